@@ -1,0 +1,46 @@
+# Every target sets up what it needs, ends what it starts, and can be run again.
+# ARGS passes words on: make test ARGS="tests/speech -x"
+
+PYTHON ?=
+ARGS ?=
+BIN := .venv/bin
+STAMP := .venv/.set-up
+
+export PYTHON
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-servers sim chaos lint types
+
+help:  ## List the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+setup: $(STAMP)  ## Make .venv with everything (uv where it is there, else venv and pip)
+
+$(STAMP): pyproject.toml tools/setup
+	@echo "setting up .venv (once)"
+	@tools/setup
+	@touch $@
+
+test: $(STAMP)  ## Run all tests
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMP)  ## Check style and formatting rules
+	@$(BIN)/ruff check . $(ARGS)
+
+types: $(STAMP)  ## Check types strictly
+	@$(BIN)/mypy $(ARGS)
+
+demo: $(STAMP)  ## Run the main job on real speech: server, roles, recognising nodes
+	@EVENTSCHED_WAITING_MS=60000 $(BIN)/eventsched demo $(ARGS)
+
+test-servers: $(STAMP)  ## Run all tests against every server that is here: wheel, PATH, container
+	@EVENTSCHED_TEST_SERVERS=all $(BIN)/python -m pytest $(ARGS)
+
+SEEDS ?= 100
+sim: $(STAMP)  ## Simulate whole clusters under faults: SEEDS=1000, or one with SEED=7
+	@$(BIN)/python -m tests.simulation.run $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
+
+MINUTES ?= 5
+CHAOS_SERVER ?= embedded
+chaos: $(STAMP)  ## Real processes under faults: SEED=7 MINUTES=5 TRACES=DIR CHAOS_SERVER=path
+	@$(BIN)/python -m tests.chaos.run --seed $(or $(SEED),1) --minutes $(MINUTES) --server $(CHAOS_SERVER) $(if $(TRACES),--traces $(TRACES)) $(ARGS)

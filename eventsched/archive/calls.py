@@ -1,0 +1,88 @@
+"""Typed calls for the archive: one per script.
+
+Owns: how archiver and trimming talk to Redis. Read next: archiver.py, trimming.py.
+Never does: files, waiting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from eventsched.projection import ProjectionSet
+from eventsched.views import Held, OtherVersion, Standby, Views
+
+SET = ProjectionSet("archive", ())
+"""The archive's consumer group, held like a projection set."""
+NAMES_MAX = 500
+Recorded: TypeAlias = Literal["recorded", "fenced", "moved", "other"]
+
+
+class Look(msgspec.Struct, frozen=True):
+    """Log and archive at one moment."""
+
+    now_ms: int
+    added: int
+    """Entries that the log has ever had."""
+    kept: int
+    first: str
+    last: str
+    to: str
+    """Archived up to here; empty: the cell has no archive."""
+    of: str
+    """Fingerprint of the archive's key."""
+
+    @property
+    def gone(self) -> int:
+        return self.added - self.kept
+
+
+class Trimmed(msgspec.Struct, frozen=True):
+    """What one call of trim_log did."""
+
+    count: int
+    is_more: bool
+    before: str
+    """All before this id may go."""
+
+
+class ArchiveCalls:
+    """Calls of one cell."""
+
+    def __init__(self, views: Views) -> None:
+        self.views = views
+
+    async def acquire(self, holder: str, hold_ms: int) -> Held | Standby | OtherVersion:
+        """Become or stay the one that archives this cell; 0 ms gives it up."""
+        return await self.views.acquire(SET, holder, hold_ms)
+
+    async def look(self) -> Look:
+        """Whatever is older than its `now_ms` is complete."""
+        now, added, kept, *ids = await self.views.run("read_archive")
+        return Look(now, added, kept, *[one.decode() for one in ids])
+
+    async def record(
+        self, epoch: int, *, start: str, to: str, of: str, passed: int, audio: bool
+    ) -> Recorded:
+        """The archive holds the log up to `to`."""
+        word = await self.views.run("record_seal", epoch, start, to, of, passed, int(audio))
+        return word.decode()  # type: ignore[no-any-return]
+
+    async def trim(self) -> Trimmed:
+        """One step of trimming the log."""
+        count, is_more, before = await self.views.run("trim_log")
+        return Trimmed(count, bool(is_more), before.decode())
+
+    async def drop_trails(self) -> int:
+        """Every trail that names nothing that is left goes."""
+        dropped = 0
+        async for names in self.views.scan("idx"):
+            for some in _some(names):
+                dropped += await self.views.run("drop_trails", *some)
+        return dropped
+
+
+def _some(names: Sequence[str]) -> list[Sequence[str]]:
+    return [names[at : at + NAMES_MAX] for at in range(0, len(names), NAMES_MAX)]

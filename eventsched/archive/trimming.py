@@ -1,0 +1,56 @@
+"""Trimming: the log's beginning goes, to the safe point and no further.
+
+Owns: when to ask lua/trim_log.lua, which knows the safe point; and that trails follow.
+Never does: decide what may go. Any number may run. Read next: lua/trim_log.lua.
+"""
+
+from __future__ import annotations
+
+import structlog
+
+from eventsched.archive.calls import ArchiveCalls
+from eventsched.roles import Patience
+from eventsched.views import Views
+
+ASK_S = 5.0
+CALLS_MAX = 200
+"""In one step: two million entries."""
+TRAILS_AFTER = 50_000
+"""Trails are looked through when so many entries have gone, or when nothing more goes."""
+
+log = structlog.get_logger("eventsched.trimming")
+
+
+class Trimming:
+    """Serves one cell."""
+
+    def __init__(self, views: Views) -> None:
+        self._views = views
+        self._calls = ArchiveCalls(views)
+        self._since_trails = 0
+
+    async def step(self) -> int:
+        """All that may go now has gone. Returns how many entries."""
+        count = 0
+        for _ in range(CALLS_MAX):
+            trimmed = await self._calls.trim()
+            count += trimmed.count
+            if not trimmed.is_more:
+                break
+        self._since_trails += count
+        if self._since_trails >= TRAILS_AFTER or (self._since_trails and not count):
+            dropped = await self._calls.drop_trails()
+            log.debug("trails", cell=self._views.cell, dropped=dropped)
+            self._since_trails = 0
+        if count:
+            log.info("trimmed", cell=self._views.cell, entries=count)
+        return count
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        transport = self._views.transport
+        patience = Patience(transport, log, role="trimming", cell=self._views.cell)
+        while True:
+            async with patience.with_server():
+                await self.step()
+                await transport.sleep(ASK_S)

@@ -1,0 +1,13 @@
+"""The command line: `eventsched COMMAND …`, one module per command family.
+
+app.py       the commands there are, errors as one line, exit codes     (start here)
+options.py   what every command takes, and how it is run
+logs.py      log lines on stderr       show.py   tables, times and JSON on stdout
+up.py run.py node.py stream.py history.py state.py status.py rebuild.py verify.py dead.py …
+
+Never does: decide, or read Redis itself: that is reading.py's, overview.py's and store.py's.
+"""
+
+from eventsched.cli.app import main
+
+__all__ = ["main"]

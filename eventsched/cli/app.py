@@ -1,0 +1,110 @@
+"""The program: which commands there are, and how it ends.
+
+Owns: the list of commands, each imported only when it is asked for; errors as one clear line on
+stderr; exit codes (0 done, 1 failed or refused, 2 a command line that cannot be read, 130 Ctrl-C).
+Never does: anything a command does. Read next: options.py.
+
+A new command is a module here with a function of the command's name under `@command`, or with a
+`typer.Typer` called `app`, and one line in COMMANDS.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.exceptions import TyperException
+
+from eventsched.cli.options import command_of, root
+from eventsched.errors import EventschedError
+
+COMMANDS = {
+    "up": "Run everything in one process, and a server if none is named.",
+    "run": "Run one role or several in this process.",
+    "node": "Serve with the node of a module.",
+    "stream": "Stream speech and show the results as they come.",
+    "history": "Show everything that happened to a session.",
+    "state": "Show what is known of one session, group, job or node.",
+    "status": "Show what is behind, what waits, nodes and their load.",
+    "rebuild": "Replay the log into fresh views and switch to them.",
+    "verify": "Check that what is stored and shown follows from the log.",
+    "dead": "List what could not be processed; put it back.",
+    "trace": "Replay real conversations as load and judge what came of it.",
+    "demo": "Watch the main job on real speech.",
+}
+"""Name -> what `--help` says of it. The module is `eventsched.cli.<name>`."""
+
+
+class Commands(TyperGroup):
+    """The commands of COMMANDS. The one that is asked for is imported, and no other."""
+
+    def __init__(self, **given: Any) -> None:
+        listed = {name: TyperCommand(name, help=told) for name, told in COMMANDS.items()}
+        super().__init__(**given | {"commands": listed})
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, _, rest = super().resolve_command(ctx, args)
+        return name, command_of(import_module(f"eventsched.cli.{name}"), str(name)), rest
+
+
+program = typer.Typer(cls=Commands, name="eventsched", add_completion=False)
+program.callback()(root)
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code. Without arguments it prints what there is."""
+    given = list(sys.argv[1:] if args is None else args)
+    try:
+        return _run(given or ["--help"])
+    except BrokenPipeError:
+        # Whoever read our output has gone, as `head` does. Python flushes once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _run(args: Sequence[str]) -> int:
+    try:
+        code = typer.main.get_command(program).main(
+            args, prog_name="eventsched", standalone_mode=False
+        )
+        sys.stdout.flush()
+        return int(code or 0)
+    except TyperException as error:
+        return _fail(error.format_message(), _usage_code(error))
+    except typer.Abort:
+        return 130
+    except (EventschedError, BaseExceptionGroup) as error:
+        told = _expected(error)
+        if told is None:
+            raise
+        return _fail(str(told), 1)
+
+
+def _usage_code(error: TyperException) -> int:
+    """2 when the line cannot be read; 1 when it can, and a value in it will not do."""
+    is_value = isinstance(error, typer.BadParameter) and bool(error.message)
+    return 1 if is_value else error.exit_code
+
+
+def _expected(error: BaseException) -> BaseException | None:
+    """The first of our own errors, when a group of tasks failed by nothing else."""
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    first, others = error.split(EventschedError)
+    ours: BaseException | None = first
+    while isinstance(ours, BaseExceptionGroup):
+        ours = ours.exceptions[0]
+    return ours if others is None else None
+
+
+def _fail(message: str, code: int) -> int:
+    line = " ".join(message.split())
+    if code == 2:
+        line += " (see eventsched --help)"
+    sys.stderr.write(f"eventsched: {line}\n")
+    return code

@@ -1,0 +1,155 @@
+"""`eventsched audit`: has anybody touched the archive? `verify`, `checkpoint`, `prove`, `check-proof`.
+
+None of these needs a server.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from eventsched.cli.options import Options, command
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="Check an archive's folder.")
+
+Dir = Annotated[Path, typer.Argument(metavar="DIR", help="The archive's folder.")]
+Archive = Annotated[Path, typer.Option("--archive", metavar="DIR", help="The archive's folder.")]
+KeyFile = Annotated[
+    Path | None,
+    typer.Option("--key", metavar="FILE", help="Public key from elsewhere [DIR/archive.pub]."),
+]
+CheckpointFile = Annotated[
+    Path | None,
+    typer.Option("--checkpoint", metavar="FILE", help="Kept from an earlier day."),
+]
+Snapshots = Annotated[
+    bool, typer.Option("--snapshots", help="Also fold every snapshot anew (slow).")
+]
+Out = Annotated[
+    Path | None, typer.Option("--out", metavar="FILE", help="Write it there [stdout].")
+]
+Event = Annotated[str, typer.Argument(metavar="EVENT", help="Its id, such as 1700000000000-0.")]
+Cell = Annotated[str | None, typer.Option("--cell", help="When several cells have the id.")]
+ProofFile = Annotated[Path, typer.Argument(metavar="FILE", help="What `audit prove` printed.")]
+SHOWN_MAX = 20
+"""Problems that people are shown; --json has all."""
+
+
+@app.command()
+@command
+async def verify(
+    options: Options,
+    dir_: Dir,
+    checkpoint: CheckpointFile = None,
+    key: KeyFile = None,
+    snapshots: Snapshots = False,
+) -> int:
+    """Find every edit, deletion, insertion and reordering; exit code 1 when there is any.
+
+    With a checkpoint also: segments cut off at the end, and history sealed anew.
+    """
+    from eventsched.archive.audit import Verifier
+    from eventsched.archive.errors import ArchiveError
+    from eventsched.cli.show import print_json, progress
+    from eventsched.projection import load_sets
+
+    core = next(one for one in load_sets() if one.sessions is not None)
+    verifier = Verifier(
+        dir_, checkpoint=checkpoint, key=key, projection_set=core if snapshots else None
+    )
+    total = 0
+    for name in verifier.folder.cells():
+        try:
+            total += sum(one.events for one in verifier.folder.cell(name).records())
+        except ArchiveError:
+            continue  # told by the verifier, which goes on with other cells
+    with nullcontext() if options.json else progress("verifying", total) as moved:
+        verifier.on_progress(moved)
+        report = verifier.run()
+    if options.json:
+        print_json({"clean": not report.problems} | msgspec.to_builtins(report))
+    else:
+        _show(report)
+    return 1 if report.problems else 0
+
+
+def _show(report: Any) -> None:
+    for problem in report.problems[:SHOWN_MAX]:
+        typer.echo(f"TOUCHED  {problem}")
+    if len(report.problems) > SHOWN_MAX:
+        typer.echo(f"and {len(report.problems) - SHOWN_MAX:,} more (--json has all)")
+    kept = f", {report.checkpoints} checkpoint heads" if report.checkpoints else ""
+    what = f"{report.events:,} events, {report.segments:,} segments, {report.cells} cells{kept}"
+    verdict = f"{len(report.problems)} problems" if report.problems else "untouched"
+    typer.echo(f"{verdict}: {what}, key {report.key}")
+
+
+@app.command()
+@command
+async def checkpoint(options: Options, dir_: Dir, out: Out = None) -> None:
+    """Export the signed state of now, to be kept where the archive is not.
+
+    With it, `audit verify` also sees what was cut off since, or sealed anew.
+    """
+    from eventsched.archive.audit import checkpoint_of
+    from eventsched.archive.layout import ArchiveFolder
+
+    _write(checkpoint_of(ArchiveFolder.open(dir_)), out)
+
+
+@app.command()
+@command
+async def prove(
+    options: Options, event: Event, archive: Archive, cell: Cell = None, out: Out = None
+) -> None:
+    """Print a proof (JSON, below 2 KB) that the archive holds this event as it was sealed."""
+    from eventsched.archive.audit import prove as prove_event
+    from eventsched.archive.layout import ArchiveFolder
+    from eventsched.archive.record import encode
+
+    _write(encode(prove_event(ArchiveFolder.open(archive), event, cell)) + b"\n", out)
+
+
+@app.command(name="check-proof")
+@command
+async def check_proof(options: Options, file: ProofFile, key: KeyFile = None) -> None:
+    """Check a proof by itself; exit code 1 and one line when it does not hold.
+
+    Give the key that you trust: without it, the proof says by which key it holds.
+    """
+    from eventsched.archive.audit import check_proof as check
+    from eventsched.archive.errors import ArchiveError
+    from eventsched.archive.signing import read_public
+    from eventsched.cli.show import print_json
+
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise ArchiveError(f"cannot read {file}: {error.strerror}") from error
+    shown = check(data, read_public(key) if key else None, str(file))
+    proof, kind = shown.proof, shown.entry[1][1].decode("ascii", "replace") if shown.entry else ""
+    if options.json:
+        told = {"holds": True, "id": proof.id, "cell": proof.head.cell, "key": shown.key}
+        print_json(told | {"type": kind, "segments": proof.head.segments})
+        return
+    what = kind or f"leaf {proof.leaf} (its bytes are not in the proof)"
+    typer.echo(
+        f"holds: {what} {proof.id} of cell {proof.head.cell} is entry {proof.index + 1:,} of "
+        f"segment {proof.segment}, signed by key {shown.key} at {proof.head.events:,} events"
+    )
+
+
+def _write(content: bytes, out: Path | None) -> None:
+    from eventsched.archive.errors import ArchiveError
+
+    if out is None:
+        typer.echo(content.decode(), nl=False)
+        return
+    try:
+        out.write_bytes(content)
+    except OSError as error:
+        raise ArchiveError(f"cannot write {out}: {error.strerror}") from error

@@ -1,0 +1,135 @@
+"""`eventsched dead`: what could not be processed, and `dead retry ID`: put it back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from eventsched.cli.options import Options, command
+from eventsched.errors import EventschedError, InvalidMessage, NotFound
+
+if TYPE_CHECKING:
+    from eventsched.connection import Connection
+    from eventsched.store import Retried, Store
+
+PAGE = 500
+SHOWN_MAX = 50
+"""Entries that people are shown; --json has all."""
+app = typer.Typer(add_completion=False, help="List what could not be processed; put it back.")
+
+Id = Annotated[str, typer.Argument(metavar="ID", help="As listed, such as c0/1700000000000-0.")]
+Force = Annotated[
+    bool, typer.Option("--force", help="Also one that had begun to write (partial).")
+]
+
+
+class NotRetried(EventschedError):
+    """Raised when an entry of `dead` stays where it is."""
+
+
+@app.callback(invoke_without_command=True)
+@command
+async def dead(options: Options, context: typer.Context) -> None:
+    """List what could not be processed, oldest first, with the reason."""
+    if context.invoked_subcommand is not None:
+        return
+    from eventsched.cli.show import print_json
+
+    async with options.connect() as connection:
+        found = [one for store in connection.stores.values() for one in await _entries(store)]
+    if options.json:
+        for one in found:
+            print_json(one)
+    else:
+        _show(found)
+
+
+@app.command()
+@command
+async def retry(options: Options, id_: Id, force: Force = False) -> None:
+    """Put one entry back: it goes again with the fields it had.
+
+    Targets that have their job or their outcome already are passed over. An entry that had begun
+    to write (partial) goes only with --force: see first what it left, with `eventsched verify`.
+    """
+    from eventsched.cli.show import print_json
+
+    async with options.connect() as connection:
+        store, entry_id = await _find(connection, id_)
+        done = await store.retry_dead(entry_id, force=force)
+    told = _told(id_, done)
+    if options.json:
+        counts = {"retried": done.retried, "passed_over": done.passed_over}
+        print_json({"id": f"{store.cell}/{entry_id}", "word": done.word} | counts)
+    else:
+        typer.echo(told)
+
+
+async def _entries(store: Store) -> list[dict[str, Any]]:
+    """Every entry of a cell's `dead`."""
+    found: list[dict[str, Any]] = []
+    low = "-"
+    while page := await store.read_range(store.keys.dead, low, "+", PAGE):
+        for entry_id, flat in page:
+            named = dict(zip(flat[::2], flat[1::2], strict=True))
+            text = {k.decode(): v.decode(errors="replace") for k, v in named.items()}
+            found.append({
+                "id": f"{store.cell}/{entry_id}",
+                "from": text.get("from", ""),
+                "origin": text.get("id", ""),
+                "kind": text.get("k", ""),
+                "reason": text.get("reason", ""),
+                "partial": text.get("partial") == "1",
+                "data": text.get("d", ""),
+            })  # fmt: skip
+        low = f"({page[-1][0]}"
+    return found
+
+
+def _show(found: list[dict[str, Any]]) -> None:
+    from rich.text import Text
+
+    from eventsched.cli.show import console, day_and_clock, table
+
+    if not found:
+        console().print("nothing dead")
+        return
+    made = table("ID", "SINCE", "WHAT", "REASON")
+    made.columns[0].no_wrap = True
+    for one in found[:SHOWN_MAX]:
+        since = day_and_clock(int(one["id"].partition("/")[2].partition("-")[0]))
+        what = f"{one['kind']} {one['from']}/{one['origin']}" + " (partial)" * one["partial"]
+        made.add_row(one["id"], since, Text(what), Text(one["reason"]))
+    console().print(made)
+    if len(found) > SHOWN_MAX:
+        console().print(f"and {len(found) - SHOWN_MAX:,} more, see --json")
+
+
+async def _find(connection: Connection, id_: str) -> tuple[Store, str]:
+    """The store and the entry's id: `<cell>/<id>`, or an id that only one cell has."""
+    cell, slash, entry_id = id_.rpartition("/")
+    if slash:
+        store = connection.stores.get(cell)
+        if store is None:
+            cells = ", ".join(connection.cells)
+            raise InvalidMessage.of("ID", f"no cell {cell!r}", f"the cells are {cells}")
+        return store, entry_id
+    if len(connection.stores) > 1:
+        raise InvalidMessage.of("ID", "<cell>/<id> expected", "copy it from `eventsched dead`")
+    return next(iter(connection.stores.values())), entry_id
+
+
+def _told(id_: str, done: Retried) -> str:
+    """What happened, in words. Raises where nothing did."""
+    match done.word:
+        case "unknown":
+            raise NotFound(f"no entry {id_} in dead")
+        case "partial":
+            raise NotRetried(f"{id_} had begun to write: look at verify, then retry with --force")
+        case "projection":
+            raise NotRetried(f"{id_} could not be folded: mend the read model, then rebuild it")
+        case "passed_over":
+            return f"{id_}: nothing is owed any more; removed"
+    also = f", {done.passed_over} passed over" if done.passed_over else ""
+    return f"{id_}: goes again ({done.retried}{also})"

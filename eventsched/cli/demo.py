@@ -1,0 +1,92 @@
+"""`eventsched demo`: the main job on real speech, to look at."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from eventsched.cli.options import Options, command
+from eventsched.errors import InvalidMessage
+
+if TYPE_CHECKING:
+    from eventsched.connection import Connection
+    from eventsched.demo.run import Verdict
+
+NODES_MAX = 16
+SPEED_MAX = 20.0
+
+Nodes = Annotated[int, typer.Option(help="Worker processes.")]
+Speed = Annotated[float, typer.Option(help="Times the pace of real speech.")]
+
+
+@command
+async def demo(options: Options, nodes: Nodes = 3, speed: Speed = 1.0) -> int:
+    """Three people talk in a room; see what is heard, where it went and how long it took.
+
+    Starts roles and worker processes, speaks bundled recordings, recognises and translates them,
+    and ends with the timeline of one session. Exit code 1 unless every word came through.
+    """
+    if not 1 <= nodes <= NODES_MAX:
+        raise InvalidMessage.of("--nodes", f"1 to {NODES_MAX}, not {nodes}", "choose another")
+    if not 0.1 <= speed <= SPEED_MAX:
+        raise InvalidMessage.of("--speed", f"0.1 to {SPEED_MAX:g}, not {speed:g}", "choose another")
+    from eventsched.speech.recogniser import require_recogniser
+
+    require_recogniser()  # before a server is started for nothing
+    from eventsched.cli.services import settings_of
+
+    async with options.connect(create=True, settings=settings_of([])) as connection:
+        return await _run(options, connection, nodes, speed)
+
+
+async def _run(options: Options, connection: Connection, nodes: int, speed: float) -> int:
+    from rich.console import Console
+
+    from eventsched.cli.show import console, print_json
+    from eventsched.demo.run import run_demo
+    from eventsched.demo.show import show_for
+
+    shown = Console(quiet=True) if options.json else console()
+    with show_for(shown) as show:
+        verdict = await run_demo(connection, show, nodes=nodes, speed=speed)
+    if options.json:
+        print_json(_as_json(verdict))
+    else:
+        await _show(options, connection, verdict)
+    return 0 if verdict.is_good else 1
+
+
+async def _show(options: Options, connection: Connection, verdict: Verdict) -> None:
+    from rich.text import Text
+
+    from eventsched.cli.show import console, plural
+    from eventsched.cli.timeline import show_timeline
+    from eventsched.demo.show import jobs_table, sessions_table
+    from eventsched.reading import Reader
+
+    out = console()
+    if not out.is_terminal:  # there it is on the screen already
+        out.print(sessions_table(verdict.board))
+        out.print(jobs_table(verdict.board))
+    session, speaker = next(iter(verdict.board.speakers.items()))
+    events = [event async for event in Reader(connection).history(session)]
+    show_timeline(f"{speaker}'s session {session}", events)
+    for problem in verdict.problems:
+        out.print(Text(problem, "red"))
+    jobs = plural(len(verdict.board.rows), "job")
+    told = f"{jobs}, {verdict.heard} results heard, word accuracy {verdict.accuracy:.2f}"
+    out.print(Text(told, "bold green" if verdict.is_good else "bold red"))
+    where = f" --data {options.data}" if options.data and not options.url else ""
+    out.print(Text(f"read on: eventsched{where} history {session}", "dim"))
+
+
+def _as_json(verdict: Verdict) -> dict[str, Any]:
+    return {
+        "good": verdict.is_good,
+        "problems": verdict.problems,
+        "accuracy": round(verdict.accuracy, 3),
+        "heard": verdict.heard,
+        "sessions": verdict.board.speakers,
+        "jobs": list(verdict.board.rows.values()),
+    }

@@ -1,0 +1,92 @@
+"""`eventsched node MODULE:NODE`: serve as a node that the user's own module declares."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import anyio
+import typer
+
+from eventsched.cli.options import Options, command
+from eventsched.errors import InvalidMessage
+
+if TYPE_CHECKING:
+    from eventsched.client import Client
+    from eventsched.node import Node
+
+Target = Annotated[
+    str,
+    typer.Argument(metavar="MODULE:NODE", help="Where the eventsched.Node is, such as gpu:node."),
+]
+Name = Annotated[
+    str | None, typer.Option("--name", help="Serve under this name, not the declared one.")
+]
+EXAMPLE = "name it like workers:node"
+
+
+@command(is_service=True)
+async def node(options: Options, target: Target, name: Name = None) -> int:
+    """Serve with the node of a module, found as from the present folder.
+
+    SIGTERM or Ctrl-C drains: no new work, what is in hand is finished. A second one stops at once.
+    """
+    from eventsched.client import connect
+
+    declared = find_node(target)
+    if name is not None:
+        from eventsched.checks import check_address
+
+        declared.name = check_address("--name", name)
+    async with connect(options.url, data=options.data) as es:
+        return await _serve(declared, es)
+
+
+def find_node(target: str) -> Node:
+    """The Node that `MODULE:NODE` names. Raises InvalidMessage; what the module raises."""
+    from eventsched.node import Node
+
+    module_name, colon, attribute = target.partition(":")
+    if not (module_name and colon and attribute):
+        raise InvalidMessage.of("node", f"MODULE:NODE expected, got {target!r}", EXAMPLE)
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        module = import_module(module_name)
+    except ImportError as error:
+        raise InvalidMessage.of(
+            "node", f"cannot import {module_name}: {error}", "run it in the folder that holds it"
+        ) from error
+    found = getattr(module, attribute, None)
+    if not isinstance(found, Node):
+        what = "nothing of that name" if found is None else f"a {type(found).__name__}"
+        raise InvalidMessage.of(
+            "node", f"{attribute} in {module_name} is {what}, an eventsched.Node expected", EXAMPLE
+        )
+    return found
+
+
+async def _serve(declared: Node, es: Client) -> int:
+    """Until drained (0), or stopped by a second signal (130 after Ctrl-C, 143 after SIGTERM)."""
+    code = 0
+    async with anyio.create_task_group() as tasks:
+
+        async def listen() -> None:
+            nonlocal code
+            with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+                is_draining = False
+                async for received in signals:
+                    if is_draining:
+                        code = 128 + received
+                        tasks.cancel_scope.cancel()
+                    declared.drain()
+                    is_draining = True
+
+        tasks.start_soon(listen)
+        await declared.run(es)
+        tasks.cancel_scope.cancel()
+    return code

@@ -1,0 +1,173 @@
+"""What every command takes, and how a command is run.
+
+Owns: `--url`, `--data`, `--json`, `-v`, `-q`, before the command or after it; `@command`, which
+adds them to a function and runs it in an event loop (uvloop where it is installed).
+Never does: output. Read next: logs.py, connection.py.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, replace
+from functools import partial, wraps
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints, overload
+
+import anyio
+import typer
+
+from eventsched.cli.logs import configure_logs
+
+if TYPE_CHECKING:
+    from eventsched.connection import Connection
+
+Url = Annotated[
+    str | None,
+    typer.Option(
+        "--url", metavar="URL", help="Server: redis://, rediss:// or unix:// [EVENTSCHED_URL]."
+    ),
+]
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        metavar="DIR",
+        envvar="EVENTSCHED_DATA",
+        show_envvar=False,
+        help="Without a URL: folder of the server [EVENTSCHED_DATA, else ./.eventsched].",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="JSON on stdout, for programs.")]
+Verbose = Annotated[int, typer.Option("--verbose", "-v", count=True, help="Log more; -vv most.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Log errors only.")]
+_COMMON: Mapping[str, Any] = {
+    "url": Url, "data": Data, "json": Json, "verbose": Verbose, "quiet": Quiet,
+}
+_DEFAULTS: Mapping[str, Any] = {
+    "url": None, "data": None, "json": False, "verbose": 0, "quiet": False,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What was said about where the server is and how to talk."""
+
+    url: str | None = None
+    data: Path | None = None
+    json: bool = False
+    verbose: int = 0
+    quiet: bool = False
+
+    def over(self, outer: Options) -> Options:
+        """These, completed by what was said before the command."""
+        return replace(
+            self,
+            url=self.url or outer.url,
+            data=self.data or outer.data,
+            json=self.json or outer.json,
+            verbose=self.verbose + outer.verbose,
+            quiet=self.quiet or outer.quiet,
+        )
+
+    def connect(
+        self,
+        *,
+        create: bool = False,
+        cells: int | None = None,
+        settings: Mapping[str, int] | None = None,
+    ) -> AbstractAsyncContextManager[Connection]:
+        """The server that was named. Without `create`, one that has something to read."""
+        from eventsched.connection import open_connection
+
+        return open_connection(
+            self.url, data=self.data, create=create, cells=cells, settings=settings
+        )
+
+
+def root(
+    context: typer.Context,
+    url: Url = None,
+    data: Data = None,
+    json: Json = False,
+    verbose: Verbose = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Event-sourced scheduler on Redis Streams for real-time speech."""
+    context.obj = Options(url, data, json, verbose, quiet)
+
+
+Command = Callable[..., Coroutine[Any, Any, int | None]]
+
+
+Made = Callable[..., int]
+
+
+@overload
+def command(function: Command) -> Made: ...
+@overload
+def command(*, is_service: bool) -> Callable[[Command], Made]: ...
+def command(
+    function: Command | None = None, *, is_service: bool = False
+) -> Made | Callable[[Command], Made]:
+    """Make a command of `async def name(options: Options, …) -> int | None`, its exit code.
+
+    Its other parameters are typer's; one called `context` gets typer's Context. A service logs
+    what it does, other commands warn only.
+    """
+    if function is None:
+        return partial(_made, is_service=is_service)
+    return _made(function, is_service=False)
+
+
+def _made(function: Command, *, is_service: bool) -> Made:
+    hints = get_type_hints(function, include_extras=True)
+    own = [
+        parameter.replace(annotation=hints[name])
+        for name, parameter in inspect.signature(function).parameters.items()
+        if name not in ("options", "context")
+    ]
+    wants_context = "context" in hints
+
+    @wraps(function)
+    def run(context: typer.Context, **given: Any) -> int:
+        said = Options(**{name: given.pop(name) for name in _COMMON})
+        options = said.over(context.find_root().obj or Options())
+        configure_logs(options.verbose, quiet=options.quiet, is_service=is_service)
+        if wants_context:
+            given["context"] = context
+        return run_async(partial(function, options, **given)) or 0
+
+    run.__signature__ = inspect.Signature(_with_common(own))  # type: ignore[attr-defined]
+    run.__annotations__ = {one.name: one.annotation for one in _with_common(own)}
+    return run
+
+
+def _with_common(own: list[inspect.Parameter]) -> list[inspect.Parameter]:
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    context = inspect.Parameter("context", keyword, annotation=typer.Context)
+    common = [
+        inspect.Parameter(name, keyword, default=_DEFAULTS[name], annotation=annotation)
+        for name, annotation in _COMMON.items()
+    ]
+    return [context, *(one.replace(kind=keyword) for one in own), *common]
+
+
+def run_async(main: Callable[[], Coroutine[Any, Any, int | None]]) -> int | None:
+    """Run it to its end in an event loop of its own."""
+    uvloop = importlib.util.find_spec("uvloop") is not None
+    return anyio.run(main, backend_options={"use_uvloop": uvloop})
+
+
+def command_of(module: ModuleType, name: str) -> Any:
+    """The command that a module holds: its `app`, or its function of that name."""
+    app = getattr(module, "app", None)
+    if app is None:
+        app = typer.Typer(add_completion=False)
+        app.command(name)(getattr(module, name))
+    made = typer.main.get_command(app)
+    made.name = name
+    return made

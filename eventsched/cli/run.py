@@ -1,0 +1,29 @@
+"""`eventsched run ROLE…`: some roles in this process, any number of times against one server."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from eventsched.cli.options import Options, command
+from eventsched.cli.services import Cells, Set, serve
+from eventsched.errors import InvalidMessage
+
+Roles = Annotated[
+    list[str], typer.Argument(metavar="ROLE…", help="dispatcher, projector or timekeeper.")
+]
+
+
+@command(is_service=True)
+async def run(options: Options, roles: Roles, cells: Cells = None, set_: Set = None) -> int:
+    """Run one role or several in this process.
+
+    Each may run any number of times against one server, on one machine or many.
+    """
+    from eventsched.running import ROLES
+
+    for role in roles:
+        if role not in ROLES:
+            raise InvalidMessage.of("role", f"{role!r} is none", f"choose of {', '.join(ROLES)}")
+    return await serve(options, list(dict.fromkeys(roles)), cells, set_ or [])

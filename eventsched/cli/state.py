@@ -1,0 +1,93 @@
+"""`eventsched state KIND ID`: what a read model says of one session, group, job or node."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from eventsched.cli.options import Options, command
+
+Kind = Annotated[
+    str, typer.Argument(metavar="KIND", help="session, group, job, node, or a read model's name.")
+]
+Id = Annotated[
+    str,
+    typer.Argument(metavar="ID", help="A session, node (<cell>.<name>) or job key."),
+]
+
+WORD_MAX = 16
+"""A column of a table folds its values only when they are longer."""
+
+
+@command
+async def state(options: Options, kind: Kind, id_: Id) -> None:
+    """Show what is known of one session, group, job or node."""
+    from eventsched.cli.show import print_json
+    from eventsched.reading import Reader
+
+    async with options.connect() as connection:
+        found = await Reader(connection).state(kind, id_)
+    if options.json:
+        print_json(msgspec.to_builtins(found))
+    else:
+        show(msgspec.json.decode(msgspec.json.encode(found)))
+
+
+def show(found: dict[str, Any]) -> None:
+    """The record's own fields, then a table for each of its lists and maps of records."""
+    from eventsched.cli.show import console, day_and_clock, pairs
+
+    view: dict[str, Any] = found["view"]
+    flat = {name: value for name, value in view.items() if not _is_nested(value)}
+    rows = [(_words(name), _cell(name, value)) for name, value in flat.items()]
+    source = "" if found["is_live"] else ", folded from its history"
+    at_ms = int(found["at"].partition("-")[0])
+    rows.append(("as of", f"{day_and_clock(at_ms)} (log/{found['at']}){source}"))
+    console().print(pairs(f"{found['kind']} {found['id']}", rows))
+    for name, value in view.items():
+        if _is_nested(value):
+            _show_nested(name, value)
+
+
+def _is_nested(value: Any) -> bool:
+    """A list or a map of records; it becomes a table of its own."""
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return any(isinstance(one, dict) for one in items)
+
+
+def _show_nested(name: str, value: Any) -> None:
+    from eventsched.cli.show import console, table
+
+    keyed = value.items() if isinstance(value, dict) else enumerate(value)
+    records = [({"": key} if isinstance(value, dict) else {}) | one for key, one in keyed]
+    columns = list(dict.fromkeys(column for one in records for column in one))
+    numbers = tuple(c for c in columns if all(isinstance(r.get(c, 0), int) for r in records))
+    made = table(*map(_words, columns), title=_words(name), right=tuple(map(_words, numbers)))
+    rows = [[_cell(column, record.get(column, "")) for column in columns] for record in records]
+    for column, values in zip(made.columns, zip(*rows, strict=True), strict=True):
+        column.no_wrap = max(map(len, values)) <= WORD_MAX
+    for row in rows:
+        made.add_row(*row)
+    console().print()
+    console().print(made)
+
+
+def _words(name: str) -> str:
+    """A field's name as a heading: units are told by the values."""
+    return name.removesuffix("_ms").replace("_", " ")
+
+
+def _cell(name: str, value: Any) -> str:
+    from eventsched.cli.show import clock, day_and_clock, duration
+
+    if isinstance(value, int) and (name == "ms" or name.endswith("_ms")):
+        if value > 10**11:  # a moment; anything shorter than three years is a duration
+            return day_and_clock(value) if name in ("opened_ms", "since_ms") else clock(value)
+        return duration(value)
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_cell(key, one)}" for key, one in value.items())
+    if isinstance(value, list):
+        return ", ".join(_cell("", one) for one in value)
+    return str(value)

@@ -1,0 +1,178 @@
+"""Events as people read them: one line each.
+
+Owns: what a timeline says of each event type; the JSON of an event for programs.
+Never does: I/O. Read next: history.py, events.py (what became true).
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from eventsched import codec, events
+from eventsched.cli.show import duration
+from eventsched.events import Event
+from eventsched.folding import Unfolded
+from eventsched.keys import name_of
+
+WITH_TEXT = frozenset({"ResultRecorded", "ResultReplaced", "ResultDelivered"})
+
+
+def tell(event: Event) -> str:
+    """What became true, in some words; the type's name is said beside it."""
+    teller = _TELLERS.get(type(event.data))
+    return teller(event, event.data) if teller else _plain(event.data)
+
+
+def as_json(event: Event | Unfolded) -> dict[str, Any]:
+    """The event with the names of its envelope; its text where it has one."""
+    if isinstance(event, Unfolded):
+        return {"id": event.id, "undecodable": event.reason}
+    data = msgspec.to_builtins(event.data)
+    data.pop("type")
+    told = {
+        "id": event.id,
+        "time": datetime.fromtimestamp(event.ms / 1000, tz=UTC).isoformat(timespec="milliseconds"),
+        "type": event.type,
+        "v": event.v,
+        "session": event.session,
+        "job": event.job,
+        "node": event.node,
+        "cause": event.cause,
+        "traceparent": event.traceparent,
+        "data": data,
+    }
+    text = _text(event)
+    if text is not None:
+        told["text"] = text
+    elif event.body:
+        told["body"] = base64.b64encode(event.body).decode()
+    return told
+
+
+def _text(event: Event) -> events.Text | None:
+    """The text of a result; none where the body is none that this version can read."""
+    if event.type not in WITH_TEXT or not event.body:
+        return None
+    try:
+        return codec.decode_text(event.body)
+    except msgspec.DecodeError:
+        return None  # shown as it is, in base64
+
+
+def _plain(data: events.Data) -> str:
+    named = msgspec.to_builtins(data)
+    named.pop("type")
+    return "  ".join(f"{name}={value}" for name, value in named.items())
+
+
+def _said(event: Event) -> str:
+    text = _text(event)
+    if text is None:
+        return ""
+    parts = [part for part in (text.source_text, text.text) if part]
+    return "  " + " → ".join(f"“{part}”" for part in parts) if parts else ""
+
+
+def _place(data: Any) -> str:
+    """Which utterance into which language."""
+    return f"u{data.utterance} → {data.target}"
+
+
+def _also(*words: str) -> str:
+    return "".join(f", {word}" for word in words if word)
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names)
+
+
+def _opened(_: Event, d: events.SessionOpened) -> str:
+    heard = f" → {_listed(d.targets)}" if d.targets else ""
+    features = f"features {_listed(d.features)}" if d.features else ""
+    room = f"room {d.room}" if d.room else ""
+    hears = f"hears {d.hears}" if d.hears else ""
+    kind = f"{d.audio} {d.rate:,} Hz"
+    return f"tenant {d.tenant}, {d.source}{heard}, {kind}" + _also(features, room, hears)
+
+
+def _finalized(_: Event, d: events.UtteranceFinalized) -> str:
+    to = ", ".join(f"{one.target}#{one.delivery_no}" for one in d.targets) or "nobody"
+    chunks = f"{d.count} chunk{'s' * (d.count != 1)}"
+    return f"u{d.utterance} by {d.reason}: {duration(d.ms)} in {chunks}, for {to}"
+
+
+def _queued(_: Event, d: events.JobQueued) -> str:
+    return f"{_place(d)}  {d.reason}, attempt {d.attempt}, priority {d.priority}"
+
+
+def _dispatched(event: Event, d: events.JobDispatched) -> str:
+    passed = ""
+    if d.affinity is not None and d.affinity.why:
+        passed = f"not {name_of(d.affinity.node)}: {d.affinity.why}"
+    context = "with context" if d.context_at else ""
+    told = f"{_place(d)}  to {name_of(event.node)} by {d.rule}, attempt {d.attempt}"
+    return told + _also(passed, context)
+
+
+def _attempt_ended(event: Event, d: events.AttemptEnded) -> str:
+    node = name_of(event.node)
+    return f"{_place(d)}  attempt {d.attempt} on {node}: {d.reason}" + _also(d.code)
+
+
+def _failed(_: Event, d: events.JobFailed) -> str:
+    return f"{_place(d)}  {d.code} after attempt {d.attempt}"
+
+
+def _recorded(event: Event, d: events.ResultRecorded) -> str:
+    audio = f"{d.audio_bytes:,} B of sound" if d.audio_bytes else ""
+    told = f"{_place(d)}  {d.status} from {name_of(event.node)}"
+    return told + _also(d.code, audio) + _said(event)
+
+
+def _refused(event: Event, d: events.ResultRefused) -> str:
+    return f"{d.what} of {name_of(event.node)}, attempt {d.attempt}: {d.code}"
+
+
+def _delivered(event: Event, d: events.ResultDelivered) -> str:
+    skipped = f"skipped {_listed(d.skipped)}" if d.skipped else ""
+    return f"{_place(d)}  #{d.delivery_no} {d.outcome}" + _also(d.code, skipped) + _said(event)
+
+
+def _missing(_: Event, d: events.ResultMissing) -> str:
+    return f"{_place(d)}  #{d.delivery_no} given up: {d.reason}"
+
+
+def _playback(event: Event, d: events.PlaybackStarted | events.PlaybackEnded) -> str:
+    reason = f"  {d.reason}" if isinstance(d, events.PlaybackEnded) else ""
+    return f"{name_of(d.origin)} {_place(d)} at {name_of(event.session)}{reason}"
+
+
+def _closed(_: Event, d: events.SessionClosed) -> str:
+    return f"{d.missing} missing" if d.missing else "nothing missing"
+
+
+_TELLERS: dict[type, Callable[[Event, Any], str]] = {
+    events.SessionOpened: _opened,
+    events.SessionResumed: lambda _, d: f"epoch {d.epoch}",
+    events.UtteranceFinalized: _finalized,
+    events.SessionClosing: lambda _, d: d.reason,
+    events.SessionClosed: _closed,
+    events.PlaybackStarted: _playback,
+    events.PlaybackEnded: _playback,
+    events.RoomJoined: lambda _, d: d.room + _also(f"hears {d.hears}" if d.hears else ""),
+    events.RoomLeft: lambda _, d: d.room,
+    events.JobQueued: _queued,
+    events.JobDispatched: _dispatched,
+    events.AttemptEnded: _attempt_ended,
+    events.JobFailed: _failed,
+    events.ResultRecorded: _recorded,
+    events.ResultReplaced: _recorded,
+    events.ResultRefused: _refused,
+    events.ResultDelivered: _delivered,
+    events.ResultMissing: _missing,
+}

@@ -1,0 +1,189 @@
+"""`eventsched trace`: replay real conversations as load and say whether all came out right.
+
+Owns: the processes of a replay (roles, simulated nodes), the live table, the verdict on screen.
+Read next: trace/replay.py, trace/judge.py.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import anyio
+import msgspec
+import typer
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from eventsched.checks import check_language
+from eventsched.cli.options import Options, command
+from eventsched.cli.services import Cells
+from eventsched.client import Client, running_client
+from eventsched.connection import Connection
+from eventsched.errors import InvalidMessage
+from eventsched.processes import Children, children
+from eventsched.trace.judge import Verdict, judge
+from eventsched.trace.replay import Replay
+from eventsched.trace.rttm import Conversation, Expected, expect, read_rttm
+
+NODES_MAX = 64
+
+Files = Annotated[list[Path], typer.Argument(help="RTTM files: who spoke when.")]
+Speed = Annotated[float, typer.Option(help="Times the recorded pace.")]
+Nodes = Annotated[int, typer.Option(help="Simulated nodes, each a process.")]
+Slots = Annotated[int, typer.Option(help="Jobs at a time on each node.")]
+Langs = Annotated[str, typer.Option(help="Speaker i hears the (i mod n)-th of these.")]
+Rtf = Annotated[float, typer.Option(help="A job is held for so many times its audio.")]
+
+
+@command
+async def trace(
+    options: Options,
+    files: Files,
+    speed: Speed = 1.0,
+    nodes: Nodes = 4,
+    slots: Slots = 4,
+    langs: Langs = "en,es",
+    rtf: Rtf = 0.3,
+    cells: Cells = None,
+) -> int:
+    """Replay conversations (RTTM) as load; exit code 1 unless everything came out right.
+
+    A speaker is a session, a file is a room: speakers hear each other, each in one language.
+    """
+    listed = _check(speed, nodes, slots, langs, rtf)
+    conversations = [read_rttm(path, listed) for path in files]
+    expected = expect(conversations)
+    async with options.connect(create=True, cells=cells) as connection:
+        if nodes < len(connection.cells):
+            raise InvalidMessage.of(
+                "nodes", f"at least one for each of {len(connection.cells)} cells", "add nodes"
+            )
+        with tempfile.TemporaryDirectory(prefix="eventsched-trace-") as folder:
+            async with (
+                children(Path(folder) / "log") as fleet,
+                running_client(Client(connection.stores, url=connection.url)) as es,
+            ):
+                names = _names(connection.cells, nodes)
+                await _start(fleet, connection, names, slots, listed, rtf, speed)
+                await _until_registered(connection, names)
+                verdict = await _replay(options, connection, es, conversations, expected, speed)
+    _show(options, verdict)
+    return 0 if verdict.is_good else 1
+
+
+def _check(speed: float, nodes: int, slots: int, langs: str, rtf: float) -> list[str]:
+    if not 0.01 <= speed <= 1_000:
+        raise InvalidMessage.of("speed", f"0.01 to 1000, not {speed:g}", "choose another")
+    if not 1 <= nodes <= NODES_MAX:
+        raise InvalidMessage.of("nodes", f"1 to {NODES_MAX}, not {nodes}", "choose another")
+    if not 1 <= slots <= 256:
+        raise InvalidMessage.of("slots", f"1 to 256, not {slots}", "choose another")
+    if not 0 <= rtf <= 10:
+        raise InvalidMessage.of("rtf", f"0 to 10, not {rtf:g}", "choose another")
+    return [check_language("langs", language, auto=False) for language in langs.split(",")]
+
+
+def _names(cells: Sequence[str], nodes: int) -> list[str]:
+    return [f"{cells[number % len(cells)]}.trace-{number}" for number in range(nodes)]
+
+
+async def _start(
+    fleet: Children,
+    connection: Connection,
+    names: Sequence[str],
+    slots: int,
+    langs: Sequence[str],
+    rtf: float,
+    speed: float,
+) -> None:
+    """Roles and nodes run in processes of their own; several of a role would do no harm."""
+    url, told = connection.url, ",".join(dict.fromkeys(langs))
+    await fleet.start("eventsched.cli", "--url", url, "--quiet", "up")
+    async with anyio.create_task_group() as tasks:
+        for name in names:
+            tasks.start_soon(
+                fleet.start, "eventsched.trace.worker", url, name, str(slots), told, str(rtf),
+                str(speed),
+            )  # fmt: skip
+
+
+async def _until_registered(connection: Connection, names: Sequence[str]) -> None:
+    with anyio.fail_after(30):
+        for name in names:
+            store = connection.store_of(name)
+            key = store.keys.node(name.partition(".")[2])
+            while (await store.read_hash(key)).get("status") != "alive":  # noqa: ASYNC110
+                await anyio.sleep(0.05)
+
+
+async def _replay(
+    options: Options,
+    connection: Connection,
+    es: Client,
+    conversations: Sequence[Conversation],
+    expected: Expected,
+    speed: float,
+) -> Verdict:
+    stores = list(connection.stores.values())
+    started = {store.cell: await store.last_id(store.keys.log) for store in stores}
+    replay = Replay(es, conversations, speed=speed, run_id=secrets.token_hex(4))
+    begins = time.monotonic()
+    async with anyio.create_task_group() as tasks:
+        if not options.json and not options.quiet:
+            tasks.start_soon(_live, replay, conversations, expected, speed)
+        record = await replay.run()
+        tasks.cancel_scope.cancel()
+    return await judge(stores, started, record, expected, time.monotonic() - begins)
+
+
+async def _live(
+    replay: Replay, conversations: Sequence[Conversation], expected: Expected, speed: float
+) -> None:
+    """A table that moves while the replay runs; on a terminal only."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        return
+    begins = time.monotonic()
+    spoken_s = sum(g.ms for c in conversations for s in c.speakers for g in s.segments) / 1000
+    ends_s = max(conversation.end_ms for conversation in conversations) / 1000 / speed
+    with Live(console=console, refresh_per_second=4, transient=True) as live:
+        while True:
+            record, at_s = replay.record, time.monotonic() - begins
+            table = Table(title=f"replaying {len(conversations)} conversations at {speed:g}x")
+            for column in ("time", "speech", "sessions", "chunks", "outcomes heard"):
+                table.add_column(column, justify="right")
+            table.add_row(
+                f"{at_s:.0f} of {ends_s:.0f} s",
+                f"{record.done_s / max(spoken_s, 0.001):.0%}",
+                f"{len(record.sessions)} of {expected.sessions}",
+                f"{record.chunks:,}",
+                f"{len(record.heard):,}",
+            )
+            live.update(table)
+            await anyio.sleep(0.25)
+
+
+def _show(options: Options, verdict: Verdict) -> None:
+    told = msgspec.to_builtins(verdict)
+    if options.json:
+        sys.stdout.buffer.write(msgspec.json.encode(told) + b"\n")
+        return
+    table = Table(title="replay: good" if verdict.is_good else "replay: NOT as expected")
+    table.add_column("figure")
+    table.add_column("value", justify="right")
+    for name, value in told.items():
+        table.add_row(name, _cell(value))
+    Console().print(table)
+
+
+def _cell(value: dict[str, float] | float) -> str:
+    if isinstance(value, dict):
+        return "  ".join(f"{name} {number:,.1f}" for name, number in value.items())
+    return f"{value:,}"

@@ -1,0 +1,17 @@
+"""`eventsched up`: every role in one process, with a server of its own if none is named."""
+
+from __future__ import annotations
+
+from eventsched.cli.options import Options, command
+from eventsched.cli.services import Cells, Set, serve
+
+
+@command(is_service=True)
+async def up(options: Options, cells: Cells = None, set_: Set = None) -> int:
+    """Run everything in this process, and a server if none is named.
+
+    Prints one line with the server's address once it is ready. Ctrl-C ends it.
+    """
+    from eventsched.running import ROLES
+
+    return await serve(options, list(ROLES), cells, set_ or [])

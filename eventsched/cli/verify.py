@@ -1,0 +1,81 @@
+"""`eventsched verify`: does what is stored, and what is shown, follow from the log?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from eventsched.cli.options import Options, command
+
+if TYPE_CHECKING:
+    from eventsched.store import Store
+    from eventsched.verify import Report
+
+COUNTS = {
+    "events": "events folded",
+    "sessions": "sessions compared",
+    "jobs": "jobs compared",
+    "nodes": "nodes compared",
+    "records": "live records compared",
+    "chunks": "audio chunks looked at",
+    "heard": "entries of listeners' streams looked at",
+    "dead": "entries in dead",
+    "gone": "log entries trimmed",
+}
+SHOWN_MAX = 20
+"""Violations of a cell that people are shown; --json has up to 1,000."""
+
+
+@command
+async def verify(options: Options) -> int:
+    """Check every invariant on the running system; exit code 1 when one is broken.
+
+    Folds the log from its start and compares: rebuilt with live views, decided state with the
+    fold, streams with what the log says of them. Nothing is paused and nothing is written.
+    """
+    from eventsched.cli.show import print_json
+
+    async with options.connect() as connection:
+        found = {store.cell: await _verify(store) for store in connection.stores.values()}
+    is_clean = all(report.is_clean for report in found.values())
+    if options.json:
+        cells = [{"cell": cell} | msgspec.to_builtins(report) for cell, report in found.items()]
+        print_json({"clean": is_clean, "cells": cells})
+    else:
+        for cell, report in found.items():
+            _show(cell, report)
+    return 0 if is_clean else 1
+
+
+async def _verify(store: Store) -> Report:
+    from eventsched.cli.show import progress
+    from eventsched.projection import load_sets
+    from eventsched.verify import Verifier
+    from eventsched.views import Views
+
+    total = await store.transport.command("XLEN", store.keys.log, key=store.keys.log)
+    core = next(one for one in load_sets() if one.sessions is not None)
+    with progress(f"verifying {store.cell}", total) as moved:
+        return await Verifier(Views(store.transport, store.cell), core, moved).run()
+
+
+def _show(cell: str, report: Report) -> None:
+    from rich.text import Text
+
+    from eventsched.cli.show import console, pairs, plural, table
+
+    verdict = "clean" if report.is_clean else plural(report.violations_total, "violation")
+    rows = [(words, f"{getattr(report, name):,}") for name, words in COUNTS.items()]
+    rows += [("not foldable", one) for one in report.unfolded[:SHOWN_MAX]]
+    style = "bold green" if report.is_clean else "bold red"
+    console().print(Text.assemble((f"cell {cell}: ", "bold"), (verdict, style)))
+    console().print(pairs("", rows))
+    if report.is_clean:
+        return
+    made = table("BROKEN", "WHERE", "WHAT")
+    for one in report.violations[:SHOWN_MAX]:
+        made.add_row(one.invariant, one.where, one.what)
+    console().print(made)
+    if report.violations_total > SHOWN_MAX:
+        console().print(f"and {report.violations_total - SHOWN_MAX:,} more, see --json")

@@ -1,0 +1,289 @@
+"""The library's entrance: connect, open a session, resume one.
+
+Owns: `connect`, `Client`, the names and tokens that clients make (rule 7), what a session may ask.
+Never does: starting roles. Read next: session.py (producing), node.py (serving).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+import anyio
+import msgspec
+import structlog
+
+from eventsched import keys
+from eventsched.audio import RATE_MAX, RATE_MIN, Format
+from eventsched.channel import Channel
+from eventsched.checks import (
+    PRIORITY_MAX,
+    SERVICES_MAX,
+    TARGETS_MAX,
+    check_address,
+    check_between,
+    check_id,
+    check_language,
+    check_list,
+    check_name,
+    check_traceparent,
+)
+from eventsched.connection import open_connection
+from eventsched.errors import (
+    InvalidMessage,
+    ServerUnavailable,
+    SessionSuperseded,
+    SessionUnknown,
+)
+from eventsched.pacing import insist
+from eventsched.session import Session
+from eventsched.store import SessionGrant, Store
+
+FORMATS = ("pcm16", "opus")
+LAST_WORDS_S = 5.0
+"""How long a cancelled session may take to ask for its close."""
+
+log = structlog.get_logger("eventsched.client")
+
+
+@asynccontextmanager
+async def connect(
+    url: str | None = None,
+    *,
+    data: str | os.PathLike[str] | None = None,
+    cells: int | None = None,
+    settings: Mapping[str, int] | None = None,
+) -> AsyncIterator[Client]:
+    """A client of the server at `url` (redis://, rediss://, unix://), standalone or a cluster.
+
+    Without a URL: EVENTSCHED_URL, else the server that lives in the folder `data`
+    (./.eventsched), which is started if none is there and ends with its last user.
+    Raises ServerUnavailable, InvalidMessage.
+    """
+    folder = None if data is None else Path(data)
+    async with (
+        open_connection(url, data=folder, cells=cells, settings=settings) as connection,
+        running_client(Client(connection.stores, url=connection.url)) as client,
+    ):
+        yield client
+
+
+@asynccontextmanager
+async def running_client(client: Client) -> AsyncIterator[Client]:
+    """The client's tasks run while the block lasts. What the block raises comes out as it is."""
+    raised: Exception | None = None
+    async with anyio.create_task_group() as tasks:
+        for channel in client.channels.values():
+            tasks.start_soon(channel.run, name=f"channel {channel.store.cell}")
+        try:
+            yield client
+        except Exception as error:  # noqa: BLE001 - raised again below, without a group around it
+            raised = error
+        tasks.cancel_scope.cancel()
+    if raised is not None:
+        raise raised
+
+
+class _Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """What a session asks for, checked."""
+
+    tenant: str
+    source: str
+    targets: list[str]
+    features: list[str]
+    room: str
+    hears: str
+    audio: Format
+    rate: int
+    priority: int
+    traceparent: str
+
+
+class Client:
+    """A connection to every cell. `connect` makes one; a simulator brings its own stores."""
+
+    def __init__(
+        self,
+        stores: Mapping[str, Store],
+        *,
+        url: str = "",
+        rng: random.Random | None = None,
+    ) -> None:
+        self.stores = stores
+        self.url = url
+        """Where another thread can connect to the same server; empty when it cannot."""
+        self.channels = {cell: Channel(store) for cell, store in stores.items()}
+        self._rng = rng or random.SystemRandom()
+
+    @property
+    def cells(self) -> list[str]:
+        return list(self.stores)
+
+    def store_of(self, full_id: str) -> Store:
+        """The store of the cell that `<cell>.<name>` names."""
+        return self._channel_of(full_id).store
+
+    def new_name(self) -> str:
+        """128 random bits: a session's name, or a token."""
+        return f"{self._rng.getrandbits(128):032x}"
+
+    def session(
+        self,
+        tenant: str,
+        source: str,
+        targets: Sequence[str] = (),
+        *,
+        features: Sequence[str] = (),
+        room: str | None = None,
+        hears: str | None = None,
+        audio: Format = "pcm16",
+        rate: int = 16_000,
+        priority: int = 1,
+        traceparent: str = "",
+    ) -> AbstractAsyncContextManager[Session]:
+        """Opens a session for as long as the block lasts; its end closes it and waits for that.
+
+        source       language that is spoken, or `auto`
+        targets      languages that the speaker wants, up to 8; in a room, what others hear counts
+        features     services that its jobs need, such as a voice
+        room, hears  sessions of one room hear each other, each in the language it names
+        audio, rate  `pcm16` (mono, 16 bits, 8,000 to 48,000 Hz) or `opus`
+        priority     0 interactive, 1 normal, 2 background
+
+        Raises InvalidMessage naming field, limit and remedy; Backpressure.
+        """
+        name = self.new_name()
+        asked = _Asked(
+            tenant=check_name("tenant", tenant),
+            source=check_language("source", source, auto=True),
+            targets=_languages("targets", targets),
+            features=_features(features),
+            room="" if room is None else self._room(room),
+            hears="" if hears is None else check_language("hears", hears, auto=False),
+            audio=_format(audio),
+            rate=check_between("rate", rate, RATE_MIN, RATE_MAX),
+            priority=check_between("priority", priority, 0, PRIORITY_MAX),
+            traceparent=check_traceparent("traceparent", traceparent),
+        )
+        if hears is not None and room is None:
+            raise InvalidMessage.of("hears", "only in a room", "name the room, or use targets")
+        cell = keys.cell_of(asked.room) if asked.room else keys.pick_cell(name, self.cells)
+        return self._during(partial(self._open, keys.Keys(cell).full(name), asked))
+
+    def resume(self, session_id: str) -> AbstractAsyncContextManager[Session]:
+        """Takes a session over, from another process or after a lost one.
+
+        Appending goes on at `next_seq`; the results go on behind the last one that was handled.
+        Whoever held the session before gets SessionSuperseded.
+        Raises SessionUnknown, SessionIsClosed.
+        """
+        return self._during(partial(self._resume, check_id("session", session_id)))
+
+    # --- inside -----------------------------------------------------------------------------
+
+    async def _open(self, full_id: str, asked: _Asked) -> Session:
+        channel, token = self._channel_of(full_id), self.new_name()
+        # The same token again gets the same reply, so a lost one does no harm.
+        grant = await insist(
+            channel.store.transport,
+            lambda: channel.store.open_session(
+                name=keys.name_of(full_id),
+                token=token,
+                features_hash=features_hash(asked.features),
+                **msgspec.structs.asdict(asked),
+            ),
+        )
+        return self._joined(channel, grant, asked.audio, asked.rate)
+
+    async def _resume(self, session_id: str) -> Session:
+        channel, token = self._channel_of(session_id), self.new_name()
+        store = channel.store
+        grant = await insist(store.transport, lambda: store.resume_session(session_id, token))
+        kept = await store.read_hash(store.keys.session(keys.name_of(session_id)))
+        return self._joined(channel, grant, cast("Format", kept["audio"]), int(kept["rate"]))
+
+    def _joined(self, channel: Channel, grant: SessionGrant, audio: Format, rate: int) -> Session:
+        session = Session(channel, grant, audio, rate)
+        channel.producers[session.id] = session
+        log.debug("session open", session=session.id, epoch=session.epoch)
+        return session
+
+    @asynccontextmanager
+    async def _during(self, opening: Callable[[], Awaitable[Session]]) -> AsyncIterator[Session]:
+        session = await opening()
+        try:
+            yield session
+        except anyio.get_cancelled_exc_class():
+            await self._ask_to_close(session)
+            raise
+        except Exception:
+            await self._close(session)
+            raise
+        else:
+            await self._close(session)
+        finally:
+            session.forget()
+
+    async def _close(self, session: Session) -> None:
+        if session.stays_open:
+            return
+        try:
+            if not await session.close():
+                log.warning("session's end not seen", session=session.id)
+        except (SessionSuperseded, SessionUnknown) as gone:
+            log.warning("session gone", session=session.id, code=gone.code)
+        except ServerUnavailable as error:
+            # Nobody keeps it alive any more: it closes by itself when it is idle.
+            log.warning("session not closed", session=session.id, error=str(error))
+
+    async def _ask_to_close(self, session: Session) -> None:
+        """Cancelled: say that the session is over, wait for nothing."""
+        if session.stays_open:
+            return
+        with anyio.move_on_after(LAST_WORDS_S, shield=True):
+            try:
+                await self.store_of(session.id).close_session(session.id, session.epoch)
+            except (SessionSuperseded, SessionUnknown, ServerUnavailable) as error:
+                log.warning("session not closed", session=session.id, error=str(error))
+
+    def _channel_of(self, full_id: str) -> Channel:
+        channel = self.channels.get(keys.cell_of(full_id))
+        if channel is None:
+            raise InvalidMessage.of(
+                "id", f"{full_id!r} names no cell of {', '.join(self.cells)}", "check the id"
+            )
+        return channel
+
+    def _room(self, room: str) -> str:
+        full_id = keys.complete(check_address("room", room), self.cells)
+        self._channel_of(full_id)
+        return full_id
+
+
+def features_hash(features: Sequence[str]) -> str:
+    """Rule 10: the first 16 hex digits of SHA-256 over the sorted features; `none` without."""
+    if not features:
+        return "none"
+    return hashlib.sha256(",".join(sorted(set(features))).encode()).hexdigest()[:16]
+
+
+def _languages(field: str, values: Sequence[str]) -> list[str]:
+    listed = check_list(field, values, TARGETS_MAX)
+    return [check_language(field, language, auto=False) for language in listed]
+
+
+def _features(values: Sequence[str]) -> list[str]:
+    listed = check_list("features", values, SERVICES_MAX)
+    return [check_name("features", name) for name in listed]
+
+
+def _format(value: str) -> Format:
+    if value not in FORMATS:
+        raise InvalidMessage.of("audio", f"pcm16 or opus expected, got {value!r:.80}", "choose one")
+    return cast("Format", value)

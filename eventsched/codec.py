@@ -1,0 +1,88 @@
+"""Bytes on a stream <-> Event.
+
+Owns: the encoding of the nine fields, and how an unknown type is met (it decodes to `Unknown`, so
+that readers can park and count it).
+Never does: I/O. Read next: events.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args
+
+import msgspec
+
+from eventsched import events
+
+_DECODERS: dict[bytes, msgspec.json.Decoder[Any]] = {
+    kind.__name__.encode(): msgspec.json.Decoder(kind) for kind in get_args(events.AnyData)
+}
+_TEXT = msgspec.msgpack.Decoder(events.Text)
+
+
+class UndecodableEvent(Exception):
+    """Raised when an entry is no event that this version knows: `reason` says why."""
+
+    def __init__(self, entry_id: str, reason: str) -> None:
+        self.entry_id, self.reason = entry_id, reason
+        super().__init__(f"{entry_id}: {reason}")
+
+
+def decode(entry_id: bytes | str, fields: Sequence[bytes]) -> events.Event:
+    """The event of one entry; `fields` is the flat list [name, value, …] in the fixed order.
+
+    Raises UndecodableEvent for another layout, an unknown type or malformed data.
+    """
+    id_ = entry_id if isinstance(entry_id, str) else entry_id.decode()
+    if len(fields) != 18:
+        raise UndecodableEvent(id_, f"{len(fields) // 2} fields instead of 9")
+    kind = bytes(fields[1])
+    decoder = _DECODERS.get(kind)
+    if decoder is None:
+        raise UndecodableEvent(id_, f"unknown type {kind.decode(errors='replace')}")
+    try:
+        return events.Event(
+            id=id_,
+            type=kind.decode(),
+            v=int(fields[3]),
+            session=fields[5].decode(),
+            job=fields[7].decode(),
+            node=fields[9].decode(),
+            cause=fields[11].decode(),
+            traceparent=fields[13].decode(),
+            data=decoder.decode(fields[15]),
+            body=bytes(fields[17]),
+        )
+    except (msgspec.DecodeError, ValueError) as error:
+        raise UndecodableEvent(id_, f"{kind.decode()}: {error}") from error
+
+
+def encode(event: events.Event) -> dict[str, bytes]:
+    """The nine fields of an event in their order, as scripts write them."""
+    data = msgspec.to_builtins(event.data)
+    data.pop("type")
+    return {
+        "t": event.type.encode(),
+        "v": str(event.v).encode(),
+        "s": event.session.encode(),
+        "j": event.job.encode(),
+        "n": event.node.encode(),
+        "c": event.cause.encode(),
+        "tp": event.traceparent.encode(),
+        "d": msgspec.json.encode(data),
+        "b": event.body,
+    }
+
+
+def decode_text(body: bytes) -> events.Text:
+    """The text of a result; an empty body is an empty text."""
+    return _TEXT.decode(body) if body else events.Text()
+
+
+def encode_text(text: events.Text) -> bytes:
+    return msgspec.msgpack.encode(text)
+
+
+def flat(fields: Mapping[str, bytes]) -> list[bytes]:
+    """The flat list [name, value, …] that `decode` takes."""
+    return [part for name, value in fields.items() for part in (name.encode(), value)]

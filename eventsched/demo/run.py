@@ -1,0 +1,154 @@
+"""The main job, once, on real speech: server, roles, nodes, speakers, and what came of it.
+
+Owns: the order in which these start and end, watching the log meanwhile, the verdict.
+Never does: drawing (show.py). Read next: board.py, speaking.py, speech/worker.py.
+
+Nodes are processes of their own; the roles run in this one. Whatever ends the block (all was
+heard, an error, Ctrl-C), sessions are closed, nodes drained, roles stopped, in this order.
+"""
+
+from __future__ import annotations
+
+import secrets
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio
+
+from eventsched.client import Client, running_client
+from eventsched.connection import Connection
+from eventsched.demo.board import Board, accuracy, problems
+from eventsched.demo.show import Show
+from eventsched.demo.speaking import Conversation, Speaker
+from eventsched.events import Event
+from eventsched.folding import decoded
+from eventsched.processes import children
+from eventsched.running import running
+from eventsched.session import Session
+from eventsched.speech.recogniser import require_recogniser
+from eventsched.speech.samples import Sample, samples
+from eventsched.speech.translator import Translator
+from eventsched.store import Store
+from eventsched.views import Views
+
+TENANT = "demo"
+SOURCE = "en"
+HEARS = ("en", "es", "en")
+"""What the speakers hear, in their order: so some of each one's words go into two languages."""
+WATCH_S = 0.1
+WATCH_COUNT = 500
+REGISTERED_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What came of the demo."""
+
+    board: Board
+    problems: list[str]
+    accuracy: float
+    heard: int
+
+    @property
+    def is_good(self) -> bool:
+        return not self.problems
+
+
+async def run_demo(
+    connection: Connection, show: Show, *, nodes: int = 3, speed: float = 1.0
+) -> Verdict:
+    """Everything once; `speed` times the pace of real speech.
+
+    Raises SpeechNotInstalled before anything is started.
+    """
+    require_recogniser()
+    if not Translator(SOURCE, "es").available:
+        show.say("no apertium with apertium-eng-spa here: Spanish results come untranslated")
+    store = next(iter(connection.stores.values()))  # a room lives in one cell
+    async with (
+        running(connection),
+        speech_nodes(connection.url, store, nodes, show),
+        running_client(Client(connection.stores, url=connection.url)) as es,
+        AsyncExitStack() as sessions,
+    ):
+        log_from = await Views(store.transport, store.cell).last_id()
+        room = store.keys.full(f"demo-{secrets.token_hex(4)}")
+        spoken = samples()
+        speakers = [
+            Speaker(sample, await sessions.enter_async_context(_session(es, room, hears)), hears)
+            for sample, hears in zip(spoken, HEARS, strict=True)
+        ]
+        conversation = Conversation(speakers)
+        board = Board({one.session.id: one.name for one in speakers})
+        async with watching(store, log_from, board, show):
+            await conversation.run(speed)
+    return judge(conversation, board, spoken)
+
+
+def _session(es: Client, room: str, hears: str) -> AbstractAsyncContextManager[Session]:
+    return es.session(TENANT, SOURCE, room=room, hears=hears)
+
+
+def judge(conversation: Conversation, board: Board, spoken: Sequence[Sample]) -> Verdict:
+    """What was to be seen and heard, against what was."""
+    said = {sample.speaker: [u.text for u in sample.utterances] for sample in spoken}
+    found = problems(board, said, conversation.owed_languages()) + conversation.unheard()
+    return Verdict(
+        board=board,
+        problems=found,
+        accuracy=accuracy(list(board.rows.values()), said),
+        heard=sum(len(one.heard) for one in conversation.speakers),
+    )
+
+
+@asynccontextmanager
+async def speech_nodes(url: str, store: Store, count: int, show: Show) -> AsyncIterator[None]:
+    """So many nodes are registered, each a process, for as long as the block lasts."""
+    # Names of this run alone: a demo beside it must not take its nodes over.
+    run = secrets.token_hex(2)
+    names = [f"speech-{run}-{number}" for number in range(1, count + 1)]
+    with tempfile.TemporaryDirectory(prefix="eventsched-demo-") as folder:
+        async with children(Path(folder) / "log") as fleet:
+            show.say(f"starting {count} nodes, each a process with a recogniser")
+            async with anyio.create_task_group() as tasks:
+                for name in names:
+                    worker = ("eventsched.speech.worker", url, store.keys.full(name))
+                    tasks.start_soon(fleet.start, *worker)
+            with anyio.fail_after(REGISTERED_S):
+                for name in names:
+                    await _until_registered(store, name)
+            yield
+
+
+async def _until_registered(store: Store, name: str) -> None:
+    while (await store.read_hash(store.keys.node(name))).get("status") != "alive":
+        await store.transport.sleep(0.05)
+
+
+@asynccontextmanager
+async def watching(store: Store, after: str, board: Board, show: Show) -> AsyncIterator[None]:
+    """The board follows the log while the block lasts, and to the log's end then."""
+    views = Views(store.transport, store.cell)
+
+    async def catch_up() -> None:
+        nonlocal after
+        while entries := await views.read_log(after, WATCH_COUNT):
+            after = entries[-1][0]
+            for entry in entries:
+                event = decoded(entry)
+                if isinstance(event, Event):
+                    show.moved(board, board.take(event))
+
+    async def follow() -> None:
+        while True:
+            await catch_up()
+            await store.transport.sleep(WATCH_S)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(follow)
+        yield
+        tasks.cancel_scope.cancel()
+    await catch_up()

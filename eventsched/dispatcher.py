@@ -1,0 +1,48 @@
+"""The dispatcher role: waits for work and calls the dispatch script.
+
+Owns: waiting and calling, nothing else: reading, deciding and acknowledging happen inside the
+script, so any number of dispatchers may run and any of them may die anywhere.
+Never does: decisions, state. Read next: lua/dispatch_work.lua.
+"""
+
+from __future__ import annotations
+
+import structlog
+
+from eventsched.roles import Patience
+from eventsched.store import Store
+
+log = structlog.get_logger("eventsched.dispatcher")
+WAIT_MS = 2_000
+
+
+class Dispatcher:
+    """Serves one cell."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._seen = "0-0"
+
+    async def step(self) -> int:
+        """One call of the script; returns the entries left."""
+        reply = await self._store.dispatch_work()
+        if reply.last_id != "0-0":
+            self._seen = reply.last_id
+            log.debug("dispatched", cell=self._store.cell, jobs=reply.jobs, left=reply.left)
+        return reply.left
+
+    async def wait(self) -> None:
+        """Until an entry after the last one that the script read, or a bounded while.
+
+        Never from `$`: what was appended between the call and the wait would be missed.
+        """
+        work = self._store.keys.work
+        await self._store.transport.read_blocking({work: self._seen}, WAIT_MS, 1)
+
+    async def run(self) -> None:
+        """Until cancelled. A server that is away is waited for, with bounded jittered pauses."""
+        patience = Patience(self._store.transport, log, role="dispatcher", cell=self._store.cell)
+        while True:
+            async with patience.with_server():
+                if not await self.step():
+                    await self.wait()

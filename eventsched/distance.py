@@ -1,0 +1,61 @@
+"""How far behind consumers are, by counters of our own.
+
+Owns: one cell's distances: entries of `log` that a projection set has not folded and saved, and
+entries of `work` that nobody has dispatched.
+Never does: trust a consumer group's own `lag` (a restart makes it unknown), write.
+Read next: lua/save_views.lua (which counts), overview.py and pressure.py (which ask).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from eventsched.store import Store
+
+
+class Distances:
+    """The counts of one cell; each a fixed number of cheap reads."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._keys = store.keys
+
+    async def folding(self) -> list[str]:
+        """The sets that fold the log of this cell: whoever has had a hold on it."""
+        if not await self._command("EXISTS", self._keys.log):
+            return []
+        groups = await self._command("XINFO", self._keys.log, before_key=("GROUPS",))
+        names = sorted(_text(_told(group)["name"]) for group in groups)
+        return [name for name in names if await self._passed(name) is not None]
+
+    async def of_set(self, projection_set: str) -> int:
+        """Entries of the log that the set has not folded and saved; all, if it never ran."""
+        kept = await self._command("XLEN", self._keys.log)
+        if not kept:
+            return 0
+        stream = _told(await self._command("XINFO", self._keys.log, before_key=("STREAM",)))
+        passed = await self._passed(projection_set)
+        return int(min(kept, stream["entries-added"] - (passed or 0)))
+
+    async def of_work(self) -> int:
+        """`work` is trimmed as it is acknowledged: what is in it is what is left."""
+        return int(await self._command("XLEN", self._keys.work))
+
+    async def _passed(self, projection_set: str) -> int | None:
+        kept = await self._command("HGET", self._keys.active(projection_set), "passed")
+        return None if kept is None else int(kept)
+
+    async def _command(
+        self, name: str, key: str, *more: str, before_key: tuple[str, ...] = ()
+    ) -> Any:
+        return await self._store.transport.command(name, *before_key, key, *more, key=key)
+
+
+def _told(flat: Any) -> dict[str, Any]:
+    """An XINFO reply, in whichever form the client gives it."""
+    pairs = flat.items() if isinstance(flat, dict) else zip(flat[::2], flat[1::2], strict=True)
+    return {_text(name): value for name, value in pairs}
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value

@@ -1,0 +1,159 @@
+"""The exceptions users meet.
+
+    EventschedError
+    ├── Refused                   a script said no; `code` is one of the stable strings
+    │   ├── InvalidMessage        INVALID_MESSAGE: a field, its limit and the remedy
+    │   ├── ChunkTooLarge         CHUNK_TOO_LARGE
+    │   ├── SeqGap                SEQ_GAP: send again from `expected`
+    │   ├── SessionUnknown        SESSION_UNKNOWN
+    │   ├── SessionIsClosed       SESSION_CLOSED
+    │   ├── SessionSuperseded     SESSION_SUPERSEDED
+    │   ├── Backpressure          BACKPRESSURE: try again after `retry_after_ms`
+    │   ├── NodeUnknown           NODE_UNKNOWN: register again
+    │   ├── NodeSuperseded        NODE_SUPERSEDED: a newer process has this id
+    │   ├── LeaseLost             LEASE_LOST, NODE_MISMATCH, ATTEMPT_MISMATCH, DUPLICATE_RESULT
+    │   └── JobUnknown            JOB_UNKNOWN
+    ├── ServerUnavailable         no server, or none that will do
+    └── NotFound                  no such session, group, job or node
+
+Owns: the classes, the stable codes, and the one table from code to class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+
+class EventschedError(Exception):
+    """Base of everything that eventsched raises on purpose."""
+
+
+class ServerUnavailable(EventschedError):
+    """Raised when no server answers, or the one that does cannot be used."""
+
+
+class NotFound(EventschedError):
+    """Raised when no such session, group, job or node exists."""
+
+
+class Refused(EventschedError):
+    """Raised when a script refused a call; nothing was changed by it."""
+
+    def __init__(self, code: str, fields: Mapping[str, str] | None = None) -> None:
+        self.code = code
+        self.fields = dict(fields or {})
+        super().__init__(code, self.fields)
+
+    def __str__(self) -> str:
+        told = " ".join(f"{name}={value}" for name, value in self.fields.items())
+        return f"{self.code} {told}".rstrip()
+
+
+class InvalidMessage(Refused):
+    """Raised when input is malformed: `field`, `limit` and `remedy` say what to change."""
+
+    @classmethod
+    def of(cls, field: str, limit: str, remedy: str) -> InvalidMessage:
+        return cls("INVALID_MESSAGE", {"field": field, "limit": limit, "remedy": remedy})
+
+    def __str__(self) -> str:
+        field, limit = self.fields.get("field", "?"), self.fields.get("limit", "?")
+        remedy = self.fields.get("remedy")
+        return f"INVALID_MESSAGE {field}: {limit}" + (f"; {remedy}" if remedy else "")
+
+
+class ChunkTooLarge(Refused):
+    """Raised when a chunk holds more bytes than the limit."""
+
+
+class SeqGap(Refused):
+    """Raised when a chunk number is ahead of what the session expects."""
+
+    @property
+    def expected(self) -> int:
+        return int(self.fields["expected"])
+
+
+class SessionUnknown(Refused):
+    """Raised when the session does not exist, or no longer does."""
+
+
+class SessionIsClosed(Refused):
+    """Raised when a session that is closing or closed is asked to take more."""
+
+
+class SessionSuperseded(Refused):
+    """Raised when somebody resumed the session after this producer."""
+
+
+class Backpressure(Refused):
+    """Raised when the system takes no more for now."""
+
+    @property
+    def retry_after_ms(self) -> int:
+        return int(self.fields.get("retry_after_ms", "1000"))
+
+
+class NodeUnknown(Refused):
+    """Raised when the registration no longer exists: register again."""
+
+
+class NodeSuperseded(Refused):
+    """Raised when a newer process registered the same id."""
+
+
+class LeaseLost(Refused):
+    """Raised when the attempt is no longer the current one."""
+
+
+class JobUnknown(Refused):
+    """Raised when there is no such job."""
+
+
+BY_CODE: dict[str, type[Refused]] = {
+    "INVALID_MESSAGE": InvalidMessage,
+    "CHUNK_TOO_LARGE": ChunkTooLarge,
+    "SEQ_GAP": SeqGap,
+    "SESSION_UNKNOWN": SessionUnknown,
+    "SESSION_CLOSED": SessionIsClosed,
+    "SESSION_SUPERSEDED": SessionSuperseded,
+    "BACKPRESSURE": Backpressure,
+    "NODE_UNKNOWN": NodeUnknown,
+    "NODE_SUPERSEDED": NodeSuperseded,
+    "NODE_MISMATCH": LeaseLost,
+    "ATTEMPT_MISMATCH": LeaseLost,
+    "LEASE_LOST": LeaseLost,
+    "DUPLICATE_RESULT": LeaseLost,
+    "JOB_UNKNOWN": JobUnknown,
+}
+JOB_CODES = frozenset(
+    {
+        "NO_POOL_FOR_LANG_PAIR",
+        "NO_AVAILABLE_NODE",
+        "JOB_TIMEOUT",
+        "NODE_LOST",
+        "MODEL_NOT_AVAILABLE",
+    }
+)
+"""Codes that end a job rather than refuse a call (a node's own codes come beside them)."""
+
+
+def from_reply(text: str) -> Refused | None:
+    """The refusal that `CODE key=value …` names; none when the text is no refusal of ours.
+
+    `INVALID_MESSAGE field=… limit=…` keeps blanks in its last value.
+    """
+    code, _, rest = text.partition(" ")
+    kind = BY_CODE.get(code)
+    if kind is None:
+        return None
+    fields: dict[str, str] = {}
+    name = ""
+    for word in rest.split(" "):
+        key, eq, value = word.partition("=")
+        if eq and key.isidentifier():
+            name = key
+            fields[name] = value
+        elif name:
+            fields[name] += f" {word}"
+    return kind(code, fields)

@@ -1,0 +1,177 @@
+"""Folding a batch of log entries into records held in memory.
+
+Owns: decoding, routing, applying, what of it changed; that an event which cannot be folded
+changes nothing of the projection that failed.
+Never does: I/O. What a record was before must have been put in by `know`, unless the fold began
+at the log's start and keeps everything (`complete`).
+Read next: projector.py, rebuild.py, verify.py: the three that fold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from eventsched.codec import UndecodableEvent, decode
+from eventsched.events import Event
+from eventsched.projection import Projection, WithFields
+from eventsched.transport import Entry
+from eventsched.views import Put
+
+CACHED_MAX = 20_000
+"""Records of one projection that are kept in memory between batches."""
+
+
+class Unfolded(msgspec.Struct, frozen=True):
+    """An entry that could not be folded, by which projections, and why."""
+
+    id: str
+    event: Event | None
+    """None when it could not even be decoded."""
+    projections: tuple[str, ...]
+    reason: str
+
+
+class Folded:
+    """The records of one projection, as far as they are in memory, and what changed of them."""
+
+    def __init__(self, projection: Projection, build: str, *, complete: bool = False) -> None:
+        self.projection = projection
+        self.build = build
+        self.complete = complete
+        self.views: dict[str, Any] = {}
+        """Entity -> record; none when it is known to have no record."""
+        self.changed: dict[str, str] = {}
+        """Entity -> the last log id that changed it, since `forget_changes`."""
+        self._fields = projection.fields if isinstance(projection, WithFields) else None
+        self._encoder = msgspec.msgpack.Encoder()
+        self._decoder = msgspec.msgpack.Decoder(projection.view)
+
+    def know(self, entity: str, stored: bytes | None) -> None:
+        """The record as stored; none where there is none."""
+        self.views[entity] = self._decoder.decode(stored) if stored is not None else None
+
+    def unknown(self, events: Iterable[Event]) -> list[str]:
+        """Entities that the events touch and that are not in memory."""
+        if self.complete:
+            return []
+        missing: dict[str, None] = {}
+        handles, views, projection = self.projection.handles, self.views, self.projection
+        for event in events:
+            if event.type in handles:
+                for entity in _routed(projection, event):
+                    if entity not in views:
+                        missing[entity] = None
+        return list(missing)
+
+    def stage(self, event: Event) -> list[tuple[str, Any]]:
+        """What the event makes of each record it touches. Changes nothing."""
+        apply, views = self.projection.apply, self.views
+        staged = []
+        for entity in self.projection.route(event):
+            before = views.get(entity) if self.complete else views[entity]
+            if before is None:
+                before = self.projection.initial()
+            after = apply(before, event)
+            if after is not before:
+                staged.append((entity, after))
+        return staged
+
+    def commit(self, event_id: str, staged: Iterable[tuple[str, Any]]) -> None:
+        for entity, after in staged:
+            self.views[entity] = after
+            self.changed[entity] = event_id
+            if after is None and self.complete:
+                del self.views[entity], self.changed[entity]
+
+    def record(self, entity: str) -> Mapping[str, bytes | str] | None:
+        """The hash fields of a record; none where there is no record."""
+        view = self.views.get(entity)
+        if view is None:
+            return None
+        fields: dict[str, bytes | str] = {"v": self._encoder.encode(view)}
+        if self._fields is not None:
+            fields.update(self._fields(view))
+        return fields
+
+    def writes(self) -> tuple[list[Put], list[tuple[str, str, str]]]:
+        """The records to write, and those to drop, for all that changed."""
+        name, build = self.projection.name, self.build
+        puts, drops = [], []
+        for entity, at in self.changed.items():
+            fields = self.record(entity)
+            if fields is None:
+                drops.append((name, build, entity))
+            else:
+                puts.append(Put(name, build, entity, {**fields, "at": at}))
+        return puts, drops
+
+    def forget_changes(self) -> None:
+        """They are saved. Of too many records in memory the older half goes."""
+        self.changed.clear()
+        if len(self.views) > CACHED_MAX and not self.complete:
+            for entity in list(self.views)[: CACHED_MAX // 2]:
+                del self.views[entity]
+
+
+class Folding:
+    """The projections of one set, folded event by event."""
+
+    def __init__(
+        self, projections: Sequence[Projection], builds: Sequence[str], *, complete: bool = False
+    ) -> None:
+        self.parts = [
+            Folded(projection, build, complete=complete)
+            for projection, build in zip(projections, builds, strict=True)
+        ]
+        self._by_type: dict[str, list[Folded]] = {}
+        for part in self.parts:
+            for kind in part.projection.handles:
+                self._by_type.setdefault(kind, []).append(part)
+
+    def fold(self, event: Event, *, whole: bool) -> Unfolded | None:
+        """Fold one event. If a projection raises: with `whole` nothing changes, else only that
+        projection passes the event by.
+        """
+        staged = []
+        failed: list[tuple[str, Exception]] = []
+        for part in self._by_type.get(event.type, ()):
+            try:
+                staged.append((part, part.stage(event)))
+            except Exception as error:  # noqa: BLE001  users' code: parked with its reason
+                failed.append((part.projection.name, error))
+        if not (failed and whole):
+            for part, changes in staged:
+                part.commit(event.id, changes)
+        if not failed:
+            return None
+        names = tuple(name for name, _ in failed)
+        return Unfolded(event.id, event, names, _told(failed[0][1]))
+
+
+def _routed(projection: Projection, event: Event) -> Iterable[str]:
+    """Where the event goes; an event that cannot be routed fails when it is folded."""
+    try:
+        return projection.route(event)
+    except Exception:  # noqa: BLE001  raised again, and told, by `fold`
+        return ()
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def decoded(entry: Entry) -> Event | Unfolded:
+    """The event of a log entry, or why there is none."""
+    try:
+        return decode(*entry)
+    except UndecodableEvent as error:
+        return Unfolded(error.entry_id, None, (), error.reason)
+
+
+def in_order(entry_id: str) -> tuple[int, int]:
+    """An entry id as what it is: two numbers. Comparing ids as text is wrong."""
+    ms, _, seq = entry_id.partition("-")
+    return int(ms), int(seq or 0)

@@ -1,0 +1,232 @@
+"""One job as its handler sees it.
+
+Owns: reading its audio, its context, partials, asking for more time; the ways in which it ends.
+Never does: running the handler (handlers.py), telling the result (serving.py).
+Read next: node.py, handlers.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import anyio.from_thread
+import msgspec
+
+from eventsched import codec
+from eventsched.audio import SAMPLE_BYTES, Format, pcm_bytes, split_opus
+from eventsched.checks import check_code
+from eventsched.events import Text
+from eventsched.keys import name_of
+from eventsched.store import Store
+
+EXTEND_S_MAX = 300
+READ_COUNT = 64
+"""Chunks a read of audio: up to 4 MiB."""
+
+
+class NoText(Exception):
+    """Raised (or returned) by a handler that heard nothing to write down: the job ends well."""
+
+    def __init__(self, code: str = "ASR_EMPTY") -> None:
+        self.code = check_code("code", code)
+        super().__init__(code)
+
+
+class JobError(Exception):
+    """Raised (or returned) by a handler that cannot do the job.
+
+    `retriable`: another node may try, up to three times. `service` names the service whose model
+    is missing here, with the code MODEL_NOT_AVAILABLE: this node gets no such job for a minute.
+    """
+
+    def __init__(self, code: str, *, retriable: bool = False, service: str = "") -> None:
+        self.code = check_code("code", code)
+        self.retriable = retriable
+        self.service = service
+        super().__init__(code)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _job_error, (self.code, self.retriable, self.service)
+
+
+def _job_error(code: str, retriable: bool, service: str) -> JobError:
+    return JobError(code, retriable=retriable, service=service)
+
+
+class Assignment(msgspec.Struct, frozen=True, kw_only=True):
+    """What the inbox says of a job: written by lua/include/assign.lua."""
+
+    session: str
+    utterance: int
+    turn: int
+    source: str
+    target: str
+    services: list[str] = []
+    attempt: int
+    epoch: int
+    audio: Format
+    rate: int
+    first: str
+    last: str
+    count: int
+    bytes: int
+    ms: int
+    padding_ms: int = 0
+    deadline_ms: int
+    priority: int = 1
+    context_at: str = ""
+    tp: str = ""
+
+
+class _Voice(Protocol):
+    """What a job needs of the registration that holds it."""
+
+    store: Store
+
+    async def say_partial(self, key: str, attempt: int, body: bytes) -> None: ...
+
+    async def extend(self, key: str, attempt: int, more_ms: int) -> int: ...
+
+
+class _Facts:
+    """What is known of a job without asking anybody."""
+
+    def __init__(self, key: str, assignment: Assignment, context: bytes) -> None:
+        a = assignment
+        self.key = key
+        self.attempt = a.attempt
+        """From 1; a second one follows when the first ended without a result."""
+        self.session = a.session
+        self.utterance = a.utterance
+        self.turn = a.turn
+        self.source = a.source
+        """Language that is spoken, or `auto`."""
+        self.target = a.target
+        self.services = tuple(a.services)
+        self.encoding = a.audio
+        self.rate = a.rate
+        self.ms = a.ms
+        """Length of the audio, without padding."""
+        self.padding_ms = a.padding_ms
+        """Silence to add behind it, so that a recogniser hears the end."""
+        self.priority = a.priority
+        self.traceparent = a.tp
+        self.deadline_ms = a.deadline_ms
+        """When the lease ends, by the cell's clock."""
+        self.context = _context(context)
+        """What was said before: (source text, translation or none), oldest first."""
+
+
+class Job(_Facts):
+    """One utterance to be processed into one target language, for asynchronous handlers."""
+
+    def __init__(self, key: str, assignment: Assignment, context: bytes, voice: _Voice) -> None:
+        super().__init__(key, assignment, context)
+        self._assignment = assignment
+        self._voice = voice
+
+    async def audio(self) -> bytes:
+        """The utterance: PCM16 with its padding of silence, or Opus packets as they were sent.
+
+        Raises JobError (AUDIO_INCOMPLETE, retriable) when not all of it is there.
+        """
+        payload = b"".join(await self._payloads())
+        return payload + _silence(self) if self.encoding == "pcm16" else payload
+
+    async def packets(self) -> list[bytes]:
+        """The utterance's Opus packets, one by one; none of other audio."""
+        if self.encoding != "opus":
+            return []
+        return [packet for chunk in await self._payloads() for packet in split_opus(chunk)]
+
+    async def _payloads(self) -> list[bytes]:
+        a, store = self._assignment, self._voice.store
+        key, low, payloads = store.keys.audio(name_of(a.session)), a.first, []
+        while True:
+            entries = await store.read_range(key, low, a.last, READ_COUNT)
+            payloads += [codec.decode(entry_id, fields).body for entry_id, fields in entries]
+            if len(entries) < READ_COUNT or len(payloads) > a.count:
+                break
+            low = f"({entries[-1][0]}"
+        if len(payloads) != a.count or sum(map(len, payloads)) != a.bytes:
+            raise JobError("AUDIO_INCOMPLETE", retriable=True)
+        return payloads
+
+    async def partial(self, text: str | None = None, *, source_text: str = "") -> None:
+        """Listeners see this much at once; it is kept nowhere.
+
+        Raises LeaseLost when the attempt is no longer the current one.
+        """
+        body = codec.encode_text(Text(source_text=source_text, text=text))
+        await self._voice.say_partial(self.key, self.attempt, body)
+
+    async def extend(self, seconds: float) -> int:
+        """The lease ends `seconds` from now at the earliest, 300 s after dispatch at the latest.
+
+        Returns when, in ms of the cell's clock. Raises LeaseLost.
+        """
+        more_ms = max(1, min(round(seconds * 1_000), EXTEND_S_MAX * 1_000))
+        self.deadline_ms = await self._voice.extend(self.key, self.attempt, more_ms)
+        return self.deadline_ms
+
+    async def loaded(self) -> BlockingJob:
+        """The job for a handler that blocks: with its audio, in a thread or another process."""
+        return BlockingJob(self, self._assignment, await self._payloads())
+
+
+class BlockingJob(_Facts):
+    """The same job for plain functions, which run in threads or processes: its audio is there.
+
+    In a process it cannot speak: `partial` and `extend` raise RuntimeError there.
+    """
+
+    def __init__(self, job: Job, assignment: Assignment, payloads: list[bytes]) -> None:
+        self.__dict__.update({name: value for name, value in vars(job).items() if name[0] != "_"})
+        self._job: Job | None = job
+        self._payloads = payloads
+        self._is_cancelled = False
+
+    @property
+    def is_cancelled(self) -> bool:
+        """The attempt is over: stop, nobody waits for a result. Never true in a process."""
+        return self._is_cancelled
+
+    def cancel(self) -> None:
+        self._is_cancelled = True
+
+    def audio(self) -> bytes:
+        """As `Job.audio`."""
+        payload = b"".join(self._payloads)
+        return payload + _silence(self) if self.encoding == "pcm16" else payload
+
+    def packets(self) -> list[bytes]:
+        """As `Job.packets`."""
+        if self.encoding != "opus":
+            return []
+        return [packet for chunk in self._payloads for packet in split_opus(chunk)]
+
+    def partial(self, text: str | None = None, *, source_text: str = "") -> None:
+        """As `Job.partial`; from a thread."""
+        job = self._spoken_for()
+        anyio.from_thread.run(lambda: job.partial(text, source_text=source_text))
+
+    def extend(self, seconds: float) -> int:
+        """As `Job.extend`; from a thread."""
+        self.deadline_ms = anyio.from_thread.run(self._spoken_for().extend, seconds)
+        return self.deadline_ms
+
+    def _spoken_for(self) -> Job:
+        if self._job is None:
+            raise RuntimeError("a job in a process cannot send: use a thread (processes=False)")
+        return self._job
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_job": None}
+
+
+def _silence(job: _Facts) -> bytes:
+    return bytes(pcm_bytes(job.padding_ms, job.rate) // SAMPLE_BYTES * SAMPLE_BYTES)
+
+
+def _context(packed: bytes) -> list[tuple[str, str | None]]:
+    return msgspec.msgpack.decode(packed, type=list[tuple[str, str | None]]) if packed else []

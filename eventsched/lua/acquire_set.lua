@@ -1,0 +1,67 @@
+#!lua flags=allow-oom
+-- acquire_set: become the one that folds a projection set, go on being it, or give it up.
+-- Fenced by epoch: each take-over raises it, and every later call of the older holder is turned
+-- away. A set that folds live also gets its consumer group (at id 0) and its first builds.
+-- KEYS
+--   log_key         es1:{cell}:log         stream
+-- ARGV
+--   now_arg         ms                     honoured in a manual cell only
+--   set             name
+--   holder          text                   who asks: unique per process
+--   hold_ms         ms                     0 gives the set up
+--   group           name                   consumer group; empty for a build, which has none
+--   then per projection of the set: name, version
+-- Reply: [held, epoch, live build per projection], [standby, ms until the hold ends] or
+--   [version, projection, its live build]: code of another version folds it
+-- Refusals: none
+-- Events: none
+-- Bound: the projections of the set
+local log_key = KEYS[1]
+local now_arg, set, holder, hold_ms, group = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
+-- include: clock
+
+local now, active = clock.now(), keys.of('active', set)
+local kept = redis.call('HMGET', active, 'holder', 'epoch', 'until')
+local epoch, ends = tonumber(kept[2]) or 0, tonumber(kept[3]) or 0
+if kept[1] ~= holder and ends > now then
+  return { 'standby', ends - now }
+end
+
+local builds, fresh = {}, {}
+for i = 6, #ARGV, 2 do
+  local live, version = keys.of('live', ARGV[i]), ARGV[i + 1]
+  local build = redis.call('GET', live)
+  if not build then
+    build = version .. '.1'
+    fresh[live] = build
+  end
+  if string.match(build, '^%d+') ~= version then
+    return { 'version', ARGV[i], build }
+  end
+  builds[#builds + 1] = build
+end
+
+-- The same holder in time (again, or its reply was lost) keeps its epoch: nobody acted in between.
+if kept[1] ~= holder or ends <= now then
+  epoch = epoch + 1
+end
+for live, build in pairs(fresh) do
+  write('SET', live, build)
+end
+if group ~= '' then
+  local made = redis.pcall('XGROUP', 'CREATE', log_key, group, '0', 'MKSTREAM')
+  if made.err and not string.find(made.err, 'BUSYGROUP', 1, true) then
+    return made
+  end
+  -- How many entries the set has passed: those that were gone before it came, then what it saves.
+  if not made.err then
+    local told = {}
+    local flat = redis.call('XINFO', 'STREAM', log_key)
+    for i = 1, #flat, 2 do told[flat[i]] = flat[i + 1] end
+    write('HSET', active, 'passed',
+      string.format('%d', (told['entries-added'] or 0) - (told['length'] or 0)))
+  end
+end
+write('HSET', active, 'holder', holder, 'epoch', string.format('%d', epoch),
+  'until', string.format('%d', now + hold_ms))
+return { 'held', epoch, unpack(builds) }

@@ -1,0 +1,55 @@
+#!lua
+-- append_audio: store chunks of any number of sessions, and finalize what is complete (rules 2-4, 7).
+-- KEYS
+--   log_key         es1:{cell}:log         stream
+-- ARGV
+--   now_arg         ms                     honoured in a manual cell only
+--   then per chunk: session (name), epoch, seq, ms, final (0|1), payload, confirmed (out id or empty)
+-- Reply: per chunk [ok|duplicate, utterance, finalized…] or [refused, CODE key=value]
+-- Refusals: SESSION_UNKNOWN, SESSION_SUPERSEDED, SESSION_CLOSED, SEQ_GAP, CHUNK_TOO_LARGE,
+--   INVALID_MESSAGE, BACKPRESSURE
+-- Events: AudioChunkAppended (audio stream), UtteranceFinalized
+-- Bound: the chunks given, at most 512
+local log_key = KEYS[1]
+local now_arg = ARGV[1]
+local width, chunks_max, bytes_max = 7, 512, 65536
+-- include: sessions
+if (#ARGV - 1) % width ~= 0 or #ARGV - 1 > chunks_max * width then
+  return invalid('chunks', 'up to 512, of 7 arguments each')
+end
+
+-- Why the chunk is refused, or the word for one that has no effect, or nothing.
+local function check(s, epoch, seq, ms, final, payload, confirmed)
+  if not epoch then return 'INVALID_MESSAGE field=epoch limit=a whole number' end
+  local why = sessions.refusal(s, epoch)
+  if why then return why end
+  if not seq then return 'INVALID_MESSAGE field=seq limit=a whole number' end
+  if not deliver.is_confirmable(confirmed) then
+    return 'INVALID_MESSAGE field=confirmed limit=an entry id or empty'
+  end
+  if seq < s.next_seq then return nil, 'duplicate' end
+  if seq > s.next_seq then return 'SEQ_GAP expected=' .. string.format('%d', s.next_seq) end
+  if #payload > bytes_max then return 'CHUNK_TOO_LARGE limit=65536 B' end
+  if not ms or (ms < 20 and not final) then return 'INVALID_MESSAGE field=ms limit=20 to 1000 ms' end
+  if #payload == 0 and not final then
+    return 'INVALID_MESSAGE field=payload limit=only a final chunk may be empty'
+  end
+  return sessions.pressure(s.tenant)
+end
+
+local function take(at)
+  local name, epoch, seq = ARGV[at], text.int(ARGV[at + 1], 0, 1e9), text.int(ARGV[at + 2], 0, 1e12)
+  local ms, final, payload = text.int(ARGV[at + 3], 0, 1000), ARGV[at + 4] == '1', ARGV[at + 5]
+  local s = sessions.get(name)
+  local why, word = check(s, epoch, seq, ms, final, payload, ARGV[at + 6])
+  if why then return { 'refused', why } end
+  deliver.confirm(name, ARGV[at + 6])
+  if word then return { word, s.utterance } end
+  local done = sessions.append(s, seq, ms, final, payload)
+  return { 'ok', s.utterance, unpack(done) }
+end
+
+local replies = {}
+for at = 2, #ARGV, width do replies[#replies + 1] = take(at) end
+sessions.flush()
+return replies

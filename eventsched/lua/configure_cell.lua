@@ -1,0 +1,32 @@
+#!lua flags=allow-oom
+-- configure_cell: create the cell, or give it new settings. A cell that exists keeps what it has
+-- and gets what it lacks: settings that came with a newer version.
+-- KEYS
+--   log_key         es1:{cell}:log         stream
+-- ARGV
+--   now_arg         ms                     starting time of a manual clock, else empty
+--   mode            server | manual        clock of a new cell
+--   overwrite       0 | 1                  1: replace the settings of a cell that exists
+--   flat_settings   JSON                   object of name -> integer
+-- Reply: created | changed | kept
+-- Refusals: INVALID_MESSAGE field=mode
+-- Events: none (settings and clock are soft)
+-- Bound: the number of settings
+local log_key = KEYS[1]
+local now_arg, mode, overwrite, flat_settings = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+-- include: keys
+-- include: write
+-- include: text
+if mode ~= 'server' and mode ~= 'manual' then return invalid('mode', 'server or manual') end
+local exists = redis.call('EXISTS', keys.settings) == 1
+local wanted = cjson.decode(flat_settings)
+if not exists then
+  write('XGROUP', 'CREATE', keys.work, 'dispatch', '0', 'MKSTREAM')
+  write('HSET', keys.clock, 'mode', mode, 'offset', '0', 'last', now_arg ~= '' and now_arg or '0')
+end
+local verb = overwrite == '1' and 'HSET' or 'HSETNX'
+for name, value in pairs(wanted) do
+  write(verb, keys.settings, name, string.format('%d', value))
+end
+if not exists then return 'created' end
+return overwrite == '1' and 'changed' or 'kept'

@@ -1,0 +1,110 @@
+#!lua flags=allow-oom
+-- dispatch_work: read the next entries of `work` and give each job to a node, or queue it (10-18).
+-- Reading, deciding, writing and acknowledging are one step: whoever calls this may die anywhere.
+-- KEYS
+--   log_key         es1:{cell}:log         stream
+-- ARGV
+--   now_arg         ms                     honoured in a manual cell only
+-- Reply: [last_id, left, jobs]   left: entries not read yet; last_id: of the last entry read
+-- Refusals: none
+-- Events: JobDispatched, JobQueued
+-- Bound: 32 entries of at most 32 targets; 64 demands and 8 fills each
+local log_key = KEYS[1]
+local now_arg = ARGV[1]
+local group, consumer, entries_max = 'dispatch', 'dispatcher', 32
+-- include: sessions
+-- include: attempts
+
+local function read(from)
+  local reply = redis.call('XREADGROUP', 'GROUP', group, consumer, 'COUNT', entries_max, 'STREAMS',
+    keys.work, from)
+  return reply and reply[1][2] or {}
+end
+
+local function fields_of(entry)
+  local fields = {}
+  for i = 1, #(entry[2] or {}), 2 do fields[entry[2][i]] = entry[2][i + 1] end
+  return fields
+end
+
+local kinds = {
+  string = { 'session', 'tenant', 'source', 'features_hash', 'audio', 'first', 'last', 'log' },
+  number = { 'utterance', 'turn', 'rate', 'count', 'bytes', 'ms', 'padding_ms', 'priority' },
+  table = { 'targets' },
+}
+
+-- What is malformed must fail here, before the first write.
+local function decoded(text_of_work)
+  local work = cjson.decode(text_of_work)
+  for kind, fields in pairs(kinds) do
+    for _, field in ipairs(fields) do
+      if type(work[field]) ~= kind then error(field .. ' is no ' .. kind, 0) end
+    end
+  end
+  return work
+end
+
+-- The jobs that this utterance still owes and nobody has created yet (rules 10, 25), and how many
+-- it no longer does.
+local function jobs_of(work)
+  local list, listed, obsolete, session = {}, {}, 0, keys.name(work.session)
+  for _, owed in ipairs(work.targets) do
+    local key = table.concat({ work.tenant, work.session, work.utterance, 'translation',
+      owed.target, work.features_hash }, ':')
+    local open = deliver.open(session, owed.target, owed.delivery_no)
+    if open and not listed[key] and redis.call('EXISTS', keys.of('job', key)) == 0 then
+      listed[key] = true
+      local job = jobs.create(key, {
+        tenant = work.tenant, session = work.session, utterance = work.utterance,
+        turn = work.turn, source = work.source, target = owed.target, services = work.services,
+        audio = work.audio, rate = work.rate, first = work.first, last = work.last,
+        count = work.count, bytes = work.bytes, ms = work.ms, padding_ms = work.padding_ms,
+        priority = work.priority, tp = work.tp, delivery_no = owed.delivery_no })
+      job.attempt = 1
+      list[#list + 1] = job
+    else
+      obsolete = obsolete + 1
+    end
+  end
+  return list, obsolete
+end
+
+local function take(id, fields)
+  if fields.k == 'fill' then
+    local node = nodes.get(fields.d)
+    if node then assign.fill(node, 'work/' .. id) end
+    return 0
+  end
+  local work = decoded(fields.d)
+  local list, obsolete = jobs_of(work)
+  if obsolete > 0 then write('HINCRBY', keys.cell, 'obsolete', obsolete) end
+  for _, job in ipairs(list) do assign.place(job, 'log/' .. work.log) end
+  return #list
+end
+
+-- What cannot be processed is parked with its reason; `partial` when it had begun to write.
+local function park(id, fields, reason)
+  redis.call('XADD', keys.dead, string.format('%d-*', clock.now()), 'from', 'work', 'id', id,
+    'k', fields.k or '', 'd', fields.d or '', 'reason', text.reason(reason),
+    'partial', wrote and '1' or '0')
+end
+
+clock.now()
+local entries = read('0')
+if #entries == 0 then entries = read('>') end
+local given, last_id, ids = 0, '0-0', {}
+for i, entry in ipairs(entries) do
+  local id, fields = entry[1], fields_of(entry)
+  wrote = false
+  local ok, result = pcall(take, id, fields)
+  if ok then given = given + result else park(id, fields, result) end
+  ids[i], last_id = id, id
+end
+local left = 0
+if #ids > 0 then
+  redis.call('XACK', keys.work, group, unpack(ids))
+  local ms, seq = string.match(last_id, '^(%d+)%-(%d+)$')
+  redis.call('XTRIM', keys.work, 'MINID', ms .. '-' .. string.format('%d', seq + 1))
+  left = redis.call('XLEN', keys.work)
+end
+return { last_id, left, given }

@@ -1,0 +1,33 @@
+#!lua flags=allow-oom
+-- drain_node: the node takes no new work; what it holds when the bound is over goes elsewhere (13).
+-- KEYS
+--   log_key         es1:{cell}:log         stream
+-- ARGV
+--   now_arg         ms                     honoured in a manual cell only
+--   name            node name
+--   epoch_arg       number
+--   within_ms       ms                     how long it may take to finish; 0: hand back now
+-- Reply: live attempts left
+-- Refusals: NODE_UNKNOWN, NODE_SUPERSEDED, INVALID_MESSAGE
+-- Events: NodeDraining, NodeDrained, AttemptEnded, JobDispatched, JobQueued, JobFailed, ResultDelivered
+-- Bound: 16 leases, 8 fills each
+local log_key = KEYS[1]
+local now_arg, name, epoch_arg, within_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+-- include: sessions
+-- include: attempts
+local node, epoch = nodes.get(name), text.int(epoch_arg, 0, 1e9)
+local within = text.int(within_ms, 0, 300000)
+if not epoch then return invalid('epoch', 'a whole number') end
+if not within then return invalid('within_ms', '0 to 300000 ms') end
+if not nodes.is_current(node, epoch) then
+  if node and node.epoch > epoch then
+    return refuse('NODE_SUPERSEDED', 'epoch=' .. string.format('%d', node.epoch))
+  end
+  return refuse('NODE_UNKNOWN')
+end
+if node.status == 'alive' then nodes.drain(node) end
+timers.set(clock.now() + within, 'drain', name)
+if within == 0 then attempts.recover(name, epoch, 'drained') end
+nodes.finish_drain(node)
+sessions.settle()
+return nodes.live(node)

@@ -1,0 +1,28 @@
+#!lua flags=allow-oom
+-- drop_trails: a session's trail goes when the last entry that it names has been trimmed.
+-- KEYS
+--   log_key         es1:{cell}:log         stream
+-- ARGV
+--   now_arg         ms                     not used
+--   then names of sessions
+-- Reply: how many went
+-- Refusals: none
+-- Events: none (that of trimming said that the entries are gone)
+-- Bound: the arguments, at most 1,000
+local log_key = KEYS[1]
+local now_arg = ARGV[1]
+-- include: keys
+-- include: write
+-- include: ids
+local first = redis.call('XRANGE', log_key, '-', '+', 'COUNT', 1)[1]
+if not first then return 0 end
+local dropped = 0
+for i = 2, #ARGV do
+  local trail = keys.of('idx', ARGV[i])
+  local last = redis.call('LINDEX', trail, -1)
+  if last and ids.before(last, first[1]) then
+    write('UNLINK', trail)
+    dropped = dropped + 1
+  end
+end
+return dropped

@@ -1,0 +1,39 @@
+#!lua flags=allow-oom
+-- extend_lease: the handler needs longer; never beyond 300 s after dispatch (rule 19).
+-- KEYS
+--   log_key         es1:{cell}:log         stream
+-- ARGV
+--   now_arg         ms                     honoured in a manual cell only
+--   node            node name
+--   epoch_arg       number
+--   job_key         job key
+--   attempt_arg     number
+--   more_ms         ms                     from now
+-- Reply: the deadline in ms
+-- Refusals: JOB_UNKNOWN, NODE_MISMATCH, ATTEMPT_MISMATCH, LEASE_LOST, DUPLICATE_RESULT,
+--   INVALID_MESSAGE
+-- Events: none; a refused one is not on record when the job is unknown, else ResultRefused
+-- Bound: constant
+local log_key = KEYS[1]
+local now_arg, node, epoch_arg, job_key, attempt_arg, more_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+local held_ms_max = 300000
+-- include: fencing
+-- include: timers
+-- include: text
+local epoch, attempt = text.int(epoch_arg, 0, 1e9), text.int(attempt_arg, 1, 1e6)
+local more = text.int(more_ms, 1, held_ms_max)
+if not epoch then return invalid('epoch', 'a whole number') end
+if not attempt then return invalid('attempt', 'a whole number') end
+if not more then return invalid('more_ms', '1 to 300000 ms') end
+local job = jobs.load(job_key)
+if not job then return refuse('JOB_UNKNOWN') end
+local why = fencing.refusal(job, node, epoch, attempt)
+if why then
+  fencing.record(job, node, epoch, attempt, 'extend', why)
+  return refuse(why)
+end
+local now = clock.now()
+local set = tonumber(redis.call('ZSCORE', keys.timers, 'lease|' .. job_key)) or 0
+local deadline_ms = math.max(set, math.min(now + more, job.dispatched_ms + held_ms_max))
+timers.set(deadline_ms, 'lease', job_key)
+return deadline_ms

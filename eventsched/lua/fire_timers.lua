@@ -1,0 +1,240 @@
+#!lua flags=allow-oom
+-- fire_timers: do what is due, in order, a bounded number at a time; one whose cause is gone does
+-- nothing (rules 2, 5, 6, 8, 10, 13, 14, 18, 20, 25).
+-- KEYS
+--   log_key         es1:{cell}:log         stream
+-- ARGV
+--   now_arg         ms                     honoured in a manual cell only
+-- Reply: [fired, next_ms, now_ms]   next_ms: when the next is due, or -1
+-- Refusals: none
+-- Events: any but those of opening, resuming, registering and results
+-- Bound: 16 timers; 16 leases, 32 outcomes or 256 keys each
+local log_key = KEYS[1]
+local now_arg = ARGV[1]
+local fired_max, retired_max = 16, 256
+-- include: sessions
+-- include: attempts
+local fire = {}
+
+function fire.pause(full)
+  local s = sessions.get(keys.name(full))
+  if not s or s.status ~= 'open' or s.buf_bytes == 0 or sessions.is_playing(s) then return end
+  local due = s.buf_at + settings.pause_ms
+  if due > clock.now() then return timers.set(due, 'pause', full) end
+  sessions.finalize(s, 'pause')
+end
+
+function fire.idle(full)
+  local s = sessions.get(keys.name(full))
+  if not s or s.status ~= 'open' then return end
+  local due = s.seen + settings.idle_ms
+  if due > clock.now() then return timers.set(due, 'idle', full) end
+  sessions.close(s, 'idle')
+end
+
+function fire.playback(id)
+  local full, field = string.match(id, '^(.-)|(.*)$')
+  local s = sessions.get(keys.name(full))
+  if s and redis.call('HEXISTS', keys.of('playing', s.name), field) == 1 then
+    sessions.end_playback(s, field, 'deadline')
+  end
+end
+
+-- The next number is given up; whatever its job does stops (rule 25). Notes the node that it frees.
+local function give_up(s, target, number, reason, freed)
+  local outcome = deliver.open(s.name, target, number)
+  local key = table.concat({ s.tenant, s.full, string.format('%d', outcome.utterance),
+    'translation', target, s.features_hash }, ':')
+  local job = jobs.load(key)
+  deliver.give_up(s.name, target, number, outcome,
+    { kind = 'missing', reason = reason, job = key, tp = s.tp })
+  local node = job and attempts.give_up(job, '')
+  if node then freed[node.name] = node end
+end
+
+local function fill_all(freed)
+  local node_names = {}
+  for name in pairs(freed) do node_names[#node_names + 1] = name end
+  table.sort(node_names, text.before)
+  for _, name in ipairs(node_names) do assign.fill(freed[name], '') end
+end
+
+-- The gap in front of what has been ready for longest is over: what is missing is given up, what
+-- is ready goes out. Bound: 32 numbers a call.
+function fire.gap(id)
+  local full, target = string.match(id, '^(.-)|(.*)$')
+  local s = sessions.get(keys.name(full))
+  if not s then return end
+  local longest = redis.call('ZRANGE', keys.of('ready', s.name, target), 0, 0, 'WITHSCORES')
+  if not longest[1] then return end
+  local ready_no, ready_at = tonumber(longest[1]), tonumber(longest[2])
+  local number, given_up, freed = deliver.next_no(s.name, target), 0, {}
+  while clock.now() >= ready_at + settings.gap_ms and number < ready_no
+    and given_up < sessions.given_up_max do
+    if deliver.held(s.name, target, number) then break end -- more than one step could send
+    give_up(s, target, number, 'gap', freed)
+    given_up = given_up + 1
+    deliver.go_on(s.name, target)
+    number = deliver.next_no(s.name, target)
+  end
+  deliver.go_on(s.name, target)
+  fill_all(freed)
+end
+
+-- The close wait is over: what is open ends as missing, in order. Bound: 32 outcomes a call.
+function fire.close(full)
+  local s = sessions.get(keys.name(full))
+  if not s or s.status ~= 'closing' then return end
+  local open, targets, given_up, freed = {}, {}, 0, {}
+  for _, field in ipairs(redis.call('HKEYS', keys.of('outcomes', s.name))) do
+    local target = string.match(field, '^(.*)/%d+$')
+    if not open[target] then
+      open[target] = true
+      targets[#targets + 1] = target
+    end
+  end
+  table.sort(targets)
+  for _, target in ipairs(targets) do
+    local number = deliver.next_no(s.name, target)
+    while given_up < sessions.given_up_max and deliver.open(s.name, target, number) do
+      if not deliver.held(s.name, target, number) then
+        give_up(s, target, number, 'close', freed)
+        given_up = given_up + 1
+      end
+      if deliver.go_on(s.name, target) == deliver.in_step_max then break end
+      number = deliver.next_no(s.name, target)
+    end
+  end
+  write('HINCRBY', keys.of('session', s.name), 'missing', given_up)
+  timers.set(clock.now(), 'close', full)
+  deliver.touched[s.name] = true
+  fill_all(freed)
+end
+
+function fire.lease(job_key)
+  local job = jobs.load(job_key)
+  if job and job.status == 'running' then attempts.redispatch(job, 'lease', nil, '') end
+end
+
+function fire.age(job_key)
+  local job = jobs.load(job_key)
+  if not job or job.status ~= 'queued' or job.priority == 0 then return end
+  local demand = queue.demand(job)
+  write('ZREM', keys.of('waiting', job.priority, demand), job.member)
+  job.priority = 0
+  write('ZADD', keys.of('waiting', 0, demand), string.format('%d', job.tag), job.member)
+  write('HSET', keys.of('job', job_key), 'priority', 0)
+  queue.say(job, 'aged', '')
+end
+
+function fire.wait(job_key)
+  local job = jobs.load(job_key)
+  if not job or job.status ~= 'queued' then return end
+  local _, declared = classes.serving(job.source, job.target, text.list(job.services))
+  queue.remove(job)
+  attempts.fail(job, queue.reason(declared), '')
+end
+
+function fire.node(name)
+  local node = nodes.get(name)
+  if not node or node.status == 'gone' then return end
+  local seen = tonumber(redis.call('HGET', keys.of('node', name), 'seen')) or 0
+  local due = seen + settings.node_lost_ms
+  if due > clock.now() then return timers.set(due, 'node', name) end
+  attempts.lose(node, 'silent')
+  attempts.recover(name, node.epoch, 'node_lost')
+end
+
+function fire.lost(id)
+  local full, epoch, reason = string.match(id, '^(.-)|(%d+)|(.*)$')
+  attempts.recover(keys.name(full), tonumber(epoch), reason)
+end
+
+function fire.drain(name)
+  local node = nodes.get(name)
+  if not node or node.status ~= 'draining' then return end
+  attempts.recover(name, node.epoch, 'drained')
+  nodes.finish_drain(node)
+end
+
+function fire.mark(id)
+  local name, service = string.match(id, '^(.-)|(.*)$')
+  local node = nodes.get(name)
+  if not node or node.status == 'gone' or not text.set(node.marked)[service] then return end
+  local marked = {}
+  for _, other in ipairs(text.list(node.marked)) do
+    if other ~= service then marked[#marked + 1] = other end
+  end
+  nodes.move(node, marked)
+  emit({ t = 'NodeUnmarked', n = keys.full(name), d = { epoch = node.epoch, service = service,
+    class = node.class } })
+  assign.fill(node, '')
+end
+
+local function targets_of(session)
+  local list, flat = {}, redis.call('HKEYS', session)
+  for _, field in ipairs(flat) do
+    local target = string.match(field, '^a:(.*)$')
+    if target then list[#list + 1] = target end
+  end
+  table.sort(list)
+  return list
+end
+
+-- SessionRetired first, then the records, 256 keys a call (rule 10).
+function fire.retire(full)
+  local name = keys.name(full)
+  local s = sessions.get(name)
+  if not s or (s.status ~= 'closed' and s.status ~= 'retired') then return end
+  local session = keys.of('session', name)
+  if s.status ~= 'retired' then
+    emit({ t = 'SessionRetired', s = full, tp = s.tp, d = {
+      tenant = s.tenant, features_hash = s.features_hash, utterances = s.utterance,
+      targets = some(targets_of(session)) } })
+    write('HSET', session, 'status', 'retired')
+  end
+  local from = tonumber(redis.call('HGET', session, 'retired_to')) or 0
+  local targets = targets_of(session)
+  -- Of its 256 keys a call leaves room for those that the last one removes beside jobs.
+  local jobs_max = retired_max - #targets - 6
+  local upto = math.min(s.utterance,
+    from + math.max(1, math.floor(jobs_max / math.max(#targets, 1))))
+  for utterance = from, upto - 1 do
+    for _, target in ipairs(targets) do
+      write('DEL', keys.of('job', table.concat({ s.tenant, full, string.format('%d', utterance),
+        'translation', target, s.features_hash }, ':')))
+    end
+  end
+  if upto < s.utterance then
+    write('HSET', session, 'retired_to', upto)
+    return timers.set(clock.now(), 'retire', full)
+  end
+  for _, target in ipairs(targets) do write('DEL', keys.of('ready', name, target)) end
+  write('DEL', session, keys.of('outcomes', name), keys.of('held', name), keys.of('playing', name),
+    keys.of('audio', name), keys.of('out', name))
+  sessions.known[name] = false
+end
+
+local function park(member, reason)
+  redis.call('XADD', keys.dead, string.format('%d-*', clock.now()), 'from', 'timers', 'id', member,
+    'k', 'timer', 'd', '', 'reason', text.reason(reason), 'partial', wrote and '1' or '0')
+end
+
+local now = clock.now()
+local due = redis.call('ZRANGEBYSCORE', keys.timers, '-inf', string.format('%d', now), 'LIMIT', 0,
+  fired_max)
+for _, member in ipairs(due) do
+  -- One before it may have dropped this timer, or set it anew for something that is not due.
+  local due_ms = tonumber(redis.call('ZSCORE', keys.timers, member))
+  if due_ms and due_ms <= now then
+    local kind, id = string.match(member, '^(%a+)|(.*)$')
+    redis.call('ZREM', keys.timers, member)
+    wrote = false
+    local ok, reason = pcall(fire[kind], id)
+    if not ok then park(member, reason) end
+  end
+end
+sessions.flush()
+sessions.settle()
+local next_due = redis.call('ZRANGE', keys.timers, 0, 0, 'WITHSCORES')
+return { #due, next_due[2] and tonumber(next_due[2]) or -1, now }

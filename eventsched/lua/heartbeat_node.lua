@@ -1,0 +1,38 @@
+#!lua flags=allow-oom
+-- heartbeat_node: the registration is alive; it learns which attempts it no longer holds (rule 13).
+-- KEYS
+--   log_key         es1:{cell}:log         stream
+-- ARGV
+--   now_arg         ms                     honoured in a manual cell only
+--   name            node name
+--   epoch_arg       number
+--   load            number                 as the node sees it; for people, nothing decides by it
+--   then per attempt that the node believes to hold: job_key, attempt
+-- Reply: [job_key…] of those it no longer holds
+-- Refusals: NODE_UNKNOWN, NODE_SUPERSEDED, INVALID_MESSAGE
+-- Events: none
+-- Bound: the attempts given, at most 256
+local log_key = KEYS[1]
+local now_arg, name, epoch_arg, load = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local held_max = 256
+-- include: clock
+-- include: nodes
+local node, epoch = nodes.get(name), text.int(epoch_arg, 0, 1e9)
+if not epoch then return invalid('epoch', 'a whole number') end
+if not text.int(load, 0, 1e6) then return invalid('load', 'a whole number') end
+if #ARGV % 2 ~= 0 or (#ARGV - 4) / 2 > held_max then return invalid('held', '256 attempts') end
+if not nodes.is_current(node, epoch) then
+  if node and node.epoch > epoch then
+    return refuse('NODE_SUPERSEDED', 'epoch=' .. string.format('%d', node.epoch))
+  end
+  return refuse('NODE_UNKNOWN')
+end
+write('HSET', keys.of('node', name), 'seen', string.format('%d', clock.now()), 'load', load)
+local lost = {}
+for at = 5, #ARGV, 2 do
+  local kept = redis.call('HMGET', keys.of('job', ARGV[at]), 'status', 'node', 'epoch', 'attempt')
+  local holds = kept[1] == 'running' and kept[2] == name and tonumber(kept[3]) == epoch
+    and kept[4] == ARGV[at + 1]
+  if not holds then lost[#lost + 1] = ARGV[at] end
+end
+return lost

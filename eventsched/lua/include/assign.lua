@@ -1,0 +1,195 @@
+-- assign: the only code that gives a job to a node (rules 15-18, 20).
+-- include: keys
+-- include: write
+-- include: clock
+-- include: timers
+-- include: settings
+-- include: text
+-- include: classes
+-- include: nodes
+-- include: queue
+-- include: jobs
+local assign = { looked_max = 64, filled_max = 8, policy = 1 }
+
+-- The group's context for this job: copied unread, never waited for (rule 29).
+local function context_of(job)
+  if assign.live == nil then
+    assign.live = redis.call('GET', keys.of('live', 'group')) or false
+  end
+  if not assign.live then return '', '' end
+  local view = redis.call('HMGET', keys.of('view', 'group:' .. assign.live, keys.name(job.session)),
+    'context:' .. job.target, 'at')
+  if not view[1] then return '', '' end
+  return view[1], view[2] or ''
+end
+
+-- Rule 19: clamp(ceil(base_s + audio_s * factor), 15, 60) seconds, in integers.
+local function lease_ms(audio_ms)
+  local thousandths = settings.lease_base_ms + audio_ms * settings.lease_factor_thousandths / 1000
+  return math.min(math.max(math.ceil(thousandths / 1000), 15), 60) * 1000
+end
+
+-- Why the node that the turn or session used last is passed over; empty when it can be taken.
+local function affinity_why(name, job, serving)
+  local node = nodes.get(name)
+  if not node or node.status == 'gone' then return 'gone' end
+  if node.status == 'draining' then return 'draining' end
+  for _, class in ipairs(serving) do
+    if class.id == node.class then
+      if not redis.call('ZSCORE', keys.of('free', class.id), name) then return 'full' end
+      return name == job.avoid and 'last' or ''
+    end
+  end
+  return nodes.declares(node, job) and 'marked' or 'unable'
+end
+
+-- The least loaded head: smallest (load, id). A candidate other than `last` is preferred; if
+-- `last` is the only one, it is taken.
+local function least_loaded(serving, last)
+  local best, best_load, spare, spare_load
+  for _, class in ipairs(serving) do
+    local heads = classes.heads(class)
+    for i = 1, #heads, 2 do
+      local name, load = heads[i], tonumber(heads[i + 1])
+      if name == last then
+        spare, spare_load = name, load
+      elseif not best or load < best_load or (load == best_load and text.before(name, best)) then
+        best, best_load = name, load
+      end
+    end
+  end
+  return best or spare, best_load or spare_load
+end
+
+local function evidence(serving)
+  local seen = {}
+  for i, class in ipairs(serving) do
+    local heads = classes.heads(class)
+    seen[i] = {
+      id = class.id, head = heads[1] and keys.full(heads[1]), load = tonumber(heads[2]),
+      free = class.free, full = class.total - class.free - class.draining,
+      draining = class.draining,
+    }
+  end
+  return some(seen)
+end
+
+-- Decide: a node and the evidence for it, or the reason to wait. Changes nothing.
+local function choose(job)
+  local serving, declared = classes.serving(job.source, job.target, text.list(job.services))
+  local choice = { classes = evidence(serving), last = job.avoid and keys.full(job.avoid) }
+  local aff = redis.call('HMGET', keys.of('session', keys.name(job.session)), 'node', 'node_turn')
+  if aff[1] then
+    local why = affinity_why(aff[1], job, serving)
+    choice.affinity = { node = keys.full(aff[1]), why = filled(why) }
+    if why == '' then
+      choice.node = aff[1]
+      choice.rule = tonumber(aff[2]) == job.turn and 'turn' or 'session'
+      return choice
+    end
+  end
+  choice.node = least_loaded(serving, job.avoid)
+  choice.rule = choice.node and choice.node == job.avoid and 'last' or 'load'
+  choice.reason = queue.reason(declared)
+  return choice
+end
+
+-- Take the slot, write the job, append the event, put the assignment into the node's inbox.
+local function give(job, choice, cause)
+  local now, node = clock.now(), nodes.get(choice.node)
+  local context, context_at = context_of(job)
+  local deadline_ms = now + lease_ms(job.ms)
+  job.node, job.epoch, job.status = node.name, node.epoch, 'running'
+  nodes.take(node, job.key, now)
+  write('HSET', keys.of('job', job.key), 'status', 'running', 'attempt', job.attempt,
+    'node', node.name, 'epoch', node.epoch, 'dispatched', string.format('%d', now),
+    'core', job.core)
+  write('HSET', keys.of('session', keys.name(job.session)), 'node', node.name,
+    'node_turn', job.turn)
+  timers.set(deadline_ms, 'lease', job.key)
+  local id = emit({ t = 'JobDispatched', s = job.session, j = job.key, n = keys.full(node.name),
+    c = cause, tp = job.tp, d = {
+      utterance = job.utterance, target = job.target, delivery_no = job.delivery_no,
+      turn = job.turn, source = job.source, services = some(text.list(job.services)),
+      attempt = job.attempt, epoch = node.epoch, audio_ms = job.ms, deadline_ms = deadline_ms,
+      rule = choice.rule, policy = assign.policy, affinity = choice.affinity,
+      classes = choice.classes, last = choice.last, compared = choice.compared,
+      winner = choice.winner, runner_up = choice.runner_up, context_at = filled(context_at),
+    } })
+  write('XADD', keys.of('inbox', node.name), string.format('%d-*', now), 't', 'assign',
+    'j', job.key, 'c', 'log/' .. id, 'd', string.sub(job.core, 1, -2) .. string.format(
+      ',"attempt":%d,"epoch":%d,"deadline_ms":%d,"context_at":"%s"}',
+      job.attempt, node.epoch, deadline_ms, context_at), 'b', context)
+end
+
+local function rank(head)
+  return { priority = head.priority, tag = head.tag, member = head.member }
+end
+
+local function best_two(heads)
+  local best, second, compared = nil, nil, 0
+  for _, head in pairs(heads) do
+    compared = compared + 1
+    if not best or queue.before(head, best) then
+      best, second = head, best
+    elseif not second or queue.before(head, second) then
+      second = head
+    end
+  end
+  return best, second, compared
+end
+
+-- The node has a free slot: the best of the first 64 waiting demands of its class takes it, at
+-- most 8 times; what is left becomes one `fill` entry in `work`.
+function assign.fill(node, cause)
+  local free, given, heads = node.slots - nodes.live(node), 0, {}
+  if node.status ~= 'alive' or free <= 0 then return 0 end
+  local serves = keys.of('demands', node.class)
+  local demands = redis.call('ZRANGE', serves, 0, assign.looked_max - 1)
+  if #demands == 0 then return 0 end
+  for _, demand in ipairs(demands) do heads[demand] = queue.head(demand) end
+  while free > 0 and given < assign.filled_max do
+    local best, second, compared = best_two(heads)
+    if not best then break end
+    local job = jobs.load(string.sub(best.member, 18))
+    queue.serve(job)
+    local class = classes.get(node.class)
+    local choice = {
+      node = node.name, rule = 'fill', compared = compared, winner = rank(best),
+      runner_up = second and rank(second), classes = evidence({ class }),
+    }
+    give(job, choice, cause)
+    heads[best.demand] = queue.head(best.demand)
+    free, given = free - 1, given + 1
+  end
+  for _, demand in ipairs(demands) do
+    if heads[demand] then classes.look_last(node.class, demand) end
+  end
+  if free > 0 and redis.call('ZCARD', serves) > 0 then
+    write('XADD', keys.work, string.format('%d-*', clock.now()), 'k', 'fill', 'd', node.name)
+  end
+  return given
+end
+
+local function is_awaited(node)
+  return redis.call('EXISTS', keys.of('demands', node.class)) == 1
+end
+
+-- A job that needs a slot: while jobs of its demand wait it joins them, then a free node fills.
+-- job.avoid is the node of the attempt before; job.attempt the attempt to start. `freed` is the
+-- node whose slot this job has just given back: others that wait for it are compared first.
+function assign.place(job, cause, freed)
+  if queue.has(queue.demand(job)) then
+    local serving, declared = classes.serving(job.source, job.target, text.list(job.services))
+    queue.add(job, queue.reason(declared), cause)
+    local name = least_loaded(serving, nil)
+    if name then assign.fill(nodes.get(name), cause) end
+    return
+  end
+  local choice = choose(job)
+  if choice.node and not (freed and choice.node == freed.name and is_awaited(freed)) then
+    give(job, choice, cause)
+  else
+    queue.add(job, choice.reason, cause)
+  end
+end

@@ -1,0 +1,86 @@
+-- attempts: how a try ends without a result, and what follows (rules 13, 14, 20, 25).
+-- include: keys
+-- include: write
+-- include: clock
+-- include: timers
+-- include: nodes
+-- include: queue
+-- include: jobs
+-- include: deliver
+-- include: assign
+local attempts = { redispatched_max = 3, recovered_max = 16 }
+
+local failure_code = { lease = 'JOB_TIMEOUT', node_lost = 'NODE_LOST', superseded = 'NODE_LOST',
+  drained = 'NODE_LOST' }
+
+-- The attempt gives its slot back and its node is told. Returns the node if it can take work.
+function attempts.stop(job, reason, code, cause)
+  emit({ t = 'AttemptEnded', s = job.session, j = job.key, n = keys.full(job.node), c = cause,
+    tp = job.tp, d = { utterance = job.utterance, target = job.target, attempt = job.attempt,
+      epoch = job.epoch, reason = reason, code = filled(code) } })
+  timers.drop('lease|' .. job.key)
+  write('XADD', keys.of('inbox', job.node), string.format('%d-*', clock.now()), 't', 'cancel',
+    'j', job.key, 'c', '', 'd', cjson.encode({ attempt = job.attempt, epoch = job.epoch,
+      reason = reason }), 'b', '')
+  return nodes.give_back(job.node, job.epoch, job.key)
+end
+
+function attempts.fail(job, code, cause)
+  jobs.finish(job, 'failed', code)
+  emit({ t = 'JobFailed', s = job.session, j = job.key, c = cause, tp = job.tp, d = {
+    utterance = job.utterance, target = job.target, delivery_no = job.delivery_no,
+    attempt = job.attempt, code = code } })
+  deliver.finish(keys.name(job.session), job.target, job.delivery_no,
+    { kind = 'failed', code = code, job = job.key, cause = cause, tp = job.tp })
+end
+
+-- The next attempt goes the way a first one goes; after three re-dispatches the job fails.
+function attempts.again(job, reason, code, cause, freed)
+  if job.attempt > attempts.redispatched_max then
+    attempts.fail(job, filled(code) or failure_code[reason], cause)
+    return
+  end
+  job.avoid, job.attempt = job.node, job.attempt + 1
+  assign.place(job, cause, freed)
+end
+
+-- Stop, try again elsewhere, then let the freed slot serve those who wait.
+function attempts.redispatch(job, reason, code, cause)
+  local freed = attempts.stop(job, reason, code, cause)
+  attempts.again(job, reason, code, cause, freed)
+  if freed then assign.fill(freed, cause) end
+end
+
+-- Re-dispatch what a registration that is over held: 16 a call, the rest when the timer that is
+-- already due fires again.
+function attempts.recover(name, epoch, reason)
+  local leases = keys.of('leases', name, string.format('%d', epoch))
+  for _, job_key in ipairs(redis.call('ZRANGE', leases, 0, attempts.recovered_max - 1)) do
+    attempts.redispatch(jobs.load(job_key), reason, nil, '')
+  end
+  if redis.call('EXISTS', leases) == 1 then
+    timers.set(clock.now(), 'lost', string.format('%s|%d|%s', keys.full(name), epoch, reason))
+  end
+end
+
+-- The registration is over. The caller recovers its leases.
+function attempts.lose(node, reason)
+  local leases = nodes.live(node)
+  nodes.gone(node)
+  emit({ t = 'NodeLost', n = keys.full(node.name), d = { epoch = node.epoch, reason = reason,
+    leases = leases > 0 and leases or nil } })
+end
+
+-- The job's outcome is given up: whatever it does stops in the same step (rule 25).
+-- Returns the node that can take work now: the caller fills it once all that ends has ended, or
+-- the slot would go to a job that is given up next.
+function attempts.give_up(job, cause)
+  if job.status == 'queued' then
+    queue.remove(job)
+    jobs.finish(job, 'missing')
+  elseif job.status == 'running' then
+    jobs.finish(job, 'missing')
+    return attempts.stop(job, 'cancelled', nil, cause)
+  end
+  return nil
+end

@@ -1,0 +1,124 @@
+-- classes: capability classes, the sets of nodes with equal (asr, targets, services, marked).
+-- What a call has read of a class stays in its table until the call changes it.
+-- include: keys
+-- include: write
+-- include: text
+local classes = { known = {}, pairs = {} }
+
+function classes.id_of(asr, targets, services, marked)
+  return string.sub(redis.sha1hex(table.concat({ asr, targets, services, marked }, '|')), 1, 12)
+end
+
+function classes.get(id)
+  local class = classes.known[id]
+  if not class then
+    local kept = redis.call('HMGET', keys.of('class', id), 'services', 'marked', 'draining')
+    class = {
+      id = id, services = text.set(kept[1]), marked = text.set(kept[2]),
+      draining = tonumber(kept[3]) or 0, total = redis.call('SCARD', keys.of('members', id)),
+    }
+    classes.known[id] = class
+  end
+  return class
+end
+
+-- The two least loaded nodes with a free slot, and how many have one. Re-read after a change.
+function classes.heads(class)
+  if not class.heads then
+    class.heads = redis.call('ZRANGE', keys.of('free', class.id), 0, 1, 'WITHSCORES')
+    class.free = redis.call('ZCARD', keys.of('free', class.id))
+  end
+  return class.heads
+end
+
+function classes.changed(id)
+  classes.known[id] = nil
+end
+
+local function holds(set, services)
+  for _, service in ipairs(services) do
+    if not set[service] then return false end
+  end
+  return true
+end
+
+local function touches(set, services)
+  for _, service in ipairs(services) do
+    if set[service] then return true end
+  end
+  return false
+end
+
+-- Classes that can do it now, and whether any node is declared for it at all (rule 15).
+function classes.serving(source, target, services)
+  local pair = source .. ':' .. target
+  local ids = classes.pairs[pair]
+  if not ids then
+    ids = redis.call('SMEMBERS', keys.of('pair', source, target))
+    table.sort(ids)
+    classes.pairs[pair] = ids
+  end
+  local usable, declared = {}, false
+  for _, id in ipairs(ids) do
+    local class = classes.get(id)
+    if holds(class.services, services) then
+      declared = true
+      if not touches(class.marked, services) then usable[#usable + 1] = class end
+    end
+  end
+  return usable, declared
+end
+
+-- A node comes in. `kept` are its asr, targets, services, marked as joined text. A new class is
+-- entered for each of its pairs (at most 1,024) and learns which waiting demands it serves.
+function classes.join(id, node, kept)
+  if write('SADD', keys.of('members', id), node) == 1 and write('SADD', keys.classes, id) == 1 then
+    write('HSET', keys.of('class', id), 'asr', kept.asr, 'targets', kept.targets,
+      'services', kept.services, 'marked', kept.marked, 'draining', '0')
+    local sources, targets = text.list(kept.asr), text.list(kept.targets)
+    for _, source in ipairs(sources) do
+      for _, target in ipairs(targets) do write('SADD', keys.of('pair', source, target), id) end
+    end
+    classes.pairs = {}
+    classes.adopt(id, text.set(kept.asr), text.set(kept.targets))
+  end
+  classes.changed(id)
+end
+
+-- A class looks at this demand after all others.
+function classes.look_last(id, demand)
+  local turn = write('HINCRBY', keys.cell, 'looked', 1)
+  write('ZADD', keys.of('demands', id), string.format('%d', turn), demand)
+end
+
+-- Bound: the waiting demands of the cell.
+function classes.adopt(id, sources, targets)
+  local class = classes.get(id)
+  local waiting = redis.call('SMEMBERS', keys.demands)
+  table.sort(waiting)
+  for _, demand in ipairs(waiting) do
+    local source, target, services = string.match(demand, '^(.-):(.-):(.*)$')
+    services = text.list(services)
+    if sources[source] and targets[target] and holds(class.services, services)
+      and not touches(class.marked, services) then
+      classes.look_last(id, demand)
+    end
+  end
+end
+
+-- A node goes out; a class without members is removed.
+function classes.leave(id, node)
+  write('ZREM', keys.of('free', id), node)
+  write('SREM', keys.of('members', id), node)
+  if redis.call('SCARD', keys.of('members', id)) == 0 then
+    local kept = redis.call('HMGET', keys.of('class', id), 'asr', 'targets')
+    local targets = text.list(kept[2])
+    for _, source in ipairs(text.list(kept[1])) do
+      for _, target in ipairs(targets) do write('SREM', keys.of('pair', source, target), id) end
+    end
+    write('SREM', keys.classes, id)
+    write('DEL', keys.of('class', id), keys.of('demands', id))
+    classes.pairs = {}
+  end
+  classes.changed(id)
+end

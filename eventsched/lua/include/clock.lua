@@ -1,0 +1,31 @@
+-- clock: one time per call. now = time + offset and never goes back: behind the last now, the
+-- offset is raised and ClockAdjusted appended; a jump ahead is taken as it is. The time is the
+-- server's; in a manual cell it is what the call says, and without it time stands still.
+-- Needs: local now_arg (ms, or empty). ARCHITECTURE: one clock.
+-- include: keys
+-- include: write
+-- include: emit
+clock = { at = false }
+function clock.now()
+  if clock.at then return clock.at end
+  local kept = redis.call('HMGET', keys.clock, 'mode', 'offset', 'last')
+  local last = tonumber(kept[3]) or 0
+  local offset = tonumber(kept[2]) or 0
+  if kept[1] == 'manual' then
+    clock.at = now_arg == '' and math.max(last, 1) or tonumber(now_arg) + offset
+  else
+    local time = redis.call('TIME')
+    clock.at = time[1] * 1000 + math.floor(time[2] / 1000) + offset
+  end
+  local behind = last - clock.at
+  if behind > 0 then
+    clock.at = last
+    offset = offset + behind
+    write('HSET', keys.clock, 'offset', string.format('%d', offset))
+    emit({ t = 'ClockAdjusted', d = { behind_ms = behind, offset_ms = offset } })
+  end
+  if clock.at ~= last then
+    write('HSET', keys.clock, 'last', string.format('%d', clock.at))
+  end
+  return clock.at
+end

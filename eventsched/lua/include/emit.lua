@@ -1,0 +1,21 @@
+-- emit: append one event. Its id is its time: `<now>-*`.
+-- include: keys
+-- include: write
+local clock
+local function entry(stream, e)
+  return write('XADD', stream, string.format('%d-*', clock.now()),
+    't', e.t, 'v', '1', 's', e.s or '', 'j', e.j or '', 'n', e.n or '', 'c', e.c or '',
+    'tp', e.tp or '', 'd', cjson.encode(e.d), 'b', e.b or '')
+end
+local function emit(e)
+  return entry(keys.log, e)
+end
+-- A list for `d`: an empty one is left out, since cjson would write it as an object.
+local function some(list)
+  if list and #list > 0 then return list end
+  return nil
+end
+local function filled(text)
+  if text and text ~= '' then return text end
+  return nil
+end

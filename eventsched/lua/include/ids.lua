@@ -1,0 +1,26 @@
+-- ids: order of entry ids. As text they do not compare.
+local ids = {}
+local function parts(id)
+  local ms, seq = string.match(id, '^(%d+)%-(%d+)$')
+  return tonumber(ms), tonumber(seq)
+end
+function ids.before(a, b)
+  local a_ms, a_seq = parts(a)
+  local b_ms, b_seq = parts(b)
+  if a_ms ~= b_ms then return a_ms < b_ms end
+  return a_seq < b_seq
+end
+-- The smallest id behind this one.
+function ids.behind(id)
+  local ms, seq = parts(id)
+  return string.format('%d-%d', ms, seq + 1)
+end
+function ids.is_id(text)
+  return string.match(text, '^%d+%-%d+$') ~= nil and #text <= 32
+end
+-- What XINFO says, by name.
+function ids.told(flat)
+  local by_name = {}
+  for i = 1, #flat, 2 do by_name[flat[i]] = flat[i + 1] end
+  return by_name
+end

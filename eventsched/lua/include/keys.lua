@@ -1,0 +1,22 @@
+-- keys: every key that scripts build; the twin of eventsched/keys.py, which says what each holds.
+-- Needs: local log_key. Arguments are names inside the cell.
+local keys = { prefix = string.sub(log_key, 1, -4), log = log_key }
+keys.cell_name = string.match(keys.prefix, '{(.-)}')
+for _, kind in ipairs({ 'work', 'dead', 'timers', 'clock', 'settings', 'cell', 'classes', 'demands', 'backlog', 'fair', 'archive' }) do
+  keys[kind] = keys.prefix .. kind
+end
+function keys.of(kind, id, part)
+  local key = keys.prefix .. kind .. ':' .. id
+  if part then return key .. ':' .. part end
+  return key
+end
+function keys.full(name)
+  return keys.cell_name .. '.' .. name
+end
+-- `<cell>.<name>` -> name; nil when it names another cell or is no name at all, so that no id
+-- can reach a key that is not its own.
+function keys.name(full)
+  local cell, name = string.match(full or '', '^([a-z0-9]+)%.([%w_-]+)$')
+  if cell == keys.cell_name and #name <= 64 then return name end
+  return nil
+end

@@ -1,0 +1,259 @@
+-- sessions: the write state of a session: its open utterance, finalizing, closing (rules 1-8, 12).
+-- include: keys
+-- include: write
+-- include: clock
+-- include: timers
+-- include: settings
+-- include: text
+-- include: deliver
+local sessions = { known = {}, given_up_max = 32, tokens_max = 8 }
+
+local padding_ms = { pause = 220, max_duration = 220, final = 280, max_bytes = 0, close = 220 }
+local names = { 'status', 'epoch', 'tenant', 'source', 'targets', 'services', 'features_hash',
+  'audio', 'rate', 'priority', 'room', 'tp', 'utterance', 'turn', 'tokens',
+  'next_seq', 'seen', 'buf_count', 'buf_bytes', 'buf_ms', 'buf_first', 'buf_last', 'buf_seq',
+  'buf_at' }
+local numeric = { epoch = true, rate = true, priority = true, utterance = true, turn = true,
+  next_seq = true, seen = true, buf_count = true, buf_bytes = true, buf_ms = true, buf_seq = true,
+  buf_at = true }
+local soft = { 'next_seq', 'seen', 'buf_count', 'buf_bytes', 'buf_ms', 'buf_first', 'buf_last',
+  'buf_seq', 'buf_at' }
+
+-- A session by its name, or nil. Read once a call; what is soft is written back by `flush`.
+function sessions.get(name)
+  local s = sessions.known[name]
+  if s == nil then
+    local kept = redis.call('HMGET', keys.of('session', name), unpack(names))
+    s = kept[1] and { name = name, full = keys.full(name) } or false
+    if s then
+      for i, field in ipairs(names) do
+        s[field] = numeric[field] and tonumber(kept[i]) or kept[i] or ''
+      end
+    end
+    sessions.known[name] = s
+  end
+  return s or nil
+end
+
+-- The epoch that this token was given, or nil. A retry that comes after somebody else's resume
+-- gets its old epoch again: it must not take the session back.
+function sessions.epoch_of(s, token)
+  for _, kept in ipairs(text.list(s.tokens)) do
+    local known, epoch = string.match(kept, '^(.*):(%d+)$')
+    if known == token then return tonumber(epoch) end
+  end
+  return nil
+end
+
+-- The tokens of the last 8 epochs, the newest last.
+function sessions.tokens_with(s, token, epoch)
+  local list = text.list(s and s.tokens)
+  if #list >= sessions.tokens_max then table.remove(list, 1) end
+  list[#list + 1] = token .. ':' .. string.format('%d', epoch)
+  return table.concat(list, ',')
+end
+
+-- Write back the open utterance and the counters of each session that a call has touched.
+function sessions.flush()
+  for name, s in pairs(sessions.known) do
+    if s and s.dirty then
+      local flat = {}
+      for _, field in ipairs(soft) do
+        local value = s[field]
+        flat[#flat + 1] = field
+        flat[#flat + 1] = type(value) == 'number' and string.format('%d', value) or value
+      end
+      write('HSET', keys.of('session', name), unpack(flat))
+      s.dirty = false
+    end
+  end
+end
+
+local function empty_buffer(s)
+  s.buf_count, s.buf_bytes, s.buf_ms, s.buf_seq = 0, 0, 0, 0
+  s.buf_first, s.buf_last = '', ''
+  s.dirty = true
+end
+
+-- Who hears this utterance (rule 12): in a room one job per distinct language that the others
+-- hear; alone, or where nobody else hears anything, one per target of the session, to the speaker.
+local function audience(s)
+  local by_target, order = {}, {}
+  if s.room ~= '' then
+    local members = redis.call('HGETALL', keys.of('room', keys.name(s.room)))
+    for i = 1, #members, 2 do
+      local hears = members[i + 1]
+      if members[i] ~= s.full and hears ~= '' then
+        if not by_target[hears] then
+          by_target[hears] = {}
+          order[#order + 1] = hears
+        end
+        table.insert(by_target[hears], members[i])
+      end
+    end
+  end
+  if #order == 0 then order = text.list(s.targets) end
+  table.sort(order)
+  for _, to in pairs(by_target) do table.sort(to) end
+  return order, by_target
+end
+
+-- Give each target its next delivery number and owe its outcome.
+local function owe_targets(s)
+  local order, by_target = audience(s)
+  local owed = {}
+  for i, target in ipairs(order) do
+    local number = write('HINCRBY', keys.of('session', s.name), 'a:' .. target, 1) - 1
+    local to = by_target[target]
+    owed[i] = { target = target, delivery_no = number, to = to }
+    deliver.owe(s.name, target, number, s.utterance, s.buf_first, to and table.concat(to, ',') or '')
+  end
+  return some(owed)
+end
+
+-- The open utterance is complete. Once per utterance: the index moves on (rules 2, 3).
+function sessions.finalize(s, reason)
+  local utterance, owed = s.utterance, owe_targets(s)
+  local id = emit({ t = 'UtteranceFinalized', s = s.full, tp = s.tp,
+    c = 'audio:' .. s.full .. '/' .. s.buf_last, d = {
+      utterance = utterance, turn = s.turn, reason = reason, padding_ms = padding_ms[reason],
+      first = s.buf_first, last = s.buf_last, first_seq = s.buf_seq, count = s.buf_count,
+      bytes = s.buf_bytes, ms = s.buf_ms, targets = owed } })
+  if owed then
+    write('XADD', keys.work, string.format('%d-*', clock.now()), 'k', 'utterance', 'd',
+      cjson.encode({ session = s.full, utterance = utterance, turn = s.turn, tenant = s.tenant,
+        source = s.source, services = some(text.list(s.services)), features_hash = s.features_hash,
+        audio = s.audio, rate = s.rate, first = s.buf_first, last = s.buf_last,
+        count = s.buf_count, bytes = s.buf_bytes, ms = s.buf_ms, padding_ms = padding_ms[reason],
+        priority = s.priority, tp = s.tp, log = id, targets = owed }))
+  end
+  s.utterance = utterance + 1
+  if reason ~= 'max_duration' then s.turn = s.turn + 1 end
+  write('HSET', keys.of('session', s.name), 'utterance', s.utterance, 'turn', s.turn)
+  empty_buffer(s)
+  sessions.trim_audio(s)
+end
+
+-- Audio stays for the oldest utterance that is open or has an open outcome.
+-- Bound: the session's open outcomes.
+function sessions.trim_audio(s)
+  local oldest, first
+  for _, kept in ipairs(redis.call('HVALS', keys.of('outcomes', s.name))) do
+    local utterance, id = string.match(kept, '^(%d+)|([^|]*)|')
+    if not oldest or tonumber(utterance) < oldest then oldest, first = tonumber(utterance), id end
+  end
+  if not first then
+    first = s.buf_first ~= '' and s.buf_first or string.format('%d', clock.now() + 1)
+  end
+  write('XTRIM', keys.of('audio', s.name), 'MINID', first)
+end
+
+function sessions.is_playing(s)
+  return redis.call('EXISTS', keys.of('playing', s.name)) == 1
+end
+
+-- One chunk that is known to be next in order: rule 2 (a), (b), (c). Returns what it finalized.
+function sessions.append(s, seq, ms, final, payload)
+  local now, done = clock.now(), {}
+  if s.buf_bytes > 0 and now - s.buf_at >= settings.pause_ms and not sessions.is_playing(s) then
+    done[1] = s.utterance
+    sessions.finalize(s, 'pause')
+  end
+  local id = entry(keys.of('audio', s.name), { t = 'AudioChunkAppended', s = s.full, tp = s.tp,
+    d = { seq = seq, ms = ms, utterance = s.utterance, final = final or nil }, b = payload })
+  s.next_seq, s.seen, s.dirty = seq + 1, now, true
+  if #payload > 0 or s.buf_bytes > 0 then
+    if s.buf_count == 0 then
+      s.buf_first, s.buf_seq = id, seq
+      timers.set(now + settings.pause_ms, 'pause', s.full)
+    end
+    s.buf_last, s.buf_at, s.buf_count = id, now, s.buf_count + 1
+    s.buf_bytes, s.buf_ms = s.buf_bytes + #payload, s.buf_ms + ms
+  end
+  local reason
+  if s.buf_ms >= settings.audio_ms_max then reason = 'max_duration' end
+  if final then reason = 'final' end
+  if s.buf_bytes > settings.audio_bytes_max then reason = 'max_bytes' end
+  if reason and s.buf_bytes > 0 then
+    done[#done + 1] = s.utterance
+    sessions.finalize(s, reason)
+  end
+  return done
+end
+
+-- Why this producer may not act on the session now, or nil.
+function sessions.refusal(s, epoch)
+  if not s then return 'SESSION_UNKNOWN' end
+  if epoch < s.epoch then return 'SESSION_SUPERSEDED epoch=' .. string.format('%d', s.epoch) end
+  if epoch > s.epoch then return 'INVALID_MESSAGE field=epoch limit=no such epoch of the session' end
+  if s.status ~= 'open' then return 'SESSION_CLOSED' end
+  return nil
+end
+
+-- The cell or this tenant takes no more for now, or nil (rule 18).
+function sessions.pressure(tenant)
+  if filled(redis.call('HGET', keys.cell, 'pressure') or '') then
+    return 'BACKPRESSURE retry_after_ms=1000'
+  end
+  local waiting = tonumber(redis.call('HGET', keys.backlog, tenant)) or 0
+  if waiting >= settings.backlog_max then
+    return 'BACKPRESSURE retry_after_ms=' .. string.format('%d', settings.waiting_ms / 2)
+  end
+  return nil
+end
+
+-- No more chunks; what is buffered is finalized; the session ends when everything owed has.
+function sessions.close(s, reason)
+  write('HSET', keys.of('session', s.name), 'status', 'closing', 'reason', reason)
+  s.status = 'closing'
+  local id = emit({ t = 'SessionClosing', s = s.full, tp = s.tp, d = { reason = reason } })
+  if s.buf_bytes > 0 then sessions.finalize(s, 'close') end
+  if s.room ~= '' then
+    write('HDEL', keys.of('room', keys.name(s.room)), s.full)
+    emit({ t = 'RoomLeft', s = s.full, tp = s.tp, d = { room = s.room } })
+  end
+  timers.drop('idle|' .. s.full, 'pause|' .. s.full)
+  timers.set(clock.now() + settings.close_wait_ms, 'close', s.full)
+  deliver.tell(s.name, 'state', { state = 'closing', log = id })
+  deliver.touched[s.name] = true
+end
+
+local function closed(s)
+  for _, field in ipairs(redis.call('HKEYS', keys.of('playing', s.name))) do
+    sessions.end_playback(s, field, 'closed')
+  end
+  local missing = tonumber(redis.call('HGET', keys.of('session', s.name), 'missing')) or 0
+  write('HSET', keys.of('session', s.name), 'status', 'closed')
+  s.status = 'closed'
+  local id = emit({ t = 'SessionClosed', s = s.full, tp = s.tp,
+    d = { missing = missing > 0 and missing or nil } })
+  timers.drop('close|' .. s.full)
+  timers.set(clock.now() + settings.retire_ms, 'retire', s.full)
+  deliver.tell(s.name, 'state', { state = 'closed', log = id })
+end
+
+function sessions.end_playback(s, field, reason)
+  local origin, target, utterance = string.match(field, '^(.-)/(.-)/(%d+)$')
+  write('HDEL', keys.of('playing', s.name), field)
+  timers.drop('playback|' .. s.full .. '|' .. field)
+  emit({ t = 'PlaybackEnded', s = s.full, tp = s.tp, d = { origin = origin, target = target,
+    utterance = tonumber(utterance), reason = reason } })
+  if s.buf_count > 0 and reason ~= 'closed' then
+    timers.set(math.max(clock.now(), s.buf_at + settings.pause_ms), 'pause', s.full)
+  end
+end
+
+-- After outcomes have ended: sessions that owe nothing more let go of their audio, and close if
+-- they were asked to. Bound: the sessions this call has touched.
+function sessions.settle()
+  local names_touched = {}
+  for name in pairs(deliver.touched) do names_touched[#names_touched + 1] = name end
+  table.sort(names_touched)
+  for _, name in ipairs(names_touched) do
+    local s = sessions.get(name)
+    if s and redis.call('EXISTS', keys.of('outcomes', name)) == 0 then
+      sessions.trim_audio(s)
+      if s.status == 'closing' then closed(s) end
+    end
+  end
+end

@@ -1,0 +1,7 @@
+-- write: the only way scripts change anything. `wrote` tells a batch whether an error came
+-- before or after the first change of an entry: Redis rolls nothing back.
+local wrote = false
+local function write(...)
+  wrote = true
+  return redis.call(...)
+end

@@ -1,0 +1,49 @@
+#!lua flags=allow-oom
+-- mark_playback: sound begins or ends where this session hears it (rule 5).
+-- KEYS
+--   log_key         es1:{cell}:log         stream
+-- ARGV
+--   now_arg         ms                     honoured in a manual cell only
+--   name            session name           where it is heard
+--   epoch_arg       number
+--   origin          full session id        whose speech it is
+--   target          language
+--   utterance       number
+--   started         0 | 1
+-- Reply: ok | duplicate
+-- Refusals: SESSION_UNKNOWN, SESSION_SUPERSEDED, SESSION_CLOSED, INVALID_MESSAGE
+-- Events: PlaybackStarted, PlaybackEnded
+-- Bound: constant
+local log_key = KEYS[1]
+local now_arg, name, epoch_arg, origin, target, utterance, started = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
+local open_max = 64
+-- include: sessions
+local s, epoch, number = sessions.get(name), text.int(epoch_arg, 0, 1e9), text.int(utterance, 0, 1e12)
+if not epoch then return invalid('epoch', 'a whole number') end
+if not number then return invalid('utterance', 'a whole number') end
+if started ~= '0' and started ~= '1' then return invalid('started', '0 or 1') end
+if not text.is_target(target) then return invalid('target', 'a language, never auto') end
+if not keys.name(origin) then return invalid('origin', 'a session of this cell') end
+local why = sessions.refusal(s, epoch)
+if why then return redis.error_reply(why) end
+local field = origin .. '/' .. target .. '/' .. string.format('%d', number)
+local playing = keys.of('playing', name)
+local open = redis.call('HEXISTS', playing, field) == 1
+if open == (started == '1') then return 'duplicate' end
+if started == '1' and redis.call('HLEN', playing) >= open_max then
+  return invalid('playback', '64 open at once')
+end
+
+local now = clock.now()
+s.seen, s.dirty = now, true
+if started == '1' then
+  local until_ms = now + settings.playback_ms
+  write('HSET', playing, field, string.format('%d', until_ms))
+  timers.set(until_ms, 'playback', s.full .. '|' .. field)
+  emit({ t = 'PlaybackStarted', s = s.full, tp = s.tp, d = { origin = origin, target = target,
+    utterance = number, until_ms = until_ms } })
+else
+  sessions.end_playback(s, field, 'ended')
+end
+sessions.flush()
+return 'ok'

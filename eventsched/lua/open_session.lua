@@ -1,0 +1,79 @@
+#!lua
+-- open_session: a producer opens a session under a name and a token of its making (rules 7, 12).
+-- KEYS
+--   log_key         es1:{cell}:log         stream
+-- ARGV
+--   now_arg         ms                     honoured in a manual cell only
+--   name            name                   128 random bits
+--   token           text                   the same token again gets the same reply
+--   tenant          name
+--   source          language
+--   targets         languages, joined by comma, sorted
+--   services        names, joined by comma, sorted (the session's features)
+--   features_hash   16 hex digits or none
+--   audio           pcm16 | opus
+--   rate            Hz
+--   priority        0 | 1 | 2
+--   room            full id or empty
+--   hears           language or empty
+--   tp              traceparent or empty
+-- Reply: [epoch, next_seq, utterance, out_id]
+-- Refusals: INVALID_MESSAGE, SESSION_CLOSED, BACKPRESSURE
+-- Events: SessionOpened, RoomJoined
+-- Bound: constant
+local log_key = KEYS[1]
+local now_arg, name, token, tenant, source, targets, services, features_hash, audio, rate, priority, room, hears, tp = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11], ARGV[12], ARGV[13], ARGV[14]
+-- include: sessions
+local members_max = 32
+local targets_max, features_max = 8, 16
+local s = sessions.get(name)
+if s then
+  local granted = sessions.epoch_of(s, token)
+  if not granted then return invalid('session', 'this id exists with another token') end
+  if s.status ~= 'open' then return refuse('SESSION_CLOSED') end
+  return { granted, s.next_seq, s.utterance, '0-0' }
+end
+local rate_hz, priority_no = text.int(rate, 8000, 48000), text.int(priority, 0, 2)
+if not text.is_name(name) then return invalid('session', 'a name') end
+if not text.is_name(token) then return invalid('token', 'a name') end
+if not text.is_name(tenant) then return invalid('tenant', 'a name') end
+if not text.is_language(source) then return invalid('source', 'a language') end
+if not text.all(targets, targets_max, text.is_target) then
+  return invalid('targets', 'up to 8 languages, never auto')
+end
+if not text.all(services, features_max, text.is_name) then
+  return invalid('features', 'up to 16 names')
+end
+if features_hash ~= 'none' and not string.match(features_hash, '^' .. string.rep('%x', 16) .. '$') then
+  return invalid('features_hash', '16 hex digits or none')
+end
+if audio ~= 'pcm16' and audio ~= 'opus' then return invalid('audio', 'pcm16 or opus') end
+if hears ~= '' and not text.is_target(hears) then return invalid('hears', 'a language, never auto') end
+if not rate_hz then return invalid('rate', '8000 to 48000 Hz') end
+if not priority_no then return invalid('priority', '0, 1 or 2') end
+local room_name = room ~= '' and keys.name(room) or nil
+if room ~= '' and not room_name then return invalid('room', 'a room of this cell') end
+local why = sessions.pressure(tenant)
+if why then return redis.error_reply(why) end
+if room_name and redis.call('HLEN', keys.of('room', room_name)) >= members_max then
+  return invalid('room', '32 members')
+end
+
+local now, full = clock.now(), keys.full(name)
+write('HSET', keys.of('session', name), 'status', 'open', 'epoch', 1, 'tenant', tenant,
+  'source', source, 'targets', targets, 'services', services, 'features_hash', features_hash,
+  'audio', audio, 'rate', rate_hz, 'priority', priority_no, 'room', room, 'hears', hears, 'tp', tp,
+  'utterance', 0, 'turn', 0, 'tokens',
+  sessions.tokens_with(nil, token, 1), 'next_seq', 0, 'seen', string.format('%d', now),
+  'buf_count', 0, 'buf_bytes', 0, 'buf_ms', 0, 'buf_first', '', 'buf_last', '', 'buf_seq', 0,
+  'buf_at', 0)
+emit({ t = 'SessionOpened', s = full, tp = tp, d = {
+  tenant = tenant, source = source, targets = some(text.list(targets)),
+  features = some(text.list(services)), features_hash = features_hash, audio = audio,
+  rate = rate_hz, priority = priority_no, room = filled(room), hears = filled(hears), epoch = 1 } })
+if room_name then
+  write('HSET', keys.of('room', room_name), full, hears)
+  emit({ t = 'RoomJoined', s = full, tp = tp, d = { room = room, hears = filled(hears) } })
+end
+timers.set(now + settings.idle_ms, 'idle', full)
+return { 1, 0, 0, '0-0' }

@@ -1,0 +1,25 @@
+#!lua flags=allow-oom
+-- read_archive: how far the archive holds the log, and how far the log is. From here on no entry is
+-- appended with a time before the `now` of the reply: what is older is complete.
+-- KEYS
+--   log_key         es1:{cell}:log         stream
+-- ARGV
+--   now_arg         ms                     honoured in a manual cell only
+-- Reply: [now, entries added so far, entries left, first id or empty, last id or empty,
+--   archived to or empty, key of the archive or empty]
+-- Refusals: none
+-- Events: none
+-- Bound: one stream
+local log_key = KEYS[1]
+local now_arg = ARGV[1]
+-- include: clock
+-- include: ids
+local now = clock.now()
+local kept = redis.call('HMGET', keys.archive, 'to', 'of')
+if redis.call('EXISTS', log_key) == 0 then
+  return { now, 0, 0, '', '', kept[1] or '', kept[2] or '' }
+end
+local stream = ids.told(redis.call('XINFO', 'STREAM', log_key))
+local first, last = stream['first-entry'], stream['last-entry']
+return { now, stream['entries-added'], stream['length'], first and first[1] or '',
+  last and last[1] or '', kept[1] or '', kept[2] or '' }

@@ -1,0 +1,104 @@
+#!lua flags=no-writes
+-- read_entity: decided state of sessions, jobs or nodes, together with the log's last id: what is
+-- read is exactly what the log says up to that id, whatever goes on around it (decision 4).
+-- KEYS
+--   log_key         es1:{cell}:log         stream
+-- ARGV
+--   now_arg         ms                     not used
+--   kind            session | job | node
+--   then per entity: its name in the cell, or its job key
+-- Reply: JSON: {last, found: [{…} per entity]}; an entity that is not there is {}
+-- Refusals: none
+-- Events: none
+-- Bound: the entities given, at most 64; a session's open outcomes, a node's leases
+local log_key = KEYS[1]
+local now_arg, kind = ARGV[1], ARGV[2]
+local epochs_back = 2
+-- include: keys
+
+local function hash(key)
+  local found, flat = {}, redis.call('HGETALL', key)
+  for i = 1, #flat, 2 do found[flat[i]] = flat[i + 1] end
+  return found
+end
+
+local function scores(key)
+  local found, flat = {}, redis.call('ZRANGE', key, 0, -1, 'WITHSCORES')
+  for i = 1, #flat, 2 do found[flat[i]] = flat[i + 1] end
+  return found
+end
+
+local function due(member)
+  return redis.call('ZSCORE', keys.timers, member) or nil
+end
+
+-- What the job of an open outcome is at, and the timer that will end it.
+local function work_of(s, full, target, utterance)
+  local key = table.concat({ s.tenant, full, utterance, 'translation', target, s.features_hash }, ':')
+  return { key = key, status = redis.call('HGET', keys.of('job', key), 'status') or nil,
+    lease = due('lease|' .. key), wait = due('wait|' .. key) }
+end
+
+-- How each held result ended; bodies and audio stay where they are.
+local function held_of(name)
+  local key, found = keys.of('held', name), {}
+  for _, field in ipairs(redis.call('HKEYS', key)) do
+    if string.match(field, '^[^/]+/%d+$') then
+      found[field] = cjson.decode(redis.call('HGET', key, field)).kind
+    end
+  end
+  return found
+end
+
+local read = {}
+
+function read.session(name)
+  local s, full = hash(keys.of('session', name)), keys.full(name)
+  if not s.status then return {} end
+  s.token, s.tokens = nil, nil
+  local outcomes, jobs, ready, gaps = hash(keys.of('outcomes', name)), {}, {}, {}
+  for field, kept in pairs(outcomes) do
+    jobs[field] = work_of(s, full, string.match(field, '^(.*)/'), string.match(kept, '^%d+'))
+  end
+  for field in pairs(s) do
+    local target = string.match(field, '^a:(.*)$')
+    if target then
+      ready[target] = scores(keys.of('ready', name, target))
+      gaps[target] = due('gap|' .. full .. '|' .. target)
+    end
+  end
+  local room = s.room ~= '' and redis.call('HGET', keys.of('room', keys.name(s.room)), full)
+  return { hash = s, outcomes = outcomes, jobs = jobs, ready = ready, gaps = gaps,
+    held = held_of(name), playing = hash(keys.of('playing', name)), room = room or nil,
+    close = due('close|' .. full) }
+end
+
+function read.job(key)
+  local job = hash(keys.of('job', key))
+  if not job.status then return {} end
+  local core = cjson.decode(job.core)
+  job.core = nil
+  local demand = table.concat({ core.source, core.target, table.concat(core.services or {}, ',') }, ':')
+  local tag = job.status == 'queued'
+    and redis.call('ZSCORE', keys.of('waiting', job.priority, demand), job.member)
+  return { hash = job, tag = tag or nil, lease = due('lease|' .. key), wait = due('wait|' .. key) }
+end
+
+function read.node(name)
+  local node = hash(keys.of('node', name))
+  if not node.status then return {} end
+  node.token, node.tokens = nil, nil
+  local leases = {}
+  for epoch = math.max(1, node.epoch - epochs_back), tonumber(node.epoch) do
+    local no = string.format('%d', epoch)
+    leases[no] = scores(keys.of('leases', name, no))
+  end
+  return { hash = node, leases = leases,
+    member = redis.call('SISMEMBER', keys.of('members', node.class), name),
+    free = redis.call('ZSCORE', keys.of('free', node.class), name) or nil }
+end
+
+local last = redis.call('XREVRANGE', log_key, '+', '-', 'COUNT', 1)
+local found = {}
+for i = 3, #ARGV do found[i - 2] = read[kind](ARGV[i]) end
+return cjson.encode({ last = last[1] and last[1][1] or '0-0', found = found })

@@ -1,0 +1,30 @@
+#!lua flags=no-writes
+-- read_marks: what numbers the entries of an audio or out stream, without their payload.
+-- KEYS
+--   log_key         es1:{cell}:log         stream
+-- ARGV
+--   now_arg         ms                     not used
+--   kind            audio | out
+--   session         name
+--   after           entry id               0-0 to begin
+-- Reply: [id, mark, …]   mark: `d` of an audio chunk, `i` of an out entry
+-- Refusals: none
+-- Events: none
+-- Bound: 128 entries
+local log_key = KEYS[1]
+local now_arg, kind, session, after = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local entries_max = 128
+local mark = kind == 'audio' and 'd' or 'i'
+-- include: keys
+
+local marks = {}
+local entries = redis.call('XRANGE', keys.of(kind, session), '(' .. after, '+', 'COUNT', entries_max)
+for _, entry in ipairs(entries) do
+  for i = 1, #entry[2], 2 do
+    if entry[2][i] == mark then
+      marks[#marks + 1] = entry[1]
+      marks[#marks + 1] = entry[2][i + 1]
+    end
+  end
+end
+return marks

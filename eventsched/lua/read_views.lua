@@ -1,0 +1,23 @@
+#!lua flags=no-writes
+-- read_views: records of one live read model, together with the checkpoint that they are at.
+-- KEYS
+--   log_key         es1:{cell}:log         stream
+-- ARGV
+--   now_arg         ms                     not used
+--   set             name
+--   projection      name
+--   then per record: its entity's id
+-- Reply: [checkpoint, live build or empty, per record its fields and values in a list]
+-- Refusals: none
+-- Events: none
+-- Bound: the arguments, at most 256
+local log_key = KEYS[1]
+local now_arg, set, projection = ARGV[1], ARGV[2], ARGV[3]
+-- include: keys
+
+local live = redis.call('GET', keys.of('live', projection)) or ''
+local reply = { redis.call('GET', keys.of('checkpoint', set)) or '0-0', live }
+for i = 4, #ARGV do
+  reply[i - 1] = redis.call('HGETALL', keys.of('view', projection .. ':' .. live, ARGV[i]))
+end
+return reply

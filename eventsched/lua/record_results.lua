@@ -1,0 +1,144 @@
+#!lua flags=allow-oom
+-- record_results: what a node says of its attempts: fencing, once only, ordered delivery (21-25).
+-- KEYS
+--   log_key         es1:{cell}:log         stream
+-- ARGV
+--   now_arg         ms                     honoured in a manual cell only
+--   node            node name
+--   epoch_arg       number
+--   then per result: job_key, attempt, status (ok|no_text|failed), code, retriable (0|1),
+--   service, body, audio, audio_sha256
+-- Reply: per result [ok] or [refused, CODE key=value]
+-- Refusals: JOB_UNKNOWN, NODE_MISMATCH, ATTEMPT_MISMATCH, LEASE_LOST, DUPLICATE_RESULT,
+--   INVALID_MESSAGE
+-- Events: ResultRecorded, ResultReplaced, ResultRefused, ResultDelivered, AttemptEnded, JobFailed,
+--   JobDispatched, JobQueued, NodeMarked, NodeDrained, SessionClosed
+-- Bound: the results given, at most 64; 64 deliveries and 8 fills each
+local log_key = KEYS[1]
+local now_arg, node, epoch_arg = ARGV[1], ARGV[2], ARGV[3]
+local width, results_max, audio_max = 9, 64, 512000
+-- include: sessions
+-- include: attempts
+-- include: fencing
+local epoch = text.int(epoch_arg, 0, 1e9)
+if not epoch then return invalid('epoch', 'a whole number') end
+if (#ARGV - 3) % width ~= 0 or #ARGV - 3 > results_max * width then
+  return invalid('results', 'up to 64, of 9 arguments each')
+end
+
+local function of(job, result, kind)
+  return { t = kind, s = job.session, j = job.key, n = keys.full(node), tp = job.tp, b = result.body,
+    d = { utterance = job.utterance, target = job.target, delivery_no = job.delivery_no,
+      attempt = job.attempt, epoch = epoch, status = result.status, code = filled(result.code),
+      audio_bytes = #result.audio > 0 and #result.audio or nil,
+      audio_sha256 = filled(result.audio_sha256) } }
+end
+
+local function ending(job, result, log_id)
+  return { kind = result.status == 'ok' and 'result' or 'no_text', code = filled(result.code),
+    body = result.body, audio = result.audio, job = job.key, cause = 'log/' .. log_id, tp = job.tp }
+end
+
+-- ok and no_text: the job ends, its slot serves those who wait, its outcome is on its way.
+local function record(job, result)
+  jobs.finish(job, result.status, result.code)
+  local id = emit(of(job, result, 'ResultRecorded'))
+  timers.drop('lease|' .. job.key)
+  local freed = nodes.give_back(node, epoch, job.key)
+  deliver.finish(keys.name(job.session), job.target, job.delivery_no, ending(job, result, id))
+  if freed then assign.fill(freed, 'log/' .. id) end
+end
+
+-- An empty result that still waits behind a gap gives way to a complete one of the same token.
+local function replace(job, result)
+  local session = keys.name(job.session)
+  local held = deliver.held(session, job.target, job.delivery_no)
+  if not held or held.kind ~= 'no_text' or result.status ~= 'ok' then return false end
+  jobs.finish(job, 'ok', result.code)
+  local id = emit(of(job, result, 'ResultReplaced'))
+  deliver.hold(session, job.target, job.delivery_no, ending(job, result, id))
+  return true
+end
+
+-- MODEL_NOT_AVAILABLE: the node is not chosen for this service for a while (rule 14).
+local function mark(service)
+  local held = nodes.get(node)
+  if not nodes.is_current(held, epoch) then return end
+  local marked = text.set(held.marked)
+  local until_ms = clock.now() + settings.mark_ms
+  timers.set(until_ms, 'mark', node .. '|' .. service)
+  if not marked[service] then
+    local list = text.list(held.marked)
+    list[#list + 1] = service
+    nodes.move(held, list)
+  end
+  emit({ t = 'NodeMarked', n = keys.full(node), d = { epoch = epoch, service = service,
+    until_ms = until_ms, class = held.class } })
+end
+
+local function fail(job, result)
+  if result.code == 'MODEL_NOT_AVAILABLE' then
+    if not text.set(job.services)[result.service] then
+      return 'INVALID_MESSAGE field=service limit=one of the job\'s services'
+    end
+    mark(result.service)
+    attempts.redispatch(job, 'marked', result.code, '')
+  elseif result.retriable then
+    attempts.redispatch(job, 'failed', result.code, '')
+  else
+    local freed = attempts.stop(job, 'failed', result.code, '')
+    attempts.fail(job, result.code, '')
+    if freed then assign.fill(freed, '') end
+  end
+  return nil
+end
+
+local function malformed(result)
+  if not result.attempt then return 'INVALID_MESSAGE field=attempt limit=a whole number' end
+  if result.status ~= 'ok' and result.status ~= 'no_text' and result.status ~= 'failed' then
+    return 'INVALID_MESSAGE field=status limit=ok, no_text or failed'
+  end
+  if result.status == 'failed' and result.code == '' then
+    return 'INVALID_MESSAGE field=code limit=a failure names its code'
+  end
+  if #result.audio > audio_max then return 'INVALID_MESSAGE field=audio limit=512000 B' end
+  if #result.audio > 0 and result.status ~= 'ok' then
+    return 'INVALID_MESSAGE field=audio limit=goes with ok only'
+  end
+  if (#result.audio > 0) ~= (string.match(result.audio_sha256, '^%x+$') ~= nil
+    and #result.audio_sha256 == 64) then
+    return 'INVALID_MESSAGE field=audio_sha256 limit=64 hex digits with audio, empty without'
+  end
+  return nil
+end
+
+local function take(at)
+  local result = {
+    attempt = text.int(ARGV[at + 1], 1, 1e6), status = ARGV[at + 2], code = ARGV[at + 3],
+    retriable = ARGV[at + 4] == '1', service = ARGV[at + 5], body = ARGV[at + 6],
+    audio = ARGV[at + 7], audio_sha256 = ARGV[at + 8],
+  }
+  local job = jobs.load(ARGV[at])
+  if not job then return 'JOB_UNKNOWN' end
+  local why = malformed(result)
+  if why then return why end
+  why = fencing.refusal(job, node, epoch, result.attempt)
+  if why == 'DUPLICATE_RESULT' and replace(job, result) then return nil end
+  if why then
+    fencing.record(job, node, epoch, result.attempt, 'result', why)
+    return why
+  end
+  if result.status == 'failed' then return fail(job, result) end
+  record(job, result)
+  return nil
+end
+
+local replies = {}
+for at = 4, #ARGV, width do
+  local why = take(at)
+  replies[#replies + 1] = why and { 'refused', why } or { 'ok' }
+end
+local held = nodes.get(node)
+if nodes.is_current(held, epoch) then nodes.trim_inbox(held, clock.now()) end
+sessions.settle()
+return replies

@@ -1,0 +1,34 @@
+#!lua flags=allow-oom
+-- record_seal: the archive holds the log up to here, on disk; what is behind `from` and not behind
+-- `to` may be trimmed from now on. With from = to = 0-0 it says that there is an archive at all.
+-- KEYS
+--   log_key         es1:{cell}:log         stream
+-- ARGV
+--   now_arg         ms                     not used
+--   epoch           number                 of the caller's hold on the set `archive`
+--   from            log id                 how far the caller knew the archive to be
+--   to              log id
+--   of              text                   which archive: fingerprint of its public key
+--   passed          number                 entries that the log ever had up to `to`
+--   audio           0 | 1                  1: chunks stay until they are archived, too
+-- Reply: recorded, fenced (another archives), moved (the archive is not at `from`) or other (the
+--   cell has another archive)
+-- Refusals: none
+-- Events: none (what follows from it, trimming, is one)
+-- Bound: none needed
+local log_key = KEYS[1]
+local now_arg, epoch, from, to, of = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local passed, audio = ARGV[6], ARGV[7]
+-- include: keys
+-- include: write
+
+local active = keys.of('active', 'archive')
+if redis.call('HGET', active, 'epoch') ~= epoch then return 'fenced' end
+local kept = redis.call('HMGET', keys.archive, 'to', 'of')
+if kept[2] and kept[2] ~= of then return 'other' end
+local at = kept[1] or '0-0'
+if at ~= from and at ~= to then return 'moved' end
+write('XGROUP', 'SETID', log_key, 'archive', to)
+write('HSET', keys.archive, 'to', to, 'of', of, 'audio', audio)
+write('HSET', active, 'passed', passed)
+return 'recorded'

@@ -1,0 +1,28 @@
+#!lua flags=allow-oom
+-- resume_session: a producer takes a session over; older epochs can no longer append (rule 7).
+-- KEYS
+--   log_key         es1:{cell}:log         stream
+-- ARGV
+--   now_arg         ms                     honoured in a manual cell only
+--   name            name
+--   token           text                   the same token again gets the same reply
+-- Reply: [epoch, next_seq, utterance, out_id]   out_id: last that its listener has handled
+-- Refusals: SESSION_UNKNOWN, SESSION_CLOSED, INVALID_MESSAGE
+-- Events: SessionResumed
+-- Bound: constant
+local log_key = KEYS[1]
+local now_arg, name, token = ARGV[1], ARGV[2], ARGV[3]
+-- include: sessions
+local s = sessions.get(name)
+if not s then return refuse('SESSION_UNKNOWN') end
+if s.status ~= 'open' then return refuse('SESSION_CLOSED') end
+if not text.is_name(token) then return invalid('token', 'a name') end
+local granted = sessions.epoch_of(s, token)
+if not granted then
+  granted = s.epoch + 1
+  write('HSET', keys.of('session', name), 'epoch', granted,
+    'tokens', sessions.tokens_with(s, token, granted), 'seen', string.format('%d', clock.now()))
+  emit({ t = 'SessionResumed', s = s.full, tp = s.tp, d = { epoch = granted } })
+end
+local confirmed = redis.call('HGET', keys.of('session', name), 'confirmed')
+return { granted, s.next_seq, s.utterance, confirmed or '0-0' }

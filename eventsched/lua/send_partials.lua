@@ -1,0 +1,49 @@
+#!lua flags=allow-oom
+-- send_partials: what is heard so far goes to the listeners at once and nowhere else (rules 21, 26).
+-- KEYS
+--   log_key         es1:{cell}:log         stream
+-- ARGV
+--   now_arg         ms                     honoured in a manual cell only
+--   node            node name
+--   epoch_arg       number
+--   then per partial: job_key, attempt, body
+-- Reply: per partial [ok] or [refused, CODE key=value]
+-- Refusals: JOB_UNKNOWN, NODE_MISMATCH, ATTEMPT_MISMATCH, LEASE_LOST, DUPLICATE_RESULT,
+--   INVALID_MESSAGE
+-- Events: ResultRefused
+-- Bound: the partials given, at most 64; 32 recipients each
+local log_key = KEYS[1]
+local now_arg, node, epoch_arg = ARGV[1], ARGV[2], ARGV[3]
+local width, partials_max, body_max = 3, 64, 65536
+-- include: fencing
+-- include: deliver
+local epoch = text.int(epoch_arg, 0, 1e9)
+if not epoch then return invalid('epoch', 'a whole number') end
+if (#ARGV - 3) % width ~= 0 or #ARGV - 3 > partials_max * width then
+  return invalid('partials', 'up to 64, of 3 arguments each')
+end
+
+local function take(job_key, attempt, body)
+  if not attempt then return 'INVALID_MESSAGE field=attempt limit=a whole number' end
+  if #body > body_max then return 'INVALID_MESSAGE field=body limit=65536 B' end
+  local job = jobs.load(job_key)
+  if not job then return 'JOB_UNKNOWN' end
+  local why = fencing.refusal(job, node, epoch, attempt)
+  if why then
+    fencing.record(job, node, epoch, attempt, 'partial', why)
+    return why
+  end
+  local outcome = deliver.open(keys.name(job.session), job.target, job.delivery_no)
+  local d = { session = job.session, utterance = job.utterance, target = job.target,
+    attempt = attempt }
+  local _, _, tell = deliver.audience(keys.name(job.session), outcome)
+  tell('partial', d, body, '')
+  return nil
+end
+
+local replies = {}
+for at = 4, #ARGV, width do
+  local why = take(ARGV[at], text.int(ARGV[at + 1], 1, 1e6), ARGV[at + 2])
+  replies[#replies + 1] = why and { 'refused', why } or { 'ok' }
+end
+return replies

@@ -1,0 +1,36 @@
+#!lua flags=allow-oom
+-- switch_build: readers and the live fold go over to a new build, at the very log id where both
+-- are equal. The live holder's next save is turned away as `rebuilt`: it folds its batch again.
+-- KEYS
+--   log_key         es1:{cell}:log         stream
+-- ARGV
+--   now_arg         ms                     not used
+--   set             name                   of the live set
+--   build_set       name                   of the build
+--   epoch           number                 of the caller's hold on the build
+--   then per projection: name, its live build as the caller knows it, the new build
+-- Reply: [switched], [behind, the live checkpoint], [fenced] or [rebuilt, projection]
+-- Refusals: none
+-- Events: none
+-- Bound: the projections given
+local log_key = KEYS[1]
+local now_arg, set, build_set, epoch = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+-- include: keys
+-- include: write
+
+if redis.call('HGET', keys.of('active', build_set), 'epoch') ~= epoch then
+  return { 'fenced' }
+end
+local checkpoint = redis.call('GET', keys.of('checkpoint', set)) or '0-0'
+if (redis.call('GET', keys.of('checkpoint', build_set)) or '0-0') ~= checkpoint then
+  return { 'behind', checkpoint }
+end
+for i = 5, #ARGV, 3 do
+  if (redis.call('GET', keys.of('live', ARGV[i])) or '') ~= ARGV[i + 1] then
+    return { 'rebuilt', ARGV[i] }
+  end
+end
+for i = 5, #ARGV, 3 do
+  write('SET', keys.of('live', ARGV[i]), ARGV[i + 2])
+end
+return { 'switched' }

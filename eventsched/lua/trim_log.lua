@@ -1,0 +1,61 @@
+#!lua flags=allow-oom
+-- trim_log: let go of the log's beginning, no further than all of these: what every consumer group
+-- has passed and saved, what the archive holds (without an archive: what is older than the retention
+-- that somebody set), and what is older than the time that the log is kept in any case.
+-- KEYS
+--   log_key         es1:{cell}:log         stream
+-- ARGV
+--   now_arg         ms                     honoured in a manual cell only
+-- Reply: [entries trimmed, 1 if there may be more, id before which all may go]
+-- Refusals: none
+-- Events: StreamTrimmed
+-- Bound: 10,000 entries; the groups of the log
+local log_key = KEYS[1]
+local now_arg = ARGV[1]
+local trimmed_max = 10000
+-- include: clock
+-- include: settings
+-- include: ids
+
+if redis.call('EXISTS', log_key) == 0 then return { 0, 0, '0-0' } end
+local now = clock.now()
+local floor = string.format('%d-0', math.max(0, now - (settings.log_keep_ms or 0)))
+local function not_behind(id)
+  if ids.before(id, floor) then floor = id end
+end
+
+local archived_to = redis.call('HGET', keys.archive, 'to')
+local retention_ms = settings.log_retention_ms or 0
+if archived_to then
+  not_behind(ids.behind(archived_to))
+elseif retention_ms > 0 then
+  not_behind(string.format('%d-0', math.max(0, now - retention_ms)))
+else
+  return { 0, 0, '0-0' }
+end
+
+-- A set reads ahead of what it has saved: what counts is the earlier of pending and checkpoint.
+-- A rebuild that runs reads the log from its start, without a group.
+for _, flat in ipairs(redis.call('XINFO', 'GROUPS', log_key)) do
+  local group = ids.told(flat)
+  not_behind(ids.behind(group['last-delivered-id']))
+  if group.pending > 0 then
+    not_behind(redis.call('XPENDING', log_key, group.name)[2])
+  end
+  local checkpoint = redis.call('GET', keys.of('checkpoint', group.name))
+  if checkpoint then not_behind(ids.behind(checkpoint)) end
+  local rebuild = 'rebuild-' .. group.name
+  local ends = redis.call('HGET', keys.of('active', rebuild), 'until')
+  if ends and tonumber(ends) > now then
+    not_behind(ids.behind(redis.call('GET', keys.of('checkpoint', rebuild)) or '0-0'))
+  end
+end
+
+-- `~`: whole nodes of the stream only, none of which reaches behind the floor.
+local count = write('XTRIM', log_key, 'MINID', '~', floor, 'LIMIT', trimmed_max)
+if count == 0 then return { 0, 0, floor } end
+local first = redis.call('XRANGE', log_key, '-', '+', 'COUNT', 1)[1]
+local before = first and first[1] or floor
+emit({ t = 'StreamTrimmed', d = { stream = 'log', before = before, count = count } })
+local is_more = ids.before(before, floor) and count >= trimmed_max / 2
+return { count, is_more and 1 or 0, floor }

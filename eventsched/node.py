@@ -1,0 +1,158 @@
+"""A node: what it can do, and the loop that registers and serves.
+
+Owns: the declaration and its limits, the handler, registering, registering again, draining.
+Never does: what happens within one registration (serving.py).
+Read next: serving.py, job.py.
+
+    node = eventsched.Node("gpu-1", asr=["en"], targets=["es"], slots=4)
+
+    @node.job
+    async def translate(job: eventsched.Job) -> eventsched.Result: ...
+
+    async with eventsched.connect() as es:
+        await node.run(es)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, overload
+
+import anyio
+import structlog
+
+from eventsched import keys
+from eventsched.checks import (
+    LANGUAGES_MAX,
+    PAIRS_MAX,
+    SERVICES_MAX,
+    SLOTS_MAX,
+    check_address,
+    check_between,
+    check_language,
+    check_list,
+    check_name,
+)
+from eventsched.client import Client
+from eventsched.errors import Backpressure, InvalidMessage
+from eventsched.handlers import Handler, Run, runner
+from eventsched.roles import Patience
+from eventsched.serving import Serving
+from eventsched.store import NodeGrant, Store
+
+DRAIN_S = 60.0
+DRAIN_S_MAX = 300.0
+
+log = structlog.get_logger("eventsched.node")
+H = TypeVar("H", bound=Handler)
+
+
+class Node:
+    """A worker with declared abilities and a number of slots.
+
+    name      of the machine; a second process under the same name ends the first one's service
+    asr       languages it recognises; `auto` if it detects them
+    targets   languages it produces
+    services  what it offers beyond, such as voices; a job needs its session's features
+    slots     jobs at a time
+    version   free text for people
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        asr: Sequence[str],
+        targets: Sequence[str],
+        services: Sequence[str] = (),
+        slots: int = 1,
+        version: str = "",
+    ) -> None:
+        self.name = check_address("name", name)
+        self.asr = _languages("asr", asr, auto=True)
+        self.targets = _languages("targets", targets, auto=False)
+        if len(self.asr) * len(self.targets) > PAIRS_MAX:
+            raise InvalidMessage.of(
+                "targets",
+                f"at most {PAIRS_MAX} pairs, got {len(self.asr)} x {len(self.targets)}",
+                "declare fewer languages, or more nodes",
+            )
+        listed = check_list("services", services, SERVICES_MAX)
+        self.services = [check_name("services", service) for service in listed]
+        self.slots = check_between("slots", slots, 1, SLOTS_MAX)
+        self.version = version
+        self._run: Run | None = None
+        self._drain = anyio.Event()
+        self._drain_s = [DRAIN_S]
+
+    @overload
+    def job(self, handler: H) -> H: ...
+    @overload
+    def job(self, *, processes: bool = False) -> Callable[[H], H]: ...
+    def job(self, handler: Any = None, *, processes: bool = False) -> Any:
+        """Declares the handler: `@node.job`, or `@node.job(processes=True)`.
+
+        An `async def` gets a Job and runs in the event loop; a plain function gets a BlockingJob
+        and runs in a thread, or in a process that is killed when the job is cancelled.
+        Returns the function as it is.
+        """
+
+        def declare(function: H) -> H:
+            if self._run is not None:
+                raise ValueError(f"node {self.name} has a handler already")
+            self._run = runner(function, slots=self.slots, processes=processes)
+            return function
+
+        return declare if handler is None else declare(handler)
+
+    def drain(self, *, within_s: float = DRAIN_S) -> None:
+        """No new work; `run` returns when what is in hand has ended.
+
+        What has not after `within_s` (300 at most) goes to other nodes. May be called again with
+        less patience, also from a signal handler of the loop.
+        """
+        self._drain_s[0] = min(max(within_s, 0.0), DRAIN_S_MAX)
+        self._drain.set()
+
+    async def run(self, es: Client) -> None:
+        """Serve until drained or cancelled; registers again when the registration was lost.
+
+        Raises NodeSuperseded when a newer process registers under this name.
+        """
+        if self._run is None:
+            raise ValueError(f"node {self.name} has no handler: declare one with @node.job")
+        full_id = keys.complete(self.name, es.cells)
+        store = es.store_of(full_id)
+        while not self._drain.is_set():
+            grant = await self._register(store, full_id, es.new_name())
+            log.info("serving", node=full_id, epoch=grant.epoch, slots=self.slots)
+            serving = Serving(store, grant, self._run, slots=self.slots, url=es.url)
+            if await serving.run(self._drain, self._drain_s) == "unknown":
+                log.warning("registration lost, registering again", node=full_id)
+        log.info("drained", node=full_id)
+
+    async def _register(self, store: Store, full_id: str, token: str) -> NodeGrant:
+        """As often as it takes; the token makes a repeated call harmless."""
+        patience = Patience(store.transport, log, node=full_id)
+        while True:
+            async with patience.with_server():
+                try:
+                    return await store.register_node(
+                        node=full_id,
+                        token=token,
+                        asr=self.asr,
+                        targets=self.targets,
+                        services=self.services,
+                        slots=self.slots,
+                        version=self.version,
+                    )
+                except Backpressure as pressure:
+                    log.warning("not registered yet", node=full_id, why=str(pressure))
+                    await store.transport.sleep(pressure.retry_after_ms / 1_000)
+
+
+def _languages(field: str, values: Sequence[str], *, auto: bool) -> list[str]:
+    listed = check_list(field, values, LANGUAGES_MAX)
+    if not listed:
+        raise InvalidMessage.of(field, "at least one language expected", "name it")
+    return [check_language(field, language, auto=auto) for language in listed]

@@ -1,0 +1,243 @@
+"""The cell as a whole: what is behind, what waits, who serves, what is wrong.
+
+Owns: gathering what `status` shows, by a bounded number of reads; nothing of it is a decision.
+Never does: write. Read next: distance.py (who is behind), keys.py, cli/status.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from eventsched.connection import Connection
+from eventsched.distance import Distances
+from eventsched.projection import load_sets
+from eventsched.store import Store
+from eventsched.views import Views
+
+LOOKED_MAX = 2_000
+"""Waiting jobs of one demand and priority among which the oldest is looked for."""
+
+
+class SetBehind(msgspec.Struct, frozen=True, kw_only=True):
+    """How far one consumer group is: a projection set on `log`, or dispatch on `work`."""
+
+    group: str
+    stream: str
+    entries: int
+    """Entries not passed yet."""
+    ms: int
+    """Age of the oldest of them."""
+    is_held: bool
+    """Whether somebody folds the set now; any dispatcher may take work at any time."""
+
+
+class Waiting(msgspec.Struct, frozen=True, kw_only=True):
+    """The waiting jobs of one demand."""
+
+    source: str
+    target: str
+    services: list[str]
+    jobs: int
+    oldest_ms: int
+    reason: str
+    """NO_POOL_FOR_LANG_PAIR: no node declares it. NO_AVAILABLE_NODE: those that do are busy."""
+
+
+class NodeSeen(msgspec.Struct, frozen=True, kw_only=True):
+    """A registration that serves, or drains."""
+
+    node: str
+    status: str
+    slots: int
+    live: int
+    """Live leases: the slots in use."""
+    reported_load: int
+    seen_ms: int
+    """Since its last sign of life."""
+    version: str
+
+
+class ClassSeen(msgspec.Struct, frozen=True, kw_only=True):
+    """Nodes with equal abilities."""
+
+    id: str
+    asr: list[str]
+    targets: list[str]
+    services: list[str]
+    marked: list[str]
+    nodes: list[NodeSeen]
+
+
+class CellOverview(msgspec.Struct, frozen=True, kw_only=True):
+    """One cell at one moment (its reads are not one step: numbers may differ by a few)."""
+
+    cell: str
+    now_ms: int
+    log_entries: int
+    pressure: list[str]
+    groups: list[SetBehind]
+    waiting: list[Waiting]
+    classes: list[ClassSeen]
+    dead: int
+    dead_newest: str
+    """Why the newest entry of `dead` is there."""
+
+
+class Overview(msgspec.Struct, frozen=True, kw_only=True):
+    """A server and its cells."""
+
+    server: str
+    is_cluster: bool
+    maxmemory_bytes: int
+    warnings: list[str]
+    cells: list[CellOverview]
+
+
+async def overview(connection: Connection) -> Overview:
+    """Every cell of a connection."""
+    facts = connection.facts
+    return Overview(
+        server=f"{facts.family.capitalize()} {facts.version}",
+        is_cluster=facts.is_cluster,
+        maxmemory_bytes=facts.maxmemory_bytes,
+        warnings=list(facts.warnings),
+        cells=[await _Cell(store).seen() for store in connection.stores.values()],
+    )
+
+
+class _Cell:
+    """The reads of one cell."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._keys = store.keys
+        self._distances = Distances(store)
+        self._now_ms = 0
+
+    async def seen(self) -> CellOverview:
+        self._now_ms = await self._clock()
+        counters = await self._store.read_hash(self._keys.counters)
+        classes = [await self._class(one) for one in await self._members(self._keys.classes)]
+        demands = await self._members(self._keys.demands)
+        newest = await self._store.read_range(self._keys.dead, "-", "+", 1, newest_first=True)
+        return CellOverview(
+            cell=self._store.cell,
+            now_ms=self._now_ms,
+            log_entries=await self._command("XLEN", self._keys.log),
+            pressure=_words(counters.get("pressure", "")),
+            groups=[await self._dispatch(), *[await self._set(one.name) for one in load_sets()]],
+            waiting=[one for one in [await self._waiting(d, classes) for d in demands] if one.jobs],
+            classes=classes,
+            dead=await self._command("XLEN", self._keys.dead),
+            dead_newest=_field(newest[0][1], b"reason") if newest else "",
+        )
+
+    async def _clock(self) -> int:
+        """The cell's now, as its scripts would say it."""
+        kept = await self._store.read_hash(self._keys.clock)
+        last = int(kept.get("last", "0"))
+        if kept.get("mode") == "manual":
+            return last
+        seconds, micros = await self._store.transport.command("TIME", key=self._keys.clock)
+        now = int(seconds) * 1_000 + int(micros) // 1_000 + int(kept.get("offset", "0"))
+        return max(now, last)
+
+    async def _dispatch(self) -> SetBehind:
+        """`work` is trimmed as it is acknowledged: what is in it is what is left."""
+        oldest = await self._store.read_range(self._keys.work, "-", "+", 1)
+        return SetBehind(
+            group="dispatch",
+            stream="work",
+            entries=await self._distances.of_work(),
+            ms=self._age(oldest[0][0]) if oldest else 0,
+            is_held=True,
+        )
+
+    async def _set(self, name: str) -> SetBehind:
+        views = Views(self._store.transport, self._store.cell)
+        ahead = await views.read_log(await views.checkpoint(name), 1)
+        active = await self._store.read_hash(self._keys.active(name))
+        return SetBehind(
+            group=name,
+            stream="log",
+            entries=await self._distances.of_set(name),
+            ms=self._age(ahead[0][0]) if ahead else 0,
+            is_held=int(active.get("until", "0")) > self._now_ms,
+        )
+
+    async def _waiting(self, demand: str, classes: list[ClassSeen]) -> Waiting:
+        source, target, joined = demand.split(":", 2)
+        services = _words(joined)
+        jobs, oldest = 0, ""
+        for priority in range(3):
+            key = self._keys.waiting(priority, demand)
+            jobs += await self._command("ZCARD", key)
+            members = await self._command("ZRANGE", key, 0, LOOKED_MAX - 1)
+            oldest = min([oldest] * bool(oldest) + [one.decode() for one in members], default="")
+        is_declared = any(
+            source in one.asr and target in one.targets and set(services) <= set(one.services)
+            for one in classes
+        )
+        return Waiting(
+            source=source,
+            target=target,
+            services=services,
+            jobs=jobs,
+            oldest_ms=await self._waited(oldest.partition(":")[2]),
+            reason="NO_AVAILABLE_NODE" if is_declared else "NO_POOL_FOR_LANG_PAIR",
+        )
+
+    async def _waited(self, job_key: str) -> int:
+        """How long a job has waited for this slot: its wait began `waiting_ms` before its end."""
+        if not job_key:
+            return 0
+        deadline = await self._command("HGET", self._keys.job(job_key), "deadline")
+        settings = await self._store.read_hash(self._keys.settings)
+        if deadline is None:
+            return 0  # it has got its slot meanwhile
+        return max(0, self._now_ms - int(deadline) + int(settings["waiting_ms"]))
+
+    async def _class(self, class_id: str) -> ClassSeen:
+        kept = await self._store.read_hash(self._keys.node_class(class_id))
+        names = await self._members(self._keys.members(class_id))
+        return ClassSeen(
+            id=class_id,
+            asr=_words(kept.get("asr", "")),
+            targets=_words(kept.get("targets", "")),
+            services=_words(kept.get("services", "")),
+            marked=_words(kept.get("marked", "")),
+            nodes=[await self._node(name) for name in names],
+        )
+
+    async def _node(self, name: str) -> NodeSeen:
+        kept = await self._store.read_hash(self._keys.node(name))
+        leases = self._keys.leases(name, int(kept.get("epoch", "0")))
+        return NodeSeen(
+            node=self._keys.full(name),
+            status=kept.get("status", "gone"),
+            slots=int(kept.get("slots", "0")),
+            live=await self._command("ZCARD", leases),
+            reported_load=int(kept.get("load", "0") or 0),
+            seen_ms=max(0, self._now_ms - int(kept.get("seen", "0") or 0)),
+            version=kept.get("version", ""),
+        )
+
+    async def _members(self, key: str) -> list[str]:
+        return sorted(one.decode() for one in await self._command("SMEMBERS", key))
+
+    async def _command(self, name: str, key: str, *more: str | int) -> Any:
+        return await self._store.transport.command(name, key, *more, key=key)
+
+    def _age(self, entry_id: str) -> int:
+        return max(0, self._now_ms - int(entry_id.partition("-")[0]))
+
+
+def _words(joined: str) -> list[str]:
+    return [word for word in joined.split(",") if word]
+
+
+def _field(flat: list[bytes], name: bytes) -> str:
+    named = dict(zip(flat[::2], flat[1::2], strict=True))
+    return named.get(name, b"").decode(errors="replace")

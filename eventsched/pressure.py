@@ -1,0 +1,129 @@
+"""Pressure: producers are refused before anything is lost, and served again when it is over.
+
+Owns: measuring once a second what could become too much, and when a limit counts as passed:
+raised at the limit, lifted below nine tenths of it.
+Never does: keep anything between two looks (what is raised stands in the cell), so any number may
+run; refuse anybody (the scripts of producers and nodes do).
+Read next: lua/set_pressure.lua, distance.py, settings.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Literal, TypeAlias
+
+import msgspec
+import structlog
+
+from eventsched.distance import Distances
+from eventsched.roles import Patience
+from eventsched.settings import Settings
+from eventsched.store import Store
+
+LOOK_S = 1.0
+Reason: TypeAlias = Literal["memory", "group", "archive", "dead"]
+
+log = structlog.get_logger("eventsched.pressure")
+
+
+class Reading(msgspec.Struct, frozen=True):
+    """One measure beside its limit, in the same unit (bytes or entries)."""
+
+    reason: Reason
+    seen: int
+    limit: int
+    what: str = ""
+
+    def is_raised(self, *, was: bool) -> bool:
+        """Between nine tenths of the limit and the limit everything stays as it is."""
+        if self.seen >= self.limit:
+            return True
+        return was and self.seen * 10 >= self.limit * 9
+
+
+class PressureWatch:
+    """Serves one cell."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._distances = Distances(store)
+        self._gauges: list[Callable[[Settings], Awaitable[Reading | None]]] = [
+            self._memory,
+            self._groups,
+            self._dead,
+        ]
+
+    async def step(self) -> list[Reading]:
+        """Measure everything once, and tell the cell what has changed."""
+        kept = await self._store.read_hash(self._store.keys.settings)
+        known = {name: value for name, value in kept.items() if name in Settings.__struct_fields__}
+        settings = msgspec.convert(known, Settings, strict=False)
+        counters = await self._store.read_hash(self._store.keys.counters)
+        raised = set(counters.get("pressure", "").split(","))
+        readings = []
+        for gauge in self._gauges:
+            reading = await gauge(settings)
+            if reading is not None:
+                readings.append(reading)
+                await self._tell(reading, was=reading.reason in raised)
+        if "memory" in raised and all(one.reason != "memory" for one in readings):
+            await self._tell(Reading("memory", 0, 1, "maxmemory is 0 now"), was=True)
+        return readings
+
+    async def _tell(self, reading: Reading, *, was: bool) -> None:
+        is_raised = reading.is_raised(was=was)
+        if is_raised == was:
+            return
+        word = await self._store.set_pressure(
+            reading.reason, raised=is_raised, seen=reading.seen, limit=reading.limit
+        )
+        if word != "kept":
+            log.warning(
+                "pressure",
+                word=word,
+                cell=self._store.cell,
+                reason=reading.reason,
+                what=reading.what,
+                seen=reading.seen,
+                limit=reading.limit,
+            )
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        transport = self._store.transport
+        patience = Patience(transport, log, role="pressure", cell=self._store.cell)
+        while True:
+            async with patience.with_server():
+                await self.step()
+                await transport.sleep(LOOK_S)
+
+    # --- what is measured -------------------------------------------------------------------
+
+    async def _memory(self, settings: Settings) -> Reading | None:
+        """Of the server that serves this cell. Without a maxmemory there is no limit to near."""
+        command = self._store.transport.command
+        told = await command("INFO", "memory", key=self._store.keys.log)
+        bytes_max = int(told["maxmemory"])
+        if not bytes_max:
+            return None
+        # What the server itself leaves out when it asks whether it is full: buffers of replicas
+        # and of the append-only file.
+        seen = int(told["used_memory"]) - int(told.get("mem_not_counted_for_evict", 0))
+        limit = max(1, bytes_max * settings.memory_percent_max // 100)
+        return Reading("memory", max(0, seen), limit, "used memory in bytes")
+
+    async def _groups(self, settings: Settings) -> Reading:
+        """The consumer that is furthest from its limit, or beyond it by the most."""
+        readings = [
+            Reading("group", await self._distances.of_work(), settings.work_max, "dispatch"),
+            *[
+                Reading("group", await self._distances.of_set(name), settings.behind_max, name)
+                for name in await self._distances.folding()
+            ],
+        ]
+        return max(readings, key=lambda one: one.seen / one.limit)
+
+    async def _dead(self, settings: Settings) -> Reading:
+        dead = self._store.keys.dead
+        seen = int(await self._store.transport.command("XLEN", dead, key=dead))
+        return Reading("dead", seen, settings.dead_max, "entries that could not be processed")

@@ -1,0 +1,98 @@
+"""Child processes of a command: started, waited for until they are ready, ended with it.
+
+Owns: `Children`, whose processes end in order when its block ends, and with the command itself
+when that is killed (Linux: the kernel tells them).
+Never does: choose what to run. Read next: trace/replay.py.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio.to_thread
+
+from eventsched.errors import EventschedError
+
+END_S = 10.0
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+class ChildFailed(EventschedError):
+    """Raised when a child process ended before it was ready."""
+
+
+class Children:
+    """The processes of one command; `log` takes what they say on stderr."""
+
+    def __init__(self, log: Path) -> None:
+        self._log = log
+        self._running: list[subprocess.Popen[bytes]] = []
+
+    @property
+    def pids(self) -> list[int]:
+        return [child.pid for child in self._running]
+
+    async def start(self, *arguments: str) -> str:
+        """`python -m …` is running and has said its first line, which is returned."""
+        child = self._spawn(arguments)
+        return await anyio.to_thread.run_sync(self._first_line, child, arguments[0])
+
+    def _spawn(self, arguments: Sequence[str]) -> subprocess.Popen[bytes]:
+        # From the loop's own thread: the kernel's tie is to the thread that starts the child.
+        with self._log.open("ab") as log:
+            # Its own session: Ctrl-C reaches the command alone, which ends its children in order.
+            child = subprocess.Popen(
+                [sys.executable, "-m", *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=_die_with_parent,  # noqa: PLW1509 - one call into libc, no lock taken
+            )
+        self._running.append(child)
+        return child
+
+    def _first_line(self, child: subprocess.Popen[bytes], name: str) -> str:
+        assert child.stdout is not None
+        line = child.stdout.readline().decode().strip()
+        if not line:
+            said = self._log.read_text(errors="replace").strip().splitlines()
+            raise ChildFailed(said[-1] if said else f"{name} ended at once")
+        return line
+
+    def end(self) -> None:
+        """All have ended when this returns; who does not within 10 s is killed."""
+        for child in self._running:
+            child.send_signal(signal.SIGTERM)
+        for child in self._running:
+            try:
+                child.wait(END_S)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+            if child.stdout is not None:
+                child.stdout.close()
+        self._running.clear()
+
+
+def _die_with_parent() -> None:
+    if _libc is not None:
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+@asynccontextmanager
+async def children(log: Path) -> AsyncIterator[Children]:
+    """The children that are started in the block have ended when it has."""
+    fleet = Children(log)
+    try:
+        yield fleet
+    finally:
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(fleet.end)

@@ -1,0 +1,79 @@
+"""What a projection is: a pure fold of events into records, one record per entity.
+
+Owns: the protocol that read models implement, and how they are found by entry point.
+Never does: I/O with a server; it never imports `projections` (entry points do).
+Read next: projections/session.py (one read model), projector.py (what runs them).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.metadata import entry_points
+from typing import Any, Protocol, runtime_checkable
+
+import msgspec
+
+from eventsched.events import Event
+
+ENTRY_POINTS = "eventsched.projections"
+Step = Callable[[Any, Event, Any], Any]
+"""`step(view, event, data) -> view`: what one event type does to a record."""
+
+
+@runtime_checkable
+class Projection(Protocol):
+    """One read model. Folding the same events gives the same records, whenever it is done."""
+
+    name: str
+    version: int
+    """Raised when the fold changes its meaning: a rebuild makes the new version's records."""
+    view: Any
+    """Type of a record (a frozen msgspec Struct); it is stored as msgpack."""
+    handles: frozenset[str]
+    """Event types that it folds; others pass it by."""
+
+    def initial(self) -> Any:
+        """The record of an entity that has none yet; none where an event must make it."""
+
+    def route(self, event: Event) -> Iterable[str]:
+        """Ids of the records that the event touches."""
+
+    def apply(self, view: Any, event: Event) -> Any:
+        """The record after the event; none drops it. Raises when it cannot be folded."""
+
+
+@runtime_checkable
+class WithFields(Protocol):
+    """A projection whose records carry hash fields beside `v`, for scripts that copy them."""
+
+    def fields(self, view: Any) -> Mapping[str, bytes]:
+        """The fields; the names of a record only ever grow."""
+
+
+class ProjectionSet(msgspec.Struct, frozen=True):
+    """Projections that one consumer group folds in one pass."""
+
+    name: str
+    projections: tuple[Projection, ...]
+    sessions: Callable[[Event], Iterable[str]] | None = None
+    """Sessions (names in the cell) whose trail `idx:<session>` the event belongs to."""
+
+
+def handled(steps: Mapping[type, Step]) -> frozenset[str]:
+    """Names of the event types that a table of steps folds."""
+    return frozenset(kind.__name__ for kind in steps)
+
+
+def load_sets() -> Sequence[ProjectionSet]:
+    """The sets that are installed: the built-in `core` and users' own, a set each."""
+    found = [_as_set(point.name, point.load()) for point in entry_points(group=ENTRY_POINTS)]
+    return sorted(found, key=lambda one: one.name)
+
+
+def _as_set(name: str, loaded: Any) -> ProjectionSet:
+    if isinstance(loaded, ProjectionSet):
+        return loaded
+    projection = loaded() if isinstance(loaded, type) else loaded
+    if not isinstance(projection, Projection):
+        raise TypeError(f"entry point {name!r} in {ENTRY_POINTS} is no projection: {loaded!r}")
+    return ProjectionSet(projection.name, (projection,))

@@ -1,0 +1,212 @@
+"""The projector: folds the log live into the records of one projection set.
+
+Owns: who folds (a hold fenced by epoch), one step (read, fold, save), the loop around it.
+Never does: decide anything; write state other than views, trails and its checkpoint.
+Read next: lua/read_batch.lua, lua/save_views.lua, batch.py.
+
+Any number of projectors may run for a set: one holds it, the others try every 250 ms. Each step
+reads inside the fence and saves inside the fence: a projector that was frozen and wakes up can
+neither take entries nor write.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Literal, TypeAlias
+
+import anyio
+import msgspec
+import structlog
+
+from eventsched.batch import TRIES_MAX, Batch, Batches
+from eventsched.errors import ServerUnavailable
+from eventsched.folding import Folding, in_order
+from eventsched.projection import ProjectionSet
+from eventsched.rebuild import Rebuild
+from eventsched.roles import Patience
+from eventsched.transport import Entry
+from eventsched.views import Held, OtherVersion, Save, Standby, Views
+
+HOLD_MS = 1_500
+RETRY_MS = 250
+"""How often a standby tries, and what could not be folded is tried again."""
+BLOCK_MS = 900
+"""Wait for the log at most so long: each read renews the hold."""
+BATCH_MAX = 256
+LINGER_MS = 4
+"""After a wait, entries gather for so long: fewer and fuller batches when events come singly."""
+
+State: TypeAlias = Literal["folded", "idle", "standby", "other_version", "retry", "turned_away"]
+_log = structlog.get_logger("eventsched.projector")
+
+
+class Stepped(msgspec.Struct, frozen=True):
+    """What one step did."""
+
+    state: State
+    count: int = 0
+    """Entries folded and saved."""
+    parked: int = 0
+    detail: str = ""
+
+
+class Projector:
+    """One process's part in folding a set. `run` until cancelled, or `step` by step."""
+
+    def __init__(
+        self,
+        views: Views,
+        projection_set: ProjectionSet,
+        *,
+        holder: str | None = None,
+        batch_max: int = BATCH_MAX,
+    ) -> None:
+        self.set = projection_set
+        self.checkpoint = ""
+        """Last log id folded and saved, while this projector holds the set."""
+        self._views = views
+        self._holder = holder or secrets.token_hex(8)
+        self._batch_max = batch_max
+        self._held: Held | None = None
+        self._has_held = False
+        self._batches: Batches | None = None
+        self._log = _log.bind(projection_set=projection_set.name)
+
+    @property
+    def is_active(self) -> bool:
+        """Whether this one held the set when it last asked."""
+        return self._held is not None
+
+    async def step(self) -> Stepped:
+        """Hold the set or try to; read, fold and save one batch."""
+        if self._held is None:
+            refused = await self._acquire()
+            if refused is not None:
+                return refused
+        try:
+            return await self._read_and_fold()
+        except BaseException:
+            self._held, self._batches = None, None  # what is in memory may not be what is saved
+            raise
+
+    async def _read_and_fold(self) -> Stepped:
+        assert self._held is not None
+        entries = await self._views.read(
+            self.set.name, self._held.epoch, self._batch_max, HOLD_MS
+        )
+        if entries is None:
+            return self._turned_away("fenced")
+        if not entries:
+            return Stepped("idle")
+        return await self._fold(self._held, entries)
+
+    async def _acquire(self) -> Stepped | None:
+        got = await self._views.acquire(self.set, self._holder, HOLD_MS)
+        match got:
+            case Standby():
+                return Stepped("standby")
+            case OtherVersion():
+                return Stepped("other_version", detail=f"{got.projection} {got.build}")
+        self.checkpoint = await self._views.checkpoint(self.set.name)
+        folding = Folding(self.set.projections, got.builds)
+        self._held, self._has_held = got, True
+        self._batches = Batches(self._views, self.set, folding, tries_max=TRIES_MAX)
+        self._log.info("holds the set", epoch=got.epoch, checkpoint=self.checkpoint)
+        return None
+
+    async def _fold(self, held: Held, entries: Sequence[Entry]) -> Stepped:
+        assert self._batches is not None
+        done = in_order(self.checkpoint)
+        batch = await self._batches.fold([one for one in entries if in_order(one[0]) > done])
+        to = batch.to or self.checkpoint
+        acks = [one[0] for one in entries if in_order(one[0]) <= in_order(to)]
+        if not acks:
+            return self._retry(batch)
+        saved = await self._views.save(self._save(held, batch, to, acks))
+        if saved != "saved":
+            return self._turned_away(saved)
+        self._batches.saved()
+        self.checkpoint = to
+        for parked in batch.parked:
+            self._log.error(
+                "parked", log_id=parked.id, projections=parked.projections, reason=parked.reason
+            )
+        return Stepped("folded", batch.count, len(batch.parked))
+
+    def _save(self, held: Held, batch: Batch, to: str, acks: Sequence[str]) -> Save:
+        assert self._batches is not None
+        names = [projection.name for projection in self.set.projections]
+        puts, drops = self._batches.writes()
+        return Save(
+            projection_set=self.set.name,
+            group=self.set.name,
+            epoch=held.epoch,
+            start=self.checkpoint,
+            to=to,
+            builds=list(zip(names, held.builds, strict=True)),
+            acks=acks,
+            puts=puts,
+            drops=drops,
+            trails=batch.trails,
+            dead=[self._batches.dead(one) for one in batch.parked],
+        )
+
+    def _retry(self, batch: Batch) -> Stepped:
+        """The very first entry cannot be folded: try it again before it is passed by."""
+        assert batch.failed is not None
+        self._log.warning("cannot fold", log_id=batch.failed.id, reason=batch.failed.reason)
+        return Stepped("retry", detail=batch.failed.reason)
+
+    def _turned_away(self, word: str) -> Stepped:
+        """Somebody else acted: what is in memory no longer counts."""
+        self._log.warning("turned away", word=word)
+        self._held, self._batches = None, None
+        return Stepped("turned_away", detail=word)
+
+    async def run(self) -> None:
+        """Fold until cancelled, then let a standby take over at once."""
+        transport = self._views.transport
+        patience = Patience(transport, self._log, role="projector", cell=self._views.cell)
+        try:
+            while True:
+                async with patience.with_server():
+                    await self._wait_after(await self.step())
+        finally:
+            # without a server the hold ends by itself
+            with anyio.move_on_after(1, shield=True), suppress(ServerUnavailable):
+                await self.release()
+
+    async def _wait_after(self, stepped: Stepped) -> None:
+        transport = self._views.transport
+        match stepped.state:
+            case "idle":
+                await self._views.wait_log(self.checkpoint, BLOCK_MS)
+                await transport.sleep(LINGER_MS / 1_000)
+            case "standby" | "retry":
+                await transport.sleep(RETRY_MS / 1_000)
+            case "other_version":
+                if not await self._bring_up_to_version():
+                    await transport.sleep(RETRY_MS / 1_000)
+
+    async def _bring_up_to_version(self) -> bool:
+        """Rebuild what an older version of these projections made; newer ones are left alone."""
+        outdated = []
+        for projection in self.set.projections:
+            live = await self._views.live(projection.name)
+            version = int(live.partition(".")[0]) if live else projection.version
+            if version > projection.version:
+                return False
+            if version < projection.version:
+                outdated.append(projection.name)
+        if not outdated:
+            return True
+        rebuilt = await Rebuild(self._views, self.set, outdated, holder=self._holder).run()
+        return rebuilt is not None
+
+    async def release(self) -> None:
+        """Give the set up, if this one holds it."""
+        self._held, self._batches = None, None
+        if self._has_held:
+            await self._views.acquire(self.set, self._holder, 0)

@@ -1,0 +1,210 @@
+"""Rebuild: fold the log from its start into new records, then let readers see those.
+
+Owns: one pass over the log into a build, the switch at equal checkpoints, dropping what is old.
+Never does: disturb the live fold before the switch; write trails or `dead`.
+Read next: lua/switch_build.lua, lua/drop_build.lua.
+
+A build is a set of its own: its own hold and checkpoint. One rebuild of a set runs at a time.
+What a crashed one left is dropped by the next.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+
+import anyio
+import msgspec
+import structlog
+from anyio.streams.memory import MemoryObjectSendStream
+from msgspec.structs import replace
+
+from eventsched.batch import Batch, Batches
+from eventsched.errors import EventschedError
+from eventsched.folding import Folding, in_order
+from eventsched.projection import Projection, ProjectionSet
+from eventsched.transport import Entry
+from eventsched.views import START, Held, Save, Views
+
+HOLD_MS = 10_000
+READ_MAX = 1_000
+FOLDED_MAX = 8_000
+"""Entries folded between two saves: a record that they touch often is written once."""
+PUT_MAX = 256
+"""Records written in one script call."""
+ATTEMPTS_MAX = 200
+"""How often a build may fall behind the live fold before it gives up."""
+
+_log = structlog.get_logger("eventsched.rebuild")
+Progress = Callable[[int], None]
+"""Called with the entries folded so far."""
+
+
+class RebuildFailed(EventschedError):
+    """Raised when a build did not become live; what was live still is."""
+
+
+class Rebuilt(msgspec.Struct, frozen=True):
+    """A build is live."""
+
+    builds: dict[str, str]
+    """Projection -> its new build."""
+    entries: int
+    skipped: int
+    """Entries that could not be folded."""
+    dropped: int
+    """Old records removed."""
+
+
+class Rebuild:
+    """One rebuild of some projections of a set."""
+
+    def __init__(
+        self,
+        views: Views,
+        projection_set: ProjectionSet,
+        names: Sequence[str],
+        *,
+        holder: str | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self.set = projection_set
+        self.projections = [one for one in projection_set.projections if one.name in names]
+        unknown = set(names) - {one.name for one in self.projections}
+        if unknown or not names:
+            raise RebuildFailed(f"{projection_set.name} has no projection {sorted(unknown)}")
+        self.build_set = f"rebuild-{projection_set.name}"
+        self._views = views
+        self._holder = holder or secrets.token_hex(8)
+        self._progress = progress or (lambda _: None)
+        self._entries = self._skipped = 0
+
+    async def run(self) -> Rebuilt | None:
+        """Fold, switch, drop. None when another rebuild of the set is running."""
+        held = await self._views.acquire_build(self.build_set, self._holder, HOLD_MS)
+        if not isinstance(held, Held):
+            return None
+        try:
+            if not await self._views.is_log_whole():
+                raise RebuildFailed("the log's beginning has been trimmed: it is in the archive")
+            if await self._views.checkpoint(self.build_set) != START:
+                await self._drop_old(held)  # what a crashed one left
+            lives, builds = await self._plan()
+            await self._fold_and_switch(held, lives, builds)
+            dropped = await self._drop_old(held)
+        finally:
+            await self._views.acquire_build(self.build_set, self._holder, 0)
+        names = [one.name for one in self.projections]
+        made = dict(zip(names, builds, strict=True))
+        _log.info("rebuilt", builds=made, entries=self._entries, skipped=self._skipped)
+        return Rebuilt(made, self._entries, self._skipped, dropped)
+
+    async def _plan(self) -> tuple[list[str], list[str]]:
+        """The live builds, and the names of those to come."""
+        lives = [await self._views.live(one.name) or "" for one in self.projections]
+        builds = [_next(*pair) for pair in zip(self.projections, lives, strict=True)]
+        return lives, builds
+
+    async def _fold_and_switch(
+        self, held: Held, lives: Sequence[str], builds: Sequence[str]
+    ) -> None:
+        """Follow the live checkpoint; when this build is as far, make it live."""
+        folding = Folding(self.projections, builds)
+        only = ProjectionSet(self.build_set, tuple(self.projections))
+        batches = Batches(self._views, only, folding, tries_max=1)
+        names = [one.name for one in self.projections]
+        switches = list(zip(names, lives, builds, strict=True))
+        at = START
+        for _ in range(ATTEMPTS_MAX):
+            word, detail = await self._views.switch(
+                self.set.name, self.build_set, held.epoch, switches
+            )
+            if word == "switched":
+                return
+            if word != "behind":
+                raise RebuildFailed(f"{self.build_set}: {word} {detail}")
+            at = await self._fold(held, batches, list(zip(names, builds, strict=True)), at, detail)
+        raise RebuildFailed(f"{self.build_set} did not catch up with {self.set.name}")
+
+    async def _fold(
+        self,
+        held: Held,
+        batches: Batches,
+        builds: Sequence[tuple[str, str]],
+        at: str,
+        upto: str,
+    ) -> str:
+        """Fold up to the live checkpoint; the next entries are read meanwhile."""
+        send, receive = anyio.create_memory_object_stream[list[Entry]](1)
+        async with anyio.create_task_group() as tasks, receive:
+            tasks.start_soon(self._read_ahead, send, at, upto)
+            saved, pending = at, 0
+            async for entries in receive:
+                batch = await batches.fold(entries)
+                pending += batch.count
+                self._entries += batch.count
+                self._skipped += len(batch.parked)
+                if pending >= FOLDED_MAX or batch.to == upto:
+                    await self._save(held, batches, builds, saved, batch)
+                    saved, pending = batch.to, 0
+                    self._progress(self._entries)
+        return saved
+
+    async def _read_ahead(
+        self, send: MemoryObjectSendStream[list[Entry]], at: str, upto: str
+    ) -> None:
+        async with send:
+            while in_order(at) < in_order(upto):
+                entries = await self._views.read_log(at, READ_MAX, upto)
+                if not entries:
+                    raise RebuildFailed(f"{self.build_set}: the log ends before {upto}")
+                at = entries[-1][0]
+                await send.send(entries)
+
+    async def _save(
+        self,
+        held: Held,
+        batches: Batches,
+        builds: Sequence[tuple[str, str]],
+        at: str,
+        batch: Batch,
+    ) -> None:
+        """Nobody reads a build yet: its records may go in many calls, its checkpoint last."""
+        puts, drops = batches.writes()
+        empty = Save(
+            projection_set=self.build_set,
+            group="",
+            epoch=held.epoch,
+            start=at,
+            to=at,
+            builds=builds,
+        )
+        await self._views.acquire_build(self.build_set, self._holder, HOLD_MS)
+        for first in range(0, max(len(puts), len(drops)), PUT_MAX):
+            part = slice(first, first + PUT_MAX)
+            await self._checked(replace(empty, puts=puts[part], drops=drops[part]))
+        await self._checked(replace(empty, to=batch.to))
+        batches.saved()
+
+    async def _checked(self, save: Save) -> None:
+        word = await self._views.save(save)
+        if word != "saved":
+            raise RebuildFailed(f"{self.build_set}: {word} at {save.start}")
+
+    async def _drop_old(self, held: Held) -> int:
+        """Remove the records of builds that are not live, 256 keys a step."""
+        cursor, total = "0", 0
+        while True:
+            dropped = await self._views.drop(
+                self.build_set, held.epoch, HOLD_MS, cursor, self.set.projections
+            )
+            if dropped is None:
+                raise RebuildFailed(f"{self.build_set}: fenced while dropping")
+            cursor, total = dropped[0], total + dropped[1]
+            if cursor == "0":
+                return total
+
+
+def _next(projection: Projection, live: str) -> str:
+    """`<version>.<build>`: build numbers only grow, so no two builds share records."""
+    return f"{projection.version}.{int(live.partition('.')[2] or 0) + 1}"

@@ -1,0 +1,66 @@
+"""Runs roles: any of them, for every cell of a connection, until cancelled.
+
+Owns: which roles there are and what one of each cell is made of.
+Never does: anything a role does. Read next: dispatcher.py, projector.py, timekeeper.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, TypeAlias
+
+import anyio
+
+from eventsched.connection import Connection
+from eventsched.dispatcher import Dispatcher
+from eventsched.pressure import PressureWatch
+from eventsched.projection import load_sets
+from eventsched.projector import Projector
+from eventsched.store import Store
+from eventsched.timekeeper import Timekeeper
+from eventsched.views import Views
+
+Run: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
+
+
+def _dispatchers(store: Store) -> list[Run]:
+    return [Dispatcher(store).run]
+
+
+def _projectors(store: Store) -> list[Run]:
+    views = Views(store.transport, store.cell)
+    return [Projector(views, one).run for one in load_sets()]
+
+
+def _timekeepers(store: Store) -> list[Run]:
+    return [Timekeeper(store).run, PressureWatch(store).run]
+
+
+ROLES: dict[str, Callable[[Store], list[Run]]] = {
+    "dispatcher": _dispatchers,
+    "projector": _projectors,
+    "timekeeper": _timekeepers,
+}
+
+
+async def run_roles(connection: Connection, roles: Sequence[str]) -> None:
+    """Run these roles for every cell until cancelled; an unexpected error of one ends all."""
+    async with anyio.create_task_group() as tasks:
+        for role in roles:
+            for store in connection.stores.values():
+                for run in ROLES[role](store):
+                    tasks.start_soon(run, name=f"{role} {store.cell}")
+
+
+@asynccontextmanager
+async def running(
+    connection: Connection, roles: Sequence[str] = tuple(ROLES)
+) -> AsyncIterator[None]:
+    """The roles run in this process for as long as the block lasts."""
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(run_roles, connection, roles)
+        try:
+            yield
+        finally:
+            tasks.cancel_scope.cancel()

@@ -1,0 +1,244 @@
+"""One registration of a node, from its grant to its end.
+
+Owns: reading the inbox, the attempts in hand, telling results and partials, draining.
+Never does: registering (node.py), heartbeats (heart.py), running handlers (handlers.py).
+Read next: node.py, heart.py, lua/record_results.lua.
+
+Every message carries (node, epoch, attempt); what is stale is refused by the scripts, so a mistake
+here can waste work but never spoil a result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
+
+import anyio
+import anyio.abc
+import msgspec
+import structlog
+
+from eventsched.coalescing import Coalescer
+from eventsched.errors import LeaseLost, NodeSuperseded, NodeUnknown, Refused
+from eventsched.handlers import Run, end_of
+from eventsched.heart import Held, beating
+from eventsched.job import Assignment, Job
+from eventsched.keys import name_of
+from eventsched.pacing import insist
+from eventsched.roles import Patience
+from eventsched.store import NodeGrant, NodeResult, Store
+from eventsched.transport import Entry
+
+BLOCK_MS = 2_000
+INBOX_COUNT = 64
+RESULTS_MAX = 64
+RESULTS_BYTES_MAX = 4 * 1024 * 1024
+TELL_TRIES = 64
+"""With their pauses about a minute: the longest lease."""
+DRAIN_POLL_S = 0.1
+
+log = structlog.get_logger("eventsched.node")
+End: TypeAlias = Literal["drained", "unknown"]
+_ASSIGNMENT = msgspec.json.Decoder(Assignment)
+
+
+class _Attempt:
+    """One attempt in hand."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.scope = anyio.CancelScope()
+
+
+class Serving:
+    """Serves from `run`'s start to the registration's end."""
+
+    def __init__(self, store: Store, grant: NodeGrant, run: Run, *, slots: int, url: str) -> None:
+        self.store = store
+        self.grant = grant
+        self._run = run
+        self._slots = slots
+        self._url = url
+        self._attempts: dict[str, _Attempt] = {}
+        self._end: End | NodeSuperseded | None = None
+        self._position = grant.inbox_from
+        self._is_draining = False
+        self._tasks: anyio.abc.TaskGroup | None = None
+        self._results: Coalescer[NodeResult, Refused | None] = Coalescer(
+            self._tell_results,
+            items_max=RESULTS_MAX,
+            bytes_max=RESULTS_BYTES_MAX,
+            size_of=lambda result: len(result.body) + len(result.audio),
+        )
+        self._partials: Coalescer[tuple[str, int, bytes], Refused | None] = Coalescer(
+            self._tell_partials,
+            items_max=RESULTS_MAX,
+            bytes_max=RESULTS_BYTES_MAX,
+            size_of=lambda item: len(item[2]),
+        )
+
+    async def run(self, drain: anyio.Event, within_s: list[float]) -> End:
+        """Serve until the registration is over. Raises NodeSuperseded."""
+        async with beating(self.store, self, self._url), anyio.create_task_group() as tasks:
+            self._tasks = tasks
+            tasks.start_soon(self._results.run)
+            tasks.start_soon(self._partials.run)
+            tasks.start_soon(self._read_inbox)
+            tasks.start_soon(self._drain_when_asked, drain, within_s)
+        if isinstance(self._end, NodeSuperseded):
+            raise self._end
+        assert self._end is not None
+        return self._end
+
+    def _finish(self, end: End | NodeSuperseded) -> None:
+        if self._end is None and self._tasks is not None:
+            self._end = end
+            self._tasks.cancel_scope.cancel()
+
+    # --- what the heart asks and tells --------------------------------------------------------
+
+    def held(self) -> Sequence[Held]:
+        """Read from another thread: `copy` is one step."""
+        return [(key, attempt.number) for key, attempt in self._attempts.copy().items()]
+
+    def load(self) -> int:
+        return 1_000 * len(self._attempts) // self._slots
+
+    def lost(self, attempts: Sequence[Held]) -> None:
+        for key, number in attempts:
+            self._cancel(key, number, "heartbeat")
+
+    def ended(self, error: NodeUnknown | NodeSuperseded) -> None:
+        if isinstance(error, NodeSuperseded):
+            self._finish(error)
+        else:
+            self._finish("drained" if self._is_draining else "unknown")
+
+    # --- the inbox ----------------------------------------------------------------------------
+
+    async def _read_inbox(self) -> None:
+        patience = Patience(self.store.transport, log, node=self.grant.node)
+        inbox = self.store.keys.inbox(name_of(self.grant.node))
+        while True:
+            async with patience.with_server():
+                found = await self.store.transport.read_blocking(
+                    {inbox: self._position}, BLOCK_MS, INBOX_COUNT
+                )
+                for entry in found.get(inbox, ()):
+                    self._position = entry[0]
+                    self._take(entry)
+
+    def _take(self, entry: Entry) -> None:
+        fields = dict(zip(entry[1][::2], entry[1][1::2], strict=True))
+        key = fields[b"j"].decode()
+        if fields[b"t"] == b"cancel":
+            told = msgspec.json.decode(fields[b"d"])
+            self._cancel(key, told["attempt"], told["reason"])
+            return
+        try:
+            assignment = _ASSIGNMENT.decode(fields[b"d"])
+            job = Job(key, assignment, fields[b"b"], self)
+        except msgspec.DecodeError as error:  # its lease ends; the node serves on
+            log.error("assignment not understood", job=key, error=str(error))
+            return
+        if assignment.epoch == self.grant.epoch:
+            self._start(job)
+
+    def _cancel(self, key: str, number: int, reason: str) -> None:
+        attempt = self._attempts.get(key)
+        if attempt is not None and attempt.number == number:
+            log.info("cancelled", job=key, attempt=number, reason=reason)
+            attempt.scope.cancel()
+
+    # --- attempts -----------------------------------------------------------------------------
+
+    def _start(self, job: Job) -> None:
+        assert self._tasks is not None
+        earlier = self._attempts.get(job.key)
+        if earlier is not None:  # its cancel is on the way; this one counts
+            earlier.scope.cancel()
+        attempt = self._attempts[job.key] = _Attempt(job.attempt)
+        self._tasks.start_soon(self._serve, job, attempt, name=job.key)
+
+    async def _serve(self, job: Job, attempt: _Attempt) -> None:
+        log.debug("started", session=job.session, job=job.key, attempt=job.attempt)
+        ending: NodeResult | None = None
+        try:
+            with attempt.scope:
+                ending = await end_of(self._run, job)
+            if ending is not None:
+                await self._tell(job, ending)
+        finally:
+            if self._attempts.get(job.key) is attempt:
+                del self._attempts[job.key]
+
+    async def _tell(self, job: Job, ending: NodeResult) -> None:
+        (refused,) = await self._results.submit([ending])
+        # An attempt tells once: a duplicate is our own call, repeated after a lost reply.
+        if refused is not None and refused.code != "DUPLICATE_RESULT":
+            log.warning("result refused", session=job.session, job=job.key, code=str(refused))
+
+    async def _tell_results(self, results: Sequence[NodeResult]) -> list[Refused | None]:
+        grant = self.grant
+        return await insist(
+            self.store.transport,
+            lambda: self.store.record_results(grant.node, grant.epoch, results),
+            tries=TELL_TRIES,
+        )
+
+    async def _tell_partials(self, items: Sequence[tuple[str, int, bytes]]) -> list[Refused | None]:
+        return await self.store.send_partials(self.grant.node, self.grant.epoch, items)
+
+    # --- what handlers say through their job --------------------------------------------------
+
+    async def say_partial(self, key: str, attempt: int, body: bytes) -> None:
+        (refused,) = await self._partials.submit([(key, attempt, body)])
+        if refused is not None:
+            self._lose(key, attempt, refused)
+            raise refused
+
+    async def extend(self, key: str, attempt: int, more_ms: int) -> int:
+        grant = self.grant
+        try:
+            return await insist(
+                self.store.transport,
+                lambda: self.store.extend_lease(
+                    grant.node, grant.epoch, job=key, attempt=attempt, more_ms=more_ms
+                ),
+            )
+        except Refused as refused:
+            self._lose(key, attempt, refused)
+            raise
+
+    def _lose(self, key: str, attempt: int, refused: Refused) -> None:
+        if isinstance(refused, LeaseLost):
+            self._cancel(key, attempt, refused.code)
+
+    # --- the end ------------------------------------------------------------------------------
+
+    async def _drain_when_asked(self, asked: anyio.Event, within_s: list[float]) -> None:
+        await asked.wait()
+        self._is_draining = True
+        left_s = within_s[0]
+        log.info("draining", node=self.grant.node, attempts=len(self._attempts))
+        patience = Patience(self.store.transport, log, node=self.grant.node)
+        while True:
+            async with patience.with_server():
+                if await self._drained(left_s):
+                    break
+                await self.store.transport.sleep(DRAIN_POLL_S)
+                left_s = max(0.0, min(left_s, within_s[0]) - DRAIN_POLL_S)
+        self._finish("drained")
+
+    async def _drained(self, left_s: float) -> bool:
+        """Whether the server holds nothing for this registration any more.
+
+        At the bound's end what is left is handed back at once: other nodes take it.
+        """
+        try:
+            live = await self.store.drain_node(
+                self.grant.node, self.grant.epoch, within_ms=round(left_s * 1_000)
+            )
+        except (NodeUnknown, NodeSuperseded):
+            return True
+        return live == 0

@@ -1,0 +1,338 @@
+"""The producer's side of one session: audio in, results out.
+
+Owns: numbering chunks, sending again what may not have arrived, what was heard and handled.
+Never does: batching over sessions (channel.py), judging audio (audio.py).
+Read next: client.py (opening), results.py (what is heard), audio.py.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+import anyio
+import msgspec
+import structlog
+
+from eventsched import audio as chunks
+from eventsched.audio import Format, Piece
+from eventsched.channel import APPEND_BYTES_MAX, APPEND_ITEMS_MAX, Channel
+from eventsched.errors import Backpressure, InvalidMessage, Refused, SeqGap
+from eventsched.listening import START, Mailbox, Told
+from eventsched.pacing import happens_within, insist
+from eventsched.results import Delivered, delivered
+from eventsched.store import Chunk, Receipt, SessionGrant
+
+RESENDS_MAX = 3
+PRESSED_MAX = 10
+"""How often a closing session waits for pressure to end while it holds audio."""
+KEPT_CHUNKS = 256
+KEPT_BYTES = 2 * 1024 * 1024
+"""What is kept of appended audio for a server that forgot some of it in a failover."""
+CLOSE_MARGIN_S = 5.0
+
+log = structlog.get_logger("eventsched.session")
+
+
+class Session:
+    """Open for appending while its block lasts. Made by `Client.session` and `Client.resume`."""
+
+    def __init__(self, channel: Channel, grant: SessionGrant, encoding: Format, rate: int) -> None:
+        self.id = grant.session
+        self.epoch = grant.epoch
+        self.encoding = encoding
+        self.rate = rate
+        self.quiet_s = 0
+        self.stays_open = False
+        self._channel = channel
+        self._next_seq = grant.next_seq
+        self._utterance = grant.utterance
+        self._turn = anyio.Lock()
+        self._unsure: list[Chunk] = []
+        """Sent, but nobody knows whether it arrived: goes again before anything else."""
+        self._kept: deque[Chunk] = deque()
+        self._kept_bytes = 0
+        self._start = grant.out_id
+        self._box: Mailbox | None = None
+        self._taken = self._handled = ""
+
+    @property
+    def next_seq(self) -> int:
+        """The number of the next chunk: so many have been appended."""
+        return self._next_seq
+
+    @property
+    def utterance(self) -> int:
+        """The current utterance, as of the last reply."""
+        return self._utterance
+
+    @property
+    def confirmed(self) -> str:
+        """Id of the last result that was handled: the reader came back for the next one."""
+        return self._handled
+
+    # --- audio in ---------------------------------------------------------------------------
+
+    async def append(self, audio: bytes | Sequence[bytes], *, final: bool = False) -> Receipt:
+        """The audio is stored, once and in order; `final` ends the utterance behind it.
+
+        PCM16 bytes, or Opus packets (a list, or bytes with each packet's length before it).
+        20 to 1,000 ms go as one chunk, more as chunks of 100 ms. `finalized` of the receipt
+        names the utterances that became complete by it.
+
+        Raises InvalidMessage, ChunkTooLarge: nothing was sent. Backpressure: try the rest again
+        after `retry_after_ms`; its field `accepted_bytes` says how much was taken (nothing, up
+        to 64 chunks or 1 MiB). SessionIsClosed, SessionSuperseded, SessionUnknown. After
+        ServerUnavailable or a cancelled call the audio counts as appended: it goes again before
+        whatever comes next.
+        """
+        pieces = chunks.cut(audio, self.encoding, self.rate, final=final)
+        async with self._turn:
+            numbered = self._number(pieces, final=final)
+            self._unsure += numbered
+            try:
+                receipts = await self._settle()
+            except Refused as refused:
+                refused.fields["accepted_bytes"] = str(self._give_back(numbered))
+                raise
+        return _merged(receipts[-len(numbered) :])
+
+    async def finalize(self) -> Receipt:
+        """The current utterance is complete; `duplicate` when it holds nothing, or was already."""
+        async with self._turn:
+            await self._settle()
+            receipt = await insist(
+                self._channel.store.transport,
+                lambda: self._channel.store.finalize_utterance(
+                    self.id, self.epoch, self._utterance
+                ),
+            )
+            self._learn(receipt)
+        return receipt
+
+    def _number(self, pieces: Sequence[Piece], *, final: bool) -> list[Chunk]:
+        numbered = [
+            Chunk(
+                session=self.id,
+                epoch=self.epoch,
+                seq=self._next_seq + at,
+                ms=piece.ms,
+                payload=piece.payload,
+                final=final and piece is pieces[-1],
+            )
+            for at, piece in enumerate(pieces)
+        ]
+        self._next_seq += len(numbered)
+        return numbered
+
+    def _give_back(self, numbered: Sequence[Chunk]) -> int:
+        """What was refused of these was never taken. Returns the bytes of those that were stored.
+
+        What an earlier call has left unsure stays so: it has been taken.
+        """
+        first = numbered[0].seq
+        refused = [chunk for chunk in self._unsure if chunk.seq >= first]
+        self._unsure = [chunk for chunk in self._unsure if chunk.seq < first]
+        self._next_seq = refused[0].seq
+        return sum(len(chunk.payload) for chunk in numbered if chunk.seq < self._next_seq)
+
+    async def _settle(self) -> list[Receipt]:
+        """Everything that was taken is stored when this returns, or still comes first."""
+        receipts: list[Receipt] = []
+        while self._unsure:
+            sent = _fitting(self._unsure)
+            stored, refused = await self._exchange(sent)
+            self._keep(sent[: len(stored)])
+            self._unsure = self._unsure[len(stored) :]
+            for receipt in stored:
+                self._learn(receipt)
+            receipts += stored
+            if refused is not None:
+                raise refused
+        return receipts
+
+    async def _settle_at_last(self) -> None:
+        """As `_settle`, and pressure is waited out: nothing comes behind that could bring it."""
+        for _ in range(PRESSED_MAX):
+            try:
+                await self._settle()
+            except Backpressure as pressed:
+                await self._channel.store.transport.sleep(pressed.retry_after_ms / 1_000)
+            else:
+                return
+        await self._settle()
+
+    async def _exchange(self, sent: list[Chunk]) -> tuple[list[Receipt], Refused | None]:
+        """The receipts of those that were stored, in order, and why the next one was not."""
+        stored: dict[int, Receipt] = {}
+        going = sent
+        refused: Refused | None = None
+        for _ in range(RESENDS_MAX):
+            replies = await self._channel.appends.submit(self._confirming(going))
+            self.quiet_s = 0
+            refused = next((reply for reply in replies if isinstance(reply, Refused)), None)
+            for chunk, reply in zip(going, replies, strict=True):
+                if isinstance(reply, Receipt):
+                    stored[chunk.seq] = reply
+            if not isinstance(refused, SeqGap):
+                break
+            log.warning("audio sent again", session=self.id, seq=refused.expected)
+            going = self._from(refused, sent)
+        return [stored[chunk.seq] for chunk in sent if chunk.seq in stored], refused
+
+    def _from(self, gap: SeqGap, sent: list[Chunk]) -> list[Chunk]:
+        """Everything from the number that the server expects, if it is all still held."""
+        held = [chunk for chunk in (*self._kept, *sent) if chunk.seq >= gap.expected]
+        if not held or held[0].seq != gap.expected:
+            raise gap
+        return held
+
+    def _confirming(self, going: list[Chunk]) -> list[Chunk]:
+        if not self._handled:
+            return going
+        return [msgspec.structs.replace(going[0], confirmed=self._handled), *going[1:]]
+
+    def _keep(self, stored: Sequence[Chunk]) -> None:
+        self._kept.extend(stored)
+        self._kept_bytes += sum(len(chunk.payload) for chunk in stored)
+        while len(self._kept) > KEPT_CHUNKS or self._kept_bytes > KEPT_BYTES:
+            self._kept_bytes -= len(self._kept.popleft().payload)
+
+    def _learn(self, receipt: Receipt) -> None:
+        self._utterance = receipt.utterance
+
+    # --- results out ------------------------------------------------------------------------
+
+    def results(self, *, after: str | Delivered | None = None, partials: bool = False) -> Results:
+        """What the session hears, in order, until it is closed and all is heard.
+
+        Goes on behind the last one taken; `after` names another place, such as the last one that
+        an earlier process has handled. A result counts as handled when the next one is asked for:
+        a resumed session hears what was not. With `partials`, transcripts in the making too.
+        """
+        if after is not None:
+            self._taken = after.id if isinstance(after, Delivered) else after
+            self._listen(self._taken)
+        return Results(self, partials=partials)
+
+    async def next_told(self) -> Told | None:
+        """The next entry of the out stream; none after the session's end. For `Results`."""
+        box = self._box or self._listen(self._start)
+        self._handled = self._taken
+        told = await self._channel.listener.take(box)
+        if told is not None and told.kind != "truncated":
+            self._taken = told.id
+        return told
+
+    def _listen(self, after: str) -> Mailbox:
+        _check_position(after)
+        if self._box is not None:
+            self._channel.listener.remove(self._box)
+        self._box = Mailbox(self.id, after)
+        self._channel.listener.add(self._box)
+        return self._box
+
+    # --- playback ---------------------------------------------------------------------------
+
+    async def playback_started(self, result: Delivered) -> None:
+        """Its sound plays at this session: a pause does not cut the speaker meanwhile."""
+        await self._mark(result, started=True)
+
+    async def playback_ended(self, result: Delivered) -> None:
+        """Its sound is over, or was never started: either way nothing of it plays now."""
+        await self._mark(result, started=False)
+
+    async def _mark(self, result: Delivered, *, started: bool) -> None:
+        if result.outcome != "result":
+            raise InvalidMessage.of(
+                "result", f"a result expected, got {result.outcome}", "mark what is played"
+            )
+        store = self._channel.store
+        await insist(
+            store.transport,
+            lambda: store.mark_playback(
+                self.id,
+                self.epoch,
+                origin=result.session,
+                target=result.target,
+                utterance=result.utterance,
+                started=started,
+            ),
+        )
+        self.quiet_s = 0
+
+    # --- the end ----------------------------------------------------------------------------
+
+    def leave_open(self) -> None:
+        """The block's end does not close the session: it may be resumed until it is idle."""
+        self.stays_open = True
+
+    async def close(self) -> bool:
+        """No more audio; what is buffered is finalized. Returns when everything owed has ended.
+
+        False when that was not seen within the close wait. What was not heard yet can be: the
+        results go on until the session's end. Raises ServerUnavailable; then the session is open,
+        and may be closed again: audio that may not have arrived goes before the close.
+        """
+        store = self._channel.store
+        async with self._turn:
+            await self._settle_at_last()
+            self._channel.producers.pop(self.id, None)
+            await insist(store.transport, lambda: store.close_session(self.id, self.epoch))
+        box = self._box or self._listen(self._start)
+        box.drains = True
+        self._channel.listener.look_again()
+        settings = await store.read_hash(store.keys.settings)
+        wait_s = int(settings["close_wait_ms"]) / 1_000 + CLOSE_MARGIN_S
+        return await happens_within(store.transport, wait_s, box.closed)
+
+    def forget(self) -> None:
+        """Nobody listens or keeps alive any more. For `Client`."""
+        self._channel.producers.pop(self.id, None)
+        if self._box is not None:
+            self._channel.listener.remove(self._box)
+
+
+class Results:
+    """The asynchronous iterator that `Session.results` returns."""
+
+    def __init__(self, session: Session, *, partials: bool) -> None:
+        self._session = session
+        self._kinds = {"result", "truncated", "partial"} if partials else {"result", "truncated"}
+
+    def __aiter__(self) -> Results:
+        return self
+
+    async def __anext__(self) -> Delivered:
+        while True:
+            told = await self._session.next_told()
+            if told is None:
+                raise StopAsyncIteration
+            if told.kind in self._kinds:
+                return delivered(told)
+
+
+def _fitting(unsure: Sequence[Chunk]) -> list[Chunk]:
+    """The first ones, as many as fit one call."""
+    size, count = 0, 0
+    for chunk in unsure[:APPEND_ITEMS_MAX]:
+        size += len(chunk.payload)
+        if count and size > APPEND_BYTES_MAX:
+            break
+        count += 1
+    return list(unsure[:count])
+
+
+def _merged(receipts: Sequence[Receipt]) -> Receipt:
+    """One receipt for several chunks."""
+    finalized = tuple(number for receipt in receipts for number in receipt.finalized)
+    is_new = any(receipt.status == "ok" for receipt in receipts)
+    return Receipt("ok" if is_new else "duplicate", receipts[-1].utterance, finalized)
+
+
+def _check_position(after: str) -> None:
+    ms, _, seq = after.partition("-")
+    if after != START and not (ms.isdecimal() and seq.isdecimal() and int(ms)):
+        raise InvalidMessage.of(
+            "after", f"the id of a result expected, got {after!r:.80}", "copy it"
+        )

@@ -1,0 +1,81 @@
+"""The cell's settings: every limit in time and size that scripts decide by (rule 33).
+
+Owns: names, defaults and bounds; reading `EVENTSCHED_*`. A cell keeps the settings it was created
+with; a role that is started with others (`eventsched up`, `eventsched run`) changes them.
+Never does: I/O with Redis. Read next: lua/configure_cell.lua.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Annotated
+
+import msgspec
+
+from eventsched.errors import InvalidMessage
+
+Ms = Annotated[int, msgspec.Meta(ge=1, le=86_400_000)]
+Bytes = Annotated[int, msgspec.Meta(ge=1, le=100_000_000)]
+Entries = Annotated[int, msgspec.Meta(ge=1, le=10_000_000)]
+PREFIX = "EVENTSCHED_"
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Milliseconds and bytes; `EVENTSCHED_PAUSE_MS` and so on set them from outside."""
+
+    pause_ms: Ms = 3_000
+    audio_ms_max: Ms = 10_000
+    audio_bytes_max: Bytes = 512_000
+    idle_ms: Ms = 60_000
+    close_wait_ms: Ms = 30_000
+    playback_ms: Ms = 30_000
+    gap_ms: Ms = 30_000
+    waiting_ms: Ms = 10_000
+    heartbeat_ms: Ms = 5_000
+    node_lost_ms: Ms = 15_000
+    mark_ms: Ms = 60_000
+    drain_ms: Ms = 60_000
+    retire_ms: Ms = 3_600_000
+    lease_base_ms: Ms = 30_000
+    lease_factor_thousandths: Annotated[int, msgspec.Meta(ge=0, le=100_000)] = 500
+    backlog_max: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 10_000
+    memory_percent_max: Annotated[int, msgspec.Meta(ge=1, le=95)] = 80
+    behind_max: Entries = 50_000
+    work_max: Entries = 10_000
+    dead_max: Entries = 10_000
+    archive_behind_max: Entries = 1_000_000
+    """Entries of the log that the archive does not hold yet, before producers are refused."""
+    log_keep_ms: Annotated[int, msgspec.Meta(ge=0, le=10_000_000_000)] = 600_000
+    """So long an entry stays in the log at least, though it is archived."""
+    log_retention_ms: Annotated[int, msgspec.Meta(ge=0, le=1_000_000_000_000)] = 0
+    """Without an archive: older entries go. 0 keeps them all."""
+
+
+def chosen(environ: Mapping[str, str] | None = None, /, **given: int | None) -> dict[str, int]:
+    """The settings that somebody set, by argument or environment, checked.
+
+    Raises InvalidMessage naming the setting, its limit and the remedy.
+    """
+    environ = os.environ if environ is None else environ
+    wanted: dict[str, object] = {
+        name: environ[PREFIX + name.upper()]
+        for name in Settings.__struct_fields__
+        if environ.get(PREFIX + name.upper())
+    }
+    wanted |= {name: value for name, value in given.items() if value is not None}
+    for name, value in wanted.items():
+        check(name, value)
+    complete = msgspec.convert(wanted, Settings, strict=False)
+    return {name: getattr(complete, name) for name in wanted}
+
+
+def check(name: str, value: object) -> None:
+    """Raises InvalidMessage unless the value is within the bounds of the setting."""
+    try:
+        msgspec.convert({name: value}, Settings, strict=False)
+    except msgspec.ValidationError as error:
+        limit = str(error).partition(" - at ")[0]
+        raise InvalidMessage.of(
+            name, f"{limit}, not {value!r}", f"change it or unset {PREFIX}{name.upper()}"
+        ) from None

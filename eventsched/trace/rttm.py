@@ -1,0 +1,159 @@
+"""Who spoke when (RTTM), and what a correct scheduler makes of it.
+
+Owns: reading and checking RTTM, merging overlapping segments of one speaker, the expectation that
+is computed from the files alone.
+Never does: I/O with a server. Read next: replay.py.
+
+One file is one room. Its speakers, by first appearance, are its sessions: speaker i speaks `en`
+and hears `langs[i mod n]`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+
+from eventsched.errors import InvalidMessage
+
+UTTERANCE_MS_MAX = 10_000
+"""The cell's `audio_ms_max`: a longer segment is cut into pieces of this length."""
+CHUNK_MS = 100
+_FIELDS_MIN = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One stretch of speech in ms from the start of the recording."""
+
+    start_ms: int
+    ms: int
+
+    @property
+    def end_ms(self) -> int:
+        return self.start_ms + self.ms
+
+    @property
+    def utterances(self) -> int:
+        return -(-self.ms // UTTERANCE_MS_MAX)
+
+    def chunks(self) -> list[tuple[int, int, bool]]:
+        """(start_ms, ms, final): 100 ms each, the last one shorter and marked final."""
+        starts = range(0, self.ms, CHUNK_MS)
+        return [
+            (self.start_ms + at, min(CHUNK_MS, self.ms - at), at + CHUNK_MS >= self.ms)
+            for at in starts
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Speaker:
+    """One session of the replay."""
+
+    name: str
+    hears: str
+    segments: tuple[Segment, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """One file: one room."""
+
+    name: str
+    speakers: tuple[Speaker, ...]
+
+    @property
+    def start_ms(self) -> int:
+        return min(speaker.segments[0].start_ms for speaker in self.speakers)
+
+    @property
+    def end_ms(self) -> int:
+        return max(speaker.segments[-1].end_ms for speaker in self.speakers)
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What must come out, from the files alone."""
+
+    sessions: int
+    utterances: int
+    jobs: int
+
+
+def read_rttm(path: Path, langs: Sequence[str]) -> Conversation:
+    """The conversation in one file. Raises InvalidMessage naming the line and what is wrong."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidMessage.of(
+            "file", f"{path} cannot be read: {error}", "name an RTTM file"
+        ) from None
+    spoken: dict[str, list[Segment]] = {}
+    for number, line in enumerate(lines, 1):
+        if line.strip() and line.split()[0] == "SPEAKER":
+            speaker, segment = _parse(line, f"{path.name}:{number}")
+            if segment.ms > 0:
+                spoken.setdefault(speaker, []).append(segment)
+    if not spoken:
+        raise InvalidMessage.of("file", f"{path} has no SPEAKER line", "name an RTTM file")
+    merged = {name: merge(segments) for name, segments in spoken.items()}
+    order = sorted(merged, key=lambda name: (merged[name][0].start_ms, name))
+    return Conversation(
+        path.stem,
+        tuple(
+            Speaker(name, langs[place % len(langs)], merged[name])
+            for place, name in enumerate(order)
+        ),
+    )
+
+
+def _parse(line: str, where: str) -> tuple[str, Segment]:
+    fields = line.split()
+    if len(fields) < _FIELDS_MIN:
+        raise InvalidMessage.of(
+            "line", f"{where}: {len(fields)} fields instead of 8 or more", "check the file"
+        )
+    try:
+        start_ms, end_ms = _ms(fields[3]), _ms(str(Decimal(fields[3]) + Decimal(fields[4])))
+    except (InvalidOperation, ValueError, OverflowError):
+        raise InvalidMessage.of(
+            "line",
+            f"{where}: {fields[3]} and {fields[4]} are no times in seconds",
+            "check the file",
+        ) from None
+    if start_ms < 0 or end_ms < start_ms:
+        raise InvalidMessage.of("line", f"{where}: a time before the start", "check the file")
+    return fields[7], Segment(start_ms, end_ms - start_ms)
+
+
+def _ms(seconds: str) -> int:
+    """Whole milliseconds, exact: decimal seconds are never made floats."""
+    return int((Decimal(seconds) * 1000).to_integral_value())
+
+
+def merge(segments: Iterable[Segment]) -> tuple[Segment, ...]:
+    """In order of time; those of one speaker that overlap are one."""
+    merged: list[Segment] = []
+    for segment in sorted(segments, key=lambda one: (one.start_ms, one.ms)):
+        if merged and segment.start_ms < merged[-1].end_ms:
+            last = merged[-1]
+            end_ms = max(last.end_ms, segment.end_ms)
+            merged[-1] = Segment(last.start_ms, end_ms - last.start_ms)
+        else:
+            merged.append(segment)
+    return tuple(merged)
+
+
+def expect(conversations: Iterable[Conversation]) -> Expected:
+    """utterances = sum of ceil(ms / 10,000); jobs = per utterance the distinct languages that the
+    other speakers of its file hear."""
+    sessions = utterances = jobs = 0
+    for conversation in conversations:
+        for speaker in conversation.speakers:
+            spoken = sum(segment.utterances for segment in speaker.segments)
+            heard = {other.hears for other in conversation.speakers if other is not speaker}
+            sessions += 1
+            utterances += spoken
+            jobs += spoken * len(heard)
+    return Expected(sessions, utterances, jobs)

@@ -1,0 +1,165 @@
+"""How stores reach Redis and wait: the seam behind which a simulator can stand.
+
+Owns: the `Transport` protocol and the real one over redis-py: EVALSHA with NOSCRIPT handled,
+bounded jittered retries (harmless: every script has its own dedupe), blocking reads on their own
+connection, errors of the connection as ServerUnavailable.
+Never does: keys, decisions. Read next: store.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol, TypeAlias, cast
+
+import anyio
+import redis.exceptions
+from redis.asyncio import Redis, RedisCluster
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialWithJitterBackoff
+
+from eventsched import scripts
+from eventsched.errors import Backpressure, ServerUnavailable, from_reply
+
+Arg: TypeAlias = bytes | str | int
+Entry: TypeAlias = tuple[str, list[bytes]]
+"""One stream entry: its id and the flat list of its fields."""
+
+_AWAY = (
+    redis.exceptions.ConnectionError,
+    redis.exceptions.TimeoutError,
+    OSError,
+    # A cluster amid a failover, after redis-py has asked for its slots again.
+    redis.exceptions.ClusterError,
+    redis.exceptions.RedisClusterException,
+    redis.exceptions.AskError,
+    redis.exceptions.TryAgainError,
+    redis.exceptions.ReadOnlyError,
+)
+_UNABLE = ("MISCONF", "NOREPLICAS")
+"""What a server says that is there and may not write: its disk is full, its replicas are gone."""
+_KEYLESS = ("INFO", "TIME")
+"""Commands about the server itself: on a cluster the one that serves the key."""
+RETRIES = 3
+BLOCK_MS_MAX = 4_000
+"""Below the socket's own limit of 5 s, so that an empty read is no error."""
+
+
+class Transport(Protocol):
+    """What a store is given to reach Redis and to wait."""
+
+    async def run(self, script: str, keys: Sequence[str], args: Sequence[Arg]) -> Any:
+        """The reply of one script. Raises Refused, ServerUnavailable."""
+
+    async def command(self, *parts: Arg, key: str) -> Any:
+        """The reply of one reading command; `key` says where it goes on a cluster."""
+
+    async def read_blocking(
+        self, streams: Mapping[str, str], block_ms: int, count: int
+    ) -> dict[str, list[Entry]]:
+        """Entries after the given ids, by key; none when nothing came within `block_ms`."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait; virtual time in a simulator."""
+
+
+def retry_policy() -> Retry:
+    """At most three more tries, 20 to 500 ms apart, jittered."""
+    return Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.5), RETRIES)
+
+
+@contextmanager
+def answering() -> Iterator[None]:
+    """What a server that is away, or loads its data, makes of calls inside: ServerUnavailable."""
+    try:
+        yield
+    except _AWAY as error:
+        raise ServerUnavailable(f"no answer from the server: {error}") from error
+
+
+class RedisTransport:
+    """The real one. `calling` serves scripts and reads, `blocking` only waits."""
+
+    def __init__(self, calling: Redis | RedisCluster, blocking: Redis | RedisCluster) -> None:
+        self._calling = calling
+        self._blocking = blocking
+
+    async def run(self, script: str, keys: Sequence[str], args: Sequence[Arg]) -> Any:
+        loaded = scripts.load(script)
+        try:
+            try:
+                return await self._send("EVALSHA", loaded.sha, len(keys), *keys, *args)
+            except redis.exceptions.NoScriptError:
+                return await self._send("EVAL", loaded.source, len(keys), *keys, *args)
+        except redis.exceptions.OutOfMemoryError:
+            # The server is full before pressure was raised: it refused, and nothing was changed.
+            raise Backpressure("BACKPRESSURE", {"retry_after_ms": "1000"}) from None
+        except redis.exceptions.ResponseError as error:
+            refused = from_reply(str(error))
+            if refused is None:
+                raise
+            raise refused from None
+
+    async def command(self, *parts: Arg, key: str) -> Any:
+        if isinstance(self._calling, RedisCluster) and parts[0] in _KEYLESS:
+            return await self._send(*parts, target_nodes=self._calling.get_node_from_key(key))
+        return await self._send(*parts)  # redis-py finds the slot by the command itself
+
+    async def _send(self, *parts: Arg, **where: Any) -> Any:
+        try:
+            return await cast("Awaitable[Any]", self._calling.execute_command(*parts, **where))
+        except _AWAY as error:
+            raise ServerUnavailable(f"no answer from the server: {error}") from error
+        except redis.exceptions.ResponseError as error:
+            if str(error).startswith(_UNABLE):
+                raise ServerUnavailable(f"the server takes no writes: {error}") from error
+            raise
+
+    async def read_blocking(
+        self, streams: Mapping[str, str], block_ms: int, count: int
+    ) -> dict[str, list[Entry]]:
+        block = min(block_ms, BLOCK_MS_MAX)
+        ids = streams.values()
+        parts: list[Arg] = ["XREAD", "COUNT", count, "BLOCK", block, "STREAMS", *streams, *ids]
+        try:
+            reply = await cast("Awaitable[Any]", self._blocking.execute_command(*parts))
+        except _AWAY as error:
+            raise ServerUnavailable(f"no answer from the server: {error}") from error
+        return dict(_by_key(reply))
+
+    async def sleep(self, seconds: float) -> None:
+        await anyio.sleep(seconds)
+
+    async def aclose(self) -> None:
+        await self._calling.aclose()
+        await self._blocking.aclose()
+
+
+def _by_key(reply: Any) -> list[tuple[str, list[Entry]]]:
+    """XREAD's reply in either protocol version, keys as text."""
+    if not reply:
+        return []
+    pairs = reply.items() if isinstance(reply, dict) else reply
+    return [(_text(key), entries_of(found)) for key, found in pairs]
+
+
+def entries_of(reply: Any) -> list[Entry]:
+    """The entries of an XRANGE, XREVRANGE or XREAD reply."""
+    return [(_text(found[0]), _flat(found[1])) for found in _nested(reply)]
+
+
+def _nested(reply: Any) -> Any:
+    # With RESP3 redis-py wraps a stream's entries once more: [[entry, entry, …]].
+    if reply and isinstance(reply[0], list) and reply[0] and isinstance(reply[0][0], (list, tuple)):
+        return reply[0]
+    return reply or []
+
+
+def _flat(fields: Any) -> list[bytes]:
+    if isinstance(fields, dict):
+        return [part for pair in fields.items() for part in pair]
+    return list(fields or [])
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value

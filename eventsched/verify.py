@@ -1,0 +1,307 @@
+"""Verify: does what is stored, and what is shown, follow from the log? On a running system.
+
+Owns: one streaming fold of the log, and the order in which what is stored is held against it.
+Never does: pause anything, write anything.
+Read next: invariants.py (what each event must find true), decided.py, kept_streams.py.
+
+Each reading comes with the log id that it is exact at; the fold goes on to that id and is
+compared there. So nothing needs to stand still, and nothing is held against a moment that it does
+not belong to. Memory: the records of what is not retired.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from eventsched.decided import job_differences, jobless, node_differences, session_differences
+from eventsched.events import Event, SessionRetired, StreamTrimmed
+from eventsched.folding import Folded, Folding, Unfolded, decoded, in_order
+from eventsched.invariants import Before, Violation, broken_by
+from eventsched.kept_streams import KeptStreams
+from eventsched.keys import name_of
+from eventsched.projection import ProjectionSet
+from eventsched.views import START, Views
+from projections.session import Session
+
+READ_MAX = 1_000
+COMPARED_MAX = 32
+"""Entities read in one script call."""
+TOLD_MAX = 1_000
+"""Violations kept with their text; beyond, they are counted."""
+LOOKED_MAX = 2
+"""How often an utterance without a job is looked for: it may be on its way back to `work`."""
+Progress = Callable[[int], None]
+
+
+class Report(msgspec.Struct, kw_only=True):
+    """What verify looked at, and what it found."""
+
+    events: int = 0
+    last_id: str = START
+    """Last log id that was folded."""
+    checkpoint: str = START
+    """How far the live views were."""
+    sessions: int = 0
+    jobs: int = 0
+    nodes: int = 0
+    records: int = 0
+    """Live records compared with the fold."""
+    chunks: int = 0
+    """Audio chunks still stored."""
+    heard: int = 0
+    """Entries of out streams still stored."""
+    dead: int = 0
+    unfolded: list[str] = []
+    """Log entries that no projection, or not all, could fold: id and reason."""
+    gone: int = 0
+    """Entries that the log no longer has; with any gone, nothing can be folded from the start."""
+    violations: list[Violation] = []
+    violations_total: int = 0
+
+    @property
+    def is_clean(self) -> bool:
+        return not self.violations_total
+
+    def add(self, found: Iterable[Violation]) -> None:
+        for violation in found:
+            self.violations_total += 1
+            if len(self.violations) < TOLD_MAX:
+                self.violations.append(violation)
+
+
+class Verifier:
+    """One run over one cell."""
+
+    def __init__(
+        self, views: Views, projection_set: ProjectionSet, progress: Progress | None = None
+    ) -> None:
+        self.report = Report()
+        self._views = views
+        self._set = projection_set
+        self._progress = progress or (lambda _: None)
+        self._folding = Folding(
+            projection_set.projections, [""] * len(projection_set.projections), complete=True
+        )
+        self._parts = {part.projection.name: part for part in self._folding.parts}
+        self._before = Before(
+            self._parts["session"].views, self._parts["job"].views, self._parts["node"].views
+        )
+        self._jobs_of: dict[str, set[str]] = {}
+        self._trimmed = 0
+
+    async def run(self) -> Report:
+        """Everything that can be told of this cell."""
+        self.report.gone = await self._views.log_gone()
+        if self.report.gone:
+            await self._check_trimmed_log()
+            return self.report
+        self.report.checkpoint = await self._views.checkpoint(self._set.name)
+        await self._fold_to(self.report.checkpoint)
+        for part in self._folding.parts:
+            await self._compare_records(part)
+        await self._fold_to(await self._views.last_id())
+        await self._compare_decided()
+        await self._compare_streams()
+        return self.report
+
+    # --- the fold ---------------------------------------------------------------------------
+
+    async def _fold_to(self, upto: str) -> None:
+        """Fold on to exactly this log id."""
+        while in_order(self.report.last_id) < in_order(upto):
+            entries = await self._views.read_log(self.report.last_id, READ_MAX, upto)
+            if not entries:
+                where = f"log/{self.report.last_id}"
+                self.report.add([Violation("I10", where, f"nothing behind it up to {upto}")])
+                self.report.last_id = upto
+                return
+            for entry in entries:
+                self._fold(decoded(entry))
+            self.report.events += len(entries)
+            self.report.last_id = entries[-1][0]
+            self._progress(self.report.events)
+
+    def _fold(self, one: Event | Unfolded) -> None:
+        if isinstance(one, Event):
+            self.report.add(broken_by(one, self._before))
+            unfolded = self._folding.fold(one, whole=False)
+            self._forget_retired(one)
+        else:
+            unfolded = one
+        if unfolded is not None:
+            self.report.unfolded.append(f"{unfolded.id} {unfolded.reason}")
+
+    def _forget_retired(self, event: Event) -> None:
+        """Jobs go with their session: their records are no longer compared."""
+        if event.job:
+            self._jobs_of.setdefault(event.session, set()).add(event.job)
+        if isinstance(event.data, SessionRetired):
+            jobs = self._parts["job"]
+            for key in self._jobs_of.pop(event.session, ()):
+                jobs.views.pop(key, None)
+                jobs.changed.pop(key, None)
+        if isinstance(event.data, StreamTrimmed) and event.data.stream == "log":
+            self._trimmed += event.data.count
+
+    async def _check_trimmed_log(self) -> None:
+        """What is gone must have been given up by an event that came after everyone had it."""
+        await self._find_trims()
+        if self.report.gone != self._trimmed:
+            what = f"{self.report.gone} entries are gone, {self._trimmed} were given up by events"
+            self.report.add([Violation("I10", "log", what)])
+
+    async def _find_trims(self) -> None:
+        while entries := await self._views.read_log(self.report.last_id, READ_MAX):
+            for entry in entries:
+                one = decoded(entry)
+                if isinstance(one, Event) and isinstance(one.data, StreamTrimmed):
+                    self._trimmed += one.data.count * (one.data.stream == "log")
+            self.report.events += len(entries)
+            self.report.last_id = entries[-1][0]
+
+    # --- I6: live views ---------------------------------------------------------------------
+
+    async def _compare_records(self, part: Folded) -> None:
+        """Every record of the fold is live, and no other is."""
+        name = part.projection.name
+        for entities in _some(list(part.views)):
+            await self._compare_some_records(part, entities)
+        live = await self._views.live(name)
+        if live is None:
+            return
+        async for ids in self._views.scan(f"view:{name}:{live}"):
+            strange = [one for one in ids if one not in part.views and self._is_kept(name, one)]
+            await self._compare_some_records(part, strange)
+
+    def _is_kept(self, projection: str, entity: str) -> bool:
+        """Records of jobs stay when their session is retired: nobody folds them any more."""
+        return projection != "job" or self._session_of(entity) in self._before.sessions
+
+    @staticmethod
+    def _session_of(job_key: str) -> str:
+        return name_of(job_key.split(":")[1])
+
+    async def _compare_some_records(self, part: Folded, entities: Sequence[str]) -> None:
+        if not entities:
+            return
+        name = part.projection.name
+        checkpoint, found = await self._views.read_records(self._set.name, name, entities)
+        await self._fold_to(checkpoint)
+        for entity, stored in zip(entities, found, strict=True):
+            self.report.records += 1
+            self.report.add(_record_differences(part, entity, stored))
+
+    # --- I5, I7, I8: decided state ----------------------------------------------------------
+
+    async def _compare_decided(self) -> None:
+        self.report.sessions = await self._compare_kind(
+            "session", self._before.sessions, session_differences
+        )
+        self.report.jobs = await self._compare_kind("job", self._before.jobs, job_differences)
+        self.report.nodes = await self._compare_kind("node", self._before.nodes, node_differences)
+
+    async def _compare_kind(
+        self, kind: str, folded: Mapping[str, Any], differences: Callable[..., Any]
+    ) -> int:
+        """What the log knows is stored as it says, and what is stored is known to the log."""
+        count = 0
+        for names in _some(list(folded)):
+            count += await self._compare_entities(kind, folded, differences, names)
+        async for ids in self._views.scan(kind):
+            strange = [one for one in ids if one not in folded]
+            count += await self._compare_entities(kind, folded, differences, strange)
+        return count
+
+    async def _compare_entities(
+        self,
+        kind: str,
+        folded: Mapping[str, Any],
+        differences: Callable[..., Any],
+        names: Sequence[str],
+    ) -> int:
+        if not names:
+            return 0
+        last, found = await self._views.read_entities(kind, names)
+        await self._fold_to(last)
+        for name, read in zip(names, found, strict=True):
+            if kind == "job" and self._session_of(name) not in self._before.sessions:
+                continue  # retired: its records are going
+            self.report.add(differences(name, folded.get(name), read))
+        return len(names)
+
+    # --- I1, I8, I9, I10: streams -----------------------------------------------------------
+
+    async def _compare_streams(self) -> None:
+        streams = KeptStreams(self._views)
+        for name in list(self._before.sessions):
+            chunks = await streams.chunks(name)
+            heard = await streams.heard(name)
+            self.report.chunks += chunks.count
+            self.report.heard += heard.count
+            self.report.add([*chunks.broken, *heard.broken])
+            view, read = await self._session_now(name)
+            if view is not None:
+                self.report.add(chunks.missing(name, view))
+                await self._look_for_work(streams, name, jobless(view, read))
+        self.report.dead = await streams.dead_count()
+
+    async def _session_now(self, name: str) -> tuple[Session | None, Mapping[str, Any]]:
+        last, (read,) = await self._views.read_entities("session", [name])
+        await self._fold_to(last)
+        return self._before.sessions.get(name), read
+
+    async def _look_for_work(self, streams: KeptStreams, name: str, wanted: set[int]) -> None:
+        """I8: an outcome without a job is in `work` or `dead`. One that is in neither, and has no
+        job before nor after these were read, is lost.
+        """
+        for _ in range(LOOKED_MAX):
+            if not wanted:
+                return
+            wanted -= await streams.utterances_in_work(name)
+            view, read = await self._session_now(name)
+            wanted &= jobless(view, read) if view is not None else set()
+        if wanted:
+            what = f"utterances {sorted(wanted)[:5]} have no job and no entry in work or dead"
+            self.report.add([Violation("I8", f"outcomes:{name}", what)])
+
+
+def _some(entities: Sequence[str]) -> Iterable[Sequence[str]]:
+    for first in range(0, len(entities), COMPARED_MAX):
+        yield entities[first : first + COMPARED_MAX]
+
+
+def _record_differences(
+    part: Folded, entity: str, stored: Mapping[str, bytes]
+) -> Iterable[Violation]:
+    """A live record beside the fold: the same view, the same fields, changed at the same id."""
+    where = f"view:{part.projection.name}:{entity}"
+    fields = part.record(entity)
+    if fields is None or not stored:
+        if (fields is None) != (not stored):
+            said = "no record" if fields is None else "a record"
+            kept = "one is live" if stored else "none is live"
+            yield Violation("I6", where, f"the log says {said}, {kept}")
+        return
+    try:
+        live = msgspec.msgpack.decode(stored.get("v", b""), type=part.projection.view)
+    except msgspec.MsgspecError as error:
+        yield Violation("I6", where, f"unreadable: {error}")
+        return
+    if live != part.views[entity]:
+        yield Violation("I6", where, _first_difference(part.views[entity], live))
+    at = stored.get("at", b"").decode()
+    if at != part.changed[entity]:
+        yield Violation("I6", where, f"at {at}, last changed by {part.changed[entity]}")
+    for field in sorted((fields.keys() | stored.keys()) - {"v", "at"}):
+        if fields.get(field) != stored.get(field):
+            yield Violation("I6", where, f"{field} differs")
+
+
+def _first_difference(told: Any, live: Any) -> str:
+    for field in told.__struct_fields__:
+        if getattr(told, field) != getattr(live, field):
+            return f"{field}: rebuilt {getattr(told, field)!r}, live {getattr(live, field)!r}"
+    return "differs"

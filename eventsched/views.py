@@ -1,0 +1,295 @@
+"""Typed calls for what folds the log: one per script or read.
+
+Owns: how projections talk to Redis: hold a set, read, save, load, switch and drop builds.
+Never does: folding, waiting other than through the transport.
+Read next: projector.py (live), rebuild.py (anew), lua/README.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+from eventsched.keys import Keys
+from eventsched.projection import Projection, ProjectionSet
+from eventsched.transport import Arg, Entry, Transport, entries_of
+
+START = "0-0"
+"""The checkpoint of a set that has folded nothing yet."""
+LOADED_MAX = 4_000
+Saved: TypeAlias = Literal["saved", "fenced", "moved", "rebuilt"]
+
+
+class Held(msgspec.Struct, frozen=True):
+    """The caller folds the set, until a higher epoch does."""
+
+    epoch: int
+    builds: tuple[str, ...]
+    """Live build of each projection of the set."""
+
+
+class Standby(msgspec.Struct, frozen=True):
+    """Somebody else folds the set, for this long at least."""
+
+    ms: int
+
+
+class OtherVersion(msgspec.Struct, frozen=True):
+    """The live build was made by another version of this projection."""
+
+    projection: str
+    build: str
+
+
+class Put(msgspec.Struct, frozen=True):
+    """One record to write."""
+
+    projection: str
+    build: str
+    entity: str
+    fields: Mapping[str, bytes | str]
+
+
+class Dead(msgspec.Struct, frozen=True):
+    """One log entry that could not be folded, and why."""
+
+    id: str
+    type: str
+    told: bytes
+    """JSON: the set, the projections that failed, the tries."""
+    reason: str
+
+
+class Save(msgspec.Struct, frozen=True, kw_only=True):
+    """What one batch changes."""
+
+    projection_set: str
+    group: str
+    """Consumer group; empty for a build."""
+    epoch: int
+    start: str
+    to: str
+    builds: Sequence[tuple[str, str]]
+    acks: Sequence[str] = ()
+    puts: Sequence[Put] = ()
+    drops: Sequence[tuple[str, str, str]] = ()
+    """(projection, build, entity)."""
+    trails: Mapping[str, Sequence[str]] = {}
+    dead: Sequence[Dead] = ()
+
+
+class Views:
+    """Calls of one cell."""
+
+    def __init__(
+        self, transport: Transport, cell: str, *, now_ms: Callable[[], int] | None = None
+    ) -> None:
+        self.transport = transport
+        self.cell = cell
+        self.keys = Keys(cell)
+        self._now_ms = now_ms
+
+    async def run(self, script: str, *args: Arg) -> Any:
+        """The reply of one script."""
+        now = self._now_ms() if self._now_ms else ""
+        return await self.transport.run(script, [self.keys.log], [now, *args])
+
+    # --- holding a set ----------------------------------------------------------------------
+
+    async def acquire(
+        self, projection_set: ProjectionSet, holder: str, hold_ms: int
+    ) -> Held | Standby | OtherVersion:
+        """Become or stay the one that folds a set live; 0 ms gives it up."""
+        versions: list[Arg] = []
+        for projection in projection_set.projections:
+            versions += (projection.name, projection.version)
+        name = projection_set.name
+        return _hold(await self.run("acquire_set", name, holder, hold_ms, name, *versions))
+
+    async def acquire_build(
+        self, build_set: str, holder: str, hold_ms: int
+    ) -> Held | Standby | OtherVersion:
+        """Become or stay the one that folds a build, which has no consumer group."""
+        return _hold(await self.run("acquire_set", build_set, holder, hold_ms, ""))
+
+    # --- folding ----------------------------------------------------------------------------
+
+    async def read(
+        self, projection_set: str, epoch: int, count: int, hold_ms: int
+    ) -> list[Entry] | None:
+        """The next entries for the holder of this epoch; none when another holds the set."""
+        reply = await self.run("read_batch", projection_set, epoch, count, hold_ms)
+        return None if reply[0] == b"fenced" else entries_of(reply[1])
+
+    async def save(self, save: Save) -> Saved:
+        """Views, checkpoint and acknowledgement in one step, or nothing."""
+        saved: Saved = (await self.run("save_views", *_save_args(save))).decode()
+        return saved
+
+    async def load(
+        self, projection: str, build: str, entities: Sequence[str]
+    ) -> list[bytes | None]:
+        """Records as stored, one for each entity."""
+        found: list[bytes | None] = []
+        for first in range(0, len(entities), LOADED_MAX):
+            some = entities[first : first + LOADED_MAX]
+            found += await self.run("load_views", projection, build, *some)
+        return found
+
+    async def checkpoint(self, projection_set: str) -> str:
+        """Last log id that the set has folded and saved."""
+        return await self._text(self.keys.checkpoint(projection_set)) or START
+
+    async def live(self, projection: str) -> str | None:
+        """The build that readers read."""
+        return await self._text(self.keys.live(projection))
+
+    async def _text(self, key: str) -> str | None:
+        kept = await self.transport.command("GET", key, key=key)
+        return kept.decode() if kept is not None else None
+
+    # --- the log ----------------------------------------------------------------------------
+
+    async def read_log(self, after: str, count: int, upto: str = "+") -> list[Entry]:
+        """Entries behind `after`, oldest first."""
+        log = self.keys.log
+        reply = await self.transport.command(
+            "XRANGE", log, f"({after}", upto, "COUNT", count, key=log
+        )
+        return entries_of(reply)
+
+    async def last_id(self) -> str:
+        """Id of the log's newest entry."""
+        log = self.keys.log
+        reply = await self.transport.command("XREVRANGE", log, "+", "-", "COUNT", 1, key=log)
+        newest = entries_of(reply)
+        return newest[0][0] if newest else START
+
+    async def is_log_whole(self) -> bool:
+        """Whether nothing has been trimmed from the log."""
+        return not await self.log_gone()
+
+    async def log_gone(self) -> int:
+        """How many entries the log has had and has no more."""
+        log = self.keys.log
+        if not await self.transport.command("EXISTS", log, key=log):
+            return 0
+        flat = await self.transport.command("XINFO", "STREAM", log, key=log)
+        pairs = flat.items() if isinstance(flat, dict) else zip(flat[::2], flat[1::2], strict=True)
+        told = {_text(name): value for name, value in pairs}
+        return int(told["entries-added"]) - int(told["length"])
+
+    async def wait_log(self, after: str, block_ms: int) -> None:
+        """Return when the log has an entry behind `after`, or after `block_ms`."""
+        await self.transport.read_blocking({self.keys.log: after}, block_ms, 1)
+
+    # --- builds -----------------------------------------------------------------------------
+
+    async def switch(
+        self,
+        live_set: str,
+        build_set: str,
+        epoch: int,
+        builds: Sequence[tuple[str, str, str]],
+    ) -> tuple[str, str]:
+        """Make builds live: (projection, live build, new build). Replies a word and its detail."""
+        args = [text for build in builds for text in build]
+        word, *rest = await self.run("switch_build", live_set, build_set, epoch, *args)
+        return word.decode(), rest[0].decode() if rest else ""
+
+    async def drop(
+        self,
+        build_set: str,
+        epoch: int,
+        hold_ms: int,
+        cursor: str,
+        projections: Sequence[Projection],
+    ) -> tuple[str, int] | None:
+        """One step of removing records of no live build: (next cursor, removed); none if fenced."""
+        names = [one.name for one in projections]
+        word, *rest = await self.run("drop_build", build_set, epoch, hold_ms, cursor, *names)
+        return None if word == b"fenced" else (rest[0].decode(), int(rest[1]))
+
+
+    # --- reading what is stored beside what the log says ---------------------------------------
+
+    async def read_entities(self, kind: str, names: Sequence[str]) -> tuple[str, list[Any]]:
+        """The log's last id and the decided state of entities at it; `{}` where there is none."""
+        told = msgspec.json.decode(await self.run("read_entity", kind, *names))
+        return told["last"], list(told["found"])
+
+    async def read_records(
+        self, projection_set: str, projection: str, entities: Sequence[str]
+    ) -> tuple[str, list[dict[str, bytes]]]:
+        """The live checkpoint and the live records at it; empty where there is none."""
+        checkpoint, _, *found = await self.run(
+            "read_views", projection_set, projection, *entities
+        )
+        records = [dict(zip(flat[::2], flat[1::2], strict=True)) for flat in found]
+        return checkpoint.decode(), [
+            {field.decode(): value for field, value in record.items()} for record in records
+        ]
+
+    async def scan(self, kind: str) -> AsyncIterator[list[str]]:
+        """Ids of all keys of a kind, some at a time; one may come twice."""
+        cursor = "0"
+        while True:
+            reply, ids = await self.run("scan_kind", kind, cursor)
+            cursor = reply.decode()
+            yield [one.decode() for one in ids]
+            if cursor == "0":
+                return
+
+    async def read_marks(
+        self, kind: Literal["audio", "out"], session: str, after: str
+    ) -> list[tuple[str, bytes]]:
+        """Up to 128 (id, mark) of a session's stream behind `after`."""
+        flat = await self.run("read_marks", kind, session, after)
+        return [(id_.decode(), mark) for id_, mark in zip(flat[::2], flat[1::2], strict=True)]
+
+    async def read_stream(self, key: str, after: str, count: int) -> list[Entry]:
+        """Entries of a stream behind `after`."""
+        reply = await self.transport.command(
+            "XRANGE", key, f"({after}", "+", "COUNT", count, key=key
+        )
+        return entries_of(reply)
+
+
+def _hold(reply: Any) -> Held | Standby | OtherVersion:
+    word, *rest = reply
+    if word == b"held":
+        return Held(int(rest[0]), tuple(build.decode() for build in rest[1:]))
+    if word == b"standby":
+        return Standby(int(rest[0]))
+    return OtherVersion(rest[0].decode(), rest[1].decode())
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _save_args(save: Save) -> list[Arg]:
+    """The sections of save_views.lua, in its order."""
+    args: list[Arg] = [save.projection_set, save.group, save.epoch, save.start, save.to]
+    args.append(len(save.builds))
+    for build in save.builds:
+        args += build
+    args.append(len(save.acks))
+    args += save.acks
+    args.append(len(save.puts))
+    for put in save.puts:
+        args += (put.projection, put.build, put.entity, len(put.fields))
+        for field in put.fields.items():
+            args += field
+    args.append(len(save.drops))
+    for drop in save.drops:
+        args += drop
+    args.append(len(save.trails))
+    for session, ids in save.trails.items():
+        args += (session, len(ids), *ids)
+    args.append(len(save.dead))
+    for dead in save.dead:
+        args += (dead.id, dead.type, dead.told, dead.reason)
+    return args

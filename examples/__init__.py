@@ -1,0 +1,1 @@
+"""Small nodes to start from: `eventsched node examples.echo_node:node`."""

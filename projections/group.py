@@ -1,0 +1,201 @@
+"""Groups: results of one session and target, close enough in time to share context.
+
+Owns: rules 27-30 as a fold. One record per session holds the active group of each target and
+its context, one opaque field that dispatch copies into the next assignment.
+Never does: I/O, clocks, decisions. Read next: job.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from msgspec.structs import replace
+
+from eventsched.events import (
+    Event,
+    PlaybackEnded,
+    PlaybackStarted,
+    ResultDelivered,
+    SessionClosed,
+    SessionOpened,
+    SessionRetired,
+    Text,
+)
+from eventsched.keys import name_of
+from eventsched.projection import Step, handled
+
+JOIN_MS = 2_000
+PARTS_MAX = 8
+CHARACTERS_MAX = 800
+
+_text = msgspec.msgpack.Decoder(Text)
+_context = msgspec.msgpack.Encoder()
+
+
+class Part(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One delivered result inside a group."""
+
+    index: int
+    utterance: int
+    source_text: str
+    text: str | None = None
+    """The translation; none when it is missing."""
+
+    @property
+    def characters(self) -> int:
+        return len(self.source_text) + len(self.text or "")
+
+
+class Group(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One target of a session: the active group, if any, and what plays of it."""
+
+    n: int = -1
+    """Number of the group, `<session>/<target>/<n>`; -1 before the first."""
+    active: bool = False
+    next_index: int = 0
+    """The part_index that the next part gets; never used again."""
+    last_part_ms: int = 0
+    playing: tuple[str, ...] = ()
+    """Open playbacks, `<listener>/<utterance>`."""
+    played_ms: int = 0
+    """When the last playback ended."""
+    parts: tuple[Part, ...] = ()
+    """Oldest first."""
+
+
+class SessionGroups(msgspec.Struct, frozen=True, omit_defaults=True):
+    """All groups of one session."""
+
+    session: str
+    closed: bool = False
+    targets: dict[str, Group] = {}
+
+
+def joins(group: Group, at_ms: int) -> bool:
+    """Rule 27: whether a result delivered at `at_ms` belongs to the active group."""
+    if not group.active:
+        return False
+    if group.playing:
+        return True
+    return at_ms - max(group.last_part_ms, group.played_ms) <= JOIN_MS
+
+
+def kept(parts: tuple[Part, ...]) -> tuple[Part, ...]:
+    """Rule 28: the newest parts within both bounds; the oldest go first."""
+    parts = parts[-PARTS_MAX:]
+    characters = sum([part.characters for part in parts])
+    first = 0
+    while characters > CHARACTERS_MAX:
+        characters -= parts[first].characters
+        first += 1
+    return parts[first:]
+
+
+def context_of(group: Group) -> bytes:
+    """What a node gets: msgpack of `[source_text, text | none]`, oldest first."""
+    return _context.encode([[part.source_text, part.text] for part in group.parts])
+
+
+def _opened(_: SessionGroups | None, event: Event, __: SessionOpened) -> SessionGroups:
+    return SessionGroups(session=event.session)
+
+
+def _delivered(view: SessionGroups, event: Event, data: ResultDelivered) -> SessionGroups:
+    if data.outcome != "result" or view.closed:
+        return view
+    group = view.targets.get(data.target, Group())
+    if not joins(group, event.ms):
+        group = Group(n=group.n + 1, active=True, playing=group.playing)
+    said = _text.decode(event.body)
+    part = Part(group.next_index, data.utterance, said.source_text, said.text)
+    return _put(
+        view,
+        data.target,
+        replace(
+            group,
+            next_index=group.next_index + 1,
+            last_part_ms=event.ms,
+            parts=kept((*group.parts, part)),
+        ),
+    )
+
+
+def _put(view: SessionGroups, target: str, group: Group) -> SessionGroups:
+    return replace(view, targets={**view.targets, target: group})
+
+
+def _heard(event: Event, data: PlaybackStarted | PlaybackEnded) -> str:
+    return f"{event.session}/{data.utterance}"
+
+
+def _playback_started(view: SessionGroups, event: Event, data: PlaybackStarted) -> SessionGroups:
+    if view.closed:
+        return view
+    group = view.targets.get(data.target, Group())
+    mark = _heard(event, data)
+    if mark in group.playing:
+        return view
+    return _put(view, data.target, replace(group, playing=(*group.playing, mark)))
+
+
+def _playback_ended(view: SessionGroups, event: Event, data: PlaybackEnded) -> SessionGroups:
+    group = view.targets.get(data.target)
+    mark = _heard(event, data)
+    if group is None or mark not in group.playing:
+        return view
+    playing = tuple([one for one in group.playing if one != mark])
+    return _put(view, data.target, replace(group, playing=playing, played_ms=event.ms))
+
+
+def _closed(view: SessionGroups, _: Event, __: SessionClosed) -> SessionGroups:
+    """Rule 30: closing a session closes its groups; there is no next job to get a context."""
+    targets = {
+        target: Group(n=group.n, next_index=group.next_index, last_part_ms=group.last_part_ms)
+        for target, group in view.targets.items()
+    }
+    return replace(view, closed=True, targets=targets)
+
+
+def _retired(_: SessionGroups, __: Event, ___: SessionRetired) -> None:
+    return None
+
+
+STEPS: dict[type, Step] = {
+    SessionOpened: _opened,
+    ResultDelivered: _delivered,
+    PlaybackStarted: _playback_started,
+    PlaybackEnded: _playback_ended,
+    SessionClosed: _closed,
+    SessionRetired: _retired,
+}
+
+
+class Groups:
+    """One record per session, by its name in the cell; playbacks count for whose sound it is."""
+
+    name = "group"
+    version = 1
+    view: Any = SessionGroups
+    handles = handled(STEPS)
+
+    def initial(self) -> None:
+        return None
+
+    def route(self, event: Event) -> tuple[str, ...]:
+        data = event.data
+        if isinstance(data, PlaybackStarted | PlaybackEnded):
+            return (name_of(data.origin),)
+        return (name_of(event.session),) if event.session else ()
+
+    def apply(self, view: SessionGroups | None, event: Event) -> SessionGroups | None:
+        step = STEPS.get(type(event.data))
+        if step is None or (view is None and step is not _opened):
+            return view
+        after: SessionGroups | None = step(view, event, event.data)
+        return after
+
+    def fields(self, view: SessionGroups) -> Mapping[str, bytes]:
+        """`context:<target>` for the dispatch script, which copies it unread (rule 29)."""
+        return {f"context:{target}": context_of(group) for target, group in view.targets.items()}

@@ -1,0 +1,168 @@
+"""The node: its registration, abilities, and the attempts that hold its slots.
+
+Owns: rules 13, 14 and 16 as a fold: status, epoch, class signature, live attempts.
+Never does: I/O, clocks, decisions. Read next: __init__.py (the set that is folded in one pass).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+from msgspec.structs import replace
+
+from eventsched.events import (
+    AttemptEnded,
+    Event,
+    JobDispatched,
+    NodeDrained,
+    NodeDraining,
+    NodeLost,
+    NodeMarked,
+    NodeRegistered,
+    NodeUnmarked,
+    ResultRecorded,
+)
+from eventsched.keys import name_of
+from eventsched.projection import Step, handled
+
+Status: TypeAlias = Literal["alive", "draining", "gone"]
+
+
+class Live(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An attempt that holds a slot of the registration that it was given to."""
+
+    attempt: int
+    epoch: int
+    since_ms: int
+    deadline_ms: int
+
+
+class Node(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One node as the log tells it."""
+
+    node: str
+    epoch: int
+    status: Status
+    asr: tuple[str, ...]
+    targets: tuple[str, ...]
+    slots: int
+    since_ms: int
+    """When this registration began."""
+    services: tuple[str, ...] = ()
+    version: str = ""
+    cls: str = ""
+    marks: dict[str, int] = {}
+    """Service -> until when the node is not chosen for it."""
+    reason: str = ""
+    """Why it is gone: drained, silent or superseded."""
+    gone_ms: int = 0
+    live: dict[str, Live] = {}
+    """Job key -> the attempt; of an ended registration until each was taken back."""
+    dispatches: int = 0
+    results: int = 0
+    ended: int = 0
+    """Attempts that ended without a result."""
+
+
+def _registered(view: Node | None, event: Event, data: NodeRegistered) -> Node:
+    """Rule 13: a new registration starts with all its slots free."""
+    return Node(
+        node=event.node,
+        epoch=data.epoch,
+        status="alive",
+        asr=tuple(data.asr),
+        targets=tuple(data.targets),
+        slots=data.slots,
+        since_ms=event.ms,
+        services=tuple(data.services),
+        version=data.version,
+        cls=data.cls,
+        live=view.live if view else {},
+        dispatches=view.dispatches if view else 0,
+        results=view.results if view else 0,
+        ended=view.ended if view else 0,
+    )
+
+
+def _draining(view: Node, _: Event, __: NodeDraining) -> Node:
+    return replace(view, status="draining")
+
+
+def _drained(view: Node, event: Event, _: NodeDrained) -> Node:
+    return replace(view, status="gone", reason="drained", gone_ms=event.ms, marks={})
+
+
+def _lost(view: Node, event: Event, data: NodeLost) -> Node:
+    return replace(view, status="gone", reason=data.reason, gone_ms=event.ms, marks={})
+
+
+def _marked(view: Node, _: Event, data: NodeMarked) -> Node:
+    """Rule 14: a mark moves the node to the class of its new signature."""
+    return replace(view, marks={**view.marks, data.service: data.until_ms}, cls=data.cls)
+
+
+def _unmarked(view: Node, _: Event, data: NodeUnmarked) -> Node:
+    marks = view.marks.copy()
+    marks.pop(data.service, None)
+    return replace(view, marks=marks, cls=data.cls)
+
+
+def _dispatched(view: Node, event: Event, data: JobDispatched) -> Node:
+    held = Live(data.attempt, data.epoch, event.ms, data.deadline_ms)
+    return replace(
+        view, live={**view.live, event.job: held}, dispatches=view.dispatches + 1
+    )
+
+
+def _recorded(view: Node, event: Event, data: ResultRecorded) -> Node:
+    return replace(view, live=_without(view, event.job, data), results=view.results + 1)
+
+
+def _attempt_ended(view: Node, event: Event, data: AttemptEnded) -> Node:
+    return replace(view, live=_without(view, event.job, data), ended=view.ended + 1)
+
+
+def _without(view: Node, job: str, data: ResultRecorded | AttemptEnded) -> dict[str, Live]:
+    """Slots are counted from live attempts: only that very attempt gives its slot back."""
+    held = view.live.get(job)
+    if held is None or (held.attempt, held.epoch) != (data.attempt, data.epoch):
+        return view.live
+    live = view.live.copy()
+    del live[job]
+    return live
+
+
+STEPS: dict[type, Step] = {
+    NodeRegistered: _registered,
+    NodeDraining: _draining,
+    NodeDrained: _drained,
+    NodeLost: _lost,
+    NodeMarked: _marked,
+    NodeUnmarked: _unmarked,
+    JobDispatched: _dispatched,
+    ResultRecorded: _recorded,
+    AttemptEnded: _attempt_ended,
+}
+
+
+class Nodes:
+    """One record per node, by its name in the cell."""
+
+    name = "node"
+    version = 1
+    view: Any = Node
+    handles = handled(STEPS)
+
+    def initial(self) -> None:
+        return None
+
+    def route(self, event: Event) -> tuple[str, ...]:
+        return (name_of(event.node),) if event.node else ()
+
+    def apply(self, view: Node | None, event: Event) -> Node | None:
+        step = STEPS.get(type(event.data))
+        if step is None or (view is None and step is not _registered):
+            return view
+        after: Node | None = step(view, event, event.data)
+        return after

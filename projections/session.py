@@ -1,0 +1,305 @@
+"""The session: what it is, what it owes its listeners, and its last utterances.
+
+Owns: rules 1-8 and 23-25 as a fold. It holds all that scripts decide by (verify, I7): status,
+epoch, index, turn, places in the delivery order, open outcomes, open playbacks, affinity.
+Never does: I/O, clocks, decisions. Read next: group.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+from msgspec.structs import replace
+
+from eventsched.events import (
+    Event,
+    JobDispatched,
+    JobFailed,
+    PlaybackEnded,
+    PlaybackStarted,
+    ResultDelivered,
+    ResultMissing,
+    ResultRecorded,
+    ResultRefused,
+    ResultReplaced,
+    RoomLeft,
+    SessionClosed,
+    SessionClosing,
+    SessionOpened,
+    SessionResumed,
+    SessionRetired,
+    UtteranceFinalized,
+)
+from eventsched.events import Outcome as End
+from eventsched.keys import name_of
+from eventsched.projection import Step, handled
+
+RECENT_MAX = 16
+Status: TypeAlias = Literal["open", "closing", "closed"]
+
+
+class Owed(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An open outcome: one (utterance, target) whose listeners still wait."""
+
+    utterance: int
+    first: str
+    """Id of the utterance's first chunk: the audio is kept from there on."""
+    to: tuple[str, ...] = ()
+    """Sessions that hear it; empty means the speaker alone."""
+    ready: End | Literal[""] = ""
+    """How its job ended, while it waits behind a gap; empty while the job goes on."""
+    ready_ms: int = 0
+
+
+class Utterance(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One of the last utterances and how each of its targets ended so far."""
+
+    utterance: int
+    turn: int
+    reason: str
+    at_ms: int
+    ms: int
+    bytes: int = 0
+    targets: tuple[str, ...] = ()
+    ended: dict[str, End] = {}
+
+
+class Session(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One session as the log tells it."""
+
+    session: str
+    tenant: str
+    source: str
+    opened_ms: int
+    at_ms: int
+    """Time of the last event of this session."""
+    status: Status = "open"
+    epoch: int = 1
+    targets: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
+    features_hash: str = "none"
+    audio: str = "pcm16"
+    rate: int = 16_000
+    priority: int = 1
+    room: str = ""
+    hears: str = ""
+    in_room: bool = False
+    utterance: int = 0
+    """Index of the utterance that is not finalized yet."""
+    turn: int = 0
+    """The turn that it belongs to."""
+    next_seq: int = 0
+    """The first chunk number after the last finalized utterance, or later."""
+    allocated: dict[str, int] = {}
+    """Target -> the delivery number that the next utterance gets."""
+    delivered: dict[str, int] = {}
+    """Target -> the delivery number that goes out next."""
+    owed: dict[str, Owed] = {}
+    """`<target>/<delivery_no>` -> the open outcome."""
+    playing: dict[str, int] = {}
+    """`<origin>/<target>/<utterance>` -> when it is taken as ended."""
+    node: str = ""
+    """Node of the last dispatch, and the turn that it worked for."""
+    node_turn: int = 0
+    reason: str = ""
+    """Why it closes."""
+    closed_ms: int = 0
+    audio_ms: int = 0
+    dispatches: int = 0
+    results: int = 0
+    no_text: int = 0
+    failed: int = 0
+    missing: int = 0
+    refused: int = 0
+    recent: tuple[Utterance, ...] = ()
+
+
+def owed_key(target: str, delivery_no: int) -> str:
+    return f"{target}/{delivery_no}"
+
+
+def playing_key(data: PlaybackStarted | PlaybackEnded) -> str:
+    return f"{data.origin}/{data.target}/{data.utterance}"
+
+
+def _opened(_: Session | None, event: Event, data: SessionOpened) -> Session:
+    return Session(
+        session=event.session,
+        tenant=data.tenant,
+        source=data.source,
+        opened_ms=event.ms,
+        at_ms=event.ms,
+        epoch=data.epoch,
+        targets=tuple(data.targets),
+        features=tuple(data.features),
+        features_hash=data.features_hash,
+        audio=data.audio,
+        rate=data.rate,
+        priority=data.priority,
+        room=data.room,
+        hears=data.hears,
+        in_room=bool(data.room),
+    )
+
+
+def _resumed(view: Session, event: Event, data: SessionResumed) -> Session:
+    return replace(view, epoch=data.epoch, at_ms=event.ms)
+
+
+def _finalized(view: Session, event: Event, data: UtteranceFinalized) -> Session:
+    """Rule 25: each target owes one outcome. Rule 2: a cut by length keeps the turn."""
+    allocated, owed = view.allocated, view.owed
+    if data.targets:
+        allocated, owed = allocated.copy(), owed.copy()
+        for one in data.targets:
+            allocated[one.target] = one.delivery_no + 1
+            key = owed_key(one.target, one.delivery_no)
+            owed[key] = Owed(data.utterance, data.first, tuple(one.to))
+    latest = Utterance(
+        data.utterance,
+        data.turn,
+        data.reason,
+        event.ms,
+        data.ms,
+        data.bytes,
+        tuple([one.target for one in data.targets]),
+    )
+    return replace(
+        view,
+        utterance=data.utterance + 1,
+        turn=data.turn if data.reason == "max_duration" else data.turn + 1,
+        next_seq=data.first_seq + data.count,
+        allocated=allocated,
+        owed=owed,
+        audio_ms=view.audio_ms + data.ms,
+        recent=(*view.recent[1 - RECENT_MAX :], latest),
+        at_ms=event.ms,
+    )
+
+
+def _dispatched(view: Session, event: Event, data: JobDispatched) -> Session:
+    """Rule 16: affinity is to the node of this turn, else of this session."""
+    return replace(
+        view,
+        node=event.node,
+        node_turn=data.turn,
+        dispatches=view.dispatches + 1,
+        at_ms=event.ms,
+    )
+
+
+def _job_ended(view: Session, event: Event, data: ResultRecorded | JobFailed) -> Session:
+    """Its outcome is ready; it goes out with the delivery event, now or behind a gap."""
+    key = owed_key(data.target, data.delivery_no)
+    owed = view.owed.get(key)
+    if owed is None:
+        return replace(view, at_ms=event.ms)
+    end: End = "failed"
+    if isinstance(data, ResultRecorded):
+        end = "no_text" if data.status == "no_text" else "result"
+    ready_ms = owed.ready_ms or event.ms  # a replaced result keeps its place in time
+    ready = Owed(owed.utterance, owed.first, owed.to, end, ready_ms)
+    return replace(view, owed={**view.owed, key: ready}, at_ms=event.ms)
+
+
+def _delivered(view: Session, event: Event, data: ResultDelivered | ResultMissing) -> Session:
+    end: End = "missing" if isinstance(data, ResultMissing) else data.outcome
+    owed = view.owed.copy()
+    owed.pop(owed_key(data.target, data.delivery_no), None)
+    return replace(
+        view,
+        owed=owed,
+        delivered={**view.delivered, data.target: data.delivery_no + 1},
+        results=view.results + (end == "result"),
+        no_text=view.no_text + (end == "no_text"),
+        failed=view.failed + (end == "failed"),
+        missing=view.missing + (end == "missing"),
+        recent=_with_end(view.recent, data.utterance, data.target, end),
+        at_ms=event.ms,
+    )
+
+
+def _with_end(
+    recent: tuple[Utterance, ...], utterance: int, target: str, end: End
+) -> tuple[Utterance, ...]:
+    place = utterance - recent[0].utterance if recent else -1
+    if not 0 <= place < len(recent) or recent[place].utterance != utterance:
+        return recent
+    old = recent[place]
+    new = replace(old, ended={**old.ended, target: end})
+    return (*recent[:place], new, *recent[place + 1 :])
+
+
+def _refused(view: Session, event: Event, _: ResultRefused) -> Session:
+    return replace(view, refused=view.refused + 1, at_ms=event.ms)
+
+
+def _playback_started(view: Session, event: Event, data: PlaybackStarted) -> Session:
+    """Rule 5: open where it is heard, until ended or overdue."""
+    playing = {**view.playing, playing_key(data): data.until_ms}
+    return replace(view, playing=playing, at_ms=event.ms)
+
+
+def _playback_ended(view: Session, event: Event, data: PlaybackEnded) -> Session:
+    playing = view.playing.copy()
+    playing.pop(playing_key(data), None)
+    return replace(view, playing=playing, at_ms=event.ms)
+
+
+def _closing(view: Session, event: Event, data: SessionClosing) -> Session:
+    return replace(view, status="closing", reason=data.reason, at_ms=event.ms)
+
+
+def _left(view: Session, event: Event, _: RoomLeft) -> Session:
+    return replace(view, in_room=False, at_ms=event.ms)
+
+
+def _closed(view: Session, event: Event, _: SessionClosed) -> Session:
+    return replace(view, status="closed", closed_ms=event.ms, at_ms=event.ms)
+
+
+def _retired(_: Session, __: Event, ___: SessionRetired) -> None:
+    return None
+
+
+STEPS: dict[type, Step] = {
+    SessionOpened: _opened,
+    SessionResumed: _resumed,
+    UtteranceFinalized: _finalized,
+    JobDispatched: _dispatched,
+    JobFailed: _job_ended,
+    ResultRecorded: _job_ended,
+    ResultReplaced: _job_ended,
+    ResultRefused: _refused,
+    ResultDelivered: _delivered,
+    ResultMissing: _delivered,
+    PlaybackStarted: _playback_started,
+    PlaybackEnded: _playback_ended,
+    SessionClosing: _closing,
+    RoomLeft: _left,
+    SessionClosed: _closed,
+    SessionRetired: _retired,
+}
+
+
+class Sessions:
+    """One record per session, by its name in the cell."""
+
+    name = "session"
+    version = 1
+    view: Any = Session
+    handles = handled(STEPS)
+
+    def initial(self) -> None:
+        return None
+
+    def route(self, event: Event) -> tuple[str, ...]:
+        return (name_of(event.session),) if event.session else ()
+
+    def apply(self, view: Session | None, event: Event) -> Session | None:
+        step = STEPS.get(type(event.data))
+        if step is None or (view is None and step is not _opened):
+            return view
+        after: Session | None = step(view, event, event.data)
+        return after

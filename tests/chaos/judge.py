@@ -1,0 +1,228 @@
+"""What is a violation, and what is only a pity.
+
+Owns: comparing three things that know nothing of each other: what the producers were told (and what
+they said), what the log holds, what the listeners heard.
+Never does: fold with the product's projections (`eventsched verify` does, beside this).
+Read next: tests/simulation/check.py (what of the log alone must hold), producer.py (the record).
+
+Violations: a chunk that was taken is in no utterance, or in two, or with other bytes; a text that
+is not made of exactly the utterance's audio; an attempt dispatched twice, a job ended twice, an
+effect by a token that was not current, a node above its slots; a number that has no outcome, or
+two, or comes out of order; a listener that did not hear what was sent to it, or heard anything
+twice or out of order; an outcome that the log does not know; an entry in `dead`; a session that
+does not end; a process that ends by itself; anything that `verify` finds.
+
+Legitimate, and counted: `failed` (a job met three dying nodes), expired (nobody was free in time),
+`missing` (the gap was waited for), utterances cut by a pause that was an outage, BACKPRESSURE.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from eventsched import codec
+from eventsched.events import (
+    Event,
+    JobFailed,
+    ResultDelivered,
+    ResultMissing,
+    SessionClosing,
+    UtteranceFinalized,
+)
+from tests.chaos import speech
+from tests.chaos.producer import HeardOne, Record, Spoken
+from tests.simulation.actors import Told
+from tests.simulation.check import violations as broken_in_log
+
+Key = tuple[str, str, int]
+"""Speaker, target, delivery number."""
+NAMED_MAX = 5
+
+
+class Judged(msgspec.Struct, kw_only=True):
+    """The verdict and its figures."""
+
+    violations: list[str] = []
+    sessions: int = 0
+    utterances: int = 0
+    cut_by_outage: int = 0
+    chunks: int = 0
+    results: int = 0
+    no_text: int = 0
+    failed: int = 0
+    failed_codes: dict[str, int] = {}
+    missing: int = 0
+    heard: int = 0
+    truncated: int = 0
+    events: dict[str, int] = {}
+
+
+def judge(log: Sequence[Event], record: Record) -> Judged:
+    """Hold the log, the record and each other against each other."""
+    judged = Judged(
+        sessions=len(record.sessions),
+        chunks=sum(len(one.sizes) for one in record.sessions.values()),
+        heard=sum(len(one.heard) for one in record.sessions.values()),
+        truncated=sum(one.truncated for one in record.sessions.values()),
+        events=dict(Counter(event.type for event in log)),
+    )
+    judged.violations += broken_in_log(log, _told(record))
+    judged.violations += _ends(log)
+    finalized = {
+        (event.session, event.data.utterance): event.data
+        for event in log
+        if isinstance(event.data, UtteranceFinalized)
+    }
+    judged.violations += _audio(log, finalized, record)
+    judged.violations += _texts(log, finalized, record)
+    judged.violations += _listeners(log, record)
+    _count(log, finalized, judged)
+    return judged
+
+
+def _ends(log: Sequence[Event]) -> list[str]:
+    """Every session that was opened is closed, and it was not idleness that closed a busy one."""
+    closed = {event.session for event in log if event.type == "SessionClosed"}
+    opened = {event.session for event in log if event.type == "SessionOpened"}
+    return [f"{session}: never closed" for session in sorted(opened - closed)]
+
+
+def _told(record: Record) -> Told:
+    """What simulated producers would have written down."""
+    told = Told(broken=list(record.broken))
+    for session, spoken in record.sessions.items():
+        told.acked[session] = dict(enumerate(spoken.sizes[: spoken.acked]))
+        told.heard[session] = [msgspec.to_builtins(one) for one in spoken.heard]
+    return told
+
+
+def _audio(
+    log: Sequence[Event],
+    finalized: Mapping[tuple[str, int], UtteranceFinalized],
+    record: Record,
+) -> list[str]:
+    """Utterances follow each other without a hole, hold what was said, and nothing else."""
+    broken = []
+    by_session: dict[str, list[UtteranceFinalized]] = defaultdict(list)
+    for (session, _), data in finalized.items():
+        by_session[session].append(data)
+    for session, utterances in by_session.items():
+        spoken = record.sessions.get(session)
+        if spoken is None:
+            broken.append(f"{session}: in the log, and no producer knows it")
+            continue
+        broken += _utterances(session, utterances, spoken)
+    opened = {event.session for event in log if event.type == "SessionOpened"}
+    lost = [one for one in record.sessions if one not in opened]
+    return broken + [f"{session}: opened, and the log does not know it" for session in lost]
+
+
+def _utterances(
+    session: str, utterances: Sequence[UtteranceFinalized], spoken: Spoken
+) -> list[str]:
+    broken, expected = [], 0
+    for number, data in enumerate(utterances):
+        sizes = spoken.sizes[data.first_seq : data.first_seq + data.count]
+        if data.utterance != number or data.first_seq != expected:
+            broken.append(f"{session}: utterance {data.utterance} begins at {data.first_seq}")
+        if len(sizes) != data.count or sum(sizes) != data.bytes:
+            broken.append(f"{session}: utterance {data.utterance} has {data.bytes} B, not {sizes}")
+        expected = data.first_seq + data.count
+    return broken
+
+
+def _texts(
+    log: Sequence[Event],
+    finalized: Mapping[tuple[str, int], UtteranceFinalized],
+    record: Record,
+) -> list[str]:
+    """A result's text is the digest of its utterance's audio; `no_text` comes where it belongs."""
+    broken = []
+    for event in log:
+        data = event.data
+        if not isinstance(data, ResultDelivered) or data.outcome == "failed":
+            continue
+        if (data.outcome == "no_text") != speech.is_silent(event.job):
+            broken.append(f"{event.job}: {data.outcome}, which it is not")
+        if data.outcome == "result":
+            text = codec.decode_text(event.body).text
+            if text != _expected(event.session, finalized[event.session, data.utterance], record):
+                broken.append(f"{event.job}: its text is not made of its audio")
+    return broken
+
+
+def _expected(session: str, data: UtteranceFinalized, record: Record) -> str:
+    """Of what was said. An utterance that holds more is told by `_utterances`, too."""
+    sizes = record.sessions.get(session, Spoken()).sizes
+    audio = b"".join(
+        speech.chunk(session, data.first_seq + at, size // speech.BYTES_PER_MS)
+        for at, size in enumerate(sizes[data.first_seq : data.first_seq + data.count])
+    )
+    return speech.digest(audio, data.padding_ms)
+
+
+def _listeners(log: Sequence[Event], record: Record) -> list[str]:
+    """Each heard exactly what the log says was sent to it, if it heard its end."""
+    sent: dict[str, dict[Key, tuple[str, int, str]]] = defaultdict(dict)
+    for event in log:
+        data = event.data
+        if isinstance(data, ResultDelivered | ResultMissing):
+            outcome = data.outcome if isinstance(data, ResultDelivered) else "missing"
+            text = codec.decode_text(event.body).text or "" if outcome == "result" else ""
+            for listener in data.to or [event.session]:
+                if listener not in data.skipped:
+                    key = (event.session, data.target, data.delivery_no)
+                    sent[listener][key] = (outcome, data.utterance, text)
+    broken = []
+    for listener, spoken in record.sessions.items():
+        broken += _listener(listener, spoken, sent[listener])
+    return broken
+
+
+def _listener(
+    listener: str, spoken: Spoken, sent: Mapping[Key, tuple[str, int, str]]
+) -> list[str]:
+    heard = {(one.session, one.target, one.delivery_no): one for one in spoken.heard}
+    broken = []
+    strange = [key for key, one in heard.items() if sent.get(key) != _said(one)]
+    if strange:
+        broken.append(f"{listener}: heard what was not sent: {strange[:NAMED_MAX]}")
+    unheard = [key for key in sent if key not in heard]
+    if unheard and spoken.heard_end and not spoken.truncated:
+        broken.append(f"{listener}: did not hear {len(unheard)}: {unheard[:NAMED_MAX]}")
+    if unheard and not spoken.heard_end:
+        first = min(place for place, key in enumerate(sent) if key in unheard)
+        later = [key for place, key in enumerate(sent) if place > first and key in heard]
+        if later:
+            broken.append(f"{listener}: passed over {unheard[:NAMED_MAX]}, then heard on")
+    return broken
+
+
+def _said(one: HeardOne) -> tuple[str, int, str]:
+    return one.outcome, one.utterance, one.text
+
+
+def _count(
+    log: Sequence[Event],
+    finalized: Mapping[tuple[str, int], UtteranceFinalized],
+    judged: Judged,
+) -> None:
+    judged.utterances = len(finalized)
+    judged.cut_by_outage = sum(data.reason == "pause" for data in finalized.values())
+    for event in log:
+        match event.data:
+            case ResultDelivered(outcome="result"):
+                judged.results += 1
+            case ResultDelivered(outcome="no_text"):
+                judged.no_text += 1
+            case ResultDelivered(outcome="failed"):
+                judged.failed += 1
+            case JobFailed(code=code):
+                judged.failed_codes[code] = judged.failed_codes.get(code, 0) + 1
+            case ResultMissing():
+                judged.missing += 1
+            case SessionClosing(reason="idle"):
+                judged.events["closed idle"] = judged.events.get("closed idle", 0) + 1

@@ -1,0 +1,293 @@
+"""Who speaks in a chaos run, and the record of what was acknowledged and heard.
+
+    python -m tests.chaos.producer URL PLAN.json RECORD.json
+
+Owns: a replay of conversations, and beside it guests: short sessions that come, leave open, are
+resumed and go. Each chunk's size is kept from the moment the library took it, each outcome from
+the moment it was heard. This process is never killed; its connections are cut all the time.
+Never does: judge (judge.py).
+"""
+
+from __future__ import annotations
+
+import secrets
+import sys
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from random import Random
+
+import anyio
+import msgspec
+import structlog
+
+import eventsched
+from eventsched.cli.logs import configure_logs
+from eventsched.session import Session
+from eventsched.trace import replay as traced
+from eventsched.trace.replay import Replay
+from eventsched.trace.rttm import Conversation, Segment, Speaker
+from tests.chaos import speech
+
+log = structlog.get_logger("chaos.producer")
+GUEST_CHUNKS = (2, 12)
+
+
+class Plan(msgspec.Struct, kw_only=True):
+    """What to say."""
+
+    conversations: list[tuple[str, list[tuple[str, str, list[tuple[int, int]]]]]]
+    """Name, then speakers: name, language that is heard, segments as (start_ms, ms)."""
+    speed: float
+    guests: int
+    """So many at a time."""
+    guests_s: float
+    """New ones come for so long."""
+    seed: int
+
+
+class HeardOne(msgspec.Struct, frozen=True, kw_only=True):
+    """One outcome at one listener."""
+
+    session: str
+    target: str
+    utterance: int
+    delivery_no: int
+    outcome: str
+    text: str
+
+
+class Spoken(msgspec.Struct, kw_only=True):
+    """One session as its producer knows it."""
+
+    sizes: list[int] = []
+    """Bytes of each chunk that the library took, by number."""
+    acked: int = 0
+    """So many of them are known to be stored: their append returned, or a later one, or close."""
+    heard: list[HeardOne] = []
+    truncated: int = 0
+    heard_end: bool = False
+    """Its results ended by themselves: it heard everything it ever would."""
+    is_guest: bool = False
+
+
+class Record(msgspec.Struct, kw_only=True):
+    """Everything that this side knows."""
+
+    sessions: dict[str, Spoken] = {}
+    unavailable: int = 0
+    """How often the library gave up for a while, having kept what it took."""
+    pressed: int = 0
+    resumed: int = 0
+    broken: list[str] = []
+    unfinished: int = 0
+    """Guests whose session could not be opened, resumed or closed while the server was away."""
+
+
+class ChaosReplay(Replay):
+    """The trace's replay, with audio that can be told apart, and a record."""
+
+    def __init__(
+        self,
+        es: eventsched.Client,
+        conversations: Sequence[Conversation],
+        speed: float,
+        kept: Record,
+    ) -> None:
+        super().__init__(es, conversations, speed=speed, run_id=secrets.token_hex(4))
+        self.kept = kept
+
+    async def _converse(self, conversation: Conversation, begins: float) -> None:
+        """As it is, but listeners go on to their sessions' ends."""
+        room = f"{conversation.name}-{self._run_id}"[-64:]
+        async with AsyncExitStack() as stack:
+            ready = []
+            for speaker in conversation.speakers:
+                session = await stack.enter_async_context(
+                    self._es.session("trace", "en", room=room, hears=speaker.hears)
+                )
+                ready.append(traced._Ready(speaker, session, traced._owed(conversation, speaker)))
+            async with anyio.create_task_group() as tasks:
+                for one in ready:
+                    tasks.start_soon(self._listen, one)
+                await self._speak_all(ready, begins)
+                await self._until_heard(ready)
+                for one in ready:
+                    await close(self.kept, one.session)
+
+    async def _append(self, session: Session, payload: bytes, *, final: bool) -> None:
+        await say(self.kept, session, len(payload) // speech.BYTES_PER_MS, final=final)
+        self.record.chunks += 1
+
+    async def _listen(self, one: traced._Ready) -> None:
+        async for told in hearing(self.kept, one.session):
+            one.heard += told.outcome != "truncated"
+
+
+async def say(kept: Record, session: Session, ms: int, *, final: bool) -> None:
+    """The chunk is the library's when this returns: stored, or kept to be sent first."""
+    spoken = kept.sessions.setdefault(session.id, Spoken())
+    while True:
+        payload = speech.chunk(session.id, session.next_seq, ms)
+        try:
+            await session.append(payload, final=final)
+        except eventsched.Backpressure as pressed:
+            kept.pressed += 1
+            await anyio.sleep(pressed.retry_after_ms / 1_000)
+            continue
+        except eventsched.ServerUnavailable:
+            kept.unavailable += 1
+            spoken.sizes.append(len(payload))  # it is taken, and goes before whatever comes next
+        else:
+            spoken.sizes.append(len(payload))
+            spoken.acked = len(spoken.sizes)
+        assert session.next_seq == len(spoken.sizes), "the library's numbers are its own"
+        return
+
+
+async def close(kept: Record, session: Session) -> None:
+    """Closed, however long the server is away."""
+    spoken = kept.sessions.setdefault(session.id, Spoken())
+    while True:
+        try:
+            await session.close()
+        except eventsched.ServerUnavailable:
+            kept.unavailable += 1
+            continue
+        spoken.acked = len(spoken.sizes)
+        return
+
+
+async def hearing(kept: Record, session: Session) -> AsyncIterator[eventsched.Delivered]:
+    """What the session hears, put on record."""
+    spoken = kept.sessions.setdefault(session.id, Spoken())
+    async for told in session.results():
+        if told.outcome == "truncated":
+            spoken.truncated += 1
+        else:
+            spoken.heard.append(_heard(told))
+        yield told
+    spoken.heard_end = True
+
+
+def _heard(told: eventsched.Delivered) -> HeardOne:
+    return HeardOne(
+        session=told.session,
+        target=told.target,
+        utterance=told.utterance,
+        delivery_no=told.delivery_no,
+        outcome=told.outcome,
+        text=told.text or "",
+    )
+
+
+# --- guests ---------------------------------------------------------------------------------------
+
+
+class Guests:
+    """Short sessions, alone: each opens, speaks, may leave and come back, hears all, closes."""
+
+    def __init__(self, es: eventsched.Client, kept: Record, plan: Plan, seed: int) -> None:
+        self._es, self._kept, self._rng = es, kept, Random(seed)
+        self._ends = time.monotonic() + plan.guests_s
+
+    async def run(self) -> None:
+        while time.monotonic() < self._ends:
+            try:
+                await self._one()
+            except eventsched.ServerUnavailable:
+                self._kept.unfinished += 1
+            except (eventsched.SessionUnknown, eventsched.SessionIsClosed) as gone:
+                # Left open while the server was away for longer than it may be idle.
+                log.warning("guest gone", code=gone.code)
+                self._kept.unfinished += 1
+            await anyio.sleep(self._rng.uniform(0.05, 0.5))
+
+    async def _one(self) -> None:
+        tenant = self._rng.choice(["guest", "other"])
+        targets = self._rng.choice([["es"], ["en", "es"]])
+        last: eventsched.Delivered | None = None
+        async with self._es.session(tenant, "en", targets) as session:
+            self._kept.sessions.setdefault(session.id, Spoken()).is_guest = True
+            await self._speak(session)
+            if self._rng.random() < 0.5:
+                if self._rng.random() < 0.5:
+                    last = await self._hear_one(session)
+                session.leave_open()
+            else:
+                await close(self._kept, session)
+        if not session.stays_open:
+            return await self._hear_rest(session)
+        await anyio.sleep(self._rng.uniform(0.0, 1.0))
+        async with self._es.resume(session.id) as resumed:
+            self._kept.resumed += 1
+            self._come_back(resumed)
+            if last is not None:
+                resumed.results(after=last)
+            await self._speak(resumed)
+            await close(self._kept, resumed)
+        return await self._hear_rest(resumed)
+
+    def _come_back(self, resumed: Session) -> None:
+        """What was not known to be stored, and is not, went with the process that left."""
+        spoken = self._kept.sessions[resumed.id]
+        if not spoken.acked <= resumed.next_seq <= len(spoken.sizes):
+            self._kept.broken.append(
+                f"{resumed.id}: resumed at {resumed.next_seq}, "
+                f"{spoken.acked} acknowledged, {len(spoken.sizes)} sent"
+            )
+        del spoken.sizes[resumed.next_seq :]
+        spoken.acked = len(spoken.sizes)
+
+    async def _speak(self, session: Session) -> None:
+        """Its numbers go on where the session is: nothing of it is said twice or left out."""
+        for _ in range(self._rng.randint(*GUEST_CHUNKS)):
+            ms = self._rng.choice([20, 100, 300])
+            await say(self._kept, session, ms, final=self._rng.random() < 0.3)
+            await anyio.sleep(self._rng.uniform(0.0, 0.05))
+
+    async def _hear_one(self, session: Session) -> eventsched.Delivered | None:
+        async for told in hearing(self._kept, session):
+            return told
+        return None
+
+    async def _hear_rest(self, session: Session) -> None:
+        """The results go on after the block, until the session's end."""
+        async for _ in hearing(self._kept, session):
+            pass
+
+
+# --- the process ----------------------------------------------------------------------------------
+
+
+def conversations_of(plan: Plan) -> list[Conversation]:
+    return [
+        Conversation(
+            name,
+            tuple(
+                Speaker(who, hears, tuple(Segment(*segment) for segment in segments))
+                for who, hears, segments in speakers
+            ),
+        )
+        for name, speakers in plan.conversations
+    ]
+
+
+async def main(*arguments: str) -> None:
+    url, plan_path, record_path = arguments
+    plan = msgspec.json.decode(Path(plan_path).read_bytes(), type=Plan)  # noqa: ASYNC240
+    kept = Record()
+    try:
+        async with eventsched.connect(url) as es, anyio.create_task_group() as tasks:
+            for number in range(plan.guests):
+                tasks.start_soon(Guests(es, kept, plan, plan.seed * 1_000 + number).run)
+            replay = ChaosReplay(es, conversations_of(plan), plan.speed, kept)
+            tasks.start_soon(replay.run)
+    finally:
+        Path(record_path).write_bytes(msgspec.json.encode(kept))  # noqa: ASYNC240
+
+
+if __name__ == "__main__":
+    configure_logs(0, quiet=False, is_service=True)
+    anyio.run(main, *sys.argv[1:])

@@ -1,0 +1,82 @@
+"""One node process of a chaos run.
+
+    python -m tests.chaos.worker URL NAME SLOTS LANGS RTF SPEED KIND
+
+Owns: holding each job for rtf times its audio, divided by speed, and answering with a digest of
+exactly the audio it was given. KIND is `async` or `threads`: how its handler runs.
+Read next: speech.py.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+
+import anyio
+
+import eventsched
+from eventsched.cli.logs import configure_logs
+from tests.chaos import speech
+
+SUPERSEDED = 3
+"""How a process ends that learns that a newer one has its name."""
+
+
+def make(name: str, slots: int, langs: list[str], pace: float, kind: str) -> eventsched.Node:
+    node = eventsched.Node(name, asr=["en"], targets=langs, slots=slots, version=kind)
+    if kind == "threads":
+
+        @node.job
+        def held_in_a_thread(job: eventsched.BlockingJob) -> eventsched.Result:
+            started_ms, audio = time.time() * 1000, job.audio()
+            time.sleep(speech.holds_s(job.key, job.ms / 1000 * pace))
+            return _answer(job.key, job.attempt, started_ms, audio)
+
+    else:
+
+        @node.job
+        async def held(job: eventsched.Job) -> eventsched.Result:
+            started_ms, audio = time.time() * 1000, await job.audio()
+            await anyio.sleep(speech.holds_s(job.key, job.ms / 1000 * pace))
+            return _answer(job.key, job.attempt, started_ms, audio)
+
+    return node
+
+
+def _answer(job: str, attempt: int, started_ms: float, audio: bytes) -> eventsched.Result:
+    if speech.is_silent(job):
+        raise eventsched.NoText
+    if attempt == 1 and speech.fails_first(job):
+        raise eventsched.JobError("CHAOS", retriable=True)
+    return eventsched.Result(text=speech.digest(audio, 0), source_text=f"{started_ms:.3f}")
+
+
+async def _drain_on_signal(node: eventsched.Node) -> None:
+    with anyio.open_signal_receiver(signal.SIGTERM) as signals:
+        async for _ in signals:
+            node.drain(within_s=2)
+
+
+async def main(*arguments: str) -> int:
+    """0 when drained, 3 when a newer process has this name, 1 when no server is there at first."""
+    url, name, slots, langs, rtf, speed, kind = arguments
+    node = make(name, int(slots), langs.split(","), float(rtf) / float(speed), kind)
+    code = 0
+    try:
+        async with eventsched.connect(url) as es, anyio.create_task_group() as tasks:
+            sys.stdout.write(f"ready: {name}\n")
+            sys.stdout.flush()
+            tasks.start_soon(_drain_on_signal, node)
+            await node.run(es)
+            tasks.cancel_scope.cancel()
+    except* eventsched.NodeSuperseded:
+        code = SUPERSEDED
+    except* eventsched.ServerUnavailable:
+        code = 1
+    return code
+
+
+if __name__ == "__main__":
+    configure_logs(0, quiet=False, is_service=True)
+    sys.exit(anyio.run(main, *sys.argv[1:]))

@@ -1,0 +1,125 @@
+"""`eventsched` as users run it: real processes in a folder of their own.
+
+Owns: starting one, waiting for its first line, its output as JSON; a WAV file to stream.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+import wave
+from array import array
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from eventsched.testing import wait_for
+
+ROOT = Path(__file__).parents[2]
+END_S = 30.0
+
+
+class Program:
+    """One running `eventsched …`."""
+
+    def __init__(self, data: Path, *words: str, env: dict[str, str] | None = None) -> None:
+        self.log = data.parent / f"{words[0]}-{len(list(data.parent.glob('*.log')))}.log"
+        with self.log.open("wb") as log:
+            self._process = subprocess.Popen(
+                command(*words),
+                cwd=ROOT,
+                env=environment(data) | (env or {}),
+                stdout=subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def first_json(self) -> dict[str, Any]:
+        """What its first line says; waits for it."""
+        assert self._process.stdout
+        line = self._process.stdout.readline()
+        assert line, self.log.read_text()
+        return json.loads(line)  # type: ignore[no-any-return]
+
+    def wait_for_log(self, words: str) -> None:
+        wait_for(f"{words!r} in {self.log}", lambda: words in self.log.read_text())
+
+    def signal_group(self, number: int) -> None:
+        """What Ctrl-C does: the signal goes to the whole group of the terminal."""
+        os.killpg(self.pid, number)
+
+    def ended(self) -> int:
+        """Its exit code, once it has ended."""
+        return self._process.wait(END_S)
+
+    def close(self) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait(END_S)
+        assert self._process.stdout
+        self._process.stdout.close()
+
+
+@contextmanager
+def program(data: Path, *words: str, env: dict[str, str] | None = None) -> Iterator[Program]:
+    """Runs until the block ends, at the latest."""
+    running = Program(data, *words, env=env)
+    try:
+        yield running
+    finally:
+        running.close()
+
+
+def run(
+    data: Path, *words: str, stdin: bytes = b"", env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[bytes]:
+    """One command from start to end."""
+    return subprocess.run(
+        command(*words),
+        cwd=ROOT,
+        env=environment(data) | (env or {}),
+        input=stdin,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def json_of(done: subprocess.CompletedProcess[bytes]) -> Any:
+    """The one JSON object that a command printed; it must have gone well."""
+    (one,) = json_lines_of(done)
+    assert done.returncode == 0, done.stderr.decode()
+    return one
+
+
+def json_lines_of(done: subprocess.CompletedProcess[bytes]) -> list[Any]:
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "eventsched.cli", *words]
+
+
+def environment(data: Path) -> dict[str, str]:
+    clean = {name: value for name, value in os.environ.items() if "EVENTSCHED" not in name}
+    return clean | {"EVENTSCHED_DATA": str(data), "COLUMNS": "80"}
+
+
+def write_wav(path: Path, ms: int, *, rate: int = 16_000) -> Path:
+    """A tone of that length."""
+    count = ms * rate // 1_000
+    tone = array("h", (round(8_000 * math.sin(at / 9)) for at in range(count)))
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes(tone.tobytes())
+    return path

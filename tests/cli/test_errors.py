@@ -1,0 +1,122 @@
+"""Bad input: one clear line on stderr, no traceback; exit code 1, or 2 for an unreadable line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import structlog
+
+from eventsched.cli import main
+from eventsched.cli.app import COMMANDS
+from tests.cli.programs import write_wav
+
+
+@pytest.fixture(autouse=True)
+def _as_it_was(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    monkeypatch.delenv("EVENTSCHED_URL", raising=False)
+    monkeypatch.chdir(tmp_path)
+    yield
+    structlog.reset_defaults()
+
+
+def failed(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
+    """Exit code and the one line."""
+    code = main(words)
+    out, err = capsys.readouterr()
+    assert out == ""
+    (line,) = err.splitlines()
+    assert line.startswith("eventsched: ")
+    return code, line
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("up", "--set", "pause_ms=soon"), "pause_ms"),
+        (("up", "--set", "pause_ms=0"), "pause_ms"),
+        (("up", "--set", "pause=500"), "did you mean pause_ms?"),
+        (("up", "--set", "pause_ms"), "NAME=VALUE"),
+        (("up", "--cells", "0"), "1 to 64"),
+        (("up", "--cells", "many"), "--cells"),
+        (("run", "conductor"), "choose of dispatcher, projector, timekeeper"),
+        (("node", "workers"), "MODULE:NODE"),
+        (("node", "no_such_module:node"), "cannot import no_such_module"),
+        (("node", "tests.cli.workers:missing"), "nothing of that name"),
+        (("node", "tests.cli.workers:not_a_node"), "is a str"),
+        (("stream", "missing.wav"), "missing.wav"),
+        (("stream", "-", "-"), "only once"),
+        (("stream", "ok.wav", "--source", "x"), "source"),
+        (("stream", "ok.wav", "--target", "auto"), "targets"),
+        (("stream", "ok.wav", "--priority", "3"), "--priority"),
+        (("rebuild", "everything"), "choose of session, group, job, node"),
+        (("status", "--url", "http://localhost"), "redis://"),
+        (("status", "--url", "redis://127.0.0.1:1"), "no server answers"),
+    ],
+)
+def test_a_bad_value_is_one_line_and_exit_code_1(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, words: tuple[str, ...], said: str
+) -> None:
+    write_wav(tmp_path / "ok.wav", 100)
+    code, line = failed(capsys, *words)
+    assert code == 1
+    assert said in line
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("statsu",), "Did you mean"),
+        (("up", "--speed"), "No such option"),
+        (("history",), "SESSION"),
+    ],
+)
+def test_a_line_that_cannot_be_read_is_exit_code_2(
+    capsys: pytest.CaptureFixture[str], words: tuple[str, ...], said: str
+) -> None:
+    code, line = failed(capsys, *words)
+    assert code == 2
+    assert said in line
+
+
+def test_a_bad_setting_in_the_environment_stops_the_start(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("EVENTSCHED_GAP_MS", "-5")
+    code, line = failed(capsys, "up")
+    assert code == 1
+    assert "EVENTSCHED_GAP_MS" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("history", "c0.x"), ("state", "session", "c0.x"), ("status",), ("verify",), ("dead",),
+     ("rebuild", "session")],
+)  # fmt: skip
+def test_reading_where_nothing_ran_makes_nothing(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    code, line = failed(capsys, *words, "--data", "elsewhere")
+    assert code == 1
+    assert "eventsched up" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_options_may_stand_before_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "elsewhere" in failed(capsys, "--data", "elsewhere", "status")[1]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_listed_command_is_there(
+    capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    assert main([name, "--help"]) == 0
+    assert f"eventsched {name}" in capsys.readouterr().out
+
+
+def test_without_a_command_the_commands_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    told = capsys.readouterr().out
+    assert all(name in told for name in COMMANDS)

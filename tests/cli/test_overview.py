@@ -1,0 +1,64 @@
+"""`status`, gathered: what is behind, what waits and why, who serves."""
+
+from __future__ import annotations
+
+from eventsched.connection import Connection
+from eventsched.overview import CellOverview, overview
+from eventsched.server.check import Client, check_server
+from tests.fixtures_store import TimedStore
+
+
+async def seen(store: TimedStore, redis: Client) -> CellOverview:
+    facts = await check_server(redis)
+    connection = Connection("", facts, store.transport, {store.cell: store})  # type: ignore[arg-type]
+    (cell,) = (await overview(connection)).cells
+    return cell
+
+
+async def test_what_waits_is_told_by_demand_with_age_and_reason(
+    store: TimedStore, redis: Client
+) -> None:
+    await store.join(slots=1)
+    for name in ("s1", "s2", "s3"):
+        await store.say(await store.open(name), 0, final=True)
+    await store.say(await store.open("s4", targets=["pt"]), 0, final=True)
+    await store.dispatch()
+    store.tick(1_500)
+    await store.say(await store.open("s5"), 0, final=True)
+    await store.dispatch()
+    told = {one.target: one for one in (await seen(store, redis)).waiting}
+    assert (told["es"].jobs, told["es"].oldest_ms) == (3, 1_500)
+    assert told["es"].reason == "NO_AVAILABLE_NODE"
+    assert (told["pt"].jobs, told["pt"].reason) == (1, "NO_POOL_FOR_LANG_PAIR")
+
+
+async def test_nodes_are_told_by_class_with_their_load(store: TimedStore, redis: Client) -> None:
+    for name in ("n1", "n2"):
+        await store.join(name)
+    await store.join("n3", services=["voice"])
+    await store.say(await store.open(), 0, final=True)
+    await store.dispatch()
+    classes = {tuple(one.services): one for one in (await seen(store, redis)).classes}
+    assert [(one.node.partition(".")[2], one.live) for one in classes[()].nodes] == [
+        ("n1", 1), ("n2", 0),
+    ]  # fmt: skip
+    assert [one.slots for one in classes["voice",].nodes] == [2]
+
+
+async def test_how_far_behind_follows_from_the_checkpoint(
+    store: TimedStore, redis: Client
+) -> None:
+    await store.say(await store.open(), 0, final=True)
+    store.tick(4_000)
+    await store.open("s2")
+    groups = {one.group: one for one in (await seen(store, redis)).groups}
+    assert (groups["core"].entries, groups["core"].ms) == (3, 4_000)
+    assert not groups["core"].is_held
+    assert (groups["dispatch"].entries, groups["dispatch"].ms) == (1, 4_000)
+
+
+async def test_pressure_and_what_is_dead_are_told(store: TimedStore, redis: Client) -> None:
+    await store.set_pressure("memory", raised=True, seen=9, limit=8)
+    await redis.xadd(store.keys.dead, {"reason": "broken", "from": "work"})
+    cell = await seen(store, redis)
+    assert (cell.pressure, cell.dead, cell.dead_newest) == (["memory"], 1, "broken")

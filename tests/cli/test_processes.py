@@ -1,0 +1,62 @@
+"""How commands end: by Ctrl-C, by SIGTERM, and what is left of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+from eventsched.server.launch import SERVER_LOCK, is_free
+from eventsched.testing import wait_for
+from tests.cli.programs import json_lines_of, program, run, write_wav
+
+
+def test_ctrl_c_ends_up_and_leaves_nothing_running(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with program(data, "up", "--json") as up:
+        told = up.first_json()
+        assert told["ready"]
+        assert told["roles"] == ["dispatcher", "projector", "timekeeper"]
+        up.signal_group(signal.SIGINT)
+        assert up.ended() == 130
+        assert "Traceback" not in up.log.read_text()
+    wait_for("the server has ended", lambda: is_free(data / SERVER_LOCK))
+
+
+def test_sigterm_ends_up_with_exit_code_0(tmp_path: Path) -> None:
+    with program(tmp_path / "data", "up", "--json") as up:
+        up.first_json()
+        os.kill(up.pid, signal.SIGTERM)
+        assert up.ended() == 0
+
+
+def test_what_ran_can_be_read_after_everything_has_stopped(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with program(data, "run", "dispatcher", "--json", "--cells", "2") as role:
+        assert role.first_json()["cells"] == ["c0", "c1"]
+        os.kill(role.pid, signal.SIGTERM)
+        assert role.ended() == 0
+    (found,) = json_lines_of(run(data, "status", "--json"))
+    assert [cell["cell"] for cell in found["cells"]] == ["c0", "c1"]
+    assert not any(one["is_held"] for one in found["cells"][0]["groups"] if one["stream"] == "log")
+
+
+def test_sigterm_drains_a_node(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with program(data, "node", "tests.cli.workers:idle", "--name", "idle-9") as node:
+        node.wait_for_log('"serving"')
+        os.kill(node.pid, signal.SIGTERM)
+        assert node.ended() == 0
+        assert "drained" in node.log.read_text()
+        assert "c0.idle-9" in node.log.read_text()
+
+
+def test_ctrl_c_ends_the_audio_and_a_second_one_the_wait(tmp_path: Path) -> None:
+    data, speech = tmp_path / "data", write_wav(tmp_path / "long.wav", 60_000)
+    with program(data, "stream", str(speech), "-t", "es", "--realtime", "--json") as stream:
+        stream.first_json()
+        stream.signal_group(signal.SIGINT)
+        stream.wait_for_log("no more audio")
+        stream.signal_group(signal.SIGINT)
+        assert stream.ended() == 130
+        assert "Traceback" not in stream.log.read_text()

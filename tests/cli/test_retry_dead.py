@@ -1,0 +1,102 @@
+"""`dead retry`, by its script: what goes again, what is passed over, what stays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from eventsched.errors import InvalidMessage
+from eventsched.server.check import Client
+from tests.fixtures_store import TimedStore
+
+
+async def parked(store: TimedStore, redis: Client, **fields: str | bytes) -> str:
+    """An entry of `dead` as the dispatch script writes it."""
+    whole: dict[Any, Any] = {"from": "work", "id": "1-1", "k": "utterance", "reason": "why"}
+    added: Any = await redis.xadd(store.keys.dead, whole | {"partial": "0"} | fields)
+    return added.decode()  # type: ignore[no-any-return]
+
+
+async def taken_work(store: TimedStore, redis: Client) -> bytes:
+    """The entry that an utterance in two languages made, taken out of `work`."""
+    session = await store.open(targets=["es", "fr"])
+    await store.say(session, 0, final=True)
+    ((entry_id, flat),) = await store.read_range(store.keys.work, "-", "+", 10)
+    await redis.xdel(store.keys.work, entry_id)
+    return flat[flat.index(b"d") + 1]
+
+
+async def test_a_retried_entry_is_dispatched_with_the_fields_it_had(
+    store: TimedStore, redis: Client
+) -> None:
+    work = await taken_work(store, redis)
+    dead_id = await parked(store, redis, d=work)
+    done = await store.retry_dead(dead_id, force=False)
+    assert (done.word, done.retried, done.passed_over) == ("retried", 2, 0)
+    assert await redis.xlen(store.keys.dead) == 0
+    assert await store.dispatch() == 2
+
+
+async def test_targets_that_have_their_job_are_passed_over(
+    store: TimedStore, redis: Client
+) -> None:
+    work = await taken_work(store, redis)
+    told = msgspec.json.decode(work)
+    only_es = told | {"targets": [one for one in told["targets"] if one["target"] == "es"]}
+    first = await parked(store, redis, d=msgspec.json.encode(only_es))
+    await store.retry_dead(first, force=False)
+    assert await store.dispatch() == 1
+    done = await store.retry_dead(await parked(store, redis, d=work), force=False)
+    assert (done.word, done.retried, done.passed_over) == ("retried", 1, 1)
+    assert await store.dispatch() == 1
+    done = await store.retry_dead(await parked(store, redis, d=work), force=False)
+    assert (done.word, done.retried, done.passed_over) == ("passed_over", 0, 2)
+    assert await redis.xlen(store.keys.dead) == 0
+    assert await store.dispatch() == 0
+
+
+async def test_targets_whose_outcome_ended_are_passed_over(
+    store: TimedStore, redis: Client
+) -> None:
+    work = await taken_work(store, redis)
+    await store.close_session(msgspec.json.decode(work)["session"], 1)
+    store.tick(60_000)
+    await store.timers()
+    assert len(await store.log("ResultMissing")) == 2
+    done = await store.retry_dead(await parked(store, redis, d=work), force=False)
+    assert (done.word, done.passed_over) == ("passed_over", 2)
+
+
+async def test_one_that_had_begun_to_write_goes_only_by_force(
+    store: TimedStore, redis: Client
+) -> None:
+    dead_id = await parked(store, redis, d=await taken_work(store, redis), partial="1")
+    assert (await store.retry_dead(dead_id, force=False)).word == "partial"
+    assert await redis.xlen(store.keys.dead) == 1
+    assert (await store.retry_dead(dead_id, force=True)).word == "retried"
+
+
+async def test_a_timer_fires_again(store: TimedStore, redis: Client) -> None:
+    session = await store.open()
+    await store.say(session, 0)
+    dead_id = await parked(store, redis, **{"from": "timers"}, id=f"idle|{session.session}", d="")
+    store.tick(3_600_000)
+    await redis.delete(store.keys.timers)
+    assert (await store.retry_dead(dead_id, force=False)).word == "retried"
+    await store.timers()
+    (closing,) = await store.log("SessionClosing")
+    assert closing.session == session.session
+
+
+async def test_what_no_projection_could_fold_stays(store: TimedStore, redis: Client) -> None:
+    dead_id = await parked(store, redis, **{"from": "log"}, d="{}")
+    assert (await store.retry_dead(dead_id, force=True)).word == "projection"
+    assert await redis.xlen(store.keys.dead) == 1
+
+
+async def test_an_entry_that_is_not_there_is_said_so(store: TimedStore) -> None:
+    assert (await store.retry_dead("1-1", force=False)).word == "unknown"
+    with pytest.raises(InvalidMessage):
+        await store.retry_dead("latest", force=False)

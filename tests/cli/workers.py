@@ -1,0 +1,24 @@
+"""Nodes for tests, as users write theirs: `eventsched node tests.cli.workers:echo`."""
+
+from __future__ import annotations
+
+import eventsched
+
+echo = eventsched.Node("echo-1", asr=["en"], targets=["es", "fr"], slots=2, version="echo 1")
+idle = eventsched.Node("idle-1", asr=["en"], targets=["pt"])
+not_a_node = "echo"
+
+
+@echo.job
+async def repeat(job: eventsched.Job) -> eventsched.Result:
+    """How many bytes were said; French is beyond it."""
+    if job.target == "fr":
+        raise eventsched.JobError("NO_FRENCH")
+    await job.partial(source_text="…")
+    size = len(await job.audio())
+    return eventsched.Result(source_text=f"{size} bytes", text=f"{size} octetos")
+
+
+@idle.job
+async def never(job: eventsched.Job) -> eventsched.Result:
+    raise AssertionError(f"nobody asks for Portuguese: {job.key}")

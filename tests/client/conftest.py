@@ -1,0 +1,27 @@
+"""`client`: a client of the fresh cell of `store`, whose clock and roles the test moves by hand."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest_asyncio
+
+from eventsched.client import Client
+from tests.fixtures_store import TimedStore
+from tests.systems import client_of
+
+
+@pytest_asyncio.fixture
+async def client(store: TimedStore) -> AsyncIterator[Client]:
+    # A client lives in one task, and a fixture's two halves run in two.
+    opened: asyncio.Future[Client] = asyncio.get_running_loop().create_future()
+    over = asyncio.Event()
+
+    async def live() -> None:
+        async with client_of(store) as es:
+            opened.set_result(es)
+            await over.wait()
+
+    task = asyncio.create_task(live())
+    yield await opened
+    over.set()
+    await task

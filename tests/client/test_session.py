@@ -1,0 +1,537 @@
+"""The producer's side: numbering, resending, what is heard, resuming, closing."""
+
+import contextlib
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
+
+import anyio
+import pytest
+
+import eventsched
+from eventsched import listening
+from eventsched.client import Client
+from eventsched.errors import ServerUnavailable
+from eventsched.keys import name_of
+from eventsched.session import Session
+from eventsched.store import Store
+from eventsched.transport import Arg, Entry, Transport
+from tests.fixtures_store import TimedStore
+from tests.systems import SECOND, client_of, until
+
+CHUNK = SECOND[:3_200]
+
+
+@contextlib.asynccontextmanager
+async def opened(es: Client, **given: Any) -> AsyncIterator[Session]:
+    """A session that its block's end leaves as it is."""
+    asked: dict[str, Any] = {"tenant": "acme", "source": "en", "targets": ["es"]} | given
+    async with es.session(**asked) as session:
+        session.leave_open()
+        yield session
+
+
+async def chunks_of(store: Store, session: Session) -> list[bytes]:
+    entries = await store.read_range(store.keys.audio(name_of(session.id)), "-", "+", 10_000)
+    return [fields[17] for _, fields in entries]
+
+
+async def served(store: TimedStore, session: Session, count: int) -> None:
+    """A node does `count` jobs of the session: `hola 0`, `hola 1` …"""
+    node = await store.join()
+    await store.dispatch()
+    messages = [m for m in await store.inbox(node) if m["t"] == "assign"]
+    assert len(messages) == count
+    for message in messages:
+        text = eventsched.Result(text=f"hola {message['utterance']}")
+        await store.answer(node, message, body=eventsched.results.body_of(text))
+
+
+class Cut(Transport):
+    """A real transport whose replies may get lost, before or after the call took effect."""
+
+    def __init__(self, real: Transport) -> None:
+        self._real = real
+        self.before = 0
+        self.after = 0
+        self.of = ""
+        """The one script whose replies get lost; empty: any."""
+        self.scripts: list[str] = []
+
+    async def run(self, script: str, keys: Sequence[str], args: Sequence[Arg]) -> Any:
+        self.scripts.append(script)
+        if self.before and self.of in ("", script):
+            self.before -= 1
+            raise ServerUnavailable("cut before")
+        reply = await self._real.run(script, keys, args)
+        if self.after and self.of in ("", script):
+            self.after -= 1
+            raise ServerUnavailable("cut after")
+        return reply
+
+    async def command(self, *parts: Arg, key: str) -> Any:
+        return await self._real.command(*parts, key=key)
+
+    async def read_blocking(
+        self, streams: Mapping[str, str], block_ms: int, count: int
+    ) -> dict[str, list[Entry]]:
+        return await self._real.read_blocking(streams, block_ms, count)
+
+    async def sleep(self, seconds: float) -> None:
+        await self._real.sleep(min(seconds, 0.01))
+
+
+def cut(store: TimedStore) -> Cut:
+    store.transport = Cut(store.transport)
+    return store.transport
+
+
+# --- appending ------------------------------------------------------------------------------
+
+
+async def test_append_stores_each_chunk_once_and_in_order(
+    client: Client, store: TimedStore
+) -> None:
+    async with opened(client) as session:
+        for number in range(5):
+            receipt = await session.append(bytes([number]) * 3_200)
+            assert (receipt.status, receipt.utterance, receipt.finalized) == ("ok", 0, ())
+        assert session.next_seq == 5
+        assert [payload[0] for payload in await chunks_of(store, session)] == list(range(5))
+
+
+async def test_long_audio_is_one_call_and_one_receipt(client: Client, store: TimedStore) -> None:
+    transport = cut(store)
+    async with opened(client) as session:
+        receipt = await session.append(SECOND * 6)
+        assert receipt.finalized == ()
+        assert transport.scripts.count("append_audio") == 1
+        assert len(await chunks_of(store, session)) == 60
+        receipt = await session.append(SECOND * 5, final=True)
+        assert receipt.finalized == (0, 1)
+        assert receipt.utterance == session.utterance == 2
+
+
+async def test_sessions_that_append_at_once_share_a_call(client: Client, store: TimedStore) -> None:
+    transport = cut(store)
+    async with contextlib.AsyncExitStack() as stack:
+        sessions = [await stack.enter_async_context(opened(client)) for _ in range(20)]
+        async with anyio.create_task_group() as tasks:
+            for session in sessions:
+                tasks.start_soon(session.append, CHUNK)
+        assert transport.scripts.count("append_audio") == 1
+        assert [session.next_seq for session in sessions] == [1] * 20
+
+
+async def test_one_append_at_a_time_keeps_the_order_of_calls(
+    client: Client, store: TimedStore
+) -> None:
+    async with opened(client) as session:
+        async with anyio.create_task_group() as tasks:
+            for number in range(10):
+                tasks.start_soon(session.append, bytes([number]) * 3_200)
+        assert [payload[0] for payload in await chunks_of(store, session)] == list(range(10))
+
+
+@pytest.mark.parametrize("cuts", ["before", "after"])
+async def test_a_lost_reply_neither_loses_nor_doubles_audio(
+    client: Client, store: TimedStore, cuts: str
+) -> None:
+    transport = cut(store)
+    async with opened(client) as session:
+        await session.append(CHUNK)
+        setattr(transport, cuts, 3)
+        receipt = await session.append(CHUNK)
+        assert receipt.status == ("ok" if cuts == "before" else "duplicate")
+        await session.append(CHUNK)
+        assert len(await chunks_of(store, session)) == session.next_seq == 3
+
+
+@pytest.mark.parametrize("cuts", ["before", "after"])
+async def test_audio_that_may_not_have_arrived_goes_before_the_next(
+    client: Client, store: TimedStore, cuts: str
+) -> None:
+    transport = cut(store)
+    async with opened(client) as session:
+        setattr(transport, cuts, 12)
+        with pytest.raises(ServerUnavailable):
+            await session.append(b"\1" * 3_200)
+        setattr(transport, cuts, 0)
+        await session.append(b"\2" * 3_200)
+        assert [payload[0] for payload in await chunks_of(store, session)] == [1, 2]
+
+
+async def test_a_cancelled_append_counts_as_made(client: Client, store: TimedStore) -> None:
+    transport = cut(store)
+    async with opened(client) as session:
+        transport.before = 5
+        with anyio.move_on_after(0.001) as gave_up:
+            await session.append(b"\1" * 3_200)
+        assert gave_up.cancelled_caught
+        await session.append(b"\2" * 3_200)
+        assert [payload[0] for payload in await chunks_of(store, session)] == [1, 2]
+
+
+async def test_rule_7_what_a_server_forgot_is_sent_again_from_what_is_held(
+    client: Client, store: TimedStore, redis: Any
+) -> None:
+    async with opened(client) as session:
+        for number in range(6):
+            await session.append(bytes([number]) * 3_200)
+        # A failover lost the last four: the numbers go on from 2.
+        key = store.keys.session(name_of(session.id))
+        await redis.hset(key, "next_seq", 2)
+        receipt = await session.append(b"\6" * 3_200)
+        assert receipt.status == "ok"
+        seen = [payload[0] for payload in await chunks_of(store, session)]
+        assert seen == [0, 1, 2, 3, 4, 5, 2, 3, 4, 5, 6]
+        assert (await store.read_hash(key))["next_seq"] == "7"
+
+
+async def test_rule_7_a_gap_that_cannot_be_filled_is_told(
+    client: Client, store: TimedStore, redis: Any
+) -> None:
+    async with opened(client) as session:
+        for _ in range(5):
+            await session.append(SECOND * 6)  # 300 chunks: more than are kept
+        await redis.hset(store.keys.session(name_of(session.id)), "next_seq", 3)
+        with pytest.raises(eventsched.SeqGap) as caught:
+            await session.append(CHUNK)
+        assert caught.value.expected == 3
+
+
+async def test_backpressure_is_raised_with_its_pause_and_takes_nothing(
+    client: Client, store: TimedStore
+) -> None:
+    async with opened(client) as session:
+        await session.append(CHUNK)
+        await store.set_pressure("memory", raised=True, seen=9, limit=8)
+        with pytest.raises(eventsched.Backpressure) as caught:
+            await session.append(SECOND * 2)
+        assert caught.value.retry_after_ms > 0
+        assert caught.value.fields["accepted_bytes"] == "0"
+        with pytest.raises(eventsched.Backpressure):
+            async with opened(client):
+                pytest.fail("opened")
+        await store.set_pressure("memory", raised=False, seen=1, limit=8)
+        await session.append(SECOND * 2)
+        assert session.next_seq == len(await chunks_of(store, session)) == 21
+
+
+async def test_finalize_ends_the_utterance_once(client: Client) -> None:
+    async with opened(client) as session:
+        assert (await session.finalize()).status == "duplicate"
+        await session.append(CHUNK)
+        receipt = await session.finalize()
+        assert (receipt.status, receipt.utterance, receipt.finalized) == ("ok", 1, (0,))
+        assert (await session.finalize()).status == "duplicate"
+
+
+async def test_opus_packets_arrive_as_they_were(client: Client, store: TimedStore) -> None:
+    packet = bytes([1 << 3]) + bytes(range(30))
+    async with opened(client, audio="opus") as session:
+        await session.append([packet] * 5)
+        (payload,) = await chunks_of(store, session)
+        assert payload == (b"\0\x1f" + packet) * 5
+
+
+# --- hearing --------------------------------------------------------------------------------
+
+
+async def test_results_come_in_order_and_end_with_the_session(
+    client: Client, store: TimedStore
+) -> None:
+    async with opened(client) as session:
+        for _ in range(3):
+            await session.append(CHUNK, final=True)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(session.close)
+            await until("closing", lambda: is_closing(store, session))
+            # Two slots: the third job goes out when the first is done.
+            node = await store.join(slots=3)
+            await store.dispatch()
+            for message in reversed(await store.inbox(node)):
+                text = eventsched.Result(text=f"hola {message['utterance']}")
+                await store.answer(node, message, body=eventsched.results.body_of(text))
+        heard = [result async for result in session.results()]
+        assert [(r.outcome, r.utterance, r.text) for r in heard] == [
+            ("result", number, f"hola {number}") for number in range(3)
+        ]
+        assert {r.session for r in heard} == {session.id}
+        assert [result async for result in session.results()] == []
+
+
+async def is_closing(store: TimedStore, session: Session) -> bool:
+    return "SessionClosing" in await store.types()
+
+
+async def test_results_wait_for_what_comes_later(client: Client, store: TimedStore) -> None:
+    async with opened(client) as session:
+        results = session.results()
+        heard: list[str | None] = []
+
+        async def listen() -> None:
+            heard.append((await anext(results)).text)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(listen)
+            await session.append(CHUNK, final=True)
+            await served(store, session, 1)
+        assert heard == ["hola 0"]
+
+
+async def test_a_session_opened_later_is_heard_at_once(client: Client, store: TimedStore) -> None:
+    # The shared reader is amid a blocking read for the first session when the second one opens.
+    async with (
+        opened(client) as first,
+        opened(client) as second,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(anext, first.results())
+        await anyio.sleep(0.05)
+        await second.append(CHUNK, final=True)
+        await served(store, second, 1)
+        with anyio.fail_after(listening.BLOCK_MS / 2_000):
+            assert (await anext(second.results())).text == "hola 0"
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_reader_that_was_overtaken_is_told_once(
+    client: Client, store: TimedStore, redis: Any
+) -> None:
+    async with opened(client) as session:
+        for _ in range(4):
+            await session.append(CHUNK, final=True)
+        node = await store.join(slots=4)
+        await store.dispatch()
+        for message in await store.inbox(node):
+            await store.answer(node, message)
+        await redis.xtrim(store.keys.out(name_of(session.id)), maxlen=2, approximate=False)
+        await store.close_session(session.id, session.epoch)
+        outcomes = [result.outcome async for result in session.results()]
+        assert outcomes == ["truncated", "result", "result"]
+
+
+async def test_what_was_handled_is_confirmed_with_the_next_append(
+    client: Client, store: TimedStore
+) -> None:
+    async with opened(client) as session:
+        for _ in range(2):
+            await session.append(CHUNK, final=True)
+        await served(store, session, 2)
+        results = session.results()
+        first = await anext(results)
+        assert session.confirmed == ""
+        second = await anext(results)
+        assert session.confirmed == first.id
+        await session.append(CHUNK)
+        out = await store.read_range(store.keys.out(name_of(session.id)), "-", "+", 10)
+        assert [entry_id for entry_id, _ in out] == [first.id, second.id]
+
+
+async def test_results_after_a_place_go_on_behind_it(client: Client, store: TimedStore) -> None:
+    async with opened(client) as session:
+        for _ in range(2):
+            await session.append(CHUNK, final=True)
+        await served(store, session, 2)
+        first = await anext(session.results())
+        assert (await anext(session.results())).utterance == 1
+        assert (await anext(session.results(after=first))).utterance == 1
+        assert (await anext(session.results(after=first.id))).utterance == 1
+        assert (await anext(session.results(after="0-0"))).utterance == 0
+
+
+async def test_partials_are_heard_by_those_who_ask(client: Client, store: TimedStore) -> None:
+    async with opened(client) as session:
+        await session.append(CHUNK, final=True)
+        node = await store.join()
+        await store.dispatch()
+        (message,) = await store.inbox(node)
+        body = eventsched.results.body_of(eventsched.Result(text="ho"))
+        await store.send_partials(node.node, node.epoch, [(message["j"], 1, body)])
+        await store.answer(node, message)
+        results = session.results(after="0-0", partials=True)
+        heard = [await anext(results), await anext(results)]
+        assert [(r.outcome, r.text) for r in heard] == [("partial", "ho"), ("result", "hola")]
+        assert (await anext(session.results(after="0-0"))).outcome == "result"
+
+
+# --- resuming -------------------------------------------------------------------------------
+
+
+async def test_rule_7_a_resumed_session_goes_on_where_it_was(
+    client: Client, store: TimedStore
+) -> None:
+    async with opened(client) as session:
+        await session.append(CHUNK, final=True)
+        await session.append(CHUNK)
+        async with client_of(store) as other, other.resume(session.id) as resumed:
+            resumed.leave_open()
+            assert (resumed.id, resumed.epoch) == (session.id, 2)
+            assert (resumed.next_seq, resumed.utterance, resumed.rate) == (2, 1, 16_000)
+            await resumed.append(CHUNK, final=True)
+            assert len(await store.log("UtteranceFinalized")) == 2
+            with pytest.raises(eventsched.SessionSuperseded):
+                await session.append(CHUNK)
+
+
+async def test_rule_7_a_resumed_session_hears_what_was_not_handled(
+    client: Client, store: TimedStore
+) -> None:
+    async with opened(client) as session:
+        for _ in range(3):
+            await session.append(CHUNK, final=True)
+        await store.join(slots=3)
+        await served_all(store)
+        results = session.results()
+        assert (await anext(results)).utterance == 0
+        assert (await anext(results)).utterance == 1  # so 0 was handled
+        await session.append(CHUNK)
+        async with client_of(store) as other, other.resume(session.id) as resumed:
+            resumed.leave_open()
+            assert (await anext(resumed.results())).utterance == 1
+            assert (await anext(resumed.results())).utterance == 2
+
+
+async def test_rule_7_a_session_resumed_before_anything_was_handled_hears_it_all(
+    client: Client, store: TimedStore
+) -> None:
+    async with opened(client) as session:
+        await session.append(CHUNK, final=True)
+        await served(store, session, 1)
+        async with client_of(store) as other, other.resume(session.id) as resumed:
+            resumed.leave_open()
+            with anyio.fail_after(5):
+                assert (await anext(resumed.results())).utterance == 0
+
+
+async def served_all(store: TimedStore) -> None:
+    node = await store.join(slots=3)
+    await store.dispatch()
+    for message in await store.inbox(node):
+        await store.answer(node, message)
+
+
+# --- staying and ending ---------------------------------------------------------------------
+
+
+async def test_rule_8_a_quiet_session_is_kept_alive(client: Client, store: TimedStore) -> None:
+    async with opened(client) as session:
+        store.tick(50_000)
+        session.quiet_s = 15
+        await until("a keepalive", lambda: session.quiet_s < 15)
+        store.tick(50_000)
+        await store.timers()
+        assert "SessionClosing" not in await store.types()
+
+
+async def test_rule_8_a_shorter_idle_time_is_kept_alive_more_often(
+    client: Client, store: TimedStore
+) -> None:
+    await store.configure_cell({"idle_ms": 10_000}, overwrite=True)
+    async with opened(client) as session:
+        store.tick(9_000)
+        session.quiet_s = 3
+        await until("a keepalive", lambda: session.quiet_s < 3)
+        store.tick(9_000)
+        await store.timers()
+        assert "SessionClosing" not in await store.types()
+
+
+async def test_rule_8_a_session_that_is_gone_is_not_kept_alive(
+    client: Client, store: TimedStore
+) -> None:
+    async with opened(client) as session:
+        store.tick(60_000)
+        await store.timers()
+        await client.channels[store.cell].greet([session])
+        assert client.channels[store.cell].producers == {}
+        with pytest.raises(eventsched.SessionIsClosed):
+            await session.append(CHUNK)
+
+
+async def test_rule_6_the_end_of_the_block_closes_and_waits_for_the_last_words(
+    client: Client, store: TimedStore
+) -> None:
+    async def serve() -> None:
+        await until("closing", lambda: is_closing_any(store))
+        await served_all(store)
+
+    async with anyio.create_task_group() as tasks:
+        async with client.session("acme", "en", ["es"]) as session:
+            await session.append(CHUNK)
+            tasks.start_soon(serve)
+        assert (await store.types())[-1] == "SessionClosed"
+        finalized = (await store.log("UtteranceFinalized"))[0].data
+        assert getattr(finalized, "reason", "") == "close"
+
+
+async def is_closing_any(store: TimedStore) -> bool:
+    return "SessionClosing" in await store.types()
+
+
+async def test_rule_6_an_exception_closes_the_session_and_comes_out_as_it_was(
+    client: Client, store: TimedStore
+) -> None:
+    with pytest.raises(KeyError, match="mine"):
+        async with client.session("acme", "en", ["es"]):
+            raise KeyError("mine")
+    assert (await store.types())[-1] == "SessionClosed"
+
+
+async def test_a_cancelled_session_asks_to_be_closed_and_waits_for_nothing(
+    client: Client, store: TimedStore
+) -> None:
+    with anyio.fail_after(5), anyio.move_on_after(0.1):
+        async with client.session("acme", "en", ["es"]) as session:
+            await session.append(CHUNK)
+            await anyio.sleep_forever()
+    assert (await store.types())[-2:] == ["SessionClosing", "UtteranceFinalized"]
+
+
+async def test_the_end_of_a_superseded_session_is_somebody_elses(
+    client: Client, store: TimedStore
+) -> None:
+    async with client.session("acme", "en", ["es"]) as session:
+        await store.resume_session(session.id, "another")
+    assert (await store.types())[-1] == "SessionResumed"
+
+
+async def test_rule_5_playback_marks_name_where_and_whose(
+    client: Client, store: TimedStore
+) -> None:
+    async with opened(client) as session:
+        await session.append(CHUNK, final=True)
+        await served(store, session, 1)
+        result = await anext(session.results())
+        await session.playback_started(result)
+        await session.playback_ended(result)
+        started, ended = await store.log("PlaybackStarted", "PlaybackEnded")
+        for event in (started, ended):
+            assert event.session == session.id
+            assert (event.data.origin, event.data.target) == (session.id, "es")  # type: ignore[union-attr]
+
+
+async def test_only_a_result_is_played(client: Client, store: TimedStore) -> None:
+    async with opened(client) as session:
+        nothing = eventsched.Delivered(id="1-0", outcome="no_text")
+        with pytest.raises(eventsched.InvalidMessage, match="a result expected"):
+            await session.playback_started(nothing)
+        assert await store.types() == ["SessionOpened"]
+
+
+async def test_rule_12_a_room_hears_what_the_others_say(client: Client, store: TimedStore) -> None:
+    room = store.keys.full("lobby")
+    async with (
+        opened(client, room=room, hears="en") as speaker,
+        opened(client, room=room, hears="es") as listener,
+    ):
+        await speaker.append(CHUNK, final=True)
+        await served(store, speaker, 1)
+        result = await anext(listener.results())
+        assert (result.session, result.target) == (speaker.id, "es")
+
+
+async def test_rule_7_names_and_tokens_are_128_random_bits(client: Client) -> None:
+    names = {client.new_name() for _ in range(100)}
+    assert len(names) == 100
+    assert all(len(name) == 32 and int(name, 16) >= 0 for name in names)

@@ -1,0 +1,1 @@
+"""The demo: its judgement, and the command with all its processes."""

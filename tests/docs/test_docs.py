@@ -1,0 +1,98 @@
+"""What the documents name exists; what they show as code runs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import anyio
+import pytest
+from typer.main import get_command
+
+import eventsched
+from eventsched import scripts
+from eventsched.cli.app import COMMANDS, program
+from eventsched.client import Client
+from eventsched.connection import open_connection
+from eventsched.running import ROLES, running
+from tests.server_kinds import Server
+
+ROOT = Path(__file__).parents[2]
+DOCS = [
+    "README.md",
+    "ARCHITECTURE.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "eventsched/lua/README.md",
+]
+PATH = re.compile(r"`((?:eventsched|projections|tests|docs|examples|benchmarks)/[\w./*-]*)`")
+LINK = re.compile(r"\]\(([\w./-]+)\)")
+COMMAND = re.compile(r"\beventsched (?:--\w+ )*([a-z]+)\b")
+TARGET = re.compile(r"\bmake ([a-z-]+)")
+SNIPPET = re.compile(r"```python\n(.*?)```", re.DOTALL)
+ROW = re.compile(r"^\| `(\w+)` \|", re.MULTILINE)
+
+
+def _text(name: str) -> str:
+    return (ROOT / name).read_text()
+
+
+@pytest.mark.parametrize("name", DOCS)
+def test_named_files_exist(name: str) -> None:
+    named = [path for path in PATH.findall(_text(name)) if "*" not in path]
+    assert [path for path in named if not (ROOT / path).exists()] == []
+    links = LINK.findall(_text(name))
+    assert [link for link in links if not (ROOT / name).parent.joinpath(link).exists()] == []
+
+
+def test_named_commands_exist() -> None:
+    named = set(COMMAND.findall(_text("README.md"))) - {"import"}
+    assert named <= set(COMMANDS)
+    assert get_command(program).list_commands(None) == list(COMMANDS)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_named_targets_exist(name: str) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", _text("Makefile"), re.MULTILINE))
+    assert set(TARGET.findall(_text(name))) <= targets
+
+
+def test_each_script_has_its_row_and_each_row_its_script() -> None:
+    assert sorted(ROW.findall(_text("eventsched/lua/README.md"))) == scripts.names()
+
+
+@pytest.mark.parametrize("server", ["embedded"], indirect=True)
+async def test_the_snippets_of_the_readme_run(
+    server: Server,
+    cell: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Producer and node as printed, against a server with every role; `cell` cleans up after."""
+    produce, serve = SNIPPET.findall(_text("README.md"))
+    voice = next((ROOT / "eventsched/speech/voices").glob("*.wav"))
+    (tmp_path / "talk.wav").write_bytes(voice.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EVENTSCHED_URL", server.url)
+    node: dict[str, eventsched.Node] = {}
+    exec(compile(serve, "README.md", "exec"), node)
+    names: dict[str, object] = {}
+    exec(compile(produce.replace("anyio.run(main)", ""), "README.md", "exec"), names)
+    async with (
+        open_connection(server.url) as connection,
+        running(connection, list(ROLES)),
+        anyio.create_task_group() as tasks,
+    ):
+        assert cell not in connection.cells
+        async with eventsched.connect(server.url) as es:
+            tasks.start_soon(_serve, node["node"], es)
+            with anyio.fail_after(20):
+                await names["main"]()  # type: ignore[operator]
+            node["node"].drain(within_s=0)
+            tasks.cancel_scope.cancel()
+    assert "0 es result" in capsys.readouterr().out
+
+
+async def _serve(node: eventsched.Node, es: Client) -> None:
+    await node.run(es)

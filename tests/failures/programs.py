@@ -1,0 +1,106 @@
+"""Real processes of the program, for tests that kill, freeze and wake them.
+
+Owns: starting `eventsched …`, what it says, its end. Nothing started here outlives its test.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import anyio
+
+from eventsched.processes import _die_with_parent
+
+READY_S = 20.0
+
+
+class Program:
+    """One process; what it says on either stream is in `said`."""
+
+    def __init__(self, log: Path, arguments: Sequence[str]) -> None:
+        self._log = log
+        with log.open("ab") as file:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
+                preexec_fn=_die_with_parent,  # noqa: PLW1509 - one call into libc
+            )
+
+    @property
+    def said(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    async def says(self, words: str, within_s: float = READY_S) -> None:
+        """Return as soon as it has said this."""
+        ends_at = time.monotonic() + within_s
+        while words not in self.said:
+            assert self.process.poll() is None, f"ended: {self.said[-2_000:]}"
+            assert time.monotonic() < ends_at, f"did not say {words!r}: {self.said[-2_000:]}"
+            await anyio.sleep(0.01)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def freeze(self) -> None:
+        self.process.send_signal(signal.SIGSTOP)
+
+    def wake(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
+
+    def end(self) -> int:
+        """Its exit code after SIGTERM."""
+        if self.process.poll() is None:
+            self.wake()
+            self.process.terminate()
+        return self.process.wait(20)
+
+
+class Programs:
+    """Starts them; `python -m ARGUMENTS`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.started: list[Program] = []
+
+    def start(self, *arguments: str) -> Program:
+        program = Program(self._folder / f"program-{len(self.started)}.log", arguments)
+        self.started.append(program)
+        return program
+
+    async def role(self, url: str, *roles: str) -> Program:
+        """`eventsched run ROLE…`, ready."""
+        program = self.start("eventsched.cli", "--url", url, "run", *roles)
+        await program.says("ready: ")
+        return program
+
+
+@contextmanager
+def programs(folder: Path) -> Iterator[Programs]:
+    fleet = Programs(folder)
+    try:
+        yield fleet
+    finally:
+        for program in fleet.started:
+            program.wake()
+            program.kill()
+
+
+def ask(url: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`eventsched …` to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "eventsched.cli", "--url", url, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )

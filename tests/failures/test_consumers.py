@@ -1,0 +1,257 @@
+"""Consumers die, freeze and wake up beside their successors: nothing is lost, nothing twice."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import pytest
+
+from eventsched import codec
+from eventsched.connection import open_connection
+from eventsched.events import Event
+from eventsched.store import Chunk, SessionGrant, Store
+from eventsched.testing import LocalServer
+from eventsched.views import Views
+from tests.failures.programs import Program, Programs, ask, programs
+from tests.systems import until
+
+TAKEOVER_S = 2.0
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Iterator[Programs]:
+    with programs(tmp_path) as started:
+        yield started
+
+
+# --- the projector --------------------------------------------------------------------------------
+
+
+async def test_a_standby_goes_on_within_two_seconds_when_the_active_projector_is_killed(
+    own_server: LocalServer, fleet: Programs
+) -> None:
+    async with _connected(own_server.url) as store:
+        async with _speaking(store):
+            active = await _holding(own_server.url, fleet, store)
+            await fleet.role(own_server.url, "projector")
+            await until("views follow", lambda: _folds(store))
+            active.kill()
+            killed = time.monotonic()
+            last = await store.last_id(store.keys.log)
+            await until("the standby folds on", lambda: _has_folded(store, last))
+            assert time.monotonic() - killed < TAKEOVER_S
+        await until("all is folded", lambda: _is_folded(store))
+        _verify(own_server.url)
+
+
+async def test_a_projector_frozen_beyond_its_hold_is_turned_away_when_it_wakes(
+    own_server: LocalServer, fleet: Programs
+) -> None:
+    async with _connected(own_server.url) as store:
+        async with _speaking(store):
+            first = await _holding(own_server.url, fleet, store)
+            second = await fleet.role(own_server.url, "projector")
+            await _replace_frozen(store, first, second)
+            await _replace_frozen(store, second, first)
+        await until("all is folded", lambda: _is_folded(store))
+        _verify(own_server.url)
+
+
+async def _replace_frozen(store: Store, sleeper: Program, other: Program) -> None:
+    """The sleeper holds the set, freezes, is replaced, and is fenced off when it wakes."""
+    epoch, turned_away = await _epoch(store), sleeper.said.count("turned away")
+    sleeper.freeze()
+    await until("the other holds it", lambda: _is_beyond(store, epoch))
+    await until("and folds", lambda: _folds(store))
+    held = await _epoch(store)
+    sleeper.wake()
+    await until("the zombie is fenced", lambda: sleeper.said.count("turned away") > turned_away)
+    await until("views follow", lambda: _folds(store))
+    assert await _epoch(store) == held, "the one that folds still does"
+    assert other.process.poll() is None
+
+
+# --- the dispatcher and the timekeeper ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("role", ["dispatcher", "timekeeper"])
+async def test_a_second_one_does_all_the_work_when_the_first_is_killed_or_frozen(
+    own_server: LocalServer, fleet: Programs, role: str
+) -> None:
+    """Two are there; each is killed or frozen in turn, and the other goes on within two seconds."""
+    async with _connected(own_server.url, waiting_ms=300) as store:
+        if role == "timekeeper":
+            await fleet.role(own_server.url, "dispatcher")
+        first = await fleet.role(own_server.url, role)
+        second = await fleet.role(own_server.url, role)
+        grant = await _opened(store)
+        told = "JobQueued" if role == "dispatcher" else "JobFailed"
+        await _say(store, grant, 0)
+        await _until_told(store, told, 1)
+        first.freeze()
+        await _say(store, grant, 1)
+        await _until_told(store, told, 2)
+        first.wake()
+        second.kill()
+        await _say(store, grant, 2)
+        await _until_told(store, told, 3)
+        assert first.process.poll() is None
+        await fleet.role(own_server.url, "projector")
+        await until("all is folded", lambda: _is_folded(store))
+        _verify(own_server.url)
+
+
+async def test_dispatchers_that_race_for_the_same_work_create_each_job_once(
+    own_server: LocalServer, fleet: Programs
+) -> None:
+    async with _connected(own_server.url, waiting_ms=60_000) as store:
+        async with _speaking(store):
+            racers = [await fleet.role(own_server.url, "dispatcher") for _ in range(3)]
+            await fleet.role(own_server.url, "projector")
+            for _ in range(6):
+                racers[0].freeze()
+                await anyio.sleep(0.05)  # wherever it is caught
+                racers[0].wake()
+                racers = [*racers[1:], racers[0]]
+        jobs = [event.job for event in await _log(store) if event.type == "JobQueued"]
+        assert len(jobs) == len(set(jobs)) > 10
+        await until("all is folded", lambda: _is_folded(store))
+        _verify(own_server.url)
+
+
+# --- poison ---------------------------------------------------------------------------------------
+
+
+async def test_poison_is_parked_and_listed_and_everything_else_goes_on(
+    own_server: LocalServer, fleet: Programs
+) -> None:
+    async with _connected(own_server.url) as store:
+        await fleet.role(own_server.url, "dispatcher", "timekeeper")
+        await fleet.role(own_server.url, "projector")
+        grant = await _opened(store)
+        own_server.call("XADD", store.keys.work, "*", "k", "utterance", "d", "{")
+        own_server.call("XADD", store.keys.log, "*", *_strange())
+        await _say(store, grant, 0)
+        await _until_told(store, "JobQueued", 1)
+        await until("both are parked", lambda: _parked(store, 2))
+        await until("all is folded", lambda: _is_folded(store))
+        listed = [json.loads(line) for line in _asked(own_server.url, "dead").splitlines()]
+        assert [one["from"] for one in listed] == ["work", "log"]
+        assert "JSON" in listed[0]["reason"] or "expected" in listed[0]["reason"].lower()
+        assert "SomethingNew" in listed[1]["reason"]
+        assert not any(one["partial"] for one in listed)
+
+
+def _strange() -> list[str]:
+    fields = {"t": "SomethingNew", "v": "1", "s": "", "j": "", "n": "", "c": "", "tp": ""}
+    return [part for pair in (fields | {"d": "{}", "b": ""}).items() for part in pair]
+
+
+# --- helpers --------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def _connected(url: str, **settings: int) -> AsyncIterator[Store]:
+    async with open_connection(url, settings=settings) as connection:
+        yield connection.stores["c0"]
+
+
+@asynccontextmanager
+async def _speaking(store: Store) -> AsyncIterator[None]:
+    """Something happens all the time, for as long as the block lasts."""
+    async with anyio.create_task_group() as tasks:
+        grant, is_over = await _opened(store), anyio.Event()
+
+        async def speak() -> None:
+            for seq in range(100_000):
+                await _say(store, grant, seq)
+                if is_over.is_set():
+                    return
+                await anyio.sleep(0.01)
+
+        tasks.start_soon(speak)
+        try:
+            yield
+        finally:
+            is_over.set()
+
+
+async def _opened(store: Store) -> SessionGrant:
+    return await store.open_session(
+        name="s1", token="t1", tenant="acme", source="en", targets=["es"], features=[],
+        features_hash="none", audio="pcm16", rate=16_000, priority=1, room="", hears="",
+        traceparent="",
+    )  # fmt: skip
+
+
+async def _say(store: Store, grant: SessionGrant, seq: int) -> None:
+    chunk = Chunk(
+        session=grant.session, epoch=grant.epoch, seq=seq, ms=100, payload=bytes(3_200), final=True
+    )
+    (reply,) = await store.append_audio([chunk])
+    assert not isinstance(reply, Exception), reply
+
+
+async def _holding(url: str, fleet: Programs, store: Store) -> Program:
+    """The projector that folds, since it is alone."""
+    program = await fleet.role(url, "projector")
+    await until("it folds", lambda: _folds(store))
+    return program
+
+
+async def _epoch(store: Store) -> int:
+    return int((await store.read_hash(store.keys.active("core")))["epoch"])
+
+
+async def _is_beyond(store: Store, epoch: int) -> bool:
+    return await _epoch(store) > epoch
+
+
+async def _has_folded(store: Store, log_id: str) -> bool:
+    done = await Views(store.transport, store.cell).checkpoint("core")
+    return tuple(map(int, done.split("-"))) >= tuple(map(int, log_id.split("-")))
+
+
+async def _folds(store: Store) -> bool:
+    """What is in the log now is folded, a moment later."""
+    last = await store.last_id(store.keys.log)
+    await anyio.sleep(0.05)
+    return await _has_folded(store, last)
+
+
+async def _is_folded(store: Store) -> bool:
+    return await _has_folded(store, await store.last_id(store.keys.log))
+
+
+async def _log(store: Store) -> list[Event]:
+    entries = await store.read_range(store.keys.log, "-", "+", 100_000)
+    return [codec.decode(*one) for one in entries if b"SomethingNew" not in one[1]]
+
+
+async def _until_told(store: Store, kind: str, count: int) -> None:
+    async def is_told() -> bool:
+        return sum(event.type == kind for event in await _log(store)) >= count
+
+    await until(f"{count} {kind}", is_told, within_s=TAKEOVER_S)
+
+
+async def _parked(store: Store, count: int) -> bool:
+    dead = store.keys.dead
+    return int(await store.transport.command("XLEN", dead, key=dead)) == count
+
+
+def _asked(url: str, *arguments: str) -> str:
+    done = ask(url, "--json", *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def _verify(url: str) -> None:
+    told = json.loads(_asked(url, "verify"))
+    assert told["clean"]
+    assert told["cells"][0]["records"] > 0

@@ -1,0 +1,311 @@
+"""Pressure: producers are refused before anything is lost, and what is in flight finishes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import pytest
+from redis.crc import key_slot
+
+import eventsched
+from eventsched.distance import Distances
+from eventsched.events import PressureRaised
+from eventsched.keys import Keys, name_of
+from eventsched.overview import _Cell
+from eventsched.pressure import PressureWatch, Reading
+from eventsched.projection import load_sets
+from eventsched.projector import Projector
+from eventsched.server.check import open_client
+from eventsched.store import Chunk, Store
+from eventsched.testing import LocalCluster, LocalServer
+from eventsched.transport import RedisTransport
+from eventsched.verify import Verifier
+from eventsched.views import Views
+from tests.fixtures_store import TimedStore
+from tests.systems import SECOND, serving, system, until
+
+MIB = 1024 * 1024
+
+
+@pytest.fixture
+def small_server(tmp_path: Path) -> Iterator[LocalServer]:
+    """A server with 24 MiB, some of which it needs itself."""
+    options = {"maxmemory": str(24 * MIB), "maxmemory-policy": "noeviction"}
+    with LocalServer(tmp_path / "small", durable=True, options=options) as server:
+        yield server
+
+
+# --- memory, with everything real ---------------------------------------------------------------
+
+
+async def test_near_maxmemory_producers_wait_and_what_is_in_flight_finishes(
+    small_server: LocalServer,
+) -> None:
+    may_end = anyio.Event()
+    node = eventsched.Node("gpu-1", asr=["en"], targets=["es"], slots=2)
+
+    @node.job
+    async def handler(job: eventsched.Job) -> eventsched.Result:
+        audio = await job.audio()
+        await may_end.wait()
+        return eventsched.Result(text=str(len(audio)))
+
+    settings = {"waiting_ms": 60_000, "close_wait_ms": 1_000}
+    async with system(small_server.url, "c0", settings=settings) as es, serving(es, node):
+        store = es.stores["c0"]
+        async with es.session("acme", "en", ["es"]) as session:
+            await session.append(SECOND, final=True)  # in flight until the end of this test
+            async with es.session("acme", "en", ["fr"]) as hog:
+                refused = await _fill(hog)
+                assert refused.retry_after_ms > 0
+                await until("raised", lambda: _is_raised(store))
+                with pytest.raises(eventsched.Backpressure):
+                    async with es.session("acme", "en"):
+                        pytest.fail("a session opened under pressure")
+                with pytest.raises(eventsched.Backpressure):
+                    await session.append(SECOND)
+                may_end.set()
+                with anyio.fail_after(20):
+                    result = await anext(session.results())
+                assert result.text == str(len(SECOND) + 280 * 32)
+                stored = await _chunks(store, hog.id)
+                assert stored == hog.next_seq, "what was acknowledged is there"
+            # The hog's audio is let go with its session: the pressure ends by itself.
+            await until("lifted", lambda: _is_lifted(store))
+            await session.append(SECOND, final=True)
+        assert small_server.call("INFO", "stats")["evicted_keys"] == 0
+        assert await _violations(store) == []
+
+
+async def test_a_server_that_is_full_before_anybody_looked_refuses_as_pressure_does(
+    small_server: LocalServer,
+) -> None:
+    """Scripts of producers and nodes are stopped by the server; all others go on (allow-oom)."""
+    async with _bare(small_server.url) as store:
+        grant = await _opened(store, "s1")
+        async with eventsched.connect(small_server.url):
+            pass  # the cells are listed now
+        small_server.call("CONFIG", "SET", "maxmemory", 1)
+        chunks = [
+            Chunk(session=grant.session, epoch=grant.epoch, seq=seq, ms=100, payload=bytes(3200))
+            for seq in range(3)
+        ]
+        replies = await store.append_audio(chunks)
+        assert [type(reply) for reply in replies] == [eventsched.Backpressure] * 3
+        assert await _chunks(store, grant.session) == 0
+        with pytest.raises(eventsched.Backpressure) as caught:
+            await _opened(store, "s2")
+        assert caught.value.retry_after_ms == 1_000
+        assert await store.close_session(grant.session, grant.epoch) == "ok"
+        async with eventsched.connect(small_server.url) as es:  # whoever comes now can still ask
+            assert es.cells == ["c0"]
+        small_server.call("CONFIG", "SET", "maxmemory", 0)
+        await _opened(store, "s2")
+
+
+async def test_without_a_maxmemory_there_is_no_memory_pressure(own_server: LocalServer) -> None:
+    own_server.call("CONFIG", "SET", "maxmemory", 10 * MIB * 1024)
+    async with _bare(own_server.url) as store:
+        await store.set_pressure("memory", raised=True, seen=9, limit=8)
+        readings = await PressureWatch(store).step()
+        assert [one.reason for one in readings] == ["memory", "group", "dead"]
+        assert await _pressure(store) == set()
+        await store.set_pressure("memory", raised=True, seen=9, limit=8)
+        own_server.call("CONFIG", "SET", "maxmemory", 0)
+        readings = await PressureWatch(store).step()
+        assert [one.reason for one in readings] == ["group", "dead"]
+        assert await _pressure(store) == set()
+
+
+async def test_on_a_cluster_each_cell_looks_at_the_primary_that_serves_it(tmp_path: Path) -> None:
+    with LocalCluster(tmp_path / "cluster") as cluster:
+        async with _bare(cluster.url, "c0", "c1", "c2") as store:
+            stores = [Store(store.transport, cell) for cell in ("c0", "c1", "c2")]
+            serving_c1 = next(s for s in cluster.primaries if _serves(s, stores[1].keys))
+            serving_c1.call("CONFIG", "SET", "maxmemory", 1)
+            for one in stores:
+                await PressureWatch(one).step()
+            pressed = {one.cell for one in stores if "memory" in await _pressure(one)}
+            assert pressed == {one.cell for one in stores if _serves(serving_c1, one.keys)}
+            assert "c1" in pressed
+
+
+# --- groups, dead, hysteresis, with time moved by hand ------------------------------------------
+
+
+async def test_a_projection_set_that_falls_behind_raises_pressure_until_it_has_caught_up(
+    store: TimedStore,
+) -> None:
+    await store.configure_cell({"behind_max": 20}, overwrite=True)
+    projector = Projector(_views(store), _core(), holder="h")
+    await projector.step()
+    watch = PressureWatch(store)
+    grant = await store.open()
+    for seq in range(25):
+        await store.say(grant, seq, final=True)
+    await watch.step()
+    assert await _pressure(store) == {"group"}
+    (raised,) = await store.log("PressureRaised")
+    assert isinstance(raised.data, PressureRaised)
+    assert (raised.data.reason, raised.data.limit) == ("group", 20)
+    with pytest.raises(eventsched.Backpressure):
+        await store.say(grant, 25)
+    while (await projector.step()).state == "folded":
+        pass
+    await watch.step()
+    assert await _pressure(store) == set()
+    await store.say(grant, 25)
+
+
+async def test_work_that_nobody_dispatches_raises_pressure(store: TimedStore) -> None:
+    await store.configure_cell({"work_max": 5}, overwrite=True)
+    grant = await store.open()
+    for seq in range(6):
+        await store.say(grant, seq, final=True)
+    await PressureWatch(store).step()
+    assert await _pressure(store) == {"group"}
+    await store.dispatch()
+    await PressureWatch(store).step()
+    assert await _pressure(store) == set()
+
+
+async def test_too_much_that_could_not_be_processed_raises_pressure(store: TimedStore) -> None:
+    await store.configure_cell({"dead_max": 2}, overwrite=True)
+    for _ in range(2):
+        await store.transport.command("XADD", store.keys.work, "*", "k", "utterance", "d", "[",
+                                      key=store.keys.work)  # fmt: skip
+    await store.dispatch()
+    await PressureWatch(store).step()
+    assert await _pressure(store) == {"dead"}
+    assert await store.transport.command("XLEN", store.keys.dead, key=store.keys.dead) == 2
+
+
+async def test_any_number_of_timekeepers_may_look(store: TimedStore) -> None:
+    await store.configure_cell({"work_max": 1}, overwrite=True)
+    grant = await store.open()
+    await store.say(grant, 0, final=True)
+    async with anyio.create_task_group() as tasks:
+        for _ in range(5):
+            tasks.start_soon(PressureWatch(store).step)
+    assert len(await store.log("PressureRaised")) == 1
+    await store.dispatch()
+    async with anyio.create_task_group() as tasks:
+        for _ in range(5):
+            tasks.start_soon(PressureWatch(store).step)
+    assert len(await store.log("PressureLifted")) == 1
+
+
+@pytest.mark.parametrize(
+    ("seen", "was", "is_raised"),
+    [(100, False, True), (99, False, False), (99, True, True), (90, True, True), (89, True, False)],
+)
+def test_pressure_goes_below_nine_tenths_before_it_is_lifted(
+    seen: int, was: bool, is_raised: bool
+) -> None:
+    assert Reading("dead", seen, 100).is_raised(was=was) is is_raised
+
+
+async def test_the_distance_of_a_set_is_exact_and_the_one_that_status_shows(
+    store: TimedStore,
+) -> None:
+    distances = Distances(store)
+    assert await distances.folding() == []
+    grant = await store.open()
+    projector = Projector(_views(store), _core(), holder="h", batch_max=2)
+    for seq in range(5):
+        await store.say(grant, seq, final=True)
+    assert await distances.of_set("core") == 6  # nobody has folded yet: all of it
+    await projector.step()
+    assert await distances.folding() == ["core"]
+    assert await distances.of_set("core") == 4
+    shown = (await _Cell(store).seen()).groups
+    assert [(one.group, one.entries) for one in shown] == [("dispatch", 5), ("core", 4)]
+
+
+async def test_a_newer_version_s_settings_reach_a_cell_that_exists(store: TimedStore) -> None:
+    await store.transport.command("HDEL", store.keys.settings, "dead_max", key=store.keys.settings)
+    assert await store.configure_cell({"dead_max": 7, "pause_ms": 1}, overwrite=False) == "kept"
+    kept = await store.read_hash(store.keys.settings)
+    assert (kept["dead_max"], kept["pause_ms"]) == ("7", "3000")
+
+
+# --- helpers --------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def _bare(url: str, *cells: str) -> AsyncIterator[Store]:
+    """Cells without any role."""
+    client = await open_client(url)
+    try:
+        transport = RedisTransport(client, client)
+        stores = [Store(transport, cell) for cell in cells or ("c0",)]
+        for store in stores:
+            await store.configure_cell(_defaults(), overwrite=False)
+        yield stores[0]
+    finally:
+        await client.aclose()
+
+
+def _defaults() -> dict[str, int]:
+    settings = eventsched.settings.Settings()
+    return {name: getattr(settings, name) for name in settings.__struct_fields__}
+
+
+async def _opened(store: Store, name: str) -> eventsched.store.SessionGrant:
+    return await store.open_session(
+        name=name, token=f"token-{name}", tenant="acme", source="en", targets=["es"], features=[],
+        features_hash="none", audio="pcm16", rate=16_000, priority=1, room="", hears="",
+        traceparent="",
+    )  # fmt: skip
+
+
+async def _fill(session: eventsched.Session) -> eventsched.Backpressure:
+    """Append until the system takes no more."""
+    with anyio.fail_after(60):
+        while True:
+            try:
+                await session.append(SECOND)
+            except eventsched.Backpressure as refused:
+                return refused
+
+
+async def _pressure(store: Store) -> set[str]:
+    told = (await store.read_hash(store.keys.counters)).get("pressure", "")
+    return {word for word in told.split(",") if word}
+
+
+async def _is_raised(store: Store) -> bool:
+    return await _pressure(store) == {"memory"}
+
+
+async def _is_lifted(store: Store) -> bool:
+    return not await _pressure(store)
+
+
+async def _chunks(store: Store, session: str) -> int:
+    key = store.keys.audio(name_of(session))
+    return int(await store.transport.command("XLEN", key, key=key))
+
+
+def _serves(server: LocalServer, keys: Keys) -> bool:
+    """Whether this primary has the slot of the cell."""
+    ours = str(server.call("CLUSTER", "NODES")).partition("myself")[2].splitlines()[0].split()[6:]
+    slots = [tuple(map(int, part.split("-"))) for part in ours]
+    return any(first <= key_slot(keys.log.encode()) <= last for first, last in slots)
+
+
+def _core() -> eventsched.projection.ProjectionSet:
+    return next(one for one in load_sets() if one.name == "core")
+
+
+def _views(store: TimedStore) -> Views:
+    return Views(store.transport, store.cell, now_ms=lambda: store.at_ms)
+
+
+async def _violations(store: Store) -> list[str]:
+    views = Views(store.transport, store.cell)
+    report = await Verifier(views, _core()).run()
+    return [str(one) for one in report.violations]

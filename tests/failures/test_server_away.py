@@ -1,0 +1,259 @@
+"""The server goes away and comes back under real processes: nobody is started again."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+from urllib.parse import unquote
+
+import anyio
+import anyio.to_thread
+import pytest
+import redis
+
+import eventsched
+from eventsched.keys import name_of
+from eventsched.store import Store
+from eventsched.testing import LocalCluster, LocalServer, wait_for
+from tests.chaos.proxy import Proxy
+from tests.failures.programs import Programs, ask, programs
+from tests.systems import SECOND, serving, system, until
+
+AWAY_S = 4.0
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Iterator[Programs]:
+    with programs(tmp_path) as started:
+        yield started
+
+
+def _wire(folder: Path, server: LocalServer, name: str = "wire") -> Proxy:
+    return Proxy(name, folder, Path(unquote(server.url.removeprefix("unix://"))), Random(1))
+
+
+async def test_up_a_node_and_a_session_outlive_a_killed_server_without_a_busy_loop(
+    own_server: LocalServer, fleet: Programs, tmp_path: Path
+) -> None:
+    """Every try is a connection through a wire of ours that counts it."""
+    roles, nodes = _wire(tmp_path, own_server, "roles"), _wire(tmp_path, own_server, "nodes")
+    speakers = _wire(tmp_path, own_server, "speakers")
+    async with roles.listening(), nodes.listening(), speakers.listening():
+        up = await fleet.role(roles.url, "dispatcher", "projector", "timekeeper")
+        node = fleet.start("tests.chaos.worker", nodes.url, "c0.gpu", "2", "es", "0", "1", "async")
+        await node.says("ready: ")
+        async with eventsched.connect(speakers.url) as es, es.session("a", "en", ["es"]) as session:
+            await until("the node serves", lambda: _is_alive(es.stores["c0"], "gpu"))
+            results = session.results()
+            await session.append(SECOND, final=True)
+            with anyio.fail_after(20):
+                first = await anext(results)
+            await anyio.to_thread.run_sync(own_server.kill)
+            before = [wire.seen["no_server"] for wire in (roles, nodes, speakers)]
+            begins = time.monotonic()
+            told = await anyio.to_thread.run_sync(ask, own_server.url, "status")
+            assert told.returncode == 1
+            assert told.stdout == ""
+            assert told.stderr.startswith("eventsched: no server answers at unix://")
+            assert told.stderr.count("\n") == 1
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(_come_back, own_server)
+                await session.append(SECOND, final=True)  # waits until it is stored
+            away_s = time.monotonic() - begins
+            with anyio.fail_after(20):
+                second = await anext(results)
+        tries = [
+            wire.seen["no_server"] - count
+            for wire, count in zip((roles, nodes, speakers), before, strict=True)
+        ]
+    assert (first.outcome, second.outcome) == ("result", "result")
+    assert second.utterance == 1
+    # Loops: four of the roles; the node's inbox and heart; the listener, keepalives, the append.
+    # Each call makes up to four tries, then waits 50 ms, 100 ms, … 2 s.
+    for count, loops in zip(tries, (4, 2, 3), strict=True):
+        assert 0 < count <= loops * 4 * (6 + away_s), f"{tries} tries in {away_s:.1f} s"
+    assert up.process.poll() is node.process.poll() is None
+    for program, loops in ((up, 4), (node, 2)):
+        assert 1 <= program.said.count("server away") <= 2 * loops, program.said
+    assert ask(own_server.url, "verify").returncode == 0
+
+
+async def test_a_server_that_still_loads_its_data_is_away_in_one_line(tmp_path: Path) -> None:
+    """It takes connections and tells of itself, and answers nothing else."""
+    slowly = {"enable-debug-command": "yes", "loading-process-events-interval-bytes": "1024"}
+    with LocalServer(tmp_path / "slow", options=slowly) as server:
+        async with eventsched.connect(server.url):
+            server.call("DEBUG", "POPULATE", 10_000, "filling", 100)
+        server.call("CONFIG", "SET", "key-load-delay", 1_000)  # microseconds for each key
+        loading = await anyio.to_thread.run_sync(_reload, server)
+        told = await anyio.to_thread.run_sync(ask, server.url, "status")
+        assert told.returncode == 1
+        assert told.stderr.startswith("eventsched: no answer from the server: ")
+        assert "loading" in told.stderr
+        assert told.stderr.count("\n") == 1
+        server.call("CONFIG", "SET", "key-load-delay", 0)
+        loading.join()
+        assert ask(server.url, "status").returncode == 0
+
+
+def _reload(server: LocalServer) -> threading.Thread:
+    """It has begun to load when this returns."""
+
+    def reload() -> None:
+        client = redis.Redis.from_url(server.url, socket_timeout=60)
+        client.execute_command("DEBUG", "RELOAD")  # type: ignore[no-untyped-call]
+        client.close()
+
+    loading = threading.Thread(target=reload)
+    loading.start()
+    wait_for("it loads", lambda: _is_loading(server))
+    return loading
+
+
+def _is_loading(server: LocalServer) -> bool:
+    return bool(server.call("INFO", "persistence")["loading"])
+
+
+async def test_whoever_watches_the_status_sees_that_the_server_is_away_and_back(
+    own_server: LocalServer, fleet: Programs
+) -> None:
+    async with eventsched.connect(own_server.url):
+        watching = fleet.start("eventsched.cli", "--url", own_server.url, "status", "-w")
+        await watching.says("cell c0")
+        await anyio.to_thread.run_sync(own_server.kill)
+        await watching.says("server away: no answer from the server")
+        shown = watching.said.count("cell c0")
+        await anyio.to_thread.run_sync(own_server.start)
+        await until("it shows the cell again", lambda: watching.said.count("cell c0") > shown)
+
+
+async def _come_back(server: LocalServer) -> None:
+    await anyio.sleep(AWAY_S)
+    await anyio.to_thread.run_sync(server.start)
+
+
+async def test_scripts_that_a_restarted_server_has_forgotten_are_sent_again(
+    own_server: LocalServer,
+) -> None:
+    async with system(own_server.url, "c0") as es, es.session("a", "en") as session:
+        await session.append(SECOND)
+        own_server.call("SCRIPT", "FLUSH")
+        await session.append(SECOND, final=True)
+        assert session.utterance == 1
+
+
+async def test_audio_taken_while_the_server_was_away_comes_first_and_before_the_close(
+    own_server: LocalServer, tmp_path: Path
+) -> None:
+    """ServerUnavailable means: kept. Every second of it, also when it is raised twice."""
+    wire = _wire(tmp_path, own_server)
+    node = eventsched.Node("gpu", asr=["en"], targets=["es"])
+
+    @node.job
+    async def handler(job: eventsched.Job) -> eventsched.Result:
+        return eventsched.Result(text=str(len(await job.audio()) - job.padding_ms * 32))
+
+    async with (
+        system(own_server.url, "c0", settings={"pause_ms": 60_000}) as roles,
+        serving(roles, node),
+        wire.listening(),
+        eventsched.connect(wire.url) as es,
+    ):
+        async with es.session("a", "en", ["es"]) as session:
+            await session.append(SECOND)
+            wire.weather.is_open = False
+            wire.cut_all()
+            with anyio.fail_after(60):
+                for _ in range(2):
+                    with pytest.raises(eventsched.ServerUnavailable):
+                        await session.append(SECOND)
+                with pytest.raises(eventsched.ServerUnavailable):
+                    await session.close()
+            assert session.next_seq == 3
+            wire.weather.is_open = True
+        with anyio.fail_after(20):
+            result = await anext(session.results())
+        assert result.text == str(3 * len(SECOND))
+
+
+async def test_a_server_that_may_not_write_is_waited_for(own_server: LocalServer) -> None:
+    """Its disk is full (MISCONF) or its replicas are gone (NOREPLICAS): roles and nodes stay."""
+    node = eventsched.Node("gpu", asr=["en"], targets=["es"])
+
+    @node.job
+    async def handler(job: eventsched.Job) -> eventsched.Result:
+        return eventsched.Result(text=job.target)
+
+    async with (
+        system(own_server.url, "c0") as es,
+        serving(es, node),
+        es.session("a", "en", ["es"]) as session,
+    ):
+        own_server.call("CONFIG", "SET", "min-replicas-to-write", 1)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_may_write_again, own_server)
+            await session.append(SECOND, final=True)
+        with anyio.fail_after(20):
+            assert (await anext(session.results())).text == "es"
+
+
+async def _may_write_again(server: LocalServer) -> None:
+    await anyio.sleep(1.5)
+    server.call("CONFIG", "SET", "min-replicas-to-write", 0)
+
+
+async def test_a_cluster_s_failover_is_waited_for_and_everybody_goes_on(tmp_path: Path) -> None:
+    with LocalCluster(tmp_path / "cluster", durable=True) as cluster:
+        node = eventsched.Node("c0.gpu", asr=["en"], targets=["es"])
+
+        @node.job
+        async def handler(job: eventsched.Job) -> eventsched.Result:
+            return eventsched.Result(text=str(len(await job.audio()) - job.padding_ms * 32))
+
+        async with system(cluster.url, "c0") as es, serving(es, node):
+            store = es.stores["c0"]
+            async with es.session("a", "en", ["es"]) as session:
+                results = session.results()
+                await session.append(SECOND, final=True)
+                with anyio.fail_after(20):
+                    assert (await anext(results)).text == str(len(SECOND))
+                await _until_replicated(cluster)
+                primary = next(one for one in cluster.primaries if _has(one, store))
+                await anyio.to_thread.run_sync(primary.kill)
+                with anyio.fail_after(40):
+                    await _append_patiently(session)
+                    assert (await anext(results)).text == str(len(SECOND))
+            log = await store.read_range(store.keys.log, "-", "+", 1_000)
+            dispatched = [one for one in log if b"JobDispatched" in one[1]]
+            assert len(dispatched) >= 2
+
+
+async def _append_patiently(session: eventsched.Session) -> None:
+    try:
+        await session.append(SECOND, final=True)
+    except eventsched.ServerUnavailable:
+        await session.finalize()  # what was kept goes before it
+
+
+async def _until_replicated(cluster: LocalCluster) -> None:
+    """Writes that no replica has are lost in a failover: ARCHITECTURE says so."""
+    for primary in cluster.primaries:
+        await anyio.to_thread.run_sync(primary.call, "WAIT", 1, 900)
+
+
+def _has(server: LocalServer, store: Store) -> bool:
+    return bool(server.call("EXISTS", store.keys.log)) if _owns(server, store) else False
+
+
+def _owns(server: LocalServer, store: Store) -> bool:
+    slot = int(server.call("CLUSTER", "KEYSLOT", store.keys.log))
+    ours = str(server.call("CLUSTER", "NODES")).partition("myself")[2].splitlines()[0].split()[6:]
+    spans = [tuple(map(int, part.split("-"))) for part in ours]
+    return any(first <= slot <= last for first, last in spans)
+
+
+async def _is_alive(store: Store, node: str) -> bool:
+    return (await store.read_hash(store.keys.node(name_of(f"c0.{node}")))).get("status") == "alive"

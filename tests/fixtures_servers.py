@@ -1,0 +1,112 @@
+"""Fixtures that bring their own Redis: `server`, `redis`, `cell`, `cells`, `cluster3`, and more.
+
+EVENTSCHED_TEST_SERVERS chooses the kinds of `server` (see server_kinds.py); each test that asks
+for it runs once per kind. No test flushes: it takes a fresh cell, and what it left is looked at.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+import redis
+from redis.cluster import RedisCluster
+
+from eventsched.errors import ServerUnavailable
+from eventsched.server.check import Client, open_client
+from eventsched.testing import LocalCluster, LocalServer
+from tests import server_kinds
+from tests.known_keys import is_known
+from tests.server_kinds import Choice, Server
+
+_CHOICE = pytest.StashKey[Choice]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    asked = os.environ.get(server_kinds.VARIABLE) or server_kinds.DEFAULT
+    try:
+        config.stash[_CHOICE] = server_kinds.choose(asked)
+    except ServerUnavailable as error:
+        raise pytest.UsageError(str(error)) from error
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    choice = config.stash[_CHOICE]
+    sources = dict.fromkeys(kind.removesuffix("-cluster") for kind in choice.kinds)
+    told = [f"{source} is {server_kinds.what_is(source)}" for source in sources]
+    told += [f"no {source}: {why}" for source, why in choice.missing.items()]
+    return [f"servers: {', '.join(choice.kinds)} ({'; '.join(told)})"]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Each test with `server` runs on every chosen kind, unless it names its kinds itself."""
+    marks = metafunc.definition.iter_markers("parametrize")
+    if "server" in metafunc.fixturenames and not any("server" in mark.args[0] for mark in marks):
+        kinds = metafunc.config.stash[_CHOICE].kinds
+        metafunc.parametrize("server", kinds, indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    """A running server of one kind, for as many tests as use that kind."""
+    folder = tmp_path_factory.mktemp(request.param)
+    with server_kinds.running(request.param, folder) as running:
+        yield running
+
+
+@pytest_asyncio.fixture(name="redis")
+async def redis_client(server: Server) -> AsyncIterator[Client]:
+    """A raw client of `server`, opened as eventsched opens one; replies are bytes."""
+    client = await open_client(server.url)
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture
+def cells(server: Server) -> Iterator[Callable[[], str]]:
+    """Fresh cell names, as many as are asked for. Afterwards no key may be left unaccounted."""
+    yield lambda: f"t{secrets.token_hex(7)}"
+    unknown = _sweep(server)
+    assert not unknown, f"keys that eventsched/keys.py does not list: {unknown}"
+
+
+@pytest.fixture
+def cell(cells: Callable[[], str]) -> str:
+    """The fresh name of a cell that nobody has used."""
+    return cells()
+
+
+def _sweep(server: Server) -> list[str]:
+    """Delete what the test left; name the keys (with their type) that nobody documented."""
+    client = (RedisCluster if server.is_cluster else redis.Redis).from_url(
+        server.url, decode_responses=True
+    )
+    with client:
+        unknown = []
+        for found in client.scan_iter(count=1_000):
+            key, redis_type = str(found), str(client.type(found))
+            client.delete(key)
+            # a key that went between the two calls has no type any more
+            if redis_type != "none" and not is_known(key, redis_type):
+                unknown.append(f"{key} ({redis_type})")
+    return sorted(unknown)
+
+
+@pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[LocalServer]:
+    """A server of this test alone, with an append-only file: to be killed, paused, restarted."""
+    with LocalServer(tmp_path / "own", durable=True) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def cluster3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
+    """Three primaries with a replica each, up and linked. A test that breaks it makes its own."""
+    with LocalCluster(tmp_path_factory.mktemp("cluster3")) as running:
+        yield running

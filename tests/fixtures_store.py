@@ -1,0 +1,147 @@
+"""`store`: one fresh cell with a manual clock, on every kind of server.
+
+store.tick(ms) moves time; store.log() reads every event; store.timers() fires what is due.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import msgspec
+import pytest_asyncio
+
+from eventsched import codec
+from eventsched.events import Event, Text
+from eventsched.server.check import Client
+from eventsched.settings import Settings
+from eventsched.store import Chunk, NodeGrant, NodeResult, Receipt, SessionGrant, Store
+from eventsched.transport import RedisTransport
+
+START_MS = 1_000_000
+
+
+class TimedStore(Store):
+    """A store whose clock is moved by hand, with shorthands that tests read well with."""
+
+    def __init__(self, transport: RedisTransport, cell: str) -> None:
+        self.at_ms = START_MS
+        super().__init__(transport, cell, now_ms=lambda: self.at_ms)
+
+    def tick(self, ms: int) -> int:
+        self.at_ms += ms
+        return self.at_ms
+
+    async def log(self, *types: str) -> list[Event]:
+        """Every event of the log, or those of the given types."""
+        entries = await self.read_range(self.keys.log, "-", "+", 100_000)
+        events = [codec.decode(entry_id, fields) for entry_id, fields in entries]
+        return [event for event in events if not types or event.type in types]
+
+    async def types(self) -> list[str]:
+        return [event.type for event in await self.log()]
+
+    async def timers(self, calls_max: int = 1_000) -> int:
+        """Fire until nothing more is due now."""
+        fired = 0
+        for _ in range(calls_max):
+            reply = await self.fire_timers()
+            fired += reply.fired
+            if reply.next_ms is None or reply.next_ms > reply.now_ms:
+                return fired
+        raise AssertionError(f"timers are still due after {calls_max} calls")
+
+    async def dispatch(self) -> int:
+        """Dispatch until `work` is empty."""
+        jobs = 0
+        while True:
+            reply = await self.dispatch_work()
+            jobs += reply.jobs
+            if not reply.left:
+                return jobs
+
+    async def open(self, name: str = "s1", **given: Any) -> SessionGrant:
+        asked: dict[str, Any] = {
+            "name": name,
+            "token": f"token-{name}",
+            "tenant": "acme",
+            "source": "en",
+            "targets": ["es"],
+            "features": [],
+            "features_hash": "none",
+            "audio": "pcm16",
+            "rate": 16_000,
+            "priority": 1,
+            "room": "",
+            "hears": "",
+            "traceparent": "",
+        }
+        return await self.open_session(**asked | given)
+
+    async def say(
+        self, session: SessionGrant, seq: int, *, ms: int = 100, final: bool = False
+    ) -> Receipt:
+        """Append one chunk of `ms` milliseconds; its refusal is raised."""
+        payload = bytes([seq % 251]) * (ms * 32)
+        chunk = Chunk(
+            session=session.session,
+            epoch=session.epoch,
+            seq=seq,
+            ms=ms,
+            payload=payload,
+            final=final,
+        )
+        (reply,) = await self.append_audio([chunk])
+        if not isinstance(reply, Receipt):
+            raise reply
+        return reply
+
+    async def join(self, name: str = "n1", **given: Any) -> NodeGrant:
+        asked: dict[str, Any] = {
+            "node": self.keys.full(name),
+            "token": f"token-{name}",
+            "asr": ["en"],
+            "targets": ["es"],
+            "services": [],
+            "slots": 2,
+            "version": "",
+        }
+        return await self.register_node(**asked | given)
+
+    async def inbox(self, node: NodeGrant) -> list[dict[str, Any]]:
+        """What is in the node's inbox: `t`, `j`, the fields of `d`, and `b`."""
+        name = node.node.partition(".")[2]
+        entries = await self.read_range(self.keys.inbox(name), "-", "+", 10_000)
+        return [_message(fields) for _, fields in entries]
+
+    async def out(self, session: SessionGrant) -> list[dict[str, Any]]:
+        """What the session's listeners have heard so far."""
+        name = session.session.partition(".")[2]
+        entries = await self.read_range(self.keys.out(name), "-", "+", 10_000)
+        return [_message(fields) for _, fields in entries]
+
+    async def answer(self, node: NodeGrant, message: dict[str, Any], **given: Any) -> None:
+        """The node's result for an assignment; its refusal is raised."""
+        asked: dict[str, Any] = {
+            "job": message["j"],
+            "attempt": message["attempt"],
+            "status": "ok",
+            "body": codec.encode_text(Text(source_text="hi", text="hola")),
+        }
+        (reply,) = await self.record_results(node.node, node.epoch, [NodeResult(**asked | given)])
+        if reply is not None:
+            raise reply
+
+
+def _message(fields: Sequence[bytes]) -> dict[str, Any]:
+    named = {fields[i].decode(): fields[i + 1] for i in range(0, len(fields), 2)}
+    data: dict[str, Any] = msgspec.json.decode(named.pop("d"))
+    return {k: v if k in ("a", "b") else v.decode() for k, v in named.items()} | data
+
+
+@pytest_asyncio.fixture
+async def store(redis: Client, cell: str) -> AsyncIterator[TimedStore]:
+    """A fresh cell at START_MS with the default settings."""
+    store = TimedStore(RedisTransport(redis, redis), cell)
+    await store.configure_cell(msgspec.to_builtins(Settings()), overwrite=False, manual_clock=True)
+    yield store

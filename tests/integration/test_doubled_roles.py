@@ -1,0 +1,70 @@
+"""Two sessions talk at once on three nodes, every role doubled: one outcome each, verify clean."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import anyio
+
+import eventsched
+from eventsched.client import Client
+from eventsched.connection import Connection
+from eventsched.projection import load_sets
+from eventsched.running import running
+from eventsched.server.check import check_server, open_client
+from eventsched.transport import RedisTransport
+from eventsched.verify import Verifier
+from eventsched.views import Views
+from tests.server_kinds import Server
+from tests.systems import SECOND, serving, system
+
+UTTERANCES = 6
+
+
+async def test_doubled_roles_do_each_thing_once(server: Server, cell: str) -> None:
+    async with system(server.url, cell) as es:
+        client = await open_client(server.url)
+        twice = Connection(
+            server.url, await check_server(client), RedisTransport(client, client), dict(es.stores)
+        )
+        async with running(twice), serving(es, *_nodes(cell)):
+            heard: list[Sequence[str]] = []
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(_talk, es, heard)
+                tasks.start_soon(_talk, es, heard)
+                assert await _violations(es, cell) == []
+            assert heard == [["result"] * UTTERANCES] * 2
+            assert await _violations(es, cell) == []
+        await client.aclose()
+
+
+def _nodes(cell: str) -> list[eventsched.Node]:
+    nodes = [
+        eventsched.Node(f"{cell}.n{number}", asr=["en"], targets=["es"]) for number in range(3)
+    ]
+    for node in nodes:
+        node.job(_answer)
+    return nodes
+
+
+async def _answer(job: eventsched.Job) -> eventsched.Result:
+    return eventsched.Result(text=f"{len(await job.audio())} bytes")
+
+
+async def _talk(es: Client, heard: list[Sequence[str]]) -> None:
+    async with es.session("acme", "en", ["es"]) as session:
+        for _ in range(UTTERANCES):
+            await session.append(SECOND, final=True)
+        outcomes: list[str] = []
+        with anyio.fail_after(30):
+            async for result in session.results():
+                outcomes.append(result.outcome)
+                if len(outcomes) == UTTERANCES:
+                    break
+        heard.append(outcomes)
+
+
+async def _violations(es: Client, cell: str) -> list[str]:
+    (core,) = (one for one in load_sets() if one.name == "core")
+    report = await Verifier(Views(es.stores[cell].transport, cell), core).run()
+    return [str(violation) for violation in report.violations]

@@ -1,0 +1,370 @@
+"""Attempts: how they end, what nodes may still say of them (rules 13, 14, 20-25).
+
+Owns: `decide` of results, partials, lease extension, registration and draining.
+Never does: time (timers.py). Read next: timers.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, cast
+
+from eventsched.errors import Refused
+from eventsched.events import (
+    AttemptEnded,
+    JobFailed,
+    ResultRecorded,
+    ResultRefused,
+    ResultReplaced,
+)
+from eventsched.keys import name_of
+from eventsched.store import NodeGrant, NodeResult
+from tests.model import delivery, nodes, queue, session
+from tests.model.world import Ending, World, invalid
+
+REDISPATCHED_MAX = 3
+RECOVERED_MAX = 16
+HELD_MS_MAX = 300_000
+AUDIO_MAX, PARTIAL_MAX = 512_000, 65_536
+LOST_CODES = {
+    "lease": "JOB_TIMEOUT",
+    "node_lost": "NODE_LOST",
+    "superseded": "NODE_LOST",
+    "drained": "NODE_LOST",
+}
+TOO_LATE = {"JOB_TIMEOUT", "NODE_LOST"}
+"""A job that failed with one of these ended without a word of its last attempt."""
+
+
+# --- the end of an attempt ------------------------------------------------------------------
+
+
+def stop(w: World, key: str, reason: str, code: str = "") -> str:
+    """The attempt gives its slot back and its node is told. The node, if it can take work now."""
+    core, held = w.cores[key], w.jobs[key].attempts[-1]
+    data = AttemptEnded(
+        utterance=core.utterance,
+        target=core.target,
+        attempt=held.attempt,
+        epoch=held.epoch,
+        reason=cast("Any", reason),
+        code=code,
+    )
+    w.emit(data, session=core.session, job=key, node=held.node)
+    w.drop_timer("lease", key)
+    name = name_of(held.node)
+    told = {"attempt": held.attempt, "epoch": held.epoch, "reason": reason}
+    w.append(w.keys.inbox(name), t="cancel", j=key, c="", d=told, b=b"")
+    return _freed(w, name, held.epoch)
+
+
+def _freed(w: World, name: str, epoch: int) -> str:
+    if not nodes.is_current(w, name, epoch):
+        return ""
+    if w.nodes[name].status == "draining":
+        nodes.finish_drain(w, name)
+        return ""
+    return name
+
+
+def fail(w: World, key: str, code: str) -> None:
+    core = w.cores[key]
+    data = JobFailed(
+        utterance=core.utterance,
+        target=core.target,
+        delivery_no=core.delivery_no,
+        attempt=w.jobs[key].attempt,
+        code=code,
+    )
+    w.emit(data, session=core.session, job=key)
+    ending = Ending("failed", key, code=code)
+    delivery.finish(w, name_of(core.session), core.target, core.delivery_no, ending)
+
+
+def redispatch(w: World, key: str, reason: str, code: str = "") -> None:
+    """Stop, try again elsewhere, then let the freed slot serve those who wait (rule 20)."""
+    held = w.jobs[key].attempts[-1]
+    freed = stop(w, key, reason, code)
+    if held.attempt > REDISPATCHED_MAX:
+        fail(w, key, code or LOST_CODES[reason])
+    else:
+        last = name_of(held.node)
+        queue.place(w, key, held.attempt + 1, "", last=last, freed=freed)
+    if freed:
+        queue.fill(w, freed, "")
+
+
+def recover(w: World, name: str, epoch: int, reason: str) -> None:
+    """What a registration held goes elsewhere, 16 a call; the rest by a timer that is due."""
+    for key in leases(w, name, epoch)[:RECOVERED_MAX]:
+        redispatch(w, key, reason)
+    if leases(w, name, epoch):
+        w.set_timer(w.now, "lost", f"{w.keys.full(name)}|{epoch}|{reason}")
+
+
+def leases(w: World, name: str, epoch: int) -> list[str]:
+    """Live attempts of a registration, the oldest first."""
+    live = w.nodes[name].live.items()
+    return [key for _, key in sorted((one.since_ms, key) for key, one in live if one.epoch == epoch)]
+
+
+def give_up(w: World, key: str, name: str, target: str, number: int, reason: str) -> str:
+    """Rule 25: the number ends as missing, and whatever its job does stops in the same step."""
+    status = w.jobs[key].status if key in w.jobs else ""
+    delivery.send(w, name, target, number, Ending("missing", key), reason)
+    if status == "queued":
+        queue.leave(w, key)
+    return stop(w, key, "cancelled") if status == "running" else ""
+
+
+# --- who may still speak --------------------------------------------------------------------
+
+
+def refusal(w: World, key: str, node: str, epoch: int, attempt: int) -> str:
+    """Rules 21 and 23: why this token no longer counts; empty when it is the current one."""
+    job = w.jobs[key]
+    held = job.attempts[-1] if job.attempts else None
+    if held is None or (held.node, held.epoch) != (node, epoch):
+        return "NODE_MISMATCH"
+    if job.status == "queued":
+        return "LEASE_LOST"
+    if job.attempt != attempt:
+        return "ATTEMPT_MISMATCH"
+    if job.status == "ended":
+        is_late = job.outcome == "missing" or (job.outcome == "failed" and job.code in TOO_LATE)
+        return "LEASE_LOST" if is_late else "DUPLICATE_RESULT"
+    return "" if nodes.is_current(w, name_of(node), epoch) else "LEASE_LOST"
+
+
+def refuse(
+    w: World,
+    key: str,
+    node: str,
+    epoch: int,
+    attempt: int,
+    what: Literal["result", "partial", "extend"],
+    code: str,
+) -> Refused:
+    """It is on record that this no longer counts."""
+    data = ResultRefused(attempt=attempt, epoch=epoch, what=what, code=code)
+    w.emit(data, session=w.jobs[key].session, job=key, node=node)
+    return Refused(code)
+
+
+# --- results --------------------------------------------------------------------------------
+
+
+def record_results(
+    w: World, node: str, epoch: int, results: Sequence[NodeResult]
+) -> list[Refused | None]:
+    replies: list[Refused | None] = []
+    for result in results:
+        try:
+            _take(w, node, epoch, result)
+            replies.append(None)
+        except Refused as refused:
+            replies.append(refused)
+    name = name_of(node)
+    if nodes.is_current(w, name, epoch):
+        held = [one.since_ms for one in w.nodes[name].live.values() if one.epoch == epoch]
+        w.trim(w.keys.inbox(name), str(min(held, default=w.now)))
+    session.settle(w)
+    return replies
+
+
+def _take(w: World, node: str, epoch: int, result: NodeResult) -> None:
+    key = result.job
+    if key not in w.jobs:
+        raise Refused("JOB_UNKNOWN")
+    _check_result(result)
+    why = refusal(w, key, node, epoch, result.attempt)
+    if why == "DUPLICATE_RESULT" and _replaces(w, result):
+        _replace(w, node, epoch, result)
+    elif why:
+        raise refuse(w, key, node, epoch, result.attempt, "result", why)
+    elif result.status == "failed":
+        _failed(w, node, result)
+    else:
+        _record(w, node, epoch, result)
+
+
+def _check_result(result: NodeResult) -> None:
+    is_sha = len(result.audio_sha256) == 64
+    fits = {
+        "attempt": result.attempt >= 1,
+        "code": result.status != "failed" or bool(result.code),
+        "audio": len(result.audio) <= AUDIO_MAX and (not result.audio or result.status == "ok"),
+        "audio_sha256": bool(result.audio) == is_sha,
+    }
+    wrong = [field for field, fit in fits.items() if not fit]
+    if wrong:
+        raise invalid(wrong[0])
+
+
+def _said(w: World, epoch: int, result: NodeResult, kind: type[ResultRecorded]) -> ResultRecorded:
+    core = w.cores[result.job]
+    return kind(
+        utterance=core.utterance,
+        target=core.target,
+        delivery_no=core.delivery_no,
+        attempt=result.attempt,
+        epoch=epoch,
+        status="ok" if result.status == "ok" else "no_text",
+        code=result.code,
+        audio_bytes=len(result.audio),
+        audio_sha256=result.audio_sha256,
+    )
+
+
+def _ending(result: NodeResult, log_id: str) -> Ending:
+    kind = "result" if result.status == "ok" else "no_text"
+    return Ending(kind, result.job, f"log/{log_id}", result.code, result.body, result.audio)
+
+
+def _record(w: World, node: str, epoch: int, result: NodeResult) -> None:
+    """The job ends, its slot serves those who wait, its outcome is on its way."""
+    core, key = w.cores[result.job], result.job
+    data = _said(w, epoch, result, ResultRecorded)
+    log_id = w.emit(data, session=core.session, job=key, node=node, body=result.body)
+    w.drop_timer("lease", key)
+    freed = _freed(w, name_of(node), epoch)
+    ending = _ending(result, log_id)
+    delivery.finish(w, name_of(core.session), core.target, core.delivery_no, ending)
+    if freed:
+        queue.fill(w, freed, f"log/{log_id}")
+
+
+def _replaces(w: World, result: NodeResult) -> bool:
+    """Rule 23: an empty one that still waits behind a gap gives way to a complete one."""
+    core = w.cores[result.job]
+    held = delivery.held(w, name_of(core.session), core.target).get(core.delivery_no)
+    return held is not None and held.kind == "no_text" and result.status == "ok"
+
+
+def _replace(w: World, node: str, epoch: int, result: NodeResult) -> None:
+    core = w.cores[result.job]
+    data = _said(w, epoch, result, ResultReplaced)
+    log_id = w.emit(data, session=core.session, job=result.job, node=node, body=result.body)
+    name = name_of(core.session)
+    delivery.hold(w, name, core.target, core.delivery_no, _ending(result, log_id))
+
+
+def _failed(w: World, node: str, result: NodeResult) -> None:
+    key = result.job
+    if result.code == "MODEL_NOT_AVAILABLE":
+        if result.service not in w.cores[key].services:
+            raise invalid("service")
+        nodes.mark(w, name_of(node), result.service)
+        redispatch(w, key, "marked", result.code)
+    elif result.retriable:
+        redispatch(w, key, "failed", result.code)
+    else:
+        freed = stop(w, key, "failed", result.code)
+        fail(w, key, result.code)
+        if freed:
+            queue.fill(w, freed, "")
+
+
+# --- partials, longer leases ----------------------------------------------------------------
+
+
+def send_partials(
+    w: World, node: str, epoch: int, items: Sequence[tuple[str, int, bytes]]
+) -> list[Refused | None]:
+    replies: list[Refused | None] = []
+    for key, attempt, body in items:
+        try:
+            _tell_partial(w, node, epoch, key, attempt, body)
+            replies.append(None)
+        except Refused as refused:
+            replies.append(refused)
+    return replies
+
+
+def _tell_partial(
+    w: World, node: str, epoch: int, key: str, attempt: int, body: bytes
+) -> None:
+    if attempt < 1:
+        raise invalid("attempt")
+    if len(body) > PARTIAL_MAX:
+        raise invalid("body")
+    if key not in w.jobs:
+        raise Refused("JOB_UNKNOWN")
+    why = refusal(w, key, node, epoch, attempt)
+    if why:
+        raise refuse(w, key, node, epoch, attempt, "partial", why)
+    core = w.cores[key]
+    name = name_of(core.session)
+    owed = delivery.open_outcome(w, name, core.target, core.delivery_no)
+    assert owed is not None, "a running job's outcome is open"
+    d = {
+        "session": core.session,
+        "utterance": core.utterance,
+        "target": core.target,
+        "attempt": attempt,
+    }
+    for listener in delivery.audience(w, name, owed)[1]:
+        delivery.tell(w, listener, "partial", d, body)
+
+
+def extend_lease(
+    w: World, node: str, epoch: int, *, job: str, attempt: int, more_ms: int
+) -> int:
+    """Rule 19: only the handler asks for more, never beyond 300 s after dispatch."""
+    if not 1 <= more_ms <= HELD_MS_MAX:
+        raise invalid("more_ms")
+    if job not in w.jobs:
+        raise Refused("JOB_UNKNOWN")
+    why = refusal(w, job, node, epoch, attempt)
+    if why:
+        raise refuse(w, job, node, epoch, attempt, "extend", why)
+    asked_ms = min(w.now + more_ms, w.jobs[job].dispatched_ms + HELD_MS_MAX)
+    deadline_ms = max(w.timers[f"lease|{job}"], asked_ms)
+    w.set_timer(deadline_ms, "lease", job)
+    return deadline_ms
+
+
+# --- registrations, which end attempts ------------------------------------------------------
+
+
+def register_node(
+    w: World,
+    *,
+    node: str,
+    token: str,
+    asr: Sequence[str],
+    targets: Sequence[str],
+    services: Sequence[str],
+    slots: int,
+    version: str,
+) -> NodeGrant:
+    name = name_of(node)
+    old = w.nodes.get(name)
+    is_alive = old is not None and old.status != "gone"
+    if old is not None and is_alive and w.processes[name].token == token:
+        inbox_from = w.processes[name].inbox_from
+        return NodeGrant(node, old.epoch, inbox_from, w.settings.heartbeat_ms)
+    nodes.check_registration(w, name, token, asr, targets, services, slots)
+    if is_alive:
+        nodes.lose(w, name, "superseded")
+    grant = nodes.enter(w, name, token, asr, targets, services, slots, version)
+    if is_alive:
+        recover(w, name, grant.epoch - 1, "superseded")
+    queue.fill(w, name, "")
+    session.settle(w)
+    return grant
+
+
+def drain_node(w: World, node: str, epoch: int, *, within_ms: int) -> int:
+    name = name_of(node)
+    if not 0 <= within_ms <= HELD_MS_MAX:
+        raise invalid("within_ms")
+    if not nodes.is_current(w, name, epoch):
+        raise nodes.stale_registration(w, name, epoch)
+    nodes.begin_drain(w, name)
+    w.set_timer(w.now + within_ms, "drain", name)
+    if within_ms == 0:
+        recover(w, name, epoch, "drained")
+    nodes.finish_drain(w, name)
+    session.settle(w)
+    return len(leases(w, name, epoch))

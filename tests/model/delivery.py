@@ -1,0 +1,154 @@
+"""Outcomes in order per (session, target): rules 23-25, and what listeners get.
+
+Owns: what is owed, what waits behind a gap, what goes out, the listeners' streams.
+Never does: jobs and nodes. Read next: session.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, cast
+
+from eventsched.events import ResultDelivered, ResultMissing
+from eventsched.keys import name_of
+from projections.session import Owed, owed_key
+from tests.model.world import Ending, World
+
+IN_STEP_MAX = 64
+
+
+def open_outcome(w: World, name: str, target: str, number: int) -> Owed | None:
+    view = w.sessions.get(name)
+    return view.owed.get(owed_key(target, number)) if view else None
+
+
+def next_no(w: World, name: str, target: str) -> int:
+    return w.sessions[name].delivered.get(target, 0)
+
+
+def held(w: World, name: str, target: str) -> dict[int, Ending]:
+    """What has its end and waits behind a gap, by number."""
+    waiting = w.held.get(name, {})
+    return {number: ending for (to, number), ending in waiting.items() if to == target}
+
+
+def audience(w: World, name: str, owed: Owed) -> tuple[list[str], list[str], list[str]]:
+    """All recipients, those that can be told (names), those that have closed."""
+    to = list(owed.to) or [w.keys.full(name)]
+    told, skipped = [], []
+    for listener in to:
+        view = w.sessions.get(name_of(listener))
+        if view is not None and view.status in ("open", "closing"):
+            told.append(name_of(listener))
+        else:
+            skipped.append(listener)
+    return to, told, skipped
+
+
+def tell(
+    w: World, listener: str, kind: str, d: dict[str, Any], body: bytes = b"", audio: bytes = b""
+) -> None:
+    """One numbered entry in a listener's stream."""
+    soft = w.soft[listener]
+    soft.out_no += 1
+    soft.out_bytes += len(body) + len(audio)
+    i = f"{soft.out_no}:{soft.out_bytes}"
+    w.append(w.keys.out(listener), t=kind, i=i, d=d, b=body, a=audio)
+
+
+def confirm(w: World, listener: str, out_id: str) -> None:
+    """What the reader has handled goes; the confirmed entry stays as its bookmark."""
+    if out_id:
+        w.trim(w.keys.out(listener), out_id)
+        w.soft[listener].confirmed = out_id
+
+
+def send(
+    w: World, name: str, target: str, number: int, ending: Ending, reason: str = ""
+) -> None:
+    """The next number goes out with this end: the order moves on, the outcome is closed."""
+    owed = w.sessions[name].owed[owed_key(target, number)]
+    full = w.keys.full(name)
+    to, told, skipped = audience(w, name, owed)
+    data: ResultMissing | ResultDelivered
+    if ending.kind == "missing":
+        data = ResultMissing(
+            utterance=owed.utterance,
+            target=target,
+            delivery_no=number,
+            reason=cast("Literal['gap', 'close']", reason),
+            to=to,
+            skipped=skipped,
+        )
+    else:
+        data = ResultDelivered(
+            utterance=owed.utterance,
+            target=target,
+            delivery_no=number,
+            outcome=cast("Literal['result', 'no_text', 'failed']", ending.kind),
+            code=ending.code,
+            to=to,
+            skipped=skipped,
+        )
+    body = b"" if ending.kind == "missing" else ending.body
+    log_id = w.emit(data, session=full, job=ending.job, cause=ending.cause, body=body)
+    d = {
+        "session": full,
+        "utterance": owed.utterance,
+        "target": target,
+        "delivery_no": number,
+        "outcome": ending.kind,
+        "log": log_id,
+    } | ({"code": ending.code} if ending.code else {})
+    for listener in told:
+        tell(w, listener, "result", d, ending.body, ending.audio)
+    w.touched.add(name)
+
+
+def hold(w: World, name: str, target: str, number: int, ending: Ending) -> None:
+    w.held.setdefault(name, {})[target, number] = ending
+    watch_gap(w, name, target)
+
+
+def longest_ready(w: World, name: str, target: str) -> tuple[int, int] | None:
+    """(number, since when) of what has been ready for longest."""
+    view = w.sessions[name]
+    ready = [(view.owed[owed_key(target, no)].ready_ms, str(no)) for no in held(w, name, target)]
+    return (int(min(ready)[1]), min(ready)[0]) if ready else None
+
+
+def watch_gap(w: World, name: str, target: str) -> None:
+    """A gap is waited for from the moment a later number became ready."""
+    of = f"{w.keys.full(name)}|{target}"
+    longest = longest_ready(w, name, target)
+    if longest:
+        w.set_timer(longest[1] + w.settings.gap_ms, "gap", of)
+    else:
+        w.drop_timer("gap", of)
+
+
+def go_on(w: World, name: str, target: str) -> int:
+    """What waits and now can go goes, so many in one step; the rest at once by the timer."""
+    sent = 0
+    while sent < IN_STEP_MAX:
+        number = next_no(w, name, target)
+        ending = w.held.get(name, {}).pop((target, number), None)
+        if ending is None:
+            break
+        send(w, name, target, number, ending)
+        sent += 1
+    watch_gap(w, name, target)
+    if sent == IN_STEP_MAX:
+        w.set_timer(w.now, "gap", f"{w.keys.full(name)}|{target}")
+    return sent
+
+
+def finish(w: World, name: str, target: str, number: int, ending: Ending) -> None:
+    """The outcome has its end: it goes out if it is next, else it waits behind the gap."""
+    if open_outcome(w, name, target, number) is None:
+        return
+    if next_no(w, name, target) != number:
+        hold(w, name, target, number, ending)
+        return
+    send(w, name, target, number, ending)
+    if held(w, name, target):
+        go_on(w, name, target)

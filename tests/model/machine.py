@@ -1,0 +1,705 @@
+"""The scripts on a real server beside the model, step by step, with time moved by hand.
+
+Owns: the kinds of step; after each: same reply or refusal, same events, same content of every key.
+Never does: decide what is right: tests/model/session.py and its neighbours do.
+Read next: test_model.py.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any
+
+import msgspec
+from hypothesis import event as count
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from eventsched import codec
+from eventsched.errors import Refused
+from eventsched.events import Event, Text
+from eventsched.settings import Settings
+from eventsched.store import Chunk, NodeGrant, NodeResult, SessionGrant, Store
+from projections.group import Groups
+from tests.model import attempts, nodes, session, stored, timers
+from tests.model.wire import Wire, run
+from tests.model.world import Broken, Entry, Work, World
+
+START_MS = 1_000_000
+SETTINGS = Settings(
+    audio_ms_max=2_000,
+    audio_bytes_max=3_000,
+    idle_ms=20_000,
+    close_wait_ms=10_000,
+    playback_ms=8_000,
+    gap_ms=6_000,
+    waiting_ms=9_000,
+    node_lost_ms=15_000,
+    mark_ms=12_000,
+    retire_ms=40_000,
+    lease_base_ms=14_000,
+    backlog_max=12,
+)
+DECIDE: tuple[ModuleType, ...] = (session, nodes, attempts, timers)
+PROSE = {"limit", "remedy"}
+"""Fields of a refusal that are for people."""
+TENANTS = ("acme", "tiny")
+ROOM = "r1"
+LANGUAGES = ("es", "fr", "de")
+KINDS: tuple[dict[str, Any], ...] = (
+    {"asr": ["en"], "targets": ["es"], "services": []},
+    {"asr": ["en"], "targets": ["es", "fr", "de"], "services": ["tts"]},
+    {"asr": ["auto", "en"], "targets": ["es", "fr"], "services": ["tts", "vad"]},
+)
+FEATURES: tuple[tuple[list[str], str], ...] = (
+    ([], "none"),
+    (["tts"], "0123456789abcdef"),
+    (["vad", "tts"], "fedcba9876543210"),
+)
+PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+BAD_OPENINGS: tuple[dict[str, Any], ...] = (
+    {"name": "a b"},
+    {"token": ""},
+    {"tenant": "a:b"},
+    {"source": "english"},
+    {"targets": ["auto"]},
+    {"targets": [f"a{letter}" for letter in "abcdefghi"]},
+    {"features": ["a|b"]},
+    {"features_hash": "0123"},
+    {"audio": "mp3"},
+    {"rate": 7_999},
+    {"rate": 48_001},
+    {"priority": 3},
+    {"room": "elsewhere.r1"},
+    {"hears": "auto"},
+)
+BAD_REGISTRATIONS: tuple[dict[str, Any], ...] = (
+    {"token": ""},
+    {"slots": 0},
+    {"slots": 257},
+    {"asr": []},
+    {"asr": ["enx12"]},
+    {"targets": ["auto"]},
+    {"targets": [f"a{x}{y}" for x in "abcdefgh" for y in "abcdefghi"]},
+    {"asr": [f"a{x}{y}" for x in "abcd" for y in "abcdefghi"],
+     "targets": [f"a{x}{y}" for x in "abcd" for y in "abcdefghi"]},
+    {"services": ["a b"]},
+    {"services": [f"s{no}" for no in range(17)]},
+)  # fmt: skip
+small = st.integers(0, 7)
+"""Which of those that are there: of few, each is met often."""
+
+
+class Machine(RuleBasedStateMachine):
+    """One cell. `wire` is set by the test that runs it."""
+
+    wire: Wire
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.at_ms = START_MS
+        cell = f"m{secrets.token_hex(7)}"
+        self.store = Store(self.wire, cell, now_ms=lambda: self.at_ms)  # type: ignore[arg-type]
+        self.world = World(cell, SETTINGS)
+        self.sessions: list[SessionGrant] = []
+        self.registered: list[NodeGrant] = []
+        self.tokens = 0
+
+    @initialize()
+    def cell_is_there(self) -> None:
+        told = msgspec.to_builtins(SETTINGS)
+        run(self.store.configure_cell(told, overwrite=False, manual_clock=True))
+
+    def teardown(self) -> None:
+        names = self.wire.client.keys(f"{self.store.keys.prefix}*")
+        if names:
+            self.wire.call("DEL", *names)
+
+    # --- both sides -------------------------------------------------------------------------
+
+    def both(self, method: str, *args: Any, **given: Any) -> Any:
+        """The reply, the same from both; or the refusal."""
+        after = self.world.log_id
+        decide = next(getattr(part, method) for part in DECIDE if hasattr(part, method))
+        self.world.begin(self.at_ms)
+        told = _plain(_told(lambda: decide(self.world, *args, **given)))
+        said = _told(lambda: run(getattr(self.store, method)(*args, **given)))
+        assert _plain(said) == told, f"{method}: the script says {said}, the model {told}"
+        self.compare(after)
+        for one in said if isinstance(said, list) else [said]:
+            count(f"{method}: {one.code if isinstance(one, Refused) else 'done'}")
+        return said
+
+    def compare(self, after: str) -> None:
+        """The same events since an id, and the same content of every key."""
+        dump = self.wire.dump(self.store.keys, after)
+        _, raw = dump.get(self.store.keys.log, ("stream", []))
+        events = [codec.decode(entry_id.decode(), fields) for entry_id, fields in raw]
+        for appended, told in zip(events, self.world.events, strict=False):
+            assert appended == told, f"appended\n  {appended}\nthe model says\n  {told}"
+        assert _types(events) == _types(self.world.events)
+        for kind in set(_types(events)):
+            count(f"event {kind}")
+        there, told_of = stored.found(self.store.keys, dump), stored.expected(self.world)
+        for key in sorted(there.keys() | told_of.keys()):
+            assert there.get(key) == told_of.get(key), (
+                f"{key}\n  is   {there.get(key)}\n  told {told_of.get(key)}"
+            )
+
+    def token(self) -> str:
+        self.tokens += 1
+        return f"t{self.tokens}"
+
+    # --- sessions ---------------------------------------------------------------------------
+
+    def opening(self, **given: Any) -> dict[str, Any]:
+        asked: dict[str, Any] = {
+            "name": f"s{len(self.sessions) + 1}",
+            "token": self.token(),
+            "tenant": "acme",
+            "source": "en",
+            "targets": ["es"],
+            "features": [],
+            "features_hash": "none",
+            "audio": "pcm16",
+            "rate": 16_000,
+            "priority": 1,
+            "room": "",
+            "hears": "",
+            "traceparent": "",
+        }
+        return asked | given
+
+    @rule(
+        tenant=st.sampled_from(TENANTS),
+        source=st.sampled_from(["en", "en", "auto"]),
+        into=st.sampled_from([["es"], ["es"], ["fr", "es"], []]),
+        features=st.sampled_from([*FEATURES, FEATURES[0]]),
+        priority=st.sampled_from([0, 1, 1, 2]),
+        hears=st.sampled_from([None, None, "", "es", "fr", "es"]),
+        is_traced=st.booleans(),
+    )
+    def open(
+        self,
+        tenant: str,
+        source: str,
+        into: list[str],
+        features: tuple[list[str], str],
+        priority: int,
+        hears: str | None,
+        is_traced: bool,
+    ) -> None:
+        asked = self.opening(
+            tenant=tenant,
+            source=source,
+            targets=into,
+            features=features[0],
+            features_hash=features[1],
+            priority=priority,
+            room="" if hears is None else self.store.keys.full(ROOM),
+            hears=hears or "",
+            traceparent=PARENT if is_traced else "",
+        )
+        grant = self.both("open_session", **asked)
+        if isinstance(grant, SessionGrant):
+            self.sessions.append(grant)
+
+    @rule(wrong=st.sampled_from(BAD_OPENINGS))
+    def open_what_breaks_a_limit(self, wrong: dict[str, Any]) -> None:
+        assert isinstance(self.both("open_session", **self.opening(**wrong)), Refused)
+
+    @precondition(lambda self: self.sessions)
+    @rule(which=small, is_same=st.booleans())
+    def open_again(self, which: int, is_same: bool) -> None:
+        name = self.session(which).session.partition(".")[2]
+        soft = self.world.soft.get(name)
+        if soft is not None:  # a session that is gone could be opened anew, under its old name
+            token = soft.tokens[0][0] if is_same else "other"
+            self.both("open_session", **self.opening(name=name, token=token))
+
+    def session(self, which: int) -> SessionGrant:
+        """The newest first: those are mostly open."""
+        return self.sessions[-1 - which % len(self.sessions)]
+
+    @precondition(lambda self: self.sessions)
+    @rule(which=small, how=st.sampled_from(["new", "again", "new", "bad", "unknown"]))
+    def resume(self, which: int, how: str) -> None:
+        grant = self.session(which)
+        soft = self.world.soft.get(grant.session.partition(".")[2])
+        token = {"new": self.token(), "bad": "a b"}.get(how, soft.tokens[-1][0] if soft else "t")
+        name = grant.session if how != "unknown" else self.store.keys.full("nobody")
+        said = self.both("resume_session", name, token)
+        if isinstance(said, SessionGrant):
+            self.sessions[self.sessions.index(grant)] = said
+
+    # --- audio ------------------------------------------------------------------------------
+
+    def chunk(self, grant: SessionGrant, **given: Any) -> Chunk:
+        soft = self.world.soft.get(grant.session.partition(".")[2])
+        asked: dict[str, Any] = {
+            "session": grant.session,
+            "epoch": grant.epoch,
+            "seq": soft.next_seq if soft else 0,
+            "ms": 100,
+            "payload": b"ab",
+        }
+        return Chunk(**asked | given)
+
+    @precondition(lambda self: self.sessions)
+    @rule(
+        which=small,
+        ms=st.sampled_from([20, 100, 500, 1_000]),
+        size=st.sampled_from([2, 2, 1_500, 2_999]),
+        final=st.booleans(),
+    )
+    def append(self, which: int, ms: int, size: int, final: bool) -> None:
+        chunk = self.chunk(self.session(which), ms=ms, payload=b"x" * size, final=final)
+        self.both("append_audio", [chunk])
+
+    @precondition(lambda self: self.sessions)
+    @rule(which=small, ms=st.sampled_from([0, 5, 100]))
+    def append_empty_final(self, which: int, ms: int) -> None:
+        self.both(
+            "append_audio", [self.chunk(self.session(which), ms=ms, payload=b"", final=True)]
+        )
+
+    @precondition(lambda self: self.sessions)
+    @rule(which=small, by=st.sampled_from([1, 2, -1, -1, -2]))
+    def append_gap_or_duplicate(self, which: int, by: int) -> None:
+        chunk = self.chunk(self.session(which))
+        self.both("append_audio", [msgspec.structs.replace(chunk, seq=max(0, chunk.seq + by))])
+
+    @precondition(lambda self: self.sessions)
+    @rule(
+        which=small,
+        wrong=st.sampled_from(
+            [
+                {"ms": 19},
+                {"ms": 1_001},
+                {"payload": b""},
+                {"payload": b"x" * 65_537},
+                {"epoch": 0},
+                {"epoch": 99},
+                {"confirmed": "x"},
+                {"session": "nobody"},
+            ]
+        ),
+    )
+    def append_what_breaks_a_limit(self, which: int, wrong: dict[str, Any]) -> None:
+        if "session" in wrong:
+            wrong = {"session": self.store.keys.full(wrong["session"])}
+        self.both("append_audio", [self.chunk(self.session(which), **wrong)])
+
+    @precondition(lambda self: self.sessions)
+    @rule(which=small, other=small, finals=st.lists(st.booleans(), min_size=2, max_size=8))
+    def append_batch(self, which: int, other: int, finals: list[bool]) -> None:
+        """Chunks of two sessions in turn; what repeats a number is a duplicate."""
+        ahead: dict[str, int] = {}
+        chunks = []
+        for at, final in enumerate(finals):
+            first = self.chunk(self.session(which if at % 2 else other))
+            seq = first.seq + ahead.setdefault(first.session, 0)
+            ahead[first.session] += 1
+            chunks.append(msgspec.structs.replace(first, seq=seq, final=final))
+        self.both("append_audio", [*chunks, chunks[-1]])
+
+    @precondition(lambda self: self.sessions)
+    @rule(which=small, times=st.sampled_from([6, 10, 24, 36]))
+    def speak_much(self, which: int, times: int) -> None:
+        """Many short utterances: more than one step may do at once."""
+        first = self.chunk(self.session(which), final=True)
+        self.both(
+            "append_audio",
+            [msgspec.structs.replace(first, seq=first.seq + no) for no in range(times)],
+        )
+
+    @precondition(lambda self: self.sessions)
+    @rule(which=small, by=st.sampled_from([0, 0, 0, 1, -1]))
+    def finalize(self, which: int, by: int) -> None:
+        grant = self.session(which)
+        view = self.world.sessions.get(grant.session.partition(".")[2])
+        number = max(0, view.utterance + by) if view else 0
+        self.both("finalize_utterance", grant.session, grant.epoch, number)
+
+    @precondition(lambda self: self.sessions)
+    @rule(which=small, confirms=st.sampled_from(["", "some", "some", "x"]))
+    def keep_alive(self, which: int, confirms: str) -> None:
+        items = [(one.session, one.epoch, "") for one in self.sessions[-3:]]
+        grant = self.session(which)
+        out = self.world.streams.get(self.store.keys.out(grant.session.partition(".")[2]), [])
+        confirmed = out[len(out) // 2].id if confirms == "some" and out else ""
+        items.append((grant.session, grant.epoch, "x" if confirms == "x" else confirmed))
+        self.both("keep_alive", items)
+
+    # --- playback, closing ------------------------------------------------------------------
+
+    @precondition(lambda self: self.sessions)
+    @rule(
+        which=small,
+        origin=small,
+        language=st.sampled_from(["es", "es", "fr", "auto"]),
+        utterance=st.integers(0, 1),
+        started=st.sampled_from([True, True, False]),
+    )
+    def mark(
+        self, which: int, origin: int, language: str, utterance: int, started: bool
+    ) -> None:
+        grant = self.session(which)
+        heard = self.session(origin).session
+        self.both(
+            "mark_playback",
+            grant.session,
+            grant.epoch,
+            origin=heard,
+            target=language,
+            utterance=utterance,
+            started=started,
+        )
+
+    @precondition(lambda self: self.sessions)
+    @rule(which=small, started=st.booleans())
+    def mark_what_plays(self, which: int, started: bool) -> None:
+        grant = self.session(which)
+        view = self.world.sessions.get(grant.session.partition(".")[2])
+        for mark in list(view.playing)[:1] if view else ():
+            origin, target, number = mark.split("/")
+            self.both(
+                "mark_playback",
+                grant.session,
+                grant.epoch,
+                origin=origin,
+                target=target,
+                utterance=int(number),
+                started=started,
+            )
+
+    @precondition(lambda self: self.sessions)
+    @rule(which=small)
+    def close(self, which: int) -> None:
+        grant = self.session(which)
+        self.both("close_session", grant.session, grant.epoch)
+
+    # --- nodes ------------------------------------------------------------------------------
+
+    def registration(self, **given: Any) -> dict[str, Any]:
+        asked: dict[str, Any] = {"node": "n1", "token": self.token(), "slots": 2, "version": "1"}
+        asked |= KINDS[0] | given
+        return asked | {"node": self.store.keys.full(asked["node"])}
+
+    @rule(
+        name=st.sampled_from(["n1", "n2", "n3"]),
+        kind=st.sampled_from(KINDS),
+        slots=st.sampled_from([1, 2, 3, 24]),
+    )
+    def register(self, name: str, kind: dict[str, Any], slots: int) -> None:
+        """Under an id that is alive it ends the older registration."""
+        grant = self.both("register_node", **self.registration(node=name, slots=slots, **kind))
+        if isinstance(grant, NodeGrant):
+            self.registered.append(grant)
+
+    @precondition(lambda self: self.registered)
+    @rule(which=small)
+    def register_again(self, which: int) -> None:
+        name = self.node(which).node.partition(".")[2]
+        token = self.world.processes[name].token
+        self.both("register_node", **self.registration(node=name, token=token))
+
+    @rule(wrong=st.sampled_from(BAD_REGISTRATIONS))
+    def register_what_breaks_a_limit(self, wrong: dict[str, Any]) -> None:
+        asked = self.registration(node="n9", **wrong)
+        assert isinstance(self.both("register_node", **asked), Refused)
+
+    def node(self, which: int) -> NodeGrant:
+        return self.registered[-1 - which % len(self.registered)]
+
+    @precondition(lambda self: self.registered)
+    @rule()
+    def all_beat(self) -> None:
+        for grant in self.registered[-3:]:
+            held = [(key, job.attempt) for key, job in list(self.world.jobs.items())[-3:]]
+            self.both("heartbeat_node", grant.node, grant.epoch, load=3, held=held)
+
+    @precondition(lambda self: self.registered)
+    @rule(which=small, load=st.sampled_from([0, 1_000_001]), by=st.sampled_from([-1, 0, 1]))
+    def beat(self, which: int, load: int, by: int) -> None:
+        grant = self.node(which)
+        self.both("heartbeat_node", grant.node, max(0, grant.epoch + by), load=load, held=[])
+
+    @precondition(lambda self: self.registered)
+    @rule(which=small, within_ms=st.sampled_from([0, 5_000, 60_000, 300_001]))
+    def drain(self, which: int, within_ms: int) -> None:
+        grant = self.node(which)
+        self.both("drain_node", grant.node, grant.epoch, within_ms=within_ms)
+
+    # --- what nodes say ---------------------------------------------------------------------
+
+    def attempt(self, which: int, *, is_live: bool) -> tuple[str, str, int, int] | None:
+        """(job, node, epoch, attempt) of one that runs, or of any that ever did."""
+        found = [
+            (key, one.node, one.epoch, one.attempt)
+            for key, job in self.world.jobs.items()
+            for one in job.attempts
+            if not is_live or (job.status == "running" and not one.ended_ms)
+        ]
+        return found[which % len(found)] if found else None
+
+    @precondition(lambda self: self.attempt(0, is_live=True))
+    @rule(
+        which=st.integers(0, 40),
+        status=st.sampled_from(["ok", "ok", "no_text", "no_text", "failed"]),
+        audio=st.sampled_from([b"", b"", b"sound"]),
+        text=st.sampled_from(["hola", None]),
+    )
+    def result(self, which: int, status: str, audio: bytes, text: str | None) -> None:
+        self.say(which, status=status, audio=audio if status == "ok" else b"", text=text)
+
+    def say(
+        self,
+        which: int,
+        *,
+        status: str = "ok",
+        audio: bytes = b"",
+        text: str | None = "hola",
+        code: str = "BROKEN",
+        retriable: bool = False,
+        service: str = "",
+        is_live: bool = True,
+    ) -> None:
+        found = self.attempt(which, is_live=is_live)
+        if found is None:
+            return
+        key, node, epoch, attempt = found
+        body = codec.encode_text(Text(source_text="hi", text=text))
+        result = NodeResult(
+            job=key,
+            attempt=attempt,
+            status=status,  # type: ignore[arg-type]
+            code=code if status == "failed" else "",
+            retriable=retriable,
+            service=service,
+            body=body if status == "ok" else b"",
+            audio=audio,
+            audio_sha256="ab" * 32 if audio else "",
+        )
+        self.both("record_results", node, epoch, [result])
+
+    @precondition(lambda self: self.attempt(0, is_live=True))
+    @rule(which=st.integers(0, 40), code=st.sampled_from(["BROKEN", "TOO_HOT"]))
+    def fail_and_let_others_try(self, which: int, code: str) -> None:
+        self.say(which, status="failed", code=code, retriable=True)
+
+    @precondition(lambda self: self.attempt(0, is_live=True))
+    @rule(which=st.integers(0, 40), is_known=st.sampled_from([True, True, False]))
+    def lack_a_model(self, which: int, is_known: bool) -> None:
+        found = self.attempt(which, is_live=True)
+        services = self.world.cores[found[0]].services if found and is_known else []
+        service = services[which % len(services)] if services else "nothing"
+        self.say(which, status="failed", code="MODEL_NOT_AVAILABLE", service=service)
+
+    @precondition(lambda self: self.attempt(0, is_live=False))
+    @rule(
+        which=st.integers(0, 80),
+        status=st.sampled_from(["ok", "no_text", "failed"]),
+        by=st.sampled_from([0, 0, 0, 1]),
+    )
+    def result_of_any_attempt(self, which: int, status: str, by: int) -> None:
+        """Mostly a stale one; an empty one that waits is replaced by a complete one."""
+        found = self.attempt(which, is_live=False)
+        assert found is not None
+        key, node, epoch, attempt = found
+        result = NodeResult(
+            job=key,
+            attempt=attempt + by,
+            status=status,  # type: ignore[arg-type]
+            code="BROKEN" if status == "failed" else "",
+            body=codec.encode_text(Text(source_text="late")),
+        )
+        self.both("record_results", node, epoch, [result])
+
+    @precondition(lambda self: self.held_empty())
+    @rule(is_complete=st.booleans())
+    def replace_what_waits(self, is_complete: bool) -> None:
+        key = self.held_empty()[0]
+        held = self.world.jobs[key].attempts[-1]
+        body = codec.encode_text(Text(source_text="so", text="pues"))
+        status: Any = "ok" if is_complete else "no_text"
+        result = NodeResult(job=key, attempt=held.attempt, status=status, body=body)
+        self.both("record_results", held.node, held.epoch, [result])
+
+    def held_empty(self) -> list[str]:
+        """Jobs whose empty result waits behind a gap."""
+        return [
+            ending.job
+            for waiting in self.world.held.values()
+            for ending in waiting.values()
+            if ending.kind == "no_text"
+        ]
+
+    @precondition(lambda self: self.registered)
+    @rule(which=small, statuses=st.lists(st.sampled_from(["ok", "no_text", "failed"]), max_size=20))
+    def results_of_one_node(self, which: int, statuses: list[str]) -> None:
+        """All that it holds, the newest first, in one call."""
+        grant = self.node(which)
+        node = self.world.nodes[grant.node.partition(".")[2]]
+        held = sorted(node.live.items(), reverse=True)
+        results = [
+            NodeResult(
+                job=key,
+                attempt=one.attempt,
+                status=status,  # type: ignore[arg-type]
+                code="BROKEN" if status == "failed" else "",
+                retriable=True,
+                body=codec.encode_text(Text(source_text=status, text="x")) if status == "ok" else b"",
+            )
+            for (key, one), status in zip(held, statuses, strict=False)
+        ]
+        self.both("record_results", grant.node, grant.epoch, results)
+
+    @precondition(lambda self: self.attempt(0, is_live=False))
+    @rule(
+        which=small,
+        wrong=st.sampled_from(
+            [
+                {"attempt": 0},
+                {"status": "failed"},
+                {"audio": b"x" * 512_001, "audio_sha256": "ab" * 32},
+                {"audio": b"x"},
+                {"audio_sha256": "ab" * 32},
+                {"status": "no_text", "audio": b"x", "audio_sha256": "ab" * 32},
+                {"job": "none"},
+            ]
+        ),
+    )
+    def result_that_breaks_a_limit(self, which: int, wrong: dict[str, Any]) -> None:
+        found = self.attempt(which, is_live=False)
+        assert found is not None
+        key, node, epoch, attempt = found
+        asked: dict[str, Any] = {"job": key, "attempt": attempt, "status": "ok"}
+        self.both("record_results", node, epoch, [NodeResult(**asked | wrong)])
+
+    @precondition(lambda self: self.attempt(0, is_live=False))
+    @rule(
+        which=st.integers(0, 80),
+        is_live=st.sampled_from([True, True, False]),
+        by=st.sampled_from([0, 0, 0, 1, -9]),
+        size=st.sampled_from([3, 3, 65_537]),
+    )
+    def partial(self, which: int, is_live: bool, by: int, size: int) -> None:
+        found = self.attempt(which, is_live=is_live)
+        if found is not None:
+            key, node, epoch, attempt = found
+            item = (key, max(0, attempt + by), b"p" * size)
+            self.both("send_partials", node, epoch, [item, ("none", 1, b"")])
+
+    @precondition(lambda self: self.attempt(0, is_live=False))
+    @rule(
+        which=st.integers(0, 80),
+        is_live=st.sampled_from([True, True, False]),
+        more_ms=st.sampled_from([1, 30_000, 300_000, 300_001]),
+    )
+    def extend(self, which: int, is_live: bool, more_ms: int) -> None:
+        found = self.attempt(which, is_live=is_live)
+        if found is not None:
+            key, node, epoch, attempt = found
+            self.both("extend_lease", node, epoch, job=key, attempt=attempt, more_ms=more_ms)
+
+    # --- roles ------------------------------------------------------------------------------
+
+    @rule()
+    def dispatch(self) -> None:
+        self.both("dispatch_work")
+
+    @rule(ms=st.sampled_from([1, 50, 999, 2_000, 3_000, 5_000]), times=st.integers(1, 2))
+    def tick(self, ms: int, times: int) -> None:
+        self.at_ms += ms
+        for _ in range(times):
+            self.both("fire_timers")
+
+    @rule(ms=st.sampled_from([9_000, 15_000, 30_000, 60_000]), times=st.sampled_from([1, 6]))
+    def long_tick(self, ms: int, times: int) -> None:
+        self.at_ms += ms
+        for _ in range(times):
+            self.both("fire_timers")
+
+    @rule(by=st.sampled_from([-1, 0, 0]))
+    def tick_to_the_next_timer(self, by: int) -> None:
+        """At its very time it fires; one millisecond before, it does not."""
+        now = self.world.now
+        due = [ms for ms in self.world.timers.values() if ms > now]
+        if due:
+            self.at_ms += max(0, min(due) - now + by)
+            self.both("fire_timers")
+
+    @rule(ms=st.sampled_from([1, 3_000, 40_000]))
+    def clock_goes_back(self, ms: int) -> None:
+        self.both("dispatch_work")
+        self.at_ms -= ms
+        self.both("dispatch_work")
+
+    @rule(reason=st.sampled_from(["memory", "group"]), raised=st.sampled_from([True, False, False]))
+    def pressure(self, reason: str, raised: bool) -> None:
+        self.both("set_pressure", reason, raised=raised, seen=90, limit=80)
+
+    @rule()
+    def projector_catches_up(self) -> None:
+        """Dispatch copies a group's context from its view, as far as it is folded (rule 29)."""
+        keys = self.store.keys
+        self.wire.call("SET", keys.live("group"), "1.1")
+        for name, view in self.world.groups.items():
+            fields = Groups().fields(view)
+            flat = [part for pair in fields.items() for part in pair]
+            key = keys.view("group", "1.1", name)
+            self.wire.call("HSET", key, "at", self.world.log_id, *flat)
+            self.world.contexts[name] = (self.world.log_id, dict(fields))
+
+    # --- what cannot be processed -----------------------------------------------------------
+
+    def work(self) -> list[Entry]:
+        work = self.world.streams.get(self.store.keys.work, [])
+        return [one for one in work if isinstance(one.fields["d"], Work)]
+
+    @precondition(lambda self: self.work())
+    @rule(which=small, is_broken=st.booleans())
+    def work_comes_twice_or_broken(self, which: int, is_broken: bool) -> None:
+        found = self.work()[which % len(self.work())].fields["d"]
+        told = msgspec.to_builtins(found) | ({"first": 7} if is_broken else {})
+        self.world.begin(self.at_ms)
+        key = self.store.keys.work
+        entry = self.world.append(key, k="utterance", d=Broken(found) if is_broken else found)
+        self.wire.call("XADD", key, entry, "k", "utterance", "d", msgspec.json.encode(told))
+        self.compare(self.world.log_id)
+
+    @rule()
+    def timer_of_no_kind(self) -> None:
+        self.wire.call("ZADD", self.store.keys.timers, self.at_ms, "bogus|x")
+        self.world.set_timer(self.at_ms, "bogus", "x")
+        self.both("fire_timers")
+
+    @rule(which=small)
+    def retry_what_is_dead(self, which: int) -> None:
+        dead = self.world.streams.get(self.store.keys.dead, [])
+        dead_id = dead[which % len(dead)].id if dead else "1-0"
+        self.both("retry_dead", dead_id, force=False)
+
+
+def _told(call: Callable[[], Any]) -> Any:
+    try:
+        return call()
+    except Refused as refused:
+        return refused
+
+
+def _plain(reply: Any) -> Any:
+    """A refusal as its code and those of its fields that programs read."""
+    if isinstance(reply, list):
+        return [_plain(one) for one in reply]
+    if isinstance(reply, Refused):
+        fields = {name: value for name, value in reply.fields.items() if name not in PROSE}
+        return reply.code, fields
+    return reply
+
+
+def _types(events: Sequence[Event]) -> list[str]:
+    return [event.type for event in events]

@@ -1,0 +1,246 @@
+"""Nodes: registration, abilities, slots, draining, marks (rules 13-16).
+
+Owns: `decide` of registering, heartbeats and draining; who is able, who has a free slot.
+Never does: what follows for jobs (attempts.py). Read next: queue.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from eventsched.errors import Refused
+from eventsched.events import (
+    ClassSeen,
+    NodeDrained,
+    NodeDraining,
+    NodeLost,
+    NodeMarked,
+    NodeRegistered,
+    NodeUnmarked,
+)
+from eventsched.keys import LANGUAGE, NAME, name_of
+from eventsched.store import NodeGrant
+from projections.node import Node
+from tests.model.world import Process, World, invalid
+
+SIDE_MAX, PAIRS_MAX, SERVICES_MAX, SLOTS_MAX = 64, 1_024, 16, 256
+
+
+def class_id(node: Node, marked: Sequence[str]) -> str:
+    """Nodes of equal signature are one capability class."""
+    parts = (node.asr, node.targets, node.services, sorted(marked))
+    text = "|".join(",".join(part) for part in parts)
+    return hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()[:12]
+
+
+def live(node: Node) -> int:
+    """Leases of this registration, counted."""
+    return len([1 for held in node.live.values() if held.epoch == node.epoch])
+
+
+def load(node: Node) -> int:
+    return 1_000 * live(node) // node.slots
+
+
+def has_slot(node: Node) -> bool:
+    return node.status == "alive" and live(node) < node.slots
+
+
+def is_current(w: World, name: str, epoch: int) -> bool:
+    node = w.nodes.get(name)
+    return node is not None and node.status != "gone" and node.epoch == epoch
+
+
+def declares(node: Node, source: str, target: str, services: Sequence[str]) -> bool:
+    is_pair = source in node.asr and target in node.targets
+    return is_pair and set(services) <= set(node.services)
+
+
+def is_able(node: Node, source: str, target: str, services: Sequence[str]) -> bool:
+    return declares(node, source, target, services) and not set(services) & set(node.marks)
+
+
+@dataclass(frozen=True, slots=True)
+class Class:
+    """The nodes of one signature that are not gone, by name."""
+
+    id: str
+    nodes: dict[str, Node]
+
+    def seen(self, w: World) -> ClassSeen:
+        """Rule 17: what a decision looks at."""
+        free = sorted((load(node), name) for name, node in self.nodes.items() if has_slot(node))
+        draining = len([1 for node in self.nodes.values() if node.status == "draining"])
+        return ClassSeen(
+            id=self.id,
+            head=w.keys.full(free[0][1]) if free else "",
+            load=free[0][0] if free else 0,
+            free=len(free),
+            full=len(self.nodes) - len(free) - draining,
+            draining=draining,
+        )
+
+
+def classes(w: World) -> list[Class]:
+    found: dict[str, dict[str, Node]] = {}
+    for name, node in w.nodes.items():
+        if node.status != "gone":
+            found.setdefault(node.cls, {})[name] = node
+    return [Class(class_, found[class_]) for class_ in sorted(found)]
+
+
+def serving(
+    w: World, source: str, target: str, services: Sequence[str]
+) -> tuple[list[Class], bool]:
+    """Classes that can do it now; whether any node is declared for it at all (rule 15)."""
+    usable, is_declared = [], False
+    for class_ in classes(w):
+        one = next(iter(class_.nodes.values()))
+        is_declared |= declares(one, source, target, services)
+        if is_able(one, source, target, services):
+            usable.append(class_)
+    return usable, is_declared
+
+
+# --- registrations --------------------------------------------------------------------------
+
+
+def check_registration(
+    w: World,
+    name: str,
+    token: str,
+    asr: Sequence[str],
+    targets: Sequence[str],
+    services: Sequence[str],
+    slots: int,
+) -> None:
+    fits = {
+        "node": bool(NAME.fullmatch(name)),
+        "token": bool(token),
+        "slots": 1 <= slots <= SLOTS_MAX,
+        "asr": 1 <= len(asr) <= SIDE_MAX and all(LANGUAGE.fullmatch(one) for one in asr),
+        "targets": 1 <= len(targets) <= SIDE_MAX
+        and all(LANGUAGE.fullmatch(one) and one != "auto" for one in targets)
+        and len(asr) * len(targets) <= PAIRS_MAX,
+        "services": len(services) <= SERVICES_MAX and all(NAME.fullmatch(one) for one in services),
+    }
+    wrong = [field for field, fit in fits.items() if not fit]
+    if wrong:
+        raise invalid(wrong[0])
+    if w.pressure:
+        raise Refused("BACKPRESSURE", {"retry_after_ms": "1000"})
+
+
+def enter(
+    w: World,
+    name: str,
+    token: str,
+    asr: Sequence[str],
+    targets: Sequence[str],
+    services: Sequence[str],
+    slots: int,
+    version: str,
+) -> NodeGrant:
+    """The registration exists, with all its slots free. The caller recovers an older one's."""
+    inbox = w.streams.get(w.keys.inbox(name), [])
+    inbox_from = inbox[-1].id if inbox else "0-0"
+    epoch = w.nodes[name].epoch + 1 if name in w.nodes else 1
+    w.processes[name] = Process(token, version, inbox_from, w.now)
+    shape = Node(
+        node=w.keys.full(name),
+        epoch=epoch,
+        status="alive",
+        asr=tuple(sorted(set(asr))),
+        targets=tuple(sorted(set(targets))),
+        services=tuple(sorted(set(services))),
+        slots=slots,
+        since_ms=w.now,
+    )
+    data = NodeRegistered(
+        epoch=epoch,
+        asr=list(shape.asr),
+        targets=list(shape.targets),
+        services=list(shape.services),
+        slots=slots,
+        version=version,
+        cls=class_id(shape, ()),
+    )
+    w.emit(data, node=w.keys.full(name))
+    w.set_timer(w.now + w.settings.node_lost_ms, "node", name)
+    return NodeGrant(w.keys.full(name), epoch, inbox_from, w.settings.heartbeat_ms)
+
+
+def stale_registration(w: World, name: str, epoch: int) -> Refused:
+    node = w.nodes.get(name)
+    if node is not None and node.epoch > epoch:
+        return Refused("NODE_SUPERSEDED", {"epoch": str(node.epoch)})
+    return Refused("NODE_UNKNOWN")
+
+
+def heartbeat_node(
+    w: World, node: str, epoch: int, *, load: int, held: Sequence[tuple[str, int]]
+) -> list[str]:
+    """Rule 13: it keeps the registration alive, and learns what it holds no more."""
+    name = name_of(node)
+    if not 0 <= load <= 1_000_000:
+        raise invalid("load")
+    if not is_current(w, name, epoch):
+        raise stale_registration(w, name, epoch)
+    w.processes[name].seen_ms, w.processes[name].load = w.now, load
+    return [key for key, attempt in held if not holds(w, node, epoch, key, attempt)]
+
+
+def holds(w: World, node: str, epoch: int, key: str, attempt: int) -> bool:
+    job = w.jobs.get(key)
+    if job is None or job.status != "running":
+        return False
+    return (job.node, job.epoch, job.attempt) == (node, epoch, attempt)
+
+
+# --- going, draining, marks -----------------------------------------------------------------
+
+
+def _gone(w: World, name: str) -> None:
+    w.drop_timer("node", name)
+    w.drop_timer("drain", name)
+
+
+def lose(w: World, name: str, reason: str) -> None:
+    """The registration is over. The caller recovers what it held."""
+    node = w.nodes[name]
+    why = "silent" if reason == "silent" else "superseded"
+    data = NodeLost(epoch=node.epoch, reason=why, leases=live(node))  # type: ignore[arg-type]
+    w.emit(data, node=node.node)
+    _gone(w, name)
+
+
+def begin_drain(w: World, name: str) -> None:
+    node = w.nodes[name]
+    if node.status == "alive":
+        w.emit(NodeDraining(epoch=node.epoch), node=node.node)
+
+
+def finish_drain(w: World, name: str) -> None:
+    node = w.nodes[name]
+    if node.status == "draining" and not live(node):
+        w.emit(NodeDrained(epoch=node.epoch), node=node.node)
+        _gone(w, name)
+
+
+def mark(w: World, name: str, service: str) -> None:
+    """Rule 14: the node is not chosen for this service for a while."""
+    node = w.nodes[name]
+    until_ms = w.now + w.settings.mark_ms
+    cls = class_id(node, {*node.marks, service})  # type: ignore[arg-type]
+    data = NodeMarked(epoch=node.epoch, service=service, until_ms=until_ms, cls=cls)
+    w.emit(data, node=node.node)
+    w.set_timer(until_ms, "mark", f"{name}|{service}")
+
+
+def unmark(w: World, name: str, service: str) -> None:
+    node = w.nodes[name]
+    left = [one for one in node.marks if one != service]
+    data = NodeUnmarked(epoch=node.epoch, service=service, cls=class_id(node, left))
+    w.emit(data, node=node.node)

@@ -1,0 +1,273 @@
+"""Waiting for a slot, and getting one: rules 15-20.
+
+Owns: the order of those who wait, the choice of a node with its evidence, dispatch and fill.
+Never does: how an attempt ends (attempts.py). Read next: attempts.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import ceil
+from typing import Literal
+
+import msgspec
+
+from eventsched.events import Affinity, ClassSeen, JobDispatched, JobQueued, Rank, Rule
+from eventsched.keys import name_of
+from tests.model import nodes
+from tests.model.world import Core, World
+
+POLICY = 1
+FILLED_MAX = 8
+Why = Literal["NO_POOL_FOR_LANG_PAIR", "NO_AVAILABLE_NODE"]
+Order = tuple[int, int, str]
+"""Priority, tag, member: the smallest goes first."""
+
+
+def priority_of(w: World, key: str) -> int:
+    job = w.jobs.get(key)
+    return job.priority if job is not None and job.priority >= 0 else w.cores[key].priority
+
+
+def waiting(w: World, demand: str) -> list[tuple[Order, str]]:
+    """Those who wait for this demand, in their order."""
+    found = [(key, job) for key, job in w.queued() if w.cores[key].demand == demand]
+    return sorted(((job.priority, job.tag, job.member), key) for key, job in found)
+
+
+def reason(is_declared: bool) -> Why:
+    return "NO_AVAILABLE_NODE" if is_declared else "NO_POOL_FOR_LANG_PAIR"
+
+
+def why_waiting(w: World, core: Core) -> Why:
+    return reason(nodes.serving(w, core.source, core.target, core.services)[1])
+
+
+def add(w: World, key: str, attempt: int, why: Why, cause: str) -> None:
+    """Rule 18: the first time it pays for its audio; dispatched again, it keeps its place."""
+    core, job = w.cores[key], w.jobs.get(key)
+    if job is not None and job.member:
+        tag, member = job.tag, job.member
+    else:
+        tag = max(w.virtual, w.finish.get(core.tenant, 0))
+        w.finish[core.tenant] = tag + max(core.ms, 1)
+        w.entries += 1
+        member = f"{w.entries:016d}:{key}"
+    priority = priority_of(w, key)
+    deadline_ms = w.now + w.settings.waiting_ms
+    w.set_timer(deadline_ms, "wait", key)
+    if priority > 0:
+        w.set_timer(w.now + w.settings.waiting_ms // 2, "age", key)
+    data = _queued(core, attempt, why, (priority, tag, member), deadline_ms)
+    w.emit(data, session=core.session, job=key, cause=cause)
+
+
+def _queued(
+    core: Core,
+    attempt: int,
+    why: Literal["NO_POOL_FOR_LANG_PAIR", "NO_AVAILABLE_NODE", "aged"],
+    order: Order,
+    deadline_ms: int,
+) -> JobQueued:
+    return JobQueued(
+        utterance=core.utterance,
+        target=core.target,
+        delivery_no=core.delivery_no,
+        source=core.source,
+        services=core.services,
+        attempt=attempt,
+        reason=why,
+        priority=order[0],
+        tag=order[1],
+        member=order[2],
+        deadline_ms=deadline_ms,
+    )
+
+
+def age(w: World, key: str) -> None:
+    """Half of its time is over: it moves to the first priority."""
+    job = w.jobs[key]
+    data = _queued(w.cores[key], job.attempt, "aged", (0, job.tag, job.member), job.deadline_ms)
+    w.emit(data, session=job.session, job=key)
+
+
+def leave(w: World, key: str) -> None:
+    """It waits no more: its timers go."""
+    w.drop_timer("wait", key)
+    w.drop_timer("age", key)
+
+
+# --- the choice -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A node and the evidence for it, or the reason to wait."""
+
+    node: str = ""
+    rule: Rule = "load"
+    why: Why = "NO_AVAILABLE_NODE"
+    affinity: Affinity | None = None
+    last: str = ""
+    classes: list[ClassSeen] = field(default_factory=list)
+    compared: int = 0
+    winner: Rank | None = None
+    runner_up: Rank | None = None
+
+
+def _passed_over(w: World, name: str, core: Core, last: str) -> str:
+    """Why the node used last is not taken; empty when it is."""
+    node = w.nodes.get(name)
+    if node is None or node.status == "gone":
+        return "gone"
+    if node.status == "draining":
+        return "draining"
+    asked = (core.source, core.target, core.services)
+    if not nodes.is_able(node, *asked):
+        return "marked" if nodes.declares(node, *asked) else "unable"
+    if not nodes.has_slot(node):
+        return "full"
+    return "last" if name == last else ""
+
+
+def least_loaded(w: World, core: Core, last: str) -> str:
+    """Smallest load, then smallest name; the last node only where there is no other."""
+    asked = (core.source, core.target, core.services)
+    free = [
+        (name == last, nodes.load(node), name)
+        for name, node in w.nodes.items()
+        if nodes.has_slot(node) and nodes.is_able(node, *asked)
+    ]
+    return min(free)[2] if free else ""
+
+
+def choose(w: World, key: str, last: str) -> Choice:
+    core = w.cores[key]
+    usable, is_declared = nodes.serving(w, core.source, core.target, core.services)
+    seen = [class_.seen(w) for class_ in usable]
+    session = w.sessions[name_of(core.session)]
+    told_last = w.keys.full(last) if last else ""
+    affinity = None
+    if session.node:
+        why = _passed_over(w, name_of(session.node), core, last)
+        affinity = Affinity(node=session.node, why=why)
+        if not why:
+            rule: Rule = "turn" if session.node_turn == core.turn else "session"
+            node = name_of(session.node)
+            return Choice(node, rule, affinity=affinity, last=told_last, classes=seen)
+    node = least_loaded(w, core, last)
+    rule = "last" if node and node == last else "load"
+    return Choice(node, rule, reason(is_declared), affinity, told_last, seen)
+
+
+def lease_ms(w: World, audio_ms: int) -> int:
+    """Rule 19: clamp(ceil(base_s + audio_s * factor), 15, 60) seconds."""
+    base, factor = w.settings.lease_base_ms, w.settings.lease_factor_thousandths
+    seconds = ceil((base * 1_000 + audio_ms * factor) / 1_000_000)
+    return min(max(seconds, 15), 60) * 1_000
+
+
+def give(w: World, key: str, attempt: int, choice: Choice, cause: str) -> None:
+    """The node holds a slot for this attempt, and finds it in its inbox."""
+    core, node = w.cores[key], w.nodes[choice.node]
+    at, by_target = w.contexts.get(name_of(core.session), ("", {}))
+    context = by_target.get(f"context:{core.target}")
+    context_at = at if context is not None else ""
+    deadline_ms = w.now + lease_ms(w, core.ms)
+    w.set_timer(deadline_ms, "lease", key)
+    data = JobDispatched(
+        utterance=core.utterance,
+        target=core.target,
+        delivery_no=core.delivery_no,
+        turn=core.turn,
+        source=core.source,
+        services=core.services,
+        attempt=attempt,
+        epoch=node.epoch,
+        audio_ms=core.ms,
+        deadline_ms=deadline_ms,
+        rule=choice.rule,
+        policy=POLICY,
+        affinity=choice.affinity,
+        classes=choice.classes,
+        last=choice.last,
+        compared=choice.compared,
+        winner=choice.winner,
+        runner_up=choice.runner_up,
+        context_at=context_at,
+    )
+    log_id = w.emit(data, session=core.session, job=key, node=node.node, cause=cause)
+    told = msgspec.to_builtins(core) | {
+        "attempt": attempt,
+        "epoch": node.epoch,
+        "deadline_ms": deadline_ms,
+        "context_at": context_at,
+    }
+    w.append(
+        w.keys.inbox(choice.node), t="assign", j=key, c=f"log/{log_id}", d=told, b=context or b""
+    )
+
+
+# --- placing and filling --------------------------------------------------------------------
+
+
+def demands_of(w: World, node: str) -> list[str]:
+    """Waiting demands that this node's class serves."""
+    able = set()
+    for key, _ in w.queued():
+        core = w.cores[key]
+        if nodes.is_able(w.nodes[node], core.source, core.target, core.services):
+            able.add(core.demand)
+    return sorted(able)
+
+
+def fill(w: World, name: str, cause: str) -> None:
+    """A free slot goes to the best of those who wait, at most 8 in a step."""
+    given = 0
+    while given < FILLED_MAX and nodes.has_slot(w.nodes[name]):
+        heads = sorted(waiting(w, demand)[0] for demand in demands_of(w, name))
+        if not heads:
+            return
+        order, key = heads[0]
+        ranks = [Rank(priority=head[0], tag=head[1], member=head[2]) for head, _ in heads[:2]]
+        _serve(w, key, order)
+        (class_,) = (one for one in nodes.classes(w) if name in one.nodes)
+        choice = Choice(
+            name,
+            "fill",
+            classes=[class_.seen(w)],
+            compared=len(heads),
+            winner=ranks[0],
+            runner_up=ranks[1] if len(ranks) > 1 else None,
+        )
+        give(w, key, w.jobs[key].attempt, choice, cause)
+        given += 1
+    if nodes.has_slot(w.nodes[name]) and demands_of(w, name):
+        w.append(w.keys.work, k="fill", d=name)
+
+
+def _serve(w: World, key: str, order: Order) -> None:
+    """Virtual time moves up to the tag served; an F that is not above it is dropped."""
+    leave(w, key)
+    w.virtual = max(w.virtual, order[1])
+    w.finish = {tenant: due for tenant, due in w.finish.items() if due > w.virtual}
+
+
+def place(w: World, key: str, attempt: int, cause: str, *, last: str = "", freed: str = "") -> None:
+    """A job that needs a slot: behind those of its demand, else on the node chosen for it.
+
+    `freed` is the node whose slot it has just given back: others who wait for that one go first.
+    """
+    core = w.cores[key]
+    if waiting(w, core.demand):
+        add(w, key, attempt, why_waiting(w, core), cause)
+        node = least_loaded(w, core, "")
+        if node:
+            fill(w, node, cause)
+        return
+    choice = choose(w, key, last)
+    is_awaited = bool(freed) and choice.node == freed and bool(demands_of(w, freed))
+    if choice.node and not is_awaited:
+        give(w, key, attempt, choice, cause)
+    else:
+        add(w, key, attempt, choice.why, cause)

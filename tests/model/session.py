@@ -1,0 +1,476 @@
+"""Sessions: opening, audio, finalizing, playback, closing (rules 1-8, 12).
+
+Owns: `decide` of the producer's scripts. Each mirrors the method of `Store` of the same name:
+it returns its reply or raises its refusal, and what it appends is in `World.events`.
+Never does: jobs and nodes. Read next: delivery.py.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Literal
+
+from eventsched.errors import Refused
+from eventsched.events import (
+    AudioChunkAppended,
+    Event,
+    PlaybackEnded,
+    PlaybackStarted,
+    RoomJoined,
+    RoomLeft,
+    SessionClosed,
+    SessionClosing,
+    SessionOpened,
+    SessionResumed,
+    Target,
+    UtteranceFinalized,
+)
+from eventsched.keys import LANGUAGE, NAME, cell_of, name_of
+from eventsched.store import Chunk, Receipt, SessionGrant
+from projections.session import Session
+from tests.model import delivery
+from tests.model.world import Buffered, Soft, Work, World, invalid, place_of
+
+Reason = Literal["pause", "max_duration", "final", "max_bytes", "close"]
+PADDING_MS: dict[Reason, int] = {
+    "pause": 220,
+    "max_duration": 220,
+    "final": 280,
+    "max_bytes": 0,
+    "close": 220,
+}
+CHUNK_BYTES_MAX = 65_536
+MEMBERS_MAX = 32
+PLAYBACKS_MAX = 64
+
+
+# --- who may act ----------------------------------------------------------------------------
+
+
+def refusal(w: World, name: str, epoch: int) -> Refused | None:
+    view = w.sessions.get(name)
+    if view is None:
+        return Refused("SESSION_UNKNOWN")
+    if epoch < view.epoch:
+        return Refused("SESSION_SUPERSEDED", {"epoch": str(view.epoch)})
+    if epoch > view.epoch:
+        return invalid("epoch")
+    return None if view.status == "open" else Refused("SESSION_CLOSED")
+
+
+def checked(w: World, name: str, epoch: int) -> Session:
+    why = refusal(w, name, epoch)
+    if why is not None:
+        raise why
+    return w.sessions[name]
+
+
+def pressure(w: World, tenant: str) -> Refused | None:
+    if w.pressure:
+        return Refused("BACKPRESSURE", {"retry_after_ms": "1000"})
+    waiting = [key for key, _ in w.queued() if w.cores[key].tenant == tenant]
+    if len(waiting) >= w.settings.backlog_max:
+        return Refused("BACKPRESSURE", {"retry_after_ms": str(w.settings.waiting_ms // 2)})
+    return None
+
+
+def is_target(text: str) -> bool:
+    return text != "auto" and bool(LANGUAGE.fullmatch(text))
+
+
+def is_here(w: World, full: str) -> bool:
+    return cell_of(full) == w.keys.cell and bool(NAME.fullmatch(name_of(full)))
+
+
+# --- opening and resuming -------------------------------------------------------------------
+
+
+def open_session(
+    w: World,
+    *,
+    name: str,
+    token: str,
+    tenant: str,
+    source: str,
+    targets: Sequence[str],
+    features: Sequence[str],
+    features_hash: str,
+    audio: str,
+    rate: int,
+    priority: int,
+    room: str,
+    hears: str,
+    traceparent: str,
+) -> SessionGrant:
+    if name in w.sessions:
+        return _opened_before(w, name, token)
+    fits = {
+        "session": bool(NAME.fullmatch(name)),
+        "token": bool(NAME.fullmatch(token)),
+        "tenant": bool(NAME.fullmatch(tenant)),
+        "source": bool(LANGUAGE.fullmatch(source)),
+        "targets": len(set(targets)) <= 8 and all(is_target(one) for one in targets),
+        "features": len(set(features)) <= 16 and all(NAME.fullmatch(one) for one in features),
+        "features_hash": bool(re.fullmatch("none|[0-9a-f]{16}", features_hash)),
+        "audio": audio in ("pcm16", "opus"),
+        "hears": not hears or is_target(hears),
+        "rate": 8_000 <= rate <= 48_000,
+        "priority": priority in (0, 1, 2),
+        "room": not room or is_here(w, room),
+    }
+    wrong = [field for field, fit in fits.items() if not fit]
+    if wrong:
+        raise invalid(wrong[0])
+    why = pressure(w, tenant)
+    if why is not None:
+        raise why
+    if room and len(members(w, room)) >= MEMBERS_MAX:
+        raise invalid("room")
+    full = w.keys.full(name)
+    w.soft[name] = Soft(tp=traceparent, seen_ms=w.now, tokens=[(token, 1)])
+    opened = SessionOpened(
+        tenant=tenant,
+        source=source,
+        targets=sorted(set(targets)),
+        features=sorted(set(features)),
+        features_hash=features_hash,
+        audio=audio,
+        rate=rate,
+        priority=priority,
+        room=room,
+        hears=hears,
+        epoch=1,
+    )
+    w.emit(opened, session=full)
+    if room:
+        w.emit(RoomJoined(room=room, hears=hears), session=full)
+    w.set_timer(w.now + w.settings.idle_ms, "idle", full)
+    return SessionGrant(full, 1, 0, 0, "0-0")
+
+
+def _opened_before(w: World, name: str, token: str) -> SessionGrant:
+    """Rule 7: the same token again gets the same reply."""
+    view, soft = w.sessions[name], w.soft[name]
+    epoch = soft.epoch_of(token)
+    if epoch is None:
+        raise invalid("session")
+    if view.status != "open":
+        raise Refused("SESSION_CLOSED")
+    return SessionGrant(view.session, epoch, soft.next_seq, view.utterance, "0-0")
+
+
+def resume_session(w: World, session: str, token: str) -> SessionGrant:
+    name = name_of(session)
+    view = w.sessions.get(name)
+    if view is None:
+        raise Refused("SESSION_UNKNOWN")
+    if view.status != "open":
+        raise Refused("SESSION_CLOSED")
+    if not NAME.fullmatch(token):
+        raise invalid("token")
+    soft = w.soft[name]
+    epoch = soft.epoch_of(token)
+    if epoch is None:
+        epoch = view.epoch + 1
+        soft.remember(token, epoch)
+        soft.seen_ms = w.now
+        w.emit(SessionResumed(epoch=epoch), session=session)
+    return SessionGrant(session, epoch, soft.next_seq, view.utterance, soft.confirmed or "0-0")
+
+
+# --- audio ----------------------------------------------------------------------------------
+
+
+def append_audio(w: World, chunks: Sequence[Chunk]) -> list[Receipt | Refused]:
+    replies: list[Receipt | Refused] = []
+    for chunk in chunks:
+        try:
+            replies.append(_take(w, chunk))
+        except Refused as refused:
+            replies.append(refused)
+    return replies
+
+
+def _take(w: World, chunk: Chunk) -> Receipt:
+    name = name_of(chunk.session)
+    view, soft = checked(w, name, chunk.epoch), w.soft[name]
+    if chunk.confirmed and not re.fullmatch(r"\d+-\d+", chunk.confirmed):
+        raise invalid("confirmed")
+    if chunk.seq >= soft.next_seq:
+        _check_chunk(w, view, soft, chunk)
+    delivery.confirm(w, name, chunk.confirmed)
+    if chunk.seq < soft.next_seq:
+        return Receipt("duplicate", view.utterance)
+    finalized = _append(w, name, chunk)
+    return Receipt("ok", w.sessions[name].utterance, tuple(finalized))
+
+
+def _check_chunk(w: World, view: Session, soft: Soft, chunk: Chunk) -> None:
+    if chunk.seq > soft.next_seq:
+        raise Refused("SEQ_GAP", {"expected": str(soft.next_seq)})
+    if len(chunk.payload) > CHUNK_BYTES_MAX:
+        raise Refused("CHUNK_TOO_LARGE")
+    if chunk.ms > 1_000 or (chunk.ms < 20 and not chunk.final):
+        raise invalid("ms")
+    if not chunk.payload and not chunk.final:
+        raise invalid("payload")
+    why = pressure(w, view.tenant)
+    if why is not None:
+        raise why
+
+
+def _append(w: World, name: str, chunk: Chunk) -> list[int]:
+    """Rule 2: (a) a pause before it, (b) the chunk, (c) what it completes."""
+    soft, finalized = w.soft[name], []
+    now = w.now
+    paused = now - soft.heard_ms >= w.settings.pause_ms
+    if soft.buffer and paused and not w.sessions[name].playing:
+        finalized.append(finalize(w, name, "pause"))
+    _store_chunk(w, name, chunk)
+    soft.next_seq, soft.seen_ms = chunk.seq + 1, now
+    total_ms = sum(one.ms for one in soft.buffer)
+    total_bytes = sum(one.size for one in soft.buffer)
+    holds: dict[Reason, bool] = {
+        "max_duration": total_ms >= w.settings.audio_ms_max,
+        "final": chunk.final,
+        "max_bytes": total_bytes > w.settings.audio_bytes_max,
+    }
+    reasons = [reason for reason, does in holds.items() if does]
+    if reasons and soft.buffer:
+        finalized.append(finalize(w, name, reasons[-1]))
+    return finalized
+
+
+def _store_chunk(w: World, name: str, chunk: Chunk) -> None:
+    soft, view, now = w.soft[name], w.sessions[name], w.now
+    entry_id = w.next_id(w.keys.audio(name))
+    data = AudioChunkAppended(
+        seq=chunk.seq, ms=chunk.ms, utterance=view.utterance, final=chunk.final
+    )
+    event = Event(
+        id=entry_id,
+        type="AudioChunkAppended",
+        session=view.session,
+        traceparent=soft.tp,
+        data=data,
+        body=chunk.payload,
+    )
+    w.audio.setdefault(name, []).append(event)
+    if not chunk.payload and not soft.buffer:
+        return  # an empty utterance stays empty (rule 3)
+    if not soft.buffer:
+        w.set_timer(now + w.settings.pause_ms, "pause", view.session)
+    soft.buffer.append(Buffered(entry_id, chunk.seq, chunk.ms, len(chunk.payload)))
+    soft.heard_ms = now
+
+
+def finalize_utterance(w: World, session: str, epoch: int, utterance: int) -> Receipt:
+    name = name_of(session)
+    why = refusal(w, name, epoch)
+    is_late = why is not None and why.code == "SESSION_CLOSED"
+    if why is not None and not (is_late and utterance < w.sessions[name].utterance):
+        raise why
+    if utterance != w.sessions[name].utterance or not w.soft[name].buffer:
+        w.duplicate_finalizes += 1
+        return Receipt("duplicate", w.sessions[name].utterance)
+    finalize(w, name, "final")
+    return Receipt("ok", utterance + 1, (utterance,))
+
+
+# --- finalizing -----------------------------------------------------------------------------
+
+
+def members(w: World, room: str) -> dict[str, str]:
+    """Who is in the room, and what they hear."""
+    return {
+        view.session: view.hears
+        for view in w.sessions.values()
+        if view.room == room and view.in_room
+    }
+
+
+def targets_of(w: World, view: Session) -> dict[str, list[str]]:
+    """Rule 12: target -> recipients; none named means the speaker."""
+    heard: dict[str, list[str]] = {}
+    for member, hears in members(w, view.room).items() if view.room else ():
+        if member != view.session and hears:
+            heard.setdefault(hears, []).append(member)
+    return heard or {target: [] for target in view.targets}
+
+
+def finalize(w: World, name: str, reason: Reason) -> int:
+    """The open utterance is complete, and each of its targets owes an outcome."""
+    view, soft = w.sessions[name], w.soft[name]
+    first, last = soft.buffer[0], soft.buffer[-1]
+    by_target = targets_of(w, view)
+    owed = [
+        Target(target=target, delivery_no=view.allocated.get(target, 0), to=sorted(to))
+        for target, to in sorted(by_target.items())
+    ]
+    data = UtteranceFinalized(
+        utterance=view.utterance,
+        turn=view.turn,
+        reason=reason,
+        padding_ms=PADDING_MS[reason],
+        first=first.id,
+        last=last.id,
+        first_seq=first.seq,
+        count=len(soft.buffer),
+        bytes=sum(one.size for one in soft.buffer),
+        ms=sum(one.ms for one in soft.buffer),
+        targets=owed,
+    )
+    log_id = w.emit(data, session=view.session, cause=f"audio:{view.session}/{last.id}")
+    if owed:
+        work = _work_of(view, soft, data, log_id)
+        w.append(w.keys.work, k="utterance", d=work)
+    soft.buffer = []
+    trim_audio(w, name)
+    return view.utterance
+
+
+def _work_of(view: Session, soft: Soft, data: UtteranceFinalized, log_id: str) -> Work:
+    return Work(
+        session=view.session,
+        utterance=data.utterance,
+        turn=data.turn,
+        tenant=view.tenant,
+        source=view.source,
+        services=list(view.features),
+        features_hash=view.features_hash,
+        audio=view.audio,
+        rate=view.rate,
+        first=data.first,
+        last=data.last,
+        count=data.count,
+        bytes=data.bytes,
+        ms=data.ms,
+        padding_ms=data.padding_ms,
+        priority=view.priority,
+        tp=soft.tp,
+        log=log_id,
+        targets=data.targets,
+    )
+
+
+def trim_audio(w: World, name: str) -> None:
+    """Audio stays for the oldest utterance that is open or owes an outcome."""
+    view, soft = w.sessions[name], w.soft[name]
+    owed = sorted((one.utterance, one.first) for one in view.owed.values())
+    firsts = [owed[0][1]] if owed else [one.id for one in soft.buffer[:1]]
+    kept = w.audio.get(name, [])
+    if not firsts:
+        kept = []
+    w.audio[name] = [one for one in kept if place_of(one.id) >= place_of(firsts[0])]
+
+
+# --- playback, keepalive --------------------------------------------------------------------
+
+
+def keep_alive(w: World, items: Sequence[tuple[str, int, str]]) -> list[Refused | None]:
+    replies: list[Refused | None] = []
+    for session, epoch, confirmed in items:
+        name = name_of(session)
+        why = refusal(w, name, epoch)
+        if confirmed and not re.fullmatch(r"\d+-\d+", confirmed):
+            why = invalid("confirmed")
+        if why is None:
+            w.soft[name].seen_ms = w.now
+            delivery.confirm(w, name, confirmed)
+        replies.append(why)
+    return replies
+
+
+def mark_playback(
+    w: World,
+    session: str,
+    epoch: int,
+    *,
+    origin: str,
+    target: str,
+    utterance: int,
+    started: bool,
+) -> Literal["ok", "duplicate"]:
+    name = name_of(session)
+    if not is_target(target):
+        raise invalid("target")
+    if not is_here(w, origin):
+        raise invalid("origin")
+    view = checked(w, name, epoch)
+    mark = f"{origin}/{target}/{utterance}"
+    if (mark in view.playing) == started:
+        return "duplicate"
+    if started and len(view.playing) >= PLAYBACKS_MAX:
+        raise invalid("playback")
+    w.soft[name].seen_ms = w.now
+    if not started:
+        end_playback(w, name, mark, "ended")
+        return "ok"
+    until_ms = w.now + w.settings.playback_ms
+    data = PlaybackStarted(origin=origin, target=target, utterance=utterance, until_ms=until_ms)
+    w.emit(data, session=session)
+    w.set_timer(until_ms, "playback", f"{session}|{mark}")
+    return "ok"
+
+
+def end_playback(
+    w: World, name: str, mark: str, reason: Literal["ended", "deadline", "closed"]
+) -> None:
+    view, soft = w.sessions[name], w.soft[name]
+    origin, target, utterance = mark.split("/")
+    data = PlaybackEnded(origin=origin, target=target, utterance=int(utterance), reason=reason)
+    w.emit(data, session=view.session)
+    w.drop_timer("playback", f"{view.session}|{mark}")
+    if soft.buffer and reason != "closed":  # rule 5 no longer holds the pause back
+        due_ms = max(w.now, soft.heard_ms + w.settings.pause_ms)
+        w.set_timer(due_ms, "pause", view.session)
+
+
+# --- closing --------------------------------------------------------------------------------
+
+
+def close_session(w: World, session: str, epoch: int) -> Literal["ok", "duplicate"]:
+    name = name_of(session)
+    why = refusal(w, name, epoch)
+    if why is not None and why.code == "SESSION_CLOSED":
+        return "duplicate"
+    checked(w, name, epoch)
+    close(w, name, "asked")
+    settle(w)
+    return "ok"
+
+
+def close(w: World, name: str, reason: Literal["asked", "idle"]) -> None:
+    """Rule 6: no more chunks; what is buffered is finalized."""
+    full = w.keys.full(name)
+    log_id = w.emit(SessionClosing(reason=reason), session=full)
+    if w.soft[name].buffer:
+        finalize(w, name, "close")
+    if w.sessions[name].room:
+        w.emit(RoomLeft(room=w.sessions[name].room), session=full)
+    w.drop_timer("idle", full)
+    w.drop_timer("pause", full)
+    w.set_timer(w.now + w.settings.close_wait_ms, "close", full)
+    delivery.tell(w, name, "state", {"state": "closing", "log": log_id})
+    w.touched.add(name)
+
+
+def settle(w: World) -> None:
+    """Sessions that owe nothing more let go of their audio, and close if they were asked to."""
+    for name in sorted(w.touched):
+        view = w.sessions.get(name)
+        if view is not None and not view.owed:
+            trim_audio(w, name)
+            if view.status == "closing":
+                _end(w, name)
+
+
+def _end(w: World, name: str) -> None:
+    full = w.keys.full(name)
+    for mark in list(w.sessions[name].playing):
+        end_playback(w, name, mark, "closed")
+    log_id = w.emit(SessionClosed(missing=w.soft[name].given_up), session=full)
+    w.drop_timer("close", full)
+    w.set_timer(w.now + w.settings.retire_ms, "retire", full)
+    delivery.tell(w, name, "state", {"state": "closed", "log": log_id})

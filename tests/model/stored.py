@@ -1,0 +1,299 @@
+"""What the model says each key of the cell holds, and what it holds.
+
+Owns: the content of every key as plain values, empty ones left out, on both sides.
+Never does: decisions. The log itself is compared event by event (machine.py).
+Read next: machine.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from eventsched import codec
+from eventsched.keys import Keys, name_of
+from tests.model import nodes, queue
+from tests.model.world import Broken, Entry, Soft, Work, World
+
+Content = dict[str, Any]
+NOT_COMPARED = {
+    "log",  # event by event
+    "clock",
+    "settings",
+    "live",  # written by the test in place of the projector
+    "view",
+}
+SCORED = {"timers", "fair", "free", "leases", "ready", "waiting"}
+"""Sorted sets: a score of 0 says something."""
+LOOKED_AT = "demands:"
+"""Their scores say in which order a class looks at demands: more than 64 are needed to see it."""
+JSON_FIELDS = {"d", "core"}
+NOT_TOLD = {"reason", "looked", "out_low"}
+"""Prose of a Lua error; a counter of looks; where the oldest entry of 16 MiB begins."""
+
+
+def expected(w: World) -> Content:
+    """By key without its prefix; what is empty is not there."""
+    told: Content = {}
+    for name, soft in w.soft.items():
+        told |= _session(w, name, soft)
+    for key in w.jobs:
+        told[f"job:{key}"] = _job(w, key)
+    for name in w.nodes:
+        told |= _node(w, name)
+    told |= _classes(w) | _queues(w) | _rooms(w)
+    told["cell"] = {
+        "entry": w.entries,
+        "virtual": w.virtual,
+        "pressure": ",".join(sorted(w.pressure)),
+        "obsolete": w.obsolete,
+        "duplicate_finalizes": w.duplicate_finalizes,
+    }
+    told["timers"] = w.timers
+    for key, entries in w.streams.items():
+        told[key.removeprefix(w.keys.prefix)] = [_entry(one) for one in entries]
+    plain = {
+        key: value if key.partition(":")[0] in SCORED or not isinstance(value, dict)
+        else _filled(value)
+        for key, value in told.items()
+    }  # fmt: skip
+    return {key: value for key, value in plain.items() if value}
+
+
+def _filled(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a hash that are empty or zero may as well not be there; numbers as text."""
+    plain = {k: v if isinstance(v, (dict, list)) else str(v) for k, v in fields.items()}
+    return {k: v for k, v in plain.items() if v not in ("", "0", "0-0")}
+
+
+def _entry(entry: Entry) -> tuple[str, dict[str, Any]]:
+    d = entry.fields["d"]
+    if isinstance(d, Broken):
+        d = msgspec.to_builtins(d.work) | {"first": 7}
+    elif isinstance(d, Work):
+        d = msgspec.to_builtins(d)
+    return entry.id, entry.fields | {"d": d}
+
+
+def _session(w: World, name: str, soft: Soft) -> Content:
+    view = w.sessions[name]
+    first, last = (soft.buffer[0], soft.buffer[-1]) if soft.buffer else (None, None)
+    fields: dict[str, Any] = {
+        "status": view.status,
+        "epoch": view.epoch,
+        "tenant": view.tenant,
+        "source": view.source,
+        "targets": ",".join(view.targets),
+        "services": ",".join(view.features),
+        "features_hash": view.features_hash,
+        "audio": view.audio,
+        "rate": view.rate,
+        "priority": view.priority,
+        "room": view.room,
+        "hears": view.hears,
+        "utterance": view.utterance,
+        "turn": view.turn,
+        "node": name_of(view.node),
+        "node_turn": view.node_turn,
+        "reason": view.reason,
+        "tp": soft.tp,
+        "tokens": ",".join(f"{token}:{epoch}" for token, epoch in soft.tokens),
+        "next_seq": soft.next_seq,
+        "seen": soft.seen_ms,
+        "buf_count": len(soft.buffer),
+        "buf_bytes": sum(one.size for one in soft.buffer),
+        "buf_ms": sum(one.ms for one in soft.buffer),
+        "buf_first": first.id if first else "",
+        "buf_last": last.id if last else "",
+        "buf_seq": first.seq if first else 0,
+        "buf_at": soft.heard_ms,
+        "out_no": soft.out_no,
+        "out_bytes": soft.out_bytes,
+        "confirmed": soft.confirmed,
+        "missing": soft.given_up,
+    }
+    fields |= {f"a:{target}": number for target, number in view.allocated.items()}
+    fields |= {f"d:{target}": number for target, number in view.delivered.items()}
+    told: Content = {
+        f"session:{name}": fields,
+        f"outcomes:{name}": {
+            key: f"{one.utterance}|{one.first}|{','.join(one.to)}" for key, one in view.owed.items()
+        },
+        f"held:{name}": _held(w, name),
+        f"playing:{name}": view.playing,
+        f"audio:{name}": w.audio.get(name, []),
+    }
+    for target in view.allocated:
+        told[f"ready:{name}:{target}"] = {
+            key.rpartition("/")[2]: one.ready_ms
+            for key, one in view.owed.items()
+            if one.ready and key.rpartition("/")[0] == target
+        }
+    return told
+
+
+def _held(w: World, name: str) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    for (target, number), ending in w.held.get(name, {}).items():
+        told = {"kind": ending.kind, "code": ending.code, "job": ending.job, "cause": ending.cause}
+        told["tp"] = w.soft[name].tp
+        fields[f"{target}/{number}"] = _filled(told)
+        fields[f"{target}/{number}/body"] = ending.body.hex()
+        fields[f"{target}/{number}/audio"] = ending.audio.hex()
+    return fields
+
+
+def _job(w: World, key: str) -> dict[str, Any]:
+    """What a job is by its status; what is left of an earlier one is not looked at."""
+    job = w.jobs[key]
+    fields: dict[str, Any] = {"status": job.status, "attempt": job.attempt}
+    fields["core"] = msgspec.to_builtins(w.cores[key])
+    if job.attempts:
+        fields |= {"node": name_of(job.attempts[-1].node), "epoch": job.attempts[-1].epoch}
+        fields["dispatched"] = job.attempts[-1].dispatched_ms
+    if job.member:
+        fields |= {"priority": job.priority, "tag": job.tag, "member": job.member}
+    if job.status == "queued":
+        fields["deadline"] = job.deadline_ms
+    if job.status == "ended":
+        fields["outcome"] = "ok" if job.outcome == "result" else job.outcome
+        fields["code"] = job.code
+    return fields
+
+
+def _node(w: World, name: str) -> Content:
+    node, process = w.nodes[name], w.processes[name]
+    told: Content = {
+        f"node:{name}": {
+            "status": node.status,
+            "epoch": node.epoch,
+            "class": node.cls,
+            "slots": node.slots,
+            "asr": ",".join(node.asr),
+            "targets": ",".join(node.targets),
+            "services": ",".join(node.services),
+            "marked": ",".join(sorted(node.marks)),
+            "token": process.token,
+            "version": process.version,
+            "inbox_from": process.inbox_from,
+            "seen": process.seen_ms,
+            "load": process.load,
+        }
+    }
+    for key, held in node.live.items():
+        told.setdefault(f"leases:{name}:{held.epoch}", {})[key] = held.since_ms
+    return told
+
+
+def _classes(w: World) -> Content:
+    told: Content = {"classes": set()}
+    for class_ in nodes.classes(w):
+        one = next(iter(class_.nodes.values()))
+        told["classes"].add(class_.id)
+        told[f"class:{class_.id}"] = {
+            "asr": ",".join(one.asr),
+            "targets": ",".join(one.targets),
+            "services": ",".join(one.services),
+            "marked": ",".join(sorted(one.marks)),
+            "draining": class_.seen(w).draining,
+        }
+        told[f"members:{class_.id}"] = set(class_.nodes)
+        free = {name: node for name, node in class_.nodes.items() if nodes.has_slot(node)}
+        told[f"free:{class_.id}"] = {name: nodes.load(node) for name, node in free.items()}
+        told[f"demands:{class_.id}"] = set(queue.demands_of(w, next(iter(class_.nodes))))
+        for source in one.asr:
+            for target in one.targets:
+                told.setdefault(f"pair:{source}:{target}", set()).add(class_.id)
+    return told
+
+
+def _queues(w: World) -> Content:
+    told: Content = {"demands": set(), "backlog": {}, "fair": w.finish}
+    for key, job in w.queued():
+        core = w.cores[key]
+        told["demands"].add(core.demand)
+        told["backlog"][core.tenant] = told["backlog"].get(core.tenant, 0) + 1
+        told.setdefault(f"waiting:{job.priority}:{core.demand}", {})[job.member] = job.tag
+    return told
+
+
+def _rooms(w: World) -> Content:
+    told: Content = {}
+    for view in w.sessions.values():
+        if view.in_room:
+            told.setdefault(f"room:{name_of(view.room)}", {})[view.session] = view.hears or "-"
+    return told
+
+
+# --- what is there --------------------------------------------------------------------------
+
+
+def found(keys: Keys, dump: Mapping[str, tuple[str, Any]]) -> Content:
+    """The cell's keys as they are on the server, in the words of `expected`."""
+    told: Content = {}
+    for key, (kind, raw) in dump.items():
+        short = key.removeprefix(keys.prefix)
+        if short.partition(":")[0] not in NOT_COMPARED:
+            value = READ[kind](short, raw)
+            if value:
+                told[short] = value
+    return told
+
+
+def _pairs(raw: Sequence[bytes]) -> list[tuple[str, bytes]]:
+    return [(raw[i].decode(), raw[i + 1]) for i in range(0, len(raw), 2)]
+
+
+def _hash(short: str, raw: Sequence[bytes]) -> dict[str, Any]:
+    fields = dict(_pairs(raw))
+    if short.startswith("room:"):  # a member that hears nothing is still a member
+        return {name: value.decode() or "-" for name, value in fields.items()}
+    if short.startswith("job:") and fields["status"] != b"queued":
+        fields.pop("deadline", None)  # of an earlier wait
+    return _filled({name: _field(short, name, value) for name, value in fields.items()})
+
+
+def _field(short: str, name: str, value: bytes) -> Any:
+    if name in NOT_TOLD:
+        return value.decode() if short.startswith("session:") and name == "reason" else ""
+    if short.startswith("held:") and name.endswith(("/body", "/audio")):
+        return value.hex()
+    is_json = name in JSON_FIELDS or (short.startswith("held:") and name.count("/") == 1)
+    if not is_json:
+        return value.decode()
+    told = msgspec.json.decode(value)
+    return told if name == "core" else _filled(told)
+
+
+def _zset(short: str, raw: Sequence[bytes]) -> dict[str, int] | set[str]:
+    if short.startswith(LOOKED_AT):
+        return {member for member, _ in _pairs(raw)}
+    return {member: int(float(score)) for member, score in _pairs(raw)}
+
+
+def _stream(short: str, raw: Sequence[Any]) -> list[Any]:
+    if short.startswith("audio:"):
+        return [codec.decode(entry_id.decode(), fields) for entry_id, fields in raw]
+    return [(entry_id.decode(), _entry_fields(fields)) for entry_id, fields in raw]
+
+
+def _entry_fields(raw: Sequence[bytes]) -> dict[str, Any]:
+    fields = dict(_pairs(raw))
+    told: dict[str, Any] = {
+        name: value if name in ("a", "b") else value.decode()
+        for name, value in fields.items()
+        if name != "reason"
+    }
+    if fields["d"].startswith(b"{"):
+        told["d"] = msgspec.json.decode(fields["d"])
+    return told
+
+
+READ: dict[str, Callable[[str, Sequence[Any]], Any]] = {
+    "hash": _hash,
+    "zset": _zset,
+    "set": lambda _, raw: {member.decode() for member in raw},
+    "stream": _stream,
+}

@@ -1,0 +1,40 @@
+"""Whatever is asked, in whatever order: the scripts do what the rules say, and nothing else.
+
+Each example is a fresh cell. EXAMPLES=… asks for more of them, with new ones each time.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from tests.model.machine import Machine
+from tests.model.wire import Sync, Wire, connect
+from tests.server_kinds import Server
+
+EXAMPLES = int(os.environ.get("EXAMPLES", "0"))
+PROFILE = settings(
+    max_examples=EXAMPLES or 60,
+    stateful_step_count=60,
+    derandomize=not EXAMPLES,
+    deadline=None,
+    database=None,
+    print_blob=False,
+    suppress_health_check=list(HealthCheck),
+    phases=[Phase.generate, Phase.shrink] if EXAMPLES else [Phase.generate],
+)
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[Sync]:
+    with connect(server) as client:
+        yield client
+
+
+def test_scripts_reply_append_and_store_what_the_model_says(client: Sync) -> None:
+    machine = type("Scripts", (Machine,), {"wire": Wire(client)})
+    run_state_machine_as_test(machine, settings=PROFILE)

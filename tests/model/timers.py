@@ -1,0 +1,318 @@
+"""What becomes true when time passes, and the queue of work (rules 2, 5, 6, 8, 10, 11, 13, 14, 18).
+
+Owns: `decide` of fire_timers, dispatch_work, retry_dead and set_pressure.
+Never does: choose a node (queue.py). Read next: stored.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+from msgspec.structs import replace
+
+from eventsched.events import PressureLifted, PressureRaised, SessionRetired, Target
+from eventsched.keys import job_key, name_of
+from eventsched.store import DispatchReply, Retried, TimerReply
+from tests.model import attempts, delivery, nodes, queue, session
+from tests.model.world import Broken, Core, Entry, Work, World, place_of
+
+FIRED_MAX = 16
+ENTRIES_MAX = 32
+GIVEN_UP_MAX = 32
+
+
+def fire_timers(w: World) -> TimerReply:
+    now = w.now
+    due = sorted((ms, timer) for timer, ms in w.timers.items() if ms <= now)[:FIRED_MAX]
+    for _, timer in due:
+        if w.timers.get(timer, now + 1) <= now:  # one before it may have dropped or moved it
+            del w.timers[timer]
+            kind, _, of = timer.partition("|")
+            if kind in FIRE:
+                FIRE[kind](w, of)
+            else:
+                _park(w, "timers", timer, "timer", "")
+    session.settle(w)
+    return TimerReply(len(due), min(w.timers.values(), default=None), now)
+
+
+def _pause(w: World, full: str) -> None:
+    view = w.sessions.get(name_of(full))
+    if view is None or view.status != "open" or view.playing:
+        return
+    soft = w.soft[name_of(full)]
+    if not soft.buffer:
+        return
+    due_ms = soft.heard_ms + w.settings.pause_ms
+    if due_ms > w.now:
+        w.set_timer(due_ms, "pause", full)
+    else:
+        session.finalize(w, name_of(full), "pause")
+
+
+def _idle(w: World, full: str) -> None:
+    view = w.sessions.get(name_of(full))
+    if view is None or view.status != "open":
+        return
+    due_ms = w.soft[name_of(full)].seen_ms + w.settings.idle_ms
+    if due_ms > w.now:
+        w.set_timer(due_ms, "idle", full)
+    else:
+        session.close(w, name_of(full), "idle")
+
+
+def _playback(w: World, of: str) -> None:
+    full, _, mark = of.partition("|")
+    view = w.sessions.get(name_of(full))
+    if view is not None and mark in view.playing:
+        session.end_playback(w, name_of(full), mark, "deadline")
+
+
+def _gap(w: World, of: str) -> None:
+    """What is missing in front of what has been ready for too long is given up."""
+    full, _, target = of.partition("|")
+    name = name_of(full)
+    longest = delivery.longest_ready(w, name, target) if name in w.sessions else None
+    if longest is None:
+        return
+    ready_no, ready_ms = longest
+    freed: set[str] = set()
+    for _ in range(GIVEN_UP_MAX):
+        number = delivery.next_no(w, name, target)
+        is_held = number in delivery.held(w, name, target)
+        if w.now < ready_ms + w.settings.gap_ms or number >= ready_no or is_held:
+            break
+        freed.add(_give_up(w, name, target, number, "gap"))
+        delivery.go_on(w, name, target)
+    delivery.go_on(w, name, target)
+    _fill_all(w, freed)
+
+
+def _give_up(w: World, name: str, target: str, number: int, reason: str) -> str:
+    view = w.sessions[name]
+    owed = view.owed[f"{target}/{number}"]
+    key = job_key(view.tenant, view.session, owed.utterance, target, view.features_hash)
+    return attempts.give_up(w, key, name, target, number, reason)
+
+
+def _fill_all(w: World, freed: set[str]) -> None:
+    for node in sorted(freed - {""}):
+        queue.fill(w, node, "")
+
+
+def _close(w: World, full: str) -> None:
+    """The close wait is over: what is open ends as missing, in order."""
+    name = name_of(full)
+    view = w.sessions.get(name)
+    if view is None or view.status != "closing":
+        return
+    given_up, freed = 0, set[str]()
+    for target in sorted({key.rpartition("/")[0] for key in view.owed}):
+        number = delivery.next_no(w, name, target)
+        while given_up < GIVEN_UP_MAX and delivery.open_outcome(w, name, target, number):
+            if number not in delivery.held(w, name, target):
+                freed.add(_give_up(w, name, target, number, "close"))
+                given_up += 1
+            if delivery.go_on(w, name, target) == delivery.IN_STEP_MAX:
+                break
+            number = delivery.next_no(w, name, target)
+    w.soft[name].given_up += given_up
+    w.set_timer(w.now, "close", full)
+    w.touched.add(name)
+    _fill_all(w, freed)
+
+
+def _lease(w: World, key: str) -> None:
+    if key in w.jobs and w.jobs[key].status == "running":
+        attempts.redispatch(w, key, "lease")
+
+
+def _age(w: World, key: str) -> None:
+    if key in w.jobs and w.jobs[key].status == "queued" and w.jobs[key].priority > 0:
+        queue.age(w, key)
+
+
+def _wait(w: World, key: str) -> None:
+    if key in w.jobs and w.jobs[key].status == "queued":
+        why = queue.why_waiting(w, w.cores[key])
+        queue.leave(w, key)
+        attempts.fail(w, key, why)
+
+
+def _node(w: World, name: str) -> None:
+    node = w.nodes.get(name)
+    if node is None or node.status == "gone":
+        return
+    due_ms = w.processes[name].seen_ms + w.settings.node_lost_ms
+    if due_ms > w.now:
+        w.set_timer(due_ms, "node", name)
+    else:
+        nodes.lose(w, name, "silent")
+        attempts.recover(w, name, node.epoch, "node_lost")
+
+
+def _lost(w: World, of: str) -> None:
+    full, epoch, reason = of.split("|")
+    attempts.recover(w, name_of(full), int(epoch), reason)
+
+
+def _drain(w: World, name: str) -> None:
+    node = w.nodes.get(name)
+    if node is not None and node.status == "draining":
+        attempts.recover(w, name, node.epoch, "drained")
+        nodes.finish_drain(w, name)
+
+
+def _mark(w: World, of: str) -> None:
+    name, _, service = of.partition("|")
+    node = w.nodes.get(name)
+    if node is not None and node.status != "gone" and service in node.marks:
+        nodes.unmark(w, name, service)
+        queue.fill(w, name, "")
+
+
+def _retire(w: World, full: str) -> None:
+    """The event first; then the records go (here in one call, with fewer than 256 keys)."""
+    name = name_of(full)
+    view = w.sessions.get(name)
+    if view is None or view.status != "closed":
+        return
+    data = SessionRetired(
+        tenant=view.tenant,
+        features_hash=view.features_hash,
+        utterances=view.utterance,
+        targets=sorted(view.allocated),
+    )
+    w.emit(data, session=full)
+    w.cores = {key: core for key, core in w.cores.items() if core.session != full}
+    w.held.pop(name, None)
+    w.audio.pop(name, None)
+    w.forget_stream(w.keys.audio(name))
+    w.forget_stream(w.keys.out(name))
+    del w.soft[name]
+
+
+FIRE: dict[str, Callable[[World, str], None]] = {
+    "pause": _pause,
+    "idle": _idle,
+    "playback": _playback,
+    "gap": _gap,
+    "close": _close,
+    "lease": _lease,
+    "age": _age,
+    "wait": _wait,
+    "node": _node,
+    "lost": _lost,
+    "drain": _drain,
+    "mark": _mark,
+    "retire": _retire,
+}
+
+
+# --- work -----------------------------------------------------------------------------------
+
+
+def dispatch_work(w: World) -> DispatchReply:
+    """Each target that is still owed and has no job yet gets one, once (rules 10, 11)."""
+    work = w.streams.setdefault(w.keys.work, [])
+    batch, jobs = work[:ENTRIES_MAX], 0
+    _ = w.now  # time goes on even when there is nothing to do
+    for entry in batch:
+        jobs += _dispatch(w, entry)
+    left = [one for one in w.streams[w.keys.work] if one not in batch]
+    w.streams[w.keys.work] = left
+    return DispatchReply(batch[-1].id if batch else "0-0", len(left), jobs)
+
+
+def _dispatch(w: World, entry: Entry) -> int:
+    d = entry.fields["d"]
+    if entry.fields["k"] == "fill":
+        if d in w.nodes and w.nodes[d].status != "gone":
+            queue.fill(w, d, f"work/{entry.id}")
+        return 0
+    if isinstance(d, Broken):
+        _park(w, "work", entry.id, entry.fields["k"], d)
+        return 0
+    wanted = {_key_of(d, one): _core_of(d, one) for one in _wanted(w, d)}
+    w.obsolete += len(d.targets) - len(wanted)
+    w.cores |= wanted
+    for key in wanted:
+        queue.place(w, key, 1, f"log/{d.log}")
+    return len(wanted)
+
+
+def _wanted(w: World, work: Work) -> list[Target]:
+    """Targets that nobody has made a job of, and whose listeners still wait."""
+    name = name_of(work.session)
+    return [
+        one
+        for one in work.targets
+        if _key_of(work, one) not in w.jobs
+        and delivery.open_outcome(w, name, one.target, one.delivery_no) is not None
+    ]
+
+
+def _key_of(work: Work, one: Target) -> str:
+    return job_key(work.tenant, work.session, work.utterance, one.target, work.features_hash)
+
+
+def _core_of(work: Work, one: Target) -> Core:
+    return Core(
+        tenant=work.tenant,
+        session=work.session,
+        utterance=work.utterance,
+        turn=work.turn,
+        source=work.source,
+        target=one.target,
+        services=work.services,
+        audio=work.audio,
+        rate=work.rate,
+        first=work.first,
+        last=work.last,
+        count=work.count,
+        bytes=work.bytes,
+        ms=work.ms,
+        padding_ms=work.padding_ms,
+        priority=work.priority,
+        tp=work.tp,
+        delivery_no=one.delivery_no,
+    )
+
+
+# --- what could not be processed ------------------------------------------------------------
+
+
+def _park(w: World, source: str, entry_id: str, kind: str, d: Broken | str) -> None:
+    w.append(w.keys.dead, **{"from": source, "id": entry_id, "k": kind, "d": d, "partial": "0"})
+
+
+def retry_dead(w: World, dead_id: str, *, force: bool) -> Retried:
+    """A fresh entry of `work`, or the timer again; targets that are served are passed over."""
+    dead = w.streams.get(w.keys.dead, [])
+    found = [one for one in dead if place_of(one.id) == place_of(dead_id)]
+    if not found:
+        return Retried("unknown", 0, 0)
+    dead.remove(found[0])
+    d = found[0].fields["d"]
+    if not isinstance(d, Broken):
+        kind, _, of = found[0].fields["id"].partition("|")
+        w.set_timer(w.now, kind, of)
+        return Retried("retried", 1, 0)
+    wanted = _wanted(w, d.work)
+    passed_over = len(d.work.targets) - len(wanted)
+    if not wanted:
+        return Retried("passed_over", 0, passed_over)
+    w.append(w.keys.work, k="utterance", d=Broken(replace(d.work, targets=wanted)))
+    return Retried("retried", len(wanted), passed_over)
+
+
+def set_pressure(
+    w: World, reason: str, *, raised: bool, seen: int, limit: int
+) -> Literal["raised", "lifted", "kept"]:
+    if (reason in w.pressure) == raised:
+        return "kept"
+    w.pressure ^= {reason}
+    kind = PressureRaised if raised else PressureLifted
+    w.emit(kind(reason=reason, seen=seen, limit=limit))  # type: ignore[arg-type]
+    return "raised" if raised else "lifted"

@@ -1,0 +1,96 @@
+"""The server that the model is compared with: scripts and dumps without an event loop.
+
+Owns: a transport whose calls never wait, and one script that reads a whole cell.
+Never does: anything that a script of the product does. Read next: machine.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Any, TypeVar
+
+import redis
+import redis.cluster
+
+from eventsched import scripts
+from eventsched.errors import from_reply
+from eventsched.keys import Keys
+from eventsched.transport import Arg, Entry
+from tests.server_kinds import Server
+
+T = TypeVar("T")
+Sync = redis.Redis | redis.cluster.RedisCluster
+
+DUMP = """
+local found = {}
+for i, key in ipairs(KEYS) do
+  local kind, value = redis.call('TYPE', key).ok, ''
+  if kind == 'hash' then value = redis.call('HGETALL', key) end
+  if kind == 'zset' then value = redis.call('ZRANGE', key, 0, -1, 'WITHSCORES') end
+  if kind == 'set' then value = redis.call('SMEMBERS', key) end
+  if kind == 'stream' then
+    value = redis.call('XRANGE', key, i == 1 and '(' .. ARGV[1] or '-', '+')
+  end
+  found[i] = { kind, value }
+end
+return found
+"""
+
+
+def connect(server: Server) -> Sync:
+    kind = redis.cluster.RedisCluster if server.is_cluster else redis.Redis
+    return kind.from_url(server.url)
+
+
+def run(call: Coroutine[Any, Any, T]) -> T:
+    """The result of a coroutine that never waits."""
+    try:
+        call.send(None)
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]
+    raise AssertionError("it waits")
+
+
+class Wire:
+    """Transport over a client that blocks."""
+
+    def __init__(self, client: Sync) -> None:
+        self.client = client
+
+    async def run(self, script: str, keys: Sequence[str], args: Sequence[Arg]) -> Any:
+        loaded = scripts.load(script)
+        try:
+            try:
+                return self.call("EVALSHA", loaded.sha, len(keys), *keys, *args)
+            except redis.exceptions.NoScriptError:
+                return self.call("EVAL", loaded.source, len(keys), *keys, *args)
+        except redis.exceptions.ResponseError as error:
+            refused = from_reply(str(error))
+            if refused is None:
+                raise
+            raise refused from None
+
+    async def command(self, *parts: Arg, key: str) -> Any:
+        return self.call(*parts)
+
+    async def read_blocking(
+        self, streams: Mapping[str, str], block_ms: int, count: int
+    ) -> dict[str, list[Entry]]:
+        raise AssertionError("nothing here waits")
+
+    async def sleep(self, seconds: float) -> None:
+        raise AssertionError("nothing here waits")
+
+    def call(self, *parts: Arg) -> Any:
+        return self.client.execute_command(*parts)  # type: ignore[no-untyped-call]
+
+    def dump(self, keys: Keys, after: str) -> dict[str, tuple[str, Any]]:
+        """Every key of the cell with its type and content; of the log what came after an id."""
+        names = sorted({name.decode() for name in self.client.keys(f"{keys.prefix}*")} - {keys.log})
+        names.insert(0, keys.log)
+        found = self.call("EVAL", DUMP, len(names), *names, after)
+        return {
+            name: (kind.decode(), value)
+            for name, (kind, value) in zip(names, found, strict=True)
+            if kind != b"none"
+        }

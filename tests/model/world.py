@@ -1,0 +1,287 @@
+"""What the model knows: decided state, folded from the events it takes, and soft state beside it.
+
+Owns: time, entry ids, appending an event and folding it at once with the shared projections.
+Never does: decisions (session.py and its neighbours), I/O.
+Read next: session.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from eventsched.errors import Refused
+from eventsched.events import AnyData, ClockAdjusted, Event, Target
+from eventsched.keys import Keys, name_of
+from eventsched.settings import Settings
+from projections.group import Groups, SessionGroups
+from projections.job import Job, Jobs
+from projections.node import Node, Nodes
+from projections.session import Session, Sessions
+
+TOKENS_MAX = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Buffered:
+    """One chunk of the utterance that is not finalized yet."""
+
+    id: str
+    seq: int
+    ms: int
+    size: int
+
+
+@dataclass(slots=True)
+class Soft:
+    """What a session's scripts go by that is in no event, or in none yet."""
+
+    tp: str
+    seen_ms: int
+    tokens: list[tuple[str, int]]
+    """(token, epoch), the newest last."""
+    next_seq: int = 0
+    buffer: list[Buffered] = field(default_factory=list)
+    heard_ms: int = 0
+    """When the buffer's last chunk came."""
+    out_no: int = 0
+    out_bytes: int = 0
+    confirmed: str = ""
+    given_up: int = 0
+    """Outcomes that the end of the close wait has ended."""
+
+    def epoch_of(self, token: str) -> int | None:
+        return dict(self.tokens).get(token)
+
+    def remember(self, token: str, epoch: int) -> None:
+        self.tokens = [*self.tokens, (token, epoch)][-TOKENS_MAX:]
+
+
+@dataclass(slots=True)
+class Process:
+    """What is known of the process behind a node's registration."""
+
+    token: str
+    version: str
+    inbox_from: str
+    seen_ms: int
+    load: int = 0
+
+
+class Work(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An entry of `work`: an utterance whose targets want jobs."""
+
+    session: str
+    utterance: int
+    turn: int
+    tenant: str
+    source: str
+    services: list[str] = []
+    features_hash: str
+    audio: str
+    rate: int
+    first: str
+    last: str
+    count: int
+    bytes: int
+    ms: int
+    padding_ms: int
+    priority: int
+    tp: str
+    log: str
+    targets: list[Target]
+
+
+class Broken(msgspec.Struct, frozen=True):
+    """An entry of `work` that cannot be processed: `first` is no id."""
+
+    work: Work
+
+
+class Core(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What never changes about a job."""
+
+    tenant: str
+    session: str
+    utterance: int
+    turn: int
+    source: str
+    target: str
+    services: list[str] = []
+    audio: str
+    rate: int
+    first: str
+    last: str
+    count: int
+    bytes: int
+    ms: int
+    padding_ms: int
+    priority: int
+    tp: str
+    delivery_no: int
+
+    @property
+    def demand(self) -> str:
+        return f"{self.source}:{self.target}:{','.join(self.services)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How an outcome ended, with what its listeners get."""
+
+    kind: str
+    job: str
+    cause: str = ""
+    code: str = ""
+    body: bytes = b""
+    audio: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry of a stream that holds no events; `fields["d"]` is the decoded JSON."""
+
+    id: str
+    fields: dict[str, Any]
+
+
+def place_of(entry_id: str) -> tuple[int, int]:
+    """Ids compare by number, not as text."""
+    ms, _, seq = entry_id.partition("-")
+    return int(ms), int(seq or 0)
+
+
+class World:
+    """One cell as the model has it."""
+
+    def __init__(self, cell: str, settings: Settings) -> None:
+        self.keys = Keys(cell)
+        self.settings = settings
+        self.sessions: dict[str, Session] = {}
+        self.groups: dict[str, SessionGroups] = {}
+        self.jobs: dict[str, Job] = {}
+        self.nodes: dict[str, Node] = {}
+        self._folds: list[tuple[Any, dict[str, Any]]] = [
+            (Sessions(), self.sessions),
+            (Groups(), self.groups),
+            (Jobs(), self.jobs),
+            (Nodes(), self.nodes),
+        ]
+        self.soft: dict[str, Soft] = {}
+        self.processes: dict[str, Process] = {}
+        self.cores: dict[str, Core] = {}
+        self.held: dict[str, dict[tuple[str, int], Ending]] = {}
+        self.timers: dict[str, int] = {}
+        self.streams: dict[str, list[Entry]] = {}
+        self.audio: dict[str, list[Event]] = {}
+        self.contexts: dict[str, tuple[str, dict[str, bytes]]] = {}
+        """What the projector has saved for dispatch: session -> (last log id, fields)."""
+        self.virtual = 0
+        self.finish: dict[str, int] = {}
+        """Rule 18: V, and F by tenant."""
+        self.entries = 0
+        self.pressure: set[str] = set()
+        self.obsolete = 0
+        self.duplicate_finalizes = 0
+        self.events: list[Event] = []
+        """What the current call has appended to the log."""
+        self.log_id = "0-0"
+        self.touched: set[str] = set()
+        """Sessions whose outcomes the current call has ended."""
+        self._ids: dict[str, tuple[int, int]] = {}
+        self._asked_ms = self._last_ms = self._offset_ms = 0
+
+    # --- one call ---------------------------------------------------------------------------
+
+    def begin(self, asked_ms: int) -> None:
+        """A call comes, at this time of the server's clock."""
+        self.events, self.touched, self._asked_ms = [], set(), asked_ms
+
+    @property
+    def now(self) -> int:
+        """The time of this call: it never goes back."""
+        behind = self._last_ms - (self._asked_ms + self._offset_ms)
+        if behind > 0:
+            self._offset_ms += behind
+            self.emit(ClockAdjusted(behind_ms=behind, offset_ms=self._offset_ms))
+        self._last_ms = self._asked_ms + self._offset_ms
+        return self._last_ms
+
+    def next_id(self, stream: str) -> str:
+        """`<now>-*` as the server completes it."""
+        now = self.now
+        last = self._ids.get(stream, (0, -1))
+        self._ids[stream] = (now, last[1] + 1 if last[0] == now else 0)
+        return "{}-{}".format(*self._ids[stream])
+
+    def emit(
+        self,
+        data: AnyData,
+        *,
+        session: str = "",
+        job: str = "",
+        node: str = "",
+        cause: str = "",
+        body: bytes = b"",
+    ) -> str:
+        """The event is in the log, and every view has folded it."""
+        soft = self.soft.get(name_of(session)) if session else None
+        event = Event(
+            id=self.next_id(self.keys.log),
+            type=type(data).__name__,
+            session=session,
+            job=job,
+            node=node,
+            cause=cause,
+            traceparent=soft.tp if soft else "",
+            data=data,
+            body=body,
+        )
+        self.events.append(event)
+        self.log_id = event.id
+        for projection, views in self._folds:
+            if event.type in projection.handles:
+                for entity in projection.route(event):
+                    view = projection.apply(views.get(entity), event)
+                    if view is None:
+                        views.pop(entity, None)
+                    else:
+                        views[entity] = view
+        return event.id
+
+    # --- streams and timers -----------------------------------------------------------------
+
+    def append(self, stream: str, **fields: Any) -> str:
+        entry = Entry(self.next_id(stream), fields)
+        self.streams.setdefault(stream, []).append(entry)
+        return entry.id
+
+    def trim(self, stream: str, before: str) -> None:
+        """Entries below the id are gone."""
+        kept = self.streams.get(stream, [])
+        self.streams[stream] = [one for one in kept if place_of(one.id) >= place_of(before)]
+
+    def forget_stream(self, stream: str) -> None:
+        """The key is gone, and with it what numbered its entries."""
+        self.streams.pop(stream, None)
+        self._ids.pop(stream, None)
+
+    def set_timer(self, due_ms: int, kind: str, of: str) -> None:
+        self.timers[f"{kind}|{of}"] = due_ms
+
+    def drop_timer(self, kind: str, of: str) -> None:
+        self.timers.pop(f"{kind}|{of}", None)
+
+    # --- who is who -------------------------------------------------------------------------
+
+    def queued(self) -> Iterator[tuple[str, Job]]:
+        """Jobs that wait for a slot."""
+        return ((key, job) for key, job in self.jobs.items() if job.status == "queued")
+
+
+def invalid(field_name: str) -> Refused:
+    """A message that breaks a limit of rule 33 or 34."""
+    return Refused("INVALID_MESSAGE", {"field": field_name})

@@ -1,0 +1,111 @@
+"""The wheel alone, in an empty environment: roles, a session with a node, and verify."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import venv
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MAIN_JOB = """
+import anyio, eventsched
+
+node = eventsched.Node("n", asr=["en"], targets=["es"])
+
+@node.job
+async def answer(job):
+    return eventsched.Result(text=f"{len(await job.audio())} bytes")
+
+async def main():
+    async with eventsched.connect() as es, anyio.create_task_group() as tasks:
+        tasks.start_soon(node.run, es)
+        async with es.session(tenant="acme", source="en", targets=["es"]) as session:
+            await session.append(bytes(3_200), final=True)
+            with anyio.fail_after(30):
+                async for result in session.results():
+                    print(result.outcome, result.text)
+                    break
+        tasks.cancel_scope.cancel()
+
+anyio.run(main)
+"""
+
+
+def _belongings() -> set[str]:
+    """What a wheel must hold, and nothing else: both packages with scripts, speech and types."""
+    return {
+        path.relative_to(ROOT).as_posix()
+        for package in ("eventsched", "projections")
+        for path in (ROOT / package).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The `bin` of an environment that holds the wheel and what it depends on."""
+    folder = tmp_path_factory.mktemp("wheel")
+    _run(sys.executable, "-m", "build", "--wheel", "--outdir", str(folder), str(ROOT), cwd=folder)
+    (wheel,) = folder.glob("*.whl")
+    assert _belongings() == {
+        name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name
+    }
+    venv.create(folder / "env", with_pip=True)
+    binaries = folder / "env" / "bin"
+    _run(str(binaries / "python"), "-m", "pip", "install", "--quiet", str(wheel), cwd=folder)
+    return binaries
+
+
+@pytest.fixture
+def up(installed: Path, tmp_path: Path) -> Iterator[Path]:
+    """`eventsched up` runs in an empty folder while the test does."""
+    process = subprocess.Popen(
+        [installed / "eventsched", "--quiet", "up"],
+        cwd=tmp_path, env=_environment(), stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    try:
+        assert process.stdout.readline().startswith("ready: ")
+        yield tmp_path
+    finally:
+        process.terminate()
+        process.wait(20)
+        process.stdout.close()
+
+
+def test_the_main_job_runs_from_the_wheel_and_verify_is_clean(installed: Path, up: Path) -> None:
+    # 100 ms of audio, and the 280 ms of silence that a final utterance is padded with
+    said = _run(str(installed / "python"), "-c", MAIN_JOB, cwd=up)
+    assert said.split("\n")[0] == f"result {3_200 + 280 * 32} bytes"
+    told = json.loads(_run(str(installed / "eventsched"), "--json", "verify", cwd=up))
+    assert told["clean"] is True
+    assert told["cells"][0]["sessions"] == 1
+
+
+def test_the_demo_without_a_recogniser_names_the_extra(installed: Path, tmp_path: Path) -> None:
+    told = subprocess.run(
+        [installed / "eventsched", "demo"],
+        cwd=tmp_path, env=_environment(), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert told.returncode == 1
+    assert "eventsched[speech]" in told.stderr
+
+
+def _run(*command: str, cwd: Path) -> str:
+    done = subprocess.run(
+        command, cwd=cwd, env=_environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def _environment() -> dict[str, str]:
+    dropped = ("EVENTSCHED_URL", "EVENTSCHED_DATA", "PYTHONPATH", "VIRTUAL_ENV")
+    return {name: value for name, value in os.environ.items() if name not in dropped}

@@ -1,0 +1,60 @@
+"""Given these events: a log told in a line each, folded by one projection."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from eventsched.codec import encode_text
+from eventsched.events import Data, Event, Text
+from eventsched.projection import Projection
+
+CELL = "c0"
+S1, S2 = "c0.s1", "c0.s2"
+
+
+def job_key(utterance: int, target: str = "es", session: str = S1) -> str:
+    return f"acme:{session}:{utterance}:translation:{target}:none"
+
+
+def said(source_text: str, text: str | None = None) -> bytes:
+    return encode_text(Text(source_text=source_text, text=text))
+
+
+class Told:
+    """Records of one projection after the events told so far."""
+
+    def __init__(self, projection: Projection) -> None:
+        self.projection = projection
+        self.views: dict[str, Any] = {}
+        self._seq = 0
+
+    def at(
+        self,
+        ms: int,
+        data: Data,
+        *,
+        session: str = "",
+        job: str = "",
+        node: str = "",
+        body: bytes = b"",
+    ) -> Told:
+        """This became true at `ms`."""
+        self._seq += 1
+        event = Event(
+            id=f"{ms}-{self._seq}",
+            type=type(data).__name__,
+            session=session,
+            job=job,
+            node=node,
+            data=data,  # type: ignore[arg-type]
+            body=body,
+        )
+        if event.type in self.projection.handles:
+            for entity in self.projection.route(event):
+                before = self.views.get(entity, self.projection.initial())
+                after = self.projection.apply(before, event)
+                if after is None:
+                    self.views.pop(entity, None)
+                else:
+                    self.views[entity] = after
+        return self

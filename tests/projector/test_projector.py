@@ -1,0 +1,517 @@
+"""The consumer-group runtime: who folds, what is saved, and what a crash anywhere leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+import anyio
+import msgspec
+import pytest
+
+import projections
+from eventsched.codec import UndecodableEvent
+from eventsched.errors import ServerUnavailable
+from eventsched.events import FIELDS, Event
+from eventsched.folding import in_order
+from eventsched.projection import Projection, ProjectionSet, load_sets
+from eventsched.projector import HOLD_MS, Projector, Stepped
+from eventsched.rebuild import Rebuild
+from eventsched.transport import Arg, Entry
+from eventsched.views import START, Views
+from projections.session import Session, Sessions
+from tests.fixtures_store import TimedStore
+
+CORE = projections.core
+
+
+class Cut(Exception):
+    """The process died here."""
+
+
+class Cutting:
+    """A transport that dies once, before or after one script took effect."""
+
+    def __init__(self, store: TimedStore, script: str, *, after: bool) -> None:
+        self._inner = store.transport
+        self._script, self._after = script, after
+
+    async def run(self, script: str, keys: Sequence[str], args: Sequence[Arg]) -> Any:
+        if script != self._script:
+            return await self._inner.run(script, keys, args)
+        self._script = ""
+        if self._after:
+            await self._inner.run(script, keys, args)
+        raise Cut(script)
+
+    async def command(self, *parts: Arg, key: str) -> Any:
+        return await self._inner.command(*parts, key=key)
+
+    async def read_blocking(
+        self, streams: Mapping[str, str], block_ms: int, count: int
+    ) -> dict[str, list[Entry]]:
+        return await self._inner.read_blocking(streams, block_ms, count)
+
+    async def sleep(self, seconds: float) -> None:
+        await self._inner.sleep(seconds)
+
+
+class Frozen(Cutting):
+    """A transport whose process stands still before one script, while something happens."""
+
+    def __init__(
+        self, store: TimedStore, script: str, meanwhile: Callable[[], Awaitable[None]]
+    ) -> None:
+        super().__init__(store, "", after=False)
+        self._frozen_at, self._meanwhile = script, meanwhile
+
+    async def run(self, script: str, keys: Sequence[str], args: Sequence[Arg]) -> Any:
+        if script == self._frozen_at:
+            self._frozen_at = ""
+            await self._meanwhile()
+        return await super().run(script, keys, args)
+
+
+def views_of(store: TimedStore, transport: Any = None) -> Views:
+    return Views(transport or store.transport, store.cell, now_ms=lambda: store.at_ms)
+
+
+def projector(store: TimedStore, transport: Any = None, **given: Any) -> Projector:
+    return Projector(views_of(store, transport), given.pop("of", CORE), **given)
+
+
+async def talk(store: TimedStore, utterances: int = 3, name: str = "s1") -> None:
+    """A session with a node, some utterances and their results."""
+    node = await store.join()
+    session = await store.open(name)
+    for seq in range(utterances):
+        await store.say(session, seq, final=True)
+        store.tick(10)
+        await store.dispatch()
+        await store.answer(node, (await store.inbox(node))[-1])
+
+
+async def fold_all(one: Projector) -> int:
+    """Step until nothing is left; how many entries were folded."""
+    folded = 0
+    for _ in range(1_000):
+        stepped = await one.step()
+        folded += stepped.count
+        if stepped.state in ("idle", "standby"):
+            return folded
+    raise AssertionError("never done")
+
+
+async def view_of(store: TimedStore, entity: str, name: str = "session") -> Any:
+    views = views_of(store)
+    build = await views.live(name)
+    assert build is not None
+    (stored,) = await views.load(name, build, [entity])
+    projection = next(one for one in CORE.projections if one.name == name)
+    return None if stored is None else msgspec.msgpack.decode(stored, type=projection.view)
+
+
+async def records(store: TimedStore, name: str) -> dict[str, dict[str, bytes]]:
+    """Every record of a live view with all its fields, by entity."""
+    transport = store.transport
+    build = await views_of(store).live(name)
+    found = {}
+    for event in await store.log():
+        entities = {"job": event.job, "node": event.node}.get(name, event.session)
+        entity = entities if name == "job" else entities.partition(".")[2]
+        key = store.keys.view(name, build or "", entity)
+        reply = await transport.command("HGETALL", key, key=key)
+        flat = reply if isinstance(reply, dict) else dict(zip(reply[::2], reply[1::2], strict=True))
+        if flat:
+            found[entity] = {field.decode(): value for field, value in flat.items()}
+    return found
+
+
+# --- folding -------------------------------------------------------------------------------
+
+
+async def test_views_follow_the_log(store: TimedStore) -> None:
+    await talk(store)
+    log = await store.log()
+    assert await fold_all(projector(store)) == len(log)
+    session = await view_of(store, "s1")
+    assert isinstance(session, Session)
+    assert (session.utterance, session.results, session.delivered) == (3, 3, {"es": 3})
+    job = await view_of(store, log[-1].job, "job")
+    assert (job.status, job.outcome) == ("ended", "result")
+    node = await view_of(store, "n1", "node")
+    assert (node.results, node.live) == (3, {})
+    assert await views_of(store).checkpoint("core") == log[-1].id
+
+
+async def test_small_batches_and_large_ones_make_the_same_records(store: TimedStore) -> None:
+    await talk(store, 5)
+    await fold_all(projector(store, batch_max=2))
+    small = {name: await records(store, name) for name in ("session", "group", "job", "node")}
+    rebuilt = await Rebuild(views_of(store), CORE, list(small)).run()
+    assert rebuilt is not None
+    assert rebuilt.entries == len(await store.log())
+    assert {name: await records(store, name) for name in small} == small
+    assert all(small.values())
+
+
+async def test_29_dispatch_gets_the_context_of_what_was_folded(store: TimedStore) -> None:
+    await talk(store, 2)
+    await fold_all(projector(store))
+    session = await store.resume_session(store.keys.full("s1"), "again")
+    await store.say(session, session.next_seq, final=True)
+    await store.dispatch()
+    dispatched = (await store.log("JobDispatched"))[-1]
+    delivered = await store.log("ResultDelivered")
+    assert dispatched.data.context_at == delivered[-1].id  # type: ignore[union-attr]
+
+
+async def test_the_trail_of_a_session_is_its_log_ids_in_order(store: TimedStore) -> None:
+    await talk(store, 2, "s1")
+    await talk(store, 1, "s2")
+    await fold_all(projector(store, batch_max=3))
+    for name in ("s1", "s2"):
+        key = store.keys.idx(name)
+        trail = await store.transport.command("LRANGE", key, 0, -1, key=key)
+        told = [one.id for one in await store.log() if one.session == store.keys.full(name)]
+        assert [raw.decode() for raw in trail] == told
+
+
+async def test_a_retired_session_leaves_no_view_but_its_trail(store: TimedStore) -> None:
+    await talk(store, 1)
+    session = await store.resume_session(store.keys.full("s1"), "again")
+    await store.close_session(session.session, session.epoch)
+    one = projector(store)
+    await fold_all(one)
+    assert await view_of(store, "s1") is not None
+    store.tick(3_700_000)
+    await store.timers()
+    assert "SessionRetired" in await store.types()
+    await fold_all(one)
+    assert await view_of(store, "s1") is None
+    assert await view_of(store, "s1", "group") is None
+    key = store.keys.idx("s1")
+    assert await store.transport.command("LLEN", key, key=key) > 0
+
+
+# --- who folds -----------------------------------------------------------------------------
+
+
+async def test_a_standby_waits_until_the_hold_has_ended(store: TimedStore) -> None:
+    await talk(store)
+    first, second = projector(store), projector(store)
+    assert (await first.step()).state == "folded"
+    assert (await second.step()).state == "standby"
+    store.tick(HOLD_MS - 1)
+    assert (await second.step()).state == "standby"
+    store.tick(1)
+    assert (await second.step()).state == "idle"
+    assert second.is_active
+    assert await first.step() == Stepped("turned_away", detail="fenced")
+
+
+async def test_each_read_renews_the_hold(store: TimedStore) -> None:
+    first, second = projector(store), projector(store)
+    await first.step()
+    for _ in range(3):
+        store.tick(HOLD_MS - 100)
+        await first.step()
+        assert (await second.step()).state == "standby"
+
+
+async def test_a_released_set_is_taken_over_at_once(store: TimedStore) -> None:
+    first, second = projector(store), projector(store)
+    await first.step()
+    await first.release()
+    assert (await second.step()).state == "idle"
+
+
+async def test_a_zombie_that_read_before_the_takeover_cannot_save(store: TimedStore) -> None:
+    await talk(store, 2)
+    live = projector(store)
+
+    async def take_over() -> None:
+        store.tick(HOLD_MS)
+        assert await fold_all(live) == len(await store.log()), "what the zombie had read, again"
+
+    zombie = projector(store, Frozen(store, "save_views", take_over))
+    assert await zombie.step() == Stepped("turned_away", detail="fenced")
+    assert (await view_of(store, "s1")).results == 2
+    assert (await zombie.step()).state == "standby"
+
+
+async def test_a_zombie_that_wakes_before_reading_takes_no_entries(store: TimedStore) -> None:
+    live = projector(store)
+
+    async def take_over() -> None:
+        store.tick(HOLD_MS)
+        assert (await live.step()).state == "idle"
+        await talk(store, 2)
+
+    zombie = projector(store, Frozen(store, "read_batch", take_over))
+    assert await zombie.step() == Stepped("turned_away", detail="fenced")
+    assert await fold_all(live) == len(await store.log())
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before it", "after it"])
+@pytest.mark.parametrize("script", ["acquire_set", "read_batch", "load_views", "save_views"])
+async def test_a_crash_at_any_call_changes_nothing_of_the_records(
+    store: TimedStore, script: str, after: bool
+) -> None:
+    await talk(store, 4)
+    with pytest.raises(Cut):
+        await fold_all(projector(store, Cutting(store, script, after=after), batch_max=5))
+    store.tick(HOLD_MS)
+    await fold_all(projector(store, batch_max=5))
+    live = {name: await records(store, name) for name in ("session", "group", "job", "node")}
+    await Rebuild(views_of(store), CORE, list(live)).run()
+    assert {name: await records(store, name) for name in live} == live
+    key = store.keys.idx("s1")
+    trail = await store.transport.command("LRANGE", key, 0, -1, key=key)
+    assert len(trail) == len(set(trail))
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before it", "after it"])
+async def test_the_same_projector_goes_on_after_a_lost_reply(
+    store: TimedStore, after: bool
+) -> None:
+    await talk(store, 3)
+    one = projector(store, Cutting(store, "save_views", after=after), batch_max=4)
+    with pytest.raises(Cut):
+        await fold_all(one)
+    await fold_all(one)
+    session = await view_of(store, "s1")
+    assert (session.utterance, session.results, session.dispatches) == (3, 3, 3)
+
+
+async def test_a_save_from_another_checkpoint_is_turned_away(store: TimedStore) -> None:
+    await talk(store, 2)
+    one = projector(store, batch_max=2)
+    await one.step()
+    one.checkpoint = "1-1"
+    assert await one.step() == Stepped("turned_away", detail="moved")
+    await fold_all(one)
+    assert (await view_of(store, "s1")).results == 2
+
+
+# --- what cannot be folded -----------------------------------------------------------------
+
+
+class Picky(Sessions):
+    """Sessions that cannot stand one kind of event."""
+
+    name = "picky"
+    bad = "ResultDelivered"
+
+    def apply(self, view: Session | None, event: Event) -> Session | None:
+        if event.type == self.bad:
+            raise ValueError(f"no {self.bad}, please")
+        return super().apply(view, event)
+
+
+async def dead_of(store: TimedStore) -> list[dict[str, str]]:
+    entries = await store.read_range(store.keys.dead, "-", "+", 100)
+    return [
+        {flat[i].decode(): flat[i + 1].decode() for i in range(0, len(flat), 2)}
+        for _, flat in entries
+    ]
+
+
+async def test_poison_is_parked_after_three_tries_with_its_reason(store: TimedStore) -> None:
+    await talk(store, 1)
+    one = projector(store, of=ProjectionSet("picky", (Picky(),)))
+    states = [(await one.step()).state for _ in range(5)]
+    assert states == ["folded", "retry", "folded", "idle", "idle"], "first tried in its batch"
+    (dead,) = await dead_of(store)
+    (bad,) = await store.log("ResultDelivered")
+    assert (dead["from"], dead["id"], dead["k"]) == ("log", bad.id, "ResultDelivered")
+    assert dead["reason"] == "ValueError: no ResultDelivered, please"
+    told = msgspec.json.decode(dead["d"])
+    assert told == {"set": "picky", "projections": ["picky"], "tries": 3}
+
+
+async def test_what_comes_after_poison_is_folded(store: TimedStore) -> None:
+    await talk(store, 2)
+    await fold_all(projector(store, of=ProjectionSet("picky", (Picky(),))))
+    assert len(await dead_of(store)) == 2
+    views = views_of(store)
+    (stored,) = await views.load("picky", "1.1", ["s1"])
+    assert stored is not None
+    session = msgspec.msgpack.decode(stored, type=Session)
+    assert (session.utterance, session.results) == (2, 0)
+
+
+async def test_one_failing_projection_does_not_hold_up_the_others(store: TimedStore) -> None:
+    await talk(store, 2)
+    of = ProjectionSet("two", (Picky(), Sessions()))
+    await fold_all(projector(store, of=of))
+    assert (await view_of(store, "s1")).results == 2
+    assert {msgspec.json.decode(one["d"])["projections"][0] for one in await dead_of(store)} == {
+        "picky"
+    }
+
+
+async def test_an_unknown_type_is_parked_never_dropped(store: TimedStore, redis: Any) -> None:
+    await store.open()
+    fields = dict.fromkeys(FIELDS, "")
+    strange = await redis.xadd(store.keys.log, fields | {"t": "MoonRisen", "v": "9", "d": "{}"})
+    await fold_all(projector(store))
+    (dead,) = await dead_of(store)
+    assert (dead["id"], dead["reason"]) == (strange.decode(), "unknown type MoonRisen")
+    assert (await view_of(store, "s1")).status == "open"
+    with pytest.raises(UndecodableEvent):
+        await store.log()
+
+
+# --- rebuild and switch --------------------------------------------------------------------
+
+
+async def test_a_rebuild_switches_readers_and_drops_the_old_build(store: TimedStore) -> None:
+    await talk(store, 3)
+    one = projector(store)
+    await fold_all(one)
+    old = await records(store, "session")
+    rebuilt = await Rebuild(views_of(store), CORE, ["session", "group"]).run()
+    assert rebuilt is not None
+    assert (rebuilt.builds, rebuilt.dropped) == ({"session": "1.2", "group": "1.2"}, 2)
+    assert await views_of(store).live("session") == "1.2"
+    assert await views_of(store).live("job") == "1.1"
+    assert await records(store, "session") == old
+    assert await views_of(store).load("session", "1.1", ["s1"]) == [None]
+
+
+async def test_the_live_fold_goes_on_upon_the_new_build(store: TimedStore) -> None:
+    await talk(store, 1)
+    one = projector(store)
+    await fold_all(one)
+    await Rebuild(views_of(store), CORE, ["session"]).run()
+    session = await store.resume_session(store.keys.full("s1"), "again")
+    await store.say(session, session.next_seq, final=True)
+    assert await one.step() == Stepped("turned_away", detail="rebuilt")
+    await fold_all(one)
+    assert (await view_of(store, "s1")).utterance == 2
+    assert await views_of(store).load("session", "1.1", ["s1"]) == [None]
+
+
+async def test_what_a_crashed_rebuild_left_is_dropped_by_the_next(store: TimedStore) -> None:
+    await talk(store, 3)
+    await fold_all(projector(store))
+    views = views_of(store, Cutting(store, "switch_build", after=False))
+    broken = Rebuild(views, CORE, ["session"])
+    with pytest.raises(Cut):
+        await broken._fold_and_switch(
+            await views.acquire_build(broken.build_set, "me", 10_000),  # type: ignore[arg-type]
+            ["1.1"],
+            ["1.2"],
+        )
+    before = await records(store, "session")
+    views = views_of(store, Cutting(store, "drop_build", after=False))
+    with pytest.raises(Cut):
+        await Rebuild(views, CORE, ["session"], holder="me").run()
+    assert await views.live("session") == "1.2", "switched, then died before dropping"
+    rebuilt = await Rebuild(views_of(store), CORE, ["group"]).run()
+    assert rebuilt is not None
+    assert await records(store, "session") == before
+    assert await views.load("session", "1.1", ["s1"]) == [None]
+    assert await views.checkpoint("rebuild-core") == START
+
+
+async def test_two_rebuilds_of_a_set_do_not_run_at_once(store: TimedStore) -> None:
+    await views_of(store).acquire_build("rebuild-core", "somebody", 10_000)
+    assert await Rebuild(views_of(store), CORE, ["session"]).run() is None
+    store.tick(10_000)
+    assert await Rebuild(views_of(store), CORE, ["session"]).run() is not None
+
+
+async def test_a_rebuild_without_any_projector_ever_is_as_empty_as_the_live_view(
+    store: TimedStore,
+) -> None:
+    await talk(store, 1)
+    rebuilt = await Rebuild(views_of(store), CORE, ["session"]).run()
+    assert rebuilt is not None
+    assert rebuilt.entries == 0
+    assert await fold_all(projector(store)) == len(await store.log())
+
+
+class NewerSessions(Sessions):
+    """The same records under a new version."""
+
+    version = 2
+
+
+async def test_a_newer_version_waits_then_rebuilds_what_it_finds(store: TimedStore) -> None:
+    await talk(store, 2)
+    old = projector(store)
+    await fold_all(old)
+    await old.release()
+    newer = ProjectionSet("core", (NewerSessions(), *CORE.projections[1:]), CORE.sessions)
+    new = projector(store, of=newer)
+    assert (await new.step()).state == "other_version"
+    assert await new._bring_up_to_version()
+    assert (await new.step()).state == "idle"
+    assert (await views_of(store).live("session")) == "2.2"
+    assert (await old.step()).state == "standby"
+    await new.release()
+    assert (await old.step()).state == "other_version"
+    assert not await old._bring_up_to_version()
+
+
+# --- around it -----------------------------------------------------------------------------
+
+
+def test_the_built_in_set_is_what_its_modules_say() -> None:
+    assert [one.name for one in CORE.projections] == ["session", "group", "job", "node"]
+    assert all(isinstance(one, Projection) for one in CORE.projections)
+    loaded = [one for one in load_sets() if one.name == "core"]
+    assert len(loaded) <= 1
+
+
+def test_ids_are_compared_as_numbers() -> None:
+    assert in_order("9-5") < in_order("10-1") < in_order("10-11")
+    assert in_order("10-2") < in_order("10-11")
+
+
+class Away(Cutting):
+    """A transport whose server does not answer one script, once."""
+
+    async def run(self, script: str, keys: Sequence[str], args: Sequence[Arg]) -> Any:
+        try:
+            return await super().run(script, keys, args)
+        except Cut as error:
+            raise ServerUnavailable("away") from error
+
+
+async def until_folded(store: TimedStore) -> None:
+    """Return when the live views are as far as the log."""
+    for _ in range(1_000):
+        if await views_of(store).checkpoint("core") == await store.last_id(store.keys.log):
+            return
+        await anyio.sleep(0.01)
+    raise AssertionError("the projector is not there yet")
+
+
+@pytest.mark.parametrize("script", ["acquire_set", "read_batch", "save_views"])
+async def test_run_goes_on_after_the_server_was_away(store: TimedStore, script: str) -> None:
+    await talk(store, 1)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(projector(store, Away(store, script, after=True)).run)
+        await until_folded(store)
+        tasks.cancel_scope.cancel()
+    assert (await view_of(store, "s1")).results == 1
+
+
+async def test_run_leaves_the_set_to_a_standby_when_it_is_cancelled(store: TimedStore) -> None:
+    await talk(store, 1)
+    first, second = projector(store), projector(store)
+    async with anyio.create_task_group() as outer:
+        async with anyio.create_task_group() as inner:
+            inner.start_soon(first.run)
+            await until_folded(store)
+            outer.start_soon(second.run)
+            inner.cancel_scope.cancel()
+        await talk(store, 1, "s2")
+        await until_folded(store)
+        assert second.is_active
+        assert not first.is_active
+        outer.cancel_scope.cancel()
+    assert (await view_of(store, "s2")).results == 1

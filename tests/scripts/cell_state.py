@@ -1,0 +1,240 @@
+"""`check(store)`: what must be true of a cell's nodes and jobs after any sequence of calls.
+
+Owns: decided state of jobs, nodes, classes, slots and queues against the fold of the log, and
+against each other. Never does: sessions and delivery.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from eventsched.events import Event, JobDispatched, JobQueued, UtteranceFinalized
+from projections.job import Job, Jobs
+from projections.node import Node, Nodes
+from tests.fixtures_store import TimedStore
+
+_OUTCOMES = {"ok": "result", "no_text": "no_text", "failed": "failed", "missing": "missing"}
+
+
+async def check(store: TimedStore, *, idle: bool = True) -> None:
+    """`idle`: `work` is empty, so that no free slot may have somebody waiting for it."""
+    events = await store.log()
+    jobs: dict[str, Job] = _fold(Jobs(), events)
+    nodes: dict[str, Node] = _fold(Nodes(), events)
+    waiting = {key: job for key, job in jobs.items() if job.status == "queued"}
+    assert not [key for key, job in jobs.items() if job.status == "released"]
+    for key, job in jobs.items():
+        await _check_job(store, key, job)
+    for name, node in nodes.items():
+        await _check_node(store, name, node)
+    await _check_slots(store, jobs, nodes)
+    await _check_classes(store, nodes, waiting)
+    await _check_queues(store, jobs, waiting)
+    await _check_fair_share(store, events)
+    await _check_timers(store, jobs, nodes)
+    if idle:
+        await _check_nobody_waits_for_a_free_slot(store, nodes, waiting)
+    dead = await store.read_range(store.keys.dead, "-", "+", 10)
+    assert dead == []
+
+
+def _fold(projection: Any, events: list[Event]) -> dict[str, Any]:
+    views: dict[str, Any] = {}
+    for event in events:
+        for entity in projection.route(event):
+            views[entity] = projection.apply(views.get(entity), event)
+    return {entity: view for entity, view in views.items() if view is not None}
+
+
+async def zset(store: TimedStore, key: str) -> dict[str, int]:
+    """Members by score, in order."""
+    flat = await store.transport.command("ZRANGE", key, 0, -1, "WITHSCORES", key=key)
+    pairs = flat if flat and isinstance(flat[0], list) else zip(flat[::2], flat[1::2], strict=True)
+    return {member.decode(): int(float(score)) for member, score in pairs}
+
+
+async def members(store: TimedStore, key: str) -> set[str]:
+    return {one.decode() for one in await store.transport.command("SMEMBERS", key, key=key)}
+
+
+async def _check_job(store: TimedStore, key: str, job: Job) -> None:
+    kept = await store.read_hash(store.keys.job(key))
+    assert kept, f"no record of {key}"
+    assert (kept["status"], int(kept["attempt"])) == (job.status, job.attempt), key
+    if job.status == "running":
+        assert store.keys.full(kept["node"]) == job.node
+        assert int(kept["epoch"]) == job.epoch
+        assert int(kept["dispatched"]) == job.dispatched_ms
+    if job.status == "queued":
+        assert int(kept["priority"]) == job.priority
+        assert (int(kept["tag"]), kept["member"]) == (job.tag, job.member)
+        assert int(kept["deadline"]) == job.deadline_ms
+    if job.status == "ended":
+        assert _OUTCOMES[kept["outcome"]] == job.outcome
+        assert kept["code"] == job.code
+
+
+async def _check_node(store: TimedStore, name: str, node: Node) -> None:
+    kept = await store.read_hash(store.keys.node(name))
+    assert (kept["status"], int(kept["epoch"])) == (node.status, node.epoch)
+    assert (kept["class"], int(kept["slots"])) == (node.cls, node.slots)
+    assert kept["marked"] == ",".join(sorted(node.marks))
+    assert kept["asr"] == ",".join(node.asr)
+    assert kept["targets"] == ",".join(node.targets)
+    assert kept["services"] == ",".join(node.services)
+
+
+async def _check_slots(store: TimedStore, jobs: dict[str, Job], nodes: dict[str, Node]) -> None:
+    """Leases are the live attempts, never more than the slots; nothing else is a lease."""
+    running = {key: job for key, job in jobs.items() if job.status == "running"}
+    for name, node in nodes.items():
+        for epoch in range(1, node.epoch + 1):
+            leases = await zset(store, store.keys.leases(name, epoch))
+            held = {
+                key: job.dispatched_ms
+                for key, job in running.items()
+                if (job.node, job.epoch) == (node.node, epoch)
+            }
+            assert leases == held
+        live = {key for key, job in running.items() if job.node == node.node}
+        assert set(node.live) == live
+        assert len([1 for job in node.live.values() if job.epoch == node.epoch]) <= node.slots
+
+
+async def _check_classes(
+    store: TimedStore, nodes: dict[str, Node], waiting: dict[str, Job]
+) -> None:
+    by_class: dict[str, dict[str, Node]] = {}
+    for name, node in nodes.items():
+        if node.status != "gone":
+            by_class.setdefault(node.cls, {})[name] = node
+    assert await members(store, store.keys.classes) == set(by_class)
+    demands = {demand_of(job) for job in waiting.values()}
+    for class_id, inside in by_class.items():
+        one = next(iter(inside.values()))
+        assert all(signature(node) == signature(one) for node in inside.values())
+        kept = await store.read_hash(store.keys.node_class(class_id))
+        assert int(kept["draining"]) == len([1 for n in inside.values() if n.status == "draining"])
+        assert await members(store, store.keys.members(class_id)) == set(inside)
+        free = {
+            name: 1000 * live_of(node) // node.slots
+            for name, node in inside.items()
+            if node.status == "alive" and live_of(node) < node.slots
+        }
+        assert await zset(store, store.keys.free(class_id)) == free
+        listed = {demand for demand in demands if serves(one, demand)}
+        assert set(await zset(store, store.keys.demands_of(class_id))) == listed
+    await _check_pairs(store, nodes, by_class)
+    await _check_no_class_is_left(store, nodes, by_class)
+
+
+async def _check_pairs(
+    store: TimedStore, nodes: dict[str, Node], by_class: dict[str, dict[str, Node]]
+) -> None:
+    for node in nodes.values():
+        for source in node.asr:
+            for target in node.targets:
+                serving = {
+                    class_id
+                    for class_id, inside in by_class.items()
+                    for one in inside.values()
+                    if source in one.asr and target in one.targets
+                }
+                assert await members(store, store.keys.pair(source, target)) == serving
+
+
+async def _check_no_class_is_left(
+    store: TimedStore, nodes: dict[str, Node], by_class: dict[str, dict[str, Node]]
+) -> None:
+    for class_id in {node.cls for node in nodes.values()} - set(by_class):
+        for key in (
+            store.keys.node_class(class_id),
+            store.keys.members(class_id),
+            store.keys.free(class_id),
+            store.keys.demands_of(class_id),
+        ):
+            assert await store.transport.command("EXISTS", key, key=key) == 0, key
+
+
+async def _check_queues(store: TimedStore, jobs: dict[str, Job], waiting: dict[str, Job]) -> None:
+    assert await members(store, store.keys.demands) == {demand_of(job) for job in waiting.values()}
+    for demand in {demand_of(job) for job in jobs.values()}:
+        for priority in (0, 1, 2):
+            queued = {
+                job.member: job.tag
+                for job in waiting.values()
+                if demand_of(job) == demand and job.priority == priority
+            }
+            assert await zset(store, store.keys.waiting(priority, demand)) == queued
+    tenants: dict[str, int] = {}
+    for key in waiting:
+        tenant = key.partition(":")[0]
+        tenants[tenant] = tenants.get(tenant, 0) + 1
+    backlog = await store.read_hash(store.keys.backlog)
+    assert {tenant: int(count) for tenant, count in backlog.items()} == tenants
+
+
+async def _check_fair_share(store: TimedStore, events: list[Event]) -> None:
+    """Rule 18: V, F and every tag follow from the events."""
+    virtual, finish, paid = 0, dict[str, int](), set[str]()
+    spoken: dict[tuple[str, int], int] = {}
+    for event in events:
+        match event.data:
+            case UtteranceFinalized() as data:
+                spoken[event.session, data.utterance] = data.ms
+            case JobQueued() as data if event.job not in paid:
+                paid.add(event.job)
+                tenant = event.job.partition(":")[0]
+                assert data.tag == max(virtual, finish.get(tenant, 0))
+                finish[tenant] = data.tag + max(spoken[event.session, data.utterance], 1)
+            case JobDispatched(winner=winner) if winner is not None:
+                virtual = max(virtual, winner.tag)
+    cell = await store.read_hash(store.keys.counters)
+    assert int(cell.get("virtual", "0")) == virtual
+    assert int(cell.get("entry", "0")) == len(paid)
+    kept = await zset(store, store.keys.fair)
+    assert kept == {tenant: due for tenant, due in finish.items() if due > virtual}
+
+
+async def _check_timers(store: TimedStore, jobs: dict[str, Job], nodes: dict[str, Node]) -> None:
+    due = await zset(store, store.keys.timers)
+    expected = {f"lease|{key}" for key, job in jobs.items() if job.status == "running"}
+    expected |= {f"wait|{key}" for key, job in jobs.items() if job.status == "queued"}
+    assert {member for member in due if member.split("|")[0] in ("lease", "wait")} == expected
+    alive = {f"node|{name}" for name, node in nodes.items() if node.status != "gone"}
+    assert {member for member in due if member.startswith("node|")} == alive
+    marks = {
+        f"mark|{name}|{service}": until
+        for name, node in nodes.items()
+        for service, until in node.marks.items()
+    }
+    assert marks.items() <= due.items()
+
+
+async def _check_nobody_waits_for_a_free_slot(
+    store: TimedStore, nodes: dict[str, Node], waiting: dict[str, Job]
+) -> None:
+    assert await store.transport.command("XLEN", store.keys.work, key=store.keys.work) == 0
+    for node in nodes.values():
+        if node.status == "alive" and live_of(node) < node.slots:
+            stuck = [key for key, job in waiting.items() if serves(node, demand_of(job))]
+            assert not stuck, f"{node.node} is free for {stuck}"
+
+
+def live_of(node: Node) -> int:
+    return len([1 for held in node.live.values() if held.epoch == node.epoch])
+
+
+def demand_of(job: Job) -> str:
+    return f"{job.source}:{job.target}:{','.join(job.services)}"
+
+
+def serves(node: Node, demand: str) -> bool:
+    source, target, services = demand.split(":")
+    asked = set(services.split(",")) - {""}
+    usable = set(node.services) - set(node.marks)
+    return source in node.asr and target in node.targets and asked <= usable
+
+
+def signature(node: Node) -> tuple[object, ...]:
+    return (node.asr, node.targets, node.services, tuple(sorted(node.marks)))

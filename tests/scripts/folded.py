@@ -1,0 +1,133 @@
+"""Decided state beside the fold of the log: after every test of a script both say the same.
+
+Owns: the comparison for sessions: hash, outcomes, held, ready, playing, rooms, audio, order.
+Never does: steps of a test. Read next: projections/session.py (the fold).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from eventsched.events import Event, ResultDelivered, ResultMissing
+from eventsched.keys import name_of
+from projections.session import Session, Sessions
+from tests.fixtures_store import TimedStore
+
+
+async def assert_sessions_are_folded(store: TimedStore) -> None:
+    """Every session's records equal what the log says of it, and nothing else is there."""
+    log = await store.log()
+    views = _views(log)
+    assert_order(log)
+    for name, view in views.items():
+        if view is not None:
+            await _assert_same(store, name, view)
+        else:
+            kept = await store.read_hash(store.keys.session(name))
+            assert kept.get("status", "retired") == "retired", (name, kept)
+    parked = await store.read_range(store.keys.dead, "-", "+", 10)
+    assert not [fields for _, fields in parked if b"timers" in fields], parked
+
+
+def _views(log: Iterable[Event]) -> dict[str, Session | None]:
+    fold, views = Sessions(), dict[str, Session | None]()
+    for event in log:
+        for name in fold.route(event):
+            views[name] = fold.apply(views.get(name), event)
+    return views
+
+
+def assert_order(log: Iterable[Event]) -> None:
+    """Rule 25: numbers of one (session, target) end once each, in order, without a hole."""
+    following = dict[tuple[str, str], int]()
+    for event in log:
+        if isinstance(event.data, (ResultDelivered, ResultMissing)):
+            place = event.session, event.data.target
+            assert event.data.delivery_no == following.get(place, 0), event
+            following[place] = event.data.delivery_no + 1
+
+
+async def _assert_same(store: TimedStore, name: str, view: Session) -> None:
+    kept = await store.read_hash(store.keys.session(name))
+    outcomes = await store.read_hash(store.keys.outcomes(name))
+    assert _decided(kept) == _told(view), name
+    assert outcomes == {
+        key: f"{owed.utterance}|{owed.first}|{','.join(owed.to)}" for key, owed in view.owed.items()
+    }, name
+    playing = await store.read_hash(store.keys.playing(name))
+    assert {key: int(until) for key, until in playing.items()} == view.playing, name
+    await _assert_held(store, name, view)
+    await _assert_audio(store, name, view, int(kept["next_seq"]))
+    if view.room:
+        members = await store.read_hash(store.keys.room(name_of(view.room)))
+        assert (members.get(view.session) == view.hears) == view.in_room, name
+
+
+def _decided(kept: dict[str, str]) -> dict[str, Any]:
+    numbers = ("epoch", "utterance", "turn", "rate", "priority")
+    texts = ("status", "tenant", "source", "audio", "room", "hears", "features_hash")
+    return (
+        {field: int(kept[field]) for field in numbers}
+        | {field: kept[field] for field in texts}
+        | {"targets": kept["targets"], "features": kept["services"]}
+        | {"node": kept.get("node", ""), "node_turn": int(kept.get("node_turn", 0))}
+        | {"reason": kept.get("reason", "")}
+        | {field: int(value) for field, value in kept.items() if field[:2] in ("a:", "d:")}
+    )
+
+
+def _told(view: Session) -> dict[str, Any]:
+    told = msgspec.structs.asdict(view)
+    fields = (
+        "epoch", "utterance", "turn", "rate", "priority", "status", "tenant", "source", "audio",
+        "room", "hears", "features_hash", "node_turn", "reason",
+    )
+    return (
+        {field: told[field] for field in fields}
+        | {"targets": ",".join(view.targets), "features": ",".join(view.features)}
+        | {"node": name_of(view.node)}
+        | {f"a:{target}": number for target, number in view.allocated.items()}
+        | {f"d:{target}": number for target, number in view.delivered.items()}
+    )
+
+
+async def _assert_held(store: TimedStore, name: str, view: Session) -> None:
+    """What is ready but waits is held with its end, and watched by its target's gap timer."""
+    waiting = {key: owed for key, owed in view.owed.items() if owed.ready}
+    held = await store.read_hash(store.keys.held(name))
+    ends = {
+        key: msgspec.json.decode(value)["kind"]
+        for key, value in held.items()
+        if not key.endswith(("/body", "/audio"))
+    }
+    assert ends == {key: owed.ready for key, owed in waiting.items()}, name
+    timers = await _scores(store, store.keys.timers)
+    for target in view.allocated:
+        ready = await _scores(store, store.keys.ready(name, target))
+        expected = {
+            key.rpartition("/")[2]: owed.ready_ms
+            for key, owed in waiting.items()
+            if key.rpartition("/")[0] == target
+        }
+        assert ready == expected, (name, target)
+        assert (f"gap|{view.session}|{target}" in timers) == bool(ready), (name, target)
+
+
+async def _scores(store: TimedStore, key: str) -> dict[str, int]:
+    found = await store.transport.command("ZRANGE", key, 0, -1, "WITHSCORES", key=key)
+    is_nested = bool(found) and isinstance(found[0], (list, tuple))
+    pairs = found if is_nested else zip(found[::2], found[1::2], strict=True)
+    return {member.decode(): int(float(score)) for member, score in pairs}
+
+
+async def _assert_audio(store: TimedStore, name: str, view: Session, next_seq: int) -> None:
+    """I1: kept chunks are consecutive up to the last; what is owed still has its first one."""
+    chunks = await store.read_range(store.keys.audio(name), "-", "+", 100_000)
+    seqs = [msgspec.json.decode(fields[15])["seq"] for _, fields in chunks]
+    assert seqs == list(range(next_seq - len(seqs), next_seq)), name
+    ids = [chunk_id for chunk_id, _ in chunks]
+    for owed in view.owed.values():
+        assert owed.first in ids, (name, owed)

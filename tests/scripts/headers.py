@@ -1,0 +1,117 @@
+"""What each script's header says, read from the file; and a transport that holds calls to it.
+
+Owns: the form of a header (keys, arguments, reply, refusals, events, bound).
+Never does: trust it. Read next: test_headers.py.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from eventsched.codec import UndecodableEvent, decode
+from eventsched.errors import Refused, from_reply
+from eventsched.server.check import Client
+from eventsched.transport import Arg, RedisTransport, entries_of
+
+_ROW = re.compile(r"^--   (\w+) +\S.*$", re.MULTILINE)
+_PART = re.compile(r"^-- (Reply|Refusals|Events|Bound): (.*(?:\n--   .*)*)", re.MULTILINE)
+_NAME = re.compile(r"\b[A-Z][A-Za-z]+\b")
+_CODE = re.compile(r"\b[A-Z]+(?:_[A-Z]+)+\b|\bBACKPRESSURE\b")
+NOT_BY_TIMERS = frozenset({"SessionOpened", "RoomJoined", "SessionResumed", "NodeRegistered",
+    "ResultRecorded", "ResultReplaced", "ResultRefused", "NodeDraining", "NodeMarked",
+    "PlaybackStarted"})  # fmt: skip
+BY_ANY = frozenset({"ClockAdjusted"})
+"""Any script may find the clock behind."""
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """One header. `events` is none where it says `any but …`."""
+
+    keys: tuple[str, ...]
+    args: tuple[str, ...]
+    has_more: bool
+    """Whether arguments of a variable number follow."""
+    reply: str
+    refusals: frozenset[str]
+    events: frozenset[str] | None
+    bound: str
+
+
+def source(name: str) -> str:
+    """The file as it is written."""
+    return files("eventsched").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
+
+
+@cache
+def header(name: str) -> Header:
+    """The header of a script. Raises KeyError when a part of it is missing."""
+    lines = source(name).partition("\nlocal ")[0]
+    keys, _, rest = lines.partition("\n-- ARGV\n")[0].partition("\n-- KEYS\n")[2].partition("\0")
+    args = lines.partition("\n-- ARGV\n")[2].partition("\n-- Reply")[0]
+    fixed, more, _ = (args + rest).partition("--   then ")
+    parts = {part[1]: part[2] for part in _PART.finditer(lines)}
+    told = parts["Events"]
+    return Header(
+        tuple(_ROW.findall(keys)),
+        tuple(_ROW.findall(fixed)),
+        bool(more),
+        parts["Reply"],
+        frozenset(_CODE.findall(parts["Refusals"])),
+        None if told.startswith("any but") else frozenset(_NAME.findall(told)),
+        parts["Bound"],
+    )
+
+
+def may_append(script: str, kind: str) -> bool:
+    """Whether the header allows this event type."""
+    allowed = header(script).events
+    return kind in BY_ANY or (kind in allowed if allowed is not None else kind not in NOT_BY_TIMERS)
+
+
+class HeldToHeaders(RedisTransport):
+    """The real transport; each call that runs alone is compared with its script's header."""
+
+    def __init__(self, calling: Client, blocking: Client) -> None:
+        super().__init__(calling, blocking)
+        self._running = 0
+        self._begun = 0
+        self._seen = (0, 0)
+
+    async def run(self, script: str, keys: Sequence[str], args: Sequence[Arg]) -> Any:
+        self._running += 1
+        self._begun += 1
+        alone = self._begun if self._running == 1 else 0
+        try:
+            reply = await super().run(script, keys, args)
+        except Refused as refused:
+            assert refused.code in header(script).refusals, (script, str(refused))
+            raise
+        finally:
+            self._running -= 1
+            await self._compare(script, keys[0], alone)
+        for item in reply if isinstance(reply, list) else ():
+            if isinstance(item, list) and item and item[0] == b"refused":
+                told = from_reply(item[1].decode())
+                assert told is not None, (script, item)
+                assert told.code in header(script).refusals, (script, item)
+        return reply
+
+    async def _compare(self, script: str, log: str, alone: int) -> None:
+        """What is new in the log; it is of this script if no other call began meanwhile."""
+        after = "({}-{}".format(*self._seen)
+        found = await self.command("XRANGE", log, after, "+", key=log)
+        for entry_id, fields in entries_of(found):
+            ms, _, number = entry_id.partition("-")
+            self._seen = max(self._seen, (int(ms), int(number)))
+            kind = fields[1].decode()
+            assert alone != self._begun or may_append(script, kind), (script, kind)
+            try:
+                decode(entry_id, fields)
+            except UndecodableEvent as error:
+                raise AssertionError(f"{script}: {error}") from error

@@ -1,0 +1,94 @@
+"""Shorthands of the tests about nodes and jobs: a job that runs, refusals, what an event says."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import Any
+
+import pytest
+
+from eventsched.errors import Refused
+from eventsched.store import NodeGrant, NodeResult, SessionGrant
+from tests.fixtures_store import TimedStore
+
+
+async def speak(
+    store: TimedStore, name: str, *, ms: int = 100, count: int = 1, **given: Any
+) -> SessionGrant:
+    """A new session with `count` finalized utterances of `ms` each; nothing is dispatched yet."""
+    session = await store.open(name, **given)
+    for seq in range(count):
+        await store.say(session, seq, ms=ms, final=True)
+    return session
+
+
+async def assigned(store: TimedStore, node: NodeGrant) -> list[dict[str, Any]]:
+    """The assignments in the node's inbox, oldest first."""
+    return [message for message in await store.inbox(node) if message["t"] == "assign"]
+
+
+async def cancelled(store: TimedStore, node: NodeGrant) -> list[dict[str, Any]]:
+    return [message for message in await store.inbox(node) if message["t"] == "cancel"]
+
+
+async def reply(
+    store: TimedStore, node: NodeGrant, job: str, attempt: int = 1, **given: Any
+) -> str:
+    """What the script says to this result: `ok` or the code of its refusal."""
+    asked: dict[str, Any] = {"job": job, "attempt": attempt, "status": "ok"}
+    (refused,) = await store.record_results(node.node, node.epoch, [NodeResult(**asked | given)])
+    return refused.code if refused else "ok"
+
+
+async def refusal(call: Awaitable[object]) -> Refused:
+    with pytest.raises(Refused) as caught:
+        await call
+    return caught.value
+
+
+async def code_of(call: Awaitable[object]) -> str:
+    """`ok`, or the code of its refusal."""
+    try:
+        await call
+    except Refused as refused:
+        return refused.code
+    return "ok"
+
+
+async def logged(store: TimedStore, *types: str) -> list[Any]:
+    """Events of the log, or those of the given types; what they say is not checked by type."""
+    return list(await store.log(*types))
+
+
+async def last(store: TimedStore, kind: str) -> Any:
+    """What the newest event of this type says."""
+    return (await store.log(kind))[-1].data
+
+
+async def order_of_dispatch(store: TimedStore) -> list[str]:
+    """`<session>/<utterance>` of every dispatch, oldest first."""
+    told = []
+    for event in await store.log("JobDispatched"):
+        _, session, utterance, *_ = event.job.split(":")
+        told.append(f"{session.partition('.')[2]}/{utterance}")
+    return told
+
+
+async def finish_one(store: TimedStore, node: NodeGrant) -> str:
+    """The node ends the attempt it has held for longest; the job key."""
+    name = node.node.partition(".")[2]
+    key = store.keys.leases(name, node.epoch)
+    (job,) = await store.transport.command("ZRANGE", key, 0, 0, key=key)
+    attempt = int((await store.read_hash(store.keys.job(job.decode())))["attempt"])
+    assert await reply(store, node, job.decode(), attempt) == "ok"
+    return str(job.decode())
+
+
+async def take_parked(store: TimedStore) -> list[dict[str, str]]:
+    """What is in `dead`, oldest first; it is empty afterwards."""
+    entries = await store.read_range(store.keys.dead, "-", "+", 100)
+    await store.transport.command("DEL", store.keys.dead, key=store.keys.dead)
+    return [
+        {fields[i].decode(): fields[i + 1].decode() for i in range(0, len(fields), 2)}
+        for _, fields in entries
+    ]

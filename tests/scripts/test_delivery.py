@@ -1,0 +1,495 @@
+"""Outcomes in order, once each, and the streams that listeners read (rules 22-26)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+import pytest
+
+from eventsched import codec
+from eventsched.errors import LeaseLost
+from eventsched.events import Text
+from eventsched.server.check import Client
+from eventsched.store import NodeGrant, NodeResult, SessionGrant
+from tests.fixtures_store import TimedStore
+from tests.scripts.calls import append, events
+
+SHA = "ab" * 32
+
+
+def text(words: str) -> bytes:
+    return codec.encode_text(Text(source_text=words, text=words))
+
+
+async def assigned(
+    store: TimedStore, count: int, **given: Any
+) -> tuple[NodeGrant, SessionGrant, list[dict[str, Any]]]:
+    """A session with this many utterances, all of them with a node."""
+    node = await store.join(slots=256)
+    session = await store.open(**given)
+    for seq in range(count):
+        await append(store, session, seq, ms=20, payload=b"xx", final=True)
+    await store.dispatch()
+    return node, session, await store.inbox(node)
+
+
+async def heard(store: TimedStore, session: SessionGrant) -> list[tuple[int, str]]:
+    """(delivery_no, outcome) in the order that the listener got them."""
+    out = [one for one in await store.out(session) if one["t"] == "result"]
+    return [(one["delivery_no"], one["outcome"]) for one in out]
+
+
+async def empty(
+    store: TimedStore, node: NodeGrant, message: dict[str, Any], code: str = "ASR_EMPTY"
+) -> None:
+    await store.answer(node, message, status="no_text", code=code, body=b"")
+
+
+async def test_rule_22_a_result_is_one_event_with_text_and_audio_by_name(
+    store: TimedStore,
+) -> None:
+    node, session, (message,) = await assigned(store, 1)
+    await store.answer(node, message, body=text("hi"), audio=b"RIFF", audio_sha256=SHA)
+    (event,) = await events(store, "ResultRecorded")
+    assert (event.data.audio_bytes, event.data.audio_sha256) == (4, SHA)
+    assert codec.decode_text(event.body).text == "hi"
+    (one,) = await store.out(session)
+    assert (one["a"], one["b"]) == (b"RIFF", text("hi"))
+    (delivered,) = await events(store, "ResultDelivered")
+    assert (delivered.body, delivered.data.to) == (text("hi"), [session.session])
+    assert one["log"] == delivered.id
+
+
+async def test_rule_25_results_go_out_in_order_whatever_order_they_come_in(
+    store: TimedStore,
+) -> None:
+    node, session, messages = await assigned(store, 5)
+    for place in (3, 1, 4, 0):
+        await store.answer(node, messages[place], body=text(f"{place}"))
+    assert [number for number, _ in await heard(store, session)] == [0, 1]
+    await store.answer(node, messages[2], body=text("2"))
+    assert await heard(store, session) == [(number, "result") for number in range(5)]
+    bodies = [codec.decode_text(one["b"]).text for one in await store.out(session)]
+    assert bodies == ["0", "1", "2", "3", "4"]
+
+
+async def test_rule_25_held_audio_goes_out_with_its_result(store: TimedStore) -> None:
+    node, session, messages = await assigned(store, 2)
+    await store.answer(node, messages[1], audio=b"later", audio_sha256=SHA)
+    await store.answer(node, messages[0])
+    assert [one["a"] for one in await store.out(session)] == [b"", b"later"]
+    assert await store.read_hash(store.keys.held("s1")) == {}
+
+
+async def test_rule_25_targets_do_not_wait_for_each_other(store: TimedStore) -> None:
+    node = await store.join(targets=["es", "fr"], slots=8)
+    session = await store.open(targets=["es", "fr"])
+    for seq in range(2):
+        await store.say(session, seq, final=True)
+    await store.dispatch()
+    for message in await store.inbox(node):
+        if (message["target"], message["utterance"]) != ("es", 0):
+            await store.answer(node, message)
+    out = [(one["target"], one["delivery_no"]) for one in await store.out(session)]
+    assert out == [("fr", 0), ("fr", 1)]
+
+
+async def test_rule_25_a_gap_is_waited_for_from_when_a_later_one_was_ready(
+    store: TimedStore,
+) -> None:
+    node, session, messages = await assigned(store, 2)
+    store.tick(10_000)
+    await store.answer(node, messages[1])
+    ready_ms = store.at_ms
+    await store.extend_lease(node.node, 1, job=messages[0]["j"], attempt=1, more_ms=100_000)
+    store.tick(20_000)
+    await store.heartbeat_node(node.node, 1, load=0, held=[])
+    store.tick(9_999)
+    await store.timers()
+    assert await heard(store, session) == []
+    store.tick(1)
+    await store.timers()
+    assert await heard(store, session) == [(0, "missing"), (1, "result")]
+    (missing,) = await events(store, "ResultMissing")
+    assert (missing.ms, missing.data.reason) == (ready_ms + 30_000, "gap")
+    (ended,) = await events(store, "AttemptEnded")
+    assert (ended.data.reason, ended.job) == ("cancelled", messages[0]["j"])
+    assert [m["t"] for m in await store.inbox(node)][-1] == "cancel"
+    types = await store.types()
+    assert types[types.index("ResultMissing") + 1] == "AttemptEnded"
+
+
+async def test_rule_25_what_comes_after_missing_is_refused_and_on_record(
+    store: TimedStore,
+) -> None:
+    node, session, messages = await assigned(store, 2)
+    await store.extend_lease(node.node, 1, job=messages[0]["j"], attempt=1, more_ms=100_000)
+    await store.answer(node, messages[1])
+    store.tick(14_000)
+    await store.heartbeat_node(node.node, 1, load=0, held=[])
+    store.tick(14_000)
+    await store.heartbeat_node(node.node, 1, load=0, held=[])
+    store.tick(2_000)
+    await store.timers()
+    with pytest.raises(LeaseLost):
+        await store.answer(node, messages[0])
+    (refusal,) = await events(store, "ResultRefused")
+    assert (refusal.job, refusal.data.what) == (messages[0]["j"], "result")
+    assert await heard(store, session) == [(0, "missing"), (1, "result")]
+
+
+async def keep(store: TimedStore, node: NodeGrant, messages: list[dict[str, Any]]) -> None:
+    """Nothing but gaps can end what these messages hold."""
+    await store.configure_cell({"node_lost_ms": 3_600_000}, overwrite=True)
+    for message in messages:
+        await store.extend_lease(
+            node.node, node.epoch, job=message["j"], attempt=1, more_ms=300_000
+        )
+
+
+async def test_rule_25_each_gap_is_waited_for_by_its_own_later_one(store: TimedStore) -> None:
+    node, session, messages = await assigned(store, 5)
+    await keep(store, node, messages)
+    await store.answer(node, messages[1])
+    store.tick(20_000)
+    await store.answer(node, messages[4])
+    await store.keep_alive([(session.session, 1, "")])
+    store.tick(10_000)
+    await store.timers()
+    assert await heard(store, session) == [(0, "missing"), (1, "result")]
+    store.tick(19_999)
+    await store.timers()
+    assert len(await heard(store, session)) == 2
+    store.tick(1)
+    await store.timers()
+    assert (await heard(store, session))[2:] == [(2, "missing"), (3, "missing"), (4, "result")]
+
+
+async def test_rule_25_an_early_ready_one_gives_up_all_gaps_before_it(store: TimedStore) -> None:
+    node, session, messages = await assigned(store, 4)
+    await keep(store, node, messages)
+    await store.answer(node, messages[3])
+    store.tick(20_000)
+    await store.answer(node, messages[1])
+    store.tick(10_000)
+    await store.timers()
+    assert await heard(store, session) == [
+        (0, "missing"), (1, "result"), (2, "missing"), (3, "result"),
+    ]  # fmt: skip
+
+
+async def test_rule_25_a_gap_that_closes_in_time_is_none(store: TimedStore) -> None:
+    node, session, messages = await assigned(store, 3)
+    await keep(store, node, messages)
+    await store.answer(node, messages[1])
+    store.tick(29_999)
+    await store.answer(node, messages[0])
+    store.tick(60_000 - 29_999 - 1)
+    await store.timers()
+    assert await heard(store, session) == [(0, "result"), (1, "result")]
+    assert not await events(store, "ResultMissing")
+
+
+async def test_rule_25_many_gaps_are_given_up_in_bounded_steps(store: TimedStore) -> None:
+    node, session, messages = await assigned(store, 100)
+    await keep(store, node, messages)
+    await store.answer(node, messages[99])
+    await store.keep_alive([(session.session, 1, "")])
+    store.tick(30_000)
+    await store.fire_timers()
+    assert 0 < len(await events(store, "ResultMissing")) <= 32
+    await store.timers()
+    assert await heard(store, session) == [(n, "missing") for n in range(99)] + [(99, "result")]
+
+
+async def test_rule_25_many_that_waited_go_out_in_bounded_steps(store: TimedStore) -> None:
+    node, session, messages = await assigned(store, 201)
+    for message in messages[1:]:
+        await store.answer(node, message)
+    await store.answer(node, messages[0])
+    assert len(await heard(store, session)) == 65
+    await store.timers()
+    assert await heard(store, session) == [(number, "result") for number in range(201)]
+
+
+async def test_rule_25_a_close_in_the_middle_of_such_steps_keeps_the_order(
+    store: TimedStore,
+) -> None:
+    """130 wait behind the first, another is missing: closing ends all of them in order."""
+    node, session, messages = await assigned(store, 140)
+    await keep(store, node, messages)
+    for message in messages[1:131]:
+        await store.answer(node, message)
+    await store.close_session(session.session, 1)
+    store.tick(29_999)
+    await store.answer(node, messages[0])
+    store.tick(1)
+    await store.timers()
+    results = [(number, "result") for number in range(131)]
+    assert await heard(store, session) == results + [(n, "missing") for n in range(131, 140)]
+    (closed,) = await events(store, "SessionClosed")
+    assert closed.data.missing == 9
+
+
+async def test_rule_25_racing_results_are_heard_in_order(store: TimedStore) -> None:
+    node, session, messages = await assigned(store, 30)
+    await asyncio.gather(*(store.answer(node, message) for message in reversed(messages)))
+    assert await heard(store, session) == [(number, "result") for number in range(30)]
+
+
+async def test_rule_25_a_result_and_its_gap_race_to_one_outcome(store: TimedStore) -> None:
+    node, session, messages = await assigned(store, 16)
+    await keep(store, node, messages)
+    for message in messages[1::2]:
+        await store.answer(node, message)
+    store.tick(30_000)
+    late = (store.answer(node, message) for message in messages[0::2])
+    await asyncio.gather(*late, store.fire_timers(), store.fire_timers(), return_exceptions=True)
+    await store.timers()
+    assert [number for number, _ in await heard(store, session)] == list(range(16))
+
+
+async def test_rule_25_an_outcome_that_ended_makes_no_job(store: TimedStore) -> None:
+    """The close wait ends before anybody dispatched: the entry in `work` is obsolete."""
+    await store.join()
+    session = await store.open()
+    await store.say(session, 0, final=True)
+    await store.close_session(session.session, 1)
+    store.tick(30_000)
+    await store.timers()
+    assert await heard(store, session) == [(0, "missing")]
+    await store.join()
+    assert await store.dispatch() == 0
+    assert (await store.read_hash(store.keys.counters))["obsolete"] == "1"
+    assert not await events(store, "JobDispatched", "JobQueued")
+
+
+@pytest.mark.parametrize("code", ["NO_TEXT_ASSIGNED", "ASR_EMPTY", ""])
+async def test_rule_24_no_text_ends_the_job_and_advances_the_order(
+    store: TimedStore, code: str
+) -> None:
+    node = await store.join(slots=1)
+    session = await store.open()
+    for seq in range(2):
+        await store.say(session, seq, final=True)
+    await store.dispatch()
+    (first,) = await store.inbox(node)
+    await empty(store, node, first, code)
+    (_, second) = await store.inbox(node)  # the freed slot serves the next at once
+    await store.answer(node, second)
+    assert await heard(store, session) == [(0, "no_text"), (1, "result")]
+    delivered = await events(store, "ResultDelivered")
+    assert [(one.data.outcome, one.data.code) for one in delivered] == [
+        ("no_text", code), ("result", ""),
+    ]  # fmt: skip
+    (recorded, _) = await events(store, "ResultRecorded")
+    assert (recorded.data.status, recorded.data.code) == ("no_text", code)
+    assert await store.transport.command(
+        "ZCARD", store.keys.leases("n1", 1), key=store.keys.leases("n1", 1)
+    ) == 0
+
+
+async def test_rule_24_no_text_makes_no_group_part(store: TimedStore) -> None:
+    node, _, messages = await assigned(store, 2)
+    await empty(store, node, messages[0])
+    await store.answer(node, messages[1])
+    parts = [e for e in await events(store, "ResultDelivered") if e.data.outcome == "result"]
+    assert [part.data.utterance for part in parts] == [1]
+    silent = [e for e in await events(store, "ResultDelivered") if e.data.outcome == "no_text"]
+    assert [one.body for one in silent] == [b""]
+
+
+async def test_rule_24_no_text_said_again_is_refused(store: TimedStore) -> None:
+    node, session, (message,) = await assigned(store, 1)
+    await empty(store, node, message)
+    for _ in range(2):
+        with pytest.raises(LeaseLost) as refused:
+            await empty(store, node, message)
+        assert refused.value.code == "DUPLICATE_RESULT"
+    assert await heard(store, session) == [(0, "no_text")]
+    assert len(await events(store, "ResultRecorded")) == 1
+
+
+async def test_rule_23_a_complete_result_replaces_an_empty_one_that_waits(
+    store: TimedStore,
+) -> None:
+    node, session, messages = await assigned(store, 2)
+    await empty(store, node, messages[1])
+    waits_since = store.at_ms
+    store.tick(10_000)
+    await store.answer(node, messages[1], body=text("late"), audio=b"a", audio_sha256=SHA)
+    (replaced,) = await events(store, "ResultReplaced")
+    assert (replaced.data.status, replaced.data.audio_bytes) == ("ok", 1)
+    ready = store.keys.ready("s1", "es")
+    score = await store.transport.command("ZSCORE", ready, "1", key=ready)
+    assert int(float(score)) == waits_since
+    await store.answer(node, messages[0])
+    assert await heard(store, session) == [(0, "result"), (1, "result")]
+    assert (await store.out(session))[1]["b"] == text("late")
+    assert (await store.read_hash(store.keys.job(messages[1]["j"])))["outcome"] == "ok"
+
+
+async def test_rule_23_only_once_and_only_while_it_waits(store: TimedStore) -> None:
+    node, session, messages = await assigned(store, 3)
+    await empty(store, node, messages[2])
+    await empty(store, node, messages[1])
+    await store.answer(node, messages[1])
+    await store.answer(node, messages[0])
+    assert await heard(store, session) == [(0, "result"), (1, "result"), (2, "no_text")]
+    for message in messages:
+        with pytest.raises(LeaseLost) as refused:
+            await store.answer(node, message)
+        assert refused.value.code == "DUPLICATE_RESULT"
+    assert len(await events(store, "ResultReplaced")) == 1
+
+
+async def test_rule_23_a_waiting_result_is_replaced_by_nothing(
+    store: TimedStore, redis: Client
+) -> None:
+    node, _, messages = await assigned(store, 3)
+    await store.answer(node, messages[1], body=text("first"))
+    await store.answer(node, messages[2], status="failed", code="BROKEN", body=b"")
+    held = await store.read_hash(store.keys.held("s1"))
+    for message in messages[1:]:
+        with pytest.raises(LeaseLost):
+            await store.answer(node, message, body=text("second"))
+    with pytest.raises(LeaseLost):
+        await empty(store, node, messages[1])
+    assert await store.read_hash(store.keys.held("s1")) == held
+    assert not await events(store, "ResultReplaced")
+
+
+async def test_rule_23_another_token_replaces_nothing(store: TimedStore) -> None:
+    node, session, messages = await assigned(store, 2)
+    await empty(store, node, messages[1])
+    with pytest.raises(LeaseLost) as refused:
+        await store.answer(node, messages[1], attempt=2)
+    assert refused.value.code == "ATTEMPT_MISMATCH"
+    newer = await store.join(token="newer", slots=256)
+    with pytest.raises(LeaseLost) as refused:
+        await store.answer(newer, messages[1])
+    assert refused.value.code == "NODE_MISMATCH"
+    assert not await events(store, "ResultReplaced")
+    assert await heard(store, session) == []
+
+
+async def test_rule_25_a_failure_takes_its_place_in_the_order(store: TimedStore) -> None:
+    node, session, messages = await assigned(store, 2)
+    await store.answer(node, messages[1])
+    await store.answer(node, messages[0], status="failed", code="BROKEN", body=b"")
+    assert await heard(store, session) == [(0, "failed"), (1, "result")]
+    (failed, _) = await store.out(session)
+    assert failed["code"] == "BROKEN"
+
+
+async def test_rule_26_partials_go_to_the_listeners_at_once_and_nowhere_else(
+    store: TimedStore, redis: Client
+) -> None:
+    node, session, messages = await assigned(store, 2)
+    log = await store.types()
+    audio = await redis.dump(store.keys.audio("s1"))
+    partial = (messages[1]["j"], 1, text("so f"))
+    assert await store.send_partials(node.node, 1, [partial]) == [None]
+    (one,) = await store.out(session)
+    assert (one["t"], one["utterance"], one["target"], one["attempt"]) == ("partial", 1, "es", 1)
+    assert one["b"] == text("so f")
+    assert await store.types() == log
+    assert await redis.dump(store.keys.audio("s1")) == audio
+
+
+async def test_rule_26_a_partial_of_an_ended_job_has_no_effect(store: TimedStore) -> None:
+    node, session, (message,) = await assigned(store, 1)
+    await store.answer(node, message)
+    (refused,) = await store.send_partials(node.node, 1, [(message["j"], 1, b"x")])
+    assert isinstance(refused, LeaseLost)
+    assert [one["t"] for one in await store.out(session)] == ["result"]
+
+
+# --- the listener's stream --------------------------------------------------------------------
+
+
+async def numbers(store: TimedStore, session: SessionGrant) -> list[int]:
+    return [int(one["i"].partition(":")[0]) for one in await store.out(session)]
+
+
+async def test_a_listener_sees_numbers_without_a_hole(store: TimedStore) -> None:
+    node, session, messages = await assigned(store, 3)
+    await store.send_partials(node.node, 1, [(messages[2]["j"], 1, b"x")])
+    for message in reversed(messages):
+        await store.answer(node, message)
+    await store.close_session(session.session, 1)
+    assert await numbers(store, session) == [1, 2, 3, 4, 5, 6]
+
+
+async def test_a_stream_keeps_the_last_thousand_entries(store: TimedStore) -> None:
+    node, session, (message,) = await assigned(store, 1)
+    for _ in range(17):
+        await store.send_partials(node.node, 1, [(message["j"], 1, b"x")] * 64)
+    assert await numbers(store, session) == list(range(17 * 64 - 999, 17 * 64 + 1))
+
+
+async def test_a_confirmed_entry_stays_as_a_bookmark_and_what_is_before_it_goes(
+    store: TimedStore,
+) -> None:
+    node, session, (message,) = await assigned(store, 1)
+    await store.send_partials(node.node, 1, [(message["j"], 1, b"x")] * 5)
+    ids = [i for i, _ in await store.read_range(store.keys.out("s1"), "-", "+", 10)]
+    await store.keep_alive([(session.session, 1, ids[2])])
+    assert await numbers(store, session) == [3, 4, 5]
+    await append(store, session, 1, confirmed=ids[3])
+    assert await numbers(store, session) == [4, 5]
+    await store.keep_alive([(session.session, 1, ids[0])])
+    assert await numbers(store, session) == [4, 5]
+
+
+async def bulk(
+    store: TimedStore, node: NodeGrant, message: dict[str, Any], count: int
+) -> None:
+    """Partials of 64 KiB: 256 of them are 16 MiB."""
+    for _ in range(count // 8):
+        await store.send_partials(node.node, 1, [(message["j"], 1, b"x" * 65_536)] * 8)
+
+
+async def test_a_stream_holds_sixteen_mebibytes_and_not_more(store: TimedStore) -> None:
+    node, session, (message,) = await assigned(store, 1)
+    await bulk(store, node, message, 256)
+    assert await numbers(store, session) == list(range(1, 257))
+    await bulk(store, node, message, 8)
+    assert await numbers(store, session) == list(range(9, 265))
+
+
+async def test_what_is_within_sixteen_mebibytes_stays_for_a_reader_that_confirms(
+    store: TimedStore,
+) -> None:
+    """Bytes that were confirmed away no longer count against what came after them."""
+    node, session, (message,) = await assigned(store, 1)
+    await bulk(store, node, message, 200)
+    newest = await store.read_range(store.keys.out("s1"), "-", "+", 8, newest_first=True)
+    await store.keep_alive([(session.session, 1, newest[-1][0])])
+    await bulk(store, node, message, 248)
+    assert await numbers(store, session) == list(range(193, 449))
+    await bulk(store, node, message, 200)
+    assert await numbers(store, session) == list(range(393, 649))
+
+
+async def test_an_out_entry_names_its_event(store: TimedStore) -> None:
+    node, session, messages = await assigned(store, 2)
+    for message in messages:
+        await store.answer(node, message)
+    await store.close_session(session.session, 1)
+    named = [one["log"] for one in await store.out(session)]
+    kinds = ("ResultDelivered", "SessionClosing", "SessionClosed")
+    assert named == [event.id for event in await events(store, *kinds)]
+
+
+async def test_results_of_one_call_are_delivered_together_in_order(store: TimedStore) -> None:
+    node, session, messages = await assigned(store, 64)
+    results = [
+        NodeResult(job=m["j"], attempt=1, status="ok", body=b"") for m in reversed(messages)
+    ]
+    assert await store.record_results(node.node, 1, results) == [None] * 64
+    assert await heard(store, session) == [(number, "result") for number in range(64)]
+    kept = await store.read_range(store.keys.audio("s1"), "-", "+", 10)
+    assert [msgspec.json.decode(fields[15])["seq"] for _, fields in kept] == []

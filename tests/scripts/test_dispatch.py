@@ -1,0 +1,301 @@
+"""Rules 10, 11, 25 and the parking of what cannot be dispatched: reading, choosing, acknowledging
+are one step, whoever calls."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import anyio
+import msgspec
+import pytest
+import pytest_asyncio
+from redis.exceptions import ResponseError
+
+from eventsched.errors import InvalidMessage
+from eventsched.server.check import open_client
+from eventsched.store import Store
+from eventsched.transport import RedisTransport
+from tests.fixtures_store import TimedStore
+from tests.scripts.cell_state import check
+from tests.scripts.jobs_of import (
+    assigned,
+    last,
+    logged,
+    order_of_dispatch,
+    reply,
+    speak,
+    take_parked,
+)
+from tests.server_kinds import Server
+
+
+@pytest_asyncio.fixture
+async def dispatchers(store: TimedStore, server: Server) -> AsyncIterator[list[Store]]:
+    """Four dispatchers, each with a connection of its own."""
+    clients = [await open_client(server.url) for _ in range(4)]
+    yield [
+        Store(RedisTransport(client, client), store.cell, now_ms=lambda: store.at_ms)
+        for client in clients
+    ]
+    for client in clients:
+        await client.aclose()
+
+
+async def test_rule_11_racing_dispatchers_dispatch_each_job_once(
+    store: TimedStore, dispatchers: list[Store]
+) -> None:
+    node = await store.join(slots=256)
+    for i in range(10):
+        await speak(store, f"s{i}", count=20)
+    jobs = 0
+
+    async def run(one: Store) -> None:
+        nonlocal jobs
+        while True:
+            told = await one.dispatch_work()
+            jobs += told.jobs
+            if not told.left:
+                return
+
+    async with anyio.create_task_group() as group:
+        for one in dispatchers:
+            group.start_soon(run, one)
+    assert jobs == 200
+    messages = [message["j"] for message in await assigned(store, node)]
+    assert len(messages) == len(set(messages)) == 200
+    for name in {name.partition("/")[0] for name in await order_of_dispatch(store)}:
+        own = [n for n in await order_of_dispatch(store) if n.startswith(f"{name}/")]
+        assert own == [f"{name}/{i}" for i in range(20)]
+    await check(store)
+
+
+async def test_rule_11_32_entries_a_call_and_how_many_are_left(store: TimedStore) -> None:
+    await store.join(slots=64)
+    await speak(store, "s1", count=40)
+    entries = await store.read_range(store.keys.work, "-", "+", 100)
+    told = await store.dispatch_work()
+    assert (told.jobs, told.left, told.last_id) == (32, 8, entries[31][0])
+    told = await store.dispatch_work()
+    assert (told.jobs, told.left, told.last_id) == (8, 0, entries[39][0])
+    told = await store.dispatch_work()
+    assert (told.jobs, told.left, told.last_id) == (0, 0, "0-0")
+    await check(store)
+
+
+async def work_of(store: TimedStore) -> tuple[str, dict[str, Any]]:
+    """The newest entry of `work` as text and as data."""
+    ((_, fields),) = await store.read_range(store.keys.work, "-", "+", 1, newest_first=True)
+    named = dict(zip(fields[::2], fields[1::2], strict=True))
+    assert named[b"k"] == b"utterance"
+    return named[b"d"].decode(), msgspec.json.decode(named[b"d"])
+
+
+async def put_work(store: TimedStore, d: str | dict[str, Any], k: str = "utterance") -> None:
+    told = d if isinstance(d, str) else msgspec.json.encode(d).decode()
+    key = store.keys.work
+    await store.transport.command("XADD", key, "*", "k", k, "d", told, key=key)
+
+
+async def test_rule_10_the_same_work_again_has_no_effect_at_any_time(store: TimedStore) -> None:
+    """While it runs, while it waits, after it ended: the key is taken."""
+    node = await store.join(slots=1)
+    await speak(store, "s1")
+    first, _ = await work_of(store)
+    await store.dispatch()
+    await speak(store, "s2")
+    second, _ = await work_of(store)
+    await store.dispatch()
+    before = await store.types()
+    await put_work(store, first)
+    await put_work(store, second)
+    assert await store.dispatch() == 0
+    await reply(store, node, (await assigned(store, node))[0]["j"])
+    after = await store.types()
+    await put_work(store, first)
+    assert await store.dispatch() == 0
+    assert await store.types() == after
+    assert after[: len(before)] == before
+    assert (await store.read_hash(store.keys.counters))["obsolete"] == "3"
+    await check(store)
+
+
+async def test_rule_25_work_whose_outcome_has_ended_is_obsolete(store: TimedStore) -> None:
+    await store.join()
+    session = await speak(store, "s1", count=2)
+    await store.close_session(session.session, session.epoch)
+    store.tick(30_000)
+    await store.timers()
+    assert len(await logged(store, "ResultMissing")) == 2
+    before = await store.types()
+    assert await store.dispatch() == 0
+    assert await store.types() == before
+    assert (await store.read_hash(store.keys.counters))["obsolete"] == "2"
+    assert await store.dispatch_work() == await store.dispatch_work()
+    await check(store)
+
+
+async def test_rule_25_work_of_a_session_that_is_retired_is_obsolete(store: TimedStore) -> None:
+    await store.join()
+    session = await speak(store, "s1")
+    told, _ = await work_of(store)
+    await store.dispatch()
+    (dispatched,) = await logged(store, "JobDispatched")
+    await store.close_session(session.session, session.epoch)
+    for _ in range(20):
+        store.tick(300_000)
+        await store.timers()
+    assert await logged(store, "SessionRetired") != []
+    assert await store.read_hash(store.keys.job(dispatched.job)) == {}
+    await put_work(store, told)
+    assert await store.dispatch() == 0
+    assert len(await logged(store, "JobDispatched")) == 1
+
+
+POISON: dict[str, dict[str, Any] | str] = {
+    "no JSON": "{",
+    "no object": "7",
+    "empty": "",
+    "an unknown kind of field": {"session": 1},
+    "no session": {"session": None},
+    "a session of another cell": {"session": "other.s1"},
+    "no targets": {"targets": None},
+    "a target without a number": {"targets": [{"target": "es"}]},
+    "a target that is none": {"targets": [7]},
+    "no length": {"ms": None},
+    "no priority": {"priority": None},
+    "no log id": {"log": None},
+    "services that are no list": {"services": "tts"},
+}
+
+
+@pytest.mark.parametrize("case", POISON)
+async def test_a_poisoned_entry_is_parked_before_it_wrote_and_the_others_go_on(
+    store: TimedStore, case: str
+) -> None:
+    node = await store.join(slots=1)  # one job runs, one waits: both ways are tried
+    await speak(store, "s1")
+    await speak(store, "s3")
+    _, good = await work_of(store)
+    store.tick(1)
+    wrong = POISON[case]
+    if isinstance(wrong, dict):
+        wrong = {k: v for k, v in (good | wrong).items() if v is not None}
+    key = store.keys.work
+    await store.transport.command("XDEL", key, await store.last_id(key), key=key)
+    await put_work_at_now(store, wrong)  # in place of the good one, whose outcome is open
+    store.tick(1)
+    await speak(store, "s2")
+    await store.dispatch()
+    (parked,) = await take_parked(store)
+    assert (parked["from"], parked["k"], parked["partial"]) == ("work", "utterance", "0")
+    assert parked["d"] == (wrong if isinstance(wrong, str) else msgspec.json.encode(wrong).decode())
+    assert parked["reason"]
+    assert "table:" not in parked["reason"]
+    assert await order_of_dispatch(store) == ["s1/0"]
+    assert len(await assigned(store, node)) == 1
+    assert len(await logged(store, "JobQueued")) == 1
+    await check(store)
+
+
+async def put_work_at_now(store: TimedStore, d: str | dict[str, Any]) -> None:
+    told = d if isinstance(d, str) else msgspec.json.encode(d).decode()
+    key = store.keys.work
+    parts = ("XADD", key, f"{store.at_ms}-*", "k", "utterance", "d", told)
+    await store.transport.command(*parts, key=key)
+
+
+async def test_what_fails_after_it_wrote_is_parked_as_partial(store: TimedStore) -> None:
+    """The node's inbox is broken from outside: the error comes after the slot was taken."""
+    await store.join()
+    key = store.keys.inbox("n1")
+    await store.transport.command("SET", key, "x", key=key)
+    await speak(store, "s1")
+    await speak(store, "s2", targets=["fr"])
+    assert await store.dispatch() == 1
+    (parked,) = await take_parked(store)
+    assert parked["partial"] == "1"
+    assert "WRONGTYPE" in parked["reason"]
+    assert (await last(store, "JobQueued")).target == "fr"
+    await store.transport.command("DEL", key, key=key)
+
+
+async def test_a_command_that_fails_before_the_first_write_names_its_error(
+    store: TimedStore,
+) -> None:
+    await store.join()
+    await speak(store, "s1")
+    key = store.keys.live("group")
+    await store.transport.command("HSET", key, "a", "b", key=key)
+    await store.dispatch()
+    (parked,) = await take_parked(store)
+    assert parked["partial"] == "0"
+    assert "WRONGTYPE" in parked["reason"]
+    await store.transport.command("DEL", key, key=key)
+    await put_work(store, parked["d"])  # put back, it is dispatched
+    assert await store.dispatch() == 1
+    await check(store)
+
+
+async def test_entries_that_nobody_acknowledged_come_first(store: TimedStore) -> None:
+    """Read by somebody who died before this layout's script existed, or by hand."""
+    await store.join(slots=4)
+    await speak(store, "s1", count=2)
+    key = store.keys.work
+    await store.transport.command(
+        "XREADGROUP", "GROUP", "dispatch", "dispatcher", "COUNT", 1, "STREAMS", key, ">", key=key
+    )
+    told = await store.dispatch_work()
+    assert (told.jobs, told.left) == (1, 1)
+    assert await store.dispatch() == 1
+    assert await order_of_dispatch(store) == ["s1/0", "s1/1"]
+    await check(store)
+
+
+async def test_an_entry_trimmed_while_it_was_pending_is_parked(store: TimedStore) -> None:
+    await store.join(slots=4)
+    await speak(store, "s1")
+    key = store.keys.work
+    await store.transport.command(
+        "XREADGROUP", "GROUP", "dispatch", "dispatcher", "STREAMS", key, ">", key=key
+    )
+    await store.transport.command("XTRIM", key, "MAXLEN", 0, key=key)
+    await store.dispatch_work()
+    (parked,) = await take_parked(store)
+    assert (parked["partial"], parked["d"]) == ("0", "")
+    assert (await store.dispatch_work()).last_id == "0-0"
+
+
+async def test_a_cell_without_its_group_is_an_error_and_changes_nothing(
+    store: TimedStore,
+) -> None:
+    await store.transport.command(
+        "XGROUP", "DESTROY", store.keys.work, "dispatch", key=store.keys.work
+    )
+    with pytest.raises(ResponseError, match="NOGROUP"):
+        await store.dispatch_work()
+
+
+async def test_pressure_is_raised_and_lifted_by_events(store: TimedStore) -> None:
+    assert await store.set_pressure("memory", raised=True, seen=81, limit=80) == "raised"
+    assert await store.set_pressure("memory", raised=True, seen=82, limit=80) == "kept"
+    assert await store.set_pressure("dead", raised=True, seen=10, limit=10) == "raised"
+    assert await store.set_pressure("memory", raised=False, seen=1, limit=80) == "lifted"
+    assert (await store.read_hash(store.keys.counters))["pressure"] == "dead"
+    assert await store.set_pressure("group", raised=False, seen=1, limit=80) == "kept"
+    assert await store.types() == [
+        "PressureRaised",
+        "PressureRaised",
+        "PressureLifted",
+    ]
+    await store.set_pressure("dead", raised=False, seen=1, limit=80)
+    assert (await store.open()).epoch == 1
+
+
+@pytest.mark.parametrize(
+    "args", [["rain", 1, 1, 1], ["memory", 2, 1, 1], ["memory", 1, -1, 1], ["memory", 1, 1, "x"]]
+)
+async def test_malformed_pressure_is_refused(store: TimedStore, args: list[str | int]) -> None:
+    with pytest.raises(InvalidMessage):
+        await store.transport.run("set_pressure", [store.keys.log], [store.at_ms, *args])
+    assert await store.types() == []

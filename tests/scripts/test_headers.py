@@ -1,0 +1,205 @@
+"""Each script's header, its locals, its row in the table and its Python call say the same."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any, get_args
+
+import pytest
+
+from eventsched import errors, events, scripts
+from eventsched.errors import Refused
+from eventsched.store import Chunk, NodeResult, Store
+from eventsched.transport import Arg
+from tests.fixtures_store import TimedStore
+from tests.scripts.headers import header, source
+
+NAMES = scripts.names()
+INCLUDES = sorted(
+    file.name.removesuffix(".lua")
+    for file in (files("eventsched") / "lua" / "include").iterdir()
+    if file.name.endswith(".lua")
+)
+VOCABULARY = {kind.__name__ for kind in get_args(events.AnyData)}
+_FIRST = re.compile(rb"#!lua( flags=(allow-oom|no-writes))?\n")
+_LOCALS = re.compile(r"^local (.+) = ((?:tonumber\()?(?:KEYS|ARGV)\[.+)$", re.MULTILINE)
+_ROW = re.compile(r"^\| `(\w+)` \|([^|]*)\|([^|]*)\|([^|]*)\|([^|]*)\|$", re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_first_bytes_make_the_server_refuse_foreign_slots(name: str) -> None:
+    assert _FIRST.match(scripts.load(name).source.encode())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_only_opening_ingest_and_registration_stop_for_want_of_memory(name: str) -> None:
+    first = source(name).partition("\n")[0]
+    may_stop = {"open_session", "append_audio", "register_node"}
+    assert (first == "#!lua") == (name in may_stop)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_header_opens_with_the_name_and_has_every_part(name: str) -> None:
+    assert source(name).split("\n")[1].startswith(f"-- {name}: ")
+    told = header(name)
+    assert told.keys == ("log_key",)
+    assert told.args[0] == "now_arg"
+    assert told.reply
+    assert told.bound
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_keys_and_arguments_become_the_locals_that_the_header_names(name: str) -> None:
+    told, body = header(name), source(name).partition("\nlocal ")
+    named = dict[str, list[str]]()
+    for left, right in _LOCALS.findall("local " + body[2]):
+        for local, value in zip(left.split(", "), right.split(", "), strict=True):
+            place = re.fullmatch(r"(?:tonumber\()?(KEYS|ARGV)\[(\d+)\]\)?", value)
+            if place:
+                kind, number = place.groups()
+                named.setdefault(kind, []).append(local)
+                assert int(number) == len(named[kind]), (local, value)
+    assert tuple(named["KEYS"]) == told.keys
+    assert tuple(named["ARGV"]) == told.args
+    assert not re.findall(r"(?:KEYS|ARGV)\[\d+\]", re.sub(_LOCALS, "", "local " + body[2]))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_arguments_beyond_the_named_ones_are_announced(name: str) -> None:
+    body = source(name).partition("\nlocal ")[2]
+    reads_more = re.search(r"#ARGV|ARGV\[(?!\d+\])", body) is not None
+    assert reads_more == header(name).has_more
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_a_header_refuses_is_a_code_and_in_the_source(name: str) -> None:
+    told, whole = header(name).refusals, scripts.load(name).source
+    assert told <= set(errors.BY_CODE)
+    for code in told:
+        text = "invalid(" if code == "INVALID_MESSAGE" else code
+        assert text in whole.replace("local function invalid(", ""), code
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_a_script_refuses_itself_is_in_its_header(name: str) -> None:
+    body = source(name).partition("\nlocal ")[2]
+    used = {code for code in errors.BY_CODE if re.search(rf"(?<!== )'{code}\b", body)}
+    used |= {"INVALID_MESSAGE"} if "invalid(" in body else set()
+    assert used <= header(name).refusals
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_a_header_appends_is_an_event_and_in_the_source(name: str) -> None:
+    told = header(name).events
+    if told is None:
+        assert name == "fire_timers"
+        return
+    for kind in told & VOCABULARY:
+        assert f"'{kind}'" in scripts.load(name).source, kind
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_a_script_appends_itself_is_in_its_header(name: str) -> None:
+    body = source(name).partition("\nlocal ")[2]
+    told = header(name).events
+    own = {kind for kind in VOCABULARY if f"'{kind}'" in body}
+    assert told is None or own <= told
+
+
+def table() -> dict[str, tuple[str, str]]:
+    """Script -> refusals and events of its row in lua/README.md."""
+    text = (files("eventsched") / "lua" / "README.md").read_text(encoding="utf-8")
+    return {row[1]: (row[4], row[5]) for row in _ROW.finditer(text)}
+
+
+def test_the_table_has_a_row_for_every_script_and_no_other() -> None:
+    assert sorted(table()) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_row_says_what_its_header_says(name: str) -> None:
+    refusals, appended = table()[name]
+    told = header(name)
+    assert set(re.findall(r"[A-Z_]{4,}", refusals)) == told.refusals
+    if told.events is None:
+        assert appended.strip().startswith("any but")
+    else:
+        assert set(re.findall(r"[A-Z][A-Za-z]+", appended)) == told.events & VOCABULARY
+
+
+@pytest.mark.parametrize("path", [*NAMES, *(f"include/{name}" for name in INCLUDES)])
+def test_every_line_that_means_to_include_does(path: str) -> None:
+    """The loader takes whole lines only: an indented one would be a comment."""
+    text = (files("eventsched") / "lua" / f"{path}.lua").read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if "include:" in line]
+    assert [line for line in lines if not scripts._INCLUDE.match(line)] == []
+    assert {scripts._INCLUDE.match(line)[1] for line in lines} <= set(INCLUDES)  # type: ignore[index]
+
+
+def test_every_include_is_used() -> None:
+    told = {name for script in NAMES for name in re.findall(r"include: (\w+)", source(script))}
+    texts = [
+        (files("eventsched") / "lua" / "include" / f"{name}.lua").read_text(encoding="utf-8")
+        for name in INCLUDES
+    ]
+    told |= {name for text in texts for name in re.findall(r"\n-- include: (\w+)", text)}
+    assert told == set(INCLUDES)
+
+
+@dataclass
+class Counting:
+    """The real transport; notes how many arguments each script was given."""
+
+    inner: Any
+    given: dict[str, int]
+
+    async def run(self, script: str, keys: Sequence[str], args: Sequence[Arg]) -> Any:
+        self.given[script] = len(args)
+        assert len(keys) == len(header(script).keys)
+        return await self.inner.run(script, keys, args)
+
+
+async def test_the_typed_calls_give_as_many_arguments_as_the_headers_name(
+    store: TimedStore,
+) -> None:
+    given: dict[str, int] = {}
+    counted = Store(Counting(store.transport, given), store.cell, now_ms=lambda: store.at_ms)  # type: ignore[arg-type]
+    session, node = store.keys.full("s1"), store.keys.full("n1")
+    opened: dict[str, Any] = {
+        "name": "s1", "token": "t", "tenant": "acme", "source": "en", "targets": ["es"],
+        "features": [], "features_hash": "none", "audio": "pcm16", "rate": 16_000, "priority": 1,
+        "room": "", "hears": "", "traceparent": "",
+    }  # fmt: skip
+    chunk = Chunk(session=session, epoch=1, seq=0, ms=20, payload=b"xx")
+    result = NodeResult(job="j", attempt=1, status="ok")
+    calls: list[tuple[str, int, Callable[[], Awaitable[Any]]]] = [
+        ("configure_cell", 0, lambda: counted.configure_cell({}, overwrite=False)),
+        ("set_pressure", 0, lambda: counted.set_pressure("dead", raised=True, seen=1, limit=1)),
+        ("open_session", 0, lambda: counted.open_session(**opened)),
+        ("resume_session", 0, lambda: counted.resume_session(session, "t")),
+        ("append_audio", 7, lambda: counted.append_audio([chunk])),
+        ("finalize_utterance", 0, lambda: counted.finalize_utterance(session, 1, 0)),
+        ("keep_alive", 3, lambda: counted.keep_alive([(session, 1, "")])),
+        ("mark_playback", 0, lambda: counted.mark_playback(
+            session, 1, origin=session, target="es", utterance=0, started=True)),
+        ("close_session", 0, lambda: counted.close_session(session, 1)),
+        ("register_node", 0, lambda: counted.register_node(
+            node=node, token="t", asr=["en"], targets=["es"], services=[], slots=1, version="")),
+        ("heartbeat_node", 2, lambda: counted.heartbeat_node(node, 1, load=0, held=[("j", 1)])),
+        ("record_results", 9, lambda: counted.record_results(node, 1, [result])),
+        ("send_partials", 3, lambda: counted.send_partials(node, 1, [("j", 1, b"")])),
+        ("extend_lease", 0, lambda: counted.extend_lease(node, 1, job="j", attempt=1, more_ms=1)),
+        ("drain_node", 0, lambda: counted.drain_node(node, 1, within_ms=0)),
+        ("dispatch_work", 0, counted.dispatch_work),
+        ("fire_timers", 0, counted.fire_timers),
+    ]  # fmt: skip
+    for script, more, make in calls:
+        try:
+            await make()
+        except Refused as refused:
+            assert refused.code in header(script).refusals
+        assert given[script] == len(header(script).args) + more, script
+        assert header(script).has_more == bool(more), script

@@ -1,0 +1,384 @@
+"""append_audio and finalize_utterance: what an utterance is (rules 1-4, 7, 33)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+import pytest
+
+from eventsched.errors import InvalidMessage, SeqGap, SessionIsClosed
+from eventsched.server.check import Client
+from eventsched.store import Receipt
+from tests.fixtures_store import START_MS, TimedStore
+from tests.scripts.calls import append, call, chunk, code_of, contents, events, finalized, refused
+
+
+async def chunks_of(store: TimedStore, name: str = "s1") -> list[tuple[int, int]]:
+    """(seq, utterance) of the chunks that are kept."""
+    kept = await store.read_range(store.keys.audio(name), "-", "+", 10_000)
+    told = [msgspec.json.decode(fields[15]) for _, fields in kept]
+    return [(d["seq"], d["utterance"]) for d in told]
+
+
+async def test_rule_1_a_finalize_of_another_index_is_a_counted_duplicate(
+    store: TimedStore, redis: Client
+) -> None:
+    session = await store.open()
+    await store.say(session, 0, final=True)
+    await store.say(session, 1)
+    before = await contents(redis, store)
+    for index in (0, 2, 7):
+        reply = await store.finalize_utterance(session.session, session.epoch, index)
+        assert reply == Receipt("duplicate", 1, ())
+    after = await contents(redis, store)
+    counters = store.keys.counters.encode()
+    assert after.pop(counters) != before.pop(counters, b"")
+    assert after == before
+    assert (await store.read_hash(store.keys.counters))["duplicate_finalizes"] == "3"
+
+
+async def test_rule_1_racing_finalizes_have_one_effect(store: TimedStore) -> None:
+    session = await store.open()
+    await store.say(session, 0)
+    asked = (store.finalize_utterance(session.session, 1, 0) for _ in range(20))
+    replies = await asyncio.gather(*asked)
+    assert sorted(reply.status for reply in replies) == ["duplicate"] * 19 + ["ok"]
+    assert await finalized(store) == [(0, 0, "final", 280)]
+    assert await store.dispatch() == 1
+
+
+async def test_rule_1_a_finalize_that_lost_against_the_end_is_no_error(store: TimedStore) -> None:
+    session = await store.open()
+    await store.say(session, 0)
+    await store.close_session(session.session, 1)
+    reply = await store.finalize_utterance(session.session, 1, 0)
+    assert (reply.status, reply.utterance) == ("duplicate", 1)
+    with pytest.raises(SessionIsClosed):
+        await store.finalize_utterance(session.session, 1, 1)
+
+
+@pytest.mark.parametrize("args", [("x", 0), ("", 0), (1, "x"), (1, ""), (1, -1), (2, 0)])
+async def test_finalize_refuses_what_is_malformed(
+    store: TimedStore, redis: Client, args: tuple[int | str, ...]
+) -> None:
+    session = await store.open()
+    await store.say(session, 0)
+    before = await contents(redis, store)
+    assert (await code_of(store, "finalize_utterance", "s1", *args)).startswith("INVALID_MESSAGE")
+    assert await contents(redis, store) == before
+
+
+async def test_rule_2_a_pause_is_found_when_the_next_chunk_comes(store: TimedStore) -> None:
+    session = await store.open()
+    await store.say(session, 0)
+    store.tick(2_999)
+    assert (await store.say(session, 1)).finalized == ()
+    store.tick(3_000)
+    assert (await store.say(session, 2)) == Receipt("ok", 1, (0,))
+    assert await finalized(store) == [(0, 0, "pause", 220)]
+    assert await chunks_of(store) == [(0, 0), (1, 0), (2, 1)]
+
+
+async def test_rule_2_a_timer_finds_the_pause_when_no_chunk_comes(store: TimedStore) -> None:
+    session = await store.open()
+    await store.say(session, 0)
+    store.tick(2_000)
+    await store.say(session, 1)
+    store.tick(2_999)
+    await store.timers()
+    assert not await finalized(store)
+    store.tick(1)
+    await store.timers()
+    assert await finalized(store) == [(0, 0, "pause", 220)]
+    (event,) = await events(store, "UtteranceFinalized")
+    assert event.ms == START_MS + 5_000
+    store.tick(30_000)
+    await store.timers()
+    assert len(await finalized(store)) == 1
+
+
+async def test_rule_2_one_call_may_finalize_two_utterances(store: TimedStore) -> None:
+    session = await store.open()
+    await store.say(session, 0)
+    store.tick(3_000)
+    assert (await store.say(session, 1, final=True)) == Receipt("ok", 2, (0, 1))
+    assert await finalized(store) == [(0, 0, "pause", 220), (1, 1, "final", 280)]
+    first, second = await events(store, "UtteranceFinalized")
+    assert (first.data.last, first.data.count) == (first.data.first, 1)
+    assert (second.data.last, second.data.first_seq) == (second.data.first, 1)
+
+
+async def test_rule_2_max_duration_cuts_at_the_limit_and_the_turn_goes_on(
+    store: TimedStore,
+) -> None:
+    session = await store.open()
+    for seq in range(9):
+        assert (await store.say(session, seq, ms=1_000)).finalized == ()
+    assert (await store.say(session, 9, ms=999)).finalized == ()
+    assert (await store.say(session, 10, ms=20)).finalized == (0,)
+    await store.say(session, 11, final=True)
+    await store.say(session, 12, final=True)
+    assert await finalized(store) == [
+        (0, 0, "max_duration", 220), (1, 0, "final", 280), (2, 1, "final", 280),
+    ]  # fmt: skip
+    (cut, *_) = await events(store, "UtteranceFinalized")
+    assert (cut.data.ms, cut.data.count, cut.data.bytes) == (10_019, 11, 10_019 * 32)
+
+
+async def test_rule_2_exactly_the_longest_is_cut(store: TimedStore) -> None:
+    session = await store.open()
+    replies = [await store.say(session, seq, ms=1_000) for seq in range(10)]
+    assert [reply.finalized for reply in replies] == [()] * 9 + [(0,)]
+
+
+async def test_rule_2_max_bytes_guards_beyond_the_limit_only(store: TimedStore) -> None:
+    session = await store.open()
+    for seq in range(8):
+        reply = await append(store, session, seq, ms=20, payload=b"x" * 64_000)
+        assert reply.finalized == ()
+    assert (await append(store, session, 8, ms=20, payload=b"x")).finalized == (0,)
+    (cut,) = await events(store, "UtteranceFinalized")
+    assert (cut.data.reason, cut.data.padding_ms, cut.data.bytes) == ("max_bytes", 0, 512_001)
+
+
+async def test_rule_2_of_several_reasons_the_last_in_the_table_names_it(store: TimedStore) -> None:
+    await store.configure_cell({"audio_bytes_max": 5_000}, overwrite=True)
+    session = await store.open()
+    long_chunk: dict[str, Any] = {"ms": 1_000, "payload": b"x" * 100}
+    for seq in range(9):
+        await append(store, session, seq, **long_chunk)
+    await append(store, session, 9, final=True, **long_chunk)
+    for seq in range(10, 19):
+        await append(store, session, seq, **long_chunk)
+    await append(store, session, 19, final=True, ms=1_000, payload=b"x" * 5_000)
+    assert [reason for _, _, reason, _ in await finalized(store)] == ["final", "max_bytes"]
+
+
+async def test_rule_3_an_empty_utterance_never_finalizes(store: TimedStore) -> None:
+    session = await store.open()
+    assert await append(store, session, 0, ms=0, final=True, payload=b"") == Receipt("ok", 0, ())
+    assert (await store.finalize_utterance(session.session, 1, 0)).status == "duplicate"
+    store.tick(10_000)
+    await store.timers()
+    await store.close_session(session.session, 1)
+    assert await store.types() == ["SessionOpened", "SessionClosing", "SessionClosed"]
+
+
+async def test_rule_3_an_empty_last_chunk_ends_what_is_buffered(store: TimedStore) -> None:
+    session = await store.open()
+    await store.say(session, 0)
+    reply = await append(store, session, 1, ms=0, final=True, payload=b"")
+    assert reply == Receipt("ok", 1, (0,))
+    (event,) = await events(store, "UtteranceFinalized")
+    assert (event.data.count, event.data.bytes, event.data.ms) == (2, 3_200, 100)
+    kept = await store.read_range(store.keys.audio("s1"), event.data.first, event.data.last, 10)
+    assert len(kept) == event.data.count
+
+
+async def test_rule_3_an_empty_last_chunk_after_a_pause_belongs_to_nothing(
+    store: TimedStore,
+) -> None:
+    session = await store.open()
+    await store.say(session, 0)
+    store.tick(3_000)
+    reply = await append(store, session, 1, ms=0, final=True, payload=b"")
+    assert reply == Receipt("ok", 1, (0,))
+    store.tick(5_000)
+    await store.say(session, 2)
+    await store.say(session, 3, final=True)
+    _, second = await events(store, "UtteranceFinalized")
+    assert (second.data.reason, second.data.first_seq, second.data.count) == ("final", 2, 2)
+
+
+async def test_rule_4_silence_is_measured_per_utterance(store: TimedStore) -> None:
+    """The first chunk after a long silence begins an utterance; it is none of its own."""
+    session = await store.open()
+    await store.say(session, 0, final=True)
+    seq = 1
+    for _ in range(3):
+        store.tick(50_000)
+        for _ in range(3):
+            assert (await store.say(session, seq)).finalized == ()
+            seq += 1
+            store.tick(100)
+        store.tick(2_900)
+        await store.timers()
+    assert await counts(store) == [1, 3, 3, 3]
+
+
+async def counts(store: TimedStore) -> list[int]:
+    return [event.data.count for event in await events(store, "UtteranceFinalized")]
+
+
+async def test_rule_4_a_finalize_resets_the_pause_timer(store: TimedStore) -> None:
+    session = await store.open()
+    await store.say(session, 0)
+    store.tick(2_000)
+    await store.finalize_utterance(session.session, 1, 0)
+    await store.say(session, 1)
+    store.tick(2_999)
+    await store.timers()
+    assert await counts(store) == [1]
+    store.tick(1)
+    await store.timers()
+    assert await counts(store) == [1, 1]
+
+
+async def test_rule_7_a_chunk_sent_again_has_no_effect(store: TimedStore, redis: Client) -> None:
+    session = await store.open()
+    await store.say(session, 0, final=True)
+    await store.say(session, 1)
+    before = await contents(redis, store)
+    store.tick(10_000)
+    for seq in (0, 1):
+        assert await store.say(session, seq, final=True) == Receipt("duplicate", 1, ())
+    assert await contents(redis, store) == before
+
+
+async def test_rule_7_racing_senders_of_one_chunk_store_it_once(store: TimedStore) -> None:
+    session = await store.open()
+    for seq in range(5):
+        asked = (store.say(session, seq, final=seq == 4) for _ in range(10))
+        replies = await asyncio.gather(*asked)
+        assert sorted(reply.status for reply in replies) == ["duplicate"] * 9 + ["ok"]
+    assert await counts(store) == [5]
+
+
+async def test_rule_7_a_gap_names_the_expected_chunk(store: TimedStore, redis: Client) -> None:
+    session = await store.open()
+    await store.say(session, 0)
+    before = await contents(redis, store)
+    with pytest.raises(SeqGap) as refusal:
+        await store.say(session, 2)
+    assert refusal.value.expected == 1
+    assert await contents(redis, store) == before
+    assert (await store.say(session, 1)).status == "ok"
+
+
+async def test_rule_7_within_a_batch_each_chunk_counts_before_the_next(store: TimedStore) -> None:
+    one, two = await store.open("s1"), await store.open("s2")
+    big = b"x" * 65_537
+    replies = await store.append_audio(
+        [
+            chunk(one, 0), chunk(two, 0, final=True), chunk(one, 1), chunk(one, 1), chunk(one, 3),
+            chunk(one, 2, payload=big), chunk(one, 2, final=True), chunk(two, 2), chunk(one, 3),
+        ]
+    )  # fmt: skip
+    told = [r.status if isinstance(r, Receipt) else r.code for r in replies]
+    assert told == [
+        "ok", "ok", "ok", "duplicate", "SEQ_GAP", "CHUNK_TOO_LARGE", "ok", "SEQ_GAP", "ok",
+    ]  # fmt: skip
+    assert [(e.session, e.data.count) for e in await events(store, "UtteranceFinalized")] == [
+        (two.session, 1), (one.session, 3),
+    ]  # fmt: skip
+    assert await chunks_of(store) == [(0, 0), (1, 0), (2, 0), (3, 1)]
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"payload": b"x" * 65_537}, "CHUNK_TOO_LARGE limit=65536 B"),
+        ({"ms": 19}, "INVALID_MESSAGE ms: 20 to 1000 ms"),
+        ({"ms": 1_001}, "INVALID_MESSAGE ms: 20 to 1000 ms"),
+        ({"ms": 1_001, "final": True}, "INVALID_MESSAGE ms: 20 to 1000 ms"),
+        ({"ms": -1}, "INVALID_MESSAGE ms: 20 to 1000 ms"),
+        ({"payload": b""}, "INVALID_MESSAGE payload: only a final chunk may be empty"),
+        ({"seq": -1}, "INVALID_MESSAGE seq: a whole number"),
+        ({"epoch": -1}, "INVALID_MESSAGE epoch: a whole number"),
+        ({"confirmed": "soon"}, "INVALID_MESSAGE confirmed: an entry id or empty"),
+        ({"confirmed": "9" * 25 + "-0"}, "INVALID_MESSAGE confirmed: an entry id or empty"),
+    ],
+)
+async def test_append_refuses_what_is_malformed(
+    store: TimedStore, redis: Client, given: dict[str, Any], told: str
+) -> None:
+    session = await store.open()
+    await store.say(session, 0)
+    before = await contents(redis, store)
+    assert await refused(store, chunk(session, **{"seq": 1} | given)) == told
+    assert await contents(redis, store) == before
+
+
+async def test_rule_33_the_largest_and_shortest_chunks_are_taken(store: TimedStore) -> None:
+    session = await store.open()
+    assert (await append(store, session, 0, ms=20, payload=b"x" * 65_536)).status == "ok"
+    assert (await append(store, session, 1, ms=1_000)).status == "ok"
+    assert (await append(store, session, 2, ms=1, payload=b"xx", final=True)).finalized == (0,)
+
+
+async def test_a_batch_is_bounded_and_whole(store: TimedStore, redis: Client) -> None:
+    session = await store.open()
+    before = await contents(redis, store)
+    with pytest.raises(InvalidMessage):
+        await store.append_audio([chunk(session, seq) for seq in range(513)])
+    with pytest.raises(InvalidMessage):
+        await call(store, "append_audio", "s1", 1, 0, 100, 0, b"aa")
+    assert await contents(redis, store) == before
+    replies = await store.append_audio(
+        [chunk(session, seq, ms=20, payload=b"xx", final=seq == 511) for seq in range(512)]
+    )
+    assert len(replies) == 512
+    assert await call(store, "append_audio") == []
+
+
+async def test_a_chunk_after_close_is_refused(store: TimedStore, redis: Client) -> None:
+    session = await store.open()
+    await store.say(session, 0)
+    await store.close_session(session.session, 1)
+    before = await contents(redis, store)
+    with pytest.raises(SessionIsClosed):
+        await store.say(session, 1)
+    assert await contents(redis, store) == before
+
+
+async def test_racing_append_and_close_lose_no_chunk_that_was_taken(store: TimedStore) -> None:
+    for number in range(8):
+        session = await store.open(f"s{number}")
+        said, _ = await asyncio.gather(
+            store.append_audio([chunk(session, 0)]), store.close_session(session.session, 1)
+        )
+        ends = [event.session for event in await events(store, "UtteranceFinalized")]
+        assert ends.count(session.session) == isinstance(said[0], Receipt)
+
+
+async def test_audio_is_kept_while_its_outcome_is_open(store: TimedStore) -> None:
+    node, session = await store.join(), await store.open()
+    for seq in range(3):
+        await store.say(session, seq, final=True)
+        store.tick(10)
+    await store.say(session, 3)
+    await store.dispatch()
+    messages = await store.inbox(node)
+    await store.answer(node, messages[1])
+    assert [seq for seq, _ in await chunks_of(store)] == [0, 1, 2, 3]
+    await store.answer(node, messages[0])
+    await store.say(session, 4, final=True)
+    assert [seq for seq, _ in await chunks_of(store)] == [2, 3, 4]
+
+
+async def test_audio_of_what_is_settled_goes(store: TimedStore) -> None:
+    node, session = await store.join(), await store.open()
+    await store.say(session, 0, final=True)
+    await store.dispatch()
+    (message,) = await store.inbox(node)
+    await store.say(session, 1)
+    await store.answer(node, message)
+    assert [seq for seq, _ in await chunks_of(store)] == [1]
+
+
+async def test_finalized_names_its_chunks_and_its_turn_for_dispatch(store: TimedStore) -> None:
+    node, session = await store.join(), await store.open(traceparent="00-ab-cd-01")
+    await store.say(session, 0)
+    store.tick(5)
+    await store.say(session, 1, final=True)
+    await store.dispatch()
+    (event,) = await events(store, "UtteranceFinalized")
+    (message,) = await store.inbox(node)
+    kept = await store.read_range(store.keys.audio("s1"), event.data.first, event.data.last, 10)
+    assert [chunk_id for chunk_id, _ in kept] == [event.data.first, event.data.last]
+    for field in ("first", "last", "count", "bytes", "ms", "padding_ms", "turn", "utterance"):
+        assert message[field] == getattr(event.data, field), field
+    assert (event.traceparent, message["tp"]) == ("00-ab-cd-01", "00-ab-cd-01")
+    assert event.cause == f"audio:{session.session}/{event.data.last}"

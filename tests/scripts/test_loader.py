@@ -1,0 +1,202 @@
+"""The loader, and the twins: keys in Lua and Python, codes in the table and in the domain."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from importlib.resources import files
+from typing import Any
+
+import pytest
+import pytest_asyncio
+import redis
+
+from eventsched import errors, scripts
+from eventsched.keys import Keys
+from eventsched.server.check import Client, open_client
+from tests.known_keys import is_known
+from tests.server_kinds import Server
+
+RULE_32 = {
+    "NO_POOL_FOR_LANG_PAIR", "NO_AVAILABLE_NODE", "JOB_TIMEOUT", "NODE_LOST", "NODE_MISMATCH",
+    "ATTEMPT_MISMATCH", "LEASE_LOST", "DUPLICATE_RESULT", "JOB_UNKNOWN", "SESSION_UNKNOWN",
+    "SESSION_CLOSED", "SESSION_SUPERSEDED", "SEQ_GAP", "CHUNK_TOO_LARGE", "BACKPRESSURE",
+    "MODEL_NOT_AVAILABLE", "NODE_UNKNOWN", "NODE_SUPERSEDED", "INVALID_MESSAGE",
+}  # fmt: skip
+
+
+@pytest.fixture
+def lua(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Lua files by path, in place of those of the package."""
+    found: dict[str, str] = {}
+
+    def read(path: str) -> str:
+        if path not in found:
+            raise scripts.IncludeError(f"no such Lua file: {path}")
+        return found[path]
+
+    monkeypatch.setattr(scripts, "_read", read)
+    scripts.load.cache_clear()
+    return found
+
+
+@pytest.fixture(autouse=True)
+def _fresh_scripts() -> Any:
+    yield
+    scripts.load.cache_clear()
+
+
+def test_an_include_is_put_in_place_once_before_its_user(lua: dict[str, str]) -> None:
+    lua |= {
+        "s.lua": "#!lua\n-- include: a\n-- include: b\nreturn\n",
+        "include/a.lua": "-- include: b\nlocal a\n",
+        "include/b.lua": "local b\n",
+    }
+    assert scripts.load("s").source == "#!lua\nlocal b\nlocal a\nreturn\n"
+
+
+def test_a_missing_script_or_include_is_named(lua: dict[str, str]) -> None:
+    lua["s.lua"] = "#!lua\n-- include: gone\n"
+    with pytest.raises(scripts.IncludeError, match=r"include/gone\.lua"):
+        scripts.load("s")
+    with pytest.raises(scripts.IncludeError, match=r"nowhere\.lua"):
+        scripts.load("nowhere")
+
+
+def test_a_missing_file_of_the_package_is_named() -> None:
+    with pytest.raises(scripts.IncludeError, match=r"no such Lua file: nowhere\.lua"):
+        scripts.load("nowhere")
+
+
+@pytest.mark.parametrize(
+    ("leads", "circle"),
+    [({"a": "a"}, "a -> a"), ({"a": "b", "b": "c", "c": "a"}, "a -> b -> c -> a")],
+)
+def test_a_circular_include_is_named_with_its_way(
+    lua: dict[str, str], leads: dict[str, str], circle: str
+) -> None:
+    lua["s.lua"] = "#!lua\n-- include: a\n"
+    lua |= {f"include/{name}.lua": f"-- include: {to}\n" for name, to in leads.items()}
+    with pytest.raises(scripts.IncludeError, match=re.escape(circle)):
+        scripts.load("s")
+
+
+def test_the_server_knows_a_script_by_the_hash_that_the_loader_tells(server: Server) -> None:
+    with redis.Redis.from_url(server.url, decode_responses=True) as direct:
+        for name in scripts.names():
+            loaded = scripts.load(name)
+            assert direct.execute_command("SCRIPT", "LOAD", loaded.source) == loaded.sha
+
+
+# --- twins ------------------------------------------------------------------------------------
+
+KEYS_LUA = (files("eventsched") / "lua" / "include" / "keys.lua").read_text(encoding="utf-8")
+ONES = re.findall(r"'(\w+)'", KEYS_LUA.partition("ipairs({")[2].partition("})")[0])
+IN_PYTHON = {"cell": "counters", "class": "node_class"}
+ARGS: dict[str, tuple[str | int, ...]] = {
+    "audio": ("s",), "inbox": ("n",), "out": ("s",), "session": ("s",), "outcomes": ("s",),
+    "held": ("s",), "ready": ("s", "es"), "playing": ("s",), "room": ("r",),
+    "job": ("a:c0.s:0:translation:es:none",), "node": ("n",), "leases": ("n", 3), "class": ("k",),
+    "members": ("k",), "free": ("k",), "pair": ("en", "es"), "demands": ("k",),
+    "waiting": (1, "en:es:"), "active": ("core",), "checkpoint": ("core",), "live": ("job",),
+    "view": ("job", "1.1", "j"), "idx": ("s",),
+}  # fmt: skip
+
+
+@pytest_asyncio.fixture(name="client")
+async def _client(server: Server) -> AsyncIterator[Client]:
+    client = await open_client(server.url)
+    yield client
+    await client.aclose()
+
+
+async def _in_lua(client: Client, body: str) -> Any:
+    source = f"#!lua\nlocal log_key = KEYS[1]\n{KEYS_LUA}\n{body}"
+    return await client.execute_command("EVAL", source, 1, Keys("c7").log)
+
+
+async def test_single_keys_are_the_same_in_lua_and_python(client: Client) -> None:
+    for kind in ONES:
+        told = await _in_lua(client, f"return keys.{kind}")
+        assert told.decode() == getattr(Keys("c7"), IN_PYTHON.get(kind, kind))
+    assert (await _in_lua(client, "return keys.log")).decode() == Keys("c7").log
+    assert (await _in_lua(client, "return keys.full('x')")).decode() == Keys("c7").full("x")
+
+
+async def test_keys_with_an_id_are_the_same_in_lua_and_python(client: Client) -> None:
+    keys = Keys("c7")
+    for kind, args in ARGS.items():
+        name = "demands_of" if kind == "demands" else IN_PYTHON.get(kind, kind)
+        key = getattr(keys, name)(*args)
+        parts = [str(args[0]), ":".join(map(str, args[1:]))]
+        given = ", ".join(f"'{part}'" for part in parts if part)
+        assert (await _in_lua(client, f"return keys.of('{kind}', {given})")).decode() == key
+
+
+def test_every_kind_that_scripts_build_is_a_row_of_the_table() -> None:
+    folder = files("eventsched") / "lua"
+    texts = [
+        file.read_text(encoding="utf-8")
+        for place in (folder, folder / "include")
+        for file in place.iterdir()
+        if file.name.endswith(".lua")
+    ]
+    built = {kind for text in texts for kind in re.findall(r"keys\.of\('(\w+)'", text)}
+    assert built <= set(ARGS)
+    used = {name for text in texts for name in re.findall(r"\bkeys\.(\w+)", text)}
+    assert used - {"prefix", "log", "cell_name", "name", "full", "of", "py"} <= set(ONES)
+    keys = Keys("c7")
+    for kind in ONES:
+        key = getattr(keys, IN_PYTHON.get(kind, kind))
+        assert any(is_known(key, type_) for type_ in ("stream", "hash", "set", "zset", "string"))
+
+
+@pytest.mark.parametrize(
+    ("full", "name"),
+    [
+        ("c7.abc", b"abc"), ("c7.A_b-9", b"A_b-9"), ("c8.abc", None), ("abc", None), ("c7.", None),
+        ("c7.a:b", None), ("c7.a.b", None), ("", None), ("c7." + "x" * 64, b"x" * 64),
+        ("c7." + "x" * 65, None), ("C7.abc", None), ("c7.a b", None),
+    ],
+)  # fmt: skip
+async def test_rule_34_only_a_full_id_of_this_cell_has_a_name(
+    client: Client, full: str, name: bytes | None
+) -> None:
+    assert await _in_lua(client, f"return keys.name('{full}') or false") == name
+
+
+def test_rule_32_every_code_is_in_one_table() -> None:
+    assert set(errors.BY_CODE) | errors.JOB_CODES == RULE_32
+    assert not set(errors.BY_CODE) & errors.JOB_CODES
+
+
+def test_rule_32_a_reply_becomes_the_class_of_its_code() -> None:
+    for code, kind in errors.BY_CODE.items():
+        refused = errors.from_reply(f"{code} field=a limit=1 to 2 ms")
+        assert type(refused) is kind
+        assert (refused.code, refused.fields) == (code, {"field": "a", "limit": "1 to 2 ms"})
+        assert type(errors.from_reply(code)) is kind
+    assert errors.from_reply("ERR unknown command") is None
+    assert errors.from_reply("OOM command not allowed") is None
+
+
+# --- foreign slots ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("server", ["embedded-cluster"], indirect=True)
+@pytest.mark.parametrize("name", scripts.names())
+def test_a_key_of_another_slot_is_refused_by_the_server(server: Server, name: str) -> None:
+    assert server.process is not None
+    keys, before = (Keys("here").log, Keys("there").log), server.process.call("DBSIZE")
+    with pytest.raises(Exception, match="same slot"):
+        server.process.call("EVAL", scripts.load(name).source, 2, *keys, "")
+    assert server.process.call("DBSIZE") == before
+
+
+@pytest.mark.parametrize("server", ["embedded-cluster"], indirect=True)
+def test_a_script_cannot_reach_a_slot_that_it_was_not_given(server: Server) -> None:
+    assert server.process is not None
+    reach = f"#!lua\nreturn redis.call('SET', '{Keys('there').log}', KEYS[1])"
+    with pytest.raises(Exception, match=r"do not hash to the same slot|non local key"):
+        server.process.call("EVAL", reach, 1, Keys("here").log)
+    assert server.process.call("EXISTS", Keys("there").log) == 0

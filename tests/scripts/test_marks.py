@@ -1,0 +1,201 @@
+"""Rule 14: a missing model marks (node, service) for 60 s and the job goes elsewhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.fixtures_store import START_MS, TimedStore
+from tests.scripts.cell_state import check
+from tests.scripts.jobs_of import assigned, cancelled, last, logged, reply, speak
+
+TTS: dict[str, Any] = {"features": ["tts"], "features_hash": "0123456789abcdef"}
+MISSING: dict[str, Any] = {
+    "status": "failed",
+    "code": "MODEL_NOT_AVAILABLE",
+    "service": "tts",
+    "retriable": True,
+}
+
+
+async def test_rule_14_a_missing_model_marks_the_node_and_dispatches_the_job_again(
+    store: TimedStore,
+) -> None:
+    first = await store.join("n1", services=["tts"])
+    await speak(store, "s1", **TTS)
+    await store.dispatch()
+    second = await store.join("n2", services=["tts"])
+    (message,) = await assigned(store, first)
+    assert await reply(store, first, message["j"], **MISSING) == "ok"
+    assert (await store.types())[-3:] == ["NodeMarked", "AttemptEnded", "JobDispatched"]
+    marked = await last(store, "NodeMarked")
+    assert (marked.service, marked.until_ms) == ("tts", START_MS + 60_000)
+    ended = await last(store, "AttemptEnded")
+    assert (ended.reason, ended.code) == ("marked", "MODEL_NOT_AVAILABLE")
+    (again,) = await assigned(store, second)
+    assert again["attempt"] == 2
+    said = await last(store, "JobDispatched")
+    assert said.affinity.why == "marked"
+    assert said.last == first.node
+    assert len(await cancelled(store, first)) == 1
+    await check(store)
+
+
+async def test_rule_14_a_marked_node_serves_demands_without_that_service(
+    store: TimedStore,
+) -> None:
+    node = await store.join(services=["tts"], slots=4)
+    await speak(store, "s1", **TTS)
+    await store.dispatch()
+    (message,) = await assigned(store, node)
+    await reply(store, node, message["j"], **MISSING)
+    assert (await last(store, "JobQueued")).reason == "NO_AVAILABLE_NODE"
+    await speak(store, "s2")
+    await store.dispatch()
+    assert len(await assigned(store, node)) == 2
+    await check(store)
+
+
+async def test_rule_14_the_end_of_a_mark_serves_those_who_wait(store: TimedStore) -> None:
+    node = await store.join(services=["tts"])
+    await store.configure_cell({"waiting_ms": 100_000}, overwrite=True)
+    await speak(store, "s1", **TTS)
+    await store.dispatch()
+    (message,) = await assigned(store, node)
+    await reply(store, node, message["j"], **MISSING)
+    for _ in range(5):
+        store.tick(11_999)
+        await store.heartbeat_node(node.node, node.epoch, load=0, held=[])
+        await store.timers()
+    assert await logged(store, "NodeUnmarked") == []
+    store.tick(5)
+    await store.timers()
+    assert (await store.types())[-2:] == ["NodeUnmarked", "JobDispatched"]
+    assert (await last(store, "JobDispatched")).rule == "fill"
+    await check(store)
+
+
+async def test_rule_14_it_counts_as_one_dispatch_again_and_fails_with_the_nodes_code(
+    store: TimedStore,
+) -> None:
+    nodes = {
+        name: await store.join(name, services=["tts"], slots=1) for name in ("n1", "n2", "n3", "n4")
+    }
+    await speak(store, "s1", **TTS)
+    await store.dispatch()
+    for attempt in range(1, 5):
+        dispatched = (await logged(store, "JobDispatched"))[-1]
+        name = dispatched.node.partition(".")[2]
+        assert dispatched.data.attempt == attempt
+        assert await reply(store, nodes[name], dispatched.job, attempt, **MISSING) == "ok"
+    failed = await last(store, "JobFailed")
+    assert (failed.code, failed.attempt) == ("MODEL_NOT_AVAILABLE", 4)
+    assert len(await logged(store, "NodeMarked")) == 4
+    await check(store)
+
+
+async def test_rule_14_a_service_that_the_job_does_not_name_is_malformed(
+    store: TimedStore,
+) -> None:
+    node = await store.join(services=["tts", "vad"])
+    await speak(store, "s1", **TTS)
+    await store.dispatch()
+    (message,) = await assigned(store, node)
+    before = await store.types()
+    for service in ("vad", "", "tts,vad", "nothing"):
+        asked = MISSING | {"service": service}
+        assert await reply(store, node, message["j"], **asked) == "INVALID_MESSAGE"
+    assert await store.types() == before
+    await check(store)
+
+
+async def test_rule_14_a_second_word_makes_the_mark_last_longer_and_says_so(
+    store: TimedStore,
+) -> None:
+    node = await store.join(services=["tts"], slots=2)
+    await speak(store, "s1", count=2, **TTS)
+    await store.dispatch()
+    one, two = await assigned(store, node)
+    await reply(store, node, one["j"], **MISSING)
+    store.tick(10_000)
+    await reply(store, node, two["j"], **MISSING)
+    until = [e.data.until_ms for e in await logged(store, "NodeMarked")]
+    assert until == [START_MS + 60_000, START_MS + 70_000]
+    await check(store)
+    for _ in range(5):
+        store.tick(10_000)
+        await store.heartbeat_node(node.node, node.epoch, load=0, held=[])
+        await store.timers()
+    assert await logged(store, "NodeUnmarked") == []
+    store.tick(10_000)
+    await store.timers()
+    assert len(await logged(store, "NodeUnmarked")) == 1
+    await check(store)
+
+
+async def test_rule_14_two_marks_end_each_at_its_time(store: TimedStore) -> None:
+    both: dict[str, Any] = {"features": ["tts", "vad"], "features_hash": "0123456789abcdef"}
+    node = await store.join(services=["tts", "vad"], slots=2)
+    await speak(store, "s1", count=2, **both)
+    await store.dispatch()
+    one, two = await assigned(store, node)
+    await reply(store, node, one["j"], **MISSING)
+    store.tick(5_000)
+    await reply(store, node, two["j"], **MISSING | {"service": "vad"})
+    await check(store)
+    seen = []
+    for _ in range(13):
+        store.tick(5_000)
+        await store.heartbeat_node(node.node, node.epoch, load=0, held=[])
+        await store.timers()
+        await check(store)
+        seen.append(len(await logged(store, "NodeUnmarked")))
+    assert seen == [0] * 10 + [1, 2, 2]
+
+
+async def test_rule_14_a_draining_node_can_be_marked(store: TimedStore) -> None:
+    node = await store.join(services=["tts"], slots=2)
+    await speak(store, "s1", count=2, **TTS)
+    await store.dispatch()
+    await store.drain_node(node.node, node.epoch, within_ms=60_000)
+    one, two = await assigned(store, node)
+    await reply(store, node, one["j"], **MISSING)
+    await check(store)
+    await reply(store, node, two["j"], **MISSING)
+    assert (await store.types())[-4:] == [
+        "NodeMarked",
+        "AttemptEnded",
+        "NodeDrained",
+        "JobQueued",
+    ]
+    await check(store)
+
+
+async def test_rule_14_a_new_registration_has_no_marks(store: TimedStore) -> None:
+    node = await store.join(services=["tts"], slots=1)
+    await speak(store, "s1", **TTS)
+    await store.dispatch()
+    (message,) = await assigned(store, node)
+    await reply(store, node, message["j"], **MISSING)
+    await check(store)
+    await store.join(services=["tts"], slots=1, token="newer")
+    assert (await last(store, "JobDispatched")).epoch == 2
+    await check(store)
+    store.tick(60_000)
+    await store.timers()
+    assert await logged(store, "NodeUnmarked") == []
+
+
+async def test_rule_14_demands_are_listed_for_the_class_that_a_mark_makes(
+    store: TimedStore,
+) -> None:
+    """The marked node's new class learns what waits, and does not list what it cannot do."""
+    node = await store.join(services=["tts"], slots=1)
+    await speak(store, "s1", **TTS)
+    await speak(store, "s2")
+    await store.dispatch()
+    (message,) = await assigned(store, node)
+    assert message["session"] == store.keys.full("s1")
+    await reply(store, node, message["j"], **MISSING)
+    await check(store)
+    assert (await last(store, "JobDispatched")).rule == "fill"
+    assert (await assigned(store, node))[-1]["session"] == store.keys.full("s2")

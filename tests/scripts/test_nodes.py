@@ -1,0 +1,411 @@
+"""Rule 13: registering, heartbeats, draining, losing a node."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio
+import pytest
+
+from tests.fixtures_store import START_MS, TimedStore
+from tests.scripts.cell_state import check, members
+from tests.scripts.jobs_of import (
+    assigned,
+    cancelled,
+    finish_one,
+    last,
+    logged,
+    refusal,
+    reply,
+    speak,
+)
+
+
+async def test_rule_13_a_registration_has_an_epoch_and_a_place_to_read_from(
+    store: TimedStore,
+) -> None:
+    node = await store.join(asr=["en", "de"], services=["tts"], version="1.2")
+    assert (node.epoch, node.inbox_from, node.heartbeat_ms) == (1, "0-0", 5_000)
+    said = await last(store, "NodeRegistered")
+    assert (said.asr, said.targets, said.services) == (["de", "en"], ["es"], ["tts"])
+    assert (said.slots, said.version, said.epoch) == (2, "1.2", 1)
+    await check(store)
+
+
+async def test_rule_13_the_same_token_again_gets_the_same_reply_and_changes_nothing(
+    store: TimedStore,
+) -> None:
+    node = await store.join()
+    await speak(store, "s1")
+    await store.dispatch()
+    before = await store.types()
+    store.tick(100)
+    assert await store.join() == node
+    assert await store.types() == before
+    assert [m["attempt"] for m in await assigned(store, node)] == [1]
+
+
+async def test_rule_13_the_same_token_registered_at_once_by_many_is_one_registration(
+    store: TimedStore,
+) -> None:
+    grants = []
+
+    async def register() -> None:
+        grants.append(await store.join())
+
+    async with anyio.create_task_group() as group:
+        for _ in range(10):
+            group.start_soon(register)
+    assert {grant.epoch for grant in grants} == {1}
+    assert await store.types() == ["NodeRegistered"]
+
+
+MALFORMED: dict[str, tuple[dict[str, Any], str]] = {
+    "no slots": ({"slots": 0}, "slots"),
+    "too many slots": ({"slots": 257}, "slots"),
+    "no token": ({"token": ""}, "token"),
+    "nothing recognised": ({"asr": []}, "asr"),
+    "nothing translated": ({"targets": []}, "targets"),
+    "65 languages": (
+        {"asr": [f"a{chr(97 + i % 26)}{chr(97 + i // 26)}" for i in range(65)]},
+        "asr",
+    ),
+    "1,025 pairs": (
+        {
+            "asr": [f"a{chr(97 + i)}" for i in range(25)],
+            "targets": [f"b{chr(97 + i % 26)}{chr(97 + i // 26)}" for i in range(41)],
+        },
+        "targets",
+    ),
+    "17 services": ({"services": [f"s{i}" for i in range(17)]}, "services"),
+    "a language with a colon": ({"asr": ["en:es"]}, "asr"),
+    "a language with a bar": ({"asr": ["en|es"]}, "asr"),
+    "one letter": ({"targets": ["e"]}, "targets"),
+    "four letters": ({"targets": ["engl"]}, "targets"),
+    "an open tag": ({"targets": ["en-"]}, "targets"),
+    "a target of auto": ({"targets": ["auto"]}, "targets"),
+    "a service with a colon": ({"services": ["a:b"]}, "services"),
+    "a service of 65 letters": ({"services": ["a" * 65]}, "services"),
+}
+
+
+@pytest.mark.parametrize("case", MALFORMED)
+async def test_rule_33_and_34_a_malformed_registration_is_refused_and_changes_nothing(
+    store: TimedStore, case: str
+) -> None:
+    given, field = MALFORMED[case]
+    refused = await refusal(store.join(**given))
+    assert (refused.code, refused.fields["field"]) == ("INVALID_MESSAGE", field)
+    assert await store.types() == []
+    assert await members(store, store.keys.classes) == set()
+
+
+async def test_rule_33_the_largest_registration_is_taken(store: TimedStore) -> None:
+    """64 languages on one side and 1,024 pairs, 16 services, 256 slots."""
+    languages = [f"a{chr(97 + i % 26)}{chr(97 + i // 26)}" for i in range(64)]
+    services = [f"s{i}" for i in range(16)]
+    await store.join(asr=languages, targets=languages[:16], services=services, slots=256)
+    said = await last(store, "NodeRegistered")
+    assert (len(said.asr), len(said.targets), len(said.services)) == (64, 16, 16)
+    assert said.slots == 256
+    await check(store)
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a:b", "a|b", "a" * 65])
+async def test_rule_34_a_malformed_node_name_is_refused(store: TimedStore, name: str) -> None:
+    refused = await refusal(store.join(node=store.keys.full(name)))
+    assert (refused.code, refused.fields["field"]) == ("INVALID_MESSAGE", "node")
+    assert await store.types() == []
+
+
+@pytest.mark.parametrize("language", ["auto", "en", "deu", "pt-BR", "zh-Hant", "es-419"])
+async def test_rule_34_a_language_may_be(store: TimedStore, language: str) -> None:
+    await store.join(asr=[language])
+    assert (await last(store, "NodeRegistered")).asr == [language]
+
+
+async def test_rule_33_a_cell_has_256_classes(store: TimedStore) -> None:
+    for i in range(256):
+        await store.join(f"n{i}", services=[f"s{i}"])
+    refused = await refusal(store.join("other", services=["one-more"]))
+    assert refused.fields["field"] == "class"
+    assert (await store.join("known", services=["s7"])).epoch == 1
+    assert len(await logged(store, "NodeRegistered")) == 257
+
+
+async def test_rule_13_the_newcomer_supersedes_and_the_older_process_is_told(
+    store: TimedStore,
+) -> None:
+    old = await store.join(slots=1)
+    await speak(store, "s1")
+    await store.dispatch()
+    (message,) = await assigned(store, old)
+    new = await store.join(token="newer", slots=1)
+    assert new.epoch == 2
+    assert (await store.types())[3:] == [
+        "JobDispatched",
+        "NodeLost",
+        "NodeRegistered",
+        "AttemptEnded",
+        "JobDispatched",
+    ]
+    assert (await last(store, "NodeLost")).reason == "superseded"
+    assert (await last(store, "NodeLost")).leases == 1
+    ended = await last(store, "AttemptEnded")
+    assert (ended.reason, ended.epoch, ended.attempt) == ("superseded", 1, 1)
+    again = await last(store, "JobDispatched")
+    assert (again.epoch, again.attempt) == (2, 2)
+    told = await refusal(store.heartbeat_node(old.node, 1, load=0, held=[]))
+    assert told.code == "NODE_SUPERSEDED"
+    assert (await refusal(store.drain_node(old.node, 1, within_ms=0))).code == "NODE_SUPERSEDED"
+    assert await reply(store, old, message["j"]) == "NODE_MISMATCH"
+    await check(store)
+
+
+async def test_rule_13_a_newcomer_reads_its_inbox_from_behind_what_the_older_one_got(
+    store: TimedStore,
+) -> None:
+    old = await store.join(slots=1)
+    await speak(store, "s1")
+    await store.dispatch()
+    key = store.keys.inbox("n1")
+    before = await store.last_id(key)
+    store.tick(10)
+    new = await store.join(token="newer", slots=1)
+    assert new.inbox_from == before
+    unread = await store.read_range(key, f"({new.inbox_from}", "+", 10)
+    kinds = [fields[1] for _, fields in unread]
+    assert kinds == [b"cancel", b"assign"]
+    assert (await cancelled(store, old))[0]["epoch"] == 1
+
+
+async def test_rule_13_a_new_registration_starts_with_all_slots_free(store: TimedStore) -> None:
+    await store.join(slots=2)
+    await speak(store, "s1", count=2)
+    await store.dispatch()
+    store.tick(15_000)
+    await store.fire_timers()
+    node = await store.join(token="newer", slots=2)
+    await speak(store, "s2", count=1)
+    await store.dispatch()
+    await check(store)
+    assert len([e for e in await logged(store, "JobDispatched") if e.data.epoch == node.epoch]) == 2
+
+
+async def test_rule_13_a_heartbeat_keeps_a_node_alive(store: TimedStore) -> None:
+    node = await store.join()
+    for _ in range(4):
+        store.tick(14_999)
+        assert await store.heartbeat_node(node.node, node.epoch, load=3, held=[]) == []
+        await store.timers()
+    assert await store.types() == ["NodeRegistered"]
+    store.tick(15_000)
+    await store.timers()
+    assert (await last(store, "NodeLost")).reason == "silent"
+
+
+async def test_rule_13_a_heartbeat_never_resurrects(store: TimedStore) -> None:
+    node = await store.join()
+    store.tick(15_000)
+    await store.timers()
+    for _ in range(2):
+        refused = await refusal(store.heartbeat_node(node.node, node.epoch, load=0, held=[]))
+        assert refused.code == "NODE_UNKNOWN"
+    assert (await store.join()).epoch == 2
+    assert (await store.types())[1:] == ["NodeLost", "NodeRegistered"]
+    await check(store)
+
+
+async def test_rule_13_a_heartbeat_is_refused_when_malformed_or_from_nobody(
+    store: TimedStore,
+) -> None:
+    node = await store.join()
+    for epoch in (2, 99):
+        refused = await refusal(store.heartbeat_node(node.node, epoch, load=0, held=[]))
+        assert refused.code == "NODE_UNKNOWN"
+    unknown = store.keys.full("nobody")
+    assert (await refusal(store.heartbeat_node(unknown, 1, load=0, held=[]))).code == "NODE_UNKNOWN"
+    for epoch, load, field in ((-1, 0, "epoch"), (1, -1, "load")):
+        refused = await refusal(store.heartbeat_node(node.node, epoch, load=load, held=[]))
+        assert (refused.code, refused.fields["field"]) == ("INVALID_MESSAGE", field)
+    many = [("job", 1)] * 257
+    refused = await refusal(store.heartbeat_node(node.node, 1, load=0, held=many))
+    assert refused.fields["field"] == "held"
+
+
+async def test_rule_13_a_heartbeat_names_the_attempts_that_the_node_no_longer_holds(
+    store: TimedStore,
+) -> None:
+    node = await store.join(slots=2)
+    await speak(store, "s1", count=2)
+    await store.dispatch()
+    first, second = [message["j"] for message in await assigned(store, node)]
+    assert await reply(store, node, first) == "ok"
+    held = [(first, 1), (second, 1), ("acme:none", 1)]
+    lost = await store.heartbeat_node(node.node, node.epoch, load=1, held=held)
+    assert lost == [first, "acme:none"]
+    lost = await store.heartbeat_node(node.node, node.epoch, load=1, held=[(second, 2)])
+    assert lost == [second]
+
+
+async def test_rule_13_a_lost_node_is_dispatched_again_16_at_once_and_the_rest_later(
+    store: TimedStore,
+) -> None:
+    lost = await store.join("n1", slots=40)
+    await speak(store, "s1", count=40)
+    await store.dispatch()
+    store.tick(10_000)
+    other = await store.join("n2", slots=64)
+    store.tick(5_000)
+    reply_ = await store.fire_timers()
+    assert reply_.next_ms == reply_.now_ms
+    assert len(await logged(store, "AttemptEnded")) == 16
+    assert len(await assigned(store, other)) == 16
+    assert (await last(store, "NodeLost")).leases == 40
+    await check(store)
+    late = (await assigned(store, lost))[-1]
+    assert await reply(store, lost, late["j"]) == "LEASE_LOST"
+    await store.timers()
+    assert len(await assigned(store, other)) == 40
+    assert {e.data.reason for e in await logged(store, "AttemptEnded")} == {"node_lost"}
+    await check(store)
+
+
+async def test_rule_13_a_superseded_node_is_dispatched_again_16_a_call_too(
+    store: TimedStore,
+) -> None:
+    await store.join("n1", slots=20)
+    await speak(store, "s1", count=20)
+    await store.dispatch()
+    await store.join("n1", token="newer", slots=20)
+    assert len(await logged(store, "AttemptEnded")) == 16
+    await check(store)
+    await store.timers()
+    assert len(await logged(store, "AttemptEnded")) == 20
+    assert {e.data.epoch for e in (await logged(store, "JobDispatched"))[20:]} == {2}
+    await check(store)
+
+
+async def test_rule_13_a_draining_node_finishes_what_it_has_and_gets_nothing_new(
+    store: TimedStore,
+) -> None:
+    node = await store.join(slots=2)
+    await speak(store, "s1")
+    await store.dispatch()
+    assert await store.drain_node(node.node, node.epoch, within_ms=60_000) == 1
+    await speak(store, "s2")
+    await store.dispatch()
+    assert (await last(store, "JobQueued")).reason == "NO_AVAILABLE_NODE"
+    assert await store.heartbeat_node(node.node, node.epoch, load=1, held=[]) == []
+    await check(store)
+    await finish_one(store, node)
+    assert (await store.types())[-3:] == ["ResultRecorded", "NodeDrained", "ResultDelivered"]
+    assert len(await assigned(store, node)) == 1
+    await check(store)
+
+
+async def test_rule_13_a_node_that_holds_nothing_is_drained_at_once(store: TimedStore) -> None:
+    node = await store.join()
+    assert await store.drain_node(node.node, node.epoch, within_ms=60_000) == 0
+    assert await store.types() == ["NodeRegistered", "NodeDraining", "NodeDrained"]
+    refused = await refusal(store.drain_node(node.node, node.epoch, within_ms=60_000))
+    assert refused.code == "NODE_UNKNOWN"
+    assert len(await store.types()) == 3
+    await check(store)
+
+
+async def test_rule_13_what_a_draining_node_holds_after_its_bound_goes_elsewhere(
+    store: TimedStore,
+) -> None:
+    node = await store.join("n1", slots=20)
+    await speak(store, "s1", count=20)
+    await store.dispatch()
+    other = await store.join("n2", slots=20)
+    assert await store.drain_node(node.node, node.epoch, within_ms=10_000) == 20
+    assert await store.drain_node(node.node, node.epoch, within_ms=10_000) == 20
+    assert len(await logged(store, "NodeDraining")) == 1
+    store.tick(9_999)
+    await store.heartbeat_node(node.node, node.epoch, load=0, held=[])
+    await store.timers()
+    assert await logged(store, "AttemptEnded") == []
+    store.tick(1)
+    await store.fire_timers()
+    assert len(await logged(store, "AttemptEnded")) == 16
+    await check(store)
+    await store.timers()
+    assert {e.data.reason for e in await logged(store, "AttemptEnded")} == {"drained"}
+    assert len(await assigned(store, other)) == 20
+    assert len(await cancelled(store, node)) == 20
+    assert len(await logged(store, "NodeDrained")) == 1
+    await check(store)
+
+
+async def test_rule_13_draining_within_nothing_hands_back_at_once(store: TimedStore) -> None:
+    node = await store.join("n1", slots=20)
+    await speak(store, "s1", count=20)
+    await store.dispatch()
+    assert await store.drain_node(node.node, node.epoch, within_ms=0) == 4
+    await store.timers()
+    assert len(await logged(store, "NodeDrained")) == 1
+    assert (await logged(store, "NodeDrained"))[0].ms == START_MS
+    await check(store)
+
+
+@pytest.mark.parametrize(("epoch", "within_ms"), [(-1, 0), (1, -1), (1, 300_001)])
+async def test_rule_13_a_malformed_drain_is_refused(
+    store: TimedStore, epoch: int, within_ms: int
+) -> None:
+    node = await store.join()
+    refused = await refusal(store.drain_node(node.node, epoch, within_ms=within_ms))
+    assert refused.code == "INVALID_MESSAGE"
+    unknown = store.keys.full("nobody")
+    assert (await refusal(store.drain_node(unknown, 1, within_ms=0))).code == "NODE_UNKNOWN"
+    assert await store.types() == ["NodeRegistered"]
+
+
+async def test_rule_13_a_silent_node_that_drains_is_lost(store: TimedStore) -> None:
+    node = await store.join(slots=2)
+    await speak(store, "s1")
+    await store.dispatch()
+    await store.drain_node(node.node, node.epoch, within_ms=60_000)
+    store.tick(15_000)
+    await store.timers()
+    assert (await last(store, "NodeLost")).reason == "silent"
+    assert await logged(store, "NodeDrained") == []
+    await check(store)
+
+
+async def test_rule_13_a_registration_serves_those_who_wait(store: TimedStore) -> None:
+    await speak(store, "s1")
+    await store.dispatch()
+    assert (await last(store, "JobQueued")).reason == "NO_POOL_FOR_LANG_PAIR"
+    node = await store.join()
+    assert (await store.types())[-2:] == ["NodeRegistered", "JobDispatched"]
+    assert len(await assigned(store, node)) == 1
+    await check(store)
+
+
+async def test_pressure_refuses_registration_but_not_its_replay(store: TimedStore) -> None:
+    node = await store.join()
+    await store.set_pressure("memory", raised=True, seen=81, limit=80)
+    refused = await refusal(store.join("n2"))
+    assert refused.code == "BACKPRESSURE"
+    assert int(refused.fields["retry_after_ms"]) > 0
+    assert await store.join() == node
+    await store.set_pressure("memory", raised=False, seen=70, limit=80)
+    assert (await store.join("n2")).epoch == 1
+    await check(store)
+
+
+async def test_the_inbox_is_trimmed_to_the_oldest_live_attempt(store: TimedStore) -> None:
+    node = await store.join(slots=2)
+    for turn in range(4):
+        await speak(store, f"s{turn}")
+        await store.dispatch()
+        store.tick(10)
+        if turn:
+            await finish_one(store, node)
+    (left,) = await assigned(store, node)
+    assert left["session"] == store.keys.full("s3")
+    await finish_one(store, node)
+    assert await assigned(store, node) == []

@@ -1,0 +1,237 @@
+"""mark_playback: sound that plays to a speaker is no pause of theirs (rule 5)."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from eventsched.errors import InvalidMessage, SessionIsClosed
+from eventsched.server.check import Client
+from eventsched.store import SessionGrant
+from tests.fixtures_store import TimedStore
+from tests.scripts.calls import call, code_of, contents, events, finalized
+
+
+async def mark(
+    store: TimedStore, session: SessionGrant, utterance: int = 0, *, started: bool
+) -> str:
+    origin = store.keys.full("origin")
+    return await store.mark_playback(
+        session.session, session.epoch, origin=origin, target="es", utterance=utterance,
+        started=started,
+    )  # fmt: skip
+
+
+async def ends(store: TimedStore) -> list[tuple[int, int, str]]:
+    return [
+        (event.ms, event.data.utterance, event.data.reason)
+        for event in await events(store, "PlaybackEnded")
+    ]
+
+
+async def test_rule_5_no_pause_cuts_while_sound_plays(store: TimedStore) -> None:
+    session = await store.open()
+    await store.say(session, 0)
+    await mark(store, session, started=True)
+    store.tick(10_000)
+    await store.timers()
+    assert (await store.say(session, 1)).finalized == ()
+    assert await finalized(store) == []
+
+
+async def test_rule_5_after_the_end_a_past_pause_cuts(store: TimedStore) -> None:
+    session = await store.open()
+    await store.say(session, 0)
+    await mark(store, session, started=True)
+    store.tick(10_000)
+    await store.timers()
+    await mark(store, session, started=False)
+    await store.timers()
+    assert await finalized(store) == [(0, 0, "pause", 220)]
+
+
+async def test_rule_5_after_the_end_a_pause_is_measured_from_the_last_chunk(
+    store: TimedStore,
+) -> None:
+    session = await store.open()
+    await store.say(session, 0)
+    await mark(store, session, started=True)
+    store.tick(4_000)
+    await store.timers()
+    await store.say(session, 1)
+    store.tick(1_000)
+    await mark(store, session, started=False)
+    store.tick(1_999)
+    await store.timers()
+    assert await finalized(store) == []
+    store.tick(1)
+    await store.timers()
+    assert await finalized(store) == [(0, 0, "pause", 220)]
+
+
+async def test_rule_5_a_chunk_after_the_end_finds_the_pause(store: TimedStore) -> None:
+    session = await store.open()
+    await store.say(session, 0)
+    await mark(store, session, started=True)
+    store.tick(5_000)
+    await mark(store, session, started=False)
+    assert (await store.say(session, 1)).finalized == (0,)
+
+
+async def test_rule_5_other_reasons_cut_all_the_same(store: TimedStore) -> None:
+    session = await store.open()
+    await mark(store, session, started=True)
+    assert (await store.say(session, 0, final=True)).finalized == (0,)
+    await store.say(session, 1)
+    assert (await store.finalize_utterance(session.session, 1, 1)).status == "ok"
+    replies = [await store.say(session, seq, ms=1_000) for seq in range(2, 12)]
+    assert replies[-1].finalized == (2,)
+
+
+async def test_rule_5_every_open_playback_has_to_end(store: TimedStore) -> None:
+    session = await store.open()
+    await store.say(session, 0)
+    await mark(store, session, 0, started=True)
+    await mark(store, session, 1, started=True)
+    store.tick(4_000)
+    await store.timers()
+    await mark(store, session, 0, started=False)
+    await store.timers()
+    assert await finalized(store) == []
+    await mark(store, session, 1, started=False)
+    await store.timers()
+    assert await finalized(store) == [(0, 0, "pause", 220)]
+
+
+async def test_rule_5_a_deadline_ends_what_nobody_ends(store: TimedStore) -> None:
+    session = await store.open()
+    begun = store.at_ms
+    await mark(store, session, started=True)
+    (event,) = await events(store, "PlaybackStarted")
+    assert event.data.until_ms == begun + 30_000
+    store.tick(5_000)
+    await store.say(session, 0)
+    store.tick(24_999)
+    await store.timers()
+    assert await ends(store) == []
+    store.tick(1)
+    await store.timers()
+    assert await ends(store) == [(begun + 30_000, 0, "deadline")]
+    assert await finalized(store) == [(0, 0, "pause", 220)]
+
+
+async def test_rule_5_the_deadline_of_an_ended_playback_does_nothing(store: TimedStore) -> None:
+    session = await store.open()
+    await mark(store, session, started=True)
+    store.tick(20_000)
+    await mark(store, session, started=False)
+    store.tick(5_000)
+    await mark(store, session, started=True)
+    store.tick(5_000)
+    await store.timers()
+    assert [reason for _, _, reason in await ends(store)] == ["ended"]
+    store.tick(25_000)
+    await store.timers()
+    assert [reason for _, _, reason in await ends(store)] == ["ended", "deadline"]
+
+
+async def test_an_ended_playback_of_a_silent_session_leaves_no_timer(store: TimedStore) -> None:
+    session = await store.open()
+    for started in (True, False):
+        await mark(store, session, started=started)
+    timers = await store.transport.command(
+        "ZRANGE", store.keys.timers, 0, -1, key=store.keys.timers
+    )
+    assert timers == [f"idle|{session.session}".encode()]
+
+
+async def test_rule_5_only_where_it_is_heard(store: TimedStore) -> None:
+    hears, origin = await store.open(), await store.open("origin")
+    await store.say(hears, 0)
+    await store.say(origin, 0)
+    await mark(store, hears, started=True)
+    store.tick(3_000)
+    await store.timers()
+    assert [e.session for e in await events(store, "UtteranceFinalized")] == [origin.session]
+
+
+async def test_a_mark_said_again_is_a_duplicate(store: TimedStore, redis: Client) -> None:
+    session = await store.open()
+    assert await mark(store, session, started=False) == "duplicate"
+    assert await mark(store, session, started=True) == "ok"
+    before = await contents(redis, store)
+    store.tick(10_000)
+    assert await mark(store, session, started=True) == "duplicate"
+    assert await contents(redis, store) == before
+    assert await mark(store, session, started=False) == "ok"
+    assert await mark(store, session, started=False) == "duplicate"
+
+
+async def test_racing_marks_have_one_effect(store: TimedStore) -> None:
+    session = await store.open()
+    for started in (True, False):
+        asked = (mark(store, session, started=started) for _ in range(10))
+        replies = await asyncio.gather(*asked)
+        assert sorted(replies) == ["duplicate"] * 9 + ["ok"]
+    assert await store.types() == ["SessionOpened", "PlaybackStarted", "PlaybackEnded"]
+
+
+async def test_sixty_four_playbacks_are_open_at_most(store: TimedStore, redis: Client) -> None:
+    session = await store.open()
+    for utterance in range(64):
+        await mark(store, session, utterance, started=True)
+    before = await contents(redis, store)
+    with pytest.raises(InvalidMessage):
+        await mark(store, session, 64, started=True)
+    assert await contents(redis, store) == before
+    await mark(store, session, 0, started=False)
+    assert await mark(store, session, 64, started=True) == "ok"
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (0, "x"), (0, 2), (1, "other.s1"), (1, "s1"), (1, ""), (1, "a/b"), (2, "auto"),
+        (2, "e/s"), (2, "es|"), (2, ""), (3, "x"), (3, -1), (4, 2), (4, ""),
+    ],
+)  # fmt: skip
+async def test_mark_refuses_what_is_malformed(
+    store: TimedStore, redis: Client, place: int, value: str | int
+) -> None:
+    await store.open()
+    args: list[str | int] = [1, store.keys.full("s1"), "es", 0, 1]
+    args[place] = value
+    before = await contents(redis, store)
+    told = await code_of(store, "mark_playback", "s1", *args)
+    assert told.startswith("INVALID_MESSAGE")
+    assert await contents(redis, store) == before
+    assert await call(store, "mark_playback", "s1", 1, store.keys.full("s1"), "es", 0, 1) == b"ok"
+
+
+async def test_a_closing_session_takes_no_mark_and_its_playbacks_end_with_it(
+    store: TimedStore,
+) -> None:
+    session = await store.open()
+    await mark(store, session, 0, started=True)
+    await mark(store, session, 1, started=True)
+    await store.say(session, 0)
+    await store.close_session(session.session, 1)
+    with pytest.raises(SessionIsClosed):
+        await mark(store, session, started=False)
+    store.tick(30_000)
+    await store.timers()
+    types = await store.types()
+    assert types[-1] == "SessionClosed"
+    assert types.count("PlaybackEnded") == 2
+    store.tick(600_000)
+    await store.timers()
+    assert (await store.types()).count("PlaybackEnded") == 2
+
+
+async def test_playbacks_of_a_session_that_owes_nothing_end_as_closed(store: TimedStore) -> None:
+    session = await store.open()
+    await mark(store, session, 7, started=True)
+    await store.close_session(session.session, 1)
+    assert await ends(store) == [(store.at_ms, 7, "closed")]
+    assert (await store.types())[-2:] == ["PlaybackEnded", "SessionClosed"]

@@ -1,0 +1,347 @@
+"""Rules 21 to 24 and 26: who may speak for a job, once, and with what."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import anyio
+import pytest
+import pytest_asyncio
+
+from eventsched.server.check import open_client
+from eventsched.store import NodeGrant, NodeResult, Store
+from eventsched.transport import RedisTransport
+from tests.fixtures_store import TimedStore
+from tests.scripts.cell_state import check
+from tests.scripts.jobs_of import assigned, last, logged, refusal, reply, speak
+from tests.server_kinds import Server
+
+
+@pytest_asyncio.fixture
+async def others(store: TimedStore, server: Server) -> AsyncIterator[list[Store]]:
+    """Eight more stores of the same cell, each with a connection of its own."""
+    clients = [await open_client(server.url) for _ in range(8)]
+    yield [
+        Store(RedisTransport(client, client), store.cell, now_ms=lambda: store.at_ms)
+        for client in clients
+    ]
+    for client in clients:
+        await client.aclose()
+
+
+async def running(store: TimedStore, **given: Any) -> tuple[NodeGrant, str]:
+    """A node that runs one job."""
+    node = await store.join(**given)
+    await speak(store, "s1")
+    await store.dispatch()
+    return node, (await assigned(store, node))[0]["j"]
+
+
+async def say_anything(
+    store: TimedStore, node: NodeGrant, job: str, attempt: int, epoch: int | None = None
+) -> set[str]:
+    """Result, partial and extend with this token: the codes that they are refused with."""
+    epoch = node.epoch if epoch is None else epoch
+    result = NodeResult(job=job, attempt=attempt, status="ok", body=b"stale")
+    told = await store.record_results(node.node, epoch, [result])
+    told += await store.send_partials(node.node, epoch, [(job, attempt, b"stale")])
+    codes = {one.code for one in told if one is not None}
+    assert len(told) == 2
+    assert None not in told
+    extended = await refusal(
+        store.extend_lease(node.node, epoch, job=job, attempt=attempt, more_ms=1_000)
+    )
+    return codes | {extended.code}
+
+
+async def test_rule_21_a_stale_token_is_refused_recorded_and_has_no_effect(
+    store: TimedStore,
+) -> None:
+    node, job = await running(store, slots=2)
+    other = await store.join("n2")
+    for who, attempt, epoch, code in (
+        (other, 1, 1, "NODE_MISMATCH"),
+        (node, 1, 2, "NODE_MISMATCH"),
+        (node, 1, 0, "NODE_MISMATCH"),
+        (node, 2, 1, "ATTEMPT_MISMATCH"),
+    ):
+        before = len(await logged(store))
+        assert await say_anything(store, who, job, attempt, epoch) == {code}
+        refused = (await logged(store))[before:]
+        assert [e.type for e in refused] == ["ResultRefused"] * 3
+        assert [e.data.what for e in refused] == ["result", "partial", "extend"]
+        assert {(e.data.code, e.data.attempt, e.data.epoch) for e in refused} == {
+            (code, attempt, epoch)
+        }
+        assert {e.node for e in refused} == {who.node}
+    session = await store.resume_session(store.keys.full("s1"), "new")
+    assert await store.out(session) == []
+    await check(store)
+    assert await reply(store, node, job) == "ok"
+
+
+async def test_rule_21_an_unknown_job_is_refused_and_not_recorded(store: TimedStore) -> None:
+    node, _ = await running(store)
+    before = await store.types()
+    assert await say_anything(store, node, "acme:none:0:translation:es:none", 1) == {"JOB_UNKNOWN"}
+    assert await say_anything(store, node, "", 1) == {"JOB_UNKNOWN"}
+    assert await store.types() == before
+
+
+async def test_rule_21_the_older_attempt_on_the_same_node_is_stale(store: TimedStore) -> None:
+    node, job = await running(store, slots=1)
+    given: dict[str, Any] = {"status": "failed", "code": "BROKEN", "retriable": True}
+    assert await reply(store, node, job, 1, **given) == "ok"
+    assert await say_anything(store, node, job, 1) == {"ATTEMPT_MISMATCH"}
+    assert await reply(store, node, job, 2) == "ok"
+    await check(store)
+
+
+async def test_rule_21_while_the_job_waits_again_its_old_token_has_lost_the_lease(
+    store: TimedStore,
+) -> None:
+    node, job = await running(store, slots=1)
+    await speak(store, "s2")
+    await store.dispatch()
+    given: dict[str, Any] = {"status": "failed", "code": "BROKEN", "retriable": True}
+    assert await reply(store, node, job, 1, **given) == "ok"
+    assert await say_anything(store, node, job, 1) == {"LEASE_LOST"}
+    assert await say_anything(store, node, job, 2) == {"LEASE_LOST"}
+    await check(store)
+
+
+async def test_rule_21_a_lost_node_holds_nothing_even_before_its_job_is_dispatched_again(
+    store: TimedStore,
+) -> None:
+    """More than 16 leases: the 17th is still on the books of a registration that is over."""
+    node = await store.join("n1", slots=17)
+    await speak(store, "s1", count=17)
+    await store.dispatch()
+    store.tick(15_000)
+    await store.fire_timers()
+    dispatched = sorted(e.job for e in await logged(store, "JobDispatched"))
+    ended = {e.job for e in await logged(store, "AttemptEnded")}
+    held = [job for job in dispatched if job not in ended]
+    assert len(held) == 1
+    assert await say_anything(store, node, held[0], 1) == {"LEASE_LOST"}
+    await store.timers()
+    await check(store)
+
+
+async def test_rule_23_a_job_ends_once(store: TimedStore) -> None:
+    node, job = await running(store)
+    assert await reply(store, node, job, body=b"first") == "ok"
+    assert await reply(store, node, job, body=b"first") == "DUPLICATE_RESULT"
+    assert await reply(store, node, job, status="no_text") == "DUPLICATE_RESULT"
+    assert await reply(store, node, job, status="failed", code="X") == "DUPLICATE_RESULT"
+    assert await reply(store, node, job, 2) == "ATTEMPT_MISMATCH"
+    assert [e.body for e in await logged(store, "ResultDelivered")] == [b"first"]
+    assert len(await logged(store, "ResultRefused")) == 4
+    await check(store)
+
+
+async def test_rule_23_the_same_result_twice_in_one_call_ends_the_job_once(
+    store: TimedStore,
+) -> None:
+    node, job = await running(store)
+    result = NodeResult(job=job, attempt=1, status="ok")
+    first, second = await store.record_results(node.node, node.epoch, [result, result])
+    assert first is None
+    assert second is not None
+    assert second.code == "DUPLICATE_RESULT"
+    await check(store)
+
+
+async def test_rule_23_many_at_once_say_the_same_and_one_counts(
+    store: TimedStore, others: list[Store]
+) -> None:
+    node, job = await running(store)
+    told: list[str] = []
+
+    async def send(one: Store, status: Any, code: str) -> None:
+        result = NodeResult(job=job, attempt=1, status=status, code=code)
+        (refused,) = await one.record_results(node.node, node.epoch, [result])
+        told.append(refused.code if refused else "ok")
+
+    async with anyio.create_task_group() as group:
+        for i, one in enumerate(others):
+            group.start_soon(send, one, *[("ok", ""), ("no_text", ""), ("failed", "X")][i % 3])
+    assert sorted(told) == ["DUPLICATE_RESULT"] * 7 + ["ok"]
+    assert len(await logged(store, "ResultDelivered")) == 1
+    await check(store)
+
+
+async def test_rule_23_a_complete_result_replaces_an_empty_one_that_waits_behind_a_gap(
+    store: TimedStore,
+) -> None:
+    node = await store.join()
+    session = await speak(store, "s1", count=2)
+    await store.dispatch()
+    first, second = [message["j"] for message in await assigned(store, node)]
+    assert await reply(store, node, second, status="no_text", code="ASR_EMPTY") == "ok"
+    assert await reply(store, node, second, status="no_text") == "DUPLICATE_RESULT"
+    assert await reply(store, node, second, 2) == "ATTEMPT_MISMATCH"
+    assert await reply(store, node, second, status="failed", code="X") == "DUPLICATE_RESULT"
+    assert await reply(store, node, second, body=b"late") == "ok"
+    assert (await store.types())[-1] == "ResultReplaced"
+    await check(store)
+    assert await reply(store, node, second, body=b"later") == "DUPLICATE_RESULT"
+    assert await reply(store, node, first, body=b"one") == "ok"
+    heard = [(m["utterance"], m["outcome"], m["b"]) for m in await store.out(session)]
+    assert heard == [(0, "result", b"one"), (1, "result", b"late")]
+    assert await reply(store, node, second, body=b"latest") == "DUPLICATE_RESULT"
+    await check(store)
+
+
+async def test_rule_23_an_empty_result_that_was_delivered_is_not_replaced(
+    store: TimedStore,
+) -> None:
+    node, job = await running(store)
+    assert await reply(store, node, job, status="no_text") == "ok"
+    assert await reply(store, node, job, body=b"late") == "DUPLICATE_RESULT"
+    await check(store)
+
+
+async def test_rule_24_no_text_ends_the_job_and_frees_the_slot(store: TimedStore) -> None:
+    node = await store.join(slots=1)
+    session = await speak(store, "s1", count=2)
+    await store.dispatch()
+    (first,) = await assigned(store, node)
+    assert await reply(store, node, first["j"], status="no_text", code="NO_TEXT_ASSIGNED") == "ok"
+    assert (await store.types())[-3:] == ["ResultRecorded", "ResultDelivered", "JobDispatched"]
+    delivered = await last(store, "ResultDelivered")
+    assert (delivered.outcome, delivered.code) == ("no_text", "NO_TEXT_ASSIGNED")
+    second = (await assigned(store, node))[-1]
+    assert await reply(store, node, second["j"]) == "ok"
+    assert [m["outcome"] for m in await store.out(session)] == ["no_text", "result"]
+    await check(store)
+
+
+AUDIO = b"\x01" * 512_000
+
+
+async def test_rule_22_audio_is_in_the_output_and_named_in_the_log(store: TimedStore) -> None:
+    node, job = await running(store)
+    sha = hashlib.sha256(AUDIO).hexdigest()
+    assert await reply(store, node, job, audio=AUDIO, audio_sha256=sha, body=b"t") == "ok"
+    recorded = (await logged(store, "ResultRecorded"))[0]
+    assert recorded.data.audio_bytes == 512_000
+    assert recorded.data.audio_sha256 == sha
+    session = await store.resume_session(store.keys.full("s1"), "new")
+    (heard,) = await store.out(session)
+    assert heard["a"] == AUDIO
+
+
+MALFORMED: dict[str, tuple[dict[str, Any], str]] = {
+    "attempt 0": ({"attempt": 0}, "attempt"),
+    "another status": ({"status": "great"}, "status"),
+    "a failure without a code": ({"status": "failed"}, "code"),
+    "too much audio": ({"audio": AUDIO + b"\x01", "audio_sha256": "0" * 64}, "audio"),
+    "audio without its hash": ({"audio": b"\x01"}, "audio_sha256"),
+    "audio with half a hash": ({"audio": b"\x01", "audio_sha256": "0" * 32}, "audio_sha256"),
+    "a hash of nothing": ({"audio_sha256": "0" * 64}, "audio_sha256"),
+    "audio without text": (
+        {"status": "no_text", "audio": b"\x01", "audio_sha256": "0" * 64},
+        "audio",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MALFORMED)
+async def test_rule_22_a_malformed_result_is_refused_and_the_others_count(
+    store: TimedStore, case: str
+) -> None:
+    node = await store.join()
+    await speak(store, "s1", count=2)
+    await store.dispatch()
+    first, second = [message["j"] for message in await assigned(store, node)]
+    given, field = MALFORMED[case]
+    asked: dict[str, Any] = {"job": first, "attempt": 1, "status": "ok"}
+    good = NodeResult(job=second, attempt=1, status="ok")
+    told = await store.record_results(node.node, node.epoch, [NodeResult(**asked | given), good])
+    assert told[0] is not None
+    assert told[0].code == "INVALID_MESSAGE"
+    assert told[0].fields["field"] == field
+    assert told[1] is None
+    assert len(await logged(store, "ResultRecorded")) == 1
+    await check(store)
+
+
+async def test_malformed_calls_are_refused_as_a_whole(store: TimedStore) -> None:
+    _, job = await running(store)
+    before = await store.types()
+    run = store.transport.run
+    for script, args, field in (
+        ("record_results", ["n1", "x"], "epoch"),
+        ("record_results", ["n1", 1, job, 1, "ok"], "results"),
+        ("record_results", ["n1", 1, *[job, 1, "ok", "", 0, "", "", "", ""] * 65], "results"),
+        ("send_partials", ["n1", "x"], "epoch"),
+        ("send_partials", ["n1", 1, job, 1], "partials"),
+        ("send_partials", ["n1", 1, *[job, 1, ""] * 65], "partials"),
+    ):
+        refused = await refusal(run(script, [store.keys.log], [store.at_ms, *args]))
+        assert (refused.code, refused.fields["field"]) == ("INVALID_MESSAGE", field)
+    assert await store.types() == before
+
+
+async def test_the_largest_calls_are_taken(store: TimedStore) -> None:
+    """64 results, 64 partials, 256 attempts in a heartbeat."""
+    node, job = await running(store)
+    partials = await store.send_partials(node.node, node.epoch, [(job, 1, b"x")] * 64)
+    assert partials == [None] * 64
+    held = [(job, 1)] * 256
+    assert await store.heartbeat_node(node.node, node.epoch, load=0, held=held) == []
+    result = NodeResult(job=job, attempt=1, status="ok")
+    told = await store.record_results(node.node, node.epoch, [result] * 64)
+    assert [one and one.code for one in told] == [None] + ["DUPLICATE_RESULT"] * 63
+    await check(store)
+
+
+async def test_rule_26_a_partial_goes_to_the_listeners_and_nowhere_else(
+    store: TimedStore,
+) -> None:
+    node, job = await running(store)
+    before = await store.types()
+    assert await store.send_partials(node.node, node.epoch, [(job, 1, b"he")] * 2) == [None, None]
+    assert await store.types() == before
+    session = await store.resume_session(store.keys.full("s1"), "new")
+    heard = await store.out(session)
+    assert [(m["t"], m["target"], m["attempt"], m["b"]) for m in heard] == [
+        ("partial", "es", 1, b"he")
+    ] * 2
+    told = await store.send_partials(
+        node.node, node.epoch, [(job, 0, b""), (job, 1, b"x" * 65_537), (job, 1, b"ok")]
+    )
+    assert [one and one.fields["field"] for one in told] == ["attempt", "body", None]
+    await reply(store, node, job)
+    (late,) = await store.send_partials(node.node, node.epoch, [(job, 1, b"late")])
+    assert late is not None
+    assert late.code == "DUPLICATE_RESULT"
+    assert len(await store.out(session)) == 4
+    await check(store)
+
+
+async def test_rule_25_a_live_attempt_whose_outcome_ended_is_cancelled_and_its_slot_serves(
+    store: TimedStore,
+) -> None:
+    node = await store.join(slots=1)
+    session = await speak(store, "s1")
+    await speak(store, "s2")
+    await store.configure_cell({"waiting_ms": 60_000, "lease_base_ms": 60_000}, overwrite=True)
+    await store.dispatch()
+    job = (await assigned(store, node))[0]["j"]
+    await store.close_session(session.session, session.epoch)
+    for _ in range(3):
+        store.tick(10_000)
+        await store.heartbeat_node(node.node, 1, load=0, held=[])
+        await store.timers()
+    assert [t for t in await store.types() if t not in ("SessionClosed", "RoomLeft")][-3:] == [
+        "ResultMissing",
+        "AttemptEnded",
+        "JobDispatched",
+    ]
+    assert (await last(store, "AttemptEnded")).reason == "cancelled"
+    assert await say_anything(store, node, job, 1) == {"LEASE_LOST"}
+    await check(store)

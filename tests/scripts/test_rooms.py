@@ -1,0 +1,192 @@
+"""Who hears an utterance: the speaker alone, or the other members of a room (rule 12)."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from eventsched.errors import InvalidMessage
+from eventsched.server.check import Client
+from eventsched.store import SessionGrant
+from tests.fixtures_store import TimedStore
+from tests.scripts.calls import contents, events
+
+
+async def owed(store: TimedStore) -> list[dict[str, list[str]]]:
+    """Target -> recipients (names) of each finalized utterance."""
+    return [
+        {one.target: [who.partition(".")[2] for who in one.to] for one in event.data.targets}
+        for event in await events(store, "UtteranceFinalized")
+    ]
+
+
+async def enter(store: TimedStore, name: str, hears: str, room: str = "r1") -> SessionGrant:
+    return await store.open(name, room=store.keys.full(room), hears=hears, targets=["it"])
+
+
+async def test_rule_12_alone_there_is_one_job_per_target_for_the_speaker(
+    store: TimedStore,
+) -> None:
+    node = await store.join(targets=["es", "fr", "it"], slots=8)
+    session = await store.open(targets=["fr", "es"])
+    await store.say(session, 0, final=True)
+    assert await owed(store) == [{"es": [], "fr": []}]
+    assert await store.dispatch() == 2
+    for message in await store.inbox(node):
+        await store.answer(node, message)
+    heard = {one["target"]: one["delivery_no"] for one in await store.out(session)}
+    assert heard == {"es": 0, "fr": 0}
+
+
+async def test_rule_12_in_a_room_there_is_one_job_per_language_that_others_hear(
+    store: TimedStore,
+) -> None:
+    node = await store.join(targets=["es", "fr", "it"], slots=8)
+    speaker = await enter(store, "speaker", "it")
+    listeners = [await enter(store, name, to) for name, to in (("b", "es"), ("a", "es"))]
+    other = await enter(store, "c", "fr")
+    mute = await enter(store, "deaf", "")
+    await store.say(speaker, 0, final=True)
+    assert await owed(store) == [{"es": ["a", "b"], "fr": ["c"]}]
+    assert await store.dispatch() == 2
+    for message in await store.inbox(node):
+        await store.answer(node, message)
+    for session in listeners:
+        (heard,) = await store.out(session)
+        assert (heard["session"], heard["target"]) == (speaker.session, "es")
+    assert [one["target"] for one in await store.out(other)] == ["fr"]
+    assert await store.out(speaker) == []
+    assert await store.out(mute) == []
+
+
+async def test_rule_12_with_nobody_else_who_hears_the_alone_rule_applies(
+    store: TimedStore,
+) -> None:
+    speaker = await enter(store, "speaker", "fr")
+    await enter(store, "deaf", "")
+    await store.say(speaker, 0, final=True)
+    assert await owed(store) == [{"it": []}]
+
+
+async def test_rule_12_members_are_read_when_the_utterance_is_finalized(store: TimedStore) -> None:
+    speaker = await enter(store, "speaker", "it")
+    await store.say(speaker, 0)
+    await enter(store, "late", "es")
+    await store.say(speaker, 1, final=True)
+    later = await enter(store, "later", "es")
+    await store.say(speaker, 2, final=True)
+    await store.close_session(later.session, 1)
+    await store.say(speaker, 3, final=True)
+    assert await owed(store) == [{"es": ["late"]}, {"es": ["late", "later"]}, {"es": ["late"]}]
+    numbers = [e.data.targets[0].delivery_no for e in await events(store, "UtteranceFinalized")]
+    assert numbers == [0, 1, 2]
+
+
+async def test_rule_12_rooms_do_not_hear_each_other(store: TimedStore) -> None:
+    speaker = await enter(store, "speaker", "it")
+    await enter(store, "elsewhere", "es", room="r2")
+    await store.say(speaker, 0, final=True)
+    assert await owed(store) == [{"it": []}]
+
+
+async def test_rule_12_a_closing_member_leaves_and_still_speaks_its_last_words(
+    store: TimedStore,
+) -> None:
+    speaker, _ = await enter(store, "speaker", "it"), await enter(store, "b", "es")
+    await store.say(speaker, 0)
+    await store.close_session(speaker.session, 1)
+    assert await owed(store) == [{"es": ["b"]}]
+    assert await store.types() == [
+        "SessionOpened", "RoomJoined", "SessionOpened", "RoomJoined", "SessionClosing",
+        "UtteranceFinalized", "RoomLeft",
+    ]  # fmt: skip
+    assert list(await store.read_hash(store.keys.room("r1"))) == [store.keys.full("b")]
+
+
+async def test_rule_12_the_thirty_third_member_is_refused_until_one_leaves(
+    store: TimedStore, redis: Client
+) -> None:
+    members = [await enter(store, f"m{i}", "es") for i in range(32)]
+    before = await contents(redis, store)
+    with pytest.raises(InvalidMessage) as refused:
+        await enter(store, "m32", "es")
+    assert refused.value.fields == {"field": "room", "limit": "32 members"}
+    assert await contents(redis, store) == before
+    assert await enter(store, "m5", "es") == members[5]
+    await store.close_session(members[0].session, 1)
+    await enter(store, "m32", "es")
+
+
+async def test_rule_12_racing_for_the_last_place_one_gets_it(store: TimedStore) -> None:
+    for i in range(31):
+        await enter(store, f"m{i}", "es")
+    asked = (enter(store, f"late{i}", "es") for i in range(10))
+    replies = await asyncio.gather(*asked, return_exceptions=True)
+    assert sum(isinstance(reply, SessionGrant) for reply in replies) == 1
+    assert len(await store.read_hash(store.keys.room("r1"))) == 32
+
+
+async def test_rule_12_a_full_room_makes_one_job_per_language(store: TimedStore) -> None:
+    languages = [f"{a}{b}" for a in "ab" for b in "abcdefghijklmnop"][:31]
+    speaker = await enter(store, "speaker", "it")
+    for number, language in enumerate(languages):
+        await enter(store, f"m{number}", language)
+    await store.say(speaker, 0, final=True)
+    assert await owed(store) == [{language: [f"m{i}"] for i, language in enumerate(languages)}]
+    assert await store.dispatch() == 31
+
+
+async def test_a_racing_leaver_is_heard_by_nobody_or_by_those_who_were_there(
+    store: TimedStore,
+) -> None:
+    speaker = await enter(store, "speaker", "it")
+    for number in range(8):
+        member = await enter(store, f"m{number}", "es")
+        await asyncio.gather(
+            store.say(speaker, number, final=True), store.close_session(member.session, 1)
+        )
+    for targets in await owed(store):
+        assert targets in ({"it": []}, *({"es": [f"m{i}"]} for i in range(8)))
+
+
+async def test_rule_25_a_recipient_that_has_closed_is_named_as_skipped(store: TimedStore) -> None:
+    node = await store.join(targets=["es"])
+    speaker = await enter(store, "speaker", "it")
+    gone, stays = await enter(store, "gone", "es"), await enter(store, "stays", "es")
+    await store.say(speaker, 0, final=True)
+    await store.close_session(gone.session, 1)
+    await store.dispatch()
+    (message,) = await store.inbox(node)
+    await store.answer(node, message)
+    (event,) = await events(store, "ResultDelivered")
+    assert event.data.to == [gone.session, stays.session]
+    assert event.data.skipped == [gone.session]
+    assert [one["t"] for one in await store.out(gone)] == ["state", "state"]
+    assert len(await store.out(stays)) == 1
+
+
+async def test_rule_25_a_recipient_that_still_closes_hears_it(store: TimedStore) -> None:
+    node = await store.join(targets=["es"])
+    speaker, member = await enter(store, "speaker", "it"), await enter(store, "m", "es")
+    await store.say(speaker, 0, final=True)
+    await store.say(member, 0, final=True)
+    await store.close_session(member.session, 1)
+    await store.dispatch()
+    (message,) = [one for one in await store.inbox(node) if one["session"] == speaker.session]
+    await store.answer(node, message)
+    assert [one["t"] for one in await store.out(member)] == ["state", "result"]
+
+
+async def test_a_speaker_without_targets_owes_nothing_until_somebody_hears(
+    store: TimedStore,
+) -> None:
+    room = store.keys.full("r1")
+    speaker = await store.open("speaker", room=room, targets=[])
+    await store.say(speaker, 0, final=True)
+    await enter(store, "b", "es")
+    await store.say(speaker, 1, final=True)
+    assert await owed(store) == [{}, {"es": ["b"]}]
+    assert await store.dispatch() == 1
+    kept = await store.read_range(store.keys.audio("speaker"), "-", "+", 10)
+    assert len(kept) == 1

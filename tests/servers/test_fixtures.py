@@ -1,0 +1,98 @@
+"""The suite's own servers: what a test may rely on."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from eventsched.keys import CELL, Keys
+from eventsched.server.check import Client, check_server, open_client
+from eventsched.testing import LocalCluster, LocalServer, wait_for
+from tests.fixtures_servers import _sweep
+from tests.known_keys import KNOWN, is_known, types_of
+from tests.server_kinds import Server
+
+
+async def test_server_is_of_the_kind_that_its_name_says(server: Server, redis: Client) -> None:
+    facts = await check_server(redis)
+    assert facts.is_cluster == server.is_cluster == server.kind.endswith("-cluster")
+
+
+async def test_a_cell_takes_documented_keys_and_is_gone_afterwards(
+    server: Server, redis: Client, cell: str
+) -> None:
+    assert CELL.fullmatch(cell)
+    await redis.xadd(Keys(cell).log, {"t": "x"})
+    await redis.hset(Keys(cell).job("acme:c0.a:0:translation:es:none"), "v", "x")
+    assert _sweep(server) == []
+    assert await redis.exists(Keys(cell).log) == 0
+
+
+async def test_a_key_that_is_not_documented_is_told(server: Server, redis: Client) -> None:
+    await redis.set("es1:{c0}:surprise", "x")
+    await redis.set(Keys("c0").log, "not a stream")
+    assert _sweep(server) == ["es1:{c0}:log (string)", "es1:{c0}:surprise (string)"]
+
+
+def test_every_key_that_the_key_module_builds_is_known() -> None:
+    """And of one type; `full` and `prefix` build no key."""
+    keys = Keys("c0")
+    builders = [name for name in vars(Keys) if name[0] != "_"]
+    built = [_build(keys, name) for name in builders if name not in {"cell", "full", "prefix"}]
+    assert len(built) == len(KNOWN)
+    assert {key: len(types_of(key)) for key in built} == dict.fromkeys(built, 1)
+
+
+def _build(keys: Keys, name: str) -> str:
+    """The key that the builder called `name` makes of the simplest arguments."""
+    builder = getattr(keys, name)
+    if isinstance(builder, str):
+        return builder
+    wanted = inspect.signature(builder).parameters.values()
+    return str(builder(*(1 if "int" in str(one.annotation) else "x.y" for one in wanted)))
+
+
+def test_name_or_type_that_is_not_in_the_table_is_not_known() -> None:
+    keys = Keys("c0")
+    assert is_known(keys.demands, "set")
+    assert is_known(keys.waiting(0, "en:es:"), "zset")
+    assert not is_known(keys.demands, "zset")
+    assert not is_known(f"{keys.demands}:", "zset")
+    assert not is_known(f"{keys.log}:x", "stream")
+
+
+def test_durable_server_keeps_what_it_answered_over_a_kill(own_server: LocalServer) -> None:
+    own_server.call("SET", "a", "1")
+    own_server.restart()
+    assert own_server.call("GET", "a") == "1"
+
+
+def test_paused_server_answers_again_after_resume(own_server: LocalServer) -> None:
+    own_server.pause()
+    with pytest.raises(TimeoutError):
+        wait_for("an answer", lambda: _answers(own_server), within_s=0.2)
+    own_server.resume()
+    wait_for("an answer", lambda: _answers(own_server))
+
+
+def _answers(server: LocalServer) -> bool:
+    try:
+        return bool(server.call("PING"))
+    except RedisTimeoutError:
+        return False
+
+
+async def test_cluster3_serves_every_slot_and_is_replicated(cluster3: LocalCluster) -> None:
+    client = await open_client(cluster3.url)
+    for number in range(30):
+        await client.set(f"key{number}", number)
+    holders = [server.call("DBSIZE") for server in cluster3.primaries]
+    assert sum(holders) == 30
+    assert min(holders) > 0
+    wait_for(
+        "replicas hold the same",
+        lambda: [server.call("DBSIZE") for server in cluster3.replicas] == holders,
+    )
+    await client.aclose()

@@ -1,0 +1,534 @@
+"""Who takes part in a simulated cluster: producers, nodes, roles, and somebody who means harm.
+
+Owns: small actors that keep the protocol of the client and node libraries over a Store; the roles
+are the real ones. Each acts at random, from the world's seed.
+Never does: judge. What producers were told is kept in `Told`; check.py compares it with the log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+import msgspec
+
+from eventsched import codec
+from eventsched.dispatcher import Dispatcher
+from eventsched.errors import (
+    Backpressure,
+    JobUnknown,
+    LeaseLost,
+    NodeSuperseded,
+    NodeUnknown,
+    Refused,
+    SeqGap,
+    ServerUnavailable,
+    SessionIsClosed,
+    SessionSuperseded,
+    SessionUnknown,
+)
+from eventsched.events import Text
+from eventsched.projection import load_sets
+from eventsched.projector import Projector
+from eventsched.store import Chunk, NodeGrant, NodeResult, SessionGrant, Store
+from eventsched.timekeeper import Timekeeper
+from eventsched.views import Views
+from tests.simulation.world import World
+
+CELL = "sim"
+SPEECH_MS = (100, 300, 1_000)
+
+
+@dataclass
+class Told:
+    """What the outside world knows: acknowledged chunks, and what listeners heard."""
+
+    acked: dict[str, dict[int, int]] = field(default_factory=dict)
+    """session -> seq -> bytes, as acknowledged."""
+    heard: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    opened: set[str] = field(default_factory=set)
+    done: set[str] = field(default_factory=set)
+    broken: list[str] = field(default_factory=list)
+
+
+class Cluster:
+    """Everybody of one seed."""
+
+    def __init__(self, world: World, told: Told) -> None:
+        self.world, self.told, self.rng = world, told, world.rng
+        self.store = Store(world.transport, CELL, now_ms=world.clock)
+        self.views = Views(world.transport, CELL, now_ms=world.clock)
+        self.is_calm = False
+        self._count = 0
+
+    def token(self) -> str:
+        self._count += 1
+        return f"token-{self._count}"
+
+    async def sleep(self, low_ms: int, high_ms: int) -> None:
+        await self.world.transport.sleep(self.rng.randint(low_ms, high_ms) / 1000)
+
+    async def patiently(self, call: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+        """The reply, however often the server is away or asks to wait."""
+        while True:
+            try:
+                return await call()
+            except (ServerUnavailable, Backpressure):
+                await self.sleep(50, 400)
+
+    # --- roles ----------------------------------------------------------------------------------
+
+    def start_role(self, name: str, make: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """A process that is started again whenever it dies."""
+        group = self.process(name)
+        self.world.on_crash[group] = lambda: self.start_role(name, make)
+        self.world.start(group, group, make())
+
+    def process(self, name: str) -> str:
+        """A new name: a process that is replaced while frozen wakes up beside its successor."""
+        self._count += 1
+        return f"{name}#{self._count}"
+
+    def start_roles(self, each: int) -> None:
+        for number in range(each):
+            self.start_role(f"dispatcher-{number}", lambda: Dispatcher(self.store).run())
+            self.start_role(f"timekeeper-{number}", lambda: Timekeeper(self.store).run())
+            self.start_role(f"projector-{number}", self._project)
+
+    async def _project(self) -> None:
+        """The real projector, step by step: its `run` needs an event loop to be cancelled in."""
+        (core,) = (one for one in load_sets() if one.name == "core")
+        projector = Projector(self.views, core, holder=self.token())
+        while True:
+            try:
+                stepped = await projector.step()
+            except ServerUnavailable:
+                await self.sleep(50, 400)
+                continue
+            if stepped.state != "folded":
+                await self.sleep(30, 250)
+
+    # --- producers ------------------------------------------------------------------------------
+
+    def start_producer(self, name: str, chunks: int, **asked: Any) -> None:
+        Producer(self, name, chunks, asked).start(resume=False)
+
+    def start_node(self, name: str, **asked: Any) -> None:
+        SimNode(self, name, asked).start()
+
+
+class Producer:
+    """One session: speaks, listens, is killed and resumed, closes in the end."""
+
+    def __init__(self, cluster: Cluster, name: str, chunks: int, asked: dict[str, Any]) -> None:
+        self.cluster, self.world, self.rng = cluster, cluster.world, cluster.rng
+        self.name, self.session = name, f"{CELL}.{name}"
+        self.left, self.asked = chunks, asked
+        self.acked = cluster.told.acked.setdefault(self.session, {})
+        self.heard = cluster.told.heard.setdefault(self.session, [])
+        self.position = "0-0"
+
+    def start(self, *, resume: bool) -> None:
+        group = self.cluster.process(f"producer-{self.name}")
+        self.world.on_crash[group] = lambda: self.start(resume=True)
+        self.world.start(f"{group} speaks", group, self._speak(self.cluster.token(), resume))
+        if not resume:
+            self.start_listener()
+
+    def start_listener(self) -> None:
+        group = self.cluster.process(f"listener-{self.name}")
+        self.world.on_crash[group] = self.start_listener
+        self.world.start(group, group, self._listen())
+
+    async def _grant(self, token: str, resume: bool) -> SessionGrant | None:
+        store = self.cluster.store
+        if resume and self.session in self.cluster.told.opened:
+            resumed = self.cluster.patiently(lambda: store.resume_session(self.session, token))
+            try:
+                granted: SessionGrant = await resumed
+            except (SessionUnknown, SessionIsClosed):
+                return None
+            return granted
+        opened: dict[str, Any] = {
+            "name": self.name,
+            "token": f"open-{self.name}",
+            "tenant": "acme",
+            "source": "en",
+            "targets": ["es"],
+            "features": [],
+            "features_hash": "none",
+            "audio": "pcm16",
+            "rate": 16_000,
+            "priority": 1,
+            "room": "",
+            "hears": "",
+            "traceparent": "",
+        }
+        try:
+            granted = await self.cluster.patiently(
+                lambda: store.open_session(**opened | self.asked)
+            )
+        except SessionIsClosed:
+            return None
+        self.cluster.told.opened.add(self.session)
+        return granted
+
+    async def _speak(self, token: str, resume: bool) -> None:
+        grant = await self._grant(token, resume)
+        try:
+            while grant is not None and self.left > 0 and not self.cluster.is_calm:
+                await self._act(grant)
+                await self.cluster.sleep(20, 400)
+                if self.rng.random() < 0.08:
+                    await self.cluster.sleep(2_000, 5_000)
+            if grant is not None:
+                await self.cluster.patiently(
+                    lambda: self.cluster.store.close_session(self.session, grant.epoch)
+                )
+        except (SessionSuperseded, SessionUnknown, SessionIsClosed):
+            return
+
+    async def _act(self, grant: SessionGrant) -> None:
+        store, dice = self.cluster.store, self.rng.random()
+        if dice < 0.8:
+            await self._append(grant)
+        elif dice < 0.86:
+            utterance = self.rng.randint(0, 5)
+            await self.cluster.patiently(
+                lambda: store.finalize_utterance(self.session, grant.epoch, utterance)
+            )
+        elif dice < 0.9:
+            await self.cluster.patiently(
+                lambda: store.keep_alive([(self.session, grant.epoch, self.position)])
+            )
+        elif self.heard:
+            result = self.rng.choice(self.heard[-4:])
+            started = self.rng.random() < 0.6
+            await self.cluster.patiently(
+                lambda: store.mark_playback(
+                    self.session,
+                    grant.epoch,
+                    origin=result["session"],
+                    target=result["target"],
+                    utterance=result["utterance"],
+                    started=started,
+                )
+            )
+
+    async def _append(self, grant: SessionGrant) -> None:
+        """A batch of chunks from the next one on; what was refused is sent again another time."""
+        seq = len(self.acked)
+        upto = seq + self.rng.choice((1, 1, 1, 2, 4))
+        chunks = [self._chunk(grant, at) for at in range(seq, upto)]
+        if self.rng.random() < 0.03:
+            chunks[0] = msgspec.structs.replace(chunks[0], seq=seq + 1)
+        replies = await self.cluster.patiently(lambda: self.cluster.store.append_audio(chunks))
+        for chunk, reply in zip(chunks, replies, strict=True):
+            if not isinstance(reply, Refused):
+                self._acknowledged(chunk)
+                continue
+            self.world.refusals[reply.code] += 1
+            if isinstance(reply, SeqGap):
+                self._learn(reply.expected)
+            elif not isinstance(reply, Backpressure):
+                raise reply
+
+    def _chunk(self, grant: SessionGrant, seq: int) -> Chunk:
+        """What is said is the same whoever says it again: it hangs on the number alone."""
+        said = Random(f"{self.world.seed} {self.name} {seq}")
+        ms, final = said.choice(SPEECH_MS), said.random() < 0.3
+        size = 0 if final and said.random() < 0.2 else ms
+        return Chunk(
+            session=self.session,
+            epoch=grant.epoch,
+            seq=seq,
+            ms=ms if size else 0,
+            payload=b"x" * size,
+            final=final,
+            confirmed=self.position,
+        )
+
+    def _acknowledged(self, chunk: Chunk) -> None:
+        if chunk.seq == len(self.acked):
+            self.acked[chunk.seq] = len(chunk.payload)
+            self.left -= 1
+
+    def _learn(self, expected: int) -> None:
+        """The server has chunks whose acknowledgement was cut: their sizes are not known."""
+        for seq in range(len(self.acked), expected):
+            self.acked[seq] = -1
+
+    async def _listen(self) -> None:
+        """One reader from where the last one stopped; its position survives it."""
+        key, store = self.cluster.store.keys.out(self.name), self.cluster.store
+        while self.session not in self.cluster.told.done:
+            try:
+                found = await store.transport.read_blocking({key: self.position}, 1_000, 50)
+            except ServerUnavailable:
+                await self.cluster.sleep(50, 400)
+                continue
+            for entry_id, fields in found.get(key, ()):
+                self.position = entry_id
+                self._hear(dict(zip(fields[::2], fields[1::2], strict=True)))
+
+    def _hear(self, entry: dict[bytes, bytes]) -> None:
+        data = msgspec.json.decode(entry[b"d"])
+        if entry[b"t"] == b"result":
+            self.heard.append(data)
+        elif entry[b"t"] == b"state" and data["state"] == "closed":
+            self.cluster.told.done.add(self.session)
+
+
+class SimNode:
+    """One worker process after another under the same id."""
+
+    def __init__(self, cluster: Cluster, name: str, asked: dict[str, Any]) -> None:
+        self.cluster, self.world, self.rng = cluster, cluster.world, cluster.rng
+        self.store, self.name, self.asked = cluster.store, name, asked
+
+    def start(self) -> None:
+        """Also while an older process of this id is frozen: it is superseded then."""
+        group = self.cluster.process(f"node-{self.name}")
+        self.world.on_crash[group] = self.start
+        self.world.start(f"{group} main", group, self._main(group))
+
+    async def _main(self, group: str) -> None:
+        while True:
+            grant: NodeGrant = await self.cluster.patiently(self._register(self.cluster.token()))
+            held: dict[str, int] = {}
+            alive = [True]
+            self.world.start(f"{group} heart", group, self._beat(grant, held, alive))
+            try:
+                await self._serve(group, grant, held, alive)
+            except NodeSuperseded:
+                self.world.on_crash.pop(group, None)
+                return
+            finally:
+                alive[0] = False
+
+    def _register(self, token: str) -> Callable[[], Coroutine[Any, Any, NodeGrant]]:
+        asked: dict[str, Any] = {
+            "asr": ["en"],
+            "targets": ["es"],
+            "services": [],
+            "slots": 2,
+            "version": "1",
+        }
+        return lambda: self.store.register_node(
+            node=f"{CELL}.{self.name}", token=token, **asked | self.asked
+        )
+
+    async def _serve(
+        self, group: str, grant: NodeGrant, held: dict[str, int], alive: list[bool]
+    ) -> None:
+        key, position = self.store.keys.inbox(self.name), grant.inbox_from
+        while alive[0]:
+            try:
+                found = await self.store.transport.read_blocking({key: position}, 500, 16)
+            except ServerUnavailable:
+                await self.cluster.sleep(50, 300)
+                continue
+            for entry_id, fields in found.get(key, ()):
+                position = entry_id
+                self._take(group, grant, held, dict(zip(fields[::2], fields[1::2], strict=True)))
+            if self.rng.random() < 0.004 and not self.cluster.is_calm:
+                await self._drain(grant)
+                return
+
+    async def _drain(self, grant: NodeGrant) -> None:
+        within = self.rng.choice((0, 2_000))
+        try:
+            await self.cluster.patiently(
+                lambda: self.store.drain_node(grant.node, grant.epoch, within_ms=within)
+            )
+        except NodeUnknown:
+            return
+        await self.cluster.sleep(100, 3_000)
+
+    async def _beat(self, grant: NodeGrant, held: dict[str, int], alive: list[bool]) -> None:
+        while alive[0]:
+            try:
+                lost = await self.store.heartbeat_node(
+                    grant.node, grant.epoch, load=len(held), held=list(held.items())
+                )
+                for job in lost:
+                    held.pop(job, None)
+            except ServerUnavailable:
+                pass
+            except (NodeUnknown, NodeSuperseded):
+                alive[0] = False
+            await self.cluster.sleep(700, 1_000)
+
+    def _take(
+        self, group: str, grant: NodeGrant, held: dict[str, int], entry: dict[bytes, bytes]
+    ) -> None:
+        job, data = entry[b"j"].decode(), msgspec.json.decode(entry[b"d"])
+        if entry[b"t"] == b"cancel":
+            if held.get(job) == data["attempt"] and data["epoch"] == grant.epoch:
+                del held[job]
+        elif data["epoch"] == grant.epoch:
+            held[job] = data["attempt"]
+            self.world.start(f"{group} job", group, self._work(grant, held, job, data))
+
+    async def _work(
+        self, grant: NodeGrant, held: dict[str, int], job: str, data: dict[str, Any]
+    ) -> None:
+        attempt = data["attempt"]
+        is_whole: bool = await self.cluster.patiently(lambda: self._has_audio(data))
+        try:
+            await self._linger(grant, job, attempt)
+        except (LeaseLost, JobUnknown):
+            held.pop(job, None)
+            return
+        if held.get(job) != attempt and self.rng.random() < 0.7:
+            return
+        result = self._result(job, data, is_whole)
+        if result is None:
+            return
+        (reply,) = await self.cluster.patiently(
+            lambda: self.store.record_results(grant.node, grant.epoch, [result])
+        )
+        held.pop(job, None)
+        self._judge(reply, is_whole, job)
+        if result.status == "no_text" and self.rng.random() < 0.5:
+            complete = msgspec.structs.replace(result, status="ok", code="", body=_text("again"))
+            (reply,) = await self.cluster.patiently(
+                lambda: self.store.record_results(grant.node, grant.epoch, [complete])
+            )
+            self._judge(reply, True, job)
+
+    def _judge(self, reply: Refused | None, is_whole: bool, job: str) -> None:
+        if reply is not None:
+            self.world.refusals[reply.code] += 1
+        elif not is_whole:
+            self.cluster.told.broken.append(f"{job}: a current attempt found its audio trimmed")
+
+    async def _has_audio(self, data: dict[str, Any]) -> bool:
+        key = self.store.keys.audio(data["session"].partition(".")[2])
+        entries = await self.store.read_range(key, data["first"], data["last"], 1_000)
+        sizes = [len(fields[-1]) for _, fields in entries]
+        return [len(sizes), sum(sizes)] == [data["count"], data["bytes"]]
+
+    async def _linger(self, grant: NodeGrant, job: str, attempt: int) -> None:
+        await self.cluster.sleep(10, 800)
+        if self.rng.random() < 0.15:
+            (reply,) = await self.cluster.patiently(
+                lambda: self.store.send_partials(grant.node, grant.epoch, [(job, attempt, b"")])
+            )
+            if reply is not None:
+                self.world.refusals[reply.code] += 1
+        if self.rng.random() < 0.08:
+            await self.cluster.patiently(
+                lambda: self.store.extend_lease(
+                    grant.node, grant.epoch, job=job, attempt=attempt, more_ms=20_000
+                )
+            )
+            await self.cluster.sleep(100, 16_000)
+
+    def _result(self, job: str, data: dict[str, Any], is_whole: bool) -> NodeResult | None:
+        attempt, dice = data["attempt"], self.rng.random()
+        if not is_whole:
+            return NodeResult(job=job, attempt=attempt, status="failed", code="AUDIO_GONE")
+        if dice < 0.04 and not self.cluster.is_calm:
+            return None
+        if dice < 0.12:
+            return NodeResult(job=job, attempt=attempt, status="no_text", code="ASR_EMPTY")
+        if dice < 0.2:
+            return NodeResult(
+                job=job, attempt=attempt, status="failed", code="GPU_FELL_OVER", retriable=True
+            )
+        if dice < 0.24:
+            return NodeResult(job=job, attempt=attempt, status="failed", code="BAD_AUDIO")
+        services: Sequence[str] = data.get("services", ())
+        if services and dice < 0.34:
+            return NodeResult(
+                job=job,
+                attempt=attempt,
+                status="failed",
+                code="MODEL_NOT_AVAILABLE",
+                service=services[0],
+            )
+        return NodeResult(job=job, attempt=attempt, status="ok", body=_text("hola"))
+
+
+def _text(said: str) -> bytes:
+    return codec.encode_text(Text(source_text="hello", text=said))
+
+
+class Mischief:
+    """Stale, malformed and foreign calls: each must be refused and change nothing."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster, self.store = cluster, cluster.store
+
+    def start(self) -> None:
+        self.cluster.start_role("mischief", self._run)
+
+    async def _run(self) -> None:
+        while not self.cluster.is_calm:
+            await self.cluster.sleep(300, 1_500)
+            try:
+                await self._harm()
+            except (Refused, ServerUnavailable):
+                continue
+
+    async def _harm(self) -> None:
+        store, rng = self.store, self.cluster.rng
+        session = rng.choice([*sorted(self.cluster.told.opened), f"{CELL}.nobody"])
+        big = Chunk(
+            session=session,
+            epoch=1,
+            seq=len(self.cluster.told.acked.get(session, ())),
+            ms=100,
+            payload=b"x" * 65_537,
+        )
+        match rng.randrange(8):
+            case 0:
+                self._count(await store.append_audio([big]))
+            case 1:
+                await store.resume_session(f"{CELL}.nobody", "token")
+            case 2:
+                stray = NodeResult(
+                    job="acme:sim.nobody:0:translation:es:none", attempt=1, status="ok"
+                )
+                self._count(await store.record_results(f"{CELL}.n0", 1, [stray]))
+            case 3:
+                await store.heartbeat_node(f"{CELL}.nobody", 1, load=0, held=[])
+            case 4:
+                await store.mark_playback(
+                    session, 1, origin="other.cell", target="es", utterance=0, started=True
+                )
+            case 5:
+                self._count(await store.keep_alive([(session, 0, "")]))
+            case 6:
+                await store.set_pressure("memory", raised=True, seen=2, limit=1)
+            case 7:
+                await self._stale_attempt()
+
+    async def _stale_attempt(self) -> None:
+        """A result in the name of an earlier attempt of some job in the log."""
+        events = await self.store.read_range(self.store.keys.log, "-", "+", 200, newest_first=True)
+        for _, fields in events:
+            if fields[1] == b"JobDispatched":
+                data = msgspec.json.decode(fields[15])
+                stale = NodeResult(job=fields[7].decode(), attempt=data["attempt"] + 1, status="ok")
+                node = fields[9].decode()
+                self._count(await self.store.record_results(node, data["epoch"], [stale]))
+                return
+
+    def _count(self, replies: Sequence[object]) -> None:
+        for reply in replies:
+            if isinstance(reply, Refused):
+                self.cluster.world.refusals[reply.code] += 1
+
+
+async def lift_pressure(cluster: Cluster) -> None:
+    """Somebody measures again: no pressure lasts."""
+    while True:
+        await cluster.sleep(500, 2_000)
+        try:
+            await cluster.store.set_pressure("memory", raised=False, seen=0, limit=1)
+        except ServerUnavailable:
+            continue

@@ -1,0 +1,140 @@
+"""What must hold at the end of a seed, from the log and from what the outside was told.
+
+Owns: the promises as a reader of the log sees them, written without the product's own folds.
+Read next: eventsched/verify.py (the same, from stored state, on any system).
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+from eventsched.events import (
+    AttemptEnded,
+    Event,
+    JobDispatched,
+    JobFailed,
+    NodeRegistered,
+    ResultDelivered,
+    ResultMissing,
+    ResultRecorded,
+    ResultReplaced,
+    UtteranceFinalized,
+)
+from tests.simulation.actors import Told
+
+
+def violations(log: Sequence[Event], told: Told) -> list[str]:
+    """Every broken promise, each in a line."""
+    return [
+        *told.broken,
+        *_order(log),
+        *_chunks(log, told),
+        *_attempts(log),
+        *_slots(log),
+        *_outcomes(log),
+        *_heard(told),
+    ]
+
+
+def _order(log: Sequence[Event]) -> list[str]:
+    ids = [tuple(map(int, event.id.split("-"))) for event in log]
+    return [] if ids == sorted(set(ids)) else ["the log's ids do not rise"]
+
+
+def _chunks(log: Sequence[Event], told: Told) -> list[str]:
+    """Every acknowledged byte is in exactly one utterance (rules 2, 6, 7)."""
+    covered: dict[str, Counter[int]] = defaultdict(Counter)
+    closed = {event.session for event in log if event.type == "SessionClosed"}
+    for event in log:
+        if isinstance(event.data, UtteranceFinalized):
+            first = event.data.first_seq
+            covered[event.session].update(range(first, first + event.data.count))
+    broken = []
+    for session, acked in told.acked.items():
+        lost = [seq for seq, size in acked.items() if size > 0 and not covered[session][seq]]
+        twice = [seq for seq, times in covered[session].items() if times > 1]
+        if session in closed and lost:
+            broken.append(f"{session}: acknowledged chunks {lost[:5]} are in no utterance")
+        if twice:
+            broken.append(f"{session}: chunks {twice[:5]} are in two utterances")
+    return broken
+
+
+def _attempts(log: Sequence[Event]) -> list[str]:
+    """One dispatch per attempt, one end per job, and only the current token counts (11, 21, 23)."""
+    broken: list[str] = []
+    current: dict[str, tuple[str, int, int]] = {}
+    started: set[tuple[str, int]] = set()
+    ended: set[str] = set()
+    for event in log:
+        data, job = event.data, event.job
+        if isinstance(data, JobDispatched):
+            if (job, data.attempt) in started:
+                broken.append(f"{job}: attempt {data.attempt} dispatched twice")
+            if job in current:
+                broken.append(f"{job}: two attempts live at {event.id}")
+            started.add((job, data.attempt))
+            current[job] = (event.node, data.epoch, data.attempt)
+        elif isinstance(data, ResultReplaced):
+            continue
+        elif isinstance(data, ResultRecorded | AttemptEnded):
+            token = (event.node, data.epoch, data.attempt)
+            if current.pop(job, None) != token:
+                broken.append(f"{job}: {event.type} by {token}, which was not current")
+        if isinstance(data, ResultRecorded | JobFailed):
+            if job in ended:
+                broken.append(f"{job}: ended twice")
+            ended.add(job)
+    return broken
+
+
+def _slots(log: Sequence[Event]) -> list[str]:
+    """A registration never holds more than its slots (16)."""
+    slots: dict[tuple[str, int], int] = {}
+    live: Counter[tuple[str, int]] = Counter()
+    broken = []
+    for event in log:
+        data = event.data
+        if isinstance(data, NodeRegistered):
+            slots[event.node, data.epoch] = data.slots
+        elif isinstance(data, JobDispatched):
+            live[event.node, data.epoch] += 1
+            if live[event.node, data.epoch] > slots[event.node, data.epoch]:
+                broken.append(f"{event.node}: more live attempts than slots at {event.id}")
+        elif isinstance(data, ResultRecorded | AttemptEnded) and not isinstance(
+            data, ResultReplaced
+        ):
+            live[event.node, data.epoch] -= 1
+    return broken
+
+
+def _outcomes(log: Sequence[Event]) -> list[str]:
+    """Each number ends in exactly one of the four, in order, without holes (25)."""
+    owed: dict[tuple[str, str], list[int]] = defaultdict(list)
+    given: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for event in log:
+        if isinstance(event.data, UtteranceFinalized):
+            for target in event.data.targets:
+                owed[event.session, target.target].append(target.delivery_no)
+        elif isinstance(event.data, ResultDelivered | ResultMissing):
+            given[event.session, event.data.target].append(event.data.delivery_no)
+    return [
+        f"{session} {target}: owed {owed[session, target][-3:]}, gave {given[session, target][-3:]}"
+        for session, target in owed
+        if owed[session, target] != list(range(len(owed[session, target])))
+        or given[session, target] != owed[session, target]
+    ]
+
+
+def _heard(told: Told) -> list[str]:
+    """What a listener heard of one (speaker, target) is in order and nothing comes twice."""
+    broken = []
+    for listener, heard in told.heard.items():
+        last: dict[tuple[str, str], int] = {}
+        for result in heard:
+            key = (result["session"], result["target"])
+            if result["delivery_no"] <= last.get(key, -1):
+                broken.append(f"{listener}: {key} heard {result['delivery_no']} after {last[key]}")
+            last[key] = result["delivery_no"]
+    return broken

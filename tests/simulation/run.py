@@ -1,0 +1,222 @@
+"""One seed from start to verdict, and many of them.
+
+python -m tests.simulation.run --seed 7            one seed, with its trail when it fails
+python -m tests.simulation.run --seeds 1000        many, on two processes, and the report
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import subprocess
+import tempfile
+import time
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import redis
+import structlog
+import typer
+from rich.console import Console
+from rich.progress import Progress
+
+from eventsched import codec
+from eventsched.errors import BY_CODE
+from eventsched.events import AnyData, Event
+from eventsched.projection import load_sets
+from eventsched.settings import Settings
+from eventsched.testing import LocalServer
+from eventsched.verify import Verifier
+from tests.simulation.actors import CELL, Cluster, Mischief, Told, lift_pressure
+from tests.simulation.check import violations
+from tests.simulation.world import FAULTS, QUIET, World
+
+CALLS_MIN = 300
+SESSIONS = 4
+LIVENESS_MS = 240_000
+SETTINGS = Settings(
+    pause_ms=1_500,
+    audio_ms_max=3_000,
+    idle_ms=9_000,
+    close_wait_ms=6_000,
+    playback_ms=2_000,
+    gap_ms=3_000,
+    waiting_ms=3_000,
+    heartbeat_ms=1_000,
+    node_lost_ms=3_000,
+    mark_ms=4_000,
+    retire_ms=15_000,
+    audio_bytes_max=2_500,
+    backlog_max=40,
+)
+
+
+@dataclass
+class Verdict:
+    """What one seed showed."""
+
+    seed: int
+    calls: int
+    broken: list[str]
+    events: Counter[str]
+    refusals: Counter[str]
+    faults: Counter[str]
+    trail: list[str] = field(default_factory=list)
+
+
+def simulate(server: redis.Redis, seed: int) -> Verdict:
+    """Faults first, then calm; the verdict holds every violation."""
+    server.flushall()
+    random.seed(seed)  # what roles draw for their pauses
+    world, told = World(server, seed), Told()
+    cluster = Cluster(world, told)
+    settings = {name: getattr(SETTINGS, name) for name in SETTINGS.__struct_fields__}
+    world.complete(cluster.store.configure_cell(settings, overwrite=False, manual_clock=True))
+    _populate(cluster)
+    world.run_until(lambda: False, calls_max=CALLS_MIN * 5, ms_max=25_000)
+    world.run_until(lambda: sum(world.faults.values()) >= 5, calls_max=5_000, ms_max=60_000)
+    cluster.is_calm, world.odds = True, QUIET
+    ends_ms = world.now_ms + LIVENESS_MS
+    while (open_ := _not_closed(server, told)) and world.now_ms < ends_ms:
+        world.run_until(lambda: False, calls_max=100, ms_max=LIVENESS_MS)
+    log = _log(cluster, world)
+    broken = violations(log, told) + _verified(cluster, world)
+    if open_:
+        broken.append(f"sessions never closed: {open_}")
+    broken += _parked(server)
+    events = Counter(event.type for event in log)
+    return Verdict(seed, world.calls, broken, events, world.refusals, world.faults, world.trail)
+
+
+def _not_closed(server: redis.Redis, told: Told) -> list[str]:
+    """Sessions that were opened and are neither closed nor retired."""
+    open_ = []
+    for session in sorted(told.opened):
+        status: Any = server.hget(f"es1:{{{CELL}}}:session:{session.partition('.')[2]}", "status")
+        if status in (b"open", b"closing"):
+            open_.append(session)
+    return open_
+
+
+def _populate(cluster: Cluster) -> None:
+    rng = cluster.rng
+    cluster.start_roles(each=2)
+    cluster.start_node("n0", slots=2)
+    cluster.start_node("n1", targets=["es", "fr"], services=["tts"], slots=1)
+    cluster.start_node("n2", targets=["es", "fr", "en"], slots=2)
+    cluster.start_producer("s0", rng.randint(20, 40))
+    cluster.start_producer("s1", rng.randint(20, 40), room=f"{CELL}.r", hears="es")
+    cluster.start_producer(
+        "s2", rng.randint(20, 40), room=f"{CELL}.r", hears=rng.choice(("fr", "en", "de"))
+    )
+    cluster.start_producer(
+        "s3",
+        rng.randint(20, 40),
+        features=["tts"],
+        tenant="globex",
+        priority=rng.randint(0, 2),
+        targets=["es", "fr"],
+    )
+    Mischief(cluster).start()
+    cluster.start_role("pressure", lambda: lift_pressure(cluster))
+
+
+def _verified(cluster: Cluster, world: World) -> list[str]:
+    """What `eventsched verify` finds, while views may still be on their way."""
+    (core,) = (one for one in load_sets() if one.name == "core")
+    verdict = world.complete(Verifier(cluster.views, core).run())
+    return [str(violation) for violation in verdict.violations]
+
+
+def _log(cluster: Cluster, world: World) -> list[Event]:
+    entries = world.complete(cluster.store.read_range(cluster.store.keys.log, "-", "+", 1_000_000))
+    return [codec.decode(entry_id, fields) for entry_id, fields in entries]
+
+
+def _parked(server: redis.Redis) -> list[str]:
+    """Nothing that the product's own scripts write may end in `dead`."""
+    entries: Any = server.xrange(f"es1:{{{CELL}}}:dead")
+    return [f"parked: {fields}" for _, fields in entries]
+
+
+def _some(seeds: list[int]) -> list[Verdict]:
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    with tempfile.TemporaryDirectory() as folder, LocalServer(Path(folder)) as server:
+        client = redis.Redis.from_url(server.url)
+        verdicts = [simulate(client, seed) for seed in seeds]
+        client.close()
+        return verdicts
+
+
+EXPECTED_NOT = {"AudioChunkAppended", "StreamTrimmed"}
+"""Event types that a seed's log cannot show: chunks have their own stream, nothing is trimmed."""
+
+
+def report(verdicts: list[Verdict]) -> dict[str, Any]:
+    """Occurrences over all seeds, and what never occurred."""
+    totals: dict[str, Counter[str]] = {
+        "events": Counter(),
+        "refusals": Counter(),
+        "faults": Counter(),
+    }
+    for verdict in verdicts:
+        for name, counter in totals.items():
+            counter.update(getattr(verdict, name))
+    wanted = {kind.__name__ for kind in get_args(AnyData)} - EXPECTED_NOT | set(BY_CODE) | FAULTS
+    seen = set().union(*totals.values())
+    return {
+        "seeds": len(verdicts),
+        "calls": sum(verdict.calls for verdict in verdicts),
+        "failed": [verdict.seed for verdict in verdicts if verdict.broken],
+        "never": sorted(wanted - seen),
+        **{name: dict(sorted(counter.items())) for name, counter in totals.items()},
+    }
+
+
+def run_many(first: int, count: int, workers: int = 2) -> list[Verdict]:
+    """Seeds from `first` on, spread over processes with a server each."""
+    seeds = list(range(first, first + count))
+    parts = [part for at in range(workers * 8) if (part := seeds[at :: workers * 8])]
+    with ProcessPoolExecutor(workers) as pool, Progress(console=Console(stderr=True)) as progress:
+        done: list[Verdict] = []
+        for verdicts in progress.track(pool.map(_some, parts), total=len(parts)):
+            done += verdicts
+    return sorted(done, key=lambda verdict: verdict.seed)
+
+
+def _commit() -> str:
+    told = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    )
+    return told.stdout.strip() or "unknown"
+
+
+def tell(verdict: Verdict, console: Console, *, trail: bool) -> None:
+    """A failure is a seed and a commit; alone, also what went wrong on the way."""
+    console.print(f"seed {verdict.seed} at {_commit()}:")
+    for line in verdict.broken[:20] + (verdict.trail if trail else []):
+        console.print(f"  {line}", markup=False)
+
+
+def main(
+    seed: Annotated[int | None, typer.Option(help="This one alone.")] = None,
+    seeds: Annotated[int, typer.Option(help="How many.")] = 100,
+    first: Annotated[int, typer.Option(help="The first of them.")] = 0,
+) -> None:
+    """Simulate whole clusters; exit code 1 when a seed fails or something never occurred."""
+    console, started = Console(soft_wrap=True), time.monotonic()
+    verdicts = run_many(first, seeds) if seed is None else _some([seed])
+    for verdict in verdicts:
+        if verdict.broken:
+            tell(verdict, console, trail=seed is not None)
+    told = report(verdicts) | {"seconds": round(time.monotonic() - started, 1)}
+    console.print_json(data=told)
+    is_short = len(verdicts) < 100
+    raise typer.Exit(1 if told["failed"] or (told["never"] and not is_short) else 0)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,1 @@
+"""The bundled speech, the recogniser, the translator, and both behind a node."""

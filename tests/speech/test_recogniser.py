@@ -1,0 +1,96 @@
+"""The recogniser hears what the bundled speakers say."""
+
+from __future__ import annotations
+
+import random
+import sys
+import wave
+from importlib.resources import as_file, files
+
+import pytest
+
+from eventsched.speech.accuracy import word_accuracy
+from eventsched.speech.recogniser import (
+    Recogniser,
+    SpeechNotInstalled,
+    require_recogniser,
+)
+from eventsched.speech.samples import Sample, samples
+
+SILENCE = bytes(280 * 32)
+"""What travels with a job as padding: 280 ms."""
+ACCURACY_MIN = 0.8
+
+
+@pytest.fixture(scope="module")
+def recogniser() -> Recogniser:
+    return Recogniser()
+
+
+@pytest.mark.parametrize("sample", samples(), ids=lambda sample: str(sample.speaker))
+def test_words_of_each_speaker_are_recognised(recogniser: Recogniser, sample: Sample) -> None:
+    for utterance, pcm in zip(sample.utterances, sample.spoken(), strict=True):
+        heard = recogniser.recognise(pcm + SILENCE)
+        assert word_accuracy(utterance.text, heard) >= ACCURACY_MIN, heard
+
+
+def test_order_of_speakers_does_not_matter(recogniser: Recogniser) -> None:
+    """One decoder serves whoever speaks next: what it heard before leaves no trace."""
+    spoken = [pcm + SILENCE for sample in samples() for pcm in sample.spoken()]
+    forwards = [recogniser.recognise(pcm) for pcm in spoken]
+    backwards = [recogniser.recognise(pcm) for pcm in reversed(spoken)]
+    assert backwards[::-1] == forwards
+
+
+@pytest.mark.parametrize("pcm", [b"", bytes(32_000)], ids=["nothing", "a second of silence"])
+def test_silence_has_no_words(recogniser: Recogniser, pcm: bytes) -> None:
+    recogniser.recognise(samples()[0].spoken()[0])
+    assert recogniser.recognise(pcm) == ""
+
+
+def test_noise_does_not_spoil_the_next_utterance(recogniser: Recogniser) -> None:
+    spoken = samples()[0].spoken()[0] + SILENCE
+    before = recogniser.recognise(spoken)
+    recogniser.recognise(random.Random(7).randbytes(64_000))
+    assert recogniser.recognise(spoken) == before
+
+
+def test_missing_recogniser_is_one_line_that_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "pocketsphinx", None)
+    with pytest.raises(SpeechNotInstalled) as error:
+        require_recogniser()
+    assert "pip install 'eventsched[speech]'" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_recordings_are_small_and_in_the_recognisers_format() -> None:
+    total = 0
+    for sample in samples():
+        with (
+            as_file(files("eventsched.speech") / "voices" / f"{sample.speaker}.wav") as path,
+            wave.open(str(path), "rb") as recording,
+        ):
+            assert recording.getparams()[:3] == (1, 2, 16_000)
+            total += path.stat().st_size
+        assert sample.utterances[-1].to_ms * 32 == len(sample.pcm())
+    assert total < 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("said", "heard", "accuracy"),
+    [
+        ("a b c d", "a b c d", 1.0),
+        ("a b c d", "a x c d", 0.75),
+        ("a b c d", "a c d", 0.75),
+        ("a b c d", "a b c d e", 0.75),
+        ("a b", "", 0.0),
+        ("", "", 1.0),
+        ("", "a", 0.0),
+    ],
+)
+def test_word_accuracy_counts_substituted_lost_and_extra_words(
+    said: str, heard: str, accuracy: float
+) -> None:
+    assert word_accuracy(said, heard) == accuracy

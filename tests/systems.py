@@ -1,0 +1,87 @@
+"""Whole systems for tests: a client on a fresh cell, with the roles running or moved by hand.
+
+    async with system(server.url, cell) as es: ...        real time, roles running
+    async with client_of(store) as es: ...                 the clock of `store`, no roles
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+
+import anyio
+import msgspec
+
+import eventsched
+from eventsched.client import Client, running_client
+from eventsched.connection import Connection
+from eventsched.running import ROLES, running
+from eventsched.server.check import check_server, open_client
+from eventsched.settings import Settings
+from eventsched.store import Store
+from eventsched.transport import RedisTransport
+
+WITHIN_S = 20.0
+SECOND = bytes(32_000)
+"""One second of silence at 16 kHz."""
+
+
+@asynccontextmanager
+async def system(
+    url: str,
+    *cells: str,
+    roles: Sequence[str] = tuple(ROLES),
+    settings: Mapping[str, int] | None = None,
+) -> AsyncIterator[Client]:
+    """A client of these cells with the roles running, in real time."""
+    async with AsyncExitStack() as stack:
+        calling, blocking = await open_client(url), await open_client(url)
+        stack.push_async_callback(calling.aclose)
+        stack.push_async_callback(blocking.aclose)
+        transport = RedisTransport(calling, blocking)
+        stores = {cell: Store(transport, cell) for cell in cells}
+        wanted = msgspec.to_builtins(Settings()) | dict(settings or {})
+        for store in stores.values():
+            await store.configure_cell(wanted, overwrite=False)
+        facts = await check_server(calling)
+        await stack.enter_async_context(running(Connection(url, facts, transport, stores), roles))
+        yield await stack.enter_async_context(running_client(Client(stores, url=url)))
+
+
+@asynccontextmanager
+async def client_of(store: Store) -> AsyncIterator[Client]:
+    """Another process, as it were: a client of its own on the same cell."""
+    async with running_client(Client({store.cell: store})) as client:
+        yield client
+
+
+@asynccontextmanager
+async def serving(es: Client, *nodes: eventsched.Node) -> AsyncIterator[None]:
+    """The nodes serve while the block lasts, and are registered when it starts."""
+    async with anyio.create_task_group() as tasks:
+        for node in nodes:
+            tasks.start_soon(node.run, es)
+            full_id = eventsched.keys.complete(node.name, es.cells)
+            await until(f"{node.name} serves", partial(is_registered, es, full_id))
+        yield
+        tasks.cancel_scope.cancel()
+
+
+async def is_registered(es: Client, full_id: str) -> bool:
+    store = es.store_of(full_id)
+    kept = await store.read_hash(store.keys.node(eventsched.keys.name_of(full_id)))
+    return kept.get("status") == "alive"
+
+
+async def until(
+    what: str, holds: Callable[[], Awaitable[bool] | bool], within_s: float = WITHIN_S
+) -> None:
+    """Return as soon as `holds()`; TimeoutError naming `what` after `within_s`."""
+    with anyio.move_on_after(within_s):
+        while True:
+            answer = holds()
+            if answer if isinstance(answer, bool) else await answer:
+                return
+            await anyio.sleep(0.005)
+    raise TimeoutError(f"not within {within_s} s: {what}")

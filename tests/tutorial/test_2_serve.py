@@ -1,0 +1,139 @@
+"""2. Serving: a node turns utterances into text.
+
+A node says what it can do and how many jobs it takes at a time. Each utterance becomes one job
+per target language; the handler gets its audio and gives a Result.
+"""
+
+import time
+
+import anyio
+
+import eventsched
+from eventsched.keys import complete
+from tests.systems import is_registered, until
+from tests.tutorial.test_1_produce import SILENCE
+
+
+async def test_a_node_answers_and_the_session_hears_it(url: str) -> None:
+    node = eventsched.Node("gpu-1", asr=["en"], targets=["es"], slots=4)
+
+    @node.job
+    async def translate(job: eventsched.Job) -> eventsched.Result:
+        pcm = await job.audio()  # with the silence that a recogniser wants behind the last word
+        return eventsched.Result(source_text=f"{len(pcm)} bytes", text=f"{len(pcm)} octetos")
+
+    async with eventsched.connect(url) as es, anyio.create_task_group() as tasks:
+        tasks.start_soon(node.run, es)
+        async with es.session("acme", "en", ["es"]) as session:
+            await session.append(SILENCE, final=True)
+            async for result in session.results():
+                assert result.outcome == "result"
+                assert (result.utterance, result.target) == (0, "es")
+                assert result.source_text == "40960 bytes"
+                break
+        node.drain()  # finish what is in hand, take nothing new; `run` returns
+
+
+async def test_plain_functions_run_in_threads(url: str) -> None:
+    # CPU-bound work may also run in processes: @node.job(processes=True).
+    node = eventsched.Node("cpu-1", asr=["en"], targets=["es"], slots=2)
+
+    @node.job
+    def translate(job: eventsched.BlockingJob) -> eventsched.Result:
+        time.sleep(0.05)
+        return eventsched.Result(text=f"{job.ms} ms")
+
+    async with eventsched.connect(url) as es, anyio.create_task_group() as tasks:
+        tasks.start_soon(node.run, es)
+        async with es.session("acme", "en", ["es"]) as session:
+            await session.append(SILENCE, final=True)
+            assert (await anext(session.results())).text == "1000 ms"
+        node.drain()
+
+
+async def test_results_are_heard_in_the_order_of_speech(url: str) -> None:
+    node = eventsched.Node("gpu-1", asr=["en"], targets=["es"], slots=4)
+
+    @node.job
+    async def translate(job: eventsched.Job) -> eventsched.Result:
+        await anyio.sleep(0.05 * (3 - job.utterance))  # the last one is done first
+        return eventsched.Result(text=str(job.utterance))
+
+    async with eventsched.connect(url) as es, anyio.create_task_group() as tasks:
+        tasks.start_soon(node.run, es)
+        async with es.session("acme", "en", ["es"]) as session:
+            for _ in range(3):
+                await session.append(SILENCE, final=True)
+            await session.close()  # waits until everything owed has been delivered
+            assert [result.text async for result in session.results()] == ["0", "1", "2"]
+        node.drain()
+
+
+async def test_a_job_may_speak_before_it_ends_and_end_without_text(url: str) -> None:
+    node = eventsched.Node("gpu-1", asr=["en"], targets=["es"])
+
+    @node.job
+    async def translate(job: eventsched.Job) -> eventsched.Result:
+        if job.utterance:
+            raise eventsched.NoText  # only noise
+        await job.partial("ho")  # at once, to whoever asked for partials
+        await job.extend(60)  # more time than the lease gives
+        return eventsched.Result(text="hola")
+
+    async with eventsched.connect(url) as es, anyio.create_task_group() as tasks:
+        tasks.start_soon(node.run, es)
+        async with es.session("acme", "en", ["es"]) as session:
+            await session.append(SILENCE, final=True)
+            await session.append(SILENCE, final=True)
+            results = session.results(partials=True)
+            heard = [await anext(results) for _ in range(3)]
+            assert [r.outcome for r in heard] == ["partial", "result", "no_text"]
+            assert [r.text for r in heard] == ["ho", "hola", None]
+            assert heard[2].code == "ASR_EMPTY"
+        node.drain()
+
+
+async def test_a_failed_attempt_goes_to_another_node(url: str) -> None:
+    broken = eventsched.Node("a-broken", asr=["en"], targets=["es"], slots=4)
+    sound = eventsched.Node("b-sound", asr=["en"], targets=["es"], slots=4)
+
+    @broken.job
+    async def give_up(job: eventsched.Job) -> eventsched.Result:
+        tasks.start_soon(sound.run, es)
+        await until("the other one serves", lambda: is_registered(es, full_id))
+        raise eventsched.JobError("GPU_LOST", retriable=True)
+
+    @sound.job
+    async def translate(job: eventsched.Job) -> eventsched.Result:
+        return eventsched.Result(text=f"attempt {job.attempt}")
+
+    async with eventsched.connect(url) as es, anyio.create_task_group() as tasks:
+        full_id = complete(sound.name, es.cells)
+        tasks.start_soon(broken.run, es)
+        async with es.session("acme", "en", ["es"]) as session:
+            await session.append(SILENCE, final=True)
+            assert (await anext(session.results())).text == "attempt 2"
+        broken.drain()
+        sound.drain()
+
+
+async def test_a_job_knows_what_was_said_before(url: str) -> None:
+    node = eventsched.Node("gpu-1", asr=["en"], targets=["es"])
+    contexts: list[list[tuple[str, str | None]]] = []
+
+    @node.job
+    async def translate(job: eventsched.Job) -> eventsched.Result:
+        contexts.append(job.context)
+        return eventsched.Result(source_text="hello", text="hola")
+
+    async with eventsched.connect(url) as es, anyio.create_task_group() as tasks:
+        tasks.start_soon(node.run, es)
+        async with es.session("acme", "en", ["es"]) as session:
+            with anyio.fail_after(20):
+                # The context is a read model: it may be a moment late, it is never waited for.
+                while not (contexts and contexts[-1]):
+                    await session.append(SILENCE, final=True)
+                    await anext(session.results())
+        node.drain()
+    assert contexts[0] == []
+    assert contexts[-1][0] == ("hello", "hola")

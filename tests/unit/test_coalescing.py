@@ -1,0 +1,139 @@
+"""Concurrent calls of one turn of the event loop share one call; at most one is in flight."""
+
+from collections.abc import Sequence
+
+import anyio
+import pytest
+
+from eventsched.coalescing import Coalescer
+from eventsched.errors import ServerUnavailable
+
+
+class Calls:
+    """What was called, and a gate that holds calls open."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.in_flight = 0
+        self.gate = anyio.Event()
+        self.gate.set()
+
+    async def __call__(self, items: Sequence[int]) -> list[int]:
+        self.batches.append(list(items))
+        self.in_flight += 1
+        assert self.in_flight == 1
+        await self.gate.wait()
+        await anyio.lowlevel.checkpoint()
+        self.in_flight -= 1
+        if 13 in items:
+            raise ValueError("13")
+        return [-item for item in items]
+
+
+def coalescer(calls: Calls, *, items_max: int = 100) -> Coalescer[int, int]:
+    return Coalescer(calls, items_max=items_max, bytes_max=1_000, size_of=lambda item: item)
+
+
+async def submit_all(batching: Coalescer[int, int], groups: list[list[int]]) -> list[list[int]]:
+    replies: list[list[int]] = [[] for _ in groups]
+
+    async def submit(at: int) -> None:
+        replies[at] = list(await batching.submit(groups[at]))
+
+    async with anyio.create_task_group() as tasks:
+        runner = anyio.CancelScope()
+
+        async def run() -> None:
+            with runner:
+                await batching.run()
+
+        tasks.start_soon(run)
+        async with anyio.create_task_group() as submitting:
+            for at in range(len(groups)):
+                submitting.start_soon(submit, at)
+        runner.cancel()
+    return replies
+
+
+async def test_calls_of_one_turn_are_one_call_and_each_gets_its_own_reply() -> None:
+    calls = Calls()
+    replies = await submit_all(coalescer(calls), [[1], [2, 3], [4]])
+    assert calls.batches == [[1, 2, 3, 4]]
+    assert replies == [[-1], [-2, -3], [-4]]
+
+
+async def test_a_submission_is_never_split_and_limits_hold() -> None:
+    calls = Calls()
+    await submit_all(coalescer(calls, items_max=3), [[1, 2], [3, 4], [5], [6, 7, 8, 9]])
+    assert calls.batches == [[1, 2], [3, 4, 5], [6, 7, 8, 9]]
+
+
+async def test_bytes_bound_a_batch() -> None:
+    calls = Calls()
+    await submit_all(coalescer(calls), [[600], [500], [400], [2_000]])
+    assert calls.batches == [[600], [500, 400], [2_000]]
+
+
+async def test_what_comes_while_a_call_is_in_flight_forms_the_next() -> None:
+    calls = Calls()
+    calls.gate = anyio.Event()
+    batching = coalescer(calls)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(batching.run)
+        for item in range(5):
+            tasks.start_soon(batching.submit, [item])
+            await anyio.wait_all_tasks_blocked()
+        assert calls.batches == [[0]]
+        calls.gate.set()
+        await anyio.wait_all_tasks_blocked()
+        tasks.cancel_scope.cancel()
+    assert calls.batches == [[0], [1, 2, 3, 4]]
+
+
+async def test_an_error_reaches_everybody_in_the_batch_and_nobody_else() -> None:
+    calls = Calls()
+    batching = coalescer(calls, items_max=2)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(batching.run)
+        with pytest.raises(ValueError, match="13"):
+            await batching.submit([13])
+        assert await batching.submit([1]) == [-1]
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_cancelled_caller_spoils_nothing() -> None:
+    calls = Calls()
+    calls.gate = anyio.Event()
+    batching = coalescer(calls)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(batching.run)
+        with anyio.move_on_after(0.01) as gave_up:
+            await batching.submit([1])
+        assert gave_up.cancelled_caught
+        calls.gate.set()
+        assert await batching.submit([2]) == [-2]
+        tasks.cancel_scope.cancel()
+    assert calls.batches == [[1], [2]]
+
+
+async def test_after_its_end_it_refuses() -> None:
+    calls = Calls()
+    calls.gate = anyio.Event()
+    batching = coalescer(calls)
+    raised: list[Exception] = []
+
+    async def submit(item: int) -> None:
+        try:
+            await batching.submit([item])
+        except ServerUnavailable as error:
+            raised.append(error)
+
+    async with anyio.create_task_group() as tasks, anyio.create_task_group() as running:
+        running.start_soon(batching.run)
+        tasks.start_soon(submit, 1)
+        await anyio.wait_all_tasks_blocked()
+        tasks.start_soon(submit, 2)
+        await anyio.wait_all_tasks_blocked()
+        running.cancel_scope.cancel()
+    await submit(3)
+    assert len(raised) == 3

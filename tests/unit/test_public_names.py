@@ -1,0 +1,27 @@
+"""What `import eventsched` offers, and what it must not drag in."""
+
+import subprocess
+import sys
+
+import eventsched
+
+PUBLIC = [
+    "Backpressure", "BlockingJob", "ChunkTooLarge", "Client", "Delivered", "EventschedError",
+    "InvalidMessage", "Job", "JobError", "JobUnknown", "LeaseLost", "NoText", "Node",
+    "NodeSuperseded", "NodeUnknown", "NotFound", "Receipt", "Refused", "Result", "SeqGap",
+    "ServerUnavailable", "Session", "SessionIsClosed", "SessionSuperseded", "SessionUnknown",
+    "connect", "read_wav",
+]  # fmt: skip
+
+
+def test_public_names_are_these_in_order() -> None:
+    assert eventsched.__all__ == PUBLIC == sorted(PUBLIC)
+    assert all(hasattr(eventsched, name) for name in PUBLIC)
+
+
+def test_importing_eventsched_loads_neither_projections_nor_what_only_files_need() -> None:
+    seen = "import sys, eventsched; print('projections' in sys.modules, 'miniaudio' in sys.modules)"
+    told = subprocess.run(
+        [sys.executable, "-c", seen], capture_output=True, text=True, check=True, timeout=30
+    )
+    assert told.stdout.split() == ["False", "False"]

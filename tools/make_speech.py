@@ -1,0 +1,53 @@
+"""Speaks the bundled sentences with flite and writes where each one is.
+
+    python tools/make_speech.py          # needs the program flite with voices slt, rms and awb
+
+Owns: eventsched/speech/voices/*.wav and the times in voices/index.json; the sentences in that
+file are its input. Never does: recognising (tests/speech/ does). Read next: speech/samples.py.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import tempfile
+import wave
+from pathlib import Path
+
+VOICES = Path(__file__).parent.parent / "eventsched" / "speech" / "voices"
+RATE = 16_000
+GAP_MS = 400
+"""Silence between two sentences of a file."""
+
+
+def speak(text: str, voice: str) -> bytes:
+    """The sentence as mono PCM16 at 16 kHz."""
+    with tempfile.NamedTemporaryFile(suffix=".wav") as file:
+        subprocess.run(["flite", "-voice", voice, "-t", text, "-o", file.name], check=True)
+        with wave.open(file.name, "rb") as spoken:
+            if spoken.getparams()[:3] != (1, 2, RATE):
+                raise SystemExit(f"voice {voice} does not speak 16 kHz mono PCM16")
+            pcm = spoken.readframes(spoken.getnframes())
+    return pcm[: len(pcm) // 32 * 32]  # whole milliseconds
+
+
+def main() -> None:
+    index = json.loads((VOICES / "index.json").read_text())
+    gap = bytes(GAP_MS * RATE // 1000 * 2)
+    for speaker in index:
+        pcm = bytearray()
+        for utterance in speaker["utterances"]:
+            pcm += gap if pcm else b""
+            utterance["from_ms"] = len(pcm) // 32
+            pcm += speak(utterance["text"], speaker["voice"])
+            utterance["to_ms"] = len(pcm) // 32
+        with wave.open(str(VOICES / f"{speaker['speaker']}.wav"), "wb") as file:
+            file.setnchannels(1)
+            file.setsampwidth(2)
+            file.setframerate(RATE)
+            file.writeframes(pcm)
+    (VOICES / "index.json").write_text(json.dumps(index, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
