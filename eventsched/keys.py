@@ -40,7 +40,7 @@ D decided state: changes only together with an event, no TTL.   S soft state: ma
     live:<projection>      string D  `<version>.<build>` that readers read
     view:<p>:<v>.<b>:<id>  hash   D  one record of a read model
     idx:<session>          list   D  log ids of the session
-    archive                hash   D  to: last log id that the archive holds; of: its key; audio: 0, 1
+    archive                hash   D  to: last log id it holds; of: its key; audio: 0 | 1
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""`eventsched audit`: has anybody touched the archive? `verify`, `checkpoint`, `prove`, `check-proof`.
+"""`eventsched audit`: has anybody touched the archive?
+
+`verify`, `checkpoint`, `prove`, `check-proof`.
 
 None of these needs a server.
 """
@@ -68,7 +70,8 @@ async def verify(
         except ArchiveError:
             continue  # told by the verifier, which goes on with other cells
     with nullcontext() if options.json else progress("verifying", total) as moved:
-        verifier.on_progress(moved)
+        if moved is not None:
+            verifier.on_progress(moved)
         report = verifier.run()
     if options.json:
         print_json({"clean": not report.problems} | msgspec.to_builtins(report))

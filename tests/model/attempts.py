@@ -105,7 +105,8 @@ def recover(w: World, name: str, epoch: int, reason: str) -> None:
 def leases(w: World, name: str, epoch: int) -> list[str]:
     """Live attempts of a registration, the oldest first."""
     live = w.nodes[name].live.items()
-    return [key for _, key in sorted((one.since_ms, key) for key, one in live if one.epoch == epoch)]
+    held = sorted((one.since_ms, key) for key, one in live if one.epoch == epoch)
+    return [key for _, key in held]
 
 
 def give_up(w: World, key: str, name: str, target: str, number: int, reason: str) -> str:

@@ -48,6 +48,7 @@ PROSE = {"limit", "remedy"}
 TENANTS = ("acme", "tiny")
 ROOM = "r1"
 LANGUAGES = ("es", "fr", "de")
+_TEXT = codec.encode_text(Text(source_text="ok", text="x"))
 KINDS: tuple[dict[str, Any], ...] = (
     {"asr": ["en"], "targets": ["es"], "services": []},
     {"asr": ["en"], "targets": ["es", "fr", "de"], "services": ["tts"]},
@@ -101,7 +102,7 @@ class Machine(RuleBasedStateMachine):
         super().__init__()
         self.at_ms = START_MS
         cell = f"m{secrets.token_hex(7)}"
-        self.store = Store(self.wire, cell, now_ms=lambda: self.at_ms)  # type: ignore[arg-type]
+        self.store = Store(self.wire, cell, now_ms=lambda: self.at_ms)
         self.world = World(cell, SETTINGS)
         self.sessions: list[SessionGrant] = []
         self.registered: list[NodeGrant] = []
@@ -551,7 +552,7 @@ class Machine(RuleBasedStateMachine):
                 status=status,  # type: ignore[arg-type]
                 code="BROKEN" if status == "failed" else "",
                 retriable=True,
-                body=codec.encode_text(Text(source_text=status, text="x")) if status == "ok" else b"",
+                body=_TEXT if status == "ok" else b"",
             )
             for (key, one), status in zip(held, statuses, strict=False)
         ]
