@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import msgspec
 
 from eventsched.events import Event
-from eventsched.folding import Folding, Unfolded, decoded
+from eventsched.folding import Folding, Unfolded, decoded, trails_of
 from eventsched.projection import ProjectionSet
 from eventsched.transport import Entry
 from eventsched.views import Dead, Put, Views
@@ -47,14 +47,17 @@ class Batches:
 
     async def fold(self, entries: Sequence[Entry]) -> Batch:
         """Fold as many as can be; what changes adds up until `saved`."""
-        folding, sessions = self._folding, self._set.sessions
+        folding = self._folding
         found = [decoded(entry) for entry in entries]
         await self._load([event for event in found if isinstance(event, Event)])
         trails: dict[str, list[str]] = {}
         parked: list[Unfolded] = []
         to, count, failed = "", 0, None
         for one in found:
-            is_last_try = self._tries.get(one.id, 0) + 1 >= self._tries_max
+            # What cannot be decoded will not be, however often it is tried.
+            is_last_try = (
+                isinstance(one, Unfolded) or self._tries.get(one.id, 0) + 1 >= self._tries_max
+            )
             unfolded = (
                 one if isinstance(one, Unfolded) else folding.fold(one, whole=not is_last_try)
             )
@@ -65,9 +68,8 @@ class Batches:
                     break
                 self._tries.pop(one.id, None)
                 parked.append(unfolded)
-            if sessions is not None and isinstance(one, Event):
-                for session in sessions(one):
-                    trails.setdefault(session, []).append(one.id)
+            for session in trails_of(one, self._set):
+                trails.setdefault(session, []).append(one.id)
             to, count = one.id, count + 1
         return Batch(to, count, trails, parked, failed)
 

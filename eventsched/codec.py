@@ -1,8 +1,8 @@
 """Bytes on a stream <-> Event.
 
-Owns: the encoding of the nine fields, and how an unknown type is met (it decodes to `Unknown`, so
-that readers can park and count it).
-Never does: I/O. Read next: events.py.
+Owns: the encoding of the nine fields, and how a type or version that this program does not know is
+met: with UndecodableEvent, so that readers pass it by and count it.
+Never does: I/O. Read next: events.py, upcasting.py.
 """
 
 from __future__ import annotations
@@ -13,48 +13,55 @@ from typing import Any, get_args
 import msgspec
 
 from eventsched import events
+from eventsched.upcasting import upcast
 
 _DECODERS: dict[bytes, msgspec.json.Decoder[Any]] = {
     kind.__name__.encode(): msgspec.json.Decoder(kind) for kind in get_args(events.AnyData)
 }
 _TEXT = msgspec.msgpack.Decoder(events.Text)
+_PRESENT = str(events.SCHEMA_VERSION).encode()
 
 
 class UndecodableEvent(Exception):
-    """Raised when an entry is no event that this version knows: `reason` says why."""
+    """Raised when an entry is no event that this program knows: `reason` says why."""
 
-    def __init__(self, entry_id: str, reason: str) -> None:
+    def __init__(self, entry_id: str, reason: str, session: str = "") -> None:
         self.entry_id, self.reason = entry_id, reason
+        self.session = session
+        """Whose it is: the envelope of every version says it."""
         super().__init__(f"{entry_id}: {reason}")
 
 
 def decode(entry_id: bytes | str, fields: Sequence[bytes]) -> events.Event:
     """The event of one entry; `fields` is the flat list [name, value, …] in the fixed order.
 
-    Raises UndecodableEvent for another layout, an unknown type or malformed data.
+    What an earlier version wrote comes in the present form. Raises UndecodableEvent for another
+    layout, an unknown type, a later version or malformed data.
     """
     id_ = entry_id if isinstance(entry_id, str) else entry_id.decode()
     if len(fields) != 18:
         raise UndecodableEvent(id_, f"{len(fields) // 2} fields instead of 9")
-    kind = bytes(fields[1])
+    kind, session = bytes(fields[1]), fields[5].decode(errors="replace")
     decoder = _DECODERS.get(kind)
     if decoder is None:
-        raise UndecodableEvent(id_, f"unknown type {kind.decode(errors='replace')}")
+        raise UndecodableEvent(id_, f"unknown type {kind.decode(errors='replace')}", session)
     try:
+        data = fields[15]
+        if fields[3] != _PRESENT:
+            data = upcast(kind.decode(), int(fields[3]), data)
         return events.Event(
             id=id_,
             type=kind.decode(),
-            v=int(fields[3]),
             session=fields[5].decode(),
             job=fields[7].decode(),
             node=fields[9].decode(),
             cause=fields[11].decode(),
             traceparent=fields[13].decode(),
-            data=decoder.decode(fields[15]),
+            data=decoder.decode(data),
             body=bytes(fields[17]),
         )
     except (msgspec.DecodeError, ValueError) as error:
-        raise UndecodableEvent(id_, f"{kind.decode()}: {error}") from error
+        raise UndecodableEvent(id_, f"{kind.decode()}: {error}", session) from error
 
 
 def encode(event: events.Event) -> dict[str, bytes]:

@@ -16,7 +16,8 @@ import msgspec
 
 from eventsched.codec import UndecodableEvent, decode
 from eventsched.events import Event
-from eventsched.projection import Projection, WithFields
+from eventsched.keys import name_of
+from eventsched.projection import Projection, ProjectionSet, WithFields
 from eventsched.transport import Entry
 from eventsched.views import Put
 
@@ -32,6 +33,8 @@ class Unfolded(msgspec.Struct, frozen=True):
     """None when it could not even be decoded."""
     projections: tuple[str, ...]
     reason: str
+    session: str = ""
+    """Whose it is, as far as its envelope says."""
 
 
 class Folded:
@@ -148,7 +151,7 @@ class Folding:
         if not failed:
             return None
         names = tuple(name for name, _ in failed)
-        return Unfolded(event.id, event, names, _told(failed[0][1]))
+        return Unfolded(event.id, event, names, _told(failed[0][1]), event.session)
 
 
 def _routed(projection: Projection, event: Event) -> Iterable[str]:
@@ -168,7 +171,17 @@ def decoded(entry: Entry) -> Event | Unfolded:
     try:
         return decode(*entry)
     except UndecodableEvent as error:
-        return Unfolded(error.entry_id, None, (), error.reason)
+        return Unfolded(error.entry_id, None, (), error.reason, error.session)
+
+
+def trails_of(one: Event | Unfolded, projection_set: ProjectionSet) -> Iterable[str]:
+    """Names of the sessions whose trail it belongs to; what cannot be read is its session's."""
+    if projection_set.sessions is None:
+        return ()
+    if isinstance(one, Event):
+        return projection_set.sessions(one)
+    name = name_of(one.session)
+    return (name,) if name else ()
 
 
 def in_order(entry_id: str) -> tuple[int, int]:

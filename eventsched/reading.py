@@ -18,7 +18,7 @@ from eventsched import keys
 from eventsched.connection import Connection
 from eventsched.errors import InvalidMessage, NotFound
 from eventsched.events import Event
-from eventsched.folding import Folded, Unfolded, decoded, in_order
+from eventsched.folding import Folded, Unfolded, decoded, in_order, trails_of
 from eventsched.projection import Projection, ProjectionSet, load_sets
 from eventsched.store import Store
 from eventsched.transport import Entry, entries_of
@@ -104,10 +104,9 @@ class Reader:
         return [one.decode() for one in kept]
 
     def _belongs(self, entry: Entry, session: str) -> bool:
-        event = decoded(entry)
-        if isinstance(event, Unfolded) or self._trailing is None or not self._trailing.sessions:
+        if self._trailing is None:
             return False
-        return session in self._trailing.sessions(event)
+        return session in trails_of(decoded(entry), self._trailing)
 
     # --- what is ----------------------------------------------------------------------------
 

@@ -35,7 +35,7 @@ class TimedStore(Store):
     async def log(self, *types: str) -> list[Event]:
         """Every event of the log, or those of the given types."""
         entries = await self.read_range(self.keys.log, "-", "+", 100_000)
-        events = [codec.decode(entry_id, fields) for entry_id, fields in entries]
+        events = [_known(codec.decode(*entry), entry[1][15]) for entry in entries]
         return [event for event in events if not types or event.type in types]
 
     async def types(self) -> list[str]:
@@ -131,6 +131,14 @@ class TimedStore(Store):
         (reply,) = await self.record_results(node.node, node.epoch, [NodeResult(**asked | given)])
         if reply is not None:
             raise reply
+
+
+def _known(event: Event, data: bytes) -> Event:
+    """The event; the script that wrote it said nothing that the vocabulary has no word for."""
+    named = {field.encode_name for field in msgspec.structs.fields(event.data)}
+    unknown = set(msgspec.json.decode(data)) - named
+    assert not unknown, f"{event.type} has no {sorted(unknown)}: eventsched/events.py"
+    return event
 
 
 def _message(fields: Sequence[bytes]) -> dict[str, Any]:

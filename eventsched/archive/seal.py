@@ -24,7 +24,7 @@ from eventsched.archive.segment import (
 from eventsched.archive.signing import SigningKey
 from eventsched.archive.snapshot import FULL_EVERY, fold_at
 from eventsched.events import Event, UtteranceFinalized
-from eventsched.folding import decoded
+from eventsched.folding import decoded, trails_of
 from eventsched.projection import ProjectionSet
 from eventsched.transport import Entry
 
@@ -87,13 +87,13 @@ class Sealer:
         gathered.last = entries[-1][0]
         for row_no, entry in enumerate(entries, row):
             one = decoded(entry)
+            for session in trails_of(one, self._set):
+                gathered.trails.setdefault(session, []).append(row_no)
             if isinstance(one, Event):
                 self._fold.add(one)
-                self._note(gathered, row_no, one)
+                self._note(gathered, one)
 
-    def _note(self, gathered: Gathered, row: int, event: Event) -> None:
-        for session in self._set.sessions(event) if self._set.sessions else ():
-            gathered.trails.setdefault(session, []).append(row)
+    def _note(self, gathered: Gathered, event: Event) -> None:
         if isinstance(event.data, UtteranceFinalized):
             gathered.finalized.append(event)
             gathered.audio_bytes += event.data.bytes

@@ -67,7 +67,8 @@ def _show(cell: str, report: Report) -> None:
 
     verdict = "clean" if report.is_clean else plural(report.violations_total, "violation")
     rows = [(words, f"{getattr(report, name):,}") for name, words in COUNTS.items()]
-    rows += [("not foldable", one) for one in report.unfolded[:SHOWN_MAX]]
+    rows += [("passed over, not foldable", f"{len(report.unfolded):,}")] * bool(report.unfolded)
+    rows += [("", one) for one in report.unfolded[:SHOWN_MAX]]
     style = "bold green" if report.is_clean else "bold red"
     console().print(Text.assemble((f"cell {cell}: ", "bold"), (verdict, style)))
     console().print(pairs("", rows))

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from eventsched import codec
 from eventsched.events import (
     Event,
     JobDispatched,
@@ -20,6 +19,7 @@ from eventsched.events import (
     ResultMissing,
     UtteranceFinalized,
 )
+from eventsched.folding import Unfolded, decoded
 from eventsched.store import Store
 from eventsched.trace.replay import Record, heard_twice, out_of_order
 from eventsched.trace.rttm import Expected
@@ -53,6 +53,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     duplicates: int
     out_of_order: int
     truncated: int
+    unreadable: int
+    """Events of the replayed sessions that this program does not know."""
     chunks: int
     dispatch_ms: Spread
     """Finalize appended (its event's time) to handler started."""
@@ -63,6 +65,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def is_good(self) -> bool:
         bad = self.failed + self.expired + self.missing + self.lost + self.truncated
+        bad += self.unreadable
         bad += self.duplicates + self.out_of_order
         return (
             not bad
@@ -82,10 +85,13 @@ class _Seen:
         self.jobs: set[str] = set()
         self.attempts: list[tuple[str, int]] = []
         self.outcomes: list[str] = []
-        self.failed = self.expired = self.missing = 0
+        self.failed = self.expired = self.missing = self.unreadable = 0
 
-    def count(self, event: Event) -> None:
+    def count(self, event: Event | Unfolded) -> None:
         if event.session not in self._sessions:
+            return
+        if isinstance(event, Unfolded):
+            self.unreadable += 1
             return
         match event.data:
             case UtteranceFinalized() as data:
@@ -140,6 +146,7 @@ async def judge(
         duplicates=doubled + heard_twice(record.heard),
         out_of_order=out_of_order(record.heard),
         truncated=record.truncated,
+        unreadable=seen.unreadable,
         chunks=record.chunks,
         dispatch_ms=spread(dispatch),
         result_ms=spread(result),
@@ -150,8 +157,8 @@ async def judge(
 async def _read(store: Store, after: str, seen: _Seen) -> None:
     while True:
         entries = await store.read_range(store.keys.log, f"({after}", "+", READ_COUNT)
-        for entry_id, fields in entries:
-            seen.count(codec.decode(entry_id, fields))
+        for entry in entries:
+            seen.count(decoded(entry))
         if len(entries) < READ_COUNT:
             return
         after = entries[-1][0]

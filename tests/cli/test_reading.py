@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from eventsched.connection import Connection
 from eventsched.errors import InvalidMessage, NotFound
-from eventsched.events import Event
+from eventsched.events import FIELDS, Event
 from eventsched.projection import load_sets
 from eventsched.projector import Projector
 from eventsched.reading import Reader
@@ -54,6 +56,31 @@ async def test_history_is_whole_however_far_the_views_are(
     for message in await store.inbox(node):
         await store.answer(node, message)
     assert await types(reader, first) == [*before, "ResultRecorded", "ResultDelivered"]
+
+
+async def test_what_cannot_be_read_is_shown_as_such_in_its_place(
+    store: TimedStore, redis: Any
+) -> None:
+    """A later program's events: told before and after they were passed by, never left out."""
+    reader = await reader_of(store, redis)
+    session = await spoken(store, "s1")
+    later = {"t": "MoonRisen", "v": "2", "s": session, "d": "{}"}
+    await redis.xadd(store.keys.log, dict.fromkeys(FIELDS, "") | later, f"{store.at_ms}-*")
+    await store.open("s2")
+
+    async def told() -> list[str]:
+        return [
+            one.type if isinstance(one, Event) else one.reason
+            async for one in reader.history(session)
+        ]
+
+    before = await told()
+    assert before == [
+        "SessionOpened", "UtteranceFinalized", "JobQueued", "unknown type MoonRisen",
+    ]  # fmt: skip
+    await fold(store)
+    assert await told() == before
+    assert (await reader.state("session", session)).view.utterance == 1
 
 
 async def test_state_is_the_same_folded_from_the_trail_and_live(

@@ -363,6 +363,23 @@ async def test_an_unknown_type_is_parked_never_dropped(store: TimedStore, redis:
         await store.log()
 
 
+async def test_a_version_from_the_future_is_parked_at_once_and_stays_in_its_trail(
+    store: TimedStore, redis: Any
+) -> None:
+    """Trying again would not make it known; a later program reads it where it is."""
+    await talk(store, 1)
+    later = {"t": "SessionResumed", "v": "2", "s": store.keys.full("s1"), "d": '{"era":2}'}
+    strange = await redis.xadd(store.keys.log, dict.fromkeys(FIELDS, "") | later)
+    one = projector(store)
+    stepped = await one.step()
+    assert (stepped.state, stepped.parked) == ("folded", 1)
+    (dead,) = await dead_of(store)
+    assert dead["reason"] == "SessionResumed: version 2, this program reads 1 to 1"
+    key = store.keys.idx("s1")
+    assert (await store.transport.command("LRANGE", key, -1, -1, key=key)) == [strange]
+    assert (await view_of(store, "s1")).epoch == 1
+
+
 # --- rebuild and switch --------------------------------------------------------------------
 
 
