@@ -35,6 +35,7 @@ COMMANDS = {
     "verify": "Check that what is stored and shown follows from the log.",
     "dead": "List what could not be processed; put it back.",
     "trace": "Replay real conversations as load and judge what came of it.",
+    "bench": "Measure one part against a throw-away server of its own.",
     "demo": "Watch the main job on real speech.",
 }
 """Name -> what `--help` says of it. The module is `eventsched.cli.<name>`."""

@@ -1,0 +1,13 @@
+"""The benchmarks there are.
+
+Owns: their list, by name. Never does: run them (cli/bench.py). Read next: dispatch.py.
+"""
+
+from __future__ import annotations
+
+from eventsched.bench.dispatch import Dispatch
+from eventsched.bench.jobs import Jobs
+from eventsched.bench.raw import Raw
+from eventsched.bench.stage import Bench
+
+BENCHES: dict[str, type[Bench]] = {one.name: one for one in (Dispatch, Jobs, Raw)}

@@ -1,0 +1,106 @@
+"""`eventsched bench NAME`: measure one part against a throw-away server of its own.
+
+Owns: the command of each benchmark, progress, the table.
+Never does: measure (bench/). Read next: bench/suite.py, bench/figures.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from eventsched.bench.figures import Report, Spread
+from eventsched.bench.stage import ROUNDS, Bench, open_stage
+from eventsched.bench.suite import BENCHES
+from eventsched.cli.options import Options, command
+from eventsched.cli.show import console, print_json, progress, table
+from eventsched.errors import InvalidMessage
+
+ROUNDS_MAX = 100
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    help="Measure one part, against a server that is started for it and thrown away.",
+)
+
+Rounds = Annotated[int, typer.Option(help="Rounds that count; one more warms up.")]
+Scale = Annotated[float, typer.Option(help="Times the work of each round.")]
+
+
+def _define(bench: type[Bench]) -> None:
+    @command
+    async def run(options: Options, rounds: Rounds = ROUNDS, scale: Scale = 1.0) -> None:
+        _check(options, rounds, scale)
+        with progress(f"bench {bench.name}", 1 + rounds) as moved:
+            async with open_stage(rounds, moved) as stage:
+                report = await bench().scaled(scale).run(stage)
+        if options.json:
+            print_json(report)
+        else:
+            show(report)
+
+    app.command(bench.name, help=f"{bench.what[:1].upper()}{bench.what[1:]}.")(run)
+
+
+def _check(options: Options, rounds: int, scale: float) -> None:
+    if options.url or options.data:
+        raise InvalidMessage.of(
+            "url", "a benchmark uses up a server of its own", "leave --url and --data out"
+        )
+    if not 1 <= rounds <= ROUNDS_MAX:
+        raise InvalidMessage.of("rounds", f"1 to {ROUNDS_MAX}, not {rounds}", "choose another")
+    if not 0.001 <= scale <= 100:
+        raise InvalidMessage.of("scale", f"0.001 to 100, not {scale:g}", "choose another")
+
+
+for _bench in BENCHES.values():
+    _define(_bench)
+
+
+def show(report: Report) -> None:
+    """The report as people read it: a table of parts, one of each curve, the ratios."""
+    out = console()
+    out.print(f"[bold]{report.bench}[/]  {report.what}")
+    out.print(f"[dim]{report.server}, {report.machine}; {_rounds(report)}[/]")
+    told = "  ".join(f"{name} {value}" for name, value in report.settings.items())
+    out.print(f"[dim]{told}[/]\n")
+    if report.parts:
+        out.print(_table(report.parts))
+    for name, points in report.curves.items():
+        out.print(_table({f"{point.x:,} {name}": point.figures for point in points}))
+    for name, spread in report.ratios.items():
+        out.print(f"{name}: {told_spread(spread)}")
+
+
+def _rounds(report: Report) -> str:
+    repeated = f", {report.repeated} repeated" if report.repeated else ""
+    return (
+        f"median (lowest-highest) of {report.rounds} rounds{repeated}, "
+        f"{report.stolen_percent:g} % of CPU stolen at most"
+    )
+
+
+def _table(parts: Mapping[str, Mapping[str, Spread]]) -> Table:
+    """A column for each part, a row for each figure."""
+    made = table("", *parts, right=tuple(parts))
+    for figure in _figures(parts):
+        cells = [told_spread(part[figure]) if figure in part else "" for part in parts.values()]
+        made.add_row(figure, *cells)
+    return made
+
+
+def _figures(parts: Mapping[str, Mapping[str, Spread]]) -> Iterator[str]:
+    yield from dict.fromkeys(name for part in parts.values() for name in part)
+
+
+def told_spread(spread: Spread) -> str:
+    if spread.low == spread.high:
+        return _number(spread.median)
+    return f"{_number(spread.median)} ({_number(spread.low)}-{_number(spread.high)})"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1_000 else f"{value:.4g}"
