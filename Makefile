@@ -9,7 +9,7 @@ STAMP := .venv/.set-up
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-servers sim chaos lint types
+.PHONY: help setup demo test test-servers sim chaos mutants lint types
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -44,3 +44,6 @@ MINUTES ?= 5
 CHAOS_SERVER ?= embedded
 chaos: $(STAMP)  ## Real processes under faults: SEED=7 MINUTES=5 TRACES=DIR CHAOS_SERVER=path
 	@$(BIN)/python -m tests.chaos.run --seed $(or $(SEED),1) --minutes $(MINUTES) --server $(CHAOS_SERVER) $(if $(TRACES),--traces $(TRACES)) $(ARGS)
+
+mutants: $(STAMP)  ## Change scripts and code one place at a time: do tests notice? SEED=2
+	@$(BIN)/python -m tests.mutants.run $(if $(SEED),--seed $(SEED)) $(ARGS)

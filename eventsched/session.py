@@ -169,7 +169,6 @@ class Session:
         refused: Refused | None = None
         for _ in range(RESENDS_MAX):
             replies = await self._channel.appends.submit(self._confirming(going))
-            self.quiet_s = 0
             refused = next((reply for reply in replies if isinstance(reply, Refused)), None)
             for chunk, reply in zip(going, replies, strict=True):
                 if isinstance(reply, Receipt):
@@ -178,6 +177,8 @@ class Session:
                 break
             log.warning("audio sent again", session=self.id, seq=refused.expected)
             going = self._from(refused, sent)
+        if stored:  # what is refused under pressure does not count: keepalives go on
+            self.quiet_s = 0
         return [stored[chunk.seq] for chunk in sent if chunk.seq in stored], refused
 
     def _from(self, gap: SeqGap, sent: list[Chunk]) -> list[Chunk]:

@@ -360,6 +360,29 @@ async def test_rule_20_a_handler_that_overruns_its_lease_is_stopped(
     assert not await store.log("ResultRefused")
 
 
+async def test_a_cancel_of_an_earlier_attempt_leaves_the_later_one_alone(
+    client: Client, store: TimedStore, redis: Any
+) -> None:
+    await never_silent(store)
+    stuck = Stuck()
+    async with serving(client, stuck_node(stuck)):
+        await say(client, store)
+        await until("started", lambda: stuck.started == 1)
+        store.tick(31_000)
+        await store.timers()
+        await until("the second attempt", lambda: (stuck.cancelled, stuck.started) == (1, 2))
+        inbox = store.keys.inbox("gpu-1")
+        cancel = next(f for _, f in await redis.xrange(inbox) if f[b"t"] == b"cancel")
+        # the first attempt's, late and once more
+        await redis.xadd(inbox, cancel, id=f"{store.at_ms}-*")
+        await say(client, store)
+        await until("the entry behind it", lambda: stuck.started == 3)
+        stuck.go_on.set()
+        said: ResultRecorded = await recorded(store, count=2)
+    assert stuck.cancelled == 1
+    assert said.status == "ok"
+
+
 async def test_an_attempt_that_the_cancel_missed_is_stopped_by_the_heartbeat(
     client: Client, store: TimedStore, redis: Any
 ) -> None:

@@ -437,6 +437,23 @@ async def test_rule_8_a_shorter_idle_time_is_kept_alive_more_often(
         assert "SessionClosing" not in await store.types()
 
 
+async def test_rule_8_a_session_whose_audio_is_refused_under_pressure_is_kept_alive(
+    client: Client, store: TimedStore
+) -> None:
+    async with opened(client) as session:
+        await session.append(CHUNK)
+        await store.set_pressure("memory", raised=True, seen=9, limit=8)
+        store.tick(50_000)
+        session.quiet_s = 15
+        with pytest.raises(eventsched.Backpressure):
+            await session.append(CHUNK)
+        await until("a keepalive", lambda: session.quiet_s < 15)
+        store.tick(50_000)
+        await store.timers()
+        await store.set_pressure("memory", raised=False, seen=1, limit=8)
+        await session.append(CHUNK)
+
+
 async def test_rule_8_a_session_that_is_gone_is_not_kept_alive(
     client: Client, store: TimedStore
 ) -> None:

@@ -36,6 +36,10 @@ class Cutting:
         self._inner = store.transport
         self._script, self._after = script, after
 
+    def arm(self, script: str) -> None:
+        """Die at the next call of this script."""
+        self._script = script
+
     async def run(self, script: str, keys: Sequence[str], args: Sequence[Arg]) -> Any:
         if script != self._script:
             return await self._inner.run(script, keys, args)
@@ -69,6 +73,20 @@ class Frozen(Cutting):
         if script == self._frozen_at:
             self._frozen_at = ""
             await self._meanwhile()
+        return await super().run(script, keys, args)
+
+
+class Spying(Cutting):
+    """A transport that remembers what was saved."""
+
+    def __init__(self, store: TimedStore) -> None:
+        super().__init__(store, "", after=False)
+        self.saved: list[list[bytes]] = []
+
+    async def run(self, script: str, keys: Sequence[str], args: Sequence[Arg]) -> Any:
+        if script == "save_views":
+            told = [one if isinstance(one, bytes) else str(one).encode() for one in args]
+            self.saved.append(told)
         return await super().run(script, keys, args)
 
 
@@ -275,13 +293,46 @@ async def test_a_crash_at_any_call_changes_nothing_of_the_records(
 async def test_the_same_projector_goes_on_after_a_lost_reply(
     store: TimedStore, after: bool
 ) -> None:
-    await talk(store, 3)
-    one = projector(store, Cutting(store, "save_views", after=after), batch_max=4)
-    with pytest.raises(Cut):
+    session, node = await store.open(), await store.join()
+    cutting = Cutting(store, "", after=after)
+    one = projector(store, cutting)
+    for seq in range(3):
+        await fold_all(one)  # so that what is folded twice is counted twice
+        await store.say(session, seq, final=True)
+        await store.dispatch()
+        await store.answer(node, (await store.inbox(node))[-1])
+        cutting.arm("save_views")
+        with pytest.raises(Cut):
+            await one.step()
         await fold_all(one)
+    view = await view_of(store, "s1")
+    assert (view.utterance, view.results, view.dispatches) == (3, 3, 3)
+
+
+async def test_a_group_that_was_set_back_by_hand_gets_nothing_folded_twice(
+    store: TimedStore, redis: Any
+) -> None:
+    await talk(store, 2)
+    one = projector(store)
     await fold_all(one)
-    session = await view_of(store, "s1")
-    assert (session.utterance, session.results, session.dispatches) == (3, 3, 3)
+    before = await records(store, "session")
+    await redis.xgroup_setid(store.keys.log, CORE.name, "0")
+    store.tick(1)
+    await store.join("n2")
+    await fold_all(one)
+    assert await records(store, "session") == before
+    assert await view_of(store, "n2", "node") is not None
+
+
+async def test_a_record_is_written_when_it_changes_and_not_again(store: TimedStore) -> None:
+    await talk(store, 1)
+    spying = Spying(store)
+    one = projector(store, spying)
+    await fold_all(one)
+    await store.join("n2")
+    await fold_all(one)
+    assert b"n2" in spying.saved[-1]
+    assert b"s1" not in spying.saved[-1]
 
 
 async def test_a_save_from_another_checkpoint_is_turned_away(store: TimedStore) -> None:

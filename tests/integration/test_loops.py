@@ -1,0 +1,41 @@
+"""What the dispatcher's and the timekeeper's loops wait for: never past what is already there."""
+
+from __future__ import annotations
+
+import anyio
+import pytest
+
+from eventsched.dispatcher import Dispatcher
+from eventsched.store import TimerReply
+from eventsched.timekeeper import ASK_MS_MAX, pause_until
+from tests.fixtures_store import TimedStore
+
+
+async def test_work_that_came_before_the_wait_ends_it_at_once(store: TimedStore) -> None:
+    session = await store.open()
+    dispatcher = Dispatcher(store)
+    await store.say(session, 0, final=True)
+    assert await dispatcher.step() == 0
+    await store.say(session, 1, final=True)  # between the call and the wait
+    with anyio.fail_after(1):
+        await dispatcher.wait()
+    await dispatcher.step()
+    assert await store.types() == ["SessionOpened", *["UtteranceFinalized", "JobQueued"] * 2]
+
+
+async def test_a_dispatcher_does_not_wait_while_entries_are_left(store: TimedStore) -> None:
+    session = await store.open()
+    for seq in range(33):
+        await store.say(session, seq, final=True)
+    dispatcher = Dispatcher(store)
+    assert await dispatcher.step() == 1
+    assert await dispatcher.step() == 0
+
+
+@pytest.mark.parametrize(
+    ("next_ms", "pause_ms"), [(None, ASK_MS_MAX), (990, 0), (1_000, 0), (1_007, 7), (9_000, 50)]
+)
+def test_a_timekeeper_asks_at_the_next_due_time_and_at_once_when_it_is_late(
+    next_ms: int | None, pause_ms: int
+) -> None:
+    assert pause_until(TimerReply(fired=0, next_ms=next_ms, now_ms=1_000)) == pause_ms

@@ -1,0 +1,265 @@
+"""Faults that somebody could make in the Python, each an exact replacement of some source.
+
+Owns: which faults, and where. A fault whose source is no longer there stops the run.
+Never does: the scripts (lua.py changes them everywhere). Read next: bench.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.mutants.mutant import ROOT, Mutant
+
+
+class Stale(Exception):
+    """Raised when a fault's source is not in its file exactly once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """In `file` (without .py), `old` becomes `new`."""
+
+    why: str
+    file: str
+    old: str
+    new: str
+
+    def mutant(self, root: Path = ROOT) -> Mutant:
+        name = f"{self.file}.py"
+        source, old = (root / name).read_bytes(), self.old.encode()
+        if source.count(old) != 1:
+            raise Stale(f"{name}: {self.why}: {source.count(old)} places have {self.old!r}")
+        start = source.index(old)
+        end = start + len(old)
+        return Mutant.of(name, source, "chosen", start, end, self.new, why=self.why)
+
+
+FAULTS = (
+    # --- consumers
+    Fault(
+        "what a zombie saves counts",
+        "eventsched/projector",
+        'if saved != "saved":',
+        'if saved == "never":',
+    ),
+    Fault(
+        "a zombie that is turned away reads on",
+        "eventsched/projector",
+        'return self._turned_away("fenced")',
+        'return Stepped("idle")',
+    ),
+    Fault(
+        "entries are acknowledged beyond what was folded",
+        "eventsched/projector",
+        "acks = [one[0] for one in entries if in_order(one[0]) <= in_order(to)]",
+        "acks = [one[0] for one in entries]",
+    ),
+    Fault(
+        "what was folded before is folded again",
+        "eventsched/projector",
+        "[one for one in entries if in_order(one[0]) > done]",
+        "list(entries)",
+    ),
+    Fault(
+        "after an error memory is trusted",
+        "eventsched/projector",
+        "self._held, self._batches = None, None  # what is in memory may not be what is saved",
+        "pass",
+    ),
+    Fault(
+        "a batch is folded out of order",
+        "eventsched/batch",
+        "for one in found:",
+        "for one in reversed(found):",
+    ),
+    Fault(
+        "poison is tried for ever",
+        "eventsched/batch",
+        "isinstance(one, Unfolded) or self._tries.get(one.id, 0) + 1 >= self._tries_max",
+        "isinstance(one, Unfolded)",
+    ),
+    Fault(
+        "poison is dropped, not parked",
+        "eventsched/projector",
+        "dead=[self._batches.dead(one) for one in batch.parked],",
+        "dead=[],",
+    ),
+    Fault(
+        "records that changed are kept as changed for ever",
+        "eventsched/folding",
+        "self.changed.clear()",
+        "pass",
+    ),
+    Fault(
+        "ids are compared as text",
+        "eventsched/folding",
+        "return int(ms), int(seq or 0)",
+        "return ms, seq  # type: ignore[return-value]",
+    ),
+    Fault(
+        "a build goes live without having caught up",
+        "eventsched/rebuild",
+        'if word == "switched":',
+        'if word in ("switched", "behind"):',
+    ),
+    Fault(
+        "a dispatcher waits for what comes after its wait",
+        "eventsched/dispatcher",
+        "{work: self._seen}",
+        '{work: "$"}',
+    ),
+    Fault(
+        "a dispatcher waits while entries are left",
+        "eventsched/dispatcher",
+        "return reply.left",
+        "return 0",
+    ),
+    Fault(
+        "a timekeeper forgets what is already due",
+        "eventsched/timekeeper",
+        "return min(max(reply.next_ms - reply.now_ms, 0), ASK_MS_MAX)",
+        "return reply.next_ms - reply.now_ms",
+    ),
+    # --- folds
+    Fault(
+        "a slot leaks when an attempt ends",
+        "projections/node",
+        "return replace(view, live=_without(view, event.job, data), ended=view.ended + 1)",
+        "return replace(view, ended=view.ended + 1)",
+    ),
+    Fault(
+        "any attempt's end gives the slot back",
+        "projections/node",
+        "if held is None or (held.attempt, held.epoch) != (data.attempt, data.epoch):",
+        "if held is None:",
+    ),
+    Fault(
+        "a turn ends where an utterance was cut by its length",
+        "projections/session",
+        'turn=data.turn if data.reason == "max_duration" else data.turn + 1,',
+        "turn=data.turn + 1,",
+    ),
+    Fault(
+        "a replaced result loses its place in time",
+        "projections/session",
+        "ready_ms = owed.ready_ms or event.ms",
+        "ready_ms = event.ms",
+    ),
+    Fault(
+        "a cancelled attempt brings its job back",
+        "projections/job",
+        'if view.status == "ended":\n        return replace(view, attempts=attempts)',
+        "if False:\n        return replace(view, attempts=attempts)",
+    ),
+    Fault(
+        "exactly two seconds no longer join a group",
+        "projections/group",
+        "<= JOIN_MS",
+        "< JOIN_MS",
+    ),
+    Fault(
+        "a group forgets who still plays",
+        "projections/group",
+        "group = Group(n=group.n + 1, active=True, playing=group.playing)",
+        "group = Group(n=group.n + 1, active=True)",
+    ),
+    # --- producers
+    Fault(
+        "audio that may not have arrived is forgotten",
+        "eventsched/session",
+        "self._unsure = self._unsure[len(stored) :]",
+        "self._unsure = []",
+    ),
+    Fault(
+        "a refused append keeps its number",
+        "eventsched/session",
+        "self._next_seq = refused[0].seq",
+        "pass",
+    ),
+    Fault(
+        "a gap is not filled from what is held",
+        "eventsched/session",
+        "held = [chunk for chunk in (*self._kept, *sent) if chunk.seq >= gap.expected]",
+        "held = [chunk for chunk in sent if chunk.seq >= gap.expected]",
+    ),
+    Fault(
+        "a result counts as handled when it is taken",
+        "eventsched/session",
+        "self._taken = told.id\n        return told",
+        "self._taken = self._handled = told.id\n        return told",
+    ),
+    Fault(
+        "a quiet session says nothing",
+        "eventsched/channel",
+        "if p.quiet_s >= due_s",
+        "if p.quiet_s > 10 * due_s",
+    ),
+    Fault(
+        "replies go to the wrong callers",
+        "eventsched/coalescing",
+        "at += count",
+        "at += 0",
+    ),
+    Fault(
+        "a reader that was overtaken is not told",
+        "eventsched/listening",
+        "if told.number != self._expected:",
+        "if told.number < self._expected:",
+    ),
+    # --- nodes
+    Fault(
+        "a lost node keeps its name",
+        "eventsched/heart",
+        "post(partial(body.ended, error))",
+        "pass",
+    ),
+    Fault(
+        "a heartbeat's lost attempts run on",
+        "eventsched/heart",
+        "post(partial(body.lost, lost))",
+        "pass",
+    ),
+    Fault(
+        "a cancel of any attempt stops the job",
+        "eventsched/serving",
+        "if attempt is not None and attempt.number == number:",
+        "if attempt is not None:",
+    ),
+    Fault(
+        "an assignment of an older registration is started",
+        "eventsched/serving",
+        "if assignment.epoch == self.grant.epoch:",
+        "if True:",
+    ),
+    Fault(
+        "a handler that fails costs nothing and is never told",
+        "eventsched/handlers",
+        "return told(job, JobError(HANDLER_ERROR, retriable=True))",
+        "raise",
+    ),
+    # --- the proof itself
+    Fault(
+        "verify does not see an end by a token that is not live",
+        "eventsched/invariants",
+        "if not any((one.node, one.epoch, one.attempt) == token for one in live):",
+        "if False:",
+    ),
+    Fault(
+        "verify does not compare leases with live attempts",
+        "eventsched/decided",
+        'yield from _differences("I5", f"leases:{name}", told, stored)',
+        "yield from ()",
+    ),
+    Fault(
+        "verify does not look for work that is lost",
+        "eventsched/verify",
+        "if wanted:\n            what =",
+        "if False:\n            what =",
+    ),
+)
+
+
+def all_mutants(root: Path = ROOT) -> list[Mutant]:
+    """Every fault; Stale names one whose source has changed."""
+    return [fault.mutant(root) for fault in FAULTS]

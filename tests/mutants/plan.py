@@ -1,0 +1,101 @@
+"""Which tests look at a mutant: those of what was changed first, then the model.
+
+Owns: the fast folders, and for each file the tests that should notice.
+Never does: the header and loader tests, which read sources instead of running them.
+Read next: bench.py.
+"""
+
+from __future__ import annotations
+
+MODEL = "tests/model/test_model.py"
+PROJECTOR = "tests/projector/test_projector.py"
+VERIFY = "tests/verify/test_verify.py"
+SETTINGS = (
+    "tests/failures/test_pressure.py::test_a_newer_version_s_settings_reach_a_cell_that_exists"
+)
+
+
+def _scripts(*names: str) -> list[str]:
+    return [f"tests/scripts/test_{name}.py" for name in names]
+
+
+_SESSION = _scripts("ingest", "sessions", "close", "rooms", "playback")
+_ATTEMPTS = _scripts("attempts", "results", "nodes", "marks")
+_FIRST: dict[str, list[str]] = {
+    # scripts
+    "acquire_set": [PROJECTOR],
+    "append_audio": _scripts("ingest", "sessions"),
+    "close_session": _scripts("close"),
+    "configure_cell": [SETTINGS, *_scripts("good_path")],
+    "dispatch_work": _scripts("dispatch", "choosing_a_node", "waiting"),
+    "drain_node": _scripts("nodes", "marks"),
+    "drop_build": [PROJECTOR],
+    "drop_trails": ["tests/archive"],
+    "extend_lease": _scripts("attempts"),
+    "finalize_utterance": _scripts("ingest", "sessions"),
+    "fire_timers": [*_scripts("close", "delivery", "waiting"), *_ATTEMPTS, *_SESSION],
+    "heartbeat_node": _scripts("nodes", "attempts"),
+    "keep_alive": _scripts("sessions", "delivery"),
+    "load_views": [PROJECTOR],
+    "mark_playback": _scripts("playback"),
+    "open_session": _scripts("sessions", "rooms"),
+    "read_archive": ["tests/archive"],
+    "read_batch": [PROJECTOR],
+    "read_entity": [VERIFY],
+    "read_entries": [PROJECTOR, VERIFY],
+    "read_marks": [VERIFY],
+    "read_views": [PROJECTOR],
+    "record_results": _scripts("results", "delivery", "marks", "attempts"),
+    "record_seal": ["tests/archive"],
+    "register_node": _scripts("nodes", "choosing_a_node"),
+    "resume_session": _scripts("sessions"),
+    "retry_dead": _scripts("dispatch"),
+    "save_views": [PROJECTOR],
+    "scan_kind": [VERIFY],
+    "send_partials": _scripts("results", "attempts", "delivery"),
+    "set_pressure": _scripts("sessions", "nodes"),
+    "switch_build": [PROJECTOR],
+    "trim_log": ["tests/archive"],
+    # includes
+    "assign": _scripts("choosing_a_node", "waiting", "dispatch", "attempts"),
+    "attempts": [*_ATTEMPTS, *_scripts("close", "waiting")],
+    "classes": _scripts("choosing_a_node", "marks", "nodes", "waiting"),
+    "clock": ["tests/failures/test_clock.py", *_scripts("good_path")],
+    "deliver": _scripts("delivery", "results", "close", "rooms"),
+    "emit": _scripts("good_path", "ingest"),
+    "fencing": _scripts("results", "attempts", "nodes"),
+    "ids": ["tests/archive", *_scripts("good_path")],
+    "jobs": _scripts("dispatch", "attempts", "waiting"),
+    "keys": _scripts("rooms", "playback", "nodes"),
+    "nodes": _scripts("nodes", "marks", "choosing_a_node", "attempts"),
+    "queue": _scripts("waiting", "choosing_a_node", "dispatch"),
+    "sessions": [*_SESSION, *_scripts("delivery")],
+    "settings": _scripts("good_path"),
+    "text": _scripts("sessions", "nodes", "choosing_a_node", "dispatch"),
+    "timers": _scripts("close", "attempts", "playback"),
+    # Python
+    "eventsched/channel": ["tests/client/test_session.py"],
+    "eventsched/coalescing": ["tests/unit/test_coalescing.py", "tests/client/test_session.py"],
+    "eventsched/decided": [VERIFY],
+    "eventsched/dispatcher": ["tests/integration/test_loops.py", "tests/integration"],
+    "eventsched/folding": [PROJECTOR, VERIFY],
+    "eventsched/handlers": ["tests/client/test_node.py"],
+    "eventsched/heart": ["tests/client/test_node.py"],
+    "eventsched/invariants": [VERIFY],
+    "eventsched/listening": ["tests/unit/test_mailbox.py", "tests/client/test_session.py"],
+    "eventsched/serving": ["tests/client/test_node.py"],
+    "eventsched/session": ["tests/client/test_session.py"],
+    "eventsched/timekeeper": ["tests/integration/test_loops.py", "tests/integration"],
+    "eventsched/verify": [VERIFY],
+    "projections": ["tests/projections", VERIFY],
+}
+
+
+def tests_of(file: str) -> tuple[str, ...]:
+    """The tests to run for a mutant of this file, the likeliest to notice first."""
+    stem = file.removesuffix(".py").removesuffix(".lua")
+    if file.endswith(".lua"):
+        stem = stem.rpartition("/")[2]
+        return (*_FIRST[stem], MODEL)
+    folder = stem.partition("/")[0]
+    return tuple(_FIRST.get(stem) or _FIRST.get(folder) or [PROJECTOR])

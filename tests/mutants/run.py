@@ -1,0 +1,226 @@
+"""Mutants: does the suite notice when the scripts, the folds or the loops are wrong?
+
+python -m tests.mutants.run                      at most 150 of the scripts' mutants, every fault
+python -m tests.mutants.run --only queue.lua     those whose name has this in it, all of them
+
+Owns: the choice of mutants, two workers, the verdicts, the table and the JSON.
+Never does: change the checkout: each worker has a copy. Read next: lua.py, chosen.py, plan.py.
+
+A mutant is caught when a test fails. A run that is out of time counts as caught only where the
+same tests, unmutated, need no more than half of it. tests/mutants/survivors.json says of each
+mutant that no test notices why that is right.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Annotated, Literal, TypeAlias
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from tests.mutants import chosen, lua
+from tests.mutants.bench import FAILED, OUT_OF_TIME, Bench
+from tests.mutants.mutant import Mutant
+from tests.mutants.plan import tests_of
+
+WORKERS = 2
+SAMPLE = 150
+LIMIT_S = 20.0
+CAUGHT_MIN = 0.95
+REASONS = Path(__file__).parent / "survivors.json"
+
+
+End: TypeAlias = Literal["caught", "out of time", "survived"]
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of one mutant."""
+
+    place: str
+    kind: str
+    name: str
+    end: End
+    seconds: float
+    by: str = ""
+    """The test that failed."""
+    reason: str = ""
+    """Why nobody notices, if somebody has said so."""
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """One run."""
+
+    seed: int
+    of: int
+    """Mutants there are."""
+    ran: int
+    caught: int
+    out_of_time: int
+    """Of the caught."""
+    seconds: float
+    cpus: int
+    verdicts: list[Verdict]
+
+    @property
+    def survivors(self) -> list[Verdict]:
+        return [one for one in self.verdicts if one.end == "survived"]
+
+    @property
+    def is_good(self) -> bool:
+        explained = all(one.reason for one in self.survivors)
+        return self.caught >= CAUGHT_MIN * self.ran and explained
+
+
+def reasons() -> dict[str, str]:
+    """Name of a mutant -> why it survives."""
+    return msgspec.json.decode(REASONS.read_bytes(), type=dict[str, str])
+
+
+def sampled(seed: int, only: str) -> tuple[list[Mutant], int]:
+    """The mutants to run, in their order, and how many there are."""
+    scripts, faults = lua.all_mutants(), chosen.all_mutants()
+    if only:
+        return [one for one in scripts + faults if only in one.name], len(scripts) + len(faults)
+    at = range(len(scripts))
+    picked = sorted(random.Random(seed).sample(at, min(SAMPLE, len(scripts))))
+    return [scripts[one] for one in picked] + faults, len(scripts) + len(faults)
+
+
+class Trial:
+    """Runs mutants, each on a bench that is free."""
+
+    def __init__(self, benches: Sequence[Bench], limit_s: float) -> None:
+        self._free: SimpleQueue[Bench] = SimpleQueue()
+        for bench in benches:
+            self._free.put(bench)
+        self._limit_s = limit_s
+        self._reasons = reasons()
+        self.unmutated: dict[tuple[str, ...], float] = {}
+        """Tests -> what they need when nothing is wrong."""
+
+    def measure(self, tests: tuple[str, ...]) -> None:
+        """Unmutated they pass, or there is nothing to learn from them."""
+        bench = self._free.get()
+        try:
+            run = bench.run(tests, 10 * self._limit_s)
+        finally:
+            self._free.put(bench)
+        if run.code:
+            raise SystemExit(f"unmutated, {' '.join(tests)} ends with {run.code}:\n{run.said}")
+        self.unmutated[tests] = run.seconds
+
+    def judge(self, mutant: Mutant) -> Verdict:
+        tests = tests_of(mutant.file)
+        bench = self._free.get()
+        try:
+            run = bench.try_out(mutant, tests, self._limit_s)
+        finally:
+            self._free.put(bench)
+        return Verdict(
+            place=mutant.place,
+            kind=mutant.kind,
+            name=mutant.name,
+            end=self._end(run.code, tests),
+            seconds=round(run.seconds, 1),
+            by=run.failed,
+            reason=self._reasons.get(mutant.name, ""),
+        )
+
+    def _end(self, code: int, tests: tuple[str, ...]) -> End:
+        if code == OUT_OF_TIME and self.unmutated[tests] <= self._limit_s / 2:
+            return "out of time"
+        # any other code (nothing collected, usage) says nothing about the mutant
+        return "caught" if code == FAILED else "survived"
+
+
+def run_all(mutants: Sequence[Mutant], limit_s: float, console: Console) -> list[Verdict]:
+    """Every verdict; progress goes to the console."""
+    with (
+        tempfile.TemporaryDirectory(prefix="mutants-") as folder,
+        ThreadPoolExecutor(WORKERS) as pool,
+        Progress(console=console) as progress,
+    ):
+        trial = Trial([Bench(Path(folder) / f"{n}") for n in range(WORKERS)], limit_s)
+        plans = sorted({tests_of(one.file) for one in mutants})
+        for _ in progress.track(
+            pool.map(trial.measure, plans), total=len(plans), description="unmutated"
+        ):
+            pass
+        return list(
+            progress.track(
+                pool.map(trial.judge, mutants), total=len(mutants), description="mutants"
+            )
+        )
+
+
+def table(report: Report) -> Table:
+    """By file: how many ran, were caught, survived."""
+    ran = Counter(_file(one) for one in report.verdicts)
+    survived = Counter(_file(one) for one in report.survivors)
+    made = Table("file", "mutants", "caught", "survived")
+    for name in sorted(ran):
+        made.add_row(name, str(ran[name]), str(ran[name] - survived[name]), str(survived[name]))
+    made.add_section()
+    made.add_row("all", str(report.ran), str(report.caught), str(len(report.survivors)))
+    return made
+
+
+def _file(verdict: Verdict) -> str:
+    return verdict.place.partition(":")[0]
+
+
+def tell(report: Report, console: Console) -> None:
+    console.print(table(report))
+    for one in report.survivors:
+        why = one.reason or "NO REASON GIVEN"
+        console.print(f"{one.place} {one.name}\n  {why}", markup=False, highlight=False)
+    console.print(
+        f"{report.caught} of {report.ran} caught ({100 * report.caught / report.ran:.1f} %,"
+        f" {report.out_of_time} by running out of time), {report.of} there are, seed"
+        f" {report.seed}, {report.seconds / 60:.1f} min on {report.cpus} CPUs"
+    )
+
+
+def main(
+    seed: Annotated[int, typer.Option(help="Which of the scripts' mutants.")] = 1,
+    only: Annotated[str, typer.Option(help="Those with this in their name, all of them.")] = "",
+    limit_s: Annotated[float, typer.Option(help="A run's time; more on a busy machine.")] = LIMIT_S,
+    json: Annotated[Path, typer.Option(help="Where the report goes.")] = Path("mutants.json"),
+) -> None:
+    """Run mutants; exit code 1 when fewer than 95 % are caught or one survives unexplained."""
+    console, began = Console(soft_wrap=True, stderr=True), time.monotonic()
+    mutants, of = sampled(seed, only)
+    if not mutants:
+        console.print(f"no mutant has {only!r} in its name")
+        raise typer.Exit(1)
+    verdicts = run_all(mutants, limit_s, console)
+    ends = Counter(one.end for one in verdicts)
+    report = Report(
+        seed=seed,
+        of=of,
+        ran=len(verdicts),
+        caught=len(verdicts) - ends["survived"],
+        out_of_time=ends["out of time"],
+        seconds=round(time.monotonic() - began, 1),
+        cpus=os.cpu_count() or 1,
+        verdicts=verdicts,
+    )
+    json.write_bytes(msgspec.json.format(msgspec.json.encode(report)))
+    tell(report, Console(soft_wrap=True))
+    raise typer.Exit(0 if report.is_good else 1)
+
+
+if __name__ == "__main__":
+    typer.run(main)
