@@ -91,7 +91,7 @@ _FIRST: dict[str, list[str]] = {
 }
 
 
-def tests_of(file: str) -> tuple[str, ...]:
+def noticing(file: str) -> tuple[str, ...]:
     """The tests to run for a mutant of this file, the likeliest to notice first."""
     stem = file.removesuffix(".py").removesuffix(".lua")
     if file.endswith(".lua"):

@@ -33,7 +33,7 @@ from rich.table import Table
 from tests.mutants import chosen, lua
 from tests.mutants.bench import FAILED, OUT_OF_TIME, Bench
 from tests.mutants.mutant import Mutant
-from tests.mutants.plan import tests_of
+from tests.mutants.plan import noticing
 
 WORKERS = 2
 SAMPLE = 150
@@ -122,7 +122,7 @@ class Trial:
         self.unmutated[tests] = run.seconds
 
     def judge(self, mutant: Mutant) -> Verdict:
-        tests = tests_of(mutant.file)
+        tests = noticing(mutant.file)
         bench = self._free.get()
         try:
             run = bench.try_out(mutant, tests, self._limit_s)
@@ -153,7 +153,7 @@ def run_all(mutants: Sequence[Mutant], limit_s: float, console: Console) -> list
         Progress(console=console) as progress,
     ):
         trial = Trial([Bench(Path(folder) / f"{n}") for n in range(WORKERS)], limit_s)
-        plans = sorted({tests_of(one.file) for one in mutants})
+        plans = sorted({noticing(one.file) for one in mutants})
         for _ in progress.track(
             pool.map(trial.measure, plans), total=len(plans), description="unmutated"
         ):

@@ -12,7 +12,7 @@ from tests.mutants import chosen, lua
 from tests.mutants.bench import FAILED, OUT_OF_TIME, Bench
 from tests.mutants.chosen import Fault, Stale
 from tests.mutants.mutant import ROOT, Mutant
-from tests.mutants.plan import tests_of
+from tests.mutants.plan import noticing
 from tests.mutants.run import reasons, sampled
 
 ALL = [*lua.all_mutants(), *chosen.all_mutants()]
@@ -65,8 +65,8 @@ def test_at_least_fifteen_faults_are_chosen() -> None:
 
 def test_each_is_looked_at_by_tests_that_are_there() -> None:
     for mutant in ALL:
-        assert tests_of(mutant.file)
-        for test in tests_of(mutant.file):
+        assert noticing(mutant.file)
+        for test in noticing(mutant.file):
             path, _, name = test.partition("::")
             assert (ROOT / path).exists(), test
             assert not name or f"def {name}(" in (ROOT / path).read_text(), test
