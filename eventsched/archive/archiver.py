@@ -1,7 +1,8 @@
 """The archiver role: seals the log, segment by segment, and says how far.
 
-Owns: who archives (a hold fenced by epoch), where a segment ends, the audio beside it, what is told
-to Redis once files are on disk, the checks that folder and cell belong together.
+Owns: who archives (a hold fenced by epoch, and a lock on the folder), where a segment ends, the
+audio beside it, what is told to Redis once files are on disk, the checks that folder and cell
+belong together.
 Never does: trim (timekeepers do, by what this one has told); change what is sealed.
 Read next: seal.py, lua/record_seal.lua, trimming.py.
 
@@ -13,44 +14,44 @@ again after a crash writes the same files. Order: files, record, Redis; each may
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Literal, TypeAlias
 
 import anyio
-import anyio.to_thread
 import msgspec
 import structlog
+from anyio.to_thread import run_sync
 
 from eventsched.archive.calls import ArchiveCalls, Look
 from eventsched.archive.entry import stored
 from eventsched.archive.errors import ArchiveError
 from eventsched.archive.ids import place_of
-from eventsched.archive.layout import CellFolder
+from eventsched.archive.layout import LOCK, CellFolder
 from eventsched.archive.record import Record
-from eventsched.archive.seal import Sealer
+from eventsched.archive.seal import Finalized, Sealer
 from eventsched.archive.segment import Utterance, entries_at
 from eventsched.archive.signing import SigningKey, fingerprint
 from eventsched.errors import ServerUnavailable
-from eventsched.events import Event
 from eventsched.keys import name_of
 from eventsched.projection import ProjectionSet
 from eventsched.roles import Patience
-from eventsched.transport import Entry, entries_of
+from eventsched.server.locks import FileLock
+from eventsched.transport import entries_of
 from eventsched.views import START, Held, Views
 
 HOLD_MS = 15_000
 RETRY_S = 0.25
 IDLE_S = 0.2
-READ_MAX = 1_000
+READ_MAX = 500
+"""Entries of one read: what is done with them holds up whatever else this process does."""
 ENTRIES_MAX = 50_000
 WINDOW_MS = 300_000
 AUDIO_BYTES_MAX = 64 * 1024 * 1024
 """A segment with so much audio ends with the read that passes it."""
 AUDIO_READ_MAX = 128
-CHUNKS_MAX = 2_000
 
-State: TypeAlias = Literal["sealed", "idle", "standby", "turned_away"]
+State: TypeAlias = Literal["gathered", "sealed", "idle", "standby", "turned_away"]
 log = structlog.get_logger("eventsched.archiver")
 
 
@@ -79,6 +80,7 @@ class Archiver:
         self._views = views
         self._calls = ArchiveCalls(views)
         self._folder = folder
+        self._lock = FileLock(folder.path / LOCK)
         self._key = key
         self._set = projection_set
         self._audio = audio
@@ -87,47 +89,54 @@ class Archiver:
         self._holder = holder or secrets.token_hex(8)
         self._epoch = 0
         self._sealer: Sealer | None = None
-        self._skipped = 0
         self._has_held = False
         self._log = log.bind(cell=views.cell, archive=str(folder.path.parent))
 
     async def step(self, *, now: bool = False) -> Stepped:
-        """Hold the archive or try to; seal one segment if one is complete (or, `now`, begun).
+        """Hold the archive or try to; gather what is next, and seal it when a segment is complete.
 
-        Raises ArchiveError when this folder cannot be the archive of this cell.
+        With `now` a segment is complete when the log has no more. Raises ArchiveError when this
+        folder cannot be the archive of this cell.
         """
         held = await self._calls.acquire(self._holder, HOLD_MS)
         if not isinstance(held, Held):
-            self._sealer = None
+            self._let_go()
             return Stepped("standby")
-        look = await self._calls.look()
-        if self._sealer is None or held.epoch != self._epoch:
-            self._sealer = None
-            if not await self._take_over(held, look):
-                return Stepped("turned_away")
-        assert self._sealer is not None
         try:
-            return await self._seal_next(self._sealer, look, now=now)
-        except ServerUnavailable:
-            raise  # what is gathered goes on where it is
+            look = await self._calls.look()
+            sealer = self._sealer
+            if sealer is None or held.epoch != self._epoch or look.to != sealer.sealed_to:
+                sealer = await self._take_over(held, look)
+            if sealer is None:
+                return Stepped("turned_away")
+            return await self._go_on(sealer, look, now=now)
         except BaseException:
-            self._sealer = None
+            self._let_go()  # what is gathered may lack something: it is read again
             raise
+
+    def _let_go(self) -> None:
+        self._sealer = None
+        self._lock.release()
 
     # --- taking over ------------------------------------------------------------------------
 
-    async def _take_over(self, held: Held, look: Look) -> bool:
-        """Go on where the folder ends, if it is this cell's."""
+    async def _take_over(self, held: Held, look: Look) -> Sealer | None:
+        """Go on where the folder ends, if it is this cell's; none while another writes there."""
+        self._sealer, self._epoch, self._has_held = None, held.epoch, True
         self._check_whose(look)
+        self._folder.path.mkdir(parents=True, exist_ok=True)
+        if not self._lock.try_exclusive():  # one that lost its hold while it was frozen
+            return None
         removed = self._folder.remove_unfinished()
-        sealer = await anyio.to_thread.run_sync(Sealer, self._folder, self._key, self._set)
+        sealer = await run_sync(partial(Sealer, self._folder, self._key, self._set))
         await self._check_end(sealer, look)
-        self._skipped = look.gone if not sealer.records else 0
-        self._epoch, self._has_held = held.epoch, True
-        at = look.to or START
+        if not await self._tell(sealer, look.to or START):
+            return None
+        if not sealer.records:  # from now on nothing is trimmed that is not archived
+            sealer.skipped = (await self._calls.look()).gone
         self._sealer = sealer
         self._log.info("archives", epoch=held.epoch, to=sealer.sealed_to, removed=len(removed))
-        return await self._tell(sealer, at)
+        return sealer
 
     def _check_whose(self, look: Look) -> None:
         if look.of and look.of != fingerprint(self._key.public):
@@ -146,95 +155,76 @@ class Archiver:
             )
         if here == there:
             return
-        entry_id = sealer.sealed_to
-        found = entries_of(
-            await self._views.run("read_entries", entry_id)
-        )
+        found = entries_of(await self._views.run("read_entries", sealer.sealed_to))
         record = sealer.records[-1]
         path = self._folder.path / record.file("events").name
         if [stored(one) for one in found] != entries_at(path, [record.events - 1]):
             raise ArchiveError(f"{self._folder.path} is the archive of another log")
 
     async def _tell(self, sealer: Sealer, start: str) -> bool:
-        head = sealer.head
-        passed = head.skipped + head.events if head else self._skipped
+        """Redis knows how far the archive is, if it may still be this one that says so."""
         word = await self._calls.record(
             self._epoch,
             start=start,
             to=sealer.sealed_to,
             of=fingerprint(self._key.public),
-            passed=passed,
+            passed=sealer.passed,
             audio=self._audio,
+            heard=sealer.heard,
         )
         if word == "recorded":
             return True
+        self._let_go()
         if word == "other":
             raise ArchiveError(f"cell {self._views.cell} has got another archive meanwhile")
         self._log.warning("turned away", word=word)
-        self._sealer = None
         return False
 
     # --- one segment ------------------------------------------------------------------------
 
-    async def _seal_next(self, sealer: Sealer, look: Look, *, now: bool) -> Stepped:
-        first = sealer.gathered.first or await self._first_behind(sealer.last)
-        if first is None:
+    async def _go_on(self, sealer: Sealer, look: Look, *, now: bool) -> Stepped:
+        """One read. `look` came before it: what is older than its time is complete."""
+        most = min(
+            self._entries_max - len(sealer.gathered), AUDIO_READ_MAX if self._audio else READ_MAX
+        )
+        entries = await self._views.read_log(sealer.last, most)
+        first = sealer.gathered.first or (entries[0][0] if entries else "")
+        if not first:
             return Stepped("idle")
         ends_ms = self._window_end(first)
-        head = sealer.head
-        waiting = look.added - (head.skipped + head.events if head else self._skipped)
-        if not now and waiting < self._entries_max and look.now_ms < ends_ms:
-            return Stepped("idle")
-        await self._gather(sealer, look.last if now else f"{ends_ms - 1}", ends_ms)
-        utterances = await self._heard(sealer.gathered.finalized) if self._audio else None
+        within = [one for one in entries if place_of(one[0])[0] < ends_ms]
+        for finalized in sealer.add(within):
+            if self._audio:
+                await self._hear(sealer, finalized)
+        is_over = look.now_ms >= ends_ms or now
+        if not self._is_full(sealer) and not (is_over and len(within) < most):
+            return Stepped("gathered" if len(within) == most else "idle")
         start = sealer.sealed_to
-        record = await anyio.to_thread.run_sync(
-            lambda: sealer.seal(utterances, skipped=self._skipped)
-        )
+        record = await run_sync(sealer.seal)
         self._log.info("sealed", segment=record.n, entries=record.events, to=record.last)
-        if not await self._tell(sealer, start):
-            return Stepped("turned_away", record)
-        return Stepped("sealed", record)
+        return Stepped("sealed" if await self._tell(sealer, start) else "turned_away", record)
 
     def _window_end(self, first: str) -> int:
         ms = place_of(first)[0]
         return ms - ms % self._window_ms + self._window_ms
 
-    async def _first_behind(self, last: str) -> str | None:
-        entries = await self._views.read_log(last, 1)
-        return entries[0][0] if entries else None
+    def _is_full(self, sealer: Sealer) -> bool:
+        gathered = sealer.gathered
+        return len(gathered) >= self._entries_max or gathered.audio_bytes >= AUDIO_BYTES_MAX
 
-    async def _gather(self, sealer: Sealer, upto: str, ends_ms: int) -> None:
-        """All up to this id that goes into one segment."""
-        at_once = AUDIO_READ_MAX if self._audio else READ_MAX
-        while (left := self._entries_max - len(sealer.gathered)) > 0:
-            entries = await self._views.read_log(sealer.last, min(left, at_once), upto)
-            within = [one for one in entries if place_of(one[0])[0] < ends_ms]
-            sealer.add(within)
-            if len(within) < min(left, at_once):
-                return
-            if self._audio and sealer.gathered.audio_bytes >= AUDIO_BYTES_MAX:
-                return
+    async def _hear(self, sealer: Sealer, finalized: Finalized) -> None:
+        """The chunks of an utterance as they are stored: all of them, or none where some are gone.
 
-    async def _heard(self, finalized: Sequence[Event]) -> list[Utterance]:
-        """The chunks of each utterance, as they are stored."""
-        return [
-            Utterance(
-                event.id,
-                event.session,
-                event.data.utterance,  # type: ignore[union-attr]
-                [stored(chunk) for chunk in await self._chunks(event)],
-            )
-            for event in finalized
-        ]
-
-    async def _chunks(self, event: Event) -> list[Entry]:
-        data = event.data
+        They are there unless they were let go before audio was archived.
+        """
+        event, data = finalized
         key = self._views.keys.audio(name_of(event.session))
         reply = await self._views.transport.command(
-            "XRANGE", key, data.first, data.last, "COUNT", CHUNKS_MAX, key=key  # type: ignore[union-attr]
+            "XRANGE", key, data.first, data.last, "COUNT", data.count, key=key
         )
-        return entries_of(reply)
+        chunks = [stored(one) for one in entries_of(reply)]
+        if len(chunks) == data.count:
+            sealer.hear(Utterance(event.id, event.session, data.utterance, chunks), data)
 
     # --- the role ---------------------------------------------------------------------------
 
@@ -242,20 +232,18 @@ class Archiver:
         """Archive until cancelled, then let a standby take over at once."""
         transport = self._views.transport
         patience = Patience(transport, log, role="archiver", cell=self._views.cell)
+        pauses = {"idle": IDLE_S, "standby": RETRY_S, "turned_away": RETRY_S}
         try:
             while True:
                 async with patience.with_server():
                     stepped = await self.step()
-                    if stepped.state == "idle":
-                        await transport.sleep(IDLE_S)
-                    elif stepped.state != "sealed":
-                        await transport.sleep(RETRY_S)
+                    await transport.sleep(pauses.get(stepped.state, 0))
         finally:
             with anyio.move_on_after(1, shield=True), suppress(ServerUnavailable):
                 await self.release()
 
     async def release(self) -> None:
         """Give the archive up, if this one holds it."""
-        self._sealer = None
+        self._let_go()
         if self._has_held:
             await self._calls.acquire(self._holder, 0)

@@ -126,16 +126,13 @@ class Verifier:
         """The chain over the records, the tree over their roots, and the signed heads."""
         self.report.cells += 1
         tree, chain, events = merkle.Tree(), CHAIN_START, 0
-        skipped = records[0].head.skipped if records and records[0].head else 0
+        skipped = records[0].head.skipped if records else 0
         for record in records:
             tree.append(merkle.leaf_hash(bytes.fromhex(record.root)))
-            chain = chained(chain, record)
+            chain = chained(chain, record.segment)
             events += record.events
             where = f"{cell.cell} segment {record.n}"
             head = record.head
-            if head is None:
-                yield Problem(where, "is not signed")
-                continue
             said = Head(
                 cell=cell.cell, segments=tree.size, skipped=skipped, events=events,
                 last=record.last, root=tree.root().hex(), records=chain.hex(), key=head.key,
@@ -260,7 +257,7 @@ def checkpoint_of(folder: ArchiveFolder) -> bytes:
     lines = []
     for name in folder.cells():
         records = folder.cell(name).records()
-        if records and records[-1].head is not None:
+        if records:
             lines.append(encode(records[-1].head) + b"\n")
     if not lines:
         raise ArchiveError(f"{folder.path} has no segment yet")
@@ -329,9 +326,6 @@ def _proof(
     index = ids.index(entry_id)
     leaves = merkle.leaf_hashes(entries)
     roots = [merkle.leaf_hash(bytes.fromhex(one.root)) for one in records]
-    head = records[-1].head
-    if head is None:
-        raise ArchiveError(f"{cell.path} is not signed")
     proof = Proof(
         id=entry_id,
         entry=_base64(zlib.compress(entries[index], 9)),
@@ -341,7 +335,7 @@ def _proof(
         path=_base64(b"".join(merkle.prove(leaves, index))),
         segment_path=_base64(b"".join(merkle.prove(roots, record.n))),
         segment=record.n,
-        head=head,
+        head=records[-1].head,
     )
     if len(encode(proof)) < PROOF_BYTES_MAX:
         return proof

@@ -6,12 +6,13 @@ Never does: files, waiting.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, TypeAlias
 
 import msgspec
 
 from eventsched.projection import ProjectionSet
+from eventsched.transport import Arg
 from eventsched.views import Held, OtherVersion, Standby, Views
 
 SET = ProjectionSet("archive", ())
@@ -64,11 +65,24 @@ class ArchiveCalls:
         return Look(now, added, kept, *[one.decode() for one in ids])
 
     async def record(
-        self, epoch: int, *, start: str, to: str, of: str, passed: int, audio: bool
+        self,
+        epoch: int,
+        *,
+        start: str,
+        to: str,
+        of: str,
+        passed: int,
+        audio: bool,
+        heard: Mapping[str, str],
     ) -> Recorded:
-        """The archive holds the log up to `to`."""
-        word = await self.views.run("record_seal", epoch, start, to, of, passed, int(audio))
-        return word.decode()  # type: ignore[no-any-return]
+        """The archive holds the log up to `to`, and of these sessions the audio up to a chunk."""
+        args: list[Arg] = [epoch, start, to, of, passed, int(audio)]
+        pairs = [part for pair in heard.items() for part in pair] if audio else []
+        for some in _some(pairs) or [[]]:
+            word: Recorded = (await self.views.run("record_seal", *args, *some)).decode()
+            if word != "recorded":
+                return word
+        return "recorded"
 
     async def trim(self) -> Trimmed:
         """One step of trimming the log."""

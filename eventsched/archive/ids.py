@@ -12,7 +12,7 @@ from eventsched.archive.errors import ArchiveError
 Place = tuple[int, int]
 """An entry id as the two numbers that it is."""
 BEFORE_ALL: Place = (0, 0)
-AFTER_ALL: Place = (1 << 63, 0)
+AFTER_ALL: Place = ((1 << 63) - 1, 0)
 _ID = re.compile(r"(0|[1-9]\d{0,18})-(0|[1-9]\d{0,18})")
 
 

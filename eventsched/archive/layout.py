@@ -11,8 +11,9 @@ Never does: look into Parquet. Read next: record.py, seal.py.
     DIR/<cell>/<first>_<last>.audio.parquet      with --audio: the chunks of each utterance
     DIR.key                               the private key: beside the folder, not in it
 
-`*.part` is a file in the making, of no meaning. Names follow from the range of ids alone, so one
-archiver that does again what another left unfinished writes the same files.
+`*.part` is a file in the making and `lock` an empty one, of no meaning. Names follow from the
+range of ids alone, so one archiver that does again what another left unfinished writes the same
+files.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from eventsched.keys import CELL
 
 PUBLIC = "archive.pub"
 PART = ".part"
+LOCK = "lock"
+"""In a cell's folder, empty: whoever writes there holds it."""
 KINDS = ("events", "sessions", "snapshot", "audio")
 _STEM = r"\d{15}-\d{6,19}_\d{15}-\d{6,19}"
 RECORD = re.compile(rf"{_STEM}\.json")
@@ -64,7 +67,8 @@ class CellFolder:
         """What is in the folder, without what is in the making."""
         if not self.path.is_dir():
             return []
-        return sorted(name for name in os.listdir(self.path) if not name.endswith(PART))
+        found = os.listdir(self.path)
+        return sorted(name for name in found if name != LOCK and not name.endswith(PART))
 
     def read(self, name: str) -> Record:
         path = self.path / name
@@ -85,16 +89,14 @@ class CellFolder:
     def write_record(self, record: Record) -> None:
         """The segment counts from now on: its files are on disk before their record is."""
         sync_folder(self.path)
-        for one in record.files:
-            if not (self.path / one.name).is_file():
-                raise ArchiveError(f"{self.path / one.name} is gone: another archiver took over")
         self.write(f"{stem(record.first, record.last)}.json", encode(record) + b"\n")
         sync_folder(self.path)
 
     def remove_unfinished(self) -> list[str]:
-        """Files of ours that no record names: left by an archiver that ended before its record."""
-        if not self.path.is_dir():
-            return []
+        """Files of ours that no record names: left by an archiver that ended before its record.
+
+        For who holds the lock.
+        """
         named = {one.name for record in self.records() for one in record.files}
         gone = [
             name

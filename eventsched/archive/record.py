@@ -75,8 +75,8 @@ class FileSum(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     sha256: Hex
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One segment."""
+class Segment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is in one segment; the chain runs over it."""
 
     format: int = FORMAT
     n: Annotated[int, msgspec.Meta(ge=0, lt=10**9)]
@@ -93,11 +93,6 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Of the projections whose records the snapshot has."""
     utterances: Count = 0
     """With their audio."""
-    head: Head | None = None
-
-    def body(self) -> bytes:
-        """What the chain runs over: all but the head."""
-        return encode(msgspec.structs.replace(self, head=None))
 
     def file(self, kind: str) -> FileSum:
         """The file of a kind. Raises ArchiveError when the record has none."""
@@ -107,9 +102,23 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         raise ArchiveError(f"segment {self.n} of {self.cell} has no {kind} file")
 
 
-def chained(before: bytes, record: Record) -> bytes:
-    """The chain after this record."""
-    return sha256(before + record.body()).digest()
+class Record(Segment, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One segment and the signed head of the archive that ends with it."""
+
+    head: Head
+
+    @classmethod
+    def of(cls, segment: Segment, head: Head) -> Record:
+        return cls(**msgspec.structs.asdict(segment), head=head)
+
+    @property
+    def segment(self) -> Segment:
+        return Segment(**{name: getattr(self, name) for name in Segment.__struct_fields__})
+
+
+def chained(before: bytes, segment: Segment) -> bytes:
+    """The chain after this segment."""
+    return sha256(before + encode(segment)).digest()
 
 
 def encode(told: msgspec.Struct) -> bytes:

@@ -7,13 +7,14 @@ Never does: Redis; where a segment ends is its caller's. Read next: archiver.py,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
+from typing import TypeAlias
 
 from eventsched.archive import merkle
 from eventsched.archive.ids import Place, place_of
 from eventsched.archive.layout import CellFolder, stem
-from eventsched.archive.record import CHAIN_START, FileSum, Head, Record, chained
+from eventsched.archive.record import CHAIN_START, FileSum, Head, Record, Segment, chained
 from eventsched.archive.segment import (
     Rows,
     Utterance,
@@ -25,8 +26,11 @@ from eventsched.archive.signing import SigningKey
 from eventsched.archive.snapshot import FULL_EVERY, fold_at
 from eventsched.events import Event, UtteranceFinalized
 from eventsched.folding import decoded, trails_of
+from eventsched.keys import name_of
 from eventsched.projection import ProjectionSet
 from eventsched.transport import Entry
+
+Finalized: TypeAlias = tuple[Event, UtteranceFinalized]
 
 
 class Gathered:
@@ -36,8 +40,10 @@ class Gathered:
         self.rows = Rows()
         self.first = self.last = ""
         self.trails: dict[str, list[int]] = {}
-        self.finalized: list[Event] = []
+        self.utterances: list[Utterance] = []
         self.audio_bytes = 0
+        self.heard: dict[str, str] = {}
+        """Session -> last chunk of its last utterance here; by its name in the cell."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -51,60 +57,81 @@ class Sealer:
         self._key = key
         self._set = projection_set
         self.records = folder.records()
+        self.skipped = self.records[0].head.skipped if self.records else 0
+        """Entries that the log had lost before the first segment."""
+        self.heard: Mapping[str, str] = {}
+        """Of the segment sealed last: session -> up to which chunk its audio is sealed."""
         self._tree = merkle.Tree()
         self._chain = CHAIN_START
         for record in self.records:
-            self._grow(record)
+            self._grow(record.segment)
         self._fold = fold_at(folder, self.records, len(self.records) - 1, projection_set)
         self.gathered = Gathered()
         self._last: Place = place_of(self.records[-1].last) if self.records else (-1, 0)
 
-    def _grow(self, record: Record) -> None:
-        self._tree.append(merkle.leaf_hash(bytes.fromhex(record.root)))
-        self._chain = chained(self._chain, record)
-
-    @property
-    def head(self) -> Head | None:
-        """Of the last sealed segment."""
-        return self.records[-1].head if self.records else None
+    def _grow(self, segment: Segment) -> None:
+        self._tree.append(merkle.leaf_hash(bytes.fromhex(segment.root)))
+        self._chain = chained(self._chain, segment)
 
     @property
     def sealed_to(self) -> str:
         return self.records[-1].last if self.records else "0-0"
 
     @property
+    def passed(self) -> int:
+        """Entries that the log ever had up to there."""
+        return self.skipped + (self.records[-1].head.events if self.records else 0)
+
+    @property
     def last(self) -> str:
         """The last entry that is sealed or gathered."""
         return self.gathered.last or self.sealed_to
 
-    def add(self, entries: Sequence[Entry]) -> None:
-        """Gather entries, in the log's order. Raises ArchiveError for any other."""
+    def add(self, entries: Sequence[Entry]) -> list[Finalized]:
+        """Gather entries, in the log's order; the utterances that were finalized by them.
+
+        Raises ArchiveError for entries in another order.
+        """
         if not entries:
-            return
+            return []
         gathered, row = self.gathered, len(self.gathered)
         self._last = gathered.rows.add(entries, self._last)
         gathered.first = gathered.first or entries[0][0]
         gathered.last = entries[-1][0]
+        finalized: list[Finalized] = []
         for row_no, entry in enumerate(entries, row):
             one = decoded(entry)
             for session in trails_of(one, self._set):
                 gathered.trails.setdefault(session, []).append(row_no)
-            if isinstance(one, Event):
-                self._fold.add(one)
-                self._note(gathered, one)
+            if not isinstance(one, Event):
+                continue
+            self._fold.add(one)
+            if isinstance(one.data, UtteranceFinalized):
+                finalized.append((one, one.data))
+                gathered.heard[name_of(one.session)] = one.data.last
+        return finalized
 
-    def _note(self, gathered: Gathered, event: Event) -> None:
-        if isinstance(event.data, UtteranceFinalized):
-            gathered.finalized.append(event)
-            gathered.audio_bytes += event.data.bytes
+    def hear(self, utterance: Utterance, data: UtteranceFinalized) -> None:
+        """The audio of an utterance that was finalized in what is gathered."""
+        self.gathered.utterances.append(utterance)
+        self.gathered.audio_bytes += data.bytes
 
-    def seal(self, utterances: Sequence[Utterance] | None = None, *, skipped: int = 0) -> Record:
-        """Everything gathered is one segment, on disk when this returns.
+    def seal(self) -> Record:
+        """Everything gathered is one segment, on disk when this returns."""
+        gathered = self.gathered
+        segment, files = self._made(gathered)
+        self._grow(segment)
+        record = Record.of(segment, self._head(segment))
+        for name, content in files.items():
+            self.folder.write(name, content)
+        self.folder.write_record(record)
+        self.records.append(record)
+        self.heard, self.gathered = gathered.heard, Gathered()
+        return record
 
-        `utterances`: their audio, where it is archived. `skipped`: entries that the log had lost
-        before the first segment.
-        """
-        gathered, n = self.gathered, len(self.records)
+    def _made(self, gathered: Gathered) -> tuple[Segment, dict[str, bytes]]:
+        """The segment, and the content of its files by their names."""
+        n = len(self.records)
         is_full = n % FULL_EVERY == 0 or self.records[-1].versions != self._fold.versions
         kept = self._fold.take(last=gathered.last, is_full=is_full)
         made = {
@@ -112,49 +139,35 @@ class Sealer:
             "sessions": sessions_parquet(gathered.trails),
             "snapshot": snapshot_parquet(kept),
         }
-        if utterances is not None:
-            made["audio"] = audio_parquet(utterances)
+        if gathered.utterances:
+            made["audio"] = audio_parquet(gathered.utterances)
         name = stem(gathered.first, gathered.last)
         files = {f"{name}.{kind}.parquet": content for kind, content in made.items()}
-        root = merkle.root_of(merkle.leaf_hashes(gathered.rows.entries()))
-        record = Record(
+        segment = Segment(
             n=n,
             cell=self.folder.cell,
             first=gathered.first,
             last=gathered.last,
             events=len(gathered),
-            root=root.hex(),
+            root=merkle.root_of(merkle.leaf_hashes(gathered.rows.entries())).hex(),
             files=[
                 FileSum(name=each, bytes=len(content), sha256=sha256(content).hexdigest())
                 for each, content in files.items()
             ],
             is_full=is_full,
             versions=dict(self._fold.versions),
-            utterances=len(utterances or ()),
+            utterances=len(gathered.utterances),
         )
-        self._grow(record)
-        record = self._headed(record, skipped)
-        self.folder.path.mkdir(parents=True, exist_ok=True)
-        for each, content in files.items():
-            self.folder.write(each, content)
-        self.folder.write_record(record)
-        self.records.append(record)
-        self.gathered = Gathered()
-        return record
+        return segment, files
 
-    def _headed(self, record: Record, skipped: int) -> Record:
-        before = self.head
-        head = Head(
-            cell=record.cell,
+    def _head(self, segment: Segment) -> Head:
+        return Head(
+            cell=segment.cell,
             segments=self._tree.size,
-            skipped=before.skipped if before else skipped,
-            events=(before.events if before else 0) + record.events,
-            last=record.last,
+            skipped=self.skipped,
+            events=self.passed - self.skipped + segment.events,
+            last=segment.last,
             root=self._tree.root().hex(),
             records=self._chain.hex(),
             key="",
         ).signed(self._key)
-        return Record(**{name: getattr(record, name) for name in _BODY}, head=head)
-
-
-_BODY = tuple(name for name in Record.__struct_fields__ if name != "head")

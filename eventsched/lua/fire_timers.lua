@@ -12,6 +12,7 @@
 local log_key = KEYS[1]
 local now_arg = ARGV[1]
 local fired_max, retired_max = 16, 256
+local audio_wait_ms = 60000
 -- include: sessions
 -- include: attempts
 local fire = {}
@@ -188,6 +189,9 @@ function fire.retire(full)
   if not s or (s.status ~= 'closed' and s.status ~= 'retired') then return end
   local session = keys.of('session', name)
   if s.status ~= 'retired' then
+    if archive.keeps_audio() and not archive.holds_before(settings.retire_ms) then
+      return timers.set(clock.now() + audio_wait_ms, 'retire', full)
+    end
     emit({ t = 'SessionRetired', s = full, tp = s.tp, d = {
       tenant = s.tenant, features_hash = s.features_hash, utterances = s.utterance,
       targets = some(targets_of(session)) } })

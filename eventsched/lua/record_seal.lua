@@ -4,23 +4,23 @@
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV
---   now_arg         ms                     not used
+--   now_arg         ms                     honoured in a manual cell only
 --   epoch           number                 of the caller's hold on the set `archive`
 --   from            log id                 how far the caller knew the archive to be
 --   to              log id
 --   of              text                   which archive: fingerprint of its public key
 --   passed          number                 entries that the log ever had up to `to`
 --   audio           0 | 1                  1: chunks stay until they are archived, too
+--   then per session whose audio it holds: name, last chunk
 -- Reply: recorded, fenced (another archives), moved (the archive is not at `from`) or other (the
 --   cell has another archive)
 -- Refusals: none
 -- Events: none (what follows from it, trimming, is one)
--- Bound: none needed
+-- Bound: the arguments, at most 250 sessions; the open outcomes of each
 local log_key = KEYS[1]
 local now_arg, epoch, from, to, of = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local passed, audio = ARGV[6], ARGV[7]
--- include: keys
--- include: write
+-- include: sessions
 
 local active = keys.of('active', 'archive')
 if redis.call('HGET', active, 'epoch') ~= epoch then return 'fenced' end
@@ -31,4 +31,12 @@ if at ~= from and at ~= to then return 'moved' end
 write('XGROUP', 'SETID', log_key, 'archive', to)
 write('HSET', keys.archive, 'to', to, 'of', of, 'audio', audio)
 write('HSET', active, 'passed', passed)
+for i = 8, #ARGV, 2 do
+  local s = sessions.get(ARGV[i])
+  if s then
+    write('HSET', keys.of('session', s.name), 'archived', ARGV[i + 1])
+    s.archived = ARGV[i + 1]
+    sessions.trim_audio(s)
+  end
+end
 return 'recorded'

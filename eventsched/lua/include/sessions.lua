@@ -6,13 +6,14 @@
 -- include: settings
 -- include: text
 -- include: deliver
+-- include: archive
 local sessions = { known = {}, given_up_max = 32, tokens_max = 8 }
 
 local padding_ms = { pause = 220, max_duration = 220, final = 280, max_bytes = 0, close = 220 }
 local names = { 'status', 'epoch', 'tenant', 'source', 'targets', 'services', 'features_hash',
   'audio', 'rate', 'priority', 'room', 'tp', 'utterance', 'turn', 'tokens',
   'next_seq', 'seen', 'buf_count', 'buf_bytes', 'buf_ms', 'buf_first', 'buf_last', 'buf_seq',
-  'buf_at' }
+  'buf_at', 'archived' }
 local numeric = { epoch = true, rate = true, priority = true, utterance = true, turn = true,
   next_seq = true, seen = true, buf_count = true, buf_bytes = true, buf_ms = true, buf_seq = true,
   buf_at = true }
@@ -134,8 +135,8 @@ function sessions.finalize(s, reason)
   sessions.trim_audio(s)
 end
 
--- Audio stays for the oldest utterance that is open or has an open outcome.
--- Bound: the session's open outcomes.
+-- Audio stays for the oldest utterance that is open or has an open outcome, and for the oldest that
+-- is not archived where audio is. Bound: the session's open outcomes.
 function sessions.trim_audio(s)
   local oldest, first
   for _, kept in ipairs(redis.call('HVALS', keys.of('outcomes', s.name))) do
@@ -143,7 +144,11 @@ function sessions.trim_audio(s)
     if not oldest or tonumber(utterance) < oldest then oldest, first = tonumber(utterance), id end
   end
   if not first then
-    first = s.buf_first ~= '' and s.buf_first or string.format('%d', clock.now() + 1)
+    first = s.buf_first ~= '' and s.buf_first or string.format('%d-0', clock.now() + 1)
+  end
+  if archive.keeps_audio() then
+    local behind = filled(s.archived) and ids.behind(s.archived) or '0-0'
+    if ids.before(behind, first) then first = behind end
   end
   write('XTRIM', keys.of('audio', s.name), 'MINID', first)
 end

@@ -1,0 +1,15 @@
+-- archive: what has to stay until the archive holds it.
+-- include: keys
+-- include: ids
+-- include: clock
+local archive = {}
+function archive.keeps_audio()
+  return redis.call('HGET', keys.archive, 'audio') == '1'
+end
+-- Whether it holds everything that the log had `ms` ago.
+function archive.holds_before(ms)
+  local to = redis.call('HGET', keys.archive, 'to')
+  if not ids.before(to, string.format('%d-0', math.max(0, clock.now() - ms))) then return true end
+  local last = redis.call('XREVRANGE', log_key, '+', '-', 'COUNT', 1)[1]
+  return not last or not ids.before(to, last[1])
+end

@@ -1,0 +1,205 @@
+"""Archive and log are one history: each event once, in order, whatever is trimmed meanwhile."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eventsched.archive import reading
+from eventsched.archive.errors import ArchiveError
+from eventsched.archive.layout import ArchiveFolder
+from eventsched.archive.reading import History, Of
+from eventsched.events import Event
+from eventsched.folding import Folding, decoded, in_order
+from eventsched.transport import Arg, Entry
+from tests.archive.archives import CORE, Archived, views_of
+
+
+class Busy:
+    """A transport amid a system: before any call something else may happen."""
+
+    def __init__(self, inner: Any, meanwhile: Any) -> None:
+        self._inner, self._meanwhile = inner, meanwhile
+
+    async def run(self, script: str, keys: Sequence[str], args: Sequence[Arg]) -> Any:
+        await self._meanwhile()
+        return await self._inner.run(script, keys, args)
+
+    async def command(self, *parts: Arg, key: str) -> Any:
+        await self._meanwhile()
+        return await self._inner.command(*parts, key=key)
+
+    async def read_blocking(
+        self, streams: Mapping[str, str], block_ms: int, count: int
+    ) -> dict[str, list[Entry]]:
+        raise AssertionError("a reader of history does not wait")
+
+    async def sleep(self, seconds: float) -> None:
+        raise AssertionError("a reader of history does not wait")
+
+
+class Meanwhile:
+    """Somebody speaks, seals and trims, drawn from a seed; it keeps all that was ever logged."""
+
+    def __init__(self, archived: Archived, seed: int) -> None:
+        self.archived, self.rng = archived, random.Random(seed)
+        self.archiver = archived.archiver(entries_max=self.rng.choice([7, 23, 60]))
+        self.all: list[Entry] = []
+        self.left = 60
+
+    async def __call__(self) -> None:
+        if self.left <= 0:
+            return
+        self.left -= 1
+        match self.rng.randrange(5):
+            case 0:
+                await self.archived.talk(self.rng.choice(["s1", "s2"]))
+                await self.note()
+            case 1:
+                await self.archiver.step(now=self.rng.random() < 0.3)
+            case 2:
+                await self.archived.project()
+            case _:
+                await self.archived.trim()
+                await self.note()
+
+    async def note(self) -> None:
+        after = self.all[-1][0] if self.all else "0-0"
+        self.all += await self.archived.log(after)
+
+
+@pytest.fixture(autouse=True)
+def _small_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "READ_MAX", 5)
+    monkeypatch.setattr(reading, "IDS_MAX", 3)
+
+
+async def read(history: History, *given: Any, **more: Any) -> list[Entry]:
+    return [one async for one in history.entries(*given, **more)]
+
+
+async def busy(archived: Archived, seed: int) -> tuple[Meanwhile, History]:
+    """A log of which much is sealed and gone, and a reader amid more of that."""
+    await archived.set(log_keep_ms=0)
+    meanwhile = Meanwhile(archived, seed)
+    await archived.talk("s1", 6)
+    await archived.talk("s2", 6)
+    await meanwhile.note()
+    await archived.project()
+    for _ in range(8):
+        await meanwhile.archiver.step(now=True)
+    await archived.trim()
+    await meanwhile.note()
+    views = views_of(archived.store, Busy(archived.store.transport, meanwhile))
+    return meanwhile, await archived.history(views=views)
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_no_gap_and_no_overlap_while_others_seal_and_trim(
+    archived: Archived, seed: int
+) -> None:
+    meanwhile, history = await busy(archived, seed)
+    found = await read(history)
+    assert found == meanwhile.all[: len(found)]
+    assert in_order(found[-1][0]) >= in_order(meanwhile.all[0][0])
+    assert await archived.views.log_gone(), "something was trimmed"
+    meanwhile.left = 0
+    rest = await read(history, found[-1][0])
+    assert found + rest == meanwhile.all
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_a_sessions_trail_has_no_gap_and_no_overlap_either(
+    archived: Archived, seed: int
+) -> None:
+    meanwhile, history = await busy(archived, seed)
+    found = await read(history, of=Of(session="s1"))
+    meanwhile.left = 0
+    rest = await read(history, found[-1][0], of=Of(session="s1"))
+    assert found + rest == [one for one in meanwhile.all if b"s1" in one[1][5]]
+
+
+async def test_a_range_a_job_and_a_node_are_what_fits(archived: Archived) -> None:
+    meanwhile, history = await busy(archived, 1)
+    meanwhile.left = 0
+    everything = meanwhile.all
+    after, upto = everything[5][0], everything[-6][0]
+    assert await read(history, after, upto) == everything[6:-5]
+    assert await read(history, upto, after) == []
+    job = next(one[1][7] for one in everything[20:] if one[1][7])
+    of_job = [one for one in everything if one[1][7] == job]
+    assert await read(history, of=Of(job=job.decode())) == of_job
+    node = archived.store.keys.full("n1")
+    of_node = [one for one in everything if one[1][9] == node.encode()]
+    assert await read(history, of=Of(node=node)) == of_node
+    assert await read(history, after, upto, of=Of(node=node)) == [
+        one for one in everything[6:-5] if one in of_node
+    ]
+
+
+async def test_the_archive_alone_is_read_without_a_server(archived: Archived) -> None:
+    meanwhile, _ = await busy(archived, 2)
+    meanwhile.left = 0
+    await meanwhile.archiver.release()
+    await archived.seal(entries_max=23)
+    await meanwhile.note()
+    alone = await History.open(None, archived.folder, CORE, cell=archived.store.cell)
+    found = await read(alone)
+    assert found == meanwhile.all
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_read_models_at_any_event_equal_the_fold_from_the_start(
+    archived: Archived, seed: int
+) -> None:
+    meanwhile, history = await busy(archived, seed)
+    meanwhile.left = 0
+    rng = random.Random(seed)
+    for cut in sorted(rng.sample(range(len(meanwhile.all)), 6)):
+        folded = Folding(CORE.projections, [""] * len(CORE.projections), complete=True)
+        for entry in meanwhile.all[: cut + 1]:
+            event = decoded(entry)
+            assert isinstance(event, Event)
+            folded.fold(event, whole=False)
+        found = await history.folding_at(meanwhile.all[cut][0])
+        for told, part in zip(found.parts, folded.parts, strict=True):
+            assert told.views == part.views
+
+
+async def test_a_trimmed_log_without_its_archive_is_no_history(archived: Archived) -> None:
+    meanwhile, _ = await busy(archived, 3)
+    meanwhile.left = 0
+    history = await archived.history(archive=None)
+    with pytest.raises(ArchiveError, match="--archive DIR or EVENTSCHED_ARCHIVE"):
+        await read(history)
+    kept = await archived.log()
+    assert await read(history, kept[0][0]) == kept[1:]
+
+
+async def test_a_copy_that_ends_before_the_log_begins_is_refused(
+    archived: Archived, tmp_path: Path
+) -> None:
+    await archived.set(log_keep_ms=0)
+    await archived.talk("s1", 6)
+    await archived.seal()
+    shutil.copytree(archived.path, tmp_path / "copy")
+    await archived.talk("s1", 12)
+    await archived.project()
+    await archived.seal()
+    assert await archived.trim()
+    history = await archived.history(archive=ArchiveFolder.open(tmp_path / "copy"))
+    with pytest.raises(ArchiveError, match="old copy"):
+        await read(history)
+
+
+async def test_the_archive_of_another_cell_is_refused(archived: Archived, tmp_path: Path) -> None:
+    await archived.talk("s1", 2)
+    await archived.seal()
+    other, _ = ArchiveFolder.open_or_make(tmp_path / "other", None)
+    with pytest.raises(ArchiveError, match="not the archive of cell"):
+        await archived.history(archive=other)
