@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -51,7 +51,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     what: str
     server: str
     machine: str
-    settings: dict[str, int | float | str]
+    settings: dict[str, Any]
     rounds: int
     repeated: int
     """Rounds that were measured again because too much CPU was stolen from the machine."""

@@ -154,11 +154,16 @@ class Rounds:
 
 
 async def in_rounds(
-    count: int, one: Callable[[], Awaitable[Round]], moved: Callable[[int], None]
+    count: int,
+    one: Callable[[], Awaitable[Round]],
+    moved: Callable[[int], None] = lambda _: None,
+    *,
+    warm_up: bool = True,
 ) -> Rounds:
     """One round to warm up, then `count` that count; `moved` hears how many are done."""
-    await one()
-    moved(1)
+    if warm_up:
+        await one()
+        moved(1)
     kept: list[Round] = []
     most, repeated = 0.0, 0
     while len(kept) < count:

@@ -22,7 +22,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from eventsched.bench.figures import Point, Report, Round
-from eventsched.bench.measure import in_rounds
+from eventsched.bench.measure import Rounds, in_rounds
 from eventsched.connection import Connection, open_connection
 from eventsched.server.launch import free_ports
 from eventsched.testing import LocalServer
@@ -55,6 +55,10 @@ class Bench(msgspec.Struct, frozen=True, kw_only=True):
         """As much work, times `by`."""
         changed = {name: max(1, round(getattr(self, name) * by)) for name in self.scales}
         return msgspec.structs.replace(self, **changed)
+
+    def steps(self, rounds: int) -> int:
+        """How many steps of progress there are."""
+        return 1 + rounds
 
     async def run(self, stage: Stage) -> Report:
         """Measures. Raises BenchFailed when the work was not done."""
@@ -93,11 +97,14 @@ class Stage:
         """Rounds of `one`, told as the report of `bench`. `curves` names, for each curve, the
         parts that are its points, with their places."""
         seen = await in_rounds(self.rounds, one, self.moved)
-        parts = dict(seen.parts)
         points = {
-            name: [Point(x, parts.pop(part)) for part, x in places.items()]
+            name: [Point(x, seen.parts.pop(part)) for part, x in places.items()]
             for name, places in (curves or {}).items()
         }
+        return self.told(bench, seen, curves=points)
+
+    def told(self, bench: Bench, seen: Rounds, *, curves: dict[str, list[Point]]) -> Report:
+        """The report of what was seen."""
         return Report(
             bench=bench.name,
             what=bench.what,
@@ -107,9 +114,9 @@ class Stage:
             rounds=seen.rounds,
             repeated=seen.repeated,
             stolen_percent=seen.stolen_percent,
-            parts=parts,
+            parts=seen.parts,
             ratios=seen.ratios,
-            curves=points,
+            curves=curves,
         )
 
 

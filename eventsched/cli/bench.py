@@ -7,12 +7,14 @@ Never does: measure (bench/). Read next: bench/suite.py, bench/figures.py.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
 from eventsched.bench.figures import Report, Spread
+from eventsched.bench.sessions import Sessions
 from eventsched.bench.stage import ROUNDS, Bench, open_stage
 from eventsched.bench.suite import BENCHES
 from eventsched.cli.options import Options, command
@@ -27,22 +29,43 @@ app = typer.Typer(
 )
 
 Rounds = Annotated[int, typer.Option(help="Rounds that count; one more warms up.")]
+Traces = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="RTTM files whose rhythm is spoken [samples of its own]."),
+]
 Scale = Annotated[float, typer.Option(help="Times the work of each round.")]
 
 
 def _define(bench: type[Bench]) -> None:
     @command
     async def run(options: Options, rounds: Rounds = ROUNDS, scale: Scale = 1.0) -> None:
-        _check(options, rounds, scale)
-        with progress(f"bench {bench.name}", 1 + rounds) as moved:
-            async with open_stage(rounds, moved) as stage:
-                report = await bench().scaled(scale).run(stage)
-        if options.json:
-            print_json(report)
-        else:
-            show(report)
+        await _measure(options, bench(), rounds, scale)
 
-    app.command(bench.name, help=f"{bench.what[:1].upper()}{bench.what[1:]}.")(run)
+    app.command(bench.name, help=_help(bench))(run)
+
+
+def _define_sessions() -> None:
+    @command
+    async def run(options: Options, traces: Traces = None, scale: Scale = 1.0) -> None:
+        await _measure(options, Sessions(traces=str(traces or "")), 1, scale)
+
+    app.command(Sessions.name, help=_help(Sessions))(run)
+
+
+def _help(bench: type[Bench]) -> str:
+    return f"{bench.what[:1].upper()}{bench.what[1:]}."
+
+
+async def _measure(options: Options, bench: Bench, rounds: int, scale: float) -> None:
+    _check(options, rounds, scale)
+    bench = bench.scaled(scale)
+    with progress(f"bench {bench.name}", bench.steps(rounds)) as moved:
+        async with open_stage(rounds, moved) as stage:
+            report = await bench.run(stage)
+    if options.json:
+        print_json(report)
+    else:
+        show(report)
 
 
 def _check(options: Options, rounds: int, scale: float) -> None:
@@ -57,7 +80,10 @@ def _check(options: Options, rounds: int, scale: float) -> None:
 
 
 for _bench in BENCHES.values():
-    _define(_bench)
+    if _bench is Sessions:
+        _define_sessions()
+    else:
+        _define(_bench)
 
 
 def show(report: Report) -> None:

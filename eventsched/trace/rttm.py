@@ -21,6 +21,8 @@ UTTERANCE_MS_MAX = 10_000
 """The cell's `audio_ms_max`: a longer segment is cut into pieces of this length."""
 CHUNK_MS = 100
 _FIELDS_MIN = 8
+SAMPLES = Path(__file__).parent / "samples"
+"""Conversations that were made up, for whoever has none at hand."""
 
 
 @dataclass(frozen=True, slots=True)

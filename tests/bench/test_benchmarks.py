@@ -3,29 +3,43 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
+from eventsched.bench.sessions import Sessions, holds
+from eventsched.bench.stage import open_stage
 from eventsched.bench.suite import BENCHES
 from eventsched.cli.app import main
+from eventsched.trace.rttm import SAMPLES
 
 PER_ITEM = {
     "rate_per_s", "redis_cpu_us", "client_cpu_us", "script_calls", "commands", "net_in_bytes",
     "net_out_bytes", "memory_bytes",
 }  # fmt: skip
 PARTS = {
+    "append": {"append", "xadd pipelined"},
     "dispatch": {"dispatch"},
-    "jobs": {"session and group projected", "no projector", "all four views projected"},
+    "jobs": {"session and group views", "no views", "all four views"},
+    "latency": {"200/s", "2000/s"},
+    "project": {"rebuild", "xrange"},
     "raw": {"ping", "xadd", "script", "xadd pipelined", "xrange", "log"},
 }
 CURVES = {"dispatch": {"nodes": [16, 64, 200, 500, 1_000], "pairs": [1, 10, 100]}}
 
 
-def test_every_benchmark_is_listed_here() -> None:
-    assert set(PARTS) == set(BENCHES)
+RATIOS = {
+    "append": {"append / xadd pipelined, rate_per_s"},
+    "dispatch": {"1,000 nodes / 16, redis_cpu_us", "100 pairs / 1, redis_cpu_us"},
+    "project": {"rebuild / xrange, rate_per_s"},
+}
 
 
-@pytest.mark.parametrize("name", BENCHES)
+def test_every_benchmark_is_tested_here() -> None:
+    assert {*PARTS, "sessions"} == set(BENCHES)
+
+
+@pytest.mark.parametrize("name", PARTS)
 def test_a_benchmark_prints_one_json_object(
     name: str, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
@@ -37,9 +51,30 @@ def test_a_benchmark_prints_one_json_object(
     assert set(report["parts"]) == PARTS[name]
     curves = {name: [one["x"] for one in points] for name, points in report["curves"].items()}
     assert curves == CURVES.get(name, {})
+    assert set(report["ratios"]) == RATIOS.get(name, set())
     for part, figures in report["parts"].items():
         assert part == "log" or set(figures) >= PER_ITEM
         assert all(one["low"] <= one["median"] <= one["high"] for one in figures.values())
+
+
+async def test_sessions_are_counted_level_by_level(tmp_path: Path) -> None:
+    (tmp_path / "one.rttm").write_text((SAMPLES / "kitchen.rttm").read_text())
+    async with open_stage() as stage:
+        report = await Sessions(seconds=2, levels=(20, 21), traces=str(tmp_path)).run(stage)
+    (points,) = report.curves.values()
+    assert [point.x for point in points] in ([20], [20, 21])  # ends with one that does not hold
+    figures = points[0].figures
+    assert set(figures) >= {"p50_ms", "p99_ms", "late_chunks", "redis_cpu_percent", *PER_ITEM}
+    assert (figures["lost"].high, figures["doubled"].high) == (0, 0)
+    assert figures["utterances_per_s"].low > 0
+    largest = report.parts["largest that holds"]["sessions"].median
+    assert largest in (0, 20, 21)
+    assert (largest >= 20) == holds(figures)
+
+
+def test_traces_must_be_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "sessions", "--traces", str(tmp_path)]) == 1
+    assert "no *.rttm in" in capsys.readouterr().err
 
 
 def test_people_get_a_table(capsys: pytest.CaptureFixture[str]) -> None:

@@ -35,7 +35,7 @@ from eventsched.events import Event
 from eventsched.settings import Settings
 from eventsched.store import Store
 from eventsched.testing import LocalServer
-from eventsched.trace.rttm import Conversation, Segment, Speaker, read_rttm
+from eventsched.trace.rttm import SAMPLES, Conversation, Segment, Speaker, read_rttm
 from eventsched.views import Views
 from tests.chaos.faults import Mischief, plan
 from tests.chaos.fleet import ROLES, Fleet
@@ -44,7 +44,6 @@ from tests.chaos.producer import Plan, Record
 from tests.chaos.proxy import Proxy
 from tests.server_kinds import _binary
 
-OWN_TRACES = Path(__file__).parents[1] / "data"
 LANGS = ("en", "es")
 RTF = 0.3
 SPEED = 6.0
@@ -381,7 +380,7 @@ def _commit() -> str:
 def main(
     seed: Annotated[int, typer.Option(help="What goes wrong is drawn from it.")] = 1,
     minutes: Annotated[float, typer.Option(help="Length of the faults.")] = 5.0,
-    traces: Annotated[Path, typer.Option(help="Folder of RTTM files.")] = OWN_TRACES,
+    traces: Annotated[Path, typer.Option(help="Folder of RTTM files.")] = SAMPLES,
     server: Annotated[str, typer.Option(help="embedded (the wheel's) or path.")] = "embedded",
     keep: Annotated[Path | None, typer.Option(help="Keep logs and data in this folder.")] = None,
 ) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 from eventsched.testing import LocalCluster
+from eventsched.trace.rttm import SAMPLES
 from tests.server_kinds import Server
 
-FILE = Path(__file__).parents[1] / "data" / "standup.rttm"
+FILE = SAMPLES / "standup.rttm"
 
 
 def _trace(url: str, *more: str) -> dict[str, Any]:

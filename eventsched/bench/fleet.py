@@ -1,0 +1,93 @@
+"""The processes that a benchmark measures: roles, and a node whose handler does nothing.
+
+Owns: starting them as anybody would, and the facts that a benchmark waits for.
+Never does: measure. Read next: noop.py, projecting.py, jobs.py.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import anyio
+
+from eventsched.bench.figures import BenchFailed
+from eventsched.bench.load import SLOTS_MAX
+from eventsched.bench.stage import Stage
+from eventsched.processes import Children, children
+from eventsched.store import Store
+from eventsched.views import START
+
+POLL_S = 0.02
+STALLED_S = 120.0
+NODE = "noop"
+
+
+class Fleet:
+    """One cell's processes; they end when the block of `fleet_of` does."""
+
+    def __init__(self, stage: Stage, store: Store, processes: Children) -> None:
+        self._url = stage.url
+        self._store = store
+        self._processes = processes
+
+    @property
+    def pids(self) -> list[int]:
+        return self._processes.pids
+
+    async def roles(self, *names: str) -> int:
+        """`eventsched run …` is running; its process."""
+        await self._processes.start("eventsched.cli", "--url", self._url, "--quiet", "run", *names)
+        return self.pids[-1]
+
+    async def projector(self) -> None:
+        """Session and group views are folded, up to what the log holds now."""
+        await self._processes.start("eventsched.bench.projecting", self._url)
+        await self.until_folded()
+
+    async def node(self) -> None:
+        """A node with as many slots as there may be has registered."""
+        full_id = self._store.keys.full(NODE)
+        await self._processes.start("eventsched.bench.noop", self._url, full_id, str(SLOTS_MAX))
+        await until(self._is_registered, "the node is registered")
+
+    async def until_delivered(self) -> None:
+        """Nothing is left to place, waits for a slot or holds one."""
+        await until(self._is_done, "all jobs are delivered")
+
+    async def until_folded(self) -> None:
+        await until(self._is_folded, "views have caught up")
+
+    async def _is_registered(self) -> bool:
+        return bool(await self._store.read_hash(self._store.keys.node(NODE)))
+
+    async def _is_done(self) -> bool:
+        keys, ask = self._store.keys, self._store.transport.command
+        leases = keys.leases(NODE, 1)
+        return not (
+            await ask("XLEN", keys.work, key=keys.work)
+            or await ask("SCARD", keys.demands, key=keys.demands)
+            or await ask("ZCARD", leases, key=leases)
+        )
+
+    async def _is_folded(self) -> bool:
+        key = self._store.keys.checkpoint("core")
+        folded = await self._store.transport.command("GET", key, key=key)
+        last_id = await self._store.last_id(self._store.keys.log)
+        return (folded.decode() if folded else START) == last_id
+
+
+@asynccontextmanager
+async def fleet_of(stage: Stage, store: Store) -> AsyncIterator[Fleet]:
+    async with children(stage.folder / "log") as processes:
+        yield Fleet(stage, store, processes)
+
+
+async def until(holds: Callable[[], Awaitable[bool]], what: str) -> None:
+    """Returns when it holds; BenchFailed when it does not for long."""
+    ends_at = time.monotonic() + STALLED_S
+    while not await holds():
+        if time.monotonic() > ends_at:
+            raise BenchFailed(f"not within {STALLED_S:.0f} s: {what}")
+        await anyio.sleep(POLL_S)

@@ -1,0 +1,120 @@
+"""`bench latency`: how long after finalize() the handler starts.
+
+Owns: an open loop: finalize is called at its moment, however the calls before it fare; the clock
+of both ends is this machine's.
+Never does: saturate anything (jobs.py). Read next: fleet.py, noop.py.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+from typing import Any, ClassVar
+
+import anyio
+
+from eventsched.bench.figures import BenchFailed, Figures, Report, Round, percentiles
+from eventsched.bench.fleet import fleet_of
+from eventsched.bench.load import CHUNK_MS, PCM16_BYTES_PER_MS
+from eventsched.bench.measure import metering
+from eventsched.bench.outcomes import Utterance, outcomes_after
+from eventsched.bench.stage import Bench, Stage
+from eventsched.client import connect
+from eventsched.session import Session
+
+CHUNK = bytes(CHUNK_MS * PCM16_BYTES_PER_MS)
+RATES = (200, 2_000)
+WARM_UP = 400
+"""Utterances before those that count."""
+
+
+Call = Callable[[int], Coroutine[Any, Any, None]]
+
+
+class Latency(Bench, frozen=True, kw_only=True):
+    """A dispatcher with a timekeeper, a projector and a node: a process each."""
+
+    name: ClassVar = "latency"
+    what: ClassVar = "finalize() is called -> the handler starts, open loop"
+    scales: ClassVar = ("calls",)
+
+    calls: int = 4_000
+    """At each rate; a quarter at the lowest."""
+    sessions: int = 200
+
+    async def run(self, stage: Stage) -> Report:
+        async def one() -> Round:
+            return Round({f"{rate}/s": await self.measure(stage, rate) for rate in RATES})
+
+        return await stage.report(self, one)
+
+    async def measure(self, stage: Stage, rate: int) -> Figures:
+        """One stretch at one rate."""
+        count = max(1, self.calls // 4 if rate == RATES[0] else self.calls)
+        async with stage.fresh() as connection:
+            (store,) = connection.stores.values()
+            async with fleet_of(stage, store) as fleet:
+                await fleet.roles("dispatcher", "timekeeper")
+                await fleet.projector()
+                await fleet.node()
+                async with connect(stage.url) as es, AsyncExitStack() as stack:
+                    calls = _Calls([
+                        await stack.enter_async_context(es.session("bench", "en", ["es"]))
+                        for _ in range(min(self.sessions, count))
+                    ])  # fmt: skip
+                    stack.callback(calls.close)
+                    await calls.begin()
+                    await open_loop(rate, min(WARM_UP, count), calls.one)
+                    await fleet.until_delivered()
+                    begun = await store.last_id(store.keys.log)
+                    calls.called_ns.clear()
+                    async with metering(stage.redis, [*fleet.pids]) as cost:
+                        await open_loop(rate, count, calls.one)
+                        await fleet.until_delivered()
+                seen = await outcomes_after(store, begun)
+        seen.check(count)
+        waits = [(seen.started_ns[one] - at) / 1e6 for one, at in calls.called_ns.items()]
+        return percentiles(waits) | cost.per_item(count)
+
+
+class _Calls:
+    """Sessions that take turns: whichever holds audio is the next to be finalized."""
+
+    def __init__(self, sessions: list[Session]) -> None:
+        self._sessions = sessions
+        self._give, self._take = anyio.create_memory_object_stream[Session](len(sessions))
+        self.called_ns: dict[Utterance, int] = {}
+
+    async def begin(self) -> None:
+        """Every session holds audio that can be finalized."""
+        for session in self._sessions:
+            session.leave_open()
+            await self._refill(session)
+
+    async def one(self, _: int) -> None:
+        """Where no session is ready, the wait for one counts too."""
+        called_ns = time.time_ns()
+        session = await self._take.receive()
+        receipt = await session.finalize()
+        if len(receipt.finalized) != 1:
+            raise BenchFailed(f"finalize() found nothing to finalize: {receipt}")
+        self.called_ns[session.id, receipt.finalized[0]] = called_ns
+        await self._refill(session)
+
+    async def _refill(self, session: Session) -> None:
+        await session.append(CHUNK)
+        self._give.send_nowait(session)
+
+    def close(self) -> None:
+        self._give.close()
+        self._take.close()
+
+
+async def open_loop(rate: int, count: int, call: Call) -> None:
+    """`call(number)` starts at its moment, `rate` times a second; returns when all have ended."""
+    begins = time.perf_counter()
+    async with anyio.create_task_group() as tasks:
+        for number in range(count):
+            await anyio.sleep(max(0.0, begins + number / rate - time.perf_counter()))
+            tasks.start_soon(call, number)

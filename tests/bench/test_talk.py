@@ -1,0 +1,29 @@
+"""Speech drawn from conversations: the same speaker for the same seed, in whole chunks."""
+
+from __future__ import annotations
+
+from itertools import islice, pairwise
+from random import Random
+
+from eventsched.bench.talk import chunks_of, stretches_in
+from eventsched.trace.rttm import SAMPLES
+
+
+def test_stretches_are_what_each_speaker_left_and_said() -> None:
+    stretches = stretches_in(SAMPLES)
+    assert (1_400, 350) in stretches  # standup: mia is silent from 1.70 s to 3.10 s
+    assert all(silence_ms >= 0 and speech_ms > 0 for silence_ms, speech_ms in stretches)
+
+
+def test_a_speaker_says_the_same_for_the_same_seed() -> None:
+    stretches = stretches_in(SAMPLES)
+    once, again, other = (list(islice(chunks_of(stretches, Random(s)), 50)) for s in (1, 1, 2))
+    assert once == again
+    assert once != other
+
+
+def test_chunks_come_every_100_ms_until_the_last_of_a_stretch() -> None:
+    said = list(islice(chunks_of([(500, 320)], Random(7)), 40))
+    assert said[0][0] > 0
+    for (at_ms, final), (next_ms, _) in pairwise(said):
+        assert next_ms - at_ms == (600 if final else 100)
