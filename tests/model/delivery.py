@@ -11,7 +11,7 @@ from typing import Any, Literal, cast
 from eventsched.events import ResultDelivered, ResultMissing
 from eventsched.keys import name_of
 from projections.session import Owed, owed_key
-from tests.model.world import Ending, World
+from tests.model.world import Ending, World, place_of
 
 IN_STEP_MAX = 64
 
@@ -57,9 +57,10 @@ def tell(
 
 def confirm(w: World, listener: str, out_id: str) -> None:
     """What the reader has handled goes; the confirmed entry stays as its bookmark."""
-    if out_id:
+    soft = w.soft[listener]
+    if out_id and place_of(soft.confirmed or "0-0") < place_of(out_id):
         w.trim(w.keys.out(listener), out_id)
-        w.soft[listener].confirmed = out_id
+        soft.confirmed = out_id
 
 
 def send(

@@ -444,6 +444,19 @@ async def test_a_confirmed_entry_stays_as_a_bookmark_and_what_is_before_it_goes(
     assert await numbers(store, session) == [4, 5]
 
 
+async def test_a_confirmation_that_comes_late_does_not_take_the_bookmark_back(
+    store: TimedStore,
+) -> None:
+    node, session, (message,) = await assigned(store, 1)
+    await store.send_partials(node.node, 1, [(message["j"], 1, b"x")] * 3)
+    ids = [i for i, _ in await store.read_range(store.keys.out("s1"), "-", "+", 10)]
+    await store.keep_alive([(session.session, 1, ids[1])])
+    await append(store, session, 1, confirmed=ids[0])  # repeated after its reply was lost
+    resumed = await store.resume_session(session.session, "again")
+    assert resumed.out_id == ids[1]
+    assert await numbers(store, session) == [2, 3]
+
+
 async def bulk(
     store: TimedStore, node: NodeGrant, message: dict[str, Any], count: int
 ) -> None:

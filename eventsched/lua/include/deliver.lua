@@ -6,6 +6,7 @@
 -- include: timers
 -- include: settings
 -- include: text
+-- include: ids
 local deliver = { in_step_max = 64, touched = {} }
 local out_entries_max, out_bytes_max = 1000, 16 * 1024 * 1024
 
@@ -51,8 +52,12 @@ end
 -- What the reader has handled goes; the confirmed entry itself stays as its bookmark.
 function deliver.confirm(listener, id)
   if id == '' then return end
+  local session = keys.of('session', listener)
+  local kept = redis.call('HGET', session, 'confirmed')
+  -- A call that is repeated may come behind a later one: the bookmark never goes back.
+  if kept and not ids.before(kept, id) then return end
   write('XTRIM', keys.of('out', listener), 'MINID', id)
-  write('HSET', keys.of('session', listener), 'confirmed', id)
+  write('HSET', session, 'confirmed', id)
 end
 
 -- Empty or an entry id that the server will take: past the check nothing may fail.

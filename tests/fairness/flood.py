@@ -1,0 +1,150 @@
+"""One tenant floods, others speak as ever: how long does each wait for a slot? In virtual time.
+
+Owns: the play (who says how much, what the node can do) and what is measured of it.
+Never does: real waiting: time is moved by hand, so the same numbers come out on any machine.
+Read next: run.py (the table), eventsched/lua/include/queue.lua (what decides).
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from statistics import median
+
+import msgspec
+
+from eventsched.events import Event, JobDispatched, JobFailed, UtteranceFinalized
+from eventsched.keys import name_of
+from eventsched.store import Chunk, NodeGrant, NodeResult, SessionGrant
+from tests.fixtures_store import TimedStore
+
+STEP_MS = 100
+EVERY_MS = 5_000
+"""An ordinary tenant finalizes one utterance in so long."""
+TIMES = 1_000
+"""So much more the flooding tenant says."""
+SLOTS, JOB_MS = 8, 400
+"""What the node can do: 20 jobs a second."""
+CALM_MS, FLOOD_MS, SETTLE_MS = 10_000, 15_000, 10_500
+
+
+class Tenant(msgspec.Struct, frozen=True):
+    """A name, and what its sessions ask for."""
+
+    name: str
+    priority: int = 1
+
+
+TENANTS = (Tenant("calls", 0), Tenant("acme"), Tenant("globex"), Tenant("archive", 2))
+FLOODING = Tenant("flood")
+
+
+class Waits(msgspec.Struct, frozen=True, kw_only=True):
+    """One tenant in one phase: jobs, and how long they waited from finalized to dispatched."""
+
+    phase: str
+    tenant: str
+    priority: int
+    jobs: int
+    failed: int
+    """Found no slot within the waiting time."""
+    median_ms: int
+    max_ms: int
+
+
+class Play:
+    """A cell with a node, four ordinary tenants, and later one that floods."""
+
+    def __init__(self, store: TimedStore) -> None:
+        self.store = store
+        self.sessions: dict[str, SessionGrant] = {}
+        self.said: dict[str, int] = {}
+        self.node: NodeGrant
+
+    async def run(self) -> list[Waits]:
+        self.node = await self.store.join(slots=SLOTS)
+        for one in (*TENANTS, FLOODING):
+            grant = await self.store.open(one.name, tenant=one.name, priority=one.priority)
+            self.sessions[one.name], self.said[one.name] = grant, 0
+        await self._phase(CALM_MS, 0)
+        flood_ms = self.store.at_ms
+        await self._phase(FLOOD_MS, TIMES)
+        return _measured(await self.store.log(), flood_ms)
+
+    async def _phase(self, ms: int, times: int) -> None:
+        for at_ms in range(0, ms, STEP_MS):
+            self.store.tick(STEP_MS)
+            for number, one in enumerate(TENANTS):
+                if at_ms % EVERY_MS == number * STEP_MS * 7:  # not all at the same moment
+                    await self._say(one.name, 1)
+            if times:
+                await self._say(FLOODING.name, times * STEP_MS // EVERY_MS)
+            await self._work()
+        for _ in range(SETTLE_MS // STEP_MS):  # until nobody waits any more
+            self.store.tick(STEP_MS)
+            await self._work()
+
+    async def _say(self, name: str, count: int) -> None:
+        """So many utterances of 100 ms."""
+        grant, first = self.sessions[name], self.said[name]
+        await self.store.append_audio(
+            [
+                Chunk(
+                    session=grant.session,
+                    epoch=grant.epoch,
+                    seq=seq,
+                    ms=100,
+                    payload=bytes(320),
+                    final=True,
+                )
+                for seq in range(first, first + count)
+            ]
+        )
+        self.said[name] += count
+
+    async def _work(self) -> None:
+        """What is due happens, the node ends what it has done long enough, work is given out."""
+        alive = [(one.session, one.epoch, "") for one in self.sessions.values()]
+        await self.store.keep_alive(alive)
+        await self.store.heartbeat_node(self.node.node, self.node.epoch, load=0, held=[])
+        await self.store.timers()
+        key = self.store.keys.leases(name_of(self.node.node), self.node.epoch)
+        done = await self.store.transport.command(
+            "ZRANGE", key, "-inf", self.store.at_ms - JOB_MS, "BYSCORE", key=key
+        )
+        results = [NodeResult(job=job.decode(), attempt=1, status="no_text") for job in done]
+        if results:
+            await self.store.record_results(self.node.node, self.node.epoch, results)
+        await self.store.dispatch()
+
+
+def _measured(log: Sequence[Event], flood_ms: int) -> list[Waits]:
+    """From the log alone: a job belongs to the phase in which it was finalized."""
+    began: dict[tuple[str, int], int] = {}
+    waits: dict[tuple[str, str], list[int]] = defaultdict(list)
+    failed: Counter[tuple[str, str]] = Counter()
+    for event in log:
+        data, name = event.data, name_of(event.session) if event.session else ""
+        if isinstance(data, UtteranceFinalized):
+            began[name, data.utterance] = event.ms
+        elif isinstance(data, JobDispatched | JobFailed):
+            began_ms = began[name, data.utterance]
+            phase = "calm" if began_ms < flood_ms else "flood"
+            if isinstance(data, JobFailed):
+                failed[phase, name] += 1
+            else:
+                waits[phase, name].append(event.ms - began_ms)
+    return [
+        Waits(
+            phase=phase,
+            tenant=one.name,
+            priority=one.priority,
+            jobs=len(waits[phase, one.name]) + failed[phase, one.name],
+            failed=failed[phase, one.name],
+            median_ms=round(median(waits[phase, one.name])),
+            max_ms=max(waits[phase, one.name]),
+        )
+        for phase in ("calm", "flood")
+        for one in (*TENANTS, FLOODING)
+        if waits[phase, one.name]
+    ]

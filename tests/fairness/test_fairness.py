@@ -1,0 +1,27 @@
+"""Rule 18 as tenants feel it: docs/fairness.md shows what comes out, and what holds of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from eventsched.settings import Settings
+from tests.fairness.flood import FLOODING, JOB_MS, STEP_MS, TENANTS
+from tests.fairness.run import played, told
+from tests.server_kinds import Server
+
+DOCS = Path(__file__).parents[2] / "docs/fairness.md"
+
+
+async def test_a_thousandfold_flood_holds_nobody_up_beyond_half_the_waiting_time(
+    server: Server, cell: str
+) -> None:
+    waits = await played(server.url, cell)
+    assert told(waits) in DOCS.read_text()
+    flood = {one.tenant: one for one in waits if one.phase == "flood"}
+    a_slot_ms = JOB_MS + STEP_MS
+    for one in TENANTS:
+        met = flood[one.name]
+        assert met.failed == 0
+        bound_ms = Settings().waiting_ms // 2 if one.priority else 0
+        assert met.max_ms <= bound_ms + a_slot_ms, one
+    assert flood[FLOODING.name].failed > flood[FLOODING.name].jobs // 2
