@@ -57,6 +57,7 @@ _FIRST: dict[str, list[str]] = {
     "switch_build": [PROJECTOR],
     "trim_log": ["tests/archive"],
     # includes
+    "archive": ["tests/archive", *_scripts("close")],
     "assign": _scripts("choosing_a_node", "waiting", "dispatch", "attempts"),
     "attempts": [*_ATTEMPTS, *_scripts("close", "waiting")],
     "classes": _scripts("choosing_a_node", "marks", "nodes", "waiting"),
@@ -96,6 +97,6 @@ def noticing(file: str) -> tuple[str, ...]:
     stem = file.removesuffix(".py").removesuffix(".lua")
     if file.endswith(".lua"):
         stem = stem.rpartition("/")[2]
-        return (*_FIRST[stem], MODEL)
+        return (*_FIRST.get(stem, ["tests/scripts"]), MODEL)
     folder = stem.partition("/")[0]
     return tuple(_FIRST.get(stem) or _FIRST.get(folder) or [PROJECTOR])
