@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 import structlog
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from eventsched import keys
 from eventsched.errors import InvalidMessage, ServerUnavailable
@@ -80,6 +81,10 @@ async def open_connection(
         calling = await _opened(stack, address)
         with answering():
             facts = await check_server(calling)
+        if create and facts.primary:
+            raise ServerUnavailable(
+                f"this server is a replica and takes no writes: name its primary, {facts.primary}"
+            )
         for warning in facts.warnings:
             log.debug("server", warning=warning)
         transport = RedisTransport(calling, await _opened(stack, address))
@@ -120,14 +125,13 @@ async def _opened(stack: AsyncExitStack, url: str) -> Client:
 
 async def _find_cells(client: Client) -> list[str]:
     """The cells that somebody else has fixed."""
-    raw: Any = client
-    kept = await raw.get(keys.CELLS)
-    if kept is None:
+    names = await _kept_cells(client)
+    if not names:
         raise ServerUnavailable(
             "this server holds nothing of eventsched yet: start `eventsched up` with the same "
             "--url or --data first"
         )
-    return kept.decode().split(",")  # type: ignore[no-any-return]
+    return names
 
 
 async def _list_cells(client: Client, wanted: int | None) -> list[str]:
@@ -136,7 +140,7 @@ async def _list_cells(client: Client, wanted: int | None) -> list[str]:
     raw: Any = client
     if not await raw.exists(keys.CELLS):  # a server that is full could not take even this
         await raw.set(keys.CELLS, fresh, nx=True)
-    names: list[str] = (await raw.get(keys.CELLS)).decode().split(",")
+    names = await _kept_cells(client)
     if wanted is not None and wanted != len(names):
         raise InvalidMessage.of(
             "cells",
@@ -145,3 +149,22 @@ async def _list_cells(client: Client, wanted: int | None) -> list[str]:
         )
     return names
 
+
+async def _kept_cells(client: Client) -> list[str]:
+    """The cells that the server's key lists; none without it. Anything else there is not ours."""
+    raw: Any = client
+    try:
+        kept = await raw.get(keys.CELLS)
+    except ResponseError as error:
+        if not str(error).startswith("WRONGTYPE"):
+            raise
+        kept = b"another type"
+    if kept is None:
+        return []
+    names: list[str] = kept.decode(errors="replace").split(",")
+    if not all(keys.CELL.fullmatch(name) for name in names):
+        raise ServerUnavailable(
+            f"the key {keys.CELLS} holds {kept!r:.80} instead of the names of cells: "
+            f"it is not from eventsched, use another database"
+        )
+    return names

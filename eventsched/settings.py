@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Annotated
 
 import msgspec
+import msgspec.inspect
 
 from eventsched.errors import InvalidMessage
 
@@ -74,8 +75,20 @@ def check(name: str, value: object) -> None:
     """Raises InvalidMessage unless the value is within the bounds of the setting."""
     try:
         msgspec.convert({name: value}, Settings, strict=False)
-    except msgspec.ValidationError as error:
-        limit = str(error).partition(" - at ")[0]
+    except msgspec.ValidationError:
+        least, most = _BOUNDS[name]
         raise InvalidMessage.of(
-            name, f"{limit}, not {value!r}", f"change it or unset {PREFIX}{name.upper()}"
+            name,
+            f"a whole number from {least} to {most} expected, got {value!r:.80}",
+            f"change it or unset {PREFIX}{name.upper()}",
         ) from None
+
+
+def _bounds(field: msgspec.inspect.Field) -> tuple[int | None, int | None]:
+    assert isinstance(field.type, msgspec.inspect.IntType)
+    return field.type.ge, field.type.le
+
+
+_SHAPE = msgspec.inspect.type_info(Settings)
+assert isinstance(_SHAPE, msgspec.inspect.StructType)
+_BOUNDS = {field.name: _bounds(field) for field in _SHAPE.fields}

@@ -20,6 +20,7 @@ from redis.backoff import ExponentialWithJitterBackoff
 
 from eventsched import scripts
 from eventsched.errors import Backpressure, ServerUnavailable, from_reply
+from eventsched.server.check import refusal
 
 Arg: TypeAlias = bytes | str | int
 Entry: TypeAlias = tuple[str, list[bytes]]
@@ -70,11 +71,17 @@ def retry_policy() -> Retry:
 
 @contextmanager
 def answering() -> Iterator[None]:
-    """What a server that is away, or loads its data, makes of calls inside: ServerUnavailable."""
+    """ServerUnavailable is what becomes of a server that is away, loads, or will not serve us."""
     try:
         yield
     except _AWAY as error:
         raise ServerUnavailable(f"no answer from the server: {error}") from error
+    except redis.exceptions.NoPermissionError as error:
+        raise ServerUnavailable(f"the server refuses: {refusal(error)}") from error
+    except redis.exceptions.ResponseError as error:
+        if str(error).startswith(_UNABLE):
+            raise ServerUnavailable(f"the server takes no writes: {error}") from error
+        raise
 
 
 class RedisTransport:
@@ -106,14 +113,8 @@ class RedisTransport:
         return await self._send(*parts)  # redis-py finds the slot by the command itself
 
     async def _send(self, *parts: Arg, **where: Any) -> Any:
-        try:
+        with answering():
             return await cast("Awaitable[Any]", self._calling.execute_command(*parts, **where))
-        except _AWAY as error:
-            raise ServerUnavailable(f"no answer from the server: {error}") from error
-        except redis.exceptions.ResponseError as error:
-            if str(error).startswith(_UNABLE):
-                raise ServerUnavailable(f"the server takes no writes: {error}") from error
-            raise
 
     async def read_blocking(
         self, streams: Mapping[str, str], block_ms: int, count: int
@@ -121,10 +122,8 @@ class RedisTransport:
         block = min(block_ms, BLOCK_MS_MAX)
         ids = streams.values()
         parts: list[Arg] = ["XREAD", "COUNT", count, "BLOCK", block, "STREAMS", *streams, *ids]
-        try:
+        with answering():
             reply = await cast("Awaitable[Any]", self._blocking.execute_command(*parts))
-        except _AWAY as error:
-            raise ServerUnavailable(f"no answer from the server: {error}") from error
         return dict(_by_key(reply))
 
     async def sleep(self, seconds: float) -> None:

@@ -23,7 +23,10 @@ from eventsched.testing import SLOTS, LocalServer, wait_for
 VARIABLE = "EVENTSCHED_TEST_SERVERS"
 SOURCES = ("embedded", "path", "container")
 KINDS = tuple(f"{source}{mode}" for source in SOURCES for mode in ("", "-cluster"))
-DEFAULT = "embedded,embedded-cluster"
+DEFAULT = "local"
+LOCAL = tuple(kind for kind in KINDS if not kind.startswith("container"))
+GROUPS = {"all": KINDS, "local": LOCAL}
+"""What is here of these; the others of a group are named as missing."""
 IMAGE = os.environ.get("EVENTSCHED_TEST_IMAGE", "redis:7")
 
 
@@ -39,18 +42,19 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The kinds that this run uses, and for `all` what was looked for in vain, and why."""
+    """The kinds that this run uses, and of a group what was looked for in vain, and why."""
 
     kinds: tuple[str, ...]
     missing: Mapping[str, str]
 
 
 def choose(asked: str) -> Choice:
-    """The kinds of `asked`, a list with commas or `all`; ServerUnavailable names what is wrong."""
-    names = KINDS if asked == "all" else tuple(name.strip() for name in asked.split(","))
+    """The kinds of `asked`: a list with commas, or a group. ServerUnavailable: what is wrong."""
+    names = GROUPS.get(asked) or tuple(name.strip() for name in asked.split(","))
     unknown = [name for name in names if name not in KINDS]
     if unknown:
-        raise ServerUnavailable(f"{VARIABLE}: {unknown[0]!r} is none of all, {', '.join(KINDS)}")
+        known = ", ".join([*GROUPS, *KINDS])
+        raise ServerUnavailable(f"{VARIABLE}: {unknown[0]!r} is none of {known}")
     missing = {}
     for source in dict.fromkeys(name.removesuffix("-cluster") for name in names):
         try:
@@ -58,7 +62,7 @@ def choose(asked: str) -> Choice:
         except ServerUnavailable as error:
             missing[source] = str(error)
     kinds = tuple(name for name in names if name.removesuffix("-cluster") not in missing)
-    if missing and (asked != "all" or not kinds):
+    if missing and (asked not in GROUPS or not kinds):
         raise ServerUnavailable("; ".join(f"{name}: {why}" for name, why in missing.items()))
     return Choice(kinds, missing)
 

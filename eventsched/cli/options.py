@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import os
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
@@ -36,8 +37,6 @@ Data = Annotated[
     typer.Option(
         "--data",
         metavar="DIR",
-        envvar="EVENTSCHED_DATA",
-        show_envvar=False,
         help="Without a URL: folder of the server [EVENTSCHED_DATA, else ./.eventsched].",
     ),
 ]
@@ -63,11 +62,12 @@ class Options:
     quiet: bool = False
 
     def over(self, outer: Options) -> Options:
-        """These, completed by what was said before the command."""
+        """These, completed by what was said before the command, then by the environment."""
+        folder = os.environ.get("EVENTSCHED_DATA")
         return replace(
             self,
             url=self.url or outer.url,
-            data=self.data or outer.data,
+            data=self.data or outer.data or (Path(folder) if folder else None),
             json=self.json or outer.json,
             verbose=self.verbose + outer.verbose,
             quiet=self.quiet or outer.quiet,

@@ -30,9 +30,11 @@ from eventsched.errors import InvalidMessage
 from eventsched.processes import Children, children
 from eventsched.trace.judge import Verdict, judge
 from eventsched.trace.replay import Replay
-from eventsched.trace.rttm import Conversation, Expected, expect, read_rttm
+from eventsched.trace.rttm import Expected, expect, read_rttm
 
 NODES_MAX = 64
+SPEED_MIN = 0.1
+"""Slower, the time between two chunks would come near to a pause, which cuts utterances."""
 
 Files = Annotated[list[Path], typer.Argument(help="RTTM files: who spoke when.")]
 Speed = Annotated[float, typer.Option(help="Times the recorded pace.")]
@@ -70,17 +72,19 @@ async def trace(
                 children(Path(folder) / "log") as fleet,
                 running_client(Client(connection.stores, url=connection.url)) as es,
             ):
-                names = _names(connection.cells, nodes)
+                run_id = secrets.token_hex(4)
+                names = _names(connection.cells, nodes, run_id)
                 await _start(fleet, connection, names, slots, listed, rtf, speed)
                 await _until_registered(connection, names)
-                verdict = await _replay(options, connection, es, conversations, expected, speed)
+                replay = Replay(es, conversations, speed=speed, run_id=run_id)
+                verdict = await _run(options, connection, replay, expected)
     _show(options, verdict)
     return 0 if verdict.is_good else 1
 
 
 def _check(speed: float, nodes: int, slots: int, langs: str, rtf: float) -> list[str]:
-    if not 0.01 <= speed <= 1_000:
-        raise InvalidMessage.of("speed", f"0.01 to 1000, not {speed:g}", "choose another")
+    if not SPEED_MIN <= speed <= 1_000:
+        raise InvalidMessage.of("speed", f"{SPEED_MIN} to 1000, not {speed:g}", "choose another")
     if not 1 <= nodes <= NODES_MAX:
         raise InvalidMessage.of("nodes", f"1 to {NODES_MAX}, not {nodes}", "choose another")
     if not 1 <= slots <= 256:
@@ -90,8 +94,8 @@ def _check(speed: float, nodes: int, slots: int, langs: str, rtf: float) -> list
     return [check_language("langs", language, auto=False) for language in langs.split(",")]
 
 
-def _names(cells: Sequence[str], nodes: int) -> list[str]:
-    return [f"{cells[number % len(cells)]}.trace-{number}" for number in range(nodes)]
+def _names(cells: Sequence[str], nodes: int, run_id: str) -> list[str]:
+    return [f"{cells[number % len(cells)]}.trace-{run_id}-{number}" for number in range(nodes)]
 
 
 async def _start(
@@ -123,34 +127,26 @@ async def _until_registered(connection: Connection, names: Sequence[str]) -> Non
                 await anyio.sleep(0.05)
 
 
-async def _replay(
-    options: Options,
-    connection: Connection,
-    es: Client,
-    conversations: Sequence[Conversation],
-    expected: Expected,
-    speed: float,
+async def _run(
+    options: Options, connection: Connection, replay: Replay, expected: Expected
 ) -> Verdict:
     stores = list(connection.stores.values())
     started = {store.cell: await store.last_id(store.keys.log) for store in stores}
-    replay = Replay(es, conversations, speed=speed, run_id=secrets.token_hex(4))
     begins = time.monotonic()
     async with anyio.create_task_group() as tasks:
         if not options.json and not options.quiet:
-            tasks.start_soon(_live, replay, conversations, expected, speed)
+            tasks.start_soon(_live, replay, expected)
         record = await replay.run()
         tasks.cancel_scope.cancel()
     return await judge(stores, started, record, expected, time.monotonic() - begins)
 
 
-async def _live(
-    replay: Replay, conversations: Sequence[Conversation], expected: Expected, speed: float
-) -> None:
+async def _live(replay: Replay, expected: Expected) -> None:
     """A table that moves while the replay runs; on a terminal only."""
     console = Console(stderr=True)
     if not console.is_terminal:
         return
-    begins = time.monotonic()
+    begins, conversations, speed = time.monotonic(), replay.conversations, replay.speed
     spoken_s = sum(g.ms for c in conversations for s in c.speakers for g in s.segments) / 1000
     ends_s = max(conversation.end_ms for conversation in conversations) / 1000 / speed
     with Live(console=console, refresh_per_second=4, transient=True) as live:

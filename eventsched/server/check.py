@@ -1,6 +1,7 @@
 """Open a client and make sure that the server behind it will do.
 
-Owns: recognising a cluster by asking, the version floor and the memory policy at connect.
+Owns: reading a URL, recognising a cluster by asking, the version floor, the memory policy and
+the role at connect; what is said of a server that refuses.
 Never does: start a server, change its settings. Read next: binaries.py (the floor).
 """
 
@@ -12,13 +13,20 @@ from typing import Any, TypeAlias
 
 import redis.asyncio as aioredis
 from redis.asyncio.cluster import RedisCluster
-from redis.exceptions import RedisError
+from redis.exceptions import (
+    AuthenticationError,
+    NoPermissionError,
+    RedisClusterException,
+    RedisError,
+)
 
 from eventsched.errors import InvalidMessage, ServerUnavailable
 from eventsched.server.binaries import FLOOR_TEXT, is_new_enough
 
 Client: TypeAlias = "aioredis.Redis | RedisCluster"
 SCHEMES = ("redis://", "rediss://", "unix://")
+_SHUT = ("HELLO must be called", "invalid username-password pair", "NOAUTH", "WRONGPASS")
+"""Words about user and password that redis-py has no type for on every path and server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +37,8 @@ class ServerFacts:
     version: str
     is_cluster: bool
     maxmemory_bytes: int
+    primary: str = ""
+    """Of a replica: the host and port that it copies."""
     warnings: tuple[str, ...] = ()
 
 
@@ -40,17 +50,73 @@ def check_url(url: str) -> str:
 
 
 async def open_client(url: str) -> Client:
-    """A client for the server at `url`: a cluster client when the server says it is one."""
-    client = aioredis.Redis.from_url(check_url(url))
+    """A client for the server at `url`: a cluster client when the server says it is one.
+
+    Raises InvalidMessage for a URL that cannot be read, ServerUnavailable.
+    """
+    client = _unconnected(url)
     try:
         told = await client.info("cluster")
+        if not told.get("cluster_enabled"):
+            return client
     except (RedisError, OSError) as error:
         await client.aclose()
-        raise ServerUnavailable(f"no server answers at {_without_secret(url)}: {error}") from error
-    if not told.get("cluster_enabled"):
-        return client
+        raise away(url, error) from error
     await client.aclose()
-    return await RedisCluster.from_url(url).initialize()
+    return await _open_cluster(url)
+
+
+def _unconnected(url: str) -> aioredis.Redis:
+    """The client; no connection is tried yet, but its options are."""
+    try:
+        client = aioredis.Redis.from_url(check_url(url))
+        client.connection_pool.make_connection()  # type: ignore[no-untyped-call]
+    except (ValueError, TypeError, RedisError) as error:
+        if isinstance(error, InvalidMessage):
+            raise
+        raise _unreadable(url) from None
+    if client.connection_pool.connection_kwargs.get("decode_responses"):
+        raise InvalidMessage.of("url", "replies are read as bytes", "leave out decode_responses")
+    return client
+
+
+async def _open_cluster(url: str) -> RedisCluster:
+    try:
+        client = RedisCluster.from_url(url)
+    except (ValueError, TypeError, RedisError, RedisClusterException):
+        raise _unreadable(url) from None
+    try:
+        return await client.initialize()
+    except (RedisError, RedisClusterException, OSError) as error:
+        await client.aclose()
+        raise away(url, error) from error
+
+
+def away(url: str, error: Exception) -> ServerUnavailable:
+    """What is said of a server that does not answer as it should."""
+    place = _without_secret(url)
+    if isinstance(error, AuthenticationError) or any(word in str(error) for word in _SHUT):
+        return ServerUnavailable(
+            f"the server at {place} refuses user or password; "
+            f"name them in the URL: {place.partition('://')[0]}://USER:PASSWORD@HOST"
+        )
+    if isinstance(error, NoPermissionError):
+        return ServerUnavailable(f"the server at {place}: {refusal(error)}")
+    return ServerUnavailable(f"no server answers at {place}: {error}")
+
+
+def refusal(error: NoPermissionError) -> str:
+    """An access list is in the way."""
+    return f"{error}; grant it (ACL SETUSER), or name another user in the URL"
+
+
+def _unreadable(url: str) -> InvalidMessage:
+    # Not redis-py's own words: of a password with a slash in it they show a part.
+    return InvalidMessage.of(
+        "url",
+        f"{_without_secret(url)!r:.200} is none that redis-py can read",
+        "check port, database and options; write special characters of a password as %2F",
+    )
 
 
 async def check_server(client: Client) -> ServerFacts:
@@ -83,7 +149,8 @@ def judge(info: Mapping[str, Any]) -> ServerFacts:
     maxmemory_bytes = int(info["maxmemory"])
     warnings = () if maxmemory_bytes else ("maxmemory is 0: no pressure is raised by memory",)
     is_cluster = bool(info.get("cluster_enabled"))
-    return ServerFacts(family, version, is_cluster, maxmemory_bytes, warnings)
+    primary = f"{info['master_host']}:{info['master_port']}" if info["role"] == "slave" else ""
+    return ServerFacts(family, version, is_cluster, maxmemory_bytes, primary, warnings)
 
 
 def _without_secret(url: str) -> str:

@@ -12,11 +12,12 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from itertools import count
 
 import anyio
 
 from eventsched.client import Client
-from eventsched.errors import Backpressure
+from eventsched.errors import Backpressure, EventschedError
 from eventsched.results import Delivered
 from eventsched.session import Session
 from eventsched.trace.rttm import Conversation, Speaker
@@ -24,6 +25,10 @@ from eventsched.trace.rttm import Conversation, Speaker
 STALLED_S = 120.0
 """A file whose listeners hear nothing new for so long after its end is given up, and judged."""
 BYTES_PER_MS = 32
+
+
+class ForeignNode(EventschedError):
+    """Raised when somebody else's node took a job of the replay."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,21 +75,23 @@ class Replay:
         self, es: Client, conversations: Sequence[Conversation], *, speed: float, run_id: str
     ) -> None:
         self._es = es
-        self._conversations = conversations
-        self._speed = speed
+        self.conversations = conversations
+        self.speed = speed
         self._run_id = run_id
+        self._rooms = count()
+        """A room for each file: two files may have one name, and any name is a file's."""
         self.record = Record()
 
     async def run(self) -> Record:
         """Everything was said, and heard or given up."""
         begins = time.monotonic()
         async with anyio.create_task_group() as tasks:
-            for conversation in self._conversations:
+            for conversation in self.conversations:
                 tasks.start_soon(self._converse, conversation, begins)
         return self.record
 
     async def _converse(self, conversation: Conversation, begins: float) -> None:
-        room = f"{conversation.name}-{self._run_id}"[-64:]
+        room = f"trace-{self._run_id}-{next(self._rooms)}"
         async with AsyncExitStack() as stack:
             ready = []
             for speaker in conversation.speakers:
@@ -110,7 +117,7 @@ class Replay:
     async def _speak(self, one: _Ready, begins: float) -> None:
         for segment in one.speaker.segments:
             for start_ms, ms, final in segment.chunks():
-                due = begins + (start_ms + ms) / 1000 / self._speed
+                due = begins + (start_ms + ms) / 1000 / self.speed
                 await anyio.sleep(max(0.0, due - time.monotonic()))
                 await self._append(one.session, bytes(ms * BYTES_PER_MS), final=final)
             self.record.done_s += segment.ms / 1000
@@ -157,6 +164,14 @@ async def _stable(count: Callable[[], int], *, upto: int) -> None:
 
 
 def _heard(listener: str, result: Delivered) -> Heard:
+    """What one listener heard. A result says in its source text when its handler started."""
+    try:
+        started_ms = float(result.source_text) if result.outcome == "result" else 0.0
+    except ValueError:
+        raise ForeignNode(
+            f"a node that is not of this replay answered {result.session}: "
+            f"end it, or replay on another server"
+        ) from None
     return Heard(
         listener,
         result.session,
@@ -164,7 +179,7 @@ def _heard(listener: str, result: Delivered) -> Heard:
         result.utterance,
         result.delivery_no,
         result.outcome,
-        float(result.source_text) if result.outcome == "result" else 0.0,
+        started_ms,
         time.time() * 1000,
     )
 

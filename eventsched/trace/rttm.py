@@ -19,7 +19,10 @@ from eventsched.errors import InvalidMessage
 
 UTTERANCE_MS_MAX = 10_000
 """The cell's `audio_ms_max`: a longer segment is cut into pieces of this length."""
+SPEAKERS_MAX = 32
+"""Members of a room."""
 CHUNK_MS = 100
+END_MS_MAX = 7 * 86_400_000
 _FIELDS_MIN = 8
 SAMPLES = Path(__file__).parent / "samples"
 """Conversations that were made up, for whoever has none at hand."""
@@ -97,10 +100,15 @@ def read_rttm(path: Path, langs: Sequence[str]) -> Conversation:
             speaker, segment = _parse(line, f"{path.name}:{number}")
             if segment.ms > 0:
                 spoken.setdefault(speaker, []).append(segment)
+    if len(spoken) > SPEAKERS_MAX:
+        raise InvalidMessage.of(
+            "file", f"{path}: at most {SPEAKERS_MAX} speakers, got {len(spoken)}", "split it"
+        )
     if not spoken:
         raise InvalidMessage.of("file", f"{path} has no SPEAKER line", "name an RTTM file")
     merged = {name: merge(segments) for name, segments in spoken.items()}
-    order = sorted(merged, key=lambda name: (merged[name][0].start_ms, name))
+    # Stable: of two that start at one moment, the one whose line comes first.
+    order = sorted(merged, key=lambda name: merged[name][0].start_ms)
     return Conversation(
         path.stem,
         tuple(
@@ -117,21 +125,27 @@ def _parse(line: str, where: str) -> tuple[str, Segment]:
             "line", f"{where}: {len(fields)} fields instead of 8 or more", "check the file"
         )
     try:
-        start_ms, end_ms = _ms(fields[3]), _ms(str(Decimal(fields[3]) + Decimal(fields[4])))
+        start = Decimal(fields[3])
+        start_ms, end_ms = _ms(start), _ms(start + Decimal(fields[4]))
     except (InvalidOperation, ValueError, OverflowError):
         raise InvalidMessage.of(
             "line",
             f"{where}: {fields[3]} and {fields[4]} are no times in seconds",
             "check the file",
         ) from None
-    if start_ms < 0 or end_ms < start_ms:
-        raise InvalidMessage.of("line", f"{where}: a time before the start", "check the file")
+    if not 0 <= start_ms <= end_ms <= END_MS_MAX:
+        raise InvalidMessage.of(
+            "line", f"{where}: 0 s to {END_MS_MAX // 1000:,} s, and no end before the start",
+            "check the file",
+        )  # fmt: skip
     return fields[7], Segment(start_ms, end_ms - start_ms)
 
 
-def _ms(seconds: str) -> int:
+def _ms(seconds: Decimal) -> int:
     """Whole milliseconds, exact: decimal seconds are never made floats."""
-    return int((Decimal(seconds) * 1000).to_integral_value())
+    if seconds.adjusted() > 9:  # beyond any bound; as an int it might fill the memory
+        return END_MS_MAX + 1
+    return int((seconds * 1000).to_integral_value())
 
 
 def merge(segments: Iterable[Segment]) -> tuple[Segment, ...]:

@@ -53,12 +53,24 @@ def failed(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
         (("rebuild", "everything"), "choose of session, group, job, node"),
         (("status", "--url", "http://localhost"), "redis://"),
         (("status", "--url", "redis://127.0.0.1:1"), "no server answers"),
+        (("status", "--url", "redis://127.0.0.1:port"), "url"),
+        (("status", "--url", "redis://127.0.0.1?soket_timeout=1"), "url"),
+        (("trace", "missing.rttm"), "missing.rttm"),
+        (("trace", "ok.rttm", "--speed", "0"), "0.1 to 1000"),
+        (("trace", "ok.rttm", "--speed", "nan"), "0.1 to 1000"),
+        (("trace", "ok.rttm", "--nodes", "0"), "1 to 64"),
+        (("trace", "ok.rttm", "--slots", "257"), "1 to 256"),
+        (("trace", "ok.rttm", "--rtf", "-1"), "0 to 10"),
+        (("trace", "ok.rttm", "--langs", "en,,es"), "langs"),
+        (("demo", "--nodes", "0"), "1 to 16"),
+        (("demo", "--speed", "99"), "0.1 to 20"),
     ],
 )
 def test_a_bad_value_is_one_line_and_exit_code_1(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, words: tuple[str, ...], said: str
 ) -> None:
     write_wav(tmp_path / "ok.wav", 100)
+    (tmp_path / "ok.rttm").write_text("SPEAKER t 1 0 1 <NA> <NA> a <NA> <NA>\n")
     code, line = failed(capsys, *words)
     assert code == 1
     assert said in line
@@ -87,6 +99,7 @@ def test_a_bad_setting_in_the_environment_stops_the_start(
     code, line = failed(capsys, "up")
     assert code == 1
     assert "EVENTSCHED_GAP_MS" in line
+    assert "a whole number from 1 to 86400000 expected, got '-5'" in line
     assert list(tmp_path.iterdir()) == []
 
 
@@ -106,6 +119,15 @@ def test_reading_where_nothing_ran_makes_nothing(
 
 def test_options_may_stand_before_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert "elsewhere" in failed(capsys, "--data", "elsewhere", "status")[1]
+
+
+def test_what_was_said_on_the_line_counts_before_the_environment(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EVENTSCHED_DATA", "from-outside")
+    assert "from-outside" in failed(capsys, "status")[1]
+    assert "elsewhere" in failed(capsys, "--data", "elsewhere", "status")[1]
+    assert "elsewhere" in failed(capsys, "status", "--data", "elsewhere")[1]
 
 
 @pytest.mark.parametrize("name", COMMANDS)

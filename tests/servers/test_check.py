@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from redis.asyncio.cluster import RedisCluster
 
+from eventsched.connection import open_connection
 from eventsched.errors import InvalidMessage, ServerUnavailable
+from eventsched.keys import CELLS
 from eventsched.server.check import Client, check_server, judge, open_client
 from eventsched.testing import LocalCluster, LocalServer
 from tests.server_kinds import Server
@@ -72,8 +74,69 @@ async def test_no_answer_is_told_without_the_password(tmp_path: Path) -> None:
         await open_client(f"unix://{tmp_path}/none.sock")
 
 
-@pytest.mark.parametrize("url", ["", "localhost:6379", "http://localhost"])
-async def test_url_of_another_kind_is_refused_by_name(url: str) -> None:
+@pytest.mark.parametrize(
+    "url",
+    [
+        "", "localhost:6379", "http://localhost", "redis://h:many", "redis://h:99999", "redis://[::1",
+        "redis://me:sec/ret@h", "redis://h/first?db=first", "redis://h?no_such_option=1",
+        "redis://h?socket_timeout=long", "rediss://h?ssl_cert_reqs=perhaps",
+        "redis://h?decode_responses=yes",
+    ],
+)  # fmt: skip
+async def test_url_that_cannot_be_read_is_refused_by_name(url: str) -> None:
     with pytest.raises(InvalidMessage) as refused:
         await open_client(url)
     assert refused.value.fields["field"] == "url"
+    assert "sec" not in str(refused.value)
+
+
+async def test_wrong_or_missing_password_is_told_with_the_remedy(own_server: LocalServer) -> None:
+    own_server.call("ACL", "SETUSER", "default", ">pw", "resetpass", ">secret")
+    wrong = own_server.url.replace("://", "://:wrong@")
+    for url in (own_server.url, wrong):
+        with pytest.raises(ServerUnavailable, match=r"refuses user or password.*USER:PASSWORD@"):
+            await open_client(url)
+    client = await open_client(own_server.url.replace("://", "://:secret@"))
+    await client.aclose()
+
+
+async def test_user_who_may_not_is_told_what_is_missing(own_server: LocalServer) -> None:
+    own_server.call("ACL", "SETUSER", "bob", "on", ">b", "~*", "+info", "+get")
+    url = own_server.url.replace("://", "://bob:b@")
+    with pytest.raises(ServerUnavailable, match=r"'exists' command; grant it \(ACL SETUSER\)"):
+        async with open_connection(url):
+            pass
+    own_server.call("ACL", "SETUSER", "bob", "-info")
+    with pytest.raises(ServerUnavailable, match="'info' command; grant it"):
+        await open_client(url)
+
+
+async def test_replica_is_refused_by_who_writes_and_its_primary_named(
+    own_server: LocalServer,
+) -> None:
+    async with open_connection(own_server.url):
+        pass
+    own_server.call("REPLICAOF", "127.0.0.1", 1)
+    with pytest.raises(ServerUnavailable, match=r"name its primary, 127\.0\.0\.1:1"):
+        async with open_connection(own_server.url):
+            pass
+    async with open_connection(own_server.url, create=False) as reading:
+        assert reading.cells == ["c0"]
+
+
+@pytest.mark.parametrize("command", [("SET", "Not,cells"), ("SET", ""), ("LPUSH", "x")])
+async def test_foreign_key_in_the_place_of_the_cells_is_told(
+    own_server: LocalServer, command: tuple[str, str]
+) -> None:
+    own_server.call(command[0], CELLS, command[1])
+    for create in (True, False):
+        with pytest.raises(ServerUnavailable, match=CELLS):
+            async with open_connection(own_server.url, create=create):
+                pass
+
+
+async def test_cluster_without_its_slots_is_told_in_one_line(tmp_path: Path) -> None:
+    with LocalServer(tmp_path / "one", is_cluster=True) as bare:
+        bare.call("CLUSTER", "FLUSHSLOTS")
+        with pytest.raises(ServerUnavailable, match=f"{bare.url}.*slots"):
+            await open_client(bare.url)

@@ -24,6 +24,11 @@ def test_speakers_are_sessions_by_first_appearance(tmp_path: Path) -> None:
     assert talk.speakers[0].segments == (Segment(1_500, 2_000), Segment(9_000, 1_000))
 
 
+def test_of_two_who_start_at_once_the_first_line_is_the_first_speaker(tmp_path: Path) -> None:
+    talk = read_rttm(_file(tmp_path, ("zoe", "1", "2"), ("ann", "1", "2")), ["en", "es"])
+    assert [s.name for s in talk.speakers] == ["zoe", "ann"]
+
+
 def test_overlapping_segments_of_one_speaker_are_one_and_touching_ones_are_not() -> None:
     assert merge([Segment(0, 500), Segment(400, 300)]) == (Segment(0, 700),)
     assert merge([Segment(0, 900), Segment(400, 300)]) == (Segment(0, 900),)
@@ -51,7 +56,18 @@ def test_expected_jobs_count_the_distinct_languages_that_others_hear(tmp_path: P
 
 @pytest.mark.parametrize(
     "text",
-    ["", "SPEAKER talk 1 x 2 <NA> <NA> a <NA> <NA>", "SPEAKER talk 1 0", "SPEAKER t 1 -1 2 x x a"],
+    [
+        "",
+        "SPEAKER talk 1 x 2 <NA> <NA> a <NA> <NA>",
+        "SPEAKER talk 1 0",
+        "SPEAKER t 1 -1 2 x x a",
+        "SPEAKER t 1 1 -2 x x a",
+        "SPEAKER t 1 nan 2 x x a",
+        "SPEAKER t 1 1 inf x x a",
+        "SPEAKER t 1 1 1e999999 x x a",
+        "SPEAKER t 1 999999 1 x x a",
+        "\n".join(f"SPEAKER t 1 {at} 1 x x s{at}" for at in range(33)),
+    ],
 )
 def test_a_file_that_is_none_is_one_clear_refusal(tmp_path: Path, text: str) -> None:
     path = tmp_path / "bad.rttm"

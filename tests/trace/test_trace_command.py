@@ -5,10 +5,23 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections import Counter
 from typing import Any
 
-from eventsched.testing import LocalCluster
-from eventsched.trace.rttm import SAMPLES
+import anyio
+import pytest
+
+import eventsched
+from eventsched import codec
+from eventsched.client import Client, running_client
+from eventsched.connection import open_connection
+from eventsched.events import RoomJoined
+from eventsched.running import running
+from eventsched.store import Store
+from eventsched.testing import LocalCluster, LocalServer
+from eventsched.trace import worker
+from eventsched.trace.replay import ForeignNode, Replay
+from eventsched.trace.rttm import SAMPLES, read_rttm
 from tests.server_kinds import Server
 
 FILE = SAMPLES / "standup.rttm"
@@ -37,6 +50,49 @@ def _is_as_expected(told: dict[str, Any]) -> None:
 def test_a_replay_comes_out_as_the_file_says(server: Server, cell: str) -> None:
     assert cell  # sweeps what the replay leaves
     _is_as_expected(_trace(server.url, "--nodes", "2"))
+
+
+async def test_files_of_one_name_are_rooms_of_their_own(own_server: LocalServer) -> None:
+    async with open_connection(own_server.url) as connection, running(connection):
+        es = Client(connection.stores, url=connection.url)
+        node = worker.make("held", slots=4, langs=["en", "es"], rtf=0.3, speed=50)
+        async with running_client(es), anyio.create_task_group() as tasks:
+            tasks.start_soon(node.run, es)
+            twice = [read_rttm(FILE, ["en", "es"])] * 2
+            record = await Replay(es, twice, speed=50, run_id="twice").run()
+            tasks.cancel_scope.cancel()
+        rooms = await _rooms(connection.stores["c0"])
+    assert (len(record.sessions), len(record.heard)) == (2 * 3, 2 * (3 * 2 + 2 * 2 + 2 * 2))
+    assert sorted(rooms.values()) == [3, 3]
+
+
+async def _rooms(store: Store) -> Counter[str]:
+    entries = await store.read_range(store.keys.log, "-", "+", 1_000)
+    events = [codec.decode(entry_id, fields) for entry_id, fields in entries]
+    return Counter(one.data.room for one in events if isinstance(one.data, RoomJoined))
+
+
+async def test_a_foreign_node_that_answers_ends_the_replay_with_the_remedy(
+    own_server: LocalServer,
+) -> None:
+    node = eventsched.Node("foreign", asr=["en"], targets=["en", "es"], slots=8)
+
+    @node.job
+    async def say(job: eventsched.Job) -> eventsched.Result:
+        return eventsched.Result(text="something else")
+
+    async with (
+        open_connection(own_server.url) as connection,
+        running(connection),
+        running_client(Client(connection.stores, url=connection.url)) as es,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(node.run, es)
+        replay = Replay(es, [read_rttm(FILE, ["en"])], speed=50, run_id="foreign")
+        with pytest.raises(BaseExceptionGroup) as failed:
+            await replay.run()
+        assert failed.group_contains(ForeignNode, match="another server")
+        tasks.cancel_scope.cancel()
 
 
 def test_a_replay_over_three_masters_and_three_cells(cluster3: LocalCluster) -> None:
