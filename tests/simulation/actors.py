@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from eventsched import codec
+from eventsched.archive.trimming import Trimming
 from eventsched.dispatcher import Dispatcher
 from eventsched.errors import (
     Backpressure,
@@ -96,6 +97,10 @@ class Cluster:
             self.start_role(f"dispatcher-{number}", lambda: Dispatcher(self.store).run())
             self.start_role(f"timekeeper-{number}", lambda: Timekeeper(self.store).run())
             self.start_role(f"projector-{number}", self._project)
+
+    def start_trimming(self) -> None:
+        """The log goes behind everybody: not what somebody still needs."""
+        self.start_role("trimming", lambda: Trimming(self.views).run())
 
     async def _project(self) -> None:
         """The real projector, step by step: its `run` needs an event loop to be cancelled in."""

@@ -10,6 +10,7 @@ the world picks who goes on, at which virtual time, and what goes wrong.
 
 from __future__ import annotations
 
+import inspect
 import random
 from collections import Counter
 from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
@@ -127,6 +128,8 @@ class World:
     refusals: Counter[str] = field(default_factory=Counter)
     on_crash: dict[str, Callable[[], None]] = field(default_factory=dict)
     trail: list[str] = field(default_factory=list)
+    kept: list[tuple[bytes, dict[bytes, bytes]]] = field(default_factory=list)
+    """The log as far as it was ever about to be trimmed."""
 
     def __post_init__(self) -> None:
         self.rng = random.Random(self.seed)
@@ -141,6 +144,9 @@ class World:
         """The process is gone; what restarts it was said with `on_crash`."""
         for actor in [one for one in self.actors if one.group == group]:
             self.actors.remove(actor)
+            if inspect.getcoroutinestate(actor.coroutine) == inspect.CORO_CREATED:
+                actor.coroutine.close()  # it had not begun: nothing of it can be thrown at
+                continue
             try:
                 actor.coroutine.throw(Crashed())
             except (Crashed, StopIteration):
@@ -162,6 +168,8 @@ class World:
     def evaluate(self, script: str, keys: Sequence[str], args: Sequence[Arg]) -> Any:
         loaded = scripts.load(script)
         told = [str(self.clock()), *args[1:]]
+        if script == "trim_log":
+            self.keep(keys[0])
         try:
             try:
                 return self.server.evalsha(loaded.sha, len(keys), *keys, *told)
@@ -173,6 +181,24 @@ class World:
                 raise
             self.refusals[refused.code] += 1
             raise refused from None
+
+    def keep(self, log: str) -> None:
+        """Remember what the log has: some of it may go."""
+        after = "(" + self.kept[-1][0].decode() if self.kept else "-"
+        self.kept += self.server.xrange(log, after)
+
+    def untrim(self, log: str) -> None:
+        """The log is as if nothing had ever been trimmed."""
+        self.keep(log)
+        self.server.delete(log)
+        for entry_id, fields in self.kept:
+            self.server.xadd(log, fields, id=entry_id)
+
+    def close(self) -> None:
+        """Nobody goes on: what is left of each actor ends here, without a word."""
+        for actor in self.actors:
+            actor.coroutine.close()
+        self.actors.clear()
 
     def read(self, streams: Mapping[str, str], count: int) -> dict[str, list[Entry]]:
         reply: Any = self.server.execute_command(
