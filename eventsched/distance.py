@@ -1,7 +1,7 @@
 """How far behind consumers are, by counters of our own.
 
-Owns: one cell's distances: entries of `log` that a projection set has not folded and saved, and
-entries of `work` that nobody has dispatched.
+Owns: one cell's distances: entries of `log` that a projection set has not folded and saved, or
+the archive does not hold, and entries of `work` that nobody has dispatched.
 Never does: trust a consumer group's own `lag` (a restart makes it unknown), write.
 Read next: lua/save_views.lua (which counts), overview.py and pressure.py (which ask).
 """
@@ -11,6 +11,9 @@ from __future__ import annotations
 from typing import Any
 
 from eventsched.store import Store
+
+ARCHIVE = "archive"
+"""The consumer group of the archive; it passes entries as they are sealed."""
 
 
 class Distances:
@@ -36,6 +39,12 @@ class Distances:
         stream = _told(await self._command("XINFO", self._keys.log, before_key=("STREAM",)))
         passed = await self._passed(projection_set)
         return int(min(kept, stream["entries-added"] - (passed or 0)))
+
+    async def of_archive(self) -> int | None:
+        """Entries of the log that the archive does not hold yet; none without an archive."""
+        if not await self._command("EXISTS", self._keys.archive):
+            return None
+        return await self.of_set(ARCHIVE)
 
     async def of_work(self) -> int:
         """`work` is trimmed as it is acknowledged: what is in it is what is left."""

@@ -379,6 +379,8 @@ class StreamTrimmed(Data, frozen=True, kw_only=True):
     stream: str
     before: str
     count: int
+    total: int = 0
+    """Entries that are gone from it by now, this time and before."""
 
 
 AnyData: TypeAlias = (

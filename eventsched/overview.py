@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from eventsched.connection import Connection
-from eventsched.distance import Distances
+from eventsched.distance import ARCHIVE, Distances
 from eventsched.projection import load_sets
 from eventsched.store import Store
 from eventsched.views import Views
@@ -76,6 +76,8 @@ class CellOverview(msgspec.Struct, frozen=True, kw_only=True):
     cell: str
     now_ms: int
     log_entries: int
+    log_retention_ms: int
+    """Without an archive: older entries go; 0 keeps them all."""
     pressure: list[str]
     groups: list[SetBehind]
     waiting: list[Waiting]
@@ -121,13 +123,19 @@ class _Cell:
         counters = await self._store.read_hash(self._keys.counters)
         classes = [await self._class(one) for one in await self._members(self._keys.classes)]
         demands = await self._members(self._keys.demands)
+        settings = await self._store.read_hash(self._keys.settings)
         newest = await self._store.read_range(self._keys.dead, "-", "+", 1, newest_first=True)
         return CellOverview(
             cell=self._store.cell,
             now_ms=self._now_ms,
             log_entries=await self._command("XLEN", self._keys.log),
+            log_retention_ms=int(settings.get("log_retention_ms", "0")),
             pressure=_words(counters.get("pressure", "")),
-            groups=[await self._dispatch(), *[await self._set(one.name) for one in load_sets()]],
+            groups=[
+                await self._dispatch(),
+                *[await self._set(one.name) for one in load_sets()],
+                *await self._archive(),
+            ],
             waiting=[one for one in [await self._waiting(d, classes) for d in demands] if one.jobs],
             classes=classes,
             dead=await self._command("XLEN", self._keys.dead),
@@ -157,7 +165,16 @@ class _Cell:
 
     async def _set(self, name: str) -> SetBehind:
         views = Views(self._store.transport, self._store.cell)
-        ahead = await views.read_log(await views.checkpoint(name), 1)
+        return await self._behind(name, await views.checkpoint(name))
+
+    async def _archive(self) -> list[SetBehind]:
+        """The archive, if the cell has one, is behind by what is not sealed."""
+        kept = await self._store.read_hash(self._keys.archive)
+        return [await self._behind(ARCHIVE, kept["to"])] if kept else []
+
+    async def _behind(self, name: str, checkpoint: str) -> SetBehind:
+        views = Views(self._store.transport, self._store.cell)
+        ahead = await views.read_log(checkpoint, 1)
         active = await self._store.read_hash(self._keys.active(name))
         return SetBehind(
             group=name,

@@ -15,7 +15,7 @@ from typing import Literal, TypeAlias
 import msgspec
 import structlog
 
-from eventsched.distance import Distances
+from eventsched.distance import ARCHIVE, Distances
 from eventsched.roles import Patience
 from eventsched.settings import Settings
 from eventsched.store import Store
@@ -50,6 +50,7 @@ class PressureWatch:
         self._gauges: list[Callable[[Settings], Awaitable[Reading | None]]] = [
             self._memory,
             self._groups,
+            self._archive,
             self._dead,
         ]
 
@@ -119,9 +120,17 @@ class PressureWatch:
             *[
                 Reading("group", await self._distances.of_set(name), settings.behind_max, name)
                 for name in await self._distances.folding()
+                if name != ARCHIVE
             ],
         ]
         return max(readings, key=lambda one: one.seen / one.limit)
+
+    async def _archive(self, settings: Settings) -> Reading | None:
+        """Nothing is trimmed that is not archived: a dead archiver fills the server in the end."""
+        seen = await self._distances.of_archive()
+        if seen is None:
+            return None
+        return Reading("archive", seen, settings.archive_behind_max, "entries not archived")
 
     async def _dead(self, settings: Settings) -> Reading:
         dead = self._store.keys.dead

@@ -20,11 +20,14 @@ import anyio
 import msgspec
 import structlog
 
+from eventsched.archive.errors import ArchiveError
+from eventsched.archive.layout import ArchiveFolder
+from eventsched.archive.reading import History
 from eventsched.batch import TRIES_MAX, Batch, Batches
 from eventsched.errors import ServerUnavailable
 from eventsched.folding import Folding, in_order
 from eventsched.projection import ProjectionSet
-from eventsched.rebuild import Rebuild
+from eventsched.rebuild import Rebuild, RebuildFailed
 from eventsched.roles import Patience
 from eventsched.transport import Entry
 from eventsched.views import Held, OtherVersion, Save, Standby, Views
@@ -32,6 +35,8 @@ from eventsched.views import Held, OtherVersion, Save, Standby, Views
 HOLD_MS = 1_500
 RETRY_MS = 250
 """How often a standby tries, and what could not be folded is tried again."""
+HOPELESS_S = 10
+"""Until a rebuild that cannot be done is tried again: somebody has to bring the archive."""
 BLOCK_MS = 900
 """Wait for the log at most so long: each read renews the hold."""
 BATCH_MAX = 256
@@ -60,13 +65,16 @@ class Projector:
         views: Views,
         projection_set: ProjectionSet,
         *,
+        archive: ArchiveFolder | None = None,
         holder: str | None = None,
         batch_max: int = BATCH_MAX,
     ) -> None:
+        """`archive` is where a rebuild finds what the log has no more."""
         self.set = projection_set
         self.checkpoint = ""
         """Last log id folded and saved, while this projector holds the set."""
         self._views = views
+        self._archive = archive
         self._holder = holder or secrets.token_hex(8)
         self._batch_max = batch_max
         self._held: Held | None = None
@@ -202,8 +210,14 @@ class Projector:
                 outdated.append(projection.name)
         if not outdated:
             return True
-        rebuilt = await Rebuild(self._views, self.set, outdated, holder=self._holder).run()
-        return rebuilt is not None
+        try:
+            history = await History.open(self._views, self._archive, self.set)
+            rebuild = Rebuild(self._views, self.set, outdated, history=history, holder=self._holder)
+            return await rebuild.run() is not None
+        except (RebuildFailed, ArchiveError) as error:
+            self._log.error("cannot rebuild", reason=str(error))
+            await self._views.transport.sleep(HOPELESS_S)
+            return False
 
     async def release(self) -> None:
         """Give the set up, if this one holds it."""

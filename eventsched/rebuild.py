@@ -19,6 +19,7 @@ import structlog
 from anyio.streams.memory import MemoryObjectSendStream
 from msgspec.structs import replace
 
+from eventsched.archive.reading import History
 from eventsched.batch import Batch, Batches
 from eventsched.errors import EventschedError
 from eventsched.folding import Folding, in_order
@@ -27,7 +28,6 @@ from eventsched.transport import Entry
 from eventsched.views import START, Held, Save, Views
 
 HOLD_MS = 10_000
-READ_MAX = 1_000
 FOLDED_MAX = 8_000
 """Entries folded between two saves: a record that they touch often is written once."""
 PUT_MAX = 256
@@ -65,9 +65,11 @@ class Rebuild:
         projection_set: ProjectionSet,
         names: Sequence[str],
         *,
+        history: History | None = None,
         holder: str | None = None,
         progress: Progress | None = None,
     ) -> None:
+        """`history` has the archive, where the log's beginning may be."""
         self.set = projection_set
         self.projections = [one for one in projection_set.projections if one.name in names]
         unknown = set(names) - {one.name for one in self.projections}
@@ -75,18 +77,21 @@ class Rebuild:
             raise RebuildFailed(f"{projection_set.name} has no projection {sorted(unknown)}")
         self.build_set = f"rebuild-{projection_set.name}"
         self._views = views
+        self._history = history or History(views, None, projection_set)
         self._holder = holder or secrets.token_hex(8)
         self._progress = progress or (lambda _: None)
         self._entries = self._skipped = 0
 
     async def run(self) -> Rebuilt | None:
-        """Fold, switch, drop. None when another rebuild of the set is running."""
+        """Fold, switch, drop. None when another rebuild of the set is running.
+
+        Raises ArchiveError when the log's beginning is in an archive that is not at hand.
+        """
         held = await self._views.acquire_build(self.build_set, self._holder, HOLD_MS)
         if not isinstance(held, Held):
             return None
         try:
-            if not await self._views.is_log_whole():
-                raise RebuildFailed("the log's beginning has been trimmed: it is in the archive")
+            await self._check_whole()
             if await self._views.checkpoint(self.build_set) != START:
                 await self._drop_old(held)  # what a crashed one left
             lives, builds = await self._plan()
@@ -98,6 +103,12 @@ class Rebuild:
         made = dict(zip(names, builds, strict=True))
         _log.info("rebuilt", builds=made, entries=self._entries, skipped=self._skipped)
         return Rebuilt(made, self._entries, self._skipped, dropped)
+
+    async def _check_whole(self) -> None:
+        if await self._history.is_whole():
+            return
+        async for _ in self._history.batches():  # says so, if an archive has it
+            raise RebuildFailed("the history's beginning is gone: it was trimmed unarchived")
 
     async def _plan(self) -> tuple[list[str], list[str]]:
         """The live builds, and the names of those to come."""
@@ -135,7 +146,7 @@ class Rebuild:
         upto: str,
     ) -> str:
         """Fold up to the live checkpoint; the next entries are read meanwhile."""
-        send, receive = anyio.create_memory_object_stream[list[Entry]](1)
+        send, receive = anyio.create_memory_object_stream[Sequence[Entry]](1)
         async with anyio.create_task_group() as tasks, receive:
             tasks.start_soon(self._read_ahead, send, at, upto)
             saved, pending = at, 0
@@ -151,15 +162,14 @@ class Rebuild:
         return saved
 
     async def _read_ahead(
-        self, send: MemoryObjectSendStream[list[Entry]], at: str, upto: str
+        self, send: MemoryObjectSendStream[Sequence[Entry]], at: str, upto: str
     ) -> None:
         async with send:
-            while in_order(at) < in_order(upto):
-                entries = await self._views.read_log(at, READ_MAX, upto)
-                if not entries:
-                    raise RebuildFailed(f"{self.build_set}: the log ends before {upto}")
+            async for entries in self._history.batches(at, upto):
                 at = entries[-1][0]
                 await send.send(entries)
+        if in_order(at) < in_order(upto):
+            raise RebuildFailed(f"{self.build_set}: the log ends before {upto}")
 
     async def _save(
         self,

@@ -1,7 +1,8 @@
 """Runs roles: any of them, for every cell of a connection, until cancelled.
 
 Owns: which roles there are and what one of each cell is made of.
-Never does: anything a role does. Read next: dispatcher.py, projector.py, timekeeper.py.
+Never does: anything a role does.
+Read next: dispatcher.py, projector.py, timekeeper.py, archive/archiver.py.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from typing import Any, TypeAlias
 
 import anyio
 
+from eventsched.archive.role import Sealing
+from eventsched.archive.trimming import Trimming
 from eventsched.connection import Connection
 from eventsched.dispatcher import Dispatcher
 from eventsched.pressure import PressureWatch
@@ -24,42 +27,53 @@ from eventsched.views import Views
 Run: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
 
 
-def _dispatchers(store: Store) -> list[Run]:
+def _dispatchers(store: Store, _: Sealing | None) -> list[Run]:
     return [Dispatcher(store).run]
 
 
-def _projectors(store: Store) -> list[Run]:
+def _projectors(store: Store, sealing: Sealing | None) -> list[Run]:
     views = Views(store.transport, store.cell)
-    return [Projector(views, one).run for one in load_sets()]
+    archive = sealing.folder if sealing else None
+    return [Projector(views, one, archive=archive).run for one in load_sets()]
 
 
-def _timekeepers(store: Store) -> list[Run]:
-    return [Timekeeper(store).run, PressureWatch(store).run]
+def _timekeepers(store: Store, _: Sealing | None) -> list[Run]:
+    views = Views(store.transport, store.cell)
+    return [Timekeeper(store).run, PressureWatch(store).run, Trimming(views).run]
 
 
-ROLES: dict[str, Callable[[Store], list[Run]]] = {
+def _archivers(store: Store, sealing: Sealing | None) -> list[Run]:
+    return [sealing.archiver(store).run] if sealing else []
+
+
+ROLES: dict[str, Callable[[Store, Sealing | None], list[Run]]] = {
     "dispatcher": _dispatchers,
     "projector": _projectors,
     "timekeeper": _timekeepers,
+    "archiver": _archivers,
 }
 
 
-async def run_roles(connection: Connection, roles: Sequence[str]) -> None:
+async def run_roles(
+    connection: Connection, roles: Sequence[str], sealing: Sealing | None = None
+) -> None:
     """Run these roles for every cell until cancelled; an unexpected error of one ends all."""
     async with anyio.create_task_group() as tasks:
         for role in roles:
             for store in connection.stores.values():
-                for run in ROLES[role](store):
+                for run in ROLES[role](store, sealing):
                     tasks.start_soon(run, name=f"{role} {store.cell}")
 
 
 @asynccontextmanager
 async def running(
-    connection: Connection, roles: Sequence[str] = tuple(ROLES)
+    connection: Connection,
+    roles: Sequence[str] = tuple(ROLES),
+    sealing: Sealing | None = None,
 ) -> AsyncIterator[None]:
-    """The roles run in this process for as long as the block lasts."""
+    """The roles run in this process for as long as the block lasts; an archiver if it may seal."""
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(run_roles, connection, roles)
+        tasks.start_soon(run_roles, connection, roles, sealing)
         try:
             yield
         finally:

@@ -47,6 +47,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     dead_max: Entries = 10_000
     archive_behind_max: Entries = 1_000_000
     """Entries of the log that the archive does not hold yet, before producers are refused."""
+    archive_entries_max: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 50_000
+    """A segment of the archive ends with so many entries,"""
+    archive_window_ms: Ms = 300_000
+    """or where the window of time ends that its first entry lies in."""
     log_keep_ms: Annotated[int, msgspec.Meta(ge=0, le=10_000_000_000)] = 600_000
     """So long an entry stays in the log at least, though it is archived."""
     log_retention_ms: Annotated[int, msgspec.Meta(ge=0, le=1_000_000_000_000)] = 0

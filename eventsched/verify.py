@@ -16,9 +16,10 @@ from typing import Any
 
 import msgspec
 
+from eventsched.archive.reading import History
 from eventsched.decided import job_differences, jobless, node_differences, session_differences
 from eventsched.events import Event, SessionRetired, StreamTrimmed
-from eventsched.folding import Folded, Folding, Unfolded, decoded, in_order
+from eventsched.folding import Folded, Unfolded, decoded, in_order
 from eventsched.invariants import Before, Violation, broken_by
 from eventsched.kept_streams import KeptStreams
 from eventsched.keys import name_of
@@ -26,7 +27,6 @@ from eventsched.projection import ProjectionSet
 from eventsched.views import START, Views
 from projections.session import Session
 
-READ_MAX = 1_000
 COMPARED_MAX = 32
 """Entities read in one script call."""
 TOLD_MAX = 1_000
@@ -57,7 +57,9 @@ class Report(msgspec.Struct, kw_only=True):
     unfolded: list[str] = []
     """Log entries that no projection, or not all, could fold: id and reason."""
     gone: int = 0
-    """Entries that the log no longer has; with any gone, nothing can be folded from the start."""
+    """Entries that the log no longer has."""
+    is_folded: bool = True
+    """False: the history's beginning is gone for good, so nothing can be held against its fold."""
     violations: list[Violation] = []
     violations_total: int = 0
 
@@ -76,28 +78,41 @@ class Verifier:
     """One run over one cell."""
 
     def __init__(
-        self, views: Views, projection_set: ProjectionSet, progress: Progress | None = None
+        self,
+        views: Views,
+        projection_set: ProjectionSet,
+        progress: Progress | None = None,
+        *,
+        history: History | None = None,
     ) -> None:
+        """`history` has the archive, where the log's beginning may be."""
         self.report = Report()
         self._views = views
         self._set = projection_set
         self._progress = progress or (lambda _: None)
-        self._folding = Folding(
-            projection_set.projections, [""] * len(projection_set.projections), complete=True
-        )
-        self._parts = {part.projection.name: part for part in self._folding.parts}
-        self._before = Before(
-            self._parts["session"].views, self._parts["job"].views, self._parts["node"].views
-        )
+        self._history = history or History(views, None, projection_set)
         self._jobs_of: dict[str, set[str]] = {}
         self._trimmed = 0
 
     async def run(self) -> Report:
-        """Everything that can be told of this cell."""
+        """Everything that can be told of this cell.
+
+        Raises ArchiveError when the log's beginning is in an archive that is not at hand.
+        """
         self.report.gone = await self._views.log_gone()
-        if self.report.gone:
-            await self._check_trimmed_log()
-            return self.report
+        self.report.is_folded = await self._history.is_whole()
+        first = await self._views.first_id()
+        self.report.last_id, self._folding = await self._history.nearest_folding(first)
+        self._parts = {part.projection.name: part for part in self._folding.parts}
+        self._before = Before(
+            self._parts["session"].views, self._parts["job"].views, self._parts["node"].views
+        )
+        if self.report.is_folded:
+            await self._compare_all()
+        await self._check_trims()
+        return self.report
+
+    async def _compare_all(self) -> None:
         self.report.checkpoint = await self._views.checkpoint(self._set.name)
         await self._fold_to(self.report.checkpoint)
         for part in self._folding.parts:
@@ -105,30 +120,30 @@ class Verifier:
         await self._fold_to(await self._views.last_id())
         await self._compare_decided()
         await self._compare_streams()
-        return self.report
 
     # --- the fold ---------------------------------------------------------------------------
 
     async def _fold_to(self, upto: str) -> None:
         """Fold on to exactly this log id."""
-        while in_order(self.report.last_id) < in_order(upto):
-            entries = await self._views.read_log(self.report.last_id, READ_MAX, upto)
-            if not entries:
-                where = f"log/{self.report.last_id}"
-                self.report.add([Violation("I10", where, f"nothing behind it up to {upto}")])
-                self.report.last_id = upto
-                return
+        if in_order(self.report.last_id) >= in_order(upto):
+            return
+        async for entries in self._history.batches(self.report.last_id, upto):
             for entry in entries:
                 self._fold(decoded(entry))
             self.report.events += len(entries)
             self.report.last_id = entries[-1][0]
             self._progress(self.report.events)
+        if in_order(self.report.last_id) < in_order(upto):
+            where = f"log/{self.report.last_id}"
+            self.report.add([Violation("I10", where, f"nothing behind it up to {upto}")])
+            self.report.last_id = upto
 
     def _fold(self, one: Event | Unfolded) -> None:
         if isinstance(one, Event):
             self.report.add(broken_by(one, self._before))
             unfolded = self._folding.fold(one, whole=False)
             self._forget_retired(one)
+            self._note_trim(one)
         else:
             unfolded = one
         if unfolded is not None:
@@ -143,24 +158,32 @@ class Verifier:
             for key in self._jobs_of.pop(event.session, ()):
                 jobs.views.pop(key, None)
                 jobs.changed.pop(key, None)
-        if isinstance(event.data, StreamTrimmed) and event.data.stream == "log":
-            self._trimmed += event.data.count
 
-    async def _check_trimmed_log(self) -> None:
-        """What is gone must have been given up by an event that came after everyone had it."""
-        await self._find_trims()
-        if self.report.gone != self._trimmed:
-            what = f"{self.report.gone} entries are gone, {self._trimmed} were given up by events"
+    async def _check_trims(self) -> None:
+        """What is gone was given up by events, of which the last one says how much that is.
+
+        Entries that go meanwhile may be in that total, or not yet.
+        """
+        before = await self._views.log_gone()
+        if self.report.is_folded:
+            await self._fold_to(await self._views.last_id())
+        else:
+            await self._look_for_trims()
+        if not before <= self._trimmed <= await self._views.log_gone():
+            what = f"{before} entries are gone, {self._trimmed} were given up by events"
             self.report.add([Violation("I10", "log", what)])
 
-    async def _find_trims(self) -> None:
-        while entries := await self._views.read_log(self.report.last_id, READ_MAX):
-            for entry in entries:
-                one = decoded(entry)
-                if isinstance(one, Event) and isinstance(one.data, StreamTrimmed):
-                    self._trimmed += one.data.count * (one.data.stream == "log")
+    async def _look_for_trims(self) -> None:
+        async for entries in self._history.batches():
+            for one in map(decoded, entries):
+                if isinstance(one, Event):
+                    self._note_trim(one)
             self.report.events += len(entries)
             self.report.last_id = entries[-1][0]
+
+    def _note_trim(self, event: Event) -> None:
+        if isinstance(event.data, StreamTrimmed) and event.data.stream == "log":
+            self._trimmed = event.data.total
 
     # --- I6: live views ---------------------------------------------------------------------
 

@@ -167,6 +167,11 @@ class Views:
         newest = entries_of(reply)
         return newest[0][0] if newest else START
 
+    async def first_id(self) -> str:
+        """Id of the oldest entry that the log has."""
+        oldest = await self.read_log(START, 1)
+        return oldest[0][0] if oldest else START
+
     async def is_log_whole(self) -> bool:
         """Whether nothing has been trimmed from the log."""
         return not await self.log_gone()

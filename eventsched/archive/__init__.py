@@ -2,13 +2,13 @@
 
 merkle.py     trees of RFC 6962                       (start here: it needs nothing else)
 entry.py      the stored bytes of one log entry
-keys.py       the signing key and its public half
+signing.py    the signing key and its public half
 record.py     what one sealed segment is: its record, its signed head
 layout.py     names of files, an archive's folder
 segment.py    entries -> columns -> Parquet            snapshot.py  records that folds start from
-seal.py       one segment, from entries to files       archiver.py  the role
+seal.py       one segment, from entries to files       archiver.py  seals the log
 trimming.py   what of the log may go                   calls.py     scripts of the archive
-reading.py    archive and log as one history           query.py     SQL over the files
+reading.py    archive and log as one history           role.py      what runs an archiver
 audit.py      verify and prove, without a server
 
 Never does: import pyarrow, cryptography or duckdb before they are needed (extras `archive` and

@@ -6,9 +6,10 @@ belong together.
 Never does: trim (timekeepers do, by what this one has told); change what is sealed.
 Read next: seal.py, lua/record_seal.lua, trimming.py.
 
-A segment begins behind the one before it and ends after `entries_max` entries, or where the window
-of time ends that its first entry lies in. So its range follows from the log alone: who does it
-again after a crash writes the same files. Order: files, record, Redis; each may be done twice.
+A segment begins behind the one before it and ends after so many entries, or where the window of
+time ends that its first entry lies in (settings `archive_entries_max`, `archive_window_ms`). So its
+range follows from the log alone: who does it again after a crash writes the same files. Order:
+files, record, Redis; each may be done twice.
 """
 
 from __future__ import annotations
@@ -43,15 +44,14 @@ from eventsched.views import START, Held, Views
 HOLD_MS = 15_000
 RETRY_S = 0.25
 IDLE_S = 0.2
+DISK_S = 5
 READ_MAX = 500
 """Entries of one read: what is done with them holds up whatever else this process does."""
-ENTRIES_MAX = 50_000
-WINDOW_MS = 300_000
 AUDIO_BYTES_MAX = 64 * 1024 * 1024
 """A segment with so much audio ends with the read that passes it."""
 AUDIO_READ_MAX = 128
 
-State: TypeAlias = Literal["gathered", "sealed", "idle", "standby", "turned_away"]
+State: TypeAlias = Literal["gathered", "sealed", "idle", "standby", "turned_away", "unable"]
 log = structlog.get_logger("eventsched.archiver")
 
 
@@ -73,8 +73,6 @@ class Archiver:
         projection_set: ProjectionSet,
         *,
         audio: bool = False,
-        entries_max: int = ENTRIES_MAX,
-        window_ms: int = WINDOW_MS,
         holder: str | None = None,
     ) -> None:
         self._views = views
@@ -84,8 +82,6 @@ class Archiver:
         self._key = key
         self._set = projection_set
         self._audio = audio
-        self._entries_max = entries_max
-        self._window_ms = window_ms
         self._holder = holder or secrets.token_hex(8)
         self._epoch = 0
         self._sealer: Sealer | None = None
@@ -127,9 +123,9 @@ class Archiver:
         self._folder.path.mkdir(parents=True, exist_ok=True)
         if not self._lock.try_exclusive():  # one that lost its hold while it was frozen
             return None
-        removed = self._folder.remove_unfinished()
         sealer = await run_sync(partial(Sealer, self._folder, self._key, self._set))
         await self._check_end(sealer, look)
+        removed = self._folder.remove_unfinished()
         if not await self._tell(sealer, look.to or START):
             return None
         if not sealer.records:  # from now on nothing is trimmed that is not archived
@@ -184,33 +180,24 @@ class Archiver:
 
     async def _go_on(self, sealer: Sealer, look: Look, *, now: bool) -> Stepped:
         """One read. `look` came before it: what is older than its time is complete."""
-        most = min(
-            self._entries_max - len(sealer.gathered), AUDIO_READ_MAX if self._audio else READ_MAX
-        )
+        at_once = AUDIO_READ_MAX if self._audio else READ_MAX
+        most = max(1, min(look.entries_max - len(sealer.gathered), at_once))
         entries = await self._views.read_log(sealer.last, most)
         first = sealer.gathered.first or (entries[0][0] if entries else "")
         if not first:
             return Stepped("idle")
-        ends_ms = self._window_end(first)
+        ends_ms = _window_end(first, look.window_ms)
         within = [one for one in entries if place_of(one[0])[0] < ends_ms]
         for finalized in sealer.add(within):
             if self._audio:
                 await self._hear(sealer, finalized)
         is_over = look.now_ms >= ends_ms or now
-        if not self._is_full(sealer) and not (is_over and len(within) < most):
+        if not _is_full(sealer, look.entries_max) and not (is_over and len(within) < most):
             return Stepped("gathered" if len(within) == most else "idle")
         start = sealer.sealed_to
         record = await run_sync(sealer.seal)
         self._log.info("sealed", segment=record.n, entries=record.events, to=record.last)
         return Stepped("sealed" if await self._tell(sealer, start) else "turned_away", record)
-
-    def _window_end(self, first: str) -> int:
-        ms = place_of(first)[0]
-        return ms - ms % self._window_ms + self._window_ms
-
-    def _is_full(self, sealer: Sealer) -> bool:
-        gathered = sealer.gathered
-        return len(gathered) >= self._entries_max or gathered.audio_bytes >= AUDIO_BYTES_MAX
 
     async def _hear(self, sealer: Sealer, finalized: Finalized) -> None:
         """The chunks of an utterance as they are stored: all of them, or none where some are gone.
@@ -232,11 +219,15 @@ class Archiver:
         """Archive until cancelled, then let a standby take over at once."""
         transport = self._views.transport
         patience = Patience(transport, log, role="archiver", cell=self._views.cell)
-        pauses = {"idle": IDLE_S, "standby": RETRY_S, "turned_away": RETRY_S}
+        pauses = {"idle": IDLE_S, "standby": RETRY_S, "turned_away": RETRY_S, "unable": DISK_S}
         try:
             while True:
                 async with patience.with_server():
-                    stepped = await self.step()
+                    try:
+                        stepped = await self.step()
+                    except OSError as error:  # the disk is full, or away: nothing is lost by it
+                        self._log.error("cannot write", error=str(error))
+                        stepped = Stepped("unable")
                     await transport.sleep(pauses.get(stepped.state, 0))
         finally:
             with anyio.move_on_after(1, shield=True), suppress(ServerUnavailable):
@@ -247,3 +238,13 @@ class Archiver:
         self._let_go()
         if self._has_held:
             await self._calls.acquire(self._holder, 0)
+
+
+def _window_end(first: str, window_ms: int) -> int:
+    ms = place_of(first)[0]
+    return ms - ms % window_ms + window_ms
+
+
+def _is_full(sealer: Sealer, entries_max: int) -> bool:
+    gathered = sealer.gathered
+    return len(gathered) >= entries_max or gathered.audio_bytes >= AUDIO_BYTES_MAX

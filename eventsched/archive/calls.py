@@ -11,11 +11,12 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+from eventsched.distance import ARCHIVE
 from eventsched.projection import ProjectionSet
 from eventsched.transport import Arg
 from eventsched.views import Held, OtherVersion, Standby, Views
 
-SET = ProjectionSet("archive", ())
+SET = ProjectionSet(ARCHIVE, ())
 """The archive's consumer group, held like a projection set."""
 NAMES_MAX = 500
 Recorded: TypeAlias = Literal["recorded", "fenced", "moved", "other"]
@@ -34,6 +35,9 @@ class Look(msgspec.Struct, frozen=True):
     """Archived up to here; empty: the cell has no archive."""
     of: str
     """Fingerprint of the archive's key."""
+    entries_max: int
+    window_ms: int
+    """Where a segment ends."""
 
     @property
     def gone(self) -> int:
@@ -61,8 +65,9 @@ class ArchiveCalls:
 
     async def look(self) -> Look:
         """Whatever is older than its `now_ms` is complete."""
-        now, added, kept, *ids = await self.views.run("read_archive")
-        return Look(now, added, kept, *[one.decode() for one in ids])
+        now, added, kept, *ids, entries_max, window_ms = await self.views.run("read_archive")
+        first, last, to, of = [one.decode() for one in ids]
+        return Look(now, added, kept, first, last, to, of, entries_max, window_ms)
 
     async def record(
         self,

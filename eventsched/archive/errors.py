@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 from eventsched.errors import EventschedError
 
 
@@ -12,6 +14,9 @@ class ArchiveError(EventschedError):
 class ExtraMissing(ArchiveError):
     """Raised when a package that this part needs is not installed."""
 
-    @classmethod
-    def of(cls, package: str, extra: str) -> ExtraMissing:
-        return cls(f"{package} is not installed: pip install 'eventsched[{extra}]'")
+
+def need(*packages: str, extra: str = "archive") -> None:
+    """Raises ExtraMissing unless these packages are installed."""
+    for package in packages:
+        if find_spec(package) is None:
+            raise ExtraMissing(f"{package} is not installed: pip install 'eventsched[{extra}]'")

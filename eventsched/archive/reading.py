@@ -20,7 +20,7 @@ from anyio.to_thread import run_sync
 
 from eventsched.archive.entry import restored
 from eventsched.archive.errors import ArchiveError
-from eventsched.archive.ids import AFTER_ALL, Place, id_of, place_of
+from eventsched.archive.ids import AFTER_ALL, BEFORE_ALL, Place, id_of, place_of
 from eventsched.archive.layout import ArchiveFolder, CellFolder
 from eventsched.archive.record import Record
 from eventsched.archive.signing import fingerprint
@@ -128,8 +128,8 @@ class History:
             for record in await self._sealed(at, end) if is_sealed else ():
                 sealed = await run_sync(partial(self._read_segment, record, at, end, of))
                 at = place_of(record.last)
-                if sealed:
-                    yield sealed
+                for some in range(0, len(sealed), READ_MAX):
+                    yield sealed[some : some + READ_MAX]
             if at >= end or self._views is None:
                 return
             read = await self._read_log(self._views, at, end, of)
@@ -144,20 +144,37 @@ class History:
 
     async def folding_at(self, entry_id: str) -> Folding:
         """The read models with everything up to this id folded, from the nearest snapshot on."""
-        from eventsched.archive.snapshot import SnapshotFold, fold_at
-
-        place, start = place_of(entry_id), START
-        fold = SnapshotFold(self._set)
-        if self._folder is not None:
-            folder, records = self._folder, await run_sync(self._folder.records)
-            n = sum(place_of(one.last) <= place for one in records) - 1
-            fold = await run_sync(fold_at, folder, records, n, self._set)
-            start = records[n].last if n >= 0 else START
+        start, folding = await self.nearest_folding(entry_id)
         async for entry in self.entries(start, entry_id):
             event = decoded(entry)
             if isinstance(event, Event):
-                fold.add(event)
-        return fold.folding
+                folding.fold(event, whole=False)
+        return folding
+
+    async def nearest_folding(self, entry_id: str) -> tuple[str, Folding]:
+        """The read models at the last snapshot that is not behind this id, and where that is.
+
+        Without one they are empty, at the start. `changed` names every record.
+        """
+        count = len(self._set.projections)
+        if self._folder is not None:
+            from eventsched.archive.snapshot import fold_at
+
+            folder, records = self._folder, await run_sync(self._folder.records)
+            n = sum(place_of(one.last) <= place_of(entry_id) for one in records) - 1
+            if n >= 0:
+                fold = await run_sync(fold_at, folder, records, n, self._set)
+                for part in fold.folding.parts:
+                    part.changed.update(fold.at[part.projection.name])
+                return records[n].last, fold.folding
+        return START, Folding(self._set.projections, [""] * count, complete=True)
+
+    async def is_whole(self) -> bool:
+        """Whether it begins with the first event that the cell has had."""
+        if self._views is not None and await self._views.is_log_whole():
+            return True
+        records = await run_sync(self._folder.records) if self._folder is not None else []
+        return bool(records) and not records[0].head.skipped
 
     # --- sealed segments --------------------------------------------------------------------
 
@@ -226,12 +243,8 @@ class History:
         kept = await views.transport.command("HGET", key, "to", key=key)
         if kept is None or place_of(kept.decode()) <= at:
             return False
-        first = entries_of(
-            await views.transport.command(
-                "XRANGE", views.keys.log, "-", "+", "COUNT", 1, key=views.keys.log
-            )
-        )
-        if (first and place_of(first[0][0]) <= at) or await views.is_log_whole():
+        first = place_of(await views.first_id())
+        if (BEFORE_ALL < first <= at) or await views.is_log_whole():
             return False
         if await self._sealed(at, AFTER_ALL):
             return True

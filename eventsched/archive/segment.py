@@ -20,16 +20,14 @@ from typing import Any
 import msgspec
 
 from eventsched.archive.entry import stored
-from eventsched.archive.errors import ArchiveError, ExtraMissing
+from eventsched.archive.errors import ArchiveError, need
 from eventsched.archive.ids import Place, id_of
 from eventsched.transport import Entry
 
-try:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
-except ImportError as error:
-    raise ExtraMissing.of("pyarrow", "archive") from error
+need("pyarrow")
+import pyarrow as pa  # noqa: E402  one clear line where it is missing
+import pyarrow.compute as pc  # noqa: E402
+import pyarrow.parquet as pq  # noqa: E402
 
 ROW_GROUP = 8_192
 _REPEATED = ["type", "session", "job", "node", "projection"]

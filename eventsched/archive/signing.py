@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import os
 from base64 import b64decode, b64encode
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eventsched.archive.errors import ArchiveError, ExtraMissing
+from eventsched.archive.errors import ArchiveError, need
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -113,22 +114,18 @@ def from_base64(text: str) -> bytes | None:
 
 def fingerprint(public: bytes) -> str:
     """What people compare."""
-    from hashlib import sha256
-
     return sha256(public).hexdigest()[:16]
 
 
 def _ed25519() -> Any:
-    try:
-        from cryptography.hazmat.primitives.asymmetric import ed25519
-    except ImportError as error:
-        raise ExtraMissing.of("cryptography", "archive") from error
+    need("cryptography")
+    from cryptography.hazmat.primitives.asymmetric import ed25519
+
     return ed25519
 
 
 def _serialization() -> Any:
-    try:
-        from cryptography.hazmat.primitives import serialization
-    except ImportError as error:
-        raise ExtraMissing.of("cryptography", "archive") from error
+    need("cryptography")
+    from cryptography.hazmat.primitives import serialization
+
     return serialization

@@ -34,7 +34,7 @@ class SnapshotFold:
         count = len(projection_set.projections)
         self.versions = {one.name: one.version for one in projection_set.projections}
         self.folding = Folding(projection_set.projections, [""] * count, complete=True)
-        self._at: dict[str, dict[str, str]] = {name: {} for name in self.versions}
+        self.at: dict[str, dict[str, str]] = {name: {} for name in self.versions}
         """Projection -> entity -> the last id that changed it, as of the last snapshot."""
 
     def start_from(self, records: Mapping[tuple[str, str], Kept]) -> None:
@@ -42,7 +42,7 @@ class SnapshotFold:
         parts = {part.projection.name: part for part in self.folding.parts}
         for kept in records.values():
             parts[kept.projection].know(kept.entity, kept.view)
-            self._at[kept.projection][kept.entity] = kept.at
+            self.at[kept.projection][kept.entity] = kept.at
 
     def add(self, event: Event) -> None:
         """An event that a projection cannot fold is passed by, as the projector does in the end."""
@@ -53,7 +53,7 @@ class SnapshotFold:
         found: list[Kept] = []
         for part in self.folding.parts:
             name = part.projection.name
-            at = self._at[name]
+            at = self.at[name]
             gone = at.keys() - part.views.keys()
             for entity in gone:
                 del at[entity]

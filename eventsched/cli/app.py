@@ -33,6 +33,7 @@ COMMANDS = {
     "status": "Show what is behind, what waits, nodes and their load.",
     "rebuild": "Replay the log into fresh views and switch to them.",
     "verify": "Check that what is stored and shown follows from the log.",
+    "audit": "Check whether anybody has touched the archive; prove an event.",
     "dead": "List what could not be processed; put it back.",
     "trace": "Replay real conversations as load and judge what came of it.",
     "bench": "Measure one part against a throw-away server of its own.",

@@ -41,6 +41,17 @@ Data = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="JSON on stdout, for programs.")]
+Archive = Annotated[
+    Path | None,
+    typer.Option(
+        "--archive",
+        metavar="DIR",
+        envvar="EVENTSCHED_ARCHIVE",
+        show_envvar=False,
+        help="Also read what is sealed there, alone if no server is named [EVENTSCHED_ARCHIVE].",
+    ),
+]
+"""For commands that read the past; not one of those that every command takes."""
 Verbose = Annotated[int, typer.Option("--verbose", "-v", count=True, help="Log more; -vv most.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Log errors only.")]
 _COMMON: Mapping[str, Any] = {

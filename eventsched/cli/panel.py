@@ -9,8 +9,11 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from eventsched.cli.show import NONE, clock, duration, plural, size, table
+from eventsched.distance import ARCHIVE
 from eventsched.overview import CellOverview, ClassSeen, NodeSeen, Overview, SetBehind
 
+LATE_MS = {ARCHIVE: 600_000}
+"""An archive seals every five minutes."""
 NODES_MAX = 12
 """Nodes of one class that are shown; the others are counted."""
 
@@ -31,6 +34,8 @@ def panel(found: Overview) -> RenderableType:
 def _cell(cell: CellOverview) -> list[RenderableType]:
     head = Text.assemble((f"cell {cell.cell}", "bold"), f"  {clock(cell.now_ms)}  log ")
     head.append(plural(cell.log_entries, "entry", "entries"))
+    if cell.log_retention_ms:
+        head.append(f", unarchived ones kept for {duration(cell.log_retention_ms)}", "dim")
     if cell.pressure:
         head.append(f"  under pressure: {', '.join(cell.pressure)}", "bold red")
     if cell.dead:
@@ -41,8 +46,9 @@ def _cell(cell: CellOverview) -> list[RenderableType]:
 def _groups(groups: list[SetBehind]) -> RenderableType:
     made = table("GROUP", "READS", "BEHIND", "OLDEST", "", right=("BEHIND", "OLDEST"))
     for one in groups:
-        late = "yellow" if one.ms > 2_000 else ""
-        note = Text("") if one.is_held else Text("nobody folds it", "red")
+        late = "yellow" if one.ms > LATE_MS.get(one.group, 2_000) else ""
+        nobody = "nobody archives" if one.group == ARCHIVE else "nobody folds it"
+        note = Text("") if one.is_held else Text(nobody, "red")
         oldest = duration(one.ms) if one.entries else NONE
         made.add_row(one.group, one.stream, Text(f"{one.entries:,}", late), oldest, note)
     return made

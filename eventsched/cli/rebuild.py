@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
-from eventsched.cli.options import Options, command
+from eventsched.cli.options import Archive, Options, command
 from eventsched.errors import EventschedError, InvalidMessage
 
 if TYPE_CHECKING:
+    from eventsched.archive.layout import ArchiveFolder
     from eventsched.projection import ProjectionSet
     from eventsched.store import Store
 
@@ -26,20 +27,23 @@ class IsRunning(EventschedError):
 
 
 @command
-async def rebuild(options: Options, names: Names) -> None:
+async def rebuild(options: Options, names: Names, archive: Archive = None) -> None:
     """Replay the log from its start into fresh views and switch readers to them.
 
-    The system may run meanwhile: what is live stays live until the new view has caught up.
+    The system may run meanwhile: what is live stays live until the new view has caught up. What the
+    log has no more is read from the archive.
     """
+    from eventsched.archive.layout import ArchiveFolder
     from eventsched.cli.show import console, print_json, table
 
     chosen = _chosen(names)
+    folder = ArchiveFolder.open(archive) if archive else None
     made = table("CELL", "VIEWS", *COUNTS.values(), right=tuple(COUNTS.values()))
     told: list[dict[str, Any]] = []
     async with options.connect() as connection:
         for store in connection.stores.values():
             for projection_set, of_set in chosen:
-                done = await _rebuild(store, projection_set, of_set)
+                done = await _rebuild(store, projection_set, of_set, folder)
                 told.append({"cell": store.cell, "set": projection_set.name} | done)
                 builds = ", ".join(f"{name} {build}" for name, build in done["builds"].items())
                 made.add_row(store.cell, builds, *(f"{done[name]:,}" for name in COUNTS))
@@ -62,7 +66,10 @@ def _chosen(names: list[str]) -> list[tuple[ProjectionSet, list[str]]]:
     return [(each, of_set) for each, of_set in chosen if of_set]
 
 
-async def _rebuild(store: Store, projection_set: ProjectionSet, names: list[str]) -> dict[str, Any]:
+async def _rebuild(
+    store: Store, projection_set: ProjectionSet, names: list[str], archive: ArchiveFolder | None
+) -> dict[str, Any]:
+    from eventsched.archive.reading import History
     from eventsched.cli.show import progress
     from eventsched.rebuild import Rebuild
     from eventsched.views import Views
@@ -70,7 +77,9 @@ async def _rebuild(store: Store, projection_set: ProjectionSet, names: list[str]
     total = await store.transport.command("XLEN", store.keys.log, key=store.keys.log)
     with progress(f"{store.cell} {', '.join(names)}", total) as moved:
         views = Views(store.transport, store.cell)
-        done = await Rebuild(views, projection_set, names, progress=moved).run()
+        history = await History.open(views, archive, projection_set)
+        rebuild = Rebuild(views, projection_set, names, history=history, progress=moved)
+        done = await rebuild.run()
     if done is None:
         raise IsRunning(f"a rebuild of {projection_set.name} is running in {store.cell}; wait")
     built: dict[str, Any] = msgspec.to_builtins(done)

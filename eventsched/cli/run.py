@@ -7,16 +7,33 @@ from typing import Annotated
 import typer
 
 from eventsched.cli.options import Options, command
-from eventsched.cli.services import Cells, Set, serve
+from eventsched.cli.services import (
+    ArchiveAudio,
+    ArchiveDir,
+    ArchiveKey,
+    ArchiveOptions,
+    Cells,
+    Set,
+    serve,
+)
 from eventsched.errors import InvalidMessage
 
 Roles = Annotated[
-    list[str], typer.Argument(metavar="ROLE…", help="dispatcher, projector or timekeeper.")
+    list[str],
+    typer.Argument(metavar="ROLE…", help="dispatcher, projector, timekeeper or archiver."),
 ]
 
 
 @command(is_service=True)
-async def run(options: Options, roles: Roles, cells: Cells = None, set_: Set = None) -> int:
+async def run(
+    options: Options,
+    roles: Roles,
+    cells: Cells = None,
+    set_: Set = None,
+    archive: ArchiveDir = None,
+    archive_key: ArchiveKey = None,
+    archive_audio: ArchiveAudio = False,
+) -> int:
     """Run one role or several in this process.
 
     Each may run any number of times against one server, on one machine or many.
@@ -26,4 +43,5 @@ async def run(options: Options, roles: Roles, cells: Cells = None, set_: Set = N
     for role in roles:
         if role not in ROLES:
             raise InvalidMessage.of("role", f"{role!r} is none", f"choose of {', '.join(ROLES)}")
-    return await serve(options, list(dict.fromkeys(roles)), cells, set_ or [])
+    told = ArchiveOptions(archive, archive_key, archive_audio)
+    return await serve(options, list(dict.fromkeys(roles)), cells, set_ or [], told)

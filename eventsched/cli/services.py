@@ -1,6 +1,7 @@
 """What `up` and `run` share: settings by flag, running until a signal, saying when ready.
 
-Owns: `--cells`, `--set`, and the end by SIGTERM (exit code 0) or Ctrl-C (130).
+Owns: `--cells`, `--set`, `--archive` and what belongs to it, and the end by SIGTERM (exit code 0)
+or Ctrl-C (130).
 Never does: anything a role does. Read next: up.py, running.py.
 """
 
@@ -10,13 +11,17 @@ import os
 import signal
 from collections.abc import AsyncIterator, Sequence
 from difflib import get_close_matches
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import anyio
 import typer
 
 from eventsched.cli.options import Options
 from eventsched.errors import InvalidMessage
+
+if TYPE_CHECKING:
+    from eventsched.archive.role import Sealing
 
 Cells = Annotated[
     int | None,
@@ -30,6 +35,54 @@ Set = Annotated[
         help="A setting, such as pause_ms=500; may be repeated. EVENTSCHED_PAUSE_MS does the same.",
     ),
 ]
+
+ArchiveDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--archive",
+        metavar="DIR",
+        envvar="EVENTSCHED_ARCHIVE",
+        show_envvar=False,
+        help="Seal the log into this folder [EVENTSCHED_ARCHIVE].",
+    ),
+]
+ArchiveKey = Annotated[
+    Path | None,
+    typer.Option(
+        "--archive-key",
+        metavar="FILE",
+        envvar="EVENTSCHED_ARCHIVE_KEY",
+        show_envvar=False,
+        help="The archive's private key, made at first use [DIR.key or EVENTSCHED_ARCHIVE_KEY].",
+    ),
+]
+ArchiveAudio = Annotated[
+    bool,
+    typer.Option(
+        "--archive-audio",
+        envvar="EVENTSCHED_ARCHIVE_AUDIO",
+        show_envvar=False,
+        help="Seal each utterance's audio beside it [EVENTSCHED_ARCHIVE_AUDIO=1].",
+    ),
+]
+
+
+class ArchiveOptions(NamedTuple):
+    """What was said about the archive."""
+
+    folder: Path | None
+    key: Path | None
+    audio: bool
+
+    def sealing(self, roles: Sequence[str]) -> Sealing | None:
+        """What an archiver among these roles needs. Raises ArchiveError, InvalidMessage."""
+        if "archiver" not in roles:
+            return None
+        if self.folder is None:
+            raise InvalidMessage.of("--archive", "a folder is needed", "add --archive DIR")
+        from eventsched.archive.role import Sealing
+
+        return Sealing.into(self.folder, self.key, audio=self.audio)
 
 
 def settings_of(given: Sequence[str]) -> dict[str, int]:
@@ -50,16 +103,21 @@ def settings_of(given: Sequence[str]) -> dict[str, int]:
 
 
 async def serve(
-    options: Options, roles: Sequence[str], cells: int | None, given: Sequence[str]
+    options: Options,
+    roles: Sequence[str],
+    cells: int | None,
+    given: Sequence[str],
+    archive: ArchiveOptions,
 ) -> int:
     """Run the roles until a signal; say on stdout where the server is once they run."""
     settings = settings_of(given)
+    sealing = archive.sealing(roles)
     from eventsched.cli.show import print_json
     from eventsched.running import running
 
     async with (
         options.connect(create=True, cells=cells, settings=settings) as connection,
-        running(connection, roles),
+        running(connection, roles, sealing),
     ):
         url, served = without_secret(connection.url), connection.cells
         # Before anybody is told that it is ready: from then on a signal may come.

@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 from eventsched.cli.options import Options, command
-from eventsched.cli.services import Cells, Set, serve
+from eventsched.cli.services import (
+    ArchiveAudio,
+    ArchiveDir,
+    ArchiveKey,
+    ArchiveOptions,
+    Cells,
+    Set,
+    serve,
+)
 
 
 @command(is_service=True)
-async def up(options: Options, cells: Cells = None, set_: Set = None) -> int:
+async def up(
+    options: Options,
+    cells: Cells = None,
+    set_: Set = None,
+    archive: ArchiveDir = None,
+    archive_key: ArchiveKey = None,
+    archive_audio: ArchiveAudio = False,
+) -> int:
     """Run everything in this process, and a server if none is named.
 
     Prints one line with the server's address once it is ready. Ctrl-C ends it.
     """
     from eventsched.running import ROLES
 
-    return await serve(options, list(ROLES), cells, set_ or [])
+    roles = [role for role in ROLES if role != "archiver" or archive is not None]
+    told = ArchiveOptions(archive, archive_key, archive_audio)
+    return await serve(options, roles, cells, set_ or [], told)

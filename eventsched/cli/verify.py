@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from eventsched.cli.options import Options, command
+from eventsched.cli.options import Archive, Options, command
 
 if TYPE_CHECKING:
+    from eventsched.archive.layout import ArchiveFolder
     from eventsched.store import Store
     from eventsched.verify import Report
 
@@ -28,16 +29,20 @@ SHOWN_MAX = 20
 
 
 @command
-async def verify(options: Options) -> int:
+async def verify(options: Options, archive: Archive = None) -> int:
     """Check every invariant on the running system; exit code 1 when one is broken.
 
-    Folds the log from its start and compares: rebuilt with live views, decided state with the
-    fold, streams with what the log says of them. Nothing is paused and nothing is written.
+    Folds the log and compares: rebuilt with live views, decided state with the fold, streams with
+    what the log says of them. What the log has no more is read from the archive, beginning with its
+    last snapshot before the log. Nothing is paused and nothing is written.
     """
+    from eventsched.archive.layout import ArchiveFolder
     from eventsched.cli.show import print_json
 
+    folder = ArchiveFolder.open(archive) if archive else None
+
     async with options.connect() as connection:
-        found = {store.cell: await _verify(store) for store in connection.stores.values()}
+        found = {store.cell: await _verify(store, folder) for store in connection.stores.values()}
     is_clean = all(report.is_clean for report in found.values())
     if options.json:
         cells = [{"cell": cell} | msgspec.to_builtins(report) for cell, report in found.items()]
@@ -48,7 +53,8 @@ async def verify(options: Options) -> int:
     return 0 if is_clean else 1
 
 
-async def _verify(store: Store) -> Report:
+async def _verify(store: Store, archive: ArchiveFolder | None) -> Report:
+    from eventsched.archive.reading import History
     from eventsched.cli.show import progress
     from eventsched.projection import load_sets
     from eventsched.verify import Verifier
@@ -56,8 +62,10 @@ async def _verify(store: Store) -> Report:
 
     total = await store.transport.command("XLEN", store.keys.log, key=store.keys.log)
     core = next(one for one in load_sets() if one.sessions is not None)
+    views = Views(store.transport, store.cell)
+    history = await History.open(views, archive, core)
     with progress(f"verifying {store.cell}", total) as moved:
-        return await Verifier(Views(store.transport, store.cell), core, moved).run()
+        return await Verifier(views, core, moved, history=history).run()
 
 
 def _show(cell: str, report: Report) -> None:
@@ -69,6 +77,8 @@ def _show(cell: str, report: Report) -> None:
     rows = [(words, f"{getattr(report, name):,}") for name, words in COUNTS.items()]
     rows += [("passed over, not foldable", f"{len(report.unfolded):,}")] * bool(report.unfolded)
     rows += [("", one) for one in report.unfolded[:SHOWN_MAX]]
+    if not report.is_folded:
+        rows.append(("not compared", "the history's beginning was trimmed and is in no archive"))
     style = "bold green" if report.is_clean else "bold red"
     console().print(Text.assemble((f"cell {cell}: ", "bold"), (verdict, style)))
     console().print(pairs("", rows))

@@ -6,7 +6,7 @@
 -- ARGV
 --   now_arg         ms                     honoured in a manual cell only
 -- Reply: [now, entries added so far, entries left, first id or empty, last id or empty,
---   archived to or empty, key of the archive or empty]
+--   archived to or empty, key of the archive or empty, archive_entries_max, archive_window_ms]
 -- Refusals: none
 -- Events: none
 -- Bound: one stream
@@ -14,12 +14,15 @@ local log_key = KEYS[1]
 local now_arg = ARGV[1]
 -- include: clock
 -- include: ids
+-- include: settings
 local now = clock.now()
 local kept = redis.call('HMGET', keys.archive, 'to', 'of')
 if redis.call('EXISTS', log_key) == 0 then
-  return { now, 0, 0, '', '', kept[1] or '', kept[2] or '' }
+  return { now, 0, 0, '', '', kept[1] or '', kept[2] or '', settings.archive_entries_max,
+    settings.archive_window_ms }
 end
 local stream = ids.told(redis.call('XINFO', 'STREAM', log_key))
 local first, last = stream['first-entry'], stream['last-entry']
 return { now, stream['entries-added'], stream['length'], first and first[1] or '',
-  last and last[1] or '', kept[1] or '', kept[2] or '' }
+  last and last[1] or '', kept[1] or '', kept[2] or '', settings.archive_entries_max,
+  settings.archive_window_ms }

@@ -14,7 +14,7 @@
 --   then per session whose audio it holds: name, last chunk
 -- Reply: recorded, fenced (another archives), moved (the archive is not at `from`) or other (the
 --   cell has another archive)
--- Refusals: none
+-- Refusals: INVALID_MESSAGE
 -- Events: none (what follows from it, trimming, is one)
 -- Bound: the arguments, at most 250 sessions; the open outcomes of each
 local log_key = KEYS[1]
@@ -22,6 +22,13 @@ local now_arg, epoch, from, to, of = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local passed, audio = ARGV[6], ARGV[7]
 -- include: sessions
 
+if not ids.is_id(from) then return invalid('from', 'an entry id') end
+if not ids.is_id(to) or ids.before(to, from) then return invalid('to', 'an id not before from') end
+if not text.int(passed, 0, 1e14) then return invalid('passed', 'a whole number below 1e14') end
+if audio ~= '0' and audio ~= '1' then return invalid('audio', '0 or 1') end
+for i = 8, #ARGV, 2 do
+  if not ids.is_id(ARGV[i + 1] or '') then return invalid('chunk', 'an id for each session') end
+end
 local active = keys.of('active', 'archive')
 if redis.call('HGET', active, 'epoch') ~= epoch then return 'fenced' end
 local kept = redis.call('HMGET', keys.archive, 'to', 'of')

@@ -54,8 +54,9 @@ end
 -- `~`: whole nodes of the stream only, none of which reaches behind the floor.
 local count = write('XTRIM', log_key, 'MINID', '~', floor, 'LIMIT', trimmed_max)
 if count == 0 then return { 0, 0, floor } end
+local total = write('HINCRBY', keys.cell, 'trimmed', count)
 local first = redis.call('XRANGE', log_key, '-', '+', 'COUNT', 1)[1]
 local before = first and first[1] or floor
-emit({ t = 'StreamTrimmed', d = { stream = 'log', before = before, count = count } })
+emit({ t = 'StreamTrimmed', d = { stream = 'log', before = before, count = count, total = total } })
 local is_more = ids.before(before, floor) and count >= trimmed_max / 2
 return { count, is_more and 1 or 0, floor }

@@ -48,7 +48,7 @@ class Meanwhile:
 
     def __init__(self, archived: Archived, seed: int) -> None:
         self.archived, self.rng = archived, random.Random(seed)
-        self.archiver = archived.archiver(entries_max=self.rng.choice([7, 23, 60]))
+        self.archiver = archived.archiver()
         self.all: list[Entry] = []
         self.left = 60
 
@@ -85,8 +85,8 @@ async def read(history: History, *given: Any, **more: Any) -> list[Entry]:
 
 async def busy(archived: Archived, seed: int) -> tuple[Meanwhile, History]:
     """A log of which much is sealed and gone, and a reader amid more of that."""
-    await archived.set(log_keep_ms=0)
     meanwhile = Meanwhile(archived, seed)
+    await archived.set(log_keep_ms=0, archive_entries_max=meanwhile.rng.choice([7, 23, 60]))
     await archived.talk("s1", 6)
     await archived.talk("s2", 6)
     await meanwhile.note()
@@ -146,7 +146,7 @@ async def test_the_archive_alone_is_read_without_a_server(archived: Archived) ->
     meanwhile, _ = await busy(archived, 2)
     meanwhile.left = 0
     await meanwhile.archiver.release()
-    await archived.seal(entries_max=23)
+    await archived.seal()
     await meanwhile.note()
     alone = await History.open(None, archived.folder, CORE, cell=archived.store.cell)
     found = await read(alone)

@@ -374,9 +374,9 @@ async def test_what_is_stored_broken_by_hand_is_found(
 async def test_a_log_trimmed_with_an_event_is_told_and_not_folded(told: Told, redis: Any) -> None:
     log = await told.store.log()
     await redis.xtrim(told.store.keys.log, minid=log[3].id, approximate=False)
-    await append(told, redis, StreamTrimmed(stream="log", before=log[3].id, count=3))
+    await append(told, redis, StreamTrimmed(stream="log", before=log[3].id, count=3, total=3))
     report = await verified(told.store)
-    assert (report.gone, report.violations) == (3, [])
+    assert (report.gone, report.violations, report.is_folded) == (3, [], False)
 
 
 async def test_work_that_was_parked_is_counted_and_no_violation(told: Told, redis: Any) -> None:

@@ -1,0 +1,298 @@
+"""The scripts of the archive: how far it is, what may go, and that nothing else ever goes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from eventsched.archive.calls import ArchiveCalls, Look, Trimmed
+from eventsched.errors import InvalidMessage
+from eventsched.events import StreamTrimmed
+from eventsched.folding import in_order
+from eventsched.projection import ProjectionSet
+from eventsched.server.check import Client
+from eventsched.transport import Arg
+from eventsched.views import Held
+from tests.archive.archives import Archived
+from tests.fixtures_store import START_MS, TimedStore
+from tests.scripts.headers import HeldToHeaders
+
+
+@pytest.fixture
+def calls(store: TimedStore, redis: Client, archived: Archived) -> ArchiveCalls:
+    """Each call is held to its script's header."""
+    store.transport = archived.views.transport = HeldToHeaders(redis, redis)
+    return ArchiveCalls(archived.views)
+
+
+async def holding(calls: ArchiveCalls, holder: str = "a") -> int:
+    held = await calls.acquire(holder, 10_000)
+    assert isinstance(held, Held)
+    return held.epoch
+
+
+async def record(calls: ArchiveCalls, epoch: int, to: str, start: str = "0-0", **more: str) -> str:
+    of = more.pop("of", "key")
+    heard = more
+    return await calls.record(
+        epoch, start=start, to=to, of=of, passed=3, audio=bool(heard), heard=heard
+    )
+
+
+# --- read_archive ------------------------------------------------------------------------------
+
+
+async def test_a_cell_without_an_archive_says_so(calls: ArchiveCalls) -> None:
+    look = await calls.look()
+    assert look == Look(START_MS, 0, 0, "", "", "", "", 50_000, 300_000)
+    assert look.gone == 0
+
+
+async def test_log_and_archive_are_told_at_one_moment(
+    calls: ArchiveCalls, archived: Archived
+) -> None:
+    await archived.talk()
+    log = await archived.log()
+    assert await record(calls, await holding(calls), log[2][0]) == "recorded"
+    look = await calls.look()
+    assert (look.first, look.last, look.added) == (log[0][0], log[-1][0], len(log))
+    assert (look.to, look.of) == (log[2][0], "key")
+    assert await calls.look() == look, "looking changes nothing"
+
+
+# --- record_seal -------------------------------------------------------------------------------
+
+
+async def test_the_archive_is_a_consumer_group_that_passes_what_is_sealed(
+    calls: ArchiveCalls, archived: Archived, redis: Client
+) -> None:
+    await archived.talk()
+    log = await archived.log()
+    assert await record(calls, await holding(calls), log[2][0]) == "recorded"
+    (group,) = await redis.xinfo_groups(archived.store.keys.log)
+    assert (group["name"], group["last-delivered-id"]) == (b"archive", log[2][0].encode())
+    assert group["pending"] == 0
+
+
+async def test_saying_it_again_is_harmless(calls: ArchiveCalls, archived: Archived) -> None:
+    await archived.talk()
+    log = await archived.log()
+    epoch = await holding(calls)
+    assert await record(calls, epoch, log[2][0]) == "recorded"
+    look = await calls.look()
+    assert await record(calls, epoch, log[2][0]) == "recorded"
+    assert await calls.look() == look
+    assert await record(calls, epoch, log[4][0], start=log[2][0]) == "recorded"
+
+
+async def test_only_the_holder_from_where_the_archive_is_with_its_own_key(
+    calls: ArchiveCalls, archived: Archived
+) -> None:
+    await archived.talk()
+    log = await archived.log()
+    epoch = await holding(calls)
+    assert await record(calls, epoch + 1, log[2][0]) == "fenced"
+    assert await record(calls, epoch, log[2][0]) == "recorded"
+    look = await calls.look()
+    assert await record(calls, epoch, log[4][0], start=log[1][0]) == "moved"
+    assert await record(calls, epoch, log[4][0], start=log[2][0], of="other") == "other"
+    archived.store.tick(10_001)
+    later = await holding(calls, "b")
+    assert await record(calls, epoch, log[4][0], start=log[2][0]) == "fenced"
+    assert (await calls.look()).to == look.to
+    assert await record(calls, later, log[4][0], start=log[2][0]) == "recorded"
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "field"),
+    [
+        (1, "", "from"), (1, "5", "from"), (2, "x-1", "to"), (2, "0-0", "to"), (4, "-1", "passed"),
+        (4, "1.5", "passed"), (5, "2", "audio"), (7, "", "chunk"), (7, "5", "chunk"),
+    ],
+)  # fmt: skip
+async def test_a_malformed_call_is_refused_and_changes_nothing(
+    calls: ArchiveCalls, archived: Archived, place: int, value: str, field: str
+) -> None:
+    await archived.talk()
+    epoch = await holding(calls)
+    args: list[Arg] = [epoch, "0-1", "5-0", "key", "3", "1", "s1", "5-0"]
+    args[place] = value
+    with pytest.raises(InvalidMessage) as refused:
+        await calls.views.run("record_seal", *args)
+    assert refused.value.fields["field"] == field
+    assert (await calls.look()).to == ""
+
+
+async def test_audio_goes_when_it_is_archived_and_not_before(
+    calls: ArchiveCalls, archived: Archived, redis: Client
+) -> None:
+    epoch = await holding(calls)
+    assert await record(calls, epoch, "0-0", s1="0-0") == "recorded"
+    await archived.talk("s1", 2)
+    key = archived.store.keys.audio("s1")
+    chunks = [entry_id for entry_id, _ in await archived.store.read_range(key, "-", "+", 100)]
+    assert len(chunks) == 4, "results are out, and audio is still here"
+    log = await archived.log()
+    assert await record(calls, epoch, log[-1][0], s1=chunks[1]) == "recorded"
+    left = [entry_id for entry_id, _ in await archived.store.read_range(key, "-", "+", 100)]
+    assert left == chunks[2:]
+    assert await record(calls, epoch, log[-1][0], log[-1][0], s1=chunks[3]) == "recorded"
+    assert await redis.xlen(key) == 0
+    assert await record(calls, epoch, log[-1][0], log[-1][0], unknown=chunks[3]) == "recorded"
+
+
+async def test_a_session_retires_when_its_audio_is_archived(
+    calls: ArchiveCalls, archived: Archived
+) -> None:
+    store = archived.store
+    epoch = await holding(calls)
+    await record(calls, epoch, "0-0", s1="0-0")
+    await archived.talk("s1")
+    await archived.close("s1")
+    store.tick(3_600_000)
+    await store.timers()
+    assert "SessionRetired" not in await store.types()
+    assert len(await store.read_range(store.keys.audio("s1"), "-", "+", 10)) == 2
+    last = (await archived.log())[-1][0]
+    assert await record(calls, epoch, last, s1="0-0") == "recorded"
+    store.tick(60_000)
+    await store.timers()
+    assert "SessionRetired" in await store.types()
+
+
+async def test_without_archived_audio_it_goes_as_ever(
+    calls: ArchiveCalls, archived: Archived, redis: Client
+) -> None:
+    assert await record(calls, await holding(calls), "0-0") == "recorded"
+    await archived.talk("s1", 2)
+    assert await redis.xlen(archived.store.keys.audio("s1")) == 0
+
+
+# --- trim_log ----------------------------------------------------------------------------------
+
+
+async def trimmed_to(calls: ArchiveCalls, archived: Archived) -> tuple[str, Trimmed]:
+    """The log's first entry after trimming, and what the call said."""
+    trimmed = await calls.trim()
+    return (await archived.log())[0][0], trimmed
+
+
+async def settled(archived: Archived, utterances: int = 20) -> list[str]:
+    """A log that `core` has passed; its ids."""
+    await archived.set(log_keep_ms=0)
+    await archived.talk("s1", utterances)
+    await archived.project()
+    return [entry_id for entry_id, _ in await archived.log()]
+
+
+async def test_what_everybody_has_passed_goes_with_an_event(
+    calls: ArchiveCalls, archived: Archived
+) -> None:
+    ids = await settled(archived)
+    await record(calls, await holding(calls), ids[-20])
+    first, trimmed = await trimmed_to(calls, archived)
+    assert trimmed.count == ids.index(first) > 0
+    (event,) = await archived.store.log("StreamTrimmed")
+    told = StreamTrimmed(stream="log", before=first, count=trimmed.count, total=trimmed.count)
+    assert event.data == told
+    again, more = await trimmed_to(calls, archived)
+    assert (again, more.count) == (first, 0), "nothing more may go: no event, no change"
+    assert len(await archived.store.log("StreamTrimmed")) == 1
+
+
+async def test_nothing_goes_without_archive_and_retention(
+    calls: ArchiveCalls, archived: Archived
+) -> None:
+    ids = await settled(archived)
+    archived.store.tick(10_000_000)
+    assert (await trimmed_to(calls, archived))[0] == ids[0]
+
+
+async def test_without_an_archive_what_is_older_than_the_retention_goes(
+    calls: ArchiveCalls, archived: Archived
+) -> None:
+    ids = await settled(archived)
+    await archived.set(log_retention_ms=1_000)
+    archived.store.at_ms = in_order(ids[40])[0] + 1_000
+    first, trimmed = await trimmed_to(calls, archived)
+    assert trimmed.before == f"{in_order(ids[40])[0]}-0"
+    assert in_order(ids[0]) < in_order(first) <= in_order(ids[40])
+
+
+async def test_an_archive_that_is_not_as_far_holds_everything_behind_it(
+    calls: ArchiveCalls, archived: Archived
+) -> None:
+    """Retention is for a log without an archive: a dead archiver loses nothing."""
+    ids = await settled(archived)
+    await archived.set(log_retention_ms=1_000)
+    await record(calls, await holding(calls), ids[30])
+    archived.store.tick(100_000_000)
+    first, trimmed = await trimmed_to(calls, archived)
+    assert in_order(first) <= in_order(ids[31])
+    assert trimmed.count
+
+
+async def test_a_set_that_has_not_saved_holds_what_it_lacks(
+    calls: ArchiveCalls, archived: Archived
+) -> None:
+    """What is read and not saved is pending; a set of somebody's own counts as much as `core`."""
+    ids = await settled(archived)
+    await record(calls, await holding(calls), ids[-1])
+    late = ProjectionSet("late", ())
+    held = await archived.views.acquire(late, "x", 10_000)
+    assert isinstance(held, Held)
+    assert (await trimmed_to(calls, archived))[0] == ids[0]
+    await archived.views.read("late", held.epoch, 50, 10_000)
+    assert (await trimmed_to(calls, archived))[0] == ids[0]
+
+
+async def test_a_running_rebuild_holds_what_it_has_not_folded(
+    calls: ArchiveCalls, archived: Archived
+) -> None:
+    ids = await settled(archived)
+    await record(calls, await holding(calls), ids[-1])
+    await archived.views.acquire_build("rebuild-core", "x", 10_000)
+    assert (await trimmed_to(calls, archived))[0] == ids[0]
+    archived.store.tick(10_001)  # it died
+    assert (await trimmed_to(calls, archived))[0] != ids[0]
+
+
+async def test_what_is_young_is_kept_in_any_case(calls: ArchiveCalls, archived: Archived) -> None:
+    ids = await settled(archived)
+    await record(calls, await holding(calls), ids[-1])
+    await archived.set(log_keep_ms=600_000)
+    assert (await trimmed_to(calls, archived))[0] == ids[0]
+    archived.store.tick(600_001)
+    assert (await trimmed_to(calls, archived))[0] != ids[0]
+
+
+async def test_an_empty_cell_has_nothing_to_trim(calls: ArchiveCalls) -> None:
+    assert await calls.trim() == Trimmed(0, False, "0-0")
+
+
+# --- drop_trails -------------------------------------------------------------------------------
+
+
+async def test_a_trail_goes_when_all_that_it_names_is_gone(
+    calls: ArchiveCalls, archived: Archived, redis: Client
+) -> None:
+    await settled(archived)
+    await archived.talk("s2", 20)
+    await archived.project()
+    keys = archived.store.keys
+    assert await calls.drop_trails() == 0
+    ids = [entry_id for entry_id, _ in await archived.log()]
+    await record(calls, await holding(calls), ids[-20])
+    await calls.trim()
+    first = (await archived.log())[0][0]
+    last: Any = (await redis.lrange(keys.idx("s1"), 0, -1))[-1]
+    assert in_order(first) > in_order(last.decode())
+    assert await calls.drop_trails() == 1
+    assert await redis.exists(keys.idx("s1")) == 0
+    assert await redis.exists(keys.idx("s2")) == 1
+    assert await calls.drop_trails() == 0
+
+
+async def test_a_name_that_has_no_trail_is_passed_by(calls: ArchiveCalls) -> None:
+    assert await calls.views.run("drop_trails", "nobody", "", "a:b") == 0
