@@ -1,7 +1,7 @@
 """Child processes of a command: started, waited for until they are ready, ended with it.
 
 Owns: `Children`, whose processes end in order when its block ends, and with the command itself
-when that is killed (Linux: the kernel tells them).
+when that is killed (Linux: the kernel tells them); waiting until nodes among them serve.
 Never does: choose what to run. Read next: trace/replay.py.
 """
 
@@ -11,15 +11,20 @@ import ctypes
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio.to_thread
 
 from eventsched.errors import EventschedError
+from eventsched.keys import cell_of, name_of
+from eventsched.store import Store
 
 END_S = 10.0
+REGISTERED_S = 60.0
+"""On a machine with nothing else to do a second will do."""
+POLL_S = 0.05
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
@@ -34,6 +39,15 @@ class Children:
     def __init__(self, log: Path) -> None:
         self._log = log
         self._running: list[subprocess.Popen[bytes]] = []
+
+    async def until_registered(self, stores: Mapping[str, Store], nodes: Sequence[str]) -> None:
+        """These nodes are alive, each `<cell>.<name>`. Raises ChildFailed for one that is late."""
+        with anyio.move_on_after(REGISTERED_S):
+            for node in nodes:
+                while not await _serves(stores[cell_of(node)], node):
+                    await stores[cell_of(node)].transport.sleep(POLL_S)
+            return
+        raise ChildFailed(self._last_words() or f"not registered in {REGISTERED_S:.0f} s: {node}")
 
     @property
     def pids(self) -> list[int]:
@@ -63,9 +77,12 @@ class Children:
         assert child.stdout is not None
         line = child.stdout.readline().decode().strip()
         if not line:
-            said = self._log.read_text(errors="replace").strip().splitlines()
-            raise ChildFailed(said[-1] if said else f"{name} ended at once")
+            raise ChildFailed(self._last_words() or f"{name} ended at once")
         return line
+
+    def _last_words(self) -> str:
+        said = self._log.read_text(errors="replace").strip().splitlines()
+        return said[-1] if said else ""
 
     def end(self) -> None:
         """All have ended when this returns; who does not within 10 s is killed."""
@@ -80,6 +97,10 @@ class Children:
             if child.stdout is not None:
                 child.stdout.close()
         self._running.clear()
+
+
+async def _serves(store: Store, node: str) -> bool:
+    return (await store.read_hash(store.keys.node(name_of(node)))).get("status") == "alive"
 
 
 def _die_with_parent() -> None:

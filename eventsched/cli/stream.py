@@ -58,6 +58,8 @@ async def stream(
 
     if files.count("-") > 1:
         raise InvalidMessage.of("FILE", "- only once", "there is one standard input")
+    if not target and room is None:
+        raise InvalidMessage.of("--target", "none, so nobody would hear anything", "name one")
     sources = await read_sources(files)
     asked = {
         "tenant": tenant,

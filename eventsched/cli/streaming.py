@@ -34,6 +34,8 @@ SLICE_BYTES = 10 * CHUNK_BYTES
 """How much goes in one call when nothing paces it: a second."""
 HINT_S = 5.0
 """After so long without any outcome, say what may be wrong."""
+PRESSED_S = 10.0
+"""Under pressure, how long between two notes that say so."""
 STYLES = {"result": "green", "no_text": "dim", "failed": "red", "missing": "red", "partial": "dim"}
 
 T = TypeVar("T")
@@ -79,6 +81,7 @@ class Streams:
         """Sessions whose end was not seen."""
         self._no_more = anyio.Event()
         """Ctrl-C: what was spoken so far is all."""
+        self._silent_until = 0.0
         self._is_stopped = False
         """A second Ctrl-C: not even that."""
 
@@ -157,7 +160,9 @@ class Streams:
                 await self._wait_out(pressure)
 
     async def _wait_out(self, pressure: Backpressure) -> None:
-        self._note(f"too busy, trying again in {duration(pressure.retry_after_ms)}")
+        if anyio.current_time() > self._silent_until:
+            self._note("too busy: trying again; `eventsched status` says what presses")
+            self._silent_until = anyio.current_time() + PRESSED_S
         await anyio.sleep(pressure.retry_after_ms / 1_000)
 
     async def _listen(self, source: Source, session: Session, heard_all: anyio.Event) -> None:
@@ -203,7 +208,7 @@ class Streams:
             print_json(_as_json(source, one))
             return
         said = Text(one.source_text)
-        if one.text is not None:
+        if one.text is not None and one.text != one.source_text:
             said.append(f" → {one.text}" if one.source_text else one.text)
         if one.code:
             said.append(one.code)

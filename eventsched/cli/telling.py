@@ -74,7 +74,8 @@ def _said(event: Event) -> str:
     text = _text(event)
     if text is None:
         return ""
-    parts = [part for part in (text.source_text, text.text) if part]
+    # Into the language that was spoken, both are the same words.
+    parts = dict.fromkeys(part for part in (text.source_text, text.text) if part)
     return "  " + " → ".join(f"“{part}”" for part in parts) if parts else ""
 
 

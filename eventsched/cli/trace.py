@@ -75,7 +75,7 @@ async def trace(
                 run_id = secrets.token_hex(4)
                 names = _names(connection.cells, nodes, run_id)
                 await _start(fleet, connection, names, slots, listed, rtf, speed)
-                await _until_registered(connection, names)
+                await fleet.until_registered(connection.stores, names)
                 replay = Replay(es, conversations, speed=speed, run_id=run_id)
                 verdict = await _run(options, connection, replay, expected)
     _show(options, verdict)
@@ -116,15 +116,6 @@ async def _start(
                 fleet.start, "eventsched.trace.worker", url, name, str(slots), told, str(rtf),
                 str(speed),
             )  # fmt: skip
-
-
-async def _until_registered(connection: Connection, names: Sequence[str]) -> None:
-    with anyio.fail_after(30):
-        for name in names:
-            store = connection.store_of(name)
-            key = store.keys.node(name.partition(".")[2])
-            while (await store.read_hash(key)).get("status") != "alive":  # noqa: ASYNC110
-                await anyio.sleep(0.05)
 
 
 async def _run(

@@ -40,7 +40,6 @@ HEARS = ("en", "es", "en")
 """What the speakers hear, in their order: so some of each one's words go into two languages."""
 WATCH_S = 0.1
 WATCH_COUNT = 500
-REGISTERED_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,23 +108,15 @@ async def speech_nodes(url: str, store: Store, count: int, show: Show) -> AsyncI
     """So many nodes are registered, each a process, for as long as the block lasts."""
     # Names of this run alone: a demo beside it must not take its nodes over.
     run = secrets.token_hex(2)
-    names = [f"speech-{run}-{number}" for number in range(1, count + 1)]
+    names = [store.keys.full(f"speech-{run}-{number}") for number in range(1, count + 1)]
     with tempfile.TemporaryDirectory(prefix="eventsched-demo-") as folder:
         async with children(Path(folder) / "log") as fleet:
             show.say(f"starting {count} nodes, each a process with a recogniser")
             async with anyio.create_task_group() as tasks:
                 for name in names:
-                    worker = ("eventsched.speech.worker", url, store.keys.full(name))
-                    tasks.start_soon(fleet.start, *worker)
-            with anyio.fail_after(REGISTERED_S):
-                for name in names:
-                    await _until_registered(store, name)
+                    tasks.start_soon(fleet.start, "eventsched.speech.worker", url, name)
+            await fleet.until_registered({store.cell: store}, names)
             yield
-
-
-async def _until_registered(store: Store, name: str) -> None:
-    while (await store.read_hash(store.keys.node(name))).get("status") != "alive":
-        await store.transport.sleep(0.05)
 
 
 @asynccontextmanager

@@ -80,7 +80,7 @@ class Moving:
         self._live.stop()
 
     def say(self, text: str) -> None:
-        self._live.update(Text(text, "dim"))
+        self._live.console.print(Text(text, "dim"))  # above the tables, where it stays
 
     def moved(self, board: Board, rows: Sequence[Row]) -> None:
         self._live.update(Group(sessions_table(board), Text(), jobs_table(board)))
