@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
+from eventsched.codec import decode_text
 from eventsched.events import (
     Event,
     PlaybackEnded,
@@ -21,7 +22,6 @@ from eventsched.events import (
     SessionClosed,
     SessionOpened,
     SessionRetired,
-    Text,
 )
 from eventsched.keys import name_of
 from eventsched.projection import Step, handled
@@ -30,7 +30,6 @@ JOIN_MS = 2_000
 PARTS_MAX = 8
 CHARACTERS_MAX = 800
 
-_text = msgspec.msgpack.Decoder(Text)
 _context = msgspec.msgpack.Encoder()
 
 
@@ -108,7 +107,7 @@ def _delivered(view: SessionGroups, event: Event, data: ResultDelivered) -> Sess
     group = view.targets.get(data.target, Group())
     if not joins(group, event.ms):
         group = Group(n=group.n + 1, active=True, playing=group.playing)
-    said = _text.decode(event.body)
+    said = decode_text(event.body)
     part = Part(group.next_index, data.utterance, said.source_text, said.text)
     return _put(
         view,

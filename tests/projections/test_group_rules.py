@@ -71,6 +71,17 @@ def told() -> Spoken:
     return Spoken()
 
 
+def test_a_result_without_a_body_is_a_part_without_words(told: Spoken) -> None:
+    """It had stopped the group's fold: found by the simulation's seeds 10581 and 10954."""
+    data = ResultDelivered(utterance=0, target="es", delivery_no=0, outcome="result")
+    told.at(100, data, session=S1, body=b"")
+    told.delivered(200, 1)
+    assert [(part.index, part.source_text, part.text) for part in told.group().parts] == [
+        (0, "", None),
+        (1, "hello", "hola"),
+    ]
+
+
 # --- rule 27: what joins -------------------------------------------------------------------
 
 
