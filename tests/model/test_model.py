@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from tests.model.machine import Machine
+from tests.model.set_machine import SetMachine
 from tests.model.wire import Sync, Wire, connect
 from tests.server_kinds import Server
 
@@ -38,3 +39,9 @@ def client(server: Server) -> Iterator[Sync]:
 def test_scripts_reply_append_and_store_what_the_model_says(client: Sync) -> None:
     machine = type("Scripts", (Machine,), {"wire": Wire(client)})
     run_state_machine_as_test(machine, settings=PROFILE)
+
+
+def test_scripts_of_projection_sets_reply_and_store_what_the_model_says(client: Sync) -> None:
+    machine = type("ScriptsOfSets", (SetMachine,), {"wire": Wire(client)})
+    profile = settings(PROFILE, max_examples=EXAMPLES or 20)
+    run_state_machine_as_test(machine, settings=profile)

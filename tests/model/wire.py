@@ -84,13 +84,14 @@ class Wire:
     def call(self, *parts: Arg) -> Any:
         return self.client.execute_command(*parts)  # type: ignore[no-untyped-call]
 
-    def _names(self, pattern: str) -> list[str]:
+    def names(self, pattern: str) -> list[str]:
+        """Keys that match."""
         found: Any = self.client.keys(pattern)
         return [name.decode() for name in found]
 
     def dump(self, keys: Keys, after: str) -> dict[str, tuple[str, Any]]:
         """Every key of the cell with its type and content; of the log what came after an id."""
-        names = sorted(set(self._names(f"{keys.prefix}*")) - {keys.log})
+        names = sorted(set(self.names(f"{keys.prefix}*")) - {keys.log})
         names.insert(0, keys.log)
         found = self.call("EVAL", DUMP, len(names), *names, after)
         return {

@@ -7,7 +7,9 @@ Read next: bench.py.
 
 from __future__ import annotations
 
-MODEL = "tests/model/test_model.py"
+_MODELS = "tests/model/test_model.py"
+MODEL = f"{_MODELS}::test_scripts_reply_append_and_store_what_the_model_says"
+SETS = f"{_MODELS}::test_scripts_of_projection_sets_reply_and_store_what_the_model_says"
 PROJECTOR = "tests/projector/test_projector.py"
 VERIFY = "tests/verify/test_verify.py"
 SETTINGS = (
@@ -33,7 +35,7 @@ _FIRST: dict[str, list[str]] = {
     "drop_trails": ["tests/archive"],
     "extend_lease": _scripts("attempts"),
     "finalize_utterance": _scripts("ingest", "sessions"),
-    "fire_timers": [*_scripts("close", "delivery", "waiting"), *_ATTEMPTS, *_SESSION],
+    "fire_timers": _scripts("close", "delivery", "waiting", "nodes", "attempts", "playback"),
     "heartbeat_node": _scripts("nodes", "attempts"),
     "keep_alive": _scripts("sessions", "delivery"),
     "load_views": [PROJECTOR],
@@ -91,12 +93,21 @@ _FIRST: dict[str, list[str]] = {
     "projections": ["tests/projections", VERIFY],
 }
 
+_WIDE = {"fire_timers", "assign", "attempts", "classes", "deliver", "jobs", "nodes", "queue"}
+_WIDE |= {"sessions", "text", "timers"}
+"""What many scripts share: the model, which calls them all, sees it soonest."""
+
+_OF_SETS = {"acquire_set", "drop_build", "load_views", "read_batch", "save_views", "switch_build"}
+
 
 def noticing(file: str) -> tuple[str, ...]:
     """The tests to run for a mutant of this file, the likeliest to notice first."""
     stem = file.removesuffix(".py").removesuffix(".lua")
     if file.endswith(".lua"):
         stem = stem.rpartition("/")[2]
-        return (*_FIRST.get(stem, ["tests/scripts"]), MODEL)
+        first = _FIRST.get(stem, ["tests/scripts"])
+        if stem in _OF_SETS:
+            return (*first, SETS)
+        return (MODEL, *first) if stem in _WIDE else (*first, MODEL)
     folder = stem.partition("/")[0]
     return tuple(_FIRST.get(stem) or _FIRST.get(folder) or [PROJECTOR])

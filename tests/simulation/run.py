@@ -88,9 +88,10 @@ def simulate(server: redis.Redis, seed: int) -> Verdict:
     ends_ms = world.now_ms + LIVENESS_MS
     while (open_ := _not_closed(server, told)) and world.now_ms < ends_ms:
         world.run_until(lambda: False, calls_max=100, ms_max=LIVENESS_MS)
+    broken = _verified(cluster, world)
     world.untrim(cluster.store.keys.log)
     log = _log(cluster, world)
-    broken = violations(log, told) + _verified(cluster, world) + _tame(world, log)
+    broken += violations(log, told) + _verified(cluster, world) + _tame(world, log)
     if open_:
         broken.append(f"sessions never closed: {open_}")
     broken += _parked(server)

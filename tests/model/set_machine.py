@@ -1,0 +1,293 @@
+"""The scripts of projector and rebuild beside their model, with time moved by hand.
+
+Two projectors of one set, one of a newer version of it, and two builders call in any order, with
+epochs, checkpoints and builds that may be stale.
+Owns: the kinds of step; after each: same reply, same content of every key.
+Read next: sets.py (what is right), test_model.py.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from hypothesis import event as count
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from eventsched.projection import ProjectionSet
+from eventsched.settings import Settings
+from eventsched.store import Store
+from eventsched.views import START, Dead, Held, Put, Save, Views
+from projections.node import Nodes
+from projections.session import Sessions
+from tests.model import sets
+from tests.model.sets import Sets
+from tests.model.wire import Wire, run
+
+START_MS = 1_000_000
+HOLD_MS = 1_500
+LIVE, BUILD = "duo", "rebuild-duo"
+
+
+class NewNodes(Nodes):
+    """The next version of a projection."""
+
+    version = 2
+
+
+DUO = ProjectionSet(LIVE, (Sessions(), Nodes()))
+NEW = ProjectionSet(LIVE, (Sessions(), NewNodes()))
+PARTS = ("session", "node")
+which = st.integers(0, 5)
+"""Of few things each is met often."""
+
+
+class SetMachine(RuleBasedStateMachine):
+    """One cell. `wire` is set by the test that runs it."""
+
+    wire: Wire
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.at_ms = START_MS
+        cell = f"p{secrets.token_hex(7)}"
+        self.store = Store(self.wire, cell, now_ms=lambda: self.at_ms)
+        self.views = Views(self.wire, cell, now_ms=lambda: self.at_ms)
+        self.sets = Sets()
+        self.epochs: dict[str, list[int]] = {LIVE: [0], BUILD: [0]}
+        self.writes = 0
+
+    @initialize()
+    def cell_is_there(self) -> None:
+        told = msgspec.to_builtins(Settings())
+        run(self.store.configure_cell(told, overwrite=False, manual_clock=True))
+        self.something_happens()
+
+    def teardown(self) -> None:
+        names = self.wire.client.keys(f"{self.store.keys.prefix}*")
+        if names:
+            self.wire.call("DEL", *names)
+
+    def both(self, name: str, said: Any, told: Any) -> Any:
+        """The reply, the same from both."""
+        assert said == told, f"{name}: the script says {said}, the model {told}"
+        assert self._stored() == self._told(), name
+        count(f"{name}: {_word(said)}")
+        return said
+
+    def decided(self, name: str, call: Callable[[], Any], decide: Callable[[Sets], Any]) -> Any:
+        self.sets.now_ms = self.at_ms
+        return self.both(name, call(), decide(self.sets))
+
+    # --- what is stored -------------------------------------------------------------------------
+
+    def _stored(self) -> dict[str, Any]:
+        call, keys = self.wire.call, self.store.keys
+        found: dict[str, Any] = {}
+        for name in self.wire.names(f"{keys.prefix}*"):
+            kind = name.removeprefix(keys.prefix).partition(":")[0]
+            if kind in ("checkpoint", "live"):
+                found[name] = call("GET", name).decode()
+            elif kind in ("view", "active"):
+                found[name] = _pairs(call("HGETALL", name))
+            elif kind == "idx":
+                found[name] = [one.decode() for one in call("LRANGE", name, 0, -1)]
+        found["dead"] = [_pairs(fields) for _, fields in call("XRANGE", keys.dead, "-", "+")]
+        found["groups"] = {
+            told[b"name"].decode(): (told[b"last-delivered-id"].decode(), told[b"pending"])
+            for told in map(_pairs, call("XINFO", "GROUPS", keys.log))
+        }
+        return found
+
+    def _told(self) -> dict[str, Any]:
+        keys, s = self.store.keys, self.sets
+        told: dict[str, Any] = {keys.checkpoint(k): v for k, v in s.checkpoints.items()}
+        told |= {keys.live(projection): build for projection, build in s.live.items()}
+        told |= {keys.view(p, b, e): _named(f) for (p, b, e), f in s.records.items()}
+        told |= {keys.idx(session): ids for session, ids in s.trails.items()}
+        for name, hold in s.holds.items():
+            fields: dict[str, Any] = {"holder": hold.holder, "epoch": hold.epoch}
+            fields |= {"until": hold.until_ms}
+            fields |= {} if hold.passed is None else {"passed": hold.passed}
+            told[keys.active(name)] = _named(fields)
+        told["dead"] = [
+            _named({"from": "log", "id": i, "k": k, "d": d, "reason": r, "partial": 0})
+            for i, k, d, r in s.dead
+        ]
+        told["groups"] = {
+            name: (s.log[group.read - 1] if group.read else START, len(group.pending))
+            for name, group in s.groups.items()
+        }
+        return told
+
+    # --- time and the log -----------------------------------------------------------------------
+
+    @rule()
+    def something_happens(self) -> None:
+        """An event is appended by some script."""
+        keys = self.store.keys
+        is_raised = bool(self.wire.call("HGET", keys.counters, "pressure"))
+        run(self.store.set_pressure("dead", raised=not is_raised, seen=1, limit=1))
+        ((entry_id, _),) = self.wire.call("XREVRANGE", keys.log, "+", "-", "COUNT", 1)
+        self.sets.log.append(entry_id.decode())
+
+    @rule(ms=st.sampled_from([1, 700, HOLD_MS - 1, HOLD_MS, 4_000]))
+    def tick(self, ms: int) -> None:
+        self.at_ms += ms
+
+    # --- holding a set --------------------------------------------------------------------------
+
+    @rule(
+        holder=st.sampled_from("ab"),
+        is_new=st.sampled_from([False, False, False, True]),
+        hold_ms=st.sampled_from([HOLD_MS, HOLD_MS, HOLD_MS, 0]),
+    )
+    def acquire(self, holder: str, is_new: bool, hold_ms: int) -> None:
+        of = NEW if is_new else DUO
+        got = self.decided(
+            "acquire",
+            lambda: run(self.views.acquire(of, holder, hold_ms)),
+            lambda s: sets.acquire(s, of, holder, hold_ms),
+        )
+        if isinstance(got, Held):
+            self.epochs[LIVE].append(got.epoch)
+
+    @rule(holder=st.sampled_from("xy"), hold_ms=st.sampled_from([HOLD_MS, HOLD_MS, 0]))
+    def acquire_build(self, holder: str, hold_ms: int) -> None:
+        got = self.decided(
+            "acquire build",
+            lambda: run(self.views.acquire_build(BUILD, holder, hold_ms)),
+            lambda s: sets.acquire_build(s, BUILD, holder, hold_ms),
+        )
+        if isinstance(got, Held):
+            self.epochs[BUILD].append(got.epoch)
+
+    def epoch(self, name: str, back: int) -> int:
+        """Mostly the newest that was given, else the one before it."""
+        return self.epochs[name][-2 if back > 3 else -1]
+
+    # --- folding --------------------------------------------------------------------------------
+
+    @precondition(lambda self: len(self.epochs[LIVE]) > 1)
+    @rule(back=which, batch=st.sampled_from([1, 2, 100]))
+    def read(self, back: int, batch: int) -> None:
+        epoch = self.epoch(LIVE, back)
+
+        def ids() -> list[str] | None:
+            entries = run(self.views.read(LIVE, epoch, batch, HOLD_MS))
+            return None if entries is None else [entry_id for entry_id, _ in entries]
+
+        self.decided("read", ids, lambda s: sets.read(s, LIVE, epoch, batch, HOLD_MS))
+
+    @precondition(lambda self: len(self.epochs[LIVE]) > 1)
+    @rule(back=which, part=which, is_stale=which, has_poison=st.booleans(), is_dropped=which)
+    def save(self, back: int, part: int, is_stale: int, has_poison: bool, is_dropped: int) -> None:
+        """What was read, or some of it, folded by who may no longer be the one who folds."""
+        pending = self.sets.groups[LIVE].pending if LIVE in self.sets.groups else []
+        acks = pending[: part + 1] if part < 4 else pending
+        start = self.sets.checkpoints.get(LIVE, START)
+        builds = [(name, self.sets.live.get(name, "1.1")) for name in PARTS]
+        if is_stale == 5:
+            builds[1] = ("node", "1.9")
+        told = Save(
+            projection_set=LIVE,
+            group=LIVE,
+            epoch=self.epoch(LIVE, back),
+            start="9-9" if is_stale == 4 else start,
+            to=acks[-1] if acks else start,
+            builds=builds,
+            acks=acks,
+            puts=[self._put(builds[part % 2], part)],
+            drops=[(*builds[is_dropped % 2], f"e{is_dropped}")],
+            trails={"s1": acks} if acks else {},
+            dead=[Dead(acks[0], "X", b"{}", "poison")] if has_poison and acks else [],
+        )
+        self.decided("save", lambda: run(self.views.save(told)), lambda s: sets.save(s, told))
+
+    def _put(self, build: tuple[str, str], entity: int) -> Put:
+        self.writes += 1
+        return Put(*build, f"e{entity}", {"v": f"{self.writes}".encode(), f"f{entity}": "x"})
+
+    # --- builds ---------------------------------------------------------------------------------
+
+    def new_builds(self) -> list[tuple[str, str]]:
+        return [(name, f"1.{self._next(name)}") for name in PARTS]
+
+    def _next(self, name: str) -> int:
+        return int(self.sets.live.get(name, "1.0").partition(".")[2]) + 1
+
+    @precondition(lambda self: len(self.epochs[BUILD]) > 1)
+    @rule(back=which, part=which, is_stale=which, catches_up=st.booleans())
+    def save_build(self, back: int, part: int, is_stale: int, catches_up: bool) -> None:
+        """A build writes what nobody reads yet, as far as the live set is, or less."""
+        start = self.sets.checkpoints.get(BUILD, START)
+        live = self.sets.checkpoints.get(LIVE, START)
+        builds = self.new_builds()
+        if is_stale == 5:
+            builds = [(name, self.sets.live.get(name, "1.1")) for name in PARTS]
+        told = Save(
+            projection_set=BUILD,
+            group="",
+            epoch=self.epoch(BUILD, back),
+            start="9-9" if is_stale == 4 else start,
+            to=live if catches_up else start,
+            builds=builds,
+            puts=[self._put(builds[part % 2], part)],
+        )
+        self.decided("save build", lambda: run(self.views.save(told)), lambda s: sets.save(s, told))
+
+    @precondition(lambda self: len(self.epochs[BUILD]) > 1)
+    @rule(back=which, is_stale=which)
+    def switch(self, back: int, is_stale: int) -> None:
+        epoch = self.epoch(BUILD, back)
+        builds = [(name, self.sets.live.get(name, ""), new) for name, new in self.new_builds()]
+        if is_stale == 5:
+            builds[1] = ("node", "1.77", builds[1][2])
+        self.decided(
+            "switch",
+            lambda: run(self.views.switch(LIVE, BUILD, epoch, builds)),
+            lambda s: sets.switch(s, LIVE, BUILD, epoch, builds),
+        )
+
+    @precondition(lambda self: len(self.epochs[BUILD]) > 1)
+    @rule(back=which)
+    def drop_old_builds(self, back: int) -> None:
+        epoch = self.epoch(BUILD, back)
+
+        def dropped() -> int | None:
+            cursor, total = "0", 0
+            while True:
+                parts = DUO.projections
+                step = run(self.views.drop(BUILD, epoch, HOLD_MS, cursor, parts))
+                if step is None:
+                    return None
+                cursor, total = step[0], total + step[1]
+                if cursor == "0":
+                    return total
+
+        self.decided("drop", dropped, lambda s: sets.drop_all(s, BUILD, epoch, HOLD_MS, DUO))
+
+
+def _pairs(found: Any) -> dict[bytes, Any]:
+    """A reply of names and values, in whichever form the client gives it."""
+    if isinstance(found, dict):
+        return found
+    return dict(zip(found[::2], found[1::2], strict=True))
+
+
+def _named(fields: dict[str, Any]) -> dict[bytes, bytes]:
+    return {
+        name.encode(): value if isinstance(value, bytes) else str(value).encode()
+        for name, value in fields.items()
+    }
+
+
+def _word(said: Any) -> str:
+    if said is None:
+        return "fenced"
+    if isinstance(said, tuple):
+        return str(said[0])
+    return said if isinstance(said, str) else type(said).__name__
