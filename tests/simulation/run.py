@@ -89,9 +89,11 @@ def simulate(server: redis.Redis, seed: int) -> Verdict:
     while (open_ := _not_closed(server, told)) and world.now_ms < ends_ms:
         world.run_until(lambda: False, calls_max=100, ms_max=LIVENESS_MS)
     broken = _verified(cluster, world)
-    world.untrim(cluster.store.keys.log)
+    has_trimmed = world.untrim(cluster.store.keys.log)
     log = _log(cluster, world)
-    broken += violations(log, told) + _verified(cluster, world) + _tame(world, log)
+    broken += violations(log, told) + _tame(world, log)
+    if has_trimmed:  # now it can be folded from its start
+        broken += _verified(cluster, world, passed_over=("I10", "log"))
     if open_:
         broken.append(f"sessions never closed: {open_}")
     broken += _parked(server)
@@ -148,11 +150,16 @@ def _populate(cluster: Cluster) -> None:
     cluster.start_role("pressure", lambda: lift_pressure(cluster))
 
 
-def _verified(cluster: Cluster, world: World) -> list[str]:
-    """What `eventsched verify` finds, while views may still be on their way."""
+def _verified(
+    cluster: Cluster, world: World, passed_over: tuple[str, str] | None = None
+) -> list[str]:
+    """What `eventsched verify` finds, while views may still be on their way.
+
+    `passed_over`: what is told of this invariant at this place is of no account.
+    """
     (core,) = (one for one in load_sets() if one.name == "core")
-    verdict = world.complete(Verifier(cluster.views, core).run())
-    return [str(violation) for violation in verdict.violations]
+    found = world.complete(Verifier(cluster.views, core).run()).violations
+    return [str(one) for one in found if (one.invariant, one.where) != passed_over]
 
 
 def _log(cluster: Cluster, world: World) -> list[Event]:

@@ -187,12 +187,15 @@ class World:
         after = "(" + self.kept[-1][0].decode() if self.kept else "-"
         self.kept += self.server.xrange(log, after)
 
-    def untrim(self, log: str) -> None:
-        """The log is as if nothing had ever been trimmed."""
+    def untrim(self, log: str) -> bool:
+        """The log is as if nothing had ever been trimmed. Returns whether something was."""
         self.keep(log)
+        if self.server.xlen(log) == len(self.kept):
+            return False
         self.server.delete(log)
         for entry_id, fields in self.kept:
             self.server.xadd(log, fields, id=entry_id)
+        return True
 
     def close(self) -> None:
         """Nobody goes on: what is left of each actor ends here, without a word."""
