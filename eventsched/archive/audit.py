@@ -34,7 +34,7 @@ from eventsched.transport import Entry
 
 PROOF_BYTES_MAX = 2_000
 _BLOCK = 1 << 20
-_LISTED_AGAIN_S = 0.5
+LISTED_AGAIN_S = 0.5
 """A running archiver names a segment's files a moment after they appear."""
 Progress = Callable[[int], None]
 
@@ -148,7 +148,7 @@ class Verifier:
     def _unlisted(self, cell: CellFolder, records: Sequence[Record]) -> Iterator[Problem]:
         strange = _unlisted(cell, records)
         if strange:
-            time.sleep(_LISTED_AGAIN_S)
+            time.sleep(LISTED_AGAIN_S)
             strange &= _unlisted(cell, cell.records())
         for name in sorted(strange):
             yield Problem(f"{cell.cell}/{name}", "is named by no segment")

@@ -129,7 +129,7 @@ def decode(data: bytes, kind: type[S], where: str) -> S:
     """What these bytes, a line of JSON, say. Raises ArchiveError for any encoding but our own."""
     try:
         told = msgspec.json.decode(data, type=kind)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ArchiveError(f"{where} cannot be read: {error}") from error
     if encode(told) + b"\n" != data:
         raise ArchiveError(f"{where} is not as it was written")
