@@ -11,6 +11,8 @@ from eventsched.errors import (
     EventschedError,
     InvalidMessage,
     JobUnknown,
+    KeyMissing,
+    KeyStoreUnusable,
     LeaseLost,
     NodeSuperseded,
     NodeUnknown,
@@ -25,6 +27,7 @@ from eventsched.errors import (
 from eventsched.job import BlockingJob, Job, JobError, NoText
 from eventsched.logs import warn_on_stderr
 from eventsched.node import Node
+from eventsched.privacy.keystore import Key, KeyFolder, KeyStore
 from eventsched.results import Delivered, Result
 from eventsched.session import Session
 from eventsched.store import Receipt
@@ -41,6 +44,11 @@ __all__ = [
     "Job",
     "JobError",
     "JobUnknown",
+    "Key",
+    "KeyFolder",
+    "KeyMissing",
+    "KeyStore",
+    "KeyStoreUnusable",
     "LeaseLost",
     "NoText",
     "Node",

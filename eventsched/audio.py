@@ -46,31 +46,36 @@ class Piece(msgspec.Struct, frozen=True):
 
 
 def cut(
-    audio: bytes | Sequence[bytes], encoding: Format, rate: int, *, final: bool = False
+    audio: bytes | Sequence[bytes],
+    encoding: Format,
+    rate: int,
+    *,
+    final: bool = False,
+    bytes_max: int = CHUNK_BYTES_MAX,
 ) -> list[Piece]:
     """The chunks that hold this audio; raises InvalidMessage before anything was sent.
 
-    Up to 1,000 ms and 65,536 bytes go as one chunk, longer audio as chunks of 100 ms whose last
-    one takes what would be too short alone. `final` permits a short or an empty last chunk.
+    Up to 1,000 ms and `bytes_max` bytes go as one chunk, longer audio as chunks of 100 ms whose
+    last one takes what would be too short alone. `final` permits a short or an empty last chunk.
     """
     if encoding == "opus":
         packets = (
             split_opus(audio) if isinstance(audio, (bytes, bytearray)) else check_packets(audio)
         )
-        return _cut_opus(packets, final=final)
+        return _cut_opus(packets, bytes_max, final=final)
     if not isinstance(audio, (bytes, bytearray, memoryview)):
         raise InvalidMessage.of("audio", "bytes of PCM16 expected", "pass bytes, not a list")
-    return _cut_pcm(bytes(audio), rate, final=final)
+    return _cut_pcm(bytes(audio), rate, bytes_max, final=final)
 
 
-def check_chunk(payload: bytes, ms: int, *, final: bool) -> None:
+def check_chunk(payload: bytes, ms: int, bytes_max: int, *, final: bool) -> None:
     """Refuse a chunk that is empty, too short, too long or too large."""
-    if len(payload) > CHUNK_BYTES_MAX:
+    if len(payload) > bytes_max:
         raise ChunkTooLarge(
             "CHUNK_TOO_LARGE",
             {
                 "field": "audio",
-                "limit": f"{CHUNK_BYTES_MAX} bytes, got {len(payload)}",
+                "limit": f"{bytes_max} bytes, got {len(payload)}",
                 "remedy": "send shorter chunks",
             },
         )
@@ -105,10 +110,10 @@ def pcm_bytes(ms: int, rate: int) -> int:
     return ms * rate // 1_000 * SAMPLE_BYTES
 
 
-def _cut_pcm(pcm: bytes, rate: int, *, final: bool) -> list[Piece]:
+def _cut_pcm(pcm: bytes, rate: int, bytes_max: int, *, final: bool) -> list[Piece]:
     ms = pcm_ms(len(pcm), rate)
-    if ms <= CHUNK_MS_MAX and len(pcm) <= CHUNK_BYTES_MAX:
-        check_chunk(pcm, ms, final=final)
+    if ms <= CHUNK_MS_MAX and len(pcm) <= bytes_max:
+        check_chunk(pcm, ms, bytes_max, final=final)
         return [Piece(ms, pcm)]
     step, least = pcm_bytes(CUT_MS, rate), pcm_bytes(CHUNK_MS_MIN, rate)
     starts = list(range(0, len(pcm), step))
@@ -195,17 +200,17 @@ def check_packets(packets: Sequence[bytes]) -> list[bytes]:
     return [bytes(packet) for packet in packets]
 
 
-def _cut_opus(packets: list[bytes], *, final: bool) -> list[Piece]:
+def _cut_opus(packets: list[bytes], bytes_max: int, *, final: bool) -> list[Piece]:
     whole = Piece(opus_ms(packets), join_opus(packets))
-    if whole.ms <= CHUNK_MS_MAX and len(whole.payload) <= CHUNK_BYTES_MAX:
-        check_chunk(whole.payload, whole.ms, final=final)
+    if whole.ms <= CHUNK_MS_MAX and len(whole.payload) <= bytes_max:
+        check_chunk(whole.payload, whole.ms, bytes_max, final=final)
         return [whole]
     groups = list(_groups(packets))
     if opus_ms(groups[-1]) < CHUNK_MS_MIN and len(groups) > 1:
         groups[-2].extend(groups.pop())
     pieces = [Piece(opus_ms(group), join_opus(group)) for group in groups]
     for piece in pieces:
-        check_chunk(piece.payload, piece.ms, final=False)
+        check_chunk(piece.payload, piece.ms, bytes_max, final=False)
     return pieces
 
 

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import anyio
 import msgspec
@@ -42,8 +42,13 @@ from eventsched.errors import (
     SessionUnknown,
 )
 from eventsched.pacing import insist
+from eventsched.privacy.keystore import VARIABLE, AnyKeys, Key, KeyStore, named_store
+from eventsched.privacy.opening import seal_of, sealing
 from eventsched.session import Session
 from eventsched.store import SessionGrant, Store
+
+if TYPE_CHECKING:
+    from eventsched.privacy.sealing import Seal
 
 FORMATS = ("pcm16", "opus")
 LAST_WORDS_S = 5.0
@@ -59,17 +64,21 @@ async def connect(
     data: str | os.PathLike[str] | None = None,
     cells: int | None = None,
     settings: Mapping[str, int] | None = None,
+    keys: AnyKeys | None = None,
 ) -> AsyncIterator[Client]:
     """A client of the server at `url` (redis://, rediss://, unix://), standalone or a cluster.
 
     Without a URL: EVENTSCHED_URL, else the server that lives in the folder `data`
     (./.eventsched), which is started if none is there and ends with its last user.
+    `keys` is a folder or a KeyStore for sessions that are encrypted; without, EVENTSCHED_KEYS.
     Raises ServerUnavailable, InvalidMessage.
     """
     folder = None if data is None else Path(data)
     async with (
         open_connection(url, data=folder, cells=cells, settings=settings) as connection,
-        running_client(Client(connection.stores, url=connection.url)) as client,
+        running_client(
+            Client(connection.stores, url=connection.url, keys=named_store(keys))
+        ) as client,
     ):
         yield client
 
@@ -103,6 +112,7 @@ class _Asked(msgspec.Struct, frozen=True, kw_only=True):
     rate: int
     priority: int
     traceparent: str
+    key: str
 
 
 class Client:
@@ -114,8 +124,11 @@ class Client:
         *,
         url: str = "",
         rng: random.Random | None = None,
+        keys: KeyStore | None = None,
     ) -> None:
         self.stores = stores
+        self.keys = keys
+        """Where the keys of encrypted sessions are; none: such sessions cannot be read."""
         self.url = url
         """Where another thread can connect to the same server; empty when it cannot."""
         self.channels = {cell: Channel(store) for cell, store in stores.items()}
@@ -146,6 +159,7 @@ class Client:
         rate: int = 16_000,
         priority: int = 1,
         traceparent: str = "",
+        encrypt: bool = False,
     ) -> AbstractAsyncContextManager[Session]:
         """Opens a session for as long as the block lasts; its end closes it and waits for that.
 
@@ -155,10 +169,13 @@ class Client:
         room, hears  sessions of one room hear each other, each in the language it names
         audio, rate  `pcm16` (mono, 16 bits, 8,000 to 48,000 Hz) or `opus`
         priority     0 interactive, 1 normal, 2 background
+        encrypt      audio and texts, with a key of the session's own in the key store: nodes and
+                     listeners need it, the server and the roles never have it
 
         Raises InvalidMessage naming field, limit and remedy; Backpressure.
         """
         name = self.new_name()
+        key = self._new_key() if encrypt else None
         asked = _Asked(
             tenant=check_name("tenant", tenant),
             source=check_language("source", source, auto=True),
@@ -170,11 +187,12 @@ class Client:
             rate=check_between("rate", rate, RATE_MIN, RATE_MAX),
             priority=check_between("priority", priority, 0, PRIORITY_MAX),
             traceparent=check_traceparent("traceparent", traceparent),
+            key=key.id if key else "",
         )
         if hears is not None and room is None:
             raise InvalidMessage.of("hears", "only in a room", "name the room, or use targets")
         cell = keys.cell_of(asked.room) if asked.room else keys.pick_cell(name, self.cells)
-        return self._during(partial(self._open, keys.Keys(cell).full(name), asked))
+        return self._during(partial(self._open, keys.Keys(cell).full(name), asked, key))
 
     def resume(self, session_id: str) -> AbstractAsyncContextManager[Session]:
         """Takes a session over, from another process or after a lost one.
@@ -187,8 +205,16 @@ class Client:
 
     # --- inside -----------------------------------------------------------------------------
 
-    async def _open(self, full_id: str, asked: _Asked) -> Session:
+    def _new_key(self) -> Key:
+        if self.keys is None:
+            raise InvalidMessage.of(
+                "encrypt", "no key store is named", f"name a folder by --keys, keys= or {VARIABLE}"
+            )
+        return Key.new()
+
+    async def _open(self, full_id: str, asked: _Asked, key: Key | None) -> Session:
         channel, token = self._channel_of(full_id), self.new_name()
+        seal = sealing(full_id, key) if key else None
         # The same token again gets the same reply, so a lost one does no harm.
         grant = await insist(
             channel.store.transport,
@@ -199,17 +225,24 @@ class Client:
                 **msgspec.structs.asdict(asked),
             ),
         )
-        return self._joined(channel, grant, asked.audio, asked.rate)
+        if key is not None and self.keys is not None:
+            await self.keys.put(full_id, key)  # kept before anything is said
+        return self._joined(channel, grant, asked.audio, asked.rate, seal)
 
     async def _resume(self, session_id: str) -> Session:
         channel, token = self._channel_of(session_id), self.new_name()
         store = channel.store
-        grant = await insist(store.transport, lambda: store.resume_session(session_id, token))
         kept = await store.read_hash(store.keys.session(keys.name_of(session_id)))
-        return self._joined(channel, grant, cast("Format", kept["audio"]), int(kept["rate"]))
+        key_id = kept.get("key")
+        seal = await seal_of(self.keys, session_id, key_id) if key_id else None
+        # Whoever has no key for it leaves the session where it is.
+        grant = await insist(store.transport, lambda: store.resume_session(session_id, token))
+        return self._joined(channel, grant, cast("Format", kept["audio"]), int(kept["rate"]), seal)
 
-    def _joined(self, channel: Channel, grant: SessionGrant, audio: Format, rate: int) -> Session:
-        session = Session(channel, grant, audio, rate)
+    def _joined(
+        self, channel: Channel, grant: SessionGrant, audio: Format, rate: int, seal: Seal | None
+    ) -> Session:
+        session = Session(channel, grant, audio, rate, keys=self.keys, seal=seal)
         channel.producers[session.id] = session
         log.debug("session open", session=session.id, epoch=session.epoch)
         return session

@@ -56,6 +56,7 @@ def _session_told(view: Session) -> dict[str, str]:
         "priority": view.priority,
         "room": view.room,
         "hears": view.hears,
+        "key": view.key,
         "utterance": view.utterance,
         "turn": view.turn,
         "node": name_of(view.node),
@@ -72,7 +73,8 @@ def _session_told(view: Session) -> dict[str, str]:
 
 _SESSION = {
     *("status", "epoch", "tenant", "source", "targets", "services", "features_hash", "audio"),
-    *("rate", "priority", "room", "hears", "utterance", "turn", "node", "node_turn", "reason"),
+    *("rate", "priority", "room", "hears", "key", "utterance", "turn", "node", "node_turn"),
+    "reason",
 }
 """Decided fields of a session's hash, beside the counters of each target."""
 

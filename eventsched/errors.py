@@ -14,7 +14,11 @@
     │   ├── LeaseLost             LEASE_LOST, NODE_MISMATCH, ATTEMPT_MISMATCH, DUPLICATE_RESULT
     │   └── JobUnknown            JOB_UNKNOWN
     ├── ServerUnavailable         no server, or none that will do
-    └── NotFound                  no such session, group, job or node
+    ├── NotFound                  no such session, group, job or node
+    ├── KeyMissing                a session is encrypted and its key is not here
+    ├── KeyStoreUnusable          no key store is named, or the one that is will not do
+    ├── Sealed                    what was encrypted is not what its place says
+    └── ExtraMissing              a package that this part needs is not installed
 
 Owns: the classes, the stable codes, and the one table from code to class.
 """
@@ -34,6 +38,26 @@ class ServerUnavailable(EventschedError):
 
 class NotFound(EventschedError):
     """Raised when no such session, group, job or node exists."""
+
+
+class KeyMissing(EventschedError):
+    """Raised when the key of an encrypted session is not in the key store, or destroyed."""
+
+
+class KeyStoreUnusable(EventschedError):
+    """Raised when no key store is named where one is needed, or the one that is will not do."""
+
+
+class Sealed(EventschedError):
+    """Raised when what was encrypted does not open: another key, another place, other bytes."""
+
+
+class ExtraMissing(EventschedError):
+    """Raised when a package that this part needs is not installed."""
+
+    @classmethod
+    def of(cls, package: str, extra: str) -> ExtraMissing:
+        return cls(f"{package} is not installed: pip install 'eventsched[{extra}]'")
 
 
 class Refused(EventschedError):

@@ -47,6 +47,8 @@ class SessionOpened(Data, frozen=True, kw_only=True):
     room: str = ""
     hears: str = ""
     epoch: int = 1
+    key: str = ""
+    """Id of the key that its audio and texts are encrypted with; empty: they are not."""
 
 
 class SessionResumed(Data, frozen=True, kw_only=True):
@@ -111,6 +113,12 @@ class SessionRetired(Data, frozen=True, kw_only=True):
     utterances: int = 0
     targets: list[str] = []
     """With the session, what names its jobs: each utterance into each of these languages."""
+
+
+class SessionForgotten(Data, frozen=True, kw_only=True):
+    """The session's key is destroyed: nobody can read what was said. By who holds the keys."""
+
+    key: str
 
 
 class PlaybackStarted(Data, frozen=True, kw_only=True):
@@ -391,6 +399,7 @@ AnyData: TypeAlias = (
     | SessionClosing
     | SessionClosed
     | SessionRetired
+    | SessionForgotten
     | PlaybackStarted
     | PlaybackEnded
     | RoomJoined
@@ -446,3 +455,18 @@ class Text(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The translation; none when it is missing."""
     language: str = ""
     """Recognised language, where the source was `auto`."""
+    sealed: bytes = b""
+    """All of the above, encrypted; they are empty then."""
+    characters: int = 0
+    """How many characters were sealed: what rule 28 counts."""
+
+
+class Said(msgspec.Struct, frozen=True, array_like=True):
+    """One part of a job's context (msgpack of a list of them): what was said before."""
+
+    source_text: str = ""
+    text: str | None = None
+    utterance: int = -1
+    """Whose text is sealed; the rest is left out where none is."""
+    sealed: bytes = b""
+    characters: int = 0

@@ -19,7 +19,7 @@ import structlog
 
 from eventsched.errors import InvalidMessage
 from eventsched.job import BlockingJob, Job, JobError, NoText
-from eventsched.results import Result, body_of
+from eventsched.results import Result
 from eventsched.store import NodeResult
 
 Ending: TypeAlias = Result | NoText | JobError
@@ -114,12 +114,12 @@ def told(job: Job, ending: Any) -> NodeResult:
         raise TypeError(f"a handler gives a Result, NoText or JobError, not {ending!r:.80}")
     if ending.is_blank:
         return NodeResult(job=job.key, attempt=job.attempt, status="no_text", code=BLANK)
-    audio = ending.audio or b""
+    body, audio = job.packed(ending)
     return NodeResult(
         job=job.key,
         attempt=job.attempt,
         status="ok",
-        body=body_of(ending),
+        body=body,
         audio=audio,
         audio_sha256=hashlib.sha256(audio).hexdigest() if audio else "",
     )

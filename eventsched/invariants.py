@@ -25,6 +25,7 @@ from eventsched.events import (
     ResultReplaced,
     SessionClosed,
     SessionClosing,
+    SessionForgotten,
     SessionOpened,
     SessionResumed,
     SessionRetired,
@@ -143,6 +144,15 @@ def _retired(event: Event, _: SessionRetired, before: Before) -> Broken:
     session, none = _of_session(event, before)
     if session is None or session.status != "closed":
         yield "I4", none or f"the session was {session.status}"  # type: ignore[union-attr]
+
+
+def _forgotten(event: Event, data: SessionForgotten, before: Before) -> Broken:
+    """One that is retired has no record any more to compare with."""
+    session = before.session(event)
+    if session is not None and session.status != "closed":
+        yield "I4", f"forgotten while it was {session.status}"
+    elif session is not None and session.key != data.key:
+        yield "I4", f"key {data.key} is destroyed, the session's is {session.key or 'none'}"
 
 
 def _playback_started(event: Event, data: PlaybackStarted, before: Before) -> Broken:
@@ -268,6 +278,7 @@ CHECKS: dict[type, Callable[[Event, Any, Before], Broken]] = {
     SessionClosing: _closing,
     SessionClosed: _closed,
     SessionRetired: _retired,
+    SessionForgotten: _forgotten,
     PlaybackStarted: _playback_started,
     PlaybackEnded: _playback_ended,
     JobQueued: _queued,

@@ -7,21 +7,32 @@ Read next: node.py, handlers.py.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio.from_thread
 import msgspec
+import structlog
 
 from eventsched import codec
 from eventsched.audio import SAMPLE_BYTES, Format, pcm_bytes, split_opus
 from eventsched.checks import check_code
-from eventsched.events import Text
+from eventsched.errors import ExtraMissing, KeyMissing, KeyStoreUnusable, Sealed
+from eventsched.events import AudioChunkAppended, Event, Said, Text
 from eventsched.keys import name_of
+from eventsched.privacy.keystore import KeyStore
+from eventsched.privacy.opening import seal_of
+from eventsched.results import Result, packed
 from eventsched.store import Store
+
+if TYPE_CHECKING:
+    from eventsched.privacy.sealing import Seal
 
 EXTEND_S_MAX = 300
 READ_COUNT = 64
 """Chunks a read of audio: up to 4 MiB."""
+
+log = structlog.get_logger("eventsched.node")
+_CONTEXT = msgspec.msgpack.Decoder(list[Said])
 
 
 class NoText(Exception):
@@ -76,6 +87,8 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     priority: int = 1
     context_at: str = ""
     tp: str = ""
+    key: str = ""
+    """Id of the session's key; empty when it is not encrypted."""
 
 
 class _Voice(Protocol):
@@ -91,7 +104,7 @@ class _Voice(Protocol):
 class _Facts:
     """What is known of a job without asking anybody."""
 
-    def __init__(self, key: str, assignment: Assignment, context: bytes) -> None:
+    def __init__(self, key: str, assignment: Assignment) -> None:
         a = assignment
         self.key = key
         self.attempt = a.attempt
@@ -113,7 +126,7 @@ class _Facts:
         self.traceparent = a.tp
         self.deadline_ms = a.deadline_ms
         """When the lease ends, by the cell's clock."""
-        self.context = _context(context)
+        self.context: list[tuple[str, str | None]] = []
         """What was said before: (source text, translation or none), oldest first."""
 
 
@@ -121,9 +134,29 @@ class Job(_Facts):
     """One utterance to be processed into one target language, for asynchronous handlers."""
 
     def __init__(self, key: str, assignment: Assignment, context: bytes, voice: _Voice) -> None:
-        super().__init__(key, assignment, context)
+        super().__init__(key, assignment)
         self._assignment = assignment
         self._voice = voice
+        self._said = context
+        self._seal: Seal | None = None
+
+    async def unlock(self, keys: KeyStore | None) -> None:
+        """Its context can be read and, with the session's key, its audio. Before the handler runs.
+
+        Raises JobError (KEY_MISSING, retriable: another node may have the key).
+        """
+        a = self._assignment
+        if a.key:
+            try:
+                self._seal = await seal_of(keys, a.session, a.key)
+            except (KeyMissing, KeyStoreUnusable, ExtraMissing) as error:
+                log.error("no key", session=a.session, job=self.key, error=str(error))
+                raise JobError("KEY_MISSING", retriable=True) from error
+        self.context = context_of(self._said, self._seal, a.target)
+
+    def packed(self, result: Result) -> tuple[bytes, bytes]:
+        """The result's text and sound as they travel. For handlers.py."""
+        return packed(result, self._seal, self.utterance, self.target)
 
     async def audio(self) -> bytes:
         """The utterance: PCM16 with its padding of silence, or Opus packets as they were sent.
@@ -140,25 +173,46 @@ class Job(_Facts):
         return [packet for chunk in await self._payloads() for packet in split_opus(chunk)]
 
     async def _payloads(self) -> list[bytes]:
+        a, found = self._assignment, await self._chunks()
+        if len(found) != a.count or sum(len(chunk.body) for chunk in found) != a.bytes:
+            raise JobError("AUDIO_INCOMPLETE", retriable=True)
+        return [chunk.body for chunk in found] if self._seal is None else self._opened(found)
+
+    async def _chunks(self) -> list[Event]:
         a, store = self._assignment, self._voice.store
-        key, low, payloads = store.keys.audio(name_of(a.session)), a.first, []
+        key, low = store.keys.audio(name_of(a.session)), a.first
+        found: list[Event] = []
         while True:
             entries = await store.read_range(key, low, a.last, READ_COUNT)
-            payloads += [codec.decode(entry_id, fields).body for entry_id, fields in entries]
-            if len(entries) < READ_COUNT or len(payloads) > a.count:
-                break
+            found += [codec.decode(entry_id, fields) for entry_id, fields in entries]
+            if len(entries) < READ_COUNT or len(found) > a.count:
+                return found
             low = f"({entries[-1][0]}"
-        if len(payloads) != a.count or sum(map(len, payloads)) != a.bytes:
-            raise JobError("AUDIO_INCOMPLETE", retriable=True)
-        return payloads
+
+    def _opened(self, found: list[Event]) -> list[bytes]:
+        """What the chunks say: each opens in its own place only, and none may be left out."""
+        assert self._seal is not None
+        numbers = [chunk.data.seq for chunk in found if isinstance(chunk.data, AudioChunkAppended)]
+        if numbers != list(range(numbers[0], numbers[0] + len(found))):
+            raise JobError("AUDIO_UNREADABLE")
+        try:
+            return [
+                self._seal.open_chunk(seq, chunk.body)
+                for seq, chunk in zip(numbers, found, strict=True)
+            ]
+        except Sealed as error:
+            log.error("sealed", session=self.session, job=self.key, error=str(error))
+            raise JobError("AUDIO_UNREADABLE") from error
 
     async def partial(self, text: str | None = None, *, source_text: str = "") -> None:
         """Listeners see this much at once; it is kept nowhere.
 
         Raises LeaseLost when the attempt is no longer the current one.
         """
-        body = codec.encode_text(Text(source_text=source_text, text=text))
-        await self._voice.say_partial(self.key, self.attempt, body)
+        said = Text(source_text=source_text, text=text)
+        if self._seal is not None:
+            said = self._seal.text("partial", self.utterance, self.target, said)
+        await self._voice.say_partial(self.key, self.attempt, codec.encode_text(said))
 
     async def extend(self, seconds: float) -> int:
         """The lease ends `seconds` from now at the earliest, 300 s after dispatch at the latest.
@@ -228,5 +282,18 @@ def _silence(job: _Facts) -> bytes:
     return bytes(pcm_bytes(job.padding_ms, job.rate) // SAMPLE_BYTES * SAMPLE_BYTES)
 
 
-def _context(packed: bytes) -> list[tuple[str, str | None]]:
-    return msgspec.msgpack.decode(packed, type=list[tuple[str, str | None]]) if packed else []
+def context_of(said: bytes, seal: Seal | None, target: str) -> list[tuple[str, str | None]]:
+    """The context that a group view keeps; what is sealed and does not open is left out."""
+    found: list[tuple[str, str | None]] = []
+    for part in _CONTEXT.decode(said) if said else ():
+        if not part.sealed:
+            found.append((part.source_text, part.text))
+        elif seal is not None:
+            sealed = Text(sealed=part.sealed, characters=part.characters)
+            try:
+                text = seal.open_text("result", part.utterance, target, sealed)
+            except Sealed as error:
+                log.error("context sealed", session=seal.session, error=str(error))
+            else:
+                found.append((text.source_text, text.text))
+    return found

@@ -40,6 +40,7 @@ D decided state: changes only together with an event, no TTL.   S soft state: ma
     live:<projection>      string D  `<version>.<build>` that readers read
     view:<p>:<v>.<b>:<id>  hash   D  one record of a read model
     idx:<session>          list   D  log ids of the session
+    forgotten              zset   S  the last 10,000 forgotten sessions, by time
     archive                hash   D  to: last log id it holds; of: its key; audio: 0 | 1
 """
 
@@ -143,6 +144,10 @@ class Keys:
     @property
     def fair(self) -> str:
         return self._key("fair")
+
+    @property
+    def forgotten(self) -> str:
+        return self._key("forgotten")
 
     @property
     def archive(self) -> str:

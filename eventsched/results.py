@@ -1,20 +1,28 @@
 """What comes of speech: the result a node gives, and the outcome a session hears.
 
-Owns: `Result` (made by handlers), `Delivered` (heard by sessions), and the former's limits.
-Never does: I/O. Read next: job.py (making them), session.py (hearing them).
+Owns: `Result` (made by handlers), `Delivered` (heard by sessions), the former's limits, and how
+both travel: encrypted, if the session is.
+Never does: I/O but for keys. Read next: job.py (making them), session.py (hearing them).
 """
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
 import msgspec
+import structlog
 
 from eventsched import codec
-from eventsched.errors import InvalidMessage
+from eventsched.errors import InvalidMessage, KeyMissing, KeyStoreUnusable, Sealed
 from eventsched.events import Text
 from eventsched.listening import Told
+from eventsched.privacy.keystore import KeyStore
+from eventsched.privacy.opening import seal_of
 
+if TYPE_CHECKING:
+    from eventsched.privacy.sealing import Seal, What
+
+log = structlog.get_logger("eventsched.session")
 AUDIO_BYTES_MAX = 512_000
 BODY_BYTES_MAX = 65_536
 
@@ -57,11 +65,19 @@ class Delivered(Result, frozen=True, kw_only=True):
     """Why there is no text: with `no_text` and `failed`."""
     log: str = ""
     """Id of the event in the log."""
+    is_sealed: bool = False
+    """Its text and sound are encrypted, and their key is not here."""
 
 
-def delivered(told: Told) -> Delivered:
-    """An entry of an `out` stream, as the session's user sees it."""
-    text = codec.decode_text(told.body)
+async def heard(told: Told, keys: KeyStore | None) -> Delivered:
+    """An entry of an `out` stream, as the session's user sees it; sealed where its key is not."""
+    text, audio, is_sealed = codec.decode_text(told.body), told.audio, False
+    if text.sealed:
+        try:
+            text, audio = await _opened(told, text, keys)
+        except (KeyMissing, KeyStoreUnusable, Sealed) as error:
+            log.warning("sealed", session=told.data["session"], error=str(error))
+            text, audio, is_sealed = Text(), b"", True
     d = told.data
     return Delivered(
         id=told.id,
@@ -75,21 +91,37 @@ def delivered(told: Told) -> Delivered:
         text=text.text,
         source_text=text.source_text,
         language=text.language,
-        audio=told.audio or None,
+        audio=audio or None,
+        is_sealed=is_sealed,
     )
 
 
-def body_of(result: Result) -> bytes:
-    """The text of a result as it travels; InvalidMessage when it or its audio is too large."""
-    body = codec.encode_text(
-        Text(source_text=result.source_text, text=result.text, language=result.language)
-    )
+async def _opened(told: Told, text: Text, keys: KeyStore | None) -> tuple[Text, bytes]:
+    d = told.data
+    seal = await seal_of(keys, d["session"])
+    what: What = "partial" if told.kind == "partial" else "result"
+    plain = seal.open_text(what, d["utterance"], d["target"], text)
+    audio = told.audio and seal.open_sound(d["utterance"], d["target"], told.audio)
+    return plain, audio
+
+
+def packed(
+    result: Result, seal: Seal | None, utterance: int, target: str
+) -> tuple[bytes, bytes]:
+    """Text and sound as they travel; InvalidMessage when either is too large."""
+    text = Text(source_text=result.source_text, text=result.text, language=result.language)
+    audio = result.audio or b""
+    audio_max = AUDIO_BYTES_MAX - (seal.overhead_bytes if seal else 0)
+    if len(audio) > audio_max:
+        raise InvalidMessage.of(
+            "audio", f"at most {audio_max} bytes, got {len(audio)}", "compress it"
+        )
+    if seal is not None:
+        text = seal.text("result", utterance, target, text)
+        audio = audio and seal.sound(utterance, target, audio)
+    body = codec.encode_text(text)
     if len(body) > BODY_BYTES_MAX:
         raise InvalidMessage.of(
             "text", f"at most {BODY_BYTES_MAX} bytes, got {len(body)}", "shorten it"
         )
-    if result.audio and len(result.audio) > AUDIO_BYTES_MAX:
-        raise InvalidMessage.of(
-            "audio", f"at most {AUDIO_BYTES_MAX} bytes, got {len(result.audio)}", "compress it"
-        )
-    return body
+    return body, audio

@@ -11,7 +11,7 @@ here can waste work but never spoil a result.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import anyio
 import anyio.abc
@@ -25,6 +25,7 @@ from eventsched.heart import Held, beating
 from eventsched.job import Assignment, Job
 from eventsched.keys import name_of
 from eventsched.pacing import insist
+from eventsched.privacy.keystore import KeyStore
 from eventsched.roles import Patience
 from eventsched.store import NodeGrant, NodeResult, Store
 from eventsched.transport import Entry
@@ -53,12 +54,22 @@ class _Attempt:
 class Serving:
     """Serves from `run`'s start to the registration's end."""
 
-    def __init__(self, store: Store, grant: NodeGrant, run: Run, *, slots: int, url: str) -> None:
+    def __init__(
+        self,
+        store: Store,
+        grant: NodeGrant,
+        run: Run,
+        *,
+        slots: int,
+        url: str,
+        keys: KeyStore | None,
+    ) -> None:
         self.store = store
         self.grant = grant
         self._run = run
         self._slots = slots
         self._url = url
+        self._keys = keys
         self._attempts: dict[str, _Attempt] = {}
         self._end: End | NodeSuperseded | None = None
         self._position = grant.inbox_from
@@ -165,12 +176,16 @@ class Serving:
         ending: NodeResult | None = None
         try:
             with attempt.scope:
-                ending = await end_of(self._run, job)
+                ending = await end_of(self._unlocked, job)
             if ending is not None:
                 await self._tell(job, ending)
         finally:
             if self._attempts.get(job.key) is attempt:
                 del self._attempts[job.key]
+
+    async def _unlocked(self, job: Job) -> Any:
+        await job.unlock(self._keys)
+        return await self._run(job)
 
     async def _tell(self, job: Job, ending: NodeResult) -> None:
         (refused,) = await self._results.submit([ending])

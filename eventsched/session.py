@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import anyio
 import msgspec
@@ -20,8 +21,12 @@ from eventsched.channel import APPEND_BYTES_MAX, APPEND_ITEMS_MAX, Channel
 from eventsched.errors import Backpressure, InvalidMessage, Refused, SeqGap
 from eventsched.listening import START, Mailbox, Told
 from eventsched.pacing import happens_within, insist
-from eventsched.results import Delivered, delivered
+from eventsched.privacy.keystore import KeyStore
+from eventsched.results import Delivered, heard
 from eventsched.store import Chunk, Receipt, SessionGrant
+
+if TYPE_CHECKING:
+    from eventsched.privacy.sealing import Seal
 
 RESENDS_MAX = 3
 PRESSED_MAX = 10
@@ -37,7 +42,16 @@ log = structlog.get_logger("eventsched.session")
 class Session:
     """Open for appending while its block lasts. Made by `Client.session` and `Client.resume`."""
 
-    def __init__(self, channel: Channel, grant: SessionGrant, encoding: Format, rate: int) -> None:
+    def __init__(
+        self,
+        channel: Channel,
+        grant: SessionGrant,
+        encoding: Format,
+        rate: int,
+        *,
+        keys: KeyStore | None = None,
+        seal: Seal | None = None,
+    ) -> None:
         self.id = grant.session
         self.epoch = grant.epoch
         self.encoding = encoding
@@ -45,6 +59,9 @@ class Session:
         self.quiet_s = 0
         self.stays_open = False
         self._channel = channel
+        self._keys = keys
+        self._seal = seal
+        """Encrypts its audio; none when the session is not encrypted."""
         self._next_seq = grant.next_seq
         self._utterance = grant.utterance
         self._turn = anyio.Lock()
@@ -86,7 +103,8 @@ class Session:
         ServerUnavailable or a cancelled call the audio counts as appended: it goes again before
         whatever comes next.
         """
-        pieces = chunks.cut(audio, self.encoding, self.rate, final=final)
+        bytes_max = chunks.CHUNK_BYTES_MAX - (self._seal.overhead_bytes if self._seal else 0)
+        pieces = chunks.cut(audio, self.encoding, self.rate, final=final, bytes_max=bytes_max)
         async with self._turn:
             numbered = self._number(pieces, final=final)
             self._unsure += numbered
@@ -117,13 +135,21 @@ class Session:
                 epoch=self.epoch,
                 seq=self._next_seq + at,
                 ms=piece.ms,
-                payload=piece.payload,
+                payload=self._sealed(self._next_seq + at, piece.payload),
                 final=final and piece is pieces[-1],
             )
             for at, piece in enumerate(pieces)
         ]
         self._next_seq += len(numbered)
         return numbered
+
+    def _sealed(self, seq: int, payload: bytes) -> bytes:
+        return self._seal.chunk(seq, payload) if self._seal else payload
+
+    def _bytes_of(self, chunk: Chunk) -> int:
+        """How many bytes of the caller's audio it holds."""
+        overhead = self._seal.overhead_bytes if self._seal and chunk.payload else 0
+        return len(chunk.payload) - overhead
 
     def _give_back(self, numbered: Sequence[Chunk]) -> int:
         """What was refused of these was never taken. Returns the bytes of those that were stored.
@@ -134,7 +160,7 @@ class Session:
         refused = [chunk for chunk in self._unsure if chunk.seq >= first]
         self._unsure = [chunk for chunk in self._unsure if chunk.seq < first]
         self._next_seq = refused[0].seq
-        return sum(len(chunk.payload) for chunk in numbered if chunk.seq < self._next_seq)
+        return sum(self._bytes_of(chunk) for chunk in numbered if chunk.seq < self._next_seq)
 
     async def _settle(self) -> list[Receipt]:
         """Everything that was taken is stored when this returns, or still comes first."""
@@ -225,6 +251,10 @@ class Session:
             self._taken = told.id
         return told
 
+    async def heard(self, told: Told) -> Delivered:
+        """An entry of the out stream to read, with the speaker's key if need be. For `Results`."""
+        return await heard(told, self._keys)
+
     def _listen(self, after: str) -> Mailbox:
         _check_position(after)
         if self._box is not None:
@@ -310,7 +340,7 @@ class Results:
             if told is None:
                 raise StopAsyncIteration
             if told.kind in self._kinds:
-                return delivered(told)
+                return await self._session.heard(told)
 
 
 def _fitting(unsure: Sequence[Chunk]) -> list[Chunk]:

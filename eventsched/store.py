@@ -154,6 +154,7 @@ class Store:
         room: str,
         hears: str,
         traceparent: str,
+        key: str = "",
     ) -> SessionGrant:
         """The session exists; the same token again gets the same reply."""
         reply = await self._run(
@@ -171,6 +172,7 @@ class Store:
             room,
             hears,
             traceparent,
+            key,
         )
         return self._granted(name, reply)
 
@@ -218,6 +220,11 @@ class Store:
     async def close_session(self, session: str, epoch: int) -> Word:
         """No more chunks; the session closes when everything it owes has ended."""
         reply = await self._run("close_session", name_of(session), epoch)
+        return reply.decode()  # type: ignore[no-any-return]
+
+    async def forget_session(self, session: str, key: str) -> Word:
+        """It is on record that the session's key, of this id, is destroyed."""
+        reply = await self._run("forget_session", name_of(session), key)
         return reply.decode()  # type: ignore[no-any-return]
 
     # --- nodes ------------------------------------------------------------------------------

@@ -39,8 +39,8 @@ _AWAY = (
 )
 _UNABLE = ("MISCONF", "NOREPLICAS")
 """What a server says that is there and may not write: its disk is full, its replicas are gone."""
-_KEYLESS = ("INFO", "TIME")
-"""Commands about the server itself: on a cluster the one that serves the key."""
+_KEYLESS = ("INFO", "TIME", "BGREWRITEAOF")
+"""Commands to the server itself: on a cluster the one that serves the key."""
 RETRIES = 3
 BLOCK_MS_MAX = 4_000
 """Below the socket's own limit of 5 s, so that an empty read is no error."""
@@ -53,7 +53,7 @@ class Transport(Protocol):
         """The reply of one script. Raises Refused, ServerUnavailable."""
 
     async def command(self, *parts: Arg, key: str) -> Any:
-        """The reply of one reading command; `key` says where it goes on a cluster."""
+        """The reply of one command that changes no key; `key` says where it goes on a cluster."""
 
     async def read_blocking(
         self, streams: Mapping[str, str], block_ms: int, count: int

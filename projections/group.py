@@ -41,10 +41,13 @@ class Part(msgspec.Struct, frozen=True, omit_defaults=True):
     source_text: str
     text: str | None = None
     """The translation; none when it is missing."""
+    sealed: bytes = b""
+    """Both, encrypted; they are empty then."""
+    sealed_characters: int = 0
 
     @property
     def characters(self) -> int:
-        return len(self.source_text) + len(self.text or "")
+        return len(self.source_text) + len(self.text or "") + self.sealed_characters
 
 
 class Group(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -93,8 +96,17 @@ def kept(parts: tuple[Part, ...]) -> tuple[Part, ...]:
 
 
 def context_of(group: Group) -> bytes:
-    """What a node gets: msgpack of `[source_text, text | none]`, oldest first."""
-    return _context.encode([[part.source_text, part.text] for part in group.parts])
+    """What a node gets, oldest first: msgpack of `Said`, cut short where nothing is sealed.
+
+    What is sealed stays so: the node opens it with the session's key.
+    """
+    return _context.encode([_said(part) for part in group.parts])
+
+
+def _said(part: Part) -> list[Any]:
+    if not part.sealed:
+        return [part.source_text, part.text]
+    return ["", None, part.utterance, part.sealed, part.sealed_characters]
 
 
 def _opened(_: SessionGroups | None, event: Event, __: SessionOpened) -> SessionGroups:
@@ -108,7 +120,14 @@ def _delivered(view: SessionGroups, event: Event, data: ResultDelivered) -> Sess
     if not joins(group, event.ms):
         group = Group(n=group.n + 1, active=True, playing=group.playing)
     said = decode_text(event.body)
-    part = Part(group.next_index, data.utterance, said.source_text, said.text)
+    part = Part(
+        group.next_index,
+        data.utterance,
+        said.source_text,
+        said.text,
+        said.sealed,
+        said.characters,
+    )
     return _put(
         view,
         data.target,

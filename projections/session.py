@@ -26,6 +26,7 @@ from eventsched.events import (
     RoomLeft,
     SessionClosed,
     SessionClosing,
+    SessionForgotten,
     SessionOpened,
     SessionResumed,
     SessionRetired,
@@ -84,6 +85,10 @@ class Session(msgspec.Struct, frozen=True, omit_defaults=True):
     priority: int = 1
     room: str = ""
     hears: str = ""
+    key: str = ""
+    """Id of its key; empty when it is not encrypted."""
+    forgotten_ms: int = 0
+    """When it was on record that its key is destroyed."""
     in_room: bool = False
     utterance: int = 0
     """Index of the utterance that is not finalized yet."""
@@ -139,6 +144,7 @@ def _opened(_: Session | None, event: Event, data: SessionOpened) -> Session:
         priority=data.priority,
         room=data.room,
         hears=data.hears,
+        key=data.key,
         in_room=bool(data.room),
     )
 
@@ -259,6 +265,10 @@ def _closed(view: Session, event: Event, _: SessionClosed) -> Session:
     return replace(view, status="closed", closed_ms=event.ms, at_ms=event.ms)
 
 
+def _forgotten(view: Session, event: Event, _: SessionForgotten) -> Session:
+    return replace(view, forgotten_ms=event.ms, at_ms=event.ms)
+
+
 def _retired(_: Session, __: Event, ___: SessionRetired) -> None:
     return None
 
@@ -279,6 +289,7 @@ STEPS: dict[type, Step] = {
     SessionClosing: _closing,
     RoomLeft: _left,
     SessionClosed: _closed,
+    SessionForgotten: _forgotten,
     SessionRetired: _retired,
 }
 

@@ -16,6 +16,7 @@ import msgspec
 import eventsched
 from eventsched.client import Client, running_client
 from eventsched.connection import Connection
+from eventsched.privacy.keystore import KeyStore
 from eventsched.running import ROLES, running
 from eventsched.server.check import check_server, open_client
 from eventsched.settings import Settings
@@ -33,6 +34,7 @@ async def system(
     *cells: str,
     roles: Sequence[str] = tuple(ROLES),
     settings: Mapping[str, int] | None = None,
+    key_store: KeyStore | None = None,
 ) -> AsyncIterator[Client]:
     """A client of these cells with the roles running, in real time."""
     async with AsyncExitStack() as stack:
@@ -46,13 +48,15 @@ async def system(
             await store.configure_cell(wanted, overwrite=False)
         facts = await check_server(calling)
         await stack.enter_async_context(running(Connection(url, facts, transport, stores), roles))
-        yield await stack.enter_async_context(running_client(Client(stores, url=url)))
+        yield await stack.enter_async_context(
+            running_client(Client(stores, url=url, keys=key_store))
+        )
 
 
 @asynccontextmanager
-async def client_of(store: Store) -> AsyncIterator[Client]:
+async def client_of(store: Store, key_store: KeyStore | None = None) -> AsyncIterator[Client]:
     """Another process, as it were: a client of its own on the same cell."""
-    async with running_client(Client({store.cell: store})) as client:
+    async with running_client(Client({store.cell: store}, keys=key_store)) as client:
         yield client
 
 

@@ -34,6 +34,7 @@ COMMANDS = {
     "rebuild": "Replay the log into fresh views and switch to them.",
     "verify": "Check that what is stored and shown follows from the log.",
     "audit": "Check whether anybody has touched the archive; prove an event.",
+    "forget": "Destroy the key of an encrypted session, or of all old ones.",
     "dead": "List what could not be processed; put it back.",
     "trace": "Replay real conversations as load and judge what came of it.",
     "bench": "Measure one part against a throw-away server of its own.",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import anyio
 import typer
 
-from eventsched.cli.options import Options, command
+from eventsched.cli.options import Keys, Options, command
 from eventsched.errors import InvalidMessage
 
 if TYPE_CHECKING:
@@ -29,7 +29,9 @@ EXAMPLE = "name it like workers:node"
 
 
 @command(is_service=True)
-async def node(options: Options, target: Target, name: Name = None) -> int:
+async def node(
+    options: Options, target: Target, name: Name = None, keys: Keys = None
+) -> int:
     """Serve with the node of a module, found as from the present folder.
 
     SIGTERM or Ctrl-C drains: no new work, what is in hand is finished. A second one stops at once.
@@ -41,7 +43,7 @@ async def node(options: Options, target: Target, name: Name = None) -> int:
         from eventsched.checks import check_address
 
         declared.name = check_address("--name", name)
-    async with connect(options.url, data=options.data) as es:
+    async with connect(options.url, data=options.data, keys=keys) as es:
         return await _serve(declared, es)
 
 

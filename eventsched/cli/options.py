@@ -40,6 +40,14 @@ Data = Annotated[
         help="Without a URL: folder of the server [EVENTSCHED_DATA, else ./.eventsched].",
     ),
 ]
+Keys = Annotated[
+    Path | None,
+    typer.Option(
+        "--keys",
+        metavar="DIR",
+        help="Key store of encrypted sessions [EVENTSCHED_KEYS].",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="JSON on stdout, for programs.")]
 Archive = Annotated[
     Path | None,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from eventsched.cli.options import Options, command
+from eventsched.cli.options import Keys, Options, command
 from eventsched.errors import InvalidMessage
 
 Files = Annotated[
@@ -34,6 +34,10 @@ Priority = Annotated[
 ]
 Partials = Annotated[bool, typer.Option("--partials", help="Transcripts in the making, too.")]
 
+Encrypt = Annotated[
+    bool, typer.Option("--encrypt", help="Audio and texts, with keys in the key store.")
+]
+
 
 @command
 async def stream(
@@ -48,6 +52,8 @@ async def stream(
     hears: Hears = None,
     priority: Priority = 1,
     partials: Partials = False,
+    encrypt: Encrypt = False,
+    keys: Keys = None,
 ) -> int:
     """Stream speech and show the results as they come; exit code 1 if any failed or is missing.
 
@@ -69,7 +75,8 @@ async def stream(
         "room": room,
         "hears": hears,
         "priority": priority,
+        "encrypt": encrypt,
     }
-    async with connect(options.url, data=options.data) as es:
+    async with connect(options.url, data=options.data, keys=keys) as es:
         streams = Streams(es, asked, realtime=realtime, partials=partials, as_json=options.json)
         return await streams.run(sources)

@@ -212,6 +212,8 @@ class Streams:
             said.append(f" → {one.text}" if one.source_text else one.text)
         if one.code:
             said.append(one.code)
+        if one.is_sealed:
+            said.append("sealed: its key is not here", "yellow")
         if one.audio:
             said.append(f" ({len(one.audio):,} B of sound)", "dim")
         place = f"  u{one.utterance} {one.target}  " if one.utterance >= 0 else "  "
@@ -261,5 +263,6 @@ def _as_json(source: Source, one: Delivered) -> dict[str, Any]:
         "text": one.text,
         "language": one.language,
         "audio_bytes": len(one.audio or b""),
+        "sealed": one.is_sealed,
         "log": one.log,
     }

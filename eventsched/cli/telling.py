@@ -74,6 +74,8 @@ def _said(event: Event) -> str:
     text = _text(event)
     if text is None:
         return ""
+    if text.sealed:
+        return f"  sealed, {text.characters} characters"
     # Into the language that was spoken, both are the same words.
     parts = dict.fromkeys(part for part in (text.source_text, text.text) if part)
     return "  " + " → ".join(f"“{part}”" for part in parts) if parts else ""
@@ -98,7 +100,8 @@ def _opened(_: Event, d: events.SessionOpened) -> str:
     room = f"room {d.room}" if d.room else ""
     hears = f"hears {d.hears}" if d.hears else ""
     kind = f"{d.audio} {d.rate:,} Hz"
-    return f"tenant {d.tenant}, {d.source}{heard}, {kind}" + _also(features, room, hears)
+    key = f"encrypted with key {d.key}" if d.key else ""
+    return f"tenant {d.tenant}, {d.source}{heard}, {kind}" + _also(features, room, hears, key)
 
 
 def _finalized(_: Event, d: events.UtteranceFinalized) -> str:
@@ -163,6 +166,7 @@ _TELLERS: dict[type, Callable[[Event, Any], str]] = {
     events.UtteranceFinalized: _finalized,
     events.SessionClosing: lambda _, d: d.reason,
     events.SessionClosed: _closed,
+    events.SessionForgotten: lambda _, d: f"key {d.key} is destroyed",
     events.PlaybackStarted: _playback,
     events.PlaybackEnded: _playback,
     events.RoomJoined: lambda _, d: d.room + _also(f"hears {d.hears}" if d.hears else ""),

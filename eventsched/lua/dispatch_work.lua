@@ -59,7 +59,7 @@ local function jobs_of(work)
         turn = work.turn, source = work.source, target = owed.target, services = work.services,
         audio = work.audio, rate = work.rate, first = work.first, last = work.last,
         count = work.count, bytes = work.bytes, ms = work.ms, padding_ms = work.padding_ms,
-        priority = work.priority, tp = work.tp, delivery_no = owed.delivery_no })
+        priority = work.priority, tp = work.tp, key = work.key, delivery_no = owed.delivery_no })
       job.attempt = 1
       list[#list + 1] = job
     else

@@ -17,12 +17,13 @@
 --   room            full id or empty
 --   hears           language or empty
 --   tp              traceparent or empty
+--   key_id          16 hex digits of the key that encrypts the session, or empty
 -- Reply: [epoch, next_seq, utterance, out_id]
 -- Refusals: INVALID_MESSAGE, SESSION_CLOSED, BACKPRESSURE
 -- Events: SessionOpened, RoomJoined
 -- Bound: constant
 local log_key = KEYS[1]
-local now_arg, name, token, tenant, source, targets, services, features_hash, audio, rate, priority, room, hears, tp = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11], ARGV[12], ARGV[13], ARGV[14]
+local now_arg, name, token, tenant, source, targets, services, features_hash, audio, rate, priority, room, hears, tp, key_id = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11], ARGV[12], ARGV[13], ARGV[14], ARGV[15]
 -- include: sessions
 local members_max = 32
 local targets_max, features_max = 8, 16
@@ -44,11 +45,15 @@ end
 if not text.all(services, features_max, text.is_name) then
   return invalid('features', 'up to 16 names')
 end
-if features_hash ~= 'none' and not string.match(features_hash, '^' .. string.rep('%x', 16) .. '$') then
+local hex_16 = '^' .. string.rep('%x', 16) .. '$'
+if features_hash ~= 'none' and not string.match(features_hash, hex_16) then
   return invalid('features_hash', '16 hex digits or none')
 end
 if audio ~= 'pcm16' and audio ~= 'opus' then return invalid('audio', 'pcm16 or opus') end
 if hears ~= '' and not text.is_target(hears) then return invalid('hears', 'a language, never auto') end
+if key_id ~= '' and not string.match(key_id, hex_16) then
+  return invalid('key', '16 hex digits or empty')
+end
 if not rate_hz then return invalid('rate', '8000 to 48000 Hz') end
 if not priority_no then return invalid('priority', '0, 1 or 2') end
 local room_name = room ~= '' and keys.name(room) or nil
@@ -63,14 +68,15 @@ local now, full = clock.now(), keys.full(name)
 write('HSET', keys.of('session', name), 'status', 'open', 'epoch', 1, 'tenant', tenant,
   'source', source, 'targets', targets, 'services', services, 'features_hash', features_hash,
   'audio', audio, 'rate', rate_hz, 'priority', priority_no, 'room', room, 'hears', hears, 'tp', tp,
-  'utterance', 0, 'turn', 0, 'tokens',
+  'key', key_id, 'utterance', 0, 'turn', 0, 'tokens',
   sessions.tokens_with(nil, token, 1), 'next_seq', 0, 'seen', string.format('%d', now),
   'buf_count', 0, 'buf_bytes', 0, 'buf_ms', 0, 'buf_first', '', 'buf_last', '', 'buf_seq', 0,
   'buf_at', 0)
 emit({ t = 'SessionOpened', s = full, tp = tp, d = {
   tenant = tenant, source = source, targets = some(text.list(targets)),
   features = some(text.list(services)), features_hash = features_hash, audio = audio,
-  rate = rate_hz, priority = priority_no, room = filled(room), hears = filled(hears), epoch = 1 } })
+  rate = rate_hz, priority = priority_no, room = filled(room), hears = filled(hears), epoch = 1,
+  key = filled(key_id) } })
 if room_name then
   write('HSET', keys.of('room', room_name), full, hears)
   emit({ t = 'RoomJoined', s = full, tp = tp, d = { room = room, hears = filled(hears) } })

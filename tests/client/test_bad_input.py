@@ -40,6 +40,7 @@ NINE = ["es", "fr", "de", "it", "pt", "nl", "sv", "da", "fi"]
         ("priority", {"priority": 3}),
         ("priority", {"priority": True}),
         ("traceparent", {"traceparent": "00-zz"}),
+        ("encrypt", {"encrypt": True}),
     ],
 )
 async def test_a_session_asks_for_something_impossible(

@@ -12,6 +12,7 @@ from eventsched import listening
 from eventsched.client import Client
 from eventsched.errors import ServerUnavailable
 from eventsched.keys import name_of
+from eventsched.results import packed
 from eventsched.session import Session
 from eventsched.store import Store
 from eventsched.transport import Arg, Entry, Transport
@@ -35,6 +36,10 @@ async def chunks_of(store: Store, session: Session) -> list[bytes]:
     return [fields[17] for _, fields in entries]
 
 
+def body_of(result: eventsched.Result) -> bytes:
+    return packed(result, None, 0, "es")[0]
+
+
 async def served(store: TimedStore, session: Session, count: int) -> None:
     """A node does `count` jobs of the session: `hola 0`, `hola 1` …"""
     node = await store.join()
@@ -43,7 +48,7 @@ async def served(store: TimedStore, session: Session, count: int) -> None:
     assert len(messages) == count
     for message in messages:
         text = eventsched.Result(text=f"hola {message['utterance']}")
-        await store.answer(node, message, body=eventsched.results.body_of(text))
+        await store.answer(node, message, body=body_of(text))
 
 
 class Cut(Transport):
@@ -251,7 +256,7 @@ async def test_results_come_in_order_and_end_with_the_session(
             await store.dispatch()
             for message in reversed(await store.inbox(node)):
                 text = eventsched.Result(text=f"hola {message['utterance']}")
-                await store.answer(node, message, body=eventsched.results.body_of(text))
+                await store.answer(node, message, body=body_of(text))
         heard = [result async for result in session.results()]
         assert [(r.outcome, r.utterance, r.text) for r in heard] == [
             ("result", number, f"hola {number}") for number in range(3)
@@ -346,7 +351,7 @@ async def test_partials_are_heard_by_those_who_ask(client: Client, store: TimedS
         node = await store.join()
         await store.dispatch()
         (message,) = await store.inbox(node)
-        body = eventsched.results.body_of(eventsched.Result(text="ho"))
+        body = body_of(eventsched.Result(text="ho"))
         await store.send_partials(node.node, node.epoch, [(message["j"], 1, body)])
         await store.answer(node, message)
         results = session.results(after="0-0", partials=True)

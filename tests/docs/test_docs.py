@@ -23,6 +23,7 @@ DOCS = [
     "ARCHITECTURE.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
+    "docs/privacy.md",
     "eventsched/lua/README.md",
 ]
 PATH = re.compile(r"`((?:eventsched|projections|tests|docs|examples|benchmarks)/[\w./*-]*)`")

@@ -1,7 +1,8 @@
 """What a released version has written decodes for ever, to what it meant.
 
-Owns: the corpora `v<version>.jsonl`: entries as scripts write them, and what they say. A line once
-released is never changed or removed; what is new adds a line.
+Owns: the corpora `v<version>.jsonl`: entries as scripts write them, and what they say; and
+`sealed-<form>.jsonl`, what was encrypted, with a key that is there beside it. A line once released
+is never changed or removed; what is new adds a line.
 """
 
 from __future__ import annotations
@@ -18,8 +19,11 @@ from msgspec import inspect
 
 from eventsched import codec, events, upcasting
 from eventsched.codec import UndecodableEvent
+from eventsched.privacy.keystore import Key
+from eventsched.privacy.sealing import Seal
 
 CORPORA = sorted(Path(__file__).parent.glob("v*.jsonl"))
+SEALED = Path(__file__).parent / "sealed-1.jsonl"
 TYPES: dict[str, type] = {kind.__name__: kind for kind in get_args(events.AnyData)}
 
 
@@ -40,6 +44,8 @@ def all_of(value: Any) -> Any:
             one.encode_name: all_of(getattr(value, one.name))
             for one in msgspec.structs.fields(value)
         }
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
     return [all_of(one) for one in value] if isinstance(value, list | tuple) else value
 
 
@@ -71,6 +77,24 @@ def test_every_line_decodes_to_what_it_meant(path: Path) -> None:
         assert says(all_of(event.data), line["means"]), f"{where}: {all_of(event.data)}"
         if "text" in line:
             assert says(all_of(codec.decode_text(event.body)), line["text"]), where
+
+
+@pytest.mark.parametrize("line", lines_of(SEALED), ids=lambda line: line["kind"])
+def test_what_was_sealed_opens_to_what_it_was(line: dict[str, Any]) -> None:
+    key = Key(bytes.fromhex(line["key"]))
+    assert key.id == line["key_id"]
+    seal, sealed = Seal(line["session"], key), base64.b64decode(line["sealed"])
+    match line["kind"]:
+        case "chunk":
+            assert seal.open_chunk(line["seq"], sealed) == base64.b64decode(line["plain"])
+        case "sound":
+            plain = seal.open_sound(line["utterance"], line["target"], sealed)
+            assert plain == base64.b64decode(line["plain"])
+        case what:
+            text = codec.decode_text(sealed)
+            assert text.characters == line["characters"]
+            plain_text = seal.open_text(what, line["utterance"], line["target"], text)
+            assert says(all_of(plain_text), line["text"])
 
 
 # --- the corpus is whole --------------------------------------------------------------------

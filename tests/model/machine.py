@@ -60,6 +60,7 @@ FEATURES: tuple[tuple[list[str], str], ...] = (
     (["vad", "tts"], "fedcba9876543210"),
 )
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+KEY = "0123456789abcdef"
 BAD_OPENINGS: tuple[dict[str, Any], ...] = (
     {"name": "a b"},
     {"token": ""},
@@ -75,6 +76,7 @@ BAD_OPENINGS: tuple[dict[str, Any], ...] = (
     {"priority": 3},
     {"room": "elsewhere.r1"},
     {"hears": "auto"},
+    {"key": "0123"},
 )
 BAD_REGISTRATIONS: tuple[dict[str, Any], ...] = (
     {"token": ""},
@@ -181,6 +183,7 @@ class Machine(RuleBasedStateMachine):
         priority=st.sampled_from([0, 1, 1, 2]),
         hears=st.sampled_from([None, None, "", "es", "fr", "es"]),
         is_traced=st.booleans(),
+        key=st.sampled_from(["", KEY]),
     )
     def open(
         self,
@@ -191,6 +194,7 @@ class Machine(RuleBasedStateMachine):
         priority: int,
         hears: str | None,
         is_traced: bool,
+        key: str,
     ) -> None:
         asked = self.opening(
             tenant=tenant,
@@ -202,6 +206,7 @@ class Machine(RuleBasedStateMachine):
             room="" if hears is None else self.store.keys.full(ROOM),
             hears=hears or "",
             traceparent=PARENT if is_traced else "",
+            key=key,
         )
         grant = self.both("open_session", **asked)
         if isinstance(grant, SessionGrant):
@@ -381,6 +386,12 @@ class Machine(RuleBasedStateMachine):
     def close(self, which: int) -> None:
         grant = self.session(which)
         self.both("close_session", grant.session, grant.epoch)
+
+    @precondition(lambda self: self.sessions)
+    @rule(which=small, key=st.sampled_from([KEY, KEY, KEY[::-1], "0123"]))
+    def forget(self, which: int, key: str) -> None:
+        """Open ones are refused; closed and retired ones are forgotten, once."""
+        self.both("forget_session", self.session(which).session, key)
 
     # --- nodes ------------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from eventsched.events import (
     RoomLeft,
     SessionClosed,
     SessionClosing,
+    SessionForgotten,
     SessionOpened,
     SessionResumed,
     Target,
@@ -42,6 +43,7 @@ PADDING_MS: dict[Reason, int] = {
 }
 CHUNK_BYTES_MAX = 65_536
 MEMBERS_MAX = 32
+HEX_16 = re.compile("[0-9a-f]{16}")
 PLAYBACKS_MAX = 64
 
 
@@ -102,6 +104,7 @@ def open_session(
     room: str,
     hears: str,
     traceparent: str,
+    key: str = "",
 ) -> SessionGrant:
     if name in w.sessions:
         return _opened_before(w, name, token)
@@ -112,9 +115,10 @@ def open_session(
         "source": bool(LANGUAGE.fullmatch(source)),
         "targets": len(set(targets)) <= 8 and all(is_target(one) for one in targets),
         "features": len(set(features)) <= 16 and all(NAME.fullmatch(one) for one in features),
-        "features_hash": bool(re.fullmatch("none|[0-9a-f]{16}", features_hash)),
+        "features_hash": features_hash == "none" or bool(HEX_16.fullmatch(features_hash)),
         "audio": audio in ("pcm16", "opus"),
         "hears": not hears or is_target(hears),
+        "key": not key or bool(HEX_16.fullmatch(key)),
         "rate": 8_000 <= rate <= 48_000,
         "priority": priority in (0, 1, 2),
         "room": not room or is_here(w, room),
@@ -141,6 +145,7 @@ def open_session(
         room=room,
         hears=hears,
         epoch=1,
+        key=key,
     )
     w.emit(opened, session=full)
     if room:
@@ -349,6 +354,7 @@ def _work_of(view: Session, soft: Soft, data: UtteranceFinalized, log_id: str) -
         padding_ms=data.padding_ms,
         priority=view.priority,
         tp=soft.tp,
+        key=view.key,
         log=log_id,
         targets=data.targets,
     )
@@ -438,6 +444,22 @@ def close_session(w: World, session: str, epoch: int) -> Literal["ok", "duplicat
     checked(w, name, epoch)
     close(w, name, "asked")
     settle(w)
+    return "ok"
+
+
+def forget_session(w: World, session: str, key: str) -> Literal["ok", "duplicate"]:
+    name = name_of(session)
+    if not HEX_16.fullmatch(key):
+        raise invalid("key")
+    view = w.sessions.get(name)
+    if view is not None and view.status != "closed":
+        raise invalid("session")
+    if view is not None and view.key != key:
+        raise invalid("key")
+    if name in w.forgotten:
+        return "duplicate"
+    w.emit(SessionForgotten(key=key), session=session)
+    w.forgotten[name] = w.now
     return "ok"
 
 

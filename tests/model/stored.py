@@ -25,7 +25,7 @@ NOT_COMPARED = {
     "live",  # written by the test in place of the projector
     "view",
 }
-SCORED = {"timers", "fair", "free", "leases", "ready", "waiting"}
+SCORED = {"timers", "fair", "forgotten", "free", "leases", "ready", "waiting"}
 """Sorted sets: a score of 0 says something."""
 LOOKED_AT = "demands:"
 """Their scores say in which order a class looks at demands: more than 64 are needed to see it."""
@@ -52,6 +52,7 @@ def expected(w: World) -> Content:
         "duplicate_finalizes": w.duplicate_finalizes,
     }
     told["timers"] = w.timers
+    told["forgotten"] = w.forgotten
     for key, entries in w.streams.items():
         told[key.removeprefix(w.keys.prefix)] = [_entry(one) for one in entries]
     plain = {
@@ -93,6 +94,7 @@ def _session(w: World, name: str, soft: Soft) -> Content:
         "priority": view.priority,
         "room": view.room,
         "hears": view.hears,
+        "key": view.key,
         "utterance": view.utterance,
         "turn": view.turn,
         "node": name_of(view.node),

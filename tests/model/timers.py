@@ -276,6 +276,7 @@ def _core_of(work: Work, one: Target) -> Core:
         padding_ms=work.padding_ms,
         priority=work.priority,
         tp=work.tp,
+        key=work.key,
         delivery_no=one.delivery_no,
     )
 

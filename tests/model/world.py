@@ -91,6 +91,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     padding_ms: int
     priority: int
     tp: str
+    key: str = ""
     log: str
     targets: list[Target]
 
@@ -121,6 +122,7 @@ class Core(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     padding_ms: int
     priority: int
     tp: str
+    key: str = ""
     delivery_no: int
 
     @property
@@ -184,6 +186,8 @@ class World:
         """Rule 18: V, and F by tenant."""
         self.entries = 0
         self.pressure: set[str] = set()
+        self.forgotten: dict[str, int] = {}
+        """Session -> when its SessionForgotten was appended."""
         self.obsolete = 0
         self.duplicate_finalizes = 0
         self.events: list[Event] = []

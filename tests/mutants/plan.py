@@ -36,6 +36,7 @@ _FIRST: dict[str, list[str]] = {
     "extend_lease": _scripts("attempts"),
     "finalize_utterance": _scripts("ingest", "sessions"),
     "fire_timers": _scripts("close", "delivery", "waiting", "nodes", "attempts", "playback"),
+    "forget_session": _scripts("forget"),
     "heartbeat_node": _scripts("nodes", "attempts"),
     "keep_alive": _scripts("sessions", "delivery"),
     "load_views": [PROJECTOR],

@@ -20,6 +20,11 @@ def said(source_text: str, text: str | None = None) -> bytes:
     return encode_text(Text(source_text=source_text, text=text))
 
 
+def sealed(characters: int, body: bytes = b"?") -> bytes:
+    """A text that nobody here can read; its length is told."""
+    return encode_text(Text(sealed=body, characters=characters))
+
+
 class Told:
     """Records of one projection after the events told so far."""
 

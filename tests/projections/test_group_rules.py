@@ -18,7 +18,7 @@ from eventsched.events import (
     SessionRetired,
 )
 from projections.group import Group, Groups, SessionGroups, context_of
-from tests.projections.telling import S1, S2, Told, said
+from tests.projections.telling import S1, S2, Told, said, sealed
 
 
 class Spoken(Told):
@@ -37,12 +37,13 @@ class Spoken(Told):
         *,
         target: str = "es",
         outcome: Literal["result", "no_text", "failed"] = "result",
+        body: bytes = b"",
     ) -> Told:
         data = ResultDelivered(
             utterance=utterance, target=target, delivery_no=utterance, outcome=outcome
         )
-        body = said(source_text, text) if outcome == "result" else b""
-        return self.at(ms, data, session=S1, body=body)
+        spoken = said(source_text, text) if outcome == "result" else b""
+        return self.at(ms, data, session=S1, body=body or spoken)
 
     def starts(self, ms: int, utterance: int, *, heard_by: str = S2, target: str = "es") -> Told:
         data = PlaybackStarted(
@@ -246,6 +247,13 @@ def test_28_several_old_parts_go_for_a_long_new_one(told: Spoken) -> None:
         told.delivered(1_000 + utterance, utterance, "a" * 100, None)
     told.delivered(1_010, 4, "b" * 650, None)
     assert [part.index for part in told.group().parts] == [3, 4]
+
+
+def test_28_what_is_sealed_counts_by_the_characters_it_names(told: Spoken) -> None:
+    for utterance in range(3):
+        told.delivered(1_000 + utterance, utterance, body=sealed(300, b"%d" % utterance))
+    assert [part.characters for part in told.group().parts] == [300, 300]
+    assert told.context() == [["", None, 1, b"1", 300], ["", None, 2, b"2", 300]]
 
 
 # --- rules 29 and 30 -----------------------------------------------------------------------

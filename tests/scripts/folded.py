@@ -68,7 +68,7 @@ async def _assert_same(store: TimedStore, name: str, view: Session) -> None:
 
 def _decided(kept: dict[str, str]) -> dict[str, Any]:
     numbers = ("epoch", "utterance", "turn", "rate", "priority")
-    texts = ("status", "tenant", "source", "audio", "room", "hears", "features_hash")
+    texts = ("status", "tenant", "source", "audio", "room", "hears", "features_hash", "key")
     return (
         {field: int(kept[field]) for field in numbers}
         | {field: kept[field] for field in texts}
@@ -83,7 +83,7 @@ def _told(view: Session) -> dict[str, Any]:
     told = msgspec.structs.asdict(view)
     fields = (
         "epoch", "utterance", "turn", "rate", "priority", "status", "tenant", "source", "audio",
-        "room", "hears", "features_hash", "node_turn", "reason",
+        "room", "hears", "key", "features_hash", "node_turn", "reason",
     )
     return (
         {field: told[field] for field in fields}

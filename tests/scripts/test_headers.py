@@ -186,6 +186,7 @@ async def test_the_typed_calls_give_as_many_arguments_as_the_headers_name(
         ("mark_playback", 0, lambda: counted.mark_playback(
             session, 1, origin=session, target="es", utterance=0, started=True)),
         ("close_session", 0, lambda: counted.close_session(session, 1)),
+        ("forget_session", 0, lambda: counted.forget_session(session, "0" * 16)),
         ("register_node", 0, lambda: counted.register_node(
             node=node, token="t", asr=["en"], targets=["es"], services=[], slots=1, version="")),
         ("heartbeat_node", 2, lambda: counted.heartbeat_node(node, 1, load=0, held=[("j", 1)])),

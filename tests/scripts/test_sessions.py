@@ -22,7 +22,7 @@ from tests.scripts.calls import append, call, code_of, contents, events
 OPEN: dict[str, str | int] = {
     "name": "s1", "token": "t1", "tenant": "acme", "source": "en", "targets": "es",
     "services": "", "features_hash": "none", "audio": "pcm16", "rate": 16_000, "priority": 1,
-    "room": "", "hears": "", "tp": "",
+    "room": "", "hears": "", "tp": "", "key": "",
 }  # fmt: skip
 
 
@@ -68,7 +68,7 @@ async def test_rule_7_an_id_with_another_token_is_refused(store: TimedStore, red
         ("features_hash", "a:b"), ("features_hash", "0123456789abcdefg"), ("audio", "mp3"),
         ("rate", ""), ("rate", "16k"), ("rate", 7_999), ("rate", 48_001), ("priority", 3),
         ("priority", -1), ("room", "r1"), ("room", "other.r1"), ("room", "a:b"),
-        ("hears", "auto"), ("hears", "e s"),
+        ("hears", "auto"), ("hears", "e s"), ("key", "none"), ("key", "0123456789abcde"),
     ],
 )  # fmt: skip
 async def test_open_refuses_what_is_malformed(
@@ -86,6 +86,7 @@ async def test_open_takes_all_that_rule_34_allows(store: TimedStore) -> None:
         "name": "x" * 64, "source": "auto", "targets": "de,en,es,fr,it,ja,pt-BR,zh-Hant",
         "services": "A_b-9", "features_hash": "0123456789abcdef", "audio": "opus",
         "room": store.keys.full("R_1-x"), "hears": "fil", "rate": 48_000, "priority": 0,
+        "key": "0123456789abcdef",
     }  # fmt: skip
     assert await call(store, "open_session", *(OPEN | most).values()) == [1, 0, 0, b"0-0"]
 

@@ -7,8 +7,9 @@ import eventsched
 
 PUBLIC = [
     "Backpressure", "BlockingJob", "ChunkTooLarge", "Client", "Delivered", "EventschedError",
-    "InvalidMessage", "Job", "JobError", "JobUnknown", "LeaseLost", "NoText", "Node",
-    "NodeSuperseded", "NodeUnknown", "NotFound", "Receipt", "Refused", "Result", "SeqGap",
+    "InvalidMessage", "Job", "JobError", "JobUnknown", "Key", "KeyFolder", "KeyMissing",
+    "KeyStore", "KeyStoreUnusable", "LeaseLost", "NoText", "Node", "NodeSuperseded", "NodeUnknown",
+    "NotFound", "Receipt", "Refused", "Result", "SeqGap",
     "ServerUnavailable", "Session", "SessionIsClosed", "SessionSuperseded", "SessionUnknown",
     "connect", "read_wav",
 ]  # fmt: skip

@@ -21,6 +21,7 @@ from eventsched.events import (
     ResultMissing,
     ResultRecorded,
     SessionClosed,
+    SessionForgotten,
     SessionResumed,
     StreamTrimmed,
     Target,
@@ -480,6 +481,7 @@ FORGED: list[tuple[str, str, Data, int, str]] = [
     ("I4", "an utterance left out", finalized(12, 30, 9), -1, ""),
     ("I4", "an epoch left out", SessionResumed(epoch=9), -1, ""),
     ("I4", "closed before closing", SessionClosed(), -1, ""),
+    ("I4", "forgotten while it is open", SessionForgotten(key="0" * 16), -1, ""),
     (
         "I4",
         "an end of nothing that plays",

@@ -2,7 +2,7 @@
 -- Needs: local log_key. Arguments are names inside the cell.
 local keys = { prefix = string.sub(log_key, 1, -4), log = log_key }
 keys.cell_name = string.match(keys.prefix, '{(.-)}')
-for _, kind in ipairs({ 'work', 'dead', 'timers', 'clock', 'settings', 'cell', 'classes', 'demands', 'backlog', 'fair', 'archive' }) do
+for _, kind in ipairs({ 'work', 'dead', 'timers', 'clock', 'settings', 'cell', 'classes', 'demands', 'backlog', 'fair', 'archive', 'forgotten' }) do
   keys[kind] = keys.prefix .. kind
 end
 function keys.of(kind, id, part)

@@ -11,7 +11,7 @@ local sessions = { known = {}, given_up_max = 32, tokens_max = 8 }
 
 local padding_ms = { pause = 220, max_duration = 220, final = 280, max_bytes = 0, close = 220 }
 local names = { 'status', 'epoch', 'tenant', 'source', 'targets', 'services', 'features_hash',
-  'audio', 'rate', 'priority', 'room', 'tp', 'utterance', 'turn', 'tokens',
+  'audio', 'rate', 'priority', 'room', 'tp', 'key', 'utterance', 'turn', 'tokens',
   'next_seq', 'seen', 'buf_count', 'buf_bytes', 'buf_ms', 'buf_first', 'buf_last', 'buf_seq',
   'buf_at', 'archived' }
 local numeric = { epoch = true, rate = true, priority = true, utterance = true, turn = true,
@@ -126,7 +126,7 @@ function sessions.finalize(s, reason)
         source = s.source, services = some(text.list(s.services)), features_hash = s.features_hash,
         audio = s.audio, rate = s.rate, first = s.buf_first, last = s.buf_last,
         count = s.buf_count, bytes = s.buf_bytes, ms = s.buf_ms, padding_ms = padding_ms[reason],
-        priority = s.priority, tp = s.tp, log = id, targets = owed }))
+        priority = s.priority, tp = s.tp, key = filled(s.key), log = id, targets = owed }))
   end
   s.utterance = utterance + 1
   if reason ~= 'max_duration' then s.turn = s.turn + 1 end

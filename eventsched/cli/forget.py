@@ -1,0 +1,104 @@
+"""`eventsched forget SESSION`, or all that closed long ago: nobody can read them any more."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from eventsched.cli.options import Keys, Options, command
+from eventsched.errors import InvalidMessage, KeyStoreUnusable
+
+if TYPE_CHECKING:
+    from eventsched.connection import Connection
+    from eventsched.privacy.forgetting import Forgetter, Known
+
+Session = Annotated[
+    str | None, typer.Argument(metavar="SESSION", help="Its id, <cell>.<name>; closed or retired.")
+]
+OlderThan = Annotated[
+    str | None,
+    typer.Option(
+        "--older-than",
+        metavar="AGE",
+        envvar="EVENTSCHED_RETENTION",
+        show_envvar=False,
+        help="Every session that closed so long ago: 90m, 12h, 30d [EVENTSCHED_RETENTION].",
+    ),
+]
+_AGE = re.compile(r"(\d{1,6})([mhd])")
+_UNIT_MS = {"m": 60_000, "h": 3_600_000, "d": 86_400_000}
+
+
+@command
+async def forget(
+    options: Options, session: Session = None, older_than: OlderThan = None, keys: Keys = None
+) -> None:
+    """Destroy the key of an encrypted session: what was said can be read by nobody any more.
+
+    That is on record as an event. Then the server's append-only file is written anew. Asking again
+    is harmless.
+    """
+    from eventsched.cli.show import print_json
+    from eventsched.privacy.forgetting import Forgetter
+    from eventsched.privacy.keystore import VARIABLE, named_store
+
+    key_store = named_store(keys)
+    if key_store is None:
+        raise KeyStoreUnusable(f"no key store is named: --keys DIR, or {VARIABLE}")
+    if session is None and older_than is None:
+        raise InvalidMessage.of("SESSION", "none is named", "name one, or give --older-than AGE")
+    age_ms = None if older_than is None or session is not None else age_of(older_than)
+    async with options.connect() as connection:
+        forgetter = Forgetter(connection, key_store)
+        count = 0
+        async for known in _due(forgetter, session, age_ms):
+            word = await forgetter.forget(known)
+            count += 1
+            if options.json:
+                print_json({"session": known.session, "word": word})
+            else:
+                typer.echo(f"{known.session}: {'was ' * (word == 'again')}forgotten")
+        if age_ms is not None and not count and not options.json:
+            typer.echo(f"nothing with a key has been closed for {older_than}")
+        if count:
+            await _rewrite(connection, options)
+
+
+def age_of(told: str) -> int:
+    """`90m`, `12h` or `30d` in ms. Raises InvalidMessage."""
+    match = _AGE.fullmatch(told)
+    if match is None:
+        raise InvalidMessage.of("--older-than", f"90m, 12h or 30d, not {told!r:.40}", "change it")
+    return int(match[1]) * _UNIT_MS[match[2]]
+
+
+async def _due(
+    forgetter: Forgetter, session: str | None, age_ms: int | None
+) -> AsyncIterator[Known]:
+    if session is not None:
+        yield await forgetter.find(session)
+    elif age_ms is not None:
+        async for known in forgetter.older_than(age_ms):
+            yield known
+
+
+async def _rewrite(connection: Connection, options: Options) -> None:
+    """Once for all cells of a server; each cell's own on a cluster."""
+    from eventsched.cli.show import print_json, progress, size
+    from eventsched.privacy.forgetting import rewrite_files
+
+    stores = list(connection.stores.values())
+    for store in stores if connection.facts.is_cluster else stores[:1]:
+        with progress("append-only file", 100) as moved:
+            done = await rewrite_files(store, moved)
+        where = f" of {store.cell}'s server" if connection.facts.is_cluster else ""
+        told: dict[str, Any] = {"append_only_file_bytes": done}
+        if options.json:
+            print_json(told)
+        elif done is None:
+            typer.echo(f"no append-only file{where}: nothing to write anew")
+        else:
+            typer.echo(f"append-only file{where} written anew: {size(done)}")

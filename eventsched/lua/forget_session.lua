@@ -1,0 +1,34 @@
+#!lua flags=allow-oom
+-- forget_session: it is on record that the key of an encrypted session is destroyed. Once, as far
+-- as the last 10,000 are known: a second event would say nothing new and change no view.
+-- KEYS
+--   log_key         es1:{cell}:log         stream
+-- ARGV
+--   now_arg         ms                     honoured in a manual cell only
+--   name            session name
+--   key_id          16 hex digits of the destroyed key, as SessionOpened names it
+-- Reply: ok | duplicate
+-- Refusals: INVALID_MESSAGE
+-- Events: SessionForgotten
+-- Bound: constant
+local log_key = KEYS[1]
+local now_arg, name, key_id = ARGV[1], ARGV[2], ARGV[3]
+-- include: sessions
+local remembered_max = 10000
+if not text.is_name(name) then return invalid('session', 'a name') end
+if not string.match(key_id, '^' .. string.rep('%x', 16) .. '$') then
+  return invalid('key', '16 hex digits')
+end
+-- One that is retired has no record here: whoever destroyed its key has read its history.
+local s = sessions.get(name)
+if s and s.status ~= 'retired' then
+  if s.status ~= 'closed' then return invalid('session', 'closed first, it is ' .. s.status) end
+  if s.key ~= key_id then return invalid('key', 'the key of the session') end
+end
+if redis.call('ZSCORE', keys.forgotten, name) then return 'duplicate' end
+
+local now = clock.now()
+emit({ t = 'SessionForgotten', s = keys.full(name), tp = s and s.tp, d = { key = key_id } })
+write('ZADD', keys.forgotten, string.format('%d', now), name)
+write('ZREMRANGEBYRANK', keys.forgotten, 0, -remembered_max - 1)
+return 'ok'

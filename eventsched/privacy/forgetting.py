@@ -1,0 +1,162 @@
+"""Forgetting: a session's key is destroyed, that is on record, and files are written anew.
+
+Owns: the order of these steps, which sessions are old enough, waiting for the append-only file.
+Never does: remove what is sealed from the log, views or archive: it is proved by its bytes, and
+without the key they say nothing. Read next: keystore.py, lua/forget_session.lua.
+
+The key goes first: a crash after it leaves a session that nobody can read and that is not on record
+yet; asking again completes it. Each step may be done twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import Literal, TypeAlias
+
+import msgspec
+import redis.exceptions
+
+from eventsched import keys
+from eventsched.connection import Connection
+from eventsched.errors import EventschedError, KeyMissing, NotFound
+from eventsched.events import Event, SessionClosed, SessionForgotten, SessionOpened
+from eventsched.privacy.keystore import KeyStore
+from eventsched.reading import Reader
+from eventsched.store import Store
+
+WAIT_S = 0.2
+_RUNNING = ("aof_rewrite_in_progress", "aof_rewrite_scheduled")
+
+Word: TypeAlias = Literal["forgotten", "again"]
+Progress: TypeAlias = Callable[[int], None]
+
+
+class NotForgotten(EventschedError):
+    """Raised when a session cannot be forgotten; nothing was changed."""
+
+
+class FilesNotRewritten(EventschedError):
+    """Raised when the server does not write its append-only file anew."""
+
+
+class Known(msgspec.Struct, frozen=True):
+    """What a session's history says of its key."""
+
+    session: str
+    key: str
+    closed_ms: int
+    """0 while it is not over."""
+    is_forgotten: bool
+
+
+class Forgetter:
+    """Forgets sessions of one server, whose keys are in one key store."""
+
+    def __init__(self, connection: Connection, key_store: KeyStore) -> None:
+        self._connection = connection
+        self._key_store = key_store
+        self._reader = Reader(connection)
+
+    async def find(self, session: str) -> Known:
+        """The session, if it can be forgotten. Raises NotFound, NotForgotten."""
+        known = await self._known(keys.complete(session, self._connection.cells))
+        if not known.key:
+            raise NotForgotten(
+                f"{session} was not encrypted: its texts are part of the log and of the archive, "
+                "which nothing removes; open sessions with encrypt, see docs/privacy.md"
+            )
+        if not known.closed_ms:
+            raise NotForgotten(f"{session} is not closed yet: close it, then forget it")
+        return known
+
+    async def older_than(self, age_ms: int) -> AsyncIterator[Known]:
+        """Sessions with a key that closed so long ago, by each cell's own clock.
+
+        Keys of sessions that this server does not know are left alone: it may be another's.
+        """
+        now_ms = {cell: await _now_ms(store) for cell, store in self._connection.stores.items()}
+        for session in await self._key_store.sessions():
+            cell = keys.cell_of(session)
+            if cell not in now_ms:
+                continue
+            try:
+                known = await self._known(session)
+            except NotFound:
+                continue
+            if known.key and known.closed_ms and now_ms[cell] - known.closed_ms >= age_ms:
+                yield known
+
+    async def forget(self, known: Known) -> Word:
+        """The session's key is destroyed, and that is on record; `again` if it was before.
+
+        Raises KeyMissing, KeyStoreUnusable.
+        """
+        try:
+            await self._key_store.destroy(known.session)
+        except KeyMissing:
+            if not known.is_forgotten:
+                raise
+        if known.is_forgotten:  # a key that a backup has brought back is gone again
+            return "again"
+        store = self._connection.store_of(known.session)
+        word = await store.forget_session(known.session, known.key)
+        return "forgotten" if word == "ok" else "again"
+
+    async def _known(self, session: str) -> Known:
+        key, closed_ms, is_forgotten = "", 0, False
+        async for event in self._reader.history(session):
+            if not isinstance(event, Event):
+                continue
+            match event.data:
+                case SessionOpened():
+                    key = event.data.key
+                case SessionClosed():
+                    closed_ms = event.ms
+                case SessionForgotten():
+                    is_forgotten = True
+        return Known(session, key, closed_ms, is_forgotten)
+
+
+async def _now_ms(store: Store) -> int:
+    return int((await store.read_hash(store.keys.clock)).get("last", "0"))
+
+
+async def rewrite_files(store: Store, moved: Progress) -> int | None:
+    """The append-only file of the server of this cell holds what there is now, and nothing else.
+
+    Returns when it is done: its size in bytes; none where the server keeps no such file. `moved`
+    is told how much of 100 is done. Raises FilesNotRewritten.
+    """
+    transport, log_key = store.transport, store.keys.log
+    told = await transport.command("INFO", "persistence", key=log_key)
+    if not int(told["aof_enabled"]):
+        return None
+    while _is_running(told):  # it began before what was forgotten
+        told = await _later(store)
+    try:
+        await transport.command("BGREWRITEAOF", key=log_key)
+    except redis.exceptions.ResponseError as error:
+        raise FilesNotRewritten(f"the append-only file stays as it was: {error}") from error
+    while _is_running(told := await _later(store)):
+        moved(_percent(told))
+    if told["aof_last_bgrewrite_status"] != "ok":
+        raise FilesNotRewritten("the append-only file stays as it was: see the server's log")
+    moved(100)
+    return int(told["aof_current_size"])
+
+
+async def _later(store: Store) -> dict[str, str | int]:
+    await store.transport.sleep(WAIT_S)
+    told: dict[str, str | int] = await store.transport.command(
+        "INFO", "persistence", key=store.keys.log
+    )
+    return told
+
+
+def _is_running(told: dict[str, str | int]) -> bool:
+    return any(int(told[name]) for name in _RUNNING)
+
+
+def _percent(told: dict[str, str | int]) -> int:
+    done, total = int(told["current_save_keys_processed"]), int(told["current_save_keys_total"])
+    return 100 * done // total if total else 0

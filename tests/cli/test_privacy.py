@@ -1,0 +1,110 @@
+"""Encryption and forgetting from the command line, with real processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.cli.programs import json_lines_of, json_of, program, run, write_wav
+
+
+class System(NamedTuple):
+    """What runs; a session that is encrypted, one that is not."""
+
+    data: Path
+    keys: Path
+    secret: str
+    plain: str
+
+    @property
+    def env(self) -> dict[str, str]:
+        return {"EVENTSCHED_KEYS": str(self.keys)}
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    folder = tmp_path_factory.mktemp("privacy")
+    data, keys = folder / "data", folder / "keys"
+    file = str(write_wav(folder / "a.wav", 450))
+    with (
+        program(data, "up", "--json", "--set", "retire_ms=60000000") as up,
+        program(data, "node", "tests.cli.workers:echo", "--keys", str(keys)) as node,
+    ):
+        up.first_json()
+        node.wait_for_log("serving")
+        words = ("stream", file, "--source", "en", "--target", "es", "--json")
+        done = [
+            run(data, *words, "--encrypt", "--keys", str(keys)),
+            run(data, *words),
+        ]
+        assert [one.returncode for one in done] == [0, 0], done
+        heard = [{line["type"]: line for line in json_lines_of(one)} for one in done]
+        assert {one["outcome"]["text"] for one in heard} == {f"{450 * 32 + 280 * 32} octetos"}
+        assert not any(one["outcome"]["sealed"] for one in heard)
+        yield System(data, keys, *(one["session"]["session"] for one in heard))
+
+
+def test_history_shows_that_something_was_said_and_how_much(system: System) -> None:
+    done = run(system.data, "history", system.secret)
+    told = " ".join(done.stdout.decode().split())
+    assert "sealed, 24 characters" in told
+    assert "octetos" not in told
+    assert "encrypted with key" in told
+
+
+def test_a_session_is_forgotten_and_the_file_written_anew(system: System) -> None:
+    done = run(system.data, "forget", system.secret, env=system.env)
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.decode().splitlines()
+    assert first == f"{system.secret}: forgotten"
+    assert second.startswith("append-only file written anew: ")
+    again = json_lines_of(run(system.data, "forget", system.secret, "--json", env=system.env))
+    assert again[0] == {"session": system.secret, "word": "again"}
+    assert again[1]["append_only_file_bytes"] > 0
+    assert [file.suffix for file in system.keys.iterdir()] == [".destroyed"]
+    history = json_lines_of(run(system.data, "history", system.secret, "--json"))
+    assert history[-1]["type"] == "SessionForgotten"
+    assert json_of(run(system.data, "verify", "--json"))["clean"]
+    none = run(system.data, "forget", "--older-than", "1m", env=system.env)
+    assert none.stdout.decode() == "nothing with a key has been closed for 1m\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "keys", "told"),
+    [
+        (("{plain}",), True, "was not encrypted: its texts are part of the log"),
+        (("c0.nobody",), True, "no session c0.nobody"),
+        (("{secret}",), False, "no key store is named: --keys DIR, or EVENTSCHED_KEYS"),
+        ((), True, "INVALID_MESSAGE SESSION: none is named; name one, or give --older-than AGE"),
+        (("--older-than", "soon"), True, "--older-than: 90m, 12h or 30d, not 'soon'"),
+        (("--older-than", "1m", "--keys", "/nowhere"), False, "no key store /nowhere"),
+    ],
+)
+def test_what_will_not_do_is_one_line_and_exit_code_1(
+    system: System, words: tuple[str, ...], keys: bool, told: str
+) -> None:
+    given = [one.format(plain=system.plain, secret=system.secret) for one in words]
+    done = run(system.data, "forget", *given, env=system.env if keys else None)
+    assert done.returncode == 1
+    assert done.stderr.decode().count("\n") == 1
+    assert told in done.stderr.decode()
+    assert done.stdout == b""
+
+
+def test_retention_may_come_from_outside(system: System) -> None:
+    env = system.env | {"EVENTSCHED_RETENTION": "30d"}
+    done = run(system.data, "forget", env=env)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.decode() == "nothing with a key has been closed for 30d\n"
+
+
+def test_stream_says_what_encryption_needs(system: System) -> None:
+    done = run(system.data, "stream", "-", "--target", "es", "--encrypt", stdin=bytes(3_200))
+    assert done.returncode == 1
+    assert done.stderr.decode() == (
+        "eventsched: INVALID_MESSAGE encrypt: no key store is named; "
+        "name a folder by --keys, keys= or EVENTSCHED_KEYS\n"
+    )

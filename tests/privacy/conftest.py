@@ -1,0 +1,12 @@
+"""`key_store`: a folder for keys."""
+
+from pathlib import Path
+
+import pytest
+
+from eventsched.privacy.keystore import KeyFolder
+
+
+@pytest.fixture
+def key_store(tmp_path: Path) -> KeyFolder:
+    return KeyFolder(tmp_path / "keys")

@@ -1,0 +1,281 @@
+"""What is forgotten can be read nowhere: not in Redis, its files, the archive, nor with its key."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import anyio
+import pytest
+from anyio import to_thread
+
+import eventsched
+import projections
+from eventsched.archive import audit
+from eventsched.archive.archiver import Archiver
+from eventsched.archive.layout import ArchiveFolder
+from eventsched.client import Client, running_client
+from eventsched.connection import Connection, open_connection
+from eventsched.errors import KeyMissing, NotFound
+from eventsched.events import Event, SessionForgotten
+from eventsched.keys import name_of
+from eventsched.privacy.forgetting import Forgetter, NotForgotten, rewrite_files
+from eventsched.privacy.keystore import KeyFolder
+from eventsched.reading import Reader
+from eventsched.rebuild import Rebuild
+from eventsched.running import running
+from eventsched.store import Store
+from eventsched.testing import LocalServer
+from eventsched.verify import Verifier
+from eventsched.views import Views
+from tests.archive.archives import seal_all
+from tests.privacy.searching import all_values, archived_values, found_in
+from tests.systems import serving, until
+
+SAID_BYTES = 40
+
+
+@dataclass(frozen=True)
+class Secret:
+    """What one session's speaker said: sound, words, translation, partial words, an answer."""
+
+    audio: bytes
+    words: str
+    text: str
+    partial: str
+    sound: bytes
+
+    @classmethod
+    def new(cls) -> Secret:
+        w = partial(secrets.token_hex, SAID_BYTES)
+        return cls(os.urandom(3_200), w(), w(), w(), os.urandom(2_000))
+
+    @property
+    def all(self) -> dict[str, bytes]:
+        return {
+            "audio": self.audio,
+            "words": self.words.encode(),
+            "text": self.text.encode(),
+            "partial": self.partial.encode(),
+            "sound": self.sound,
+        }
+
+
+class Speaking:
+    """A server of its own with the roles, an archive, a node, and sessions that speak."""
+
+    def __init__(self, connection: Connection, es: Client, key_store: KeyFolder, path: Path):
+        self.connection = connection
+        self.es = es
+        self.key_store = key_store
+        self.store: Store = connection.stores["c0"]
+        self.views = Views(self.store.transport, "c0")
+        self.folder, self._signing = ArchiveFolder.open_or_make(path, None)
+        self.forgetter = Forgetter(connection, key_store)
+        self._said: dict[bytes, Secret] = {}
+
+    def node(self) -> eventsched.Node:
+        node = eventsched.Node("n1", asr=["de"], targets=["es"], slots=4)
+
+        @node.job
+        async def translate(job: eventsched.Job) -> eventsched.Result:
+            said = self._said[(await job.audio())[:16]]
+            await job.partial(source_text=said.partial)
+            return eventsched.Result(source_text=said.words, text=said.text, audio=said.sound)
+
+        return node
+
+    async def talk(self, *, encrypt: bool, close: bool = True) -> tuple[str, Secret]:
+        """One session of two utterances, heard to its end."""
+        said = Secret.new()
+        self._said[said.audio[:16]] = said
+        async with self.es.session("acme", "de", ["es"], encrypt=encrypt) as session:
+            for _ in range(2):
+                await session.append(said.audio, final=True)
+                with anyio.fail_after(20):
+                    heard = await anext(session.results())
+                assert (heard.text, heard.audio) == (said.text, said.sound)
+            if not close:
+                session.leave_open()
+        return session.id, said
+
+    async def archive(self) -> None:
+        """Everything up to now is sealed, with audio."""
+        cell = self.folder.cell("c0")
+        one = Archiver(self.views, cell, self._signing, projections.core, audio=True)
+        await seal_all(one)
+        await one.release()
+
+    async def forget(self, session: str) -> str:
+        return await self.forgetter.forget(await self.forgetter.find(session))
+
+    async def retired(self, session: str) -> None:
+        key = self.store.keys.session(name_of(session))
+
+        async def is_gone() -> bool:
+            return not await self.store.transport.command("EXISTS", key, key=key)
+
+        await until(f"{session} is retired", is_gone)
+
+    async def check_all(self) -> None:
+        """Verify is clean, views equal a rebuild, the archive has everything and is whole."""
+        await self.archive()
+        report = await Verifier(self.views, projections.core).run()
+        assert report.violations == []
+        assert report.unfolded == []
+        names = ["session", "group", "job", "node"]
+        assert await Rebuild(self.views, projections.core, names).run() is not None
+        assert (await Verifier(self.views, projections.core).run()).violations == []
+        audited = await to_thread.run_sync(
+            audit.Verifier(self.folder.path, projection_set=projections.core).run
+        )
+        assert audited.problems == []
+        assert audited.events > 0
+
+
+@asynccontextmanager
+async def speaking(
+    server: LocalServer, tmp_path: Path, key_store: KeyFolder, **settings: int
+) -> AsyncIterator[Speaking]:
+    async with (
+        open_connection(server.url, settings=settings) as connection,
+        running(connection),
+        running_client(Client(connection.stores, url=server.url, keys=key_store)) as es,
+    ):
+        one = Speaking(connection, es, key_store, tmp_path / "archive")
+        async with serving(es, one.node()):
+            yield one
+
+
+async def test_nothing_of_a_forgotten_session_is_left_anywhere(
+    own_server: LocalServer, tmp_path: Path, key_store: KeyFolder
+) -> None:
+    """Every byte of the server's folder, the archive and the key store is looked at."""
+    async with speaking(own_server, tmp_path, key_store) as all_of:
+        plain_id, plain = await all_of.talk(encrypt=False)
+        secret_id, secret = await all_of.talk(encrypt=True)
+        await all_of.archive()
+        key = (await key_store.get(secret_id)).secret
+        for what, content in secret.all.items():
+            assert found_in(tmp_path, content) == [], what
+        for what, content in plain.all.items():  # what is looked for this way is found
+            assert any(name.startswith("own/") for name in found_in(tmp_path, content)), what
+        assert plain.words.encode() in archived_values(all_of.folder.path)
+        assert found_in(tmp_path, key) == [f"keys/{secret_id}.key"]
+
+        assert await all_of.forget(secret_id) == "forgotten"
+        moved: list[int] = []
+        size = await rewrite_files(all_of.store, moved.append)
+        await all_of.archive()
+
+        assert size is not None and size > 0 and moved[-1] == 100
+        assert found_in(tmp_path, key) == []
+        assert found_in(tmp_path / "own", plain.words.encode()), "and this still is"
+        values = await all_values(all_of.store)
+        assert plain.words.encode() in values
+        for what, content in {"key": key, **secret.all}.items():
+            assert found_in(tmp_path, content) == [], what
+            assert content not in values, what
+            assert content not in archived_values(all_of.folder.path), what
+        await all_of.check_all()
+        history = [one async for one in Reader(all_of.connection).history(secret_id)]
+        assert [one.type for one in history if isinstance(one, Event)][-1] == "SessionForgotten"
+        with pytest.raises(KeyMissing, match="is destroyed"):
+            await key_store.get(secret_id)
+        assert plain_id != secret_id
+
+
+async def test_a_retired_session_is_forgotten_by_its_history(
+    own_server: LocalServer, tmp_path: Path, key_store: KeyFolder
+) -> None:
+    async with speaking(own_server, tmp_path, key_store, retire_ms=200) as all_of:
+        session, _ = await all_of.talk(encrypt=True)
+        await all_of.retired(session)
+        assert await all_of.forget(session) == "forgotten"
+        assert await all_of.forget(session) == "again"
+        assert await key_store.sessions() == []
+        await all_of.check_all()
+
+
+async def test_a_crash_between_key_and_event_is_completed_by_asking_again(
+    own_server: LocalServer, tmp_path: Path, key_store: KeyFolder
+) -> None:
+    async with speaking(own_server, tmp_path, key_store) as all_of:
+        session, _ = await all_of.talk(encrypt=True)
+        await key_store.destroy(session)  # and then it died
+        assert await all_of.forget(session) == "forgotten"
+        assert len(await forgotten(all_of, session)) == 1
+
+
+async def test_a_key_that_a_backup_brought_back_is_destroyed_again(
+    own_server: LocalServer, tmp_path: Path, key_store: KeyFolder
+) -> None:
+    async with speaking(own_server, tmp_path, key_store) as all_of:
+        session, _ = await all_of.talk(encrypt=True)
+        key = await key_store.get(session)
+        await all_of.forget(session)
+        await key_store.put(session, key)
+        assert await all_of.forget(session) == "again"
+        assert await key_store.sessions() == []
+        assert len(await forgotten(all_of, session)) == 1
+
+
+async def test_what_cannot_be_forgotten_is_refused_in_a_line_and_changes_nothing(
+    own_server: LocalServer, tmp_path: Path, key_store: KeyFolder
+) -> None:
+    async with speaking(own_server, tmp_path, key_store) as all_of:
+        plain, _ = await all_of.talk(encrypt=False)
+        running_one, _ = await all_of.talk(encrypt=True, close=False)
+        for session, told, error in (
+            (plain, "was not encrypted", NotForgotten),
+            (running_one, "is not closed yet", NotForgotten),
+            ("c0.nobody", "no session", NotFound),
+        ):
+            with pytest.raises(error, match=told):
+                await all_of.forget(session)
+        other = Forgetter(all_of.connection, KeyFolder(tmp_path / "other"))
+        (tmp_path / "other").mkdir(mode=0o700)
+        closed, _ = await all_of.talk(encrypt=True)
+        with pytest.raises(KeyMissing, match="is this the key store"):
+            await other.forget(await other.find(closed))
+        assert sorted(await key_store.sessions()) == sorted([running_one, closed])
+        assert await forgotten(all_of, closed) == []
+
+
+async def test_age_counts_from_the_close_and_only_what_is_known_goes(
+    own_server: LocalServer, tmp_path: Path, key_store: KeyFolder
+) -> None:
+    async with speaking(own_server, tmp_path, key_store) as all_of:
+        old, _ = await all_of.talk(encrypt=True)
+        still_open, _ = await all_of.talk(encrypt=True, close=False)
+        await all_of.talk(encrypt=False)
+        key = await key_store.get(old)
+        await key_store.put("c0.elsewhere", key)  # of another server, for all that is known here
+        await key_store.put("c9.elsewhere", key)
+
+        async def due(age_ms: int) -> list[str]:
+            return [one.session async for one in all_of.forgetter.older_than(age_ms)]
+
+        async def is_old_enough() -> bool:
+            return await due(300) == [old]
+
+        assert await due(60_000) == []
+        await until("it is old enough", is_old_enough)
+        async for known in all_of.forgetter.older_than(300):
+            assert await all_of.forgetter.forget(known) == "forgotten"
+        left = sorted([still_open, "c0.elsewhere", "c9.elsewhere"])
+        assert await key_store.sessions() == left
+
+
+async def forgotten(all_of: Speaking, session: str) -> list[Event]:
+    history = [one async for one in Reader(all_of.connection).history(session)]
+    return [
+        one
+        for one in history
+        if isinstance(one, Event) and isinstance(one.data, SessionForgotten)
+    ]

@@ -1,0 +1,120 @@
+"""The key folder: one key a session, readable by nobody else, gone when it is destroyed."""
+
+from __future__ import annotations
+
+import pickle
+import stat
+from pathlib import Path
+
+import anyio
+import pytest
+
+from eventsched.errors import InvalidMessage, KeyMissing, KeyStoreUnusable
+from eventsched.privacy.keystore import Key, KeyFolder, named_store
+
+S1 = "c0.s1"
+
+
+async def test_a_key_that_was_put_is_got_again(key_store: KeyFolder) -> None:
+    key = Key.new()
+    await key_store.put(S1, key)
+    again = await KeyFolder(key_store.path).get(S1)
+    assert (again.secret, again.id) == (key.secret, key.id)
+    assert await key_store.sessions() == [S1]
+
+
+async def test_nobody_else_can_read_it(key_store: KeyFolder) -> None:
+    await key_store.put(S1, Key.new())
+    (file,) = key_store.path.iterdir()
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert stat.S_IMODE(key_store.path.stat().st_mode) == 0o700
+
+
+async def test_a_folder_that_is_open_to_others_is_refused(key_store: KeyFolder) -> None:
+    await key_store.put(S1, Key.new())
+    key_store.path.chmod(0o750)
+    for attempt in (key_store.get(S1), key_store.put("c0.s2", Key.new()), key_store.destroy(S1)):
+        with pytest.raises(KeyStoreUnusable, match="chmod 700"):
+            await attempt
+    assert len(list(key_store.path.iterdir())) == 1
+
+
+async def test_a_second_key_never_takes_the_place_of_the_first(key_store: KeyFolder) -> None:
+    """Of racing writers one wins, and what it wrote stays."""
+    keys = [Key.new() for _ in range(8)]
+    kept: list[str] = []
+
+    async def put(key: Key) -> None:
+        try:
+            await key_store.put(S1, key)
+        except KeyStoreUnusable:
+            return
+        kept.append(key.id)
+
+    async with anyio.create_task_group() as tasks:
+        for key in keys:
+            tasks.start_soon(put, key)
+    assert kept == [(await key_store.get(S1)).id]
+    assert [one.name for one in key_store.path.iterdir()] == [f"{S1}.key"]
+
+
+async def test_a_destroyed_key_is_gone_for_good_and_known_as_such(key_store: KeyFolder) -> None:
+    key = Key.new()
+    await key_store.put(S1, key)
+    await key_store.destroy(S1)
+    await key_store.destroy(S1)
+    assert [(one.name, one.read_bytes()) for one in key_store.path.iterdir()] == [
+        (f"{S1}.destroyed", b"")
+    ]
+    with pytest.raises(KeyMissing, match=r"c0\.s1 is destroyed"):
+        await key_store.get(S1)
+    assert await key_store.sessions() == []
+
+
+async def test_what_was_never_here_cannot_be_destroyed(key_store: KeyFolder) -> None:
+    """The wrong folder must not look like success."""
+    await key_store.put("c0.s2", Key.new())
+    with pytest.raises(KeyMissing, match="is this the key store it was opened with"):
+        await key_store.destroy(S1)
+    with pytest.raises(KeyMissing, match="is not there"):
+        await key_store.get(S1)
+
+
+async def test_a_folder_that_is_not_there_is_said_so(tmp_path: Path) -> None:
+    with pytest.raises(KeyStoreUnusable, match="no key store"):
+        await KeyFolder(tmp_path / "nowhere").get(S1)
+
+
+async def test_a_file_that_is_no_key_is_refused(key_store: KeyFolder) -> None:
+    await key_store.put(S1, Key.new())
+    (key_store.path / f"{S1}.key").write_bytes(b"short")
+    with pytest.raises(KeyStoreUnusable, match="32 bytes expected, got 5"):
+        await key_store.get(S1)
+
+
+@pytest.mark.parametrize("session", ["../c0.s1", "c0.a/b", "", "s1", "c0."])
+async def test_a_name_cannot_leave_the_folder(key_store: KeyFolder, session: str) -> None:
+    with pytest.raises(InvalidMessage):
+        await key_store.put(session, Key.new())
+
+
+def test_a_key_does_not_show_itself() -> None:
+    key = Key.new()
+    for told in (repr(key), str(key), f"{key!r:>40}"):
+        assert key.secret.hex() not in told and repr(key.secret) not in told
+    assert repr(key) == f"Key({key.id})"
+    with pytest.raises(TypeError, match="does not travel"):
+        pickle.dumps(key)
+
+
+def test_the_store_is_the_one_that_is_named(
+    monkeypatch: pytest.MonkeyPatch, key_store: KeyFolder
+) -> None:
+    monkeypatch.delenv("EVENTSCHED_KEYS", raising=False)
+    assert named_store(None) is None
+    assert named_store(key_store) is key_store
+    monkeypatch.setenv("EVENTSCHED_KEYS", "from/outside")
+    found = named_store(None), named_store("given")
+    assert [one.path for one in found if isinstance(one, KeyFolder)] == [
+        Path("from/outside"), Path("given"),
+    ]  # fmt: skip

@@ -1,0 +1,125 @@
+"""Limits hold for what travels: a sealed chunk or sound is 28 bytes longer than what it says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import eventsched
+from eventsched import codec
+from eventsched.events import AudioChunkAppended, Text
+from eventsched.keys import name_of
+from eventsched.privacy.keystore import Key, KeyFolder
+from eventsched.privacy.sealing import OVERHEAD_BYTES, Seal
+from eventsched.results import AUDIO_BYTES_MAX, BODY_BYTES_MAX, Result, packed
+from eventsched.session import Session
+from eventsched.store import Receipt
+from tests.fixtures_store import TimedStore
+from tests.systems import client_of
+
+CHUNK_MAX = 65_536
+HIGH_HZ = 48_000
+ASKED: dict[str, Any] = {"tenant": "acme", "source": "en", "targets": ["es"], "encrypt": True}
+
+
+async def stored(store: TimedStore, session: Session) -> list[tuple[int, int, int]]:
+    """(seq, ms, bytes) of every chunk."""
+    entries = await store.read_range(store.keys.audio(name_of(session.id)), "-", "+", 1_000)
+    events = [codec.decode(*entry) for entry in entries]
+    return [
+        (one.data.seq, one.data.ms, len(one.body))
+        for one in events
+        if isinstance(one.data, AudioChunkAppended)
+    ]
+
+
+async def test_the_largest_chunk_is_smaller_by_the_overhead(
+    store: TimedStore, key_store: KeyFolder
+) -> None:
+    async with (
+        client_of(store, key_store) as es,
+        es.session(**ASKED, rate=HIGH_HZ) as session,
+    ):
+        most = CHUNK_MAX - OVERHEAD_BYTES
+        await session.append(bytes(most))
+        assert await stored(store, session) == [(0, most // 96, CHUNK_MAX)]
+        await session.append(bytes(most + 2))  # too much for one chunk: cut
+        assert len(await stored(store, session)) == 1 + 7
+        session.leave_open()
+
+
+async def test_a_packet_too_large_when_sealed_is_refused_with_the_limit_that_counts(
+    store: TimedStore, key_store: KeyFolder
+) -> None:
+    async with client_of(store, key_store) as es, es.session(**ASKED, audio="opus") as session:
+        packet = bytes([0x00]) + bytes(CHUNK_MAX - 2 - OVERHEAD_BYTES)  # and its length before it
+        with pytest.raises(eventsched.ChunkTooLarge, match=f"{CHUNK_MAX - OVERHEAD_BYTES} bytes"):
+            await session.append([packet, bytes([0x00])])
+        assert session.next_seq == 0
+        session.leave_open()
+
+
+async def test_duration_is_that_of_the_audio_and_the_guard_counts_what_is_stored(
+    store: TimedStore, key_store: KeyFolder
+) -> None:
+    async with client_of(store, key_store) as es, es.session(**ASKED) as session:
+        await session.append(bytes(3_200))
+        await session.append(bytes(640), final=True)
+        (finalized,) = [one.data for one in await store.log("UtteranceFinalized")]
+        told = finalized.ms, finalized.bytes, finalized.count  # type: ignore[union-attr]
+        assert told == (120, 3_840 + 2 * OVERHEAD_BYTES, 2)
+        session.leave_open()
+
+
+async def test_rule_3_an_empty_final_chunk_stays_empty_and_finalizes_nothing(
+    store: TimedStore, key_store: KeyFolder
+) -> None:
+    async with client_of(store, key_store) as es, es.session(**ASKED) as session:
+        receipt = await session.append(b"", final=True)
+        assert (receipt.finalized, receipt.utterance) == ((), 0)
+        assert await stored(store, session) == [(0, 0, 0)]
+        session.leave_open()
+
+
+class Pressed(TimedStore):
+    """Takes the first call of audio, then no more."""
+
+    async def append_audio(self, chunks: Any) -> Any:
+        replies = await super().append_audio(chunks)
+        await self.set_pressure("memory", raised=True, seen=9, limit=8)
+        return replies
+
+
+async def test_what_was_accepted_is_told_in_bytes_of_the_callers_audio(
+    store: TimedStore, key_store: KeyFolder
+) -> None:
+    pressed = Pressed(store.transport, store.cell)  # type: ignore[arg-type]
+    async with client_of(pressed, key_store) as es, es.session(**ASKED) as session:
+        with pytest.raises(eventsched.Backpressure) as caught:
+            await session.append(bytes(3_200 * 100))
+        kept = await stored(store, session)
+        assert 0 < len(kept) < 100
+        assert caught.value.fields["accepted_bytes"] == str(3_200 * len(kept))
+        await store.set_pressure("memory", raised=False, seen=0, limit=8)
+        assert isinstance(await session.append(bytes(3_200)), Receipt)
+        assert [seq for seq, _, _ in await stored(store, session)] == list(range(len(kept) + 1))
+        session.leave_open()
+
+
+def test_results_have_the_same_limits_less_the_overhead() -> None:
+    seal = Seal("c0.s1", Key.new())
+    most = bytes(AUDIO_BYTES_MAX - OVERHEAD_BYTES)
+    assert len(packed(Result(audio=most), seal, 0, "es")[1]) == AUDIO_BYTES_MAX
+    with pytest.raises(eventsched.InvalidMessage, match=f"at most {len(most)} bytes"):
+        packed(Result(audio=most + b"x"), seal, 0, "es")
+    body, _ = packed(Result(text="x" * 60_000), seal, 0, "es")
+    assert codec.decode_text(body).characters == 60_000
+    with pytest.raises(eventsched.InvalidMessage, match=f"at most {BODY_BYTES_MAX} bytes"):
+        packed(Result(text="x" * BODY_BYTES_MAX), seal, 0, "es")
+
+
+def test_what_is_not_encrypted_travels_as_it_did() -> None:
+    body, audio = packed(Result(text="hola", source_text="hi", audio=b"wav"), None, 0, "es")
+    assert body == codec.encode_text(Text(source_text="hi", text="hola"))
+    assert audio == b"wav"

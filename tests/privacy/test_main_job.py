@@ -1,0 +1,196 @@
+"""An encrypted session does all that any other does; nothing of it can be read without its key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import anyio
+import pytest
+
+import eventsched
+from eventsched import codec
+from eventsched.client import Client
+from eventsched.errors import KeyMissing, KeyStoreUnusable
+from eventsched.events import Event, ResultDelivered, ResultRecorded, SessionOpened
+from eventsched.keys import name_of
+from eventsched.privacy.keystore import KeyFolder
+from eventsched.privacy.opening import EventOpener
+from eventsched.session import Session
+from tests.privacy.searching import all_values
+from tests.server_kinds import Server
+from tests.systems import serving, system, until
+
+SPOKEN = b"\x13\x37SPOKEN WORDS\x37\x13"
+PCM = SPOKEN * 800
+SAID = "geheimes Wort"
+SHOWN = "palabra secreta"
+SOUND = b"SYNTHESISED" * 100
+
+
+def node_of(name: str, heard: list[eventsched.Job], *, blocking: bool = False) -> eventsched.Node:
+    node = eventsched.Node(name, asr=["de"], targets=["es"], slots=2)
+
+    def result_of(job: eventsched.Job | eventsched.BlockingJob, audio: bytes) -> eventsched.Result:
+        heard.append(job)  # type: ignore[arg-type]
+        assert audio.startswith(PCM)
+        return eventsched.Result(
+            source_text=f"{SAID} {job.utterance}", text=f"{SHOWN} {job.utterance}", audio=SOUND
+        )
+
+    if blocking:
+
+        @node.job
+        def blocks(job: eventsched.BlockingJob) -> eventsched.Result:
+            return result_of(job, job.audio())
+
+    else:
+
+        @node.job
+        async def awaits(job: eventsched.Job) -> eventsched.Result:
+            await job.partial(source_text=SAID[:8])
+            return result_of(job, await job.audio())
+
+    return node
+
+
+async def one_more(session: Session, results: eventsched.session.Results) -> eventsched.Delivered:
+    await session.append(PCM, final=True)
+    with anyio.fail_after(20):
+        while (found := await anext(results)).outcome == "partial":
+            assert (found.source_text, found.is_sealed) == (SAID[:8], False)
+    return found
+
+
+@pytest.mark.parametrize("server", ["embedded"], indirect=True)
+@pytest.mark.parametrize("blocking", [False, True], ids=["async", "thread"])
+async def test_nodes_and_listeners_read_what_the_server_cannot(
+    server: Server, cell: str, key_store: KeyFolder, blocking: bool
+) -> None:
+    heard: list[eventsched.Job] = []
+    async with system(server.url, cell, key_store=key_store) as es:
+        async with (
+            serving(es, node_of("n1", heard, blocking=blocking)),
+            es.session("acme", "de", ["es"], encrypt=True) as session,
+        ):
+            results = session.results(partials=True)
+            first = await one_more(session, results)
+            assert (first.source_text, first.text) == (f"{SAID} 0", f"{SHOWN} 0")
+            assert first.audio == SOUND
+            await until_context(es, session)
+            await one_more(session, results)
+            assert heard[1].context == [(f"{SAID} 0", f"{SHOWN} 0")]
+            stored = await all_values(es.store_of(session.id))
+            for plain in (SPOKEN, SAID.encode(), SHOWN.encode(), SAID[:8].encode(), SOUND[:22]):
+                assert plain not in stored
+        await check_log(es, session, key_store)
+
+
+async def until_context(es: Client, session: Session) -> None:
+    """The group view has folded the first result."""
+    store = es.store_of(session.id)
+
+    async def has_it() -> bool:
+        build = await store.transport.command(
+            "GET", store.keys.live("group"), key=store.keys.live("group")
+        )
+        key = store.keys.view("group", build.decode(), name_of(session.id))
+        return bool(await store.transport.command("HEXISTS", key, "context:es", key=key))
+
+    await until("the group view has the result", has_it)
+
+
+async def check_log(es: Client, session: Session, key_store: KeyFolder) -> None:
+    """The log names the key, shows that and how much was said, and opens with the key only."""
+    store = es.store_of(session.id)
+    entries = await store.read_range(store.keys.log, "-", "+", 1_000)
+    log = [codec.decode(*entry) for entry in entries]
+    key = await key_store.get(session.id)
+    assert [one.data.key for one in log if isinstance(one.data, SessionOpened)] == [key.id]
+    texts = [one for one in log if isinstance(one.data, ResultRecorded | ResultDelivered)]
+    assert len(texts) == 4
+    for event in texts:
+        text = codec.decode_text(event.body)
+        assert (text.source_text, text.text, text.language) == ("", None, "")
+        assert text.characters == len(f"{SAID} 0{SHOWN} 0")
+        plain = codec.decode_text((await EventOpener(key_store).opened(event)).body)
+        assert plain.source_text.startswith(SAID)
+    await key_store.destroy(session.id)
+    opened: Event = await EventOpener(key_store).opened(texts[0])
+    assert opened == texts[0], "without the key it is shown as it is"
+
+
+@pytest.mark.parametrize("server", ["embedded"], indirect=True)
+async def test_who_has_no_key_hears_that_something_was_said(
+    server: Server, cell: str, key_store: KeyFolder, tmp_path: Path
+) -> None:
+    """In a room the key is the speaker's: who may listen has the same key store."""
+    heard: list[eventsched.Job] = []
+    room = f"{cell}.r"
+    async with (
+        system(server.url, cell, key_store=key_store) as es,
+        system(server.url, cell, roles=[], key_store=KeyFolder(tmp_path / "other")) as stranger,
+        serving(es, node_of("n1", heard)),
+        stranger.session("acme", "fr", room=room, hears="es") as outside,
+        es.session("acme", "fr", room=room, hears="es") as inside,
+        es.session("acme", "de", room=room, encrypt=True) as speaker,
+    ):
+        (tmp_path / "other").mkdir(mode=0o700)
+        await speaker.append(PCM, final=True)
+        with anyio.fail_after(20):
+            seen, missed = await anext(inside.results()), await anext(outside.results())
+        assert (seen.text, seen.audio, seen.is_sealed) == (f"{SHOWN} 0", SOUND, False)
+        assert (missed.text, missed.audio, missed.is_sealed) == (None, None, True)
+        assert (missed.outcome, missed.session) == ("result", speaker.id)
+
+
+@pytest.mark.parametrize("server", ["embedded"], indirect=True)
+async def test_a_node_without_the_key_hands_the_job_on(
+    server: Server, cell: str, key_store: KeyFolder
+) -> None:
+    heard: list[eventsched.Job] = []
+    async with (
+        system(server.url, cell, key_store=key_store) as es,
+        system(server.url, cell, roles=[]) as keyless,
+        serving(keyless, node_of("a-keyless", [])),
+        serving(es, node_of("b-keyed", heard)),
+        es.session("acme", "de", ["es"], encrypt=True) as session,
+    ):
+        await session.append(PCM, final=True)
+        with anyio.fail_after(20):
+            result = await anext(session.results())
+        assert result.text == f"{SHOWN} 0"
+        assert [job.attempt for job in heard] == [2]
+        log = await es.store_of(session.id).read_range(
+            es.store_of(session.id).keys.log, "-", "+", 1_000
+        )
+        events = [codec.decode(*entry) for entry in log]
+        (ended,) = [one.data for one in events if one.type == "AttemptEnded"]
+        assert (ended.reason, ended.code) == ("failed", "KEY_MISSING")  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("server", ["embedded"], indirect=True)
+async def test_another_process_goes_on_with_the_key(
+    server: Server, cell: str, key_store: KeyFolder
+) -> None:
+    heard: list[eventsched.Job] = []
+    async with (
+        system(server.url, cell, key_store=key_store) as es,
+        system(server.url, cell, roles=[]) as keyless,
+        serving(es, node_of("n1", heard)),
+    ):
+        async with es.session("acme", "de", ["es"], encrypt=True) as session:
+            await session.append(PCM)
+            session.leave_open()
+        with pytest.raises(KeyStoreUnusable, match="no key store is named"):
+            async with keyless.resume(session.id):
+                pass
+        async with es.resume(session.id) as again:
+            assert again.epoch == 2, "who has no key took nothing over"
+            await again.finalize()
+            with anyio.fail_after(20):
+                assert (await anext(again.results())).text == f"{SHOWN} 0"
+            again.leave_open()
+        await key_store.destroy(session.id)
+        with pytest.raises(KeyMissing, match="is destroyed"):
+            async with es.resume(session.id):
+                pass

@@ -1,0 +1,101 @@
+"""What a key seals opens in its own place only, and shows nothing but its length."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from eventsched.errors import Sealed
+from eventsched.events import Text
+from eventsched.privacy.keystore import Key
+from eventsched.privacy.sealing import OVERHEAD_BYTES, Seal
+
+TEXT = Text(source_text="Grüße", text="saludos", language="de")
+SOUND = b"RIFF and so on"
+KEY = Key.new()
+
+
+@pytest.fixture
+def seal() -> Seal:
+    return Seal("c0.s1", KEY)
+
+
+def test_what_is_sealed_opens_again(seal: Seal) -> None:
+    again = Seal("c0.s1", KEY)
+    assert again.open_chunk(3, seal.chunk(3, b"pcm")) == b"pcm"
+    assert again.open_sound(7, "es", seal.sound(7, "es", SOUND)) == SOUND
+    for what in ("result", "partial"):
+        assert again.open_text(what, 7, "es", seal.text(what, 7, "es", TEXT)) == TEXT
+
+
+def test_a_sealed_text_shows_how_many_characters_it_has_and_nothing_else(seal: Seal) -> None:
+    sealed = seal.text("result", 7, "es", TEXT)
+    assert (sealed.source_text, sealed.text, sealed.language) == ("", None, "")
+    assert sealed.characters == len("Grüßesaludos")
+    assert b"saludos" not in sealed.sealed
+    without = Text(source_text="Grüße")
+    assert seal.text("result", 7, "es", without).characters == len("Grüße")
+
+
+def test_a_chunk_grows_by_the_overhead_and_an_empty_one_stays_empty(seal: Seal) -> None:
+    assert len(seal.chunk(0, bytes(3_200))) == 3_200 + OVERHEAD_BYTES
+    assert seal.chunk(0, b"") == b""
+    assert seal.open_chunk(0, b"") == b""
+
+
+def test_the_same_audio_is_sealed_differently_each_time(seal: Seal) -> None:
+    assert seal.chunk(0, b"silence") != seal.chunk(0, b"silence")
+
+
+OTHERS: dict[str, Callable[[Seal], object]] = {
+    "chunk": lambda seal: seal.open_chunk(8, seal.chunk(7, b"pcm")),
+    "sound of another utterance": lambda seal: seal.open_sound(8, "es", seal.sound(7, "es", SOUND)),
+    "sound into another language": lambda s: s.open_sound(7, "fr", s.sound(7, "es", SOUND)),
+    "text of another utterance": lambda seal: seal.open_text(
+        "result", 8, "es", seal.text("result", 7, "es", TEXT)
+    ),
+    "text into another language": lambda seal: seal.open_text(
+        "result", 7, "fr", seal.text("result", 7, "es", TEXT)
+    ),
+    "a partial as a result": lambda seal: seal.open_text(
+        "result", 7, "es", seal.text("partial", 7, "es", TEXT)
+    ),
+    "sound as a text": lambda seal: seal.open_text(
+        "result", 7, "es", Text(sealed=seal.sound(7, "es", SOUND), characters=0)
+    ),
+    "another length": lambda seal: seal.open_text(
+        "result", 7, "es",
+        Text(sealed=seal.text("result", 7, "es", TEXT).sealed, characters=13),
+    ),
+    "nothing at all": lambda seal: seal.open_sound(7, "es", b""),
+    "too little": lambda seal: seal.open_chunk(7, b"x" * 27),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("move", OTHERS.values(), ids=OTHERS.keys())
+def test_what_was_moved_does_not_open(seal: Seal, move: Callable[[Seal], object]) -> None:
+    with pytest.raises(Sealed):
+        move(seal)
+
+
+def test_another_session_or_another_key_does_not_open_it(seal: Seal) -> None:
+    sealed = seal.chunk(7, b"pcm")
+    for other in (Seal("c0.s2", KEY), Seal("c0.s1", Key.new())):
+        with pytest.raises(Sealed):
+            other.open_chunk(7, sealed)
+
+
+def test_every_changed_byte_is_noticed(seal: Seal) -> None:
+    sealed = seal.chunk(7, b"pcm")
+    for at in range(len(sealed)):
+        changed = bytearray(sealed)
+        changed[at] ^= 1
+        with pytest.raises(Sealed):
+            seal.open_chunk(7, bytes(changed))
+
+
+def test_a_refusal_names_the_place_and_the_key_by_its_id(seal: Seal) -> None:
+    with pytest.raises(Sealed) as caught:
+        seal.open_sound(7, "es", SOUND * 3)
+    assert str(caught.value) == f"c0.s1: no result sound 7 es sealed with key {KEY.id}"
