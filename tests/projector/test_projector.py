@@ -316,7 +316,8 @@ async def test_a_group_that_was_set_back_by_hand_gets_nothing_folded_twice(
     one = projector(store)
     await fold_all(one)
     before = await records(store, "session")
-    await redis.xgroup_setid(store.keys.log, CORE.name, "0")
+    opened = (await store.log("SessionOpened"))[0]
+    await redis.xgroup_setid(store.keys.log, CORE.name, opened.id)
     store.tick(1)
     await store.join("n2")
     await fold_all(one)

@@ -195,6 +195,12 @@ async def _strange_lease(t: Told, redis: Any) -> None:
     await redis.zadd(t.store.keys.leases("n1", 1), {"acme:c.x:0:translation:es:none": 5})
 
 
+async def _swapped_lease(t: Told, redis: Any) -> None:
+    """As many leases as before, and one of them nobody's."""
+    await _leaked_slot(t, redis)
+    await _strange_lease(t, redis)
+
+
 async def _leaked_slot(t: Told, redis: Any) -> None:
     await redis.zrem(t.store.keys.leases("n1", 1), t.key(1))
 
@@ -332,6 +338,7 @@ STORED: list[tuple[str, Corruption]] = [
     ("I1", _lost_chunk),
     ("I5", _strange_lease),
     ("I5", _leaked_slot),
+    ("I5", _swapped_lease),
     ("I5", _wrong_load),
     ("I6", _forged_view),
     ("I6", _forged_context),
