@@ -8,20 +8,28 @@ Read next: lua/save_views.lua (which counts), overview.py and pressure.py (which
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
-from eventsched.store import Store
+from eventsched.keys import Keys
+from eventsched.transport import Transport
 
 ARCHIVE = "archive"
 """The consumer group of the archive; it passes entries as they are sealed."""
 
 
+class Cell(Protocol):
+    """One cell's calls: a Store, or Views."""
+
+    keys: Keys
+    transport: Transport
+
+
 class Distances:
     """The counts of one cell; each a fixed number of cheap reads."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._keys = store.keys
+    def __init__(self, cell: Cell) -> None:
+        self._cell = cell
+        self._keys = cell.keys
 
     async def folding(self) -> list[str]:
         """The sets that fold the log of this cell: whoever has had a hold on it."""
@@ -30,6 +38,10 @@ class Distances:
         groups = await self._command("XINFO", self._keys.log, before_key=("GROUPS",))
         names = sorted(_text(_told(group)["name"]) for group in groups)
         return [name for name in names if await self._passed(name) is not None]
+
+    async def passed(self) -> dict[str, int]:
+        """Entries of the log that each set is done with, those gone before it came included."""
+        return {name: await self._passed(name) or 0 for name in await self.folding()}
 
     async def of_set(self, projection_set: str) -> int:
         """Entries of the log that the set has not folded and saved; all, if it never ran."""
@@ -57,7 +69,7 @@ class Distances:
     async def _command(
         self, name: str, key: str, *more: str, before_key: tuple[str, ...] = ()
     ) -> Any:
-        return await self._store.transport.command(name, *before_key, key, *more, key=key)
+        return await self._cell.transport.command(name, *before_key, key, *more, key=key)
 
 
 def _told(flat: Any) -> dict[str, Any]:

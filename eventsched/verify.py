@@ -18,6 +18,7 @@ import msgspec
 
 from eventsched.archive.reading import History
 from eventsched.decided import job_differences, jobless, node_differences, session_differences
+from eventsched.distance import Distances
 from eventsched.events import Event, SessionRetired, StreamTrimmed
 from eventsched.folding import Folded, Unfolded, decoded, in_order
 from eventsched.invariants import Before, Violation, broken_by
@@ -172,6 +173,10 @@ class Verifier:
         if not before <= self._trimmed <= await self._views.log_gone():
             what = f"{before} entries are gone, {self._trimmed} were given up by events"
             self.report.add([Violation("I10", "log", what)])
+        for name, passed in (await Distances(self._views).passed()).items():
+            if passed < before:
+                what = f"{before} entries are gone, it was done with {passed}"
+                self.report.add([Violation("I10", f"checkpoint:{name}", what)])
 
     async def _look_for_trims(self) -> None:
         async for entries in self._history.batches():

@@ -329,6 +329,16 @@ async def _trimmed_log(t: Told, redis: Any) -> None:
     await redis.xtrim(t.store.keys.log, minid=log[3].id, approximate=False)
 
 
+async def _trimmed_before_it_was_folded(t: Told, redis: Any) -> None:
+    """An event says that it is gone, but the projector has not had it."""
+    await t.store.say(t.session, 10, final=True)
+    await t.store.dispatch()
+    log = await t.store.log()
+    await redis.xtrim(t.store.keys.log, minid=log[-1].id, approximate=False)
+    gone = len(log) - 1
+    await append(t, redis, StreamTrimmed(stream="log", before=log[-1].id, count=gone, total=gone))
+
+
 async def _deleted_event(t: Told, redis: Any) -> None:
     log = await t.store.log()
     await redis.xdel(t.store.keys.log, log[5].id)
@@ -363,6 +373,7 @@ STORED: list[tuple[str, Corruption]] = [
     ("I9", _lost_out),
     ("I10", _trimmed_audio),
     ("I10", _trimmed_log),
+    ("I10", _trimmed_before_it_was_folded),
     ("I10", _deleted_event),
 ]
 
