@@ -24,7 +24,12 @@ from eventsched.connection import Connection, open_connection
 from eventsched.errors import KeyMissing, NotFound
 from eventsched.events import Event, SessionForgotten
 from eventsched.keys import name_of
-from eventsched.privacy.forgetting import Forgetter, NotForgotten, rewrite_files
+from eventsched.privacy.forgetting import (
+    FilesNotRewritten,
+    Forgetter,
+    NotForgotten,
+    rewrite_files,
+)
 from eventsched.privacy.keystore import KeyFolder
 from eventsched.reading import Reader
 from eventsched.rebuild import Rebuild
@@ -279,3 +284,38 @@ async def forgotten(all_of: Speaking, session: str) -> list[Event]:
         for one in history
         if isinstance(one, Event) and isinstance(one.data, SessionForgotten)
     ]
+
+
+# --- the append-only file ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_cluster", [False, True], ids=["standalone", "cluster"])
+async def test_what_is_gone_from_memory_leaves_the_file(tmp_path: Path, is_cluster: bool) -> None:
+    folder = tmp_path / "own"
+    gone, kept = os.urandom(2_000), os.urandom(2_000)
+    with LocalServer(folder, durable=True, is_cluster=is_cluster) as server:
+        async with open_connection(server.url) as connection:
+            key = connection.stores["c0"].keys.idx("gone")
+            server.call("RPUSH", key, gone)
+            server.call("RPUSH", connection.stores["c0"].keys.idx("kept"), kept)
+            server.call("DEL", key)
+            assert found_in(folder, gone), "the file still tells what was deleted"
+            size = await rewrite_files(connection.stores["c0"], lambda _: None)
+            assert size is not None and size > len(kept)
+            # the old file goes in the background, a moment after the new one counts
+            await until("the old file is gone", lambda: not found_in(folder, gone))
+            assert found_in(folder, kept)
+
+
+async def test_a_server_without_such_a_file_has_nothing_to_write_anew(tmp_path: Path) -> None:
+    with LocalServer(tmp_path / "own") as server:
+        async with open_connection(server.url) as connection:
+            assert await rewrite_files(connection.stores["c0"], lambda _: None) is None
+
+
+async def test_a_server_that_refuses_is_told_in_a_line(own_server: LocalServer) -> None:
+    """As managed servers do; the key is destroyed all the same."""
+    own_server.call("ACL", "SETUSER", "default", "-bgrewriteaof")
+    async with open_connection(own_server.url) as connection:
+        with pytest.raises(FilesNotRewritten, match="stays as it was"):
+            await rewrite_files(connection.stores["c0"], lambda _: None)

@@ -39,6 +39,8 @@ from eventsched.views import Views
 from tests.simulation.world import World
 
 CELL = "sim"
+KEY = "0123456789abcdef"
+"""Id of the key of sessions that are encrypted."""
 SPEECH_MS = (100, 300, 1_000)
 
 
@@ -455,11 +457,17 @@ class SimNode:
                 code="MODEL_NOT_AVAILABLE",
                 service=services[0],
             )
-        return NodeResult(job=job, attempt=attempt, status="ok", body=_text("hola"))
+        body = _sealed("hola") if "key" in data else _text("hola")
+        return NodeResult(job=job, attempt=attempt, status="ok", body=body)
 
 
 def _text(said: str) -> bytes:
     return codec.encode_text(Text(source_text="hello", text=said))
+
+
+def _sealed(said: str) -> bytes:
+    """What nobody without the key can read; here nobody has one."""
+    return codec.encode_text(Text(sealed=said.encode(), characters=len(said)))
 
 
 class Mischief:
@@ -527,6 +535,15 @@ class Mischief:
         for reply in replies:
             if isinstance(reply, Refused):
                 self.cluster.world.refusals[reply.code] += 1
+
+
+async def forget(cluster: Cluster, name: str) -> None:
+    """Whoever has destroyed the key of a closed session says so, and again when unsure."""
+    session = f"{CELL}.{name}"
+    while True:
+        await cluster.sleep(100, 2_000)
+        if session in cluster.told.done:
+            await cluster.patiently(lambda: cluster.store.forget_session(session, KEY))
 
 
 async def lift_pressure(cluster: Cluster) -> None:

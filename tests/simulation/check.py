@@ -34,7 +34,23 @@ def violations(log: Sequence[Event], told: Told) -> list[str]:
         *_slots(log),
         *_outcomes(log),
         *_heard(told),
+        *_forgotten(log),
     ]
+
+
+def _forgotten(log: Sequence[Event]) -> list[str]:
+    """A session is forgotten once, after its close, however often that is said."""
+    closed: set[str] = set()
+    forgotten: set[str] = set()
+    broken = []
+    for event in log:
+        if event.type == "SessionClosed":
+            closed.add(event.session)
+        elif event.type == "SessionForgotten":
+            if event.session not in closed or event.session in forgotten:
+                broken.append(f"{event.session}: forgotten twice, or before its close")
+            forgotten.add(event.session)
+    return broken
 
 
 def _order(log: Sequence[Event]) -> list[str]:

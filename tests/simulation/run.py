@@ -31,7 +31,7 @@ from eventsched.projection import load_sets
 from eventsched.settings import Settings
 from eventsched.testing import LocalServer
 from eventsched.verify import Verifier
-from tests.simulation.actors import CELL, Cluster, Mischief, Told, lift_pressure
+from tests.simulation.actors import CELL, KEY, Cluster, Mischief, Told, forget, lift_pressure
 from tests.simulation.check import violations
 from tests.simulation.world import FAULTS, QUIET, World
 
@@ -144,7 +144,9 @@ def _populate(cluster: Cluster) -> None:
         tenant="globex",
         priority=rng.randint(0, 2),
         targets=["es", "fr"],
+        key=KEY,
     )
+    cluster.start_role("forgetting", lambda: forget(cluster, "s3"))
     Mischief(cluster).start()
     cluster.start_trimming()
     cluster.start_role("pressure", lambda: lift_pressure(cluster))
