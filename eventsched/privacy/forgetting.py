@@ -18,7 +18,7 @@ import redis.exceptions
 
 from eventsched import keys
 from eventsched.connection import Connection
-from eventsched.errors import EventschedError, KeyMissing, NotFound
+from eventsched.errors import EventschedError, KeyMissing, NotFound, ServerUnavailable
 from eventsched.events import Event, SessionClosed, SessionForgotten, SessionOpened
 from eventsched.privacy.keystore import KeyStore
 from eventsched.reading import Reader
@@ -135,7 +135,7 @@ async def rewrite_files(store: Store, moved: Progress) -> int | None:
         told = await _later(store)
     try:
         await transport.command("BGREWRITEAOF", key=log_key)
-    except redis.exceptions.ResponseError as error:
+    except (redis.exceptions.ResponseError, ServerUnavailable) as error:
         raise FilesNotRewritten(f"the append-only file stays as it was: {error}") from error
     while _is_running(told := await _later(store)):
         moved(_percent(told))

@@ -292,19 +292,19 @@ async def forgotten(all_of: Speaking, session: str) -> list[Event]:
 @pytest.mark.parametrize("is_cluster", [False, True], ids=["standalone", "cluster"])
 async def test_what_is_gone_from_memory_leaves_the_file(tmp_path: Path, is_cluster: bool) -> None:
     folder = tmp_path / "own"
-    gone, kept = os.urandom(2_000), os.urandom(2_000)
+    gone, kept = secrets.token_hex(1_000), secrets.token_hex(1_000)
     with LocalServer(folder, durable=True, is_cluster=is_cluster) as server:
         async with open_connection(server.url) as connection:
             key = connection.stores["c0"].keys.idx("gone")
             server.call("RPUSH", key, gone)
             server.call("RPUSH", connection.stores["c0"].keys.idx("kept"), kept)
             server.call("DEL", key)
-            assert found_in(folder, gone), "the file still tells what was deleted"
+            assert found_in(folder, gone.encode()), "the file still tells what was deleted"
             size = await rewrite_files(connection.stores["c0"], lambda _: None)
             assert size is not None and size > len(kept)
             # the old file goes in the background, a moment after the new one counts
-            await until("the old file is gone", lambda: not found_in(folder, gone))
-            assert found_in(folder, kept)
+            await until("the old file is gone", lambda: not found_in(folder, gone.encode()))
+            assert found_in(folder, kept.encode())
 
 
 async def test_a_server_without_such_a_file_has_nothing_to_write_anew(tmp_path: Path) -> None:
