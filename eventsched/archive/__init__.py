@@ -9,7 +9,7 @@ segment.py    entries -> columns -> Parquet            snapshot.py  records that
 seal.py       one segment, from entries to files       archiver.py  seals the log
 trimming.py   what of the log may go                   calls.py     scripts of the archive
 reading.py    archive and log as one history           role.py      what runs an archiver
-audit.py      verify and prove, without a server
+audit.py      verify and prove, without a server       query.py     SQL over the files
 
 Never does: import pyarrow, cryptography or duckdb before they are needed (extras `archive` and
 `query`).

@@ -33,6 +33,7 @@ COMMANDS = {
     "status": "Show what is behind, what waits, nodes and their load.",
     "rebuild": "Replay the log into fresh views and switch to them.",
     "verify": "Check that what is stored and shown follows from the log.",
+    "query": "Ask the archive by SQL.",
     "audit": "Check whether anybody has touched the archive; prove an event.",
     "forget": "Destroy the key of an encrypted session, or of all old ones.",
     "dead": "List what could not be processed; put it back.",

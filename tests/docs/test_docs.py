@@ -25,6 +25,7 @@ DOCS = [
     "CONTRIBUTING.md",
     "docs/privacy.md",
     "eventsched/lua/README.md",
+    "docs/query.md",
 ]
 PATH = re.compile(r"`((?:eventsched|projections|tests|docs|examples|benchmarks)/[\w./*-]*)`")
 LINK = re.compile(r"\]\(([\w./-]+)\)")

@@ -1,0 +1,122 @@
+"""SQL over an archive: DuckDB reads the Parquet files as they are.
+
+Owns: the views `events`, `jobs` and `sessions`; that a statement reads this archive and nothing
+else, and changes nothing.
+Never does: verify (audit.py), decrypt. Read next: segment.py (the columns), docs/query.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from eventsched.archive.errors import ArchiveError, need
+from eventsched.archive.layout import ArchiveFolder
+
+READ_MAX = 1_000
+EVENTS = """
+CREATE VIEW events AS
+SELECT parse_path(filename)[-2] AS cell, ms || '-' || seq AS id, make_timestamp_ms(ms) AS time,
+       type, session, job, node, cause, data::JSON AS data, ms, seq
+FROM read_parquet($files, filename = true)
+"""
+JOBS = """
+CREATE VIEW jobs AS
+SELECT job, any_value(session) AS session, split_part(job, ':', 1) AS tenant,
+       any_value(split_part(job, ':', 3)::BIGINT) AS utterance, split_part(job, ':', 5) AS target,
+       min(time) AS created,
+       min(time) FILTER (type = 'JobDispatched') AS dispatched,
+       min(time) FILTER (type IN ('ResultRecorded', 'JobFailed')) AS ended,
+       min(time) FILTER (type IN ('ResultDelivered', 'ResultMissing')) AS delivered,
+       count(*) FILTER (type = 'JobDispatched') AS attempts,
+       arg_max(node, (ms, seq)) FILTER (type = 'JobDispatched') AS node,
+       CASE WHEN bool_or(type = 'ResultMissing') THEN 'missing'
+            ELSE max(data ->> 'outcome') FILTER (type = 'ResultDelivered') END AS outcome,
+       max(data ->> 'code') FILTER (type = 'JobFailed') AS code
+FROM events WHERE job <> '' GROUP BY job
+"""
+SESSIONS = """
+CREATE VIEW sessions AS
+SELECT session,
+       any_value(data ->> 'tenant') FILTER (type = 'SessionOpened') AS tenant,
+       any_value(data ->> 'source') FILTER (type = 'SessionOpened') AS source,
+       min(time) FILTER (type = 'SessionOpened') AS opened,
+       max(time) FILTER (type = 'SessionClosed') AS closed,
+       any_value(data ->> 'reason') FILTER (type = 'SessionClosing') AS reason,
+       count(*) FILTER (type = 'UtteranceFinalized') AS utterances,
+       coalesce(sum((data ->> 'ms')::BIGINT) FILTER (type = 'UtteranceFinalized'), 0) AS audio_ms,
+       count(*) FILTER (type = 'JobDispatched') AS dispatches,
+       count(*) FILTER (type = 'ResultDelivered') AS delivered,
+       count(*) FILTER (type = 'ResultMissing') AS missing
+FROM events WHERE session <> '' GROUP BY session
+"""
+
+
+class Query:
+    """One statement's answer."""
+
+    def __init__(self, folder: ArchiveFolder, sql: str) -> None:
+        """Raises ArchiveError when there is nothing to read, or the statement will not do."""
+        need("duckdb", "pyarrow", extra="query")
+        import duckdb
+
+        self._connection = duckdb.connect()
+        files = _files(folder)
+        try:
+            self._open(files, str(folder.path.resolve()))
+            self._check(sql)
+            self._answer = self._connection.execute(sql)
+        except duckdb.Error as error:
+            raise ArchiveError(_first_line(error)) from error
+        self.columns: list[str] = [name for name, *_ in self._answer.description or ()]
+
+    def _open(self, files: Sequence[str], folder: str) -> None:
+        """The views are there; from now on nothing else can be reached."""
+        run = self._connection.execute
+        run(EVENTS.replace("$files", _literal(files)))
+        run(JOBS)
+        run(SESSIONS)
+        run(f"SET allowed_directories = {_literal([folder])}")
+        run("SET enable_external_access = false")
+        run("SET lock_configuration = true")
+
+    def _check(self, sql: str) -> None:
+        import duckdb
+
+        kinds = [one.type for one in self._connection.extract_statements(sql)]
+        if kinds != [duckdb.StatementType.SELECT]:
+            raise ArchiveError("one SELECT is needed: an archive is read, never changed")
+
+    def rows(self) -> Iterator[tuple[Any, ...]]:
+        """Row after row. Raises ArchiveError when a file cannot be read."""
+        import duckdb
+
+        try:
+            while some := self._answer.fetchmany(READ_MAX):
+                yield from some
+        except duckdb.Error as error:
+            raise ArchiveError(_first_line(error)) from error
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+def _files(folder: ArchiveFolder) -> list[str]:
+    """Of what is sealed, and of nothing that is in the making."""
+    found = []
+    for name in folder.cells():
+        cell = folder.cell(name)
+        found += [
+            str((cell.path / record.file("events").name).resolve()) for record in cell.records()
+        ]
+    if not found:
+        raise ArchiveError(f"{folder.path} has no segment yet")
+    return found
+
+
+def _literal(texts: Sequence[str]) -> str:
+    return "[" + ", ".join("'" + text.replace("'", "''") + "'" for text in texts) + "]"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n\n")[0]

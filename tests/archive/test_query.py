@@ -1,0 +1,99 @@
+"""SQL over an archive: what the log says, and nothing but the archive."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from eventsched.archive import errors
+from eventsched.archive.errors import ArchiveError, ExtraMissing
+from eventsched.archive.layout import ArchiveFolder
+from eventsched.archive.query import Query
+from tests.archive.archives import Archived
+from tests.archive.test_sealing import sums
+
+pytestmark = pytest.mark.parametrize("server", ["embedded"], indirect=True)
+DOCS = Path(__file__).parents[2] / "docs" / "query.md"
+
+
+def ask(archived: Archived, sql: str) -> list[tuple[object, ...]]:
+    asked = Query(archived.folder, sql)
+    try:
+        return list(asked.rows())
+    finally:
+        asked.close()
+
+
+async def worked(archived: Archived) -> None:
+    await archived.set(archive_entries_max=10)
+    await archived.talk("s1", 3)
+    await archived.talk("s2", 2)
+    await archived.close("s1")
+    await archived.seal()
+
+
+async def test_events_are_those_of_the_log(archived: Archived) -> None:
+    await worked(archived)
+    found = ask(archived, "SELECT cell, id, type, session, job, node FROM events ORDER BY ms, seq")
+    log = await archived.store.log()
+    cell = archived.store.cell
+    assert found == [(cell, e.id, e.type, e.session, e.job, e.node) for e in log]
+
+
+async def test_jobs_and_sessions_say_what_came_of_each(archived: Archived) -> None:
+    await worked(archived)
+    full = archived.store.keys.full
+    sql = "SELECT session, utterance, attempts, node, outcome FROM jobs ORDER BY ALL"
+    jobs = ask(archived, sql)
+    assert jobs == [
+        (full(name), utterance, 1, full("n1"), "result")
+        for name, count in (("s1", 3), ("s2", 2))
+        for utterance in range(count)
+    ]
+    sql = "SELECT session, tenant, reason, utterances, audio_ms, delivered FROM sessions ORDER BY 1"
+    assert ask(archived, sql) == [
+        (full("s1"), "acme", "asked", 3, 600, 3),
+        (full("s2"), "acme", None, 2, 400, 2),
+    ]
+
+
+async def test_every_query_of_the_docs_runs(archived: Archived) -> None:
+    await worked(archived)
+    queries = re.findall(r"```sql\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    assert len(queries) >= 3
+    for sql in queries:
+        ask(archived, sql)
+
+
+@pytest.mark.parametrize(
+    ("sql", "match"),
+    [
+        ("DROP VIEW jobs", "one SELECT"),
+        ("SELECT 1; SELECT 2", "one SELECT"),
+        ("COPY events TO 'x.csv'", "one SELECT"),
+        ("", "one SELECT"),
+        ("SELEC", "syntax error"),
+        ("SELECT nothing FROM events", "nothing"),
+        ("SELECT * FROM read_text('/etc/hostname')", "file system operations are disabled"),
+    ],
+)
+async def test_what_will_not_do_is_one_clear_error_and_changes_nothing(
+    archived: Archived, sql: str, match: str
+) -> None:
+    await worked(archived)
+    before = sums(archived.path)
+    with pytest.raises(ArchiveError, match=match):
+        ask(archived, sql)
+    assert sums(archived.path) == before
+
+
+async def test_an_archive_without_segments_and_a_missing_package_are_told(
+    archived: Archived, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ArchiveError, match="no segment yet"):
+        Query(ArchiveFolder.open(archived.path), "SELECT 1")
+    monkeypatch.setattr(errors, "find_spec", lambda package: None)
+    with pytest.raises(ExtraMissing, match=r"pip install 'eventsched\[query\]'"):
+        Query(archived.folder, "SELECT 1")

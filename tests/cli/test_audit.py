@@ -1,0 +1,152 @@
+"""`run archiver`, `audit` and `query` as programs: good output, and one line for what is not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from anyio.to_thread import run_sync
+
+from eventsched.cli.app import main
+from tests.archive.archives import Archived
+from tests.archive.test_sealing import sums
+from tests.fixtures_store import TimedStore
+
+pytestmark = pytest.mark.parametrize("server", ["embedded"], indirect=True)
+
+
+class Told:
+    """Runs commands; keeps what the last one said."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
+        self.out = self.err = ""
+
+    def run(self, *args: str | Path) -> int:
+        code = main([str(one) for one in args])
+        self.out, self.err = self._capsys.readouterr()
+        return code
+
+    def refused(self, *args: str | Path) -> str:
+        """The one line of a command that fails by something expected."""
+        assert self.run(*args) == 1
+        assert self.out == ""
+        assert self.err.count("\n") == 1, self.err
+        return self.err
+
+
+@pytest.fixture
+def told(capfd: pytest.CaptureFixture[str]) -> Told:
+    return Told(capfd)
+
+
+@pytest_asyncio.fixture
+async def archive(store: TimedStore, tmp_path: Path) -> Archived:
+    """Three segments."""
+    archived = Archived(store, tmp_path / "archive")
+    await archived.set(archive_entries_max=8)
+    await archived.talk("s1", 5)
+    await archived.seal()
+    return archived
+
+
+async def run(told: Told, *args: str | Path) -> int:
+    """In a thread: commands bring their own event loop."""
+    return await run_sync(told.run, *args)
+
+
+async def refused(told: Told, *args: str | Path) -> str:
+    return await run_sync(told.refused, *args)
+
+
+async def test_an_untouched_archive_and_one_that_was_touched(
+    archive: Archived, told: Told
+) -> None:
+    assert await run(told, "audit", "verify", archive.path) == 0
+    assert told.out.startswith("untouched: ")
+    name = archive.folder.cell(archive.store.cell).records()[1].file("events").name
+    path = archive.path / archive.store.cell / name
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    assert await run(told, "audit", "verify", archive.path) == 1
+    assert f"TOUCHED  {archive.store.cell}/{name}: is not the file that was sealed" in told.out
+    assert await run(told, "--json", "audit", "verify", archive.path) == 1
+    report = json.loads(told.out)
+    assert report["clean"] is False
+    assert report["problems"][0]["where"] == f"{archive.store.cell}/{name}"
+
+
+async def test_a_checkpoint_shows_what_was_cut_off(
+    archive: Archived, told: Told, tmp_path: Path
+) -> None:
+    kept = tmp_path / "kept"
+    assert await run(told, "audit", "checkpoint", archive.path, "--out", kept) == 0
+    assert await run(told, "audit", "verify", archive.path, "--checkpoint", kept) == 0
+    last = archive.folder.cell(archive.store.cell).records()[-1]
+    for one in (archive.path / archive.store.cell).glob(f"*_*{last.last.replace('-', '-00000')}*"):
+        one.unlink()
+    assert await run(told, "audit", "verify", archive.path) == 0
+    assert await run(told, "audit", "verify", archive.path, "--checkpoint", kept) == 1
+    assert "segments, the archive" in told.out
+
+
+async def test_a_proof_is_small_and_holds_by_itself(
+    archive: Archived, told: Told, tmp_path: Path
+) -> None:
+    proof = tmp_path / "proof"
+    for event in await archive.store.log():
+        assert await run(
+            told, "audit", "prove", event.id, "--archive", archive.path, "--out", proof
+        ) == 0
+        assert proof.stat().st_size < 2_000
+        assert await run(told, "audit", "check-proof", proof) == 0
+        assert told.out.startswith(f"holds: {event.type} {event.id} of cell")
+    key = archive.path / "archive.pub"
+    assert await run(told, "--json", "audit", "check-proof", proof, "--key", key) == 0
+    assert json.loads(told.out)["holds"] is True
+
+
+async def test_a_changed_proof_does_not_hold(
+    archive: Archived, told: Told, tmp_path: Path
+) -> None:
+    proof = tmp_path / "proof"
+    event = (await archive.store.log())[5]
+    await run(told, "audit", "prove", event.id, "--archive", archive.path, "--out", proof)
+    content = proof.read_bytes()
+    for at in range(0, len(content), 11):
+        changed = bytearray(content)
+        changed[at] ^= 1
+        proof.write_bytes(bytes(changed))
+        assert "proof" in await refused(told, "audit", "check-proof", proof)
+
+
+async def test_bad_input_is_one_line_and_changes_nothing(
+    archive: Archived, told: Told, tmp_path: Path
+) -> None:
+    other = Archived(archive.store, tmp_path / "other")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter").write_text("dear")
+    before = sums(tmp_path)
+    pub = other.path / "archive.pub"
+    prove = ("audit", "prove", "--archive", archive.path)
+    assert "no folder" in await refused(told, "audit", "verify", tmp_path / "nowhere")
+    assert "is no archive" in await refused(told, "audit", "verify", tmp_path / "mine")
+    assert "no segment yet" in await refused(told, "audit", "checkpoint", other.path)
+    assert "is no entry id" in await refused(told, *prove, "yesterday")
+    assert "no event 5-0" in await refused(told, *prove, "5-0")
+    assert "cannot read" in await refused(told, "audit", "check-proof", tmp_path / "none")
+    letter = tmp_path / "mine" / "letter"
+    assert "cannot be read" in await refused(told, "audit", "check-proof", letter)
+    assert "no public key" in await refused(told, "audit", "check-proof", letter, "--key", letter)
+    assert "--archive" in await refused(told, "query", "SELECT 1")
+    assert "is no archive" in await refused(told, "query", "SELECT 1", "--archive", letter.parent)
+    assert "add --archive DIR" in await refused(told, "run", "archiver")
+    mine = ("run", "archiver", "--archive", tmp_path / "mine")
+    assert "no archive and not empty" in await refused(told, *mine)
+    key = ("--archive-key", tmp_path / "other.key")
+    foreign = await refused(told, "run", "archiver", "--archive", archive.path, *key)
+    assert "is not the key of" in foreign
+    assert await run(told, "audit", "verify", archive.path, "--key", pub) == 1
+    assert "is key" in told.out
+    assert sums(tmp_path) == before
