@@ -6,11 +6,16 @@ import re
 from importlib import import_module
 from pathlib import Path
 
+from eventsched.cli.app import COMMANDS
 from eventsched.node import Node
 from eventsched.running import ROLES
+from eventsched.settings import PREFIX, Settings
 
 FILE = Path(__file__).parents[1] / "docker-compose.yml"
 COMMAND = re.compile(r'command: \["eventsched", "(\w+)", "([\w.:]+)"\]')
+SERVICE = re.compile(r"^  ([\w-]+):\n((?:    .*\n)+)", re.MULTILINE)
+HERE = {"URL", "DATA", "ARCHIVE"}
+"""What the environment may say beside settings."""
 
 
 def test_each_role_and_two_nodes_are_there() -> None:
@@ -30,3 +35,18 @@ def test_redis_keeps_and_never_evicts() -> None:
     text = FILE.read_text()
     for option in ("--appendonly", "--maxmemory-policy", "noeviction", "--maxmemory"):
         assert option in text
+
+
+def test_every_setting_that_it_names_exists() -> None:
+    named = set(re.findall(rf"^\s+{PREFIX}(\w+):", FILE.read_text(), re.MULTILINE))
+    assert named
+    assert named <= HERE | {name.upper() for name in Settings.__struct_fields__}
+
+
+def test_every_service_is_asked_how_it_does_by_a_command_that_exists() -> None:
+    services = dict(SERVICE.findall(FILE.read_text().partition("\nservices:\n")[2]))
+    assert {"redis", "node-1", "node-2", *ROLES} <= set(services)
+    assert [name for name, text in services.items() if "healthcheck:" not in text] == []
+    asked = re.findall(r"eventsched[\", ]+--json[\", ]+(\w+)", FILE.read_text())
+    assert asked
+    assert set(asked) <= set(COMMANDS)

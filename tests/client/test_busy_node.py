@@ -1,6 +1,7 @@
 """Rule 19: heartbeats keep a node alive from outside its handlers' thread.
 
-In real time, with every role running and nodes that are lost after half a second of silence.
+In real time, with every role running. A node is lost after two and a half seconds of silence:
+long for a busy machine to be late, short beside a handler that holds its loop for four.
 """
 
 import contextlib
@@ -13,8 +14,8 @@ import eventsched
 from tests.server_kinds import Server
 from tests.systems import SECOND, system
 
-QUICK = {"heartbeat_ms": 100, "node_lost_ms": 500}
-BUSY_S = 1.5
+QUICK = {"heartbeat_ms": 100, "node_lost_ms": 2_500}
+BUSY_S = 4
 
 
 async def log_types(es: eventsched.Client, cell: str) -> list[str]:
