@@ -8,7 +8,7 @@ Read next: audio.py (chunks), errors.InvalidMessage.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from eventsched.errors import InvalidMessage
 from eventsched.keys import CELL, LANGUAGE, NAME
@@ -62,8 +62,10 @@ def check_language(field: str, value: object, *, auto: bool) -> str:
 
 def check_list(field: str, values: Sequence[str], most: int) -> list[str]:
     """A list without repeats and within its bound."""
-    if isinstance(values, (str, bytes)):
-        raise InvalidMessage.of(field, "a list of strings expected, got one string", "use [...]")
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        raise InvalidMessage.of(
+            field, f"a list of strings expected, got {values!r:.80}", "use [...]"
+        )
     listed = list(values)
     if len(listed) > most:
         raise InvalidMessage.of(field, f"at most {most} expected, got {len(listed)}", "name fewer")

@@ -37,6 +37,7 @@ from eventsched.checks import (
 from eventsched.connection import open_connection
 from eventsched.errors import (
     InvalidMessage,
+    Refused,
     ServerUnavailable,
     SessionSuperseded,
     SessionUnknown,
@@ -256,7 +257,10 @@ class Client:
             await self._ask_to_close(session)
             raise
         except Exception:
-            await self._close(session)
+            try:
+                await self._close(session)
+            except Refused as refused:  # what the block raised is what counts
+                log.warning("session not closed", session=session.id, error=str(refused))
             raise
         else:
             await self._close(session)

@@ -19,10 +19,11 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from eventsched import keys
+from eventsched.checks import check_between
 from eventsched.errors import InvalidMessage, ServerUnavailable
 from eventsched.server.check import Client, ServerFacts, check_server, open_client
 from eventsched.server.embedded import DEFAULT_DATA, PROGRAM, use
-from eventsched.settings import Settings
+from eventsched.settings import Settings, checked
 from eventsched.store import Store
 from eventsched.transport import RedisTransport, answering, retry_policy
 
@@ -72,8 +73,9 @@ async def open_connection(
     be cells: nothing is made, and a server is started only over the data of an earlier one.
     Raises ServerUnavailable, InvalidMessage.
     """
-    if cells is not None and not 1 <= cells <= CELLS_MAX:
-        raise InvalidMessage.of("cells", f"1 to {CELLS_MAX}, not {cells}", "choose another")
+    if cells is not None:
+        check_between("cells", cells, 1, CELLS_MAX)
+    wanted = checked(settings or {})
     if not (create or url or os.environ.get("EVENTSCHED_URL")):
         _check_folder(data or DEFAULT_DATA)
     async with AsyncExitStack() as stack:
@@ -92,7 +94,7 @@ async def open_connection(
             names = await (_list_cells(calling, cells) if create else _find_cells(calling))
         stores = {name: Store(transport, name) for name in names}
         if create:
-            await _configure(stores.values(), settings or {})
+            await _configure(stores.values(), wanted)
         yield Connection(address, facts, transport, stores)
 
 

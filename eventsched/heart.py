@@ -45,8 +45,8 @@ class Body(Protocol):
     def lost(self, attempts: Sequence[Held]) -> None:
         """These are no longer this registration's."""
 
-    def ended(self, error: NodeUnknown | NodeSuperseded) -> None:
-        """The registration is no longer the current one."""
+    def ended(self, error: Exception) -> None:
+        """The registration is no longer the current one, or nobody says that it is alive."""
 
 
 Post: TypeAlias = Callable[[Callable[[], None]], object]
@@ -126,6 +126,8 @@ class _Thread:
                     return
             try:
                 await self._connect_and_beat()
+            except Exception as error:  # noqa: BLE001 - told where the registration lives
+                self._home.call_soon_threadsafe(partial(self._body.ended, error))
             finally:
                 with self._lock:
                     self._stop = None

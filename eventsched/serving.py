@@ -71,7 +71,7 @@ class Serving:
         self._url = url
         self._keys = keys
         self._attempts: dict[str, _Attempt] = {}
-        self._end: End | NodeSuperseded | None = None
+        self._end: End | Exception | None = None
         self._position = grant.inbox_from
         self._is_draining = False
         self._tasks: anyio.abc.TaskGroup | None = None
@@ -89,19 +89,19 @@ class Serving:
         )
 
     async def run(self, drain: anyio.Event, within_s: list[float]) -> End:
-        """Serve until the registration is over. Raises NodeSuperseded."""
+        """Serve until the registration is over. Raises NodeSuperseded, and what ends the heart."""
         async with beating(self.store, self, self._url), anyio.create_task_group() as tasks:
             self._tasks = tasks
             tasks.start_soon(self._results.run)
             tasks.start_soon(self._partials.run)
             tasks.start_soon(self._read_inbox)
             tasks.start_soon(self._drain_when_asked, drain, within_s)
-        if isinstance(self._end, NodeSuperseded):
+        if isinstance(self._end, Exception):
             raise self._end
         assert self._end is not None
         return self._end
 
-    def _finish(self, end: End | NodeSuperseded) -> None:
+    def _finish(self, end: End | Exception) -> None:
         if self._end is None and self._tasks is not None:
             self._end = end
             self._tasks.cancel_scope.cancel()
@@ -119,11 +119,11 @@ class Serving:
         for key, number in attempts:
             self._cancel(key, number, "heartbeat")
 
-    def ended(self, error: NodeUnknown | NodeSuperseded) -> None:
-        if isinstance(error, NodeSuperseded):
-            self._finish(error)
-        else:
+    def ended(self, error: Exception) -> None:
+        if isinstance(error, NodeUnknown):
             self._finish("drained" if self._is_draining else "unknown")
+        else:
+            self._finish(error)
 
     # --- the inbox ----------------------------------------------------------------------------
 

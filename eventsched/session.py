@@ -18,7 +18,13 @@ import structlog
 from eventsched import audio as chunks
 from eventsched.audio import Format, Piece
 from eventsched.channel import APPEND_BYTES_MAX, APPEND_ITEMS_MAX, Channel
-from eventsched.errors import Backpressure, InvalidMessage, Refused, SeqGap
+from eventsched.errors import (
+    Backpressure,
+    InvalidMessage,
+    Refused,
+    SeqGap,
+    ServerUnavailable,
+)
 from eventsched.listening import START, Mailbox, Told
 from eventsched.pacing import happens_within, insist
 from eventsched.privacy.keystore import KeyStore
@@ -34,6 +40,8 @@ PRESSED_MAX = 10
 KEPT_CHUNKS = 256
 KEPT_BYTES = 2 * 1024 * 1024
 """What is kept of appended audio for a server that forgot some of it in a failover."""
+UNSURE_BYTES_MAX = 32 * 1024 * 1024
+"""Beyond so much that no server has taken, nothing more is taken from the caller."""
 CLOSE_MARGIN_S = 5.0
 
 log = structlog.get_logger("eventsched.session")
@@ -101,11 +109,12 @@ class Session:
         after `retry_after_ms`; its field `accepted_bytes` says how much was taken (nothing, up
         to 64 chunks or 1 MiB). SessionIsClosed, SessionSuperseded, SessionUnknown. After
         ServerUnavailable or a cancelled call the audio counts as appended: it goes again before
-        whatever comes next.
+        whatever comes next. Beyond 32 MiB of such audio a call takes nothing: Backpressure.
         """
         bytes_max = chunks.CHUNK_BYTES_MAX - (self._seal.overhead_bytes if self._seal else 0)
         pieces = chunks.cut(audio, self.encoding, self.rate, final=final, bytes_max=bytes_max)
         async with self._turn:
+            await self._make_room()
             numbered = self._number(pieces, final=final)
             self._unsure += numbered
             try:
@@ -161,6 +170,16 @@ class Session:
         self._unsure = [chunk for chunk in self._unsure if chunk.seq < first]
         self._next_seq = refused[0].seq
         return sum(self._bytes_of(chunk) for chunk in numbered if chunk.seq < self._next_seq)
+
+    async def _make_room(self) -> None:
+        """What is unsure stays bounded while the server is away and the caller goes on."""
+        if sum(len(chunk.payload) for chunk in self._unsure) <= UNSURE_BYTES_MAX:
+            return
+        try:
+            await self._settle()
+        except ServerUnavailable:
+            fields = {"retry_after_ms": "1000", "accepted_bytes": "0", "reason": "server_away"}
+            raise Backpressure("BACKPRESSURE", fields) from None
 
     async def _settle(self) -> list[Receipt]:
         """Everything that was taken is stored when this returns, or still comes first."""

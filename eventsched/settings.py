@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Annotated
 
 import msgspec
@@ -69,7 +70,16 @@ def chosen(environ: Mapping[str, str] | None = None, /, **given: int | None) -> 
         if environ.get(PREFIX + name.upper())
     }
     wanted |= {name: value for name, value in given.items() if value is not None}
+    return checked(wanted)
+
+
+def checked(wanted: Mapping[str, object]) -> dict[str, int]:
+    """These settings as numbers. Raises InvalidMessage for an unknown name or a bad value."""
     for name, value in wanted.items():
+        if name not in _BOUNDS:
+            near = get_close_matches(name, _BOUNDS, 1)
+            remedy = f"did you mean {near[0]}?" if near else "leave it out"
+            raise InvalidMessage.of("settings", f"{name!r:.80} is no setting", remedy)
         check(name, value)
     complete = msgspec.convert(wanted, Settings, strict=False)
     return {name: getattr(complete, name) for name in wanted}

@@ -37,8 +37,9 @@ _AWAY = (
     redis.exceptions.TryAgainError,
     redis.exceptions.ReadOnlyError,
 )
-_UNABLE = ("MISCONF", "NOREPLICAS")
-"""What a server says that is there and may not write: its disk is full, its replicas are gone."""
+_UNABLE = ("MISCONF", "NOREPLICAS", "BUSY ")
+"""What a server says that is there and cannot: its disk is full, its replicas are gone, or
+somebody's script goes on and on."""
 _KEYLESS = ("INFO", "TIME", "BGREWRITEAOF")
 """Commands to the server itself: on a cluster the one that serves the key."""
 RETRIES = 3
@@ -80,7 +81,7 @@ def answering() -> Iterator[None]:
         raise ServerUnavailable(f"the server refuses: {refusal(error)}") from error
     except redis.exceptions.ResponseError as error:
         if str(error).startswith(_UNABLE):
-            raise ServerUnavailable(f"the server takes no writes: {error}") from error
+            raise ServerUnavailable(f"the server cannot: {error}") from error
         raise
 
 

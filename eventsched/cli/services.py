@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import AsyncIterator, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
@@ -87,19 +86,15 @@ class ArchiveOptions(NamedTuple):
 
 def settings_of(given: Sequence[str]) -> dict[str, int]:
     """The settings that flags and environment name, checked. Raises InvalidMessage."""
-    from eventsched.settings import PREFIX, Settings, chosen
+    from eventsched.settings import checked, chosen
 
-    environ = dict(os.environ)
+    said: dict[str, str] = {}
     for one in given:
         name, equals, value = one.partition("=")
         if not equals or not value:
             raise InvalidMessage.of("--set", f"NAME=VALUE expected, got {one!r}", "add a value")
-        if name not in Settings.__struct_fields__:
-            near = get_close_matches(name, Settings.__struct_fields__, 1)
-            remedy = f"did you mean {near[0]}?" if near else f"see {PREFIX}* in the README"
-            raise InvalidMessage.of("--set", f"{name!r} is no setting", remedy)
-        environ[PREFIX + name.upper()] = value
-    return chosen(environ)
+        said[name] = value
+    return chosen() | checked(said)
 
 
 async def serve(

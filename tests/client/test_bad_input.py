@@ -7,6 +7,7 @@ import pytest
 import eventsched
 from eventsched.client import Client
 from tests.fixtures_store import TimedStore
+from tests.server_kinds import Server
 from tests.systems import SECOND, client_of
 
 GOOD: dict[str, Any] = {"tenant": "acme", "source": "en", "targets": ["es"]}
@@ -24,6 +25,7 @@ NINE = ["es", "fr", "de", "it", "pt", "nl", "sv", "da", "fi"]
         ("source", {"source": "EN"}),
         ("targets", {"targets": ["auto"]}),
         ("targets", {"targets": "es"}),
+        ("targets", {"targets": None}),
         ("targets", {"targets": ["es", "es"]}),
         ("targets", {"targets": NINE}),
         ("features", {"features": ["a:b"]}),
@@ -168,3 +170,23 @@ def test_an_async_handler_does_not_run_in_a_process() -> None:
 
     with pytest.raises(eventsched.InvalidMessage, match="plain function"):
         node.job(processes=True)(handler)
+
+
+@pytest.mark.parametrize(
+    ("field", "given"),
+    [
+        ("settings", {"settings": {"pause": 500}}),
+        ("pause_ms", {"settings": {"pause_ms": 0}}),
+        ("pause_ms", {"settings": {"pause_ms": "soon"}}),
+        ("cells", {"cells": 0}),
+        ("cells", {"cells": 2.5}),
+    ],
+)
+async def test_a_connection_that_asks_for_something_impossible(
+    server: Server, cell: str, field: str, given: dict[str, Any]
+) -> None:
+    assert cell  # sweeps whatever a wrong answer would leave
+    with pytest.raises(eventsched.InvalidMessage) as caught:
+        async with eventsched.connect(server.url, **given):
+            pytest.fail("connected")
+    assert caught.value.fields["field"] == field

@@ -165,6 +165,40 @@ async def test_audio_that_may_not_have_arrived_goes_before_the_next(
         assert [payload[0] for payload in await chunks_of(store, session)] == [1, 2]
 
 
+async def test_audio_that_no_server_takes_is_bounded(
+    client: Client, store: TimedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eventsched.session.UNSURE_BYTES_MAX", 6_000)
+    transport = cut(store)
+    async with opened(client) as session:
+        transport.before = 10_000
+        for number in (1, 2):
+            with pytest.raises(ServerUnavailable):
+                await session.append(bytes([number]) * 3_200)
+        with pytest.raises(eventsched.Backpressure) as pressed:
+            await session.append(b"\3" * 3_200)
+        assert pressed.value.fields["accepted_bytes"] == "0"
+        assert session.next_seq == 2
+        transport.before = 0
+        await session.append(b"\4" * 3_200)
+        assert [payload[0] for payload in await chunks_of(store, session)] == [1, 2, 4]
+
+
+async def test_what_a_block_raises_is_not_hidden_by_what_its_end_meets(
+    client: Client, store: TimedStore
+) -> None:
+    async def use() -> None:
+        async with client.session("acme", "en", ["es"]) as session:
+            cut(store).before = 12
+            with pytest.raises(ServerUnavailable):
+                await session.append(CHUNK)
+            await store.close_session(session.id, session.epoch)
+            raise ValueError("the user's own")
+
+    with pytest.raises(ValueError, match="the user's own"):
+        await use()
+
+
 async def test_a_cancelled_append_counts_as_made(client: Client, store: TimedStore) -> None:
     transport = cut(store)
     async with opened(client) as session:
