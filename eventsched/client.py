@@ -37,6 +37,7 @@ from eventsched.checks import (
 from eventsched.connection import open_connection
 from eventsched.errors import (
     InvalidMessage,
+    KeyStoreUnusable,
     Refused,
     ServerUnavailable,
     SessionSuperseded,
@@ -226,9 +227,18 @@ class Client:
                 **msgspec.structs.asdict(asked),
             ),
         )
-        if key is not None and self.keys is not None:
-            await self.keys.put(full_id, key)  # kept before anything is said
+        if key is not None:
+            await self._keep(key, channel.store, grant)
         return self._joined(channel, grant, asked.audio, asked.rate, seal)
+
+    async def _keep(self, key: Key, store: Store, grant: SessionGrant) -> None:
+        """The key is kept before anything is said; else the session is over before it began."""
+        assert self.keys is not None
+        try:
+            await self.keys.put(grant.session, key)
+        except KeyStoreUnusable:
+            await store.close_session(grant.session, grant.epoch)
+            raise
 
     async def _resume(self, session_id: str) -> Session:
         channel, token = self._channel_of(session_id), self.new_name()

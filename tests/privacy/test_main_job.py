@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import anyio
@@ -9,16 +10,19 @@ import pytest
 
 import eventsched
 from eventsched import codec
-from eventsched.client import Client
 from eventsched.errors import KeyMissing, KeyStoreUnusable
 from eventsched.events import Event, ResultDelivered, ResultRecorded, SessionOpened
 from eventsched.keys import name_of
 from eventsched.privacy.keystore import KeyFolder
 from eventsched.privacy.opening import EventOpener
+from eventsched.server.check import Client
 from eventsched.session import Session
+from eventsched.transport import entries_of
+from tests.client.handlers import in_process
+from tests.fixtures_store import TimedStore
 from tests.privacy.searching import all_values
 from tests.server_kinds import Server
-from tests.systems import serving, system, until
+from tests.systems import client_of, serving, system, until
 
 SPOKEN = b"\x13\x37SPOKEN WORDS\x37\x13"
 PCM = SPOKEN * 800
@@ -85,7 +89,7 @@ async def test_nodes_and_listeners_read_what_the_server_cannot(
         await check_log(es, session, key_store)
 
 
-async def until_context(es: Client, session: Session) -> None:
+async def until_context(es: eventsched.Client, session: Session) -> None:
     """The group view has folded the first result."""
     store = es.store_of(session.id)
 
@@ -99,7 +103,7 @@ async def until_context(es: Client, session: Session) -> None:
     await until("the group view has the result", has_it)
 
 
-async def check_log(es: Client, session: Session, key_store: KeyFolder) -> None:
+async def check_log(es: eventsched.Client, session: Session, key_store: KeyFolder) -> None:
     """The log names the key, shows that and how much was said, and opens with the key only."""
     store = es.store_of(session.id)
     entries = await store.read_range(store.keys.log, "-", "+", 1_000)
@@ -194,3 +198,95 @@ async def test_another_process_goes_on_with_the_key(
         with pytest.raises(KeyMissing, match="is destroyed"):
             async with es.resume(session.id):
                 pass
+
+
+@pytest.mark.parametrize("server", ["embedded"], indirect=True)
+async def test_a_handler_in_another_process_gets_the_audio_and_no_key(
+    server: Server, cell: str, key_store: KeyFolder
+) -> None:
+    node = eventsched.Node("n1", asr=["de"], targets=["es"])
+    node.job(processes=True)(in_process)
+    async with (
+        system(server.url, cell, key_store=key_store) as es,
+        serving(es, node),
+        es.session("acme", "de", ["es"], encrypt=True) as session,
+    ):
+        await session.append(PCM, final=True)
+        with anyio.fail_after(30):
+            result = await anext(session.results())
+        assert result.text is not None
+        pid, size = map(int, result.text.split())
+        assert pid != os.getpid()
+        assert size == len(PCM) + 280 * 32
+
+
+# --- what was tampered with -----------------------------------------------------------------
+
+
+async def swapped(redis: Client, key: str, of: int) -> None:
+    """The bodies (field number `of`) of a stream's first two entries change places."""
+    entries = entries_of(await redis.execute_command("XRANGE", key, "-", "+"))
+    bodies = [fields[of] for _, fields in entries]
+    bodies[0], bodies[1] = bodies[1], bodies[0]
+    await redis.delete(key)
+    for (entry_id, fields), body in zip(entries, bodies, strict=True):
+        fields[of] = body
+        await redis.execute_command("XADD", key, entry_id, *fields)
+
+
+@pytest.mark.parametrize("server", ["embedded"], indirect=True)
+async def test_chunks_that_changed_places_are_not_taken_for_what_was_said(
+    server: Server, cell: str, redis: Client, key_store: KeyFolder
+) -> None:
+    heard: list[eventsched.Job] = []
+    async with (
+        system(server.url, cell, key_store=key_store) as es,
+        serving(es, node_of("n1", heard)),
+        es.session("acme", "de", ["es"], encrypt=True) as session,
+    ):
+        await session.append(PCM[:3_200])
+        await session.append(PCM[3_200:6_400])
+        await swapped(redis, es.store_of(session.id).keys.audio(name_of(session.id)), 17)
+        await session.finalize()
+        with anyio.fail_after(20):
+            result = await anext(session.results())
+        assert (result.outcome, result.code) == ("failed", "AUDIO_UNREADABLE")
+        assert heard == []
+
+
+@pytest.mark.parametrize("server", ["embedded"], indirect=True)
+async def test_texts_that_changed_places_are_not_taken_for_what_was_said(
+    server: Server, cell: str, redis: Client, key_store: KeyFolder
+) -> None:
+    async with (
+        system(server.url, cell, key_store=key_store) as es,
+        serving(es, node_of("n1", [], blocking=True)),
+        es.session("acme", "de", ["es"], encrypt=True) as session,
+    ):
+        store = es.store_of(session.id)
+        out = store.keys.out(name_of(session.id))
+        for _ in range(2):
+            await session.append(PCM, final=True)
+
+        async def both_are_there() -> bool:
+            return len(await store.read_range(out, "-", "+", 10)) == 2
+
+        await until("both results are there", both_are_there)
+        await swapped(redis, out, 7)
+        results = session.results()
+        with anyio.fail_after(20):
+            first, second = await anext(results), await anext(results)
+        assert [(one.utterance, one.text, one.is_sealed) for one in (first, second)] == [
+            (0, None, True), (1, None, True),
+        ]  # fmt: skip
+
+
+async def test_a_session_whose_key_cannot_be_kept_is_over_before_it_began(
+    store: TimedStore, key_store: KeyFolder
+) -> None:
+    key_store.path.mkdir(mode=0o755)
+    async with client_of(store, key_store) as es:
+        with pytest.raises(KeyStoreUnusable, match="chmod 700"):
+            async with es.session("acme", "de", ["es"], encrypt=True):
+                pytest.fail("opened")
+    assert await store.types() == ["SessionOpened", "SessionClosing", "SessionClosed"]

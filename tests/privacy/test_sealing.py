@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 
 import pytest
 
-from eventsched.errors import Sealed
+from eventsched.errors import ExtraMissing, Sealed
 from eventsched.events import Text
 from eventsched.privacy.keystore import Key
+from eventsched.privacy.opening import sealing
 from eventsched.privacy.sealing import OVERHEAD_BYTES, Seal
 
 TEXT = Text(source_text="Grüße", text="saludos", language="de")
@@ -99,3 +101,14 @@ def test_a_refusal_names_the_place_and_the_key_by_its_id(seal: Seal) -> None:
     with pytest.raises(Sealed) as caught:
         seal.open_sound(7, "es", SOUND * 3)
     assert str(caught.value) == f"c0.s1: no result sound 7 es sealed with key {KEY.id}"
+
+
+def test_without_the_package_one_line_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delitem(sys.modules, "eventsched.privacy.sealing")
+    monkeypatch.setitem(sys.modules, "cryptography.exceptions", None)
+    with pytest.raises(ExtraMissing) as caught:
+        sealing("c0.s1", KEY)
+    told = "cryptography is not installed: pip install 'eventsched[privacy]'"
+    assert str(caught.value) == told
