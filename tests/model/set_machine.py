@@ -1,7 +1,7 @@
-"""The scripts of projector and rebuild beside their model, with time moved by hand.
+"""The scripts of projector, rebuild, archiver and trimming beside their model, time moved by hand.
 
-Two projectors of one set, one of a newer version of it, and two builders call in any order, with
-epochs, checkpoints and builds that may be stale.
+Two projectors of one set, one of a newer version of it, two builders and an archiver call in any
+order, with epochs, checkpoints and builds that may be stale, while the log is trimmed.
 Owns: the kinds of step; after each: same reply, same content of every key.
 Read next: sets.py (what is right), test_model.py.
 """
@@ -17,6 +17,7 @@ from hypothesis import event as count
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
+from eventsched.archive.calls import ArchiveCalls, Trimmed
 from eventsched.projection import ProjectionSet
 from eventsched.settings import Settings
 from eventsched.store import Store
@@ -29,7 +30,8 @@ from tests.model.wire import Wire, run
 
 START_MS = 1_000_000
 HOLD_MS = 1_500
-LIVE, BUILD = "duo", "rebuild-duo"
+LIVE, BUILD, ARCHIVE = "duo", "rebuild-duo", "archive"
+KEEP_MS = 1_000
 
 
 class NewNodes(Nodes):
@@ -56,15 +58,19 @@ class SetMachine(RuleBasedStateMachine):
         cell = f"p{secrets.token_hex(7)}"
         self.store = Store(self.wire, cell, now_ms=lambda: self.at_ms)
         self.views = Views(self.wire, cell, now_ms=lambda: self.at_ms)
-        self.sets = Sets()
-        self.epochs: dict[str, list[int]] = {LIVE: [0], BUILD: [0]}
+        self.archive = ArchiveCalls(self.views)
+        self.sets: Sets
+        self.epochs: dict[str, list[int]] = {LIVE: [0], BUILD: [0], ARCHIVE: [0]}
         self.writes = 0
 
-    @initialize()
-    def cell_is_there(self) -> None:
-        told = msgspec.to_builtins(Settings())
+    @initialize(retention_ms=st.sampled_from([0, 2_000, 2_000]))
+    def cell_is_there(self, retention_ms: int) -> None:
+        self.sets = Sets(KEEP_MS, retention_ms)
+        settings = Settings(log_keep_ms=KEEP_MS, log_retention_ms=retention_ms)
+        told = msgspec.to_builtins(settings)
         run(self.store.configure_cell(told, overwrite=False, manual_clock=True))
         self.something_happens()
+        self.hold(DUO, "a", HOLD_MS)
 
     def teardown(self) -> None:
         names = self.wire.client.keys(f"{self.store.keys.prefix}*")
@@ -91,11 +97,12 @@ class SetMachine(RuleBasedStateMachine):
             kind = name.removeprefix(keys.prefix).partition(":")[0]
             if kind in ("checkpoint", "live"):
                 found[name] = call("GET", name).decode()
-            elif kind in ("view", "active"):
+            elif kind in ("view", "active", "archive"):
                 found[name] = _pairs(call("HGETALL", name))
             elif kind == "idx":
                 found[name] = [one.decode() for one in call("LRANGE", name, 0, -1)]
         found["dead"] = [_pairs(fields) for _, fields in call("XRANGE", keys.dead, "-", "+")]
+        found["log"] = [one.decode() for one, _ in call("XRANGE", keys.log, "-", "+")]
         found["groups"] = {
             told[b"name"].decode(): (told[b"last-delivered-id"].decode(), told[b"pending"])
             for told in map(_pairs, call("XINFO", "GROUPS", keys.log))
@@ -117,22 +124,29 @@ class SetMachine(RuleBasedStateMachine):
             _named({"from": "log", "id": i, "k": k, "d": d, "reason": r, "partial": 0})
             for i, k, d, r in s.dead
         ]
+        told |= {keys.archive: _named(dict(s.archive))} if s.archive else {}
+        told["log"] = s.log[s.gone :]
         told["groups"] = {
-            name: (s.log[group.read - 1] if group.read else START, len(group.pending))
+            name: (s.last_read(group), len(group.pending))
             for name, group in s.groups.items()
         }
         return told
 
     # --- time and the log -----------------------------------------------------------------------
 
-    @rule()
+    @rule(times=st.integers(1, 4))
+    def much_happens(self, times: int) -> None:
+        for _ in range(times):
+            self.something_happens()
+            self.at_ms += 10
+
     def something_happens(self) -> None:
         """An event is appended by some script."""
         keys = self.store.keys
         is_raised = bool(self.wire.call("HGET", keys.counters, "pressure"))
         run(self.store.set_pressure("dead", raised=not is_raised, seen=1, limit=1))
-        ((entry_id, _),) = self.wire.call("XREVRANGE", keys.log, "+", "-", "COUNT", 1)
-        self.sets.log.append(entry_id.decode())
+        self.sets.now_ms = self.at_ms
+        self.sets.append()
 
     @rule(ms=st.sampled_from([1, 700, HOLD_MS - 1, HOLD_MS, 4_000]))
     def tick(self, ms: int) -> None:
@@ -146,7 +160,9 @@ class SetMachine(RuleBasedStateMachine):
         hold_ms=st.sampled_from([HOLD_MS, HOLD_MS, HOLD_MS, 0]),
     )
     def acquire(self, holder: str, is_new: bool, hold_ms: int) -> None:
-        of = NEW if is_new else DUO
+        self.hold(NEW if is_new else DUO, holder, hold_ms)
+
+    def hold(self, of: ProjectionSet, holder: str, hold_ms: int) -> None:
         got = self.decided(
             "acquire",
             lambda: run(self.views.acquire(of, holder, hold_ms)),
@@ -155,6 +171,7 @@ class SetMachine(RuleBasedStateMachine):
         if isinstance(got, Held):
             self.epochs[LIVE].append(got.epoch)
 
+    @precondition(lambda self: not self.is_held(BUILD) or self.at_ms % 4 == 0)
     @rule(holder=st.sampled_from("xy"), hold_ms=st.sampled_from([HOLD_MS, HOLD_MS, 0]))
     def acquire_build(self, holder: str, hold_ms: int) -> None:
         got = self.decided(
@@ -164,6 +181,10 @@ class SetMachine(RuleBasedStateMachine):
         )
         if isinstance(got, Held):
             self.epochs[BUILD].append(got.epoch)
+
+    def is_held(self, name: str) -> bool:
+        hold = self.sets.holds.get(name)
+        return hold is not None and hold.until_ms > self.at_ms
 
     def epoch(self, name: str, back: int) -> int:
         """Mostly the newest that was given, else the one before it."""
@@ -210,6 +231,13 @@ class SetMachine(RuleBasedStateMachine):
     def _put(self, build: tuple[str, str], entity: int) -> Put:
         self.writes += 1
         return Put(*build, f"e{entity}", {"v": f"{self.writes}".encode(), f"f{entity}": "x"})
+
+    @rule()
+    def fold_all(self) -> None:
+        """As a projector does when nothing comes between."""
+        self.hold(DUO, "a", HOLD_MS)
+        self.read(0, 100)
+        self.save(0, 5, 0, False, 0)
 
     # --- builds ---------------------------------------------------------------------------------
 
@@ -270,6 +298,70 @@ class SetMachine(RuleBasedStateMachine):
 
         self.decided("drop", dropped, lambda s: sets.drop_all(s, BUILD, epoch, HOLD_MS, DUO))
 
+    @rule()
+    def rebuild(self) -> None:
+        """As a rebuild does when nothing comes between."""
+        self.acquire_build("x", HOLD_MS)
+        if len(self.epochs[BUILD]) < 2:
+            return
+        self.save_build(0, 0, 0, True)
+        self.switch(0, 0)
+        self.drop_old_builds(0)
+
+    # --- what may go ----------------------------------------------------------------------------
+
+    @precondition(lambda self: not self.is_held(ARCHIVE))
+    @rule(holder=st.sampled_from("pq"))
+    def acquire_archive(self, holder: str) -> None:
+        of = ProjectionSet(ARCHIVE, ())
+        got = self.decided(
+            "acquire archive",
+            lambda: run(self.archive.acquire(holder, HOLD_MS)),
+            lambda s: sets.acquire(s, of, holder, HOLD_MS),
+        )
+        if isinstance(got, Held):
+            self.epochs[ARCHIVE].append(got.epoch)
+
+    @precondition(lambda self: len(self.epochs[ARCHIVE]) > 1)
+    @rule(back=which, further=st.integers(0, 6), is_stale=which)
+    def seal(self, back: int, further: int, is_stale: int) -> None:
+        log, start = self.sets.log, self.sets.archive.get("to", START)
+        at = min(len(log), (log.index(start) + 1 if start != START else 0) + further)
+        given: dict[str, Any] = {
+            "start": "1-1" if is_stale == 5 else start,
+            "to": log[at - 1] if at else START,
+            "of": "other" if is_stale == 4 and self.sets.archive else "key",
+            "passed": at,
+            "audio": False,
+        }
+        epoch = self.epoch(ARCHIVE, back)
+        self.decided(
+            "seal",
+            lambda: run(self.archive.record(epoch, heard={}, **given)),
+            lambda s: sets.record(s, epoch, **given),
+        )
+
+    @rule()
+    def seal_all(self) -> None:
+        """As an archiver does when nothing comes between."""
+        self.acquire_archive("p")
+        if len(self.epochs[ARCHIVE]) > 1:
+            self.seal(0, 6, 0)
+
+    @rule(
+        times=st.integers(1, 4),
+        ms=st.sampled_from([10, KEEP_MS, 2 * KEEP_MS]),
+        is_done_with=st.sampled_from([True, True, False]),
+    )
+    def trim(self, times: int, ms: int, is_done_with: bool) -> None:
+        self.much_happens(times)
+        if is_done_with:
+            self.fold_all()
+            self.seal_all()
+        self.at_ms += ms
+        self.decided("trim", lambda: run(self.archive.trim()), sets.trim)
+        self.decided("drop trails", lambda: run(self.archive.drop_trails()), sets.drop_trails)
+
 
 def _pairs(found: Any) -> dict[bytes, Any]:
     """A reply of names and values, in whichever form the client gives it."""
@@ -288,6 +380,8 @@ def _named(fields: dict[str, Any]) -> dict[bytes, bytes]:
 def _word(said: Any) -> str:
     if said is None:
         return "fenced"
+    if isinstance(said, Trimmed):
+        return "some" if said.count else "none"
     if isinstance(said, tuple):
         return str(said[0])
     return said if isinstance(said, str) else type(said).__name__

@@ -1,6 +1,6 @@
-"""Projection sets: `decide` of who folds, what is read and saved, which build is live.
+"""Projection sets: `decide` of who folds, what is saved, which build is live, what may go.
 
-Owns: the scripts of the projector and the rebuild, as functions of what the model knows.
+Owns: the scripts of projector, rebuild, archiver and trimming, as functions of what is known.
 Never does: fold (projections/ do), scripts of sessions, jobs and nodes (their own modules).
 Read next: set_machine.py.
 """
@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from eventsched.archive.calls import Recorded, Trimmed
 from eventsched.projection import ProjectionSet
 from eventsched.views import START, Held, OtherVersion, Save, Saved, Standby
+from tests.model.world import place_of
 
 
 @dataclass(slots=True)
@@ -40,9 +42,13 @@ Record = tuple[str, str, str]
 class Sets:
     """What one cell stores of its projection sets."""
 
-    def __init__(self) -> None:
+    def __init__(self, keep_ms: int, retention_ms: int) -> None:
+        self.keep_ms, self.retention_ms = keep_ms, retention_ms
         self.now_ms = 0
         self.log: list[str] = []
+        """Every id there ever was; the first `gone` of them are trimmed."""
+        self.gone = 0
+        self.archive: dict[str, str] = {}
         self.groups: dict[str, Group] = {}
         self.holds: dict[str, Hold] = {}
         self.live: dict[str, str] = {}
@@ -50,6 +56,14 @@ class Sets:
         self.records: dict[Record, dict[str, bytes]] = {}
         self.trails: dict[str, list[str]] = {}
         self.dead: list[tuple[str, str, bytes, str]] = []
+
+    def append(self) -> None:
+        """Some event is in the log."""
+        last_ms, last_no = place_of(self.log[-1]) if self.log else (0, 0)
+        self.log.append(f"{self.now_ms}-{last_no + 1 if last_ms == self.now_ms else 0}")
+
+    def last_read(self, group: Group) -> str:
+        return self.log[group.read - 1] if group.read else START
 
     def _is_fenced(self, name: str, epoch: int) -> bool:
         hold = self.holds.get(name)
@@ -93,7 +107,7 @@ def _acquire(
         s.live[projection] = build
     if has_group and name not in s.groups:
         s.groups[name] = Group()
-        hold.passed = 0
+        hold.passed = s.gone
     epoch = hold.epoch if is_held else hold.epoch + 1
     s.holds[name] = Hold(holder, epoch, s.now_ms + hold_ms, hold.passed)
     return Held(epoch, tuple(builds))
@@ -110,8 +124,10 @@ def read(s: Sets, projection_set: str, epoch: int, count: int, hold_ms: int) -> 
     group = s.groups[projection_set]
     if group.pending:
         return group.pending[:count]
-    found = s.log[group.read : group.read + count]
-    group.read += len(found)
+    start = max(group.read, s.gone)
+    found = s.log[start : start + count]
+    if found:
+        group.read = start + len(found)
     group.pending = list(found)
     return found
 
@@ -180,4 +196,62 @@ def drop_all(
     for record in old:
         del s.records[record]
     s.checkpoints.pop(build_set, None)
+    return len(old)
+
+
+# --- what may go ----------------------------------------------------------------------------
+
+
+def record(
+    s: Sets, epoch: int, *, start: str, to: str, of: str, passed: int, audio: bool
+) -> Recorded:
+    """The archive holds the log up to `to`."""
+    if s._is_fenced("archive", epoch):
+        return "fenced"
+    if s.archive and s.archive["of"] != of:
+        return "other"
+    if s.archive.get("to", START) not in (start, to):
+        return "moved"
+    s.groups["archive"].read = s.log.index(to) + 1 if to != START else 0
+    s.archive = {"to": to, "of": of, "audio": str(int(audio))}
+    s.holds["archive"].passed = passed
+    return "recorded"
+
+
+def trim(s: Sets) -> Trimmed:
+    """All goes that the archive holds, or is too old, and that every set is done with."""
+    floors = [(max(0, s.now_ms - s.keep_ms), 0)]
+    if s.archive:
+        floors.append(_behind(s.archive["to"]))
+    elif s.retention_ms:
+        floors.append((max(0, s.now_ms - s.retention_ms), 0))
+    else:
+        return Trimmed(0, False, START)
+    for name, group in s.groups.items():
+        floors.append(_behind(s.last_read(group)))
+        floors += [place_of(one) for one in group.pending[:1]]
+        if name in s.checkpoints:
+            floors.append(_behind(s.checkpoints[name]))
+        rebuild = s.holds.get(f"rebuild-{name}")
+        if rebuild is not None and rebuild.until_ms > s.now_ms:
+            floors.append(_behind(s.checkpoints.get(f"rebuild-{name}", START)))
+    floor = min(floors)
+    count = sum(place_of(one) < floor for one in s.log[s.gone :])
+    if count:
+        s.gone += count
+        s.append()
+    return Trimmed(count, False, "{}-{}".format(*floor))
+
+
+def _behind(entry_id: str) -> tuple[int, int]:
+    ms, number = place_of(entry_id)
+    return ms, number + 1
+
+
+def drop_trails(s: Sets) -> int:
+    """Trails that name nothing that is left."""
+    first = place_of(s.log[s.gone])
+    old = [session for session, ids in s.trails.items() if place_of(ids[-1]) < first]
+    for session in old:
+        del s.trails[session]
     return len(old)

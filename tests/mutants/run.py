@@ -107,19 +107,19 @@ class Trial:
             self._free.put(bench)
         self._limit_s = limit_s
         self._reasons = reasons()
-        self.unmutated: dict[tuple[str, ...], float] = {}
-        """Tests -> what they need when nothing is wrong."""
+        self.unmutated: dict[str, float] = {}
+        """What each test (or file or folder of them) needs when nothing is wrong."""
 
-    def measure(self, tests: tuple[str, ...]) -> None:
-        """Unmutated they pass, or there is nothing to learn from them."""
+    def measure(self, test: str) -> None:
+        """Unmutated it passes, or there is nothing to learn from it."""
         bench = self._free.get()
         try:
-            run = bench.run(tests, 10 * self._limit_s)
+            run = bench.run([test], 10 * self._limit_s)
         finally:
             self._free.put(bench)
         if run.code:
-            raise SystemExit(f"unmutated, {' '.join(tests)} ends with {run.code}:\n{run.said}")
-        self.unmutated[tests] = run.seconds
+            raise SystemExit(f"unmutated, {test} ends with {run.code}:\n{run.said}")
+        self.unmutated[test] = run.seconds
 
     def judge(self, mutant: Mutant) -> Verdict:
         tests = noticing(mutant.file)
@@ -139,7 +139,8 @@ class Trial:
         )
 
     def _end(self, code: int, tests: tuple[str, ...]) -> End:
-        if code == OUT_OF_TIME and self.unmutated[tests] <= self._limit_s / 2:
+        needed_s = sum(self.unmutated[one] for one in tests)
+        if code == OUT_OF_TIME and needed_s <= self._limit_s / 2:
             return "out of time"
         # any other code (nothing collected, usage) says nothing about the mutant
         return "caught" if code == FAILED else "survived"
@@ -153,9 +154,9 @@ def run_all(mutants: Sequence[Mutant], limit_s: float, console: Console) -> list
         Progress(console=console) as progress,
     ):
         trial = Trial([Bench(Path(folder) / f"{n}") for n in range(WORKERS)], limit_s)
-        plans = sorted({noticing(one.file) for one in mutants})
+        tests = sorted({test for one in mutants for test in noticing(one.file)})
         for _ in progress.track(
-            pool.map(trial.measure, plans), total=len(plans), description="unmutated"
+            pool.map(trial.measure, tests), total=len(tests), description="unmutated"
         ):
             pass
         return list(
