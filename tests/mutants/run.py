@@ -159,11 +159,14 @@ def run_all(mutants: Sequence[Mutant], limit_s: float, console: Console) -> list
             pool.map(trial.measure, tests), total=len(tests), description="unmutated"
         ):
             pass
-        return list(
-            progress.track(
-                pool.map(trial.judge, mutants), total=len(mutants), description="mutants"
-            )
-        )
+        verdicts = []
+        for one in progress.track(
+            pool.map(trial.judge, mutants), total=len(mutants), description="mutants"
+        ):
+            verdicts.append(one)
+            if one.end == "survived":
+                progress.console.print(f"survived: {one.place} {one.name}", markup=False)
+        return verdicts
 
 
 def table(report: Report) -> Table:
