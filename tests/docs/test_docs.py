@@ -23,7 +23,10 @@ DOCS = [
     "ARCHITECTURE.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
+    "docs/failures.md",
+    "docs/fairness.md",
     "docs/privacy.md",
+    "docs/proof.md",
     "eventsched/lua/README.md",
     "docs/query.md",
 ]
