@@ -14,6 +14,7 @@ from eventsched.errors import InvalidMessage, KeyStoreUnusable
 if TYPE_CHECKING:
     from eventsched.connection import Connection
     from eventsched.privacy.forgetting import Forgetter, Known
+    from eventsched.privacy.keystore import KeyStore
 
 Session = Annotated[
     str | None, typer.Argument(metavar="SESSION", help="Its id, <cell>.<name>; closed or retired.")
@@ -41,7 +42,7 @@ async def forget(
     That is on record as an event. Then the server's append-only file is written anew. Asking again
     is harmless.
     """
-    from eventsched.cli.show import print_json
+    from eventsched.cli.show import notes, plural, print_json
     from eventsched.privacy.forgetting import Forgetter
     from eventsched.privacy.keystore import VARIABLE, named_store
 
@@ -54,7 +55,7 @@ async def forget(
     async with options.connect() as connection:
         forgetter = Forgetter(connection, key_store)
         count = 0
-        async for known in _due(forgetter, session, age_ms):
+        async for known in _due(forgetter, key_store, session, age_ms):
             word = await forgetter.forget(known)
             count += 1
             if options.json:
@@ -63,6 +64,9 @@ async def forget(
                 typer.echo(f"{known.session}: {'was ' * (word == 'again')}forgotten")
         if age_ms is not None and not count and not options.json:
             typer.echo(f"nothing with a key has been closed for {older_than}")
+        if forgetter.unknown:
+            told = plural(forgetter.unknown, "key")
+            notes().print(f"{told} left alone: this server knows nothing of their sessions")
         if count:
             await _rewrite(connection, options)
 
@@ -76,13 +80,17 @@ def age_of(told: str) -> int:
 
 
 async def _due(
-    forgetter: Forgetter, session: str | None, age_ms: int | None
+    forgetter: Forgetter, key_store: KeyStore, session: str | None, age_ms: int | None
 ) -> AsyncIterator[Known]:
+    from eventsched.cli.show import progress
+
     if session is not None:
         yield await forgetter.find(session)
     elif age_ms is not None:
-        async for known in forgetter.older_than(age_ms):
-            yield known
+        sessions = await key_store.sessions()
+        with progress("sessions with a key", len(sessions)) as moved:
+            async for known in forgetter.older_than(age_ms, sessions, moved):
+                yield known
 
 
 async def _rewrite(connection: Connection, options: Options) -> None:

@@ -5,12 +5,12 @@ Never does: remove what is sealed from the log, views or archive: it is proved b
 without the key they say nothing. Read next: keystore.py, lua/forget_session.lua.
 
 The key goes first: a crash after it leaves a session that nobody can read and that is not on record
-yet; asking again completes it. Each step may be done twice.
+yet, but the key store knows of it until it is. Each step may be done twice.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -48,6 +48,11 @@ class Known(msgspec.Struct, frozen=True):
     """0 while it is not over."""
     is_forgotten: bool
 
+    @property
+    def is_over(self) -> bool:
+        """It is closed, and there is a key to destroy."""
+        return bool(self.key and self.closed_ms)
+
 
 class Forgetter:
     """Forgets sessions of one server, whose keys are in one key store."""
@@ -56,6 +61,8 @@ class Forgetter:
         self._connection = connection
         self._key_store = key_store
         self._reader = Reader(connection)
+        self.unknown = 0
+        """Keys that were left alone: this server knows nothing of their sessions."""
 
     async def find(self, session: str) -> Known:
         """The session, if it can be forgotten. Raises NotFound, NotForgotten."""
@@ -69,22 +76,28 @@ class Forgetter:
             raise NotForgotten(f"{session} is not closed yet: close it, then forget it")
         return known
 
-    async def older_than(self, age_ms: int) -> AsyncIterator[Known]:
-        """Sessions with a key that closed so long ago, by each cell's own clock.
-
-        Keys of sessions that this server does not know are left alone: it may be another's.
+    async def older_than(
+        self, age_ms: int, sessions: Sequence[str], moved: Progress
+    ) -> AsyncIterator[Known]:
+        """Those that closed so long ago, by each cell's own clock. `moved` is told how many were
+        looked at.
         """
         now_ms = {cell: await _now_ms(store) for cell, store in self._connection.stores.items()}
-        for session in await self._key_store.sessions():
-            cell = keys.cell_of(session)
-            if cell not in now_ms:
-                continue
-            try:
-                known = await self._known(session)
-            except NotFound:
-                continue
-            if known.key and known.closed_ms and now_ms[cell] - known.closed_ms >= age_ms:
+        for count, session in enumerate(sessions, 1):
+            known = await self._if_known(session)
+            moved(count)
+            if known is None:
+                self.unknown += 1
+            elif known.is_over and now_ms[keys.cell_of(session)] - known.closed_ms >= age_ms:
                 yield known
+
+    async def _if_known(self, session: str) -> Known | None:
+        if keys.cell_of(session) not in self._connection.stores:
+            return None
+        try:
+            return await self._known(session)
+        except NotFound:
+            return None
 
     async def forget(self, known: Known) -> Word:
         """The session's key is destroyed, and that is on record; `again` if it was before.
@@ -96,10 +109,11 @@ class Forgetter:
         except KeyMissing:
             if not known.is_forgotten:
                 raise
-        if known.is_forgotten:  # a key that a backup has brought back is gone again
-            return "again"
-        store = self._connection.store_of(known.session)
-        word = await store.forget_session(known.session, known.key)
+        word = "duplicate"  # when a backup had brought the key back
+        if not known.is_forgotten:
+            store = self._connection.store_of(known.session)
+            word = await store.forget_session(known.session, known.key)
+        await self._key_store.settle(known.session)
         return "forgotten" if word == "ok" else "again"
 
     async def _known(self, session: str) -> Known:

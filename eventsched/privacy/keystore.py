@@ -60,13 +60,16 @@ class KeyStore(Protocol):
         """Raises KeyMissing when there is none (any more), KeyStoreUnusable."""
 
     async def destroy(self, session: str) -> None:
-        """Nobody gets the key again; it is remembered that there was one. Again is harmless.
+        """Nobody gets the key again; that there was one is known until `settle`.
 
-        Raises KeyMissing when there never was one, KeyStoreUnusable.
+        Again is harmless. Raises KeyMissing when there is none that is known, KeyStoreUnusable.
         """
 
+    async def settle(self, session: str) -> None:
+        """The log says that the key is destroyed: nothing of it need be known here any more."""
+
     async def sessions(self) -> list[str]:
-        """The sessions whose key is kept, in any order."""
+        """Sessions whose key is kept, or destroyed and not settled, in any order."""
 
 
 AnyKeys: TypeAlias = KeyStore | str | os.PathLike[str]
@@ -82,7 +85,7 @@ def named_store(keys: AnyKeys | None) -> KeyStore | None:
 class KeyFolder:
     """A folder with a file for each key, which nobody but its owner can read.
 
-    `<session>.key` holds the 32 bytes; `<session>.destroyed`, which is empty, takes its place.
+    `<session>.key` holds the 32 bytes; `<session>.destroyed`, empty, takes its place until settled.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -96,6 +99,9 @@ class KeyFolder:
 
     async def destroy(self, session: str) -> None:
         await _in_thread(lambda: self._destroy(session))
+
+    async def settle(self, session: str) -> None:
+        await _in_thread(lambda: self._mark(session).unlink(missing_ok=True))
 
     async def sessions(self) -> list[str]:
         return await _in_thread(self._sessions)
@@ -143,7 +149,8 @@ class KeyFolder:
 
     def _sessions(self) -> list[str]:
         self._check_private()
-        return sorted(file.stem for file in self.path.glob("*.key"))
+        found = [*self.path.glob("*.key"), *self.path.glob("*.destroyed")]
+        return sorted({file.stem for file in found})
 
     def _place(self, session: str) -> Path:
         return self.path / f"{check_id('session', session)}.key"

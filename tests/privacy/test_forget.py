@@ -190,8 +190,9 @@ async def test_nothing_of_a_forgotten_session_is_left_anywhere(
         await all_of.check_all()
         history = [one async for one in Reader(all_of.connection).history(secret_id)]
         assert [one.type for one in history if isinstance(one, Event)][-1] == "SessionForgotten"
-        with pytest.raises(KeyMissing, match="is destroyed"):
+        with pytest.raises(KeyMissing):
             await key_store.get(secret_id)
+        assert list(key_store.path.iterdir()) == []
         assert plain_id != secret_id
 
 
@@ -213,8 +214,11 @@ async def test_a_crash_between_key_and_event_is_completed_by_asking_again(
     async with speaking(own_server, tmp_path, key_store) as all_of:
         session, _ = await all_of.talk(encrypt=True)
         await key_store.destroy(session)  # and then it died
-        assert await all_of.forget(session) == "forgotten"
+        sessions = await key_store.sessions()
+        async for known in all_of.forgetter.older_than(0, sessions, lambda _: None):
+            assert await all_of.forgetter.forget(known) == "forgotten"
         assert len(await forgotten(all_of, session)) == 1
+        assert await key_store.sessions() == []
 
 
 async def test_a_key_that_a_backup_brought_back_is_destroyed_again(
@@ -264,17 +268,23 @@ async def test_age_counts_from_the_close_and_only_what_is_known_goes(
         await key_store.put("c9.elsewhere", key)
 
         async def due(age_ms: int) -> list[str]:
-            return [one.session async for one in all_of.forgetter.older_than(age_ms)]
+            sessions, seen = await key_store.sessions(), list[int]()
+            looked = all_of.forgetter.older_than(age_ms, sessions, seen.append)
+            found = [one.session async for one in looked]
+            assert seen == [1, 2, 3, 4]
+            return found
 
         async def is_old_enough() -> bool:
             return await due(300) == [old]
 
         assert await due(60_000) == []
         await until("it is old enough", is_old_enough)
-        async for known in all_of.forgetter.older_than(300):
+        one = Forgetter(all_of.connection, key_store)
+        async for known in one.older_than(300, await key_store.sessions(), lambda _: None):
             assert await all_of.forgetter.forget(known) == "forgotten"
         left = sorted([still_open, "c0.elsewhere", "c9.elsewhere"])
         assert await key_store.sessions() == left
+        assert one.unknown == 2
 
 
 async def forgotten(all_of: Speaking, session: str) -> list[Event]:

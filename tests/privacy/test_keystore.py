@@ -68,7 +68,11 @@ async def test_a_destroyed_key_is_gone_for_good_and_known_as_such(key_store: Key
     ]
     with pytest.raises(KeyMissing, match=r"c0\.s1 is destroyed"):
         await key_store.get(S1)
+    assert await key_store.sessions() == [S1], "until it is settled"
+    await key_store.settle(S1)
+    await key_store.settle(S1)
     assert await key_store.sessions() == []
+    assert list(key_store.path.iterdir()) == []
 
 
 async def test_what_was_never_here_cannot_be_destroyed(key_store: KeyFolder) -> None:
