@@ -9,7 +9,7 @@ STAMP := .venv/.set-up
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-servers sim chaos mutants lint types
+.PHONY: help setup demo test test-servers sim chaos mutants bench lint types
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -47,3 +47,8 @@ chaos: $(STAMP)  ## Real processes under faults: SEED=7 MINUTES=5 TRACES=DIR CHA
 
 mutants: $(STAMP)  ## Change scripts and code one place at a time: do tests notice? SEED=2
 	@$(BIN)/python -m tests.mutants.run $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+bench: $(STAMP)  ## Measure everything, ours and the peers', and write docs/benchmarks.md: TRACES=DIR
+	@$(BIN)/python -c "import matplotlib" 2>/dev/null || tools/setup bench
+	@$(BIN)/python -m benchmarks.run $(if $(TRACES),--traces $(TRACES)) $(ARGS)
+	@$(BIN)/python -m benchmarks.publish --plots

@@ -73,11 +73,11 @@ def over_rounds(rounds: Sequence[Figures]) -> dict[str, Spread]:
 
 
 def percentiles(values: Iterable[float]) -> dict[str, float]:
-    """p50, p99 and p99.9 by nearest rank, and the largest, of values in ms."""
+    """p50, p90, p99 and p99.9 by nearest rank, and the largest, of values in ms."""
     ranked = sorted(values)
     if not ranked:
         raise BenchFailed("nothing was measured")
-    shares = {"p50_ms": 0.5, "p99_ms": 0.99, "p999_ms": 0.999}
+    shares = {"p50_ms": 0.5, "p90_ms": 0.9, "p99_ms": 0.99, "p999_ms": 0.999}
     last = len(ranked) - 1
     found = {name: ranked[min(last, int(len(ranked) * at))] for name, at in shares.items()}
     return found | {"max_ms": ranked[last]}

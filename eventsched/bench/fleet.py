@@ -20,7 +20,7 @@ from eventsched.store import Store
 from eventsched.views import START
 
 POLL_S = 0.02
-STALLED_S = 120.0
+STALLED_S = 60.0
 NODE = "noop"
 
 

@@ -49,9 +49,13 @@ class Latency(Bench, frozen=True, kw_only=True):
 
         return await stage.report(self, one)
 
+    def count(self, rate: int) -> int:
+        """How many calls are measured at this rate."""
+        return max(1, self.calls // 4 if rate == min(RATES) else self.calls)
+
     async def measure(self, stage: Stage, rate: int) -> Figures:
         """One stretch at one rate."""
-        count = max(1, self.calls // 4 if rate == RATES[0] else self.calls)
+        count = self.count(rate)
         async with stage.fresh() as connection:
             (store,) = connection.stores.values()
             async with fleet_of(stage, store) as fleet:

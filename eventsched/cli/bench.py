@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 import typer
 from rich.table import Table
@@ -22,6 +22,8 @@ from eventsched.cli.show import console, print_json, progress, table
 from eventsched.errors import InvalidMessage
 
 ROUNDS_MAX = 100
+COLUMNS_MAX = 4
+Parts: TypeAlias = Mapping[str, Mapping[str, Spread]]
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
@@ -93,10 +95,11 @@ def show(report: Report) -> None:
     out.print(f"[dim]{report.server}, {report.machine}; {_rounds(report)}[/]")
     told = "  ".join(f"{name} {value}" for name, value in report.settings.items())
     out.print(f"[dim]{told}[/]\n")
-    if report.parts:
-        out.print(_table(report.parts))
+    for columns in _fitting(report.parts):
+        out.print(_table(columns))
     for name, points in report.curves.items():
-        out.print(_table({f"{point.x:,} {name}": point.figures for point in points}))
+        for columns in _fitting({f"{point.x:,} {name}": point.figures for point in points}):
+            out.print(_table(columns))
     for name, spread in report.ratios.items():
         out.print(f"{name}: {told_spread(spread)}")
 
@@ -109,7 +112,14 @@ def _rounds(report: Report) -> str:
     )
 
 
-def _table(parts: Mapping[str, Mapping[str, Spread]]) -> Table:
+def _fitting(parts: Parts) -> Iterator[Parts]:
+    """The parts, so many at a time as fit beside each other."""
+    named = list(parts.items())
+    for first in range(0, len(named), COLUMNS_MAX):
+        yield dict(named[first : first + COLUMNS_MAX])
+
+
+def _table(parts: Parts) -> Table:
     """A column for each part, a row for each figure."""
     made = table("", *parts, right=tuple(parts))
     for figure in _figures(parts):
@@ -118,7 +128,7 @@ def _table(parts: Mapping[str, Mapping[str, Spread]]) -> Table:
     return made
 
 
-def _figures(parts: Mapping[str, Mapping[str, Spread]]) -> Iterator[str]:
+def _figures(parts: Parts) -> Iterator[str]:
     yield from dict.fromkeys(name for part in parts.values() for name in part)
 
 

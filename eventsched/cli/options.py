@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from functools import partial, wraps
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints, overload
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints, overload
 
 import anyio
 import typer
@@ -119,6 +119,7 @@ def root(
     context.obj = Options(url, data, json, verbose, quiet)
 
 
+Outcome = TypeVar("Outcome")
 Command = Callable[..., Coroutine[Any, Any, int | None]]
 
 
@@ -175,7 +176,7 @@ def _with_common(own: list[inspect.Parameter]) -> list[inspect.Parameter]:
     return [context, *(one.replace(kind=keyword) for one in own), *common]
 
 
-def run_async(main: Callable[[], Coroutine[Any, Any, int | None]]) -> int | None:
+def run_async(main: Callable[[], Coroutine[Any, Any, Outcome]]) -> Outcome:
     """Run it to its end in an event loop of its own."""
     uvloop = importlib.util.find_spec("uvloop") is not None
     return anyio.run(main, backend_options={"use_uvloop": uvloop})

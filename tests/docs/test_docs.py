@@ -27,6 +27,7 @@ DOCS = [
     "docs/fairness.md",
     "docs/privacy.md",
     "docs/proof.md",
+    "docs/benchmarks.md",
     "eventsched/lua/README.md",
     "docs/query.md",
 ]

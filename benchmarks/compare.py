@@ -1,0 +1,101 @@
+"""Our jobs and our latency beside those of the peers, in the same rounds.
+
+Owns: which side is measured when, and the ratios between them.
+Never does: run a peer's program (peers/programs.py). Read next: run.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from benchmarks.peers.environments import BULLMQ, Peer
+from benchmarks.peers.programs import drain, pace
+from eventsched.bench.figures import Figures, Report, Round
+from eventsched.bench.jobs import NO_VIEWS, PARTS, TWO_VIEWS, Jobs
+from eventsched.bench.latency import RATES, WARM_UP, Latency
+from eventsched.bench.measure import in_rounds
+from eventsched.bench.stage import Bench, Stage
+
+OURS = "eventsched"
+WARM_UP_SCALE = 0.05
+"""A first round, so small, shows that all of them work."""
+
+
+class Drains(Bench, frozen=True, kw_only=True):
+    """As many jobs for each, one worker process each."""
+
+    name: ClassVar = "jobs"
+    what: ClassVar = "jobs enqueued beforehand, one worker process, a handler that does nothing"
+    scales: ClassVar = ("sessions",)
+
+    sessions: int = 250
+    utterances: int = 20
+
+    async def compare(self, stage: Stage, peers: list[Peer]) -> Report:
+        await self.scaled(WARM_UP_SCALE).one(stage, peers)
+        seen = await in_rounds(stage.rounds, lambda: self.one(stage, peers), warm_up=False)
+        return stage.told(self, seen, curves={})
+
+    async def one(self, stage: Stage, peers: list[Peer]) -> Round:
+        ours = Jobs(sessions=self.sessions, utterances=self.utterances)
+        parts = {f"{OURS}, {part}": await ours.measure(stage, part) for part in PARTS}
+        for peer in peers:
+            parts[peer.name] = await drain(stage, peer, self.sessions * self.utterances)
+        rates = {part: figures["rate_per_s"] for part, figures in parts.items()}
+        return Round(parts, dict(_drain_ratios(rates, peers)))
+
+
+def _drain_ratios(rates: Mapping[str, float], peers: list[Peer]) -> list[tuple[str, float]]:
+    python = [rates[peer.name] for peer in peers if peer.name != BULLMQ]
+    ratios = []
+    for part in (TWO_VIEWS, NO_VIEWS):
+        ours = rates[f"{OURS}, {part}"]
+        if python:
+            ratios.append((f"{part} / best Python peer, rate_per_s", ours / max(python)))
+        if BULLMQ in rates:
+            ratios.append((f"{part} / {BULLMQ}, rate_per_s", ours / rates[BULLMQ]))
+    return ratios
+
+
+class Latencies(Bench, frozen=True, kw_only=True):
+    """The call that hands a job over -> its handler starts, for each at each rate."""
+
+    name: ClassVar = "latency"
+    what: ClassVar = "the call that hands a job over -> its handler starts, open loop"
+    scales: ClassVar = ("calls",)
+
+    calls: int = 3_000
+    """At the highest rate; a quarter at the lowest."""
+
+    async def compare(self, stage: Stage, peers: list[Peer]) -> Report:
+        await self.scaled(WARM_UP_SCALE).one(stage, peers)
+        seen = await in_rounds(stage.rounds, lambda: self.one(stage, peers), warm_up=False)
+        return stage.told(self, seen, curves={})
+
+    async def one(self, stage: Stage, peers: list[Peer]) -> Round:
+        ours = Latency(calls=self.calls)
+        parts: dict[str, Figures] = {}
+        ratios: dict[str, float] = {}
+        for rate in RATES:
+            parts[f"{OURS}, {rate}/s"] = await ours.measure(stage, rate)
+            for peer in peers:
+                parts[f"{peer.name}, {rate}/s"] = await pace(
+                    stage, peer, rate=rate, count=ours.count(rate), warm_up=WARM_UP
+                )
+            ratios |= _latency_ratios(parts, peers, rate)
+        return Round(parts, ratios)
+
+
+def _latency_ratios(
+    parts: Mapping[str, Figures], peers: list[Peer], rate: int
+) -> dict[str, float]:
+    python = [parts[f"{peer.name}, {rate}/s"] for peer in peers if peer.name != BULLMQ]
+    ours = parts[f"{OURS}, {rate}/s"]
+    return {
+        f"{rate}/s: {OURS} / best Python peer, {figure}": (
+            ours[figure] / min(one[figure] for one in python)
+        )
+        for figure in ("p50_ms", "p99_ms")
+        if python
+    }

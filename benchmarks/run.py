@@ -1,0 +1,113 @@
+"""All benchmarks, ours and the peers', on one server in one run: one JSON.
+
+    python -m benchmarks.run --out benchmarks/results.json
+
+Owns: the order of things, progress, the file.
+Never does: measure (eventsched/bench/, compare.py), write documents (publish.py).
+Read next: compare.py, publish.py.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from benchmarks.compare import Drains, Latencies
+from benchmarks.peers.environments import NAMES, NoPeer, Peer, prepare
+from benchmarks.results import Results, Rival
+from eventsched.bench.append import Append
+from eventsched.bench.dispatch import Dispatch
+from eventsched.bench.figures import Report
+from eventsched.bench.project import Project
+from eventsched.bench.raw import Raw
+from eventsched.bench.sessions import Sessions
+from eventsched.bench.stage import Bench, Stage, open_stage
+from eventsched.cli.options import run_async
+from eventsched.errors import EventschedError
+
+RESULTS = Path(__file__).parent / "results.json"
+ALL_PEERS = ",".join(NAMES)
+Out = Annotated[Path, typer.Option(metavar="FILE", help="Where the figures go.")]
+Rounds = Annotated[int, typer.Option(min=1, max=100, help="Rounds that count.")]
+Scale = Annotated[float, typer.Option(min=0.001, max=100, help="Times the work of each round.")]
+Peers = Annotated[str, typer.Option(help="Which ones, joined by comma; empty for none.")]
+Traces = Annotated[
+    str, typer.Option(metavar="DIR", help="RTTM files whose rhythm live sessions speak.")
+]
+
+
+def main(
+    out: Out = RESULTS,
+    rounds: Rounds = 3,
+    scale: Scale = 1.0,
+    peers: Peers = ALL_PEERS,
+    traces: Traces = "",
+) -> None:
+    """Measure everything on one server, and write one JSON."""
+    found, left_out = _prepare([name for name in peers.split(",") if name])
+    try:
+        results = run_async(lambda: _measure(found, left_out, rounds, scale, traces))
+    except EventschedError as error:
+        _tell(str(error))
+        raise typer.Exit(1) from None
+    out.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n")
+    _tell(f"written: {out}")
+
+
+def _prepare(names: list[str]) -> tuple[list[Peer], dict[str, str]]:
+    """Those that can be set up here, and why others cannot."""
+    found, left_out = [], {}
+    for name in names:
+        _tell(f"setting up {name}")
+        try:
+            found.append(prepare(name))
+        except NoPeer as why:
+            left_out[name] = str(why)
+            _tell(f"left out: {why}")
+    return found, left_out
+
+
+async def _measure(
+    peers: list[Peer], left_out: dict[str, str], rounds: int, scale: float, traces: str
+) -> Results:
+    async with open_stage(rounds) as stage:
+        reports = []
+        for name, run in _all(stage, peers, scale, traces):
+            _tell(f"measuring {name}")
+            reports.append(await run())
+        return Results(
+            made=datetime.now(UTC).date().isoformat(),
+            server=stage.server,
+            machine=reports[0].machine,
+            rounds=rounds,
+            scale=scale,
+            peers=[Rival(peer.name, peer.version, peer.settings) for peer in peers],
+            left_out=left_out,
+            reports=reports,
+        )
+
+
+def _all(
+    stage: Stage, peers: list[Peer], scale: float, traces: str
+) -> Iterator[tuple[str, Callable[[], Awaitable[Report]]]]:
+    yield "jobs", lambda: Drains().scaled(scale).compare(stage, peers)
+    yield "latency", lambda: Latencies().scaled(scale).compare(stage, peers)
+    others: list[Bench] = [Append(), Dispatch(), Project(), Raw(), Sessions(traces=traces)]
+    for bench in others:
+        yield bench.name, partial(bench.scaled(scale).run, stage)
+
+
+def _tell(what: str) -> None:
+    now = datetime.now().astimezone().strftime("%H:%M:%S")
+    sys.stderr.write(f"{now}  {what}\n")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,101 @@
+"""The documents show the figures of the run that is stored, all of them and no others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from benchmarks.compare import OURS, Drains
+from benchmarks.peers.environments import HERE, NAMES, settings_in
+from benchmarks.publish import BEGIN, DOC, END, PLOTS, PLOTTED, README, document, read, with_table
+from benchmarks.results import Results
+from benchmarks.run import RESULTS
+from benchmarks.targets import TARGETS, Target, slowest_scripts
+from eventsched.bench.figures import Spread
+from eventsched.bench.jobs import PARTS
+from eventsched.bench.stage import open_stage
+from eventsched.bench.suite import BENCHES
+
+
+@pytest.fixture(name="results")
+def stored() -> Results:
+    return read(RESULTS)
+
+
+def test_the_document_is_what_the_json_says(results: Results) -> None:
+    assert DOC.read_text() == document(results)
+
+
+def test_the_readme_shows_the_same_run(results: Results) -> None:
+    text = README.read_text()
+    assert (text.count(BEGIN), text.count(END)) == (1, 1)
+    assert with_table(text, results) == text
+
+
+def test_every_benchmark_is_told_and_every_plot_is_there(results: Results) -> None:
+    assert {report.bench for report in results.reports} == set(BENCHES)
+    assert {file for file, _ in PLOTTED.values()} == {one.name for one in PLOTS.glob("*.svg")}
+
+
+def test_each_peer_was_measured_or_its_absence_is_told(results: Results) -> None:
+    assert {peer.name for peer in results.peers} | set(results.left_out) == set(NAMES)
+    jobs = results.report("jobs").parts
+    assert {part for part in jobs if not part.startswith(OURS)} == {p.name for p in results.peers}
+
+
+def test_a_peer_that_was_left_out_leaves_its_rows_empty(results: Results) -> None:
+    jobs = results.report("jobs")
+    alone = msgspec.structs.replace(
+        results,
+        peers=[],
+        left_out={"bullmq": "bullmq: node and npm are not on PATH"},
+        reports=[
+            msgspec.structs.replace(
+                jobs,
+                parts={name: jobs.parts[name] for name in jobs.parts if name.startswith(OURS)},
+                ratios={},
+            ),
+            *results.reports[1:],
+        ],
+    )
+    text = document(alone)
+    assert "- left out: bullmq: node and npm are not on PATH" in text
+    assert "| … against BullMQ's |  |  | ≥ 1x | not measured |" in text
+
+
+@pytest.mark.parametrize(
+    ("median", "reached"), [(2.0, "goal"), (1.5, "goal"), (1.2, "floor"), (0.9, "missed")]
+)
+def test_what_is_reached_is_judged_by_the_median(median: float, reached: str) -> None:
+    target = Target("x", lambda _: None, 1.0, 1.5)
+    assert target.reached(Spread(median, 0, 9)) == reached
+    assert target.reached(None) == "not measured"
+
+
+def test_less_can_be_better() -> None:
+    target = Target("x", lambda _: None, 60, None, "µs", more=False)
+    assert target.reached(Spread(59, 0, 99)) == "floor"
+    assert target.reached(Spread(61, 0, 99)) == "missed"
+
+
+def test_every_target_finds_its_figure(results: Results) -> None:
+    peers_are_here = {peer.name for peer in results.peers} == set(NAMES)
+    found = [target.find(results) for target in TARGETS]
+    assert not peers_are_here or all(found)
+    assert slowest_scripts(results) in found
+
+
+@pytest.mark.parametrize("path", sorted(HERE.glob("peer_*")), ids=lambda path: path.stem)
+def test_each_peer_states_its_settings(path: Path) -> None:
+    told = settings_in(path.read_text().partition('\n"""\n' if path.suffix == ".py" else "*/")[0])
+    assert "256" in told
+    assert "\n" not in told
+
+
+async def test_without_peers_ours_are_measured_all_the_same() -> None:
+    async with open_stage() as stage:
+        seen = await Drains(sessions=2, utterances=3).one(stage, [])
+    assert set(seen.parts) == {f"{OURS}, {part}" for part in PARTS}
+    assert seen.ratios == {}
