@@ -96,6 +96,6 @@ class Channel:
             replies = await self.store.keep_alive([(p.id, p.epoch, p.confirmed) for p in some])
             for producer, refused in zip(some, replies, strict=True):
                 producer.quiet_s = 0
-                if refused is not None:
-                    self.producers.pop(producer.id, None)
+                # One that closes at this moment has left already.
+                if refused is not None and self.producers.pop(producer.id, None):
                     log.warning("session gone", session=producer.id, code=refused.code)
