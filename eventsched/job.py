@@ -246,6 +246,7 @@ class BlockingJob(_Facts):
         return self._is_cancelled
 
     def cancel(self) -> None:
+        """Tell the thread that the attempt is over. For handlers.py."""
         self._is_cancelled = True
 
     def audio(self) -> bytes:
