@@ -97,5 +97,6 @@ class Channel:
             for producer, refused in zip(some, replies, strict=True):
                 producer.quiet_s = 0
                 # One that closes at this moment has left already.
-                if refused is not None and self.producers.pop(producer.id, None):
+                if refused is not None and producer.id in self.producers:
+                    del self.producers[producer.id]
                     log.warning("session gone", session=producer.id, code=refused.code)

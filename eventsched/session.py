@@ -113,16 +113,28 @@ class Session:
         """
         bytes_max = chunks.CHUNK_BYTES_MAX - (self._seal.overhead_bytes if self._seal else 0)
         pieces = chunks.cut(audio, self.encoding, self.rate, final=final, bytes_max=bytes_max)
-        async with self._turn:
+        try:
+            await self._turn.acquire()
+        except anyio.get_cancelled_exc_class():
+            self._take(pieces, final=final)
+            raise
+        try:
             await self._make_room()
-            numbered = self._number(pieces, final=final)
-            self._unsure += numbered
+            earlier, numbered = len(self._unsure), self._take(pieces, final=final)
             try:
                 receipts = await self._settle()
             except Refused as refused:
                 refused.fields["accepted_bytes"] = str(self._give_back(numbered))
                 raise
-        return _merged(receipts[-len(numbered) :])
+        finally:
+            self._turn.release()
+        return _merged(receipts[earlier : earlier + len(numbered)])
+
+    def _take(self, pieces: Sequence[Piece], *, final: bool) -> list[Chunk]:
+        """From here on the audio counts as appended."""
+        numbered = self._number(pieces, final=final)
+        self._unsure += numbered
+        return numbered
 
     async def finalize(self) -> Receipt:
         """The current utterance is complete; `duplicate` when it holds nothing, or was already."""

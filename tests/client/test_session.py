@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 import eventsched
@@ -163,6 +164,24 @@ async def test_audio_that_may_not_have_arrived_goes_before_the_next(
         setattr(transport, cuts, 0)
         await session.append(b"\2" * 3_200)
         assert [payload[0] for payload in await chunks_of(store, session)] == [1, 2]
+
+
+async def test_an_append_cancelled_before_its_turn_counts_as_made(
+    client: Client, store: TimedStore
+) -> None:
+    async with opened(client) as session:
+        with anyio.CancelScope() as given_up:
+            given_up.cancel()
+            await session.append(b"\1" * 3_200)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(session.append, b"\2" * 3_200)
+            await anyio.lowlevel.checkpoint()
+            with anyio.CancelScope() as given_up:
+                given_up.cancel()
+                await session.append(b"\3" * 3_200)
+        receipt = await session.append(b"\4" * 3_200, final=True)
+        assert [payload[0] for payload in await chunks_of(store, session)] == [1, 2, 3, 4]
+        assert (receipt.status, receipt.finalized) == ("ok", (0,))
 
 
 async def test_audio_that_no_server_takes_is_bounded(
