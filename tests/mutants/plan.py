@@ -12,6 +12,7 @@ MODEL = f"{_MODELS}::test_scripts_reply_append_and_store_what_the_model_says"
 SETS = f"{_MODELS}::test_scripts_of_projection_sets_reply_and_store_what_the_model_says"
 PROJECTOR = "tests/projector/test_projector.py"
 VERIFY = "tests/verify/test_verify.py"
+ARCHIVE = "tests/archive/test_scripts.py"
 SETTINGS = (
     "tests/failures/test_pressure.py::test_a_newer_version_s_settings_reach_a_cell_that_exists"
 )
@@ -32,24 +33,27 @@ _FIRST: dict[str, list[str]] = {
     "dispatch_work": _scripts("dispatch", "choosing_a_node", "waiting"),
     "drain_node": _scripts("nodes", "marks"),
     "drop_build": [PROJECTOR],
-    "drop_trails": ["tests/archive"],
+    "drop_trails": [ARCHIVE],
     "extend_lease": _scripts("attempts"),
     "finalize_utterance": _scripts("ingest", "sessions"),
-    "fire_timers": _scripts("close", "delivery", "waiting", "nodes", "attempts", "playback"),
+    "fire_timers": [
+        *_scripts("close", "delivery", "waiting", "nodes", "attempts", "playback"),
+        ARCHIVE,
+    ],
     "forget_session": _scripts("forget"),
     "heartbeat_node": _scripts("nodes", "attempts"),
     "keep_alive": _scripts("sessions", "delivery"),
     "load_views": [PROJECTOR],
     "mark_playback": _scripts("playback"),
     "open_session": _scripts("sessions", "rooms"),
-    "read_archive": ["tests/archive"],
+    "read_archive": [ARCHIVE],
     "read_batch": [PROJECTOR],
     "read_entity": [VERIFY],
     "read_entries": [PROJECTOR, VERIFY],
     "read_marks": [VERIFY],
     "read_views": [PROJECTOR],
     "record_results": _scripts("results", "delivery", "marks", "attempts"),
-    "record_seal": ["tests/archive"],
+    "record_seal": [ARCHIVE],
     "register_node": _scripts("nodes", "choosing_a_node"),
     "resume_session": _scripts("sessions"),
     "retry_dead": _scripts("dispatch"),
@@ -58,9 +62,9 @@ _FIRST: dict[str, list[str]] = {
     "send_partials": _scripts("results", "attempts", "delivery"),
     "set_pressure": _scripts("sessions", "nodes"),
     "switch_build": [PROJECTOR],
-    "trim_log": ["tests/archive"],
+    "trim_log": [ARCHIVE],
     # includes
-    "archive": ["tests/archive", *_scripts("close")],
+    "archive": [ARCHIVE, *_scripts("close")],
     "assign": _scripts("choosing_a_node", "waiting", "dispatch", "attempts"),
     "attempts": [*_ATTEMPTS, *_scripts("close", "waiting")],
     "classes": _scripts("choosing_a_node", "marks", "nodes", "waiting"),
@@ -68,7 +72,7 @@ _FIRST: dict[str, list[str]] = {
     "deliver": _scripts("delivery", "results", "close", "rooms"),
     "emit": _scripts("good_path", "ingest"),
     "fencing": _scripts("results", "attempts", "nodes"),
-    "ids": ["tests/archive", *_scripts("good_path")],
+    "ids": [ARCHIVE, *_scripts("good_path")],
     "jobs": _scripts("dispatch", "attempts", "waiting"),
     "keys": _scripts("rooms", "playback", "nodes"),
     "nodes": _scripts("nodes", "marks", "choosing_a_node", "attempts"),
