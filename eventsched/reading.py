@@ -1,35 +1,68 @@
-"""Reading what happened and what is: a session's history, the state of anything.
+"""Reading what happened and what was: events, the state of anything at any moment.
 
-Owns: a session's trail (its index up to the checkpoint, the log's tail after it), records of the
-live views, and folding a trail where no record is kept any more.
-Never does: write, wait. Read next: overview.py (the cell as a whole), projection.py.
+Owns: which events are wanted, cells merged into one order, following the log; records of the live
+views, and folding them where they are not kept any more or where an earlier moment is asked for.
+Never does: write. Read next: past.py (where it is read from), reasons.py, overview.py.
 
-One Reader serves one connection; it reads what roles wrote and changes nothing.
+A Reader reads what roles wrote and changes nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
+import anyio
 import msgspec
 
 from eventsched import keys
-from eventsched.connection import Connection
+from eventsched.archive.reading import EVERYTHING, Of
 from eventsched.errors import InvalidMessage, NotFound
-from eventsched.events import Event
-from eventsched.folding import Folded, Unfolded, decoded, in_order, trails_of
-from eventsched.projection import Projection, ProjectionSet, load_sets
-from eventsched.store import Store
-from eventsched.transport import Entry, entries_of
-from eventsched.views import Views
+from eventsched.events import Event, SessionOpened, UtteranceFinalized
+from eventsched.folding import Folding, Unfolded, decoded, in_order, trails_of
+from eventsched.moments import Moment
+from eventsched.past import Past, of_job
+from eventsched.projection import Projection
+from eventsched.views import START, Views
 
-IDS_MAX = 500
-"""Entries fetched by id in one call."""
-TAIL_MAX = 1_000
-"""Entries of the log's tail read in one call."""
 SWITCHES_MAX = 3
 """How often a record is looked for when a rebuild switches builds meanwhile."""
+FOLLOWED_MAX = 1_000
+"""Entries of one cell taken in one call while following."""
+BLOCK_MS = 2_000
+
+
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+    """Which events: those that fit everything that is given."""
+
+    session: str = ""
+    """Full id: all that its trail names."""
+    job: str = ""
+    """Key: its events, and the utterance that it is of."""
+    node: str = ""
+    """Full id."""
+    tenant: str = ""
+    types: frozenset[str] = frozenset()
+    since: Moment | None = None
+    until: Moment | None = None
+
+    @property
+    def trail(self) -> str:
+        """The session in whose trail they all are; empty when there is none."""
+        return of_job(self.job) if self.job else self.session
+
+    def fits(self, event: Event) -> bool:
+        """All but the tenant, which only the session's first event tells."""
+        if self.types and event.type not in self.types:
+            return False
+        if self.node and event.node != self.node:
+            return False
+        return not self.job or event.job == self.job or _is_utterance_of(event, self.job)
+
+
+def _is_utterance_of(event: Event, job: str) -> bool:
+    data = event.data
+    return isinstance(data, UtteranceFinalized) and str(data.utterance) == job.split(":")[2]
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,147 +74,253 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     at: str
     """Last log id that changed it."""
     is_live: bool
-    """Read from the live view; else folded from the trail, up to its retirement."""
+    """Read from the live view; else folded from its events."""
+    dropped_at: str = ""
+    """The log id that ended the record, as a session's retirement does: it says what it was."""
     view: Any
     """The projection's record."""
 
 
 class Reader:
-    """Reads through one connection."""
+    """Reads one past."""
 
-    def __init__(self, connection: Connection, sets: Sequence[ProjectionSet] | None = None) -> None:
-        self._connection = connection
-        self._sets = load_sets() if sets is None else sets
-        self._trailing = next((one for one in self._sets if one.sessions is not None), None)
+    def __init__(self, past: Past) -> None:
+        self._past = past
+        self._tenants: dict[str, str] = {}
 
     @property
     def projections(self) -> Mapping[str, Projection]:
         """Every read model that is installed, by name."""
-        return {one.name: one for each in self._sets for one in each.projections}
+        return {one.name: one for each in self._past.sets for one in each.projections}
 
     # --- what happened ----------------------------------------------------------------------
 
-    async def history(self, session: str) -> AsyncIterator[Event | Unfolded]:
-        """Every event of a session, oldest first; an entry that is none comes as `Unfolded`.
+    async def history(
+        self, wanted: Wanted, ends: Mapping[str, str] | None = None
+    ) -> AsyncIterator[Event | Unfolded]:
+        """The wanted events, oldest first; an entry that is none comes as `Unfolded`.
 
-        Raises NotFound when there is no such session, or nothing of it is kept.
+        `ends`: by cell, nothing behind these ids. Raises NotFound when there is no such session,
+        job or node.
         """
-        full = keys.complete(session, self._connection.cells)
-        store = self._connection.store_of(full)
-        count = 0
-        async for entry in self._trail(store, keys.name_of(full)):
-            count += 1
+        is_known = False
+        async for one in self._merged(wanted, ends or {}):
+            is_known = is_known or isinstance(one, Event)
+            if await self._fits(one, wanted):
+                yield one
+        if not is_known:
+            await self._check_known(wanted)
+
+    async def follow(
+        self, wanted: Wanted, after: Mapping[str, str], tell: Callable[[Event | Unfolded], None]
+    ) -> None:
+        """Tell wanted events behind these ids, by cell, as they come; it never ends by itself."""
+        async with anyio.create_task_group() as tasks:
+            for cell in after:
+                tasks.start_soon(self._follow_cell, cell, wanted, after[cell], tell)
+
+    async def ends(self, wanted: Wanted) -> dict[str, str]:
+        """By cell, the newest id that there is."""
+        cells = [keys.cell_of(wanted.trail)] if wanted.trail else self._past.cells
+        return {cell: await self._past.last_id(cell) for cell in cells}
+
+    async def _follow_cell(
+        self, cell: str, wanted: Wanted, after: str, tell: Callable[[Event | Unfolded], None]
+    ) -> None:
+        views = self._past.views(cell)
+        assert views is not None
+        while True:
+            await views.wait_log(after, BLOCK_MS)
+            for entry in await views.read_log(after, FOLLOWED_MAX):
+                after = entry[0]
+                one = decoded(entry)
+                if self._is_in_trail(one, wanted) and await self._fits(one, wanted):
+                    tell(one)
+
+    def _is_in_trail(self, one: Event | Unfolded, wanted: Wanted) -> bool:
+        if not wanted.trail:
+            return True
+        return keys.name_of(wanted.trail) in trails_of(one, self._past.trailing)
+
+    async def _merged(
+        self, wanted: Wanted, ends: Mapping[str, str]
+    ) -> AsyncIterator[Event | Unfolded]:
+        """Events of the trail, else of every cell in the order of their times."""
+        if wanted.trail:
+            cells = [keys.cell_of(self._past.complete(wanted.trail))]
+        else:
+            cells = self._past.cells
+        heads = {}
+        for cell in cells:
+            rest = self._of_cell(cell, wanted, ends.get(cell, ""))
+            if (first := await anext(rest, None)) is not None:
+                heads[cell] = first, rest
+        while heads:
+            cell = min(heads, key=lambda one: (_ms(heads[one][0]), one))
+            one, rest = heads.pop(cell)
+            yield one
+            if (following := await anext(rest, None)) is not None:
+                heads[cell] = following, rest
+
+    async def _of_cell(
+        self, cell: str, wanted: Wanted, end: str
+    ) -> AsyncIterator[Event | Unfolded]:
+        of = Of(session=keys.name_of(wanted.trail), node="" if wanted.trail else wanted.node)
+        after = wanted.since.before if wanted.since else START
+        upto = wanted.until.last if wanted.until else end
+        history = await self._past.of_cell(cell)
+        async for entry in history.entries(after, upto, of):
             yield decoded(entry)
-        if not count:
-            raise NotFound(f"no session {session}")
 
-    async def _trail(self, store: Store, session: str) -> AsyncIterator[Entry]:
-        """Its index, then what of the log's tail belongs to it and is not in the index.
-
-        The checkpoint is read first: what is folded meanwhile is in the index as well, and the
-        tail is read from where the index was known to end.
-        """
-        views = Views(store.transport, store.cell)
-        checkpoint = await views.checkpoint(self._trailing.name) if self._trailing else "0-0"
-        ids = await self._index(store, session)
-        last = in_order(checkpoint)
-        for first in range(0, len(ids), IDS_MAX):
-            for entry in await _entries(store, ids[first : first + IDS_MAX]):
-                last = max(last, in_order(entry[0]))
-                yield entry
-        after = checkpoint
-        while entries := await views.read_log(after, TAIL_MAX):
-            after = entries[-1][0]
-            for entry in entries:
-                if in_order(entry[0]) > last and self._belongs(entry, session):
-                    yield entry
-            if len(entries) < TAIL_MAX:
-                return
-
-    async def _index(self, store: Store, session: str) -> list[str]:
-        key = store.keys.idx(session)
-        kept = await store.transport.command("LRANGE", key, 0, -1, key=key)
-        return [one.decode() for one in kept]
-
-    def _belongs(self, entry: Entry, session: str) -> bool:
-        if self._trailing is None:
+    async def _fits(self, one: Event | Unfolded, wanted: Wanted) -> bool:
+        if isinstance(one, Unfolded):
+            return not (wanted.types or wanted.node or wanted.tenant or wanted.job)
+        if not wanted.fits(one):
             return False
-        return session in trails_of(decoded(entry), self._trailing)
+        return not wanted.tenant or await self._tenant(one) == wanted.tenant
 
-    # --- what is ----------------------------------------------------------------------------
+    async def _tenant(self, event: Event) -> str:
+        """Whose event it is; empty for those of nodes and cells."""
+        if event.job:
+            return event.job.partition(":")[0]
+        if not event.session:
+            return ""
+        if isinstance(event.data, SessionOpened):
+            self._tenants[event.session] = event.data.tenant
+        elif event.session not in self._tenants:
+            self._tenants[event.session] = await self._tenant_of(event.session)
+        return self._tenants[event.session]
 
-    async def state(self, kind: str, entity: str) -> State:
-        """The record of `entity` in the read model `kind`.
+    async def _tenant_of(self, session: str) -> str:
+        history = await self._past.of(session)
+        async for entry in history.entries(of=Of(session=keys.name_of(session))):
+            event = decoded(entry)
+            if isinstance(event, Event) and isinstance(event.data, SessionOpened):
+                return event.data.tenant
+        return ""
 
-        A session, group or job of a session that is retired, or not folded yet, is folded from
-        the session's trail. Raises NotFound, InvalidMessage for a read model that is not there.
+    async def _check_known(self, wanted: Wanted) -> None:
+        """Nothing was found: raises NotFound unless that is because of the range."""
+        what = wanted.job or wanted.session or wanted.node
+        if not what:
+            return
+        if wanted.since or wanted.until:
+            anything = msgspec.structs.replace(wanted, since=None, until=None)
+            async for _ in self._merged(anything, {}):
+                return
+        kind = "job" if wanted.job else "session" if wanted.session else "node"
+        raise NotFound(f"no {kind} {what}")
+
+    async def job_key(self, text: str) -> str:
+        """The key of a job that is named by it, or as `<session>:<utterance>:<target>`.
+
+        Raises NotFound when there is no such job.
+        """
+        parts = text.split(":")
+        if len(parts) != 3:
+            of_job(text)
+            return text
+        session, utterance, target = parts
+        middle = f":{self._past.complete(session)}:{utterance.removeprefix('u')}:translation:"
+        async for one in self.history(Wanted(session=self._past.complete(session))):
+            if isinstance(one, Event) and middle in one.job and one.job.split(":")[4] == target:
+                return one.job
+        raise NotFound(f"no job {text}")
+
+    # --- what was true ----------------------------------------------------------------------
+
+    async def state(self, kind: str, entity: str, at: Moment | None = None) -> State:
+        """The record of `entity` in the read model `kind`, now or as it was at a moment.
+
+        Now is what the live view says; what it no longer has, or not yet, and what was at a
+        moment, is folded from events. Raises NotFound, InvalidMessage for a read model or a moment
+        that is not there.
         """
         projection = self.projections.get(kind)
         if projection is None:
             raise InvalidMessage.of(
                 "kind", f"no read model {kind!r}", f"choose of {', '.join(self.projections)}"
             )
-        store, record, session = self._place(kind, entity)
-        found = await self._live(store, projection, record)
-        is_live = found is not None
-        if found is None and session:
-            found = await self._folded(store, projection, record, session)
+        cell, record, of = self._place(kind, entity)
+        views = self._past.views(cell)
+        if at is not None:
+            await self._past.check_not_ahead(cell, at, "at")
+        elif views is not None and (live := await _live(views, projection, record)):
+            view, changed = live
+            return State(kind=kind, id=entity, cell=cell, at=changed, is_live=True, view=view)
+        found = await self._folded(cell, projection, record, of, at)
         if found is None:
-            raise NotFound(f"no {kind} {entity}")
-        view, at = found
+            raise NotFound(f"no {kind} {entity}" + await self._begins(cell, of, at))
+        view, changed, dropped = found
         return State(
-            kind=kind, id=entity, cell=store.cell, at=at, is_live=is_live, view=view
-        )
+            kind=kind, id=entity, cell=cell, at=changed, is_live=False, dropped_at=dropped,
+            view=view,
+        )  # fmt: skip
 
-    def _place(self, kind: str, entity: str) -> tuple[Store, str, str]:
-        """The store that has the record, the record's id in it, and the session it is part of."""
+    def _place(self, kind: str, entity: str) -> tuple[str, str, Of]:
+        """The cell that has the record, the record's id in it, and the events it is made of."""
         if kind == "job":
-            parts = entity.split(":")
-            if len(parts) != 6:
-                raise NotFound(f"no job {entity}")
-            return self._connection.store_of(parts[1]), entity, keys.name_of(parts[1])
-        full = keys.complete(entity, self._connection.cells)
+            session = self._past.complete(of_job(entity))
+            return keys.cell_of(session), entity, Of(session=keys.name_of(session))
+        full = self._past.complete(entity)
         name = keys.name_of(full)
-        is_of_session = kind in ("session", "group")
-        return self._connection.store_of(full), name, name if is_of_session else ""
-
-    async def _live(
-        self, store: Store, projection: Projection, record: str
-    ) -> tuple[Any, str] | None:
-        """The stored record. A rebuild may switch between the two reads: then look again."""
-        views = Views(store.transport, store.cell)
-        build = await views.live(projection.name)
-        for _ in range(SWITCHES_MAX):
-            if build is None:
-                return None
-            key = store.keys.view(projection.name, build, record)
-            stored, at = await store.transport.command("HMGET", key, "v", "at", key=key)
-            if stored is not None:
-                return msgspec.msgpack.decode(stored, type=projection.view), at.decode()
-            before, build = build, await views.live(projection.name)
-            if build == before:
-                return None
-        return None
+        match kind:
+            case "session" | "group":
+                of = Of(session=name)
+            case "node":
+                of = Of(node=full)
+            case _:
+                of = EVERYTHING
+        return keys.cell_of(full), name, of
 
     async def _folded(
-        self, store: Store, projection: Projection, record: str, session: str
-    ) -> tuple[Any, str] | None:
-        """The record as the session's events make it; what it was before it was dropped."""
-        folded = Folded(projection, "", complete=True)
-        found: tuple[Any, str] | None = None
-        async for entry in self._trail(store, session):
+        self, cell: str, projection: Projection, record: str, of: Of, at: Moment | None
+    ) -> tuple[Any, str, str] | None:
+        """The record as its events make it: what it says, what changed it, what dropped it.
+
+        A record that was dropped is shown as it was before.
+        """
+        folding = Folding([projection], [""], complete=True)
+        (folded,) = folding.parts
+        found: tuple[Any, str, str] | None = None
+        history = await self._past.of_cell(cell)
+        async for entry in history.entries(upto=at.last if at else "", of=of):
             event = decoded(entry)
-            if isinstance(event, Unfolded) or event.type not in projection.handles:
+            if isinstance(event, Unfolded):
                 continue
-            folded.commit(event.id, folded.stage(event))
-            view = folded.views.get(record)
-            if view is None and found is not None:
-                return found
-            if view is not None:
-                found = view, event.id
+            folding.fold(event, whole=False)  # what cannot be folded is passed by, as it was live
+            if record in folded.views:
+                found = folded.views[record], folded.changed[record], ""
+            elif found is not None and not found[2]:
+                found = *found[:2], event.id
         return found
 
+    async def _begins(self, cell: str, of: Of, at: Moment | None) -> str:
+        """When the first event of it came, for who asked for a moment before that."""
+        if at is None or of is EVERYTHING:
+            return ""
+        history = await self._past.of_cell(cell)
+        async for entry in history.entries(of=of):
+            is_later = in_order(entry[0]) > in_order(at.last)
+            return f" at {at.text}" + (f": it begins at {entry[0]}" if is_later else "")
+        return ""
 
-async def _entries(store: Store, ids: Sequence[str]) -> list[Entry]:
-    reply = await store.transport.run("read_entries", [store.keys.log], ["", *ids])
-    return entries_of(reply)
+
+async def _live(views: Views, projection: Projection, record: str) -> tuple[Any, str] | None:
+    """The stored record. A rebuild may switch between the two reads: then look again."""
+    build = await views.live(projection.name)
+    for _ in range(SWITCHES_MAX):
+        if build is None:
+            return None
+        key = views.keys.view(projection.name, build, record)
+        stored, at = await views.transport.command("HMGET", key, "v", "at", key=key)
+        if stored is not None:
+            return msgspec.msgpack.decode(stored, type=projection.view), at.decode()
+        before, build = build, await views.live(projection.name)
+        if build == before:
+            return None
+    return None
+
+
+def _ms(one: Event | Unfolded) -> int:
+    return int(one.id.partition("-")[0])

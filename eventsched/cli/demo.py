@@ -61,17 +61,19 @@ async def _show(options: Options, connection: Connection, verdict: Verdict) -> N
     from rich.text import Text
 
     from eventsched.cli.show import console, plural
-    from eventsched.cli.timeline import show_timeline
+    from eventsched.cli.timeline import Timeline
     from eventsched.demo.show import jobs_table, sessions_table
-    from eventsched.reading import Reader
+    from eventsched.past import Past
+    from eventsched.reading import Reader, Wanted
 
     out = console()
     if not out.is_terminal:  # there it is on the screen already
         out.print(sessions_table(verdict.board))
         out.print(jobs_table(verdict.board))
     session, speaker = next(iter(verdict.board.speakers.items()))
-    events = [event async for event in Reader(connection).history(session)]
-    show_timeline(f"{speaker}'s session {session}", events)
+    timeline = Timeline(f"{speaker}'s session {session}")
+    async for event in Reader(Past(connection)).history(Wanted(session=session)):
+        timeline.show(event)
     for problem in verdict.problems:
         out.print(Text(problem, "red"))
     jobs = plural(len(verdict.board.rows), "job")

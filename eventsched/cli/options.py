@@ -10,8 +10,8 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import os
-from collections.abc import Callable, Coroutine, Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial, wraps
 from pathlib import Path
@@ -25,6 +25,7 @@ from eventsched.cli.logs import configure_logs
 
 if TYPE_CHECKING:
     from eventsched.connection import Connection
+    from eventsched.past import Past
 
 Url = Annotated[
     str | None,
@@ -105,6 +106,26 @@ class Options:
         return open_connection(
             self.url, data=self.data, create=create, cells=cells, settings=settings
         )
+
+    @asynccontextmanager
+    async def past(self, archive: Path | None) -> AsyncIterator[Past]:
+        """What happened: from the server, the archive or both. An archive needs no server."""
+        from eventsched.archive.layout import ArchiveFolder
+        from eventsched.past import Past
+
+        folder = ArchiveFolder.open(archive) if archive is not None else None
+        if folder is not None and not self._names_server():
+            yield Past(None, folder)
+            return
+        async with self.connect() as connection:
+            yield Past(connection, folder)
+
+    def _names_server(self) -> bool:
+        """One was named, or one has run in the folder where it is looked for."""
+        from eventsched.server.embedded import DEFAULT_DATA, PROGRAM
+
+        named = self.url or self.data or os.environ.get("EVENTSCHED_URL")
+        return bool(named) or (DEFAULT_DATA / PROGRAM).exists()
 
 
 def root(

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from eventsched.cli.options import Options, command
+from eventsched.cli.options import Archive, Options, command
 
 Kind = Annotated[
     str, typer.Argument(metavar="KIND", help="session, group, job, node, or a read model's name.")
@@ -17,18 +17,33 @@ Id = Annotated[
     typer.Argument(metavar="ID", help="A session, node (<cell>.<name>) or job key."),
 ]
 
+At = Annotated[
+    str,
+    typer.Option("--at", metavar="WHEN", help="As it was at this entry's id or ISO time."),
+]
+
 WORD_MAX = 16
 """A column of a table folds its values only when they are longer."""
 
 
 @command
-async def state(options: Options, kind: Kind, id_: Id) -> None:
-    """Show what is known of one session, group, job or node."""
+async def state(
+    options: Options, kind: Kind, id_: Id, at: At = "", archive: Archive = None
+) -> None:
+    """Show what is known of one session, group, job or node, or what was true at a moment.
+
+    With --at the record is folded from its history up to that moment: it says what the live
+    view said then.
+    """
     from eventsched.cli.show import print_json
+    from eventsched.moments import parse_moment
     from eventsched.reading import Reader
 
-    async with options.connect() as connection:
-        found = await Reader(connection).state(kind, id_)
+    moment = parse_moment(at, "--at") if at else None
+    async with options.past(archive) as past:
+        reader = Reader(past)
+        entity = await reader.job_key(id_) if kind == "job" else id_
+        found = await reader.state(kind, entity, moment)
     if options.json:
         print_json(msgspec.to_builtins(found))
     else:
@@ -43,6 +58,9 @@ def show(found: dict[str, Any]) -> None:
     flat = {name: value for name, value in view.items() if not _is_nested(value)}
     rows = [(_words(name), _cell(name, value)) for name, value in flat.items()]
     source = "" if found["is_live"] else ", folded from its history"
+    if found["dropped_at"]:
+        dropped_ms = int(found["dropped_at"].partition("-")[0])
+        source += f"; ended {day_and_clock(dropped_ms)} (log/{found['dropped_at']})"
     at_ms = int(found["at"].partition("-")[0])
     rows.append(("as of", f"{day_and_clock(at_ms)} (log/{found['at']}){source}"))
     console().print(pairs(f"{found['kind']} {found['id']}", rows))

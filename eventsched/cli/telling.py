@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from eventsched import codec, events
-from eventsched.cli.show import duration
+from eventsched.cli.show import clock, duration, plural
 from eventsched.events import Event
 from eventsched.folding import Unfolded
 from eventsched.keys import name_of
@@ -73,7 +73,7 @@ def _plain(data: events.Data) -> str:
 def _said(event: Event) -> str:
     text = _text(event)
     if text is None:
-        return ""
+        return "  unreadable" if event.body else ""
     if text.sealed:
         return f"  sealed, {text.characters} characters"
     # Into the language that was spoken, both are the same words.
@@ -160,6 +160,36 @@ def _closed(_: Event, d: events.SessionClosed) -> str:
     return f"{d.missing} missing" if d.missing else "nothing missing"
 
 
+def _retired(_: Event, d: events.SessionRetired) -> str:
+    return f"after {plural(d.utterances, 'utterance')}: its records go, its history stays"
+
+
+def _registered(_: Event, d: events.NodeRegistered) -> str:
+    does = f"{_listed(d.asr)} → {_listed(d.targets)}, {plural(d.slots, 'slot')}, epoch {d.epoch}"
+    return does + _also(*d.services, d.version)
+
+
+def _lost(_: Event, d: events.NodeLost) -> str:
+    held = f"{plural(d.leases, 'job')} to dispatch again" if d.leases else "it held nothing"
+    return f"epoch {d.epoch}: {d.reason}, {held}"
+
+
+def _marked(_: Event, d: events.NodeMarked) -> str:
+    return f"epoch {d.epoch}: not chosen for {d.service} until {clock(d.until_ms)}"
+
+
+def _pressure(_: Event, d: events.PressureRaised | events.PressureLifted) -> str:
+    return f"{d.reason}: {d.seen:,}, the limit is {d.limit:,}"
+
+
+def _adjusted(_: Event, d: events.ClockAdjusted) -> str:
+    return f"the server's clock was {duration(d.behind_ms)} behind"
+
+
+def _trimmed(_: Event, d: events.StreamTrimmed) -> str:
+    return f"{plural(d.count, 'entry', 'entries')} of {d.stream} before {d.before}"
+
+
 _TELLERS: dict[type, Callable[[Event, Any], str]] = {
     events.SessionOpened: _opened,
     events.SessionResumed: lambda _, d: f"epoch {d.epoch}",
@@ -167,6 +197,7 @@ _TELLERS: dict[type, Callable[[Event, Any], str]] = {
     events.SessionClosing: lambda _, d: d.reason,
     events.SessionClosed: _closed,
     events.SessionForgotten: lambda _, d: f"key {d.key} is destroyed",
+    events.SessionRetired: _retired,
     events.PlaybackStarted: _playback,
     events.PlaybackEnded: _playback,
     events.RoomJoined: lambda _, d: d.room + _also(f"hears {d.hears}" if d.hears else ""),
@@ -180,4 +211,14 @@ _TELLERS: dict[type, Callable[[Event, Any], str]] = {
     events.ResultRefused: _refused,
     events.ResultDelivered: _delivered,
     events.ResultMissing: _missing,
+    events.NodeRegistered: _registered,
+    events.NodeDraining: lambda _, d: f"epoch {d.epoch}: no new work",
+    events.NodeDrained: lambda _, d: f"epoch {d.epoch}: holds nothing and is gone",
+    events.NodeLost: _lost,
+    events.NodeMarked: _marked,
+    events.NodeUnmarked: lambda _, d: f"epoch {d.epoch}: {d.service} again",
+    events.PressureRaised: _pressure,
+    events.PressureLifted: _pressure,
+    events.ClockAdjusted: _adjusted,
+    events.StreamTrimmed: _trimmed,
 }

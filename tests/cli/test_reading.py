@@ -9,9 +9,10 @@ import pytest
 from eventsched.connection import Connection
 from eventsched.errors import InvalidMessage, NotFound
 from eventsched.events import FIELDS, Event
+from eventsched.past import Past
 from eventsched.projection import load_sets
 from eventsched.projector import Projector
-from eventsched.reading import Reader
+from eventsched.reading import Reader, Wanted
 from eventsched.server.check import Client, check_server
 from eventsched.views import Views
 from tests.fixtures_store import TimedStore
@@ -19,7 +20,8 @@ from tests.fixtures_store import TimedStore
 
 async def reader_of(store: TimedStore, redis: Client) -> Reader:
     facts = await check_server(redis)
-    return Reader(Connection("", facts, store.transport, {store.cell: store}))  # type: ignore[arg-type]
+    connection = Connection("", facts, store.transport, {store.cell: store})  # type: ignore[arg-type]
+    return Reader(Past(connection))
 
 
 async def fold(store: TimedStore) -> None:
@@ -33,7 +35,8 @@ async def fold(store: TimedStore) -> None:
 
 
 async def types(reader: Reader, session: str) -> list[str]:
-    return [one.type async for one in reader.history(session) if isinstance(one, Event)]
+    found = reader.history(Wanted(session=session))
+    return [one.type async for one in found if isinstance(one, Event)]
 
 
 async def spoken(store: TimedStore, name: str) -> str:
@@ -71,7 +74,7 @@ async def test_what_cannot_be_read_is_shown_as_such_in_its_place(
     async def told() -> list[str]:
         return [
             one.type if isinstance(one, Event) else one.reason
-            async for one in reader.history(session)
+            async for one in reader.history(Wanted(session=session))
         ]
 
     before = await told()

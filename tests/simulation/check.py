@@ -1,6 +1,7 @@
 """What must hold at the end of a seed, from the log and from what the outside was told.
 
-Owns: the promises as a reader of the log sees them, written without the product's own folds.
+Owns: the promises as a reader of the log sees them, written without the product's own folds; only
+decisions are computed again by the product's own replay, which shares nothing with its scripts.
 Read next: eventsched/verify.py (the same, from stored state, on any system).
 """
 
@@ -21,6 +22,8 @@ from eventsched.events import (
     ResultReplaced,
     UtteranceFinalized,
 )
+from eventsched.replaying import Replay
+from eventsched.standing import Standing
 from tests.simulation.actors import Told
 
 
@@ -33,6 +36,7 @@ def violations(log: Sequence[Event], told: Told) -> list[str]:
         *_attempts(log),
         *_slots(log),
         *_outcomes(log),
+        *_decisions(log),
         *_heard(told),
         *_forgotten(log),
     ]
@@ -141,6 +145,14 @@ def _outcomes(log: Sequence[Event]) -> list[str]:
         if owed[session, target] != list(range(len(owed[session, target])))
         or given[session, target] != owed[session, target]
     ]
+
+
+def _decisions(log: Sequence[Event]) -> list[str]:
+    """Every choice of a node and every wait is what the log before it comes to (15-18, 20)."""
+    replay = Replay(Standing.at_the_start())
+    for event in log:
+        replay.take(event)
+    return [str(difference) for difference in replay.report.differences]
 
 
 def _heard(told: Told) -> list[str]:

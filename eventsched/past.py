@@ -1,0 +1,108 @@
+"""The past of a system: each cell's history, from its server, from an archive, or from both.
+
+Owns: which cells there are, where an entity's events are looked for, what the newest moment is.
+Never does: fold. Read next: archive/reading.py (one cell), reading.py, reasons.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from eventsched import keys
+from eventsched.archive.layout import ArchiveFolder
+from eventsched.archive.reading import History
+from eventsched.connection import Connection
+from eventsched.errors import InvalidMessage, NotFound
+from eventsched.folding import in_order
+from eventsched.moments import Moment
+from eventsched.projection import ProjectionSet, load_sets
+from eventsched.transport import Transport
+from eventsched.views import START, Views
+
+
+class Past:
+    """What happened, in every cell. Without a connection: as far as the archive goes."""
+
+    def __init__(
+        self,
+        connection: Connection | None,
+        archive: ArchiveFolder | None = None,
+        sets: Sequence[ProjectionSet] | None = None,
+    ) -> None:
+        assert connection or archive
+        self.connection = connection
+        self.archive = archive
+        self.sets = load_sets() if sets is None else sets
+        self.trailing = next(one for one in self.sets if one.sessions is not None)
+        """The set whose trails say which events belong to a session."""
+        self._histories: dict[str, History] = {}
+
+    @property
+    def cells(self) -> list[str]:
+        if self.connection is not None:
+            return self.connection.cells
+        assert self.archive is not None
+        return sorted(self.archive.cells(), key=lambda name: (len(name), name))
+
+    def views(self, cell: str) -> Views | None:
+        """The server's part of a cell; none when there is only an archive."""
+        if self.connection is None:
+            return None
+        store = self.connection.stores[cell]
+        return Views(store.transport, store.cell)
+
+    def complete(self, name: str) -> str:
+        """`<cell>.<name>`. Raises InvalidMessage when it names no cell of this system."""
+        full = keys.complete(name, self.cells)
+        if keys.cell_of(full) not in self.cells:
+            raise InvalidMessage.of(
+                "id", f"{full!r} names no cell of {', '.join(self.cells)}", "check the id"
+            )
+        return full
+
+    async def of(self, full_id: str) -> History:
+        """The history of the cell that `<cell>.<name>` names."""
+        return await self.of_cell(keys.cell_of(full_id))
+
+    async def of_cell(self, cell: str) -> History:
+        if cell not in self._histories:
+            self._histories[cell] = await History.open(
+                self.views(cell), self.archive, self.trailing, cell=cell
+            )
+        return self._histories[cell]
+
+    async def last_id(self, cell: str) -> str:
+        """Id of the newest entry that is known."""
+        views = self.views(cell)
+        if views is not None:
+            return await views.last_id()
+        assert self.archive is not None
+        records = self.archive.cell(cell).records()
+        return records[-1].last if records else START
+
+    async def check_not_ahead(self, cell: str, at: Moment, field: str) -> None:
+        """Raises InvalidMessage when nothing can be known of that moment yet."""
+        last = await self.last_id(cell)
+        if in_order(at.first) <= in_order(last):
+            return
+        if self.connection is None:
+            raise InvalidMessage.of(
+                field, f"{at.text} is behind the archive's end, {last}", "or read the server, too"
+            )
+        if at.ms > await _server_ms(self.connection.stores[cell].transport, cell):
+            raise InvalidMessage.of(
+                field, f"{at.text} is in the future", f"the newest entry of {cell} is {last}"
+            )
+
+
+def of_job(key: str) -> str:
+    """The session of a job's key. Raises NotFound when it is none."""
+    parts = key.split(":")
+    if len(parts) != 6 or not all(parts):
+        raise NotFound(f"no job {key}")
+    return parts[1]
+
+
+async def _server_ms(transport: Transport, cell: str) -> int:
+    seconds, micros = await transport.command("TIME", key=keys.Keys(cell).log)
+    return int(seconds) * 1_000 + int(micros) // 1_000

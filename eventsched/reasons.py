@@ -1,0 +1,95 @@
+"""Why a job went to a node, and whether every decision follows from what was before it.
+
+Owns: folding a cell's history up to the decisions in question, hot or cold.
+Never does: decide, tell. Read next: explaining.py, replaying.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from eventsched import keys
+from eventsched.archive.reading import History
+from eventsched.errors import NotFound
+from eventsched.events import Event
+from eventsched.explaining import Decision, Explained, decision, explain, is_decision
+from eventsched.folding import Unfolded, decoded, in_order
+from eventsched.moments import Moment
+from eventsched.past import Past, of_job
+from eventsched.reading import Reader, Wanted
+from eventsched.replaying import Replay, Replayed
+from eventsched.standing import Standing
+from eventsched.views import START
+
+Progress = Callable[[int], None]
+TOLD_EVERY = 1_000
+
+
+async def why(past: Past, job: str) -> Explained:
+    """The job's decisions and stages. Raises NotFound when there is no such job."""
+    reader = Reader(past)
+    key = await reader.job_key(job)
+    session = past.complete(of_job(key))
+    found = [one async for one in reader.history(Wanted(session=session))]
+    trail = [one for one in found if isinstance(one, Event)]
+    if not any(one.job == key for one in trail):
+        raise NotFound(f"no job {job}")
+    ids = [one.id for one in trail if one.job == key and is_decision(one)]
+    decisions = await _decisions(await past.of(session), ids) if ids else []
+    last = await past.last_id(keys.cell_of(session))
+    return explain(key, trail, decisions, int(last.partition("-")[0]))
+
+
+async def _decisions(history: History, ids: Sequence[str]) -> list[Decision]:
+    """Each with everything as it was before it."""
+    start = _just_before(ids[0])
+    standing = await _standing_at(history, start)
+    found = []
+    async for entry in history.entries(start, ids[-1]):
+        event = decoded(entry)
+        if isinstance(event, Unfolded):
+            continue
+        if event.id in ids:
+            found.append(decision(standing, event))
+        standing.add(event)
+    return found
+
+
+async def size_of(past: Past, cell: str) -> int:
+    """About how many entries a cell's history has: for progress."""
+    views, count = past.views(cell), 0
+    if past.archive is not None:
+        count = sum(record.events for record in past.archive.cell(cell).records())
+    if views is not None:
+        log = views.keys.log
+        count = max(count, await views.transport.command("XLEN", log, key=log))
+    return count
+
+
+async def replay(
+    past: Past, cell: str, since: Moment | None, until: Moment | None, progress: Progress
+) -> Replayed:
+    """Every decision of a cell in a range, computed again."""
+    history = await past.of_cell(cell)
+    first = since.before if since else START
+    done = Replay(await _standing_at(history, first))
+    count = 0
+    async for entry in history.entries(first, until.last if until else ""):
+        event = decoded(entry)
+        if isinstance(event, Event):
+            done.take(event)
+        count += 1
+        if count % TOLD_EVERY == 0:
+            progress(count)
+    return done.report
+
+
+async def _standing_at(history: History, entry_id: str) -> Standing:
+    if in_order(entry_id) == in_order(START):
+        return Standing.at_the_start()
+    return Standing(await history.folding_at(entry_id))
+
+
+def _just_before(entry_id: str) -> str:
+    ms, seq = in_order(entry_id)
+    return Moment(ms, seq, entry_id).before
