@@ -17,7 +17,7 @@ import msgspec
 
 from eventsched.errors import InvalidMessage
 
-_ID = re.compile(r"(?:log/)?(?:(\d{1,15})-(\d{1,18})|(\d{10,15}))")
+_ID = re.compile(r"(?:log/)?(?:(\d{1,15})-(\d{1,19})|(\d{10,15}))")
 _SEQ_MAX = 10**18
 _REMEDY = "give an entry's id (1764085603123-4) or a time (2026-11-25T15:46:43.123Z)"
 

@@ -60,6 +60,11 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
         return not self.job or event.job == self.job or _is_utterance_of(event, self.job)
 
 
+def _is_of(one: Event | Unfolded, wanted: Wanted) -> bool:
+    """Whether the event shows that the job, session or node exists."""
+    return isinstance(one, Event) and (not wanted.job or one.job == wanted.job)
+
+
 def _is_utterance_of(event: Event, job: str) -> bool:
     data = event.data
     return isinstance(data, UtteranceFinalized) and str(data.utterance) == job.split(":")[2]
@@ -105,7 +110,7 @@ class Reader:
         """
         is_known = False
         async for one in self._merged(wanted, ends or {}):
-            is_known = is_known or isinstance(one, Event)
+            is_known = is_known or _is_of(one, wanted)
             if await self._fits(one, wanted):
                 yield one
         if not is_known:
@@ -206,8 +211,9 @@ class Reader:
             return
         if wanted.since or wanted.until:
             anything = msgspec.structs.replace(wanted, since=None, until=None)
-            async for _ in self._merged(anything, {}):
-                return
+            async for one in self._merged(anything, {}):
+                if _is_of(one, wanted):
+                    return
         kind = "job" if wanted.job else "session" if wanted.session else "node"
         raise NotFound(f"no {kind} {what}")
 
@@ -220,9 +226,9 @@ class Reader:
         if len(parts) != 3:
             of_job(text)
             return text
-        session, utterance, target = parts
-        middle = f":{self._past.complete(session)}:{utterance.removeprefix('u')}:translation:"
-        async for one in self.history(Wanted(session=self._past.complete(session))):
+        session, utterance, target = self._past.complete(parts[0]), parts[1], parts[2]
+        middle = f":{session}:{utterance.removeprefix('u')}:translation:"
+        async for one in self._merged(Wanted(session=session), {}):
             if isinstance(one, Event) and middle in one.job and one.job.split(":")[4] == target:
                 return one.job
         raise NotFound(f"no job {text}")

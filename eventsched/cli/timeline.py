@@ -26,7 +26,7 @@ STYLES = {
     "NodeLost": "red",
     "PressureRaised": "red",
 }
-TIME, AFTER, EVENT, TEXT_MIN = 12, 12, 20, 24
+TIME, AFTER, EVENT, TEXT_MIN = 12, 11, 19, 24
 """Columns of text; what is told gets the rest of the line."""
 JOBS_MAX = 50_000
 """Jobs whose last event is remembered; the oldest are forgotten."""

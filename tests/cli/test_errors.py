@@ -82,7 +82,7 @@ def test_a_bad_value_is_one_line_and_exit_code_1(
     [
         (("statsu",), "Did you mean"),
         (("up", "--speed"), "No such option"),
-        (("history",), "SESSION"),
+        (("state", "session"), "ID"),
     ],
 )
 def test_a_line_that_cannot_be_read_is_exit_code_2(

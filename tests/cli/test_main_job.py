@@ -6,6 +6,7 @@ Real processes, one system for the module: an embedded server in a folder of its
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -152,6 +153,9 @@ def test_dead_lists_reasons_and_retry_puts_back(system: System) -> None:
         ("state", "session", "c0.nobody"),
         ("state", "job", "no-key"),
         ("state", "node", "nobody"),
+        ("history", "--node", "nobody"),
+        ("history", "c0.nobody:0:es"),
+        ("why", "c0.nobody:0:es"),
         ("dead", "retry", "c0/1-1"),
     ],
 )
@@ -162,6 +166,107 @@ def test_an_unknown_id_is_one_line_and_exit_code_1(system: System, words: tuple[
     (line,) = done.stderr.decode().splitlines()
     assert line.startswith("eventsched: no ")
     assert words[-1] in line
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("history", "--since", "yesterday"), "--since: 'yesterday' is no moment"),
+        (("history", "--type", "JobFaild"), "did you mean JobFailed?"),
+        (("history", "--svg", "x.svg"), "draws one session"),
+        (("history", "--follow", "--until", "2030-01-01"), "not with --follow"),
+        (("history", "--archive", "no-such"), "there is no folder no-such"),
+        (("state", "session", "{s}", "--at", "2030-01-01"), "in the future"),
+        (("state", "session", "{s}", "--at", "2020-01-01"), "at 2020-01-01: it begins at "),
+        (("state", "session", "{s}", "--at", "1-2-3"), "--at: '1-2-3' is no moment"),
+        (("why",), "a job or --replay"),
+        (("why", "{s}:0:es", "--since", "2020-01-01"), "with --replay only"),
+    ],
+)
+def test_what_cannot_be_asked_is_one_line_and_exit_code_1(
+    system: System, words: tuple[str, ...], said: str
+) -> None:
+    done = run(system.data, *[one.format(s=system.sessions[0]) for one in words])
+    assert done.returncode == 1
+    assert done.stdout == b""
+    (line,) = done.stderr.decode().splitlines()
+    assert said in line
+
+
+def test_history_of_everything_and_of_some(system: System) -> None:
+    everything = json_lines_of(run(system.data, "history", "--json"))
+    assert {one["session"] for one in everything} >= set(system.sessions)
+    some = json_lines_of(
+        run(system.data, "history", "--json", "--node", "echo-1", "--type", "JobDispatched")
+    )
+    assert {(one["type"], one["node"]) for one in some} == {("JobDispatched", "c0.echo-1")}
+    late = json_lines_of(run(system.data, "history", "--json", "--since", some[-1]["id"]))
+    assert late[0]["id"] == some[-1]["id"]
+    lines = run(system.data, "history", "--tenant", "default").stdout.decode().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert any(system.sessions[0] in line for line in lines)
+
+
+def test_follow_goes_on_until_it_is_interrupted(system: System) -> None:
+    with program(system.data, "history", "--json", "--follow") as following:
+        assert following.first_json()["type"] == "NodeRegistered"
+        following.signal_group(signal.SIGINT)
+        assert following.ended() == 130
+        assert "Traceback" not in following.log.read_text()
+
+
+def test_a_session_is_drawn(system: System, tmp_path: Path) -> None:
+    file = tmp_path / "session.svg"
+    done = run(system.data, "history", system.sessions[0], "--svg", str(file))
+    assert (done.returncode, done.stdout) == (0, b"")
+    assert "u0 es" in file.read_text()
+    refused = run(system.data, "history", system.sessions[0], "--svg", str(tmp_path))
+    assert refused.returncode == 1
+    assert b"cannot write" in refused.stderr
+
+
+def test_why_tells_the_rule_and_the_stages_and_replay_agrees(system: System) -> None:
+    job = f"{system.sessions[0]}:0:es"
+    found = json_of(run(system.data, "why", job, "--json"))
+    assert [one["rule"] for one in found["decisions"]] == ["load"]
+    assert [one["name"] for one in found["stages"]] == [
+        "speech", "finalize", "dispatch", "attempt 1", "delivery",
+    ]  # fmt: skip
+    shown = run(system.data, "why", job).stdout.decode()
+    assert "c0.echo-1 by load" in shown
+    assert max(map(len, shown.splitlines()[1:])) <= 80
+    replayed = json_of(run(system.data, "why", "--replay", "--json"))
+    assert replayed["agrees"]
+    assert replayed["dispatches"] >= 2
+    assert b"cell c0: agrees" in run(system.data, "why", "--replay").stdout
+
+
+def test_a_decision_that_was_tampered_with_is_exit_code_1(system: System) -> None:
+    kept = Keys("c0")
+    with redis.Redis.from_url(system.url) as client:
+        entries = client.xrange(kept.log)
+        told = next(f for _, f in entries if f[b"t"] == b"JobDispatched")
+        forged = {**told, b"d": told[b"d"].replace(b'"load"', b'"last"', 1)}
+        try:
+            forged_id = client.xadd(kept.log, forged)
+            done = run(system.data, "why", "--replay")
+        finally:
+            client.xdel(kept.log, forged_id)
+    assert done.returncode == 1
+    assert f"log/{forged_id.decode()}" in done.stdout.decode()
+
+
+def test_state_at_a_moment(system: System) -> None:
+    session = system.sessions[0]
+    found = json_lines_of(run(system.data, "history", session, "--json"))
+    opened, finalized = found[0]["id"], found[1]["id"]
+
+    def utterance(at: str) -> Any:
+        return json_of(run(system.data, "state", "session", session, "--at", at, "--json"))
+
+    assert utterance(opened)["view"].get("utterance", 0) == 0
+    assert utterance(finalized)["view"]["utterance"] == 1
+    assert utterance(found[1]["time"])["at"] >= finalized
 
 
 def test_logs_are_json_lines_where_stderr_is_no_terminal(system: System) -> None:

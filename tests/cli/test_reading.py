@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import anyio
+import msgspec
 import pytest
 
 from eventsched.connection import Connection
 from eventsched.errors import InvalidMessage, NotFound
 from eventsched.events import FIELDS, Event
+from eventsched.folding import Unfolded
+from eventsched.moments import parse_moment
 from eventsched.past import Past
 from eventsched.projection import load_sets
 from eventsched.projector import Projector
 from eventsched.reading import Reader, Wanted
 from eventsched.server.check import Client, check_server
+from eventsched.settings import Settings
+from eventsched.transport import RedisTransport
 from eventsched.views import Views
 from tests.fixtures_store import TimedStore
+from tests.scripts.jobs_of import finish_one, speak
 
 
 async def reader_of(store: TimedStore, redis: Client) -> Reader:
@@ -129,3 +137,114 @@ async def test_what_is_not_there_is_not_found(store: TimedStore, redis: Client) 
         await reader.state("mood", nobody)
     with pytest.raises(InvalidMessage):
         await reader.state("session", "elsewhere9.nobody")
+
+
+async def told(reader: Reader, **wanted: Any) -> list[str]:
+    """Type and utterance of each event that is found."""
+    return [
+        f"{one.type} u{getattr(one.data, 'utterance', '')}".removesuffix(" u")
+        async for one in reader.history(Wanted(**wanted))
+        if isinstance(one, Event)
+    ]
+
+
+async def test_history_of_a_job_has_its_utterance_and_no_other(
+    store: TimedStore, redis: Client
+) -> None:
+    reader = await reader_of(store, redis)
+    node = await store.join()
+    session = await speak(store, "s1", count=2, targets=["es"])
+    await store.dispatch()
+    await finish_one(store, node)
+    key = f"acme:{session.session}:0:translation:es:none"
+    expected = [
+        "UtteranceFinalized u0", "JobDispatched u0", "ResultRecorded u0", "ResultDelivered u0",
+    ]  # fmt: skip
+    assert await told(reader, job=key) == expected
+    assert await told(reader, job=await reader.job_key(f"{session.session}:0:es")) == expected
+    with pytest.raises(NotFound, match="no job"):
+        await told(reader, job=f"acme:{session.session}:9:translation:es:none")
+
+
+async def test_history_of_a_node_and_of_everything_by_type_tenant_and_range(
+    store: TimedStore, redis: Client
+) -> None:
+    reader = await reader_of(store, redis)
+    node = await store.join("n1", slots=4)
+    await store.join("n2", targets=["fr"])
+    await speak(store, "s1")
+    store.tick(1_000)
+    await speak(store, "s2", tenant="tiny", targets=["fr"])
+    await store.dispatch()
+    assert await told(reader, node=node.node) == ["NodeRegistered", "JobDispatched u0"]
+    assert len(await told(reader)) == len(await store.log())
+    assert await told(reader, tenant="tiny") == [
+        "SessionOpened", "UtteranceFinalized u0", "JobDispatched u0",
+    ]  # fmt: skip
+    assert await told(reader, types=frozenset({"SessionOpened"}), tenant="acme") == [
+        "SessionOpened"
+    ]
+    late = parse_moment(f"{store.at_ms}-0", "since")
+    assert await told(reader, since=late, types=frozenset({"SessionOpened"})) == ["SessionOpened"]
+    assert await told(reader, until=late, types=frozenset({"JobDispatched"})) == []
+    assert await told(reader, since=late, tenant="acme") == ["JobDispatched u0"]
+
+
+async def test_an_empty_range_of_something_that_exists_is_empty_not_unknown(
+    store: TimedStore, redis: Client
+) -> None:
+    reader = await reader_of(store, redis)
+    node = await store.join()
+    session = await speak(store, "s1")
+    early = parse_moment("1-0", "until")
+    assert await told(reader, session=session.session, until=early) == []
+    assert await told(reader, node=node.node, until=early) == []
+    with pytest.raises(NotFound, match="no session"):
+        await told(reader, session=store.keys.full("nobody"), until=early)
+
+
+async def test_following_tells_what_comes_and_nothing_twice(
+    store: TimedStore, redis: Client
+) -> None:
+    reader = await reader_of(store, redis)
+    await store.join()
+    session = await speak(store, "s1")
+    wanted = Wanted(session=session.session)
+    ends = await reader.ends(wanted)
+    seen = [one.id async for one in reader.history(wanted, ends)]
+    await store.dispatch()
+    await speak(store, "another")
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tasks:
+
+            def tell(one: Event | Unfolded) -> None:
+                seen.append(one.id)
+                if isinstance(one, Event) and one.type == "SessionClosing":
+                    tasks.cancel_scope.cancel()
+
+            tasks.start_soon(reader.follow, wanted, ends, tell)
+            await store.close_session(session.session, session.epoch)
+    expected = [one.id for one in await store.log() if one.session == session.session]
+    assert seen == expected[: len(seen)]
+    assert len(seen) == 4
+
+
+async def test_cells_are_told_in_one_order_of_time(
+    redis: Client, cells: Callable[[], str]
+) -> None:
+    stores: dict[str, TimedStore] = {}
+    for _ in range(2):
+        store = TimedStore(RedisTransport(redis, redis), cells())
+        settings = msgspec.to_builtins(Settings())
+        await store.configure_cell(settings, overwrite=False, manual_clock=True)
+        stores[store.cell] = store
+    first, second = stores.values()
+    for at, one in enumerate([first, second] * 3):
+        one.tick(10 * (at + 1))
+        await one.open(f"s{at}")
+    facts = await check_server(redis)
+    connection = Connection("", facts, first.transport, stores)  # type: ignore[arg-type]
+    found = [one async for one in Reader(Past(connection)).history(Wanted())]
+    times = [one.ms for one in found if isinstance(one, Event)]
+    assert times == sorted(times)
+    assert len(times) == 6

@@ -1,0 +1,60 @@
+"""Cells with a past: played at random, folded now and then, read by a Reader."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from eventsched.connection import Connection
+from eventsched.events import Event, NodeRegistered
+from eventsched.past import Past
+from eventsched.projection import load_sets
+from eventsched.projector import Projector
+from eventsched.server.check import Client, check_server
+from eventsched.views import Views
+from tests.fixtures_store import TimedStore
+from tests.scripts.test_any_sequence import Play
+
+
+async def past_of(store: TimedStore, redis: Client) -> Past:
+    facts = await check_server(redis)
+    return Past(Connection("", facts, store.transport, {store.cell: store}))  # type: ignore[arg-type]
+
+
+class Folder:
+    """Folds a cell's log into live views, a batch at a time."""
+
+    def __init__(self, store: TimedStore, batch: int = 500) -> None:
+        (core,) = load_sets()
+        self.views = Views(store.transport, store.cell, now_ms=lambda: store.at_ms)
+        self._projector = Projector(self.views, core, batch_max=batch)
+
+    async def step(self) -> str:
+        return (await self._projector.step()).state
+
+    async def all(self) -> None:
+        while await self.step() == "folded":
+            pass
+
+    async def release(self) -> None:
+        await self._projector.release()
+
+
+async def played(store: TimedStore, seed: int, steps: int) -> Sequence[Event]:
+    """The log of a cell after so many random calls."""
+    play = Play(store, random.Random(seed))
+    for _ in range(steps):
+        await play.rng.choice(play.steps())()
+    return await store.log()
+
+
+def with_data(event: Event, **changes: Any) -> Event:
+    """The same event, saying something else."""
+    return msgspec.structs.replace(event, data=msgspec.structs.replace(event.data, **changes))
+
+
+def nodes_in(log: Sequence[Event]) -> set[str]:
+    return {event.node for event in log if isinstance(event.data, NodeRegistered)}

@@ -1,0 +1,200 @@
+"""`why --replay`: the log bears out every decision, and a changed one is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from typing import Any
+
+import msgspec
+import pytest
+
+import eventsched
+from eventsched.events import Affinity, Event, JobDispatched, JobQueued, Rank
+from eventsched.moments import parse_moment
+from eventsched.reasons import replay
+from eventsched.replaying import Replay, Replayed
+from eventsched.server.check import Client
+from eventsched.standing import Standing
+from tests.desk.pasts import past_of, played, with_data
+from tests.fixtures_store import TimedStore
+from tests.scripts.jobs_of import assigned, reply, speak
+from tests.server_kinds import Server
+from tests.systems import SECOND, serving, system
+
+
+def replayed(log: Sequence[Event]) -> Replayed:
+    done = Replay(Standing.at_the_start())
+    for event in log:
+        done.take(event)
+    return done.report
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_every_decision_of_a_random_play_is_computed_again_as_it_was(
+    store: TimedStore, seed: int
+) -> None:
+    """The simulation replays every seed as well; here, marks and many classes are frequent."""
+    log = await played(store, seed, 150)
+    report = replayed(log)
+    assert report.differences == []
+    assert report.dispatches > 10
+    assert report.queued > 10
+    assert {"load", "fill"} <= report.by_rule.keys()
+
+
+async def test_a_range_is_judged_by_what_was_before_it(store: TimedStore, redis: Client) -> None:
+    log = await played(store, 1, 150)
+    past, middle = await past_of(store, redis), parse_moment(log[len(log) // 2].id, "since")
+    whole = await replay(past, store.cell, None, None, lambda _: None)
+    late = await replay(past, store.cell, middle, None, lambda _: None)
+    early = await replay(past, store.cell, None, middle, lambda _: None)
+    assert whole.agrees and late.agrees and early.agrees
+    assert whole.events == len(log)
+    assert (early.last, late.first) == (middle.first, middle.first)
+    assert early.dispatches + late.dispatches - whole.dispatches <= 1
+
+
+async def test_more_than_64_waiting_demands_are_judged_by_their_heads(store: TimedStore) -> None:
+    """The log does not say which 64 were looked at; it says that both ranks were next."""
+    languages = [a + b for a in "abcdefgh" for b in "klmnopqrs"]
+    for at, target in enumerate(languages):
+        await speak(store, f"s{at}", targets=[target])
+    await store.dispatch()
+    await store.join("n1", targets=languages[:64], slots=2)
+    await store.join("n2", targets=languages[8:], slots=2)
+    log = await store.log()
+    report = replayed(log)
+    assert (report.by_rule["fill"], report.differences) == (4, [])
+    place = next(at for at, event in enumerate(log) if event.type == "JobDispatched")
+    nobody = Rank(priority=0, tag=0, member=f"{1:016d}:{log[place].job}")
+    found = replayed([*log[:place], with_data(log[place], runner_up=nobody), *log[place + 1 :]])
+    assert "runner_up" in {one.field for one in found.differences}
+
+
+# --- what was tampered with -----------------------------------------------------------------
+
+
+async def eventful(store: TimedStore) -> Sequence[Event]:
+    """A log with a choice by load, by turn, of a second attempt, by fill, and a wait."""
+    a, b = await store.join("a", slots=2), await store.join("b", slots=4)
+    one = await speak(store, "s1")
+    await store.dispatch()
+    await store.say(one, 1, final=True)
+    await store.dispatch()
+    failed: dict[str, Any] = {"status": "failed", "code": "BROKEN", "retriable": True}
+    (job, *_) = [message["j"] for message in await assigned(store, a)]
+    await reply(store, a, job, **failed)
+    await speak(store, "s2", count=5)
+    await speak(store, "s3", tenant="tiny", priority=0)
+    await store.dispatch()
+    await reply(store, b, (await assigned(store, b))[-1]["j"])
+    log = await store.log()
+    assert replayed(log).agrees
+    return log
+
+
+def place_of(log: Sequence[Event], fits: Callable[[Any], bool]) -> int:
+    return next(at for at, event in enumerate(log) if fits(event.data))
+
+
+def by(rule: str) -> Callable[[Any], bool]:
+    return lambda data: isinstance(data, JobDispatched) and data.rule == rule
+
+
+def is_queued(data: Any) -> bool:
+    return isinstance(data, JobQueued)
+
+
+def is_second(data: Any) -> bool:
+    return isinstance(data, JobDispatched) and data.attempt == 2 and bool(data.last)
+
+
+def heavier(data: JobDispatched) -> dict[str, Any]:
+    first, *rest = data.classes
+    return {"classes": [msgspec.structs.replace(first, load=first.load + 1), *rest]}
+
+
+CHANGES: list[tuple[str, Callable[[Any], bool], Callable[[Any], dict[str, Any]]]] = [
+    ("classes", by("load"), heavier),
+    ("rule", by("session"), lambda _: {"rule": "load"}),
+    ("affinity", by("session"), lambda _: {"affinity": None}),
+    ("affinity", by("load"), lambda _: {"affinity": Affinity(node="x.y", why="gone")}),
+    ("last", is_second, lambda _: {"last": ""}),
+    ("compared", by("fill"), lambda data: {"compared": data.compared + 1}),
+    ("winner", by("fill"), lambda data: {"winner": msgspec.structs.replace(data.winner, tag=7)}),
+    ("runner_up", by("fill"), lambda _: {"runner_up": Rank(priority=2, tag=9, member="z")}),
+    ("policy", by("load"), lambda _: {"policy": 2}),
+    ("reason", is_queued, lambda _: {"reason": "NO_POOL_FOR_LANG_PAIR"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("field", "fits", "change"), CHANGES, ids=[one[0] for one in CHANGES])
+async def test_evidence_that_was_tampered_with_is_told(
+    store: TimedStore,
+    field: str,
+    fits: Callable[[Any], bool],
+    change: Callable[[Any], dict[str, Any]],
+) -> None:
+    log = list(await eventful(store))
+    place = place_of(log, fits)
+    log[place] = with_data(log[place], **change(log[place].data))
+    differences = replayed(log).differences
+    assert field in {one.field for one in differences if one.id == log[place].id}
+    assert f"log/{log[place].id}" in str(differences[0])
+
+
+@pytest.mark.parametrize("rule", ["load", "session", "fill"])
+async def test_another_node_than_the_rule_gives_is_told(store: TimedStore, rule: str) -> None:
+    log = list(await eventful(store))
+    place = place_of(log, by(rule))
+    event = log[place]
+    other = store.keys.full("b" if event.node.endswith(".a") else "a")
+    log[place] = msgspec.structs.replace(event, node=other)
+    assert event.id in {one.id for one in replayed(log).differences}
+
+
+async def test_a_dispatch_that_is_cut_out_is_told_by_those_after_it(store: TimedStore) -> None:
+    log = list(await eventful(store))
+    del log[place_of(log, by("load"))]
+    assert not replayed(log).agrees
+
+
+async def test_a_job_that_waited_although_a_node_was_free_is_told(store: TimedStore) -> None:
+    log = list(await eventful(store))
+    queued = place_of(log, is_queued)
+    first = place_of(log, lambda data: isinstance(data, JobDispatched))
+    log.insert(first, msgspec.structs.replace(log[queued], id=log[first].id))
+    difference = replayed(log).differences[0]
+    assert (difference.field, difference.recorded) == ("node", "")
+
+
+# --- a real run -----------------------------------------------------------------------------
+
+
+async def test_a_real_run_agrees(server: Server, cell: str) -> None:
+    """Roles and nodes in real time, a node that goes amid its work; read by another connection."""
+    nodes = [eventsched.Node(f"n{at}", asr=["en"], targets=["es"], slots=2) for at in range(2)]
+
+    async def repeat(job: eventsched.Job) -> eventsched.Result:
+        if job.attempt == 1 and job.utterance % 3 == 0:
+            raise eventsched.JobError("AGAIN", retriable=True)
+        return eventsched.Result(text=str(len(await job.audio())))
+
+    for node in nodes:
+        node.job(repeat)
+    async with system(server.url, cell) as es:
+        async with serving(es, *nodes), AsyncExitStack() as stack:
+            for _ in range(4):
+                session = await stack.enter_async_context(
+                    es.session(tenant="acme", source="en", targets=["es"])
+                )
+                for _ in range(6):
+                    await session.append(SECOND)
+                    await session.finalize()
+        store = es.stores[cell]
+        entries = await store.read_range(store.keys.log, "-", "+", 100_000)
+    log = [eventsched.codec.decode(entry_id, fields) for entry_id, fields in entries]
+    report = replayed(log)
+    assert report.differences == []
+    assert report.dispatches >= 24
