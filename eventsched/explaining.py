@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
 import msgspec
+from msgspec.structs import replace
 
 from eventsched.events import (
     Affinity,
@@ -77,6 +78,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     cause: str = ""
     context_at: str = ""
     nodes: list[NodeSeen] = []
+    """Empty where the beginning of history is gone, and with it what nodes were."""
 
 
 class Stage(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,10 +118,27 @@ def is_decision(event: Event) -> bool:
     )
 
 
-def decision(standing: Standing, event: Event) -> Decision:
-    """What was decided, with all nodes as they were before it."""
+def decision(standing: Standing | None, event: Event) -> Decision:
+    """What was decided, with all nodes as they were before it; none: that is not known any more."""
     data = event.data
     assert isinstance(data, JobDispatched | JobQueued)
+    if isinstance(data, JobDispatched):
+        found = Decision(
+            id=event.id, attempt=data.attempt, node=event.node, rule=data.rule,
+            affinity=data.affinity, classes=data.classes, last=data.last, compared=data.compared,
+            winner=data.winner, runner_up=data.runner_up, cause=event.cause,
+            context_at=data.context_at,
+        )  # fmt: skip
+    else:
+        found = Decision(
+            id=event.id, attempt=data.attempt, reason=data.reason, cause=event.cause
+        )
+    return _with_nodes(found, standing, event, data) if standing else found
+
+
+def _with_nodes(
+    found: Decision, standing: Standing, event: Event, data: JobDispatched | JobQueued
+) -> Decision:
     job = standing.job(event.job)
     demand, last = Demand.of(data), job.attempts[-1].node if job and job.attempts else ""
     since_ms = job.created_ms if job else event.ms
@@ -129,18 +148,12 @@ def decision(standing: Standing, event: Event) -> Decision:
         if node.status != "gone" or node.gone_ms >= since_ms or _is_named(node, data, last)
     ]
     nodes.sort(key=lambda one: (ORDER.index(one.verdict), one.load, one.node))
-    if isinstance(data, JobQueued):
-        return Decision(
-            id=event.id, attempt=data.attempt, reason=data.reason, last=last, cause=event.cause,
-            detail=_why_it_waits(standing, demand, nodes),
-            ahead=standing.waiting.ahead_of(demand, (data.priority, data.tag, data.member)),
-            nodes=nodes,
-        )  # fmt: skip
-    return Decision(
-        id=event.id, attempt=data.attempt, node=event.node, rule=data.rule,
-        affinity=data.affinity, classes=data.classes, last=data.last, compared=data.compared,
-        winner=data.winner, runner_up=data.runner_up, cause=event.cause,
-        context_at=data.context_at, nodes=nodes,
+    if isinstance(data, JobDispatched):
+        return replace(found, nodes=nodes)
+    place = data.priority, data.tag, data.member
+    return replace(
+        found, nodes=nodes, last=last, detail=_why_it_waits(standing, demand, nodes),
+        ahead=standing.waiting.ahead_of(demand, place),
     )  # fmt: skip
 
 

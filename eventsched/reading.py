@@ -256,7 +256,7 @@ class Reader:
             return State(kind=kind, id=entity, cell=cell, at=changed, is_live=True, view=view)
         found = await self._folded(cell, projection, record, of, at)
         if found is None:
-            raise NotFound(f"no {kind} {entity}" + await self._begins(cell, of, at))
+            raise NotFound(f"no {kind} {entity}" + await self._why_none(cell, of, at))
         view, changed, dropped = found
         return State(
             kind=kind, id=entity, cell=cell, at=changed, is_live=False, dropped_at=dropped,
@@ -301,15 +301,17 @@ class Reader:
                 found = *found[:2], event.id
         return found
 
-    async def _begins(self, cell: str, of: Of, at: Moment | None) -> str:
-        """When the first event of it came, for who asked for a moment before that."""
-        if at is None or of is EVERYTHING:
-            return ""
+    async def _why_none(self, cell: str, of: Of, at: Moment | None) -> str:
+        """When it began, for who asked for a moment before that; that its beginning is gone."""
         history = await self._past.of_cell(cell)
-        async for entry in history.entries(of=of):
-            is_later = in_order(entry[0]) > in_order(at.last)
-            return f" at {at.text}" + (f": it begins at {entry[0]}" if is_later else "")
-        return ""
+        told = f" at {at.text}" if at else ""
+        if not await history.is_whole():
+            return f"{told} in what is kept: the beginning of the history is gone"
+        if at is not None and of is not EVERYTHING:
+            async for entry in history.entries(of=of):
+                is_later = in_order(entry[0]) > in_order(at.last)
+                return told + (f": it begins at {entry[0]}" if is_later else "")
+        return told
 
 
 async def _live(views: Views, projection: Projection, record: str) -> tuple[Any, str] | None:

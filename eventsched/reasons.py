@@ -34,14 +34,18 @@ async def why(past: Past, job: str) -> Explained:
     trail = [one for one in found if isinstance(one, Event)]
     if not any(one.job == key for one in trail):
         raise NotFound(f"no job {job}")
-    ids = [one.id for one in trail if one.job == key and is_decision(one)]
-    decisions = await _decisions(await past.of(session), ids) if ids else []
+    history = await past.of(session)
+    decisions = await _decisions(history, [one for one in trail if one.job == key])
     last = await past.last_id(keys.cell_of(session))
     return explain(key, trail, decisions, int(last.partition("-")[0]))
 
 
-async def _decisions(history: History, ids: Sequence[str]) -> list[Decision]:
-    """Each with everything as it was before it."""
+async def _decisions(history: History, job: Sequence[Event]) -> list[Decision]:
+    """Each with everything as it was before it, where that is still known."""
+    taken = [one for one in job if is_decision(one)]
+    if not taken or not await history.is_whole():
+        return [decision(None, one) for one in taken]
+    ids = [one.id for one in taken]
     start = _just_before(ids[0])
     standing = await _standing_at(history, start)
     found = []
@@ -69,8 +73,13 @@ async def size_of(past: Past, cell: str) -> int:
 async def replay(
     past: Past, cell: str, since: Moment | None, until: Moment | None, progress: Progress
 ) -> Replayed:
-    """Every decision of a cell in a range, computed again."""
+    """Every decision of a cell in a range, computed again.
+
+    Raises NotFound when the beginning of its history is gone: decisions rest on all before them.
+    """
     history = await past.of_cell(cell)
+    if not await history.is_whole():
+        raise NotFound(f"no beginning of cell {cell}'s history is kept: what its decisions rest on")
     first = since.before if since else START
     done = Replay(await _standing_at(history, first))
     count = 0

@@ -137,6 +137,9 @@ def _show_decision(one: Decision) -> None:
             counts = (str(seen.free), str(seen.full), str(seen.draining))
             made.add_row(f"  {seen.id}", seen.head or NONE, load, *counts)
         out.print(made)
+    if not one.nodes:
+        out.print(Text("  nodes: not known, the beginning of history is gone", "yellow"))
+        return
     made = table("  NODE", "SLOTS", "LOAD", "", right=("SLOTS", "LOAD"))
     for node in one.nodes[:NODES_MAX]:
         style = {"chosen": "green", "free": ""}.get(node.verdict, "yellow")

@@ -1,0 +1,121 @@
+"""The desk's answers are the same from the log, from the archive, and from both."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from eventsched.archive.errors import ArchiveError
+from eventsched.archive.layout import ArchiveFolder
+from eventsched.errors import InvalidMessage, NotFound
+from eventsched.events import Event
+from eventsched.moments import parse_moment
+from eventsched.past import Past
+from eventsched.reading import Reader, Wanted
+from eventsched.reasons import replay, why
+from eventsched.server.check import Client
+from tests.archive.archives import Archived
+from tests.desk.pasts import past_of, played
+from tests.fixtures_store import TimedStore
+
+
+async def answers(past: Past, log: list[Event]) -> dict[str, Any]:
+    """Everything that the desk says of a few sessions, jobs and nodes, and of all decisions."""
+    reader, told = Reader(past), {}
+    told["all"] = [one.id async for one in reader.history(Wanted())]
+    for session in sorted({event.session for event in log if event.session})[:3]:
+        found = reader.history(Wanted(session=session))
+        told[session] = [one.id async for one in found]
+    for node in sorted({event.node for event in log if event.node}):
+        told[node] = [one.id async for one in reader.history(Wanted(node=node))]
+    for event in log[:: max(1, len(log) // 12)]:
+        at = parse_moment(event.id, "at")
+        for kind, entity in (("session", event.session), ("node", event.node), ("job", event.job)):
+            if entity:
+                told[f"{kind} {entity} {event.id}"] = await state(reader, kind, entity, at)
+    for job in sorted({event.job for event in log if event.job})[:6]:
+        told[f"why {job}"] = msgspec.to_builtins(await why(past, job))
+    (cell,) = past.cells
+    middle = parse_moment(log[len(log) // 2].id, "since")
+    for since in (None, middle):
+        report = await replay(past, cell, since, None, lambda _: None)
+        assert report.agrees
+        told[f"replay {since}"] = msgspec.to_builtins(report)
+    return told
+
+
+async def state(reader: Reader, kind: str, entity: str, at: Any) -> Any:
+    try:
+        return await reader.state(kind, entity, at)
+    except NotFound:
+        return None
+
+
+async def test_answers_are_the_same_hot_cold_and_across(
+    store: TimedStore, redis: Client, tmp_path: Path
+) -> None:
+    log = list(await played(store, 2, 120))
+    hot = await answers(await past_of(store, redis), log)
+    archived = Archived(store, tmp_path / "archive")
+    await archived.project()
+    await archived.set(archive_entries_max=40)
+    assert await archived.seal() > 2
+    folder = ArchiveFolder.open(archived.path)
+    connection = (await past_of(store, redis)).connection
+    assert await answers(Past(connection, folder), log) == hot
+    assert await answers(Past(None, folder), log) == hot
+    await archived.set(log_keep_ms=0)
+    store.tick(600_000)
+    assert await archived.trim() > 0
+    trimmed = (await store.log("StreamTrimmed"))[-1].id
+    across = await answers(Past(connection, folder), log)
+    assert [one for one in across["all"] if one != trimmed][: len(hot["all"])] == hot["all"]
+    same = [name for name in hot if not name.startswith(("all", "replay"))]
+    assert {name: across[name] for name in same} == {name: hot[name] for name in same}
+    with pytest.raises(ArchiveError, match="--archive"):
+        await answers(Past(connection), log)
+
+
+async def test_an_archive_alone_says_where_it_ends(
+    store: TimedStore, redis: Client, tmp_path: Path
+) -> None:
+    archived = Archived(store, tmp_path / "archive")
+    await archived.talk("s1")
+    await archived.seal()
+    await archived.talk("s1")
+    reader = Reader(Past(None, ArchiveFolder.open(archived.path)))
+    session = store.keys.full("s1")
+    last = (await store.log())[-1].id
+    with pytest.raises(InvalidMessage, match="behind the archive's end"):
+        await reader.state("session", session, parse_moment(last, "at"))
+    found = await reader.state("session", session)
+    assert (found.view.utterance, found.is_live) == (1, False)
+    both = Reader(Past((await past_of(store, redis)).connection, reader._past.archive))
+    assert (await both.state("session", session, parse_moment(last, "at"))).view.utterance == 2
+
+
+async def test_with_the_beginning_gone_for_good_what_is_left_is_told_and_no_more(
+    store: TimedStore, redis: Client
+) -> None:
+    archived = Archived(store, Path("unused"))
+    await archived.talk("s1", 60)
+    await archived.project()
+    await archived.set(log_retention_ms=1_500, log_keep_ms=0)
+    store.tick(1_000)
+    await archived.talk("s1", 60)
+    await archived.project()
+    assert await archived.trim() > 0
+    past, session = await past_of(store, redis), store.keys.full("s1")
+    kept = [one async for one in Reader(past).history(Wanted(session=session))]
+    assert 0 < len(kept) < 500
+    found = await why(past, f"{session}:119:es")
+    assert [(one.rule, one.nodes) for one in found.decisions] == [("session", [])]
+    assert found.outcome == "result"
+    with pytest.raises(NotFound, match="beginning"):
+        await replay(past, store.cell, None, None, lambda _: None)
+    with pytest.raises(NotFound, match="the beginning of the history is gone"):
+        await Reader(past).state("session", session, parse_moment(kept[-1].id, "at"))
+    assert (await Reader(past).state("session", session)).is_live
