@@ -17,11 +17,12 @@ import msgspec
 
 from eventsched import keys
 from eventsched.archive.reading import EVERYTHING, Of
-from eventsched.errors import InvalidMessage, NotFound
+from eventsched.errors import InvalidMessage, NotFound, Sealed
 from eventsched.events import Event, SessionOpened, UtteranceFinalized
 from eventsched.folding import Folding, Unfolded, decoded, in_order, trails_of
 from eventsched.moments import Moment
 from eventsched.past import Past, of_job
+from eventsched.privacy.opening import EventOpener
 from eventsched.projection import Projection
 from eventsched.views import START, Views
 
@@ -89,8 +90,10 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
 class Reader:
     """Reads one past."""
 
-    def __init__(self, past: Past) -> None:
+    def __init__(self, past: Past, opener: EventOpener | None = None) -> None:
+        """`opener` has keys: texts that it can open are told, others stay sealed."""
         self._past = past
+        self._opener = opener
         self._tenants: dict[str, str] = {}
 
     @property
@@ -112,7 +115,7 @@ class Reader:
         async for one in self._merged(wanted, ends or {}):
             is_known = is_known or _is_of(one, wanted)
             if await self._fits(one, wanted):
-                yield one
+                yield await self._opened(one)
         if not is_known:
             await self._check_known(wanted)
 
@@ -140,7 +143,7 @@ class Reader:
                 after = entry[0]
                 one = decoded(entry)
                 if self._is_in_trail(one, wanted) and await self._fits(one, wanted):
-                    tell(one)
+                    tell(await self._opened(one))
 
     def _is_in_trail(self, one: Event | Unfolded, wanted: Wanted) -> bool:
         if not wanted.trail:
@@ -183,6 +186,15 @@ class Reader:
         if not wanted.fits(one):
             return False
         return not wanted.tenant or await self._tenant(one) == wanted.tenant
+
+    async def _opened(self, one: Event | Unfolded) -> Event | Unfolded:
+        """With its text to read, if there is a key; a text that is not its own is told as such."""
+        if self._opener is None or isinstance(one, Unfolded):
+            return one
+        try:
+            return await self._opener.opened(one)
+        except Sealed as error:
+            return Unfolded(one.id, one, ("text",), str(error), one.session)
 
     async def _tenant(self, event: Event) -> str:
         """Whose event it is; empty for those of nodes and cells."""

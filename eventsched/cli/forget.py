@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from eventsched.cli.options import Keys, Options, command
+from eventsched.cli.options import Archive, Keys, Options, command
 from eventsched.errors import InvalidMessage, KeyStoreUnusable
 
 if TYPE_CHECKING:
@@ -35,13 +35,18 @@ _UNIT_MS = {"m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 @command
 async def forget(
-    options: Options, session: Session = None, older_than: OlderThan = None, keys: Keys = None
+    options: Options,
+    session: Session = None,
+    older_than: OlderThan = None,
+    keys: Keys = None,
+    archive: Archive = None,
 ) -> None:
     """Destroy the key of an encrypted session: what was said can be read by nobody any more.
 
     That is on record as an event. Then the server's append-only file is written anew. Asking again
     is harmless.
     """
+    from eventsched.archive.layout import ArchiveFolder
     from eventsched.cli.show import notes, plural, print_json
     from eventsched.privacy.forgetting import Forgetter
     from eventsched.privacy.keystore import VARIABLE, named_store
@@ -52,8 +57,9 @@ async def forget(
     if session is None and older_than is None:
         raise InvalidMessage.of("SESSION", "none is named", "name one, or give --older-than AGE")
     age_ms = None if older_than is None or session is not None else age_of(older_than)
+    folder = ArchiveFolder.open(archive) if archive is not None else None
     async with options.connect() as connection:
-        forgetter = Forgetter(connection, key_store)
+        forgetter = Forgetter(connection, key_store, folder)
         count = 0
         async for known in _due(forgetter, key_store, session, age_ms):
             word = await forgetter.forget(known)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
-from eventsched.cli.options import Archive, Options, command
+from eventsched.cli.options import Archive, Keys, Options, command
 from eventsched.errors import EventschedError, InvalidMessage
 
 if TYPE_CHECKING:
@@ -63,19 +63,24 @@ async def history(
     follow: Follow = False,
     svg: Svg = None,
     archive: Archive = None,
+    keys: Keys = None,
 ) -> None:
     """Show what happened, oldest first: to a session, a job, a node, or at all.
 
     AFTER says how long after its cause, or after its job's last event, each came. With --json:
-    JSON Lines, an event each. With --svg: a picture of one session.
+    JSON Lines, an event each. With --svg: a picture of one session. Encrypted texts are shown to
+    who has their keys.
     """
     from eventsched.cli.show import print_json
     from eventsched.cli.telling import as_json
     from eventsched.cli.timeline import Timeline
+    from eventsched.privacy.keystore import named_store
+    from eventsched.privacy.opening import EventOpener
     from eventsched.reading import Reader
 
     async with options.past(archive) as past:
-        reader = Reader(past)
+        key_store = named_store(keys)
+        reader = Reader(past, EventOpener(key_store) if key_store else None)
         wanted = await _wanted(past, reader, what, node, tenant, types or [], since, until)
         if svg is not None:
             await _draw(reader, wanted, svg)

@@ -342,7 +342,9 @@ def _said(event: Event) -> str:
     try:
         text = codec.decode_text(event.body)
     except msgspec.DecodeError:
-        return "\n(sealed)"
+        return "\n(unreadable)"
+    if text.sealed:
+        return f"\n(sealed, {text.characters} characters)"
     return "".join(f"\n{one}" for one in (text.source_text, text.text) if one)
 
 

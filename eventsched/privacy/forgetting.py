@@ -17,11 +17,13 @@ import msgspec
 import redis.exceptions
 
 from eventsched import keys
+from eventsched.archive.layout import ArchiveFolder
 from eventsched.connection import Connection
 from eventsched.errors import EventschedError, KeyMissing, NotFound, ServerUnavailable
 from eventsched.events import Event, SessionClosed, SessionForgotten, SessionOpened
+from eventsched.past import Past
 from eventsched.privacy.keystore import KeyStore
-from eventsched.reading import Reader
+from eventsched.reading import Reader, Wanted
 from eventsched.store import Store
 
 WAIT_S = 0.2
@@ -57,10 +59,16 @@ class Known(msgspec.Struct, frozen=True):
 class Forgetter:
     """Forgets sessions of one server, whose keys are in one key store."""
 
-    def __init__(self, connection: Connection, key_store: KeyStore) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        key_store: KeyStore,
+        archive: ArchiveFolder | None = None,
+    ) -> None:
+        """`archive` has what the log no longer has of sessions."""
         self._connection = connection
         self._key_store = key_store
-        self._reader = Reader(connection)
+        self._reader = Reader(Past(connection, archive))
         self.unknown = 0
         """Keys that were left alone: this server knows nothing of their sessions."""
 
@@ -118,7 +126,7 @@ class Forgetter:
 
     async def _known(self, session: str) -> Known:
         key, closed_ms, is_forgotten = "", 0, False
-        async for event in self._reader.history(session):
+        async for event in self._reader.history(Wanted(session=session)):
             if not isinstance(event, Event):
                 continue
             match event.data:

@@ -105,9 +105,9 @@ def test_a_sealed_text_is_said_to_be_sealed() -> None:
     *before, last = talk(0)
     sealed = Event(
         id=last.id, type=last.type, session=last.session, job=last.job, data=last.data,
-        body=b"\xff\xfe sealed",
+        body=codec.encode_text(Text(sealed=b"opaque", characters=6)),
     )  # fmt: skip
-    assert "(sealed)" in titles(draw([*before, sealed]))
+    assert "(sealed, 6 characters)" in titles(draw([*before, sealed]))
 
 
 async def test_a_bad_day_shows_retries_gaps_waits_and_what_is_missing(store: TimedStore) -> None:

@@ -24,6 +24,7 @@ from eventsched.connection import Connection, open_connection
 from eventsched.errors import KeyMissing, NotFound
 from eventsched.events import Event, SessionForgotten
 from eventsched.keys import name_of
+from eventsched.past import Past
 from eventsched.privacy.forgetting import (
     FilesNotRewritten,
     Forgetter,
@@ -31,7 +32,7 @@ from eventsched.privacy.forgetting import (
     rewrite_files,
 )
 from eventsched.privacy.keystore import KeyFolder
-from eventsched.reading import Reader
+from eventsched.reading import Reader, Wanted
 from eventsched.rebuild import Rebuild
 from eventsched.running import running
 from eventsched.store import Store
@@ -188,7 +189,8 @@ async def test_nothing_of_a_forgotten_session_is_left_anywhere(
             assert content not in values, what
             assert content not in archived_values(all_of.folder.path), what
         await all_of.check_all()
-        history = [one async for one in Reader(all_of.connection).history(secret_id)]
+        found = Reader(Past(all_of.connection)).history(Wanted(session=secret_id))
+        history = [one async for one in found]
         assert [one.type for one in history if isinstance(one, Event)][-1] == "SessionForgotten"
         with pytest.raises(KeyMissing):
             await key_store.get(secret_id)
@@ -288,10 +290,10 @@ async def test_age_counts_from_the_close_and_only_what_is_known_goes(
 
 
 async def forgotten(all_of: Speaking, session: str) -> list[Event]:
-    history = [one async for one in Reader(all_of.connection).history(session)]
+    found = Reader(Past(all_of.connection)).history(Wanted(session=session))
     return [
         one
-        for one in history
+        async for one in found
         if isinstance(one, Event) and isinstance(one.data, SessionForgotten)
     ]
 
