@@ -98,9 +98,9 @@ async def test_an_archive_alone_says_where_it_ends(
 
 
 async def test_with_the_beginning_gone_for_good_what_is_left_is_told_and_no_more(
-    store: TimedStore, redis: Client
+    store: TimedStore, redis: Client, tmp_path: Path
 ) -> None:
-    archived = Archived(store, Path("unused"))
+    archived = Archived(store, tmp_path / "archive")
     await archived.talk("s1", 60)
     await archived.project()
     await archived.set(log_retention_ms=1_500, log_keep_ms=0)
