@@ -7,9 +7,10 @@ Never does: run a peer's program (peers/programs.py). Read next: run.py.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import ClassVar
 
-from benchmarks.peers.environments import BULLMQ, Peer
+from benchmarks.peers.environments import BULLMQ, PYTHON_PEERS, Peer
 from benchmarks.peers.programs import drain, pace
 from eventsched.bench.figures import Figures, Report, Round
 from eventsched.bench.jobs import NO_VIEWS, PARTS, TWO_VIEWS, Jobs
@@ -34,7 +35,8 @@ class Drains(Bench, frozen=True, kw_only=True):
 
     async def compare(self, stage: Stage, peers: list[Peer]) -> Report:
         await self.scaled(WARM_UP_SCALE).one(stage, peers)
-        seen = await in_rounds(stage.rounds, lambda: self.one(stage, peers), warm_up=False)
+        one = partial(self.one, stage, peers)
+        seen = await in_rounds(stage.rounds, one, stage.moved, warm_up=False)
         return stage.told(self, seen, curves={})
 
     async def one(self, stage: Stage, peers: list[Peer]) -> Round:
@@ -43,18 +45,19 @@ class Drains(Bench, frozen=True, kw_only=True):
         for peer in peers:
             parts[peer.name] = await drain(stage, peer, self.sessions * self.utterances)
         rates = {part: figures["rate_per_s"] for part, figures in parts.items()}
-        return Round(parts, dict(_drain_ratios(rates, peers)))
+        return Round(parts, drain_ratios(rates))
 
 
-def _drain_ratios(rates: Mapping[str, float], peers: list[Peer]) -> list[tuple[str, float]]:
-    python = [rates[peer.name] for peer in peers if peer.name != BULLMQ]
-    ratios = []
+def drain_ratios(rates: Mapping[str, float]) -> dict[str, float]:
+    """Ours over the best Python peer's and over BullMQ's, of those that were measured."""
+    python = [rates[name] for name in PYTHON_PEERS if name in rates]
+    ratios = {}
     for part in (TWO_VIEWS, NO_VIEWS):
         ours = rates[f"{OURS}, {part}"]
         if python:
-            ratios.append((f"{part} / best Python peer, rate_per_s", ours / max(python)))
+            ratios[f"{part} / best Python peer, rate_per_s"] = ours / max(python)
         if BULLMQ in rates:
-            ratios.append((f"{part} / {BULLMQ}, rate_per_s", ours / rates[BULLMQ]))
+            ratios[f"{part} / {BULLMQ}, rate_per_s"] = ours / rates[BULLMQ]
     return ratios
 
 
@@ -70,7 +73,8 @@ class Latencies(Bench, frozen=True, kw_only=True):
 
     async def compare(self, stage: Stage, peers: list[Peer]) -> Report:
         await self.scaled(WARM_UP_SCALE).one(stage, peers)
-        seen = await in_rounds(stage.rounds, lambda: self.one(stage, peers), warm_up=False)
+        one = partial(self.one, stage, peers)
+        seen = await in_rounds(stage.rounds, one, stage.moved, warm_up=False)
         return stage.told(self, seen, curves={})
 
     async def one(self, stage: Stage, peers: list[Peer]) -> Round:

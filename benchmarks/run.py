@@ -77,7 +77,8 @@ def _prepare(names: list[str]) -> tuple[list[Peer], dict[str, str]]:
 async def _measure(
     peers: list[Peer], left_out: dict[str, str], rounds: int, scale: float, traces: str
 ) -> Results:
-    async with open_stage(rounds) as stage:
+    name = ""
+    async with open_stage(rounds, lambda done: _tell(f"{name}: {done} done")) as stage:
         reports = []
         for name, run in _all(stage, peers, scale, traces):
             _tell(f"measuring {name}")

@@ -68,7 +68,7 @@ class Children:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=_die_with_parent,  # noqa: PLW1509 - one call into libc, no lock taken
+                preexec_fn=die_with_parent,  # noqa: PLW1509 - one call into libc, no lock taken
             )
         self._running.append(child)
         return child
@@ -103,7 +103,8 @@ async def _serves(store: Store, node: str) -> bool:
     return (await store.read_hash(store.keys.node(name_of(node)))).get("status") == "alive"
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """For `preexec_fn`: the child is told to end when the thread that starts it is gone."""
     if _libc is not None:
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 

@@ -22,6 +22,7 @@ from eventsched.bench.figures import BenchFailed, Figures, percentiles
 from eventsched.bench.fleet import until
 from eventsched.bench.measure import Cost, metering
 from eventsched.bench.stage import Stage
+from eventsched.processes import die_with_parent
 
 PRODUCE_S = 120.0
 END_S = 10.0
@@ -134,6 +135,7 @@ def _start(
             stdout=said,
             stderr=said,
             start_new_session=True,  # a group of its own, with whatever it starts
+            preexec_fn=die_with_parent,  # noqa: PLW1509 - one call into libc, no lock taken
         )
 
 

@@ -175,7 +175,7 @@ async def in_rounds(
             continue
         most = max(most, percent)
         kept.append(seen)
-        moved(1 + len(kept))
+        moved(int(warm_up) + len(kept))
     parts = {name: over_rounds([one.parts[name] for one in kept]) for name in kept[0].parts}
     return Rounds(count, repeated, round(most, 2), parts, over_rounds([one.ratios for one in kept]))
 

@@ -7,15 +7,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from benchmarks.compare import OURS, Drains
+from benchmarks.compare import OURS, drain_ratios
 from benchmarks.peers.environments import HERE, NAMES, settings_in
 from benchmarks.publish import BEGIN, DOC, END, PLOTS, PLOTTED, README, document, read, with_table
 from benchmarks.results import Results
 from benchmarks.run import RESULTS
 from benchmarks.targets import TARGETS, Target, slowest_scripts
 from eventsched.bench.figures import Spread
-from eventsched.bench.jobs import PARTS
-from eventsched.bench.stage import open_stage
+from eventsched.bench.jobs import NO_VIEWS, TWO_VIEWS
 from eventsched.bench.suite import BENCHES
 
 
@@ -94,8 +93,12 @@ def test_each_peer_states_its_settings(path: Path) -> None:
     assert "\n" not in told
 
 
-async def test_without_peers_ours_are_measured_all_the_same() -> None:
-    async with open_stage() as stage:
-        seen = await Drains(sessions=2, utterances=3).one(stage, [])
-    assert set(seen.parts) == {f"{OURS}, {part}" for part in PARTS}
-    assert seen.ratios == {}
+def test_ratios_are_against_the_best_python_peer_and_against_bullmq() -> None:
+    rates = {f"{OURS}, {TWO_VIEWS}": 3.0, f"{OURS}, {NO_VIEWS}": 6.0, "saq": 1.0, "arq": 2.0}
+    assert drain_ratios(rates | {"bullmq": 12.0}) == {
+        f"{TWO_VIEWS} / best Python peer, rate_per_s": 1.5,
+        f"{TWO_VIEWS} / bullmq, rate_per_s": 0.25,
+        f"{NO_VIEWS} / best Python peer, rate_per_s": 3.0,
+        f"{NO_VIEWS} / bullmq, rate_per_s": 0.5,
+    }
+    assert drain_ratios({name: rate for name, rate in rates.items() if OURS in name}) == {}

@@ -19,7 +19,7 @@ from typing import Literal
 
 import anyio
 
-from eventsched.processes import _die_with_parent
+from eventsched.processes import die_with_parent
 from tests.chaos.worker import SUPERSEDED
 
 Kind = Literal["dispatcher", "projector", "timekeeper", "node"]
@@ -88,7 +88,7 @@ class Fleet:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=_die_with_parent,  # noqa: PLW1509 - one call into libc
+                preexec_fn=die_with_parent,  # noqa: PLW1509 - one call into libc
             )
         member.was_killed = False
         member.starts += 1

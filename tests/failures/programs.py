@@ -15,7 +15,7 @@ from pathlib import Path
 
 import anyio
 
-from eventsched.processes import _die_with_parent
+from eventsched.processes import die_with_parent
 
 READY_S = 20.0
 
@@ -32,7 +32,7 @@ class Program:
                 stdout=file,
                 stderr=file,
                 start_new_session=True,
-                preexec_fn=_die_with_parent,  # noqa: PLW1509 - one call into libc
+                preexec_fn=die_with_parent,  # noqa: PLW1509 - one call into libc
             )
 
     @property
