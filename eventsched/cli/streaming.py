@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -122,7 +123,7 @@ class Streams:
 
     async def _feed(self, source: Source, session: Session) -> None:
         """All of the audio, its last chunk marked final."""
-        pieces = _from_stdin() if source.pcm is None else self._from_file(source.pcm)
+        pieces = self._from_stdin() if source.pcm is None else self._from_file(source.pcm)
         held = b""
         async for piece in pieces:
             if self._no_more.is_set():
@@ -142,6 +143,35 @@ class Streams:
                 with anyio.move_on_at(began + spoken_s):
                     await self._no_more.wait()
             yield pcm[start : start + step]
+
+    async def _from_stdin(self) -> AsyncIterator[bytes]:
+        """Chunks of whole samples, as they come."""
+        held, file = b"", sys.stdin.fileno()
+        while got := await self._read(file):
+            held += got
+            if len(held) >= CHUNK_BYTES:
+                whole = len(held) // 2 * 2
+                yield held[:whole]
+                held = held[whole:]
+        if len(held) > 1:
+            yield held[: len(held) // 2 * 2]
+
+    async def _read(self, file: int) -> bytes:
+        """What comes next; nothing at the end, or when no more is wanted.
+
+        Not in a thread: one that waits for a silent microphone would outlive Ctrl-C.
+        """
+        if _may_keep_waiting(file):
+            async with anyio.create_task_group() as tasks:
+
+                async def stop() -> None:
+                    await self._no_more.wait()
+                    tasks.cancel_scope.cancel()
+
+                tasks.start_soon(stop)
+                await anyio.wait_readable(file)
+                tasks.cancel_scope.cancel()
+        return b"" if self._no_more.is_set() else os.read(file, CHUNK_BYTES)
 
     async def _append(self, session: Session, pcm: bytes, *, final: bool) -> Receipt:
         """The audio is stored; under pressure the rest is tried again."""
@@ -232,17 +262,10 @@ class Streams:
             self._note(f"the end of {session} was not seen: see `eventsched history {session}`")
 
 
-async def _from_stdin() -> AsyncIterator[bytes]:
-    """Chunks of whole samples, as they come."""
-    held, file = b"", sys.stdin.fileno()
-    while got := await to_thread.run_sync(os.read, file, CHUNK_BYTES, abandon_on_cancel=True):
-        held += got
-        if len(held) >= CHUNK_BYTES:
-            whole = len(held) // 2 * 2
-            yield held[:whole]
-            held = held[whole:]
-    if len(held) > 1:
-        yield held[: len(held) // 2 * 2]
+def _may_keep_waiting(file: int) -> bool:
+    """A pipe, a socket or a terminal; what a regular file has is there."""
+    mode = os.fstat(file).st_mode
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(file)
 
 
 def _length(pcm: bytes) -> str:

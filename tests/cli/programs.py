@@ -26,13 +26,20 @@ END_S = 30.0
 class Program:
     """One running `eventsched …`."""
 
-    def __init__(self, data: Path, *words: str, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        data: Path,
+        *words: str,
+        env: dict[str, str] | None = None,
+        stdin: int | None = None,
+    ) -> None:
         self.log = data.parent / f"{words[0]}-{len(list(data.parent.glob('*.log')))}.log"
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
                 command(*words),
                 cwd=ROOT,
                 env=environment(data) | (env or {}),
+                stdin=stdin,
                 stdout=subprocess.PIPE,
                 stderr=log,
                 start_new_session=True,
@@ -69,9 +76,11 @@ class Program:
 
 
 @contextmanager
-def program(data: Path, *words: str, env: dict[str, str] | None = None) -> Iterator[Program]:
+def program(
+    data: Path, *words: str, env: dict[str, str] | None = None, stdin: int | None = None
+) -> Iterator[Program]:
     """Runs until the block ends, at the latest."""
-    running = Program(data, *words, env=env)
+    running = Program(data, *words, env=env, stdin=stdin)
     try:
         yield running
     finally:

@@ -60,3 +60,17 @@ def test_ctrl_c_ends_the_audio_and_a_second_one_the_wait(tmp_path: Path) -> None
         stream.signal_group(signal.SIGINT)
         assert stream.ended() == 130
         assert "Traceback" not in stream.log.read_text()
+
+
+def test_ctrl_c_ends_a_stream_whose_microphone_is_silent(tmp_path: Path) -> None:
+    read, write = os.pipe()
+    with program(tmp_path / "data", "stream", "-", "-t", "es", "--json", stdin=read) as stream:
+        os.write(write, bytes(3_200))
+        stream.first_json()
+        stream.signal_group(signal.SIGINT)
+        stream.wait_for_log("no more audio")
+        stream.signal_group(signal.SIGINT)
+        assert stream.ended() == 130
+        assert "Traceback" not in stream.log.read_text()
+    os.close(read)
+    os.close(write)
