@@ -125,7 +125,9 @@ class Forgetter:
         return "forgotten" if word == "ok" else "again"
 
     async def _known(self, session: str) -> Known:
-        key, closed_ms, is_forgotten = "", 0, False
+        """Raises NotFound when its history is gone, or the beginning that names its key."""
+        key: str | None = None
+        closed_ms, is_forgotten = 0, False
         async for event in self._reader.history(Wanted(session=session)):
             if not isinstance(event, Event):
                 continue
@@ -136,6 +138,8 @@ class Forgetter:
                     closed_ms = event.ms
                 case SessionForgotten():
                     is_forgotten = True
+        if key is None:
+            raise NotFound(f"the beginning of {session}, which names its key, is gone from the log")
         return Known(session, key, closed_ms, is_forgotten)
 
 

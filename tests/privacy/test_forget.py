@@ -18,6 +18,8 @@ import eventsched
 import projections
 from eventsched.archive import audit
 from eventsched.archive.archiver import Archiver
+from eventsched.archive.calls import ArchiveCalls
+from eventsched.archive.errors import ArchiveError
 from eventsched.archive.layout import ArchiveFolder
 from eventsched.client import Client, running_client
 from eventsched.connection import Connection, open_connection
@@ -208,6 +210,50 @@ async def test_a_retired_session_is_forgotten_by_its_history(
         assert await all_of.forget(session) == "again"
         assert await key_store.sessions() == []
         await all_of.check_all()
+
+
+async def test_a_session_of_which_the_log_has_nothing_is_forgotten_by_the_archive(
+    own_server: LocalServer, tmp_path: Path, key_store: KeyFolder
+) -> None:
+    async with speaking(own_server, tmp_path, key_store, retire_ms=200, log_keep_ms=1) as all_of:
+        session, _ = await all_of.talk(encrypt=True)
+        await all_of.retired(session)
+        await all_of.talk(encrypt=False)
+        await all_of.archive()
+        await until("its events have left the log", partial(trimmed, all_of, session))
+        with pytest.raises(ArchiveError, match="say where that is with --archive DIR"):
+            await all_of.forget(session)
+        forgetter = Forgetter(all_of.connection, key_store, all_of.folder)
+        assert await forgetter.forget(await forgetter.find(session)) == "forgotten"
+        assert await forgetter.forget(await forgetter.find(session)) == "again"
+        assert await key_store.sessions() == []
+
+
+async def test_without_an_archive_what_the_log_has_lost_is_left_alone_and_counted(
+    own_server: LocalServer, tmp_path: Path, key_store: KeyFolder
+) -> None:
+    kept = {"retire_ms": 200, "log_keep_ms": 1, "log_retention_ms": 1}
+    async with speaking(own_server, tmp_path, key_store, **kept) as all_of:
+        lost, _ = await all_of.talk(encrypt=True)
+        await all_of.retired(lost)
+        await all_of.talk(encrypt=False)
+        await until("its events have left the log", partial(trimmed, all_of, lost))
+        known, _ = await all_of.talk(encrypt=True)
+        key = await key_store.get(lost)
+        await all_of.store.forget_session(lost, key.id)  # of its history only this end is left
+        with pytest.raises(NotFound, match="which names its key, is gone"):
+            await all_of.forget(lost)
+        looked = all_of.forgetter.older_than(0, [lost, "c0.nobody", known], lambda _: None)
+        assert [one.session async for one in looked] == [known]
+        assert all_of.forgetter.unknown == 2
+
+
+async def trimmed(all_of: Speaking, session: str) -> bool:
+    calls = ArchiveCalls(all_of.views)
+    await calls.trim()
+    await calls.drop_trails()
+    log = await all_of.views.read_log("0-0", 10_000)
+    return all(session.encode() not in fields for _, fields in log)
 
 
 async def test_a_crash_between_key_and_event_is_completed_by_asking_again(
