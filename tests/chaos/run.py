@@ -19,7 +19,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from random import Random
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 from urllib.parse import unquote
 
 import anyio
@@ -152,7 +152,14 @@ class Run:
                 self._note("faults are over")
                 await self._until_quiet(store, producers)
             await self.fleet.end()
-        return msgspec.json.decode((self.folder / "record.json").read_bytes(), type=Record)
+        return self._record()
+
+    def _record(self) -> Record:
+        """What the producers noted. Without it nothing can be judged."""
+        file = self.folder / "record.json"
+        if not file.exists():
+            _fail(self.report.violations, self.seed, self.report.commit)
+        return msgspec.json.decode(file.read_bytes(), type=Record)
 
     def _start_fleet(self) -> None:
         roles, nodes = self.wires["roles"].url, self.wires["nodes"].url
@@ -222,9 +229,9 @@ class Run:
             await _until(QUIET_S, lambda: _is_quiet(store), "all is quiet")
         except TimeoutError as late:
             self.report.violations.append(f"liveness: {late}")
-        if producers.poll():
+        if producers.poll() != 0:
             tail = (self.folder / "producers.log").read_text(errors="replace")[-2_000:]
-            self.report.violations.append(f"producers ended with {producers.returncode}: {tail}")
+            self.report.violations.append(f"producers: {producers.returncode}, last said: {tail}")
         self.report.quiet_after_s = round(time.monotonic() - begins, 1)
 
     # --- verdict --------------------------------------------------------------------------------
@@ -398,7 +405,7 @@ def main(
         _fail(report.violations, seed, report.commit)
 
 
-def _fail(violations: Sequence[str], seed: int, commit: str) -> None:
+def _fail(violations: Sequence[str], seed: int, commit: str) -> NoReturn:
     for violation in violations[:20]:
         sys.stderr.write(f"VIOLATION {violation}\n")
     sys.stderr.write(f"chaos failed: seed {seed} at commit {commit}\n")
