@@ -19,6 +19,6 @@ local why = sessions.refusal(s, epoch)
 if why == 'SESSION_CLOSED' then return 'duplicate' end
 if why then return redis.error_reply(why) end
 sessions.close(s, 'asked')
-sessions.flush()
 sessions.settle()
+sessions.flush()
 return 'ok'

@@ -8,12 +8,13 @@
 -- Reply: [last_id, left, jobs]   left: entries not read yet; last_id: of the last entry read
 -- Refusals: none
 -- Events: JobDispatched, JobQueued
--- Bound: 32 entries of at most 32 targets; 64 demands and 8 fills each
+-- Bound: 20 entries of at most 32 targets; 64 demands and 8 fills each
 local log_key = KEYS[1]
 local now_arg = ARGV[1]
-local group, consumer, entries_max = 'dispatch', 'dispatcher', 32
--- include: sessions
--- include: attempts
+local group, consumer, entries_max = 'dispatch', 'dispatcher', 20
+-- include: deliver
+-- include: assign
+-- include: work
 
 local function read(from)
   local reply = redis.call('XREADGROUP', 'GROUP', group, consumer, 'COUNT', entries_max, 'STREAMS',
@@ -27,41 +28,17 @@ local function fields_of(entry)
   return fields
 end
 
-local kinds = {
-  string = { 'session', 'tenant', 'source', 'features_hash', 'audio', 'first', 'last', 'log' },
-  number = { 'utterance', 'turn', 'rate', 'count', 'bytes', 'ms', 'padding_ms', 'priority' },
-  table = { 'targets' },
-}
-
--- What is malformed must fail here, before the first write.
-local function decoded(text_of_work)
-  local work = cjson.decode(text_of_work)
-  for kind, fields in pairs(kinds) do
-    for _, field in ipairs(fields) do
-      if type(work[field]) ~= kind then error(field .. ' is no ' .. kind, 0) end
-    end
-  end
-  return work
-end
-
 -- The jobs that this utterance still owes and nobody has created yet (rules 10, 25), and how many
 -- it no longer does.
-local function jobs_of(work)
-  local list, listed, obsolete, session = {}, {}, 0, keys.name(work.session)
-  for _, owed in ipairs(work.targets) do
-    local key = table.concat({ work.tenant, work.session, work.utterance, 'translation',
-      owed.target, work.features_hash }, ':')
-    local open = deliver.open(session, owed.target, owed.delivery_no)
+local function jobs_of(wanted)
+  local list, listed, obsolete, session = {}, {}, 0, keys.name(wanted.session)
+  for _, owed in ipairs(wanted.targets) do
+    local key = wanted.tenant .. ':' .. wanted.session .. ':' .. wanted.utterance .. ':translation:'
+      .. owed.target .. ':' .. wanted.features_hash
+    local open = deliver.is_open(session, owed.target, owed.delivery_no)
     if open and not listed[key] and redis.call('EXISTS', keys.of('job', key)) == 0 then
       listed[key] = true
-      local job = jobs.create(key, {
-        tenant = work.tenant, session = work.session, utterance = work.utterance,
-        turn = work.turn, source = work.source, target = owed.target, services = work.services,
-        audio = work.audio, rate = work.rate, first = work.first, last = work.last,
-        count = work.count, bytes = work.bytes, ms = work.ms, padding_ms = work.padding_ms,
-        priority = work.priority, tp = work.tp, key = work.key, delivery_no = owed.delivery_no })
-      job.attempt = 1
-      list[#list + 1] = job
+      list[#list + 1] = jobs.create(key, wanted, owed.target, owed.delivery_no)
     else
       obsolete = obsolete + 1
     end
@@ -75,16 +52,16 @@ local function take(id, fields)
     if node then assign.fill(node, 'work/' .. id) end
     return 0
   end
-  local work = decoded(fields.d)
-  local list, obsolete = jobs_of(work)
+  local wanted = work.read(fields.d)
+  local list, obsolete = jobs_of(wanted)
   if obsolete > 0 then write('HINCRBY', keys.cell, 'obsolete', obsolete) end
-  for _, job in ipairs(list) do assign.place(job, 'log/' .. work.log) end
+  for _, job in ipairs(list) do assign.place(job, 'log/' .. wanted.log) end
   return #list
 end
 
 -- What cannot be processed is parked with its reason; `partial` when it had begun to write.
 local function park(id, fields, reason)
-  redis.call('XADD', keys.dead, string.format('%d-*', clock.now()), 'from', 'work', 'id', id,
+  redis.call('XADD', keys.dead, clock.entry_id(), 'from', 'work', 'id', id,
     'k', fields.k or '', 'd', fields.d or '', 'reason', text.reason(reason),
     'partial', wrote and '1' or '0')
 end
@@ -100,6 +77,7 @@ for i, entry in ipairs(entries) do
   if ok then given = given + result else park(id, fields, result) end
   ids[i], last_id = id, id
 end
+assign.flush()
 local left = 0
 if #ids > 0 then
   redis.call('XACK', keys.work, group, unpack(ids))

@@ -33,7 +33,8 @@ if why then
   return refuse(why)
 end
 local now = clock.now()
-local set = tonumber(redis.call('ZSCORE', keys.timers, 'lease|' .. job_key)) or 0
+local set = timers.due('lease', job_key) or 0
 local deadline_ms = math.max(set, math.min(now + more, job.dispatched_ms + held_ms_max))
 timers.set(deadline_ms, 'lease', job_key)
+later.flush()
 return deadline_ms

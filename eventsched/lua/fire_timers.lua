@@ -120,18 +120,13 @@ end
 function fire.age(job_key)
   local job = jobs.load(job_key)
   if not job or job.status ~= 'queued' or job.priority == 0 then return end
-  local demand = queue.demand(job)
-  write('ZREM', keys.of('waiting', job.priority, demand), job.member)
-  job.priority = 0
-  write('ZADD', keys.of('waiting', 0, demand), string.format('%d', job.tag), job.member)
-  write('HSET', keys.of('job', job_key), 'priority', 0)
-  queue.say(job, 'aged', '')
+  queue.age(job)
 end
 
 function fire.wait(job_key)
   local job = jobs.load(job_key)
   if not job or job.status ~= 'queued' then return end
-  local _, declared = classes.serving(job.source, job.target, text.list(job.services))
+  local _, declared = classes.serving(job.source, job.target, job.services)
   queue.remove(job)
   attempts.fail(job, queue.reason(declared), '')
 end
@@ -220,7 +215,7 @@ function fire.retire(full)
 end
 
 local function park(member, reason)
-  redis.call('XADD', keys.dead, string.format('%d-*', clock.now()), 'from', 'timers', 'id', member,
+  redis.call('XADD', keys.dead, clock.entry_id(), 'from', 'timers', 'id', member,
     'k', 'timer', 'd', '', 'reason', text.reason(reason), 'partial', wrote and '1' or '0')
 end
 
@@ -229,6 +224,7 @@ local due = redis.call('ZRANGEBYSCORE', keys.timers, '-inf', string.format('%d',
   fired_max)
 for _, member in ipairs(due) do
   -- One before it may have dropped this timer, or set it anew for something that is not due.
+  later.flush_set(keys.timers)
   local due_ms = tonumber(redis.call('ZSCORE', keys.timers, member))
   if due_ms and due_ms <= now then
     local kind, id = string.match(member, '^(%a+)|(.*)$')
@@ -238,7 +234,8 @@ for _, member in ipairs(due) do
     if not ok then park(member, reason) end
   end
 end
-sessions.flush()
 sessions.settle()
+sessions.flush()
+assign.flush()
 local next_due = redis.call('ZRANGE', keys.timers, 0, 0, 'WITHSCORES')
 return { #due, next_due[2] and tonumber(next_due[2]) or -1, now }

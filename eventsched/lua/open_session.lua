@@ -65,13 +65,14 @@ if room_name and redis.call('HLEN', keys.of('room', room_name)) >= members_max t
 end
 
 local now, full = clock.now(), keys.full(name)
-write('HSET', keys.of('session', name), 'status', 'open', 'epoch', 1, 'tenant', tenant,
+-- A small hash is searched from its start: what is asked for most comes first.
+write('HSET', keys.of('session', name), 'status', 'open', 'out_no', '0', 'out_bytes', '0',
+  'out_low', '0', 'node', '', 'node_turn', '', 'epoch', '1', 'utterance', '0', 'turn', '0',
+  'next_seq', '0', 'seen', string.format('%d', now), 'buf_count', '0', 'buf_bytes', '0', 'buf_ms', '0',
+  'buf_at', '0', 'buf_first', '', 'buf_last', '', 'buf_seq', '0', 'tenant', tenant, 'tp', tp,
   'source', source, 'targets', targets, 'services', services, 'features_hash', features_hash,
-  'audio', audio, 'rate', rate_hz, 'priority', priority_no, 'room', room, 'hears', hears, 'tp', tp,
-  'key', key_id, 'utterance', 0, 'turn', 0, 'tokens',
-  sessions.tokens_with(nil, token, 1), 'next_seq', 0, 'seen', string.format('%d', now),
-  'buf_count', 0, 'buf_bytes', 0, 'buf_ms', 0, 'buf_first', '', 'buf_last', '', 'buf_seq', 0,
-  'buf_at', 0)
+  'audio', audio, 'rate', rate_hz, 'priority', priority_no, 'room', room, 'hears', hears,
+  'key', key_id, 'tokens', sessions.tokens_with(nil, token, 1))
 emit({ t = 'SessionOpened', s = full, tp = tp, d = {
   tenant = tenant, source = source, targets = some(text.list(targets)),
   features = some(text.list(services)), features_hash = features_hash, audio = audio,
@@ -82,4 +83,5 @@ if room_name then
   emit({ t = 'RoomJoined', s = full, tp = tp, d = { room = room, hears = filled(hears) } })
 end
 timers.set(now + settings.idle_ms, 'idle', full)
+later.flush()
 return { 1, 0, 0, '0-0' }

@@ -27,11 +27,16 @@ if (#ARGV - 3) % width ~= 0 or #ARGV - 3 > results_max * width then
 end
 
 local function of(job, result, kind)
+  local more = ''
+  if result.code ~= '' then more = ',"code":' .. json.text(result.code) end
+  if #result.audio > 0 then
+    more = string.format('%s,"audio_bytes":%d,"audio_sha256":"%s"', more, #result.audio,
+      result.audio_sha256)
+  end
   return { t = kind, s = job.session, j = job.key, n = keys.full(node), tp = job.tp, b = result.body,
-    d = { utterance = job.utterance, target = job.target, delivery_no = job.delivery_no,
-      attempt = job.attempt, epoch = epoch, status = result.status, code = filled(result.code),
-      audio_bytes = #result.audio > 0 and #result.audio or nil,
-      audio_sha256 = filled(result.audio_sha256) } }
+    d = string.format('{"utterance":%d,"target":"%s","delivery_no":%d,"attempt":%d,"epoch":%d,'
+      .. '"status":"%s"%s}', job.utterance, job.target, job.delivery_no, job.attempt, epoch,
+      result.status, more) }
 end
 
 local function ending(job, result, log_id)
@@ -43,7 +48,7 @@ end
 local function record(job, result)
   jobs.finish(job, result.status, result.code)
   local id = emit(of(job, result, 'ResultRecorded'))
-  timers.drop('lease|' .. job.key)
+  timers.drop('lease', job.key)
   local freed = nodes.give_back(node, epoch, job.key)
   deliver.finish(keys.name(job.session), job.target, job.delivery_no, ending(job, result, id))
   if freed then assign.fill(freed, 'log/' .. id) end
@@ -77,6 +82,7 @@ local function mark(service)
 end
 
 local function fail(job, result)
+  jobs.whole(job)
   if result.code == 'MODEL_NOT_AVAILABLE' then
     if not text.set(job.services)[result.service] then
       return 'INVALID_MESSAGE field=service limit=one of the job\'s services'
@@ -118,7 +124,7 @@ local function take(at)
     retriable = ARGV[at + 4] == '1', service = ARGV[at + 5], body = ARGV[at + 6],
     audio = ARGV[at + 7], audio_sha256 = ARGV[at + 8],
   }
-  local job = jobs.load(ARGV[at])
+  local job = jobs.look(ARGV[at])
   if not job then return 'JOB_UNKNOWN' end
   local why = malformed(result)
   if why then return why end
@@ -139,6 +145,7 @@ for at = 4, #ARGV, width do
   replies[#replies + 1] = why and { 'refused', why } or { 'ok' }
 end
 local held = nodes.get(node)
-if nodes.is_current(held, epoch) then nodes.trim_inbox(held, clock.now()) end
+if nodes.is_current(held, epoch) then nodes.trim_inbox(held) end
 sessions.settle()
+assign.flush()
 return replies

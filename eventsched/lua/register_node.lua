@@ -57,6 +57,7 @@ local node = {
   name = name, status = 'alive', epoch = (old and old.epoch or 0) + 1, class = class_id,
   slots = slots_no, asr = asr, targets = targets, services = services, marked = '',
 }
+node.epoch_told = string.format('%d', node.epoch)
 local inbox_from = last[1] and last[1][1] or '0-0'
 write('HSET', node_key, 'status', 'alive', 'epoch', node.epoch, 'token', token, 'class', class_id,
   'slots', slots_no, 'asr', asr, 'targets', targets, 'services', services, 'marked', '',
@@ -71,4 +72,5 @@ timers.set(now + settings.node_lost_ms, 'node', name)
 if superseded then attempts.recover(name, old.epoch, 'superseded') end
 assign.fill(node, '')
 sessions.settle()
+assign.flush()
 return { node.epoch, inbox_from, settings.heartbeat_ms }

@@ -47,7 +47,7 @@ local function still_owed(work)
 end
 
 local function put_back(kind, d)
-  write('XADD', keys.work, string.format('%d-*', clock.now()), 'k', kind, 'd', d)
+  write('XADD', keys.work, clock.entry_id(), 'k', kind, 'd', d)
 end
 
 local retried, passed_over = 1, 0
@@ -63,5 +63,6 @@ else
   work.targets = owed
   if retried > 0 then put_back(dead.k, passed_over > 0 and cjson.encode(work) or dead.d) end
 end
+later.flush()
 write('XDEL', keys.dead, dead_id)
 return { retried > 0 and 'retried' or 'passed_over', retried, passed_over }

@@ -34,10 +34,9 @@ local function take(job_key, attempt, body)
     return why
   end
   local outcome = deliver.open(keys.name(job.session), job.target, job.delivery_no)
-  local d = { session = job.session, utterance = job.utterance, target = job.target,
+  local d = { session = job.session, utterance = tonumber(job.utterance), target = job.target,
     attempt = attempt }
-  local _, _, tell = deliver.audience(keys.name(job.session), outcome)
-  tell('partial', d, body, '')
+  deliver.tell_partial(keys.name(job.session), job.target, outcome, d, body)
   return nil
 end
 

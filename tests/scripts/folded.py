@@ -73,7 +73,7 @@ def _decided(kept: dict[str, str]) -> dict[str, Any]:
         {field: int(kept[field]) for field in numbers}
         | {field: kept[field] for field in texts}
         | {"targets": kept["targets"], "features": kept["services"]}
-        | {"node": kept.get("node", ""), "node_turn": int(kept.get("node_turn", 0))}
+        | {"node": kept.get("node", ""), "node_turn": int(kept.get("node_turn") or 0)}
         | {"reason": kept.get("reason", "")}
         | {field: int(value) for field, value in kept.items() if field[:2] in ("a:", "d:")}
     )

@@ -5,19 +5,20 @@
 -- include: timers
 -- include: settings
 -- include: text
+-- include: json
 -- include: classes
 -- include: nodes
 -- include: queue
 -- include: jobs
-local assign = { looked_max = 64, filled_max = 8, policy = 1 }
+local assign = { filled_max = 8, policy = '1' }
 
 -- The group's context for this job: copied unread, never waited for (rule 29).
-local function context_of(job)
+local function context_of(job, session)
   if assign.live == nil then
     assign.live = redis.call('GET', keys.of('live', 'group')) or false
   end
   if not assign.live then return '', '' end
-  local view = redis.call('HMGET', keys.of('view', 'group:' .. assign.live, keys.name(job.session)),
+  local view = redis.call('HMGET', keys.of('view', 'group:' .. assign.live, session),
     'context:' .. job.target, 'at')
   if not view[1] then return '', '' end
   return view[1], view[2] or ''
@@ -36,7 +37,7 @@ local function affinity_why(name, job, serving)
   if node.status == 'draining' then return 'draining' end
   for _, class in ipairs(serving) do
     if class.id == node.class then
-      if not redis.call('ZSCORE', keys.of('free', class.id), name) then return 'full' end
+      if not nodes.has_slot(node) then return 'full' end
       return name == job.avoid and 'last' or ''
     end
   end
@@ -61,30 +62,31 @@ local function least_loaded(serving, last)
   return best or spare, best_load or spare_load
 end
 
+-- As JSON; nothing where no class can do it.
 local function evidence(serving)
-  local seen = {}
+  local seen, changed = serving.seen or {}, not serving.told
   for i, class in ipairs(serving) do
-    local heads = classes.heads(class)
-    seen[i] = {
-      id = class.id, head = heads[1] and keys.full(heads[1]), load = tonumber(heads[2]),
-      free = class.free, full = class.total - class.free - class.draining,
-      draining = class.draining,
-    }
+    local told = classes.told(class)
+    if seen[i] ~= told then seen[i], changed = told, true end
   end
-  return some(seen)
+  if changed then
+    serving.seen = seen
+    serving.told = seen[1] and ',"classes":[' .. table.concat(seen, ',') .. ']' or ''
+  end
+  return serving.told
 end
 
 -- Decide: a node and the evidence for it, or the reason to wait. Changes nothing.
 local function choose(job)
-  local serving, declared = classes.serving(job.source, job.target, text.list(job.services))
+  local serving, declared = classes.serving(job.source, job.target, job.services)
   local choice = { classes = evidence(serving), last = job.avoid and keys.full(job.avoid) }
   local aff = redis.call('HMGET', keys.of('session', keys.name(job.session)), 'node', 'node_turn')
-  if aff[1] then
+  if filled(aff[1]) then
     local why = affinity_why(aff[1], job, serving)
-    choice.affinity = { node = keys.full(aff[1]), why = filled(why) }
+    choice.affinity = ',"affinity":{"node":"' .. keys.full(aff[1]) .. '"' .. json.word('why', why) .. '}'
     if why == '' then
       choice.node = aff[1]
-      choice.rule = tonumber(aff[2]) == job.turn and 'turn' or 'session'
+      choice.rule = aff[2] == job.turn and 'turn' or 'session'
       return choice
     end
   end
@@ -94,36 +96,41 @@ local function choose(job)
   return choice
 end
 
--- Take the slot, write the job, append the event, put the assignment into the node's inbox.
-local function give(job, choice, cause)
-  local now, node = clock.now(), nodes.get(choice.node)
-  local context, context_at = context_of(job)
-  local deadline_ms = now + lease_ms(job.ms)
-  job.node, job.epoch, job.status = node.name, node.epoch, 'running'
-  nodes.take(node, job.key, now)
-  write('HSET', keys.of('job', job.key), 'status', 'running', 'attempt', job.attempt,
-    'node', node.name, 'epoch', node.epoch, 'dispatched', string.format('%d', now),
-    'core', job.core)
-  write('HSET', keys.of('session', keys.name(job.session)), 'node', node.name,
-    'node_turn', job.turn)
-  timers.set(deadline_ms, 'lease', job.key)
-  local id = emit({ t = 'JobDispatched', s = job.session, j = job.key, n = keys.full(node.name),
-    c = cause, tp = job.tp, d = {
-      utterance = job.utterance, target = job.target, delivery_no = job.delivery_no,
-      turn = job.turn, source = job.source, services = some(text.list(job.services)),
-      attempt = job.attempt, epoch = node.epoch, audio_ms = job.ms, deadline_ms = deadline_ms,
-      rule = choice.rule, policy = assign.policy, affinity = choice.affinity,
-      classes = choice.classes, last = choice.last, compared = choice.compared,
-      winner = choice.winner, runner_up = choice.runner_up, context_at = filled(context_at),
-    } })
-  write('XADD', keys.of('inbox', node.name), string.format('%d-*', now), 't', 'assign',
-    'j', job.key, 'c', 'log/' .. id, 'd', string.sub(job.core, 1, -2) .. string.format(
-      ',"attempt":%d,"epoch":%d,"deadline_ms":%d,"context_at":"%s"}',
-      job.attempt, node.epoch, deadline_ms, context_at), 'b', context)
+-- What the event says (rule 17).
+local function told(job, choice, token, context_at)
+  return '{"utterance":' .. job.utterance .. ',"target":"' .. job.target .. '","delivery_no":'
+    .. job.delivery_no .. ',"turn":' .. job.turn .. ',"source":"' .. job.source .. '"'
+    .. json.words('services', job.services) .. ',' .. token .. ',"audio_ms":' .. job.ms .. ',"rule":"'
+    .. choice.rule .. '","policy":' .. assign.policy .. (choice.affinity or '') .. choice.classes
+    .. (choice.compared or '') .. json.word('last', choice.last)
+    .. json.word('context_at', context_at) .. '}'
 end
 
-local function rank(head)
-  return { priority = head.priority, tag = head.tag, member = head.member }
+-- Take the slot, write the job, append the event, put the assignment into the node's inbox.
+local function give(job, choice, cause)
+  local node, session = nodes.get(choice.node), keys.name(job.session)
+  local context, context_at = context_of(job, session)
+  local deadline_ms, attempt = clock.now() + lease_ms(job.ms), string.format('%d', job.attempt)
+  local token = '"attempt":' .. attempt .. ',"epoch":' .. node.epoch_told .. ',"deadline_ms":'
+    .. string.format('%d', deadline_ms)
+  local d = told(job, choice, token, context_at)
+  job.node, job.epoch, job.status = node.name, node.epoch, 'running'
+  nodes.take(node, job.key)
+  write('HSET', keys.of('job', job.key), 'status', 'running', 'attempt', attempt, 'node', node.name,
+    'epoch', node.epoch_told, 'dispatched', clock.text(), 'core', job.core)
+  write('HSET', keys.of('session', session), 'node', node.name, 'node_turn', job.turn)
+  timers.set(deadline_ms, 'lease', job.key)
+  local id = emit({ t = 'JobDispatched', s = job.session, j = job.key, n = keys.full(node.name),
+    c = cause, tp = job.tp, d = d })
+  write('XADD', keys.of('inbox', node.name), clock.entry_id(), 't', 'assign',
+    'j', job.key, 'c', 'log/' .. id, 'd', string.sub(job.core, 1, -2) .. ',' .. token
+      .. ',"context_at":"' .. context_at .. '"}', 'b', context)
+end
+
+local function rank(name, head)
+  if not head then return '' end
+  return string.format(',"%s":{"priority":%d,"tag":%d,"member":"%s"}', name, head.priority, head.tag,
+    head.member)
 end
 
 local function best_two(heads)
@@ -142,10 +149,9 @@ end
 -- The node has a free slot: the best of the first 64 waiting demands of its class takes it, at
 -- most 8 times; what is left becomes one `fill` entry in `work`.
 function assign.fill(node, cause)
+  if not nodes.has_slot(node) then return 0 end
   local free, given, heads = node.slots - nodes.live(node), 0, {}
-  if node.status ~= 'alive' or free <= 0 then return 0 end
-  local serves = keys.of('demands', node.class)
-  local demands = redis.call('ZRANGE', serves, 0, assign.looked_max - 1)
+  local demands = classes.demands(node.class)
   if #demands == 0 then return 0 end
   for _, demand in ipairs(demands) do heads[demand] = queue.head(demand) end
   while free > 0 and given < assign.filled_max do
@@ -155,8 +161,8 @@ function assign.fill(node, cause)
     queue.serve(job)
     local class = classes.get(node.class)
     local choice = {
-      node = node.name, rule = 'fill', compared = compared, winner = rank(best),
-      runner_up = second and rank(second), classes = evidence({ class }),
+      node = node.name, rule = 'fill', classes = evidence({ class }),
+      compared = ',"compared":' .. compared .. rank('winner', best) .. rank('runner_up', second),
     }
     give(job, choice, cause)
     heads[best.demand] = queue.head(best.demand)
@@ -165,14 +171,16 @@ function assign.fill(node, cause)
   for _, demand in ipairs(demands) do
     if heads[demand] then classes.look_last(node.class, demand) end
   end
-  if free > 0 and redis.call('ZCARD', serves) > 0 then
-    write('XADD', keys.work, string.format('%d-*', clock.now()), 'k', 'fill', 'd', node.name)
+  if free > 0 and #classes.demands(node.class) > 0 then
+    write('XADD', keys.work, clock.entry_id(), 'k', 'fill', 'd', node.name)
   end
   return given
 end
 
-local function is_awaited(node)
-  return redis.call('EXISTS', keys.of('demands', node.class)) == 1
+-- What a call has put off is written. Who includes this ends with it.
+function assign.flush()
+  queue.flush()
+  later.flush()
 end
 
 -- A job that needs a slot: while jobs of its demand wait it joins them, then a free node fills.
@@ -180,14 +188,15 @@ end
 -- node whose slot this job has just given back: others that wait for it are compared first.
 function assign.place(job, cause, freed)
   if queue.has(queue.demand(job)) then
-    local serving, declared = classes.serving(job.source, job.target, text.list(job.services))
+    local serving, declared = classes.serving(job.source, job.target, job.services)
     queue.add(job, queue.reason(declared), cause)
     local name = least_loaded(serving, nil)
     if name then assign.fill(nodes.get(name), cause) end
     return
   end
   local choice = choose(job)
-  if choice.node and not (freed and choice.node == freed.name and is_awaited(freed)) then
+  if choice.node and not (freed and choice.node == freed.name
+    and #classes.demands(freed.class) > 0) then
     give(job, choice, cause)
   else
     queue.add(job, choice.reason, cause)

@@ -2,6 +2,7 @@
 -- include: keys
 -- include: write
 -- include: clock
+-- include: later
 -- include: timers
 -- include: nodes
 -- include: queue
@@ -16,10 +17,10 @@ local failure_code = { lease = 'JOB_TIMEOUT', node_lost = 'NODE_LOST', supersede
 -- The attempt gives its slot back and its node is told. Returns the node if it can take work.
 function attempts.stop(job, reason, code, cause)
   emit({ t = 'AttemptEnded', s = job.session, j = job.key, n = keys.full(job.node), c = cause,
-    tp = job.tp, d = { utterance = job.utterance, target = job.target, attempt = job.attempt,
-      epoch = job.epoch, reason = reason, code = filled(code) } })
-  timers.drop('lease|' .. job.key)
-  write('XADD', keys.of('inbox', job.node), string.format('%d-*', clock.now()), 't', 'cancel',
+    tp = job.tp, d = { utterance = tonumber(job.utterance), target = job.target,
+      attempt = job.attempt, epoch = job.epoch, reason = reason, code = filled(code) } })
+  timers.drop('lease', job.key)
+  write('XADD', keys.of('inbox', job.node), clock.entry_id(), 't', 'cancel',
     'j', job.key, 'c', '', 'd', cjson.encode({ attempt = job.attempt, epoch = job.epoch,
       reason = reason }), 'b', '')
   return nodes.give_back(job.node, job.epoch, job.key)
@@ -28,8 +29,8 @@ end
 function attempts.fail(job, code, cause)
   jobs.finish(job, 'failed', code)
   emit({ t = 'JobFailed', s = job.session, j = job.key, c = cause, tp = job.tp, d = {
-    utterance = job.utterance, target = job.target, delivery_no = job.delivery_no,
-    attempt = job.attempt, code = code } })
+    utterance = tonumber(job.utterance), target = job.target,
+    delivery_no = tonumber(job.delivery_no), attempt = job.attempt, code = code } })
   deliver.finish(keys.name(job.session), job.target, job.delivery_no,
     { kind = 'failed', code = code, job = job.key, cause = cause, tp = job.tp })
 end
@@ -55,9 +56,11 @@ end
 -- already due fires again.
 function attempts.recover(name, epoch, reason)
   local leases = keys.of('leases', name, string.format('%d', epoch))
+  later.flush_set(leases)
   for _, job_key in ipairs(redis.call('ZRANGE', leases, 0, attempts.recovered_max - 1)) do
     attempts.redispatch(jobs.load(job_key), reason, nil, '')
   end
+  later.flush_set(leases)
   if redis.call('EXISTS', leases) == 1 then
     timers.set(clock.now(), 'lost', string.format('%s|%d|%s', keys.full(name), epoch, reason))
   end

@@ -2,8 +2,11 @@
 -- What a call has read of a class stays in its table until the call changes it.
 -- include: keys
 -- include: write
+-- include: later
 -- include: text
-local classes = { known = {}, pairs = {} }
+-- include: json
+local classes = { known = {}, pairs = {}, served = {}, awaited = {} }
+local looked_max = 64
 
 function classes.id_of(asr, targets, services, marked)
   return string.sub(redis.sha1hex(table.concat({ asr, targets, services, marked }, '|')), 1, 12)
@@ -22,17 +25,59 @@ function classes.get(id)
   return class
 end
 
--- The two least loaded nodes with a free slot, and how many have one. Re-read after a change.
+-- The two least loaded nodes with a free slot, and how many have one. Re-read when a change may
+-- have touched the two.
 function classes.heads(class)
   if not class.heads then
-    class.heads = redis.call('ZRANGE', keys.of('free', class.id), 0, 1, 'WITHSCORES')
-    class.free = redis.call('ZCARD', keys.of('free', class.id))
+    local free = keys.of('free', class.id)
+    later.flush_set(free)
+    class.heads = redis.call('ZRANGE', free, 0, 1, 'WITHSCORES')
+    class.free = class.free or redis.call('ZCARD', free)
   end
   return class.heads
 end
 
+-- What an event says of the class as a decision saw it (rule 17), as JSON.
+function classes.told(class)
+  if not class.seen then
+    local heads = classes.heads(class)
+    local head = heads[1] and string.format(',"head":"%s","load":%d', keys.full(heads[1]), heads[2])
+    class.seen = string.format('{"id":"%s"%s,"free":%d,"full":%d,"draining":%d}', class.id,
+      head or '', class.free, class.total - class.free - class.draining, class.draining)
+  end
+  return class.seen
+end
+
+-- A node's place among those with a free slot: by its load, or none.
+function classes.seat(id, node, load)
+  if load then
+    later.add(keys.of('free', id), string.format('%d', load), node)
+  else
+    later.drop(keys.of('free', id), node)
+  end
+end
+
+local function goes_before(node, load, heads)
+  local second, low = heads[3], tonumber(heads[4])
+  return not second or load < low or load == low and text.before(node, second)
+end
+
+-- Its load was `was` and is `load`; either is nil when it had, or has, no slot free.
+function classes.reseat(id, node, was, load)
+  classes.seat(id, node, load)
+  local class = classes.known[id]
+  if not class or not class.free then return end
+  if (was == nil) ~= (load == nil) then
+    class.free, class.seen = class.free + (load and 1 or -1), nil
+  end
+  local heads = class.heads
+  if heads and (node == heads[1] or node == heads[3] or load and goes_before(node, load, heads)) then
+    class.heads, class.seen = nil, nil
+  end
+end
+
 function classes.changed(id)
-  classes.known[id] = nil
+  classes.known[id], classes.served = nil, {}
 end
 
 local function holds(set, services)
@@ -51,6 +96,16 @@ end
 
 -- Classes that can do it now, and whether any node is declared for it at all (rule 15).
 function classes.serving(source, target, services)
+  local demand = source .. ':' .. target .. ':' .. services
+  local served = classes.served[demand]
+  if not served then
+    served = { classes.among(source, target, text.list(services)) }
+    classes.served[demand] = served
+  end
+  return served[1], served[2]
+end
+
+function classes.among(source, target, services)
   local pair = source .. ':' .. target
   local ids = classes.pairs[pair]
   if not ids then
@@ -79,16 +134,35 @@ function classes.join(id, node, kept)
     for _, source in ipairs(sources) do
       for _, target in ipairs(targets) do write('SADD', keys.of('pair', source, target), id) end
     end
-    classes.pairs = {}
+    classes.pairs, classes.served = {}, {}
     classes.adopt(id, text.set(kept.asr), text.set(kept.targets))
   end
   classes.changed(id)
 end
 
+-- Of the demands with waiting jobs that this class serves the 64 not looked at for longest.
+function classes.demands(id)
+  local known = classes.awaited[id]
+  if not known then
+    known = redis.call('ZRANGE', keys.of('demands', id), 0, looked_max - 1)
+    classes.awaited[id] = known
+  end
+  return known
+end
+
 -- A class looks at this demand after all others.
 function classes.look_last(id, demand)
+  local known = classes.awaited[id]
+  if known and #known == 1 and known[1] == demand then return end
+  classes.awaited[id] = nil
   local turn = write('HINCRBY', keys.cell, 'looked', 1)
   write('ZADD', keys.of('demands', id), string.format('%d', turn), demand)
+end
+
+-- Nobody waits for it any more.
+function classes.look_away(id, demand)
+  classes.awaited[id] = nil
+  write('ZREM', keys.of('demands', id), demand)
 end
 
 -- Bound: the waiting demands of the cell.
@@ -108,7 +182,7 @@ end
 
 -- A node goes out; a class without members is removed.
 function classes.leave(id, node)
-  write('ZREM', keys.of('free', id), node)
+  classes.seat(id, node, nil)
   write('SREM', keys.of('members', id), node)
   if redis.call('SCARD', keys.of('members', id)) == 0 then
     local kept = redis.call('HMGET', keys.of('class', id), 'asr', 'targets')
@@ -118,7 +192,8 @@ function classes.leave(id, node)
     end
     write('SREM', keys.classes, id)
     write('DEL', keys.of('class', id), keys.of('demands', id))
-    classes.pairs = {}
+    classes.awaited[id] = nil
+    classes.pairs, classes.served = {}, {}
   end
   classes.changed(id)
 end

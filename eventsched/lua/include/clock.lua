@@ -6,8 +6,8 @@
 -- include: write
 -- include: emit
 clock = { at = false }
-function clock.now()
-  if clock.at then return clock.at end
+
+local function read()
   local kept = redis.call('HMGET', keys.clock, 'mode', 'offset', 'last')
   local last = tonumber(kept[3]) or 0
   local offset = tonumber(kept[2]) or 0
@@ -27,5 +27,19 @@ function clock.now()
   if clock.at ~= last then
     write('HSET', keys.clock, 'last', string.format('%d', clock.at))
   end
+end
+
+function clock.now()
+  if not clock.at then read() end
   return clock.at
+end
+
+-- The time as text, and the id of an entry that is appended now.
+function clock.text()
+  if not clock.told then clock.told = string.format('%d', clock.now()) end
+  return clock.told
+end
+function clock.entry_id()
+  if not clock.id then clock.id = clock.text() .. '-*' end
+  return clock.id
 end

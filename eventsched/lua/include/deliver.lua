@@ -7,33 +7,43 @@
 -- include: settings
 -- include: text
 -- include: ids
+-- include: json
 local deliver = { in_step_max = 64, touched = {} }
 local out_entries_max, out_bytes_max = 1000, 16 * 1024 * 1024
 
 -- An open outcome, or nil: { utterance, first, to (joined full ids; empty is the speaker) }.
 function deliver.open(session, target, number)
-  local kept = redis.call('HGET', keys.of('outcomes', session),
-    target .. '/' .. string.format('%d', number))
+  local kept = redis.call('HGET', keys.of('outcomes', session), target .. '/' .. number)
   if not kept then return nil end
   local utterance, first, to = string.match(kept, '^(%d+)|([^|]*)|(.*)$')
-  return { utterance = tonumber(utterance), first = first, to = to }
+  return { utterance = utterance, first = first, to = to }
+end
+
+-- Whether it is open: what most who ask want to know.
+function deliver.is_open(session, target, number)
+  return redis.call('HEXISTS', keys.of('outcomes', session), target .. '/' .. number) == 1
 end
 
 function deliver.owe(session, target, number, utterance, first, to)
-  write('HSET', keys.of('outcomes', session), target .. '/' .. string.format('%d', number),
+  write('HSET', keys.of('outcomes', session), target .. '/' .. number,
     string.format('%d|%s|%s', utterance, first, to))
 end
 
+-- A session as a listener, and the next number that it is due of a target.
+local function listener_of(name, target)
+  local kept = redis.call('HMGET', keys.of('session', name), 'status', 'out_no', 'out_bytes',
+    'out_low', 'd:' .. target)
+  return { name = name, hears = kept[1] == 'open' or kept[1] == 'closing',
+    number = tonumber(kept[2]) or 0, total = tonumber(kept[3]) or 0, low = tonumber(kept[4]) or 0,
+    next_no = tonumber(kept[5]) or 0 }
+end
+
 -- One entry in a listener's stream: numbered without holes, bounded by entries and by bytes.
-function deliver.tell(listener, kind, d, body, audio)
-  local session, stream = keys.of('session', listener), keys.of('out', listener)
-  local kept = redis.call('HMGET', session, 'out_no', 'out_bytes', 'out_low')
-  local number = (tonumber(kept[1]) or 0) + 1
-  local total = (tonumber(kept[2]) or 0) + #(body or '') + #(audio or '')
-  local low = tonumber(kept[3]) or 0
-  write('XADD', stream, 'MAXLEN', out_entries_max, string.format('%d-*', clock.now()), 't', kind,
-    'i', string.format('%d:%d', number, total), 'd', cjson.encode(d), 'b', body or '',
-    'a', audio or '')
+local function tell(listener, kind, d, body, audio)
+  local stream, low = keys.of('out', listener.name), listener.low
+  local number, total = listener.number + 1, listener.total + #body + #audio
+  write('XADD', stream, 'MAXLEN', out_entries_max, clock.entry_id(), 't', kind,
+    'i', string.format('%d:%d', number, total), 'd', d, 'b', body, 'a', audio)
   -- `low` is where the oldest entry begins, or earlier: what was confirmed or fell off by number
   -- went without a word, so it is read again before anything goes for its bytes.
   while total - low > out_bytes_max do
@@ -45,8 +55,13 @@ function deliver.tell(listener, kind, d, body, audio)
     write('XTRIM', stream, 'MINID', two[2][1])
     low = ends
   end
-  write('HSET', session, 'out_no', string.format('%d', number),
+  write('HSET', keys.of('session', listener.name), 'out_no', string.format('%d', number),
     'out_bytes', string.format('%d', total), 'out_low', string.format('%d', low))
+end
+
+-- A session is told about itself: its state.
+function deliver.tell(name, d)
+  tell(listener_of(name, ''), 'state', cjson.encode(d), '', '')
 end
 
 -- What the reader has handled goes; the confirmed entry itself stays as its bookmark.
@@ -66,45 +81,51 @@ function deliver.is_confirmable(id)
   return id == '' or (ms ~= nil and #ms <= 18 and #seq <= 18)
 end
 
--- Who hears an outcome: all recipients, those of them that have closed (full ids), and a function
--- that tells the others.
-function deliver.audience(session, outcome)
-  local to = text.list(outcome.to)
-  if #to == 0 then to = { keys.full(session) } end
-  local told, skipped = {}, {}
-  for _, listener in ipairs(to) do
-    local name = keys.name(listener)
-    local status = redis.call('HGET', keys.of('session', name), 'status')
-    if status == 'open' or status == 'closing' then
-      told[#told + 1] = name
-    else
-      skipped[#skipped + 1] = listener
-    end
+-- Who hears an outcome, as listeners; all recipients and those of them that have closed, as joined
+-- full ids. `speaker` is the session itself.
+local function audience(speaker, outcome)
+  if outcome.to == '' then
+    local full = keys.full(speaker.name)
+    if speaker.hears then return { speaker }, full, '' end
+    return {}, full, full
   end
-  return to, skipped, function(kind, d, body, audio)
-    for _, name in ipairs(told) do deliver.tell(name, kind, d, body, audio) end
+  local told, skipped = {}, {}
+  for _, full in ipairs(text.list(outcome.to)) do
+    local listener = listener_of(keys.name(full), '')
+    if listener.hears then told[#told + 1] = listener else skipped[#skipped + 1] = full end
+  end
+  return told, outcome.to, table.concat(skipped, ',')
+end
+
+-- A transcript in the making goes to whoever will hear the outcome.
+function deliver.tell_partial(session, target, outcome, d, body)
+  local d_json = cjson.encode(d)
+  for _, listener in ipairs((audience(listener_of(session, target), outcome))) do
+    tell(listener, 'partial', d_json, body, '')
   end
 end
 
 -- The next number of (session, target) goes out with this end: { kind, code, body, audio, job,
--- cause, tp, reason }. Advances the order and closes the outcome.
-local function send(session, target, number, outcome, ending)
-  local d = { utterance = outcome.utterance, target = target, delivery_no = number }
-  local out = { session = keys.full(session), utterance = outcome.utterance, target = target,
-    delivery_no = number, outcome = ending.kind, code = filled(ending.code) }
-  local to, skipped, tell = deliver.audience(session, outcome)
-  d.to, d.skipped = some(to), some(skipped)
-  local event = { s = keys.full(session), j = ending.job, c = ending.cause, tp = ending.tp, d = d }
+-- cause, tp, reason }. Advances the order and closes the outcome. `speaker` as `listener_of` it.
+local function send(session, target, number, outcome, ending, speaker)
+  local told, to, skipped = audience(speaker, outcome)
+  local which = '"utterance":' .. outcome.utterance .. ',"target":"' .. target .. '","delivery_no":'
+    .. number
+  local how = json.word('outcome', ending.kind)
+  if filled(ending.code) then how = how .. ',"code":' .. json.text(ending.code) end
+  local heard = json.words('to', to) .. json.words('skipped', skipped)
+  local event = { s = keys.full(session), j = ending.job, c = ending.cause, tp = ending.tp }
   if ending.kind == 'missing' then
-    event.t, d.reason = 'ResultMissing', ending.reason
+    event.t, event.d = 'ResultMissing', '{' .. which .. json.word('reason', ending.reason) .. heard .. '}'
   else
-    event.t, event.b = 'ResultDelivered', ending.body
-    d.outcome, d.code = ending.kind, filled(ending.code)
+    event.t, event.b, event.d = 'ResultDelivered', ending.body, '{' .. which .. how .. heard .. '}'
   end
   write('HSET', keys.of('session', session), 'd:' .. target, string.format('%d', number + 1))
-  write('HDEL', keys.of('outcomes', session), target .. '/' .. string.format('%d', number))
-  out.log = emit(event)
-  tell('result', out, ending.body, ending.audio)
+  write('HDEL', keys.of('outcomes', session), target .. '/' .. number)
+  local out = '{"session":"' .. event.s .. '",' .. which .. how .. ',"log":"' .. emit(event) .. '"}'
+  for _, listener in ipairs(told) do
+    tell(listener, 'result', out, ending.body or '', ending.audio or '')
+  end
   deliver.touched[session] = true
 end
 
@@ -113,7 +134,7 @@ function deliver.next_no(session, target)
 end
 
 local function take_held(session, target, number)
-  local held, field = keys.of('held', session), target .. '/' .. string.format('%d', number)
+  local held, field = keys.of('held', session), target .. '/' .. number
   local kept = redis.call('HMGET', held, field, field .. '/body', field .. '/audio')
   if not kept[1] then return nil end
   local ending = cjson.decode(kept[1])
@@ -130,7 +151,7 @@ local function watch_gap(session, target)
   if longest[1] then
     timers.set(tonumber(longest[2]) + settings.gap_ms, 'gap', id)
   else
-    timers.drop('gap|' .. id)
+    timers.drop('gap', id)
   end
 end
 
@@ -141,7 +162,7 @@ function deliver.go_on(session, target)
     local outcome = deliver.open(session, target, number)
     local ending = outcome and take_held(session, target, number)
     if not ending then break end
-    send(session, target, number, outcome, ending)
+    send(session, target, number, outcome, ending, listener_of(session, target))
     number, sent = number + 1, sent + 1
   end
   watch_gap(session, target)
@@ -153,7 +174,7 @@ end
 
 -- Keep an ending behind the gap in front of it.
 function deliver.hold(session, target, number, ending)
-  local held, field = keys.of('held', session), target .. '/' .. string.format('%d', number)
+  local held, field = keys.of('held', session), target .. '/' .. number
   local body, audio = ending.body or '', ending.audio or ''
   ending.body, ending.audio = nil, nil
   write('HSET', held, field, cjson.encode(ending), field .. '/body', body)
@@ -164,24 +185,27 @@ function deliver.hold(session, target, number, ending)
 end
 
 function deliver.held(session, target, number)
-  local kept = redis.call('HGET', keys.of('held', session),
-    target .. '/' .. string.format('%d', number))
+  local kept = redis.call('HGET', keys.of('held', session), target .. '/' .. number)
   return kept and cjson.decode(kept) or nil
 end
 
 -- The outcome has its end: deliver it if it is next, else keep it behind the gap.
 function deliver.finish(session, target, number, ending)
+  number = tonumber(number)
   local outcome = deliver.open(session, target, number)
   if not outcome then return end
-  if deliver.next_no(session, target) ~= number then
+  local speaker = listener_of(session, target)
+  if speaker.next_no ~= number then
     deliver.hold(session, target, number, ending)
     return
   end
-  send(session, target, number, outcome, ending)
+  send(session, target, number, outcome, ending, speaker)
   if redis.call('EXISTS', keys.of('ready', session, target)) == 1 then
     deliver.go_on(session, target)
   end
 end
 
 -- The next number is given up: its listeners are told `missing`.
-deliver.give_up = send
+function deliver.give_up(session, target, number, outcome, ending)
+  send(session, target, number, outcome, ending, listener_of(session, target))
+end

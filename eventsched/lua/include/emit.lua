@@ -2,10 +2,13 @@
 -- include: keys
 -- include: write
 local clock
+-- `d` is a table, or the JSON that it would be.
 local function entry(stream, e)
-  return write('XADD', stream, string.format('%d-*', clock.now()),
+  local d = e.d
+  if type(d) == 'table' then d = cjson.encode(d) end
+  return write('XADD', stream, clock.entry_id(),
     't', e.t, 'v', '1', 's', e.s or '', 'j', e.j or '', 'n', e.n or '', 'c', e.c or '',
-    'tp', e.tp or '', 'd', cjson.encode(e.d), 'b', e.b or '')
+    'tp', e.tp or '', 'd', d, 'b', e.b or '')
 end
 local function emit(e)
   return entry(keys.log, e)

@@ -1,32 +1,67 @@
 -- jobs: the job record. Its existence is the idempotency key (rules 10, 11).
--- `core` is the JSON that never changes: what an assignment says about the job.
+-- `core` is the JSON that never changes: what an assignment says about the job. It begins with
+-- what every result needs, so that `look` finds that without decoding the rest.
 -- include: keys
 -- include: write
+-- include: json
 local jobs = {}
 
--- A job is the table of the fields that do not change, with their JSON beside them.
-local function of_core(key, core, core_json)
-  core.key, core.core = key, core_json
-  core.services = table.concat(core.services or {}, ',')
-  return core
+local core_begins = '^{"session":"([^"]+)","utterance":(%d+),"target":"([^"]+)",'
+  .. '"delivery_no":(%d+),"tp":"","'
+
+-- The job of one target of an utterance in `work` (include/work). Numbers that are only passed on
+-- are text.
+function jobs.create(key, wanted, target, delivery_no)
+  return {
+    key = key, attempt = 1, session = wanted.session, utterance = wanted.utterance,
+    target = target, delivery_no = delivery_no, tp = wanted.tp, tenant = wanted.tenant,
+    turn = wanted.turn, source = wanted.source, services = wanted.services, ms = wanted.ms,
+    priority = wanted.priority,
+    core = '{"session":"' .. wanted.session .. '","utterance":' .. wanted.utterance .. ',"target":"'
+      .. target .. '","delivery_no":' .. delivery_no .. ',"tp":' .. json.text(wanted.tp) .. ',"tenant":"'
+      .. wanted.tenant .. '","turn":' .. wanted.turn .. ',"source":"' .. wanted.source .. '","ms":'
+      .. wanted.ms .. ',"priority":' .. wanted.priority .. ',' .. wanted.audio .. '}',
+  }
 end
 
-function jobs.create(key, core)
-  return of_core(key, core, cjson.encode(core))
+local passed_on = { utterance = true, delivery_no = true, turn = true, ms = true }
+local function decode(job)
+  for name, value in pairs(cjson.decode(job.core)) do
+    if job[name] == nil then job[name] = passed_on[name] and string.format('%d', value) or value end
+  end
+  job.services = table.concat(job.services or {}, ',')
+end
+
+-- As much as a result needs: the token, the state, and what the core begins with. Or nil.
+function jobs.look(key)
+  local kept = redis.call('HMGET', keys.of('job', key), 'status', 'attempt', 'node', 'epoch', 'core',
+    'priority', 'tag', 'member', 'deadline', 'dispatched', 'outcome', 'code')
+  if not kept[1] then return nil end
+  local job = {
+    key = key, core = kept[5], status = kept[1], attempt = tonumber(kept[2]), node = kept[3],
+    epoch = tonumber(kept[4]), priority = tonumber(kept[6]), tag = tonumber(kept[7]),
+    member = kept[8] or nil, deadline_ms = tonumber(kept[9]), dispatched_ms = tonumber(kept[10]),
+    outcome = kept[11] or nil, code = kept[12] or nil,
+  }
+  local session, utterance, target, number = string.match(job.core, core_begins)
+  if session then
+    job.session, job.utterance, job.target = session, utterance, target
+    job.delivery_no, job.tp = number, ''
+  else
+    decode(job)
+  end
+  return job
+end
+
+-- With everything that its core says.
+function jobs.whole(job)
+  if not job.source then decode(job) end
+  return job
 end
 
 function jobs.load(key)
-  local kept = redis.call('HMGET', keys.of('job', key), 'status', 'attempt', 'node', 'epoch',
-    'core', 'priority', 'tag', 'member', 'deadline', 'dispatched', 'outcome', 'code')
-  if not kept[1] then return nil end
-  local job = of_core(key, cjson.decode(kept[5]), kept[5])
-  job.status, job.attempt = kept[1], tonumber(kept[2])
-  job.node, job.epoch = kept[3], tonumber(kept[4])
-  job.priority = tonumber(kept[6]) or job.priority
-  job.tag, job.member = tonumber(kept[7]), kept[8] or nil
-  job.deadline_ms, job.dispatched_ms = tonumber(kept[9]), tonumber(kept[10])
-  job.outcome, job.code = kept[11] or nil, kept[12] or nil
-  return job
+  local job = jobs.look(key)
+  return job and jobs.whole(job)
 end
 
 -- The job takes no further part: nothing but its end is remembered, until its session retires.

@@ -2,21 +2,28 @@
 -- kept by hand (rule 16); leases belong to the registration (node, epoch) (rule 13).
 -- include: keys
 -- include: write
+-- include: later
 -- include: timers
 -- include: text
 -- include: classes
 local nodes = { known = {} }
 
+-- What most calls need not know is read when it is asked for.
+local declared = { asr = true, targets = true, services = true, marked = true }
+local lazy = { __index = function(node, field)
+  if not declared[field] then return nil end
+  local kept = redis.call('HMGET', keys.of('node', node.name), 'asr', 'targets', 'services', 'marked')
+  node.asr, node.targets, node.services, node.marked = kept[1], kept[2], kept[3], kept[4]
+  return rawget(node, field)
+end }
+
 -- status alive | draining | gone; nil for a node that never registered.
 function nodes.get(name)
   local node = nodes.known[name]
   if node == nil then
-    local kept = redis.call('HMGET', keys.of('node', name), 'status', 'epoch', 'class', 'slots',
-      'asr', 'targets', 'services', 'marked')
-    node = kept[1] and {
-      name = name, status = kept[1], epoch = tonumber(kept[2]), class = kept[3],
-      slots = tonumber(kept[4]), asr = kept[5], targets = kept[6], services = kept[7], marked = kept[8],
-    } or false
+    local kept = redis.call('HMGET', keys.of('node', name), 'status', 'epoch', 'class', 'slots')
+    node = kept[1] and setmetatable({ name = name, status = kept[1], epoch = tonumber(kept[2]),
+      epoch_told = kept[2], class = kept[3], slots = tonumber(kept[4]) }, lazy) or false
     nodes.known[name] = node
   end
   return node or nil
@@ -33,29 +40,48 @@ function nodes.declares(node, job)
 end
 
 function nodes.leases(node)
-  return keys.of('leases', node.name, string.format('%d', node.epoch))
+  if not node.leases then node.leases = keys.of('leases', node.name, node.epoch_told) end
+  return node.leases
 end
 
+-- Counted once a call; from then on the call knows what it has taken and given back.
 function nodes.live(node)
-  return redis.call('ZCARD', nodes.leases(node))
+  local live = node.leased
+  if not live then
+    later.flush_set(nodes.leases(node))
+    live = redis.call('ZCARD', nodes.leases(node))
+    node.leased = live
+  end
+  return live
 end
 
--- Enter the node among those with a free slot, at its load, or take it out when it has none.
+function nodes.has_slot(node)
+  return node.status == 'alive' and nodes.live(node) < node.slots
+end
+
+-- floor(1000 x live leases / slots), or nil when no slot is free.
+local function load_of(node)
+  local live = nodes.live(node)
+  return live < node.slots and math.floor(1000 * live / node.slots) or nil
+end
+
+-- Enter the node among those with a free slot, at its load.
 function nodes.place(node)
   if node.status ~= 'alive' then return end
-  local live = nodes.live(node)
-  if live < node.slots then
-    write('ZADD', keys.of('free', node.class), math.floor(1000 * live / node.slots), node.name)
-  else
-    write('ZREM', keys.of('free', node.class), node.name)
-  end
-  local class = classes.get(node.class)
-  class.heads = nil
+  classes.seat(node.class, node.name, load_of(node))
+  classes.changed(node.class)
 end
 
-function nodes.take(node, job_key, now)
-  write('ZADD', nodes.leases(node), string.format('%d', now), job_key)
-  nodes.place(node)
+-- One lease more or less: what is known of the node and its class goes along.
+local function count(node, change)
+  local was = load_of(node)
+  node.leased = nodes.live(node) + change
+  if node.status == 'alive' then classes.reseat(node.class, node.name, was, load_of(node)) end
+end
+
+function nodes.take(node, job_key)
+  count(node, 1)
+  later.add(nodes.leases(node), clock.text(), job_key)
 end
 
 -- True when this registration is still the one that serves.
@@ -65,21 +91,26 @@ end
 
 -- Give a slot back, to whichever registration held it. Returns the node when it can take work now.
 function nodes.give_back(name, epoch, job_key)
-  write('ZREM', keys.of('leases', name, string.format('%d', epoch)), job_key)
   local node = nodes.get(name)
-  if not nodes.is_current(node, epoch) then return nil end
+  if not nodes.is_current(node, epoch) then
+    later.drop(keys.of('leases', name, string.format('%d', epoch)), job_key)
+    return nil
+  end
+  count(node, -1)
+  later.drop(nodes.leases(node), job_key)
   if node.status == 'draining' then
     nodes.finish_drain(node)
     return nil
   end
-  nodes.place(node)
   return node
 end
 
 -- The inbox keeps what a live attempt may still need: entries from the oldest live one on.
-function nodes.trim_inbox(node, now)
-  local oldest = redis.call('ZRANGE', nodes.leases(node), 0, 0, 'WITHSCORES')
-  write('XTRIM', keys.of('inbox', node.name), 'MINID', oldest[2] or string.format('%d', now))
+function nodes.trim_inbox(node)
+  local leases = nodes.leases(node)
+  later.flush_set(leases)
+  local oldest = redis.call('ZRANGE', leases, 0, 0, 'WITHSCORES')
+  write('XTRIM', keys.of('inbox', node.name), 'MINID', oldest[2] or clock.text())
 end
 
 function nodes.leave_class(node)
@@ -93,13 +124,14 @@ function nodes.gone(node)
   nodes.leave_class(node)
   node.status = 'gone'
   write('HSET', keys.of('node', node.name), 'status', 'gone', 'marked', '')
-  timers.drop('node|' .. node.name, 'drain|' .. node.name)
+  timers.drop('node', node.name)
+  timers.drop('drain', node.name)
 end
 
 function nodes.drain(node)
   node.status = 'draining'
   write('HSET', keys.of('node', node.name), 'status', 'draining')
-  write('ZREM', keys.of('free', node.class), node.name)
+  classes.seat(node.class, node.name, nil)
   write('HINCRBY', keys.of('class', node.class), 'draining', 1)
   classes.changed(node.class)
   emit({ t = 'NodeDraining', n = keys.full(node.name), d = { epoch = node.epoch } })
@@ -122,6 +154,6 @@ function nodes.move(node, marked)
   if node.status == 'draining' then
     write('HINCRBY', keys.of('class', node.class), 'draining', 1)
   end
-  classes.changed(node.class)
   nodes.place(node)
+  classes.changed(node.class)
 end

@@ -1,12 +1,16 @@
 -- queue: jobs that wait. Order: priority, then start-time fair queuing between tenants with
 -- integer tags, then age (rule 18). One sorted set per (priority, demand).
+-- What a call has read it knows from then on; counters that it has moved are written by `flush`.
 -- include: keys
 -- include: write
+-- include: later
 -- include: clock
 -- include: timers
 -- include: settings
 -- include: classes
-local queue = { waits = {} }
+-- include: json
+local queue = { waits = {}, lines = {}, finish = {}, backlog = {} }
+local fronts_max = 16
 
 function queue.demand(job)
   return job.source .. ':' .. job.target .. ':' .. job.services
@@ -21,12 +25,43 @@ function queue.has(demand)
   return waits
 end
 
+-- The first ones of a (priority, demand), as [member, tag, …], from place `at` on.
+local function line_of(priority, demand)
+  local key = keys.of('waiting', priority, demand)
+  local line = queue.lines[key]
+  if not line or line.at > #line and #line == 2 * fronts_max then
+    later.flush_set(key)
+    line = redis.call('ZRANGE', key, 0, fronts_max - 1, 'WITHSCORES')
+    line.at, queue.lines[key] = 1, line
+  end
+  return line
+end
+
+local function enter_line(priority, demand, tag, member)
+  local key = keys.of('waiting', priority, demand)
+  later.add(key, tag, member)
+  queue.lines[key] = nil
+end
+
+local function leave_line(priority, demand, member)
+  local key = keys.of('waiting', priority, demand)
+  later.drop(key, member)
+  local line = queue.lines[key]
+  if line and line[line.at] == member then
+    line.at = line.at + 2
+  else
+    queue.lines[key] = nil
+  end
+end
+
 -- The next job of a demand, or nil: { priority, tag, member, demand }.
 function queue.head(demand)
   for priority = 0, 2 do
-    local first = redis.call('ZRANGE', keys.of('waiting', priority, demand), 0, 0, 'WITHSCORES')
-    if first[1] then
-      return { priority = priority, tag = tonumber(first[2]), member = first[1], demand = demand }
+    local line = line_of(priority, demand)
+    local member = line[line.at]
+    if member then
+      return { priority = priority, tag = tonumber(line[line.at + 1]), member = member,
+        demand = demand }
     end
   end
   return nil
@@ -39,14 +74,22 @@ function queue.before(a, b)
   return a.member < b.member
 end
 
+local function count()
+  if not queue.virtual then
+    local kept = redis.call('HMGET', keys.cell, 'virtual', 'entry')
+    queue.virtual, queue.entry = tonumber(kept[1]) or 0, tonumber(kept[2]) or 0
+  end
+end
+
 -- On its first entry a job pays for its audio; dispatched again, it keeps its tag and place.
 local function enter(job)
   if job.member then return end
-  local virtual = tonumber(redis.call('HGET', keys.cell, 'virtual')) or 0
-  local due = tonumber(redis.call('ZSCORE', keys.fair, job.tenant)) or 0
-  job.tag = math.max(virtual, due)
-  write('ZADD', keys.fair, string.format('%d', job.tag + math.max(job.ms, 1)), job.tenant)
-  job.member = string.format('%016d:', write('HINCRBY', keys.cell, 'entry', 1)) .. job.key
+  count()
+  local due = queue.finish[job.tenant] or tonumber(redis.call('ZSCORE', keys.fair, job.tenant)) or 0
+  job.tag = math.max(queue.virtual, due)
+  queue.finish[job.tenant] = job.tag + math.max(job.ms, 1)
+  queue.entry, queue.counted = queue.entry + 1, true
+  job.member = string.format('%016d:', queue.entry) .. job.key
 end
 
 -- Two different reasons to wait (rule 15).
@@ -55,29 +98,29 @@ function queue.reason(declared)
 end
 
 function queue.say(job, reason, cause)
-  emit({ t = 'JobQueued', s = job.session, j = job.key, c = cause, tp = job.tp, d = {
-    utterance = job.utterance, target = job.target, delivery_no = job.delivery_no,
-    source = job.source, services = some(text.list(job.services)), attempt = job.attempt,
-    reason = reason, priority = job.priority, tag = job.tag, member = job.member,
-    deadline_ms = job.deadline_ms,
-  } })
+  emit({ t = 'JobQueued', s = job.session, j = job.key, c = cause, tp = job.tp,
+    d = string.format('{"utterance":%d,"target":"%s","delivery_no":%d,"source":"%s"%s,"attempt":%d,'
+      .. '"reason":"%s","priority":%d,"tag":%d,"member":"%s","deadline_ms":%d}',
+      job.utterance, job.target, job.delivery_no, job.source, json.words('services', job.services),
+      job.attempt, reason, job.priority, job.tag, job.member, job.deadline_ms) })
 end
 
 function queue.add(job, reason, cause)
   local now, demand = clock.now(), queue.demand(job)
   enter(job)
+  local tag = string.format('%d', job.tag)
   job.deadline_ms = now + settings.waiting_ms
-  write('ZADD', keys.of('waiting', job.priority, demand), string.format('%d', job.tag), job.member)
-  write('HINCRBY', keys.backlog, job.tenant, 1)
+  enter_line(job.priority, demand, tag, job.member)
+  queue.backlog[job.tenant] = (queue.backlog[job.tenant] or 0) + 1
   if not queue.has(demand) then
     write('SADD', keys.demands, demand)
     queue.waits[demand] = true
-    for _, class in ipairs((classes.serving(job.source, job.target, text.list(job.services)))) do
+    for _, class in ipairs((classes.serving(job.source, job.target, job.services))) do
       classes.look_last(class.id, demand)
     end
   end
   write('HSET', keys.of('job', job.key), 'status', 'queued', 'attempt', job.attempt, 'core', job.core,
-    'priority', job.priority, 'tag', string.format('%d', job.tag), 'member', job.member,
+    'priority', job.priority, 'tag', tag, 'member', job.member,
     'deadline', string.format('%d', job.deadline_ms))
   timers.set(job.deadline_ms, 'wait', job.key)
   if job.priority > 0 then
@@ -86,18 +129,27 @@ function queue.add(job, reason, cause)
   queue.say(job, reason, cause)
 end
 
+-- It has waited for long: it goes on waiting among the first (rule 18).
+function queue.age(job)
+  local demand = queue.demand(job)
+  leave_line(job.priority, demand, job.member)
+  job.priority = 0
+  enter_line(0, demand, string.format('%d', job.tag), job.member)
+  write('HSET', keys.of('job', job.key), 'priority', 0)
+  queue.say(job, 'aged', '')
+end
+
 function queue.remove(job)
   local demand = queue.demand(job)
-  write('ZREM', keys.of('waiting', job.priority, demand), job.member)
-  if write('HINCRBY', keys.backlog, job.tenant, -1) <= 0 then
-    write('HDEL', keys.backlog, job.tenant)
-  end
-  timers.drop('wait|' .. job.key, 'age|' .. job.key)
+  leave_line(job.priority, demand, job.member)
+  queue.backlog[job.tenant] = (queue.backlog[job.tenant] or 0) - 1
+  timers.drop('wait', job.key)
+  timers.drop('age', job.key)
   if not queue.head(demand) then
     write('SREM', keys.demands, demand)
     queue.waits[demand] = false
-    for _, class in ipairs((classes.serving(job.source, job.target, text.list(job.services)))) do
-      write('ZREM', keys.of('demands', class.id), demand)
+    for _, class in ipairs((classes.serving(job.source, job.target, job.services))) do
+      classes.look_away(class.id, demand)
     end
   end
 end
@@ -105,9 +157,23 @@ end
 -- A job leaves the queue for a slot: virtual time moves up to its tag.
 function queue.serve(job)
   queue.remove(job)
-  local virtual = tonumber(redis.call('HGET', keys.cell, 'virtual')) or 0
-  if job.tag > virtual then
-    write('HSET', keys.cell, 'virtual', string.format('%d', job.tag))
-    write('ZREMRANGEBYSCORE', keys.fair, '-inf', string.format('%d', job.tag))
+  count()
+  if job.tag > queue.virtual then queue.virtual, queue.counted = job.tag, true end
+end
+
+-- The counters as they are now: entries, virtual time, what tenants owe, how many of theirs wait.
+-- Bound: the tenants of this call.
+function queue.flush()
+  for tenant, change in pairs(queue.backlog) do
+    if change ~= 0 and write('HINCRBY', keys.backlog, tenant, change) <= 0 then
+      write('HDEL', keys.backlog, tenant)
+    end
   end
+  if not queue.counted then return end
+  local virtual = string.format('%d', queue.virtual)
+  write('HSET', keys.cell, 'virtual', virtual, 'entry', string.format('%d', queue.entry))
+  for tenant, finish in pairs(queue.finish) do
+    write('ZADD', keys.fair, string.format('%d', finish), tenant)
+  end
+  write('ZREMRANGEBYSCORE', keys.fair, '-inf', virtual)
 end

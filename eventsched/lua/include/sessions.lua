@@ -5,32 +5,42 @@
 -- include: timers
 -- include: settings
 -- include: text
+-- include: json
 -- include: deliver
 -- include: archive
-local sessions = { known = {}, given_up_max = 32, tokens_max = 8 }
+local sessions = { known = {}, waiting = {}, given_up_max = 32, tokens_max = 8 }
 
 local padding_ms = { pause = 220, max_duration = 220, final = 280, max_bytes = 0, close = 220 }
-local names = { 'status', 'epoch', 'tenant', 'source', 'targets', 'services', 'features_hash',
-  'audio', 'rate', 'priority', 'room', 'tp', 'key', 'utterance', 'turn', 'tokens',
-  'next_seq', 'seen', 'buf_count', 'buf_bytes', 'buf_ms', 'buf_first', 'buf_last', 'buf_seq',
-  'buf_at', 'archived' }
-local numeric = { epoch = true, rate = true, priority = true, utterance = true, turn = true,
-  next_seq = true, seen = true, buf_count = true, buf_bytes = true, buf_ms = true, buf_seq = true,
-  buf_at = true }
 local soft = { 'next_seq', 'seen', 'buf_count', 'buf_bytes', 'buf_ms', 'buf_first', 'buf_last',
   'buf_seq', 'buf_at' }
+local names = { 'status', 'epoch', 'tenant', 'utterance', 'tp', unpack(soft) }
+-- What only a finalize or an opening needs to know is read when it is asked for.
+local seldom = { 'source', 'targets', 'services', 'features_hash', 'audio', 'rate', 'priority',
+  'room', 'turn', 'tokens', 'archived', 'key' }
+local numeric, is_seldom = {}, {}
+for _, field in ipairs({ 'epoch', 'rate', 'priority', 'utterance', 'turn', 'next_seq', 'seen',
+  'buf_count', 'buf_bytes', 'buf_ms', 'buf_seq', 'buf_at' }) do
+  numeric[field] = true
+end
+for _, field in ipairs(seldom) do is_seldom[field] = true end
+
+local function load(s, fields)
+  local kept = redis.call('HMGET', keys.of('session', s.name), unpack(fields))
+  for i, field in ipairs(fields) do
+    s[field] = numeric[field] and tonumber(kept[i]) or kept[i] or ''
+  end
+  return s
+end
+local lazy = { __index = function(s, field)
+  return is_seldom[field] and rawget(load(s, seldom), field)
+end }
 
 -- A session by its name, or nil. Read once a call; what is soft is written back by `flush`.
 function sessions.get(name)
   local s = sessions.known[name]
   if s == nil then
-    local kept = redis.call('HMGET', keys.of('session', name), unpack(names))
-    s = kept[1] and { name = name, full = keys.full(name) } or false
-    if s then
-      for i, field in ipairs(names) do
-        s[field] = numeric[field] and tonumber(kept[i]) or kept[i] or ''
-      end
-    end
+    s = load({ name = name, full = keys.full(name) }, names)
+    s = s.status ~= '' and setmetatable(s, lazy)
     sessions.known[name] = s
   end
   return s or nil
@@ -54,7 +64,8 @@ function sessions.tokens_with(s, token, epoch)
   return table.concat(list, ',')
 end
 
--- Write back the open utterance and the counters of each session that a call has touched.
+-- Write back the open utterance and the counters of each session that a call has touched, and
+-- what was put off.
 function sessions.flush()
   for name, s in pairs(sessions.known) do
     if s and s.dirty then
@@ -68,6 +79,7 @@ function sessions.flush()
       s.dirty = false
     end
   end
+  later.flush()
 end
 
 local function empty_buffer(s)
@@ -99,35 +111,40 @@ local function audience(s)
   return order, by_target
 end
 
--- Give each target its next delivery number and owe its outcome.
+-- Give each target its next delivery number and owe its outcome. Returns the targets as JSON; nil
+-- when there are none.
 local function owe_targets(s)
   local order, by_target = audience(s)
   local owed = {}
   for i, target in ipairs(order) do
     local number = write('HINCRBY', keys.of('session', s.name), 'a:' .. target, 1) - 1
-    local to = by_target[target]
-    owed[i] = { target = target, delivery_no = number, to = to }
-    deliver.owe(s.name, target, number, s.utterance, s.buf_first, to and table.concat(to, ',') or '')
+    local to = by_target[target] and table.concat(by_target[target], ',') or ''
+    owed[i] = string.format('{"target":"%s","delivery_no":%d%s}', target, number, json.words('to', to))
+    deliver.owe(s.name, target, number, s.utterance, s.buf_first, to)
   end
-  return some(owed)
+  return owed[1] and '[' .. table.concat(owed, ',') .. ']'
+end
+
+-- What dispatch is told: who wants what of which audio. It reads this order (include/work).
+-- `counted` and `audio` are what the event says too.
+local function put_to_work(s, counted, audio, owed, log_id)
+  write('XADD', keys.work, clock.entry_id(), 'k', 'utterance', 'd', '{"session":"' .. s.full .. '",'
+    .. counted .. ',"tenant":"' .. s.tenant .. '","source":"' .. s.source .. '","features_hash":"'
+    .. s.features_hash .. '","log":"' .. log_id .. '","tp":' .. json.text(s.tp) .. ',"targets":' .. owed
+    .. ',"priority":' .. s.priority .. ',"audio":"' .. s.audio .. '","rate":' .. s.rate
+    .. json.words('services', s.services) .. json.word('key', s.key) .. ',' .. audio .. '}')
 end
 
 -- The open utterance is complete. Once per utterance: the index moves on (rules 2, 3).
 function sessions.finalize(s, reason)
   local utterance, owed = s.utterance, owe_targets(s)
+  local counted = string.format('"utterance":%d,"turn":%d,"ms":%d', utterance, s.turn, s.buf_ms)
+  local audio = string.format('"first":"%s","last":"%s","count":%d,"bytes":%d,"padding_ms":%d',
+    s.buf_first, s.buf_last, s.buf_count, s.buf_bytes, padding_ms[reason])
   local id = emit({ t = 'UtteranceFinalized', s = s.full, tp = s.tp,
-    c = 'audio:' .. s.full .. '/' .. s.buf_last, d = {
-      utterance = utterance, turn = s.turn, reason = reason, padding_ms = padding_ms[reason],
-      first = s.buf_first, last = s.buf_last, first_seq = s.buf_seq, count = s.buf_count,
-      bytes = s.buf_bytes, ms = s.buf_ms, targets = owed } })
-  if owed then
-    write('XADD', keys.work, string.format('%d-*', clock.now()), 'k', 'utterance', 'd',
-      cjson.encode({ session = s.full, utterance = utterance, turn = s.turn, tenant = s.tenant,
-        source = s.source, services = some(text.list(s.services)), features_hash = s.features_hash,
-        audio = s.audio, rate = s.rate, first = s.buf_first, last = s.buf_last,
-        count = s.buf_count, bytes = s.buf_bytes, ms = s.buf_ms, padding_ms = padding_ms[reason],
-        priority = s.priority, tp = s.tp, key = filled(s.key), log = id, targets = owed }))
-  end
+    c = 'audio:' .. s.full .. '/' .. s.buf_last, d = '{' .. counted .. ',"reason":"' .. reason .. '",'
+      .. audio .. ',"first_seq":' .. s.buf_seq .. (owed and ',"targets":' .. owed or '') .. '}' })
+  if owed then put_to_work(s, counted, audio, owed, id) end
   s.utterance = utterance + 1
   if reason ~= 'max_duration' then s.turn = s.turn + 1 end
   write('HSET', keys.of('session', s.name), 'utterance', s.utterance, 'turn', s.turn)
@@ -165,7 +182,8 @@ function sessions.append(s, seq, ms, final, payload)
     sessions.finalize(s, 'pause')
   end
   local id = entry(keys.of('audio', s.name), { t = 'AudioChunkAppended', s = s.full, tp = s.tp,
-    d = { seq = seq, ms = ms, utterance = s.utterance, final = final or nil }, b = payload })
+    d = string.format('{"seq":%d,"ms":%d,"utterance":%d%s}', seq, ms, s.utterance,
+      final and ',"final":true' or ''), b = payload })
   s.next_seq, s.seen, s.dirty = seq + 1, now, true
   if #payload > 0 or s.buf_bytes > 0 then
     if s.buf_count == 0 then
@@ -195,13 +213,17 @@ function sessions.refusal(s, epoch)
   return nil
 end
 
--- The cell or this tenant takes no more for now, or nil (rule 18).
+-- The cell or this tenant takes no more for now, or nil (rule 18). Read once a call: who asks
+-- for it adds nothing to either.
 function sessions.pressure(tenant)
-  if filled(redis.call('HGET', keys.cell, 'pressure') or '') then
-    return 'BACKPRESSURE retry_after_ms=1000'
+  if sessions.pressed == nil then
+    sessions.pressed = filled(redis.call('HGET', keys.cell, 'pressure') or '') or false
   end
-  local waiting = tonumber(redis.call('HGET', keys.backlog, tenant)) or 0
-  if waiting >= settings.backlog_max then
+  if sessions.pressed then return 'BACKPRESSURE retry_after_ms=1000' end
+  if not sessions.waiting[tenant] then
+    sessions.waiting[tenant] = tonumber(redis.call('HGET', keys.backlog, tenant)) or 0
+  end
+  if sessions.waiting[tenant] >= settings.backlog_max then
     return 'BACKPRESSURE retry_after_ms=' .. string.format('%d', settings.waiting_ms / 2)
   end
   return nil
@@ -217,9 +239,10 @@ function sessions.close(s, reason)
     write('HDEL', keys.of('room', keys.name(s.room)), s.full)
     emit({ t = 'RoomLeft', s = s.full, tp = s.tp, d = { room = s.room } })
   end
-  timers.drop('idle|' .. s.full, 'pause|' .. s.full)
+  timers.drop('idle', s.full)
+  timers.drop('pause', s.full)
   timers.set(clock.now() + settings.close_wait_ms, 'close', s.full)
-  deliver.tell(s.name, 'state', { state = 'closing', log = id })
+  deliver.tell(s.name, { state = 'closing', log = id })
   deliver.touched[s.name] = true
 end
 
@@ -232,15 +255,15 @@ local function closed(s)
   s.status = 'closed'
   local id = emit({ t = 'SessionClosed', s = s.full, tp = s.tp,
     d = { missing = missing > 0 and missing or nil } })
-  timers.drop('close|' .. s.full)
+  timers.drop('close', s.full)
   timers.set(clock.now() + settings.retire_ms, 'retire', s.full)
-  deliver.tell(s.name, 'state', { state = 'closed', log = id })
+  deliver.tell(s.name, { state = 'closed', log = id })
 end
 
 function sessions.end_playback(s, field, reason)
   local origin, target, utterance = string.match(field, '^(.-)/(.-)/(%d+)$')
   write('HDEL', keys.of('playing', s.name), field)
-  timers.drop('playback|' .. s.full .. '|' .. field)
+  timers.drop('playback', s.full .. '|' .. field)
   emit({ t = 'PlaybackEnded', s = s.full, tp = s.tp, d = { origin = origin, target = target,
     utterance = tonumber(utterance), reason = reason } })
   if s.buf_count > 0 and reason ~= 'closed' then
@@ -255,10 +278,12 @@ function sessions.settle()
   for name in pairs(deliver.touched) do names_touched[#names_touched + 1] = name end
   table.sort(names_touched)
   for _, name in ipairs(names_touched) do
-    local s = sessions.get(name)
-    if s and redis.call('EXISTS', keys.of('outcomes', name)) == 0 then
-      sessions.trim_audio(s)
-      if s.status == 'closing' then closed(s) end
+    if redis.call('EXISTS', keys.of('outcomes', name)) == 0 then
+      local s = sessions.get(name)
+      if s then
+        sessions.trim_audio(s)
+        if s.status == 'closing' then closed(s) end
+      end
     end
   end
 end

@@ -1,9 +1,9 @@
--- settings: the cell's settings (integers), read once a call and only when needed.
+-- settings: the cell's settings (integers), each read once a call and only when needed.
 -- include: keys
 local settings = setmetatable({}, {
   __index = function(self, name)
-    local flat = redis.call('HGETALL', keys.settings)
-    for i = 1, #flat, 2 do rawset(self, flat[i], tonumber(flat[i + 1])) end
-    return rawget(self, name)
+    local value = tonumber(redis.call('HGET', keys.settings, name))
+    rawset(self, name, value)
+    return value
   end,
 })

@@ -1,14 +1,15 @@
 -- timers: one sorted set of due times per cell (soft). A timer whose cause is gone does nothing.
 -- include: keys
--- include: write
+-- include: later
 local timers = {}
 function timers.set(due_ms, kind, id)
-  write('ZADD', keys.timers, string.format('%d', due_ms), kind .. '|' .. id)
+  later.add(keys.timers, string.format('%d', due_ms), kind .. '|' .. id)
 end
--- Set only if there is none: an earlier due time stays.
-function timers.keep(due_ms, kind, id)
-  write('ZADD', keys.timers, 'NX', string.format('%d', due_ms), kind .. '|' .. id)
+function timers.drop(kind, id)
+  later.drop(keys.timers, kind .. '|' .. id)
 end
-function timers.drop(...)
-  write('ZREM', keys.timers, ...)
+-- When it is due, or nil.
+function timers.due(kind, id)
+  later.flush_set(keys.timers)
+  return tonumber(redis.call('ZSCORE', keys.timers, kind .. '|' .. id))
 end

@@ -1,0 +1,17 @@
+-- json: what is said for every job, put together as text: a small part of what cjson takes for it.
+-- Names, languages, ids and codes hold nothing that JSON would escape (rule 34); free text does.
+local json = {}
+function json.text(value)
+  if value == '' then return '""' end
+  return cjson.encode(value)
+end
+-- `,"<name>":"<value>"`, or nothing for an empty value. For values that need no escaping.
+function json.word(name, value)
+  if not value or value == '' then return '' end
+  return ',"' .. name .. '":"' .. value .. '"'
+end
+-- `,"<name>":["…"]` of a comma-joined list, or nothing for an empty one.
+function json.words(name, joined)
+  if not joined or joined == '' then return '' end
+  return ',"' .. name .. '":["' .. string.gsub(joined, ',', '","') .. '"]'
+end
