@@ -21,7 +21,7 @@ from eventsched.pacing import insist
 from eventsched.roles import Patience
 from eventsched.store import Chunk, Receipt, Store
 
-APPEND_ITEMS_MAX = 64
+APPEND_ITEMS_MAX = 32
 """Chunks a call: some 2 ms of script time at most."""
 APPEND_BYTES_MAX = 1024 * 1024
 KEEPALIVE_S = 15

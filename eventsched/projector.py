@@ -39,7 +39,8 @@ HOPELESS_S = 10
 """Until a rebuild that cannot be done is tried again: somebody has to bring the archive."""
 BLOCK_MS = 900
 """Wait for the log at most so long: each read renews the hold."""
-BATCH_MAX = 256
+BATCH_MAX = 128
+"""Entries a batch: about a millisecond of script time to read them, and as much to save."""
 LINGER_MS = 4
 """After a wait, entries gather for so long: fewer and fuller batches when events come singly."""
 
@@ -129,7 +130,8 @@ class Projector:
         done = in_order(self.checkpoint)
         batch = await self._batches.fold([one for one in entries if in_order(one[0]) > done])
         to = batch.to or self.checkpoint
-        acks = [one[0] for one in entries if in_order(one[0]) <= in_order(to)]
+        passed = in_order(to)
+        acks = [one[0] for one in entries if in_order(one[0]) <= passed]
         if not acks:
             return self._retry(batch)
         saved = await self._views.save(self._save(held, batch, to, acks))

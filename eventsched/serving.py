@@ -32,7 +32,8 @@ from eventsched.transport import Entry
 
 BLOCK_MS = 2_000
 INBOX_COUNT = 64
-RESULTS_MAX = 64
+RESULTS_MAX = 16
+"""Results a call: with those that take the freed slots some 2 ms of script time at most."""
 RESULTS_BYTES_MAX = 4 * 1024 * 1024
 TELL_TRIES = 64
 """With their pauses about a minute: the longest lease."""

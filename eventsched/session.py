@@ -72,7 +72,7 @@ class Session:
         """Encrypts its audio; none when the session is not encrypted."""
         self._next_seq = grant.next_seq
         self._utterance = grant.utterance
-        self._turn = anyio.Lock()
+        self._turn = anyio.Lock(fast_acquire=True)  # free, it costs no turn of the event loop
         self._unsure: list[Chunk] = []
         """Sent, but nobody knows whether it arrived: goes again before anything else."""
         self._kept: deque[Chunk] = deque()
@@ -107,7 +107,7 @@ class Session:
 
         Raises InvalidMessage, ChunkTooLarge: nothing was sent. Backpressure: try the rest again
         after `retry_after_ms`; its field `accepted_bytes` says how much was taken (nothing, up
-        to 64 chunks or 1 MiB). SessionIsClosed, SessionSuperseded, SessionUnknown. After
+        to 32 chunks or 1 MiB). SessionIsClosed, SessionSuperseded, SessionUnknown. After
         ServerUnavailable or a cancelled call the audio counts as appended: it goes again before
         whatever comes next. Beyond 32 MiB of such audio a call takes nothing: Backpressure.
         """

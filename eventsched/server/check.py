@@ -22,6 +22,7 @@ from redis.exceptions import (
 
 from eventsched.errors import InvalidMessage, ServerUnavailable
 from eventsched.server.binaries import FLOOR_TEXT, is_new_enough
+from eventsched.server.packing import packing_in_c
 
 Client: TypeAlias = "aioredis.Redis | RedisCluster"
 SCHEMES = ("redis://", "rediss://", "unix://")
@@ -72,7 +73,9 @@ def _unconnected(url: str) -> aioredis.Redis:
     """The client; no connection is tried yet, but its options are."""
     try:
         client = aioredis.Redis.from_url(check_url(url))
-        client.connection_pool.make_connection()  # type: ignore[no-untyped-call]
+        pool = client.connection_pool
+        pool.connection_class = packing_in_c(pool.connection_class)
+        pool.make_connection()  # type: ignore[no-untyped-call]
     except (ValueError, TypeError, RedisError) as error:
         if isinstance(error, InvalidMessage):
             raise

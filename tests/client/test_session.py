@@ -108,11 +108,11 @@ async def test_append_stores_each_chunk_once_and_in_order(
 async def test_long_audio_is_one_call_and_one_receipt(client: Client, store: TimedStore) -> None:
     transport = cut(store)
     async with opened(client) as session:
-        receipt = await session.append(SECOND * 6)
+        receipt = await session.append(SECOND * 3)
         assert receipt.finalized == ()
         assert transport.scripts.count("append_audio") == 1
-        assert len(await chunks_of(store, session)) == 60
-        receipt = await session.append(SECOND * 5, final=True)
+        assert len(await chunks_of(store, session)) == 30
+        receipt = await session.append(SECOND * 8, final=True)
         assert receipt.finalized == (0, 1)
         assert receipt.utterance == session.utterance == 2
 

@@ -52,7 +52,7 @@ FAULTS = (
     Fault(
         "entries are acknowledged beyond what was folded",
         "eventsched/projector",
-        "acks = [one[0] for one in entries if in_order(one[0]) <= in_order(to)]",
+        "acks = [one[0] for one in entries if in_order(one[0]) <= passed]",
         "acks = [one[0] for one in entries]",
     ),
     Fault(
