@@ -114,7 +114,8 @@ def _head(root: Element, scene: Scene) -> float:
     _text(root, MARGIN, 26, f"Session {scene.session}", "title")
     length = duration(scene.to_ms - scene.from_ms)
     zone = day_and_clock(scene.from_ms)
-    _text(root, MARGIN, 44, f"{scene.about}; {zone}, {length}", "dim")
+    about = f"{scene.about}; " if scene.about else ""  # not known of a stretch amid a session
+    _text(root, MARGIN, 44, f"{about}{zone}, {length}", "dim")
     _text(root, MARGIN, 62, *_counts(scene))
     longest = _longest(scene)
     _text(root, MARGIN, 78, longest)

@@ -93,7 +93,9 @@ class _Building:
 
     def __init__(self, events: Sequence[Event]) -> None:
         last = [event.ms for event in events if not isinstance(event.data, SessionRetired)]
-        self.scene = Scene(from_ms=events[0].ms, to_ms=max(last, default=events[0].ms))
+        self.scene = Scene(
+            session=events[0].session, from_ms=events[0].ms, to_ms=max(last, default=events[0].ms)
+        )
         self._finalized: dict[int, Event] = {}
         self._untaken: dict[tuple[int, str], Event] = {}
         self._queued: dict[str, Event] = {}

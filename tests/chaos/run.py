@@ -32,6 +32,7 @@ from eventsched.cli.logs import configure_logs
 from eventsched.connection import Connection, open_connection
 from eventsched.errors import ServerUnavailable
 from eventsched.events import Event
+from eventsched.server.embedded import PROGRAM
 from eventsched.settings import Settings
 from eventsched.store import Store
 from eventsched.testing import LocalServer
@@ -107,6 +108,8 @@ class Run:
         self.settings = msgspec.to_builtins(_settings(self.rng))
         binary = _binary(source)
         self.server = LocalServer(folder / "server", binary, durable=True)
+        # With it, what is kept can be read afterwards: `eventsched --data <folder>/server …`.
+        (folder / "server" / PROGRAM).write_text(str(self.server.binary.path))
         socket = Path(unquote(self.server.url.removeprefix("unix://")))
         self.wires = {
             name: Proxy(name, folder, socket, Random(f"{name}-{seed}"))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shlex
+from importlib import import_module
 from pathlib import Path
 
 import anyio
@@ -12,6 +14,7 @@ from typer.main import get_command
 import eventsched
 from eventsched import scripts
 from eventsched.cli.app import COMMANDS, program
+from eventsched.cli.options import command_of
 from eventsched.client import Client
 from eventsched.connection import open_connection
 from eventsched.running import ROLES, running
@@ -57,7 +60,20 @@ def test_named_commands_exist() -> None:
     assert get_command(program).list_commands(None) == list(COMMANDS)  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_the_commands_of_the_audit_can_be_read() -> None:
+    """Each command line that it shows names a command, and options that this one has."""
+    lines = [line[2:] for line in _text("docs/audit.md").splitlines() if line.startswith("$ event")]
+    assert len(lines) > 10
+    for line in lines:
+        _, name, *words = shlex.split(line.partition(" | ")[0])
+        made = command_of(import_module(f"eventsched.cli.{name}"), name)
+        if hasattr(made, "commands"):
+            made = made.commands[words[0]]
+        known = {one for each in made.params for one in each.opts}
+        assert {word for word in words if word.startswith("--")} <= known, line
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "docs/audit.md"])
 def test_named_targets_exist(name: str) -> None:
     targets = set(re.findall(r"^([a-z-]+):", _text("Makefile"), re.MULTILINE))
     assert set(TARGET.findall(_text(name))) <= targets
