@@ -50,6 +50,14 @@ class WithFields(Protocol):
         """The fields; the names of a record only ever grow."""
 
 
+@runtime_checkable
+class WithParts(Protocol):
+    """A projection whose records hold several things that have ids, `<record>/<part>`."""
+
+    def part(self, view: Any, part: str) -> Any:
+        """The part that is so called; none when the record does not hold it now."""
+
+
 class ProjectionSet(msgspec.Struct, frozen=True):
     """Projections that one consumer group folds in one pass."""
 

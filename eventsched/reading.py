@@ -10,6 +10,7 @@ A Reader reads what roles wrote and changes nothing.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
+from functools import partial
 from typing import Any
 
 import anyio
@@ -23,7 +24,7 @@ from eventsched.folding import Folding, Unfolded, decoded, in_order, trails_of
 from eventsched.moments import Moment
 from eventsched.past import Past, of_job
 from eventsched.privacy.opening import EventOpener
-from eventsched.projection import Projection
+from eventsched.projection import Projection, WithParts
 from eventsched.views import START, Views
 
 SWITCHES_MAX = 3
@@ -259,14 +260,20 @@ class Reader:
             raise InvalidMessage.of(
                 "kind", f"no read model {kind!r}", f"choose of {', '.join(self.projections)}"
             )
-        cell, record, of = self._place(kind, entity)
+        whole, _, part = entity.partition("/")
+        cell, record, of = self._place(kind, whole)
+        picked = partial(_picked, projection, part)
         views = self._past.views(cell)
         if at is not None:
             await self._past.check_not_ahead(cell, at, "at")
-        elif views is not None and (live := await _live(views, projection, record)):
-            view, changed = live
+        elif (
+            views is not None
+            and (live := await _live(views, projection, record))
+            and (view := picked(live[0])) is not None
+        ):
+            changed = live[1]
             return State(kind=kind, id=entity, cell=cell, at=changed, is_live=True, view=view)
-        found = await self._folded(cell, projection, record, of, at)
+        found = await self._folded(cell, projection, record, of, at, picked)
         if found is None:
             raise NotFound(f"no {kind} {entity}" + await self._why_none(cell, of, at))
         view, changed, dropped = found
@@ -292,11 +299,17 @@ class Reader:
         return keys.cell_of(full), name, of
 
     async def _folded(
-        self, cell: str, projection: Projection, record: str, of: Of, at: Moment | None
+        self,
+        cell: str,
+        projection: Projection,
+        record: str,
+        of: Of,
+        at: Moment | None,
+        picked: Callable[[Any], Any],
     ) -> tuple[Any, str, str] | None:
         """The record as its events make it: what it says, what changed it, what dropped it.
 
-        A record that was dropped is shown as it was before.
+        A record that was dropped, or a part that is not there any more, is shown as it was before.
         """
         folding = Folding([projection], [""], complete=True)
         (folded,) = folding.parts
@@ -307,8 +320,9 @@ class Reader:
             if isinstance(event, Unfolded):
                 continue
             folding.fold(event, whole=False)  # what cannot be folded is passed by, as it was live
-            if record in folded.views:
-                found = folded.views[record], folded.changed[record], ""
+            view = picked(folded.views.get(record))
+            if view is not None:
+                found = view, folded.changed[record], ""
             elif found is not None and not found[2]:
                 found = *found[:2], event.id
         return found
@@ -344,3 +358,10 @@ async def _live(views: Views, projection: Projection, record: str) -> tuple[Any,
 
 def _ms(one: Event | Unfolded) -> int:
     return int(one.id.partition("-")[0])
+
+
+def _picked(projection: Projection, part: str, view: Any) -> Any:
+    """The record, or the part of it that was asked for; none when it is not there."""
+    if view is None or not part:
+        return view
+    return projection.part(view, part) if isinstance(projection, WithParts) else None

@@ -214,6 +214,12 @@ class Groups:
         after: SessionGroups | None = step(view, event, event.data)
         return after
 
+    def part(self, view: SessionGroups, part: str) -> Group | None:
+        """The group `<target>/<n>` while it is the active one (rule 34)."""
+        target, _, n = part.partition("/")
+        group = view.targets.get(target)
+        return group if group is not None and group.active and str(group.n) == n else None
+
     def fields(self, view: SessionGroups) -> Mapping[str, bytes]:
         """`context:<target>` for the dispatch script, which copies it unread (rule 29)."""
         return {f"context:{target}": context_of(group) for target, group in view.targets.items()}

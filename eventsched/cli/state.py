@@ -14,7 +14,10 @@ Kind = Annotated[
 ]
 Id = Annotated[
     str,
-    typer.Argument(metavar="ID", help="A session, node (<cell>.<name>) or job key."),
+    typer.Argument(
+        metavar="ID",
+        help="A session or node (<cell>.<name>), a job's key, a group (<session>/<target>/<n>).",
+    ),
 ]
 
 At = Annotated[

@@ -111,6 +111,39 @@ async def test_state_is_the_same_folded_from_the_trail_and_live(
     assert [one.at for one in live] == [one.at for one in trailing]
 
 
+async def test_rule_34_a_group_is_found_by_its_id_while_it_is_active_and_later(
+    store: TimedStore, redis: Client
+) -> None:
+    reader = await reader_of(store, redis)
+    node = await store.join()
+    session = await store.open()
+
+    async def speak(seq: int) -> None:
+        await store.say(session, seq, final=True)
+        await store.dispatch()
+        (message,) = [one for one in await store.inbox(node) if one["t"] == "assign"][seq:]
+        await store.answer(node, message)
+        await fold(store)
+
+    async def group(n: int) -> tuple[bool, list[int]]:
+        found = await reader.state("group", f"{session.session}/es/{n}")
+        return found.is_live, [one.utterance for one in found.view.parts]
+
+    await speak(0)
+    assert await group(0) == (True, [0])
+    store.tick(2_001)
+    await speak(1)
+    assert [await group(0), await group(1)] == [(False, [0]), (True, [1])]
+    await store.close_session(session.session, session.epoch)
+    await fold(store)
+    assert [await group(0), await group(1)] == [(False, [0]), (False, [1])]
+    for part in ("es/2", "fr/0", "es", "es/0/0"):
+        with pytest.raises(NotFound):
+            await reader.state("group", f"{session.session}/{part}")
+    with pytest.raises(NotFound):
+        await reader.state("session", f"{session.session}/es/0")
+
+
 async def test_a_retired_session_is_shown_as_it_was(store: TimedStore, redis: Client) -> None:
     reader = await reader_of(store, redis)
     session = await store.open()
