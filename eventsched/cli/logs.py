@@ -35,6 +35,6 @@ def configure_logs(verbose: int, *, quiet: bool, is_service: bool) -> None:
             *shape,
             renderer,
         ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),  # as it is by then
         cache_logger_on_first_use=False,
     )
