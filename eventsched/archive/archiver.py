@@ -38,7 +38,7 @@ from eventsched.keys import name_of
 from eventsched.projection import ProjectionSet
 from eventsched.roles import Patience
 from eventsched.server.locks import FileLock
-from eventsched.transport import entries_of
+from eventsched.transport import Entry, entries_of
 from eventsched.views import START, Held, Views
 
 HOLD_MS = 15_000
@@ -187,7 +187,7 @@ class Archiver:
         if not first:
             return Stepped("idle")
         ends_ms = _window_end(first, look.window_ms)
-        within = [one for one in entries if place_of(one[0])[0] < ends_ms]
+        within = _before(entries, ends_ms)
         for finalized in sealer.add(within):
             if self._audio:
                 await self._hear(sealer, finalized)
@@ -243,6 +243,13 @@ class Archiver:
 def _window_end(first: str, window_ms: int) -> int:
     ms = place_of(first)[0]
     return ms - ms % window_ms + window_ms
+
+
+def _before(entries: list[Entry], ends_ms: int) -> list[Entry]:
+    """Those of the window: mostly all of them, which the last one tells."""
+    if not entries or place_of(entries[-1][0])[0] < ends_ms:
+        return entries
+    return [one for one in entries if place_of(one[0])[0] < ends_ms]
 
 
 def _is_full(sealer: Sealer, entries_max: int) -> bool:

@@ -6,6 +6,7 @@ Owns: their list, by name. Never does: run them (cli/bench.py). Read next: dispa
 from __future__ import annotations
 
 from eventsched.bench.append import Append
+from eventsched.bench.archive import Archive
 from eventsched.bench.dispatch import Dispatch
 from eventsched.bench.jobs import Jobs
 from eventsched.bench.latency import Latency
@@ -15,5 +16,5 @@ from eventsched.bench.sessions import Sessions
 from eventsched.bench.stage import Bench
 
 BENCHES: dict[str, type[Bench]] = {
-    one.name: one for one in (Append, Dispatch, Jobs, Latency, Project, Sessions, Raw)
+    one.name: one for one in (Append, Archive, Dispatch, Jobs, Latency, Project, Sessions, Raw)
 }

@@ -20,6 +20,7 @@ PER_ITEM = {
 }  # fmt: skip
 PARTS = {
     "append": {"append", "xadd pipelined"},
+    "archive": {"redis to sealed", "gather and fold", "seal", "verify", "one session"},
     "dispatch": {"dispatch"},
     "jobs": {"session and group views", "no views", "all four views"},
     "latency": {"200/s", "2000/s"},
