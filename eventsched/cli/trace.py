@@ -21,16 +21,20 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from eventsched.archive.layout import ArchiveFolder
+from eventsched.archive.reading import History
 from eventsched.checks import check_language
-from eventsched.cli.options import Options, command
+from eventsched.cli.options import Archive, Options, command
 from eventsched.cli.services import Cells
 from eventsched.client import Client, running_client
 from eventsched.connection import Connection
 from eventsched.errors import InvalidMessage
 from eventsched.processes import Children, children
+from eventsched.projection import load_sets
 from eventsched.trace.judge import Verdict, judge
 from eventsched.trace.replay import Replay
 from eventsched.trace.rttm import Expected, expect, read_rttm
+from eventsched.views import Views
 
 NODES_MAX = 64
 SPEED_MIN = 0.1
@@ -54,6 +58,7 @@ async def trace(
     langs: Langs = "en,es",
     rtf: Rtf = 0.3,
     cells: Cells = None,
+    archive: Archive = None,
 ) -> int:
     """Replay conversations (RTTM) as load; exit code 1 unless everything came out right.
 
@@ -62,6 +67,7 @@ async def trace(
     listed = _check(speed, nodes, slots, langs, rtf)
     conversations = [read_rttm(path, listed) for path in files]
     expected = expect(conversations)
+    sealed = ArchiveFolder.open(archive) if archive else None
     async with options.connect(create=True, cells=cells) as connection:
         if nodes < len(connection.cells):
             raise InvalidMessage.of(
@@ -77,7 +83,7 @@ async def trace(
                 await _start(fleet, connection, names, slots, listed, rtf, speed)
                 await fleet.until_registered(connection.stores, names)
                 replay = Replay(es, conversations, speed=speed, run_id=run_id)
-                verdict = await _run(options, connection, replay, expected)
+                verdict = await _run(options, connection, replay, expected, sealed)
     _show(options, verdict)
     return 0 if verdict.is_good else 1
 
@@ -119,7 +125,11 @@ async def _start(
 
 
 async def _run(
-    options: Options, connection: Connection, replay: Replay, expected: Expected
+    options: Options,
+    connection: Connection,
+    replay: Replay,
+    expected: Expected,
+    archive: ArchiveFolder | None,
 ) -> Verdict:
     stores = list(connection.stores.values())
     started = {store.cell: await store.last_id(store.keys.log) for store in stores}
@@ -129,7 +139,13 @@ async def _run(
             tasks.start_soon(_live, replay, expected)
         record = await replay.run()
         tasks.cancel_scope.cancel()
-    return await judge(stores, started, record, expected, time.monotonic() - begins)
+    wall_s = time.monotonic() - begins
+    core = next(one for one in load_sets() if one.sessions is not None)
+    histories = {
+        store.cell: await History.open(Views(store.transport, store.cell), archive, core)
+        for store in stores
+    }
+    return await judge(histories, started, record, expected, wall_s)
 
 
 async def _live(replay: Replay, expected: Expected) -> None:

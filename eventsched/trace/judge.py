@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from eventsched.archive.reading import History
 from eventsched.events import (
     Event,
     JobDispatched,
@@ -20,11 +21,9 @@ from eventsched.events import (
     UtteranceFinalized,
 )
 from eventsched.folding import Unfolded, decoded
-from eventsched.store import Store
 from eventsched.trace.replay import Record, heard_twice, out_of_order
 from eventsched.trace.rttm import Expected
 
-READ_COUNT = 5_000
 EXPIRED = frozenset({"NO_POOL_FOR_LANG_PAIR", "NO_AVAILABLE_NODE"})
 
 
@@ -115,16 +114,17 @@ class _Seen:
 
 
 async def judge(
-    stores: Sequence[Store],
+    histories: Mapping[str, History],
     started: Mapping[str, str],
     record: Record,
     expected: Expected,
     wall_s: float,
 ) -> Verdict:
-    """Read what the log says since `started` (id by cell) and compare."""
+    """Read what each cell's history says since `started` (id by cell) and compare."""
     seen = _Seen(set(record.sessions))
-    for store in stores:
-        await _read(store, started[store.cell], seen)
+    for cell, history in histories.items():
+        async for entry in history.entries(started[cell]):
+            seen.count(decoded(entry))
     dispatch = [
         one.started_ms - seen.finalized_ms[one.session, one.utterance]
         for one in record.heard
@@ -152,16 +152,6 @@ async def judge(
         result_ms=spread(result),
         wall_s=round(wall_s, 1),
     )
-
-
-async def _read(store: Store, after: str, seen: _Seen) -> None:
-    while True:
-        entries = await store.read_range(store.keys.log, f"({after}", "+", READ_COUNT)
-        for entry in entries:
-            seen.count(decoded(entry))
-        if len(entries) < READ_COUNT:
-            return
-        after = entries[-1][0]
 
 
 def spread(values: Sequence[float]) -> Spread:

@@ -1,0 +1,232 @@
+"""Conversations in a loop, for minutes: memory stays bounded, and a dead archiver loses nothing.
+
+    python -m tests.soak.run --minutes 5
+
+Owns: a server, `eventsched up` with an archive, `eventsched trace` again and again; the memory's
+slope; then the same with the archiver dead: alarm, backpressure, nothing deleted; then alive again.
+Exit code 1 when something of that did not hold. Read next: tests/archive/test_dead_archiver.py.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import cycle
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from eventsched.keys import Keys
+from eventsched.testing import LocalServer, wait_for
+from eventsched.trace.rttm import SAMPLES
+
+KEYS = Keys("c0")
+SETTINGS = {
+    "retire_ms": 5_000, "log_keep_ms": 5_000, "archive_entries_max": 2_000,
+    "archive_window_ms": 5_000, "archive_behind_max": 5_000,
+}  # fmt: skip
+VOICE = SAMPLES.parent.parent / "speech" / "voices" / "anna.wav"
+SPEED = "40"
+RUN_S_MAX = 60
+SETTLED_S = 40
+"""After the last session has ended, all that may go has gone within this."""
+SLOPE_BYTES_MAX = 64 * 1024
+"""Growth for each conversation, once the first third is over: names of nodes that are gone."""
+
+
+class Sample(msgspec.Struct, frozen=True):
+    """The server after one conversation."""
+
+    at_s: float
+    used_bytes: int
+    log: int
+    archived_to: str
+    gone: int
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """What a soak saw."""
+
+    conversations: int
+    entries: int
+    first: Sample
+    last: Sample
+    slope_bytes: float
+    """Of used memory, for each conversation, by least squares over the last two thirds."""
+    raised: bool
+    """The dead archiver was told by pressure."""
+    refused: bool
+    """Producers were refused then."""
+    deleted: int
+    """Entries that went while the archiver was dead and that it had not sealed; must be 0."""
+    lifted: bool
+    verified: bool
+    untouched: bool
+
+    @property
+    def is_good(self) -> bool:
+        told = self.raised and self.refused and self.lifted and self.verified and self.untouched
+        return told and not self.deleted and self.slope_bytes <= SLOPE_BYTES_MAX
+
+
+class Soak:
+    """One server and what runs against it."""
+
+    def __init__(self, server: LocalServer, folder: Path) -> None:
+        self.server, self.folder = server, folder
+        self.archive = folder / "archive"
+        self._conversations = cycle(sorted(SAMPLES.glob("*.rttm")))
+        self._begins = time.monotonic()
+
+    @contextmanager
+    def running(self, *roles: str) -> Iterator[None]:
+        """`eventsched run …`; ended by SIGTERM."""
+        given = [f"--set={name}={value}" for name, value in SETTINGS.items()]
+        archive = [f"--archive={self.archive}"] if "archiver" in roles else []
+        with (self.folder / f"{'-'.join(roles)}.log").open("ab") as log:
+            process = subprocess.Popen(
+                [*_program(), "run", *roles, "--url", self.server.url, *given, *archive],
+                stdout=subprocess.PIPE, stderr=log,
+            )  # fmt: skip
+            assert process.stdout is not None
+            try:
+                if not process.stdout.readline().startswith(b"ready"):
+                    raise RuntimeError(f"roles {roles} did not start, see {log.name}")
+                yield
+            finally:
+                process.terminate()
+                process.wait(30)
+                process.stdout.close()
+
+    def converse(self) -> str:
+        """One conversation at high speed; what was not good about it."""
+        asked = ["trace", str(next(self._conversations)), "--speed", SPEED]
+        try:
+            done = subprocess.run(
+                [*_program(), "--json", *asked, "--url", self.server.url, *self._archive()],
+                check=False, capture_output=True, timeout=RUN_S_MAX, text=True,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            return f"not within {RUN_S_MAX} s"
+        return "" if done.returncode == 0 else f"{done.stdout}{done.stderr}"
+
+    def _archive(self) -> list[str]:
+        return ["--archive", str(self.archive)]
+
+    def sample(self) -> Sample:
+        told = _told(self.server.call("INFO", "memory"))
+        stream = _told(self.server.call("XINFO", "STREAM", KEYS.log))
+        return Sample(
+            at_s=round(time.monotonic() - self._begins, 1),
+            used_bytes=int(told["used_memory"]),
+            log=int(stream["length"]),
+            archived_to=self.server.call("HGET", KEYS.archive, "to") or "",
+            gone=int(stream["entries-added"]) - int(stream["length"]),
+        )
+
+    def pressure(self) -> str:
+        return self.server.call("HGET", KEYS.counters, "pressure") or ""
+
+    def command(self, *words: str) -> bool:
+        done = subprocess.run([*_program(), *words], check=False, capture_output=True)
+        return done.returncode == 0
+
+
+def _program() -> list[str]:
+    return [sys.executable, "-m", "eventsched.cli"]
+
+
+def _told(reply: Any) -> dict[str, Any]:
+    if isinstance(reply, dict):
+        return reply
+    return dict(zip(map(str, reply[::2]), reply[1::2], strict=True))
+
+
+def slope(samples: list[Sample]) -> float:
+    """Bytes for each sample, by least squares."""
+    count = len(samples)
+    mid, mean = (count - 1) / 2, sum(one.used_bytes for one in samples) / count
+    above = sum((at - mid) * (one.used_bytes - mean) for at, one in enumerate(samples))
+    return above / sum((at - mid) ** 2 for at in range(count))
+
+
+def soak(minutes: float, folder: Path) -> Report:
+    """A long stretch with everything alive, then the archiver's death, then its return."""
+    with LocalServer(folder / "server") as server:
+        run = Soak(server, folder)
+        with run.running("dispatcher", "projector", "timekeeper"):
+            with run.running("archiver"):
+                samples = _alive(run, minutes)
+            before = run.sample()
+            raised, refused = _dead(run)
+            dead = run.sample()
+            with run.running("archiver"):
+                lifted = _holds(lambda: "archive" not in run.pressure())
+                _holds(lambda: run.sample().log < 500)
+                last = run.sample()
+                verified = run.command(
+                    "verify", "--url", server.url, "--archive", str(run.archive)
+                )
+        untouched = run.command("audit", "verify", str(run.archive))
+        settled = samples[len(samples) // 3 :]
+        return Report(
+            conversations=len(samples), entries=last.gone + last.log, first=samples[0], last=last,
+            slope_bytes=round(slope(settled), 1), raised=raised, refused=refused,
+            deleted=_lost(before, dead), lifted=lifted, verified=verified, untouched=untouched,
+        )  # fmt: skip
+
+
+def _alive(run: Soak, minutes: float) -> list[Sample]:
+    samples: list[Sample] = []
+    ends = time.monotonic() + 60 * minutes
+    while time.monotonic() < ends or len(samples) < 9:
+        if wrong := run.converse():
+            raise RuntimeError(f"a conversation was not good: {wrong}")
+        samples.append(run.sample())
+        typer.echo(msgspec.json.encode(samples[-1]).decode(), err=True)
+    return samples
+
+
+def _dead(run: Soak) -> tuple[bool, bool]:
+    """Speech until the alarm; then a conversation that is not let in."""
+    for _ in range(200):
+        run.converse()
+        if "archive" in run.pressure():
+            typer.echo(f"pressure: {run.pressure()}", err=True)
+            opened = run.command(
+                "stream", str(VOICE), "--source", "en", "--target", "es", "--url", run.server.url,
+            )  # fmt: skip
+            return True, not opened
+    return False, False
+
+
+def _lost(before: Sample, dead: Sample) -> int:
+    """What had been archived before the death may still go; nothing else."""
+    is_same = before.archived_to == dead.archived_to
+    return 0 if is_same and dead.gone - before.gone <= before.log else dead.gone - before.gone
+
+
+def _holds(what: Callable[[], bool]) -> bool:
+    try:
+        wait_for("it settles", what, SETTLED_S)
+    except TimeoutError:
+        return False
+    return True
+
+
+def main(minutes: Annotated[float, typer.Option(help="With everything alive.")] = 5) -> None:
+    """Soak; the verdict is one JSON object."""
+    with tempfile.TemporaryDirectory(prefix="eventsched-soak-") as name:
+        report = soak(minutes, Path(name))
+    typer.echo(msgspec.json.encode(report).decode())
+    raise typer.Exit(0 if report.is_good else 1)
+
+
+if __name__ == "__main__":
+    typer.run(main)
