@@ -9,7 +9,7 @@ STAMP := .venv/.set-up
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-servers sim chaos mutants bench lint types
+.PHONY: help setup demo test test-servers sim chaos soak mutants bench lint types
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -39,6 +39,10 @@ test-servers: $(STAMP)  ## Run all tests against every server that is here: whee
 SEEDS ?= 100
 sim: $(STAMP)  ## Simulate whole clusters under faults: SEEDS=1000, or one with SEED=7
 	@$(BIN)/python -m tests.simulation.run $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
+
+SOAK_MINUTES ?= 5
+soak: $(STAMP)  ## Conversations in a loop: memory's slope, then a dead archiver: SOAK_MINUTES=30
+	@$(BIN)/python -m tests.soak.run --minutes $(SOAK_MINUTES)
 
 MINUTES ?= 5
 CHAOS_SERVER ?= embedded

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import cycle
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 import typer
@@ -33,6 +33,10 @@ SETTINGS = {
 }  # fmt: skip
 VOICE = SAMPLES.parent.parent / "speech" / "voices" / "anna.wav"
 SPEED = "40"
+ADDED = """
+local told = redis.call('XINFO', 'STREAM', KEYS[1])
+for i = 1, #told, 2 do if told[i] == 'entries-added' then return told[i + 1] end end
+"""
 RUN_S_MAX = 60
 SETTLED_S = 40
 """After the last session has ended, all that may go has gone within this."""
@@ -120,14 +124,14 @@ class Soak:
         return ["--archive", str(self.archive)]
 
     def sample(self) -> Sample:
-        told = _told(self.server.call("INFO", "memory"))
-        stream = _told(self.server.call("XINFO", "STREAM", KEYS.log))
+        told = self.server.call("INFO", "memory")
+        length = int(self.server.call("XLEN", KEYS.log))
         return Sample(
             at_s=round(time.monotonic() - self._begins, 1),
             used_bytes=int(told["used_memory"]),
-            log=int(stream["length"]),
+            log=length,
             archived_to=self.server.call("HGET", KEYS.archive, "to") or "",
-            gone=int(stream["entries-added"]) - int(stream["length"]),
+            gone=int(self.server.call("EVAL", ADDED, 1, KEYS.log)) - length,
         )
 
     def pressure(self) -> str:
@@ -140,12 +144,6 @@ class Soak:
 
 def _program() -> list[str]:
     return [sys.executable, "-m", "eventsched.cli"]
-
-
-def _told(reply: Any) -> dict[str, Any]:
-    if isinstance(reply, dict):
-        return reply
-    return dict(zip(map(str, reply[::2]), reply[1::2], strict=True))
 
 
 def slope(samples: list[Sample]) -> float:
