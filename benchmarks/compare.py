@@ -19,8 +19,6 @@ from eventsched.bench.measure import in_rounds
 from eventsched.bench.stage import Bench, Stage
 
 OURS = "eventsched"
-WARM_UP_SCALE = 0.05
-"""A first round, so small, shows that all of them work."""
 
 
 class Drains(Bench, frozen=True, kw_only=True):
@@ -34,7 +32,6 @@ class Drains(Bench, frozen=True, kw_only=True):
     utterances: int = 20
 
     async def compare(self, stage: Stage, peers: list[Peer]) -> Report:
-        await self.scaled(WARM_UP_SCALE).one(stage, peers)
         one = partial(self.one, stage, peers)
         seen = await in_rounds(stage.rounds, one, stage.moved, warm_up=False)
         return stage.told(self, seen, curves={})
@@ -72,7 +69,6 @@ class Latencies(Bench, frozen=True, kw_only=True):
     """At the highest rate; a quarter at the lowest."""
 
     async def compare(self, stage: Stage, peers: list[Peer]) -> Report:
-        await self.scaled(WARM_UP_SCALE).one(stage, peers)
         one = partial(self.one, stage, peers)
         seen = await in_rounds(stage.rounds, one, stage.moved, warm_up=False)
         return stage.told(self, seen, curves={})

@@ -21,10 +21,11 @@ import typer
 
 from benchmarks.compare import Drains, Latencies
 from benchmarks.peers.environments import NAMES, NoPeer, Peer, prepare
+from benchmarks.peers.programs import drain
 from benchmarks.results import Results, Rival
 from eventsched.bench.append import Append
 from eventsched.bench.dispatch import Dispatch
-from eventsched.bench.figures import Report
+from eventsched.bench.figures import BenchFailed, Report
 from eventsched.bench.project import Project
 from eventsched.bench.raw import Raw
 from eventsched.bench.sessions import Sessions
@@ -33,6 +34,7 @@ from eventsched.cli.options import run_async
 from eventsched.errors import EventschedError
 
 RESULTS = Path(__file__).parent / "results.json"
+TRIED_JOBS = 100
 ALL_PEERS = ",".join(NAMES)
 Out = Annotated[Path, typer.Option(metavar="FILE", help="Where the figures go.")]
 Rounds = Annotated[int, typer.Option(min=1, max=100, help="Rounds that count.")]
@@ -79,8 +81,9 @@ async def _measure(
 ) -> Results:
     name = ""
     async with open_stage(rounds, lambda done: _tell(f"{name}: {done} done")) as stage:
+        working = await _try(stage, peers, left_out)
         reports = []
-        for name, run in _all(stage, peers, scale, traces):
+        for name, run in _all(stage, working, scale, traces):
             _tell(f"measuring {name}")
             reports.append(await run())
         return Results(
@@ -89,10 +92,25 @@ async def _measure(
             machine=reports[0].machine,
             rounds=rounds,
             scale=scale,
-            peers=[Rival(peer.name, peer.version, peer.settings) for peer in peers],
+            peers=[Rival(peer.name, peer.version, peer.settings) for peer in working],
             left_out=left_out,
             reports=reports,
         )
+
+
+async def _try(stage: Stage, peers: list[Peer], left_out: dict[str, str]) -> list[Peer]:
+    """Those that work off a few jobs; it warms them up, too."""
+    working = []
+    for peer in peers:
+        _tell(f"trying {peer.name} {peer.version}")
+        try:
+            await drain(stage, peer, TRIED_JOBS)
+        except BenchFailed as why:
+            left_out[peer.name] = str(why)
+            _tell(f"left out: {why}")
+        else:
+            working.append(peer)
+    return working
 
 
 def _all(

@@ -8,7 +8,7 @@ Never does: replay whole conversations (`eventsched trace`). Read next: talk.py,
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -17,15 +17,26 @@ from typing import ClassVar, Self
 
 import anyio
 import msgspec
+import structlog
 
 from eventsched.bench.append import CHUNK
-from eventsched.bench.figures import Figures, Point, Report, Round, Spread, percentiles, spread_of
+from eventsched.bench.figures import (
+    BenchFailed,
+    Figures,
+    Point,
+    Report,
+    Round,
+    Spread,
+    percentiles,
+    spread_of,
+)
 from eventsched.bench.fleet import Fleet, fleet_of
 from eventsched.bench.measure import Cost, Rounds, in_rounds, metering
 from eventsched.bench.outcomes import Outcomes, Utterance, outcomes_after
 from eventsched.bench.stage import Bench, Stage
 from eventsched.bench.talk import Moment, Stretch, chunks_of, stretches_in
 from eventsched.client import connect
+from eventsched.errors import EventschedError
 from eventsched.session import Session
 from eventsched.trace.rttm import SAMPLES
 
@@ -38,6 +49,7 @@ SETTLE_S = 2
 AGAIN = 3
 """Rounds of a level that did not hold at first: their medians count."""
 PART = "level"
+log = structlog.get_logger("eventsched.bench")
 
 
 class Sessions(Bench, frozen=True, kw_only=True):
@@ -53,8 +65,9 @@ class Sessions(Bench, frozen=True, kw_only=True):
     """Folder of RTTM files whose pauses and lengths are drawn; without, the samples'."""
 
     def scaled(self, by: float) -> Self:
-        levels = dict.fromkeys(max(1, round(level * by)) for level in self.levels)
-        seconds = max(1, round(self.seconds * by))
+        """Never so few or so short that nobody ends an utterance."""
+        levels = dict.fromkeys(max(50, round(level * by)) for level in self.levels)
+        seconds = max(2, round(self.seconds * by))
         return msgspec.structs.replace(self, seconds=seconds, levels=tuple(levels))
 
     def steps(self, rounds: int) -> int:
@@ -67,13 +80,16 @@ class Sessions(Bench, frozen=True, kw_only=True):
         largest = 0
         for number, level in enumerate(self.levels, 1):
             one = partial(self._measure, stage, stretches, level)
-            seen[level] = await in_rounds(1, one, warm_up=False)
-            if not holds(seen[level].parts[PART]):
-                seen[level] = await in_rounds(AGAIN, one, warm_up=False)
+            rounds = await _level(one)
             stage.moved(number)
-            if not holds(seen[level].parts[PART]):
+            if rounds is None:
+                break
+            seen[level] = rounds
+            if not holds(rounds.parts[PART]):
                 break
             largest = level
+        if not seen:
+            raise BenchFailed(f"not even {self.levels[0]} sessions could be measured")
         return _report(self, stage, seen, largest)
 
     async def _measure(self, stage: Stage, stretches: Sequence[Stretch], level: int) -> Round:
@@ -92,6 +108,18 @@ class Sessions(Bench, frozen=True, kw_only=True):
                     cost = await live.talk(stage, fleet, stretches, self.seconds)
                 seen = await outcomes_after(store, begun)
         return Round({PART: live.figures(seen, cost, self.seconds)})
+
+
+async def _level(one: Callable[[], Awaitable[Round]]) -> Rounds | None:
+    """What was seen of a level; none of one that is refused or stalls, which does not hold."""
+    seen: Rounds | None = None
+    try:
+        seen = await in_rounds(1, one, warm_up=False)
+        if not holds(seen.parts[PART]):
+            seen = await in_rounds(AGAIN, one, warm_up=False)
+    except* EventschedError as errors:
+        log.warning("level given up", reason=str(errors.exceptions[0]))
+    return seen
 
 
 def holds(figures: Mapping[str, Spread]) -> bool:
