@@ -55,6 +55,12 @@ def test_history_shows_that_something_was_said_and_how_much(system: System) -> N
     assert "encrypted with key" in told
 
 
+def test_history_shows_the_words_to_who_has_the_key(system: System) -> None:
+    told = run(system.data, "history", system.secret, env=system.env).stdout.decode()
+    assert "octetos" in told
+    assert "sealed" not in told
+
+
 def test_a_session_is_forgotten_and_the_file_written_anew(system: System) -> None:
     done = run(system.data, "forget", system.secret, env=system.env)
     assert done.returncode == 0, done.stderr
