@@ -487,6 +487,15 @@ async def test_what_is_within_sixteen_mebibytes_stays_for_a_reader_that_confirms
     assert await numbers(store, session) == list(range(393, 649))
 
 
+async def test_exactly_sixteen_mebibytes_behind_what_was_confirmed_stay(store: TimedStore) -> None:
+    node, session, (message,) = await assigned(store, 1)
+    await bulk(store, node, message, 256)
+    oldest = await store.read_range(store.keys.out("s1"), "-", "+", 2)
+    await store.keep_alive([(session.session, 1, oldest[1][0])])
+    await store.send_partials(node.node, 1, [(message["j"], 1, b"x" * 65_536)])
+    assert await numbers(store, session) == list(range(2, 258))
+
+
 async def test_an_out_entry_names_its_event(store: TimedStore) -> None:
     node, session, messages = await assigned(store, 2)
     for message in messages:
