@@ -51,7 +51,9 @@ FIGURES = {
     "doubled": "doubled",
     "sessions": "sessions",
 }
-"""Column titles, in order; per item where a unit allows it."""
+"""Column titles, in order; per item where a unit allows it. Others follow by their name."""
+NOT_SHOWN = ("p90_ms", "max_ms")
+"""In the JSON, and the former in the plots."""
 PLOTTED = {
     "jobs": ("throughput.svg", "Jobs a second of each"),
     "latency": ("latency.svg", "Percentiles of each at both rates"),
@@ -207,9 +209,11 @@ def _setting(value: object) -> str:
 
 def _table(parts: Mapping[str, Mapping[str, Spread]]) -> str:
     """A row for each part; a column for each figure that any of them has."""
-    names = [name for name in FIGURES if any(name in figures for figures in parts.values())]
+    seen = dict.fromkeys(name for figures in parts.values() for name in figures)
+    names = [name for name in FIGURES if name in seen]
+    names += [name for name in seen if name not in FIGURES and name not in NOT_SHOWN]
     lines = [
-        "| | " + " | ".join(FIGURES[name] for name in names) + " |",
+        "| | " + " | ".join(FIGURES.get(name, name) for name in names) + " |",
         "|---|" + "---:|" * len(names),
     ]
     for part, figures in parts.items():

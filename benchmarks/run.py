@@ -23,18 +23,17 @@ from benchmarks.compare import Drains, Latencies
 from benchmarks.peers.environments import NAMES, NoPeer, Peer, prepare
 from benchmarks.peers.programs import drain
 from benchmarks.results import Results, Rival
-from eventsched.bench.append import Append
-from eventsched.bench.dispatch import Dispatch
 from eventsched.bench.figures import BenchFailed, Report
-from eventsched.bench.project import Project
-from eventsched.bench.raw import Raw
 from eventsched.bench.sessions import Sessions
-from eventsched.bench.stage import Bench, Stage, open_stage
+from eventsched.bench.stage import Stage, open_stage
+from eventsched.bench.suite import BENCHES
 from eventsched.cli.options import run_async
 from eventsched.errors import EventschedError
 
 RESULTS = Path(__file__).parent / "results.json"
 TRIED_JOBS = 100
+ALONE = [name for name in BENCHES if name not in (Drains.name, Latencies.name)]
+"""Benchmarks in which no peer takes part."""
 ALL_PEERS = ",".join(NAMES)
 Out = Annotated[Path, typer.Option(metavar="FILE", help="Where the figures go.")]
 Rounds = Annotated[int, typer.Option(min=1, max=100, help="Rounds that count.")]
@@ -118,9 +117,9 @@ def _all(
 ) -> Iterator[tuple[str, Callable[[], Awaitable[Report]]]]:
     yield "jobs", lambda: Drains().scaled(scale).compare(stage, peers)
     yield "latency", lambda: Latencies().scaled(scale).compare(stage, peers)
-    others: list[Bench] = [Append(), Dispatch(), Project(), Raw(), Sessions(traces=traces)]
-    for bench in others:
-        yield bench.name, partial(bench.scaled(scale).run, stage)
+    for name in ALONE:
+        bench = Sessions(traces=traces) if name == Sessions.name else BENCHES[name]()
+        yield name, partial(bench.scaled(scale).run, stage)
 
 
 def _tell(what: str) -> None:
