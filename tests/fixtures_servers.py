@@ -95,6 +95,8 @@ def _sweep(server: Server) -> list[str]:
             # a key that went between the two calls has no type any more
             if redis_type != "none" and not is_known(key, redis_type):
                 unknown.append(f"{key} ({redis_type})")
+        if isinstance(client, RedisCluster):  # closing it leaves the connections of its nodes open
+            client.disconnect_connection_pools()
     return sorted(unknown)
 
 
