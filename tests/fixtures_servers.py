@@ -96,7 +96,7 @@ def _sweep(server: Server) -> list[str]:
             if redis_type != "none" and not is_known(key, redis_type):
                 unknown.append(f"{key} ({redis_type})")
         if isinstance(client, RedisCluster):  # closing it leaves the connections of its nodes open
-            client.disconnect_connection_pools()
+            client.disconnect_connection_pools()  # type: ignore[no-untyped-call]
     return sorted(unknown)
 
 
