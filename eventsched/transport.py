@@ -43,6 +43,8 @@ somebody's script goes on and on."""
 _KEYLESS = ("INFO", "TIME", "BGREWRITEAOF")
 """Commands to the server itself: on a cluster the one that serves the key."""
 RETRIES = 3
+CALLS_MAX = 64
+"""Calls under way at once, each on a connection of its own; further ones wait for a place."""
 BLOCK_MS_MAX = 4_000
 """Below the socket's own limit of 5 s, so that an empty read is no error."""
 
@@ -91,6 +93,7 @@ class RedisTransport:
     def __init__(self, calling: Redis | RedisCluster, blocking: Redis | RedisCluster) -> None:
         self._calling = calling
         self._blocking = blocking
+        self._places = anyio.Semaphore(CALLS_MAX, fast_acquire=True)
 
     async def run(self, script: str, keys: Sequence[str], args: Sequence[Arg]) -> Any:
         loaded = scripts.load(script)
@@ -114,8 +117,9 @@ class RedisTransport:
         return await self._send(*parts)  # redis-py finds the slot by the command itself
 
     async def _send(self, *parts: Arg, **where: Any) -> Any:
-        with answering():
-            return await cast("Awaitable[Any]", self._calling.execute_command(*parts, **where))
+        async with self._places:
+            with answering():
+                return await cast("Awaitable[Any]", self._calling.execute_command(*parts, **where))
 
     async def read_blocking(
         self, streams: Mapping[str, str], block_ms: int, count: int

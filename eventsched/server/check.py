@@ -25,6 +25,8 @@ from eventsched.server.binaries import FLOOR_TEXT, is_new_enough
 from eventsched.server.packing import packing_in_c
 
 Client: TypeAlias = "aioredis.Redis | RedisCluster"
+CONNECTIONS_MAX = 1_000
+"""Far above what a process reads at once: a pool that is full looks like a server that is away."""
 SCHEMES = ("redis://", "rediss://", "unix://")
 _SHUT = ("HELLO must be called", "invalid username-password pair", "NOAUTH", "WRONGPASS")
 """Words about user and password that redis-py has no type for on every path and server."""
@@ -72,7 +74,7 @@ async def open_client(url: str) -> Client:
 def _unconnected(url: str) -> aioredis.Redis:
     """The client; no connection is tried yet, but its options are."""
     try:
-        client = aioredis.Redis.from_url(check_url(url))
+        client = aioredis.Redis.from_url(check_url(url), max_connections=CONNECTIONS_MAX)
         pool = client.connection_pool
         pool.connection_class = packing_in_c(pool.connection_class)
         pool.make_connection()  # type: ignore[no-untyped-call]
@@ -87,7 +89,7 @@ def _unconnected(url: str) -> aioredis.Redis:
 
 async def _open_cluster(url: str) -> RedisCluster:
     try:
-        client = RedisCluster.from_url(url)
+        client = RedisCluster.from_url(url, max_connections=CONNECTIONS_MAX)
     except (ValueError, TypeError, RedisError, RedisClusterException):
         raise _unreadable(url) from None
     try:
