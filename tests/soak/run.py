@@ -29,7 +29,7 @@ from eventsched.trace.rttm import SAMPLES
 KEYS = Keys("c0")
 SETTINGS = {
     "retire_ms": 5_000, "log_keep_ms": 5_000, "archive_entries_max": 2_000,
-    "archive_window_ms": 5_000, "archive_behind_max": 5_000,
+    "archive_window_ms": 5_000, "archive_behind_max": 600,
 }  # fmt: skip
 VOICE = SAMPLES.parent.parent / "speech" / "voices" / "anna.wav"
 SPEED = "40"
@@ -37,7 +37,8 @@ ADDED = """
 local told = redis.call('XINFO', 'STREAM', KEYS[1])
 for i = 1, #told, 2 do if told[i] == 'entries-added' then return told[i + 1] end end
 """
-RUN_S_MAX = 60
+RUN_S_MAX = 180
+COMMAND_S_MAX = 30
 SETTLED_S = 40
 """After the last session has ended, all that may go has gone within this."""
 SLOPE_BYTES_MAX = 64 * 1024
@@ -138,7 +139,13 @@ class Soak:
         return self.server.call("HGET", KEYS.counters, "pressure") or ""
 
     def command(self, *words: str) -> bool:
-        done = subprocess.run([*_program(), *words], check=False, capture_output=True)
+        """Whether it ended well. Who is not let in waits, until it is stopped here."""
+        try:
+            done = subprocess.run(
+                [*_program(), *words], check=False, capture_output=True, timeout=COMMAND_S_MAX
+            )
+        except subprocess.TimeoutExpired:
+            return False
         return done.returncode == 0
 
 
