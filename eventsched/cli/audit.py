@@ -81,14 +81,21 @@ async def verify(
 
 
 def _show(report: Any) -> None:
+    from eventsched.cli.show import plural
+
     for problem in report.problems[:SHOWN_MAX]:
         typer.echo(f"TOUCHED  {problem}")
     if len(report.problems) > SHOWN_MAX:
         typer.echo(f"and {len(report.problems) - SHOWN_MAX:,} more (--json has all)")
-    kept = f", {report.checkpoints} checkpoint heads" if report.checkpoints else ""
-    what = f"{report.events:,} events, {report.segments:,} segments, {report.cells} cells{kept}"
-    verdict = f"{len(report.problems)} problems" if report.problems else "untouched"
-    typer.echo(f"{verdict}: {what}, key {report.key}")
+    parts = [
+        plural(report.events, "event"),
+        plural(report.segments, "segment"),
+        plural(report.cells, "cell"),
+    ]
+    if report.checkpoints:
+        parts.append(plural(report.checkpoints, "checkpoint head"))
+    verdict = plural(len(report.problems), "problem") if report.problems else "untouched"
+    typer.echo(f"{verdict}: {', '.join(parts)}, key {report.key}")
 
 
 @app.command()
