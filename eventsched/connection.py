@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import anyio
 import msgspec
 import structlog
 from redis.asyncio import Redis
@@ -28,6 +29,7 @@ from eventsched.store import Store
 from eventsched.transport import RedisTransport, answering, retry_policy
 
 CELLS_MAX = 64
+CLOSE_S = 1.0
 STREAM_READS = ("XRANGE", "XREVRANGE", "XREAD")
 """redis-py makes a dict of each entry; the transport takes them flat, as the server sends them."""
 log = structlog.get_logger("eventsched.connection")
@@ -117,12 +119,18 @@ async def _configure(stores: Iterable[Store], settings: Mapping[str, int]) -> No
 
 async def _opened(stack: AsyncExitStack, url: str) -> Client:
     client = await open_client(url)
-    stack.push_async_callback(client.aclose)
+    stack.push_async_callback(_closed, client)
     if isinstance(client, Redis):
         client.set_retry(retry_policy())
         for command in STREAM_READS:
             client.response_callbacks.pop(command, None)
     return client
+
+
+async def _closed(client: Client) -> None:
+    """Its connections are closed, also when who used them was cancelled."""
+    with anyio.move_on_after(CLOSE_S, shield=True):
+        await client.aclose()
 
 
 async def _find_cells(client: Client) -> list[str]:
