@@ -197,4 +197,6 @@ def _report(bench: Sessions, stage: Stage, seen: Mapping[int, Rounds], largest: 
         ratios={},
     )
     points = [Point(level, one.parts[PART]) for level, one in seen.items()]
+    # Whose rhythm it was, not where it lay on this machine.
+    bench = msgspec.structs.replace(bench, traces=Path(bench.traces).name)
     return stage.told(bench, whole, curves={"sessions": points})
