@@ -84,6 +84,8 @@ def _run(args: Sequence[str]) -> int:
     except typer.Abort:
         return 130
     except (EventschedError, BaseExceptionGroup) as error:
+        if isinstance(error, BaseExceptionGroup) and error.split(KeyboardInterrupt)[1] is None:
+            return 130
         told = _expected(error)
         if told is None:
             raise

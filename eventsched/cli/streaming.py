@@ -95,6 +95,8 @@ class Streams:
                 for source in sources:
                     sessions.start_soon(self._stream, source)
             helpers.cancel_scope.cancel()
+        # It ends by itself now: one more Ctrl-C must not break into that.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         if self._is_stopped:
             return 130
         self._summarise(len(sources))
