@@ -343,17 +343,22 @@ def stuck_node(stuck: Stuck, **given: Any) -> eventsched.Node:
     return node
 
 
+async def overrun(client: Client, store: TimedStore, stuck: Stuck) -> None:
+    """The first attempt outlives its lease; the second one has begun when this returns."""
+    await say(client, store)
+    await until("started", lambda: stuck.started == 1)
+    store.tick(31_000)
+    await store.timers()
+    await until("the second attempt", lambda: (stuck.cancelled, stuck.started) == (1, 2))
+
+
 async def test_rule_20_a_handler_that_overruns_its_lease_is_stopped(
     client: Client, store: TimedStore
 ) -> None:
     await never_silent(store)
     stuck = Stuck()
     async with serving(client, stuck_node(stuck)):
-        await say(client, store)
-        await until("started", lambda: stuck.started == 1)
-        store.tick(31_000)
-        await store.timers()
-        await until("the second attempt", lambda: (stuck.cancelled, stuck.started) == (1, 2))
+        await overrun(client, store, stuck)
         stuck.go_on.set()
         said: ResultRecorded = await recorded(store)
     assert (said.attempt, said.epoch) == (2, 1)
@@ -366,11 +371,7 @@ async def test_a_cancel_of_an_earlier_attempt_leaves_the_later_one_alone(
     await never_silent(store)
     stuck = Stuck()
     async with serving(client, stuck_node(stuck)):
-        await say(client, store)
-        await until("started", lambda: stuck.started == 1)
-        store.tick(31_000)
-        await store.timers()
-        await until("the second attempt", lambda: (stuck.cancelled, stuck.started) == (1, 2))
+        await overrun(client, store, stuck)
         inbox = store.keys.inbox("gpu-1")
         cancel = next(f for _, f in await redis.xrange(inbox) if f[b"t"] == b"cancel")
         # the first attempt's, late and once more
