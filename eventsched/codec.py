@@ -1,7 +1,8 @@
 """Bytes on a stream <-> Event.
 
 Owns: the encoding of the nine fields, and how a type or version that this program does not know is
-met: with UndecodableEvent, so that readers pass it by and count it.
+met: with UndecodableEvent, so that readers pass it by and count it. The texts in bodies, and that
+one which some other program wrote is an UnreadableText.
 Never does: I/O. Read next: events.py, upcasting.py.
 """
 
@@ -30,6 +31,10 @@ class UndecodableEvent(Exception):
         self.session = session
         """Whose it is: the envelope of every version says it."""
         super().__init__(f"{entry_id}: {reason}")
+
+
+class UnreadableText(Exception):
+    """Raised when a body is no text that this program knows; scripts take bodies as they come."""
 
 
 def decode(entry_id: bytes | str, fields: Sequence[bytes]) -> events.Event:
@@ -82,8 +87,11 @@ def encode(event: events.Event) -> dict[str, bytes]:
 
 
 def decode_text(body: bytes) -> events.Text:
-    """The text of a result; an empty body is an empty text."""
-    return _TEXT.decode(body) if body else events.Text()
+    """The text of a result; an empty body is an empty text. Raises UnreadableText."""
+    try:
+        return _TEXT.decode(body) if body else events.Text()
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise UnreadableText(str(error)) from error
 
 
 def encode_text(text: events.Text) -> bytes:

@@ -284,7 +284,7 @@ def _silence(job: _Facts) -> bytes:
 
 
 def context_of(said: bytes, seal: Seal | None, target: str) -> list[tuple[str, str | None]]:
-    """The context that a group view keeps; what is sealed and does not open is left out."""
+    """The context that a group view keeps; what does not open or cannot be read is left out."""
     found: list[tuple[str, str | None]] = []
     for part in _CONTEXT.decode(said) if said else ():
         if not part.sealed:
@@ -293,8 +293,8 @@ def context_of(said: bytes, seal: Seal | None, target: str) -> list[tuple[str, s
             sealed = Text(sealed=part.sealed, characters=part.characters)
             try:
                 text = seal.open_text("result", part.utterance, target, sealed)
-            except Sealed as error:
-                log.error("context sealed", session=seal.session, error=str(error))
+            except (Sealed, codec.UnreadableText) as error:
+                log.error("context not readable", session=seal.session, error=str(error))
             else:
                 found.append((text.source_text, text.text))
     return found

@@ -55,7 +55,7 @@ def parse(entry: Entry) -> Told:
         entry_id,
         int(fields[b"i"].partition(b":")[0]),
         fields[b"t"].decode(),  # type: ignore[arg-type]
-        msgspec.json.decode(fields[b"d"]),
+        msgspec.json.decode(fields[b"d"], type=dict[str, Any]),
         fields[b"b"],
         fields[b"a"],
     )
@@ -95,11 +95,20 @@ class Mailbox:
 
     def put(self, entries: Sequence[Entry]) -> None:
         for entry in entries:
-            told = parse(entry)
-            self.position = told.id
-            if not self._is_bookmark(told):
+            self.position = entry[0]
+            told = self._parsed(entry)
+            if told is not None and not self._is_bookmark(told):
                 self._keep(told)
         self._came.set()
+
+    def _parsed(self, entry: Entry) -> Told | None:
+        """None where no script wrote it: it has no number, so whoever listens misses nothing."""
+        try:
+            return parse(entry)
+        except (KeyError, ValueError, msgspec.DecodeError) as error:
+            told = {"session": self.session, "entry": entry[0], "error": str(error)}
+            log.error("no entry of a script", **told)
+            return None
 
     def _is_bookmark(self, told: Told) -> bool:
         bookmark, self._bookmark = self._bookmark, ""
@@ -115,7 +124,7 @@ class Mailbox:
         self._expected = told.number + 1
         self._told.append(told)
         self._bytes += told.size
-        if told.kind == "state" and told.data["state"] == "closed":
+        if told.kind == "state" and told.data.get("state") == "closed":
             self.closed.set()
 
     def pop(self) -> Told | None:

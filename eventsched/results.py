@@ -67,18 +67,32 @@ class Delivered(Result, frozen=True, kw_only=True):
     """Id of the event in the log."""
     is_sealed: bool = False
     """Its text and sound are encrypted, and their key is not here."""
+    is_unreadable: bool = False
+    """Its node sent a text in no form that this program knows; the log line says what to do."""
 
 
 async def heard(told: Told, keys: KeyStore | None) -> Delivered:
-    """An entry of an `out` stream, as the session's user sees it; sealed where its key is not."""
-    text, audio, is_sealed = codec.decode_text(told.body), told.audio, False
-    if text.sealed:
-        try:
-            text, audio = await _opened(told, text, keys)
-        except (KeyMissing, KeyStoreUnusable, Sealed) as error:
-            log.warning("sealed", session=told.data["session"], error=str(error))
-            text, audio, is_sealed = Text(), b"", True
+    """An entry of an `out` stream, as the session's user sees it.
+
+    Nobody can hear a text whose key is not here, or that is none: the outcome says so, and those
+    behind it are heard.
+    """
     d = told.data
+    text, audio, is_sealed, is_unreadable = Text(), b"", False, False
+    try:
+        text, audio = await _opened(told, keys)
+    except (KeyMissing, KeyStoreUnusable, Sealed) as error:
+        is_sealed = True
+        log.warning("sealed", session=d["session"], error=str(error))
+    except codec.UnreadableText as error:
+        is_unreadable = True
+        log.error(
+            "unreadable",
+            session=d["session"],
+            entry=told.id,
+            error=str(error),
+            remedy=f"`eventsched history {d['session']}` names its node: see what that sends",
+        )
     return Delivered(
         id=told.id,
         outcome=d["outcome"] if told.kind == "result" else cast("Heard", told.kind),
@@ -93,11 +107,15 @@ async def heard(told: Told, keys: KeyStore | None) -> Delivered:
         language=text.language,
         audio=audio or None,
         is_sealed=is_sealed,
+        is_unreadable=is_unreadable,
     )
 
 
-async def _opened(told: Told, text: Text, keys: KeyStore | None) -> tuple[Text, bytes]:
-    d = told.data
+async def _opened(told: Told, keys: KeyStore | None) -> tuple[Text, bytes]:
+    """Text and sound, to read and to hear."""
+    d, text = told.data, codec.decode_text(told.body)
+    if not text.sealed:
+        return text, told.audio
     seal = await seal_of(keys, d["session"])
     what: What = "partial" if told.kind == "partial" else "result"
     plain = seal.open_text(what, d["utterance"], d["target"], text)

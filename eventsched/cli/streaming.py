@@ -246,6 +246,8 @@ class Streams:
             said.append(one.code)
         if one.is_sealed:
             said.append("sealed: its key is not here", "yellow")
+        if one.is_unreadable:
+            said.append("unreadable: its node sent no text that this program knows", "yellow")
         if one.audio:
             said.append(f" ({len(one.audio):,} B of sound)", "dim")
         place = f"  u{one.utterance} {one.target}  " if one.utterance >= 0 else "  "
@@ -289,5 +291,6 @@ def _as_json(source: Source, one: Delivered) -> dict[str, Any]:
         "language": one.language,
         "audio_bytes": len(one.audio or b""),
         "sealed": one.is_sealed,
+        "unreadable": one.is_unreadable,
         "log": one.log,
     }

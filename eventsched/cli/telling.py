@@ -60,7 +60,7 @@ def _text(event: Event) -> events.Text | None:
         return None
     try:
         return codec.decode_text(event.body)
-    except msgspec.DecodeError:
+    except codec.UnreadableText:
         return None  # shown as it is, in base64
 
 
@@ -75,7 +75,7 @@ def _said(event: Event) -> str:
     if text is None:
         return "  unreadable" if event.body else ""
     if text.sealed:
-        return f"  sealed, {text.characters} characters"
+        return f"  sealed, {plural(text.characters, 'character')}"
     # Into the language that was spoken, both are the same words.
     parts = dict.fromkeys(part for part in (text.source_text, text.text) if part)
     return "  " + " → ".join(f"“{part}”" for part in parts) if parts else ""

@@ -343,7 +343,7 @@ def _said(event: Event) -> str:
         return ""
     try:
         text = codec.decode_text(event.body)
-    except msgspec.DecodeError:
+    except codec.UnreadableText:
         return "\n(unreadable)"
     if text.sealed:
         return f"\n(sealed, {text.characters} characters)"

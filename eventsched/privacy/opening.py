@@ -51,18 +51,21 @@ class EventOpener:
         """None where there is no key (any more): those events stay sealed."""
 
     async def opened(self, event: Event) -> Event:
-        """The event with its text to read; as it is where there is none, or no key for it.
+        """The event with its text to read; as it is where there is none to read, or no key for it.
 
         Raises Sealed when the text is not this event's.
         """
         data = event.data
         if not isinstance(data, ResultRecorded | ResultDelivered) or not event.body:
             return event
-        text = codec.decode_text(event.body)
-        seal = await self._seal(event.session) if text.sealed else None
-        if seal is None:
-            return event
-        plain = seal.open_text("result", data.utterance, data.target, text)
+        try:
+            text = codec.decode_text(event.body)
+            seal = await self._seal(event.session) if text.sealed else None
+            if seal is None:
+                return event
+            plain = seal.open_text("result", data.utterance, data.target, text)
+        except codec.UnreadableText:
+            return event  # who shows it says so
         return msgspec.structs.replace(event, body=codec.encode_text(plain))
 
     async def _seal(self, session: str) -> Seal | None:

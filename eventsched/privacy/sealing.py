@@ -14,8 +14,7 @@ from __future__ import annotations
 import os
 from typing import Literal, TypeAlias
 
-import msgspec
-
+from eventsched import codec
 from eventsched.errors import ExtraMissing, Sealed
 from eventsched.events import Text
 from eventsched.privacy.keystore import Key
@@ -54,14 +53,15 @@ class Seal:
 
     def text(self, what: What, utterance: int, target: str, text: Text) -> Text:
         """The same text with nothing to read but its number of characters."""
-        plain = msgspec.msgpack.encode(text)
+        plain = codec.encode_text(text)
         characters = len(text.source_text) + len(text.text or "")
         sealed = self._seal(plain, what, "text", utterance, target, characters)
         return Text(sealed=sealed, characters=characters)
 
     def open_text(self, what: What, utterance: int, target: str, text: Text) -> Text:
+        """Raises UnreadableText too: whoever has the key may have sealed anything."""
         place = (what, "text", utterance, target, text.characters)
-        return msgspec.msgpack.decode(self._open(text.sealed, *place), type=Text)
+        return codec.decode_text(self._open(text.sealed, *place))
 
     def sound(self, utterance: int, target: str, audio: bytes) -> bytes:
         """Synthesised speech."""

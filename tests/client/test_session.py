@@ -7,6 +7,7 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pytest
+from structlog.testing import capture_logs
 
 import eventsched
 from eventsched import listening
@@ -18,7 +19,7 @@ from eventsched.session import Session
 from eventsched.store import Store
 from eventsched.transport import Arg, Entry, Transport
 from tests.fixtures_store import TimedStore
-from tests.systems import SECOND, client_of, until
+from tests.systems import SECOND, WITHIN_S, client_of, until
 
 CHUNK = SECOND[:3_200]
 
@@ -396,6 +397,35 @@ async def test_results_after_a_place_go_on_behind_it(client: Client, store: Time
         assert (await anext(session.results(after=first))).utterance == 1
         assert (await anext(session.results(after=first.id))).utterance == 1
         assert (await anext(session.results(after="0-0"))).utterance == 0
+
+
+@pytest.mark.parametrize(
+    "body", [b"garbage", b"\xc1", b"\x93", b"\x81\xa4text\xa2\xff\xff", b"\x81\xa4text\x05"]
+)
+async def test_a_text_that_is_none_is_named_and_the_others_are_heard(
+    client: Client, store: TimedStore, body: bytes
+) -> None:
+    async with opened(client) as session, opened(client) as other:
+        for one in (session, session, other):
+            await one.append(CHUNK, final=True)
+        node = await store.join(slots=3)
+        await store.dispatch()
+        for message in await store.inbox(node):
+            bad = message["session"] == session.id and message["utterance"] == 0
+            await store.answer(
+                node, message, body=body if bad else body_of(eventsched.Result(text="hola"))
+            )
+        results, with_bad = session.results(), []
+        with anyio.fail_after(WITHIN_S), capture_logs() as told:
+            with_bad = [await anext(results), await anext(results)]
+            (heard,) = [await anext(other.results())]
+        assert [(one.utterance, one.text, one.is_unreadable) for one in with_bad] == [
+            (0, None, True), (1, "hola", False),
+        ]  # fmt: skip
+        assert (heard.text, heard.is_unreadable) == ("hola", False)
+        (line,) = told
+        assert (line["session"], line["entry"]) == (session.id, with_bad[0].id)
+        assert f"eventsched history {session.id}" in line["remedy"]
 
 
 async def test_partials_are_heard_by_those_who_ask(client: Client, store: TimedStore) -> None:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
+import msgspec
 import pytest
 
+from eventsched.cli.telling import tell
+from eventsched.codec import UnreadableText, encode_text
 from eventsched.errors import ExtraMissing, Sealed
-from eventsched.events import Text
-from eventsched.privacy.keystore import Key
-from eventsched.privacy.opening import sealing
+from eventsched.events import Event, ResultDelivered, Said, Text
+from eventsched.job import context_of
+from eventsched.privacy.keystore import Key, KeyFolder
+from eventsched.privacy.opening import EventOpener, sealing
 from eventsched.privacy.sealing import OVERHEAD_BYTES, Seal
 
 TEXT = Text(source_text="Grüße", text="saludos", language="de")
@@ -86,6 +90,35 @@ def test_another_session_or_another_key_does_not_open_it(seal: Seal) -> None:
     for other in (Seal("c0.s2", KEY), Seal("c0.s1", Key.new())):
         with pytest.raises(Sealed):
             other.open_chunk(7, sealed)
+
+
+def sealed_nonsense(seal: Seal) -> Text:
+    """What a node with the key may send."""
+    return Text(sealed=seal._seal(b"\xc1", "result", "text", 7, "es", 1), characters=1)
+
+
+def test_a_text_that_was_none_before_it_was_sealed_is_unreadable(seal: Seal) -> None:
+    with pytest.raises(UnreadableText):
+        seal.open_text("result", 7, "es", sealed_nonsense(seal))
+
+
+def test_such_a_text_is_left_out_of_a_context(seal: Seal) -> None:
+    parts = [Said("", None, 7, one.sealed, one.characters)
+             for one in (sealed_nonsense(seal), seal.text("result", 7, "es", TEXT))]  # fmt: skip
+    assert context_of(msgspec.msgpack.encode(parts), seal, "es") == [("Grüße", "saludos")]
+
+
+@pytest.mark.parametrize("sealed", [True, False])
+async def test_an_event_whose_text_is_none_is_shown_as_it_is(
+    seal: Seal, key_store: KeyFolder, sealed: bool
+) -> None:
+    key_store.path.mkdir(mode=0o700)
+    await key_store.put("c0.s1", KEY)
+    body = encode_text(sealed_nonsense(seal)) if sealed else b"\x81\xa4text\xa2\xff\xff"
+    data = ResultDelivered(utterance=7, target="es", delivery_no=0, outcome="result")
+    event = Event(id="1-1", type="ResultDelivered", session="c0.s1", data=data, body=body)
+    assert await EventOpener(key_store).opened(event) == event
+    assert tell(event).endswith("sealed, 1 character" if sealed else "unreadable")
 
 
 def test_every_changed_byte_is_noticed(seal: Seal) -> None:

@@ -2,6 +2,7 @@
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from eventsched.listening import MAILBOX_BYTES, MAILBOX_ENTRIES, START, Mailbox, before
 from eventsched.transport import Entry
@@ -50,6 +51,26 @@ def test_each_hole_is_told_once() -> None:
     box.put([entry(1), entry(5), entry(6)])
     box.put([entry(9)])
     assert taken(box) == ["1-0", "truncated", "5-0", "6-0", "truncated", "9-0"]
+
+
+@pytest.mark.parametrize(
+    "flat",
+    [
+        [b"hello", b"world"],
+        [*entry(2)[1][:3], b"two", *entry(2)[1][4:]],
+        [*entry(2)[1][:5], b"{", *entry(2)[1][6:]],
+        [*entry(2)[1][:5], b"[]", *entry(2)[1][6:]],
+        [b"t", b"\xff", *entry(2)[1][2:]],
+        [b"t"],
+    ],
+)
+def test_what_no_script_wrote_is_named_and_passed_by(flat: list[bytes]) -> None:
+    box = Mailbox("c0.s", START)
+    with capture_logs() as told:
+        box.put([entry(1), ("1-5", flat), entry(2)])
+    assert taken(box) == ["1-0", "2-0"]
+    assert box.position == "2-0"
+    assert [(line["session"], line["entry"]) for line in told] == [("c0.s", "1-5")]
 
 
 @pytest.mark.parametrize(
