@@ -30,7 +30,7 @@ from eventsched.projection import ProjectionSet
 from eventsched.rebuild import Rebuild, RebuildFailed
 from eventsched.roles import Patience
 from eventsched.transport import Entry
-from eventsched.views import Held, OtherVersion, Save, Standby, Views
+from eventsched.views import START, Held, OtherVersion, Save, Standby, Views
 
 HOLD_MS = 1_500
 RETRY_MS = 250
@@ -121,9 +121,22 @@ class Projector:
         self.checkpoint = await self._views.checkpoint(self.set.name)
         folding = Folding(self.set.projections, got.builds)
         self._held, self._has_held = got, True
+        await self._tell_what_is_gone()
         self._batches = Batches(self._views, self.set, folding, tries_max=TRIES_MAX)
         self._log.info("holds the set", epoch=got.epoch, checkpoint=self.checkpoint)
         return None
+
+    async def _tell_what_is_gone(self) -> None:
+        """A set that came when the log's beginning had been trimmed folds the rest of it only."""
+        gone = 0 if self.checkpoint != START else await self._views.log_gone()
+        if not gone:
+            return
+        remedy = "none: it was trimmed unarchived"
+        if await self._views.has_archive():
+            names = " ".join(one.name for one in self.set.projections)
+            folder = self._archive.path if self._archive else "DIR"
+            remedy = f"eventsched rebuild {names} --archive {folder}"
+        self._log.warning("starts mid-history", entries_gone=gone, remedy=remedy)
 
     async def _fold(self, held: Held, entries: Sequence[Entry]) -> Stepped:
         assert self._batches is not None

@@ -176,6 +176,11 @@ class Views:
         """Whether nothing has been trimmed from the log."""
         return not await self.log_gone()
 
+    async def has_archive(self) -> bool:
+        """Whether what was trimmed from the log is in an archive."""
+        key = self.keys.archive
+        return bool(await self.transport.command("EXISTS", key, key=key))
+
     async def log_gone(self) -> int:
         """How many entries the log has had and has no more."""
         log = self.keys.log

@@ -89,21 +89,33 @@ class KeyFolder:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
+        """The first key makes the folder, its owner's alone; one that others may enter is refused.
+
+        Every method may raise KeyStoreUnusable, InvalidMessage for what is no session's id.
+        """
         self.path = Path(path)
 
     async def put(self, session: str, key: Key) -> None:
+        """On disk, whole, when this returns, and never in the place of another key."""
         await _in_thread(lambda: self._put(session, key))
 
     async def get(self, session: str) -> Key:
+        """Raises KeyMissing, which says whether it was destroyed or never there."""
         return await _in_thread(lambda: self._get(session))
 
     async def destroy(self, session: str) -> None:
+        """Its bytes are overwritten, then gone; a mark without a secret stays until `settle`.
+
+        A copy of the folder, such as a backup, still has it. Raises KeyMissing without a mark.
+        """
         await _in_thread(lambda: self._destroy(session))
 
     async def settle(self, session: str) -> None:
+        """The mark goes as well. Harmless where there is none."""
         await _in_thread(lambda: self._mark(session).unlink(missing_ok=True))
 
     async def sessions(self) -> list[str]:
+        """Sessions with a key or a mark, sorted."""
         return await _in_thread(self._sessions)
 
     # --- in a thread ------------------------------------------------------------------------

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, MutableMapping
+from typing import Any
+
+import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from eventsched.distance import Distances
 from eventsched.errors import Backpressure
+from eventsched.events import Event
+from eventsched.keys import name_of
 from eventsched.pressure import PressureWatch
+from eventsched.projection import ProjectionSet
+from eventsched.projector import Projector
 from eventsched.rebuild import Rebuild, RebuildFailed
 from eventsched.verify import Verifier
 from tests.archive.archives import CORE, Archived, seal_all
@@ -101,6 +110,72 @@ async def test_a_rebuild_folds_archive_and_log(archived: Archived) -> None:
     assert rebuilt.entries > 60
     report = await Verifier(archived.views, CORE, history=history).run()
     assert report.is_clean, report.violations
+
+
+class Counted(msgspec.Struct, frozen=True):
+    utterances: int = 0
+
+
+class Counts:
+    """A user's read model: how many utterances each session has had."""
+
+    name, version, view, handles = "counts", 1, Counted, frozenset({"UtteranceFinalized"})
+
+    def initial(self) -> Counted:
+        return Counted()
+
+    def route(self, event: Event) -> Iterable[str]:
+        return [name_of(event.session)]
+
+    def apply(self, view: Counted, _: Event) -> Counted:
+        return Counted(view.utterances + 1)
+
+
+COUNTS = ProjectionSet("counts", (Counts(),))
+
+
+async def counted(archived: Archived) -> tuple[int, list[MutableMapping[str, Any]]]:
+    """What the set has of s1, once it is as far as the log; what was said meanwhile."""
+    one = Projector(archived.views, COUNTS, archive=archived.folder)
+    with capture_logs() as told:
+        while (await one.step()).state == "folded":
+            pass
+    await one.release()
+    _, (record,) = await archived.views.read_records("counts", "counts", ["s1"])
+    found = msgspec.msgpack.decode(record["v"], type=Counted).utterances
+    return found, [line for line in told if line["log_level"] == "warning"]
+
+
+async def test_a_set_that_came_after_trimming_says_how_to_get_what_it_lacks(
+    archived: Archived,
+) -> None:
+    await trimmed(archived)
+    gone = await archived.views.log_gone()
+    found, (line,) = await counted(archived)
+    assert found < 14
+    assert (line["event"], line["entries_gone"]) == ("starts mid-history", gone)
+    assert line["projection_set"] == "counts"
+    assert line["remedy"] == f"eventsched rebuild counts --archive {archived.path}"
+    await Rebuild(archived.views, COUNTS, ["counts"], history=await archived.history()).run()
+    await archived.talk("s1")
+    assert await counted(archived) == (15, []), "said once, and no more when it has all"
+
+
+async def test_a_set_on_a_log_that_was_trimmed_unarchived_says_that_nothing_helps(
+    archived: Archived,
+) -> None:
+    await archived.set(log_keep_ms=0, log_retention_ms=1)
+    await archived.talk("s1", 12)
+    archived.store.tick(10_000)
+    assert await archived.trim()
+    await archived.talk("s1")
+    _, (line,) = await counted(archived)
+    assert line["remedy"] == "none: it was trimmed unarchived"
+
+
+async def test_a_set_that_has_all_of_the_log_says_nothing(archived: Archived) -> None:
+    await archived.talk("s1", 12)
+    assert await counted(archived) == (12, [])
 
 
 async def test_without_the_beginning_nothing_is_rebuilt(archived: Archived) -> None:

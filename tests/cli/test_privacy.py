@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
+from eventsched.privacy.keystore import Key
 from tests.cli.programs import json_lines_of, json_of, program, run, write_wav
 
 
@@ -59,6 +60,52 @@ def test_history_shows_the_words_to_who_has_the_key(system: System) -> None:
     told = run(system.data, "history", system.secret, env=system.env).stdout.decode()
     assert "octetos" in told
     assert "sealed" not in told
+
+
+def test_history_takes_the_key_store_as_an_option(system: System) -> None:
+    done = run(system.data, "history", system.secret, "--keys", str(system.keys), "--json")
+    texts = [line["text"] for line in json_lines_of(done) if "text" in line]
+    assert [text["text"] for text in texts] == [f"{450 * 32 + 280 * 32} octetos"] * 2
+    assert not any(text.get("sealed") for text in texts)
+
+
+def test_the_option_counts_more_than_the_environment(system: System, tmp_path: Path) -> None:
+    others = tmp_path / "others"
+    others.mkdir(mode=0o700)
+    done = run(system.data, "history", system.secret, "--keys", str(others), env=system.env)
+    assert done.returncode == 0, done.stderr
+    assert "sealed, 24 characters" in " ".join(done.stdout.decode().split())
+    assert b"octetos" not in done.stdout
+
+
+def test_a_key_in_another_ones_place_opens_nothing(system: System, tmp_path: Path) -> None:
+    others = tmp_path / "others"
+    others.mkdir(mode=0o700)
+    (others / f"{system.secret}.key").write_bytes(bytes(32))
+    done = run(system.data, "history", system.secret, "--keys", str(others), "--json")
+    lines = json_lines_of(done)
+    assert done.returncode == 0, done.stderr
+    told = [line["undecodable"] for line in lines if "undecodable" in line]
+    assert told == [
+        f"{system.secret}: no result text 0 es {24} sealed with key {Key(bytes(32)).id}"
+    ] * 2
+    assert "text" not in lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("mode", "told"), [(None, "no key store"), (0o755, "is open to others (mode 755): chmod 700")]
+)
+def test_history_names_what_is_wrong_with_a_key_store(
+    system: System, tmp_path: Path, mode: int | None, told: str
+) -> None:
+    folder = tmp_path / "unfit"
+    if mode is not None:
+        folder.mkdir()
+        folder.chmod(mode)
+    done = run(system.data, "history", system.secret, "--keys", str(folder))
+    assert done.returncode == 1
+    assert done.stderr.decode().count("\n") == 1
+    assert told in done.stderr.decode()
 
 
 def test_a_session_is_forgotten_and_the_file_written_anew(system: System) -> None:
