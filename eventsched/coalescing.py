@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
 import anyio
+import anyio.lowlevel
 
 from eventsched.errors import ServerUnavailable
 
@@ -50,6 +51,7 @@ class Coalescer(Generic[Item, Reply]):
         A submission whose caller is cancelled goes out all the same.
         """
         if self._is_over:
+            await anyio.lowlevel.checkpoint_if_cancelled()  # the end that ended `run` too
             raise ServerUnavailable("the connection was closed")
         future: asyncio.Future[Sequence[Reply]] = asyncio.get_running_loop().create_future()
         self._waiting.append((items, future))

@@ -137,3 +137,21 @@ async def test_after_its_end_it_refuses() -> None:
         running.cancel_scope.cancel()
     await submit(3)
     assert len(raised) == 3
+
+
+async def test_who_submits_while_all_of_it_is_cancelled_is_cancelled_too() -> None:
+    """A task that was about to submit when its scope ended has met no lost connection."""
+    batching = coalescer(Calls())
+    async with anyio.create_task_group() as tasks:
+
+        async def submit() -> None:
+            with anyio.CancelScope(shield=True):
+                await anyio.wait_all_tasks_blocked()
+                tasks.cancel_scope.cancel()
+                await anyio.wait_all_tasks_blocked()
+            await batching.submit([1])
+
+        tasks.start_soon(batching.run)
+        tasks.start_soon(submit)
+    with pytest.raises(ServerUnavailable):
+        await batching.submit([1])
