@@ -1,18 +1,47 @@
-"""Loads the Lua scripts: one file per decision, an include per shared part.
+"""Puts the Lua scripts together as one function library: a file per decision, includes shared.
 
-Owns: reading lua/ from the package, resolving `-- include: name` (each once, before its user).
-Never does: I/O with Redis. Read next: lua/README.md, store.py.
+Owns: reading lua/ from the package, resolving `-- include: name` (each once, before its first
+user), one function per script, names that change with the code.
+Never does: I/O with Redis. Read next: lua/README.md, transport.py.
+
+Functions, not EVALSHA: a script that is evaluated makes every function of its includes anew at each
+call, which takes several times as long as a small decision itself. A library is loaded once and
+stays; `call.begin` (lua/include/call.lua) lets every call begin afresh.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 
-_INCLUDE = re.compile(r"^-- include: (\w+)$")
+_INCLUDE = re.compile(r"^-- include: (\w+)\n", re.MULTILINE)
+_FIRST = re.compile(r"#!lua(?: flags=([\w,-]+))?\n")
+_LIBRARY = """#!lua name={name}
+local function make()
+{includes}local made = {{ begin = call.begin }}
+{bodies}return made
+end
+
+-- While a library is loaded Lua has none of its own functions: the first call makes what stays.
+local made
+local function enter(script, keys, args)
+  made = made or make()
+  made.begin(keys, args)
+  return made[script](keys, args)
+end
+{entrances}"""
+_BODY = """
+function made.{script}(KEYS, ARGV)
+{body}end
+"""
+_ENTRANCE = """
+redis.register_function{{ function_name = '{function}', flags = {{ {flags} }},
+  callback = function(keys, args) return enter('{script}', keys, args) end }}
+"""
 
 
 class IncludeError(Exception):
@@ -20,12 +49,20 @@ class IncludeError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Script:
-    """One script as the server gets it."""
+class Library:
+    """All scripts as the server gets them, under names that no other release's code has."""
 
-    name: str
+    release: str
     source: str
-    sha: str
+
+    @property
+    def name(self) -> str:
+        """What the server lists it as."""
+        return f"eventsched_{self.release}"
+
+    def function(self, script: str) -> str:
+        """What FCALL names."""
+        return f"{script}_{self.release}"
 
 
 def names() -> list[str]:
@@ -35,10 +72,49 @@ def names() -> list[str]:
 
 
 @cache
-def load(name: str) -> Script:
-    """The script with its includes in place."""
-    source = "".join(_expand(_read(f"{name}.lua"), done=set(), open_=()))
-    return Script(name, source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
+def library() -> Library:
+    """The library of this package."""
+    return library_of(names())
+
+
+def library_of(scripts: Iterable[str]) -> Library:
+    """The library of these scripts and what they include."""
+    texts = {name: _read(f"{name}.lua") for name in scripts}
+    shared: dict[str, str] = {}
+    _gather("call", shared, ())
+    for text in texts.values():
+        for include in _INCLUDE.findall(text):
+            _gather(include, shared, ())
+    bodies = "".join(_BODY.format(script=name, body=_body(text)) for name, text in texts.items())
+    includes = "".join(shared.values())
+    flags = {name: _flags(name, text) for name, text in texts.items()}
+    told = "\0".join((includes, bodies, *flags.values()))
+    release = hashlib.sha256(told.encode()).hexdigest()[:12]
+    library = Library(release, "")
+    entrances = "".join(
+        _ENTRANCE.format(script=name, function=library.function(name), flags=flags[name])
+        for name in texts
+    )
+    source = _LIBRARY.format(
+        name=library.name, includes=includes, bodies=bodies, entrances=entrances
+    )
+    return replace(library, source=source)
+
+
+def is_missing(error: Exception) -> bool:
+    """Whether a server says that it has no such function: it is new, or was flushed."""
+    return "Function not found" in str(error)
+
+
+def _flags(name: str, text: str) -> str:
+    first = _FIRST.match(text)
+    if first is None:
+        raise IncludeError(f"{name}.lua does not begin with #!lua and its flags")
+    return ", ".join(f"'{flag}'" for flag in (first[1] or "").split(",") if flag)
+
+
+def _body(text: str) -> str:
+    return _INCLUDE.sub("", text.partition("\n")[2])
 
 
 def _read(path: str) -> str:
@@ -48,17 +124,13 @@ def _read(path: str) -> str:
     return file.read_text(encoding="utf-8")
 
 
-def _expand(source: str, *, done: set[str], open_: tuple[str, ...]) -> list[str]:
-    lines: list[str] = []
-    for line in source.splitlines(keepends=True):
-        match = _INCLUDE.match(line.rstrip("\n"))
-        if match is None:
-            lines.append(line)
-            continue
-        name = match[1]
-        if name in open_:
-            raise IncludeError(f"circular include: {' -> '.join((*open_, name))}")
-        if name not in done:
-            lines += _expand(_read(f"include/{name}.lua"), done=done, open_=(*open_, name))
-            done.add(name)
-    return lines
+def _gather(name: str, shared: dict[str, str], open_: tuple[str, ...]) -> None:
+    """Put an include behind those that it needs."""
+    if name in open_:
+        raise IncludeError(f"circular include: {' -> '.join((*open_, name))}")
+    if name in shared:
+        return
+    text = _read(f"include/{name}.lua")
+    for needed in _INCLUDE.findall(text):
+        _gather(needed, shared, (*open_, name))
+    shared[name] = _INCLUDE.sub("", text)

@@ -1,9 +1,9 @@
 """How stores reach Redis and wait: the seam behind which a simulator can stand.
 
-Owns: the `Transport` protocol and the real one over redis-py: EVALSHA with NOSCRIPT handled,
-bounded jittered retries (harmless: every script has its own dedupe), blocking reads on their own
-connection, errors of the connection as ServerUnavailable.
-Never does: keys, decisions. Read next: store.py.
+Owns: the `Transport` protocol and the real one over redis-py: FCALL, and the library loaded where
+the server has no such function; bounded jittered retries (harmless: every script has its own
+dedupe), blocking reads on their own connection, errors of the connection as ServerUnavailable.
+Never does: keys, decisions. Read next: store.py, scripts.py.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _AWAY = (
 _UNABLE = ("MISCONF", "NOREPLICAS", "BUSY ")
 """What a server says that is there and cannot: its disk is full, its replicas are gone, or
 somebody's script goes on and on."""
-_KEYLESS = ("INFO", "TIME", "BGREWRITEAOF")
+_KEYLESS = ("INFO", "TIME", "BGREWRITEAOF", "FUNCTION LOAD")
 """Commands to the server itself: on a cluster the one that serves the key."""
 RETRIES = 3
 CALLS_MAX = 64
@@ -96,12 +96,15 @@ class RedisTransport:
         self._places = anyio.Semaphore(CALLS_MAX, fast_acquire=True)
 
     async def run(self, script: str, keys: Sequence[str], args: Sequence[Arg]) -> Any:
-        loaded = scripts.load(script)
+        call = ("FCALL", scripts.library().function(script), len(keys), *keys, *args)
         try:
             try:
-                return await self._send("EVALSHA", loaded.sha, len(keys), *keys, *args)
-            except redis.exceptions.NoScriptError:
-                return await self._send("EVAL", loaded.source, len(keys), *keys, *args)
+                return await self._send(*call)
+            except redis.exceptions.ResponseError as error:
+                if not scripts.is_missing(error):
+                    raise
+            await self.command("FUNCTION LOAD", "REPLACE", scripts.library().source, key=keys[0])
+            return await self._send(*call)
         except redis.exceptions.OutOfMemoryError:
             # The server is full before pressure was raised: it refused, and nothing was changed.
             raise Backpressure("BACKPRESSURE", {"retry_after_ms": "1000"}) from None

@@ -22,7 +22,7 @@ from eventsched.bench.figures import Figures, Round, Spread, over_rounds
 STOLEN_PERCENT_MAX = 5.0
 REPEATS_MAX = 5
 """Rounds measured again because of stolen CPU; after that the rest counts as it is."""
-SCRIPTS = ("evalsha", "eval")
+SCRIPTS = ("fcall", "evalsha", "eval")
 _OWN = ("info", "config", "client", "hello", "ping", "select", "flushall")
 """Commands of the measuring and of connecting, which are no item's."""
 

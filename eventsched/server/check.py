@@ -87,9 +87,17 @@ def _unconnected(url: str) -> aioredis.Redis:
     return client
 
 
+class _Cluster(RedisCluster):
+    async def _determine_slot(self, command: str, *args: Any) -> int:
+        """redis-py asks the server for the keys of each FCALL, which would double the calls."""
+        if command == "FCALL":
+            return int(self.keyslot(args[2]))
+        return await super()._determine_slot(command, *args)
+
+
 async def _open_cluster(url: str) -> RedisCluster:
     try:
-        client = RedisCluster.from_url(url, max_connections=CONNECTIONS_MAX)
+        client = _Cluster.from_url(url, max_connections=CONNECTIONS_MAX)
     except (ValueError, TypeError, RedisError, RedisClusterException):
         raise _unreadable(url) from None
     try:

@@ -135,12 +135,12 @@ async def _come_back(server: LocalServer) -> None:
     await anyio.to_thread.run_sync(server.start)
 
 
-async def test_scripts_that_a_restarted_server_has_forgotten_are_sent_again(
+async def test_functions_that_a_server_has_not_are_loaded(
     own_server: LocalServer,
 ) -> None:
     async with system(own_server.url, "c0") as es, es.session("a", "en") as session:
         await session.append(SECOND)
-        own_server.call("SCRIPT", "FLUSH")
+        own_server.call("FUNCTION", "FLUSH")
         await session.append(SECOND, final=True)
         assert session.utterance == 1
 

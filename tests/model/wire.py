@@ -16,6 +16,7 @@ from eventsched import scripts
 from eventsched.errors import from_reply
 from eventsched.keys import Keys
 from eventsched.transport import Arg, Entry
+from tests.functions import load_functions
 from tests.server_kinds import Server
 
 T = TypeVar("T")
@@ -39,7 +40,9 @@ return found
 
 def connect(server: Server) -> Sync:
     kind = redis.cluster.RedisCluster if server.is_cluster else redis.Redis
-    return kind.from_url(server.url)
+    client: Sync = kind.from_url(server.url)
+    load_functions(client)
+    return client
 
 
 def run(call: Coroutine[Any, Any, T]) -> T:
@@ -58,12 +61,9 @@ class Wire:
         self.client = client
 
     async def run(self, script: str, keys: Sequence[str], args: Sequence[Arg]) -> Any:
-        loaded = scripts.load(script)
+        call = ("FCALL", scripts.library().function(script), len(keys), *keys, *args)
         try:
-            try:
-                return self.call("EVALSHA", loaded.sha, len(keys), *keys, *args)
-            except redis.exceptions.NoScriptError:
-                return self.call("EVAL", loaded.source, len(keys), *keys, *args)
+            return self.call(*call)
         except redis.exceptions.ResponseError as error:
             refused = from_reply(str(error))
             if refused is None:

@@ -14,6 +14,7 @@ import redis
 from eventsched import errors, scripts
 from eventsched.keys import Keys
 from eventsched.server.check import Client, open_client
+from tests.functions import load_functions
 from tests.known_keys import is_known
 from tests.server_kinds import Server
 
@@ -36,36 +37,56 @@ def lua(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
         return found[path]
 
     monkeypatch.setattr(scripts, "_read", read)
-    scripts.load.cache_clear()
+    found["include/call.lua"] = "-- call\n"
     return found
 
 
-@pytest.fixture(autouse=True)
-def _fresh_scripts() -> Any:
-    yield
-    scripts.load.cache_clear()
-
-
-def test_an_include_is_put_in_place_once_before_its_user(lua: dict[str, str]) -> None:
+def test_includes_stand_before_their_users_once(lua: dict[str, str]) -> None:
     lua |= {
-        "s.lua": "#!lua\n-- include: a\n-- include: b\nreturn\n",
-        "include/a.lua": "-- include: b\nlocal a\n",
-        "include/b.lua": "local b\n",
+        "s.lua": "#!lua\n-- include: a\n-- include: b\nreturn 1\n",
+        "t.lua": "#!lua flags=allow-oom\n-- include: b\nreturn 2\n",
+        "include/a.lua": "-- include: b\n-- a\n",
+        "include/b.lua": "-- b\n",
     }
-    assert scripts.load("s").source == "#!lua\nlocal b\nlocal a\nreturn\n"
+    source = scripts.library_of(["s", "t"]).source
+    assert [line for line in source.splitlines() if re.fullmatch(r"-- \w+|return \d", line)] == [
+        "-- call", "-- b", "-- a", "return 1", "return 2",
+    ]  # fmt: skip
+
+
+def test_a_function_has_the_flags_of_its_file(lua: dict[str, str]) -> None:
+    lua |= {"s.lua": "#!lua\nreturn 1\n", "t.lua": "#!lua flags=allow-oom\nreturn 2\n"}
+    library = scripts.library_of(["s", "t"])
+    for script, flags in (("s", "{  }"), ("t", "{ 'allow-oom' }")):
+        assert f"'{library.function(script)}', flags = {flags}" in library.source
+
+
+def test_a_file_that_does_not_begin_as_a_script_is_named(lua: dict[str, str]) -> None:
+    lua["s.lua"] = "return 1\n"
+    with pytest.raises(scripts.IncludeError, match=r"s\.lua does not begin with #!lua"):
+        scripts.library_of(["s"])
+
+
+@pytest.mark.parametrize("changed", ["s.lua", "include/a.lua"])
+def test_other_code_has_other_names(lua: dict[str, str], changed: str) -> None:
+    lua |= {"s.lua": "#!lua\n-- include: a\nreturn 1\n", "include/a.lua": "-- a\n"}
+    before = scripts.library_of(["s"])
+    lua[changed] += "-- more\n"
+    after = scripts.library_of(["s"])
+    assert (before.name, before.function("s")) != (after.name, after.function("s"))
 
 
 def test_a_missing_script_or_include_is_named(lua: dict[str, str]) -> None:
     lua["s.lua"] = "#!lua\n-- include: gone\n"
     with pytest.raises(scripts.IncludeError, match=r"include/gone\.lua"):
-        scripts.load("s")
+        scripts.library_of(["s"])
     with pytest.raises(scripts.IncludeError, match=r"nowhere\.lua"):
-        scripts.load("nowhere")
+        scripts.library_of(["nowhere"])
 
 
 def test_a_missing_file_of_the_package_is_named() -> None:
     with pytest.raises(scripts.IncludeError, match=r"no such Lua file: nowhere\.lua"):
-        scripts.load("nowhere")
+        scripts.library_of(["nowhere"])
 
 
 @pytest.mark.parametrize(
@@ -78,20 +99,27 @@ def test_a_circular_include_is_named_with_its_way(
     lua["s.lua"] = "#!lua\n-- include: a\n"
     lua |= {f"include/{name}.lua": f"-- include: {to}\n" for name, to in leads.items()}
     with pytest.raises(scripts.IncludeError, match=re.escape(circle)):
-        scripts.load("s")
+        scripts.library_of(["s"])
 
 
-def test_the_server_knows_a_script_by_the_hash_that_the_loader_tells(server: Server) -> None:
-    with redis.Redis.from_url(server.url, decode_responses=True) as direct:
-        for name in scripts.names():
-            loaded = scripts.load(name)
-            assert direct.execute_command("SCRIPT", "LOAD", loaded.source) == loaded.sha
+def test_the_server_lists_the_functions_under_the_names_that_the_loader_tells(
+    server: Server,
+) -> None:
+    library = scripts.library()
+    with redis.Redis.from_url(server.url) as direct:
+        load_functions(direct)
+        listed: Any = direct.function_list(library.name)
+    for name in scripts.names():
+        assert library.function(name).encode() in repr(listed).encode()
 
 
 # --- twins ------------------------------------------------------------------------------------
 
-KEYS_LUA = (files("eventsched") / "lua" / "include" / "keys.lua").read_text(encoding="utf-8")
-ONES = re.findall(r"'(\w+)'", KEYS_LUA.partition("ipairs({")[2].partition("})")[0])
+INCLUDES = files("eventsched") / "lua" / "include"
+CALL_LUA, KEYS_LUA = (
+    (INCLUDES / name).read_text(encoding="utf-8") for name in ("call.lua", "keys.lua")
+)
+ONES = re.findall(r"'(\w+)'", KEYS_LUA.partition("local ones = {")[2].partition("}")[0])
 IN_PYTHON = {"cell": "counters", "class": "node_class"}
 ARGS: dict[str, tuple[str | int, ...]] = {
     "audio": ("s",), "inbox": ("n",), "out": ("s",), "session": ("s",), "outcomes": ("s",),
@@ -111,7 +139,7 @@ async def _client(server: Server) -> AsyncIterator[Client]:
 
 
 async def _in_lua(client: Client, body: str) -> Any:
-    source = f"#!lua\nlocal log_key = KEYS[1]\n{KEYS_LUA}\n{body}"
+    source = f"#!lua\n{CALL_LUA}{KEYS_LUA}call.begin(KEYS, ARGV)\n{body}"
     return await client.execute_command("EVAL", source, 1, Keys("c7").log)
 
 
@@ -187,16 +215,23 @@ def test_rule_32_a_reply_becomes_the_class_of_its_code() -> None:
 @pytest.mark.parametrize("name", scripts.names())
 def test_a_key_of_another_slot_is_refused_by_the_server(server: Server, name: str) -> None:
     assert server.process is not None
+    server.process.call("FUNCTION", "LOAD", "REPLACE", scripts.library().source)
     keys, before = (Keys("here").log, Keys("there").log), server.process.call("DBSIZE")
     with pytest.raises(Exception, match="same slot"):
-        server.process.call("EVAL", scripts.load(name).source, 2, *keys, "")
+        server.process.call("FCALL", scripts.library().function(name), 2, *keys, "")
     assert server.process.call("DBSIZE") == before
 
 
 @pytest.mark.parametrize("server", ["embedded-cluster"], indirect=True)
-def test_a_script_cannot_reach_a_slot_that_it_was_not_given(server: Server) -> None:
+def test_a_function_cannot_reach_a_slot_that_it_was_not_given(
+    server: Server, lua: dict[str, str]
+) -> None:
     assert server.process is not None
-    reach = f"#!lua\nreturn redis.call('SET', '{Keys('there').log}', KEYS[1])"
+    lua["include/call.lua"] = "local call = { begin = function() end }\n"
+    lua["s.lua"] = f"#!lua\nreturn redis.call('SET', '{Keys('there').log}', KEYS[1])\n"
+    library = scripts.library_of(["s"])
+    server.process.call("FUNCTION", "LOAD", library.source)
     with pytest.raises(Exception, match=r"do not hash to the same slot|non local key"):
-        server.process.call("EVAL", reach, 1, Keys("here").log)
+        server.process.call("FCALL", library.function("s"), 1, Keys("here").log)
     assert server.process.call("EXISTS", Keys("there").log) == 0
+    server.process.call("FUNCTION", "DELETE", library.name)

@@ -31,6 +31,7 @@ from eventsched.projection import load_sets
 from eventsched.settings import Settings
 from eventsched.testing import LocalServer
 from eventsched.verify import Verifier
+from tests.functions import load_functions
 from tests.simulation.actors import CELL, KEY, Cluster, Mischief, Told, forget, lift_pressure
 from tests.simulation.check import violations
 from tests.simulation.world import FAULTS, QUIET, World
@@ -73,6 +74,7 @@ class Verdict:
 def simulate(server: redis.Redis, seed: int) -> Verdict:
     """Faults first, then calm; the verdict holds every violation."""
     server.flushall()
+    load_functions(server)
     random.seed(seed)  # what roles draw for their pauses
     world, told = World(server, seed), Told()
     cluster = Cluster(world, told)

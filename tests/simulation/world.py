@@ -166,15 +166,12 @@ class World:
     # --- what a call does -----------------------------------------------------------------------
 
     def evaluate(self, script: str, keys: Sequence[str], args: Sequence[Arg]) -> Any:
-        loaded = scripts.load(script)
+        function = scripts.library().function(script)
         told = [str(self.clock()), *args[1:]]
         if script == "trim_log":
             self.keep(keys[0])
         try:
-            try:
-                return self.server.evalsha(loaded.sha, len(keys), *keys, *told)
-            except redis.exceptions.NoScriptError:
-                return self.server.eval(loaded.source, len(keys), *keys, *told)
+            return self.server.fcall(function, len(keys), *keys, *told)
         except redis.ResponseError as error:
             refused = from_reply(str(error))
             if refused is None:

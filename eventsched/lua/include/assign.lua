@@ -1,4 +1,5 @@
 -- assign: the only code that gives a job to a node (rules 15-18, 20).
+-- include: call
 -- include: keys
 -- include: write
 -- include: clock
@@ -11,6 +12,7 @@
 -- include: queue
 -- include: jobs
 local assign = { filled_max = 8, policy = '1' }
+call.starts_with(function() assign.live = nil end)
 
 -- The group's context for this job: copied unread, never waited for (rule 29).
 local function context_of(job, session)

@@ -1,11 +1,15 @@
 -- classes: capability classes, the sets of nodes with equal (asr, targets, services, marked).
 -- What a call has read of a class stays in its table until the call changes it.
+-- include: call
 -- include: keys
 -- include: write
 -- include: later
 -- include: text
 -- include: json
-local classes = { known = {}, pairs = {}, served = {}, awaited = {} }
+local classes = {}
+call.starts_with(function()
+  classes.known, classes.pairs, classes.served, classes.awaited = {}, {}, {}, {}
+end)
 local looked_max = 64
 
 function classes.id_of(asr, targets, services, marked)

@@ -1,11 +1,13 @@
 -- clock: one time per call. now = time + offset and never goes back: behind the last now, the
 -- offset is raised and ClockAdjusted appended; a jump ahead is taken as it is. The time is the
 -- server's; in a manual cell it is what the call says, and without it time stands still.
--- Needs: local now_arg (ms, or empty). ARCHITECTURE: one clock.
+-- now_arg: ms, or empty. ARCHITECTURE: one clock.
+-- include: call
 -- include: keys
 -- include: write
 -- include: emit
-clock = { at = false }
+clock = {}
+call.starts_with(function() clock.at, clock.told, clock.id = nil, nil, nil end)
 
 local function read()
   local kept = redis.call('HMGET', keys.clock, 'mode', 'offset', 'last')

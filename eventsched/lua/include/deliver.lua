@@ -1,5 +1,6 @@
 -- deliver: outcomes in order per (session, target) (rules 23-25). Each delivery number ends in
 -- exactly one of result, no_text, failed, missing; a gap is waited for.
+-- include: call
 -- include: keys
 -- include: write
 -- include: clock
@@ -8,7 +9,8 @@
 -- include: text
 -- include: ids
 -- include: json
-local deliver = { in_step_max = 64, touched = {} }
+local deliver = { in_step_max = 64 }
+call.starts_with(function() deliver.touched = {} end)
 local out_entries_max, out_bytes_max = 1000, 16 * 1024 * 1024
 
 -- An open outcome, or nil: { utterance, first, to (joined full ids; empty is the speaker) }.

@@ -1,10 +1,14 @@
 -- keys: every key that scripts build; the twin of eventsched/keys.py, which says what each holds.
--- Needs: local log_key. Arguments are names inside the cell.
-local keys = { prefix = string.sub(log_key, 1, -4), log = log_key }
-keys.cell_name = string.match(keys.prefix, '{(.-)}')
-for _, kind in ipairs({ 'work', 'dead', 'timers', 'clock', 'settings', 'cell', 'classes', 'demands', 'backlog', 'fair', 'archive', 'forgotten' }) do
-  keys[kind] = keys.prefix .. kind
-end
+-- Arguments are names inside the cell, which the key of its log tells.
+-- include: call
+local keys = {}
+local ones = { 'work', 'dead', 'timers', 'clock', 'settings', 'cell', 'classes', 'demands', 'backlog', 'fair', 'archive', 'forgotten' }
+call.starts_with(function()
+  if keys.log == log_key then return end
+  keys.log, keys.prefix = log_key, string.sub(log_key, 1, -4)
+  keys.cell_name = string.match(keys.prefix, '{(.-)}')
+  for _, kind in ipairs(ones) do keys[kind] = keys.prefix .. kind end
+end)
 function keys.of(kind, id, part)
   local key = keys.prefix .. kind .. ':' .. id
   if part then return key .. ':' .. part end

@@ -1,7 +1,9 @@
 -- later: changes of sorted sets that a call writes together, one command per set. Who reads such a
 -- set flushes it first; each script ends with `later.flush()`, or nothing of them is written.
+-- include: call
 -- include: write
-local later = { sets = {} }
+local later = {}
+call.starts_with(function() later.sets = {} end)
 local unpacked_max = 1000
 
 local function change(key, member, score)

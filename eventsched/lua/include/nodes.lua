@@ -1,12 +1,14 @@
 -- nodes: registrations, slots and leases. A node's load is counted from its live leases, never
 -- kept by hand (rule 16); leases belong to the registration (node, epoch) (rule 13).
+-- include: call
 -- include: keys
 -- include: write
 -- include: later
 -- include: timers
 -- include: text
 -- include: classes
-local nodes = { known = {} }
+local nodes = {}
+call.starts_with(function() nodes.known = {} end)
 
 -- What most calls need not know is read when it is asked for.
 local declared = { asr = true, targets = true, services = true, marked = true }

@@ -1,6 +1,7 @@
 -- queue: jobs that wait. Order: priority, then start-time fair queuing between tenants with
 -- integer tags, then age (rule 18). One sorted set per (priority, demand).
 -- What a call has read it knows from then on; counters that it has moved are written by `flush`.
+-- include: call
 -- include: keys
 -- include: write
 -- include: later
@@ -9,7 +10,11 @@
 -- include: settings
 -- include: classes
 -- include: json
-local queue = { waits = {}, lines = {}, finish = {}, backlog = {} }
+local queue = {}
+call.starts_with(function()
+  queue.waits, queue.lines, queue.finish, queue.backlog = {}, {}, {}, {}
+  queue.virtual, queue.entry, queue.counted = nil, nil, nil
+end)
 local fronts_max = 16
 
 function queue.demand(job)

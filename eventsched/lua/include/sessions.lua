@@ -1,4 +1,5 @@
 -- sessions: the write state of a session: its open utterance, finalizing, closing (rules 1-8, 12).
+-- include: call
 -- include: keys
 -- include: write
 -- include: clock
@@ -8,7 +9,10 @@
 -- include: json
 -- include: deliver
 -- include: archive
-local sessions = { known = {}, waiting = {}, given_up_max = 32, tokens_max = 8 }
+local sessions = { given_up_max = 32, tokens_max = 8 }
+call.starts_with(function()
+  sessions.known, sessions.waiting, sessions.pressed = {}, {}, nil
+end)
 
 local padding_ms = { pause = 220, max_duration = 220, final = 280, max_bytes = 0, close = 220 }
 local soft = { 'next_seq', 'seen', 'buf_count', 'buf_bytes', 'buf_ms', 'buf_first', 'buf_last',

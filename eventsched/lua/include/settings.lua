@@ -1,4 +1,5 @@
 -- settings: the cell's settings (integers), each read once a call and only when needed.
+-- include: call
 -- include: keys
 local settings = setmetatable({}, {
   __index = function(self, name)
@@ -7,3 +8,6 @@ local settings = setmetatable({}, {
     return value
   end,
 })
+call.starts_with(function()
+  for name in pairs(settings) do settings[name] = nil end
+end)

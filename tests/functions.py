@@ -1,0 +1,13 @@
+"""The function library on a server that tests reach without a transport of the product."""
+
+from __future__ import annotations
+
+import redis
+import redis.cluster
+
+from eventsched import scripts
+
+
+def load_functions(client: redis.Redis | redis.cluster.RedisCluster) -> None:
+    """The server, or each primary, has the functions of this package."""
+    client.function_load(scripts.library().source, replace=True)

@@ -1,0 +1,83 @@
+"""Functions stay on the server: nothing that one call knew is left for the next."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Callable
+from importlib.resources import files
+from typing import Any
+
+import msgspec
+import pytest
+
+from eventsched import scripts
+from eventsched.server.check import Client
+from eventsched.settings import Settings
+from eventsched.transport import RedisTransport
+from tests.fixtures_store import TimedStore
+from tests.scripts.test_any_sequence import Play
+
+INCLUDES = {
+    file.name.removesuffix(".lua"): file.read_text(encoding="utf-8")
+    for file in (files("eventsched") / "lua" / "include").iterdir()
+}
+MODULES = [
+    name for name, text in INCLUDES.items() if f"\nlocal {name} =" in text or f"\n{name} =" in text
+]
+PROBE = """#!lua
+%s
+local function told(value)
+  if type(value) == 'function' then return 'function' end
+  if type(value) ~= 'table' then return tostring(value) end
+  local found = {}
+  for name, one in pairs(value) do found[tostring(name)] = told(one) end
+  return found
+end
+local found = { wrote = tostring(wrote), log_key = log_key, now_arg = now_arg }
+for name, module in pairs({ %s }) do found[name] = told(module) end
+return cjson.encode(found)
+"""
+STEPS = 150
+
+
+def found(pattern: str, text: str) -> set[str]:
+    """The names in the lists of names that match."""
+    return {name for told in re.findall(pattern, text, re.MULTILINE) for name in told.split(", ")}
+
+
+def test_what_an_include_knows_of_a_call_it_keeps_in_its_table() -> None:
+    """So the probe below sees all there is: no function changes a local of its file."""
+    declared = r"local (?:function )?([\w, ]+?)(?: =|\n|\()"
+    for name, text in INCLUDES.items():
+        outer, inner = found(rf"^{declared}", text), found(rf"^ +{declared}", text)
+        changed = found(r"(?:^ +|then |do |\) )([a-z_]+(?:, [a-z_]+)*) = ", text)
+        assert (changed & outer) - inner <= {"wrote", "log_key", "now_arg"}, name
+
+
+async def state(store: TimedStore) -> Any:
+    """What a call begins with."""
+    return json.loads(await store.transport.run("probe", [store.keys.log], ["7"]))
+
+
+async def test_a_call_begins_as_the_first_one_did(
+    redis: Client, cells: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = scripts._read
+    modules = ", ".join(f"{name} = {name}" for name in MODULES)
+    probe = PROBE % ("".join(f"-- include: {name}\n" for name in MODULES), modules)
+    monkeypatch.setattr(scripts, "_read", lambda path: probe if path == "probe.lua" else read(path))
+    library = scripts.library_of([*scripts.names(), "probe"])
+    monkeypatch.setattr(scripts, "library", lambda: library)
+
+    store = TimedStore(RedisTransport(redis, redis), cells())
+    first = await state(store)
+    assert len(first) == len(MODULES) + 3
+    await store.configure_cell(msgspec.to_builtins(Settings()), overwrite=False, manual_clock=True)
+    play = Play(store, random.Random(7))
+    for step in range(STEPS):
+        await play.rng.choice(play.steps())()
+        if step % 10 == 0:
+            assert await state(store) == first
+    assert await state(store) == first
