@@ -2,36 +2,41 @@
 
 Owns: the public names. Never does: import projections (roles load them by entry point).
 Read next: client.py (connect), session.py (producing), node.py (serving), errors.py.
+
+A name is imported when it is first asked for: the command line starts by importing this package.
 """
 
-from eventsched.client import Client, connect
-from eventsched.errors import (
-    Backpressure,
-    ChunkTooLarge,
-    EventschedError,
-    InvalidMessage,
-    JobUnknown,
-    KeyMissing,
-    KeyStoreUnusable,
-    LeaseLost,
-    NodeSuperseded,
-    NodeUnknown,
-    NotFound,
-    Refused,
-    SeqGap,
-    ServerUnavailable,
-    SessionIsClosed,
-    SessionSuperseded,
-    SessionUnknown,
-)
-from eventsched.job import BlockingJob, Job, JobError, NoText
-from eventsched.logs import warn_on_stderr
-from eventsched.node import Node
-from eventsched.privacy.keystore import Key, KeyFolder, KeyStore
-from eventsched.results import Delivered, Result
-from eventsched.session import Session
-from eventsched.store import Receipt
-from eventsched.wav import read_wav
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from eventsched.client import Client, connect
+    from eventsched.errors import (
+        Backpressure,
+        ChunkTooLarge,
+        EventschedError,
+        InvalidMessage,
+        JobUnknown,
+        KeyMissing,
+        KeyStoreUnusable,
+        LeaseLost,
+        NodeSuperseded,
+        NodeUnknown,
+        NotFound,
+        Refused,
+        SeqGap,
+        ServerUnavailable,
+        SessionIsClosed,
+        SessionSuperseded,
+        SessionUnknown,
+    )
+    from eventsched.job import BlockingJob, Job, JobError, NoText
+    from eventsched.node import Node
+    from eventsched.privacy.keystore import Key, KeyFolder, KeyStore
+    from eventsched.results import Delivered, Result
+    from eventsched.session import Session
+    from eventsched.store import Receipt
+    from eventsched.wav import read_wav
 
 __all__ = [
     "Backpressure",
@@ -67,5 +72,50 @@ __all__ = [
     "connect",
     "read_wav",
 ]
+_HOMES = {
+    "Backpressure": "errors",
+    "BlockingJob": "job",
+    "ChunkTooLarge": "errors",
+    "Client": "client",
+    "Delivered": "results",
+    "EventschedError": "errors",
+    "InvalidMessage": "errors",
+    "Job": "job",
+    "JobError": "job",
+    "JobUnknown": "errors",
+    "Key": "privacy.keystore",
+    "KeyFolder": "privacy.keystore",
+    "KeyMissing": "errors",
+    "KeyStore": "privacy.keystore",
+    "KeyStoreUnusable": "errors",
+    "LeaseLost": "errors",
+    "NoText": "job",
+    "Node": "node",
+    "NodeSuperseded": "errors",
+    "NodeUnknown": "errors",
+    "NotFound": "errors",
+    "Receipt": "store",
+    "Refused": "errors",
+    "Result": "results",
+    "SeqGap": "errors",
+    "ServerUnavailable": "errors",
+    "Session": "session",
+    "SessionIsClosed": "errors",
+    "SessionSuperseded": "errors",
+    "SessionUnknown": "errors",
+    "connect": "client",
+    "read_wav": "wav",
+}
+"""Name -> the module that has it."""
 
-warn_on_stderr()
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -43,6 +43,7 @@ from eventsched.errors import (
     SessionSuperseded,
     SessionUnknown,
 )
+from eventsched.logs import warn_on_stderr
 from eventsched.pacing import insist
 from eventsched.privacy.keystore import VARIABLE, AnyKeys, Key, KeyStore, named_store
 from eventsched.privacy.opening import seal_of, sealing
@@ -56,6 +57,7 @@ FORMATS = ("pcm16", "opus")
 LAST_WORDS_S = 5.0
 """How long a cancelled session may take to ask for its close."""
 
+warn_on_stderr()
 log = structlog.get_logger("eventsched.client")
 
 

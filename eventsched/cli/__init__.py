@@ -3,11 +3,20 @@
 app.py       the commands there are, errors as one line, exit codes     (start here)
 options.py   what every command takes, and how it is run
 logs.py      log lines on stderr       show.py   tables, times and JSON on stdout
+interrupts.py  what Ctrl-C does
 up.py run.py node.py stream.py history.py state.py status.py rebuild.py verify.py dead.py …
 
 Never does: decide, or read Redis itself: that is reading.py's, overview.py's and store.py's.
 """
 
-from eventsched.cli.app import main
+import signal
 
-__all__ = ["main"]
+from eventsched.cli.interrupts import end_at_once
+
+
+def main() -> int:
+    """The program's entrance; the exit code. Ctrl-C is quiet before anything heavy is imported."""
+    signal.signal(signal.SIGINT, end_at_once)
+    from eventsched.cli.app import main
+
+    return main()

@@ -2,6 +2,6 @@
 
 import sys
 
-from eventsched.cli.app import main
+from eventsched.cli import main
 
 sys.exit(main())

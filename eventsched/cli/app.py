@@ -20,6 +20,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.exceptions import TyperException
 
+from eventsched.cli import interrupts
 from eventsched.cli.options import command_of, root
 from eventsched.errors import EventschedError
 
@@ -82,10 +83,8 @@ def _run(args: Sequence[str]) -> int:
     except TyperException as error:
         return _fail(error.format_message(), _usage_code(error))
     except typer.Abort:
-        return 130
+        return interrupts.CODE
     except (EventschedError, BaseExceptionGroup) as error:
-        if isinstance(error, BaseExceptionGroup) and error.split(KeyboardInterrupt)[1] is None:
-            return 130
         told = _expected(error)
         if told is None:
             raise

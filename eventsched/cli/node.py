@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import anyio
 import typer
 
+from eventsched.cli.interrupts import open_signals
 from eventsched.cli.options import Keys, Options, command
 from eventsched.errors import InvalidMessage
 
@@ -79,9 +80,10 @@ async def _serve(declared: Node, es: Client) -> int:
 
         async def listen() -> None:
             nonlocal code
-            with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            with open_signals(signal.SIGINT, signal.SIGTERM) as signals:
                 is_draining = False
-                async for received in signals:
+                while True:
+                    received = await signals.get()
                     if is_draining:
                         code = 128 + received
                         tasks.cancel_scope.cancel()

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints, overl
 import anyio
 import typer
 
+from eventsched.cli.interrupts import Interrupted, interruptible
 from eventsched.cli.logs import configure_logs
 
 if TYPE_CHECKING:
@@ -204,10 +205,13 @@ records come by the thousand and make no cycles, and looking at them took a thir
 
 
 def run_async(main: Callable[[], Coroutine[Any, Any, Outcome]]) -> Outcome:
-    """Run it to its end in an event loop of its own."""
+    """Run it to its end in an event loop of its own. Raises KeyboardInterrupt when it has ended."""
     gc.set_threshold(GC_OBJECTS, *gc.get_threshold()[1:])
     uvloop = importlib.util.find_spec("uvloop") is not None
-    return anyio.run(main, backend_options={"use_uvloop": uvloop})
+    try:
+        return anyio.run(interruptible, main, backend_options={"use_uvloop": uvloop})
+    except Interrupted:
+        raise KeyboardInterrupt from None
 
 
 def command_of(module: ModuleType, name: str) -> Any:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
-import anyio
 import typer
 
+from eventsched.cli.interrupts import open_signals
 from eventsched.cli.options import Options
 from eventsched.errors import InvalidMessage
 
@@ -116,20 +116,13 @@ async def serve(
     ):
         url, served = without_secret(connection.url), connection.cells
         # Before anybody is told that it is ready: from then on a signal may come.
-        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        with open_signals(signal.SIGINT, signal.SIGTERM) as signals:
             if options.json:
                 told = {"ready": True, "url": url, "cells": served, "roles": roles}
                 print_json(told | {"pid": os.getpid()})
             else:
                 typer.echo(f"ready: {url}  cells: {', '.join(served)}  roles: {', '.join(roles)}")
-            return await _first_of(signals)
-
-
-async def _first_of(signals: AsyncIterator[signal.Signals]) -> int:
-    """Wait for a signal; the exit code that belongs to it."""
-    async for received in signals:
-        return 130 if received == signal.SIGINT else 0
-    raise AssertionError("signals never end")
+            return 130 if await signals.get() == signal.SIGINT else 0
 
 
 def without_secret(url: str) -> str:

@@ -21,6 +21,7 @@ import anyio
 from anyio import to_thread
 from rich.text import Text
 
+from eventsched.cli.interrupts import open_signals
 from eventsched.cli.show import console, duration, notes, plural, print_json
 from eventsched.client import Client
 from eventsched.errors import Backpressure
@@ -95,8 +96,6 @@ class Streams:
                 for source in sources:
                     sessions.start_soon(self._stream, source)
             helpers.cancel_scope.cancel()
-        # It ends by itself now: one more Ctrl-C must not break into that.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
         if self._is_stopped:
             return 130
         self._summarise(len(sources))
@@ -207,8 +206,9 @@ class Streams:
     # --- around them ------------------------------------------------------------------------
 
     async def _watch_signals(self, everything: anyio.CancelScope) -> None:
-        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-            async for _ in signals:
+        with open_signals(signal.SIGINT, signal.SIGTERM) as signals:
+            while True:
+                await signals.get()
                 if self._no_more.is_set():
                     self._is_stopped = True
                     everything.cancel()

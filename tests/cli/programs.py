@@ -63,6 +63,9 @@ class Program:
         """What Ctrl-C does: the signal goes to the whole group of the terminal."""
         os.killpg(self.pid, number)
 
+    def has_ended(self) -> bool:
+        return self._process.poll() is not None
+
     def ended(self) -> int:
         """Its exit code, once it has ended."""
         return self._process.wait(END_S)

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from eventsched.cli import main
-from eventsched.cli.app import COMMANDS
+from eventsched.cli.app import COMMANDS, main
 from tests.cli.programs import write_wav
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
+
+import pytest
 
 from eventsched.server.launch import SERVER_LOCK, is_free
 from eventsched.testing import wait_for
-from tests.cli.programs import json_lines_of, program, run, write_wav
+from tests.cli.programs import END_S, json_lines_of, program, run, write_wav
 
 
 def test_ctrl_c_ends_up_and_leaves_nothing_running(tmp_path: Path) -> None:
@@ -74,3 +77,33 @@ def test_ctrl_c_ends_a_stream_whose_microphone_is_silent(tmp_path: Path) -> None
         assert "Traceback" not in stream.log.read_text()
     os.close(read)
     os.close(write)
+
+
+@pytest.mark.parametrize("gap_ms", [0, 1, 3, 10, 40])
+def test_any_number_of_ctrl_c_at_the_end_of_a_stream_is_no_traceback(
+    tmp_path: Path, gap_ms: int
+) -> None:
+    data, speech = tmp_path / "data", write_wav(tmp_path / "long.wav", 60_000)
+    with program(data, "stream", str(speech), "-t", "es", "--realtime", "--json") as stream:
+        stream.first_json()
+        deadline_s = time.monotonic() + END_S
+        while not stream.has_ended() and time.monotonic() < deadline_s:
+            stream.signal_group(signal.SIGINT)
+            time.sleep(gap_ms / 1_000)
+        # In its last instant Python has no handlers any more; a shell shows both as 130.
+        assert stream.ended() in (130, -signal.SIGINT)
+        assert "Traceback" not in stream.log.read_text()
+
+
+@pytest.mark.parametrize(
+    "imported", ["typer", "rich", "anyio", "eventsched.cli.app", "redis", "eventsched.client"]
+)
+def test_ctrl_c_while_python_still_imports_is_no_traceback(tmp_path: Path, imported: str) -> None:
+    """At that moment Python says, by `-X importtime`, that it has imported this module."""
+    speech = str(write_wav(tmp_path / "a.wav", 60_000))
+    env = {"PYTHONPROFILEIMPORTTIME": "1"}
+    with program(tmp_path / "data", "stream", speech, "-t", "es", "--realtime", env=env) as stream:
+        stream.wait_for_log(f" {imported}\n")
+        stream.signal_group(signal.SIGINT)
+        assert stream.ended() == 130
+        assert "Traceback" not in stream.log.read_text()
