@@ -39,8 +39,8 @@ HOPELESS_S = 10
 """Until a rebuild that cannot be done is tried again: somebody has to bring the archive."""
 BLOCK_MS = 900
 """Wait for the log at most so long: each read renews the hold."""
-BATCH_MAX = 128
-"""Entries a batch: about a millisecond of script time to read them, and as much to save."""
+BATCH_MAX = 64
+"""Entries a batch: less than a millisecond of script time to read them, and as much to save."""
 LINGER_MS = 4
 """After a wait, entries gather for so long: fewer and fuller batches when events come singly."""
 

@@ -32,8 +32,10 @@ from eventsched.transport import Entry
 
 BLOCK_MS = 2_000
 INBOX_COUNT = 64
-RESULTS_MAX = 16
-"""Results a call: with those that take the freed slots some 2 ms of script time at most."""
+RESULTS_MAX = 4
+"""Results a call: with those that take the freed slots some 1 ms of script time, in which nobody
+else is served."""
+PARTIALS_MAX = 16
 RESULTS_BYTES_MAX = 4 * 1024 * 1024
 TELL_TRIES = 64
 """With their pauses about a minute: the longest lease."""
@@ -84,7 +86,7 @@ class Serving:
         )
         self._partials: Coalescer[tuple[str, int, bytes], Refused | None] = Coalescer(
             self._tell_partials,
-            items_max=RESULTS_MAX,
+            items_max=PARTIALS_MAX,
             bytes_max=RESULTS_BYTES_MAX,
             size_of=lambda item: len(item[2]),
         )

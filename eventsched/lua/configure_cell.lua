@@ -9,7 +9,7 @@
 --   overwrite       0 | 1                  1: replace the settings of a cell that exists
 --   flat_settings   JSON                   object of name -> integer
 -- Reply: created | changed | kept
--- Refusals: INVALID_MESSAGE field=mode
+-- Refusals: INVALID_MESSAGE
 -- Events: none (settings and clock are soft)
 -- Bound: the number of settings
 local log_key = KEYS[1]
@@ -18,8 +18,15 @@ local now_arg, mode, overwrite, flat_settings = ARGV[1], ARGV[2], ARGV[3], ARGV[
 -- include: write
 -- include: text
 if mode ~= 'server' and mode ~= 'manual' then return invalid('mode', 'server or manual') end
+local is_json, wanted = pcall(cjson.decode, flat_settings)
+if not is_json or type(wanted) ~= 'table' then return invalid('settings', 'a JSON object') end
+for name, value in pairs(wanted) do
+  local is_whole = type(value) == 'number' and value % 1 == 0 and math.abs(value) < 1e14
+  if not is_whole or type(name) ~= 'string' or not text.is_name(name) then
+    return invalid('settings', 'names with whole numbers below 1e14')
+  end
+end
 local exists = redis.call('EXISTS', keys.settings) == 1
-local wanted = cjson.decode(flat_settings)
 if not exists then
   write('XGROUP', 'CREATE', keys.work, 'dispatch', '0', 'MKSTREAM')
   write('HSET', keys.clock, 'mode', mode, 'offset', '0', 'last', now_arg ~= '' and now_arg or '0')

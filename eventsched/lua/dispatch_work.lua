@@ -8,10 +8,10 @@
 -- Reply: [last_id, left, jobs]   left: entries not read yet; last_id: of the last entry read
 -- Refusals: none
 -- Events: JobDispatched, JobQueued
--- Bound: 20 entries of at most 32 targets; 64 demands and 8 fills each
+-- Bound: 8 entries of at most 32 targets; 64 demands and 8 fills each
 local log_key = KEYS[1]
 local now_arg = ARGV[1]
-local group, consumer, entries_max = 'dispatch', 'dispatcher', 20
+local group, consumer, entries_max = 'dispatch', 'dispatcher', 8
 -- include: deliver
 -- include: assign
 -- include: work

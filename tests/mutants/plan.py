@@ -13,9 +13,6 @@ SETS = f"{_MODELS}::test_scripts_of_projection_sets_reply_and_store_what_the_mod
 PROJECTOR = "tests/projector/test_projector.py"
 VERIFY = "tests/verify/test_verify.py"
 ARCHIVE = "tests/archive/test_scripts.py"
-SETTINGS = (
-    "tests/failures/test_pressure.py::test_a_newer_version_s_settings_reach_a_cell_that_exists"
-)
 
 
 def _scripts(*names: str) -> list[str]:
@@ -29,7 +26,7 @@ _FIRST: dict[str, list[str]] = {
     "acquire_set": [PROJECTOR],
     "append_audio": _scripts("ingest", "sessions"),
     "close_session": _scripts("close"),
-    "configure_cell": [SETTINGS, *_scripts("good_path")],
+    "configure_cell": _scripts("cell"),
     "dispatch_work": _scripts("dispatch", "choosing_a_node", "waiting"),
     "drain_node": _scripts("nodes", "marks"),
     "drop_build": [PROJECTOR],
@@ -67,6 +64,7 @@ _FIRST: dict[str, list[str]] = {
     "archive": [ARCHIVE, *_scripts("close")],
     "assign": _scripts("choosing_a_node", "waiting", "dispatch", "attempts"),
     "attempts": [*_ATTEMPTS, *_scripts("close", "waiting")],
+    "call": _scripts("call", "cell"),
     "classes": _scripts("choosing_a_node", "marks", "nodes", "waiting"),
     "clock": ["tests/failures/test_clock.py", *_scripts("good_path")],
     "deliver": _scripts("delivery", "results", "close", "rooms"),
@@ -80,7 +78,7 @@ _FIRST: dict[str, list[str]] = {
     "nodes": _scripts("nodes", "marks", "choosing_a_node", "attempts"),
     "queue": _scripts("waiting", "choosing_a_node", "dispatch"),
     "sessions": [*_SESSION, *_scripts("delivery")],
-    "settings": _scripts("good_path"),
+    "settings": _scripts("cell", "call", "good_path"),
     "text": _scripts("sessions", "nodes", "choosing_a_node", "dispatch"),
     "timers": _scripts("close", "attempts", "playback"),
     # Python

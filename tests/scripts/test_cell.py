@@ -1,0 +1,69 @@
+"""A cell is made once; its settings are whole numbers, or nothing of them is taken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from eventsched.errors import InvalidMessage
+from eventsched.server.check import Client
+from eventsched.store import Store
+from eventsched.transport import RedisTransport
+from tests.fixtures_store import TimedStore
+
+
+@pytest.fixture(name="fresh")
+def _fresh(redis: Client, cells: Callable[[], str]) -> Store:
+    return Store(RedisTransport(redis, redis), cells())
+
+
+async def settings_of(store: Store) -> dict[str, str]:
+    return dict(await store.read_hash(store.keys.settings))
+
+
+async def test_a_new_cell_has_its_settings_and_the_group_that_dispatches(fresh: Store) -> None:
+    assert await fresh.configure_cell({"pause_ms": 500}, overwrite=False) == "created"
+    assert await settings_of(fresh) == {"pause_ms": "500"}
+    groups = await fresh.transport.command("XINFO", "GROUPS", fresh.keys.work, key=fresh.keys.work)
+    assert len(groups) == 1
+
+
+async def test_a_cell_that_exists_keeps_what_it_has_and_gets_what_it_lacks(fresh: Store) -> None:
+    await fresh.configure_cell({"pause_ms": 500}, overwrite=False)
+    for _ in range(2):
+        assert await fresh.configure_cell({"pause_ms": 1, "gap_ms": 2}, overwrite=False) == "kept"
+        assert await settings_of(fresh) == {"pause_ms": "500", "gap_ms": "2"}
+
+
+async def test_settings_are_replaced_where_that_is_asked_for(fresh: Store) -> None:
+    await fresh.configure_cell({"pause_ms": 500, "gap_ms": 2}, overwrite=False)
+    for _ in range(2):
+        assert await fresh.configure_cell({"pause_ms": 1}, overwrite=True) == "changed"
+        assert await settings_of(fresh) == {"pause_ms": "1", "gap_ms": "2"}
+
+
+@pytest.mark.parametrize(
+    ("mode", "told"),
+    [
+        ("server", "no json"), ("server", "7"), ("server", "[1]"), ("server", '{"a": 1.5}'),
+        ("server", '{"a": "1"}'), ("server", '{"a": 1, "b": 1e14}'), ("server", '{"a:b": 1}'),
+        ("server", '{"a": null}'), ("sundial", "{}"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("exists", [False, True])
+async def test_malformed_settings_change_nothing(
+    fresh: Store, mode: str, told: str, exists: bool
+) -> None:
+    if exists:
+        await fresh.configure_cell({"pause_ms": 500}, overwrite=False)
+    args: list[Any] = ["", mode, 1, told]
+    with pytest.raises(InvalidMessage):
+        await fresh.transport.run("configure_cell", [fresh.keys.log], args)
+    assert await settings_of(fresh) == ({"pause_ms": "500"} if exists else {})
+
+
+async def test_two_cells_of_a_server_have_their_own(fresh: Store, store: TimedStore) -> None:
+    await fresh.configure_cell({"pause_ms": 77}, overwrite=False)
+    assert (await settings_of(store))["pause_ms"] != "77"
