@@ -119,9 +119,9 @@ class Projector:
             case OtherVersion():
                 return Stepped("other_version", detail=f"{got.projection} {got.build}")
         self.checkpoint = await self._views.checkpoint(self.set.name)
+        await self._tell_what_is_gone()
         folding = Folding(self.set.projections, got.builds)
         self._held, self._has_held = got, True
-        await self._tell_what_is_gone()
         self._batches = Batches(self._views, self.set, folding, tries_max=TRIES_MAX)
         self._log.info("holds the set", epoch=got.epoch, checkpoint=self.checkpoint)
         return None

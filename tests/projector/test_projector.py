@@ -550,6 +550,32 @@ class Away(Cutting):
             raise ServerUnavailable("away") from error
 
 
+class Mute(Cutting):
+    """A server that does not answer one command, once."""
+
+    def __init__(self, store: TimedStore, command: str) -> None:
+        super().__init__(store, "", after=False)
+        self._unanswered = command
+
+    async def command(self, *parts: Arg, key: str) -> Any:
+        if parts[0] == self._unanswered:
+            self._unanswered = ""
+            raise ServerUnavailable("no answer")
+        return await super().command(*parts, key=key)
+
+
+@pytest.mark.parametrize("command", ["GET", "EXISTS", "XINFO"])
+async def test_a_set_that_was_taken_amid_silence_is_taken_again(
+    store: TimedStore, command: str
+) -> None:
+    await talk(store)
+    one = projector(store, Mute(store, command))
+    with pytest.raises(ServerUnavailable):
+        await one.step()
+    assert not one.is_active
+    assert await fold_all(one) == len(await store.log())
+
+
 async def until_folded(store: TimedStore) -> None:
     """Return when the live views are as far as the log."""
     for _ in range(1_000):
