@@ -22,8 +22,8 @@ from typing import Literal, TypeAlias
 import anyio
 import msgspec
 import structlog
-from anyio.to_thread import run_sync
 
+from eventsched.archive import disk
 from eventsched.archive.calls import ArchiveCalls, Look
 from eventsched.archive.entry import stored
 from eventsched.archive.errors import ArchiveError
@@ -96,7 +96,7 @@ class Archiver:
         """
         held = await self._calls.acquire(self._holder, HOLD_MS)
         if not isinstance(held, Held):
-            self._let_go()
+            self.let_go()
             return Stepped("standby")
         try:
             look = await self._calls.look()
@@ -107,10 +107,11 @@ class Archiver:
                 return Stepped("turned_away")
             return await self._go_on(sealer, look, now=now)
         except BaseException:
-            self._let_go()  # what is gathered may lack something: it is read again
+            self.let_go()  # what is gathered may lack something: it is read again
             raise
 
-    def _let_go(self) -> None:
+    def let_go(self) -> None:
+        """What is gathered is dropped, and the folder is free for another."""
         self._sealer = None
         self._lock.release()
 
@@ -123,7 +124,7 @@ class Archiver:
         self._folder.path.mkdir(parents=True, exist_ok=True)
         if not self._lock.try_exclusive():  # one that lost its hold while it was frozen
             return None
-        sealer = await run_sync(partial(Sealer, self._folder, self._key, self._set))
+        sealer = await disk.in_thread(partial(Sealer, self._folder, self._key, self._set))
         await self._check_end(sealer, look)
         removed = self._folder.remove_unfinished()
         if not await self._tell(sealer, look.to or START):
@@ -170,7 +171,7 @@ class Archiver:
         )
         if word == "recorded":
             return True
-        self._let_go()
+        self.let_go()
         if word == "other":
             raise ArchiveError(f"cell {self._views.cell} has got another archive meanwhile")
         self._log.warning("turned away", word=word)
@@ -195,7 +196,7 @@ class Archiver:
         if not _is_full(sealer, look.entries_max) and not (is_over and len(within) < most):
             return Stepped("gathered" if len(within) == most else "idle")
         start = sealer.sealed_to
-        record = await run_sync(sealer.seal)
+        record = await disk.in_thread(sealer.seal)
         self._log.info("sealed", segment=record.n, entries=record.events, to=record.last)
         return Stepped("sealed" if await self._tell(sealer, start) else "turned_away", record)
 
@@ -235,7 +236,7 @@ class Archiver:
 
     async def release(self) -> None:
         """Give the archive up, if this one holds it."""
-        self._let_go()
+        self.let_go()
         if self._has_held:
             await self._calls.acquire(self._holder, 0)
 

@@ -16,8 +16,8 @@ from collections.abc import AsyncIterator, Sequence
 from functools import partial
 
 import msgspec
-from anyio.to_thread import run_sync
 
+from eventsched.archive import disk
 from eventsched.archive.entry import restored
 from eventsched.archive.errors import ArchiveError
 from eventsched.archive.ids import AFTER_ALL, BEFORE_ALL, Place, id_of, place_of
@@ -126,7 +126,7 @@ class History:
         is_sealed = True  # as far as is known: the archive is asked first
         while at < end:
             for record in await self._sealed(at, end) if is_sealed else ():
-                sealed = await run_sync(partial(self._read_segment, record, at, end, of))
+                sealed = await disk.in_thread(partial(self._read_segment, record, at, end, of))
                 at = place_of(record.last)
                 for some in range(0, len(sealed), READ_MAX):
                     yield sealed[some : some + READ_MAX]
@@ -160,10 +160,10 @@ class History:
         if self._folder is not None:
             from eventsched.archive.snapshot import fold_at
 
-            folder, records = self._folder, await run_sync(self._folder.records)
+            folder, records = self._folder, await disk.in_thread(self._folder.records)
             n = sum(place_of(one.last) <= place_of(entry_id) for one in records) - 1
             if n >= 0:
-                fold = await run_sync(fold_at, folder, records, n, self._set)
+                fold = await disk.in_thread(partial(fold_at, folder, records, n, self._set))
                 for part in fold.folding.parts:
                     part.changed.update(fold.at[part.projection.name])
                 return records[n].last, fold.folding
@@ -173,7 +173,7 @@ class History:
         """Whether it begins with the first event that the cell has had."""
         if self._views is not None and await self._views.is_log_whole():
             return True
-        records = await run_sync(self._folder.records) if self._folder is not None else []
+        records = await disk.in_thread(self._folder.records) if self._folder is not None else []
         return bool(records) and not records[0].head.skipped
 
     # --- sealed segments --------------------------------------------------------------------
@@ -182,7 +182,7 @@ class History:
         """The segments that hold something in between, as of now."""
         if self._folder is None:
             return []
-        records = await run_sync(self._folder.records)
+        records = await disk.in_thread(self._folder.records)
         return [one for one in records if at < place_of(one.last) and place_of(one.first) <= end]
 
     def _read_segment(self, record: Record, at: Place, end: Place, of: Of) -> list[Entry]:

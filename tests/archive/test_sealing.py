@@ -124,7 +124,7 @@ async def test_a_crash_at_any_step_leaves_what_is_written_again_byte_for_byte(
                 steps = step
                 break
             finally:
-                one._let_go()  # the kernel does so when a process ends
+                one.let_go()  # the kernel does so when a process ends
         archived.store.tick(20_000)  # its hold ends
         archived.folder = ArchiveFolder.open(archived.path)
         await archived.seal(audio=audio)

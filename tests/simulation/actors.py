@@ -9,12 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from random import Random
 from typing import Any
 
 import msgspec
 
 from eventsched import codec
+from eventsched.archive.archiver import Archiver
+from eventsched.archive.layout import ArchiveFolder
+from eventsched.archive.signing import SigningKey
 from eventsched.archive.trimming import Trimming
 from eventsched.dispatcher import Dispatcher
 from eventsched.errors import (
@@ -31,7 +35,7 @@ from eventsched.errors import (
     SessionUnknown,
 )
 from eventsched.events import Text
-from eventsched.projection import load_sets
+from eventsched.projection import ProjectionSet, load_sets
 from eventsched.projector import Projector
 from eventsched.store import Chunk, NodeGrant, NodeResult, SessionGrant, Store
 from eventsched.timekeeper import Timekeeper
@@ -42,6 +46,11 @@ CELL = "sim"
 KEY = "0123456789abcdef"
 """Id of the key of sessions that are encrypted."""
 SPEECH_MS = (100, 300, 1_000)
+
+
+def core_set() -> ProjectionSet:
+    (core,) = (one for one in load_sets() if one.name == "core")
+    return core
 
 
 @dataclass
@@ -104,10 +113,31 @@ class Cluster:
         """The log goes behind everybody: not what somebody still needs."""
         self.start_role("trimming", lambda: Trimming(self.views).run())
 
+    def start_archivers(self, path: Path, each: int) -> None:
+        """They seal the log into this folder, so that it can be trimmed behind them."""
+        _, key = ArchiveFolder.open_or_make(path, None)
+        for number in range(each):
+            self.start_role(f"archiver-{number}", lambda: self._archive(path, key))
+
+    async def _archive(self, path: Path, key: SigningKey) -> None:
+        """The real archiver, step by step; its lock on the folder ends with its process."""
+        folder = ArchiveFolder.open(path).cell(CELL)
+        archiver = Archiver(self.views, folder, key, core_set(), holder=self.token())
+        try:
+            while True:
+                try:
+                    stepped = await archiver.step()
+                except ServerUnavailable:
+                    await self.sleep(50, 400)
+                    continue
+                if stepped.state not in ("gathered", "sealed"):
+                    await self.sleep(100, 800)
+        finally:
+            archiver.let_go()
+
     async def _project(self) -> None:
         """The real projector, step by step: its `run` needs an event loop to be cancelled in."""
-        (core,) = (one for one in load_sets() if one.name == "core")
-        projector = Projector(self.views, core, holder=self.token())
+        projector = Projector(self.views, core_set(), holder=self.token())
         while True:
             try:
                 stepped = await projector.step()

@@ -25,20 +25,33 @@ from rich.console import Console
 from rich.progress import Progress
 
 from eventsched import codec
+from eventsched.archive import audit, disk
+from eventsched.archive.layout import ArchiveFolder
+from eventsched.archive.reading import History
 from eventsched.errors import BY_CODE
 from eventsched.events import AnyData, Event
-from eventsched.projection import load_sets
 from eventsched.settings import Settings
 from eventsched.testing import LocalServer
+from eventsched.transport import Entry
 from eventsched.verify import Verifier
 from tests.functions import load_functions
-from tests.simulation.actors import CELL, KEY, Cluster, Mischief, Told, forget, lift_pressure
+from tests.simulation.actors import (
+    CELL,
+    KEY,
+    Cluster,
+    Mischief,
+    Told,
+    core_set,
+    forget,
+    lift_pressure,
+)
 from tests.simulation.check import violations
-from tests.simulation.world import FAULTS, QUIET, World
+from tests.simulation.world import FAULTS, QUIET, World, on_disk
 
 CALLS_MIN, FAULTS_MIN, SESSIONS_MIN, NODES_MIN = 300, 5, 3, 3
-TRIMMED_EVERY = 4
-"""One seed in so many trims its log meanwhile."""
+EVERY = 4
+"""One seed in so many trims its log by age meanwhile, and one in so many archives it first."""
+ARCHIVED = 1
 LIVENESS_MS = 240_000
 SETTINGS = Settings(
     pause_ms=1_500,
@@ -53,6 +66,8 @@ SETTINGS = Settings(
     mark_ms=4_000,
     retire_ms=15_000,
     log_keep_ms=1_000,
+    archive_entries_max=60,
+    archive_window_ms=10_000,
     audio_bytes_max=2_500,
     backlog_max=40,
 )
@@ -73,31 +88,41 @@ class Verdict:
 
 def simulate(server: redis.Redis, seed: int) -> Verdict:
     """Faults first, then calm; the verdict holds every violation."""
+    with tempfile.TemporaryDirectory() as folder:
+        archive = Path(folder) / "archive" if seed % EVERY == ARCHIVED else None
+        return _simulate(server, seed, archive)
+
+
+def _simulate(server: redis.Redis, seed: int, archive: Path | None) -> Verdict:
     server.flushall()
     load_functions(server)
     random.seed(seed)  # what roles draw for their pauses
     world, told = World(server, seed), Told()
     cluster = Cluster(world, told)
     settings = {name: getattr(SETTINGS, name) for name in SETTINGS.__struct_fields__}
-    settings["log_retention_ms"] = 0 if seed % TRIMMED_EVERY else 4_000
+    settings["log_retention_ms"] = 0 if seed % EVERY else 4_000
     world.complete(cluster.store.configure_cell(settings, overwrite=False, manual_clock=True))
     _populate(cluster)
+    if archive is not None:
+        cluster.start_archivers(archive, each=2)
     world.run_until(lambda: False, calls_max=CALLS_MIN * 5, ms_max=25_000)
     world.run_until(
         lambda: sum(world.faults.values()) >= FAULTS_MIN, calls_max=5_000, ms_max=60_000
     )
     cluster.is_calm, world.odds = True, QUIET
     ends_ms = world.now_ms + LIVENESS_MS
-    while (open_ := _not_closed(server, told)) and world.now_ms < ends_ms:
+    while (open_ := _not_ended(server, told, archive)) and world.now_ms < ends_ms:
         world.run_until(lambda: False, calls_max=100, ms_max=LIVENESS_MS)
-    broken = _verified(cluster, world)
+    broken = _verified(cluster, world, archive)
+    if archive is not None:
+        broken += _archived(cluster, world, archive)
     has_trimmed = world.untrim(cluster.store.keys.log)
     log = _log(cluster, world)
     broken += violations(log, told) + _tame(world, log)
     if has_trimmed:  # now it can be folded from its start
-        broken += _verified(cluster, world, passed_over=("I10", "log"))
+        broken += _verified(cluster, world, None, passed_over=("I10", "log"))
     if open_:
-        broken.append(f"sessions never closed: {open_}")
+        broken.append(f"never closed, or never sealed: {open_}")
     broken += _parked(server)
     world.close()
     events = Counter(event.type for event in log)
@@ -118,9 +143,9 @@ def _tame(world: World, log: Sequence[Event]) -> list[str]:
     return [f"only {n} {what}" for what, (n, least) in happened.items() if n < least]
 
 
-def _not_closed(server: redis.Redis, told: Told) -> list[str]:
-    """Sessions that were opened and are neither closed nor retired."""
-    open_ = []
+def _not_ended(server: redis.Redis, told: Told, archive: Path | None) -> list[str]:
+    """Sessions that were opened and are neither closed nor retired; an archive without segments."""
+    open_ = [] if archive is None or [*archive.glob("*/*.json")] else [archive.name]
     for session in sorted(told.opened):
         status: Any = server.hget(f"es1:{{{CELL}}}:session:{session.partition('.')[2]}", "status")
         if status in (b"open", b"closing"):
@@ -155,15 +180,43 @@ def _populate(cluster: Cluster) -> None:
 
 
 def _verified(
-    cluster: Cluster, world: World, passed_over: tuple[str, str] | None = None
+    cluster: Cluster,
+    world: World,
+    archive: Path | None,
+    passed_over: tuple[str, str] | None = None,
 ) -> list[str]:
     """What `eventsched verify` finds, while views may still be on their way.
 
     `passed_over`: what is told of this invariant at this place is of no account.
     """
-    (core,) = (one for one in load_sets() if one.name == "core")
-    found = world.complete(Verifier(cluster.views, core).run()).violations
+    history = _history(cluster, world, archive)
+    found = world.complete(Verifier(cluster.views, core_set(), history=history).run()).violations
     return [str(one) for one in found if (one.invariant, one.where) != passed_over]
+
+
+def _history(cluster: Cluster, world: World, archive: Path | None) -> History:
+    folder = ArchiveFolder.open(archive) if archive is not None else None
+    history: History = world.complete(History.open(cluster.views, folder, core_set()))
+    return history
+
+
+def _archived(cluster: Cluster, world: World, archive: Path) -> list[str]:
+    """Archive and log are all that ever was, each entry once; nobody has touched what is sealed."""
+    world.keep(cluster.store.keys.log)
+    both = world.complete(_all(_history(cluster, world, archive)))
+    audited = audit.Verifier(archive, projection_set=core_set()).run()
+    broken = [f"audit: {problem}" for problem in audited.problems]
+    logged = [
+        (entry_id.decode(), [part for field in fields.items() for part in field])
+        for entry_id, fields in world.kept
+    ]
+    if both != logged:
+        broken.append(f"{len(world.kept)} entries were logged, archive and log have {len(both)}")
+    return broken
+
+
+async def _all(history: History) -> list[Entry]:
+    return [entry async for entry in history.entries()]
 
 
 def _log(cluster: Cluster, world: World) -> list[Event]:
@@ -178,6 +231,7 @@ def _parked(server: redis.Redis) -> list[str]:
 
 
 def _some(seeds: list[int]) -> list[Verdict]:
+    disk.in_thread = on_disk
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     with tempfile.TemporaryDirectory() as folder, LocalServer(Path(folder)) as server:
         client = redis.Redis.from_url(server.url)

@@ -15,7 +15,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import redis
 
@@ -23,6 +23,7 @@ from eventsched import scripts
 from eventsched.errors import ServerUnavailable, from_reply
 from eventsched.transport import Arg, Entry, entries_of
 
+T = TypeVar("T")
 START_MS = 1_700_000_000_000
 CALL_MS_MAX = 3
 POLL_MS = (20, 150)
@@ -51,6 +52,8 @@ class Request:
     call: Callable[[], Any] | None = None
     until_ms: int = 0
     block: tuple[Mapping[str, str], int] | None = None
+    is_local: bool = False
+    """It reaches no server: it may be late, or the process may die at it, and nothing else."""
 
     def __await__(self) -> Generator[Request, Any, Any]:
         return (yield self)
@@ -82,6 +85,8 @@ class Odds:
     clock: int = 2
 
 
+REMOTE = frozenset({"lost", "cut", "doubled"})
+"""What happens on the way to a server only."""
 QUIET = Odds(0, 0, 0, 0, 0, 0, 0)
 
 
@@ -109,6 +114,12 @@ class SimTransport:
 
     async def sleep(self, seconds: float) -> None:
         await Request(until_ms=self._world.now_ms + max(1, round(seconds * 1000)))
+
+
+async def on_disk(work: Callable[[], T]) -> T:
+    """In place of `disk.in_thread`: a process may die before or after what it does to files."""
+    done: T = await Request(work, is_local=True)
+    return done
 
 
 @dataclass
@@ -240,6 +251,8 @@ class World:
         self.calls += 1
         self.now_ms += self.rng.randint(0, CALL_MS_MAX)
         fault = self._draw()
+        if request.is_local and fault in REMOTE:
+            fault = ""
         if fault:
             self.faults[fault] += 1
             self.trail.append(f"{self.calls} {self.now_ms - START_MS} {actor.name} {fault}")
