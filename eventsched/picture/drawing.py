@@ -10,19 +10,18 @@ import re
 from collections.abc import Sequence
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
-from eventsched.cli.show import clock, day_and_clock, duration
+from eventsched.cli.show import clock, day_and_clock, duration, plural
 from eventsched.events import Event
-from eventsched.picture.packing import MARK, PAD, SPAN_MIN, Item, pack, text_width
+from eventsched.picture.packing import MARK, PAD, SPAN_MIN, Item, cut_middle, pack, text_width
 from eventsched.picture.paging import Row, rows_of, ticks
 from eventsched.picture.scene import AUDIO, UTTERANCES, Mark, Scene, Span, scene_of
 
 WIDTH, GUTTER, MARGIN = 1_000, 112, 16
 PLOT = WIDTH - GUTTER - MARGIN
-TRACK, TRACK_GAP, LANE_GAP, ROW_GAP, AXIS = 15, 3, 5, 18, 18
+TRACK, TRACK_GAP, LANE_GAP, ROW_GAP, AXIS = 16, 3, 5, 18, 18
 STYLE = """
-text{font:11px system-ui,-apple-system,'Segoe UI','DejaVu Sans',sans-serif;fill:#24292f}
-.out,.bad.out{paint-order:stroke;stroke:#f6f8fa;stroke-width:2.5px;stroke-linejoin:round}
-.title{font-size:15px;font-weight:600}.dim{fill:#57606a}.in{fill:#fff}.dark{fill:#24292f}
+text{font:12px system-ui,-apple-system,'Segoe UI','DejaVu Sans',sans-serif;fill:#24292f}
+.title{font-size:16px;font-weight:600}.dim{fill:#57606a}.in{fill:#fff}.dark{fill:#24292f}
 .bad{fill:#c4252f;font-weight:600}.lane{fill:#f6f8fa}.grid{stroke:#d8dee4}
 .audio{fill:#3b6fb6}.utterance{fill:#cfe0f5;stroke:#3b6fb6}
 .waiting{fill:url(#waits);stroke:#b08000}
@@ -42,6 +41,7 @@ LEGEND: Sequence[tuple[str, str, str]] = (
     ("span", "utterance", "utterance until finalized"),
     ("span", "untaken", "waits for a dispatcher"),
     ("span", "waiting", "waits for a slot"),
+    ("span", "running", "attempt, not ended yet"),
     ("span", "ok", "attempt: ok"),
     ("span", "no_text", "no text"),
     ("lost", "lost", "attempt lost or failed"),
@@ -65,7 +65,7 @@ OVERVIEW = {"audio": 0, "untaken": 10, "waiting": 10, "held": 17, "given_up": 17
 """Kinds in the overview, and how far down."""
 _NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """What XML cannot say, however it is escaped."""
-CROSS, CLOCK = 5.0, 60.0
+CROSS = 5.0
 DARK = ("utterance", "untaken", "waiting", "held", "given_up", "running", "playback")
 """Kinds whose labels inside are dark."""
 
@@ -119,7 +119,7 @@ def _head(root: Element, scene: Scene) -> float:
     _text(root, MARGIN, 62, *_counts(scene))
     longest = _longest(scene)
     _text(root, MARGIN, 78, longest)
-    return _legend(root, 98 if longest else 82)
+    return _legend(root, scene, 98 if longest else 82)
 
 
 def _counts(scene: Scene) -> tuple[str, str]:
@@ -129,13 +129,14 @@ def _counts(scene: Scene) -> tuple[str, str]:
     bad = [
         (ends.count("missing"), "missing"),
         (ends.count("failed"), "failed"),
-        (kinds.count("lost"), "attempts lost or failed"),
+        (kinds.count("lost"), f"attempt{'s' * (kinds.count('lost') > 1)} lost or failed"),
     ]
     also = [
         (sum(one.kind == "refused" for one in scene.marks), "refused"),
         (sum(one.kind == "resumed" for one in scene.moments), "resumed"),
     ]
-    parts = [f"{kinds.count('utterance')} utterances, {len(ends)} outcomes"]
+    spoken = plural(kinds.count("utterance"), "utterance")
+    parts = [f"{spoken}, {plural(len(ends), 'outcome')}"]
     parts += [f"{count} {what}" for count, what in (*bad, *also) if count]
     return " · ".join(parts), "bad" if any(count for count, _ in bad) else ""
 
@@ -149,11 +150,15 @@ def _longest(scene: Scene) -> str:
     return f"longest: {', '.join(parts)}" if parts else ""
 
 
-def _legend(root: Element, y: float) -> float:
+def _legend(root: Element, scene: Scene, y: float) -> float:
+    """What the shapes mean that are there."""
     x = float(MARGIN)
+    seen = _seen(scene)
     for shape, kind, words in LEGEND:
+        if ("span" if shape == "lost" else shape, kind) not in seen:
+            continue
         lead = 27 if shape == "lost" else 23
-        wide = lead + 11 + 6.2 * len(words)
+        wide = lead + 11 + text_width(words)
         if x + wide > WIDTH - MARGIN:
             x, y = float(MARGIN), y + 19
         if shape == "mark":
@@ -164,6 +169,14 @@ def _legend(root: Element, y: float) -> float:
         _text(root, x + lead, y, words, "dim")
         x += wide
     return y + 16
+
+
+def _seen(scene: Scene) -> set[tuple[str, str]]:
+    """Shape and kind of all that is drawn; a second attempt counts as such, however it ended."""
+    seen = {("span", one.kind) for one in scene.spans if one.to_ms > one.from_ms or not one.ends}
+    seen |= {("mark", one.ends) for one in scene.spans}
+    seen |= {("mark", one.kind) for one in scene.marks}
+    return seen | {("again", "ok") for one in scene.spans if one.is_again}
 
 
 def _overview(root: Element, scene: Scene, rows: Sequence[Row], y: float) -> float:
@@ -184,16 +197,18 @@ def _overview(root: Element, scene: Scene, rows: Sequence[Row], y: float) -> flo
             tall = 8 if one.kind == "audio" else 6
             _rect(root, at(one.from_ms), y + 2 + line, wide, tall, one.kind)
     for one in scene.spans:
-        if one.kind in BAD or one.ends in BAD:
+        if _is_bad(one):
             _rect(root, at(one.to_ms) - 1, y, 2, height, "failed")
     for moment in scene.moments:
         _line(root, at(moment.at_ms), y - 2, at(moment.at_ms), y + height + 2, moment.kind)
     free_from = 0.0
     for row in rows:
         _line(root, at(row.from_ms), y + height, at(row.from_ms), y + height + 4, "grid")
-        if at(row.from_ms) >= free_from and at(row.from_ms) + CLOCK < WIDTH - MARGIN:
-            _text(root, at(row.from_ms), y + height + 15, clock(row.from_ms)[:8], "dim")
-            free_from = at(row.from_ms) + CLOCK
+        told = clock(row.from_ms)[:8]
+        ends = at(row.from_ms) + text_width(told)
+        if at(row.from_ms) >= free_from and ends < WIDTH - MARGIN:
+            _text(root, at(row.from_ms), y + height + 15, told, "dim")
+            free_from = ends
     return y + height + 15 + ROW_GAP
 
 
@@ -245,8 +260,7 @@ def _retries(root: Element, attempts: Sequence[tuple[Item, float]]) -> None:
 
 
 def _short(lane: str) -> str:
-    name = lane.removeprefix("node ")
-    return name if len(name) <= 15 else name[:14] + "…"
+    return cut_middle(lane.removeprefix("node "), GUTTER - 8 - PAD)
 
 
 def _items(scene: Scene, row: Row, lane: str) -> list[Item]:
@@ -276,8 +290,12 @@ def _piece(span: Span, row: Row) -> Item:
         tail = MARK if span.ends else CROSS if span.kind in CROSSED else 0.0
     return Item(
         what=span, x=_x(row, begin), width=wide if span.ends else max(SPAN_MIN, wide), tail=tail,
-        label=_label(span, row, wide), chain=span.chain,
+        label=_label(span, row, wide), is_bold=_is_bad(span), chain=span.chain,
     )  # fmt: skip
+
+
+def _is_bad(span: Span) -> bool:
+    return span.kind in BAD or span.ends in BAD
 
 
 def _label(span: Span, row: Row, wide: float) -> str:
@@ -297,11 +315,15 @@ def _x(row: Row, ms: int) -> float:
 
 def _axis(root: Element, row: Row, y: float, bottom: float) -> None:
     row_ms = row.to_ms - row.from_ms
+    free_from = 0.0
     for ms in ticks(row, row_ms):
         x = GUTTER + _x(row, ms)
         _line(root, x, y, x, bottom, "grid")
         at = clock(ms) if row_ms < 10_000 else clock(ms)[:8]
-        _text(root, x, y - 5, at, "dim")
+        ends = x + text_width(at)
+        if x >= free_from and ends < WIDTH:
+            _text(root, x, y - 5, at, "dim")
+            free_from = ends + PAD
 
 
 def _moments(root: Element, scene: Scene, row: Row, y: float, bottom: float) -> float:
@@ -315,7 +337,7 @@ def _moments(root: Element, scene: Scene, row: Row, y: float, bottom: float) -> 
             continue
         x = GUTTER + _x(row, one.at_ms)
         _line(root, x, y - 2, x, bottom + 3, one.kind)
-        wide = 6.2 * len(one.label) + 8
+        wide = text_width(one.label) + 8
         left = x + 3 if x + wide < WIDTH - MARGIN else x - wide + 4
         level = next((at for at, end in enumerate(ends) if end <= left), None)
         if level is not None:
@@ -346,10 +368,10 @@ def _item(root: Element, item: Item, y: float) -> None:
         _shape(group, what.ends, end + MARK / 2, middle)
     if item.is_inside:
         _text(group, x + PAD, middle + 4, item.label, "dark" if what.kind in DARK else "in")
-    else:
-        is_bad = what.kind in BAD or what.ends in BAD
-        kind = "bad out" if is_bad else "out"
-        _text(group, end + item.tail + PAD, middle + 4, item.label, kind)
+    elif item.label:  # on paper of its own: no line goes through it
+        left = GUTTER + item.begin + PAD if item.is_before else end + item.tail + PAD
+        _rect(group, left - 1, y, item.label_width - 2 * PAD + 2, TRACK, "lane")
+        _text(group, left, middle + 4, item.label, "bad" if item.is_bold else "")
 
 
 def _bar(

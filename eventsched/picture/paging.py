@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from math import ceil
 
 import msgspec
 
@@ -16,6 +17,8 @@ from eventsched.picture.scene import Scene
 PER_ROW = 10
 """Utterances that a row may hold; one row in ten may hold more."""
 ROWS_MAX = 120
+STUB, FEW = 0.25, 4
+"""So little of a row is not worth one more where they are few: they get a bit longer instead."""
 ROW_MS_MIN = 1_000
 NICE_MS = (
     100, 200, 500, 1_000, 2_000, 5_000, 10_000, 15_000, 20_000, 30_000, 60_000, 120_000, 180_000,
@@ -65,8 +68,10 @@ def rows_of(scene: Scene) -> list[Row]:
     row_ms = row_length(scene)
     tick = tick_ms(row_ms)
     first = scene.from_ms - scene.from_ms % tick
-    if scene.to_ms - first < row_ms:  # all in one row: no longer than it must be
-        row_ms = ((scene.to_ms - first) // tick + 1) * tick
+    length = scene.to_ms - first + 1
+    count = max(1, ceil(length / row_ms - STUB))
+    if count <= FEW:
+        row_ms = ceil(length / count / tick) * tick
     rows: list[Row] = []
     for begin in range(first, scene.to_ms + 1, row_ms):
         row = Row(begin, begin + row_ms, is_quiet=not _anything(scene, begin, begin + row_ms))

@@ -22,8 +22,18 @@ from eventsched.events import (
     Text,
     UtteranceFinalized,
 )
-from eventsched.picture.drawing import PLOT, draw
-from eventsched.picture.packing import MARK, SLACK, TRACKS_MAX, Item, pack
+from eventsched.picture.drawing import PLOT, WIDTH, draw
+from eventsched.picture.packing import (
+    MARK,
+    PAD,
+    SLACK,
+    TRACKS_MAX,
+    Item,
+    cut_end,
+    cut_middle,
+    pack,
+    text_width,
+)
 from eventsched.picture.paging import PER_ROW, rows_of
 from eventsched.picture.scene import scene_of
 from tests.desk.pasts import played
@@ -132,7 +142,7 @@ async def test_a_bad_day_shows_retries_gaps_waits_and_what_is_missing(store: Tim
     assert any(span.is_again for span in kinds["ok"])
     assert [one.kind for one in scene.moments] == ["opened", "resumed"]
     picture = draw(events)
-    assert "1 attempts lost or failed · 1 resumed" in " ".join(texts(picture))
+    assert "1 attempt lost or failed · 1 resumed" in " ".join(texts(picture))
     assert 'class="cross"' in picture
 
 
@@ -172,6 +182,99 @@ def test_four_hours_are_one_picture_of_bounded_height() -> None:
     assert len(picture) < 4_000_000
 
 
+def test_a_little_that_is_left_makes_no_row_of_its_own() -> None:
+    for last_ms in (9_000, 29_000, 31_000, 62_000):
+        scene = scene_of(talk(*range(0, last_ms, 3_000), last_ms))
+        rows = rows_of(scene)
+        filled = (scene.to_ms - rows[-1].from_ms) / (rows[-1].to_ms - rows[-1].from_ms)
+        assert filled > 0.25, (last_ms, rows)
+        assert len({row.to_ms - row.from_ms for row in rows}) == 1
+
+
+def test_one_utterance_is_one_row_without_an_overview() -> None:
+    told = texts(draw(talk(583)))
+    assert told.count("audio") == 1
+    assert "overview" not in told
+    assert "1 utterance, 1 outcome" in told
+
+
+def test_the_legend_names_what_is_there_and_nothing_else() -> None:
+    told = texts(draw(talk(0, 2_000)))
+    assert {"audio arrives", "attempt: ok", "result"} <= set(told)
+    assert not {"missing", "playback", "waits for a slot", "no text", "cancelled"} & set(told)
+
+
+def test_no_label_hangs_on_what_a_viewer_may_not_know() -> None:
+    """Viewers that paint outlines over letters hid all labels that had one."""
+    picture = draw(talk(0, 2_000))
+    assert "paint-order" not in picture
+    style = next(ET.fromstring(picture).iter(f"{SVG}style")).text or ""
+    assert "stroke" not in style.partition("{")[2].partition("}")[0]
+
+
+def test_labels_outside_stand_on_paper_of_their_own() -> None:
+    for group in ET.fromstring(draw(talk(0, 2_000, 4_000))).iter(f"{SVG}g"):
+        parts = list(group)
+        behind = [at for at, one in enumerate(parts) if one.tag == f"{SVG}text"
+                  and one.get("class") in (None, "bad") and one.text != "u0"]  # fmt: skip
+        for at in behind:
+            paper, label = parts[at - 1], parts[at]
+            assert paper.get("class") == "lane"
+            left, wide = float(paper.get("x", "")), float(paper.get("width", ""))
+            assert left <= float(label.get("x", "")) < left + wide
+
+
+def test_at_the_end_of_a_row_a_label_stands_before_what_it_names() -> None:
+    roomy, last = (
+        Item(what=None, x=x, width=MARK, label="u12 es BAD_AUDIO", is_bold=True)
+        for x in (300.0, PLOT - MARK)
+    )
+    assert pack([roomy, last], PLOT) == 1
+    assert (roomy.is_before, last.is_before) == (False, True)
+    assert last.label == "u12 es BAD_AUDIO"
+    assert last.end == PLOT
+
+
+def test_without_room_on_either_side_a_label_is_cut_but_never_in_its_first_word() -> None:
+    cut, gone = (Item(what=None, x=10, width=20, label="u12 es BAD_AUDIO") for _ in range(2))
+    pack([cut], 30 + 2 * PAD + text_width("u12 es …"))
+    assert cut.label == "u12 es…"
+    pack([gone], 30 + 2 * PAD + text_width("u1"))
+    assert gone.label == ""
+
+
+def test_capitals_and_bold_letters_are_given_more_room() -> None:
+    assert text_width("GPU_FELL_OVER") > text_width("gpu_fell_over")
+    assert text_width("GPU_FELL_OVER", is_bold=True) >= 99.6 * 12 / 11, "in DejaVu Sans Bold"
+    assert text_width("u12 es ×2") >= 56.7 * 12 / 11  # noqa: RUF001
+    assert cut_end("u1", 0) == ""
+
+
+def test_nodes_whose_names_begin_alike_can_be_told_apart() -> None:
+    first, second = (cut_middle(f"gpu-in-the-second-rack-{n}", 100) for n in (1, 2))
+    assert first != second
+    assert (first[:4], first[-2:]) == ("gpu-", "-1")
+    assert text_width(first) <= 100
+    assert cut_middle("gpu-1", 100) == "gpu-1"
+
+
+def test_the_times_of_a_row_do_not_run_into_each_other() -> None:
+    for last_ms in (1_100, 1_950, 5_300, 12_400, 61_000):
+        for axis in axes(draw(talk(583, last_ms))):
+            for (x, told), (after, _) in pairwise(axis):
+                assert x + text_width(told) <= after
+            assert axis[-1][0] + text_width(axis[-1][1]) < WIDTH
+
+
+def axes(picture: str) -> list[list[tuple[float, str]]]:
+    """The times above each row with their places."""
+    found: dict[str, list[tuple[float, str]]] = defaultdict(list)
+    for one in ET.fromstring(picture).iter(f"{SVG}text"):
+        if re.fullmatch(r"\d\d:\d\d:\d\d(\.\d+)?", one.text or ""):
+            found[one.get("y", "")].append((float(one.get("x", "")), one.text or ""))
+    return list(found.values())
+
+
 LABELS = st.sampled_from(["", "u1", "u12 es lost ×2"])  # noqa: RUF001
 DRAWN = st.tuples(
     st.floats(0, PLOT), st.floats(0, 400), LABELS, st.sampled_from([0.0, MARK]),
@@ -195,5 +298,8 @@ def test_nothing_covers_anything_else(
     for found in tracks.values():
         found.sort(key=lambda one: (one.x, -one.width))
         for one, after in pairwise(found):
-            behind = 0.0 if one.is_inside or not one.label else len(one.label) * 6.4
-            assert one.x + one.width + one.tail + behind <= after.x + SLACK
+            assert one.end <= after.begin + SLACK
+    for item in items:
+        if item.label:
+            assert item.begin >= 0
+            assert item.end <= max(PLOT + PAD, item.x + item.width + item.tail)
