@@ -40,6 +40,7 @@ _AWAY = (
 _UNABLE = ("MISCONF", "NOREPLICAS", "BUSY ")
 """What a server says that is there and cannot: its disk is full, its replicas are gone, or
 somebody's script goes on and on."""
+_UNLOADABLE = (redis.exceptions.ReadOnlyError, redis.exceptions.NoPermissionError)
 _KEYLESS = ("INFO", "TIME", "BGREWRITEAOF", "FUNCTION LOAD")
 """Commands to the server itself: on a cluster the one that serves the key."""
 RETRIES = 3
@@ -103,7 +104,7 @@ class RedisTransport:
             except redis.exceptions.ResponseError as error:
                 if not scripts.is_missing(error):
                     raise
-            await self.command("FUNCTION LOAD", "REPLACE", scripts.library().source, key=keys[0])
+            await self._load(keys[0])
             return await self._send(*call)
         except redis.exceptions.OutOfMemoryError:
             # The server is full before pressure was raised: it refused, and nothing was changed.
@@ -113,6 +114,19 @@ class RedisTransport:
             if refused is None:
                 raise
             raise refused from None
+
+    async def _load(self, key: str) -> None:
+        """The server that serves `key` has our functions, whoever else gives them to it."""
+        try:
+            await self.command("FUNCTION LOAD", "REPLACE", scripts.library().source, key=key)
+        except ServerUnavailable as error:
+            if not isinstance(error.__cause__, _UNLOADABLE):
+                raise
+            raise ServerUnavailable(
+                "the server lacks the functions of this release and does not let us load them: "
+                f"{error.__cause__}; run `eventsched status` once against its primary, or as a "
+                "user with +function|load"
+            ) from error
 
     async def command(self, *parts: Arg, key: str) -> Any:
         if isinstance(self._calling, RedisCluster) and parts[0] in _KEYLESS:

@@ -15,6 +15,7 @@ import pytest
 import redis
 
 import eventsched
+from eventsched.errors import ServerUnavailable
 from eventsched.keys import name_of
 from eventsched.store import Store
 from eventsched.testing import LocalCluster, LocalServer, wait_for
@@ -143,6 +144,15 @@ async def test_functions_that_a_server_has_not_are_loaded(
         own_server.call("FUNCTION", "FLUSH")
         await session.append(SECOND, final=True)
         assert session.utterance == 1
+
+
+async def test_functions_that_may_not_be_loaded_are_named_with_the_remedy(
+    own_server: LocalServer,
+) -> None:
+    own_server.call("ACL", "SETUSER", "default", "-function|load")
+    with pytest.raises(ServerUnavailable, match=r"lacks the functions.*\+function\|load"):
+        async with system(own_server.url, "c0"):
+            raise AssertionError("it serves without functions")
 
 
 async def test_audio_taken_while_the_server_was_away_comes_first_and_before_the_close(
