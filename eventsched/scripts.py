@@ -14,13 +14,13 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
 _INCLUDE = re.compile(r"^-- include: (\w+)\n", re.MULTILINE)
 _FIRST = re.compile(r"#!lua(?: flags=([\w,-]+))?\n")
-_LIBRARY = """#!lua name={name}
+_LIBRARY = """#!lua name=eventsched_{release}
 local function make()
 {includes}local made = {{ begin = call.begin }}
 {bodies}return made
@@ -62,7 +62,7 @@ class Library:
 
     def function(self, script: str) -> str:
         """What FCALL names."""
-        return f"{script}_{self.release}"
+        return _function(script, self.release)
 
 
 def names() -> list[str]:
@@ -90,15 +90,18 @@ def library_of(scripts: Iterable[str]) -> Library:
     flags = {name: _flags(name, text) for name, text in texts.items()}
     told = "\0".join((includes, bodies, *flags.values()))
     release = hashlib.sha256(told.encode()).hexdigest()[:12]
-    library = Library(release, "")
     entrances = "".join(
-        _ENTRANCE.format(script=name, function=library.function(name), flags=flags[name])
+        _ENTRANCE.format(script=name, function=_function(name, release), flags=flags[name])
         for name in texts
     )
-    source = _LIBRARY.format(
-        name=library.name, includes=includes, bodies=bodies, entrances=entrances
+    return Library(
+        release,
+        _LIBRARY.format(release=release, includes=includes, bodies=bodies, entrances=entrances),
     )
-    return replace(library, source=source)
+
+
+def _function(script: str, release: str) -> str:
+    return f"{script}_{release}"
 
 
 def is_missing(error: Exception) -> bool:
