@@ -47,31 +47,39 @@ class Batches:
 
     async def fold(self, entries: Sequence[Entry]) -> Batch:
         """Fold as many as can be; what changes adds up until `saved`."""
-        folding = self._folding
         found = [decoded(entry) for entry in entries]
         await self._load([event for event in found if isinstance(event, Event)])
-        trails: dict[str, list[str]] = {}
         parked: list[Unfolded] = []
-        to, count, failed = "", 0, None
-        for one in found:
-            # What cannot be decoded will not be, however often it is tried.
-            is_last_try = (
-                isinstance(one, Unfolded) or self._tries.get(one.id, 0) + 1 >= self._tries_max
-            )
-            unfolded = (
-                one if isinstance(one, Unfolded) else folding.fold(one, whole=not is_last_try)
-            )
-            if unfolded is not None:
-                if not is_last_try:
-                    self._tries[one.id] = self._tries.get(one.id, 0) + 1
-                    failed = unfolded
+        failed, count = None, len(found)
+        fold = self._folding.fold
+        for at, one in enumerate(found):
+            unfolded = one if isinstance(one, Unfolded) else fold(one, whole=True)
+            if unfolded is None:
+                continue
+            if unfolded.event is not None:  # what cannot be decoded never will be
+                if self._has_more_tries(unfolded.id):
+                    failed, count = unfolded, at
                     break
-                self._tries.pop(one.id, None)
-                parked.append(unfolded)
-            for session in trails_of(one, self._set):
-                trails.setdefault(session, []).append(one.id)
-            to, count = one.id, count + 1
-        return Batch(to, count, trails, parked, failed)
+                fold(unfolded.event, whole=False)  # passed by, by those that failed alone
+            parked.append(unfolded)
+        done = found[:count]
+        return Batch(done[-1].id if done else "", count, self._trails(done), parked, failed)
+
+    def _has_more_tries(self, entry_id: str) -> bool:
+        """Counts one that has failed."""
+        tries = self._tries.pop(entry_id, 0) + 1
+        if tries < self._tries_max:
+            self._tries[entry_id] = tries
+        return tries < self._tries_max
+
+    def _trails(self, done: Sequence[Event | Unfolded]) -> dict[str, list[str]]:
+        """Session -> the ids in `done` that belong to its trail."""
+        trails: dict[str, list[str]] = {}
+        if self._set.sessions is not None:
+            for one in done:
+                for session in trails_of(one, self._set):
+                    trails.setdefault(session, []).append(one.id)
+        return trails
 
     async def _load(self, events: Sequence[Event]) -> None:
         for part in self._folding.parts:

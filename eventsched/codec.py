@@ -8,7 +8,7 @@ Never does: I/O. Read next: events.py, upcasting.py.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_args
 
 import msgspec
@@ -16,9 +16,11 @@ import msgspec
 from eventsched import events
 from eventsched.upcasting import upcast
 
-_DECODERS: dict[bytes, msgspec.json.Decoder[Any]] = {
-    kind.__name__.encode(): msgspec.json.Decoder(kind) for kind in get_args(events.AnyData)
+_KNOWN: dict[bytes, tuple[str, Callable[[bytes], Any]]] = {
+    kind.__name__.encode(): (kind.__name__, msgspec.json.Decoder(kind).decode)
+    for kind in get_args(events.AnyData)
 }
+"""Type as it is stored -> its name, and what reads its data."""
 _TEXT = msgspec.msgpack.Decoder(events.Text)
 _PRESENT = str(events.SCHEMA_VERSION).encode()
 
@@ -46,27 +48,31 @@ def decode(entry_id: bytes | str, fields: Sequence[bytes]) -> events.Event:
     id_ = entry_id if isinstance(entry_id, str) else entry_id.decode()
     if len(fields) != 18:
         raise UndecodableEvent(id_, f"{len(fields) // 2} fields instead of 9")
-    kind, session = bytes(fields[1]), fields[5].decode(errors="replace")
-    decoder = _DECODERS.get(kind)
-    if decoder is None:
-        raise UndecodableEvent(id_, f"unknown type {kind.decode(errors='replace')}", session)
+    _, kind, _, version, _, session, _, job, _, node, _, cause, _, trace, _, data, _, body = fields
+    known = _KNOWN.get(kind)
+    if known is None:
+        raise _undecodable(id_, f"unknown type {kind.decode(errors='replace')}", session)
+    name, decode_data = known
     try:
-        data = fields[15]
-        if fields[3] != _PRESENT:
-            data = upcast(kind.decode(), int(fields[3]), data)
+        if version != _PRESENT:
+            data = upcast(name, int(version), data)
         return events.Event(
             id=id_,
-            type=kind.decode(),
-            session=fields[5].decode(),
-            job=fields[7].decode(),
-            node=fields[9].decode(),
-            cause=fields[11].decode(),
-            traceparent=fields[13].decode(),
-            data=decoder.decode(data),
-            body=bytes(fields[17]),
+            type=name,
+            session=session.decode(),
+            job=job.decode(),
+            node=node.decode(),
+            cause=cause.decode(),
+            traceparent=trace.decode(),
+            data=decode_data(data),
+            body=body,
         )
     except (msgspec.DecodeError, ValueError) as error:
-        raise UndecodableEvent(id_, f"{kind.decode()}: {error}", session) from error
+        raise _undecodable(id_, f"{name}: {error}", session) from error
+
+
+def _undecodable(id_: str, reason: str, session: bytes) -> UndecodableEvent:
+    return UndecodableEvent(id_, reason, session.decode(errors="replace"))
 
 
 def encode(event: events.Event) -> dict[str, bytes]:

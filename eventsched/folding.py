@@ -10,7 +10,7 @@ Read next: projector.py, rebuild.py, verify.py: the three that fold.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -37,6 +37,10 @@ class Unfolded(msgspec.Struct, frozen=True):
     """Whose it is, as far as its envelope says."""
 
 
+Change: TypeAlias = "tuple[Folded, str, Any]"
+"""Whose record, of which entity, and what it becomes."""
+
+
 class Folded:
     """The records of one projection, as far as they are in memory, and what changed of them."""
 
@@ -48,6 +52,7 @@ class Folded:
         """Entity -> record; none when it is known to have no record."""
         self.changed: dict[str, str] = {}
         """Entity -> the last log id that changed it, since `forget_changes`."""
+        self._route, self._apply = projection.route, projection.apply
         self._fields = projection.fields if isinstance(projection, WithFields) else None
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder = msgspec.msgpack.Decoder(projection.view)
@@ -61,33 +66,40 @@ class Folded:
         if self.complete:
             return []
         missing: dict[str, None] = {}
-        handles, views, projection = self.projection.handles, self.views, self.projection
+        handles, views, route = self.projection.handles, self.views, self._route
         for event in events:
-            if event.type in handles:
-                for entity in _routed(projection, event):
-                    if entity not in views:
-                        missing[entity] = None
+            if event.type not in handles:
+                continue
+            try:
+                entities = route(event)
+            except Exception:  # noqa: BLE001  raised again, and told, when it is folded
+                continue
+            for entity in entities:
+                if entity not in views:
+                    missing[entity] = None
         return list(missing)
 
-    def stage(self, event: Event) -> list[tuple[str, Any]]:
+    def stage(self, event: Event) -> list[Change]:
         """What the event makes of each record it touches. Changes nothing."""
-        apply, views = self.projection.apply, self.views
+        views, apply = self.views, self._apply
         staged = []
-        for entity in self.projection.route(event):
+        for entity in self._route(event):
             before = views.get(entity) if self.complete else views[entity]
             if before is None:
                 before = self.projection.initial()
             after = apply(before, event)
             if after is not before:
-                staged.append((entity, after))
+                staged.append((self, entity, after))
         return staged
 
-    def commit(self, event_id: str, staged: Iterable[tuple[str, Any]]) -> None:
-        for entity, after in staged:
-            self.views[entity] = after
-            self.changed[entity] = event_id
-            if after is None and self.complete:
-                del self.views[entity], self.changed[entity]
+    def put(self, entity: str, after: Any, event_id: str) -> None:
+        """The record is this from now on; none drops it."""
+        if after is None and self.complete:
+            self.views.pop(entity, None)
+            self.changed.pop(entity, None)
+            return
+        self.views[entity] = after
+        self.changed[entity] = event_id
 
     def record(self, entity: str) -> Mapping[str, bytes | str] | None:
         """The hash fields of a record; none where there is no record."""
@@ -138,28 +150,20 @@ class Folding:
         """Fold one event. If a projection raises: with `whole` nothing changes, else only that
         projection passes the event by.
         """
-        staged = []
+        staged: list[Change] = []
         failed: list[tuple[str, Exception]] = []
         for part in self._by_type.get(event.type, ()):
             try:
-                staged.append((part, part.stage(event)))
+                staged += part.stage(event)
             except Exception as error:  # noqa: BLE001  users' code: parked with its reason
                 failed.append((part.projection.name, error))
         if not (failed and whole):
-            for part, changes in staged:
-                part.commit(event.id, changes)
+            for part, entity, after in staged:
+                part.put(entity, after, event.id)
         if not failed:
             return None
         names = tuple(name for name, _ in failed)
         return Unfolded(event.id, event, names, _told(failed[0][1]), event.session)
-
-
-def _routed(projection: Projection, event: Event) -> Iterable[str]:
-    """Where the event goes; an event that cannot be routed fails when it is folded."""
-    try:
-        return projection.route(event)
-    except Exception:  # noqa: BLE001  raised again, and told, by `fold`
-        return ()
 
 
 def _told(error: Exception) -> str:

@@ -7,7 +7,7 @@ Never does: I/O, clocks, decisions. Read next: job.py.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -45,10 +45,6 @@ class Part(msgspec.Struct, frozen=True, omit_defaults=True):
     """Both, encrypted; they are empty then."""
     sealed_characters: int = 0
 
-    @property
-    def characters(self) -> int:
-        return len(self.source_text) + len(self.text or "") + self.sealed_characters
-
 
 class Group(msgspec.Struct, frozen=True, omit_defaults=True):
     """One target of a session: the active group, if any, and what plays of it."""
@@ -84,15 +80,19 @@ def joins(group: Group, at_ms: int) -> bool:
     return at_ms - max(group.last_part_ms, group.played_ms) <= JOIN_MS
 
 
+def characters(parts: Sequence[Part]) -> int:
+    """How long they are together, be they sealed or not."""
+    return sum(
+        [len(one.source_text) + len(one.text or "") + one.sealed_characters for one in parts]
+    )
+
+
 def kept(parts: tuple[Part, ...]) -> tuple[Part, ...]:
     """Rule 28: the newest parts within both bounds; the oldest go first."""
     parts = parts[-PARTS_MAX:]
-    characters = sum([part.characters for part in parts])
-    first = 0
-    while characters > CHARACTERS_MAX:
-        characters -= parts[first].characters
-        first += 1
-    return parts[first:]
+    while characters(parts) > CHARACTERS_MAX:
+        parts = parts[1:]
+    return parts
 
 
 def context_of(group: Group) -> bytes:

@@ -210,8 +210,11 @@ class History:
         upto = id_of(end) if end != AFTER_ALL else "+"
         entries = await views.read_log(id_of(at), READ_MAX, upto)
         to = place_of(entries[-1][0]) if entries else at
+        is_last = len(entries) < READ_MAX
+        if of == EVERYTHING:
+            return _Read(entries, to, is_last=is_last)
         fitting = [one for one in entries if of.fits(one) and self._belongs(one, of.trail)]
-        return _Read(fitting, to, is_last=len(entries) < READ_MAX)
+        return _Read(fitting, to, is_last=is_last)
 
     async def _read_trail(self, views: Views, at: Place, end: Place, of: Of) -> _Read | None:
         """What the session's index names behind `at`; none when the log is to be read from there.

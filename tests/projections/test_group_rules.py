@@ -17,7 +17,7 @@ from eventsched.events import (
     SessionOpened,
     SessionRetired,
 )
-from projections.group import Group, Groups, SessionGroups, context_of
+from projections.group import Group, Groups, SessionGroups, characters, context_of
 from tests.projections.telling import S1, S2, Told, said, sealed
 
 
@@ -231,7 +231,7 @@ def test_28_800_characters_are_kept_and_one_more_drops_the_oldest(told: Spoken) 
 
 def test_28_characters_are_counted_as_unicode_not_as_bytes(told: Spoken) -> None:
     told.delivered(1_000, 0, "語" * 400, "🎧" * 400)
-    assert [part.characters for part in told.group().parts] == [800]
+    assert [characters([part]) for part in told.group().parts] == [800]
     assert told.context() == [["語" * 400, "🎧" * 400]]
 
 
@@ -252,7 +252,7 @@ def test_28_several_old_parts_go_for_a_long_new_one(told: Spoken) -> None:
 def test_28_what_is_sealed_counts_by_the_characters_it_names(told: Spoken) -> None:
     for utterance in range(3):
         told.delivered(1_000 + utterance, utterance, body=sealed(300, b"%d" % utterance))
-    assert [part.characters for part in told.group().parts] == [300, 300]
+    assert [characters([part]) for part in told.group().parts] == [300, 300]
     assert told.context() == [["", None, 1, b"1", 300], ["", None, 2, b"2", 300]]
 
 
