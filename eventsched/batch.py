@@ -89,6 +89,11 @@ class Batches:
                 for entity, record in zip(entities, stored, strict=True):
                     part.know(entity, record)
 
+    @property
+    def changed(self) -> int:
+        """How many records have changed since `saved`."""
+        return sum(len(part.changed) for part in self._folding.parts)
+
     def writes(self) -> tuple[list[Put], list[tuple[str, str, str]]]:
         """The records to write, and those to drop, for all that changed since `saved`."""
         puts: list[Put] = []

@@ -28,8 +28,8 @@ from eventsched.transport import Entry
 from eventsched.views import START, Held, Save, Views
 
 HOLD_MS = 10_000
-FOLDED_MAX = 8_000
-"""Entries folded between two saves: a record that they touch often is written once."""
+CHANGED_MAX = 8_000
+"""Records that may change between two saves: one that is touched often is written once."""
 PUT_MAX = 256
 """Records written in one script call."""
 ATTEMPTS_MAX = 200
@@ -149,24 +149,24 @@ class Rebuild:
         send, receive = anyio.create_memory_object_stream[Sequence[Entry]](1)
         async with anyio.create_task_group() as tasks, receive:
             tasks.start_soon(self._read_ahead, send, at, upto)
-            saved, pending = at, 0
             async for entries in receive:
                 batch = await batches.fold(entries)
-                pending += batch.count
                 self._entries += batch.count
                 self._skipped += len(batch.parked)
-                if pending >= FOLDED_MAX or batch.to == upto:
-                    await self._save(held, batches, builds, saved, batch)
-                    saved, pending = batch.to, 0
-                    self._progress(self._entries)
-        return saved
+                if batches.changed >= CHANGED_MAX or batch.to == upto:
+                    await self._save(held, batches, builds, at, batch)
+                    at = batch.to
+                self._progress(self._entries)
+        return at
 
     async def _read_ahead(
         self, send: MemoryObjectSendStream[Sequence[Entry]], at: str, upto: str
     ) -> None:
+        """Each batch renews the hold, however rarely records are saved."""
         async with send:
             async for entries in self._history.batches(at, upto):
                 at = entries[-1][0]
+                await self._views.acquire_build(self.build_set, self._holder, HOLD_MS)
                 await send.send(entries)
         if in_order(at) < in_order(upto):
             raise RebuildFailed(f"{self.build_set}: the log ends before {upto}")
@@ -189,7 +189,6 @@ class Rebuild:
             to=at,
             builds=builds,
         )
-        await self._views.acquire_build(self.build_set, self._holder, HOLD_MS)
         for first in range(0, max(len(puts), len(drops)), PUT_MAX):
             part = slice(first, first + PUT_MAX)
             await self._checked(replace(empty, puts=puts[part], drops=drops[part]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import anyio
@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 import projections
+from eventsched.archive.reading import History
 from eventsched.codec import UndecodableEvent
 from eventsched.errors import ServerUnavailable
 from eventsched.events import FIELDS, Event
@@ -490,6 +491,28 @@ async def test_two_rebuilds_of_a_set_do_not_run_at_once(store: TimedStore) -> No
     assert await Rebuild(views_of(store), CORE, ["session"]).run() is None
     store.tick(10_000)
     assert await Rebuild(views_of(store), CORE, ["session"]).run() is not None
+
+
+async def test_a_rebuild_that_folds_for_long_before_it_saves_holds_its_set(
+    store: TimedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await talk(store, 1)
+    await fold_all(projector(store))
+    views = views_of(store)
+    history = History(views, None, CORE)
+    whole = history.batches
+
+    async def one_by_one(after: str, upto: str) -> AsyncIterator[Sequence[Entry]]:
+        async for entries in whole(after, upto):
+            for entry in entries:
+                store.tick(6_000)
+                assert await Rebuild(views, CORE, ["session"]).run() is None
+                yield [entry]
+
+    monkeypatch.setattr(history, "batches", one_by_one)
+    rebuilt = await Rebuild(views, CORE, ["session"], history=history).run()
+    assert rebuilt is not None
+    assert (rebuilt.entries, rebuilt.builds) == (len(await store.log()), {"session": "1.2"})
 
 
 async def test_a_rebuild_without_any_projector_ever_is_as_empty_as_the_live_view(
