@@ -391,6 +391,17 @@ class StreamTrimmed(Data, frozen=True, kw_only=True):
     """Entries that are gone from it by now, this time and before."""
 
 
+class ArchiveGivenUp(Data, frozen=True, kw_only=True):
+    """The cell's archive is lost: what was trimmed before is gone for good. By its owner."""
+
+    of: str
+    """Fingerprint of its public key."""
+    to: str
+    """It held the log up to here."""
+    gone: int = 0
+    """Entries of the log that were in it alone."""
+
+
 AnyData: TypeAlias = (
     SessionOpened
     | SessionResumed
@@ -423,6 +434,7 @@ AnyData: TypeAlias = (
     | PressureLifted
     | ClockAdjusted
     | StreamTrimmed
+    | ArchiveGivenUp
 )
 
 

@@ -22,6 +22,8 @@ from eventsched.store import Store
 
 LOOK_S = 1.0
 Reason: TypeAlias = Literal["memory", "group", "archive", "dead"]
+UNMEASURED: dict[Reason, str] = {"memory": "maxmemory is 0 now", "archive": "no archive any more"}
+"""What there may be no reading of; pressure of it ends then."""
 
 log = structlog.get_logger("eventsched.pressure")
 
@@ -67,8 +69,9 @@ class PressureWatch:
             if reading is not None:
                 readings.append(reading)
                 await self._tell(reading, was=reading.reason in raised)
-        if "memory" in raised and all(one.reason != "memory" for one in readings):
-            await self._tell(Reading("memory", 0, 1, "maxmemory is 0 now"), was=True)
+        for reason, what in UNMEASURED.items():
+            if reason in raised and all(one.reason != reason for one in readings):
+                await self._tell(Reading(reason, 0, 1, what), was=True)
         return readings
 
     async def _tell(self, reading: Reading, *, was: bool) -> None:

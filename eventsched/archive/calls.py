@@ -19,6 +19,7 @@ from eventsched.views import Held, OtherVersion, Standby, Views
 SET = ProjectionSet(ARCHIVE, ())
 """The archive's consumer group, held like a projection set."""
 NAMES_MAX = 500
+GivenUp: TypeAlias = Literal["ok", "duplicate"]
 Recorded: TypeAlias = Literal["recorded", "fenced", "moved", "other"]
 
 
@@ -88,6 +89,11 @@ class ArchiveCalls:
             if word != "recorded":
                 return word
         return "recorded"
+
+    async def give_up(self, of: str) -> GivenUp:
+        """The archive with this key is lost: the cell has none any more. InvalidMessage if held."""
+        word: GivenUp = (await self.views.run("give_up_archive", of)).decode()
+        return word
 
     async def trim(self) -> Trimmed:
         """One step of trimming the log."""

@@ -1,20 +1,22 @@
 """`eventsched audit`: has anybody touched the archive?
 
-`verify`, `checkpoint`, `prove`, `check-proof`.
-
-None of these needs a server.
+`verify`, `checkpoint`, `prove`, `check-proof`: none of these needs a server. `give-up` does: it
+tells the cells that their archive is lost.
 """
 
 from __future__ import annotations
 
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
 
 from eventsched.cli.options import Options, command
+
+if TYPE_CHECKING:
+    from eventsched.archive.calls import ArchiveCalls, Look
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Check an archive's folder.")
 
@@ -37,6 +39,8 @@ Out = Annotated[
 Event = Annotated[str, typer.Argument(metavar="EVENT", help="Its id, such as 1700000000000-0.")]
 Cell = Annotated[str | None, typer.Option("--cell", help="When several cells have the id.")]
 ProofFile = Annotated[Path, typer.Argument(metavar="FILE", help="What `audit prove` printed.")]
+Lost = Annotated[str, typer.Argument(metavar="[KEY]", help="Its key, as the archiver names it.")]
+Yes = Annotated[bool, typer.Option("--yes", help="It is lost, with all that only it had.")]
 SHOWN_MAX = 20
 """Problems that people are shown; --json has all."""
 
@@ -151,6 +155,53 @@ async def check_proof(options: Options, file: ProofFile, key: KeyFile = None) ->
         f"holds: {what} {proof.id} of cell {proof.head.cell} is entry {proof.index + 1:,} of "
         f"segment {proof.segment}, signed by key {shown.key} at {proof.head.events:,} events"
     )
+
+
+@app.command(name="give-up")
+@command
+async def give_up(options: Options, key: Lost = "", yes: Yes = False) -> int:
+    """Say that an archive is lost for good, so that nothing waits for it any more.
+
+    Without --yes it says what would be lost, changes nothing and ends with exit code 1. What was
+    trimmed from the log stays gone; ArchiveGivenUp puts that on record, and another archive may
+    begin. Stop the archivers first.
+    """
+    from eventsched.archive.calls import ArchiveCalls
+    from eventsched.views import Views
+
+    async with options.connect() as connection:
+        views = [Views(store.transport, store.cell) for store in connection.stores.values()]
+        for calls, look in await _with_key([ArchiveCalls(one) for one in views], key):
+            if yes:
+                await calls.give_up(key)
+            _say_given_up(calls.views.cell, look, yes=yes, as_json=options.json)
+    if not yes:
+        typer.echo("eventsched: nothing is changed; --yes gives it up", err=True)
+    return 0 if yes else 1
+
+
+async def _with_key(cells: list[ArchiveCalls], key: str) -> list[tuple[ArchiveCalls, Look]]:
+    """The cells that this archive is of. Raises InvalidMessage naming those that there are."""
+    from eventsched.errors import InvalidMessage
+
+    found = [(calls, await calls.look()) for calls in cells]
+    named = [(calls, look) for calls, look in found if key and look.of == key]
+    if not named:
+        have = ", ".join(f"{calls.views.cell} has {look.of or 'none'}" for calls, look in found)
+        raise InvalidMessage.of("KEY", f"{key!r} is no archive's: {have}", "name one of these")
+    return named
+
+
+def _say_given_up(cell: str, look: Look, *, yes: bool, as_json: bool) -> None:
+    from eventsched.cli.show import plural, print_json
+
+    if as_json:
+        told = {"cell": cell, "key": look.of, "to": look.to, "gone": look.gone, "given_up": yes}
+        print_json(told)
+        return
+    verb = "is given up" if yes else "would be given up"
+    gone = plural(look.gone, "entry", "entries")
+    typer.echo(f"{cell}: the archive up to {look.to} {verb}; the log has lost {gone} to it")
 
 
 def _write(content: bytes, out: Path | None) -> None:

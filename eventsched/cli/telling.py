@@ -190,6 +190,11 @@ def _trimmed(_: Event, d: events.StreamTrimmed) -> str:
     return f"{plural(d.count, 'entry', 'entries')} of {d.stream} before {d.before}"
 
 
+def _given_up(_: Event, d: events.ArchiveGivenUp) -> str:
+    gone = plural(d.gone, "entry", "entries")
+    return f"archive {d.of}, which held the log up to {d.to}: {gone} gone for good"
+
+
 _TELLERS: dict[type, Callable[[Event, Any], str]] = {
     events.SessionOpened: _opened,
     events.SessionResumed: lambda _, d: f"epoch {d.epoch}",
@@ -221,4 +226,5 @@ _TELLERS: dict[type, Callable[[Event, Any], str]] = {
     events.PressureLifted: _pressure,
     events.ClockAdjusted: _adjusted,
     events.StreamTrimmed: _trimmed,
+    events.ArchiveGivenUp: _given_up,
 }

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, MutableMapping
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from structlog.testing import capture_logs
 
+from eventsched.archive.calls import ArchiveCalls
 from eventsched.distance import Distances
 from eventsched.errors import Backpressure
 from eventsched.events import Event
@@ -66,6 +69,36 @@ async def test_the_archives_distance_is_what_is_not_sealed(archived: Archived) -
     assert await distances.of_archive() == 0
     await archived.talk("s1", 1)
     assert await distances.of_archive() == 4
+
+
+async def test_an_archive_that_is_lost_for_good_is_given_up_and_all_goes_on(
+    archived: Archived, tmp_path: Path
+) -> None:
+    await dead(archived)
+    watch, calls = PressureWatch(archived.store), ArchiveCalls(archived.views)
+    await archived.trim()
+    await watch.step()
+    with pytest.raises(Backpressure):
+        await archived.talk("s1")
+    shutil.rmtree(archived.path)
+    archived.store.tick(1_000_000)
+    assert await calls.give_up((await calls.look()).of) == "ok"
+    await watch.step()
+    await archived.talk("s1")
+    await archived.project()
+    (lifted,) = await archived.store.log("PressureLifted")
+    assert lifted.data.reason == "archive"  # type: ignore[union-attr]
+    archived.store.tick(10_000)
+    assert await archived.trim(), "by the retention that was set"
+    report = await Verifier(archived.views, CORE).run()
+    assert (report.is_clean, report.is_folded) == (True, False), report.violations
+
+    another = Archived(archived.store, tmp_path / "another")
+    assert await another.seal()
+    gone = another.folder.cell(archived.store.cell).records()[0].head.skipped
+    assert gone == await archived.views.log_gone()
+    report = await Verifier(archived.views, CORE, history=await another.history()).run()
+    assert (report.is_clean, report.is_folded) == (True, False), report.violations
 
 
 # --- what reads across both --------------------------------------------------------------------

@@ -8,7 +8,7 @@ import pytest
 
 from eventsched.archive.calls import ArchiveCalls, Look, Trimmed
 from eventsched.errors import InvalidMessage
-from eventsched.events import StreamTrimmed
+from eventsched.events import ArchiveGivenUp, StreamTrimmed
 from eventsched.folding import in_order
 from eventsched.projection import ProjectionSet
 from eventsched.server.check import Client
@@ -16,6 +16,7 @@ from eventsched.transport import Arg
 from eventsched.views import Held
 from tests.archive.archives import Archived
 from tests.fixtures_store import START_MS, TimedStore
+from tests.scripts.calls import contents
 from tests.scripts.headers import HeldToHeaders
 
 
@@ -167,6 +168,91 @@ async def test_without_archived_audio_it_goes_as_ever(
     assert await record(calls, await holding(calls), "0-0") == "recorded"
     await archived.talk("s1", 2)
     assert await redis.xlen(archived.store.keys.audio("s1")) == 0
+
+
+# --- give_up_archive ---------------------------------------------------------------------------
+
+
+async def lost(calls: ArchiveCalls, archived: Archived) -> tuple[int, str]:
+    """An archive that held a part of the log, and that nobody writes any more: epoch, how far."""
+    await archived.talk()
+    epoch, to = await holding(calls), (await archived.log())[2][0]
+    assert await record(calls, epoch, to) == "recorded"
+    archived.store.tick(10_001)
+    return epoch, to
+
+
+async def test_what_is_given_up_is_no_archive_any_more_and_on_record(
+    calls: ArchiveCalls, archived: Archived, redis: Client
+) -> None:
+    _, to = await lost(calls, archived)
+    assert await calls.give_up("key") == "ok"
+    look = await calls.look()
+    assert (look.to, look.of) == ("", "")
+    assert await redis.xinfo_groups(archived.store.keys.log) == []
+    (event,) = await archived.store.log("ArchiveGivenUp")
+    assert event.data == ArchiveGivenUp(of="key", to=to, gone=0)
+
+
+async def test_giving_up_again_is_harmless(
+    calls: ArchiveCalls, archived: Archived, redis: Client
+) -> None:
+    await lost(calls, archived)
+    await calls.give_up("key")
+    before = await contents(redis, archived.store)
+    assert await calls.give_up("key") == "duplicate"
+    assert await contents(redis, archived.store) == before
+
+
+@pytest.mark.parametrize("of", ["", "other", "KEY", "key "])
+async def test_another_archive_is_not_given_up(
+    calls: ArchiveCalls, archived: Archived, redis: Client, of: str
+) -> None:
+    await lost(calls, archived)
+    before = await contents(redis, archived.store)
+    with pytest.raises(InvalidMessage, match="INVALID_MESSAGE key: the key of this archive, key"):
+        await calls.give_up(of)
+    assert await contents(redis, archived.store) == before
+
+
+async def test_an_archive_that_somebody_writes_is_not_given_up(
+    calls: ArchiveCalls, archived: Archived, redis: Client
+) -> None:
+    await lost(calls, archived)
+    await holding(calls, "b")
+    before = await contents(redis, archived.store)
+    with pytest.raises(InvalidMessage, match="archive: one that no archiver has a hold on"):
+        await calls.give_up("key")
+    assert await contents(redis, archived.store) == before
+    archived.store.tick(9_999)
+    with pytest.raises(InvalidMessage):
+        await calls.give_up("key")
+    archived.store.tick(1)
+    assert await calls.give_up("key") == "ok"
+
+
+async def test_an_archiver_that_wakes_after_its_archive_was_given_up_is_fenced(
+    calls: ArchiveCalls, archived: Archived
+) -> None:
+    epoch, to = await lost(calls, archived)
+    await calls.give_up("key")
+    for start in ("0-0", to):
+        assert await record(calls, epoch, to, start=start) == "fenced"
+    assert (await calls.look()).of == ""
+    assert await holding(calls, "b") > epoch
+    assert await record(calls, await holding(calls, "b"), "0-0", of="another") == "recorded"
+
+
+async def test_the_event_says_how_much_is_gone_for_good(
+    calls: ArchiveCalls, archived: Archived
+) -> None:
+    ids = await settled(archived)
+    await record(calls, await holding(calls), ids[-20])
+    _, trimmed = await trimmed_to(calls, archived)
+    archived.store.tick(10_000)
+    await calls.give_up("key")
+    (event,) = await archived.store.log("ArchiveGivenUp")
+    assert event.data == ArchiveGivenUp(of="key", to=ids[-20], gone=trimmed.count)
 
 
 # --- trim_log ----------------------------------------------------------------------------------

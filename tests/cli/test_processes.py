@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 
 from eventsched.server.launch import SERVER_LOCK, is_free
 from eventsched.testing import wait_for
-from tests.cli.programs import END_S, json_lines_of, program, run, write_wav
+from tests.cli.programs import END_S, json_lines_of, json_of, program, run, write_wav
 
 
 def test_ctrl_c_ends_up_and_leaves_nothing_running(tmp_path: Path) -> None:
@@ -107,3 +109,29 @@ def test_ctrl_c_while_python_still_imports_is_no_traceback(tmp_path: Path, impor
         stream.signal_group(signal.SIGINT)
         assert stream.ended() == 130
         assert "Traceback" not in stream.log.read_text()
+
+
+def test_a_lost_archive_is_given_up_by_its_key_and_in_so_many_words(tmp_path: Path) -> None:
+    data, archive = tmp_path / "data", tmp_path / "archive"
+    with program(data, "up", "--archive", str(archive), "--json") as up:
+        up.wait_for_log('"archives"')
+        running = run(data, "audit", "give-up")
+        key = re.search(r"c0 has ([0-9a-f]+);", running.stderr.decode())
+        assert key, running.stderr
+        held = run(data, "audit", "give-up", key[1], "--yes")
+        assert (held.returncode, held.stdout) == (1, b"")
+        assert b"one that no archiver has a hold on" in held.stderr
+        os.kill(up.pid, signal.SIGTERM)
+        assert up.ended() == 0
+    shutil.rmtree(archive)
+    asked = run(data, "audit", "give-up", key[1])
+    assert asked.returncode == 1
+    assert asked.stdout.startswith(b"c0: the archive up to ")
+    assert asked.stderr == b"eventsched: nothing is changed; --yes gives it up\n"
+    told = json_of(run(data, "audit", "give-up", key[1], "--yes", "--json"))
+    assert (told["key"], told["given_up"]) == (key[1], True)
+    again = run(data, "audit", "give-up", key[1], "--yes")
+    assert again.returncode == 1
+    assert b"c0 has none" in again.stderr
+    done = run(data, "history", "--type", "ArchiveGivenUp", "--json")
+    assert [line["data"]["of"] for line in json_lines_of(done)] == [key[1]]

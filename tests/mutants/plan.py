@@ -38,6 +38,7 @@ _FIRST: dict[str, list[str]] = {
         ARCHIVE,
     ],
     "forget_session": _scripts("forget"),
+    "give_up_archive": [ARCHIVE],
     "heartbeat_node": _scripts("nodes", "attempts"),
     "keep_alive": _scripts("sessions", "delivery"),
     "load_views": [PROJECTOR],

@@ -26,6 +26,8 @@ from rich.progress import Progress
 
 from eventsched import codec
 from eventsched.archive import audit, disk
+from eventsched.archive.archiver import HOLD_MS
+from eventsched.archive.calls import ArchiveCalls
 from eventsched.archive.layout import ArchiveFolder
 from eventsched.archive.reading import History
 from eventsched.errors import BY_CODE
@@ -115,7 +117,7 @@ def _simulate(server: redis.Redis, seed: int, archive: Path | None) -> Verdict:
         world.run_until(lambda: False, calls_max=100, ms_max=LIVENESS_MS)
     broken = _verified(cluster, world, archive)
     if archive is not None:
-        broken += _archived(cluster, world, archive)
+        broken += _archived(cluster, world, archive) + _given_up(cluster, world)
     has_trimmed = world.untrim(cluster.store.keys.log)
     log = _log(cluster, world)
     broken += violations(log, told) + _tame(world, log)
@@ -213,6 +215,16 @@ def _archived(cluster: Cluster, world: World, archive: Path) -> list[str]:
     if both != logged:
         broken.append(f"{len(world.kept)} entries were logged, archive and log have {len(both)}")
     return broken
+
+
+def _given_up(cluster: Cluster, world: World) -> list[str]:
+    """Then the archive is lost: what is left of the log goes on without it."""
+    calls = ArchiveCalls(cluster.views)
+    of = world.complete(calls.look()).of
+    world.now_ms += HOLD_MS
+    world.complete(calls.give_up(of))
+    broken = _verified(cluster, world, None)
+    return [f"given up: {one}" for one in broken]
 
 
 async def _all(history: History) -> list[Entry]:
