@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import anyio
 
 from eventsched.bench.figures import BenchFailed
 from eventsched.bench.load import SLOTS_MAX
 from eventsched.bench.stage import Stage
+from eventsched.client import connect
 from eventsched.processes import Children, children
+from eventsched.session import Session
 from eventsched.store import Store
 from eventsched.views import START
 
@@ -82,6 +84,28 @@ class Fleet:
 async def fleet_of(stage: Stage, store: Store) -> AsyncIterator[Fleet]:
     async with children(stage.folder / "log") as processes:
         yield Fleet(stage, store, processes)
+
+
+@asynccontextmanager
+async def live_sessions(
+    stage: Stage, count: int
+) -> AsyncIterator[tuple[Store, Fleet, list[Session]]]:
+    """So many open sessions of this process, and all that serves them beside it: a dispatcher with
+    a timekeeper, a projector and a node. Nobody waits for the sessions' close."""
+    async with stage.fresh() as connection:
+        (store,) = connection.stores.values()
+        async with fleet_of(stage, store) as fleet:
+            await fleet.roles("dispatcher", "timekeeper")
+            await fleet.projector()
+            await fleet.node()
+            async with connect(stage.url) as es, AsyncExitStack() as stack:
+                sessions = [
+                    await stack.enter_async_context(es.session("bench", "en", ["es"]))
+                    for _ in range(count)
+                ]
+                for session in sessions:
+                    session.leave_open()
+                yield store, fleet, sessions
 
 
 async def until(holds: Callable[[], Awaitable[bool]], what: str) -> None:

@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Coroutine
-from contextlib import AsyncExitStack
+from contextlib import closing
 from typing import Any, ClassVar
 
 import anyio
 
 from eventsched.bench.figures import BenchFailed, Figures, Report, Round, percentiles
-from eventsched.bench.fleet import fleet_of
+from eventsched.bench.fleet import live_sessions
 from eventsched.bench.load import CHUNK_MS, PCM16_BYTES_PER_MS
 from eventsched.bench.measure import metering
 from eventsched.bench.outcomes import Utterance, outcomes_after
 from eventsched.bench.stage import Bench, Stage
-from eventsched.client import connect
 from eventsched.session import Session
 
 CHUNK = bytes(CHUNK_MS * PCM16_BYTES_PER_MS)
@@ -56,27 +55,18 @@ class Latency(Bench, frozen=True, kw_only=True):
     async def measure(self, stage: Stage, rate: int) -> Figures:
         """One stretch at one rate."""
         count = self.count(rate)
-        async with stage.fresh() as connection:
-            (store,) = connection.stores.values()
-            async with fleet_of(stage, store) as fleet:
-                await fleet.roles("dispatcher", "timekeeper")
-                await fleet.projector()
-                await fleet.node()
-                async with connect(stage.url) as es, AsyncExitStack() as stack:
-                    calls = _Calls([
-                        await stack.enter_async_context(es.session("bench", "en", ["es"]))
-                        for _ in range(min(self.sessions, count))
-                    ])  # fmt: skip
-                    stack.callback(calls.close)
-                    await calls.begin()
-                    await open_loop(rate, min(WARM_UP, count), calls.one)
+        wanted = min(self.sessions, count)
+        async with live_sessions(stage, wanted) as (store, fleet, sessions):
+            with closing(_Calls(sessions)) as calls:
+                await calls.begin()
+                await open_loop(rate, min(WARM_UP, count), calls.one)
+                await fleet.until_delivered()
+                begun = await store.last_id(store.keys.log)
+                calls.called_ns.clear()
+                async with metering(stage.redis, [*fleet.pids]) as cost:
+                    await open_loop(rate, count, calls.one)
                     await fleet.until_delivered()
-                    begun = await store.last_id(store.keys.log)
-                    calls.called_ns.clear()
-                    async with metering(stage.redis, [*fleet.pids]) as cost:
-                        await open_loop(rate, count, calls.one)
-                        await fleet.until_delivered()
-                seen = await outcomes_after(store, begun)
+            seen = await outcomes_after(store, begun)
         seen.check(count)
         waits = [(seen.started_ns[one] - at) / 1e6 for one, at in calls.called_ns.items()]
         return percentiles(waits) | cost.per_item(count)
@@ -93,7 +83,6 @@ class _Calls:
     async def begin(self) -> None:
         """Every session holds audio that can be finalized."""
         for session in self._sessions:
-            session.leave_open()
             await self._refill(session)
 
     async def one(self, _: int) -> None:

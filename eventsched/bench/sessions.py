@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -30,12 +29,11 @@ from eventsched.bench.figures import (
     percentiles,
     spread_of,
 )
-from eventsched.bench.fleet import Fleet, fleet_of
+from eventsched.bench.fleet import Fleet, live_sessions
 from eventsched.bench.measure import Cost, Rounds, in_rounds, metering
 from eventsched.bench.outcomes import Outcomes, Utterance, outcomes_after
 from eventsched.bench.stage import Bench, Stage
 from eventsched.bench.talk import Moment, Stretch, chunks_of, stretches_in
-from eventsched.client import connect
 from eventsched.errors import EventschedError
 from eventsched.session import Session
 from eventsched.trace.rttm import SAMPLES
@@ -93,20 +91,11 @@ class Sessions(Bench, frozen=True, kw_only=True):
         return _report(self, stage, seen, largest)
 
     async def _measure(self, stage: Stage, stretches: Sequence[Stretch], level: int) -> Round:
-        async with stage.fresh() as connection:
-            (store,) = connection.stores.values()
-            async with fleet_of(stage, store) as fleet:
-                await fleet.roles("dispatcher", "timekeeper")
-                await fleet.projector()
-                await fleet.node()
-                async with connect(stage.url) as es, AsyncExitStack() as stack:
-                    live = _Live([
-                        await stack.enter_async_context(es.session("bench", "en", ["es"]))
-                        for _ in range(level)
-                    ])  # fmt: skip
-                    begun = await store.last_id(store.keys.log)
-                    cost = await live.talk(stage, fleet, stretches, self.seconds)
-                seen = await outcomes_after(store, begun)
+        async with live_sessions(stage, level) as (store, fleet, sessions):
+            live = _Live(sessions)
+            begun = await store.last_id(store.keys.log)
+            cost = await live.talk(stage, fleet, stretches, self.seconds)
+            seen = await outcomes_after(store, begun)
         return Round({PART: live.figures(seen, cost, self.seconds)})
 
 
@@ -145,7 +134,6 @@ class _Live:
         self._settled_ns = time.time_ns() + SETTLE_S * 1_000_000_000
         async with anyio.create_task_group() as tasks:
             for number, session in enumerate(self._sessions):
-                session.leave_open()
                 speech = partial(chunks_of, stretches, Random(number))
                 tasks.start_soon(self._speak, session, speech, begins, SETTLE_S + seconds)
             await anyio.sleep(SETTLE_S)
