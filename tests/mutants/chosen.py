@@ -70,14 +70,14 @@ FAULTS = (
     Fault(
         "a batch is folded out of order",
         "eventsched/batch",
-        "for one in found:",
-        "for one in reversed(found):",
+        "for at, one in enumerate(found):",
+        "for at, one in reversed(list(enumerate(found))):",
     ),
     Fault(
         "poison is tried for ever",
         "eventsched/batch",
-        "isinstance(one, Unfolded) or self._tries.get(one.id, 0) + 1 >= self._tries_max",
-        "isinstance(one, Unfolded)",
+        "return tries < self._tries_max",
+        "return True",
     ),
     Fault(
         "poison is dropped, not parked",
