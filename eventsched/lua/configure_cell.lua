@@ -26,7 +26,7 @@ for name, value in pairs(wanted) do
     return invalid('settings', 'names with whole numbers below 1e14')
   end
 end
-local exists = redis.call('EXISTS', keys.settings) == 1
+local exists = redis.call('HEXISTS', keys.clock, 'mode') == 1
 if not exists then
   write('XGROUP', 'CREATE', keys.work, 'dispatch', '0', 'MKSTREAM')
   write('HSET', keys.clock, 'mode', mode, 'offset', '0', 'last', now_arg ~= '' and now_arg or '0')

@@ -23,7 +23,7 @@ from eventsched.events import Event, Text
 from eventsched.settings import Settings
 from eventsched.store import Chunk, NodeGrant, NodeResult, SessionGrant, Store
 from projections.group import Groups
-from tests.model import attempts, nodes, session, stored, timers
+from tests.model import attempts, cell, nodes, session, stored, timers
 from tests.model.wire import Wire, run
 from tests.model.world import Broken, Entry, Work, World
 
@@ -42,7 +42,38 @@ SETTINGS = Settings(
     lease_base_ms=14_000,
     backlog_max=12,
 )
-DECIDE: tuple[ModuleType, ...] = (session, nodes, attempts, timers)
+WHOLE = msgspec.to_builtins(SETTINGS)
+OTHER: dict[str, int] = {
+    "pause_ms": 1_500,
+    "audio_ms_max": 1_200,
+    "audio_bytes_max": 2_000,
+    "idle_ms": 12_000,
+    "close_wait_ms": 4_000,
+    "playback_ms": 5_000,
+    "gap_ms": 2_500,
+    "waiting_ms": 5_000,
+    "heartbeat_ms": 4_000,
+    "node_lost_ms": 11_000,
+    "mark_ms": 7_000,
+    "retire_ms": 25_000,
+    "lease_base_ms": 20_000,
+    "lease_factor_thousandths": 900,
+    "backlog_max": 8,
+    "of_a_newer_version": 10**14 - 1,
+}
+"""What a cell may be changed to and back: all within reach of the ticks below."""
+BAD_SETTINGS: tuple[dict[str, Any], ...] = (
+    {"pause_ms": 1.5},
+    {"pause_ms": "1"},
+    {"pause_ms": None},
+    {"pause_ms": True},
+    {"pause_ms": 10**14},
+    {"gap_ms": 7, "pause_ms": [1]},
+    {"gap_ms": 7, "": 1},
+    {"gap_ms": 7, "a b": 1},
+    {"gap_ms": 7, "a" * 65: 1},
+)
+DECIDE: tuple[ModuleType, ...] = (cell, session, nodes, attempts, timers)
 PROSE = {"limit", "remedy"}
 """Fields of a refusal that are for people."""
 TENANTS = ("acme", "tiny")
@@ -91,6 +122,11 @@ BAD_REGISTRATIONS: tuple[dict[str, Any], ...] = (
     {"services": ["a b"]},
     {"services": [f"s{no}" for no in range(17)]},
 )  # fmt: skip
+MALFORMED = (
+    *(("configure_cell", wrong) for wrong in BAD_SETTINGS),
+    *(("open_session", wrong) for wrong in BAD_OPENINGS),
+    *(("register_node", wrong) for wrong in BAD_REGISTRATIONS),
+)
 small = st.integers(0, 7)
 """Which of those that are there: of few, each is met often."""
 
@@ -103,17 +139,28 @@ class Machine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.at_ms = START_MS
-        cell = f"m{secrets.token_hex(7)}"
-        self.store = Store(self.wire, cell, now_ms=lambda: self.at_ms)
-        self.world = World(cell, SETTINGS)
+        name = f"m{secrets.token_hex(7)}"
+        self.store = Store(self.wire, name, now_ms=lambda: self.at_ms)
+        self.world = World(name)
         self.sessions: list[SessionGrant] = []
         self.registered: list[NodeGrant] = []
         self.tokens = 0
 
-    @initialize()
-    def cell_is_there(self) -> None:
-        told = msgspec.to_builtins(SETTINGS)
-        run(self.store.configure_cell(told, overwrite=False, manual_clock=True))
+    @initialize(
+        at_first=st.sampled_from([{}, {"gap_ms": 5_000}, WHOLE]),
+        kind=st.sampled_from([None, *KINDS]),
+        into=st.sampled_from([["es"], ["es"], ["fr", "es"]]),
+    )
+    def cell_is_there(
+        self, at_first: dict[str, int], kind: dict[str, Any] | None, into: list[str]
+    ) -> None:
+        """A newer version gives it what it lacks; then somebody speaks, and is mostly served."""
+        self.both("configure_cell", at_first, overwrite=False, manual_clock=True)
+        self.both("configure_cell", WHOLE, overwrite=False, manual_clock=True)
+        self.open("acme", "en", into, FEATURES[0], 1, None, False, "")
+        if kind is not None:
+            self.register("n1", kind, 2)
+        self.speak_and_be_served(0, ["ok"])
 
     def teardown(self) -> None:
         names = self.wire.client.keys(f"{self.store.keys.prefix}*")
@@ -154,6 +201,32 @@ class Machine(RuleBasedStateMachine):
     def token(self) -> str:
         self.tokens += 1
         return f"t{self.tokens}"
+
+    # --- the cell ---------------------------------------------------------------------------
+
+    @rule(
+        names=st.lists(st.sampled_from(sorted(OTHER)), max_size=3),
+        is_back=st.booleans(),
+        overwrite=st.sampled_from([True, True, False]),
+        manual_clock=st.booleans(),
+    )
+    def configure(
+        self, names: list[str], is_back: bool, overwrite: bool, manual_clock: bool
+    ) -> None:
+        """What runs already goes by the new settings from here on; its clock stays."""
+        told = {name: (WHOLE if is_back and name in WHOLE else OTHER)[name] for name in names}
+        self.both("configure_cell", told, overwrite=overwrite, manual_clock=manual_clock)
+
+    @rule(asked=st.sampled_from(MALFORMED))
+    def ask_what_breaks_a_limit(self, asked: tuple[str, dict[str, Any]]) -> None:
+        script, wrong = asked
+        if script == "configure_cell":
+            said = self.both(script, wrong, overwrite=True)
+        elif script == "open_session":
+            said = self.both(script, **self.opening(**wrong))
+        else:
+            said = self.both(script, **self.registration(node="n9", **wrong))
+        assert isinstance(said, Refused)
 
     # --- sessions ---------------------------------------------------------------------------
 
@@ -211,10 +284,6 @@ class Machine(RuleBasedStateMachine):
         grant = self.both("open_session", **asked)
         if isinstance(grant, SessionGrant):
             self.sessions.append(grant)
-
-    @rule(wrong=st.sampled_from(BAD_OPENINGS))
-    def open_what_breaks_a_limit(self, wrong: dict[str, Any]) -> None:
-        assert isinstance(self.both("open_session", **self.opening(**wrong)), Refused)
 
     @precondition(lambda self: self.sessions)
     @rule(which=small, is_same=st.booleans())
@@ -418,11 +487,6 @@ class Machine(RuleBasedStateMachine):
         token = self.world.processes[name].token
         self.both("register_node", **self.registration(node=name, token=token))
 
-    @rule(wrong=st.sampled_from(BAD_REGISTRATIONS))
-    def register_what_breaks_a_limit(self, wrong: dict[str, Any]) -> None:
-        asked = self.registration(node="n9", **wrong)
-        assert isinstance(self.both("register_node", **asked), Refused)
-
     def node(self, which: int) -> NodeGrant:
         return self.registered[-1 - which % len(self.registered)]
 
@@ -446,6 +510,18 @@ class Machine(RuleBasedStateMachine):
         self.both("drain_node", grant.node, grant.epoch, within_ms=within_ms)
 
     # --- what nodes say ---------------------------------------------------------------------
+
+    @precondition(lambda self: self.sessions)
+    @rule(
+        which=small,
+        statuses=st.lists(st.sampled_from(["ok", "ok", "no_text", "failed"]), max_size=3),
+    )
+    def speak_and_be_served(self, which: int, statuses: list[str]) -> None:
+        """As it goes when nothing comes between; what has no status here runs on."""
+        self.append(which, 100, 2, True)
+        self.dispatch()
+        for status in statuses:
+            self.say(-1, status=status)
 
     def attempt(self, which: int, *, is_live: bool) -> tuple[str, str, int, int] | None:
         """(job, node, epoch, attempt) of one that runs, or of any that ever did."""

@@ -65,8 +65,13 @@ class SetMachine(RuleBasedStateMachine):
 
     @initialize(retention_ms=st.sampled_from([0, 2_000, 2_000]))
     def cell_is_there(self, retention_ms: int) -> None:
-        self.sets = Sets(KEEP_MS, retention_ms)
-        settings = Settings(log_keep_ms=KEEP_MS, log_retention_ms=retention_ms)
+        settings = Settings(
+            log_keep_ms=KEEP_MS,
+            log_retention_ms=retention_ms,
+            archive_entries_max=70,
+            archive_window_ms=9_000,
+        )
+        self.sets = Sets(settings)
         told = msgspec.to_builtins(settings)
         run(self.store.configure_cell(told, overwrite=False, manual_clock=True))
         self.something_happens()
@@ -347,6 +352,10 @@ class SetMachine(RuleBasedStateMachine):
         self.acquire_archive("p")
         if len(self.epochs[ARCHIVE]) > 1:
             self.seal(0, 6, 0)
+
+    @rule()
+    def look(self) -> None:
+        self.decided("look", lambda: run(self.archive.look()), sets.look)
 
     @rule(
         times=st.integers(1, 4),

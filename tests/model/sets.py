@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from eventsched.archive.calls import Recorded, Trimmed
+from eventsched.archive.calls import Look, Recorded, Trimmed
 from eventsched.projection import ProjectionSet
+from eventsched.settings import Settings
 from eventsched.views import START, Held, OtherVersion, Save, Saved, Standby
 from tests.model.world import place_of
 
@@ -42,8 +43,8 @@ Record = tuple[str, str, str]
 class Sets:
     """What one cell stores of its projection sets."""
 
-    def __init__(self, keep_ms: int, retention_ms: int) -> None:
-        self.keep_ms, self.retention_ms = keep_ms, retention_ms
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
         self.now_ms = 0
         self.log: list[str] = []
         """Every id there ever was; the first `gone` of them are trimmed."""
@@ -202,6 +203,22 @@ def drop_all(
 # --- what may go ----------------------------------------------------------------------------
 
 
+def look(s: Sets) -> Look:
+    """How far the archive holds the log, and how far the log is, at this time."""
+    left = s.log[s.gone :]
+    return Look(
+        now_ms=s.now_ms,
+        added=len(s.log),
+        kept=len(left),
+        first=left[0] if left else "",
+        last=left[-1] if left else "",
+        to=s.archive.get("to", ""),
+        of=s.archive.get("of", ""),
+        entries_max=s.settings.archive_entries_max,
+        window_ms=s.settings.archive_window_ms,
+    )
+
+
 def record(
     s: Sets, epoch: int, *, start: str, to: str, of: str, passed: int, audio: bool
 ) -> Recorded:
@@ -220,11 +237,11 @@ def record(
 
 def trim(s: Sets) -> Trimmed:
     """All goes that the archive holds, or is too old, and that every set is done with."""
-    floors = [(max(0, s.now_ms - s.keep_ms), 0)]
+    floors = [(max(0, s.now_ms - s.settings.log_keep_ms), 0)]
     if s.archive:
         floors.append(_behind(s.archive["to"]))
-    elif s.retention_ms:
-        floors.append((max(0, s.now_ms - s.retention_ms), 0))
+    elif s.settings.log_retention_ms:
+        floors.append((max(0, s.now_ms - s.settings.log_retention_ms), 0))
     else:
         return Trimmed(0, False, START)
     for name, group in s.groups.items():

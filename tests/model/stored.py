@@ -21,7 +21,6 @@ Content = dict[str, Any]
 NOT_COMPARED = {
     "log",  # event by event
     "clock",
-    "settings",
     "live",  # written by the test in place of the projector
     "view",
 }
@@ -51,6 +50,7 @@ def expected(w: World) -> Content:
         "obsolete": w.obsolete,
         "duplicate_finalizes": w.duplicate_finalizes,
     }
+    told["settings"] = w.stored_settings or {}
     told["timers"] = w.timers
     told["forgotten"] = w.forgotten
     for key, entries in w.streams.items():

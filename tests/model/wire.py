@@ -59,8 +59,11 @@ class Wire:
 
     def __init__(self, client: Sync) -> None:
         self.client = client
+        self.called: set[str] = set()
+        """Scripts that were called, of all examples."""
 
     async def run(self, script: str, keys: Sequence[str], args: Sequence[Arg]) -> Any:
+        self.called.add(script)
         call = ("FCALL", scripts.library().function(script), len(keys), *keys, *args)
         try:
             return self.call(*call)

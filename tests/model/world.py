@@ -159,9 +159,11 @@ def place_of(entry_id: str) -> tuple[int, int]:
 class World:
     """One cell as the model has it."""
 
-    def __init__(self, cell: str, settings: Settings) -> None:
+    def __init__(self, cell: str) -> None:
         self.keys = Keys(cell)
-        self.settings = settings
+        self.settings = Settings()
+        self.stored_settings: dict[str, int] | None = None
+        """Those of a newer version too; none while there is no such cell."""
         self.sessions: dict[str, Session] = {}
         self.groups: dict[str, SessionGroups] = {}
         self.jobs: dict[str, Job] = {}

@@ -37,6 +37,14 @@ async def test_a_cell_that_exists_keeps_what_it_has_and_gets_what_it_lacks(fresh
         assert await settings_of(fresh) == {"pause_ms": "500", "gap_ms": "2"}
 
 
+async def test_a_cell_without_settings_is_there_all_the_same(fresh: Store) -> None:
+    assert await fresh.configure_cell({}, overwrite=False) == "created"
+    assert await fresh.configure_cell({}, overwrite=False) == "kept"
+    assert await fresh.configure_cell({}, overwrite=True) == "changed"
+    assert await fresh.configure_cell({"gap_ms": 2}, overwrite=False) == "kept"
+    assert await settings_of(fresh) == {"gap_ms": "2"}
+
+
 async def test_settings_are_replaced_where_that_is_asked_for(fresh: Store) -> None:
     await fresh.configure_cell({"pause_ms": 500, "gap_ms": 2}, overwrite=False)
     for _ in range(2):
