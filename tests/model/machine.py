@@ -160,7 +160,7 @@ class Machine(RuleBasedStateMachine):
         self.open("acme", "en", into, FEATURES[0], 1, None, False, "")
         if kind is not None:
             self.register("n1", kind, 2)
-        self.speak_and_be_served(0, ["ok"])
+        self.speak_and_be_served(0, True, ["ok"])
 
     def teardown(self) -> None:
         names = self.wire.client.keys(f"{self.store.keys.prefix}*")
@@ -514,12 +514,16 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.sessions)
     @rule(
         which=small,
+        is_long=st.booleans(),
         statuses=st.lists(st.sampled_from(["ok", "ok", "no_text", "failed"]), max_size=3),
     )
-    def speak_and_be_served(self, which: int, statuses: list[str]) -> None:
+    def speak_and_be_served(self, which: int, is_long: bool, statuses: list[str]) -> None:
         """As it goes when nothing comes between; what has no status here runs on."""
         self.append(which, 100, 2, True)
         self.dispatch()
+        if is_long:
+            self.partial(-1, True, 0, 3)
+            self.extend(-1, True, 30_000)
         for status in statuses:
             self.say(-1, status=status)
 
