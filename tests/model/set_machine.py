@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from eventsched.archive.calls import ArchiveCalls, Trimmed
+from eventsched.errors import InvalidMessage
 from eventsched.projection import ProjectionSet
 from eventsched.settings import Settings
 from eventsched.store import Store
@@ -121,8 +122,8 @@ class SetMachine(RuleBasedStateMachine):
         told |= {keys.view(p, b, e): _named(f) for (p, b, e), f in s.records.items()}
         told |= {keys.idx(session): ids for session, ids in s.trails.items()}
         for name, hold in s.holds.items():
-            fields: dict[str, Any] = {"holder": hold.holder, "epoch": hold.epoch}
-            fields |= {"until": hold.until_ms}
+            fields: dict[str, Any] = {"epoch": hold.epoch, "until": hold.until_ms}
+            fields |= {"holder": hold.holder} if hold.holder else {}
             fields |= {} if hold.passed is None else {"passed": hold.passed}
             told[keys.active(name)] = _named(fields)
         told["dead"] = [
@@ -352,6 +353,19 @@ class SetMachine(RuleBasedStateMachine):
         self.acquire_archive("p")
         if len(self.epochs[ARCHIVE]) > 1:
             self.seal(0, 6, 0)
+
+    @rule(of=st.sampled_from(["key", "key", "other"]), is_later=st.booleans())
+    def give_up(self, of: str, is_later: bool) -> None:
+        """The archive is lost, or was: while an archiver holds it, it is not."""
+        self.at_ms += HOLD_MS if is_later else 0
+
+        def said() -> str:
+            try:
+                return run(self.archive.give_up(of))
+            except InvalidMessage as refused:
+                return refused.fields["field"]
+
+        self.decided("give up", said, lambda s: sets.give_up(s, of))
 
     @rule()
     def look(self) -> None:

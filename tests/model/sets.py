@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
-from eventsched.archive.calls import Look, Recorded, Trimmed
+from eventsched.archive.calls import GivenUp, Look, Recorded, Trimmed
 from eventsched.projection import ProjectionSet
 from eventsched.settings import Settings
 from eventsched.views import START, Held, OtherVersion, Save, Saved, Standby
@@ -233,6 +234,22 @@ def record(
     s.archive = {"to": to, "of": of, "audio": str(int(audio))}
     s.holds["archive"].passed = passed
     return "recorded"
+
+
+def give_up(s: Sets, of: str) -> GivenUp | Literal["key", "archive"]:
+    """A lost archive is one no longer, unless somebody writes it; what is refused is named."""
+    if not s.archive:
+        return "duplicate"
+    if s.archive["of"] != of:
+        return "key"
+    hold = s.holds["archive"]
+    if hold.until_ms > s.now_ms:
+        return "archive"
+    s.append()
+    s.archive = {}
+    del s.groups["archive"]
+    s.holds["archive"] = Hold("", hold.epoch + 1, hold.until_ms)
+    return "ok"
 
 
 def trim(s: Sets) -> Trimmed:

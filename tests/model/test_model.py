@@ -37,6 +37,7 @@ CALLED_BY_SETS = {
     "acquire_set",
     "drop_build",
     "drop_trails",
+    "give_up_archive",
     "read_archive",
     "read_batch",
     "record_seal",

@@ -104,7 +104,7 @@ _WIDE |= {"sessions", "text", "timers"}
 """What many scripts share: the model, which calls them all, sees it soonest."""
 
 _OF_SETS = {"acquire_set", "drop_build", "load_views", "read_batch", "save_views", "switch_build"}
-_OF_SETS |= {"drop_trails", "read_archive", "record_seal", "trim_log"}
+_OF_SETS |= {"drop_trails", "give_up_archive", "read_archive", "record_seal", "trim_log"}
 
 
 def noticing(file: str) -> tuple[str, ...]:
