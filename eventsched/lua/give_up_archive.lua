@@ -28,5 +28,4 @@ write('DEL', keys.archive)
 write('XGROUP', 'DESTROY', log_key, 'archive')
 -- An archiver that was frozen amid a segment is fenced: what it seals no longer counts.
 write('HINCRBY', active, 'epoch', 1)
-write('HDEL', active, 'holder', 'passed')
 return 'ok'
