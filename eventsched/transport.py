@@ -166,7 +166,10 @@ def _by_key(reply: Any) -> list[tuple[str, list[Entry]]]:
 
 def entries_of(reply: Any) -> list[Entry]:
     """The entries of an XRANGE, XREVRANGE or XREAD reply."""
-    return [(_text(found[0]), _flat(found[1])) for found in _nested(reply)]
+    return [
+        (entry_id.decode(), fields if isinstance(fields, list) else _flat(fields))
+        for entry_id, fields in _nested(reply)
+    ]
 
 
 def _nested(reply: Any) -> Any:
@@ -176,10 +179,9 @@ def _nested(reply: Any) -> Any:
     return reply or []
 
 
-def _flat(fields: Any) -> list[bytes]:
-    if isinstance(fields, dict):
-        return [part for pair in fields.items() for part in pair]
-    return list(fields or [])
+def _flat(fields: dict[bytes, bytes] | None) -> list[bytes]:
+    """Of what redis-py makes a dict; a pending entry that was trimmed has no fields."""
+    return [part for pair in (fields or {}).items() for part in pair]
 
 
 def _text(value: bytes | str) -> str:
