@@ -41,7 +41,7 @@ BLOCK_MS = 900
 """Wait for the log at most so long: each read renews the hold."""
 BATCH_MAX = 64
 """Entries a batch: less than a millisecond of script time to read them, and as much to save."""
-LINGER_MS = 4
+LINGER_MS = 20
 """After a wait, entries gather for so long: fewer and fuller batches when events come singly."""
 
 State: TypeAlias = Literal["folded", "idle", "standby", "other_version", "retry", "turned_away"]
@@ -204,7 +204,7 @@ class Projector:
     async def _wait_after(self, stepped: Stepped) -> None:
         transport = self._views.transport
         match stepped.state:
-            case "idle":
+            case "idle" | "folded" if stepped.count < self._batch_max:  # no more was there
                 await self._views.wait_log(self.checkpoint, BLOCK_MS)
                 await transport.sleep(LINGER_MS / 1_000)
             case "standby" | "retry":

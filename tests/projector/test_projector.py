@@ -91,6 +91,24 @@ class Spying(Cutting):
         return await super().run(script, keys, args)
 
 
+class Waiting(Cutting):
+    """A transport that notes what the projector does with the log, and dies when it waits."""
+
+    def __init__(self, store: TimedStore) -> None:
+        super().__init__(store, "", after=False)
+        self.did: list[str] = []
+
+    async def run(self, script: str, keys: Sequence[str], args: Sequence[Arg]) -> Any:
+        if script in ("read_batch", "save_views"):
+            self.did.append(script)
+        return await super().run(script, keys, args)
+
+    async def read_blocking(
+        self, streams: Mapping[str, str], block_ms: int, count: int
+    ) -> dict[str, list[Entry]]:
+        raise Cut("waits")
+
+
 def views_of(store: TimedStore, transport: Any = None) -> Views:
     return Views(transport or store.transport, store.cell, now_ms=lambda: store.at_ms)
 
@@ -147,6 +165,19 @@ async def records(store: TimedStore, name: str) -> dict[str, dict[str, bytes]]:
 
 
 # --- folding -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch_max", [128, 4])
+async def test_whoever_has_read_all_there_was_waits_without_reading_again(
+    store: TimedStore, batch_max: int
+) -> None:
+    await talk(store)
+    whole, rest = divmod(len(await store.log()), batch_max)
+    assert rest
+    waiting = Waiting(store)
+    with pytest.raises(Cut):
+        await projector(store, waiting, batch_max=batch_max).run()
+    assert waiting.did == ["read_batch", "save_views"] * (whole + 1)
 
 
 async def test_views_follow_the_log(store: TimedStore) -> None:
