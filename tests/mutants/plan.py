@@ -82,6 +82,7 @@ _FIRST: dict[str, list[str]] = {
     "settings": _scripts("cell", "call", "good_path"),
     "text": _scripts("sessions", "nodes", "choosing_a_node", "dispatch"),
     "timers": _scripts("close", "attempts", "playback"),
+    "work": _scripts("dispatch", "ingest"),
     # Python
     "eventsched/channel": ["tests/client/test_session.py"],
     "eventsched/coalescing": ["tests/unit/test_coalescing.py", "tests/client/test_session.py"],

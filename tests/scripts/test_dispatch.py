@@ -205,6 +205,48 @@ async def put_work_at_now(store: TimedStore, d: str | dict[str, Any]) -> None:
     await store.transport.command(*parts, key=key)
 
 
+def rewritten(told: dict[str, Any], how: str) -> dict[str, Any]:
+    """The same work in JSON that no script of this version writes."""
+    if how == "targets":
+        return told | {"targets": [dict(reversed(one.items())) for one in told["targets"]]}
+    if how == "newer":
+        at = list(told).index("first")
+        return dict([*list(told.items())[:at], ("newer", 7), *list(told.items())[at:]])
+    return dict(reversed(told.items()))
+
+
+@pytest.mark.parametrize("features", [[], ["tts"], ["tts", "vad"]], ids=",".join)
+@pytest.mark.parametrize("key", ["", "0123456789abcdef"], ids=["plain", "encrypted"])
+async def test_work_is_read_the_same_in_whatever_order_its_fields_stand(
+    store: TimedStore, features: list[str], key: str
+) -> None:
+    """What a speaker's script writes has a way of its own; any other order takes a longer one."""
+    node = await store.join(slots=4, services=["tts", "vad"])
+    if features:
+        await store.join("bare", slots=4)  # would come first, if it were able
+    for how in ("written", "targets", "newer", "all"):
+        await speak(store, how, features=features, key=key)
+        _, told = await work_of(store)
+        if how != "written":
+            work = store.keys.work
+            await store.transport.command("XDEL", work, await store.last_id(work), key=work)
+            await put_work_at_now(store, rewritten(told, how))
+        await store.dispatch()
+        store.tick(1)
+    assert await store.read_range(store.keys.dead, "-", "+", 1) == []
+    written, *others = [same_for_all(one) for one in await assigned(store, node)]
+    assert written.get("services", []) == features
+    assert written.get("key", "") == key
+    assert others == [written] * 3
+    await check(store)
+
+
+def same_for_all(assignment: dict[str, Any]) -> dict[str, Any]:
+    """Without what names the session or the time."""
+    own = ("j", "c", "session", "first", "last", "deadline_ms")
+    return {name: value for name, value in assignment.items() if name not in own}
+
+
 async def test_what_fails_after_it_wrote_is_parked_as_partial(store: TimedStore) -> None:
     """The node's inbox is broken from outside: the error comes after the slot was taken."""
     await store.join()
