@@ -122,8 +122,8 @@ class SetMachine(RuleBasedStateMachine):
         told |= {keys.view(p, b, e): _named(f) for (p, b, e), f in s.records.items()}
         told |= {keys.idx(session): ids for session, ids in s.trails.items()}
         for name, hold in s.holds.items():
-            fields: dict[str, Any] = {"epoch": hold.epoch, "until": hold.until_ms}
-            fields |= {"holder": hold.holder} if hold.holder else {}
+            fields: dict[str, Any] = {"holder": hold.holder, "epoch": hold.epoch}
+            fields |= {"until": hold.until_ms}
             fields |= {} if hold.passed is None else {"passed": hold.passed}
             told[keys.active(name)] = _named(fields)
         told["dead"] = [

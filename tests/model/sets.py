@@ -248,7 +248,7 @@ def give_up(s: Sets, of: str) -> GivenUp | Literal["key", "archive"]:
     s.append()
     s.archive = {}
     del s.groups["archive"]
-    s.holds["archive"] = Hold("", hold.epoch + 1, hold.until_ms)
+    hold.epoch += 1
     return "ok"
 
 
