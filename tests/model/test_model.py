@@ -23,7 +23,7 @@ from tests.server_kinds import Server
 
 EXAMPLES = int(os.environ.get("EXAMPLES", "0"))
 PROFILE = settings(
-    max_examples=EXAMPLES or 40,
+    max_examples=EXAMPLES or 30,
     stateful_step_count=60,
     derandomize=not EXAMPLES,
     deadline=None,
