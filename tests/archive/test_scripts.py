@@ -18,6 +18,7 @@ from tests.archive.archives import Archived
 from tests.fixtures_store import START_MS, TimedStore
 from tests.scripts.calls import contents
 from tests.scripts.headers import HeldToHeaders
+from tests.scripts.jobs_of import finish_one, speak
 
 
 @pytest.fixture
@@ -160,6 +161,24 @@ async def test_a_session_retires_when_its_audio_is_archived(
     store.tick(60_000)
     await store.timers()
     assert "SessionRetired" in await store.types()
+
+
+async def test_what_is_archived_goes_as_soon_as_its_outcome_has_ended(
+    calls: ArchiveCalls, archived: Archived
+) -> None:
+    """How far a session's audio is archived is known to the calls that come after."""
+    store = archived.store
+    epoch, node = await holding(calls), await store.join()
+    await record(calls, epoch, "0-0", s1="0-0")
+    await speak(store, "s1")
+    audio = store.keys.audio("s1")
+    ((chunk, _),) = await store.read_range(audio, "-", "+", 10)
+    last = (await archived.log())[-1][0]
+    assert await record(calls, epoch, last, s1=chunk) == "recorded"
+    assert len(await store.read_range(audio, "-", "+", 10)) == 1, "its outcome is open"
+    await store.dispatch()
+    await finish_one(store, node)
+    assert await store.read_range(audio, "-", "+", 10) == []
 
 
 async def test_without_archived_audio_it_goes_as_ever(

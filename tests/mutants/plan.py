@@ -13,6 +13,8 @@ SETS = f"{_MODELS}::test_scripts_of_projection_sets_reply_and_store_what_the_mod
 PROJECTOR = "tests/projector/test_projector.py"
 VERIFY = "tests/verify/test_verify.py"
 ARCHIVE = "tests/archive/test_scripts.py"
+NODE = "tests/client/test_node.py"
+SESSION = "tests/client/test_session.py"
 
 
 def _scripts(*names: str) -> list[str]:
@@ -34,6 +36,7 @@ _FIRST: dict[str, list[str]] = {
     "extend_lease": _scripts("attempts"),
     "finalize_utterance": _scripts("ingest", "sessions"),
     "fire_timers": [
+        "tests/scripts/test_nodes.py::test_rule_13_a_heartbeat_keeps_a_node_alive",
         *_scripts("close", "delivery", "waiting", "nodes", "attempts", "playback"),
         ARCHIVE,
     ],
@@ -84,17 +87,24 @@ _FIRST: dict[str, list[str]] = {
     "timers": _scripts("close", "attempts", "playback"),
     "work": _scripts("dispatch", "ingest"),
     # Python
-    "eventsched/channel": ["tests/client/test_session.py"],
-    "eventsched/coalescing": ["tests/unit/test_coalescing.py", "tests/client/test_session.py"],
+    # These wait for what a mutant leaves out: few of them, so that their time tells.
+    "eventsched/channel": [f"{SESSION}::test_rule_8_a_shorter_idle_time_is_kept_alive_more_often"],
+    "eventsched/coalescing": ["tests/unit/test_coalescing.py", SESSION],
     "eventsched/decided": [VERIFY],
     "eventsched/dispatcher": ["tests/integration/test_loops.py", "tests/integration"],
     "eventsched/folding": [PROJECTOR, VERIFY],
-    "eventsched/handlers": ["tests/client/test_node.py"],
-    "eventsched/heart": ["tests/client/test_node.py"],
+    "eventsched/handlers": [NODE],
+    "eventsched/heart": [
+        f"{NODE}::test_an_attempt_that_the_cancel_missed_is_stopped_by_the_heartbeat",
+        f"{NODE}::test_rule_13_a_lost_node_registers_again_and_drops_what_it_held",
+    ],
     "eventsched/invariants": [VERIFY],
-    "eventsched/listening": ["tests/unit/test_mailbox.py", "tests/client/test_session.py"],
-    "eventsched/serving": ["tests/client/test_node.py"],
-    "eventsched/session": ["tests/client/test_session.py"],
+    "eventsched/listening": ["tests/unit/test_mailbox.py", SESSION],
+    "eventsched/serving": [
+        f"{NODE}::test_a_cancel_of_an_earlier_attempt_leaves_the_later_one_alone",
+        f"{NODE}::test_rule_13_a_superseded_node_stops_with_a_clear_error",
+    ],
+    "eventsched/session": [SESSION],
     "eventsched/timekeeper": ["tests/integration/test_loops.py", "tests/integration"],
     "eventsched/verify": [VERIFY],
     "projections": ["tests/projections", VERIFY],
@@ -115,7 +125,7 @@ def noticing(file: str) -> tuple[str, ...]:
         stem = stem.rpartition("/")[2]
         first = _FIRST.get(stem, ["tests/scripts"])
         if stem in _OF_SETS:
-            return (*first, SETS)
+            return (SETS, *first)
         return (MODEL, *first) if stem in _WIDE else (*first, MODEL)
     folder = stem.partition("/")[0]
     return tuple(_FIRST.get(stem) or _FIRST.get(folder) or [PROJECTOR])
