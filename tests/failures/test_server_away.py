@@ -70,7 +70,7 @@ async def test_up_a_node_and_a_session_outlive_a_killed_server_without_a_busy_lo
             wire.seen["no_server"] - count
             for wire, count in zip((roles, nodes, speakers), before, strict=True)
         ]
-    assert (first.outcome, second.outcome) == ("result", "result")
+    assert {first.outcome, second.outcome} <= {"result", "no_text"}  # the worker draws which
     assert second.utterance == 1
     # Loops: four of the roles; the node's inbox and heart; the listener, keepalives, the append.
     # Each call makes up to four tries, then waits 50 ms, 100 ms, … 2 s.
