@@ -15,7 +15,7 @@ from eventsched.connection import Connection
 from eventsched.errors import InvalidMessage, NotFound
 from eventsched.folding import in_order
 from eventsched.moments import Moment
-from eventsched.projection import ProjectionSet, load_sets
+from eventsched.projection import ProjectionSet, load_sets, trailing
 from eventsched.transport import Transport
 from eventsched.views import START, Views
 
@@ -33,8 +33,7 @@ class Past:
         self.connection = connection
         self.archive = archive
         self.sets = load_sets() if sets is None else sets
-        self.trailing = next(one for one in self.sets if one.sessions is not None)
-        """The set whose trails say which events belong to a session."""
+        self.trailing = trailing(self.sets)
         self._histories: dict[str, History] = {}
 
     @property

@@ -78,6 +78,11 @@ def load_sets() -> Sequence[ProjectionSet]:
     return sorted(found, key=lambda one: one.name)
 
 
+def trailing(sets: Iterable[ProjectionSet]) -> ProjectionSet:
+    """The one set whose trails say which events belong to a session: `core`."""
+    return next(one for one in sets if one.sessions is not None)
+
+
 def _as_set(name: str, loaded: Any) -> ProjectionSet:
     if isinstance(loaded, ProjectionSet):
         return loaded

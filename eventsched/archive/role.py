@@ -13,7 +13,7 @@ import msgspec
 from eventsched.archive.errors import need
 from eventsched.archive.layout import ArchiveFolder
 from eventsched.archive.signing import SigningKey
-from eventsched.projection import load_sets
+from eventsched.projection import load_sets, trailing
 from eventsched.store import Store
 from eventsched.views import Views
 
@@ -41,6 +41,6 @@ class Sealing(msgspec.Struct, frozen=True):
         """One for the store's cell."""
         from eventsched.archive.archiver import Archiver
 
-        core = next(one for one in load_sets() if one.sessions is not None)
+        core = trailing(load_sets())
         views = Views(store.transport, store.cell)
         return Archiver(views, self.folder.cell(store.cell), self.key, core, audio=self.audio)

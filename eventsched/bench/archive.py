@@ -13,7 +13,7 @@ from eventsched.archive.reading import History
 from eventsched.bench.figures import Report, Round
 from eventsched.bench.stage import Bench, Stage
 from eventsched.bench.worked import worked_log
-from eventsched.projection import load_sets
+from eventsched.projection import load_sets, trailing
 from eventsched.views import START, Views
 
 
@@ -32,7 +32,7 @@ class Archive(Bench, frozen=True, kw_only=True):
         need("pyarrow", "cryptography")
         from eventsched.bench import sealing
 
-        core = next(one for one in load_sets() if one.sessions is not None)
+        core = trailing(load_sets())
         async with stage.fresh() as connection:
             (store,) = connection.stores.values()
             await worked_log(store, self.jobs)

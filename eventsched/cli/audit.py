@@ -61,9 +61,9 @@ async def verify(
     from eventsched.archive.audit import Verifier
     from eventsched.archive.errors import ArchiveError
     from eventsched.cli.show import print_json, progress
-    from eventsched.projection import load_sets
+    from eventsched.projection import load_sets, trailing
 
-    core = next(one for one in load_sets() if one.sessions is not None)
+    core = trailing(load_sets())
     verifier = Verifier(
         dir_, checkpoint=checkpoint, key=key, projection_set=core if snapshots else None
     )

@@ -30,7 +30,7 @@ from eventsched.client import Client, running_client
 from eventsched.connection import Connection
 from eventsched.errors import InvalidMessage
 from eventsched.processes import Children, children
-from eventsched.projection import load_sets
+from eventsched.projection import load_sets, trailing
 from eventsched.trace.judge import Verdict, judge
 from eventsched.trace.replay import Replay
 from eventsched.trace.rttm import Expected, expect, read_rttm
@@ -140,7 +140,7 @@ async def _run(
         record = await replay.run()
         tasks.cancel_scope.cancel()
     wall_s = time.monotonic() - begins
-    core = next(one for one in load_sets() if one.sessions is not None)
+    core = trailing(load_sets())
     histories = {
         store.cell: await History.open(Views(store.transport, store.cell), archive, core)
         for store in stores

@@ -56,12 +56,12 @@ async def verify(options: Options, archive: Archive = None) -> int:
 async def _verify(store: Store, archive: ArchiveFolder | None) -> Report:
     from eventsched.archive.reading import History
     from eventsched.cli.show import progress
-    from eventsched.projection import load_sets
+    from eventsched.projection import load_sets, trailing
     from eventsched.verify import Verifier
     from eventsched.views import Views
 
     total = await store.transport.command("XLEN", store.keys.log, key=store.keys.log)
-    core = next(one for one in load_sets() if one.sessions is not None)
+    core = trailing(load_sets())
     views = Views(store.transport, store.cell)
     history = await History.open(views, archive, core)
     with progress(f"verifying {store.cell}", total) as moved:

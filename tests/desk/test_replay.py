@@ -30,7 +30,7 @@ def replayed(log: Sequence[Event]) -> Replayed:
     return done.report
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", range(4))
 async def test_every_decision_of_a_random_play_is_computed_again_as_it_was(
     store: TimedStore, seed: int
 ) -> None:

@@ -68,7 +68,7 @@ async def was(reader: Reader, store: TimedStore, seen: Seen) -> tuple[Any, str]:
     return (None, "") if found.dropped_at else (found.view, found.at)
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", range(3))
 async def test_the_state_at_any_moment_is_what_the_live_view_said_then(
     store: TimedStore, redis: Client, seed: int
 ) -> None:

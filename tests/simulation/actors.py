@@ -7,7 +7,7 @@ Never does: judge. What producers were told is kept in `Told`; check.py compares
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -124,28 +124,27 @@ class Cluster:
         folder = ArchiveFolder.open(path).cell(CELL)
         archiver = Archiver(self.views, folder, key, core_set(), holder=self.token())
         try:
-            while True:
-                try:
-                    stepped = await archiver.step()
-                except ServerUnavailable:
-                    await self.sleep(50, 400)
-                    continue
-                if stepped.state not in ("gathered", "sealed"):
-                    await self.sleep(100, 800)
+            await self._keep_on(archiver.step, ("gathered", "sealed"), idle_ms=(100, 800))
         finally:
             archiver.let_go()
 
     async def _project(self) -> None:
         """The real projector, step by step: its `run` needs an event loop to be cancelled in."""
         projector = Projector(self.views, core_set(), holder=self.token())
+        await self._keep_on(projector.step, ("folded",), idle_ms=(30, 250))
+
+    async def _keep_on(
+        self, step: Callable[[], Awaitable[Any]], busy: Sequence[str], idle_ms: tuple[int, int]
+    ) -> None:
+        """Step after step; a pause where the server is away, and where there was nothing to do."""
         while True:
             try:
-                stepped = await projector.step()
+                stepped = await step()
             except ServerUnavailable:
                 await self.sleep(50, 400)
                 continue
-            if stepped.state != "folded":
-                await self.sleep(30, 250)
+            if stepped.state not in busy:
+                await self.sleep(*idle_ms)
 
     # --- producers ------------------------------------------------------------------------------
 

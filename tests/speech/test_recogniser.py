@@ -36,7 +36,7 @@ def test_words_of_each_speaker_are_recognised(recogniser: Recogniser, sample: Sa
 
 def test_order_of_speakers_does_not_matter(recogniser: Recogniser) -> None:
     """One decoder serves whoever speaks next: what it heard before leaves no trace."""
-    spoken = [sample.spoken()[0] + SILENCE for sample in samples()]
+    spoken = [pcm + SILENCE for sample in samples() for pcm in sample.spoken()]
     forwards = [recogniser.recognise(pcm) for pcm in spoken]
     backwards = [recogniser.recognise(pcm) for pcm in reversed(spoken)]
     assert backwards[::-1] == forwards
