@@ -63,14 +63,18 @@ class ExtraMissing(EventschedError):
 class Refused(EventschedError):
     """Raised when a script refused a call; nothing was changed by it."""
 
+    remedy = ""
+    """What to do about it; what `fields` names as such counts first."""
+
     def __init__(self, code: str, fields: Mapping[str, str] | None = None) -> None:
         self.code = code
         self.fields = dict(fields or {})
         super().__init__(code, self.fields)
 
     def __str__(self) -> str:
-        told = " ".join(f"{name}={value}" for name, value in self.fields.items())
-        return f"{self.code} {told}".rstrip()
+        told = [f"{name}={value}" for name, value in self.fields.items() if name != "remedy"]
+        remedy = self.fields.get("remedy", self.remedy)
+        return " ".join([self.code, *told]) + (f"; {remedy}" if remedy else "")
 
 
 class InvalidMessage(Refused):
@@ -89,9 +93,13 @@ class InvalidMessage(Refused):
 class ChunkTooLarge(Refused):
     """Raised when a chunk holds more bytes than the limit."""
 
+    remedy = "send shorter chunks"
+
 
 class SeqGap(Refused):
     """Raised when a chunk number is ahead of what the session expects."""
+
+    remedy = "send again from the one that is expected"
 
     @property
     def expected(self) -> int:
@@ -101,17 +109,25 @@ class SeqGap(Refused):
 class SessionUnknown(Refused):
     """Raised when the session does not exist, or no longer does."""
 
+    remedy = "check the id, or open a session: one is retired some time after its end"
+
 
 class SessionIsClosed(Refused):
     """Raised when a session that is closing or closed is asked to take more."""
+
+    remedy = "open another session: one that was closed, or was idle, takes nothing more"
 
 
 class SessionSuperseded(Refused):
     """Raised when somebody resumed the session after this producer."""
 
+    remedy = "stop: somebody else has resumed this session"
+
 
 class Backpressure(Refused):
     """Raised when the system takes no more for now."""
+
+    remedy = "try again after retry_after_ms; `eventsched status` says what presses"
 
     @property
     def retry_after_ms(self) -> int:
@@ -121,17 +137,25 @@ class Backpressure(Refused):
 class NodeUnknown(Refused):
     """Raised when the registration no longer exists: register again."""
 
+    remedy = "register again"
+
 
 class NodeSuperseded(Refused):
     """Raised when a newer process registered the same id."""
+
+    remedy = "stop, or serve under another name: a newer process has this one"
 
 
 class LeaseLost(Refused):
     """Raised when the attempt is no longer the current one."""
 
+    remedy = "leave the job alone: it is another attempt's, or has ended"
+
 
 class JobUnknown(Refused):
     """Raised when there is no such job."""
+
+    remedy = "check its key: a job's record goes with its session"
 
 
 BY_CODE: dict[str, type[Refused]] = {

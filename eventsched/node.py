@@ -117,10 +117,13 @@ class Node:
     async def run(self, es: Client) -> None:
         """Serve until drained or cancelled; registers again when the registration was lost.
 
-        Raises NodeSuperseded when a newer process registers under this name.
+        Raises NodeSuperseded when a newer process registers under this name, InvalidMessage
+        without a handler.
         """
         if self._run is None:
-            raise ValueError(f"node {self.name} has no handler: declare one with @node.job")
+            raise InvalidMessage.of(
+                "node", f"{self.name} has no handler", "declare one with @node.job"
+            )
         full_id = keys.complete(self.name, es.cells)
         store = es.store_of(full_id)
         while not self._drain.is_set():

@@ -26,6 +26,11 @@ log = structlog.get_logger("eventsched.session")
 AUDIO_BYTES_MAX = 512_000
 BODY_BYTES_MAX = 65_536
 
+_KINDS = {
+    "text": (str, type(None)), "source_text": (str,), "language": (str,),
+    "audio": (bytes, type(None)),
+}  # fmt: skip
+
 Heard: TypeAlias = Literal["result", "no_text", "failed", "missing", "partial", "truncated"]
 
 
@@ -39,6 +44,16 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     """The recognised language, where the source was `auto`."""
     audio: bytes | None = None
     """Synthesised speech, up to 512,000 bytes."""
+
+    def __post_init__(self) -> None:
+        """Refused where the handler makes it: later nobody knows which line did."""
+        for field, kinds in _KINDS.items():
+            value = getattr(self, field)
+            if not isinstance(value, kinds):
+                expected = " or ".join(kind.__name__ for kind in kinds)
+                raise InvalidMessage.of(
+                    field, f"{expected} expected, got {value!r:.80}", "convert it"
+                )
 
     @property
     def is_blank(self) -> bool:

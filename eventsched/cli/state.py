@@ -97,7 +97,7 @@ def _show_nested(name: str, value: Any) -> None:
 
 def _words(name: str) -> str:
     """A field's name as a heading: units are told by the values."""
-    return name.removesuffix("_ms").replace("_", " ")
+    return "class" if name == "cls" else name.removesuffix("_ms").replace("_", " ")
 
 
 def _cell(name: str, value: Any) -> str:

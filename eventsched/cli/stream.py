@@ -57,7 +57,8 @@ async def stream(
 ) -> int:
     """Stream speech and show the results as they come; exit code 1 if any failed or is missing.
 
-    Ctrl-C ends the audio and still waits for its results; a second one stops at once.
+    It is 1 as well when no audio comes on stdin. Ctrl-C ends the audio and still waits for its
+    results; a second one stops at once.
     """
     from eventsched.cli.streaming import Streams, read_sources
     from eventsched.client import connect

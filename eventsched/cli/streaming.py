@@ -83,6 +83,8 @@ class Streams:
         """Sessions whose end was not seen."""
         self._no_more = anyio.Event()
         """Ctrl-C: what was spoken so far is all."""
+        self._is_mute = False
+        """Standard input ended without any audio."""
         self._silent_until = 0.0
         self._is_stopped = False
         """A second Ctrl-C: not even that."""
@@ -101,7 +103,8 @@ class Streams:
         self._summarise(len(sources))
         if self._no_more.is_set():
             return 130
-        return 1 if self._ended["failed"] or self._ended["missing"] or self._unseen else 0
+        is_bad = self._ended["failed"] or self._ended["missing"] or self._unseen or self._is_mute
+        return 1 if is_bad else 0
 
     # --- one session ------------------------------------------------------------------------
 
@@ -134,6 +137,9 @@ class Streams:
             held = piece
         if held:
             await self._append(session, held, final=True)
+        elif not self._no_more.is_set():  # a file without audio was refused before
+            self._is_mute = True
+            self._note("no audio came on standard input: see what writes to it")
 
     async def _from_file(self, pcm: bytes) -> AsyncIterator[bytes]:
         step = CHUNK_BYTES if self._realtime else SLICE_BYTES
@@ -212,6 +218,7 @@ class Streams:
                 if self._no_more.is_set():
                     self._is_stopped = True
                     everything.cancel()
+                    return
                 self._no_more.set()
                 self._note("no more audio; waiting for its results (again to stop at once)")
 
@@ -226,7 +233,7 @@ class Streams:
     # --- what is shown ----------------------------------------------------------------------
 
     def _note(self, text: str) -> None:
-        notes().print(Text(text, "yellow"))
+        notes().print(Text(text, "yellow"), soft_wrap=True)  # a command in it can be copied
 
     def _say_opened(self, source: Source, session: Session) -> None:
         if self._as_json:

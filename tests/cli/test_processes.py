@@ -64,7 +64,14 @@ def test_ctrl_c_ends_the_audio_and_a_second_one_the_wait(tmp_path: Path) -> None
         stream.wait_for_log("no more audio")
         stream.signal_group(signal.SIGINT)
         assert stream.ended() == 130
+        assert stream.log.read_text().count("no more audio") == 1
         assert "Traceback" not in stream.log.read_text()
+
+
+def test_a_stream_without_any_audio_on_standard_input_says_so(tmp_path: Path) -> None:
+    done = run(tmp_path / "data", "stream", "-", "-t", "es", "--json")
+    assert done.returncode == 1
+    assert b"no audio came on standard input" in done.stderr
 
 
 def test_ctrl_c_ends_a_stream_whose_microphone_is_silent(tmp_path: Path) -> None:

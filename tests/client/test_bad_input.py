@@ -84,7 +84,7 @@ async def test_a_chunk_after_close(client: Client, store: TimedStore) -> None:
     async with client.session(**GOOD) as session:
         assert await session.close()
         types = await store.types()
-        with pytest.raises(eventsched.SessionIsClosed):
+        with pytest.raises(eventsched.SessionIsClosed, match="open another session"):
             await session.append(SECOND)
         with pytest.raises(eventsched.SessionIsClosed):
             await session.finalize()
@@ -151,8 +151,26 @@ def test_a_node_of_too_many_pairs() -> None:
 async def test_a_node_without_a_handler(store: TimedStore) -> None:
     node = eventsched.Node("gpu-1", asr=["en"], targets=["es"])
     async with client_of(store) as es:
-        with pytest.raises(ValueError, match=r"@node\.job"):
+        with pytest.raises(eventsched.InvalidMessage, match=r"@node\.job"):
             await node.run(es)
+
+
+@pytest.mark.parametrize(
+    ("field", "given"),
+    [
+        ("text", {"text": 5}),
+        ("source_text", {"source_text": None}),
+        ("language", {"language": b"en"}),
+        ("audio", {"audio": "RIFF"}),
+    ],
+)
+def test_a_result_of_other_types_is_refused_where_it_is_made(
+    field: str, given: dict[str, Any]
+) -> None:
+    with pytest.raises(eventsched.InvalidMessage) as caught:
+        eventsched.Result(**given)
+    assert caught.value.fields["field"] == field
+    assert caught.value.fields["remedy"]
 
 
 def test_a_node_has_one_handler() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import shlex
+import tomllib
 from importlib import import_module
+from itertools import chain
 from pathlib import Path
 
 import anyio
@@ -18,27 +20,24 @@ from eventsched.cli.options import command_of
 from eventsched.client import Client
 from eventsched.connection import open_connection
 from eventsched.running import ROLES, running
+from eventsched.settings import PREFIX, Settings
 from tests.server_kinds import Server
 
 ROOT = Path(__file__).parents[2]
-DOCS = [
-    "README.md",
-    "ARCHITECTURE.md",
-    "CHANGELOG.md",
-    "CONTRIBUTING.md",
-    "docs/failures.md",
-    "docs/fairness.md",
-    "docs/privacy.md",
-    "docs/proof.md",
-    "docs/benchmarks.md",
-    "eventsched/lua/README.md",
-    "docs/query.md",
-]
+DOCS = sorted(
+    path.relative_to(ROOT).as_posix()
+    for pattern in ("*.md", "docs/*.md", "eventsched/lua/*.md")
+    for path in ROOT.glob(pattern)
+)
 PATH = re.compile(r"`((?:eventsched|projections|tests|docs|examples|benchmarks)/[\w./*-]*)`")
 LINK = re.compile(r"\]\(([\w./-]+)\)")
 COMMAND = re.compile(r"\beventsched (?:--\w+ )*([a-z]+)\b")
-TARGET = re.compile(r"\bmake ([a-z-]+)")
+TARGET = re.compile(r"(?:`|^ *)make ([a-z-]+)(?=`|$|  | [A-Z])", re.MULTILINE)
+VARIABLE = re.compile(r"\bEVENTSCHED_[A-Z_]+\b")
+PACKAGES = re.compile(r"^\| ([a-z][\w, -]*?)(?: \([^)]*\))? \| ", re.MULTILINE)
+REQUIREMENT = re.compile(r"([\w-]+)(?:\[\w+\])?>=[\d.]+,<\d+(?: *;.*)?", re.DOTALL)
 SNIPPET = re.compile(r"```python\n(.*?)```", re.DOTALL)
+RULES = 34
 ROW = re.compile(r"^\| `(\w+)` \|", re.MULTILINE)
 
 
@@ -54,9 +53,35 @@ def test_named_files_exist(name: str) -> None:
     assert [link for link in links if not (ROOT / name).parent.joinpath(link).exists()] == []
 
 
-def test_named_commands_exist() -> None:
-    named = set(COMMAND.findall(_text("README.md"))) - {"import"}
-    assert named <= set(COMMANDS)
+@pytest.mark.parametrize("name", DOCS)
+def test_named_commands_and_targets_exist(name: str) -> None:
+    text = _text(name)
+    assert set(COMMAND.findall(text)) <= set(COMMANDS)
+    targets = re.findall(r"^([a-z-]+):", _text("Makefile"), re.MULTILINE)
+    assert set(TARGET.findall(text)) <= set(targets)
+
+
+@pytest.mark.parametrize("name", DOCS)
+def test_named_variables_exist(name: str) -> None:
+    code = [*ROOT.glob("eventsched/**/*.py"), *ROOT.glob("tests/*.py"), ROOT / "Makefile"]
+    known = set(VARIABLE.findall("\n".join(path.read_text() for path in code)))
+    known |= {PREFIX + setting.upper() for setting in Settings.__struct_fields__}
+    assert set(VARIABLE.findall(_text(name))) <= known
+
+
+def test_each_dependency_has_its_range_and_its_reason() -> None:
+    told = tomllib.loads(_text("pyproject.toml"))
+    project = told["project"]
+    extras = project["optional-dependencies"].values()
+    asked = [*told["build-system"]["requires"], *project["dependencies"], *chain(*extras)]
+    ranges = {one: REQUIREMENT.fullmatch(one) for one in asked}
+    assert [one for one, found in ranges.items() if found is None] == []
+    table = _text("ARCHITECTURE.md").partition("## Dependencies, and why")[2]
+    reasoned = {name for row in PACKAGES.findall(table) for name in row.split(", ")} - {"package"}
+    assert reasoned == {found[1] for found in ranges.values() if found}
+
+
+def test_the_program_lists_its_commands() -> None:
     assert get_command(program).list_commands(None) == list(COMMANDS)  # type: ignore[attr-defined]
 
 
@@ -73,14 +98,15 @@ def test_the_commands_of_the_audit_can_be_read() -> None:
         assert {word for word in words if word.startswith("--")} <= known, line
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "docs/audit.md"])
-def test_named_targets_exist(name: str) -> None:
-    targets = set(re.findall(r"^([a-z-]+):", _text("Makefile"), re.MULTILINE))
-    assert set(TARGET.findall(_text(name))) <= targets
-
-
 def test_each_script_has_its_row_and_each_row_its_script() -> None:
     assert sorted(ROW.findall(_text("eventsched/lua/README.md"))) == scripts.names()
+
+
+def test_each_rule_of_the_domain_has_tests_that_bear_its_number() -> None:
+    """`grep -rn rule_18 tests` shows what holds rule 18."""
+    code = "\n".join(path.read_text() for path in ROOT.glob("tests/**/test_*.py"))
+    named = re.findall(r"def test_rule_(\d+)(?:_and_(\d+))?_", code)
+    assert {int(number) for pair in named for number in pair if number} == set(range(1, RULES + 1))
 
 
 @pytest.mark.parametrize("server", ["embedded"], indirect=True)

@@ -86,19 +86,19 @@ def test_a_result_without_a_body_is_a_part_without_words(told: Spoken) -> None:
 # --- rule 27: what joins -------------------------------------------------------------------
 
 
-def test_27_first_result_starts_group_0_at_part_0(told: Spoken) -> None:
+def test_rule_27_first_result_starts_group_0_at_part_0(told: Spoken) -> None:
     told.delivered(1_000, 0)
     group = told.group()
     assert (group.n, [part.index for part in group.parts]) == (0, [0])
 
 
-def test_27_exactly_2000_ms_after_the_last_part_still_joins(told: Spoken) -> None:
+def test_rule_27_exactly_2000_ms_after_the_last_part_still_joins(told: Spoken) -> None:
     told.delivered(1_000, 0)
     told.delivered(3_000, 1)
     assert (told.group().n, told.group().next_index) == (0, 2)
 
 
-def test_27_2001_ms_after_the_last_part_starts_a_new_group_at_part_0(told: Spoken) -> None:
+def test_rule_27_2001_ms_after_the_last_part_starts_a_new_group_at_part_0(told: Spoken) -> None:
     told.delivered(1_000, 0)
     told.delivered(3_001, 1)
     group = told.group()
@@ -106,14 +106,14 @@ def test_27_2001_ms_after_the_last_part_starts_a_new_group_at_part_0(told: Spoke
     assert [part.utterance for part in group.parts] == [1]
 
 
-def test_27_an_open_playback_always_joins(told: Spoken) -> None:
+def test_rule_27_an_open_playback_always_joins(told: Spoken) -> None:
     told.delivered(1_000, 0)
     told.starts(1_500, 0)
     told.delivered(29_000, 1)
     assert (told.group().n, told.group().next_index) == (0, 2)
 
 
-def test_27_time_counts_from_the_end_of_playback_when_that_is_later(told: Spoken) -> None:
+def test_rule_27_time_counts_from_the_end_of_playback_when_that_is_later(told: Spoken) -> None:
     told.delivered(1_000, 0)
     told.starts(1_100, 0)
     told.ends(6_000, 0)
@@ -123,7 +123,7 @@ def test_27_time_counts_from_the_end_of_playback_when_that_is_later(told: Spoken
     assert told.group().n == 1
 
 
-def test_27_time_counts_from_the_last_part_when_that_is_later(told: Spoken) -> None:
+def test_rule_27_time_counts_from_the_last_part_when_that_is_later(told: Spoken) -> None:
     told.delivered(1_000, 0)
     told.starts(1_100, 0)
     told.ends(1_200, 0)
@@ -132,7 +132,7 @@ def test_27_time_counts_from_the_last_part_when_that_is_later(told: Spoken) -> N
     assert (told.group().n, told.group().next_index) == (0, 3)
 
 
-def test_27_one_ms_too_late_after_playback_starts_a_new_group(told: Spoken) -> None:
+def test_rule_27_one_ms_too_late_after_playback_starts_a_new_group(told: Spoken) -> None:
     told.delivered(1_000, 0)
     told.starts(1_100, 0)
     told.ends(6_000, 0)
@@ -140,7 +140,7 @@ def test_27_one_ms_too_late_after_playback_starts_a_new_group(told: Spoken) -> N
     assert told.group().n == 1
 
 
-def test_27_joins_while_any_of_several_listeners_still_hears_it(told: Spoken) -> None:
+def test_rule_27_joins_while_any_of_several_listeners_still_hears_it(told: Spoken) -> None:
     told.delivered(1_000, 0)
     told.starts(1_100, 0, heard_by="c0.s2")
     told.starts(1_100, 0, heard_by="c0.s3")
@@ -152,14 +152,14 @@ def test_27_joins_while_any_of_several_listeners_still_hears_it(told: Spoken) ->
     assert told.group().n == 1
 
 
-def test_27_playback_before_the_first_result_belongs_to_the_group_it_opens(told: Spoken) -> None:
+def test_rule_27_playback_before_the_first_result_is_of_the_group_it_opens(told: Spoken) -> None:
     told.starts(500, 0)
     told.delivered(1_000, 0)
     told.delivered(9_000, 1)
     assert (told.group().n, told.group().next_index) == (0, 2)
 
 
-def test_27_an_end_without_a_start_moves_nothing(told: Spoken) -> None:
+def test_rule_27_an_end_without_a_start_moves_nothing(told: Spoken) -> None:
     told.delivered(1_000, 0)
     before = told.view
     told.ends(2_900, 0)
@@ -168,7 +168,7 @@ def test_27_an_end_without_a_start_moves_nothing(told: Spoken) -> None:
     assert told.group().n == 1
 
 
-def test_27_a_mark_told_twice_is_one_playback(told: Spoken) -> None:
+def test_rule_27_a_mark_told_twice_is_one_playback(told: Spoken) -> None:
     told.delivered(1_000, 0)
     told.starts(1_100, 0)
     told.starts(1_200, 0)
@@ -176,7 +176,7 @@ def test_27_a_mark_told_twice_is_one_playback(told: Spoken) -> None:
     assert told.group().playing == ()
 
 
-def test_27_targets_have_groups_of_their_own(told: Spoken) -> None:
+def test_rule_27_targets_have_groups_of_their_own(told: Spoken) -> None:
     told.delivered(1_000, 0, target="es")
     told.delivered(1_500, 0, "hello", "bonjour", target="fr")
     told.delivered(3_400, 1, "again", "encore", target="fr")
@@ -186,7 +186,7 @@ def test_27_targets_have_groups_of_their_own(told: Spoken) -> None:
     assert told.group("fr").playing == ()
 
 
-def test_27_playback_counts_for_the_session_whose_sound_it_is(told: Spoken) -> None:
+def test_rule_27_playback_counts_for_the_session_whose_sound_it_is(told: Spoken) -> None:
     told.at(0, SessionOpened(tenant="acme", source="es", targets=["en"]), session=S2)
     told.delivered(1_000, 0)
     told.starts(1_100, 0, heard_by=S2)
@@ -195,7 +195,7 @@ def test_27_playback_counts_for_the_session_whose_sound_it_is(told: Spoken) -> N
 
 
 @pytest.mark.parametrize("outcome", ["no_text", "failed"])
-def test_24_27_only_a_result_makes_a_part(
+def test_rule_24_and_27_only_a_result_makes_a_part(
     told: Spoken, outcome: Literal["no_text", "failed"]
 ) -> None:
     told.delivered(1_000, 0)
@@ -205,7 +205,7 @@ def test_24_27_only_a_result_makes_a_part(
     assert told.group().n == 1, "what made no part does not prolong the group"
 
 
-def test_25_27_a_missing_outcome_makes_no_part(told: Spoken) -> None:
+def test_rule_25_and_27_a_missing_outcome_makes_no_part(told: Spoken) -> None:
     missing = ResultMissing(utterance=0, target="es", delivery_no=0, reason="gap")
     told.at(1_000, missing, session=S1)
     assert told.view.targets == {}
@@ -214,14 +214,14 @@ def test_25_27_a_missing_outcome_makes_no_part(told: Spoken) -> None:
 # --- rule 28: what is kept -----------------------------------------------------------------
 
 
-def test_28_the_newest_8_parts_are_kept_and_indexes_go_on(told: Spoken) -> None:
+def test_rule_28_the_newest_8_parts_are_kept_and_indexes_go_on(told: Spoken) -> None:
     for utterance in range(11):
         told.delivered(1_000 + utterance, utterance, f"w{utterance}", "x")
     assert [part.index for part in told.group().parts] == list(range(3, 11))
     assert told.context()[0] == ["w3", "x"]
 
 
-def test_28_800_characters_are_kept_and_one_more_drops_the_oldest(told: Spoken) -> None:
+def test_rule_28_800_characters_are_kept_and_one_more_drops_the_oldest(told: Spoken) -> None:
     told.delivered(1_000, 0, "a" * 200, "b" * 200)
     told.delivered(1_001, 1, "c" * 200, "d" * 200)
     assert [part.index for part in told.group().parts] == [0, 1]
@@ -229,27 +229,27 @@ def test_28_800_characters_are_kept_and_one_more_drops_the_oldest(told: Spoken) 
     assert [part.index for part in told.group().parts] == [1, 2]
 
 
-def test_28_characters_are_counted_as_unicode_not_as_bytes(told: Spoken) -> None:
+def test_rule_28_characters_are_counted_as_unicode_not_as_bytes(told: Spoken) -> None:
     told.delivered(1_000, 0, "語" * 400, "🎧" * 400)
     assert [characters([part]) for part in told.group().parts] == [800]
     assert told.context() == [["語" * 400, "🎧" * 400]]
 
 
-def test_28_a_part_too_long_for_itself_is_not_kept_and_its_index_is_spent(told: Spoken) -> None:
+def test_rule_28_a_part_too_long_for_itself_is_not_kept_its_index_is_spent(told: Spoken) -> None:
     told.delivered(1_000, 0, "a" * 801, None)
     assert told.context() == []
     told.delivered(1_001, 1, "b", None)
     assert [part.index for part in told.group().parts] == [1]
 
 
-def test_28_several_old_parts_go_for_a_long_new_one(told: Spoken) -> None:
+def test_rule_28_several_old_parts_go_for_a_long_new_one(told: Spoken) -> None:
     for utterance in range(4):
         told.delivered(1_000 + utterance, utterance, "a" * 100, None)
     told.delivered(1_010, 4, "b" * 650, None)
     assert [part.index for part in told.group().parts] == [3, 4]
 
 
-def test_28_what_is_sealed_counts_by_the_characters_it_names(told: Spoken) -> None:
+def test_rule_28_what_is_sealed_counts_by_the_characters_it_names(told: Spoken) -> None:
     for utterance in range(3):
         told.delivered(1_000 + utterance, utterance, body=sealed(300, b"%d" % utterance))
     assert [characters([part]) for part in told.group().parts] == [300, 300]
@@ -259,23 +259,23 @@ def test_28_what_is_sealed_counts_by_the_characters_it_names(told: Spoken) -> No
 # --- rules 29 and 30 -----------------------------------------------------------------------
 
 
-def test_29_a_missing_translation_keeps_its_part_with_none(told: Spoken) -> None:
+def test_rule_29_a_missing_translation_keeps_its_part_with_none(told: Spoken) -> None:
     told.delivered(1_000, 0, "hello", None)
     told.delivered(1_001, 1, "world", "mundo")
     assert told.context() == [["hello", None], ["world", "mundo"]]
 
 
-def test_29_the_context_begins_anew_with_a_new_group(told: Spoken) -> None:
+def test_rule_29_the_context_begins_anew_with_a_new_group(told: Spoken) -> None:
     told.delivered(1_000, 0, "old", "viejo")
     told.delivered(9_000, 1, "new", "nuevo")
     assert told.context() == [["new", "nuevo"]]
 
 
-def test_29_the_context_of_a_group_without_parts_is_an_empty_list() -> None:
+def test_rule_29_the_context_of_a_group_without_parts_is_an_empty_list() -> None:
     assert msgspec.msgpack.decode(context_of(Group())) == []
 
 
-def test_30_closing_a_session_closes_its_groups(told: Spoken) -> None:
+def test_rule_30_closing_a_session_closes_its_groups(told: Spoken) -> None:
     told.delivered(1_000, 0)
     told.starts(1_100, 0)
     told.at(2_000, SessionClosing(reason="asked"), session=S1)
@@ -288,7 +288,7 @@ def test_30_closing_a_session_closes_its_groups(told: Spoken) -> None:
     assert told.context() == []
 
 
-def test_30_after_the_close_nothing_joins(told: Spoken) -> None:
+def test_rule_30_after_the_close_nothing_joins(told: Spoken) -> None:
     told.delivered(1_000, 0)
     told.at(1_500, SessionClosed(), session=S1)
     before = told.view
@@ -297,7 +297,7 @@ def test_30_after_the_close_nothing_joins(told: Spoken) -> None:
     assert told.view is before
 
 
-def test_10_30_a_retired_session_leaves_no_record_and_gets_none(told: Spoken) -> None:
+def test_rule_10_and_30_a_retired_session_leaves_no_record_and_gets_none(told: Spoken) -> None:
     told.delivered(1_000, 0)
     told.at(9_000, SessionRetired(), session=S1)
     assert told.views == {}

@@ -116,7 +116,7 @@ def told() -> Worked:
 # --- jobs ----------------------------------------------------------------------------------
 
 
-def test_15_18_a_queued_job_holds_its_place_and_why(told: Worked) -> None:
+def test_rule_15_and_18_a_queued_job_holds_its_place_and_why(told: Worked) -> None:
     told.queued(1_000)
     job = told.job
     assert (job.status, job.attempt, job.node, job.reason) == ("queued", 1, "", "NO_AVAILABLE_NODE")
@@ -124,7 +124,7 @@ def test_15_18_a_queued_job_holds_its_place_and_why(told: Worked) -> None:
     assert (job.session, job.source, job.services) == (S1, "en", ("tone",))
 
 
-def test_18_ageing_moves_the_priority_alone(told: Worked) -> None:
+def test_rule_18_ageing_moves_the_priority_alone(told: Worked) -> None:
     told.queued(1_000)
     before = told.job
     told.queued(6_000, reason="aged", priority=0, deadline_ms=11_000)
@@ -132,14 +132,14 @@ def test_18_ageing_moves_the_priority_alone(told: Worked) -> None:
     assert (told.job.reason, told.job.deadline_ms) == (before.reason, before.deadline_ms)
 
 
-def test_11_a_dispatched_job_runs_under_its_token(told: Worked) -> None:
+def test_rule_11_a_dispatched_job_runs_under_its_token(told: Worked) -> None:
     told.dispatched(1_000)
     job = told.job
     assert (job.status, job.attempt, job.node, job.epoch) == ("running", 1, N1, 1)
     assert (job.created_ms, job.dispatched_ms, job.deadline_ms) == (1_000, 1_000, 32_000)
 
 
-def test_20_each_attempt_stays_on_record_with_its_end(told: Worked) -> None:
+def test_rule_20_each_attempt_stays_on_record_with_its_end(told: Worked) -> None:
     told.registered(600, N2)
     told.dispatched(1_000)
     told.ended(32_000, 1, "lease")
@@ -150,7 +150,7 @@ def test_20_each_attempt_stays_on_record_with_its_end(told: Worked) -> None:
     assert (told.job.status, told.job.node, told.job.attempt) == ("running", N2, 2)
 
 
-def test_20_a_job_that_used_up_its_attempts_failed_with_the_code(told: Worked) -> None:
+def test_rule_20_a_job_that_used_up_its_attempts_failed_with_the_code(told: Worked) -> None:
     told.dispatched(1_000, 4)
     told.ended(2_000, 4, "node_lost")
     failed = JobFailed(utterance=0, target="es", delivery_no=0, attempt=4, code="NODE_LOST")
@@ -162,7 +162,7 @@ def test_20_a_job_that_used_up_its_attempts_failed_with_the_code(told: Worked) -
 
 
 @pytest.mark.parametrize(("status", "outcome"), [("ok", "result"), ("no_text", "no_text")])
-def test_22_24_a_result_ends_the_job(told: Worked, status: str, outcome: str) -> None:
+def test_rule_22_and_24_a_result_ends_the_job(told: Worked, status: str, outcome: str) -> None:
     told.dispatched(1_000)
     told.recorded(1_800, status=status)
     assert (told.job.status, told.job.outcome, told.job.attempts[0].end) == (
@@ -170,7 +170,7 @@ def test_22_24_a_result_ends_the_job(told: Worked, status: str, outcome: str) ->
     )  # fmt: skip
 
 
-def test_23_a_complete_result_replaces_an_empty_one(told: Worked) -> None:
+def test_rule_23_a_complete_result_replaces_an_empty_one(told: Worked) -> None:
     told.dispatched(1_000)
     told.recorded(1_800, status="no_text")
     replaced = ResultReplaced(
@@ -181,7 +181,7 @@ def test_23_a_complete_result_replaces_an_empty_one(told: Worked) -> None:
     assert told.job.attempts[0].end == "no_text", "the attempt ended when the first one came"
 
 
-def test_21_23_a_refused_result_is_counted_alone(told: Worked) -> None:
+def test_rule_21_and_23_a_refused_result_is_counted_alone(told: Worked) -> None:
     told.dispatched(1_000)
     told.recorded(1_800)
     before = told.job
@@ -191,7 +191,7 @@ def test_21_23_a_refused_result_is_counted_alone(told: Worked) -> None:
     assert (told.job.status, told.job.attempts) == (before.status, before.attempts)
 
 
-def test_25_a_live_attempt_is_cancelled_when_its_outcome_ends(told: Worked) -> None:
+def test_rule_25_a_live_attempt_is_cancelled_when_its_outcome_ends(told: Worked) -> None:
     told.dispatched(1_000)
     missing = ResultMissing(utterance=0, target="es", delivery_no=0, reason="gap")
     told.at(31_000, missing)
@@ -202,13 +202,13 @@ def test_25_a_live_attempt_is_cancelled_when_its_outcome_ends(told: Worked) -> N
     assert told.node().live == {}
 
 
-def test_25_a_waiting_job_ends_with_its_outcome(told: Worked) -> None:
+def test_rule_25_a_waiting_job_ends_with_its_outcome(told: Worked) -> None:
     told.queued(1_000)
     told.at(9_000, ResultMissing(utterance=0, target="es", delivery_no=0, reason="close"))
     assert (told.job.status, told.job.outcome) == ("ended", "missing")
 
 
-def test_25_a_number_given_up_before_its_job_was_created_makes_no_job(told: Worked) -> None:
+def test_rule_25_a_number_given_up_before_its_job_was_created_makes_no_job(told: Worked) -> None:
     told.at(9_000, ResultMissing(utterance=0, target="es", delivery_no=0, reason="close"))
     assert told.jobs.views == {}
 
@@ -216,14 +216,14 @@ def test_25_a_number_given_up_before_its_job_was_created_makes_no_job(told: Work
 # --- nodes ---------------------------------------------------------------------------------
 
 
-def test_13_a_registered_node_has_its_abilities_and_free_slots(told: Worked) -> None:
+def test_rule_13_a_registered_node_has_its_abilities_and_free_slots(told: Worked) -> None:
     node = told.node()
     assert (node.node, node.epoch, node.status, node.slots, node.cls) == (N1, 1, "alive", 2, "k1")
     assert (node.asr, node.targets, node.services) == (("en",), ("es",), ("tone",))
     assert (node.live, node.marks) == ({}, {})
 
 
-def test_16_live_attempts_are_those_that_hold_slots(told: Worked) -> None:
+def test_rule_16_live_attempts_are_those_that_hold_slots(told: Worked) -> None:
     told.dispatched(1_000)
     told.dispatched(1_100, job=job_key(1))
     assert set(told.node().live) == {KEY, job_key(1)}
@@ -232,7 +232,7 @@ def test_16_live_attempts_are_those_that_hold_slots(told: Worked) -> None:
     assert (told.node().dispatches, told.node().results) == (2, 1)
 
 
-def test_16_only_that_very_attempt_gives_its_slot_back(told: Worked) -> None:
+def test_rule_16_only_that_very_attempt_gives_its_slot_back(told: Worked) -> None:
     told.dispatched(1_000, 2)
     told.ended(1_500, 1, "lease")
     assert set(told.node().live) == {KEY}
@@ -242,7 +242,7 @@ def test_16_only_that_very_attempt_gives_its_slot_back(told: Worked) -> None:
     assert told.node().live == {}
 
 
-def test_13_a_newer_registration_holds_nothing_of_its_own_yet(told: Worked) -> None:
+def test_rule_13_a_newer_registration_holds_nothing_of_its_own_yet(told: Worked) -> None:
     told.dispatched(1_000)
     told.at(2_000, NodeLost(epoch=1, reason="superseded", leases=1), node=N1, job="")
     assert (told.node().status, told.node().reason) == ("gone", "superseded")
@@ -254,7 +254,7 @@ def test_13_a_newer_registration_holds_nothing_of_its_own_yet(told: Worked) -> N
     assert told.node().live == {}
 
 
-def test_13_a_drained_node_is_gone_by_its_own_wish(told: Worked) -> None:
+def test_rule_13_a_drained_node_is_gone_by_its_own_wish(told: Worked) -> None:
     told.at(1_000, NodeDraining(epoch=1), node=N1, job="")
     assert told.node().status == "draining"
     told.at(2_000, NodeDrained(epoch=1), node=N1, job="")
@@ -263,7 +263,7 @@ def test_13_a_drained_node_is_gone_by_its_own_wish(told: Worked) -> None:
     )  # fmt: skip
 
 
-def test_14_a_mark_and_its_end_move_the_node_between_classes(told: Worked) -> None:
+def test_rule_14_a_mark_and_its_end_move_the_node_between_classes(told: Worked) -> None:
     mark = NodeMarked(epoch=1, service="tone", until_ms=61_000, cls="k2")
     told.at(1_000, mark, node=N1, job="")
     assert (told.node().marks, told.node().cls) == ({"tone": 61_000}, "k2")
@@ -271,7 +271,7 @@ def test_14_a_mark_and_its_end_move_the_node_between_classes(told: Worked) -> No
     assert (told.node().marks, told.node().cls) == ({}, "k1")
 
 
-def test_14_a_new_registration_is_not_marked(told: Worked) -> None:
+def test_rule_14_a_new_registration_is_not_marked(told: Worked) -> None:
     mark = NodeMarked(epoch=1, service="tone", until_ms=61_000, cls="k2")
     told.at(1_000, mark, node=N1, job="")
     told.at(2_000, NodeLost(epoch=1, reason="silent"), node=N1, job="")
@@ -280,6 +280,6 @@ def test_14_a_new_registration_is_not_marked(told: Worked) -> None:
     assert (told.node().marks, told.node().cls) == ({}, "k1")
 
 
-def test_1_events_of_a_node_that_never_registered_make_no_record(told: Worked) -> None:
+def test_rule_1_events_of_a_node_that_never_registered_make_no_record(told: Worked) -> None:
     told.dispatched(1_000, node=N2)
     assert set(told.nodes.views) == {"n1"}

@@ -95,24 +95,24 @@ def test_an_opened_session_is_what_was_asked(told: Spoken) -> None:
     assert (view.opened_ms, view.at_ms) == (1_000, 1_000)
 
 
-def test_1_what_precedes_the_opening_makes_no_record() -> None:
+def test_rule_1_what_precedes_the_opening_makes_no_record() -> None:
     told = Told(Sessions()).at(5, SessionResumed(epoch=2), session=S1)
     assert told.views == {}
 
 
-def test_2_a_finalize_moves_index_and_turn_on(told: Spoken) -> None:
+def test_rule_2_a_finalize_moves_index_and_turn_on(told: Spoken) -> None:
     told.finalized(2_000, 0, turn=0, reason="pause")
     assert (told.view.utterance, told.view.turn, told.view.next_seq) == (1, 1, 10)
 
 
-def test_2_a_cut_by_length_keeps_the_turn(told: Spoken) -> None:
+def test_rule_2_a_cut_by_length_keeps_the_turn(told: Spoken) -> None:
     told.finalized(2_000, 0, turn=0, reason="max_duration")
     assert (told.view.utterance, told.view.turn) == (1, 0)
     told.finalized(3_000, 1, turn=0, reason="final")
     assert (told.view.utterance, told.view.turn) == (2, 1)
 
 
-def test_5_playbacks_are_open_where_they_are_heard_until_ended(told: Spoken) -> None:
+def test_rule_5_playbacks_are_open_where_they_are_heard_until_ended(told: Spoken) -> None:
     mark = {"origin": S2, "target": "en", "utterance": 4}
     told.at(2_000, PlaybackStarted(**mark, until_ms=32_000), session=S1)  # type: ignore[arg-type]
     assert told.view.playing == {f"{S2}/en/4": 32_000}
@@ -122,7 +122,7 @@ def test_5_playbacks_are_open_where_they_are_heard_until_ended(told: Spoken) -> 
     assert told.view.playing == {}
 
 
-def test_6_closing_and_closed_are_two_steps(told: Spoken) -> None:
+def test_rule_6_closing_and_closed_are_two_steps(told: Spoken) -> None:
     told.at(5_000, SessionClosing(reason="idle"), session=S1)
     told.at(5_000, RoomLeft(room="c0.r1"), session=S1)
     assert (told.view.status, told.view.reason, told.view.in_room) == ("closing", "idle", False)
@@ -130,22 +130,22 @@ def test_6_closing_and_closed_are_two_steps(told: Spoken) -> None:
     assert (told.view.status, told.view.closed_ms) == ("closed", 6_000)
 
 
-def test_7_a_resume_raises_the_epoch(told: Spoken) -> None:
+def test_rule_7_a_resume_raises_the_epoch(told: Spoken) -> None:
     told.at(2_000, SessionResumed(epoch=2), session=S1)
     assert (told.view.epoch, told.view.status) == (2, "open")
 
 
-def test_10_a_retired_session_has_no_record(told: Spoken) -> None:
+def test_rule_10_a_retired_session_has_no_record(told: Spoken) -> None:
     told.at(9_000, SessionRetired(), session=S1)
     assert told.views == {}
 
 
-def test_12_25_recipients_are_those_of_the_finalize(told: Spoken) -> None:
+def test_rule_12_and_25_recipients_are_those_of_the_finalize(told: Spoken) -> None:
     told.finalized(2_000, 0, es(0, S2, "c0.s3"))
     assert told.view.owed == {"es/0": Owed(0, "1100-0", (S2, "c0.s3"))}
 
 
-def test_16_affinity_is_the_node_of_the_last_dispatch_and_its_turn(told: Spoken) -> None:
+def test_rule_16_affinity_is_the_node_of_the_last_dispatch_and_its_turn(told: Spoken) -> None:
     for turn, node in ((0, "c0.n1"), (3, "c0.n2")):
         data = JobDispatched(
             utterance=turn,
@@ -164,7 +164,7 @@ def test_16_affinity_is_the_node_of_the_last_dispatch_and_its_turn(told: Spoken)
     assert (told.view.node, told.view.node_turn, told.view.dispatches) == ("c0.n2", 3, 2)
 
 
-def test_25_each_target_counts_its_numbers_alone(told: Spoken) -> None:
+def test_rule_25_each_target_counts_its_numbers_alone(told: Spoken) -> None:
     told.finalized(2_000, 0, es(0), Target(target="fr", delivery_no=0))
     told.finalized(3_000, 1, es(1))
     assert told.view.allocated == {"es": 2, "fr": 1}
@@ -172,7 +172,7 @@ def test_25_each_target_counts_its_numbers_alone(told: Spoken) -> None:
     assert told.view.delivered == {}
 
 
-def test_25_an_outcome_is_open_until_delivered(told: Spoken) -> None:
+def test_rule_25_an_outcome_is_open_until_delivered(told: Spoken) -> None:
     told.finalized(2_000, 0, es(0))
     told.recorded(3_000, 0)
     assert told.view.owed["es/0"] == Owed(0, "1100-0", (), "result", 3_000)
@@ -182,7 +182,7 @@ def test_25_an_outcome_is_open_until_delivered(told: Spoken) -> None:
     assert told.view.recent[0].ended == {"es": "result"}
 
 
-def test_25_a_result_behind_a_gap_is_ready_but_owed(told: Spoken) -> None:
+def test_rule_25_a_result_behind_a_gap_is_ready_but_owed(told: Spoken) -> None:
     told.finalized(2_000, 0, es(0))
     told.finalized(3_000, 1, es(1))
     told.recorded(4_000, 1)
@@ -190,7 +190,7 @@ def test_25_a_result_behind_a_gap_is_ready_but_owed(told: Spoken) -> None:
     assert told.view.owed["es/1"].ready_ms == 4_000
 
 
-def test_25_a_failed_job_is_ready_as_failed(told: Spoken) -> None:
+def test_rule_25_a_failed_job_is_ready_as_failed(told: Spoken) -> None:
     told.finalized(2_000, 0, es(0))
     failed = JobFailed(utterance=0, target="es", delivery_no=0, attempt=4, code="NODE_LOST")
     told.at(3_000, failed, session=S1, job=job_key(0))
@@ -199,7 +199,7 @@ def test_25_a_failed_job_is_ready_as_failed(told: Spoken) -> None:
     assert (told.view.failed, told.view.owed) == (1, {})
 
 
-def test_23_a_replaced_result_keeps_the_moment_it_became_ready(told: Spoken) -> None:
+def test_rule_23_a_replaced_result_keeps_the_moment_it_became_ready(told: Spoken) -> None:
     told.finalized(2_000, 0, es(0))
     told.finalized(3_000, 1, es(1))
     told.recorded(4_000, 1, "no_text")
@@ -207,21 +207,21 @@ def test_23_a_replaced_result_keeps_the_moment_it_became_ready(told: Spoken) -> 
     assert told.view.owed["es/1"] == Owed(1, "2100-0", (), "result", 4_000)
 
 
-def test_24_no_text_advances_the_order(told: Spoken) -> None:
+def test_rule_24_no_text_advances_the_order(told: Spoken) -> None:
     told.finalized(2_000, 0, es(0))
     told.recorded(3_000, 0, "no_text")
     told.delivered(3_000, 0, "no_text")
     assert (told.view.delivered, told.view.no_text) == ({"es": 1}, 1)
 
 
-def test_25_a_missing_number_is_given_up(told: Spoken) -> None:
+def test_rule_25_a_missing_number_is_given_up(told: Spoken) -> None:
     told.finalized(2_000, 0, es(0))
     missing = ResultMissing(utterance=0, target="es", delivery_no=0, reason="gap")
     told.at(40_000, missing, session=S1)
     assert (told.view.delivered, told.view.missing, told.view.owed) == ({"es": 1}, 1, {})
 
 
-def test_25_a_result_for_an_ended_outcome_opens_nothing(told: Spoken) -> None:
+def test_rule_25_a_result_for_an_ended_outcome_opens_nothing(told: Spoken) -> None:
     told.finalized(2_000, 0, es(0))
     told.at(
         3_000,
@@ -232,7 +232,7 @@ def test_25_a_result_for_an_ended_outcome_opens_nothing(told: Spoken) -> None:
     assert told.view.owed == {}
 
 
-def test_21_refused_results_are_counted_and_change_nothing_else(told: Spoken) -> None:
+def test_rule_21_refused_results_are_counted_and_change_nothing_else(told: Spoken) -> None:
     told.finalized(2_000, 0, es(0))
     before = told.view
     refused = ResultRefused(attempt=1, epoch=1, what="result", code="ATTEMPT_MISMATCH")

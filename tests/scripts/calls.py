@@ -21,7 +21,7 @@ async def code_of(store: TimedStore, script: str, *args: Arg) -> str:
     try:
         reply = await call(store, script, *args)
     except Refused as refused:
-        return str(refused)
+        return said_by(refused)
     if isinstance(reply, list) and reply and isinstance(reply[0], list) and len(reply[0]) == 2:
         return bytes(reply[0][1]).decode()
     raise AssertionError(f"{script} took {args}: {reply}")
@@ -54,7 +54,12 @@ async def refused(store: TimedStore, *chunks: Chunk) -> str:
     """How the last of these chunks is refused."""
     *_, reply = await store.append_audio(chunks)
     assert isinstance(reply, Refused), reply
-    return str(reply)
+    return said_by(reply)
+
+
+def said_by(refused: Refused) -> str:
+    """The refusal without what is always to be done about one of its code."""
+    return str(refused).removesuffix(f"; {refused.remedy}")
 
 
 async def events(store: TimedStore, *types: str) -> list[Any]:

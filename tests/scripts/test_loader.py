@@ -208,6 +208,16 @@ def test_rule_32_a_reply_becomes_the_class_of_its_code() -> None:
     assert errors.from_reply("OOM command not allowed") is None
 
 
+def test_rule_32_every_refusal_says_what_to_do_about_it() -> None:
+    """INVALID_MESSAGE brings its own remedy; of the others each has one."""
+    for code, kind in errors.BY_CODE.items():
+        given = {"field": "a", "limit": "1", "remedy": "send 1"}
+        assert str(kind(code, given)).endswith("; send 1")
+        if kind is not errors.InvalidMessage:
+            assert str(kind(code, {"epoch": "2"})) == f"{code} epoch=2; {kind.remedy}"
+            assert kind.remedy
+
+
 # --- foreign slots ----------------------------------------------------------------------------
 
 
