@@ -585,8 +585,7 @@ async def test_a_newer_version_waits_then_rebuilds_what_it_finds(store: TimedSto
 def test_the_built_in_set_is_what_its_modules_say() -> None:
     assert [one.name for one in CORE.projections] == ["session", "group", "job", "node"]
     assert all(isinstance(one, Projection) for one in CORE.projections)
-    loaded = [one for one in load_sets() if one.name == "core"]
-    assert len(loaded) <= 1
+    assert [one for one in load_sets() if one.name == "core"] == [CORE]
 
 
 def test_ids_are_compared_as_numbers() -> None:

@@ -1,0 +1,50 @@
+"""A user's own read model: found by its package's entry point, a set of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from eventsched.projection import ProjectionSet, load_sets
+from eventsched.projector import Projector
+from eventsched.views import Views
+from examples.minutes import Day
+from tests.fixtures_store import TimedStore
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ProjectionSet:
+    """What an installed package says of itself; the set that it makes."""
+    said = tmp_path / "speech_minutes-1.dist-info"
+    said.mkdir()
+    (said / "METADATA").write_text("Metadata-Version: 2.1\nName: speech-minutes\nVersion: 1\n")
+    (said / "entry_points.txt").write_text(
+        "[eventsched.projections]\nminutes = examples.minutes:Minutes\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    core, minutes = load_sets()
+    assert (core.name, minutes.name) == ("core", "minutes")
+    return minutes
+
+
+async def test_a_projection_of_another_package_is_folded_as_a_set_of_its_own(
+    store: TimedStore, own: ProjectionSet
+) -> None:
+    session = await store.open()
+    for seq in range(3):
+        await store.say(session, seq, ms=500, final=True)
+    store.tick(24 * 3_600_000)
+    resumed = await store.open("s2")
+    await store.say(resumed, 0, ms=40, final=True)
+    views = Views(store.transport, store.cell)
+    projector = Projector(views, own)
+    while (await projector.step()).state != "idle":
+        pass
+    assert await views.live("minutes") == "1.1"
+    days = [f"1970-01-0{number}" for number in (1, 2, 3)]
+    kept = await views.load("minutes", "1.1", days)
+    assert [one and msgspec.msgpack.decode(one, type=Day) for one in kept] == [
+        Day(utterances=3, audio_ms=1_500), Day(utterances=1, audio_ms=40), None
+    ]  # fmt: skip
