@@ -126,18 +126,17 @@ class Streams:
                 tasks.cancel_scope.cancel()
 
     async def _feed(self, source: Source, session: Session) -> None:
-        """All of the audio, its last chunk marked final."""
+        """All of the audio, each piece as it comes; the last utterance ends with it."""
         pieces = self._from_stdin() if source.pcm is None else self._from_file(source.pcm)
-        held = b""
+        size = 0
         async for piece in pieces:
             if self._no_more.is_set():
                 break
-            if held:
-                await self._append(session, held, final=False)
-            held = piece
-        if held:
-            await self._append(session, held, final=True)
-        elif not self._no_more.is_set():  # a file without audio was refused before
+            size = len(piece)
+            await self._append(session, piece, final=size < CHUNK_BYTES)  # only the rest is shorter
+        if size >= CHUNK_BYTES:
+            await session.finalize()
+        elif not size and not self._no_more.is_set():  # a file without audio was refused before
             self._is_mute = True
             self._note("no audio came on standard input: see what writes to it")
 

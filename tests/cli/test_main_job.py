@@ -6,6 +6,7 @@ Real processes, one system for the module: an embedded server in a folder of its
 from __future__ import annotations
 
 import json
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -116,6 +117,18 @@ def test_raw_pcm_comes_from_stdin(system: System) -> None:
     done = run(system.data, "stream", "-", "-t", "es", "--json", stdin=bytes(32_001))
     outcomes = [one for one in json_lines_of(done) if one["type"] == "outcome"]
     assert [one["source_text"] for one in outcomes] == [f"{32_000 + 280 * 32} bytes"]
+
+
+def test_a_pause_on_stdin_ends_an_utterance_with_all_that_was_said_before(system: System) -> None:
+    """Nothing is held back until more comes: a pipe may be silent for long."""
+    read, write = os.pipe()
+    with program(system.data, "stream", "-", "-t", "es", "--json", stdin=read) as stream:
+        os.write(write, bytes(32_000))
+        assert stream.first_json()["type"] == "session"
+        assert stream.first_json()["source_text"] == f"{32_000 + 220 * 32} bytes"
+        os.close(write)
+        assert stream.ended() == 0
+    os.close(read)
 
 
 def test_partials_come_when_asked_for(system: System) -> None:
