@@ -52,13 +52,20 @@ class Source:
 
 
 async def read_sources(files: Sequence[str]) -> list[Source]:
-    """Every file, read before any session is opened. Raises InvalidMessage for one that is bad."""
-    return [
-        Source("stdin", None)
-        if file == "-"
-        else Source(Path(file).stem, await to_thread.run_sync(read_wav, file))
-        for file in files
-    ]
+    """Every file, read before any session is opened. Raises InvalidMessage for one that is bad.
+
+    Its label is its name, or all of its path where another has the same name.
+    """
+    names = Counter(Path(file).stem for file in files)
+    sources = []
+    for file in files:
+        name = Path(file).stem
+        if file == "-":
+            sources.append(Source("stdin", None))
+        else:
+            pcm = await to_thread.run_sync(read_wav, file)
+            sources.append(Source(name if names[name] == 1 else file, pcm))
+    return sources
 
 
 class Streams:

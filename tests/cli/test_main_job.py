@@ -119,6 +119,16 @@ def test_raw_pcm_comes_from_stdin(system: System) -> None:
     assert [one["source_text"] for one in outcomes] == [f"{32_000 + 280 * 32} bytes"]
 
 
+def test_files_of_one_name_are_told_apart_by_their_folders(system: System, tmp_path: Path) -> None:
+    files = [str(tmp_path / folder / "talk.wav") for folder in ("ann", "ben")]
+    for file in files:
+        Path(file).parent.mkdir()
+        write_wav(Path(file), 100)
+    done = run(system.data, "stream", *files, "-t", "es", "--json")
+    outcomes = [one for one in json_lines_of(done) if one["type"] == "outcome"]
+    assert sorted(one["source"] for one in outcomes) == files
+
+
 def test_a_pause_on_stdin_ends_an_utterance_with_all_that_was_said_before(system: System) -> None:
     """Nothing is held back until more comes: a pipe may be silent for long."""
     read, write = os.pipe()
