@@ -1,7 +1,8 @@
 """Many small calls as few large ones.
 
-Owns: gathering what is submitted in one turn of the event loop into one call, with at most one
-call in flight: what comes meanwhile forms the next. A submission that is alone goes at once.
+Owns: gathering what is submitted in one turn of the event loop into one call. A submission that is
+alone goes at once; what comes while a call is in flight forms the next. Where a second call may be
+in flight, it goes once it is full: the server is never idle for a reply to be read.
 Never does: retries, ordering beyond first come, first served.
 Read next: channel.py (appends), serving.py (results, partials).
 """
@@ -22,10 +23,19 @@ Item = TypeVar("Item")
 Reply = TypeVar("Reply")
 
 
+class _Lane:
+    """Has one call in flight at a time; takes the next when so many items wait."""
+
+    def __init__(self, enough: int) -> None:
+        self.enough = enough
+        self.called = anyio.Event()
+
+
 class Coalescer(Generic[Item, Reply]):
     """`call` takes a batch and returns one reply per item; `run` must run somewhere.
 
     A batch holds whole submissions: as many as fit `items_max` and `bytes_max`, at least one.
+    `in_flight` calls may overlap: with more than one, batches may arrive in another order.
     """
 
     def __init__(
@@ -35,13 +45,15 @@ class Coalescer(Generic[Item, Reply]):
         items_max: int,
         bytes_max: int,
         size_of: Callable[[Item], int],
+        in_flight: int = 1,
     ) -> None:
         self._call = call
         self._items_max = items_max
         self._bytes_max = bytes_max
         self._size_of = size_of
         self._waiting: deque[tuple[Sequence[Item], asyncio.Future[Sequence[Reply]]]] = deque()
-        self._came = anyio.Event()
+        self._count = 0
+        self._lanes = [_Lane(0), *(_Lane(items_max) for _ in range(1, in_flight))]
         self._is_over = False
         self.calls = 0
 
@@ -55,22 +67,30 @@ class Coalescer(Generic[Item, Reply]):
             raise ServerUnavailable("the connection was closed")
         future: asyncio.Future[Sequence[Reply]] = asyncio.get_running_loop().create_future()
         self._waiting.append((items, future))
-        self._came.set()
+        self._count += len(items)
+        for lane in self._lanes:
+            if self._count >= lane.enough:
+                lane.called.set()
         return await asyncio.shield(future)
 
     async def run(self) -> None:
         """Send batches until cancelled; then refuse what is left."""
         try:
-            while True:
-                await self._came.wait()
-                self._came = anyio.Event()
-                while self._waiting:
-                    await self._send(*self._take())
+            async with anyio.create_task_group() as tasks:
+                for lane in self._lanes:
+                    tasks.start_soon(self._serve, lane)
         finally:
             self._is_over = True
             for _, future in self._waiting:
                 _fail(future, ServerUnavailable("the connection was closed"))
             self._waiting.clear()
+
+    async def _serve(self, lane: _Lane) -> None:
+        while True:
+            await lane.called.wait()
+            lane.called = anyio.Event()
+            while self._waiting and self._count >= lane.enough:
+                await self._send(*self._take())
 
     def _take(self) -> tuple[list[Item], list[tuple[int, asyncio.Future[Sequence[Reply]]]]]:
         batch: list[Item] = []
@@ -83,6 +103,7 @@ class Coalescer(Generic[Item, Reply]):
             if batch and full:
                 break
             self._waiting.popleft()
+            self._count -= len(items)
             batch.extend(items)
             owners.append((len(items), future))
             size += added

@@ -81,6 +81,7 @@ class Serving:
         self._results: Coalescer[NodeResult, Refused | None] = Coalescer(
             self._tell_results,
             items_max=RESULTS_MAX,
+            in_flight=2,
             bytes_max=RESULTS_BYTES_MAX,
             size_of=lambda result: len(result.body) + len(result.audio),
         )

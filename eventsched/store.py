@@ -299,7 +299,7 @@ class Store:
     # --- roles ------------------------------------------------------------------------------
 
     async def dispatch_work(self) -> DispatchReply:
-        """Up to 8 entries of `work` are dispatched or queued."""
+        """Up to 12 entries of `work` are dispatched or queued."""
         last_id, left, jobs = await self._run("dispatch_work")
         return DispatchReply(last_id.decode(), left, jobs)
 

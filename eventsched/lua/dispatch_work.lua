@@ -8,10 +8,10 @@
 -- Reply: [last_id, left, jobs]   left: entries not read yet; last_id: of the last entry read
 -- Refusals: none
 -- Events: JobDispatched, JobQueued
--- Bound: 8 entries of at most 32 targets; 64 demands and 8 fills each
+-- Bound: 12 entries of at most 32 targets; 64 demands and 8 fills each
 local log_key = KEYS[1]
 local now_arg = ARGV[1]
-local group, consumer, entries_max = 'dispatch', 'dispatcher', 8
+local group, consumer, entries_max = 'dispatch', 'dispatcher', '12'
 -- include: deliver
 -- include: assign
 -- include: work
@@ -22,10 +22,10 @@ local function read(from)
   return reply and reply[1][2] or {}
 end
 
+-- `k` and `d` of an entry. One that was trimmed while it was pending comes without fields.
 local function fields_of(entry)
-  local fields = {}
-  for i = 1, #(entry[2] or {}), 2 do fields[entry[2][i]] = entry[2][i + 1] end
-  return fields
+  local flat = entry[2] or {}
+  return flat[2], flat[4]
 end
 
 -- The jobs that this utterance still owes and nobody has created yet (rules 10, 25), and how many
@@ -46,13 +46,13 @@ local function jobs_of(wanted)
   return list, obsolete
 end
 
-local function take(id, fields)
-  if fields.k == 'fill' then
-    local node = nodes.get(fields.d)
+local function take(id, kind, d)
+  if kind == 'fill' then
+    local node = nodes.get(d)
     if node then assign.fill(node, 'work/' .. id) end
     return 0
   end
-  local wanted = work.read(fields.d)
+  local wanted = work.read(d)
   local list, obsolete = jobs_of(wanted)
   if obsolete > 0 then write('HINCRBY', keys.cell, 'obsolete', obsolete) end
   for _, job in ipairs(list) do assign.place(job, 'log/' .. wanted.log) end
@@ -60,9 +60,9 @@ local function take(id, fields)
 end
 
 -- What cannot be processed is parked with its reason; `partial` when it had begun to write.
-local function park(id, fields, reason)
+local function park(id, kind, d, reason)
   redis.call('XADD', keys.dead, clock.entry_id(), 'from', 'work', 'id', id,
-    'k', fields.k or '', 'd', fields.d or '', 'reason', text.reason(reason),
+    'k', kind or '', 'd', d or '', 'reason', text.reason(reason),
     'partial', wrote and '1' or '0')
 end
 
@@ -71,13 +71,13 @@ local entries = read('0')
 if #entries == 0 then entries = read('>') end
 local given, last_id, ids = 0, '0-0', {}
 for i, entry in ipairs(entries) do
-  local id, fields = entry[1], fields_of(entry)
+  local id, kind, d = entry[1], fields_of(entry)
   wrote = false
-  local ok, result = pcall(take, id, fields)
-  if ok then given = given + result else park(id, fields, result) end
+  local ok, result = pcall(take, id, kind, d)
+  if ok then given = given + result else park(id, kind, d, result) end
   ids[i], last_id = id, id
 end
-assign.flush()
+queue.flush()
 local left = 0
 if #ids > 0 then
   redis.call('XACK', keys.work, group, unpack(ids))

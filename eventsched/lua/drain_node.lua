@@ -30,5 +30,5 @@ timers.set(clock.now() + within, 'drain', name)
 if within == 0 then attempts.recover(name, epoch, 'drained') end
 nodes.finish_drain(node)
 sessions.settle()
-assign.flush()
+queue.flush()
 return nodes.live(node)

@@ -36,5 +36,4 @@ local now = clock.now()
 local set = timers.due('lease', job_key) or 0
 local deadline_ms = math.max(set, math.min(now + more, job.dispatched_ms + held_ms_max))
 timers.set(deadline_ms, 'lease', job_key)
-later.flush()
 return deadline_ms

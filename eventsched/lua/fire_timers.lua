@@ -224,7 +224,6 @@ local due = redis.call('ZRANGEBYSCORE', keys.timers, '-inf', string.format('%d',
   fired_max)
 for _, member in ipairs(due) do
   -- One before it may have dropped this timer, or set it anew for something that is not due.
-  later.flush_set(keys.timers)
   local due_ms = tonumber(redis.call('ZSCORE', keys.timers, member))
   if due_ms and due_ms <= now then
     local kind, id = string.match(member, '^(%a+)|(.*)$')
@@ -236,6 +235,6 @@ for _, member in ipairs(due) do
 end
 sessions.settle()
 sessions.flush()
-assign.flush()
+queue.flush()
 local next_due = redis.call('ZRANGE', keys.timers, 0, 0, 'WITHSCORES')
 return { #due, next_due[2] and tonumber(next_due[2]) or -1, now }

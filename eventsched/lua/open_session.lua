@@ -83,5 +83,4 @@ if room_name then
   emit({ t = 'RoomJoined', s = full, tp = tp, d = { room = room, hears = filled(hears) } })
 end
 timers.set(now + settings.idle_ms, 'idle', full)
-later.flush()
 return { 1, 0, 0, '0-0' }

@@ -30,13 +30,13 @@ local function of(job, result, kind)
   local more = ''
   if result.code ~= '' then more = ',"code":' .. json.text(result.code) end
   if #result.audio > 0 then
-    more = string.format('%s,"audio_bytes":%d,"audio_sha256":"%s"', more, #result.audio,
-      result.audio_sha256)
+    more = more .. ',"audio_bytes":' .. #result.audio .. ',"audio_sha256":"' .. result.audio_sha256
+      .. '"'
   end
   return { t = kind, s = job.session, j = job.key, n = keys.full(node), tp = job.tp, b = result.body,
-    d = string.format('{"utterance":%d,"target":"%s","delivery_no":%d,"attempt":%d,"epoch":%d,'
-      .. '"status":"%s"%s}', job.utterance, job.target, job.delivery_no, job.attempt, epoch,
-      result.status, more) }
+    d = '{"utterance":' .. job.utterance .. ',"target":"' .. job.target .. '","delivery_no":'
+      .. job.delivery_no .. ',"attempt":' .. text.of(job.attempt) .. ',"epoch":' .. text.of(epoch)
+      .. ',"status":"' .. result.status .. '"' .. more .. '}' }
 end
 
 local function ending(job, result, log_id)
@@ -50,13 +50,13 @@ local function record(job, result)
   local id = emit(of(job, result, 'ResultRecorded'))
   timers.drop('lease', job.key)
   local freed = nodes.give_back(node, epoch, job.key)
-  deliver.finish(keys.name(job.session), job.target, job.delivery_no, ending(job, result, id))
+  deliver.finish(job.name, job.target, job.delivery_no, ending(job, result, id))
   if freed then assign.fill(freed, 'log/' .. id) end
 end
 
 -- An empty result that still waits behind a gap gives way to a complete one of the same token.
 local function replace(job, result)
-  local session = keys.name(job.session)
+  local session = job.name
   local held = deliver.held(session, job.target, job.delivery_no)
   if not held or held.kind ~= 'no_text' or result.status ~= 'ok' then return false end
   jobs.finish(job, 'ok', result.code)
@@ -147,5 +147,5 @@ end
 local held = nodes.get(node)
 if nodes.is_current(held, epoch) then nodes.trim_inbox(held) end
 sessions.settle()
-assign.flush()
+queue.flush()
 return replies

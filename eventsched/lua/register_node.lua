@@ -72,5 +72,5 @@ timers.set(now + settings.node_lost_ms, 'node', name)
 if superseded then attempts.recover(name, old.epoch, 'superseded') end
 assign.fill(node, '')
 sessions.settle()
-assign.flush()
+queue.flush()
 return { node.epoch, inbox_from, settings.heartbeat_ms }

@@ -63,6 +63,5 @@ else
   work.targets = owed
   if retried > 0 then put_back(dead.k, passed_over > 0 and cjson.encode(work) or dead.d) end
 end
-later.flush()
 write('XDEL', keys.dead, dead_id)
 return { retried > 0 and 'retried' or 'passed_over', retried, passed_over }

@@ -33,10 +33,10 @@ local function take(job_key, attempt, body)
     fencing.record(job, node, epoch, attempt, 'partial', why)
     return why
   end
-  local outcome = deliver.open(keys.name(job.session), job.target, job.delivery_no)
+  local outcome = deliver.open(job.name, job.target, job.delivery_no)
   local d = { session = job.session, utterance = tonumber(job.utterance), target = job.target,
     attempt = attempt }
-  deliver.tell_partial(keys.name(job.session), job.target, outcome, d, body)
+  deliver.tell_partial(job.name, job.target, outcome, d, body)
   return nil
 end
 

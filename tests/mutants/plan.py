@@ -78,7 +78,6 @@ _FIRST: dict[str, list[str]] = {
     "jobs": _scripts("dispatch", "attempts", "waiting"),
     "json": _scripts("results", "delivery", "choosing_a_node", "rooms"),
     "keys": _scripts("rooms", "playback", "nodes"),
-    "later": _scripts("attempts", "waiting", "nodes"),
     "nodes": _scripts("nodes", "marks", "choosing_a_node", "attempts"),
     "queue": _scripts("waiting", "choosing_a_node", "dispatch"),
     "sessions": [*_SESSION, *_scripts("delivery")],

@@ -117,6 +117,21 @@ async def test_rule_16_an_id_that_begins_another_goes_first(store: TimedStore) -
     assert await ran_on(store) == ["a"]
 
 
+@pytest.mark.parametrize("place", range(9))
+async def test_rule_16_ids_are_told_apart_wherever_they_differ(
+    store: TimedStore, place: int
+) -> None:
+    """The one that comes first is said last, and ends with what would come last."""
+    for letter, services in (("b", ["tts"]), ("Z", []), ("_", ["vad"])):
+        end = "9" if letter == "Z" else "0"
+        await store.join(f"{'n' * place}{letter}{end * (9 - place)}", services=services, slots=1)
+    for i in range(3):
+        await speak(store, f"s{i}")
+    await store.dispatch()
+    assert [name[place] for name in await ran_on(store)] == ["Z", "_", "b"]
+    await check(store)
+
+
 async def test_rule_16_auto_is_a_language_like_any_other(store: TimedStore) -> None:
     await store.join("n1", asr=["en"])
     await speak(store, "s1", source="auto")

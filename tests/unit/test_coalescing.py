@@ -1,4 +1,4 @@
-"""Concurrent calls of one turn of the event loop share one call; at most one is in flight."""
+"""Concurrent calls of one turn of the event loop share one call; few are in flight at once."""
 
 from collections.abc import Sequence
 
@@ -12,16 +12,17 @@ from eventsched.errors import ServerUnavailable
 class Calls:
     """What was called, and a gate that holds calls open."""
 
-    def __init__(self) -> None:
+    def __init__(self, in_flight: int = 1) -> None:
         self.batches: list[list[int]] = []
         self.in_flight = 0
+        self.in_flight_max = in_flight
         self.gate = anyio.Event()
         self.gate.set()
 
     async def __call__(self, items: Sequence[int]) -> list[int]:
         self.batches.append(list(items))
         self.in_flight += 1
-        assert self.in_flight == 1
+        assert self.in_flight <= self.in_flight_max
         await self.gate.wait()
         await anyio.lowlevel.checkpoint()
         self.in_flight -= 1
@@ -31,7 +32,13 @@ class Calls:
 
 
 def coalescer(calls: Calls, *, items_max: int = 100) -> Coalescer[int, int]:
-    return Coalescer(calls, items_max=items_max, bytes_max=1_000, size_of=lambda item: item)
+    return Coalescer(
+        calls,
+        items_max=items_max,
+        bytes_max=1_000,
+        size_of=lambda item: item,
+        in_flight=calls.in_flight_max,
+    )
 
 
 async def submit_all(batching: Coalescer[int, int], groups: list[list[int]]) -> list[list[int]]:
@@ -88,6 +95,24 @@ async def test_what_comes_while_a_call_is_in_flight_forms_the_next() -> None:
         await anyio.wait_all_tasks_blocked()
         tasks.cancel_scope.cancel()
     assert calls.batches == [[0], [1, 2, 3, 4]]
+
+
+async def test_a_second_call_goes_when_it_is_full_and_not_before() -> None:
+    calls = Calls(in_flight=2)
+    calls.gate = anyio.Event()
+    batching = coalescer(calls, items_max=3)
+    sent = []
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(batching.run)
+        for item in range(10):
+            tasks.start_soon(batching.submit, [item])
+            await anyio.wait_all_tasks_blocked()
+            sent.append(len(calls.batches))
+        assert sent == [1, 1, 1, 2, 2, 2, 2, 2, 2, 2]  # no third, however much there is
+        calls.gate.set()
+        await anyio.wait_all_tasks_blocked()
+        tasks.cancel_scope.cancel()
+    assert calls.batches == [[0], [1, 2, 3], [4, 5, 6], [7, 8, 9]]
 
 
 async def test_an_error_reaches_everybody_in_the_batch_and_nobody_else() -> None:

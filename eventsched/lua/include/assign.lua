@@ -15,12 +15,13 @@ local assign = { filled_max = 8, policy = '1' }
 call.starts_with(function() assign.live = nil end)
 
 -- The group's context for this job: copied unread, never waited for (rule 29).
-local function context_of(job, session)
+local function context_of(job)
   if assign.live == nil then
-    assign.live = redis.call('GET', keys.of('live', 'group')) or false
+    local live = redis.call('GET', keys.of('live', 'group'))
+    assign.live = live and 'group:' .. live
   end
   if not assign.live then return '', '' end
-  local view = redis.call('HMGET', keys.of('view', 'group:' .. assign.live, session),
+  local view = redis.call('HMGET', keys.of('view', assign.live, job.name),
     'context:' .. job.target, 'at')
   if not view[1] then return '', '' end
   return view[1], view[2] or ''
@@ -82,7 +83,7 @@ end
 local function choose(job)
   local serving, declared = classes.serving(job.source, job.target, job.services)
   local choice = { classes = evidence(serving), last = job.avoid and keys.full(job.avoid) }
-  local aff = redis.call('HMGET', keys.of('session', keys.name(job.session)), 'node', 'node_turn')
+  local aff = redis.call('HMGET', keys.of('session', job.name), 'node', 'node_turn')
   if filled(aff[1]) then
     local why = affinity_why(aff[1], job, serving)
     choice.affinity = ',"affinity":{"node":"' .. keys.full(aff[1]) .. '"' .. json.word('why', why) .. '}'
@@ -110,18 +111,17 @@ end
 
 -- Take the slot, write the job, append the event, put the assignment into the node's inbox.
 local function give(job, choice, cause)
-  local node, session = nodes.get(choice.node), keys.name(job.session)
-  local context, context_at = context_of(job, session)
-  local deadline_ms, attempt = clock.now() + lease_ms(job.ms), string.format('%d', job.attempt)
+  local node = nodes.get(choice.node)
+  local context, context_at = context_of(job)
+  local deadline, attempt = text.of(clock.now() + lease_ms(job.ms)), text.of(job.attempt)
   local token = '"attempt":' .. attempt .. ',"epoch":' .. node.epoch_told .. ',"deadline_ms":'
-    .. string.format('%d', deadline_ms)
+    .. deadline
   local d = told(job, choice, token, context_at)
   job.node, job.epoch, job.status = node.name, node.epoch, 'running'
   nodes.take(node, job.key)
-  write('HSET', keys.of('job', job.key), 'status', 'running', 'attempt', attempt, 'node', node.name,
-    'epoch', node.epoch_told, 'dispatched', clock.text(), 'core', job.core)
-  write('HSET', keys.of('session', session), 'node', node.name, 'node_turn', job.turn)
-  timers.set(deadline_ms, 'lease', job.key)
+  jobs.run(job, attempt, node.epoch_told)
+  write('HSET', keys.of('session', job.name), 'node', node.name, 'node_turn', job.turn)
+  timers.set(deadline, 'lease', job.key)
   local id = emit({ t = 'JobDispatched', s = job.session, j = job.key, n = keys.full(node.name),
     c = cause, tp = job.tp, d = d })
   write('XADD', keys.of('inbox', node.name), clock.entry_id(), 't', 'assign',
@@ -131,8 +131,8 @@ end
 
 local function rank(name, head)
   if not head then return '' end
-  return string.format(',"%s":{"priority":%d,"tag":%d,"member":"%s"}', name, head.priority, head.tag,
-    head.member)
+  return ',"' .. name .. '":{"priority":' .. text.of(head.priority) .. ',"tag":' .. head.tag_told
+    .. ',"member":"' .. head.member .. '"}'
 end
 
 local function best_two(heads)
@@ -164,7 +164,7 @@ function assign.fill(node, cause)
     local class = classes.get(node.class)
     local choice = {
       node = node.name, rule = 'fill', classes = evidence({ class }),
-      compared = ',"compared":' .. compared .. rank('winner', best) .. rank('runner_up', second),
+      compared = ',"compared":' .. text.of(compared) .. rank('winner', best) .. rank('runner_up', second),
     }
     give(job, choice, cause)
     heads[best.demand] = queue.head(best.demand)
@@ -177,12 +177,6 @@ function assign.fill(node, cause)
     write('XADD', keys.work, clock.entry_id(), 'k', 'fill', 'd', node.name)
   end
   return given
-end
-
--- What a call has put off is written. Who includes this ends with it.
-function assign.flush()
-  queue.flush()
-  later.flush()
 end
 
 -- A job that needs a slot: while jobs of its demand wait it joins them, then a free node fills.

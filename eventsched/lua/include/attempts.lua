@@ -2,7 +2,6 @@
 -- include: keys
 -- include: write
 -- include: clock
--- include: later
 -- include: timers
 -- include: nodes
 -- include: queue
@@ -31,7 +30,7 @@ function attempts.fail(job, code, cause)
   emit({ t = 'JobFailed', s = job.session, j = job.key, c = cause, tp = job.tp, d = {
     utterance = tonumber(job.utterance), target = job.target,
     delivery_no = tonumber(job.delivery_no), attempt = job.attempt, code = code } })
-  deliver.finish(keys.name(job.session), job.target, job.delivery_no,
+  deliver.finish(job.name, job.target, job.delivery_no,
     { kind = 'failed', code = code, job = job.key, cause = cause, tp = job.tp })
 end
 
@@ -56,11 +55,9 @@ end
 -- already due fires again.
 function attempts.recover(name, epoch, reason)
   local leases = keys.of('leases', name, string.format('%d', epoch))
-  later.flush_set(leases)
   for _, job_key in ipairs(redis.call('ZRANGE', leases, 0, attempts.recovered_max - 1)) do
     attempts.redispatch(jobs.load(job_key), reason, nil, '')
   end
-  later.flush_set(leases)
   if redis.call('EXISTS', leases) == 1 then
     timers.set(clock.now(), 'lost', string.format('%s|%d|%s', keys.full(name), epoch, reason))
   end

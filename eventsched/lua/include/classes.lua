@@ -3,14 +3,13 @@
 -- include: call
 -- include: keys
 -- include: write
--- include: later
 -- include: text
 -- include: json
 local classes = {}
 call.starts_with(function()
   classes.known, classes.pairs, classes.served, classes.awaited = {}, {}, {}, {}
 end)
-local looked_max = 64
+local looked_last = '63'
 
 function classes.id_of(asr, targets, services, marked)
   return string.sub(redis.sha1hex(table.concat({ asr, targets, services, marked }, '|')), 1, 12)
@@ -34,8 +33,7 @@ end
 function classes.heads(class)
   if not class.heads then
     local free = keys.of('free', class.id)
-    later.flush_set(free)
-    class.heads = redis.call('ZRANGE', free, 0, 1, 'WITHSCORES')
+    class.heads = redis.call('ZRANGE', free, '0', '1', 'WITHSCORES')
     class.free = class.free or redis.call('ZCARD', free)
   end
   return class.heads
@@ -45,9 +43,10 @@ end
 function classes.told(class)
   if not class.seen then
     local heads = classes.heads(class)
-    local head = heads[1] and string.format(',"head":"%s","load":%d', keys.full(heads[1]), heads[2])
-    class.seen = string.format('{"id":"%s"%s,"free":%d,"full":%d,"draining":%d}', class.id,
-      head or '', class.free, class.total - class.free - class.draining, class.draining)
+    local head = heads[1] and ',"head":"' .. keys.full(heads[1]) .. '","load":' .. heads[2] or ''
+    class.seen = '{"id":"' .. class.id .. '"' .. head .. ',"free":' .. text.of(class.free) .. ',"full":'
+      .. text.of(class.total - class.free - class.draining) .. ',"draining":' .. text.of(class.draining)
+      .. '}'
   end
   return class.seen
 end
@@ -55,9 +54,9 @@ end
 -- A node's place among those with a free slot: by its load, or none.
 function classes.seat(id, node, load)
   if load then
-    later.add(keys.of('free', id), string.format('%d', load), node)
+    write('ZADD', keys.of('free', id), text.of(load), node)
   else
-    later.drop(keys.of('free', id), node)
+    write('ZREM', keys.of('free', id), node)
   end
 end
 
@@ -148,7 +147,7 @@ end
 function classes.demands(id)
   local known = classes.awaited[id]
   if not known then
-    known = redis.call('ZRANGE', keys.of('demands', id), 0, looked_max - 1)
+    known = redis.call('ZRANGE', keys.of('demands', id), '0', looked_last)
     classes.awaited[id] = known
   end
   return known

@@ -11,7 +11,7 @@
 -- include: json
 local deliver = { in_step_max = 64 }
 call.starts_with(function() deliver.touched = {} end)
-local out_entries_max, out_bytes_max = 1000, 16 * 1024 * 1024
+local out_entries_max, out_bytes_max = '1000', 16 * 1024 * 1024
 
 -- An open outcome, or nil: { utterance, first, to (joined full ids; empty is the speaker) }.
 function deliver.open(session, target, number)
@@ -28,7 +28,7 @@ end
 
 function deliver.owe(session, target, number, utterance, first, to)
   write('HSET', keys.of('outcomes', session), target .. '/' .. number,
-    string.format('%d|%s|%s', utterance, first, to))
+    text.of(utterance) .. '|' .. first .. '|' .. to)
 end
 
 -- A session as a listener, and the next number that it is due of a target.
@@ -43,9 +43,10 @@ end
 -- One entry in a listener's stream: numbered without holes, bounded by entries and by bytes.
 local function tell(listener, kind, d, body, audio)
   local stream, low = keys.of('out', listener.name), listener.low
-  local number, total = listener.number + 1, listener.total + #body + #audio
+  local total = listener.total + #body + #audio
+  local number_told, total_told = text.of(listener.number + 1), text.of(total)
   write('XADD', stream, 'MAXLEN', out_entries_max, clock.entry_id(), 't', kind,
-    'i', string.format('%d:%d', number, total), 'd', d, 'b', body, 'a', audio)
+    'i', number_told .. ':' .. total_told, 'd', d, 'b', body, 'a', audio)
   -- `low` is where the oldest entry begins, or earlier: what was confirmed or fell off by number
   -- went without a word, so it is read again before anything goes for its bytes.
   while total - low > out_bytes_max do
@@ -57,8 +58,8 @@ local function tell(listener, kind, d, body, audio)
     write('XTRIM', stream, 'MINID', two[2][1])
     low = ends
   end
-  write('HSET', keys.of('session', listener.name), 'out_no', string.format('%d', number),
-    'out_bytes', string.format('%d', total), 'out_low', string.format('%d', low))
+  write('HSET', keys.of('session', listener.name), 'out_no', number_told, 'out_bytes', total_told,
+    'out_low', text.of(low))
 end
 
 -- A session is told about itself: its state.
@@ -111,8 +112,9 @@ end
 -- cause, tp, reason }. Advances the order and closes the outcome. `speaker` as `listener_of` it.
 local function send(session, target, number, outcome, ending, speaker)
   local told, to, skipped = audience(speaker, outcome)
+  local number_told = text.of(number)
   local which = '"utterance":' .. outcome.utterance .. ',"target":"' .. target .. '","delivery_no":'
-    .. number
+    .. number_told
   local how = json.word('outcome', ending.kind)
   if filled(ending.code) then how = how .. ',"code":' .. json.text(ending.code) end
   local heard = json.words('to', to) .. json.words('skipped', skipped)
@@ -122,8 +124,8 @@ local function send(session, target, number, outcome, ending, speaker)
   else
     event.t, event.b, event.d = 'ResultDelivered', ending.body, '{' .. which .. how .. heard .. '}'
   end
-  write('HSET', keys.of('session', session), 'd:' .. target, string.format('%d', number + 1))
-  write('HDEL', keys.of('outcomes', session), target .. '/' .. number)
+  write('HSET', keys.of('session', session), 'd:' .. target, text.of(number + 1))
+  write('HDEL', keys.of('outcomes', session), target .. '/' .. number_told)
   local out = '{"session":"' .. event.s .. '",' .. which .. how .. ',"log":"' .. emit(event) .. '"}'
   for _, listener in ipairs(told) do
     tell(listener, 'result', out, ending.body or '', ending.audio or '')
@@ -193,9 +195,9 @@ end
 
 -- The outcome has its end: deliver it if it is next, else keep it behind the gap.
 function deliver.finish(session, target, number, ending)
-  number = tonumber(number)
   local outcome = deliver.open(session, target, number)
   if not outcome then return end
+  number = tonumber(number)
   local speaker = listener_of(session, target)
   if speaker.next_no ~= number then
     deliver.hold(session, target, number, ending)

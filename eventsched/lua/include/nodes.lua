@@ -3,7 +3,6 @@
 -- include: call
 -- include: keys
 -- include: write
--- include: later
 -- include: timers
 -- include: text
 -- include: classes
@@ -50,7 +49,6 @@ end
 function nodes.live(node)
   local live = node.leased
   if not live then
-    later.flush_set(nodes.leases(node))
     live = redis.call('ZCARD', nodes.leases(node))
     node.leased = live
   end
@@ -83,7 +81,7 @@ end
 
 function nodes.take(node, job_key)
   count(node, 1)
-  later.add(nodes.leases(node), clock.text(), job_key)
+  write('ZADD', nodes.leases(node), clock.text(), job_key)
 end
 
 -- True when this registration is still the one that serves.
@@ -95,11 +93,11 @@ end
 function nodes.give_back(name, epoch, job_key)
   local node = nodes.get(name)
   if not nodes.is_current(node, epoch) then
-    later.drop(keys.of('leases', name, string.format('%d', epoch)), job_key)
+    write('ZREM', keys.of('leases', name, string.format('%d', epoch)), job_key)
     return nil
   end
   count(node, -1)
-  later.drop(nodes.leases(node), job_key)
+  write('ZREM', nodes.leases(node), job_key)
   if node.status == 'draining' then
     nodes.finish_drain(node)
     return nil
@@ -110,8 +108,7 @@ end
 -- The inbox keeps what a live attempt may still need: entries from the oldest live one on.
 function nodes.trim_inbox(node)
   local leases = nodes.leases(node)
-  later.flush_set(leases)
-  local oldest = redis.call('ZRANGE', leases, 0, 0, 'WITHSCORES')
+  local oldest = redis.call('ZRANGE', leases, '0', '0', 'WITHSCORES')
   write('XTRIM', keys.of('inbox', node.name), 'MINID', oldest[2] or clock.text())
 end
 

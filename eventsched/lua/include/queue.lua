@@ -4,7 +4,6 @@
 -- include: call
 -- include: keys
 -- include: write
--- include: later
 -- include: clock
 -- include: timers
 -- include: settings
@@ -15,7 +14,7 @@ call.starts_with(function()
   queue.waits, queue.lines, queue.finish, queue.backlog = {}, {}, {}, {}
   queue.virtual, queue.entry, queue.counted = nil, nil, nil
 end)
-local fronts_max = 16
+local fronts_max, fronts_last = 16, '15'
 
 function queue.demand(job)
   return job.source .. ':' .. job.target .. ':' .. job.services
@@ -35,8 +34,7 @@ local function line_of(priority, demand)
   local key = keys.of('waiting', priority, demand)
   local line = queue.lines[key]
   if not line or line.at > #line and #line == 2 * fronts_max then
-    later.flush_set(key)
-    line = redis.call('ZRANGE', key, 0, fronts_max - 1, 'WITHSCORES')
+    line = redis.call('ZRANGE', key, '0', fronts_last, 'WITHSCORES')
     line.at, queue.lines[key] = 1, line
   end
   return line
@@ -44,13 +42,13 @@ end
 
 local function enter_line(priority, demand, tag, member)
   local key = keys.of('waiting', priority, demand)
-  later.add(key, tag, member)
+  write('ZADD', key, tag, member)
   queue.lines[key] = nil
 end
 
 local function leave_line(priority, demand, member)
   local key = keys.of('waiting', priority, demand)
-  later.drop(key, member)
+  write('ZREM', key, member)
   local line = queue.lines[key]
   if line and line[line.at] == member then
     line.at = line.at + 2
@@ -59,13 +57,14 @@ local function leave_line(priority, demand, member)
   end
 end
 
--- The next job of a demand, or nil: { priority, tag, member, demand }.
+-- The next job of a demand, or nil: { priority, tag, tag_told (as text), member, demand }.
 function queue.head(demand)
   for priority = 0, 2 do
     local line = line_of(priority, demand)
     local member = line[line.at]
     if member then
-      return { priority = priority, tag = tonumber(line[line.at + 1]), member = member,
+      local tag = line[line.at + 1]
+      return { priority = priority, tag = tonumber(tag), tag_told = tag, member = member,
         demand = demand }
     end
   end
@@ -102,19 +101,22 @@ function queue.reason(declared)
   return declared and 'NO_AVAILABLE_NODE' or 'NO_POOL_FOR_LANG_PAIR'
 end
 
-function queue.say(job, reason, cause)
+-- `tag` and `deadline` are text.
+local function say(job, reason, cause, tag, deadline)
   emit({ t = 'JobQueued', s = job.session, j = job.key, c = cause, tp = job.tp,
-    d = string.format('{"utterance":%d,"target":"%s","delivery_no":%d,"source":"%s"%s,"attempt":%d,'
-      .. '"reason":"%s","priority":%d,"tag":%d,"member":"%s","deadline_ms":%d}',
-      job.utterance, job.target, job.delivery_no, job.source, json.words('services', job.services),
-      job.attempt, reason, job.priority, job.tag, job.member, job.deadline_ms) })
+    d = '{"utterance":' .. job.utterance .. ',"target":"' .. job.target .. '","delivery_no":'
+      .. job.delivery_no .. ',"source":"' .. job.source .. '"' .. json.words('services', job.services)
+      .. ',"attempt":' .. text.of(job.attempt) .. ',"reason":"' .. reason .. '","priority":'
+      .. text.of(job.priority) .. ',"tag":' .. tag .. ',"member":"' .. job.member
+      .. '","deadline_ms":' .. deadline .. '}' })
 end
 
 function queue.add(job, reason, cause)
   local now, demand = clock.now(), queue.demand(job)
   enter(job)
-  local tag = string.format('%d', job.tag)
+  local tag = text.of(job.tag)
   job.deadline_ms = now + settings.waiting_ms
+  local deadline = text.of(job.deadline_ms)
   enter_line(job.priority, demand, tag, job.member)
   queue.backlog[job.tenant] = (queue.backlog[job.tenant] or 0) + 1
   if not queue.has(demand) then
@@ -124,14 +126,14 @@ function queue.add(job, reason, cause)
       classes.look_last(class.id, demand)
     end
   end
-  write('HSET', keys.of('job', job.key), 'status', 'queued', 'attempt', job.attempt, 'core', job.core,
-    'priority', job.priority, 'tag', tag, 'member', job.member,
-    'deadline', string.format('%d', job.deadline_ms))
-  timers.set(job.deadline_ms, 'wait', job.key)
+  write('HSET', keys.of('job', job.key), 'status', 'queued', 'attempt', text.of(job.attempt),
+    'core', job.core, 'priority', text.of(job.priority), 'tag', tag, 'member', job.member,
+    'deadline', deadline)
+  timers.set(deadline, 'wait', job.key)
   if job.priority > 0 then
     timers.set(now + math.floor(settings.waiting_ms / 2), 'age', job.key)
   end
-  queue.say(job, reason, cause)
+  say(job, reason, cause, tag, deadline)
 end
 
 -- It has waited for long: it goes on waiting among the first (rule 18).
@@ -139,17 +141,17 @@ function queue.age(job)
   local demand = queue.demand(job)
   leave_line(job.priority, demand, job.member)
   job.priority = 0
-  enter_line(0, demand, string.format('%d', job.tag), job.member)
-  write('HSET', keys.of('job', job.key), 'priority', 0)
-  queue.say(job, 'aged', '')
+  local tag = text.of(job.tag)
+  enter_line(0, demand, tag, job.member)
+  write('HSET', keys.of('job', job.key), 'priority', '0')
+  say(job, 'aged', '', tag, text.of(job.deadline_ms))
 end
 
 function queue.remove(job)
   local demand = queue.demand(job)
   leave_line(job.priority, demand, job.member)
   queue.backlog[job.tenant] = (queue.backlog[job.tenant] or 0) - 1
-  timers.drop('wait', job.key)
-  timers.drop('age', job.key)
+  timers.drop_both('wait', 'age', job.key)
   if not queue.head(demand) then
     write('SREM', keys.demands, demand)
     queue.waits[demand] = false

@@ -68,22 +68,24 @@ function sessions.tokens_with(s, token, epoch)
   return table.concat(list, ',')
 end
 
--- Write back the open utterance and the counters of each session that a call has touched, and
--- what was put off.
+local function told(value)
+  if type(value) ~= 'number' then return value end
+  return value == clock.now() and clock.text() or text.of(value)
+end
+
+-- Write back the open utterance and the counters of each session that a call has touched.
 function sessions.flush()
   for name, s in pairs(sessions.known) do
     if s and s.dirty then
       local flat = {}
       for _, field in ipairs(soft) do
-        local value = s[field]
         flat[#flat + 1] = field
-        flat[#flat + 1] = type(value) == 'number' and string.format('%d', value) or value
+        flat[#flat + 1] = told(s[field])
       end
       write('HSET', keys.of('session', name), unpack(flat))
       s.dirty = false
     end
   end
-  later.flush()
 end
 
 local function empty_buffer(s)
@@ -121,9 +123,9 @@ local function owe_targets(s)
   local order, by_target = audience(s)
   local owed = {}
   for i, target in ipairs(order) do
-    local number = write('HINCRBY', keys.of('session', s.name), 'a:' .. target, 1) - 1
+    local number = text.of(write('HINCRBY', keys.of('session', s.name), 'a:' .. target, '1') - 1)
     local to = by_target[target] and table.concat(by_target[target], ',') or ''
-    owed[i] = string.format('{"target":"%s","delivery_no":%d%s}', target, number, json.words('to', to))
+    owed[i] = '{"target":"' .. target .. '","delivery_no":' .. number .. json.words('to', to) .. '}'
     deliver.owe(s.name, target, number, s.utterance, s.buf_first, to)
   end
   return owed[1] and '[' .. table.concat(owed, ',') .. ']'
@@ -135,23 +137,26 @@ local function put_to_work(s, counted, audio, owed, log_id)
   write('XADD', keys.work, clock.entry_id(), 'k', 'utterance', 'd', '{"session":"' .. s.full .. '",'
     .. counted .. ',"tenant":"' .. s.tenant .. '","source":"' .. s.source .. '","features_hash":"'
     .. s.features_hash .. '","log":"' .. log_id .. '","tp":' .. json.text(s.tp) .. ',"targets":' .. owed
-    .. ',"priority":' .. s.priority .. ',"audio":"' .. s.audio .. '","rate":' .. s.rate
+    .. ',"priority":' .. text.of(s.priority) .. ',"audio":"' .. s.audio .. '","rate":'
+    .. text.of(s.rate)
     .. json.words('services', s.services) .. json.word('key', s.key) .. ',' .. audio .. '}')
 end
 
 -- The open utterance is complete. Once per utterance: the index moves on (rules 2, 3).
 function sessions.finalize(s, reason)
   local utterance, owed = s.utterance, owe_targets(s)
-  local counted = string.format('"utterance":%d,"turn":%d,"ms":%d', utterance, s.turn, s.buf_ms)
-  local audio = string.format('"first":"%s","last":"%s","count":%d,"bytes":%d,"padding_ms":%d',
-    s.buf_first, s.buf_last, s.buf_count, s.buf_bytes, padding_ms[reason])
+  local counted = '"utterance":' .. text.of(utterance) .. ',"turn":' .. text.of(s.turn) .. ',"ms":'
+    .. text.of(s.buf_ms)
+  local audio = '"first":"' .. s.buf_first .. '","last":"' .. s.buf_last .. '","count":'
+    .. text.of(s.buf_count) .. ',"bytes":' .. text.of(s.buf_bytes) .. ',"padding_ms":'
+    .. text.of(padding_ms[reason])
   local id = emit({ t = 'UtteranceFinalized', s = s.full, tp = s.tp,
     c = 'audio:' .. s.full .. '/' .. s.buf_last, d = '{' .. counted .. ',"reason":"' .. reason .. '",'
-      .. audio .. ',"first_seq":' .. s.buf_seq .. (owed and ',"targets":' .. owed or '') .. '}' })
+      .. audio .. ',"first_seq":' .. text.of(s.buf_seq) .. (owed and ',"targets":' .. owed or '') .. '}' })
   if owed then put_to_work(s, counted, audio, owed, id) end
   s.utterance = utterance + 1
   if reason ~= 'max_duration' then s.turn = s.turn + 1 end
-  write('HSET', keys.of('session', s.name), 'utterance', s.utterance, 'turn', s.turn)
+  write('HSET', keys.of('session', s.name), 'utterance', text.of(s.utterance), 'turn', text.of(s.turn))
   empty_buffer(s)
   sessions.trim_audio(s)
 end
@@ -186,8 +191,8 @@ function sessions.append(s, seq, ms, final, payload)
     sessions.finalize(s, 'pause')
   end
   local id = entry(keys.of('audio', s.name), { t = 'AudioChunkAppended', s = s.full, tp = s.tp,
-    d = string.format('{"seq":%d,"ms":%d,"utterance":%d%s}', seq, ms, s.utterance,
-      final and ',"final":true' or ''), b = payload })
+    d = '{"seq":' .. text.of(seq) .. ',"ms":' .. text.of(ms) .. ',"utterance":' .. text.of(s.utterance)
+      .. (final and ',"final":true}' or '}'), b = payload })
   s.next_seq, s.seen, s.dirty = seq + 1, now, true
   if #payload > 0 or s.buf_bytes > 0 then
     if s.buf_count == 0 then

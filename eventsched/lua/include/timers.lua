@@ -1,15 +1,21 @@
 -- timers: one sorted set of due times per cell (soft). A timer whose cause is gone does nothing.
 -- include: keys
--- include: later
+-- include: write
+-- include: text
 local timers = {}
-function timers.set(due_ms, kind, id)
-  later.add(keys.timers, string.format('%d', due_ms), kind .. '|' .. id)
+-- `due` in ms, a number or already text.
+function timers.set(due, kind, id)
+  if type(due) == 'number' then due = text.of(due) end
+  write('ZADD', keys.timers, due, kind .. '|' .. id)
 end
 function timers.drop(kind, id)
-  later.drop(keys.timers, kind .. '|' .. id)
+  write('ZREM', keys.timers, kind .. '|' .. id)
+end
+-- Of two kinds with the same id.
+function timers.drop_both(kind, other, id)
+  write('ZREM', keys.timers, kind .. '|' .. id, other .. '|' .. id)
 end
 -- When it is due, or nil.
 function timers.due(kind, id)
-  later.flush_set(keys.timers)
   return tonumber(redis.call('ZSCORE', keys.timers, kind .. '|' .. id))
 end
