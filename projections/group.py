@@ -63,6 +63,9 @@ class Group(msgspec.Struct, frozen=True, omit_defaults=True):
     """Oldest first."""
 
 
+_NONE = Group()
+
+
 class SessionGroups(msgspec.Struct, frozen=True, omit_defaults=True):
     """All groups of one session."""
 
@@ -77,14 +80,15 @@ def joins(group: Group, at_ms: int) -> bool:
         return False
     if group.playing:
         return True
-    return at_ms - max(group.last_part_ms, group.played_ms) <= JOIN_MS
+    return at_ms - group.last_part_ms <= JOIN_MS or at_ms - group.played_ms <= JOIN_MS
 
 
 def characters(parts: Sequence[Part]) -> int:
     """How long they are together, be they sealed or not."""
-    return sum(
-        [len(one.source_text) + len(one.text or "") + one.sealed_characters for one in parts]
-    )
+    total = 0
+    for one in parts:
+        total += len(one.source_text) + len(one.text or "") + one.sealed_characters
+    return total
 
 
 def kept(parts: tuple[Part, ...]) -> tuple[Part, ...]:
@@ -116,8 +120,8 @@ def _opened(_: SessionGroups | None, event: Event, __: SessionOpened) -> Session
 def _delivered(view: SessionGroups, event: Event, data: ResultDelivered) -> SessionGroups:
     if data.outcome != "result" or view.closed:
         return view
-    group = view.targets.get(data.target, Group())
-    if not joins(group, event.ms):
+    group, at_ms = view.targets.get(data.target, _NONE), event.ms
+    if not joins(group, at_ms):
         group = Group(n=group.n + 1, active=True, playing=group.playing)
     said = decode_text(event.body)
     part = Part(
@@ -134,7 +138,7 @@ def _delivered(view: SessionGroups, event: Event, data: ResultDelivered) -> Sess
         replace(
             group,
             next_index=group.next_index + 1,
-            last_part_ms=event.ms,
+            last_part_ms=at_ms,
             parts=kept((*group.parts, part)),
         ),
     )
@@ -151,7 +155,7 @@ def _heard(event: Event, data: PlaybackStarted | PlaybackEnded) -> str:
 def _playback_started(view: SessionGroups, event: Event, data: PlaybackStarted) -> SessionGroups:
     if view.closed:
         return view
-    group = view.targets.get(data.target, Group())
+    group = view.targets.get(data.target, _NONE)
     mark = _heard(event, data)
     if mark in group.playing:
         return view

@@ -155,13 +155,12 @@ def _resumed(view: Session, event: Event, data: SessionResumed) -> Session:
 
 def _finalized(view: Session, event: Event, data: UtteranceFinalized) -> Session:
     """Rule 25: each target owes one outcome. Rule 2: a cut by length keeps the turn."""
-    allocated, owed = view.allocated, view.owed
-    if data.targets:
-        allocated, owed = allocated.copy(), owed.copy()
-        for one in data.targets:
-            allocated[one.target] = one.delivery_no + 1
-            key = owed_key(one.target, one.delivery_no)
-            owed[key] = Owed(data.utterance, data.first, tuple(one.to))
+    allocated, owed, targets = view.allocated.copy(), view.owed.copy(), []
+    for one in data.targets:
+        targets.append(one.target)
+        allocated[one.target] = one.delivery_no + 1
+        key = owed_key(one.target, one.delivery_no)
+        owed[key] = Owed(data.utterance, data.first, tuple(one.to))
     latest = Utterance(
         data.utterance,
         data.turn,
@@ -169,7 +168,7 @@ def _finalized(view: Session, event: Event, data: UtteranceFinalized) -> Session
         event.ms,
         data.ms,
         data.bytes,
-        tuple([one.target for one in data.targets]),
+        tuple(targets),
     )
     return replace(
         view,
@@ -210,7 +209,7 @@ def _job_ended(view: Session, event: Event, data: ResultRecorded | JobFailed) ->
 
 
 def _delivered(view: Session, event: Event, data: ResultDelivered | ResultMissing) -> Session:
-    end: End = "missing" if isinstance(data, ResultMissing) else data.outcome
+    end: End = data.outcome if isinstance(data, ResultDelivered) else "missing"
     owed = view.owed.copy()
     owed.pop(owed_key(data.target, data.delivery_no), None)
     return replace(
