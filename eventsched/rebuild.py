@@ -92,7 +92,7 @@ class Rebuild:
             return None
         try:
             await self._check_whole()
-            if await self._views.checkpoint(self.build_set) != START:
+            if await self._views.has_saved(self.build_set):
                 await self._drop_old(held)  # what a crashed one left
             lives, builds = await self._plan()
             await self._fold_and_switch(held, lives, builds)

@@ -142,6 +142,11 @@ class Views:
         """Last log id that the set has folded and saved."""
         return await self._text(self.keys.checkpoint(projection_set)) or START
 
+    async def has_saved(self, projection_set: str) -> bool:
+        """Whether the set has a checkpoint, be it the start: of a build there may be records."""
+        key = self.keys.checkpoint(projection_set)
+        return bool(await self.transport.command("EXISTS", key, key=key))
+
     async def live(self, projection: str) -> str | None:
         """The build that readers read."""
         return await self._text(self.keys.live(projection))

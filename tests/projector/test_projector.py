@@ -15,6 +15,7 @@ from eventsched.codec import UndecodableEvent
 from eventsched.errors import ServerUnavailable
 from eventsched.events import FIELDS, Event
 from eventsched.folding import in_order
+from eventsched.keys import name_of
 from eventsched.projection import Projection, ProjectionSet, load_sets
 from eventsched.projector import HOLD_MS, Projector, Stepped
 from eventsched.rebuild import Rebuild
@@ -515,6 +516,59 @@ async def test_what_a_crashed_rebuild_left_is_dropped_by_the_next(store: TimedSt
     assert await records(store, "session") == before
     assert await views.load("session", "1.1", ["s1"]) == [None]
     assert await views.checkpoint("rebuild-core") == START
+
+
+class Counted(msgspec.Struct, frozen=True):
+    utterances: int = 0
+
+
+class Counts:
+    """A record that its first event does not make anew: folded twice, it shows."""
+
+    name, version, view, handles = "counts", 1, Counted, frozenset({"UtteranceFinalized"})
+
+    def initial(self) -> Counted:
+        return Counted()
+
+    def route(self, event: Event) -> tuple[str, ...]:
+        return (name_of(event.session),)
+
+    def apply(self, view: Counted, _: Event) -> Counted:
+        return Counted(view.utterances + 1)
+
+
+COUNTS = ProjectionSet("counts", (Counts(),))
+SPEAKERS = ["s1", "s2", "s3", "s4"]
+
+
+async def counted(store: TimedStore) -> list[int]:
+    """The utterances of each speaker, as the live view has them."""
+    build = await views_of(store).live("counts")
+    found = await views_of(store).load("counts", build or "", SPEAKERS)
+    return [msgspec.msgpack.decode(one or b"", type=Counted).utterances for one in found]
+
+
+async def take_turns(store: TimedStore) -> None:
+    """They speak one after the other, three times each; the live view has it."""
+    sessions = [await store.open(name) for name in SPEAKERS]
+    for seq in range(3):
+        for session in sessions:
+            await store.say(session, seq, final=True)
+    await fold_all(projector(store, of=COUNTS))
+    assert await counted(store) == [3, 3, 3, 3]
+
+
+async def test_records_of_a_rebuild_that_crashed_before_its_first_checkpoint_do_not_count(
+    store: TimedStore,
+) -> None:
+    await take_turns(store)
+    views = views_of(store, Cutting(store, "save_views", after=True))
+    with pytest.raises(BaseExceptionGroup):
+        await Rebuild(views, COUNTS, ["counts"], holder="me").run()
+    assert None not in await views.load("counts", "1.2", SPEAKERS)
+    assert await views.checkpoint("rebuild-counts") == START
+    assert await Rebuild(views, COUNTS, ["counts"], holder="me").run() is not None
+    assert await counted(store) == [3, 3, 3, 3]
 
 
 async def test_two_rebuilds_of_a_set_do_not_run_at_once(store: TimedStore) -> None:
