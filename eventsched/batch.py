@@ -53,7 +53,7 @@ class Batches:
         failed, count = None, len(found)
         fold = self._folding.fold
         for at, one in enumerate(found):
-            unfolded = one if isinstance(one, Unfolded) else fold(one, whole=True)
+            unfolded = fold(one, whole=True) if isinstance(one, Event) else one
             if unfolded is None:
                 continue
             if unfolded.event is not None:  # what cannot be decoded never will be

@@ -3,7 +3,7 @@
 Owns: decoding, routing, applying, what of it changed; that an event which cannot be folded
 changes nothing of the projection that failed.
 Never does: I/O. What a record was before must have been put in by `know`, unless the fold began
-at the log's start and keeps everything (`complete`).
+at the log's start and nothing has left memory: in a new build for a while, in a complete fold ever.
 Read next: projector.py, rebuild.py, verify.py: the three that fold.
 """
 
@@ -44,10 +44,14 @@ Change: TypeAlias = "tuple[Folded, str, Any]"
 class Folded:
     """The records of one projection, as far as they are in memory, and what changed of them."""
 
-    def __init__(self, projection: Projection, build: str, *, complete: bool = False) -> None:
+    def __init__(
+        self, projection: Projection, build: str, *, is_new: bool = False, complete: bool = False
+    ) -> None:
         self.projection = projection
         self.build = build
         self.complete = complete
+        self.is_all_known = is_new or complete
+        """Whether what is not in memory has no record."""
         self.views: dict[str, Any] = {}
         """Entity -> record; none when it is known to have no record."""
         self.changed: dict[str, str] = {}
@@ -63,7 +67,7 @@ class Folded:
 
     def unknown(self, events: Iterable[Event]) -> list[str]:
         """Entities that the events touch and that are not in memory."""
-        if self.complete:
+        if self.is_all_known:
             return []
         missing: dict[str, None] = {}
         handles, views, route = self.projection.handles, self.views, self._route
@@ -84,7 +88,7 @@ class Folded:
         views, apply = self.views, self._apply
         staged = []
         for entity in self._route(event):
-            before = views.get(entity) if self.complete else views[entity]
+            before = views.get(entity) if self.is_all_known else views[entity]
             if before is None:
                 before = self.projection.initial()
             after = apply(before, event)
@@ -129,16 +133,23 @@ class Folded:
         if len(self.views) > CACHED_MAX and not self.complete:
             for entity in list(self.views)[: CACHED_MAX // 2]:
                 del self.views[entity]
+            self.is_all_known = False
 
 
 class Folding:
     """The projections of one set, folded event by event."""
 
     def __init__(
-        self, projections: Sequence[Projection], builds: Sequence[str], *, complete: bool = False
+        self,
+        projections: Sequence[Projection],
+        builds: Sequence[str],
+        *,
+        is_new: bool = False,
+        complete: bool = False,
     ) -> None:
+        """`is_new` where no build has a record yet; `complete` where none ever leaves memory."""
         self.parts = [
-            Folded(projection, build, complete=complete)
+            Folded(projection, build, is_new=is_new, complete=complete)
             for projection, build in zip(projections, builds, strict=True)
         ]
         self._by_type: dict[str, list[Folded]] = {}

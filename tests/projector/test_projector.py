@@ -558,8 +558,25 @@ async def take_turns(store: TimedStore) -> None:
     assert await counted(store) == [3, 3, 3, 3]
 
 
+def keep_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rebuild saves after each entry, and keeps two records in memory."""
+    monkeypatch.setattr("eventsched.rebuild.FOLDED_MAX", 1)
+    monkeypatch.setattr("eventsched.rebuild.CHANGED_MAX", 1)
+    monkeypatch.setattr("eventsched.folding.CACHED_MAX", 2)
+
+
+async def test_a_build_of_more_records_than_stay_in_memory_is_the_same(
+    store: TimedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await take_turns(store)
+    keep_little(monkeypatch)
+    assert await Rebuild(views_of(store), COUNTS, ["counts"]).run() is not None
+    assert await views_of(store).live("counts") == "1.2"
+    assert await counted(store) == [3, 3, 3, 3]
+
+
 async def test_records_of_a_rebuild_that_crashed_before_its_first_checkpoint_do_not_count(
-    store: TimedStore,
+    store: TimedStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await take_turns(store)
     views = views_of(store, Cutting(store, "save_views", after=True))
@@ -567,6 +584,7 @@ async def test_records_of_a_rebuild_that_crashed_before_its_first_checkpoint_do_
         await Rebuild(views, COUNTS, ["counts"], holder="me").run()
     assert None not in await views.load("counts", "1.2", SPEAKERS)
     assert await views.checkpoint("rebuild-counts") == START
+    keep_little(monkeypatch)
     assert await Rebuild(views, COUNTS, ["counts"], holder="me").run() is not None
     assert await counted(store) == [3, 3, 3, 3]
 
