@@ -14,7 +14,8 @@
 local log_key = KEYS[1]
 local now_arg, name, epoch_arg, utterance = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 -- include: sessions
-local s, epoch, wanted = sessions.get(name), text.int(epoch_arg, 0, 1e9), text.int(utterance, 0, 1e12)
+local s, epoch = sessions.get(name, true), text.int(epoch_arg, 0, 1e9)
+local wanted = text.int(utterance, 0, 1e12)
 if not epoch then return invalid('epoch', 'a whole number') end
 if not wanted then return invalid('utterance', 'a whole number') end
 local why = sessions.refusal(s, epoch)

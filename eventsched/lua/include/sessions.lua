@@ -21,12 +21,16 @@ local names = { 'status', 'epoch', 'tenant', 'utterance', 'tp', unpack(soft) }
 -- What only a finalize or an opening needs to know is read when it is asked for.
 local seldom = { 'source', 'targets', 'services', 'features_hash', 'audio', 'rate', 'priority',
   'room', 'turn', 'tokens', 'archived', 'key' }
+local all = { unpack(names) }
 local numeric, is_seldom = {}, {}
 for _, field in ipairs({ 'epoch', 'rate', 'priority', 'utterance', 'turn', 'next_seq', 'seen',
   'buf_count', 'buf_bytes', 'buf_ms', 'buf_seq', 'buf_at' }) do
   numeric[field] = true
 end
-for _, field in ipairs(seldom) do is_seldom[field] = true end
+for _, field in ipairs(seldom) do
+  is_seldom[field] = true
+  all[#all + 1] = field
+end
 
 local function load(s, fields)
   local kept = redis.call('HMGET', keys.of('session', s.name), unpack(fields))
@@ -39,11 +43,12 @@ local lazy = { __index = function(s, field)
   return is_seldom[field] and rawget(load(s, seldom), field)
 end }
 
--- A session by its name, or nil. Read once a call; what is soft is written back by `flush`.
-function sessions.get(name)
+-- A session by its name, or nil. Read once a call, `whole` by who will need what is seldom asked for;
+-- what is soft is written back by `flush`.
+function sessions.get(name, whole)
   local s = sessions.known[name]
   if s == nil then
-    s = load({ name = name, full = keys.full(name) }, names)
+    s = load({ name = name, full = keys.full(name) }, whole and all or names)
     s = s.status ~= '' and setmetatable(s, lazy)
     sessions.known[name] = s
   end
@@ -73,7 +78,8 @@ local function told(value)
   return value == clock.now() and clock.text() or text.of(value)
 end
 
--- Write back the open utterance and the counters of each session that a call has touched.
+-- Write back the open utterance and the counters of each session that a call has touched. Whoever
+-- finalizes ends with it.
 function sessions.flush()
   for name, s in pairs(sessions.known) do
     if s and s.dirty then
@@ -82,8 +88,14 @@ function sessions.flush()
         flat[#flat + 1] = field
         flat[#flat + 1] = told(s[field])
       end
+      if s.has_moved_on then
+        for _, field in ipairs({ 'utterance', 'turn' }) do
+          flat[#flat + 1] = field
+          flat[#flat + 1] = text.of(s[field])
+        end
+      end
       write('HSET', keys.of('session', name), unpack(flat))
-      s.dirty = false
+      s.dirty, s.has_moved_on = false, false
     end
   end
 end
@@ -156,16 +168,17 @@ function sessions.finalize(s, reason)
   if owed then put_to_work(s, counted, audio, owed, id) end
   s.utterance = utterance + 1
   if reason ~= 'max_duration' then s.turn = s.turn + 1 end
-  write('HSET', keys.of('session', s.name), 'utterance', text.of(s.utterance), 'turn', text.of(s.turn))
+  s.has_moved_on = true
   empty_buffer(s)
   sessions.trim_audio(s)
 end
 
 -- Audio stays for the oldest utterance that is open or has an open outcome, and for the oldest that
--- is not archived where audio is. Bound: the session's open outcomes.
-function sessions.trim_audio(s)
+-- is not archived where audio is. Bound: the session's open outcomes, which `owes_nothing` spares.
+function sessions.trim_audio(s, owes_nothing)
   local oldest, first
-  for _, kept in ipairs(redis.call('HVALS', keys.of('outcomes', s.name))) do
+  local owed = owes_nothing and {} or redis.call('HVALS', keys.of('outcomes', s.name))
+  for _, kept in ipairs(owed) do
     local utterance, id = string.match(kept, '^(%d+)|([^|]*)|')
     if not oldest or tonumber(utterance) < oldest then oldest, first = tonumber(utterance), id end
   end
@@ -290,7 +303,7 @@ function sessions.settle()
     if redis.call('EXISTS', keys.of('outcomes', name)) == 0 then
       local s = sessions.get(name)
       if s then
-        sessions.trim_audio(s)
+        sessions.trim_audio(s, true)
         if s.status == 'closing' then closed(s) end
       end
     end
