@@ -19,10 +19,11 @@ from eventsched.errors import Refused
 from eventsched.listening import Listener
 from eventsched.pacing import insist
 from eventsched.roles import Patience
-from eventsched.store import Chunk, Receipt, Store
+from eventsched.store import Chunk, Finalize, Receipt, Store
 
-APPEND_ITEMS_MAX = 32
-"""Chunks a call: some 2 ms of script time at most."""
+APPEND_ITEMS_MAX = 16
+FINALIZE_ITEMS_MAX = 8
+"""Chunks and finalizes a call: a millisecond of script time, in which nobody else is served."""
 APPEND_BYTES_MAX = 1024 * 1024
 KEEPALIVE_S = 15
 """Or a quarter of the cell's idle time, if that is set to less than a minute."""
@@ -53,8 +54,16 @@ class Channel:
         self.appends: Coalescer[Chunk, Receipt | Refused] = Coalescer(
             self._append,
             items_max=APPEND_ITEMS_MAX,
+            in_flight=2,
             bytes_max=APPEND_BYTES_MAX,
             size_of=lambda chunk: len(chunk.payload),
+        )
+        self.finalizes: Coalescer[Finalize, Receipt | Refused] = Coalescer(
+            self._finalize,
+            items_max=FINALIZE_ITEMS_MAX,
+            in_flight=2,
+            bytes_max=APPEND_BYTES_MAX,
+            size_of=lambda _: 0,
         )
         self.producers: dict[str, Producer] = {}
         self._keepalive_s: float = KEEPALIVE_S
@@ -63,12 +72,17 @@ class Channel:
     async def run(self) -> None:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self.appends.run)
+            tasks.start_soon(self.finalizes.run)
             tasks.start_soon(self.listener.run)
             tasks.start_soon(self._keep_alive)
 
     async def _append(self, chunks: Sequence[Chunk]) -> list[Receipt | Refused]:
         # Sent twice is stored once: the numbers tell.
         return await insist(self.store.transport, lambda: self.store.append_audio(chunks))
+
+    async def _finalize(self, asked: Sequence[Finalize]) -> list[Receipt | Refused]:
+        # Asked twice is complete once: the index tells.
+        return await insist(self.store.transport, lambda: self.store.finalize_utterances(asked))
 
     async def _keep_alive(self) -> None:
         patience = Patience(self.store.transport, log, cell=self.store.cell)

@@ -32,9 +32,9 @@ from eventsched.transport import Entry
 
 BLOCK_MS = 2_000
 INBOX_COUNT = 64
-RESULTS_MAX = 4
-"""Results a call: with those that take the freed slots some 1 ms of script time, in which nobody
-else is served."""
+RESULTS_MAX = 8
+"""Results a call: with those that take the freed slots a good millisecond of script time, in which
+nobody else is served."""
 PARTIALS_MAX = 16
 RESULTS_BYTES_MAX = 4 * 1024 * 1024
 TELL_TRIES = 64
@@ -70,6 +70,7 @@ class Serving:
         self.store = store
         self.grant = grant
         self._run = run
+        self._log = log.bind()
         self._slots = slots
         self._url = url
         self._keys = keys
@@ -176,7 +177,7 @@ class Serving:
         self._tasks.start_soon(self._serve, job, attempt, name=job.key)
 
     async def _serve(self, job: Job, attempt: _Attempt) -> None:
-        log.debug("started", session=job.session, job=job.key, attempt=job.attempt)
+        self._log.debug("started", session=job.session, job=job.key, attempt=job.attempt)
         ending: NodeResult | None = None
         try:
             with attempt.scope:

@@ -29,7 +29,7 @@ from eventsched.listening import START, Mailbox, Told
 from eventsched.pacing import happens_within, insist
 from eventsched.privacy.keystore import KeyStore
 from eventsched.results import Delivered, heard
-from eventsched.store import Chunk, Receipt, SessionGrant
+from eventsched.store import Chunk, Finalize, Receipt, SessionGrant
 
 if TYPE_CHECKING:
     from eventsched.privacy.sealing import Seal
@@ -107,7 +107,7 @@ class Session:
 
         Raises InvalidMessage, ChunkTooLarge: nothing was sent. Backpressure: try the rest again
         after `retry_after_ms`; its field `accepted_bytes` says how much was taken (nothing, up
-        to 32 chunks or 1 MiB). SessionIsClosed, SessionSuperseded, SessionUnknown. After
+        to 16 chunks or 1 MiB). SessionIsClosed, SessionSuperseded, SessionUnknown. After
         ServerUnavailable or a cancelled call the audio counts as appended: it goes again before
         whatever comes next. Beyond 32 MiB of such audio a call takes nothing: Backpressure.
         """
@@ -140,14 +140,12 @@ class Session:
         """The current utterance is complete; `duplicate` when it holds nothing, or was already."""
         async with self._turn:
             await self._settle()
-            receipt = await insist(
-                self._channel.store.transport,
-                lambda: self._channel.store.finalize_utterance(
-                    self.id, self.epoch, self._utterance
-                ),
-            )
-            self._learn(receipt)
-        return receipt
+            asked = Finalize(session=self.id, epoch=self.epoch, utterance=self._utterance)
+            (reply,) = await self._channel.finalizes.submit([asked])
+            if isinstance(reply, Refused):
+                raise reply
+            self._learn(reply)
+        return reply
 
     def _number(self, pieces: Sequence[Piece], *, final: bool) -> list[Chunk]:
         numbered = [

@@ -44,6 +44,14 @@ class Chunk(msgspec.Struct, frozen=True, kw_only=True):
     """Last entry of the session's out stream that its reader has handled."""
 
 
+class Finalize(msgspec.Struct, frozen=True, kw_only=True):
+    """A producer asks that this utterance ends here."""
+
+    session: str
+    epoch: int
+    utterance: int
+
+
 class Receipt(msgspec.Struct, frozen=True):
     """What an append or finalize did."""
 
@@ -196,10 +204,12 @@ class Store:
             return [refused] * len(chunks)
         return [_receipt(item) for item in replies]
 
-    async def finalize_utterance(self, session: str, epoch: int, utterance: int) -> Receipt:
-        """The utterance is complete; `duplicate` when it is not the current one, or empty."""
-        reply = await self._run("finalize_utterance", name_of(session), epoch, utterance)
-        return Receipt(reply[0].decode(), reply[1], tuple(reply[2:]))
+    async def finalize_utterances(self, asked: Sequence[Finalize]) -> list[Receipt | Refused]:
+        """Each is complete; `duplicate` when it is not the current one, or empty; or refused."""
+        args: list[Arg] = []
+        for one in asked:
+            args += (name_of(one.session), one.epoch, one.utterance)
+        return [_receipt(item) for item in await self._run("finalize_utterances", *args)]
 
     async def keep_alive(self, items: Sequence[tuple[str, int, str]]) -> list[Refused | None]:
         """(session, epoch, confirmed out id or empty): none of them is idle from now on."""

@@ -12,10 +12,19 @@ import msgspec
 import pytest_asyncio
 
 from eventsched import codec
+from eventsched.errors import Refused
 from eventsched.events import Event, Text
 from eventsched.server.check import Client
 from eventsched.settings import Settings
-from eventsched.store import Chunk, NodeGrant, NodeResult, Receipt, SessionGrant, Store
+from eventsched.store import (
+    Chunk,
+    Finalize,
+    NodeGrant,
+    NodeResult,
+    Receipt,
+    SessionGrant,
+    Store,
+)
 from eventsched.transport import RedisTransport
 
 START_MS = 1_000_000
@@ -50,6 +59,14 @@ class TimedStore(Store):
             if reply.next_ms is None or reply.next_ms > reply.now_ms:
                 return fired
         raise AssertionError(f"timers are still due after {calls_max} calls")
+
+    async def finalize_utterance(self, session: str, epoch: int, utterance: int) -> Receipt:
+        """One alone; raises its refusal."""
+        asked = Finalize(session=session, epoch=epoch, utterance=utterance)
+        (reply,) = await self.finalize_utterances([asked])
+        if isinstance(reply, Refused):
+            raise reply
+        return reply
 
     async def dispatch(self) -> int:
         """Dispatch until `work` is empty."""

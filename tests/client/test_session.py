@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 
 import eventsched
 from eventsched import listening
+from eventsched.channel import APPEND_ITEMS_MAX
 from eventsched.client import Client
 from eventsched.errors import ServerUnavailable
 from eventsched.keys import name_of
@@ -109,11 +110,11 @@ async def test_append_stores_each_chunk_once_and_in_order(
 async def test_long_audio_is_one_call_and_one_receipt(client: Client, store: TimedStore) -> None:
     transport = cut(store)
     async with opened(client) as session:
-        receipt = await session.append(SECOND * 3)
+        receipt = await session.append(SECOND + CHUNK * 6)
         assert receipt.finalized == ()
         assert transport.scripts.count("append_audio") == 1
-        assert len(await chunks_of(store, session)) == 30
-        receipt = await session.append(SECOND * 8, final=True)
+        assert len(await chunks_of(store, session)) == APPEND_ITEMS_MAX
+        receipt = await session.append(SECOND * 9, final=True)
         assert receipt.finalized == (0, 1)
         assert receipt.utterance == session.utterance == 2
 
@@ -121,12 +122,14 @@ async def test_long_audio_is_one_call_and_one_receipt(client: Client, store: Tim
 async def test_sessions_that_append_at_once_share_a_call(client: Client, store: TimedStore) -> None:
     transport = cut(store)
     async with contextlib.AsyncExitStack() as stack:
-        sessions = [await stack.enter_async_context(opened(client)) for _ in range(20)]
+        sessions = [
+            await stack.enter_async_context(opened(client)) for _ in range(APPEND_ITEMS_MAX)
+        ]
         async with anyio.create_task_group() as tasks:
             for session in sessions:
                 tasks.start_soon(session.append, CHUNK)
         assert transport.scripts.count("append_audio") == 1
-        assert [session.next_seq for session in sessions] == [1] * 20
+        assert [session.next_seq for session in sessions] == [1] * APPEND_ITEMS_MAX
 
 
 async def test_one_append_at_a_time_keeps_the_order_of_calls(

@@ -21,7 +21,7 @@ from eventsched import codec
 from eventsched.errors import Refused
 from eventsched.events import Event, Text
 from eventsched.settings import Settings
-from eventsched.store import Chunk, NodeGrant, NodeResult, SessionGrant, Store
+from eventsched.store import Chunk, Finalize, NodeGrant, NodeResult, SessionGrant, Store
 from projections.group import Groups
 from tests.model import attempts, cell, nodes, session, stored, timers
 from tests.model.wire import Wire, run
@@ -391,12 +391,16 @@ class Machine(RuleBasedStateMachine):
         )
 
     @precondition(lambda self: self.sessions)
-    @rule(which=small, by=st.sampled_from([0, 0, 0, 1, -1]))
-    def finalize(self, which: int, by: int) -> None:
+    @rule(which=small, by=st.sampled_from([0, 0, 0, 1, -1]), times=st.sampled_from([1, 1, 2]))
+    def finalize(self, which: int, by: int, times: int) -> None:
         grant = self.session(which)
         view = self.world.sessions.get(grant.session.partition(".")[2])
         number = max(0, view.utterance + by) if view else 0
-        self.both("finalize_utterance", grant.session, grant.epoch, number)
+        asked = [
+            Finalize(session=grant.session, epoch=grant.epoch, utterance=number + more)
+            for more in range(times)
+        ]
+        self.both("finalize_utterances", asked)
 
     @precondition(lambda self: self.sessions)
     @rule(which=small, confirms=st.sampled_from(["", "some", "some", "x"]))

@@ -28,7 +28,7 @@ from eventsched.events import (
     UtteranceFinalized,
 )
 from eventsched.keys import LANGUAGE, NAME, cell_of, name_of
-from eventsched.store import Chunk, Receipt, SessionGrant
+from eventsched.store import Chunk, Finalize, Receipt, SessionGrant
 from projections.session import Session
 from tests.model import delivery
 from tests.model.world import Buffered, Soft, Work, World, invalid, place_of
@@ -270,12 +270,16 @@ def _store_chunk(w: World, name: str, chunk: Chunk) -> None:
     soft.heard_ms = now
 
 
-def finalize_utterance(w: World, session: str, epoch: int, utterance: int) -> Receipt:
+def finalize_utterances(w: World, asked: Sequence[Finalize]) -> list[Receipt | Refused]:
+    return [_finalized(w, one.session, one.epoch, one.utterance) for one in asked]
+
+
+def _finalized(w: World, session: str, epoch: int, utterance: int) -> Receipt | Refused:
     name = name_of(session)
     why = refusal(w, name, epoch)
     is_late = why is not None and why.code == "SESSION_CLOSED"
     if why is not None and not (is_late and utterance < w.sessions[name].utterance):
-        raise why
+        return why
     if utterance != w.sessions[name].utterance or not w.soft[name].buffer:
         w.duplicate_finalizes += 1
         return Receipt("duplicate", w.sessions[name].utterance)

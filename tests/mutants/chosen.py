@@ -155,8 +155,8 @@ FAULTS = (
     Fault(
         "exactly two seconds no longer join a group",
         "projections/group",
-        "<= JOIN_MS",
-        "< JOIN_MS",
+        "at_ms - group.last_part_ms <= JOIN_MS",
+        "at_ms - group.last_part_ms < JOIN_MS",
     ),
     Fault(
         "a group forgets who still plays",

@@ -34,7 +34,7 @@ _FIRST: dict[str, list[str]] = {
     "drop_build": [PROJECTOR],
     "drop_trails": [ARCHIVE],
     "extend_lease": _scripts("attempts"),
-    "finalize_utterance": _scripts("ingest", "sessions"),
+    "finalize_utterances": _scripts("ingest", "sessions"),
     "fire_timers": [
         "tests/scripts/test_nodes.py::test_rule_13_a_heartbeat_keeps_a_node_alive",
         *_scripts("close", "delivery", "waiting", "nodes", "attempts", "playback"),

@@ -12,7 +12,7 @@ import pytest
 
 from eventsched import errors, events, scripts
 from eventsched.errors import Refused
-from eventsched.store import Chunk, NodeResult, Store
+from eventsched.store import Chunk, Finalize, NodeResult, Store
 from eventsched.transport import Arg
 from tests.fixtures_store import TimedStore
 from tests.scripts.headers import header, source
@@ -174,6 +174,7 @@ async def test_the_typed_calls_give_as_many_arguments_as_the_headers_name(
         "room": "", "hears": "", "traceparent": "",
     }  # fmt: skip
     chunk = Chunk(session=session, epoch=1, seq=0, ms=20, payload=b"xx")
+    finalize = Finalize(session=session, epoch=1, utterance=0)
     result = NodeResult(job="j", attempt=1, status="ok")
     calls: list[tuple[str, int, Callable[[], Awaitable[Any]]]] = [
         ("configure_cell", 0, lambda: counted.configure_cell({}, overwrite=False)),
@@ -181,7 +182,7 @@ async def test_the_typed_calls_give_as_many_arguments_as_the_headers_name(
         ("open_session", 0, lambda: counted.open_session(**opened)),
         ("resume_session", 0, lambda: counted.resume_session(session, "t")),
         ("append_audio", 7, lambda: counted.append_audio([chunk])),
-        ("finalize_utterance", 0, lambda: counted.finalize_utterance(session, 1, 0)),
+        ("finalize_utterances", 3, lambda: counted.finalize_utterances([finalize])),
         ("keep_alive", 3, lambda: counted.keep_alive([(session, 1, "")])),
         ("mark_playback", 0, lambda: counted.mark_playback(
             session, 1, origin=session, target="es", utterance=0, started=True)),

@@ -1,4 +1,4 @@
-"""append_audio and finalize_utterance: what an utterance is (rules 1-4, 7, 33)."""
+"""append_audio and finalize_utterances: what an utterance is (rules 1-4, 7, 33)."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ async def test_finalize_refuses_what_is_malformed(
     session = await store.open()
     await store.say(session, 0)
     before = await contents(redis, store)
-    assert (await code_of(store, "finalize_utterance", "s1", *args)).startswith("INVALID_MESSAGE")
+    assert (await code_of(store, "finalize_utterances", "s1", *args)).startswith("INVALID_MESSAGE")
     assert await contents(redis, store) == before
 
 

@@ -37,7 +37,7 @@ from eventsched.errors import (
 from eventsched.events import Text
 from eventsched.projection import ProjectionSet, load_sets
 from eventsched.projector import Projector
-from eventsched.store import Chunk, NodeGrant, NodeResult, SessionGrant, Store
+from eventsched.store import Chunk, Finalize, NodeGrant, NodeResult, SessionGrant, Store
 from eventsched.timekeeper import Timekeeper
 from eventsched.views import Views
 from tests.simulation.world import World
@@ -231,10 +231,12 @@ class Producer:
         if dice < 0.8:
             await self._append(grant)
         elif dice < 0.86:
-            utterance = self.rng.randint(0, 5)
-            await self.cluster.patiently(
-                lambda: store.finalize_utterance(self.session, grant.epoch, utterance)
+            asked = Finalize(
+                session=self.session, epoch=grant.epoch, utterance=self.rng.randint(0, 5)
             )
+            (reply,) = await self.cluster.patiently(lambda: store.finalize_utterances([asked]))
+            if isinstance(reply, Refused):
+                raise reply
         elif dice < 0.9:
             await self.cluster.patiently(
                 lambda: store.keep_alive([(self.session, grant.epoch, self.position)])

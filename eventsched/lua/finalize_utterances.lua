@@ -1,0 +1,46 @@
+#!lua flags=allow-oom
+-- finalize_utterances: producers ask that their current utterance ends here (rules 1, 2).
+-- KEYS
+--   log_key         es1:{cell}:log         stream
+-- ARGV
+--   now_arg         ms                     honoured in a manual cell only
+--   then per finalize: session (name), epoch, utterance (not the current one, or empty: a duplicate)
+-- Reply: per finalize [ok|duplicate, utterance, finalized…] or [refused, CODE key=value]
+-- Refusals: SESSION_UNKNOWN, SESSION_SUPERSEDED, SESSION_CLOSED, INVALID_MESSAGE
+-- Events: UtteranceFinalized
+-- Bound: the finalizes given, at most 64; 32 members of a room each
+local log_key = KEYS[1]
+local now_arg = ARGV[1]
+local width, finalizes_max = 3, 64
+-- include: sessions
+if (#ARGV - 1) % width ~= 0 or #ARGV - 1 > finalizes_max * width then
+  return invalid('finalizes', 'up to 64, of 3 arguments each')
+end
+
+-- Why it is refused, or nil.
+local function check(s, epoch, wanted)
+  if not epoch then return 'INVALID_MESSAGE field=epoch limit=a whole number' end
+  if not wanted then return 'INVALID_MESSAGE field=utterance limit=a whole number' end
+  local why = sessions.refusal(s, epoch)
+  -- One that lost the race with the session's end asks for what is complete: no error (rule 1).
+  if why == 'SESSION_CLOSED' and wanted < s.utterance then return nil end
+  return why
+end
+
+local function take(at)
+  local s, epoch = sessions.get(ARGV[at], true), text.int(ARGV[at + 1], 0, 1e9)
+  local wanted = text.int(ARGV[at + 2], 0, 1e12)
+  local why = check(s, epoch, wanted)
+  if why then return { 'refused', why } end
+  if wanted ~= s.utterance or s.buf_bytes == 0 then
+    write('HINCRBY', keys.cell, 'duplicate_finalizes', '1')
+    return { 'duplicate', s.utterance }
+  end
+  sessions.finalize(s, 'final')
+  return { 'ok', s.utterance, wanted }
+end
+
+local replies = {}
+for at = 2, #ARGV, width do replies[#replies + 1] = take(at) end
+sessions.flush()
+return replies
