@@ -71,7 +71,7 @@ class Coalescer(Generic[Item, Reply]):
         for lane in self._lanes:
             if self._count >= lane.enough:
                 lane.called.set()
-        return await asyncio.shield(future)
+        return await future  # cancelled, it is done: nobody is told, and the items go out
 
     async def run(self) -> None:
         """Send batches until cancelled; then refuse what is left."""

@@ -21,6 +21,8 @@ Ms = Annotated[int, msgspec.Meta(ge=1, le=86_400_000)]
 Bytes = Annotated[int, msgspec.Meta(ge=1, le=100_000_000)]
 Entries = Annotated[int, msgspec.Meta(ge=1, le=10_000_000)]
 PREFIX = "EVENTSCHED_"
+NEARLY = 0.8
+"""So like a setting that it must be meant for one."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -63,14 +65,23 @@ def chosen(environ: Mapping[str, str] | None = None, /, **given: int | None) -> 
 
     Raises InvalidMessage naming the setting, its limit and the remedy.
     """
-    environ = os.environ if environ is None else environ
-    wanted: dict[str, object] = {
-        name: environ[PREFIX + name.upper()]
-        for name in Settings.__struct_fields__
-        if environ.get(PREFIX + name.upper())
-    }
+    wanted: dict[str, object] = _from(os.environ if environ is None else environ)
     wanted |= {name: value for name, value in given.items() if value is not None}
     return checked(wanted)
+
+
+def _from(environ: Mapping[str, str]) -> dict[str, object]:
+    """What the environment sets, misspelt settings too; other `EVENTSCHED_*` are not ours."""
+    given = {
+        name.removeprefix(PREFIX).lower(): value
+        for name, value in environ.items()
+        if name.startswith(PREFIX) and value
+    }
+    return {
+        name: value
+        for name, value in given.items()
+        if name in _BOUNDS or get_close_matches(name, _BOUNDS, 1, NEARLY)
+    }
 
 
 def checked(wanted: Mapping[str, object]) -> dict[str, int]:

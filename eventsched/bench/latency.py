@@ -93,6 +93,7 @@ class _Calls:
         if len(receipt.finalized) != 1:
             raise BenchFailed(f"finalize() found nothing to finalize: {receipt}")
         self.called_ns[session.id, receipt.finalized[0]] = called_ns
+        await anyio.sleep(CHUNK_MS / 1_000)  # the next chunk comes when it has been spoken
         await self._refill(session)
 
     async def _refill(self, session: Session) -> None:

@@ -9,6 +9,7 @@ import pytest
 import structlog
 
 from eventsched.cli.app import COMMANDS, main
+from eventsched.settings import chosen
 from tests.cli.programs import write_wav
 
 
@@ -102,6 +103,23 @@ def test_a_bad_setting_in_the_environment_stops_the_start(
     assert "EVENTSCHED_GAP_MS" in line
     assert "a whole number from 1 to 86400000 expected, got '-5'" in line
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_misspelt_setting_in_the_environment_stops_the_start(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("EVENTSCHED_PAUSEMS", "500")
+    code, line = failed(capsys, "up")
+    assert code == 1
+    assert "'pausems' is no setting" in line
+    assert "did you mean pause_ms?" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_else_the_environment_names_is_no_setting() -> None:
+    others = ("URL", "DATA", "KEYS", "RETENTION", "ARCHIVE", "ARCHIVE_AUDIO", "ARCHIVE_KEY",
+              "TEST_SERVERS", "TEST_IMAGE")  # fmt: skip
+    assert chosen({f"EVENTSCHED_{name}": "x" for name in others}) == {}
 
 
 @pytest.mark.parametrize(

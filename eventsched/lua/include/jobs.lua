@@ -48,7 +48,8 @@ local function decode(job)
   job.services = table.concat(job.services or {}, ',')
 end
 
--- As much as a result needs: the token, the state, and what the core begins with. Or nil.
+-- As much as a result needs: the token, the state, and what the core begins with. Or nil. Its times,
+-- `deadline` and `dispatched`, are text.
 function jobs.look(key)
   local kept = redis.call('HMGET', keys.of('job', key), 'status', 'attempt', 'node', 'epoch', 'core',
     'priority', 'tag', 'member', 'deadline', 'dispatched', 'outcome', 'code')
@@ -56,7 +57,7 @@ function jobs.look(key)
   local job = {
     key = key, core = kept[5], status = kept[1], attempt = tonumber(kept[2]), node = kept[3],
     epoch = tonumber(kept[4]), priority = tonumber(kept[6]), tag = tonumber(kept[7]),
-    member = kept[8] or nil, deadline_ms = tonumber(kept[9]), dispatched_ms = tonumber(kept[10]),
+    member = kept[8] or nil, deadline = kept[9], dispatched = kept[10],
     outcome = kept[11] or nil, code = kept[12] or nil,
   }
   local session, utterance, target, number, goes_on = string.match(job.core, core_begins)

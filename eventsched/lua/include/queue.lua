@@ -29,31 +29,44 @@ function queue.has(demand)
   return waits
 end
 
--- The first ones of a (priority, demand), as [member, tag, …], from place `at` on.
+-- A (priority, demand): its key, and its first ones once they are asked for.
 local function line_of(priority, demand)
-  local key = keys.of('waiting', priority, demand)
-  local line = queue.lines[key]
-  if not line or line.at > #line and #line == 2 * fronts_max then
-    line = redis.call('ZRANGE', key, '0', fronts_last, 'WITHSCORES')
-    line.at, queue.lines[key] = 1, line
+  local lines = queue.lines[demand]
+  if not lines then
+    lines = {}
+    queue.lines[demand] = lines
+  end
+  local line = lines[priority]
+  if not line then
+    line = { key = keys.of('waiting', text.of(priority), demand) }
+    lines[priority] = line
   end
   return line
 end
 
+-- Its first ones as [member, tag, …], from place `line.at` on.
+local function front_of(line)
+  local front = line.front
+  if not front or line.at > #front and #front == 2 * fronts_max then
+    front = redis.call('ZRANGE', line.key, '0', fronts_last, 'WITHSCORES')
+    line.at, line.front = 1, front
+  end
+  return front
+end
+
 local function enter_line(priority, demand, tag, member)
-  local key = keys.of('waiting', priority, demand)
-  write('ZADD', key, tag, member)
-  queue.lines[key] = nil
+  local line = line_of(priority, demand)
+  write('ZADD', line.key, tag, member)
+  line.front = nil
 end
 
 local function leave_line(priority, demand, member)
-  local key = keys.of('waiting', priority, demand)
-  write('ZREM', key, member)
-  local line = queue.lines[key]
-  if line and line[line.at] == member then
+  local line = line_of(priority, demand)
+  write('ZREM', line.key, member)
+  if line.front and line.front[line.at] == member then
     line.at = line.at + 2
   else
-    queue.lines[key] = nil
+    line.front = nil
   end
 end
 
@@ -61,9 +74,9 @@ end
 function queue.head(demand)
   for priority = 0, 2 do
     local line = line_of(priority, demand)
-    local member = line[line.at]
+    local front = front_of(line)
+    local member, tag = front[line.at], front[line.at + 1]
     if member then
-      local tag = line[line.at + 1]
       return { priority = priority, tag = tonumber(tag), tag_told = tag, member = member,
         demand = demand }
     end
@@ -115,8 +128,8 @@ function queue.add(job, reason, cause)
   local now, demand = clock.now(), queue.demand(job)
   enter(job)
   local tag = text.of(job.tag)
-  job.deadline_ms = now + settings.waiting_ms
-  local deadline = text.of(job.deadline_ms)
+  local deadline = text.of(now + settings.waiting_ms)
+  job.deadline = deadline
   enter_line(job.priority, demand, tag, job.member)
   queue.backlog[job.tenant] = (queue.backlog[job.tenant] or 0) + 1
   if not queue.has(demand) then
@@ -144,7 +157,7 @@ function queue.age(job)
   local tag = text.of(job.tag)
   enter_line(0, demand, tag, job.member)
   write('HSET', keys.of('job', job.key), 'priority', '0')
-  say(job, 'aged', '', tag, text.of(job.deadline_ms))
+  say(job, 'aged', '', tag, job.deadline)
 end
 
 function queue.remove(job)
