@@ -1,7 +1,7 @@
-"""What one client's sessions of one cell share: appends, the listener, keepalives.
+"""What one client's sessions of one cell share: appends, finalizes, the listener, keepalives.
 
-Owns: the three tasks behind any number of sessions: one that appends (coalesced), one that
-listens, one that says which quiet sessions are still there.
+Owns: the tasks behind any number of sessions: those that append and finalize (coalesced), one
+that listens, one that says which quiet sessions are still there.
 Never does: numbering, resending (session.py).
 Read next: coalescing.py, listening.py, session.py.
 """

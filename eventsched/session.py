@@ -106,10 +106,11 @@ class Session:
         names the utterances that became complete by it.
 
         Raises InvalidMessage, ChunkTooLarge: nothing was sent. Backpressure: try the rest again
-        after `retry_after_ms`; its field `accepted_bytes` says how much was taken (nothing, up
-        to 16 chunks or 1 MiB). SessionIsClosed, SessionSuperseded, SessionUnknown. After
-        ServerUnavailable or a cancelled call the audio counts as appended: it goes again before
-        whatever comes next. Beyond 32 MiB of such audio a call takes nothing: Backpressure.
+        after `retry_after_ms`; its field `accepted_bytes` says how much was taken: the calls that
+        went before, of up to 16 chunks or 1 MiB each. SessionIsClosed, SessionSuperseded,
+        SessionUnknown. After ServerUnavailable or a cancelled call the audio counts as appended:
+        it goes again before whatever comes next. Beyond 32 MiB of such audio a call takes
+        nothing: Backpressure.
         """
         bytes_max = chunks.CHUNK_BYTES_MAX - (self._seal.overhead_bytes if self._seal else 0)
         pieces = chunks.cut(audio, self.encoding, self.rate, final=final, bytes_max=bytes_max)
@@ -137,7 +138,10 @@ class Session:
         return numbered
 
     async def finalize(self) -> Receipt:
-        """The current utterance is complete; `duplicate` when it holds nothing, or was already."""
+        """The current utterance is complete; `duplicate` when it holds nothing, or was already.
+
+        A call that was cancelled goes out all the same, maybe behind audio that is appended next.
+        """
         async with self._turn:
             await self._settle()
             asked = Finalize(session=self.id, epoch=self.epoch, utterance=self._utterance)

@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 import eventsched
 from eventsched import listening
-from eventsched.channel import APPEND_ITEMS_MAX
+from eventsched.channel import APPEND_ITEMS_MAX, FINALIZE_ITEMS_MAX
 from eventsched.client import Client
 from eventsched.errors import ServerUnavailable
 from eventsched.keys import name_of
@@ -286,6 +286,55 @@ async def test_finalize_ends_the_utterance_once(client: Client) -> None:
         receipt = await session.finalize()
         assert (receipt.status, receipt.utterance, receipt.finalized) == ("ok", 1, (0,))
         assert (await session.finalize()).status == "duplicate"
+
+
+async def test_sessions_that_finalize_at_once_share_a_call(
+    client: Client, store: TimedStore
+) -> None:
+    """One that is refused spoils nothing for the others."""
+    transport = cut(store)
+    async with contextlib.AsyncExitStack() as stack:
+        sessions = [
+            await stack.enter_async_context(opened(client)) for _ in range(FINALIZE_ITEMS_MAX)
+        ]
+        receipts: dict[str, eventsched.Receipt] = {}
+
+        async def finalize(session: Session) -> None:
+            receipts[session.id] = await session.finalize()
+
+        async def is_refused(session: Session) -> None:
+            with pytest.raises(eventsched.SessionSuperseded):
+                await session.finalize()
+
+        for session in sessions:
+            await session.append(CHUNK)
+        *others, older = sessions
+        await store.resume_session(older.id, "token")
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(is_refused, older)
+            for session in others:
+                tasks.start_soon(finalize, session)
+        assert transport.scripts.count("finalize_utterances") == 1
+        assert [receipts[session.id].finalized for session in others] == [(0,)] * len(others)
+
+
+async def has_ended(store: TimedStore) -> bool:
+    return await store.log("UtteranceFinalized") != []
+
+
+async def test_a_finalize_that_was_cancelled_takes_effect_once(
+    client: Client, store: TimedStore
+) -> None:
+    transport = cut(store)
+    async with opened(client) as session:
+        await session.append(CHUNK)
+        transport.of, transport.before = "finalize_utterances", 5
+        with anyio.move_on_after(0.005) as gave_up:
+            await session.finalize()
+        assert gave_up.cancelled_caught
+        await until("ended", lambda: has_ended(store))
+        receipt = await session.append(CHUNK, final=True)
+        assert (receipt.utterance, receipt.finalized) == (2, (1,))
 
 
 async def test_opus_packets_arrive_as_they_were(client: Client, store: TimedStore) -> None:

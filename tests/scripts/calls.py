@@ -22,7 +22,7 @@ async def code_of(store: TimedStore, script: str, *args: Arg) -> str:
         reply = await call(store, script, *args)
     except Refused as refused:
         return said_by(refused)
-    if isinstance(reply, list) and reply and isinstance(reply[0], list) and len(reply[0]) == 2:
+    if isinstance(reply, list) and isinstance(reply[0], list) and reply[0][0] == b"refused":
         return bytes(reply[0][1]).decode()
     raise AssertionError(f"{script} took {args}: {reply}")
 

@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from eventsched.errors import InvalidMessage, SeqGap, SessionIsClosed
+from eventsched.errors import InvalidMessage, Refused, SeqGap, SessionIsClosed
 from eventsched.server.check import Client
-from eventsched.store import Receipt
+from eventsched.store import Finalize, Receipt
 from tests.fixtures_store import START_MS, TimedStore
 from tests.scripts.calls import append, call, chunk, code_of, contents, events, finalized, refused
 
@@ -59,7 +59,33 @@ async def test_rule_1_a_finalize_that_lost_against_the_end_is_no_error(store: Ti
         await store.finalize_utterance(session.session, 1, 1)
 
 
-@pytest.mark.parametrize("args", [("x", 0), ("", 0), (1, "x"), (1, ""), (1, -1), (2, 0)])
+async def test_rule_1_finalizes_of_one_call_are_each_answered_for_itself(
+    store: TimedStore,
+) -> None:
+    for name in ("s1", "s2", "s3"):
+        await store.say(await store.open(name), 0)
+    await store.close_session(store.keys.full("s3"), 1)
+    asked = [("s1", 1, 0), ("s1", 1, 0), ("s2", 2, 0), ("s1", 1, 1), ("s3", 1, 0), ("s3", 1, 1),
+             ("s4", 1, 0), ("s2", 1, 0)]  # fmt: skip
+    replies = await store.finalize_utterances([
+        Finalize(session=store.keys.full(name), epoch=epoch, utterance=number)
+        for name, epoch, number in asked
+    ])  # fmt: skip
+    assert [one.code if isinstance(one, Refused) else one.status for one in replies] == [
+        "ok", "duplicate", "INVALID_MESSAGE", "duplicate", "duplicate", "SESSION_CLOSED",
+        "SESSION_UNKNOWN", "ok",
+    ]  # fmt: skip
+    ended = await events(store, "UtteranceFinalized")
+    assert [store.keys.full(name) for name in ("s3", "s1", "s2")] == [one.session for one in ended]
+    for name in ("s1", "s2"):
+        kept = await store.read_hash(store.keys.session(name))
+        assert [kept[field] for field in ("utterance", "turn", "buf_count")] == ["1", "1", "0"]
+
+
+@pytest.mark.parametrize(
+    "args",
+    [("x", 0), ("", 0), (1, "x"), (1, ""), (1, -1), (2, 0), (1,), (1, 0, *("s1", 1, 0) * 64)],
+)
 async def test_finalize_refuses_what_is_malformed(
     store: TimedStore, redis: Client, args: tuple[int | str, ...]
 ) -> None:

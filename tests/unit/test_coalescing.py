@@ -141,10 +141,12 @@ async def test_a_cancelled_caller_spoils_nothing() -> None:
     assert calls.batches == [[1], [2]]
 
 
-async def test_after_its_end_it_refuses() -> None:
-    calls = Calls()
+@pytest.mark.parametrize("in_flight", [1, 2])
+async def test_after_its_end_it_refuses(in_flight: int) -> None:
+    """What is in flight, what waits and what comes later."""
+    calls = Calls(in_flight)
     calls.gate = anyio.Event()
-    batching = coalescer(calls)
+    batching = coalescer(calls, items_max=1)
     raised: list[Exception] = []
 
     async def submit(item: int) -> None:
@@ -155,13 +157,13 @@ async def test_after_its_end_it_refuses() -> None:
 
     async with anyio.create_task_group() as tasks, anyio.create_task_group() as running:
         running.start_soon(batching.run)
-        tasks.start_soon(submit, 1)
-        await anyio.wait_all_tasks_blocked()
-        tasks.start_soon(submit, 2)
-        await anyio.wait_all_tasks_blocked()
+        for item in (1, 2, 3):
+            tasks.start_soon(submit, item)
+            await anyio.wait_all_tasks_blocked()
+        assert calls.in_flight == in_flight
         running.cancel_scope.cancel()
-    await submit(3)
-    assert len(raised) == 3
+    await submit(4)
+    assert len(raised) == 4
 
 
 async def test_who_submits_while_all_of_it_is_cancelled_is_cancelled_too() -> None:
