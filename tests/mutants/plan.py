@@ -37,7 +37,7 @@ _FIRST: dict[str, list[str]] = {
     "finalize_utterances": _scripts("ingest", "sessions"),
     "fire_timers": [
         "tests/scripts/test_nodes.py::test_rule_13_a_heartbeat_keeps_a_node_alive",
-        *_scripts("close", "delivery", "waiting", "nodes", "attempts", "playback"),
+        *_scripts("close", "delivery", "waiting", "nodes", "attempts", "playback", "sessions"),
         ARCHIVE,
     ],
     "forget_session": _scripts("forget"),

@@ -101,9 +101,9 @@ async def test_rule_33_and_34_a_malformed_registration_is_refused_and_changes_no
 
 
 async def test_rule_33_the_largest_registration_is_taken(store: TimedStore) -> None:
-    """64 languages on one side and 1,024 pairs, 16 services, 256 slots."""
+    """64 languages on one side and 1,024 pairs, 16 services of 64 characters, 256 slots."""
     languages = [f"a{chr(97 + i % 26)}{chr(97 + i // 26)}" for i in range(64)]
-    services = [f"s{i}" for i in range(16)]
+    services = [f"s{i}".ljust(64, "x") for i in range(16)]
     await store.join(asr=languages, targets=languages[:16], services=services, slots=256)
     said = await last(store, "NodeRegistered")
     assert (len(said.asr), len(said.targets), len(said.services)) == (64, 16, 16)
