@@ -220,7 +220,7 @@ local function park(member, reason)
 end
 
 local now = clock.now()
-local due = redis.call('ZRANGEBYSCORE', keys.timers, '-inf', string.format('%d', now), 'LIMIT', 0,
+local due = redis.call('ZRANGEBYSCORE', keys.timers, '-inf', clock.text(), 'LIMIT', 0,
   fired_max)
 for _, member in ipairs(due) do
   -- One before it may have dropped this timer, or set it anew for something that is not due.

@@ -29,6 +29,6 @@ if redis.call('ZSCORE', keys.forgotten, name) then return 'duplicate' end
 
 local now = clock.now()
 emit({ t = 'SessionForgotten', s = keys.full(name), tp = s and s.tp, d = { key = key_id } })
-write('ZADD', keys.forgotten, string.format('%d', now), name)
+write('ZADD', keys.forgotten, clock.text(), name)
 write('ZREMRANGEBYRANK', keys.forgotten, 0, -remembered_max - 1)
 return 'ok'

@@ -27,7 +27,7 @@ if not nodes.is_current(node, epoch) then
   end
   return refuse('NODE_UNKNOWN')
 end
-write('HSET', keys.of('node', name), 'seen', string.format('%d', clock.now()), 'load', load)
+write('HSET', keys.of('node', name), 'seen', clock.text(), 'load', load)
 local lost = {}
 for at = 5, #ARGV, 2 do
   local kept = redis.call('HMGET', keys.of('job', ARGV[at]), 'status', 'node', 'epoch', 'attempt')

@@ -61,7 +61,7 @@ node.epoch_told = string.format('%d', node.epoch)
 local inbox_from = last[1] and last[1][1] or '0-0'
 write('HSET', node_key, 'status', 'alive', 'epoch', node.epoch, 'token', token, 'class', class_id,
   'slots', slots_no, 'asr', asr, 'targets', targets, 'services', services, 'marked', '',
-  'version', version, 'inbox_from', inbox_from, 'seen', string.format('%d', now), 'load', 0)
+  'version', version, 'inbox_from', inbox_from, 'seen', clock.text(), 'load', 0)
 nodes.known[name] = node
 classes.join(class_id, name, node)
 nodes.place(node)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, MutableMapping
+from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,12 @@ from structlog.testing import capture_logs
 from eventsched.archive.calls import ArchiveCalls
 from eventsched.distance import Distances
 from eventsched.errors import Backpressure
-from eventsched.events import Event
-from eventsched.keys import name_of
 from eventsched.pressure import PressureWatch
-from eventsched.projection import ProjectionSet
 from eventsched.projector import Projector
 from eventsched.rebuild import Rebuild, RebuildFailed
 from eventsched.verify import Verifier
 from tests.archive.archives import CORE, Archived, seal_all
+from tests.projector.counts import COUNTS, Counted
 
 LIMIT = 60
 
@@ -143,28 +141,6 @@ async def test_a_rebuild_folds_archive_and_log(archived: Archived) -> None:
     assert rebuilt.entries > 60
     report = await Verifier(archived.views, CORE, history=history).run()
     assert report.is_clean, report.violations
-
-
-class Counted(msgspec.Struct, frozen=True):
-    utterances: int = 0
-
-
-class Counts:
-    """A user's read model: how many utterances each session has had."""
-
-    name, version, view, handles = "counts", 1, Counted, frozenset({"UtteranceFinalized"})
-
-    def initial(self) -> Counted:
-        return Counted()
-
-    def route(self, event: Event) -> Iterable[str]:
-        return [name_of(event.session)]
-
-    def apply(self, view: Counted, _: Event) -> Counted:
-        return Counted(view.utterances + 1)
-
-
-COUNTS = ProjectionSet("counts", (Counts(),))
 
 
 async def counted(archived: Archived) -> tuple[int, list[MutableMapping[str, Any]]]:

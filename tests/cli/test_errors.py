@@ -94,25 +94,28 @@ def test_a_line_that_cannot_be_read_is_exit_code_2(
     assert said in line
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("EVENTSCHED_GAP_MS", "-5",
+         ("EVENTSCHED_GAP_MS", "a whole number from 1 to 86400000 expected, got '-5'")),
+        ("EVENTSCHED_PAUSEMS", "500", ("'pausems' is no setting", "did you mean pause_ms?")),
+    ],
+    ids=["bad", "misspelt"],
+)  # fmt: skip
 def test_a_bad_setting_in_the_environment_stops_the_start(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    name: str,
+    value: str,
+    said: tuple[str, ...],
 ) -> None:
-    monkeypatch.setenv("EVENTSCHED_GAP_MS", "-5")
+    monkeypatch.setenv(name, value)
     code, line = failed(capsys, "up")
     assert code == 1
-    assert "EVENTSCHED_GAP_MS" in line
-    assert "a whole number from 1 to 86400000 expected, got '-5'" in line
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_misspelt_setting_in_the_environment_stops_the_start(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("EVENTSCHED_PAUSEMS", "500")
-    code, line = failed(capsys, "up")
-    assert code == 1
-    assert "'pausems' is no setting" in line
-    assert "did you mean pause_ms?" in line
+    for words in said:
+        assert words in line
     assert list(tmp_path.iterdir()) == []
 
 

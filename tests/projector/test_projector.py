@@ -15,7 +15,6 @@ from eventsched.codec import UndecodableEvent
 from eventsched.errors import ServerUnavailable
 from eventsched.events import FIELDS, Event
 from eventsched.folding import in_order
-from eventsched.keys import name_of
 from eventsched.projection import Projection, ProjectionSet, load_sets
 from eventsched.projector import HOLD_MS, Projector, Stepped
 from eventsched.rebuild import Rebuild
@@ -23,6 +22,7 @@ from eventsched.transport import Arg, Entry
 from eventsched.views import START, Views
 from projections.session import Session, Sessions
 from tests.fixtures_store import TimedStore
+from tests.projector.counts import COUNTS, Counted
 
 CORE = projections.core
 
@@ -518,26 +518,6 @@ async def test_what_a_crashed_rebuild_left_is_dropped_by_the_next(store: TimedSt
     assert await views.checkpoint("rebuild-core") == START
 
 
-class Counted(msgspec.Struct, frozen=True):
-    utterances: int = 0
-
-
-class Counts:
-    """A record that its first event does not make anew: folded twice, it shows."""
-
-    name, version, view, handles = "counts", 1, Counted, frozenset({"UtteranceFinalized"})
-
-    def initial(self) -> Counted:
-        return Counted()
-
-    def route(self, event: Event) -> tuple[str, ...]:
-        return (name_of(event.session),)
-
-    def apply(self, view: Counted, _: Event) -> Counted:
-        return Counted(view.utterances + 1)
-
-
-COUNTS = ProjectionSet("counts", (Counts(),))
 SPEAKERS = ["s1", "s2", "s3", "s4"]
 
 

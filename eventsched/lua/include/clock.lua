@@ -27,7 +27,7 @@ local function read()
     emit({ t = 'ClockAdjusted', d = { behind_ms = behind, offset_ms = offset } })
   end
   if clock.at ~= last then
-    write('HSET', keys.clock, 'last', string.format('%d', clock.at))
+    write('HSET', keys.clock, 'last', clock.text())
   end
 end
 

@@ -183,7 +183,7 @@ function deliver.hold(session, target, number, ending)
   ending.body, ending.audio = nil, nil
   write('HSET', held, field, cjson.encode(ending), field .. '/body', body)
   if audio ~= '' then write('HSET', held, field .. '/audio', audio) end
-  write('ZADD', keys.of('ready', session, target), 'NX', string.format('%d', clock.now()),
+  write('ZADD', keys.of('ready', session, target), 'NX', clock.text(),
     string.format('%d', number))
   watch_gap(session, target)
 end

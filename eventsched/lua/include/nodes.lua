@@ -123,8 +123,7 @@ function nodes.gone(node)
   nodes.leave_class(node)
   node.status = 'gone'
   write('HSET', keys.of('node', node.name), 'status', 'gone', 'marked', '')
-  timers.drop('node', node.name)
-  timers.drop('drain', node.name)
+  timers.drop_both('node', 'drain', node.name)
 end
 
 function nodes.drain(node)

@@ -261,8 +261,7 @@ function sessions.close(s, reason)
     write('HDEL', keys.of('room', keys.name(s.room)), s.full)
     emit({ t = 'RoomLeft', s = s.full, tp = s.tp, d = { room = s.room } })
   end
-  timers.drop('idle', s.full)
-  timers.drop('pause', s.full)
+  timers.drop_both('idle', 'pause', s.full)
   timers.set(clock.now() + settings.close_wait_ms, 'close', s.full)
   deliver.tell(s.name, { state = 'closing', log = id })
   deliver.touched[s.name] = true
