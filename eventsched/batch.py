@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import anyio.lowlevel
 import msgspec
 
 from eventsched.events import Event
@@ -16,6 +17,9 @@ from eventsched.projection import ProjectionSet
 from eventsched.transport import Entry
 from eventsched.views import Dead, Put, Views
 
+STRETCH = 100
+"""Entries folded at a stretch. In between, what has come of the next read is taken in: without
+pauses an answer of many pieces would be complete only when the fold has to wait for it."""
 TRIES_MAX = 3
 """An entry that cannot be folded is tried so often, then passed by and parked."""
 
@@ -53,6 +57,8 @@ class Batches:
         failed, count = None, len(found)
         fold = self._folding.fold
         for at, one in enumerate(found):
+            if at and at % STRETCH == 0:
+                await anyio.lowlevel.checkpoint()
             unfolded = fold(one, whole=True) if isinstance(one, Event) else one
             if unfolded is None:
                 continue

@@ -11,13 +11,12 @@ What a crashed one left is dropped by the next.
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 
 import anyio
-import anyio.lowlevel
 import msgspec
 import structlog
-from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+from anyio.streams.memory import MemoryObjectSendStream
 from msgspec.structs import replace
 
 from eventsched.archive.reading import History
@@ -33,8 +32,6 @@ CHANGED_MAX = 8_000
 """Records that may change between two saves: one that is touched often is written once."""
 PUT_MAX = 128
 """Records written in one script call: 1 to 2 ms."""
-FOLDED_MAX = 100
-"""Entries folded at a stretch; in between, what has come of the next read is taken in."""
 ATTEMPTS_MAX = 200
 """How often a build may fall behind the live fold before it gives up."""
 
@@ -152,7 +149,7 @@ class Rebuild:
         send, receive = anyio.create_memory_object_stream[Sequence[Entry]](1)
         async with anyio.create_task_group() as tasks, receive:
             tasks.start_soon(self._read_ahead, send, at, upto)
-            async for entries in _in_stretches(receive):
+            async for entries in receive:
                 batch = await batches.fold(entries)
                 self._entries += batch.count
                 self._skipped += len(batch.parked)
@@ -215,17 +212,6 @@ class Rebuild:
             cursor, total = dropped[0], total + dropped[1]
             if cursor == "0":
                 return total
-
-
-async def _in_stretches(
-    reads: MemoryObjectReceiveStream[Sequence[Entry]],
-) -> AsyncIterator[Sequence[Entry]]:
-    """A fold awaits nothing, and an answer of 1,000 entries comes in many pieces: without pauses
-    it would be complete only when the fold has to wait for it."""
-    async for entries in reads:
-        for first in range(0, len(entries), FOLDED_MAX):
-            yield entries[first : first + FOLDED_MAX]
-            await anyio.lowlevel.checkpoint()
 
 
 def _next(projection: Projection, live: str) -> str:

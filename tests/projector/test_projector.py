@@ -540,7 +540,7 @@ async def take_turns(store: TimedStore) -> None:
 
 def keep_little(monkeypatch: pytest.MonkeyPatch) -> None:
     """A rebuild saves after each entry, and keeps two records in memory."""
-    monkeypatch.setattr("eventsched.rebuild.FOLDED_MAX", 1)
+    monkeypatch.setattr("eventsched.archive.reading.READ_MAX", 1)
     monkeypatch.setattr("eventsched.rebuild.CHANGED_MAX", 1)
     monkeypatch.setattr("eventsched.folding.CACHED_MAX", 2)
 
