@@ -14,6 +14,9 @@ from eventsched.store import Store
 
 log = structlog.get_logger("eventsched.dispatcher")
 WAIT_MS = 2_000
+BACK_MS = 2 * WAIT_MS
+"""For so long after each call it counts as being there: whoever finalizes meanwhile, while nothing
+waits in `work`, gives the job away in the same step (lua/include/owing.lua)."""
 
 
 class Dispatcher:
@@ -25,7 +28,7 @@ class Dispatcher:
 
     async def step(self) -> int:
         """One call of the script; returns the entries left."""
-        reply = await self._store.dispatch_work()
+        reply = await self._store.dispatch_work(BACK_MS)
         if reply.last_id != "0-0":
             self._seen = reply.last_id
             log.debug("dispatched", cell=self._store.cell, jobs=reply.jobs, left=reply.left)

@@ -32,6 +32,7 @@ D decided state: changes only together with an event, no TTL.   S soft state: ma
     backlog                hash   D  tenant -> waiting jobs
     fair                   zset   D  tenant -> F; below V dropped
     cell                   hash   D  counters: entry, virtual time, classes, trimmed; pressure
+                                  + S field dispatcher: until when one will be back
     clock                  hash   S  mode, offset, last
     settings               hash   S  the cell's settings
     timers                 zset   S  due times: `<kind>|<id>`

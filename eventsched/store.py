@@ -308,9 +308,13 @@ class Store:
 
     # --- roles ------------------------------------------------------------------------------
 
-    async def dispatch_work(self) -> DispatchReply:
-        """Up to 12 entries of `work` are dispatched or queued."""
-        last_id, left, jobs = await self._run("dispatch_work")
+    async def dispatch_work(self, back_ms: int = 0) -> DispatchReply:
+        """Up to 12 entries of `work` are dispatched or queued.
+
+        A caller that comes again within `back_ms` may say so: until then whoever finalizes gives
+        its jobs away itself where nothing waits before them.
+        """
+        last_id, left, jobs = await self._run("dispatch_work", back_ms)
         return DispatchReply(last_id.decode(), left, jobs)
 
     async def fire_timers(self) -> TimerReply:

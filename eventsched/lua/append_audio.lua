@@ -8,7 +8,8 @@
 -- Reply: per chunk [ok|duplicate, utterance, finalized…] or [refused, CODE key=value]
 -- Refusals: SESSION_UNKNOWN, SESSION_SUPERSEDED, SESSION_CLOSED, SEQ_GAP, CHUNK_TOO_LARGE,
 --   INVALID_MESSAGE, BACKPRESSURE
--- Events: AudioChunkAppended (audio stream), UtteranceFinalized
+-- Events: AudioChunkAppended (audio stream), UtteranceFinalized, JobDispatched,
+--   JobQueued
 -- Bound: the chunks given, at most 512
 local log_key = KEYS[1]
 local now_arg = ARGV[1]
@@ -52,4 +53,5 @@ end
 local replies = {}
 for at = 2, #ARGV, width do replies[#replies + 1] = take(at) end
 sessions.flush()
+queue.flush()
 return replies

@@ -8,7 +8,7 @@
 --   epoch_arg       number
 -- Reply: ok | duplicate
 -- Refusals: SESSION_UNKNOWN, SESSION_SUPERSEDED, INVALID_MESSAGE
--- Events: SessionClosing, UtteranceFinalized, RoomLeft, PlaybackEnded, SessionClosed
+-- Events: SessionClosing, UtteranceFinalized, JobDispatched, JobQueued, RoomLeft, PlaybackEnded, SessionClosed
 -- Bound: 32 members of a room, 64 playbacks
 local log_key = KEYS[1]
 local now_arg, name, epoch_arg = ARGV[1], ARGV[2], ARGV[3]
@@ -21,4 +21,5 @@ if why then return redis.error_reply(why) end
 sessions.close(s, 'asked')
 sessions.settle()
 sessions.flush()
+queue.flush()
 return 'ok'

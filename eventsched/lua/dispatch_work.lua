@@ -5,16 +5,19 @@
 --   log_key         es1:{cell}:log         stream
 -- ARGV
 --   now_arg         ms                     honoured in a manual cell only
+--   back_arg        0 to 60000 ms          the caller comes again by then: until it, whoever finalizes
+--                                          gives its jobs away itself where `work` is empty
 -- Reply: [last_id, left, jobs]   left: entries not read yet; last_id: of the last entry read
--- Refusals: none
+-- Refusals: INVALID_MESSAGE
 -- Events: JobDispatched, JobQueued
 -- Bound: 12 entries of at most 32 targets; 64 demands and 8 fills each
 local log_key = KEYS[1]
-local now_arg = ARGV[1]
+local now_arg, back_arg = ARGV[1], ARGV[2]
 local group, consumer, entries_max = 'dispatch', 'dispatcher', '12'
--- include: deliver
 -- include: assign
+-- include: owing
 -- include: work
+-- include: dead
 
 local function read(from)
   local reply = redis.call('XREADGROUP', 'GROUP', group, consumer, 'COUNT', entries_max, 'STREAMS',
@@ -28,44 +31,18 @@ local function fields_of(entry)
   return flat[2], flat[4]
 end
 
--- The jobs that this utterance still owes and nobody has created yet (rules 10, 25), and how many
--- it no longer does.
-local function jobs_of(wanted)
-  local list, listed, obsolete, session = {}, {}, 0, keys.name(wanted.session)
-  for _, owed in ipairs(wanted.targets) do
-    local key = wanted.tenant .. ':' .. wanted.session .. ':' .. wanted.utterance .. ':translation:'
-      .. owed.target .. ':' .. wanted.features_hash
-    local open = deliver.is_open(session, owed.target, owed.delivery_no)
-    if open and not listed[key] and redis.call('EXISTS', keys.of('job', key)) == 0 then
-      listed[key] = true
-      list[#list + 1] = jobs.create(key, wanted, owed.target, owed.delivery_no)
-    else
-      obsolete = obsolete + 1
-    end
-  end
-  return list, obsolete
-end
-
 local function take(id, kind, d)
   if kind == 'fill' then
     local node = nodes.get(d)
     if node then assign.fill(node, 'work/' .. id) end
     return 0
   end
-  local wanted = work.read(d)
-  local list, obsolete = jobs_of(wanted)
-  if obsolete > 0 then write('HINCRBY', keys.cell, 'obsolete', obsolete) end
-  for _, job in ipairs(list) do assign.place(job, 'log/' .. wanted.log) end
-  return #list
+  return owing.place(work.read(d))
 end
 
--- What cannot be processed is parked with its reason; `partial` when it had begun to write.
-local function park(id, kind, d, reason)
-  redis.call('XADD', keys.dead, clock.entry_id(), 'from', 'work', 'id', id,
-    'k', kind or '', 'd', d or '', 'reason', text.reason(reason),
-    'partial', wrote and '1' or '0')
-end
-
+local back_ms = text.int(back_arg, 0, 60000)
+if not back_ms then return invalid('back_ms', '0 to 60000 ms') end
+if back_ms > 0 then write('HSET', keys.cell, 'dispatcher', text.of(clock.now() + back_ms)) end
 clock.now()
 local entries = read('0')
 if #entries == 0 then entries = read('>') end
@@ -74,7 +51,7 @@ for i, entry in ipairs(entries) do
   local id, kind, d = entry[1], fields_of(entry)
   wrote = false
   local ok, result = pcall(take, id, kind, d)
-  if ok then given = given + result else park(id, kind, d, result) end
+  if ok then given = given + result else dead.park('work', id, kind or '', d or '', result) end
   ids[i], last_id = id, id
 end
 queue.flush()

@@ -7,7 +7,7 @@
 --   then per finalize: session (name), epoch, utterance (not the current one, or empty: a duplicate)
 -- Reply: per finalize [ok|duplicate, utterance, finalized…] or [refused, CODE key=value]
 -- Refusals: SESSION_UNKNOWN, SESSION_SUPERSEDED, SESSION_CLOSED, INVALID_MESSAGE
--- Events: UtteranceFinalized
+-- Events: UtteranceFinalized, JobDispatched, JobQueued
 -- Bound: the finalizes given, at most 64; 32 members of a room each
 local log_key = KEYS[1]
 local now_arg = ARGV[1]
@@ -43,4 +43,5 @@ end
 local replies = {}
 for at = 2, #ARGV, width do replies[#replies + 1] = take(at) end
 sessions.flush()
+queue.flush()
 return replies

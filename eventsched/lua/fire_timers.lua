@@ -15,6 +15,7 @@ local fired_max, retired_max = 16, 256
 local audio_wait_ms = 60000
 -- include: sessions
 -- include: attempts
+-- include: dead
 local fire = {}
 
 function fire.pause(full)
@@ -214,11 +215,6 @@ function fire.retire(full)
   sessions.known[name] = false
 end
 
-local function park(member, reason)
-  redis.call('XADD', keys.dead, clock.entry_id(), 'from', 'timers', 'id', member,
-    'k', 'timer', 'd', '', 'reason', text.reason(reason), 'partial', wrote and '1' or '0')
-end
-
 local now = clock.now()
 local due = redis.call('ZRANGEBYSCORE', keys.timers, '-inf', clock.text(), 'LIMIT', 0,
   fired_max)
@@ -230,7 +226,7 @@ for _, member in ipairs(due) do
     redis.call('ZREM', keys.timers, member)
     wrote = false
     local ok, reason = pcall(fire[kind], id)
-    if not ok then park(member, reason) end
+    if not ok then dead.park('timers', member, 'timer', '', reason) end
   end
 end
 sessions.settle()

@@ -336,9 +336,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.sessions)
     @rule(which=small, ms=st.sampled_from([0, 5, 100]))
     def append_empty_final(self, which: int, ms: int) -> None:
-        self.both(
-            "append_audio", [self.chunk(self.session(which), ms=ms, payload=b"", final=True)]
-        )
+        self.both("append_audio", [self.chunk(self.session(which), ms=ms, payload=b"", final=True)])
 
     @precondition(lambda self: self.sessions)
     @rule(which=small, by=st.sampled_from([1, 2, -1, -1, -2]))
@@ -422,9 +420,7 @@ class Machine(RuleBasedStateMachine):
         utterance=st.integers(0, 1),
         started=st.sampled_from([True, True, False]),
     )
-    def mark(
-        self, which: int, origin: int, language: str, utterance: int, started: bool
-    ) -> None:
+    def mark(self, which: int, origin: int, language: str, utterance: int, started: bool) -> None:
         grant = self.session(which)
         heard = self.session(origin).session
         self.both(
@@ -703,9 +699,9 @@ class Machine(RuleBasedStateMachine):
 
     # --- roles ------------------------------------------------------------------------------
 
-    @rule()
-    def dispatch(self) -> None:
-        self.both("dispatch_work")
+    @rule(back_ms=st.sampled_from([0, 2_000, 60_000]))
+    def dispatch(self, back_ms: int = 0) -> None:
+        self.both("dispatch_work", back_ms)
 
     @rule(ms=st.sampled_from([1, 50, 999, 2_000, 3_000, 5_000]), times=st.integers(1, 2))
     def tick(self, ms: int, times: int) -> None:

@@ -30,7 +30,7 @@ from eventsched.events import (
 from eventsched.keys import LANGUAGE, NAME, cell_of, name_of
 from eventsched.store import Chunk, Finalize, Receipt, SessionGrant
 from projections.session import Session
-from tests.model import delivery
+from tests.model import delivery, owing
 from tests.model.world import Buffered, Soft, Work, World, invalid, place_of
 
 Reason = Literal["pause", "max_duration", "final", "max_bytes", "close"]
@@ -331,12 +331,11 @@ def finalize(w: World, name: str, reason: Reason) -> int:
         targets=owed,
     )
     log_id = w.emit(data, session=view.session, cause=f"audio:{view.session}/{last.id}")
-    if owed:
-        work = _work_of(view, soft, data, log_id)
-        w.append(w.keys.work, k="utterance", d=work)
-    soft.buffer = []
+    utterance, soft.buffer = view.utterance, []
     trim_audio(w, name)
-    return view.utterance
+    if owed:
+        owing.dispatch(w, _work_of(view, soft, data, log_id))
+    return utterance
 
 
 def _work_of(view: Session, soft: Soft, data: UtteranceFinalized, log_id: str) -> Work:

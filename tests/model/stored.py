@@ -47,6 +47,7 @@ def expected(w: World) -> Content:
         "entry": w.entries,
         "virtual": w.virtual,
         "pressure": ",".join(sorted(w.pressure)),
+        "dispatcher": w.dispatcher_until,
         "obsolete": w.obsolete,
         "duplicate_finalizes": w.duplicate_finalizes,
     }

@@ -11,11 +11,11 @@ from typing import Literal
 
 from msgspec.structs import replace
 
-from eventsched.events import PressureLifted, PressureRaised, SessionRetired, Target
+from eventsched.events import PressureLifted, PressureRaised, SessionRetired
 from eventsched.keys import job_key, name_of
 from eventsched.store import DispatchReply, Retried, TimerReply
-from tests.model import attempts, delivery, nodes, queue, session
-from tests.model.world import Broken, Core, Entry, Work, World, place_of
+from tests.model import attempts, delivery, nodes, owing, queue, session
+from tests.model.world import Broken, Entry, World, place_of
 
 FIRED_MAX = 16
 ENTRIES_MAX = 12
@@ -213,8 +213,10 @@ FIRE: dict[str, Callable[[World, str], None]] = {
 # --- work -----------------------------------------------------------------------------------
 
 
-def dispatch_work(w: World) -> DispatchReply:
+def dispatch_work(w: World, back_ms: int = 0) -> DispatchReply:
     """Each target that is still owed and has no job yet gets one, once (rules 10, 11)."""
+    if back_ms:
+        w.dispatcher_until = w.now + back_ms
     work = w.streams.setdefault(w.keys.work, [])
     batch, jobs = work[:ENTRIES_MAX], 0
     _ = w.now  # time goes on even when there is nothing to do
@@ -234,51 +236,7 @@ def _dispatch(w: World, entry: Entry) -> int:
     if isinstance(d, Broken):
         _park(w, "work", entry.id, entry.fields["k"], d)
         return 0
-    wanted = {_key_of(d, one): _core_of(d, one) for one in _wanted(w, d)}
-    w.obsolete += len(d.targets) - len(wanted)
-    w.cores |= wanted
-    for key in wanted:
-        queue.place(w, key, 1, f"log/{d.log}")
-    return len(wanted)
-
-
-def _wanted(w: World, work: Work) -> list[Target]:
-    """Targets that nobody has made a job of, and whose listeners still wait."""
-    name = name_of(work.session)
-    return [
-        one
-        for one in work.targets
-        if _key_of(work, one) not in w.jobs
-        and delivery.open_outcome(w, name, one.target, one.delivery_no) is not None
-    ]
-
-
-def _key_of(work: Work, one: Target) -> str:
-    return job_key(work.tenant, work.session, work.utterance, one.target, work.features_hash)
-
-
-def _core_of(work: Work, one: Target) -> Core:
-    return Core(
-        tenant=work.tenant,
-        session=work.session,
-        utterance=work.utterance,
-        turn=work.turn,
-        source=work.source,
-        target=one.target,
-        services=work.services,
-        audio=work.audio,
-        rate=work.rate,
-        first=work.first,
-        last=work.last,
-        count=work.count,
-        bytes=work.bytes,
-        ms=work.ms,
-        padding_ms=work.padding_ms,
-        priority=work.priority,
-        tp=work.tp,
-        key=work.key,
-        delivery_no=one.delivery_no,
-    )
+    return owing.place(w, d)
 
 
 # --- what could not be processed ------------------------------------------------------------
@@ -300,7 +258,7 @@ def retry_dead(w: World, dead_id: str, *, force: bool) -> Retried:
         kind, _, of = found[0].fields["id"].partition("|")
         w.set_timer(w.now, kind, of)
         return Retried("retried", 1, 0)
-    wanted = _wanted(w, d.work)
+    wanted = owing.still_owed(w, d.work)
     passed_over = len(d.work.targets) - len(wanted)
     if not wanted:
         return Retried("passed_over", 0, passed_over)

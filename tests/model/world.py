@@ -190,6 +190,9 @@ class World:
         self.pressure: set[str] = set()
         self.forgotten: dict[str, int] = {}
         """Session -> when its SessionForgotten was appended."""
+        self.dispatcher_until = 0
+        self.given_at_once = 0
+        """Jobs that the current call has given away beside what it decides."""
         self.obsolete = 0
         self.duplicate_finalizes = 0
         self.events: list[Event] = []
@@ -205,6 +208,7 @@ class World:
     def begin(self, asked_ms: int) -> None:
         """A call comes, at this time of the server's clock."""
         self.events, self.touched, self._asked_ms = [], set(), asked_ms
+        self.given_at_once = 0
 
     @property
     def now(self) -> int:

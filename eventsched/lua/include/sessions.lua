@@ -9,9 +9,12 @@
 -- include: json
 -- include: deliver
 -- include: archive
-local sessions = { given_up_max = 32, tokens_max = 8 }
+-- include: owing
+-- include: work
+-- include: dead
+local sessions = { given_up_max = 32, tokens_max = 8, at_once_max = 8 }
 call.starts_with(function()
-  sessions.known, sessions.waiting, sessions.pressed = {}, {}, nil
+  sessions.known, sessions.waiting, sessions.pressed, sessions.at_once = {}, {}, nil, nil
 end)
 
 local padding_ms = { pause = 220, max_duration = 220, final = 280, max_bytes = 0, close = 220 }
@@ -129,48 +132,68 @@ local function audience(s)
   return order, by_target
 end
 
--- Give each target its next delivery number and owe its outcome. Returns the targets as JSON; nil
--- when there are none.
+-- Give each target its next delivery number and owe its outcome. Returns the targets as
+-- { target, delivery_no } and as JSON.
 local function owe_targets(s)
   local order, by_target = audience(s)
-  local owed = {}
+  local list, owed = {}, {}
   for i, target in ipairs(order) do
     local number = text.of(write('HINCRBY', keys.of('session', s.name), 'a:' .. target, '1') - 1)
     local to = by_target[target] and table.concat(by_target[target], ',') or ''
+    list[i] = { target = target, delivery_no = number }
     owed[i] = '{"target":"' .. target .. '","delivery_no":' .. number .. json.words('to', to) .. '}'
     deliver.owe(s.name, target, number, s.utterance, s.buf_first, to)
   end
-  return owed[1] and '[' .. table.concat(owed, ',') .. ']'
+  return list, '[' .. table.concat(owed, ',') .. ']'
 end
 
--- What dispatch is told: who wants what of which audio. It reads this order (include/work).
--- `counted` and `audio` are what the event says too.
-local function put_to_work(s, counted, audio, owed, log_id)
-  write('XADD', keys.work, clock.entry_id(), 'k', 'utterance', 'd', '{"session":"' .. s.full .. '",'
-    .. counted .. ',"tenant":"' .. s.tenant .. '","source":"' .. s.source .. '","features_hash":"'
-    .. s.features_hash .. '","log":"' .. log_id .. '","tp":' .. json.text(s.tp) .. ',"targets":' .. owed
-    .. ',"priority":' .. text.of(s.priority) .. ',"audio":"' .. s.audio .. '","rate":'
-    .. text.of(s.rate)
-    .. json.words('services', s.services) .. json.word('key', s.key) .. ',' .. audio .. '}')
+-- Whether this call may give so many jobs away itself: where the dispatcher is there, and has
+-- nothing in `work` that came before.
+local function may_dispatch(jobs_told)
+  if not sessions.at_once then
+    local until_ms = tonumber(redis.call('HGET', keys.cell, 'dispatcher')) or 0
+    sessions.at_once = until_ms > clock.now() and sessions.at_once_max or 0
+  end
+  if sessions.at_once < jobs_told or redis.call('XLEN', keys.work) > 0 then return false end
+  sessions.at_once = sessions.at_once - jobs_told
+  return true
+end
+
+-- The jobs of a finalized utterance are given away at once, as the dispatcher would, or wait in
+-- `work` for it. What cannot be processed is parked, as there: nothing here fails the finalize.
+local function dispatch(wanted)
+  if not may_dispatch(#wanted.targets) then
+    work.put(wanted)
+    return
+  end
+  wrote = false
+  local ok, reason = pcall(owing.place, wanted)
+  if not ok then dead.park('work', wanted.log, 'utterance', work.told(wanted), reason) end
+  wrote = true
 end
 
 -- The open utterance is complete. Once per utterance: the index moves on (rules 2, 3).
 function sessions.finalize(s, reason)
-  local utterance, owed = s.utterance, owe_targets(s)
-  local counted = '"utterance":' .. text.of(utterance) .. ',"turn":' .. text.of(s.turn) .. ',"ms":'
-    .. text.of(s.buf_ms)
+  local targets, owed = owe_targets(s)
+  local utterance, turn, ms = text.of(s.utterance), text.of(s.turn), text.of(s.buf_ms)
   local audio = '"first":"' .. s.buf_first .. '","last":"' .. s.buf_last .. '","count":'
     .. text.of(s.buf_count) .. ',"bytes":' .. text.of(s.buf_bytes) .. ',"padding_ms":'
     .. text.of(padding_ms[reason])
   local id = emit({ t = 'UtteranceFinalized', s = s.full, tp = s.tp,
-    c = 'audio:' .. s.full .. '/' .. s.buf_last, d = '{' .. counted .. ',"reason":"' .. reason .. '",'
-      .. audio .. ',"first_seq":' .. text.of(s.buf_seq) .. (owed and ',"targets":' .. owed or '') .. '}' })
-  if owed then put_to_work(s, counted, audio, owed, id) end
-  s.utterance = utterance + 1
+    c = 'audio:' .. s.full .. '/' .. s.buf_last, d = '{"utterance":' .. utterance .. ',"turn":' .. turn
+      .. ',"ms":' .. ms .. ',"reason":"' .. reason .. '",' .. audio .. ',"first_seq":'
+      .. text.of(s.buf_seq) .. (targets[1] and ',"targets":' .. owed or '') .. '}' })
+  s.utterance = s.utterance + 1
   if reason ~= 'max_duration' then s.turn = s.turn + 1 end
   s.has_moved_on = true
   empty_buffer(s)
   sessions.trim_audio(s)
+  if not targets[1] then return end
+  dispatch({ session = s.full, utterance = utterance, turn = turn, ms = ms, tenant = s.tenant,
+    source = s.source, features_hash = s.features_hash, log = id, tp = s.tp, priority = s.priority,
+    targets = targets, owed = owed, services = s.services, audio = '"audio":"' .. s.audio
+      .. '","rate":' .. text.of(s.rate) .. json.words('services', s.services)
+      .. json.word('key', s.key) .. ',' .. audio })
 end
 
 -- Audio stays for the oldest utterance that is open or has an open outcome, and for the oldest that

@@ -1,6 +1,10 @@
--- work: an utterance that wants jobs, as sessions.finalize puts it into the stream `work`. Numbers
--- stay text where they are only passed on. What finalize writes is read by one pattern; the same in
+-- work: an utterance that wants jobs, as it waits in the stream `work` for the dispatcher. Numbers
+-- stay text where they are only passed on. What `told` writes is read by one pattern; the same in
 -- another order, or with what that leaves out, by cjson.
+-- include: keys
+-- include: write
+-- include: clock
+-- include: text
 -- include: json
 local work = {}
 
@@ -66,4 +70,17 @@ function work.read(d)
   return { session = session, utterance = utterance, turn = turn, ms = ms, tenant = tenant,
     source = source, features_hash = features_hash, log = log, tp = '', priority = tonumber(priority),
     targets = owed, services = services, audio = audio }
+end
+
+-- What `read` reads: as it gives it, with `owed`, the targets and their recipients as JSON.
+function work.told(wanted)
+  return '{"session":"' .. wanted.session .. '","utterance":' .. wanted.utterance .. ',"turn":'
+    .. wanted.turn .. ',"ms":' .. wanted.ms .. ',"tenant":"' .. wanted.tenant .. '","source":"'
+    .. wanted.source .. '","features_hash":"' .. wanted.features_hash .. '","log":"' .. wanted.log
+    .. '","tp":' .. json.text(wanted.tp) .. ',"targets":' .. wanted.owed .. ',"priority":'
+    .. text.of(wanted.priority) .. ',' .. wanted.audio .. '}'
+end
+
+function work.put(wanted)
+  write('XADD', keys.work, clock.entry_id(), 'k', 'utterance', 'd', work.told(wanted))
 end

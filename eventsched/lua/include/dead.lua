@@ -1,0 +1,10 @@
+-- dead: what could not be processed, parked with its reason; `partial` when it had begun to write.
+-- include: keys
+-- include: write
+-- include: clock
+-- include: text
+local dead = {}
+function dead.park(from, id, kind, d, reason)
+  redis.call('XADD', keys.dead, clock.entry_id(), 'from', from, 'id', id, 'k', kind, 'd', d,
+    'reason', text.reason(reason), 'partial', wrote and '1' or '0')
+end

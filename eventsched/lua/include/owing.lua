@@ -1,0 +1,33 @@
+-- owing: a finalized utterance (include/work) becomes the jobs that it owes, once each (rules 10, 11).
+-- include: keys
+-- include: write
+-- include: deliver
+-- include: jobs
+-- include: assign
+local owing = {}
+
+-- The jobs that it still owes and nobody has created yet (rules 10, 25), and how many it no longer
+-- does.
+local function jobs_of(wanted)
+  local list, listed, obsolete, session = {}, {}, 0, keys.name(wanted.session)
+  for _, owed in ipairs(wanted.targets) do
+    local key = wanted.tenant .. ':' .. wanted.session .. ':' .. wanted.utterance .. ':translation:'
+      .. owed.target .. ':' .. wanted.features_hash
+    local open = deliver.is_open(session, owed.target, owed.delivery_no)
+    if open and not listed[key] and redis.call('EXISTS', keys.of('job', key)) == 0 then
+      listed[key] = true
+      list[#list + 1] = jobs.create(key, wanted, owed.target, owed.delivery_no)
+    else
+      obsolete = obsolete + 1
+    end
+  end
+  return list, obsolete
+end
+
+-- Each is given to a node, or waits. Returns how many.
+function owing.place(wanted)
+  local list, obsolete = jobs_of(wanted)
+  if obsolete > 0 then write('HINCRBY', keys.cell, 'obsolete', obsolete) end
+  for _, job in ipairs(list) do assign.place(job, 'log/' .. wanted.log) end
+  return #list
+end

@@ -1,0 +1,231 @@
+"""Whoever finalizes dispatches in the same step, while a dispatcher is there and `work` is empty:
+the same decisions, the same events, one call less (rules 10, 11, 16-18)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio
+
+from eventsched.errors import Refused
+from eventsched.events import Event
+from eventsched.store import Chunk, Receipt, SessionGrant
+from tests.fixtures_store import TimedStore
+from tests.scripts.cell_state import check
+from tests.scripts.jobs_of import (
+    assigned,
+    finish_one,
+    logged,
+    order_of_dispatch,
+    speak,
+    take_parked,
+)
+
+BACK_MS = 4_000
+EIGHT = ["ar", "de", "es", "fr", "it", "ja", "ko", "pt"]
+
+
+async def work(store: TimedStore) -> int:
+    """Entries that wait for the dispatcher."""
+    return len(await store.read_range(store.keys.work, "-", "+", 100))
+
+
+async def test_rule_11_one_call_finalizes_and_dispatches(store: TimedStore) -> None:
+    node = await store.join()
+    await store.dispatch_work(BACK_MS)
+    session = await speak(store, "s1")
+    assert await work(store) == 0
+    finalized, dispatched = (await store.log())[-2:]
+    assert (finalized.type, dispatched.type) == ("UtteranceFinalized", "JobDispatched")
+    assert dispatched.cause == f"log/{finalized.id}"
+    (assignment,) = await assigned(store, node)
+    assert assignment["j"] == dispatched.job
+    await store.say(session, 1)
+    asked = (session.session, session.epoch, 1)
+    assert (await store.finalize_utterance(*asked)).status == "ok"
+    assert (await store.finalize_utterance(*asked)).status == "duplicate"
+    assert await order_of_dispatch(store) == ["s1/0", "s1/1"]
+    assert await store.dispatch() == 0
+    await check(store)
+
+
+async def test_the_events_and_the_assignment_are_those_of_the_dispatcher(store: TimedStore) -> None:
+    """The same day twice, the second time through `work`."""
+    told = dict[str, Any]()
+    for name, back_ms in (("s1", BACK_MS), ("s2", 0)):
+        node = await store.join(token=name, slots=3, targets=["es", "fr"], services=["tts"])
+        await store.dispatch_work(back_ms)
+        await speak(
+            store, name, count=2, targets=["es", "fr"], features=["tts"], key="0123456789abcdef"
+        )
+        await store.dispatch()
+        assignments = [_same(one) for one in (await assigned(store, node))[-3:]]
+        events = [_told(one) for one in await store.log("JobDispatched", "JobQueued")]
+        told[name] = (assignments, events[-4:])
+        for _ in range(4):
+            await finish_one(store, node)
+        await store.drain_node(node.node, node.epoch, within_ms=1_000)
+        store.tick(BACK_MS)
+    assert len(told["s1"][0]) == 3
+    assert told["s1"] == told["s2"]
+    await check(store)
+
+
+def _same(assignment: dict[str, Any]) -> dict[str, Any]:
+    own = ("j", "c", "session", "first", "last", "deadline_ms", "epoch")
+    return {name: value for name, value in assignment.items() if name not in own}
+
+
+def _told(event: Event) -> tuple[str, dict[str, Any]]:
+    own = ("deadline_ms", "epoch", "tag", "member")
+    fields = event.data.__struct_fields__
+    return event.type, {name: getattr(event.data, name) for name in fields if name not in own}
+
+
+async def test_without_a_dispatcher_jobs_wait_in_work(store: TimedStore) -> None:
+    """It said until when it will be back; from that moment on it is not there."""
+    await store.join(slots=8)
+    await store.dispatch_work(BACK_MS)
+    store.tick(BACK_MS - 1)
+    await speak(store, "s1")
+    assert await work(store) == 0
+    store.tick(1)
+    await speak(store, "s2")
+    assert await work(store) == 1
+    assert await order_of_dispatch(store) == ["s1/0"]
+    await store.dispatch_work(BACK_MS)
+    await speak(store, "s3")
+    assert await order_of_dispatch(store) == ["s1/0", "s2/0", "s3/0"]
+    await check(store)
+
+
+async def test_nobody_goes_ahead_of_what_waits_in_work(store: TimedStore) -> None:
+    await store.join(slots=64)
+    await speak(store, "s1", count=14)
+    await store.dispatch_work(BACK_MS)  # takes twelve of them
+    await speak(store, "s2")
+    assert await work(store) == 3
+    await store.dispatch_work(BACK_MS)
+    await speak(store, "s3")
+    assert (await order_of_dispatch(store))[-4:] == ["s1/12", "s1/13", "s2/0", "s3/0"]
+    await check(store)
+
+
+async def test_rule_18_a_job_that_finds_no_slot_waits_as_it_would(store: TimedStore) -> None:
+    await store.dispatch_work(BACK_MS)
+    await speak(store, "s1")
+    (queued,) = await logged(store, "JobQueued")
+    assert queued.data.reason == "NO_POOL_FOR_LANG_PAIR"
+    node = await store.join(slots=1)
+    await speak(store, "s2")
+    assert [one.data.reason for one in await logged(store, "JobQueued")][1:] == [
+        "NO_AVAILABLE_NODE"
+    ]
+    await finish_one(store, node)
+    assert await order_of_dispatch(store) == ["s1/0", "s2/0"]
+    assert await work(store) == 0
+    await check(store)
+
+
+async def test_a_call_gives_eight_jobs_away_at_most(store: TimedStore) -> None:
+    await store.join(slots=64, targets=EIGHT)
+    await store.dispatch_work(BACK_MS)
+    session = await store.open("s1", targets=EIGHT[:3])
+    asked = [_final(session, seq) for seq in range(4)]
+    assert [_word(one) for one in await store.append_audio(asked)] == ["ok"] * 4
+    assert await order_of_dispatch(store) == ["s1/0"] * 3 + ["s1/1"] * 3
+    assert await work(store) == 2
+    await store.dispatch()
+    await speak(store, "s2", targets=EIGHT)
+    assert await work(store) == 0
+    assert len(await order_of_dispatch(store)) == 20
+    await check(store)
+
+
+def _word(told: Receipt | Refused) -> str:
+    return told.code if isinstance(told, Refused) else told.status
+
+
+def _final(session: SessionGrant, seq: int) -> Chunk:
+    return Chunk(
+        session=session.session, epoch=session.epoch, seq=seq, ms=100, payload=b"ab", final=True
+    )
+
+
+async def test_a_pause_and_a_close_dispatch_too(store: TimedStore) -> None:
+    await store.join()
+    paused, closing = await store.open("s1"), await store.open("s2")
+    await store.say(paused, 0)
+    store.tick(3_000)
+    await store.say(closing, 0)
+    await store.dispatch_work(BACK_MS)
+    await store.timers()
+    await store.close_session(closing.session, closing.epoch)
+    assert await order_of_dispatch(store) == ["s1/0", "s2/0"]
+    assert await work(store) == 0
+    await check(store)
+
+
+async def test_what_cannot_be_dispatched_is_parked_and_the_finalize_holds(
+    store: TimedStore,
+) -> None:
+    """As in `work`: nothing of it was written, and once what broke is mended it goes again."""
+    await store.join()
+    await store.dispatch_work(BACK_MS)
+    key = store.keys.live("group")
+    await store.transport.command("HSET", key, "a", "b", key=key)
+    session = await speak(store, "s1")
+    (entry,) = await store.read_range(store.keys.dead, "-", "+", 100)
+    assert await work(store) == 0
+    assert await order_of_dispatch(store) == []
+    await store.transport.command("DEL", key, key=key)
+    retried = await store.retry_dead(entry[0], force=False)
+    assert (retried.word, retried.retried) == ("retried", 1)
+    assert await store.dispatch() == 1
+    await store.say(session, 1, final=True)
+    assert await order_of_dispatch(store) == ["s1/0", "s1/1"]
+    await check(store)
+
+
+async def test_what_fails_after_it_wrote_is_parked_as_partial(store: TimedStore) -> None:
+    await store.join()
+    await store.dispatch_work(BACK_MS)
+    key = store.keys.inbox("n1")
+    await store.transport.command("SET", key, "x", key=key)
+    session = await speak(store, "s1")
+    (parked,) = await take_parked(store)
+    assert (parked["from"], parked["k"], parked["partial"]) == ("work", "utterance", "1")
+    (finalized,) = await store.log("UtteranceFinalized")
+    assert parked["id"] == finalized.id
+    assert (await store.say(session, 1)).utterance == 1
+    await store.transport.command("DEL", key, key=key)
+
+
+async def test_rule_11_producers_that_finalize_while_dispatchers_run(store: TimedStore) -> None:
+    """Six sessions speak, two dispatchers come and go: each job once, each session in order."""
+    node = await store.join(slots=256)
+
+    async def speaks(name: str) -> None:
+        session = await store.open(name)
+        for seq in range(20):
+            await store.say(session, seq, final=True)
+
+    async def dispatches(back_ms: int) -> None:
+        for _ in range(30):
+            await store.dispatch_work(back_ms)
+            store.tick(1)
+
+    async with anyio.create_task_group() as tasks:
+        for name in ("s1", "s2", "s3", "s4", "s5", "s6"):
+            tasks.start_soon(speaks, name)
+        for back_ms in (1, 2):
+            tasks.start_soon(dispatches, back_ms)
+    await store.dispatch()
+    messages = [one["j"] for one in await assigned(store, node)]
+    assert len(messages) == len(set(messages)) == 120
+    order = await order_of_dispatch(store)
+    for name in {one.partition("/")[0] for one in order}:
+        assert [one for one in order if one.startswith(f"{name}/")] == [
+            f"{name}/{number}" for number in range(20)
+        ]
+    await check(store)
