@@ -2,11 +2,11 @@
 
 Owns: who folds (a hold fenced by epoch), one step (read, fold, save), the loop around it.
 Never does: decide anything; write state other than views, trails and its checkpoint.
-Read next: lua/read_batch.lua, lua/save_views.lua, batch.py.
+Read next: lua/save_views.lua, batch.py.
 
-Any number of projectors may run for a set: one holds it, the others try every 250 ms. Each step
-reads inside the fence and saves inside the fence: a projector that was frozen and wakes up can
-neither take entries nor write.
+Any number of projectors may run for a set: one holds it, the others try every 250 ms. A step reads
+the log behind the checkpoint, which takes nothing from anybody, and saves inside the fence, where
+the consumer group moves too: a projector that was frozen and wakes up changes nothing.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from eventsched.archive.layout import ArchiveFolder
 from eventsched.archive.reading import History
 from eventsched.batch import TRIES_MAX, Batch, Batches
 from eventsched.errors import ServerUnavailable
-from eventsched.folding import Folding, in_order
+from eventsched.folding import Folding
 from eventsched.projection import ProjectionSet
 from eventsched.rebuild import Rebuild, RebuildFailed
 from eventsched.roles import Patience
@@ -38,9 +38,9 @@ RETRY_MS = 250
 HOPELESS_S = 10
 """Until a rebuild that cannot be done is tried again: somebody has to bring the archive."""
 BLOCK_MS = 900
-"""Wait for the log at most so long: each read renews the hold."""
+"""Wait for the log at most so long: what is then saved, or an empty step, renews the hold."""
 BATCH_MAX = 64
-"""Entries a batch: less than a millisecond of script time to read them, and as much to save."""
+"""Entries a batch: less than a millisecond of script time to save what they change."""
 LINGER_MS = 20
 """After a wait, entries gather for so long: fewer and fuller batches when events come singly."""
 
@@ -102,14 +102,15 @@ class Projector:
 
     async def _read_and_fold(self) -> Stepped:
         assert self._held is not None
-        entries = await self._views.read(
-            self.set.name, self._held.epoch, self._batch_max, HOLD_MS
-        )
-        if entries is None:
-            return self._turned_away("fenced")
+        entries = await self._views.read_log(self.checkpoint, self._batch_max)
         if not entries:
-            return Stepped("idle")
+            return await self._hold_on("idle")
         return await self._fold(self._held, entries)
+
+    async def _hold_on(self, state: State, detail: str = "") -> Stepped:
+        """Nothing is saved: the hold is renewed by itself."""
+        got = await self._views.acquire(self.set, self._holder, HOLD_MS)
+        return Stepped(state, detail=detail) if got == self._held else self._turned_away("fenced")
 
     async def _acquire(self) -> Stepped | None:
         got = await self._views.acquire(self.set, self._holder, HOLD_MS)
@@ -140,25 +141,21 @@ class Projector:
 
     async def _fold(self, held: Held, entries: Sequence[Entry]) -> Stepped:
         assert self._batches is not None
-        done = in_order(self.checkpoint)
-        batch = await self._batches.fold([one for one in entries if in_order(one[0]) > done])
-        to = batch.to or self.checkpoint
-        passed = in_order(to)
-        acks = [one[0] for one in entries if in_order(one[0]) <= passed]
-        if not acks:
-            return self._retry(batch)
-        saved = await self._views.save(self._save(held, batch, to, acks))
+        batch = await self._batches.fold(entries)
+        if not batch.count:
+            return await self._retry(batch)
+        saved = await self._views.save(self._save(held, batch))
         if saved != "saved":
             return self._turned_away(saved)
         self._batches.saved()
-        self.checkpoint = to
+        self.checkpoint = batch.to
         for parked in batch.parked:
             self._log.error(
                 "parked", log_id=parked.id, projections=parked.projections, reason=parked.reason
             )
         return Stepped("folded", batch.count, len(batch.parked))
 
-    def _save(self, held: Held, batch: Batch, to: str, acks: Sequence[str]) -> Save:
+    def _save(self, held: Held, batch: Batch) -> Save:
         assert self._batches is not None
         names = [projection.name for projection in self.set.projections]
         puts, drops = self._batches.writes()
@@ -167,20 +164,21 @@ class Projector:
             group=self.set.name,
             epoch=held.epoch,
             start=self.checkpoint,
-            to=to,
+            to=batch.to,
+            count=batch.count,
+            hold_ms=HOLD_MS,
             builds=list(zip(names, held.builds, strict=True)),
-            acks=acks,
             puts=puts,
             drops=drops,
             trails=batch.trails,
             dead=[self._batches.dead(one) for one in batch.parked],
         )
 
-    def _retry(self, batch: Batch) -> Stepped:
+    async def _retry(self, batch: Batch) -> Stepped:
         """The very first entry cannot be folded: try it again before it is passed by."""
         assert batch.failed is not None
         self._log.warning("cannot fold", log_id=batch.failed.id, reason=batch.failed.reason)
-        return Stepped("retry", detail=batch.failed.reason)
+        return await self._hold_on("retry", batch.failed.reason)
 
     def _turned_away(self, word: str) -> Stepped:
         """Somebody else acted: what is in memory no longer counts."""

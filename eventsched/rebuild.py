@@ -187,6 +187,7 @@ class Rebuild:
             epoch=held.epoch,
             start=at,
             to=at,
+            hold_ms=HOLD_MS,
             builds=builds,
         )
         for first in range(0, max(len(puts), len(drops)), PUT_MAX):

@@ -71,8 +71,11 @@ class Save(msgspec.Struct, frozen=True, kw_only=True):
     epoch: int
     start: str
     to: str
+    count: int = 0
+    """Entries of the log that the group has passed by it."""
+    hold_ms: int
+    """For so long its holder goes on holding the set."""
     builds: Sequence[tuple[str, str]]
-    acks: Sequence[str] = ()
     puts: Sequence[Put] = ()
     drops: Sequence[tuple[str, str, str]] = ()
     """(projection, build, entity)."""
@@ -116,15 +119,8 @@ class Views:
 
     # --- folding ----------------------------------------------------------------------------
 
-    async def read(
-        self, projection_set: str, epoch: int, count: int, hold_ms: int
-    ) -> list[Entry] | None:
-        """The next entries for the holder of this epoch; none when another holds the set."""
-        reply = await self.run("read_batch", projection_set, epoch, count, hold_ms)
-        return None if reply[0] == b"fenced" else entries_of(reply[1])
-
     async def save(self, save: Save) -> Saved:
-        """Views, checkpoint and acknowledgement in one step, or nothing."""
+        """Views, checkpoint and the consumer group's place in one step, or nothing."""
         saved: Saved = (await self.run("save_views", *_save_args(save))).decode()
         return saved
 
@@ -288,11 +284,9 @@ def _text(value: bytes | str) -> str:
 def _save_args(save: Save) -> list[Arg]:
     """The sections of save_views.lua, in its order."""
     args: list[Arg] = [save.projection_set, save.group, save.epoch, save.start, save.to]
-    args.append(len(save.builds))
+    args += (save.count, save.hold_ms, len(save.builds))
     for build in save.builds:
         args += build
-    args.append(len(save.acks))
-    args += save.acks
     args.append(len(save.puts))
     for put in save.puts:
         args += (put.projection, put.build, put.entity, len(put.fields))

@@ -1,6 +1,7 @@
 #!lua flags=allow-oom
--- save_views: what a batch made of the views, the checkpoint behind it and the acknowledgement, in
--- one step: a crash before it changes nothing, after it nothing is read again.
+-- save_views: what a batch made of the views, the checkpoint behind it and the place of the set's
+-- consumer group, in one step: a crash before it changes nothing, after it nothing is read again.
+-- The caller's hold goes on from here.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV
@@ -10,9 +11,10 @@
 --   epoch           number                 of the caller's hold
 --   from            log id                 checkpoint that the batch starts from; 0-0 at the start
 --   to              log id                 checkpoint behind the batch
+--   count           number                 entries of the log that the group has passed by it
+--   hold_ms         ms                     for so long the caller goes on holding the set
 --   then sections, each led by its number of items:
 --     builds   projection, build             as they were when the batch was folded
---     acks     log id
 --     puts     projection, build, entity, number of fields, then field, value
 --     drops    projection, build, entity
 --     trails   session, number of ids, then log id
@@ -24,10 +26,11 @@
 -- Bound: the arguments
 local log_key = KEYS[1]
 local now_arg, set, group, epoch, from, to = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+local count, hold_ms = tonumber(ARGV[7]), tonumber(ARGV[8])
 local unpacked_max = 1000
 -- include: clock
 
-local at = 6
+local at = 8
 local function take()
   at = at + 1
   return ARGV[at]
@@ -48,9 +51,9 @@ local function view()
   return keys.of('view', projection .. ':' .. build, entity)
 end
 
-if redis.call('HGET', keys.of('active', set), 'epoch') ~= epoch then
-  return 'fenced'
-end
+local active = keys.of('active', set)
+local kept = redis.call('HMGET', active, 'epoch', 'passed')
+if kept[1] ~= epoch then return 'fenced' end
 if (redis.call('GET', keys.of('checkpoint', set)) or '0-0') ~= from then
   return 'moved'
 end
@@ -60,11 +63,12 @@ for _ = 1, number() do
   if (live == build) ~= (group ~= '') then return 'rebuilt' end
 end
 
-local acked = 0
-take_all(number(), function(...)
-  acked = acked + write('XACK', log_key, group, ...)
-end)
-if acked > 0 then write('HINCRBY', keys.of('active', set), 'passed', acked) end
+if group ~= '' then
+  local passed = string.format('%d', (tonumber(kept[2]) or 0) + count)
+  write('XGROUP', 'SETID', log_key, group, to, 'ENTRIESREAD', passed)
+  write('HSET', active, 'passed', passed)
+end
+write('HSET', active, 'until', string.format('%d', clock.now() + hold_ms))
 for _ = 1, number() do
   local key, fields = view(), number()
   take_all(2 * fields, function(...)

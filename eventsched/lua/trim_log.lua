@@ -34,7 +34,8 @@ else
   return { 0, 0, '0-0' }
 end
 
--- A set reads ahead of what it has saved: what counts is the earlier of pending and checkpoint.
+-- A group of somebody's own may have read what it has not acknowledged, and a set's is moved as it
+-- saves: what counts is the earliest of place, pending and checkpoint.
 -- A rebuild that runs reads the log from its start, without a group.
 for _, flat in ipairs(redis.call('XINFO', 'GROUPS', log_key)) do
   local group = ids.told(flat)

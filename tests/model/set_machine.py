@@ -28,6 +28,7 @@ from projections.session import Sessions
 from tests.model import sets
 from tests.model.sets import Sets
 from tests.model.wire import Wire, run
+from tests.model.world import place_of
 
 START_MS = 1_000_000
 HOLD_MS = 1_500
@@ -133,8 +134,7 @@ class SetMachine(RuleBasedStateMachine):
         told |= {keys.archive: _named(dict(s.archive))} if s.archive else {}
         told["log"] = s.log[s.gone :]
         told["groups"] = {
-            name: (s.last_read(group), len(group.pending))
-            for name, group in s.groups.items()
+            name: (place, 0) for name, place in s.groups.items()
         }
         return told
 
@@ -199,23 +199,12 @@ class SetMachine(RuleBasedStateMachine):
     # --- folding --------------------------------------------------------------------------------
 
     @precondition(lambda self: len(self.epochs[LIVE]) > 1)
-    @rule(back=which, batch=st.sampled_from([1, 2, 100]))
-    def read(self, back: int, batch: int) -> None:
-        epoch = self.epoch(LIVE, back)
-
-        def ids() -> list[str] | None:
-            entries = run(self.views.read(LIVE, epoch, batch, HOLD_MS))
-            return None if entries is None else [entry_id for entry_id, _ in entries]
-
-        self.decided("read", ids, lambda s: sets.read(s, LIVE, epoch, batch, HOLD_MS))
-
-    @precondition(lambda self: len(self.epochs[LIVE]) > 1)
     @rule(back=which, part=which, is_stale=which, has_poison=st.booleans(), is_dropped=which)
     def save(self, back: int, part: int, is_stale: int, has_poison: bool, is_dropped: int) -> None:
-        """What was read, or some of it, folded by who may no longer be the one who folds."""
-        pending = self.sets.groups[LIVE].pending if LIVE in self.sets.groups else []
-        acks = pending[: part + 1] if part < 4 else pending
+        """What is behind the checkpoint, or some of it, by who may no longer be who folds."""
         start = self.sets.checkpoints.get(LIVE, START)
+        behind = self.behind(start)
+        folded = behind[: part + 1] if part < 4 else behind
         builds = [(name, self.sets.live.get(name, "1.1")) for name in PARTS]
         if is_stale == 5:
             builds[1] = ("node", "1.9")
@@ -224,15 +213,20 @@ class SetMachine(RuleBasedStateMachine):
             group=LIVE,
             epoch=self.epoch(LIVE, back),
             start="9-9" if is_stale == 4 else start,
-            to=acks[-1] if acks else start,
+            to=folded[-1] if folded else start,
+            count=len(folded),
+            hold_ms=HOLD_MS,
             builds=builds,
-            acks=acks,
             puts=[self._put(builds[part % 2], part)],
             drops=[(*builds[is_dropped % 2], f"e{is_dropped}")],
-            trails={"s1": acks} if acks else {},
-            dead=[Dead(acks[0], "X", b"{}", "poison")] if has_poison and acks else [],
+            trails={"s1": folded} if folded else {},
+            dead=[Dead(folded[0], "X", b"{}", "poison")] if has_poison and folded else [],
         )
         self.decided("save", lambda: run(self.views.save(told)), lambda s: sets.save(s, told))
+
+    def behind(self, start: str) -> list[str]:
+        """What a fold that has come to `start` reads next."""
+        return [one for one in self.sets.log[self.sets.gone :] if place_of(one) > place_of(start)]
 
     def _put(self, build: tuple[str, str], entity: int) -> Put:
         self.writes += 1
@@ -242,7 +236,6 @@ class SetMachine(RuleBasedStateMachine):
     def fold_all(self) -> None:
         """As a projector does when nothing comes between."""
         self.hold(DUO, "a", HOLD_MS)
-        self.read(0, 100)
         self.save(0, 5, 0, False, 0)
 
     # --- builds ---------------------------------------------------------------------------------
@@ -268,6 +261,7 @@ class SetMachine(RuleBasedStateMachine):
             epoch=self.epoch(BUILD, back),
             start="9-9" if is_stale == 4 else start,
             to=live if catches_up else start,
+            hold_ms=HOLD_MS,
             builds=builds,
             puts=[self._put(builds[part % 2], part)],
         )
@@ -334,7 +328,7 @@ class SetMachine(RuleBasedStateMachine):
         log, start = self.sets.log, self.sets.archive.get("to", START)
         at = min(len(log), (log.index(start) + 1 if start != START else 0) + further)
         given: dict[str, Any] = {
-            "start": "1-1" if is_stale == 5 else start,
+            "start": "1-1" if is_stale == 5 and at else start,
             "to": log[at - 1] if at else START,
             "of": "other" if is_stale == 4 and self.sets.archive else "key",
             "passed": at,

@@ -8,7 +8,7 @@ Read next: set_machine.py.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from eventsched.archive.calls import GivenUp, Look, Recorded, Trimmed
@@ -26,15 +26,7 @@ class Hold:
     epoch: int
     until_ms: int
     passed: int | None = None
-    """Entries that the set has acknowledged; none for a build."""
-
-
-@dataclass(slots=True)
-class Group:
-    """A consumer group: how far it has read, and what it has not acknowledged."""
-
-    read: int = 0
-    pending: list[str] = field(default_factory=list)
+    """Entries that the set has passed; none for a build."""
 
 
 Record = tuple[str, str, str]
@@ -51,7 +43,8 @@ class Sets:
         """Every id there ever was; the first `gone` of them are trimmed."""
         self.gone = 0
         self.archive: dict[str, str] = {}
-        self.groups: dict[str, Group] = {}
+        self.groups: dict[str, str] = {}
+        """Consumer group -> the last id that it has passed."""
         self.holds: dict[str, Hold] = {}
         self.live: dict[str, str] = {}
         self.checkpoints: dict[str, str] = {}
@@ -63,9 +56,6 @@ class Sets:
         """Some event is in the log."""
         last_ms, last_no = place_of(self.log[-1]) if self.log else (0, 0)
         self.log.append(f"{self.now_ms}-{last_no + 1 if last_ms == self.now_ms else 0}")
-
-    def last_read(self, group: Group) -> str:
-        return self.log[group.read - 1] if group.read else START
 
     def _is_fenced(self, name: str, epoch: int) -> bool:
         hold = self.holds.get(name)
@@ -108,7 +98,7 @@ def _acquire(
     for (projection, _), build in zip(versions, builds, strict=True):
         s.live[projection] = build
     if has_group and name not in s.groups:
-        s.groups[name] = Group()
+        s.groups[name] = START
         hold.passed = s.gone
     epoch = hold.epoch if is_held else hold.epoch + 1
     s.holds[name] = Hold(holder, epoch, s.now_ms + hold_ms, hold.passed)
@@ -116,22 +106,6 @@ def _acquire(
 
 
 # --- folding --------------------------------------------------------------------------------
-
-
-def read(s: Sets, projection_set: str, epoch: int, count: int, hold_ms: int) -> list[str] | None:
-    """Ids only: what has been read and not acknowledged comes first, again."""
-    if s._is_fenced(projection_set, epoch):
-        return None
-    s.holds[projection_set].until_ms = s.now_ms + hold_ms
-    group = s.groups[projection_set]
-    if group.pending:
-        return group.pending[:count]
-    start = max(group.read, s.gone)
-    found = s.log[start : start + count]
-    if found:
-        group.read = start + len(found)
-    group.pending = list(found)
-    return found
 
 
 def save(s: Sets, told: Save) -> Saved:
@@ -142,8 +116,11 @@ def save(s: Sets, told: Save) -> Saved:
     for projection, build in told.builds:
         if (s.live.get(projection) == build) != bool(told.group):
             return "rebuilt"
+    hold = s.holds[told.projection_set]
+    hold.until_ms = s.now_ms + told.hold_ms
     if told.group:
-        _acknowledge(s, told)
+        s.groups[told.group] = told.to
+        hold.passed = (hold.passed or 0) + told.count
     for put in told.puts:
         fields = {name: _bytes(value) for name, value in put.fields.items()}
         s.records.setdefault((put.projection, put.build, put.entity), {}).update(fields)
@@ -154,13 +131,6 @@ def save(s: Sets, told: Save) -> Saved:
     s.dead += [(one.id, one.type, one.told, one.reason) for one in told.dead]
     s.checkpoints[told.projection_set] = told.to
     return "saved"
-
-
-def _acknowledge(s: Sets, told: Save) -> None:
-    group, hold = s.groups[told.group], s.holds[told.projection_set]
-    acked = [one for one in told.acks if one in group.pending]
-    group.pending = [one for one in group.pending if one not in acked]
-    hold.passed = (hold.passed or 0) + len(acked)
 
 
 def _bytes(value: bytes | str) -> bytes:
@@ -230,7 +200,7 @@ def record(
         return "other"
     if s.archive.get("to", START) not in (start, to):
         return "moved"
-    s.groups["archive"].read = s.log.index(to) + 1 if to != START else 0
+    s.groups["archive"] = to
     s.archive = {"to": to, "of": of, "audio": str(int(audio))}
     s.holds["archive"].passed = passed
     return "recorded"
@@ -261,9 +231,8 @@ def trim(s: Sets) -> Trimmed:
         floors.append((max(0, s.now_ms - s.settings.log_retention_ms), 0))
     else:
         return Trimmed(0, False, START)
-    for name, group in s.groups.items():
-        floors.append(_behind(s.last_read(group)))
-        floors += [place_of(one) for one in group.pending[:1]]
+    for name, place in s.groups.items():
+        floors.append(_behind(place))
         if name in s.checkpoints:
             floors.append(_behind(s.checkpoints[name]))
         rebuild = s.holds.get(f"rebuild-{name}")

@@ -39,7 +39,6 @@ CALLED_BY_SETS = {
     "drop_trails",
     "give_up_archive",
     "read_archive",
-    "read_batch",
     "record_seal",
     "save_views",
     "switch_build",

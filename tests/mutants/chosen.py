@@ -50,16 +50,16 @@ FAULTS = (
         'return Stepped("idle")',
     ),
     Fault(
-        "entries are acknowledged beyond what was folded",
+        "the consumer group passes more than was folded",
         "eventsched/projector",
-        "acks = [one[0] for one in entries if in_order(one[0]) <= passed]",
-        "acks = [one[0] for one in entries]",
+        "count=batch.count,",
+        "count=batch.count + 1,",
     ),
     Fault(
         "what was folded before is folded again",
         "eventsched/projector",
-        "[one for one in entries if in_order(one[0]) > done]",
-        "list(entries)",
+        "read_log(self.checkpoint, ",
+        "read_log(START, ",
     ),
     Fault(
         "after an error memory is trusted",

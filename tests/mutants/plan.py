@@ -48,7 +48,6 @@ _FIRST: dict[str, list[str]] = {
     "mark_playback": _scripts("playback"),
     "open_session": _scripts("sessions", "rooms"),
     "read_archive": [ARCHIVE],
-    "read_batch": [PROJECTOR],
     "read_entity": [VERIFY],
     "read_entries": [PROJECTOR, VERIFY],
     "read_marks": [VERIFY],
@@ -113,7 +112,7 @@ _WIDE = {"fire_timers", "assign", "attempts", "classes", "deliver", "jobs", "nod
 _WIDE |= {"sessions", "text", "timers"}
 """What many scripts share: the model, which calls them all, sees it soonest."""
 
-_OF_SETS = {"acquire_set", "drop_build", "load_views", "read_batch", "save_views", "switch_build"}
+_OF_SETS = {"acquire_set", "drop_build", "load_views", "save_views", "switch_build"}
 _OF_SETS |= {"drop_trails", "give_up_archive", "read_archive", "record_seal", "trim_log"}
 
 
