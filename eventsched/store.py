@@ -92,6 +92,8 @@ class DispatchReply(msgspec.Struct, frozen=True):
     left: int
     """Entries of `work` that are not read yet."""
     jobs: int
+    waiting: int
+    """Of the jobs those that found no slot."""
 
 
 class TimerReply(msgspec.Struct, frozen=True):
@@ -314,8 +316,8 @@ class Store:
         A caller that comes again within `back_ms` may say so: until then whoever finalizes gives
         its jobs away itself where nothing waits before them.
         """
-        last_id, left, jobs = await self._run("dispatch_work", back_ms)
-        return DispatchReply(last_id.decode(), left, jobs)
+        last_id, left, jobs, waiting = await self._run("dispatch_work", back_ms)
+        return DispatchReply(last_id.decode(), left, jobs, waiting)
 
     async def fire_timers(self) -> TimerReply:
         """Up to 16 due timers have fired."""

@@ -69,7 +69,7 @@ class Dispatch(Bench, frozen=True, kw_only=True):
             await finalize_utterances(store, sessions, range(EACH))
             dispatcher, count = Dispatcher(store), len(sessions) * EACH
             async with metering(stage.redis) as cost:
-                while await dispatcher.step():
+                while (await dispatcher.step()).left:
                     pass
             given = sum([
                 await stage.redis.xlen(store.keys.inbox(name_of(one.node))) for one in granted

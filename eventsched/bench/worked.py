@@ -28,7 +28,7 @@ async def worked_log(store: Store, jobs: int) -> None:
     dispatcher, told = Dispatcher(store), dict.fromkeys((one.node for one in nodes), "-")
     for number in range(EACH):
         await finalize_utterances(store, sessions, [number])
-        while await dispatcher.step():
+        while (await dispatcher.step()).left:
             await _tell_all(store, nodes, told)
         await _tell_all(store, nodes, told)
 

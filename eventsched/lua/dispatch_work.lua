@@ -7,7 +7,8 @@
 --   now_arg         ms                     honoured in a manual cell only
 --   back_arg        0 to 60000 ms          the caller comes again by then: until it, whoever finalizes
 --                                          gives its jobs away itself where `work` is empty
--- Reply: [last_id, left, jobs]   left: entries not read yet; last_id: of the last entry read
+-- Reply: [last_id, left, jobs, waiting]   left: entries not read yet; last_id: of the last entry
+--   read; waiting: of the jobs those that found no slot
 -- Refusals: INVALID_MESSAGE
 -- Events: JobDispatched, JobQueued
 -- Bound: 12 entries of at most 32 targets; 64 demands and 8 fills each
@@ -35,7 +36,7 @@ local function take(id, kind, d)
   if kind == 'fill' then
     local node = nodes.get(d)
     if node then assign.fill(node, 'work/' .. id) end
-    return 0
+    return 0, 0
   end
   return owing.place(work.read(d))
 end
@@ -46,12 +47,16 @@ if back_ms > 0 then write('HSET', keys.cell, 'dispatcher', text.of(clock.now() +
 clock.now()
 local entries = read('0')
 if #entries == 0 then entries = read('>') end
-local given, last_id, ids = 0, '0-0', {}
+local placed, waiting, last_id, ids = 0, 0, '0-0', {}
 for i, entry in ipairs(entries) do
   local id, kind, d = entry[1], fields_of(entry)
   wrote = false
-  local ok, result = pcall(take, id, kind, d)
-  if ok then given = given + result else dead.park('work', id, kind or '', d or '', result) end
+  local ok, result, found_none = pcall(take, id, kind, d)
+  if ok then
+    placed, waiting = placed + result, waiting + found_none
+  else
+    dead.park('work', id, kind or '', d or '', result)
+  end
   ids[i], last_id = id, id
 end
 queue.flush()
@@ -62,4 +67,4 @@ if #ids > 0 then
   redis.call('XTRIM', keys.work, 'MINID', ms .. '-' .. string.format('%d', seq + 1))
   left = redis.call('XLEN', keys.work)
 end
-return { last_id, left, given }
+return { last_id, left, placed, waiting }

@@ -5,8 +5,8 @@ from __future__ import annotations
 import anyio
 import pytest
 
-from eventsched.dispatcher import BACK_MS, Dispatcher
-from eventsched.store import TimerReply
+from eventsched.dispatcher import BACK_MS, Dispatcher, pause_s
+from eventsched.store import DispatchReply, TimerReply
 from eventsched.timekeeper import ASK_MS_MAX, pause_until
 from tests.fixtures_store import TimedStore
 
@@ -15,7 +15,7 @@ async def test_work_that_came_before_the_wait_ends_it_at_once(store: TimedStore)
     session = await store.open()
     dispatcher = Dispatcher(store)
     await store.say(session, 0, final=True)
-    assert await dispatcher.step() == 0
+    assert (await dispatcher.step()).left == 0
     store.tick(BACK_MS)  # from here on its producers count on nobody
     await store.say(session, 1, final=True)  # between the call and the wait
     with anyio.fail_after(1):
@@ -29,8 +29,18 @@ async def test_a_dispatcher_does_not_wait_while_entries_are_left(store: TimedSto
     for seq in range(13):
         await store.say(session, seq, final=True)
     dispatcher = Dispatcher(store)
-    assert await dispatcher.step() == 1
-    assert await dispatcher.step() == 0
+    assert (await dispatcher.step()).left == 1
+    assert (await dispatcher.step()).left == 0
+
+
+@pytest.mark.parametrize(
+    ("left", "jobs", "waiting", "pause"),
+    [(5, 12, 0, 0), (5, 12, 12, 0.002), (5, 12, 6, 0.001), (0, 12, 12, 0), (5, 0, 0, 0)],
+)
+def test_a_dispatcher_lets_nodes_free_slots_when_they_are_taken(
+    left: int, jobs: int, waiting: int, pause: float
+) -> None:
+    assert pause_s(DispatchReply("1-0", left, jobs, waiting)) == pause
 
 
 @pytest.mark.parametrize(

@@ -25,14 +25,13 @@ def dispatch(w: World, work: Work) -> None:
         place(w, work)
 
 
-def place(w: World, work: Work) -> int:
-    """Each target that is still owed and has no job yet gets one."""
+def place(w: World, work: Work) -> tuple[int, int]:
+    """Each target that is still owed and has no job yet gets one: how many, and how many wait."""
     wanted = {_key_of(work, one): _core_of(work, one) for one in still_owed(w, work)}
     w.obsolete += len(work.targets) - len(wanted)
     w.cores |= wanted
-    for key in wanted:
-        queue.place(w, key, 1, f"log/{work.log}")
-    return len(wanted)
+    given = sum(queue.place(w, key, 1, f"log/{work.log}") for key in wanted)
+    return len(wanted), len(wanted) - given
 
 
 def still_owed(w: World, work: Work) -> list[Target]:

@@ -218,24 +218,25 @@ def dispatch_work(w: World, back_ms: int = 0) -> DispatchReply:
     if back_ms:
         w.dispatcher_until = w.now + back_ms
     work = w.streams.setdefault(w.keys.work, [])
-    batch, jobs = work[:ENTRIES_MAX], 0
+    batch, jobs, waiting = work[:ENTRIES_MAX], 0, 0
     _ = w.now  # time goes on even when there is nothing to do
     for entry in batch:
-        jobs += _dispatch(w, entry)
+        placed, found_none = _dispatch(w, entry)
+        jobs, waiting = jobs + placed, waiting + found_none
     left = [one for one in w.streams[w.keys.work] if one not in batch]
     w.streams[w.keys.work] = left
-    return DispatchReply(batch[-1].id if batch else "0-0", len(left), jobs)
+    return DispatchReply(batch[-1].id if batch else "0-0", len(left), jobs, waiting)
 
 
-def _dispatch(w: World, entry: Entry) -> int:
+def _dispatch(w: World, entry: Entry) -> tuple[int, int]:
     d = entry.fields["d"]
     if entry.fields["k"] == "fill":
         if d in w.nodes and w.nodes[d].status != "gone":
             queue.fill(w, d, f"work/{entry.id}")
-        return 0
+        return 0, 0
     if isinstance(d, Broken):
         _park(w, "work", entry.id, entry.fields["k"], d)
-        return 0
+        return 0, 0
     return owing.place(w, d)
 
 
