@@ -22,7 +22,7 @@ from redis.exceptions import (
 
 from eventsched.errors import InvalidMessage, ServerUnavailable
 from eventsched.server.binaries import FLOOR_TEXT, is_new_enough
-from eventsched.server.packing import packing_in_c
+from eventsched.server.light import LightPool, light
 
 Client: TypeAlias = "aioredis.Redis | RedisCluster"
 CONNECTIONS_MAX = 1_000
@@ -74,9 +74,9 @@ async def open_client(url: str) -> Client:
 def _unconnected(url: str) -> aioredis.Redis:
     """The client; no connection is tried yet, but its options are."""
     try:
-        client = aioredis.Redis.from_url(check_url(url), max_connections=CONNECTIONS_MAX)
-        pool = client.connection_pool
-        pool.connection_class = packing_in_c(pool.connection_class)
+        pool = LightPool.from_url(check_url(url), max_connections=CONNECTIONS_MAX)
+        pool.connection_class = light(pool.connection_class)
+        client = aioredis.Redis.from_pool(pool)
         pool.make_connection()  # type: ignore[no-untyped-call]
     except (ValueError, TypeError, RedisError) as error:
         if isinstance(error, InvalidMessage):

@@ -1,0 +1,53 @@
+"""The lighter connections are like redis-py's own: lost ones are replaced, replies stay in step."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import anyio
+import pytest
+import pytest_asyncio
+from redis.asyncio import Redis
+
+from eventsched.server.check import open_client
+from eventsched.server.light import BUFFERED_MAX
+from eventsched.testing import LocalServer
+
+
+@pytest_asyncio.fixture
+async def one(own_server: LocalServer) -> AsyncIterator[Redis]:
+    client = await open_client(own_server.url)
+    assert isinstance(client, Redis)
+    yield client
+    await client.aclose()
+
+
+async def test_what_the_server_has_closed_is_replaced(one: Redis, own_server: LocalServer) -> None:
+    async with Redis.from_url(own_server.url) as other:
+        for _ in range(3):
+            assert await one.echo("x") == b"x"
+            await other.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+            await anyio.sleep(0.02)
+        assert await one.echo("y") == b"y"
+
+
+@pytest.mark.parametrize("size", [BUFFERED_MAX - 100, BUFFERED_MAX, 8_000_000])
+async def test_a_command_of_any_size_arrives_whole(one: Redis, size: int) -> None:
+    said = bytes(range(256)) * (size // 256)
+    assert await one.echo(said) == said  # type: ignore[arg-type]
+
+
+async def test_a_cancelled_command_leaves_no_reply_for_the_next(one: Redis) -> None:
+    for number in range(20):
+        with anyio.move_on_after(0.000_05 * number):
+            await one.echo(f"lost {number}")
+        assert await one.echo(f"kept {number}") == f"kept {number}".encode()
+
+
+async def test_many_at_once_each_get_their_own_reply(one: Redis) -> None:
+    async def ask(number: int) -> None:
+        assert await one.echo(str(number)) == str(number).encode()
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(200):
+            tasks.start_soon(ask, number)
