@@ -229,3 +229,16 @@ async def test_rule_11_producers_that_finalize_while_dispatchers_run(store: Time
             f"{name}/{number}" for number in range(20)
         ]
     await check(store)
+
+
+async def test_rule_18_what_a_call_queues_itself_counts_for_its_next_chunk(
+    store: TimedStore,
+) -> None:
+    """Three may wait, nobody serves, and each chunk is a job."""
+    await store.configure_cell({"backlog_max": 3}, overwrite=True)
+    await store.dispatch_work(BACK_MS)
+    session = await store.open("s1")
+    told = await store.append_audio([_final(session, seq) for seq in range(4)])
+    assert [_word(one) for one in told] == ["ok"] * 3 + ["BACKPRESSURE"]
+    assert len(await logged(store, "JobQueued")) == 3
+    await check(store)

@@ -189,7 +189,7 @@ function sessions.finalize(s, reason)
   empty_buffer(s)
   sessions.trim_audio(s)
   if not targets[1] then return end
-  dispatch({ session = s.full, utterance = utterance, turn = turn, ms = ms, tenant = s.tenant,
+  dispatch({ is_new = true, session = s.full, utterance = utterance, turn = turn, ms = ms, tenant = s.tenant,
     source = s.source, features_hash = s.features_hash, log = id, tp = s.tp, priority = s.priority,
     targets = targets, owed = owed, services = s.services, audio = '"audio":"' .. s.audio
       .. '","rate":' .. text.of(s.rate) .. json.words('services', s.services)
@@ -258,8 +258,8 @@ function sessions.refusal(s, epoch)
   return nil
 end
 
--- The cell or this tenant takes no more for now, or nil (rule 18). Read once a call: who asks
--- for it adds nothing to either.
+-- The cell or this tenant takes no more for now, or nil (rule 18). Read once a call; what the call
+-- itself has queued since counts too.
 function sessions.pressure(tenant)
   if sessions.pressed == nil then
     sessions.pressed = filled(redis.call('HGET', keys.cell, 'pressure') or '') or false
@@ -268,7 +268,7 @@ function sessions.pressure(tenant)
   if not sessions.waiting[tenant] then
     sessions.waiting[tenant] = tonumber(redis.call('HGET', keys.backlog, tenant)) or 0
   end
-  if sessions.waiting[tenant] >= settings.backlog_max then
+  if sessions.waiting[tenant] + (queue.backlog[tenant] or 0) >= settings.backlog_max then
     return 'BACKPRESSURE retry_after_ms=' .. string.format('%d', settings.waiting_ms / 2)
   end
   return nil
