@@ -26,7 +26,7 @@ async def test_what_the_server_has_closed_is_replaced(one: Redis, own_server: Lo
     async with Redis.from_url(own_server.url) as other:
         for _ in range(3):
             assert await one.echo("x") == b"x"
-            await other.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+            await other.client_kill_filter(_type="normal", skipme=True)
             await anyio.sleep(0.02)
         assert await one.echo("y") == b"y"
 
@@ -34,7 +34,7 @@ async def test_what_the_server_has_closed_is_replaced(one: Redis, own_server: Lo
 @pytest.mark.parametrize("size", [BUFFERED_MAX - 100, BUFFERED_MAX, 8_000_000])
 async def test_a_command_of_any_size_arrives_whole(one: Redis, size: int) -> None:
     said = bytes(range(256)) * (size // 256)
-    assert await one.echo(said) == said  # type: ignore[arg-type]
+    assert await one.echo(said) == said
 
 
 async def test_a_cancelled_command_leaves_no_reply_for_the_next(one: Redis) -> None:
