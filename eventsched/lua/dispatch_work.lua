@@ -11,10 +11,10 @@
 --   read; waiting: of the jobs those that found no slot
 -- Refusals: INVALID_MESSAGE
 -- Events: JobDispatched, JobQueued
--- Bound: 12 entries of at most 32 targets; 64 demands and 8 fills each
+-- Bound: 10 entries of at most 32 targets; 64 demands and 8 fills each
 local log_key = KEYS[1]
 local now_arg, back_arg = ARGV[1], ARGV[2]
-local group, consumer, entries_max = 'dispatch', 'dispatcher', '12'
+local group, consumer, entries_max = 'dispatch', 'dispatcher', '10'
 -- include: assign
 -- include: owing
 -- include: work

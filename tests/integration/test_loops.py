@@ -26,7 +26,7 @@ async def test_work_that_came_before_the_wait_ends_it_at_once(store: TimedStore)
 
 async def test_a_dispatcher_does_not_wait_while_entries_are_left(store: TimedStore) -> None:
     session = await store.open()
-    for seq in range(13):
+    for seq in range(11):
         await store.say(session, seq, final=True)
     dispatcher = Dispatcher(store)
     assert (await dispatcher.step()).left == 1
