@@ -89,6 +89,33 @@ async def test_a_job_has_its_facts_its_audio_and_its_padding(
     assert heard == [pcm + bytes(280 * 32)]
 
 
+async def test_a_handler_begins_before_the_node_asks_for_more(
+    client: Client, store: TimedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sending the next read costs more than a handler's beginning: it would come in its way."""
+    (own,) = client.stores.values()
+    did: list[str] = []
+    read_blocking = own.transport.read_blocking
+
+    async def read(streams: Any, block_ms: int, count: int) -> Any:
+        if own.keys.inbox("gpu-1") not in streams:
+            return await read_blocking(streams, block_ms, count)
+        did.append("reads")
+        found = await read_blocking(streams, block_ms, count)
+        did.extend("found" for _ in found)
+        return found
+
+    async def handler(_: Job) -> eventsched.Result:
+        did.append("began")
+        return eventsched.Result(text="hola")
+
+    monkeypatch.setattr(own.transport, "read_blocking", read)
+    async with serving(client, node_of(handler)):
+        await say(client, store)
+        await recorded(store)
+    assert did[did.index("found") :][:3] == ["found", "began", "reads"]
+
+
 async def test_a_long_utterance_is_read_whole(client: Client, store: TimedStore) -> None:
     heard: list[bytes] = []
 

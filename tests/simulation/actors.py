@@ -261,7 +261,7 @@ class Producer:
         upto = seq + self.rng.choice((1, 1, 1, 2, 4))
         chunks = [self._chunk(grant, at) for at in range(seq, upto)]
         if self.rng.random() < 0.03:
-            chunks[0] = msgspec.structs.replace(chunks[0], seq=seq + 1)
+            chunks[0] = self._chunk(grant, seq + 1)
         replies = await self.cluster.patiently(lambda: self.cluster.store.append_audio(chunks))
         for chunk, reply in zip(chunks, replies, strict=True):
             if not isinstance(reply, Refused):
