@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import closing
+from random import Random
 from typing import Any, ClassVar
 
 import anyio
@@ -26,6 +27,9 @@ CHUNK = bytes(CHUNK_MS * PCM16_BYTES_PER_MS)
 RATES = (200, 2_000)
 WARM_UP = 400
 """Utterances before those that count."""
+SPREAD_MS = 5
+"""Speakers are not in step: 20 ms are four times the 5 between calls at 200/s, and without this
+every chunk would be sent in the very moment of somebody else's finalize()."""
 
 
 Call = Callable[[int], Coroutine[Any, Any, None]]
@@ -77,6 +81,7 @@ class _Calls:
 
     def __init__(self, sessions: list[Session]) -> None:
         self._sessions = sessions
+        self._spread = Random(1)
         self._give, self._take = anyio.create_memory_object_stream[Session](len(sessions))
         self.called_ns: dict[Utterance, int] = {}
 
@@ -93,7 +98,8 @@ class _Calls:
         if len(receipt.finalized) != 1:
             raise BenchFailed(f"finalize() found nothing to finalize: {receipt}")
         self.called_ns[session.id, receipt.finalized[0]] = called_ns
-        await anyio.sleep(CHUNK_MS / 1_000)  # the next chunk comes when it has been spoken
+        # the next chunk comes when it has been spoken
+        await anyio.sleep((CHUNK_MS + self._spread.uniform(0, SPREAD_MS)) / 1_000)
         await self._refill(session)
 
     async def _refill(self, session: Session) -> None:
