@@ -20,7 +20,7 @@ waits in `work`, gives the job away in the same step (lua/include/owing.lua)."""
 
 
 PAUSE_MS_MAX = 2
-"""After a call whose jobs all found the slots taken; after others in proportion."""
+"""After a call whose jobs all found their nodes full; after others in proportion."""
 
 
 def pause_s(reply: DispatchReply) -> float:

@@ -37,7 +37,7 @@ RETRY_MS = 250
 """How often a standby tries, and what could not be folded is tried again."""
 HOPELESS_S = 10
 """Until a rebuild that cannot be done is tried again: somebody has to bring the archive."""
-BLOCK_MS = 900
+BLOCK_MS = 450
 """Wait for the log at most so long: what is then saved, or an empty step, renews the hold."""
 BATCH_MAX = 64
 """Entries a batch: less than a millisecond of script time to save what they change."""

@@ -93,7 +93,7 @@ class DispatchReply(msgspec.Struct, frozen=True):
     """Entries of `work` that are not read yet."""
     jobs: int
     waiting: int
-    """Of the jobs those that found no slot."""
+    """Of the jobs those whose nodes have no slot free."""
 
 
 class TimerReply(msgspec.Struct, frozen=True):

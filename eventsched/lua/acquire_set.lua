@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- acquire_set: become the one that folds a projection set, go on being it, or give it up.
 -- Fenced by epoch: each take-over raises it, and every later call of the older holder is turned
--- away. A set that folds live also gets its consumer group (at id 0) and its first builds.
+-- away. A set that folds live also gets its consumer group, where its views are, and its first builds.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV
@@ -21,7 +21,7 @@ local now_arg, set, holder, hold_ms, group = ARGV[1], ARGV[2], ARGV[3], tonumber
 -- include: clock
 
 local now, active = clock.now(), keys.of('active', set)
-local kept = redis.call('HMGET', active, 'holder', 'epoch', 'until')
+local kept = redis.call('HMGET', active, 'holder', 'epoch', 'until', 'passed')
 local epoch, ends = tonumber(kept[2]) or 0, tonumber(kept[3]) or 0
 if kept[1] ~= holder and ends > now then
   return { 'standby', ends - now }
@@ -42,19 +42,22 @@ for i = 6, #ARGV, 2 do
 end
 
 -- The same holder in time (again, or its reply was lost) keeps its epoch: nobody acted in between.
-if kept[1] ~= holder or ends <= now then
-  epoch = epoch + 1
-end
+local takes_over = kept[1] ~= holder or ends <= now
+if takes_over then epoch = epoch + 1 end
 for live, build in pairs(fresh) do
   write('SET', live, build)
 end
 if group ~= '' then
-  local made = redis.pcall('XGROUP', 'CREATE', log_key, group, '0', 'MKSTREAM')
+  local checkpoint = redis.call('GET', keys.of('checkpoint', set))
+  local made = redis.pcall('XGROUP', 'CREATE', log_key, group, checkpoint or '0', 'MKSTREAM',
+    'ENTRIESREAD', checkpoint and kept[4] or '0')
   if made.err and not string.find(made.err, 'BUSYGROUP', 1, true) then
     return made
   end
+  -- What an earlier release read by the group and did not save would hold up trimming for ever.
+  if takes_over then write('XGROUP', 'DELCONSUMER', log_key, group, 'projector') end
   -- How many entries the set has passed: those that were gone before it came, then what it saves.
-  if not made.err then
+  if not made.err and not checkpoint then
     local told = {}
     local flat = redis.call('XINFO', 'STREAM', log_key)
     for i = 1, #flat, 2 do told[flat[i]] = flat[i + 1] end

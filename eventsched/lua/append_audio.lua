@@ -10,7 +10,7 @@
 --   INVALID_MESSAGE, BACKPRESSURE
 -- Events: AudioChunkAppended (audio stream), UtteranceFinalized, JobDispatched,
 --   JobQueued
--- Bound: the chunks given, at most 512
+-- Bound: the chunks given, at most 512; 8 jobs given away, each with 64 demands and 8 fills
 local log_key = KEYS[1]
 local now_arg = ARGV[1]
 local width, chunks_max, bytes_max = 7, 512, 65536

@@ -8,7 +8,7 @@
 --   back_arg        0 to 60000 ms          the caller comes again by then: until it, whoever finalizes
 --                                          gives its jobs away itself where `work` is empty
 -- Reply: [last_id, left, jobs, waiting]   left: entries not read yet; last_id: of the last entry
---   read; waiting: of the jobs those that found no slot
+--   read; waiting: of the jobs those whose nodes have no slot free
 -- Refusals: INVALID_MESSAGE
 -- Events: JobDispatched, JobQueued
 -- Bound: 10 entries of at most 32 targets; 64 demands and 8 fills each
@@ -43,10 +43,10 @@ end
 
 local back_ms = text.int(back_arg, 0, 60000)
 if not back_ms then return invalid('back_ms', '0 to 60000 ms') end
-if back_ms > 0 then write('HSET', keys.cell, 'dispatcher', text.of(clock.now() + back_ms)) end
 clock.now()
 local entries = read('0')
 if #entries == 0 then entries = read('>') end
+if back_ms > 0 then write('HSET', keys.cell, 'dispatcher', text.of(clock.now() + back_ms)) end
 local placed, waiting, last_id, ids = 0, 0, '0-0', {}
 for i, entry in ipairs(entries) do
   local id, kind, d = entry[1], fields_of(entry)

@@ -8,7 +8,8 @@
 -- Reply: per finalize [ok|duplicate, utterance, finalized…] or [refused, CODE key=value]
 -- Refusals: SESSION_UNKNOWN, SESSION_SUPERSEDED, SESSION_CLOSED, INVALID_MESSAGE
 -- Events: UtteranceFinalized, JobDispatched, JobQueued
--- Bound: the finalizes given, at most 64; 32 members of a room each
+-- Bound: the finalizes given, at most 64; 32 members of a room each; 8 jobs given away, each with
+--   64 demands and 8 fills
 local log_key = KEYS[1]
 local now_arg = ARGV[1]
 local width, finalizes_max = 3, 64

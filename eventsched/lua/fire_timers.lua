@@ -8,7 +8,8 @@
 -- Reply: [fired, next_ms, now_ms]   next_ms: when the next is due, or -1
 -- Refusals: none
 -- Events: any but those of opening, resuming, registering and results
--- Bound: 16 timers; 16 leases, 32 outcomes or 256 keys each
+-- Bound: 16 timers; 16 leases, 32 outcomes or 256 keys each; 8 jobs of utterances that end, each
+--   with 64 demands and 8 fills
 local log_key = KEYS[1]
 local now_arg = ARGV[1]
 local fired_max, retired_max = 16, 256

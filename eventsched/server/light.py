@@ -13,6 +13,7 @@ from typing import Any
 
 import hiredis
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
+from redis.exceptions import ConnectionError as Lost
 
 BUFFERED_MAX = 65_536
 """Bytes that may wait for the socket before whoever sends has to wait, too: asyncio's own mark."""
@@ -33,7 +34,8 @@ def light(kind: type[AbstractConnection]) -> type[AbstractConnection]:
         ) -> None:
             """redis-py makes a task to limit the time; only a full buffer can take any."""
             if self.is_connected and self._writer.is_closing():
-                await self.disconnect(nowait=True)  # lost unnoticed: it connects again
+                await self.disconnect(nowait=True)
+                raise Lost("the connection was lost")  # whoever sends tries again
             if self.is_connected and not self.health_check_interval and isinstance(command, list):
                 self._writer.writelines(command)
                 if self._writer.transport.get_write_buffer_size() < BUFFERED_MAX:

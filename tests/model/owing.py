@@ -26,12 +26,12 @@ def dispatch(w: World, work: Work) -> None:
 
 
 def place(w: World, work: Work) -> tuple[int, int]:
-    """Each target that is still owed and has no job yet gets one: how many, and how many wait."""
+    """Each target that is still owed and has no job yet gets one: how many; how many lack a slot."""
     wanted = {_key_of(work, one): _core_of(work, one) for one in still_owed(w, work)}
     w.obsolete += len(work.targets) - len(wanted)
     w.cores |= wanted
-    given = sum(queue.place(w, key, 1, f"log/{work.log}") for key in wanted)
-    return len(wanted), len(wanted) - given
+    told = [queue.place(w, key, 1, f"log/{work.log}") for key in wanted]
+    return len(wanted), told.count("NO_AVAILABLE_NODE")
 
 
 def still_owed(w: World, work: Work) -> list[Target]:

@@ -253,23 +253,24 @@ def _serve(w: World, key: str, order: Order) -> None:
     w.finish = {tenant: due for tenant, due in w.finish.items() if due > w.virtual}
 
 
-def place(w: World, key: str, attempt: int, cause: str, *, last: str = "", freed: str = "") -> bool:
+def place(w: World, key: str, attempt: int, cause: str, *, last: str = "", freed: str = "") -> str:
     """A job that needs a slot: behind those of its demand, else on the node chosen for it.
 
     `freed` is the node whose slot it has just given back: others who wait for that one go first.
-    Returns whether it goes to a node at once.
+    Returns why it waits; nothing when it goes to a node at once.
     """
     core = w.cores[key]
     if waiting(w, core.demand):
-        add(w, key, attempt, why_waiting(w, core), cause)
+        why = why_waiting(w, core)
+        add(w, key, attempt, why, cause)
         node = least_loaded(w, core, "")
         if node:
             fill(w, node, cause)
-        return False
+        return "" if node else why
     choice = choose(w, key, last)
     is_awaited = bool(freed) and choice.node == freed and bool(demands_of(w, freed))
     if choice.node and not is_awaited:
         give(w, key, attempt, choice, cause)
-        return True
+        return ""
     add(w, key, attempt, choice.why, cause)
-    return False
+    return choice.why

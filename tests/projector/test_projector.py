@@ -16,7 +16,7 @@ from eventsched.errors import ServerUnavailable
 from eventsched.events import FIELDS, Event
 from eventsched.folding import in_order
 from eventsched.projection import Projection, ProjectionSet, load_sets
-from eventsched.projector import HOLD_MS, Projector, Stepped
+from eventsched.projector import BLOCK_MS, HOLD_MS, LINGER_MS, Projector, Stepped
 from eventsched.rebuild import Rebuild
 from eventsched.transport import Arg, Entry
 from eventsched.views import START, Views
@@ -323,6 +323,57 @@ async def test_the_consumer_group_stands_where_the_views_are(store: TimedStore) 
     assert group["lag"] == len(await store.log()) - 10
     await fold_all(one)
     assert (await group_of(store, "core"))["lag"] == 0
+
+
+async def test_a_group_that_somebody_destroyed_comes_back_where_the_views_are(
+    store: TimedStore,
+) -> None:
+    """As if nothing had been: not at the start, which would count as far behind."""
+    await talk(store, 4)
+    one = projector(store)
+    await fold_all(one)
+    before = await group_of(store, "core")
+    key = store.keys.log
+    await store.transport.command("XGROUP", "DESTROY", key, "core", key=key)
+    assert (await one.step()).state == "idle"
+    assert await group_of(store, "core") == before
+    await store.open("s2")
+    assert (await one.step()).count == 1
+    group = await group_of(store, "core")
+    assert (group["lag"], group["entries-read"]) == (0, before["entries-read"] + 1)
+
+
+async def test_what_an_earlier_release_read_and_left_pending_holds_nothing_up(
+    store: TimedStore,
+) -> None:
+    """It read by the group; the checkpoint is what counts, and trimming goes by both."""
+    await talk(store, 2)
+    first = projector(store)
+    await first.step()
+    await talk(store, 2, "s2")
+    key = store.keys.log
+    await store.transport.command(
+        "XREADGROUP", "GROUP", "core", "projector", "COUNT", 3, "STREAMS", key, ">", key=key
+    )
+    assert (await group_of(store, "core"))["pending"] == 3
+    store.tick(HOLD_MS)
+    await fold_all(projector(store))
+    group = await group_of(store, "core")
+    assert (group["pending"], group["lag"]) == (0, 0)
+
+
+async def test_after_a_long_wait_most_of_the_hold_is_left_for_folding(store: TimedStore) -> None:
+    second = projector(store)
+
+    async def look() -> None:
+        store.tick(900)  # loading and folding take their time
+        assert (await second.step()).state == "standby"
+
+    first = projector(store, Frozen(store, "save_views", look))
+    assert (await first.step()).state == "idle"
+    await store.open()
+    store.tick(BLOCK_MS + LINGER_MS)
+    assert (await first.step()).state == "folded"
 
 
 async def group_of(store: TimedStore, name: str) -> dict[str, Any]:

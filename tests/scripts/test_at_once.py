@@ -6,6 +6,8 @@ from __future__ import annotations
 from typing import Any
 
 import anyio
+import pytest
+from redis.exceptions import ResponseError
 
 from eventsched.errors import Refused
 from eventsched.events import Event
@@ -96,6 +98,27 @@ async def test_without_a_dispatcher_jobs_wait_in_work(store: TimedStore) -> None
     await store.dispatch_work(BACK_MS)
     await speak(store, "s3")
     assert await order_of_dispatch(store) == ["s1/0", "s2/0", "s3/0"]
+    await check(store)
+
+
+async def test_a_dispatcher_that_cannot_dispatch_is_not_there(store: TimedStore) -> None:
+    await store.join()
+    key = store.keys.work
+    await store.transport.command("XGROUP", "DESTROY", key, "dispatch", key=key)
+    with pytest.raises(ResponseError, match="NOGROUP"):
+        await store.dispatch_work(BACK_MS)
+    await speak(store, "s1")
+    assert await work(store) == 1
+    assert await order_of_dispatch(store) == []
+
+
+async def test_rule_15_only_those_whose_nodes_are_full_count_as_waiting(store: TimedStore) -> None:
+    """For them a dispatcher pauses; what no node can do is no reason to."""
+    await store.join(slots=1)
+    await speak(store, "s1", targets=["fr"])
+    await speak(store, "s2", count=3)
+    told = await store.dispatch_work()
+    assert (told.jobs, told.waiting) == (4, 2)
     await check(store)
 
 

@@ -8,6 +8,7 @@ import anyio
 import pytest
 import pytest_asyncio
 from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from eventsched.server.check import open_client
 from eventsched.server.light import BUFFERED_MAX
@@ -29,6 +30,21 @@ async def test_what_the_server_has_closed_is_replaced(one: Redis, own_server: Lo
             await other.client_kill_filter(_type="normal", skipme=True)
             await anyio.sleep(0.02)
         assert await one.echo("y") == b"y"
+
+
+async def test_a_connection_found_lost_is_an_error_and_never_made_anew_in_between(
+    one: Redis,
+) -> None:
+    """A handshake sends several commands: made anew amid them it would read replies of the old."""
+    connection = one.connection_pool.make_connection()  # type: ignore[no-untyped-call]
+    await connection.connect()
+    connection._writer.transport.abort()
+    with pytest.raises(RedisConnectionError, match="was lost"):
+        await connection.send_command("PING")
+    assert not connection.is_connected
+    await connection.send_command("PING")
+    assert await connection.read_response() == b"PONG"
+    await connection.disconnect()
 
 
 @pytest.mark.parametrize("size", [BUFFERED_MAX - 100, BUFFERED_MAX, 8_000_000])

@@ -182,21 +182,23 @@ end
 -- A job that needs a slot: while jobs of its demand wait it joins them, then a free node fills.
 -- job.avoid is the node of the attempt before; job.attempt the attempt to start. `freed` is the
 -- node whose slot this job has just given back: others that wait for it are compared first.
--- Returns whether it goes to a node at once.
+-- Returns nothing, or why it waits: no node at all for it, or none with a slot (rule 15).
 function assign.place(job, cause, freed)
   if queue.has(queue.demand(job)) then
     local serving, declared = classes.serving(job.source, job.target, job.services)
-    queue.add(job, queue.reason(declared), cause)
+    local reason = queue.reason(declared)
+    queue.add(job, reason, cause)
     local name = least_loaded(serving, nil)
-    if name then assign.fill(nodes.get(name), cause) end
-    return false
+    if not name then return reason end
+    assign.fill(nodes.get(name), cause)
+    return nil
   end
   local choice = choose(job)
   if choice.node and not (freed and choice.node == freed.name
     and #classes.demands(freed.class) > 0) then
     give(job, choice, cause)
-    return true
+    return nil
   end
   queue.add(job, choice.reason, cause)
-  return false
+  return choice.reason
 end

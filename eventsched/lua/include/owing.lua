@@ -24,13 +24,13 @@ local function jobs_of(wanted)
   return list, obsolete
 end
 
--- Each is given to a node, or waits. Returns how many they are, and how many of them wait.
+-- Each is given to a node, or waits. Returns how many they are, and how many wait for a slot.
 function owing.place(wanted)
   local list, obsolete = jobs_of(wanted)
   if obsolete > 0 then write('HINCRBY', keys.cell, 'obsolete', obsolete) end
   local waiting = 0
   for _, job in ipairs(list) do
-    if not assign.place(job, 'log/' .. wanted.log) then waiting = waiting + 1 end
+    if assign.place(job, 'log/' .. wanted.log) == 'NO_AVAILABLE_NODE' then waiting = waiting + 1 end
   end
   return #list, waiting
 end

@@ -9,6 +9,7 @@
 -- include: json
 -- include: deliver
 -- include: archive
+-- include: queue
 -- include: owing
 -- include: work
 -- include: dead
@@ -82,7 +83,7 @@ local function told(value)
 end
 
 -- Write back the open utterance and the counters of each session that a call has touched. Whoever
--- finalizes ends with it.
+-- finalizes ends with it, and with queue.flush.
 function sessions.flush()
   for name, s in pairs(sessions.known) do
     if s and s.dirty then
