@@ -26,7 +26,7 @@ def dispatch(w: World, work: Work) -> None:
 
 
 def place(w: World, work: Work) -> tuple[int, int]:
-    """Each target that is still owed and has no job yet gets one: how many; how many lack a slot."""
+    """Each target still owed and without a job gets one: how many, how many find no slot."""
     wanted = {_key_of(work, one): _core_of(work, one) for one in still_owed(w, work)}
     w.obsolete += len(work.targets) - len(wanted)
     w.cores |= wanted
