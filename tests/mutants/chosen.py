@@ -46,8 +46,8 @@ FAULTS = (
     Fault(
         "a zombie that is turned away reads on",
         "eventsched/projector",
-        'return self._turned_away("fenced")',
-        'return Stepped("idle")',
+        'self._turned_away("fenced")',
+        'Stepped("idle")',
     ),
     Fault(
         "the consumer group passes more than was folded",
