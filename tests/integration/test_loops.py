@@ -24,6 +24,15 @@ async def test_work_that_came_before_the_wait_ends_it_at_once(store: TimedStore)
     assert await store.types() == ["SessionOpened", *["UtteranceFinalized", "JobQueued"] * 2]
 
 
+async def test_while_a_dispatcher_is_there_whoever_finalizes_dispatches(store: TimedStore) -> None:
+    await store.join()
+    session = await store.open()
+    await Dispatcher(store).step()
+    store.tick(BACK_MS - 1)
+    await store.say(session, 0, final=True)
+    assert (await store.types())[-2:] == ["UtteranceFinalized", "JobDispatched"]
+
+
 async def test_a_dispatcher_does_not_wait_while_entries_are_left(store: TimedStore) -> None:
     session = await store.open()
     for seq in range(11):

@@ -110,10 +110,16 @@ FAULTS = (
         '{work: "$"}',
     ),
     Fault(
-        "a dispatcher waits while entries are left",
+        "a dispatcher outruns its nodes",
         "eventsched/dispatcher",
-        "return reply.left",
-        "return 0",
+        "return reply.waiting / reply.jobs",
+        "return 0 * reply.waiting / reply.jobs",
+    ),
+    Fault(
+        "a dispatcher does not say that it is there",
+        "eventsched/dispatcher",
+        "dispatch_work(BACK_MS)",
+        "dispatch_work()",
     ),
     Fault(
         "a timekeeper forgets what is already due",
