@@ -27,6 +27,7 @@ from eventsched.bench.figures import BenchFailed, Report
 from eventsched.bench.sessions import Sessions
 from eventsched.bench.stage import Stage, open_stage
 from eventsched.bench.suite import BENCHES
+from eventsched.bench.talk import stretches_in
 from eventsched.cli.options import run_async
 from eventsched.errors import EventschedError
 
@@ -52,8 +53,10 @@ def main(
     traces: Traces = "",
 ) -> None:
     """Measure everything on one server, and write one JSON."""
-    found, left_out = _prepare([name for name in peers.split(",") if name])
     try:
+        if traces:
+            stretches_in(Path(traces))  # they are needed last: what is wrong is said first
+        found, left_out = _prepare([name for name in peers.split(",") if name])
         results = run_async(lambda: _measure(found, left_out, rounds, scale, traces))
     except EventschedError as error:
         _tell(str(error))

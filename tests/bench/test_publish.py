@@ -6,12 +6,13 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import typer
 
 from benchmarks.compare import OURS, drain_ratios
 from benchmarks.peers.environments import HERE, NAMES, settings_in
 from benchmarks.publish import BEGIN, DOC, END, PLOTS, PLOTTED, README, document, read, with_table
 from benchmarks.results import Results
-from benchmarks.run import ALONE, RESULTS
+from benchmarks.run import ALONE, RESULTS, main
 from benchmarks.targets import TARGETS, Target, slowest_scripts
 from eventsched.bench.figures import Spread
 from eventsched.bench.jobs import NO_VIEWS, TWO_VIEWS
@@ -103,3 +104,13 @@ def test_ratios_are_against_the_best_python_peer_and_against_bullmq() -> None:
         f"{NO_VIEWS} / bullmq, rate_per_s": 0.5,
     }
     assert drain_ratios({name: rate for name, rate in rates.items() if OURS in name}) == {}
+
+
+def test_a_run_whose_traces_are_not_there_ends_before_it_measures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(typer.Exit) as ended:
+        main(out=tmp_path / "out.json", peers="", traces=str(tmp_path))
+    assert ended.value.exit_code == 1
+    assert "traces: no *.rttm" in capsys.readouterr().err
+    assert not (tmp_path / "out.json").exists()

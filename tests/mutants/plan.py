@@ -21,23 +21,24 @@ def _scripts(*names: str) -> list[str]:
     return [f"tests/scripts/test_{name}.py" for name in names]
 
 
-_SESSION = _scripts("ingest", "sessions", "close", "rooms", "playback")
+_SESSION = _scripts("ingest", "sessions", "at_once", "close", "rooms", "playback")
 _ATTEMPTS = _scripts("attempts", "results", "nodes", "marks")
 _FIRST: dict[str, list[str]] = {
     # scripts
     "acquire_set": [PROJECTOR],
-    "append_audio": _scripts("ingest", "sessions"),
-    "close_session": _scripts("close"),
+    "append_audio": _scripts("ingest", "sessions", "at_once"),
+    "close_session": _scripts("close", "at_once"),
     "configure_cell": _scripts("cell"),
-    "dispatch_work": _scripts("dispatch", "choosing_a_node", "waiting"),
+    "dispatch_work": _scripts("dispatch", "at_once", "choosing_a_node", "waiting"),
     "drain_node": _scripts("nodes", "marks"),
     "drop_build": [PROJECTOR],
     "drop_trails": [ARCHIVE],
     "extend_lease": _scripts("attempts"),
-    "finalize_utterances": _scripts("ingest", "sessions"),
+    "finalize_utterances": _scripts("ingest", "sessions", "at_once"),
     "fire_timers": [
         "tests/scripts/test_nodes.py::test_rule_13_a_heartbeat_keeps_a_node_alive",
-        *_scripts("close", "delivery", "waiting", "nodes", "attempts", "playback", "sessions"),
+        *_scripts("close", "delivery", "waiting", "nodes", "marks", "attempts", "playback"),
+        *_scripts("sessions"),
         ARCHIVE,
     ],
     "forget_session": _scripts("forget"),
@@ -56,7 +57,7 @@ _FIRST: dict[str, list[str]] = {
     "record_seal": [ARCHIVE],
     "register_node": _scripts("nodes", "choosing_a_node"),
     "resume_session": _scripts("sessions"),
-    "retry_dead": _scripts("dispatch"),
+    "retry_dead": ["tests/cli/test_retry_dead.py", *_scripts("at_once")],
     "save_views": [PROJECTOR],
     "scan_kind": [VERIFY],
     "send_partials": _scripts("results", "attempts", "delivery"),
@@ -70,6 +71,7 @@ _FIRST: dict[str, list[str]] = {
     "call": _scripts("call", "cell"),
     "classes": _scripts("choosing_a_node", "marks", "nodes", "waiting"),
     "clock": ["tests/failures/test_clock.py", *_scripts("good_path")],
+    "dead": _scripts("dispatch", "at_once", "attempts"),
     "deliver": _scripts("delivery", "results", "close", "rooms"),
     "emit": _scripts("good_path", "ingest"),
     "fencing": _scripts("results", "attempts", "nodes"),
@@ -78,12 +80,13 @@ _FIRST: dict[str, list[str]] = {
     "json": _scripts("results", "delivery", "choosing_a_node", "rooms"),
     "keys": _scripts("rooms", "playback", "nodes"),
     "nodes": _scripts("nodes", "marks", "choosing_a_node", "attempts"),
+    "owing": _scripts("dispatch", "at_once", "choosing_a_node"),
     "queue": _scripts("waiting", "choosing_a_node", "dispatch"),
     "sessions": [*_SESSION, *_scripts("delivery")],
     "settings": _scripts("cell", "call", "good_path"),
     "text": _scripts("sessions", "nodes", "choosing_a_node", "dispatch"),
     "timers": _scripts("close", "attempts", "playback"),
-    "work": _scripts("dispatch", "ingest"),
+    "work": _scripts("dispatch", "ingest", "at_once"),
     # Python
     # These wait for what a mutant leaves out: few of them, so that their time tells.
     "eventsched/channel": [f"{SESSION}::test_rule_8_a_shorter_idle_time_is_kept_alive_more_often"],

@@ -118,7 +118,9 @@ async def test_rule_34_a_malformed_node_name_is_refused(store: TimedStore, name:
     assert await store.types() == []
 
 
-@pytest.mark.parametrize("language", ["auto", "en", "deu", "pt-BR", "zh-Hant", "es-419"])
+@pytest.mark.parametrize(
+    "language", ["auto", "en", "deu", "pt-BR", "zh-Hant", "es-419", "de-12345678"]
+)
 async def test_rule_34_a_language_may_be(store: TimedStore, language: str) -> None:
     await store.join(asr=[language])
     assert (await last(store, "NodeRegistered")).asr == [language]
