@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import redis.asyncio as aioredis
 from redis.asyncio.cluster import RedisCluster
@@ -94,10 +94,23 @@ class _Cluster(RedisCluster):
             return int(self.keyslot(args[2]))
         return await super()._determine_slot(command, *args)
 
+    def lighten(self) -> None:
+        """Before it connects: what its nodes are reached by, those named and those found later.
+
+        redis-py's own look for the writer before and use it after a pause, in which a failover may
+        have closed the connection.
+        """
+        kind = light(self.connection_kwargs["connection_class"])
+        for options in (self.connection_kwargs, self.nodes_manager.connection_kwargs):
+            options["connection_class"] = kind
+        for node in self.nodes_manager.startup_nodes.values():
+            node.connection_class = kind  # type: ignore[assignment]
+
 
 async def _open_cluster(url: str) -> RedisCluster:
     try:
-        client = _Cluster.from_url(url, max_connections=CONNECTIONS_MAX)
+        client = cast("_Cluster", _Cluster.from_url(url, max_connections=CONNECTIONS_MAX))
+        client.lighten()
     except (ValueError, TypeError, RedisError, RedisClusterException):
         raise _unreadable(url) from None
     try:

@@ -7,12 +7,13 @@ from collections.abc import AsyncIterator
 import anyio
 import pytest
 import pytest_asyncio
-from redis.asyncio import Redis
+from redis.asyncio import Redis, RedisCluster
+from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from eventsched.server.check import open_client
 from eventsched.server.light import BUFFERED_MAX
-from eventsched.testing import LocalServer
+from eventsched.testing import LocalCluster, LocalServer
 
 
 @pytest_asyncio.fixture
@@ -45,6 +46,15 @@ async def test_a_connection_found_lost_is_an_error_and_never_made_anew_in_betwee
     await connection.send_command("PING")
     assert await connection.read_response() == b"PONG"
     await connection.disconnect()
+
+
+async def test_every_node_of_a_cluster_is_reached_so(cluster3: LocalCluster) -> None:
+    """redis-py's own would look for the writer, pause, and use what a failover has closed."""
+    client = await open_client(cluster3.url)
+    assert isinstance(client, RedisCluster)
+    kinds = {node.connection_class.send_packed_command for node in client.get_nodes()}
+    assert AbstractConnection.send_packed_command not in kinds
+    await client.aclose()
 
 
 @pytest.mark.parametrize("size", [BUFFERED_MAX - 100, BUFFERED_MAX, 8_000_000])
