@@ -117,9 +117,26 @@ def _number(kind: str, mark: bytes) -> int:
     return int(mark.partition(b":")[0])
 
 
+class _Lead(msgspec.Struct):
+    session: str
+    utterance: int
+
+
 def _utterance(fields: dict[bytes, bytes]) -> tuple[str, int] | None:
-    """(session, utterance) of an entry of `work`, or of one that was parked from there."""
+    """(session, utterance) of an entry of `work`, or of one that was parked from there: what
+    cannot be read was parked for that, and is of none."""
     if fields.get(b"k") != b"utterance":
         return None
-    told = msgspec.json.decode(fields[b"d"])
-    return name_of(told["session"]), int(told["utterance"])
+    try:
+        lead = _lead(fields[b"d"])
+        return name_of(lead.session), lead.utterance
+    except (msgspec.MsgspecError, ValueError):
+        return None
+
+
+def _lead(work: bytes) -> _Lead:
+    """What it begins with; earlier releases wrote JSON."""
+    if work.startswith(b"{"):
+        return msgspec.json.decode(work, type=_Lead)
+    session, utterance, _ = work.split(b" ", 2)
+    return _Lead(session.decode(), int(utterance))

@@ -107,7 +107,7 @@ class TimerReply(msgspec.Struct, frozen=True):
 class Retried(msgspec.Struct, frozen=True):
     """What became of an entry in `dead` that was to go again."""
 
-    word: Literal["retried", "passed_over", "partial", "projection", "unknown"]
+    word: Literal["retried", "passed_over", "partial", "projection", "unreadable", "unknown"]
     """lua/retry_dead.lua says what each means; all but the first two changed nothing."""
     retried: int
     passed_over: int

@@ -129,6 +129,8 @@ def _told(id_: str, done: Retried) -> str:
             raise NotRetried(f"{id_} had begun to write: look at verify, then retry with --force")
         case "projection":
             raise NotRetried(f"{id_} could not be folded: mend the read model, then rebuild it")
+        case "unreadable":
+            raise NotRetried(f"{id_} is no work that this version can read; a later one may")
         case "passed_over":
             return f"{id_}: nothing is owed any more; removed"
     also = f", {done.passed_over} passed over" if done.passed_over else ""

@@ -11,6 +11,7 @@
 --   passed_over     every target has its job or its outcome already; its entry is gone
 --   partial         had begun to write: nothing done without force
 --   projection      could not be folded: a rebuild is what helps; nothing done
+--   unreadable      is no work: nothing done
 --   unknown         no such entry
 -- Refusals: INVALID_MESSAGE
 -- Events: none (what is put back appends its own)
@@ -22,7 +23,8 @@ local now_arg, dead_id, force = ARGV[1], ARGV[2], ARGV[3]
 -- include: clock
 -- include: timers
 -- include: text
--- include: deliver
+-- include: work
+-- include: owing
 if not string.match(dead_id, '^%d+%-%d+$') then return invalid('id', 'the id of an entry in dead') end
 
 local entry = redis.call('XRANGE', keys.dead, dead_id, dead_id)[1]
@@ -32,36 +34,18 @@ for i = 1, #entry[2], 2 do dead[entry[2][i]] = entry[2][i + 1] end
 if dead.from ~= 'work' and dead.from ~= 'timers' then return { 'projection', 0, 0 } end
 if dead.partial == '1' and force ~= '1' then return { 'partial', 0, 0 } end
 
--- Targets that nobody has made a job of, and whose listeners still wait (rules 10, 25).
-local function still_owed(work)
-  local owed, name = {}, keys.name(work.session)
-  for _, one in ipairs(work.targets) do
-    local job = table.concat({ work.tenant, work.session, string.format('%d', work.utterance),
-      'translation', one.target, work.features_hash }, ':')
-    if deliver.open(name, one.target, one.delivery_no)
-      and redis.call('EXISTS', keys.of('job', job)) == 0 then
-      owed[#owed + 1] = one
-    end
-  end
-  return owed
-end
-
-local function put_back(kind, d)
-  write('XADD', keys.work, clock.entry_id(), 'k', kind, 'd', d)
-end
-
 local retried, passed_over = 1, 0
 if dead.from == 'timers' then
   local kind, id = string.match(dead.id, '^(%a+)|(.*)$')
   timers.set(clock.now(), kind, id)
 elseif dead.k == 'fill' then
-  put_back('fill', dead.d)
+  write('XADD', keys.work, clock.entry_id(), 'k', 'fill', 'd', dead.d)
 else
-  local work = cjson.decode(dead.d)
-  local owed = still_owed(work)
-  retried, passed_over = #owed, #work.targets - #owed
-  work.targets = owed
-  if retried > 0 then put_back(dead.k, passed_over > 0 and cjson.encode(work) or dead.d) end
+  local can_be_read, wanted = pcall(work.read, dead.d)
+  if not can_be_read then return { 'unreadable', 0, 0 } end
+  wanted.targets, passed_over = owing.jobs_of(wanted)
+  retried = #wanted.targets
+  if retried > 0 then work.put(wanted) end
 end
 write('XDEL', keys.dead, dead_id)
 return { retried > 0 and 'retried' or 'passed_over', retried, passed_over }

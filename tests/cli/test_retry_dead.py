@@ -10,6 +10,7 @@ import pytest
 from eventsched.errors import InvalidMessage
 from eventsched.server.check import Client
 from tests.fixtures_store import TimedStore
+from tests.work_forms import said
 
 
 async def parked(store: TimedStore, redis: Client, **fields: str | bytes) -> str:
@@ -43,9 +44,8 @@ async def test_targets_that_have_their_job_are_passed_over(
     store: TimedStore, redis: Client
 ) -> None:
     work = await taken_work(store, redis)
-    told = msgspec.json.decode(work)
-    only_es = told | {"targets": [one for one in told["targets"] if one["target"] == "es"]}
-    first = await parked(store, redis, d=msgspec.json.encode(only_es))
+    assert work.count(b" es/0,fr/0 ") == 1
+    first = await parked(store, redis, d=work.replace(b" es/0,fr/0 ", b" es/0 "))
     await store.retry_dead(first, force=False)
     assert await store.dispatch() == 1
     done = await store.retry_dead(await parked(store, redis, d=work), force=False)
@@ -61,12 +61,27 @@ async def test_targets_whose_outcome_ended_are_passed_over(
     store: TimedStore, redis: Client
 ) -> None:
     work = await taken_work(store, redis)
-    await store.close_session(msgspec.json.decode(work)["session"], 1)
+    await store.close_session(work.partition(b" ")[0].decode(), 1)
     store.tick(60_000)
     await store.timers()
     assert len(await store.log("ResultMissing")) == 2
     done = await store.retry_dead(await parked(store, redis, d=work), force=False)
     assert (done.word, done.passed_over) == ("passed_over", 2)
+
+
+async def test_what_an_earlier_release_parked_goes_again(store: TimedStore, redis: Client) -> None:
+    work = msgspec.json.encode(said((await taken_work(store, redis)).decode()))
+    done = await store.retry_dead(await parked(store, redis, d=work), force=False)
+    assert (done.word, done.retried, done.passed_over) == ("retried", 2, 0)
+    assert await store.dispatch() == 2
+
+
+@pytest.mark.parametrize("d", ["", "{", "7", "c0.s1 0 1-1"])
+async def test_what_nobody_can_read_stays(store: TimedStore, redis: Client, d: str) -> None:
+    done = await store.retry_dead(await parked(store, redis, d=d), force=True)
+    assert (done.word, done.retried, done.passed_over) == ("unreadable", 0, 0)
+    assert await redis.xlen(store.keys.dead) == 1
+    assert await redis.xlen(store.keys.work) == 0
 
 
 async def test_one_that_had_begun_to_write_goes_only_by_force(

@@ -26,6 +26,7 @@ from projections.group import Groups
 from tests.model import attempts, cell, nodes, session, stored, timers
 from tests.model.wire import Wire, run
 from tests.model.world import Broken, Entry, Work, World
+from tests.work_forms import said
 
 START_MS = 1_000_000
 SETTINGS = Settings(
@@ -753,14 +754,26 @@ class Machine(RuleBasedStateMachine):
         return [one for one in work if isinstance(one.fields["d"], Work)]
 
     @precondition(lambda self: self.work())
-    @rule(which=small, is_broken=st.booleans())
-    def work_comes_twice_or_broken(self, which: int, is_broken: bool) -> None:
-        found = self.work()[which % len(self.work())].fields["d"]
-        told = msgspec.to_builtins(found) | ({"first": 7} if is_broken else {})
-        self.world.begin(self.at_ms)
+    @rule(which=small, how=st.sampled_from(["twice", "as JSON", "broken", "parked"]))
+    def work_comes_again(self, which: int, how: str) -> None:
+        """As it was, as earlier releases wrote it, or so that nobody can read it; or it was parked
+        when it could not be processed for a reason that has passed."""
+        one = self.work()[which % len(self.work())]
         key = self.store.keys.work
-        entry = self.world.append(key, k="utterance", d=Broken(found) if is_broken else found)
-        self.wire.call("XADD", key, entry, "k", "utterance", "d", msgspec.json.encode(told))
+        ((_, kept),) = self.wire.call("XRANGE", key, one.id, one.id)
+        d, told = one.fields["d"], kept[b"d"].decode()
+        if how in ("as JSON", "broken"):
+            told = msgspec.json.encode(said(told) | ({"first": 7} if how == "broken" else {}))
+        if how == "broken":
+            d = Broken(d)
+        self.world.begin(self.at_ms)
+        fields = {"k": "utterance", "d": d}
+        if how == "parked":
+            key = self.store.keys.dead
+            fields |= {"from": "work", "id": one.id, "partial": "0"}
+        entry = self.world.append(key, **fields)
+        told_fields = [part for pair in (fields | {"d": told}).items() for part in pair]
+        self.wire.call("XADD", key, entry, *told_fields)
         self.compare(self.world.log_id)
 
     @rule()

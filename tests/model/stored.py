@@ -16,6 +16,7 @@ from eventsched import codec
 from eventsched.keys import Keys, name_of
 from tests.model import nodes, queue
 from tests.model.world import Broken, Entry, Soft, Work, World
+from tests.work_forms import said
 
 Content = dict[str, Any]
 NOT_COMPARED = {
@@ -73,10 +74,17 @@ def _filled(fields: Mapping[str, Any]) -> dict[str, Any]:
 def _entry(entry: Entry) -> tuple[str, dict[str, Any]]:
     d = entry.fields["d"]
     if isinstance(d, Broken):
-        d = msgspec.to_builtins(d.work) | {"first": 7}
+        d = _work(d.work) | {"first": 7}
     elif isinstance(d, Work):
-        d = msgspec.to_builtins(d)
+        d = _work(d)
     return entry.id, entry.fields | {"d": d}
+
+
+def _work(work: Work) -> dict[str, Any]:
+    """Whom the targets go to is in the session's outcomes."""
+    owed = [{"target": one.target, "delivery_no": one.delivery_no} for one in work.targets]
+    told: dict[str, Any] = msgspec.to_builtins(work)
+    return told | {"targets": owed}
 
 
 def _session(w: World, name: str, soft: Soft) -> Content:
@@ -289,8 +297,10 @@ def _entry_fields(raw: Sequence[bytes]) -> dict[str, Any]:
         for name, value in fields.items()
         if name != "reason"
     }
-    if fields["d"].startswith(b"{"):
-        told["d"] = msgspec.json.decode(fields["d"])
+    if told.get("k") == "utterance":
+        told["d"] = said(told["d"])
+    elif told["d"].startswith("{"):
+        told["d"] = msgspec.json.decode(told["d"])
     return told
 
 

@@ -15,7 +15,7 @@ from eventsched.events import PressureLifted, PressureRaised, SessionRetired
 from eventsched.keys import job_key, name_of
 from eventsched.store import DispatchReply, Retried, TimerReply
 from tests.model import attempts, delivery, nodes, owing, queue, session
-from tests.model.world import Broken, Entry, World, place_of
+from tests.model.world import Broken, Entry, Work, World, place_of
 
 FIRED_MAX = 16
 ENTRIES_MAX = 10
@@ -253,17 +253,19 @@ def retry_dead(w: World, dead_id: str, *, force: bool) -> Retried:
     found = [one for one in dead if place_of(one.id) == place_of(dead_id)]
     if not found:
         return Retried("unknown", 0, 0)
-    dead.remove(found[0])
     d = found[0].fields["d"]
-    if not isinstance(d, Broken):
+    if isinstance(d, Broken):
+        return Retried("unreadable", 0, 0)
+    dead.remove(found[0])
+    if not isinstance(d, Work):
         kind, _, of = found[0].fields["id"].partition("|")
         w.set_timer(w.now, kind, of)
         return Retried("retried", 1, 0)
-    wanted = owing.still_owed(w, d.work)
-    passed_over = len(d.work.targets) - len(wanted)
+    wanted = owing.still_owed(w, d)
+    passed_over = len(d.targets) - len(wanted)
     if not wanted:
         return Retried("passed_over", 0, passed_over)
-    w.append(w.keys.work, k="utterance", d=Broken(replace(d.work, targets=wanted)))
+    w.append(w.keys.work, k="utterance", d=replace(d, targets=wanted))
     return Retried("retried", len(wanted), passed_over)
 
 

@@ -86,7 +86,7 @@ _FIRST: dict[str, list[str]] = {
     "settings": _scripts("cell", "call", "good_path"),
     "text": _scripts("sessions", "nodes", "choosing_a_node", "dispatch"),
     "timers": _scripts("close", "attempts", "playback"),
-    "work": _scripts("dispatch", "ingest", "at_once"),
+    "work": [*_scripts("dispatch", "ingest", "at_once"), "tests/cli/test_retry_dead.py"],
     # Python
     # These wait for what a mutant leaves out: few of them, so that their time tells.
     "eventsched/channel": [f"{SESSION}::test_rule_8_a_shorter_idle_time_is_kept_alive_more_often"],

@@ -28,6 +28,7 @@ from tests.scripts.jobs_of import (
     take_parked,
 )
 from tests.server_kinds import Server
+from tests.work_forms import said
 
 
 @pytest_asyncio.fixture
@@ -84,11 +85,12 @@ async def test_rule_11_10_entries_a_call_and_how_many_are_left(store: TimedStore
 
 
 async def work_of(store: TimedStore) -> tuple[str, dict[str, Any]]:
-    """The newest entry of `work` as text and as data."""
+    """The newest entry of `work` as it is, and what it says."""
     ((_, fields),) = await store.read_range(store.keys.work, "-", "+", 1, newest_first=True)
     named = dict(zip(fields[::2], fields[1::2], strict=True))
     assert named[b"k"] == b"utterance"
-    return named[b"d"].decode(), msgspec.json.decode(named[b"d"])
+    text = named[b"d"].decode()
+    return text, said(text)
 
 
 async def put_work(store: TimedStore, d: str | dict[str, Any], k: str = "utterance") -> None:
@@ -152,7 +154,20 @@ async def test_rule_25_work_of_a_session_that_is_retired_is_obsolete(store: Time
     assert len(await logged(store, "JobDispatched")) == 1
 
 
+LINE = "c0.s3 0 1-1 acme none en 0 100 1 "
+REST = '"tp":"","tenant":"acme"}'
 POISON: dict[str, dict[str, Any] | str] = {
+    "a line without its end": f"{LINE} es/0",
+    "a line whose end is something else": f'{LINE} es/0 "tenant":"acme"}}',
+    "a line that was cut": f"{LINE} es/0 {REST[:-1]}",
+    "a line with a word more": f"{LINE} more es/0 {REST}",
+    "a line with a word less": f"c0.s3 0 acme none en 0 100 1  es/0 {REST}",
+    "a line with a number that is none": f"c0.s3 zero 1-1 acme none en 0 100 1  es/0 {REST}",
+    "a line of a priority that is none": f"c0.s3 0 1-1 acme none en 0 100 3  es/0 {REST}",
+    "a line of another cell": f"other.s3 0 1-1 acme none en 0 100 1  es/0 {REST}",
+    "a line whose target has no number": f"{LINE} es {REST}",
+    "a line of two targets and one number": f"{LINE} es/0,fr {REST}",
+    "a line whose trace is no text": f'{LINE} es/0 "tp":7}}',
     "no JSON": "{",
     "no object": "7",
     "empty": "",
@@ -205,39 +220,31 @@ async def put_work_at_now(store: TimedStore, d: str | dict[str, Any]) -> None:
     await store.transport.command(*parts, key=key)
 
 
-def rewritten(told: dict[str, Any], how: str) -> dict[str, Any]:
-    """The same work in JSON that no script of this version writes."""
-    if how == "targets":
-        return told | {"targets": [dict(reversed(one.items())) for one in told["targets"]]}
-    if how == "newer":
-        at = list(told).index("first")
-        return dict([*list(told.items())[:at], ("newer", 7), *list(told.items())[at:]])
-    return dict(reversed(told.items()))
-
-
 @pytest.mark.parametrize("features", [[], ["tts"], ["tts", "vad"]], ids=",".join)
 @pytest.mark.parametrize("key", ["", "0123456789abcdef"], ids=["plain", "encrypted"])
-async def test_work_is_read_the_same_in_whatever_order_its_fields_stand(
-    store: TimedStore, features: list[str], key: str
+@pytest.mark.parametrize("tp", ["", '00-1 "a"-01'], ids=["", "traced"])
+async def test_the_json_of_earlier_releases_becomes_the_same_jobs(
+    store: TimedStore, features: list[str], key: str, tp: str
 ) -> None:
-    """What a speaker's script writes has a way of its own; any other order takes a longer one."""
-    node = await store.join(slots=4, services=["tts", "vad"])
+    node = await store.join(slots=8, targets=["es", "fr"], services=["tts", "vad"])
     if features:
-        await store.join("bare", slots=4)  # would come first, if it were able
-    for how in ("written", "targets", "newer", "all"):
-        await speak(store, how, features=features, key=key)
+        await store.join("bare", slots=8)  # would come first, if it were able
+    for how in ("line", "json"):
+        await speak(store, how, targets=["es", "fr"], features=features, key=key, traceparent=tp)
         _, told = await work_of(store)
-        if how != "written":
+        if how == "json":
             work = store.keys.work
             await store.transport.command("XDEL", work, await store.last_id(work), key=work)
-            await put_work_at_now(store, rewritten(told, how))
-        await store.dispatch()
+            await put_work_at_now(store, dict(reversed(told.items())))
+        assert await store.dispatch() == 2
         store.tick(1)
-    assert await store.read_range(store.keys.dead, "-", "+", 1) == []
-    written, *others = [same_for_all(one) for one in await assigned(store, node)]
-    assert written.get("services", []) == features
-    assert written.get("key", "") == key
-    assert others == [written] * 3
+    messages = await assigned(store, node)
+    assert {one["tp"] for one in messages} == {tp}
+    assert {one.traceparent for one in await logged(store, "JobDispatched")} == {tp}
+    es, fr, *others = [same_for_all(one) for one in messages]
+    assert (es.get("services", []), es.get("key", "")) == (features, key)
+    assert (es["target"], fr["target"]) == ("es", "fr")
+    assert others == [es, fr]
     await check(store)
 
 

@@ -33,6 +33,7 @@ from eventsched.store import NodeGrant, NodeResult, SessionGrant
 from eventsched.verify import Report, Verifier
 from eventsched.views import Views
 from tests.fixtures_store import TimedStore
+from tests.work_forms import said
 
 CORE = projections.core
 
@@ -405,6 +406,24 @@ async def test_work_that_was_parked_is_counted_and_no_violation(told: Told, redi
     report = await verified(told.store)
     assert report.violations == []
     assert report.dead == 1
+
+
+async def test_work_of_an_earlier_release_is_known_for_what_it_is(told: Told, redis: Any) -> None:
+    ((entry_id, fields),) = await redis.xrange(told.store.keys.work)
+    await redis.xdel(told.store.keys.work, entry_id)
+    work = msgspec.json.encode(said(fields[b"d"].decode()))
+    await redis.xadd(told.store.keys.work, fields | {b"d": work})
+    assert (await verified(told.store)).violations == []
+
+
+@pytest.mark.parametrize("d", ["", "{", "{}", "c0.s1", "c0.s1 x y", b"\xff 0 y"])
+async def test_what_was_parked_and_nobody_can_read_hides_nothing(
+    told: Told, redis: Any, d: str | bytes
+) -> None:
+    await redis.xadd(told.store.keys.dead, {"from": "work", "id": "1-1", "k": "utterance", "d": d})
+    assert (await verified(told.store)).violations == []
+    await _lost_work(told, redis)
+    assert names(await verified(told.store)) == {"I8"}
 
 
 # --- broken by hand: the log ---------------------------------------------------------------

@@ -17,15 +17,13 @@ local core_goes_on = '^"tenant":"([^"]+)","turn":(%d+),"source":"([^"]+)","ms":(
 -- are text.
 function jobs.create(key, wanted, target, delivery_no)
   return {
-    key = key, attempt = 1, name = keys.name(wanted.session), is_new = true,
+    key = key, attempt = 1, name = wanted.name, is_new = true,
     session = wanted.session, utterance = wanted.utterance,
     target = target, delivery_no = delivery_no, tp = wanted.tp, tenant = wanted.tenant,
     turn = wanted.turn, source = wanted.source, services = wanted.services, ms = wanted.ms,
     priority = wanted.priority,
     core = '{"session":"' .. wanted.session .. '","utterance":' .. wanted.utterance .. ',"target":"'
-      .. target .. '","delivery_no":' .. delivery_no .. ',"tp":' .. json.text(wanted.tp) .. ',"tenant":"'
-      .. wanted.tenant .. '","turn":' .. wanted.turn .. ',"source":"' .. wanted.source .. '","ms":'
-      .. wanted.ms .. ',"priority":' .. text.of(wanted.priority) .. ',' .. wanted.audio .. '}',
+      .. target .. '","delivery_no":' .. delivery_no .. ',' .. wanted.rest,
   }
 end
 

@@ -8,12 +8,12 @@ local owing = {}
 
 -- The jobs that it still owes and nobody has created yet (rules 10, 25), and how many it no longer
 -- does. What is new has its outcomes open: they were opened in this call.
-local function jobs_of(wanted)
-  local list, listed, obsolete, session = {}, {}, 0, keys.name(wanted.session)
+function owing.jobs_of(wanted)
+  local list, listed, obsolete = {}, {}, 0
   for _, owed in ipairs(wanted.targets) do
     local key = wanted.tenant .. ':' .. wanted.session .. ':' .. wanted.utterance .. ':translation:'
       .. owed.target .. ':' .. wanted.features_hash
-    local open = wanted.is_new or deliver.is_open(session, owed.target, owed.delivery_no)
+    local open = wanted.is_new or deliver.is_open(wanted.name, owed.target, owed.delivery_no)
     if open and not listed[key] and redis.call('EXISTS', keys.of('job', key)) == 0 then
       listed[key] = true
       list[#list + 1] = jobs.create(key, wanted, owed.target, owed.delivery_no)
@@ -26,7 +26,7 @@ end
 
 -- Each is given to a node, or waits. Returns how many they are, and how many wait for a slot.
 function owing.place(wanted)
-  local list, obsolete = jobs_of(wanted)
+  local list, obsolete = owing.jobs_of(wanted)
   if obsolete > 0 then write('HINCRBY', keys.cell, 'obsolete', obsolete) end
   local waiting = 0
   for _, job in ipairs(list) do

@@ -175,7 +175,7 @@ end
 
 -- The open utterance is complete. Once per utterance: the index moves on (rules 2, 3).
 function sessions.finalize(s, reason)
-  local targets, owed = owe_targets(s)
+  local targets, told_targets = owe_targets(s)
   local utterance, turn, ms = text.of(s.utterance), text.of(s.turn), text.of(s.buf_ms)
   local audio = '"first":"' .. s.buf_first .. '","last":"' .. s.buf_last .. '","count":'
     .. text.of(s.buf_count) .. ',"bytes":' .. text.of(s.buf_bytes) .. ',"padding_ms":'
@@ -183,18 +183,19 @@ function sessions.finalize(s, reason)
   local id = emit({ t = 'UtteranceFinalized', s = s.full, tp = s.tp,
     c = 'audio:' .. s.full .. '/' .. s.buf_last, d = '{"utterance":' .. utterance .. ',"turn":' .. turn
       .. ',"ms":' .. ms .. ',"reason":"' .. reason .. '",' .. audio .. ',"first_seq":'
-      .. text.of(s.buf_seq) .. (targets[1] and ',"targets":' .. owed or '') .. '}' })
+      .. text.of(s.buf_seq) .. (targets[1] and ',"targets":' .. told_targets or '') .. '}' })
   s.utterance = s.utterance + 1
   if reason ~= 'max_duration' then s.turn = s.turn + 1 end
   s.has_moved_on = true
   empty_buffer(s)
   sessions.trim_audio(s)
   if not targets[1] then return end
-  dispatch({ is_new = true, session = s.full, utterance = utterance, turn = turn, ms = ms, tenant = s.tenant,
-    source = s.source, features_hash = s.features_hash, log = id, tp = s.tp, priority = s.priority,
-    targets = targets, owed = owed, services = s.services, audio = '"audio":"' .. s.audio
+  dispatch({ is_new = true, session = s.full, name = s.name, utterance = utterance, turn = turn, ms = ms,
+    tenant = s.tenant, source = s.source, features_hash = s.features_hash, log = id, tp = s.tp,
+    priority = s.priority, targets = targets, services = s.services,
+    rest = work.rest(s.tp, s.tenant, turn, s.source, ms, text.of(s.priority), '"audio":"' .. s.audio
       .. '","rate":' .. text.of(s.rate) .. json.words('services', s.services)
-      .. json.word('key', s.key) .. ',' .. audio })
+      .. json.word('key', s.key) .. ',' .. audio) })
 end
 
 -- Audio stays for the oldest utterance that is open or has an open outcome, and for the oldest that

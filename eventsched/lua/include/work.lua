@@ -1,6 +1,7 @@
--- work: an utterance that wants jobs, as it waits in the stream `work` for the dispatcher. Numbers
--- stay text where they are only passed on. What `told` writes is read by one pattern; the same in
--- another order, or with what that leaves out, by cjson.
+-- work: an utterance that wants jobs, as it waits in the stream `work` for the dispatcher: a line of
+-- what dispatch decides by, parted by spaces, which no name, language or id holds (rule 34), then
+-- the end of each job's `core` as it is. Numbers stay text where they are only passed on. The JSON
+-- of earlier releases is read by cjson.
 -- include: keys
 -- include: write
 -- include: clock
@@ -8,10 +9,15 @@
 -- include: json
 local work = {}
 
-local written = '^{"session":"([^"]+)","utterance":(%d+),"turn":(%d+),"ms":(%d+),"tenant":"([^"]+)",'
-  .. '"source":"([^"]+)","features_hash":"([^"]+)","log":"([^"]+)","tp":"","targets":(%b[]),'
-  .. '"priority":(%d),("audio":"[^"]+","rate":%d+,(.-)"first":"[^"]+","last":"[^"]+","count":%d+,'
-  .. '"bytes":%d+,"padding_ms":%d+)}$'
+local line = '^(%S+) (%d+) (%S+) (%S+) (%S+) (%S+) (%d+) (%d+) (%d) (%S*) (%S+) ()"tp":"(.)'
+local closing = string.byte('}')
+local priorities = { ['0'] = 0, ['1'] = 1, ['2'] = 2 }
+
+-- What is the same in the core of each of its jobs.
+function work.rest(tp, tenant, turn, source, ms, priority, audio)
+  return '"tp":' .. json.text(tp) .. ',"tenant":"' .. tenant .. '","turn":' .. turn .. ',"source":"'
+    .. source .. '","ms":' .. ms .. ',"priority":' .. priority .. ',' .. audio .. '}'
+end
 
 local kinds = {
   session = 'string', tenant = 'string', source = 'string', features_hash = 'string',
@@ -20,7 +26,6 @@ local kinds = {
   ms = 'number', padding_ms = 'number', priority = 'number', targets = 'table',
 }
 
--- What is malformed must fail here, before the first write.
 local function decoded(d)
   local told = cjson.decode(d)
   for field, kind in pairs(kinds) do
@@ -28,57 +33,55 @@ local function decoded(d)
   end
   for _, owed in ipairs(told.targets) do owed.delivery_no = string.format('%d', owed.delivery_no) end
   told.services = table.concat(told.services or {}, ',')
-  told.audio = string.format('"audio":"%s","rate":%d%s%s,"first":"%s","last":"%s","count":%d,'
-    .. '"bytes":%d,"padding_ms":%d', told.audio, told.rate, json.words('services', told.services),
-    json.word('key', told.key), told.first, told.last, told.count, told.bytes, told.padding_ms)
   for _, field in ipairs({ 'utterance', 'turn', 'ms' }) do
     told[field] = string.format('%d', told[field])
   end
+  local audio = string.format('"audio":"%s","rate":%d%s%s,"first":"%s","last":"%s","count":%d,'
+    .. '"bytes":%d,"padding_ms":%d', told.audio, told.rate, json.words('services', told.services),
+    json.word('key', told.key), told.first, told.last, told.count, told.bytes, told.padding_ms)
+  told.rest = work.rest(told.tp, told.tenant, told.turn, told.source, told.ms,
+    text.of(told.priority), audio)
   return told
 end
 
--- The services, joined, in what may stand before `first`; nil when it is neither them nor a key.
-local function services_in(more)
-  if more == '' then return '' end
-  local services, rest = string.match(more, '^"services":%[("[^%]]+")%],(.*)$')
-  rest = rest or more
-  if rest ~= '' and not string.match(rest, '^"key":"%x+",$') then return nil end
-  return services and (string.gsub(services, '"', '')) or ''
-end
-
--- The targets as `read` gives them, or nil when that is not all there is.
 local function owed_in(targets)
-  if string.gsub(targets, '%b{},?', '') ~= '[]' then return nil end
-  local owed = {}
-  for one in string.gmatch(targets, '%b{}') do
-    local target, delivery_no = string.match(one, '^{"target":"([^"]+)","delivery_no":(%d+)[,}]')
-    if not target then return nil end
-    owed[#owed + 1] = { target = target, delivery_no = delivery_no }
-  end
+  local owed, at = {}, 1
+  repeat
+    local target, delivery_no, next_at = string.match(targets, '^([^/,]+)/(%d+),?()', at)
+    if not target then error('targets are no <target>/<delivery_no>', 0) end
+    owed[#owed + 1], at = { target = target, delivery_no = delivery_no }, next_at
+  until at > #targets
   return owed
 end
 
--- { session, utterance, turn, ms, tenant, source, features_hash, log, tp, priority (a number),
--- targets: { target, delivery_no } each, services: joined text, audio: JSON of what only a node
--- needs to know }
-function work.read(d)
-  local session, utterance, turn, ms, tenant, source, features_hash, log, targets, priority, audio,
-    more = string.match(d, written)
-  local owed = session and owed_in(targets)
-  local services = owed and services_in(more)
-  if not services then return decoded(d) end
-  return { session = session, utterance = utterance, turn = turn, ms = ms, tenant = tenant,
-    source = source, features_hash = features_hash, log = log, tp = '', priority = tonumber(priority),
-    targets = owed, services = services, audio = audio }
+local function parted(d)
+  local session, utterance, log, tenant, features_hash, source, turn, ms, priority, services,
+    targets, at, tp = string.match(d, line)
+  if not session or string.byte(d, -1) ~= closing then error('neither a line of work nor JSON', 0) end
+  local rest = string.sub(d, at)
+  return { session = session, utterance = utterance, log = log, tenant = tenant,
+    features_hash = features_hash, source = source, turn = turn, ms = ms,
+    priority = priorities[priority] or error('priority is above 2', 0), services = services,
+    targets = owed_in(targets), tp = tp == '"' and '' or cjson.decode('{' .. rest).tp, rest = rest }
 end
 
--- What `read` reads: as it gives it, with `owed`, the targets and their recipients as JSON.
+-- { session, name (in the cell), utterance, turn, ms, tenant, source, features_hash, log, tp,
+-- priority (a number), targets: { target, delivery_no } each, services: joined text, rest }.
+-- What is malformed must fail here, before the first write.
+function work.read(d)
+  local wanted = string.sub(d, 1, 1) == '{' and decoded(d) or parted(d)
+  wanted.name = keys.name(wanted.session) or error('session is of no name of this cell', 0)
+  return wanted
+end
+
+-- What `read` reads: as it gives it.
 function work.told(wanted)
-  return '{"session":"' .. wanted.session .. '","utterance":' .. wanted.utterance .. ',"turn":'
-    .. wanted.turn .. ',"ms":' .. wanted.ms .. ',"tenant":"' .. wanted.tenant .. '","source":"'
-    .. wanted.source .. '","features_hash":"' .. wanted.features_hash .. '","log":"' .. wanted.log
-    .. '","tp":' .. json.text(wanted.tp) .. ',"targets":' .. wanted.owed .. ',"priority":'
-    .. text.of(wanted.priority) .. ',' .. wanted.audio .. '}'
+  local owed = {}
+  for i, one in ipairs(wanted.targets) do owed[i] = one.target .. '/' .. one.delivery_no end
+  return wanted.session .. ' ' .. wanted.utterance .. ' ' .. wanted.log .. ' ' .. wanted.tenant .. ' '
+    .. wanted.features_hash .. ' ' .. wanted.source .. ' ' .. wanted.turn .. ' ' .. wanted.ms .. ' '
+    .. text.of(wanted.priority) .. ' ' .. wanted.services .. ' ' .. table.concat(owed, ',') .. ' '
+    .. wanted.rest
 end
 
 function work.put(wanted)
