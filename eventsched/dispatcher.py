@@ -1,6 +1,6 @@
 """The dispatcher role: waits for work and calls the dispatch script.
 
-Owns: waiting and calling, nothing else: reading, deciding and acknowledging happen inside the
+Owns: waiting and calling, nothing else: reading, deciding and trimming happen inside the
 script, so any number of dispatchers may run and any of them may die anywhere.
 Never does: decisions, state. Read next: lua/dispatch_work.lua.
 """

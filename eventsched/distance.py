@@ -59,7 +59,7 @@ class Distances:
         return await self.of_set(ARCHIVE)
 
     async def of_work(self) -> int:
-        """`work` is trimmed as it is acknowledged: what is in it is what is left."""
+        """`work` is trimmed as it is dispatched: what is in it is what is left."""
         return int(await self._command("XLEN", self._keys.work))
 
     async def _passed(self, projection_set: str) -> int | None:

@@ -7,7 +7,7 @@ Never does: I/O. Read next: lua/README.md.
 D decided state: changes only together with an event, no TTL.   S soft state: may be lost.
 
     log                    stream D  every control event, once, in one total order
-    work                   stream D  what dispatch has to look at; trimmed as acknowledged
+    work                   stream D  what dispatch has to look at; trimmed as dispatched
     dead                   stream D  what could not be processed, with reason and origin
     audio:<session>        stream D  AudioChunkAppended with payload
     inbox:<node>           stream D  assignments and cancels of one node

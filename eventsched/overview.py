@@ -153,7 +153,7 @@ class _Cell:
         return max(now, last)
 
     async def _dispatch(self) -> SetBehind:
-        """`work` is trimmed as it is acknowledged: what is in it is what is left."""
+        """`work` is trimmed as it is dispatched: what is in it is what is left."""
         oldest = await self._store.read_range(self._keys.work, "-", "+", 1)
         return SetBehind(
             group="dispatch",

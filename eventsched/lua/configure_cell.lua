@@ -1,6 +1,7 @@
 #!lua flags=allow-oom
 -- configure_cell: create the cell, or give it new settings. A cell that exists keeps what it has
--- and gets what it lacks: settings that came with a newer version.
+-- and gets what it lacks: settings that came with a newer version, the group that goes with
+-- `work`.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV
@@ -27,8 +28,11 @@ for name, value in pairs(wanted) do
   end
 end
 local exists = redis.call('HEXISTS', keys.clock, 'mode') == 1
+local made = redis.pcall('XGROUP', 'CREATE', keys.work, 'dispatch', '0', 'MKSTREAM')
+if made.err and not string.find(made.err, 'BUSYGROUP', 1, true) then return made end
+-- What an earlier release read by the group and did not finish is in `work` still, and read there.
+write('XGROUP', 'DELCONSUMER', keys.work, 'dispatch', 'dispatcher')
 if not exists then
-  write('XGROUP', 'CREATE', keys.work, 'dispatch', '0', 'MKSTREAM')
   write('HSET', keys.clock, 'mode', mode, 'offset', '0', 'last', now_arg ~= '' and now_arg or '0')
 end
 local verb = overwrite == '1' and 'HSET' or 'HSETNX'

@@ -28,7 +28,7 @@ _FIRST: dict[str, list[str]] = {
     "acquire_set": [PROJECTOR],
     "append_audio": _scripts("ingest", "sessions", "at_once"),
     "close_session": _scripts("close", "at_once"),
-    "configure_cell": _scripts("cell"),
+    "configure_cell": _scripts("cell", "dispatch"),
     "dispatch_work": _scripts("dispatch", "at_once", "choosing_a_node", "waiting"),
     "drain_node": _scripts("nodes", "marks"),
     "drop_build": [PROJECTOR],

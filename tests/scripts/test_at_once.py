@@ -105,10 +105,11 @@ async def test_a_dispatcher_that_cannot_dispatch_is_not_there(store: TimedStore)
     await store.join()
     key = store.keys.work
     await store.transport.command("XGROUP", "DESTROY", key, "dispatch", key=key)
+    await speak(store, "s1")
     with pytest.raises(ResponseError, match="NOGROUP"):
         await store.dispatch_work(BACK_MS)
-    await speak(store, "s1")
-    assert await work(store) == 1
+    await speak(store, "s2")
+    assert await work(store) == 2
     assert await order_of_dispatch(store) == []
 
 

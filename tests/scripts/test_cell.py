@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from redis.exceptions import ResponseError
 
 from eventsched.errors import InvalidMessage
 from eventsched.server.check import Client
@@ -43,6 +44,23 @@ async def test_a_cell_without_settings_is_there_all_the_same(fresh: Store) -> No
     assert await fresh.configure_cell({}, overwrite=True) == "changed"
     assert await fresh.configure_cell({"gap_ms": 2}, overwrite=False) == "kept"
     assert await settings_of(fresh) == {"gap_ms": "2"}
+
+
+async def test_a_cell_that_lost_its_group_gets_it_again(fresh: Store) -> None:
+    await fresh.configure_cell({}, overwrite=False)
+    key = fresh.keys.work
+    await fresh.transport.command("DEL", key, key=key)
+    assert await fresh.configure_cell({}, overwrite=False) == "kept"
+    assert len(await fresh.transport.command("XINFO", "GROUPS", key, key=key)) == 1
+
+
+async def test_a_key_of_another_kind_in_place_of_work_is_an_error(fresh: Store) -> None:
+    key = fresh.keys.work
+    await fresh.transport.command("SET", key, "x", key=key)
+    with pytest.raises(ResponseError, match="WRONGTYPE"):
+        await fresh.configure_cell({"pause_ms": 500}, overwrite=False)
+    assert await settings_of(fresh) == {}
+    await fresh.transport.command("DEL", key, key=key)
 
 
 async def test_settings_are_replaced_where_that_is_asked_for(fresh: Store) -> None:

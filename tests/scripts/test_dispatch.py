@@ -1,5 +1,5 @@
-"""Rules 10, 11, 25 and the parking of what cannot be dispatched: reading, choosing, acknowledging
-are one step, whoever calls."""
+"""Rules 10, 11, 25 and the parking of what cannot be dispatched: reading, choosing, trimming are
+one step, whoever calls."""
 
 from __future__ import annotations
 
@@ -286,43 +286,75 @@ async def test_a_command_that_fails_before_the_first_write_names_its_error(
     await check(store)
 
 
-async def test_entries_that_nobody_acknowledged_come_first(store: TimedStore) -> None:
-    """Read by somebody who died before this layout's script existed, or by hand."""
+async def read_by_group(store: TimedStore, count: int) -> None:
+    """As earlier releases took entries out of `work`; it is not acknowledged."""
+    key = store.keys.work
+    parts = ("GROUP", "dispatch", "dispatcher", "COUNT", count, "STREAMS", key, ">")
+    await store.transport.command("XREADGROUP", *parts, key=key)
+
+
+async def group_of(store: TimedStore) -> dict[str, Any]:
+    """What the server says of the group that goes with `work`."""
+    key = store.keys.work
+    (told,) = await store.transport.command("XINFO", "GROUPS", key, key=key)
+    flat = [part for pair in told.items() for part in pair] if isinstance(told, dict) else told
+    return {_word(flat[i]): flat[i + 1] for i in range(0, len(flat), 2)}
+
+
+def _word(told: bytes | str) -> str:
+    return told if isinstance(told, str) else told.decode()
+
+
+async def test_what_an_earlier_release_left_pending_is_dispatched_in_its_turn(
+    store: TimedStore,
+) -> None:
     await store.join(slots=4)
     await speak(store, "s1", count=2)
-    key = store.keys.work
-    await store.transport.command(
-        "XREADGROUP", "GROUP", "dispatch", "dispatcher", "COUNT", 1, "STREAMS", key, ">", key=key
-    )
+    await read_by_group(store, 1)
     told = await store.dispatch_work()
-    assert (told.jobs, told.left) == (1, 1)
-    assert await store.dispatch() == 1
+    assert (told.jobs, told.left) == (2, 0)
     assert await order_of_dispatch(store) == ["s1/0", "s1/1"]
+    await store.configure_cell({}, overwrite=False)  # as every program does when it starts
+    assert (await group_of(store))["pending"] == 0
     await check(store)
 
 
-async def test_an_entry_trimmed_while_it_was_pending_is_parked(store: TimedStore) -> None:
+async def test_an_entry_that_was_trimmed_while_it_was_pending_is_no_work(store: TimedStore) -> None:
     await store.join(slots=4)
     await speak(store, "s1")
-    key = store.keys.work
-    await store.transport.command(
-        "XREADGROUP", "GROUP", "dispatch", "dispatcher", "STREAMS", key, ">", key=key
-    )
-    await store.transport.command("XTRIM", key, "MAXLEN", 0, key=key)
-    await store.dispatch_work()
-    (parked,) = await take_parked(store)
-    assert (parked["partial"], parked["d"]) == ("0", "")
-    assert (await store.dispatch_work()).last_id == "0-0"
+    await read_by_group(store, 1)
+    await store.transport.command("XTRIM", store.keys.work, "MAXLEN", 0, key=store.keys.work)
+    assert await store.dispatch() == 0
+    assert await take_parked(store) == []
+
+
+async def test_the_group_says_how_far_dispatch_is(store: TimedStore) -> None:
+    """For whoever looks with XINFO; nothing is read by it."""
+    await store.join(slots=64)
+    await speak(store, "s1", count=12)
+    for left in (2, 0):
+        told = await store.dispatch_work()
+        group = await group_of(store)
+        assert _word(group["last-delivered-id"]) == told.last_id
+        assert (group["lag"], group["pending"], group["consumers"]) == (left, 0, 0)
 
 
 async def test_a_cell_without_its_group_is_an_error_and_changes_nothing(
     store: TimedStore,
 ) -> None:
-    await store.transport.command(
-        "XGROUP", "DESTROY", store.keys.work, "dispatch", key=store.keys.work
-    )
+    """The next program that starts makes it again."""
+    await store.join()
+    await speak(store, "s1")
+    key = store.keys.work
+    await store.transport.command("XGROUP", "DESTROY", key, "dispatch", key=key)
+    before = await store.types()
     with pytest.raises(ResponseError, match="NOGROUP"):
-        await store.dispatch_work()
+        await store.dispatch_work(1_000)
+    assert await store.types() == before
+    assert "dispatcher" not in await store.read_hash(store.keys.counters)
+    await store.configure_cell({}, overwrite=False)
+    assert await store.dispatch() == 1
+    await check(store)
 
 
 async def test_pressure_is_raised_and_lifted_by_events(store: TimedStore) -> None:

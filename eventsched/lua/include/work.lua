@@ -1,7 +1,7 @@
--- work: an utterance that wants jobs, as it waits in the stream `work` for the dispatcher: a line of
--- what dispatch decides by, parted by spaces, which no name, language or id holds (rule 34), then
--- the end of each job's `core` as it is. Numbers stay text where they are only passed on. The JSON
--- of earlier releases is read by cjson.
+-- work: an utterance that wants jobs, as it waits in the stream `work` for the dispatcher: a line
+-- of what dispatch decides by, parted by spaces, which no name, language or id holds (rule 34),
+-- then the end of each job's `core` as it is. Numbers stay text where they are only passed on. The
+-- JSON of earlier releases is read by cjson.
 -- include: keys
 -- include: write
 -- include: clock
@@ -31,7 +31,9 @@ local function decoded(d)
   for field, kind in pairs(kinds) do
     if type(told[field]) ~= kind then error(field .. ' is no ' .. kind, 0) end
   end
-  for _, owed in ipairs(told.targets) do owed.delivery_no = string.format('%d', owed.delivery_no) end
+  for _, owed in ipairs(told.targets) do
+    owed.delivery_no = string.format('%d', owed.delivery_no)
+  end
   told.services = table.concat(told.services or {}, ',')
   for _, field in ipairs({ 'utterance', 'turn', 'ms' }) do
     told[field] = string.format('%d', told[field])
@@ -57,7 +59,9 @@ end
 local function parted(d)
   local session, utterance, log, tenant, features_hash, source, turn, ms, priority, services,
     targets, at, tp = string.match(d, line)
-  if not session or string.byte(d, -1) ~= closing then error('neither a line of work nor JSON', 0) end
+  if not session or string.byte(d, -1) ~= closing then
+    error('neither a line of work nor JSON', 0)
+  end
   local rest = string.sub(d, at)
   return { session = session, utterance = utterance, log = log, tenant = tenant,
     features_hash = features_hash, source = source, turn = turn, ms = ms,
@@ -78,10 +82,10 @@ end
 function work.told(wanted)
   local owed = {}
   for i, one in ipairs(wanted.targets) do owed[i] = one.target .. '/' .. one.delivery_no end
-  return wanted.session .. ' ' .. wanted.utterance .. ' ' .. wanted.log .. ' ' .. wanted.tenant .. ' '
-    .. wanted.features_hash .. ' ' .. wanted.source .. ' ' .. wanted.turn .. ' ' .. wanted.ms .. ' '
-    .. text.of(wanted.priority) .. ' ' .. wanted.services .. ' ' .. table.concat(owed, ',') .. ' '
-    .. wanted.rest
+  return wanted.session .. ' ' .. wanted.utterance .. ' ' .. wanted.log .. ' ' .. wanted.tenant
+    .. ' ' .. wanted.features_hash .. ' ' .. wanted.source .. ' ' .. wanted.turn .. ' '
+    .. wanted.ms .. ' ' .. text.of(wanted.priority) .. ' ' .. wanted.services .. ' '
+    .. table.concat(owed, ',') .. ' ' .. wanted.rest
 end
 
 function work.put(wanted)
