@@ -18,7 +18,7 @@ D decided state: changes only together with an event, no TTL.   S soft state: ma
     ready:<session>:<target> zset D  numbers that are ready but wait, by the time they got ready
     playing:<session>      hash   D  open playbacks: `<origin>/<target>/<utterance>` -> until
     room:<room>            hash   D  member session -> language it hears
-    job:<job_key>          hash   D  the job; its existence is the idempotency key
+    job:<job_key>          string D  the job; its existence is the idempotency key
     node:<node>            hash   D  + S fields seen, load
     leases:<node>:<epoch>  zset   D  live attempts by time of dispatch
     classes                set    D  ids of capability classes

@@ -34,6 +34,6 @@ if why then
 end
 local now = clock.now()
 local set = timers.due('lease', job_key) or 0
-local deadline_ms = math.max(set, math.min(now + more, tonumber(job.dispatched) + held_ms_max))
+local deadline_ms = math.max(set, math.min(now + more, tonumber(job.at) + held_ms_max))
 timers.set(deadline_ms, 'lease', job_key)
 return deadline_ms

@@ -17,6 +17,7 @@ local now_arg, name, epoch_arg, load = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local held_max = 256
 -- include: clock
 -- include: nodes
+-- include: jobs
 local node, epoch = nodes.get(name), text.int(epoch_arg, 0, 1e9)
 if not epoch then return invalid('epoch', 'a whole number') end
 if not text.int(load, 0, 1e6) then return invalid('load', 'a whole number') end
@@ -30,9 +31,9 @@ end
 write('HSET', keys.of('node', name), 'seen', clock.text(), 'load', load)
 local lost = {}
 for at = 5, #ARGV, 2 do
-  local kept = redis.call('HMGET', keys.of('job', ARGV[at]), 'status', 'node', 'epoch', 'attempt')
-  local holds = kept[1] == 'running' and kept[2] == name and tonumber(kept[3]) == epoch
-    and kept[4] == ARGV[at + 1]
+  local job = jobs.look(ARGV[at])
+  local holds = job and job.status == 'running' and job.node == name and job.epoch == epoch
+    and text.of(job.attempt) == ARGV[at + 1]
   if not holds then lost[#lost + 1] = ARGV[at] end
 end
 return lost

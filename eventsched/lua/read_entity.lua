@@ -15,6 +15,7 @@ local log_key = KEYS[1]
 local now_arg, kind = ARGV[1], ARGV[2]
 local epochs_back = 2
 -- include: keys
+-- include: jobs
 
 local function hash(key)
   local found, flat = {}, redis.call('HGETALL', key)
@@ -35,7 +36,8 @@ end
 -- What the job of an open outcome is at, and the timer that will end it.
 local function work_of(s, full, target, utterance)
   local key = table.concat({ s.tenant, full, utterance, 'translation', target, s.features_hash }, ':')
-  return { key = key, status = redis.call('HGET', keys.of('job', key), 'status') or nil,
+  local job = jobs.look(key)
+  return { key = key, status = job and job.status,
     lease = due('lease|' .. key), wait = due('wait|' .. key) }
 end
 
@@ -56,9 +58,9 @@ function read.session(name)
   local s, full = hash(keys.of('session', name)), keys.full(name)
   if not s.status then return {} end
   s.token, s.tokens = nil, nil
-  local outcomes, jobs, ready, gaps = hash(keys.of('outcomes', name)), {}, {}, {}
+  local outcomes, owed, ready, gaps = hash(keys.of('outcomes', name)), {}, {}, {}
   for field, kept in pairs(outcomes) do
-    jobs[field] = work_of(s, full, string.match(field, '^(.*)/'), string.match(kept, '^%d+'))
+    owed[field] = work_of(s, full, string.match(field, '^(.*)/'), string.match(kept, '^%d+'))
   end
   for field in pairs(s) do
     local target = string.match(field, '^a:(.*)$')
@@ -68,20 +70,20 @@ function read.session(name)
     end
   end
   local room = s.room ~= '' and redis.call('HGET', keys.of('room', keys.name(s.room)), full)
-  return { hash = s, outcomes = outcomes, jobs = jobs, ready = ready, gaps = gaps,
+  return { hash = s, outcomes = outcomes, jobs = owed, ready = ready, gaps = gaps,
     held = held_of(name), playing = hash(keys.of('playing', name)), room = room or nil,
     close = due('close|' .. full) }
 end
 
 function read.job(key)
-  local job = hash(keys.of('job', key))
-  if not job.status then return {} end
-  local core = cjson.decode(job.core)
-  job.core = nil
-  local demand = table.concat({ core.source, core.target, table.concat(core.services or {}, ',') }, ':')
-  local tag = job.status == 'queued'
-    and redis.call('ZSCORE', keys.of('waiting', job.priority, demand), job.member)
-  return { hash = job, tag = tag or nil, lease = due('lease|' .. key), wait = due('wait|' .. key) }
+  local job, core = jobs.parts(key)
+  if not job then return {} end
+  local tag
+  if job.status == 'queued' then
+    local demand = table.concat({ core.source, core.target, table.concat(core.services or {}, ',') }, ':')
+    tag = redis.call('ZSCORE', keys.of('waiting', job.priority, demand), job.member) or nil
+  end
+  return { hash = job, tag = tag, lease = due('lease|' .. key), wait = due('wait|' .. key) }
 end
 
 function read.node(name)

@@ -22,6 +22,7 @@ from eventsched.serving import RESULTS_MAX
 from tests.client import handlers
 from tests.client.test_session import CHUNK, Cut, cut, opened
 from tests.fixtures_store import TimedStore
+from tests.job_record import falsify
 from tests.systems import SECOND, serving, until
 
 BEAT_MS = 30
@@ -422,7 +423,7 @@ async def test_an_attempt_that_the_cancel_missed_is_stopped_by_the_heartbeat(
         await until("started", lambda: stuck.started == 1)
         # As if the job had gone elsewhere and the message were lost.
         job_key = (await store.log("JobDispatched"))[0].job
-        await redis.hset(store.keys.job(job_key), "attempt", 2)
+        await falsify(redis, store, job_key, "attempt", 2)
         await until("stopped", lambda: stuck.cancelled == 1)
         assert session
 
@@ -433,7 +434,7 @@ async def test_a_partial_of_a_lost_attempt_stops_it(
     raised: list[Exception] = []
 
     async def handler(job: Job) -> eventsched.Result:
-        await redis.hset(store.keys.job(job.key), "attempt", 2)
+        await falsify(redis, store, job.key, "attempt", 2)
         try:
             await job.partial("ho")
         except eventsched.LeaseLost as error:

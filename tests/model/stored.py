@@ -14,6 +14,7 @@ import msgspec
 
 from eventsched import codec
 from eventsched.keys import Keys, name_of
+from tests.job_record import parts_of
 from tests.model import nodes, queue
 from tests.model.world import Broken, Entry, Soft, Work, World
 from tests.work_forms import said
@@ -29,7 +30,8 @@ SCORED = {"timers", "fair", "forgotten", "free", "leases", "ready", "waiting"}
 """Sorted sets: a score of 0 says something."""
 LOOKED_AT = "demands:"
 """Their scores say in which order a class looks at demands: more than 64 are needed to see it."""
-JSON_FIELDS = {"d", "core"}
+BEGINS = ("session", "utterance", "target", "delivery_no", "tp")
+"""What is left of the core of a job that has ended."""
 NOT_TOLD = {"reason", "looked", "out_low"}
 """Prose of a Lua error; a counter of looks; where the oldest entry of 16 MiB begins."""
 
@@ -157,21 +159,22 @@ def _held(w: World, name: str) -> dict[str, Any]:
 
 
 def _job(w: World, key: str) -> dict[str, Any]:
-    """What a job is by its status; what is left of an earlier one is not looked at."""
     job = w.jobs[key]
+    core = msgspec.to_builtins(w.cores[key])
     fields: dict[str, Any] = {"status": job.status, "attempt": job.attempt}
-    fields["core"] = msgspec.to_builtins(w.cores[key])
     if job.attempts:
         fields |= {"node": name_of(job.attempts[-1].node), "epoch": job.attempts[-1].epoch}
-        fields["dispatched"] = job.attempts[-1].dispatched_ms
-    if job.member:
-        fields |= {"priority": job.priority, "tag": job.tag, "member": job.member}
-    if job.status == "queued":
-        fields["deadline"] = job.deadline_ms
     if job.status == "ended":
         fields["outcome"] = "ok" if job.outcome == "result" else job.outcome
-        fields["code"] = job.code
-    return fields
+        begins = {name: core[name] for name in BEGINS if name in core}
+        return fields | {"core": begins | ({"code": job.code} if job.code else {})}
+    if job.member:
+        fields |= {"priority": job.priority, "tag": job.tag, "member": job.member}
+    if job.status == "running":
+        fields["dispatched"] = job.attempts[-1].dispatched_ms
+    else:
+        fields["deadline"] = job.deadline_ms
+    return fields | {"core": core}
 
 
 def _node(w: World, name: str) -> Content:
@@ -261,8 +264,6 @@ def _hash(short: str, raw: Sequence[bytes]) -> dict[str, Any]:
     fields = dict(_pairs(raw))
     if short.startswith("room:"):  # a member that hears nothing is still a member
         return {name: value.decode() or "-" for name, value in fields.items()}
-    if short.startswith("job:") and fields["status"] != b"queued":
-        fields.pop("deadline", None)  # of an earlier wait
     return _filled({name: _field(short, name, value) for name, value in fields.items()})
 
 
@@ -271,11 +272,15 @@ def _field(short: str, name: str, value: bytes) -> Any:
         return value.decode() if short.startswith("session:") and name == "reason" else ""
     if short.startswith("held:") and name.endswith(("/body", "/audio")):
         return value.hex()
-    is_json = name in JSON_FIELDS or (short.startswith("held:") and name.count("/") == 1)
-    if not is_json:
-        return value.decode()
-    told = msgspec.json.decode(value)
-    return told if name == "core" else _filled(told)
+    if short.startswith("held:") and name.count("/") == 1:
+        return _filled(msgspec.json.decode(value))
+    return value.decode()
+
+
+def _string(short: str, raw: bytes) -> dict[str, Any]:
+    """The only texts are the records of jobs."""
+    parts = parts_of(short.partition(":")[2], raw)
+    return _filled(parts | {"core": msgspec.json.decode(parts["core"])})
 
 
 def _zset(short: str, raw: Sequence[bytes]) -> dict[str, int] | set[str]:
@@ -304,8 +309,9 @@ def _entry_fields(raw: Sequence[bytes]) -> dict[str, Any]:
     return told
 
 
-READ: dict[str, Callable[[str, Sequence[Any]], Any]] = {
+READ: dict[str, Callable[[str, Any], Any]] = {
     "hash": _hash,
+    "string": _string,
     "zset": _zset,
     "set": lambda _, raw: {member.decode() for member in raw},
     "stream": _stream,

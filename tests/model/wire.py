@@ -26,6 +26,7 @@ DUMP = """
 local found = {}
 for i, key in ipairs(KEYS) do
   local kind, value = redis.call('TYPE', key).ok, ''
+  if kind == 'string' then value = redis.call('GET', key) end
   if kind == 'hash' then value = redis.call('HGETALL', key) end
   if kind == 'zset' then value = redis.call('ZRANGE', key, 0, -1, 'WITHSCORES') end
   if kind == 'set' then value = redis.call('SMEMBERS', key) end

@@ -12,6 +12,7 @@ from eventsched.events import Event, JobDispatched, JobQueued, UtteranceFinalize
 from projections.job import Job, Jobs
 from projections.node import Node, Nodes
 from tests.fixtures_store import TimedStore
+from tests.job_record import job_record
 
 _OUTCOMES = {"ok": "result", "no_text": "no_text", "failed": "failed", "missing": "missing"}
 
@@ -58,7 +59,7 @@ async def members(store: TimedStore, key: str) -> set[str]:
 
 
 async def _check_job(store: TimedStore, key: str, job: Job) -> None:
-    kept = await store.read_hash(store.keys.job(key))
+    kept = await job_record(store, key)
     assert kept, f"no record of {key}"
     assert (kept["status"], int(kept["attempt"])) == (job.status, job.attempt), key
     if job.status == "running":

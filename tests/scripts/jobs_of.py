@@ -10,6 +10,7 @@ import pytest
 from eventsched.errors import Refused
 from eventsched.store import NodeGrant, NodeResult, SessionGrant
 from tests.fixtures_store import TimedStore
+from tests.job_record import job_record
 
 
 async def speak(
@@ -79,7 +80,7 @@ async def finish_one(store: TimedStore, node: NodeGrant) -> str:
     name = node.node.partition(".")[2]
     key = store.keys.leases(name, node.epoch)
     (job,) = await store.transport.command("ZRANGE", key, 0, 0, key=key)
-    attempt = int((await store.read_hash(store.keys.job(job.decode())))["attempt"])
+    attempt = int((await job_record(store, job.decode()))["attempt"])
     assert await reply(store, node, job.decode(), attempt) == "ok"
     return str(job.decode())
 

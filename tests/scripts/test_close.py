@@ -12,6 +12,7 @@ from eventsched.errors import SessionIsClosed, SessionUnknown
 from eventsched.server.check import Client
 from eventsched.store import NodeGrant, SessionGrant
 from tests.fixtures_store import TimedStore
+from tests.job_record import job_record
 from tests.scripts.calls import append, code_of, contents, events, finalized
 
 HOUR_MS = 3_600_000
@@ -215,8 +216,7 @@ async def test_rule_10_retirement_comes_an_hour_after_the_end(
         await store.timers()
     assert store.at_ms == closed_ms + HOUR_MS - 1
     assert not await events(store, "SessionRetired")
-    job_key = store.keys.job(messages[0]["j"])
-    assert (await store.read_hash(job_key))["status"] == "ended"
+    assert (await job_record(store, messages[0]["j"]))["status"] == "ended"
     store.tick(1)
     await store.timers()
     (retired,) = await events(store, "SessionRetired")
@@ -267,7 +267,7 @@ async def test_rule_10_retirement_removes_at_most_256_keys_a_call(
 
 
 async def is_running(store: TimedStore, job: str) -> bool:
-    return (await store.read_hash(store.keys.job(job)))["status"] == "running"
+    return (await job_record(store, job))["status"] == "running"
 
 
 async def test_rule_10_a_retiring_session_is_closed_to_everything(store: TimedStore) -> None:

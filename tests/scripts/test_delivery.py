@@ -14,6 +14,7 @@ from eventsched.events import Text
 from eventsched.server.check import Client
 from eventsched.store import NodeGrant, NodeResult, SessionGrant
 from tests.fixtures_store import TimedStore
+from tests.job_record import job_record
 from tests.scripts.calls import append, events
 
 SHA = "ab" * 32
@@ -328,7 +329,7 @@ async def test_rule_23_a_complete_result_replaces_an_empty_one_that_waits(
     await store.answer(node, messages[0])
     assert await heard(store, session) == [(0, "result"), (1, "result")]
     assert (await store.out(session))[1]["b"] == text("late")
-    assert (await store.read_hash(store.keys.job(messages[1]["j"])))["outcome"] == "ok"
+    assert (await job_record(store, messages[1]["j"]))["outcome"] == "ok"
 
 
 async def test_rule_23_only_once_and_only_while_it_waits(store: TimedStore) -> None:

@@ -17,6 +17,7 @@ from eventsched.server.check import open_client
 from eventsched.store import Store
 from eventsched.transport import RedisTransport
 from tests.fixtures_store import TimedStore
+from tests.job_record import job_record
 from tests.scripts.cell_state import check
 from tests.scripts.jobs_of import (
     assigned,
@@ -148,7 +149,7 @@ async def test_rule_25_work_of_a_session_that_is_retired_is_obsolete(store: Time
         store.tick(300_000)
         await store.timers()
     assert await logged(store, "SessionRetired") != []
-    assert await store.read_hash(store.keys.job(dispatched.job)) == {}
+    assert await job_record(store, dispatched.job) == {}
     await put_work(store, told)
     assert await store.dispatch() == 0
     assert len(await logged(store, "JobDispatched")) == 1

@@ -16,6 +16,7 @@ from eventsched.server.check import Client
 from eventsched.settings import Settings
 from eventsched.transport import RedisTransport
 from tests.fixtures_store import TimedStore
+from tests.job_record import job_record
 from tests.scripts.cell_state import check, zset
 from tests.scripts.jobs_of import (
     assigned,
@@ -365,7 +366,7 @@ async def test_rule_18_from_half_of_its_time_on_only_smaller_tags_of_its_demand_
 async def end_one(store: TimedStore, *, fails: bool) -> None:
     key = store.keys.leases("n1", 1)
     for job in await store.transport.command("ZRANGE", key, 0, 0, key=key):
-        attempt = int((await store.read_hash(store.keys.job(job.decode())))["attempt"])
+        attempt = int((await job_record(store, job.decode()))["attempt"])
         given: dict[str, Any] = (
             {"status": "failed", "code": "BROKEN", "retriable": True} if fails else {}
         )

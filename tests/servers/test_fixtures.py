@@ -25,7 +25,7 @@ async def test_a_cell_takes_documented_keys_and_is_gone_afterwards(
 ) -> None:
     assert CELL.fullmatch(cell)
     await redis.xadd(Keys(cell).log, {"t": "x"})
-    await redis.hset(Keys(cell).job("acme:c0.a:0:translation:es:none"), "v", "x")
+    await redis.set(Keys(cell).job("acme:c0.a:0:translation:es:none"), "x")
     assert _sweep(server) == []
     assert await redis.exists(Keys(cell).log) == 0
 

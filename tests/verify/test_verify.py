@@ -33,6 +33,7 @@ from eventsched.store import NodeGrant, NodeResult, SessionGrant
 from eventsched.verify import Report, Verifier
 from eventsched.views import Views
 from tests.fixtures_store import TimedStore
+from tests.job_record import falsify, job_record
 from tests.work_forms import said
 
 CORE = projections.core
@@ -189,7 +190,7 @@ Corruption = Callable[[Told, Any], Awaitable[Any]]
 
 
 async def _job_node(t: Told, redis: Any) -> None:
-    await redis.hset(t.store.keys.job(t.key(1)), "epoch", 9)
+    await falsify(redis, t.store, t.key(1), "epoch", 9)
 
 
 async def _strange_lease(t: Told, redis: Any) -> None:
@@ -280,7 +281,7 @@ async def _lost_job(t: Told, redis: Any) -> None:
 
 
 async def _lost_place(t: Told, redis: Any) -> None:
-    job = await t.store.read_hash(t.store.keys.job(t.key(7)))
+    job = await job_record(t.store, t.key(7))
     key = t.store.keys.waiting(int(job["priority"]), "en:es:")
     assert await redis.zrem(key, job["member"]) == 1
 

@@ -117,9 +117,8 @@ local function give(job, choice, cause)
   local token = '"attempt":' .. attempt .. ',"epoch":' .. node.epoch_told .. ',"deadline_ms":'
     .. deadline
   local d = told(job, choice, token, context_at)
-  job.node, job.epoch, job.status = node.name, node.epoch, 'running'
   nodes.take(node, job.key)
-  jobs.run(job, attempt, node.epoch_told)
+  jobs.run(job, attempt, node)
   write('HSET', keys.of('session', job.name), 'node', node.name, 'node_turn', job.turn)
   timers.set(deadline, 'lease', job.key)
   local id = emit({ t = 'JobDispatched', s = job.session, j = job.key, n = keys.full(node.name),

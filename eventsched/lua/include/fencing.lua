@@ -12,7 +12,7 @@ function fencing.refusal(job, node, epoch, attempt)
   if job.attempt ~= attempt then return 'ATTEMPT_MISMATCH' end
   if job.status == 'ended' then
     -- Ended without a word of this token: its result would be the first, but comes too late.
-    local is_taken = job.outcome == 'missing' or job.outcome == 'failed' and taken[job.code]
+    local is_taken = job.outcome == 'missing' or job.outcome == 'failed' and taken[jobs.code(job)]
     return is_taken and 'LEASE_LOST' or 'DUPLICATE_RESULT'
   end
   -- A registration that is over holds nothing, even what nobody has dispatched again yet.

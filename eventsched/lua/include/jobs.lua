@@ -1,6 +1,8 @@
--- jobs: the job record. Its existence is the idempotency key (rules 10, 11).
--- `core` is the JSON that never changes: what an assignment says about the job. It begins with
--- what every result needs, so that `look` finds that without decoding the rest.
+-- jobs: the job record. Its existence is the idempotency key (rules 10, 11). It is one line,
+--   status|attempt|node|epoch|at|place|outcome|core
+-- node, epoch: of the last attempt. at: when that was dispatched or, while the job waits, until when.
+-- place: `priority,tag,entry` in the queue, once it has waited. core: the JSON that never changes,
+-- what an assignment says about the job; once it has ended, what that begins with and the code.
 -- include: keys
 -- include: write
 -- include: clock
@@ -8,9 +10,10 @@
 -- include: text
 local jobs = {}
 
-local core_begins = '^{"session":"([^"]+)","utterance":(%d+),"target":"([^"]+)",'
-  .. '"delivery_no":(%d+),"tp":"",()'
-local core_goes_on = '^"tenant":"([^"]+)","turn":(%d+),"source":"([^"]+)","ms":(%d+),"priority":(%d),'
+local line = '^(%a+)|(%d+)|([^|]*)|(%d*)|(%d*)|([^|]*)|([^|]*)|()'
+local begins = line .. '{"session":"([^"]+)","utterance":(%d+),"target":"([^"]+)",'
+  .. '"delivery_no":(%d+),"tp":"([^"\\]*)"()'
+local goes_on = '^,"tenant":"([^"]+)","turn":(%d+),"source":"([^"]+)","ms":(%d+),"priority":(%d),'
   .. '"audio":"[^"]+","rate":%d+,()'
 
 -- The job of one target of an utterance in `work` (include/work). Numbers that are only passed on
@@ -21,57 +24,58 @@ function jobs.create(key, wanted, target, delivery_no)
     session = wanted.session, utterance = wanted.utterance,
     target = target, delivery_no = delivery_no, tp = wanted.tp, tenant = wanted.tenant,
     turn = wanted.turn, source = wanted.source, services = wanted.services, ms = wanted.ms,
-    priority = wanted.priority,
+    priority = wanted.priority, node = '', epoch = nil, place = '', status = nil,
     core = '{"session":"' .. wanted.session .. '","utterance":' .. wanted.utterance .. ',"target":"'
       .. target .. '","delivery_no":' .. delivery_no .. ',' .. wanted.rest,
   }
 end
 
 local passed_on = { utterance = true, delivery_no = true, turn = true, ms = true }
--- `create` wrote it: what follows its beginning. False when it has a form of its own.
-local function read_on(job)
-  local tenant, turn, source, ms, priority, at = string.match(job.core, core_goes_on, job.goes_on)
-  if not tenant then return false end
-  local services = string.match(job.core, '^"services":%[("[^%]]+")%]', at)
-  job.tenant, job.turn, job.source, job.ms = tenant, turn, source, ms
-  job.priority = job.priority or tonumber(priority)
-  job.services = services and string.gsub(services, '"', '') or ''
-  return true
-end
-
 local function decode(job)
-  for name, value in pairs(cjson.decode(job.core)) do
+  for name, value in pairs(cjson.decode(string.sub(job.kept, job.core_at))) do
     if job[name] == nil then job[name] = passed_on[name] and string.format('%d', value) or value end
   end
   job.services = table.concat(job.services or {}, ',')
 end
 
--- As much as a result needs: the token, the state, and what the core begins with. Or nil. Its times,
--- `deadline` and `dispatched`, are text.
+-- As much as a result needs: the token, the state, and what the core begins with. Or nil.
+-- `at` is text.
 function jobs.look(key)
-  local kept = redis.call('HMGET', keys.of('job', key), 'status', 'attempt', 'node', 'epoch', 'core',
-    'priority', 'tag', 'member', 'deadline', 'dispatched', 'outcome', 'code')
-  if not kept[1] then return nil end
-  local job = {
-    key = key, core = kept[5], status = kept[1], attempt = tonumber(kept[2]), node = kept[3],
-    epoch = tonumber(kept[4]), priority = tonumber(kept[6]), tag = tonumber(kept[7]),
-    member = kept[8] or nil, deadline = kept[9], dispatched = kept[10],
-    outcome = kept[11] or nil, code = kept[12] or nil,
-  }
-  local session, utterance, target, number, goes_on = string.match(job.core, core_begins)
-  if session then
-    job.session, job.utterance, job.target = session, utterance, target
-    job.delivery_no, job.tp, job.goes_on = number, '', goes_on
-  else
-    decode(job)
+  local kept = redis.call('GET', keys.of('job', key))
+  if not kept then return nil end
+  local status, attempt, node, epoch, at, place, outcome, core_at, session, utterance, target,
+    delivery_no, tp, core_to = string.match(kept, begins)
+  if not status then
+    status, attempt, node, epoch, at, place, outcome, core_at = string.match(kept, line)
   end
+  local job = {
+    key = key, kept = kept, status = status, attempt = text.number(attempt), node = node,
+    epoch = text.number(epoch), at = at, place = place, outcome = outcome, core_at = core_at,
+    session = session, utterance = utterance, target = target, delivery_no = delivery_no, tp = tp,
+    core_to = core_to,
+  }
+  if place ~= '' then
+    local priority, tag, entry = string.match(place, '^(%d+),(%d+),(%d+)$')
+    job.priority, job.tag, job.member = text.number(priority), tonumber(tag), entry .. ':' .. key
+  end
+  if not session then decode(job) end
   job.name = keys.name(job.session)
   return job
 end
 
 -- With everything that its core says.
 function jobs.whole(job)
-  if not job.source and not (job.goes_on and read_on(job)) then decode(job) end
+  if job.source then return job end
+  job.core = string.sub(job.kept, job.core_at)
+  local tenant, turn, source, ms, priority, at = string.match(job.kept, goes_on, job.core_to)
+  if not tenant then
+    decode(job)
+    return job
+  end
+  local services = string.match(job.kept, '^"services":%[("[^%]]+")%]', at)
+  job.tenant, job.turn, job.source, job.ms = tenant, turn, source, ms
+  job.priority = job.priority or text.number(priority)
+  job.services = services and string.gsub(services, '"', '') or ''
   return job
 end
 
@@ -80,21 +84,48 @@ function jobs.load(key)
   return job and jobs.whole(job)
 end
 
--- It is on its node. `attempt` and `epoch` are text.
-function jobs.run(job, attempt, epoch)
-  local key = keys.of('job', job.key)
-  if job.is_new then
-    write('HSET', key, 'status', 'running', 'attempt', attempt, 'node', job.node, 'epoch', epoch,
-      'dispatched', clock.text(), 'core', job.core)
-  else
-    write('HSET', key, 'status', 'running', 'attempt', attempt, 'node', job.node, 'epoch', epoch,
-      'dispatched', clock.text())
-  end
+-- As `read_entity` and tests see it: each part by its name, as text. Or nil.
+function jobs.parts(key)
+  local kept = redis.call('GET', keys.of('job', key))
+  if not kept then return nil end
+  local status, attempt, node, epoch, at, place, outcome, core_at = string.match(kept, line)
+  local priority, tag, entry = string.match(place, '^(%d+),(%d+),(%d+)$')
+  local core = cjson.decode(string.sub(kept, core_at))
+  return { status = status, attempt = attempt, node = node, epoch = epoch,
+    [status == 'queued' and 'deadline' or 'dispatched'] = at, priority = priority, tag = tag,
+    member = entry and entry .. ':' .. key, outcome = outcome, code = core.code or '' }, core
+end
+
+-- The code with which it failed.
+function jobs.code(job)
+  return cjson.decode(string.sub(job.kept, job.core_at)).code
+end
+
+local function put(job, status, attempt, node, epoch, at, outcome, core)
+  job.status = status
+  write('SET', keys.of('job', job.key), status .. '|' .. attempt .. '|' .. node .. '|' .. epoch .. '|'
+    .. at .. '|' .. job.place .. '|' .. outcome .. '|' .. core)
+end
+
+-- It is on its node.
+function jobs.run(job, attempt, node)
+  job.node, job.epoch = node.name, node.epoch
+  put(job, 'running', attempt, node.name, node.epoch_told, clock.text(), '', job.core)
+end
+
+-- It waits at its place in the queue. `deadline` is text.
+function jobs.wait(job, tag, deadline)
+  job.at = deadline
+  job.place = text.of(job.priority) .. ',' .. tag .. ',' .. string.sub(job.member, 1, 16)
+  put(job, 'queued', text.of(job.attempt), job.node, job.epoch and text.of(job.epoch) or '', deadline,
+    '', job.core)
 end
 
 -- The job takes no further part: nothing but its end is remembered, until its session retires.
 function jobs.finish(job, outcome, code)
-  job.status, job.outcome, job.code = 'ended', outcome, code
-  write('HSET', keys.of('job', job.key), 'status', 'ended', 'outcome', outcome,
-    'attempt', text.of(job.attempt), 'code', code or '')
+  local core = string.sub(job.kept, job.core_at, job.core_to and job.core_to - 1 or -2)
+  if filled(code) then core = core .. ',"code":' .. json.text(code) end
+  job.place = ''
+  put(job, 'ended', text.of(job.attempt), job.node, job.epoch and text.of(job.epoch) or '', '', outcome,
+    core .. '}')
 end

@@ -8,6 +8,7 @@
 -- include: timers
 -- include: settings
 -- include: classes
+-- include: jobs
 -- include: json
 local queue = {}
 call.starts_with(function()
@@ -129,7 +130,6 @@ function queue.add(job, reason, cause)
   enter(job)
   local tag = text.of(job.tag)
   local deadline = text.of(now + settings.waiting_ms)
-  job.deadline = deadline
   enter_line(job.priority, demand, tag, job.member)
   queue.backlog[job.tenant] = (queue.backlog[job.tenant] or 0) + 1
   if not queue.has(demand) then
@@ -139,9 +139,7 @@ function queue.add(job, reason, cause)
       classes.look_last(class.id, demand)
     end
   end
-  write('HSET', keys.of('job', job.key), 'status', 'queued', 'attempt', text.of(job.attempt),
-    'core', job.core, 'priority', text.of(job.priority), 'tag', tag, 'member', job.member,
-    'deadline', deadline)
+  jobs.wait(job, tag, deadline)
   timers.set(deadline, 'wait', job.key)
   if job.priority > 0 then
     timers.set(now + math.floor(settings.waiting_ms / 2), 'age', job.key)
@@ -156,8 +154,8 @@ function queue.age(job)
   job.priority = 0
   local tag = text.of(job.tag)
   enter_line(0, demand, tag, job.member)
-  write('HSET', keys.of('job', job.key), 'priority', '0')
-  say(job, 'aged', '', tag, job.deadline)
+  jobs.wait(job, tag, job.at)
+  say(job, 'aged', '', tag, job.at)
 end
 
 function queue.remove(job)

@@ -1,10 +1,17 @@
 -- text: lists as comma-joined text (names and languages hold no comma), and checked integers.
 local text = {}
 -- A whole number as text. The small ones, which most are, are there already.
-local small = {}
-for n = 0, 1000 do small[n] = string.format('%d', n) end
+local small, numbers = {}, {}
+for n = 0, 1000 do
+  small[n] = string.format('%d', n)
+  numbers[small[n]] = n
+end
 function text.of(n)
   return small[n] or string.format('%d', n)
+end
+-- A whole number that a script wrote as text; nil for what is none.
+function text.number(told)
+  return numbers[told] or tonumber(told)
 end
 function text.list(joined)
   local out = {}

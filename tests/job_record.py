@@ -1,0 +1,43 @@
+"""The record of a job as it is stored, and broken by hand.
+
+Owns: its parts by name, as `jobs.parts` of eventsched/lua/include/jobs.lua tells them; replacing
+one. Never does: what a part means, which is said there.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from eventsched.store import Store
+
+ORDER = ("status", "attempt", "node", "epoch", "at", "place", "outcome", "core")
+
+
+def parts_of(key: str, kept: bytes) -> dict[str, str]:
+    """Each part by its name; those that say nothing are empty, or not there."""
+    parts = dict(zip(ORDER, kept.decode().split("|", 7), strict=True))
+    parts["deadline" if parts["status"] == "queued" else "dispatched"] = parts.pop("at")
+    if place := parts.pop("place"):
+        parts["priority"], parts["tag"], entry = place.split(",")
+        parts["member"] = f"{entry}:{key}"
+    return parts
+
+
+async def job_record(store: Store, key: str) -> dict[str, str]:
+    """As it is stored, with the `code` in its core; none of a job that is not there."""
+    place = store.keys.job(key)
+    kept = await store.transport.command("GET", place, key=place)
+    if kept is None:
+        return {}
+    parts = parts_of(key, kept)
+    return parts | {"code": msgspec.json.decode(parts["core"]).get("code", "")}
+
+
+async def falsify(redis: Any, store: Store, key: str, part: str, value: int) -> None:
+    """One part says something else, as if by a fault."""
+    place = store.keys.job(key)
+    parts = (await redis.get(place)).split(b"|", 7)
+    parts[ORDER.index(part)] = b"%d" % value
+    await redis.set(place, b"|".join(parts))
