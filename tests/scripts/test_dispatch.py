@@ -123,6 +123,19 @@ async def test_rule_10_the_same_work_again_has_no_effect_at_any_time(store: Time
     await check(store)
 
 
+async def test_rule_10_a_target_that_is_named_twice_is_one_job(store: TimedStore) -> None:
+    await store.join(slots=4)
+    await speak(store, "s1")
+    told, _ = await work_of(store)
+    key = store.keys.work
+    await store.transport.command("XDEL", key, await store.last_id(key), key=key)
+    assert told.count(" es/0 ") == 1
+    await put_work_at_now(store, told.replace(" es/0 ", " es/0,es/0 "))
+    assert await store.dispatch() == 1
+    assert (await store.read_hash(store.keys.counters))["obsolete"] == "1"
+    await check(store)
+
+
 async def test_rule_25_work_whose_outcome_has_ended_is_obsolete(store: TimedStore) -> None:
     await store.join()
     session = await speak(store, "s1", count=2)

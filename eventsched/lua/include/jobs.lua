@@ -26,7 +26,7 @@ function jobs.create(key, wanted, target, delivery_no)
     turn = wanted.turn, source = wanted.source, services = wanted.services, ms = wanted.ms,
     priority = wanted.priority, node = '', epoch = nil, place = '', status = nil,
     core = '{"session":"' .. wanted.session .. '","utterance":' .. wanted.utterance .. ',"target":"'
-      .. target .. '","delivery_no":' .. delivery_no .. ',' .. wanted.rest,
+      .. target .. '","delivery_no":' .. delivery_no .. ',' .. wanted.rest .. '}',
   }
 end
 

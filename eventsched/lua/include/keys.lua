@@ -7,6 +7,8 @@ call.starts_with(function()
   if keys.log == log_key then return end
   keys.log, keys.prefix = log_key, string.sub(log_key, 1, -4)
   keys.cell_name = string.match(keys.prefix, '{(.-)}')
+  keys.own = keys.cell_name .. '%.([%w_-]+)'
+  keys.only_own = '^' .. keys.own .. '$'
   for _, kind in ipairs(ones) do keys[kind] = keys.prefix .. kind end
 end)
 function keys.of(kind, id, part)
@@ -18,9 +20,8 @@ function keys.full(name)
   return keys.cell_name .. '.' .. name
 end
 -- `<cell>.<name>` -> name; nil when it names another cell or is no name at all, so that no id
--- can reach a key that is not its own.
+-- can reach a key that is not its own. `own` is for patterns in which it stands among others.
 function keys.name(full)
-  local cell, name = string.match(full or '', '^([a-z0-9]+)%.([%w_-]+)$')
-  if cell == keys.cell_name and #name <= 64 then return name end
-  return nil
+  local name = string.match(full or '', keys.only_own)
+  return name and #name <= 64 and name or nil
 end

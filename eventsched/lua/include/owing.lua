@@ -9,13 +9,15 @@ local owing = {}
 -- The jobs that it still owes and nobody has created yet (rules 10, 25), and how many it no longer
 -- does. What is new has its outcomes open: they were opened in this call.
 function owing.jobs_of(wanted)
-  local list, listed, obsolete = {}, {}, 0
+  local list, obsolete = {}, 0
+  -- A target that is named twice is one job; most utterances have a single one.
+  local listed = wanted.targets[2] and {}
   for _, owed in ipairs(wanted.targets) do
     local key = wanted.tenant .. ':' .. wanted.session .. ':' .. wanted.utterance .. ':translation:'
       .. owed.target .. ':' .. wanted.features_hash
     local open = wanted.is_new or deliver.is_open(wanted.name, owed.target, owed.delivery_no)
-    if open and not listed[key] and redis.call('EXISTS', keys.of('job', key)) == 0 then
-      listed[key] = true
+    if open and not (listed and listed[key]) and redis.call('EXISTS', keys.of('job', key)) == 0 then
+      if listed then listed[key] = true end
       list[#list + 1] = jobs.create(key, wanted, owed.target, owed.delivery_no)
     else
       obsolete = obsolete + 1

@@ -9,14 +9,27 @@
 -- include: json
 local work = {}
 
-local line = '^(%S+) (%d+) (%S+) (%S+) (%S+) (%S+) (%d+) (%d+) (%d) (%S*) (%S+) ()"tp":"(.)'
-local closing = string.byte('}')
+-- Behind a target comes another, after a comma, or what is only passed on.
+local owed_one = '([%w-]+)/(%d+)([, ])()'
+local line = ' (%d+) (%S+) (%S+) (%S+) (%S+) (%d+) (%d+) (%d) (%S*) ' .. owed_one
+local another, untraced = '^' .. owed_one, '"tp":"",'
 local priorities = { ['0'] = 0, ['1'] = 1, ['2'] = 2 }
+local lines = {}
 
--- What is the same in the core of each of its jobs.
+-- The line of a session of this cell.
+local function line_here()
+  local here = lines[keys.own]
+  if not here then
+    here = '^(' .. keys.own .. ')' .. line
+    lines[keys.own] = here
+  end
+  return here
+end
+
+-- What is the same in the core of each of its jobs; the last brace is missing.
 function work.rest(tp, tenant, turn, source, ms, priority, audio)
   return '"tp":' .. json.text(tp) .. ',"tenant":"' .. tenant .. '","turn":' .. turn .. ',"source":"'
-    .. source .. '","ms":' .. ms .. ',"priority":' .. priority .. ',' .. audio .. '}'
+    .. source .. '","ms":' .. ms .. ',"priority":' .. priority .. ',' .. audio
 end
 
 local kinds = {
@@ -34,6 +47,7 @@ local function decoded(d)
   for _, owed in ipairs(told.targets) do
     owed.delivery_no = string.format('%d', owed.delivery_no)
   end
+  told.name = keys.name(told.session)
   told.services = table.concat(told.services or {}, ',')
   for _, field in ipairs({ 'utterance', 'turn', 'ms' }) do
     told[field] = string.format('%d', told[field])
@@ -46,27 +60,22 @@ local function decoded(d)
   return told
 end
 
-local function owed_in(targets)
-  local owed, at = {}, 1
-  repeat
-    local target, delivery_no, next_at = string.match(targets, '^([^/,]+)/(%d+),?()', at)
-    if not target then error('targets are no <target>/<delivery_no>', 0) end
-    owed[#owed + 1], at = { target = target, delivery_no = delivery_no }, next_at
-  until at > #targets
-  return owed
-end
-
 local function parted(d)
-  local session, utterance, log, tenant, features_hash, source, turn, ms, priority, services,
-    targets, at, tp = string.match(d, line)
-  if not session or string.byte(d, -1) ~= closing then
-    error('neither a line of work nor JSON', 0)
+  local session, name, utterance, log, tenant, features_hash, source, turn, ms, priority, services,
+    target, delivery_no, behind, at = string.match(d, line_here())
+  local owed = { { target = target, delivery_no = delivery_no } }
+  while behind == ',' do
+    target, delivery_no, behind, at = string.match(d, another, at)
+    owed[#owed + 1] = { target = target, delivery_no = delivery_no }
   end
-  local rest = string.sub(d, at)
-  return { session = session, utterance = utterance, log = log, tenant = tenant,
+  if not behind or string.sub(d, -1) ~= '}' then
+    error('neither JSON nor a line of a session of this cell', 0)
+  end
+  local rest = string.sub(d, at, -2)
+  local tp = string.sub(rest, 1, #untraced) == untraced and '' or cjson.decode('{' .. rest .. '}').tp
+  return { session = session, name = name, utterance = utterance, log = log, tenant = tenant,
     features_hash = features_hash, source = source, turn = turn, ms = ms,
-    priority = priorities[priority] or error('priority is above 2', 0), services = services,
-    targets = owed_in(targets), tp = tp == '"' and '' or cjson.decode('{' .. rest).tp, rest = rest }
+    priority = priorities[priority], services = services, targets = owed, tp = tp, rest = rest }
 end
 
 -- { session, name (in the cell), utterance, turn, ms, tenant, source, features_hash, log, tp,
@@ -74,7 +83,9 @@ end
 -- What is malformed must fail here, before the first write.
 function work.read(d)
   local wanted = string.sub(d, 1, 1) == '{' and decoded(d) or parted(d)
-  wanted.name = keys.name(wanted.session) or error('session is of no name of this cell', 0)
+  if not wanted.name or #wanted.name > 64 then error('session is no name of this cell', 0) end
+  if not wanted.priority then error('priority is above 2', 0) end
+  if type(wanted.tp) ~= 'string' then error('tp is no string', 0) end
   return wanted
 end
 
@@ -85,7 +96,7 @@ function work.told(wanted)
   return wanted.session .. ' ' .. wanted.utterance .. ' ' .. wanted.log .. ' ' .. wanted.tenant
     .. ' ' .. wanted.features_hash .. ' ' .. wanted.source .. ' ' .. wanted.turn .. ' '
     .. wanted.ms .. ' ' .. text.of(wanted.priority) .. ' ' .. wanted.services .. ' '
-    .. table.concat(owed, ',') .. ' ' .. wanted.rest
+    .. table.concat(owed, ',') .. ' ' .. wanted.rest .. '}'
 end
 
 function work.put(wanted)
