@@ -15,7 +15,7 @@ from eventsched.events import Event
 from eventsched.folding import Folding, Unfolded, decoded, trails_of
 from eventsched.projection import ProjectionSet
 from eventsched.transport import Entry
-from eventsched.views import Dead, Put, Views
+from eventsched.views import Changes, Dead, Views
 
 STRETCH = 100
 """Entries folded at a stretch. In between, what has come of the next read is taken in: without
@@ -100,15 +100,9 @@ class Batches:
         """How many records have changed since `saved`."""
         return sum(len(part.changed) for part in self._folding.parts)
 
-    def writes(self) -> tuple[list[Put], list[tuple[str, str, str]]]:
-        """The records to write, and those to drop, for all that changed since `saved`."""
-        puts: list[Put] = []
-        drops: list[tuple[str, str, str]] = []
-        for part in self._folding.parts:
-            some_puts, some_drops = part.writes()
-            puts += some_puts
-            drops += some_drops
-        return puts, drops
+    def writes(self) -> list[Changes]:
+        """Of each projection, the records to write and to drop: all that changed since `saved`."""
+        return [part.writes() for part in self._folding.parts]
 
     def saved(self) -> None:
         """What changed is stored."""

@@ -479,6 +479,6 @@ class Said(msgspec.Struct, frozen=True, array_like=True):
     source_text: str = ""
     text: str | None = None
     utterance: int = -1
-    """Whose text is sealed; the rest is left out where none is."""
+    """Whose text it is; the rest is left out where nothing is sealed."""
     sealed: bytes = b""
     characters: int = 0

@@ -16,10 +16,11 @@ import msgspec
 
 from eventsched.codec import UndecodableEvent, decode
 from eventsched.events import Event
+from eventsched.form import form_of
 from eventsched.keys import name_of
-from eventsched.projection import Projection, ProjectionSet, WithFields
+from eventsched.projection import Projection, ProjectionSet
 from eventsched.transport import Entry
-from eventsched.views import Put
+from eventsched.views import Changes, Put
 
 CACHED_MAX = 20_000
 """Records of one projection that are kept in memory between batches."""
@@ -56,14 +57,16 @@ class Folded:
         """Entity -> record; none when it is known to have no record."""
         self.changed: dict[str, str] = {}
         """Entity -> the last log id that changed it, since `forget_changes`."""
+        self._saved: dict[str, Any] = {}
+        """What is stored of those that changed; none where nothing is that could stay."""
+        self._dropped: dict[str, None] = {}
+        """Entities without a record at some moment since `forget_changes`."""
         self._route, self._apply = projection.route, projection.apply
-        self._fields = projection.fields if isinstance(projection, WithFields) else None
-        self._encoder = msgspec.msgpack.Encoder()
-        self._decoder = msgspec.msgpack.Decoder(projection.view)
+        self._form = form_of(projection)
 
-    def know(self, entity: str, stored: bytes | None) -> None:
-        """The record as stored; none where there is none."""
-        self.views[entity] = self._decoder.decode(stored) if stored is not None else None
+    def know(self, entity: str, fields: Mapping[str, bytes]) -> None:
+        """The record as stored; no fields where there is none."""
+        self.views[entity] = self._form.restored(fields) if fields else None
 
     def unknown(self, events: Iterable[Event]) -> list[str]:
         """Entities that the events touch and that are not in memory."""
@@ -98,38 +101,43 @@ class Folded:
 
     def put(self, entity: str, after: Any, event_id: str) -> None:
         """The record is this from now on; none drops it."""
-        if after is None and self.complete:
-            self.views.pop(entity, None)
-            self.changed.pop(entity, None)
-            return
+        if self.complete:
+            if after is None:
+                self.views.pop(entity, None)
+                self.changed.pop(entity, None)
+                return
+        elif after is None:
+            self._saved[entity] = self._dropped[entity] = None
+        elif entity not in self.changed:
+            self._saved[entity] = self.views.get(entity)
         self.views[entity] = after
         self.changed[entity] = event_id
 
-    def record(self, entity: str) -> Mapping[str, bytes | str] | None:
-        """The hash fields of a record; none where there is no record."""
+    def record(self, entity: str) -> Mapping[str, bytes] | None:
+        """All hash fields of a record but `at`; none where there is no record."""
         view = self.views.get(entity)
-        if view is None:
-            return None
-        fields: dict[str, bytes | str] = {"v": self._encoder.encode(view)}
-        if self._fields is not None:
-            fields.update(self._fields(view))
-        return fields
+        return None if view is None else self._form.stored(view, None)
 
-    def writes(self) -> tuple[list[Put], list[tuple[str, str, str]]]:
-        """The records to write, and those to drop, for all that changed."""
-        name, build = self.projection.name, self.build
-        puts, drops = [], []
-        for entity, at in self.changed.items():
-            fields = self.record(entity)
-            if fields is None:
-                drops.append((name, build, entity))
-            else:
-                puts.append(Put(name, build, entity, {**fields, "at": at}))
-        return puts, drops
+    def restored(self, fields: Mapping[str, bytes]) -> Any:
+        """The record that these fields are. Raises msgspec.MsgspecError."""
+        return self._form.restored(fields)
+
+    def writes(self) -> Changes:
+        """What to write and to drop, for all that changed. Who is dropped and there again is both:
+        nothing of what was there before stays."""
+        views, saved, stored = self.views, self._saved, self._form.stored
+        puts = [
+            Put(entity, at, stored(view, saved[entity]))
+            for entity, at in self.changed.items()
+            if (view := views[entity]) is not None
+        ]
+        return Changes(self.projection.name, self.build, puts, list(self._dropped))
 
     def forget_changes(self) -> None:
         """They are saved. Of too many records in memory the older half goes."""
         self.changed.clear()
+        self._saved.clear()
+        self._dropped.clear()
         if len(self.views) > CACHED_MAX and not self.complete:
             for entity in list(self.views)[: CACHED_MAX // 2]:
                 del self.views[entity]

@@ -28,7 +28,7 @@ class Projection(Protocol):
     version: int
     """Raised when the fold changes its meaning: a rebuild makes the new version's records."""
     view: Any
-    """Type of a record (a frozen msgspec Struct); it is stored as msgpack."""
+    """Type of a record (a frozen msgspec Struct); it is stored as msgpack, see `WithForm`."""
     handles: frozenset[str]
     """Event types that it folds; others pass it by."""
 
@@ -43,11 +43,19 @@ class Projection(Protocol):
 
 
 @runtime_checkable
-class WithFields(Protocol):
-    """A projection whose records carry hash fields beside `v`, for scripts that copy them."""
+class WithForm(Protocol):
+    """A projection that says which hash fields its records are stored as, `v` and others.
 
-    def fields(self, view: Any) -> Mapping[str, bytes]:
-        """The fields; the names of a record only ever grow."""
+    A save then writes what has changed alone, and scripts can copy a field unread. Without it, a
+    record is one field, `v`. `at` is not to be had: it says what changed the record last.
+    """
+
+    def stored(self, view: Any, before: Any) -> Mapping[str, bytes]:
+        """`v`, and of the other fields those that are not as `before` has them, which is what is
+        stored now (none: nothing). A field is never taken away while the record lives."""
+
+    def restored(self, fields: Mapping[str, bytes]) -> Any:
+        """The record that was stored so. Raises msgspec.MsgspecError when it cannot be read."""
 
 
 @runtime_checkable

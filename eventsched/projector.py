@@ -157,8 +157,6 @@ class Projector:
 
     def _save(self, held: Held, batch: Batch) -> Save:
         assert self._batches is not None
-        names = [projection.name for projection in self.set.projections]
-        puts, drops = self._batches.writes()
         return Save(
             projection_set=self.set.name,
             group=self.set.name,
@@ -167,9 +165,7 @@ class Projector:
             to=batch.to,
             count=batch.count,
             hold_ms=HOLD_MS,
-            builds=list(zip(names, held.builds, strict=True)),
-            puts=puts,
-            drops=drops,
+            changes=self._batches.writes(),
             trails=batch.trails,
             dead=[self._batches.dead(one) for one in batch.parked],
         )

@@ -21,6 +21,7 @@ from eventsched.archive.reading import EVERYTHING, Of
 from eventsched.errors import InvalidMessage, NotFound, Sealed
 from eventsched.events import Event, SessionOpened, UtteranceFinalized
 from eventsched.folding import Folding, Unfolded, decoded, in_order, trails_of
+from eventsched.form import form_of
 from eventsched.moments import Moment
 from eventsched.past import Past, of_job
 from eventsched.privacy.opening import EventOpener
@@ -346,10 +347,9 @@ async def _live(views: Views, projection: Projection, record: str) -> tuple[Any,
     for _ in range(SWITCHES_MAX):
         if build is None:
             return None
-        key = views.keys.view(projection.name, build, record)
-        stored, at = await views.transport.command("HMGET", key, "v", "at", key=key)
-        if stored is not None:
-            return msgspec.msgpack.decode(stored, type=projection.view), at.decode()
+        (fields,) = await views.load(projection.name, build, [record])
+        if fields:
+            return form_of(projection).restored(fields), fields["at"].decode()
         before, build = build, await views.live(projection.name)
         if build == before:
             return None

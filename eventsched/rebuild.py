@@ -11,7 +11,7 @@ What a crashed one left is dropped by the next.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import anyio
 import msgspec
@@ -25,7 +25,7 @@ from eventsched.errors import EventschedError
 from eventsched.folding import Folding, in_order
 from eventsched.projection import Projection, ProjectionSet
 from eventsched.transport import Entry
-from eventsched.views import START, Held, Save, Views
+from eventsched.views import START, Changes, Held, Save, Views
 
 HOLD_MS = 10_000
 CHANGED_MAX = 8_000
@@ -134,17 +134,10 @@ class Rebuild:
                 return
             if word != "behind":
                 raise RebuildFailed(f"{self.build_set}: {word} {detail}")
-            at = await self._fold(held, batches, list(zip(names, builds, strict=True)), at, detail)
+            at = await self._fold(held, batches, at, detail)
         raise RebuildFailed(f"{self.build_set} did not catch up with {self.set.name}")
 
-    async def _fold(
-        self,
-        held: Held,
-        batches: Batches,
-        builds: Sequence[tuple[str, str]],
-        at: str,
-        upto: str,
-    ) -> str:
+    async def _fold(self, held: Held, batches: Batches, at: str, upto: str) -> str:
         """Fold up to the live checkpoint; the next entries are read meanwhile."""
         send, receive = anyio.create_memory_object_stream[Sequence[Entry]](1)
         async with anyio.create_task_group() as tasks, receive:
@@ -154,7 +147,7 @@ class Rebuild:
                 self._entries += batch.count
                 self._skipped += len(batch.parked)
                 if batches.changed >= CHANGED_MAX or batch.to == upto:
-                    await self._save(held, batches, builds, at, batch)
+                    await self._save(held, batches, at, batch)
                     at = batch.to
                 self._progress(self._entries)
         return at
@@ -171,29 +164,20 @@ class Rebuild:
         if in_order(at) < in_order(upto):
             raise RebuildFailed(f"{self.build_set}: the log ends before {upto}")
 
-    async def _save(
-        self,
-        held: Held,
-        batches: Batches,
-        builds: Sequence[tuple[str, str]],
-        at: str,
-        batch: Batch,
-    ) -> None:
+    async def _save(self, held: Held, batches: Batches, at: str, batch: Batch) -> None:
         """Nobody reads a build yet: its records may go in many calls, its checkpoint last."""
-        puts, drops = batches.writes()
-        empty = Save(
+        part = Save(
             projection_set=self.build_set,
             group="",
             epoch=held.epoch,
             start=at,
             to=at,
             hold_ms=HOLD_MS,
-            builds=builds,
+            changes=(),
         )
-        for first in range(0, max(len(puts), len(drops)), PUT_MAX):
-            part = slice(first, first + PUT_MAX)
-            await self._checked(replace(empty, puts=puts[part], drops=drops[part]))
-        await self._checked(replace(empty, to=batch.to))
+        for some in _in_parts(batches.writes()):
+            await self._checked(replace(part, changes=[some]))
+        await self._checked(replace(part, to=batch.to))
         batches.saved()
 
     async def _checked(self, save: Save) -> None:
@@ -213,6 +197,15 @@ class Rebuild:
             cursor, total = dropped[0], total + dropped[1]
             if cursor == "0":
                 return total
+
+
+def _in_parts(changes: Iterable[Changes]) -> Iterator[Changes]:
+    """So many records each; of a build, what is dropped before what is put."""
+    for one in changes:
+        for first in range(0, len(one.drops), PUT_MAX):
+            yield replace(one, drops=one.drops[first : first + PUT_MAX], puts=())
+        for first in range(0, len(one.puts), PUT_MAX):
+            yield replace(one, puts=one.puts[first : first + PUT_MAX], drops=())
 
 
 def _next(projection: Projection, live: str) -> str:

@@ -314,7 +314,7 @@ def _record_differences(
             yield Violation("I6", where, f"the log says {said}, {kept}")
         return
     try:
-        live = msgspec.msgpack.decode(stored.get("v", b""), type=part.projection.view)
+        live = part.restored(stored)
     except msgspec.MsgspecError as error:
         yield Violation("I6", where, f"unreadable: {error}")
         return

@@ -7,7 +7,8 @@ Read next: projector.py (live), rebuild.py (anew), lua/README.md.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any, Literal, TypeAlias
 
 import msgspec
@@ -18,7 +19,9 @@ from eventsched.transport import Arg, Entry, Transport, entries_of
 
 START = "0-0"
 """The checkpoint of a set that has folded nothing yet."""
-LOADED_MAX = 4_000
+LOADED_MAX = 500
+ITEM_MAX = 990
+"""Arguments of one item, beside those that it begins with."""
 Saved: TypeAlias = Literal["saved", "fenced", "moved", "rebuilt"]
 
 
@@ -46,10 +49,21 @@ class OtherVersion(msgspec.Struct, frozen=True):
 class Put(msgspec.Struct, frozen=True):
     """One record to write."""
 
+    entity: str
+    at: str
+    """The log id that changed it last."""
+    fields: Mapping[str, bytes]
+    """`v`, and others."""
+
+
+class Changes(msgspec.Struct, frozen=True):
+    """What a batch makes of one build's records; what is dropped goes first."""
+
     projection: str
     build: str
-    entity: str
-    fields: Mapping[str, bytes | str]
+    puts: Sequence[Put] = ()
+    drops: Sequence[str] = ()
+    """Entities."""
 
 
 class Dead(msgspec.Struct, frozen=True):
@@ -75,10 +89,8 @@ class Save(msgspec.Struct, frozen=True, kw_only=True):
     """Entries of the log that the group has passed by it."""
     hold_ms: int
     """For so long its holder goes on holding the set."""
-    builds: Sequence[tuple[str, str]]
-    puts: Sequence[Put] = ()
-    drops: Sequence[tuple[str, str, str]] = ()
-    """(projection, build, entity)."""
+    changes: Sequence[Changes]
+    """Of each projection of the set, be it that nothing has changed."""
     trails: Mapping[str, Sequence[str]] = {}
     dead: Sequence[Dead] = ()
 
@@ -126,12 +138,12 @@ class Views:
 
     async def load(
         self, projection: str, build: str, entities: Sequence[str]
-    ) -> list[bytes | None]:
-        """Records as stored, one for each entity."""
-        found: list[bytes | None] = []
+    ) -> list[dict[str, bytes]]:
+        """The fields of records as stored, one for each entity; empty where there is none."""
+        found: list[dict[str, bytes]] = []
         for first in range(0, len(entities), LOADED_MAX):
             some = entities[first : first + LOADED_MAX]
-            found += await self.run("load_views", projection, build, *some)
+            found += map(_record, await self.run("load_views", projection, build, *some))
         return found
 
     async def checkpoint(self, projection_set: str) -> str:
@@ -238,10 +250,7 @@ class Views:
         checkpoint, _, *found = await self.run(
             "read_views", projection_set, projection, *entities
         )
-        records = [dict(zip(flat[::2], flat[1::2], strict=True)) for flat in found]
-        return checkpoint.decode(), [
-            {field.decode(): value for field, value in record.items()} for record in records
-        ]
+        return checkpoint.decode(), [_record(flat) for flat in found]
 
     async def scan(self, kind: str) -> AsyncIterator[list[str]]:
         """Ids of all keys of a kind, some at a time; one may come twice."""
@@ -277,6 +286,10 @@ def _hold(reply: Any) -> Held | Standby | OtherVersion:
     return OtherVersion(rest[0].decode(), rest[1].decode())
 
 
+def _record(flat: Sequence[bytes]) -> dict[str, bytes]:
+    return {flat[i].decode(): flat[i + 1] for i in range(0, len(flat), 2)}
+
+
 def _text(value: bytes | str) -> str:
     return value.decode() if isinstance(value, bytes) else value
 
@@ -284,21 +297,43 @@ def _text(value: bytes | str) -> str:
 def _save_args(save: Save) -> list[Arg]:
     """The sections of save_views.lua, in its order."""
     args: list[Arg] = [save.projection_set, save.group, save.epoch, save.start, save.to]
-    args += (save.count, save.hold_ms, len(save.builds))
-    for build in save.builds:
-        args += build
-    args.append(len(save.puts))
-    for put in save.puts:
-        args += (put.projection, put.build, put.entity, len(put.fields))
-        for field in put.fields.items():
-            args += field
-    args.append(len(save.drops))
-    for drop in save.drops:
-        args += drop
-    args.append(len(save.trails))
-    for session, ids in save.trails.items():
-        args += (session, len(ids), *ids)
+    args += (save.count, save.hold_ms, len(save.changes))
+    for one in save.changes:
+        args += (one.projection, one.build)
+    for one in save.changes:
+        args += (len(one.drops), *one.drops)
+        args += _runs([part for put in one.puts for part in _parts_of(put)])
+    args += _runs(
+        [part for name, ids in save.trails.items() for part in _in_parts((name,), ids)]
+    )
     args.append(len(save.dead))
     for dead in save.dead:
         args += (dead.id, dead.type, dead.told, dead.reason)
+    return args
+
+
+def _parts_of(put: Put) -> Iterable[Sequence[Arg]]:
+    more: list[Arg] = []
+    for name, value in put.fields.items():
+        if name != "v":
+            more += (name, value)
+    return _in_parts((put.entity, put.at, put.fields["v"]), more)
+
+
+def _in_parts(head: tuple[Arg, ...], rest: Sequence[Arg]) -> Iterable[Sequence[Arg]]:
+    """Items that begin alike and have so much of the rest each as a script can take at once."""
+    if len(rest) <= ITEM_MAX:
+        return ((*head, *rest),)
+    return [(*head, *rest[at : at + ITEM_MAX]) for at in range(0, len(rest), ITEM_MAX)]
+
+
+def _runs(items: Iterable[Sequence[Arg]]) -> list[Arg]:
+    """Items by length, so that it is told once for many."""
+    by_length: dict[int, list[Sequence[Arg]]] = {}
+    for item in items:
+        by_length.setdefault(len(item), []).append(item)
+    args: list[Arg] = [len(by_length)]
+    for length, run in by_length.items():
+        args += (len(run), length)
+        args.extend(chain.from_iterable(run))
     return args

@@ -19,6 +19,7 @@ from eventsched.events import (
     PlaybackEnded,
     PlaybackStarted,
     ResultDelivered,
+    Said,
     SessionClosed,
     SessionOpened,
     SessionRetired,
@@ -30,10 +31,9 @@ JOIN_MS = 2_000
 PARTS_MAX = 8
 CHARACTERS_MAX = 800
 
-_context = msgspec.msgpack.Encoder()
 
 
-class Part(msgspec.Struct, frozen=True, omit_defaults=True):
+class Part(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
     """One delivered result inside a group."""
 
     index: int
@@ -46,7 +46,7 @@ class Part(msgspec.Struct, frozen=True, omit_defaults=True):
     sealed_characters: int = 0
 
 
-class Group(msgspec.Struct, frozen=True, omit_defaults=True):
+class Group(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
     """One target of a session: the active group, if any, and what plays of it."""
 
     n: int = -1
@@ -66,12 +66,17 @@ class Group(msgspec.Struct, frozen=True, omit_defaults=True):
 _NONE = Group()
 
 
-class SessionGroups(msgspec.Struct, frozen=True, omit_defaults=True):
+class SessionGroups(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
     """All groups of one session."""
 
     session: str
     closed: bool = False
     targets: dict[str, Group] = {}
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(SessionGroups).decode
+_said_of = msgspec.msgpack.Decoder(list[Said]).decode
 
 
 def joins(group: Group, at_ms: int) -> bool:
@@ -104,12 +109,12 @@ def context_of(group: Group) -> bytes:
 
     What is sealed stays so: the node opens it with the session's key.
     """
-    return _context.encode([_said(part) for part in group.parts])
+    return _encode([_said(part) for part in group.parts])
 
 
 def _said(part: Part) -> list[Any]:
     if not part.sealed:
-        return [part.source_text, part.text]
+        return [part.source_text, part.text, part.utterance]
     return ["", None, part.utterance, part.sealed, part.sealed_characters]
 
 
@@ -184,6 +189,17 @@ def _retired(_: SessionGroups, __: Event, ___: SessionRetired) -> None:
     return None
 
 
+def _parts(group: Group, context: Sequence[Said]) -> tuple[Part, ...]:
+    """What a context says, again as parts of the group: the last of them has the last index."""
+    first = group.next_index - len(context)
+    return tuple(
+        [
+            Part(first + i, one.utterance, one.source_text, one.text, one.sealed, one.characters)
+            for i, one in enumerate(context)
+        ]
+    )
+
+
 STEPS: dict[type, Step] = {
     SessionOpened: _opened,
     ResultDelivered: _delivered,
@@ -198,7 +214,7 @@ class Groups:
     """One record per session, by its name in the cell; playbacks count for whose sound it is."""
 
     name = "group"
-    version = 1
+    version = 2
     view: Any = SessionGroups
     handles = handled(STEPS)
 
@@ -224,6 +240,21 @@ class Groups:
         group = view.targets.get(target)
         return group if group is not None and group.active and str(group.n) == n else None
 
-    def fields(self, view: SessionGroups) -> Mapping[str, bytes]:
-        """`context:<target>` for the dispatch script, which copies it unread (rule 29)."""
-        return {f"context:{target}": context_of(group) for target, group in view.targets.items()}
+    def stored(self, view: SessionGroups, before: SessionGroups | None) -> dict[str, bytes]:
+        """Parts are kept as the context of the next job alone: `context:<target>`, which the
+        dispatch script copies unread (rule 29)."""
+        known = before.targets if before is not None else {}
+        bare = {target: replace(group, parts=()) for target, group in view.targets.items()}
+        fields = {"v": _encode(replace(view, targets=bare))}
+        for target, group in view.targets.items():
+            if target not in known or known[target].parts is not group.parts:
+                fields[f"context:{target}"] = context_of(group)
+        return fields
+
+    def restored(self, fields: Mapping[str, bytes]) -> SessionGroups:
+        view = _decode(fields.get("v", b""))
+        targets = {}
+        for target, group in view.targets.items():
+            context = _said_of(fields.get(f"context:{target}", b""))
+            targets[target] = replace(group, parts=_parts(group, context))
+        return replace(view, targets=targets)

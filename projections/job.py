@@ -31,7 +31,7 @@ Status: TypeAlias = Literal["queued", "running", "released", "ended"]
 """`released` is between the end of an attempt and what the same step does next."""
 
 
-class Attempt(msgspec.Struct, frozen=True, omit_defaults=True):
+class Attempt(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
     """One try on one node; at most four of them (rule 20)."""
 
     attempt: int
@@ -47,7 +47,7 @@ class Attempt(msgspec.Struct, frozen=True, omit_defaults=True):
     code: str = ""
 
 
-class Job(msgspec.Struct, frozen=True, omit_defaults=True):
+class Job(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
     """One job as the log tells it."""
 
     job: str
@@ -209,7 +209,7 @@ class Jobs:
     """One record per job, by its key."""
 
     name = "job"
-    version = 1
+    version = 2
     view: Any = Job
     handles = handled(STEPS)
 

@@ -29,7 +29,7 @@ from eventsched.projection import Step, handled
 Status: TypeAlias = Literal["alive", "draining", "gone"]
 
 
-class Live(msgspec.Struct, frozen=True, omit_defaults=True):
+class Live(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
     """An attempt that holds a slot of the registration that it was given to."""
 
     attempt: int
@@ -38,7 +38,7 @@ class Live(msgspec.Struct, frozen=True, omit_defaults=True):
     deadline_ms: int
 
 
-class Node(msgspec.Struct, frozen=True, omit_defaults=True):
+class Node(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
     """One node as the log tells it."""
 
     node: str
@@ -150,7 +150,7 @@ class Nodes:
     """One record per node, by its name in the cell."""
 
     name = "node"
-    version = 1
+    version = 2
     view: Any = Node
     handles = handled(STEPS)
 

@@ -7,6 +7,8 @@ Never does: I/O, clocks, decisions. Read next: group.py.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from operator import attrgetter
 from typing import Any, Literal, TypeAlias
 
 import msgspec
@@ -40,7 +42,7 @@ RECENT_MAX = 16
 Status: TypeAlias = Literal["open", "closing", "closed"]
 
 
-class Owed(msgspec.Struct, frozen=True, omit_defaults=True):
+class Owed(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
     """An open outcome: one (utterance, target) whose listeners still wait."""
 
     utterance: int
@@ -53,7 +55,7 @@ class Owed(msgspec.Struct, frozen=True, omit_defaults=True):
     ready_ms: int = 0
 
 
-class Utterance(msgspec.Struct, frozen=True, omit_defaults=True):
+class Utterance(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
     """One of the last utterances and how each of its targets ended so far."""
 
     utterance: int
@@ -66,7 +68,7 @@ class Utterance(msgspec.Struct, frozen=True, omit_defaults=True):
     ended: dict[str, End] = {}
 
 
-class Session(msgspec.Struct, frozen=True, omit_defaults=True):
+class Session(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
     """One session as the log tells it."""
 
     session: str
@@ -293,11 +295,16 @@ STEPS: dict[type, Step] = {
 }
 
 
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Session).decode
+_utterance = msgspec.msgpack.Decoder(Utterance).decode
+
+
 class Sessions:
     """One record per session, by its name in the cell."""
 
     name = "session"
-    version = 1
+    version = 2
     view: Any = Session
     handles = handled(STEPS)
 
@@ -313,3 +320,20 @@ class Sessions:
             return view
         after: Session | None = step(view, event, event.data)
         return after
+
+    def stored(self, view: Session, before: Session | None) -> dict[str, bytes]:
+        """The last utterances are fields of their own, `u<index mod 16>`: one or two of them change
+        at a time."""
+        fields = {"v": _encode(replace(view, recent=()))}
+        known = before.recent if before is not None else ()
+        if view.recent is not known:
+            kept = set(map(id, known))
+            for one in view.recent:
+                if id(one) not in kept:
+                    fields[f"u{one.utterance % RECENT_MAX}"] = _encode(one)
+        return fields
+
+    def restored(self, fields: Mapping[str, bytes]) -> Session:
+        recent = [_utterance(value) for name, value in fields.items() if name[0] == "u"]
+        recent.sort(key=attrgetter("utterance"))
+        return replace(_decode(fields.get("v", b"")), recent=tuple(recent))

@@ -19,6 +19,7 @@ from eventsched.archive.record import Record
 from eventsched.archive.segment import Kept, read_entries, read_snapshot
 from eventsched.events import Event
 from eventsched.folding import Folding, decoded
+from eventsched.form import Whole
 from eventsched.projection import ProjectionSet
 
 FULL_EVERY = 16
@@ -40,8 +41,10 @@ class SnapshotFold:
     def start_from(self, records: Mapping[tuple[str, str], Kept]) -> None:
         """Go on from a snapshot."""
         parts = {part.projection.name: part for part in self.folding.parts}
+        forms = {name: Whole(part.projection.view) for name, part in parts.items()}
         for kept in records.values():
-            parts[kept.projection].know(kept.entity, kept.view)
+            view = forms[kept.projection].restored({"v": kept.view or b""})
+            parts[kept.projection].views[kept.entity] = view
             self.at[kept.projection][kept.entity] = kept.at
 
     def add(self, event: Event) -> None:

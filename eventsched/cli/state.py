@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 import msgspec
 import typer
+from msgspec import NODEFAULT
+from msgspec.structs import FieldInfo
 
 from eventsched.cli.options import Archive, Options, command
 
@@ -47,10 +49,34 @@ async def state(
         reader = Reader(past)
         entity = await reader.job_key(id_) if kind == "job" else id_
         found = await reader.state(kind, entity, moment)
+    told = named(found)
     if options.json:
-        print_json(msgspec.to_builtins(found))
+        print_json(told)
     else:
-        show(msgspec.json.decode(msgspec.json.encode(found)))
+        show(msgspec.json.decode(msgspec.json.encode(told)))
+
+
+def named(value: Any) -> Any:
+    """Records with the names of their fields, which stored ones do without."""
+    if isinstance(value, msgspec.Struct):
+        tag = {value.__struct_config__.tag_field: value.__struct_config__.tag}
+        told = {
+            field.encode_name: named(getattr(value, field.name))
+            for field in msgspec.structs.fields(value)
+            if not _goes_without(value, field)
+        }
+        return {key: word for key, word in tag.items() if key} | told
+    if isinstance(value, dict):
+        return {key: named(one) for key, one in value.items()}
+    return [named(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def _goes_without(record: msgspec.Struct, field: FieldInfo) -> bool:
+    """As msgspec leaves out what nobody set, where a record is told so."""
+    if not record.__struct_config__.omit_defaults:
+        return False
+    value = getattr(record, field.name)
+    return value is field.default or (value in ({}, []) and field.default_factory is not NODEFAULT)
 
 
 def show(found: dict[str, Any]) -> None:

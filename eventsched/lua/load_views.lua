@@ -7,16 +7,16 @@
 --   projection      name
 --   build           <version>.<build>
 --   then per record: its entity's id
--- Reply: per record its `v` (msgpack), or nothing where there is none
+-- Reply: per record its fields and values in a list, which is empty where there is none
 -- Refusals: none
 -- Events: none
--- Bound: the arguments, at most 4,000
+-- Bound: the arguments, at most 500
 local log_key = KEYS[1]
 local now_arg, projection, build = ARGV[1], ARGV[2], ARGV[3]
 -- include: keys
 
-local found, of_build = {}, projection .. ':' .. build
+local found = {}
 for i = 4, #ARGV do
-  found[i - 3] = redis.call('HGET', keys.of('view', of_build, ARGV[i]), 'v')
+  found[i - 3] = redis.call('HGETALL', keys.of('view', projection .. ':' .. build, ARGV[i]))
 end
 return found

@@ -15,10 +15,13 @@
 --   hold_ms         ms                     for so long the caller goes on holding the set
 --   then sections, each led by its number of items:
 --     builds   projection, build             as they were when the batch was folded
---     puts     projection, build, entity, number of fields, then field, value
---     drops    projection, build, entity
---     trails   session, number of ids, then log id
+--     and of each of these builds, in their order:
+--       drops  entity
+--       runs of puts   entity, the id that changed it last, its field `v`, then field, value
+--     runs of trails   session, then log ids
 --     dead     log id, type, d, reason       d is JSON
+--   A run is items of one length: how many they are, how many arguments each has, the items.
+--   None has more than a thousand, which is what `unpack` can take.
 -- Reply: saved, fenced (another holds the set), moved (the checkpoint is not `from`) or
 --   rebuilt (a build was switched: fold again)
 -- Refusals: none
@@ -27,7 +30,6 @@
 local log_key = KEYS[1]
 local now_arg, set, group, epoch, from, to = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local count, hold_ms = tonumber(ARGV[7]), tonumber(ARGV[8])
-local unpacked_max = 1000
 -- include: clock
 
 local at = 8
@@ -38,17 +40,12 @@ end
 local function number()
   return tonumber(take())
 end
--- Give the next `n` arguments to `each`, not too many at once: unpack has a limit.
-local function take_all(n, each)
-  while n > 0 do
-    local some_of = math.min(n, unpacked_max)
-    each(unpack(ARGV, at + 1, at + some_of))
-    at, n = at + some_of, n - some_of
-  end
-end
-local function view()
-  local projection, build, entity = take(), take(), take()
-  return keys.of('view', projection .. ':' .. build, entity)
+-- The next run: the places of its first and last argument, how many an item has.
+local function run()
+  local items, length = number(), number()
+  local first = at + 1
+  at = at + items * length
+  return first, at, length
 end
 
 local active = keys.of('active', set)
@@ -57,32 +54,41 @@ if kept[1] ~= epoch then return 'fenced' end
 if (redis.call('GET', keys.of('checkpoint', set)) or '0-0') ~= from then
   return 'moved'
 end
-for _ = 1, number() do
-  local live, build = redis.call('GET', keys.of('live', take())), take()
+local records = {}
+for i = 1, number() do
+  local projection, build = take(), take()
+  local live = redis.call('GET', keys.of('live', projection))
   -- A live set writes live builds only; a build never writes what readers see.
   if (live == build) ~= (group ~= '') then return 'rebuilt' end
+  records[i] = keys.of('view', projection, build) .. ':'
 end
 
+local ends = string.format('%d', clock.now() + hold_ms)
 if group ~= '' then
   local passed = string.format('%d', (tonumber(kept[2]) or 0) + count)
   write('XGROUP', 'SETID', log_key, group, to, 'ENTRIESREAD', passed)
-  write('HSET', active, 'passed', passed)
+  write('HSET', active, 'until', ends, 'passed', passed)
+else
+  write('HSET', active, 'until', ends)
 end
-write('HSET', active, 'until', string.format('%d', clock.now() + hold_ms))
-for _ = 1, number() do
-  local key, fields = view(), number()
-  take_all(2 * fields, function(...)
-    write('HSET', key, ...)
-  end)
+for _, record in ipairs(records) do
+  for _ = 1, number() do
+    write('UNLINK', record .. take())
+  end
+  for _ = 1, number() do
+    local first, last, length = run()
+    for i = first, last, length do
+      write('HSET', record .. ARGV[i], 'at', ARGV[i + 1], 'v', ARGV[i + 2],
+        unpack(ARGV, i + 3, i + length - 1))
+    end
+  end
 end
+local trails = keys.of('idx', '')
 for _ = 1, number() do
-  write('UNLINK', view())
-end
-for _ = 1, number() do
-  local key, ids = keys.of('idx', take()), number()
-  take_all(ids, function(...)
-    write('RPUSH', key, ...)
-  end)
+  local first, last, length = run()
+  for i = first, last, length do
+    write('RPUSH', trails .. ARGV[i], unpack(ARGV, i + 1, i + length - 1))
+  end
 end
 for _ = 1, number() do
   local id, kind, d, reason = take(), take(), take(), take()

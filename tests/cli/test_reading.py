@@ -9,6 +9,7 @@ import anyio
 import msgspec
 import pytest
 
+from eventsched.cli.state import named
 from eventsched.connection import Connection
 from eventsched.errors import InvalidMessage, NotFound
 from eventsched.events import FIELDS, Event
@@ -281,3 +282,30 @@ async def test_cells_are_told_in_one_order_of_time(
     times = [one.ms for one in found if isinstance(one, Event)]
     assert times == sorted(times)
     assert len(times) == 6
+
+
+class Inner(msgspec.Struct, frozen=True, omit_defaults=True):
+    name: str
+    count: int = 0
+    words: tuple[str, ...] = ()
+    by: dict[str, int] = {}
+
+
+class Outer(msgspec.Struct, frozen=True):
+    one: Inner | None
+    many: tuple[Inner, ...]
+    by: dict[str, Inner] = {}
+
+
+class BareInner(Inner, frozen=True, omit_defaults=True, array_like=True):
+    """The same, stored without names."""
+
+
+@pytest.mark.parametrize("inner", [
+    {"name": "a"}, {"name": "", "count": 7}, {"name": "a", "words": ("x", "y"), "by": {"z": 1}},
+])  # fmt: skip
+def test_records_that_are_stored_without_names_are_shown_with_them(inner: dict[str, Any]) -> None:
+    def told(kind: type[Inner]) -> Outer:
+        return Outer(None, (kind(**inner), kind("b")), {"k": kind(**inner)})
+
+    assert msgspec.json.encode(named(told(BareInner))) == msgspec.json.encode(told(Inner))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import random
 from typing import Any, NamedTuple
 
-import msgspec
 import pytest
 
 from eventsched.errors import InvalidMessage, NotFound
 from eventsched.folding import in_order
+from eventsched.form import form_of
 from eventsched.moments import parse_moment
 from eventsched.reading import Reader
 from eventsched.server.check import Client
@@ -40,8 +40,7 @@ async def live(folder: Folder, reader: Reader, entities: dict[str, list[str]]) -
         for entity, record in zip(entities[kind], records, strict=True):
             view = None
             if record:
-                type_ = reader.projections[kind].view
-                view = msgspec.msgpack.decode(record["v"], type=type_)
+                view = form_of(reader.projections[kind]).restored(record)
             at = record.get("at", b"").decode()
             seen.append(Seen(checkpoint, kind, entity, view, at))
     return seen

@@ -741,7 +741,7 @@ class Machine(RuleBasedStateMachine):
         keys = self.store.keys
         self.wire.call("SET", keys.live("group"), "1.1")
         for name, view in self.world.groups.items():
-            fields = Groups().fields(view)
+            fields = Groups().stored(view, None)
             flat = [part for pair in fields.items() for part in pair]
             key = keys.view("group", "1.1", name)
             self.wire.call("HSET", key, "at", self.world.log_id, *flat)

@@ -22,7 +22,7 @@ from eventsched.errors import InvalidMessage
 from eventsched.projection import ProjectionSet
 from eventsched.settings import Settings
 from eventsched.store import Store
-from eventsched.views import START, Dead, Held, Put, Save, Views
+from eventsched.views import START, Changes, Dead, Held, Put, Save, Views
 from projections.node import Nodes
 from projections.session import Sessions
 from tests.model import sets
@@ -216,9 +216,14 @@ class SetMachine(RuleBasedStateMachine):
             to=folded[-1] if folded else start,
             count=len(folded),
             hold_ms=HOLD_MS,
-            builds=builds,
-            puts=[self._put(builds[part % 2], part)],
-            drops=[(*builds[is_dropped % 2], f"e{is_dropped}")],
+            changes=[
+                Changes(
+                    *build,
+                    [self._put(part)] if n == part % 2 else [],
+                    [f"e{is_dropped}"] if n == is_dropped % 2 else [],
+                )
+                for n, build in enumerate(builds)
+            ],
             trails={"s1": folded} if folded else {},
             dead=[Dead(folded[0], "X", b"{}", "poison")] if has_poison and folded else [],
         )
@@ -228,9 +233,10 @@ class SetMachine(RuleBasedStateMachine):
         """What a fold that has come to `start` reads next."""
         return [one for one in self.sets.log[self.sets.gone :] if place_of(one) > place_of(start)]
 
-    def _put(self, build: tuple[str, str], entity: int) -> Put:
+    def _put(self, entity: int) -> Put:
         self.writes += 1
-        return Put(*build, f"e{entity}", {"v": f"{self.writes}".encode(), f"f{entity}": "x"})
+        written = f"{self.writes}".encode()
+        return Put(f"e{entity}", f"{self.writes}-0", {"v": written, f"f{self.writes % 3}": b"x"})
 
     @rule()
     def fold_all(self) -> None:
@@ -262,8 +268,10 @@ class SetMachine(RuleBasedStateMachine):
             start="9-9" if is_stale == 4 else start,
             to=live if catches_up else start,
             hold_ms=HOLD_MS,
-            builds=builds,
-            puts=[self._put(builds[part % 2], part)],
+            changes=[
+                Changes(*build, [self._put(part)] if n == part % 2 else [])
+                for n, build in enumerate(builds)
+            ],
         )
         self.decided("save build", lambda: run(self.views.save(told)), lambda s: sets.save(s, told))
 

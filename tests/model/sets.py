@@ -113,28 +113,25 @@ def save(s: Sets, told: Save) -> Saved:
         return "fenced"
     if s.checkpoints.get(told.projection_set, START) != told.start:
         return "moved"
-    for projection, build in told.builds:
-        if (s.live.get(projection) == build) != bool(told.group):
+    for one in told.changes:
+        if (s.live.get(one.projection) == one.build) != bool(told.group):
             return "rebuilt"
     hold = s.holds[told.projection_set]
     hold.until_ms = s.now_ms + told.hold_ms
     if told.group:
         s.groups[told.group] = told.to
         hold.passed = (hold.passed or 0) + told.count
-    for put in told.puts:
-        fields = {name: _bytes(value) for name, value in put.fields.items()}
-        s.records.setdefault((put.projection, put.build, put.entity), {}).update(fields)
-    for drop in told.drops:
-        s.records.pop(drop, None)
+    for one in told.changes:
+        for drop in one.drops:
+            s.records.pop((one.projection, one.build, drop), None)
+        for put in one.puts:
+            record = s.records.setdefault((one.projection, one.build, put.entity), {})
+            record.update(put.fields, at=put.at.encode())
     for session, ids in told.trails.items():
         s.trails.setdefault(session, []).extend(ids)
-    s.dead += [(one.id, one.type, one.told, one.reason) for one in told.dead]
+    s.dead += [(dead.id, dead.type, dead.told, dead.reason) for dead in told.dead]
     s.checkpoints[told.projection_set] = told.to
     return "saved"
-
-
-def _bytes(value: bytes | str) -> bytes:
-    return value if isinstance(value, bytes) else value.encode()
 
 
 # --- builds ---------------------------------------------------------------------------------

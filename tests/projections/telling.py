@@ -6,6 +6,7 @@ from typing import Any
 
 from eventsched.codec import encode_text
 from eventsched.events import Data, Event, Text
+from eventsched.form import form_of
 from eventsched.projection import Projection
 
 CELL = "c0"
@@ -26,11 +27,18 @@ def sealed(characters: int, body: bytes = b"?") -> bytes:
 
 
 class Told:
-    """Records of one projection after the events told so far."""
+    """Records of one projection after the events told so far.
+
+    What is stored of them is kept beside: after every event it must say the same.
+    """
 
     def __init__(self, projection: Projection) -> None:
         self.projection = projection
         self.views: dict[str, Any] = {}
+        self.stored: dict[str, dict[str, bytes]] = {}
+        self.written: dict[str, bytes] = {}
+        """What the last event wrote."""
+        self._form = form_of(projection)
         self._seq = 0
 
     def at(
@@ -60,6 +68,15 @@ class Told:
                 after = self.projection.apply(before, event)
                 if after is None:
                     self.views.pop(entity, None)
+                    self.stored.pop(entity, None)
                 else:
+                    self._store(entity, after)
                     self.views[entity] = after
         return self
+
+    def _store(self, entity: str, after: Any) -> None:
+        self.written = dict(self._form.stored(after, self.views.get(entity)))
+        fields = self.stored.setdefault(entity, {})
+        fields.update(self.written)
+        assert fields == self._form.stored(after, None)
+        assert self._form.restored(fields | {"at": b"1-1"}) == after

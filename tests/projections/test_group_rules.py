@@ -64,7 +64,7 @@ class Spoken(Told):
         return self.view.targets[target]
 
     def context(self, target: str = "es") -> Any:
-        return msgspec.msgpack.decode(Groups().fields(self.view)[f"context:{target}"])
+        return msgspec.msgpack.decode(Groups().stored(self.view, None)[f"context:{target}"])
 
 
 @pytest.fixture
@@ -182,7 +182,7 @@ def test_rule_27_targets_have_groups_of_their_own(told: Spoken) -> None:
     told.delivered(3_400, 1, "again", "encore", target="fr")
     told.starts(1_200, 0, target="es")
     assert (told.group("es").next_index, told.group("fr").next_index) == (1, 2)
-    assert told.context("fr") == [["hello", "bonjour"], ["again", "encore"]]
+    assert told.context("fr") == [["hello", "bonjour", 0], ["again", "encore", 1]]
     assert told.group("fr").playing == ()
 
 
@@ -218,7 +218,7 @@ def test_rule_28_the_newest_8_parts_are_kept_and_indexes_go_on(told: Spoken) -> 
     for utterance in range(11):
         told.delivered(1_000 + utterance, utterance, f"w{utterance}", "x")
     assert [part.index for part in told.group().parts] == list(range(3, 11))
-    assert told.context()[0] == ["w3", "x"]
+    assert told.context()[0] == ["w3", "x", 3]
 
 
 def test_rule_28_800_characters_are_kept_and_one_more_drops_the_oldest(told: Spoken) -> None:
@@ -232,7 +232,7 @@ def test_rule_28_800_characters_are_kept_and_one_more_drops_the_oldest(told: Spo
 def test_rule_28_characters_are_counted_as_unicode_not_as_bytes(told: Spoken) -> None:
     told.delivered(1_000, 0, "語" * 400, "🎧" * 400)
     assert [characters([part]) for part in told.group().parts] == [800]
-    assert told.context() == [["語" * 400, "🎧" * 400]]
+    assert told.context() == [["語" * 400, "🎧" * 400, 0]]
 
 
 def test_rule_28_a_part_too_long_for_itself_is_not_kept_its_index_is_spent(told: Spoken) -> None:
@@ -262,13 +262,13 @@ def test_rule_28_what_is_sealed_counts_by_the_characters_it_names(told: Spoken) 
 def test_rule_29_a_missing_translation_keeps_its_part_with_none(told: Spoken) -> None:
     told.delivered(1_000, 0, "hello", None)
     told.delivered(1_001, 1, "world", "mundo")
-    assert told.context() == [["hello", None], ["world", "mundo"]]
+    assert told.context() == [["hello", None, 0], ["world", "mundo", 1]]
 
 
 def test_rule_29_the_context_begins_anew_with_a_new_group(told: Spoken) -> None:
     told.delivered(1_000, 0, "old", "viejo")
     told.delivered(9_000, 1, "new", "nuevo")
-    assert told.context() == [["new", "nuevo"]]
+    assert told.context() == [["new", "nuevo", 1]]
 
 
 def test_rule_29_the_context_of_a_group_without_parts_is_an_empty_list() -> None:
@@ -303,3 +303,19 @@ def test_rule_10_and_30_a_retired_session_leaves_no_record_and_gets_none(told: S
     assert told.views == {}
     told.ends(9_001, 0)
     assert told.views == {}
+
+
+def test_what_was_said_is_stored_once_and_written_when_it_changed(told: Spoken) -> None:
+    told.delivered(1_000, 0, "hello", "hola")
+    assert told.written.keys() == {"v", "context:es"}
+    assert b"hola" not in told.written["v"]
+    told.delivered(1_001, 0, "hello", "bonjour", target="fr")
+    assert told.written.keys() == {"v", "context:fr"}
+    told.starts(1_002, 0)
+    assert told.written.keys() == {"v"}
+
+
+def test_a_group_without_its_context_says_that_it_cannot_be_read(told: Spoken) -> None:
+    told.delivered(1_000, 0)
+    with pytest.raises(msgspec.MsgspecError):
+        Groups().restored({"v": told.stored["s1"]["v"]})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from eventsched.events import (
@@ -249,3 +250,21 @@ def test_records_are_bounded_to_the_last_16_utterances(told: Spoken) -> None:
     assert all(one.ended == {"es": "result"} for one in told.view.recent)
     told.delivered(9_000, 3)
     assert [one.utterance for one in told.view.recent] == kept
+
+
+def test_a_save_writes_the_utterance_that_changed_and_no_other(told: Spoken) -> None:
+    for no in range(RECENT_MAX + 3):
+        told.finalized(2_000 + no, no, es(no))
+        assert told.written.keys() == {"v", f"u{no % RECENT_MAX}"}
+    told.recorded(3_000, 5)
+    assert told.written.keys() == {"v"}
+    told.delivered(3_000, 5)
+    assert told.written.keys() == {"v", "u5"}
+    assert len(told.stored["s1"]) == 1 + RECENT_MAX
+
+
+@pytest.mark.parametrize("field", ["v", "u1"])
+def test_a_record_that_was_cut_short_says_that_it_cannot_be_read(told: Spoken, field: str) -> None:
+    told.finalized(2_000, 1, es(1))
+    with pytest.raises(msgspec.MsgspecError):
+        Sessions().restored(told.stored["s1"] | {field: b""})

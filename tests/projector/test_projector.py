@@ -15,11 +15,12 @@ from eventsched.codec import UndecodableEvent
 from eventsched.errors import ServerUnavailable
 from eventsched.events import FIELDS, Event
 from eventsched.folding import in_order
+from eventsched.form import form_of
 from eventsched.projection import Projection, ProjectionSet, load_sets
 from eventsched.projector import BLOCK_MS, HOLD_MS, LINGER_MS, Projector, Stepped
 from eventsched.rebuild import Rebuild
 from eventsched.transport import Arg, Entry
-from eventsched.views import START, Views
+from eventsched.views import START, Changes, Held, Put, Save, Views
 from projections.session import Session, Sessions
 from tests.fixtures_store import TimedStore
 from tests.projector.counts import COUNTS, Counted
@@ -151,7 +152,7 @@ async def view_of(store: TimedStore, entity: str, name: str = "session") -> Any:
     assert build is not None
     (stored,) = await views.load(name, build, [entity])
     projection = next(one for one in CORE.projections if one.name == name)
-    return None if stored is None else msgspec.msgpack.decode(stored, type=projection.view)
+    return form_of(projection).restored(stored) if stored else None
 
 
 async def records(store: TimedStore, name: str) -> dict[str, dict[str, bytes]]:
@@ -451,6 +452,65 @@ async def test_a_record_is_written_when_it_changes_and_not_again(store: TimedSto
     assert b"s1" not in spying.saved[-1]
 
 
+class Open(msgspec.Struct, frozen=True):
+    names: frozenset[str] = frozenset()
+
+
+class Holding:
+    """A field for each session that was opened, until one is closed."""
+
+    name, version, view = "holding", 1, Open
+    handles = frozenset({"SessionOpened", "SessionClosed"})
+
+    def initial(self) -> Open:
+        return Open()
+
+    def route(self, event: Event) -> tuple[str, ...]:
+        return ("all",)
+
+    def apply(self, view: Open, event: Event) -> Open | None:
+        return Open(view.names | {event.session}) if event.type == "SessionOpened" else None
+
+    def stored(self, view: Open, before: Open | None) -> dict[str, bytes]:
+        known = before.names if before else ()
+        new = [name for name in view.names if name not in known]
+        return {"v": b"", **dict.fromkeys(new, b"!")}
+
+    def restored(self, fields: Mapping[str, bytes]) -> Open:
+        return Open(frozenset(fields) - {"v", "at"})
+
+
+@pytest.mark.parametrize("batch_max", [1, 64])
+async def test_a_record_that_was_dropped_and_is_there_again_has_nothing_of_the_first(
+    store: TimedStore, batch_max: int
+) -> None:
+    first = await store.open("s1")
+    await store.close_session(first.session, first.epoch)
+    await store.open("s2")
+    await store.open("s3")
+    one = projector(store, of=ProjectionSet("holding", (Holding(),)), batch_max=batch_max)
+    await fold_all(one)
+    (kept,) = await views_of(store).load("holding", "1.1", ["all"])
+    last = (await store.log("SessionOpened"))[-1]
+    full = store.keys.full
+    assert kept == {"v": b"", full("s2"): b"!", full("s3"): b"!", "at": last.id.encode()}
+
+
+async def test_a_record_of_very_many_fields_is_written_whole(store: TimedStore) -> None:
+    view = Open(frozenset(f"f{n}" for n in range(2_500)))
+    views = views_of(store)
+    held = await views.acquire(ProjectionSet("holding", (Holding(),)), "me", HOLD_MS)
+    assert isinstance(held, Held)
+    put = Put("all", "5-1", Holding().stored(view, None))
+    save = Save(
+        projection_set="holding", group="holding", epoch=held.epoch, start=START, to="5-1",
+        hold_ms=HOLD_MS, changes=[Changes("holding", "1.1", [put])],
+    )  # fmt: skip
+    assert await views.save(save) == "saved"
+    (kept,) = await views.load("holding", "1.1", ["all"])
+    assert Holding().restored(kept) == view
+
+
 async def test_a_save_from_another_checkpoint_is_turned_away(store: TimedStore) -> None:
     await talk(store, 2)
     one = projector(store, batch_max=2)
@@ -502,9 +562,8 @@ async def test_what_comes_after_poison_is_folded(store: TimedStore) -> None:
     await fold_all(projector(store, of=ProjectionSet("picky", (Picky(),))))
     assert len(await dead_of(store)) == 2
     views = views_of(store)
-    (stored,) = await views.load("picky", "1.1", ["s1"])
-    assert stored is not None
-    session = msgspec.msgpack.decode(stored, type=Session)
+    (stored,) = await views.load("picky", "2.1", ["s1"])
+    session = Picky().restored(stored)
     assert (session.utterance, session.results) == (2, 0)
 
 
@@ -557,11 +616,11 @@ async def test_a_rebuild_switches_readers_and_drops_the_old_build(store: TimedSt
     old = await records(store, "session")
     rebuilt = await Rebuild(views_of(store), CORE, ["session", "group"]).run()
     assert rebuilt is not None
-    assert (rebuilt.builds, rebuilt.dropped) == ({"session": "1.2", "group": "1.2"}, 2)
-    assert await views_of(store).live("session") == "1.2"
-    assert await views_of(store).live("job") == "1.1"
+    assert (rebuilt.builds, rebuilt.dropped) == ({"session": "2.2", "group": "2.2"}, 2)
+    assert await views_of(store).live("session") == "2.2"
+    assert await views_of(store).live("job") == "2.1"
     assert await records(store, "session") == old
-    assert await views_of(store).load("session", "1.1", ["s1"]) == [None]
+    assert await views_of(store).load("session", "2.1", ["s1"]) == [{}]
 
 
 async def test_the_live_fold_goes_on_upon_the_new_build(store: TimedStore) -> None:
@@ -574,7 +633,7 @@ async def test_the_live_fold_goes_on_upon_the_new_build(store: TimedStore) -> No
     assert await one.step() == Stepped("turned_away", detail="rebuilt")
     await fold_all(one)
     assert (await view_of(store, "s1")).utterance == 2
-    assert await views_of(store).load("session", "1.1", ["s1"]) == [None]
+    assert await views_of(store).load("session", "2.1", ["s1"]) == [{}]
 
 
 async def test_what_a_crashed_rebuild_left_is_dropped_by_the_next(store: TimedStore) -> None:
@@ -585,18 +644,18 @@ async def test_what_a_crashed_rebuild_left_is_dropped_by_the_next(store: TimedSt
     with pytest.raises(Cut):
         await broken._fold_and_switch(
             await views.acquire_build(broken.build_set, "me", 10_000),  # type: ignore[arg-type]
-            ["1.1"],
-            ["1.2"],
+            ["2.1"],
+            ["2.2"],
         )
     before = await records(store, "session")
     views = views_of(store, Cutting(store, "drop_build", after=False))
     with pytest.raises(Cut):
         await Rebuild(views, CORE, ["session"], holder="me").run()
-    assert await views.live("session") == "1.2", "switched, then died before dropping"
+    assert await views.live("session") == "2.2", "switched, then died before dropping"
     rebuilt = await Rebuild(views_of(store), CORE, ["group"]).run()
     assert rebuilt is not None
     assert await records(store, "session") == before
-    assert await views.load("session", "1.1", ["s1"]) == [None]
+    assert await views.load("session", "2.1", ["s1"]) == [{}]
     assert await views.checkpoint("rebuild-core") == START
 
 
@@ -607,7 +666,7 @@ async def counted(store: TimedStore) -> list[int]:
     """The utterances of each speaker, as the live view has them."""
     build = await views_of(store).live("counts")
     found = await views_of(store).load("counts", build or "", SPEAKERS)
-    return [msgspec.msgpack.decode(one or b"", type=Counted).utterances for one in found]
+    return [msgspec.msgpack.decode(one["v"], type=Counted).utterances for one in found]
 
 
 async def take_turns(store: TimedStore) -> None:
@@ -644,7 +703,7 @@ async def test_records_of_a_rebuild_that_crashed_before_its_first_checkpoint_do_
     views = views_of(store, Cutting(store, "save_views", after=True))
     with pytest.raises(BaseExceptionGroup):
         await Rebuild(views, COUNTS, ["counts"], holder="me").run()
-    assert None not in await views.load("counts", "1.2", SPEAKERS)
+    assert {} not in await views.load("counts", "1.2", SPEAKERS)
     assert await views.checkpoint("rebuild-counts") == START
     keep_little(monkeypatch)
     assert await Rebuild(views, COUNTS, ["counts"], holder="me").run() is not None
@@ -677,7 +736,7 @@ async def test_a_rebuild_that_folds_for_long_before_it_saves_holds_its_set(
     monkeypatch.setattr(history, "batches", one_by_one)
     rebuilt = await Rebuild(views, CORE, ["session"], history=history).run()
     assert rebuilt is not None
-    assert (rebuilt.entries, rebuilt.builds) == (len(await store.log()), {"session": "1.2"})
+    assert (rebuilt.entries, rebuilt.builds) == (len(await store.log()), {"session": "2.2"})
 
 
 async def test_a_rebuild_without_any_projector_ever_is_as_empty_as_the_live_view(
@@ -693,7 +752,7 @@ async def test_a_rebuild_without_any_projector_ever_is_as_empty_as_the_live_view
 class NewerSessions(Sessions):
     """The same records under a new version."""
 
-    version = 2
+    version = Sessions.version + 1
 
 
 async def test_a_newer_version_waits_then_rebuilds_what_it_finds(store: TimedStore) -> None:
@@ -706,7 +765,7 @@ async def test_a_newer_version_waits_then_rebuilds_what_it_finds(store: TimedSto
     assert (await new.step()).state == "other_version"
     assert await new._bring_up_to_version()
     assert (await new.step()).state == "idle"
-    assert (await views_of(store).live("session")) == "2.2"
+    assert (await views_of(store).live("session")) == "3.2"
     assert (await old.step()).state == "standby"
     await new.release()
     assert (await old.step()).state == "other_version"

@@ -27,6 +27,7 @@ from eventsched.events import (
     Target,
     UtteranceFinalized,
 )
+from eventsched.form import form_of
 from eventsched.invariants import NAMES
 from eventsched.projector import Projector
 from eventsched.store import NodeGrant, NodeResult, SessionGrant
@@ -231,11 +232,12 @@ async def _lost_out(t: Told, redis: Any) -> None:
 
 
 async def _view(t: Told, redis: Any, name: str, entity: str, **changes: Any) -> None:
-    key = t.store.keys.view(name, "1.1", entity)
+    key = t.store.keys.view(name, "2.1", entity)
     part = next(one for one in CORE.projections if one.name == name)
-    view = msgspec.msgpack.decode(await redis.hget(key, "v"), type=part.view)
-    changed = msgspec.structs.replace(view, **changes)
-    await redis.hset(key, "v", msgspec.msgpack.encode(changed))
+    stored = {field.decode(): value for field, value in (await redis.hgetall(key)).items()}
+    form = form_of(part)
+    changed = msgspec.structs.replace(form.restored(stored), **changes)
+    await redis.hset(key, mapping=form.stored(changed, None))
 
 
 async def _forged_view(t: Told, redis: Any) -> None:
@@ -243,21 +245,21 @@ async def _forged_view(t: Told, redis: Any) -> None:
 
 
 async def _forged_context(t: Told, redis: Any) -> None:
-    await redis.hset(t.store.keys.view("group", "1.1", "s1"), "context:es", b"\x90")
+    await redis.hset(t.store.keys.view("group", "2.1", "s1"), "context:es", b"\x90")
 
 
 async def _lost_view(t: Told, redis: Any) -> None:
-    await redis.delete(t.store.keys.view("job", "1.1", t.key(0)))
+    await redis.delete(t.store.keys.view("job", "2.1", t.key(0)))
 
 
 async def _strange_view(t: Told, redis: Any) -> None:
     await redis.copy(
-        t.store.keys.view("node", "1.1", "n1"), t.store.keys.view("node", "1.1", "n9")
+        t.store.keys.view("node", "2.1", "n1"), t.store.keys.view("node", "2.1", "n9")
     )
 
 
 async def _unreadable_view(t: Told, redis: Any) -> None:
-    await redis.hset(t.store.keys.view("node", "1.1", "n1"), "v", b"\xc1")
+    await redis.hset(t.store.keys.view("node", "2.1", "n1"), "v", b"\xc1")
 
 
 async def _forged_index(t: Told, redis: Any) -> None:
