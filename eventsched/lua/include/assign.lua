@@ -124,7 +124,7 @@ local function give(job, choice, cause)
   local id = emit({ t = 'JobDispatched', s = job.session, j = job.key, n = keys.full(node.name),
     c = cause, tp = job.tp, d = d })
   write('XADD', keys.of('inbox', node.name), clock.entry_id(), 't', 'assign',
-    'j', job.key, 'c', 'log/' .. id, 'd', string.sub(job.core, 1, -2) .. ',' .. token
+    'j', job.key, 'c', 'log/' .. id, 'd', job.core .. ',' .. token
       .. ',"context_at":"' .. context_at .. '"}', 'b', context)
 end
 

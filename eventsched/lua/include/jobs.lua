@@ -17,7 +17,7 @@ local goes_on = '^,"tenant":"([^"]+)","turn":(%d+),"source":"([^"]+)","ms":(%d+)
   .. '"audio":"[^"]+","rate":%d+,()'
 
 -- The job of one target of an utterance in `work` (include/work). Numbers that are only passed on
--- are text.
+-- are text. The last brace of `core` is put behind it when it is stored or sent.
 function jobs.create(key, wanted, target, delivery_no)
   return {
     key = key, attempt = 1, name = wanted.name, is_new = true,
@@ -26,7 +26,7 @@ function jobs.create(key, wanted, target, delivery_no)
     turn = wanted.turn, source = wanted.source, services = wanted.services, ms = wanted.ms,
     priority = wanted.priority, node = '', epoch = nil, place = '', status = nil,
     core = '{"session":"' .. wanted.session .. '","utterance":' .. wanted.utterance .. ',"target":"'
-      .. target .. '","delivery_no":' .. delivery_no .. ',' .. wanted.rest .. '}',
+      .. target .. '","delivery_no":' .. delivery_no .. ',' .. wanted.rest,
   }
 end
 
@@ -66,7 +66,7 @@ end
 -- With everything that its core says.
 function jobs.whole(job)
   if job.source then return job end
-  job.core = string.sub(job.kept, job.core_at)
+  job.core = string.sub(job.kept, job.core_at, -2)
   local tenant, turn, source, ms, priority, at = string.match(job.kept, goes_on, job.core_to)
   if not tenant then
     decode(job)
@@ -104,7 +104,7 @@ end
 local function put(job, status, attempt, node, epoch, at, outcome, core)
   job.status = status
   write('SET', keys.of('job', job.key), status .. '|' .. attempt .. '|' .. node .. '|' .. epoch .. '|'
-    .. at .. '|' .. job.place .. '|' .. outcome .. '|' .. core)
+    .. at .. '|' .. job.place .. '|' .. outcome .. '|' .. core .. '}')
 end
 
 -- It is on its node.
@@ -127,5 +127,5 @@ function jobs.finish(job, outcome, code)
   if filled(code) then core = core .. ',"code":' .. json.text(code) end
   job.place = ''
   put(job, 'ended', text.of(job.attempt), job.node, job.epoch and text.of(job.epoch) or '', '', outcome,
-    core .. '}')
+    core)
 end
