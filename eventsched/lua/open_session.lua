@@ -68,8 +68,7 @@ local now, full = clock.now(), keys.full(name)
 -- A small hash is searched from its start: what is asked for most comes first.
 write('HSET', keys.of('session', name), 'status', 'open', 'out_no', '0', 'out_bytes', '0',
   'out_low', '0', 'node', '', 'node_turn', '', 'epoch', '1', 'utterance', '0', 'turn', '0',
-  'next_seq', '0', 'seen', clock.text(), 'buf_count', '0', 'buf_bytes', '0', 'buf_ms', '0',
-  'buf_at', '0', 'buf_first', '', 'buf_last', '', 'buf_seq', '0', 'tenant', tenant, 'tp', tp,
+  'heard', sessions.heard(), 'tenant', tenant, 'tp', tp,
   'source', source, 'targets', targets, 'services', services, 'features_hash', features_hash,
   'audio', audio, 'rate', rate_hz, 'priority', priority_no, 'room', room, 'hears', hears,
   'key', key_id, 'tokens', sessions.tokens_with(nil, token, 1))

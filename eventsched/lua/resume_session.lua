@@ -21,7 +21,9 @@ local granted = sessions.epoch_of(s, token)
 if not granted then
   granted = s.epoch + 1
   write('HSET', keys.of('session', name), 'epoch', granted,
-    'tokens', sessions.tokens_with(s, token, granted), 'seen', clock.text())
+    'tokens', sessions.tokens_with(s, token, granted))
+  s.seen, s.dirty = clock.now(), true
+  sessions.flush()
   emit({ t = 'SessionResumed', s = s.full, tp = s.tp, d = { epoch = granted } })
 end
 local confirmed = redis.call('HGET', keys.of('session', name), 'confirmed')

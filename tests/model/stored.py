@@ -91,7 +91,6 @@ def _work(work: Work) -> dict[str, Any]:
 
 def _session(w: World, name: str, soft: Soft) -> Content:
     view = w.sessions[name]
-    first, last = (soft.buffer[0], soft.buffer[-1]) if soft.buffer else (None, None)
     fields: dict[str, Any] = {
         "status": view.status,
         "epoch": view.epoch,
@@ -113,15 +112,7 @@ def _session(w: World, name: str, soft: Soft) -> Content:
         "reason": view.reason,
         "tp": soft.tp,
         "tokens": ",".join(f"{token}:{epoch}" for token, epoch in soft.tokens),
-        "next_seq": soft.next_seq,
-        "seen": soft.seen_ms,
-        "buf_count": len(soft.buffer),
-        "buf_bytes": sum(one.size for one in soft.buffer),
-        "buf_ms": sum(one.ms for one in soft.buffer),
-        "buf_first": first.id if first else "",
-        "buf_last": last.id if last else "",
-        "buf_seq": first.seq if first else 0,
-        "buf_at": soft.heard_ms,
+        "heard": _heard(soft),
         "out_no": soft.out_no,
         "out_bytes": soft.out_bytes,
         "confirmed": soft.confirmed,
@@ -145,6 +136,14 @@ def _session(w: World, name: str, soft: Soft) -> Content:
             if one.ready and key.rpartition("/")[0] == target
         }
     return told
+
+
+def _heard(soft: Soft) -> str:
+    first, last = (soft.buffer[0], soft.buffer[-1]) if soft.buffer else (None, None)
+    size, ms = sum(one.size for one in soft.buffer), sum(one.ms for one in soft.buffer)
+    numbers = [soft.next_seq, soft.seen_ms, len(soft.buffer), size, ms, first.seq if first else 0]
+    ends = [first.id if first else "", last.id if last else ""]
+    return "|".join(map(str, [*numbers, soft.heard_ms, *ends]))
 
 
 def _held(w: World, name: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from eventsched.events import Event, ResultDelivered, ResultMissing
 from eventsched.keys import name_of
 from projections.session import Session, Sessions
 from tests.fixtures_store import TimedStore
+from tests.heard import heard_of
 
 
 async def assert_sessions_are_folded(store: TimedStore) -> None:
@@ -60,7 +61,7 @@ async def _assert_same(store: TimedStore, name: str, view: Session) -> None:
     playing = await store.read_hash(store.keys.playing(name))
     assert {key: int(until) for key, until in playing.items()} == view.playing, name
     await _assert_held(store, name, view)
-    await _assert_audio(store, name, view, int(kept["next_seq"]))
+    await _assert_audio(store, name, view, int(heard_of(kept)["next_seq"]))
     if view.room:
         members = await store.read_hash(store.keys.room(name_of(view.room)))
         assert (members.get(view.session) == view.hears) == view.in_room, name

@@ -11,6 +11,7 @@
 -- include: nodes
 -- include: queue
 -- include: jobs
+-- include: affinity
 local assign = { filled_max = 8, policy = '1' }
 call.starts_with(function() assign.live = nil end)
 
@@ -82,14 +83,16 @@ end
 -- Decide: a node and the evidence for it, or the reason to wait. Changes nothing.
 local function choose(job)
   local serving, declared = classes.serving(job.source, job.target, job.services)
-  local choice = { classes = evidence(serving), last = job.avoid and keys.full(job.avoid) }
-  local aff = redis.call('HMGET', keys.of('session', job.name), 'node', 'node_turn')
-  if filled(aff[1]) then
-    local why = affinity_why(aff[1], job, serving)
-    choice.affinity = ',"affinity":{"node":"' .. keys.full(aff[1]) .. '"' .. json.word('why', why) .. '}'
+  local choice = { classes = evidence(serving), last = job.avoid and keys.full(job.avoid),
+    node = nil, rule = nil, affinity = nil, reason = nil }
+  local used = affinity.of(job.name)
+  if used.node ~= '' then
+    local why = affinity_why(used.node, job, serving)
+    choice.affinity = ',"affinity":{"node":"' .. keys.full(used.node) .. '"' .. json.word('why', why)
+      .. '}'
     if why == '' then
-      choice.node = aff[1]
-      choice.rule = aff[2] == job.turn and 'turn' or 'session'
+      choice.node = used.node
+      choice.rule = used.turn == job.turn and 'turn' or 'session'
       return choice
     end
   end
@@ -119,7 +122,7 @@ local function give(job, choice, cause)
   local d = told(job, choice, token, context_at)
   nodes.take(node, job.key)
   jobs.run(job, attempt, node)
-  write('HSET', keys.of('session', job.name), 'node', node.name, 'node_turn', job.turn)
+  affinity.move(job.name, node.name, job.turn)
   timers.set(deadline, 'lease', job.key)
   local id = emit({ t = 'JobDispatched', s = job.session, j = job.key, n = keys.full(node.name),
     c = cause, tp = job.tp, d = d })

@@ -11,6 +11,7 @@
 -- include: archive
 -- include: queue
 -- include: owing
+-- include: affinity
 -- include: work
 -- include: dead
 local sessions = { given_up_max = 32, tokens_max = 8, at_once_max = 8 }
@@ -19,41 +20,59 @@ call.starts_with(function()
 end)
 
 local padding_ms = { pause = 220, max_duration = 220, final = 280, max_bytes = 0, close = 220 }
-local soft = { 'next_seq', 'seen', 'buf_count', 'buf_bytes', 'buf_ms', 'buf_first', 'buf_last',
-  'buf_seq', 'buf_at' }
-local names = { 'status', 'epoch', 'tenant', 'utterance', 'tp', unpack(soft) }
+-- What has been heard, soft, in one field: the next chunk's number and when the session was last
+-- there; then of the open utterance its chunks, bytes, ms, first number, time of the last chunk, and
+-- ids of first and last. Each of them as a field would be searched for on every chunk.
+local heard = '^(%d+)|(%d+)|(%d+)|(%d+)|(%d+)|(%d+)|(%d+)|([^|]*)|(.*)$'
+local names = { 'status', 'epoch', 'utterance', 'heard', 'tenant', 'tp' }
 -- What only a finalize or an opening needs to know is read when it is asked for.
-local seldom = { 'source', 'targets', 'services', 'features_hash', 'audio', 'rate', 'priority',
-  'room', 'turn', 'tokens', 'archived', 'key' }
-local all = { unpack(names) }
-local numeric, is_seldom = {}, {}
-for _, field in ipairs({ 'epoch', 'rate', 'priority', 'utterance', 'turn', 'next_seq', 'seen',
-  'buf_count', 'buf_bytes', 'buf_ms', 'buf_seq', 'buf_at' }) do
-  numeric[field] = true
-end
+local seldom = { 'turn', 'node', 'node_turn', 'source', 'targets', 'services', 'features_hash', 'audio',
+  'rate', 'priority', 'room', 'key' }
+local all, is_seldom = { unpack(names) }, {}
 for _, field in ipairs(seldom) do
   is_seldom[field] = true
   all[#all + 1] = field
 end
+local rare = { tokens = true, archived = true }
 
-local function load(s, fields)
-  local kept = redis.call('HMGET', keys.of('session', s.name), unpack(fields))
-  for i, field in ipairs(fields) do
-    s[field] = numeric[field] and tonumber(kept[i]) or kept[i] or ''
-  end
-  return s
+local function learn(s, kept, at)
+  s.turn, s.node, s.node_turn = text.number(kept[at]), kept[at + 1], kept[at + 2]
+  s.source, s.targets, s.services = kept[at + 3], kept[at + 4], kept[at + 5]
+  s.features_hash, s.audio, s.rate = kept[at + 6], kept[at + 7], kept[at + 8]
+  s.priority, s.room, s.key = text.number(kept[at + 9]), kept[at + 10], kept[at + 11]
 end
 local lazy = { __index = function(s, field)
-  return is_seldom[field] and rawget(load(s, seldom), field)
+  if is_seldom[field] then
+    learn(s, redis.call('HMGET', keys.of('session', s.name), unpack(seldom)), 1)
+  elseif rare[field] then
+    s[field] = redis.call('HGET', keys.of('session', s.name), field) or ''
+  end
+  return rawget(s, field)
 end }
+
+local function load(name, whole)
+  local kept = redis.call('HMGET', keys.of('session', name), unpack(whole and all or names))
+  if not kept[1] then return false end
+  local next_seq, seen, count, bytes, ms, seq, at, first, last = string.match(kept[4], heard)
+  local s = {
+    name = name, full = keys.full(name), status = kept[1], epoch = text.number(kept[2]),
+    utterance = text.number(kept[3]), tenant = kept[5], tp = kept[6],
+    next_seq = text.number(next_seq), seen = tonumber(seen), buf_count = text.number(count),
+    buf_bytes = text.number(bytes), buf_ms = text.number(ms), buf_seq = text.number(seq),
+    buf_at = tonumber(at), buf_first = first, buf_last = last, dirty = false, has_moved_on = false,
+    turn = nil, node = nil, node_turn = nil, source = nil, targets = nil, services = nil,
+    features_hash = nil, audio = nil, rate = nil, priority = nil, room = nil, key = nil,
+  }
+  if whole then learn(s, kept, #names + 1) end
+  return setmetatable(s, lazy)
+end
 
 -- A session by its name, or nil. Read once a call, `whole` by who will need what is seldom asked for;
 -- what is soft is written back by `flush`.
 function sessions.get(name, whole)
   local s = sessions.known[name]
   if s == nil then
-    s = load({ name = name, full = keys.full(name) }, whole and all or names)
-    s = s.status ~= '' and setmetatable(s, lazy)
+    s = load(name, whole)
     sessions.known[name] = s
   end
   return s or nil
@@ -77,9 +96,16 @@ function sessions.tokens_with(s, token, epoch)
   return table.concat(list, ',')
 end
 
-local function told(value)
-  if type(value) ~= 'number' then return value end
+local function time_of(value)
   return value == clock.now() and clock.text() or text.of(value)
+end
+
+-- As `heard` reads it; of a session that has just been opened without `s`.
+function sessions.heard(s)
+  if not s then return '0|' .. clock.text() .. '|0|0|0|0|0||' end
+  return text.of(s.next_seq) .. '|' .. time_of(s.seen) .. '|' .. text.of(s.buf_count) .. '|'
+    .. text.of(s.buf_bytes) .. '|' .. text.of(s.buf_ms) .. '|' .. text.of(s.buf_seq) .. '|'
+    .. time_of(s.buf_at) .. '|' .. s.buf_first .. '|' .. s.buf_last
 end
 
 -- Write back the open utterance and the counters of each session that a call has touched. Whoever
@@ -87,18 +113,13 @@ end
 function sessions.flush()
   for name, s in pairs(sessions.known) do
     if s and s.dirty then
-      local flat = {}
-      for _, field in ipairs(soft) do
-        flat[#flat + 1] = field
-        flat[#flat + 1] = told(s[field])
-      end
+      local key = keys.of('session', name)
       if s.has_moved_on then
-        for _, field in ipairs({ 'utterance', 'turn' }) do
-          flat[#flat + 1] = field
-          flat[#flat + 1] = text.of(s[field])
-        end
+        write('HSET', key, 'heard', sessions.heard(s), 'utterance', text.of(s.utterance),
+          'turn', text.of(s.turn))
+      else
+        write('HSET', key, 'heard', sessions.heard(s))
       end
-      write('HSET', keys.of('session', name), unpack(flat))
       s.dirty, s.has_moved_on = false, false
     end
   end
@@ -162,12 +183,13 @@ end
 
 -- The jobs of a finalized utterance are given away at once, as the dispatcher would, or wait in
 -- `work` for it. What cannot be processed is parked, as there: nothing here fails the finalize.
-local function dispatch(wanted)
+local function dispatch(s, wanted)
   if not may_dispatch(#wanted.targets) then
     work.put(wanted)
     return
   end
   wrote = false
+  affinity.learn(s.name, s.node, s.node_turn)
   local ok, reason = pcall(owing.place, wanted)
   if not ok then dead.park('work', wanted.log, 'utterance', work.told(wanted), reason) end
   wrote = true
@@ -190,11 +212,11 @@ function sessions.finalize(s, reason)
   empty_buffer(s)
   sessions.trim_audio(s)
   if not targets[1] then return end
-  dispatch({ is_new = true, session = s.full, name = s.name, utterance = utterance, turn = turn, ms = ms,
+  dispatch(s, { is_new = true, session = s.full, name = s.name, utterance = utterance, turn = turn, ms = ms,
     tenant = s.tenant, source = s.source, features_hash = s.features_hash, log = id, tp = s.tp,
     priority = s.priority, targets = targets, services = s.services,
     rest = work.rest(s.tp, s.tenant, turn, s.source, ms, text.of(s.priority), '"audio":"' .. s.audio
-      .. '","rate":' .. text.of(s.rate) .. json.words('services', s.services)
+      .. '","rate":' .. s.rate .. json.words('services', s.services)
       .. json.word('key', s.key) .. ',' .. audio) })
 end
 
