@@ -105,6 +105,13 @@ async def test_a_timer_fires_again(store: TimedStore, redis: Client) -> None:
     assert closing.session == session.session
 
 
+async def test_a_fill_goes_again(store: TimedStore, redis: Client) -> None:
+    dead_id = await parked(store, redis, k="fill", d="n1")
+    assert (await store.retry_dead(dead_id, force=False)).word == "retried"
+    ((_, fields),) = await store.read_range(store.keys.work, "-", "+", 10)
+    assert fields == [b"k", b"fill", b"d", b"n1"]
+
+
 async def test_what_no_projection_could_fold_stays(store: TimedStore, redis: Client) -> None:
     dead_id = await parked(store, redis, **{"from": "log"}, d="{}")
     assert (await store.retry_dead(dead_id, force=True)).word == "projection"

@@ -123,6 +123,15 @@ async def test_rule_10_the_same_work_again_has_no_effect_at_any_time(store: Time
     await check(store)
 
 
+async def test_rule_34_the_longest_names_there_are_are_dispatched(store: TimedStore) -> None:
+    longest = "s-_9" * 16
+    await store.join(slots=4, services=[longest])
+    await speak(store, longest, token="t", tenant=longest, features=[longest])
+    assert await store.dispatch() == 1
+    assert await order_of_dispatch(store) == [f"{longest}/0"]
+    await check(store)
+
+
 async def test_rule_10_a_target_that_is_named_twice_is_one_job(store: TimedStore) -> None:
     await store.join(slots=4)
     await speak(store, "s1")
@@ -179,6 +188,7 @@ POISON: dict[str, dict[str, Any] | str] = {
     "a line with a number that is none": f"c0.s3 zero 1-1 acme none en 0 100 1  es/0 {REST}",
     "a line of a priority that is none": f"c0.s3 0 1-1 acme none en 0 100 3  es/0 {REST}",
     "a line of another cell": f"other.s3 0 1-1 acme none en 0 100 1  es/0 {REST}",
+    "a line of a name that is too long": f"c0.{'s' * 65} 0 1-1 acme none en 0 100 1  es/0 {REST}",
     "a line whose target has no number": f"{LINE} es {REST}",
     "a line of two targets and one number": f"{LINE} es/0,fr {REST}",
     "a line whose trace is no text": f'{LINE} es/0 "tp":7}}',

@@ -17,10 +17,11 @@ local goes_on = '^,"tenant":"([^"]+)","turn":(%d+),"source":"([^"]+)","ms":(%d+)
   .. '"audio":"[^"]+","rate":%d+,()'
 
 -- The job of one target of an utterance in `work` (include/work). Numbers that are only passed on
--- are text. The last brace of `core` is put behind it when it is stored or sent.
-function jobs.create(key, wanted, target, delivery_no)
+-- are text; `record` is the key of its record. The last brace of `core` is put behind it when it is
+-- stored or sent.
+function jobs.create(key, record, wanted, target, delivery_no)
   return {
-    key = key, attempt = 1, name = wanted.name, is_new = true,
+    key = key, record = record, attempt = 1, name = wanted.name, is_new = true,
     session = wanted.session, utterance = wanted.utterance,
     target = target, delivery_no = delivery_no, tp = wanted.tp, tenant = wanted.tenant,
     turn = wanted.turn, source = wanted.source, services = wanted.services, ms = wanted.ms,
@@ -41,7 +42,8 @@ end
 -- As much as a result needs: the token, the state, and what the core begins with. Or nil.
 -- `at` is text.
 function jobs.look(key)
-  local kept = redis.call('GET', keys.of('job', key))
+  local record = keys.of('job', key)
+  local kept = redis.call('GET', record)
   if not kept then return nil end
   local status, attempt, node, epoch, at, place, outcome, core_at, session, utterance, target,
     delivery_no, tp, core_to = string.match(kept, begins)
@@ -49,8 +51,8 @@ function jobs.look(key)
     status, attempt, node, epoch, at, place, outcome, core_at = string.match(kept, line)
   end
   local job = {
-    key = key, kept = kept, status = status, attempt = text.number(attempt), node = node,
-    epoch = text.number(epoch), at = at, place = place, outcome = outcome, core_at = core_at,
+    key = key, record = record, kept = kept, status = status, attempt = text.number(attempt),
+    node = node, epoch = text.number(epoch), at = at, place = place, outcome = outcome, core_at = core_at,
     session = session, utterance = utterance, target = target, delivery_no = delivery_no, tp = tp,
     core_to = core_to,
   }
@@ -103,7 +105,7 @@ end
 
 local function put(job, status, attempt, node, epoch, at, outcome, core)
   job.status = status
-  write('SET', keys.of('job', job.key), status .. '|' .. attempt .. '|' .. node .. '|' .. epoch .. '|'
+  write('SET', job.record, status .. '|' .. attempt .. '|' .. node .. '|' .. epoch .. '|'
     .. at .. '|' .. job.place .. '|' .. outcome .. '|' .. core .. '}')
 end
 

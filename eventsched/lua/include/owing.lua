@@ -15,10 +15,11 @@ function owing.jobs_of(wanted)
   for _, owed in ipairs(wanted.targets) do
     local key = wanted.tenant .. ':' .. wanted.session .. ':' .. wanted.utterance .. ':translation:'
       .. owed.target .. ':' .. wanted.features_hash
+    local record = keys.of('job', key)
     local open = wanted.is_new or deliver.is_open(wanted.name, owed.target, owed.delivery_no)
-    if open and not (listed and listed[key]) and redis.call('EXISTS', keys.of('job', key)) == 0 then
+    if open and not (listed and listed[key]) and redis.call('EXISTS', record) == 0 then
       if listed then listed[key] = true end
-      list[#list + 1] = jobs.create(key, wanted, owed.target, owed.delivery_no)
+      list[#list + 1] = jobs.create(key, record, wanted, owed.target, owed.delivery_no)
     else
       obsolete = obsolete + 1
     end
