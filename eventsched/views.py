@@ -7,7 +7,7 @@ Read next: projector.py (live), rebuild.py (anew), lua/README.md.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, Literal, TypeAlias
 
@@ -20,8 +20,8 @@ from eventsched.transport import Arg, Entry, Transport, entries_of
 START = "0-0"
 """The checkpoint of a set that has folded nothing yet."""
 LOADED_MAX = 500
-ITEM_MAX = 990
-"""Arguments of one item, beside those that it begins with."""
+ITEM_MAX = 1_000
+"""Arguments of one record or trail that a script takes at once."""
 Saved: TypeAlias = Literal["saved", "fenced", "moved", "rebuilt"]
 
 
@@ -302,38 +302,37 @@ def _save_args(save: Save) -> list[Arg]:
         args += (one.projection, one.build)
     for one in save.changes:
         args += (len(one.drops), *one.drops)
-        args += _runs([part for put in one.puts for part in _parts_of(put)])
-    args += _runs(
-        [part for name, ids in save.trails.items() for part in _in_parts((name,), ids)]
-    )
+        args += _runs(map(_item, one.puts), head=3)
+    args += _runs([[name, *ids] for name, ids in save.trails.items()], head=1)
     args.append(len(save.dead))
     for dead in save.dead:
         args += (dead.id, dead.type, dead.told, dead.reason)
     return args
 
 
-def _parts_of(put: Put) -> Iterable[Sequence[Arg]]:
-    more: list[Arg] = []
-    for name, value in put.fields.items():
-        if name != "v":
-            more += (name, value)
-    return _in_parts((put.entity, put.at, put.fields["v"]), more)
+def _item(put: Put) -> list[Arg]:
+    fields = dict(put.fields)
+    item: list[Arg] = [put.entity, put.at, fields.pop("v")]
+    for field in fields.items():
+        item += field
+    return item
 
 
-def _in_parts(head: tuple[Arg, ...], rest: Sequence[Arg]) -> Iterable[Sequence[Arg]]:
-    """Items that begin alike and have so much of the rest each as a script can take at once."""
-    if len(rest) <= ITEM_MAX:
-        return ((*head, *rest),)
-    return [(*head, *rest[at : at + ITEM_MAX]) for at in range(0, len(rest), ITEM_MAX)]
-
-
-def _runs(items: Iterable[Sequence[Arg]]) -> list[Arg]:
-    """Items by length, so that it is told once for many."""
-    by_length: dict[int, list[Sequence[Arg]]] = {}
+def _runs(items: Iterable[list[Arg]], *, head: int) -> list[Arg]:
+    """Items by length, so that it is told once for many. What is too long for a script to take at
+    once becomes several items that begin alike, with `head` arguments."""
+    by_length: dict[int, list[list[Arg]]] = {}
     for item in items:
-        by_length.setdefault(len(item), []).append(item)
+        for part in (item,) if len(item) <= ITEM_MAX else _in_parts(item, head):
+            by_length.setdefault(len(part), []).append(part)
     args: list[Arg] = [len(by_length)]
     for length, run in by_length.items():
         args += (len(run), length)
         args.extend(chain.from_iterable(run))
     return args
+
+
+def _in_parts(item: list[Arg], head: int) -> Iterator[list[Arg]]:
+    step = (ITEM_MAX - head) // 2 * 2  # names stay with their values
+    for at in range(head, len(item), step):
+        yield item[:head] + item[at : at + step]

@@ -109,13 +109,14 @@ def context_of(group: Group) -> bytes:
 
     What is sealed stays so: the node opens it with the session's key.
     """
-    return _encode([_said(part) for part in group.parts])
-
-
-def _said(part: Part) -> list[Any]:
-    if not part.sealed:
-        return [part.source_text, part.text, part.utterance]
-    return ["", None, part.utterance, part.sealed, part.sealed_characters]
+    return _encode(
+        [
+            [one.source_text, one.text, one.utterance]
+            if not one.sealed
+            else ["", None, one.utterance, one.sealed, one.sealed_characters]
+            for one in group.parts
+        ]
+    )
 
 
 def _opened(_: SessionGroups | None, event: Event, __: SessionOpened) -> SessionGroups:

@@ -7,8 +7,9 @@ Never does: I/O, clocks, decisions. Read next: group.py.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from operator import attrgetter
+from collections.abc import Iterable, Mapping
+from itertools import compress
+from operator import attrgetter, is_not
 from typing import Any, Literal, TypeAlias
 
 import msgspec
@@ -295,6 +296,17 @@ STEPS: dict[type, Step] = {
 }
 
 
+def _new_of(
+    recent: tuple[Utterance, ...], before: tuple[Utterance, ...]
+) -> Iterable[Utterance]:
+    """Those that were not there before, or not so."""
+    if recent is before:
+        return ()
+    if before and recent:
+        before = before[recent[0].utterance - before[0].utterance :]
+    return (*compress(recent, map(is_not, recent, before)), *recent[len(before) :])
+
+
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Session).decode
 _utterance = msgspec.msgpack.Decoder(Utterance).decode
@@ -325,12 +337,8 @@ class Sessions:
         """The last utterances are fields of their own, `u<index mod 16>`: one or two of them change
         at a time."""
         fields = {"v": _encode(replace(view, recent=()))}
-        known = before.recent if before is not None else ()
-        if view.recent is not known:
-            kept = set(map(id, known))
-            for one in view.recent:
-                if id(one) not in kept:
-                    fields[f"u{one.utterance % RECENT_MAX}"] = _encode(one)
+        for one in _new_of(view.recent, before.recent if before is not None else ()):
+            fields[f"u{one.utterance % RECENT_MAX}"] = _encode(one)
         return fields
 
     def restored(self, fields: Mapping[str, bytes]) -> Session:
