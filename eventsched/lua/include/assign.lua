@@ -85,14 +85,14 @@ local function choose(job)
   local serving, declared = classes.serving(job.source, job.target, job.services)
   local choice = { classes = evidence(serving), last = job.avoid and keys.full(job.avoid),
     node = nil, rule = nil, affinity = nil, reason = nil }
-  local used = affinity.of(job.name)
-  if used.node ~= '' then
-    local why = affinity_why(used.node, job, serving)
-    choice.affinity = ',"affinity":{"node":"' .. keys.full(used.node) .. '"' .. json.word('why', why)
+  local used, used_turn = affinity.of(job.name)
+  if used ~= '' then
+    local why = affinity_why(used, job, serving)
+    choice.affinity = ',"affinity":{"node":"' .. keys.full(used) .. '"' .. json.word('why', why)
       .. '}'
     if why == '' then
-      choice.node = used.node
-      choice.rule = used.turn == job.turn and 'turn' or 'session'
+      choice.node = used
+      choice.rule = used_turn == job.turn and 'turn' or 'session'
       return choice
     end
   end

@@ -31,17 +31,29 @@ function deliver.owe(session, target, number, utterance, first, to)
     text.of(utterance) .. '|' .. first .. '|' .. to)
 end
 
--- A session as a listener, and the next number that it is due of a target.
-local function listener_of(name, target)
-  local kept = redis.call('HMGET', keys.of('session', name), 'status', 'out_no', 'out_bytes',
-    'out_low', 'd:' .. target)
+local function as_listener(name, kept)
   return { name = name, hears = kept[1] == 'open' or kept[1] == 'closing',
-    number = tonumber(kept[2]) or 0, total = tonumber(kept[3]) or 0, low = tonumber(kept[4]) or 0,
-    next_no = tonumber(kept[5]) or 0 }
+    number = text.number(kept[2]), total = text.number(kept[3]), low = text.number(kept[4]),
+    next_no = nil, end_no = nil }
+end
+local function listener_of(name)
+  return as_listener(name, redis.call('HMGET', keys.of('session', name), 'status', 'out_no',
+    'out_bytes', 'out_low'))
 end
 
--- One entry in a listener's stream: numbered without holes, bounded by entries and by bytes.
-local function tell(listener, kind, d, body, audio)
+-- A session as a listener, and of a target the number that goes out next and the one that is not
+-- given yet.
+local function speaker_of(name, target)
+  local kept = redis.call('HMGET', keys.of('session', name), 'status', 'out_no', 'out_bytes',
+    'out_low', 'd:' .. target, 'a:' .. target)
+  local speaker = as_listener(name, kept)
+  speaker.next_no, speaker.end_no = text.number(kept[5] or '0'), text.number(kept[6] or '0')
+  return speaker
+end
+
+-- One entry in a listener's stream: numbered without holes, bounded by entries and by bytes. The
+-- listener's session takes what more it is to hold: field, value.
+local function tell(listener, kind, d, body, audio, ...)
   local stream, low = keys.of('out', listener.name), listener.low
   local total = listener.total + #body + #audio
   local number_told, total_told = text.of(listener.number + 1), text.of(total)
@@ -59,12 +71,12 @@ local function tell(listener, kind, d, body, audio)
     low = ends
   end
   write('HSET', keys.of('session', listener.name), 'out_no', number_told, 'out_bytes', total_told,
-    'out_low', text.of(low))
+    'out_low', text.of(low), ...)
 end
 
 -- A session is told about itself: its state.
 function deliver.tell(name, d)
-  tell(listener_of(name, ''), 'state', cjson.encode(d), '', '')
+  tell(listener_of(name), 'state', cjson.encode(d), '', '')
 end
 
 -- What the reader has handled goes; the confirmed entry itself stays as its bookmark.
@@ -94,7 +106,7 @@ local function audience(speaker, outcome)
   end
   local told, skipped = {}, {}
   for _, full in ipairs(text.list(outcome.to)) do
-    local listener = listener_of(keys.name(full), '')
+    local listener = listener_of(keys.name(full))
     if listener.hears then told[#told + 1] = listener else skipped[#skipped + 1] = full end
   end
   return told, outcome.to, table.concat(skipped, ',')
@@ -103,13 +115,13 @@ end
 -- A transcript in the making goes to whoever will hear the outcome.
 function deliver.tell_partial(session, target, outcome, d, body)
   local d_json = cjson.encode(d)
-  for _, listener in ipairs((audience(listener_of(session, target), outcome))) do
+  for _, listener in ipairs((audience(listener_of(session), outcome))) do
     tell(listener, 'partial', d_json, body, '')
   end
 end
 
 -- The next number of (session, target) goes out with this end: { kind, code, body, audio, job,
--- cause, tp, reason }. Advances the order and closes the outcome. `speaker` as `listener_of` it.
+-- cause, tp, reason }. Advances the order and closes the outcome. `speaker` as `speaker_of` it.
 local function send(session, target, number, outcome, ending, speaker)
   local told, to, skipped = audience(speaker, outcome)
   local number_told = text.of(number)
@@ -124,11 +136,14 @@ local function send(session, target, number, outcome, ending, speaker)
   else
     event.t, event.b, event.d = 'ResultDelivered', ending.body, '{' .. which .. how .. heard .. '}'
   end
-  write('HSET', keys.of('session', session), 'd:' .. target, text.of(number + 1))
   write('HDEL', keys.of('outcomes', session), target .. '/' .. number_told)
   local out = '{"session":"' .. event.s .. '",' .. which .. how .. ',"log":"' .. emit(event) .. '"}'
-  for _, listener in ipairs(told) do
-    tell(listener, 'result', out, ending.body or '', ending.audio or '')
+  local body, audio, next_no = ending.body or '', ending.audio or '', text.of(number + 1)
+  if told[1] == speaker then
+    tell(speaker, 'result', out, body, audio, 'd:' .. target, next_no)
+  else
+    write('HSET', keys.of('session', session), 'd:' .. target, next_no)
+    for _, listener in ipairs(told) do tell(listener, 'result', out, body, audio) end
   end
   deliver.touched[session] = true
 end
@@ -166,7 +181,7 @@ function deliver.go_on(session, target)
     local outcome = deliver.open(session, target, number)
     local ending = outcome and take_held(session, target, number)
     if not ending then break end
-    send(session, target, number, outcome, ending, listener_of(session, target))
+    send(session, target, number, outcome, ending, speaker_of(session, target))
     number, sent = number + 1, sent + 1
   end
   watch_gap(session, target)
@@ -198,18 +213,19 @@ function deliver.finish(session, target, number, ending)
   local outcome = deliver.open(session, target, number)
   if not outcome then return end
   number = tonumber(number)
-  local speaker = listener_of(session, target)
+  local speaker = speaker_of(session, target)
   if speaker.next_no ~= number then
     deliver.hold(session, target, number, ending)
     return
   end
   send(session, target, number, outcome, ending, speaker)
-  if redis.call('EXISTS', keys.of('ready', session, target)) == 1 then
+  if number + 1 < speaker.end_no
+    and redis.call('EXISTS', keys.of('ready', session, target)) == 1 then
     deliver.go_on(session, target)
   end
 end
 
 -- The next number is given up: its listeners are told `missing`.
 function deliver.give_up(session, target, number, outcome, ending)
-  send(session, target, number, outcome, ending, listener_of(session, target))
+  send(session, target, number, outcome, ending, speaker_of(session, target))
 end
