@@ -66,17 +66,14 @@ local function least_loaded(serving, last)
   return best or spare, best_load or spare_load
 end
 
--- As JSON; nothing where no class can do it.
+-- As JSON; nothing where no class can do it. What has not changed since is not put together anew.
 local function evidence(serving)
-  local seen, changed = serving.seen or {}, not serving.told
-  for i, class in ipairs(serving) do
-    local told = classes.told(class)
+  local seen, changed = serving.seen, false
+  for i = 1, #serving do
+    local told = classes.told(serving[i])
     if seen[i] ~= told then seen[i], changed = told, true end
   end
-  if changed then
-    serving.seen = seen
-    serving.told = seen[1] and ',"classes":[' .. table.concat(seen, ',') .. ']' or ''
-  end
+  if changed then serving.told = ',"classes":[' .. table.concat(seen, ',') .. ']' end
   return serving.told
 end
 
@@ -165,7 +162,7 @@ function assign.fill(node, cause)
     queue.serve(job)
     local class = classes.get(node.class)
     local choice = {
-      node = node.name, rule = 'fill', classes = evidence({ class }),
+      node = node.name, rule = 'fill', classes = evidence({ class, seen = {}, told = '' }),
       compared = ',"compared":' .. text.of(compared) .. rank('winner', best) .. rank('runner_up', second),
     }
     give(job, choice, cause)

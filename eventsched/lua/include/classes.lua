@@ -20,7 +20,8 @@ function classes.get(id)
   if not class then
     local kept = redis.call('HMGET', keys.of('class', id), 'services', 'marked', 'draining')
     class = {
-      id = id, services = text.set(kept[1]), marked = text.set(kept[2]),
+      id = id, key_of_free = keys.of('free', id), heads = nil, free = nil, seen = nil,
+      services = text.set(kept[1]), marked = text.set(kept[2]),
       draining = tonumber(kept[3]) or 0, total = redis.call('SCARD', keys.of('members', id)),
     }
     classes.known[id] = class
@@ -32,9 +33,8 @@ end
 -- have touched the two.
 function classes.heads(class)
   if not class.heads then
-    local free = keys.of('free', class.id)
-    class.heads = redis.call('ZRANGE', free, '0', '1', 'WITHSCORES')
-    class.free = class.free or redis.call('ZCARD', free)
+    class.heads = redis.call('ZRANGE', class.key_of_free, '0', '1', 'WITHSCORES')
+    class.free = class.free or redis.call('ZCARD', class.key_of_free)
   end
   return class.heads
 end
@@ -53,10 +53,12 @@ end
 
 -- A node's place among those with a free slot: by its load, or none.
 function classes.seat(id, node, load)
+  local known = classes.known[id]
+  local free = known and known.key_of_free or keys.of('free', id)
   if load then
-    write('ZADD', keys.of('free', id), text.of(load), node)
+    write('ZADD', free, text.of(load), node)
   else
-    write('ZREM', keys.of('free', id), node)
+    write('ZREM', free, node)
   end
 end
 
@@ -116,7 +118,7 @@ function classes.among(source, target, services)
     table.sort(ids)
     classes.pairs[pair] = ids
   end
-  local usable, declared = {}, false
+  local usable, declared = { seen = {}, told = '' }, false
   for _, id in ipairs(ids) do
     local class = classes.get(id)
     if holds(class.services, services) then
