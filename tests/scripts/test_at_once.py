@@ -117,9 +117,9 @@ async def test_rule_15_only_those_whose_nodes_are_full_count_as_waiting(store: T
     """For them a dispatcher pauses; what no node can do is no reason to."""
     await store.join(slots=1)
     await speak(store, "s1", targets=["fr"])
-    await speak(store, "s2", count=3)
+    await speak(store, "s2", count=4)
     told = await store.dispatch_work()
-    assert (told.jobs, told.waiting) == (4, 2)
+    assert (told.jobs, told.waiting) == (5, 3)
     await check(store)
 
 

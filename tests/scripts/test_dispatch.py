@@ -44,6 +44,19 @@ async def dispatchers(store: TimedStore, server: Server) -> AsyncIterator[list[S
         await client.aclose()
 
 
+async def test_rule_11_10_entries_a_call_and_how_many_are_left(store: TimedStore) -> None:
+    await store.join(slots=64)
+    await speak(store, "s1", count=16)
+    entries = await store.read_range(store.keys.work, "-", "+", 100)
+    told = await store.dispatch_work()
+    assert (told.jobs, told.left, told.last_id) == (10, 6, entries[9][0])
+    told = await store.dispatch_work()
+    assert (told.jobs, told.left, told.last_id) == (6, 0, entries[15][0])
+    told = await store.dispatch_work()
+    assert (told.jobs, told.left, told.last_id) == (0, 0, "0-0")
+    await check(store)
+
+
 async def test_rule_11_racing_dispatchers_dispatch_each_job_once(
     store: TimedStore, dispatchers: list[Store]
 ) -> None:
@@ -69,19 +82,6 @@ async def test_rule_11_racing_dispatchers_dispatch_each_job_once(
     for name in {name.partition("/")[0] for name in await order_of_dispatch(store)}:
         own = [n for n in await order_of_dispatch(store) if n.startswith(f"{name}/")]
         assert own == [f"{name}/{i}" for i in range(20)]
-    await check(store)
-
-
-async def test_rule_11_10_entries_a_call_and_how_many_are_left(store: TimedStore) -> None:
-    await store.join(slots=64)
-    await speak(store, "s1", count=16)
-    entries = await store.read_range(store.keys.work, "-", "+", 100)
-    told = await store.dispatch_work()
-    assert (told.jobs, told.left, told.last_id) == (10, 6, entries[9][0])
-    told = await store.dispatch_work()
-    assert (told.jobs, told.left, told.last_id) == (6, 0, entries[15][0])
-    told = await store.dispatch_work()
-    assert (told.jobs, told.left, told.last_id) == (0, 0, "0-0")
     await check(store)
 
 

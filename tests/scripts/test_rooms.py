@@ -90,6 +90,14 @@ async def test_rule_12_rooms_do_not_hear_each_other(store: TimedStore) -> None:
     assert await owed(store) == [{"it": []}]
 
 
+async def test_rule_34_a_room_may_have_the_longest_name_there_is(store: TimedStore) -> None:
+    longest = "r-_9" * 16
+    await enter(store, "one", "es", room=longest)
+    assert await store.read_hash(store.keys.room(longest)) == {store.keys.full("one"): "es"}
+    with pytest.raises(InvalidMessage):
+        await enter(store, "two", "es", room=f"{longest}s")
+
+
 async def test_rule_12_a_closing_member_leaves_and_still_speaks_its_last_words(
     store: TimedStore,
 ) -> None:

@@ -168,6 +168,17 @@ async def test_rule_18_a_fill_is_of_8_slots_and_leaves_one_entry_in_work(
     await check(store)
 
 
+async def test_rule_18_what_a_fill_leaves_is_filled_by_its_entry_in_work(
+    store: TimedStore,
+) -> None:
+    await speak(store, "old", count=10)
+    await store.dispatch()
+    node = await store.join(slots=20)
+    assert await store.dispatch() == 0
+    assert len(await assigned(store, node)) == 10
+    await check(store)
+
+
 async def test_rule_18_an_arrival_queues_then_the_same_step_fills(store: TimedStore) -> None:
     await speak(store, "old", count=10)
     await store.dispatch()
