@@ -101,17 +101,21 @@ class Folded:
 
     def put(self, entity: str, after: Any, event_id: str) -> None:
         """The record is this from now on; none drops it."""
-        if self.complete:
-            if after is None:
-                self.views.pop(entity, None)
-                self.changed.pop(entity, None)
-                return
-        elif after is None:
-            self._saved[entity] = self._dropped[entity] = None
-        elif entity not in self.changed:
+        if after is None:
+            self._drop(entity, event_id)
+            return
+        if entity not in self.changed and not self.complete:
             self._saved[entity] = self.views.get(entity)
         self.views[entity] = after
         self.changed[entity] = event_id
+
+    def _drop(self, entity: str, event_id: str) -> None:
+        if self.complete:
+            self.views.pop(entity, None)
+            self.changed.pop(entity, None)
+        else:
+            self._saved[entity] = self._dropped[entity] = self.views[entity] = None
+            self.changed[entity] = event_id
 
     def record(self, entity: str) -> Mapping[str, bytes] | None:
         """All hash fields of a record but `at`; none where there is no record."""

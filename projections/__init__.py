@@ -3,6 +3,8 @@
 Owns: what the log's events add up to, per session, group, job and node; which of them make up
 the set `core`, folded in one pass; which sessions' trails an event belongs to.
 Never does: I/O, clocks, decisions. The same events give the same records, whenever replayed.
+Records are stored as arrays, without names: a new field goes to the end and has a default, and any
+other change of fields is a new version of its read model.
 Read next: session.py.
 """
 
