@@ -12,7 +12,7 @@ D decided state: changes only together with an event, no TTL.   S soft state: ma
     audio:<session>        stream D  AudioChunkAppended with payload
     inbox:<node>           stream D  assignments and cancels of one node
     out:<session>          stream S  what its listeners hear; bounded
-    session:<session>      hash   D  + S fields heard, out_*, confirmed, archived
+    session:<session>      hash   D  + S fields heard, w:*, out_*, confirmed, archived
     outcomes:<session>     hash   D  open outcomes: `<target>/<delivery_no>` -> JSON
     held:<session>         hash   D  results that wait behind a gap: same fields, and `…/audio`
     ready:<session>:<target> zset D  numbers that are ready but wait, by the time they got ready

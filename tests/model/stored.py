@@ -120,6 +120,7 @@ def _session(w: World, name: str, soft: Soft) -> Content:
     }
     fields |= {f"a:{target}": number for target, number in view.allocated.items()}
     fields |= {f"d:{target}": number for target, number in view.delivered.items()}
+    fields |= {f"w:{key.rpartition('/')[0]}": 1 for key, one in view.owed.items() if one.ready}
     told: Content = {
         f"session:{name}": fields,
         f"outcomes:{name}": {

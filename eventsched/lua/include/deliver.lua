@@ -34,20 +34,20 @@ end
 local function as_listener(name, kept)
   return { name = name, hears = kept[1] == 'open' or kept[1] == 'closing',
     number = text.number(kept[2]), total = text.number(kept[3]), low = text.number(kept[4]),
-    next_no = nil, end_no = nil }
+    next_no = nil, is_awaited = nil }
 end
 local function listener_of(name)
   return as_listener(name, redis.call('HMGET', keys.of('session', name), 'status', 'out_no',
     'out_bytes', 'out_low'))
 end
 
--- A session as a listener, and of a target the number that goes out next and the one that is not
--- given yet.
+-- A session as a listener, and of a target the number that goes out next and whether later ones
+-- wait for it.
 local function speaker_of(name, target)
   local kept = redis.call('HMGET', keys.of('session', name), 'status', 'out_no', 'out_bytes',
-    'out_low', 'd:' .. target, 'a:' .. target)
+    'out_low', 'd:' .. target, 'w:' .. target)
   local speaker = as_listener(name, kept)
-  speaker.next_no, speaker.end_no = text.number(kept[5] or '0'), text.number(kept[6] or '0')
+  speaker.next_no, speaker.is_awaited = text.number(kept[5] or '0'), kept[6]
   return speaker
 end
 
@@ -163,14 +163,17 @@ local function take_held(session, target, number)
   return ending
 end
 
--- Arm the gap timer by the number that has been ready for longest, or drop it.
+-- Arm the gap timer by the number that has been ready for longest, or drop it. The session knows
+-- whether there is one.
 local function watch_gap(session, target)
   local longest = redis.call('ZRANGE', keys.of('ready', session, target), 0, 0, 'WITHSCORES')
   local id = keys.full(session) .. '|' .. target
   if longest[1] then
     timers.set(tonumber(longest[2]) + settings.gap_ms, 'gap', id)
+    write('HSET', keys.of('session', session), 'w:' .. target, '1')
   else
     timers.drop('gap', id)
+    write('HDEL', keys.of('session', session), 'w:' .. target)
   end
 end
 
@@ -219,10 +222,7 @@ function deliver.finish(session, target, number, ending)
     return
   end
   send(session, target, number, outcome, ending, speaker)
-  if number + 1 < speaker.end_no
-    and redis.call('EXISTS', keys.of('ready', session, target)) == 1 then
-    deliver.go_on(session, target)
-  end
+  if speaker.is_awaited then deliver.go_on(session, target) end
 end
 
 -- The next number is given up: its listeners are told `missing`.
