@@ -66,6 +66,7 @@ _FIRST: dict[str, list[str]] = {
     "trim_log": [ARCHIVE],
     # includes
     "archive": [ARCHIVE, *_scripts("close")],
+    "affinity": _scripts("choosing_a_node", "at_once", "dispatch"),
     "assign": _scripts("choosing_a_node", "waiting", "dispatch", "attempts"),
     "attempts": [*_ATTEMPTS, *_scripts("close", "waiting")],
     "call": _scripts("call", "cell"),
