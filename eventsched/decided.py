@@ -17,6 +17,8 @@ from projections.node import Node
 from projections.session import Session
 
 Read = Mapping[str, Any]
+LEASE_MS_MAX = 300_000
+"""From dispatch on, however often the handler asks for more (rule 19)."""
 
 
 def session_differences(name: str, view: Session | None, read: Read) -> Iterator[Violation]:
@@ -114,12 +116,17 @@ def _endless(name: str, view: Session, read: Read) -> Iterator[Violation]:
     for key, owed in view.owed.items():
         job = (read["jobs"] or {}).get(key, {})
         status = job.get("status")
-        if status == "running" and "lease" not in job:
+        if status == "running" and not _is_watched(job):
             yield Violation("I8", f"job:{job['key']}", "runs without a timer for its lease")
         elif status == "queued" and "wait" not in job:
             yield Violation("I8", f"job:{job['key']}", "waits without a timer for its end")
         elif status == "ended" and not owed.ready:
             yield Violation("I8", f"outcomes:{name}", f"{key} is open, its job has ended")
+
+
+def _is_watched(job: Mapping[str, str]) -> bool:
+    """The timer of its registration's leases is due by the end of this one."""
+    return "lease" in job and int(job["lease"]) <= int(job["deadline"] or 0)
 
 
 def jobless(view: Session, read: Read) -> set[int]:
@@ -147,6 +154,9 @@ def job_differences(key: str, view: Job | None, read: Read) -> Iterator[Violatio
     if view.status == "running":
         told |= {"node": name_of(view.node), "epoch": str(view.epoch)}
         told |= {"dispatched": str(view.dispatched_ms)}
+        ends_ms = int(kept["deadline"] or 0)
+        if not view.deadline_ms <= ends_ms <= view.dispatched_ms + LEASE_MS_MAX:
+            told |= {"deadline": str(view.deadline_ms)}
     elif view.status == "queued":
         told |= {"priority": str(view.priority), "tag": str(view.tag), "member": view.member}
         told |= {"deadline": str(view.deadline_ms)}

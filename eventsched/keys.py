@@ -19,6 +19,7 @@ D decided state: changes only together with an event, no TTL.   S soft state: ma
     playing:<session>      hash   D  open playbacks: `<origin>/<target>/<utterance>` -> until
     room:<room>            hash   D  member session -> language it hears
     job:<job_key>          string D  the job; its existence is the idempotency key
+                                  + S while it runs: deadline, which the handler may move
     node:<node>            hash   D  + S fields seen, load
     leases:<node>:<epoch>  zset   D  live attempts by time of dispatch
     classes                set    D  ids of capability classes

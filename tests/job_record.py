@@ -12,13 +12,12 @@ import msgspec
 
 from eventsched.store import Store
 
-ORDER = ("status", "attempt", "node", "epoch", "at", "place", "outcome", "core")
+ORDER = ("status", "attempt", "node", "epoch", "dispatched", "deadline", "place", "outcome", "core")
 
 
 def parts_of(key: str, kept: bytes) -> dict[str, str]:
     """Each part by its name; those that say nothing are empty, or not there."""
-    parts = dict(zip(ORDER, kept.decode().split("|", 7), strict=True))
-    parts["deadline" if parts["status"] == "queued" else "dispatched"] = parts.pop("at")
+    parts = dict(zip(ORDER, kept.decode().split("|", 8), strict=True))
     if place := parts.pop("place"):
         parts["priority"], parts["tag"], entry = place.split(",")
         parts["member"] = f"{entry}:{key}"
@@ -38,6 +37,6 @@ async def job_record(store: Store, key: str) -> dict[str, str]:
 async def falsify(redis: Any, store: Store, key: str, part: str, value: int) -> None:
     """One part says something else, as if by a fault."""
     place = store.keys.job(key)
-    parts = (await redis.get(place)).split(b"|", 7)
+    parts = (await redis.get(place)).split(b"|", 8)
     parts[ORDER.index(part)] = b"%d" % value
     await redis.set(place, b"|".join(parts))

@@ -18,7 +18,6 @@ local log_key = KEYS[1]
 local now_arg, node, epoch_arg, job_key, attempt_arg, more_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local held_ms_max = 300000
 -- include: fencing
--- include: timers
 -- include: text
 local epoch, attempt = text.int(epoch_arg, 0, 1e9), text.int(attempt_arg, 1, 1e6)
 local more = text.int(more_ms, 1, held_ms_max)
@@ -33,7 +32,7 @@ if why then
   return refuse(why)
 end
 local now = clock.now()
-local set = timers.due('lease', job_key) or 0
-local deadline_ms = math.max(set, math.min(now + more, tonumber(job.at) + held_ms_max))
-timers.set(deadline_ms, 'lease', job_key)
+local deadline_ms = math.max(tonumber(job.deadline),
+  math.min(now + more, tonumber(job.at) + held_ms_max))
+jobs.extend(job, text.of(deadline_ms))
 return deadline_ms

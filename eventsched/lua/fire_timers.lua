@@ -8,7 +8,7 @@
 -- Reply: [fired, next_ms, now_ms]   next_ms: when the next is due, or -1
 -- Refusals: none
 -- Events: any but those of opening, resuming, registering and results
--- Bound: 16 timers; 16 leases, 32 outcomes or 256 keys each; 8 jobs of utterances that end, each
+-- Bound: 16 timers; 16 leases of 256, 32 outcomes or 256 keys each; 8 jobs of utterances that end, each
 --   with 64 demands and 8 fills
 local log_key = KEYS[1]
 local now_arg = ARGV[1]
@@ -18,6 +18,14 @@ local audio_wait_ms = 60000
 -- include: attempts
 -- include: dead
 local fire = {}
+
+-- What fails is parked, and the rest goes on. Whether it went well, and what it returned.
+local function try(member, step, ...)
+  wrote = false
+  local ok, result = pcall(step, ...)
+  if not ok then dead.park('timers', member, 'timer', '', result) end
+  return ok, result
+end
 
 function fire.pause(full)
   local s = sessions.get(keys.name(full))
@@ -114,9 +122,25 @@ function fire.close(full)
   fill_all(freed)
 end
 
-function fire.lease(job_key)
-  local job = jobs.load(job_key)
-  if job and job.status == 'running' then attempts.redispatch(job, 'lease', nil, '') end
+local function end_lease(job_key)
+  attempts.redispatch(jobs.load(job_key), 'lease', nil, '')
+end
+
+-- What a registration holds beyond its time goes elsewhere, 16 a call, and the timer is set for when
+-- more may be over (rule 19). True when that is in the past: what was due after it waits for the next
+-- call, so that a late timekeeper catches up in order.
+function fire.leases(id, at)
+  local name, epoch = string.match(id, '^(.-)|(%d+)$')
+  local over, next_ms = attempts.over(name, epoch, at)
+  if not next_ms then return false end
+  local ended = 0
+  for i = 1, math.min(#over, attempts.recovered_max) do
+    if try('leases|' .. id, end_lease, over[i]) then ended = ended + 1 end
+  end
+  -- Where nothing could be ended the next try is not at once.
+  if ended > 0 and #over > attempts.recovered_max then next_ms = at end
+  timers.sooner(next_ms, 'leases', id)
+  return next_ms <= clock.now()
 end
 
 function fire.age(job_key)
@@ -219,19 +243,20 @@ end
 local now = clock.now()
 local due = redis.call('ZRANGEBYSCORE', keys.timers, '-inf', clock.text(), 'LIMIT', 0,
   fired_max)
+local fired = 0
 for _, member in ipairs(due) do
+  fired = fired + 1
   -- One before it may have dropped this timer, or set it anew for something that is not due.
   local due_ms = tonumber(redis.call('ZSCORE', keys.timers, member))
   if due_ms and due_ms <= now then
     local kind, id = string.match(member, '^(%a+)|(.*)$')
     redis.call('ZREM', keys.timers, member)
-    wrote = false
-    local ok, reason = pcall(fire[kind], id)
-    if not ok then dead.park('timers', member, 'timer', '', reason) end
+    local ok, is_behind = try(member, fire[kind], id, due_ms)
+    if ok and is_behind then break end
   end
 end
 sessions.settle()
 sessions.flush()
 queue.flush()
 local next_due = redis.call('ZRANGE', keys.timers, 0, 0, 'WITHSCORES')
-return { #due, next_due[2] and tonumber(next_due[2]) or -1, now }
+return { fired, next_due[2] and tonumber(next_due[2]) or -1, now }

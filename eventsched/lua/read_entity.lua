@@ -33,12 +33,14 @@ local function due(member)
   return redis.call('ZSCORE', keys.timers, member) or nil
 end
 
--- What the job of an open outcome is at, and the timer that will end it.
+-- What the job of an open outcome is at, and the timer that will end it: of a lease, that of its
+-- registration, which is due no later than its deadline.
 local function work_of(s, full, target, utterance)
   local key = table.concat({ s.tenant, full, utterance, 'translation', target, s.features_hash }, ':')
-  local job = jobs.look(key)
-  return { key = key, status = job and job.status,
-    lease = due('lease|' .. key), wait = due('wait|' .. key) }
+  local job = jobs.look(key) or {}
+  local lease = job.status == 'running' and due('leases|' .. job.node .. '|' .. text.of(job.epoch))
+  return { key = key, status = job.status, deadline = job.deadline, lease = lease or nil,
+    wait = due('wait|' .. key) }
 end
 
 -- How each held result ended; bodies and audio stay where they are.
@@ -83,7 +85,7 @@ function read.job(key)
     local demand = table.concat({ core.source, core.target, table.concat(core.services or {}, ',') }, ':')
     tag = redis.call('ZSCORE', keys.of('waiting', job.priority, demand), job.member) or nil
   end
-  return { hash = job, tag = tag, lease = due('lease|' .. key), wait = due('wait|' .. key) }
+  return { hash = job, tag = tag }
 end
 
 function read.node(name)

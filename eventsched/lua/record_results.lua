@@ -48,7 +48,6 @@ end
 local function record(job, result)
   jobs.finish(job, result.status, result.code)
   local id = emit(of(job, result, 'ResultRecorded'))
-  timers.drop('lease', job.key)
   local freed = nodes.give_back(node, epoch, job.key)
   deliver.finish(job.name, job.target, job.delivery_no, ending(job, result, id))
   if freed then assign.fill(freed, 'log/' .. id) end

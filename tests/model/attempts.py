@@ -51,7 +51,6 @@ def stop(w: World, key: str, reason: str, code: str = "") -> str:
         code=code,
     )
     w.emit(data, session=core.session, job=key, node=held.node)
-    w.drop_timer("lease", key)
     name = name_of(held.node)
     told = {"attempt": held.attempt, "epoch": held.epoch, "reason": reason}
     w.append(w.keys.inbox(name), t="cancel", j=key, c="", d=told, b=b"")
@@ -227,7 +226,6 @@ def _record(w: World, node: str, epoch: int, result: NodeResult) -> None:
     core, key = w.cores[result.job], result.job
     data = _said(w, epoch, result, ResultRecorded)
     log_id = w.emit(data, session=core.session, job=key, node=node, body=result.body)
-    w.drop_timer("lease", key)
     freed = _freed(w, name_of(node), epoch)
     ending = _ending(result, log_id)
     delivery.finish(w, name_of(core.session), core.target, core.delivery_no, ending)
@@ -320,9 +318,8 @@ def extend_lease(
     if why:
         raise refuse(w, job, node, epoch, attempt, "extend", why)
     asked_ms = min(w.now + more_ms, w.jobs[job].dispatched_ms + HELD_MS_MAX)
-    deadline_ms = max(w.timers[f"lease|{job}"], asked_ms)
-    w.set_timer(deadline_ms, "lease", job)
-    return deadline_ms
+    w.deadlines[job] = max(w.deadlines[job], asked_ms)
+    return w.deadlines[job]
 
 
 # --- registrations, which end attempts ------------------------------------------------------

@@ -26,6 +26,7 @@ from projections.node import Node
 from tests.model.world import Process, World, invalid
 
 SIDE_MAX, PAIRS_MAX, SERVICES_MAX, SLOTS_MAX = 64, 1_024, 16, 256
+LEASE_MS_MIN = 15_000
 
 
 def class_id(node: Node, marked: Sequence[str]) -> str:

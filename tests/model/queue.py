@@ -164,7 +164,7 @@ def lease_ms(w: World, audio_ms: int) -> int:
     """Rule 19: clamp(ceil(base_s + audio_s * factor), 15, 60) seconds."""
     base, factor = w.settings.lease_base_ms, w.settings.lease_factor_thousandths
     seconds = ceil((base * 1_000 + audio_ms * factor) / 1_000_000)
-    return min(max(seconds, 15), 60) * 1_000
+    return min(max(seconds * 1_000, nodes.LEASE_MS_MIN), 60_000)
 
 
 def give(w: World, key: str, attempt: int, choice: Choice, cause: str) -> None:
@@ -174,7 +174,9 @@ def give(w: World, key: str, attempt: int, choice: Choice, cause: str) -> None:
     context = by_target.get(f"context:{core.target}")
     context_at = at if context is not None else ""
     deadline_ms = w.now + lease_ms(w, core.ms)
-    w.set_timer(deadline_ms, "lease", key)
+    if not nodes.live(node):
+        w.set_timer_sooner(w.now + nodes.LEASE_MS_MIN, "leases", f"{choice.node}|{node.epoch}")
+    w.deadlines[key] = deadline_ms
     data = JobDispatched(
         utterance=core.utterance,
         target=core.target,

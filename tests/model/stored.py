@@ -172,6 +172,7 @@ def _job(w: World, key: str) -> dict[str, Any]:
         fields |= {"priority": job.priority, "tag": job.tag, "member": job.member}
     if job.status == "running":
         fields["dispatched"] = job.attempts[-1].dispatched_ms
+        fields["deadline"] = w.deadlines[key]
     else:
         fields["deadline"] = job.deadline_ms
     return fields | {"core": core}

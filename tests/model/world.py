@@ -179,6 +179,8 @@ class World:
         self.cores: dict[str, Core] = {}
         self.held: dict[str, dict[tuple[str, int], Ending]] = {}
         self.timers: dict[str, int] = {}
+        self.deadlines: dict[str, int] = {}
+        """When the leases of running jobs end: as dispatched, or later where handlers asked."""
         self.streams: dict[str, list[Entry]] = {}
         self.audio: dict[str, list[Event]] = {}
         self.contexts: dict[str, tuple[str, dict[str, bytes]]] = {}
@@ -281,6 +283,10 @@ class World:
 
     def set_timer(self, due_ms: int, kind: str, of: str) -> None:
         self.timers[f"{kind}|{of}"] = due_ms
+
+    def set_timer_sooner(self, due_ms: int, kind: str, of: str) -> None:
+        """One that is there already may only come sooner."""
+        self.set_timer(min(due_ms, self.timers.get(f"{kind}|{of}", due_ms)), kind, of)
 
     def drop_timer(self, kind: str, of: str) -> None:
         self.timers.pop(f"{kind}|{of}", None)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from eventsched.events import Event, JobDispatched, JobQueued, UtteranceFinalized
+from eventsched.keys import name_of
 from projections.job import Job, Jobs
 from projections.node import Node, Nodes
 from tests.fixtures_store import TimedStore
@@ -66,6 +67,7 @@ async def _check_job(store: TimedStore, key: str, job: Job) -> None:
         assert store.keys.full(kept["node"]) == job.node
         assert int(kept["epoch"]) == job.epoch
         assert int(kept["dispatched"]) == job.dispatched_ms
+        assert job.deadline_ms <= int(kept["deadline"]) <= job.dispatched_ms + 300_000
     if job.status == "queued":
         assert int(kept["priority"]) == job.priority
         assert (int(kept["tag"]), kept["member"]) == (job.tag, job.member)
@@ -199,9 +201,9 @@ async def _check_fair_share(store: TimedStore, events: list[Event]) -> None:
 
 async def _check_timers(store: TimedStore, jobs: dict[str, Job], nodes: dict[str, Node]) -> None:
     due = await zset(store, store.keys.timers)
-    expected = {f"lease|{key}" for key, job in jobs.items() if job.status == "running"}
-    expected |= {f"wait|{key}" for key, job in jobs.items() if job.status == "queued"}
-    assert {member for member in due if member.split("|")[0] in ("lease", "wait")} == expected
+    await _check_lease_timers(store, jobs, due)
+    expected = {f"wait|{key}" for key, job in jobs.items() if job.status == "queued"}
+    assert {member for member in due if member.startswith("wait|")} == expected
     alive = {f"node|{name}" for name, node in nodes.items() if node.status != "gone"}
     assert {member for member in due if member.startswith("node|")} == alive
     marks = {
@@ -210,6 +212,19 @@ async def _check_timers(store: TimedStore, jobs: dict[str, Job], nodes: dict[str
         for service, until in node.marks.items()
     }
     assert marks.items() <= due.items()
+
+
+async def _check_lease_timers(
+    store: TimedStore, jobs: dict[str, Job], due: dict[str, int]
+) -> None:
+    """One of each registration with live leases, due by the end of the first to end; one that is
+    left over from earlier leases is due within 15 s too."""
+    for key, job in jobs.items():
+        if job.status == "running":
+            ends_ms = int((await job_record(store, key))["deadline"])
+            assert due[f"leases|{name_of(job.node)}|{job.epoch}"] <= ends_ms
+    left = [ms for member, ms in due.items() if member.startswith("leases|")]
+    assert max(left, default=0) <= store.at_ms + 15_000
 
 
 async def _check_nobody_waits_for_a_free_slot(

@@ -324,12 +324,14 @@ async def test_rule_20_a_timer_whose_cause_is_gone_does_nothing(store: TimedStor
     await reply(store, node, first)
     await reply(store, node, second)
     key = store.keys.timers
-    for kind in ("lease", "wait", "age"):
+    for kind in ("wait", "age"):
         for job in (first, second, "acme:nothing"):
             await store.transport.command("ZADD", key, 1, f"{kind}|{job}", key=key)
     for stale in (
         "mark|n1|tts",
         "drain|n1",
+        "leases|n1|1",
+        "leases|none|1",
         "mark|none|tts",
         "drain|none",
         "node|none",

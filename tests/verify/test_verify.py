@@ -305,7 +305,17 @@ async def _timer(t: Told, redis: Any, member: str) -> None:
 
 
 async def _lost_lease_timer(t: Told, redis: Any) -> None:
-    await _timer(t, redis, f"lease|{t.key(1)}")
+    await _timer(t, redis, "leases|n1|1")
+
+
+async def _late_lease_timer(t: Told, redis: Any) -> None:
+    """It is there, and due 1 ms after a lease has ended."""
+    ends_ms = int((await job_record(t.store, t.key(1)))["deadline"])
+    await redis.zadd(t.store.keys.timers, {"leases|n1|1": ends_ms + 1})
+
+
+async def _forged_deadline(t: Told, redis: Any) -> None:
+    await falsify(redis, t.store, t.key(1), "deadline", 10**12)
 
 
 async def _lost_wait_timer(t: Told, redis: Any) -> None:
@@ -360,6 +370,7 @@ STORED: list[tuple[str, Corruption]] = [
     ("I6", _strange_view),
     ("I6", _unreadable_view),
     ("I7", _job_node),
+    ("I7", _forged_deadline),
     ("I7", _forged_index),
     ("I7", _forged_order),
     ("I7", _lost_session),
@@ -370,6 +381,7 @@ STORED: list[tuple[str, Corruption]] = [
     ("I7", _lost_held),
     ("I7", _lost_outcome),
     ("I8", _lost_lease_timer),
+    ("I8", _late_lease_timer),
     ("I8", _lost_wait_timer),
     ("I8", _lost_gap_timer),
     ("I8", _lost_close_timer),

@@ -31,7 +31,7 @@ end
 -- Rule 19: clamp(ceil(base_s + audio_s * factor), 15, 60) seconds, in integers.
 local function lease_ms(audio_ms)
   local thousandths = settings.lease_base_ms + audio_ms * settings.lease_factor_thousandths / 1000
-  return math.min(math.max(math.ceil(thousandths / 1000), 15), 60) * 1000
+  return math.min(math.max(math.ceil(thousandths / 1000) * 1000, nodes.lease_ms_min), 60000)
 end
 
 -- Why the node that the turn or session used last is passed over; empty when it can be taken.
@@ -118,9 +118,8 @@ local function give(job, choice, cause)
     .. deadline
   local d = told(job, choice, token, context_at)
   nodes.take(node, job.key)
-  jobs.run(job, attempt, node)
+  jobs.run(job, attempt, node, deadline)
   affinity.move(job.name, node.name, job.turn)
-  timers.set(deadline, 'lease', job.key)
   local id = emit({ t = 'JobDispatched', s = job.session, j = job.key, n = keys.full(node.name),
     c = cause, tp = job.tp, d = d })
   write('XADD', keys.of('inbox', node.name), clock.entry_id(), 't', 'assign',

@@ -18,7 +18,6 @@ function attempts.stop(job, reason, code, cause)
   emit({ t = 'AttemptEnded', s = job.session, j = job.key, n = keys.full(job.node), c = cause,
     tp = job.tp, d = { utterance = tonumber(job.utterance), target = job.target,
       attempt = job.attempt, epoch = job.epoch, reason = reason, code = filled(code) } })
-  timers.drop('lease', job.key)
   write('XADD', keys.of('inbox', job.node), clock.entry_id(), 't', 'cancel',
     'j', job.key, 'c', '', 'd', cjson.encode({ attempt = job.attempt, epoch = job.epoch,
       reason = reason }), 'b', '')
@@ -61,6 +60,26 @@ function attempts.recover(name, epoch, reason)
   if redis.call('EXISTS', leases) == 1 then
     timers.set(clock.now(), 'lost', string.format('%s|%d|%s', keys.full(name), epoch, reason))
   end
+end
+
+-- The leases of a registration that are over at `at`, the first to end first; and when to look again,
+-- if it holds any. Until a lease is 15 s old it cannot be over and need not be read.
+function attempts.over(name, epoch, at)
+  local leases, born = keys.of('leases', name, epoch), text.of(at - nodes.lease_ms_min)
+  local old = redis.call('ZRANGEBYSCORE', leases, '-inf', born)
+  local young = redis.call('ZRANGEBYSCORE', leases, '(' .. born, '+inf', 'WITHSCORES', 'LIMIT', '0', '1')
+  local over, ends = {}, {}
+  local next_ms = (tonumber(young[2]) or clock.now()) + nodes.lease_ms_min
+  for _, job_key in ipairs(old) do
+    local end_ms = jobs.lease_end(job_key) or next_ms -- without a record none: `verify` tells
+    ends[job_key] = end_ms
+    if end_ms <= at then over[#over + 1] = job_key else next_ms = math.min(next_ms, end_ms) end
+  end
+  table.sort(over, function(a, b)
+    if ends[a] ~= ends[b] then return ends[a] < ends[b] end
+    return text.before(a, b)
+  end)
+  return over, (old[1] or young[1]) and next_ms
 end
 
 -- The registration is over. The caller recovers its leases.

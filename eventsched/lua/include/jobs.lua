@@ -1,6 +1,7 @@
 -- jobs: the job record. Its existence is the idempotency key (rules 10, 11). It is one line,
---   status|attempt|node|epoch|at|place|outcome|core
--- node, epoch: of the last attempt. at: when that was dispatched or, while the job waits, until when.
+--   status|attempt|node|epoch|at|deadline|place|outcome|core
+-- node, epoch: of the last attempt. at: while it runs, when it was dispatched. deadline: when its lease
+-- ends or, while the job waits, its wait.
 -- place: `priority,tag,entry` in the queue, once it has waited. core: the JSON that never changes,
 -- what an assignment says about the job; once it has ended, what that begins with and the code.
 -- include: keys
@@ -10,7 +11,7 @@
 -- include: text
 local jobs = {}
 
-local line = '^(%a+)|(%d+)|([^|]*)|(%d*)|(%d*)|([^|]*)|([^|]*)|()'
+local line = '^(%a+)|(%d+)|([^|]*)|(%d*)|(%d*)|(%d*)|([^|]*)|([^|]*)|()'
 local begins = line .. '{"session":"([^"]+)","utterance":(%d+),"target":"([^"]+)",'
   .. '"delivery_no":(%d+),"tp":"([^"\\]*)"()'
 local goes_on = '^,"tenant":"([^"]+)","turn":(%d+),"source":"([^"]+)","ms":(%d+),"priority":(%d),'
@@ -40,21 +41,21 @@ local function decode(job)
 end
 
 -- As much as a result needs: the token, the state, and what the core begins with. Or nil.
--- `at` is text.
+-- `at` and `deadline` are text.
 function jobs.look(key)
   local record = keys.of('job', key)
   local kept = redis.call('GET', record)
   if not kept then return nil end
-  local status, attempt, node, epoch, at, place, outcome, core_at, session, utterance, target,
-    delivery_no, tp, core_to = string.match(kept, begins)
+  local status, attempt, node, epoch, at, deadline, place, outcome, core_at, session, utterance,
+    target, delivery_no, tp, core_to = string.match(kept, begins)
   if not status then
-    status, attempt, node, epoch, at, place, outcome, core_at = string.match(kept, line)
+    status, attempt, node, epoch, at, deadline, place, outcome, core_at = string.match(kept, line)
   end
   local job = {
     key = key, record = record, kept = kept, status = status, attempt = text.number(attempt),
-    node = node, epoch = text.number(epoch), at = at, place = place, outcome = outcome, core_at = core_at,
-    session = session, utterance = utterance, target = target, delivery_no = delivery_no, tp = tp,
-    core_to = core_to,
+    node = node, epoch = text.number(epoch), at = at, deadline = deadline, place = place,
+    outcome = outcome, core_at = core_at, session = session, utterance = utterance, target = target,
+    delivery_no = delivery_no, tp = tp, core_to = core_to,
   }
   if place ~= '' then
     local priority, tag, entry = string.match(place, '^(%d+),(%d+),(%d+)$')
@@ -86,16 +87,22 @@ function jobs.load(key)
   return job and jobs.whole(job)
 end
 
+-- When the lease of a running attempt ends; nil for any other.
+function jobs.lease_end(key)
+  local kept = redis.call('GET', keys.of('job', key))
+  return kept and tonumber(string.match(kept, '^running|%d+|[^|]*|%d*|%d*|(%d+)|'))
+end
+
 -- As `read_entity` and tests see it: each part by its name, as text. Or nil.
 function jobs.parts(key)
   local kept = redis.call('GET', keys.of('job', key))
   if not kept then return nil end
-  local status, attempt, node, epoch, at, place, outcome, core_at = string.match(kept, line)
+  local status, attempt, node, epoch, at, deadline, place, outcome, core_at = string.match(kept, line)
   local priority, tag, entry = string.match(place, '^(%d+),(%d+),(%d+)$')
   local core = cjson.decode(string.sub(kept, core_at))
-  return { status = status, attempt = attempt, node = node, epoch = epoch,
-    [status == 'queued' and 'deadline' or 'dispatched'] = at, priority = priority, tag = tag,
-    member = entry and entry .. ':' .. key, outcome = outcome, code = core.code or '' }, core
+  return { status = status, attempt = attempt, node = node, epoch = epoch, dispatched = at,
+    deadline = deadline, priority = priority, tag = tag, member = entry and entry .. ':' .. key,
+    outcome = outcome, code = core.code or '' }, core
 end
 
 -- The code with which it failed.
@@ -103,24 +110,30 @@ function jobs.code(job)
   return cjson.decode(string.sub(job.kept, job.core_at)).code
 end
 
-local function put(job, status, attempt, node, epoch, at, outcome, core)
+local function put(job, status, attempt, node, epoch, at, deadline, outcome, core)
   job.status = status
   write('SET', job.record, status .. '|' .. attempt .. '|' .. node .. '|' .. epoch .. '|'
-    .. at .. '|' .. job.place .. '|' .. outcome .. '|' .. core .. '}')
+    .. at .. '|' .. deadline .. '|' .. job.place .. '|' .. outcome .. '|' .. core .. '}')
 end
 
--- It is on its node.
-function jobs.run(job, attempt, node)
+-- It is on its node, until `deadline`. Both are text.
+function jobs.run(job, attempt, node, deadline)
   job.node, job.epoch = node.name, node.epoch
-  put(job, 'running', attempt, node.name, node.epoch_told, clock.text(), '', job.core)
+  put(job, 'running', attempt, node.name, node.epoch_told, clock.text(), deadline, '', job.core)
+end
+
+-- Its node may hold it for longer. `deadline` is text.
+function jobs.extend(job, deadline)
+  put(job, 'running', text.of(job.attempt), job.node, text.of(job.epoch), job.at, deadline,
+    '', job.core)
 end
 
 -- It waits at its place in the queue. `deadline` is text.
 function jobs.wait(job, tag, deadline)
-  job.at = deadline
+  job.deadline = deadline
   job.place = text.of(job.priority) .. ',' .. tag .. ',' .. string.sub(job.member, 1, 16)
-  put(job, 'queued', text.of(job.attempt), job.node, job.epoch and text.of(job.epoch) or '', deadline,
-    '', job.core)
+  put(job, 'queued', text.of(job.attempt), job.node, job.epoch and text.of(job.epoch) or '',
+    '', deadline, '', job.core)
 end
 
 -- The job takes no further part: nothing but its end is remembered, until its session retires.
@@ -128,6 +141,6 @@ function jobs.finish(job, outcome, code)
   local core = string.sub(job.kept, job.core_at, job.core_to and job.core_to - 1 or -2)
   if filled(code) then core = core .. ',"code":' .. json.text(code) end
   job.place = ''
-  put(job, 'ended', text.of(job.attempt), job.node, job.epoch and text.of(job.epoch) or '', '', outcome,
-    core)
+  put(job, 'ended', text.of(job.attempt), job.node, job.epoch and text.of(job.epoch) or '', '', '',
+    outcome, core)
 end

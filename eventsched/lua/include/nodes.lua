@@ -6,7 +6,7 @@
 -- include: timers
 -- include: text
 -- include: classes
-local nodes = {}
+local nodes = { lease_ms_min = 15000 }
 call.starts_with(function() nodes.known = {} end)
 
 -- What most calls need not know is read when it is asked for.
@@ -79,7 +79,12 @@ local function count(node, change)
   if node.status == 'alive' then classes.reseat(node.class, node.name, was, load_of(node)) end
 end
 
+-- One timer watches over all leases of a registration: whoever takes the first slot sets it to when
+-- that lease can end at the soonest, and while one is live nothing sets it later than one ends.
 function nodes.take(node, job_key)
+  if nodes.live(node) == 0 then
+    timers.sooner(clock.now() + nodes.lease_ms_min, 'leases', node.name .. '|' .. node.epoch_told)
+  end
   count(node, 1)
   write('ZADD', nodes.leases(node), clock.text(), job_key)
 end

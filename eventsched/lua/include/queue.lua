@@ -154,8 +154,8 @@ function queue.age(job)
   job.priority = 0
   local tag = text.of(job.tag)
   enter_line(0, demand, tag, job.member)
-  jobs.wait(job, tag, job.at)
-  say(job, 'aged', '', tag, job.at)
+  jobs.wait(job, tag, job.deadline)
+  say(job, 'aged', '', tag, job.deadline)
 end
 
 function queue.remove(job)

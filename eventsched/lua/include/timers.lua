@@ -8,14 +8,14 @@ function timers.set(due, kind, id)
   if type(due) == 'number' then due = text.of(due) end
   write('ZADD', keys.timers, due, kind .. '|' .. id)
 end
+-- As `set`; one that is there already may only come sooner.
+function timers.sooner(due, kind, id)
+  write('ZADD', keys.timers, 'LT', text.of(due), kind .. '|' .. id)
+end
 function timers.drop(kind, id)
   write('ZREM', keys.timers, kind .. '|' .. id)
 end
 -- Of two kinds with the same id.
 function timers.drop_both(kind, other, id)
   write('ZREM', keys.timers, kind .. '|' .. id, other .. '|' .. id)
-end
--- When it is due, or nil.
-function timers.due(kind, id)
-  return tonumber(redis.call('ZSCORE', keys.timers, kind .. '|' .. id))
 end
