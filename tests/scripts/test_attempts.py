@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from eventsched.events import Affinity
 from eventsched.store import Chunk, Receipt
 from tests.fixtures_store import START_MS, TimedStore
+from tests.job_record import job_record
 from tests.scripts.cell_state import check
 from tests.scripts.jobs_of import (
     assigned,
@@ -356,3 +358,34 @@ async def test_an_unknown_timer_is_parked_and_the_others_fire(store: TimedStore)
     parked = await take_parked(store)
     assert [one["id"] for one in parked] == ["nonsense|x", "without a bar"]
     assert {(one["from"], one["partial"]) for one in parked} == {("timers", "0")}
+
+
+@pytest.mark.parametrize("tp", ["", '00-1/"a"|\\, é-01'], ids=["plain", "escaped"])
+async def test_whatever_its_traceparent_is_a_job_goes_again_waits_and_ends(
+    store: TimedStore, tp: str
+) -> None:
+    node = await store.join(slots=1)
+    await speak(store, "s1", count=2, traceparent=tp)
+    await store.dispatch()
+    (first,) = await assigned(store, node)
+    assert await reply(store, node, first["j"], status="failed", code="BAD", retriable=True) == "ok"
+    second = (await assigned(store, node))[-1]
+    empty = await reply(store, node, second["j"], status="no_text", code="ASR_EMPTY")
+    assert (empty, await reply(store, node, second["j"])) == ("ok", "ok")
+    again = (await assigned(store, node))[-1]
+    own = ("attempt", "c")
+    assert without(again, *own) == without(first, *own)
+    assert await reply(store, node, first["j"], 2, status="failed", code="BAD") == "ok"
+    assert [one.traceparent for one in await logged(store, "ResultDelivered")] == [tp, tp]
+    for job, code in ((first["j"], "BAD"), (second["j"], "")):
+        kept = await job_record(store, job)
+        said = {name: first[name] for name in ("session", "target", "tp")}
+        core = msgspec.json.decode(kept["core"])
+        assert (kept["status"], kept["code"]) == ("ended", code)
+        assert without(core, "utterance", "delivery_no", "code") == said
+    assert await take_parked(store) == []
+    await check(store)
+
+
+def without(message: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in message.items() if name not in names}

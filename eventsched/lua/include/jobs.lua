@@ -66,10 +66,11 @@ function jobs.look(key)
   return job
 end
 
--- With everything that its core says.
+-- With everything that its core says. Where JSON escapes something in `tp`, `look` has decoded it all.
 function jobs.whole(job)
-  if job.source then return job end
+  if job.core then return job end
   job.core = string.sub(job.kept, job.core_at, -2)
+  if not job.core_to then return job end
   local tenant, turn, source, ms, priority, at = string.match(job.kept, goes_on, job.core_to)
   if not tenant then
     decode(job)
@@ -136,9 +137,16 @@ function jobs.wait(job, tag, deadline)
     '', deadline, '', job.core)
 end
 
+-- What its core begins with, as far as `look` reads it.
+local function beginning(job)
+  if job.core_to then return string.sub(job.kept, job.core_at, job.core_to - 1) end
+  return '{"session":"' .. job.session .. '","utterance":' .. job.utterance .. ',"target":"'
+    .. job.target .. '","delivery_no":' .. job.delivery_no .. ',"tp":' .. json.text(job.tp)
+end
+
 -- The job takes no further part: nothing but its end is remembered, until its session retires.
 function jobs.finish(job, outcome, code)
-  local core = string.sub(job.kept, job.core_at, job.core_to and job.core_to - 1 or -2)
+  local core = beginning(job)
   if filled(code) then core = core .. ',"code":' .. json.text(code) end
   job.place = ''
   put(job, 'ended', text.of(job.attempt), job.node, job.epoch and text.of(job.epoch) or '', '', '',
