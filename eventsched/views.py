@@ -320,13 +320,14 @@ def _item(put: Put) -> list[Arg]:
 
 def _runs(items: Iterable[list[Arg]], *, head: int) -> list[Arg]:
     """Items by length, so that it is told once for many. What is too long for a script to take at
-    once becomes several items that begin alike, with `head` arguments."""
+    once becomes several items that begin alike, with `head` arguments. The longest go first: what
+    is left of one comes behind the rest of it."""
     by_length: dict[int, list[list[Arg]]] = {}
     for item in items:
         for part in (item,) if len(item) <= ITEM_MAX else _in_parts(item, head):
             by_length.setdefault(len(part), []).append(part)
     args: list[Arg] = [len(by_length)]
-    for length, run in by_length.items():
+    for length, run in sorted(by_length.items(), reverse=True):
         args += (len(run), length)
         args.extend(chain.from_iterable(run))
     return args

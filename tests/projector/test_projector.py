@@ -511,6 +511,22 @@ async def test_a_record_of_very_many_fields_is_written_whole(store: TimedStore) 
     assert Holding().restored(kept) == view
 
 
+async def test_a_trail_too_long_for_one_command_keeps_its_order(store: TimedStore) -> None:
+    views = views_of(store)
+    held = await views.acquire(ProjectionSet("holding", (Holding(),)), "me", HOLD_MS)
+    assert isinstance(held, Held)
+    trails = {"s1": ["1-1", "2-1", "3-1"], "s2": [f"{n}-1" for n in range(1, 2_000)]}
+    save = Save(
+        projection_set="holding", group="holding", epoch=held.epoch, start=START, to="2000-1",
+        hold_ms=HOLD_MS, changes=[Changes("holding", "1.1")], trails=trails,
+    )  # fmt: skip
+    assert await views.save(save) == "saved"
+    for session, ids in trails.items():
+        key = store.keys.idx(session)
+        kept = await store.transport.command("LRANGE", key, 0, -1, key=key)
+        assert [one.decode() for one in kept] == ids
+
+
 async def test_a_save_from_another_checkpoint_is_turned_away(store: TimedStore) -> None:
     await talk(store, 2)
     one = projector(store, batch_max=2)
