@@ -26,7 +26,7 @@ from eventsched.moments import Moment
 from eventsched.past import Past, of_job
 from eventsched.privacy.opening import EventOpener
 from eventsched.projection import Projection, WithParts
-from eventsched.views import START, Views
+from eventsched.views import START, Views, is_made_by
 
 SWITCHES_MAX = 3
 """How often a record is looked for when a rebuild switches builds meanwhile."""
@@ -342,10 +342,11 @@ class Reader:
 
 
 async def _live(views: Views, projection: Projection, record: str) -> tuple[Any, str] | None:
-    """The stored record. A rebuild may switch between the two reads: then look again."""
+    """The stored record; none of a build that another version made. A rebuild may switch between
+    the two reads: then look again."""
     build = await views.live(projection.name)
     for _ in range(SWITCHES_MAX):
-        if build is None:
+        if build is None or not is_made_by(build, projection):
             return None
         (fields,) = await views.load(projection.name, build, [record])
         if fields:

@@ -25,7 +25,7 @@ from eventsched.invariants import Before, Violation, broken_by
 from eventsched.kept_streams import KeptStreams
 from eventsched.keys import name_of
 from eventsched.projection import ProjectionSet
-from eventsched.views import START, Views
+from eventsched.views import START, Views, is_made_by
 from projections.session import Session
 
 COMPARED_MAX = 32
@@ -195,9 +195,13 @@ class Verifier:
     async def _compare_records(self, part: Folded) -> None:
         """Every record of the fold is live, and no other is."""
         name = part.projection.name
+        live = await self._views.live(name)
+        if live is not None and not is_made_by(live, part.projection):
+            what = f"{live} was made by another version: a projector of this one rebuilds it"
+            self.report.add([Violation("I6", f"live:{name}", what)])
+            return
         for entities in _some(list(part.views)):
             await self._compare_some_records(part, entities)
-        live = await self._views.live(name)
         if live is None:
             return
         async for ids in self._views.scan(f"view:{name}:{live}"):

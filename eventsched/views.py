@@ -46,6 +46,11 @@ class OtherVersion(msgspec.Struct, frozen=True):
     build: str
 
 
+def is_made_by(build: str, projection: Projection) -> bool:
+    """Whether this version of the projection made its records; others may have another form."""
+    return build.partition(".")[0] == str(projection.version)
+
+
 class Put(msgspec.Struct, frozen=True):
     """One record to write."""
 

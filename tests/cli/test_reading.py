@@ -112,6 +112,23 @@ async def test_state_is_the_same_folded_from_the_trail_and_live(
     assert [one.at for one in live] == [one.at for one in trailing]
 
 
+async def test_state_is_folded_where_the_live_records_are_of_another_version(
+    store: TimedStore, redis: Client
+) -> None:
+    """As between an upgrade and its rebuild: they may have another form."""
+    reader = await reader_of(store, redis)
+    session = await spoken(store, "s1")
+    await fold(store)
+    live = await reader.state("session", session)
+    await redis.set(store.keys.live("session"), "1.1")
+    earlier = msgspec.msgpack.encode({"session": session})
+    key = store.keys.view("session", "1.1", "s1")
+    await redis.hset(key, mapping={"at": live.at, "v": earlier})
+    found = await reader.state("session", session)
+    assert not found.is_live
+    assert (found.view, found.at) == (live.view, live.at)
+
+
 async def test_rule_34_a_group_is_found_by_its_id_while_it_is_active_and_later(
     store: TimedStore, redis: Client
 ) -> None:

@@ -406,6 +406,15 @@ async def test_what_is_stored_broken_by_hand_is_found(
     assert not report.is_clean
 
 
+async def test_views_of_another_version_are_told_once_and_not_compared(
+    told: Told, redis: Any
+) -> None:
+    await redis.set(told.store.keys.live("job"), "1.1")
+    (found,) = (await verified(told.store)).violations
+    assert (found.invariant, found.where) == ("I6", "live:job")
+    assert found.what.startswith("1.1 was made by another version")
+
+
 async def test_a_log_trimmed_with_an_event_is_told_and_not_folded(told: Told, redis: Any) -> None:
     log = await told.store.log()
     await redis.xtrim(told.store.keys.log, minid=log[3].id, approximate=False)
