@@ -201,6 +201,7 @@ POISON: dict[str, dict[str, Any] | str] = {
     "no targets": {"targets": None},
     "a target without a number": {"targets": [{"target": "es"}]},
     "a target that is none": {"targets": [7]},
+    "a number without its target": {"targets": [{"delivery_no": 0}]},
     "no length": {"ms": None},
     "no priority": {"priority": None},
     "no log id": {"log": None},

@@ -45,6 +45,7 @@ local function decoded(d)
     if type(told[field]) ~= kind then error(field .. ' is no ' .. kind, 0) end
   end
   for _, owed in ipairs(told.targets) do
+    if type(owed.target) ~= 'string' then error('target is no string', 0) end
     owed.delivery_no = string.format('%d', owed.delivery_no)
   end
   told.name = keys.name(told.session)
