@@ -13,8 +13,8 @@ D decided state: changes only together with an event, no TTL.   S soft state: ma
     inbox:<node>           stream D  assignments and cancels of one node
     out:<session>          stream S  what its listeners hear; bounded
     session:<session>      hash   D  + S fields heard, w:*, out_*, confirmed, archived
-    outcomes:<session>     hash   D  open outcomes: `<target>/<delivery_no>` -> JSON
-    held:<session>         hash   D  results that wait behind a gap: same fields, and `…/audio`
+    outcomes:<session>     hash   D  `<target>/<delivery_no>` -> utterance|first chunk|recipients
+    held:<session>         hash   D  results behind a gap: same fields, and `…/body`, `…/audio`
     ready:<session>:<target> zset D  numbers that are ready but wait, by the time they got ready
     playing:<session>      hash   D  open playbacks: `<origin>/<target>/<utterance>` -> until
     room:<room>            hash   D  member session -> language it hears
