@@ -3,7 +3,6 @@
 -- include: keys
 -- include: write
 -- include: clock
--- include: timers
 -- include: settings
 -- include: text
 -- include: json

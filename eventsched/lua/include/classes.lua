@@ -4,7 +4,6 @@
 -- include: keys
 -- include: write
 -- include: text
--- include: json
 local classes = {}
 call.starts_with(function()
   classes.known, classes.pairs, classes.served, classes.awaited = {}, {}, {}, {}
