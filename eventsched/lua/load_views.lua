@@ -10,7 +10,7 @@
 -- Reply: per record its fields and values in a list, which is empty where there is none
 -- Refusals: none
 -- Events: none
--- Bound: the arguments, at most 500
+-- Bound: the arguments, at most 128
 local log_key = KEYS[1]
 local now_arg, projection, build = ARGV[1], ARGV[2], ARGV[3]
 -- include: keys
