@@ -181,9 +181,16 @@ def _finalized(view: Session, event: Event, data: UtteranceFinalized) -> Session
         allocated=allocated,
         owed=owed,
         audio_ms=view.audio_ms + data.ms,
-        recent=(*view.recent[1 - RECENT_MAX :], latest),
+        recent=(*_recent(view.recent[1 - RECENT_MAX :], data.utterance + 1), latest),
         at_ms=event.ms,
     )
+
+
+def _recent(utterances: tuple[Utterance, ...], end: int) -> tuple[Utterance, ...]:
+    """Of the last 16 before `end`; where one was passed by, they are fewer."""
+    if utterances and utterances[0].utterance < end - RECENT_MAX:
+        return tuple(one for one in utterances if one.utterance >= end - RECENT_MAX)
+    return utterances
 
 
 def _dispatched(view: Session, event: Event, data: JobDispatched) -> Session:
@@ -231,8 +238,10 @@ def _delivered(view: Session, event: Event, data: ResultDelivered | ResultMissin
 def _with_end(
     recent: tuple[Utterance, ...], utterance: int, target: str, end: End
 ) -> tuple[Utterance, ...]:
-    place = utterance - recent[0].utterance if recent else -1
-    if not 0 <= place < len(recent) or recent[place].utterance != utterance:
+    place = min(utterance - recent[0].utterance, len(recent) - 1) if recent else -1
+    while place > 0 and recent[place].utterance > utterance:  # one before it was passed by
+        place -= 1
+    if place < 0 or recent[place].utterance != utterance:
         return recent
     old = recent[place]
     new = replace(old, ended={**old.ended, target: end})
@@ -344,4 +353,5 @@ class Sessions:
     def restored(self, fields: Mapping[str, bytes]) -> Session:
         recent = [_utterance(value) for name, value in fields.items() if name[0] == "u"]
         recent.sort(key=attrgetter("utterance"))
-        return replace(_decode(fields.get("v", b"")), recent=tuple(recent))
+        view = _decode(fields.get("v", b""))
+        return replace(view, recent=_recent(tuple(recent), view.utterance))

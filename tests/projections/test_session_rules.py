@@ -263,6 +263,18 @@ def test_a_save_writes_the_utterance_that_changed_and_no_other(told: Spoken) -> 
     assert len(told.stored["s1"]) == 1 + RECENT_MAX
 
 
+def test_the_last_16_are_the_same_in_what_is_stored_where_one_was_passed_by(told: Spoken) -> None:
+    """Its place holds an older one, until the next that has it (`told` compares after each)."""
+    passed_by = RECENT_MAX + 4
+    for no in range(3 * RECENT_MAX):
+        if no != passed_by:
+            told.finalized(2_000 + no, no, es(no))
+            told.delivered(2_000 + no, no)
+        last = [one for one in range(max(0, no + 1 - RECENT_MAX), no + 1) if one != passed_by]
+        assert [one.utterance for one in told.view.recent][-len(last) :] == last
+    assert all(one.ended == {"es": "result"} for one in told.view.recent)
+
+
 @pytest.mark.parametrize("field", ["v", "u1"])
 def test_a_record_that_was_cut_short_says_that_it_cannot_be_read(told: Spoken, field: str) -> None:
     told.finalized(2_000, 1, es(1))
