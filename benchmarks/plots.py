@@ -118,7 +118,7 @@ def _sessions(results: Results) -> Any:
     load.set_ylabel("Redis CPU, % of one core")
     load.set_ylim(0, 105)
     handles = [handle for one in (axes, load) for handle in one.get_legend_handles_labels()[0]]
-    axes.legend(handles=handles, fontsize=8, loc="upper left", frameon=False)
+    axes.legend(handles=handles, fontsize=8, loc="lower right", ncols=2, frameon=False)
     return figure
 
 
