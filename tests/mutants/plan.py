@@ -37,6 +37,8 @@ _FIRST: dict[str, list[str]] = {
     "finalize_utterances": _scripts("ingest", "sessions", "at_once"),
     "fire_timers": [
         "tests/scripts/test_nodes.py::test_rule_13_a_heartbeat_keeps_a_node_alive",
+        "tests/scripts/test_nodes.py::test_rule_13_what_a_draining_node_holds_after_its_bound_goes_elsewhere",
+        "tests/scripts/test_sessions.py::test_rule_8_idle_ends_after_sixty_seconds_of_nothing",
         *_scripts("leases", "close", "delivery", "waiting", "nodes", "marks", "attempts"),
         *_scripts("playback", "sessions"),
         ARCHIVE,
