@@ -32,7 +32,6 @@ PARTS_MAX = 8
 CHARACTERS_MAX = 800
 
 
-
 class Part(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
     """One delivered result inside a group."""
 

@@ -19,6 +19,7 @@
 local log_key = KEYS[1]
 local now_arg, set, holder, hold_ms, group = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
 -- include: clock
+-- include: flat
 
 local now, active = clock.now(), keys.of('active', set)
 local kept = redis.call('HMGET', active, 'holder', 'epoch', 'until', 'passed')
@@ -58,9 +59,7 @@ if group ~= '' then
   if takes_over then write('XGROUP', 'DELCONSUMER', log_key, group, 'projector') end
   -- How many entries the set has passed: those that were gone before it came, then what it saves.
   if not made.err and not checkpoint then
-    local told = {}
-    local flat = redis.call('XINFO', 'STREAM', log_key)
-    for i = 1, #flat, 2 do told[flat[i]] = flat[i + 1] end
+    local told = by_name(redis.call('XINFO', 'STREAM', log_key))
     write('HSET', active, 'passed',
       string.format('%d', (told['entries-added'] or 0) - (told['length'] or 0)))
   end

@@ -16,17 +16,14 @@ local now_arg, kind = ARGV[1], ARGV[2]
 local epochs_back = 2
 -- include: keys
 -- include: jobs
+-- include: flat
 
 local function hash(key)
-  local found, flat = {}, redis.call('HGETALL', key)
-  for i = 1, #flat, 2 do found[flat[i]] = flat[i + 1] end
-  return found
+  return by_name(redis.call('HGETALL', key))
 end
 
 local function scores(key)
-  local found, flat = {}, redis.call('ZRANGE', key, 0, -1, 'WITHSCORES')
-  for i = 1, #flat, 2 do found[flat[i]] = flat[i + 1] end
-  return found
+  return by_name(redis.call('ZRANGE', key, 0, -1, 'WITHSCORES'))
 end
 
 local function due(member)

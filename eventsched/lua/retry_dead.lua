@@ -25,12 +25,12 @@ local now_arg, dead_id, force = ARGV[1], ARGV[2], ARGV[3]
 -- include: text
 -- include: work
 -- include: owing
+-- include: flat
 if not string.match(dead_id, '^%d+%-%d+$') then return invalid('id', 'the id of an entry in dead') end
 
 local entry = redis.call('XRANGE', keys.dead, dead_id, dead_id)[1]
 if not entry then return { 'unknown', 0, 0 } end
-local dead = {}
-for i = 1, #entry[2], 2 do dead[entry[2][i]] = entry[2][i + 1] end
+local dead = by_name(entry[2])
 if dead.from ~= 'work' and dead.from ~= 'timers' then return { 'projection', 0, 0 } end
 if dead.partial == '1' and force ~= '1' then return { 'partial', 0, 0 } end
 

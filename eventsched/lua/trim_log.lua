@@ -16,6 +16,7 @@ local trimmed_max = 10000
 -- include: clock
 -- include: settings
 -- include: ids
+-- include: flat
 
 if redis.call('EXISTS', log_key) == 0 then return { 0, 0, '0-0' } end
 local now = clock.now()
@@ -38,7 +39,7 @@ end
 -- saves: what counts is the earliest of place, pending and checkpoint.
 -- A rebuild that runs reads the log from its start, without a group.
 for _, flat in ipairs(redis.call('XINFO', 'GROUPS', log_key)) do
-  local group = ids.told(flat)
+  local group = by_name(flat)
   not_behind(ids.behind(group['last-delivered-id']))
   if group.pending > 0 then
     not_behind(redis.call('XPENDING', log_key, group.name)[2])

@@ -78,6 +78,7 @@ _FIRST: dict[str, list[str]] = {
     "deliver": _scripts("delivery", "results", "close", "rooms"),
     "emit": _scripts("good_path", "ingest"),
     "fencing": _scripts("results", "attempts", "nodes"),
+    "flat": [VERIFY, ARCHIVE],
     "ids": [ARCHIVE, *_scripts("good_path")],
     "jobs": _scripts("dispatch", "attempts", "leases", "waiting"),
     "json": _scripts("results", "delivery", "choosing_a_node", "rooms"),

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from eventsched.server.check import Client
-from eventsched.store import NodeGrant
+from eventsched.store import NodeGrant, TimerReply
 from tests.fixtures_store import START_MS, TimedStore
 from tests.job_record import falsify
 from tests.scripts.cell_state import check, zset
@@ -119,12 +119,17 @@ async def test_rule_19_leases_of_two_nodes_end_each_at_its_own_time(calm: TimedS
     await check(calm)
 
 
-async def test_rule_19_what_ends_at_once_ends_16_a_call_by_its_key(calm: TimedStore) -> None:
-    await calm.join(slots=20)
-    await say(calm, "s1", 20)
+async def ends_at_once(calm: TimedStore, leases: int) -> TimerReply:
+    """All of one node's, in one call at their last ms."""
+    await calm.join(slots=leases)
+    await say(calm, "s1", leases)
     await until(calm, LEASE_MS - 1)
     calm.tick(1)
-    fired = await calm.fire_timers()
+    return await calm.fire_timers()
+
+
+async def test_rule_19_what_ends_at_once_ends_16_a_call_by_its_key(calm: TimedStore) -> None:
+    fired = await ends_at_once(calm, 20)
     assert (fired.fired, fired.next_ms) == (1, calm.at_ms)
     assert len(await ended(calm)) == 16
     await check(calm)
@@ -136,11 +141,7 @@ async def test_rule_19_what_ends_at_once_ends_16_a_call_by_its_key(calm: TimedSt
 
 
 async def test_rule_19_16_that_end_at_once_are_all_in_one_call(calm: TimedStore) -> None:
-    await calm.join(slots=16)
-    await say(calm, "s1", 16)
-    await until(calm, LEASE_MS - 1)
-    calm.tick(1)
-    fired = await calm.fire_timers()
+    fired = await ends_at_once(calm, 16)
     assert (fired.fired, fired.next_ms) == (1, calm.at_ms + 15_000)
     assert len(await ended(calm)) == 16
 

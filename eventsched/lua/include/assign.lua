@@ -112,12 +112,12 @@ end
 local function give(job, choice, cause)
   local node = nodes.get(choice.node)
   local context, context_at = context_of(job)
-  local deadline, attempt = text.of(clock.now() + lease_ms(job.ms)), text.of(job.attempt)
-  local token = '"attempt":' .. attempt .. ',"epoch":' .. node.epoch_told .. ',"deadline_ms":'
+  local deadline = text.of(clock.now() + lease_ms(job.ms))
+  local token = '"attempt":' .. text.of(job.attempt) .. ',"epoch":' .. node.epoch_told .. ',"deadline_ms":'
     .. deadline
   local d = told(job, choice, token, context_at)
   nodes.take(node, job.key)
-  jobs.run(job, attempt, node, deadline)
+  jobs.run(job, node, deadline)
   affinity.move(job.name, node.name, job.turn)
   local id = emit({ t = 'JobDispatched', s = job.session, j = job.key, n = keys.full(node.name),
     c = cause, tp = job.tp, d = d })
@@ -158,9 +158,8 @@ function assign.fill(node, cause)
     if not best then break end
     local job = jobs.load(string.sub(best.member, 18))
     queue.serve(job)
-    local class = classes.get(node.class)
     local choice = {
-      node = node.name, rule = 'fill', classes = evidence({ class, seen = {}, told = '' }),
+      node = node.name, rule = 'fill', classes = evidence(classes.alone(node.class)),
       compared = ',"compared":' .. text.of(compared) .. rank('winner', best) .. rank('runner_up', second),
     }
     give(job, choice, cause)

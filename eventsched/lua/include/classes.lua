@@ -19,13 +19,20 @@ function classes.get(id)
   if not class then
     local kept = redis.call('HMGET', keys.of('class', id), 'services', 'marked', 'draining')
     class = {
-      id = id, key_of_free = keys.of('free', id), heads = nil, free = nil, seen = nil,
+      id = id, key_of_free = keys.of('free', id), heads = nil, free = nil, seen = nil, alone = nil,
       services = text.set(kept[1]), marked = text.set(kept[2]),
       draining = tonumber(kept[3]) or 0, total = redis.call('SCARD', keys.of('members', id)),
     }
     classes.known[id] = class
   end
   return class
+end
+
+-- It alone, as `serving` gives several.
+function classes.alone(id)
+  local class = classes.get(id)
+  class.alone = class.alone or { class, seen = {}, told = '' }
+  return class.alone
 end
 
 -- The two least loaded nodes with a free slot, and how many have one. Re-read when a change may

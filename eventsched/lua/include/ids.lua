@@ -18,9 +18,3 @@ end
 function ids.is_id(text)
   return string.match(text, '^%d+%-%d+$') ~= nil and #text <= 32
 end
--- What XINFO says, by name.
-function ids.told(flat)
-  local by_name = {}
-  for i = 1, #flat, 2 do by_name[flat[i]] = flat[i + 1] end
-  return by_name
-end

@@ -111,30 +111,29 @@ function jobs.code(job)
   return cjson.decode(string.sub(job.kept, job.core_at)).code
 end
 
-local function put(job, status, attempt, node, epoch, at, deadline, outcome, core)
+local function put(job, status, at, deadline, outcome, core)
   job.status = status
-  write('SET', job.record, status .. '|' .. attempt .. '|' .. node .. '|' .. epoch .. '|'
-    .. at .. '|' .. deadline .. '|' .. job.place .. '|' .. outcome .. '|' .. core .. '}')
+  write('SET', job.record, status .. '|' .. text.of(job.attempt) .. '|' .. job.node .. '|'
+    .. (job.epoch and text.of(job.epoch) or '') .. '|' .. at .. '|' .. deadline .. '|' .. job.place
+    .. '|' .. outcome .. '|' .. core .. '}')
 end
 
--- It is on its node, until `deadline`. Both are text.
-function jobs.run(job, attempt, node, deadline)
+-- It is on its node, until `deadline`, which is text.
+function jobs.run(job, node, deadline)
   job.node, job.epoch = node.name, node.epoch
-  put(job, 'running', attempt, node.name, node.epoch_told, clock.text(), deadline, '', job.core)
+  put(job, 'running', clock.text(), deadline, '', job.core)
 end
 
 -- Its node may hold it for longer. `deadline` is text.
 function jobs.extend(job, deadline)
-  put(job, 'running', text.of(job.attempt), job.node, text.of(job.epoch), job.at, deadline,
-    '', job.core)
+  put(job, 'running', job.at, deadline, '', job.core)
 end
 
 -- It waits at its place in the queue. `deadline` is text.
 function jobs.wait(job, tag, deadline)
   job.deadline = deadline
   job.place = text.of(job.priority) .. ',' .. tag .. ',' .. string.sub(job.member, 1, 16)
-  put(job, 'queued', text.of(job.attempt), job.node, job.epoch and text.of(job.epoch) or '',
-    '', deadline, '', job.core)
+  put(job, 'queued', '', deadline, '', job.core)
 end
 
 -- What its core begins with, as far as `look` reads it.
@@ -149,6 +148,5 @@ function jobs.finish(job, outcome, code)
   local core = beginning(job)
   if filled(code) then core = core .. ',"code":' .. json.text(code) end
   job.place = ''
-  put(job, 'ended', text.of(job.attempt), job.node, job.epoch and text.of(job.epoch) or '', '', '',
-    outcome, core)
+  put(job, 'ended', '', '', outcome, core)
 end

@@ -23,7 +23,7 @@ local padding_ms = { pause = 220, max_duration = 220, final = 280, max_bytes = 0
 -- What has been heard, soft, in one field: the next chunk's number and when the session was last
 -- there; then of the open utterance its chunks, bytes, ms, first number, time of the last chunk, and
 -- ids of first and last. Each of them as a field would be searched for on every chunk.
-local heard = '^(%d+)|(%d+)|(%d+)|(%d+)|(%d+)|(%d+)|(%d+)|([^|]*)|(.*)$'
+local heard_line = '^(%d+)|(%d+)|(%d+)|(%d+)|(%d+)|(%d+)|(%d+)|([^|]*)|(.*)$'
 local names = { 'status', 'epoch', 'utterance', 'heard', 'tenant', 'tp' }
 -- What only a finalize or an opening needs to know is read when it is asked for.
 local seldom = { 'turn', 'node', 'node_turn', 'source', 'targets', 'services', 'features_hash', 'audio',
@@ -53,7 +53,7 @@ end }
 local function load(name, whole)
   local kept = redis.call('HMGET', keys.of('session', name), unpack(whole and all or names))
   if not kept[1] then return false end
-  local next_seq, seen, count, bytes, ms, seq, at, first, last = string.match(kept[4], heard)
+  local next_seq, seen, count, bytes, ms, seq, at, first, last = string.match(kept[4], heard_line)
   local s = {
     name = name, full = keys.full(name), status = kept[1], epoch = text.number(kept[2]),
     utterance = text.number(kept[3]), tenant = kept[5], tp = kept[6],
@@ -100,7 +100,7 @@ local function time_of(value)
   return value == clock.now() and clock.text() or text.of(value)
 end
 
--- As `heard` reads it; of a session that has just been opened without `s`.
+-- As `heard_line` reads it; of a session that has just been opened without `s`.
 function sessions.heard(s)
   if not s then return '0|' .. clock.text() .. '|0|0|0|0|0||' end
   return text.of(s.next_seq) .. '|' .. time_of(s.seen) .. '|' .. text.of(s.buf_count) .. '|'
