@@ -61,8 +61,7 @@ def _session_told(view: Session) -> dict[str, str]:
         "key": view.key,
         "utterance": view.utterance,
         "turn": view.turn,
-        "node": name_of(view.node),
-        "node_turn": view.node_turn if view.node else "",
+        "used": f"{name_of(view.node)}|{view.node_turn}" if view.node else "",
         "reason": view.reason,
     }
     assert set(told) == _SESSION
@@ -75,7 +74,7 @@ def _session_told(view: Session) -> dict[str, str]:
 
 _SESSION = {
     *("status", "epoch", "tenant", "source", "targets", "services", "features_hash", "audio"),
-    *("rate", "priority", "room", "hears", "key", "utterance", "turn", "node", "node_turn"),
+    *("rate", "priority", "room", "hears", "key", "utterance", "turn", "used"),
     "reason",
 }
 """Decided fields of a session's hash, beside the counters of each target."""

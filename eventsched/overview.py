@@ -144,13 +144,12 @@ class _Cell:
 
     async def _clock(self) -> int:
         """The cell's now, as its scripts would say it."""
-        kept = await self._store.read_hash(self._keys.clock)
-        last = int(kept.get("last", "0"))
-        if kept.get("mode") == "manual":
-            return last
+        clock = await self._store.read_clock()
+        if clock.is_manual:
+            return clock.last_ms
         seconds, micros = await self._store.transport.command("TIME", key=self._keys.clock)
-        now = int(seconds) * 1_000 + int(micros) // 1_000 + int(kept.get("offset", "0"))
-        return max(now, last)
+        now = int(seconds) * 1_000 + int(micros) // 1_000 + clock.offset_ms
+        return max(now, clock.last_ms)
 
     async def _dispatch(self) -> SetBehind:
         """`work` is trimmed as it is dispatched: what is in it is what is left."""

@@ -22,6 +22,10 @@ _INCLUDE = re.compile(r"^-- include: (\w+)\n", re.MULTILINE)
 _FIRST = re.compile(r"#!lua(?: flags=([\w,-]+))?\n")
 _LIBRARY = """#!lua name=eventsched_{release}
 local function make()
+-- Found at once: the server looks each global up in two tables.
+local redis, cjson, string, table, math = redis, cjson, string, table, math
+local ipairs, pairs, tonumber, tostring, type = ipairs, pairs, tonumber, tostring, type
+local error, pcall, unpack, setmetatable, rawget = error, pcall, unpack, setmetatable, rawget
 {includes}local made = {{ begin = call.begin }}
 {bodies}return made
 end

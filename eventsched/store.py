@@ -96,6 +96,16 @@ class DispatchReply(msgspec.Struct, frozen=True):
     """Of the jobs those whose nodes have no slot free."""
 
 
+class Clock(msgspec.Struct, frozen=True):
+    """A cell's clock as scripts keep it."""
+
+    is_manual: bool
+    offset_ms: int
+    """By how much it is ahead of the server's, which went back."""
+    last_ms: int
+    """The last now."""
+
+
 class TimerReply(msgspec.Struct, frozen=True):
     """What one call of the timer script did."""
 
@@ -342,6 +352,12 @@ class Store:
         """Id of the newest entry of a stream, `0-0` when it has none."""
         newest = await self.read_range(key, "-", "+", 1, newest_first=True)
         return newest[0][0] if newest else "0-0"
+
+    async def read_clock(self) -> Clock:
+        """The cell's clock as it was last read."""
+        kept = await self.transport.command("GET", self.keys.clock, key=self.keys.clock)
+        mode, offset, last, _ = (kept or b"|0|0|").decode().split("|")
+        return Clock(mode == "manual", int(offset), int(last))
 
     async def read_hash(self, key: str) -> dict[str, str]:
         """A hash as text; empty when there is none."""

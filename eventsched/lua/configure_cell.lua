@@ -15,8 +15,7 @@
 -- Bound: the number of settings
 local log_key = KEYS[1]
 local now_arg, mode, overwrite, flat_settings = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
--- include: keys
--- include: write
+-- include: standing
 -- include: text
 if mode ~= 'server' and mode ~= 'manual' then return invalid('mode', 'server or manual') end
 local is_json, wanted = pcall(cjson.decode, flat_settings)
@@ -27,17 +26,19 @@ for name, value in pairs(wanted) do
     return invalid('settings', 'names with whole numbers below 1e14')
   end
 end
-local exists = redis.call('HEXISTS', keys.clock, 'mode') == 1
+local clock_mode, _, _, generation = clock.record()
+local exists = clock_mode ~= ''
 local made = redis.pcall('XGROUP', 'CREATE', keys.work, 'dispatch', '0', 'MKSTREAM')
 if made.err and not string.find(made.err, 'BUSYGROUP', 1, true) then return made end
 -- What an earlier release read by the group and did not finish is in `work` still, and read there.
 write('XGROUP', 'DELCONSUMER', keys.work, 'dispatch', 'dispatcher')
 if not exists then
-  write('HSET', keys.clock, 'mode', mode, 'offset', '0', 'last', now_arg ~= '' and now_arg or '0')
+  write('SET', keys.clock, mode .. '|0|' .. (now_arg ~= '' and now_arg or '0') .. '|'
+    .. clock.next_generation(generation))
 end
 local verb = overwrite == '1' and 'HSET' or 'HSETNX'
 for name, value in pairs(wanted) do
-  write(verb, keys.settings, name, string.format('%d', value))
+  standing.write(verb, keys.settings, name, string.format('%d', value))
 end
 if not exists then return 'created' end
 return overwrite == '1' and 'changed' or 'kept'

@@ -188,7 +188,7 @@ function fire.mark(id)
     if other ~= service then marked[#marked + 1] = other end
   end
   nodes.move(node, marked)
-  emit({ t = 'NodeUnmarked', n = keys.full(name), d = { epoch = node.epoch, service = service,
+  emit({ t = 'NodeUnmarked', n = node.full, d = { epoch = node.epoch, service = service,
     class = node.class } })
   assign.fill(node, '')
 end

@@ -67,7 +67,7 @@ end
 local now, full = clock.now(), keys.full(name)
 -- A small hash is searched from its start: what is asked for most comes first.
 write('HSET', keys.of('session', name), 'status', 'open', 'out_no', '0', 'out_bytes', '0',
-  'out_low', '0', 'node', '', 'node_turn', '', 'epoch', '1', 'utterance', '0', 'turn', '0',
+  'out_low', '0', 'used', '', 'epoch', '1', 'utterance', '0', 'turn', '0',
   'heard', sessions.heard(), 'tenant', tenant, 'tp', tp,
   'source', source, 'targets', targets, 'services', services, 'features_hash', features_hash,
   'audio', audio, 'rate', rate_hz, 'priority', priority_no, 'room', room, 'hears', hears,

@@ -76,7 +76,7 @@ local function mark(service)
     list[#list + 1] = service
     nodes.move(held, list)
   end
-  emit({ t = 'NodeMarked', n = keys.full(node), d = { epoch = epoch, service = service,
+  emit({ t = 'NodeMarked', n = held.full, d = { epoch = epoch, service = service,
     until_ms = until_ms, class = held.class } })
 end
 

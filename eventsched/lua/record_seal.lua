@@ -36,7 +36,10 @@ if kept[2] and kept[2] ~= of then return 'other' end
 local at = kept[1] or '0-0'
 if at ~= from and at ~= to then return 'moved' end
 write('XGROUP', 'SETID', log_key, 'archive', to)
-write('HSET', keys.archive, 'to', to, 'of', of, 'audio', audio)
+write('HSET', keys.archive, 'to', to, 'of', of)
+if redis.call('HGET', keys.archive, 'audio') ~= audio then
+  standing.write('HSET', keys.archive, 'audio', audio)
+end
 write('HSET', active, 'passed', passed)
 for i = 8, #ARGV, 2 do
   local s = sessions.get(ARGV[i])

@@ -20,9 +20,8 @@ local now_arg, name, token, asr, targets, services, slots, version = ARGV[1], AR
 -- include: sessions
 -- include: attempts
 local classes_max, pairs_max, side_max, services_max = 256, 1024, 64, 16
-local node_key = keys.of('node', name)
 local old = nodes.get(name)
-local kept = redis.call('HMGET', node_key, 'token', 'inbox_from')
+local kept = redis.call('HMGET', keys.of('node', name), 'token', 'inbox_from')
 if old and old.status ~= 'gone' and kept[1] == token then
   return { old.epoch, kept[2], settings.heartbeat_ms }
 end
@@ -40,7 +39,7 @@ end
 if not text.are_names(services) then return invalid('services', 'names') end
 if asr_no * targets_no > pairs_max then return invalid('targets', '1024 pairs') end
 if #text.list(services) > services_max then return invalid('services', '16') end
-if filled(redis.call('HGET', keys.cell, 'pressure') or '') then
+if sessions.is_pressed() then
   return refuse('BACKPRESSURE', 'retry_after_ms=1000')
 end
 local class_id = classes.id_of(asr, targets, services, '')
@@ -53,19 +52,11 @@ local now = clock.now()
 local superseded = old and old.status ~= 'gone'
 if superseded then attempts.lose(old, 'superseded') end
 local last = redis.call('XREVRANGE', keys.of('inbox', name), '+', '-', 'COUNT', 1)
-local node = {
-  name = name, status = 'alive', epoch = (old and old.epoch or 0) + 1, class = class_id,
-  slots = slots_no, asr = asr, targets = targets, services = services, marked = '',
-}
-node.epoch_told = string.format('%d', node.epoch)
 local inbox_from = last[1] and last[1][1] or '0-0'
-write('HSET', node_key, 'status', 'alive', 'epoch', node.epoch, 'token', token, 'class', class_id,
-  'slots', slots_no, 'asr', asr, 'targets', targets, 'services', services, 'marked', '',
-  'version', version, 'inbox_from', inbox_from, 'seen', clock.text(), 'load', 0)
-nodes.known[name] = node
-classes.join(class_id, name, node)
-nodes.place(node)
-emit({ t = 'NodeRegistered', n = keys.full(name), d = { epoch = node.epoch, asr = text.list(asr),
+local node = nodes.enter(name, string.format('%d', (old and old.epoch or 0) + 1), class_id,
+  text.of(slots_no), asr, targets, services, 'token', token, 'version', version,
+  'inbox_from', inbox_from, 'seen', clock.text(), 'load', '0')
+emit({ t = 'NodeRegistered', n = node.full, d = { epoch = node.epoch, asr = text.list(asr),
   targets = text.list(targets), services = some(text.list(services)), slots = slots_no,
   version = filled(version), class = class_id } })
 timers.set(now + settings.node_lost_ms, 'node', name)

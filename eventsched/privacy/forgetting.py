@@ -90,7 +90,8 @@ class Forgetter:
         """Those that closed so long ago, by each cell's own clock. `moved` is told how many were
         looked at.
         """
-        now_ms = {cell: await _now_ms(store) for cell, store in self._connection.stores.items()}
+        stores = self._connection.stores
+        now_ms = {cell: (await store.read_clock()).last_ms for cell, store in stores.items()}
         for count, session in enumerate(sessions, 1):
             known = await self._if_known(session)
             moved(count)
@@ -141,10 +142,6 @@ class Forgetter:
         if key is None:
             raise NotFound(f"the beginning of {session}, which names its key, is gone from the log")
         return Known(session, key, closed_ms, is_forgotten)
-
-
-async def _now_ms(store: Store) -> int:
-    return int((await store.read_hash(store.keys.clock)).get("last", "0"))
 
 
 async def rewrite_files(store: Store, moved: Progress) -> int | None:

@@ -74,7 +74,7 @@ def _decided(kept: dict[str, str]) -> dict[str, Any]:
         {field: int(kept[field]) for field in numbers}
         | {field: kept[field] for field in texts}
         | {"targets": kept["targets"], "features": kept["services"]}
-        | {"node": kept.get("node", ""), "node_turn": int(kept.get("node_turn") or 0)}
+        | {"used": kept["used"]}
         | {"reason": kept.get("reason", "")}
         | {field: int(value) for field, value in kept.items() if field[:2] in ("a:", "d:")}
     )
@@ -84,12 +84,12 @@ def _told(view: Session) -> dict[str, Any]:
     told = msgspec.structs.asdict(view)
     fields = (
         "epoch", "utterance", "turn", "rate", "priority", "status", "tenant", "source", "audio",
-        "room", "hears", "key", "features_hash", "node_turn", "reason",
+        "room", "hears", "key", "features_hash", "reason",
     )
     return (
         {field: told[field] for field in fields}
         | {"targets": ",".join(view.targets), "features": ",".join(view.features)}
-        | {"node": name_of(view.node)}
+        | {"used": f"{name_of(view.node)}|{view.node_turn}" if view.node else ""}
         | {f"a:{target}": number for target, number in view.allocated.items()}
         | {f"d:{target}": number for target, number in view.delivered.items()}
     )

@@ -1,4 +1,7 @@
-"""Functions stay on the server: nothing that one call knew is left for the next."""
+"""Functions stay on the server: nothing that one call knew is left for the next, but what stands.
+
+That is test_standing.py's.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from eventsched import scripts
 from eventsched.server.check import Client
 from eventsched.settings import Settings
 from eventsched.transport import RedisTransport
 from tests.fixtures_store import TimedStore
+from tests.scripts.probing import add_script
 from tests.scripts.test_any_sequence import Play
 
 INCLUDES = {
@@ -57,20 +60,19 @@ def test_what_an_include_knows_of_a_call_it_keeps_in_its_table() -> None:
 
 
 async def state(store: TimedStore) -> Any:
-    """What a call begins with."""
-    return json.loads(await store.transport.run("probe", [store.keys.log], ["7"]))
+    """What a call begins with, but for its number and what stands."""
+    told = json.loads(await store.transport.run("probe", [store.keys.log], ["7"]))
+    assert told["call"].pop("number") and "cells" in told["standing"]
+    del told["standing"]["cells"]
+    return told
 
 
 async def test_a_call_begins_as_the_first_one_did(
     redis: Client, cells: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = scripts._read
     modules = ", ".join(f"{name} = {name}" for name in MODULES)
     probe = PROBE % ("".join(f"-- include: {name}\n" for name in MODULES), modules)
-    monkeypatch.setattr(scripts, "_read", lambda path: probe if path == "probe.lua" else read(path))
-    library = scripts.library_of([*scripts.names(), "probe"])
-    monkeypatch.setattr(scripts, "library", lambda: library)
-
+    add_script(monkeypatch, "probe", probe)
     store = TimedStore(RedisTransport(redis, redis), cells())
     first = await state(store)
     assert len(first) == len(MODULES) + 3

@@ -1,24 +1,27 @@
--- affinity: the node that a session's last job went to, and for which turn (rule 16).
+-- affinity: the node that a session's last job went to, and for which turn (rule 16): its field
+-- `used`, `node|turn`, empty while there is none.
 -- include: call
 -- include: keys
 -- include: write
 local affinity = {}
 call.starts_with(function() affinity.known, affinity.moved = {}, {} end)
 
--- As its session said when this call read it; what the call has changed since is not that any more.
-function affinity.learn(name, node, turn)
-  if not affinity.moved[name] then affinity.known[name] = { node = node, turn = turn } end
+-- As its session said when this call read it. From here on the caller writes it, with what else it
+-- writes of the session: `moved` says what this call has made of it.
+function affinity.learn(name, used)
+  affinity.known[name] = used
 end
 
 -- The node, empty when there is none yet, and the turn, as text.
 function affinity.of(name)
-  local known = affinity.known[name]
-  if known then return known.node, known.turn end
-  local kept = redis.call('HMGET', keys.of('session', name), 'node', 'node_turn')
-  return kept[1] or '', kept[2] or ''
+  local used = affinity.moved[name] or affinity.known[name]
+    or redis.call('HGET', keys.of('session', name), 'used') or ''
+  local node, turn = string.match(used, '^(.*)|(.*)$')
+  return node or '', turn or ''
 end
 
 function affinity.move(name, node, turn)
-  affinity.known[name], affinity.moved[name] = nil, true
-  write('HSET', keys.of('session', name), 'node', node, 'node_turn', turn)
+  local used = node .. '|' .. turn
+  affinity.moved[name] = used
+  if not affinity.known[name] then write('HSET', keys.of('session', name), 'used', used) end
 end

@@ -2,9 +2,14 @@
 -- include: keys
 -- include: ids
 -- include: clock
+-- include: standing
 local archive = {}
 function archive.keeps_audio()
-  return redis.call('HGET', keys.archive, 'audio') == '1'
+  local here = standing.of_cell()
+  if here.keeps_audio == nil then
+    here.keeps_audio = redis.call('HGET', keys.archive, 'audio') == '1'
+  end
+  return here.keeps_audio
 end
 -- Whether it holds everything that the log had `ms` ago.
 function archive.holds_before(ms)

@@ -1,9 +1,9 @@
 -- assign: the only code that gives a job to a node (rules 15-18, 20).
--- include: call
 -- include: keys
 -- include: write
 -- include: clock
 -- include: settings
+-- include: standing
 -- include: text
 -- include: json
 -- include: classes
@@ -12,16 +12,16 @@
 -- include: jobs
 -- include: affinity
 local assign = { filled_max = 8, policy = '1' }
-call.starts_with(function() assign.live = nil end)
 
 -- The group's context for this job: copied unread, never waited for (rule 29).
 local function context_of(job)
-  if assign.live == nil then
+  local here = standing.of_cell()
+  if here.live == nil then
     local live = redis.call('GET', keys.of('live', 'group'))
-    assign.live = live and 'group:' .. live
+    here.live = live and 'group:' .. live
   end
-  if not assign.live then return '', '' end
-  local view = redis.call('HMGET', keys.of('view', assign.live, job.name),
+  if not here.live then return '', '' end
+  local view = redis.call('HMGET', keys.of('view', here.live, job.name),
     'context:' .. job.target, 'at')
   if not view[1] then return '', '' end
   return view[1], view[2] or ''
@@ -53,13 +53,13 @@ local function least_loaded(serving, last)
   local best, best_load, spare, spare_load
   for _, class in ipairs(serving) do
     local heads = classes.heads(class)
-    for i = 1, #heads, 2 do
-      local name, load = heads[i], tonumber(heads[i + 1])
-      if name == last then
-        spare, spare_load = name, load
-      elseif not best or load < best_load or (load == best_load and text.before(name, best)) then
-        best, best_load = name, load
-      end
+    local name, load = heads[1], tonumber(heads[2])
+    if last and name == last then
+      spare, spare_load = name, load
+      name, load = heads[3], tonumber(heads[4])
+    end
+    if name and (not best or load < best_load or load == best_load and text.before(name, best)) then
+      best, best_load = name, load
     end
   end
   return best or spare, best_load or spare_load
@@ -119,9 +119,9 @@ local function give(job, choice, cause)
   nodes.take(node, job.key)
   jobs.run(job, node, deadline)
   affinity.move(job.name, node.name, job.turn)
-  local id = emit({ t = 'JobDispatched', s = job.session, j = job.key, n = keys.full(node.name),
+  local id = emit({ t = 'JobDispatched', s = job.session, j = job.key, n = node.full,
     c = cause, tp = job.tp, d = d })
-  write('XADD', keys.of('inbox', node.name), clock.entry_id(), 't', 'assign',
+  write('XADD', node.inbox, clock.entry_id(), 't', 'assign',
     'j', job.key, 'c', 'log/' .. id, 'd', job.core .. ',' .. token
       .. ',"context_at":"' .. context_at .. '"}', 'b', context)
 end

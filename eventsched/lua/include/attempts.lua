@@ -86,7 +86,7 @@ end
 function attempts.lose(node, reason)
   local leases = nodes.live(node)
   nodes.gone(node)
-  emit({ t = 'NodeLost', n = keys.full(node.name), d = { epoch = node.epoch, reason = reason,
+  emit({ t = 'NodeLost', n = node.full, d = { epoch = node.epoch, reason = reason,
     leases = leases > 0 and leases or nil } })
 end
 

@@ -1,13 +1,13 @@
 -- classes: capability classes, the sets of nodes with equal (asr, targets, services, marked).
--- What a call has read of a class stays in its table until the call changes it.
+-- What stands of a class (services, marks, how many are members and drain) is kept from call to call;
+-- who is free, and its least loaded, a call reads once and knows until it changes that.
 -- include: call
 -- include: keys
 -- include: write
+-- include: standing
 -- include: text
 local classes = {}
-call.starts_with(function()
-  classes.known, classes.pairs, classes.served, classes.awaited = {}, {}, {}, {}
-end)
+call.starts_with(function() classes.awaited = {} end)
 local looked_last = '63'
 
 function classes.id_of(asr, targets, services, marked)
@@ -15,15 +15,16 @@ function classes.id_of(asr, targets, services, marked)
 end
 
 function classes.get(id)
-  local class = classes.known[id]
+  local known = standing.of_cell().classes
+  local class = known[id]
   if not class then
     local kept = redis.call('HMGET', keys.of('class', id), 'services', 'marked', 'draining')
     class = {
       id = id, key_of_free = keys.of('free', id), heads = nil, free = nil, seen = nil, alone = nil,
-      services = text.set(kept[1]), marked = text.set(kept[2]),
+      services = text.set(kept[1]), marked = text.set(kept[2]), call = nil,
       draining = tonumber(kept[3]) or 0, total = redis.call('SCARD', keys.of('members', id)),
     }
-    classes.known[id] = class
+    standing.keep(known, id, class)
   end
   return class
 end
@@ -38,6 +39,9 @@ end
 -- The two least loaded nodes with a free slot, and how many have one. Re-read when a change may
 -- have touched the two.
 function classes.heads(class)
+  if class.call ~= call.number then
+    class.call, class.heads, class.free, class.seen = call.number, nil, nil, nil
+  end
   if not class.heads then
     class.heads = redis.call('ZRANGE', class.key_of_free, '0', '1', 'WITHSCORES')
     class.free = class.free or redis.call('ZCARD', class.key_of_free)
@@ -47,8 +51,8 @@ end
 
 -- What an event says of the class as a decision saw it (rule 17), as JSON.
 function classes.told(class)
+  local heads = classes.heads(class)
   if not class.seen then
-    local heads = classes.heads(class)
     local head = heads[1] and ',"head":"' .. keys.full(heads[1]) .. '","load":' .. heads[2] or ''
     class.seen = '{"id":"' .. class.id .. '"' .. head .. ',"free":' .. text.of(class.free) .. ',"full":'
       .. text.of(class.total - class.free - class.draining) .. ',"draining":' .. text.of(class.draining)
@@ -59,8 +63,8 @@ end
 
 -- A node's place among those with a free slot: by its load, or none.
 function classes.seat(id, node, load)
-  local known = classes.known[id]
-  local free = known and known.key_of_free or keys.of('free', id)
+  local class = standing.of_cell().classes[id]
+  local free = class and class.key_of_free or keys.of('free', id)
   if load then
     write('ZADD', free, text.of(load), node)
   else
@@ -76,8 +80,8 @@ end
 -- Its load was `was` and is `load`; either is nil when it had, or has, no slot free.
 function classes.reseat(id, node, was, load)
   classes.seat(id, node, load)
-  local class = classes.known[id]
-  if not class or not class.free then return end
+  local class = standing.of_cell().classes[id]
+  if not class or class.call ~= call.number then return end
   if (was == nil) ~= (load == nil) then
     class.free, class.seen = class.free + (load and 1 or -1), nil
   end
@@ -88,7 +92,8 @@ function classes.reseat(id, node, was, load)
 end
 
 function classes.changed(id)
-  classes.known[id], classes.served = nil, {}
+  local here = standing.of_cell()
+  here.classes[id], here.served = nil, {}
 end
 
 local function holds(set, services)
@@ -108,21 +113,23 @@ end
 -- Classes that can do it now, and whether any node is declared for it at all (rule 15).
 function classes.serving(source, target, services)
   local demand = source .. ':' .. target .. ':' .. services
-  local served = classes.served[demand]
+  local here = standing.of_cell()
+  local served = here.served[demand]
   if not served then
     served = { classes.among(source, target, text.list(services)) }
-    classes.served[demand] = served
+    standing.keep(here.served, demand, served)
   end
   return served[1], served[2]
 end
 
 function classes.among(source, target, services)
   local pair = source .. ':' .. target
-  local ids = classes.pairs[pair]
+  local known_pairs = standing.of_cell().pairs
+  local ids = known_pairs[pair]
   if not ids then
     ids = redis.call('SMEMBERS', keys.of('pair', source, target))
     table.sort(ids)
-    classes.pairs[pair] = ids
+    standing.keep(known_pairs, pair, ids)
   end
   local usable, declared = { seen = {}, told = '' }, false
   for _, id in ipairs(ids) do
@@ -138,14 +145,17 @@ end
 -- A node comes in. `kept` are its asr, targets, services, marked as joined text. A new class is
 -- entered for each of its pairs (at most 1,024) and learns which waiting demands it serves.
 function classes.join(id, node, kept)
-  if write('SADD', keys.of('members', id), node) == 1 and write('SADD', keys.classes, id) == 1 then
-    write('HSET', keys.of('class', id), 'asr', kept.asr, 'targets', kept.targets,
+  if standing.write('SADD', keys.of('members', id), node) == 1
+    and write('SADD', keys.classes, id) == 1 then
+    standing.write('HSET', keys.of('class', id), 'asr', kept.asr, 'targets', kept.targets,
       'services', kept.services, 'marked', kept.marked, 'draining', '0')
     local sources, targets = text.list(kept.asr), text.list(kept.targets)
     for _, source in ipairs(sources) do
-      for _, target in ipairs(targets) do write('SADD', keys.of('pair', source, target), id) end
+      for _, target in ipairs(targets) do
+        standing.write('SADD', keys.of('pair', source, target), id)
+      end
     end
-    classes.pairs, classes.served = {}, {}
+    standing.of_cell().pairs = {}
     classes.adopt(id, text.set(kept.asr), text.set(kept.targets))
   end
   classes.changed(id)
@@ -153,18 +163,18 @@ end
 
 -- Of the demands with waiting jobs that this class serves the 64 not looked at for longest.
 function classes.demands(id)
-  local known = classes.awaited[id]
-  if not known then
-    known = redis.call('ZRANGE', keys.of('demands', id), '0', looked_last)
-    classes.awaited[id] = known
+  local awaited = classes.awaited[id]
+  if not awaited then
+    awaited = redis.call('ZRANGE', keys.of('demands', id), '0', looked_last)
+    classes.awaited[id] = awaited
   end
-  return known
+  return awaited
 end
 
 -- A class looks at this demand after all others.
 function classes.look_last(id, demand)
-  local known = classes.awaited[id]
-  if known and #known == 1 and known[1] == demand then return end
+  local awaited = classes.awaited[id]
+  if awaited and #awaited == 1 and awaited[1] == demand then return end
   classes.awaited[id] = nil
   local turn = write('HINCRBY', keys.cell, 'looked', 1)
   write('ZADD', keys.of('demands', id), string.format('%d', turn), demand)
@@ -194,17 +204,18 @@ end
 -- A node goes out; a class without members is removed.
 function classes.leave(id, node)
   classes.seat(id, node, nil)
-  write('SREM', keys.of('members', id), node)
+  standing.write('SREM', keys.of('members', id), node)
   if redis.call('SCARD', keys.of('members', id)) == 0 then
     local kept = redis.call('HMGET', keys.of('class', id), 'asr', 'targets')
     local targets = text.list(kept[2])
     for _, source in ipairs(text.list(kept[1])) do
-      for _, target in ipairs(targets) do write('SREM', keys.of('pair', source, target), id) end
+      for _, target in ipairs(targets) do
+        standing.write('SREM', keys.of('pair', source, target), id)
+      end
     end
     write('SREM', keys.classes, id)
-    write('DEL', keys.of('class', id), keys.of('demands', id))
-    classes.awaited[id] = nil
-    classes.pairs, classes.served = {}, {}
+    standing.write('DEL', keys.of('class', id), keys.of('demands', id))
+    classes.awaited[id], standing.of_cell().pairs = nil, {}
   end
   classes.changed(id)
 end

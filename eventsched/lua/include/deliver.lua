@@ -32,22 +32,22 @@ function deliver.owe(session, target, number, utterance, first, to)
 end
 
 local function as_listener(name, kept)
-  return { name = name, hears = kept[1] == 'open' or kept[1] == 'closing',
+  return { name = name, status = kept[1], hears = kept[1] == 'open' or kept[1] == 'closing',
     number = text.number(kept[2]), total = text.number(kept[3]), low = text.number(kept[4]),
-    next_no = nil, is_awaited = nil }
+    heard = nil, next_no = nil, is_awaited = nil }
 end
 local function listener_of(name)
   return as_listener(name, redis.call('HMGET', keys.of('session', name), 'status', 'out_no',
     'out_bytes', 'out_low'))
 end
 
--- A session as a listener, and of a target the number that goes out next and whether later ones
--- wait for it.
+-- A session as a listener, what it has heard, and of a target the number that goes out next and
+-- whether later ones wait for it.
 local function speaker_of(name, target)
   local kept = redis.call('HMGET', keys.of('session', name), 'status', 'out_no', 'out_bytes',
-    'out_low', 'd:' .. target, 'w:' .. target)
+    'out_low', 'heard', 'd:' .. target, 'w:' .. target)
   local speaker = as_listener(name, kept)
-  speaker.next_no, speaker.is_awaited = text.number(kept[5] or '0'), kept[6]
+  speaker.heard, speaker.next_no, speaker.is_awaited = kept[5], text.number(kept[6] or '0'), kept[7]
   return speaker
 end
 
@@ -145,7 +145,7 @@ local function send(session, target, number, outcome, ending, speaker)
     write('HSET', keys.of('session', session), 'd:' .. target, next_no)
     for _, listener in ipairs(told) do tell(listener, 'result', out, body, audio) end
   end
-  deliver.touched[session] = true
+  deliver.touched[session] = speaker
 end
 
 function deliver.next_no(session, target)

@@ -3,11 +3,11 @@
 -- include: call
 -- include: keys
 -- include: write
+-- include: standing
 -- include: timers
 -- include: text
 -- include: classes
 local nodes = { lease_ms_min = 15000 }
-call.starts_with(function() nodes.known = {} end)
 
 -- What most calls need not know is read when it is asked for.
 local declared = { asr = true, targets = true, services = true, marked = true }
@@ -18,16 +18,37 @@ local lazy = { __index = function(node, field)
   return rawget(node, field)
 end }
 
+-- A registration; `epoch` is text. `leased` is what `call` knows, the rest stands.
+local function made(name, status, epoch, class, slots)
+  return setmetatable({ name = name, full = keys.full(name), status = status, epoch = tonumber(epoch),
+    epoch_told = epoch, class = class, slots = tonumber(slots), inbox = keys.of('inbox', name),
+    leases = keys.of('leases', name, epoch), leased = nil, call = call.number }, lazy)
+end
+
 -- status alive | draining | gone; nil for a node that never registered.
 function nodes.get(name)
-  local node = nodes.known[name]
+  local known = standing.of_cell().nodes
+  local node = known[name]
   if node == nil then
     local kept = redis.call('HMGET', keys.of('node', name), 'status', 'epoch', 'class', 'slots')
-    node = kept[1] and setmetatable({ name = name, status = kept[1], epoch = tonumber(kept[2]),
-      epoch_told = kept[2], class = kept[3], slots = tonumber(kept[4]) }, lazy) or false
-    nodes.known[name] = node
+    node = kept[1] and made(name, kept[1], kept[2], kept[3], kept[4])
+    standing.keep(known, name, node)
   end
-  return node or nil
+  if not node then return nil end
+  if node.call ~= call.number then node.call, node.leased = call.number, nil end
+  return node
+end
+
+-- It serves under this epoch from now on. `told`: its fields in turn, with their values.
+function nodes.enter(name, epoch, class, slots, asr, targets, services, ...)
+  standing.write('HSET', keys.of('node', name), 'status', 'alive', 'epoch', epoch, 'class', class,
+    'slots', slots, 'asr', asr, 'targets', targets, 'services', services, 'marked', '', ...)
+  local node = made(name, 'alive', epoch, class, slots)
+  node.asr, node.targets, node.services, node.marked = asr, targets, services, ''
+  standing.keep(standing.of_cell().nodes, name, node)
+  classes.join(class, name, node)
+  nodes.place(node)
+  return node
 end
 
 -- The node said that it can do this job; a mark may stand against it now.
@@ -40,16 +61,11 @@ function nodes.declares(node, job)
   return true
 end
 
-function nodes.leases(node)
-  if not node.leases then node.leases = keys.of('leases', node.name, node.epoch_told) end
-  return node.leases
-end
-
 -- Counted once a call; from then on the call knows what it has taken and given back.
 function nodes.live(node)
   local live = node.leased
   if not live then
-    live = redis.call('ZCARD', nodes.leases(node))
+    live = redis.call('ZCARD', node.leases)
     node.leased = live
   end
   return live
@@ -86,7 +102,7 @@ function nodes.take(node, job_key)
     timers.sooner(clock.now() + nodes.lease_ms_min, 'leases', node.name .. '|' .. node.epoch_told)
   end
   count(node, 1)
-  write('ZADD', nodes.leases(node), clock.text(), job_key)
+  write('ZADD', node.leases, clock.text(), job_key)
 end
 
 -- True when this registration is still the one that serves.
@@ -102,7 +118,7 @@ function nodes.give_back(name, epoch, job_key)
     return nil
   end
   count(node, -1)
-  write('ZREM', nodes.leases(node), job_key)
+  write('ZREM', node.leases, job_key)
   if node.status == 'draining' then
     nodes.finish_drain(node)
     return nil
@@ -112,38 +128,37 @@ end
 
 -- The inbox keeps what a live attempt may still need: entries from the oldest live one on.
 function nodes.trim_inbox(node)
-  local leases = nodes.leases(node)
-  local oldest = redis.call('ZRANGE', leases, '0', '0', 'WITHSCORES')
-  write('XTRIM', keys.of('inbox', node.name), 'MINID', oldest[2] or clock.text())
+  local oldest = redis.call('ZRANGE', node.leases, '0', '0', 'WITHSCORES')
+  write('XTRIM', node.inbox, 'MINID', oldest[2] or clock.text())
 end
 
 function nodes.leave_class(node)
   classes.leave(node.class, node.name)
   if node.status == 'draining' and redis.call('EXISTS', keys.of('class', node.class)) == 1 then
-    write('HINCRBY', keys.of('class', node.class), 'draining', -1)
+    standing.write('HINCRBY', keys.of('class', node.class), 'draining', -1)
   end
 end
 
 function nodes.gone(node)
   nodes.leave_class(node)
   node.status = 'gone'
-  write('HSET', keys.of('node', node.name), 'status', 'gone', 'marked', '')
+  standing.write('HSET', keys.of('node', node.name), 'status', 'gone', 'marked', '')
   timers.drop_both('node', 'drain', node.name)
 end
 
 function nodes.drain(node)
   node.status = 'draining'
-  write('HSET', keys.of('node', node.name), 'status', 'draining')
+  standing.write('HSET', keys.of('node', node.name), 'status', 'draining')
   classes.seat(node.class, node.name, nil)
-  write('HINCRBY', keys.of('class', node.class), 'draining', 1)
+  standing.write('HINCRBY', keys.of('class', node.class), 'draining', 1)
   classes.changed(node.class)
-  emit({ t = 'NodeDraining', n = keys.full(node.name), d = { epoch = node.epoch } })
+  emit({ t = 'NodeDraining', n = node.full, d = { epoch = node.epoch } })
 end
 
 function nodes.finish_drain(node)
   if node.status ~= 'draining' or nodes.live(node) > 0 then return end
   nodes.gone(node)
-  emit({ t = 'NodeDrained', n = keys.full(node.name), d = { epoch = node.epoch } })
+  emit({ t = 'NodeDrained', n = node.full, d = { epoch = node.epoch } })
 end
 
 -- Marks changed: the node moves to the class of its new signature, load and drain with it.
@@ -153,9 +168,9 @@ function nodes.move(node, marked)
   node.marked = table.concat(marked, ',')
   node.class = classes.id_of(node.asr, node.targets, node.services, node.marked)
   classes.join(node.class, node.name, node)
-  write('HSET', keys.of('node', node.name), 'class', node.class, 'marked', node.marked)
+  standing.write('HSET', keys.of('node', node.name), 'class', node.class, 'marked', node.marked)
   if node.status == 'draining' then
-    write('HINCRBY', keys.of('class', node.class), 'draining', 1)
+    standing.write('HINCRBY', keys.of('class', node.class), 'draining', 1)
   end
   nodes.place(node)
   classes.changed(node.class)

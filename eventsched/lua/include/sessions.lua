@@ -5,6 +5,7 @@
 -- include: clock
 -- include: timers
 -- include: settings
+-- include: standing
 -- include: text
 -- include: json
 -- include: deliver
@@ -16,7 +17,7 @@
 -- include: dead
 local sessions = { given_up_max = 32, tokens_max = 8, at_once_max = 8 }
 call.starts_with(function()
-  sessions.known, sessions.waiting, sessions.pressed, sessions.at_once = {}, {}, nil, nil
+  sessions.known, sessions.waiting, sessions.at_once = {}, {}, nil
 end)
 
 local padding_ms = { pause = 220, max_duration = 220, final = 280, max_bytes = 0, close = 220 }
@@ -24,9 +25,10 @@ local padding_ms = { pause = 220, max_duration = 220, final = 280, max_bytes = 0
 -- there; then of the open utterance its chunks, bytes, ms, first number, time of the last chunk, and
 -- ids of first and last. Each of them as a field would be searched for on every chunk.
 local heard_line = '^(%d+)|(%d+)|(%d+)|(%d+)|(%d+)|(%d+)|(%d+)|([^|]*)|(.*)$'
+local first_heard = '^%d+|%d+|%d+|%d+|%d+|%d+|%d+|([^|]*)|'
 local names = { 'status', 'epoch', 'utterance', 'heard', 'tenant', 'tp' }
 -- What only a finalize or an opening needs to know is read when it is asked for.
-local seldom = { 'turn', 'node', 'node_turn', 'source', 'targets', 'services', 'features_hash', 'audio',
+local seldom = { 'turn', 'used', 'source', 'targets', 'services', 'features_hash', 'audio',
   'rate', 'priority', 'room', 'key' }
 local all, is_seldom = { unpack(names) }, {}
 for _, field in ipairs(seldom) do
@@ -36,10 +38,10 @@ end
 local rare = { tokens = true, archived = true }
 
 local function learn(s, kept, at)
-  s.turn, s.node, s.node_turn = text.number(kept[at]), kept[at + 1], kept[at + 2]
-  s.source, s.targets, s.services = kept[at + 3], kept[at + 4], kept[at + 5]
-  s.features_hash, s.audio, s.rate = kept[at + 6], kept[at + 7], kept[at + 8]
-  s.priority, s.room, s.key = text.number(kept[at + 9]), kept[at + 10], kept[at + 11]
+  s.turn, s.used = text.number(kept[at]), kept[at + 1]
+  s.source, s.targets, s.services = kept[at + 2], kept[at + 3], kept[at + 4]
+  s.features_hash, s.audio, s.rate = kept[at + 5], kept[at + 6], kept[at + 7]
+  s.priority, s.room, s.key = text.number(kept[at + 8]), kept[at + 9], kept[at + 10]
 end
 local lazy = { __index = function(s, field)
   if is_seldom[field] then
@@ -60,7 +62,7 @@ local function load(name, whole)
     next_seq = text.number(next_seq), seen = tonumber(seen), buf_count = text.number(count),
     buf_bytes = text.number(bytes), buf_ms = text.number(ms), buf_seq = text.number(seq),
     buf_at = tonumber(at), buf_first = first, buf_last = last, dirty = false, has_moved_on = false,
-    turn = nil, node = nil, node_turn = nil, source = nil, targets = nil, services = nil,
+    turn = nil, used = nil, source = nil, targets = nil, services = nil,
     features_hash = nil, audio = nil, rate = nil, priority = nil, room = nil, key = nil,
   }
   if whole then learn(s, kept, #names + 1) end
@@ -113,10 +115,13 @@ end
 function sessions.flush()
   for name, s in pairs(sessions.known) do
     if s and s.dirty then
-      local key = keys.of('session', name)
-      if s.has_moved_on then
-        write('HSET', key, 'heard', sessions.heard(s), 'utterance', text.of(s.utterance),
-          'turn', text.of(s.turn))
+      local key, used = keys.of('session', name), affinity.moved[name]
+      if s.has_moved_on and used then
+        write('HSET', key, 'used', used, 'utterance', text.of(s.utterance), 'turn', text.of(s.turn),
+          'heard', sessions.heard(s))
+      elseif s.has_moved_on then
+        write('HSET', key, 'utterance', text.of(s.utterance), 'turn', text.of(s.turn),
+          'heard', sessions.heard(s))
       else
         write('HSET', key, 'heard', sessions.heard(s))
       end
@@ -189,7 +194,7 @@ local function dispatch(s, wanted)
     return
   end
   wrote = false
-  affinity.learn(s.name, s.node, s.node_turn)
+  affinity.learn(s.name, s.used)
   local ok, reason = pcall(owing.place, wanted)
   if not ok then dead.park('work', wanted.log, 'utterance', work.told(wanted), reason) end
   wrote = true
@@ -210,7 +215,7 @@ function sessions.finalize(s, reason)
   if reason ~= 'max_duration' then s.turn = s.turn + 1 end
   s.has_moved_on = true
   empty_buffer(s)
-  sessions.trim_audio(s)
+  sessions.trim_audio(s, #targets)
   if not targets[1] then return end
   dispatch(s, { is_new = true, session = s.full, name = s.name, utterance = utterance, turn = turn, ms = ms,
     tenant = s.tenant, source = s.source, features_hash = s.features_hash, log = id, tp = s.tp,
@@ -221,10 +226,13 @@ function sessions.finalize(s, reason)
 end
 
 -- Audio stays for the oldest utterance that is open or has an open outcome, and for the oldest that
--- is not archived where audio is. Bound: the session's open outcomes, which `owes_nothing` spares.
-function sessions.trim_audio(s, owes_nothing)
+-- is not archived where audio is. Nothing can go where all that is owed is the `just` outcomes of an
+-- utterance that was open until now: what came before it went when the last one before it ended.
+-- Bound: the session's open outcomes, which `owes_nothing` spares.
+function sessions.trim_audio(s, just, owes_nothing)
   local oldest, first
   local owed = owes_nothing and {} or redis.call('HVALS', keys.of('outcomes', s.name))
+  if just and just > 0 and #owed == just and not archive.keeps_audio() then return end
   for _, kept in ipairs(owed) do
     local utterance, id = string.match(kept, '^(%d+)|([^|]*)|')
     if not oldest or tonumber(utterance) < oldest then oldest, first = tonumber(utterance), id end
@@ -282,13 +290,19 @@ function sessions.refusal(s, epoch)
   return nil
 end
 
--- The cell or this tenant takes no more for now, or nil (rule 18). Read once a call; what the call
--- itself has queued since counts too.
-function sessions.pressure(tenant)
-  if sessions.pressed == nil then
-    sessions.pressed = filled(redis.call('HGET', keys.cell, 'pressure') or '') or false
+-- Whether the cell takes no more for now.
+function sessions.is_pressed()
+  local here = standing.of_cell()
+  if here.is_pressed == nil then
+    here.is_pressed = (redis.call('HGET', keys.cell, 'pressure') or '') ~= ''
   end
-  if sessions.pressed then return 'BACKPRESSURE retry_after_ms=1000' end
+  return here.is_pressed
+end
+
+-- The cell or this tenant takes no more for now, or nil (rule 18). A tenant's backlog is read once a
+-- call; what the call itself has queued since counts too.
+function sessions.pressure(tenant)
+  if sessions.is_pressed() then return 'BACKPRESSURE retry_after_ms=1000' end
   if not sessions.waiting[tenant] then
     sessions.waiting[tenant] = tonumber(redis.call('HGET', keys.backlog, tenant)) or 0
   end
@@ -339,6 +353,16 @@ function sessions.end_playback(s, field, reason)
   end
 end
 
+-- A session whose outcomes have ended, as far as it takes to let go of its audio: what `deliver` has
+-- read of it (or true) is enough, unless it is closing or this call has it anyway.
+local function ended(name, speaker)
+  if speaker == true or speaker.status ~= 'open' or sessions.known[name] then
+    return sessions.get(name)
+  end
+  return setmetatable({ name = name, status = speaker.status,
+    buf_first = string.match(speaker.heard, first_heard) }, lazy)
+end
+
 -- After outcomes have ended: sessions that owe nothing more let go of their audio, and close if
 -- they were asked to. Bound: the sessions this call has touched.
 function sessions.settle()
@@ -347,9 +371,9 @@ function sessions.settle()
   table.sort(names_touched)
   for _, name in ipairs(names_touched) do
     if redis.call('EXISTS', keys.of('outcomes', name)) == 0 then
-      local s = sessions.get(name)
+      local s = ended(name, deliver.touched[name])
       if s then
-        sessions.trim_audio(s, true)
+        sessions.trim_audio(s, nil, true)
         if s.status == 'closing' then closed(s) end
       end
     end

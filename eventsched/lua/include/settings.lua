@@ -1,23 +1,13 @@
--- settings: the cell's settings (integers), each read once a call and only when needed; those that
--- most calls need together are read together.
--- include: call
+-- settings: the cell's settings, whole numbers.
 -- include: keys
-local together = {
-  { 'pause_ms', 'audio_ms_max', 'audio_bytes_max', 'backlog_max' },
-  { 'lease_base_ms', 'lease_factor_thousandths', 'waiting_ms' },
-}
-local read_with = {}
-for _, names in ipairs(together) do
-  for _, name in ipairs(names) do read_with[name] = names end
-end
-local settings = setmetatable({}, {
-  __index = function(self, name)
-    local names = read_with[name] or { name }
-    local values = redis.call('HMGET', keys.settings, unpack(names))
-    for i, one in ipairs(names) do rawset(self, one, tonumber(values[i])) end
-    return rawget(self, name)
-  end,
-})
-call.starts_with(function()
-  for name in pairs(settings) do settings[name] = nil end
-end)
+-- include: standing
+-- include: flat
+local settings = setmetatable({}, { __index = function(_, name)
+  local here = standing.of_cell()
+  if not here.settings then
+    local told = by_name(redis.call('HGETALL', keys.settings))
+    for one, value in pairs(told) do told[one] = tonumber(value) end
+    here.settings = told
+  end
+  return here.settings[name]
+end })
