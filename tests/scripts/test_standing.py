@@ -75,6 +75,10 @@ async def generation(store: Store) -> str:
     return str(clock.decode().rpartition("|")[2])
 
 
+def text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value
+
+
 def words(joined: str) -> dict[str, bool]:
     return {one: True for one in joined.split(",") if one}
 
@@ -95,13 +99,13 @@ async def assert_stored(redis: Client, store: TimedStore) -> int:
         assert await redis.scard(store.keys.members(class_id)) == known["total"]
     for pair, ids in dict(told["pairs"]).items():
         stored_ids = await redis.smembers(store.keys.pair(*pair.split(":")))
-        assert sorted(one.decode() for one in stored_ids) == list(ids)
+        assert sorted(map(text, stored_ids)) == list(ids)
     if told.get("settings"):
         stored = await store.read_hash(store.keys.settings)
         assert {f: int(v) for f, v in stored.items()} == told["settings"]
     if "live" in told:
         live = await redis.get(store.keys.live("group"))
-        assert told["live"] == (f"group:{live.decode()}" if live else False)
+        assert told["live"] == (f"group:{text(live)}" if live else False)
     if "is_pressed" in told:
         pressure = await store.read_hash(store.keys.counters)
         assert told["is_pressed"] == bool(pressure.get("pressure"))
