@@ -122,7 +122,7 @@ local function give(job, choice, cause)
   local id = emit({ t = 'JobDispatched', s = job.session, j = job.key, n = node.full,
     c = cause, tp = job.tp, d = d })
   write('XADD', node.inbox, clock.entry_id(), 't', 'assign',
-    'j', job.key, 'c', 'log/' .. id, 'd', job.core .. ',' .. token
+    'j', job.key, 'c', 'log/' .. id, 'd', job.head .. job.rest .. ',' .. token
       .. ',"context_at":"' .. context_at .. '"}', 'b', context)
 end
 

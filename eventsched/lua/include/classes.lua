@@ -86,7 +86,11 @@ function classes.reseat(id, node, was, load)
     class.free, class.seen = class.free + (load and 1 or -1), nil
   end
   local heads = class.heads
-  if heads and (node == heads[1] or node == heads[3] or load and goes_before(node, load, heads)) then
+  if not heads then return end
+  if not heads[3] and (not heads[1] or node == heads[1]) then
+    -- No other has a free slot: nobody else can come first now.
+    class.heads, class.seen = load and { node, text.of(load) } or {}, nil
+  elseif node == heads[1] or node == heads[3] or load and goes_before(node, load, heads) then
     class.heads, class.seen = nil, nil
   end
 end

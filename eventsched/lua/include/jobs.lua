@@ -18,8 +18,8 @@ local goes_on = '^,"tenant":"([^"]+)","turn":(%d+),"source":"([^"]+)","ms":(%d+)
   .. '"audio":"[^"]+","rate":%d+,()'
 
 -- The job of one target of an utterance in `work` (include/work). Numbers that are only passed on
--- are text; `record` is the key of its record. The last brace of `core` is put behind it when it is
--- stored or sent.
+-- are text; `record` is the key of its record. `head` and `rest` are its core, but for the last brace:
+-- it is put behind them when they are stored or sent.
 function jobs.create(key, record, wanted, target, delivery_no)
   return {
     key = key, record = record, attempt = 1, name = wanted.name, is_new = true,
@@ -27,8 +27,8 @@ function jobs.create(key, record, wanted, target, delivery_no)
     target = target, delivery_no = delivery_no, tp = wanted.tp, tenant = wanted.tenant,
     turn = wanted.turn, source = wanted.source, services = wanted.services, ms = wanted.ms,
     priority = wanted.priority, node = '', epoch = nil, place = '', status = nil,
-    core = '{"session":"' .. wanted.session .. '","utterance":' .. wanted.utterance .. ',"target":"'
-      .. target .. '","delivery_no":' .. delivery_no .. ',' .. wanted.rest,
+    head = '{"session":"' .. wanted.session .. '","utterance":' .. wanted.utterance .. ',"target":"'
+      .. target .. '","delivery_no":' .. delivery_no .. ',', rest = wanted.rest,
   }
 end
 
@@ -68,8 +68,8 @@ end
 
 -- With everything that its core says. Where JSON escapes something in `tp`, `look` has decoded it all.
 function jobs.whole(job)
-  if job.core then return job end
-  job.core = string.sub(job.kept, job.core_at, -2)
+  if job.head then return job end
+  job.head, job.rest = string.sub(job.kept, job.core_at, -2), ''
   if not job.core_to then return job end
   local tenant, turn, source, ms, priority, at = string.match(job.kept, goes_on, job.core_to)
   if not tenant then
@@ -111,29 +111,29 @@ function jobs.code(job)
   return cjson.decode(string.sub(job.kept, job.core_at)).code
 end
 
-local function put(job, status, at, deadline, outcome, core)
+local function put(job, status, at, deadline, outcome, head, rest)
   job.status = status
   write('SET', job.record, status .. '|' .. text.of(job.attempt) .. '|' .. job.node .. '|'
     .. (job.epoch and text.of(job.epoch) or '') .. '|' .. at .. '|' .. deadline .. '|' .. job.place
-    .. '|' .. outcome .. '|' .. core .. '}')
+    .. '|' .. outcome .. '|' .. head .. rest .. '}')
 end
 
 -- It is on its node, until `deadline`, which is text.
 function jobs.run(job, node, deadline)
   job.node, job.epoch = node.name, node.epoch
-  put(job, 'running', clock.text(), deadline, '', job.core)
+  put(job, 'running', clock.text(), deadline, '', job.head, job.rest)
 end
 
 -- Its node may hold it for longer. `deadline` is text.
 function jobs.extend(job, deadline)
-  put(job, 'running', job.at, deadline, '', job.core)
+  put(job, 'running', job.at, deadline, '', job.head, job.rest)
 end
 
 -- It waits at its place in the queue. `deadline` is text.
 function jobs.wait(job, tag, deadline)
   job.deadline = deadline
   job.place = text.of(job.priority) .. ',' .. tag .. ',' .. string.sub(job.member, 1, 16)
-  put(job, 'queued', '', deadline, '', job.core)
+  put(job, 'queued', '', deadline, '', job.head, job.rest)
 end
 
 -- What its core begins with, as far as `look` reads it.
@@ -145,8 +145,7 @@ end
 
 -- The job takes no further part: nothing but its end is remembered, until its session retires.
 function jobs.finish(job, outcome, code)
-  local core = beginning(job)
-  if filled(code) then core = core .. ',"code":' .. json.text(code) end
   job.place = ''
-  put(job, 'ended', '', '', outcome, core)
+  put(job, 'ended', '', '', outcome, beginning(job),
+    filled(code) and ',"code":' .. json.text(code) or '')
 end
