@@ -1,4 +1,5 @@
 -- assign: the only code that gives a job to a node (rules 15-18, 20).
+-- include: call
 -- include: keys
 -- include: write
 -- include: clock
@@ -12,6 +13,7 @@
 -- include: jobs
 -- include: affinity
 local assign = { filled_max = 8, policy = '1' }
+call.starts_with(function() assign.deadlines = {} end)
 
 -- The group's context for this job: copied unread, never waited for (rule 29).
 local function context_of(job)
@@ -27,10 +29,17 @@ local function context_of(job)
   return view[1], view[2] or ''
 end
 
--- Rule 19: clamp(ceil(base_s + audio_s * factor), 15, 60) seconds, in integers.
-local function lease_ms(audio_ms)
+-- When a lease that begins now ends, as text. Rule 19: it lasts clamp(ceil(base_s + audio_s * factor),
+-- 15, 60) seconds, in integers: 46 lengths, of which a call makes each text once.
+local function deadline_of(audio_ms)
   local thousandths = settings.lease_base_ms + audio_ms * settings.lease_factor_thousandths / 1000
-  return math.min(math.max(math.ceil(thousandths / 1000) * 1000, nodes.lease_ms_min), 60000)
+  local ms = math.min(math.max(math.ceil(thousandths / 1000) * 1000, nodes.lease_ms_min), 60000)
+  local deadline = assign.deadlines[ms]
+  if not deadline then
+    deadline = text.of(clock.now() + ms)
+    assign.deadlines[ms] = deadline
+  end
+  return deadline
 end
 
 -- Why the node that the turn or session used last is passed over; empty when it can be taken.
@@ -53,10 +62,10 @@ local function least_loaded(serving, last)
   local best, best_load, spare, spare_load
   for _, class in ipairs(serving) do
     local heads = classes.heads(class)
-    local name, load = heads[1], tonumber(heads[2])
+    local name, load = heads[1], text.number(heads[2])
     if last and name == last then
       spare, spare_load = name, load
-      name, load = heads[3], tonumber(heads[4])
+      name, load = heads[3], text.number(heads[4])
     end
     if name and (not best or load < best_load or load == best_load and text.before(name, best)) then
       best, best_load = name, load
@@ -65,14 +74,14 @@ local function least_loaded(serving, last)
   return best or spare, best_load or spare_load
 end
 
--- As JSON; nothing where no class can do it. What has not changed since is not put together anew.
+-- As the items of a JSON array; nothing where no class can do it. What has not changed since is not put together anew.
 local function evidence(serving)
   local seen, changed = serving.seen, false
   for i = 1, #serving do
     local told = classes.told(serving[i])
     if seen[i] ~= told then seen[i], changed = told, true end
   end
-  if changed then serving.told = ',"classes":[' .. table.concat(seen, ',') .. ']' end
+  if changed then serving.told = table.concat(seen, ',') end
   return serving.told
 end
 
@@ -103,8 +112,8 @@ local function told(job, choice, token, context_at)
   return '{"utterance":' .. job.utterance .. ',"target":"' .. job.target .. '","delivery_no":'
     .. job.delivery_no .. ',"turn":' .. job.turn .. ',"source":"' .. job.source .. '"'
     .. json.words('services', job.services) .. ',' .. token .. ',"audio_ms":' .. job.ms .. ',"rule":"'
-    .. choice.rule .. '","policy":' .. assign.policy .. (choice.affinity or '') .. choice.classes
-    .. (choice.compared or '') .. json.word('last', choice.last)
+    .. choice.rule .. '","policy":' .. assign.policy .. (choice.affinity or '') .. ',"classes":['
+    .. choice.classes .. ']' .. (choice.compared or '') .. json.word('last', choice.last)
     .. json.word('context_at', context_at) .. '}'
 end
 
@@ -112,7 +121,7 @@ end
 local function give(job, choice, cause)
   local node = nodes.get(choice.node)
   local context, context_at = context_of(job)
-  local deadline = text.of(clock.now() + lease_ms(job.ms))
+  local deadline = deadline_of(job.ms)
   local token = '"attempt":' .. text.of(job.attempt) .. ',"epoch":' .. node.epoch_told .. ',"deadline_ms":'
     .. deadline
   local d = told(job, choice, token, context_at)

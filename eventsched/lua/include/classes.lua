@@ -51,13 +51,12 @@ end
 
 -- What an event says of the class as a decision saw it (rule 17), as JSON.
 function classes.told(class)
+  if class.call == call.number and class.seen then return class.seen end
   local heads = classes.heads(class)
-  if not class.seen then
-    local head = heads[1] and ',"head":"' .. keys.full(heads[1]) .. '","load":' .. heads[2] or ''
-    class.seen = '{"id":"' .. class.id .. '"' .. head .. ',"free":' .. text.of(class.free) .. ',"full":'
-      .. text.of(class.total - class.free - class.draining) .. ',"draining":' .. text.of(class.draining)
-      .. '}'
-  end
+  local head = heads[1] and ',"head":"' .. keys.full(heads[1]) .. '","load":' .. heads[2] or ''
+  class.seen = '{"id":"' .. class.id .. '"' .. head .. ',"free":' .. text.of(class.free) .. ',"full":'
+    .. text.of(class.total - class.free - class.draining) .. ',"draining":' .. text.of(class.draining)
+    .. '}'
   return class.seen
 end
 
@@ -73,7 +72,7 @@ function classes.seat(id, node, load)
 end
 
 local function goes_before(node, load, heads)
-  local second, low = heads[3], tonumber(heads[4])
+  local second, low = heads[3], text.number(heads[4])
   return not second or load < low or load == low and text.before(node, second)
 end
 
