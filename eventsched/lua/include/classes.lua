@@ -7,7 +7,9 @@
 -- include: standing
 -- include: text
 local classes = {}
-call.starts_with(function() classes.awaited = {} end)
+call.starts_with(function()
+  classes.awaited, classes.moved_in, classes.moved, classes.moved_to = {}, nil, nil, nil
+end)
 local looked_last = '63'
 
 function classes.id_of(asr, targets, services, marked)
@@ -36,6 +38,20 @@ function classes.alone(id)
   return class.alone
 end
 
+-- The node that was moved last takes its place.
+function classes.flush()
+  local id, node, load = classes.moved_in, classes.moved, classes.moved_to
+  if not id then return end
+  classes.moved_in = nil
+  local class = standing.of_cell().classes[id]
+  local free = class and class.key_of_free or keys.of('free', id)
+  if load then
+    write('ZADD', free, text.of(load), node)
+  else
+    write('ZREM', free, node)
+  end
+end
+
 -- The two least loaded nodes with a free slot, and how many have one. Re-read when a change may
 -- have touched the two.
 function classes.heads(class)
@@ -43,6 +59,7 @@ function classes.heads(class)
     class.call, class.heads, class.free, class.seen = call.number, nil, nil, nil
   end
   if not class.heads then
+    classes.flush()
     class.heads = redis.call('ZRANGE', class.key_of_free, '0', '1', 'WITHSCORES')
     class.free = class.free or redis.call('ZCARD', class.key_of_free)
   end
@@ -60,15 +77,12 @@ function classes.told(class)
   return class.seen
 end
 
--- A node's place among those with a free slot: by its load, or none.
+-- A node's place among those with a free slot: by its load, or none. It is written when another node
+-- moves, somebody asks for the heads, or the call ends (queue.flush): one that gives back eight slots in
+-- a call moves once.
 function classes.seat(id, node, load)
-  local class = standing.of_cell().classes[id]
-  local free = class and class.key_of_free or keys.of('free', id)
-  if load then
-    write('ZADD', free, text.of(load), node)
-  else
-    write('ZREM', free, node)
-  end
+  if classes.moved_in and (classes.moved ~= node or classes.moved_in ~= id) then classes.flush() end
+  classes.moved_in, classes.moved, classes.moved_to = id, node, load
 end
 
 local function goes_before(node, load, heads)

@@ -179,9 +179,10 @@ function queue.serve(job)
   if job.tag > queue.virtual then queue.virtual, queue.counted = job.tag, true end
 end
 
--- The counters as they are now: entries, virtual time, what tenants owe, how many of theirs wait.
--- Bound: the tenants of this call.
+-- The counters as they are now: entries, virtual time, what tenants owe, how many of theirs wait; and
+-- where nodes are among those with a free slot. Bound: the tenants and nodes of this call.
 function queue.flush()
+  classes.flush()
   for tenant, change in pairs(queue.backlog) do
     if change ~= 0 and write('HINCRBY', keys.backlog, tenant, change) <= 0 then
       write('HDEL', keys.backlog, tenant)
