@@ -18,6 +18,8 @@ from eventsched.keys import Keys, name_of
 from eventsched.transport import Arg, Entry, Transport, entries_of
 
 Word: TypeAlias = Literal["ok", "duplicate"]
+_WORDS: dict[bytes, Word] = {b"ok": "ok", b"duplicate": "duplicate"}
+_REFUSED = b"refused "
 
 
 class SessionGrant(msgspec.Struct, frozen=True):
@@ -371,13 +373,16 @@ def _joined(names: Sequence[str]) -> str:
     return ",".join(sorted(set(names)))
 
 
-def _receipt(item: Any) -> Receipt | Refused:
-    word = item[0].decode()
-    return _refused(item) or Receipt(word, item[1], tuple(item[2:]))
+def _receipt(item: bytes) -> Receipt | Refused:
+    refused = _refused(item)
+    if refused is not None:
+        return refused
+    word, utterance, *finalized = item.split()
+    return Receipt(_WORDS[word], int(utterance), tuple(map(int, finalized)))
 
 
-def _refused(item: Any) -> Refused | None:
-    if item[0] != b"refused":
+def _refused(item: bytes) -> Refused | None:
+    if not item.startswith(_REFUSED):
         return None
-    told = item[1].decode(errors="replace")
+    told = item[len(_REFUSED) :].decode(errors="replace")
     return from_reply(told) or Refused(told)

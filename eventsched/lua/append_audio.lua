@@ -5,7 +5,7 @@
 -- ARGV
 --   now_arg         ms                     honoured in a manual cell only
 --   then per chunk: session (name), epoch, seq, ms, final (0|1), payload, confirmed (out id or empty)
--- Reply: per chunk [ok|duplicate, utterance, finalized…] or [refused, CODE key=value]
+-- Reply: per chunk `ok|duplicate utterance finalized…` or `refused CODE key=value`
 -- Refusals: SESSION_UNKNOWN, SESSION_SUPERSEDED, SESSION_CLOSED, SEQ_GAP, CHUNK_TOO_LARGE,
 --   INVALID_MESSAGE, BACKPRESSURE
 -- Events: AudioChunkAppended (audio stream), UtteranceFinalized, JobDispatched,
@@ -43,11 +43,11 @@ local function take(at)
   local ms, final, payload = text.int(ARGV[at + 3], 0, 1000), ARGV[at + 4] == '1', ARGV[at + 5]
   local s = sessions.get(name)
   local why, word = check(s, epoch, seq, ms, final, payload, ARGV[at + 6])
-  if why then return { 'refused', why } end
+  if why then return 'refused ' .. why end
   deliver.confirm(name, ARGV[at + 6])
-  if word then return { word, s.utterance } end
+  if word then return word .. ' ' .. text.of(s.utterance) end
   local done = sessions.append(s, seq, ms, final, payload)
-  return { 'ok', s.utterance, unpack(done) }
+  return 'ok ' .. text.of(s.utterance) .. done
 end
 
 local replies = {}

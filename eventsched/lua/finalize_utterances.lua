@@ -5,7 +5,7 @@
 -- ARGV
 --   now_arg         ms                     honoured in a manual cell only
 --   then per finalize: session (name), epoch, utterance (not the current one, or empty: a duplicate)
--- Reply: per finalize [ok|duplicate, utterance, finalized…] or [refused, CODE key=value]
+-- Reply: per finalize `ok|duplicate utterance finalized…` or `refused CODE key=value`
 -- Refusals: SESSION_UNKNOWN, SESSION_SUPERSEDED, SESSION_CLOSED, INVALID_MESSAGE
 -- Events: UtteranceFinalized, JobDispatched, JobQueued
 -- Bound: the finalizes given, at most 64; 32 members of a room each; 8 jobs given away, each with
@@ -32,13 +32,13 @@ local function take(at)
   local s, epoch = sessions.get(ARGV[at], true), text.int(ARGV[at + 1], 0, 1e9)
   local wanted = text.int(ARGV[at + 2], 0, 1e12)
   local why = check(s, epoch, wanted)
-  if why then return { 'refused', why } end
+  if why then return 'refused ' .. why end
   if wanted ~= s.utterance or s.buf_bytes == 0 then
     write('HINCRBY', keys.cell, 'duplicate_finalizes', '1')
-    return { 'duplicate', s.utterance }
+    return 'duplicate ' .. text.of(s.utterance)
   end
   sessions.finalize(s, 'final')
-  return { 'ok', s.utterance, wanted }
+  return 'ok ' .. text.of(s.utterance) .. ' ' .. text.of(wanted)
 end
 
 local replies = {}

@@ -5,7 +5,7 @@
 -- ARGV
 --   now_arg         ms                     honoured in a manual cell only
 --   then per session: name, epoch, confirmed (out id or empty)
--- Reply: per session [ok] or [refused, CODE key=value]
+-- Reply: per session `ok` or `refused CODE key=value`
 -- Refusals: SESSION_UNKNOWN, SESSION_SUPERSEDED, SESSION_CLOSED, INVALID_MESSAGE
 -- Events: none
 -- Bound: the sessions given, at most 512
@@ -32,11 +32,11 @@ for at = 2, #ARGV, width do
   local s = sessions.get(name)
   local why = check(s, epoch, ARGV[at + 2])
   if why then
-    replies[#replies + 1] = { 'refused', why }
+    replies[#replies + 1] = 'refused ' .. why
   else
     s.seen, s.dirty = clock.now(), true
     deliver.confirm(name, ARGV[at + 2])
-    replies[#replies + 1] = { 'ok' }
+    replies[#replies + 1] = 'ok'
   end
 end
 sessions.flush()

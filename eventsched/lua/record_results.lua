@@ -8,7 +8,7 @@
 --   epoch_arg       number
 --   then per result: job_key, attempt, status (ok|no_text|failed), code, retriable (0|1),
 --   service, body, audio, audio_sha256
--- Reply: per result [ok] or [refused, CODE key=value]
+-- Reply: per result `ok` or `refused CODE key=value`
 -- Refusals: JOB_UNKNOWN, NODE_MISMATCH, ATTEMPT_MISMATCH, LEASE_LOST, DUPLICATE_RESULT,
 --   INVALID_MESSAGE
 -- Events: ResultRecorded, ResultReplaced, ResultRefused, ResultDelivered, AttemptEnded, JobFailed,
@@ -141,7 +141,7 @@ end
 local replies = {}
 for at = 4, #ARGV, width do
   local why = take(at)
-  replies[#replies + 1] = why and { 'refused', why } or { 'ok' }
+  replies[#replies + 1] = why and 'refused ' .. why or 'ok'
 end
 local held = nodes.get(node)
 if nodes.is_current(held, epoch) then nodes.trim_inbox(held) end

@@ -7,7 +7,7 @@
 --   node            node name
 --   epoch_arg       number
 --   then per partial: job_key, attempt, body
--- Reply: per partial [ok] or [refused, CODE key=value]
+-- Reply: per partial `ok` or `refused CODE key=value`
 -- Refusals: JOB_UNKNOWN, NODE_MISMATCH, ATTEMPT_MISMATCH, LEASE_LOST, DUPLICATE_RESULT,
 --   INVALID_MESSAGE
 -- Events: ResultRefused
@@ -43,6 +43,6 @@ end
 local replies = {}
 for at = 4, #ARGV, width do
   local why = take(ARGV[at], text.int(ARGV[at + 1], 1, 1e6), ARGV[at + 2])
-  replies[#replies + 1] = why and { 'refused', why } or { 'ok' }
+  replies[#replies + 1] = why and 'refused ' .. why or 'ok'
 end
 return replies

@@ -22,8 +22,8 @@ async def code_of(store: TimedStore, script: str, *args: Arg) -> str:
         reply = await call(store, script, *args)
     except Refused as refused:
         return said_by(refused)
-    if isinstance(reply, list) and isinstance(reply[0], list) and reply[0][0] == b"refused":
-        return bytes(reply[0][1]).decode()
+    if isinstance(reply, list) and isinstance(reply[0], bytes) and reply[0].startswith(b"refused "):
+        return reply[0].removeprefix(b"refused ").decode()
     raise AssertionError(f"{script} took {args}: {reply}")
 
 

@@ -96,8 +96,8 @@ class HeldToHeaders(RedisTransport):
             self._running -= 1
             await self._compare(script, keys[0], alone)
         for item in reply if isinstance(reply, list) else ():
-            if isinstance(item, list) and item and item[0] == b"refused":
-                told = from_reply(item[1].decode())
+            if isinstance(item, bytes) and item.startswith(b"refused "):
+                told = from_reply(item.removeprefix(b"refused ").decode())
                 assert told is not None, (script, item)
                 assert told.code in header(script).refusals, (script, item)
         return reply

@@ -227,7 +227,8 @@ end
 
 -- Audio stays for the oldest utterance that is open or has an open outcome, and for the oldest that
 -- is not archived where audio is. Nothing can go where all that is owed is the `just` outcomes of an
--- utterance that was open until now: what came before it went when the last one before it ended.
+-- utterance that was open until now: what came before it went when the last one before it ended
+-- (`settle`), or was no utterance's.
 -- Bound: the session's open outcomes, which `owes_nothing` spares.
 function sessions.trim_audio(s, just, owes_nothing)
   local oldest, first
@@ -251,11 +252,12 @@ function sessions.is_playing(s)
   return redis.call('EXISTS', keys.of('playing', s.name)) == 1
 end
 
--- One chunk that is known to be next in order: rule 2 (a), (b), (c). Returns what it finalized.
+-- One chunk that is known to be next in order: rule 2 (a), (b), (c). Returns what it finalized, each
+-- behind a space.
 function sessions.append(s, seq, ms, final, payload)
-  local now, done = clock.now(), {}
+  local now, done = clock.now(), ''
   if s.buf_bytes > 0 and now - s.buf_at >= settings.pause_ms and not sessions.is_playing(s) then
-    done[1] = s.utterance
+    done = ' ' .. text.of(s.utterance)
     sessions.finalize(s, 'pause')
   end
   local id = entry(keys.of('audio', s.name), { t = 'AudioChunkAppended', s = s.full, tp = s.tp,
@@ -269,13 +271,15 @@ function sessions.append(s, seq, ms, final, payload)
     end
     s.buf_last, s.buf_at, s.buf_count = id, now, s.buf_count + 1
     s.buf_bytes, s.buf_ms = s.buf_bytes + #payload, s.buf_ms + ms
+  else
+    sessions.trim_audio(s) -- an empty chunk that ends nothing is no utterance's
   end
   local reason
   if s.buf_ms >= settings.audio_ms_max then reason = 'max_duration' end
   if final then reason = 'final' end
   if s.buf_bytes > settings.audio_bytes_max then reason = 'max_bytes' end
   if reason and s.buf_bytes > 0 then
-    done[#done + 1] = s.utterance
+    done = done .. ' ' .. text.of(s.utterance)
     sessions.finalize(s, reason)
   end
   return done
