@@ -1,8 +1,8 @@
 """One registration of a node, from its grant to its end.
 
-Owns: reading the inbox, the attempts in hand, telling results and partials, draining.
-Never does: registering (node.py), heartbeats (heart.py), running handlers (handlers.py).
-Read next: node.py, heart.py, lua/record_results.lua.
+Owns: reading the inbox, what becomes of an attempt, telling results and partials, draining.
+Never does: registering (node.py), heartbeats (heart.py), running handlers (handlers.py), their
+tasks (attempts.py). Read next: node.py, heart.py, lua/record_results.lua.
 
 Every message carries (node, epoch, attempt); what is stale is refused by the scripts, so a mistake
 here can waste work but never spoil a result.
@@ -11,6 +11,7 @@ here can waste work but never spoil a result.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 import anyio
@@ -19,6 +20,7 @@ import anyio.lowlevel
 import msgspec
 import structlog
 
+from eventsched.attempts import Attempt, Attempts
 from eventsched.coalescing import Coalescer
 from eventsched.errors import LeaseLost, NodeSuperseded, NodeUnknown, Refused
 from eventsched.handlers import Run, end_of
@@ -47,14 +49,6 @@ End: TypeAlias = Literal["drained", "unknown"]
 _ASSIGNMENT = msgspec.json.Decoder(Assignment)
 
 
-class _Attempt:
-    """One attempt in hand."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.scope = anyio.CancelScope()
-
-
 class Serving:
     """Serves from `run`'s start to the registration's end."""
 
@@ -75,7 +69,7 @@ class Serving:
         self._slots = slots
         self._url = url
         self._keys = keys
-        self._attempts: dict[str, _Attempt] = {}
+        self._attempts = Attempts()
         self._end: End | Exception | None = None
         self._position = grant.inbox_from
         self._is_draining = False
@@ -100,6 +94,7 @@ class Serving:
             self._tasks = tasks
             tasks.start_soon(self._results.run)
             tasks.start_soon(self._partials.run)
+            tasks.start_soon(self._attempts.run)
             tasks.start_soon(self._read_inbox)
             tasks.start_soon(self._drain_when_asked, drain, within_s)
         if isinstance(self._end, Exception):
@@ -115,8 +110,7 @@ class Serving:
     # --- what the heart asks and tells --------------------------------------------------------
 
     def held(self) -> Sequence[Held]:
-        """Read from another thread: `copy` is one step."""
-        return [(key, attempt.number) for key, attempt in self._attempts.copy().items()]
+        return self._attempts.numbers()
 
     def load(self) -> int:
         return 1_000 * len(self._attempts) // self._slots
@@ -161,35 +155,22 @@ class Serving:
             log.error("assignment not understood", job=key, error=str(error))
             return
         if assignment.epoch == self.grant.epoch:
-            self._start(job)
+            self._attempts.start(key, job.attempt, partial(self._serve, job))
 
     def _cancel(self, key: str, number: int, reason: str) -> None:
-        attempt = self._attempts.get(key)
-        if attempt is not None and attempt.number == number:
+        if self._attempts.cancel(key, number):
             log.info("cancelled", job=key, attempt=number, reason=reason)
-            attempt.scope.cancel()
 
     # --- attempts -----------------------------------------------------------------------------
 
-    def _start(self, job: Job) -> None:
-        assert self._tasks is not None
-        earlier = self._attempts.get(job.key)
-        if earlier is not None:  # its cancel is on the way; this one counts
-            earlier.scope.cancel()
-        attempt = self._attempts[job.key] = _Attempt(job.attempt)
-        self._tasks.start_soon(self._serve, job, attempt, name=job.key)
-
-    async def _serve(self, job: Job, attempt: _Attempt) -> None:
+    async def _serve(self, job: Job, attempt: Attempt) -> None:
         self._log.debug("started", session=job.session, job=job.key, attempt=job.attempt)
         ending: NodeResult | None = None
-        try:
-            with attempt.scope:
-                ending = await end_of(self._unlocked, job)
-            if ending is not None:
-                await self._tell(job, ending)
-        finally:
-            if self._attempts.get(job.key) is attempt:
-                del self._attempts[job.key]
+        with attempt.scope:
+            ending = await end_of(self._unlocked, job)
+        attempt.has_ended = True
+        if ending is not None:
+            await self._tell(job, ending)
 
     async def _unlocked(self, job: Job) -> Any:
         await job.unlock(self._keys)

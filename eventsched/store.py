@@ -323,7 +323,7 @@ class Store:
     # --- roles ------------------------------------------------------------------------------
 
     async def dispatch_work(self, back_ms: int = 0) -> DispatchReply:
-        """Up to 10 entries of `work` are dispatched or queued.
+        """Up to 12 entries of `work` are dispatched or queued.
 
         A caller that comes again within `back_ms` may say so: until then whoever finalizes gives
         its jobs away itself where nothing waits before them.

@@ -35,7 +35,7 @@ async def test_while_a_dispatcher_is_there_whoever_finalizes_dispatches(store: T
 
 async def test_a_dispatcher_does_not_wait_while_entries_are_left(store: TimedStore) -> None:
     session = await store.open()
-    for seq in range(11):
+    for seq in range(13):
         await store.say(session, seq, final=True)
     dispatcher = Dispatcher(store)
     assert (await dispatcher.step()).left == 1

@@ -263,7 +263,6 @@ def _store_chunk(w: World, name: str, chunk: Chunk) -> None:
     )
     w.audio.setdefault(name, []).append(event)
     if not chunk.payload and not soft.buffer:
-        trim_audio(w, name)
         return  # an empty utterance stays empty (rule 3)
     if not soft.buffer:
         w.set_timer(now + w.settings.pause_ms, "pause", view.session)

@@ -215,7 +215,7 @@ function sessions.finalize(s, reason)
   if reason ~= 'max_duration' then s.turn = s.turn + 1 end
   s.has_moved_on = true
   empty_buffer(s)
-  sessions.trim_audio(s, #targets)
+  sessions.trim_audio(s)
   if not targets[1] then return end
   dispatch(s, { is_new = true, session = s.full, name = s.name, utterance = utterance, turn = turn, ms = ms,
     tenant = s.tenant, source = s.source, features_hash = s.features_hash, log = id, tp = s.tp,
@@ -226,14 +226,10 @@ function sessions.finalize(s, reason)
 end
 
 -- Audio stays for the oldest utterance that is open or has an open outcome, and for the oldest that
--- is not archived where audio is. Nothing can go where all that is owed is the `just` outcomes of an
--- utterance that was open until now: what came before it went when the last one before it ended
--- (`settle`), or was no utterance's.
--- Bound: the session's open outcomes, which `owes_nothing` spares.
-function sessions.trim_audio(s, just, owes_nothing)
+-- is not archived where audio is. Bound: the session's open outcomes, which `owes_nothing` spares.
+function sessions.trim_audio(s, owes_nothing)
   local oldest, first
   local owed = owes_nothing and {} or redis.call('HVALS', keys.of('outcomes', s.name))
-  if just and just > 0 and #owed == just and not archive.keeps_audio() then return end
   for _, kept in ipairs(owed) do
     local utterance, id = string.match(kept, '^(%d+)|([^|]*)|')
     if not oldest or tonumber(utterance) < oldest then oldest, first = tonumber(utterance), id end
@@ -271,8 +267,6 @@ function sessions.append(s, seq, ms, final, payload)
     end
     s.buf_last, s.buf_at, s.buf_count = id, now, s.buf_count + 1
     s.buf_bytes, s.buf_ms = s.buf_bytes + #payload, s.buf_ms + ms
-  else
-    sessions.trim_audio(s) -- an empty chunk that ends nothing is no utterance's
   end
   local reason
   if s.buf_ms >= settings.audio_ms_max then reason = 'max_duration' end
@@ -377,7 +371,7 @@ function sessions.settle()
     if redis.call('EXISTS', keys.of('outcomes', name)) == 0 then
       local s = ended(name, deliver.touched[name])
       if s then
-        sessions.trim_audio(s, nil, true)
+        sessions.trim_audio(s, true)
         if s.status == 'closing' then closed(s) end
       end
     end

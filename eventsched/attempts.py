@@ -1,0 +1,94 @@
+"""The attempts that a node has in hand, each in a task of its own.
+
+Owns: starting, cancelling and waiting for them. The tasks are asyncio's: one that a task group
+starts costs 22 instead of 4 µs, and the handlers of one read of the inbox wait for each other
+(p99 of 2,000 jobs a second: 5.5 instead of 4.5 ms). What a group promises is kept: none outlives
+`run`, none is cancelled but through its scope, an error of one is raised by `run`.
+Never does: know what an attempt is for. Read next: serving.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeAlias
+
+import anyio
+
+
+class Attempt:
+    """One attempt in hand."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.scope = anyio.CancelScope()
+        """Its handler runs in it: cancelled, nobody waits for the result any more."""
+        self.has_ended = False
+        """Its handler has: what is left is to tell how."""
+
+
+Work: TypeAlias = Callable[[Attempt], Coroutine[Any, Any, None]]
+
+
+class Attempts:
+    """Those in hand, by job key. `run` must run somewhere."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, Attempt] = {}
+        self._tasks: dict[asyncio.Task[None], Attempt] = {}
+        self._failed = anyio.Event()
+        self._error: BaseException | None = None
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def numbers(self) -> list[tuple[str, int]]:
+        """(job key, attempt) of each; may be asked by another thread: `copy` is one step."""
+        return [(key, attempt.number) for key, attempt in self._held.copy().items()]
+
+    def start(self, key: str, number: int, work: Work) -> None:
+        """Takes it in hand; an earlier one of the same job, whose cancel is on its way, goes."""
+        earlier = self._held.get(key)
+        if earlier is not None:
+            earlier.scope.cancel()
+        attempt = self._held[key] = Attempt(number)
+        task = asyncio.get_running_loop().create_task(self._hold(key, attempt, work), name=key)
+        self._tasks[task] = attempt
+        task.add_done_callback(self._let_go)
+
+    async def _hold(self, key: str, attempt: Attempt, work: Work) -> None:
+        try:
+            await work(attempt)
+        finally:
+            if self._held.get(key) is attempt:
+                del self._held[key]
+
+    def _let_go(self, task: asyncio.Task[None]) -> None:
+        del self._tasks[task]
+        error = None if task.cancelled() else task.exception()
+        if error is not None and self._error is None:
+            self._error = error
+            self._failed.set()
+
+    def cancel(self, key: str, number: int) -> bool:
+        """Whether this one was in hand; its handler ends at its next wait."""
+        attempt = self._held.get(key)
+        if attempt is None or attempt.number != number:
+            return False
+        attempt.scope.cancel()
+        return True
+
+    async def run(self) -> None:
+        """Until cancelled: then all are, and this ends when they have. Raises what one raised."""
+        try:
+            await self._failed.wait()
+        finally:
+            for task, attempt in self._tasks.items():
+                attempt.scope.cancel()
+                if attempt.has_ended:
+                    task.cancel()
+            with anyio.CancelScope(shield=True):
+                while self._tasks:
+                    await asyncio.wait(self._tasks)
+        if self._error is not None:
+            raise self._error

@@ -1,0 +1,95 @@
+"""Attempts run in tasks of their own, and none of them is left behind."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import anyio
+import pytest
+
+from eventsched.attempts import Attempt, Attempts
+
+KEY = "acme:c0.s1:0:translation:es:none"
+
+
+@asynccontextmanager
+async def running(attempts: Attempts) -> AsyncIterator[None]:
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(attempts.run)
+        yield
+        tasks.cancel_scope.cancel()
+
+
+class Told:
+    """What attempts did, in order."""
+
+    def __init__(self) -> None:
+        self.words: list[str] = []
+
+    async def work(self, attempt: Attempt) -> None:
+        """A handler that never ends by itself, and lets go of something slowly."""
+        with attempt.scope:
+            try:
+                self.words.append(f"began {attempt.number}")
+                await anyio.sleep_forever()
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await anyio.sleep(0.01)
+                self.words.append(f"let go {attempt.number}")
+        attempt.has_ended = True
+
+    async def tell(self, attempt: Attempt) -> None:
+        """A handler that has ended; the server does not answer."""
+        attempt.has_ended = True
+        try:
+            await anyio.sleep_forever()
+        except anyio.get_cancelled_exc_class():
+            self.words.append("not told")
+            raise
+
+
+async def test_none_outlives_the_end_and_each_lets_go_in_peace() -> None:
+    attempts, told = Attempts(), Told()
+    async with running(attempts):
+        attempts.start(KEY, 1, told.work)
+        attempts.start(f"{KEY}2", 1, told.tell)
+        await anyio.sleep(0.01)
+    assert told.words == ["began 1", "not told", "let go 1"]
+    assert len(attempts) == 0
+
+
+async def test_a_handler_that_is_cancelled_before_it_begins_ends_at_its_first_wait() -> None:
+    attempts, told = Attempts(), Told()
+    async with running(attempts):
+        attempts.start(KEY, 1, told.work)
+        assert attempts.cancel(KEY, 1)
+        await anyio.sleep(0.05)
+        assert told.words == ["began 1", "let go 1"]
+
+
+async def test_the_later_attempt_of_a_job_counts() -> None:
+    attempts, told = Attempts(), Told()
+    async with running(attempts):
+        attempts.start(KEY, 1, told.work)
+        await anyio.sleep(0.01)
+        attempts.start(KEY, 2, told.work)
+        assert attempts.numbers() == [(KEY, 2)]
+        assert not attempts.cancel(KEY, 1)
+        await anyio.sleep(0.05)
+        assert told.words == ["began 1", "began 2", "let go 1"]
+        assert attempts.numbers() == [(KEY, 2)]
+    assert attempts.numbers() == []
+
+
+async def test_an_error_of_one_is_raised_and_ends_the_others() -> None:
+    attempts, told = Attempts(), Told()
+
+    async def broken(_: Attempt) -> None:
+        raise RuntimeError("a mistake here")
+
+    attempts.start(KEY, 1, told.work)
+    attempts.start(f"{KEY}2", 1, broken)
+    with pytest.raises(RuntimeError, match="a mistake here"):
+        await attempts.run()
+    assert told.words == ["began 1", "let go 1"]
