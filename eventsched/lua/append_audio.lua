@@ -45,9 +45,9 @@ local function take(at)
   local why, word = check(s, epoch, seq, ms, final, payload, ARGV[at + 6])
   if why then return 'refused ' .. why end
   deliver.confirm(name, ARGV[at + 6])
-  if word then return word .. ' ' .. text.of(s.utterance) end
+  if word then return word .. ' ' .. text.of[s.utterance] end
   local done = sessions.append(s, seq, ms, final, payload)
-  return 'ok ' .. text.of(s.utterance) .. done
+  return 'ok ' .. text.of[s.utterance] .. done
 end
 
 local replies = {}

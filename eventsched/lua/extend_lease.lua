@@ -34,5 +34,5 @@ end
 local now = clock.now()
 local deadline_ms = math.max(tonumber(job.deadline),
   math.min(now + more, tonumber(job.at) + held_ms_max))
-jobs.extend(job, text.of(deadline_ms))
+jobs.extend(job, text.of[deadline_ms])
 return deadline_ms

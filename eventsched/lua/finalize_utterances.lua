@@ -35,10 +35,10 @@ local function take(at)
   if why then return 'refused ' .. why end
   if wanted ~= s.utterance or s.buf_bytes == 0 then
     write('HINCRBY', keys.cell, 'duplicate_finalizes', '1')
-    return 'duplicate ' .. text.of(s.utterance)
+    return 'duplicate ' .. text.of[s.utterance]
   end
   sessions.finalize(s, 'final')
-  return 'ok ' .. text.of(s.utterance) .. ' ' .. text.of(wanted)
+  return 'ok ' .. text.of[s.utterance] .. ' ' .. text.of[wanted]
 end
 
 local replies = {}

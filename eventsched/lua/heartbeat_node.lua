@@ -33,7 +33,7 @@ local lost = {}
 for at = 5, #ARGV, 2 do
   local job = jobs.look(ARGV[at])
   local holds = job and job.status == 'running' and job.node == name and job.epoch == epoch
-    and text.of(job.attempt) == ARGV[at + 1]
+    and text.of[job.attempt] == ARGV[at + 1]
   if not holds then lost[#lost + 1] = ARGV[at] end
 end
 return lost

@@ -35,7 +35,7 @@ end
 local function work_of(s, full, target, utterance)
   local key = table.concat({ s.tenant, full, utterance, 'translation', target, s.features_hash }, ':')
   local job = jobs.look(key) or {}
-  local lease = job.status == 'running' and due('leases|' .. job.node .. '|' .. text.of(job.epoch))
+  local lease = job.status == 'running' and due('leases|' .. job.node .. '|' .. text.of[job.epoch])
   return { key = key, status = job.status, deadline = job.deadline, lease = lease or nil,
     wait = due('wait|' .. key) }
 end

@@ -35,7 +35,7 @@ local function of(job, result, kind)
   end
   return { t = kind, s = job.session, j = job.key, n = keys.full(node), tp = job.tp, b = result.body,
     d = '{"utterance":' .. job.utterance .. ',"target":"' .. job.target .. '","delivery_no":'
-      .. job.delivery_no .. ',"attempt":' .. text.of(job.attempt) .. ',"epoch":' .. text.of(epoch)
+      .. job.delivery_no .. ',"attempt":' .. text.of[job.attempt] .. ',"epoch":' .. text.of[epoch]
       .. ',"status":"' .. result.status .. '"' .. more .. '}' }
 end
 

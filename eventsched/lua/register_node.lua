@@ -54,7 +54,7 @@ if superseded then attempts.lose(old, 'superseded') end
 local last = redis.call('XREVRANGE', keys.of('inbox', name), '+', '-', 'COUNT', 1)
 local inbox_from = last[1] and last[1][1] or '0-0'
 local node = nodes.enter(name, string.format('%d', (old and old.epoch or 0) + 1), class_id,
-  text.of(slots_no), asr, targets, services, 'token', token, 'version', version,
+  text.of[slots_no], asr, targets, services, 'token', token, 'version', version,
   'inbox_from', inbox_from, 'seen', clock.text(), 'load', '0')
 emit({ t = 'NodeRegistered', n = node.full, d = { epoch = node.epoch, asr = text.list(asr),
   targets = text.list(targets), services = some(text.list(services)), slots = slots_no,

@@ -18,7 +18,7 @@ from tests.model import attempts, delivery, nodes, owing, queue, session
 from tests.model.world import Broken, Entry, Work, World, place_of
 
 FIRED_MAX = 16
-ENTRIES_MAX = 10
+ENTRIES_MAX = 12
 GIVEN_UP_MAX = 32
 
 

@@ -228,9 +228,15 @@ FAULTS = (
     ),
     Fault(
         "a cancel of any attempt stops the job",
-        "eventsched/serving",
-        "if attempt is not None and attempt.number == number:",
-        "if attempt is not None:",
+        "eventsched/attempts",
+        "if attempt is None or attempt.number != number:",
+        "if attempt is None:",
+    ),
+    Fault(
+        "a handler outlives its registration",
+        "eventsched/attempts",
+        "while self._tasks:",
+        "while False:",
     ),
     Fault(
         "an assignment of an older registration is started",

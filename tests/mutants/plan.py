@@ -73,7 +73,7 @@ _FIRST: dict[str, list[str]] = {
     "attempts": [*_ATTEMPTS, *_scripts("leases", "close", "waiting")],
     "call": _scripts("call", "cell"),
     "classes": _scripts("choosing_a_node", "marks", "nodes", "waiting"),
-    "clock": ["tests/failures/test_clock.py", *_scripts("good_path")],
+    "clock": ["tests/failures/test_clock.py", *_scripts("good_path", "standing")],
     "dead": _scripts("dispatch", "at_once", "attempts"),
     "deliver": _scripts("delivery", "results", "close", "rooms"),
     "emit": _scripts("good_path", "ingest"),
@@ -87,11 +87,13 @@ _FIRST: dict[str, list[str]] = {
     "owing": _scripts("dispatch", "at_once", "choosing_a_node"),
     "queue": _scripts("waiting", "choosing_a_node", "dispatch"),
     "sessions": [*_SESSION, *_scripts("delivery")],
+    "standing": _scripts("standing", "call", "nodes", "marks"),
     "settings": _scripts("cell", "call", "good_path"),
     "text": _scripts("sessions", "nodes", "choosing_a_node", "dispatch"),
     "timers": _scripts("close", "attempts", "leases", "playback"),
     "work": [*_scripts("dispatch", "ingest", "at_once"), "tests/cli/test_retry_dead.py"],
     # Python
+    "eventsched/attempts": ["tests/unit/test_attempts.py"],
     # These wait for what a mutant leaves out: few of them, so that their time tells.
     "eventsched/channel": [f"{SESSION}::test_rule_8_a_shorter_idle_time_is_kept_alive_more_often"],
     "eventsched/coalescing": ["tests/unit/test_coalescing.py", SESSION],
@@ -106,7 +108,6 @@ _FIRST: dict[str, list[str]] = {
     "eventsched/invariants": [VERIFY],
     "eventsched/listening": ["tests/unit/test_mailbox.py", SESSION],
     "eventsched/serving": [
-        f"{NODE}::test_a_cancel_of_an_earlier_attempt_leaves_the_later_one_alone",
         f"{NODE}::test_rule_13_a_superseded_node_stops_with_a_clear_error",
     ],
     "eventsched/session": [SESSION],
@@ -116,7 +117,7 @@ _FIRST: dict[str, list[str]] = {
 }
 
 _WIDE = {"fire_timers", "assign", "attempts", "classes", "deliver", "jobs", "nodes", "queue"}
-_WIDE |= {"sessions", "text", "timers"}
+_WIDE |= {"sessions", "standing", "text", "timers"}
 """What many scripts share: the model, which calls them all, sees it soonest."""
 
 _OF_SETS = {"acquire_set", "drop_build", "load_views", "save_views", "switch_build"}

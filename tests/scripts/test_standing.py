@@ -40,7 +40,7 @@ local told = { generation = cell.generation, settings = cell.settings, live = ce
   is_pressed = cell.is_pressed, nodes = {}, classes = {}, pairs = cell.pairs, count = cell.count }
 for name, node in pairs(cell.nodes) do
   told.nodes[name] = node and { status = node.status, epoch = node.epoch_told, class = node.class,
-    slots = text.of(node.slots), marked = rawget(node, 'marked') }
+    slots = text.of[node.slots], marked = rawget(node, 'marked') }
 end
 for id, class in pairs(cell.classes) do
   told.classes[id] = { services = class.services, marked = class.marked, draining = class.draining,

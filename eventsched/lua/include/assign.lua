@@ -36,7 +36,7 @@ local function deadline_of(audio_ms)
   local ms = math.min(math.max(math.ceil(thousandths / 1000) * 1000, nodes.lease_ms_min), 60000)
   local deadline = assign.deadlines[ms]
   if not deadline then
-    deadline = text.of(clock.now() + ms)
+    deadline = text.of[clock.now() + ms]
     assign.deadlines[ms] = deadline
   end
   return deadline
@@ -62,10 +62,10 @@ local function least_loaded(serving, last)
   local best, best_load, spare, spare_load
   for _, class in ipairs(serving) do
     local heads = classes.heads(class)
-    local name, load = heads[1], text.number(heads[2])
+    local name, load = heads[1], text.number[heads[2]]
     if last and name == last then
       spare, spare_load = name, load
-      name, load = heads[3], text.number(heads[4])
+      name, load = heads[3], text.number[heads[4]]
     end
     if name and (not best or load < best_load or load == best_load and text.before(name, best)) then
       best, best_load = name, load
@@ -122,7 +122,7 @@ local function give(job, choice, cause)
   local node = nodes.get(choice.node)
   local context, context_at = context_of(job)
   local deadline = deadline_of(job.ms)
-  local token = '"attempt":' .. text.of(job.attempt) .. ',"epoch":' .. node.epoch_told .. ',"deadline_ms":'
+  local token = '"attempt":' .. text.of[job.attempt] .. ',"epoch":' .. node.epoch_told .. ',"deadline_ms":'
     .. deadline
   local d = told(job, choice, token, context_at)
   nodes.take(node, job.key)
@@ -137,7 +137,7 @@ end
 
 local function rank(name, head)
   if not head then return '' end
-  return ',"' .. name .. '":{"priority":' .. text.of(head.priority) .. ',"tag":' .. head.tag_told
+  return ',"' .. name .. '":{"priority":' .. text.of[head.priority] .. ',"tag":' .. head.tag_told
     .. ',"member":"' .. head.member .. '"}'
 end
 
@@ -169,7 +169,7 @@ function assign.fill(node, cause)
     queue.serve(job)
     local choice = {
       node = node.name, rule = 'fill', classes = evidence(classes.alone(node.class)),
-      compared = ',"compared":' .. text.of(compared) .. rank('winner', best) .. rank('runner_up', second),
+      compared = ',"compared":' .. text.of[compared] .. rank('winner', best) .. rank('runner_up', second),
     }
     give(job, choice, cause)
     heads[best.demand] = queue.head(best.demand)

@@ -65,7 +65,7 @@ end
 -- The leases of a registration that are over at `at`, the first to end first; and when to look again,
 -- if it holds any. Until a lease is 15 s old it cannot be over and need not be read.
 function attempts.over(name, epoch, at)
-  local leases, born = keys.of('leases', name, epoch), text.of(at - nodes.lease_ms_min)
+  local leases, born = keys.of('leases', name, epoch), text.of[at - nodes.lease_ms_min]
   local old = redis.call('ZRANGEBYSCORE', leases, '-inf', born)
   local young = redis.call('ZRANGEBYSCORE', leases, '(' .. born, '+inf', 'WITHSCORES', 'LIMIT', '0', '1')
   local over, ends = {}, {}

@@ -46,7 +46,7 @@ function classes.flush()
   local class = standing.of_cell().classes[id]
   local free = class and class.key_of_free or keys.of('free', id)
   if load then
-    write('ZADD', free, text.of(load), node)
+    write('ZADD', free, text.of[load], node)
   else
     write('ZREM', free, node)
   end
@@ -71,8 +71,8 @@ function classes.told(class)
   if class.call == call.number and class.seen then return class.seen end
   local heads = classes.heads(class)
   local head = heads[1] and ',"head":"' .. keys.full(heads[1]) .. '","load":' .. heads[2] or ''
-  class.seen = '{"id":"' .. class.id .. '"' .. head .. ',"free":' .. text.of(class.free) .. ',"full":'
-    .. text.of(class.total - class.free - class.draining) .. ',"draining":' .. text.of(class.draining)
+  class.seen = '{"id":"' .. class.id .. '"' .. head .. ',"free":' .. text.of[class.free] .. ',"full":'
+    .. text.of[class.total - class.free - class.draining] .. ',"draining":' .. text.of[class.draining]
     .. '}'
   return class.seen
 end
@@ -86,7 +86,7 @@ function classes.seat(id, node, load)
 end
 
 local function goes_before(node, load, heads)
-  local second, low = heads[3], text.number(heads[4])
+  local second, low = heads[3], text.number[heads[4]]
   return not second or load < low or load == low and text.before(node, second)
 end
 
@@ -102,7 +102,7 @@ function classes.reseat(id, node, was, load)
   if not heads then return end
   if not heads[3] and (not heads[1] or node == heads[1]) then
     -- No other has a free slot: nobody else can come first now.
-    class.heads, class.seen = load and { node, text.of(load) } or {}, nil
+    class.heads, class.seen = load and { node, text.of[load] } or {}, nil
   elseif node == heads[1] or node == heads[3] or load and goes_before(node, load, heads) then
     class.heads, class.seen = nil, nil
   end

@@ -28,12 +28,12 @@ end
 
 function deliver.owe(session, target, number, utterance, first, to)
   write('HSET', keys.of('outcomes', session), target .. '/' .. number,
-    text.of(utterance) .. '|' .. first .. '|' .. to)
+    text.of[utterance] .. '|' .. first .. '|' .. to)
 end
 
 local function as_listener(name, kept)
   return { name = name, status = kept[1], hears = kept[1] == 'open' or kept[1] == 'closing',
-    number = text.number(kept[2]), total = text.number(kept[3]), low = text.number(kept[4]),
+    number = text.number[kept[2]], total = text.number[kept[3]], low = text.number[kept[4]],
     heard = nil, next_no = nil, is_awaited = nil }
 end
 local function listener_of(name)
@@ -47,7 +47,7 @@ local function speaker_of(name, target)
   local kept = redis.call('HMGET', keys.of('session', name), 'status', 'out_no', 'out_bytes',
     'out_low', 'heard', 'd:' .. target, 'w:' .. target)
   local speaker = as_listener(name, kept)
-  speaker.heard, speaker.next_no, speaker.is_awaited = kept[5], text.number(kept[6] or '0'), kept[7]
+  speaker.heard, speaker.next_no, speaker.is_awaited = kept[5], text.number[kept[6] or '0'], kept[7]
   return speaker
 end
 
@@ -56,7 +56,7 @@ end
 local function tell(listener, kind, d, body, audio, ...)
   local stream, low = keys.of('out', listener.name), listener.low
   local total = listener.total + #body + #audio
-  local number_told, total_told = text.of(listener.number + 1), text.of(total)
+  local number_told, total_told = text.of[listener.number + 1], text.of[total]
   write('XADD', stream, 'MAXLEN', out_entries_max, clock.entry_id(), 't', kind,
     'i', number_told .. ':' .. total_told, 'd', d, 'b', body, 'a', audio)
   -- `low` is where the oldest entry begins, or earlier: what was confirmed or fell off by number
@@ -71,7 +71,7 @@ local function tell(listener, kind, d, body, audio, ...)
     low = ends
   end
   write('HSET', keys.of('session', listener.name), 'out_no', number_told, 'out_bytes', total_told,
-    'out_low', text.of(low), ...)
+    'out_low', text.of[low], ...)
 end
 
 -- A session is told about itself: its state.
@@ -124,7 +124,7 @@ end
 -- cause, tp, reason }. Advances the order and closes the outcome. `speaker` as `speaker_of` it.
 local function send(session, target, number, outcome, ending, speaker)
   local told, to, skipped = audience(speaker, outcome)
-  local number_told = text.of(number)
+  local number_told = text.of[number]
   local which = '"utterance":' .. outcome.utterance .. ',"target":"' .. target .. '","delivery_no":'
     .. number_told
   local how = json.word('outcome', ending.kind)
@@ -138,7 +138,7 @@ local function send(session, target, number, outcome, ending, speaker)
   end
   write('HDEL', keys.of('outcomes', session), target .. '/' .. number_told)
   local out = '{"session":"' .. event.s .. '",' .. which .. how .. ',"log":"' .. emit(event) .. '"}'
-  local body, audio, next_no = ending.body or '', ending.audio or '', text.of(number + 1)
+  local body, audio, next_no = ending.body or '', ending.audio or '', text.of[number + 1]
   if told[1] == speaker then
     tell(speaker, 'result', out, body, audio, 'd:' .. target, next_no)
   else

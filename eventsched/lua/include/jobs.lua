@@ -52,14 +52,14 @@ function jobs.look(key)
     status, attempt, node, epoch, at, deadline, place, outcome, core_at = string.match(kept, line)
   end
   local job = {
-    key = key, record = record, kept = kept, status = status, attempt = text.number(attempt),
-    node = node, epoch = text.number(epoch), at = at, deadline = deadline, place = place,
+    key = key, record = record, kept = kept, status = status, attempt = text.number[attempt],
+    node = node, epoch = text.number[epoch], at = at, deadline = deadline, place = place,
     outcome = outcome, core_at = core_at, session = session, utterance = utterance, target = target,
     delivery_no = delivery_no, tp = tp, core_to = core_to,
   }
   if place ~= '' then
     local priority, tag, entry = string.match(place, '^(%d+),(%d+),(%d+)$')
-    job.priority, job.tag, job.member = text.number(priority), tonumber(tag), entry .. ':' .. key
+    job.priority, job.tag, job.member = text.number[priority], tonumber(tag), entry .. ':' .. key
   end
   if not session then decode(job) end
   job.name = keys.name(job.session)
@@ -78,7 +78,7 @@ function jobs.whole(job)
   end
   local services = string.match(job.kept, '^"services":%[("[^%]]+")%]', at)
   job.tenant, job.turn, job.source, job.ms = tenant, turn, source, ms
-  job.priority = job.priority or text.number(priority)
+  job.priority = job.priority or text.number[priority]
   job.services = services and string.gsub(services, '"', '') or ''
   return job
 end
@@ -113,8 +113,8 @@ end
 
 local function put(job, status, at, deadline, outcome, head, rest)
   job.status = status
-  write('SET', job.record, status .. '|' .. text.of(job.attempt) .. '|' .. job.node .. '|'
-    .. (job.epoch and text.of(job.epoch) or '') .. '|' .. at .. '|' .. deadline .. '|' .. job.place
+  write('SET', job.record, status .. '|' .. text.of[job.attempt] .. '|' .. job.node .. '|'
+    .. (job.epoch and text.of[job.epoch] or '') .. '|' .. at .. '|' .. deadline .. '|' .. job.place
     .. '|' .. outcome .. '|' .. head .. rest .. '}')
 end
 
@@ -132,7 +132,7 @@ end
 -- It waits at its place in the queue. `deadline` is text.
 function jobs.wait(job, tag, deadline)
   job.deadline = deadline
-  job.place = text.of(job.priority) .. ',' .. tag .. ',' .. string.sub(job.member, 1, 16)
+  job.place = text.of[job.priority] .. ',' .. tag .. ',' .. string.sub(job.member, 1, 16)
   put(job, 'queued', '', deadline, '', job.head, job.rest)
 end
 

@@ -39,7 +39,7 @@ local function line_of(priority, demand)
   end
   local line = lines[priority]
   if not line then
-    line = { key = keys.of('waiting', text.of(priority), demand) }
+    line = { key = keys.of('waiting', text.of[priority], demand) }
     lines[priority] = line
   end
   return line
@@ -120,16 +120,16 @@ local function say(job, reason, cause, tag, deadline)
   emit({ t = 'JobQueued', s = job.session, j = job.key, c = cause, tp = job.tp,
     d = '{"utterance":' .. job.utterance .. ',"target":"' .. job.target .. '","delivery_no":'
       .. job.delivery_no .. ',"source":"' .. job.source .. '"' .. json.words('services', job.services)
-      .. ',"attempt":' .. text.of(job.attempt) .. ',"reason":"' .. reason .. '","priority":'
-      .. text.of(job.priority) .. ',"tag":' .. tag .. ',"member":"' .. job.member
+      .. ',"attempt":' .. text.of[job.attempt] .. ',"reason":"' .. reason .. '","priority":'
+      .. text.of[job.priority] .. ',"tag":' .. tag .. ',"member":"' .. job.member
       .. '","deadline_ms":' .. deadline .. '}' })
 end
 
 function queue.add(job, reason, cause)
   local now, demand = clock.now(), queue.demand(job)
   enter(job)
-  local tag = text.of(job.tag)
-  local deadline = text.of(now + settings.waiting_ms)
+  local tag = text.of[job.tag]
+  local deadline = text.of[now + settings.waiting_ms]
   enter_line(job.priority, demand, tag, job.member)
   queue.backlog[job.tenant] = (queue.backlog[job.tenant] or 0) + 1
   if not queue.has(demand) then
@@ -152,7 +152,7 @@ function queue.age(job)
   local demand = queue.demand(job)
   leave_line(job.priority, demand, job.member)
   job.priority = 0
-  local tag = text.of(job.tag)
+  local tag = text.of[job.tag]
   enter_line(0, demand, tag, job.member)
   jobs.wait(job, tag, job.deadline)
   say(job, 'aged', '', tag, job.deadline)

@@ -38,10 +38,10 @@ end
 local rare = { tokens = true, archived = true }
 
 local function learn(s, kept, at)
-  s.turn, s.used = text.number(kept[at]), kept[at + 1]
+  s.turn, s.used = text.number[kept[at]], kept[at + 1]
   s.source, s.targets, s.services = kept[at + 2], kept[at + 3], kept[at + 4]
   s.features_hash, s.audio, s.rate = kept[at + 5], kept[at + 6], kept[at + 7]
-  s.priority, s.room, s.key = text.number(kept[at + 8]), kept[at + 9], kept[at + 10]
+  s.priority, s.room, s.key = text.number[kept[at + 8]], kept[at + 9], kept[at + 10]
 end
 local lazy = { __index = function(s, field)
   if is_seldom[field] then
@@ -57,10 +57,10 @@ local function load(name, whole)
   if not kept[1] then return false end
   local next_seq, seen, count, bytes, ms, seq, at, first, last = string.match(kept[4], heard_line)
   local s = {
-    name = name, full = keys.full(name), status = kept[1], epoch = text.number(kept[2]),
-    utterance = text.number(kept[3]), tenant = kept[5], tp = kept[6],
-    next_seq = text.number(next_seq), seen = tonumber(seen), buf_count = text.number(count),
-    buf_bytes = text.number(bytes), buf_ms = text.number(ms), buf_seq = text.number(seq),
+    name = name, full = keys.full(name), status = kept[1], epoch = text.number[kept[2]],
+    utterance = text.number[kept[3]], tenant = kept[5], tp = kept[6],
+    next_seq = text.number[next_seq], seen = tonumber(seen), buf_count = text.number[count],
+    buf_bytes = text.number[bytes], buf_ms = text.number[ms], buf_seq = text.number[seq],
     buf_at = tonumber(at), buf_first = first, buf_last = last, dirty = false, has_moved_on = false,
     turn = nil, used = nil, source = nil, targets = nil, services = nil,
     features_hash = nil, audio = nil, rate = nil, priority = nil, room = nil, key = nil,
@@ -99,14 +99,14 @@ function sessions.tokens_with(s, token, epoch)
 end
 
 local function time_of(value)
-  return value == clock.now() and clock.text() or text.of(value)
+  return value == clock.now() and clock.text() or text.of[value]
 end
 
 -- As `heard_line` reads it; of a session that has just been opened without `s`.
 function sessions.heard(s)
   if not s then return '0|' .. clock.text() .. '|0|0|0|0|0||' end
-  return text.of(s.next_seq) .. '|' .. time_of(s.seen) .. '|' .. text.of(s.buf_count) .. '|'
-    .. text.of(s.buf_bytes) .. '|' .. text.of(s.buf_ms) .. '|' .. text.of(s.buf_seq) .. '|'
+  return text.of[s.next_seq] .. '|' .. time_of(s.seen) .. '|' .. text.of[s.buf_count] .. '|'
+    .. text.of[s.buf_bytes] .. '|' .. text.of[s.buf_ms] .. '|' .. text.of[s.buf_seq] .. '|'
     .. time_of(s.buf_at) .. '|' .. s.buf_first .. '|' .. s.buf_last
 end
 
@@ -117,10 +117,10 @@ function sessions.flush()
     if s and s.dirty then
       local key, used = keys.of('session', name), affinity.moved[name]
       if s.has_moved_on and used then
-        write('HSET', key, 'used', used, 'utterance', text.of(s.utterance), 'turn', text.of(s.turn),
+        write('HSET', key, 'used', used, 'utterance', text.of[s.utterance], 'turn', text.of[s.turn],
           'heard', sessions.heard(s))
       elseif s.has_moved_on then
-        write('HSET', key, 'utterance', text.of(s.utterance), 'turn', text.of(s.turn),
+        write('HSET', key, 'utterance', text.of[s.utterance], 'turn', text.of[s.turn],
           'heard', sessions.heard(s))
       else
         write('HSET', key, 'heard', sessions.heard(s))
@@ -165,7 +165,7 @@ local function owe_targets(s)
   local order, by_target = audience(s)
   local list, owed = {}, {}
   for i, target in ipairs(order) do
-    local number = text.of(write('HINCRBY', keys.of('session', s.name), 'a:' .. target, '1') - 1)
+    local number = text.of[write('HINCRBY', keys.of('session', s.name), 'a:' .. target, '1') - 1]
     local to = by_target[target] and table.concat(by_target[target], ',') or ''
     list[i] = { target = target, delivery_no = number }
     owed[i] = '{"target":"' .. target .. '","delivery_no":' .. number .. json.words('to', to) .. '}'
@@ -203,14 +203,14 @@ end
 -- The open utterance is complete. Once per utterance: the index moves on (rules 2, 3).
 function sessions.finalize(s, reason)
   local targets, told_targets = owe_targets(s)
-  local utterance, turn, ms = text.of(s.utterance), text.of(s.turn), text.of(s.buf_ms)
+  local utterance, turn, ms = text.of[s.utterance], text.of[s.turn], text.of[s.buf_ms]
   local audio = '"first":"' .. s.buf_first .. '","last":"' .. s.buf_last .. '","count":'
-    .. text.of(s.buf_count) .. ',"bytes":' .. text.of(s.buf_bytes) .. ',"padding_ms":'
-    .. text.of(padding_ms[reason])
+    .. text.of[s.buf_count] .. ',"bytes":' .. text.of[s.buf_bytes] .. ',"padding_ms":'
+    .. text.of[padding_ms[reason]]
   local id = emit({ t = 'UtteranceFinalized', s = s.full, tp = s.tp,
     c = 'audio:' .. s.full .. '/' .. s.buf_last, d = '{"utterance":' .. utterance .. ',"turn":' .. turn
       .. ',"ms":' .. ms .. ',"reason":"' .. reason .. '",' .. audio .. ',"first_seq":'
-      .. text.of(s.buf_seq) .. (targets[1] and ',"targets":' .. told_targets or '') .. '}' })
+      .. text.of[s.buf_seq] .. (targets[1] and ',"targets":' .. told_targets or '') .. '}' })
   s.utterance = s.utterance + 1
   if reason ~= 'max_duration' then s.turn = s.turn + 1 end
   s.has_moved_on = true
@@ -220,7 +220,7 @@ function sessions.finalize(s, reason)
   dispatch(s, { is_new = true, session = s.full, name = s.name, utterance = utterance, turn = turn, ms = ms,
     tenant = s.tenant, source = s.source, features_hash = s.features_hash, log = id, tp = s.tp,
     priority = s.priority, targets = targets, services = s.services,
-    rest = work.rest(s.tp, s.tenant, turn, s.source, ms, text.of(s.priority), '"audio":"' .. s.audio
+    rest = work.rest(s.tp, s.tenant, turn, s.source, ms, text.of[s.priority], '"audio":"' .. s.audio
       .. '","rate":' .. s.rate .. json.words('services', s.services)
       .. json.word('key', s.key) .. ',' .. audio) })
 end
@@ -253,11 +253,11 @@ end
 function sessions.append(s, seq, ms, final, payload)
   local now, done = clock.now(), ''
   if s.buf_bytes > 0 and now - s.buf_at >= settings.pause_ms and not sessions.is_playing(s) then
-    done = ' ' .. text.of(s.utterance)
+    done = ' ' .. text.of[s.utterance]
     sessions.finalize(s, 'pause')
   end
   local id = entry(keys.of('audio', s.name), { t = 'AudioChunkAppended', s = s.full, tp = s.tp,
-    d = '{"seq":' .. text.of(seq) .. ',"ms":' .. text.of(ms) .. ',"utterance":' .. text.of(s.utterance)
+    d = '{"seq":' .. text.of[seq] .. ',"ms":' .. text.of[ms] .. ',"utterance":' .. text.of[s.utterance]
       .. (final and ',"final":true}' or '}'), b = payload })
   s.next_seq, s.seen, s.dirty = seq + 1, now, true
   if #payload > 0 or s.buf_bytes > 0 then
@@ -273,7 +273,7 @@ function sessions.append(s, seq, ms, final, payload)
   if final then reason = 'final' end
   if s.buf_bytes > settings.audio_bytes_max then reason = 'max_bytes' end
   if reason and s.buf_bytes > 0 then
-    done = done .. ' ' .. text.of(s.utterance)
+    done = done .. ' ' .. text.of[s.utterance]
     sessions.finalize(s, reason)
   end
   return done

@@ -5,12 +5,12 @@
 local timers = {}
 -- `due` in ms, a number or already text.
 function timers.set(due, kind, id)
-  if type(due) == 'number' then due = text.of(due) end
+  if type(due) == 'number' then due = text.of[due] end
   write('ZADD', keys.timers, due, kind .. '|' .. id)
 end
 -- As `set`; one that is there already may only come sooner.
 function timers.sooner(due, kind, id)
-  write('ZADD', keys.timers, 'LT', text.of(due), kind .. '|' .. id)
+  write('ZADD', keys.timers, 'LT', text.of[due], kind .. '|' .. id)
 end
 function timers.drop(kind, id)
   write('ZREM', keys.timers, kind .. '|' .. id)

@@ -57,7 +57,7 @@ local function decoded(d)
     .. '"bytes":%d,"padding_ms":%d', told.audio, told.rate, json.words('services', told.services),
     json.word('key', told.key), told.first, told.last, told.count, told.bytes, told.padding_ms)
   told.rest = work.rest(told.tp, told.tenant, told.turn, told.source, told.ms,
-    text.of(told.priority), audio)
+    text.of[told.priority], audio)
   return told
 end
 
@@ -96,7 +96,7 @@ function work.told(wanted)
   for i, one in ipairs(wanted.targets) do owed[i] = one.target .. '/' .. one.delivery_no end
   return wanted.session .. ' ' .. wanted.utterance .. ' ' .. wanted.log .. ' ' .. wanted.tenant
     .. ' ' .. wanted.features_hash .. ' ' .. wanted.source .. ' ' .. wanted.turn .. ' '
-    .. wanted.ms .. ' ' .. text.of(wanted.priority) .. ' ' .. wanted.services .. ' '
+    .. wanted.ms .. ' ' .. text.of[wanted.priority] .. ' ' .. wanted.services .. ' '
     .. table.concat(owed, ',') .. ' ' .. wanted.rest .. '}'
 end
 
