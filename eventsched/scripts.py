@@ -26,7 +26,7 @@ local function make()
 local redis, cjson, string, table, math = redis, cjson, string, table, math
 local ipairs, pairs, tonumber, tostring, type = ipairs, pairs, tonumber, tostring, type
 local error, pcall, unpack, setmetatable, rawget = error, pcall, unpack, setmetatable, rawget
-{includes}local made = {{ begin = call.begin }}
+{includes}local made = {{ begin = call.begin, fail = call.fail }}
 {bodies}return made
 end
 
@@ -35,7 +35,10 @@ local made
 local function enter(script, keys, args)
   made = made or make()
   made.begin(keys, args)
-  return made[script](keys, args)
+  local is_done, reply = pcall(made[script], keys, args)
+  if is_done then return reply end
+  made.fail()
+  error(reply, 0)
 end
 {entrances}"""
 _BODY = """

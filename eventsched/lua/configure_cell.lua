@@ -16,6 +16,7 @@
 local log_key = KEYS[1]
 local now_arg, mode, overwrite, flat_settings = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 -- include: standing
+-- include: flat
 -- include: text
 if mode ~= 'server' and mode ~= 'manual' then return invalid('mode', 'server or manual') end
 local is_json, wanted = pcall(cjson.decode, flat_settings)
@@ -36,9 +37,13 @@ if not exists then
   write('SET', keys.clock, mode .. '|0|' .. (now_arg ~= '' and now_arg or '0') .. '|'
     .. clock.next_generation(generation))
 end
-local verb = overwrite == '1' and 'HSET' or 'HSETNX'
+-- A program that starts and asks for what is there changes nothing of what stands.
+local kept = by_name(redis.call('HGETALL', keys.settings))
 for name, value in pairs(wanted) do
-  standing.write(verb, keys.settings, name, string.format('%d', value))
+  local told = string.format('%d', value)
+  if not kept[name] or overwrite == '1' and kept[name] ~= told then
+    standing.write('HSET', keys.settings, name, told)
+  end
 end
 if not exists then return 'created' end
 return overwrite == '1' and 'changed' or 'kept'

@@ -238,7 +238,7 @@ def test_a_function_cannot_reach_a_slot_that_it_was_not_given(
     server: Server, lua: dict[str, str]
 ) -> None:
     assert server.process is not None
-    lua["include/call.lua"] = "local call = { begin = function() end }\n"
+    lua["include/call.lua"] = "local call = { begin = function() end, fail = function() end }\n"
     lua["s.lua"] = f"#!lua\nreturn redis.call('SET', '{Keys('there').log}', KEYS[1])\n"
     library = scripts.library_of(["s"])
     server.process.call("FUNCTION", "LOAD", library.source)

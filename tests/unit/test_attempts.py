@@ -93,3 +93,29 @@ async def test_an_error_of_one_is_raised_and_ends_the_others() -> None:
     with pytest.raises(RuntimeError, match="a mistake here"):
         await attempts.run()
     assert told.words == ["began 1", "let go 1"]
+
+
+async def test_nothing_begins_while_it_ends() -> None:
+    """A reader goes on until it is cancelled, too: what it brings then is not taken in hand."""
+    attempts, told = Attempts(), Told()
+
+    async def bring() -> None:
+        for number in range(2, 9):
+            attempts.start(f"{KEY}{number}", number, told.work)
+            await anyio.sleep(0.002)
+
+    async def broken(_: Attempt) -> None:
+        raise RuntimeError("a mistake here")
+
+    async with anyio.create_task_group() as tasks:
+        attempts.start(KEY, 1, told.work)
+        await anyio.sleep(0.01)
+        attempts.start(f"{KEY}0", 1, broken)
+        tasks.start_soon(bring)
+        with pytest.raises(RuntimeError, match="a mistake here"):
+            await attempts.run()
+    begun = [word for word in told.words if word.startswith("began")]
+    assert begun[0] == "began 1"
+    assert len(begun) < 8
+    assert sum(word.startswith("let go") for word in told.words) == len(begun)
+    assert len(attempts) == 0

@@ -74,7 +74,8 @@ local function least_loaded(serving, last)
   return best or spare, best_load or spare_load
 end
 
--- As the items of a JSON array; nothing where no class can do it. What has not changed since is not put together anew.
+-- As the items of a JSON array; nothing where no class can do it. What has not changed is not put
+-- together anew.
 local function evidence(serving)
   local seen, changed = serving.seen, false
   for i = 1, #serving do

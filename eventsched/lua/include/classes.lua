@@ -8,7 +8,7 @@
 -- include: text
 local classes = {}
 call.starts_with(function()
-  classes.awaited, classes.moved_in, classes.moved, classes.moved_to = {}, nil, nil, nil
+  classes.awaited, classes.pending_in, classes.pending, classes.pending_load = {}, nil, nil, nil
 end)
 local looked_last = '63'
 
@@ -23,7 +23,7 @@ function classes.get(id)
     local kept = redis.call('HMGET', keys.of('class', id), 'services', 'marked', 'draining')
     class = {
       id = id, key_of_free = keys.of('free', id), heads = nil, free = nil, seen = nil, alone = nil,
-      services = text.set(kept[1]), marked = text.set(kept[2]), call = nil,
+      services = text.set(kept[1]), marked = text.set(kept[2]), known_in = nil,
       draining = tonumber(kept[3]) or 0, total = redis.call('SCARD', keys.of('members', id)),
     }
     standing.keep(known, id, class)
@@ -38,11 +38,11 @@ function classes.alone(id)
   return class.alone
 end
 
--- The node that was moved last takes its place.
+-- The node that has moved takes its place.
 function classes.flush()
-  local id, node, load = classes.moved_in, classes.moved, classes.moved_to
+  local id, node, load = classes.pending_in, classes.pending, classes.pending_load
   if not id then return end
-  classes.moved_in = nil
+  classes.pending_in = nil
   local class = standing.of_cell().classes[id]
   local free = class and class.key_of_free or keys.of('free', id)
   if load then
@@ -52,11 +52,13 @@ function classes.flush()
   end
 end
 
+call.fails_with(classes.flush)
+
 -- The two least loaded nodes with a free slot, and how many have one. Re-read when a change may
 -- have touched the two.
 function classes.heads(class)
-  if class.call ~= call.number then
-    class.call, class.heads, class.free, class.seen = call.number, nil, nil, nil
+  if class.known_in ~= call.number then
+    class.known_in, class.heads, class.free, class.seen = call.number, nil, nil, nil
   end
   if not class.heads then
     classes.flush()
@@ -68,7 +70,7 @@ end
 
 -- What an event says of the class as a decision saw it (rule 17), as JSON.
 function classes.told(class)
-  if class.call == call.number and class.seen then return class.seen end
+  if class.known_in == call.number and class.seen then return class.seen end
   local heads = classes.heads(class)
   local head = heads[1] and ',"head":"' .. keys.full(heads[1]) .. '","load":' .. heads[2] or ''
   class.seen = '{"id":"' .. class.id .. '"' .. head .. ',"free":' .. text.of[class.free] .. ',"full":'
@@ -81,8 +83,8 @@ end
 -- moves, somebody asks for the heads, or the call ends (queue.flush): one that gives back eight slots in
 -- a call moves once.
 function classes.seat(id, node, load)
-  if classes.moved_in and (classes.moved ~= node or classes.moved_in ~= id) then classes.flush() end
-  classes.moved_in, classes.moved, classes.moved_to = id, node, load
+  if classes.pending ~= node or classes.pending_in ~= id then classes.flush() end
+  classes.pending_in, classes.pending, classes.pending_load = id, node, load
 end
 
 local function goes_before(node, load, heads)
@@ -94,7 +96,7 @@ end
 function classes.reseat(id, node, was, load)
   classes.seat(id, node, load)
   local class = standing.of_cell().classes[id]
-  if not class or class.call ~= call.number then return end
+  if not class or class.known_in ~= call.number then return end
   if (was == nil) ~= (load == nil) then
     class.free, class.seen = class.free + (load and 1 or -1), nil
   end

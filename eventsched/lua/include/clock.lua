@@ -59,11 +59,13 @@ function clock.entry_id()
 end
 
 function clock.generation()
-  if not clock.at then read() end
+  clock.now()
   return clock.gen
 end
 
--- One that the cell never had: microseconds of the server's time, and always more than the last.
+-- One that the cell never had: microseconds of the server's time, and always more than the last. (A
+-- clock set back could give two servers the same one, of which the loser's write would have to be lost
+-- and the server to come back: nothing else of theirs would agree then, either.)
 function clock.next_generation(last)
   local time = redis.call('TIME')
   return string.format('%d', math.max(time[1] * 1000000 + time[2], (tonumber(last) or 0) + 1))

@@ -18,11 +18,11 @@ local lazy = { __index = function(node, field)
   return rawget(node, field)
 end }
 
--- A registration; `epoch` is text. `leased` is what `call` knows, the rest stands.
+-- A registration; `epoch` is text. `leased` is what the call `known_in` knows, the rest stands.
 local function made(name, status, epoch, class, slots)
   return setmetatable({ name = name, full = keys.full(name), status = status, epoch = tonumber(epoch),
     epoch_told = epoch, class = class, slots = tonumber(slots), inbox = keys.of('inbox', name),
-    leases = keys.of('leases', name, epoch), leased = nil, call = call.number }, lazy)
+    leases = keys.of('leases', name, epoch), leased = nil, known_in = call.number }, lazy)
 end
 
 -- status alive | draining | gone; nil for a node that never registered.
@@ -35,11 +35,11 @@ function nodes.get(name)
     standing.keep(known, name, node)
   end
   if not node then return nil end
-  if node.call ~= call.number then node.call, node.leased = call.number, nil end
+  if node.known_in ~= call.number then node.known_in, node.leased = call.number, nil end
   return node
 end
 
--- It serves under this epoch from now on. `told`: its fields in turn, with their values.
+-- It serves under this epoch from now on. Behind its services more fields, with their values.
 function nodes.enter(name, epoch, class, slots, asr, targets, services, ...)
   standing.write('HSET', keys.of('node', name), 'status', 'alive', 'epoch', epoch, 'class', class,
     'slots', slots, 'asr', asr, 'targets', targets, 'services', services, 'marked', '', ...)

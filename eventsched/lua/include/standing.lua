@@ -25,6 +25,7 @@ function standing.of_cell()
     here = standing.cells[keys.log]
     if not here or here.generation ~= generation or here.count > kept_max then
       here = fresh()
+      standing.cells[keys.log] = nil
       local cells = 0
       for _ in pairs(standing.cells) do cells = cells + 1 end
       if cells >= cells_max then standing.cells = {} end
