@@ -235,6 +235,7 @@ async def test_a_slot_is_free_again_although_the_call_that_gave_it_back_failed(
     jobs = [one["j"] for one in await played.inbox(node)]
     key = played.keys.job(jobs[1])
     whole = await redis.getset(key, "what no script wrote")
+    assert whole is not None
     results = [NodeResult(job=job, attempt=1, status="no_text") for job in jobs]
     with pytest.raises(ResponseError):
         await played.record_results(node.node, node.epoch, results)
