@@ -144,6 +144,9 @@ async def test_rule_18_at_half_of_its_time_a_job_moves_to_priority_0(store: Time
 async def test_rule_18_an_interactive_job_needs_no_ageing(store: TimedStore) -> None:
     await speak(store, "s1", priority=0)
     await store.dispatch()
+    kinds = [one.partition("|")[0] for one in await zset(store, store.keys.timers)]
+    assert "wait" in kinds
+    assert "age" not in kinds
     store.tick(5_000)
     await store.timers()
     assert len(await logged(store, "JobQueued")) == 1
