@@ -28,6 +28,8 @@ class Attempt:
         """Its handler runs in it: cancelled, nobody waits for the result any more."""
         self.has_ended = False
         """Its handler has: what is left is to tell how."""
+        self.is_given_up = False
+        """The registration is over: nobody hears how it ended, even if its handler did in time."""
 
 
 Work: TypeAlias = Callable[[Attempt], Coroutine[Any, Any, None]]
@@ -102,6 +104,7 @@ class Attempts:
         finally:
             self._is_over = True
             for task, attempt in self._tasks.items():
+                attempt.is_given_up = True
                 attempt.scope.cancel()
                 if attempt.has_ended:
                     task.cancel()

@@ -169,7 +169,7 @@ class Serving:
         with attempt.scope:
             ending = await end_of(self._unlocked, job)
         attempt.has_ended = True
-        if ending is not None:
+        if ending is not None and not attempt.is_given_up:
             await self._tell(job, ending)
 
     async def _unlocked(self, job: Job) -> Any:

@@ -119,3 +119,21 @@ async def test_nothing_begins_while_it_ends() -> None:
     assert len(begun) < 8
     assert sum(word.startswith("let go") for word in told.words) == len(begun)
     assert len(attempts) == 0
+
+
+async def test_a_handler_that_ends_in_spite_of_its_cancel_learns_that_nobody_hears() -> None:
+    """What tells results may be over by then: told, it would be an error of the end."""
+    attempts, heard = Attempts(), []
+
+    async def stubborn(attempt: Attempt) -> None:
+        with attempt.scope, anyio.CancelScope(shield=True):
+            await anyio.sleep(0.02)
+        attempt.has_ended = True
+        heard.append(attempt.is_given_up)
+
+    async with running(attempts):
+        attempts.start(KEY, 1, stubborn)
+        await anyio.sleep(0.03)
+        attempts.start(KEY, 2, stubborn)
+        await anyio.sleep(0.01)
+    assert heard == [False, True]
