@@ -34,7 +34,7 @@ D decided state: changes only together with an event, no TTL.   S soft state: ma
     fair                   zset   D  tenant -> F; below V dropped
     cell                   hash   D  counters: entry, virtual time, classes, trimmed; pressure
                                   + S field dispatcher: until when one will be back
-    clock                  string S  mode|offset|last|generation (Store.read_clock)
+    clock                  string S  mode|offset|last|stamp (Store.read_clock)
     settings               hash   S  the cell's settings
     timers                 zset   S  due times: `<kind>|<id>`
     active:<set>           hash   S  who folds a set: epoch, until; D passed: entries folded

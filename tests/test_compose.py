@@ -9,7 +9,7 @@ from pathlib import Path
 from eventsched.cli.app import COMMANDS
 from eventsched.node import Node
 from eventsched.running import ROLES
-from eventsched.server.embedded import STREAM_NODE_BYTES
+from eventsched.server.embedded import SHAPES
 from eventsched.settings import PREFIX, Settings
 
 FILE = Path(__file__).parents[1] / "docker-compose.yml"
@@ -36,7 +36,8 @@ def test_redis_keeps_and_never_evicts() -> None:
     text = FILE.read_text()
     for option in ("--appendonly", "--maxmemory-policy", "noeviction", "--maxmemory"):
         assert option in text
-    assert f'--stream-node-max-bytes\n      - "{STREAM_NODE_BYTES}"' in text
+    for name, value in SHAPES.items():
+        assert f'--{name}\n      - "{value}"' in text
 
 
 def test_every_setting_that_it_names_exists() -> None:

@@ -24,7 +24,7 @@ from redis.asyncio import Redis
 from eventsched.bench.figures import Point, Report, Round
 from eventsched.bench.measure import Rounds, in_rounds
 from eventsched.connection import Connection, open_connection
-from eventsched.server.embedded import STREAM_NODE_BYTES
+from eventsched.server.embedded import SHAPES
 from eventsched.server.launch import free_ports
 from eventsched.testing import LocalServer
 
@@ -39,7 +39,7 @@ class _LoopbackServer(LocalServer):
         super().__init__(folder)
         port = str(free_ports(1)[0])
         self.url = f"redis://127.0.0.1:{port}"
-        kept = {"save": "", "appendonly": "no", "stream-node-max-bytes": STREAM_NODE_BYTES}
+        kept = {"save": "", "appendonly": "no"} | SHAPES
         self.options = kept | {"port": port, "bind": "127.0.0.1"}
 
 

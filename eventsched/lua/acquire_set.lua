@@ -19,7 +19,7 @@
 local log_key = KEYS[1]
 local now_arg, set, holder, hold_ms, group = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
 -- include: clock
--- include: standing
+-- include: memory
 -- include: flat
 
 local now, active = clock.now(), keys.of('active', set)
@@ -47,7 +47,7 @@ end
 local takes_over = kept[1] ~= holder or ends <= now
 if takes_over then epoch = epoch + 1 end
 for live, build in pairs(fresh) do
-  standing.write('SET', live, build)
+  memory.write('SET', live, build)
 end
 if group ~= '' then
   local checkpoint = redis.call('GET', keys.of('checkpoint', set))

@@ -15,7 +15,7 @@
 -- Bound: the number of settings
 local log_key = KEYS[1]
 local now_arg, mode, overwrite, flat_settings = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
--- include: standing
+-- include: memory
 -- include: flat
 -- include: text
 if mode ~= 'server' and mode ~= 'manual' then return invalid('mode', 'server or manual') end
@@ -27,7 +27,7 @@ for name, value in pairs(wanted) do
     return invalid('settings', 'names with whole numbers below 1e14')
   end
 end
-local clock_mode, _, _, generation = clock.record()
+local clock_mode, _, _, stamp = clock.record()
 local exists = clock_mode ~= ''
 local made = redis.pcall('XGROUP', 'CREATE', keys.work, 'dispatch', '0', 'MKSTREAM')
 if made.err and not string.find(made.err, 'BUSYGROUP', 1, true) then return made end
@@ -35,14 +35,14 @@ if made.err and not string.find(made.err, 'BUSYGROUP', 1, true) then return made
 write('XGROUP', 'DELCONSUMER', keys.work, 'dispatch', 'dispatcher')
 if not exists then
   write('SET', keys.clock, mode .. '|0|' .. (now_arg ~= '' and now_arg or '0') .. '|'
-    .. clock.next_generation(generation))
+    .. string.format('%d', clock.new_stamp(stamp)))
 end
 -- A program that starts and asks for what is there changes nothing of what stands.
 local kept = by_name(redis.call('HGETALL', keys.settings))
 for name, value in pairs(wanted) do
   local told = string.format('%d', value)
   if not kept[name] or overwrite == '1' and kept[name] ~= told then
-    standing.write('HSET', keys.settings, name, told)
+    memory.write('HSET', keys.settings, name, told)
   end
 end
 if not exists then return 'created' end

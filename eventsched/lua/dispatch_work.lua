@@ -38,7 +38,7 @@ local entries = redis.call('XRANGE', keys.work, '-', '+', 'COUNT', entries_max)
 local last_id = entries[1] and entries[#entries][1] or '0-0'
 -- Without its group a cell is none: that fails before anything is written.
 if entries[1] then write('XGROUP', 'SETID', keys.work, group, last_id) end
-if back_ms > 0 then write('HSET', keys.cell, 'dispatcher', text.of[clock.now() + back_ms]) end
+if back_ms > 0 then owing.dispatcher_is_there(clock.now() + back_ms) end
 local placed, waiting, left = 0, 0, 0
 for _, entry in ipairs(entries) do
   local id, kind, d = entry[1], entry[2][2], entry[2][4]

@@ -13,7 +13,7 @@
 local log_key = KEYS[1]
 local now_arg, of = ARGV[1], ARGV[2]
 -- include: clock
--- include: standing
+-- include: memory
 -- include: text
 
 local kept = redis.call('HMGET', keys.archive, 'of', 'to')
@@ -25,7 +25,7 @@ if ends > now then return invalid('archive', 'one that no archiver has a hold on
 
 local gone = tonumber(redis.call('HGET', keys.cell, 'trimmed')) or 0
 emit({ t = 'ArchiveGivenUp', d = { of = of, to = kept[2], gone = gone } })
-standing.write('DEL', keys.archive)
+memory.write('DEL', keys.archive)
 write('XGROUP', 'DESTROY', log_key, 'archive')
 -- An archiver that was frozen amid a segment is fenced: what it seals no longer counts.
 write('HINCRBY', active, 'epoch', 1)

@@ -26,17 +26,17 @@ if (#ARGV - 3) % width ~= 0 or #ARGV - 3 > results_max * width then
   return invalid('results', 'up to 64, of 9 arguments each')
 end
 
-local function of(job, result, kind)
+local function say(kind, job, result)
   local more = ''
   if result.code ~= '' then more = ',"code":' .. json.text(result.code) end
   if #result.audio > 0 then
     more = more .. ',"audio_bytes":' .. #result.audio .. ',"audio_sha256":"' .. result.audio_sha256
       .. '"'
   end
-  return { t = kind, s = job.session, j = job.key, n = keys.full(node), tp = job.tp, b = result.body,
-    d = '{"utterance":' .. job.utterance .. ',"target":"' .. job.target .. '","delivery_no":'
+  return entry(keys.log, kind, job.session, job.key, keys.full(node), '', job.tp,
+    '{"utterance":' .. job.utterance .. ',"target":"' .. job.target .. '","delivery_no":'
       .. job.delivery_no .. ',"attempt":' .. text.of[job.attempt] .. ',"epoch":' .. text.of[epoch]
-      .. ',"status":"' .. result.status .. '"' .. more .. '}' }
+      .. ',"status":"' .. result.status .. '"' .. more .. '}', result.body)
 end
 
 local function ending(job, result, log_id)
@@ -47,7 +47,7 @@ end
 -- ok and no_text: the job ends, its slot serves those who wait, its outcome is on its way.
 local function record(job, result)
   jobs.finish(job, result.status, result.code)
-  local id = emit(of(job, result, 'ResultRecorded'))
+  local id = say('ResultRecorded', job, result)
   local freed = nodes.give_back(node, epoch, job.key)
   deliver.finish(job.name, job.target, job.delivery_no, ending(job, result, id))
   if freed then assign.fill(freed, 'log/' .. id) end
@@ -59,7 +59,7 @@ local function replace(job, result)
   local held = deliver.held(session, job.target, job.delivery_no)
   if not held or held.kind ~= 'no_text' or result.status ~= 'ok' then return false end
   jobs.finish(job, 'ok', result.code)
-  local id = emit(of(job, result, 'ResultReplaced'))
+  local id = say('ResultReplaced', job, result)
   deliver.hold(session, job.target, job.delivery_no, ending(job, result, id))
   return true
 end

@@ -38,7 +38,7 @@ if at ~= from and at ~= to then return 'moved' end
 write('XGROUP', 'SETID', log_key, 'archive', to)
 write('HSET', keys.archive, 'to', to, 'of', of)
 if redis.call('HGET', keys.archive, 'audio') ~= audio then
-  standing.write('HSET', keys.archive, 'audio', audio)
+  memory.write('HSET', keys.archive, 'audio', audio)
 end
 write('HSET', active, 'passed', passed)
 for i = 8, #ARGV, 2 do

@@ -15,7 +15,7 @@
 local log_key = KEYS[1]
 local now_arg, reason, raised, seen, limit = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 -- include: clock
--- include: standing
+-- include: memory
 -- include: text
 local reasons = { memory = true, group = true, archive = true, dead = true }
 local seen_no, limit_no = text.int(seen, 0, 1e14), text.int(limit, 0, 1e14)
@@ -28,7 +28,7 @@ set[reason] = raised == '1' or nil
 local list = {}
 for name in pairs(set) do list[#list + 1] = name end
 table.sort(list)
-standing.write('HSET', keys.cell, 'pressure', table.concat(list, ','))
+memory.write('HSET', keys.cell, 'pressure', table.concat(list, ','))
 emit({ t = raised == '1' and 'PressureRaised' or 'PressureLifted', d = { reason = reason,
   seen = seen_no, limit = limit_no } })
 return raised == '1' and 'raised' or 'lifted'

@@ -15,7 +15,7 @@
 -- Bound: the projections given
 local log_key = KEYS[1]
 local now_arg, set, build_set, epoch = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
--- include: standing
+-- include: memory
 
 if redis.call('HGET', keys.of('active', build_set), 'epoch') ~= epoch then
   return { 'fenced' }
@@ -30,6 +30,6 @@ for i = 5, #ARGV, 3 do
   end
 end
 for i = 5, #ARGV, 3 do
-  standing.write('SET', keys.of('live', ARGV[i]), ARGV[i + 2])
+  memory.write('SET', keys.of('live', ARGV[i]), ARGV[i + 2])
 end
 return { 'switched' }

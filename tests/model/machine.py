@@ -740,8 +740,9 @@ class Machine(RuleBasedStateMachine):
         """Dispatch copies a group's context from its view, as far as it is folded (rule 29)."""
         keys = self.store.keys
         self.wire.call("SET", keys.live("group"), "1.1")
-        before, _, generation = self.wire.call("GET", keys.clock).decode().rpartition("|")
-        self.wire.call("SET", keys.clock, f"{before}|{int(generation) + 1}")  # what stands changed
+        before, _, stamp = self.wire.call("GET", keys.clock).decode().rpartition("|")
+        # As if somebody else had called.
+        self.wire.call("SET", keys.clock, f"{before}|{int(stamp) + 1}")
         for name, view in self.world.groups.items():
             fields = Groups().stored(view, None)
             flat = [part for pair in fields.items() for part in pair]

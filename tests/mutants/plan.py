@@ -73,7 +73,7 @@ _FIRST: dict[str, list[str]] = {
     "attempts": [*_ATTEMPTS, *_scripts("leases", "close", "waiting")],
     "call": _scripts("call", "cell"),
     "classes": _scripts("choosing_a_node", "marks", "nodes", "waiting"),
-    "clock": ["tests/failures/test_clock.py", *_scripts("good_path", "standing")],
+    "clock": ["tests/failures/test_clock.py", *_scripts("good_path", "memory")],
     "dead": _scripts("dispatch", "at_once", "attempts"),
     "deliver": _scripts("delivery", "results", "close", "rooms"),
     "emit": _scripts("good_path", "ingest"),
@@ -87,7 +87,7 @@ _FIRST: dict[str, list[str]] = {
     "owing": _scripts("dispatch", "at_once", "choosing_a_node"),
     "queue": _scripts("waiting", "choosing_a_node", "dispatch"),
     "sessions": [*_SESSION, *_scripts("delivery")],
-    "standing": _scripts("standing", "call", "nodes", "marks"),
+    "memory": _scripts("memory", "call", "nodes", "marks"),
     "settings": _scripts("cell", "call", "good_path"),
     "text": _scripts("sessions", "nodes", "choosing_a_node", "dispatch"),
     "timers": _scripts("close", "attempts", "leases", "playback"),
@@ -117,7 +117,7 @@ _FIRST: dict[str, list[str]] = {
 }
 
 _WIDE = {"fire_timers", "assign", "attempts", "classes", "deliver", "jobs", "nodes", "queue"}
-_WIDE |= {"sessions", "standing", "text", "timers"}
+_WIDE |= {"memory", "sessions", "text", "timers"}
 """What many scripts share: the model, which calls them all, sees it soonest."""
 
 _OF_SETS = {"acquire_set", "drop_build", "load_views", "save_views", "switch_build"}

@@ -1,6 +1,7 @@
-"""Functions stay on the server: nothing that one call knew is left for the next, but what stands.
+"""Functions stay on the server: nothing that one call knew is left for the next, but what is
+known of cells.
 
-That is test_standing.py's.
+That is test_memory.py's.
 """
 
 from __future__ import annotations
@@ -60,10 +61,10 @@ def test_what_an_include_knows_of_a_call_it_keeps_in_its_table() -> None:
 
 
 async def state(store: TimedStore) -> Any:
-    """What a call begins with, but for its number and what stands."""
+    """What a call begins with, but for its number and what is known of cells."""
     told = json.loads(await store.transport.run("probe", [store.keys.log], ["7"]))
-    assert told["call"].pop("number") and "cells" in told["standing"]
-    del told["standing"]["cells"]
+    assert told["call"].pop("number") and "cells" in told["clock"]
+    del told["clock"]["cells"], told["clock"]["count"]
     return told
 
 

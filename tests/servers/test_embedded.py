@@ -124,6 +124,7 @@ def test_server_keeps_every_write_and_evicts_nothing(data: Path, fsync: Fsync) -
         assert setting(url, "maxmemory-policy") == "noeviction"
         assert int(setting(url, "maxmemory")) == machine_bytes // 2
         assert setting(url, "stream-node-max-bytes") == "8192"
+        assert setting(url, "zset-max-listpack-entries") == "16"
 
 
 def test_server_is_reached_by_a_socket_that_only_its_owner_can_open(data: Path) -> None:

@@ -3,25 +3,35 @@
 -- include: call
 -- include: keys
 -- include: write
+-- include: memory
 local affinity = {}
-call.starts_with(function() affinity.known, affinity.moved = {}, {} end)
+call.starts_with(function() affinity.handed_over, affinity.moved = {}, {} end)
 
--- As its session said when this call read it. From here on the caller writes it, with what else it
--- writes of the session: `moved` says what this call has made of it.
+-- What its session said: when it was opened, or when this call read it.
 function affinity.learn(name, used)
-  affinity.known[name] = used
+  memory.keep(memory.of_cell().used, name, used)
+end
+
+-- The caller writes it from here on, with what else it writes of the session: `moved` says what this
+-- call has made of it.
+function affinity.hand_over(name, used)
+  affinity.handed_over[name] = true
+  affinity.learn(name, used)
 end
 
 -- The node, empty when there is none yet, and the turn, as text.
 function affinity.of(name)
-  local used = affinity.moved[name] or affinity.known[name]
-    or redis.call('HGET', keys.of('session', name), 'used') or ''
-  local node, turn = string.match(used, '^(.*)|(.*)$')
+  local known = memory.of_cell().used
+  if not known[name] then
+    affinity.learn(name, redis.call('HGET', keys.of('session', name), 'used') or '')
+  end
+  local node, turn = string.match(known[name], '^(.*)|(.*)$')
   return node or '', turn or ''
 end
 
 function affinity.move(name, node, turn)
   local used = node .. '|' .. turn
   affinity.moved[name] = used
-  if not affinity.known[name] then write('HSET', keys.of('session', name), 'used', used) end
+  affinity.learn(name, used)
+  if not affinity.handed_over[name] then write('HSET', keys.of('session', name), 'used', used) end
 end

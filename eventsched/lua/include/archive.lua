@@ -2,14 +2,13 @@
 -- include: keys
 -- include: ids
 -- include: clock
--- include: standing
+-- include: memory
 local archive = {}
+local function kept_audio()
+  return redis.call('HGET', keys.archive, 'audio') == '1'
+end
 function archive.keeps_audio()
-  local here = standing.of_cell()
-  if here.keeps_audio == nil then
-    here.keeps_audio = redis.call('HGET', keys.archive, 'audio') == '1'
-  end
-  return here.keeps_audio
+  return memory.once('keeps_audio', kept_audio)
 end
 -- Whether it holds everything that the log had `ms` ago.
 function archive.holds_before(ms)

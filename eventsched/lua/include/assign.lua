@@ -4,7 +4,7 @@
 -- include: write
 -- include: clock
 -- include: settings
--- include: standing
+-- include: memory
 -- include: text
 -- include: json
 -- include: classes
@@ -15,15 +15,16 @@
 local assign = { filled_max = 8, policy = '1' }
 call.starts_with(function() assign.deadlines = {} end)
 
+local function live_group()
+  local live = redis.call('GET', keys.of('live', 'group'))
+  return live and 'group:' .. live
+end
+
 -- The group's context for this job: copied unread, never waited for (rule 29).
 local function context_of(job)
-  local here = standing.of_cell()
-  if here.live == nil then
-    local live = redis.call('GET', keys.of('live', 'group'))
-    here.live = live and 'group:' .. live
-  end
-  if not here.live then return '', '' end
-  local view = redis.call('HMGET', keys.of('view', here.live, job.name),
+  local live = memory.once('live', live_group)
+  if not live then return '', '' end
+  local view = redis.call('HMGET', keys.of('view', live, job.name),
     'context:' .. job.target, 'at')
   if not view[1] then return '', '' end
   return view[1], view[2] or ''
@@ -59,19 +60,15 @@ end
 -- The least loaded head: smallest (load, id). A candidate other than `last` is preferred; if
 -- `last` is the only one, it is taken.
 local function least_loaded(serving, last)
-  local best, best_load, spare, spare_load
+  local best, spare
   for _, class in ipairs(serving) do
-    local heads = classes.heads(class)
-    local name, load = heads[1], text.number[heads[2]]
-    if last and name == last then
-      spare, spare_load = name, load
-      name, load = heads[3], text.number[heads[4]]
-    end
-    if name and (not best or load < best_load or load == best_load and text.before(name, best)) then
-      best, best_load = name, load
-    end
+    local front = classes.front(class)
+    local first = front[1]
+    if last and first and first.name == last then first, spare = front[2], first end
+    if first and (not best or classes.goes_before(first.name, first.load, best)) then best = first end
   end
-  return best or spare, best_load or spare_load
+  best = best or spare
+  return best and best.name
 end
 
 -- As the items of a JSON array; nothing where no class can do it. What has not changed is not put
@@ -79,7 +76,7 @@ end
 local function evidence(serving)
   local seen, changed = serving.seen, false
   for i = 1, #serving do
-    local told = classes.told(serving[i])
+    local told = serving[i].seen or classes.told(serving[i])
     if seen[i] ~= told then seen[i], changed = told, true end
   end
   if changed then serving.told = table.concat(seen, ',') end
@@ -129,8 +126,7 @@ local function give(job, choice, cause)
   nodes.take(node, job.key)
   jobs.run(job, node, deadline)
   affinity.move(job.name, node.name, job.turn)
-  local id = emit({ t = 'JobDispatched', s = job.session, j = job.key, n = node.full,
-    c = cause, tp = job.tp, d = d })
+  local id = entry(keys.log, 'JobDispatched', job.session, job.key, node.full, cause, job.tp, d, '')
   write('XADD', node.inbox, clock.entry_id(), 't', 'assign',
     'j', job.key, 'c', 'log/' .. id, 'd', job.head .. job.rest .. ',' .. token
       .. ',"context_at":"' .. context_at .. '"}', 'b', context)

@@ -1,32 +1,32 @@
 -- classes: capability classes, the sets of nodes with equal (asr, targets, services, marked).
--- What stands of a class (services, marks, how many are members and drain) is kept from call to call;
--- who is free, and its least loaded, a call reads once and knows until it changes that.
+-- Of a class is known, from call to call: its services and marks, how many are members and drain, how
+-- many have a slot free, and the first of those.
 -- include: call
 -- include: keys
 -- include: write
--- include: standing
+-- include: memory
 -- include: text
 local classes = {}
 call.starts_with(function()
-  classes.awaited, classes.pending_in, classes.pending, classes.pending_load = {}, nil, nil, nil
+  classes.pending_in, classes.pending, classes.pending_load = nil, nil, nil
 end)
-local looked_last = '63'
+local looked_last, front_max, front_last = '63', 8, '7'
 
 function classes.id_of(asr, targets, services, marked)
   return string.sub(redis.sha1hex(table.concat({ asr, targets, services, marked }, '|')), 1, 12)
 end
 
 function classes.get(id)
-  local known = standing.of_cell().classes
+  local known = memory.of_cell().classes
   local class = known[id]
   if not class then
     local kept = redis.call('HMGET', keys.of('class', id), 'services', 'marked', 'draining')
     class = {
-      id = id, key_of_free = keys.of('free', id), heads = nil, free = nil, seen = nil, alone = nil,
-      services = text.set(kept[1]), marked = text.set(kept[2]), known_in = nil,
+      id = id, key_of_free = keys.of('free', id), free = nil, front = nil, seen = nil, alone = nil,
+      services = text.set(kept[1]), marked = text.set(kept[2]),
       draining = tonumber(kept[3]) or 0, total = redis.call('SCARD', keys.of('members', id)),
     }
-    standing.keep(known, id, class)
+    memory.keep(known, id, class)
   end
   return class
 end
@@ -43,7 +43,7 @@ function classes.flush()
   local id, node, load = classes.pending_in, classes.pending, classes.pending_load
   if not id then return end
   classes.pending_in = nil
-  local class = standing.of_cell().classes[id]
+  local class = memory.of_cell().classes[id]
   local free = class and class.key_of_free or keys.of('free', id)
   if load then
     write('ZADD', free, text.of[load], node)
@@ -54,25 +54,26 @@ end
 
 call.fails_with(classes.flush)
 
--- The two least loaded nodes with a free slot, and how many have one. Re-read when a change may
--- have touched the two.
-function classes.heads(class)
-  if class.known_in ~= call.number then
-    class.known_in, class.heads, class.free, class.seen = call.number, nil, nil, nil
+-- Its least loaded nodes with a free slot, in order, { name, load } each: the first two at least, if
+-- there are so many. `free`: how many have one.
+function classes.front(class)
+  local front = class.front
+  if front and (front[2] or #front == class.free) then return front end
+  classes.flush()
+  front = {}
+  local told = redis.call('ZRANGE', class.key_of_free, '0', front_last, 'WITHSCORES')
+  for i = 1, #told, 2 do
+    front[#front + 1] = { name = told[i], load = text.number[told[i + 1]] }
   end
-  if not class.heads then
-    classes.flush()
-    class.heads = redis.call('ZRANGE', class.key_of_free, '0', '1', 'WITHSCORES')
-    class.free = class.free or redis.call('ZCARD', class.key_of_free)
-  end
-  return class.heads
+  class.front, class.free = front, class.free or redis.call('ZCARD', class.key_of_free)
+  return front
 end
 
--- What an event says of the class as a decision saw it (rule 17), as JSON.
+-- What an event says of the class as a decision saw it (rule 17), as JSON: `seen` until that
+-- changes.
 function classes.told(class)
-  if class.known_in == call.number and class.seen then return class.seen end
-  local heads = classes.heads(class)
-  local head = heads[1] and ',"head":"' .. keys.full(heads[1]) .. '","load":' .. heads[2] or ''
+  local first = classes.front(class)[1]
+  local head = first and ',"head":"' .. keys.full(first.name) .. '","load":' .. text.of[first.load] or ''
   class.seen = '{"id":"' .. class.id .. '"' .. head .. ',"free":' .. text.of[class.free] .. ',"full":'
     .. text.of[class.total - class.free - class.draining] .. ',"draining":' .. text.of[class.draining]
     .. '}'
@@ -87,31 +88,45 @@ function classes.seat(id, node, load)
   classes.pending_in, classes.pending, classes.pending_load = id, node, load
 end
 
-local function goes_before(node, load, heads)
-  local second, low = heads[3], text.number[heads[4]]
-  return not second or load < low or load == low and text.before(node, second)
+-- By load, then by id. `other` as in a front.
+function classes.goes_before(node, load, other)
+  return load < other.load or load == other.load and text.before(node, other.name)
 end
 
 -- Its load was `was` and is `load`; either is nil when it had, or has, no slot free.
 function classes.reseat(id, node, was, load)
   classes.seat(id, node, load)
-  local class = standing.of_cell().classes[id]
-  if not class or class.known_in ~= call.number then return end
-  if (was == nil) ~= (load == nil) then
-    class.free, class.seen = class.free + (load and 1 or -1), nil
+  local class = memory.of_cell().classes[id]
+  local front = class and class.front
+  if not front then return end
+  local first, last = front[1], front[#front]
+  local is_all, at, one = #front == class.free, 1, nil
+  if was and first and was <= last.load then
+    while front[at] and front[at].name ~= node do at = at + 1 end
+    one = table.remove(front, at)
+    last = front[#front]
   end
-  local heads = class.heads
-  if not heads then return end
-  if not heads[3] and (not heads[1] or node == heads[1]) then
-    -- No other has a free slot: nobody else can come first now.
-    class.heads, class.seen = load and { node, text.of[load] } or {}, nil
-  elseif node == heads[1] or node == heads[3] or load and goes_before(node, load, heads) then
-    class.heads, class.seen = nil, nil
+  if not was or not load then
+    class.free, class.seen = class.free + (load and 1 or 0) - (was and 1 or 0), nil
   end
+  if load then
+    at = #front + 1
+    if last and load <= last.load then
+      while at > 1 and classes.goes_before(node, load, front[at - 1]) do at = at - 1 end
+    end
+    -- Behind the last it has a place only where nobody can be between them.
+    if front[at] or is_all then
+      one = one or { name = node, load = nil }
+      one.load = load
+      table.insert(front, at, one)
+      front[front_max + 1] = nil
+    end
+  end
+  if front[1] ~= first or first and first.name == node then class.seen = nil end
 end
 
 function classes.changed(id)
-  local here = standing.of_cell()
+  local here = memory.of_cell()
   here.classes[id], here.served = nil, {}
 end
 
@@ -132,23 +147,23 @@ end
 -- Classes that can do it now, and whether any node is declared for it at all (rule 15).
 function classes.serving(source, target, services)
   local demand = source .. ':' .. target .. ':' .. services
-  local here = standing.of_cell()
+  local here = memory.of_cell()
   local served = here.served[demand]
   if not served then
     served = { classes.among(source, target, text.list(services)) }
-    standing.keep(here.served, demand, served)
+    memory.keep(here.served, demand, served)
   end
   return served[1], served[2]
 end
 
 function classes.among(source, target, services)
   local pair = source .. ':' .. target
-  local known_pairs = standing.of_cell().pairs
+  local known_pairs = memory.of_cell().pairs
   local ids = known_pairs[pair]
   if not ids then
     ids = redis.call('SMEMBERS', keys.of('pair', source, target))
     table.sort(ids)
-    standing.keep(known_pairs, pair, ids)
+    memory.keep(known_pairs, pair, ids)
   end
   local usable, declared = { seen = {}, told = '' }, false
   for _, id in ipairs(ids) do
@@ -164,17 +179,17 @@ end
 -- A node comes in. `kept` are its asr, targets, services, marked as joined text. A new class is
 -- entered for each of its pairs (at most 1,024) and learns which waiting demands it serves.
 function classes.join(id, node, kept)
-  if standing.write('SADD', keys.of('members', id), node) == 1
+  if memory.write('SADD', keys.of('members', id), node) == 1
     and write('SADD', keys.classes, id) == 1 then
-    standing.write('HSET', keys.of('class', id), 'asr', kept.asr, 'targets', kept.targets,
+    memory.write('HSET', keys.of('class', id), 'asr', kept.asr, 'targets', kept.targets,
       'services', kept.services, 'marked', kept.marked, 'draining', '0')
     local sources, targets = text.list(kept.asr), text.list(kept.targets)
     for _, source in ipairs(sources) do
       for _, target in ipairs(targets) do
-        standing.write('SADD', keys.of('pair', source, target), id)
+        memory.write('SADD', keys.of('pair', source, target), id)
       end
     end
-    standing.of_cell().pairs = {}
+    memory.of_cell().pairs = {}
     classes.adopt(id, text.set(kept.asr), text.set(kept.targets))
   end
   classes.changed(id)
@@ -182,26 +197,26 @@ end
 
 -- Of the demands with waiting jobs that this class serves the 64 not looked at for longest.
 function classes.demands(id)
-  local awaited = classes.awaited[id]
-  if not awaited then
-    awaited = redis.call('ZRANGE', keys.of('demands', id), '0', looked_last)
-    classes.awaited[id] = awaited
+  local known = memory.of_cell().awaited
+  if not known[id] then
+    memory.keep(known, id, redis.call('ZRANGE', keys.of('demands', id), '0', looked_last))
   end
-  return awaited
+  return known[id]
 end
 
 -- A class looks at this demand after all others.
 function classes.look_last(id, demand)
-  local awaited = classes.awaited[id]
+  local known = memory.of_cell().awaited
+  local awaited = known[id]
   if awaited and #awaited == 1 and awaited[1] == demand then return end
-  classes.awaited[id] = nil
+  known[id] = nil
   local turn = write('HINCRBY', keys.cell, 'looked', 1)
   write('ZADD', keys.of('demands', id), string.format('%d', turn), demand)
 end
 
 -- Nobody waits for it any more.
 function classes.look_away(id, demand)
-  classes.awaited[id] = nil
+  memory.of_cell().awaited[id] = nil
   write('ZREM', keys.of('demands', id), demand)
 end
 
@@ -223,18 +238,18 @@ end
 -- A node goes out; a class without members is removed.
 function classes.leave(id, node)
   classes.seat(id, node, nil)
-  standing.write('SREM', keys.of('members', id), node)
+  memory.write('SREM', keys.of('members', id), node)
   if redis.call('SCARD', keys.of('members', id)) == 0 then
     local kept = redis.call('HMGET', keys.of('class', id), 'asr', 'targets')
     local targets = text.list(kept[2])
     for _, source in ipairs(text.list(kept[1])) do
       for _, target in ipairs(targets) do
-        standing.write('SREM', keys.of('pair', source, target), id)
+        memory.write('SREM', keys.of('pair', source, target), id)
       end
     end
     write('SREM', keys.classes, id)
-    standing.write('DEL', keys.of('class', id), keys.of('demands', id))
-    classes.awaited[id], standing.of_cell().pairs = nil, {}
+    memory.write('DEL', keys.of('class', id), keys.of('demands', id))
+    memory.of_cell().awaited[id], memory.of_cell().pairs = nil, {}
   end
   classes.changed(id)
 end

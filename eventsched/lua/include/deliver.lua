@@ -130,15 +130,15 @@ local function send(session, target, number, outcome, ending, speaker)
   local how = json.word('outcome', ending.kind)
   if filled(ending.code) then how = how .. ',"code":' .. json.text(ending.code) end
   local heard = json.words('to', to) .. json.words('skipped', skipped)
-  local event = { s = keys.full(session), j = ending.job, c = ending.cause, tp = ending.tp }
+  local body, full = ending.body or '', keys.full(session)
+  local kind, d = 'ResultDelivered', '{' .. which .. how .. heard .. '}'
   if ending.kind == 'missing' then
-    event.t, event.d = 'ResultMissing', '{' .. which .. json.word('reason', ending.reason) .. heard .. '}'
-  else
-    event.t, event.b, event.d = 'ResultDelivered', ending.body, '{' .. which .. how .. heard .. '}'
+    kind, d = 'ResultMissing', '{' .. which .. json.word('reason', ending.reason) .. heard .. '}'
   end
   write('HDEL', keys.of('outcomes', session), target .. '/' .. number_told)
-  local out = '{"session":"' .. event.s .. '",' .. which .. how .. ',"log":"' .. emit(event) .. '"}'
-  local body, audio, next_no = ending.body or '', ending.audio or '', text.of[number + 1]
+  local id = entry(keys.log, kind, full, ending.job, '', ending.cause or '', ending.tp, d, body)
+  local out = '{"session":"' .. full .. '",' .. which .. how .. ',"log":"' .. id .. '"}'
+  local audio, next_no = ending.audio or '', text.of[number + 1]
   if told[1] == speaker then
     tell(speaker, 'result', out, body, audio, 'd:' .. target, next_no)
   else

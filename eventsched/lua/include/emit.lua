@@ -2,16 +2,16 @@
 -- include: keys
 -- include: write
 local clock
--- `d` is a table, or the JSON that it would be.
-local function entry(stream, e)
+-- `d` is JSON. For events that every chunk or job has: field by field in turn.
+local function entry(stream, t, s, j, n, c, tp, d, b)
+  return write('XADD', stream, clock.entry_id(),
+    't', t, 'v', '1', 's', s, 'j', j, 'n', n, 'c', c, 'tp', tp, 'd', d, 'b', b)
+end
+-- For all others: by name, with `d` as a table, or the JSON that it would be.
+local function emit(e)
   local d = e.d
   if type(d) == 'table' then d = cjson.encode(d) end
-  return write('XADD', stream, clock.entry_id(),
-    't', e.t, 'v', '1', 's', e.s or '', 'j', e.j or '', 'n', e.n or '', 'c', e.c or '',
-    'tp', e.tp or '', 'd', d, 'b', e.b or '')
-end
-local function emit(e)
-  return entry(keys.log, e)
+  return entry(keys.log, e.t, e.s or '', e.j or '', e.n or '', e.c or '', e.tp or '', d, e.b or '')
 end
 -- A list for `d`: an empty one is left out, since cjson would write it as an object.
 local function some(list)

@@ -3,7 +3,7 @@
 -- include: call
 -- include: keys
 -- include: write
--- include: standing
+-- include: memory
 -- include: timers
 -- include: text
 -- include: classes
@@ -18,34 +18,32 @@ local lazy = { __index = function(node, field)
   return rawget(node, field)
 end }
 
--- A registration; `epoch` is text. `leased` is what the call `known_in` knows, the rest stands.
+-- A registration; `epoch` is text. `leased`: how many leases it holds, once they are counted.
 local function made(name, status, epoch, class, slots)
   return setmetatable({ name = name, full = keys.full(name), status = status, epoch = tonumber(epoch),
     epoch_told = epoch, class = class, slots = tonumber(slots), inbox = keys.of('inbox', name),
-    leases = keys.of('leases', name, epoch), leased = nil, known_in = call.number }, lazy)
+    leases = keys.of('leases', name, epoch), leased = nil, load = nil }, lazy)
 end
 
 -- status alive | draining | gone; nil for a node that never registered.
 function nodes.get(name)
-  local known = standing.of_cell().nodes
+  local known = memory.of_cell().nodes
   local node = known[name]
   if node == nil then
     local kept = redis.call('HMGET', keys.of('node', name), 'status', 'epoch', 'class', 'slots')
     node = kept[1] and made(name, kept[1], kept[2], kept[3], kept[4])
-    standing.keep(known, name, node)
+    memory.keep(known, name, node)
   end
-  if not node then return nil end
-  if node.known_in ~= call.number then node.known_in, node.leased = call.number, nil end
-  return node
+  return node or nil
 end
 
 -- It serves under this epoch from now on. Behind its services more fields, with their values.
 function nodes.enter(name, epoch, class, slots, asr, targets, services, ...)
-  standing.write('HSET', keys.of('node', name), 'status', 'alive', 'epoch', epoch, 'class', class,
+  memory.write('HSET', keys.of('node', name), 'status', 'alive', 'epoch', epoch, 'class', class,
     'slots', slots, 'asr', asr, 'targets', targets, 'services', services, 'marked', '', ...)
   local node = made(name, 'alive', epoch, class, slots)
   node.asr, node.targets, node.services, node.marked = asr, targets, services, ''
-  standing.keep(standing.of_cell().nodes, name, node)
+  memory.keep(memory.of_cell().nodes, name, node)
   classes.join(class, name, node)
   nodes.place(node)
   return node
@@ -61,14 +59,15 @@ function nodes.declares(node, job)
   return true
 end
 
--- Counted once a call; from then on the call knows what it has taken and given back.
+local function know(node, leased)
+  node.leased = leased
+  node.load = leased < node.slots and math.floor(1000 * leased / node.slots) or nil
+end
+
+-- Counted once; from then on it is known what is taken and given back.
 function nodes.live(node)
-  local live = node.leased
-  if not live then
-    live = redis.call('ZCARD', node.leases)
-    node.leased = live
-  end
-  return live
+  if not node.leased then know(node, redis.call('ZCARD', node.leases)) end
+  return node.leased
 end
 
 function nodes.has_slot(node)
@@ -77,8 +76,8 @@ end
 
 -- floor(1000 x live leases / slots), or nil when no slot is free.
 local function load_of(node)
-  local live = nodes.live(node)
-  return live < node.slots and math.floor(1000 * live / node.slots) or nil
+  if not node.leased then nodes.live(node) end
+  return node.load
 end
 
 -- Enter the node among those with a free slot, at its load.
@@ -91,8 +90,8 @@ end
 -- One lease more or less: what is known of the node and its class goes along.
 local function count(node, change)
   local was = load_of(node)
-  node.leased = nodes.live(node) + change
-  if node.status == 'alive' then classes.reseat(node.class, node.name, was, load_of(node)) end
+  know(node, node.leased + change)
+  if node.status == 'alive' then classes.reseat(node.class, node.name, was, node.load) end
 end
 
 -- One timer watches over all leases of a registration: whoever takes the first slot sets it to when
@@ -135,22 +134,22 @@ end
 function nodes.leave_class(node)
   classes.leave(node.class, node.name)
   if node.status == 'draining' and redis.call('EXISTS', keys.of('class', node.class)) == 1 then
-    standing.write('HINCRBY', keys.of('class', node.class), 'draining', -1)
+    memory.write('HINCRBY', keys.of('class', node.class), 'draining', -1)
   end
 end
 
 function nodes.gone(node)
   nodes.leave_class(node)
   node.status = 'gone'
-  standing.write('HSET', keys.of('node', node.name), 'status', 'gone', 'marked', '')
+  memory.write('HSET', keys.of('node', node.name), 'status', 'gone', 'marked', '')
   timers.drop_both('node', 'drain', node.name)
 end
 
 function nodes.drain(node)
   node.status = 'draining'
-  standing.write('HSET', keys.of('node', node.name), 'status', 'draining')
+  memory.write('HSET', keys.of('node', node.name), 'status', 'draining')
   classes.seat(node.class, node.name, nil)
-  standing.write('HINCRBY', keys.of('class', node.class), 'draining', 1)
+  memory.write('HINCRBY', keys.of('class', node.class), 'draining', 1)
   classes.changed(node.class)
   emit({ t = 'NodeDraining', n = node.full, d = { epoch = node.epoch } })
 end
@@ -168,9 +167,9 @@ function nodes.move(node, marked)
   node.marked = table.concat(marked, ',')
   node.class = classes.id_of(node.asr, node.targets, node.services, node.marked)
   classes.join(node.class, node.name, node)
-  standing.write('HSET', keys.of('node', node.name), 'class', node.class, 'marked', node.marked)
+  memory.write('HSET', keys.of('node', node.name), 'class', node.class, 'marked', node.marked)
   if node.status == 'draining' then
-    standing.write('HINCRBY', keys.of('class', node.class), 'draining', 1)
+    memory.write('HINCRBY', keys.of('class', node.class), 'draining', 1)
   end
   nodes.place(node)
   classes.changed(node.class)

@@ -1,10 +1,24 @@
 -- owing: a finalized utterance (include/work) becomes the jobs that it owes, once each (rules 10, 11).
 -- include: keys
 -- include: write
+-- include: memory
+-- include: text
 -- include: deliver
 -- include: jobs
 -- include: assign
 local owing = {}
+
+-- Until when the dispatcher counts as being there, in ms.
+local function read_dispatcher()
+  return tonumber(redis.call('HGET', keys.cell, 'dispatcher')) or 0
+end
+function owing.dispatcher_until()
+  return memory.once('dispatcher', read_dispatcher)
+end
+function owing.dispatcher_is_there(until_ms)
+  memory.of_cell().dispatcher = until_ms
+  write('HSET', keys.cell, 'dispatcher', text.of[until_ms])
+end
 
 -- The jobs that it still owes and nobody has created yet (rules 10, 25), and how many it no longer
 -- does. What is new has its outcomes open: they were opened in this call.

@@ -4,6 +4,7 @@
 -- include: call
 -- include: keys
 -- include: write
+-- include: memory
 -- include: clock
 -- include: timers
 -- include: settings
@@ -12,7 +13,7 @@
 -- include: json
 local queue = {}
 call.starts_with(function()
-  queue.waits, queue.lines, queue.finish, queue.backlog = {}, {}, {}, {}
+  queue.lines, queue.finish, queue.backlog = {}, {}, {}
   queue.virtual, queue.entry, queue.counted = nil, nil, nil
 end)
 local fronts_max, fronts_last = 16, '15'
@@ -22,12 +23,22 @@ function queue.demand(job)
 end
 
 function queue.has(demand)
-  local waits = queue.waits[demand]
+  local known = memory.of_cell().waits
+  local waits = known[demand]
   if waits == nil then
     waits = redis.call('SISMEMBER', keys.demands, demand) == 1
-    queue.waits[demand] = waits
+    memory.keep(known, demand, waits)
   end
   return waits
+end
+
+-- How many jobs of this tenant wait.
+function queue.waiting_of(tenant)
+  local known = memory.of_cell().backlog
+  if not known[tenant] then
+    memory.keep(known, tenant, tonumber(redis.call('HGET', keys.backlog, tenant)) or 0)
+  end
+  return known[tenant] + (queue.backlog[tenant] or 0)
 end
 
 -- A (priority, demand): its key, and its first ones once they are asked for.
@@ -134,7 +145,7 @@ function queue.add(job, reason, cause)
   queue.backlog[job.tenant] = (queue.backlog[job.tenant] or 0) + 1
   if not queue.has(demand) then
     write('SADD', keys.demands, demand)
-    queue.waits[demand] = true
+    memory.of_cell().waits[demand] = true
     for _, class in ipairs((classes.serving(job.source, job.target, job.services))) do
       classes.look_last(class.id, demand)
     end
@@ -165,7 +176,7 @@ function queue.remove(job)
   timers.drop_both('wait', 'age', job.key)
   if not queue.head(demand) then
     write('SREM', keys.demands, demand)
-    queue.waits[demand] = false
+    memory.of_cell().waits[demand] = false
     for _, class in ipairs((classes.serving(job.source, job.target, job.services))) do
       classes.look_away(class.id, demand)
     end
@@ -184,10 +195,13 @@ end
 function queue.flush()
   classes.flush()
   for tenant, change in pairs(queue.backlog) do
-    if change ~= 0 and write('HINCRBY', keys.backlog, tenant, change) <= 0 then
-      write('HDEL', keys.backlog, tenant)
+    if change ~= 0 then
+      local waiting = math.max(write('HINCRBY', keys.backlog, tenant, change), 0)
+      if waiting == 0 then write('HDEL', keys.backlog, tenant) end
+      memory.of_cell().backlog[tenant] = waiting
     end
   end
+  queue.backlog = {}
   if not queue.counted then return end
   local virtual = string.format('%d', queue.virtual)
   write('HSET', keys.cell, 'virtual', virtual, 'entry', string.format('%d', queue.entry))

@@ -5,7 +5,7 @@
 -- include: clock
 -- include: timers
 -- include: settings
--- include: standing
+-- include: memory
 -- include: text
 -- include: json
 -- include: deliver
@@ -17,7 +17,7 @@
 -- include: dead
 local sessions = { given_up_max = 32, tokens_max = 8, at_once_max = 8 }
 call.starts_with(function()
-  sessions.known, sessions.waiting, sessions.at_once = {}, {}, nil
+  sessions.known, sessions.at_once = {}, nil
 end)
 
 local padding_ms = { pause = 220, max_duration = 220, final = 280, max_bytes = 0, close = 220 }
@@ -178,8 +178,7 @@ end
 -- nothing in `work` that came before.
 local function may_dispatch(jobs_told)
   if not sessions.at_once then
-    local until_ms = tonumber(redis.call('HGET', keys.cell, 'dispatcher')) or 0
-    sessions.at_once = until_ms > clock.now() and sessions.at_once_max or 0
+    sessions.at_once = owing.dispatcher_until() > clock.now() and sessions.at_once_max or 0
   end
   if sessions.at_once < jobs_told or redis.call('XLEN', keys.work) > 0 then return false end
   sessions.at_once = sessions.at_once - jobs_told
@@ -194,7 +193,7 @@ local function dispatch(s, wanted)
     return
   end
   wrote = false
-  affinity.learn(s.name, s.used)
+  affinity.hand_over(s.name, s.used)
   local ok, reason = pcall(owing.place, wanted)
   if not ok then dead.park('work', wanted.log, 'utterance', work.told(wanted), reason) end
   wrote = true
@@ -207,10 +206,10 @@ function sessions.finalize(s, reason)
   local audio = '"first":"' .. s.buf_first .. '","last":"' .. s.buf_last .. '","count":'
     .. text.of[s.buf_count] .. ',"bytes":' .. text.of[s.buf_bytes] .. ',"padding_ms":'
     .. text.of[padding_ms[reason]]
-  local id = emit({ t = 'UtteranceFinalized', s = s.full, tp = s.tp,
-    c = 'audio:' .. s.full .. '/' .. s.buf_last, d = '{"utterance":' .. utterance .. ',"turn":' .. turn
-      .. ',"ms":' .. ms .. ',"reason":"' .. reason .. '",' .. audio .. ',"first_seq":'
-      .. text.of[s.buf_seq] .. (targets[1] and ',"targets":' .. told_targets or '') .. '}' })
+  local id = entry(keys.log, 'UtteranceFinalized', s.full, '', '', 'audio:' .. s.full .. '/' .. s.buf_last,
+    s.tp, '{"utterance":' .. utterance .. ',"turn":' .. turn .. ',"ms":' .. ms .. ',"reason":"' .. reason
+      .. '",' .. audio .. ',"first_seq":' .. text.of[s.buf_seq]
+      .. (targets[1] and ',"targets":' .. told_targets or '') .. '}', '')
   s.utterance = s.utterance + 1
   if reason ~= 'max_duration' then s.turn = s.turn + 1 end
   s.has_moved_on = true
@@ -256,9 +255,9 @@ function sessions.append(s, seq, ms, final, payload)
     done = ' ' .. text.of[s.utterance]
     sessions.finalize(s, 'pause')
   end
-  local id = entry(keys.of('audio', s.name), { t = 'AudioChunkAppended', s = s.full, tp = s.tp,
-    d = '{"seq":' .. text.of[seq] .. ',"ms":' .. text.of[ms] .. ',"utterance":' .. text.of[s.utterance]
-      .. (final and ',"final":true}' or '}'), b = payload })
+  local id = entry(keys.of('audio', s.name), 'AudioChunkAppended', s.full, '', '', '', s.tp,
+    '{"seq":' .. text.of[seq] .. ',"ms":' .. text.of[ms] .. ',"utterance":' .. text.of[s.utterance]
+      .. (final and ',"final":true}' or '}'), payload)
   s.next_seq, s.seen, s.dirty = seq + 1, now, true
   if #payload > 0 or s.buf_bytes > 0 then
     if s.buf_count == 0 then
@@ -288,23 +287,19 @@ function sessions.refusal(s, epoch)
   return nil
 end
 
--- Whether the cell takes no more for now.
-function sessions.is_pressed()
-  local here = standing.of_cell()
-  if here.is_pressed == nil then
-    here.is_pressed = (redis.call('HGET', keys.cell, 'pressure') or '') ~= ''
-  end
-  return here.is_pressed
+local function pressed()
+  return (redis.call('HGET', keys.cell, 'pressure') or '') ~= ''
 end
 
--- The cell or this tenant takes no more for now, or nil (rule 18). A tenant's backlog is read once a
--- call; what the call itself has queued since counts too.
+-- Whether the cell takes no more for now.
+function sessions.is_pressed()
+  return memory.once('is_pressed', pressed)
+end
+
+-- The cell or this tenant takes no more for now, or nil (rule 18).
 function sessions.pressure(tenant)
   if sessions.is_pressed() then return 'BACKPRESSURE retry_after_ms=1000' end
-  if not sessions.waiting[tenant] then
-    sessions.waiting[tenant] = tonumber(redis.call('HGET', keys.backlog, tenant)) or 0
-  end
-  if sessions.waiting[tenant] + (queue.backlog[tenant] or 0) >= settings.backlog_max then
+  if queue.waiting_of(tenant) >= settings.backlog_max then
     return 'BACKPRESSURE retry_after_ms=' .. string.format('%d', settings.waiting_ms / 2)
   end
   return nil

@@ -1,13 +1,13 @@
 -- settings: the cell's settings, whole numbers.
 -- include: keys
--- include: standing
+-- include: memory
 -- include: flat
+local function all_settings()
+  local told = by_name(redis.call('HGETALL', keys.settings))
+  for name, value in pairs(told) do told[name] = tonumber(value) end
+  return told
+end
 local settings = setmetatable({}, { __index = function(_, name)
-  local here = standing.of_cell()
-  if not here.settings then
-    local told = by_name(redis.call('HGETALL', keys.settings))
-    for one, value in pairs(told) do told[one] = tonumber(value) end
-    here.settings = told
-  end
-  return here.settings[name]
+  local known = memory.of_cell().settings or memory.once('settings', all_settings)
+  return known[name]
 end })
