@@ -262,7 +262,7 @@ async def test_what_was_lost_with_a_server_is_not_known_to_the_one_before(
     for seq in range(2):
         await played.say(session, seq, final=True)
     every = f"es1:{{{played.cell}}}:*"
-    before = {key: await redis.dump(key) async for key in redis.scan_iter(every)}
+    before = {key: await redis.dump(key) or b"" async for key in redis.scan_iter(every)}
     assert await played.dispatch() == 2
     (lost,) = await played.inbox(node)
     await played.record_results(node.node, 1, [NodeResult(job=lost["j"], attempt=1, status="ok")])
@@ -311,7 +311,7 @@ async def test_nothing_is_known_after_a_call_that_failed_or_parked(
     await played.dispatch()
     assert await kept(played)
     leases, jobs = played.keys.leases("n1", 1), [one["j"] for one in await played.inbox(node)]
-    whole = await redis.dump(leases)
+    whole = await redis.dump(leases) or b""
     await redis.set(leases, "no sorted set")
     results = [NodeResult(job=jobs[0], attempt=1, status="no_text")]
     with pytest.raises(ResponseError, match="WRONGTYPE"):
