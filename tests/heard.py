@@ -20,3 +20,6 @@ async def forget_chunks(redis: Any, key: str, next_seq: int) -> None:
     """As after a failover: the chunks from this one on never came."""
     _, _, rest = (await redis.hget(key, "heard")).partition(b"|")
     await redis.hset(key, "heard", b"%d|%b" % (next_seq, rest))
+    clock = key.partition("session:")[0] + "clock"
+    before, _, stamp = (await redis.get(clock)).rpartition(b"|")
+    await redis.set(clock, b"%b|%d" % (before, int(stamp) - 1))

@@ -35,7 +35,7 @@ if made.err and not string.find(made.err, 'BUSYGROUP', 1, true) then return made
 write('XGROUP', 'DELCONSUMER', keys.work, 'dispatch', 'dispatcher')
 if not exists then
   write('SET', keys.clock, mode .. '|0|' .. (now_arg ~= '' and now_arg or '0') .. '|'
-    .. string.format('%d', clock.new_stamp(stamp)))
+    .. clock.new_stamp(stamp))
 end
 -- A program that starts and asks for what is there changes nothing of what stands.
 local kept = by_name(redis.call('HGETALL', keys.settings))

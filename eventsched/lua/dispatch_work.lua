@@ -12,10 +12,10 @@
 --   read; waiting: of the jobs those whose nodes have no slot free
 -- Refusals: INVALID_MESSAGE
 -- Events: JobDispatched, JobQueued
--- Bound: 14 entries of at most 32 targets; 64 demands and 8 fills each
+-- Bound: 12 entries of at most 32 targets; 64 demands and 8 fills each
 local log_key = KEYS[1]
 local now_arg, back_arg = ARGV[1], ARGV[2]
-local group, entries_max = 'dispatch', '14'
+local group, entries_max = 'dispatch', '12'
 -- include: assign
 -- include: owing
 -- include: work

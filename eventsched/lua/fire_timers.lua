@@ -217,6 +217,7 @@ function fire.retire(full)
       tenant = s.tenant, features_hash = s.features_hash, utterances = s.utterance,
       targets = some(targets_of(session)) } })
     write('HSET', session, 'status', 'retired')
+    s.status = 'retired'
   end
   local from = tonumber(redis.call('HGET', session, 'retired_to')) or 0
   local targets = targets_of(session)
@@ -237,7 +238,7 @@ function fire.retire(full)
   for _, target in ipairs(targets) do write('DEL', keys.of('ready', name, target)) end
   write('DEL', session, keys.of('outcomes', name), keys.of('held', name), keys.of('playing', name),
     keys.of('audio', name), keys.of('out', name))
-  sessions.known[name] = false
+  sessions.forget(name)
 end
 
 local now = clock.now()

@@ -20,9 +20,9 @@ if not text.is_name(token) then return invalid('token', 'a name') end
 local granted = sessions.epoch_of(s, token)
 if not granted then
   granted = s.epoch + 1
-  write('HSET', keys.of('session', name), 'epoch', granted,
-    'tokens', sessions.tokens_with(s, token, granted))
-  s.seen, s.dirty = clock.now(), true
+  local tokens = sessions.tokens_with(s, token, granted)
+  write('HSET', keys.of('session', name), 'epoch', granted, 'tokens', tokens)
+  s.epoch, s.tokens, s.seen, s.dirty = granted, tokens, clock.now(), true
   sessions.flush()
   emit({ t = 'SessionResumed', s = s.full, tp = s.tp, d = { epoch = granted } })
 end

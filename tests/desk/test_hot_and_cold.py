@@ -36,7 +36,8 @@ async def answers(past: Past, log: list[Event]) -> dict[str, Any]:
         for kind, entity in (("session", event.session), ("node", event.node), ("job", event.job)):
             if entity:
                 told[f"{kind} {entity} {event.id}"] = await state(reader, kind, entity, at)
-    for job in sorted({event.job for event in log if event.job})[:6]:
+    delivered = {event.job for event in log if event.type == "ResultDelivered"}
+    for job in sorted(delivered)[:6]:  # one that waits still waits longer at the next look
         told[f"why {job}"] = msgspec.to_builtins(await why(past, job))
     (cell,) = past.cells
     middle = parse_moment(log[len(log) // 2].id, "since")

@@ -13,11 +13,13 @@ import msgspec
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from eventsched.errors import Refused
 from eventsched.server.check import Client
 from eventsched.settings import Settings
 from eventsched.store import NodeGrant, NodeResult, SessionGrant
 from eventsched.transport import RedisTransport
 from tests.fixtures_store import TimedStore
+from tests.scripts.calls import chunk
 from tests.scripts.cell_state import check
 from tests.scripts.jobs_of import code_of, logged
 
@@ -59,18 +61,21 @@ class Play:
             await self.open()
         at = self.rng.randrange(len(self.sessions))
         grant, seq = self.sessions[at]
+        chunks = []
         for _ in range(self.rng.choice([1, 1, 3])):
             ms = self.rng.choice([20, 300, 1000])
-            code = await code_of(self.store.say(grant, seq, ms=ms, final=True))
-            if code != "ok":
-                assert code in ("SESSION_CLOSED", "SESSION_UNKNOWN")
-                del self.sessions[at]
-                return
+            chunks.append(chunk(grant, seq, ms=ms, payload=bytes(ms * 32), final=True))
             seq += 1
+        calls = [chunks] if self.rng.random() < 0.5 else [[one] for one in chunks]
+        replies = [reply for one in calls for reply in await self.store.append_audio(one)]
         self.sessions[at] = (grant, seq)
+        if refused := {reply.code for reply in replies if isinstance(reply, Refused)}:
+            assert refused <= {"SESSION_CLOSED", "SESSION_UNKNOWN"}
+            del self.sessions[at]
 
     async def dispatch(self) -> None:
-        await self.store.dispatch_work()
+        """Whether or not it will be back: then whoever finalizes goes on as it would."""
+        await self.store.dispatch_work(self.rng.choice([0, 4_000]))
 
     async def close(self) -> None:
         if self.sessions:

@@ -7,16 +7,15 @@
 local affinity = {}
 call.starts_with(function() affinity.handed_over, affinity.moved = {}, {} end)
 
--- What its session said: when it was opened, or when this call read it.
+-- What its session says.
 function affinity.learn(name, used)
   memory.keep(memory.of_cell().used, name, used)
 end
 
 -- The caller writes it from here on, with what else it writes of the session: `moved` says what this
 -- call has made of it.
-function affinity.hand_over(name, used)
+function affinity.hand_over(name)
   affinity.handed_over[name] = true
-  affinity.learn(name, used)
 end
 
 -- The node, empty when there is none yet, and the turn, as text.

@@ -1,7 +1,7 @@
 -- call: includes stay on the server from call to call; this makes each call begin with nothing of
 -- the one before. An include says once what it knows of a call only, and how that starts.
 local log_key, now_arg
-local call = { starts = {}, ends = {}, number = 0 }
+local call = { starts = {}, ends = {} }
 function call.starts_with(start)
   call.starts[#call.starts + 1] = start
 end
@@ -14,6 +14,6 @@ function call.fail()
 end
 -- The caller's key and time, then every include's start, in the order in which they were loaded.
 function call.begin(given, args)
-  log_key, now_arg, call.number = given[1], args[1] or '', call.number + 1
+  log_key, now_arg = given[1], args[1] or ''
   for _, start in ipairs(call.starts) do start() end
 end

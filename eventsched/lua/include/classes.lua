@@ -199,7 +199,7 @@ end
 function classes.demands(id)
   local known = memory.of_cell().awaited
   if not known[id] then
-    memory.keep(known, id, redis.call('ZRANGE', keys.of('demands', id), '0', looked_last))
+    known[id] = redis.call('ZRANGE', keys.of('demands', id), '0', looked_last)
   end
   return known[id]
 end

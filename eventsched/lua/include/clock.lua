@@ -8,39 +8,43 @@
 -- include: keys
 -- include: write
 -- include: emit
-clock = { cells = {}, count = 0 }
+clock = { cells = {}, total = 0, newest = 0 }
 call.starts_with(function() clock.at, clock.told, clock.id, clock.here = nil, nil, nil, nil end)
-local cells_max = 64
+local kept_max = 16384
 
 -- As `configure_cell` finds it, too: of a cell that nobody has configured no mode, and no stamp.
 function clock.record()
   return string.match(redis.call('GET', keys.clock) or '|0|0|', '^(%a*)|(%d+)|(%d+)|(%d*)$')
 end
 
--- One that the cell never had: microseconds of the server's time, and always more than the last. (A
--- clock set back could give two servers the same one, of which the loser's write would have to be lost
--- and the server to come back: nothing else of theirs would agree then, either.)
+-- One that the cell never had, nor any other of this server: microseconds of its time, and always more
+-- than the last. (With a clock that was set back two servers could give the same one to what each made
+-- of a cell; then both would have to go on from there.)
 function clock.new_stamp(last)
   local time = redis.call('TIME')
-  return math.max(time[1] * 1000000 + time[2], (tonumber(last) or 0) + 1)
+  local least = math.max(clock.newest, tonumber(last) or 0) + 1
+  clock.newest = math.max(time[1] * 1000000 + time[2], least)
+  return string.format('%d', clock.newest)
 end
 
 -- What is known of the cell whose record has this stamp, with the one that this call leaves there.
+-- `total` counts what the calls before have added to all cells: with more than may be, all of it goes.
 local function recall(stamp)
+  if clock.total > kept_max then clock.cells, clock.total = {}, 0 end
   local here = clock.cells[log_key]
   if stamp == '' then
-    here = { stamp = '' }
+    clock.here = { stamp = '', count = 0 }
+    return
   elseif here and here.stamp == stamp then
-    here.number = here.number + 1
-    here.stamp = string.format('%d', here.number)
+    clock.newest = clock.newest + 1
+    here.stamp = string.format('%d', clock.newest)
   else
-    if not here then clock.count = clock.count + 1 end
-    if clock.count > cells_max then clock.cells, clock.count = {}, 1 end
-    local number = clock.new_stamp(stamp)
-    here = { number = number, stamp = string.format('%d', number) }
+    clock.forget()
+    here = { stamp = clock.new_stamp(stamp), count = 1, counted = 0 }
     clock.cells[log_key] = here
   end
   clock.here = here
+  clock.total, here.counted = clock.total + here.count - here.counted, here.count
 end
 
 local function keep(mode, offset)
@@ -80,11 +84,13 @@ function clock.entry_id()
   return clock.id
 end
 
--- A table for what is known of the cell; it is there in the next call unless somebody forgets it.
+-- A table for what is known of the cell, and `count` how much that is; it is there in the next call
+-- unless somebody forgets it.
 function clock.cell()
   clock.now()
   return clock.here
 end
 function clock.forget()
-  if clock.cells[log_key] then clock.cells[log_key], clock.count = nil, clock.count - 1 end
+  local here = clock.cells[log_key]
+  if here then clock.cells[log_key], clock.total = nil, clock.total - here.counted end
 end

@@ -6,6 +6,7 @@
 -- include: clock
 -- include: timers
 -- include: settings
+-- include: memory
 -- include: text
 -- include: ids
 -- include: json
@@ -31,23 +32,34 @@ function deliver.owe(session, target, number, utterance, first, to)
     text.of[utterance] .. '|' .. first .. '|' .. to)
 end
 
-local function as_listener(name, kept)
-  return { name = name, status = kept[1], hears = kept[1] == 'open' or kept[1] == 'closing',
-    number = text.number[kept[2]], total = text.number[kept[3]], low = text.number[kept[4]],
-    heard = nil, next_no = nil, is_awaited = nil }
-end
+-- A session as a listener, with what it has been told so far.
 local function listener_of(name)
-  return as_listener(name, redis.call('HMGET', keys.of('session', name), 'status', 'out_no',
-    'out_bytes', 'out_low'))
+  local known = memory.of_cell().listeners
+  local listener = known[name]
+  if not listener then
+    local kept = redis.call('HMGET', keys.of('session', name), 'status', 'out_no', 'out_bytes', 'out_low')
+    listener = { name = name, hears = kept[1] == 'open' or kept[1] == 'closing', next_no = {},
+      is_awaited = {}, number = text.number[kept[2]], total = text.number[kept[3]],
+      low = text.number[kept[4]] }
+    if kept[1] then memory.keep(known, name, listener) end
+  end
+  return listener
 end
 
--- A session as a listener, what it has heard, and of a target the number that goes out next and
--- whether later ones wait for it.
+-- It has closed or gone: what is known of it is no more.
+function deliver.changed(name)
+  memory.drop(memory.of_cell().listeners, name)
+end
+
+-- A session as a speaker: `next_no` by target is the number that goes out next, `is_awaited` whether
+-- later ones wait for it.
 local function speaker_of(name, target)
-  local kept = redis.call('HMGET', keys.of('session', name), 'status', 'out_no', 'out_bytes',
-    'out_low', 'heard', 'd:' .. target, 'w:' .. target)
-  local speaker = as_listener(name, kept)
-  speaker.heard, speaker.next_no, speaker.is_awaited = kept[5], text.number[kept[6] or '0'], kept[7]
+  local speaker = listener_of(name)
+  if not speaker.next_no[target] then
+    local kept = redis.call('HMGET', keys.of('session', name), 'd:' .. target, 'w:' .. target)
+    speaker.next_no[target] = text.number[kept[1] or '0']
+    speaker.is_awaited[target] = kept[2] ~= false
+  end
   return speaker
 end
 
@@ -70,6 +82,7 @@ local function tell(listener, kind, d, body, audio, ...)
     write('XTRIM', stream, 'MINID', two[2][1])
     low = ends
   end
+  listener.number, listener.total, listener.low = listener.number + 1, total, low
   write('HSET', keys.of('session', listener.name), 'out_no', number_told, 'out_bytes', total_told,
     'out_low', text.of[low], ...)
 end
@@ -139,17 +152,18 @@ local function send(session, target, number, outcome, ending, speaker)
   local id = entry(keys.log, kind, full, ending.job, '', ending.cause or '', ending.tp, d, body)
   local out = '{"session":"' .. full .. '",' .. which .. how .. ',"log":"' .. id .. '"}'
   local audio, next_no = ending.audio or '', text.of[number + 1]
+  speaker.next_no[target] = number + 1
   if told[1] == speaker then
     tell(speaker, 'result', out, body, audio, 'd:' .. target, next_no)
   else
     write('HSET', keys.of('session', session), 'd:' .. target, next_no)
     for _, listener in ipairs(told) do tell(listener, 'result', out, body, audio) end
   end
-  deliver.touched[session] = speaker
+  deliver.touched[session] = true
 end
 
 function deliver.next_no(session, target)
-  return tonumber(redis.call('HGET', keys.of('session', session), 'd:' .. target)) or 0
+  return speaker_of(session, target).next_no[target]
 end
 
 local function take_held(session, target, number)
@@ -168,6 +182,7 @@ end
 local function watch_gap(session, target)
   local longest = redis.call('ZRANGE', keys.of('ready', session, target), 0, 0, 'WITHSCORES')
   local id = keys.full(session) .. '|' .. target
+  speaker_of(session, target).is_awaited[target] = longest[1] ~= nil
   if longest[1] then
     timers.set(tonumber(longest[2]) + settings.gap_ms, 'gap', id)
     write('HSET', keys.of('session', session), 'w:' .. target, '1')
@@ -217,12 +232,12 @@ function deliver.finish(session, target, number, ending)
   if not outcome then return end
   number = tonumber(number)
   local speaker = speaker_of(session, target)
-  if speaker.next_no ~= number then
+  if speaker.next_no[target] ~= number then
     deliver.hold(session, target, number, ending)
     return
   end
   send(session, target, number, outcome, ending, speaker)
-  if speaker.is_awaited then deliver.go_on(session, target) end
+  if speaker.is_awaited[target] then deliver.go_on(session, target) end
 end
 
 -- The next number is given up: its listeners are told `missing`.

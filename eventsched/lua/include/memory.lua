@@ -9,25 +9,22 @@
 local memory = {}
 call.starts_with(function() memory.here = nil end)
 call.fails_with(clock.forget)
-local kept_max = 8192
 
--- What hardly ever changes: settings, live (where the views of groups are), is_pressed, keeps_audio;
--- nodes, with how many leases they hold; classes, with who is free; pairs, served; the demands that
--- somebody waits for, awaited by class. And used: the node and turn of sessions; backlog: how many jobs
--- of a tenant wait; dispatcher: until when it counts as being there.
+-- Beside what is read by `once`: nodes, with how many leases they hold; classes, with who is free; pairs
+-- and demands with the classes that serve them; demands that somebody waits for, and by class which
+-- are awaited; how many jobs of a tenant wait; sessions as speakers and as listeners, and the node and
+-- turn that each used last.
 local function begin(here)
-  here.count = 0
-  here.settings, here.live, here.is_pressed, here.keeps_audio, here.dispatcher = nil, nil, nil, nil, nil
   here.nodes, here.classes, here.pairs, here.served = {}, {}, {}, {}
-  here.waits, here.awaited, here.used, here.backlog = {}, {}, {}, {}
+  here.waits, here.awaited, here.backlog = {}, {}, {}
+  here.sessions, here.listeners, here.used = {}, {}, {}
 end
 
--- Bound: so many things; with one more it begins with nothing.
 function memory.of_cell()
   local here = memory.here
   if not here then
     here = clock.cell()
-    if not here.count or here.count > kept_max then begin(here) end
+    if not here.nodes then begin(here) end
     memory.here = here
   end
   return here
@@ -39,11 +36,20 @@ function memory.keep(known, id, value)
   known[id] = value
 end
 
+function memory.drop(known, id)
+  if known[id] ~= nil then memory.here.count = memory.here.count - 1 end
+  known[id] = nil
+end
+
 -- For what is read once and stands: `name` of the cell, as `read` finds it, which is never nil.
 function memory.once(name, read)
-  local here = memory.of_cell()
-  if here[name] == nil then here[name] = read() end
-  return here[name]
+  local here = memory.here or memory.of_cell()
+  local value = here[name]
+  if value == nil then
+    value = read()
+    here[name] = value
+  end
+  return value
 end
 
 -- A change of what stands. What this call knows is its own from here on: the next begins with nothing.

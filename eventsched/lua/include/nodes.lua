@@ -100,8 +100,7 @@ function nodes.take(node, job_key)
   if nodes.live(node) == 0 then
     timers.sooner(clock.now() + nodes.lease_ms_min, 'leases', node.name .. '|' .. node.epoch_told)
   end
-  count(node, 1)
-  write('ZADD', node.leases, clock.text(), job_key)
+  if write('ZADD', node.leases, clock.text(), job_key) == 1 then count(node, 1) end
 end
 
 -- True when this registration is still the one that serves.
@@ -116,8 +115,8 @@ function nodes.give_back(name, epoch, job_key)
     write('ZREM', keys.of('leases', name, string.format('%d', epoch)), job_key)
     return nil
   end
-  count(node, -1)
-  write('ZREM', node.leases, job_key)
+  nodes.live(node)
+  if write('ZREM', node.leases, job_key) == 1 then count(node, -1) end
   if node.status == 'draining' then
     nodes.finish_drain(node)
     return nil

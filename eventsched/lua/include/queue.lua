@@ -145,7 +145,7 @@ function queue.add(job, reason, cause)
   queue.backlog[job.tenant] = (queue.backlog[job.tenant] or 0) + 1
   if not queue.has(demand) then
     write('SADD', keys.demands, demand)
-    memory.of_cell().waits[demand] = true
+    memory.keep(memory.of_cell().waits, demand, true)
     for _, class in ipairs((classes.serving(job.source, job.target, job.services))) do
       classes.look_last(class.id, demand)
     end
@@ -176,7 +176,7 @@ function queue.remove(job)
   timers.drop_both('wait', 'age', job.key)
   if not queue.head(demand) then
     write('SREM', keys.demands, demand)
-    memory.of_cell().waits[demand] = false
+    memory.keep(memory.of_cell().waits, demand, false)
     for _, class in ipairs((classes.serving(job.source, job.target, job.services))) do
       classes.look_away(class.id, demand)
     end
@@ -198,10 +198,9 @@ function queue.flush()
     if change ~= 0 then
       local waiting = math.max(write('HINCRBY', keys.backlog, tenant, change), 0)
       if waiting == 0 then write('HDEL', keys.backlog, tenant) end
-      memory.of_cell().backlog[tenant] = waiting
+      memory.keep(memory.of_cell().backlog, tenant, waiting)
     end
   end
-  queue.backlog = {}
   if not queue.counted then return end
   local virtual = string.format('%d', queue.virtual)
   write('HSET', keys.cell, 'virtual', virtual, 'entry', string.format('%d', queue.entry))

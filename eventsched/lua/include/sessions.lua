@@ -25,10 +25,9 @@ local padding_ms = { pause = 220, max_duration = 220, final = 280, max_bytes = 0
 -- there; then of the open utterance its chunks, bytes, ms, first number, time of the last chunk, and
 -- ids of first and last. Each of them as a field would be searched for on every chunk.
 local heard_line = '^(%d+)|(%d+)|(%d+)|(%d+)|(%d+)|(%d+)|(%d+)|([^|]*)|(.*)$'
-local first_heard = '^%d+|%d+|%d+|%d+|%d+|%d+|%d+|([^|]*)|'
 local names = { 'status', 'epoch', 'utterance', 'heard', 'tenant', 'tp' }
 -- What only a finalize or an opening needs to know is read when it is asked for.
-local seldom = { 'turn', 'used', 'source', 'targets', 'services', 'features_hash', 'audio',
+local seldom = { 'turn', 'source', 'targets', 'services', 'features_hash', 'audio',
   'rate', 'priority', 'room', 'key' }
 local all, is_seldom = { unpack(names) }, {}
 for _, field in ipairs(seldom) do
@@ -38,10 +37,10 @@ end
 local rare = { tokens = true, archived = true }
 
 local function learn(s, kept, at)
-  s.turn, s.used = text.number[kept[at]], kept[at + 1]
-  s.source, s.targets, s.services = kept[at + 2], kept[at + 3], kept[at + 4]
-  s.features_hash, s.audio, s.rate = kept[at + 5], kept[at + 6], kept[at + 7]
-  s.priority, s.room, s.key = text.number[kept[at + 8]], kept[at + 9], kept[at + 10]
+  s.turn = text.number[kept[at]]
+  s.source, s.targets, s.services = kept[at + 1], kept[at + 2], kept[at + 3]
+  s.features_hash, s.audio, s.rate = kept[at + 4], kept[at + 5], kept[at + 6]
+  s.priority, s.room, s.key = text.number[kept[at + 7]], kept[at + 8], kept[at + 9]
 end
 local lazy = { __index = function(s, field)
   if is_seldom[field] then
@@ -62,22 +61,35 @@ local function load(name, whole)
     next_seq = text.number[next_seq], seen = tonumber(seen), buf_count = text.number[count],
     buf_bytes = text.number[bytes], buf_ms = text.number[ms], buf_seq = text.number[seq],
     buf_at = tonumber(at), buf_first = first, buf_last = last, dirty = false, has_moved_on = false,
-    turn = nil, used = nil, source = nil, targets = nil, services = nil,
+    turn = nil, source = nil, targets = nil, services = nil,
     features_hash = nil, audio = nil, rate = nil, priority = nil, room = nil, key = nil,
   }
   if whole then learn(s, kept, #names + 1) end
   return setmetatable(s, lazy)
 end
 
--- A session by its name, or nil. Read once a call, `whole` by who will need what is seldom asked for;
--- what is soft is written back by `flush`.
+-- A session by its name, or nil. Read once, `whole` by who will need what is seldom asked for; what is
+-- soft is written back by `flush`.
 function sessions.get(name, whole)
   local s = sessions.known[name]
   if s == nil then
-    s = load(name, whole)
+    local known = memory.of_cell().sessions
+    s = known[name]
+    if not s then
+      s = load(name, whole)
+      if s then memory.keep(known, name, s) end
+    end
     sessions.known[name] = s
   end
   return s or nil
+end
+
+-- It is retired, and its record gone.
+function sessions.forget(name)
+  sessions.known[name] = false
+  memory.drop(memory.of_cell().sessions, name)
+  memory.drop(memory.of_cell().used, name)
+  deliver.changed(name)
 end
 
 -- The epoch that this token was given, or nil. A retry that comes after somebody else's resume
@@ -193,7 +205,7 @@ local function dispatch(s, wanted)
     return
   end
   wrote = false
-  affinity.hand_over(s.name, s.used)
+  affinity.hand_over(s.name)
   local ok, reason = pcall(owing.place, wanted)
   if not ok then dead.park('work', wanted.log, 'utterance', work.told(wanted), reason) end
   wrote = true
@@ -328,6 +340,7 @@ local function closed(s)
   local missing = tonumber(redis.call('HGET', keys.of('session', s.name), 'missing')) or 0
   write('HSET', keys.of('session', s.name), 'status', 'closed')
   s.status = 'closed'
+  deliver.changed(s.name)
   local id = emit({ t = 'SessionClosed', s = s.full, tp = s.tp,
     d = { missing = missing > 0 and missing or nil } })
   timers.drop('close', s.full)
@@ -346,16 +359,6 @@ function sessions.end_playback(s, field, reason)
   end
 end
 
--- A session whose outcomes have ended, as far as it takes to let go of its audio: what `deliver` has
--- read of it (or true) is enough, unless it is closing or this call has it anyway.
-local function ended(name, speaker)
-  if speaker == true or speaker.status ~= 'open' or sessions.known[name] then
-    return sessions.get(name)
-  end
-  return setmetatable({ name = name, status = speaker.status,
-    buf_first = string.match(speaker.heard, first_heard) }, lazy)
-end
-
 -- After outcomes have ended: sessions that owe nothing more let go of their audio, and close if
 -- they were asked to. Bound: the sessions this call has touched.
 function sessions.settle()
@@ -364,7 +367,7 @@ function sessions.settle()
   table.sort(names_touched)
   for _, name in ipairs(names_touched) do
     if redis.call('EXISTS', keys.of('outcomes', name)) == 0 then
-      local s = ended(name, deliver.touched[name])
+      local s = sessions.get(name)
       if s then
         sessions.trim_audio(s, true)
         if s.status == 'closing' then closed(s) end

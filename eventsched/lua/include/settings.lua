@@ -8,6 +8,5 @@ local function all_settings()
   return told
 end
 local settings = setmetatable({}, { __index = function(_, name)
-  local known = memory.of_cell().settings or memory.once('settings', all_settings)
-  return known[name]
+  return memory.once('settings', all_settings)[name]
 end })
