@@ -25,7 +25,8 @@ local function make()
 -- Found at once: the server looks each global up in two tables.
 local redis, cjson, string, table, math = redis, cjson, string, table, math
 local ipairs, pairs, tonumber, tostring, type = ipairs, pairs, tonumber, tostring, type
-local error, pcall, unpack, setmetatable, rawget = error, pcall, unpack, setmetatable, rawget
+local error, pcall, unpack, next = error, pcall, unpack, next
+local setmetatable, rawget = setmetatable, rawget
 {includes}local made = {{ begin = call.begin, fail = call.fail }}
 {bodies}return made
 end

@@ -97,7 +97,7 @@ function fire.close(full)
   local s = sessions.get(keys.name(full))
   if not s or s.status ~= 'closing' then return end
   local open, targets, given_up, freed = {}, {}, 0, {}
-  for _, field in ipairs(redis.call('HKEYS', keys.of('outcomes', s.name))) do
+  for field in pairs(deliver.owed(s.name)) do
     local target = string.match(field, '^(.*)/%d+$')
     if not open[target] then
       open[target] = true

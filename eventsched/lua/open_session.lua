@@ -72,7 +72,7 @@ write('HSET', keys.of('session', name), 'status', 'open', 'out_no', '0', 'out_by
   'source', source, 'targets', targets, 'services', services, 'features_hash', features_hash,
   'audio', audio, 'rate', rate_hz, 'priority', priority_no, 'room', room, 'hears', hears,
   'key', key_id, 'tokens', sessions.tokens_with(nil, token, 1))
-affinity.learn(name, '')
+affinity.learn(name, '', '')
 emit({ t = 'SessionOpened', s = full, tp = tp, d = {
   tenant = tenant, source = source, targets = some(text.list(targets)),
   features = some(text.list(services)), features_hash = features_hash, audio = audio,

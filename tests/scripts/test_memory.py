@@ -45,7 +45,7 @@ local told = { nodes = {}, leased = {}, classes = {}, free = {}, front = {}, see
   is_pressed = cell.is_pressed, keeps_audio = cell.keeps_audio,
   dispatcher = cell.dispatcher, pairs = cell.pairs,
   waits = cell.waits, awaited = cell.awaited, used = cell.used, backlog = cell.backlog,
-  listeners = cell.listeners, count = cell.count }
+  turns = cell.turns, listeners = cell.listeners, outcomes = cell.outcomes, count = cell.count }
 for name, s in pairs(cell.sessions) do
   told.sessions[name] = { status = s.status, epoch = text.of[s.epoch], tenant = s.tenant, tp = s.tp,
     utterance = text.of[s.utterance], turn = rawget(s, 'turn') and text.of[s.turn],
@@ -95,8 +95,15 @@ FOLLOWED = {
 }  # fmt: skip
 """What is kept and moves, by the key under which it is stored: the files that write it."""
 COUNTED = (
-    "nodes", "classes", "pairs", "waits", "backlog", "sessions", "listeners", "used",
+    "nodes", "classes", "pairs", "waits", "backlog", "sessions", "listeners", "outcomes",
+    "used",
 )  # fmt: skip
+
+
+def things_in(told: Any) -> int:
+    """As many as have to be counted."""
+    owed = sum(len(one) for one in dict(told["outcomes"]).values())
+    return sum(len(told[part]) for part in COUNTED) + owed
 
 
 async def kept(store: Store) -> Any:
@@ -150,9 +157,8 @@ async def assert_stored(redis: Client, store: TimedStore) -> int:
     await assert_slots_stored(redis, store, told)
     await assert_demands_stored(redis, store, told)
     await assert_sessions_stored(store, told)
-    things = sum(len(told[part]) for part in COUNTED)
-    assert told["count"] >= things - len(told["backlog"])
-    return things
+    assert told["count"] >= things_in(told)
+    return things_in(told)
 
 
 async def assert_sessions_stored(store: TimedStore, told: Any) -> None:
@@ -167,8 +173,11 @@ async def assert_sessions_stored(store: TimedStore, told: Any) -> None:
         for target, number in dict(listener["next_no"]).items():
             assert int(stored.get(f"d:{target}", 0)) == number
             assert (f"w:{target}" in stored) == listener["is_awaited"][target]
-    for name, used in dict(told["used"]).items():
+    for name, node in dict(told["used"]).items():
+        used = f"{node}|{told['turns'][name]}" if node else ""
         assert (await store.read_hash(store.keys.session(name)))["used"] == used
+    for name, owed in dict(told["outcomes"]).items():
+        assert await store.read_hash(store.keys.outcomes(name)) == dict(owed or {})
 
 
 async def assert_slots_stored(redis: Client, store: TimedStore, told: Any) -> None:
@@ -305,7 +314,7 @@ async def test_what_is_read_again_is_counted_once(redis: Client, played: TimedSt
         ended = NodeResult(job=last["j"], attempt=1, status="ok")
         await played.record_results(node.node, 1, [ended])
     told = await kept(played)
-    assert told["count"] <= sum(len(told[part]) for part in COUNTED) + 5
+    assert things_in(told) <= told["count"] <= things_in(told) + 5
 
 
 async def test_rule_18_pressure_counts_from_the_next_call_on(played: TimedStore) -> None:

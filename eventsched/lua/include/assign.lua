@@ -30,15 +30,15 @@ local function context_of(job)
   return view[1], view[2] or ''
 end
 
--- When a lease that begins now ends, as text. Rule 19: it lasts clamp(ceil(base_s + audio_s * factor),
--- 15, 60) seconds, in integers: 46 lengths, of which a call makes each text once.
+-- When a lease that begins now ends, as text, for so much audio, as text. Rule 19: it lasts
+-- clamp(ceil(base_s + audio_s * factor), 15, 60) seconds, in integers. A call makes each text once.
 local function deadline_of(audio_ms)
-  local thousandths = settings.lease_base_ms + audio_ms * settings.lease_factor_thousandths / 1000
-  local ms = math.min(math.max(math.ceil(thousandths / 1000) * 1000, nodes.lease_ms_min), 60000)
-  local deadline = assign.deadlines[ms]
+  local deadline = assign.deadlines[audio_ms]
   if not deadline then
+    local thousandths = settings.lease_base_ms + audio_ms * settings.lease_factor_thousandths / 1000
+    local ms = math.min(math.max(math.ceil(thousandths / 1000) * 1000, nodes.lease_ms_min), 60000)
     deadline = text.of[clock.now() + ms]
-    assign.deadlines[ms] = deadline
+    assign.deadlines[audio_ms] = deadline
   end
   return deadline
 end
@@ -48,11 +48,9 @@ local function affinity_why(name, job, serving)
   local node = nodes.get(name)
   if not node or node.status == 'gone' then return 'gone' end
   if node.status == 'draining' then return 'draining' end
-  for _, class in ipairs(serving) do
-    if class.id == node.class then
-      if not nodes.has_slot(node) then return 'full' end
-      return name == job.avoid and 'last' or ''
-    end
+  if serving.has[node.class] then
+    if not nodes.has_slot(node) then return 'full' end
+    return name == job.avoid and 'last' or ''
   end
   return nodes.declares(node, job) and 'marked' or 'unable'
 end

@@ -165,12 +165,14 @@ function classes.among(source, target, services)
     table.sort(ids)
     memory.keep(known_pairs, pair, ids)
   end
-  local usable, declared = { seen = {}, told = '' }, false
+  local usable, declared = { has = {}, seen = {}, told = '' }, false
   for _, id in ipairs(ids) do
     local class = classes.get(id)
     if holds(class.services, services) then
       declared = true
-      if not touches(class.marked, services) then usable[#usable + 1] = class end
+      if not touches(class.marked, services) then
+        usable[#usable + 1], usable.has[id] = class, true
+      end
     end
   end
   return usable, declared

@@ -7,6 +7,7 @@
 -- include: timers
 -- include: settings
 -- include: memory
+-- include: flat
 -- include: text
 -- include: ids
 -- include: json
@@ -14,22 +15,34 @@ local deliver = { in_step_max = 64 }
 call.starts_with(function() deliver.touched = {} end)
 local out_entries_max, out_bytes_max = '1000', 16 * 1024 * 1024
 
+-- The open outcomes of a session, by `target/number`: `utterance|first|to`.
+function deliver.owed(session)
+  local known = memory.of_cell().outcomes
+  local owed = known[session]
+  if not owed then
+    owed = {}
+    memory.keep(known, session, owed)
+    local kept = by_name(redis.call('HGETALL', keys.of('outcomes', session)))
+    for field, told in pairs(kept) do memory.keep(owed, field, told) end
+  end
+  return owed
+end
+function deliver.owes_nothing(session)
+  return next(deliver.owed(session)) == nil
+end
+
 -- An open outcome, or nil: { utterance, first, to (joined full ids; empty is the speaker) }.
 function deliver.open(session, target, number)
-  local kept = redis.call('HGET', keys.of('outcomes', session), target .. '/' .. number)
+  local kept = deliver.owed(session)[target .. '/' .. number]
   if not kept then return nil end
   local utterance, first, to = string.match(kept, '^(%d+)|([^|]*)|(.*)$')
   return { utterance = utterance, first = first, to = to }
 end
 
--- Whether it is open: what most who ask want to know.
-function deliver.is_open(session, target, number)
-  return redis.call('HEXISTS', keys.of('outcomes', session), target .. '/' .. number) == 1
-end
-
 function deliver.owe(session, target, number, utterance, first, to)
-  write('HSET', keys.of('outcomes', session), target .. '/' .. number,
-    text.of[utterance] .. '|' .. first .. '|' .. to)
+  local field, kept = target .. '/' .. number, text.of[utterance] .. '|' .. first .. '|' .. to
+  memory.keep(deliver.owed(session), field, kept)
+  write('HSET', keys.of('outcomes', session), field, kept)
 end
 
 -- A session as a listener, with what it has been told so far.
@@ -46,9 +59,13 @@ local function listener_of(name)
   return listener
 end
 
--- It has closed or gone: what is known of it is no more.
+-- It has closed: what is known of it as a listener is no more.
 function deliver.changed(name)
   memory.drop(memory.of_cell().listeners, name)
+end
+function deliver.forget(name)
+  deliver.changed(name)
+  memory.drop(memory.of_cell().outcomes, name)
 end
 
 -- A session as a speaker: `next_no` by target is the number that goes out next, `is_awaited` whether
@@ -148,7 +165,9 @@ local function send(session, target, number, outcome, ending, speaker)
   if ending.kind == 'missing' then
     kind, d = 'ResultMissing', '{' .. which .. json.word('reason', ending.reason) .. heard .. '}'
   end
-  write('HDEL', keys.of('outcomes', session), target .. '/' .. number_told)
+  local field = target .. '/' .. number_told
+  memory.drop(deliver.owed(session), field)
+  write('HDEL', keys.of('outcomes', session), field)
   local id = entry(keys.log, kind, full, ending.job, '', ending.cause or '', ending.tp, d, body)
   local out = '{"session":"' .. full .. '",' .. which .. how .. ',"log":"' .. id .. '"}'
   local audio, next_no = ending.audio or '', text.of[number + 1]

@@ -12,12 +12,13 @@ call.fails_with(clock.forget)
 
 -- Beside what is read by `once`: nodes, with how many leases they hold; classes, with who is free; pairs
 -- and demands with the classes that serve them; demands that somebody waits for, and by class which
--- are awaited; how many jobs of a tenant wait; sessions as speakers and as listeners, and the node and
--- turn that each used last.
+-- are awaited; how many jobs of a tenant wait; sessions as speakers and as listeners, their open
+-- outcomes, and the node and turn that each used last.
 local function begin(here)
   here.nodes, here.classes, here.pairs, here.served = {}, {}, {}, {}
   here.waits, here.awaited, here.backlog = {}, {}, {}
-  here.sessions, here.listeners, here.used = {}, {}, {}
+  here.sessions, here.listeners, here.outcomes = {}, {}, {}
+  here.used, here.turns = {}, {}
 end
 
 function memory.of_cell()

@@ -30,7 +30,7 @@ function owing.jobs_of(wanted)
     local key = wanted.tenant .. ':' .. wanted.session .. ':' .. wanted.utterance .. ':translation:'
       .. owed.target .. ':' .. wanted.features_hash
     local record = keys.of('job', key)
-    local open = wanted.is_new or deliver.is_open(wanted.name, owed.target, owed.delivery_no)
+    local open = wanted.is_new or deliver.owed(wanted.name)[owed.target .. '/' .. owed.delivery_no]
     if open and not (listed and listed[key]) and redis.call('EXISTS', record) == 0 then
       if listed then listed[key] = true end
       list[#list + 1] = jobs.create(key, record, wanted, owed.target, owed.delivery_no)

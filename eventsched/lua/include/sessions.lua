@@ -88,8 +88,8 @@ end
 function sessions.forget(name)
   sessions.known[name] = false
   memory.drop(memory.of_cell().sessions, name)
-  memory.drop(memory.of_cell().used, name)
-  deliver.changed(name)
+  affinity.forget(name)
+  deliver.forget(name)
 end
 
 -- The epoch that this token was given, or nil. A retry that comes after somebody else's resume
@@ -237,11 +237,10 @@ function sessions.finalize(s, reason)
 end
 
 -- Audio stays for the oldest utterance that is open or has an open outcome, and for the oldest that
--- is not archived where audio is. Bound: the session's open outcomes, which `owes_nothing` spares.
-function sessions.trim_audio(s, owes_nothing)
+-- is not archived where audio is. Bound: the session's open outcomes.
+function sessions.trim_audio(s)
   local oldest, first
-  local owed = owes_nothing and {} or redis.call('HVALS', keys.of('outcomes', s.name))
-  for _, kept in ipairs(owed) do
+  for _, kept in pairs(deliver.owed(s.name)) do
     local utterance, id = string.match(kept, '^(%d+)|([^|]*)|')
     if not oldest or tonumber(utterance) < oldest then oldest, first = tonumber(utterance), id end
   end
@@ -366,10 +365,10 @@ function sessions.settle()
   for name in pairs(deliver.touched) do names_touched[#names_touched + 1] = name end
   table.sort(names_touched)
   for _, name in ipairs(names_touched) do
-    if redis.call('EXISTS', keys.of('outcomes', name)) == 0 then
+    if deliver.owes_nothing(name) then
       local s = sessions.get(name)
       if s then
-        sessions.trim_audio(s, true)
+        sessions.trim_audio(s)
         if s.status == 'closing' then closed(s) end
       end
     end
