@@ -12,7 +12,7 @@
 --   read; waiting: of the jobs those whose nodes have no slot free
 -- Refusals: INVALID_MESSAGE
 -- Events: JobDispatched, JobQueued
--- Bound: 12 entries of at most 32 targets; 64 demands and 8 fills each
+-- Bound: 12 entries of at most 32 targets; 64 demands, 8 fills and the session's open outcomes each
 local log_key = KEYS[1]
 local now_arg, back_arg = ARGV[1], ARGV[2]
 local group, entries_max = 'dispatch', '12'

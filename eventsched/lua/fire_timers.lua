@@ -8,8 +8,8 @@
 -- Reply: [fired, next_ms, now_ms]   next_ms: when the next is due, or -1
 -- Refusals: none
 -- Events: any but those of opening, resuming, registering and results
--- Bound: 16 timers; 16 leases of 256, 32 outcomes or 256 keys each; 8 jobs of utterances that end, each
---   with 64 demands and 8 fills
+-- Bound: 16 timers; 16 leases of 256, 32 outcomes or 256 keys each, and the open outcomes of a session;
+--   8 jobs of utterances that end, each with 64 demands and 8 fills
 local log_key = KEYS[1]
 local now_arg = ARGV[1]
 local fired_max, retired_max = 16, 256
@@ -238,6 +238,7 @@ function fire.retire(full)
   for _, target in ipairs(targets) do write('DEL', keys.of('ready', name, target)) end
   write('DEL', session, keys.of('outcomes', name), keys.of('held', name), keys.of('playing', name),
     keys.of('audio', name), keys.of('out', name))
+  sessions.known[name] = false
   sessions.forget(name)
 end
 

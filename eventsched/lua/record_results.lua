@@ -13,7 +13,7 @@
 --   INVALID_MESSAGE
 -- Events: ResultRecorded, ResultReplaced, ResultRefused, ResultDelivered, AttemptEnded, JobFailed,
 --   JobDispatched, JobQueued, NodeMarked, NodeDrained, SessionClosed
--- Bound: the results given, at most 64; 64 deliveries and 8 fills each
+-- Bound: the results given, at most 64; 64 deliveries, 8 fills and the session's open outcomes each
 local log_key = KEYS[1]
 local now_arg, node, epoch_arg = ARGV[1], ARGV[2], ARGV[3]
 local width, results_max, audio_max = 9, 64, 512000

@@ -11,7 +11,7 @@
 -- Refusals: JOB_UNKNOWN, NODE_MISMATCH, ATTEMPT_MISMATCH, LEASE_LOST, DUPLICATE_RESULT,
 --   INVALID_MESSAGE
 -- Events: ResultRefused
--- Bound: the partials given, at most 64; 32 recipients each
+-- Bound: the partials given, at most 64; 32 recipients and the session's open outcomes each
 local log_key = KEYS[1]
 local now_arg, node, epoch_arg = ARGV[1], ARGV[2], ARGV[3]
 local width, partials_max, body_max = 3, 64, 65536

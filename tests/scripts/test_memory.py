@@ -303,6 +303,24 @@ async def test_rule_16_a_slot_that_nobody_held_is_not_given_back(
     assert await redis.zcard(played.keys.leases("n1", 1)) == 1
 
 
+async def test_rule_24_an_order_that_was_not_written_is_not_gone_by(
+    redis: Client, played: TimedStore
+) -> None:
+    """A delivery fails and is parked; the same call goes on with those behind it."""
+    session = await played.open("s1")
+    for seq in range(3):
+        await played.say(session, seq, final=True)
+    await played.dispatch()  # no node can do it: the three fail together
+    await redis.set(played.keys.out("s1"), "no stream")
+    played.tick(10_000)
+    await played.fire_timers()
+    said = [event.data.delivery_no for event in await events(played, "ResultDelivered")]
+    assert said == [0]
+    assert sorted(await played.read_hash(played.keys.outcomes("s1"))) == ["es/1", "es/2"]
+    await redis.delete(played.keys.out("s1"))
+    await assert_stored(redis, played)
+
+
 async def test_what_is_read_again_is_counted_once(redis: Client, played: TimedStore) -> None:
     node = await played.join("n1", slots=1, targets=["es", "fr"])
     session = await played.open("s1", targets=["es", "fr"])

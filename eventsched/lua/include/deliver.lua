@@ -41,11 +41,12 @@ end
 
 function deliver.owe(session, target, number, utterance, first, to)
   local field, kept = target .. '/' .. number, text.of[utterance] .. '|' .. first .. '|' .. to
-  memory.keep(deliver.owed(session), field, kept)
+  local owed = deliver.owed(session)
   write('HSET', keys.of('outcomes', session), field, kept)
+  memory.keep(owed, field, kept)
 end
 
--- A session as a listener, with what it has been told so far.
+-- A session, as a listener with what it has been told so far, and as a speaker (`speaker_of`).
 local function listener_of(name)
   local known = memory.of_cell().listeners
   local listener = known[name]
@@ -59,12 +60,9 @@ local function listener_of(name)
   return listener
 end
 
--- It has closed: what is known of it as a listener is no more.
-function deliver.changed(name)
-  memory.drop(memory.of_cell().listeners, name)
-end
+-- It has closed, or gone.
 function deliver.forget(name)
-  deliver.changed(name)
+  memory.drop(memory.of_cell().listeners, name)
   memory.drop(memory.of_cell().outcomes, name)
 end
 
@@ -99,9 +97,9 @@ local function tell(listener, kind, d, body, audio, ...)
     write('XTRIM', stream, 'MINID', two[2][1])
     low = ends
   end
-  listener.number, listener.total, listener.low = listener.number + 1, total, low
   write('HSET', keys.of('session', listener.name), 'out_no', number_told, 'out_bytes', total_told,
     'out_low', text.of[low], ...)
+  listener.number, listener.total, listener.low = listener.number + 1, total, low
 end
 
 -- A session is told about itself: its state.
@@ -166,16 +164,18 @@ local function send(session, target, number, outcome, ending, speaker)
     kind, d = 'ResultMissing', '{' .. which .. json.word('reason', ending.reason) .. heard .. '}'
   end
   local field = target .. '/' .. number_told
-  memory.drop(deliver.owed(session), field)
+  local owed = deliver.owed(session)
   write('HDEL', keys.of('outcomes', session), field)
+  memory.drop(owed, field)
   local id = entry(keys.log, kind, full, ending.job, '', ending.cause or '', ending.tp, d, body)
   local out = '{"session":"' .. full .. '",' .. which .. how .. ',"log":"' .. id .. '"}'
   local audio, next_no = ending.audio or '', text.of[number + 1]
-  speaker.next_no[target] = number + 1
   if told[1] == speaker then
     tell(speaker, 'result', out, body, audio, 'd:' .. target, next_no)
+    speaker.next_no[target] = number + 1
   else
     write('HSET', keys.of('session', session), 'd:' .. target, next_no)
+    speaker.next_no[target] = number + 1
     for _, listener in ipairs(told) do tell(listener, 'result', out, body, audio) end
   end
   deliver.touched[session] = true
@@ -201,7 +201,7 @@ end
 local function watch_gap(session, target)
   local longest = redis.call('ZRANGE', keys.of('ready', session, target), 0, 0, 'WITHSCORES')
   local id = keys.full(session) .. '|' .. target
-  speaker_of(session, target).is_awaited[target] = longest[1] ~= nil
+  local speaker = speaker_of(session, target)
   if longest[1] then
     timers.set(tonumber(longest[2]) + settings.gap_ms, 'gap', id)
     write('HSET', keys.of('session', session), 'w:' .. target, '1')
@@ -209,6 +209,7 @@ local function watch_gap(session, target)
     timers.drop('gap', id)
     write('HDEL', keys.of('session', session), 'w:' .. target)
   end
+  speaker.is_awaited[target] = longest[1] ~= nil
 end
 
 -- Send what waits and now can go: at most 64 in a step, the rest when the gap timer fires at once.

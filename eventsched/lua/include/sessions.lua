@@ -84,9 +84,8 @@ function sessions.get(name, whole)
   return s or nil
 end
 
--- It is retired, and its record gone.
+-- It has closed, or is gone: few calls ask for it any more.
 function sessions.forget(name)
-  sessions.known[name] = false
   memory.drop(memory.of_cell().sessions, name)
   affinity.forget(name)
   deliver.forget(name)
@@ -339,12 +338,12 @@ local function closed(s)
   local missing = tonumber(redis.call('HGET', keys.of('session', s.name), 'missing')) or 0
   write('HSET', keys.of('session', s.name), 'status', 'closed')
   s.status = 'closed'
-  deliver.changed(s.name)
   local id = emit({ t = 'SessionClosed', s = s.full, tp = s.tp,
     d = { missing = missing > 0 and missing or nil } })
   timers.drop('close', s.full)
   timers.set(clock.now() + settings.retire_ms, 'retire', s.full)
   deliver.tell(s.name, { state = 'closed', log = id })
+  sessions.forget(s.name)
 end
 
 function sessions.end_playback(s, field, reason)
