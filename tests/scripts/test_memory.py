@@ -232,10 +232,13 @@ async def test_rule_17_what_is_kept_is_what_is_stored(redis: Client, played: Tim
     async def hold() -> None:
         await views.acquire(load_sets()[0], "me", 1_500)
 
-    seen = 0
+    seen, parts = 0, set[str]()
     for _ in range(300):
         await play.rng.choice([*play.steps(), *play.steps(), configure, press, hold])()
         seen += await assert_stored(redis, played)
+        told = await kept(played)
+        parts |= {part for part in COUNTED if told.get(part)}
+    assert parts == set(COUNTED)
     assert seen > 2_000
 
 
