@@ -40,7 +40,6 @@ _FIRST: dict[str, list[str]] = {
         "tests/scripts/test_nodes.py::test_rule_13_what_a_draining_node_holds_after_its_bound_goes_elsewhere",
         "tests/scripts/test_sessions.py::test_rule_8_idle_ends_after_sixty_seconds_of_nothing",
         "tests/scripts/test_ingest.py::test_rule_2_a_timer_finds_the_pause_when_no_chunk_comes",
-        "tests/scripts/test_marks.py::test_rule_14_the_end_of_a_mark_serves_those_who_wait",
         *_scripts("sessions", "leases", "close", "delivery", "waiting", "nodes", "marks"),
         *_scripts("attempts", "playback"),
         ARCHIVE,
