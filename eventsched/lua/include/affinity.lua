@@ -7,7 +7,7 @@
 local affinity = {}
 call.starts_with(function() affinity.handed_over, affinity.moved = {}, {} end)
 
--- The node, empty when there is none yet, and the turn, as text.
+-- What its session says.
 function affinity.learn(name, node, turn)
   local here = memory.of_cell()
   memory.keep(here.used, name, node)
@@ -27,6 +27,7 @@ function affinity.hand_over(name)
   affinity.handed_over[name] = true
 end
 
+-- The node, empty when there is none yet, and the turn, as text.
 function affinity.of(name)
   local here = memory.of_cell()
   if not here.used[name] then
@@ -39,7 +40,7 @@ end
 
 function affinity.move(name, node, turn)
   local used = node .. '|' .. turn
+  if not affinity.handed_over[name] then write('HSET', keys.of('session', name), 'used', used) end
   affinity.moved[name] = used
   affinity.learn(name, node, turn)
-  if not affinity.handed_over[name] then write('HSET', keys.of('session', name), 'used', used) end
 end

@@ -81,7 +81,7 @@ function classes.told(class)
 end
 
 -- A node's place among those with a free slot: by its load, or none. It is written when another node
--- moves, somebody asks for the heads, or the call ends (queue.flush): one that gives back eight slots in
+-- moves, somebody reads a front, or the call ends (queue.flush): one that gives back eight slots in
 -- a call moves once.
 function classes.seat(id, node, load)
   if classes.pending ~= node or classes.pending_in ~= id then classes.flush() end

@@ -27,6 +27,9 @@ function deliver.owed(session)
   end
   return owed
 end
+function deliver.is_open(session, target, number)
+  return deliver.owed(session)[target .. '/' .. number] ~= nil
+end
 function deliver.owes_nothing(session)
   return next(deliver.owed(session)) == nil
 end

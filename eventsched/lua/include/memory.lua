@@ -42,7 +42,8 @@ function memory.drop(known, id)
   known[id] = nil
 end
 
--- For what is read once and stands: `name` of the cell, as `read` finds it, which is never nil.
+-- For what is read once and stands: `name` of the cell, as `read` finds it, which is never nil. Each
+-- setting comes this way: to ask `of_cell` every time would be 1 % of a chunk.
 function memory.once(name, read)
   local here = memory.here or memory.of_cell()
   local value = here[name]

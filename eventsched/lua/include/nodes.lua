@@ -59,6 +59,7 @@ function nodes.declares(node, job)
   return true
 end
 
+-- `load`: floor(1000 x live leases / slots), or nil when no slot is free.
 local function know(node, leased)
   node.leased = leased
   node.load = leased < node.slots and math.floor(1000 * leased / node.slots) or nil
@@ -74,22 +75,18 @@ function nodes.has_slot(node)
   return node.status == 'alive' and nodes.live(node) < node.slots
 end
 
--- floor(1000 x live leases / slots), or nil when no slot is free.
-local function load_of(node)
-  if not node.leased then nodes.live(node) end
-  return node.load
-end
-
 -- Enter the node among those with a free slot, at its load.
 function nodes.place(node)
   if node.status ~= 'alive' then return end
-  classes.seat(node.class, node.name, load_of(node))
+  nodes.live(node)
+  classes.seat(node.class, node.name, node.load)
   classes.changed(node.class)
 end
 
--- One lease more or less: what is known of the node and its class goes along.
+-- One lease more or less is stored: what is known of the node and its class goes along. The caller has
+-- asked for `nodes.live` before it wrote.
 local function count(node, change)
-  local was = load_of(node)
+  local was = node.load
   know(node, node.leased + change)
   if node.status == 'alive' then classes.reseat(node.class, node.name, was, node.load) end
 end

@@ -16,8 +16,8 @@ function owing.dispatcher_until()
   return memory.once('dispatcher', read_dispatcher)
 end
 function owing.dispatcher_is_there(until_ms)
-  memory.of_cell().dispatcher = until_ms
   write('HSET', keys.cell, 'dispatcher', text.of[until_ms])
+  memory.of_cell().dispatcher = until_ms
 end
 
 -- The jobs that it still owes and nobody has created yet (rules 10, 25), and how many it no longer
@@ -30,7 +30,7 @@ function owing.jobs_of(wanted)
     local key = wanted.tenant .. ':' .. wanted.session .. ':' .. wanted.utterance .. ':translation:'
       .. owed.target .. ':' .. wanted.features_hash
     local record = keys.of('job', key)
-    local open = wanted.is_new or deliver.owed(wanted.name)[owed.target .. '/' .. owed.delivery_no]
+    local open = wanted.is_new or deliver.is_open(wanted.name, owed.target, owed.delivery_no)
     if open and not (listed and listed[key]) and redis.call('EXISTS', record) == 0 then
       if listed then listed[key] = true end
       list[#list + 1] = jobs.create(key, record, wanted, owed.target, owed.delivery_no)
