@@ -87,9 +87,7 @@ class Latencies(Bench, frozen=True, kw_only=True):
         return Round(parts, ratios)
 
 
-def _latency_ratios(
-    parts: Mapping[str, Figures], peers: list[Peer], rate: int
-) -> dict[str, float]:
+def _latency_ratios(parts: Mapping[str, Figures], peers: list[Peer], rate: int) -> dict[str, float]:
     python = [parts[f"{peer.name}, {rate}/s"] for peer in peers if peer.name != BULLMQ]
     ours = parts[f"{OURS}, {rate}/s"]
     return {

@@ -32,8 +32,7 @@ def session_differences(name: str, view: Session | None, read: Read) -> Iterator
         return
     yield from _differences("I7", where, _session_told(view), _session_stored(read["hash"]))
     told = {
-        key: f"{owed.utterance}|{owed.first}|{','.join(owed.to)}"
-        for key, owed in view.owed.items()
+        key: f"{owed.utterance}|{owed.first}|{','.join(owed.to)}" for key, owed in view.owed.items()
     }
     yield from _differences("I7", f"outcomes:{name}", told, read["outcomes"] or {})
     playing = {key: str(until) for key, until in view.playing.items()}
@@ -68,8 +67,6 @@ def _session_told(view: Session) -> dict[str, str]:
     told |= {f"a:{target}": number for target, number in view.allocated.items()}
     told |= {f"d:{target}": number for target, number in view.delivered.items()}
     return {field: str(value) for field, value in told.items() if str(value)}
-
-
 
 
 _SESSION = {

@@ -24,9 +24,7 @@ Outcome: TypeAlias = Literal["result", "no_text", "failed", "missing"]
 Rule: TypeAlias = Literal["turn", "session", "load", "last", "fill"]
 
 
-class Data(
-    msgspec.Struct, frozen=True, tag=True, tag_field="type", omit_defaults=True
-):
+class Data(msgspec.Struct, frozen=True, tag=True, tag_field="type", omit_defaults=True):
     """What one event says: the base of every event type."""
 
 

@@ -130,9 +130,7 @@ def decision(standing: Standing | None, event: Event) -> Decision:
             context_at=data.context_at,
         )  # fmt: skip
     else:
-        found = Decision(
-            id=event.id, attempt=data.attempt, reason=data.reason, cause=event.cause
-        )
+        found = Decision(id=event.id, attempt=data.attempt, reason=data.reason, cause=event.cause)
     return _with_nodes(found, standing, event, data) if standing else found
 
 

@@ -112,9 +112,12 @@ def _finalized(event: Event, data: UtteranceFinalized, before: Before) -> Broken
         yield "I4", none
         return
     if data.utterance != session.utterance or data.turn != session.turn:
-        yield "I4", (
-            f"utterance {data.utterance} of turn {data.turn}"
-            f" instead of {session.utterance} of {session.turn}"
+        yield (
+            "I4",
+            (
+                f"utterance {data.utterance} of turn {data.turn}"
+                f" instead of {session.utterance} of {session.turn}"
+            ),
         )
     if session.status == "closed" or (session.status == "closing" and data.reason != "close"):
         yield "I4", f"finalized for {data.reason} when the session was {session.status}"

@@ -129,9 +129,7 @@ class Node:
         while not self._drain.is_set():
             grant = await self._register(store, full_id, es.new_name())
             log.info("serving", node=full_id, epoch=grant.epoch, slots=self.slots)
-            serving = Serving(
-                store, grant, self._run, slots=self.slots, url=es.url, keys=es.keys
-            )
+            serving = Serving(store, grant, self._run, slots=self.slots, url=es.url, keys=es.keys)
             if await serving.run(self._drain, self._drain_s) == "unknown":
                 log.warning("registration lost, registering again", node=full_id)
         log.info("drained", node=full_id)

@@ -138,9 +138,7 @@ async def _opened(told: Told, keys: KeyStore | None) -> tuple[Text, bytes]:
     return plain, audio
 
 
-def packed(
-    result: Result, seal: Seal | None, utterance: int, target: str
-) -> tuple[bytes, bytes]:
+def packed(result: Result, seal: Seal | None, utterance: int, target: str) -> tuple[bytes, bytes]:
     """Text and sound as they travel; InvalidMessage when either is too large."""
     text = Text(source_text=result.source_text, text=result.text, language=result.language)
     audio = result.audio or b""

@@ -229,11 +229,7 @@ class Standing:
 
 
 def _seen(class_id: str, members: Sequence[Node]) -> Class:
-    free = sorted(
-        (load_of(node), node.node)
-        for node in members
-        if has_free_slot(node)
-    )
+    free = sorted((load_of(node), node.node) for node in members if has_free_slot(node))
     draining = sum(node.status == "draining" for node in members)
     seen = ClassSeen(
         id=class_id,

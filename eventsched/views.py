@@ -241,7 +241,6 @@ class Views:
         word, *rest = await self.run("drop_build", build_set, epoch, hold_ms, cursor, *names)
         return None if word == b"fenced" else (rest[0].decode(), int(rest[1]))
 
-
     # --- reading what is stored beside what the log says ---------------------------------------
 
     async def read_entities(self, kind: str, names: Sequence[str]) -> tuple[str, list[Any]]:
@@ -253,9 +252,7 @@ class Views:
         self, projection_set: str, projection: str, entities: Sequence[str]
     ) -> tuple[str, list[dict[str, bytes]]]:
         """The live checkpoint and the live records at it; empty where there is none."""
-        checkpoint, _, *found = await self.run(
-            "read_views", projection_set, projection, *entities
-        )
+        checkpoint, _, *found = await self.run("read_views", projection_set, projection, *entities)
         return checkpoint.decode(), [_record(flat) for flat in found]
 
     async def scan(self, kind: str) -> AsyncIterator[list[str]]:

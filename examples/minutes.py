@@ -41,6 +41,4 @@ class Minutes:
 
     def apply(self, view: Day, event: Event) -> Day:
         assert isinstance(event.data, UtteranceFinalized)
-        return Day(
-            utterances=view.utterances + 1, audio_ms=view.audio_ms + event.data.ms
-        )
+        return Day(utterances=view.utterances + 1, audio_ms=view.audio_ms + event.data.ms)

@@ -116,9 +116,7 @@ def _created(event: Event, data: JobQueued | JobDispatched) -> Job:
 def _dispatched(view: Job | None, event: Event, data: JobDispatched) -> Job:
     if view is None:
         view = _created(event, data)
-    start = Attempt(
-        data.attempt, event.node, data.epoch, event.ms, data.deadline_ms, data.rule
-    )
+    start = Attempt(data.attempt, event.node, data.epoch, event.ms, data.deadline_ms, data.rule)
     return replace(
         view,
         status="running",
@@ -137,9 +135,7 @@ def _attempt_ended(view: Job, event: Event, data: AttemptEnded) -> Job:
     attempts = _ended(view, event, data.attempt, data.reason, data.code)
     if view.status == "ended":
         return replace(view, attempts=attempts)
-    return replace(
-        view, status="released", node="", epoch=0, dispatched_ms=0, attempts=attempts
-    )
+    return replace(view, status="released", node="", epoch=0, dispatched_ms=0, attempts=attempts)
 
 
 def _ended(view: Job, event: Event, attempt: int, end: str, code: str) -> tuple[Attempt, ...]:

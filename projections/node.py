@@ -110,9 +110,7 @@ def _unmarked(view: Node, _: Event, data: NodeUnmarked) -> Node:
 
 def _dispatched(view: Node, event: Event, data: JobDispatched) -> Node:
     held = Live(data.attempt, data.epoch, event.ms, data.deadline_ms)
-    return replace(
-        view, live={**view.live, event.job: held}, dispatches=view.dispatches + 1
-    )
+    return replace(view, live={**view.live, event.job: held}, dispatches=view.dispatches + 1)
 
 
 def _recorded(view: Node, event: Event, data: ResultRecorded) -> Node:

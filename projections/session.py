@@ -305,9 +305,7 @@ STEPS: dict[type, Step] = {
 }
 
 
-def _new_of(
-    recent: tuple[Utterance, ...], before: tuple[Utterance, ...]
-) -> Iterable[Utterance]:
+def _new_of(recent: tuple[Utterance, ...], before: tuple[Utterance, ...]) -> Iterable[Utterance]:
     """Those that were not there before, or not so."""
     if recent is before:
         return ()

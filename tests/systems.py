@@ -1,7 +1,7 @@
 """Whole systems for tests: a client on a fresh cell, with the roles running or moved by hand.
 
-    async with system(server.url, cell) as es: ...        real time, roles running
-    async with client_of(store) as es: ...                 the clock of `store`, no roles
+async with system(server.url, cell) as es: ...        real time, roles running
+async with client_of(store) as es: ...                 the clock of `store`, no roles
 """
 
 from __future__ import annotations

@@ -40,6 +40,4 @@ def _work() -> None:
 
 
 if __name__ == "__main__":
-    harness.serve(
-        work=_work, produce=lambda: harness.run(harness.produce(_enqueue, _enqueue_many))
-    )
+    harness.serve(work=_work, produce=lambda: harness.run(harness.produce(_enqueue, _enqueue_many)))

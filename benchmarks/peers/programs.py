@@ -61,9 +61,7 @@ async def pace(stage: Stage, peer: Peer, *, rate: int, count: int, warm_up: int)
         _running(stage, peer, "produce", order),
     ):
         seen = await _seen(peer, worker, order)
-    waits = [
-        (started - called) / 1e6 for number, called, started in seen.jobs if number >= warm_up
-    ]
+    waits = [(started - called) / 1e6 for number, called, started in seen.jobs if number >= warm_up]
     starts = [started for _, _, started in seen.jobs]
     seconds = (max(starts) - min(starts)) / 1e9
     return percentiles(waits) | _figures(cost, seen, warm_up + count, seconds)
@@ -123,9 +121,7 @@ async def _running(
             await anyio.to_thread.run_sync(_end, process)
 
 
-def _start(
-    peer: Peer, what: str, order: Mapping[str, str], log: Path
-) -> subprocess.Popen[bytes]:
+def _start(peer: Peer, what: str, order: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
     with log.open("wb") as said:
         return subprocess.Popen(
             [*peer.program, what],

@@ -235,7 +235,10 @@ def entries_where(
         wanted &= pc.field(name) == value
     try:
         table = pq.read_table(
-            path, columns=["ms", "seq", "entry"], filters=wanted, use_threads=False,
+            path,
+            columns=["ms", "seq", "entry"],
+            filters=wanted,
+            use_threads=False,
             partitioning=None,
         )
     except (OSError, pa.ArrowException) as error:
@@ -254,8 +257,11 @@ def read_audio(path: Path, entry_id: str) -> list[bytes]:
     """The stored chunks of one utterance."""
     try:
         table = pq.read_table(
-            path, columns=["chunks"], filters=pc.field("entry_id") == entry_id,
-            use_threads=False, partitioning=None,
+            path,
+            columns=["chunks"],
+            filters=pc.field("entry_id") == entry_id,
+            use_threads=False,
+            partitioning=None,
         )
     except (OSError, pa.ArrowException) as error:
         raise unreadable(path, error) from error

@@ -55,9 +55,7 @@ class Raw(Bench, frozen=True, kw_only=True):
             "xrange": await self._xrange(redis),
         }
 
-    async def _each(
-        self, redis: Any, count: int, call: Callable[[], Awaitable[Any]]
-    ) -> Figures:
+    async def _each(self, redis: Any, count: int, call: Callable[[], Awaitable[Any]]) -> Figures:
         """One call after the other: the rate is that of round trips."""
         async with metering(redis) as cost:
             for _ in range(count):

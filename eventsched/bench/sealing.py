@@ -43,9 +43,7 @@ def _empty(stage: Stage, cell: str) -> Iterator[tuple[CellFolder, SigningKey]]:
         Path(f"{path}.key").unlink()
 
 
-async def from_redis(
-    stage: Stage, views: Views, log: list[Entry], core: ProjectionSet
-) -> Figures:
+async def from_redis(stage: Stage, views: Views, log: list[Entry], core: ProjectionSet) -> Figures:
     """The archiver as it runs, from an empty folder to the log's end."""
     await stage.redis.delete(views.keys.archive, views.keys.active("archive"))
     with _empty(stage, views.cell) as (folder, key):

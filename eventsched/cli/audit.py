@@ -33,9 +33,7 @@ CheckpointFile = Annotated[
 Snapshots = Annotated[
     bool, typer.Option("--snapshots", help="Also fold every snapshot anew (slow).")
 ]
-Out = Annotated[
-    Path | None, typer.Option("--out", metavar="FILE", help="Write it there [stdout].")
-]
+Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write it there [stdout].")]
 Event = Annotated[str, typer.Argument(metavar="EVENT", help="Its id, such as 1700000000000-0.")]
 Cell = Annotated[str | None, typer.Option("--cell", help="When several cells have the id.")]
 ProofFile = Annotated[Path, typer.Argument(metavar="FILE", help="What `audit prove` printed.")]

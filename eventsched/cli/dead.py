@@ -19,9 +19,7 @@ SHOWN_MAX = 50
 app = typer.Typer(add_completion=False, help="List what could not be processed; put it back.")
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="As listed, such as c0/1700000000000-0.")]
-Force = Annotated[
-    bool, typer.Option("--force", help="Also one that had begun to write (partial).")
-]
+Force = Annotated[bool, typer.Option("--force", help="Also one that had begun to write (partial).")]
 
 
 class NotRetried(EventschedError):

@@ -30,9 +30,7 @@ EXAMPLE = "name it like workers:node"
 
 
 @command(is_service=True)
-async def node(
-    options: Options, target: Target, name: Name = None, keys: Keys = None
-) -> int:
+async def node(options: Options, target: Target, name: Name = None, keys: Keys = None) -> int:
     """Serve with the node of a module, found as from the present folder.
 
     SIGTERM or Ctrl-C drains: no new work, what is in hand is finished. A second one stops at once.

@@ -66,10 +66,18 @@ Archive = Annotated[
 Verbose = Annotated[int, typer.Option("--verbose", "-v", count=True, help="Log more; -vv most.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Log errors only.")]
 _COMMON: Mapping[str, Any] = {
-    "url": Url, "data": Data, "json": Json, "verbose": Verbose, "quiet": Quiet,
+    "url": Url,
+    "data": Data,
+    "json": Json,
+    "verbose": Verbose,
+    "quiet": Quiet,
 }
 _DEFAULTS: Mapping[str, Any] = {
-    "url": None, "data": None, "json": False, "verbose": 0, "quiet": False,
+    "url": None,
+    "data": None,
+    "json": False,
+    "verbose": 0,
+    "quiet": False,
 }
 
 

@@ -88,7 +88,12 @@ def _node_row(node: NodeSeen, serves: str, marked: list[str]) -> list[Renderable
         note.append_text(_marks(marked))
     slots = f"{node.live}/{node.slots}"
     return [
-        node.node, serves, slots, _load(node.live, node.slots), duration(node.seen_ms), note,
+        node.node,
+        serves,
+        slots,
+        _load(node.live, node.slots),
+        duration(node.seen_ms),
+        note,
     ]
 
 

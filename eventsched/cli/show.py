@@ -131,7 +131,10 @@ def plural(count: int, one: str, many: str = "") -> str:
 def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
     """A bar on stderr while a long command works; call it with how much is done."""
     columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
     )
     shown = Progress(*columns, console=notes(), transient=True, disable=not notes().is_terminal)
     with shown:

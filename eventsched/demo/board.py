@@ -96,8 +96,11 @@ class Board:
                 self.states[event.session] = "closed"
             case events.UtteranceFinalized():
                 return list(self._finalized(event, event.data))
-            case events.JobDispatched() | events.ResultRecorded() | events.ResultDelivered() | (
-                events.ResultMissing()
+            case (
+                events.JobDispatched()
+                | events.ResultRecorded()
+                | events.ResultDelivered()
+                | (events.ResultMissing())
             ):
                 row = self.rows.get((event.session, event.data.utterance, event.data.target))
                 if row is not None:

@@ -48,9 +48,7 @@ class ServerFacts:
 def check_url(url: str) -> str:
     """The same `url`, of a kind that can be opened; InvalidMessage otherwise."""
     if not url.startswith(SCHEMES):
-        raise InvalidMessage.of(
-            "url", f"must start with {', '.join(SCHEMES)}", f"got {url!r:.80}"
-        )
+        raise InvalidMessage.of("url", f"must start with {', '.join(SCHEMES)}", f"got {url!r:.80}")
     return url
 
 

@@ -227,9 +227,7 @@ class Tamperer:
         table = edit(pq.read_table(pa.BufferReader(files[f"{self.cell}/{name}"])))
         content = encoded([column.combine_chunks() for column in table.columns], table.schema)
         files[f"{self.cell}/{name}"] = content
-        sums[name] = replace(
-            sums[name], bytes=len(content), sha256=sha256(content).hexdigest()
-        )
+        sums[name] = replace(sums[name], bytes=len(content), sha256=sha256(content).hexdigest())
         record = replace(record, files=list(sums.values()))
         if kind == "events":
             leaves = merkle.leaf_hashes(table.column("entry").to_pylist())

@@ -182,9 +182,7 @@ def _listeners(log: Sequence[Event], record: Record) -> list[str]:
     return broken
 
 
-def _listener(
-    listener: str, spoken: Spoken, sent: Mapping[Key, tuple[str, int, str]]
-) -> list[str]:
+def _listener(listener: str, spoken: Spoken, sent: Mapping[Key, tuple[str, int, str]]) -> list[str]:
     heard = {(one.session, one.target, one.delivery_no): one for one in spoken.heard}
     broken = []
     strange = [key for key, one in heard.items() if sent.get(key) != _said(one)]

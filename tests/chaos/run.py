@@ -100,9 +100,7 @@ class Report(msgspec.Struct, kw_only=True):
 class Run:
     """Everything of one run."""
 
-    def __init__(
-        self, folder: Path, seed: int, minutes: float, traces: Path, source: str
-    ) -> None:
+    def __init__(self, folder: Path, seed: int, minutes: float, traces: Path, source: str) -> None:
         self.folder, self.seed, self.length_s = folder, seed, minutes * 60
         self.traces, self.rng = traces, Random(f"run-{seed}")
         self.settings = msgspec.to_builtins(_settings(self.rng))

@@ -61,9 +61,7 @@ async def refused(told: Told, *args: str | Path) -> str:
     return await run_sync(told.refused, *args)
 
 
-async def test_an_untouched_archive_and_one_that_was_touched(
-    archive: Archived, told: Told
-) -> None:
+async def test_an_untouched_archive_and_one_that_was_touched(archive: Archived, told: Told) -> None:
     assert await run(told, "audit", "verify", archive.path) == 0
     assert told.out.startswith("untouched: ")
     name = archive.folder.cell(archive.store.cell).records()[1].file("events").name
@@ -96,9 +94,10 @@ async def test_a_proof_is_small_and_holds_by_itself(
 ) -> None:
     proof = tmp_path / "proof"
     for event in await archive.store.log():
-        assert await run(
-            told, "audit", "prove", event.id, "--archive", archive.path, "--out", proof
-        ) == 0
+        assert (
+            await run(told, "audit", "prove", event.id, "--archive", archive.path, "--out", proof)
+            == 0
+        )
         assert proof.stat().st_size < 2_000
         assert await run(told, "audit", "check-proof", proof) == 0
         assert told.out.startswith(f"holds: {event.type} {event.id} of cell")
@@ -107,9 +106,7 @@ async def test_a_proof_is_small_and_holds_by_itself(
     assert json.loads(told.out)["holds"] is True
 
 
-async def test_a_changed_proof_does_not_hold(
-    archive: Archived, told: Told, tmp_path: Path
-) -> None:
+async def test_a_changed_proof_does_not_hold(archive: Archived, told: Told, tmp_path: Path) -> None:
     proof = tmp_path / "proof"
     event = (await archive.store.log())[5]
     await run(told, "audit", "prove", event.id, "--archive", archive.path, "--out", proof)

@@ -153,9 +153,7 @@ def test_what_was_said_on_the_line_counts_before_the_environment(
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_listed_command_is_there(
-    capsys: pytest.CaptureFixture[str], name: str
-) -> None:
+def test_every_listed_command_is_there(capsys: pytest.CaptureFixture[str], name: str) -> None:
     assert main([name, "--help"]) == 0
     assert f"eventsched {name}" in capsys.readouterr().out
 

@@ -45,9 +45,7 @@ async def test_nodes_are_told_by_class_with_their_load(store: TimedStore, redis:
     assert [one.slots for one in classes["voice",].nodes] == [2]
 
 
-async def test_how_far_behind_follows_from_the_checkpoint(
-    store: TimedStore, redis: Client
-) -> None:
+async def test_how_far_behind_follows_from_the_checkpoint(store: TimedStore, redis: Client) -> None:
     await store.say(await store.open(), 0, final=True)
     store.tick(4_000)
     await store.open("s2")

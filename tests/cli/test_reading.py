@@ -55,9 +55,7 @@ async def spoken(store: TimedStore, name: str) -> str:
     return session.session
 
 
-async def test_history_is_whole_however_far_the_views_are(
-    store: TimedStore, redis: Client
-) -> None:
+async def test_history_is_whole_however_far_the_views_are(store: TimedStore, redis: Client) -> None:
     reader = await reader_of(store, redis)
     node = await store.join()
     first, _ = await spoken(store, "s1"), await spoken(store, "s2")
@@ -280,9 +278,7 @@ async def test_following_tells_what_comes_and_nothing_twice(
     assert len(seen) == 4
 
 
-async def test_cells_are_told_in_one_order_of_time(
-    redis: Client, cells: Callable[[], str]
-) -> None:
+async def test_cells_are_told_in_one_order_of_time(redis: Client, cells: Callable[[], str]) -> None:
     stores: dict[str, TimedStore] = {}
     for _ in range(2):
         store = TimedStore(RedisTransport(redis, redis), cells())

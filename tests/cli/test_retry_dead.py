@@ -84,9 +84,7 @@ async def test_what_nobody_can_read_stays(store: TimedStore, redis: Client, d: s
     assert await redis.xlen(store.keys.work) == 0
 
 
-async def test_a_number_without_its_target_cannot_be_read(
-    store: TimedStore, redis: Client
-) -> None:
+async def test_a_number_without_its_target_cannot_be_read(store: TimedStore, redis: Client) -> None:
     told = said((await taken_work(store, redis)).decode()) | {"targets": [{"delivery_no": 0}]}
     dead_id = await parked(store, redis, d=msgspec.json.encode(told))
     assert (await store.retry_dead(dead_id, force=True)).word == "unreadable"

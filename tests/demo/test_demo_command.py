@@ -107,9 +107,7 @@ def test_killed_demo_leaves_nothing_running(demos: list[Demo], tmp_path: Path) -
     wait_for("its processes to end", lambda: not demo.left_running(), ENDED_S)
 
 
-def test_without_the_recogniser_one_line_names_the_extra(
-    demos: list[Demo], tmp_path: Path
-) -> None:
+def test_without_the_recogniser_one_line_names_the_extra(demos: list[Demo], tmp_path: Path) -> None:
     hidden = tmp_path / "hidden"
     hidden.mkdir()
     (hidden / "pocketsphinx.py").write_text("raise ModuleNotFoundError('pocketsphinx')\n")

@@ -27,8 +27,7 @@ def key(store: TimedStore, session: str = "s1", utterance: int = 0, features: st
 
 def verdicts(store: TimedStore, decision: Decision) -> dict[str, tuple[str, str]]:
     return {
-        one.node.removeprefix(f"{store.cell}."): (one.verdict, one.detail)
-        for one in decision.nodes
+        one.node.removeprefix(f"{store.cell}."): (one.verdict, one.detail) for one in decision.nodes
     }
 
 

@@ -169,9 +169,7 @@ def test_a_field_that_is_not_there_would_be_missed() -> None:
 
 
 def closed(v: str, data: bytes = b'{"missing":2}') -> list[bytes]:
-    event = events.Event(
-        id="", type="SessionClosed", session="c0.s1", data=events.SessionClosed()
-    )
+    event = events.Event(id="", type="SessionClosed", session="c0.s1", data=events.SessionClosed())
     fields = codec.encode(event)
     return codec.flat(fields | {"v": v.encode(), "d": data})
 

@@ -280,9 +280,7 @@ def send_partials(
     return replies
 
 
-def _tell_partial(
-    w: World, node: str, epoch: int, key: str, attempt: int, body: bytes
-) -> None:
+def _tell_partial(w: World, node: str, epoch: int, key: str, attempt: int, body: bytes) -> None:
     if attempt < 1:
         raise invalid("attempt")
     if len(body) > PARTIAL_MAX:
@@ -306,9 +304,7 @@ def _tell_partial(
         delivery.tell(w, listener, "partial", d, body)
 
 
-def extend_lease(
-    w: World, node: str, epoch: int, *, job: str, attempt: int, more_ms: int
-) -> int:
+def extend_lease(w: World, node: str, epoch: int, *, job: str, attempt: int, more_ms: int) -> int:
     """Rule 19: only the handler asks for more, never beyond 300 s after dispatch."""
     if not 1 <= more_ms <= HELD_MS_MAX:
         raise invalid("more_ms")

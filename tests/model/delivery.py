@@ -63,9 +63,7 @@ def confirm(w: World, listener: str, out_id: str) -> None:
         soft.confirmed = out_id
 
 
-def send(
-    w: World, name: str, target: str, number: int, ending: Ending, reason: str = ""
-) -> None:
+def send(w: World, name: str, target: str, number: int, ending: Ending, reason: str = "") -> None:
     """The next number goes out with this end: the order moves on, the outcome is closed."""
     owed = w.sessions[name].owed[owed_key(target, number)]
     full = w.keys.full(name)

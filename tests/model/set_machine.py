@@ -133,9 +133,7 @@ class SetMachine(RuleBasedStateMachine):
         ]
         told |= {keys.archive: _named(dict(s.archive))} if s.archive else {}
         told["log"] = s.log[s.gone :]
-        told["groups"] = {
-            name: (place, 0) for name, place in s.groups.items()
-        }
+        told["groups"] = {name: (place, 0) for name, place in s.groups.items()}
         return told
 
     # --- time and the log -----------------------------------------------------------------------

@@ -46,9 +46,7 @@ class Spoken(Told):
         return self.at(ms, data, session=S1, body=body or spoken)
 
     def starts(self, ms: int, utterance: int, *, heard_by: str = S2, target: str = "es") -> Told:
-        data = PlaybackStarted(
-            origin=S1, target=target, utterance=utterance, until_ms=ms + 30_000
-        )
+        data = PlaybackStarted(origin=S1, target=target, utterance=utterance, until_ms=ms + 30_000)
         return self.at(ms, data, session=heard_by)
 
     def ends(self, ms: int, utterance: int, *, heard_by: str = S2, target: str = "es") -> Told:

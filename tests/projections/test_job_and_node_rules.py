@@ -84,9 +84,7 @@ class Worked:
         )
         self.at(ms, data, node=node, job=job)
 
-    def ended(
-        self, ms: int, attempt: int, reason: Any, *, node: str = N1, epoch: int = 1
-    ) -> None:
+    def ended(self, ms: int, attempt: int, reason: Any, *, node: str = N1, epoch: int = 1) -> None:
         data = AttemptEnded(utterance=0, target="es", attempt=attempt, epoch=epoch, reason=reason)
         self.at(ms, data, node=node)
 

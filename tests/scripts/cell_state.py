@@ -214,9 +214,7 @@ async def _check_timers(store: TimedStore, jobs: dict[str, Job], nodes: dict[str
     assert marks.items() <= due.items()
 
 
-async def _check_lease_timers(
-    store: TimedStore, jobs: dict[str, Job], due: dict[str, int]
-) -> None:
+async def _check_lease_timers(store: TimedStore, jobs: dict[str, Job], due: dict[str, int]) -> None:
     """One of each registration with live leases, due by the end of the first to end; one that is
     left over from earlier leases is due within 15 s too."""
     for key, job in jobs.items():

@@ -83,8 +83,20 @@ def _decided(kept: dict[str, str]) -> dict[str, Any]:
 def _told(view: Session) -> dict[str, Any]:
     told = msgspec.structs.asdict(view)
     fields = (
-        "epoch", "utterance", "turn", "rate", "priority", "status", "tenant", "source", "audio",
-        "room", "hears", "key", "features_hash", "reason",
+        "epoch",
+        "utterance",
+        "turn",
+        "rate",
+        "priority",
+        "status",
+        "tenant",
+        "source",
+        "audio",
+        "room",
+        "hears",
+        "key",
+        "features_hash",
+        "reason",
     )
     return (
         {field: told[field] for field in fields}

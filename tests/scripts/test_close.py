@@ -236,9 +236,12 @@ async def test_rule_10_no_retry_outlives_the_job_record(store: TimedStore) -> No
     await store.timers()
     with pytest.raises(Exception, match="JOB_UNKNOWN"):
         await store.answer(node, message)
-    assert await store.transport.command(
-        "EXISTS", store.keys.session("s1"), key=store.keys.session("s1")
-    ) == 0
+    assert (
+        await store.transport.command(
+            "EXISTS", store.keys.session("s1"), key=store.keys.session("s1")
+        )
+        == 0
+    )
 
 
 async def test_rule_10_retirement_removes_at_most_256_keys_a_call(

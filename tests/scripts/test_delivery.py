@@ -287,9 +287,12 @@ async def test_rule_24_no_text_ends_the_job_and_advances_the_order(
     ]  # fmt: skip
     (recorded, _) = await events(store, "ResultRecorded")
     assert (recorded.data.status, recorded.data.code) == ("no_text", code)
-    assert await store.transport.command(
-        "ZCARD", store.keys.leases("n1", 1), key=store.keys.leases("n1", 1)
-    ) == 0
+    assert (
+        await store.transport.command(
+            "ZCARD", store.keys.leases("n1", 1), key=store.keys.leases("n1", 1)
+        )
+        == 0
+    )
 
 
 async def test_rule_24_no_text_makes_no_group_part(store: TimedStore) -> None:
@@ -458,9 +461,7 @@ async def test_a_confirmation_that_comes_late_does_not_take_the_bookmark_back(
     assert await numbers(store, session) == [2, 3]
 
 
-async def bulk(
-    store: TimedStore, node: NodeGrant, message: dict[str, Any], count: int
-) -> None:
+async def bulk(store: TimedStore, node: NodeGrant, message: dict[str, Any], count: int) -> None:
     """Partials of 64 KiB: 256 of them are 16 MiB."""
     for _ in range(count // 8):
         await store.send_partials(node.node, 1, [(message["j"], 1, b"x" * 65_536)] * 8)
@@ -509,9 +510,7 @@ async def test_an_out_entry_names_its_event(store: TimedStore) -> None:
 
 async def test_results_of_one_call_are_delivered_together_in_order(store: TimedStore) -> None:
     node, session, messages = await assigned(store, 64)
-    results = [
-        NodeResult(job=m["j"], attempt=1, status="ok", body=b"") for m in reversed(messages)
-    ]
+    results = [NodeResult(job=m["j"], attempt=1, status="ok", body=b"") for m in reversed(messages)]
     assert await store.record_results(node.node, 1, results) == [None] * 64
     assert await heard(store, session) == [(number, "result") for number in range(64)]
     kept = await store.read_range(store.keys.audio("s1"), "-", "+", 10)

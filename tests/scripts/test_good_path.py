@@ -19,9 +19,16 @@ async def test_one_utterance_goes_all_the_way(store: TimedStore) -> None:
     assert heard["outcome"] == "result" and heard["i"] == f"1:{len(heard['b'])}"
     assert await store.close_session(session.session, session.epoch) == "ok"
     assert await store.types() == [
-        "NodeRegistered", "SessionOpened", "UtteranceFinalized", "JobDispatched",
-        "ResultRecorded", "ResultDelivered", "SessionClosing", "SessionClosed",
+        "NodeRegistered",
+        "SessionOpened",
+        "UtteranceFinalized",
+        "JobDispatched",
+        "ResultRecorded",
+        "ResultDelivered",
+        "SessionClosing",
+        "SessionClosed",
     ]
     assert [m["state"] for m in await store.out(session) if m["t"] == "state"] == [
-        "closing", "closed",
+        "closing",
+        "closed",
     ]

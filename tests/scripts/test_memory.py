@@ -74,9 +74,7 @@ def kept_script(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-async def played(
-    redis: Client, cells: Callable[[], str], kept_script: None
-) -> TimedStore:
+async def played(redis: Client, cells: Callable[[], str], kept_script: None) -> TimedStore:
     store = TimedStore(RedisTransport(redis, redis), cells())
     await store.configure_cell(msgspec.to_builtins(Settings()), overwrite=False, manual_clock=True)
     return store

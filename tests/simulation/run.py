@@ -256,7 +256,6 @@ def _some(seeds: list[int]) -> list[Verdict]:
         return verdicts
 
 
-
 def report(verdicts: list[Verdict]) -> dict[str, Any]:
     """Occurrences over all seeds, and what never occurred."""
     totals: dict[str, Counter[str]] = {

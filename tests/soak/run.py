@@ -175,9 +175,7 @@ def soak(minutes: float, folder: Path) -> Report:
                 lifted = _holds(lambda: "archive" not in run.pressure())
                 _holds(lambda: run.sample().log < 500)
                 last = run.sample()
-                verified = run.command(
-                    "verify", "--url", server.url, "--archive", str(run.archive)
-                )
+                verified = run.command("verify", "--url", server.url, "--archive", str(run.archive))
         untouched = run.command("audit", "verify", str(run.archive))
         settled = samples[len(samples) // 3 :]
         return Report(

@@ -21,9 +21,7 @@ def sine(hz: float, rate: int, seconds: float = 0.5) -> list[float]:
     return [math.sin(2 * math.pi * hz * k / rate) * 0.5 for k in range(int(rate * seconds))]
 
 
-def wav(
-    samples: list[float], rate: int, bits: int, *, channels: int = 1, tag: int = PCM
-) -> bytes:
+def wav(samples: list[float], rate: int, bits: int, *, channels: int = 1, tag: int = PCM) -> bytes:
     """A WAV file: RIFF, `fmt `, a chunk to be passed over, `data`."""
     kinds: dict[tuple[int, int], Callable[[float], bytes]] = {
         (PCM, 8): lambda x: struct.pack("<B", round(x * 127) + 128),

@@ -253,9 +253,7 @@ async def _lost_view(t: Told, redis: Any) -> None:
 
 
 async def _strange_view(t: Told, redis: Any) -> None:
-    await redis.copy(
-        t.store.keys.view("node", "2.1", "n1"), t.store.keys.view("node", "2.1", "n9")
-    )
+    await redis.copy(t.store.keys.view("node", "2.1", "n1"), t.store.keys.view("node", "2.1", "n9"))
 
 
 async def _unreadable_view(t: Told, redis: Any) -> None:
