@@ -10,7 +10,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from eventsched.audio.wav import read_wav
     from eventsched.client import Client, connect
+    from eventsched.encryption.keystore import Key, KeyFolder, KeyStore
     from eventsched.errors import (
         Backpressure,
         ChunkTooLarge,
@@ -32,11 +34,9 @@ if TYPE_CHECKING:
     )
     from eventsched.job import BlockingJob, Job, JobError, NoText
     from eventsched.node import Node
-    from eventsched.privacy.keystore import Key, KeyFolder, KeyStore
     from eventsched.results import Delivered, Result
     from eventsched.session import Session
     from eventsched.store import Receipt
-    from eventsched.wav import read_wav
 
 __all__ = [
     "Backpressure",
@@ -83,10 +83,10 @@ _HOMES = {
     "Job": "job",
     "JobError": "job",
     "JobUnknown": "errors",
-    "Key": "privacy.keystore",
-    "KeyFolder": "privacy.keystore",
+    "Key": "encryption.keystore",
+    "KeyFolder": "encryption.keystore",
     "KeyMissing": "errors",
-    "KeyStore": "privacy.keystore",
+    "KeyStore": "encryption.keystore",
     "KeyStoreUnusable": "errors",
     "LeaseLost": "errors",
     "NoText": "job",
@@ -104,7 +104,7 @@ _HOMES = {
     "SessionSuperseded": "errors",
     "SessionUnknown": "errors",
     "connect": "client",
-    "read_wav": "wav",
+    "read_wav": "audio.wav",
 }
 """Name -> the module that has it."""
 

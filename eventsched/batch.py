@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import anyio.lowlevel
 import msgspec
 
-from eventsched.events import Event
 from eventsched.folding import Folding, Unfolded, decoded, trails_of
 from eventsched.projection import ProjectionSet
+from eventsched.schema.events import Event
 from eventsched.transport import Entry
 from eventsched.views import Changes, Dead, Views
 

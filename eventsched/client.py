@@ -19,10 +19,23 @@ import anyio
 import msgspec
 import structlog
 
-from eventsched import keys
-from eventsched.audio import RATE_MAX, RATE_MIN, Format
+from eventsched.audio.chunks import RATE_MAX, RATE_MIN, Format
 from eventsched.channel import Channel
-from eventsched.checks import (
+from eventsched.connection import open_connection
+from eventsched.encryption.decrypt import seal_of, sealing
+from eventsched.encryption.keystore import VARIABLE, AnyKeys, Key, KeyStore, named_store
+from eventsched.errors import (
+    InvalidMessage,
+    KeyStoreUnusable,
+    Refused,
+    ServerUnavailable,
+    SessionSuperseded,
+    SessionUnknown,
+)
+from eventsched.logs import warn_on_stderr
+from eventsched.pacing import insist
+from eventsched.schema import keys
+from eventsched.schema.validation import (
     PRIORITY_MAX,
     SERVICES_MAX,
     TARGETS_MAX,
@@ -34,24 +47,11 @@ from eventsched.checks import (
     check_name,
     check_traceparent,
 )
-from eventsched.connection import open_connection
-from eventsched.errors import (
-    InvalidMessage,
-    KeyStoreUnusable,
-    Refused,
-    ServerUnavailable,
-    SessionSuperseded,
-    SessionUnknown,
-)
-from eventsched.logs import warn_on_stderr
-from eventsched.pacing import insist
-from eventsched.privacy.keystore import VARIABLE, AnyKeys, Key, KeyStore, named_store
-from eventsched.privacy.opening import seal_of, sealing
 from eventsched.session import Session
 from eventsched.store import SessionGrant, Store
 
 if TYPE_CHECKING:
-    from eventsched.privacy.sealing import Seal
+    from eventsched.encryption.cipher import Seal
 
 FORMATS = ("pcm16", "opus")
 LAST_WORDS_S = 5.0

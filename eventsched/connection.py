@@ -1,7 +1,7 @@
 """A process's connection: the server found, found fit, its cells listed, a store for each.
 
 Owns: what every entrance (library, roles, command line) does before its first call.
-Never does: start a server itself (server/), decide anything. Read next: store.py, keys.py.
+Never does: start a server itself (server/), decide anything. Read next: store.py, schema/keys.py.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from eventsched import keys
-from eventsched.checks import check_between
 from eventsched.errors import InvalidMessage, ServerUnavailable
+from eventsched.schema import keys
+from eventsched.schema.settings import Settings, checked
+from eventsched.schema.validation import check_between
 from eventsched.server.check import Client, ServerFacts, check_server, open_client
 from eventsched.server.embedded import DEFAULT_DATA, PROGRAM, use
-from eventsched.settings import Settings, checked
 from eventsched.store import Store
 from eventsched.transport import RedisTransport, answering, retry_policy
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from eventsched.invariants import Violation
-from eventsched.keys import name_of
+from eventsched.schema.keys import name_of
 from projections.job import Job
 from projections.node import Node
 from projections.session import Session

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from eventsched.keys import Keys
+from eventsched.schema.keys import Keys
 from eventsched.transport import Transport
 
 ARCHIVE = "archive"

@@ -13,7 +13,7 @@ from typing import Literal, TypeAlias
 import msgspec
 from msgspec.structs import replace
 
-from eventsched.events import (
+from eventsched.schema.events import (
     Affinity,
     AttemptEnded,
     ClassSeen,

@@ -14,11 +14,11 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from eventsched.codec import UndecodableEvent, decode
-from eventsched.events import Event
 from eventsched.form import form_of
-from eventsched.keys import name_of
 from eventsched.projection import Projection, ProjectionSet
+from eventsched.schema.codec import UndecodableEvent, decode
+from eventsched.schema.events import Event
+from eventsched.schema.keys import name_of
 from eventsched.transport import Entry
 from eventsched.views import Changes, Put
 

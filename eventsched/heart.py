@@ -19,8 +19,8 @@ import anyio.to_thread
 import structlog
 
 from eventsched.errors import NodeSuperseded, NodeUnknown, ServerUnavailable
-from eventsched.keys import cell_of
 from eventsched.roles import Patience
+from eventsched.schema.keys import cell_of
 from eventsched.server.check import open_client
 from eventsched.store import NodeGrant, Store
 from eventsched.transport import RedisTransport

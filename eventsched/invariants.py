@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from eventsched.events import (
+from eventsched.schema.events import (
     AttemptEnded,
     Event,
     JobDispatched,
@@ -31,7 +31,7 @@ from eventsched.events import (
     SessionRetired,
     UtteranceFinalized,
 )
-from eventsched.keys import name_of
+from eventsched.schema.keys import name_of
 from projections.job import Job
 from projections.node import Node
 from projections.session import Session, owed_key, playing_key

@@ -13,19 +13,19 @@ import anyio.from_thread
 import msgspec
 import structlog
 
-from eventsched import codec
-from eventsched.audio import SAMPLE_BYTES, Format, pcm_bytes, split_opus
-from eventsched.checks import check_code
+from eventsched.audio.chunks import SAMPLE_BYTES, Format, pcm_bytes, split_opus
+from eventsched.encryption.decrypt import seal_of
+from eventsched.encryption.keystore import KeyStore
 from eventsched.errors import ExtraMissing, KeyMissing, KeyStoreUnusable, Sealed
-from eventsched.events import AudioChunkAppended, Event, Said, Text
-from eventsched.keys import name_of
-from eventsched.privacy.keystore import KeyStore
-from eventsched.privacy.opening import seal_of
 from eventsched.results import Result, packed
+from eventsched.schema import codec
+from eventsched.schema.events import AudioChunkAppended, Event, Said, Text
+from eventsched.schema.keys import name_of
+from eventsched.schema.validation import check_code
 from eventsched.store import Store
 
 if TYPE_CHECKING:
-    from eventsched.privacy.sealing import Seal
+    from eventsched.encryption.cipher import Seal
 
 EXTEND_S_MAX = 300
 READ_COUNT = 64

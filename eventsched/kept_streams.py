@@ -13,7 +13,7 @@ import msgspec
 
 from eventsched.folding import in_order
 from eventsched.invariants import Violation
-from eventsched.keys import name_of
+from eventsched.schema.keys import name_of
 from eventsched.views import START, Views
 from projections.session import Session
 

@@ -16,8 +16,8 @@ import anyio
 import msgspec
 import structlog
 
-from eventsched.keys import name_of
 from eventsched.roles import Patience
+from eventsched.schema.keys import name_of
 from eventsched.store import Store
 from eventsched.transport import Entry
 

@@ -21,8 +21,12 @@ from typing import Any, TypeVar, overload
 import anyio
 import structlog
 
-from eventsched import keys
-from eventsched.checks import (
+from eventsched.client import Client
+from eventsched.errors import Backpressure, InvalidMessage
+from eventsched.handlers import Handler, Run, runner
+from eventsched.roles import Patience
+from eventsched.schema import keys
+from eventsched.schema.validation import (
     LANGUAGES_MAX,
     PAIRS_MAX,
     SERVICES_MAX,
@@ -33,10 +37,6 @@ from eventsched.checks import (
     check_list,
     check_name,
 )
-from eventsched.client import Client
-from eventsched.errors import Backpressure, InvalidMessage
-from eventsched.handlers import Handler, Run, runner
-from eventsched.roles import Patience
 from eventsched.serving import Serving
 from eventsched.store import NodeGrant, Store
 

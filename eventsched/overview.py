@@ -1,7 +1,7 @@
 """The cell as a whole: what is behind, what waits, who serves, what is wrong.
 
 Owns: gathering what `status` shows, by a bounded number of reads; nothing of it is a decision.
-Never does: write. Read next: distance.py (who is behind), keys.py, cli/status.py.
+Never does: write. Read next: distance.py (who is behind), schema/keys.py, cli/status.py.
 """
 
 from __future__ import annotations

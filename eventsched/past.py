@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from eventsched import keys
 from eventsched.archive.layout import ArchiveFolder
 from eventsched.archive.reading import History
 from eventsched.connection import Connection
@@ -16,6 +15,7 @@ from eventsched.errors import InvalidMessage, NotFound
 from eventsched.folding import in_order
 from eventsched.moments import Moment
 from eventsched.projection import ProjectionSet, load_sets, trailing
+from eventsched.schema import keys
 from eventsched.transport import Transport
 from eventsched.views import START, Views
 

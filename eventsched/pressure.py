@@ -4,7 +4,7 @@ Owns: measuring once a second what could become too much, and when a limit count
 raised at the limit, lifted below nine tenths of it.
 Never does: keep anything between two looks (what is raised stands in the cell), so any number may
 run; refuse anybody (the scripts of producers and nodes do).
-Read next: lua/set_pressure.lua, distance.py, settings.py.
+Read next: lua/set_pressure.lua, distance.py, schema/settings.py.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import structlog
 
 from eventsched.distance import ARCHIVE, Distances
 from eventsched.roles import Patience
-from eventsched.settings import Settings
+from eventsched.schema.settings import Settings
 from eventsched.store import Store
 
 LOOK_S = 1.0

@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
-from eventsched.events import Event
+from eventsched.schema.events import Event
 
 ENTRY_POINTS = "eventsched.projections"
 Step = Callable[[Any, Event, Any], Any]

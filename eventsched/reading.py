@@ -16,16 +16,16 @@ from typing import Any
 import anyio
 import msgspec
 
-from eventsched import keys
 from eventsched.archive.reading import EVERYTHING, Of
+from eventsched.encryption.decrypt import EventOpener
 from eventsched.errors import InvalidMessage, NotFound, Sealed
-from eventsched.events import Event, SessionOpened, UtteranceFinalized
 from eventsched.folding import Folding, Unfolded, decoded, in_order, trails_of
 from eventsched.form import form_of
 from eventsched.moments import Moment
 from eventsched.past import Past, of_job
-from eventsched.privacy.opening import EventOpener
 from eventsched.projection import Projection, WithParts
+from eventsched.schema import keys
+from eventsched.schema.events import Event, SessionOpened, UtteranceFinalized
 from eventsched.views import START, Views, is_made_by
 
 SWITCHES_MAX = 3

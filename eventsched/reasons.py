@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from eventsched import keys
 from eventsched.archive.reading import History
 from eventsched.errors import NotFound
-from eventsched.events import Event
 from eventsched.explaining import Decision, Explained, decision, explain, is_decision
 from eventsched.folding import Unfolded, decoded, in_order
 from eventsched.moments import Moment
 from eventsched.past import Past, of_job
 from eventsched.reading import Reader, Wanted
 from eventsched.replaying import Replay, Replayed
+from eventsched.schema import keys
+from eventsched.schema.events import Event
 from eventsched.standing import Standing
 from eventsched.views import START
 

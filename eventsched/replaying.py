@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-from eventsched.events import (
+from eventsched.schema.events import (
     POLICY_VERSION,
     Affinity,
     ClassSeen,

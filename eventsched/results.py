@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 import msgspec
 import structlog
 
-from eventsched import codec
+from eventsched.encryption.decrypt import seal_of
+from eventsched.encryption.keystore import KeyStore
 from eventsched.errors import InvalidMessage, KeyMissing, KeyStoreUnusable, Sealed
-from eventsched.events import Text
 from eventsched.listening import Told
-from eventsched.privacy.keystore import KeyStore
-from eventsched.privacy.opening import seal_of
+from eventsched.schema import codec
+from eventsched.schema.events import Text
 
 if TYPE_CHECKING:
-    from eventsched.privacy.sealing import Seal, What
+    from eventsched.encryption.cipher import Seal, What
 
 log = structlog.get_logger("eventsched.session")
 AUDIO_BYTES_MAX = 512_000

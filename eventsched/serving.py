@@ -22,14 +22,14 @@ import structlog
 
 from eventsched.attempts import Attempt, Attempts
 from eventsched.coalescing import Coalescer
+from eventsched.encryption.keystore import KeyStore
 from eventsched.errors import LeaseLost, NodeSuperseded, NodeUnknown, Refused
 from eventsched.handlers import Run, end_of
 from eventsched.heart import Held, beating
 from eventsched.job import Assignment, Job
-from eventsched.keys import name_of
 from eventsched.pacing import insist
-from eventsched.privacy.keystore import KeyStore
 from eventsched.roles import Patience
+from eventsched.schema.keys import name_of
 from eventsched.store import NodeGrant, NodeResult, Store
 from eventsched.transport import Entry
 

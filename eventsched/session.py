@@ -1,8 +1,8 @@
 """The producer's side of one session: audio in, results out.
 
 Owns: numbering chunks, sending again what may not have arrived, what was heard and handled.
-Never does: batching over sessions (channel.py), judging audio (audio.py).
-Read next: client.py (opening), results.py (what is heard), audio.py.
+Never does: batching over sessions (channel.py), judging audio (audio/chunks.py).
+Read next: client.py (opening), results.py (what is heard), audio/chunks.py.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ import anyio
 import msgspec
 import structlog
 
-from eventsched import audio as chunks
-from eventsched.audio import Format, Piece
+from eventsched.audio import chunks
+from eventsched.audio.chunks import Format, Piece
 from eventsched.channel import APPEND_BYTES_MAX, APPEND_ITEMS_MAX, Channel
+from eventsched.encryption.keystore import KeyStore
 from eventsched.errors import (
     Backpressure,
     InvalidMessage,
@@ -27,12 +28,11 @@ from eventsched.errors import (
 )
 from eventsched.listening import START, Mailbox, Told
 from eventsched.pacing import happens_within, insist
-from eventsched.privacy.keystore import KeyStore
 from eventsched.results import Delivered, heard
 from eventsched.store import Chunk, Finalize, Receipt, SessionGrant
 
 if TYPE_CHECKING:
-    from eventsched.privacy.sealing import Seal
+    from eventsched.encryption.cipher import Seal
 
 RESENDS_MAX = 3
 PRESSED_MAX = 10

@@ -14,9 +14,9 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from eventsched.events import ClassSeen, Event, JobDispatched, JobQueued, Rank
 from eventsched.folding import Folding
-from eventsched.keys import name_of
+from eventsched.schema.events import ClassSeen, Event, JobDispatched, JobQueued, Rank
+from eventsched.schema.keys import name_of
 from projections.job import Job, Jobs
 from projections.node import Node, Nodes
 from projections.session import Session, Sessions

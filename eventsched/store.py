@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 
 from eventsched.errors import Backpressure, Refused, from_reply
-from eventsched.keys import Keys, name_of
+from eventsched.schema.keys import Keys, name_of
 from eventsched.transport import Arg, Entry, Transport, entries_of
 
 Word: TypeAlias = Literal["ok", "duplicate"]

@@ -13,8 +13,8 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-from eventsched.keys import Keys
 from eventsched.projection import Projection, ProjectionSet
+from eventsched.schema.keys import Keys
 from eventsched.transport import Arg, Entry, Transport, entries_of
 
 START = "0-0"

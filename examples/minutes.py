@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from eventsched.events import Event, UtteranceFinalized
+from eventsched.schema.events import Event, UtteranceFinalized
 
 
 class Day(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,9 +10,9 @@ Read next: session.py.
 
 from __future__ import annotations
 
-from eventsched.events import Event, PlaybackEnded, PlaybackStarted
-from eventsched.keys import name_of
 from eventsched.projection import ProjectionSet
+from eventsched.schema.events import Event, PlaybackEnded, PlaybackStarted
+from eventsched.schema.keys import name_of
 from projections.group import Groups
 from projections.job import Jobs
 from projections.node import Nodes

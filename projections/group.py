@@ -13,8 +13,9 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from eventsched.codec import decode_text
-from eventsched.events import (
+from eventsched.projection import Step, handled
+from eventsched.schema.codec import decode_text
+from eventsched.schema.events import (
     Event,
     PlaybackEnded,
     PlaybackStarted,
@@ -24,8 +25,7 @@ from eventsched.events import (
     SessionOpened,
     SessionRetired,
 )
-from eventsched.keys import name_of
-from eventsched.projection import Step, handled
+from eventsched.schema.keys import name_of
 
 JOIN_MS = 2_000
 PARTS_MAX = 8

@@ -11,7 +11,8 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 from msgspec.structs import replace
 
-from eventsched.events import (
+from eventsched.projection import Step, handled
+from eventsched.schema.events import (
     AttemptEnded,
     Event,
     JobDispatched,
@@ -24,8 +25,7 @@ from eventsched.events import (
     ResultReplaced,
     SessionRetired,
 )
-from eventsched.keys import job_key
-from eventsched.projection import Step, handled
+from eventsched.schema.keys import job_key
 
 Status: TypeAlias = Literal["queued", "running", "released", "ended"]
 """`released` is between the end of an attempt and what the same step does next."""

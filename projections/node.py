@@ -11,7 +11,8 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 from msgspec.structs import replace
 
-from eventsched.events import (
+from eventsched.projection import Step, handled
+from eventsched.schema.events import (
     AttemptEnded,
     Event,
     JobDispatched,
@@ -23,8 +24,7 @@ from eventsched.events import (
     NodeUnmarked,
     ResultRecorded,
 )
-from eventsched.keys import name_of
-from eventsched.projection import Step, handled
+from eventsched.schema.keys import name_of
 
 Status: TypeAlias = Literal["alive", "draining", "gone"]
 

@@ -15,7 +15,8 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 from msgspec.structs import replace
 
-from eventsched.events import (
+from eventsched.projection import Step, handled
+from eventsched.schema.events import (
     Event,
     JobDispatched,
     JobFailed,
@@ -35,9 +36,8 @@ from eventsched.events import (
     SessionRetired,
     UtteranceFinalized,
 )
-from eventsched.events import Outcome as End
-from eventsched.keys import name_of
-from eventsched.projection import Step, handled
+from eventsched.schema.events import Outcome as End
+from eventsched.schema.keys import name_of
 
 RECENT_MAX = 16
 Status: TypeAlias = Literal["open", "closing", "closed"]

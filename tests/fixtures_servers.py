@@ -73,7 +73,7 @@ def cells(server: Server) -> Iterator[Callable[[], str]]:
     """Fresh cell names, as many as are asked for. Afterwards no key may be left unaccounted."""
     yield lambda: f"t{secrets.token_hex(7)}"
     unknown = _sweep(server)
-    assert not unknown, f"keys that eventsched/keys.py does not list: {unknown}"
+    assert not unknown, f"keys that eventsched/schema/keys.py does not list: {unknown}"
 
 
 @pytest.fixture

@@ -11,11 +11,11 @@ from typing import Any
 import msgspec
 import pytest_asyncio
 
-from eventsched import codec
 from eventsched.errors import Refused
-from eventsched.events import Event, Text
+from eventsched.schema import codec
+from eventsched.schema.events import Event, Text
+from eventsched.schema.settings import Settings
 from eventsched.server.check import Client
-from eventsched.settings import Settings
 from eventsched.store import (
     Chunk,
     Finalize,
@@ -154,7 +154,7 @@ def _known(event: Event, data: bytes) -> Event:
     """The event; the script that wrote it said nothing that the vocabulary has no word for."""
     named = {field.encode_name for field in msgspec.structs.fields(event.data)}
     unknown = set(msgspec.json.decode(data)) - named
-    assert not unknown, f"{event.type} has no {sorted(unknown)}: eventsched/events.py"
+    assert not unknown, f"{event.type} has no {sorted(unknown)}: eventsched/schema/events.py"
     return event
 
 

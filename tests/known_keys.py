@@ -1,4 +1,4 @@
-"""Which keys may exist: the table in eventsched/keys.py, read as patterns.
+"""Which keys may exist: the table in eventsched/schema/keys.py, read as patterns.
 
 Owns: telling a key of the layout from one that nobody documented, by name and type.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from eventsched import keys
+from eventsched.schema import keys
 
 _ROW = re.compile(r"^    (\S+)\s+(stream|hash|set|zset|string|list)\s+[DS]\b", re.MULTILINE)
 _PART = re.compile(r"<[^>]+>")

@@ -16,10 +16,10 @@ import msgspec
 import eventsched
 from eventsched.client import Client, running_client
 from eventsched.connection import Connection
-from eventsched.privacy.keystore import KeyStore
+from eventsched.encryption.keystore import KeyStore
 from eventsched.running import ROLES, running
+from eventsched.schema.settings import Settings
 from eventsched.server.check import check_server, open_client
-from eventsched.settings import Settings
 from eventsched.store import Store
 from eventsched.transport import RedisTransport
 
@@ -66,7 +66,7 @@ async def serving(es: Client, *nodes: eventsched.Node) -> AsyncIterator[None]:
     async with anyio.create_task_group() as tasks:
         for node in nodes:
             tasks.start_soon(node.run, es)
-            full_id = eventsched.keys.complete(node.name, es.cells)
+            full_id = eventsched.schema.keys.complete(node.name, es.cells)
             await until(f"{node.name} serves", partial(is_registered, es, full_id))
         yield
         tasks.cancel_scope.cancel()
@@ -74,7 +74,7 @@ async def serving(es: Client, *nodes: eventsched.Node) -> AsyncIterator[None]:
 
 async def is_registered(es: Client, full_id: str) -> bool:
     store = es.store_of(full_id)
-    kept = await store.read_hash(store.keys.node(eventsched.keys.name_of(full_id)))
+    kept = await store.read_hash(store.keys.node(eventsched.schema.keys.name_of(full_id)))
     return kept.get("status") == "alive"
 
 

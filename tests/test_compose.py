@@ -9,8 +9,8 @@ from pathlib import Path
 from eventsched.cli.app import COMMANDS
 from eventsched.node import Node
 from eventsched.running import ROLES
+from eventsched.schema.settings import PREFIX, Settings
 from eventsched.server.embedded import SHAPES
-from eventsched.settings import PREFIX, Settings
 
 FILE = Path(__file__).parents[1] / "docker-compose.yml"
 COMMAND = re.compile(r'command: \["eventsched", "(\w+)", "([\w.:]+)"\]')

@@ -22,7 +22,7 @@ from eventsched.bench.figures import BenchFailed, Figures, percentiles
 from eventsched.bench.fleet import until
 from eventsched.bench.measure import Cost, metering
 from eventsched.bench.stage import Stage
-from eventsched.processes import die_with_parent
+from eventsched.subprocesses import die_with_parent
 
 PRODUCE_S = 120.0
 END_S = 10.0

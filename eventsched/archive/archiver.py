@@ -27,16 +27,16 @@ from eventsched.archive import disk
 from eventsched.archive.calls import ArchiveCalls, Look
 from eventsched.archive.entry import stored
 from eventsched.archive.errors import ArchiveError
-from eventsched.archive.ids import place_of
 from eventsched.archive.layout import LOCK, CellFolder
 from eventsched.archive.record import Record
 from eventsched.archive.seal import Finalized, Sealer
 from eventsched.archive.segment import Utterance, entries_at
 from eventsched.archive.signing import SigningKey, fingerprint
 from eventsched.errors import ServerUnavailable
-from eventsched.keys import name_of
 from eventsched.projection import ProjectionSet
 from eventsched.roles import Patience
+from eventsched.schema.ids import place_of
+from eventsched.schema.keys import name_of
 from eventsched.server.locks import FileLock
 from eventsched.transport import Entry, entries_of
 from eventsched.views import START, Held, Views

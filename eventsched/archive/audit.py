@@ -21,15 +21,15 @@ import msgspec
 from eventsched.archive import merkle
 from eventsched.archive.entry import restored
 from eventsched.archive.errors import ArchiveError
-from eventsched.archive.ids import place_of
 from eventsched.archive.layout import PART, PUBLIC, ArchiveFolder, CellFolder
 from eventsched.archive.record import CHAIN_START, Head, Record, chained, decode, encode
 from eventsched.archive.signing import fingerprint, from_base64, read_public
 from eventsched.errors import NotFound
-from eventsched.events import Event
 from eventsched.folding import decoded
-from eventsched.keys import CELL
 from eventsched.projection import ProjectionSet
+from eventsched.schema.events import Event
+from eventsched.schema.ids import place_of
+from eventsched.schema.keys import CELL
 from eventsched.transport import Entry
 
 PROOF_BYTES_MAX = 2_000

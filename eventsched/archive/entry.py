@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from eventsched.events import FIELDS
+from eventsched.schema.events import FIELDS
 from eventsched.transport import Entry
 
 NAMES = [name.encode() for name in FIELDS]

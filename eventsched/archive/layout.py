@@ -23,10 +23,10 @@ import re
 from pathlib import Path
 
 from eventsched.archive.errors import ArchiveError
-from eventsched.archive.ids import padded, place_of
 from eventsched.archive.record import Record, decode, encode
 from eventsched.archive.signing import SigningKey, public_line, read_public
-from eventsched.keys import CELL
+from eventsched.schema.ids import padded, place_of
+from eventsched.schema.keys import CELL
 
 PUBLIC = "archive.pub"
 PART = ".part"

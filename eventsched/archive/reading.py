@@ -20,14 +20,14 @@ import msgspec
 from eventsched.archive import disk
 from eventsched.archive.entry import restored
 from eventsched.archive.errors import ArchiveError
-from eventsched.archive.ids import AFTER_ALL, BEFORE_ALL, Place, id_of, place_of
 from eventsched.archive.layout import ArchiveFolder, CellFolder
 from eventsched.archive.record import Record
 from eventsched.archive.signing import fingerprint
-from eventsched.events import FIELDS, Event
 from eventsched.folding import Folding, decoded, trails_of
-from eventsched.keys import name_of
 from eventsched.projection import ProjectionSet
+from eventsched.schema.events import FIELDS, Event
+from eventsched.schema.ids import AFTER_ALL, BEFORE_ALL, Place, id_of, place_of
+from eventsched.schema.keys import name_of
 from eventsched.transport import Entry, entries_of
 from eventsched.views import START, Views
 

@@ -12,7 +12,6 @@ from hashlib import sha256
 from typing import TypeAlias
 
 from eventsched.archive import merkle
-from eventsched.archive.ids import Place, place_of
 from eventsched.archive.layout import CellFolder, stem
 from eventsched.archive.record import CHAIN_START, FileSum, Head, Record, Segment, chained
 from eventsched.archive.segment import (
@@ -24,10 +23,11 @@ from eventsched.archive.segment import (
 )
 from eventsched.archive.signing import SigningKey
 from eventsched.archive.snapshot import FULL_EVERY, fold_at
-from eventsched.events import Event, UtteranceFinalized
 from eventsched.folding import decoded, trails_of
-from eventsched.keys import name_of
 from eventsched.projection import ProjectionSet
+from eventsched.schema.events import Event, UtteranceFinalized
+from eventsched.schema.ids import Place, place_of
+from eventsched.schema.keys import name_of
 from eventsched.transport import Entry
 
 Finalized: TypeAlias = tuple[Event, UtteranceFinalized]

@@ -21,7 +21,7 @@ import msgspec
 
 from eventsched.archive.entry import stored
 from eventsched.archive.errors import ArchiveError, need
-from eventsched.archive.ids import Place, id_of
+from eventsched.schema.ids import Place, id_of
 from eventsched.transport import Entry
 
 need("pyarrow")

@@ -17,10 +17,10 @@ from eventsched.archive.entry import restored
 from eventsched.archive.layout import CellFolder
 from eventsched.archive.record import Record
 from eventsched.archive.segment import Kept, read_entries, read_snapshot
-from eventsched.events import Event
 from eventsched.folding import Folding, decoded
 from eventsched.form import Whole
 from eventsched.projection import ProjectionSet
+from eventsched.schema.events import Event
 
 FULL_EVERY = 16
 _encode = msgspec.msgpack.Encoder().encode

@@ -17,7 +17,7 @@ from eventsched.bench.measure import metering, ratio
 from eventsched.bench.raw import xadd_pipelined
 from eventsched.bench.stage import Bench, Stage
 from eventsched.client import connect
-from eventsched.keys import Keys, cell_of, name_of
+from eventsched.schema.keys import Keys, cell_of, name_of
 from eventsched.session import Session
 
 CHUNK_MS = 100

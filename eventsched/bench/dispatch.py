@@ -13,7 +13,7 @@ from eventsched.bench.load import finalize_utterances, open_sessions, register_n
 from eventsched.bench.measure import metering, ratio
 from eventsched.bench.stage import Bench, Stage
 from eventsched.dispatcher import Dispatcher
-from eventsched.keys import name_of
+from eventsched.schema.keys import name_of
 
 EACH = 4
 """Utterances of a session: the first is placed by load, the others by affinity."""

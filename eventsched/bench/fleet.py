@@ -16,9 +16,9 @@ from eventsched.bench.figures import BenchFailed
 from eventsched.bench.load import SLOTS_MAX
 from eventsched.bench.stage import Stage
 from eventsched.client import connect
-from eventsched.processes import Children, children
 from eventsched.session import Session
 from eventsched.store import Store
+from eventsched.subprocesses import Children, children
 from eventsched.views import START
 
 POLL_S = 0.02

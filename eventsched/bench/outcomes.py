@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from eventsched import codec
 from eventsched.bench.figures import BenchFailed
-from eventsched.events import (
+from eventsched.schema import codec
+from eventsched.schema.events import (
     Event,
     JobDispatched,
     JobQueued,

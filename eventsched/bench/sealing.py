@@ -15,7 +15,6 @@ from pathlib import Path
 
 from eventsched.archive.archiver import Archiver
 from eventsched.archive.audit import Verifier
-from eventsched.archive.ids import id_of, place_of
 from eventsched.archive.layout import ArchiveFolder, CellFolder
 from eventsched.archive.reading import History, Of
 from eventsched.archive.seal import Sealer
@@ -24,7 +23,8 @@ from eventsched.bench.figures import BenchFailed, Figures
 from eventsched.bench.measure import metering
 from eventsched.bench.stage import Stage
 from eventsched.projection import ProjectionSet
-from eventsched.settings import Settings
+from eventsched.schema.ids import id_of, place_of
+from eventsched.schema.settings import Settings
 from eventsched.transport import Entry
 from eventsched.views import Views
 

@@ -6,11 +6,11 @@ Never does: anything that is measured. Read next: load.py.
 
 from __future__ import annotations
 
-from eventsched import codec
 from eventsched.bench.load import finalize_utterances, open_sessions, register_nodes
 from eventsched.dispatcher import Dispatcher
-from eventsched.events import Text
-from eventsched.keys import name_of
+from eventsched.schema import codec
+from eventsched.schema.events import Text
+from eventsched.schema.keys import name_of
 from eventsched.store import NodeGrant, NodeResult, Store
 
 EACH = 20

@@ -11,7 +11,7 @@ Never does: decide, or read Redis itself: that is reading.py's, overview.py's an
 
 import signal
 
-from eventsched.cli.interrupts import end_at_once
+from eventsched.interrupts import end_at_once
 
 
 def main() -> int:

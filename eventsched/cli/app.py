@@ -20,7 +20,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.exceptions import TyperException
 
-from eventsched.cli import interrupts
+from eventsched import interrupts
 from eventsched.cli.options import command_of, root
 from eventsched.errors import EventschedError
 

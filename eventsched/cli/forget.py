@@ -13,8 +13,8 @@ from eventsched.errors import InvalidMessage, KeyStoreUnusable
 
 if TYPE_CHECKING:
     from eventsched.connection import Connection
+    from eventsched.encryption.keystore import KeyStore
     from eventsched.privacy.forgetting import Forgetter, Known
-    from eventsched.privacy.keystore import KeyStore
 
 Session = Annotated[
     str | None, typer.Argument(metavar="SESSION", help="Its id, <cell>.<name>; closed or retired.")
@@ -48,8 +48,8 @@ async def forget(
     """
     from eventsched.archive.layout import ArchiveFolder
     from eventsched.cli.show import notes, plural, print_json
+    from eventsched.encryption.keystore import VARIABLE, named_store
     from eventsched.privacy.forgetting import Forgetter
-    from eventsched.privacy.keystore import VARIABLE, named_store
 
     key_store = named_store(keys)
     if key_store is None:

@@ -13,10 +13,10 @@ from eventsched.cli.options import Archive, Keys, Options, command
 from eventsched.errors import EventschedError, InvalidMessage
 
 if TYPE_CHECKING:
-    from eventsched.events import Event
     from eventsched.folding import Unfolded
     from eventsched.past import Past
     from eventsched.reading import Reader, Wanted
+    from eventsched.schema.events import Event
 
     Tell = Callable[[Event | Unfolded], None]
 
@@ -74,8 +74,8 @@ async def history(
     from eventsched.cli.show import print_json
     from eventsched.cli.telling import as_json
     from eventsched.cli.timeline import Timeline
-    from eventsched.privacy.keystore import named_store
-    from eventsched.privacy.opening import EventOpener
+    from eventsched.encryption.decrypt import EventOpener
+    from eventsched.encryption.keystore import named_store
     from eventsched.reading import Reader
 
     async with options.past(archive) as past:
@@ -137,7 +137,7 @@ async def _wanted(
 
 def _known(name: str) -> str:
     """The type's name. Raises InvalidMessage naming what is near."""
-    from eventsched.events import AnyData
+    from eventsched.schema.events import AnyData
 
     names = [kind.__name__ for kind in get_args(AnyData)]
     if name in names:
@@ -149,8 +149,8 @@ def _known(name: str) -> str:
 async def _draw(reader: Reader, wanted: Wanted, path: Path) -> None:
     import anyio
 
-    from eventsched.events import Event
     from eventsched.picture.drawing import draw
+    from eventsched.schema.events import Event
 
     if not wanted.session:
         raise InvalidMessage.of("--svg", "draws one session", "give its id")

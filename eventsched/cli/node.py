@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 import anyio
 import typer
 
-from eventsched.cli.interrupts import open_signals
 from eventsched.cli.options import Keys, Options, command
 from eventsched.errors import InvalidMessage
+from eventsched.interrupts import open_signals
 
 if TYPE_CHECKING:
     from eventsched.client import Client
@@ -39,7 +39,7 @@ async def node(options: Options, target: Target, name: Name = None, keys: Keys =
 
     declared = find_node(target)
     if name is not None:
-        from eventsched.checks import check_address
+        from eventsched.schema.validation import check_address
 
         declared.name = check_address("--name", name)
     async with connect(options.url, data=options.data, keys=keys) as es:

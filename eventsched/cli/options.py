@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints, overl
 import anyio
 import typer
 
-from eventsched.cli.interrupts import Interrupted, interruptible
 from eventsched.cli.logs import configure_logs
+from eventsched.interrupts import Interrupted, interruptible
 
 if TYPE_CHECKING:
     from eventsched.connection import Connection

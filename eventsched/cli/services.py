@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from eventsched.cli.interrupts import open_signals
 from eventsched.cli.options import Options
 from eventsched.errors import InvalidMessage
+from eventsched.interrupts import open_signals
 
 if TYPE_CHECKING:
     from eventsched.archive.role import Sealing
@@ -86,7 +86,7 @@ class ArchiveOptions(NamedTuple):
 
 def settings_of(given: Sequence[str]) -> dict[str, int]:
     """The settings that flags and environment name, checked. Raises InvalidMessage."""
-    from eventsched.settings import checked, chosen
+    from eventsched.schema.settings import checked, chosen
 
     said: dict[str, str] = {}
     for one in given:

@@ -21,14 +21,14 @@ import anyio
 from anyio import to_thread
 from rich.text import Text
 
-from eventsched.cli.interrupts import open_signals
+from eventsched.audio.wav import RATE, read_wav
 from eventsched.cli.show import console, duration, notes, plural, print_json
 from eventsched.client import Client
 from eventsched.errors import Backpressure
+from eventsched.interrupts import open_signals
 from eventsched.results import Delivered
 from eventsched.session import Session
 from eventsched.store import Receipt
-from eventsched.wav import RATE, read_wav
 
 CHUNK_BYTES = RATE // 10 * 2
 """100 ms."""

@@ -1,7 +1,7 @@
 """Events as people read them: one line each.
 
 Owns: what a timeline says of each event type; the JSON of an event for programs.
-Never does: I/O. Read next: history.py, events.py (what became true).
+Never does: I/O. Read next: history.py, schema/events.py (what became true).
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Any
 
 import msgspec
 
-from eventsched import codec, events
 from eventsched.cli.show import clock, duration, plural
-from eventsched.events import Event
 from eventsched.folding import Unfolded
-from eventsched.keys import name_of
+from eventsched.schema import codec, events
+from eventsched.schema.events import Event
+from eventsched.schema.keys import name_of
 
 WITH_TEXT = frozenset({"ResultRecorded", "ResultReplaced", "ResultDelivered"})
 

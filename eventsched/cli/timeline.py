@@ -12,8 +12,8 @@ from rich.text import Text
 
 from eventsched.cli.show import clock, console, day_and_clock, duration
 from eventsched.cli.telling import tell
-from eventsched.events import Event
 from eventsched.folding import Unfolded
+from eventsched.schema.events import Event
 
 STYLES = {
     "ResultDelivered": "green",

@@ -23,14 +23,14 @@ from rich.table import Table
 
 from eventsched.archive.layout import ArchiveFolder
 from eventsched.archive.reading import History
-from eventsched.checks import check_language
 from eventsched.cli.options import Archive, Options, command
 from eventsched.cli.services import Cells
 from eventsched.client import Client, running_client
 from eventsched.connection import Connection
 from eventsched.errors import InvalidMessage
-from eventsched.processes import Children, children
 from eventsched.projection import load_sets, trailing
+from eventsched.schema.validation import check_language
+from eventsched.subprocesses import Children, children
 from eventsched.trace.judge import Verdict, judge
 from eventsched.trace.replay import Replay
 from eventsched.trace.rttm import Expected, expect, read_rttm

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from eventsched import codec, events
-from eventsched.events import Event
-from eventsched.keys import name_of
+from eventsched.schema import codec, events
+from eventsched.schema.events import Event
+from eventsched.schema.keys import name_of
 from eventsched.speech.accuracy import word_accuracy
 
 ACCURACY_MIN = 0.8

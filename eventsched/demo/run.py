@@ -23,15 +23,15 @@ from eventsched.connection import Connection
 from eventsched.demo.board import Board, accuracy, problems
 from eventsched.demo.show import Show
 from eventsched.demo.speaking import Conversation, Speaker
-from eventsched.events import Event
 from eventsched.folding import decoded
-from eventsched.processes import children
 from eventsched.running import running
+from eventsched.schema.events import Event
 from eventsched.session import Session
 from eventsched.speech.recogniser import require_recogniser
 from eventsched.speech.samples import Sample, samples
 from eventsched.speech.translator import Translator
 from eventsched.store import Store
+from eventsched.subprocesses import children
 from eventsched.views import Views
 
 TENANT = "demo"

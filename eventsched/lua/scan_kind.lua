@@ -4,7 +4,7 @@
 --   log_key         es1:{cell}:log         stream
 -- ARGV
 --   now_arg         ms                     not used
---   kind            as in eventsched/keys.py; with parts of the id, joined by colon
+--   kind            as in eventsched/schema/keys.py; with parts of the id, joined by colon
 --   cursor          where the last step ended; 0 to begin
 -- Reply: [cursor of the next step (0: done), ids]
 -- Refusals: none

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from eventsched.cli.show import clock, day_and_clock, duration, plural
-from eventsched.events import Event
 from eventsched.picture.packing import MARK, PAD, SPAN_MIN, Item, cut_middle, pack, text_width
 from eventsched.picture.paging import Row, rows_of, ticks
 from eventsched.picture.scene import AUDIO, UTTERANCES, Mark, Scene, Span, scene_of
+from eventsched.schema.events import Event
 
 WIDTH, GUTTER, MARGIN = 1_000, 112, 16
 PLOT = WIDTH - GUTTER - MARGIN

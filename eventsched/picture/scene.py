@@ -11,8 +11,8 @@ from typing import Any
 
 import msgspec
 
-from eventsched import codec
-from eventsched.events import (
+from eventsched.schema import codec
+from eventsched.schema.events import (
     AttemptEnded,
     Event,
     JobDispatched,
@@ -31,7 +31,7 @@ from eventsched.events import (
     SessionRetired,
     UtteranceFinalized,
 )
-from eventsched.keys import name_of
+from eventsched.schema.keys import name_of
 
 AUDIO, UTTERANCES, WAITING, PLAYBACK = "audio", "utterances", "waiting", "playback"
 PICKED_UP_MS = 100

@@ -2,7 +2,7 @@
 
 Owns: the order of these steps, which sessions are old enough, waiting for the append-only file.
 Never does: remove what is sealed from the log, views or archive: it is proved by its bytes, and
-without the key they say nothing. Read next: keystore.py, lua/forget_session.lua.
+without the key they say nothing. Read next: encryption/keystore.py, lua/forget_session.lua.
 
 The key goes first: a crash after it leaves a session that nobody can read and that is not on record
 yet, but the key store knows of it until it is. Each step may be done twice.
@@ -16,14 +16,14 @@ from typing import Literal, TypeAlias
 import msgspec
 import redis.exceptions
 
-from eventsched import keys
 from eventsched.archive.layout import ArchiveFolder
 from eventsched.connection import Connection
+from eventsched.encryption.keystore import KeyStore
 from eventsched.errors import EventschedError, KeyMissing, NotFound, ServerUnavailable
-from eventsched.events import Event, SessionClosed, SessionForgotten, SessionOpened
 from eventsched.past import Past
-from eventsched.privacy.keystore import KeyStore
 from eventsched.reading import Reader, Wanted
+from eventsched.schema import keys
+from eventsched.schema.events import Event, SessionClosed, SessionForgotten, SessionOpened
 from eventsched.store import Store
 
 WAIT_S = 0.2

@@ -16,12 +16,12 @@ from functools import cache
 import anyio.to_process
 import anyio.to_thread
 
+from eventsched.audio.wav import resample
 from eventsched.job import Job, JobError, NoText
 from eventsched.node import Node
 from eventsched.results import Result
 from eventsched.speech.recogniser import RATE, Recogniser
 from eventsched.speech.translator import TranslationFailed, Translator
-from eventsched.wav import resample
 
 SOURCE = "en"
 TARGETS = ("en", "es")

@@ -10,7 +10,7 @@ from importlib.resources import as_file, files
 
 import msgspec
 
-from eventsched.wav import RATE, read_wav
+from eventsched.audio.wav import RATE, read_wav
 
 BYTES_PER_MS = RATE * 2 // 1000
 

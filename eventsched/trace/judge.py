@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from eventsched.archive.reading import History
-from eventsched.events import (
+from eventsched.folding import Unfolded, decoded
+from eventsched.schema.events import (
     Event,
     JobDispatched,
     JobFailed,
@@ -20,7 +21,6 @@ from eventsched.events import (
     ResultMissing,
     UtteranceFinalized,
 )
-from eventsched.folding import Unfolded, decoded
 from eventsched.trace.replay import Record, heard_twice, out_of_order
 from eventsched.trace.rttm import Expected
 

@@ -14,8 +14,8 @@ from eventsched.archive import reading
 from eventsched.archive.errors import ArchiveError
 from eventsched.archive.layout import ArchiveFolder
 from eventsched.archive.reading import History, Of
-from eventsched.events import Event
 from eventsched.folding import Folding, decoded, in_order
+from eventsched.schema.events import Event
 from eventsched.transport import Arg, Entry
 from tests.archive.archives import CORE, Archived, views_of
 

@@ -8,9 +8,9 @@ import pytest
 
 from eventsched.archive.calls import ArchiveCalls, Look, Trimmed
 from eventsched.errors import InvalidMessage
-from eventsched.events import ArchiveGivenUp, StreamTrimmed
 from eventsched.folding import in_order
 from eventsched.projection import ProjectionSet
+from eventsched.schema.events import ArchiveGivenUp, StreamTrimmed
 from eventsched.server.check import Client
 from eventsched.transport import Arg
 from eventsched.views import Held

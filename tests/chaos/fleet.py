@@ -19,7 +19,7 @@ from typing import Literal
 
 import anyio
 
-from eventsched.processes import die_with_parent
+from eventsched.subprocesses import die_with_parent
 from tests.chaos.worker import SUPERSEDED
 
 Kind = Literal["dispatcher", "projector", "timekeeper", "node"]

@@ -23,8 +23,8 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from eventsched import codec
-from eventsched.events import (
+from eventsched.schema import codec
+from eventsched.schema.events import (
     Event,
     JobFailed,
     ResultDelivered,

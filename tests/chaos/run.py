@@ -27,13 +27,13 @@ import anyio.to_thread
 import msgspec
 import typer
 
-from eventsched import codec
 from eventsched.cli.logs import configure_logs
 from eventsched.connection import Connection, open_connection
 from eventsched.errors import ServerUnavailable
-from eventsched.events import Event
+from eventsched.schema import codec
+from eventsched.schema.events import Event
+from eventsched.schema.settings import Settings
 from eventsched.server.embedded import PROGRAM
-from eventsched.settings import Settings
 from eventsched.store import Store
 from eventsched.testing import LocalServer
 from eventsched.trace.rttm import SAMPLES, Conversation, Segment, Speaker, read_rttm

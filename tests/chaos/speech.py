@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from random import Random
 
-from eventsched.audio import pcm_bytes
+from eventsched.audio.chunks import pcm_bytes
 
 RATE = 16_000
 BYTES_PER_MS = 32

@@ -9,7 +9,7 @@ import pytest
 import structlog
 
 from eventsched.cli.app import COMMANDS, main
-from eventsched.settings import chosen
+from eventsched.schema.settings import chosen
 from tests.cli.programs import write_wav
 
 

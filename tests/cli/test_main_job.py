@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 import redis
 
-from eventsched.keys import Keys
+from eventsched.schema.keys import Keys
 from tests.cli.programs import json_lines_of, json_of, program, run, write_wav
 
 

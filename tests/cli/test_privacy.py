@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
-from eventsched.privacy.keystore import Key
+from eventsched.encryption.keystore import Key
 from tests.cli.programs import json_lines_of, json_of, program, run, write_wav
 
 

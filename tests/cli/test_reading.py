@@ -12,15 +12,15 @@ import pytest
 from eventsched.cli.state import named
 from eventsched.connection import Connection
 from eventsched.errors import InvalidMessage, NotFound
-from eventsched.events import FIELDS, Event
 from eventsched.folding import Unfolded
 from eventsched.moments import parse_moment
 from eventsched.past import Past
 from eventsched.projection import load_sets
 from eventsched.projector import Projector
 from eventsched.reading import Reader, Wanted
+from eventsched.schema.events import FIELDS, Event
+from eventsched.schema.settings import Settings
 from eventsched.server.check import Client, check_server
-from eventsched.settings import Settings
 from eventsched.transport import RedisTransport
 from eventsched.views import Views
 from tests.fixtures_store import TimedStore

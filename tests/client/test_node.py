@@ -15,9 +15,9 @@ import pytest
 
 import eventsched
 from eventsched.client import Client
-from eventsched.events import AttemptEnded, JobFailed, ResultRecorded
 from eventsched.job import BlockingJob, Job
-from eventsched.keys import name_of
+from eventsched.schema.events import AttemptEnded, JobFailed, ResultRecorded
+from eventsched.schema.keys import name_of
 from eventsched.serving import RESULTS_MAX
 from tests.client import handlers
 from tests.client.test_session import CHUNK, Cut, cut, opened
@@ -144,7 +144,7 @@ async def test_an_opus_job_has_its_packets(client: Client, store: TimedStore) ->
         await session.append(packets[5:], final=True)
         await store.dispatch()
         await recorded(store)
-    assert heard == [(packets, eventsched.audio.join_opus(packets))]
+    assert heard == [(packets, eventsched.audio.chunks.join_opus(packets))]
 
 
 async def test_audio_that_is_not_all_there_is_tried_elsewhere(

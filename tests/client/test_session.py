@@ -14,8 +14,8 @@ from eventsched import listening
 from eventsched.channel import APPEND_ITEMS_MAX, FINALIZE_ITEMS_MAX
 from eventsched.client import Client
 from eventsched.errors import ServerUnavailable
-from eventsched.keys import name_of
 from eventsched.results import packed
+from eventsched.schema.keys import name_of
 from eventsched.session import Session
 from eventsched.store import Store
 from eventsched.transport import Arg, Entry, Transport

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from eventsched import codec, events
 from eventsched.demo.board import Board, Row, accuracy, problems
-from eventsched.events import Event, Text
+from eventsched.schema import codec, events
+from eventsched.schema.events import Event, Text
 
 ANNA, ROBERT = "c0.a", "c0.r"
 SAID = {"anna": ["good morning"], "robert": []}

@@ -9,10 +9,10 @@ from typing import Any
 import msgspec
 
 from eventsched.connection import Connection
-from eventsched.events import Event, NodeRegistered
 from eventsched.past import Past
 from eventsched.projection import load_sets
 from eventsched.projector import Projector
+from eventsched.schema.events import Event, NodeRegistered
 from eventsched.server.check import Client, check_server
 from eventsched.views import Views
 from tests.fixtures_store import TimedStore

@@ -11,11 +11,11 @@ import pytest
 from eventsched.archive.errors import ArchiveError
 from eventsched.archive.layout import ArchiveFolder
 from eventsched.errors import InvalidMessage, NotFound
-from eventsched.events import Event
 from eventsched.moments import parse_moment
 from eventsched.past import Past
 from eventsched.reading import Reader, Wanted
 from eventsched.reasons import replay, why
+from eventsched.schema.events import Event
 from eventsched.server.check import Client
 from tests.archive.archives import Archived
 from tests.desk.pasts import past_of, played

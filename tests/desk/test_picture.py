@@ -11,17 +11,6 @@ from xml.etree import ElementTree as ET
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventsched import codec
-from eventsched.events import (
-    Event,
-    JobDispatched,
-    ResultDelivered,
-    ResultRecorded,
-    SessionOpened,
-    Target,
-    Text,
-    UtteranceFinalized,
-)
 from eventsched.picture.drawing import PLOT, WIDTH, draw
 from eventsched.picture.packing import (
     MARK,
@@ -36,6 +25,17 @@ from eventsched.picture.packing import (
 )
 from eventsched.picture.paging import PER_ROW, rows_of
 from eventsched.picture.scene import scene_of
+from eventsched.schema import codec
+from eventsched.schema.events import (
+    Event,
+    JobDispatched,
+    ResultDelivered,
+    ResultRecorded,
+    SessionOpened,
+    Target,
+    Text,
+    UtteranceFinalized,
+)
 from tests.desk.pasts import played
 from tests.fixtures_store import TimedStore
 from tests.scripts.jobs_of import assigned, finish_one, reply, speak

@@ -10,10 +10,10 @@ import msgspec
 import pytest
 
 import eventsched
-from eventsched.events import Affinity, Event, JobDispatched, JobQueued, Rank
 from eventsched.moments import parse_moment
 from eventsched.reasons import replay
 from eventsched.replaying import Replay, Replayed
+from eventsched.schema.events import Affinity, Event, JobDispatched, JobQueued, Rank
 from eventsched.server.check import Client
 from eventsched.standing import Standing
 from tests.desk.pasts import past_of, played, with_data
@@ -194,7 +194,7 @@ async def test_a_real_run_agrees(server: Server, cell: str) -> None:
                     await session.finalize()
         store = es.stores[cell]
         entries = await store.read_range(store.keys.log, "-", "+", 100_000)
-    log = [eventsched.codec.decode(entry_id, fields) for entry_id, fields in entries]
+    log = [eventsched.schema.codec.decode(entry_id, fields) for entry_id, fields in entries]
     report = replayed(log)
     assert report.differences == []
     assert report.dispatches >= 24

@@ -20,7 +20,7 @@ from eventsched.cli.options import command_of
 from eventsched.client import Client
 from eventsched.connection import open_connection
 from eventsched.running import ROLES, running
-from eventsched.settings import PREFIX, Settings
+from eventsched.schema.settings import PREFIX, Settings
 from tests.server_kinds import Server
 
 ROOT = Path(__file__).parents[2]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import anyio
 
-from eventsched.processes import die_with_parent
+from eventsched.subprocesses import die_with_parent
 
 READY_S = 20.0
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from eventsched.events import ClockAdjusted
+from eventsched.schema.events import ClockAdjusted
 from tests.fixtures_store import START_MS, TimedStore
 
 

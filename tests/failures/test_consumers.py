@@ -11,9 +11,9 @@ from pathlib import Path
 import anyio
 import pytest
 
-from eventsched import codec
 from eventsched.connection import open_connection
-from eventsched.events import Event
+from eventsched.schema import codec
+from eventsched.schema.events import Event
 from eventsched.store import Chunk, SessionGrant, Store
 from eventsched.testing import LocalServer
 from eventsched.views import Views

@@ -12,12 +12,12 @@ from redis.crc import key_slot
 
 import eventsched
 from eventsched.distance import Distances
-from eventsched.events import PressureRaised
-from eventsched.keys import Keys, name_of
 from eventsched.overview import _Cell
 from eventsched.pressure import PressureWatch, Reading
 from eventsched.projection import load_sets
 from eventsched.projector import Projector
+from eventsched.schema.events import PressureRaised
+from eventsched.schema.keys import Keys, name_of
 from eventsched.server.check import open_client
 from eventsched.store import Chunk, Store
 from eventsched.testing import LocalCluster, LocalServer
@@ -250,7 +250,7 @@ async def _bare(url: str, *cells: str) -> AsyncIterator[Store]:
 
 
 def _defaults() -> dict[str, int]:
-    settings = eventsched.settings.Settings()
+    settings = eventsched.schema.settings.Settings()
     return {name: getattr(settings, name) for name in settings.__struct_fields__}
 
 

@@ -10,8 +10,8 @@ import msgspec
 import pytest
 
 from eventsched.errors import LeaseLost
+from eventsched.schema.settings import Settings
 from eventsched.server.check import open_client
-from eventsched.settings import Settings
 from eventsched.testing import LocalServer
 from eventsched.transport import RedisTransport
 from tests.fixtures_store import TimedStore

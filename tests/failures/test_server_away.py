@@ -16,7 +16,7 @@ import redis
 
 import eventsched
 from eventsched.errors import ServerUnavailable
-from eventsched.keys import name_of
+from eventsched.schema.keys import name_of
 from eventsched.store import Store
 from eventsched.testing import LocalCluster, LocalServer, wait_for
 from tests.chaos.proxy import Proxy

@@ -13,8 +13,8 @@ from statistics import median
 
 import msgspec
 
-from eventsched.events import Event, JobDispatched, JobFailed, UtteranceFinalized
-from eventsched.keys import name_of
+from eventsched.schema.events import Event, JobDispatched, JobFailed, UtteranceFinalized
+from eventsched.schema.keys import name_of
 from eventsched.store import Chunk, NodeGrant, NodeResult, SessionGrant
 from tests.fixtures_store import TimedStore
 

@@ -18,8 +18,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from eventsched.schema.settings import Settings
 from eventsched.server.check import open_client
-from eventsched.settings import Settings
 from eventsched.testing import LocalServer
 from eventsched.transport import RedisTransport
 from tests.fairness.flood import Play, Waits

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from eventsched.settings import Settings
+from eventsched.schema.settings import Settings
 from tests.fairness.flood import FLOODING, JOB_MS, STEP_MS, TENANTS
 from tests.fairness.run import played, told
 from tests.server_kinds import Server

@@ -17,10 +17,10 @@ import msgspec
 import pytest
 from msgspec import inspect
 
-from eventsched import codec, events, upcasting
-from eventsched.codec import UndecodableEvent
-from eventsched.privacy.keystore import Key
-from eventsched.privacy.sealing import Seal
+from eventsched.encryption.cipher import Seal
+from eventsched.encryption.keystore import Key
+from eventsched.schema import codec, events, upcasting
+from eventsched.schema.codec import UndecodableEvent
 
 CORPORA = sorted(Path(__file__).parent.glob("v*.jsonl"))
 SEALED = Path(__file__).parent / "sealed-1.jsonl"

@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from typing import Any, Literal, cast
 
 from eventsched.errors import Refused
-from eventsched.events import (
+from eventsched.schema.events import (
     AttemptEnded,
     JobFailed,
     ResultRecorded,
     ResultRefused,
     ResultReplaced,
 )
-from eventsched.keys import name_of
+from eventsched.schema.keys import name_of
 from eventsched.store import NodeGrant, NodeResult
 from tests.model import delivery, nodes, queue, session
 from tests.model.world import Ending, World, invalid

@@ -1,7 +1,7 @@
 """The cell itself: `decide` of its creation and of new settings.
 
 Owns: configure_cell as a function of what is known.
-Never does: check a setting's bounds; eventsched/settings.py does, before a call is made.
+Never does: check a setting's bounds; eventsched/schema/settings.py does, before a call is made.
 Read next: machine.py.
 """
 
@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from eventsched.settings import Settings
+from eventsched.schema.settings import Settings
 from tests.model.world import World, invalid
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any, Literal, cast
 
-from eventsched.events import ResultDelivered, ResultMissing
-from eventsched.keys import name_of
+from eventsched.schema.events import ResultDelivered, ResultMissing
+from eventsched.schema.keys import name_of
 from projections.session import Owed, owed_key
 from tests.model.world import Ending, World, place_of
 

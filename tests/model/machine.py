@@ -17,10 +17,10 @@ from hypothesis import event as count
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from eventsched import codec
 from eventsched.errors import Refused
-from eventsched.events import Event, Text
-from eventsched.settings import Settings
+from eventsched.schema import codec
+from eventsched.schema.events import Event, Text
+from eventsched.schema.settings import Settings
 from eventsched.store import Chunk, Finalize, NodeGrant, NodeResult, SessionGrant, Store
 from projections.group import Groups
 from tests.model import attempts, cell, nodes, session, stored, timers

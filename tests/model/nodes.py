@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from eventsched.errors import Refused
-from eventsched.events import (
+from eventsched.schema.events import (
     ClassSeen,
     NodeDrained,
     NodeDraining,
@@ -20,7 +20,7 @@ from eventsched.events import (
     NodeRegistered,
     NodeUnmarked,
 )
-from eventsched.keys import LANGUAGE, NAME, name_of
+from eventsched.schema.keys import LANGUAGE, NAME, name_of
 from eventsched.store import NodeGrant
 from projections.node import Node
 from tests.model.world import Process, World, invalid

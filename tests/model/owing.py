@@ -6,8 +6,8 @@ Never does: choose a node (queue.py). Read next: queue.py.
 
 from __future__ import annotations
 
-from eventsched.events import Target
-from eventsched.keys import job_key, name_of
+from eventsched.schema.events import Target
+from eventsched.schema.keys import job_key, name_of
 from tests.model import delivery, queue
 from tests.model.world import Core, Work, World
 

@@ -12,8 +12,8 @@ from typing import Literal
 
 import msgspec
 
-from eventsched.events import Affinity, ClassSeen, JobDispatched, JobQueued, Rank, Rule
-from eventsched.keys import name_of
+from eventsched.schema.events import Affinity, ClassSeen, JobDispatched, JobQueued, Rank, Rule
+from eventsched.schema.keys import name_of
 from tests.model import nodes
 from tests.model.world import Core, World
 

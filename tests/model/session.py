@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from eventsched.errors import Refused
-from eventsched.events import (
+from eventsched.schema.events import (
     AudioChunkAppended,
     Event,
     PlaybackEnded,
@@ -27,7 +27,7 @@ from eventsched.events import (
     Target,
     UtteranceFinalized,
 )
-from eventsched.keys import LANGUAGE, NAME, cell_of, name_of
+from eventsched.schema.keys import LANGUAGE, NAME, cell_of, name_of
 from eventsched.store import Chunk, Finalize, Receipt, SessionGrant
 from projections.session import Session
 from tests.model import delivery, owing

@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from eventsched.archive.calls import ArchiveCalls, Trimmed
 from eventsched.errors import InvalidMessage
 from eventsched.projection import ProjectionSet
-from eventsched.settings import Settings
+from eventsched.schema.settings import Settings
 from eventsched.store import Store
 from eventsched.views import START, Changes, Dead, Held, Put, Save, Views
 from projections.node import Nodes

@@ -13,7 +13,7 @@ from typing import Literal
 
 from eventsched.archive.calls import GivenUp, Look, Recorded, Trimmed
 from eventsched.projection import ProjectionSet
-from eventsched.settings import Settings
+from eventsched.schema.settings import Settings
 from eventsched.views import START, Held, OtherVersion, Save, Saved, Standby
 from tests.model.world import place_of
 

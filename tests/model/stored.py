@@ -12,8 +12,8 @@ from typing import Any
 
 import msgspec
 
-from eventsched import codec
-from eventsched.keys import Keys, name_of
+from eventsched.schema import codec
+from eventsched.schema.keys import Keys, name_of
 from tests.job_record import parts_of
 from tests.model import nodes, queue
 from tests.model.world import Broken, Entry, Soft, Work, World

@@ -14,7 +14,7 @@ import redis.cluster
 
 from eventsched import scripts
 from eventsched.errors import from_reply
-from eventsched.keys import Keys
+from eventsched.schema.keys import Keys
 from eventsched.transport import Arg, Entry
 from tests.functions import load_functions
 from tests.server_kinds import Server

@@ -14,9 +14,9 @@ from typing import Any
 import msgspec
 
 from eventsched.errors import Refused
-from eventsched.events import AnyData, ClockAdjusted, Event, Target
-from eventsched.keys import Keys, name_of
-from eventsched.settings import Settings
+from eventsched.schema.events import AnyData, ClockAdjusted, Event, Target
+from eventsched.schema.keys import Keys, name_of
+from eventsched.schema.settings import Settings
 from projections.group import Groups, SessionGroups
 from projections.job import Job, Jobs
 from projections.node import Node, Nodes

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from eventsched.privacy.keystore import KeyFolder
+from eventsched.encryption.keystore import KeyFolder
 
 
 @pytest.fixture

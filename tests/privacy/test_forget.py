@@ -23,9 +23,8 @@ from eventsched.archive.errors import ArchiveError
 from eventsched.archive.layout import ArchiveFolder
 from eventsched.client import Client, running_client
 from eventsched.connection import Connection, open_connection
+from eventsched.encryption.keystore import KeyFolder
 from eventsched.errors import KeyMissing, NotFound
-from eventsched.events import Event, SessionForgotten
-from eventsched.keys import name_of
 from eventsched.past import Past
 from eventsched.privacy.forgetting import (
     FilesNotRewritten,
@@ -33,10 +32,11 @@ from eventsched.privacy.forgetting import (
     NotForgotten,
     rewrite_files,
 )
-from eventsched.privacy.keystore import KeyFolder
 from eventsched.reading import Reader, Wanted
 from eventsched.rebuild import Rebuild
 from eventsched.running import running
+from eventsched.schema.events import Event, SessionForgotten
+from eventsched.schema.keys import name_of
 from eventsched.store import Store
 from eventsched.testing import LocalServer
 from eventsched.verify import Verifier

@@ -9,8 +9,8 @@ from pathlib import Path
 import anyio
 import pytest
 
+from eventsched.encryption.keystore import Key, KeyFolder, named_store
 from eventsched.errors import InvalidMessage, KeyMissing, KeyStoreUnusable
-from eventsched.privacy.keystore import Key, KeyFolder, named_store
 
 S1 = "c0.s1"
 

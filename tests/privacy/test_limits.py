@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 import eventsched
-from eventsched import codec
-from eventsched.events import AudioChunkAppended, Text
-from eventsched.keys import name_of
-from eventsched.privacy.keystore import Key, KeyFolder
-from eventsched.privacy.sealing import OVERHEAD_BYTES, Seal
+from eventsched.encryption.cipher import OVERHEAD_BYTES, Seal
+from eventsched.encryption.keystore import Key, KeyFolder
 from eventsched.results import AUDIO_BYTES_MAX, BODY_BYTES_MAX, Result, packed
+from eventsched.schema import codec
+from eventsched.schema.events import AudioChunkAppended, Text
+from eventsched.schema.keys import name_of
 from eventsched.session import Session
 from eventsched.store import Receipt
 from tests.fixtures_store import TimedStore

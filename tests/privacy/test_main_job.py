@@ -9,12 +9,12 @@ import anyio
 import pytest
 
 import eventsched
-from eventsched import codec
+from eventsched.encryption.decrypt import EventOpener
+from eventsched.encryption.keystore import KeyFolder
 from eventsched.errors import KeyMissing, KeyStoreUnusable
-from eventsched.events import Event, ResultDelivered, ResultRecorded, SessionOpened
-from eventsched.keys import name_of
-from eventsched.privacy.keystore import KeyFolder
-from eventsched.privacy.opening import EventOpener
+from eventsched.schema import codec
+from eventsched.schema.events import Event, ResultDelivered, ResultRecorded, SessionOpened
+from eventsched.schema.keys import name_of
 from eventsched.server.check import Client
 from eventsched.session import Session
 from eventsched.transport import entries_of

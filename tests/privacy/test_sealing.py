@@ -9,13 +9,13 @@ import msgspec
 import pytest
 
 from eventsched.cli.telling import tell
-from eventsched.codec import UnreadableText, encode_text
+from eventsched.encryption.cipher import OVERHEAD_BYTES, Seal
+from eventsched.encryption.decrypt import EventOpener, sealing
+from eventsched.encryption.keystore import Key, KeyFolder
 from eventsched.errors import ExtraMissing, Sealed
-from eventsched.events import Event, ResultDelivered, Said, Text
 from eventsched.job import context_of
-from eventsched.privacy.keystore import Key, KeyFolder
-from eventsched.privacy.opening import EventOpener, sealing
-from eventsched.privacy.sealing import OVERHEAD_BYTES, Seal
+from eventsched.schema.codec import UnreadableText, encode_text
+from eventsched.schema.events import Event, ResultDelivered, Said, Text
 
 TEXT = Text(source_text="Grüße", text="saludos", language="de")
 SOUND = b"RIFF and so on"
@@ -139,7 +139,7 @@ def test_a_refusal_names_the_place_and_the_key_by_its_id(seal: Seal) -> None:
 def test_without_the_package_one_line_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.delitem(sys.modules, "eventsched.privacy.sealing")
+    monkeypatch.delitem(sys.modules, "eventsched.encryption.cipher")
     monkeypatch.setitem(sys.modules, "cryptography.exceptions", None)
     with pytest.raises(ExtraMissing) as caught:
         sealing("c0.s1", KEY)

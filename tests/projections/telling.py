@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from eventsched.codec import encode_text
-from eventsched.events import Data, Event, Text
 from eventsched.form import form_of
 from eventsched.projection import Projection
+from eventsched.schema.codec import encode_text
+from eventsched.schema.events import Data, Event, Text
 
 CELL = "c0"
 S1, S2 = "c0.s1", "c0.s2"

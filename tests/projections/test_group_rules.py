@@ -7,7 +7,7 @@ from typing import Any, Literal
 import msgspec
 import pytest
 
-from eventsched.events import (
+from eventsched.schema.events import (
     PlaybackEnded,
     PlaybackStarted,
     ResultDelivered,

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from eventsched.events import (
+from eventsched.schema.events import (
     AttemptEnded,
     JobDispatched,
     JobFailed,

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from eventsched.events import (
+from eventsched.schema.events import (
     JobDispatched,
     JobFailed,
     PlaybackEnded,

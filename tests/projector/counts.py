@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import msgspec
 
-from eventsched.events import Event
-from eventsched.keys import name_of
 from eventsched.projection import ProjectionSet
+from eventsched.schema.events import Event
+from eventsched.schema.keys import name_of
 
 
 class Counted(msgspec.Struct, frozen=True):

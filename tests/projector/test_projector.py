@@ -11,14 +11,14 @@ import pytest
 
 import projections
 from eventsched.archive.reading import History
-from eventsched.codec import UndecodableEvent
 from eventsched.errors import ServerUnavailable
-from eventsched.events import FIELDS, Event
 from eventsched.folding import in_order
 from eventsched.form import form_of
 from eventsched.projection import Projection, ProjectionSet, load_sets
 from eventsched.projector import BLOCK_MS, HOLD_MS, LINGER_MS, Projector, Stepped
 from eventsched.rebuild import Rebuild
+from eventsched.schema.codec import UndecodableEvent
+from eventsched.schema.events import FIELDS, Event
 from eventsched.transport import Arg, Entry
 from eventsched.views import START, Changes, Held, Put, Save, Views
 from projections.session import Session, Sessions

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from eventsched.events import Event, JobDispatched, JobQueued, UtteranceFinalized
-from eventsched.keys import name_of
+from eventsched.schema.events import Event, JobDispatched, JobQueued, UtteranceFinalized
+from eventsched.schema.keys import name_of
 from projections.job import Job, Jobs
 from projections.node import Node, Nodes
 from tests.fixtures_store import TimedStore

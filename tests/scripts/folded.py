@@ -11,8 +11,8 @@ from typing import Any
 
 import msgspec
 
-from eventsched.events import Event, ResultDelivered, ResultMissing
-from eventsched.keys import name_of
+from eventsched.schema.events import Event, ResultDelivered, ResultMissing
+from eventsched.schema.keys import name_of
 from projections.session import Session, Sessions
 from tests.fixtures_store import TimedStore
 from tests.heard import heard_of

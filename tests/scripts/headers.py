@@ -13,8 +13,8 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from eventsched.codec import UndecodableEvent, decode
 from eventsched.errors import Refused, from_reply
+from eventsched.schema.codec import UndecodableEvent, decode
 from eventsched.server.check import Client
 from eventsched.transport import Arg, RedisTransport, entries_of
 

@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from eventsched.errors import Refused
+from eventsched.schema.settings import Settings
 from eventsched.server.check import Client
-from eventsched.settings import Settings
 from eventsched.store import NodeGrant, NodeResult, SessionGrant
 from eventsched.transport import RedisTransport
 from tests.fixtures_store import TimedStore

@@ -10,7 +10,7 @@ import pytest
 from redis.exceptions import ResponseError
 
 from eventsched.errors import Refused
-from eventsched.events import Event
+from eventsched.schema.events import Event
 from eventsched.store import Chunk, Receipt, SessionGrant
 from tests.fixtures_store import TimedStore
 from tests.scripts.cell_state import check

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from eventsched.events import Affinity
+from eventsched.schema.events import Affinity
 from eventsched.store import Chunk, Receipt
 from tests.fixtures_store import START_MS, TimedStore
 from tests.job_record import job_record

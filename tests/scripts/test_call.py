@@ -16,8 +16,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from eventsched.schema.settings import Settings
 from eventsched.server.check import Client
-from eventsched.settings import Settings
 from eventsched.transport import RedisTransport
 from tests.fixtures_store import TimedStore
 from tests.scripts.probing import add_script

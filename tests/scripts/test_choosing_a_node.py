@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from eventsched.events import Affinity, ClassSeen
+from eventsched.schema.events import Affinity, ClassSeen
 from eventsched.store import NodeGrant, NodeResult
 from tests.fixtures_store import TimedStore
 from tests.scripts.cell_state import check

@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from eventsched import codec
 from eventsched.errors import LeaseLost
-from eventsched.events import Text
+from eventsched.schema import codec
+from eventsched.schema.events import Text
 from eventsched.server.check import Client
 from eventsched.store import NodeGrant, NodeResult, SessionGrant
 from tests.fixtures_store import TimedStore

@@ -10,8 +10,9 @@ from typing import Any, get_args
 
 import pytest
 
-from eventsched import errors, events, scripts
+from eventsched import errors, scripts
 from eventsched.errors import Refused
+from eventsched.schema import events
 from eventsched.store import Chunk, Finalize, NodeResult, Store
 from eventsched.transport import Arg
 from tests.fixtures_store import TimedStore

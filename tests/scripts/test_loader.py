@@ -12,7 +12,7 @@ import pytest_asyncio
 import redis
 
 from eventsched import errors, scripts
-from eventsched.keys import Keys
+from eventsched.schema.keys import Keys
 from eventsched.server.check import Client, open_client
 from tests.functions import load_functions
 from tests.known_keys import is_known

@@ -16,8 +16,8 @@ from redis.exceptions import ResponseError
 
 from eventsched.errors import Backpressure, Refused
 from eventsched.projection import load_sets
+from eventsched.schema.settings import Settings
 from eventsched.server.check import Client
-from eventsched.settings import Settings
 from eventsched.store import NodeResult, Store
 from eventsched.transport import RedisTransport
 from eventsched.views import Views

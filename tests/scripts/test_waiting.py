@@ -10,10 +10,10 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from eventsched.events import Event, JobDispatched, JobQueued
-from eventsched.keys import name_of
+from eventsched.schema.events import Event, JobDispatched, JobQueued
+from eventsched.schema.keys import name_of
+from eventsched.schema.settings import Settings
 from eventsched.server.check import Client
-from eventsched.settings import Settings
 from eventsched.transport import RedisTransport
 from tests.fixtures_store import TimedStore
 from tests.job_record import job_record

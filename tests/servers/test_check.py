@@ -9,7 +9,7 @@ from redis.asyncio.cluster import RedisCluster
 
 from eventsched.connection import open_connection
 from eventsched.errors import InvalidMessage, ServerUnavailable
-from eventsched.keys import CELLS
+from eventsched.schema.keys import CELLS
 from eventsched.server.check import Client, check_server, judge, open_client
 from eventsched.testing import LocalCluster, LocalServer
 from tests.server_kinds import Server

@@ -7,7 +7,7 @@ import inspect
 import pytest
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from eventsched.keys import CELL, Keys
+from eventsched.schema.keys import CELL, Keys
 from eventsched.server.check import Client, check_server, open_client
 from eventsched.testing import LocalCluster, LocalServer, wait_for
 from tests.fixtures_servers import _sweep

@@ -15,7 +15,6 @@ from typing import Any
 
 import msgspec
 
-from eventsched import codec
 from eventsched.archive.archiver import Archiver
 from eventsched.archive.layout import ArchiveFolder
 from eventsched.archive.signing import SigningKey
@@ -34,9 +33,10 @@ from eventsched.errors import (
     SessionSuperseded,
     SessionUnknown,
 )
-from eventsched.events import Text
 from eventsched.projection import ProjectionSet, load_sets
 from eventsched.projector import Projector
+from eventsched.schema import codec
+from eventsched.schema.events import Text
 from eventsched.store import Chunk, Finalize, NodeGrant, NodeResult, SessionGrant, Store
 from eventsched.timekeeper import Timekeeper
 from eventsched.views import Views

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
-from eventsched.events import (
+from eventsched.replaying import Replay
+from eventsched.schema.events import (
     AttemptEnded,
     Event,
     JobDispatched,
@@ -22,7 +23,6 @@ from eventsched.events import (
     ResultReplaced,
     UtteranceFinalized,
 )
-from eventsched.replaying import Replay
 from eventsched.standing import Standing
 from tests.simulation.actors import Told
 

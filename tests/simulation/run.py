@@ -24,15 +24,15 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from eventsched import codec
 from eventsched.archive import audit, disk
 from eventsched.archive.archiver import HOLD_MS
 from eventsched.archive.calls import ArchiveCalls
 from eventsched.archive.layout import ArchiveFolder
 from eventsched.archive.reading import History
 from eventsched.errors import BY_CODE
-from eventsched.events import AnyData, Event
-from eventsched.settings import Settings
+from eventsched.schema import codec
+from eventsched.schema.events import AnyData, Event
+from eventsched.schema.settings import Settings
 from eventsched.testing import LocalServer
 from eventsched.transport import Entry
 from eventsched.verify import Verifier

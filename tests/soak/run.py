@@ -22,7 +22,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from eventsched.keys import Keys
+from eventsched.schema.keys import Keys
 from eventsched.testing import LocalServer, wait_for
 from eventsched.trace.rttm import SAMPLES
 

@@ -9,10 +9,10 @@ from contextlib import asynccontextmanager
 import anyio
 
 import eventsched
+from eventsched.audio.wav import resample
 from eventsched.client import Client
 from eventsched.speech.nodes import make_node, translator
 from eventsched.speech.samples import samples
-from eventsched.wav import resample
 from tests.server_kinds import Server
 from tests.systems import system
 

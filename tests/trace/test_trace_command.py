@@ -12,11 +12,11 @@ import anyio
 import pytest
 
 import eventsched
-from eventsched import codec
 from eventsched.client import Client, running_client
 from eventsched.connection import open_connection
-from eventsched.events import RoomJoined
 from eventsched.running import running
+from eventsched.schema import codec
+from eventsched.schema.events import RoomJoined
 from eventsched.store import Store
 from eventsched.testing import LocalCluster, LocalServer
 from eventsched.trace import worker

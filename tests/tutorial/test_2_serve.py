@@ -9,7 +9,7 @@ import time
 import anyio
 
 import eventsched
-from eventsched.keys import complete
+from eventsched.schema.keys import complete
 from tests.systems import is_registered, until
 from tests.tutorial.test_1_produce import SILENCE
 

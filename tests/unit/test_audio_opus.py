@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventsched.audio import cut, join_opus, opus_ms, packet_half_ms, split_opus
+from eventsched.audio.chunks import cut, join_opus, opus_ms, packet_half_ms, split_opus
 from eventsched.errors import InvalidMessage
 
 # RFC 6716, table 2: frame sizes in ms by configuration number.

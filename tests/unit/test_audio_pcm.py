@@ -2,7 +2,7 @@
 
 import pytest
 
-from eventsched.audio import CHUNK_BYTES_MAX, cut, pcm_bytes, pcm_ms
+from eventsched.audio.chunks import CHUNK_BYTES_MAX, cut, pcm_bytes, pcm_ms
 from eventsched.errors import ChunkTooLarge, InvalidMessage
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from eventsched.audio.wav import parse_wav, read_wav, resample
 from eventsched.errors import InvalidMessage
-from eventsched.wav import parse_wav, read_wav, resample
 
 PCM, FLOAT, A_LAW, EXTENSIBLE = 1, 3, 6, 0xFFFE
 AMPLITUDE = 16_000

@@ -9,8 +9,11 @@ import msgspec
 import pytest
 
 import projections
-from eventsched.codec import encode
-from eventsched.events import (
+from eventsched.form import form_of
+from eventsched.invariants import NAMES
+from eventsched.projector import Projector
+from eventsched.schema.codec import encode
+from eventsched.schema.events import (
     AttemptEnded,
     Data,
     Event,
@@ -27,9 +30,6 @@ from eventsched.events import (
     Target,
     UtteranceFinalized,
 )
-from eventsched.form import form_of
-from eventsched.invariants import NAMES
-from eventsched.projector import Projector
 from eventsched.store import NodeGrant, NodeResult, SessionGrant
 from eventsched.verify import Report, Verifier
 from eventsched.views import Views

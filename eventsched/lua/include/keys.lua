@@ -1,4 +1,4 @@
--- keys: every key that scripts build; the twin of eventsched/keys.py, which says what each holds.
+-- keys: every key that scripts build; the twin of eventsched/schema/keys.py, which says what each holds.
 -- Arguments are names inside the cell, which the key of its log tells.
 -- include: call
 local keys = {}

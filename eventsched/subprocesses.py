@@ -18,7 +18,7 @@ from pathlib import Path
 import anyio.to_thread
 
 from eventsched.errors import EventschedError
-from eventsched.keys import cell_of, name_of
+from eventsched.schema.keys import cell_of, name_of
 from eventsched.store import Store
 
 END_S = 10.0

@@ -13,8 +13,8 @@ from typing import Any, get_args
 
 import msgspec
 
-from eventsched import events
-from eventsched.upcasting import upcast
+from eventsched.schema import events
+from eventsched.schema.upcasting import upcast
 
 _KNOWN: dict[bytes, tuple[str, Callable[[bytes], Any]]] = {
     kind.__name__.encode(): (kind.__name__, msgspec.json.Decoder(kind).decode)

@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from eventsched.events import SCHEMA_VERSION
+from eventsched.schema.events import SCHEMA_VERSION
 
 Upcaster = Callable[[dict[str, Any]], dict[str, Any]]
 

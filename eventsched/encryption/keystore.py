@@ -2,8 +2,8 @@
 
 Owns: `Key`, the seam `KeyStore` behind which a key service can stand, and `KeyFolder`, a folder of
 files that is one.
-Never does: encrypt (sealing.py); say a key to anybody: not to a log, an event or an error.
-Read next: sealing.py, forgetting.py.
+Never does: encrypt (cipher.py); say a key to anybody: not to a log, an event or an error.
+Read next: cipher.py, privacy/forgetting.py.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import NoReturn, Protocol, TypeAlias, TypeVar
 
 from anyio import to_thread
 
-from eventsched.checks import check_id
 from eventsched.errors import KeyMissing, KeyStoreUnusable
+from eventsched.schema.validation import check_id
 
 VARIABLE = "EVENTSCHED_KEYS"
 KEY_BYTES = 32

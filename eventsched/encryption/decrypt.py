@@ -2,7 +2,7 @@
 
 Owns: finding a session's seal, opening the texts of events for auditors.
 Never does: keep a key longer than its caller needs it: what is forgotten is read no more.
-Read next: sealing.py, keystore.py.
+Read next: cipher.py, keystore.py.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from eventsched import codec
+from eventsched.encryption.keystore import VARIABLE, Key, KeyStore
 from eventsched.errors import KeyMissing, KeyStoreUnusable
-from eventsched.events import Event, ResultDelivered, ResultRecorded
-from eventsched.privacy.keystore import VARIABLE, Key, KeyStore
+from eventsched.schema import codec
+from eventsched.schema.events import Event, ResultDelivered, ResultRecorded
 
 if TYPE_CHECKING:
-    from eventsched.privacy.sealing import Seal
+    from eventsched.encryption.cipher import Seal
 
 
 def sealing(session: str, key: Key) -> Seal:
     """What encrypts and decrypts for this session. Raises ExtraMissing."""
-    from eventsched.privacy.sealing import Seal
+    from eventsched.encryption.cipher import Seal
 
     return Seal(session, key)
 

@@ -2,7 +2,7 @@
 
 Owns: the patterns and bounds of rules 33 and 34 as users meet them in Python.
 Never does: I/O. The scripts check again: they are the authority, this is the quick answer.
-Read next: audio.py (chunks), errors.InvalidMessage.
+Read next: audio/chunks.py (chunks), errors.InvalidMessage.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from eventsched.errors import InvalidMessage
-from eventsched.keys import CELL, LANGUAGE, NAME
+from eventsched.schema.keys import CELL, LANGUAGE, NAME
 
 TARGETS_MAX = 8
 LANGUAGES_MAX = 64

@@ -2,7 +2,7 @@
 
 Owns: the form of what is sealed (a random nonce of 12 bytes, the ciphertext, a tag of 16), the
 associated data that binds it, and what is left to see: lengths, and how many characters a text has.
-Never does: keep keys (keystore.py), I/O. Read next: opening.py.
+Never does: keep keys (keystore.py), I/O. Read next: decrypt.py.
 
 Bound to its place means: a chunk opens only as this session's chunk of this number, a text or sound
 only as this session's result (or partial) of this utterance into this language. Of a job one result
@@ -14,10 +14,10 @@ from __future__ import annotations
 import os
 from typing import Literal, TypeAlias
 
-from eventsched import codec
+from eventsched.encryption.keystore import Key
 from eventsched.errors import ExtraMissing, Sealed
-from eventsched.events import Text
-from eventsched.privacy.keystore import Key
+from eventsched.schema import codec
+from eventsched.schema.events import Text
 
 try:
     from cryptography.exceptions import InvalidTag

@@ -1,0 +1,1 @@
+"""Audio as producers and nodes exchange it: chunks, PCM16, WAV."""

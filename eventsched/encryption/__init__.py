@@ -1,0 +1,1 @@
+"""Keys of encrypted sessions and the cipher of texts and audio."""
