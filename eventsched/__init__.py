@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from eventsched.node import Node
     from eventsched.results import Delivered, Result
     from eventsched.session import Session
-    from eventsched.store import Receipt
+    from eventsched.store.cell import Receipt
 
 __all__ = [
     "Backpressure",
@@ -94,7 +94,7 @@ _HOMES = {
     "NodeSuperseded": "errors",
     "NodeUnknown": "errors",
     "NotFound": "errors",
-    "Receipt": "store",
+    "Receipt": "store.cell",
     "Refused": "errors",
     "Result": "results",
     "SeqGap": "errors",

@@ -14,7 +14,7 @@ import msgspec
 from eventsched.folding import Folding, Unfolded, decoded, trails_of
 from eventsched.projection import ProjectionSet
 from eventsched.schema.events import Event
-from eventsched.transport import Entry
+from eventsched.store.transport import Entry
 from eventsched.views import Changes, Dead, Views
 
 STRETCH = 100

@@ -3,7 +3,7 @@
 Owns: the tasks behind any number of sessions: those that append and finalize (coalesced), one
 that listens, one that says which quiet sessions are still there.
 Never does: numbering, resending (session.py).
-Read next: coalescing.py, listening.py, session.py.
+Read next: store/batcher.py, listening.py, session.py.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Protocol
 import anyio.abc
 import structlog
 
-from eventsched.coalescing import Coalescer
 from eventsched.errors import Refused
 from eventsched.listening import Listener
-from eventsched.pacing import insist
-from eventsched.roles import Patience
-from eventsched.store import Chunk, Finalize, Receipt, Store
+from eventsched.store.batcher import Coalescer
+from eventsched.store.cell import Chunk, Finalize, Receipt, Store
+from eventsched.store.patience import Patience
+from eventsched.store.retry import insist
 
 APPEND_ITEMS_MAX = 16
 FINALIZE_ITEMS_MAX = 8

@@ -21,7 +21,6 @@ import structlog
 
 from eventsched.audio.chunks import RATE_MAX, RATE_MIN, Format
 from eventsched.channel import Channel
-from eventsched.connection import open_connection
 from eventsched.encryption.decrypt import seal_of, sealing
 from eventsched.encryption.keystore import VARIABLE, AnyKeys, Key, KeyStore, named_store
 from eventsched.errors import (
@@ -33,7 +32,6 @@ from eventsched.errors import (
     SessionUnknown,
 )
 from eventsched.logs import warn_on_stderr
-from eventsched.pacing import insist
 from eventsched.schema import keys
 from eventsched.schema.validation import (
     PRIORITY_MAX,
@@ -48,7 +46,9 @@ from eventsched.schema.validation import (
     check_traceparent,
 )
 from eventsched.session import Session
-from eventsched.store import SessionGrant, Store
+from eventsched.store.cell import SessionGrant, Store
+from eventsched.store.connection import open_connection
+from eventsched.store.retry import insist
 
 if TYPE_CHECKING:
     from eventsched.encryption.cipher import Seal

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import structlog
 
-from eventsched.roles import Patience
-from eventsched.store import DispatchReply, Store
+from eventsched.store.cell import DispatchReply, Store
+from eventsched.store.patience import Patience
 
 log = structlog.get_logger("eventsched.dispatcher")
 WAIT_MS = 2_000

@@ -19,7 +19,7 @@ from eventsched.projection import Projection, ProjectionSet
 from eventsched.schema.codec import UndecodableEvent, decode
 from eventsched.schema.events import Event
 from eventsched.schema.keys import name_of
-from eventsched.transport import Entry
+from eventsched.store.transport import Entry
 from eventsched.views import Changes, Put
 
 CACHED_MAX = 20_000

@@ -20,7 +20,7 @@ import structlog
 from eventsched.errors import InvalidMessage
 from eventsched.job import BlockingJob, Job, JobError, NoText
 from eventsched.results import Result
-from eventsched.store import NodeResult
+from eventsched.store.cell import NodeResult
 
 Ending: TypeAlias = Result | NoText | JobError
 AsyncHandler: TypeAlias = Callable[[Job], Awaitable[Ending]]

@@ -19,11 +19,11 @@ import anyio.to_thread
 import structlog
 
 from eventsched.errors import NodeSuperseded, NodeUnknown, ServerUnavailable
-from eventsched.roles import Patience
 from eventsched.schema.keys import cell_of
-from eventsched.server.check import open_client
-from eventsched.store import NodeGrant, Store
-from eventsched.transport import RedisTransport
+from eventsched.store.cell import NodeGrant, Store
+from eventsched.store.client import open_client
+from eventsched.store.patience import Patience
+from eventsched.store.transport import RedisTransport
 
 Held: TypeAlias = tuple[str, int]
 """An attempt: job key and number."""

@@ -22,7 +22,7 @@ from eventsched.schema import codec
 from eventsched.schema.events import AudioChunkAppended, Event, Said, Text
 from eventsched.schema.keys import name_of
 from eventsched.schema.validation import check_code
-from eventsched.store import Store
+from eventsched.store.cell import Store
 
 if TYPE_CHECKING:
     from eventsched.encryption.cipher import Seal

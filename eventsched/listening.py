@@ -16,10 +16,10 @@ import anyio
 import msgspec
 import structlog
 
-from eventsched.roles import Patience
 from eventsched.schema.keys import name_of
-from eventsched.store import Store
-from eventsched.transport import Entry
+from eventsched.store.cell import Store
+from eventsched.store.patience import Patience
+from eventsched.store.transport import Entry
 
 START = "0-0"
 BLOCK_MS = 2_000

@@ -24,7 +24,6 @@ import structlog
 from eventsched.client import Client
 from eventsched.errors import Backpressure, InvalidMessage
 from eventsched.handlers import Handler, Run, runner
-from eventsched.roles import Patience
 from eventsched.schema import keys
 from eventsched.schema.validation import (
     LANGUAGES_MAX,
@@ -38,7 +37,8 @@ from eventsched.schema.validation import (
     check_name,
 )
 from eventsched.serving import Serving
-from eventsched.store import NodeGrant, Store
+from eventsched.store.cell import NodeGrant, Store
+from eventsched.store.patience import Patience
 
 DRAIN_S = 60.0
 DRAIN_S_MAX = 300.0

@@ -1,7 +1,7 @@
 """The cell as a whole: what is behind, what waits, who serves, what is wrong.
 
 Owns: gathering what `status` shows, by a bounded number of reads; nothing of it is a decision.
-Never does: write. Read next: distance.py (who is behind), schema/keys.py, cli/status.py.
+Never does: write. Read next: store/lag.py (who is behind), schema/keys.py, cli/status.py.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from typing import Any
 
 import msgspec
 
-from eventsched.connection import Connection
-from eventsched.distance import ARCHIVE, Distances
 from eventsched.projection import load_sets
-from eventsched.store import Store
+from eventsched.store.cell import Store
+from eventsched.store.connection import Connection
+from eventsched.store.lag import ARCHIVE, Distances
 from eventsched.views import Views
 
 LOOKED_MAX = 2_000

@@ -10,13 +10,13 @@ from collections.abc import Sequence
 
 from eventsched.archive.layout import ArchiveFolder
 from eventsched.archive.reading import History
-from eventsched.connection import Connection
 from eventsched.errors import InvalidMessage, NotFound
 from eventsched.folding import in_order
 from eventsched.moments import Moment
 from eventsched.projection import ProjectionSet, load_sets, trailing
 from eventsched.schema import keys
-from eventsched.transport import Transport
+from eventsched.store.connection import Connection
+from eventsched.store.transport import Transport
 from eventsched.views import START, Views
 
 

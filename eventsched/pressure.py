@@ -4,7 +4,7 @@ Owns: measuring once a second what could become too much, and when a limit count
 raised at the limit, lifted below nine tenths of it.
 Never does: keep anything between two looks (what is raised stands in the cell), so any number may
 run; refuse anybody (the scripts of producers and nodes do).
-Read next: lua/set_pressure.lua, distance.py, schema/settings.py.
+Read next: lua/set_pressure.lua, store/lag.py, schema/settings.py.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Literal, TypeAlias
 import msgspec
 import structlog
 
-from eventsched.distance import ARCHIVE, Distances
-from eventsched.roles import Patience
 from eventsched.schema.settings import Settings
-from eventsched.store import Store
+from eventsched.store.cell import Store
+from eventsched.store.lag import ARCHIVE, Distances
+from eventsched.store.patience import Patience
 
 LOOK_S = 1.0
 Reason: TypeAlias = Literal["memory", "group", "archive", "dead"]

@@ -28,8 +28,8 @@ from eventsched.errors import ServerUnavailable
 from eventsched.folding import Folding
 from eventsched.projection import ProjectionSet
 from eventsched.rebuild import Rebuild, RebuildFailed
-from eventsched.roles import Patience
-from eventsched.transport import Entry
+from eventsched.store.patience import Patience
+from eventsched.store.transport import Entry
 from eventsched.views import START, Held, OtherVersion, Save, Standby, Views
 
 HOLD_MS = 1_500

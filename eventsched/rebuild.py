@@ -24,7 +24,7 @@ from eventsched.batch import Batch, Batches
 from eventsched.errors import EventschedError
 from eventsched.folding import Folding, in_order
 from eventsched.projection import Projection, ProjectionSet
-from eventsched.transport import Entry
+from eventsched.store.transport import Entry
 from eventsched.views import START, Changes, Held, Save, Views
 
 HOLD_MS = 10_000

@@ -15,12 +15,12 @@ import anyio
 
 from eventsched.archive.role import Sealing
 from eventsched.archive.trimming import Trimming
-from eventsched.connection import Connection
 from eventsched.dispatcher import Dispatcher
 from eventsched.pressure import PressureWatch
 from eventsched.projection import load_sets
 from eventsched.projector import Projector
-from eventsched.store import Store
+from eventsched.store.cell import Store
+from eventsched.store.connection import Connection
 from eventsched.timekeeper import Timekeeper
 from eventsched.views import Views
 

@@ -21,17 +21,17 @@ import msgspec
 import structlog
 
 from eventsched.attempts import Attempt, Attempts
-from eventsched.coalescing import Coalescer
 from eventsched.encryption.keystore import KeyStore
 from eventsched.errors import LeaseLost, NodeSuperseded, NodeUnknown, Refused
 from eventsched.handlers import Run, end_of
 from eventsched.heart import Held, beating
 from eventsched.job import Assignment, Job
-from eventsched.pacing import insist
-from eventsched.roles import Patience
 from eventsched.schema.keys import name_of
-from eventsched.store import NodeGrant, NodeResult, Store
-from eventsched.transport import Entry
+from eventsched.store.batcher import Coalescer
+from eventsched.store.cell import NodeGrant, NodeResult, Store
+from eventsched.store.patience import Patience
+from eventsched.store.retry import insist
+from eventsched.store.transport import Entry
 
 BLOCK_MS = 2_000
 INBOX_COUNT = 64

@@ -27,9 +27,9 @@ from eventsched.errors import (
     ServerUnavailable,
 )
 from eventsched.listening import START, Mailbox, Told
-from eventsched.pacing import happens_within, insist
 from eventsched.results import Delivered, heard
-from eventsched.store import Chunk, Finalize, Receipt, SessionGrant
+from eventsched.store.cell import Chunk, Finalize, Receipt, SessionGrant
+from eventsched.store.retry import happens_within, insist
 
 if TYPE_CHECKING:
     from eventsched.encryption.cipher import Seal

@@ -19,7 +19,7 @@ import anyio.to_thread
 
 from eventsched.errors import EventschedError
 from eventsched.schema.keys import cell_of, name_of
-from eventsched.store import Store
+from eventsched.store.cell import Store
 
 END_S = 10.0
 REGISTERED_S = 60.0

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import structlog
 
-from eventsched.roles import Patience
-from eventsched.store import Store, TimerReply
+from eventsched.store.cell import Store, TimerReply
+from eventsched.store.patience import Patience
 
 log = structlog.get_logger("eventsched.timekeeper")
 ASK_MS_MAX = 50

@@ -15,7 +15,7 @@ import msgspec
 
 from eventsched.projection import Projection, ProjectionSet
 from eventsched.schema.keys import Keys
-from eventsched.transport import Arg, Entry, Transport, entries_of
+from eventsched.store.transport import Arg, Entry, Transport, entries_of
 
 START = "0-0"
 """The checkpoint of a set that has folded nothing yet."""

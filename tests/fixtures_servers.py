@@ -17,8 +17,8 @@ import redis
 from redis.cluster import RedisCluster
 
 from eventsched.errors import ServerUnavailable
-from eventsched.server.check import Client, open_client
-from eventsched.testing import LocalCluster, LocalServer
+from eventsched.server.testing import LocalCluster, LocalServer
+from eventsched.store.client import Client, open_client
 from tests import server_kinds
 from tests.known_keys import is_known
 from tests.server_kinds import Choice, Server

@@ -15,8 +15,7 @@ from eventsched.errors import Refused
 from eventsched.schema import codec
 from eventsched.schema.events import Event, Text
 from eventsched.schema.settings import Settings
-from eventsched.server.check import Client
-from eventsched.store import (
+from eventsched.store.cell import (
     Chunk,
     Finalize,
     NodeGrant,
@@ -25,7 +24,8 @@ from eventsched.store import (
     SessionGrant,
     Store,
 )
-from eventsched.transport import RedisTransport
+from eventsched.store.client import Client
+from eventsched.store.transport import RedisTransport
 
 START_MS = 1_000_000
 

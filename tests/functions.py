@@ -5,9 +5,9 @@ from __future__ import annotations
 import redis
 import redis.cluster
 
-from eventsched import scripts
+from eventsched.store import library as lua_library
 
 
 def load_functions(client: redis.Redis | redis.cluster.RedisCluster) -> None:
     """The server, or each primary, has the functions of this package."""
-    client.function_load(scripts.library().source, replace=True)
+    client.function_load(lua_library.library().source, replace=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from eventsched.store import Store
+from eventsched.store.cell import Store
 
 ORDER = ("status", "attempt", "node", "epoch", "dispatched", "deadline", "place", "outcome", "core")
 

@@ -17,8 +17,8 @@ from pathlib import Path
 import redis
 
 from eventsched.errors import ServerUnavailable
-from eventsched.server.binaries import Binary, in_wheel, on_path
-from eventsched.testing import SLOTS, LocalServer, wait_for
+from eventsched.server.discovery import Binary, in_wheel, on_path
+from eventsched.server.testing import SLOTS, LocalServer, wait_for
 
 VARIABLE = "EVENTSCHED_TEST_SERVERS"
 SOURCES = ("embedded", "path", "container")

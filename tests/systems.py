@@ -15,13 +15,13 @@ import msgspec
 
 import eventsched
 from eventsched.client import Client, running_client
-from eventsched.connection import Connection
 from eventsched.encryption.keystore import KeyStore
 from eventsched.running import ROLES, running
 from eventsched.schema.settings import Settings
-from eventsched.server.check import check_server, open_client
-from eventsched.store import Store
-from eventsched.transport import RedisTransport
+from eventsched.store.cell import Store
+from eventsched.store.client import check_server, open_client
+from eventsched.store.connection import Connection
+from eventsched.store.transport import RedisTransport
 
 WITHIN_S = 20.0
 SECOND = bytes(32_000)

@@ -34,11 +34,11 @@ from eventsched.archive.segment import Utterance, entries_at
 from eventsched.archive.signing import SigningKey, fingerprint
 from eventsched.errors import ServerUnavailable
 from eventsched.projection import ProjectionSet
-from eventsched.roles import Patience
 from eventsched.schema.ids import place_of
 from eventsched.schema.keys import name_of
 from eventsched.server.locks import FileLock
-from eventsched.transport import Entry, entries_of
+from eventsched.store.patience import Patience
+from eventsched.store.transport import Entry, entries_of
 from eventsched.views import START, Held, Views
 
 HOLD_MS = 15_000

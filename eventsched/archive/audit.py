@@ -30,7 +30,7 @@ from eventsched.projection import ProjectionSet
 from eventsched.schema.events import Event
 from eventsched.schema.ids import place_of
 from eventsched.schema.keys import CELL
-from eventsched.transport import Entry
+from eventsched.store.transport import Entry
 
 PROOF_BYTES_MAX = 2_000
 _BLOCK = 1 << 20

@@ -11,9 +11,9 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from eventsched.distance import ARCHIVE
 from eventsched.projection import ProjectionSet
-from eventsched.transport import Arg
+from eventsched.store.lag import ARCHIVE
+from eventsched.store.transport import Arg
 from eventsched.views import Held, OtherVersion, Standby, Views
 
 SET = ProjectionSet(ARCHIVE, ())

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from eventsched.schema.events import FIELDS
-from eventsched.transport import Entry
+from eventsched.store.transport import Entry
 
 NAMES = [name.encode() for name in FIELDS]
 _WIDE = len(NAMES) + 1

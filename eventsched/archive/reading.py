@@ -28,7 +28,7 @@ from eventsched.projection import ProjectionSet
 from eventsched.schema.events import FIELDS, Event
 from eventsched.schema.ids import AFTER_ALL, BEFORE_ALL, Place, id_of, place_of
 from eventsched.schema.keys import name_of
-from eventsched.transport import Entry, entries_of
+from eventsched.store.transport import Entry, entries_of
 from eventsched.views import START, Views
 
 READ_MAX = 1_000

@@ -14,7 +14,7 @@ from eventsched.archive.errors import need
 from eventsched.archive.layout import ArchiveFolder
 from eventsched.archive.signing import SigningKey
 from eventsched.projection import load_sets, trailing
-from eventsched.store import Store
+from eventsched.store.cell import Store
 from eventsched.views import Views
 
 if TYPE_CHECKING:

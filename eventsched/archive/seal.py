@@ -28,7 +28,7 @@ from eventsched.projection import ProjectionSet
 from eventsched.schema.events import Event, UtteranceFinalized
 from eventsched.schema.ids import Place, place_of
 from eventsched.schema.keys import name_of
-from eventsched.transport import Entry
+from eventsched.store.transport import Entry
 
 Finalized: TypeAlias = tuple[Event, UtteranceFinalized]
 

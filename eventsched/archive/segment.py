@@ -22,7 +22,7 @@ import msgspec
 from eventsched.archive.entry import stored
 from eventsched.archive.errors import ArchiveError, need
 from eventsched.schema.ids import Place, id_of
-from eventsched.transport import Entry
+from eventsched.store.transport import Entry
 
 need("pyarrow")
 import pyarrow as pa  # noqa: E402  one clear line where it is missing

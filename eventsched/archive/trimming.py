@@ -9,7 +9,7 @@ from __future__ import annotations
 import structlog
 
 from eventsched.archive.calls import ArchiveCalls
-from eventsched.roles import Patience
+from eventsched.store.patience import Patience
 from eventsched.views import Views
 
 ASK_S = 5.0

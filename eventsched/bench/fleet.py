@@ -17,7 +17,7 @@ from eventsched.bench.load import SLOTS_MAX
 from eventsched.bench.stage import Stage
 from eventsched.client import connect
 from eventsched.session import Session
-from eventsched.store import Store
+from eventsched.store.cell import Store
 from eventsched.subprocesses import Children, children
 from eventsched.views import START
 

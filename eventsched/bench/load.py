@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 import anyio
 
 from eventsched.bench.figures import BenchFailed
-from eventsched.store import Chunk, NodeGrant, Receipt, SessionGrant, Store
+from eventsched.store.cell import Chunk, NodeGrant, Receipt, SessionGrant, Store
 
 CHUNK_MS = 20
 PCM16_BYTES_PER_MS = 32

@@ -19,7 +19,7 @@ from eventsched.schema.events import (
     ResultRecorded,
     UtteranceFinalized,
 )
-from eventsched.store import Store
+from eventsched.store.cell import Store
 
 READ_COUNT = 1_000
 Utterance = tuple[str, int]

@@ -16,7 +16,7 @@ from eventsched.bench.stage import Bench, Stage
 from eventsched.bench.worked import worked_log
 from eventsched.projector import Projector
 from eventsched.rebuild import Rebuild
-from eventsched.store import Store
+from eventsched.store.cell import Store
 from eventsched.views import START, Views
 
 

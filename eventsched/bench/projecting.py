@@ -14,9 +14,9 @@ import sys
 import anyio
 
 from eventsched.cli.options import run_async
-from eventsched.connection import open_connection
 from eventsched.projection import ProjectionSet, load_sets
 from eventsched.projector import Projector
+from eventsched.store.connection import open_connection
 from eventsched.views import Views
 
 VIEWS = ("session", "group")

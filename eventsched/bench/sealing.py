@@ -25,7 +25,7 @@ from eventsched.bench.stage import Stage
 from eventsched.projection import ProjectionSet
 from eventsched.schema.ids import id_of, place_of
 from eventsched.schema.settings import Settings
-from eventsched.transport import Entry
+from eventsched.store.transport import Entry
 from eventsched.views import Views
 
 ENTRIES_MAX = Settings().archive_entries_max

@@ -23,10 +23,10 @@ from redis.asyncio import Redis
 
 from eventsched.bench.figures import Point, Report, Round
 from eventsched.bench.measure import Rounds, in_rounds
-from eventsched.connection import Connection, open_connection
 from eventsched.server.embedded import SHAPES
 from eventsched.server.launch import free_ports
-from eventsched.testing import LocalServer
+from eventsched.server.testing import LocalServer
+from eventsched.store.connection import Connection, open_connection
 
 ROUNDS = 5
 Moved = Callable[[int], None]

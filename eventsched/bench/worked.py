@@ -11,7 +11,7 @@ from eventsched.dispatcher import Dispatcher
 from eventsched.schema import codec
 from eventsched.schema.events import Text
 from eventsched.schema.keys import name_of
-from eventsched.store import NodeGrant, NodeResult, Store
+from eventsched.store.cell import NodeGrant, NodeResult, Store
 
 EACH = 20
 NODES = 8

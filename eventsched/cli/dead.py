@@ -10,8 +10,8 @@ from eventsched.cli.options import Options, command
 from eventsched.errors import EventschedError, InvalidMessage, NotFound
 
 if TYPE_CHECKING:
-    from eventsched.connection import Connection
-    from eventsched.store import Retried, Store
+    from eventsched.store.cell import Retried, Store
+    from eventsched.store.connection import Connection
 
 PAGE = 500
 SHOWN_MAX = 50

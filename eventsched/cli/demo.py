@@ -10,8 +10,8 @@ from eventsched.cli.options import Options, command
 from eventsched.errors import InvalidMessage
 
 if TYPE_CHECKING:
-    from eventsched.connection import Connection
     from eventsched.demo.run import Verdict
+    from eventsched.store.connection import Connection
 
 NODES_MAX = 16
 SPEED_MAX = 20.0

@@ -12,9 +12,9 @@ from eventsched.cli.options import Archive, Keys, Options, command
 from eventsched.errors import InvalidMessage, KeyStoreUnusable
 
 if TYPE_CHECKING:
-    from eventsched.connection import Connection
     from eventsched.encryption.keystore import KeyStore
     from eventsched.privacy.forgetting import Forgetter, Known
+    from eventsched.store.connection import Connection
 
 Session = Annotated[
     str | None, typer.Argument(metavar="SESSION", help="Its id, <cell>.<name>; closed or retired.")

@@ -2,7 +2,7 @@
 
 Owns: `--url`, `--data`, `--json`, `-v`, `-q`, before the command or after it; `@command`, which
 adds them to a function and runs it in an event loop (uvloop where it is installed).
-Never does: output. Read next: logs.py, connection.py.
+Never does: output. Read next: logs.py, store/connection.py.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from eventsched.cli.logs import configure_logs
 from eventsched.interrupts import Interrupted, interruptible
 
 if TYPE_CHECKING:
-    from eventsched.connection import Connection
     from eventsched.past import Past
+    from eventsched.store.connection import Connection
 
 Url = Annotated[
     str | None,
@@ -111,7 +111,7 @@ class Options:
         settings: Mapping[str, int] | None = None,
     ) -> AbstractAsyncContextManager[Connection]:
         """The server that was named. Without `create`, one that has something to read."""
-        from eventsched.connection import open_connection
+        from eventsched.store.connection import open_connection
 
         return open_connection(
             self.url, data=self.data, create=create, cells=cells, settings=settings

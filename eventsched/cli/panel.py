@@ -9,8 +9,8 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from eventsched.cli.show import NONE, clock, duration, plural, size, table
-from eventsched.distance import ARCHIVE
 from eventsched.overview import CellOverview, ClassSeen, NodeSeen, Overview, SetBehind
+from eventsched.store.lag import ARCHIVE
 
 LATE_MS = {ARCHIVE: 600_000}
 """An archive seals every five minutes."""

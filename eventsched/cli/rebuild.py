@@ -13,7 +13,7 @@ from eventsched.errors import EventschedError, InvalidMessage
 if TYPE_CHECKING:
     from eventsched.archive.layout import ArchiveFolder
     from eventsched.projection import ProjectionSet
-    from eventsched.store import Store
+    from eventsched.store.cell import Store
 
 Names = Annotated[
     list[str],

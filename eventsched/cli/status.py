@@ -11,7 +11,7 @@ from eventsched.cli.options import Options, command
 from eventsched.errors import ServerUnavailable
 
 if TYPE_CHECKING:
-    from eventsched.connection import Connection
+    from eventsched.store.connection import Connection
 
 Watch = Annotated[bool, typer.Option("--watch", "-w", help="Again every second, until Ctrl-C.")]
 Every = Annotated[float, typer.Option("--every", min=0.1, max=3_600, help="Seconds with --watch.")]

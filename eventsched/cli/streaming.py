@@ -28,7 +28,7 @@ from eventsched.errors import Backpressure
 from eventsched.interrupts import open_signals
 from eventsched.results import Delivered
 from eventsched.session import Session
-from eventsched.store import Receipt
+from eventsched.store.cell import Receipt
 
 CHUNK_BYTES = RATE // 10 * 2
 """100 ms."""

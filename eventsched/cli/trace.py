@@ -26,10 +26,10 @@ from eventsched.archive.reading import History
 from eventsched.cli.options import Archive, Options, command
 from eventsched.cli.services import Cells
 from eventsched.client import Client, running_client
-from eventsched.connection import Connection
 from eventsched.errors import InvalidMessage
 from eventsched.projection import load_sets, trailing
 from eventsched.schema.validation import check_language
+from eventsched.store.connection import Connection
 from eventsched.subprocesses import Children, children
 from eventsched.trace.judge import Verdict, judge
 from eventsched.trace.replay import Replay

@@ -10,7 +10,7 @@ from eventsched.cli.options import Archive, Options, command
 
 if TYPE_CHECKING:
     from eventsched.archive.layout import ArchiveFolder
-    from eventsched.store import Store
+    from eventsched.store.cell import Store
     from eventsched.verify import Report
 
 COUNTS = {

@@ -19,7 +19,6 @@ from pathlib import Path
 import anyio
 
 from eventsched.client import Client, running_client
-from eventsched.connection import Connection
 from eventsched.demo.board import Board, accuracy, problems
 from eventsched.demo.show import Show
 from eventsched.demo.speaking import Conversation, Speaker
@@ -30,7 +29,8 @@ from eventsched.session import Session
 from eventsched.speech.recogniser import require_recogniser
 from eventsched.speech.samples import Sample, samples
 from eventsched.speech.translator import Translator
-from eventsched.store import Store
+from eventsched.store.cell import Store
+from eventsched.store.connection import Connection
 from eventsched.subprocesses import children
 from eventsched.views import Views
 

@@ -17,14 +17,14 @@ import msgspec
 import redis.exceptions
 
 from eventsched.archive.layout import ArchiveFolder
-from eventsched.connection import Connection
 from eventsched.encryption.keystore import KeyStore
 from eventsched.errors import EventschedError, KeyMissing, NotFound, ServerUnavailable
 from eventsched.past import Past
 from eventsched.reading import Reader, Wanted
 from eventsched.schema import keys
 from eventsched.schema.events import Event, SessionClosed, SessionForgotten, SessionOpened
-from eventsched.store import Store
+from eventsched.store.cell import Store
+from eventsched.store.connection import Connection
 
 WAIT_S = 0.2
 _RUNNING = ("aof_rewrite_in_progress", "aof_rewrite_scheduled")

@@ -1,7 +1,7 @@
 """Where the server is: named, found, or started and ended with its users.
 
 embedded.py   use() and using(): the URL of a server for as long as a block lasts
-check.py      open_client() and check_server(): a client, and whether the server will do
-binaries.py   which program to run          launch.py    start it, wait until it answers
+store/client.py      open_client() and check_server(): a client, and whether the server will do
+discovery.py   which program to run          launch.py    start it, wait until it answers
 watchdog.py   the process that ends it      locks.py     what both of them hold
 """

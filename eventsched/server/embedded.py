@@ -1,7 +1,7 @@
 """The server that this process uses: the one that was named, or one that lives in a folder.
 
 Owns: where a server is found, and who starts the one in the data folder.
-Never does: end it (watchdog.py), open clients to it (check.py).
+Never does: end it (watchdog.py), open clients to it (store/client.py).
 Read next: launch.py, watchdog.py.
 
 Without a URL, every process that names the same data folder meets at the same server, which
@@ -36,8 +36,7 @@ from anyio import CancelScope, to_thread
 
 from eventsched.errors import ServerUnavailable
 from eventsched.server import watchdog
-from eventsched.server.binaries import find
-from eventsched.server.check import check_url
+from eventsched.server.discovery import find
 from eventsched.server.launch import (
     POLL_S,
     SERVER_LOCK,
@@ -48,6 +47,7 @@ from eventsched.server.launch import (
     wait_until_answers,
 )
 from eventsched.server.locks import FileLock
+from eventsched.store.client import check_url
 
 Fsync: TypeAlias = Literal["everysec", "always"]
 

@@ -15,8 +15,8 @@ from eventsched.archive.calls import ArchiveCalls
 from eventsched.archive.layout import ArchiveFolder
 from eventsched.archive.reading import History
 from eventsched.projector import Projector
-from eventsched.store import NodeGrant, SessionGrant
-from eventsched.transport import Entry
+from eventsched.store.cell import NodeGrant, SessionGrant
+from eventsched.store.transport import Entry
 from eventsched.views import Views
 from tests.fixtures_store import TimedStore
 

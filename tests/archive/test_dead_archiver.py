@@ -12,11 +12,11 @@ import pytest
 from structlog.testing import capture_logs
 
 from eventsched.archive.calls import ArchiveCalls
-from eventsched.distance import Distances
 from eventsched.errors import Backpressure
 from eventsched.pressure import PressureWatch
 from eventsched.projector import Projector
 from eventsched.rebuild import Rebuild, RebuildFailed
+from eventsched.store.lag import Distances
 from eventsched.verify import Verifier
 from tests.archive.archives import CORE, Archived, seal_all
 from tests.projector.counts import COUNTS, Counted

@@ -16,7 +16,7 @@ from eventsched.archive.layout import ArchiveFolder
 from eventsched.archive.reading import History, Of
 from eventsched.folding import Folding, decoded, in_order
 from eventsched.schema.events import Event
-from eventsched.transport import Arg, Entry
+from eventsched.store.transport import Arg, Entry
 from tests.archive.archives import CORE, Archived, views_of
 
 

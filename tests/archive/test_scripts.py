@@ -11,8 +11,8 @@ from eventsched.errors import InvalidMessage
 from eventsched.folding import in_order
 from eventsched.projection import ProjectionSet
 from eventsched.schema.events import ArchiveGivenUp, StreamTrimmed
-from eventsched.server.check import Client
-from eventsched.transport import Arg
+from eventsched.store.client import Client
+from eventsched.store.transport import Arg
 from eventsched.views import Held
 from tests.archive.archives import Archived
 from tests.fixtures_store import START_MS, TimedStore

@@ -20,7 +20,7 @@ from eventsched.archive.segment import read_audio, read_entries
 from eventsched.archive.signing import SigningKey
 from eventsched.errors import ServerUnavailable
 from eventsched.schema.events import UtteranceFinalized
-from eventsched.transport import Entry
+from eventsched.store.transport import Entry
 from tests.archive.archives import Archived, seal_all
 from tests.projector.test_projector import Cut, Cutting
 

@@ -18,7 +18,7 @@ import anyio
 import anyio.to_thread
 import structlog
 
-from eventsched.testing import LocalServer
+from eventsched.server.testing import LocalServer
 from tests.chaos.fleet import ROLES, Fleet, Member
 from tests.chaos.proxy import Proxy
 

@@ -28,14 +28,14 @@ import msgspec
 import typer
 
 from eventsched.cli.logs import configure_logs
-from eventsched.connection import Connection, open_connection
 from eventsched.errors import ServerUnavailable
 from eventsched.schema import codec
 from eventsched.schema.events import Event
 from eventsched.schema.settings import Settings
 from eventsched.server.embedded import PROGRAM
-from eventsched.store import Store
-from eventsched.testing import LocalServer
+from eventsched.server.testing import LocalServer
+from eventsched.store.cell import Store
+from eventsched.store.connection import Connection, open_connection
 from eventsched.trace.rttm import SAMPLES, Conversation, Segment, Speaker, read_rttm
 from eventsched.views import Views
 from tests.chaos.faults import Mischief, plan

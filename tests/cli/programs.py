@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from eventsched.testing import wait_for
+from eventsched.server.testing import wait_for
 
 ROOT = Path(__file__).parents[2]
 END_S = 30.0

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from eventsched.connection import Connection
 from eventsched.overview import CellOverview, overview
-from eventsched.server.check import Client, check_server
+from eventsched.store.client import Client, check_server
+from eventsched.store.connection import Connection
 from tests.fixtures_store import TimedStore
 
 

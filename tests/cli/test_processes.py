@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from eventsched.server.launch import SERVER_LOCK, is_free
-from eventsched.testing import wait_for
+from eventsched.server.testing import wait_for
 from tests.cli.programs import END_S, json_lines_of, json_of, program, run, write_wav
 
 

@@ -10,7 +10,6 @@ import msgspec
 import pytest
 
 from eventsched.cli.state import named
-from eventsched.connection import Connection
 from eventsched.errors import InvalidMessage, NotFound
 from eventsched.folding import Unfolded
 from eventsched.moments import parse_moment
@@ -20,8 +19,9 @@ from eventsched.projector import Projector
 from eventsched.reading import Reader, Wanted
 from eventsched.schema.events import FIELDS, Event
 from eventsched.schema.settings import Settings
-from eventsched.server.check import Client, check_server
-from eventsched.transport import RedisTransport
+from eventsched.store.client import Client, check_server
+from eventsched.store.connection import Connection
+from eventsched.store.transport import RedisTransport
 from eventsched.views import Views
 from tests.fixtures_store import TimedStore
 from tests.scripts.jobs_of import finish_one, speak

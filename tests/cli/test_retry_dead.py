@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from eventsched.errors import InvalidMessage
-from eventsched.server.check import Client
+from eventsched.store.client import Client
 from tests.fixtures_store import TimedStore
 from tests.work_forms import said
 

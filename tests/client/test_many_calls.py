@@ -3,8 +3,8 @@
 import anyio
 import redis
 
-from eventsched.connection import open_connection
-from eventsched.transport import CALLS_MAX
+from eventsched.store.connection import open_connection
+from eventsched.store.transport import CALLS_MAX
 from tests.server_kinds import Server
 from tests.systems import until
 

@@ -4,7 +4,7 @@ import anyio
 import anyio.to_thread
 
 import eventsched
-from eventsched.testing import LocalServer
+from eventsched.server.testing import LocalServer
 from tests.systems import SECOND, serving, system
 
 

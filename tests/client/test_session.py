@@ -17,8 +17,8 @@ from eventsched.errors import ServerUnavailable
 from eventsched.results import packed
 from eventsched.schema.keys import name_of
 from eventsched.session import Session
-from eventsched.store import Store
-from eventsched.transport import Arg, Entry, Transport
+from eventsched.store.cell import Store
+from eventsched.store.transport import Arg, Entry, Transport
 from tests.fixtures_store import TimedStore
 from tests.heard import forget_chunks, heard_of
 from tests.systems import SECOND, WITHIN_S, client_of, until

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from eventsched.demo.board import ACCURACY_MIN
+from eventsched.server.testing import wait_for
 from eventsched.speech.samples import samples
-from eventsched.testing import wait_for
 
 MARK = "EVENTSCHED_TEST_MARK"
 PATIENCE = "EVENTSCHED_WAITING_MS"

@@ -16,7 +16,7 @@ from eventsched.past import Past
 from eventsched.reading import Reader, Wanted
 from eventsched.reasons import replay, why
 from eventsched.schema.events import Event
-from eventsched.server.check import Client
+from eventsched.store.client import Client
 from tests.archive.archives import Archived
 from tests.desk.pasts import past_of, played
 from tests.fixtures_store import TimedStore

@@ -14,8 +14,8 @@ from eventsched.moments import parse_moment
 from eventsched.reasons import replay
 from eventsched.replaying import Replay, Replayed
 from eventsched.schema.events import Affinity, Event, JobDispatched, JobQueued, Rank
-from eventsched.server.check import Client
 from eventsched.standing import Standing
+from eventsched.store.client import Client
 from tests.desk.pasts import past_of, played, with_data
 from tests.fixtures_store import TimedStore
 from tests.scripts.jobs_of import assigned, reply, speak

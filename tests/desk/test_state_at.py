@@ -12,7 +12,7 @@ from eventsched.folding import in_order
 from eventsched.form import form_of
 from eventsched.moments import parse_moment
 from eventsched.reading import Reader
-from eventsched.server.check import Client
+from eventsched.store.client import Client
 from tests.desk.pasts import Folder, past_of
 from tests.fixtures_store import TimedStore
 from tests.scripts.jobs_of import speak

@@ -9,7 +9,7 @@ import pytest
 from eventsched.errors import NotFound
 from eventsched.explaining import Decision, Explained
 from eventsched.reasons import why
-from eventsched.server.check import Client
+from eventsched.store.client import Client
 from tests.desk.pasts import past_of
 from tests.fixtures_store import TimedStore
 from tests.scripts.jobs_of import assigned, reply, speak

@@ -14,13 +14,13 @@ import pytest
 from typer.main import get_command
 
 import eventsched
-from eventsched import scripts
 from eventsched.cli.app import COMMANDS, program
 from eventsched.cli.options import command_of
 from eventsched.client import Client
-from eventsched.connection import open_connection
 from eventsched.running import ROLES, running
 from eventsched.schema.settings import PREFIX, Settings
+from eventsched.store import library as lua_library
+from eventsched.store.connection import open_connection
 from tests.server_kinds import Server
 
 ROOT = Path(__file__).parents[2]
@@ -99,7 +99,7 @@ def test_the_commands_of_the_audit_can_be_read() -> None:
 
 
 def test_each_script_has_its_row_and_each_row_its_script() -> None:
-    assert sorted(ROW.findall(_text("eventsched/lua/README.md"))) == scripts.names()
+    assert sorted(ROW.findall(_text("eventsched/lua/README.md"))) == lua_library.names()
 
 
 def test_each_rule_of_the_domain_has_tests_that_bear_its_number() -> None:

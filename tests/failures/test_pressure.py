@@ -11,17 +11,17 @@ import pytest
 from redis.crc import key_slot
 
 import eventsched
-from eventsched.distance import Distances
 from eventsched.overview import _Cell
 from eventsched.pressure import PressureWatch, Reading
 from eventsched.projection import load_sets
 from eventsched.projector import Projector
 from eventsched.schema.events import PressureRaised
 from eventsched.schema.keys import Keys, name_of
-from eventsched.server.check import open_client
-from eventsched.store import Chunk, Store
-from eventsched.testing import LocalCluster, LocalServer
-from eventsched.transport import RedisTransport
+from eventsched.server.testing import LocalCluster, LocalServer
+from eventsched.store.cell import Chunk, Store
+from eventsched.store.client import open_client
+from eventsched.store.lag import Distances
+from eventsched.store.transport import RedisTransport
 from eventsched.verify import Verifier
 from eventsched.views import Views
 from tests.fixtures_store import TimedStore
@@ -254,7 +254,7 @@ def _defaults() -> dict[str, int]:
     return {name: getattr(settings, name) for name in settings.__struct_fields__}
 
 
-async def _opened(store: Store, name: str) -> eventsched.store.SessionGrant:
+async def _opened(store: Store, name: str) -> eventsched.store.cell.SessionGrant:
     return await store.open_session(
         name=name, token=f"token-{name}", tenant="acme", source="en", targets=["es"], features=[],
         features_hash="none", audio="pcm16", rate=16_000, priority=1, room="", hears="",

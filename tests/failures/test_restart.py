@@ -11,9 +11,9 @@ import pytest
 
 from eventsched.errors import LeaseLost
 from eventsched.schema.settings import Settings
-from eventsched.server.check import open_client
-from eventsched.testing import LocalServer
-from eventsched.transport import RedisTransport
+from eventsched.server.testing import LocalServer
+from eventsched.store.client import open_client
+from eventsched.store.transport import RedisTransport
 from tests.fixtures_store import TimedStore
 
 

@@ -17,8 +17,8 @@ import redis
 import eventsched
 from eventsched.errors import ServerUnavailable
 from eventsched.schema.keys import name_of
-from eventsched.store import Store
-from eventsched.testing import LocalCluster, LocalServer, wait_for
+from eventsched.server.testing import LocalCluster, LocalServer, wait_for
+from eventsched.store.cell import Store
 from tests.chaos.proxy import Proxy
 from tests.chaos.speech import is_silent
 from tests.failures.programs import Programs, ask, programs

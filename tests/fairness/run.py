@@ -19,9 +19,9 @@ from rich.console import Console
 from rich.table import Table
 
 from eventsched.schema.settings import Settings
-from eventsched.server.check import open_client
-from eventsched.testing import LocalServer
-from eventsched.transport import RedisTransport
+from eventsched.server.testing import LocalServer
+from eventsched.store.client import open_client
+from eventsched.store.transport import RedisTransport
 from tests.fairness.flood import Play, Waits
 from tests.fixtures_store import TimedStore
 

@@ -8,11 +8,11 @@ import anyio
 
 import eventsched
 from eventsched.client import Client
-from eventsched.connection import Connection
 from eventsched.projection import load_sets
 from eventsched.running import running
-from eventsched.server.check import check_server, open_client
-from eventsched.transport import RedisTransport
+from eventsched.store.client import check_server, open_client
+from eventsched.store.connection import Connection
+from eventsched.store.transport import RedisTransport
 from eventsched.verify import Verifier
 from eventsched.views import Views
 from tests.server_kinds import Server

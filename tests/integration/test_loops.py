@@ -6,7 +6,7 @@ import anyio
 import pytest
 
 from eventsched.dispatcher import BACK_MS, Dispatcher, pause_s
-from eventsched.store import DispatchReply, TimerReply
+from eventsched.store.cell import DispatchReply, TimerReply
 from eventsched.timekeeper import ASK_MS_MAX, pause_until
 from tests.fixtures_store import TimedStore
 

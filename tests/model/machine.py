@@ -21,7 +21,7 @@ from eventsched.errors import Refused
 from eventsched.schema import codec
 from eventsched.schema.events import Event, Text
 from eventsched.schema.settings import Settings
-from eventsched.store import Chunk, Finalize, NodeGrant, NodeResult, SessionGrant, Store
+from eventsched.store.cell import Chunk, Finalize, NodeGrant, NodeResult, SessionGrant, Store
 from projections.group import Groups
 from tests.model import attempts, cell, nodes, session, stored, timers
 from tests.model.wire import Wire, run

@@ -21,7 +21,7 @@ from eventsched.schema.events import (
     NodeUnmarked,
 )
 from eventsched.schema.keys import LANGUAGE, NAME, name_of
-from eventsched.store import NodeGrant
+from eventsched.store.cell import NodeGrant
 from projections.node import Node
 from tests.model.world import Process, World, invalid
 

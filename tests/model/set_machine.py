@@ -21,7 +21,7 @@ from eventsched.archive.calls import ArchiveCalls, Trimmed
 from eventsched.errors import InvalidMessage
 from eventsched.projection import ProjectionSet
 from eventsched.schema.settings import Settings
-from eventsched.store import Store
+from eventsched.store.cell import Store
 from eventsched.views import START, Changes, Dead, Held, Put, Save, Views
 from projections.node import Nodes
 from projections.session import Sessions

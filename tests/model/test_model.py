@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
-from eventsched import scripts
+from eventsched.store import library as lua_library
 from tests.model.machine import Machine
 from tests.model.set_machine import SetMachine
 from tests.model.wire import Sync, Wire, connect
@@ -51,7 +51,7 @@ def cannot_write(script: str) -> bool:
     return source(script).startswith("#!lua flags=no-writes\n")
 
 
-CALLED_BY_CELLS = {one for one in scripts.names() if not cannot_write(one)} - CALLED_BY_SETS
+CALLED_BY_CELLS = {one for one in lua_library.names() if not cannot_write(one)} - CALLED_BY_SETS
 """All others: what has no step yet is missed there."""
 
 

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from eventsched.schema.events import PressureLifted, PressureRaised, SessionRetired
 from eventsched.schema.keys import job_key, name_of
-from eventsched.store import DispatchReply, Retried, TimerReply
+from eventsched.store.cell import DispatchReply, Retried, TimerReply
 from tests.model import attempts, delivery, nodes, owing, queue, session
 from tests.model.world import Broken, Entry, Work, World, place_of
 

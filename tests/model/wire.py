@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 import redis
 import redis.cluster
 
-from eventsched import scripts
 from eventsched.errors import from_reply
 from eventsched.schema.keys import Keys
-from eventsched.transport import Arg, Entry
+from eventsched.store import library as lua_library
+from eventsched.store.transport import Arg, Entry
 from tests.functions import load_functions
 from tests.server_kinds import Server
 
@@ -65,7 +65,7 @@ class Wire:
 
     async def run(self, script: str, keys: Sequence[str], args: Sequence[Arg]) -> Any:
         self.called.add(script)
-        call = ("FCALL", scripts.library().function(script), len(keys), *keys, *args)
+        call = ("FCALL", lua_library.library().function(script), len(keys), *keys, *args)
         try:
             return self.call(*call)
         except redis.exceptions.ResponseError as error:

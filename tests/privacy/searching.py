@@ -12,7 +12,7 @@ from typing import Any
 
 from pyarrow import parquet
 
-from eventsched.store import Store
+from eventsched.store.cell import Store
 
 WINDOW = 12
 """So many bytes of a text in a row are found again, even in a file that breaks up long ones."""

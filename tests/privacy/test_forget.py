@@ -22,7 +22,6 @@ from eventsched.archive.calls import ArchiveCalls
 from eventsched.archive.errors import ArchiveError
 from eventsched.archive.layout import ArchiveFolder
 from eventsched.client import Client, running_client
-from eventsched.connection import Connection, open_connection
 from eventsched.encryption.keystore import KeyFolder
 from eventsched.errors import KeyMissing, NotFound
 from eventsched.past import Past
@@ -37,8 +36,9 @@ from eventsched.rebuild import Rebuild
 from eventsched.running import running
 from eventsched.schema.events import Event, SessionForgotten
 from eventsched.schema.keys import name_of
-from eventsched.store import Store
-from eventsched.testing import LocalServer
+from eventsched.server.testing import LocalServer
+from eventsched.store.cell import Store
+from eventsched.store.connection import Connection, open_connection
 from eventsched.verify import Verifier
 from eventsched.views import Views
 from tests.archive.archives import seal_all

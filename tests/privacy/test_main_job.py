@@ -15,9 +15,9 @@ from eventsched.errors import KeyMissing, KeyStoreUnusable
 from eventsched.schema import codec
 from eventsched.schema.events import Event, ResultDelivered, ResultRecorded, SessionOpened
 from eventsched.schema.keys import name_of
-from eventsched.server.check import Client
 from eventsched.session import Session
-from eventsched.transport import entries_of
+from eventsched.store.client import Client
+from eventsched.store.transport import entries_of
 from tests.client.handlers import in_process
 from tests.fixtures_store import TimedStore
 from tests.privacy.searching import all_values

@@ -19,7 +19,7 @@ from eventsched.projector import BLOCK_MS, HOLD_MS, LINGER_MS, Projector, Steppe
 from eventsched.rebuild import Rebuild
 from eventsched.schema.codec import UndecodableEvent
 from eventsched.schema.events import FIELDS, Event
-from eventsched.transport import Arg, Entry
+from eventsched.store.transport import Arg, Entry
 from eventsched.views import START, Changes, Held, Put, Save, Views
 from projections.session import Session, Sessions
 from tests.fixtures_store import TimedStore

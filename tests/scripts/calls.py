@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from eventsched.errors import Refused
-from eventsched.server.check import Client
-from eventsched.store import Chunk, Receipt, SessionGrant
-from eventsched.transport import Arg
+from eventsched.store.cell import Chunk, Receipt, SessionGrant
+from eventsched.store.client import Client
+from eventsched.store.transport import Arg
 from tests.fixtures_store import TimedStore
 
 

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 
 import pytest_asyncio
 
-from eventsched.server.check import Client
+from eventsched.store.client import Client
 from tests.fixtures_store import TimedStore
 from tests.scripts.folded import assert_sessions_are_folded
 from tests.scripts.headers import HeldToHeaders

@@ -15,8 +15,8 @@ from typing import Any
 
 from eventsched.errors import Refused, from_reply
 from eventsched.schema.codec import UndecodableEvent, decode
-from eventsched.server.check import Client
-from eventsched.transport import Arg, RedisTransport, entries_of
+from eventsched.store.client import Client
+from eventsched.store.transport import Arg, RedisTransport, entries_of
 
 _ROW = re.compile(r"^--   (\w+) +\S.*$", re.MULTILINE)
 _PART = re.compile(r"^-- (Reply|Refusals|Events|Bound): (.*(?:\n--   .*)*)", re.MULTILINE)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from eventsched.errors import Refused
-from eventsched.store import NodeGrant, NodeResult, SessionGrant
+from eventsched.store.cell import NodeGrant, NodeResult, SessionGrant
 from tests.fixtures_store import TimedStore
 from tests.job_record import job_record
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from eventsched import scripts
+from eventsched.store import library as lua_library
 
 
 def add_script(monkeypatch: pytest.MonkeyPatch, name: str, text: str) -> None:
     """From now on every transport's library has it."""
-    read = scripts._read
+    read = lua_library._read
     file = f"{name}.lua"
-    monkeypatch.setattr(scripts, "_read", lambda path: text if path == file else read(path))
-    library = scripts.library_of([*scripts.names(), name])
-    monkeypatch.setattr(scripts, "library", lambda: library)
+    monkeypatch.setattr(lua_library, "_read", lambda path: text if path == file else read(path))
+    library = lua_library.library_of([*lua_library.names(), name])
+    monkeypatch.setattr(lua_library, "library", lambda: library)

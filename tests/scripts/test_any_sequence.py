@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from eventsched.errors import Refused
 from eventsched.schema.settings import Settings
-from eventsched.server.check import Client
-from eventsched.store import NodeGrant, NodeResult, SessionGrant
-from eventsched.transport import RedisTransport
+from eventsched.store.cell import NodeGrant, NodeResult, SessionGrant
+from eventsched.store.client import Client
+from eventsched.store.transport import RedisTransport
 from tests.fixtures_store import TimedStore
 from tests.scripts.calls import chunk
 from tests.scripts.cell_state import check

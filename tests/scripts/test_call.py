@@ -17,8 +17,8 @@ import msgspec
 import pytest
 
 from eventsched.schema.settings import Settings
-from eventsched.server.check import Client
-from eventsched.transport import RedisTransport
+from eventsched.store.client import Client
+from eventsched.store.transport import RedisTransport
 from tests.fixtures_store import TimedStore
 from tests.scripts.probing import add_script
 from tests.scripts.test_any_sequence import Play

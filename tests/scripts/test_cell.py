@@ -9,9 +9,9 @@ import pytest
 from redis.exceptions import ResponseError
 
 from eventsched.errors import InvalidMessage
-from eventsched.server.check import Client
-from eventsched.store import Store
-from eventsched.transport import RedisTransport
+from eventsched.store.cell import Store
+from eventsched.store.client import Client
+from eventsched.store.transport import RedisTransport
 from tests.fixtures_store import TimedStore
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from eventsched.errors import SessionIsClosed, SessionUnknown
-from eventsched.server.check import Client
-from eventsched.store import NodeGrant, SessionGrant
+from eventsched.store.cell import NodeGrant, SessionGrant
+from eventsched.store.client import Client
 from tests.fixtures_store import TimedStore
 from tests.job_record import job_record
 from tests.scripts.calls import append, code_of, contents, events, finalized

@@ -13,9 +13,9 @@ import pytest_asyncio
 from redis.exceptions import ResponseError
 
 from eventsched.errors import InvalidMessage
-from eventsched.server.check import open_client
-from eventsched.store import Store
-from eventsched.transport import RedisTransport
+from eventsched.store.cell import Store
+from eventsched.store.client import open_client
+from eventsched.store.transport import RedisTransport
 from tests.fixtures_store import TimedStore
 from tests.job_record import job_record
 from tests.scripts.cell_state import check

@@ -10,15 +10,16 @@ from typing import Any, get_args
 
 import pytest
 
-from eventsched import errors, scripts
+from eventsched import errors
 from eventsched.errors import Refused
 from eventsched.schema import events
-from eventsched.store import Chunk, Finalize, NodeResult, Store
-from eventsched.transport import Arg
+from eventsched.store import library as lua_library
+from eventsched.store.cell import Chunk, Finalize, NodeResult, Store
+from eventsched.store.transport import Arg
 from tests.fixtures_store import TimedStore
 from tests.scripts.headers import header, source
 
-NAMES = scripts.names()
+NAMES = lua_library.names()
 INCLUDES = sorted(
     file.name.removesuffix(".lua")
     for file in (files("eventsched") / "lua" / "include").iterdir()
@@ -77,7 +78,7 @@ def test_arguments_beyond_the_named_ones_are_announced(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_a_header_refuses_is_a_code_and_in_the_source(name: str) -> None:
-    told, whole = header(name).refusals, scripts.library_of([name]).source
+    told, whole = header(name).refusals, lua_library.library_of([name]).source
     assert told <= set(errors.BY_CODE)
     for code in told:
         text = "invalid(" if code == "INVALID_MESSAGE" else code
@@ -99,7 +100,7 @@ def test_what_a_header_appends_is_an_event_and_in_the_source(name: str) -> None:
         assert name == "fire_timers"
         return
     for kind in told & VOCABULARY:
-        assert f"'{kind}'" in scripts.library_of([name]).source, kind
+        assert f"'{kind}'" in lua_library.library_of([name]).source, kind
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -136,8 +137,8 @@ def test_every_line_that_means_to_include_does(path: str) -> None:
     """The loader takes whole lines only: an indented one would be a comment."""
     text = (files("eventsched") / "lua" / f"{path}.lua").read_text(encoding="utf-8")
     lines = [line for line in text.splitlines() if "include:" in line]
-    assert [line for line in lines if not scripts._INCLUDE.match(f"{line}\n")] == []
-    assert {scripts._INCLUDE.match(f"{line}\n")[1] for line in lines} <= set(INCLUDES)  # type: ignore[index]
+    assert [line for line in lines if not lua_library._INCLUDE.match(f"{line}\n")] == []
+    assert {lua_library._INCLUDE.match(f"{line}\n")[1] for line in lines} <= set(INCLUDES)  # type: ignore[index]
 
 
 def test_every_include_is_used() -> None:

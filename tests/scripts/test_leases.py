@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from eventsched.server.check import Client
-from eventsched.store import NodeGrant, TimerReply
+from eventsched.store.cell import NodeGrant, TimerReply
+from eventsched.store.client import Client
 from tests.fixtures_store import START_MS, TimedStore
 from tests.job_record import falsify
 from tests.scripts.cell_state import check, zset

@@ -11,9 +11,10 @@ import pytest
 import pytest_asyncio
 import redis
 
-from eventsched import errors, scripts
+from eventsched import errors
 from eventsched.schema.keys import Keys
-from eventsched.server.check import Client, open_client
+from eventsched.store import library as lua_library
+from eventsched.store.client import Client, open_client
 from tests.functions import load_functions
 from tests.known_keys import is_known
 from tests.server_kinds import Server
@@ -33,10 +34,10 @@ def lua(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 
     def read(path: str) -> str:
         if path not in found:
-            raise scripts.IncludeError(f"no such Lua file: {path}")
+            raise lua_library.IncludeError(f"no such Lua file: {path}")
         return found[path]
 
-    monkeypatch.setattr(scripts, "_read", read)
+    monkeypatch.setattr(lua_library, "_read", read)
     found["include/call.lua"] = "-- call\n"
     return found
 
@@ -48,7 +49,7 @@ def test_includes_stand_before_their_users_once(lua: dict[str, str]) -> None:
         "include/a.lua": "-- include: b\n-- a\n",
         "include/b.lua": "-- b\n",
     }
-    source = scripts.library_of(["s", "t"]).source
+    source = lua_library.library_of(["s", "t"]).source
     assert [line for line in source.splitlines() if re.fullmatch(r"-- \w+|return \d", line)] == [
         "-- call", "-- b", "-- a", "return 1", "return 2",
     ]  # fmt: skip
@@ -56,37 +57,37 @@ def test_includes_stand_before_their_users_once(lua: dict[str, str]) -> None:
 
 def test_a_function_has_the_flags_of_its_file(lua: dict[str, str]) -> None:
     lua |= {"s.lua": "#!lua\nreturn 1\n", "t.lua": "#!lua flags=allow-oom\nreturn 2\n"}
-    library = scripts.library_of(["s", "t"])
+    library = lua_library.library_of(["s", "t"])
     for script, flags in (("s", "{  }"), ("t", "{ 'allow-oom' }")):
         assert f"'{library.function(script)}', flags = {flags}" in library.source
 
 
 def test_a_file_that_does_not_begin_as_a_script_is_named(lua: dict[str, str]) -> None:
     lua["s.lua"] = "return 1\n"
-    with pytest.raises(scripts.IncludeError, match=r"s\.lua does not begin with #!lua"):
-        scripts.library_of(["s"])
+    with pytest.raises(lua_library.IncludeError, match=r"s\.lua does not begin with #!lua"):
+        lua_library.library_of(["s"])
 
 
 @pytest.mark.parametrize("changed", ["s.lua", "include/a.lua"])
 def test_other_code_has_other_names(lua: dict[str, str], changed: str) -> None:
     lua |= {"s.lua": "#!lua\n-- include: a\nreturn 1\n", "include/a.lua": "-- a\n"}
-    before = scripts.library_of(["s"])
+    before = lua_library.library_of(["s"])
     lua[changed] += "-- more\n"
-    after = scripts.library_of(["s"])
+    after = lua_library.library_of(["s"])
     assert (before.name, before.function("s")) != (after.name, after.function("s"))
 
 
 def test_a_missing_script_or_include_is_named(lua: dict[str, str]) -> None:
     lua["s.lua"] = "#!lua\n-- include: gone\n"
-    with pytest.raises(scripts.IncludeError, match=r"include/gone\.lua"):
-        scripts.library_of(["s"])
-    with pytest.raises(scripts.IncludeError, match=r"nowhere\.lua"):
-        scripts.library_of(["nowhere"])
+    with pytest.raises(lua_library.IncludeError, match=r"include/gone\.lua"):
+        lua_library.library_of(["s"])
+    with pytest.raises(lua_library.IncludeError, match=r"nowhere\.lua"):
+        lua_library.library_of(["nowhere"])
 
 
 def test_a_missing_file_of_the_package_is_named() -> None:
-    with pytest.raises(scripts.IncludeError, match=r"no such Lua file: nowhere\.lua"):
-        scripts.library_of(["nowhere"])
+    with pytest.raises(lua_library.IncludeError, match=r"no such Lua file: nowhere\.lua"):
+        lua_library.library_of(["nowhere"])
 
 
 @pytest.mark.parametrize(
@@ -98,18 +99,18 @@ def test_a_circular_include_is_named_with_its_way(
 ) -> None:
     lua["s.lua"] = "#!lua\n-- include: a\n"
     lua |= {f"include/{name}.lua": f"-- include: {to}\n" for name, to in leads.items()}
-    with pytest.raises(scripts.IncludeError, match=re.escape(circle)):
-        scripts.library_of(["s"])
+    with pytest.raises(lua_library.IncludeError, match=re.escape(circle)):
+        lua_library.library_of(["s"])
 
 
 def test_the_server_lists_the_functions_under_the_names_that_the_loader_tells(
     server: Server,
 ) -> None:
-    library = scripts.library()
+    library = lua_library.library()
     with redis.Redis.from_url(server.url) as direct:
         load_functions(direct)
         listed: Any = direct.function_list(library.name)
-    for name in scripts.names():
+    for name in lua_library.names():
         assert library.function(name).encode() in repr(listed).encode()
 
 
@@ -223,13 +224,13 @@ def test_rule_32_every_refusal_says_what_to_do_about_it() -> None:
 
 
 @pytest.mark.parametrize("server", ["embedded-cluster"], indirect=True)
-@pytest.mark.parametrize("name", scripts.names())
+@pytest.mark.parametrize("name", lua_library.names())
 def test_a_key_of_another_slot_is_refused_by_the_server(server: Server, name: str) -> None:
     assert server.process is not None
-    server.process.call("FUNCTION", "LOAD", "REPLACE", scripts.library().source)
+    server.process.call("FUNCTION", "LOAD", "REPLACE", lua_library.library().source)
     keys, before = (Keys("here").log, Keys("there").log), server.process.call("DBSIZE")
     with pytest.raises(Exception, match="same slot"):
-        server.process.call("FCALL", scripts.library().function(name), 2, *keys, "")
+        server.process.call("FCALL", lua_library.library().function(name), 2, *keys, "")
     assert server.process.call("DBSIZE") == before
 
 
@@ -240,7 +241,7 @@ def test_a_function_cannot_reach_a_slot_that_it_was_not_given(
     assert server.process is not None
     lua["include/call.lua"] = "local call = { begin = function() end, fail = function() end }\n"
     lua["s.lua"] = f"#!lua\nreturn redis.call('SET', '{Keys('there').log}', KEYS[1])\n"
-    library = scripts.library_of(["s"])
+    library = lua_library.library_of(["s"])
     server.process.call("FUNCTION", "LOAD", library.source)
     with pytest.raises(Exception, match=r"do not hash to the same slot|non local key"):
         server.process.call("FCALL", library.function("s"), 1, Keys("here").log)

@@ -17,9 +17,9 @@ from redis.exceptions import ResponseError
 from eventsched.errors import Backpressure, Refused
 from eventsched.projection import load_sets
 from eventsched.schema.settings import Settings
-from eventsched.server.check import Client
-from eventsched.store import NodeResult, Store
-from eventsched.transport import RedisTransport
+from eventsched.store.cell import NodeResult, Store
+from eventsched.store.client import Client
+from eventsched.store.transport import RedisTransport
 from eventsched.views import Views
 from tests.fixtures_store import TimedStore
 from tests.scripts.calls import chunk, events

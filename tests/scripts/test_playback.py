@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from eventsched.errors import InvalidMessage, SessionIsClosed
-from eventsched.server.check import Client
-from eventsched.store import SessionGrant
+from eventsched.store.cell import SessionGrant
+from eventsched.store.client import Client
 from tests.fixtures_store import TimedStore
 from tests.scripts.calls import call, code_of, contents, events, finalized
 

@@ -10,9 +10,9 @@ import anyio
 import pytest
 import pytest_asyncio
 
-from eventsched.server.check import open_client
-from eventsched.store import NodeGrant, NodeResult, Store
-from eventsched.transport import RedisTransport
+from eventsched.store.cell import NodeGrant, NodeResult, Store
+from eventsched.store.client import open_client
+from eventsched.store.transport import RedisTransport
 from tests.fixtures_store import TimedStore
 from tests.scripts.cell_state import check
 from tests.scripts.jobs_of import assigned, last, logged, refusal, reply, speak

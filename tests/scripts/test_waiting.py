@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from eventsched.schema.events import Event, JobDispatched, JobQueued
 from eventsched.schema.keys import name_of
 from eventsched.schema.settings import Settings
-from eventsched.server.check import Client
-from eventsched.transport import RedisTransport
+from eventsched.store.client import Client
+from eventsched.store.transport import RedisTransport
 from tests.fixtures_store import TimedStore
 from tests.job_record import job_record
 from tests.scripts.cell_state import check, zset

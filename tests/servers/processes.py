@@ -24,7 +24,7 @@ from eventsched.server import watchdog
 from eventsched.server.embedded import using
 from eventsched.server.launch import SERVER_LOCK, probe
 from eventsched.server.locks import FileLock
-from eventsched.testing import LocalServer
+from eventsched.server.testing import LocalServer
 
 ROOT = Path(__file__).parents[2]
 COUNTER = "counter"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from eventsched.errors import ServerUnavailable
-from eventsched.server.binaries import Binary, find, in_wheel, inspect, is_new_enough, on_path
+from eventsched.server.discovery import Binary, find, in_wheel, inspect, is_new_enough, on_path
 
 
 @pytest.fixture

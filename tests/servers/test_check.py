@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from redis.asyncio.cluster import RedisCluster
 
-from eventsched.connection import open_connection
 from eventsched.errors import InvalidMessage, ServerUnavailable
 from eventsched.schema.keys import CELLS
-from eventsched.server.check import Client, check_server, judge, open_client
-from eventsched.testing import LocalCluster, LocalServer
+from eventsched.server.testing import LocalCluster, LocalServer
+from eventsched.store.client import Client, check_server, judge, open_client
+from eventsched.store.connection import open_connection
 from tests.server_kinds import Server
 
 

@@ -18,7 +18,7 @@ from structlog.testing import capture_logs
 
 from eventsched.errors import InvalidMessage, ServerUnavailable
 from eventsched.server import watchdog
-from eventsched.server.binaries import find, in_wheel
+from eventsched.server.discovery import find, in_wheel
 from eventsched.server.embedded import PROGRAM, Fsync, use, using
 from eventsched.server.launch import (
     SERVER_LOCK,
@@ -29,7 +29,7 @@ from eventsched.server.launch import (
     read_announcement,
 )
 from eventsched.server.locks import FileLock
-from eventsched.testing import LocalServer, wait_for
+from eventsched.server.testing import LocalServer, wait_for
 from tests.servers.processes import COUNTER, is_alive, users
 
 GONE_S = 2.0

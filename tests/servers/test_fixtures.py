@@ -8,8 +8,8 @@ import pytest
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from eventsched.schema.keys import CELL, Keys
-from eventsched.server.check import Client, check_server, open_client
-from eventsched.testing import LocalCluster, LocalServer, wait_for
+from eventsched.server.testing import LocalCluster, LocalServer, wait_for
+from eventsched.store.client import Client, check_server, open_client
 from tests.fixtures_servers import _sweep
 from tests.known_keys import KNOWN, is_known, types_of
 from tests.server_kinds import Server

@@ -11,9 +11,9 @@ from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from eventsched.server.check import open_client
-from eventsched.server.light import BUFFERED_MAX
-from eventsched.testing import LocalCluster, LocalServer
+from eventsched.server.testing import LocalCluster, LocalServer
+from eventsched.store.client import open_client
+from eventsched.store.fast_client import BUFFERED_MAX
 
 
 @pytest_asyncio.fixture

@@ -37,7 +37,7 @@ from eventsched.projection import ProjectionSet, load_sets
 from eventsched.projector import Projector
 from eventsched.schema import codec
 from eventsched.schema.events import Text
-from eventsched.store import Chunk, Finalize, NodeGrant, NodeResult, SessionGrant, Store
+from eventsched.store.cell import Chunk, Finalize, NodeGrant, NodeResult, SessionGrant, Store
 from eventsched.timekeeper import Timekeeper
 from eventsched.views import Views
 from tests.simulation.world import World

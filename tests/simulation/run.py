@@ -33,8 +33,8 @@ from eventsched.errors import BY_CODE
 from eventsched.schema import codec
 from eventsched.schema.events import AnyData, Event
 from eventsched.schema.settings import Settings
-from eventsched.testing import LocalServer
-from eventsched.transport import Entry
+from eventsched.server.testing import LocalServer
+from eventsched.store.transport import Entry
 from eventsched.verify import Verifier
 from tests.functions import load_functions
 from tests.simulation.actors import (

@@ -19,9 +19,9 @@ from typing import Any, TypeVar
 
 import redis
 
-from eventsched import scripts
 from eventsched.errors import ServerUnavailable, from_reply
-from eventsched.transport import Arg, Entry, entries_of
+from eventsched.store import library as lua_library
+from eventsched.store.transport import Arg, Entry, entries_of
 
 T = TypeVar("T")
 START_MS = 1_700_000_000_000
@@ -177,7 +177,7 @@ class World:
     # --- what a call does -----------------------------------------------------------------------
 
     def evaluate(self, script: str, keys: Sequence[str], args: Sequence[Arg]) -> Any:
-        function = scripts.library().function(script)
+        function = lua_library.library().function(script)
         told = [str(self.clock()), *args[1:]]
         if script == "trim_log":
             self.keep(keys[0])

@@ -23,7 +23,7 @@ import msgspec
 import typer
 
 from eventsched.schema.keys import Keys
-from eventsched.testing import LocalServer, wait_for
+from eventsched.server.testing import LocalServer, wait_for
 from eventsched.trace.rttm import SAMPLES
 
 KEYS = Keys("c0")

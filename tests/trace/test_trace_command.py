@@ -13,12 +13,12 @@ import pytest
 
 import eventsched
 from eventsched.client import Client, running_client
-from eventsched.connection import open_connection
 from eventsched.running import running
 from eventsched.schema import codec
 from eventsched.schema.events import RoomJoined
-from eventsched.store import Store
-from eventsched.testing import LocalCluster, LocalServer
+from eventsched.server.testing import LocalCluster, LocalServer
+from eventsched.store.cell import Store
+from eventsched.store.connection import open_connection
 from eventsched.trace import worker
 from eventsched.trace.replay import ForeignNode, Replay
 from eventsched.trace.rttm import SAMPLES, read_rttm

@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest_asyncio
 
-from eventsched.connection import open_connection
 from eventsched.running import running
+from eventsched.store.connection import open_connection
 from tests.server_kinds import Server
 
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import anyio
 import pytest
 
-from eventsched.coalescing import Coalescer
 from eventsched.errors import ServerUnavailable
+from eventsched.store.batcher import Coalescer
 
 
 class Calls:

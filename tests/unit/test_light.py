@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from redis.asyncio.connection import Connection, UnixDomainSocketConnection
 
-from eventsched.server.light import light
+from eventsched.store.fast_client import light
 
 COMMANDS: list[tuple[Any, ...]] = [
     ("GET", "key"),

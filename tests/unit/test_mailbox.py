@@ -5,7 +5,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from eventsched.listening import MAILBOX_BYTES, MAILBOX_ENTRIES, START, Mailbox, before
-from eventsched.transport import Entry
+from eventsched.store.transport import Entry
 
 
 def entry(number: int, kind: str = "result", **data: object) -> Entry:

@@ -30,7 +30,7 @@ from eventsched.schema.events import (
     Target,
     UtteranceFinalized,
 )
-from eventsched.store import NodeGrant, NodeResult, SessionGrant
+from eventsched.store.cell import NodeGrant, NodeResult, SessionGrant
 from eventsched.verify import Report, Verifier
 from eventsched.views import Views
 from tests.fixtures_store import TimedStore

@@ -3,7 +3,7 @@
 Owns: the `Transport` protocol and the real one over redis-py: FCALL, and the library loaded where
 the server has no such function; bounded jittered retries (harmless: every script has its own
 dedupe), blocking reads on their own connection, errors of the connection as ServerUnavailable.
-Never does: keys, decisions. Read next: store.py, scripts.py.
+Never does: keys, decisions. Read next: cell.py, library.py.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
 
-from eventsched import scripts
 from eventsched.errors import Backpressure, ServerUnavailable, from_reply
-from eventsched.server.check import refusal
+from eventsched.store import library as lua_library
+from eventsched.store.client import refusal
 
 Arg: TypeAlias = bytes | str | int
 Entry: TypeAlias = tuple[str, list[bytes]]
@@ -97,12 +97,12 @@ class RedisTransport:
         self._places = anyio.Semaphore(CALLS_MAX, fast_acquire=True)
 
     async def run(self, script: str, keys: Sequence[str], args: Sequence[Arg]) -> Any:
-        call = ("FCALL", scripts.library().function(script), len(keys), *keys, *args)
+        call = ("FCALL", lua_library.library().function(script), len(keys), *keys, *args)
         try:
             try:
                 return await self._send(*call)
             except redis.exceptions.ResponseError as error:
-                if not scripts.is_missing(error):
+                if not lua_library.is_missing(error):
                     raise
             await self._load(keys[0])
             return await self._send(*call)
@@ -118,7 +118,7 @@ class RedisTransport:
     async def _load(self, key: str) -> None:
         """The server that serves `key` has our functions, whoever else gives them to it."""
         try:
-            await self.command("FUNCTION LOAD", "REPLACE", scripts.library().source, key=key)
+            await self.command("FUNCTION LOAD", "REPLACE", lua_library.library().source, key=key)
         except ServerUnavailable as error:
             if not isinstance(error.__cause__, _UNLOADABLE):
                 raise

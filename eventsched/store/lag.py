@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from eventsched.schema.keys import Keys
-from eventsched.transport import Transport
+from eventsched.store.transport import Transport
 
 ARCHIVE = "archive"
 """The consumer group of the archive; it passes entries as they are sealed."""

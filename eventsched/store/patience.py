@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from eventsched.errors import ServerUnavailable
-from eventsched.transport import Transport
+from eventsched.store.transport import Transport
 
 PAUSE_S_MIN, PAUSE_S_MAX = 0.05, 2.0
 

@@ -2,7 +2,7 @@
 
 Owns: trying again while the server is away, and waiting for something no longer than a bound.
 Never does: deciding what may be repeated: callers pass calls that have no second effect.
-Read next: transport.py, roles.py (`Patience`, for loops that never give up).
+Read next: transport.py, patience.py (`Patience`, for loops that never give up).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TypeVar
 import anyio
 
 from eventsched.errors import ServerUnavailable
-from eventsched.transport import Transport
+from eventsched.store.transport import Transport
 
 T = TypeVar("T")
 PAUSE_S_MIN, PAUSE_S_MAX = 0.05, 1.0

@@ -2,7 +2,7 @@
 
 Owns: one local server (standalone or a cluster of one), a local cluster of six, and the faults
 that tests put on them: kill, pause, restart.
-Never does: fixtures, fakes. Read next: server/watchdog.py (why nothing is left running).
+Never does: fixtures, fakes. Read next: watchdog.py (why nothing is left running).
 
     with LocalServer(folder) as server:
         client = await open_client(server.url)
@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from eventsched.server import watchdog
-from eventsched.server.binaries import Binary, find
+from eventsched.server.discovery import Binary, find
 from eventsched.server.launch import (
     SERVER_LOCK,
     free_ports,

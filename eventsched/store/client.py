@@ -2,7 +2,7 @@
 
 Owns: reading a URL, recognising a cluster by asking, the version floor, the memory policy and
 the role at connect; what is said of a server that refuses.
-Never does: start a server, change its settings. Read next: binaries.py (the floor).
+Never does: start a server, change its settings. Read next: server/discovery.py (the floor).
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from redis.exceptions import (
 )
 
 from eventsched.errors import InvalidMessage, ServerUnavailable
-from eventsched.server.binaries import FLOOR_TEXT, is_new_enough
-from eventsched.server.light import LightPool, light
+from eventsched.server.discovery import FLOOR_TEXT, is_new_enough
+from eventsched.store.fast_client import LightPool, light
 
 Client: TypeAlias = "aioredis.Redis | RedisCluster"
 CONNECTIONS_MAX = 1_000

@@ -15,7 +15,7 @@ import msgspec
 
 from eventsched.errors import Backpressure, Refused, from_reply
 from eventsched.schema.keys import Keys, name_of
-from eventsched.transport import Arg, Entry, Transport, entries_of
+from eventsched.store.transport import Arg, Entry, Transport, entries_of
 
 Word: TypeAlias = Literal["ok", "duplicate"]
 _WORDS: dict[bytes, Word] = {b"ok": "ok", b"duplicate": "duplicate"}

@@ -3,7 +3,7 @@
 Owns: a connection class that packs with hiredis, as the synchronous one does, and hands a command
 to the socket without a task of its own; a pool without statistics.
 Never does: reading, retries, reconnecting: all of that stays redis-py's.
-Read next: check.py (who opens clients).
+Read next: client.py (who opens clients).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A process's connection: the server found, found fit, its cells listed, a store for each.
 
 Owns: what every entrance (library, roles, command line) does before its first call.
-Never does: start a server itself (server/), decide anything. Read next: store.py, schema/keys.py.
+Never does: start a server itself (server/), decide anything. Read next: cell.py, schema/keys.py.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from eventsched.errors import InvalidMessage, ServerUnavailable
 from eventsched.schema import keys
 from eventsched.schema.settings import Settings, checked
 from eventsched.schema.validation import check_between
-from eventsched.server.check import Client, ServerFacts, check_server, open_client
 from eventsched.server.embedded import DEFAULT_DATA, PROGRAM, use
-from eventsched.store import Store
-from eventsched.transport import RedisTransport, answering, retry_policy
+from eventsched.store.cell import Store
+from eventsched.store.client import Client, ServerFacts, check_server, open_client
+from eventsched.store.transport import RedisTransport, answering, retry_policy
 
 CELLS_MAX = 64
 CLOSE_S = 1.0
 STREAM_READS = ("XRANGE", "XREVRANGE", "XREAD")
 """redis-py makes a dict of each entry; the transport takes them flat, as the server sends them."""
-log = structlog.get_logger("eventsched.connection")
+log = structlog.get_logger("eventsched.store.connection")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""From Python to Redis: clients, transport, typed calls of the Lua functions."""
