@@ -1,7 +1,8 @@
 """Event-sourced scheduler on Redis Streams for real-time speech.
 
 Owns: the public names. Never does: import projections (roles load them by entry point).
-Read next: client.py (connect), session.py (producing), node.py (serving), errors.py.
+Read next: client/client.py (connect), client/session.py (producing), node/node.py (serving),
+errors.py.
 
 A name is imported when it is first asked for: the command line starts by importing this package.
 """
@@ -11,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from eventsched.audio.wav import read_wav
-    from eventsched.client import Client, connect
+    from eventsched.client.client import Client, connect
+    from eventsched.client.results import Delivered, Result
+    from eventsched.client.session import Session
     from eventsched.encryption.keystore import Key, KeyFolder, KeyStore
     from eventsched.errors import (
         Backpressure,
@@ -32,10 +35,8 @@ if TYPE_CHECKING:
         SessionSuperseded,
         SessionUnknown,
     )
-    from eventsched.job import BlockingJob, Job, JobError, NoText
-    from eventsched.node import Node
-    from eventsched.results import Delivered, Result
-    from eventsched.session import Session
+    from eventsched.node.job import BlockingJob, Job, JobError, NoText
+    from eventsched.node.node import Node
     from eventsched.store.cell import Receipt
 
 __all__ = [
@@ -74,14 +75,14 @@ __all__ = [
 ]
 _HOMES = {
     "Backpressure": "errors",
-    "BlockingJob": "job",
+    "BlockingJob": "node.job",
     "ChunkTooLarge": "errors",
-    "Client": "client",
-    "Delivered": "results",
+    "Client": "client.client",
+    "Delivered": "client.results",
     "EventschedError": "errors",
     "InvalidMessage": "errors",
-    "Job": "job",
-    "JobError": "job",
+    "Job": "node.job",
+    "JobError": "node.job",
     "JobUnknown": "errors",
     "Key": "encryption.keystore",
     "KeyFolder": "encryption.keystore",
@@ -89,21 +90,21 @@ _HOMES = {
     "KeyStore": "encryption.keystore",
     "KeyStoreUnusable": "errors",
     "LeaseLost": "errors",
-    "NoText": "job",
-    "Node": "node",
+    "NoText": "node.job",
+    "Node": "node.node",
     "NodeSuperseded": "errors",
     "NodeUnknown": "errors",
     "NotFound": "errors",
     "Receipt": "store.cell",
     "Refused": "errors",
-    "Result": "results",
+    "Result": "client.results",
     "SeqGap": "errors",
     "ServerUnavailable": "errors",
-    "Session": "session",
+    "Session": "client.session",
     "SessionIsClosed": "errors",
     "SessionSuperseded": "errors",
     "SessionUnknown": "errors",
-    "connect": "client",
+    "connect": "client.client",
     "read_wav": "audio.wav",
 }
 """Name -> the module that has it."""

@@ -14,7 +14,7 @@ import anyio
 import msgspec
 
 import eventsched
-from eventsched.client import Client, running_client
+from eventsched.client.client import Client, running_client
 from eventsched.encryption.keystore import KeyStore
 from eventsched.running import ROLES, running
 from eventsched.schema.settings import Settings

@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 
 from eventsched.cli.app import COMMANDS
-from eventsched.node import Node
+from eventsched.node.node import Node
 from eventsched.running import ROLES
 from eventsched.schema.settings import PREFIX, Settings
 from eventsched.server.embedded import SHAPES

@@ -1,8 +1,8 @@
 """Chunks of audio: how long they are, whether they will do, and how to cut longer audio.
 
 Owns: rule 9 (duration of PCM16 and of Opus packets), the limits of a chunk, cutting.
-Never does: I/O, decoding of Opus, numbering (session.py).
-Read next: wav.py (files), session.py.
+Never does: I/O, decoding of Opus, numbering (client/session.py).
+Read next: wav.py (files), client/session.py.
 
 A PCM16 chunk is whole little-endian 16-bit mono samples. An Opus chunk is packets, each
 preceded by its length as u16 big-endian; how long a packet plays is in its own header

@@ -1,7 +1,7 @@
 """WAV files as the mono PCM16 that recognisers expect.
 
 Owns: reading a file (any encoding that WAV commonly holds), mixing down, resampling.
-Never does: sending. Read next: chunks.py (chunks), session.py (producing).
+Never does: sending. Read next: chunks.py (chunks), client/session.py (producing).
 
 Decoding is miniaudio's: one small wheel, no further dependency, every common encoding (8 to 64
 bits, float, A-law, mu-law, ADPCM). Its resampler is linear and lets 10 kHz fold back at -10 dB,

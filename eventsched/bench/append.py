@@ -1,7 +1,7 @@
 """`bench append`: audio in, through the public API.
 
 Owns: many sessions of one producer process, against bare XADD by the same client library.
-Never does: dispatch what becomes of it. Read next: session.py, channel.py, raw.py.
+Never does: dispatch what becomes of it. Read next: client/session.py, client/channel.py, raw.py.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from eventsched.bench.load import PCM16_BYTES_PER_MS
 from eventsched.bench.measure import metering, ratio
 from eventsched.bench.raw import xadd_pipelined
 from eventsched.bench.stage import Bench, Stage
-from eventsched.client import connect
+from eventsched.client.client import connect
+from eventsched.client.session import Session
 from eventsched.schema.keys import Keys, cell_of, name_of
-from eventsched.session import Session
 
 CHUNK_MS = 100
 CHUNK = bytes(CHUNK_MS * PCM16_BYTES_PER_MS)

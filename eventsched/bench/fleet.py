@@ -15,8 +15,8 @@ import anyio
 from eventsched.bench.figures import BenchFailed
 from eventsched.bench.load import SLOTS_MAX
 from eventsched.bench.stage import Stage
-from eventsched.client import connect
-from eventsched.session import Session
+from eventsched.client.client import connect
+from eventsched.client.session import Session
 from eventsched.store.cell import Store
 from eventsched.subprocesses import Children, children
 from eventsched.views import START

@@ -20,7 +20,7 @@ from eventsched.bench.load import CHUNK_MS, PCM16_BYTES_PER_MS
 from eventsched.bench.measure import metering
 from eventsched.bench.outcomes import Utterance, outcomes_after
 from eventsched.bench.stage import Bench, Stage
-from eventsched.session import Session
+from eventsched.client.session import Session
 
 CHUNK = bytes(CHUNK_MS * PCM16_BYTES_PER_MS)
 RATES = (200, 2_000)

@@ -15,10 +15,10 @@ import time
 import anyio
 
 from eventsched.cli.options import run_async
-from eventsched.client import connect
-from eventsched.job import Job
-from eventsched.node import Node
-from eventsched.results import Result
+from eventsched.client.client import connect
+from eventsched.client.results import Result
+from eventsched.node.job import Job
+from eventsched.node.node import Node
 
 
 def make(name: str, slots: int) -> Node:

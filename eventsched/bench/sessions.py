@@ -34,8 +34,8 @@ from eventsched.bench.measure import Cost, Rounds, in_rounds, metering
 from eventsched.bench.outcomes import Outcomes, Utterance, outcomes_after
 from eventsched.bench.stage import Bench, Stage
 from eventsched.bench.talk import Moment, Stretch, chunks_of, stretches_in
+from eventsched.client.session import Session
 from eventsched.errors import EventschedError
-from eventsched.session import Session
 from eventsched.trace.rttm import SAMPLES
 
 P99_MS_MAX = 10.0

@@ -16,8 +16,8 @@ from eventsched.errors import InvalidMessage
 from eventsched.interrupts import open_signals
 
 if TYPE_CHECKING:
-    from eventsched.client import Client
-    from eventsched.node import Node
+    from eventsched.client.client import Client
+    from eventsched.node.node import Node
 
 Target = Annotated[
     str,
@@ -35,7 +35,7 @@ async def node(options: Options, target: Target, name: Name = None, keys: Keys =
 
     SIGTERM or Ctrl-C drains: no new work, what is in hand is finished. A second one stops at once.
     """
-    from eventsched.client import connect
+    from eventsched.client.client import connect
 
     declared = find_node(target)
     if name is not None:
@@ -48,7 +48,7 @@ async def node(options: Options, target: Target, name: Name = None, keys: Keys =
 
 def find_node(target: str) -> Node:
     """The Node that `MODULE:NODE` names. Raises InvalidMessage; what the module raises."""
-    from eventsched.node import Node
+    from eventsched.node.node import Node
 
     module_name, colon, attribute = target.partition(":")
     if not (module_name and colon and attribute):

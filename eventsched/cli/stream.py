@@ -61,7 +61,7 @@ async def stream(
     results; a second one stops at once.
     """
     from eventsched.cli.streaming import Streams, read_sources
-    from eventsched.client import connect
+    from eventsched.client.client import connect
 
     if files.count("-") > 1:
         raise InvalidMessage.of("FILE", "- only once", "there is one standard input")

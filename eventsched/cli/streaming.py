@@ -1,7 +1,7 @@
 """Sessions fed from files or a microphone, their results shown as they come.
 
 Owns: pacing, trying again under pressure, waiting for the outcomes, the lines about them.
-Never does: reading Redis: it is a user of the library like any other. Read next: session.py.
+Never does: reading Redis: it is a user of the library like any other. Read next: client/session.py.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from rich.text import Text
 
 from eventsched.audio.wav import RATE, read_wav
 from eventsched.cli.show import console, duration, notes, plural, print_json
-from eventsched.client import Client
+from eventsched.client.client import Client
+from eventsched.client.results import Delivered
+from eventsched.client.session import Session
 from eventsched.errors import Backpressure
 from eventsched.interrupts import open_signals
-from eventsched.results import Delivered
-from eventsched.session import Session
 from eventsched.store.cell import Receipt
 
 CHUNK_BYTES = RATE // 10 * 2

@@ -25,7 +25,7 @@ from eventsched.archive.layout import ArchiveFolder
 from eventsched.archive.reading import History
 from eventsched.cli.options import Archive, Options, command
 from eventsched.cli.services import Cells
-from eventsched.client import Client, running_client
+from eventsched.client.client import Client, running_client
 from eventsched.errors import InvalidMessage
 from eventsched.projection import load_sets, trailing
 from eventsched.schema.validation import check_language

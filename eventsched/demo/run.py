@@ -18,14 +18,14 @@ from pathlib import Path
 
 import anyio
 
-from eventsched.client import Client, running_client
+from eventsched.client.client import Client, running_client
+from eventsched.client.session import Session
 from eventsched.demo.board import Board, accuracy, problems
 from eventsched.demo.show import Show
 from eventsched.demo.speaking import Conversation, Speaker
 from eventsched.folding import decoded
 from eventsched.running import running
 from eventsched.schema.events import Event
-from eventsched.session import Session
 from eventsched.speech.recogniser import require_recogniser
 from eventsched.speech.samples import Sample, samples
 from eventsched.speech.translator import Translator

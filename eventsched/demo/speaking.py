@@ -1,7 +1,7 @@
 """The demo's speakers: bundled recordings, said at their own pace, and what each listener hears.
 
 Owns: pacing, marking the end of each sentence, collecting what was heard.
-Never does: reading the log (board.py). Read next: session.py, run.py.
+Never does: reading the log (board.py). Read next: client/session.py, run.py.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 import anyio
 
-from eventsched.results import Delivered
-from eventsched.session import Session
+from eventsched.client.results import Delivered
+from eventsched.client.session import Session
 from eventsched.speech.samples import BYTES_PER_MS, Sample
 
 CHUNK_MS = 100

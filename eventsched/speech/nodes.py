@@ -17,9 +17,9 @@ import anyio.to_process
 import anyio.to_thread
 
 from eventsched.audio.wav import resample
-from eventsched.job import Job, JobError, NoText
-from eventsched.node import Node
-from eventsched.results import Result
+from eventsched.client.results import Result
+from eventsched.node.job import Job, JobError, NoText
+from eventsched.node.node import Node
 from eventsched.speech.recogniser import RATE, Recogniser
 from eventsched.speech.translator import TranslationFailed, Translator
 

@@ -15,7 +15,7 @@ import sys
 import anyio
 
 from eventsched.cli.logs import configure_logs
-from eventsched.client import connect
+from eventsched.client.client import connect
 from eventsched.speech.nodes import make_node, warm_up
 
 DRAIN_S = 5.0

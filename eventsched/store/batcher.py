@@ -4,7 +4,7 @@ Owns: gathering what is submitted in one turn of the event loop into one call. A
 alone goes at once; what comes while a call is in flight forms the next. Where a second call may be
 in flight, it goes once it is full: the server is never idle for a reply to be read.
 Never does: retries, ordering beyond first come, first served.
-Read next: channel.py (appends, finalizes), serving.py (results, partials).
+Read next: client/channel.py (appends, finalizes), node/registration.py (results, partials).
 """
 
 from __future__ import annotations

@@ -16,10 +16,10 @@ from itertools import count
 
 import anyio
 
-from eventsched.client import Client
+from eventsched.client.client import Client
+from eventsched.client.results import Delivered
+from eventsched.client.session import Session
 from eventsched.errors import Backpressure, EventschedError
-from eventsched.results import Delivered
-from eventsched.session import Session
 from eventsched.trace.rttm import Conversation, Speaker
 
 STALLED_S = 120.0

@@ -24,7 +24,7 @@ import structlog
 
 import eventsched
 from eventsched.cli.logs import configure_logs
-from eventsched.session import Session
+from eventsched.client.session import Session
 from eventsched.trace import replay as traced
 from eventsched.trace.replay import Replay
 from eventsched.trace.rttm import Conversation, Segment, Speaker

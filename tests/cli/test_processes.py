@@ -105,7 +105,8 @@ def test_any_number_of_ctrl_c_at_the_end_of_a_stream_is_no_traceback(
 
 
 @pytest.mark.parametrize(
-    "imported", ["typer", "rich", "anyio", "eventsched.cli.app", "redis", "eventsched.client"]
+    "imported",
+    ["typer", "rich", "anyio", "eventsched.cli.app", "redis", "eventsched.client.client"],
 )
 def test_ctrl_c_while_python_still_imports_is_no_traceback(tmp_path: Path, imported: str) -> None:
     """At that moment Python says, by `-X importtime`, that it has imported this module."""

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest_asyncio
 
-from eventsched.client import Client
+from eventsched.client.client import Client
 from tests.fixtures_store import TimedStore
 from tests.systems import client_of
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 import eventsched
-from eventsched.client import Client
+from eventsched.client.client import Client
 from tests.fixtures_store import TimedStore
 from tests.server_kinds import Server
 from tests.systems import SECOND, client_of

@@ -14,11 +14,11 @@ import anyio
 import pytest
 
 import eventsched
-from eventsched.client import Client
-from eventsched.job import BlockingJob, Job
+from eventsched.client.client import Client
+from eventsched.node.job import BlockingJob, Job
+from eventsched.node.registration import RESULTS_MAX
 from eventsched.schema.events import AttemptEnded, JobFailed, ResultRecorded
 from eventsched.schema.keys import name_of
-from eventsched.serving import RESULTS_MAX
 from tests.client import handlers
 from tests.client.test_session import CHUNK, Cut, cut, opened
 from tests.fixtures_store import TimedStore

@@ -10,13 +10,13 @@ import pytest
 from structlog.testing import capture_logs
 
 import eventsched
-from eventsched import listening
-from eventsched.channel import APPEND_ITEMS_MAX, FINALIZE_ITEMS_MAX
-from eventsched.client import Client
+from eventsched.client import subscription
+from eventsched.client.channel import APPEND_ITEMS_MAX, FINALIZE_ITEMS_MAX
+from eventsched.client.client import Client
+from eventsched.client.results import packed
+from eventsched.client.session import Session
 from eventsched.errors import ServerUnavailable
-from eventsched.results import packed
 from eventsched.schema.keys import name_of
-from eventsched.session import Session
 from eventsched.store.cell import Store
 from eventsched.store.transport import Arg, Entry, Transport
 from tests.fixtures_store import TimedStore
@@ -192,7 +192,7 @@ async def test_an_append_cancelled_before_its_turn_counts_as_made(
 async def test_audio_that_no_server_takes_is_bounded(
     client: Client, store: TimedStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("eventsched.session.UNSURE_BYTES_MAX", 6_000)
+    monkeypatch.setattr("eventsched.client.session.UNSURE_BYTES_MAX", 6_000)
     transport = cut(store)
     async with opened(client) as session:
         transport.before = 10_000
@@ -402,7 +402,7 @@ async def test_a_session_opened_later_is_heard_at_once(client: Client, store: Ti
         await anyio.sleep(0.05)
         await second.append(CHUNK, final=True)
         await served(store, second, 1)
-        with anyio.fail_after(listening.BLOCK_MS / 2_000):
+        with anyio.fail_after(subscription.BLOCK_MS / 2_000):
             assert (await anext(second.results())).text == "hola 0"
         tasks.cancel_scope.cancel()
 

@@ -16,7 +16,7 @@ from typer.main import get_command
 import eventsched
 from eventsched.cli.app import COMMANDS, program
 from eventsched.cli.options import command_of
-from eventsched.client import Client
+from eventsched.client.client import Client
 from eventsched.running import ROLES, running
 from eventsched.schema.settings import PREFIX, Settings
 from eventsched.store import library as lua_library

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import anyio
 
 import eventsched
-from eventsched.client import Client
+from eventsched.client.client import Client
 from eventsched.projection import load_sets
 from eventsched.running import running
 from eventsched.store.client import check_server, open_client

@@ -21,7 +21,7 @@ from eventsched.archive.archiver import Archiver
 from eventsched.archive.calls import ArchiveCalls
 from eventsched.archive.errors import ArchiveError
 from eventsched.archive.layout import ArchiveFolder
-from eventsched.client import Client, running_client
+from eventsched.client.client import Client, running_client
 from eventsched.encryption.keystore import KeyFolder
 from eventsched.errors import KeyMissing, NotFound
 from eventsched.past import Past

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 import eventsched
+from eventsched.client.results import AUDIO_BYTES_MAX, BODY_BYTES_MAX, Result, packed
+from eventsched.client.session import Session
 from eventsched.encryption.cipher import OVERHEAD_BYTES, Seal
 from eventsched.encryption.keystore import Key, KeyFolder
-from eventsched.results import AUDIO_BYTES_MAX, BODY_BYTES_MAX, Result, packed
 from eventsched.schema import codec
 from eventsched.schema.events import AudioChunkAppended, Text
 from eventsched.schema.keys import name_of
-from eventsched.session import Session
 from eventsched.store.cell import Receipt
 from tests.fixtures_store import TimedStore
 from tests.systems import client_of

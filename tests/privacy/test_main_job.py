@@ -9,13 +9,13 @@ import anyio
 import pytest
 
 import eventsched
+from eventsched.client.session import Results, Session
 from eventsched.encryption.decrypt import EventOpener
 from eventsched.encryption.keystore import KeyFolder
 from eventsched.errors import KeyMissing, KeyStoreUnusable
 from eventsched.schema import codec
 from eventsched.schema.events import Event, ResultDelivered, ResultRecorded, SessionOpened
 from eventsched.schema.keys import name_of
-from eventsched.session import Session
 from eventsched.store.client import Client
 from eventsched.store.transport import entries_of
 from tests.client.handlers import in_process
@@ -57,7 +57,7 @@ def node_of(name: str, heard: list[eventsched.Job], *, blocking: bool = False) -
     return node
 
 
-async def one_more(session: Session, results: eventsched.session.Results) -> eventsched.Delivered:
+async def one_more(session: Session, results: Results) -> eventsched.Delivered:
     await session.append(PCM, final=True)
     with anyio.fail_after(20):
         while (found := await anext(results)).outcome == "partial":

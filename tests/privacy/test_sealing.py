@@ -13,7 +13,7 @@ from eventsched.encryption.cipher import OVERHEAD_BYTES, Seal
 from eventsched.encryption.decrypt import EventOpener, sealing
 from eventsched.encryption.keystore import Key, KeyFolder
 from eventsched.errors import ExtraMissing, Sealed
-from eventsched.job import context_of
+from eventsched.node.job import context_of
 from eventsched.schema.codec import UnreadableText, encode_text
 from eventsched.schema.events import Event, ResultDelivered, Said, Text
 

@@ -10,7 +10,7 @@ import anyio
 
 import eventsched
 from eventsched.audio.wav import resample
-from eventsched.client import Client
+from eventsched.client.client import Client
 from eventsched.speech.nodes import make_node, translator
 from eventsched.speech.samples import samples
 from tests.server_kinds import Server

@@ -12,7 +12,7 @@ import anyio
 import pytest
 
 import eventsched
-from eventsched.client import Client, running_client
+from eventsched.client.client import Client, running_client
 from eventsched.running import running
 from eventsched.schema import codec
 from eventsched.schema.events import RoomJoined

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import anyio
 import pytest
 
-from eventsched.attempts import Attempt, Attempts
+from eventsched.node.attempts import Attempt, Attempts
 
 KEY = "acme:c0.s1:0:translation:es:none"
 

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
-from eventsched.listening import MAILBOX_BYTES, MAILBOX_ENTRIES, START, Mailbox, before
+from eventsched.client.subscription import MAILBOX_BYTES, MAILBOX_ENTRIES, START, Mailbox, before
 from eventsched.store.transport import Entry
 
 

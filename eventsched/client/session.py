@@ -17,7 +17,9 @@ import structlog
 
 from eventsched.audio import chunks
 from eventsched.audio.chunks import Format, Piece
-from eventsched.channel import APPEND_BYTES_MAX, APPEND_ITEMS_MAX, Channel
+from eventsched.client.channel import APPEND_BYTES_MAX, APPEND_ITEMS_MAX, Channel
+from eventsched.client.results import Delivered, heard
+from eventsched.client.subscription import START, Mailbox, Told
 from eventsched.encryption.keystore import KeyStore
 from eventsched.errors import (
     Backpressure,
@@ -26,8 +28,6 @@ from eventsched.errors import (
     SeqGap,
     ServerUnavailable,
 )
-from eventsched.listening import START, Mailbox, Told
-from eventsched.results import Delivered, heard
 from eventsched.store.cell import Chunk, Finalize, Receipt, SessionGrant
 from eventsched.store.retry import happens_within, insist
 
@@ -44,7 +44,7 @@ UNSURE_BYTES_MAX = 32 * 1024 * 1024
 """Beyond so much that no server has taken, nothing more is taken from the caller."""
 CLOSE_MARGIN_S = 5.0
 
-log = structlog.get_logger("eventsched.session")
+log = structlog.get_logger("eventsched.client.session")
 
 
 class Session:

@@ -4,7 +4,7 @@ Owns: starting, cancelling and waiting for them. The tasks are asyncio's, for 4 
 group takes 22 to start one, and the handlers of one read of the inbox wait for each other (p99 of
 2,000 jobs a second: 4.7 and 5.5 ms). What a group promises is kept: none outlives `run` or begins
 behind its end, a handler is cancelled through its scope only, what one raises `run` raises.
-Never does: know what an attempt is for. Read next: serving.py.
+Never does: know what an attempt is for. Read next: registration.py.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import anyio
 import structlog
 
-log = structlog.get_logger("eventsched.node")
+log = structlog.get_logger("eventsched.node.node")
 
 
 class Attempt:

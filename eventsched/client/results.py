@@ -2,7 +2,7 @@
 
 Owns: `Result` (made by handlers), `Delivered` (heard by sessions), the former's limits, and how
 both travel: encrypted, if the session is.
-Never does: I/O but for keys. Read next: job.py (making them), session.py (hearing them).
+Never does: I/O but for keys. Read next: node/job.py (making them), session.py (hearing them).
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 import msgspec
 import structlog
 
+from eventsched.client.subscription import Told
 from eventsched.encryption.decrypt import seal_of
 from eventsched.encryption.keystore import KeyStore
 from eventsched.errors import InvalidMessage, KeyMissing, KeyStoreUnusable, Sealed
-from eventsched.listening import Told
 from eventsched.schema import codec
 from eventsched.schema.events import Text
 
 if TYPE_CHECKING:
     from eventsched.encryption.cipher import Seal, What
 
-log = structlog.get_logger("eventsched.session")
+log = structlog.get_logger("eventsched.client.session")
 AUDIO_BYTES_MAX = 512_000
 BODY_BYTES_MAX = 65_536
 

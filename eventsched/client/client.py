@@ -1,7 +1,7 @@
 """The library's entrance: connect, open a session, resume one.
 
 Owns: `connect`, `Client`, the names and tokens that clients make (rule 7), what a session may ask.
-Never does: starting roles. Read next: session.py (producing), node.py (serving).
+Never does: starting roles. Read next: session.py (producing), node/node.py (serving).
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ import msgspec
 import structlog
 
 from eventsched.audio.chunks import RATE_MAX, RATE_MIN, Format
-from eventsched.channel import Channel
+from eventsched.client.channel import Channel
+from eventsched.client.session import Session
 from eventsched.encryption.decrypt import seal_of, sealing
 from eventsched.encryption.keystore import VARIABLE, AnyKeys, Key, KeyStore, named_store
 from eventsched.errors import (
@@ -45,7 +46,6 @@ from eventsched.schema.validation import (
     check_name,
     check_traceparent,
 )
-from eventsched.session import Session
 from eventsched.store.cell import SessionGrant, Store
 from eventsched.store.connection import open_connection
 from eventsched.store.retry import insist
@@ -58,7 +58,7 @@ LAST_WORDS_S = 5.0
 """How long a cancelled session may take to ask for its close."""
 
 warn_on_stderr()
-log = structlog.get_logger("eventsched.client")
+log = structlog.get_logger("eventsched.client.client")
 
 
 @asynccontextmanager

@@ -1,8 +1,8 @@
 """One registration of a node, from its grant to its end.
 
 Owns: reading the inbox, what becomes of an attempt, telling results and partials, draining.
-Never does: registering (node.py), heartbeats (heart.py), running handlers (handlers.py), their
-tasks (attempts.py). Read next: node.py, heart.py, lua/record_results.lua.
+Never does: registering (node.py), heartbeats (heartbeat.py), running handlers (executor.py), their
+tasks (attempts.py). Read next: node.py, heartbeat.py, lua/record_results.lua.
 
 Every message carries (node, epoch, attempt); what is stale is refused by the scripts, so a mistake
 here can waste work but never spoil a result.
@@ -20,12 +20,12 @@ import anyio.lowlevel
 import msgspec
 import structlog
 
-from eventsched.attempts import Attempt, Attempts
 from eventsched.encryption.keystore import KeyStore
 from eventsched.errors import LeaseLost, NodeSuperseded, NodeUnknown, Refused
-from eventsched.handlers import Run, end_of
-from eventsched.heart import Held, beating
-from eventsched.job import Assignment, Job
+from eventsched.node.attempts import Attempt, Attempts
+from eventsched.node.executor import Run, end_of
+from eventsched.node.heartbeat import Held, beating
+from eventsched.node.job import Assignment, Job
 from eventsched.schema.keys import name_of
 from eventsched.store.batcher import Coalescer
 from eventsched.store.cell import NodeGrant, NodeResult, Store
@@ -44,7 +44,7 @@ TELL_TRIES = 64
 """With their pauses about a minute: the longest lease."""
 DRAIN_POLL_S = 0.1
 
-log = structlog.get_logger("eventsched.node")
+log = structlog.get_logger("eventsched.node.node")
 End: TypeAlias = Literal["drained", "unknown"]
 _ASSIGNMENT = msgspec.json.Decoder(Assignment)
 

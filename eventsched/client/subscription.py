@@ -28,7 +28,7 @@ MAILBOX_ENTRIES = 256
 MAILBOX_BYTES = 4 * 1024 * 1024
 """A mailbox beyond either is not read on until its owner has taken some of it."""
 
-log = structlog.get_logger("eventsched.listening")
+log = structlog.get_logger("eventsched.client.subscription")
 Kind: TypeAlias = Literal["result", "partial", "state", "truncated"]
 
 

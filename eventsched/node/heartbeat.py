@@ -1,8 +1,8 @@
 """Heartbeats, from outside the handlers' thread: a busy handler does not make its node lost.
 
 Owns: the heartbeat loop, and a thread with its own event loop and connection that runs it.
-Never does: judging what the server says: it is handed to the registration (serving.py).
-Read next: serving.py, lua/heartbeat_node.lua.
+Never does: judging what the server says: it is handed to the registration (registration.py).
+Read next: registration.py, lua/heartbeat_node.lua.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Held: TypeAlias = tuple[str, int]
 CONNECT_S = 1.0
 JOIN_S = 2.0
 
-log = structlog.get_logger("eventsched.node")
+log = structlog.get_logger("eventsched.node.node")
 
 
 class Body(Protocol):

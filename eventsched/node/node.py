@@ -1,8 +1,8 @@
 """A node: what it can do, and the loop that registers and serves.
 
 Owns: the declaration and its limits, the handler, registering, registering again, draining.
-Never does: what happens within one registration (serving.py).
-Read next: serving.py, job.py.
+Never does: what happens within one registration (registration.py).
+Read next: registration.py, job.py.
 
     node = eventsched.Node("gpu-1", asr=["en"], targets=["es"], slots=4)
 
@@ -21,9 +21,10 @@ from typing import Any, TypeVar, overload
 import anyio
 import structlog
 
-from eventsched.client import Client
+from eventsched.client.client import Client
 from eventsched.errors import Backpressure, InvalidMessage
-from eventsched.handlers import Handler, Run, runner
+from eventsched.node.executor import Handler, Run, runner
+from eventsched.node.registration import Serving
 from eventsched.schema import keys
 from eventsched.schema.validation import (
     LANGUAGES_MAX,
@@ -36,14 +37,13 @@ from eventsched.schema.validation import (
     check_list,
     check_name,
 )
-from eventsched.serving import Serving
 from eventsched.store.cell import NodeGrant, Store
 from eventsched.store.patience import Patience
 
 DRAIN_S = 60.0
 DRAIN_S_MAX = 300.0
 
-log = structlog.get_logger("eventsched.node")
+log = structlog.get_logger("eventsched.node.node")
 H = TypeVar("H", bound=Handler)
 
 

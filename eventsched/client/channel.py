@@ -3,7 +3,7 @@
 Owns: the tasks behind any number of sessions: those that append and finalize (coalesced), one
 that listens, one that says which quiet sessions are still there.
 Never does: numbering, resending (session.py).
-Read next: store/batcher.py, listening.py, session.py.
+Read next: store/batcher.py, subscription.py, session.py.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Protocol
 import anyio.abc
 import structlog
 
+from eventsched.client.subscription import Listener
 from eventsched.errors import Refused
-from eventsched.listening import Listener
 from eventsched.store.batcher import Coalescer
 from eventsched.store.cell import Chunk, Finalize, Receipt, Store
 from eventsched.store.patience import Patience
@@ -29,7 +29,7 @@ KEEPALIVE_S = 15
 """Or a quarter of the cell's idle time, if that is set to less than a minute."""
 TICK_S = 1.0
 
-log = structlog.get_logger("eventsched.session")
+log = structlog.get_logger("eventsched.client.session")
 
 
 class Producer(Protocol):

@@ -2,7 +2,7 @@
 
 Owns: the three ways to run (in the loop, in a thread, in a process) and the table from what a
 handler gives or raises to the result that is told.
-Never does: leases, cancelling (serving.py). Read next: job.py.
+Never does: leases, cancelling (registration.py). Read next: job.py.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import anyio.to_process
 import anyio.to_thread
 import structlog
 
+from eventsched.client.results import Result
 from eventsched.errors import InvalidMessage
-from eventsched.job import BlockingJob, Job, JobError, NoText
-from eventsched.results import Result
+from eventsched.node.job import BlockingJob, Job, JobError, NoText
 from eventsched.store.cell import NodeResult
 
 Ending: TypeAlias = Result | NoText | JobError
@@ -33,7 +33,7 @@ HANDLER_ERROR = "HANDLER_ERROR"
 BLANK = "BLANK"
 MODEL_NOT_AVAILABLE = "MODEL_NOT_AVAILABLE"
 
-log = structlog.get_logger("eventsched.node")
+log = structlog.get_logger("eventsched.node.node")
 
 
 def runner(handler: Any, *, slots: int, processes: bool) -> Run:

@@ -1,8 +1,8 @@
 """One job as its handler sees it.
 
 Owns: reading its audio, its context, partials, asking for more time; the ways in which it ends.
-Never does: running the handler (handlers.py), telling the result (serving.py).
-Read next: node.py, handlers.py.
+Never does: running the handler (executor.py), telling the result (registration.py).
+Read next: node.py, executor.py.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import msgspec
 import structlog
 
 from eventsched.audio.chunks import SAMPLE_BYTES, Format, pcm_bytes, split_opus
+from eventsched.client.results import Result, packed
 from eventsched.encryption.decrypt import seal_of
 from eventsched.encryption.keystore import KeyStore
 from eventsched.errors import ExtraMissing, KeyMissing, KeyStoreUnusable, Sealed
-from eventsched.results import Result, packed
 from eventsched.schema import codec
 from eventsched.schema.events import AudioChunkAppended, Event, Said, Text
 from eventsched.schema.keys import name_of
@@ -31,7 +31,7 @@ EXTEND_S_MAX = 300
 READ_COUNT = 64
 """Chunks a read of audio: up to 4 MiB."""
 
-log = structlog.get_logger("eventsched.node")
+log = structlog.get_logger("eventsched.node.node")
 _CONTEXT = msgspec.msgpack.Decoder(list[Said])
 
 
@@ -155,7 +155,7 @@ class Job(_Facts):
         self.context = context_of(self._said, self._seal, a.target)
 
     def packed(self, result: Result) -> tuple[bytes, bytes]:
-        """The result's text and sound as they travel. For handlers.py."""
+        """The result's text and sound as they travel. For executor.py."""
         return packed(result, self._seal, self.utterance, self.target)
 
     async def audio(self) -> bytes:
@@ -246,7 +246,7 @@ class BlockingJob(_Facts):
         return self._is_cancelled
 
     def cancel(self) -> None:
-        """Tell the thread that the attempt is over. For handlers.py."""
+        """Tell the thread that the attempt is over. For executor.py."""
         self._is_cancelled = True
 
     def audio(self) -> bytes:

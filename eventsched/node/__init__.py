@@ -1,0 +1,1 @@
+"""The node's side: registration, heartbeats, jobs and their attempts."""
