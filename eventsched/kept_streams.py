@@ -11,10 +11,10 @@ from typing import Any, Literal
 
 import msgspec
 
-from eventsched.folding import in_order
 from eventsched.invariants import Violation
+from eventsched.projection.fold import in_order
+from eventsched.projection.store import START, Views
 from eventsched.schema.keys import name_of
-from eventsched.views import START, Views
 from projections.session import Session
 
 READ_MAX = 500

@@ -2,7 +2,7 @@
 
 Owns: who folds (a hold fenced by epoch), one step (read, fold, save), the loop around it.
 Never does: decide anything; write state other than views, trails and its checkpoint.
-Read next: lua/save_views.lua, batch.py.
+Read next: lua/save_views.lua, projection/batch.py.
 
 Any number of projectors may run for a set: one holds it, the others try every 250 ms. A step reads
 the log behind the checkpoint, which takes nothing from anybody, and saves inside the fence, where
@@ -22,15 +22,15 @@ import structlog
 
 from eventsched.archive.errors import ArchiveError
 from eventsched.archive.layout import ArchiveFolder
-from eventsched.archive.reading import History
-from eventsched.batch import TRIES_MAX, Batch, Batches
 from eventsched.errors import ServerUnavailable
-from eventsched.folding import Folding
-from eventsched.projection import ProjectionSet
+from eventsched.history.log import History
+from eventsched.projection.batch import TRIES_MAX, Batch, Batches
+from eventsched.projection.fold import Folding
+from eventsched.projection.protocol import ProjectionSet
+from eventsched.projection.store import START, Held, OtherVersion, Save, Standby, Views
 from eventsched.rebuild import Rebuild, RebuildFailed
 from eventsched.store.patience import Patience
 from eventsched.store.transport import Entry
-from eventsched.views import START, Held, OtherVersion, Save, Standby, Views
 
 HOLD_MS = 1_500
 RETRY_MS = 250

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from eventsched.archive.reading import History
 from eventsched.errors import NotFound
 from eventsched.explaining import Decision, Explained, decision, explain, is_decision
-from eventsched.folding import Unfolded, decoded, in_order
-from eventsched.moments import Moment
-from eventsched.past import Past, of_job
-from eventsched.reading import Reader, Wanted
+from eventsched.history.log import History
+from eventsched.history.position import Moment
+from eventsched.history.reader import Reader, Wanted
+from eventsched.history.source import Past, of_job
+from eventsched.projection.fold import Unfolded, decoded, in_order
+from eventsched.projection.store import START
 from eventsched.replaying import Replay, Replayed
 from eventsched.schema import keys
 from eventsched.schema.events import Event
 from eventsched.standing import Standing
-from eventsched.views import START
 
 Progress = Callable[[int], None]
 TOLD_EVERY = 1_000

@@ -19,13 +19,13 @@ import structlog
 from anyio.streams.memory import MemoryObjectSendStream
 from msgspec.structs import replace
 
-from eventsched.archive.reading import History
-from eventsched.batch import Batch, Batches
 from eventsched.errors import EventschedError
-from eventsched.folding import Folding, in_order
-from eventsched.projection import Projection, ProjectionSet
+from eventsched.history.log import History
+from eventsched.projection.batch import Batch, Batches
+from eventsched.projection.fold import Folding, in_order
+from eventsched.projection.protocol import Projection, ProjectionSet
+from eventsched.projection.store import START, Changes, Held, Save, Views
 from eventsched.store.transport import Entry
-from eventsched.views import START, Changes, Held, Save, Views
 
 HOLD_MS = 10_000
 CHANGED_MAX = 8_000

@@ -13,16 +13,16 @@ from typing import Any, TypeAlias
 
 import anyio
 
-from eventsched.archive.role import Sealing
+from eventsched.archive.config import Sealing
 from eventsched.archive.trimming import Trimming
 from eventsched.dispatcher import Dispatcher
 from eventsched.pressure import PressureWatch
-from eventsched.projection import load_sets
+from eventsched.projection.protocol import load_sets
+from eventsched.projection.store import Views
 from eventsched.projector import Projector
 from eventsched.store.cell import Store
 from eventsched.store.connection import Connection
 from eventsched.timekeeper import Timekeeper
-from eventsched.views import Views
 
 Run: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
 

@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from eventsched.folding import Folding
+from eventsched.projection.fold import Folding
 from eventsched.schema.events import ClassSeen, Event, JobDispatched, JobQueued, Rank
 from eventsched.schema.keys import name_of
 from projections.job import Job, Jobs

@@ -16,16 +16,16 @@ from typing import Any
 
 import msgspec
 
-from eventsched.archive.reading import History
 from eventsched.decided import job_differences, jobless, node_differences, session_differences
-from eventsched.folding import Folded, Unfolded, decoded, in_order
+from eventsched.history.log import History
 from eventsched.invariants import Before, Violation, broken_by
 from eventsched.kept_streams import KeptStreams
-from eventsched.projection import ProjectionSet
+from eventsched.projection.fold import Folded, Unfolded, decoded, in_order
+from eventsched.projection.protocol import ProjectionSet
+from eventsched.projection.store import START, Views, is_made_by
 from eventsched.schema.events import Event, SessionRetired, StreamTrimmed
 from eventsched.schema.keys import name_of
 from eventsched.store.lag import Distances
-from eventsched.views import START, Views, is_made_by
 from projections.session import Session
 
 COMPARED_MAX = 32

@@ -10,7 +10,7 @@ Read next: session.py.
 
 from __future__ import annotations
 
-from eventsched.projection import ProjectionSet
+from eventsched.projection.protocol import ProjectionSet
 from eventsched.schema.events import Event, PlaybackEnded, PlaybackStarted
 from eventsched.schema.keys import name_of
 from projections.group import Groups

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from eventsched.projection import Step, handled
+from eventsched.projection.protocol import Step, handled
 from eventsched.schema.codec import decode_text
 from eventsched.schema.events import (
     Event,

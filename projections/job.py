@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 from msgspec.structs import replace
 
-from eventsched.projection import Step, handled
+from eventsched.projection.protocol import Step, handled
 from eventsched.schema.events import (
     AttemptEnded,
     Event,

@@ -4,7 +4,7 @@ Owns: who archives (a hold fenced by epoch, and a lock on the folder), where a s
 audio beside it, what is told to Redis once files are on disk, the checks that folder and cell
 belong together.
 Never does: trim (timekeepers do, by what this one has told); change what is sealed.
-Read next: seal.py, lua/record_seal.lua, trimming.py.
+Read next: sealer.py, lua/record_seal.lua, trimming.py.
 
 A segment begins behind the one before it and ends after so many entries, or where the window of
 time ends that its first entry lies in (settings `archive_entries_max`, `archive_window_ms`). So its
@@ -23,23 +23,23 @@ import anyio
 import msgspec
 import structlog
 
-from eventsched.archive import disk
-from eventsched.archive.calls import ArchiveCalls, Look
-from eventsched.archive.entry import stored
+from eventsched.archive import threads
+from eventsched.archive.codec import stored
+from eventsched.archive.commands import ArchiveCalls, Look
 from eventsched.archive.errors import ArchiveError
 from eventsched.archive.layout import LOCK, CellFolder
-from eventsched.archive.record import Record
-from eventsched.archive.seal import Finalized, Sealer
+from eventsched.archive.manifest import Record
+from eventsched.archive.sealer import Finalized, Sealer
 from eventsched.archive.segment import Utterance, entries_at
 from eventsched.archive.signing import SigningKey, fingerprint
 from eventsched.errors import ServerUnavailable
-from eventsched.projection import ProjectionSet
+from eventsched.projection.protocol import ProjectionSet
+from eventsched.projection.store import START, Held, Views
 from eventsched.schema.ids import place_of
 from eventsched.schema.keys import name_of
 from eventsched.server.locks import FileLock
 from eventsched.store.patience import Patience
 from eventsched.store.transport import Entry, entries_of
-from eventsched.views import START, Held, Views
 
 HOLD_MS = 15_000
 RETRY_S = 0.25
@@ -124,7 +124,7 @@ class Archiver:
         self._folder.path.mkdir(parents=True, exist_ok=True)
         if not self._lock.try_exclusive():  # one that lost its hold while it was frozen
             return None
-        sealer = await disk.in_thread(partial(Sealer, self._folder, self._key, self._set))
+        sealer = await threads.in_thread(partial(Sealer, self._folder, self._key, self._set))
         await self._check_end(sealer, look)
         removed = self._folder.remove_unfinished()
         if not await self._tell(sealer, look.to or START):
@@ -196,7 +196,7 @@ class Archiver:
         if not _is_full(sealer, look.entries_max) and not (is_over and len(within) < most):
             return Stepped("gathered" if len(within) == most else "idle")
         start = sealer.sealed_to
-        record = await disk.in_thread(sealer.seal)
+        record = await threads.in_thread(sealer.seal)
         self._log.info("sealed", segment=record.n, entries=record.events, to=record.last)
         return Stepped("sealed" if await self._tell(sealer, start) else "turned_away", record)
 

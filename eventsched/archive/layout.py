@@ -1,7 +1,7 @@
 """Where things are in an archive's folder.
 
 Owns: names of files; listing; that a file appears whole or not at all.
-Never does: look into Parquet. Read next: record.py, seal.py.
+Never does: look into Parquet. Read next: manifest.py, sealer.py.
 
     DIR/archive.pub                       the public key; says that this is an archive
     DIR/<cell>/<first>_<last>.json        record of one segment, written last
@@ -23,7 +23,7 @@ import re
 from pathlib import Path
 
 from eventsched.archive.errors import ArchiveError
-from eventsched.archive.record import Record, decode, encode
+from eventsched.archive.manifest import Record, decode, encode
 from eventsched.archive.signing import SigningKey, public_line, read_public
 from eventsched.schema.ids import padded, place_of
 from eventsched.schema.keys import CELL

@@ -2,7 +2,7 @@
 
 Owns: leaf and node hashes, the root of a list, growing a root leaf by leaf in O(log n) memory,
 inclusion proofs and their check.
-Never does: I/O, keys, what a leaf means. Read next: seal.py.
+Never does: I/O, keys, what a leaf means. Read next: sealer.py.
 
     root of nothing   SHA-256 of the empty string
     leaf              SHA-256(0x00 || bytes)

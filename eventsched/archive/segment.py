@@ -1,7 +1,7 @@
 """One segment as Parquet, zstd: a row per entry in the log's order.
 
 Owns: the columns of its files, in both directions.
-Never does: signatures, files' names. Read next: seal.py, reading.py.
+Never does: signatures, files' names. Read next: sealer.py, history/log.py.
 
     events     ms seq type session job node cause data   to query by; data is the JSON of `d`
                entry                                     the stored bytes: what leaves are made of
@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from eventsched.archive.entry import stored
+from eventsched.archive.codec import stored
 from eventsched.archive.errors import ArchiveError, need
 from eventsched.schema.ids import Place, id_of
 from eventsched.store.transport import Entry

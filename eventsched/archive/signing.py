@@ -2,7 +2,7 @@
 
 Owns: the private key's file (made on first use, readable by its owner alone), the public half's
 file, signatures and their check.
-Never does: say what is signed. Read next: record.py.
+Never does: say what is signed. Read next: manifest.py.
 
 Who has the private key can seal another history under it. So it lies beside the archive's folder
 and not in it, and auditors keep the public half, or a checkpoint, somewhere else.

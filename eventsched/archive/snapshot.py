@@ -1,7 +1,7 @@
 """Snapshots: the read models of `core` as they are at a segment's last entry.
 
 Owns: folding beside sealing, which records a segment's snapshot has, putting them together again.
-Never does: decide what a record says (projections/ does). Read next: seal.py, ../folding.py.
+Never does: decide what a record says (projections/ does). Read next: sealer.py, ../folding.py.
 
 Every FULL_EVERY-th segment keeps every record; those between keep what they changed. So a fold can
 start at any segment's end, from at most FULL_EVERY small files, and anybody can make them again.
@@ -13,13 +13,13 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from eventsched.archive.entry import restored
+from eventsched.archive.codec import restored
 from eventsched.archive.layout import CellFolder
-from eventsched.archive.record import Record
+from eventsched.archive.manifest import Record
 from eventsched.archive.segment import Kept, read_entries, read_snapshot
-from eventsched.folding import Folding, decoded
-from eventsched.form import Whole
-from eventsched.projection import ProjectionSet
+from eventsched.projection.fold import Folding, decoded
+from eventsched.projection.form import Whole
+from eventsched.projection.protocol import ProjectionSet
 from eventsched.schema.events import Event
 
 FULL_EVERY = 16

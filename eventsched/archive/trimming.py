@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import structlog
 
-from eventsched.archive.calls import ArchiveCalls
+from eventsched.archive.commands import ArchiveCalls
+from eventsched.projection.store import Views
 from eventsched.store.patience import Patience
-from eventsched.views import Views
 
 ASK_S = 5.0
 CALLS_MAX = 200

@@ -9,12 +9,12 @@ from typing import ClassVar
 
 from eventsched.archive.errors import need
 from eventsched.archive.layout import ArchiveFolder
-from eventsched.archive.reading import History
 from eventsched.bench.figures import Report, Round
 from eventsched.bench.stage import Bench, Stage
 from eventsched.bench.worked import worked_log
-from eventsched.projection import load_sets, trailing
-from eventsched.views import START, Views
+from eventsched.history.log import History
+from eventsched.projection.protocol import load_sets, trailing
+from eventsched.projection.store import START, Views
 
 
 class Archive(Bench, frozen=True, kw_only=True):

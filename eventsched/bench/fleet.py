@@ -17,9 +17,9 @@ from eventsched.bench.load import SLOTS_MAX
 from eventsched.bench.stage import Stage
 from eventsched.client.client import connect
 from eventsched.client.session import Session
+from eventsched.projection.store import START
 from eventsched.store.cell import Store
 from eventsched.subprocesses import Children, children
-from eventsched.views import START
 
 POLL_S = 0.02
 STALLED_S = 60.0

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from eventsched.archive.reading import READ_MAX
 from eventsched.bench.figures import BenchFailed, Figures, Report, Round
 from eventsched.bench.measure import metering, ratio
 from eventsched.bench.projecting import VIEWS, session_and_group
 from eventsched.bench.stage import Bench, Stage
 from eventsched.bench.worked import worked_log
+from eventsched.history.log import READ_MAX
+from eventsched.projection.store import START, Views
 from eventsched.projector import Projector
 from eventsched.rebuild import Rebuild
 from eventsched.store.cell import Store
-from eventsched.views import START, Views
 
 
 class Project(Bench, frozen=True, kw_only=True):

@@ -14,10 +14,10 @@ import sys
 import anyio
 
 from eventsched.cli.options import run_async
-from eventsched.projection import ProjectionSet, load_sets
+from eventsched.projection.protocol import ProjectionSet, load_sets
+from eventsched.projection.store import Views
 from eventsched.projector import Projector
 from eventsched.store.connection import open_connection
-from eventsched.views import Views
 
 VIEWS = ("session", "group")
 

@@ -2,7 +2,7 @@
 
 Owns: sealing from Redis and from memory, verifying, finding one session among many events; an
 archive of many events: the log's own, again and again under other names and times.
-Never does: live work. Read next: archive/seal.py, archive/audit.py, archive/reading.py.
+Never does: live work. Read next: archive/sealer.py, archive/verifier.py, history/log.py.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from eventsched.archive.archiver import Archiver
-from eventsched.archive.audit import Verifier
 from eventsched.archive.layout import ArchiveFolder, CellFolder
-from eventsched.archive.reading import History, Of
-from eventsched.archive.seal import Sealer
+from eventsched.archive.sealer import Sealer
 from eventsched.archive.signing import SigningKey
+from eventsched.archive.verifier import Verifier
 from eventsched.bench.figures import BenchFailed, Figures
 from eventsched.bench.measure import metering
 from eventsched.bench.stage import Stage
-from eventsched.projection import ProjectionSet
+from eventsched.history.log import History, Of
+from eventsched.projection.protocol import ProjectionSet
+from eventsched.projection.store import Views
 from eventsched.schema.ids import id_of, place_of
 from eventsched.schema.settings import Settings
 from eventsched.store.transport import Entry
-from eventsched.views import Views
 
 ENTRIES_MAX = Settings().archive_entries_max
 

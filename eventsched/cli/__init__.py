@@ -6,7 +6,8 @@ logs.py      log lines on stderr       show.py   tables, times and JSON on stdou
 interrupts.py  what Ctrl-C does
 up.py run.py node.py stream.py history.py state.py status.py rebuild.py verify.py dead.py …
 
-Never does: decide, or read Redis itself: that is reading.py's, overview.py's and store/cell.py's.
+Never does: decide, or read Redis itself: that is history/reader.py's, history/status.py's and
+store/cell.py's.
 """
 
 import signal

@@ -16,7 +16,7 @@ import typer
 from eventsched.cli.options import Options, command
 
 if TYPE_CHECKING:
-    from eventsched.archive.calls import ArchiveCalls, Look
+    from eventsched.archive.commands import ArchiveCalls, Look
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Check an archive's folder.")
 
@@ -56,10 +56,10 @@ async def verify(
 
     With a checkpoint also: segments cut off at the end, and history sealed anew.
     """
-    from eventsched.archive.audit import Verifier
     from eventsched.archive.errors import ArchiveError
+    from eventsched.archive.verifier import Verifier
     from eventsched.cli.show import print_json, progress
-    from eventsched.projection import load_sets, trailing
+    from eventsched.projection.protocol import load_sets, trailing
 
     core = trailing(load_sets())
     verifier = Verifier(
@@ -107,8 +107,8 @@ async def checkpoint(options: Options, dir_: Dir, out: Out = None) -> None:
 
     With it, `audit verify` also sees what was cut off since, or sealed anew.
     """
-    from eventsched.archive.audit import checkpoint_of
     from eventsched.archive.layout import ArchiveFolder
+    from eventsched.archive.verifier import checkpoint_of
 
     _write(checkpoint_of(ArchiveFolder.open(dir_)), out)
 
@@ -119,9 +119,9 @@ async def prove(
     options: Options, event: Event, archive: Archive, cell: Cell = None, out: Out = None
 ) -> None:
     """Print a proof (JSON, below 2 KB) that the archive holds this event as it was sealed."""
-    from eventsched.archive.audit import prove as prove_event
     from eventsched.archive.layout import ArchiveFolder
-    from eventsched.archive.record import encode
+    from eventsched.archive.manifest import encode
+    from eventsched.archive.verifier import prove as prove_event
 
     _write(encode(prove_event(ArchiveFolder.open(archive), event, cell)) + b"\n", out)
 
@@ -133,9 +133,9 @@ async def check_proof(options: Options, file: ProofFile, key: KeyFile = None) ->
 
     Give the key that you trust: without it, the proof says by which key it holds.
     """
-    from eventsched.archive.audit import check_proof as check
     from eventsched.archive.errors import ArchiveError
     from eventsched.archive.signing import read_public
+    from eventsched.archive.verifier import check_proof as check
     from eventsched.cli.show import print_json
 
     try:
@@ -164,8 +164,8 @@ async def give_up(options: Options, key: Lost = "", yes: Yes = False) -> int:
     trimmed from the log stays gone; ArchiveGivenUp puts that on record, and another archive may
     begin. Stop the archivers first.
     """
-    from eventsched.archive.calls import ArchiveCalls
-    from eventsched.views import Views
+    from eventsched.archive.commands import ArchiveCalls
+    from eventsched.projection.store import Views
 
     async with options.connect() as connection:
         views = [Views(store.transport, store.cell) for store in connection.stores.values()]

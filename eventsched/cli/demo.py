@@ -63,8 +63,8 @@ async def _show(options: Options, connection: Connection, verdict: Verdict) -> N
     from eventsched.cli.show import console, plural
     from eventsched.cli.timeline import Timeline
     from eventsched.demo.show import jobs_table, sessions_table
-    from eventsched.past import Past
-    from eventsched.reading import Reader, Wanted
+    from eventsched.history.reader import Reader, Wanted
+    from eventsched.history.source import Past
 
     out = console()
     if not out.is_terminal:  # there it is on the screen already

@@ -13,9 +13,9 @@ from eventsched.cli.options import Archive, Keys, Options, command
 from eventsched.errors import EventschedError, InvalidMessage
 
 if TYPE_CHECKING:
-    from eventsched.folding import Unfolded
-    from eventsched.past import Past
-    from eventsched.reading import Reader, Wanted
+    from eventsched.history.reader import Reader, Wanted
+    from eventsched.history.source import Past
+    from eventsched.projection.fold import Unfolded
     from eventsched.schema.events import Event
 
     Tell = Callable[[Event | Unfolded], None]
@@ -76,7 +76,7 @@ async def history(
     from eventsched.cli.timeline import Timeline
     from eventsched.encryption.decrypt import EventOpener
     from eventsched.encryption.keystore import named_store
-    from eventsched.reading import Reader
+    from eventsched.history.reader import Reader
 
     async with options.past(archive) as past:
         key_store = named_store(keys)
@@ -120,8 +120,8 @@ async def _wanted(
     since: str,
     until: str,
 ) -> Wanted:
-    from eventsched.moments import parse_moment
-    from eventsched.reading import Wanted
+    from eventsched.history.position import parse_moment
+    from eventsched.history.reader import Wanted
 
     is_job = ":" in what
     return Wanted(

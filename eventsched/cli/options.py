@@ -26,7 +26,7 @@ from eventsched.cli.logs import configure_logs
 from eventsched.interrupts import Interrupted, interruptible
 
 if TYPE_CHECKING:
-    from eventsched.past import Past
+    from eventsched.history.source import Past
     from eventsched.store.connection import Connection
 
 Url = Annotated[
@@ -121,7 +121,7 @@ class Options:
     async def past(self, archive: Path | None) -> AsyncIterator[Past]:
         """What happened: from the server, the archive or both. An archive needs no server."""
         from eventsched.archive.layout import ArchiveFolder
-        from eventsched.past import Past
+        from eventsched.history.source import Past
 
         folder = ArchiveFolder.open(archive) if archive is not None else None
         if folder is not None and not self._names_server():

@@ -1,6 +1,6 @@
 """The look of `status`: for each cell its groups, its nodes, and what waits.
 
-Owns: tables of an Overview. Read next: overview.py (what is gathered), show.py.
+Owns: tables of an Overview. Read next: history/status.py (what is gathered), show.py.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from eventsched.cli.show import NONE, clock, duration, plural, size, table
-from eventsched.overview import CellOverview, ClassSeen, NodeSeen, Overview, SetBehind
+from eventsched.history.status import CellOverview, ClassSeen, NodeSeen, Overview, SetBehind
 from eventsched.store.lag import ARCHIVE
 
 LATE_MS = {ARCHIVE: 600_000}

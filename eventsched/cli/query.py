@@ -37,7 +37,7 @@ async def query(options: Options, sql: Sql, archive: From = None) -> None:
     else they have, SELECT * FROM (DESCRIBE jobs) says. Times are UTC.
     """
     from eventsched.archive.layout import ArchiveFolder
-    from eventsched.archive.query import Query
+    from eventsched.archive.sql import Query
 
     if archive is None:
         raise InvalidMessage.of("--archive", "a folder is needed", "add --archive DIR")

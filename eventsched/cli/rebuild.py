@@ -12,7 +12,7 @@ from eventsched.errors import EventschedError, InvalidMessage
 
 if TYPE_CHECKING:
     from eventsched.archive.layout import ArchiveFolder
-    from eventsched.projection import ProjectionSet
+    from eventsched.projection.protocol import ProjectionSet
     from eventsched.store.cell import Store
 
 Names = Annotated[
@@ -55,7 +55,7 @@ async def rebuild(options: Options, names: Names, archive: Archive = None) -> No
 
 def _chosen(names: list[str]) -> list[tuple[ProjectionSet, list[str]]]:
     """The sets that hold these read models, and which of each."""
-    from eventsched.projection import load_sets
+    from eventsched.projection.protocol import load_sets
 
     sets = load_sets()
     known = [one.name for each in sets for one in each.projections]
@@ -69,10 +69,10 @@ def _chosen(names: list[str]) -> list[tuple[ProjectionSet, list[str]]]:
 async def _rebuild(
     store: Store, projection_set: ProjectionSet, names: list[str], archive: ArchiveFolder | None
 ) -> dict[str, Any]:
-    from eventsched.archive.reading import History
     from eventsched.cli.show import progress
+    from eventsched.history.log import History
+    from eventsched.projection.store import Views
     from eventsched.rebuild import Rebuild
-    from eventsched.views import Views
 
     total = await store.transport.command("XLEN", store.keys.log, key=store.keys.log)
     with progress(f"{store.cell} {', '.join(names)}", total) as moved:

@@ -20,7 +20,7 @@ from eventsched.errors import InvalidMessage
 from eventsched.interrupts import open_signals
 
 if TYPE_CHECKING:
-    from eventsched.archive.role import Sealing
+    from eventsched.archive.config import Sealing
 
 Cells = Annotated[
     int | None,
@@ -79,7 +79,7 @@ class ArchiveOptions(NamedTuple):
             return None
         if self.folder is None:
             raise InvalidMessage.of("--archive", "a folder is needed", "add --archive DIR")
-        from eventsched.archive.role import Sealing
+        from eventsched.archive.config import Sealing
 
         return Sealing.into(self.folder, self.key, audio=self.audio)
 

@@ -41,8 +41,8 @@ async def state(
     view said then.
     """
     from eventsched.cli.show import print_json
-    from eventsched.moments import parse_moment
-    from eventsched.reading import Reader
+    from eventsched.history.position import parse_moment
+    from eventsched.history.reader import Reader
 
     moment = parse_moment(at, "--at") if at else None
     async with options.past(archive) as past:

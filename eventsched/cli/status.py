@@ -30,7 +30,7 @@ async def status(options: Options, watch: Watch = False, every: Every = 1.0) -> 
 async def _once(connection: Connection, as_json: bool) -> None:
     from eventsched.cli.panel import panel
     from eventsched.cli.show import console, print_json
-    from eventsched.overview import overview
+    from eventsched.history.status import overview
 
     found = await overview(connection)
     if as_json:
@@ -44,7 +44,7 @@ async def _watch(connection: Connection, as_json: bool, every_s: float) -> None:
 
     from eventsched.cli.panel import panel
     from eventsched.cli.show import console, print_json
-    from eventsched.overview import overview
+    from eventsched.history.status import overview
 
     if as_json or not console().is_terminal:
         while True:

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from eventsched.cli.show import clock, duration, plural
-from eventsched.folding import Unfolded
+from eventsched.projection.fold import Unfolded
 from eventsched.schema import codec, events
 from eventsched.schema.events import Event
 from eventsched.schema.keys import name_of

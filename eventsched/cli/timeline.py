@@ -12,7 +12,7 @@ from rich.text import Text
 
 from eventsched.cli.show import clock, console, day_and_clock, duration
 from eventsched.cli.telling import tell
-from eventsched.folding import Unfolded
+from eventsched.projection.fold import Unfolded
 from eventsched.schema.events import Event
 
 STYLES = {

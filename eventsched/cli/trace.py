@@ -22,19 +22,19 @@ from rich.live import Live
 from rich.table import Table
 
 from eventsched.archive.layout import ArchiveFolder
-from eventsched.archive.reading import History
 from eventsched.cli.options import Archive, Options, command
 from eventsched.cli.services import Cells
 from eventsched.client.client import Client, running_client
 from eventsched.errors import InvalidMessage
-from eventsched.projection import load_sets, trailing
+from eventsched.history.log import History
+from eventsched.projection.protocol import load_sets, trailing
+from eventsched.projection.store import Views
 from eventsched.schema.validation import check_language
 from eventsched.store.connection import Connection
 from eventsched.subprocesses import Children, children
 from eventsched.trace.judge import Verdict, judge
 from eventsched.trace.replay import Replay
 from eventsched.trace.rttm import Expected, expect, read_rttm
-from eventsched.views import Views
 
 NODES_MAX = 64
 SPEED_MIN = 0.1

@@ -54,11 +54,11 @@ async def verify(options: Options, archive: Archive = None) -> int:
 
 
 async def _verify(store: Store, archive: ArchiveFolder | None) -> Report:
-    from eventsched.archive.reading import History
     from eventsched.cli.show import progress
-    from eventsched.projection import load_sets, trailing
+    from eventsched.history.log import History
+    from eventsched.projection.protocol import load_sets, trailing
+    from eventsched.projection.store import Views
     from eventsched.verify import Verifier
-    from eventsched.views import Views
 
     total = await store.transport.command("XLEN", store.keys.log, key=store.keys.log)
     core = trailing(load_sets())

@@ -12,7 +12,7 @@ from eventsched.errors import InvalidMessage
 
 if TYPE_CHECKING:
     from eventsched.explaining import Decision, Explained
-    from eventsched.past import Past
+    from eventsched.history.source import Past
     from eventsched.replaying import Replayed
 
 Job = Annotated[
@@ -73,7 +73,7 @@ async def _why(options: Options, past: Past, job: str) -> None:
 
 async def _replay(options: Options, past: Past, since: str, until: str) -> int:
     from eventsched.cli.show import print_json, progress
-    from eventsched.moments import parse_moment
+    from eventsched.history.position import parse_moment
     from eventsched.reasons import replay, size_of
 
     first = parse_moment(since, "--since") if since else None

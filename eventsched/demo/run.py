@@ -23,7 +23,8 @@ from eventsched.client.session import Session
 from eventsched.demo.board import Board, accuracy, problems
 from eventsched.demo.show import Show
 from eventsched.demo.speaking import Conversation, Speaker
-from eventsched.folding import decoded
+from eventsched.projection.fold import decoded
+from eventsched.projection.store import Views
 from eventsched.running import running
 from eventsched.schema.events import Event
 from eventsched.speech.recogniser import require_recogniser
@@ -32,7 +33,6 @@ from eventsched.speech.translator import Translator
 from eventsched.store.cell import Store
 from eventsched.store.connection import Connection
 from eventsched.subprocesses import children
-from eventsched.views import Views
 
 TENANT = "demo"
 SOURCE = "en"

@@ -19,8 +19,8 @@ import redis.exceptions
 from eventsched.archive.layout import ArchiveFolder
 from eventsched.encryption.keystore import KeyStore
 from eventsched.errors import EventschedError, KeyMissing, NotFound, ServerUnavailable
-from eventsched.past import Past
-from eventsched.reading import Reader, Wanted
+from eventsched.history.reader import Reader, Wanted
+from eventsched.history.source import Past
 from eventsched.schema import keys
 from eventsched.schema.events import Event, SessionClosed, SessionForgotten, SessionOpened
 from eventsched.store.cell import Store

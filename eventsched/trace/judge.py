@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from eventsched.archive.reading import History
-from eventsched.folding import Unfolded, decoded
+from eventsched.history.log import History
+from eventsched.projection.fold import Unfolded, decoded
 from eventsched.schema.events import (
     Event,
     JobDispatched,

@@ -11,13 +11,13 @@ from typing import Any
 
 import projections
 from eventsched.archive.archiver import Archiver
-from eventsched.archive.calls import ArchiveCalls
+from eventsched.archive.commands import ArchiveCalls
 from eventsched.archive.layout import ArchiveFolder
-from eventsched.archive.reading import History
+from eventsched.history.log import History
+from eventsched.projection.store import Views
 from eventsched.projector import Projector
 from eventsched.store.cell import NodeGrant, SessionGrant
 from eventsched.store.transport import Entry
-from eventsched.views import Views
 from tests.fixtures_store import TimedStore
 
 CORE = projections.core

@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from eventsched.archive import merkle
 from eventsched.archive.layout import PUBLIC, RECORD, stem
-from eventsched.archive.record import CHAIN_START, Record, chained, encode
+from eventsched.archive.manifest import CHAIN_START, Record, chained, encode
 from eventsched.archive.segment import encoded
 from eventsched.archive.signing import SigningKey, public_line
 

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
-from eventsched.archive.calls import ArchiveCalls
+from eventsched.archive.commands import ArchiveCalls
 from eventsched.errors import Backpressure
 from eventsched.pressure import PressureWatch
 from eventsched.projector import Projector

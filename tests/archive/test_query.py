@@ -10,7 +10,7 @@ import pytest
 from eventsched.archive import errors
 from eventsched.archive.errors import ArchiveError, ExtraMissing
 from eventsched.archive.layout import ArchiveFolder
-from eventsched.archive.query import Query
+from eventsched.archive.sql import Query
 from tests.archive.archives import Archived
 from tests.archive.test_sealing import sums
 

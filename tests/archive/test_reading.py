@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from eventsched.archive import reading
 from eventsched.archive.errors import ArchiveError
 from eventsched.archive.layout import ArchiveFolder
-from eventsched.archive.reading import History, Of
-from eventsched.folding import Folding, decoded, in_order
+from eventsched.history import log
+from eventsched.history.log import History, Of
+from eventsched.projection.fold import Folding, decoded, in_order
 from eventsched.schema.events import Event
 from eventsched.store.transport import Arg, Entry
 from tests.archive.archives import CORE, Archived, views_of
@@ -75,8 +75,8 @@ class Meanwhile:
 
 @pytest.fixture(autouse=True)
 def _small_reads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "READ_MAX", 5)
-    monkeypatch.setattr(reading, "IDS_MAX", 3)
+    monkeypatch.setattr(log, "READ_MAX", 5)
+    monkeypatch.setattr(log, "IDS_MAX", 3)
 
 
 async def read(history: History, *given: Any, **more: Any) -> list[Entry]:

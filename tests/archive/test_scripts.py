@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from eventsched.archive.calls import ArchiveCalls, Look, Trimmed
+from eventsched.archive.commands import ArchiveCalls, Look, Trimmed
 from eventsched.errors import InvalidMessage
-from eventsched.folding import in_order
-from eventsched.projection import ProjectionSet
+from eventsched.projection.fold import in_order
+from eventsched.projection.protocol import ProjectionSet
+from eventsched.projection.store import Held
 from eventsched.schema.events import ArchiveGivenUp, StreamTrimmed
 from eventsched.store.client import Client
 from eventsched.store.transport import Arg
-from eventsched.views import Held
 from tests.archive.archives import Archived
 from tests.fixtures_store import START_MS, TimedStore
 from tests.scripts.calls import contents

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from eventsched.archive import layout
-from eventsched.archive.audit import Verifier
-from eventsched.archive.entry import restored
+from eventsched.archive.codec import restored
 from eventsched.archive.errors import ArchiveError
 from eventsched.archive.layout import ArchiveFolder, CellFolder
 from eventsched.archive.segment import read_audio, read_entries
 from eventsched.archive.signing import SigningKey
+from eventsched.archive.verifier import Verifier
 from eventsched.errors import ServerUnavailable
 from eventsched.schema.events import UtteranceFinalized
 from eventsched.store.transport import Entry

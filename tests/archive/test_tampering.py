@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from eventsched.archive import audit
-from eventsched.archive.audit import Verifier, checkpoint_of
+from eventsched.archive import verifier
 from eventsched.archive.errors import ArchiveError
 from eventsched.archive.layout import ArchiveFolder
+from eventsched.archive.verifier import Verifier, checkpoint_of
 from tests.archive.archives import CORE, Archived, seal_all
 from tests.archive.tampering import Files, Tamperer, files_of
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.parametrize("server", ["embedded"], indirect=True)
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files that no record names are looked at again a moment later: here nobody writes."""
-    monkeypatch.setattr(audit, "LISTED_AGAIN_S", 0)
+    monkeypatch.setattr(verifier, "LISTED_AGAIN_S", 0)
 
 
 class Folder:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from eventsched.overview import CellOverview, overview
+from eventsched.history.status import CellOverview, overview
 from eventsched.store.client import Client, check_server
 from eventsched.store.connection import Connection
 from tests.fixtures_store import TimedStore

@@ -11,18 +11,18 @@ import pytest
 
 from eventsched.cli.state import named
 from eventsched.errors import InvalidMessage, NotFound
-from eventsched.folding import Unfolded
-from eventsched.moments import parse_moment
-from eventsched.past import Past
-from eventsched.projection import load_sets
+from eventsched.history.position import parse_moment
+from eventsched.history.reader import Reader, Wanted
+from eventsched.history.source import Past
+from eventsched.projection.fold import Unfolded
+from eventsched.projection.protocol import load_sets
+from eventsched.projection.store import Views
 from eventsched.projector import Projector
-from eventsched.reading import Reader, Wanted
 from eventsched.schema.events import FIELDS, Event
 from eventsched.schema.settings import Settings
 from eventsched.store.client import Client, check_server
 from eventsched.store.connection import Connection
 from eventsched.store.transport import RedisTransport
-from eventsched.views import Views
 from tests.fixtures_store import TimedStore
 from tests.scripts.jobs_of import finish_one, speak
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import msgspec
 
-from eventsched.past import Past
-from eventsched.projection import load_sets
+from eventsched.history.source import Past
+from eventsched.projection.protocol import load_sets
+from eventsched.projection.store import Views
 from eventsched.projector import Projector
 from eventsched.schema.events import Event, NodeRegistered
 from eventsched.store.client import Client, check_server
 from eventsched.store.connection import Connection
-from eventsched.views import Views
 from tests.fixtures_store import TimedStore
 from tests.scripts.test_any_sequence import Play
 

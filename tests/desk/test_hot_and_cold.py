@@ -11,9 +11,9 @@ import pytest
 from eventsched.archive.errors import ArchiveError
 from eventsched.archive.layout import ArchiveFolder
 from eventsched.errors import InvalidMessage, NotFound
-from eventsched.moments import parse_moment
-from eventsched.past import Past
-from eventsched.reading import Reader, Wanted
+from eventsched.history.position import parse_moment
+from eventsched.history.reader import Reader, Wanted
+from eventsched.history.source import Past
 from eventsched.reasons import replay, why
 from eventsched.schema.events import Event
 from eventsched.store.client import Client

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from eventsched.errors import InvalidMessage
-from eventsched.moments import parse_moment
+from eventsched.history.position import parse_moment
 
 
 @pytest.mark.parametrize(

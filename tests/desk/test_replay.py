@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 import eventsched
-from eventsched.moments import parse_moment
+from eventsched.history.position import parse_moment
 from eventsched.reasons import replay
 from eventsched.replaying import Replay, Replayed
 from eventsched.schema.events import Affinity, Event, JobDispatched, JobQueued, Rank

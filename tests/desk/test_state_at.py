@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import pytest
 
 from eventsched.errors import InvalidMessage, NotFound
-from eventsched.folding import in_order
-from eventsched.form import form_of
-from eventsched.moments import parse_moment
-from eventsched.reading import Reader
+from eventsched.history.position import parse_moment
+from eventsched.history.reader import Reader
+from eventsched.projection.fold import in_order
+from eventsched.projection.form import form_of
 from eventsched.store.client import Client
 from tests.desk.pasts import Folder, past_of
 from tests.fixtures_store import TimedStore

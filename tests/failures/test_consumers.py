@@ -11,12 +11,12 @@ from pathlib import Path
 import anyio
 import pytest
 
+from eventsched.projection.store import Views
 from eventsched.schema import codec
 from eventsched.schema.events import Event
 from eventsched.server.testing import LocalServer
 from eventsched.store.cell import Chunk, SessionGrant, Store
 from eventsched.store.connection import open_connection
-from eventsched.views import Views
 from tests.failures.programs import Program, Programs, ask, programs
 from tests.systems import until
 

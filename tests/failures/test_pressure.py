@@ -11,9 +11,10 @@ import pytest
 from redis.crc import key_slot
 
 import eventsched
-from eventsched.overview import _Cell
+from eventsched.history.status import _Cell
 from eventsched.pressure import PressureWatch, Reading
-from eventsched.projection import load_sets
+from eventsched.projection.protocol import load_sets
+from eventsched.projection.store import Views
 from eventsched.projector import Projector
 from eventsched.schema.events import PressureRaised
 from eventsched.schema.keys import Keys, name_of
@@ -23,7 +24,6 @@ from eventsched.store.client import open_client
 from eventsched.store.lag import Distances
 from eventsched.store.transport import RedisTransport
 from eventsched.verify import Verifier
-from eventsched.views import Views
 from tests.fixtures_store import TimedStore
 from tests.systems import SECOND, serving, system, until
 
@@ -297,7 +297,7 @@ def _serves(server: LocalServer, keys: Keys) -> bool:
     return any(first <= key_slot(keys.log.encode()) <= last for first, last in slots)
 
 
-def _core() -> eventsched.projection.ProjectionSet:
+def _core() -> eventsched.projection.protocol.ProjectionSet:
     return next(one for one in load_sets() if one.name == "core")
 
 

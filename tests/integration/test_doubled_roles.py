@@ -8,13 +8,13 @@ import anyio
 
 import eventsched
 from eventsched.client.client import Client
-from eventsched.projection import load_sets
+from eventsched.projection.protocol import load_sets
+from eventsched.projection.store import Views
 from eventsched.running import running
 from eventsched.store.client import check_server, open_client
 from eventsched.store.connection import Connection
 from eventsched.store.transport import RedisTransport
 from eventsched.verify import Verifier
-from eventsched.views import Views
 from tests.server_kinds import Server
 from tests.systems import SECOND, serving, system
 

@@ -17,12 +17,12 @@ from hypothesis import event as count
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from eventsched.archive.calls import ArchiveCalls, Trimmed
+from eventsched.archive.commands import ArchiveCalls, Trimmed
 from eventsched.errors import InvalidMessage
-from eventsched.projection import ProjectionSet
+from eventsched.projection.protocol import ProjectionSet
+from eventsched.projection.store import START, Changes, Dead, Held, Put, Save, Views
 from eventsched.schema.settings import Settings
 from eventsched.store.cell import Store
-from eventsched.views import START, Changes, Dead, Held, Put, Save, Views
 from projections.node import Nodes
 from projections.session import Sessions
 from tests.model import sets

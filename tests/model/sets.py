@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from eventsched.archive.calls import GivenUp, Look, Recorded, Trimmed
-from eventsched.projection import ProjectionSet
+from eventsched.archive.commands import GivenUp, Look, Recorded, Trimmed
+from eventsched.projection.protocol import ProjectionSet
+from eventsched.projection.store import START, Held, OtherVersion, Save, Saved, Standby
 from eventsched.schema.settings import Settings
-from eventsched.views import START, Held, OtherVersion, Save, Saved, Standby
 from tests.model.world import place_of
 
 

@@ -16,22 +16,23 @@ from anyio import to_thread
 
 import eventsched
 import projections
-from eventsched.archive import audit
+from eventsched.archive import verifier
 from eventsched.archive.archiver import Archiver
-from eventsched.archive.calls import ArchiveCalls
+from eventsched.archive.commands import ArchiveCalls
 from eventsched.archive.errors import ArchiveError
 from eventsched.archive.layout import ArchiveFolder
 from eventsched.client.client import Client, running_client
 from eventsched.encryption.keystore import KeyFolder
 from eventsched.errors import KeyMissing, NotFound
-from eventsched.past import Past
+from eventsched.history.reader import Reader, Wanted
+from eventsched.history.source import Past
 from eventsched.privacy.forgetting import (
     FilesNotRewritten,
     Forgetter,
     NotForgotten,
     rewrite_files,
 )
-from eventsched.reading import Reader, Wanted
+from eventsched.projection.store import Views
 from eventsched.rebuild import Rebuild
 from eventsched.running import running
 from eventsched.schema.events import Event, SessionForgotten
@@ -40,7 +41,6 @@ from eventsched.server.testing import LocalServer
 from eventsched.store.cell import Store
 from eventsched.store.connection import Connection, open_connection
 from eventsched.verify import Verifier
-from eventsched.views import Views
 from tests.archive.archives import seal_all
 from tests.privacy.searching import all_values, archived_values, found_in
 from tests.systems import serving, until
@@ -140,7 +140,7 @@ class Speaking:
         assert await Rebuild(self.views, projections.core, names).run() is not None
         assert (await Verifier(self.views, projections.core).run()).violations == []
         audited = await to_thread.run_sync(
-            audit.Verifier(self.folder.path, projection_set=projections.core).run
+            verifier.Verifier(self.folder.path, projection_set=projections.core).run
         )
         assert audited.problems == []
         assert audited.events > 0

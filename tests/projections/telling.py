@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from eventsched.form import form_of
-from eventsched.projection import Projection
+from eventsched.projection.form import form_of
+from eventsched.projection.protocol import Projection
 from eventsched.schema.codec import encode_text
 from eventsched.schema.events import Data, Event, Text
 

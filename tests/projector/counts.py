@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
-from eventsched.projection import ProjectionSet
+from eventsched.projection.protocol import ProjectionSet
 from eventsched.schema.events import Event
 from eventsched.schema.keys import name_of
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from eventsched.projection import ProjectionSet, load_sets
+from eventsched.projection.protocol import ProjectionSet, load_sets
+from eventsched.projection.store import Views
 from eventsched.projector import Projector
-from eventsched.views import Views
 from examples.minutes import Day
 from tests.fixtures_store import TimedStore
 

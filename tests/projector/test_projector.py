@@ -10,17 +10,17 @@ import msgspec
 import pytest
 
 import projections
-from eventsched.archive.reading import History
 from eventsched.errors import ServerUnavailable
-from eventsched.folding import in_order
-from eventsched.form import form_of
-from eventsched.projection import Projection, ProjectionSet, load_sets
+from eventsched.history.log import History
+from eventsched.projection.fold import in_order
+from eventsched.projection.form import form_of
+from eventsched.projection.protocol import Projection, ProjectionSet, load_sets
+from eventsched.projection.store import START, Changes, Held, Put, Save, Views
 from eventsched.projector import BLOCK_MS, HOLD_MS, LINGER_MS, Projector, Stepped
 from eventsched.rebuild import Rebuild
 from eventsched.schema.codec import UndecodableEvent
 from eventsched.schema.events import FIELDS, Event
 from eventsched.store.transport import Arg, Entry
-from eventsched.views import START, Changes, Held, Put, Save, Views
 from projections.session import Session, Sessions
 from tests.fixtures_store import TimedStore
 from tests.projector.counts import COUNTS, Counted
@@ -697,9 +697,9 @@ async def take_turns(store: TimedStore) -> None:
 
 def keep_little(monkeypatch: pytest.MonkeyPatch) -> None:
     """A rebuild saves after each entry, and keeps two records in memory."""
-    monkeypatch.setattr("eventsched.archive.reading.READ_MAX", 1)
+    monkeypatch.setattr("eventsched.history.log.READ_MAX", 1)
     monkeypatch.setattr("eventsched.rebuild.CHANGED_MAX", 1)
-    monkeypatch.setattr("eventsched.folding.CACHED_MAX", 2)
+    monkeypatch.setattr("eventsched.projection.fold.CACHED_MAX", 2)
 
 
 async def test_a_build_of_more_records_than_stay_in_memory_is_the_same(

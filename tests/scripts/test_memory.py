@@ -15,12 +15,12 @@ import pytest
 from redis.exceptions import ResponseError
 
 from eventsched.errors import Backpressure, Refused
-from eventsched.projection import load_sets
+from eventsched.projection.protocol import load_sets
+from eventsched.projection.store import Views
 from eventsched.schema.settings import Settings
 from eventsched.store.cell import NodeResult, Store
 from eventsched.store.client import Client
 from eventsched.store.transport import RedisTransport
-from eventsched.views import Views
 from tests.fixtures_store import TimedStore
 from tests.scripts.calls import chunk, events
 from tests.scripts.cell_state import check, members, zset

@@ -33,13 +33,13 @@ from eventsched.errors import (
     SessionSuperseded,
     SessionUnknown,
 )
-from eventsched.projection import ProjectionSet, load_sets
+from eventsched.projection.protocol import ProjectionSet, load_sets
+from eventsched.projection.store import Views
 from eventsched.projector import Projector
 from eventsched.schema import codec
 from eventsched.schema.events import Text
 from eventsched.store.cell import Chunk, Finalize, NodeGrant, NodeResult, SessionGrant, Store
 from eventsched.timekeeper import Timekeeper
-from eventsched.views import Views
 from tests.simulation.world import World
 
 CELL = "sim"

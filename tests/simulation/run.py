@@ -24,12 +24,12 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from eventsched.archive import audit, disk
+from eventsched.archive import threads, verifier
 from eventsched.archive.archiver import HOLD_MS
-from eventsched.archive.calls import ArchiveCalls
+from eventsched.archive.commands import ArchiveCalls
 from eventsched.archive.layout import ArchiveFolder
-from eventsched.archive.reading import History
 from eventsched.errors import BY_CODE
+from eventsched.history.log import History
 from eventsched.schema import codec
 from eventsched.schema.events import AnyData, Event
 from eventsched.schema.settings import Settings
@@ -210,7 +210,7 @@ def _archived(cluster: Cluster, world: World, archive: Path) -> list[str]:
     """Archive and log are all that ever was, each entry once; nobody has touched what is sealed."""
     world.keep(cluster.store.keys.log)
     both = world.complete(_all(_history(cluster, world, archive)))
-    audited = audit.Verifier(archive, projection_set=core_set()).run()
+    audited = verifier.Verifier(archive, projection_set=core_set()).run()
     broken = [f"audit: {problem}" for problem in audited.problems]
     logged = [
         (entry_id.decode(), [part for field in fields.items() for part in field])
@@ -247,7 +247,7 @@ def _parked(server: redis.Redis) -> list[str]:
 
 
 def _some(seeds: list[int]) -> list[Verdict]:
-    disk.in_thread = on_disk
+    threads.in_thread = on_disk
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     with tempfile.TemporaryDirectory() as folder, LocalServer(Path(folder)) as server:
         client = redis.Redis.from_url(server.url)

@@ -9,8 +9,9 @@ import msgspec
 import pytest
 
 import projections
-from eventsched.form import form_of
 from eventsched.invariants import NAMES
+from eventsched.projection.form import form_of
+from eventsched.projection.store import Views
 from eventsched.projector import Projector
 from eventsched.schema.codec import encode
 from eventsched.schema.events import (
@@ -32,7 +33,6 @@ from eventsched.schema.events import (
 )
 from eventsched.store.cell import NodeGrant, NodeResult, SessionGrant
 from eventsched.verify import Report, Verifier
-from eventsched.views import Views
 from tests.fixtures_store import TimedStore
 from tests.job_record import falsify, job_record
 from tests.work_forms import said

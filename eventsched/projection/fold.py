@@ -14,13 +14,13 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from eventsched.form import form_of
-from eventsched.projection import Projection, ProjectionSet
+from eventsched.projection.form import form_of
+from eventsched.projection.protocol import Projection, ProjectionSet
+from eventsched.projection.store import Changes, Put
 from eventsched.schema.codec import UndecodableEvent, decode
 from eventsched.schema.events import Event
 from eventsched.schema.keys import name_of
 from eventsched.store.transport import Entry
-from eventsched.views import Changes, Put
 
 CACHED_MAX = 20_000
 """Records of one projection that are kept in memory between batches."""

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-from eventsched.projection import Projection, ProjectionSet
+from eventsched.projection.protocol import Projection, ProjectionSet
 from eventsched.schema.keys import Keys
 from eventsched.store.transport import Arg, Entry, Transport, entries_of
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import msgspec
 
-from eventsched.projection import load_sets
+from eventsched.projection.protocol import load_sets
+from eventsched.projection.store import Views
 from eventsched.store.cell import Store
 from eventsched.store.connection import Connection
 from eventsched.store.lag import ARCHIVE, Distances
-from eventsched.views import Views
 
 LOOKED_MAX = 2_000
 """Waiting jobs of one demand and priority among which the oldest is looked for."""

@@ -2,7 +2,7 @@
 
 Owns: where the next events are read from (sealed segments, then the log), and that nothing is
 missed between the two; the read models as they were at any event.
-Never does: write, wait, decode. Read next: snapshot.py, segment.py, ../reading.py.
+Never does: write, wait, decode. Read next: archive/snapshot.py, archive/segment.py, ../reading.py.
 
 Reading goes on behind the last event that was given out. What comes from the log counts only if
 nothing behind that event can have gone: nothing is trimmed that the archive does not hold, so it is
@@ -17,19 +17,19 @@ from functools import partial
 
 import msgspec
 
-from eventsched.archive import disk
-from eventsched.archive.entry import restored
+from eventsched.archive import threads
+from eventsched.archive.codec import restored
 from eventsched.archive.errors import ArchiveError
 from eventsched.archive.layout import ArchiveFolder, CellFolder
-from eventsched.archive.record import Record
+from eventsched.archive.manifest import Record
 from eventsched.archive.signing import fingerprint
-from eventsched.folding import Folding, decoded, trails_of
-from eventsched.projection import ProjectionSet
+from eventsched.projection.fold import Folding, decoded, trails_of
+from eventsched.projection.protocol import ProjectionSet
+from eventsched.projection.store import START, Views
 from eventsched.schema.events import FIELDS, Event
 from eventsched.schema.ids import AFTER_ALL, BEFORE_ALL, Place, id_of, place_of
 from eventsched.schema.keys import name_of
 from eventsched.store.transport import Entry, entries_of
-from eventsched.views import START, Views
 
 READ_MAX = 1_000
 IDS_MAX = 500
@@ -126,7 +126,7 @@ class History:
         is_sealed = True  # as far as is known: the archive is asked first
         while at < end:
             for record in await self._sealed(at, end) if is_sealed else ():
-                sealed = await disk.in_thread(partial(self._read_segment, record, at, end, of))
+                sealed = await threads.in_thread(partial(self._read_segment, record, at, end, of))
                 at = place_of(record.last)
                 for some in range(0, len(sealed), READ_MAX):
                     yield sealed[some : some + READ_MAX]
@@ -160,10 +160,10 @@ class History:
         if self._folder is not None:
             from eventsched.archive.snapshot import fold_at
 
-            folder, records = self._folder, await disk.in_thread(self._folder.records)
+            folder, records = self._folder, await threads.in_thread(self._folder.records)
             n = sum(place_of(one.last) <= place_of(entry_id) for one in records) - 1
             if n >= 0:
-                fold = await disk.in_thread(partial(fold_at, folder, records, n, self._set))
+                fold = await threads.in_thread(partial(fold_at, folder, records, n, self._set))
                 for part in fold.folding.parts:
                     part.changed.update(fold.at[part.projection.name])
                 return records[n].last, fold.folding
@@ -173,7 +173,7 @@ class History:
         """Whether it begins with the first event that the cell has had."""
         if self._views is not None and await self._views.is_log_whole():
             return True
-        records = await disk.in_thread(self._folder.records) if self._folder is not None else []
+        records = await threads.in_thread(self._folder.records) if self._folder is not None else []
         return bool(records) and not records[0].head.skipped
 
     # --- sealed segments --------------------------------------------------------------------
@@ -182,7 +182,7 @@ class History:
         """The segments that hold something in between, as of now."""
         if self._folder is None:
             return []
-        records = await disk.in_thread(self._folder.records)
+        records = await threads.in_thread(self._folder.records)
         return [one for one in records if at < place_of(one.last) and place_of(one.first) <= end]
 
     def _read_segment(self, record: Record, at: Place, end: Place, of: Of) -> list[Entry]:

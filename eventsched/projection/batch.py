@@ -11,11 +11,11 @@ from collections.abc import Sequence
 import anyio.lowlevel
 import msgspec
 
-from eventsched.folding import Folding, Unfolded, decoded, trails_of
-from eventsched.projection import ProjectionSet
+from eventsched.projection.fold import Folding, Unfolded, decoded, trails_of
+from eventsched.projection.protocol import ProjectionSet
+from eventsched.projection.store import Changes, Dead, Views
 from eventsched.schema.events import Event
 from eventsched.store.transport import Entry
-from eventsched.views import Changes, Dead, Views
 
 STRETCH = 100
 """Entries folded at a stretch. In between, what has come of the next read is taken in: without

@@ -2,7 +2,7 @@
 
 Owns: one cell's segments as they grow: what is gathered, the trees and the chain so far, the files
 and their record. The same entries under the same key give the same files.
-Never does: Redis; where a segment ends is its caller's. Read next: archiver.py, record.py.
+Never does: Redis; where a segment ends is its caller's. Read next: archiver.py, manifest.py.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 from eventsched.archive import merkle
 from eventsched.archive.layout import CellFolder, stem
-from eventsched.archive.record import CHAIN_START, FileSum, Head, Record, Segment, chained
+from eventsched.archive.manifest import CHAIN_START, FileSum, Head, Record, Segment, chained
 from eventsched.archive.segment import (
     Rows,
     Utterance,
@@ -23,8 +23,8 @@ from eventsched.archive.segment import (
 )
 from eventsched.archive.signing import SigningKey
 from eventsched.archive.snapshot import FULL_EVERY, fold_at
-from eventsched.folding import decoded, trails_of
-from eventsched.projection import ProjectionSet
+from eventsched.projection.fold import decoded, trails_of
+from eventsched.projection.protocol import ProjectionSet
 from eventsched.schema.events import Event, UtteranceFinalized
 from eventsched.schema.ids import Place, place_of
 from eventsched.schema.keys import name_of

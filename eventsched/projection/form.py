@@ -1,7 +1,7 @@
 """How a record becomes the fields of a hash, and a record again.
 
 Owns: the form of those projections that do not say one of their own.
-Never does: I/O. Read next: projection.py (WithForm), folding.py.
+Never does: I/O. Read next: protocol.py (WithForm), fold.py.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from eventsched.projection import Projection, WithForm
+from eventsched.projection.protocol import Projection, WithForm
 
 
 class Whole:

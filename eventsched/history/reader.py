@@ -2,7 +2,7 @@
 
 Owns: which events are wanted, cells merged into one order, following the log; records of the live
 views, and folding them where they are not kept any more or where an earlier moment is asked for.
-Never does: write. Read next: past.py (where it is read from), reasons.py, overview.py.
+Never does: write. Read next: source.py (where it is read from), reasons.py, status.py.
 
 A Reader reads what roles wrote and changes nothing.
 """
@@ -16,17 +16,17 @@ from typing import Any
 import anyio
 import msgspec
 
-from eventsched.archive.reading import EVERYTHING, Of
 from eventsched.encryption.decrypt import EventOpener
 from eventsched.errors import InvalidMessage, NotFound, Sealed
-from eventsched.folding import Folding, Unfolded, decoded, in_order, trails_of
-from eventsched.form import form_of
-from eventsched.moments import Moment
-from eventsched.past import Past, of_job
-from eventsched.projection import Projection, WithParts
+from eventsched.history.log import EVERYTHING, Of
+from eventsched.history.position import Moment
+from eventsched.history.source import Past, of_job
+from eventsched.projection.fold import Folding, Unfolded, decoded, in_order, trails_of
+from eventsched.projection.form import form_of
+from eventsched.projection.protocol import Projection, WithParts
+from eventsched.projection.store import START, Views, is_made_by
 from eventsched.schema import keys
 from eventsched.schema.events import Event, SessionOpened, UtteranceFinalized
-from eventsched.views import START, Views, is_made_by
 
 SWITCHES_MAX = 3
 """How often a record is looked for when a rebuild switches builds meanwhile."""

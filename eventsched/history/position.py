@@ -1,7 +1,7 @@
 """Moments as people name them: an entry's id, or a time.
 
 Owns: reading `--at`, `--since` and `--until`.
-Never does: clocks, I/O. Read next: reading.py.
+Never does: clocks, I/O. Read next: reader.py.
 
     1764085603123-4                 that entry (also as `log/1764085603123-4`, as causes are shown)
     1764085603123                   that millisecond of the cell's clock

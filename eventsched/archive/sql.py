@@ -2,7 +2,7 @@
 
 Owns: the views `events`, `jobs` and `sessions`; that a statement reads this archive and nothing
 else, and changes nothing.
-Never does: verify (audit.py), decrypt. Read next: segment.py (the columns), docs/query.md.
+Never does: verify (verifier.py), decrypt. Read next: segment.py (the columns), docs/query.md.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The past of a system: each cell's history, from its server, from an archive, or from both.
 
 Owns: which cells there are, where an entity's events are looked for, what the newest moment is.
-Never does: fold. Read next: archive/reading.py (one cell), reading.py, reasons.py.
+Never does: fold. Read next: log.py (one cell), reader.py, reasons.py.
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from eventsched.archive.layout import ArchiveFolder
-from eventsched.archive.reading import History
 from eventsched.errors import InvalidMessage, NotFound
-from eventsched.folding import in_order
-from eventsched.moments import Moment
-from eventsched.projection import ProjectionSet, load_sets, trailing
+from eventsched.history.log import History
+from eventsched.history.position import Moment
+from eventsched.projection.fold import in_order
+from eventsched.projection.protocol import ProjectionSet, load_sets, trailing
+from eventsched.projection.store import START, Views
 from eventsched.schema import keys
 from eventsched.store.connection import Connection
 from eventsched.store.transport import Transport
-from eventsched.views import START, Views
 
 
 class Past:

@@ -13,9 +13,9 @@ import msgspec
 from eventsched.archive.errors import need
 from eventsched.archive.layout import ArchiveFolder
 from eventsched.archive.signing import SigningKey
-from eventsched.projection import load_sets, trailing
+from eventsched.projection.protocol import load_sets, trailing
+from eventsched.projection.store import Views
 from eventsched.store.cell import Store
-from eventsched.views import Views
 
 if TYPE_CHECKING:
     from eventsched.archive.archiver import Archiver

@@ -11,10 +11,10 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from eventsched.projection import ProjectionSet
+from eventsched.projection.protocol import ProjectionSet
+from eventsched.projection.store import Held, OtherVersion, Standby, Views
 from eventsched.store.lag import ARCHIVE
 from eventsched.store.transport import Arg
-from eventsched.views import Held, OtherVersion, Standby, Views
 
 SET = ProjectionSet(ARCHIVE, ())
 """The archive's consumer group, held like a projection set."""

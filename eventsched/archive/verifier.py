@@ -1,7 +1,7 @@
 """Verify and prove: an archive's folder against itself, a key and a checkpoint. No server.
 
 Owns: what is held against what, in an order that finds a change with the least work; proofs.
-Never does: write. Read next: record.py (what is signed), merkle.py, snapshot.py.
+Never does: write. Read next: manifest.py (what is signed), merkle.py, snapshot.py.
 
 An unsigned change anywhere breaks a hash that a signed head leads to. Segments that are cut off at
 the end, or a whole history sealed anew with the key, can only be seen by who kept a checkpoint.
@@ -19,14 +19,14 @@ from pathlib import Path
 import msgspec
 
 from eventsched.archive import merkle
-from eventsched.archive.entry import restored
+from eventsched.archive.codec import restored
 from eventsched.archive.errors import ArchiveError
 from eventsched.archive.layout import PART, PUBLIC, ArchiveFolder, CellFolder
-from eventsched.archive.record import CHAIN_START, Head, Record, chained, decode, encode
+from eventsched.archive.manifest import CHAIN_START, Head, Record, chained, decode, encode
 from eventsched.archive.signing import fingerprint, from_base64, read_public
 from eventsched.errors import NotFound
-from eventsched.folding import decoded
-from eventsched.projection import ProjectionSet
+from eventsched.projection.fold import decoded
+from eventsched.projection.protocol import ProjectionSet
 from eventsched.schema.events import Event
 from eventsched.schema.ids import place_of
 from eventsched.schema.keys import CELL

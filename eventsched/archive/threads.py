@@ -1,7 +1,7 @@
 """Work on the archive's files, beside the event loop.
 
 Owns: the one way in which archiver and readers wait for a disk.
-Never does: say what is done there. Read next: archiver.py, reading.py.
+Never does: say what is done there. Read next: archiver.py, history/log.py.
 
 They call `disk.in_thread`, so that a simulation, which has no event loop, can put its own there.
 """

@@ -1,7 +1,8 @@
 """What one sealed segment is, in one small JSON file; and the signed head that ends it.
 
 Owns: the records, their one encoding, the chain over them, what is signed.
-Never does: read segments. Read next: seal.py (writes them), audit.py (holds files against them).
+Never does: read segments. Read next: sealer.py (writes them), verifier.py (holds files against
+them).
 
 A record names the segment's range, the root over its entries and the SHA-256 of each of its files.
 Its head speaks for the whole archive up to here: the root of the tree over the segments' roots,

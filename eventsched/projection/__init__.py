@@ -1,0 +1,1 @@
+"""The runtime of projections: protocol, fold, batches, stored records."""
