@@ -16,7 +16,7 @@ import msgspec
 import eventsched
 from eventsched.client.client import Client, running_client
 from eventsched.encryption.keystore import KeyStore
-from eventsched.running import ROLES, running
+from eventsched.roles.runner import ROLES, running
 from eventsched.schema.settings import Settings
 from eventsched.store.cell import Store
 from eventsched.store.client import check_server, open_client

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from eventsched.cli.app import COMMANDS
 from eventsched.node.node import Node
-from eventsched.running import ROLES
+from eventsched.roles.runner import ROLES
 from eventsched.schema.settings import PREFIX, Settings
 from eventsched.server.embedded import SHAPES
 

@@ -7,7 +7,7 @@ manifest.py     what one sealed segment is: its record, its signed head
 layout.py     names of files, an archive's folder
 segment.py    entries -> columns -> Parquet            snapshot.py  records that folds start from
 sealer.py       one segment, from entries to files       archiver.py  seals the log
-trimming.py   what of the log may go                   commands.py     scripts of the archive
+roles/trimmer.py   what of the log may go                   commands.py     scripts of the archive
 history/log.py    archive and log as one history           config.py      what runs an archiver
 verifier.py      verify and prove, without a server       sql.py     SQL over the files
 

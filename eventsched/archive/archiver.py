@@ -4,7 +4,7 @@ Owns: who archives (a hold fenced by epoch, and a lock on the folder), where a s
 audio beside it, what is told to Redis once files are on disk, the checks that folder and cell
 belong together.
 Never does: trim (timekeepers do, by what this one has told); change what is sealed.
-Read next: sealer.py, lua/record_seal.lua, trimming.py.
+Read next: sealer.py, lua/record_seal.lua, roles/trimmer.py.
 
 A segment begins behind the one before it and ends after so many entries, or where the window of
 time ends that its first entry lies in (settings `archive_entries_max`, `archive_window_ms`). So its

@@ -1,6 +1,6 @@
 """Typed calls for the archive: one per script.
 
-Owns: how archiver and trimming talk to Redis. Read next: archiver.py, trimming.py.
+Owns: how archiver and trimming talk to Redis. Read next: archiver.py, roles/trimmer.py.
 Never does: files, waiting.
 """
 

@@ -12,7 +12,7 @@ from eventsched.bench.figures import BenchFailed, Figures, Report, Round
 from eventsched.bench.load import finalize_utterances, open_sessions, register_nodes
 from eventsched.bench.measure import metering, ratio
 from eventsched.bench.stage import Bench, Stage
-from eventsched.dispatcher import Dispatcher
+from eventsched.roles.dispatcher import Dispatcher
 from eventsched.schema.keys import name_of
 
 EACH = 4

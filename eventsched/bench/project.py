@@ -1,7 +1,7 @@
 """`bench project`: session and group views anew from the log.
 
 Owns: one rebuild of both in one pass, against reading the log alone.
-Never does: fold live (jobs.py). Read next: rebuild.py, worked.py.
+Never does: fold live (jobs.py). Read next: roles/rebuild.py, worked.py.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from eventsched.bench.stage import Bench, Stage
 from eventsched.bench.worked import worked_log
 from eventsched.history.log import READ_MAX
 from eventsched.projection.store import START, Views
-from eventsched.projector import Projector
-from eventsched.rebuild import Rebuild
+from eventsched.roles.projector import Projector
+from eventsched.roles.rebuild import Rebuild
 from eventsched.store.cell import Store
 
 

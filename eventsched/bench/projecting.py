@@ -3,7 +3,7 @@
     python -m eventsched.bench.projecting URL
 
 Owns: which views a benchmark has projected meanwhile; `eventsched run projector` folds all four.
-Read next: jobs.py, projector.py.
+Read next: jobs.py, roles/projector.py.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import anyio
 from eventsched.cli.options import run_async
 from eventsched.projection.protocol import ProjectionSet, load_sets
 from eventsched.projection.store import Views
-from eventsched.projector import Projector
+from eventsched.roles.projector import Projector
 from eventsched.store.connection import open_connection
 
 VIEWS = ("session", "group")

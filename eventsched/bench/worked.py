@@ -7,7 +7,7 @@ Never does: anything that is measured. Read next: load.py.
 from __future__ import annotations
 
 from eventsched.bench.load import finalize_utterances, open_sessions, register_nodes
-from eventsched.dispatcher import Dispatcher
+from eventsched.roles.dispatcher import Dispatcher
 from eventsched.schema import codec
 from eventsched.schema.events import Text
 from eventsched.schema.keys import name_of

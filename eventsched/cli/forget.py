@@ -12,8 +12,8 @@ from eventsched.cli.options import Archive, Keys, Options, command
 from eventsched.errors import InvalidMessage, KeyStoreUnusable
 
 if TYPE_CHECKING:
+    from eventsched.audit.erasure import Forgetter, Known
     from eventsched.encryption.keystore import KeyStore
-    from eventsched.privacy.forgetting import Forgetter, Known
     from eventsched.store.connection import Connection
 
 Session = Annotated[
@@ -47,9 +47,9 @@ async def forget(
     is harmless.
     """
     from eventsched.archive.layout import ArchiveFolder
+    from eventsched.audit.erasure import Forgetter
     from eventsched.cli.show import notes, plural, print_json
     from eventsched.encryption.keystore import VARIABLE, named_store
-    from eventsched.privacy.forgetting import Forgetter
 
     key_store = named_store(keys)
     if key_store is None:
@@ -101,8 +101,8 @@ async def _due(
 
 async def _rewrite(connection: Connection, options: Options) -> None:
     """Once for all cells of a server; each cell's own on a cluster."""
+    from eventsched.audit.erasure import rewrite_files
     from eventsched.cli.show import print_json, progress, size
-    from eventsched.privacy.forgetting import rewrite_files
 
     stores = list(connection.stores.values())
     for store in stores if connection.facts.is_cluster else stores[:1]:

@@ -72,7 +72,7 @@ async def _rebuild(
     from eventsched.cli.show import progress
     from eventsched.history.log import History
     from eventsched.projection.store import Views
-    from eventsched.rebuild import Rebuild
+    from eventsched.roles.rebuild import Rebuild
 
     total = await store.transport.command("XLEN", store.keys.log, key=store.keys.log)
     with progress(f"{store.cell} {', '.join(names)}", total) as moved:

@@ -38,7 +38,7 @@ async def run(
 
     Each may run any number of times against one server, on one machine or many.
     """
-    from eventsched.running import ROLES
+    from eventsched.roles.runner import ROLES
 
     for role in roles:
         if role not in ROLES:

@@ -2,7 +2,7 @@
 
 Owns: `--cells`, `--set`, `--archive` and what belongs to it, and the end by SIGTERM (exit code 0)
 or Ctrl-C (130).
-Never does: anything a role does. Read next: up.py, running.py.
+Never does: anything a role does. Read next: up.py, roles/runner.py.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ async def serve(
     settings = settings_of(given)
     sealing = archive.sealing(roles)
     from eventsched.cli.show import print_json
-    from eventsched.running import running
+    from eventsched.roles.runner import running
 
     async with (
         options.connect(create=True, cells=cells, settings=settings) as connection,

@@ -27,7 +27,7 @@ async def up(
 
     Prints one line with the server's address once it is ready. Ctrl-C ends it.
     """
-    from eventsched.running import ROLES
+    from eventsched.roles.runner import ROLES
 
     roles = [role for role in ROLES if role != "archiver" or archive is not None]
     told = ArchiveOptions(archive, archive_key, archive_audio)

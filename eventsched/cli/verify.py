@@ -10,8 +10,8 @@ from eventsched.cli.options import Archive, Options, command
 
 if TYPE_CHECKING:
     from eventsched.archive.layout import ArchiveFolder
+    from eventsched.audit.verify import Report
     from eventsched.store.cell import Store
-    from eventsched.verify import Report
 
 COUNTS = {
     "events": "events folded",
@@ -54,11 +54,11 @@ async def verify(options: Options, archive: Archive = None) -> int:
 
 
 async def _verify(store: Store, archive: ArchiveFolder | None) -> Report:
+    from eventsched.audit.verify import Verifier
     from eventsched.cli.show import progress
     from eventsched.history.log import History
     from eventsched.projection.protocol import load_sets, trailing
     from eventsched.projection.store import Views
-    from eventsched.verify import Verifier
 
     total = await store.transport.command("XLEN", store.keys.log, key=store.keys.log)
     core = trailing(load_sets())

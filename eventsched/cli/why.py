@@ -11,9 +11,9 @@ from eventsched.cli.options import Archive, Options, command
 from eventsched.errors import InvalidMessage
 
 if TYPE_CHECKING:
-    from eventsched.explaining import Decision, Explained
+    from eventsched.audit.explain import Decision, Explained
+    from eventsched.audit.replay import Replayed
     from eventsched.history.source import Past
-    from eventsched.replaying import Replayed
 
 Job = Annotated[
     str,
@@ -61,8 +61,8 @@ async def why(
 
 
 async def _why(options: Options, past: Past, job: str) -> None:
+    from eventsched.audit.service import why as explained
     from eventsched.cli.show import print_json
-    from eventsched.reasons import why as explained
 
     found = await explained(past, job)
     if options.json:
@@ -72,9 +72,9 @@ async def _why(options: Options, past: Past, job: str) -> None:
 
 
 async def _replay(options: Options, past: Past, since: str, until: str) -> int:
+    from eventsched.audit.service import replay, size_of
     from eventsched.cli.show import print_json, progress
     from eventsched.history.position import parse_moment
-    from eventsched.reasons import replay, size_of
 
     first = parse_moment(since, "--since") if since else None
     last = parse_moment(until, "--until") if until else None

@@ -25,7 +25,7 @@ from eventsched.demo.show import Show
 from eventsched.demo.speaking import Conversation, Speaker
 from eventsched.projection.fold import decoded
 from eventsched.projection.store import Views
-from eventsched.running import running
+from eventsched.roles.runner import running
 from eventsched.schema.events import Event
 from eventsched.speech.recogniser import require_recogniser
 from eventsched.speech.samples import Sample, samples

@@ -3,7 +3,7 @@
 Owns: `Key`, the seam `KeyStore` behind which a key service can stand, and `KeyFolder`, a folder of
 files that is one.
 Never does: encrypt (cipher.py); say a key to anybody: not to a log, an event or an error.
-Read next: cipher.py, privacy/forgetting.py.
+Read next: cipher.py, audit/erasure.py.
 """
 
 from __future__ import annotations

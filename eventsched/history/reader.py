@@ -2,7 +2,7 @@
 
 Owns: which events are wanted, cells merged into one order, following the log; records of the live
 views, and folding them where they are not kept any more or where an earlier moment is asked for.
-Never does: write. Read next: source.py (where it is read from), reasons.py, status.py.
+Never does: write. Read next: source.py (where it is read from), audit/service.py, status.py.
 
 A Reader reads what roles wrote and changes nothing.
 """

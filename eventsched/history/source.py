@@ -1,7 +1,7 @@
 """The past of a system: each cell's history, from its server, from an archive, or from both.
 
 Owns: which cells there are, where an entity's events are looked for, what the newest moment is.
-Never does: fold. Read next: log.py (one cell), reader.py, reasons.py.
+Never does: fold. Read next: log.py (one cell), reader.py, audit/service.py.
 """
 
 from __future__ import annotations

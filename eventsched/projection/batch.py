@@ -1,7 +1,7 @@
 """One batch of the log, folded: what it changes, and how far it got.
 
 Owns: loading what the batch touches, the bounded tries of what cannot be folded, the trails.
-Never does: reading the log, saving. Read next: projector.py, rebuild.py.
+Never does: reading the log, saving. Read next: roles/projector.py, roles/rebuild.py.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Owns: decoding, routing, applying, what of it changed; that an event which canno
 changes nothing of the projection that failed.
 Never does: I/O. What a record was before must have been put in by `know`, unless the fold began
 at the log's start and nothing has left memory: in a new build for a while, in a complete fold ever.
-Read next: projector.py, rebuild.py, verify.py: the three that fold.
+Read next: roles/projector.py, roles/rebuild.py, audit/verify.py: the three that fold.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Owns: the protocol that read models implement, and how they are found by entry point.
 Never does: I/O with a server; it never imports `projections` (entry points do).
-Read next: projections/session.py (one read model), projector.py (what runs them).
+Read next: projections/session.py (one read model), roles/projector.py (what runs them).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Owns: how projections talk to Redis: hold a set, read, save, load, switch and drop builds.
 Never does: folding, waiting other than through the transport.
-Read next: projector.py (live), rebuild.py (anew), lua/README.md.
+Read next: roles/projector.py (live), roles/rebuild.py (anew), lua/README.md.
 """
 
 from __future__ import annotations

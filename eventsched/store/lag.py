@@ -3,7 +3,8 @@
 Owns: one cell's distances: entries of `log` that a projection set has not folded and saved, or
 the archive does not hold, and entries of `work` that nobody has dispatched.
 Never does: trust a consumer group's own `lag` (a restart makes it unknown), write.
-Read next: lua/save_views.lua (which counts), history/status.py and pressure.py (which ask).
+Read next: lua/save_views.lua (which counts), history/status.py and roles/backpressure.py (which
+ask).
 """
 
 from __future__ import annotations

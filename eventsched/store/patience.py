@@ -1,7 +1,7 @@
 """What the roles share: patience with a server that is away.
 
 Owns: `Patience`, the pause before the next try, and the log lines that say so once.
-Read next: dispatcher.py, timekeeper.py, projector.py.
+Read next: roles/dispatcher.py, roles/timer.py, roles/projector.py.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from eventsched.archive.commands import ArchiveCalls
 from eventsched.archive.layout import ArchiveFolder
 from eventsched.history.log import History
 from eventsched.projection.store import Views
-from eventsched.projector import Projector
+from eventsched.roles.projector import Projector
 from eventsched.store.cell import NodeGrant, SessionGrant
 from eventsched.store.transport import Entry
 from tests.fixtures_store import TimedStore

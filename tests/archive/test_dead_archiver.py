@@ -12,12 +12,12 @@ import pytest
 from structlog.testing import capture_logs
 
 from eventsched.archive.commands import ArchiveCalls
+from eventsched.audit.verify import Verifier
 from eventsched.errors import Backpressure
-from eventsched.pressure import PressureWatch
-from eventsched.projector import Projector
-from eventsched.rebuild import Rebuild, RebuildFailed
+from eventsched.roles.backpressure import PressureWatch
+from eventsched.roles.projector import Projector
+from eventsched.roles.rebuild import Rebuild, RebuildFailed
 from eventsched.store.lag import Distances
-from eventsched.verify import Verifier
 from tests.archive.archives import CORE, Archived, seal_all
 from tests.projector.counts import COUNTS, Counted
 

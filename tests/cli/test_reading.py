@@ -17,7 +17,7 @@ from eventsched.history.source import Past
 from eventsched.projection.fold import Unfolded
 from eventsched.projection.protocol import load_sets
 from eventsched.projection.store import Views
-from eventsched.projector import Projector
+from eventsched.roles.projector import Projector
 from eventsched.schema.events import FIELDS, Event
 from eventsched.schema.settings import Settings
 from eventsched.store.client import Client, check_server

@@ -11,7 +11,7 @@ import msgspec
 from eventsched.history.source import Past
 from eventsched.projection.protocol import load_sets
 from eventsched.projection.store import Views
-from eventsched.projector import Projector
+from eventsched.roles.projector import Projector
 from eventsched.schema.events import Event, NodeRegistered
 from eventsched.store.client import Client, check_server
 from eventsched.store.connection import Connection

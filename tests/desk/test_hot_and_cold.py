@@ -10,11 +10,11 @@ import pytest
 
 from eventsched.archive.errors import ArchiveError
 from eventsched.archive.layout import ArchiveFolder
+from eventsched.audit.service import replay, why
 from eventsched.errors import InvalidMessage, NotFound
 from eventsched.history.position import parse_moment
 from eventsched.history.reader import Reader, Wanted
 from eventsched.history.source import Past
-from eventsched.reasons import replay, why
 from eventsched.schema.events import Event
 from eventsched.store.client import Client
 from tests.archive.archives import Archived

@@ -10,11 +10,11 @@ import msgspec
 import pytest
 
 import eventsched
+from eventsched.audit.replay import Replay, Replayed
+from eventsched.audit.scheduler_state import Standing
+from eventsched.audit.service import replay
 from eventsched.history.position import parse_moment
-from eventsched.reasons import replay
-from eventsched.replaying import Replay, Replayed
 from eventsched.schema.events import Affinity, Event, JobDispatched, JobQueued, Rank
-from eventsched.standing import Standing
 from eventsched.store.client import Client
 from tests.desk.pasts import past_of, played, with_data
 from tests.fixtures_store import TimedStore

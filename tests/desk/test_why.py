@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from eventsched.audit.explain import Decision, Explained
+from eventsched.audit.service import why
 from eventsched.errors import NotFound
-from eventsched.explaining import Decision, Explained
-from eventsched.reasons import why
 from eventsched.store.client import Client
 from tests.desk.pasts import past_of
 from tests.fixtures_store import TimedStore

@@ -17,7 +17,7 @@ import eventsched
 from eventsched.cli.app import COMMANDS, program
 from eventsched.cli.options import command_of
 from eventsched.client.client import Client
-from eventsched.running import ROLES, running
+from eventsched.roles.runner import ROLES, running
 from eventsched.schema.settings import PREFIX, Settings
 from eventsched.store import library as lua_library
 from eventsched.store.connection import open_connection

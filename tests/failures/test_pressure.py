@@ -11,11 +11,12 @@ import pytest
 from redis.crc import key_slot
 
 import eventsched
+from eventsched.audit.verify import Verifier
 from eventsched.history.status import _Cell
-from eventsched.pressure import PressureWatch, Reading
 from eventsched.projection.protocol import load_sets
 from eventsched.projection.store import Views
-from eventsched.projector import Projector
+from eventsched.roles.backpressure import PressureWatch, Reading
+from eventsched.roles.projector import Projector
 from eventsched.schema.events import PressureRaised
 from eventsched.schema.keys import Keys, name_of
 from eventsched.server.testing import LocalCluster, LocalServer
@@ -23,7 +24,6 @@ from eventsched.store.cell import Chunk, Store
 from eventsched.store.client import open_client
 from eventsched.store.lag import Distances
 from eventsched.store.transport import RedisTransport
-from eventsched.verify import Verifier
 from tests.fixtures_store import TimedStore
 from tests.systems import SECOND, serving, system, until
 

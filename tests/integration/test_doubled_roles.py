@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import anyio
 
 import eventsched
+from eventsched.audit.verify import Verifier
 from eventsched.client.client import Client
 from eventsched.projection.protocol import load_sets
 from eventsched.projection.store import Views
-from eventsched.running import running
+from eventsched.roles.runner import running
 from eventsched.store.client import check_server, open_client
 from eventsched.store.connection import Connection
 from eventsched.store.transport import RedisTransport
-from eventsched.verify import Verifier
 from tests.server_kinds import Server
 from tests.systems import SECOND, serving, system
 

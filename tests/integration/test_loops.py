@@ -5,9 +5,9 @@ from __future__ import annotations
 import anyio
 import pytest
 
-from eventsched.dispatcher import BACK_MS, Dispatcher, pause_s
+from eventsched.roles.dispatcher import BACK_MS, Dispatcher, pause_s
+from eventsched.roles.timer import ASK_MS_MAX, pause_until
 from eventsched.store.cell import DispatchReply, TimerReply
-from eventsched.timekeeper import ASK_MS_MAX, pause_until
 from tests.fixtures_store import TimedStore
 
 

@@ -21,26 +21,26 @@ from eventsched.archive.archiver import Archiver
 from eventsched.archive.commands import ArchiveCalls
 from eventsched.archive.errors import ArchiveError
 from eventsched.archive.layout import ArchiveFolder
-from eventsched.client.client import Client, running_client
-from eventsched.encryption.keystore import KeyFolder
-from eventsched.errors import KeyMissing, NotFound
-from eventsched.history.reader import Reader, Wanted
-from eventsched.history.source import Past
-from eventsched.privacy.forgetting import (
+from eventsched.audit.erasure import (
     FilesNotRewritten,
     Forgetter,
     NotForgotten,
     rewrite_files,
 )
+from eventsched.audit.verify import Verifier
+from eventsched.client.client import Client, running_client
+from eventsched.encryption.keystore import KeyFolder
+from eventsched.errors import KeyMissing, NotFound
+from eventsched.history.reader import Reader, Wanted
+from eventsched.history.source import Past
 from eventsched.projection.store import Views
-from eventsched.rebuild import Rebuild
-from eventsched.running import running
+from eventsched.roles.rebuild import Rebuild
+from eventsched.roles.runner import running
 from eventsched.schema.events import Event, SessionForgotten
 from eventsched.schema.keys import name_of
 from eventsched.server.testing import LocalServer
 from eventsched.store.cell import Store
 from eventsched.store.connection import Connection, open_connection
-from eventsched.verify import Verifier
 from tests.archive.archives import seal_all
 from tests.privacy.searching import all_values, archived_values, found_in
 from tests.systems import serving, until

@@ -9,7 +9,7 @@ import pytest
 
 from eventsched.projection.protocol import ProjectionSet, load_sets
 from eventsched.projection.store import Views
-from eventsched.projector import Projector
+from eventsched.roles.projector import Projector
 from examples.minutes import Day
 from tests.fixtures_store import TimedStore
 

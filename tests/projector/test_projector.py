@@ -16,8 +16,8 @@ from eventsched.projection.fold import in_order
 from eventsched.projection.form import form_of
 from eventsched.projection.protocol import Projection, ProjectionSet, load_sets
 from eventsched.projection.store import START, Changes, Held, Put, Save, Views
-from eventsched.projector import BLOCK_MS, HOLD_MS, LINGER_MS, Projector, Stepped
-from eventsched.rebuild import Rebuild
+from eventsched.roles.projector import BLOCK_MS, HOLD_MS, LINGER_MS, Projector, Stepped
+from eventsched.roles.rebuild import Rebuild
 from eventsched.schema.codec import UndecodableEvent
 from eventsched.schema.events import FIELDS, Event
 from eventsched.store.transport import Arg, Entry
@@ -698,7 +698,7 @@ async def take_turns(store: TimedStore) -> None:
 def keep_little(monkeypatch: pytest.MonkeyPatch) -> None:
     """A rebuild saves after each entry, and keeps two records in memory."""
     monkeypatch.setattr("eventsched.history.log.READ_MAX", 1)
-    monkeypatch.setattr("eventsched.rebuild.CHANGED_MAX", 1)
+    monkeypatch.setattr("eventsched.roles.rebuild.CHANGED_MAX", 1)
     monkeypatch.setattr("eventsched.projection.fold.CACHED_MAX", 2)
 
 

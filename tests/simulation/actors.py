@@ -18,8 +18,6 @@ import msgspec
 from eventsched.archive.archiver import Archiver
 from eventsched.archive.layout import ArchiveFolder
 from eventsched.archive.signing import SigningKey
-from eventsched.archive.trimming import Trimming
-from eventsched.dispatcher import Dispatcher
 from eventsched.errors import (
     Backpressure,
     JobUnknown,
@@ -35,11 +33,13 @@ from eventsched.errors import (
 )
 from eventsched.projection.protocol import ProjectionSet, load_sets
 from eventsched.projection.store import Views
-from eventsched.projector import Projector
+from eventsched.roles.dispatcher import Dispatcher
+from eventsched.roles.projector import Projector
+from eventsched.roles.timer import Timekeeper
+from eventsched.roles.trimmer import Trimming
 from eventsched.schema import codec
 from eventsched.schema.events import Text
 from eventsched.store.cell import Chunk, Finalize, NodeGrant, NodeResult, SessionGrant, Store
-from eventsched.timekeeper import Timekeeper
 from tests.simulation.world import World
 
 CELL = "sim"

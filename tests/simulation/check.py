@@ -2,7 +2,7 @@
 
 Owns: the promises as a reader of the log sees them, written without the product's own folds; only
 decisions are computed again by the product's own replay, which shares nothing with its scripts.
-Read next: eventsched/verify.py (the same, from stored state, on any system).
+Read next: eventsched/audit/verify.py (the same, from stored state, on any system).
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
-from eventsched.replaying import Replay
+from eventsched.audit.replay import Replay
+from eventsched.audit.scheduler_state import Standing
 from eventsched.schema.events import (
     AttemptEnded,
     Event,
@@ -23,7 +24,6 @@ from eventsched.schema.events import (
     ResultReplaced,
     UtteranceFinalized,
 )
-from eventsched.standing import Standing
 from tests.simulation.actors import Told
 
 

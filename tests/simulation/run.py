@@ -28,6 +28,7 @@ from eventsched.archive import threads, verifier
 from eventsched.archive.archiver import HOLD_MS
 from eventsched.archive.commands import ArchiveCalls
 from eventsched.archive.layout import ArchiveFolder
+from eventsched.audit.verify import Verifier
 from eventsched.errors import BY_CODE
 from eventsched.history.log import History
 from eventsched.schema import codec
@@ -35,7 +36,6 @@ from eventsched.schema.events import AnyData, Event
 from eventsched.schema.settings import Settings
 from eventsched.server.testing import LocalServer
 from eventsched.store.transport import Entry
-from eventsched.verify import Verifier
 from tests.functions import load_functions
 from tests.simulation.actors import (
     CELL,

@@ -13,7 +13,7 @@ import pytest
 
 import eventsched
 from eventsched.client.client import Client, running_client
-from eventsched.running import running
+from eventsched.roles.runner import running
 from eventsched.schema import codec
 from eventsched.schema.events import RoomJoined
 from eventsched.server.testing import LocalCluster, LocalServer

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest_asyncio
 
-from eventsched.running import running
+from eventsched.roles.runner import running
 from eventsched.store.connection import open_connection
 from tests.server_kinds import Server
 

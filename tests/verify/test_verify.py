@@ -9,10 +9,11 @@ import msgspec
 import pytest
 
 import projections
-from eventsched.invariants import NAMES
+from eventsched.audit.invariants import NAMES
+from eventsched.audit.verify import Report, Verifier
 from eventsched.projection.form import form_of
 from eventsched.projection.store import Views
-from eventsched.projector import Projector
+from eventsched.roles.projector import Projector
 from eventsched.schema.codec import encode
 from eventsched.schema.events import (
     AttemptEnded,
@@ -32,7 +33,6 @@ from eventsched.schema.events import (
     UtteranceFinalized,
 )
 from eventsched.store.cell import NodeGrant, NodeResult, SessionGrant
-from eventsched.verify import Report, Verifier
 from tests.fixtures_store import TimedStore
 from tests.job_record import falsify, job_record
 from tests.work_forms import said

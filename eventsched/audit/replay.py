@@ -3,7 +3,7 @@
 Owns: rules 15-18 and 20 as pure functions; two looks at each decision: at the evidence that the
 event itself carries, and at how things stood by the fold of everything before it.
 Never does: I/O. It shares no code with the script that decides (lua/include/assign.lua).
-Read next: standing.py.
+Read next: scheduler_state.py.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
+from eventsched.audit.scheduler_state import Class, Demand, Standing, has_free_slot, verdict
 from eventsched.schema.events import (
     POLICY_VERSION,
     Affinity,
@@ -23,7 +24,6 @@ from eventsched.schema.events import (
     JobQueued,
     Rank,
 )
-from eventsched.standing import Class, Demand, Standing, has_free_slot, verdict
 from projections.job import Job
 
 LOOKED_MAX = 64

@@ -12,7 +12,7 @@ import structlog
 from eventsched.store.cell import Store, TimerReply
 from eventsched.store.patience import Patience
 
-log = structlog.get_logger("eventsched.timekeeper")
+log = structlog.get_logger("eventsched.roles.timer")
 ASK_MS_MAX = 50
 
 

@@ -12,7 +12,7 @@ import structlog
 from eventsched.store.cell import DispatchReply, Store
 from eventsched.store.patience import Patience
 
-log = structlog.get_logger("eventsched.dispatcher")
+log = structlog.get_logger("eventsched.roles.dispatcher")
 WAIT_MS = 2_000
 BACK_MS = 2 * WAIT_MS
 """For so long after each call it counts as being there: whoever finalizes meanwhile, while nothing

@@ -2,7 +2,7 @@
 
 Owns: which roles there are and what one of each cell is made of.
 Never does: anything a role does.
-Read next: dispatcher.py, projector.py, timekeeper.py, archive/archiver.py.
+Read next: dispatcher.py, projector.py, timer.py, archive/archiver.py.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from typing import Any, TypeAlias
 import anyio
 
 from eventsched.archive.config import Sealing
-from eventsched.archive.trimming import Trimming
-from eventsched.dispatcher import Dispatcher
-from eventsched.pressure import PressureWatch
 from eventsched.projection.protocol import load_sets
 from eventsched.projection.store import Views
-from eventsched.projector import Projector
+from eventsched.roles.backpressure import PressureWatch
+from eventsched.roles.dispatcher import Dispatcher
+from eventsched.roles.projector import Projector
+from eventsched.roles.timer import Timekeeper
+from eventsched.roles.trimmer import Trimming
 from eventsched.store.cell import Store
 from eventsched.store.connection import Connection
-from eventsched.timekeeper import Timekeeper
 
 Run: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
 

@@ -28,7 +28,7 @@ from eventsched.projection.batch import TRIES_MAX, Batch, Batches
 from eventsched.projection.fold import Folding
 from eventsched.projection.protocol import ProjectionSet
 from eventsched.projection.store import START, Held, OtherVersion, Save, Standby, Views
-from eventsched.rebuild import Rebuild, RebuildFailed
+from eventsched.roles.rebuild import Rebuild, RebuildFailed
 from eventsched.store.patience import Patience
 from eventsched.store.transport import Entry
 
@@ -45,7 +45,7 @@ LINGER_MS = 20
 """After a wait, entries gather for so long: fewer and fuller batches when events come singly."""
 
 State: TypeAlias = Literal["folded", "idle", "standby", "other_version", "retry", "turned_away"]
-_log = structlog.get_logger("eventsched.projector")
+_log = structlog.get_logger("eventsched.roles.projector")
 
 
 class Stepped(msgspec.Struct, frozen=True):

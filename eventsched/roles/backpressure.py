@@ -25,7 +25,7 @@ Reason: TypeAlias = Literal["memory", "group", "archive", "dead"]
 UNMEASURED: dict[Reason, str] = {"memory": "maxmemory is 0 now", "archive": "no archive any more"}
 """What there may be no reading of; pressure of it ends then."""
 
-log = structlog.get_logger("eventsched.pressure")
+log = structlog.get_logger("eventsched.roles.backpressure")
 
 
 class Reading(msgspec.Struct, frozen=True):

@@ -35,7 +35,7 @@ PUT_MAX = 128
 ATTEMPTS_MAX = 200
 """How often a build may fall behind the live fold before it gives up."""
 
-_log = structlog.get_logger("eventsched.rebuild")
+_log = structlog.get_logger("eventsched.roles.rebuild")
 Progress = Callable[[int], None]
 """Called with the entries folded so far."""
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from eventsched.invariants import Violation
+from eventsched.audit.invariants import Violation
 from eventsched.projection.fold import in_order
 from eventsched.projection.store import START, Views
 from eventsched.schema.keys import name_of

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from eventsched.invariants import Violation
+from eventsched.audit.invariants import Violation
 from eventsched.schema.keys import name_of
 from projections.job import Job
 from projections.node import Node

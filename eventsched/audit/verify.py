@@ -2,7 +2,7 @@
 
 Owns: one streaming fold of the log, and the order in which what is stored is held against it.
 Never does: pause anything, write anything.
-Read next: invariants.py (what each event must find true), decided.py, kept_streams.py.
+Read next: invariants.py (what each event must find true), state_diff.py, stream_checks.py.
 
 Each reading comes with the log id that it is exact at; the fold goes on to that id and is
 compared there. So nothing needs to stand still, and nothing is held against a moment that it does
@@ -16,10 +16,15 @@ from typing import Any
 
 import msgspec
 
-from eventsched.decided import job_differences, jobless, node_differences, session_differences
+from eventsched.audit.invariants import Before, Violation, broken_by
+from eventsched.audit.state_diff import (
+    job_differences,
+    jobless,
+    node_differences,
+    session_differences,
+)
+from eventsched.audit.stream_checks import KeptStreams
 from eventsched.history.log import History
-from eventsched.invariants import Before, Violation, broken_by
-from eventsched.kept_streams import KeptStreams
 from eventsched.projection.fold import Folded, Unfolded, decoded, in_order
 from eventsched.projection.protocol import ProjectionSet
 from eventsched.projection.store import START, Views, is_made_by

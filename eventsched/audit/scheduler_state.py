@@ -3,7 +3,7 @@
 Owns: classes with their heads and loads, the waiting jobs of each demand in their order, why a
 node can or cannot take a demand: all of it from the fold of sessions, jobs and nodes (rules 13-18).
 Never does: I/O, and nothing that scripts stored is looked at: so it can be held against them.
-Read next: replaying.py (decisions computed again), explaining.py (decisions told to people).
+Read next: replay.py (decisions computed again), explain.py (decisions told to people).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What every event must find true: I1-I4 and I9 as far as the log alone tells.
 
 Owns: one check per event type, against the records as they were just before the event.
-Never does: I/O, folding. Read next: verify.py (runs these over the log), decided.py.
+Never does: I/O, folding. Read next: verify.py (runs these over the log), state_diff.py.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Owns: what a decision saw of each node and why nodes were passed over; how long each stage took and
 what it waited for. Everything from events and their fold.
-Never does: I/O. Read next: standing.py (the fold), reasons.py (which reads it), cli/why.py.
+Never does: I/O. Read next: scheduler_state.py (the fold), service.py (which reads it), cli/why.py.
 """
 
 from __future__ import annotations
@@ -13,6 +13,16 @@ from typing import Literal, TypeAlias
 import msgspec
 from msgspec.structs import replace
 
+from eventsched.audit.scheduler_state import (
+    Demand,
+    Standing,
+    Verdict,
+    lacking,
+    live_of,
+    load_of,
+    marks_against,
+    verdict,
+)
 from eventsched.schema.events import (
     Affinity,
     AttemptEnded,
@@ -27,16 +37,6 @@ from eventsched.schema.events import (
     ResultRecorded,
     ResultReplaced,
     UtteranceFinalized,
-)
-from eventsched.standing import (
-    Demand,
-    Standing,
-    Verdict,
-    lacking,
-    live_of,
-    load_of,
-    marks_against,
-    verdict,
 )
 from projections.node import Node
 

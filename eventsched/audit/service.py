@@ -1,25 +1,25 @@
 """Why a job went to a node, and whether every decision follows from what was before it.
 
 Owns: folding a cell's history up to the decisions in question, hot or cold.
-Never does: decide, tell. Read next: explaining.py, replaying.py.
+Never does: decide, tell. Read next: explain.py, replay.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from eventsched.audit.explain import Decision, Explained, decision, explain, is_decision
+from eventsched.audit.replay import Replay, Replayed
+from eventsched.audit.scheduler_state import Standing
 from eventsched.errors import NotFound
-from eventsched.explaining import Decision, Explained, decision, explain, is_decision
 from eventsched.history.log import History
 from eventsched.history.position import Moment
 from eventsched.history.reader import Reader, Wanted
 from eventsched.history.source import Past, of_job
 from eventsched.projection.fold import Unfolded, decoded, in_order
 from eventsched.projection.store import START
-from eventsched.replaying import Replay, Replayed
 from eventsched.schema import keys
 from eventsched.schema.events import Event
-from eventsched.standing import Standing
 
 Progress = Callable[[int], None]
 TOLD_EVERY = 1_000
