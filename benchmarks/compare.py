@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from functools import partial
 from typing import ClassVar
 
+from benchmarks.micro.figures import Figures, Report, Round
+from benchmarks.micro.jobs import NO_VIEWS, PARTS, TWO_VIEWS, Jobs
+from benchmarks.micro.latency import RATES, WARM_UP, Latency
+from benchmarks.micro.measure import in_rounds
+from benchmarks.micro.stage import Bench, Stage
 from benchmarks.peers.environments import BULLMQ, PYTHON_PEERS, Peer
 from benchmarks.peers.programs import drain, pace
-from eventsched.bench.figures import Figures, Report, Round
-from eventsched.bench.jobs import NO_VIEWS, PARTS, TWO_VIEWS, Jobs
-from eventsched.bench.latency import RATES, WARM_UP, Latency
-from eventsched.bench.measure import in_rounds
-from eventsched.bench.stage import Bench, Stage
 
 OURS = "eventsched"
 

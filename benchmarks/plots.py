@@ -14,10 +14,10 @@ from matplotlib import pyplot as plt
 from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
 from benchmarks.compare import OURS
+from benchmarks.micro.figures import Point, Spread
+from benchmarks.micro.latency import RATES
+from benchmarks.micro.sessions import P99_MS_MAX
 from benchmarks.results import Results
-from eventsched.bench.figures import Point, Spread
-from eventsched.bench.latency import RATES
-from eventsched.bench.sessions import P99_MS_MAX
 
 SHARES = {"p50_ms": "50", "p90_ms": "90", "p99_ms": "99", "p999_ms": "99.9"}
 BLUE, GREY, RED = "#1f5fa8", "#9aa5b1", "#b3261e"

@@ -17,12 +17,12 @@ import msgspec
 import typer
 
 from benchmarks.compare import OURS
+from benchmarks.micro.figures import Report, Spread
+from benchmarks.micro.program import told_spread
 from benchmarks.results import Results
 from benchmarks.run import RESULTS
 from benchmarks.targets import TARGETS
-from eventsched.bench.figures import Report, Spread
-from eventsched.cli.bench import told_spread
-from eventsched.cli.show import console, table
+from eventsched.cli.output import console, table
 
 ROOT = Path(__file__).parents[1]
 DOC, README, PLOTS = ROOT / "docs/benchmarks.md", ROOT / "README.md", ROOT / "docs/benchmarks"

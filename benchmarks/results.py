@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
-from eventsched.bench.figures import Report, Spread
+from benchmarks.micro.figures import Report, Spread
 
 
 class Rival(msgspec.Struct, frozen=True):

@@ -3,7 +3,7 @@
     python -m benchmarks.run --out benchmarks/results.json
 
 Owns: the order of things, progress, the file.
-Never does: measure (eventsched/bench/, compare.py), write documents (publish.py).
+Never does: measure (benchmarks/micro/, compare.py), write documents (publish.py).
 Read next: compare.py, publish.py.
 """
 
@@ -20,14 +20,14 @@ import msgspec
 import typer
 
 from benchmarks.compare import Drains, Latencies
+from benchmarks.micro.figures import BenchFailed, Report
+from benchmarks.micro.sessions import Sessions
+from benchmarks.micro.stage import Stage, open_stage
+from benchmarks.micro.suite import BENCHES
+from benchmarks.micro.talk import stretches_in
 from benchmarks.peers.environments import NAMES, NoPeer, Peer, prepare
 from benchmarks.peers.programs import drain
 from benchmarks.results import Results, Rival
-from eventsched.bench.figures import BenchFailed, Report
-from eventsched.bench.sessions import Sessions
-from eventsched.bench.stage import Stage, open_stage
-from eventsched.bench.suite import BENCHES
-from eventsched.bench.talk import stretches_in
 from eventsched.cli.options import run_async
 from eventsched.errors import EventschedError
 

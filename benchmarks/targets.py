@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from benchmarks.compare import OURS
+from benchmarks.micro.figures import Spread
+from benchmarks.micro.jobs import NO_VIEWS, TWO_VIEWS
 from benchmarks.results import Results
-from eventsched.bench.figures import Spread
-from eventsched.bench.jobs import NO_VIEWS, TWO_VIEWS
 
 Reached: TypeAlias = Literal["goal", "floor", "missed", "not measured"]
 Find: TypeAlias = Callable[[Results], Spread | None]

@@ -21,9 +21,9 @@ from rich.console import Console, Group
 from rich.terminal_theme import MONOKAI
 from rich.text import Text
 
-from eventsched.demo.board import Board, Row
 from eventsched.demo.run import run_demo
-from eventsched.demo.show import jobs_table, sessions_table
+from eventsched.demo.scoreboard import Board, Row
+from eventsched.demo.view import jobs_table, sessions_table
 from eventsched.store.connection import open_connection
 
 TARGET = Path(__file__).parents[1] / "docs" / "demo.svg"

@@ -2,7 +2,7 @@
 
     python tools/make_speech.py          # needs the program flite with voices slt, rms and awb
 
-Owns: eventsched/speech/voices/*.wav and the times in voices/index.json; the sentences in that
+Owns: eventsched/demo/speech/voices/*.wav and the times in voices/index.json; the sentences in that
 file are its input. Never does: recognising (tests/speech/ does). Read next: speech/samples.py.
 """
 

@@ -17,11 +17,11 @@ import anyio
 import anyio.to_thread
 import msgspec
 
+from benchmarks.micro.figures import BenchFailed, Figures, percentiles
+from benchmarks.micro.fleet import until
+from benchmarks.micro.measure import Cost, metering
+from benchmarks.micro.stage import Stage
 from benchmarks.peers.environments import Peer
-from eventsched.bench.figures import BenchFailed, Figures, percentiles
-from eventsched.bench.fleet import until
-from eventsched.bench.measure import Cost, metering
-from eventsched.bench.stage import Stage
 from eventsched.subprocesses import die_with_parent
 
 PRODUCE_S = 120.0

@@ -2,7 +2,7 @@
 
 app.py       the commands there are, errors as one line, exit codes     (start here)
 options.py   what every command takes, and how it is run
-logs.py      log lines on stderr       show.py   tables, times and JSON on stdout
+logs.py      log lines on stderr       output.py   tables, times and JSON on stdout
 interrupts.py  what Ctrl-C does
 up.py run.py node.py stream.py history.py state.py status.py rebuild.py verify.py dead.py …
 

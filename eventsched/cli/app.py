@@ -40,7 +40,6 @@ COMMANDS = {
     "forget": "Destroy the key of an encrypted session, or of all old ones.",
     "dead": "List what could not be processed; put it back.",
     "trace": "Replay real conversations as load and judge what came of it.",
-    "bench": "Measure one part against a throw-away server of its own.",
     "demo": "Watch the main job on real speech.",
 }
 """Name -> what `--help` says of it. The module is `eventsched.cli.<name>`."""
@@ -64,31 +63,34 @@ program.callback()(root)
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run one command; the exit code. Without arguments it prints what there is."""
+    return run_program(program, "eventsched", args)
+
+
+def run_program(program: typer.Typer, name: str, args: Sequence[str] | None = None) -> int:
+    """Run one command of a program; the exit code. Errors are one line on standard error."""
     given = list(sys.argv[1:] if args is None else args)
     try:
-        return _run(given or ["--help"])
+        return _run(program, name, given or ["--help"])
     except BrokenPipeError:
-        # Whoever read our output has gone, as `head` does. Python flushes once more at exit.
+        # The reader of the output has gone, as `head` does. Python flushes once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 
 
-def _run(args: Sequence[str]) -> int:
+def _run(program: typer.Typer, name: str, args: Sequence[str]) -> int:
     try:
-        code = typer.main.get_command(program).main(
-            args, prog_name="eventsched", standalone_mode=False
-        )
+        code = typer.main.get_command(program).main(args, prog_name=name, standalone_mode=False)
         sys.stdout.flush()
         return int(code or 0)
     except TyperException as error:
-        return _fail(error.format_message(), _usage_code(error))
+        return _fail(name, error.format_message(), _usage_code(error))
     except typer.Abort:
         return interrupts.CODE
     except (EventschedError, BaseExceptionGroup) as error:
         told = _expected(error)
         if told is None:
             raise
-        return _fail(str(told), 1)
+        return _fail(name, str(told), 1)
 
 
 def _usage_code(error: TyperException) -> int:
@@ -108,9 +110,9 @@ def _expected(error: BaseException) -> BaseException | None:
     return ours if others is None else None
 
 
-def _fail(message: str, code: int) -> int:
+def _fail(program_name: str, message: str, code: int) -> int:
     line = " ".join(message.split())
     if code == 2:
-        line += " (see eventsched --help)"
-    sys.stderr.write(f"eventsched: {line}\n")
+        line += f" (see {program_name} --help)"
+    sys.stderr.write(f"{program_name}: {line}\n")
     return code

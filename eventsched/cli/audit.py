@@ -58,7 +58,7 @@ async def verify(
     """
     from eventsched.archive.errors import ArchiveError
     from eventsched.archive.verifier import Verifier
-    from eventsched.cli.show import print_json, progress
+    from eventsched.cli.output import print_json, progress
     from eventsched.projection.protocol import load_sets, trailing
 
     core = trailing(load_sets())
@@ -83,7 +83,7 @@ async def verify(
 
 
 def _show(report: Any) -> None:
-    from eventsched.cli.show import plural
+    from eventsched.cli.output import plural
 
     for problem in report.problems[:SHOWN_MAX]:
         typer.echo(f"TOUCHED  {problem}")
@@ -136,7 +136,7 @@ async def check_proof(options: Options, file: ProofFile, key: KeyFile = None) ->
     from eventsched.archive.errors import ArchiveError
     from eventsched.archive.signing import read_public
     from eventsched.archive.verifier import check_proof as check
-    from eventsched.cli.show import print_json
+    from eventsched.cli.output import print_json
 
     try:
         data = file.read_bytes()
@@ -191,7 +191,7 @@ async def _with_key(cells: list[ArchiveCalls], key: str) -> list[tuple[ArchiveCa
 
 
 def _say_given_up(cell: str, look: Look, *, yes: bool, as_json: bool) -> None:
-    from eventsched.cli.show import plural, print_json
+    from eventsched.cli.output import plural, print_json
 
     if as_json:
         told = {"cell": cell, "key": look.of, "to": look.to, "gone": look.gone, "given_up": yes}

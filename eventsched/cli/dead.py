@@ -32,7 +32,7 @@ async def dead(options: Options, context: typer.Context) -> None:
     """List what could not be processed, oldest first, with the reason."""
     if context.invoked_subcommand is not None:
         return
-    from eventsched.cli.show import print_json
+    from eventsched.cli.output import print_json
 
     async with options.connect() as connection:
         found = [one for store in connection.stores.values() for one in await _entries(store)]
@@ -51,7 +51,7 @@ async def retry(options: Options, id_: Id, force: Force = False) -> None:
     Targets that have their job or their outcome already are passed over. An entry that had begun
     to write (partial) goes only with --force: see first what it left, with `eventsched verify`.
     """
-    from eventsched.cli.show import print_json
+    from eventsched.cli.output import print_json
 
     async with options.connect() as connection:
         store, entry_id = await _find(connection, id_)
@@ -88,7 +88,7 @@ async def _entries(store: Store) -> list[dict[str, Any]]:
 def _show(found: list[dict[str, Any]]) -> None:
     from rich.text import Text
 
-    from eventsched.cli.show import console, day_and_clock, table
+    from eventsched.cli.output import console, day_and_clock, table
 
     if not found:
         console().print("nothing dead")

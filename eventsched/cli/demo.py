@@ -31,10 +31,10 @@ async def demo(options: Options, nodes: Nodes = 3, speed: Speed = 1.0) -> int:
         raise InvalidMessage.of("--nodes", f"1 to {NODES_MAX}, not {nodes}", "choose another")
     if not 0.1 <= speed <= SPEED_MAX:
         raise InvalidMessage.of("--speed", f"0.1 to {SPEED_MAX:g}, not {speed:g}", "choose another")
-    from eventsched.speech.recogniser import require_recogniser
+    from eventsched.demo.speech.recogniser import require_recogniser
 
     require_recogniser()  # before a server is started for nothing
-    from eventsched.cli.services import settings_of
+    from eventsched.cli.serve import settings_of
 
     async with options.connect(create=True, settings=settings_of([])) as connection:
         return await _run(options, connection, nodes, speed)
@@ -43,9 +43,9 @@ async def demo(options: Options, nodes: Nodes = 3, speed: Speed = 1.0) -> int:
 async def _run(options: Options, connection: Connection, nodes: int, speed: float) -> int:
     from rich.console import Console
 
-    from eventsched.cli.show import console, print_json
+    from eventsched.cli.output import console, print_json
     from eventsched.demo.run import run_demo
-    from eventsched.demo.show import show_for
+    from eventsched.demo.view import show_for
 
     shown = Console(quiet=True) if options.json else console()
     with show_for(shown) as show:
@@ -60,9 +60,9 @@ async def _run(options: Options, connection: Connection, nodes: int, speed: floa
 async def _show(options: Options, connection: Connection, verdict: Verdict) -> None:
     from rich.text import Text
 
-    from eventsched.cli.show import console, plural
+    from eventsched.cli.output import console, plural
     from eventsched.cli.timeline import Timeline
-    from eventsched.demo.show import jobs_table, sessions_table
+    from eventsched.demo.view import jobs_table, sessions_table
     from eventsched.history.reader import Reader, Wanted
     from eventsched.history.source import Past
 

@@ -48,7 +48,7 @@ async def forget(
     """
     from eventsched.archive.layout import ArchiveFolder
     from eventsched.audit.erasure import Forgetter
-    from eventsched.cli.show import notes, plural, print_json
+    from eventsched.cli.output import notes, plural, print_json
     from eventsched.encryption.keystore import VARIABLE, named_store
 
     key_store = named_store(keys)
@@ -88,7 +88,7 @@ def age_of(told: str) -> int:
 async def _due(
     forgetter: Forgetter, key_store: KeyStore, session: str | None, age_ms: int | None
 ) -> AsyncIterator[Known]:
-    from eventsched.cli.show import progress
+    from eventsched.cli.output import progress
 
     if session is not None:
         yield await forgetter.find(session)
@@ -102,7 +102,7 @@ async def _due(
 async def _rewrite(connection: Connection, options: Options) -> None:
     """Once for all cells of a server; each cell's own on a cluster."""
     from eventsched.audit.erasure import rewrite_files
-    from eventsched.cli.show import print_json, progress, size
+    from eventsched.cli.output import print_json, progress, size
 
     stores = list(connection.stores.values())
     for store in stores if connection.facts.is_cluster else stores[:1]:

@@ -71,8 +71,8 @@ async def history(
     JSON Lines, an event each. With --svg: a picture of one session. Encrypted texts are shown to
     who has their keys.
     """
-    from eventsched.cli.show import print_json
-    from eventsched.cli.telling import as_json
+    from eventsched.cli.event_text import as_json
+    from eventsched.cli.output import print_json
     from eventsched.cli.timeline import Timeline
     from eventsched.encryption.decrypt import EventOpener
     from eventsched.encryption.keystore import named_store
@@ -149,8 +149,8 @@ def _known(name: str) -> str:
 async def _draw(reader: Reader, wanted: Wanted, path: Path) -> None:
     import anyio
 
-    from eventsched.picture.drawing import draw
     from eventsched.schema.events import Event
+    from eventsched.timeline.render import draw
 
     if not wanted.session:
         raise InvalidMessage.of("--svg", "draws one session", "give its id")

@@ -1,7 +1,7 @@
 """Log lines on stderr: for people on a terminal, one JSON object a line elsewhere.
 
 Owns: structlog's one configuration. A line names what it is about: cell, session, job, node.
-Never does: stdout, which belongs to data. Read next: show.py.
+Never does: stdout, which belongs to data. Read next: output.py.
 """
 
 from __future__ import annotations

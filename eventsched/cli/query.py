@@ -49,14 +49,14 @@ async def query(options: Options, sql: Sql, archive: From = None) -> None:
 
 
 def _print_json(asked: Any) -> None:
-    from eventsched.cli.show import print_json
+    from eventsched.cli.output import print_json
 
     for row in asked.rows():
         print_json({name: _plain(one) for name, one in zip(asked.columns, row, strict=True)})
 
 
 def _show(asked: Any) -> None:
-    from eventsched.cli.show import console, table
+    from eventsched.cli.output import console, table
 
     made, more = None, 0
     for row in asked.rows():
@@ -77,7 +77,7 @@ def _show(asked: Any) -> None:
 
 
 def _told(value: Any) -> str:
-    from eventsched.cli.show import NONE
+    from eventsched.cli.output import NONE
 
     if value is None:
         return NONE

@@ -34,7 +34,7 @@ async def rebuild(options: Options, names: Names, archive: Archive = None) -> No
     log has no more is read from the archive.
     """
     from eventsched.archive.layout import ArchiveFolder
-    from eventsched.cli.show import console, print_json, table
+    from eventsched.cli.output import console, print_json, table
 
     chosen = _chosen(names)
     folder = ArchiveFolder.open(archive) if archive else None
@@ -69,7 +69,7 @@ def _chosen(names: list[str]) -> list[tuple[ProjectionSet, list[str]]]:
 async def _rebuild(
     store: Store, projection_set: ProjectionSet, names: list[str], archive: ArchiveFolder | None
 ) -> dict[str, Any]:
-    from eventsched.cli.show import progress
+    from eventsched.cli.output import progress
     from eventsched.history.log import History
     from eventsched.projection.store import Views
     from eventsched.roles.rebuild import Rebuild

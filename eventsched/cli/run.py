@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from eventsched.cli.options import Options, command
-from eventsched.cli.services import (
+from eventsched.cli.serve import (
     ArchiveAudio,
     ArchiveDir,
     ArchiveKey,

@@ -40,7 +40,7 @@ async def state(
     With --at the record is folded from its history up to that moment: it says what the live
     view said then.
     """
-    from eventsched.cli.show import print_json
+    from eventsched.cli.output import print_json
     from eventsched.history.position import parse_moment
     from eventsched.history.reader import Reader
 
@@ -81,7 +81,7 @@ def _goes_without(record: msgspec.Struct, field: FieldInfo) -> bool:
 
 def show(found: dict[str, Any]) -> None:
     """The record's own fields, then a table for each of its lists and maps of records."""
-    from eventsched.cli.show import console, day_and_clock, pairs
+    from eventsched.cli.output import console, day_and_clock, pairs
 
     view: dict[str, Any] = found["view"]
     flat = {name: value for name, value in view.items() if not _is_nested(value)}
@@ -105,7 +105,7 @@ def _is_nested(value: Any) -> bool:
 
 
 def _show_nested(name: str, value: Any) -> None:
-    from eventsched.cli.show import console, table
+    from eventsched.cli.output import console, table
 
     keyed = value.items() if isinstance(value, dict) else enumerate(value)
     records = [({"": key} if isinstance(value, dict) else {}) | one for key, one in keyed]
@@ -127,7 +127,7 @@ def _words(name: str) -> str:
 
 
 def _cell(name: str, value: Any) -> str:
-    from eventsched.cli.show import clock, day_and_clock, duration
+    from eventsched.cli.output import clock, day_and_clock, duration
 
     if isinstance(value, int) and (name == "ms" or name.endswith("_ms")):
         if value > 10**11:  # a moment; anything shorter than three years is a duration

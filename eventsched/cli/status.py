@@ -28,8 +28,8 @@ async def status(options: Options, watch: Watch = False, every: Every = 1.0) -> 
 
 
 async def _once(connection: Connection, as_json: bool) -> None:
-    from eventsched.cli.panel import panel
-    from eventsched.cli.show import console, print_json
+    from eventsched.cli.output import console, print_json
+    from eventsched.cli.status_view import panel
     from eventsched.history.status import overview
 
     found = await overview(connection)
@@ -42,8 +42,8 @@ async def _once(connection: Connection, as_json: bool) -> None:
 async def _watch(connection: Connection, as_json: bool, every_s: float) -> None:
     from rich.live import Live
 
-    from eventsched.cli.panel import panel
-    from eventsched.cli.show import console, print_json
+    from eventsched.cli.output import console, print_json
+    from eventsched.cli.status_view import panel
     from eventsched.history.status import overview
 
     if as_json or not console().is_terminal:

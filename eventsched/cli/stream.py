@@ -60,7 +60,7 @@ async def stream(
     It is 1 as well when no audio comes on stdin. Ctrl-C ends the audio and still waits for its
     results; a second one stops at once.
     """
-    from eventsched.cli.streaming import Streams, read_sources
+    from eventsched.cli.stream_sessions import Streams, read_sources
     from eventsched.client.client import connect
 
     if files.count("-") > 1:

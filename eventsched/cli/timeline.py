@@ -1,7 +1,7 @@
 """Events as lines: when, how long after what, and what it means.
 
 Owns: the look of `history`, line by line, so that a log of any length can be shown and followed.
-Read next: telling.py (the words), show.py.
+Read next: event_text.py (the words), output.py.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import textwrap
 
 from rich.text import Text
 
-from eventsched.cli.show import clock, console, day_and_clock, duration
-from eventsched.cli.telling import tell
+from eventsched.cli.event_text import tell
+from eventsched.cli.output import clock, console, day_and_clock, duration
 from eventsched.projection.fold import Unfolded
 from eventsched.schema.events import Event
 

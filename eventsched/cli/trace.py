@@ -23,18 +23,18 @@ from rich.table import Table
 
 from eventsched.archive.layout import ArchiveFolder
 from eventsched.cli.options import Archive, Options, command
-from eventsched.cli.services import Cells
+from eventsched.cli.serve import Cells
 from eventsched.client.client import Client, running_client
 from eventsched.errors import InvalidMessage
 from eventsched.history.log import History
+from eventsched.loadtest.judge import Verdict, judge
+from eventsched.loadtest.replay import Replay
+from eventsched.loadtest.rttm import Expected, expect, read_rttm
 from eventsched.projection.protocol import load_sets, trailing
 from eventsched.projection.store import Views
 from eventsched.schema.validation import check_language
 from eventsched.store.connection import Connection
 from eventsched.subprocesses import Children, children
-from eventsched.trace.judge import Verdict, judge
-from eventsched.trace.replay import Replay
-from eventsched.trace.rttm import Expected, expect, read_rttm
 
 NODES_MAX = 64
 SPEED_MIN = 0.1
@@ -119,7 +119,7 @@ async def _start(
     async with anyio.create_task_group() as tasks:
         for name in names:
             tasks.start_soon(
-                fleet.start, "eventsched.trace.worker", url, name, str(slots), told, str(rtf),
+                fleet.start, "eventsched.loadtest.worker", url, name, str(slots), told, str(rtf),
                 str(speed),
             )  # fmt: skip
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from eventsched.cli.options import Options, command
-from eventsched.cli.services import (
+from eventsched.cli.serve import (
     ArchiveAudio,
     ArchiveDir,
     ArchiveKey,

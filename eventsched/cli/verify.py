@@ -37,7 +37,7 @@ async def verify(options: Options, archive: Archive = None) -> int:
     last snapshot before the log. Nothing is paused and nothing is written.
     """
     from eventsched.archive.layout import ArchiveFolder
-    from eventsched.cli.show import print_json
+    from eventsched.cli.output import print_json
 
     folder = ArchiveFolder.open(archive) if archive else None
 
@@ -55,7 +55,7 @@ async def verify(options: Options, archive: Archive = None) -> int:
 
 async def _verify(store: Store, archive: ArchiveFolder | None) -> Report:
     from eventsched.audit.verify import Verifier
-    from eventsched.cli.show import progress
+    from eventsched.cli.output import progress
     from eventsched.history.log import History
     from eventsched.projection.protocol import load_sets, trailing
     from eventsched.projection.store import Views
@@ -71,7 +71,7 @@ async def _verify(store: Store, archive: ArchiveFolder | None) -> Report:
 def _show(cell: str, report: Report) -> None:
     from rich.text import Text
 
-    from eventsched.cli.show import console, pairs, plural, table
+    from eventsched.cli.output import console, pairs, plural, table
 
     verdict = "clean" if report.is_clean else plural(report.violations_total, "violation")
     rows = [(words, f"{getattr(report, name):,}") for name, words in COUNTS.items()]

@@ -62,7 +62,7 @@ async def why(
 
 async def _why(options: Options, past: Past, job: str) -> None:
     from eventsched.audit.service import why as explained
-    from eventsched.cli.show import print_json
+    from eventsched.cli.output import print_json
 
     found = await explained(past, job)
     if options.json:
@@ -73,7 +73,7 @@ async def _why(options: Options, past: Past, job: str) -> None:
 
 async def _replay(options: Options, past: Past, since: str, until: str) -> int:
     from eventsched.audit.service import replay, size_of
-    from eventsched.cli.show import print_json, progress
+    from eventsched.cli.output import print_json, progress
     from eventsched.history.position import parse_moment
 
     first = parse_moment(since, "--since") if since else None
@@ -96,7 +96,7 @@ async def _replay(options: Options, past: Past, since: str, until: str) -> int:
 def _show(found: Explained) -> None:
     from rich.text import Text
 
-    from eventsched.cli.show import clock, console, duration, table
+    from eventsched.cli.output import clock, console, duration, table
 
     out = console()
     out.print(Text(found.job, "bold"), soft_wrap=True)
@@ -121,7 +121,7 @@ def _show(found: Explained) -> None:
 def _show_decision(one: Decision) -> None:
     from rich.text import Text
 
-    from eventsched.cli.show import NONE, clock, console, plural, table
+    from eventsched.cli.output import NONE, clock, console, plural, table
 
     out = console()
     out.print()
@@ -152,7 +152,7 @@ def _show_decision(one: Decision) -> None:
 
 
 def _decided(one: Decision) -> str:
-    from eventsched.cli.show import plural
+    from eventsched.cli.output import plural
 
     if one.rule:
         return f"{one.node} by {one.rule} (log/{one.id})"
@@ -183,7 +183,7 @@ def _evidence(one: Decision) -> list[str]:
 def _show_replayed(cell: str, found: Replayed) -> None:
     from rich.text import Text
 
-    from eventsched.cli.show import console, pairs, plural
+    from eventsched.cli.output import console, pairs, plural
 
     verdict = "agrees" if found.agrees else plural(found.differences_total, "difference")
     rules = ", ".join(f"{count:,} by {rule}" for rule, count in found.by_rule.most_common())

@@ -1,7 +1,7 @@
 """The main job, once, on real speech: server, roles, nodes, speakers, and what came of it.
 
 Owns: the order in which these start and end, watching the log meanwhile, the verdict.
-Never does: drawing (show.py). Read next: board.py, speaking.py, speech/worker.py.
+Never does: drawing (view.py). Read next: scoreboard.py, speakers.py, speech/worker.py.
 
 Nodes are processes of their own; the roles run in this one. Whatever ends the block (all was
 heard, an error, Ctrl-C), sessions are closed, nodes drained, roles stopped, in this order.
@@ -20,16 +20,16 @@ import anyio
 
 from eventsched.client.client import Client, running_client
 from eventsched.client.session import Session
-from eventsched.demo.board import Board, accuracy, problems
-from eventsched.demo.show import Show
-from eventsched.demo.speaking import Conversation, Speaker
+from eventsched.demo.scoreboard import Board, accuracy, problems
+from eventsched.demo.speakers import Conversation, Speaker
+from eventsched.demo.speech.recogniser import require_recogniser
+from eventsched.demo.speech.samples import Sample, samples
+from eventsched.demo.speech.translator import Translator
+from eventsched.demo.view import Show
 from eventsched.projection.fold import decoded
 from eventsched.projection.store import Views
 from eventsched.roles.runner import running
 from eventsched.schema.events import Event
-from eventsched.speech.recogniser import require_recogniser
-from eventsched.speech.samples import Sample, samples
-from eventsched.speech.translator import Translator
 from eventsched.store.cell import Store
 from eventsched.store.connection import Connection
 from eventsched.subprocesses import children
@@ -114,7 +114,7 @@ async def speech_nodes(url: str, store: Store, count: int, show: Show) -> AsyncI
             show.say(f"starting {count} nodes, each a process with a recogniser")
             async with anyio.create_task_group() as tasks:
                 for name in names:
-                    tasks.start_soon(fleet.start, "eventsched.speech.worker", url, name)
+                    tasks.start_soon(fleet.start, "eventsched.demo.speech.worker", url, name)
             await fleet.until_registered({store.cell: store}, names)
             yield
 

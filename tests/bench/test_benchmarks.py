@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from eventsched.bench import sessions
-from eventsched.bench.sessions import Sessions, holds
-from eventsched.bench.stage import open_stage
-from eventsched.bench.suite import BENCHES
-from eventsched.cli.app import main
-from eventsched.trace.rttm import SAMPLES
+from benchmarks.micro import sessions
+from benchmarks.micro.program import main
+from benchmarks.micro.sessions import Sessions, holds
+from benchmarks.micro.stage import open_stage
+from benchmarks.micro.suite import BENCHES
+from eventsched.loadtest.rttm import SAMPLES
 
 PER_ITEM = {
     "rate_per_s", "redis_cpu_us", "client_cpu_us", "script_calls", "commands", "net_in_bytes",
@@ -45,7 +45,7 @@ def test_every_benchmark_is_tested_here() -> None:
 def test_a_benchmark_prints_one_json_object(
     name: str, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
-    assert main(["bench", name, "--json", "--rounds", "1", "--scale", "0.01"]) == 0
+    assert main([name, "--json", "--rounds", "1", "--scale", "0.01"]) == 0
     report = json.loads(capfdbinary.readouterr().out)
     assert report["bench"] == name
     assert report["rounds"] == 1
@@ -77,12 +77,12 @@ async def test_sessions_are_counted_level_by_level(
 
 
 def test_traces_must_be_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "sessions", "--traces", str(tmp_path)]) == 1
+    assert main(["sessions", "--traces", str(tmp_path)]) == 1
     assert "no *.rttm in" in capsys.readouterr().err
 
 
 def test_people_get_a_table(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "raw", "--rounds", "1", "--scale", "0.01"]) == 0
+    assert main(["raw", "--rounds", "1", "--scale", "0.01"]) == 0
     told = capsys.readouterr().out
     assert "xadd pipelined" in told
     assert "redis_cpu_us" in told
@@ -99,5 +99,5 @@ def test_people_get_a_table(capsys: pytest.CaptureFixture[str]) -> None:
 def test_what_cannot_be_is_refused_in_one_line(
     given: list[str], told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["bench", "raw", *given]) == 1
+    assert main(["raw", *given]) == 1
     assert told in capsys.readouterr().err

@@ -6,10 +6,10 @@ import os
 
 import pytest
 
-from eventsched.bench import measure
-from eventsched.bench.figures import BenchFailed, Round, percentiles, spread_of
-from eventsched.bench.measure import Stolen, cpu_of, in_rounds, metering, ratio
-from eventsched.bench.stage import open_stage
+from benchmarks.micro import measure
+from benchmarks.micro.figures import BenchFailed, Round, percentiles, spread_of
+from benchmarks.micro.measure import Stolen, cpu_of, in_rounds, metering, ratio
+from benchmarks.micro.stage import open_stage
 
 
 def test_a_spread_is_the_median_with_the_extremes_in_four_digits() -> None:

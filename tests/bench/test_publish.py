@@ -9,14 +9,14 @@ import pytest
 import typer
 
 from benchmarks.compare import OURS, drain_ratios
+from benchmarks.micro.figures import Spread
+from benchmarks.micro.jobs import NO_VIEWS, TWO_VIEWS
+from benchmarks.micro.suite import BENCHES
 from benchmarks.peers.environments import HERE, NAMES, settings_in
 from benchmarks.publish import BEGIN, DOC, END, PLOTS, PLOTTED, README, document, read, with_table
 from benchmarks.results import Results
 from benchmarks.run import ALONE, RESULTS, main
 from benchmarks.targets import TARGETS, Target, slowest_scripts
-from eventsched.bench.figures import Spread
-from eventsched.bench.jobs import NO_VIEWS, TWO_VIEWS
-from eventsched.bench.suite import BENCHES
 
 
 @pytest.fixture(name="results")

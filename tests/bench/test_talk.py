@@ -5,8 +5,8 @@ from __future__ import annotations
 from itertools import islice, pairwise
 from random import Random
 
-from eventsched.bench.talk import chunks_of, stretches_in
-from eventsched.trace.rttm import SAMPLES
+from benchmarks.micro.talk import chunks_of, stretches_in
+from eventsched.loadtest.rttm import SAMPLES
 
 
 def test_stretches_are_what_each_speaker_left_and_said() -> None:

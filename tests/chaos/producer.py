@@ -25,9 +25,9 @@ import structlog
 import eventsched
 from eventsched.cli.logs import configure_logs
 from eventsched.client.session import Session
-from eventsched.trace import replay as traced
-from eventsched.trace.replay import Replay
-from eventsched.trace.rttm import Conversation, Segment, Speaker
+from eventsched.loadtest import replay as traced
+from eventsched.loadtest.replay import Replay
+from eventsched.loadtest.rttm import Conversation, Segment, Speaker
 from tests.chaos import speech
 
 log = structlog.get_logger("chaos.producer")

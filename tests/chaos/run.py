@@ -29,6 +29,7 @@ import typer
 
 from eventsched.cli.logs import configure_logs
 from eventsched.errors import ServerUnavailable
+from eventsched.loadtest.rttm import SAMPLES, Conversation, Segment, Speaker, read_rttm
 from eventsched.projection.store import Views
 from eventsched.schema import codec
 from eventsched.schema.events import Event
@@ -37,7 +38,6 @@ from eventsched.server.embedded import PROGRAM
 from eventsched.server.testing import LocalServer
 from eventsched.store.cell import Store
 from eventsched.store.connection import Connection, open_connection
-from eventsched.trace.rttm import SAMPLES, Conversation, Segment, Speaker, read_rttm
 from tests.chaos.faults import Mischief, plan
 from tests.chaos.fleet import ROLES, Fleet
 from tests.chaos.judge import Judged, judge

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from eventsched.demo.board import Board, Row, accuracy, problems
+from eventsched.demo.scoreboard import Board, Row, accuracy, problems
 from eventsched.schema import codec, events
 from eventsched.schema.events import Event, Text
 

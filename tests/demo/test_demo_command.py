@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from eventsched.demo.board import ACCURACY_MIN
+from eventsched.demo.scoreboard import ACCURACY_MIN
+from eventsched.demo.speech.samples import samples
 from eventsched.server.testing import wait_for
-from eventsched.speech.samples import samples
 
 MARK = "EVENTSCHED_TEST_MARK"
 PATIENCE = "EVENTSCHED_WAITING_MS"

@@ -11,20 +11,6 @@ from xml.etree import ElementTree as ET
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventsched.picture.drawing import PLOT, WIDTH, draw
-from eventsched.picture.packing import (
-    MARK,
-    PAD,
-    SLACK,
-    TRACKS_MAX,
-    Item,
-    cut_end,
-    cut_middle,
-    pack,
-    text_width,
-)
-from eventsched.picture.paging import PER_ROW, rows_of
-from eventsched.picture.scene import scene_of
 from eventsched.schema import codec
 from eventsched.schema.events import (
     Event,
@@ -36,6 +22,20 @@ from eventsched.schema.events import (
     Text,
     UtteranceFinalized,
 )
+from eventsched.timeline.packing import (
+    MARK,
+    PAD,
+    SLACK,
+    TRACKS_MAX,
+    Item,
+    cut_end,
+    cut_middle,
+    pack,
+    text_width,
+)
+from eventsched.timeline.render import PLOT, WIDTH, draw
+from eventsched.timeline.rows import PER_ROW, rows_of
+from eventsched.timeline.scene import scene_of
 from tests.desk.pasts import played
 from tests.fixtures_store import TimedStore
 from tests.scripts.jobs_of import assigned, finish_one, reply, speak

@@ -119,7 +119,7 @@ async def test_the_snippets_of_the_readme_run(
 ) -> None:
     """Producer and node as printed, against a server with every role; `cell` cleans up after."""
     produce, serve = SNIPPET.findall(_text("README.md"))
-    voice = next((ROOT / "eventsched/speech/voices").glob("*.wav"))
+    voice = next((ROOT / "eventsched/demo/speech/voices").glob("*.wav"))
     (tmp_path / "talk.wav").write_bytes(voice.read_bytes())
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("EVENTSCHED_URL", server.url)

@@ -94,26 +94,28 @@ _FIRST: dict[str, list[str]] = {
     "timers": _scripts("close", "attempts", "leases", "playback"),
     "work": [*_scripts("dispatch", "ingest", "at_once"), "tests/cli/test_retry_dead.py"],
     # Python
-    "eventsched/attempts": ["tests/unit/test_attempts.py"],
+    "eventsched/node/attempts": ["tests/unit/test_attempts.py"],
     # These wait for what a mutant leaves out: few of them, so that their time tells.
-    "eventsched/channel": [f"{SESSION}::test_rule_8_a_shorter_idle_time_is_kept_alive_more_often"],
-    "eventsched/coalescing": ["tests/unit/test_coalescing.py", SESSION],
-    "eventsched/decided": [VERIFY],
-    "eventsched/dispatcher": ["tests/integration/test_loops.py", "tests/integration"],
-    "eventsched/folding": [PROJECTOR, VERIFY],
-    "eventsched/handlers": [NODE],
-    "eventsched/heart": [
+    "eventsched/client/channel": [
+        f"{SESSION}::test_rule_8_a_shorter_idle_time_is_kept_alive_more_often"
+    ],
+    "eventsched/store/batcher": ["tests/unit/test_coalescing.py", SESSION],
+    "eventsched/audit/state_diff": [VERIFY],
+    "eventsched/roles/dispatcher": ["tests/integration/test_loops.py", "tests/integration"],
+    "eventsched/projection/fold": [PROJECTOR, VERIFY],
+    "eventsched/node/executor": [NODE],
+    "eventsched/node/heartbeat": [
         f"{NODE}::test_an_attempt_that_the_cancel_missed_is_stopped_by_the_heartbeat",
         f"{NODE}::test_rule_13_a_lost_node_registers_again_and_drops_what_it_held",
     ],
-    "eventsched/invariants": [VERIFY],
-    "eventsched/listening": ["tests/unit/test_mailbox.py", SESSION],
-    "eventsched/serving": [
+    "eventsched/audit/invariants": [VERIFY],
+    "eventsched/client/subscription": ["tests/unit/test_mailbox.py", SESSION],
+    "eventsched/node/registration": [
         f"{NODE}::test_rule_13_a_superseded_node_stops_with_a_clear_error",
     ],
-    "eventsched/session": [SESSION],
-    "eventsched/timekeeper": ["tests/integration/test_loops.py", "tests/integration"],
-    "eventsched/verify": [VERIFY],
+    "eventsched/client/session": [SESSION],
+    "eventsched/roles/timer": ["tests/integration/test_loops.py", "tests/integration"],
+    "eventsched/audit/verify": [VERIFY],
     "projections": ["tests/projections", VERIFY],
 }
 

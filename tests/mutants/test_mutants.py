@@ -56,7 +56,7 @@ def test_conditions_writes_and_boundaries_are_changed_mechanically(tmp_path: Pat
 
 def test_a_fault_whose_source_has_changed_is_told() -> None:
     with pytest.raises(Stale, match="gone: 0 places"):
-        Fault("gone", "eventsched/dispatcher", "not in there", "").mutant()
+        Fault("gone", "eventsched/roles/dispatcher", "not in there", "").mutant()
 
 
 def test_at_least_fifteen_faults_are_chosen() -> None:

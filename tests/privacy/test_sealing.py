@@ -8,7 +8,7 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from eventsched.cli.telling import tell
+from eventsched.cli.event_text import tell
 from eventsched.encryption.cipher import OVERHEAD_BYTES, Seal
 from eventsched.encryption.decrypt import EventOpener, sealing
 from eventsched.encryption.keystore import Key, KeyFolder

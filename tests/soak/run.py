@@ -22,16 +22,16 @@ from typing import Annotated
 import msgspec
 import typer
 
+from eventsched.loadtest.rttm import SAMPLES
 from eventsched.schema.keys import Keys
 from eventsched.server.testing import LocalServer, wait_for
-from eventsched.trace.rttm import SAMPLES
 
 KEYS = Keys("c0")
 SETTINGS = {
     "retire_ms": 5_000, "log_keep_ms": 5_000, "archive_entries_max": 2_000,
     "archive_window_ms": 5_000, "archive_behind_max": 600,
 }  # fmt: skip
-VOICE = SAMPLES.parent.parent / "speech" / "voices" / "anna.wav"
+VOICE = SAMPLES.parent.parent / "demo" / "speech" / "voices" / "anna.wav"
 SPEED = "40"
 ADDED = """
 local told = redis.call('XINFO', 'STREAM', KEYS[1])

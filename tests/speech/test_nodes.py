@@ -11,8 +11,8 @@ import anyio
 import eventsched
 from eventsched.audio.wav import resample
 from eventsched.client.client import Client
-from eventsched.speech.nodes import make_node, translator
-from eventsched.speech.samples import samples
+from eventsched.demo.speech.nodes import make_node, translator
+from eventsched.demo.speech.samples import samples
 from tests.server_kinds import Server
 from tests.systems import system
 

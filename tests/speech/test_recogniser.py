@@ -9,13 +9,13 @@ from importlib.resources import as_file, files
 
 import pytest
 
-from eventsched.speech.accuracy import word_accuracy
-from eventsched.speech.recogniser import (
+from eventsched.demo.speech.accuracy import word_accuracy
+from eventsched.demo.speech.recogniser import (
     Recogniser,
     SpeechNotInstalled,
     require_recogniser,
 )
-from eventsched.speech.samples import Sample, samples
+from eventsched.demo.speech.samples import Sample, samples
 
 SILENCE = bytes(280 * 32)
 """What travels with a job as padding: 280 ms."""
@@ -69,7 +69,7 @@ def test_recordings_are_small_and_in_the_recognisers_format() -> None:
     total = 0
     for sample in samples():
         with (
-            as_file(files("eventsched.speech") / "voices" / f"{sample.speaker}.wav") as path,
+            as_file(files("eventsched.demo.speech") / "voices" / f"{sample.speaker}.wav") as path,
             wave.open(str(path), "rb") as recording,
         ):
             assert recording.getparams()[:3] == (1, 2, 16_000)

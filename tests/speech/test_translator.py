@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from eventsched.speech.translator import (
+from eventsched.demo.speech.translator import (
     TranslationFailed,
     Translator,
     decode,

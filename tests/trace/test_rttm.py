@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from eventsched.errors import InvalidMessage
-from eventsched.trace.rttm import Segment, expect, merge, read_rttm
+from eventsched.loadtest.rttm import Segment, expect, merge, read_rttm
 
 
 def _file(folder: Path, *turns: tuple[str, str, str]) -> Path:

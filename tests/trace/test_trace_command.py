@@ -13,15 +13,15 @@ import pytest
 
 import eventsched
 from eventsched.client.client import Client, running_client
+from eventsched.loadtest import worker
+from eventsched.loadtest.replay import ForeignNode, Replay
+from eventsched.loadtest.rttm import SAMPLES, read_rttm
 from eventsched.roles.runner import running
 from eventsched.schema import codec
 from eventsched.schema.events import RoomJoined
 from eventsched.server.testing import LocalCluster, LocalServer
 from eventsched.store.cell import Store
 from eventsched.store.connection import open_connection
-from eventsched.trace import worker
-from eventsched.trace.replay import ForeignNode, Replay
-from eventsched.trace.rttm import SAMPLES, read_rttm
 from tests.server_kinds import Server
 
 FILE = SAMPLES / "standup.rttm"

@@ -1,0 +1,52 @@
+"""`bench archive`: from the log to sealed segments, and back.
+
+Owns: its settings and parts. Never does: measure (sealing.py). Read next: sealing.py.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from benchmarks.micro.figures import Report, Round
+from benchmarks.micro.stage import Bench, Stage
+from benchmarks.micro.worked import worked_log
+from eventsched.archive.errors import need
+from eventsched.archive.layout import ArchiveFolder
+from eventsched.history.log import History
+from eventsched.projection.protocol import load_sets, trailing
+from eventsched.projection.store import START, Views
+
+
+class Archive(Bench, frozen=True, kw_only=True):
+    """One process. `seal` is from memory, `gather and fold` what comes before it."""
+
+    name: ClassVar = "archive"
+    what: ClassVar = "log to sealed segments, verifying them, one session out of all of them"
+    scales: ClassVar = ("jobs", "archived")
+
+    jobs: int = 10_000
+    archived: int = 1_000_000
+    """Events of the archive that is verified, and in which one session is looked for."""
+
+    async def run(self, stage: Stage) -> Report:
+        need("pyarrow", "cryptography")
+        from benchmarks.micro import sealing
+
+        core = trailing(load_sets())
+        async with stage.fresh() as connection:
+            (store,) = connection.stores.values()
+            await worked_log(store, self.jobs)
+            views = Views(store.transport, store.cell)
+            log = await views.read_log(START, 100 * self.jobs)
+            large, key = ArchiveFolder.open_or_make(stage.folder / "large", None)
+            many = sealing.fill(large, key, store.cell, core, log, self.archived)
+
+            async def one() -> Round:
+                parts = {"redis to sealed": await sealing.from_redis(stage, views, log, core)}
+                parts |= await sealing.from_memory(stage, store.cell, log, core)
+                parts["verify"] = await sealing.verify(stage, large, many)
+                history = History(None, ArchiveFolder.open(large.path).cell(store.cell), core)
+                parts["one session"] = await sealing.find(stage, history, log)
+                return Round(parts)
+
+            return await stage.report(self, one)

@@ -1,0 +1,85 @@
+"""`bench dispatch`: from work that waits to assignments in inboxes.
+
+Owns: what a dispatch costs, and how that grows with nodes and with language pairs.
+Never does: run handlers (jobs.py). Read next: lua/dispatch_work.lua.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from benchmarks.micro.figures import BenchFailed, Figures, Report, Round
+from benchmarks.micro.load import finalize_utterances, open_sessions, register_nodes
+from benchmarks.micro.measure import metering, ratio
+from benchmarks.micro.stage import Bench, Stage
+from eventsched.roles.dispatcher import Dispatcher
+from eventsched.schema.keys import name_of
+
+EACH = 4
+"""Utterances of a session: the first is placed by load, the others by affinity."""
+LANGUAGES = ("en", "de", "fr", "it", "pt", "nl", "pl", "cs", "sv", "da")
+
+
+class Dispatch(Bench, frozen=True, kw_only=True):
+    """Utterances are finalized beforehand; one dispatcher works them off."""
+
+    name: ClassVar = "dispatch"
+    what: ClassVar = "work that waits -> assignments in inboxes, full evidence in each event"
+    scales: ClassVar = ("jobs", "curve_jobs")
+
+    jobs: int = 10_000
+    curve_jobs: int = 2_000
+    nodes: int = 200
+    classes: int = 4
+
+    async def run(self, stage: Stage) -> Report:
+        nodes = {f"{count} nodes": count for count in (16, 64, 200, 500, 1_000)}
+        pairs = {f"{count} pairs": count for count in (1, 10, 100)}
+
+        async def one() -> Round:
+            parts = {"dispatch": await self._measure(stage, self.jobs, self.nodes, 1)}
+            for part, count in nodes.items():
+                parts[part] = await self._measure(stage, self.curve_jobs, count, 1)
+            for part, count in pairs.items():
+                parts[part] = await self._measure(stage, self.curve_jobs, self.nodes, count)
+            return Round(
+                parts,
+                {
+                    "1,000 nodes / 16, redis_cpu_us": ratio(
+                        parts, "1000 nodes", "16 nodes", "redis_cpu_us"
+                    ),
+                    "100 pairs / 1, redis_cpu_us": ratio(
+                        parts, "100 pairs", "1 pairs", "redis_cpu_us"
+                    ),
+                },
+            )
+
+        return await stage.report(self, one, curves={"nodes": nodes, "pairs": pairs})
+
+    async def _measure(self, stage: Stage, jobs: int, nodes: int, pairs: int) -> Figures:
+        """All of it is given out by one dispatcher; `pairs` is a square number, or 10."""
+        sources, targets = _languages(pairs)
+        async with stage.fresh() as connection:
+            (store,) = connection.stores.values()
+            granted = await register_nodes(
+                store, nodes, classes=self.classes, asr=sources, targets=targets
+            )
+            every = [(source, target) for source in sources for target in targets]
+            sessions = await open_sessions(store, -(-jobs // EACH), every)
+            await finalize_utterances(store, sessions, range(EACH))
+            dispatcher, count = Dispatcher(store), len(sessions) * EACH
+            async with metering(stage.redis) as cost:
+                while (await dispatcher.step()).left:
+                    pass
+            given = sum([
+                await stage.redis.xlen(store.keys.inbox(name_of(one.node))) for one in granted
+            ])  # fmt: skip
+        if given != count:
+            raise BenchFailed(f"{given} of {count} jobs are in inboxes")
+        return cost.per_item(count)
+
+
+def _languages(pairs: int) -> tuple[list[str], list[str]]:
+    """So many sources and targets that they make so many pairs."""
+    each = 10 if pairs == 100 else 1
+    return list(LANGUAGES[:each]), list(LANGUAGES[: pairs // each])

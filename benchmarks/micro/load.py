@@ -1,0 +1,85 @@
+"""Cells with something to work on: nodes, sessions, finalized utterances.
+
+Owns: making them by the calls that everybody makes, many at a time.
+Never does: anything that is measured. Read next: dispatch.py, jobs.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import anyio
+
+from benchmarks.micro.figures import BenchFailed
+from eventsched.store.cell import Chunk, NodeGrant, Receipt, SessionGrant, Store
+
+CHUNK_MS = 20
+PCM16_BYTES_PER_MS = 32
+APPENDED_MAX = 64
+AT_ONCE = 16
+SLOTS_MAX = 256
+
+
+async def register_nodes(
+    store: Store,
+    count: int,
+    *,
+    classes: int = 1,
+    asr: Sequence[str] = ("en",),
+    targets: Sequence[str] = ("es",),
+) -> list[NodeGrant]:
+    """Nodes with as many slots as there may be, spread over `classes` capability classes."""
+    return [
+        await store.register_node(
+            node=store.keys.full(f"node-{number:04d}"),
+            token=f"token-{number}",
+            asr=asr,
+            targets=targets,
+            services=[f"class-{number % classes}"],
+            slots=SLOTS_MAX,
+            version="bench",
+        )
+        for number in range(count)
+    ]
+
+
+async def open_sessions(
+    store: Store, count: int, pairs: Sequence[tuple[str, str]] = (("en", "es"),)
+) -> list[SessionGrant]:
+    """Sessions of one tenant; session i speaks and hears the (i mod n)-th pair."""
+    granted: list[SessionGrant] = []
+
+    async def open_some(numbers: Iterable[int]) -> None:
+        for number in numbers:
+            source, target = pairs[number % len(pairs)]
+            granted.append(
+                await store.open_session(
+                    name=f"session-{number:05d}", token=f"token-{number}", tenant="bench",
+                    source=source, targets=[target], features=[], features_hash="none",
+                    audio="pcm16", rate=16_000, priority=1, room="", hears="", traceparent="",
+                )
+            )  # fmt: skip
+
+    async with anyio.create_task_group() as tasks:
+        for first in range(AT_ONCE):
+            tasks.start_soon(open_some, range(first, count, AT_ONCE))
+    return sorted(granted, key=lambda grant: grant.session)
+
+
+async def finalize_utterances(
+    store: Store, sessions: Sequence[SessionGrant], numbers: Iterable[int]
+) -> None:
+    """These utterances of every session, of one final chunk each, are finalized."""
+    payload = bytes(CHUNK_MS * PCM16_BYTES_PER_MS)
+    for number in numbers:
+        for at in range(0, len(sessions), APPENDED_MAX):
+            chunks = [
+                Chunk(
+                    session=one.session, epoch=one.epoch, seq=number, ms=CHUNK_MS,
+                    payload=payload, final=True,
+                )
+                for one in sessions[at : at + APPENDED_MAX]
+            ]  # fmt: skip
+            for receipt in await store.append_audio(chunks):
+                if not isinstance(receipt, Receipt) or not receipt.finalized:
+                    raise BenchFailed(f"an utterance was not finalized: {receipt}")

@@ -1,0 +1,72 @@
+"""`bench project`: session and group views anew from the log.
+
+Owns: one rebuild of both in one pass, against reading the log alone.
+Never does: fold live (jobs.py). Read next: roles/rebuild.py, worked.py.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from benchmarks.micro.figures import BenchFailed, Figures, Report, Round
+from benchmarks.micro.measure import metering, ratio
+from benchmarks.micro.projecting import VIEWS, session_and_group
+from benchmarks.micro.stage import Bench, Stage
+from benchmarks.micro.worked import worked_log
+from eventsched.history.log import READ_MAX
+from eventsched.projection.store import START, Views
+from eventsched.roles.projector import Projector
+from eventsched.roles.rebuild import Rebuild
+from eventsched.store.cell import Store
+
+
+class Project(Bench, frozen=True, kw_only=True):
+    """One process; the log of so many jobs is made once, and folded in every round."""
+
+    name: ClassVar = "project"
+    what: ClassVar = "rebuild of session and group views in one pass, one process"
+    scales: ClassVar = ("jobs",)
+
+    jobs: int = 10_000
+
+    async def run(self, stage: Stage) -> Report:
+        async with stage.fresh() as connection:
+            (store,) = connection.stores.values()
+            await worked_log(store, self.jobs)
+            views = Views(store.transport, store.cell)
+            await _fold_live(views)
+
+            async def one() -> Round:
+                parts = {"rebuild": await _rebuild(stage, views)}
+                parts["xrange"] = await _read(stage, store, views)
+                compared = ratio(parts, "rebuild", "xrange", "rate_per_s")
+                return Round(parts, {"rebuild / xrange, rate_per_s": compared})
+
+            return await stage.report(self, one)
+
+
+async def _fold_live(views: Views) -> None:
+    """There is something that a rebuild can take the place of."""
+    projector = Projector(views, session_and_group())
+    while (stepped := await projector.step()).state == "folded":
+        pass
+    if stepped.state != "idle":
+        raise BenchFailed(f"the log was not folded: {stepped.state} {stepped.detail}")
+    await projector.release()
+
+
+async def _rebuild(stage: Stage, views: Views) -> Figures:
+    async with metering(stage.redis) as cost:
+        rebuilt = await Rebuild(views, session_and_group(), VIEWS).run()
+    if rebuilt is None or rebuilt.skipped:
+        raise BenchFailed(f"the views were not rebuilt: {rebuilt}")
+    return cost.per_item(rebuilt.entries)
+
+
+async def _read(stage: Stage, store: Store, views: Views) -> Figures:
+    """Every entry of the log, as the rebuild reads them."""
+    at, count, upto = START, 0, await store.last_id(store.keys.log)
+    async with metering(stage.redis) as cost:
+        while entries := await views.read_log(at, READ_MAX, upto):
+            at, count = entries[-1][0], count + len(entries)
+    return cost.per_item(count)

@@ -1,0 +1,20 @@
+"""The benchmarks there are.
+
+Owns: their list, by name. Never does: run them (program.py). Read next: dispatch.py.
+"""
+
+from __future__ import annotations
+
+from benchmarks.micro.append import Append
+from benchmarks.micro.archive import Archive
+from benchmarks.micro.dispatch import Dispatch
+from benchmarks.micro.jobs import Jobs
+from benchmarks.micro.latency import Latency
+from benchmarks.micro.project import Project
+from benchmarks.micro.raw import Raw
+from benchmarks.micro.sessions import Sessions
+from benchmarks.micro.stage import Bench
+
+BENCHES: dict[str, type[Bench]] = {
+    one.name: one for one in (Append, Archive, Dispatch, Jobs, Latency, Project, Sessions, Raw)
+}

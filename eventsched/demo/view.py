@@ -1,0 +1,137 @@
+"""The board as people see it: tables that move on a terminal, a line a step elsewhere.
+
+Owns: the look of the demo. Never does: reading, judging (scoreboard.py). Read next: run.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Protocol, Self
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from eventsched.cli.output import NONE, duration, table
+from eventsched.demo.scoreboard import Board, Row
+
+COLOURS = {"waiting": "yellow", "working": "cyan", "recorded": "cyan"}
+STEPS = ("WAITED", "WORKED", "HELD", "TOTAL")
+"""For a slot; on the node; for an earlier result to go first; from the last word to listeners."""
+
+
+class Show(Protocol):
+    """What the demo says while it runs."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...  # fmt: skip
+
+    def say(self, text: str) -> None:
+        """What is being prepared."""
+
+    def moved(self, board: Board, rows: Sequence[Row]) -> None:
+        """These rows are new, or one step further."""
+
+
+def show_for(console: Console) -> Show:
+    """What suits where the output goes."""
+    return Moving(console) if console.is_terminal else Lines(console)
+
+
+class Lines:
+    """A line a step."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing to undo."""
+
+    def say(self, text: str) -> None:
+        self._console.print(text, soft_wrap=True)
+
+    def moved(self, board: Board, rows: Sequence[Row]) -> None:
+        for row in rows:
+            place = f"{row.speaker:7} u{row.utterance} → {row.target}  {row.step:8}"
+            self._console.print(f"{place}  {_told(row)}".rstrip(), soft_wrap=True)
+
+
+class Moving:
+    """Both tables, redrawn in place; the last state of them stays."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live = Live(console=console, refresh_per_second=8, vertical_overflow="visible")
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def say(self, text: str) -> None:
+        self._live.console.print(Text(text, "dim"))  # above the tables, where it stays
+
+    def moved(self, board: Board, rows: Sequence[Row]) -> None:
+        self._live.update(Group(sessions_table(board), Text(), jobs_table(board)))
+
+
+def sessions_table(board: Board) -> Table:
+    """Who is there, and what was said last."""
+    made = table("SPEAKER", "SESSION", "STATE", "SAID")
+    for session, speaker in board.speakers.items():
+        said = {row.utterance: row.said for row in board.rows.values() if row.speaker == speaker}
+        made.add_row(speaker, session, board.states.get(session, "opening"), _lines(said))
+    return made
+
+
+def _lines(said: dict[int, str]) -> RenderableType:
+    return Text("\n".join(text or "…" for _, text in sorted(said.items())))
+
+
+def jobs_table(board: Board) -> Table:
+    """Where each utterance went, and how long each step took."""
+    made = table("SAID BY", "INTO", "SPEECH", "NODE", *STEPS, "TEXT", right=("SPEECH", *STEPS))
+    for row in board.rows.values():
+        steps = (row.waited_ms, row.worked_ms, row.held_ms, row.total_ms)
+        made.add_row(
+            f"{row.speaker} {row.utterance}",
+            row.target,
+            duration(row.audio_ms),
+            row.node or NONE,
+            *map(duration, steps),
+            _ending(row),
+        )
+    return made
+
+
+def _ending(row: Row) -> Text:
+    if row.outcome == "result":
+        return Text(NONE if row.translation is None else row.translation)
+    return Text(f"{row.step} {row.code}".rstrip(), COLOURS.get(row.step, "red"))
+
+
+def _told(row: Row) -> str:
+    """What its latest step has to say."""
+    if row.outcome == "result":
+        text = f"“{row.said}”"
+        if row.translation is not None and row.translation != row.said:
+            text += f" → “{row.translation}”"
+        return f"{text}  for {', '.join(row.to)}, {duration(row.total_ms)} after its end"
+    if row.outcome:
+        return row.code
+    if row.recorded_ms:
+        return f"by {row.node} in {duration(row.worked_ms)}"
+    if row.dispatched_ms:
+        return f"on {row.node}, found in {duration(row.waited_ms)}"
+    return f"{duration(row.audio_ms)} of speech"

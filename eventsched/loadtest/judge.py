@@ -1,0 +1,163 @@
+"""Compares a replay with what the files say must come of it.
+
+Owns: reading the log of the replayed sessions, the figures and the verdict.
+Never does: send anything. Read next: rttm.py (the expectation), replay.py (what was heard).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from eventsched.history.log import History
+from eventsched.loadtest.replay import Record, heard_twice, out_of_order
+from eventsched.loadtest.rttm import Expected
+from eventsched.projection.fold import Unfolded, decoded
+from eventsched.schema.events import (
+    Event,
+    JobDispatched,
+    JobFailed,
+    JobQueued,
+    ResultDelivered,
+    ResultMissing,
+    UtteranceFinalized,
+)
+
+EXPIRED = frozenset({"NO_POOL_FOR_LANG_PAIR", "NO_AVAILABLE_NODE"})
+
+
+class Spread(msgspec.Struct, frozen=True):
+    """Milliseconds."""
+
+    p50: float
+    p95: float
+    p99: float
+    max: float
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """What came out. `is_good` when nothing was lost, doubled, out of order or unexpected."""
+
+    sessions: int
+    utterances: int
+    utterances_expected: int
+    jobs: int
+    jobs_expected: int
+    results: int
+    failed: int
+    expired: int
+    missing: int
+    lost: int
+    duplicates: int
+    out_of_order: int
+    truncated: int
+    unreadable: int
+    """Events of the replayed sessions that this program does not know."""
+    chunks: int
+    dispatch_ms: Spread
+    """Finalize appended (its event's time) to handler started."""
+    result_ms: Spread
+    """Finalize appended to result heard."""
+    wall_s: float
+
+    @property
+    def is_good(self) -> bool:
+        bad = self.failed + self.expired + self.missing + self.lost + self.truncated
+        bad += self.unreadable
+        bad += self.duplicates + self.out_of_order
+        return (
+            not bad
+            and self.jobs == self.jobs_expected
+            and self.utterances == self.utterances_expected
+        )
+
+
+class _Seen:
+    """The log of the replayed sessions, counted."""
+
+    def __init__(self, sessions: set[str]) -> None:
+        self._sessions = sessions
+        self.finalized_ms: dict[tuple[str, int], int] = {}
+        self.owed: set[tuple[str, str, int]] = set()
+        self.ended: list[tuple[str, str, int]] = []
+        self.jobs: set[str] = set()
+        self.attempts: list[tuple[str, int]] = []
+        self.outcomes: list[str] = []
+        self.failed = self.expired = self.missing = self.unreadable = 0
+
+    def count(self, event: Event | Unfolded) -> None:
+        if event.session not in self._sessions:
+            return
+        if isinstance(event, Unfolded):
+            self.unreadable += 1
+            return
+        match event.data:
+            case UtteranceFinalized() as data:
+                self.finalized_ms[event.session, data.utterance] = event.ms
+                for target in data.targets:
+                    self.owed.add((event.session, target.target, target.delivery_no))
+            case JobDispatched() as data:
+                self.jobs.add(event.job)
+                self.attempts.append((event.job, data.attempt))
+            case JobQueued():
+                self.jobs.add(event.job)
+            case JobFailed() as data:
+                self.expired += data.code in EXPIRED
+                self.failed += data.code not in EXPIRED
+            case ResultDelivered() as data:
+                self.outcomes.append(data.outcome)
+                self.ended.append((event.session, data.target, data.delivery_no))
+            case ResultMissing() as data:
+                self.missing += 1
+                self.ended.append((event.session, data.target, data.delivery_no))
+
+
+async def judge(
+    histories: Mapping[str, History],
+    started: Mapping[str, str],
+    record: Record,
+    expected: Expected,
+    wall_s: float,
+) -> Verdict:
+    """Read what each cell's history says since `started` (id by cell) and compare."""
+    seen = _Seen(set(record.sessions))
+    for cell, history in histories.items():
+        async for entry in history.entries(started[cell]):
+            seen.count(decoded(entry))
+    dispatch = [
+        one.started_ms - seen.finalized_ms[one.session, one.utterance]
+        for one in record.heard
+        if one.started_ms
+    ]
+    result = [one.heard_ms - seen.finalized_ms[one.session, one.utterance] for one in record.heard]
+    doubled = len(seen.attempts) - len(set(seen.attempts)) + len(seen.ended) - len(set(seen.ended))
+    return Verdict(
+        sessions=len(record.sessions),
+        utterances=len(seen.finalized_ms),
+        utterances_expected=expected.utterances,
+        jobs=len(seen.jobs),
+        jobs_expected=expected.jobs,
+        results=seen.outcomes.count("result"),
+        failed=seen.failed,
+        expired=seen.expired,
+        missing=seen.missing,
+        lost=len(seen.owed - set(seen.ended)),
+        duplicates=doubled + heard_twice(record.heard),
+        out_of_order=out_of_order(record.heard),
+        truncated=record.truncated,
+        unreadable=seen.unreadable,
+        chunks=record.chunks,
+        dispatch_ms=spread(dispatch),
+        result_ms=spread(result),
+        wall_s=round(wall_s, 1),
+    )
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Percentiles by nearest rank; zeros of nothing."""
+    if not values:
+        return Spread(0.0, 0.0, 0.0, 0.0)
+    ranked = sorted(values)
+    at = [ranked[min(len(ranked) - 1, int(len(ranked) * share))] for share in (0.5, 0.95, 0.99)]
+    return Spread(*(round(value, 2) for value in (*at, ranked[-1])))

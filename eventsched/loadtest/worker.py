@@ -1,0 +1,61 @@
+"""One simulated node of a replay: a real process with the real node library.
+
+    python -m eventsched.loadtest.worker URL NAME SLOTS LANGS RTF SPEED
+
+Owns: holding each job for rtf times its audio, divided by speed; saying when its handler started
+(the result's source text, in ms), so that the replay can tell how long dispatch took.
+Read next: replay.py.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+
+import anyio
+
+from eventsched.client.client import Client, connect
+from eventsched.client.results import Result
+from eventsched.node.job import Job
+from eventsched.node.node import Node
+
+
+def make(name: str, slots: int, langs: list[str], rtf: float, speed: float) -> Node:
+    """A node that serves every pair of a replay."""
+    node = Node(name, asr=["en"], targets=langs, slots=slots, version="trace")
+
+    @node.job
+    async def hold(job: Job) -> Result:
+        started_ms = time.time() * 1000
+        await job.audio()
+        await anyio.sleep(job.ms / 1000 * rtf / speed)
+        return Result(text=job.target, source_text=f"{started_ms:.3f}")
+
+    return node
+
+
+async def _serve(node: Node, es: Client) -> None:
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_drain_on_signal, node)
+        await node.run(es)
+        tasks.cancel_scope.cancel()
+
+
+async def _drain_on_signal(node: Node) -> None:
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for _ in signals:
+            node.drain(within_s=5)
+
+
+async def _main(*arguments: str) -> None:
+    url, name, slots, langs, rtf, speed = arguments
+    node = make(name, int(slots), langs.split(","), float(rtf), float(speed))
+    async with connect(url) as es:
+        sys.stdout.write(f"ready: {name}\n")
+        sys.stdout.flush()
+        await _serve(node, es)
+
+
+if __name__ == "__main__":
+    anyio.run(_main, *sys.argv[1:])
