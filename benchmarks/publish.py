@@ -22,7 +22,8 @@ from benchmarks.micro.program import told_spread
 from benchmarks.results import Results
 from benchmarks.run import RESULTS
 from benchmarks.targets import TARGETS
-from eventsched.cli.output import console, table
+from eventsched.cli.output import console
+from eventsched.formatting import table
 
 ROOT = Path(__file__).parents[1]
 DOC, README, PLOTS = ROOT / "docs/benchmarks.md", ROOT / "README.md", ROOT / "docs/benchmarks"

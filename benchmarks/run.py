@@ -28,8 +28,8 @@ from benchmarks.micro.talk import stretches_in
 from benchmarks.peers.environments import NAMES, NoPeer, Peer, prepare
 from benchmarks.peers.programs import drain
 from benchmarks.results import Results, Rival
-from eventsched.cli.options import run_async
 from eventsched.errors import EventschedError
+from eventsched.runtime import run_async
 
 RESULTS = Path(__file__).parent / "results.json"
 TRIED_JOBS = 100

@@ -18,6 +18,7 @@
     ├── KeyMissing                a session is encrypted and its key is not here
     ├── KeyStoreUnusable          no key store is named, or the one that is will not do
     ├── Sealed                    what was encrypted is not what its place says
+    ├── ArchiveError              a folder, file, key or proof of the archive is not valid
     └── ExtraMissing              a package that this part needs is not installed
 
 Owns: the classes, the stable codes, and the one table from code to class.
@@ -26,6 +27,7 @@ Owns: the classes, the stable codes, and the one table from code to class.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 
 
 class EventschedError(Exception):
@@ -58,6 +60,17 @@ class ExtraMissing(EventschedError):
     @classmethod
     def of(cls, package: str, extra: str) -> ExtraMissing:
         return cls(f"{package} is not installed: pip install 'eventsched[{extra}]'")
+
+
+def require_packages(*packages: str, extra: str = "archive") -> None:
+    """Raise ExtraMissing unless these packages are installed; `extra` names the remedy."""
+    for package in packages:
+        if find_spec(package) is None:
+            raise ExtraMissing.of(package, extra)
+
+
+class ArchiveError(EventschedError):
+    """Raised when a folder, a file, a key or a proof is not what it should be; nothing changed."""
 
 
 class Refused(EventschedError):

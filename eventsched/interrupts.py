@@ -2,7 +2,7 @@
 
 Owns: what SIGINT does before, while and after a command's event loop runs; signals as they come.
 Never does: import more than Python's own at first: it counts from the program's first line on.
-Read next: cli/options.py (`run_async`).
+Read next: runtime.py (`run_async`).
 
 Python's own way, an exception at whatever place the program is, breaks into cleanups as well: so
 that handler is never in force here, not even between two others.

@@ -1,7 +1,7 @@
 """Child processes of a command: started, waited for until they are ready, ended with it.
 
 Owns: `Children`, whose processes end in order when its block ends, and with the command itself
-when that is killed (Linux: the kernel tells them); waiting until nodes among them serve.
+when that is killed (Linux: the kernel tells them); waiting until they are ready.
 Never does: choose what to run. Read next: trace/replay.py.
 """
 
@@ -11,19 +11,17 @@ import ctypes
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio.to_thread
 
 from eventsched.errors import EventschedError
-from eventsched.schema.keys import cell_of, name_of
-from eventsched.store.cell import Store
 
 END_S = 10.0
-REGISTERED_S = 60.0
-"""On a machine with nothing else to do a second will do."""
+READY_S_MAX = 60.0
+"""Far more than an idle machine needs, which is a second."""
 POLL_S = 0.05
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -40,14 +38,17 @@ class Children:
         self._log = log
         self._running: list[subprocess.Popen[bytes]] = []
 
-    async def until_registered(self, stores: Mapping[str, Store], nodes: Sequence[str]) -> None:
-        """These nodes are alive, each `<cell>.<name>`. Raises ChildFailed for one that is late."""
-        with anyio.move_on_after(REGISTERED_S):
-            for node in nodes:
-                while not await _serves(stores[cell_of(node)], node):
-                    await stores[cell_of(node)].transport.sleep(POLL_S)
+    async def until_ready(self, missing: Callable[[], Awaitable[str]]) -> None:
+        """`missing` has returned an empty string: nothing is waited for any more.
+
+        Raises ChildFailed, with the children's last log line, after `READY_S_MAX` seconds.
+        """
+        waiting_for = ""
+        with anyio.move_on_after(READY_S_MAX):
+            while waiting_for := await missing():  # noqa: ASYNC110  another process decides
+                await anyio.sleep(POLL_S)
             return
-        raise ChildFailed(self._last_words() or f"not registered in {REGISTERED_S:.0f} s: {node}")
+        raise ChildFailed(self._last_words() or f"not ready in {READY_S_MAX:.0f} s: {waiting_for}")
 
     @property
     def pids(self) -> list[int]:
@@ -97,10 +98,6 @@ class Children:
             if child.stdout is not None:
                 child.stdout.close()
         self._running.clear()
-
-
-async def _serves(store: Store, node: str) -> bool:
-    return (await store.read_hash(store.keys.node(name_of(node)))).get("status") == "alive"
 
 
 def die_with_parent() -> None:

@@ -240,7 +240,7 @@ class Groups:
         group = view.targets.get(target)
         return group if group is not None and group.active and str(group.n) == n else None
 
-    def stored(self, view: SessionGroups, before: SessionGroups | None) -> dict[str, bytes]:
+    def encode(self, view: SessionGroups, before: SessionGroups | None) -> dict[str, bytes]:
         """Parts are kept as the context of the next job alone: `context:<target>`, which the
         dispatch script copies unread (rule 29)."""
         known = before.targets if before is not None else {}
@@ -251,7 +251,7 @@ class Groups:
                 fields[f"context:{target}"] = context_of(group)
         return fields
 
-    def restored(self, fields: Mapping[str, bytes]) -> SessionGroups:
+    def decode(self, fields: Mapping[str, bytes]) -> SessionGroups:
         view = _decode(fields.get("v", b""))
         targets = {}
         for target, group in view.targets.items():

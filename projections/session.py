@@ -340,7 +340,7 @@ class Sessions:
         after: Session | None = step(view, event, event.data)
         return after
 
-    def stored(self, view: Session, before: Session | None) -> dict[str, bytes]:
+    def encode(self, view: Session, before: Session | None) -> dict[str, bytes]:
         """The last utterances are fields of their own, `u<index mod 16>`: one or two of them change
         at a time."""
         fields = {"v": _encode(replace(view, recent=()))}
@@ -348,7 +348,7 @@ class Sessions:
             fields[f"u{one.utterance % RECENT_MAX}"] = _encode(one)
         return fields
 
-    def restored(self, fields: Mapping[str, bytes]) -> Session:
+    def decode(self, fields: Mapping[str, bytes]) -> Session:
         recent = [_utterance(value) for name, value in fields.items() if name[0] == "u"]
         recent.sort(key=attrgetter("utterance"))
         view = _decode(fields.get("v", b""))

@@ -10,8 +10,8 @@ from typing import ClassVar
 from benchmarks.micro.figures import Report, Round
 from benchmarks.micro.stage import Bench, Stage
 from benchmarks.micro.worked import worked_log
-from eventsched.archive.errors import need
 from eventsched.archive.layout import ArchiveFolder
+from eventsched.errors import require_packages
 from eventsched.history.log import History
 from eventsched.projection.protocol import load_sets, trailing
 from eventsched.projection.store import START, Views
@@ -29,7 +29,7 @@ class Archive(Bench, frozen=True, kw_only=True):
     """Events of the archive that is verified, and in which one session is looked for."""
 
     async def run(self, stage: Stage) -> Report:
-        need("pyarrow", "cryptography")
+        require_packages("pyarrow", "cryptography")
         from benchmarks.micro import sealing
 
         core = trailing(load_sets())

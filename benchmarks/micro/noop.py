@@ -14,11 +14,11 @@ import time
 
 import anyio
 
-from eventsched.cli.options import run_async
 from eventsched.client.client import connect
 from eventsched.client.results import Result
 from eventsched.node.job import Job
 from eventsched.node.node import Node
+from eventsched.runtime import run_async
 
 
 def make(name: str, slots: int) -> Node:

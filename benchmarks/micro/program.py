@@ -19,8 +19,9 @@ from benchmarks.micro.stage import ROUNDS, Bench, open_stage
 from benchmarks.micro.suite import BENCHES
 from eventsched.cli.app import run_program
 from eventsched.cli.options import Options, command, root
-from eventsched.cli.output import console, print_json, progress, table
+from eventsched.cli.output import console, print_json, progress
 from eventsched.errors import InvalidMessage
+from eventsched.formatting import table
 
 ROUNDS_MAX = 100
 COLUMNS_MAX = 4

@@ -13,10 +13,10 @@ import sys
 
 import anyio
 
-from eventsched.cli.options import run_async
 from eventsched.projection.protocol import ProjectionSet, load_sets
 from eventsched.projection.store import Views
 from eventsched.roles.projector import Projector
+from eventsched.runtime import run_async
 from eventsched.store.connection import open_connection
 
 VIEWS = ("session", "group")

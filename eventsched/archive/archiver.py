@@ -24,21 +24,20 @@ import msgspec
 import structlog
 
 from eventsched.archive import threads
-from eventsched.archive.codec import stored
+from eventsched.archive.codec import encode_entry
 from eventsched.archive.commands import ArchiveCalls, Look
-from eventsched.archive.errors import ArchiveError
 from eventsched.archive.layout import LOCK, CellFolder
 from eventsched.archive.manifest import Record
 from eventsched.archive.sealer import Finalized, Sealer
 from eventsched.archive.segment import Utterance, entries_at
 from eventsched.archive.signing import SigningKey, fingerprint
-from eventsched.errors import ServerUnavailable
+from eventsched.errors import ArchiveError, ServerUnavailable
 from eventsched.projection.protocol import ProjectionSet
 from eventsched.projection.store import START, Held, Views
 from eventsched.schema.ids import place_of
 from eventsched.schema.keys import name_of
 from eventsched.server.locks import FileLock
-from eventsched.store.patience import Patience
+from eventsched.store.retry import Backoff
 from eventsched.store.transport import Entry, entries_of
 
 HOLD_MS = 15_000
@@ -155,7 +154,7 @@ class Archiver:
         found = entries_of(await self._views.run("read_entries", sealer.sealed_to))
         record = sealer.records[-1]
         path = self._folder.path / record.file("events").name
-        if [stored(one) for one in found] != entries_at(path, [record.events - 1]):
+        if [encode_entry(one) for one in found] != entries_at(path, [record.events - 1]):
             raise ArchiveError(f"{self._folder.path} is the archive of another log")
 
     async def _tell(self, sealer: Sealer, start: str) -> bool:
@@ -210,7 +209,7 @@ class Archiver:
         reply = await self._views.transport.command(
             "XRANGE", key, data.first, data.last, "COUNT", data.count, key=key
         )
-        chunks = [stored(one) for one in entries_of(reply)]
+        chunks = [encode_entry(one) for one in entries_of(reply)]
         if len(chunks) == data.count:
             sealer.hear(Utterance(event.id, event.session, data.utterance, chunks), data)
 
@@ -219,11 +218,11 @@ class Archiver:
     async def run(self) -> None:
         """Archive until cancelled, then let a standby take over at once."""
         transport = self._views.transport
-        patience = Patience(transport, log, role="archiver", cell=self._views.cell)
+        backoff = Backoff(transport, log, role="archiver", cell=self._views.cell)
         pauses = {"idle": IDLE_S, "standby": RETRY_S, "turned_away": RETRY_S, "unable": DISK_S}
         try:
             while True:
-                async with patience.with_server():
+                async with backoff.attempt():
                     try:
                         stepped = await self.step()
                     except OSError as error:  # the disk is full, or away: nothing is lost by it

@@ -21,7 +21,7 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode: Any = msgspec.msgpack.Decoder(list[bytes | list[bytes]]).decode
 
 
-def stored(entry: Entry) -> bytes:
+def encode_entry(entry: Entry) -> bytes:
     """The bytes of an entry as a stream gave it."""
     entry_id, fields = entry
     if fields[::2] == NAMES:
@@ -29,7 +29,7 @@ def stored(entry: Entry) -> bytes:
     return _encode([entry_id.encode(), fields])
 
 
-def restored(data: bytes) -> Entry:
+def decode_entry(data: bytes) -> Entry:
     """The entry that was stored as these bytes. Raises ValueError for any others."""
     try:
         found = _decode(data)
@@ -43,7 +43,7 @@ def restored(data: bytes) -> Entry:
     else:
         raise ValueError("no stored entry: neither nine values nor a list of fields")
     entry = found[0].decode("ascii"), fields
-    if stored(entry) != data:
+    if encode_entry(entry) != data:
         raise ValueError("no stored entry: there is another encoding of it")
     return entry
 

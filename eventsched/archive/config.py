@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from eventsched.archive.errors import need
 from eventsched.archive.layout import ArchiveFolder
 from eventsched.archive.signing import SigningKey
+from eventsched.errors import require_packages
 from eventsched.projection.protocol import load_sets, trailing
 from eventsched.projection.store import Views
 from eventsched.store.cell import Store
@@ -34,7 +34,7 @@ class Sealing(msgspec.Struct, frozen=True):
 
         Raises ArchiveError for any other folder or key, and where a package is missing.
         """
-        need("pyarrow", "cryptography")
+        require_packages("pyarrow", "cryptography")
         return cls(*ArchiveFolder.open_or_make(folder, key), audio)
 
     def archiver(self, store: Store) -> Archiver:

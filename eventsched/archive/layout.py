@@ -22,9 +22,9 @@ import os
 import re
 from pathlib import Path
 
-from eventsched.archive.errors import ArchiveError
 from eventsched.archive.manifest import Record, decode, encode
 from eventsched.archive.signing import SigningKey, public_line, read_public
+from eventsched.errors import ArchiveError
 from eventsched.schema.ids import padded, place_of
 from eventsched.schema.keys import CELL
 

@@ -18,8 +18,8 @@ from typing import Annotated, TypeVar
 
 import msgspec
 
-from eventsched.archive.errors import ArchiveError
 from eventsched.archive.signing import SigningKey, from_base64, is_signed
+from eventsched.errors import ArchiveError
 
 FORMAT = 1
 CHAIN_START = bytes(32)

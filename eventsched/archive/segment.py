@@ -19,12 +19,12 @@ from typing import Any
 
 import msgspec
 
-from eventsched.archive.codec import stored
-from eventsched.archive.errors import ArchiveError, need
+from eventsched.archive.codec import encode_entry
+from eventsched.errors import ArchiveError, require_packages
 from eventsched.schema.ids import Place, id_of
 from eventsched.store.transport import Entry
 
-need("pyarrow")
+require_packages("pyarrow")
 import pyarrow as pa  # noqa: E402  one clear line where it is missing
 import pyarrow.compute as pc  # noqa: E402
 import pyarrow.parquet as pq  # noqa: E402
@@ -84,7 +84,7 @@ class Rows:
             last = place
             nine = fields[1::2] if len(fields) == 18 else _NONE
             kind, _, session, job, node, cause, _, data, _ = nine
-            append((*place, kind, session, job, node, cause, data, stored(entry)))
+            append((*place, kind, session, job, node, cause, data, encode_entry(entry)))
         return last
 
     def entries(self) -> list[bytes]:

@@ -16,7 +16,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eventsched.archive.errors import ArchiveError, need
+from eventsched.errors import ArchiveError, require_packages
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -118,14 +118,14 @@ def fingerprint(public: bytes) -> str:
 
 
 def _ed25519() -> Any:
-    need("cryptography")
+    require_packages("cryptography")
     from cryptography.hazmat.primitives.asymmetric import ed25519
 
     return ed25519
 
 
 def _serialization() -> Any:
-    need("cryptography")
+    require_packages("cryptography")
     from cryptography.hazmat.primitives import serialization
 
     return serialization

@@ -13,13 +13,12 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from eventsched.archive.codec import restored
+from eventsched.archive.codec import decode_entry
 from eventsched.archive.layout import CellFolder
 from eventsched.archive.manifest import Record
 from eventsched.archive.segment import Kept, read_entries, read_snapshot
 from eventsched.projection.fold import Folding, decoded
-from eventsched.projection.form import Whole
-from eventsched.projection.protocol import ProjectionSet
+from eventsched.projection.protocol import ProjectionSet, WholeRecordCodec
 from eventsched.schema.events import Event
 
 FULL_EVERY = 16
@@ -41,9 +40,9 @@ class SnapshotFold:
     def start_from(self, records: Mapping[tuple[str, str], Kept]) -> None:
         """Go on from a snapshot."""
         parts = {part.projection.name: part for part in self.folding.parts}
-        forms = {name: Whole(part.projection.view) for name, part in parts.items()}
+        forms = {name: WholeRecordCodec(part.projection.view) for name, part in parts.items()}
         for kept in records.values():
-            view = forms[kept.projection].restored({"v": kept.view or b""})
+            view = forms[kept.projection].decode({"v": kept.view or b""})
             parts[kept.projection].views[kept.entity] = view
             self.at[kept.projection][kept.entity] = kept.at
 
@@ -98,7 +97,7 @@ def fold_at(
         return fold
     for record in records[: n + 1]:
         for data in read_entries(folder.path / record.file("events").name):
-            one = decoded(restored(data))
+            one = decoded(decode_entry(data))
             if isinstance(one, Event):
                 fold.add(one)
     if n >= 0:

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from eventsched.archive.errors import ArchiveError, need
 from eventsched.archive.layout import ArchiveFolder
+from eventsched.errors import ArchiveError, require_packages
 
 READ_MAX = 1_000
 EVENTS = """
@@ -57,7 +57,7 @@ class Query:
 
     def __init__(self, folder: ArchiveFolder, sql: str) -> None:
         """Raises ArchiveError when there is nothing to read, or the statement will not do."""
-        need("duckdb", "pyarrow", extra="query")
+        require_packages("duckdb", "pyarrow", extra="query")
         import duckdb
 
         self._connection = duckdb.connect()

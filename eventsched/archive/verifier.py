@@ -19,12 +19,11 @@ from pathlib import Path
 import msgspec
 
 from eventsched.archive import merkle
-from eventsched.archive.codec import restored
-from eventsched.archive.errors import ArchiveError
+from eventsched.archive.codec import decode_entry
 from eventsched.archive.layout import PART, PUBLIC, ArchiveFolder, CellFolder
 from eventsched.archive.manifest import CHAIN_START, Head, Record, chained, decode, encode
 from eventsched.archive.signing import fingerprint, from_base64, read_public
-from eventsched.errors import NotFound
+from eventsched.errors import ArchiveError, NotFound
 from eventsched.projection.fold import decoded
 from eventsched.projection.protocol import ProjectionSet
 from eventsched.schema.events import Event
@@ -214,7 +213,7 @@ class Verifier:
                 return
             try:
                 for data in read_entries(cell.path / record.file("events").name):
-                    one = decoded(restored(data))
+                    one = decoded(decode_entry(data))
                     if isinstance(one, Event):
                         fold.add(one)
                 kept = read_snapshot(cell.path / record.file("snapshot").name)
@@ -241,7 +240,7 @@ def _sum_of(path: Path) -> str:
 def _range(where: str, record: Record, entries: Sequence[bytes]) -> Iterator[Problem]:
     """The segment begins and ends where its record says."""
     try:
-        ends = restored(entries[0])[0], restored(entries[-1])[0]
+        ends = decode_entry(entries[0])[0], decode_entry(entries[-1])[0]
     except (ValueError, UnicodeDecodeError) as error:
         yield Problem(where, str(error))
         return
@@ -320,7 +319,7 @@ def _proof(
     from eventsched.archive.segment import read_entries
 
     entries = read_entries(cell.path / record.file("events").name)
-    ids = [restored(data)[0] for data in entries]
+    ids = [decode_entry(data)[0] for data in entries]
     if entry_id not in ids:
         return None
     index = ids.index(entry_id)
@@ -377,7 +376,7 @@ def _entry_of(proof: Proof, leaf: bytes, where: str) -> Entry | None:
     packed = from_base64(proof.entry)
     try:
         data = _inflated(packed or b"")
-        entry = restored(data)
+        entry = decode_entry(data)
     except (zlib.error, ValueError) as error:
         raise ArchiveError(f"{where} holds no entry: {error}") from error
     if merkle.leaf_hash(data) != leaf or entry[0] != proof.id:

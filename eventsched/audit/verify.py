@@ -323,7 +323,7 @@ def _record_differences(
             yield Violation("I6", where, f"the log says {said}, {kept}")
         return
     try:
-        live = part.restored(stored)
+        live = part.decode(stored)
     except msgspec.MsgspecError as error:
         yield Violation("I6", where, f"unreadable: {error}")
         return

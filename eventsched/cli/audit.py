@@ -56,9 +56,9 @@ async def verify(
 
     With a checkpoint also: segments cut off at the end, and history sealed anew.
     """
-    from eventsched.archive.errors import ArchiveError
     from eventsched.archive.verifier import Verifier
     from eventsched.cli.output import print_json, progress
+    from eventsched.errors import ArchiveError
     from eventsched.projection.protocol import load_sets, trailing
 
     core = trailing(load_sets())
@@ -83,7 +83,7 @@ async def verify(
 
 
 def _show(report: Any) -> None:
-    from eventsched.cli.output import plural
+    from eventsched.formatting import plural
 
     for problem in report.problems[:SHOWN_MAX]:
         typer.echo(f"TOUCHED  {problem}")
@@ -133,10 +133,10 @@ async def check_proof(options: Options, file: ProofFile, key: KeyFile = None) ->
 
     Give the key that you trust: without it, the proof says by which key it holds.
     """
-    from eventsched.archive.errors import ArchiveError
     from eventsched.archive.signing import read_public
     from eventsched.archive.verifier import check_proof as check
     from eventsched.cli.output import print_json
+    from eventsched.errors import ArchiveError
 
     try:
         data = file.read_bytes()
@@ -191,7 +191,8 @@ async def _with_key(cells: list[ArchiveCalls], key: str) -> list[tuple[ArchiveCa
 
 
 def _say_given_up(cell: str, look: Look, *, yes: bool, as_json: bool) -> None:
-    from eventsched.cli.output import plural, print_json
+    from eventsched.cli.output import print_json
+    from eventsched.formatting import plural
 
     if as_json:
         told = {"cell": cell, "key": look.of, "to": look.to, "gone": look.gone, "given_up": yes}
@@ -203,7 +204,7 @@ def _say_given_up(cell: str, look: Look, *, yes: bool, as_json: bool) -> None:
 
 
 def _write(content: bytes, out: Path | None) -> None:
-    from eventsched.archive.errors import ArchiveError
+    from eventsched.errors import ArchiveError
 
     if out is None:
         typer.echo(content.decode(), nl=False)

@@ -88,7 +88,8 @@ async def _entries(store: Store) -> list[dict[str, Any]]:
 def _show(found: list[dict[str, Any]]) -> None:
     from rich.text import Text
 
-    from eventsched.cli.output import console, day_and_clock, table
+    from eventsched.cli.output import console
+    from eventsched.formatting import day_and_clock, table
 
     if not found:
         console().print("nothing dead")

@@ -46,10 +46,12 @@ async def _run(options: Options, connection: Connection, nodes: int, speed: floa
     from eventsched.cli.output import console, print_json
     from eventsched.demo.run import run_demo
     from eventsched.demo.view import show_for
+    from eventsched.roles.runner import running
 
     shown = Console(quiet=True) if options.json else console()
     with show_for(shown) as show:
-        verdict = await run_demo(connection, show, nodes=nodes, speed=speed)
+        async with running(connection):
+            verdict = await run_demo(connection, show, nodes=nodes, speed=speed)
     if options.json:
         print_json(_as_json(verdict))
     else:
@@ -60,9 +62,10 @@ async def _run(options: Options, connection: Connection, nodes: int, speed: floa
 async def _show(options: Options, connection: Connection, verdict: Verdict) -> None:
     from rich.text import Text
 
-    from eventsched.cli.output import console, plural
+    from eventsched.cli.output import console
     from eventsched.cli.timeline import Timeline
     from eventsched.demo.view import jobs_table, sessions_table
+    from eventsched.formatting import plural
     from eventsched.history.reader import Reader, Wanted
     from eventsched.history.source import Past
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from eventsched.cli.output import clock, duration, plural
+from eventsched.formatting import clock, duration, plural
 from eventsched.projection.fold import Unfolded
 from eventsched.schema import codec, events
 from eventsched.schema.events import Event

@@ -48,8 +48,9 @@ async def forget(
     """
     from eventsched.archive.layout import ArchiveFolder
     from eventsched.audit.erasure import Forgetter
-    from eventsched.cli.output import notes, plural, print_json
+    from eventsched.cli.output import notes, print_json
     from eventsched.encryption.keystore import VARIABLE, named_store
+    from eventsched.formatting import plural
 
     key_store = named_store(keys)
     if key_store is None:
@@ -102,7 +103,8 @@ async def _due(
 async def _rewrite(connection: Connection, options: Options) -> None:
     """Once for all cells of a server; each cell's own on a cluster."""
     from eventsched.audit.erasure import rewrite_files
-    from eventsched.cli.output import print_json, progress, size
+    from eventsched.cli.output import print_json, progress
+    from eventsched.formatting import size
 
     stores = list(connection.stores.values())
     for store in stores if connection.facts.is_cluster else stores[:1]:

@@ -7,8 +7,6 @@ Never does: output. Read next: logs.py, store/connection.py.
 
 from __future__ import annotations
 
-import gc
-import importlib.util
 import inspect
 import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
@@ -17,13 +15,12 @@ from dataclasses import dataclass, replace
 from functools import partial, wraps
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints, overload
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints, overload
 
-import anyio
 import typer
 
-from eventsched.cli.logs import configure_logs
-from eventsched.interrupts import Interrupted, interruptible
+from eventsched.logs import configure_logs
+from eventsched.runtime import run_async
 
 if TYPE_CHECKING:
     from eventsched.history.source import Past
@@ -150,7 +147,6 @@ def root(
     context.obj = Options(url, data, json, verbose, quiet)
 
 
-Outcome = TypeVar("Outcome")
 Command = Callable[..., Coroutine[Any, Any, int | None]]
 
 
@@ -205,21 +201,6 @@ def _with_common(own: list[inspect.Parameter]) -> list[inspect.Parameter]:
         for name, annotation in _COMMON.items()
     ]
     return [context, *(one.replace(kind=keyword) for one in own), *common]
-
-
-GC_OBJECTS = 50_000
-"""New objects between two looks of Python's garbage collector (its default is 700): events and
-records come by the thousand and make no cycles, and looking at them took a third of a fold."""
-
-
-def run_async(main: Callable[[], Coroutine[Any, Any, Outcome]]) -> Outcome:
-    """Run it to its end in an event loop of its own. Raises KeyboardInterrupt when it has ended."""
-    gc.set_threshold(GC_OBJECTS, *gc.get_threshold()[1:])
-    uvloop = importlib.util.find_spec("uvloop") is not None
-    try:
-        return anyio.run(interruptible, main, backend_options={"use_uvloop": uvloop})
-    except Interrupted:
-        raise KeyboardInterrupt from None
 
 
 def command_of(module: ModuleType, name: str) -> Any:

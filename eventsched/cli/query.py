@@ -56,7 +56,8 @@ def _print_json(asked: Any) -> None:
 
 
 def _show(asked: Any) -> None:
-    from eventsched.cli.output import console, table
+    from eventsched.cli.output import console
+    from eventsched.formatting import table
 
     made, more = None, 0
     for row in asked.rows():
@@ -77,7 +78,7 @@ def _show(asked: Any) -> None:
 
 
 def _told(value: Any) -> str:
-    from eventsched.cli.output import NONE
+    from eventsched.formatting import NONE
 
     if value is None:
         return NONE

@@ -34,7 +34,8 @@ async def rebuild(options: Options, names: Names, archive: Archive = None) -> No
     log has no more is read from the archive.
     """
     from eventsched.archive.layout import ArchiveFolder
-    from eventsched.cli.output import console, print_json, table
+    from eventsched.cli.output import console, print_json
+    from eventsched.formatting import table
 
     chosen = _chosen(names)
     folder = ArchiveFolder.open(archive) if archive else None

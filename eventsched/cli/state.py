@@ -81,7 +81,8 @@ def _goes_without(record: msgspec.Struct, field: FieldInfo) -> bool:
 
 def show(found: dict[str, Any]) -> None:
     """The record's own fields, then a table for each of its lists and maps of records."""
-    from eventsched.cli.output import console, day_and_clock, pairs
+    from eventsched.cli.output import console, pairs
+    from eventsched.formatting import day_and_clock
 
     view: dict[str, Any] = found["view"]
     flat = {name: value for name, value in view.items() if not _is_nested(value)}
@@ -105,7 +106,8 @@ def _is_nested(value: Any) -> bool:
 
 
 def _show_nested(name: str, value: Any) -> None:
-    from eventsched.cli.output import console, table
+    from eventsched.cli.output import console
+    from eventsched.formatting import table
 
     keyed = value.items() if isinstance(value, dict) else enumerate(value)
     records = [({"": key} if isinstance(value, dict) else {}) | one for key, one in keyed]
@@ -127,7 +129,7 @@ def _words(name: str) -> str:
 
 
 def _cell(name: str, value: Any) -> str:
-    from eventsched.cli.output import clock, day_and_clock, duration
+    from eventsched.formatting import clock, day_and_clock, duration
 
     if isinstance(value, int) and (name == "ms" or name.endswith("_ms")):
         if value > 10**11:  # a moment; anything shorter than three years is a duration

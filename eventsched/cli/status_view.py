@@ -8,7 +8,7 @@ from __future__ import annotations
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from eventsched.cli.output import NONE, clock, duration, plural, size, table
+from eventsched.formatting import NONE, clock, duration, plural, size, table
 from eventsched.history.status import CellOverview, ClassSeen, NodeSeen, Overview, SetBehind
 from eventsched.store.lag import ARCHIVE
 

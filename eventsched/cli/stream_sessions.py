@@ -22,11 +22,12 @@ from anyio import to_thread
 from rich.text import Text
 
 from eventsched.audio.wav import RATE, read_wav
-from eventsched.cli.output import console, duration, notes, plural, print_json
+from eventsched.cli.output import console, notes, print_json
 from eventsched.client.client import Client
 from eventsched.client.results import Delivered
 from eventsched.client.session import Session
 from eventsched.errors import Backpressure
+from eventsched.formatting import duration, plural
 from eventsched.interrupts import open_signals
 from eventsched.store.cell import Receipt
 

@@ -11,7 +11,8 @@ import textwrap
 from rich.text import Text
 
 from eventsched.cli.event_text import tell
-from eventsched.cli.output import clock, console, day_and_clock, duration
+from eventsched.cli.output import console
+from eventsched.formatting import clock, day_and_clock, duration
 from eventsched.projection.fold import Unfolded
 from eventsched.schema.events import Event
 

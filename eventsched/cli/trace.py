@@ -30,6 +30,7 @@ from eventsched.history.log import History
 from eventsched.loadtest.judge import Verdict, judge
 from eventsched.loadtest.replay import Replay
 from eventsched.loadtest.rttm import Expected, expect, read_rttm
+from eventsched.node.readiness import missing_node
 from eventsched.projection.protocol import load_sets, trailing
 from eventsched.projection.store import Views
 from eventsched.schema.validation import check_language
@@ -81,7 +82,7 @@ async def trace(
                 run_id = secrets.token_hex(4)
                 names = _names(connection.cells, nodes, run_id)
                 await _start(fleet, connection, names, slots, listed, rtf, speed)
-                await fleet.until_registered(connection.stores, names)
+                await fleet.until_ready(lambda: missing_node(connection.stores, names))
                 replay = Replay(es, conversations, speed=speed, run_id=run_id)
                 verdict = await _run(options, connection, replay, expected, sealed)
     _show(options, verdict)

@@ -96,7 +96,8 @@ async def _replay(options: Options, past: Past, since: str, until: str) -> int:
 def _show(found: Explained) -> None:
     from rich.text import Text
 
-    from eventsched.cli.output import clock, console, duration, table
+    from eventsched.cli.output import console
+    from eventsched.formatting import clock, duration, table
 
     out = console()
     out.print(Text(found.job, "bold"), soft_wrap=True)
@@ -121,7 +122,8 @@ def _show(found: Explained) -> None:
 def _show_decision(one: Decision) -> None:
     from rich.text import Text
 
-    from eventsched.cli.output import NONE, clock, console, plural, table
+    from eventsched.cli.output import console
+    from eventsched.formatting import NONE, clock, plural, table
 
     out = console()
     out.print()
@@ -152,7 +154,7 @@ def _show_decision(one: Decision) -> None:
 
 
 def _decided(one: Decision) -> str:
-    from eventsched.cli.output import plural
+    from eventsched.formatting import plural
 
     if one.rule:
         return f"{one.node} by {one.rule} (log/{one.id})"
@@ -183,7 +185,8 @@ def _evidence(one: Decision) -> list[str]:
 def _show_replayed(cell: str, found: Replayed) -> None:
     from rich.text import Text
 
-    from eventsched.cli.output import console, pairs, plural
+    from eventsched.cli.output import console, pairs
+    from eventsched.formatting import plural
 
     verdict = "agrees" if found.agrees else plural(found.differences_total, "difference")
     rules = ", ".join(f"{count:,} by {rule}" for rule, count in found.by_rule.most_common())

@@ -18,8 +18,7 @@ from eventsched.client.subscription import Listener
 from eventsched.errors import Refused
 from eventsched.store.batcher import Coalescer
 from eventsched.store.cell import Chunk, Finalize, Receipt, Store
-from eventsched.store.patience import Patience
-from eventsched.store.retry import insist
+from eventsched.store.retry import Backoff
 
 APPEND_ITEMS_MAX = 16
 FINALIZE_ITEMS_MAX = 8
@@ -78,19 +77,21 @@ class Channel:
 
     async def _append(self, chunks: Sequence[Chunk]) -> list[Receipt | Refused]:
         # Sent twice is stored once: the numbers tell.
-        return await insist(self.store.transport, lambda: self.store.append_audio(chunks))
+        return await Backoff(self.store.transport).call(lambda: self.store.append_audio(chunks))
 
     async def _finalize(self, asked: Sequence[Finalize]) -> list[Receipt | Refused]:
         # Asked twice is complete once: the index tells.
-        return await insist(self.store.transport, lambda: self.store.finalize_utterances(asked))
+        return await Backoff(self.store.transport).call(
+            lambda: self.store.finalize_utterances(asked)
+        )
 
     async def _keep_alive(self) -> None:
-        patience = Patience(self.store.transport, log, cell=self.store.cell)
+        backoff = Backoff(self.store.transport, log, cell=self.store.cell)
         while True:
             await self.store.transport.sleep(TICK_S)
             for producer in self.producers.values():
                 producer.quiet_s += 1
-            async with patience.with_server():
+            async with backoff.attempt():
                 if self.producers:
                     due_s = await self._due_s()
                     await self.greet([p for p in self.producers.values() if p.quiet_s >= due_s])

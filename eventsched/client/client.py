@@ -48,7 +48,7 @@ from eventsched.schema.validation import (
 )
 from eventsched.store.cell import SessionGrant, Store
 from eventsched.store.connection import open_connection
-from eventsched.store.retry import insist
+from eventsched.store.retry import Backoff
 
 if TYPE_CHECKING:
     from eventsched.encryption.cipher import Seal
@@ -220,8 +220,7 @@ class Client:
         channel, token = self._channel_of(full_id), self.new_name()
         seal = sealing(full_id, key) if key else None
         # The same token again gets the same reply, so a lost one does no harm.
-        grant = await insist(
-            channel.store.transport,
+        grant = await Backoff(channel.store.transport).call(
             lambda: channel.store.open_session(
                 name=keys.name_of(full_id),
                 token=token,
@@ -249,7 +248,7 @@ class Client:
         key_id = kept.get("key")
         seal = await seal_of(self.keys, session_id, key_id) if key_id else None
         # Whoever has no key for it leaves the session where it is.
-        grant = await insist(store.transport, lambda: store.resume_session(session_id, token))
+        grant = await Backoff(store.transport).call(lambda: store.resume_session(session_id, token))
         return self._joined(channel, grant, cast("Format", kept["audio"]), int(kept["rate"]), seal)
 
     def _joined(

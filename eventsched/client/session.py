@@ -29,7 +29,7 @@ from eventsched.errors import (
     ServerUnavailable,
 )
 from eventsched.store.cell import Chunk, Finalize, Receipt, SessionGrant
-from eventsched.store.retry import happens_within, insist
+from eventsched.store.retry import Backoff, happens_within
 
 if TYPE_CHECKING:
     from eventsched.encryption.cipher import Seal
@@ -312,8 +312,7 @@ class Session:
                 "result", f"a result expected, got {result.outcome}", "mark what is played"
             )
         store = self._channel.store
-        await insist(
-            store.transport,
+        await Backoff(store.transport).call(
             lambda: store.mark_playback(
                 self.id,
                 self.epoch,
@@ -342,7 +341,7 @@ class Session:
         async with self._turn:
             await self._settle_at_last()
             self._channel.producers.pop(self.id, None)
-            await insist(store.transport, lambda: store.close_session(self.id, self.epoch))
+            await Backoff(store.transport).call(lambda: store.close_session(self.id, self.epoch))
         box = self._box or self._listen(self._start)
         box.drains = True
         self._channel.listener.look_again()

@@ -18,7 +18,7 @@ import structlog
 
 from eventsched.schema.keys import name_of
 from eventsched.store.cell import Store
-from eventsched.store.patience import Patience
+from eventsched.store.retry import Backoff
 from eventsched.store.transport import Entry
 
 START = "0-0"
@@ -180,9 +180,9 @@ class Listener:
             self._reading.cancel()
 
     async def run(self) -> None:
-        patience = Patience(self._store.transport, log, cell=self._store.cell)
+        backoff = Backoff(self._store.transport, log, cell=self._store.cell)
         while True:
-            async with patience.with_server():
+            async with backoff.attempt():
                 await self._step()
 
     async def _step(self) -> None:

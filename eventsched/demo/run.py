@@ -26,9 +26,9 @@ from eventsched.demo.speech.recogniser import require_recogniser
 from eventsched.demo.speech.samples import Sample, samples
 from eventsched.demo.speech.translator import Translator
 from eventsched.demo.view import Show
+from eventsched.node.readiness import missing_node
 from eventsched.projection.fold import decoded
 from eventsched.projection.store import Views
-from eventsched.roles.runner import running
 from eventsched.schema.events import Event
 from eventsched.store.cell import Store
 from eventsched.store.connection import Connection
@@ -68,7 +68,6 @@ async def run_demo(
         show.say("no apertium with apertium-eng-spa here: Spanish results come untranslated")
     store = next(iter(connection.stores.values()))  # a room lives in one cell
     async with (
-        running(connection),
         speech_nodes(connection.url, store, nodes, show),
         running_client(Client(connection.stores, url=connection.url)) as es,
         AsyncExitStack() as sessions,
@@ -115,7 +114,7 @@ async def speech_nodes(url: str, store: Store, count: int, show: Show) -> AsyncI
             async with anyio.create_task_group() as tasks:
                 for name in names:
                     tasks.start_soon(fleet.start, "eventsched.demo.speech.worker", url, name)
-            await fleet.until_registered({store.cell: store}, names)
+            await fleet.until_ready(lambda: missing_node({store.cell: store}, names))
             yield
 
 

@@ -14,8 +14,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from eventsched.cli.output import NONE, duration, table
 from eventsched.demo.scoreboard import Board, Row
+from eventsched.formatting import NONE, duration, table
 
 COLOURS = {"waiting": "yellow", "working": "cyan", "recorded": "cyan"}
 STEPS = ("WAITED", "WORKED", "HELD", "TOTAL")

@@ -18,11 +18,11 @@ from functools import partial
 import msgspec
 
 from eventsched.archive import threads
-from eventsched.archive.codec import restored
-from eventsched.archive.errors import ArchiveError
+from eventsched.archive.codec import decode_entry
 from eventsched.archive.layout import ArchiveFolder, CellFolder
 from eventsched.archive.manifest import Record
 from eventsched.archive.signing import fingerprint
+from eventsched.errors import ArchiveError
 from eventsched.projection.fold import Folding, decoded, trails_of
 from eventsched.projection.protocol import ProjectionSet
 from eventsched.projection.store import START, Views
@@ -197,7 +197,7 @@ class History:
         else:
             equal = {"node": of.node} if of.node else {}
             found = [data for *_, data in entries_where(events, ms=(at[0], end[0]), equal=equal)]
-        entries = [restored(data) for data in found]
+        entries = [decode_entry(data) for data in found]
         return [one for one in entries if at < place_of(one[0]) <= end and of.fits(one)]
 
     # --- the log ----------------------------------------------------------------------------

@@ -22,8 +22,7 @@ from eventsched.history.log import EVERYTHING, Of
 from eventsched.history.position import Moment
 from eventsched.history.source import Past, of_job
 from eventsched.projection.fold import Folding, Unfolded, decoded, in_order, trails_of
-from eventsched.projection.form import form_of
-from eventsched.projection.protocol import Projection, WithParts
+from eventsched.projection.protocol import HasParts, Projection, record_codec
 from eventsched.projection.store import START, Views, is_made_by
 from eventsched.schema import keys
 from eventsched.schema.events import Event, SessionOpened, UtteranceFinalized
@@ -350,7 +349,7 @@ async def _live(views: Views, projection: Projection, record: str) -> tuple[Any,
             return None
         (fields,) = await views.load(projection.name, build, [record])
         if fields:
-            return form_of(projection).restored(fields), fields["at"].decode()
+            return record_codec(projection).decode(fields), fields["at"].decode()
         before, build = build, await views.live(projection.name)
         if build == before:
             return None
@@ -365,4 +364,4 @@ def _picked(projection: Projection, part: str, view: Any) -> Any:
     """The record, or the part of it that was asked for; none when it is not there."""
     if view is None or not part:
         return view
-    return projection.part(view, part) if isinstance(projection, WithParts) else None
+    return projection.part(view, part) if isinstance(projection, HasParts) else None

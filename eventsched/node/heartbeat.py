@@ -22,7 +22,7 @@ from eventsched.errors import NodeSuperseded, NodeUnknown, ServerUnavailable
 from eventsched.schema.keys import cell_of
 from eventsched.store.cell import NodeGrant, Store
 from eventsched.store.client import open_client
-from eventsched.store.patience import Patience
+from eventsched.store.retry import Backoff
 from eventsched.store.transport import RedisTransport
 
 Held: TypeAlias = tuple[str, int]
@@ -55,9 +55,9 @@ Post: TypeAlias = Callable[[Callable[[], None]], object]
 
 async def beat(store: Store, body: Body, post: Post) -> None:
     """Say that the registration is alive, until it no longer is."""
-    patience = Patience(store.transport, log, node=body.grant.node)
+    backoff = Backoff(store.transport, log, node=body.grant.node)
     while True:
-        async with patience.with_server():
+        async with backoff.attempt():
             try:
                 await _beat_once(store, body, post)
             except (NodeUnknown, NodeSuperseded) as error:

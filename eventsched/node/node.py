@@ -38,7 +38,7 @@ from eventsched.schema.validation import (
     check_name,
 )
 from eventsched.store.cell import NodeGrant, Store
-from eventsched.store.patience import Patience
+from eventsched.store.retry import Backoff
 
 DRAIN_S = 60.0
 DRAIN_S_MAX = 300.0
@@ -136,9 +136,9 @@ class Node:
 
     async def _register(self, store: Store, full_id: str, token: str) -> NodeGrant:
         """As often as it takes; the token makes a repeated call harmless."""
-        patience = Patience(store.transport, log, node=full_id)
+        backoff = Backoff(store.transport, log, node=full_id)
         while True:
-            async with patience.with_server():
+            async with backoff.attempt():
                 try:
                     return await store.register_node(
                         node=full_id,

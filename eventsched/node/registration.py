@@ -29,8 +29,7 @@ from eventsched.node.job import Assignment, Job
 from eventsched.schema.keys import name_of
 from eventsched.store.batcher import Coalescer
 from eventsched.store.cell import NodeGrant, NodeResult, Store
-from eventsched.store.patience import Patience
-from eventsched.store.retry import insist
+from eventsched.store.retry import Backoff
 from eventsched.store.transport import Entry
 
 BLOCK_MS = 2_000
@@ -128,10 +127,10 @@ class Serving:
     # --- the inbox ----------------------------------------------------------------------------
 
     async def _read_inbox(self) -> None:
-        patience = Patience(self.store.transport, log, node=self.grant.node)
+        backoff = Backoff(self.store.transport, log, node=self.grant.node)
         inbox = self.store.keys.inbox(name_of(self.grant.node))
         while True:
-            async with patience.with_server():
+            async with backoff.attempt():
                 found = await self.store.transport.read_blocking(
                     {inbox: self._position}, BLOCK_MS, INBOX_COUNT
                 )
@@ -184,8 +183,7 @@ class Serving:
 
     async def _tell_results(self, results: Sequence[NodeResult]) -> list[Refused | None]:
         grant = self.grant
-        return await insist(
-            self.store.transport,
+        return await Backoff(self.store.transport).call(
             lambda: self.store.record_results(grant.node, grant.epoch, results),
             tries=TELL_TRIES,
         )
@@ -204,8 +202,7 @@ class Serving:
     async def extend(self, key: str, attempt: int, more_ms: int) -> int:
         grant = self.grant
         try:
-            return await insist(
-                self.store.transport,
+            return await Backoff(self.store.transport).call(
                 lambda: self.store.extend_lease(
                     grant.node, grant.epoch, job=key, attempt=attempt, more_ms=more_ms
                 ),
@@ -225,9 +222,9 @@ class Serving:
         self._is_draining = True
         left_s = within_s[0]
         log.info("draining", node=self.grant.node, attempts=len(self._attempts))
-        patience = Patience(self.store.transport, log, node=self.grant.node)
+        backoff = Backoff(self.store.transport, log, node=self.grant.node)
         while True:
-            async with patience.with_server():
+            async with backoff.attempt():
                 if await self._drained(left_s):
                     break
                 await self.store.transport.sleep(DRAIN_POLL_S)

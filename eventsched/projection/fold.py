@@ -14,8 +14,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from eventsched.projection.form import form_of
-from eventsched.projection.protocol import Projection, ProjectionSet
+from eventsched.projection.protocol import Projection, ProjectionSet, record_codec
 from eventsched.projection.store import Changes, Put
 from eventsched.schema.codec import UndecodableEvent, decode
 from eventsched.schema.events import Event
@@ -62,11 +61,11 @@ class Folded:
         self._dropped: dict[str, None] = {}
         """Entities without a record at some moment since `forget_changes`."""
         self._route, self._apply = projection.route, projection.apply
-        self._form = form_of(projection)
+        self._codec = record_codec(projection)
 
     def know(self, entity: str, fields: Mapping[str, bytes]) -> None:
         """The record as stored; no fields where there is none."""
-        self.views[entity] = self._form.restored(fields) if fields else None
+        self.views[entity] = self._codec.decode(fields) if fields else None
 
     def unknown(self, events: Iterable[Event]) -> list[str]:
         """Entities that the events touch and that are not in memory."""
@@ -120,18 +119,18 @@ class Folded:
     def record(self, entity: str) -> Mapping[str, bytes] | None:
         """All hash fields of a record but `at`; none where there is no record."""
         view = self.views.get(entity)
-        return None if view is None else self._form.stored(view, None)
+        return None if view is None else self._codec.encode(view, None)
 
-    def restored(self, fields: Mapping[str, bytes]) -> Any:
+    def decode(self, fields: Mapping[str, bytes]) -> Any:
         """The record that these fields are. Raises msgspec.MsgspecError."""
-        return self._form.restored(fields)
+        return self._codec.decode(fields)
 
     def writes(self) -> Changes:
         """What to write and to drop, for all that changed. Who is dropped and there again is both:
         nothing of what was there before stays."""
-        views, saved, stored = self.views, self._saved, self._form.stored
+        views, saved, encode = self.views, self._saved, self._codec.encode
         puts = [
-            Put(entity, at, stored(view, saved[entity]))
+            Put(entity, at, encode(view, saved[entity]))
             for entity, at in self.changed.items()
             if (view := views[entity]) is not None
         ]

@@ -28,7 +28,7 @@ class Projection(Protocol):
     version: int
     """Raised when the fold changes its meaning: a rebuild makes the new version's records."""
     view: Any
-    """Type of a record (a frozen msgspec Struct); it is stored as msgpack, see `WithForm`."""
+    """Type of a record (a frozen msgspec Struct); it is stored as msgpack, see `RecordCodec`."""
     handles: frozenset[str]
     """Event types that it folds; others pass it by."""
 
@@ -43,23 +43,23 @@ class Projection(Protocol):
 
 
 @runtime_checkable
-class WithForm(Protocol):
+class RecordCodec(Protocol):
     """A projection that says which hash fields its records are stored as, `v` and others.
 
     A save then writes what has changed alone, and scripts can copy a field unread. Without it, a
     record is one field, `v`. `at` is not to be had: it says what changed the record last.
     """
 
-    def stored(self, view: Any, before: Any) -> Mapping[str, bytes]:
+    def encode(self, view: Any, before: Any) -> Mapping[str, bytes]:
         """`v`, and of the other fields those that are not as `before` has them, which is what is
         stored now (none: nothing). A field is never taken away while the record lives."""
 
-    def restored(self, fields: Mapping[str, bytes]) -> Any:
+    def decode(self, fields: Mapping[str, bytes]) -> Any:
         """The record that was stored so. Raises msgspec.MsgspecError when it cannot be read."""
 
 
 @runtime_checkable
-class WithParts(Protocol):
+class HasParts(Protocol):
     """A projection whose records hold several things that have ids, `<record>/<part>`."""
 
     def part(self, view: Any, part: str) -> Any:
@@ -98,3 +98,22 @@ def _as_set(name: str, loaded: Any) -> ProjectionSet:
     if not isinstance(projection, Projection):
         raise TypeError(f"entry point {name!r} in {ENTRY_POINTS} is no projection: {loaded!r}")
     return ProjectionSet(projection.name, (projection,))
+
+
+class WholeRecordCodec:
+    """Stores all of a record in one field, `v`."""
+
+    def __init__(self, view: Any) -> None:
+        self._encode = msgspec.msgpack.Encoder().encode
+        self._decode = msgspec.msgpack.Decoder(view).decode
+
+    def encode(self, view: Any, _: Any) -> Mapping[str, bytes]:
+        return {"v": self._encode(view)}
+
+    def decode(self, fields: Mapping[str, bytes]) -> Any:
+        return self._decode(fields.get("v", b""))
+
+
+def record_codec(projection: Projection) -> RecordCodec:
+    """How the records of a projection are stored."""
+    return projection if isinstance(projection, RecordCodec) else WholeRecordCodec(projection.view)

@@ -18,7 +18,7 @@ import structlog
 from eventsched.schema.settings import Settings
 from eventsched.store.cell import Store
 from eventsched.store.lag import ARCHIVE, Distances
-from eventsched.store.patience import Patience
+from eventsched.store.retry import Backoff
 
 LOOK_S = 1.0
 Reason: TypeAlias = Literal["memory", "group", "archive", "dead"]
@@ -95,9 +95,9 @@ class PressureWatch:
     async def run(self) -> None:
         """Until cancelled."""
         transport = self._store.transport
-        patience = Patience(transport, log, role="pressure", cell=self._store.cell)
+        backoff = Backoff(transport, log, role="pressure", cell=self._store.cell)
         while True:
-            async with patience.with_server():
+            async with backoff.attempt():
                 await self.step()
                 await transport.sleep(LOOK_S)
 

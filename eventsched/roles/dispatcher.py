@@ -10,7 +10,7 @@ from __future__ import annotations
 import structlog
 
 from eventsched.store.cell import DispatchReply, Store
-from eventsched.store.patience import Patience
+from eventsched.store.retry import Backoff
 
 log = structlog.get_logger("eventsched.roles.dispatcher")
 WAIT_MS = 2_000
@@ -56,9 +56,9 @@ class Dispatcher:
 
     async def run(self) -> None:
         """Until cancelled. A server that is away is waited for, with bounded jittered pauses."""
-        patience = Patience(self._store.transport, log, role="dispatcher", cell=self._store.cell)
+        backoff = Backoff(self._store.transport, log, role="dispatcher", cell=self._store.cell)
         while True:
-            async with patience.with_server():
+            async with backoff.attempt():
                 reply = await self.step()
                 if not reply.left:
                     await self.wait()

@@ -20,16 +20,15 @@ import anyio
 import msgspec
 import structlog
 
-from eventsched.archive.errors import ArchiveError
 from eventsched.archive.layout import ArchiveFolder
-from eventsched.errors import ServerUnavailable
+from eventsched.errors import ArchiveError, ServerUnavailable
 from eventsched.history.log import History
 from eventsched.projection.batch import TRIES_MAX, Batch, Batches
 from eventsched.projection.fold import Folding
 from eventsched.projection.protocol import ProjectionSet
 from eventsched.projection.store import START, Held, OtherVersion, Save, Standby, Views
 from eventsched.roles.rebuild import Rebuild, RebuildFailed
-from eventsched.store.patience import Patience
+from eventsched.store.retry import Backoff
 from eventsched.store.transport import Entry
 
 HOLD_MS = 1_500
@@ -185,10 +184,10 @@ class Projector:
     async def run(self) -> None:
         """Fold until cancelled, then let a standby take over at once."""
         transport = self._views.transport
-        patience = Patience(transport, self._log, role="projector", cell=self._views.cell)
+        backoff = Backoff(transport, self._log, role="projector", cell=self._views.cell)
         try:
             while True:
-                async with patience.with_server():
+                async with backoff.attempt():
                     await self._wait_after(await self.step())
         finally:
             # without a server the hold ends by itself

@@ -10,7 +10,7 @@ from __future__ import annotations
 import structlog
 
 from eventsched.store.cell import Store, TimerReply
-from eventsched.store.patience import Patience
+from eventsched.store.retry import Backoff
 
 log = structlog.get_logger("eventsched.roles.timer")
 ASK_MS_MAX = 50
@@ -31,9 +31,9 @@ class Timekeeper:
 
     async def run(self) -> None:
         """Until cancelled. A late timekeeper catches up in order, a bounded number a call."""
-        patience = Patience(self._store.transport, log, role="timekeeper", cell=self._store.cell)
+        backoff = Backoff(self._store.transport, log, role="timekeeper", cell=self._store.cell)
         while True:
-            async with patience.with_server():
+            async with backoff.attempt():
                 pause_ms = pause_until(await self.step())
                 if pause_ms:
                     await self._store.transport.sleep(pause_ms / 1000)

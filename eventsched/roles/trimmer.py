@@ -10,7 +10,7 @@ import structlog
 
 from eventsched.archive.commands import ArchiveCalls
 from eventsched.projection.store import Views
-from eventsched.store.patience import Patience
+from eventsched.store.retry import Backoff
 
 ASK_S = 5.0
 CALLS_MAX = 200
@@ -49,8 +49,8 @@ class Trimming:
     async def run(self) -> None:
         """Until cancelled."""
         transport = self._views.transport
-        patience = Patience(transport, log, role="trimming", cell=self._views.cell)
+        backoff = Backoff(transport, log, role="trimming", cell=self._views.cell)
         while True:
-            async with patience.with_server():
+            async with backoff.attempt():
                 await self.step()
                 await transport.sleep(ASK_S)

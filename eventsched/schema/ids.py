@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from eventsched.archive.errors import ArchiveError
+from eventsched.errors import ArchiveError
 
 Place = tuple[int, int]
 """An entry id as the two numbers that it is."""

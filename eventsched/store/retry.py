@@ -1,41 +1,72 @@
-"""Waiting: bounded, jittered, and only through the transport.
+"""Trying again while the server is away: bounded, jittered pauses through the transport.
 
-Owns: trying again while the server is away, and waiting for something no longer than a bound.
-Never does: deciding what may be repeated: callers pass calls that have no second effect.
-Read next: transport.py, patience.py (`Patience`, for loops that never give up).
+Owns: `Backoff`, for calls that give up after some tries and for loops that never do; waiting for
+an event no longer than a bound.
+Never does: decide what may be repeated. Callers pass calls that have no second effect.
+Read next: transport.py.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
 
 import anyio
+import structlog
 
 from eventsched.errors import ServerUnavailable
 from eventsched.store.transport import Transport
 
 T = TypeVar("T")
-PAUSE_S_MIN, PAUSE_S_MAX = 0.05, 1.0
+PAUSE_S_MIN, PAUSE_S_MAX = 0.05, 2.0
+CALL_PAUSE_S_MAX = 1.0
 TRIES = 12
 """With the pauses between them some eight seconds: longer than a cluster's failover."""
+_log = structlog.get_logger("eventsched.store.retry")
 
 
-async def insist(
-    transport: Transport, call: Callable[[], Awaitable[T]], *, tries: int = TRIES
-) -> T:
-    """The reply of a repeatable call, tried again while no server answers.
+class Backoff:
+    """Pauses that double from 50 ms up to a bound, each between half of its length and all of it.
 
-    Raises ServerUnavailable after the last try.
+    `call` repeats one call a bounded number of times. `attempt` is one try of a loop that goes on
+    for ever; it logs one line when the server goes away and one when the server is back.
     """
-    for tried in range(tries - 1):
+
+    def __init__(self, transport: Transport, log: Any = _log, **context: str) -> None:
+        self._transport = transport
+        self._log = log
+        self._context = context
+        self._failures = 0
+
+    async def call(self, call: Callable[[], Awaitable[T]], *, tries: int = TRIES) -> T:
+        """The reply of a repeatable call. Raises ServerUnavailable after the last try."""
+        for _ in range(tries - 1):
+            try:
+                return await call()
+            except ServerUnavailable:
+                await self._pause(CALL_PAUSE_S_MAX)
+        return await call()
+
+    @asynccontextmanager
+    async def attempt(self) -> AsyncIterator[None]:
+        """One try. If the server is away the block's error is logged and a pause follows."""
         try:
-            return await call()
-        except ServerUnavailable:
-            pause = min(PAUSE_S_MIN * 2**tried, PAUSE_S_MAX)
-            await transport.sleep(pause * random.uniform(0.5, 1.0))
-    return await call()
+            yield
+        except ServerUnavailable as error:
+            if not self._failures:
+                self._log.warning("server away, trying again", **self._context, error=str(error))
+            await self._pause(PAUSE_S_MAX)
+        else:
+            if self._failures:
+                self._log.warning("server is back", **self._context)
+            self._failures = 0
+
+    async def _pause(self, pause_s_max: float) -> None:
+        pause_s = min(PAUSE_S_MIN * 2**self._failures, pause_s_max)
+        self._failures = min(self._failures + 1, 10)
+        await self._transport.sleep(pause_s * random.uniform(0.5, 1.0))
 
 
 async def happens_within(transport: Transport, seconds: float, event: anyio.Event) -> bool:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
-from eventsched.cli.output import clock, day_and_clock, duration, plural
+from eventsched.formatting import clock, day_and_clock, duration, plural
 from eventsched.schema.events import Event
 from eventsched.timeline.packing import MARK, PAD, SPAN_MIN, Item, cut_middle, pack, text_width
 from eventsched.timeline.rows import Row, rows_of, ticks

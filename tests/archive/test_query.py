@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from eventsched.archive import errors
-from eventsched.archive.errors import ArchiveError, ExtraMissing
+from eventsched import errors
 from eventsched.archive.layout import ArchiveFolder
 from eventsched.archive.sql import Query
+from eventsched.errors import ArchiveError, ExtraMissing
 from tests.archive.archives import Archived
 from tests.archive.test_sealing import sums
 

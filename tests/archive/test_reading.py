@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from eventsched.archive.errors import ArchiveError
 from eventsched.archive.layout import ArchiveFolder
+from eventsched.errors import ArchiveError
 from eventsched.history import log
 from eventsched.history.log import History, Of
 from eventsched.projection.fold import Folding, decoded, in_order

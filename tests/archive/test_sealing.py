@@ -12,13 +12,12 @@ from typing import Any
 import pytest
 
 from eventsched.archive import layout
-from eventsched.archive.codec import restored
-from eventsched.archive.errors import ArchiveError
+from eventsched.archive.codec import decode_entry
 from eventsched.archive.layout import ArchiveFolder, CellFolder
 from eventsched.archive.segment import read_audio, read_entries
 from eventsched.archive.signing import SigningKey
 from eventsched.archive.verifier import Verifier
-from eventsched.errors import ServerUnavailable
+from eventsched.errors import ArchiveError, ServerUnavailable
 from eventsched.schema.events import UtteranceFinalized
 from eventsched.store.transport import Entry
 from tests.archive.archives import Archived, seal_all
@@ -335,7 +334,9 @@ async def test_the_audio_of_each_utterance_lies_beside_it(archived: Archived) ->
     found = []
     for event in finalized:
         assert isinstance(event.data, UtteranceFinalized)
-        found += [restored(one) for one in read_audio(path / record.file("audio").name, event.id)]
+        found += [
+            decode_entry(one) for one in read_audio(path / record.file("audio").name, event.id)
+        ]
     assert found == chunks
     assert await archived.store.read_range(archived.store.keys.audio("s1"), "-", "+", 9) == []
     assert len(read_entries(path / record.file("events").name)) == record.events

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from eventsched.archive import verifier
-from eventsched.archive.errors import ArchiveError
 from eventsched.archive.layout import ArchiveFolder
 from eventsched.archive.verifier import Verifier, checkpoint_of
+from eventsched.errors import ArchiveError
 from tests.archive.archives import CORE, Archived, seal_all
 from tests.archive.tampering import Files, Tamperer, files_of
 

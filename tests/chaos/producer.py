@@ -23,11 +23,11 @@ import msgspec
 import structlog
 
 import eventsched
-from eventsched.cli.logs import configure_logs
 from eventsched.client.session import Session
 from eventsched.loadtest import replay as traced
 from eventsched.loadtest.replay import Replay
 from eventsched.loadtest.rttm import Conversation, Segment, Speaker
+from eventsched.logs import configure_logs
 from tests.chaos import speech
 
 log = structlog.get_logger("chaos.producer")

@@ -27,9 +27,9 @@ import anyio.to_thread
 import msgspec
 import typer
 
-from eventsched.cli.logs import configure_logs
 from eventsched.errors import ServerUnavailable
 from eventsched.loadtest.rttm import SAMPLES, Conversation, Segment, Speaker, read_rttm
+from eventsched.logs import configure_logs
 from eventsched.projection.store import Views
 from eventsched.schema import codec
 from eventsched.schema.events import Event

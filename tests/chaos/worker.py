@@ -16,7 +16,7 @@ import time
 import anyio
 
 import eventsched
-from eventsched.cli.logs import configure_logs
+from eventsched.logs import configure_logs
 from tests.chaos import speech
 
 SUPERSEDED = 3

@@ -8,10 +8,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from eventsched.archive.errors import ArchiveError
 from eventsched.archive.layout import ArchiveFolder
 from eventsched.audit.service import replay, why
-from eventsched.errors import InvalidMessage, NotFound
+from eventsched.errors import ArchiveError, InvalidMessage, NotFound
 from eventsched.history.position import parse_moment
 from eventsched.history.reader import Reader, Wanted
 from eventsched.history.source import Past

@@ -11,7 +11,7 @@ from eventsched.errors import InvalidMessage, NotFound
 from eventsched.history.position import parse_moment
 from eventsched.history.reader import Reader
 from eventsched.projection.fold import in_order
-from eventsched.projection.form import form_of
+from eventsched.projection.protocol import record_codec
 from eventsched.store.client import Client
 from tests.desk.pasts import Folder, past_of
 from tests.fixtures_store import TimedStore
@@ -40,7 +40,7 @@ async def live(folder: Folder, reader: Reader, entities: dict[str, list[str]]) -
         for entity, record in zip(entities[kind], records, strict=True):
             view = None
             if record:
-                view = form_of(reader.projections[kind]).restored(record)
+                view = record_codec(reader.projections[kind]).decode(record)
             at = record.get("at", b"").decode()
             seen.append(Seen(checkpoint, kind, entity, view, at))
     return seen

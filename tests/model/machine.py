@@ -744,7 +744,7 @@ class Machine(RuleBasedStateMachine):
         # As if somebody else had called.
         self.wire.call("SET", keys.clock, f"{before}|{int(stamp) + 1}")
         for name, view in self.world.groups.items():
-            fields = Groups().stored(view, None)
+            fields = Groups().encode(view, None)
             flat = [part for pair in fields.items() for part in pair]
             key = keys.view("group", "1.1", name)
             self.wire.call("HSET", key, "at", self.world.log_id, *flat)

@@ -19,7 +19,6 @@ import projections
 from eventsched.archive import verifier
 from eventsched.archive.archiver import Archiver
 from eventsched.archive.commands import ArchiveCalls
-from eventsched.archive.errors import ArchiveError
 from eventsched.archive.layout import ArchiveFolder
 from eventsched.audit.erasure import (
     FilesNotRewritten,
@@ -30,7 +29,7 @@ from eventsched.audit.erasure import (
 from eventsched.audit.verify import Verifier
 from eventsched.client.client import Client, running_client
 from eventsched.encryption.keystore import KeyFolder
-from eventsched.errors import KeyMissing, NotFound
+from eventsched.errors import ArchiveError, KeyMissing, NotFound
 from eventsched.history.reader import Reader, Wanted
 from eventsched.history.source import Past
 from eventsched.projection.store import Views

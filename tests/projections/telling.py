@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from eventsched.projection.form import form_of
-from eventsched.projection.protocol import Projection
+from eventsched.projection.protocol import Projection, record_codec
 from eventsched.schema.codec import encode_text
 from eventsched.schema.events import Data, Event, Text
 
@@ -38,7 +37,7 @@ class Told:
         self.stored: dict[str, dict[str, bytes]] = {}
         self.written: dict[str, bytes] = {}
         """What the last event wrote."""
-        self._form = form_of(projection)
+        self._form = record_codec(projection)
         self._seq = 0
 
     def at(
@@ -75,8 +74,8 @@ class Told:
         return self
 
     def _store(self, entity: str, after: Any) -> None:
-        self.written = dict(self._form.stored(after, self.views.get(entity)))
+        self.written = dict(self._form.encode(after, self.views.get(entity)))
         fields = self.stored.setdefault(entity, {})
         fields.update(self.written)
-        assert fields.items() >= self._form.stored(after, None).items()
-        assert self._form.restored(fields | {"at": b"1-1"}) == after
+        assert fields.items() >= self._form.encode(after, None).items()
+        assert self._form.decode(fields | {"at": b"1-1"}) == after

@@ -62,7 +62,7 @@ class Spoken(Told):
         return self.view.targets[target]
 
     def context(self, target: str = "es") -> Any:
-        return msgspec.msgpack.decode(Groups().stored(self.view, None)[f"context:{target}"])
+        return msgspec.msgpack.decode(Groups().encode(self.view, None)[f"context:{target}"])
 
 
 @pytest.fixture
@@ -316,4 +316,4 @@ def test_what_was_said_is_stored_once_and_written_when_it_changed(told: Spoken) 
 def test_a_group_without_its_context_says_that_it_cannot_be_read(told: Spoken) -> None:
     told.delivered(1_000, 0)
     with pytest.raises(msgspec.MsgspecError):
-        Groups().restored({"v": told.stored["s1"]["v"]})
+        Groups().decode({"v": told.stored["s1"]["v"]})

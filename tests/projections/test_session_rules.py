@@ -279,4 +279,4 @@ def test_the_last_16_are_the_same_in_what_is_stored_where_one_was_passed_by(told
 def test_a_record_that_was_cut_short_says_that_it_cannot_be_read(told: Spoken, field: str) -> None:
     told.finalized(2_000, 1, es(1))
     with pytest.raises(msgspec.MsgspecError):
-        Sessions().restored(told.stored["s1"] | {field: b""})
+        Sessions().decode(told.stored["s1"] | {field: b""})

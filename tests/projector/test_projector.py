@@ -13,8 +13,7 @@ import projections
 from eventsched.errors import ServerUnavailable
 from eventsched.history.log import History
 from eventsched.projection.fold import in_order
-from eventsched.projection.form import form_of
-from eventsched.projection.protocol import Projection, ProjectionSet, load_sets
+from eventsched.projection.protocol import Projection, ProjectionSet, load_sets, record_codec
 from eventsched.projection.store import START, Changes, Held, Put, Save, Views
 from eventsched.roles.projector import BLOCK_MS, HOLD_MS, LINGER_MS, Projector, Stepped
 from eventsched.roles.rebuild import Rebuild
@@ -152,7 +151,7 @@ async def view_of(store: TimedStore, entity: str, name: str = "session") -> Any:
     assert build is not None
     (stored,) = await views.load(name, build, [entity])
     projection = next(one for one in CORE.projections if one.name == name)
-    return form_of(projection).restored(stored) if stored else None
+    return record_codec(projection).decode(stored) if stored else None
 
 
 async def records(store: TimedStore, name: str) -> dict[str, dict[str, bytes]]:
@@ -471,12 +470,12 @@ class Holding:
     def apply(self, view: Open, event: Event) -> Open | None:
         return Open(view.names | {event.session}) if event.type == "SessionOpened" else None
 
-    def stored(self, view: Open, before: Open | None) -> dict[str, bytes]:
+    def encode(self, view: Open, before: Open | None) -> dict[str, bytes]:
         known = before.names if before else ()
         new = [name for name in view.names if name not in known]
         return {"v": b"", **dict.fromkeys(new, b"!")}
 
-    def restored(self, fields: Mapping[str, bytes]) -> Open:
+    def decode(self, fields: Mapping[str, bytes]) -> Open:
         return Open(frozenset(fields) - {"v", "at"})
 
 
@@ -501,14 +500,14 @@ async def test_a_record_of_very_many_fields_is_written_whole(store: TimedStore) 
     views = views_of(store)
     held = await views.acquire(ProjectionSet("holding", (Holding(),)), "me", HOLD_MS)
     assert isinstance(held, Held)
-    put = Put("all", "5-1", Holding().stored(view, None))
+    put = Put("all", "5-1", Holding().encode(view, None))
     save = Save(
         projection_set="holding", group="holding", epoch=held.epoch, start=START, to="5-1",
         hold_ms=HOLD_MS, changes=[Changes("holding", "1.1", [put])],
     )  # fmt: skip
     assert await views.save(save) == "saved"
     (kept,) = await views.load("holding", "1.1", ["all"])
-    assert Holding().restored(kept) == view
+    assert Holding().decode(kept) == view
 
 
 async def test_a_trail_too_long_for_one_command_keeps_its_order(store: TimedStore) -> None:
@@ -579,7 +578,7 @@ async def test_what_comes_after_poison_is_folded(store: TimedStore) -> None:
     assert len(await dead_of(store)) == 2
     views = views_of(store)
     (stored,) = await views.load("picky", "2.1", ["s1"])
-    session = Picky().restored(stored)
+    session = Picky().decode(stored)
     assert (session.utterance, session.results) == (2, 0)
 
 

@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import structlog
 
-from eventsched.cli.logs import configure_logs
-from eventsched.logs import warn_on_stderr
+from eventsched.logs import configure_logs, warn_on_stderr
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ import pytest
 import projections
 from eventsched.audit.invariants import NAMES
 from eventsched.audit.verify import Report, Verifier
-from eventsched.projection.form import form_of
+from eventsched.projection.protocol import record_codec
 from eventsched.projection.store import Views
 from eventsched.roles.projector import Projector
 from eventsched.schema.codec import encode
@@ -235,9 +235,9 @@ async def _view(t: Told, redis: Any, name: str, entity: str, **changes: Any) -> 
     key = t.store.keys.view(name, "2.1", entity)
     part = next(one for one in CORE.projections if one.name == name)
     stored = {field.decode(): value for field, value in (await redis.hgetall(key)).items()}
-    form = form_of(part)
-    changed = msgspec.structs.replace(form.restored(stored), **changes)
-    await redis.hset(key, mapping=form.stored(changed, None))
+    form = record_codec(part)
+    changed = msgspec.structs.replace(form.decode(stored), **changes)
+    await redis.hset(key, mapping=form.encode(changed, None))
 
 
 async def _forged_view(t: Told, redis: Any) -> None:

@@ -14,9 +14,9 @@ import sys
 
 import anyio
 
-from eventsched.cli.logs import configure_logs
 from eventsched.client.client import connect
 from eventsched.demo.speech.nodes import make_node, warm_up
+from eventsched.logs import configure_logs
 
 DRAIN_S = 5.0
 MARGIN_S = 2.0
