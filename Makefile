@@ -31,7 +31,7 @@ types: $(STAMP)  ## Check types strictly
 	@$(BIN)/mypy $(ARGS)
 
 demo: $(STAMP)  ## Run the main job on real speech: server, roles, recognising nodes
-	@EVENTSCHED_WAITING_MS=60000 $(BIN)/eventsched demo $(ARGS)
+	@EVENTSCHED_QUEUE_TIMEOUT_MS=60000 $(BIN)/eventsched demo $(ARGS)
 
 test-servers: $(STAMP)  ## Run all tests against every server that is here: wheel, PATH, container
 	@EVENTSCHED_TEST_SERVERS=all $(BIN)/python -m pytest $(ARGS)

@@ -6,7 +6,7 @@
     │   ├── ChunkTooLarge         CHUNK_TOO_LARGE
     │   ├── SeqGap                SEQ_GAP: send again from `expected`
     │   ├── SessionUnknown        SESSION_UNKNOWN
-    │   ├── SessionIsClosed       SESSION_CLOSED
+    │   ├── SessionClosedError       SESSION_CLOSED
     │   ├── SessionSuperseded     SESSION_SUPERSEDED
     │   ├── Backpressure          BACKPRESSURE: try again after `retry_after_ms`
     │   ├── NodeUnknown           NODE_UNKNOWN: register again
@@ -16,10 +16,10 @@
     ├── ServerUnavailable         no server, or none that will do
     ├── NotFound                  no such session, group, job or node
     ├── KeyMissing                a session is encrypted and its key is not here
-    ├── KeyStoreUnusable          no key store is named, or the one that is will not do
+    ├── KeyStoreError          no key store is named, or the one that is will not do
     ├── Sealed                    what was encrypted is not what its place says
     ├── ArchiveError              a folder, file, key or proof of the archive is not valid
-    └── ExtraMissing              a package that this part needs is not installed
+    └── MissingDependencyError              a package that this part needs is not installed
 
 Owns: the classes, the stable codes, and the one table from code to class.
 """
@@ -46,27 +46,27 @@ class KeyMissing(EventschedError):
     """Raised when the key of an encrypted session is not in the key store, or destroyed."""
 
 
-class KeyStoreUnusable(EventschedError):
+class KeyStoreError(EventschedError):
     """Raised when no key store is named where one is needed, or the one that is will not do."""
 
 
-class Sealed(EventschedError):
+class DecryptionError(EventschedError):
     """Raised when what was encrypted does not open: another key, another place, other bytes."""
 
 
-class ExtraMissing(EventschedError):
+class MissingDependencyError(EventschedError):
     """Raised when a package that this part needs is not installed."""
 
     @classmethod
-    def of(cls, package: str, extra: str) -> ExtraMissing:
+    def of(cls, package: str, extra: str) -> MissingDependencyError:
         return cls(f"{package} is not installed: pip install 'eventsched[{extra}]'")
 
 
 def require_packages(*packages: str, extra: str = "archive") -> None:
-    """Raise ExtraMissing unless these packages are installed; `extra` names the remedy."""
+    """Raise MissingDependencyError unless all are installed; `extra` is the remedy."""
     for package in packages:
         if find_spec(package) is None:
-            raise ExtraMissing.of(package, extra)
+            raise MissingDependencyError.of(package, extra)
 
 
 class ArchiveError(EventschedError):
@@ -125,7 +125,7 @@ class SessionUnknown(Refused):
     remedy = "check the id, or open a session: one is retired some time after its end"
 
 
-class SessionIsClosed(Refused):
+class SessionClosedError(Refused):
     """Raised when a session that is closing or closed is asked to take more."""
 
     remedy = "open another session: one that was closed, or was idle, takes nothing more"
@@ -176,7 +176,7 @@ BY_CODE: dict[str, type[Refused]] = {
     "CHUNK_TOO_LARGE": ChunkTooLarge,
     "SEQ_GAP": SeqGap,
     "SESSION_UNKNOWN": SessionUnknown,
-    "SESSION_CLOSED": SessionIsClosed,
+    "SESSION_CLOSED": SessionClosedError,
     "SESSION_SUPERSEDED": SessionSuperseded,
     "BACKPRESSURE": Backpressure,
     "NODE_UNKNOWN": NodeUnknown,

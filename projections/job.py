@@ -43,7 +43,7 @@ class Attempt(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
     ended_ms: int = 0
     """0 while it is live."""
     end: str = ""
-    """How it ended: ok, no_text, or the reason of AttemptEnded."""
+    """How it ended: ok, no_speech, or the reason of AttemptEnded."""
     code: str = ""
 
 
@@ -153,7 +153,7 @@ def _recorded(view: Job, event: Event, data: ResultRecorded) -> Job:
     return replace(
         view,
         status="ended",
-        outcome="no_text" if data.status == "no_text" else "result",
+        outcome="no_speech" if data.status == "no_speech" else "result",
         code=data.code,
         ended_ms=event.ms,
         attempts=_ended(view, event, data.attempt, data.status, data.code),

@@ -19,9 +19,9 @@ from eventsched.schema.events import (
     NodeDrained,
     NodeDraining,
     NodeLost,
-    NodeMarked,
     NodeRegistered,
-    NodeUnmarked,
+    NodeResumed,
+    NodeSuspended,
     ResultRecorded,
 )
 from eventsched.schema.keys import name_of
@@ -97,12 +97,12 @@ def _lost(view: Node, event: Event, data: NodeLost) -> Node:
     return replace(view, status="gone", reason=data.reason, gone_ms=event.ms, marks={})
 
 
-def _marked(view: Node, _: Event, data: NodeMarked) -> Node:
+def _marked(view: Node, _: Event, data: NodeSuspended) -> Node:
     """Rule 14: a mark moves the node to the class of its new signature."""
     return replace(view, marks={**view.marks, data.service: data.until_ms}, cls=data.cls)
 
 
-def _unmarked(view: Node, _: Event, data: NodeUnmarked) -> Node:
+def _unmarked(view: Node, _: Event, data: NodeResumed) -> Node:
     marks = view.marks.copy()
     marks.pop(data.service, None)
     return replace(view, marks=marks, cls=data.cls)
@@ -136,8 +136,8 @@ STEPS: dict[type, Step] = {
     NodeDraining: _draining,
     NodeDrained: _drained,
     NodeLost: _lost,
-    NodeMarked: _marked,
-    NodeUnmarked: _unmarked,
+    NodeSuspended: _marked,
+    NodeResumed: _unmarked,
     JobDispatched: _dispatched,
     ResultRecorded: _recorded,
     AttemptEnded: _attempt_ended,

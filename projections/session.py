@@ -30,7 +30,7 @@ from eventsched.schema.events import (
     RoomLeft,
     SessionClosed,
     SessionClosing,
-    SessionForgotten,
+    SessionErased,
     SessionOpened,
     SessionResumed,
     SessionRetired,
@@ -116,7 +116,7 @@ class Session(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
     audio_ms: int = 0
     dispatches: int = 0
     results: int = 0
-    no_text: int = 0
+    no_speech: int = 0
     failed: int = 0
     missing: int = 0
     refused: int = 0
@@ -212,7 +212,7 @@ def _job_ended(view: Session, event: Event, data: ResultRecorded | JobFailed) ->
         return replace(view, at_ms=event.ms)
     end: End = "failed"
     if isinstance(data, ResultRecorded):
-        end = "no_text" if data.status == "no_text" else "result"
+        end = "no_speech" if data.status == "no_speech" else "result"
     ready_ms = owed.ready_ms or event.ms  # a replaced result keeps its place in time
     ready = Owed(owed.utterance, owed.first, owed.to, end, ready_ms)
     return replace(view, owed={**view.owed, key: ready}, at_ms=event.ms)
@@ -227,7 +227,7 @@ def _delivered(view: Session, event: Event, data: ResultDelivered | ResultMissin
         owed=owed,
         delivered={**view.delivered, data.target: data.delivery_no + 1},
         results=view.results + (end == "result"),
-        no_text=view.no_text + (end == "no_text"),
+        no_speech=view.no_speech + (end == "no_speech"),
         failed=view.failed + (end == "failed"),
         missing=view.missing + (end == "missing"),
         recent=_with_end(view.recent, data.utterance, data.target, end),
@@ -276,7 +276,7 @@ def _closed(view: Session, event: Event, _: SessionClosed) -> Session:
     return replace(view, status="closed", closed_ms=event.ms, at_ms=event.ms)
 
 
-def _forgotten(view: Session, event: Event, _: SessionForgotten) -> Session:
+def _forgotten(view: Session, event: Event, _: SessionErased) -> Session:
     return replace(view, forgotten_ms=event.ms, at_ms=event.ms)
 
 
@@ -300,7 +300,7 @@ STEPS: dict[type, Step] = {
     SessionClosing: _closing,
     RoomLeft: _left,
     SessionClosed: _closed,
-    SessionForgotten: _forgotten,
+    SessionErased: _forgotten,
     SessionRetired: _retired,
 }
 

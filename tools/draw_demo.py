@@ -76,7 +76,7 @@ async def main() -> None:
     os.environ.pop("EVENTSCHED_URL", None)
     frames = Frames()
     with tempfile.TemporaryDirectory() as folder:
-        settings = {"waiting_ms": 60_000}
+        settings = {"queue_timeout_ms": 60_000}
         async with open_connection(data=Path(folder), settings=settings) as connection:
             verdict = await run_demo(connection, frames)
     if not verdict.is_good or frames.best is None:

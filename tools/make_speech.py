@@ -16,7 +16,7 @@ from pathlib import Path
 
 VOICES = Path(__file__).parent.parent / "eventsched" / "speech" / "voices"
 RATE = 16_000
-GAP_MS = 400
+DELIVERY_GAP_TIMEOUT_MS = 400
 """Silence between two sentences of a file."""
 
 
@@ -33,7 +33,7 @@ def speak(text: str, voice: str) -> bytes:
 
 def main() -> None:
     index = json.loads((VOICES / "index.json").read_text())
-    gap = bytes(GAP_MS * RATE // 1000 * 2)
+    gap = bytes(DELIVERY_GAP_TIMEOUT_MS * RATE // 1000 * 2)
     for speaker in index:
         pcm = bytearray()
         for utterance in speaker["utterances"]:

@@ -22,7 +22,7 @@ from eventsched.errors import EventschedError, KeyMissing, NotFound, ServerUnava
 from eventsched.history.reader import Reader, Wanted
 from eventsched.history.source import Past
 from eventsched.schema import keys
-from eventsched.schema.events import Event, SessionClosed, SessionForgotten, SessionOpened
+from eventsched.schema.events import Event, SessionClosed, SessionErased, SessionOpened
 from eventsched.store.cell import Store
 from eventsched.store.connection import Connection
 
@@ -111,7 +111,7 @@ class Forgetter:
     async def forget(self, known: Known) -> Word:
         """The session's key is destroyed, and that is on record; `again` if it was before.
 
-        Raises KeyMissing, KeyStoreUnusable.
+        Raises KeyMissing, KeyStoreError.
         """
         try:
             await self._key_store.destroy(known.session)
@@ -137,7 +137,7 @@ class Forgetter:
                     key = event.data.key
                 case SessionClosed():
                     closed_ms = event.ms
-                case SessionForgotten():
+                case SessionErased():
                     is_forgotten = True
         if key is None:
             raise NotFound(f"the beginning of {session}, which names its key, is gone from the log")

@@ -101,7 +101,7 @@ class Explained(msgspec.Struct, frozen=True, kw_only=True):
     utterance: int
     target: str
     outcome: str = ""
-    """result, no_text, failed or missing; empty while it is under way."""
+    """result, no_speech, failed or missing; empty while it is under way."""
     code: str = ""
     attempts: int = 0
     stages: list[Stage] = []

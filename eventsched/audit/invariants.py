@@ -25,7 +25,7 @@ from eventsched.schema.events import (
     ResultReplaced,
     SessionClosed,
     SessionClosing,
-    SessionForgotten,
+    SessionErased,
     SessionOpened,
     SessionResumed,
     SessionRetired,
@@ -149,7 +149,7 @@ def _retired(event: Event, _: SessionRetired, before: Before) -> Broken:
         yield "I4", none or f"the session was {session.status}"  # type: ignore[union-attr]
 
 
-def _forgotten(event: Event, data: SessionForgotten, before: Before) -> Broken:
+def _forgotten(event: Event, data: SessionErased, before: Before) -> Broken:
     """One that is retired has no record any more to compare with."""
     session = before.session(event)
     if session is not None and session.status != "closed":
@@ -243,7 +243,7 @@ def _replaced(event: Event, data: ResultReplaced, before: Before) -> Broken:
     """Rule 23: an empty result that still waits gives way to a complete one, same token."""
     yield from _needs_open(event, data, before)
     job = before.job(event)
-    if job is None or job.outcome != "no_text" or data.status != "ok":
+    if job is None or job.outcome != "no_speech" or data.status != "ok":
         yield "I2", "only an empty result gives way, to a complete one"
     elif (job.node, job.epoch, job.attempt) != (event.node, data.epoch, data.attempt):
         yield "I3", f"replaced by {event.node} epoch {data.epoch} attempt {data.attempt}"
@@ -281,7 +281,7 @@ CHECKS: dict[type, Callable[[Event, Any, Before], Broken]] = {
     SessionClosing: _closing,
     SessionClosed: _closed,
     SessionRetired: _retired,
-    SessionForgotten: _forgotten,
+    SessionErased: _forgotten,
     PlaybackStarted: _playback_started,
     PlaybackEnded: _playback_ended,
     JobQueued: _queued,

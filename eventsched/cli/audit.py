@@ -161,7 +161,7 @@ async def give_up(options: Options, key: Lost = "", yes: Yes = False) -> int:
     """Say that an archive is lost for good, so that nothing waits for it any more.
 
     Without --yes it says what would be lost, changes nothing and ends with exit code 1. What was
-    trimmed from the log stays gone; ArchiveGivenUp puts that on record, and another archive may
+    trimmed from the log stays gone; ArchiveAbandoned puts that on record, and another archive may
     begin. Stop the archivers first.
     """
     from eventsched.archive.commands import ArchiveCalls

@@ -174,11 +174,11 @@ def _lost(_: Event, d: events.NodeLost) -> str:
     return f"epoch {d.epoch}: {d.reason}, {held}"
 
 
-def _marked(_: Event, d: events.NodeMarked) -> str:
+def _marked(_: Event, d: events.NodeSuspended) -> str:
     return f"epoch {d.epoch}: not chosen for {d.service} until {clock(d.until_ms)}"
 
 
-def _pressure(_: Event, d: events.PressureRaised | events.PressureLifted) -> str:
+def _pressure(_: Event, d: events.BackpressureStarted | events.BackpressureEnded) -> str:
     return f"{d.reason}: {d.seen:,}, the limit is {d.limit:,}"
 
 
@@ -190,7 +190,7 @@ def _trimmed(_: Event, d: events.StreamTrimmed) -> str:
     return f"{plural(d.count, 'entry', 'entries')} of {d.stream} before {d.before}"
 
 
-def _given_up(_: Event, d: events.ArchiveGivenUp) -> str:
+def _given_up(_: Event, d: events.ArchiveAbandoned) -> str:
     gone = plural(d.gone, "entry", "entries")
     return f"archive {d.of}, which held the log up to {d.to}: {gone} gone for good"
 
@@ -201,7 +201,7 @@ _TELLERS: dict[type, Callable[[Event, Any], str]] = {
     events.UtteranceFinalized: _finalized,
     events.SessionClosing: lambda _, d: d.reason,
     events.SessionClosed: _closed,
-    events.SessionForgotten: lambda _, d: f"key {d.key} is destroyed",
+    events.SessionErased: lambda _, d: f"key {d.key} is destroyed",
     events.SessionRetired: _retired,
     events.PlaybackStarted: _playback,
     events.PlaybackEnded: _playback,
@@ -220,11 +220,11 @@ _TELLERS: dict[type, Callable[[Event, Any], str]] = {
     events.NodeDraining: lambda _, d: f"epoch {d.epoch}: no new work",
     events.NodeDrained: lambda _, d: f"epoch {d.epoch}: holds nothing and is gone",
     events.NodeLost: _lost,
-    events.NodeMarked: _marked,
-    events.NodeUnmarked: lambda _, d: f"epoch {d.epoch}: {d.service} again",
-    events.PressureRaised: _pressure,
-    events.PressureLifted: _pressure,
+    events.NodeSuspended: _marked,
+    events.NodeResumed: lambda _, d: f"epoch {d.epoch}: {d.service} again",
+    events.BackpressureStarted: _pressure,
+    events.BackpressureEnded: _pressure,
     events.ClockAdjusted: _adjusted,
     events.StreamTrimmed: _trimmed,
-    events.ArchiveGivenUp: _given_up,
+    events.ArchiveAbandoned: _given_up,
 }

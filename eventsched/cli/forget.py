@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from eventsched.cli.options import Archive, Keys, Options, command
-from eventsched.errors import InvalidMessage, KeyStoreUnusable
+from eventsched.errors import InvalidMessage, KeyStoreError
 
 if TYPE_CHECKING:
     from eventsched.audit.erasure import Forgetter, Known
@@ -54,7 +54,7 @@ async def forget(
 
     key_store = named_store(keys)
     if key_store is None:
-        raise KeyStoreUnusable(f"no key store is named: --keys DIR, or {VARIABLE}")
+        raise KeyStoreError(f"no key store is named: --keys DIR, or {VARIABLE}")
     if session is None and older_than is None:
         raise InvalidMessage.of("SESSION", "none is named", "name one, or give --older-than AGE")
     age_ms = None if older_than is None or session is not None else age_of(older_than)

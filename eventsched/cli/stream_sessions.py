@@ -39,7 +39,13 @@ HINT_S = 5.0
 """After so long without any outcome, say what may be wrong."""
 PRESSED_S = 10.0
 """Under pressure, how long between two notes that say so."""
-STYLES = {"result": "green", "no_text": "dim", "failed": "red", "missing": "red", "partial": "dim"}
+STYLES = {
+    "result": "green",
+    "no_speech": "dim",
+    "failed": "red",
+    "missing": "red",
+    "partial": "dim",
+}
 
 T = TypeVar("T")
 
@@ -269,7 +275,7 @@ class Streams:
         console().print(Text.assemble((source.label, "bold"), place, outcome, " ", said))
 
     def _summarise(self, sessions: int) -> None:
-        counts = {kind: self._ended[kind] for kind in ("result", "no_text", "failed", "missing")}
+        counts = {kind: self._ended[kind] for kind in ("result", "no_speech", "failed", "missing")}
         if self._as_json:
             unseen = self._unseen
             print_json({"type": "summary", "sessions": sessions, "unseen": unseen, **counts})

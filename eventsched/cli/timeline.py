@@ -25,7 +25,7 @@ STYLES = {
     "AttemptEnded": "yellow",
     "UtteranceFinalized": "cyan",
     "NodeLost": "red",
-    "PressureRaised": "red",
+    "BackpressureStarted": "red",
 }
 TIME, AFTER, EVENT, TEXT_MIN = 12, 11, 19, 24
 """Columns of text; what is told gets the rest of the line."""

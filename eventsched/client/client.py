@@ -26,7 +26,7 @@ from eventsched.encryption.decrypt import seal_of, sealing
 from eventsched.encryption.keystore import VARIABLE, AnyKeys, Key, KeyStore, named_store
 from eventsched.errors import (
     InvalidMessage,
-    KeyStoreUnusable,
+    KeyStoreError,
     Refused,
     ServerUnavailable,
     SessionSuperseded,
@@ -203,7 +203,7 @@ class Client:
 
         Appending goes on at `next_seq`; the results go on behind the last one that was handled.
         Whoever held the session before gets SessionSuperseded.
-        Raises SessionUnknown, SessionIsClosed.
+        Raises SessionUnknown, SessionClosedError.
         """
         return self._during(partial(self._resume, check_id("session", session_id)))
 
@@ -237,7 +237,7 @@ class Client:
         assert self.keys is not None
         try:
             await self.keys.put(grant.session, key)
-        except KeyStoreUnusable:
+        except KeyStoreError:
             await store.close_session(grant.session, grant.epoch)
             raise
 

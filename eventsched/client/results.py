@@ -15,7 +15,7 @@ import structlog
 from eventsched.client.subscription import Told
 from eventsched.encryption.decrypt import seal_of
 from eventsched.encryption.keystore import KeyStore
-from eventsched.errors import InvalidMessage, KeyMissing, KeyStoreUnusable, Sealed
+from eventsched.errors import DecryptionError, InvalidMessage, KeyMissing, KeyStoreError
 from eventsched.schema import codec
 from eventsched.schema.events import Text
 
@@ -31,7 +31,7 @@ _KINDS = {
     "audio": (bytes, type(None)),
 }  # fmt: skip
 
-Heard: TypeAlias = Literal["result", "no_text", "failed", "missing", "partial", "truncated"]
+Heard: TypeAlias = Literal["result", "no_speech", "failed", "missing", "partial", "truncated"]
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,7 +77,7 @@ class Delivered(Result, frozen=True, kw_only=True):
     target: str = ""
     delivery_no: int = -1
     code: str = ""
-    """Why there is no text: with `no_text` and `failed`."""
+    """Why there is no text: with `no_speech` and `failed`."""
     log: str = ""
     """Id of the event in the log."""
     is_sealed: bool = False
@@ -96,7 +96,7 @@ async def heard(told: Told, keys: KeyStore | None) -> Delivered:
     text, audio, is_sealed, is_unreadable = Text(), b"", False, False
     try:
         text, audio = await _opened(told, keys)
-    except (KeyMissing, KeyStoreUnusable, Sealed) as error:
+    except (KeyMissing, KeyStoreError, DecryptionError) as error:
         is_sealed = True
         log.warning("sealed", session=d["session"], error=str(error))
     except codec.UnreadableText as error:

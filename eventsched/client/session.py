@@ -107,7 +107,7 @@ class Session:
 
         Raises InvalidMessage, ChunkTooLarge: nothing was sent. Backpressure: try the rest again
         after `retry_after_ms`; its field `accepted_bytes` says how much was taken: the calls that
-        went before, of up to 16 chunks or 1 MiB each. SessionIsClosed, SessionSuperseded,
+        went before, of up to 16 chunks or 1 MiB each. SessionClosedError, SessionSuperseded,
         SessionUnknown. After ServerUnavailable or a cancelled call the audio counts as appended:
         it goes again before whatever comes next. Beyond 32 MiB of such audio a call takes
         nothing: Backpressure.

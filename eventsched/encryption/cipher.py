@@ -15,7 +15,7 @@ import os
 from typing import Literal, TypeAlias
 
 from eventsched.encryption.keystore import Key
-from eventsched.errors import ExtraMissing, Sealed
+from eventsched.errors import DecryptionError, MissingDependencyError
 from eventsched.schema import codec
 from eventsched.schema.events import Text
 
@@ -23,7 +23,7 @@ try:
     from cryptography.exceptions import InvalidTag
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 except ImportError as error:
-    raise ExtraMissing.of("cryptography", "privacy") from error
+    raise MissingDependencyError.of("cryptography", "privacy") from error
 
 NONCE_BYTES = 12
 OVERHEAD_BYTES = NONCE_BYTES + 16
@@ -80,7 +80,9 @@ class Seal:
             return self._aead.decrypt(nonce, rest, self._bound(place))
         except (InvalidTag, ValueError):
             told = " ".join(map(str, place))
-            raise Sealed(f"{self.session}: no {told} sealed with key {self.key_id}") from None
+            raise DecryptionError(
+                f"{self.session}: no {told} sealed with key {self.key_id}"
+            ) from None
 
     def _bound(self, place: tuple[str | int, ...]) -> bytes:
         """No part holds a `|` (rule 34), so no two places are the same bytes."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from eventsched.encryption.keystore import VARIABLE, Key, KeyStore
-from eventsched.errors import KeyMissing, KeyStoreUnusable
+from eventsched.errors import KeyMissing, KeyStoreError
 from eventsched.schema import codec
 from eventsched.schema.events import Event, ResultDelivered, ResultRecorded
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def sealing(session: str, key: Key) -> Seal:
-    """What encrypts and decrypts for this session. Raises ExtraMissing."""
+    """What encrypts and decrypts for this session. Raises MissingDependencyError."""
     from eventsched.encryption.cipher import Seal
 
     return Seal(session, key)
@@ -30,10 +30,10 @@ def sealing(session: str, key: Key) -> Seal:
 async def seal_of(keys: KeyStore | None, session: str, key_id: str = "") -> Seal:
     """What encrypts and decrypts for this session; `key_id`, if known, is that of its key.
 
-    Raises KeyMissing, KeyStoreUnusable, ExtraMissing.
+    Raises KeyMissing, KeyStoreError, MissingDependencyError.
     """
     if keys is None:
-        raise KeyStoreUnusable(
+        raise KeyStoreError(
             f"{session} is encrypted and no key store is named: set {VARIABLE} to its folder"
         )
     key = await keys.get(session)

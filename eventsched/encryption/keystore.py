@@ -17,7 +17,7 @@ from typing import NoReturn, Protocol, TypeAlias, TypeVar
 
 from anyio import to_thread
 
-from eventsched.errors import KeyMissing, KeyStoreUnusable
+from eventsched.errors import KeyMissing, KeyStoreError
 from eventsched.schema.validation import check_id
 
 VARIABLE = "EVENTSCHED_KEYS"
@@ -54,15 +54,15 @@ class KeyStore(Protocol):
     """
 
     async def put(self, session: str, key: Key) -> None:
-        """The key is kept when this returns. Raises KeyStoreUnusable, also if there is one."""
+        """The key is kept when this returns. Raises KeyStoreError, also if there is one."""
 
     async def get(self, session: str) -> Key:
-        """Raises KeyMissing when there is none (any more), KeyStoreUnusable."""
+        """Raises KeyMissing when there is none (any more), KeyStoreError."""
 
     async def destroy(self, session: str) -> None:
         """Nobody gets the key again; that there was one is known until `settle`.
 
-        Again is harmless. Raises KeyMissing when there is none that is known, KeyStoreUnusable.
+        Again is harmless. Raises KeyMissing when there is none that is known, KeyStoreError.
         """
 
     async def settle(self, session: str) -> None:
@@ -91,7 +91,7 @@ class KeyFolder:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """The first key makes the folder, its owner's alone; one that others may enter is refused.
 
-        Every method may raise KeyStoreUnusable, InvalidMessage for what is no session's id.
+        Every method may raise KeyStoreError, InvalidMessage for what is no session's id.
         """
         self.path = Path(path)
 
@@ -141,7 +141,7 @@ class KeyFolder:
             gone = "is destroyed" if self._mark(session).exists() else "is not there"
             raise KeyMissing(f"the key of {session} {gone}: key store {self.path}") from None
         except ValueError as error:
-            raise KeyStoreUnusable(f"{place} is no key: {error}") from None
+            raise KeyStoreError(f"{place} is no key: {error}") from None
 
     def _destroy(self, session: str) -> None:
         self._check_private()
@@ -174,9 +174,9 @@ class KeyFolder:
         try:
             mode = self.path.stat().st_mode
         except FileNotFoundError:
-            raise KeyStoreUnusable(f"no key store {self.path}: see {VARIABLE}") from None
+            raise KeyStoreError(f"no key store {self.path}: see {VARIABLE}") from None
         if mode & 0o077:
-            raise KeyStoreUnusable(
+            raise KeyStoreError(
                 f"key store {self.path} is open to others (mode {mode & 0o777:o}): "
                 f"chmod 700 {self.path}"
             )
@@ -186,7 +186,7 @@ async def _in_thread(work: Callable[[], T]) -> T:
     try:
         return await to_thread.run_sync(work)
     except OSError as error:
-        raise KeyStoreUnusable(f"key store: {error}") from error
+        raise KeyStoreError(f"key store: {error}") from error
 
 
 def _write_new(path: Path, content: bytes) -> None:

@@ -17,7 +17,7 @@ import anyio
 import msgspec
 
 from eventsched.encryption.decrypt import EventOpener
-from eventsched.errors import InvalidMessage, NotFound, Sealed
+from eventsched.errors import DecryptionError, InvalidMessage, NotFound
 from eventsched.history.log import EVERYTHING, Of
 from eventsched.history.position import Moment
 from eventsched.history.source import Past, of_job
@@ -194,7 +194,7 @@ class Reader:
             return one
         try:
             return await self._opener.opened(one)
-        except Sealed as error:
+        except DecryptionError as error:
             return Unfolded(one.id, one, ("text",), str(error), one.session)
 
     async def _tenant(self, event: Event) -> str:

@@ -206,14 +206,14 @@ class _Cell:
         )
 
     async def _waited(self, job_key: str) -> int:
-        """How long a job has waited for this slot: its wait began `waiting_ms` before its end."""
+        """How long a job has waited for this slot: since `queue_timeout_ms` before its deadline."""
         if not job_key:
             return 0
         deadline = await self._command("ZSCORE", self._keys.timers, f"wait|{job_key}")
         settings = await self._store.read_hash(self._keys.settings)
         if deadline is None:
             return 0  # it has got its slot meanwhile
-        return max(0, self._now_ms - int(float(deadline)) + int(settings["waiting_ms"]))
+        return max(0, self._now_ms - int(float(deadline)) + int(settings["queue_timeout_ms"]))
 
     async def _class(self, class_id: str) -> ClassSeen:
         kept = await self._store.read_hash(self._keys.node_class(class_id))

@@ -80,7 +80,7 @@ function fire.gap(id)
   if not longest[1] then return end
   local ready_no, ready_at = tonumber(longest[1]), tonumber(longest[2])
   local number, given_up, freed = deliver.next_no(s.name, target), 0, {}
-  while clock.now() >= ready_at + settings.gap_ms and number < ready_no
+  while clock.now() >= ready_at + settings.delivery_gap_timeout_ms and number < ready_no
     and given_up < sessions.given_up_max do
     if deliver.held(s.name, target, number) then break end -- more than one step could send
     give_up(s, target, number, 'gap', freed)
@@ -188,7 +188,7 @@ function fire.mark(id)
     if other ~= service then marked[#marked + 1] = other end
   end
   nodes.move(node, marked)
-  emit({ t = 'NodeUnmarked', n = node.full, d = { epoch = node.epoch, service = service,
+  emit({ t = 'NodeResumed', n = node.full, d = { epoch = node.epoch, service = service,
     class = node.class } })
   assign.fill(node, '')
 end
@@ -210,7 +210,7 @@ function fire.retire(full)
   if not s or (s.status ~= 'closed' and s.status ~= 'retired') then return end
   local session = keys.of('session', name)
   if s.status ~= 'retired' then
-    if archive.keeps_audio() and not archive.holds_before(settings.retire_ms) then
+    if archive.keeps_audio() and not archive.holds_before(settings.session_retention_ms) then
       return timers.set(clock.now() + audio_wait_ms, 'retire', full)
     end
     emit({ t = 'SessionRetired', s = full, tp = s.tp, d = {

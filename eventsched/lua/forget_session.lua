@@ -9,7 +9,7 @@
 --   key_id          16 hex digits of the destroyed key, as SessionOpened names it
 -- Reply: ok | duplicate
 -- Refusals: INVALID_MESSAGE
--- Events: SessionForgotten
+-- Events: SessionErased
 -- Bound: constant
 local log_key = KEYS[1]
 local now_arg, name, key_id = ARGV[1], ARGV[2], ARGV[3]
@@ -28,7 +28,7 @@ end
 if redis.call('ZSCORE', keys.forgotten, name) then return 'duplicate' end
 
 local now = clock.now()
-emit({ t = 'SessionForgotten', s = keys.full(name), tp = s and s.tp, d = { key = key_id } })
+emit({ t = 'SessionErased', s = keys.full(name), tp = s and s.tp, d = { key = key_id } })
 write('ZADD', keys.forgotten, clock.text(), name)
 write('ZREMRANGEBYRANK', keys.forgotten, 0, -remembered_max - 1)
 return 'ok'

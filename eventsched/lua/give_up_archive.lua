@@ -8,7 +8,7 @@
 --   of              text                   which archive: fingerprint of its public key
 -- Reply: ok, or duplicate when there is none
 -- Refusals: INVALID_MESSAGE
--- Events: ArchiveGivenUp
+-- Events: ArchiveAbandoned
 -- Bound: constant
 local log_key = KEYS[1]
 local now_arg, of = ARGV[1], ARGV[2]
@@ -24,7 +24,7 @@ local ends = tonumber(redis.call('HGET', active, 'until')) or 0
 if ends > now then return invalid('archive', 'one that no archiver has a hold on') end
 
 local gone = tonumber(redis.call('HGET', keys.cell, 'trimmed')) or 0
-emit({ t = 'ArchiveGivenUp', d = { of = of, to = kept[2], gone = gone } })
+emit({ t = 'ArchiveAbandoned', d = { of = of, to = kept[2], gone = gone } })
 memory.write('DEL', keys.archive)
 write('XGROUP', 'DESTROY', log_key, 'archive')
 -- An archiver that was frozen amid a segment is fenced: what it seals no longer counts.

@@ -6,13 +6,13 @@
 --   now_arg         ms                     honoured in a manual cell only
 --   node            node name
 --   epoch_arg       number
---   then per result: job_key, attempt, status (ok|no_text|failed), code, retriable (0|1),
+--   then per result: job_key, attempt, status (ok|no_speech|failed), code, retryable (0|1),
 --   service, body, audio, audio_sha256
 -- Reply: per result `ok` or `refused CODE key=value`
 -- Refusals: JOB_UNKNOWN, NODE_MISMATCH, ATTEMPT_MISMATCH, LEASE_LOST, DUPLICATE_RESULT,
 --   INVALID_MESSAGE
 -- Events: ResultRecorded, ResultReplaced, ResultRefused, ResultDelivered, AttemptEnded, JobFailed,
---   JobDispatched, JobQueued, NodeMarked, NodeDrained, SessionClosed
+--   JobDispatched, JobQueued, NodeSuspended, NodeDrained, SessionClosed
 -- Bound: the results given, at most 64; 64 deliveries, 8 fills and the session's open outcomes each
 local log_key = KEYS[1]
 local now_arg, node, epoch_arg = ARGV[1], ARGV[2], ARGV[3]
@@ -40,11 +40,11 @@ local function say(kind, job, result)
 end
 
 local function ending(job, result, log_id)
-  return { kind = result.status == 'ok' and 'result' or 'no_text', code = filled(result.code),
+  return { kind = result.status == 'ok' and 'result' or 'no_speech', code = filled(result.code),
     body = result.body, audio = result.audio, job = job.key, cause = 'log/' .. log_id, tp = job.tp }
 end
 
--- ok and no_text: the job ends, its slot serves those who wait, its outcome is on its way.
+-- ok and no_speech: the job ends, its slot serves those who wait, its outcome is on its way.
 local function record(job, result)
   jobs.finish(job, result.status, result.code)
   local id = say('ResultRecorded', job, result)
@@ -57,7 +57,7 @@ end
 local function replace(job, result)
   local session = job.name
   local held = deliver.held(session, job.target, job.delivery_no)
-  if not held or held.kind ~= 'no_text' or result.status ~= 'ok' then return false end
+  if not held or held.kind ~= 'no_speech' or result.status ~= 'ok' then return false end
   jobs.finish(job, 'ok', result.code)
   local id = say('ResultReplaced', job, result)
   deliver.hold(session, job.target, job.delivery_no, ending(job, result, id))
@@ -69,14 +69,14 @@ local function mark(service)
   local held = nodes.get(node)
   if not nodes.is_current(held, epoch) then return end
   local marked = text.set(held.marked)
-  local until_ms = clock.now() + settings.mark_ms
+  local until_ms = clock.now() + settings.suspend_ms
   timers.set(until_ms, 'mark', node .. '|' .. service)
   if not marked[service] then
     local list = text.list(held.marked)
     list[#list + 1] = service
     nodes.move(held, list)
   end
-  emit({ t = 'NodeMarked', n = held.full, d = { epoch = epoch, service = service,
+  emit({ t = 'NodeSuspended', n = held.full, d = { epoch = epoch, service = service,
     until_ms = until_ms, class = held.class } })
 end
 
@@ -88,7 +88,7 @@ local function fail(job, result)
     end
     mark(result.service)
     attempts.redispatch(job, 'marked', result.code, '')
-  elseif result.retriable then
+  elseif result.retryable then
     attempts.redispatch(job, 'failed', result.code, '')
   else
     local freed = attempts.stop(job, 'failed', result.code, '')
@@ -100,8 +100,8 @@ end
 
 local function malformed(result)
   if not result.attempt then return 'INVALID_MESSAGE field=attempt limit=a whole number' end
-  if result.status ~= 'ok' and result.status ~= 'no_text' and result.status ~= 'failed' then
-    return 'INVALID_MESSAGE field=status limit=ok, no_text or failed'
+  if result.status ~= 'ok' and result.status ~= 'no_speech' and result.status ~= 'failed' then
+    return 'INVALID_MESSAGE field=status limit=ok, no_speech or failed'
   end
   if result.status == 'failed' and result.code == '' then
     return 'INVALID_MESSAGE field=code limit=a failure names its code'
@@ -120,7 +120,7 @@ end
 local function take(at)
   local result = {
     attempt = text.int(ARGV[at + 1], 1, 1e6), status = ARGV[at + 2], code = ARGV[at + 3],
-    retriable = ARGV[at + 4] == '1', service = ARGV[at + 5], body = ARGV[at + 6],
+    retryable = ARGV[at + 4] == '1', service = ARGV[at + 5], body = ARGV[at + 6],
     audio = ARGV[at + 7], audio_sha256 = ARGV[at + 8],
   }
   local job = jobs.look(ARGV[at])

@@ -10,7 +10,7 @@
 --   limit           number                 what it is compared with
 -- Reply: raised | lifted | kept
 -- Refusals: INVALID_MESSAGE
--- Events: PressureRaised, PressureLifted
+-- Events: BackpressureStarted, BackpressureEnded
 -- Bound: four reasons
 local log_key = KEYS[1]
 local now_arg, reason, raised, seen, limit = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
@@ -29,6 +29,6 @@ local list = {}
 for name in pairs(set) do list[#list + 1] = name end
 table.sort(list)
 memory.write('HSET', keys.cell, 'pressure', table.concat(list, ','))
-emit({ t = raised == '1' and 'PressureRaised' or 'PressureLifted', d = { reason = reason,
+emit({ t = raised == '1' and 'BackpressureStarted' or 'BackpressureEnded', d = { reason = reason,
   seen = seen_no, limit = limit_no } })
 return raised == '1' and 'raised' or 'lifted'

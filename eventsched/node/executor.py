@@ -19,10 +19,10 @@ import structlog
 
 from eventsched.client.results import Result
 from eventsched.errors import InvalidMessage
-from eventsched.node.job import BlockingJob, Job, JobError, NoText
+from eventsched.node.job import BlockingJob, Job, JobError, NoSpeech
 from eventsched.store.cell import NodeResult
 
-Ending: TypeAlias = Result | NoText | JobError
+Ending: TypeAlias = Result | NoSpeech | JobError
 AsyncHandler: TypeAlias = Callable[[Job], Awaitable[Ending]]
 BlockingHandler: TypeAlias = Callable[[BlockingJob], Ending]
 Handler: TypeAlias = AsyncHandler | BlockingHandler
@@ -86,18 +86,18 @@ async def end_of(run: Run, job: Job) -> NodeResult:
     try:
         try:
             ending = await run(job)
-        except (NoText, JobError) as raised:
+        except (NoSpeech, JobError) as raised:
             ending = raised
         return told(job, ending)
     except Exception as error:
         log.exception("handler failed", session=job.session, job=job.key, error=repr(error))
-        return told(job, JobError(HANDLER_ERROR, retriable=True))
+        return told(job, JobError(HANDLER_ERROR, retryable=True))
 
 
 def told(job: Job, ending: Any) -> NodeResult:
     """What is said of the attempt; raises TypeError, InvalidMessage for what cannot be said."""
-    if isinstance(ending, NoText):
-        return NodeResult(job=job.key, attempt=job.attempt, status="no_text", code=ending.code)
+    if isinstance(ending, NoSpeech):
+        return NodeResult(job=job.key, attempt=job.attempt, status="no_speech", code=ending.code)
     if isinstance(ending, JobError):
         if ending.code == MODEL_NOT_AVAILABLE and ending.service not in job.services:
             services = ", ".join(job.services) or "none"
@@ -107,13 +107,13 @@ def told(job: Job, ending: Any) -> NodeResult:
             attempt=job.attempt,
             status="failed",
             code=ending.code,
-            retriable=ending.retriable,
+            retryable=ending.retryable,
             service=ending.service,
         )
     if not isinstance(ending, Result):
-        raise TypeError(f"a handler gives a Result, NoText or JobError, not {ending!r:.80}")
+        raise TypeError(f"a handler gives a Result, NoSpeech or JobError, not {ending!r:.80}")
     if ending.is_blank:
-        return NodeResult(job=job.key, attempt=job.attempt, status="no_text", code=BLANK)
+        return NodeResult(job=job.key, attempt=job.attempt, status="no_speech", code=BLANK)
     body, audio = job.packed(ending)
     return NodeResult(
         job=job.key,

@@ -17,7 +17,7 @@ from eventsched.audio.chunks import SAMPLE_BYTES, Format, pcm_bytes, split_opus
 from eventsched.client.results import Result, packed
 from eventsched.encryption.decrypt import seal_of
 from eventsched.encryption.keystore import KeyStore
-from eventsched.errors import ExtraMissing, KeyMissing, KeyStoreUnusable, Sealed
+from eventsched.errors import DecryptionError, KeyMissing, KeyStoreError, MissingDependencyError
 from eventsched.schema import codec
 from eventsched.schema.events import AudioChunkAppended, Event, Said, Text
 from eventsched.schema.keys import name_of
@@ -35,7 +35,7 @@ log = structlog.get_logger("eventsched.node.node")
 _CONTEXT = msgspec.msgpack.Decoder(list[Said])
 
 
-class NoText(Exception):
+class NoSpeech(Exception):
     """Raised (or returned) by a handler that heard nothing to write down: the job ends well."""
 
     def __init__(self, code: str = "ASR_EMPTY") -> None:
@@ -46,22 +46,22 @@ class NoText(Exception):
 class JobError(Exception):
     """Raised (or returned) by a handler that cannot do the job.
 
-    `retriable`: another node may try, up to three times. `service` names the service whose model
+    `retryable`: another node may try, up to three times. `service` names the service whose model
     is missing here, with the code MODEL_NOT_AVAILABLE: this node gets no such job for a minute.
     """
 
-    def __init__(self, code: str, *, retriable: bool = False, service: str = "") -> None:
+    def __init__(self, code: str, *, retryable: bool = False, service: str = "") -> None:
         self.code = check_code("code", code)
-        self.retriable = retriable
+        self.retryable = retryable
         self.service = service
         super().__init__(code)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _job_error, (self.code, self.retriable, self.service)
+        return _job_error, (self.code, self.retryable, self.service)
 
 
-def _job_error(code: str, retriable: bool, service: str) -> JobError:
-    return JobError(code, retriable=retriable, service=service)
+def _job_error(code: str, retryable: bool, service: str) -> JobError:
+    return JobError(code, retryable=retryable, service=service)
 
 
 class Assignment(msgspec.Struct, frozen=True, kw_only=True):
@@ -143,15 +143,15 @@ class Job(_Facts):
     async def unlock(self, keys: KeyStore | None) -> None:
         """Its context can be read and, with the session's key, its audio. Before the handler runs.
 
-        Raises JobError (KEY_MISSING, retriable: another node may have the key).
+        Raises JobError (KEY_MISSING, retryable: another node may have the key).
         """
         a = self._assignment
         if a.key:
             try:
                 self._seal = await seal_of(keys, a.session, a.key)
-            except (KeyMissing, KeyStoreUnusable, ExtraMissing) as error:
+            except (KeyMissing, KeyStoreError, MissingDependencyError) as error:
                 log.error("no key", session=a.session, job=self.key, error=str(error))
-                raise JobError("KEY_MISSING", retriable=True) from error
+                raise JobError("KEY_MISSING", retryable=True) from error
         self.context = context_of(self._said, self._seal, a.target)
 
     def packed(self, result: Result) -> tuple[bytes, bytes]:
@@ -161,7 +161,7 @@ class Job(_Facts):
     async def audio(self) -> bytes:
         """The utterance: PCM16 with its padding of silence, or Opus packets as they were sent.
 
-        Raises JobError (AUDIO_INCOMPLETE, retriable) when not all of it is there.
+        Raises JobError (AUDIO_INCOMPLETE, retryable) when not all of it is there.
         """
         payload = b"".join(await self._payloads())
         return payload + _silence(self) if self.encoding == "pcm16" else payload
@@ -175,7 +175,7 @@ class Job(_Facts):
     async def _payloads(self) -> list[bytes]:
         a, found = self._assignment, await self._chunks()
         if len(found) != a.count or sum(len(chunk.body) for chunk in found) != a.bytes:
-            raise JobError("AUDIO_INCOMPLETE", retriable=True)
+            raise JobError("AUDIO_INCOMPLETE", retryable=True)
         return [chunk.body for chunk in found] if self._seal is None else self._opened(found)
 
     async def _chunks(self) -> list[Event]:
@@ -200,7 +200,7 @@ class Job(_Facts):
                 self._seal.open_chunk(seq, chunk.body)
                 for seq, chunk in zip(numbers, found, strict=True)
             ]
-        except Sealed as error:
+        except DecryptionError as error:
             log.error("sealed", session=self.session, job=self.key, error=str(error))
             raise JobError("AUDIO_UNREADABLE") from error
 
@@ -293,7 +293,7 @@ def context_of(said: bytes, seal: Seal | None, target: str) -> list[tuple[str, s
             sealed = Text(sealed=part.sealed, characters=part.characters)
             try:
                 text = seal.open_text("result", part.utterance, target, sealed)
-            except (Sealed, codec.UnreadableText) as error:
+            except (DecryptionError, codec.UnreadableText) as error:
                 log.error("context not readable", session=seal.session, error=str(error))
             else:
                 found.append((text.source_text, text.text))

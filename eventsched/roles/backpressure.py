@@ -119,9 +119,13 @@ class PressureWatch:
     async def _groups(self, settings: Settings) -> Reading:
         """The consumer that is furthest from its limit, or beyond it by the most."""
         readings = [
-            Reading("group", await self._distances.of_work(), settings.work_max, "dispatch"),
+            Reading(
+                "group", await self._distances.of_work(), settings.dispatch_queue_max, "dispatch"
+            ),
             *[
-                Reading("group", await self._distances.of_set(name), settings.behind_max, name)
+                Reading(
+                    "group", await self._distances.of_set(name), settings.projection_lag_max, name
+                )
                 for name in await self._distances.folding()
                 if name != ARCHIVE
             ],
@@ -133,9 +137,11 @@ class PressureWatch:
         seen = await self._distances.of_archive()
         if seen is None:
             return None
-        return Reading("archive", seen, settings.archive_behind_max, "entries not archived")
+        return Reading("archive", seen, settings.archive_lag_max, "entries not archived")
 
     async def _dead(self, settings: Settings) -> Reading:
         dead = self._store.keys.dead
         seen = int(await self._store.transport.command("XLEN", dead, key=dead))
-        return Reading("dead", seen, settings.dead_max, "entries that could not be processed")
+        return Reading(
+            "dead", seen, settings.dead_letters_max, "entries that could not be processed"
+        )

@@ -20,7 +20,7 @@ FIELDS = ("t", "v", "s", "j", "n", "c", "tp", "d", "b")
 SCHEMA_VERSION = 1
 POLICY_VERSION = 1
 
-Outcome: TypeAlias = Literal["result", "no_text", "failed", "missing"]
+Outcome: TypeAlias = Literal["result", "no_speech", "failed", "missing"]
 Rule: TypeAlias = Literal["turn", "session", "load", "last", "fill"]
 
 
@@ -113,7 +113,7 @@ class SessionRetired(Data, frozen=True, kw_only=True):
     """With the session, what names its jobs: each utterance into each of these languages."""
 
 
-class SessionForgotten(Data, frozen=True, kw_only=True):
+class SessionErased(Data, frozen=True, kw_only=True):
     """The session's key is destroyed: nobody can read what was said. By who holds the keys."""
 
     key: str
@@ -258,7 +258,7 @@ class ResultRecorded(Data, frozen=True, kw_only=True):
     delivery_no: int
     attempt: int
     epoch: int
-    status: Literal["ok", "no_text"]
+    status: Literal["ok", "no_speech"]
     code: str = ""
     audio_bytes: int = 0
     audio_sha256: str = ""
@@ -283,7 +283,7 @@ class ResultDelivered(Data, frozen=True, kw_only=True):
     utterance: int
     target: str
     delivery_no: int
-    outcome: Literal["result", "no_text", "failed"]
+    outcome: Literal["result", "no_speech", "failed"]
     code: str = ""
     to: list[str] = []
     skipped: list[str] = []
@@ -336,7 +336,7 @@ class NodeLost(Data, frozen=True, kw_only=True):
     leases: int = 0
 
 
-class NodeMarked(Data, frozen=True, kw_only=True):
+class NodeSuspended(Data, frozen=True, kw_only=True):
     """The node said it lacks this service's model: not chosen for it until then."""
 
     epoch: int
@@ -345,7 +345,7 @@ class NodeMarked(Data, frozen=True, kw_only=True):
     cls: str = msgspec.field(name="class")
 
 
-class NodeUnmarked(Data, frozen=True, kw_only=True):
+class NodeResumed(Data, frozen=True, kw_only=True):
     """The mark is over. By a timer."""
 
     epoch: int
@@ -356,7 +356,7 @@ class NodeUnmarked(Data, frozen=True, kw_only=True):
 # --- the cell -------------------------------------------------------------------------------
 
 
-class PressureRaised(Data, frozen=True, kw_only=True):
+class BackpressureStarted(Data, frozen=True, kw_only=True):
     """Opening, ingest and registration are refused until lifted. By the timekeeper."""
 
     reason: Literal["memory", "group", "archive", "dead"]
@@ -364,7 +364,7 @@ class PressureRaised(Data, frozen=True, kw_only=True):
     limit: int
 
 
-class PressureLifted(Data, frozen=True, kw_only=True):
+class BackpressureEnded(Data, frozen=True, kw_only=True):
     """The cause is gone; producers are served again. By the timekeeper."""
 
     reason: Literal["memory", "group", "archive", "dead"]
@@ -389,7 +389,7 @@ class StreamTrimmed(Data, frozen=True, kw_only=True):
     """Entries that are gone from it by now, this time and before."""
 
 
-class ArchiveGivenUp(Data, frozen=True, kw_only=True):
+class ArchiveAbandoned(Data, frozen=True, kw_only=True):
     """The cell's archive is lost: what was trimmed before is gone for good. By its owner."""
 
     of: str
@@ -408,7 +408,7 @@ AnyData: TypeAlias = (
     | SessionClosing
     | SessionClosed
     | SessionRetired
-    | SessionForgotten
+    | SessionErased
     | PlaybackStarted
     | PlaybackEnded
     | RoomJoined
@@ -426,13 +426,13 @@ AnyData: TypeAlias = (
     | NodeDraining
     | NodeDrained
     | NodeLost
-    | NodeMarked
-    | NodeUnmarked
-    | PressureRaised
-    | PressureLifted
+    | NodeSuspended
+    | NodeResumed
+    | BackpressureStarted
+    | BackpressureEnded
     | ClockAdjusted
     | StreamTrimmed
-    | ArchiveGivenUp
+    | ArchiveAbandoned
 )
 
 

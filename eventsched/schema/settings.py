@@ -34,21 +34,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     idle_ms: Ms = 60_000
     close_wait_ms: Ms = 30_000
     playback_ms: Ms = 30_000
-    gap_ms: Ms = 30_000
-    waiting_ms: Ms = 10_000
+    delivery_gap_timeout_ms: Ms = 30_000
+    queue_timeout_ms: Ms = 10_000
     heartbeat_ms: Ms = 5_000
     node_lost_ms: Ms = 15_000
-    mark_ms: Ms = 60_000
+    suspend_ms: Ms = 60_000
     drain_ms: Ms = 60_000
-    retire_ms: Ms = 3_600_000
+    session_retention_ms: Ms = 3_600_000
     lease_base_ms: Ms = 30_000
     lease_factor_thousandths: Annotated[int, msgspec.Meta(ge=0, le=100_000)] = 500
-    backlog_max: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 10_000
+    tenant_queue_max: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 10_000
     memory_percent_max: Annotated[int, msgspec.Meta(ge=1, le=95)] = 80
-    behind_max: Entries = 50_000
-    work_max: Entries = 10_000
-    dead_max: Entries = 10_000
-    archive_behind_max: Entries = 1_000_000
+    projection_lag_max: Entries = 50_000
+    dispatch_queue_max: Entries = 10_000
+    dead_letters_max: Entries = 10_000
+    archive_lag_max: Entries = 1_000_000
     """Entries of the log that the archive does not hold yet, before producers are refused."""
     archive_entries_max: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 50_000
     """A segment of the archive ends with so many entries,"""

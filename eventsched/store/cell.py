@@ -77,9 +77,9 @@ class NodeResult(msgspec.Struct, frozen=True, kw_only=True):
 
     job: str
     attempt: int
-    status: Literal["ok", "no_text", "failed"]
+    status: Literal["ok", "no_speech", "failed"]
     code: str = ""
-    retriable: bool = False
+    retryable: bool = False
     service: str = ""
     """The service whose model is missing, with MODEL_NOT_AVAILABLE."""
     body: bytes = b""
@@ -298,7 +298,7 @@ class Store:
         """Each result took effect (none), or is refused and on record."""
         args: list[Arg] = []
         for r in results:
-            args += (r.job, r.attempt, r.status, r.code, int(r.retriable), r.service, r.body)
+            args += (r.job, r.attempt, r.status, r.code, int(r.retryable), r.service, r.body)
             args += (r.audio, r.audio_sha256)
         return [
             _refused(item)

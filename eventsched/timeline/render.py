@@ -27,7 +27,7 @@ text{font:12px system-ui,-apple-system,'Segoe UI','DejaVu Sans',sans-serif;fill:
 .waiting{fill:url(#waits);stroke:#b08000}
 .untaken{fill:url(#untaken);stroke:#8b949e}.held{fill:url(#holds);stroke:#7a4fb5}
 .given_up{fill:url(#gone);stroke:#c4252f}
-.ok{fill:#2f8f4e}.no_text{fill:#8b949e}.lost{fill:#d1434b}.cancelled{fill:#b98aa0}
+.ok{fill:#2f8f4e}.no_speech{fill:#8b949e}.lost{fill:#d1434b}.cancelled{fill:#b98aa0}
 .running{fill:#a9d8b8;stroke:#2f8f4e}.playback{fill:#7cc4bd}
 .failed,.missing,.refused{fill:#c4252f}
 .again{stroke:#24292f;stroke-width:1.6}.open{stroke-dasharray:3 2}
@@ -43,14 +43,14 @@ LEGEND: Sequence[tuple[str, str, str]] = (
     ("span", "waiting", "waits for a slot"),
     ("span", "running", "attempt, not ended yet"),
     ("span", "ok", "attempt: ok"),
-    ("span", "no_text", "no text"),
+    ("span", "no_speech", "no text"),
     ("lost", "lost", "attempt lost or failed"),
     ("again", "ok", "attempt 2 or later"),
     ("lost", "cancelled", "cancelled"),
     ("span", "held", "ready, waits behind a gap"),
     ("span", "given_up", "given up in the end"),
     ("mark", "ok", "result"),
-    ("mark", "no_text", "no text"),
+    ("mark", "no_speech", "no text"),
     ("mark", "failed", "failed"),
     ("mark", "missing", "missing"),
     ("mark", "refused", "refused, stale"),
@@ -399,7 +399,7 @@ def _shape(root: Element, kind: str, x: float, y: float) -> None:
         case "refused":
             points = f"{x - 4.5},{y + 4} {x + 4.5},{y + 4} {x},{y - 4.5}"
             SubElement(root, "polygon", {"class": kind, "points": points})
-        case "no_text":
+        case "no_speech":
             at = {"cx": _n(x), "cy": _n(y), "r": "3.4"}
             look = {"fill": "#fff", "stroke": "#6e7781", "stroke-width": "2"}
             SubElement(root, "circle", at | look)

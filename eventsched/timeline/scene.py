@@ -242,7 +242,7 @@ class _Building:
     def recorded(self, event: Event, data: ResultRecorded) -> None:
         begin = self._running.pop(event.job, None)
         if begin is not None:
-            kind = "ok" if data.status == "ok" else "no_text"
+            kind = "ok" if data.status == "ok" else "no_speech"
             self._attempt(begin, event.ms, kind, f"{data.status} {data.code}".strip())
         self._ready[data.target, data.delivery_no] = event
 
@@ -272,7 +272,7 @@ class _Building:
         self._mark(self._node(event.node), "refused", event, title=title)
 
     def delivered(self, event: Event, data: ResultDelivered) -> None:
-        kind = {"result": "ok", "no_text": "no_text", "failed": "failed"}[data.outcome]
+        kind = {"result": "ok", "no_speech": "no_speech", "failed": "failed"}[data.outcome]
         begin = self._ready.pop((data.target, data.delivery_no), event)
         title = f"u{data.utterance} #{data.delivery_no} {data.outcome} {data.code}".rstrip()
         title += self._since_finalized(event, data.utterance)

@@ -26,7 +26,7 @@ LIMIT = 60
 
 async def dead(archived: Archived) -> None:
     """Sealed and trimmed; then the archiver dies and speech goes on up to the limit."""
-    await archived.set(log_keep_ms=0, archive_behind_max=LIMIT, log_retention_ms=1)
+    await archived.set(log_keep_ms=0, archive_lag_max=LIMIT, log_retention_ms=1)
     await archived.talk("s1", 12)
     await archived.seal()
     while await Distances(archived.store).of_archive() < LIMIT:  # type: ignore[operator]
@@ -52,7 +52,7 @@ async def test_producers_are_refused_and_nothing_goes_until_it_is_back(archived:
     await seal_all(archived.archiver())
     await watch.step()
     await archived.store.open("s2")
-    raised, lifted = await archived.store.log("PressureRaised", "PressureLifted")
+    raised, lifted = await archived.store.log("BackpressureStarted", "BackpressureEnded")
     assert (raised.data.reason, lifted.data.reason) == ("archive", "archive")  # type: ignore[union-attr]
 
 
@@ -84,7 +84,7 @@ async def test_an_archive_that_is_lost_for_good_is_given_up_and_all_goes_on(
     await watch.step()
     await archived.talk("s1")
     await archived.project()
-    (lifted,) = await archived.store.log("PressureLifted")
+    (lifted,) = await archived.store.log("BackpressureEnded")
     assert lifted.data.reason == "archive"  # type: ignore[union-attr]
     archived.store.tick(10_000)
     assert await archived.trim(), "by the retention that was set"

@@ -10,7 +10,7 @@ import pytest
 from eventsched import errors
 from eventsched.archive.layout import ArchiveFolder
 from eventsched.archive.sql import Query
-from eventsched.errors import ArchiveError, ExtraMissing
+from eventsched.errors import ArchiveError, MissingDependencyError
 from tests.archive.archives import Archived
 from tests.archive.test_sealing import sums
 
@@ -95,5 +95,5 @@ async def test_an_archive_without_segments_and_a_missing_package_are_told(
     with pytest.raises(ArchiveError, match="no segment yet"):
         Query(ArchiveFolder.open(archived.path), "SELECT 1")
     monkeypatch.setattr(errors, "find_spec", lambda package: None)
-    with pytest.raises(ExtraMissing, match=r"pip install 'eventsched\[query\]'"):
+    with pytest.raises(MissingDependencyError, match=r"pip install 'eventsched\[query\]'"):
         Query(archived.folder, "SELECT 1")

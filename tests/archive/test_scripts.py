@@ -11,7 +11,7 @@ from eventsched.errors import InvalidMessage
 from eventsched.projection.fold import in_order
 from eventsched.projection.protocol import ProjectionSet
 from eventsched.projection.store import Held
-from eventsched.schema.events import ArchiveGivenUp, StreamTrimmed
+from eventsched.schema.events import ArchiveAbandoned, StreamTrimmed
 from eventsched.store.client import Client
 from eventsched.store.transport import Arg
 from tests.archive.archives import Archived
@@ -209,8 +209,8 @@ async def test_what_is_given_up_is_no_archive_any_more_and_on_record(
     look = await calls.look()
     assert (look.to, look.of) == ("", "")
     assert await redis.xinfo_groups(archived.store.keys.log) == []
-    (event,) = await archived.store.log("ArchiveGivenUp")
-    assert event.data == ArchiveGivenUp(of="key", to=to, gone=0)
+    (event,) = await archived.store.log("ArchiveAbandoned")
+    assert event.data == ArchiveAbandoned(of="key", to=to, gone=0)
 
 
 async def test_giving_up_again_is_harmless(
@@ -270,8 +270,8 @@ async def test_the_event_says_how_much_is_gone_for_good(
     _, trimmed = await trimmed_to(calls, archived)
     archived.store.tick(10_000)
     await calls.give_up("key")
-    (event,) = await archived.store.log("ArchiveGivenUp")
-    assert event.data == ArchiveGivenUp(of="key", to=ids[-20], gone=trimmed.count)
+    (event,) = await archived.store.log("ArchiveAbandoned")
+    assert event.data == ArchiveAbandoned(of="key", to=ids[-20], gone=trimmed.count)
 
 
 # --- trim_log ----------------------------------------------------------------------------------

@@ -51,7 +51,7 @@ class Judged(msgspec.Struct, kw_only=True):
     cut_by_outage: int = 0
     chunks: int = 0
     results: int = 0
-    no_text: int = 0
+    no_speech: int = 0
     failed: int = 0
     failed_codes: dict[str, int] = {}
     missing: int = 0
@@ -139,13 +139,13 @@ def _texts(
     finalized: Mapping[tuple[str, int], UtteranceFinalized],
     record: Record,
 ) -> list[str]:
-    """A result's text is the digest of its utterance's audio; `no_text` comes where it belongs."""
+    """A result's text is its utterance's audio digest; `no_speech` comes where it belongs."""
     broken = []
     for event in log:
         data = event.data
         if not isinstance(data, ResultDelivered) or data.outcome == "failed":
             continue
-        if (data.outcome == "no_text") != speech.is_silent(event.job):
+        if (data.outcome == "no_speech") != speech.is_silent(event.job):
             broken.append(f"{event.job}: {data.outcome}, which it is not")
         if data.outcome == "result":
             text = codec.decode_text(event.body).text
@@ -214,8 +214,8 @@ def _count(
         match event.data:
             case ResultDelivered(outcome="result"):
                 judged.results += 1
-            case ResultDelivered(outcome="no_text"):
-                judged.no_text += 1
+            case ResultDelivered(outcome="no_speech"):
+                judged.no_speech += 1
             case ResultDelivered(outcome="failed"):
                 judged.failed += 1
             case JobFailed(code=code):

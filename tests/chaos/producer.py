@@ -198,7 +198,7 @@ class Guests:
                 await self._one()
             except eventsched.ServerUnavailable:
                 self._kept.unfinished += 1
-            except (eventsched.SessionUnknown, eventsched.SessionIsClosed) as gone:
+            except (eventsched.SessionUnknown, eventsched.SessionClosedError) as gone:
                 # Left open while the server was away for longer than it may be idle.
                 log.warning("guest gone", code=gone.code)
                 self._kept.unfinished += 1

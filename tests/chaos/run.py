@@ -63,18 +63,21 @@ GAP_MS_SHORT = 3_000
 SETTINGS = Settings(
     node_lost_ms=4_000,
     heartbeat_ms=1_000,
-    waiting_ms=3_000,
-    gap_ms=15_000,
+    queue_timeout_ms=3_000,
+    delivery_gap_timeout_ms=15_000,
     idle_ms=45_000,
     close_wait_ms=10_000,
     lease_base_ms=15_000,
-    retire_ms=60_000,
+    session_retention_ms=60_000,
 )
 
 
 def _settings(rng: Random) -> Settings:
     """Patient listeners, or such that give up soon: then `missing` cuts off what is under way."""
-    return msgspec.structs.replace(SETTINGS, gap_ms=rng.choice([SETTINGS.gap_ms, GAP_MS_SHORT]))
+    return msgspec.structs.replace(
+        SETTINGS,
+        delivery_gap_timeout_ms=rng.choice([SETTINGS.delivery_gap_timeout_ms, GAP_MS_SHORT]),
+    )
 
 
 class Report(msgspec.Struct, kw_only=True):

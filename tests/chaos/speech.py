@@ -32,7 +32,7 @@ def is_silent(job: str) -> bool:
 
 
 def fails_first(job: str) -> bool:
-    """The first attempt of one job in 23 fails, retriable."""
+    """The first attempt of one job in 23 fails, retryable."""
     return _number(job) % 23 == 1
 
 

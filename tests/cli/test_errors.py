@@ -97,8 +97,9 @@ def test_a_line_that_cannot_be_read_is_exit_code_2(
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
-        ("EVENTSCHED_GAP_MS", "-5",
-         ("EVENTSCHED_GAP_MS", "a whole number from 1 to 86400000 expected, got '-5'")),
+        ("EVENTSCHED_DELIVERY_GAP_TIMEOUT_MS", "-5",
+         ("EVENTSCHED_DELIVERY_GAP_TIMEOUT_MS",
+          "a whole number from 1 to 86400000 expected, got '-5'")),
         ("EVENTSCHED_PAUSEMS", "500", ("'pausems' is no setting", "did you mean pause_ms?")),
     ],
     ids=["bad", "misspelt"],

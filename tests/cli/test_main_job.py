@@ -34,7 +34,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     data = folder / "data"
     files = [str(write_wav(folder / f"{name}.wav", ms)) for name, ms in (("a", 450), ("b", 700))]
     with (
-        program(data, "up", "--json", "--set", "retire_ms=60000000") as up,
+        program(data, "up", "--json", "--set", "session_retention_ms=60000000") as up,
         program(data, "node", "tests.cli.workers:echo") as node,
     ):
         url = up.first_json()["url"]
@@ -53,7 +53,7 @@ def test_each_file_is_a_session_and_its_results_come(system: System) -> None:
     assert outcomes["b"]["text"] == f"{700 * 32 + padding} octetos"
     assert system.heard[-1] == {
         "type": "summary", "sessions": 2, "unseen": [],
-        "result": 2, "no_text": 0, "failed": 0, "missing": 0,
+        "result": 2, "no_speech": 0, "failed": 0, "missing": 0,
     }  # fmt: skip
 
 

@@ -31,7 +31,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     data, keys = folder / "data", folder / "keys"
     file = str(write_wav(folder / "a.wav", 450))
     with (
-        program(data, "up", "--json", "--set", "retire_ms=60000000") as up,
+        program(data, "up", "--json", "--set", "session_retention_ms=60000000") as up,
         program(data, "node", "tests.cli.workers:echo", "--keys", str(keys)) as node,
     ):
         up.first_json()
@@ -120,7 +120,7 @@ def test_a_session_is_forgotten_and_the_file_written_anew(system: System) -> Non
     assert again[1]["append_only_file_bytes"] > 0
     assert list(system.keys.iterdir()) == []
     history = json_lines_of(run(system.data, "history", system.secret, "--json"))
-    assert history[-1]["type"] == "SessionForgotten"
+    assert history[-1]["type"] == "SessionErased"
     assert json_of(run(system.data, "verify", "--json"))["clean"]
     none = run(system.data, "forget", "--older-than", "1m", env=system.env)
     assert none.stdout.decode() == "nothing with a key has been closed for 1m\n"

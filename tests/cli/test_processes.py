@@ -88,9 +88,9 @@ def test_ctrl_c_ends_a_stream_whose_microphone_is_silent(tmp_path: Path) -> None
     os.close(write)
 
 
-@pytest.mark.parametrize("gap_ms", [0, 1, 3, 10, 40])
+@pytest.mark.parametrize("pause_ms", [0, 1, 3, 10, 40])
 def test_any_number_of_ctrl_c_at_the_end_of_a_stream_is_no_traceback(
-    tmp_path: Path, gap_ms: int
+    tmp_path: Path, pause_ms: int
 ) -> None:
     data, speech = tmp_path / "data", write_wav(tmp_path / "long.wav", 60_000)
     with program(data, "stream", str(speech), "-t", "es", "--realtime", "--json") as stream:
@@ -98,7 +98,7 @@ def test_any_number_of_ctrl_c_at_the_end_of_a_stream_is_no_traceback(
         deadline_s = time.monotonic() + END_S
         while not stream.has_ended() and time.monotonic() < deadline_s:
             stream.signal_group(signal.SIGINT)
-            time.sleep(gap_ms / 1_000)
+            time.sleep(pause_ms / 1_000)
         # In its last instant Python has no handlers any more; a shell shows both as 130.
         assert stream.ended() in (130, -signal.SIGINT)
         assert "Traceback" not in stream.log.read_text()
@@ -141,5 +141,5 @@ def test_a_lost_archive_is_given_up_by_its_key_and_in_so_many_words(tmp_path: Pa
     again = run(data, "audit", "give-up", key[1], "--yes")
     assert again.returncode == 1
     assert b"c0 has none" in again.stderr
-    done = run(data, "history", "--type", "ArchiveGivenUp", "--json")
+    done = run(data, "history", "--type", "ArchiveAbandoned", "--json")
     assert [line["data"]["of"] for line in json_lines_of(done)] == [key[1]]

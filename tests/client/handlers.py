@@ -26,4 +26,4 @@ def for_ever(job: eventsched.BlockingJob) -> eventsched.Result:
 
 
 def lacking(job: eventsched.BlockingJob) -> eventsched.Result:
-    raise eventsched.JobError("GPU_LOST", retriable=True)
+    raise eventsched.JobError("GPU_LOST", retryable=True)

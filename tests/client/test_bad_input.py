@@ -84,9 +84,9 @@ async def test_a_chunk_after_close(client: Client, store: TimedStore) -> None:
     async with client.session(**GOOD) as session:
         assert await session.close()
         types = await store.types()
-        with pytest.raises(eventsched.SessionIsClosed, match="open another session"):
+        with pytest.raises(eventsched.SessionClosedError, match="open another session"):
             await session.append(SECOND)
-        with pytest.raises(eventsched.SessionIsClosed):
+        with pytest.raises(eventsched.SessionClosedError):
             await session.finalize()
         assert await store.types() == types
 

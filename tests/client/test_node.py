@@ -195,9 +195,9 @@ async def test_partials_are_told_and_a_lease_grows(client: Client, store: TimedS
         (eventsched.Result(text="hola", source_text="hello"), "ok", ""),
         (eventsched.Result(source_text="hello"), "ok", ""),  # the translation is missing
         (eventsched.Result(audio=b"RIFF"), "ok", ""),
-        (eventsched.Result(text=" \n", source_text=""), "no_text", "BLANK"),
-        (eventsched.NoText(), "no_text", "ASR_EMPTY"),
-        (eventsched.NoText("NO_TEXT_ASSIGNED"), "no_text", "NO_TEXT_ASSIGNED"),
+        (eventsched.Result(text=" \n", source_text=""), "no_speech", "BLANK"),
+        (eventsched.NoSpeech(), "no_speech", "ASR_EMPTY"),
+        (eventsched.NoSpeech("NO_SPEECH"), "no_speech", "NO_SPEECH"),
     ],
 )
 @pytest.mark.parametrize("raised", [False, True])
@@ -275,7 +275,7 @@ async def test_rule_14_a_missing_model_marks_the_node(client: Client, store: Tim
 
     async with serving(client, node_of(handler, services=["voice"])):
         await say(client, store, features=["voice"])
-        marked = await recorded(store, "NodeMarked")
+        marked = await recorded(store, "NodeSuspended")
     assert marked.service == "voice"
 
 
@@ -292,7 +292,7 @@ async def test_a_retriable_failure_goes_to_another_node(client: Client, store: T
 
 
 def test_a_code_is_a_code() -> None:
-    for ending in (eventsched.NoText, eventsched.JobError):
+    for ending in (eventsched.NoSpeech, eventsched.JobError):
         with pytest.raises(eventsched.InvalidMessage, match="A-Z"):
             ending("not a code")
 

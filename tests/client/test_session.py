@@ -603,7 +603,7 @@ async def test_rule_8_a_session_that_is_gone_is_not_kept_alive(
         await store.timers()
         await client.channels[store.cell].greet([session])
         assert client.channels[store.cell].producers == {}
-        with pytest.raises(eventsched.SessionIsClosed):
+        with pytest.raises(eventsched.SessionClosedError):
             await session.append(CHUNK)
 
 
@@ -671,7 +671,7 @@ async def test_rule_5_playback_marks_name_where_and_whose(
 
 async def test_only_a_result_is_played(client: Client, store: TimedStore) -> None:
     async with opened(client) as session:
-        nothing = eventsched.Delivered(id="1-0", outcome="no_text")
+        nothing = eventsched.Delivered(id="1-0", outcome="no_speech")
         with pytest.raises(eventsched.InvalidMessage, match="a result expected"):
             await session.playback_started(nothing)
         assert await store.types() == ["SessionOpened"]

@@ -18,7 +18,7 @@ from eventsched.demo.speech.samples import samples
 from eventsched.server.testing import wait_for
 
 MARK = "EVENTSCHED_TEST_MARK"
-PATIENCE = "EVENTSCHED_WAITING_MS"
+PATIENCE = "EVENTSCHED_QUEUE_TIMEOUT_MS"
 """On a busy machine recognising takes longer; jobs wait for it here instead of expiring."""
 ENDED_S = 20.0
 

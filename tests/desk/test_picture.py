@@ -126,7 +126,7 @@ async def test_a_bad_day_shows_retries_gaps_waits_and_what_is_missing(store: Tim
     await store.dispatch()
     store.tick(500)
     (message,) = await assigned(store, node)
-    await reply(store, node, message["j"], status="failed", code="BROKEN", retriable=True)
+    await reply(store, node, message["j"], status="failed", code="BROKEN", retryable=True)
     for _ in range(3):
         store.tick(300)
         await finish_one(store, node)

@@ -82,7 +82,7 @@ async def eventful(store: TimedStore) -> Sequence[Event]:
     await store.dispatch()
     await store.say(one, 1, final=True)
     await store.dispatch()
-    failed: dict[str, Any] = {"status": "failed", "code": "BROKEN", "retriable": True}
+    failed: dict[str, Any] = {"status": "failed", "code": "BROKEN", "retryable": True}
     (job, *_) = [message["j"] for message in await assigned(store, a)]
     await reply(store, a, job, **failed)
     await speak(store, "s2", count=5)
@@ -178,7 +178,7 @@ async def test_a_real_run_agrees(server: Server, cell: str) -> None:
 
     async def repeat(job: eventsched.Job) -> eventsched.Result:
         if job.attempt == 1 and job.utterance % 3 == 0:
-            raise eventsched.JobError("AGAIN", retriable=True)
+            raise eventsched.JobError("AGAIN", retryable=True)
         return eventsched.Result(text=str(len(await job.audio())))
 
     for node in nodes:

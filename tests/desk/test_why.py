@@ -84,7 +84,7 @@ async def test_a_second_attempt_tells_where_the_first_was_and_why_it_ended(
     store.tick(7)
     await store.dispatch()
     store.tick(200)
-    await reply(store, first, key(store), status="failed", code="BROKEN", retriable=True)
+    await reply(store, first, key(store), status="failed", code="BROKEN", retryable=True)
     store.tick(300)
     assert await reply(store, second, key(store), 2) == "ok"
     found = await explained(store, redis, key(store))
@@ -135,7 +135,7 @@ async def test_a_slot_that_was_given_back_goes_to_those_who_wait(
     await store.dispatch()
     await speak(store, "s2", targets=["fr"])
     await store.dispatch()
-    await reply(store, node, key(store), status="failed", code="BROKEN", retriable=True)
+    await reply(store, node, key(store), status="failed", code="BROKEN", retryable=True)
     found = await explained(store, redis, key(store))
     assert found.decisions[1].detail == (
         "the slot that it has just given back goes to those who wait for it"
@@ -150,9 +150,9 @@ async def test_a_result_behind_a_gap_tells_whose_turn_it_was(
     await store.dispatch()
     await reply(store, node, key(store, utterance=1))
     store.tick(900)
-    await reply(store, node, key(store, utterance=0), status="no_text")
+    await reply(store, node, key(store, utterance=0), status="no_speech")
     found = await explained(store, redis, key(store, utterance=1))
-    assert stages(found)[-1] == ("delivery", 900, "#1 in order, behind #0 (u0: no_text)")
+    assert stages(found)[-1] == ("delivery", 900, "#1 in order, behind #0 (u0: no_speech)")
 
 
 async def test_an_outcome_that_was_given_up_and_one_that_was_never_dispatched(

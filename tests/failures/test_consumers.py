@@ -84,7 +84,7 @@ async def test_a_second_one_does_all_the_work_when_the_first_is_killed_or_frozen
     own_server: LocalServer, fleet: Programs, role: str
 ) -> None:
     """Two are there; each is killed or frozen in turn, and the other goes on within two seconds."""
-    async with _connected(own_server.url, waiting_ms=300) as store:
+    async with _connected(own_server.url, queue_timeout_ms=300) as store:
         if role == "timekeeper":
             await fleet.role(own_server.url, "dispatcher")
         first = await fleet.role(own_server.url, role)
@@ -109,7 +109,7 @@ async def test_a_second_one_does_all_the_work_when_the_first_is_killed_or_frozen
 async def test_dispatchers_that_race_for_the_same_work_create_each_job_once(
     own_server: LocalServer, fleet: Programs
 ) -> None:
-    async with _connected(own_server.url, waiting_ms=60_000) as store:
+    async with _connected(own_server.url, queue_timeout_ms=60_000) as store:
         async with _speaking(store):
             racers = [await fleet.role(own_server.url, "dispatcher") for _ in range(3)]
             await fleet.role(own_server.url, "projector")

@@ -17,7 +17,7 @@ from eventsched.projection.protocol import load_sets
 from eventsched.projection.store import Views
 from eventsched.roles.backpressure import PressureWatch, Reading
 from eventsched.roles.projector import Projector
-from eventsched.schema.events import PressureRaised
+from eventsched.schema.events import BackpressureStarted
 from eventsched.schema.keys import Keys, name_of
 from eventsched.server.testing import LocalCluster, LocalServer
 from eventsched.store.cell import Chunk, Store
@@ -53,7 +53,7 @@ async def test_near_maxmemory_producers_wait_and_what_is_in_flight_finishes(
         await may_end.wait()
         return eventsched.Result(text=str(len(audio)))
 
-    settings = {"waiting_ms": 60_000, "close_wait_ms": 1_000}
+    settings = {"queue_timeout_ms": 60_000, "close_wait_ms": 1_000}
     async with system(small_server.url, "c0", settings=settings) as es, serving(es, node):
         store = es.stores["c0"]
         async with es.session("acme", "en", ["es"]) as session:
@@ -139,7 +139,7 @@ async def test_on_a_cluster_each_cell_looks_at_the_primary_that_serves_it(tmp_pa
 async def test_a_projection_set_that_falls_behind_raises_pressure_until_it_has_caught_up(
     store: TimedStore,
 ) -> None:
-    await store.configure_cell({"behind_max": 20}, overwrite=True)
+    await store.configure_cell({"projection_lag_max": 20}, overwrite=True)
     projector = Projector(_views(store), _core(), holder="h")
     await projector.step()
     watch = PressureWatch(store)
@@ -148,8 +148,8 @@ async def test_a_projection_set_that_falls_behind_raises_pressure_until_it_has_c
         await store.say(grant, seq, final=True)
     await watch.step()
     assert await _pressure(store) == {"group"}
-    (raised,) = await store.log("PressureRaised")
-    assert isinstance(raised.data, PressureRaised)
+    (raised,) = await store.log("BackpressureStarted")
+    assert isinstance(raised.data, BackpressureStarted)
     assert (raised.data.reason, raised.data.limit) == ("group", 20)
     with pytest.raises(eventsched.Backpressure):
         await store.say(grant, 25)
@@ -161,7 +161,7 @@ async def test_a_projection_set_that_falls_behind_raises_pressure_until_it_has_c
 
 
 async def test_work_that_nobody_dispatches_raises_pressure(store: TimedStore) -> None:
-    await store.configure_cell({"work_max": 5}, overwrite=True)
+    await store.configure_cell({"dispatch_queue_max": 5}, overwrite=True)
     grant = await store.open()
     for seq in range(6):
         await store.say(grant, seq, final=True)
@@ -173,7 +173,7 @@ async def test_work_that_nobody_dispatches_raises_pressure(store: TimedStore) ->
 
 
 async def test_too_much_that_could_not_be_processed_raises_pressure(store: TimedStore) -> None:
-    await store.configure_cell({"dead_max": 2}, overwrite=True)
+    await store.configure_cell({"dead_letters_max": 2}, overwrite=True)
     for _ in range(2):
         await store.transport.command("XADD", store.keys.work, "*", "k", "utterance", "d", "[",
                                       key=store.keys.work)  # fmt: skip
@@ -184,18 +184,18 @@ async def test_too_much_that_could_not_be_processed_raises_pressure(store: Timed
 
 
 async def test_any_number_of_timekeepers_may_look(store: TimedStore) -> None:
-    await store.configure_cell({"work_max": 1}, overwrite=True)
+    await store.configure_cell({"dispatch_queue_max": 1}, overwrite=True)
     grant = await store.open()
     await store.say(grant, 0, final=True)
     async with anyio.create_task_group() as tasks:
         for _ in range(5):
             tasks.start_soon(PressureWatch(store).step)
-    assert len(await store.log("PressureRaised")) == 1
+    assert len(await store.log("BackpressureStarted")) == 1
     await store.dispatch()
     async with anyio.create_task_group() as tasks:
         for _ in range(5):
             tasks.start_soon(PressureWatch(store).step)
-    assert len(await store.log("PressureLifted")) == 1
+    assert len(await store.log("BackpressureEnded")) == 1
 
 
 @pytest.mark.parametrize(
@@ -226,10 +226,15 @@ async def test_the_distance_of_a_set_is_exact_and_the_one_that_status_shows(
 
 
 async def test_a_newer_version_s_settings_reach_a_cell_that_exists(store: TimedStore) -> None:
-    await store.transport.command("HDEL", store.keys.settings, "dead_max", key=store.keys.settings)
-    assert await store.configure_cell({"dead_max": 7, "pause_ms": 1}, overwrite=False) == "kept"
+    await store.transport.command(
+        "HDEL", store.keys.settings, "dead_letters_max", key=store.keys.settings
+    )
+    assert (
+        await store.configure_cell({"dead_letters_max": 7, "pause_ms": 1}, overwrite=False)
+        == "kept"
+    )
     kept = await store.read_hash(store.keys.settings)
-    assert (kept["dead_max"], kept["pause_ms"]) == ("7", "3000")
+    assert (kept["dead_letters_max"], kept["pause_ms"]) == ("7", "3000")
 
 
 # --- helpers --------------------------------------------------------------------------------------

@@ -72,7 +72,9 @@ async def test_up_a_node_and_a_session_outlive_a_killed_server_without_a_busy_lo
             for wire, count in zip((roles, nodes, speakers), before, strict=True)
         ]
     jobs = [f"a:{session.id}:{number}:translation:es:none" for number in range(2)]
-    drawn = ["no_text" if is_silent(job) else "result" for job in jobs]  # by the worker, as it does
+    drawn = [
+        "no_speech" if is_silent(job) else "result" for job in jobs
+    ]  # by the worker, as it does
     assert [first.outcome, second.outcome] == drawn
     assert second.utterance == 1
     # Loops: four of the roles; the node's inbox and heart; the listener, keepalives, the append.

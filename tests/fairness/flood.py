@@ -112,7 +112,7 @@ class Play:
         done = await self.store.transport.command(
             "ZRANGE", key, "-inf", self.store.at_ms - JOB_MS, "BYSCORE", key=key
         )
-        results = [NodeResult(job=job.decode(), attempt=1, status="no_text") for job in done]
+        results = [NodeResult(job=job.decode(), attempt=1, status="no_speech") for job in done]
         if results:
             await self.store.record_results(self.node.node, self.node.epoch, results)
         await self.store.dispatch()

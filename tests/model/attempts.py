@@ -209,7 +209,7 @@ def _said(w: World, epoch: int, result: NodeResult, kind: type[ResultRecorded]) 
         delivery_no=core.delivery_no,
         attempt=result.attempt,
         epoch=epoch,
-        status="ok" if result.status == "ok" else "no_text",
+        status="ok" if result.status == "ok" else "no_speech",
         code=result.code,
         audio_bytes=len(result.audio),
         audio_sha256=result.audio_sha256,
@@ -217,7 +217,7 @@ def _said(w: World, epoch: int, result: NodeResult, kind: type[ResultRecorded]) 
 
 
 def _ending(result: NodeResult, log_id: str) -> Ending:
-    kind = "result" if result.status == "ok" else "no_text"
+    kind = "result" if result.status == "ok" else "no_speech"
     return Ending(kind, result.job, f"log/{log_id}", result.code, result.body, result.audio)
 
 
@@ -237,7 +237,7 @@ def _replaces(w: World, result: NodeResult) -> bool:
     """Rule 23: an empty one that still waits behind a gap gives way to a complete one."""
     core = w.cores[result.job]
     held = delivery.held(w, name_of(core.session), core.target).get(core.delivery_no)
-    return held is not None and held.kind == "no_text" and result.status == "ok"
+    return held is not None and held.kind == "no_speech" and result.status == "ok"
 
 
 def _replace(w: World, node: str, epoch: int, result: NodeResult) -> None:
@@ -255,7 +255,7 @@ def _failed(w: World, node: str, result: NodeResult) -> None:
             raise invalid("service")
         nodes.mark(w, name_of(node), result.service)
         redispatch(w, key, "marked", result.code)
-    elif result.retriable:
+    elif result.retryable:
         redispatch(w, key, "failed", result.code)
     else:
         freed = stop(w, key, "failed", result.code)

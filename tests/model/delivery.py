@@ -83,7 +83,7 @@ def send(w: World, name: str, target: str, number: int, ending: Ending, reason: 
             utterance=owed.utterance,
             target=target,
             delivery_no=number,
-            outcome=cast("Literal['result', 'no_text', 'failed']", ending.kind),
+            outcome=cast("Literal['result', 'no_speech', 'failed']", ending.kind),
             code=ending.code,
             to=to,
             skipped=skipped,
@@ -120,7 +120,7 @@ def watch_gap(w: World, name: str, target: str) -> None:
     of = f"{w.keys.full(name)}|{target}"
     longest = longest_ready(w, name, target)
     if longest:
-        w.set_timer(longest[1] + w.settings.gap_ms, "gap", of)
+        w.set_timer(longest[1] + w.settings.delivery_gap_timeout_ms, "gap", of)
     else:
         w.drop_timer("gap", of)
 

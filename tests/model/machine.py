@@ -35,13 +35,13 @@ SETTINGS = Settings(
     idle_ms=20_000,
     close_wait_ms=10_000,
     playback_ms=8_000,
-    gap_ms=6_000,
-    waiting_ms=9_000,
+    delivery_gap_timeout_ms=6_000,
+    queue_timeout_ms=9_000,
     node_lost_ms=15_000,
-    mark_ms=12_000,
-    retire_ms=40_000,
+    suspend_ms=12_000,
+    session_retention_ms=40_000,
     lease_base_ms=14_000,
-    backlog_max=12,
+    tenant_queue_max=12,
 )
 WHOLE = msgspec.to_builtins(SETTINGS)
 OTHER: dict[str, int] = {
@@ -51,15 +51,15 @@ OTHER: dict[str, int] = {
     "idle_ms": 12_000,
     "close_wait_ms": 4_000,
     "playback_ms": 5_000,
-    "gap_ms": 2_500,
-    "waiting_ms": 5_000,
+    "delivery_gap_timeout_ms": 2_500,
+    "queue_timeout_ms": 5_000,
     "heartbeat_ms": 4_000,
     "node_lost_ms": 11_000,
-    "mark_ms": 7_000,
-    "retire_ms": 25_000,
+    "suspend_ms": 7_000,
+    "session_retention_ms": 25_000,
     "lease_base_ms": 20_000,
     "lease_factor_thousandths": 900,
-    "backlog_max": 8,
+    "tenant_queue_max": 8,
     "of_a_newer_version": 10**14 - 1,
 }
 """What a cell may be changed to and back: all within reach of the ticks below."""
@@ -69,10 +69,10 @@ BAD_SETTINGS: tuple[dict[str, Any], ...] = (
     {"pause_ms": None},
     {"pause_ms": True},
     {"pause_ms": 10**14},
-    {"gap_ms": 7, "pause_ms": [1]},
-    {"gap_ms": 7, "": 1},
-    {"gap_ms": 7, "a b": 1},
-    {"gap_ms": 7, "a" * 65: 1},
+    {"delivery_gap_timeout_ms": 7, "pause_ms": [1]},
+    {"delivery_gap_timeout_ms": 7, "": 1},
+    {"delivery_gap_timeout_ms": 7, "a b": 1},
+    {"delivery_gap_timeout_ms": 7, "a" * 65: 1},
 )
 DECIDE: tuple[ModuleType, ...] = (cell, session, nodes, attempts, timers)
 PROSE = {"limit", "remedy"}
@@ -148,7 +148,7 @@ class Machine(RuleBasedStateMachine):
         self.tokens = 0
 
     @initialize(
-        at_first=st.sampled_from([{}, {"gap_ms": 5_000}, WHOLE]),
+        at_first=st.sampled_from([{}, {"delivery_gap_timeout_ms": 5_000}, WHOLE]),
         kind=st.sampled_from([None, *KINDS]),
         into=st.sampled_from([["es"], ["es"], ["fr", "es"]]),
     )
@@ -516,7 +516,7 @@ class Machine(RuleBasedStateMachine):
     @rule(
         which=small,
         is_long=st.booleans(),
-        statuses=st.lists(st.sampled_from(["ok", "ok", "no_text", "failed"]), max_size=3),
+        statuses=st.lists(st.sampled_from(["ok", "ok", "no_speech", "failed"]), max_size=3),
     )
     def speak_and_be_served(self, which: int, is_long: bool, statuses: list[str]) -> None:
         """As it goes when nothing comes between; what has no status here runs on."""
@@ -541,7 +541,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.attempt(0, is_live=True))
     @rule(
         which=st.integers(0, 40),
-        status=st.sampled_from(["ok", "ok", "no_text", "no_text", "failed"]),
+        status=st.sampled_from(["ok", "ok", "no_speech", "no_speech", "failed"]),
         audio=st.sampled_from([b"", b"", b"sound"]),
         text=st.sampled_from(["hola", None]),
     )
@@ -556,7 +556,7 @@ class Machine(RuleBasedStateMachine):
         audio: bytes = b"",
         text: str | None = "hola",
         code: str = "BROKEN",
-        retriable: bool = False,
+        retryable: bool = False,
         service: str = "",
         is_live: bool = True,
     ) -> None:
@@ -570,7 +570,7 @@ class Machine(RuleBasedStateMachine):
             attempt=attempt,
             status=status,  # type: ignore[arg-type]
             code=code if status == "failed" else "",
-            retriable=retriable,
+            retryable=retryable,
             service=service,
             body=body if status == "ok" else b"",
             audio=audio,
@@ -581,7 +581,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.attempt(0, is_live=True))
     @rule(which=st.integers(0, 40), code=st.sampled_from(["BROKEN", "TOO_HOT"]))
     def fail_and_let_others_try(self, which: int, code: str) -> None:
-        self.say(which, status="failed", code=code, retriable=True)
+        self.say(which, status="failed", code=code, retryable=True)
 
     @precondition(lambda self: self.attempt(0, is_live=True))
     @rule(which=st.integers(0, 40), is_known=st.sampled_from([True, True, False]))
@@ -594,7 +594,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.attempt(0, is_live=False))
     @rule(
         which=st.integers(0, 80),
-        status=st.sampled_from(["ok", "no_text", "failed"]),
+        status=st.sampled_from(["ok", "no_speech", "failed"]),
         by=st.sampled_from([0, 0, 0, 1]),
     )
     def result_of_any_attempt(self, which: int, status: str, by: int) -> None:
@@ -617,7 +617,7 @@ class Machine(RuleBasedStateMachine):
         key = self.held_empty()[0]
         held = self.world.jobs[key].attempts[-1]
         body = codec.encode_text(Text(source_text="so", text="pues"))
-        status: Any = "ok" if is_complete else "no_text"
+        status: Any = "ok" if is_complete else "no_speech"
         result = NodeResult(job=key, attempt=held.attempt, status=status, body=body)
         self.both("record_results", held.node, held.epoch, [result])
 
@@ -627,11 +627,13 @@ class Machine(RuleBasedStateMachine):
             ending.job
             for waiting in self.world.held.values()
             for ending in waiting.values()
-            if ending.kind == "no_text"
+            if ending.kind == "no_speech"
         ]
 
     @precondition(lambda self: self.registered)
-    @rule(which=small, statuses=st.lists(st.sampled_from(["ok", "no_text", "failed"]), max_size=20))
+    @rule(
+        which=small, statuses=st.lists(st.sampled_from(["ok", "no_speech", "failed"]), max_size=20)
+    )
     def results_of_one_node(self, which: int, statuses: list[str]) -> None:
         """All that it holds, the newest first, in one call."""
         grant = self.node(which)
@@ -643,7 +645,7 @@ class Machine(RuleBasedStateMachine):
                 attempt=one.attempt,
                 status=status,  # type: ignore[arg-type]
                 code="BROKEN" if status == "failed" else "",
-                retriable=True,
+                retryable=True,
                 body=_TEXT if status == "ok" else b"",
             )
             for (key, one), status in zip(held, statuses, strict=False)
@@ -660,7 +662,7 @@ class Machine(RuleBasedStateMachine):
                 {"audio": b"x" * 512_001, "audio_sha256": "ab" * 32},
                 {"audio": b"x"},
                 {"audio_sha256": "ab" * 32},
-                {"status": "no_text", "audio": b"x", "audio_sha256": "ab" * 32},
+                {"status": "no_speech", "audio": b"x", "audio_sha256": "ab" * 32},
                 {"job": "none"},
             ]
         ),

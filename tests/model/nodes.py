@@ -16,9 +16,9 @@ from eventsched.schema.events import (
     NodeDrained,
     NodeDraining,
     NodeLost,
-    NodeMarked,
     NodeRegistered,
-    NodeUnmarked,
+    NodeResumed,
+    NodeSuspended,
 )
 from eventsched.schema.keys import LANGUAGE, NAME, name_of
 from eventsched.store.cell import NodeGrant
@@ -233,9 +233,9 @@ def finish_drain(w: World, name: str) -> None:
 def mark(w: World, name: str, service: str) -> None:
     """Rule 14: the node is not chosen for this service for a while."""
     node = w.nodes[name]
-    until_ms = w.now + w.settings.mark_ms
+    until_ms = w.now + w.settings.suspend_ms
     cls = class_id(node, {*node.marks, service})  # type: ignore[arg-type]
-    data = NodeMarked(epoch=node.epoch, service=service, until_ms=until_ms, cls=cls)
+    data = NodeSuspended(epoch=node.epoch, service=service, until_ms=until_ms, cls=cls)
     w.emit(data, node=node.node)
     w.set_timer(until_ms, "mark", f"{name}|{service}")
 
@@ -243,5 +243,5 @@ def mark(w: World, name: str, service: str) -> None:
 def unmark(w: World, name: str, service: str) -> None:
     node = w.nodes[name]
     left = [one for one in node.marks if one != service]
-    data = NodeUnmarked(epoch=node.epoch, service=service, cls=class_id(node, left))
+    data = NodeResumed(epoch=node.epoch, service=service, cls=class_id(node, left))
     w.emit(data, node=node.node)

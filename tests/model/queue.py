@@ -54,10 +54,10 @@ def add(w: World, key: str, attempt: int, why: Why, cause: str) -> None:
         w.entries += 1
         member = f"{w.entries:016d}:{key}"
     priority = priority_of(w, key)
-    deadline_ms = w.now + w.settings.waiting_ms
+    deadline_ms = w.now + w.settings.queue_timeout_ms
     w.set_timer(deadline_ms, "wait", key)
     if priority > 0:
-        w.set_timer(w.now + w.settings.waiting_ms // 2, "age", key)
+        w.set_timer(w.now + w.settings.queue_timeout_ms // 2, "age", key)
     data = _queued(core, attempt, why, (priority, tag, member), deadline_ms)
     w.emit(data, session=core.session, job=key, cause=cause)
 

@@ -21,7 +21,7 @@ from eventsched.schema.events import (
     RoomLeft,
     SessionClosed,
     SessionClosing,
-    SessionForgotten,
+    SessionErased,
     SessionOpened,
     SessionResumed,
     Target,
@@ -72,8 +72,8 @@ def pressure(w: World, tenant: str) -> Refused | None:
     if w.pressure:
         return Refused("BACKPRESSURE", {"retry_after_ms": "1000"})
     waiting = [key for key, _ in w.queued() if w.cores[key].tenant == tenant]
-    if len(waiting) >= w.settings.backlog_max:
-        return Refused("BACKPRESSURE", {"retry_after_ms": str(w.settings.waiting_ms // 2)})
+    if len(waiting) >= w.settings.tenant_queue_max:
+        return Refused("BACKPRESSURE", {"retry_after_ms": str(w.settings.queue_timeout_ms // 2)})
     return None
 
 
@@ -461,7 +461,7 @@ def forget_session(w: World, session: str, key: str) -> Literal["ok", "duplicate
         raise invalid("key")
     if name in w.forgotten:
         return "duplicate"
-    w.emit(SessionForgotten(key=key), session=session)
+    w.emit(SessionErased(key=key), session=session)
     w.forgotten[name] = w.now
     return "ok"
 
@@ -497,5 +497,5 @@ def _end(w: World, name: str) -> None:
         end_playback(w, name, mark, "closed")
     log_id = w.emit(SessionClosed(missing=w.soft[name].given_up), session=full)
     w.drop_timer("close", full)
-    w.set_timer(w.now + w.settings.retire_ms, "retire", full)
+    w.set_timer(w.now + w.settings.session_retention_ms, "retire", full)
     delivery.tell(w, name, "state", {"state": "closed", "log": log_id})

@@ -11,7 +11,7 @@ from typing import Literal
 
 from msgspec.structs import replace
 
-from eventsched.schema.events import PressureLifted, PressureRaised, SessionRetired
+from eventsched.schema.events import BackpressureEnded, BackpressureStarted, SessionRetired
 from eventsched.schema.keys import job_key, name_of
 from eventsched.store.cell import DispatchReply, Retried, TimerReply
 from tests.model import attempts, delivery, nodes, owing, queue, session
@@ -86,7 +86,7 @@ def _gap(w: World, of: str) -> None:
     for _ in range(GIVEN_UP_MAX):
         number = delivery.next_no(w, name, target)
         is_held = number in delivery.held(w, name, target)
-        if w.now < ready_ms + w.settings.gap_ms or number >= ready_no or is_held:
+        if w.now < ready_ms + w.settings.delivery_gap_timeout_ms or number >= ready_no or is_held:
             break
         freed.add(_give_up(w, name, target, number, "gap"))
         delivery.go_on(w, name, target)
@@ -298,6 +298,6 @@ def set_pressure(
     if (reason in w.pressure) == raised:
         return "kept"
     w.pressure ^= {reason}
-    kind = PressureRaised if raised else PressureLifted
+    kind = BackpressureStarted if raised else BackpressureEnded
     w.emit(kind(reason=reason, seen=seen, limit=limit))  # type: ignore[arg-type]
     return "raised" if raised else "lifted"

@@ -191,7 +191,7 @@ class World:
         self.entries = 0
         self.pressure: set[str] = set()
         self.forgotten: dict[str, int] = {}
-        """Session -> when its SessionForgotten was appended."""
+        """Session -> when its SessionErased was appended."""
         self.dispatcher_until = 0
         self.given_at_once = 0
         """Jobs that the current call has given away beside what it decides."""

@@ -247,7 +247,7 @@ FAULTS = (
     Fault(
         "a handler that fails costs nothing and is never told",
         "eventsched/node/executor",
-        "return told(job, JobError(HANDLER_ERROR, retriable=True))",
+        "return told(job, JobError(HANDLER_ERROR, retryable=True))",
         "raise",
     ),
     # --- the proof itself

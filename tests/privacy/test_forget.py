@@ -35,7 +35,7 @@ from eventsched.history.source import Past
 from eventsched.projection.store import Views
 from eventsched.roles.rebuild import Rebuild
 from eventsched.roles.runner import running
-from eventsched.schema.events import Event, SessionForgotten
+from eventsched.schema.events import Event, SessionErased
 from eventsched.schema.keys import name_of
 from eventsched.server.testing import LocalServer
 from eventsched.store.cell import Store
@@ -192,7 +192,7 @@ async def test_nothing_of_a_forgotten_session_is_left_anywhere(
         await all_of.check_all()
         found = Reader(Past(all_of.connection)).history(Wanted(session=secret_id))
         history = [one async for one in found]
-        assert [one.type for one in history if isinstance(one, Event)][-1] == "SessionForgotten"
+        assert [one.type for one in history if isinstance(one, Event)][-1] == "SessionErased"
         with pytest.raises(KeyMissing):
             await key_store.get(secret_id)
         assert list(key_store.path.iterdir()) == []
@@ -202,7 +202,7 @@ async def test_nothing_of_a_forgotten_session_is_left_anywhere(
 async def test_a_retired_session_is_forgotten_by_its_history(
     own_server: LocalServer, tmp_path: Path, key_store: KeyFolder
 ) -> None:
-    async with speaking(own_server, tmp_path, key_store, retire_ms=200) as all_of:
+    async with speaking(own_server, tmp_path, key_store, session_retention_ms=200) as all_of:
         session, _ = await all_of.talk(encrypt=True)
         await all_of.retired(session)
         assert await all_of.forget(session) == "forgotten"
@@ -214,7 +214,9 @@ async def test_a_retired_session_is_forgotten_by_its_history(
 async def test_a_session_of_which_the_log_has_nothing_is_forgotten_by_the_archive(
     own_server: LocalServer, tmp_path: Path, key_store: KeyFolder
 ) -> None:
-    async with speaking(own_server, tmp_path, key_store, retire_ms=200, log_keep_ms=1) as all_of:
+    async with speaking(
+        own_server, tmp_path, key_store, session_retention_ms=200, log_keep_ms=1
+    ) as all_of:
         session, _ = await all_of.talk(encrypt=True)
         await all_of.retired(session)
         await all_of.talk(encrypt=False)
@@ -231,7 +233,7 @@ async def test_a_session_of_which_the_log_has_nothing_is_forgotten_by_the_archiv
 async def test_without_an_archive_what_the_log_has_lost_is_left_alone_and_counted(
     own_server: LocalServer, tmp_path: Path, key_store: KeyFolder
 ) -> None:
-    kept = {"retire_ms": 200, "log_keep_ms": 1, "log_retention_ms": 1}
+    kept = {"session_retention_ms": 200, "log_keep_ms": 1, "log_retention_ms": 1}
     async with speaking(own_server, tmp_path, key_store, **kept) as all_of:
         lost, _ = await all_of.talk(encrypt=True)
         await all_of.retired(lost)
@@ -337,9 +339,7 @@ async def test_age_counts_from_the_close_and_only_what_is_known_goes(
 async def forgotten(all_of: Speaking, session: str) -> list[Event]:
     found = Reader(Past(all_of.connection)).history(Wanted(session=session))
     return [
-        one
-        async for one in found
-        if isinstance(one, Event) and isinstance(one.data, SessionForgotten)
+        one async for one in found if isinstance(one, Event) and isinstance(one.data, SessionErased)
     ]
 
 

@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from eventsched.encryption.keystore import Key, KeyFolder, named_store
-from eventsched.errors import InvalidMessage, KeyMissing, KeyStoreUnusable
+from eventsched.errors import InvalidMessage, KeyMissing, KeyStoreError
 
 S1 = "c0.s1"
 
@@ -34,7 +34,7 @@ async def test_a_folder_that_is_open_to_others_is_refused(key_store: KeyFolder) 
     await key_store.put(S1, Key.new())
     key_store.path.chmod(0o750)
     for attempt in (key_store.get(S1), key_store.put("c0.s2", Key.new()), key_store.destroy(S1)):
-        with pytest.raises(KeyStoreUnusable, match="chmod 700"):
+        with pytest.raises(KeyStoreError, match="chmod 700"):
             await attempt
     assert len(list(key_store.path.iterdir())) == 1
 
@@ -47,7 +47,7 @@ async def test_a_second_key_never_takes_the_place_of_the_first(key_store: KeyFol
     async def put(key: Key) -> None:
         try:
             await key_store.put(S1, key)
-        except KeyStoreUnusable:
+        except KeyStoreError:
             return
         kept.append(key.id)
 
@@ -85,14 +85,14 @@ async def test_what_was_never_here_cannot_be_destroyed(key_store: KeyFolder) -> 
 
 
 async def test_a_folder_that_is_not_there_is_said_so(tmp_path: Path) -> None:
-    with pytest.raises(KeyStoreUnusable, match="no key store"):
+    with pytest.raises(KeyStoreError, match="no key store"):
         await KeyFolder(tmp_path / "nowhere").get(S1)
 
 
 async def test_a_file_that_is_no_key_is_refused(key_store: KeyFolder) -> None:
     await key_store.put(S1, Key.new())
     (key_store.path / f"{S1}.key").write_bytes(b"short")
-    with pytest.raises(KeyStoreUnusable, match="32 bytes expected, got 5"):
+    with pytest.raises(KeyStoreError, match="32 bytes expected, got 5"):
         await key_store.get(S1)
 
 

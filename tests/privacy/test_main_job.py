@@ -12,7 +12,7 @@ import eventsched
 from eventsched.client.session import Results, Session
 from eventsched.encryption.decrypt import EventOpener
 from eventsched.encryption.keystore import KeyFolder
-from eventsched.errors import KeyMissing, KeyStoreUnusable
+from eventsched.errors import KeyMissing, KeyStoreError
 from eventsched.schema import codec
 from eventsched.schema.events import Event, ResultDelivered, ResultRecorded, SessionOpened
 from eventsched.schema.keys import name_of
@@ -185,7 +185,7 @@ async def test_another_process_goes_on_with_the_key(
         async with es.session("acme", "de", ["es"], encrypt=True) as session:
             await session.append(PCM)
             session.leave_open()
-        with pytest.raises(KeyStoreUnusable, match="no key store is named"):
+        with pytest.raises(KeyStoreError, match="no key store is named"):
             async with keyless.resume(session.id):
                 pass
         async with es.resume(session.id) as again:
@@ -286,7 +286,7 @@ async def test_a_session_whose_key_cannot_be_kept_is_over_before_it_began(
 ) -> None:
     key_store.path.mkdir(mode=0o755)
     async with client_of(store, key_store) as es:
-        with pytest.raises(KeyStoreUnusable, match="chmod 700"):
+        with pytest.raises(KeyStoreError, match="chmod 700"):
             async with es.session("acme", "de", ["es"], encrypt=True):
                 pytest.fail("opened")
     assert await store.types() == ["SessionOpened", "SessionClosing", "SessionClosed"]

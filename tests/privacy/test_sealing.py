@@ -12,7 +12,7 @@ from eventsched.cli.event_text import tell
 from eventsched.encryption.cipher import OVERHEAD_BYTES, Seal
 from eventsched.encryption.decrypt import EventOpener, sealing
 from eventsched.encryption.keystore import Key, KeyFolder
-from eventsched.errors import ExtraMissing, Sealed
+from eventsched.errors import DecryptionError, MissingDependencyError
 from eventsched.node.job import context_of
 from eventsched.schema.codec import UnreadableText, encode_text
 from eventsched.schema.events import Event, ResultDelivered, Said, Text
@@ -81,14 +81,14 @@ OTHERS: dict[str, Callable[[Seal], object]] = {
 
 @pytest.mark.parametrize("move", OTHERS.values(), ids=OTHERS.keys())
 def test_what_was_moved_does_not_open(seal: Seal, move: Callable[[Seal], object]) -> None:
-    with pytest.raises(Sealed):
+    with pytest.raises(DecryptionError):
         move(seal)
 
 
 def test_another_session_or_another_key_does_not_open_it(seal: Seal) -> None:
     sealed = seal.chunk(7, b"pcm")
     for other in (Seal("c0.s2", KEY), Seal("c0.s1", Key.new())):
-        with pytest.raises(Sealed):
+        with pytest.raises(DecryptionError):
             other.open_chunk(7, sealed)
 
 
@@ -126,12 +126,12 @@ def test_every_changed_byte_is_noticed(seal: Seal) -> None:
     for at in range(len(sealed)):
         changed = bytearray(sealed)
         changed[at] ^= 1
-        with pytest.raises(Sealed):
+        with pytest.raises(DecryptionError):
             seal.open_chunk(7, bytes(changed))
 
 
 def test_a_refusal_names_the_place_and_the_key_by_its_id(seal: Seal) -> None:
-    with pytest.raises(Sealed) as caught:
+    with pytest.raises(DecryptionError) as caught:
         seal.open_sound(7, "es", SOUND * 3)
     assert str(caught.value) == f"c0.s1: no result sound 7 es sealed with key {KEY.id}"
 
@@ -141,7 +141,7 @@ def test_without_the_package_one_line_says_what_to_install(
 ) -> None:
     monkeypatch.delitem(sys.modules, "eventsched.encryption.cipher")
     monkeypatch.setitem(sys.modules, "cryptography.exceptions", None)
-    with pytest.raises(ExtraMissing) as caught:
+    with pytest.raises(MissingDependencyError) as caught:
         sealing("c0.s1", KEY)
     told = "cryptography is not installed: pip install 'eventsched[privacy]'"
     assert str(caught.value) == told

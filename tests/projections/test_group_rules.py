@@ -36,7 +36,7 @@ class Spoken(Told):
         text: str | None = "hola",
         *,
         target: str = "es",
-        outcome: Literal["result", "no_text", "failed"] = "result",
+        outcome: Literal["result", "no_speech", "failed"] = "result",
         body: bytes = b"",
     ) -> Told:
         data = ResultDelivered(
@@ -192,9 +192,9 @@ def test_rule_27_playback_counts_for_the_session_whose_sound_it_is(told: Spoken)
     assert told.group().playing == (f"{S2}/0",)
 
 
-@pytest.mark.parametrize("outcome", ["no_text", "failed"])
+@pytest.mark.parametrize("outcome", ["no_speech", "failed"])
 def test_rule_24_and_27_only_a_result_makes_a_part(
-    told: Spoken, outcome: Literal["no_text", "failed"]
+    told: Spoken, outcome: Literal["no_speech", "failed"]
 ) -> None:
     told.delivered(1_000, 0)
     told.delivered(2_900, 1, outcome=outcome)

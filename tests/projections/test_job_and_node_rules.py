@@ -14,9 +14,9 @@ from eventsched.schema.events import (
     NodeDrained,
     NodeDraining,
     NodeLost,
-    NodeMarked,
     NodeRegistered,
-    NodeUnmarked,
+    NodeResumed,
+    NodeSuspended,
     ResultMissing,
     ResultRecorded,
     ResultRefused,
@@ -159,7 +159,7 @@ def test_rule_20_a_job_that_used_up_its_attempts_failed_with_the_code(told: Work
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(("status", "outcome"), [("ok", "result"), ("no_text", "no_text")])
+@pytest.mark.parametrize(("status", "outcome"), [("ok", "result"), ("no_speech", "no_speech")])
 def test_rule_22_and_24_a_result_ends_the_job(told: Worked, status: str, outcome: str) -> None:
     told.dispatched(1_000)
     told.recorded(1_800, status=status)
@@ -170,13 +170,13 @@ def test_rule_22_and_24_a_result_ends_the_job(told: Worked, status: str, outcome
 
 def test_rule_23_a_complete_result_replaces_an_empty_one(told: Worked) -> None:
     told.dispatched(1_000)
-    told.recorded(1_800, status="no_text")
+    told.recorded(1_800, status="no_speech")
     replaced = ResultReplaced(
         utterance=0, target="es", delivery_no=0, attempt=1, epoch=1, status="ok"
     )
     told.at(1_900, replaced, node=N1)
     assert told.job.outcome == "result"
-    assert told.job.attempts[0].end == "no_text", "the attempt ended when the first one came"
+    assert told.job.attempts[0].end == "no_speech", "the attempt ended when the first one came"
 
 
 def test_rule_21_and_23_a_refused_result_is_counted_alone(told: Worked) -> None:
@@ -262,15 +262,15 @@ def test_rule_13_a_drained_node_is_gone_by_its_own_wish(told: Worked) -> None:
 
 
 def test_rule_14_a_mark_and_its_end_move_the_node_between_classes(told: Worked) -> None:
-    mark = NodeMarked(epoch=1, service="tone", until_ms=61_000, cls="k2")
+    mark = NodeSuspended(epoch=1, service="tone", until_ms=61_000, cls="k2")
     told.at(1_000, mark, node=N1, job="")
     assert (told.node().marks, told.node().cls) == ({"tone": 61_000}, "k2")
-    told.at(61_000, NodeUnmarked(epoch=1, service="tone", cls="k1"), node=N1, job="")
+    told.at(61_000, NodeResumed(epoch=1, service="tone", cls="k1"), node=N1, job="")
     assert (told.node().marks, told.node().cls) == ({}, "k1")
 
 
 def test_rule_14_a_new_registration_is_not_marked(told: Worked) -> None:
-    mark = NodeMarked(epoch=1, service="tone", until_ms=61_000, cls="k2")
+    mark = NodeSuspended(epoch=1, service="tone", until_ms=61_000, cls="k2")
     told.at(1_000, mark, node=N1, job="")
     told.at(2_000, NodeLost(epoch=1, reason="silent"), node=N1, job="")
     assert told.node().marks == {}

@@ -203,16 +203,16 @@ def test_rule_25_a_failed_job_is_ready_as_failed(told: Spoken) -> None:
 def test_rule_23_a_replaced_result_keeps_the_moment_it_became_ready(told: Spoken) -> None:
     told.finalized(2_000, 0, es(0))
     told.finalized(3_000, 1, es(1))
-    told.recorded(4_000, 1, "no_text")
+    told.recorded(4_000, 1, "no_speech")
     told.recorded(5_000, 1, "ok", replaced=True)
     assert told.view.owed["es/1"] == Owed(1, "2100-0", (), "result", 4_000)
 
 
 def test_rule_24_no_text_advances_the_order(told: Spoken) -> None:
     told.finalized(2_000, 0, es(0))
-    told.recorded(3_000, 0, "no_text")
-    told.delivered(3_000, 0, "no_text")
-    assert (told.view.delivered, told.view.no_text) == ({"es": 1}, 1)
+    told.recorded(3_000, 0, "no_speech")
+    told.delivered(3_000, 0, "no_speech")
+    assert (told.view.delivered, told.view.no_speech) == ({"es": 1}, 1)
 
 
 def test_rule_25_a_missing_number_is_given_up(told: Spoken) -> None:

@@ -15,7 +15,7 @@ from projections.node import Node, Nodes
 from tests.fixtures_store import TimedStore
 from tests.job_record import job_record
 
-_OUTCOMES = {"ok": "result", "no_text": "no_text", "failed": "failed", "missing": "missing"}
+_OUTCOMES = {"ok": "result", "no_speech": "no_speech", "failed": "failed", "missing": "missing"}
 
 
 async def check(store: TimedStore, *, idle: bool = True) -> None:

@@ -23,7 +23,7 @@ _PART = re.compile(r"^-- (Reply|Refusals|Events|Bound): (.*(?:\n--   .*)*)", re.
 _NAME = re.compile(r"\b[A-Z][A-Za-z]+\b")
 _CODE = re.compile(r"\b[A-Z]+(?:_[A-Z]+)+\b|\bBACKPRESSURE\b")
 NOT_BY_TIMERS = frozenset({"SessionOpened", "RoomJoined", "SessionResumed", "NodeRegistered",
-    "ResultRecorded", "ResultReplaced", "ResultRefused", "NodeDraining", "NodeMarked",
+    "ResultRecorded", "ResultReplaced", "ResultRefused", "NodeDraining", "NodeSuspended",
     "PlaybackStarted"})  # fmt: skip
 BY_ANY = frozenset({"ClockAdjusted"})
 """Any script may find the clock behind."""

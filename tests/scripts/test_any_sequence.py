@@ -102,7 +102,7 @@ class Play:
             return
         one = self.seen[-self.rng.randint(1, min(8, len(self.seen)))]
         node, epoch, job, attempt = one
-        status: Any = self.rng.choice(["ok", "ok", "no_text", "failed", "failed"])
+        status: Any = self.rng.choice(["ok", "ok", "no_speech", "failed", "failed"])
         code = ""
         if status == "failed":
             code = self.rng.choice(["MODEL_NOT_AVAILABLE", "BROKEN"])
@@ -111,7 +111,7 @@ class Play:
             attempt=attempt,
             status=status,
             code=code,
-            retriable=self.rng.random() < 0.7,
+            retryable=self.rng.random() < 0.7,
             service=self.rng.choice(SERVICES),
         )
         await self.store.record_results(node, epoch, [result] * self.rng.choice([1, 1, 2]))

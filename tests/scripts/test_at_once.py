@@ -259,7 +259,7 @@ async def test_rule_18_what_a_call_queues_itself_counts_for_its_next_chunk(
     store: TimedStore,
 ) -> None:
     """Three may wait, nobody serves, and each chunk is a job."""
-    await store.configure_cell({"backlog_max": 3}, overwrite=True)
+    await store.configure_cell({"tenant_queue_max": 3}, overwrite=True)
     await store.dispatch_work(BACK_MS)
     session = await store.open("s1")
     told = await store.append_audio([_final(session, seq) for seq in range(4)])

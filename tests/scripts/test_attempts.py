@@ -199,7 +199,7 @@ async def test_rule_20_another_node_is_preferred_even_when_it_is_more_loaded(
     await speak(store, "s2")
     await store.dispatch()
     (message,) = await assigned(store, node)
-    await reply(store, node, message["j"], status="failed", code="BROKEN", retriable=True)
+    await reply(store, node, message["j"], status="failed", code="BROKEN", retryable=True)
     event = (await logged(store, "JobDispatched"))[-1]
     assert event.node == store.keys.full("n2")
     await check(store)
@@ -217,7 +217,7 @@ async def test_rule_20_the_last_node_is_taken_if_it_is_the_only_candidate(
         (await assigned(store, node))[0]["j"],
         status="failed",
         code="BROKEN",
-        retriable=True,
+        retryable=True,
     )
     said = await last(store, "JobDispatched")
     assert (said.rule, said.last, said.attempt) == ("last", node.node, 2)
@@ -235,7 +235,7 @@ async def test_rule_20_a_fill_excludes_nobody(store: TimedStore) -> None:
         (await assigned(store, node))[0]["j"],
         status="failed",
         code="BROKEN",
-        retriable=True,
+        retryable=True,
     )
     assert await order_of_dispatch(store) == ["s1/0", "s2/0"]
     assert (await last(store, "JobQueued")).attempt == 2
@@ -286,7 +286,7 @@ async def test_rule_20_at_most_three_dispatches_again_then_the_nodes_code(
     await speak(store, "s1")
     await store.dispatch()
     job = (await assigned(store, node))[0]["j"]
-    given: dict[str, Any] = {"status": "failed", "retriable": True}
+    given: dict[str, Any] = {"status": "failed", "retryable": True}
     for attempt in range(1, 5):
         assert await reply(store, node, job, attempt, code=f"BROKEN{attempt}", **given) == "ok"
     assert (await last(store, "JobFailed")).code == "BROKEN4"
@@ -368,9 +368,9 @@ async def test_whatever_its_traceparent_is_a_job_goes_again_waits_and_ends(
     await speak(store, "s1", count=2, traceparent=tp)
     await store.dispatch()
     (first,) = await assigned(store, node)
-    assert await reply(store, node, first["j"], status="failed", code="BAD", retriable=True) == "ok"
+    assert await reply(store, node, first["j"], status="failed", code="BAD", retryable=True) == "ok"
     second = (await assigned(store, node))[-1]
-    empty = await reply(store, node, second["j"], status="no_text", code="ASR_EMPTY")
+    empty = await reply(store, node, second["j"], status="no_speech", code="ASR_EMPTY")
     assert (empty, await reply(store, node, second["j"])) == ("ok", "ok")
     again = (await assigned(store, node))[-1]
     own = ("attempt", "c")

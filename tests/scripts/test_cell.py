@@ -34,16 +34,21 @@ async def test_a_new_cell_has_its_settings_and_the_group_that_dispatches(fresh: 
 async def test_a_cell_that_exists_keeps_what_it_has_and_gets_what_it_lacks(fresh: Store) -> None:
     await fresh.configure_cell({"pause_ms": 500}, overwrite=False)
     for _ in range(2):
-        assert await fresh.configure_cell({"pause_ms": 1, "gap_ms": 2}, overwrite=False) == "kept"
-        assert await settings_of(fresh) == {"pause_ms": "500", "gap_ms": "2"}
+        assert (
+            await fresh.configure_cell(
+                {"pause_ms": 1, "delivery_gap_timeout_ms": 2}, overwrite=False
+            )
+            == "kept"
+        )
+        assert await settings_of(fresh) == {"pause_ms": "500", "delivery_gap_timeout_ms": "2"}
 
 
 async def test_a_cell_without_settings_is_there_all_the_same(fresh: Store) -> None:
     assert await fresh.configure_cell({}, overwrite=False) == "created"
     assert await fresh.configure_cell({}, overwrite=False) == "kept"
     assert await fresh.configure_cell({}, overwrite=True) == "changed"
-    assert await fresh.configure_cell({"gap_ms": 2}, overwrite=False) == "kept"
-    assert await settings_of(fresh) == {"gap_ms": "2"}
+    assert await fresh.configure_cell({"delivery_gap_timeout_ms": 2}, overwrite=False) == "kept"
+    assert await settings_of(fresh) == {"delivery_gap_timeout_ms": "2"}
 
 
 async def test_a_cell_that_lost_its_group_gets_it_again(fresh: Store) -> None:
@@ -64,10 +69,10 @@ async def test_a_key_of_another_kind_in_place_of_work_is_an_error(fresh: Store) 
 
 
 async def test_settings_are_replaced_where_that_is_asked_for(fresh: Store) -> None:
-    await fresh.configure_cell({"pause_ms": 500, "gap_ms": 2}, overwrite=False)
+    await fresh.configure_cell({"pause_ms": 500, "delivery_gap_timeout_ms": 2}, overwrite=False)
     for _ in range(2):
         assert await fresh.configure_cell({"pause_ms": 1}, overwrite=True) == "changed"
-        assert await settings_of(fresh) == {"pause_ms": "1", "gap_ms": "2"}
+        assert await settings_of(fresh) == {"pause_ms": "1", "delivery_gap_timeout_ms": "2"}
 
 
 @pytest.mark.parametrize(

@@ -385,7 +385,7 @@ async def test_rule_17_evidence_follows_a_mark_within_one_call(store: TimedStore
     second = await store.join("n2", services=["tts"], slots=4)
     one, two = [message["j"] for message in await assigned(store, first)]
     results = [
-        NodeResult(job=one, attempt=1, status="failed", code="BROKEN", retriable=True),
+        NodeResult(job=one, attempt=1, status="failed", code="BROKEN", retryable=True),
         NodeResult(job=two, attempt=1, status="failed", code="MODEL_NOT_AVAILABLE", service="tts"),
     ]
     assert await store.record_results(first.node, first.epoch, results) == [None, None]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from eventsched.errors import SessionIsClosed, SessionUnknown
+from eventsched.errors import SessionClosedError, SessionUnknown
 from eventsched.store.cell import NodeGrant, SessionGrant
 from eventsched.store.client import Client
 from tests.fixtures_store import TimedStore
@@ -116,7 +116,8 @@ async def test_rule_6_live_attempts_and_waiting_jobs_stop_with_their_outcomes(
 ) -> None:
     node = await store.join(slots=1)
     await store.configure_cell(
-        {"node_lost_ms": HOUR_MS, "waiting_ms": HOUR_MS, "lease_base_ms": 60_000}, overwrite=True
+        {"node_lost_ms": HOUR_MS, "queue_timeout_ms": HOUR_MS, "lease_base_ms": 60_000},
+        overwrite=True,
     )
     session = await store.open()
     for seq in range(3):
@@ -196,7 +197,7 @@ async def test_rule_6_a_closed_session_is_closed_to_everything(
         store.resume_session(session.session, "t2"),
         store.open(),
     ):
-        with pytest.raises(SessionIsClosed):
+        with pytest.raises(SessionClosedError):
             await attempt
     assert await contents(redis, store) == before
 
@@ -284,7 +285,7 @@ async def test_rule_10_a_retiring_session_is_closed_to_everything(store: TimedSt
     assert (await store.read_hash(store.keys.session("s1")))["status"] == "retired"
     resume = store.resume_session(session.session, "t")
     for attempt in (store.say(session, 200), store.open(), resume):
-        with pytest.raises(SessionIsClosed):
+        with pytest.raises(SessionClosedError):
             await attempt
     await store.timers()
     assert len(await events(store, "SessionRetired")) == 1

@@ -45,7 +45,7 @@ async def heard(store: TimedStore, session: SessionGrant) -> list[tuple[int, str
 async def empty(
     store: TimedStore, node: NodeGrant, message: dict[str, Any], code: str = "ASR_EMPTY"
 ) -> None:
-    await store.answer(node, message, status="no_text", code=code, body=b"")
+    await store.answer(node, message, status="no_speech", code=code, body=b"")
 
 
 async def test_rule_22_a_result_is_one_event_with_text_and_audio_by_name(
@@ -267,7 +267,7 @@ async def test_rule_25_an_outcome_that_ended_makes_no_job(store: TimedStore) -> 
     assert not await events(store, "JobDispatched", "JobQueued")
 
 
-@pytest.mark.parametrize("code", ["NO_TEXT_ASSIGNED", "ASR_EMPTY", ""])
+@pytest.mark.parametrize("code", ["NO_SPEECH", "ASR_EMPTY", ""])
 async def test_rule_24_no_text_ends_the_job_and_advances_the_order(
     store: TimedStore, code: str
 ) -> None:
@@ -280,13 +280,13 @@ async def test_rule_24_no_text_ends_the_job_and_advances_the_order(
     await empty(store, node, first, code)
     (_, second) = await store.inbox(node)  # the freed slot serves the next at once
     await store.answer(node, second)
-    assert await heard(store, session) == [(0, "no_text"), (1, "result")]
+    assert await heard(store, session) == [(0, "no_speech"), (1, "result")]
     delivered = await events(store, "ResultDelivered")
     assert [(one.data.outcome, one.data.code) for one in delivered] == [
-        ("no_text", code), ("result", ""),
+        ("no_speech", code), ("result", ""),
     ]  # fmt: skip
     (recorded, _) = await events(store, "ResultRecorded")
-    assert (recorded.data.status, recorded.data.code) == ("no_text", code)
+    assert (recorded.data.status, recorded.data.code) == ("no_speech", code)
     assert (
         await store.transport.command(
             "ZCARD", store.keys.leases("n1", 1), key=store.keys.leases("n1", 1)
@@ -301,7 +301,7 @@ async def test_rule_24_no_text_makes_no_group_part(store: TimedStore) -> None:
     await store.answer(node, messages[1])
     parts = [e for e in await events(store, "ResultDelivered") if e.data.outcome == "result"]
     assert [part.data.utterance for part in parts] == [1]
-    silent = [e for e in await events(store, "ResultDelivered") if e.data.outcome == "no_text"]
+    silent = [e for e in await events(store, "ResultDelivered") if e.data.outcome == "no_speech"]
     assert [one.body for one in silent] == [b""]
 
 
@@ -312,7 +312,7 @@ async def test_rule_24_no_text_said_again_is_refused(store: TimedStore) -> None:
         with pytest.raises(LeaseLost) as refused:
             await empty(store, node, message)
         assert refused.value.code == "DUPLICATE_RESULT"
-    assert await heard(store, session) == [(0, "no_text")]
+    assert await heard(store, session) == [(0, "no_speech")]
     assert len(await events(store, "ResultRecorded")) == 1
 
 
@@ -341,7 +341,7 @@ async def test_rule_23_only_once_and_only_while_it_waits(store: TimedStore) -> N
     await empty(store, node, messages[1])
     await store.answer(node, messages[1])
     await store.answer(node, messages[0])
-    assert await heard(store, session) == [(0, "result"), (1, "result"), (2, "no_text")]
+    assert await heard(store, session) == [(0, "result"), (1, "result"), (2, "no_speech")]
     for message in messages:
         with pytest.raises(LeaseLost) as refused:
             await store.answer(node, message)

@@ -390,9 +390,9 @@ async def test_pressure_is_raised_and_lifted_by_events(store: TimedStore) -> Non
     assert (await store.read_hash(store.keys.counters))["pressure"] == "dead"
     assert await store.set_pressure("group", raised=False, seen=1, limit=80) == "kept"
     assert await store.types() == [
-        "PressureRaised",
-        "PressureRaised",
-        "PressureLifted",
+        "BackpressureStarted",
+        "BackpressureStarted",
+        "BackpressureEnded",
     ]
     await store.set_pressure("dead", raised=False, seen=1, limit=80)
     assert (await store.open()).epoch == 1

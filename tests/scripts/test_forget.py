@@ -44,14 +44,14 @@ async def test_the_key_is_in_the_opening_event_and_in_every_assignment(store: Ti
 async def test_a_closed_session_is_forgotten_by_an_event(store: TimedStore) -> None:
     session = await closed(store)
     assert await store.forget_session(session.session, KEY) == "ok"
-    (event,) = await events(store, "SessionForgotten")
+    (event,) = await events(store, "SessionErased")
     assert (event.session, event.data.key) == (session.session, KEY)
 
 
 async def test_a_retired_session_is_forgotten_as_well(store: TimedStore) -> None:
     session = await retired(store)
     assert await store.forget_session(session.session, KEY) == "ok"
-    assert (await store.types())[-2:] == ["SessionRetired", "SessionForgotten"]
+    assert (await store.types())[-2:] == ["SessionRetired", "SessionErased"]
 
 
 async def test_asking_again_appends_nothing(store: TimedStore, redis: Client) -> None:
@@ -62,7 +62,7 @@ async def test_asking_again_appends_nothing(store: TimedStore, redis: Client) ->
     store.tick(2 * HOUR_MS)
     assert await store.forget_session(session.session, KEY) == "duplicate"
     assert await contents(redis, store) == before
-    assert len(await events(store, "SessionForgotten")) == 1
+    assert len(await events(store, "SessionErased")) == 1
 
 
 async def test_what_is_not_over_is_refused(store: TimedStore, redis: Client) -> None:

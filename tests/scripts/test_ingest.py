@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from eventsched.errors import InvalidMessage, Refused, SeqGap, SessionIsClosed
+from eventsched.errors import InvalidMessage, Refused, SeqGap, SessionClosedError
 from eventsched.store.cell import Finalize, Receipt
 from eventsched.store.client import Client
 from tests.fixtures_store import START_MS, TimedStore
@@ -56,7 +56,7 @@ async def test_rule_1_a_finalize_that_lost_against_the_end_is_no_error(store: Ti
     await store.close_session(session.session, 1)
     reply = await store.finalize_utterance(session.session, 1, 0)
     assert (reply.status, reply.utterance) == ("duplicate", 1)
-    with pytest.raises(SessionIsClosed):
+    with pytest.raises(SessionClosedError):
         await store.finalize_utterance(session.session, 1, 1)
 
 
@@ -355,7 +355,7 @@ async def test_a_chunk_after_close_is_refused(store: TimedStore, redis: Client) 
     await store.say(session, 0)
     await store.close_session(session.session, 1)
     before = await contents(redis, store)
-    with pytest.raises(SessionIsClosed):
+    with pytest.raises(SessionClosedError):
         await store.say(session, 1)
     assert await contents(redis, store) == before
 

@@ -21,8 +21,8 @@ LEASE_MS = 31_000
 @pytest.fixture
 async def calm(store: TimedStore) -> TimedStore:
     """Nothing but leases ends within the hour."""
-    slow = {"node_lost_ms": HOUR_MS, "idle_ms": HOUR_MS, "waiting_ms": HOUR_MS}
-    await store.configure_cell(slow | {"gap_ms": HOUR_MS}, overwrite=True)
+    slow = {"node_lost_ms": HOUR_MS, "idle_ms": HOUR_MS, "queue_timeout_ms": HOUR_MS}
+    await store.configure_cell(slow | {"delivery_gap_timeout_ms": HOUR_MS}, overwrite=True)
     return store
 
 

@@ -13,7 +13,7 @@ MISSING: dict[str, Any] = {
     "status": "failed",
     "code": "MODEL_NOT_AVAILABLE",
     "service": "tts",
-    "retriable": True,
+    "retryable": True,
 }
 
 
@@ -26,8 +26,8 @@ async def test_rule_14_a_missing_model_marks_the_node_and_dispatches_the_job_aga
     second = await store.join("n2", services=["tts"])
     (message,) = await assigned(store, first)
     assert await reply(store, first, message["j"], **MISSING) == "ok"
-    assert (await store.types())[-3:] == ["NodeMarked", "AttemptEnded", "JobDispatched"]
-    marked = await last(store, "NodeMarked")
+    assert (await store.types())[-3:] == ["NodeSuspended", "AttemptEnded", "JobDispatched"]
+    marked = await last(store, "NodeSuspended")
     assert (marked.service, marked.until_ms) == ("tts", START_MS + 60_000)
     ended = await last(store, "AttemptEnded")
     assert (ended.reason, ended.code) == ("marked", "MODEL_NOT_AVAILABLE")
@@ -57,7 +57,7 @@ async def test_rule_14_a_marked_node_serves_demands_without_that_service(
 
 async def test_rule_14_the_end_of_a_mark_serves_those_who_wait(store: TimedStore) -> None:
     node = await store.join(services=["tts"])
-    await store.configure_cell({"waiting_ms": 100_000}, overwrite=True)
+    await store.configure_cell({"queue_timeout_ms": 100_000}, overwrite=True)
     await speak(store, "s1", **TTS)
     await store.dispatch()
     (message,) = await assigned(store, node)
@@ -66,10 +66,10 @@ async def test_rule_14_the_end_of_a_mark_serves_those_who_wait(store: TimedStore
         store.tick(11_999)
         await store.heartbeat_node(node.node, node.epoch, load=0, held=[])
         await store.timers()
-    assert await logged(store, "NodeUnmarked") == []
+    assert await logged(store, "NodeResumed") == []
     store.tick(5)
     await store.timers()
-    assert (await store.types())[-2:] == ["NodeUnmarked", "JobDispatched"]
+    assert (await store.types())[-2:] == ["NodeResumed", "JobDispatched"]
     assert (await last(store, "JobDispatched")).rule == "fill"
     await check(store)
 
@@ -89,7 +89,7 @@ async def test_rule_14_it_counts_as_one_dispatch_again_and_fails_with_the_nodes_
         assert await reply(store, nodes[name], dispatched.job, attempt, **MISSING) == "ok"
     failed = await last(store, "JobFailed")
     assert (failed.code, failed.attempt) == ("MODEL_NOT_AVAILABLE", 4)
-    assert len(await logged(store, "NodeMarked")) == 4
+    assert len(await logged(store, "NodeSuspended")) == 4
     await check(store)
 
 
@@ -118,17 +118,17 @@ async def test_rule_14_a_second_word_makes_the_mark_last_longer_and_says_so(
     await reply(store, node, one["j"], **MISSING)
     store.tick(10_000)
     await reply(store, node, two["j"], **MISSING)
-    until = [e.data.until_ms for e in await logged(store, "NodeMarked")]
+    until = [e.data.until_ms for e in await logged(store, "NodeSuspended")]
     assert until == [START_MS + 60_000, START_MS + 70_000]
     await check(store)
     for _ in range(5):
         store.tick(10_000)
         await store.heartbeat_node(node.node, node.epoch, load=0, held=[])
         await store.timers()
-    assert await logged(store, "NodeUnmarked") == []
+    assert await logged(store, "NodeResumed") == []
     store.tick(10_000)
     await store.timers()
-    assert len(await logged(store, "NodeUnmarked")) == 1
+    assert len(await logged(store, "NodeResumed")) == 1
     await check(store)
 
 
@@ -148,7 +148,7 @@ async def test_rule_14_two_marks_end_each_at_its_time(store: TimedStore) -> None
         await store.heartbeat_node(node.node, node.epoch, load=0, held=[])
         await store.timers()
         await check(store)
-        seen.append(len(await logged(store, "NodeUnmarked")))
+        seen.append(len(await logged(store, "NodeResumed")))
     assert seen == [0] * 10 + [1, 2, 2]
 
 
@@ -162,7 +162,7 @@ async def test_rule_14_a_draining_node_can_be_marked(store: TimedStore) -> None:
     await check(store)
     await reply(store, node, two["j"], **MISSING)
     assert (await store.types())[-4:] == [
-        "NodeMarked",
+        "NodeSuspended",
         "AttemptEnded",
         "NodeDrained",
         "JobQueued",
@@ -182,7 +182,7 @@ async def test_rule_14_a_new_registration_has_no_marks(store: TimedStore) -> Non
     await check(store)
     store.tick(60_000)
     await store.timers()
-    assert await logged(store, "NodeUnmarked") == []
+    assert await logged(store, "NodeResumed") == []
 
 
 async def test_rule_14_demands_are_listed_for_the_class_that_a_mark_makes(

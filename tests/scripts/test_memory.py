@@ -218,8 +218,8 @@ async def test_rule_17_what_is_kept_is_what_is_stored(redis: Client, played: Tim
     play, views = Play(played, random.Random(11)), Views(played.transport, played.cell)
 
     async def configure() -> None:
-        waiting_ms = play.rng.choice([20_000, 30_000])
-        settings = msgspec.structs.replace(Settings(), waiting_ms=waiting_ms)
+        queue_timeout_ms = play.rng.choice([20_000, 30_000])
+        settings = msgspec.structs.replace(Settings(), queue_timeout_ms=queue_timeout_ms)
         await played.configure_cell(msgspec.to_builtins(settings), overwrite=True)
 
     async def press() -> None:
@@ -251,7 +251,7 @@ async def test_rule_15_the_least_loaded_are_known_as_they_are_stored(
     for step in range(150):
         if held and rng.random() < (0.3 if step % 60 < 40 else 0.8):
             name, job = held.pop(rng.randrange(len(held)))
-            ended = NodeResult(job=job, attempt=1, status="no_text")
+            ended = NodeResult(job=job, attempt=1, status="no_speech")
             assert await played.record_results(nodes[name].node, 1, [ended]) == [None]
         else:
             await played.say(await played.open(f"s{step}"), 0, final=True)
@@ -284,7 +284,7 @@ async def test_rule_16_a_slot_that_nobody_held_is_not_given_back(
     redis: Client, played: TimedStore
 ) -> None:
     """Its lease went in a call that failed behind that; then its node's result comes."""
-    await played.configure_cell({"waiting_ms": 300_000}, overwrite=True)
+    await played.configure_cell({"queue_timeout_ms": 300_000}, overwrite=True)
     node = await played.join("n1", slots=1)
     session = await played.open("s1")
     for seq in range(4):
@@ -446,7 +446,7 @@ async def test_nothing_is_known_after_a_call_that_failed_or_parked(
     leases, jobs = played.keys.leases("n1", 1), [one["j"] for one in await played.inbox(node)]
     whole = await redis.dump(leases) or b""
     await redis.set(leases, "no sorted set")
-    results = [NodeResult(job=jobs[0], attempt=1, status="no_text")]
+    results = [NodeResult(job=jobs[0], attempt=1, status="no_speech")]
     with pytest.raises(ResponseError, match="WRONGTYPE"):
         await played.record_results(node.node, 1, results)
     assert not await kept(played)
@@ -499,7 +499,7 @@ async def test_a_program_that_asks_for_what_is_there_changes_nothing(played: Tim
     assert await played.configure_cell(settings, overwrite=False) == "kept"
     assert await played.configure_cell(settings, overwrite=True) == "changed"
     assert await kept(played) == before
-    await played.configure_cell(settings | {"gap_ms": 7}, overwrite=True)
+    await played.configure_cell(settings | {"delivery_gap_timeout_ms": 7}, overwrite=True)
     assert not await kept(played)
 
 
@@ -516,7 +516,7 @@ async def test_a_slot_is_free_again_although_the_call_that_gave_it_back_failed(
     key = played.keys.job(jobs[1])
     whole = await redis.getset(key, "what no script wrote")
     assert whole is not None
-    results = [NodeResult(job=job, attempt=1, status="no_text") for job in jobs]
+    results = [NodeResult(job=job, attempt=1, status="no_speech") for job in jobs]
     with pytest.raises(ResponseError):
         await played.record_results(node.node, node.epoch, results)
     (class_id,) = await redis.smembers(played.keys.classes)

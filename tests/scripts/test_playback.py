@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from eventsched.errors import InvalidMessage, SessionIsClosed
+from eventsched.errors import InvalidMessage, SessionClosedError
 from eventsched.store.cell import SessionGrant
 from eventsched.store.client import Client
 from tests.fixtures_store import TimedStore
@@ -217,7 +217,7 @@ async def test_a_closing_session_takes_no_mark_and_its_playbacks_end_with_it(
     await mark(store, session, 1, started=True)
     await store.say(session, 0)
     await store.close_session(session.session, 1)
-    with pytest.raises(SessionIsClosed):
+    with pytest.raises(SessionClosedError):
         await mark(store, session, started=False)
     store.tick(30_000)
     await store.timers()

@@ -92,7 +92,7 @@ async def test_rule_21_an_unknown_job_is_refused_and_not_recorded(store: TimedSt
 
 async def test_rule_21_the_older_attempt_on_the_same_node_is_stale(store: TimedStore) -> None:
     node, job = await running(store, slots=1)
-    given: dict[str, Any] = {"status": "failed", "code": "BROKEN", "retriable": True}
+    given: dict[str, Any] = {"status": "failed", "code": "BROKEN", "retryable": True}
     assert await reply(store, node, job, 1, **given) == "ok"
     assert await say_anything(store, node, job, 1) == {"ATTEMPT_MISMATCH"}
     assert await reply(store, node, job, 2) == "ok"
@@ -105,7 +105,7 @@ async def test_rule_21_while_the_job_waits_again_its_old_token_has_lost_the_leas
     node, job = await running(store, slots=1)
     await speak(store, "s2")
     await store.dispatch()
-    given: dict[str, Any] = {"status": "failed", "code": "BROKEN", "retriable": True}
+    given: dict[str, Any] = {"status": "failed", "code": "BROKEN", "retryable": True}
     assert await reply(store, node, job, 1, **given) == "ok"
     assert await say_anything(store, node, job, 1) == {"LEASE_LOST"}
     assert await say_anything(store, node, job, 2) == {"LEASE_LOST"}
@@ -134,7 +134,7 @@ async def test_rule_23_a_job_ends_once(store: TimedStore) -> None:
     node, job = await running(store)
     assert await reply(store, node, job, body=b"first") == "ok"
     assert await reply(store, node, job, body=b"first") == "DUPLICATE_RESULT"
-    assert await reply(store, node, job, status="no_text") == "DUPLICATE_RESULT"
+    assert await reply(store, node, job, status="no_speech") == "DUPLICATE_RESULT"
     assert await reply(store, node, job, status="failed", code="X") == "DUPLICATE_RESULT"
     assert await reply(store, node, job, 2) == "ATTEMPT_MISMATCH"
     assert [e.body for e in await logged(store, "ResultDelivered")] == [b"first"]
@@ -167,7 +167,7 @@ async def test_rule_23_many_at_once_say_the_same_and_one_counts(
 
     async with anyio.create_task_group() as group:
         for i, one in enumerate(others):
-            group.start_soon(send, one, *[("ok", ""), ("no_text", ""), ("failed", "X")][i % 3])
+            group.start_soon(send, one, *[("ok", ""), ("no_speech", ""), ("failed", "X")][i % 3])
     assert sorted(told) == ["DUPLICATE_RESULT"] * 7 + ["ok"]
     assert len(await logged(store, "ResultDelivered")) == 1
     await check(store)
@@ -180,8 +180,8 @@ async def test_rule_23_a_complete_result_replaces_an_empty_one_that_waits_behind
     session = await speak(store, "s1", count=2)
     await store.dispatch()
     first, second = [message["j"] for message in await assigned(store, node)]
-    assert await reply(store, node, second, status="no_text", code="ASR_EMPTY") == "ok"
-    assert await reply(store, node, second, status="no_text") == "DUPLICATE_RESULT"
+    assert await reply(store, node, second, status="no_speech", code="ASR_EMPTY") == "ok"
+    assert await reply(store, node, second, status="no_speech") == "DUPLICATE_RESULT"
     assert await reply(store, node, second, 2) == "ATTEMPT_MISMATCH"
     assert await reply(store, node, second, status="failed", code="X") == "DUPLICATE_RESULT"
     assert await reply(store, node, second, body=b"late") == "ok"
@@ -199,7 +199,7 @@ async def test_rule_23_an_empty_result_that_was_delivered_is_not_replaced(
     store: TimedStore,
 ) -> None:
     node, job = await running(store)
-    assert await reply(store, node, job, status="no_text") == "ok"
+    assert await reply(store, node, job, status="no_speech") == "ok"
     assert await reply(store, node, job, body=b"late") == "DUPLICATE_RESULT"
     await check(store)
 
@@ -209,13 +209,13 @@ async def test_rule_24_no_text_ends_the_job_and_frees_the_slot(store: TimedStore
     session = await speak(store, "s1", count=2)
     await store.dispatch()
     (first,) = await assigned(store, node)
-    assert await reply(store, node, first["j"], status="no_text", code="NO_TEXT_ASSIGNED") == "ok"
+    assert await reply(store, node, first["j"], status="no_speech", code="NO_SPEECH") == "ok"
     assert (await store.types())[-3:] == ["ResultRecorded", "ResultDelivered", "JobDispatched"]
     delivered = await last(store, "ResultDelivered")
-    assert (delivered.outcome, delivered.code) == ("no_text", "NO_TEXT_ASSIGNED")
+    assert (delivered.outcome, delivered.code) == ("no_speech", "NO_SPEECH")
     second = (await assigned(store, node))[-1]
     assert await reply(store, node, second["j"]) == "ok"
-    assert [m["outcome"] for m in await store.out(session)] == ["no_text", "result"]
+    assert [m["outcome"] for m in await store.out(session)] == ["no_speech", "result"]
     await check(store)
 
 
@@ -243,7 +243,7 @@ MALFORMED: dict[str, tuple[dict[str, Any], str]] = {
     "audio with half a hash": ({"audio": b"\x01", "audio_sha256": "0" * 32}, "audio_sha256"),
     "a hash of nothing": ({"audio_sha256": "0" * 64}, "audio_sha256"),
     "audio without text": (
-        {"status": "no_text", "audio": b"\x01", "audio_sha256": "0" * 64},
+        {"status": "no_speech", "audio": b"\x01", "audio_sha256": "0" * 64},
         "audio",
     ),
 }
@@ -329,7 +329,9 @@ async def test_rule_25_a_live_attempt_whose_outcome_ended_is_cancelled_and_its_s
     node = await store.join(slots=1)
     session = await speak(store, "s1")
     await speak(store, "s2")
-    await store.configure_cell({"waiting_ms": 60_000, "lease_base_ms": 60_000}, overwrite=True)
+    await store.configure_cell(
+        {"queue_timeout_ms": 60_000, "lease_base_ms": 60_000}, overwrite=True
+    )
     await store.dispatch()
     job = (await assigned(store, node))[0]["j"]
     await store.close_session(session.session, session.epoch)

@@ -10,7 +10,7 @@ from eventsched.errors import (
     Backpressure,
     InvalidMessage,
     Refused,
-    SessionIsClosed,
+    SessionClosedError,
     SessionSuperseded,
     SessionUnknown,
 )
@@ -218,7 +218,7 @@ async def test_a_session_that_closes_is_not_opened_or_resumed(store: TimedStore)
     session = await store.open()
     await store.close_session(session.session, session.epoch)
     for attempt in (store.open(), store.resume_session(session.session, "t2")):
-        with pytest.raises(SessionIsClosed):
+        with pytest.raises(SessionClosedError):
             await attempt
 
 
@@ -270,7 +270,7 @@ async def test_rule_8_until_idle_has_come_it_can_be_resumed(store: TimedStore) -
     assert (await store.resume_session(session.session, "t2")).epoch == 2
     store.tick(60_000)
     await store.timers()
-    with pytest.raises(SessionIsClosed):
+    with pytest.raises(SessionClosedError):
         await store.resume_session(session.session, "t3")
 
 
@@ -311,7 +311,7 @@ async def test_keep_alive_answers_for_each_session(store: TimedStore) -> None:
     one, two = await store.open("s1"), await store.open("s2")
     await store.close_session(two.session, two.epoch)
     replies = await store.keep_alive([(two.session, 1, ""), (one.session, 1, "")])
-    assert isinstance(replies[0], SessionIsClosed)
+    assert isinstance(replies[0], SessionClosedError)
     assert replies[1] is None
 
 
@@ -336,7 +336,7 @@ async def test_pressure_refuses_open_and_ingest_and_nothing_else(store: TimedSto
 async def test_rule_18_a_tenant_with_too_many_waiting_jobs_is_refused_alone(
     store: TimedStore,
 ) -> None:
-    await store.configure_cell({"backlog_max": 2}, overwrite=True)
+    await store.configure_cell({"tenant_queue_max": 2}, overwrite=True)
     busy, other = await store.open("busy"), await store.open("other", tenant="other")
     for seq in range(2):
         await store.say(busy, seq, final=True)

@@ -254,7 +254,7 @@ async def test_rule_18_a_dispatched_again_job_keeps_its_tag_and_does_not_pay_aga
     await speak(store, "s2", tenant="other", priority=0)
     await store.dispatch()
     before = await zset(store, store.keys.fair)
-    await reply(store, node, message["j"], status="failed", code="BROKEN", retriable=True)
+    await reply(store, node, message["j"], status="failed", code="BROKEN", retryable=True)
     again = [e.data for e in await logged(store, "JobQueued") if e.data.attempt == 2]
     first = (await logged(store, "JobQueued"))[0].data
     assert (again[0].tag, again[0].member) == (first.tag, first.member)
@@ -280,7 +280,7 @@ async def test_rule_18_the_slot_of_a_failed_attempt_is_compared_for_all_who_wait
     await speak(store, "s2", targets=["fr"], priority=0)
     await store.dispatch()
     if how == "failed":
-        await reply(store, node, message["j"], status="failed", code="BROKEN", retriable=True)
+        await reply(store, node, message["j"], status="failed", code="BROKEN", retryable=True)
     else:
         store.tick(6_000)
         await store.timers()
@@ -295,7 +295,7 @@ async def test_rule_18_the_slot_of_a_failed_attempt_is_compared_for_all_who_wait
 async def test_rule_18_backlog_refuses_opening_and_ingest_of_that_tenant_only(
     store: TimedStore,
 ) -> None:
-    await store.configure_cell({"backlog_max": 3}, overwrite=True)
+    await store.configure_cell({"tenant_queue_max": 3}, overwrite=True)
     session = await speak(store, "s1", count=2)
     await store.dispatch()
     await store.say(session, 2)
@@ -321,7 +321,7 @@ async def test_rule_18_backlog_refuses_opening_and_ingest_of_that_tenant_only(
 async def test_rule_18_a_waiting_job_of_a_closing_session_leaves_the_queue_with_its_outcome(
     store: TimedStore,
 ) -> None:
-    await store.configure_cell({"waiting_ms": 60_000}, overwrite=True)
+    await store.configure_cell({"queue_timeout_ms": 60_000}, overwrite=True)
     session = await speak(store, "s1")
     await store.dispatch()
     await store.close_session(session.session, session.epoch)
@@ -382,7 +382,7 @@ async def end_one(store: TimedStore, *, fails: bool) -> None:
     for job in await store.transport.command("ZRANGE", key, 0, 0, key=key):
         attempt = int((await job_record(store, job.decode()))["attempt"])
         given: dict[str, Any] = (
-            {"status": "failed", "code": "BROKEN", "retriable": True} if fails else {}
+            {"status": "failed", "code": "BROKEN", "retryable": True} if fails else {}
         )
         grant = await store.join(targets=["es", "fr"])
         assert await reply(store, grant, job.decode(), attempt, **given) == "ok"

@@ -27,7 +27,7 @@ from eventsched.errors import (
     Refused,
     SeqGap,
     ServerUnavailable,
-    SessionIsClosed,
+    SessionClosedError,
     SessionSuperseded,
     SessionUnknown,
 )
@@ -184,7 +184,7 @@ class Producer:
             resumed = self.cluster.patiently(lambda: store.resume_session(self.session, token))
             try:
                 granted: SessionGrant = await resumed
-            except (SessionUnknown, SessionIsClosed):
+            except (SessionUnknown, SessionClosedError):
                 return None
             return granted
         opened: dict[str, Any] = {
@@ -206,7 +206,7 @@ class Producer:
             granted = await self.cluster.patiently(
                 lambda: store.open_session(**opened | self.asked)
             )
-        except SessionIsClosed:
+        except SessionClosedError:
             return None
         self.cluster.told.opened.add(self.session)
         return granted
@@ -223,7 +223,7 @@ class Producer:
                 await self.cluster.patiently(
                     lambda: self.cluster.store.close_session(self.session, grant.epoch)
                 )
-        except (SessionSuperseded, SessionUnknown, SessionIsClosed):
+        except (SessionSuperseded, SessionUnknown, SessionClosedError):
             return
 
     async def _act(self, grant: SessionGrant) -> None:
@@ -430,7 +430,7 @@ class SimNode:
         )
         held.pop(job, None)
         self._judge(reply, is_whole, job)
-        if result.status == "no_text" and self.rng.random() < 0.5:
+        if result.status == "no_speech" and self.rng.random() < 0.5:
             complete = msgspec.structs.replace(result, status="ok", code="", body=_text("again"))
             (reply,) = await self.cluster.patiently(
                 lambda: self.store.record_results(grant.node, grant.epoch, [complete])
@@ -472,10 +472,10 @@ class SimNode:
         if dice < 0.04 and not self.cluster.is_calm:
             return None
         if dice < 0.12:
-            return NodeResult(job=job, attempt=attempt, status="no_text", code="ASR_EMPTY")
+            return NodeResult(job=job, attempt=attempt, status="no_speech", code="ASR_EMPTY")
         if dice < 0.2:
             return NodeResult(
-                job=job, attempt=attempt, status="failed", code="GPU_FELL_OVER", retriable=True
+                job=job, attempt=attempt, status="failed", code="GPU_FELL_OVER", retryable=True
             )
         if dice < 0.24:
             return NodeResult(job=job, attempt=attempt, status="failed", code="BAD_AUDIO")

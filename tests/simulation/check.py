@@ -50,7 +50,7 @@ def _forgotten(log: Sequence[Event]) -> list[str]:
     for event in log:
         if event.type == "SessionClosed":
             closed.add(event.session)
-        elif event.type == "SessionForgotten":
+        elif event.type == "SessionErased":
             if event.session not in closed or event.session in forgotten:
                 broken.append(f"{event.session}: forgotten twice, or before its close")
             forgotten.add(event.session)

@@ -61,17 +61,17 @@ SETTINGS = Settings(
     idle_ms=9_000,
     close_wait_ms=6_000,
     playback_ms=2_000,
-    gap_ms=3_000,
-    waiting_ms=3_000,
+    delivery_gap_timeout_ms=3_000,
+    queue_timeout_ms=3_000,
     heartbeat_ms=1_000,
     node_lost_ms=3_000,
-    mark_ms=4_000,
-    retire_ms=15_000,
+    suspend_ms=4_000,
+    session_retention_ms=15_000,
     log_keep_ms=1_000,
     archive_entries_max=60,
     archive_window_ms=10_000,
     audio_bytes_max=2_500,
-    backlog_max=40,
+    tenant_queue_max=40,
 )
 
 

@@ -28,8 +28,8 @@ from eventsched.server.testing import LocalServer, wait_for
 
 KEYS = Keys("c0")
 SETTINGS = {
-    "retire_ms": 5_000, "log_keep_ms": 5_000, "archive_entries_max": 2_000,
-    "archive_window_ms": 5_000, "archive_behind_max": 600,
+    "session_retention_ms": 5_000, "log_keep_ms": 5_000, "archive_entries_max": 2_000,
+    "archive_window_ms": 5_000, "archive_lag_max": 600,
 }  # fmt: skip
 VOICE = SAMPLES.parent.parent / "demo" / "speech" / "voices" / "anna.wav"
 SPEED = "40"

@@ -75,7 +75,7 @@ async def test_a_job_may_speak_before_it_ends_and_end_without_text(url: str) -> 
     @node.job
     async def translate(job: eventsched.Job) -> eventsched.Result:
         if job.utterance:
-            raise eventsched.NoText  # only noise
+            raise eventsched.NoSpeech  # only noise
         await job.partial("ho")  # at once, to whoever asked for partials
         await job.extend(60)  # more time than the lease gives
         return eventsched.Result(text="hola")
@@ -87,7 +87,7 @@ async def test_a_job_may_speak_before_it_ends_and_end_without_text(url: str) -> 
             await session.append(SILENCE, final=True)
             results = session.results(partials=True)
             heard = [await anext(results) for _ in range(3)]
-            assert [r.outcome for r in heard] == ["partial", "result", "no_text"]
+            assert [r.outcome for r in heard] == ["partial", "result", "no_speech"]
             assert [r.text for r in heard] == ["ho", "hola", None]
             assert heard[2].code == "ASR_EMPTY"
         node.drain()
@@ -101,7 +101,7 @@ async def test_a_failed_attempt_goes_to_another_node(url: str) -> None:
     async def give_up(job: eventsched.Job) -> eventsched.Result:
         tasks.start_soon(sound.run, es)
         await until("the other one serves", lambda: is_registered(es, full_id))
-        raise eventsched.JobError("GPU_LOST", retriable=True)
+        raise eventsched.JobError("GPU_LOST", retryable=True)
 
     @sound.job
     async def translate(job: eventsched.Job) -> eventsched.Result:

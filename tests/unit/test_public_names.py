@@ -8,9 +8,9 @@ import eventsched
 PUBLIC = [
     "Backpressure", "BlockingJob", "ChunkTooLarge", "Client", "Delivered", "EventschedError",
     "InvalidMessage", "Job", "JobError", "JobUnknown", "Key", "KeyFolder", "KeyMissing",
-    "KeyStore", "KeyStoreUnusable", "LeaseLost", "NoText", "Node", "NodeSuperseded", "NodeUnknown",
+    "KeyStore", "KeyStoreError", "LeaseLost", "NoSpeech", "Node", "NodeSuperseded", "NodeUnknown",
     "NotFound", "Receipt", "Refused", "Result", "SeqGap",
-    "ServerUnavailable", "Session", "SessionIsClosed", "SessionSuperseded", "SessionUnknown",
+    "ServerUnavailable", "Session", "SessionClosedError", "SessionSuperseded", "SessionUnknown",
     "connect", "read_wav",
 ]  # fmt: skip
 

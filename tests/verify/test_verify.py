@@ -26,7 +26,7 @@ from eventsched.schema.events import (
     ResultMissing,
     ResultRecorded,
     SessionClosed,
-    SessionForgotten,
+    SessionErased,
     SessionResumed,
     StreamTrimmed,
     Target,
@@ -143,7 +143,7 @@ async def test_what_happens_while_verify_runs_is_no_violation(told: Told) -> Non
             seq += 1
             await store.dispatch()
             given = [one for one in await store.inbox(told.node) if one["t"] == "assign"][-1]
-            result = NodeResult(job=given["j"], attempt=given["attempt"], status="no_text")
+            result = NodeResult(job=given["j"], attempt=given["attempt"], status="no_speech")
             await store.record_results(told.node.node, told.node.epoch, [result])
             store.tick(500)
             await store.timers()
@@ -540,7 +540,7 @@ FORGED: list[tuple[str, str, Data, int, str]] = [
     ("I4", "an utterance left out", finalized(12, 30, 9), -1, ""),
     ("I4", "an epoch left out", SessionResumed(epoch=9), -1, ""),
     ("I4", "closed before closing", SessionClosed(), -1, ""),
-    ("I4", "forgotten while it is open", SessionForgotten(key="0" * 16), -1, ""),
+    ("I4", "forgotten while it is open", SessionErased(key="0" * 16), -1, ""),
     (
         "I4",
         "an end of nothing that plays",

@@ -20,7 +20,7 @@ from eventsched.audio.wav import resample
 from eventsched.client.results import Result
 from eventsched.demo.speech.recogniser import RATE, Recogniser
 from eventsched.demo.speech.translator import TranslationFailed, Translator
-from eventsched.node.job import Job, JobError, NoText
+from eventsched.node.job import Job, JobError, NoSpeech
 from eventsched.node.node import Node
 
 SOURCE = "en"
@@ -46,19 +46,19 @@ def make_node(name: str, *, slots: int = 1) -> Node:
 
 
 async def recognise_and_translate(job: Job) -> Result:
-    """What was said, and its translation where there is one. Raises NoText, JobError."""
+    """What was said, and its translation where there is one. Raises NoSpeech, JobError."""
     if job.encoding != "pcm16":
         raise JobError("AUDIO_FORMAT")
     audio = await job.audio()
     # Cancelled, the process is killed: nothing goes on computing for nobody.
     words = await anyio.to_process.run_sync(recognise, audio, job.rate, cancellable=True)
     if not words:
-        raise NoText
+        raise NoSpeech
     translate = translator(job.target).translate
     try:
         text = await anyio.to_thread.run_sync(translate, words, abandon_on_cancel=True)
     except TranslationFailed as error:
-        raise JobError("TRANSLATION_FAILED", retriable=True) from error
+        raise JobError("TRANSLATION_FAILED", retryable=True) from error
     return Result(text=text, source_text=words)
 
 

@@ -1,5 +1,5 @@
 -- deliver: outcomes in order per (session, target) (rules 23-25). Each delivery number ends in
--- exactly one of result, no_text, failed, missing; a gap is waited for.
+-- exactly one of result, no_speech, failed, missing; a gap is waited for.
 -- include: call
 -- include: keys
 -- include: write
@@ -206,7 +206,7 @@ local function watch_gap(session, target)
   local id = keys.full(session) .. '|' .. target
   local speaker = speaker_of(session, target)
   if longest[1] then
-    timers.set(tonumber(longest[2]) + settings.gap_ms, 'gap', id)
+    timers.set(tonumber(longest[2]) + settings.delivery_gap_timeout_ms, 'gap', id)
     write('HSET', keys.of('session', session), 'w:' .. target, '1')
   else
     timers.drop('gap', id)

@@ -140,7 +140,7 @@ function queue.add(job, reason, cause)
   local now, demand = clock.now(), queue.demand(job)
   enter(job)
   local tag = text.of[job.tag]
-  local deadline = text.of[now + settings.waiting_ms]
+  local deadline = text.of[now + settings.queue_timeout_ms]
   enter_line(job.priority, demand, tag, job.member)
   queue.backlog[job.tenant] = (queue.backlog[job.tenant] or 0) + 1
   if not queue.has(demand) then
@@ -153,7 +153,7 @@ function queue.add(job, reason, cause)
   jobs.wait(job, tag, deadline)
   timers.set(deadline, 'wait', job.key)
   if job.priority > 0 then
-    timers.set(now + math.floor(settings.waiting_ms / 2), 'age', job.key)
+    timers.set(now + math.floor(settings.queue_timeout_ms / 2), 'age', job.key)
   end
   say(job, reason, cause, tag, deadline)
 end

@@ -309,8 +309,8 @@ end
 -- The cell or this tenant takes no more for now, or nil (rule 18).
 function sessions.pressure(tenant)
   if sessions.is_pressed() then return 'BACKPRESSURE retry_after_ms=1000' end
-  if queue.waiting_of(tenant) >= settings.backlog_max then
-    return 'BACKPRESSURE retry_after_ms=' .. string.format('%d', settings.waiting_ms / 2)
+  if queue.waiting_of(tenant) >= settings.tenant_queue_max then
+    return 'BACKPRESSURE retry_after_ms=' .. string.format('%d', settings.queue_timeout_ms / 2)
   end
   return nil
 end
@@ -341,7 +341,7 @@ local function closed(s)
   local id = emit({ t = 'SessionClosed', s = s.full, tp = s.tp,
     d = { missing = missing > 0 and missing or nil } })
   timers.drop('close', s.full)
-  timers.set(clock.now() + settings.retire_ms, 'retire', s.full)
+  timers.set(clock.now() + settings.session_retention_ms, 'retire', s.full)
   deliver.tell(s.name, { state = 'closed', log = id })
   sessions.forget(s.name)
 end
