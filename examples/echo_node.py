@@ -10,7 +10,7 @@ import os
 import eventsched
 
 node = eventsched.Node(
-    os.environ.get("NODE_NAME", "echo-1"), asr=["en"], targets=["en", "es"], slots=4
+    os.environ.get("NODE_NAME", "echo-1"), sources=["en"], targets=["en", "es"], slots=4
 )
 
 

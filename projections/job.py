@@ -56,7 +56,7 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
     target: str
     delivery_no: int
     source: str
-    services: tuple[str, ...]
+    features: tuple[str, ...]
     created_ms: int
     status: Status
     attempt: int
@@ -106,7 +106,7 @@ def _created(event: Event, data: JobQueued | JobDispatched) -> Job:
         target=data.target,
         delivery_no=data.delivery_no,
         source=data.source,
-        services=tuple(data.services),
+        features=tuple(data.features),
         created_ms=event.ms,
         status="queued",
         attempt=data.attempt,

@@ -44,12 +44,12 @@ class Node(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
     node: str
     epoch: int
     status: Status
-    asr: tuple[str, ...]
+    sources: tuple[str, ...]
     targets: tuple[str, ...]
     slots: int
     since_ms: int
     """When this registration began."""
-    services: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
     version: str = ""
     cls: str = ""
     marks: dict[str, int] = {}
@@ -71,11 +71,11 @@ def _registered(view: Node | None, event: Event, data: NodeRegistered) -> Node:
         node=event.node,
         epoch=data.epoch,
         status="alive",
-        asr=tuple(data.asr),
+        sources=tuple(data.sources),
         targets=tuple(data.targets),
         slots=data.slots,
         since_ms=event.ms,
-        services=tuple(data.services),
+        features=tuple(data.features),
         version=data.version,
         cls=data.cls,
         live=view.live if view else {},
@@ -99,12 +99,12 @@ def _lost(view: Node, event: Event, data: NodeLost) -> Node:
 
 def _marked(view: Node, _: Event, data: NodeSuspended) -> Node:
     """Rule 14: a mark moves the node to the class of its new signature."""
-    return replace(view, marks={**view.marks, data.service: data.until_ms}, cls=data.cls)
+    return replace(view, marks={**view.marks, data.feature: data.until_ms}, cls=data.cls)
 
 
 def _unmarked(view: Node, _: Event, data: NodeResumed) -> Node:
     marks = view.marks.copy()
-    marks.pop(data.service, None)
+    marks.pop(data.feature, None)
     return replace(view, marks=marks, cls=data.cls)
 
 

@@ -83,11 +83,11 @@ class Session(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
     targets: tuple[str, ...] = ()
     features: tuple[str, ...] = ()
     features_hash: str = "none"
-    audio: str = "pcm16"
-    rate: int = 16_000
+    encoding: str = "pcm16"
+    sample_rate: int = 16_000
     priority: int = 1
     room: str = ""
-    hears: str = ""
+    listen_language: str = ""
     key: str = ""
     """Id of its key; empty when it is not encrypted."""
     forgotten_ms: int = 0
@@ -142,11 +142,11 @@ def _opened(_: Session | None, event: Event, data: SessionOpened) -> Session:
         targets=tuple(data.targets),
         features=tuple(data.features),
         features_hash=data.features_hash,
-        audio=data.audio,
-        rate=data.rate,
+        encoding=data.encoding,
+        sample_rate=data.sample_rate,
         priority=data.priority,
         room=data.room,
-        hears=data.hears,
+        listen_language=data.listen_language,
         key=data.key,
         in_room=bool(data.room),
     )

@@ -86,17 +86,17 @@ class TimedStore(Store):
             "targets": ["es"],
             "features": [],
             "features_hash": "none",
-            "audio": "pcm16",
-            "rate": 16_000,
+            "encoding": "pcm16",
+            "sample_rate": 16_000,
             "priority": 1,
             "room": "",
-            "hears": "",
+            "listen_language": "",
             "traceparent": "",
         }
         return await self.open_session(**asked | given)
 
     async def say(
-        self, session: SessionGrant, seq: int, *, ms: int = 100, final: bool = False
+        self, session: SessionGrant, seq: int, *, ms: int = 100, end_of_utterance: bool = False
     ) -> Receipt:
         """Append one chunk of `ms` milliseconds; its refusal is raised."""
         payload = bytes([seq % 251]) * (ms * 32)
@@ -106,7 +106,7 @@ class TimedStore(Store):
             seq=seq,
             ms=ms,
             payload=payload,
-            final=final,
+            end_of_utterance=end_of_utterance,
         )
         (reply,) = await self.append_audio([chunk])
         if not isinstance(reply, Receipt):
@@ -117,9 +117,9 @@ class TimedStore(Store):
         asked: dict[str, Any] = {
             "node": self.keys.full(name),
             "token": f"token-{name}",
-            "asr": ["en"],
+            "sources": ["en"],
             "targets": ["es"],
-            "services": [],
+            "features": [],
             "slots": 2,
             "version": "",
         }

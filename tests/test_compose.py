@@ -47,9 +47,9 @@ def test_every_setting_that_it_names_exists() -> None:
 
 
 def test_every_service_is_asked_how_it_does_by_a_command_that_exists() -> None:
-    services = dict(SERVICE.findall(FILE.read_text().partition("\nservices:\n")[2]))
-    assert {"redis", "node-1", "node-2", *ROLES} <= set(services)
-    assert [name for name, text in services.items() if "healthcheck:" not in text] == []
+    features = dict(SERVICE.findall(FILE.read_text().partition("\nservices:\n")[2]))
+    assert {"redis", "node-1", "node-2", *ROLES} <= set(features)
+    assert [name for name, text in features.items() if "healthcheck:" not in text] == []
     asked = re.findall(r"eventsched[\", ]+--json[\", ]+(\w+)", FILE.read_text())
     assert asked
     assert set(asked) <= set(COMMANDS)

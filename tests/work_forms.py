@@ -11,7 +11,7 @@ import msgspec
 
 HEAD = (
     "session", "utterance", "log", "tenant", "features_hash", "source", "turn", "ms", "priority",
-    "services", "targets",
+    "features", "targets",
 )  # fmt: skip
 NUMBERS = ("utterance", "turn", "ms", "priority")
 
@@ -24,9 +24,9 @@ def said(work: str) -> dict[str, Any]:
     head: dict[str, Any] = dict(zip(HEAD, words, strict=True))
     head |= {name: int(head[name]) for name in NUMBERS}
     head["targets"] = [_target(one) for one in head["targets"].split(",")]
-    services = [one for one in head.pop("services").split(",") if one]
+    features = [one for one in head.pop("features").split(",") if one]
     told: dict[str, Any] = msgspec.json.decode("{" + rest)
-    assert told.get("services", []) == services
+    assert told.get("features", []) == features
     assert {name: told[name] for name in told.keys() & head.keys()}.items() <= head.items()
     return head | told
 

@@ -56,7 +56,7 @@ class Append(Bench, frozen=True, kw_only=True):
                 for _ in range(self.sessions)
             ]
             for session in sessions:
-                session.leave_open()  # nobody works on it: a close would wait in vain
+                session.detach()  # nobody works on it: a close would wait in vain
             async with metering(stage.redis) as cost, anyio.create_task_group() as tasks:
                 for session in sessions:
                     tasks.start_soon(self._speak, session)

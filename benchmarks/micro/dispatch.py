@@ -62,7 +62,7 @@ class Dispatch(Bench, frozen=True, kw_only=True):
         async with stage.fresh() as connection:
             (store,) = connection.stores.values()
             granted = await register_nodes(
-                store, nodes, classes=self.classes, asr=sources, targets=targets
+                store, nodes, classes=self.classes, sources=sources, targets=targets
             )
             every = [(source, target) for source in sources for target in targets]
             sessions = await open_sessions(store, -(-jobs // EACH), every)

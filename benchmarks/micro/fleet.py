@@ -104,7 +104,7 @@ async def live_sessions(
                     for _ in range(count)
                 ]
                 for session in sessions:
-                    session.leave_open()
+                    session.detach()
                 yield store, fleet, sessions
 
 

@@ -25,7 +25,7 @@ async def register_nodes(
     count: int,
     *,
     classes: int = 1,
-    asr: Sequence[str] = ("en",),
+    sources: Sequence[str] = ("en",),
     targets: Sequence[str] = ("es",),
 ) -> list[NodeGrant]:
     """Nodes with as many slots as there may be, spread over `classes` capability classes."""
@@ -33,9 +33,9 @@ async def register_nodes(
         await store.register_node(
             node=store.keys.full(f"node-{number:04d}"),
             token=f"token-{number}",
-            asr=asr,
+            sources=sources,
             targets=targets,
-            services=[f"class-{number % classes}"],
+            features=[f"class-{number % classes}"],
             slots=SLOTS_MAX,
             version="bench",
         )
@@ -56,7 +56,8 @@ async def open_sessions(
                 await store.open_session(
                     name=f"session-{number:05d}", token=f"token-{number}", tenant="bench",
                     source=source, targets=[target], features=[], features_hash="none",
-                    audio="pcm16", rate=16_000, priority=1, room="", hears="", traceparent="",
+                    encoding="pcm16", sample_rate=16_000, priority=1, room="",
+                    listen_language="", traceparent="",
                 )
             )  # fmt: skip
 
@@ -76,7 +77,7 @@ async def finalize_utterances(
             chunks = [
                 Chunk(
                     session=one.session, epoch=one.epoch, seq=number, ms=CHUNK_MS,
-                    payload=payload, final=True,
+                    payload=payload, end_of_utterance=True,
                 )
                 for one in sessions[at : at + APPENDED_MAX]
             ]  # fmt: skip

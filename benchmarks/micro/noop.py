@@ -23,7 +23,7 @@ from eventsched.runtime import run_async
 
 def make(name: str, slots: int) -> Node:
     """Serves en:es."""
-    node = Node(name, asr=["en"], targets=["es"], slots=slots, version="bench")
+    node = Node(name, sources=["en"], targets=["es"], slots=slots, version="bench")
 
     @node.job
     async def nothing(_: Job) -> Result:

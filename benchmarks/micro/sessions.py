@@ -145,13 +145,13 @@ class _Live:
     async def _speak(
         self, session: Session, speech: Callable[[], Iterator[Moment]], begins: float, ends_s: int
     ) -> None:
-        for due_ms, final in speech():
+        for due_ms, end_of_utterance in speech():
             if due_ms > ends_s * 1_000:
                 return
             due = begins + due_ms / 1_000
             await anyio.sleep(max(0.0, due - time.perf_counter()))
             called_ns = time.time_ns()
-            receipt = await session.append(CHUNK, final=final)
+            receipt = await session.append(CHUNK, end_of_utterance=end_of_utterance)
             for utterance in receipt.finalized:
                 self._called_ns[session.id, utterance] = called_ns
             if called_ns >= self._settled_ns:

@@ -50,25 +50,26 @@ def cut(
     encoding: Format,
     rate: int,
     *,
-    final: bool = False,
+    end_of_utterance: bool = False,
     bytes_max: int = CHUNK_BYTES_MAX,
 ) -> list[Piece]:
     """The chunks that hold this audio; raises InvalidMessage before anything was sent.
 
     Up to 1,000 ms and `bytes_max` bytes go as one chunk, longer audio as chunks of 100 ms whose
-    last one takes what would be too short alone. `final` permits a short or an empty last chunk.
+    last one takes what would be too short alone. `end_of_utterance` permits a short or an
+    empty last chunk.
     """
     if encoding == "opus":
         packets = (
             split_opus(audio) if isinstance(audio, (bytes, bytearray)) else check_packets(audio)
         )
-        return _cut_opus(packets, bytes_max, final=final)
+        return _cut_opus(packets, bytes_max, end_of_utterance=end_of_utterance)
     if not isinstance(audio, (bytes, bytearray, memoryview)):
         raise InvalidMessage.of("audio", "bytes of PCM16 expected", "pass bytes, not a list")
-    return _cut_pcm(bytes(audio), rate, bytes_max, final=final)
+    return _cut_pcm(bytes(audio), rate, bytes_max, end_of_utterance=end_of_utterance)
 
 
-def check_chunk(payload: bytes, ms: int, bytes_max: int, *, final: bool) -> None:
+def check_chunk(payload: bytes, ms: int, bytes_max: int, *, end_of_utterance: bool) -> None:
     """Refuse a chunk that is empty, too short, too long or too large."""
     if len(payload) > bytes_max:
         raise ChunkTooLarge(
@@ -83,7 +84,7 @@ def check_chunk(payload: bytes, ms: int, bytes_max: int, *, final: bool) -> None
         raise InvalidMessage.of(
             "audio", f"at most {CHUNK_MS_MAX} ms a chunk, got {ms}", "send shorter chunks"
         )
-    if ms < CHUNK_MS_MIN and not final:
+    if ms < CHUNK_MS_MIN and not end_of_utterance:
         what = f"got {ms}" if payload else "got none"
         raise InvalidMessage.of(
             "audio",
@@ -110,10 +111,10 @@ def pcm_bytes(ms: int, rate: int) -> int:
     return ms * rate // 1_000 * SAMPLE_BYTES
 
 
-def _cut_pcm(pcm: bytes, rate: int, bytes_max: int, *, final: bool) -> list[Piece]:
+def _cut_pcm(pcm: bytes, rate: int, bytes_max: int, *, end_of_utterance: bool) -> list[Piece]:
     ms = pcm_ms(len(pcm), rate)
     if ms <= CHUNK_MS_MAX and len(pcm) <= bytes_max:
-        check_chunk(pcm, ms, bytes_max, final=final)
+        check_chunk(pcm, ms, bytes_max, end_of_utterance=end_of_utterance)
         return [Piece(ms, pcm)]
     step, least = pcm_bytes(CUT_MS, rate), pcm_bytes(CHUNK_MS_MIN, rate)
     starts = list(range(0, len(pcm), step))
@@ -200,17 +201,17 @@ def check_packets(packets: Sequence[bytes]) -> list[bytes]:
     return [bytes(packet) for packet in packets]
 
 
-def _cut_opus(packets: list[bytes], bytes_max: int, *, final: bool) -> list[Piece]:
+def _cut_opus(packets: list[bytes], bytes_max: int, *, end_of_utterance: bool) -> list[Piece]:
     whole = Piece(opus_ms(packets), join_opus(packets))
     if whole.ms <= CHUNK_MS_MAX and len(whole.payload) <= bytes_max:
-        check_chunk(whole.payload, whole.ms, bytes_max, final=final)
+        check_chunk(whole.payload, whole.ms, bytes_max, end_of_utterance=end_of_utterance)
         return [whole]
     groups = list(_groups(packets))
     if opus_ms(groups[-1]) < CHUNK_MS_MIN and len(groups) > 1:
         groups[-2].extend(groups.pop())
     pieces = [Piece(opus_ms(group), join_opus(group)) for group in groups]
     for piece in pieces:
-        check_chunk(piece.payload, piece.ms, bytes_max, final=False)
+        check_chunk(piece.payload, piece.ms, bytes_max, end_of_utterance=False)
     return pieces
 
 

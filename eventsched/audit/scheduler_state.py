@@ -31,11 +31,11 @@ class Demand(msgspec.Struct, frozen=True):
 
     source: str
     target: str
-    services: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, data: JobDispatched | JobQueued | Job) -> Demand:
-        return cls(data.source, data.target, tuple(data.services))
+        return cls(data.source, data.target, tuple(data.features))
 
 
 class Class(msgspec.Struct, frozen=True):
@@ -70,15 +70,15 @@ def has_free_slot(node: Node) -> bool:
 
 def lacking(node: Node, demand: Demand) -> list[str]:
     """What the node never declared of this demand; empty when it can do it."""
-    lacks = [] if demand.source in node.asr else [f"asr {demand.source}"]
+    lacks = [] if demand.source in node.sources else [f"asr {demand.source}"]
     if demand.target not in node.targets:
         lacks.append(f"target {demand.target}")
-    return lacks + [f"service {one}" for one in demand.services if one not in node.services]
+    return lacks + [f"service {one}" for one in demand.features if one not in node.features]
 
 
 def marks_against(node: Node, demand: Demand) -> list[str]:
     """Services of the demand whose model the node said it lacks, for now (rule 14)."""
-    return [one for one in demand.services if one in node.marks]
+    return [one for one in demand.features if one in node.marks]
 
 
 def verdict(node: Node, demand: Demand) -> Verdict:

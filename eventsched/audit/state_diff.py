@@ -50,13 +50,13 @@ def _session_told(view: Session) -> dict[str, str]:
         "tenant": view.tenant,
         "source": view.source,
         "targets": ",".join(view.targets),
-        "services": ",".join(view.features),
+        "features": ",".join(view.features),
         "features_hash": view.features_hash,
-        "audio": view.audio,
-        "rate": view.rate,
+        "encoding": view.encoding,
+        "sample_rate": view.sample_rate,
         "priority": view.priority,
         "room": view.room,
-        "hears": view.hears,
+        "listen_language": view.listen_language,
         "key": view.key,
         "utterance": view.utterance,
         "turn": view.turn,
@@ -70,8 +70,8 @@ def _session_told(view: Session) -> dict[str, str]:
 
 
 _SESSION = {
-    *("status", "epoch", "tenant", "source", "targets", "services", "features_hash", "audio"),
-    *("rate", "priority", "room", "hears", "key", "utterance", "turn", "used"),
+    *("status", "epoch", "tenant", "source", "targets", "features", "features_hash", "encoding"),
+    *("sample_rate", "priority", "room", "listen_language", "key", "utterance", "turn", "used"),
     "reason",
 }
 """Decided fields of a session's hash, beside the counters of each target."""
@@ -183,9 +183,9 @@ def node_differences(name: str, view: Node | None, read: Read) -> Iterator[Viola
         "epoch": str(view.epoch),
         "class": view.cls,
         "slots": str(view.slots),
-        "asr": ",".join(view.asr),
+        "sources": ",".join(view.sources),
         "targets": ",".join(view.targets),
-        "services": ",".join(view.services),
+        "features": ",".join(view.features),
         "marked": ",".join(sorted(view.marks)),
     }
     yield from _differences("I7", where, told, {field: kept.get(field, "") for field in told})

@@ -98,10 +98,12 @@ def _opened(_: Event, d: events.SessionOpened) -> str:
     heard = f" → {_listed(d.targets)}" if d.targets else ""
     features = f"features {_listed(d.features)}" if d.features else ""
     room = f"room {d.room}" if d.room else ""
-    hears = f"hears {d.hears}" if d.hears else ""
-    kind = f"{d.audio} {d.rate:,} Hz"
+    listen_language = f"hears {d.listen_language}" if d.listen_language else ""
+    kind = f"{d.encoding} {d.sample_rate:,} Hz"
     key = f"encrypted with key {d.key}" if d.key else ""
-    return f"tenant {d.tenant}, {d.source}{heard}, {kind}" + _also(features, room, hears, key)
+    return f"tenant {d.tenant}, {d.source}{heard}, {kind}" + _also(
+        features, room, listen_language, key
+    )
 
 
 def _finalized(_: Event, d: events.UtteranceFinalized) -> str:
@@ -165,8 +167,10 @@ def _retired(_: Event, d: events.SessionRetired) -> str:
 
 
 def _registered(_: Event, d: events.NodeRegistered) -> str:
-    does = f"{_listed(d.asr)} → {_listed(d.targets)}, {plural(d.slots, 'slot')}, epoch {d.epoch}"
-    return does + _also(*d.services, d.version)
+    does = (
+        f"{_listed(d.sources)} → {_listed(d.targets)}, {plural(d.slots, 'slot')}, epoch {d.epoch}"
+    )
+    return does + _also(*d.features, d.version)
 
 
 def _lost(_: Event, d: events.NodeLost) -> str:
@@ -175,7 +179,7 @@ def _lost(_: Event, d: events.NodeLost) -> str:
 
 
 def _marked(_: Event, d: events.NodeSuspended) -> str:
-    return f"epoch {d.epoch}: not chosen for {d.service} until {clock(d.until_ms)}"
+    return f"epoch {d.epoch}: not chosen for {d.feature} until {clock(d.until_ms)}"
 
 
 def _pressure(_: Event, d: events.BackpressureStarted | events.BackpressureEnded) -> str:
@@ -205,7 +209,9 @@ _TELLERS: dict[type, Callable[[Event, Any], str]] = {
     events.SessionRetired: _retired,
     events.PlaybackStarted: _playback,
     events.PlaybackEnded: _playback,
-    events.RoomJoined: lambda _, d: d.room + _also(f"hears {d.hears}" if d.hears else ""),
+    events.RoomJoined: lambda _, d: (
+        d.room + _also(f"hears {d.listen_language}" if d.listen_language else "")
+    ),
     events.RoomLeft: lambda _, d: d.room,
     events.JobQueued: _queued,
     events.JobDispatched: _dispatched,
@@ -221,7 +227,7 @@ _TELLERS: dict[type, Callable[[Event, Any], str]] = {
     events.NodeDrained: lambda _, d: f"epoch {d.epoch}: holds nothing and is gone",
     events.NodeLost: _lost,
     events.NodeSuspended: _marked,
-    events.NodeResumed: lambda _, d: f"epoch {d.epoch}: {d.service} again",
+    events.NodeResumed: lambda _, d: f"epoch {d.epoch}: {d.feature} again",
     events.BackpressureStarted: _pressure,
     events.BackpressureEnded: _pressure,
     events.ClockAdjusted: _adjusted,

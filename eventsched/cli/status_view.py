@@ -106,8 +106,8 @@ def _marks(marked: list[str]) -> Text:
 
 
 def _serves(one: ClassSeen) -> str:
-    services = f"  +{', '.join(one.services)}" if one.services else ""
-    return f"{', '.join(one.asr)} → {', '.join(one.targets)}{services}"
+    features = f"  +{', '.join(one.features)}" if one.features else ""
+    return f"{', '.join(one.sources)} → {', '.join(one.targets)}{features}"
 
 
 def _waiting(cell: CellOverview) -> list[RenderableType]:
@@ -117,7 +117,7 @@ def _waiting(cell: CellOverview) -> list[RenderableType]:
     for one in sorted(cell.waiting, key=lambda one: -one.oldest_ms):
         made.add_row(
             f"{one.source} → {one.target}",
-            ", ".join(one.services),
+            ", ".join(one.features),
             f"{one.jobs:,}",
             duration(one.oldest_ms),
             one.reason,

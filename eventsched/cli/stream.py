@@ -27,7 +27,8 @@ Features = Annotated[
 ]
 Room = Annotated[str | None, typer.Option("--room", help="Sessions of one room hear each other.")]
 Hears = Annotated[
-    str | None, typer.Option("--hears", help="In a room: the language to hear the others in.")
+    str | None,
+    typer.Option("--listen-language", help="In a room: the language to hear the others in."),
 ]
 Priority = Annotated[
     int, typer.Option("--priority", min=0, max=2, help="0 interactive, 1 normal, 2 background.")
@@ -49,7 +50,7 @@ async def stream(
     tenant: Tenant = "default",
     feature: Features = None,
     room: Room = None,
-    hears: Hears = None,
+    listen_language: Hears = None,
     priority: Priority = 1,
     partials: Partials = False,
     encrypt: Encrypt = False,
@@ -74,7 +75,7 @@ async def stream(
         "targets": [one for given in target or [] for one in given.split(",")],
         "features": feature or [],
         "room": room,
-        "hears": hears,
+        "listen_language": listen_language,
         "priority": priority,
         "encrypt": encrypt,
     }

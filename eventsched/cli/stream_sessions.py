@@ -136,7 +136,7 @@ class Streams:
                     await heard_all.wait()
                 else:
                     self._unseen.append(session.id)
-                session.leave_open()  # closed already: the block's end need not wait again
+                session.detach()  # closed already: the block's end need not wait again
                 tasks.cancel_scope.cancel()
 
     async def _feed(self, source: Source, session: Session) -> None:
@@ -147,7 +147,9 @@ class Streams:
             if self._no_more.is_set():
                 break
             size = len(piece)
-            await self._append(session, piece, final=size < CHUNK_BYTES)  # only the rest is shorter
+            await self._append(
+                session, piece, end_of_utterance=size < CHUNK_BYTES
+            )  # only the rest is shorter
         if size >= CHUNK_BYTES:
             await session.finalize()
         elif not size and not self._no_more.is_set():  # a file without audio was refused before
@@ -193,11 +195,11 @@ class Streams:
                 tasks.cancel_scope.cancel()
         return b"" if self._no_more.is_set() else os.read(file, CHUNK_BYTES)
 
-    async def _append(self, session: Session, pcm: bytes, *, final: bool) -> Receipt:
+    async def _append(self, session: Session, pcm: bytes, *, end_of_utterance: bool) -> Receipt:
         """The audio is stored; under pressure the rest is tried again."""
         while True:
             try:
-                return await session.append(pcm, final=final)
+                return await session.append(pcm, end_of_utterance=end_of_utterance)
             except Backpressure as pressure:
                 pcm = pcm[int(pressure.fields.get("accepted_bytes", "0")) :]
                 await self._wait_out(pressure)

@@ -111,9 +111,9 @@ class _Asked(msgspec.Struct, frozen=True, kw_only=True):
     targets: list[str]
     features: list[str]
     room: str
-    hears: str
-    audio: Format
-    rate: int
+    listen_language: str
+    encoding: Format
+    sample_rate: int
     priority: int
     traceparent: str
     key: str
@@ -158,9 +158,9 @@ class Client:
         *,
         features: Sequence[str] = (),
         room: str | None = None,
-        hears: str | None = None,
-        audio: Format = "pcm16",
-        rate: int = 16_000,
+        listen_language: str | None = None,
+        encoding: Format = "pcm16",
+        sample_rate: int = 16_000,
         priority: int = 1,
         traceparent: str = "",
         encrypt: bool = False,
@@ -171,7 +171,7 @@ class Client:
         targets      languages that the speaker wants, up to 8; in a room, what others hear counts
         features     services that its jobs need, such as a voice
         room, hears  sessions of one room hear each other, each in the language it names
-        audio, rate  `pcm16` (mono, 16 bits, 8,000 to 48,000 Hz) or `opus`
+        encoding     `pcm16` (mono, 16 bits, 8,000 to 48,000 Hz) or `opus`
         priority     0 interactive, 1 normal, 2 background
         encrypt      audio and texts, with a key of the session's own in the key store: nodes and
                      listeners need it, the server and the roles never have it
@@ -186,15 +186,19 @@ class Client:
             targets=_languages("targets", targets),
             features=_features(features),
             room="" if room is None else self._room(room),
-            hears="" if hears is None else check_language("hears", hears, auto=False),
-            audio=_format(audio),
-            rate=check_between("rate", rate, RATE_MIN, RATE_MAX),
+            listen_language=""
+            if listen_language is None
+            else check_language("listen_language", listen_language, auto=False),
+            encoding=_format(encoding),
+            sample_rate=check_between("sample_rate", sample_rate, RATE_MIN, RATE_MAX),
             priority=check_between("priority", priority, 0, PRIORITY_MAX),
             traceparent=check_traceparent("traceparent", traceparent),
             key=key.id if key else "",
         )
-        if hears is not None and room is None:
-            raise InvalidMessage.of("hears", "only in a room", "name the room, or use targets")
+        if listen_language is not None and room is None:
+            raise InvalidMessage.of(
+                "listen_language", "only in a room", "name the room, or use targets"
+            )
         cell = keys.cell_of(asked.room) if asked.room else keys.pick_cell(name, self.cells)
         return self._during(partial(self._open, keys.Keys(cell).full(name), asked, key))
 
@@ -230,7 +234,7 @@ class Client:
         )
         if key is not None:
             await self._keep(key, channel.store, grant)
-        return self._joined(channel, grant, asked.audio, asked.rate, seal)
+        return self._joined(channel, grant, asked.encoding, asked.sample_rate, seal)
 
     async def _keep(self, key: Key, store: Store, grant: SessionGrant) -> None:
         """The key is kept before anything is said; else the session is over before it began."""
@@ -249,12 +253,19 @@ class Client:
         seal = await seal_of(self.keys, session_id, key_id) if key_id else None
         # Whoever has no key for it leaves the session where it is.
         grant = await Backoff(store.transport).call(lambda: store.resume_session(session_id, token))
-        return self._joined(channel, grant, cast("Format", kept["audio"]), int(kept["rate"]), seal)
+        return self._joined(
+            channel, grant, cast("Format", kept["encoding"]), int(kept["sample_rate"]), seal
+        )
 
     def _joined(
-        self, channel: Channel, grant: SessionGrant, audio: Format, rate: int, seal: Seal | None
+        self,
+        channel: Channel,
+        grant: SessionGrant,
+        encoding: Format,
+        sample_rate: int,
+        seal: Seal | None,
     ) -> Session:
-        session = Session(channel, grant, audio, rate, keys=self.keys, seal=seal)
+        session = Session(channel, grant, encoding, sample_rate, keys=self.keys, seal=seal)
         channel.producers[session.id] = session
         log.debug("session open", session=session.id, epoch=session.epoch)
         return session
@@ -279,7 +290,7 @@ class Client:
             session.forget()
 
     async def _close(self, session: Session) -> None:
-        if session.stays_open:
+        if session.is_detached:
             return
         try:
             if not await session.close():
@@ -292,7 +303,7 @@ class Client:
 
     async def _ask_to_close(self, session: Session) -> None:
         """Cancelled: say that the session is over, wait for nothing."""
-        if session.stays_open:
+        if session.is_detached:
             return
         with anyio.move_on_after(LAST_WORDS_S, shield=True):
             try:
@@ -333,5 +344,7 @@ def _features(values: Sequence[str]) -> list[str]:
 
 def _format(value: str) -> Format:
     if value not in FORMATS:
-        raise InvalidMessage.of("audio", f"pcm16 or opus expected, got {value!r:.80}", "choose one")
+        raise InvalidMessage.of(
+            "encoding", f"pcm16 or opus expected, got {value!r:.80}", "choose one"
+        )
     return cast("Format", value)

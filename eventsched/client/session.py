@@ -55,7 +55,7 @@ class Session:
         channel: Channel,
         grant: SessionGrant,
         encoding: Format,
-        rate: int,
+        sample_rate: int,
         *,
         keys: KeyStore | None = None,
         seal: Seal | None = None,
@@ -63,9 +63,9 @@ class Session:
         self.id = grant.session
         self.epoch = grant.epoch
         self.encoding = encoding
-        self.rate = rate
+        self.sample_rate = sample_rate
         self.quiet_s = 0
-        self.stays_open = False
+        self.is_detached = False
         self._channel = channel
         self._keys = keys
         self._seal = seal
@@ -98,8 +98,10 @@ class Session:
 
     # --- audio in ---------------------------------------------------------------------------
 
-    async def append(self, audio: bytes | Sequence[bytes], *, final: bool = False) -> Receipt:
-        """The audio is stored, once and in order; `final` ends the utterance behind it.
+    async def append(
+        self, audio: bytes | Sequence[bytes], *, end_of_utterance: bool = False
+    ) -> Receipt:
+        """The audio is stored, once and in order; `end_of_utterance` ends the utterance behind it.
 
         PCM16 bytes, or Opus packets (a list, or bytes with each packet's length before it).
         20 to 1,000 ms go as one chunk, more as chunks of 100 ms. `finalized` of the receipt
@@ -113,15 +115,24 @@ class Session:
         nothing: Backpressure.
         """
         bytes_max = chunks.CHUNK_BYTES_MAX - (self._seal.overhead_bytes if self._seal else 0)
-        pieces = chunks.cut(audio, self.encoding, self.rate, final=final, bytes_max=bytes_max)
+        pieces = chunks.cut(
+            audio,
+            self.encoding,
+            self.sample_rate,
+            end_of_utterance=end_of_utterance,
+            bytes_max=bytes_max,
+        )
         try:
             await self._turn.acquire()
         except anyio.get_cancelled_exc_class():
-            self._take(pieces, final=final)
+            self._take(pieces, end_of_utterance=end_of_utterance)
             raise
         try:
             await self._make_room()
-            earlier, numbered = len(self._unsure), self._take(pieces, final=final)
+            earlier, numbered = (
+                len(self._unsure),
+                self._take(pieces, end_of_utterance=end_of_utterance),
+            )
             try:
                 receipts = await self._settle()
             except Refused as refused:
@@ -131,9 +142,9 @@ class Session:
             self._turn.release()
         return _merged(receipts[earlier : earlier + len(numbered)])
 
-    def _take(self, pieces: Sequence[Piece], *, final: bool) -> list[Chunk]:
+    def _take(self, pieces: Sequence[Piece], *, end_of_utterance: bool) -> list[Chunk]:
         """From here on the audio counts as appended."""
-        numbered = self._number(pieces, final=final)
+        numbered = self._number(pieces, end_of_utterance=end_of_utterance)
         self._unsure += numbered
         return numbered
 
@@ -151,7 +162,7 @@ class Session:
             self._learn(reply)
         return reply
 
-    def _number(self, pieces: Sequence[Piece], *, final: bool) -> list[Chunk]:
+    def _number(self, pieces: Sequence[Piece], *, end_of_utterance: bool) -> list[Chunk]:
         numbered = [
             Chunk(
                 session=self.id,
@@ -159,7 +170,7 @@ class Session:
                 seq=self._next_seq + at,
                 ms=piece.ms,
                 payload=self._sealed(self._next_seq + at, piece.payload),
-                final=final and piece is pieces[-1],
+                end_of_utterance=end_of_utterance and piece is pieces[-1],
             )
             for at, piece in enumerate(pieces)
         ]
@@ -326,9 +337,9 @@ class Session:
 
     # --- the end ----------------------------------------------------------------------------
 
-    def leave_open(self) -> None:
+    def detach(self) -> None:
         """The block's end does not close the session: it may be resumed until it is idle."""
-        self.stays_open = True
+        self.is_detached = True
 
     async def close(self) -> bool:
         """No more audio; what is buffered is finalized. Returns when everything owed has ended.

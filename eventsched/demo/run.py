@@ -76,8 +76,12 @@ async def run_demo(
         room = store.keys.full(f"demo-{secrets.token_hex(4)}")
         spoken = samples()
         speakers = [
-            Speaker(sample, await sessions.enter_async_context(_session(es, room, hears)), hears)
-            for sample, hears in zip(spoken, HEARS, strict=True)
+            Speaker(
+                sample,
+                await sessions.enter_async_context(_session(es, room, listen_language)),
+                listen_language,
+            )
+            for sample, listen_language in zip(spoken, HEARS, strict=True)
         ]
         conversation = Conversation(speakers)
         board = Board({one.session.id: one.name for one in speakers})
@@ -86,8 +90,8 @@ async def run_demo(
     return judge(conversation, board, spoken)
 
 
-def _session(es: Client, room: str, hears: str) -> AbstractAsyncContextManager[Session]:
-    return es.session(TENANT, SOURCE, room=room, hears=hears)
+def _session(es: Client, room: str, listen_language: str) -> AbstractAsyncContextManager[Session]:
+    return es.session(TENANT, SOURCE, room=room, listen_language=listen_language)
 
 
 def judge(conversation: Conversation, board: Board, spoken: Sequence[Sample]) -> Verdict:

@@ -28,7 +28,7 @@ class Speaker:
 
     sample: Sample
     session: Session
-    hears: str
+    listen_language: str
     heard: list[Delivered] = field(default_factory=list)
 
     @property
@@ -45,7 +45,7 @@ class Speaker:
                 # A chunk exists once its last sample was spoken.
                 spoken_ms = utterance.from_ms + (at + len(chunk)) / BYTES_PER_MS
                 await anyio.sleep_until(begins + spoken_ms / 1_000 / speed)
-                await self.session.append(chunk, final=at + size >= len(pcm))
+                await self.session.append(chunk, end_of_utterance=at + size >= len(pcm))
 
 
 class Conversation:
@@ -83,7 +83,9 @@ class Conversation:
     def owed_languages(self) -> dict[str, list[str]]:
         """Speaker -> the languages that the others hear: one job for each."""
         return {
-            speaker.name: sorted({one.hears for one in self.speakers if one is not speaker})
+            speaker.name: sorted(
+                {one.listen_language for one in self.speakers if one is not speaker}
+            )
             for speaker in self.speakers
         }
 
@@ -95,7 +97,7 @@ class Conversation:
                 numbers = [
                     one.delivery_no
                     for one in listener.heard
-                    if one.session == speaker.session.id and one.target == listener.hears
+                    if one.session == speaker.session.id and one.target == listener.listen_language
                 ]
                 expected = range(len(speaker.sample.utterances)) if speaker is not listener else ()
                 if numbers != list(expected):
@@ -107,4 +109,4 @@ class Conversation:
 
 async def _close(session: Session) -> None:
     await session.close()
-    session.leave_open()  # closed already: its block's end need not ask again
+    session.detach()  # closed already: its block's end need not ask again

@@ -38,7 +38,7 @@ class Waiting(msgspec.Struct, frozen=True, kw_only=True):
 
     source: str
     target: str
-    services: list[str]
+    features: list[str]
     jobs: int
     oldest_ms: int
     reason: str
@@ -63,9 +63,9 @@ class ClassSeen(msgspec.Struct, frozen=True, kw_only=True):
     """Nodes with equal abilities."""
 
     id: str
-    asr: list[str]
+    sources: list[str]
     targets: list[str]
-    services: list[str]
+    features: list[str]
     marked: list[str]
     nodes: list[NodeSeen]
 
@@ -185,7 +185,7 @@ class _Cell:
 
     async def _waiting(self, demand: str, classes: list[ClassSeen]) -> Waiting:
         source, target, joined = demand.split(":", 2)
-        services = _words(joined)
+        features = _words(joined)
         jobs, oldest = 0, ""
         for priority in range(3):
             key = self._keys.waiting(priority, demand)
@@ -193,13 +193,13 @@ class _Cell:
             members = await self._command("ZRANGE", key, 0, LOOKED_MAX - 1)
             oldest = min([oldest] * bool(oldest) + [one.decode() for one in members], default="")
         is_declared = any(
-            source in one.asr and target in one.targets and set(services) <= set(one.services)
+            source in one.sources and target in one.targets and set(features) <= set(one.features)
             for one in classes
         )
         return Waiting(
             source=source,
             target=target,
-            services=services,
+            features=features,
             jobs=jobs,
             oldest_ms=await self._waited(oldest.partition(":")[2]),
             reason="NO_AVAILABLE_NODE" if is_declared else "NO_POOL_FOR_LANG_PAIR",
@@ -220,9 +220,9 @@ class _Cell:
         names = await self._members(self._keys.members(class_id))
         return ClassSeen(
             id=class_id,
-            asr=_words(kept.get("asr", "")),
+            sources=_words(kept.get("sources", "")),
             targets=_words(kept.get("targets", "")),
-            services=_words(kept.get("services", "")),
+            features=_words(kept.get("features", "")),
             marked=_words(kept.get("marked", "")),
             nodes=[await self._node(name) for name in names],
         )

@@ -97,7 +97,11 @@ class Replay:
             for speaker in conversation.speakers:
                 session = await stack.enter_async_context(
                     self._es.session(
-                        tenant="trace", source="en", targets=[], room=room, hears=speaker.hears
+                        tenant="trace",
+                        source="en",
+                        targets=[],
+                        room=room,
+                        listen_language=speaker.listen_language,
                     )
                 )
                 self.record.sessions.append(session.id)
@@ -116,16 +120,18 @@ class Replay:
 
     async def _speak(self, one: _Ready, begins: float) -> None:
         for segment in one.speaker.segments:
-            for start_ms, ms, final in segment.chunks():
+            for start_ms, ms, end_of_utterance in segment.chunks():
                 due = begins + (start_ms + ms) / 1000 / self.speed
                 await anyio.sleep(max(0.0, due - time.monotonic()))
-                await self._append(one.session, bytes(ms * BYTES_PER_MS), final=final)
+                await self._append(
+                    one.session, bytes(ms * BYTES_PER_MS), end_of_utterance=end_of_utterance
+                )
             self.record.done_s += segment.ms / 1000
 
-    async def _append(self, session: Session, payload: bytes, *, final: bool) -> None:
+    async def _append(self, session: Session, payload: bytes, *, end_of_utterance: bool) -> None:
         while True:
             try:
-                await session.append(payload, final=final)
+                await session.append(payload, end_of_utterance=end_of_utterance)
             except Backpressure as pressed:
                 await anyio.sleep(pressed.retry_after_ms / 1000)
                 continue

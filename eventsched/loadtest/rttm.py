@@ -57,7 +57,7 @@ class Speaker:
     """One session of the replay."""
 
     name: str
-    hears: str
+    listen_language: str
     segments: tuple[Segment, ...]
 
 
@@ -168,7 +168,9 @@ def expect(conversations: Iterable[Conversation]) -> Expected:
     for conversation in conversations:
         for speaker in conversation.speakers:
             spoken = sum(segment.utterances for segment in speaker.segments)
-            heard = {other.hears for other in conversation.speakers if other is not speaker}
+            heard = {
+                other.listen_language for other in conversation.speakers if other is not speaker
+            }
             sessions += 1
             utterances += spoken
             jobs += spoken * len(heard)

@@ -4,7 +4,7 @@
 --   log_key         es1:{cell}:log         stream
 -- ARGV
 --   now_arg         ms                     honoured in a manual cell only
---   then per chunk: session (name), epoch, seq, ms, final (0|1), payload, confirmed (out id or empty)
+--   then per chunk: session (name), epoch, seq, ms, end_of_utterance (0|1), payload, confirmed (out id or empty)
 -- Reply: per chunk `ok|duplicate utterance finalized…` or `refused CODE key=value`
 -- Refusals: SESSION_UNKNOWN, SESSION_SUPERSEDED, SESSION_CLOSED, SEQ_GAP, CHUNK_TOO_LARGE,
 --   INVALID_MESSAGE, BACKPRESSURE
@@ -20,7 +20,7 @@ if (#ARGV - 1) % width ~= 0 or #ARGV - 1 > chunks_max * width then
 end
 
 -- Why the chunk is refused, or the word for one that has no effect, or nothing.
-local function check(s, epoch, seq, ms, final, payload, confirmed)
+local function check(s, epoch, seq, ms, end_of_utterance, payload, confirmed)
   if not epoch then return 'INVALID_MESSAGE field=epoch limit=a whole number' end
   local why = sessions.refusal(s, epoch)
   if why then return why end
@@ -31,8 +31,8 @@ local function check(s, epoch, seq, ms, final, payload, confirmed)
   if seq < s.next_seq then return nil, 'duplicate' end
   if seq > s.next_seq then return 'SEQ_GAP expected=' .. string.format('%d', s.next_seq) end
   if #payload > bytes_max then return 'CHUNK_TOO_LARGE limit=65536 B' end
-  if not ms or (ms < 20 and not final) then return 'INVALID_MESSAGE field=ms limit=20 to 1000 ms' end
-  if #payload == 0 and not final then
+  if not ms or (ms < 20 and not end_of_utterance) then return 'INVALID_MESSAGE field=ms limit=20 to 1000 ms' end
+  if #payload == 0 and not end_of_utterance then
     return 'INVALID_MESSAGE field=payload limit=only a final chunk may be empty'
   end
   return sessions.pressure(s.tenant)
@@ -40,13 +40,13 @@ end
 
 local function take(at)
   local name, epoch, seq = ARGV[at], text.int(ARGV[at + 1], 0, 1e9), text.int(ARGV[at + 2], 0, 1e12)
-  local ms, final, payload = text.int(ARGV[at + 3], 0, 1000), ARGV[at + 4] == '1', ARGV[at + 5]
+  local ms, end_of_utterance, payload = text.int(ARGV[at + 3], 0, 1000), ARGV[at + 4] == '1', ARGV[at + 5]
   local s = sessions.get(name)
-  local why, word = check(s, epoch, seq, ms, final, payload, ARGV[at + 6])
+  local why, word = check(s, epoch, seq, ms, end_of_utterance, payload, ARGV[at + 6])
   if why then return 'refused ' .. why end
   deliver.confirm(name, ARGV[at + 6])
   if word then return word .. ' ' .. text.of[s.utterance] end
-  local done = sessions.append(s, seq, ms, final, payload)
+  local done = sessions.append(s, seq, ms, end_of_utterance, payload)
   return 'ok ' .. text.of[s.utterance] .. done
 end
 

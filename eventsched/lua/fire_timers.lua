@@ -152,7 +152,7 @@ end
 function fire.wait(job_key)
   local job = jobs.load(job_key)
   if not job or job.status ~= 'queued' then return end
-  local _, declared = classes.serving(job.source, job.target, job.services)
+  local _, declared = classes.serving(job.source, job.target, job.features)
   queue.remove(job)
   attempts.fail(job, queue.reason(declared), '')
 end
@@ -180,15 +180,15 @@ function fire.drain(name)
 end
 
 function fire.mark(id)
-  local name, service = string.match(id, '^(.-)|(.*)$')
+  local name, feature = string.match(id, '^(.-)|(.*)$')
   local node = nodes.get(name)
-  if not node or node.status == 'gone' or not text.set(node.marked)[service] then return end
+  if not node or node.status == 'gone' or not text.set(node.marked)[feature] then return end
   local marked = {}
   for _, other in ipairs(text.list(node.marked)) do
-    if other ~= service then marked[#marked + 1] = other end
+    if other ~= feature then marked[#marked + 1] = other end
   end
   nodes.move(node, marked)
-  emit({ t = 'NodeResumed', n = node.full, d = { epoch = node.epoch, service = service,
+  emit({ t = 'NodeResumed', n = node.full, d = { epoch = node.epoch, feature = feature,
     class = node.class } })
   assign.fill(node, '')
 end

@@ -9,13 +9,13 @@
 --   tenant          name
 --   source          language
 --   targets         languages, joined by comma, sorted
---   services        names, joined by comma, sorted (the session's features)
+--   features        names, joined by comma, sorted (the session's features)
 --   features_hash   16 hex digits or none
---   audio           pcm16 | opus
---   rate            Hz
+--   encoding        pcm16 | opus
+--   sample_rate     Hz
 --   priority        0 | 1 | 2
 --   room            full id or empty
---   hears           language or empty
+--   listen_language language or empty
 --   tp              traceparent or empty
 --   key_id          16 hex digits of the key that encrypts the session, or empty
 -- Reply: [epoch, next_seq, utterance, out_id]
@@ -23,7 +23,7 @@
 -- Events: SessionOpened, RoomJoined
 -- Bound: constant
 local log_key = KEYS[1]
-local now_arg, name, token, tenant, source, targets, services, features_hash, audio, rate, priority, room, hears, tp, key_id = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11], ARGV[12], ARGV[13], ARGV[14], ARGV[15]
+local now_arg, name, token, tenant, source, targets, features, features_hash, encoding, sample_rate, priority, room, listen_language, tp, key_id = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11], ARGV[12], ARGV[13], ARGV[14], ARGV[15]
 -- include: sessions
 local members_max = 32
 local targets_max, features_max = 8, 16
@@ -34,7 +34,7 @@ if s then
   if s.status ~= 'open' then return refuse('SESSION_CLOSED') end
   return { granted, s.next_seq, s.utterance, '0-0' }
 end
-local rate_hz, priority_no = text.int(rate, 8000, 48000), text.int(priority, 0, 2)
+local sample_rate_hz, priority_no = text.int(sample_rate, 8000, 48000), text.int(priority, 0, 2)
 if not text.is_name(name) then return invalid('session', 'a name') end
 if not text.is_name(token) then return invalid('token', 'a name') end
 if not text.is_name(tenant) then return invalid('tenant', 'a name') end
@@ -42,19 +42,19 @@ if not text.is_language(source) then return invalid('source', 'a language') end
 if not text.all(targets, targets_max, text.is_target) then
   return invalid('targets', 'up to 8 languages, never auto')
 end
-if not text.all(services, features_max, text.is_name) then
+if not text.all(features, features_max, text.is_name) then
   return invalid('features', 'up to 16 names')
 end
 local hex_16 = '^' .. string.rep('%x', 16) .. '$'
 if features_hash ~= 'none' and not string.match(features_hash, hex_16) then
   return invalid('features_hash', '16 hex digits or none')
 end
-if audio ~= 'pcm16' and audio ~= 'opus' then return invalid('audio', 'pcm16 or opus') end
-if hears ~= '' and not text.is_target(hears) then return invalid('hears', 'a language, never auto') end
+if encoding ~= 'pcm16' and encoding ~= 'opus' then return invalid('encoding', 'pcm16 or opus') end
+if listen_language ~= '' and not text.is_target(listen_language) then return invalid('listen_language', 'a language, never auto') end
 if key_id ~= '' and not string.match(key_id, hex_16) then
   return invalid('key', '16 hex digits or empty')
 end
-if not rate_hz then return invalid('rate', '8000 to 48000 Hz') end
+if not sample_rate_hz then return invalid('sample_rate', '8000 to 48000 Hz') end
 if not priority_no then return invalid('priority', '0, 1 or 2') end
 local room_name = room ~= '' and keys.name(room) or nil
 if room ~= '' and not room_name then return invalid('room', 'a room of this cell') end
@@ -69,18 +69,18 @@ local now, full = clock.now(), keys.full(name)
 write('HSET', keys.of('session', name), 'status', 'open', 'out_no', '0', 'out_bytes', '0',
   'out_low', '0', 'used', '', 'epoch', '1', 'utterance', '0', 'turn', '0',
   'heard', sessions.heard(), 'tenant', tenant, 'tp', tp,
-  'source', source, 'targets', targets, 'services', services, 'features_hash', features_hash,
-  'audio', audio, 'rate', rate_hz, 'priority', priority_no, 'room', room, 'hears', hears,
+  'source', source, 'targets', targets, 'features', features, 'features_hash', features_hash,
+  'encoding', encoding, 'sample_rate', sample_rate_hz, 'priority', priority_no, 'room', room, 'listen_language', listen_language,
   'key', key_id, 'tokens', sessions.tokens_with(nil, token, 1))
 affinity.learn(name, '', '')
 emit({ t = 'SessionOpened', s = full, tp = tp, d = {
   tenant = tenant, source = source, targets = some(text.list(targets)),
-  features = some(text.list(services)), features_hash = features_hash, audio = audio,
-  rate = rate_hz, priority = priority_no, room = filled(room), hears = filled(hears), epoch = 1,
+  features = some(text.list(features)), features_hash = features_hash, encoding = encoding,
+  sample_rate = sample_rate_hz, priority = priority_no, room = filled(room), listen_language = filled(listen_language), epoch = 1,
   key = filled(key_id) } })
 if room_name then
-  write('HSET', keys.of('room', room_name), full, hears)
-  emit({ t = 'RoomJoined', s = full, tp = tp, d = { room = room, hears = filled(hears) } })
+  write('HSET', keys.of('room', room_name), full, listen_language)
+  emit({ t = 'RoomJoined', s = full, tp = tp, d = { room = room, listen_language = filled(listen_language) } })
 end
 timers.set(now + settings.idle_ms, 'idle', full)
 return { 1, 0, 0, '0-0' }

@@ -79,7 +79,7 @@ function read.job(key)
   if not job then return {} end
   local tag
   if job.status == 'queued' then
-    local demand = table.concat({ core.source, core.target, table.concat(core.services or {}, ',') }, ':')
+    local demand = table.concat({ core.source, core.target, table.concat(core.features or {}, ',') }, ':')
     tag = redis.call('ZSCORE', keys.of('waiting', job.priority, demand), job.member) or nil
   end
   return { hash = job, tag = tag }

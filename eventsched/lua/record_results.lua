@@ -7,7 +7,7 @@
 --   node            node name
 --   epoch_arg       number
 --   then per result: job_key, attempt, status (ok|no_speech|failed), code, retryable (0|1),
---   service, body, audio, audio_sha256
+--   feature, body, audio, audio_sha256
 -- Reply: per result `ok` or `refused CODE key=value`
 -- Refusals: JOB_UNKNOWN, NODE_MISMATCH, ATTEMPT_MISMATCH, LEASE_LOST, DUPLICATE_RESULT,
 --   INVALID_MESSAGE
@@ -64,29 +64,29 @@ local function replace(job, result)
   return true
 end
 
--- MODEL_NOT_AVAILABLE: the node is not chosen for this service for a while (rule 14).
-local function mark(service)
+-- MODEL_NOT_AVAILABLE: the node is not chosen for this feature for a while (rule 14).
+local function mark(feature)
   local held = nodes.get(node)
   if not nodes.is_current(held, epoch) then return end
   local marked = text.set(held.marked)
   local until_ms = clock.now() + settings.suspend_ms
-  timers.set(until_ms, 'mark', node .. '|' .. service)
-  if not marked[service] then
+  timers.set(until_ms, 'mark', node .. '|' .. feature)
+  if not marked[feature] then
     local list = text.list(held.marked)
-    list[#list + 1] = service
+    list[#list + 1] = feature
     nodes.move(held, list)
   end
-  emit({ t = 'NodeSuspended', n = held.full, d = { epoch = epoch, service = service,
+  emit({ t = 'NodeSuspended', n = held.full, d = { epoch = epoch, feature = feature,
     until_ms = until_ms, class = held.class } })
 end
 
 local function fail(job, result)
   jobs.whole(job)
   if result.code == 'MODEL_NOT_AVAILABLE' then
-    if not text.set(job.services)[result.service] then
+    if not text.set(job.features)[result.feature] then
       return 'INVALID_MESSAGE field=service limit=one of the job\'s services'
     end
-    mark(result.service)
+    mark(result.feature)
     attempts.redispatch(job, 'marked', result.code, '')
   elseif result.retryable then
     attempts.redispatch(job, 'failed', result.code, '')
@@ -120,7 +120,7 @@ end
 local function take(at)
   local result = {
     attempt = text.int(ARGV[at + 1], 1, 1e6), status = ARGV[at + 2], code = ARGV[at + 3],
-    retryable = ARGV[at + 4] == '1', service = ARGV[at + 5], body = ARGV[at + 6],
+    retryable = ARGV[at + 4] == '1', feature = ARGV[at + 5], body = ARGV[at + 6],
     audio = ARGV[at + 7], audio_sha256 = ARGV[at + 8],
   }
   local job = jobs.look(ARGV[at])

@@ -99,16 +99,16 @@ def told(job: Job, ending: Any) -> NodeResult:
     if isinstance(ending, NoSpeech):
         return NodeResult(job=job.key, attempt=job.attempt, status="no_speech", code=ending.code)
     if isinstance(ending, JobError):
-        if ending.code == MODEL_NOT_AVAILABLE and ending.service not in job.services:
-            services = ", ".join(job.services) or "none"
-            raise InvalidMessage.of("service", f"one of the job's ({services})", "name it")
+        if ending.code == MODEL_NOT_AVAILABLE and ending.feature not in job.features:
+            features = ", ".join(job.features) or "none"
+            raise InvalidMessage.of("feature", f"one of the job's ({features})", "name it")
         return NodeResult(
             job=job.key,
             attempt=job.attempt,
             status="failed",
             code=ending.code,
             retryable=ending.retryable,
-            service=ending.service,
+            feature=ending.feature,
         )
     if not isinstance(ending, Result):
         raise TypeError(f"a handler gives a Result, NoSpeech or JobError, not {ending!r:.80}")

@@ -46,22 +46,22 @@ class NoSpeech(Exception):
 class JobError(Exception):
     """Raised (or returned) by a handler that cannot do the job.
 
-    `retryable`: another node may try, up to three times. `service` names the service whose model
+    `retryable`: another node may try, up to three times. `feature` names the service whose model
     is missing here, with the code MODEL_NOT_AVAILABLE: this node gets no such job for a minute.
     """
 
-    def __init__(self, code: str, *, retryable: bool = False, service: str = "") -> None:
+    def __init__(self, code: str, *, retryable: bool = False, feature: str = "") -> None:
         self.code = check_code("code", code)
         self.retryable = retryable
-        self.service = service
+        self.feature = feature
         super().__init__(code)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _job_error, (self.code, self.retryable, self.service)
+        return _job_error, (self.code, self.retryable, self.feature)
 
 
-def _job_error(code: str, retryable: bool, service: str) -> JobError:
-    return JobError(code, retryable=retryable, service=service)
+def _job_error(code: str, retryable: bool, feature: str) -> JobError:
+    return JobError(code, retryable=retryable, feature=feature)
 
 
 class Assignment(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,11 +72,11 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     turn: int
     source: str
     target: str
-    services: list[str] = []
+    features: list[str] = []
     attempt: int
     epoch: int
-    audio: Format
-    rate: int
+    encoding: Format
+    sample_rate: int
     first: str
     last: str
     count: int
@@ -115,9 +115,9 @@ class _Facts:
         self.source = a.source
         """Language that is spoken, or `auto`."""
         self.target = a.target
-        self.services = tuple(a.services)
-        self.encoding = a.audio
-        self.rate = a.rate
+        self.features = tuple(a.features)
+        self.encoding = a.encoding
+        self.sample_rate = a.sample_rate
         self.ms = a.ms
         """Length of the audio, without padding."""
         self.padding_ms = a.padding_ms
@@ -280,7 +280,7 @@ class BlockingJob(_Facts):
 
 
 def _silence(job: _Facts) -> bytes:
-    return bytes(pcm_bytes(job.padding_ms, job.rate) // SAMPLE_BYTES * SAMPLE_BYTES)
+    return bytes(pcm_bytes(job.padding_ms, job.sample_rate) // SAMPLE_BYTES * SAMPLE_BYTES)
 
 
 def context_of(said: bytes, seal: Seal | None, target: str) -> list[tuple[str, str | None]]:

@@ -62,23 +62,23 @@ class Node:
         self,
         name: str,
         *,
-        asr: Sequence[str],
+        sources: Sequence[str],
         targets: Sequence[str],
-        services: Sequence[str] = (),
+        features: Sequence[str] = (),
         slots: int = 1,
         version: str = "",
     ) -> None:
         self.name = check_address("name", name)
-        self.asr = _languages("asr", asr, auto=True)
+        self.sources = _languages("sources", sources, auto=True)
         self.targets = _languages("targets", targets, auto=False)
-        if len(self.asr) * len(self.targets) > PAIRS_MAX:
+        if len(self.sources) * len(self.targets) > PAIRS_MAX:
             raise InvalidMessage.of(
                 "targets",
-                f"at most {PAIRS_MAX} pairs, got {len(self.asr)} x {len(self.targets)}",
+                f"at most {PAIRS_MAX} pairs, got {len(self.sources)} x {len(self.targets)}",
                 "declare fewer languages, or more nodes",
             )
-        listed = check_list("services", services, SERVICES_MAX)
-        self.services = [check_name("services", service) for service in listed]
+        listed = check_list("features", features, SERVICES_MAX)
+        self.features = [check_name("features", feature) for feature in listed]
         self.slots = check_between("slots", slots, 1, SLOTS_MAX)
         self.version = version
         self._run: Run | None = None
@@ -143,9 +143,9 @@ class Node:
                     return await store.register_node(
                         node=full_id,
                         token=token,
-                        asr=self.asr,
+                        sources=self.sources,
                         targets=self.targets,
-                        services=self.services,
+                        features=self.features,
                         slots=self.slots,
                         version=self.version,
                     )

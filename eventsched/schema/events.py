@@ -39,11 +39,11 @@ class SessionOpened(Data, frozen=True, kw_only=True):
     targets: list[str] = []
     features: list[str] = []
     features_hash: str = "none"
-    audio: str = "pcm16"
-    rate: int = 16_000
+    encoding: str = "pcm16"
+    sample_rate: int = 16_000
     priority: int = 1
     room: str = ""
-    hears: str = ""
+    listen_language: str = ""
     epoch: int = 1
     key: str = ""
     """Id of the key that its audio and texts are encrypted with; empty: they are not."""
@@ -61,7 +61,7 @@ class AudioChunkAppended(Data, frozen=True, kw_only=True):
     seq: int
     ms: int
     utterance: int
-    final: bool = False
+    end_of_utterance: bool = False
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -142,7 +142,7 @@ class RoomJoined(Data, frozen=True, kw_only=True):
     """The session is a member of the room and hears one language, or none. With SessionOpened."""
 
     room: str
-    hears: str = ""
+    listen_language: str = ""
 
 
 class RoomLeft(Data, frozen=True, kw_only=True):
@@ -161,7 +161,7 @@ class JobQueued(Data, frozen=True, kw_only=True):
     target: str
     delivery_no: int
     source: str
-    services: list[str] = []
+    features: list[str] = []
     attempt: int
     """The attempt that the next slot will start."""
     reason: Literal["NO_POOL_FOR_LANG_PAIR", "NO_AVAILABLE_NODE", "aged"]
@@ -209,7 +209,7 @@ class JobDispatched(Data, frozen=True, kw_only=True):
     delivery_no: int
     turn: int
     source: str
-    services: list[str] = []
+    features: list[str] = []
     attempt: int
     epoch: int
     """Epoch of the node's registration: with node and attempt, the fencing token."""
@@ -308,9 +308,9 @@ class NodeRegistered(Data, frozen=True, kw_only=True):
     """The node serves with all its slots free, under a new epoch. By the node."""
 
     epoch: int
-    asr: list[str]
+    sources: list[str]
     targets: list[str]
-    services: list[str] = []
+    features: list[str] = []
     slots: int
     version: str = ""
     cls: str = msgspec.field(name="class")
@@ -340,7 +340,7 @@ class NodeSuspended(Data, frozen=True, kw_only=True):
     """The node said it lacks this service's model: not chosen for it until then."""
 
     epoch: int
-    service: str
+    feature: str
     until_ms: int
     cls: str = msgspec.field(name="class")
 
@@ -349,7 +349,7 @@ class NodeResumed(Data, frozen=True, kw_only=True):
     """The mark is over. By a timer."""
 
     epoch: int
-    service: str
+    feature: str
     cls: str = msgspec.field(name="class")
 
 

@@ -41,7 +41,7 @@ class Chunk(msgspec.Struct, frozen=True, kw_only=True):
     seq: int
     ms: int
     payload: bytes
-    final: bool = False
+    end_of_utterance: bool = False
     confirmed: str = ""
     """Last entry of the session's out stream that its reader has handled."""
 
@@ -80,7 +80,7 @@ class NodeResult(msgspec.Struct, frozen=True, kw_only=True):
     status: Literal["ok", "no_speech", "failed"]
     code: str = ""
     retryable: bool = False
-    service: str = ""
+    feature: str = ""
     """The service whose model is missing, with MODEL_NOT_AVAILABLE."""
     body: bytes = b""
     audio: bytes = b""
@@ -170,11 +170,11 @@ class Store:
         targets: Sequence[str],
         features: Sequence[str],
         features_hash: str,
-        audio: str,
-        rate: int,
+        encoding: str,
+        sample_rate: int,
         priority: int,
         room: str,
-        hears: str,
+        listen_language: str,
         traceparent: str,
         key: str = "",
     ) -> SessionGrant:
@@ -188,11 +188,11 @@ class Store:
             _joined(targets),
             _joined(features),
             features_hash,
-            audio,
-            rate,
+            encoding,
+            sample_rate,
             priority,
             room,
-            hears,
+            listen_language,
             traceparent,
             key,
         )
@@ -211,7 +211,15 @@ class Store:
         """Each chunk is stored, or was before, or is refused and says why."""
         args: list[Arg] = []
         for c in chunks:
-            args += (name_of(c.session), c.epoch, c.seq, c.ms, int(c.final), c.payload, c.confirmed)
+            args += (
+                name_of(c.session),
+                c.epoch,
+                c.seq,
+                c.ms,
+                int(c.end_of_utterance),
+                c.payload,
+                c.confirmed,
+            )
         try:
             replies = await self._run("append_audio", *args)
         except Backpressure as refused:  # the server is full: no chunk was stored
@@ -258,9 +266,9 @@ class Store:
         *,
         node: str,
         token: str,
-        asr: Sequence[str],
+        sources: Sequence[str],
         targets: Sequence[str],
-        services: Sequence[str],
+        features: Sequence[str],
         slots: int,
         version: str,
     ) -> NodeGrant:
@@ -269,9 +277,9 @@ class Store:
             "register_node",
             name_of(node),
             token,
-            _joined(asr),
+            _joined(sources),
             _joined(targets),
-            _joined(services),
+            _joined(features),
             slots,
             version,
         )
@@ -298,7 +306,7 @@ class Store:
         """Each result took effect (none), or is refused and on record."""
         args: list[Arg] = []
         for r in results:
-            args += (r.job, r.attempt, r.status, r.code, int(r.retryable), r.service, r.body)
+            args += (r.job, r.attempt, r.status, r.code, int(r.retryable), r.feature, r.body)
             args += (r.audio, r.audio_sha256)
         return [
             _refused(item)

@@ -49,7 +49,7 @@ class Archived:
             self.sessions[name], self.seqs[name] = await self.store.open(name), 0
         for _ in range(utterances):
             await self.store.say(self.sessions[name], self.seqs[name])
-            await self.store.say(self.sessions[name], self.seqs[name] + 1, final=True)
+            await self.store.say(self.sessions[name], self.seqs[name] + 1, end_of_utterance=True)
             self.seqs[name] += 2
             self.store.tick(10)
             await self.store.dispatch()

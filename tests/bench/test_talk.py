@@ -25,5 +25,5 @@ def test_a_speaker_says_the_same_for_the_same_seed() -> None:
 def test_chunks_come_every_100_ms_until_the_last_of_a_stretch() -> None:
     said = list(islice(chunks_of([(500, 320)], Random(7)), 40))
     assert said[0][0] > 0
-    for (at_ms, final), (next_ms, _) in pairwise(said):
-        assert next_ms - at_ms == (600 if final else 100)
+    for (at_ms, end_of_utterance), (next_ms, _) in pairwise(said):
+        assert next_ms - at_ms == (600 if end_of_utterance else 100)

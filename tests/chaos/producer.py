@@ -105,7 +105,9 @@ class ChaosReplay(Replay):
             ready = []
             for speaker in conversation.speakers:
                 session = await stack.enter_async_context(
-                    self._es.session("trace", "en", room=room, hears=speaker.hears)
+                    self._es.session(
+                        "trace", "en", room=room, listen_language=speaker.listen_language
+                    )
                 )
                 ready.append(traced._Ready(speaker, session, traced._owed(conversation, speaker)))
             async with anyio.create_task_group() as tasks:
@@ -116,8 +118,13 @@ class ChaosReplay(Replay):
                 for one in ready:
                     await close(self.kept, one.session)
 
-    async def _append(self, session: Session, payload: bytes, *, final: bool) -> None:
-        await say(self.kept, session, len(payload) // speech.BYTES_PER_MS, final=final)
+    async def _append(self, session: Session, payload: bytes, *, end_of_utterance: bool) -> None:
+        await say(
+            self.kept,
+            session,
+            len(payload) // speech.BYTES_PER_MS,
+            end_of_utterance=end_of_utterance,
+        )
         self.record.chunks += 1
 
     async def _listen(self, one: traced._Ready) -> None:
@@ -125,13 +132,13 @@ class ChaosReplay(Replay):
             one.heard += told.outcome != "truncated"
 
 
-async def say(kept: Record, session: Session, ms: int, *, final: bool) -> None:
+async def say(kept: Record, session: Session, ms: int, *, end_of_utterance: bool) -> None:
     """The chunk is the library's when this returns: stored, or kept to be sent first."""
     spoken = kept.sessions.setdefault(session.id, Spoken())
     while True:
         payload = speech.chunk(session.id, session.next_seq, ms)
         try:
-            await session.append(payload, final=final)
+            await session.append(payload, end_of_utterance=end_of_utterance)
         except eventsched.Backpressure as pressed:
             kept.pressed += 1
             await anyio.sleep(pressed.retry_after_ms / 1_000)
@@ -214,10 +221,10 @@ class Guests:
             if self._rng.random() < 0.5:
                 if self._rng.random() < 0.5:
                     last = await self._hear_one(session)
-                session.leave_open()
+                session.detach()
             else:
                 await close(self._kept, session)
-        if not session.stays_open:
+        if not session.is_detached:
             return await self._hear_rest(session)
         await anyio.sleep(self._rng.uniform(0.0, 1.0))
         async with self._es.resume(session.id) as resumed:
@@ -244,7 +251,7 @@ class Guests:
         """Its numbers go on where the session is: nothing of it is said twice or left out."""
         for _ in range(self._rng.randint(*GUEST_CHUNKS)):
             ms = self._rng.choice([20, 100, 300])
-            await say(self._kept, session, ms, final=self._rng.random() < 0.3)
+            await say(self._kept, session, ms, end_of_utterance=self._rng.random() < 0.3)
             await anyio.sleep(self._rng.uniform(0.0, 0.05))
 
     async def _hear_one(self, session: Session) -> eventsched.Delivered | None:
@@ -266,8 +273,8 @@ def conversations_of(plan: Plan) -> list[Conversation]:
         Conversation(
             name,
             tuple(
-                Speaker(who, hears, tuple(Segment(*segment) for segment in segments))
-                for who, hears, segments in speakers
+                Speaker(who, listen_language, tuple(Segment(*segment) for segment in segments))
+                for who, listen_language, segments in speakers
             ),
         )
         for name, speakers in plan.conversations

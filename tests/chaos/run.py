@@ -188,7 +188,11 @@ class Run:
                 (
                     one.name,
                     [
-                        (who.name, who.hears, [(part.start_ms, part.ms) for part in who.segments])
+                        (
+                            who.name,
+                            who.listen_language,
+                            [(part.start_ms, part.ms) for part in who.segments],
+                        )
                         for who in one.speakers
                     ],
                 )
@@ -326,7 +330,7 @@ def _stretch(conversation: Conversation, rng: Random, length_ms: float) -> Conve
             for one in speaker.segments
         ]
         kept = tuple(one for one in moved if 0 <= one.start_ms < length_ms)
-        speakers.append(Speaker(speaker.name, speaker.hears, kept))
+        speakers.append(Speaker(speaker.name, speaker.listen_language, kept))
     return Conversation(conversation.name, tuple(speakers))
 
 

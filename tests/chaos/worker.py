@@ -24,7 +24,7 @@ SUPERSEDED = 3
 
 
 def make(name: str, slots: int, langs: list[str], pace: float, kind: str) -> eventsched.Node:
-    node = eventsched.Node(name, asr=["en"], targets=langs, slots=slots, version=kind)
+    node = eventsched.Node(name, sources=["en"], targets=langs, slots=slots, version=kind)
     if kind == "threads":
 
         @node.job

@@ -20,11 +20,11 @@ async def test_what_waits_is_told_by_demand_with_age_and_reason(
 ) -> None:
     await store.join(slots=1)
     for name in ("s1", "s2", "s3"):
-        await store.say(await store.open(name), 0, final=True)
-    await store.say(await store.open("s4", targets=["pt"]), 0, final=True)
+        await store.say(await store.open(name), 0, end_of_utterance=True)
+    await store.say(await store.open("s4", targets=["pt"]), 0, end_of_utterance=True)
     await store.dispatch()
     store.tick(1_500)
-    await store.say(await store.open("s5"), 0, final=True)
+    await store.say(await store.open("s5"), 0, end_of_utterance=True)
     await store.dispatch()
     told = {one.target: one for one in (await seen(store, redis)).waiting}
     assert (told["es"].jobs, told["es"].oldest_ms) == (3, 1_500)
@@ -35,10 +35,10 @@ async def test_what_waits_is_told_by_demand_with_age_and_reason(
 async def test_nodes_are_told_by_class_with_their_load(store: TimedStore, redis: Client) -> None:
     for name in ("n1", "n2"):
         await store.join(name)
-    await store.join("n3", services=["voice"])
-    await store.say(await store.open(), 0, final=True)
+    await store.join("n3", features=["voice"])
+    await store.say(await store.open(), 0, end_of_utterance=True)
     await store.dispatch()
-    classes = {tuple(one.services): one for one in (await seen(store, redis)).classes}
+    classes = {tuple(one.features): one for one in (await seen(store, redis)).classes}
     assert [(one.node.partition(".")[2], one.live) for one in classes[()].nodes] == [
         ("n1", 1), ("n2", 0),
     ]  # fmt: skip
@@ -46,7 +46,7 @@ async def test_nodes_are_told_by_class_with_their_load(store: TimedStore, redis:
 
 
 async def test_how_far_behind_follows_from_the_checkpoint(store: TimedStore, redis: Client) -> None:
-    await store.say(await store.open(), 0, final=True)
+    await store.say(await store.open(), 0, end_of_utterance=True)
     store.tick(4_000)
     await store.open("s2")
     groups = {one.group: one for one in (await seen(store, redis)).groups}

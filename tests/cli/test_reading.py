@@ -50,7 +50,7 @@ async def types(reader: Reader, session: str) -> list[str]:
 
 async def spoken(store: TimedStore, name: str) -> str:
     session = await store.open(name)
-    await store.say(session, 0, final=True)
+    await store.say(session, 0, end_of_utterance=True)
     await store.dispatch()
     return session.session
 
@@ -135,7 +135,7 @@ async def test_rule_34_a_group_is_found_by_its_id_while_it_is_active_and_later(
     session = await store.open()
 
     async def speak(seq: int) -> None:
-        await store.say(session, seq, final=True)
+        await store.say(session, seq, end_of_utterance=True)
         await store.dispatch()
         (message,) = [one for one in await store.inbox(node) if one["t"] == "assign"][seq:]
         await store.answer(node, message)

@@ -23,7 +23,7 @@ async def parked(store: TimedStore, redis: Client, **fields: str | bytes) -> str
 async def taken_work(store: TimedStore, redis: Client) -> bytes:
     """The entry that an utterance in two languages made, taken out of `work`."""
     session = await store.open(targets=["es", "fr"])
-    await store.say(session, 0, final=True)
+    await store.say(session, 0, end_of_utterance=True)
     ((entry_id, flat),) = await store.read_range(store.keys.work, "-", "+", 10)
     await redis.xdel(store.keys.work, entry_id)
     return flat[flat.index(b"d") + 1]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import eventsched
 
-echo = eventsched.Node("echo-1", asr=["en"], targets=["es", "fr"], slots=2, version="echo 1")
-idle = eventsched.Node("idle-1", asr=["en"], targets=["pt"])
-bare = eventsched.Node("bare-1", asr=["en"], targets=["es"])
+echo = eventsched.Node("echo-1", sources=["en"], targets=["es", "fr"], slots=2, version="echo 1")
+idle = eventsched.Node("idle-1", sources=["en"], targets=["pt"])
+bare = eventsched.Node("bare-1", sources=["en"], targets=["es"])
 not_a_node = "echo"
 
 

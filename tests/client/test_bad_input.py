@@ -30,15 +30,15 @@ NINE = ["es", "fr", "de", "it", "pt", "nl", "sv", "da", "fi"]
         ("targets", {"targets": NINE}),
         ("features", {"features": ["a:b"]}),
         ("features", {"features": [f"f{number}" for number in range(17)]}),
-        ("room", {"room": "no/room", "hears": "es"}),
-        ("room", {"room": "c0.", "hears": "es"}),
-        ("id", {"room": "elsewhere.room", "hears": "es"}),
-        ("hears", {"room": "r", "hears": "auto"}),
-        ("hears", {"hears": "es"}),
-        ("audio", {"audio": "mp3"}),
-        ("rate", {"rate": 7_999}),
-        ("rate", {"rate": 48_001}),
-        ("rate", {"rate": 16_000.0}),
+        ("room", {"room": "no/room", "listen_language": "es"}),
+        ("room", {"room": "c0.", "listen_language": "es"}),
+        ("id", {"room": "elsewhere.room", "listen_language": "es"}),
+        ("listen_language", {"room": "r", "listen_language": "auto"}),
+        ("listen_language", {"listen_language": "es"}),
+        ("encoding", {"encoding": "mp3"}),
+        ("sample_rate", {"sample_rate": 7_999}),
+        ("sample_rate", {"sample_rate": 48_001}),
+        ("sample_rate", {"sample_rate": 16_000.0}),
         ("priority", {"priority": 3}),
         ("priority", {"priority": True}),
         ("traceparent", {"traceparent": "00-zz"}),
@@ -71,11 +71,11 @@ async def test_a_chunk_that_will_not_do(client: Client, store: TimedStore, audio
         assert before == await store.read_hash(store.keys.session(session.id.partition(".")[2]))
         receipt = await session.append(SECOND)
         assert (receipt.status, session.next_seq) == ("ok", 1)
-        session.leave_open()  # what was appended waits for a node that nobody runs
+        session.detach()  # what was appended waits for a node that nobody runs
 
 
 async def test_pcm_into_an_opus_session_is_no_opus(client: Client) -> None:
-    async with client.session(**GOOD, audio="opus") as session:
+    async with client.session(**GOOD, encoding="opus") as session:
         with pytest.raises(eventsched.InvalidMessage, match="packet"):
             await session.append(b"\xff" * 640)
 
@@ -123,19 +123,19 @@ async def test_results_after_something_that_is_no_id(client: Client, after: str)
     [
         ("name", {"name": "gpu 1"}),
         ("name", {"name": "c0."}),
-        ("asr", {"asr": []}),
-        ("asr", {"asr": "en"}),
-        ("asr", {"asr": [f"a{chr(97 + n // 26)}{chr(97 + n % 26)}" for n in range(65)]}),
+        ("sources", {"sources": []}),
+        ("sources", {"sources": "en"}),
+        ("sources", {"sources": [f"a{chr(97 + n // 26)}{chr(97 + n % 26)}" for n in range(65)]}),
         ("targets", {"targets": ["auto"]}),
         ("targets", {"targets": []}),
-        ("services", {"services": ["a,b"]}),
-        ("services", {"services": [f"s{number}" for number in range(17)]}),
+        ("features", {"features": ["a,b"]}),
+        ("features", {"features": [f"s{number}" for number in range(17)]}),
         ("slots", {"slots": 0}),
         ("slots", {"slots": 257}),
     ],
 )
 def test_a_node_that_cannot_be(field: str, given: dict[str, Any]) -> None:
-    declared: dict[str, Any] = {"name": "gpu-1", "asr": ["en"], "targets": ["es"]} | given
+    declared: dict[str, Any] = {"name": "gpu-1", "sources": ["en"], "targets": ["es"]} | given
     with pytest.raises(eventsched.InvalidMessage) as caught:
         eventsched.Node(declared.pop("name"), **declared)
     assert caught.value.fields["field"] == field
@@ -145,11 +145,11 @@ def test_a_node_that_cannot_be(field: str, given: dict[str, Any]) -> None:
 def test_a_node_of_too_many_pairs() -> None:
     many = [f"a{chr(97 + n // 26)}{chr(97 + n % 26)}" for n in range(33)]
     with pytest.raises(eventsched.InvalidMessage, match="1024 pairs"):
-        eventsched.Node("gpu-1", asr=many, targets=many)
+        eventsched.Node("gpu-1", sources=many, targets=many)
 
 
 async def test_a_node_without_a_handler(store: TimedStore) -> None:
-    node = eventsched.Node("gpu-1", asr=["en"], targets=["es"])
+    node = eventsched.Node("gpu-1", sources=["en"], targets=["es"])
     async with client_of(store) as es:
         with pytest.raises(eventsched.InvalidMessage, match=r"@node\.job"):
             await node.run(es)
@@ -174,14 +174,14 @@ def test_a_result_of_other_types_is_refused_where_it_is_made(
 
 
 def test_a_node_has_one_handler() -> None:
-    node = eventsched.Node("gpu-1", asr=["en"], targets=["es"])
+    node = eventsched.Node("gpu-1", sources=["en"], targets=["es"])
     node.job(len)  # type: ignore[type-var]
     with pytest.raises(ValueError, match="already"):
         node.job(len)  # type: ignore[type-var]
 
 
 def test_an_async_handler_does_not_run_in_a_process() -> None:
-    node = eventsched.Node("gpu-1", asr=["en"], targets=["es"])
+    node = eventsched.Node("gpu-1", sources=["en"], targets=["es"])
 
     async def handler(job: eventsched.Job) -> eventsched.Result:
         return eventsched.Result()

@@ -27,7 +27,7 @@ async def log_types(es: eventsched.Client, cell: str) -> list[str]:
 async def test_a_handler_that_blocks_its_event_loop_does_not_make_its_node_lost(
     server: Server, cell: str
 ) -> None:
-    node = eventsched.Node("gpu-1", asr=["en"], targets=["es"])
+    node = eventsched.Node("gpu-1", sources=["en"], targets=["es"])
 
     @node.job
     async def handler(job: eventsched.Job) -> eventsched.Result:
@@ -43,13 +43,13 @@ async def test_a_handler_that_blocks_its_event_loop_does_not_make_its_node_lost(
         # A node has an event loop of its own, as its process would: nothing else hangs with it.
         tasks.start_soon(anyio.to_thread.run_sync, anyio.run, serve)
         async with es.session("acme", "en", ["es"]) as session:
-            await session.append(SECOND, final=True)
+            await session.append(SECOND, end_of_utterance=True)
             result = await anext(session.results())
         types = await log_types(es, cell)
         # Its loop is beyond reach from here: a newer registration ends it.
         await es.stores[cell].register_node(
-            node=es.stores[cell].keys.full("gpu-1"), token="newer", asr=["en"], targets=["es"],
-            services=[], slots=1, version="",
+            node=es.stores[cell].keys.full("gpu-1"), token="newer", sources=["en"], targets=["es"],
+            features=[], slots=1, version="",
         )  # fmt: skip
     assert result.text == "attempt 1"
     assert "NodeLost" not in types

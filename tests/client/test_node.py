@@ -29,7 +29,7 @@ BEAT_MS = 30
 
 
 def node_of(handler: Any, *, name: str = "gpu-1", processes: bool = False, **given: Any) -> Any:
-    declared: dict[str, Any] = {"asr": ["en"], "targets": ["es"], "slots": 2} | given
+    declared: dict[str, Any] = {"sources": ["en"], "targets": ["es"], "slots": 2} | given
     node = eventsched.Node(name, **declared)
     node.job(processes=processes)(handler)
     return node
@@ -57,7 +57,7 @@ async def recorded(store: TimedStore, kind: str = "ResultRecorded", count: int =
 async def say(client: Client, store: TimedStore, audio: bytes = SECOND, **given: Any) -> str:
     """One utterance is finalized and dispatched; the session's id."""
     async with opened(client, **given) as session:
-        await session.append(audio, final=True)
+        await session.append(audio, end_of_utterance=True)
         await store.dispatch()
     return session.id
 
@@ -76,14 +76,14 @@ async def test_a_job_has_its_facts_its_audio_and_its_padding(
         heard.append(await job.audio())
         return eventsched.Result(text="hola")
 
-    async with serving(client, node_of(handler, services=["voice"])):
+    async with serving(client, node_of(handler, features=["voice"])):
         pcm = bytes(range(256)) * 250
         session = await say(client, store, pcm, features=["voice"], priority=0)
         await recorded(store)
     (job,) = seen
     assert (job.session, job.utterance, job.turn, job.attempt) == (session, 0, 0, 1)
-    assert (job.source, job.target, job.services) == ("en", "es", ("voice",))
-    assert (job.encoding, job.rate, job.ms, job.priority) == ("pcm16", 16_000, 2_000, 0)
+    assert (job.source, job.target, job.features) == ("en", "es", ("voice",))
+    assert (job.encoding, job.sample_rate, job.ms, job.priority) == ("pcm16", 16_000, 2_000, 0)
     assert job.key.startswith(f"acme:{session}:0:translation:es:")
     assert job.context == []
     assert job.padding_ms == 280
@@ -139,9 +139,9 @@ async def test_an_opus_job_has_its_packets(client: Client, store: TimedStore) ->
         heard.append((await job.packets(), await job.audio()))
         return eventsched.Result(text="hola")
 
-    async with serving(client, node_of(handler)), opened(client, audio="opus") as session:
+    async with serving(client, node_of(handler)), opened(client, encoding="opus") as session:
         await session.append(packets[:5])
-        await session.append(packets[5:], final=True)
+        await session.append(packets[5:], end_of_utterance=True)
         await store.dispatch()
         await recorded(store)
     assert heard == [(packets, eventsched.audio.chunks.join_opus(packets))]
@@ -155,7 +155,7 @@ async def test_audio_that_is_not_all_there_is_tried_elsewhere(
 
     async with opened(client) as session:
         await session.append(CHUNK)
-        await session.append(CHUNK, final=True)
+        await session.append(CHUNK, end_of_utterance=True)
         audio = store.keys.audio(name_of(session.id))
         ((first, _), *_) = await store.read_range(audio, "-", "+", 1)
         await redis.xdel(audio, first)
@@ -176,7 +176,7 @@ async def test_partials_are_told_and_a_lease_grows(client: Client, store: TimedS
         return eventsched.Result(text="hola")
 
     async with serving(client, node_of(handler)), opened(client) as session:
-        await session.append(SECOND, final=True)
+        await session.append(SECOND, end_of_utterance=True)
         await store.dispatch()
         results = session.results(partials=True)
         partial, result = await anext(results), await anext(results)
@@ -222,7 +222,7 @@ async def test_rule_22_synthesised_audio_is_named_by_length_and_digest(
         return eventsched.Result(text="hola", audio=b"abc")
 
     async with serving(client, node_of(handler)), opened(client) as session:
-        await session.append(SECOND, final=True)
+        await session.append(SECOND, end_of_utterance=True)
         await store.dispatch()
         assert (await anext(session.results())).audio == b"abc"
     said: ResultRecorded = await recorded(store)
@@ -253,7 +253,7 @@ async def gives_too_much(job: Job) -> Any:
 
 
 async def lacks_what_nobody_asked_for(job: Job) -> Any:
-    raise eventsched.JobError("MODEL_NOT_AVAILABLE", service="voice")
+    raise eventsched.JobError("MODEL_NOT_AVAILABLE", feature="voice")
 
 
 @pytest.mark.parametrize(
@@ -271,12 +271,12 @@ async def test_a_handler_that_goes_wrong_costs_an_attempt_and_not_the_node(
 
 async def test_rule_14_a_missing_model_marks_the_node(client: Client, store: TimedStore) -> None:
     async def handler(job: Job) -> eventsched.Result:
-        raise eventsched.JobError("MODEL_NOT_AVAILABLE", service="voice")
+        raise eventsched.JobError("MODEL_NOT_AVAILABLE", feature="voice")
 
-    async with serving(client, node_of(handler, services=["voice"])):
+    async with serving(client, node_of(handler, features=["voice"])):
         await say(client, store, features=["voice"])
         marked = await recorded(store, "NodeSuspended")
-    assert marked.service == "voice"
+    assert marked.feature == "voice"
 
 
 async def test_a_retriable_failure_goes_to_another_node(client: Client, store: TimedStore) -> None:
@@ -286,7 +286,7 @@ async def test_a_retriable_failure_goes_to_another_node(client: Client, store: T
     good = node_of(handler, name="b-good")
     bad = node_of(handlers.lacking, name="a-bad", slots=8)
     async with serving(client, bad, good), opened(client) as session:
-        await session.append(SECOND, final=True)
+        await session.append(SECOND, end_of_utterance=True)
         await store.dispatch()
         assert (await anext(session.results())).text == "attempt 2"
 
@@ -312,7 +312,7 @@ async def test_a_plain_function_runs_in_a_thread_and_may_speak(
         return eventsched.Result(text=f"{len(job.audio())} {until_ms == job.deadline_ms}")
 
     async with serving(client, node_of(handler)), opened(client) as session:
-        await session.append(SECOND, final=True)
+        await session.append(SECOND, end_of_utterance=True)
         await store.dispatch()
         results = session.results(partials=True)
         assert (await anext(results)).text == "ho"
@@ -327,7 +327,7 @@ async def test_a_function_in_a_process_has_its_audio_and_cannot_speak(
         serving(client, node_of(handlers.in_process, processes=True)),
         opened(client) as session,
     ):
-        await session.append(SECOND, final=True)
+        await session.append(SECOND, end_of_utterance=True)
         await store.dispatch()
         result = await anext(session.results())
     pid, size = (result.text or "").split()
@@ -625,7 +625,7 @@ async def test_a_result_whose_reply_was_lost_counts_once(
         return eventsched.Result(text="hola")
 
     async with serving(client, node_of(handler)), opened(client) as session:
-        await session.append(SECOND, final=True)
+        await session.append(SECOND, end_of_utterance=True)
         await store.dispatch()
         told = [(await anext(session.results())).text or ""]
         await until("all tries made", lambda: not getattr(transport, cuts))

@@ -10,7 +10,7 @@ from tests.systems import SECOND, serving, system
 
 async def test_a_restarted_server_finds_everybody_still_there(own_server: LocalServer) -> None:
     own_server.call("CONFIG", "SET", "appendfsync", "always")  # what was acknowledged is kept
-    node = eventsched.Node("gpu-1", asr=["en"], targets=["es"], slots=2)
+    node = eventsched.Node("gpu-1", sources=["en"], targets=["es"], slots=2)
 
     @node.job
     async def handler(job: eventsched.Job) -> eventsched.Result:
@@ -21,13 +21,13 @@ async def test_a_restarted_server_finds_everybody_still_there(own_server: LocalS
         serving(es, node),
         es.session("acme", "en", ["es"]) as session,
     ):
-        await session.append(SECOND, final=True)
+        await session.append(SECOND, end_of_utterance=True)
         results = session.results()
         first = await anext(results)
         await anyio.to_thread.run_sync(own_server.kill)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(anyio.to_thread.run_sync, own_server.start)
-            await session.append(SECOND, final=True)
+            await session.append(SECOND, end_of_utterance=True)
         with anyio.fail_after(30):
             second = await anext(results)
     assert (first.utterance, second.utterance) == (0, 1)

@@ -31,7 +31,7 @@ async def opened(es: Client, **given: Any) -> AsyncIterator[Session]:
     """A session that its block's end leaves as it is."""
     asked: dict[str, Any] = {"tenant": "acme", "source": "en", "targets": ["es"]} | given
     async with es.session(**asked) as session:
-        session.leave_open()
+        session.detach()
         yield session
 
 
@@ -115,7 +115,7 @@ async def test_long_audio_is_one_call_and_one_receipt(client: Client, store: Tim
         assert receipt.finalized == ()
         assert transport.scripts.count("append_audio") == 1
         assert len(await chunks_of(store, session)) == APPEND_ITEMS_MAX
-        receipt = await session.append(SECOND * 9, final=True)
+        receipt = await session.append(SECOND * 9, end_of_utterance=True)
         assert receipt.finalized == (0, 1)
         assert receipt.utterance == session.utterance == 2
 
@@ -184,7 +184,7 @@ async def test_an_append_cancelled_before_its_turn_counts_as_made(
             with anyio.CancelScope() as given_up:
                 given_up.cancel()
                 await session.append(b"\3" * 3_200)
-        receipt = await session.append(b"\4" * 3_200, final=True)
+        receipt = await session.append(b"\4" * 3_200, end_of_utterance=True)
         assert [payload[0] for payload in await chunks_of(store, session)] == [1, 2, 3, 4]
         assert (receipt.status, receipt.finalized) == ("ok", (0,))
 
@@ -334,13 +334,13 @@ async def test_a_finalize_that_was_cancelled_takes_effect_once(
             await session.finalize()
         assert gave_up.cancelled_caught
         await until("ended", lambda: has_ended(store))
-        receipt = await session.append(CHUNK, final=True)
+        receipt = await session.append(CHUNK, end_of_utterance=True)
         assert (receipt.utterance, receipt.finalized) == (2, (1,))
 
 
 async def test_opus_packets_arrive_as_they_were(client: Client, store: TimedStore) -> None:
     packet = bytes([1 << 3]) + bytes(range(30))
-    async with opened(client, audio="opus") as session:
+    async with opened(client, encoding="opus") as session:
         await session.append([packet] * 5)
         (payload,) = await chunks_of(store, session)
         assert payload == (b"\0\x1f" + packet) * 5
@@ -354,7 +354,7 @@ async def test_results_come_in_order_and_end_with_the_session(
 ) -> None:
     async with opened(client) as session:
         for _ in range(3):
-            await session.append(CHUNK, final=True)
+            await session.append(CHUNK, end_of_utterance=True)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(session.close)
             await until("closing", lambda: is_closing(store, session))
@@ -386,7 +386,7 @@ async def test_results_wait_for_what_comes_later(client: Client, store: TimedSto
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(listen)
-            await session.append(CHUNK, final=True)
+            await session.append(CHUNK, end_of_utterance=True)
             await served(store, session, 1)
         assert heard == ["hola 0"]
 
@@ -400,7 +400,7 @@ async def test_a_session_opened_later_is_heard_at_once(client: Client, store: Ti
     ):
         tasks.start_soon(anext, first.results())
         await anyio.sleep(0.05)
-        await second.append(CHUNK, final=True)
+        await second.append(CHUNK, end_of_utterance=True)
         await served(store, second, 1)
         with anyio.fail_after(subscription.BLOCK_MS / 2_000):
             assert (await anext(second.results())).text == "hola 0"
@@ -412,7 +412,7 @@ async def test_a_reader_that_was_overtaken_is_told_once(
 ) -> None:
     async with opened(client) as session:
         for _ in range(4):
-            await session.append(CHUNK, final=True)
+            await session.append(CHUNK, end_of_utterance=True)
         node = await store.join(slots=4)
         await store.dispatch()
         for message in await store.inbox(node):
@@ -428,7 +428,7 @@ async def test_what_was_handled_is_confirmed_with_the_next_append(
 ) -> None:
     async with opened(client) as session:
         for _ in range(2):
-            await session.append(CHUNK, final=True)
+            await session.append(CHUNK, end_of_utterance=True)
         await served(store, session, 2)
         results = session.results()
         first = await anext(results)
@@ -443,7 +443,7 @@ async def test_what_was_handled_is_confirmed_with_the_next_append(
 async def test_results_after_a_place_go_on_behind_it(client: Client, store: TimedStore) -> None:
     async with opened(client) as session:
         for _ in range(2):
-            await session.append(CHUNK, final=True)
+            await session.append(CHUNK, end_of_utterance=True)
         await served(store, session, 2)
         first = await anext(session.results())
         assert (await anext(session.results())).utterance == 1
@@ -460,7 +460,7 @@ async def test_a_text_that_is_none_is_named_and_the_others_are_heard(
 ) -> None:
     async with opened(client) as session, opened(client) as other:
         for one in (session, session, other):
-            await one.append(CHUNK, final=True)
+            await one.append(CHUNK, end_of_utterance=True)
         node = await store.join(slots=3)
         await store.dispatch()
         for message in await store.inbox(node):
@@ -483,7 +483,7 @@ async def test_a_text_that_is_none_is_named_and_the_others_are_heard(
 
 async def test_partials_are_heard_by_those_who_ask(client: Client, store: TimedStore) -> None:
     async with opened(client) as session:
-        await session.append(CHUNK, final=True)
+        await session.append(CHUNK, end_of_utterance=True)
         node = await store.join()
         await store.dispatch()
         (message,) = await store.inbox(node)
@@ -503,13 +503,13 @@ async def test_rule_7_a_resumed_session_goes_on_where_it_was(
     client: Client, store: TimedStore
 ) -> None:
     async with opened(client) as session:
-        await session.append(CHUNK, final=True)
+        await session.append(CHUNK, end_of_utterance=True)
         await session.append(CHUNK)
         async with client_of(store) as other, other.resume(session.id) as resumed:
-            resumed.leave_open()
+            resumed.detach()
             assert (resumed.id, resumed.epoch) == (session.id, 2)
-            assert (resumed.next_seq, resumed.utterance, resumed.rate) == (2, 1, 16_000)
-            await resumed.append(CHUNK, final=True)
+            assert (resumed.next_seq, resumed.utterance, resumed.sample_rate) == (2, 1, 16_000)
+            await resumed.append(CHUNK, end_of_utterance=True)
             assert len(await store.log("UtteranceFinalized")) == 2
             with pytest.raises(eventsched.SessionSuperseded):
                 await session.append(CHUNK)
@@ -520,7 +520,7 @@ async def test_rule_7_a_resumed_session_hears_what_was_not_handled(
 ) -> None:
     async with opened(client) as session:
         for _ in range(3):
-            await session.append(CHUNK, final=True)
+            await session.append(CHUNK, end_of_utterance=True)
         await store.join(slots=3)
         await served_all(store)
         results = session.results()
@@ -528,7 +528,7 @@ async def test_rule_7_a_resumed_session_hears_what_was_not_handled(
         assert (await anext(results)).utterance == 1  # so 0 was handled
         await session.append(CHUNK)
         async with client_of(store) as other, other.resume(session.id) as resumed:
-            resumed.leave_open()
+            resumed.detach()
             assert (await anext(resumed.results())).utterance == 1
             assert (await anext(resumed.results())).utterance == 2
 
@@ -537,10 +537,10 @@ async def test_rule_7_a_session_resumed_before_anything_was_handled_hears_it_all
     client: Client, store: TimedStore
 ) -> None:
     async with opened(client) as session:
-        await session.append(CHUNK, final=True)
+        await session.append(CHUNK, end_of_utterance=True)
         await served(store, session, 1)
         async with client_of(store) as other, other.resume(session.id) as resumed:
-            resumed.leave_open()
+            resumed.detach()
             with anyio.fail_after(5):
                 assert (await anext(resumed.results())).utterance == 0
 
@@ -658,7 +658,7 @@ async def test_rule_5_playback_marks_name_where_and_whose(
     client: Client, store: TimedStore
 ) -> None:
     async with opened(client) as session:
-        await session.append(CHUNK, final=True)
+        await session.append(CHUNK, end_of_utterance=True)
         await served(store, session, 1)
         result = await anext(session.results())
         await session.playback_started(result)
@@ -680,10 +680,10 @@ async def test_only_a_result_is_played(client: Client, store: TimedStore) -> Non
 async def test_rule_12_a_room_hears_what_the_others_say(client: Client, store: TimedStore) -> None:
     room = store.keys.full("lobby")
     async with (
-        opened(client, room=room, hears="en") as speaker,
-        opened(client, room=room, hears="es") as listener,
+        opened(client, room=room, listen_language="en") as speaker,
+        opened(client, room=room, listen_language="es") as listener,
     ):
-        await speaker.append(CHUNK, final=True)
+        await speaker.append(CHUNK, end_of_utterance=True)
         await served(store, speaker, 1)
         result = await anext(listener.results())
         assert (result.session, result.target) == (speaker.id, "es")

@@ -80,7 +80,7 @@ async def eventful(store: TimedStore) -> Sequence[Event]:
     a, b = await store.join("a", slots=2), await store.join("b", slots=4)
     one = await speak(store, "s1")
     await store.dispatch()
-    await store.say(one, 1, final=True)
+    await store.say(one, 1, end_of_utterance=True)
     await store.dispatch()
     failed: dict[str, Any] = {"status": "failed", "code": "BROKEN", "retryable": True}
     (job, *_) = [message["j"] for message in await assigned(store, a)]
@@ -174,7 +174,7 @@ async def test_a_job_that_waited_although_a_node_was_free_is_told(store: TimedSt
 
 async def test_a_real_run_agrees(server: Server, cell: str) -> None:
     """Roles and nodes in real time, a node that goes amid its work; read by another connection."""
-    nodes = [eventsched.Node(f"n{at}", asr=["en"], targets=["es"], slots=2) for at in range(2)]
+    nodes = [eventsched.Node(f"n{at}", sources=["en"], targets=["es"], slots=2) for at in range(2)]
 
     async def repeat(job: eventsched.Job) -> eventsched.Result:
         if job.attempt == 1 and job.utterance % 3 == 0:

@@ -38,13 +38,13 @@ def stages(found: Explained) -> list[tuple[str, int, str]]:
 async def test_each_node_is_told_with_why_it_was_passed_over(
     store: TimedStore, redis: Client
 ) -> None:
-    both: dict[str, Any] = {"services": ["tts"], "slots": 1}
+    both: dict[str, Any] = {"features": ["tts"], "slots": 1}
     marked = await store.join("marked", **both)
     await speak(store, "s0", **TTS)
     await store.dispatch()
     await reply(
         store, marked, key(store, "s0", features=TTS["features_hash"]),
-        status="failed", code="MODEL_NOT_AVAILABLE", service="tts",
+        status="failed", code="MODEL_NOT_AVAILABLE", feature="tts",
     )  # fmt: skip
     store.tick(10_000)  # nobody else came for it in time
     await store.timers()

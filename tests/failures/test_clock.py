@@ -10,12 +10,12 @@ async def test_time_that_goes_back_goes_on_and_an_event_says_so(store: TimedStor
     store.tick(10_000)
     grant = await store.open()
     store.tick(-4_000)
-    await store.say(grant, 0, final=True)
+    await store.say(grant, 0, end_of_utterance=True)
     (adjusted,) = await store.log("ClockAdjusted")
     assert adjusted.data == ClockAdjusted(behind_ms=4_000, offset_ms=4_000)
     assert adjusted.ms == START_MS + 10_000
     store.tick(500)
-    await store.say(grant, 1, final=True)
+    await store.say(grant, 1, end_of_utterance=True)
     assert [event.ms for event in await store.log("UtteranceFinalized")] == [
         START_MS + 10_000,
         START_MS + 10_500,  # at the clock's pace from where it was

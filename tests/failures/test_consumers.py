@@ -184,14 +184,20 @@ async def _speaking(store: Store) -> AsyncIterator[None]:
 async def _opened(store: Store) -> SessionGrant:
     return await store.open_session(
         name="s1", token="t1", tenant="acme", source="en", targets=["es"], features=[],
-        features_hash="none", audio="pcm16", rate=16_000, priority=1, room="", hears="",
+        features_hash="none", encoding="pcm16", sample_rate=16_000, priority=1, room="",
+        listen_language="",
         traceparent="",
     )  # fmt: skip
 
 
 async def _say(store: Store, grant: SessionGrant, seq: int) -> None:
     chunk = Chunk(
-        session=grant.session, epoch=grant.epoch, seq=seq, ms=100, payload=bytes(3_200), final=True
+        session=grant.session,
+        epoch=grant.epoch,
+        seq=seq,
+        ms=100,
+        payload=bytes(3_200),
+        end_of_utterance=True,
     )
     (reply,) = await store.append_audio([chunk])
     assert not isinstance(reply, Exception), reply

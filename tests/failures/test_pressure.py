@@ -45,7 +45,7 @@ async def test_near_maxmemory_producers_wait_and_what_is_in_flight_finishes(
     small_server: LocalServer,
 ) -> None:
     may_end = anyio.Event()
-    node = eventsched.Node("gpu-1", asr=["en"], targets=["es"], slots=2)
+    node = eventsched.Node("gpu-1", sources=["en"], targets=["es"], slots=2)
 
     @node.job
     async def handler(job: eventsched.Job) -> eventsched.Result:
@@ -57,7 +57,9 @@ async def test_near_maxmemory_producers_wait_and_what_is_in_flight_finishes(
     async with system(small_server.url, "c0", settings=settings) as es, serving(es, node):
         store = es.stores["c0"]
         async with es.session("acme", "en", ["es"]) as session:
-            await session.append(SECOND, final=True)  # in flight until the end of this test
+            await session.append(
+                SECOND, end_of_utterance=True
+            )  # in flight until the end of this test
             async with es.session("acme", "en", ["fr"]) as hog:
                 refused = await _fill(hog)
                 assert refused.retry_after_ms > 0
@@ -75,7 +77,7 @@ async def test_near_maxmemory_producers_wait_and_what_is_in_flight_finishes(
                 assert stored == hog.next_seq, "what was acknowledged is there"
             # The hog's audio is let go with its session: the pressure ends by itself.
             await until("lifted", lambda: _is_lifted(store))
-            await session.append(SECOND, final=True)
+            await session.append(SECOND, end_of_utterance=True)
         assert small_server.call("INFO", "stats")["evicted_keys"] == 0
         assert await _violations(store) == []
 
@@ -145,7 +147,7 @@ async def test_a_projection_set_that_falls_behind_raises_pressure_until_it_has_c
     watch = PressureWatch(store)
     grant = await store.open()
     for seq in range(25):
-        await store.say(grant, seq, final=True)
+        await store.say(grant, seq, end_of_utterance=True)
     await watch.step()
     assert await _pressure(store) == {"group"}
     (raised,) = await store.log("BackpressureStarted")
@@ -164,7 +166,7 @@ async def test_work_that_nobody_dispatches_raises_pressure(store: TimedStore) ->
     await store.configure_cell({"dispatch_queue_max": 5}, overwrite=True)
     grant = await store.open()
     for seq in range(6):
-        await store.say(grant, seq, final=True)
+        await store.say(grant, seq, end_of_utterance=True)
     await PressureWatch(store).step()
     assert await _pressure(store) == {"group"}
     await store.dispatch()
@@ -186,7 +188,7 @@ async def test_too_much_that_could_not_be_processed_raises_pressure(store: Timed
 async def test_any_number_of_timekeepers_may_look(store: TimedStore) -> None:
     await store.configure_cell({"dispatch_queue_max": 1}, overwrite=True)
     grant = await store.open()
-    await store.say(grant, 0, final=True)
+    await store.say(grant, 0, end_of_utterance=True)
     async with anyio.create_task_group() as tasks:
         for _ in range(5):
             tasks.start_soon(PressureWatch(store).step)
@@ -216,7 +218,7 @@ async def test_the_distance_of_a_set_is_exact_and_the_one_that_status_shows(
     grant = await store.open()
     projector = Projector(_views(store), _core(), holder="h", batch_max=2)
     for seq in range(5):
-        await store.say(grant, seq, final=True)
+        await store.say(grant, seq, end_of_utterance=True)
     assert await distances.of_set("core") == 6  # nobody has folded yet: all of it
     await projector.step()
     assert await distances.folding() == ["core"]
@@ -262,7 +264,8 @@ def _defaults() -> dict[str, int]:
 async def _opened(store: Store, name: str) -> eventsched.store.cell.SessionGrant:
     return await store.open_session(
         name=name, token=f"token-{name}", tenant="acme", source="en", targets=["es"], features=[],
-        features_hash="none", audio="pcm16", rate=16_000, priority=1, room="", hears="",
+        features_hash="none", encoding="pcm16", sample_rate=16_000, priority=1, room="",
+        listen_language="",
         traceparent="",
     )  # fmt: skip
 

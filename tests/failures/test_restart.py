@@ -36,7 +36,7 @@ async def test_rule_31_a_restart_keeps_jobs_slots_order_and_what_was_said(
     async with store_on(own_server, 1_000_000) as store:
         node, session = await store.join(slots=2), await store.open()
         for seq in range(3):
-            await store.say(session, seq, final=True)
+            await store.say(session, seq, end_of_utterance=True)
         assert await store.dispatch() == 3
         first, second = await store.inbox(node)
         await store.answer(node, second)
@@ -44,7 +44,7 @@ async def test_rule_31_a_restart_keeps_jobs_slots_order_and_what_was_said(
     await anyio.to_thread.run_sync(own_server.restart)
     async with store_on(own_server, store.at_ms) as store:
         assert await store.log() == before
-        assert (await store.say(session, 2, final=True)).status == "duplicate"
+        assert (await store.say(session, 2, end_of_utterance=True)).status == "duplicate"
         assert (await store.join()).epoch == node.epoch  # the same token, the same registration
         assert await store.dispatch() == 0
         assert await store.log() == before

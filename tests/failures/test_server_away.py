@@ -50,7 +50,7 @@ async def test_up_a_node_and_a_session_outlive_a_killed_server_without_a_busy_lo
         async with eventsched.connect(speakers.url) as es, es.session("a", "en", ["es"]) as session:
             await until("the node serves", lambda: _is_alive(es.stores["c0"], "gpu"))
             results = session.results()
-            await session.append(SECOND, final=True)
+            await session.append(SECOND, end_of_utterance=True)
             with anyio.fail_after(20):
                 first = await anext(results)
             await anyio.to_thread.run_sync(own_server.kill)
@@ -63,7 +63,7 @@ async def test_up_a_node_and_a_session_outlive_a_killed_server_without_a_busy_lo
             assert told.stderr.count("\n") == 1
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(_come_back, own_server)
-                await session.append(SECOND, final=True)  # waits until it is stored
+                await session.append(SECOND, end_of_utterance=True)  # waits until it is stored
             away_s = time.monotonic() - begins
             with anyio.fail_after(20):
                 second = await anext(results)
@@ -147,7 +147,7 @@ async def test_functions_that_a_server_has_not_are_loaded(
     async with system(own_server.url, "c0") as es, es.session("a", "en") as session:
         await session.append(SECOND)
         own_server.call("FUNCTION", "FLUSH")
-        await session.append(SECOND, final=True)
+        await session.append(SECOND, end_of_utterance=True)
         assert session.utterance == 1
 
 
@@ -165,7 +165,7 @@ async def test_audio_taken_while_the_server_was_away_comes_first_and_before_the_
 ) -> None:
     """ServerUnavailable means: kept. Every second of it, also when it is raised twice."""
     wire = _wire(tmp_path, own_server)
-    node = eventsched.Node("gpu", asr=["en"], targets=["es"])
+    node = eventsched.Node("gpu", sources=["en"], targets=["es"])
 
     @node.job
     async def handler(job: eventsched.Job) -> eventsched.Result:
@@ -196,7 +196,7 @@ async def test_audio_taken_while_the_server_was_away_comes_first_and_before_the_
 
 async def test_a_server_that_may_not_write_is_waited_for(own_server: LocalServer) -> None:
     """Its disk is full (MISCONF) or its replicas are gone (NOREPLICAS): roles and nodes stay."""
-    node = eventsched.Node("gpu", asr=["en"], targets=["es"])
+    node = eventsched.Node("gpu", sources=["en"], targets=["es"])
 
     @node.job
     async def handler(job: eventsched.Job) -> eventsched.Result:
@@ -210,7 +210,7 @@ async def test_a_server_that_may_not_write_is_waited_for(own_server: LocalServer
         own_server.call("CONFIG", "SET", "min-replicas-to-write", 1)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_may_write_again, own_server)
-            await session.append(SECOND, final=True)
+            await session.append(SECOND, end_of_utterance=True)
         with anyio.fail_after(20):
             assert (await anext(session.results())).text == "es"
 
@@ -222,7 +222,7 @@ async def _may_write_again(server: LocalServer) -> None:
 
 async def test_a_cluster_s_failover_is_waited_for_and_everybody_goes_on(tmp_path: Path) -> None:
     with LocalCluster(tmp_path / "cluster", durable=True) as cluster:
-        node = eventsched.Node("c0.gpu", asr=["en"], targets=["es"])
+        node = eventsched.Node("c0.gpu", sources=["en"], targets=["es"])
 
         @node.job
         async def handler(job: eventsched.Job) -> eventsched.Result:
@@ -232,7 +232,7 @@ async def test_a_cluster_s_failover_is_waited_for_and_everybody_goes_on(tmp_path
             store = es.stores["c0"]
             async with es.session("a", "en", ["es"]) as session:
                 results = session.results()
-                await session.append(SECOND, final=True)
+                await session.append(SECOND, end_of_utterance=True)
                 with anyio.fail_after(20):
                     assert (await anext(results)).text == str(len(SECOND))
                 await _until_replicated(cluster)
@@ -248,7 +248,7 @@ async def test_a_cluster_s_failover_is_waited_for_and_everybody_goes_on(tmp_path
 
 async def _append_patiently(session: eventsched.Session) -> None:
     try:
-        await session.append(SECOND, final=True)
+        await session.append(SECOND, end_of_utterance=True)
     except eventsched.ServerUnavailable:
         await session.finalize()  # what was kept goes before it
 

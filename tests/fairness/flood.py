@@ -95,7 +95,7 @@ class Play:
                     seq=seq,
                     ms=100,
                     payload=bytes(320),
-                    final=True,
+                    end_of_utterance=True,
                 )
                 for seq in range(first, first + count)
             ]

@@ -40,7 +40,7 @@ async def test_doubled_roles_do_each_thing_once(server: Server, cell: str) -> No
 
 def _nodes(cell: str) -> list[eventsched.Node]:
     nodes = [
-        eventsched.Node(f"{cell}.n{number}", asr=["en"], targets=["es"]) for number in range(3)
+        eventsched.Node(f"{cell}.n{number}", sources=["en"], targets=["es"]) for number in range(3)
     ]
     for node in nodes:
         node.job(_answer)
@@ -54,7 +54,7 @@ async def _answer(job: eventsched.Job) -> eventsched.Result:
 async def _talk(es: Client, heard: list[Sequence[str]]) -> None:
     async with es.session("acme", "en", ["es"]) as session:
         for _ in range(UTTERANCES):
-            await session.append(SECOND, final=True)
+            await session.append(SECOND, end_of_utterance=True)
         outcomes: list[str] = []
         with anyio.fail_after(30):
             async for result in session.results():

@@ -14,10 +14,10 @@ from tests.fixtures_store import TimedStore
 async def test_work_that_came_before_the_wait_ends_it_at_once(store: TimedStore) -> None:
     session = await store.open()
     dispatcher = Dispatcher(store)
-    await store.say(session, 0, final=True)
+    await store.say(session, 0, end_of_utterance=True)
     assert (await dispatcher.step()).left == 0
     store.tick(BACK_MS)  # from here on its producers count on nobody
-    await store.say(session, 1, final=True)  # between the call and the wait
+    await store.say(session, 1, end_of_utterance=True)  # between the call and the wait
     with anyio.fail_after(1):
         await dispatcher.wait()
     await dispatcher.step()
@@ -29,14 +29,14 @@ async def test_while_a_dispatcher_is_there_whoever_finalizes_dispatches(store: T
     session = await store.open()
     await Dispatcher(store).step()
     store.tick(BACK_MS - 1)
-    await store.say(session, 0, final=True)
+    await store.say(session, 0, end_of_utterance=True)
     assert (await store.types())[-2:] == ["UtteranceFinalized", "JobDispatched"]
 
 
 async def test_a_dispatcher_does_not_wait_while_entries_are_left(store: TimedStore) -> None:
     session = await store.open()
     for seq in range(13):
-        await store.say(session, seq, final=True)
+        await store.say(session, seq, end_of_utterance=True)
     dispatcher = Dispatcher(store)
     assert (await dispatcher.step()).left == 1
     assert (await dispatcher.step()).left == 0

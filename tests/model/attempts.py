@@ -251,9 +251,9 @@ def _replace(w: World, node: str, epoch: int, result: NodeResult) -> None:
 def _failed(w: World, node: str, result: NodeResult) -> None:
     key = result.job
     if result.code == "MODEL_NOT_AVAILABLE":
-        if result.service not in w.cores[key].services:
-            raise invalid("service")
-        nodes.mark(w, name_of(node), result.service)
+        if result.feature not in w.cores[key].features:
+            raise invalid("feature")
+        nodes.mark(w, name_of(node), result.feature)
         redispatch(w, key, "marked", result.code)
     elif result.retryable:
         redispatch(w, key, "failed", result.code)
@@ -326,9 +326,9 @@ def register_node(
     *,
     node: str,
     token: str,
-    asr: Sequence[str],
+    sources: Sequence[str],
     targets: Sequence[str],
-    services: Sequence[str],
+    features: Sequence[str],
     slots: int,
     version: str,
 ) -> NodeGrant:
@@ -338,10 +338,10 @@ def register_node(
     if old is not None and is_alive and w.processes[name].token == token:
         inbox_from = w.processes[name].inbox_from
         return NodeGrant(node, old.epoch, inbox_from, w.settings.heartbeat_ms)
-    nodes.check_registration(w, name, token, asr, targets, services, slots)
+    nodes.check_registration(w, name, token, sources, targets, features, slots)
     if is_alive:
         nodes.lose(w, name, "superseded")
-    grant = nodes.enter(w, name, token, asr, targets, services, slots, version)
+    grant = nodes.enter(w, name, token, sources, targets, features, slots, version)
     if is_alive:
         recover(w, name, grant.epoch - 1, "superseded")
     queue.fill(w, name, "")

@@ -82,9 +82,9 @@ ROOM = "r1"
 LANGUAGES = ("es", "fr", "de")
 _TEXT = codec.encode_text(Text(source_text="ok", text="x"))
 KINDS: tuple[dict[str, Any], ...] = (
-    {"asr": ["en"], "targets": ["es"], "services": []},
-    {"asr": ["en"], "targets": ["es", "fr", "de"], "services": ["tts"]},
-    {"asr": ["auto", "en"], "targets": ["es", "fr"], "services": ["tts", "vad"]},
+    {"sources": ["en"], "targets": ["es"], "features": []},
+    {"sources": ["en"], "targets": ["es", "fr", "de"], "features": ["tts"]},
+    {"sources": ["auto", "en"], "targets": ["es", "fr"], "features": ["tts", "vad"]},
 )
 FEATURES: tuple[tuple[list[str], str], ...] = (
     ([], "none"),
@@ -102,26 +102,26 @@ BAD_OPENINGS: tuple[dict[str, Any], ...] = (
     {"targets": [f"a{letter}" for letter in "abcdefghi"]},
     {"features": ["a|b"]},
     {"features_hash": "0123"},
-    {"audio": "mp3"},
-    {"rate": 7_999},
-    {"rate": 48_001},
+    {"encoding": "mp3"},
+    {"sample_rate": 7_999},
+    {"sample_rate": 48_001},
     {"priority": 3},
     {"room": "elsewhere.r1"},
-    {"hears": "auto"},
+    {"listen_language": "auto"},
     {"key": "0123"},
 )
 BAD_REGISTRATIONS: tuple[dict[str, Any], ...] = (
     {"token": ""},
     {"slots": 0},
     {"slots": 257},
-    {"asr": []},
-    {"asr": ["enx12"]},
+    {"sources": []},
+    {"sources": ["enx12"]},
     {"targets": ["auto"]},
     {"targets": [f"a{x}{y}" for x in "abcdefgh" for y in "abcdefghi"]},
-    {"asr": [f"a{x}{y}" for x in "abcd" for y in "abcdefghi"],
+    {"sources": [f"a{x}{y}" for x in "abcd" for y in "abcdefghi"],
      "targets": [f"a{x}{y}" for x in "abcd" for y in "abcdefghi"]},
-    {"services": ["a b"]},
-    {"services": [f"s{no}" for no in range(17)]},
+    {"features": ["a b"]},
+    {"features": [f"s{no}" for no in range(17)]},
 )  # fmt: skip
 MALFORMED = (
     *(("configure_cell", wrong) for wrong in BAD_SETTINGS),
@@ -240,11 +240,11 @@ class Machine(RuleBasedStateMachine):
             "targets": ["es"],
             "features": [],
             "features_hash": "none",
-            "audio": "pcm16",
-            "rate": 16_000,
+            "encoding": "pcm16",
+            "sample_rate": 16_000,
             "priority": 1,
             "room": "",
-            "hears": "",
+            "listen_language": "",
             "traceparent": "",
         }
         return asked | given
@@ -255,7 +255,7 @@ class Machine(RuleBasedStateMachine):
         into=st.sampled_from([["es"], ["es"], ["fr", "es"], []]),
         features=st.sampled_from([*FEATURES, FEATURES[0]]),
         priority=st.sampled_from([0, 1, 1, 2]),
-        hears=st.sampled_from([None, None, "", "es", "fr", "es"]),
+        listen_language=st.sampled_from([None, None, "", "es", "fr", "es"]),
         is_traced=st.booleans(),
         key=st.sampled_from(["", KEY]),
     )
@@ -266,7 +266,7 @@ class Machine(RuleBasedStateMachine):
         into: list[str],
         features: tuple[list[str], str],
         priority: int,
-        hears: str | None,
+        listen_language: str | None,
         is_traced: bool,
         key: str,
     ) -> None:
@@ -277,8 +277,8 @@ class Machine(RuleBasedStateMachine):
             features=features[0],
             features_hash=features[1],
             priority=priority,
-            room="" if hears is None else self.store.keys.full(ROOM),
-            hears=hears or "",
+            room="" if listen_language is None else self.store.keys.full(ROOM),
+            listen_language=listen_language or "",
             traceparent=PARENT if is_traced else "",
             key=key,
         )
@@ -328,16 +328,21 @@ class Machine(RuleBasedStateMachine):
         which=small,
         ms=st.sampled_from([20, 100, 500, 1_000]),
         size=st.sampled_from([2, 2, 1_500, 2_999]),
-        final=st.booleans(),
+        end_of_utterance=st.booleans(),
     )
-    def append(self, which: int, ms: int, size: int, final: bool) -> None:
-        chunk = self.chunk(self.session(which), ms=ms, payload=b"x" * size, final=final)
+    def append(self, which: int, ms: int, size: int, end_of_utterance: bool) -> None:
+        chunk = self.chunk(
+            self.session(which), ms=ms, payload=b"x" * size, end_of_utterance=end_of_utterance
+        )
         self.both("append_audio", [chunk])
 
     @precondition(lambda self: self.sessions)
     @rule(which=small, ms=st.sampled_from([0, 5, 100]))
     def append_empty_final(self, which: int, ms: int) -> None:
-        self.both("append_audio", [self.chunk(self.session(which), ms=ms, payload=b"", final=True)])
+        self.both(
+            "append_audio",
+            [self.chunk(self.session(which), ms=ms, payload=b"", end_of_utterance=True)],
+        )
 
     @precondition(lambda self: self.sessions)
     @rule(which=small, by=st.sampled_from([1, 2, -1, -1, -2]))
@@ -372,18 +377,20 @@ class Machine(RuleBasedStateMachine):
         """Chunks of two sessions in turn; what repeats a number is a duplicate."""
         ahead: dict[str, int] = {}
         chunks = []
-        for at, final in enumerate(finals):
+        for at, end_of_utterance in enumerate(finals):
             first = self.chunk(self.session(which if at % 2 else other))
             seq = first.seq + ahead.setdefault(first.session, 0)
             ahead[first.session] += 1
-            chunks.append(msgspec.structs.replace(first, seq=seq, final=final))
+            chunks.append(
+                msgspec.structs.replace(first, seq=seq, end_of_utterance=end_of_utterance)
+            )
         self.both("append_audio", [*chunks, chunks[-1]])
 
     @precondition(lambda self: self.sessions)
     @rule(which=small, times=st.sampled_from([6, 10, 24, 36]))
     def speak_much(self, which: int, times: int) -> None:
         """Many short utterances: more than one step may do at once."""
-        first = self.chunk(self.session(which), final=True)
+        first = self.chunk(self.session(which), end_of_utterance=True)
         self.both(
             "append_audio",
             [msgspec.structs.replace(first, seq=first.seq + no) for no in range(times)],
@@ -557,7 +564,7 @@ class Machine(RuleBasedStateMachine):
         text: str | None = "hola",
         code: str = "BROKEN",
         retryable: bool = False,
-        service: str = "",
+        feature: str = "",
         is_live: bool = True,
     ) -> None:
         found = self.attempt(which, is_live=is_live)
@@ -571,7 +578,7 @@ class Machine(RuleBasedStateMachine):
             status=status,  # type: ignore[arg-type]
             code=code if status == "failed" else "",
             retryable=retryable,
-            service=service,
+            feature=feature,
             body=body if status == "ok" else b"",
             audio=audio,
             audio_sha256="ab" * 32 if audio else "",
@@ -587,9 +594,9 @@ class Machine(RuleBasedStateMachine):
     @rule(which=st.integers(0, 40), is_known=st.sampled_from([True, True, False]))
     def lack_a_model(self, which: int, is_known: bool) -> None:
         found = self.attempt(which, is_live=True)
-        services = self.world.cores[found[0]].services if found and is_known else []
-        service = services[which % len(services)] if services else "nothing"
-        self.say(which, status="failed", code="MODEL_NOT_AVAILABLE", service=service)
+        features = self.world.cores[found[0]].features if found and is_known else []
+        feature = features[which % len(features)] if features else "nothing"
+        self.say(which, status="failed", code="MODEL_NOT_AVAILABLE", feature=feature)
 
     @precondition(lambda self: self.attempt(0, is_live=False))
     @rule(

@@ -31,7 +31,7 @@ LEASE_MS_MIN = 15_000
 
 def class_id(node: Node, marked: Sequence[str]) -> str:
     """Nodes of equal signature are one capability class."""
-    parts = (node.asr, node.targets, node.services, sorted(marked))
+    parts = (node.sources, node.targets, node.features, sorted(marked))
     text = "|".join(",".join(part) for part in parts)
     return hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()[:12]
 
@@ -54,13 +54,13 @@ def is_current(w: World, name: str, epoch: int) -> bool:
     return node is not None and node.status != "gone" and node.epoch == epoch
 
 
-def declares(node: Node, source: str, target: str, services: Sequence[str]) -> bool:
-    is_pair = source in node.asr and target in node.targets
-    return is_pair and set(services) <= set(node.services)
+def declares(node: Node, source: str, target: str, features: Sequence[str]) -> bool:
+    is_pair = source in node.sources and target in node.targets
+    return is_pair and set(features) <= set(node.features)
 
 
-def is_able(node: Node, source: str, target: str, services: Sequence[str]) -> bool:
-    return declares(node, source, target, services) and not set(services) & set(node.marks)
+def is_able(node: Node, source: str, target: str, features: Sequence[str]) -> bool:
+    return declares(node, source, target, features) and not set(features) & set(node.marks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,14 +93,14 @@ def classes(w: World) -> list[Class]:
 
 
 def serving(
-    w: World, source: str, target: str, services: Sequence[str]
+    w: World, source: str, target: str, features: Sequence[str]
 ) -> tuple[list[Class], bool]:
     """Classes that can do it now; whether any node is declared for it at all (rule 15)."""
     usable, is_declared = [], False
     for class_ in classes(w):
         one = next(iter(class_.nodes.values()))
-        is_declared |= declares(one, source, target, services)
-        if is_able(one, source, target, services):
+        is_declared |= declares(one, source, target, features)
+        if is_able(one, source, target, features):
             usable.append(class_)
     return usable, is_declared
 
@@ -112,20 +112,21 @@ def check_registration(
     w: World,
     name: str,
     token: str,
-    asr: Sequence[str],
+    sources: Sequence[str],
     targets: Sequence[str],
-    services: Sequence[str],
+    features: Sequence[str],
     slots: int,
 ) -> None:
     fits = {
         "node": bool(NAME.fullmatch(name)),
         "token": bool(token),
         "slots": 1 <= slots <= SLOTS_MAX,
-        "asr": 1 <= len(asr) <= SIDE_MAX and all(LANGUAGE.fullmatch(one) for one in asr),
+        "sources": 1 <= len(sources) <= SIDE_MAX
+        and all(LANGUAGE.fullmatch(one) for one in sources),
         "targets": 1 <= len(targets) <= SIDE_MAX
         and all(LANGUAGE.fullmatch(one) and one != "auto" for one in targets)
-        and len(asr) * len(targets) <= PAIRS_MAX,
-        "services": len(services) <= SERVICES_MAX and all(NAME.fullmatch(one) for one in services),
+        and len(sources) * len(targets) <= PAIRS_MAX,
+        "features": len(features) <= SERVICES_MAX and all(NAME.fullmatch(one) for one in features),
     }
     wrong = [field for field, fit in fits.items() if not fit]
     if wrong:
@@ -138,9 +139,9 @@ def enter(
     w: World,
     name: str,
     token: str,
-    asr: Sequence[str],
+    sources: Sequence[str],
     targets: Sequence[str],
-    services: Sequence[str],
+    features: Sequence[str],
     slots: int,
     version: str,
 ) -> NodeGrant:
@@ -153,17 +154,17 @@ def enter(
         node=w.keys.full(name),
         epoch=epoch,
         status="alive",
-        asr=tuple(sorted(set(asr))),
+        sources=tuple(sorted(set(sources))),
         targets=tuple(sorted(set(targets))),
-        services=tuple(sorted(set(services))),
+        features=tuple(sorted(set(features))),
         slots=slots,
         since_ms=w.now,
     )
     data = NodeRegistered(
         epoch=epoch,
-        asr=list(shape.asr),
+        sources=list(shape.sources),
         targets=list(shape.targets),
-        services=list(shape.services),
+        features=list(shape.features),
         slots=slots,
         version=version,
         cls=class_id(shape, ()),
@@ -230,18 +231,18 @@ def finish_drain(w: World, name: str) -> None:
         _gone(w, name)
 
 
-def mark(w: World, name: str, service: str) -> None:
+def mark(w: World, name: str, feature: str) -> None:
     """Rule 14: the node is not chosen for this service for a while."""
     node = w.nodes[name]
     until_ms = w.now + w.settings.suspend_ms
-    cls = class_id(node, {*node.marks, service})  # type: ignore[arg-type]
-    data = NodeSuspended(epoch=node.epoch, service=service, until_ms=until_ms, cls=cls)
+    cls = class_id(node, {*node.marks, feature})  # type: ignore[arg-type]
+    data = NodeSuspended(epoch=node.epoch, feature=feature, until_ms=until_ms, cls=cls)
     w.emit(data, node=node.node)
-    w.set_timer(until_ms, "mark", f"{name}|{service}")
+    w.set_timer(until_ms, "mark", f"{name}|{feature}")
 
 
-def unmark(w: World, name: str, service: str) -> None:
+def unmark(w: World, name: str, feature: str) -> None:
     node = w.nodes[name]
-    left = [one for one in node.marks if one != service]
-    data = NodeResumed(epoch=node.epoch, service=service, cls=class_id(node, left))
+    left = [one for one in node.marks if one != feature]
+    data = NodeResumed(epoch=node.epoch, feature=feature, cls=class_id(node, left))
     w.emit(data, node=node.node)

@@ -40,7 +40,7 @@ def reason(is_declared: bool) -> Why:
 
 
 def why_waiting(w: World, core: Core) -> Why:
-    return reason(nodes.serving(w, core.source, core.target, core.services)[1])
+    return reason(nodes.serving(w, core.source, core.target, core.features)[1])
 
 
 def add(w: World, key: str, attempt: int, why: Why, cause: str) -> None:
@@ -74,7 +74,7 @@ def _queued(
         target=core.target,
         delivery_no=core.delivery_no,
         source=core.source,
-        services=core.services,
+        features=core.features,
         attempt=attempt,
         reason=why,
         priority=order[0],
@@ -122,7 +122,7 @@ def _passed_over(w: World, name: str, core: Core, last: str) -> str:
         return "gone"
     if node.status == "draining":
         return "draining"
-    asked = (core.source, core.target, core.services)
+    asked = (core.source, core.target, core.features)
     if not nodes.is_able(node, *asked):
         return "marked" if nodes.declares(node, *asked) else "unable"
     if not nodes.has_slot(node):
@@ -132,7 +132,7 @@ def _passed_over(w: World, name: str, core: Core, last: str) -> str:
 
 def least_loaded(w: World, core: Core, last: str) -> str:
     """Smallest load, then smallest name; the last node only where there is no other."""
-    asked = (core.source, core.target, core.services)
+    asked = (core.source, core.target, core.features)
     free = [
         (name == last, nodes.load(node), name)
         for name, node in w.nodes.items()
@@ -143,7 +143,7 @@ def least_loaded(w: World, core: Core, last: str) -> str:
 
 def choose(w: World, key: str, last: str) -> Choice:
     core = w.cores[key]
-    usable, is_declared = nodes.serving(w, core.source, core.target, core.services)
+    usable, is_declared = nodes.serving(w, core.source, core.target, core.features)
     seen = [class_.seen(w) for class_ in usable]
     session = w.sessions[name_of(core.session)]
     told_last = w.keys.full(last) if last else ""
@@ -183,7 +183,7 @@ def give(w: World, key: str, attempt: int, choice: Choice, cause: str) -> None:
         delivery_no=core.delivery_no,
         turn=core.turn,
         source=core.source,
-        services=core.services,
+        features=core.features,
         attempt=attempt,
         epoch=node.epoch,
         audio_ms=core.ms,
@@ -218,7 +218,7 @@ def demands_of(w: World, node: str) -> list[str]:
     able = set()
     for key, _ in w.queued():
         core = w.cores[key]
-        if nodes.is_able(w.nodes[node], core.source, core.target, core.services):
+        if nodes.is_able(w.nodes[node], core.source, core.target, core.features):
             able.add(core.demand)
     return sorted(able)
 

@@ -98,11 +98,11 @@ def open_session(
     targets: Sequence[str],
     features: Sequence[str],
     features_hash: str,
-    audio: str,
-    rate: int,
+    encoding: str,
+    sample_rate: int,
     priority: int,
     room: str,
-    hears: str,
+    listen_language: str,
     traceparent: str,
     key: str = "",
 ) -> SessionGrant:
@@ -116,10 +116,10 @@ def open_session(
         "targets": len(set(targets)) <= 8 and all(is_target(one) for one in targets),
         "features": len(set(features)) <= 16 and all(NAME.fullmatch(one) for one in features),
         "features_hash": features_hash == "none" or bool(HEX_16.fullmatch(features_hash)),
-        "audio": audio in ("pcm16", "opus"),
-        "hears": not hears or is_target(hears),
+        "encoding": encoding in ("pcm16", "opus"),
+        "listen_language": not listen_language or is_target(listen_language),
         "key": not key or bool(HEX_16.fullmatch(key)),
-        "rate": 8_000 <= rate <= 48_000,
+        "sample_rate": 8_000 <= sample_rate <= 48_000,
         "priority": priority in (0, 1, 2),
         "room": not room or is_here(w, room),
     }
@@ -139,17 +139,17 @@ def open_session(
         targets=sorted(set(targets)),
         features=sorted(set(features)),
         features_hash=features_hash,
-        audio=audio,
-        rate=rate,
+        encoding=encoding,
+        sample_rate=sample_rate,
         priority=priority,
         room=room,
-        hears=hears,
+        listen_language=listen_language,
         epoch=1,
         key=key,
     )
     w.emit(opened, session=full)
     if room:
-        w.emit(RoomJoined(room=room, hears=hears), session=full)
+        w.emit(RoomJoined(room=room, listen_language=listen_language), session=full)
     w.set_timer(w.now + w.settings.idle_ms, "idle", full)
     return SessionGrant(full, 1, 0, 0, "0-0")
 
@@ -216,9 +216,9 @@ def _check_chunk(w: World, view: Session, soft: Soft, chunk: Chunk) -> None:
         raise Refused("SEQ_GAP", {"expected": str(soft.next_seq)})
     if len(chunk.payload) > CHUNK_BYTES_MAX:
         raise Refused("CHUNK_TOO_LARGE")
-    if chunk.ms > 1_000 or (chunk.ms < 20 and not chunk.final):
+    if chunk.ms > 1_000 or (chunk.ms < 20 and not chunk.end_of_utterance):
         raise invalid("ms")
-    if not chunk.payload and not chunk.final:
+    if not chunk.payload and not chunk.end_of_utterance:
         raise invalid("payload")
     why = pressure(w, view.tenant)
     if why is not None:
@@ -238,7 +238,7 @@ def _append(w: World, name: str, chunk: Chunk) -> list[int]:
     total_bytes = sum(one.size for one in soft.buffer)
     holds: dict[Reason, bool] = {
         "max_duration": total_ms >= w.settings.audio_ms_max,
-        "final": chunk.final,
+        "final": chunk.end_of_utterance,
         "max_bytes": total_bytes > w.settings.audio_bytes_max,
     }
     reasons = [reason for reason, does in holds.items() if does]
@@ -251,7 +251,10 @@ def _store_chunk(w: World, name: str, chunk: Chunk) -> None:
     soft, view, now = w.soft[name], w.sessions[name], w.now
     entry_id = w.next_id(w.keys.audio(name))
     data = AudioChunkAppended(
-        seq=chunk.seq, ms=chunk.ms, utterance=view.utterance, final=chunk.final
+        seq=chunk.seq,
+        ms=chunk.ms,
+        utterance=view.utterance,
+        end_of_utterance=chunk.end_of_utterance,
     )
     event = Event(
         id=entry_id,
@@ -293,7 +296,7 @@ def _finalized(w: World, session: str, epoch: int, utterance: int) -> Receipt | 
 def members(w: World, room: str) -> dict[str, str]:
     """Who is in the room, and what they hear."""
     return {
-        view.session: view.hears
+        view.session: view.listen_language
         for view in w.sessions.values()
         if view.room == room and view.in_room
     }
@@ -302,9 +305,9 @@ def members(w: World, room: str) -> dict[str, str]:
 def targets_of(w: World, view: Session) -> dict[str, list[str]]:
     """Rule 12: target -> recipients; none named means the speaker."""
     heard: dict[str, list[str]] = {}
-    for member, hears in members(w, view.room).items() if view.room else ():
-        if member != view.session and hears:
-            heard.setdefault(hears, []).append(member)
+    for member, listen_language in members(w, view.room).items() if view.room else ():
+        if member != view.session and listen_language:
+            heard.setdefault(listen_language, []).append(member)
     return heard or {target: [] for target in view.targets}
 
 
@@ -345,10 +348,10 @@ def _work_of(view: Session, soft: Soft, data: UtteranceFinalized, log_id: str) -
         turn=data.turn,
         tenant=view.tenant,
         source=view.source,
-        services=list(view.features),
+        features=list(view.features),
         features_hash=view.features_hash,
-        audio=view.audio,
-        rate=view.rate,
+        encoding=view.encoding,
+        sample_rate=view.sample_rate,
         first=data.first,
         last=data.last,
         count=data.count,

@@ -97,13 +97,13 @@ def _session(w: World, name: str, soft: Soft) -> Content:
         "tenant": view.tenant,
         "source": view.source,
         "targets": ",".join(view.targets),
-        "services": ",".join(view.features),
+        "features": ",".join(view.features),
         "features_hash": view.features_hash,
-        "audio": view.audio,
-        "rate": view.rate,
+        "encoding": view.encoding,
+        "sample_rate": view.sample_rate,
         "priority": view.priority,
         "room": view.room,
-        "hears": view.hears,
+        "listen_language": view.listen_language,
         "key": view.key,
         "utterance": view.utterance,
         "turn": view.turn,
@@ -185,9 +185,9 @@ def _node(w: World, name: str) -> Content:
             "epoch": node.epoch,
             "class": node.cls,
             "slots": node.slots,
-            "asr": ",".join(node.asr),
+            "sources": ",".join(node.sources),
             "targets": ",".join(node.targets),
-            "services": ",".join(node.services),
+            "features": ",".join(node.features),
             "marked": ",".join(sorted(node.marks)),
             "token": process.token,
             "version": process.version,
@@ -207,9 +207,9 @@ def _classes(w: World) -> Content:
         one = next(iter(class_.nodes.values()))
         told["classes"].add(class_.id)
         told[f"class:{class_.id}"] = {
-            "asr": ",".join(one.asr),
+            "sources": ",".join(one.sources),
             "targets": ",".join(one.targets),
-            "services": ",".join(one.services),
+            "features": ",".join(one.features),
             "marked": ",".join(sorted(one.marks)),
             "draining": class_.seen(w).draining,
         }
@@ -217,7 +217,7 @@ def _classes(w: World) -> Content:
         free = {name: node for name, node in class_.nodes.items() if nodes.has_slot(node)}
         told[f"free:{class_.id}"] = {name: nodes.load(node) for name, node in free.items()}
         told[f"demands:{class_.id}"] = set(queue.demands_of(w, next(iter(class_.nodes))))
-        for source in one.asr:
+        for source in one.sources:
             for target in one.targets:
                 told.setdefault(f"pair:{source}:{target}", set()).add(class_.id)
     return told
@@ -237,7 +237,9 @@ def _rooms(w: World) -> Content:
     told: Content = {}
     for view in w.sessions.values():
         if view.in_room:
-            told.setdefault(f"room:{name_of(view.room)}", {})[view.session] = view.hears or "-"
+            told.setdefault(f"room:{name_of(view.room)}", {})[view.session] = (
+                view.listen_language or "-"
+            )
     return told
 
 

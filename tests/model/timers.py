@@ -189,10 +189,10 @@ def _drain(w: World, name: str) -> None:
 
 
 def _mark(w: World, of: str) -> None:
-    name, _, service = of.partition("|")
+    name, _, feature = of.partition("|")
     node = w.nodes.get(name)
-    if node is not None and node.status != "gone" and service in node.marks:
-        nodes.unmark(w, name, service)
+    if node is not None and node.status != "gone" and feature in node.marks:
+        nodes.unmark(w, name, feature)
         queue.fill(w, name, "")
 
 

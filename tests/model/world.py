@@ -79,10 +79,10 @@ class Work(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     turn: int
     tenant: str
     source: str
-    services: list[str] = []
+    features: list[str] = []
     features_hash: str
-    audio: str
-    rate: int
+    encoding: str
+    sample_rate: int
     first: str
     last: str
     count: int
@@ -111,9 +111,9 @@ class Core(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     turn: int
     source: str
     target: str
-    services: list[str] = []
-    audio: str
-    rate: int
+    features: list[str] = []
+    encoding: str
+    sample_rate: int
     first: str
     last: str
     count: int
@@ -127,7 +127,7 @@ class Core(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def demand(self) -> str:
-        return f"{self.source}:{self.target}:{','.join(self.services)}"
+        return f"{self.source}:{self.target}:{','.join(self.features)}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,7 +87,7 @@ class Speaking:
         self._said: dict[bytes, Secret] = {}
 
     def node(self) -> eventsched.Node:
-        node = eventsched.Node("n1", asr=["de"], targets=["es"], slots=4)
+        node = eventsched.Node("n1", sources=["de"], targets=["es"], slots=4)
 
         @node.job
         async def translate(job: eventsched.Job) -> eventsched.Result:
@@ -103,12 +103,12 @@ class Speaking:
         self._said[said.audio[:16]] = said
         async with self.es.session("acme", "de", ["es"], encrypt=encrypt) as session:
             for _ in range(2):
-                await session.append(said.audio, final=True)
+                await session.append(said.audio, end_of_utterance=True)
                 with anyio.fail_after(20):
                     heard = await anext(session.results())
                 assert (heard.text, heard.audio) == (said.text, said.sound)
             if not close:
-                session.leave_open()
+                session.detach()
         return session.id, said
 
     async def archive(self) -> None:

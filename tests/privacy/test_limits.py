@@ -39,25 +39,25 @@ async def test_the_largest_chunk_is_smaller_by_the_overhead(
 ) -> None:
     async with (
         client_of(store, key_store) as es,
-        es.session(**ASKED, rate=HIGH_HZ) as session,
+        es.session(**ASKED, sample_rate=HIGH_HZ) as session,
     ):
         most = CHUNK_MAX - OVERHEAD_BYTES
         await session.append(bytes(most))
         assert await stored(store, session) == [(0, most // 96, CHUNK_MAX)]
         await session.append(bytes(most + 2))  # too much for one chunk: cut
         assert len(await stored(store, session)) == 1 + 7
-        session.leave_open()
+        session.detach()
 
 
 async def test_a_packet_too_large_when_sealed_is_refused_with_the_limit_that_counts(
     store: TimedStore, key_store: KeyFolder
 ) -> None:
-    async with client_of(store, key_store) as es, es.session(**ASKED, audio="opus") as session:
+    async with client_of(store, key_store) as es, es.session(**ASKED, encoding="opus") as session:
         packet = bytes([0x00]) + bytes(CHUNK_MAX - 2 - OVERHEAD_BYTES)  # and its length before it
         with pytest.raises(eventsched.ChunkTooLarge, match=f"{CHUNK_MAX - OVERHEAD_BYTES} bytes"):
             await session.append([packet, bytes([0x00])])
         assert session.next_seq == 0
-        session.leave_open()
+        session.detach()
 
 
 async def test_duration_is_that_of_the_audio_and_the_guard_counts_what_is_stored(
@@ -65,21 +65,21 @@ async def test_duration_is_that_of_the_audio_and_the_guard_counts_what_is_stored
 ) -> None:
     async with client_of(store, key_store) as es, es.session(**ASKED) as session:
         await session.append(bytes(3_200))
-        await session.append(bytes(640), final=True)
+        await session.append(bytes(640), end_of_utterance=True)
         (finalized,) = [one.data for one in await store.log("UtteranceFinalized")]
         told = finalized.ms, finalized.bytes, finalized.count  # type: ignore[union-attr]
         assert told == (120, 3_840 + 2 * OVERHEAD_BYTES, 2)
-        session.leave_open()
+        session.detach()
 
 
 async def test_rule_3_an_empty_final_chunk_stays_empty_and_finalizes_nothing(
     store: TimedStore, key_store: KeyFolder
 ) -> None:
     async with client_of(store, key_store) as es, es.session(**ASKED) as session:
-        receipt = await session.append(b"", final=True)
+        receipt = await session.append(b"", end_of_utterance=True)
         assert (receipt.finalized, receipt.utterance) == ((), 0)
         assert await stored(store, session) == [(0, 0, 0)]
-        session.leave_open()
+        session.detach()
 
 
 class Pressed(TimedStore):
@@ -104,7 +104,7 @@ async def test_what_was_accepted_is_told_in_bytes_of_the_callers_audio(
         await store.set_pressure("memory", raised=False, seen=0, limit=8)
         assert isinstance(await session.append(bytes(3_200)), Receipt)
         assert [seq for seq, _, _ in await stored(store, session)] == list(range(len(kept) + 1))
-        session.leave_open()
+        session.detach()
 
 
 def test_results_have_the_same_limits_less_the_overhead() -> None:

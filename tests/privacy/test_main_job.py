@@ -32,7 +32,7 @@ SOUND = b"SYNTHESISED" * 100
 
 
 def node_of(name: str, heard: list[eventsched.Job], *, blocking: bool = False) -> eventsched.Node:
-    node = eventsched.Node(name, asr=["de"], targets=["es"], slots=2)
+    node = eventsched.Node(name, sources=["de"], targets=["es"], slots=2)
 
     def result_of(job: eventsched.Job | eventsched.BlockingJob, audio: bytes) -> eventsched.Result:
         heard.append(job)  # type: ignore[arg-type]
@@ -58,7 +58,7 @@ def node_of(name: str, heard: list[eventsched.Job], *, blocking: bool = False) -
 
 
 async def one_more(session: Session, results: Results) -> eventsched.Delivered:
-    await session.append(PCM, final=True)
+    await session.append(PCM, end_of_utterance=True)
     with anyio.fail_after(20):
         while (found := await anext(results)).outcome == "partial":
             assert (found.source_text, found.is_sealed) == (SAID[:8], False)
@@ -134,12 +134,12 @@ async def test_who_has_no_key_hears_that_something_was_said(
         system(server.url, cell, key_store=key_store) as es,
         system(server.url, cell, roles=[], key_store=KeyFolder(tmp_path / "other")) as stranger,
         serving(es, node_of("n1", heard)),
-        stranger.session("acme", "fr", room=room, hears="es") as outside,
-        es.session("acme", "fr", room=room, hears="es") as inside,
+        stranger.session("acme", "fr", room=room, listen_language="es") as outside,
+        es.session("acme", "fr", room=room, listen_language="es") as inside,
         es.session("acme", "de", room=room, encrypt=True) as speaker,
     ):
         (tmp_path / "other").mkdir(mode=0o700)
-        await speaker.append(PCM, final=True)
+        await speaker.append(PCM, end_of_utterance=True)
         with anyio.fail_after(20):
             seen, missed = await anext(inside.results()), await anext(outside.results())
         assert (seen.text, seen.audio, seen.is_sealed) == (f"{SHOWN} 0", SOUND, False)
@@ -159,7 +159,7 @@ async def test_a_node_without_the_key_hands_the_job_on(
         serving(es, node_of("b-keyed", heard)),
         es.session("acme", "de", ["es"], encrypt=True) as session,
     ):
-        await session.append(PCM, final=True)
+        await session.append(PCM, end_of_utterance=True)
         with anyio.fail_after(20):
             result = await anext(session.results())
         assert result.text == f"{SHOWN} 0"
@@ -184,7 +184,7 @@ async def test_another_process_goes_on_with_the_key(
     ):
         async with es.session("acme", "de", ["es"], encrypt=True) as session:
             await session.append(PCM)
-            session.leave_open()
+            session.detach()
         with pytest.raises(KeyStoreError, match="no key store is named"):
             async with keyless.resume(session.id):
                 pass
@@ -193,7 +193,7 @@ async def test_another_process_goes_on_with_the_key(
             await again.finalize()
             with anyio.fail_after(20):
                 assert (await anext(again.results())).text == f"{SHOWN} 0"
-            again.leave_open()
+            again.detach()
         await key_store.destroy(session.id)
         with pytest.raises(KeyMissing, match="is destroyed"):
             async with es.resume(session.id):
@@ -204,14 +204,14 @@ async def test_another_process_goes_on_with_the_key(
 async def test_a_handler_in_another_process_gets_the_audio_and_no_key(
     server: Server, cell: str, key_store: KeyFolder
 ) -> None:
-    node = eventsched.Node("n1", asr=["de"], targets=["es"])
+    node = eventsched.Node("n1", sources=["de"], targets=["es"])
     node.job(processes=True)(in_process)
     async with (
         system(server.url, cell, key_store=key_store) as es,
         serving(es, node),
         es.session("acme", "de", ["es"], encrypt=True) as session,
     ):
-        await session.append(PCM, final=True)
+        await session.append(PCM, end_of_utterance=True)
         with anyio.fail_after(30):
             result = await anext(session.results())
         assert result.text is not None
@@ -266,7 +266,7 @@ async def test_texts_that_changed_places_are_not_taken_for_what_was_said(
         store = es.store_of(session.id)
         out = store.keys.out(name_of(session.id))
         for _ in range(2):
-            await session.append(PCM, final=True)
+            await session.append(PCM, end_of_utterance=True)
 
         async def both_are_there() -> bool:
             return len(await store.read_range(out, "-", "+", 10)) == 2

@@ -42,7 +42,7 @@ class Worked:
 
     def registered(self, ms: int, node: str = N1, *, epoch: int = 1) -> None:
         data = NodeRegistered(
-            epoch=epoch, asr=["en"], targets=["es"], services=["tone"], slots=2, cls="k1"
+            epoch=epoch, sources=["en"], targets=["es"], features=["tone"], slots=2, cls="k1"
         )
         self.at(ms, data, node=node, job="")
 
@@ -59,7 +59,7 @@ class Worked:
             target="es",
             delivery_no=0,
             source="en",
-            services=["tone"],
+            features=["tone"],
             attempt=attempt,
             **asked | given,
         )
@@ -74,7 +74,7 @@ class Worked:
             delivery_no=0,
             turn=0,
             source="en",
-            services=["tone"],
+            features=["tone"],
             attempt=attempt,
             epoch=epoch,
             audio_ms=1_000,
@@ -119,7 +119,7 @@ def test_rule_15_and_18_a_queued_job_holds_its_place_and_why(told: Worked) -> No
     job = told.job
     assert (job.status, job.attempt, job.node, job.reason) == ("queued", 1, "", "NO_AVAILABLE_NODE")
     assert (job.priority, job.tag, job.deadline_ms) == (1, 7, 11_000)
-    assert (job.session, job.source, job.services) == (S1, "en", ("tone",))
+    assert (job.session, job.source, job.features) == (S1, "en", ("tone",))
 
 
 def test_rule_18_ageing_moves_the_priority_alone(told: Worked) -> None:
@@ -217,7 +217,7 @@ def test_rule_25_a_number_given_up_before_its_job_was_created_makes_no_job(told:
 def test_rule_13_a_registered_node_has_its_abilities_and_free_slots(told: Worked) -> None:
     node = told.node()
     assert (node.node, node.epoch, node.status, node.slots, node.cls) == (N1, 1, "alive", 2, "k1")
-    assert (node.asr, node.targets, node.services) == (("en",), ("es",), ("tone",))
+    assert (node.sources, node.targets, node.features) == (("en",), ("es",), ("tone",))
     assert (node.live, node.marks) == ({}, {})
 
 
@@ -262,15 +262,15 @@ def test_rule_13_a_drained_node_is_gone_by_its_own_wish(told: Worked) -> None:
 
 
 def test_rule_14_a_mark_and_its_end_move_the_node_between_classes(told: Worked) -> None:
-    mark = NodeSuspended(epoch=1, service="tone", until_ms=61_000, cls="k2")
+    mark = NodeSuspended(epoch=1, feature="tone", until_ms=61_000, cls="k2")
     told.at(1_000, mark, node=N1, job="")
     assert (told.node().marks, told.node().cls) == ({"tone": 61_000}, "k2")
-    told.at(61_000, NodeResumed(epoch=1, service="tone", cls="k1"), node=N1, job="")
+    told.at(61_000, NodeResumed(epoch=1, feature="tone", cls="k1"), node=N1, job="")
     assert (told.node().marks, told.node().cls) == ({}, "k1")
 
 
 def test_rule_14_a_new_registration_is_not_marked(told: Worked) -> None:
-    mark = NodeSuspended(epoch=1, service="tone", until_ms=61_000, cls="k2")
+    mark = NodeSuspended(epoch=1, feature="tone", until_ms=61_000, cls="k2")
     told.at(1_000, mark, node=N1, job="")
     told.at(2_000, NodeLost(epoch=1, reason="silent"), node=N1, job="")
     assert told.node().marks == {}

@@ -43,7 +43,7 @@ class Spoken(Told):
             features_hash="abc",
             priority=2,
             room="c0.r1",
-            hears="en",
+            listen_language="en",
         )
         self.at(1_000, opened, session=S1)
 
@@ -92,7 +92,12 @@ def test_an_opened_session_is_what_was_asked(told: Spoken) -> None:
     view = told.view
     assert (view.session, view.status, view.epoch, view.utterance) == (S1, "open", 1, 0)
     assert (view.targets, view.features, view.features_hash) == (("es", "fr"), ("tone",), "abc")
-    assert (view.priority, view.room, view.hears, view.in_room) == (2, "c0.r1", "en", True)
+    assert (view.priority, view.room, view.listen_language, view.in_room) == (
+        2,
+        "c0.r1",
+        "en",
+        True,
+    )
     assert (view.opened_ms, view.at_ms) == (1_000, 1_000)
 
 

@@ -34,10 +34,10 @@ async def test_a_projection_of_another_package_is_folded_as_a_set_of_its_own(
 ) -> None:
     session = await store.open()
     for seq in range(3):
-        await store.say(session, seq, ms=500, final=True)
+        await store.say(session, seq, ms=500, end_of_utterance=True)
     store.tick(24 * 3_600_000)
     resumed = await store.open("s2")
-    await store.say(resumed, 0, ms=40, final=True)
+    await store.say(resumed, 0, ms=40, end_of_utterance=True)
     views = Views(store.transport, store.cell)
     projector = Projector(views, own)
     while (await projector.step()).state != "idle":

@@ -128,7 +128,7 @@ async def talk(store: TimedStore, utterances: int = 3, name: str = "s1") -> None
     node = await store.join()
     session = await store.open(name)
     for seq in range(utterances):
-        await store.say(session, seq, final=True)
+        await store.say(session, seq, end_of_utterance=True)
         store.tick(10)
         await store.dispatch()
         await store.answer(node, (await store.inbox(node))[-1])
@@ -215,7 +215,7 @@ async def test_29_dispatch_gets_the_context_of_what_was_folded(store: TimedStore
     await talk(store, 2)
     await fold_all(projector(store))
     session = await store.resume_session(store.keys.full("s1"), "again")
-    await store.say(session, session.next_seq, final=True)
+    await store.say(session, session.next_seq, end_of_utterance=True)
     await store.dispatch()
     dispatched = (await store.log("JobDispatched"))[-1]
     delivered = await store.log("ResultDelivered")
@@ -413,7 +413,7 @@ async def test_the_same_projector_goes_on_after_a_lost_reply(
     one = projector(store, cutting)
     for seq in range(3):
         await fold_all(one)  # so that what is folded twice is counted twice
-        await store.say(session, seq, final=True)
+        await store.say(session, seq, end_of_utterance=True)
         await store.dispatch()
         await store.answer(node, (await store.inbox(node))[-1])
         cutting.arm("save_views")
@@ -644,7 +644,7 @@ async def test_the_live_fold_goes_on_upon_the_new_build(store: TimedStore) -> No
     await fold_all(one)
     await Rebuild(views_of(store), CORE, ["session"]).run()
     session = await store.resume_session(store.keys.full("s1"), "again")
-    await store.say(session, session.next_seq, final=True)
+    await store.say(session, session.next_seq, end_of_utterance=True)
     assert await one.step() == Stepped("turned_away", detail="rebuilt")
     await fold_all(one)
     assert (await view_of(store, "s1")).utterance == 2
@@ -689,7 +689,7 @@ async def take_turns(store: TimedStore) -> None:
     sessions = [await store.open(name) for name in SPEAKERS]
     for seq in range(3):
         for session in sessions:
-            await store.say(session, seq, final=True)
+            await store.say(session, seq, end_of_utterance=True)
     await fold_all(projector(store, of=COUNTS))
     assert await counted(store) == [3, 3, 3, 3]
 

@@ -82,9 +82,9 @@ async def _check_node(store: TimedStore, name: str, node: Node) -> None:
     assert (kept["status"], int(kept["epoch"])) == (node.status, node.epoch)
     assert (kept["class"], int(kept["slots"])) == (node.cls, node.slots)
     assert kept["marked"] == ",".join(sorted(node.marks))
-    assert kept["asr"] == ",".join(node.asr)
+    assert kept["sources"] == ",".join(node.sources)
     assert kept["targets"] == ",".join(node.targets)
-    assert kept["services"] == ",".join(node.services)
+    assert kept["features"] == ",".join(node.features)
 
 
 async def _check_slots(store: TimedStore, jobs: dict[str, Job], nodes: dict[str, Node]) -> None:
@@ -135,13 +135,13 @@ async def _check_pairs(
     store: TimedStore, nodes: dict[str, Node], by_class: dict[str, dict[str, Node]]
 ) -> None:
     for node in nodes.values():
-        for source in node.asr:
+        for source in node.sources:
             for target in node.targets:
                 serving = {
                     class_id
                     for class_id, inside in by_class.items()
                     for one in inside.values()
-                    if source in one.asr and target in one.targets
+                    if source in one.sources and target in one.targets
                 }
                 assert await members(store, store.keys.pair(source, target)) == serving
 
@@ -207,9 +207,9 @@ async def _check_timers(store: TimedStore, jobs: dict[str, Job], nodes: dict[str
     alive = {f"node|{name}" for name, node in nodes.items() if node.status != "gone"}
     assert {member for member in due if member.startswith("node|")} == alive
     marks = {
-        f"mark|{name}|{service}": until
+        f"mark|{name}|{feature}": until
         for name, node in nodes.items()
-        for service, until in node.marks.items()
+        for feature, until in node.marks.items()
     }
     assert marks.items() <= due.items()
 
@@ -240,15 +240,15 @@ def live_of(node: Node) -> int:
 
 
 def demand_of(job: Job) -> str:
-    return f"{job.source}:{job.target}:{','.join(job.services)}"
+    return f"{job.source}:{job.target}:{','.join(job.features)}"
 
 
 def serves(node: Node, demand: str) -> bool:
-    source, target, services = demand.split(":")
-    asked = set(services.split(",")) - {""}
-    usable = set(node.services) - set(node.marks)
-    return source in node.asr and target in node.targets and asked <= usable
+    source, target, features = demand.split(":")
+    asked = set(features.split(",")) - {""}
+    usable = set(node.features) - set(node.marks)
+    return source in node.sources and target in node.targets and asked <= usable
 
 
 def signature(node: Node) -> tuple[object, ...]:
-    return (node.asr, node.targets, node.services, tuple(sorted(node.marks)))
+    return (node.sources, node.targets, node.features, tuple(sorted(node.marks)))

@@ -64,16 +64,25 @@ async def _assert_same(store: TimedStore, name: str, view: Session) -> None:
     await _assert_audio(store, name, view, int(heard_of(kept)["next_seq"]))
     if view.room:
         members = await store.read_hash(store.keys.room(name_of(view.room)))
-        assert (members.get(view.session) == view.hears) == view.in_room, name
+        assert (members.get(view.session) == view.listen_language) == view.in_room, name
 
 
 def _decided(kept: dict[str, str]) -> dict[str, Any]:
-    numbers = ("epoch", "utterance", "turn", "rate", "priority")
-    texts = ("status", "tenant", "source", "audio", "room", "hears", "features_hash", "key")
+    numbers = ("epoch", "utterance", "turn", "sample_rate", "priority")
+    texts = (
+        "status",
+        "tenant",
+        "source",
+        "encoding",
+        "room",
+        "listen_language",
+        "features_hash",
+        "key",
+    )
     return (
         {field: int(kept[field]) for field in numbers}
         | {field: kept[field] for field in texts}
-        | {"targets": kept["targets"], "features": kept["services"]}
+        | {"targets": kept["targets"], "features": kept["features"]}
         | {"used": kept["used"]}
         | {"reason": kept.get("reason", "")}
         | {field: int(value) for field, value in kept.items() if field[:2] in ("a:", "d:")}
@@ -86,14 +95,14 @@ def _told(view: Session) -> dict[str, Any]:
         "epoch",
         "utterance",
         "turn",
-        "rate",
+        "sample_rate",
         "priority",
         "status",
         "tenant",
         "source",
-        "audio",
+        "encoding",
         "room",
-        "hears",
+        "listen_language",
         "key",
         "features_hash",
         "reason",

@@ -19,7 +19,7 @@ async def speak(
     """A new session with `count` finalized utterances of `ms` each; nothing is dispatched yet."""
     session = await store.open(name, **given)
     for seq in range(count):
-        await store.say(session, seq, ms=ms, final=True)
+        await store.say(session, seq, ms=ms, end_of_utterance=True)
     return session
 
 

@@ -24,9 +24,9 @@ from tests.scripts.cell_state import check
 from tests.scripts.jobs_of import code_of, logged
 
 KINDS: list[dict[str, Any]] = [
-    {"asr": ["en"], "targets": ["es"], "services": []},
-    {"asr": ["en"], "targets": ["es", "fr"], "services": ["tts"]},
-    {"asr": ["de", "en"], "targets": ["es"], "services": ["tts", "vad"]},
+    {"sources": ["en"], "targets": ["es"], "features": []},
+    {"sources": ["en"], "targets": ["es", "fr"], "features": ["tts"]},
+    {"sources": ["de", "en"], "targets": ["es"], "features": ["tts", "vad"]},
 ]
 FEATURES: tuple[list[str], ...] = ([], ["tts"], ["tts", "vad"])
 SERVICES = ("tts", "vad")
@@ -64,7 +64,7 @@ class Play:
         chunks = []
         for _ in range(self.rng.choice([1, 1, 3])):
             ms = self.rng.choice([20, 300, 1000])
-            chunks.append(chunk(grant, seq, ms=ms, payload=bytes(ms * 32), final=True))
+            chunks.append(chunk(grant, seq, ms=ms, payload=bytes(ms * 32), end_of_utterance=True))
             seq += 1
         calls = [chunks] if self.rng.random() < 0.5 else [[one] for one in chunks]
         replies = [reply for one in calls for reply in await self.store.append_audio(one)]
@@ -112,7 +112,7 @@ class Play:
             status=status,
             code=code,
             retryable=self.rng.random() < 0.7,
-            service=self.rng.choice(SERVICES),
+            feature=self.rng.choice(SERVICES),
         )
         await self.store.record_results(node, epoch, [result] * self.rng.choice([1, 1, 2]))
 

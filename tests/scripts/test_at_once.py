@@ -55,7 +55,7 @@ async def test_the_events_and_the_assignment_are_those_of_the_dispatcher(store: 
     """The same day twice, the second time through `work`."""
     told = dict[str, Any]()
     for name, back_ms in (("s1", BACK_MS), ("s2", 0)):
-        node = await store.join(token=name, slots=3, targets=["es", "fr"], services=["tts"])
+        node = await store.join(token=name, slots=3, targets=["es", "fr"], features=["tts"])
         await store.dispatch_work(back_ms)
         await speak(
             store, name, count=2, targets=["es", "fr"], features=["tts"], key="0123456789abcdef"
@@ -172,7 +172,12 @@ def _word(told: Receipt | Refused) -> str:
 
 def _final(session: SessionGrant, seq: int) -> Chunk:
     return Chunk(
-        session=session.session, epoch=session.epoch, seq=seq, ms=100, payload=b"ab", final=True
+        session=session.session,
+        epoch=session.epoch,
+        seq=seq,
+        ms=100,
+        payload=b"ab",
+        end_of_utterance=True,
     )
 
 
@@ -206,7 +211,7 @@ async def test_what_cannot_be_dispatched_is_parked_and_the_finalize_holds(
     retried = await store.retry_dead(entry[0], force=False)
     assert (retried.word, retried.retried) == ("retried", 1)
     assert await store.dispatch() == 1
-    await store.say(session, 1, final=True)
+    await store.say(session, 1, end_of_utterance=True)
     assert await order_of_dispatch(store) == ["s1/0", "s1/1"]
     await check(store)
 
@@ -232,7 +237,7 @@ async def test_rule_11_producers_that_finalize_while_dispatchers_run(store: Time
     async def speaks(name: str) -> None:
         session = await store.open(name)
         for seq in range(20):
-            await store.say(session, seq, final=True)
+            await store.say(session, seq, end_of_utterance=True)
 
     async def dispatches(back_ms: int) -> None:
         for _ in range(30):

@@ -78,10 +78,15 @@ async def say_for(store: TimedStore, session: Any, ms: int) -> None:
         await store.say(session, seq, ms=1_000)
         seq, ms = seq + 1, ms - 1_000
     if ms:
-        await store.say(session, seq, ms=ms, final=True)
+        await store.say(session, seq, ms=ms, end_of_utterance=True)
         return
     chunk = Chunk(
-        session=session.session, epoch=session.epoch, seq=seq, ms=0, payload=b"x", final=True
+        session=session.session,
+        epoch=session.epoch,
+        seq=seq,
+        ms=0,
+        payload=b"x",
+        end_of_utterance=True,
     )
     (receipt,) = await store.append_audio([chunk])
     assert isinstance(receipt, Receipt)

@@ -23,12 +23,12 @@ async def ran_on(store: TimedStore) -> list[str]:
     ("node", "reason"),
     [
         (None, "NO_POOL_FOR_LANG_PAIR"),
-        ({"asr": ["de"]}, "NO_POOL_FOR_LANG_PAIR"),
+        ({"sources": ["de"]}, "NO_POOL_FOR_LANG_PAIR"),
         ({"targets": ["fr"]}, "NO_POOL_FOR_LANG_PAIR"),
-        ({"services": ["vad"]}, "NO_POOL_FOR_LANG_PAIR"),
-        ({"services": ["tts"], "full": True}, "NO_AVAILABLE_NODE"),
-        ({"services": ["tts"], "drain": True}, "NO_AVAILABLE_NODE"),
-        ({"services": ["tts"], "mark": True}, "NO_AVAILABLE_NODE"),
+        ({"features": ["vad"]}, "NO_POOL_FOR_LANG_PAIR"),
+        ({"features": ["tts"], "full": True}, "NO_AVAILABLE_NODE"),
+        ({"features": ["tts"], "drain": True}, "NO_AVAILABLE_NODE"),
+        ({"features": ["tts"], "mark": True}, "NO_AVAILABLE_NODE"),
     ],
 )
 async def test_rule_15_the_two_reasons_to_wait(
@@ -51,13 +51,13 @@ async def test_rule_15_the_two_reasons_to_wait(
                 message["j"],
                 status="failed",
                 code="MODEL_NOT_AVAILABLE",
-                service="tts",
+                feature="tts",
             )
     session = await speak(store, "s1", count=2, **TTS)
     await store.dispatch()
     queued = [e for e in await logged(store, "JobQueued") if e.session == session.session]
     assert [event.data.reason for event in queued] == [reason, reason]
-    receipt = await store.say(session, 2, final=True)
+    receipt = await store.say(session, 2, end_of_utterance=True)
     assert receipt.finalized == (2,)
     await check(store, idle=False)
 
@@ -100,7 +100,7 @@ async def test_rule_16_the_least_loaded_then_the_smallest_id_by_bytes(store: Tim
 
 async def test_rule_16_classes_compete_by_their_heads(store: TimedStore) -> None:
     """A tie between the heads of two classes goes to the smaller id, capitals first."""
-    await store.join("a", services=["tts"], slots=2)
+    await store.join("a", features=["tts"], slots=2)
     await store.join("B", slots=2)
     for i in range(4):
         await speak(store, f"s{i}")
@@ -110,7 +110,7 @@ async def test_rule_16_classes_compete_by_their_heads(store: TimedStore) -> None
 
 
 async def test_rule_16_an_id_that_begins_another_goes_first(store: TimedStore) -> None:
-    await store.join("ab", services=["tts"])
+    await store.join("ab", features=["tts"])
     await store.join("a")
     await speak(store, "s1")
     await store.dispatch()
@@ -122,9 +122,9 @@ async def test_rule_16_ids_are_told_apart_wherever_they_differ(
     store: TimedStore, place: int
 ) -> None:
     """The one that comes first is said last, and ends with what would come last."""
-    for letter, services in (("b", ["tts"]), ("Z", []), ("_", ["vad"])):
+    for letter, features in (("b", ["tts"]), ("Z", []), ("_", ["vad"])):
         end = "9" if letter == "Z" else "0"
-        await store.join(f"{'n' * place}{letter}{end * (9 - place)}", services=services, slots=1)
+        await store.join(f"{'n' * place}{letter}{end * (9 - place)}", features=features, slots=1)
     for i in range(3):
         await speak(store, f"s{i}")
     await store.dispatch()
@@ -133,11 +133,11 @@ async def test_rule_16_ids_are_told_apart_wherever_they_differ(
 
 
 async def test_rule_16_auto_is_a_language_like_any_other(store: TimedStore) -> None:
-    await store.join("n1", asr=["en"])
+    await store.join("n1", sources=["en"])
     await speak(store, "s1", source="auto")
     await store.dispatch()
     assert (await last(store, "JobQueued")).reason == "NO_POOL_FOR_LANG_PAIR"
-    await store.join("n2", asr=["auto"])
+    await store.join("n2", sources=["auto"])
     assert await ran_on(store) == ["n2"]
 
 
@@ -150,9 +150,9 @@ async def test_rule_16_affinity_to_the_node_of_the_turn_then_of_the_session(
         await store.say(session, seq, ms=1_000)
     await store.dispatch()
     await store.join("n1", slots=4)
-    await store.say(session, 11, final=True)
+    await store.say(session, 11, end_of_utterance=True)
     await store.dispatch()
-    await store.say(session, 12, final=True)
+    await store.say(session, 12, end_of_utterance=True)
     await store.dispatch()
     said = [event.data for event in await logged(store, "JobDispatched")]
     assert [(d.turn, d.rule) for d in said] == [(0, "load"), (0, "turn"), (1, "session")]
@@ -174,17 +174,17 @@ async def spoil(store: TimedStore, node: NodeGrant, why: str) -> None:
     if why == "marked":
         message = (await assigned(store, node))[-1]
         await reply(
-            store, node, message["j"], status="failed", code="MODEL_NOT_AVAILABLE", service="tts"
+            store, node, message["j"], status="failed", code="MODEL_NOT_AVAILABLE", feature="tts"
         )
     if why == "unable":
-        await store.join("n1", token="newer", slots=2, targets=["fr"], services=["tts"])
+        await store.join("n1", token="newer", slots=2, targets=["fr"], features=["tts"])
 
 
 @pytest.mark.parametrize("why", ["full", "draining", "gone", "marked", "unable"])
 async def test_rule_17_the_event_says_why_the_affinity_node_was_not_taken(
     store: TimedStore, why: str
 ) -> None:
-    node = await store.join("n1", services=["tts"], slots=1 if why == "full" else 2)
+    node = await store.join("n1", features=["tts"], slots=1 if why == "full" else 2)
     session = await speak(store, "s1", **TTS)
     await store.dispatch()
     (message,) = await assigned(store, node)
@@ -195,11 +195,11 @@ async def test_rule_17_the_event_says_why_the_affinity_node_was_not_taken(
     if why == "marked":
         await speak(store, "busy", **TTS)
         await store.dispatch()
-    await store.join("n2", services=["tts"], slots=4)
+    await store.join("n2", features=["tts"], slots=4)
     await spoil(store, node, why)
     if why == "full":
         assert (await ran_on(store))[-1] == "n1"
-    await store.say(session, 1, final=True)
+    await store.say(session, 1, end_of_utterance=True)
     await store.dispatch()
     said = await last(store, "JobDispatched")
     assert (await ran_on(store))[-1] == "n2"
@@ -211,15 +211,15 @@ async def test_rule_17_a_node_that_cannot_do_the_pair_is_unable_whatever_its_mar
     store: TimedStore,
 ) -> None:
     await store.join("n1", targets=["es"], slots=4)
-    french = await store.join("n2", targets=["fr"], services=["tts"], slots=4)
+    french = await store.join("n2", targets=["fr"], features=["tts"], slots=4)
     session = await speak(store, "s1", targets=["es", "fr"])
     await speak(store, "s2", targets=["fr"], **TTS)
     await store.dispatch()
     message = (await assigned(store, french))[-1]
     await reply(
-        store, french, message["j"], status="failed", code="MODEL_NOT_AVAILABLE", service="tts"
+        store, french, message["j"], status="failed", code="MODEL_NOT_AVAILABLE", feature="tts"
     )
-    await store.say(session, 1, final=True)
+    await store.say(session, 1, end_of_utterance=True)
     await store.dispatch()
     spanish, _ = [event.data for event in await logged(store, "JobDispatched")][-2:]
     assert spanish.affinity == Affinity(node=french.node, why="unable")
@@ -230,7 +230,7 @@ async def test_rule_17_the_evidence_names_each_class_of_the_demand(store: TimedS
     await store.join("n1", slots=4)
     await store.join("n2", slots=1)
     draining = await store.join("n3", slots=1)
-    await store.join("x1", services=["tts"], slots=2)
+    await store.join("x1", features=["tts"], slots=2)
     await store.join("fr", targets=["fr"])
     for i in range(4):
         await speak(store, f"s{i}")
@@ -348,8 +348,8 @@ async def test_rule_12_one_job_per_target_each_once(store: TimedStore) -> None:
         "utterance",
         "turn",
         "source",
-        "audio",
-        "rate",
+        "encoding",
+        "sample_rate",
         "count",
         "bytes",
         "ms",
@@ -379,14 +379,14 @@ async def test_rule_12_one_job_per_target_each_once(store: TimedStore) -> None:
 
 async def test_rule_17_evidence_follows_a_mark_within_one_call(store: TimedStore) -> None:
     """The first result of the call shows a class of two; after the second one is left in it."""
-    first = await store.join("n1", services=["tts"], slots=2)
+    first = await store.join("n1", features=["tts"], slots=2)
     await speak(store, "s1", count=2, **TTS)
     await store.dispatch()
-    second = await store.join("n2", services=["tts"], slots=4)
+    second = await store.join("n2", features=["tts"], slots=4)
     one, two = [message["j"] for message in await assigned(store, first)]
     results = [
         NodeResult(job=one, attempt=1, status="failed", code="BROKEN", retryable=True),
-        NodeResult(job=two, attempt=1, status="failed", code="MODEL_NOT_AVAILABLE", service="tts"),
+        NodeResult(job=two, attempt=1, status="failed", code="MODEL_NOT_AVAILABLE", feature="tts"),
     ]
     assert await store.record_results(first.node, first.epoch, results) == [None, None]
     before, after = [event.data.classes for event in await logged(store, "JobDispatched")][-2:]

@@ -25,7 +25,7 @@ async def assigned(
     node = await store.join(slots=256, targets=["es", "fr"])
     session = await store.open(**given)
     for seq in range(count):
-        await append(store, session, seq, ms=20, payload=b"xx", final=True)
+        await append(store, session, seq, ms=20, payload=b"xx", end_of_utterance=True)
     await store.dispatch()
     return node, session, await store.inbox(node)
 
@@ -121,7 +121,7 @@ async def test_rule_6_live_attempts_and_waiting_jobs_stop_with_their_outcomes(
     )
     session = await store.open()
     for seq in range(3):
-        await store.say(session, seq, final=True)
+        await store.say(session, seq, end_of_utterance=True)
     await store.dispatch()
     await store.close_session(session.session, 1)
     store.tick(30_000)
@@ -340,7 +340,7 @@ async def test_a_timer_that_another_set_anew_in_the_same_call_is_not_due(
     """The node's silence re-dispatches the job; the lease that was due too is of the past."""
     await store.join("n1")
     session = await store.open()
-    await store.say(session, 0, final=True)
+    await store.say(session, 0, end_of_utterance=True)
     await store.dispatch()
     store.tick(14_000)
     await store.join("n2")

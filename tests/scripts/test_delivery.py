@@ -31,7 +31,7 @@ async def assigned(
     node = await store.join(slots=256)
     session = await store.open(**given)
     for seq in range(count):
-        await append(store, session, seq, ms=20, payload=b"xx", final=True)
+        await append(store, session, seq, ms=20, payload=b"xx", end_of_utterance=True)
     await store.dispatch()
     return node, session, await store.inbox(node)
 
@@ -88,7 +88,7 @@ async def test_rule_25_targets_do_not_wait_for_each_other(store: TimedStore) -> 
     node = await store.join(targets=["es", "fr"], slots=8)
     session = await store.open(targets=["es", "fr"])
     for seq in range(2):
-        await store.say(session, seq, final=True)
+        await store.say(session, seq, end_of_utterance=True)
     await store.dispatch()
     for message in await store.inbox(node):
         if (message["target"], message["utterance"]) != ("es", 0):
@@ -256,7 +256,7 @@ async def test_rule_25_an_outcome_that_ended_makes_no_job(store: TimedStore) -> 
     """The close wait ends before anybody dispatched: the entry in `work` is obsolete."""
     await store.join()
     session = await store.open()
-    await store.say(session, 0, final=True)
+    await store.say(session, 0, end_of_utterance=True)
     await store.close_session(session.session, 1)
     store.tick(30_000)
     await store.timers()
@@ -274,7 +274,7 @@ async def test_rule_24_no_text_ends_the_job_and_advances_the_order(
     node = await store.join(slots=1)
     session = await store.open()
     for seq in range(2):
-        await store.say(session, seq, final=True)
+        await store.say(session, seq, end_of_utterance=True)
     await store.dispatch()
     (first,) = await store.inbox(node)
     await empty(store, node, first, code)

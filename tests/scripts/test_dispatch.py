@@ -125,7 +125,7 @@ async def test_rule_10_the_same_work_again_has_no_effect_at_any_time(store: Time
 
 async def test_rule_34_the_longest_names_there_are_are_dispatched(store: TimedStore) -> None:
     longest = "s-_9" * 16
-    await store.join(slots=4, services=[longest])
+    await store.join(slots=4, features=[longest])
     await speak(store, longest, token="t", tenant=longest, features=[longest])
     assert await store.dispatch() == 1
     assert await order_of_dispatch(store) == [f"{longest}/0"]
@@ -205,7 +205,7 @@ POISON: dict[str, dict[str, Any] | str] = {
     "no length": {"ms": None},
     "no priority": {"priority": None},
     "no log id": {"log": None},
-    "services that are no list": {"services": "tts"},
+    "services that are no list": {"features": "tts"},
 }
 
 
@@ -251,7 +251,7 @@ async def put_work_at_now(store: TimedStore, d: str | dict[str, Any]) -> None:
 async def test_the_json_of_earlier_releases_becomes_the_same_jobs(
     store: TimedStore, features: list[str], key: str, tp: str
 ) -> None:
-    node = await store.join(slots=8, targets=["es", "fr"], services=["tts", "vad"])
+    node = await store.join(slots=8, targets=["es", "fr"], features=["tts", "vad"])
     if features:
         await store.join("bare", slots=8)  # would come first, if it were able
     for how in ("line", "json"):
@@ -267,7 +267,7 @@ async def test_the_json_of_earlier_releases_becomes_the_same_jobs(
     assert {one["tp"] for one in messages} == {tp}
     assert {one.traceparent for one in await logged(store, "JobDispatched")} == {tp}
     es, fr, *others = [same_for_all(one) for one in messages]
-    assert (es.get("services", []), es.get("key", "")) == (features, key)
+    assert (es.get("features", []), es.get("key", "")) == (features, key)
     assert (es["target"], fr["target"]) == ("es", "fr")
     assert others == [es, fr]
     await check(store)

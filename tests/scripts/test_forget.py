@@ -33,8 +33,8 @@ async def test_the_key_is_in_the_opening_event_and_in_every_assignment(store: Ti
     node = await store.join()
     session, plain = await store.open(key=KEY), await store.open("plain")
     assert [one.data.key for one in await events(store, "SessionOpened")] == [KEY, ""]
-    await store.say(session, 0, final=True)
-    await store.say(plain, 0, final=True)
+    await store.say(session, 0, end_of_utterance=True)
+    await store.say(plain, 0, end_of_utterance=True)
     await store.dispatch()
     first, second = await store.inbox(node)
     assert first["key"] == KEY

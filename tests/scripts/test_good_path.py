@@ -9,7 +9,7 @@ async def test_one_utterance_goes_all_the_way(store: TimedStore) -> None:
     node = await store.join()
     session = await store.open()
     await store.say(session, 0)
-    receipt = await store.say(session, 1, final=True)
+    receipt = await store.say(session, 1, end_of_utterance=True)
     assert receipt.finalized == (0,) and receipt.utterance == 1
     assert await store.dispatch() == 1
     (message,) = await store.inbox(node)

@@ -172,8 +172,9 @@ async def test_the_typed_calls_give_as_many_arguments_as_the_headers_name(
     session, node = store.keys.full("s1"), store.keys.full("n1")
     opened: dict[str, Any] = {
         "name": "s1", "token": "t", "tenant": "acme", "source": "en", "targets": ["es"],
-        "features": [], "features_hash": "none", "audio": "pcm16", "rate": 16_000, "priority": 1,
-        "room": "", "hears": "", "traceparent": "",
+        "features": [], "features_hash": "none", "encoding": "pcm16", "sample_rate": 16_000,
+        "priority": 1,
+        "room": "", "listen_language": "", "traceparent": "",
     }  # fmt: skip
     chunk = Chunk(session=session, epoch=1, seq=0, ms=20, payload=b"xx")
     finalize = Finalize(session=session, epoch=1, utterance=0)
@@ -191,7 +192,8 @@ async def test_the_typed_calls_give_as_many_arguments_as_the_headers_name(
         ("close_session", 0, lambda: counted.close_session(session, 1)),
         ("forget_session", 0, lambda: counted.forget_session(session, "0" * 16)),
         ("register_node", 0, lambda: counted.register_node(
-            node=node, token="t", asr=["en"], targets=["es"], services=[], slots=1, version="")),
+            node=node, token="t", sources=["en"], targets=["es"], features=[], slots=1,
+            version="")),
         ("heartbeat_node", 2, lambda: counted.heartbeat_node(node, 1, load=0, held=[("j", 1)])),
         ("record_results", 9, lambda: counted.record_results(node, 1, [result])),
         ("send_partials", 3, lambda: counted.send_partials(node, 1, [("j", 1, b"")])),

@@ -27,7 +27,7 @@ async def test_rule_1_a_finalize_of_another_index_is_a_counted_duplicate(
     store: TimedStore, redis: Client
 ) -> None:
     session = await store.open()
-    await store.say(session, 0, final=True)
+    await store.say(session, 0, end_of_utterance=True)
     await store.say(session, 1)
     before = await contents(redis, store)
     for index in (0, 2, 7):
@@ -130,7 +130,7 @@ async def test_rule_2_one_call_may_finalize_two_utterances(store: TimedStore) ->
     session = await store.open()
     await store.say(session, 0)
     store.tick(3_000)
-    assert (await store.say(session, 1, final=True)) == Receipt("ok", 2, (0, 1))
+    assert (await store.say(session, 1, end_of_utterance=True)) == Receipt("ok", 2, (0, 1))
     assert await finalized(store) == [(0, 0, "pause", 220), (1, 1, "final", 280)]
     first, second = await events(store, "UtteranceFinalized")
     assert (first.data.last, first.data.count) == (first.data.first, 1)
@@ -145,8 +145,8 @@ async def test_rule_2_max_duration_cuts_at_the_limit_and_the_turn_goes_on(
         assert (await store.say(session, seq, ms=1_000)).finalized == ()
     assert (await store.say(session, 9, ms=999)).finalized == ()
     assert (await store.say(session, 10, ms=20)).finalized == (0,)
-    await store.say(session, 11, final=True)
-    await store.say(session, 12, final=True)
+    await store.say(session, 11, end_of_utterance=True)
+    await store.say(session, 12, end_of_utterance=True)
     assert await finalized(store) == [
         (0, 0, "max_duration", 220), (1, 0, "final", 280), (2, 1, "final", 280),
     ]  # fmt: skip
@@ -176,16 +176,18 @@ async def test_rule_2_of_several_reasons_the_last_in_the_table_names_it(store: T
     long_chunk: dict[str, Any] = {"ms": 1_000, "payload": b"x" * 100}
     for seq in range(9):
         await append(store, session, seq, **long_chunk)
-    await append(store, session, 9, final=True, **long_chunk)
+    await append(store, session, 9, end_of_utterance=True, **long_chunk)
     for seq in range(10, 19):
         await append(store, session, seq, **long_chunk)
-    await append(store, session, 19, final=True, ms=1_000, payload=b"x" * 5_000)
+    await append(store, session, 19, end_of_utterance=True, ms=1_000, payload=b"x" * 5_000)
     assert [reason for _, _, reason, _ in await finalized(store)] == ["final", "max_bytes"]
 
 
 async def test_rule_3_an_empty_utterance_never_finalizes(store: TimedStore) -> None:
     session = await store.open()
-    assert await append(store, session, 0, ms=0, final=True, payload=b"") == Receipt("ok", 0, ())
+    assert await append(store, session, 0, ms=0, end_of_utterance=True, payload=b"") == Receipt(
+        "ok", 0, ()
+    )
     assert (await store.finalize_utterance(session.session, 1, 0)).status == "duplicate"
     store.tick(10_000)
     await store.timers()
@@ -196,7 +198,7 @@ async def test_rule_3_an_empty_utterance_never_finalizes(store: TimedStore) -> N
 async def test_rule_3_an_empty_last_chunk_ends_what_is_buffered(store: TimedStore) -> None:
     session = await store.open()
     await store.say(session, 0)
-    reply = await append(store, session, 1, ms=0, final=True, payload=b"")
+    reply = await append(store, session, 1, ms=0, end_of_utterance=True, payload=b"")
     assert reply == Receipt("ok", 1, (0,))
     (event,) = await events(store, "UtteranceFinalized")
     assert (event.data.count, event.data.bytes, event.data.ms) == (2, 3_200, 100)
@@ -210,11 +212,11 @@ async def test_rule_3_an_empty_last_chunk_after_a_pause_belongs_to_nothing(
     session = await store.open()
     await store.say(session, 0)
     store.tick(3_000)
-    reply = await append(store, session, 1, ms=0, final=True, payload=b"")
+    reply = await append(store, session, 1, ms=0, end_of_utterance=True, payload=b"")
     assert reply == Receipt("ok", 1, (0,))
     store.tick(5_000)
     await store.say(session, 2)
-    await store.say(session, 3, final=True)
+    await store.say(session, 3, end_of_utterance=True)
     _, second = await events(store, "UtteranceFinalized")
     assert (second.data.reason, second.data.first_seq, second.data.count) == ("final", 2, 2)
 
@@ -222,7 +224,7 @@ async def test_rule_3_an_empty_last_chunk_after_a_pause_belongs_to_nothing(
 async def test_rule_4_silence_is_measured_per_utterance(store: TimedStore) -> None:
     """The first chunk after a long silence begins an utterance; it is none of its own."""
     session = await store.open()
-    await store.say(session, 0, final=True)
+    await store.say(session, 0, end_of_utterance=True)
     seq = 1
     for _ in range(3):
         store.tick(50_000)
@@ -255,19 +257,19 @@ async def test_rule_4_a_finalize_resets_the_pause_timer(store: TimedStore) -> No
 
 async def test_rule_7_a_chunk_sent_again_has_no_effect(store: TimedStore, redis: Client) -> None:
     session = await store.open()
-    await store.say(session, 0, final=True)
+    await store.say(session, 0, end_of_utterance=True)
     await store.say(session, 1)
     before = await contents(redis, store)
     store.tick(10_000)
     for seq in (0, 1):
-        assert await store.say(session, seq, final=True) == Receipt("duplicate", 1, ())
+        assert await store.say(session, seq, end_of_utterance=True) == Receipt("duplicate", 1, ())
     assert await contents(redis, store) == before
 
 
 async def test_rule_7_racing_senders_of_one_chunk_store_it_once(store: TimedStore) -> None:
     session = await store.open()
     for seq in range(5):
-        asked = (store.say(session, seq, final=seq == 4) for _ in range(10))
+        asked = (store.say(session, seq, end_of_utterance=seq == 4) for _ in range(10))
         replies = await asyncio.gather(*asked)
         assert sorted(reply.status for reply in replies) == ["duplicate"] * 9 + ["ok"]
     assert await counts(store) == [5]
@@ -289,8 +291,10 @@ async def test_rule_7_within_a_batch_each_chunk_counts_before_the_next(store: Ti
     big = b"x" * 65_537
     replies = await store.append_audio(
         [
-            chunk(one, 0), chunk(two, 0, final=True), chunk(one, 1), chunk(one, 1), chunk(one, 3),
-            chunk(one, 2, payload=big), chunk(one, 2, final=True), chunk(two, 2), chunk(one, 3),
+            chunk(one, 0), chunk(two, 0, end_of_utterance=True), chunk(one, 1),
+            chunk(one, 1), chunk(one, 3),
+            chunk(one, 2, payload=big), chunk(one, 2, end_of_utterance=True), chunk(two, 2),
+            chunk(one, 3),
         ]
     )  # fmt: skip
     told = [r.status if isinstance(r, Receipt) else r.code for r in replies]
@@ -309,7 +313,7 @@ async def test_rule_7_within_a_batch_each_chunk_counts_before_the_next(store: Ti
         ({"payload": b"x" * 65_537}, "CHUNK_TOO_LARGE limit=65536 B"),
         ({"ms": 19}, "INVALID_MESSAGE ms: 20 to 1000 ms"),
         ({"ms": 1_001}, "INVALID_MESSAGE ms: 20 to 1000 ms"),
-        ({"ms": 1_001, "final": True}, "INVALID_MESSAGE ms: 20 to 1000 ms"),
+        ({"ms": 1_001, "end_of_utterance": True}, "INVALID_MESSAGE ms: 20 to 1000 ms"),
         ({"ms": -1}, "INVALID_MESSAGE ms: 20 to 1000 ms"),
         ({"payload": b""}, "INVALID_MESSAGE payload: only a final chunk may be empty"),
         ({"seq": -1}, "INVALID_MESSAGE seq: a whole number"),
@@ -332,7 +336,9 @@ async def test_rule_33_the_largest_and_shortest_chunks_are_taken(store: TimedSto
     session = await store.open()
     assert (await append(store, session, 0, ms=20, payload=b"x" * 65_536)).status == "ok"
     assert (await append(store, session, 1, ms=1_000)).status == "ok"
-    assert (await append(store, session, 2, ms=1, payload=b"xx", final=True)).finalized == (0,)
+    assert (
+        await append(store, session, 2, ms=1, payload=b"xx", end_of_utterance=True)
+    ).finalized == (0,)
 
 
 async def test_a_batch_is_bounded_and_whole(store: TimedStore, redis: Client) -> None:
@@ -344,7 +350,10 @@ async def test_a_batch_is_bounded_and_whole(store: TimedStore, redis: Client) ->
         await call(store, "append_audio", "s1", 1, 0, 100, 0, b"aa")
     assert await contents(redis, store) == before
     replies = await store.append_audio(
-        [chunk(session, seq, ms=20, payload=b"xx", final=seq == 511) for seq in range(512)]
+        [
+            chunk(session, seq, ms=20, payload=b"xx", end_of_utterance=seq == 511)
+            for seq in range(512)
+        ]
     )
     assert len(replies) == 512
     assert await call(store, "append_audio") == []
@@ -373,7 +382,7 @@ async def test_racing_append_and_close_lose_no_chunk_that_was_taken(store: Timed
 async def test_audio_is_kept_while_its_outcome_is_open(store: TimedStore) -> None:
     node, session = await store.join(), await store.open()
     for seq in range(3):
-        await store.say(session, seq, final=True)
+        await store.say(session, seq, end_of_utterance=True)
         store.tick(10)
     await store.say(session, 3)
     await store.dispatch()
@@ -381,13 +390,13 @@ async def test_audio_is_kept_while_its_outcome_is_open(store: TimedStore) -> Non
     await store.answer(node, messages[1])
     assert [seq for seq, _ in await chunks_of(store)] == [0, 1, 2, 3]
     await store.answer(node, messages[0])
-    await store.say(session, 4, final=True)
+    await store.say(session, 4, end_of_utterance=True)
     assert [seq for seq, _ in await chunks_of(store)] == [2, 3, 4]
 
 
 async def test_audio_of_what_is_settled_goes(store: TimedStore) -> None:
     node, session = await store.join(), await store.open()
-    await store.say(session, 0, final=True)
+    await store.say(session, 0, end_of_utterance=True)
     await store.dispatch()
     (message,) = await store.inbox(node)
     await store.say(session, 1)
@@ -399,7 +408,7 @@ async def test_finalized_names_its_chunks_and_its_turn_for_dispatch(store: Timed
     node, session = await store.join(), await store.open(traceparent="00-ab-cd-01")
     await store.say(session, 0)
     store.tick(5)
-    await store.say(session, 1, final=True)
+    await store.say(session, 1, end_of_utterance=True)
     await store.dispatch()
     (event,) = await events(store, "UtteranceFinalized")
     (message,) = await store.inbox(node)

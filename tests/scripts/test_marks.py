@@ -12,7 +12,7 @@ TTS: dict[str, Any] = {"features": ["tts"], "features_hash": "0123456789abcdef"}
 MISSING: dict[str, Any] = {
     "status": "failed",
     "code": "MODEL_NOT_AVAILABLE",
-    "service": "tts",
+    "feature": "tts",
     "retryable": True,
 }
 
@@ -20,15 +20,15 @@ MISSING: dict[str, Any] = {
 async def test_rule_14_a_missing_model_marks_the_node_and_dispatches_the_job_again(
     store: TimedStore,
 ) -> None:
-    first = await store.join("n1", services=["tts"])
+    first = await store.join("n1", features=["tts"])
     await speak(store, "s1", **TTS)
     await store.dispatch()
-    second = await store.join("n2", services=["tts"])
+    second = await store.join("n2", features=["tts"])
     (message,) = await assigned(store, first)
     assert await reply(store, first, message["j"], **MISSING) == "ok"
     assert (await store.types())[-3:] == ["NodeSuspended", "AttemptEnded", "JobDispatched"]
     marked = await last(store, "NodeSuspended")
-    assert (marked.service, marked.until_ms) == ("tts", START_MS + 60_000)
+    assert (marked.feature, marked.until_ms) == ("tts", START_MS + 60_000)
     ended = await last(store, "AttemptEnded")
     assert (ended.reason, ended.code) == ("marked", "MODEL_NOT_AVAILABLE")
     (again,) = await assigned(store, second)
@@ -43,7 +43,7 @@ async def test_rule_14_a_missing_model_marks_the_node_and_dispatches_the_job_aga
 async def test_rule_14_a_marked_node_serves_demands_without_that_service(
     store: TimedStore,
 ) -> None:
-    node = await store.join(services=["tts"], slots=4)
+    node = await store.join(features=["tts"], slots=4)
     await speak(store, "s1", **TTS)
     await store.dispatch()
     (message,) = await assigned(store, node)
@@ -56,7 +56,7 @@ async def test_rule_14_a_marked_node_serves_demands_without_that_service(
 
 
 async def test_rule_14_the_end_of_a_mark_serves_those_who_wait(store: TimedStore) -> None:
-    node = await store.join(services=["tts"])
+    node = await store.join(features=["tts"])
     await store.configure_cell({"queue_timeout_ms": 100_000}, overwrite=True)
     await speak(store, "s1", **TTS)
     await store.dispatch()
@@ -78,7 +78,7 @@ async def test_rule_14_it_counts_as_one_dispatch_again_and_fails_with_the_nodes_
     store: TimedStore,
 ) -> None:
     nodes = {
-        name: await store.join(name, services=["tts"], slots=1) for name in ("n1", "n2", "n3", "n4")
+        name: await store.join(name, features=["tts"], slots=1) for name in ("n1", "n2", "n3", "n4")
     }
     await speak(store, "s1", **TTS)
     await store.dispatch()
@@ -96,13 +96,13 @@ async def test_rule_14_it_counts_as_one_dispatch_again_and_fails_with_the_nodes_
 async def test_rule_14_a_service_that_the_job_does_not_name_is_malformed(
     store: TimedStore,
 ) -> None:
-    node = await store.join(services=["tts", "vad"])
+    node = await store.join(features=["tts", "vad"])
     await speak(store, "s1", **TTS)
     await store.dispatch()
     (message,) = await assigned(store, node)
     before = await store.types()
-    for service in ("vad", "", "tts,vad", "nothing"):
-        asked = MISSING | {"service": service}
+    for feature in ("vad", "", "tts,vad", "nothing"):
+        asked = MISSING | {"feature": feature}
         assert await reply(store, node, message["j"], **asked) == "INVALID_MESSAGE"
     assert await store.types() == before
     await check(store)
@@ -111,7 +111,7 @@ async def test_rule_14_a_service_that_the_job_does_not_name_is_malformed(
 async def test_rule_14_a_second_word_makes_the_mark_last_longer_and_says_so(
     store: TimedStore,
 ) -> None:
-    node = await store.join(services=["tts"], slots=2)
+    node = await store.join(features=["tts"], slots=2)
     await speak(store, "s1", count=2, **TTS)
     await store.dispatch()
     one, two = await assigned(store, node)
@@ -134,13 +134,13 @@ async def test_rule_14_a_second_word_makes_the_mark_last_longer_and_says_so(
 
 async def test_rule_14_two_marks_end_each_at_its_time(store: TimedStore) -> None:
     both: dict[str, Any] = {"features": ["tts", "vad"], "features_hash": "0123456789abcdef"}
-    node = await store.join(services=["tts", "vad"], slots=2)
+    node = await store.join(features=["tts", "vad"], slots=2)
     await speak(store, "s1", count=2, **both)
     await store.dispatch()
     one, two = await assigned(store, node)
     await reply(store, node, one["j"], **MISSING)
     store.tick(5_000)
-    await reply(store, node, two["j"], **MISSING | {"service": "vad"})
+    await reply(store, node, two["j"], **MISSING | {"feature": "vad"})
     await check(store)
     seen = []
     for _ in range(13):
@@ -153,7 +153,7 @@ async def test_rule_14_two_marks_end_each_at_its_time(store: TimedStore) -> None
 
 
 async def test_rule_14_a_draining_node_can_be_marked(store: TimedStore) -> None:
-    node = await store.join(services=["tts"], slots=2)
+    node = await store.join(features=["tts"], slots=2)
     await speak(store, "s1", count=2, **TTS)
     await store.dispatch()
     await store.drain_node(node.node, node.epoch, within_ms=60_000)
@@ -171,13 +171,13 @@ async def test_rule_14_a_draining_node_can_be_marked(store: TimedStore) -> None:
 
 
 async def test_rule_14_a_new_registration_has_no_marks(store: TimedStore) -> None:
-    node = await store.join(services=["tts"], slots=1)
+    node = await store.join(features=["tts"], slots=1)
     await speak(store, "s1", **TTS)
     await store.dispatch()
     (message,) = await assigned(store, node)
     await reply(store, node, message["j"], **MISSING)
     await check(store)
-    await store.join(services=["tts"], slots=1, token="newer")
+    await store.join(features=["tts"], slots=1, token="newer")
     assert (await last(store, "JobDispatched")).epoch == 2
     await check(store)
     store.tick(60_000)
@@ -189,7 +189,7 @@ async def test_rule_14_demands_are_listed_for_the_class_that_a_mark_makes(
     store: TimedStore,
 ) -> None:
     """The marked node's new class learns what waits, and does not list what it cannot do."""
-    node = await store.join(services=["tts"], slots=1)
+    node = await store.join(features=["tts"], slots=1)
     await speak(store, "s1", **TTS)
     await speak(store, "s2")
     await store.dispatch()

@@ -56,11 +56,11 @@ end
 for name, node in pairs(cell.nodes) do
   told.nodes[name] = node and { status = node.status, epoch = node.epoch_told, class = node.class,
     slots = text.of[node.slots], asr = rawget(node, 'asr'), targets = rawget(node, 'targets'),
-    services = rawget(node, 'services'), marked = rawget(node, 'marked') }
+    features = rawget(node, 'features'), marked = rawget(node, 'marked') }
   told.leased[name] = node and node.leased or nil
 end
 for id, class in pairs(cell.classes) do
-  told.classes[id] = { services = class.services, marked = class.marked, draining = class.draining,
+  told.classes[id] = { features = class.features, marked = class.marked, draining = class.draining,
     total = class.total }
   told.free[id], told.front[id], told.seen[id] = class.free, class.front, class.seen
 end
@@ -133,7 +133,7 @@ async def assert_stored(redis: Client, store: TimedStore) -> int:
         assert {f: stored[f] for f in node} == node if node else not stored, name
     for class_id, known in dict(told["classes"]).items():
         stored = await store.read_hash(store.keys.node_class(class_id))
-        assert words(stored["services"]) == dict(known["services"])
+        assert words(stored["features"]) == dict(known["features"])
         assert words(stored["marked"]) == dict(known["marked"])
         assert int(stored["draining"]) == known["draining"]
         assert await redis.scard(store.keys.members(class_id)) == known["total"]
@@ -165,7 +165,7 @@ async def assert_sessions_stored(store: TimedStore, told: Any) -> None:
         assert {field: stored.get(field, "") for field in session} == session, name
     for name, listener in dict(told["listeners"]).items():
         stored = await store.read_hash(store.keys.session(name))
-        assert listener["hears"] == (stored["status"] in ("open", "closing"))
+        assert listener["listen_language"] == (stored["status"] in ("open", "closing"))
         told_so_far = [listener[one] for one in ("number", "total", "low")]
         assert [int(stored[one]) for one in ("out_no", "out_bytes", "out_low")] == told_so_far
         for target, number in dict(listener["next_no"]).items():
@@ -254,7 +254,7 @@ async def test_rule_15_the_least_loaded_are_known_as_they_are_stored(
             ended = NodeResult(job=job, attempt=1, status="no_speech")
             assert await played.record_results(nodes[name].node, 1, [ended]) == [None]
         else:
-            await played.say(await played.open(f"s{step}"), 0, final=True)
+            await played.say(await played.open(f"s{step}"), 0, end_of_utterance=True)
             assert await played.dispatch() == 1
             given = (await events(played, "JobDispatched"))[-1]
             held.append((given.node.partition(".")[2], given.job))
@@ -273,7 +273,7 @@ async def test_rule_16_two_utterances_of_one_call_go_to_one_node(
         await played.join(name, slots=2)
     await played.dispatch_work(4_000)
     session = await played.open("s1")
-    await played.append_audio([chunk(session, seq, final=True) for seq in (0, 1, 2)])
+    await played.append_audio([chunk(session, seq, end_of_utterance=True) for seq in (0, 1, 2)])
     given = [(event.node, event.data.rule) for event in await events(played, "JobDispatched")]
     n1, n2 = played.keys.full("n1"), played.keys.full("n2")
     assert given == [(n1, "load"), (n1, "session"), (n2, "load")]
@@ -288,7 +288,7 @@ async def test_rule_16_a_slot_that_nobody_held_is_not_given_back(
     node = await played.join("n1", slots=1)
     session = await played.open("s1")
     for seq in range(4):
-        await played.say(session, seq, final=True)
+        await played.say(session, seq, end_of_utterance=True)
     await played.dispatch()
     (running,) = await played.inbox(node)
     await redis.set(played.keys.fair, "no sorted set")
@@ -310,7 +310,7 @@ async def test_rule_24_an_order_that_was_not_written_is_not_gone_by(
     """A delivery fails and is parked; the same call goes on with those behind it."""
     session = await played.open("s1")
     for seq in range(3):
-        await played.say(session, seq, final=True)
+        await played.say(session, seq, end_of_utterance=True)
     await played.dispatch()  # no node can do it: the three fail together
     await redis.set(played.keys.out("s1"), "no stream")
     played.tick(10_000)
@@ -326,7 +326,7 @@ async def test_what_is_read_again_is_counted_once(redis: Client, played: TimedSt
     node = await played.join("n1", slots=1, targets=["es", "fr"])
     session = await played.open("s1", targets=["es", "fr"])
     for seq in range(40):
-        await played.say(session, seq, final=True)
+        await played.say(session, seq, end_of_utterance=True)
     await played.dispatch()
     for _ in range(60):
         last = (await played.inbox(node))[-1]
@@ -351,13 +351,13 @@ async def test_rule_13_what_another_release_changed_is_not_used(
     """Its functions keep their own: as those of a server do that was the primary for a while."""
     node = await played.join("n1", slots=2)
     session = await played.open("s1")
-    await played.say(session, 0, final=True)
+    await played.say(session, 0, end_of_utterance=True)
     await played.dispatch()
     assert dict((await kept(played))["nodes"])["n1"]["status"] == "alive"
     with monkeypatch.context() as other:
         add_script(other, "later", "#!lua\nreturn 'of another release'\n")
         await played.drain_node(node.node, node.epoch, within_ms=60_000)
-    await played.say(session, 1, final=True)
+    await played.say(session, 1, end_of_utterance=True)
     assert await played.dispatch() == 1
     assert [event.data.utterance for event in await events(played, "JobQueued")] == [1]
 
@@ -368,7 +368,7 @@ async def test_rule_16_slots_that_another_release_gave_are_counted(
     node = await played.join("n1", slots=1)
     session = await played.open("s1")
     for seq in range(3):
-        await played.say(session, seq, final=True)
+        await played.say(session, seq, end_of_utterance=True)
     with monkeypatch.context() as other:
         add_script(other, "later", "#!lua\nreturn 'of another release'\n")
         assert await played.dispatch() == 3
@@ -376,7 +376,7 @@ async def test_rule_16_slots_that_another_release_gave_are_counted(
     await played.record_results(node.node, 1, [NodeResult(job=first["j"], attempt=1, status="ok")])
     with monkeypatch.context() as other:
         add_script(other, "later", "#!lua\nreturn 'of another release'\n")
-        await played.say(session, 3, final=True)
+        await played.say(session, 3, end_of_utterance=True)
         await played.dispatch()
     await check(played)
     second = (await played.inbox(node))[-1]
@@ -393,7 +393,7 @@ async def test_what_was_lost_with_a_server_is_not_known_to_the_one_before(
     node = await played.join("n1", slots=1)
     session = await played.open("s1")
     for seq in range(2):
-        await played.say(session, seq, final=True)
+        await played.say(session, seq, end_of_utterance=True)
     every = f"es1:{{{played.cell}}}:*"
     before = {key: await redis.dump(key) or b"" async for key in redis.scan_iter(every)}
     assert await played.dispatch() == 2
@@ -422,7 +422,7 @@ async def test_each_call_leaves_a_stamp_that_the_cell_never_had(
     session = await played.open("s1")
     await see()
     for seq in range(4):
-        await played.say(session, seq, final=True)
+        await played.say(session, seq, end_of_utterance=True)
         await see()
         await played.join(f"n{seq}")
         await see()
@@ -440,7 +440,7 @@ async def test_nothing_is_known_after_a_call_that_failed_or_parked(
     """It may have ended anywhere."""
     node = await played.join("n1", slots=2)
     session = await played.open("s1")
-    await played.say(session, 0, final=True)
+    await played.say(session, 0, end_of_utterance=True)
     await played.dispatch()
     assert await kept(played)
     leases, jobs = played.keys.leases("n1", 1), [one["j"] for one in await played.inbox(node)]
@@ -452,7 +452,7 @@ async def test_nothing_is_known_after_a_call_that_failed_or_parked(
     assert not await kept(played)
     await played.heartbeat_node(node.node, 1, load=0, held=[])
     assert await kept(played)
-    await played.say(session, 1, final=True)
+    await played.say(session, 1, end_of_utterance=True)
     await played.dispatch()
     assert await redis.xlen(played.keys.dead) == 1
     assert not await kept(played)
@@ -510,7 +510,7 @@ async def test_a_slot_is_free_again_although_the_call_that_gave_it_back_failed(
     node = await played.join("n1", slots=2)
     session = await played.open("s1")
     for seq in range(2):
-        await played.say(session, seq, final=True)
+        await played.say(session, seq, end_of_utterance=True)
     assert await played.dispatch() == 2
     jobs = [one["j"] for one in await played.inbox(node)]
     key = played.keys.job(jobs[1])

@@ -24,10 +24,10 @@ from tests.scripts.jobs_of import (
 async def test_rule_13_a_registration_has_an_epoch_and_a_place_to_read_from(
     store: TimedStore,
 ) -> None:
-    node = await store.join(asr=["en", "de"], services=["tts"], version="1.2")
+    node = await store.join(sources=["en", "de"], features=["tts"], version="1.2")
     assert (node.epoch, node.inbox_from, node.heartbeat_ms) == (1, "0-0", 5_000)
     said = await last(store, "NodeRegistered")
-    assert (said.asr, said.targets, said.services) == (["de", "en"], ["es"], ["tts"])
+    assert (said.sources, said.targets, said.features) == (["de", "en"], ["es"], ["tts"])
     assert (said.slots, said.version, said.epoch) == (2, "1.2", 1)
     await check(store)
 
@@ -64,28 +64,28 @@ MALFORMED: dict[str, tuple[dict[str, Any], str]] = {
     "no slots": ({"slots": 0}, "slots"),
     "too many slots": ({"slots": 257}, "slots"),
     "no token": ({"token": ""}, "token"),
-    "nothing recognised": ({"asr": []}, "asr"),
+    "nothing recognised": ({"sources": []}, "sources"),
     "nothing translated": ({"targets": []}, "targets"),
     "65 languages": (
-        {"asr": [f"a{chr(97 + i % 26)}{chr(97 + i // 26)}" for i in range(65)]},
-        "asr",
+        {"sources": [f"a{chr(97 + i % 26)}{chr(97 + i // 26)}" for i in range(65)]},
+        "sources",
     ),
     "1,025 pairs": (
         {
-            "asr": [f"a{chr(97 + i)}" for i in range(25)],
+            "sources": [f"a{chr(97 + i)}" for i in range(25)],
             "targets": [f"b{chr(97 + i % 26)}{chr(97 + i // 26)}" for i in range(41)],
         },
         "targets",
     ),
-    "17 services": ({"services": [f"s{i}" for i in range(17)]}, "services"),
-    "a language with a colon": ({"asr": ["en:es"]}, "asr"),
-    "a language with a bar": ({"asr": ["en|es"]}, "asr"),
+    "17 services": ({"features": [f"s{i}" for i in range(17)]}, "features"),
+    "a language with a colon": ({"sources": ["en:es"]}, "sources"),
+    "a language with a bar": ({"sources": ["en|es"]}, "sources"),
     "one letter": ({"targets": ["e"]}, "targets"),
     "four letters": ({"targets": ["engl"]}, "targets"),
     "an open tag": ({"targets": ["en-"]}, "targets"),
     "a target of auto": ({"targets": ["auto"]}, "targets"),
-    "a service with a colon": ({"services": ["a:b"]}, "services"),
-    "a service of 65 letters": ({"services": ["a" * 65]}, "services"),
+    "a service with a colon": ({"features": ["a:b"]}, "features"),
+    "a service of 65 letters": ({"features": ["a" * 65]}, "features"),
 }
 
 
@@ -103,10 +103,10 @@ async def test_rule_33_and_34_a_malformed_registration_is_refused_and_changes_no
 async def test_rule_33_the_largest_registration_is_taken(store: TimedStore) -> None:
     """64 languages on one side and 1,024 pairs, 16 services of 64 characters, 256 slots."""
     languages = [f"a{chr(97 + i % 26)}{chr(97 + i // 26)}" for i in range(64)]
-    services = [f"s{i}".ljust(64, "x") for i in range(16)]
-    await store.join(asr=languages, targets=languages[:16], services=services, slots=256)
+    features = [f"s{i}".ljust(64, "x") for i in range(16)]
+    await store.join(sources=languages, targets=languages[:16], features=features, slots=256)
     said = await last(store, "NodeRegistered")
-    assert (len(said.asr), len(said.targets), len(said.services)) == (64, 16, 16)
+    assert (len(said.sources), len(said.targets), len(said.features)) == (64, 16, 16)
     assert said.slots == 256
     await check(store)
 
@@ -122,16 +122,16 @@ async def test_rule_34_a_malformed_node_name_is_refused(store: TimedStore, name:
     "language", ["auto", "en", "deu", "pt-BR", "zh-Hant", "es-419", "de-12345678"]
 )
 async def test_rule_34_a_language_may_be(store: TimedStore, language: str) -> None:
-    await store.join(asr=[language])
-    assert (await last(store, "NodeRegistered")).asr == [language]
+    await store.join(sources=[language])
+    assert (await last(store, "NodeRegistered")).sources == [language]
 
 
 async def test_rule_33_a_cell_has_256_classes(store: TimedStore) -> None:
     for i in range(256):
-        await store.join(f"n{i}", services=[f"s{i}"])
-    refused = await refusal(store.join("other", services=["one-more"]))
+        await store.join(f"n{i}", features=[f"s{i}"])
+    refused = await refusal(store.join("other", features=["one-more"]))
     assert refused.fields["field"] == "class"
-    assert (await store.join("known", services=["s7"])).epoch == 1
+    assert (await store.join("known", features=["s7"])).epoch == 1
     assert len(await logged(store, "NodeRegistered")) == 257
 
 

@@ -82,7 +82,7 @@ async def test_rule_5_a_chunk_after_the_end_finds_the_pause(store: TimedStore) -
 async def test_rule_5_other_reasons_cut_all_the_same(store: TimedStore) -> None:
     session = await store.open()
     await mark(store, session, started=True)
-    assert (await store.say(session, 0, final=True)).finalized == (0,)
+    assert (await store.say(session, 0, end_of_utterance=True)).finalized == (0,)
     await store.say(session, 1)
     assert (await store.finalize_utterance(session.session, 1, 1)).status == "ok"
     replies = [await store.say(session, seq, ms=1_000) for seq in range(2, 12)]
@@ -147,10 +147,10 @@ async def test_an_ended_playback_of_a_silent_session_leaves_no_timer(store: Time
 
 
 async def test_rule_5_only_where_it_is_heard(store: TimedStore) -> None:
-    hears, origin = await store.open(), await store.open("origin")
-    await store.say(hears, 0)
+    listen_language, origin = await store.open(), await store.open("origin")
+    await store.say(listen_language, 0)
     await store.say(origin, 0)
-    await mark(store, hears, started=True)
+    await mark(store, listen_language, started=True)
     store.tick(3_000)
     await store.timers()
     assert [e.session for e in await events(store, "UtteranceFinalized")] == [origin.session]

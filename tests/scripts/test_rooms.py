@@ -21,8 +21,12 @@ async def owed(store: TimedStore) -> list[dict[str, list[str]]]:
     ]
 
 
-async def enter(store: TimedStore, name: str, hears: str, room: str = "r1") -> SessionGrant:
-    return await store.open(name, room=store.keys.full(room), hears=hears, targets=["it"])
+async def enter(
+    store: TimedStore, name: str, listen_language: str, room: str = "r1"
+) -> SessionGrant:
+    return await store.open(
+        name, room=store.keys.full(room), listen_language=listen_language, targets=["it"]
+    )
 
 
 async def test_rule_12_alone_there_is_one_job_per_target_for_the_speaker(
@@ -30,7 +34,7 @@ async def test_rule_12_alone_there_is_one_job_per_target_for_the_speaker(
 ) -> None:
     node = await store.join(targets=["es", "fr", "it"], slots=8)
     session = await store.open(targets=["fr", "es"])
-    await store.say(session, 0, final=True)
+    await store.say(session, 0, end_of_utterance=True)
     assert await owed(store) == [{"es": [], "fr": []}]
     assert await store.dispatch() == 2
     for message in await store.inbox(node):
@@ -47,7 +51,7 @@ async def test_rule_12_in_a_room_there_is_one_job_per_language_that_others_hear(
     listeners = [await enter(store, name, to) for name, to in (("b", "es"), ("a", "es"))]
     other = await enter(store, "c", "fr")
     mute = await enter(store, "deaf", "")
-    await store.say(speaker, 0, final=True)
+    await store.say(speaker, 0, end_of_utterance=True)
     assert await owed(store) == [{"es": ["a", "b"], "fr": ["c"]}]
     assert await store.dispatch() == 2
     for message in await store.inbox(node):
@@ -65,7 +69,7 @@ async def test_rule_12_with_nobody_else_who_hears_the_alone_rule_applies(
 ) -> None:
     speaker = await enter(store, "speaker", "fr")
     await enter(store, "deaf", "")
-    await store.say(speaker, 0, final=True)
+    await store.say(speaker, 0, end_of_utterance=True)
     assert await owed(store) == [{"it": []}]
 
 
@@ -73,11 +77,11 @@ async def test_rule_12_members_are_read_when_the_utterance_is_finalized(store: T
     speaker = await enter(store, "speaker", "it")
     await store.say(speaker, 0)
     await enter(store, "late", "es")
-    await store.say(speaker, 1, final=True)
+    await store.say(speaker, 1, end_of_utterance=True)
     later = await enter(store, "later", "es")
-    await store.say(speaker, 2, final=True)
+    await store.say(speaker, 2, end_of_utterance=True)
     await store.close_session(later.session, 1)
-    await store.say(speaker, 3, final=True)
+    await store.say(speaker, 3, end_of_utterance=True)
     assert await owed(store) == [{"es": ["late"]}, {"es": ["late", "later"]}, {"es": ["late"]}]
     numbers = [e.data.targets[0].delivery_no for e in await events(store, "UtteranceFinalized")]
     assert numbers == [0, 1, 2]
@@ -86,7 +90,7 @@ async def test_rule_12_members_are_read_when_the_utterance_is_finalized(store: T
 async def test_rule_12_rooms_do_not_hear_each_other(store: TimedStore) -> None:
     speaker = await enter(store, "speaker", "it")
     await enter(store, "elsewhere", "es", room="r2")
-    await store.say(speaker, 0, final=True)
+    await store.say(speaker, 0, end_of_utterance=True)
     assert await owed(store) == [{"it": []}]
 
 
@@ -140,7 +144,7 @@ async def test_rule_12_a_full_room_makes_one_job_per_language(store: TimedStore)
     speaker = await enter(store, "speaker", "it")
     for number, language in enumerate(languages):
         await enter(store, f"m{number}", language)
-    await store.say(speaker, 0, final=True)
+    await store.say(speaker, 0, end_of_utterance=True)
     assert await owed(store) == [{language: [f"m{i}"] for i, language in enumerate(languages)}]
     assert await store.dispatch() == 31
 
@@ -152,7 +156,8 @@ async def test_a_racing_leaver_is_heard_by_nobody_or_by_those_who_were_there(
     for number in range(8):
         member = await enter(store, f"m{number}", "es")
         await asyncio.gather(
-            store.say(speaker, number, final=True), store.close_session(member.session, 1)
+            store.say(speaker, number, end_of_utterance=True),
+            store.close_session(member.session, 1),
         )
     for targets in await owed(store):
         assert targets in ({"it": []}, *({"es": [f"m{i}"]} for i in range(8)))
@@ -162,7 +167,7 @@ async def test_rule_25_a_recipient_that_has_closed_is_named_as_skipped(store: Ti
     node = await store.join(targets=["es"])
     speaker = await enter(store, "speaker", "it")
     gone, stays = await enter(store, "gone", "es"), await enter(store, "stays", "es")
-    await store.say(speaker, 0, final=True)
+    await store.say(speaker, 0, end_of_utterance=True)
     await store.close_session(gone.session, 1)
     await store.dispatch()
     (message,) = await store.inbox(node)
@@ -177,8 +182,8 @@ async def test_rule_25_a_recipient_that_has_closed_is_named_as_skipped(store: Ti
 async def test_rule_25_a_recipient_that_still_closes_hears_it(store: TimedStore) -> None:
     node = await store.join(targets=["es"])
     speaker, member = await enter(store, "speaker", "it"), await enter(store, "m", "es")
-    await store.say(speaker, 0, final=True)
-    await store.say(member, 0, final=True)
+    await store.say(speaker, 0, end_of_utterance=True)
+    await store.say(member, 0, end_of_utterance=True)
     await store.close_session(member.session, 1)
     await store.dispatch()
     (message,) = [one for one in await store.inbox(node) if one["session"] == speaker.session]
@@ -191,9 +196,9 @@ async def test_a_speaker_without_targets_owes_nothing_until_somebody_hears(
 ) -> None:
     room = store.keys.full("r1")
     speaker = await store.open("speaker", room=room, targets=[])
-    await store.say(speaker, 0, final=True)
+    await store.say(speaker, 0, end_of_utterance=True)
     await enter(store, "b", "es")
-    await store.say(speaker, 1, final=True)
+    await store.say(speaker, 1, end_of_utterance=True)
     assert await owed(store) == [{}, {"es": ["b"]}]
     assert await store.dispatch() == 1
     kept = await store.read_range(store.keys.audio("speaker"), "-", "+", 10)

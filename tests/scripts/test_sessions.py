@@ -21,16 +21,17 @@ from tests.scripts.calls import append, call, code_of, contents, events
 
 OPEN: dict[str, str | int] = {
     "name": "s1", "token": "t1", "tenant": "acme", "source": "en", "targets": "es",
-    "services": "", "features_hash": "none", "audio": "pcm16", "rate": 16_000, "priority": 1,
-    "room": "", "hears": "", "tp": "", "key": "",
+    "features": "", "features_hash": "none", "encoding": "pcm16", "sample_rate": 16_000,
+    "priority": 1,
+    "room": "", "listen_language": "", "tp": "", "key": "",
 }  # fmt: skip
 
 
 async def test_rule_7_open_tells_epoch_seq_and_utterance(store: TimedStore) -> None:
-    session = await store.open(features=["vad", "asr"], features_hash="0123456789abcdef")
+    session = await store.open(features=["vad", "sources"], features_hash="0123456789abcdef")
     assert (session.epoch, session.next_seq, session.utterance) == (1, 0, 0)
     (opened,) = await events(store, "SessionOpened")
-    assert (opened.data.tenant, opened.data.features) == ("acme", ["asr", "vad"])
+    assert (opened.data.tenant, opened.data.features) == ("acme", ["sources", "vad"])
 
 
 async def test_rule_7_the_same_token_opens_once(store: TimedStore) -> None:
@@ -63,12 +64,14 @@ async def test_rule_7_an_id_with_another_token_is_refused(store: TimedStore, red
         ("tenant", "x" * 65), ("source", ""), ("source", "english"), ("source", "en-"),
         ("source", "e"), ("source", "en-x"), ("source", "en-123456789"), ("source", "EN"),
         ("targets", "auto"), ("targets", "es/x"), ("targets", "es,,fr"),
-        ("targets", "de,en,es,fr,it,ja,ko,nl,pl"), ("services", "a b"), ("services", "a:b"),
-        ("services", ",".join(f"f{i}" for i in range(17))), ("features_hash", ""),
-        ("features_hash", "a:b"), ("features_hash", "0123456789abcdefg"), ("audio", "mp3"),
-        ("rate", ""), ("rate", "16k"), ("rate", 7_999), ("rate", 48_001), ("priority", 3),
+        ("targets", "de,en,es,fr,it,ja,ko,nl,pl"), ("features", "a b"), ("features", "a:b"),
+        ("features", ",".join(f"f{i}" for i in range(17))), ("features_hash", ""),
+        ("features_hash", "a:b"), ("features_hash", "0123456789abcdefg"), ("encoding", "mp3"),
+        ("sample_rate", ""), ("sample_rate", "16k"), ("sample_rate", 7_999),
+        ("sample_rate", 48_001), ("priority", 3),
         ("priority", -1), ("room", "r1"), ("room", "other.r1"), ("room", "a:b"),
-        ("hears", "auto"), ("hears", "e s"), ("key", "none"), ("key", "0123456789abcde"),
+        ("listen_language", "auto"), ("listen_language", "e s"), ("key", "none"),
+        ("key", "0123456789abcde"),
     ],
 )  # fmt: skip
 async def test_open_refuses_what_is_malformed(
@@ -76,7 +79,7 @@ async def test_open_refuses_what_is_malformed(
 ) -> None:
     before = await contents(redis, store)
     told = await code_of(store, "open_session", *(OPEN | {field: value}).values())
-    named = {"name": "session", "services": "features"}.get(field, field)
+    named = {"name": "session", "features": "features"}.get(field, field)
     assert told.startswith(f"INVALID_MESSAGE {named}:")
     assert await contents(redis, store) == before
 
@@ -84,8 +87,9 @@ async def test_open_refuses_what_is_malformed(
 async def test_open_takes_all_that_rule_34_allows(store: TimedStore) -> None:
     most: dict[str, str | int] = {
         "name": "x" * 64, "source": "auto", "targets": "de,en,es,fr,it,ja,pt-BR,zh-Hant",
-        "services": "A_b-9", "features_hash": "0123456789abcdef", "audio": "opus",
-        "room": store.keys.full("R_1-x"), "hears": "fil", "rate": 48_000, "priority": 0,
+        "features": "A_b-9", "features_hash": "0123456789abcdef", "encoding": "opus",
+        "room": store.keys.full("R_1-x"), "listen_language": "fil", "sample_rate": 48_000,
+        "priority": 0,
         "key": "0123456789abcdef",
     }  # fmt: skip
     assert await call(store, "open_session", *(OPEN | most).values()) == [1, 0, 0, b"0-0"]
@@ -94,10 +98,10 @@ async def test_open_takes_all_that_rule_34_allows(store: TimedStore) -> None:
 async def test_rule_7_resume_goes_on_where_the_first_left(store: TimedStore) -> None:
     first = await store.open()
     for seq in range(3):
-        await store.say(first, seq, final=seq == 1)
+        await store.say(first, seq, end_of_utterance=seq == 1)
     second = await store.resume_session(first.session, "t2")
     assert (second.epoch, second.next_seq, second.utterance) == (2, 3, 1)
-    await store.say(second, 3, final=True)
+    await store.say(second, 3, end_of_utterance=True)
     finals = await events(store, "UtteranceFinalized")
     assert [(f.data.first_seq, f.data.count) for f in finals] == [(0, 2), (2, 2)]
 
@@ -178,7 +182,7 @@ async def test_rule_7_resume_names_the_last_entry_that_was_handled(store: TimedS
     node, session = await store.join(), await store.open()
     assert (await store.resume_session(session.session, "t2")).out_id == "0-0"
     session = await store.resume_session(session.session, "t2")
-    await store.say(session, 0, final=True)
+    await store.say(session, 0, end_of_utterance=True)
     await store.dispatch()
     (message,) = await store.inbox(node)
     await store.answer(node, message)
@@ -239,7 +243,7 @@ async def test_rule_8_append_mark_keepalive_and_resume_each_postpone_idle(
     session = await store.open()
 
     async def acts() -> None:
-        await store.say(session, 0, final=True)
+        await store.say(session, 0, end_of_utterance=True)
 
     async def marks() -> None:
         await store.mark_playback(
@@ -339,7 +343,7 @@ async def test_rule_18_a_tenant_with_too_many_waiting_jobs_is_refused_alone(
     await store.configure_cell({"tenant_queue_max": 2}, overwrite=True)
     busy, other = await store.open("busy"), await store.open("other", tenant="other")
     for seq in range(2):
-        await store.say(busy, seq, final=True)
+        await store.say(busy, seq, end_of_utterance=True)
     await store.say(busy, 2)
     await store.dispatch()
     for attempt in (store.open("more"), store.say(busy, 3)):

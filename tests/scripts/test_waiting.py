@@ -229,7 +229,7 @@ async def test_rule_18_64_demands_are_compared_and_move_to_the_end(store: TimedS
     for i, (source, target) in enumerate(pairs):
         await speak(store, f"s{i}", source=source, targets=[target], count=2, priority=int(i < 69))
         await store.dispatch()
-    node = await store.join(asr=["de", "en"], targets=targets, slots=1)
+    node = await store.join(sources=["de", "en"], targets=targets, slots=1)
     demands = store.keys.demands_of((await last(store, "NodeRegistered")).cls)
     assert (await last(store, "JobDispatched")).compared == 64
     assert await order_of_dispatch(store) == ["s0/0"]

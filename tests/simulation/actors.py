@@ -195,11 +195,11 @@ class Producer:
             "targets": ["es"],
             "features": [],
             "features_hash": "none",
-            "audio": "pcm16",
-            "rate": 16_000,
+            "encoding": "pcm16",
+            "sample_rate": 16_000,
             "priority": 1,
             "room": "",
-            "hears": "",
+            "listen_language": "",
             "traceparent": "",
         }
         try:
@@ -276,15 +276,15 @@ class Producer:
     def _chunk(self, grant: SessionGrant, seq: int) -> Chunk:
         """What is said is the same whoever says it again: it hangs on the number alone."""
         said = Random(f"{self.world.seed} {self.name} {seq}")
-        ms, final = said.choice(SPEECH_MS), said.random() < 0.3
-        size = 0 if final and said.random() < 0.2 else ms
+        ms, end_of_utterance = said.choice(SPEECH_MS), said.random() < 0.3
+        size = 0 if end_of_utterance and said.random() < 0.2 else ms
         return Chunk(
             session=self.session,
             epoch=grant.epoch,
             seq=seq,
             ms=ms if size else 0,
             payload=b"x" * size,
-            final=final,
+            end_of_utterance=end_of_utterance,
             confirmed=self.position,
         )
 
@@ -348,9 +348,9 @@ class SimNode:
 
     def _register(self, token: str) -> Callable[[], Coroutine[Any, Any, NodeGrant]]:
         asked: dict[str, Any] = {
-            "asr": ["en"],
+            "sources": ["en"],
             "targets": ["es"],
-            "services": [],
+            "features": [],
             "slots": 2,
             "version": "1",
         }
@@ -479,14 +479,14 @@ class SimNode:
             )
         if dice < 0.24:
             return NodeResult(job=job, attempt=attempt, status="failed", code="BAD_AUDIO")
-        services: Sequence[str] = data.get("services", ())
-        if services and dice < 0.34:
+        features: Sequence[str] = data.get("features", ())
+        if features and dice < 0.34:
             return NodeResult(
                 job=job,
                 attempt=attempt,
                 status="failed",
                 code="MODEL_NOT_AVAILABLE",
-                service=services[0],
+                feature=features[0],
             )
         body = _sealed("hola") if "key" in data else _text("hola")
         return NodeResult(job=job, attempt=attempt, status="ok", body=body)

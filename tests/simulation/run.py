@@ -163,12 +163,12 @@ def _populate(cluster: Cluster) -> None:
     rng = cluster.rng
     cluster.start_roles(each=2)
     cluster.start_node("n0", slots=2)
-    cluster.start_node("n1", targets=["es", "fr"], services=["tts"], slots=1)
+    cluster.start_node("n1", targets=["es", "fr"], features=["tts"], slots=1)
     cluster.start_node("n2", targets=["es", "fr", "en"], slots=2)
     cluster.start_producer("s0", rng.randint(20, 40))
-    cluster.start_producer("s1", rng.randint(20, 40), room=f"{CELL}.r", hears="es")
+    cluster.start_producer("s1", rng.randint(20, 40), room=f"{CELL}.r", listen_language="es")
     cluster.start_producer(
-        "s2", rng.randint(20, 40), room=f"{CELL}.r", hears=rng.choice(("fr", "en", "de"))
+        "s2", rng.randint(20, 40), room=f"{CELL}.r", listen_language=rng.choice(("fr", "en", "de"))
     )
     cluster.start_producer(
         "s3",

@@ -35,12 +35,12 @@ async def speech_system(server: Server, cell: str) -> AsyncIterator[Client]:
 
 
 async def outcomes(
-    es: Client, audio: bytes, *, targets: list[str], rate: int = 16_000
+    es: Client, audio: bytes, *, targets: list[str], sample_rate: int = 16_000
 ) -> dict[str, eventsched.Delivered]:
     """What the session hears of one utterance, by target."""
     with anyio.fail_after(WITHIN_S):
-        async with es.session("acme", "en", targets, rate=rate) as session:
-            await session.append(audio, final=True)
+        async with es.session("acme", "en", targets, sample_rate=sample_rate) as session:
+            await session.append(audio, end_of_utterance=True)
             heard = {}
             async for result in session.results():
                 heard[result.target] = result
@@ -67,7 +67,7 @@ async def test_silence_ends_as_no_text(server: Server, cell: str) -> None:
 async def test_audio_of_another_rate_is_recognised(server: Server, cell: str) -> None:
     async with speech_system(server, cell) as es:
         audio = resample(array("h", SAMPLE.spoken()[1]), 16_000, 48_000).tobytes()
-        heard = await outcomes(es, audio, targets=["en"], rate=48_000)
+        heard = await outcomes(es, audio, targets=["en"], sample_rate=48_000)
         assert heard["en"].source_text == SAMPLE.utterances[1].text
 
 
@@ -75,8 +75,8 @@ async def test_opus_is_refused_by_name(server: Server, cell: str) -> None:
     async with speech_system(server, cell) as es:
         packet = bytes([0x08]) + bytes(40)  # SILK, 20 ms
         with anyio.fail_after(WITHIN_S):
-            async with es.session("acme", "en", ["en"], audio="opus") as session:
-                await session.append([packet], final=True)
+            async with es.session("acme", "en", ["en"], encoding="opus") as session:
+                await session.append([packet], end_of_utterance=True)
                 async for result in session.results():
                     assert (result.outcome, result.code) == ("failed", "AUDIO_FORMAT")
                     break

@@ -20,7 +20,7 @@ def _file(folder: Path, *turns: tuple[str, str, str]) -> Path:
 def test_speakers_are_sessions_by_first_appearance(tmp_path: Path) -> None:
     path = _file(tmp_path, ("zoe", "1.5", "2"), ("ann", "3.25", "0.75"), ("zoe", "9", "1"))
     talk = read_rttm(path, ["en", "es"])
-    assert [(s.name, s.hears) for s in talk.speakers] == [("zoe", "en"), ("ann", "es")]
+    assert [(s.name, s.listen_language) for s in talk.speakers] == [("zoe", "en"), ("ann", "es")]
     assert talk.speakers[0].segments == (Segment(1_500, 2_000), Segment(9_000, 1_000))
 
 
@@ -41,7 +41,10 @@ def test_a_segment_is_cut_into_chunks_of_100_ms_and_the_last_is_final() -> None:
         (1_100, 100, False),
         (1_200, 50, True),
     ]
-    assert [final for _, _, final in Segment(0, 200).chunks()] == [False, True]
+    assert [end_of_utterance for _, _, end_of_utterance in Segment(0, 200).chunks()] == [
+        False,
+        True,
+    ]
 
 
 def test_expected_jobs_count_the_distinct_languages_that_others_hear(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ async def _rooms(store: Store) -> Counter[str]:
 async def test_a_foreign_node_that_answers_ends_the_replay_with_the_remedy(
     own_server: LocalServer,
 ) -> None:
-    node = eventsched.Node("foreign", asr=["en"], targets=["en", "es"], slots=8)
+    node = eventsched.Node("foreign", sources=["en"], targets=["en", "es"], slots=8)
 
     @node.job
     async def say(job: eventsched.Job) -> eventsched.Result:

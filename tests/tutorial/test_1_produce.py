@@ -30,13 +30,13 @@ async def test_an_utterance_ends_when_you_say_so_or_after_ten_seconds(url: str) 
         async with es.session(tenant="acme", source="en", targets=[]) as session:
             assert (await session.append(SILENCE * 12)).finalized == (0,)
             assert (await session.finalize()).finalized == (1,)
-            assert (await session.append(SILENCE, final=True)).finalized == (2,)
+            assert (await session.append(SILENCE, end_of_utterance=True)).finalized == (2,)
 
 
 async def test_opus_goes_in_as_packets(url: str) -> None:
     packet = b"\x08" + bytes(40)  # 20 ms of narrow-band speech, as its first byte says
     async with eventsched.connect(url) as es:
-        async with es.session("acme", "en", [], audio="opus") as session:
+        async with es.session("acme", "en", [], encoding="opus") as session:
             await session.append([packet] * 5)
             assert (await session.finalize()).finalized == (0,)
 

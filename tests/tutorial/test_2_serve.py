@@ -15,7 +15,7 @@ from tests.tutorial.test_1_produce import SILENCE
 
 
 async def test_a_node_answers_and_the_session_hears_it(url: str) -> None:
-    node = eventsched.Node("gpu-1", asr=["en"], targets=["es"], slots=4)
+    node = eventsched.Node("gpu-1", sources=["en"], targets=["es"], slots=4)
 
     @node.job
     async def translate(job: eventsched.Job) -> eventsched.Result:
@@ -25,7 +25,7 @@ async def test_a_node_answers_and_the_session_hears_it(url: str) -> None:
     async with eventsched.connect(url) as es, anyio.create_task_group() as tasks:
         tasks.start_soon(node.run, es)
         async with es.session("acme", "en", ["es"]) as session:
-            await session.append(SILENCE, final=True)
+            await session.append(SILENCE, end_of_utterance=True)
             async for result in session.results():
                 assert result.outcome == "result"
                 assert (result.utterance, result.target) == (0, "es")
@@ -36,7 +36,7 @@ async def test_a_node_answers_and_the_session_hears_it(url: str) -> None:
 
 async def test_plain_functions_run_in_threads(url: str) -> None:
     # CPU-bound work may also run in processes: @node.job(processes=True).
-    node = eventsched.Node("cpu-1", asr=["en"], targets=["es"], slots=2)
+    node = eventsched.Node("cpu-1", sources=["en"], targets=["es"], slots=2)
 
     @node.job
     def translate(job: eventsched.BlockingJob) -> eventsched.Result:
@@ -46,13 +46,13 @@ async def test_plain_functions_run_in_threads(url: str) -> None:
     async with eventsched.connect(url) as es, anyio.create_task_group() as tasks:
         tasks.start_soon(node.run, es)
         async with es.session("acme", "en", ["es"]) as session:
-            await session.append(SILENCE, final=True)
+            await session.append(SILENCE, end_of_utterance=True)
             assert (await anext(session.results())).text == "1000 ms"
         node.drain()
 
 
 async def test_results_are_heard_in_the_order_of_speech(url: str) -> None:
-    node = eventsched.Node("gpu-1", asr=["en"], targets=["es"], slots=4)
+    node = eventsched.Node("gpu-1", sources=["en"], targets=["es"], slots=4)
 
     @node.job
     async def translate(job: eventsched.Job) -> eventsched.Result:
@@ -63,14 +63,14 @@ async def test_results_are_heard_in_the_order_of_speech(url: str) -> None:
         tasks.start_soon(node.run, es)
         async with es.session("acme", "en", ["es"]) as session:
             for _ in range(3):
-                await session.append(SILENCE, final=True)
+                await session.append(SILENCE, end_of_utterance=True)
             await session.close()  # waits until everything owed has been delivered
             assert [result.text async for result in session.results()] == ["0", "1", "2"]
         node.drain()
 
 
 async def test_a_job_may_speak_before_it_ends_and_end_without_text(url: str) -> None:
-    node = eventsched.Node("gpu-1", asr=["en"], targets=["es"])
+    node = eventsched.Node("gpu-1", sources=["en"], targets=["es"])
 
     @node.job
     async def translate(job: eventsched.Job) -> eventsched.Result:
@@ -83,8 +83,8 @@ async def test_a_job_may_speak_before_it_ends_and_end_without_text(url: str) -> 
     async with eventsched.connect(url) as es, anyio.create_task_group() as tasks:
         tasks.start_soon(node.run, es)
         async with es.session("acme", "en", ["es"]) as session:
-            await session.append(SILENCE, final=True)
-            await session.append(SILENCE, final=True)
+            await session.append(SILENCE, end_of_utterance=True)
+            await session.append(SILENCE, end_of_utterance=True)
             results = session.results(partials=True)
             heard = [await anext(results) for _ in range(3)]
             assert [r.outcome for r in heard] == ["partial", "result", "no_speech"]
@@ -94,8 +94,8 @@ async def test_a_job_may_speak_before_it_ends_and_end_without_text(url: str) -> 
 
 
 async def test_a_failed_attempt_goes_to_another_node(url: str) -> None:
-    broken = eventsched.Node("a-broken", asr=["en"], targets=["es"], slots=4)
-    sound = eventsched.Node("b-sound", asr=["en"], targets=["es"], slots=4)
+    broken = eventsched.Node("a-broken", sources=["en"], targets=["es"], slots=4)
+    sound = eventsched.Node("b-sound", sources=["en"], targets=["es"], slots=4)
 
     @broken.job
     async def give_up(job: eventsched.Job) -> eventsched.Result:
@@ -111,14 +111,14 @@ async def test_a_failed_attempt_goes_to_another_node(url: str) -> None:
         full_id = complete(sound.name, es.cells)
         tasks.start_soon(broken.run, es)
         async with es.session("acme", "en", ["es"]) as session:
-            await session.append(SILENCE, final=True)
+            await session.append(SILENCE, end_of_utterance=True)
             assert (await anext(session.results())).text == "attempt 2"
         broken.drain()
         sound.drain()
 
 
 async def test_a_job_knows_what_was_said_before(url: str) -> None:
-    node = eventsched.Node("gpu-1", asr=["en"], targets=["es"])
+    node = eventsched.Node("gpu-1", sources=["en"], targets=["es"])
     contexts: list[list[tuple[str, str | None]]] = []
 
     @node.job
@@ -132,7 +132,7 @@ async def test_a_job_knows_what_was_said_before(url: str) -> None:
             with anyio.fail_after(20):
                 # The context is a read model: it may be a moment late, it is never waited for.
                 while not (contexts and contexts[-1]):
-                    await session.append(SILENCE, final=True)
+                    await session.append(SILENCE, end_of_utterance=True)
                     await anext(session.results())
         node.drain()
     assert contexts[0] == []

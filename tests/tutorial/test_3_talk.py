@@ -8,7 +8,7 @@ from tests.tutorial.test_1_produce import SILENCE
 
 
 def interpreter() -> eventsched.Node:
-    node = eventsched.Node("gpu-1", asr=["en", "es"], targets=["en", "es"], slots=4)
+    node = eventsched.Node("gpu-1", sources=["en", "es"], targets=["en", "es"], slots=4)
 
     @node.job
     async def translate(job: eventsched.Job) -> eventsched.Result:
@@ -22,13 +22,13 @@ async def test_sessions_of_a_room_hear_each_other(url: str) -> None:
     async with eventsched.connect(url) as es, anyio.create_task_group() as tasks:
         tasks.start_soon(node.run, es)
         async with (
-            es.session("acme", "en", room="lobby", hears="en") as ann,
-            es.session("acme", "es", room="lobby", hears="es") as ben,
+            es.session("acme", "en", room="lobby", listen_language="en") as ann,
+            es.session("acme", "es", room="lobby", listen_language="es") as ben,
         ):
-            await ann.append(SILENCE, final=True)
+            await ann.append(SILENCE, end_of_utterance=True)
             heard = await anext(ben.results())
             assert (heard.session, heard.text) == (ann.id, "en to es")
-            await ben.append(SILENCE, final=True)
+            await ben.append(SILENCE, end_of_utterance=True)
             heard = await anext(ann.results())
             assert (heard.session, heard.text) == (ben.id, "es to en")
         node.drain()
@@ -40,7 +40,7 @@ async def test_a_pause_does_not_cut_a_speaker_who_is_listening(url: str) -> None
     async with eventsched.connect(url) as es, anyio.create_task_group() as tasks:
         tasks.start_soon(node.run, es)
         async with es.session("acme", "en", ["es"]) as session:
-            await session.append(SILENCE, final=True)
+            await session.append(SILENCE, end_of_utterance=True)
             result = await anext(session.results())
             assert result.audio
             await session.playback_started(result)
@@ -53,14 +53,14 @@ async def test_a_lost_producer_is_followed_by_another(url: str) -> None:
     async with eventsched.connect(url) as es, anyio.create_task_group() as tasks:
         tasks.start_soon(node.run, es)
         async with es.session("acme", "en", ["es"]) as lost:
-            await lost.append(SILENCE, final=True)
+            await lost.append(SILENCE, end_of_utterance=True)
             await lost.append(SILENCE)
             last = await anext(lost.results())
 
             # Another process that was told lost.id; it must come before a minute has passed.
             async with eventsched.connect(url) as es2, es2.resume(lost.id) as session:
                 assert session.next_seq == 2  # so many chunks are stored: go on behind them
-                await session.append(SILENCE, final=True)
+                await session.append(SILENCE, end_of_utterance=True)
                 # Nothing is heard twice by who says where it was.
                 result = await anext(session.results(after=last))
                 assert result.utterance == 1

@@ -114,8 +114,8 @@ def test_a_rest_too_short_alone_stays_with_the_chunk_before() -> None:
 def test_a_short_chunk_is_refused_unless_final() -> None:
     with pytest.raises(InvalidMessage, match="at least 20 ms"):
         cut([FIVE_MS], "opus", 16_000)
-    assert cut([FIVE_MS], "opus", 16_000, final=True)[0].ms == 5
-    assert cut([], "opus", 16_000, final=True)[0].payload == b""
+    assert cut([FIVE_MS], "opus", 16_000, end_of_utterance=True)[0].ms == 5
+    assert cut([], "opus", 16_000, end_of_utterance=True)[0].payload == b""
 
 
 @given(st.lists(st.binary(min_size=1, max_size=40).map(lambda b: bytes([b[0] & ~3]) + b[1:])))
@@ -126,7 +126,7 @@ def test_framing_takes_apart_what_it_joins(packets: list[bytes]) -> None:
 @given(st.binary(max_size=80))
 def test_any_bytes_are_a_chunk_or_a_typed_refusal(payload: bytes) -> None:
     try:
-        pieces = cut(payload, "opus", 16_000, final=True)
+        pieces = cut(payload, "opus", 16_000, end_of_utterance=True)
     except InvalidMessage as refused:
         assert {"field", "limit", "remedy"} <= set(refused.fields)
     else:

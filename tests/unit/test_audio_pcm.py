@@ -44,7 +44,7 @@ def test_a_chunk_below_20_ms_is_refused_unless_final(ms: int) -> None:
     pcm = bytes(pcm_bytes(ms, 16_000))
     with pytest.raises(InvalidMessage, match="at least 20 ms"):
         cut(pcm, "pcm16", 16_000)
-    (piece,) = cut(pcm, "pcm16", 16_000, final=True)
+    (piece,) = cut(pcm, "pcm16", 16_000, end_of_utterance=True)
     assert piece.ms == ms
 
 

@@ -85,13 +85,13 @@ class Told:
         )
         await self._talk(5, first=3)  # more than slots
         await store.say(self.session, 8)  # an open utterance
-        await store.say(self.session, 9, final=True)  # finalized, not dispatched yet
+        await store.say(self.session, 9, end_of_utterance=True)  # finalized, not dispatched yet
         await project(store)
         return self
 
     async def _talk(self, utterances: int, first: int = 0) -> None:
         for seq in range(first, first + utterances):
-            await self.store.say(self.session, seq, final=True)
+            await self.store.say(self.session, seq, end_of_utterance=True)
             self.store.tick(10)
             await self.store.dispatch()
 
@@ -124,7 +124,7 @@ async def test_a_system_in_the_midst_of_work_is_clean(told: Told) -> None:
 
 async def test_views_that_are_behind_are_compared_where_they_are(told: Told) -> None:
     await told.store.dispatch()
-    await told.store.say(told.session, 10, final=True)
+    await told.store.say(told.session, 10, end_of_utterance=True)
     report = await verified(told.store)
     assert report.is_clean
     assert report.checkpoint != report.last_id
@@ -139,7 +139,7 @@ async def test_what_happens_while_verify_runs_is_no_violation(told: Told) -> Non
         async def _fold_to(self, upto: str) -> None:
             nonlocal seq
             await super()._fold_to(upto)
-            await store.say(told.session, seq, final=True)
+            await store.say(told.session, seq, end_of_utterance=True)
             seq += 1
             await store.dispatch()
             given = [one for one in await store.inbox(told.node) if one["t"] == "assign"][-1]
@@ -161,7 +161,7 @@ async def test_failures_and_their_mending_are_clean(told: Told) -> None:
     for round_no in range(12):
         store.tick(4_000)
         await store.timers()
-        await store.join(f"n{round_no}", services=["tone"])
+        await store.join(f"n{round_no}", features=["tone"])
         await store.dispatch()
         session = await store.resume_session(session.session, f"again-{round_no}")
         assert (await verified(store)).violations == [], round_no
@@ -343,7 +343,7 @@ async def _trimmed_log(t: Told, redis: Any) -> None:
 
 async def _trimmed_before_it_was_folded(t: Told, redis: Any) -> None:
     """An event says that it is gone, but the projector has not had it."""
-    await t.store.say(t.session, 10, final=True)
+    await t.store.say(t.session, 10, end_of_utterance=True)
     await t.store.dispatch()
     log = await t.store.log()
     await redis.xtrim(t.store.keys.log, minid=log[-1].id, approximate=False)

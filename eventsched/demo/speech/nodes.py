@@ -40,7 +40,7 @@ def translator(target: str) -> Translator:
 
 def make_node(name: str, *, slots: int = 1) -> Node:
     """A node that listens to English and answers in TARGETS."""
-    made = Node(name, asr=[SOURCE], targets=TARGETS, slots=slots)
+    made = Node(name, sources=[SOURCE], targets=TARGETS, slots=slots)
     made.job(recognise_and_translate)
     return made
 
@@ -51,7 +51,7 @@ async def recognise_and_translate(job: Job) -> Result:
         raise JobError("AUDIO_FORMAT")
     audio = await job.audio()
     # Cancelled, the process is killed: nothing goes on computing for nobody.
-    words = await anyio.to_process.run_sync(recognise, audio, job.rate, cancellable=True)
+    words = await anyio.to_process.run_sync(recognise, audio, job.sample_rate, cancellable=True)
     if not words:
         raise NoSpeech
     translate = translator(job.target).translate
@@ -62,10 +62,10 @@ async def recognise_and_translate(job: Job) -> Result:
     return Result(text=text, source_text=words)
 
 
-def recognise(pcm: bytes, rate: int) -> str:
+def recognise(pcm: bytes, sample_rate: int) -> str:
     """The words, by the recogniser of the process that this runs in."""
     return recogniser().recognise(
-        pcm if rate == RATE else resample(array("h", pcm), rate, RATE).tobytes()
+        pcm if sample_rate == RATE else resample(array("h", pcm), sample_rate, RATE).tobytes()
     )
 
 

@@ -83,7 +83,7 @@ end
 
 -- Decide: a node and the evidence for it, or the reason to wait. Changes nothing.
 local function choose(job)
-  local serving, declared = classes.serving(job.source, job.target, job.services)
+  local serving, declared = classes.serving(job.source, job.target, job.features)
   local choice = { classes = evidence(serving), last = job.avoid and keys.full(job.avoid),
     node = nil, rule = nil, affinity = nil, reason = nil }
   local used, used_turn = affinity.of(job.name)
@@ -107,7 +107,7 @@ end
 local function told(job, choice, token, context_at)
   return '{"utterance":' .. job.utterance .. ',"target":"' .. job.target .. '","delivery_no":'
     .. job.delivery_no .. ',"turn":' .. job.turn .. ',"source":"' .. job.source .. '"'
-    .. json.words('services', job.services) .. ',' .. token .. ',"audio_ms":' .. job.ms .. ',"rule":"'
+    .. json.words('features', job.features) .. ',' .. token .. ',"audio_ms":' .. job.ms .. ',"rule":"'
     .. choice.rule .. '","policy":' .. assign.policy .. (choice.affinity or '') .. ',"classes":['
     .. choice.classes .. ']' .. (choice.compared or '') .. json.word('last', choice.last)
     .. json.word('context_at', context_at) .. '}'
@@ -185,7 +185,7 @@ end
 -- Returns nothing, or why it waits: no node at all for it, or none with a slot (rule 15).
 function assign.place(job, cause, freed)
   if queue.has(queue.demand(job)) then
-    local serving, declared = classes.serving(job.source, job.target, job.services)
+    local serving, declared = classes.serving(job.source, job.target, job.features)
     local reason = queue.reason(declared)
     queue.add(job, reason, cause)
     local name = least_loaded(serving, nil)

@@ -1,5 +1,5 @@
--- classes: capability classes, the sets of nodes with equal (asr, targets, services, marked).
--- Of a class is known, from call to call: its services and marks, how many are members and drain, how
+-- classes: capability classes, the sets of nodes with equal (sources, targets, features, marked).
+-- Of a class is known, from call to call: its features and marks, how many are members and drain, how
 -- many have a slot free, and the first of those.
 -- include: call
 -- include: keys
@@ -12,18 +12,18 @@ call.starts_with(function()
 end)
 local looked_last, front_max, front_last = '63', 8, '7'
 
-function classes.id_of(asr, targets, services, marked)
-  return string.sub(redis.sha1hex(table.concat({ asr, targets, services, marked }, '|')), 1, 12)
+function classes.id_of(sources, targets, features, marked)
+  return string.sub(redis.sha1hex(table.concat({ sources, targets, features, marked }, '|')), 1, 12)
 end
 
 function classes.get(id)
   local known = memory.of_cell().classes
   local class = known[id]
   if not class then
-    local kept = redis.call('HMGET', keys.of('class', id), 'services', 'marked', 'draining')
+    local kept = redis.call('HMGET', keys.of('class', id), 'features', 'marked', 'draining')
     class = {
       id = id, key_of_free = keys.of('free', id), free = nil, front = nil, seen = nil, alone = nil,
-      services = text.set(kept[1]), marked = text.set(kept[2]),
+      features = text.set(kept[1]), marked = text.set(kept[2]),
       draining = tonumber(kept[3]) or 0, total = redis.call('SCARD', keys.of('members', id)),
     }
     memory.keep(known, id, class)
@@ -130,33 +130,33 @@ function classes.changed(id)
   here.classes[id], here.served = nil, {}
 end
 
-local function holds(set, services)
-  for _, service in ipairs(services) do
-    if not set[service] then return false end
+local function holds(set, features)
+  for _, feature in ipairs(features) do
+    if not set[feature] then return false end
   end
   return true
 end
 
-local function touches(set, services)
-  for _, service in ipairs(services) do
-    if set[service] then return true end
+local function touches(set, features)
+  for _, feature in ipairs(features) do
+    if set[feature] then return true end
   end
   return false
 end
 
 -- Classes that can do it now, and whether any node is declared for it at all (rule 15).
-function classes.serving(source, target, services)
-  local demand = source .. ':' .. target .. ':' .. services
+function classes.serving(source, target, features)
+  local demand = source .. ':' .. target .. ':' .. features
   local here = memory.of_cell()
   local served = here.served[demand]
   if not served then
-    served = { classes.among(source, target, text.list(services)) }
+    served = { classes.among(source, target, text.list(features)) }
     memory.keep(here.served, demand, served)
   end
   return served[1], served[2]
 end
 
-function classes.among(source, target, services)
+function classes.among(source, target, features)
   local pair = source .. ':' .. target
   local known_pairs = memory.of_cell().pairs
   local ids = known_pairs[pair]
@@ -168,9 +168,9 @@ function classes.among(source, target, services)
   local usable, declared = { has = {}, seen = {}, told = '' }, false
   for _, id in ipairs(ids) do
     local class = classes.get(id)
-    if holds(class.services, services) then
+    if holds(class.features, features) then
       declared = true
-      if not touches(class.marked, services) then
+      if not touches(class.marked, features) then
         usable[#usable + 1], usable.has[id] = class, true
       end
     end
@@ -178,21 +178,21 @@ function classes.among(source, target, services)
   return usable, declared
 end
 
--- A node comes in. `kept` are its asr, targets, services, marked as joined text. A new class is
+-- A node comes in. `kept` are its sources, targets, features, marked as joined text. A new class is
 -- entered for each of its pairs (at most 1,024) and learns which waiting demands it serves.
 function classes.join(id, node, kept)
   if memory.write('SADD', keys.of('members', id), node) == 1
     and write('SADD', keys.classes, id) == 1 then
-    memory.write('HSET', keys.of('class', id), 'asr', kept.asr, 'targets', kept.targets,
-      'services', kept.services, 'marked', kept.marked, 'draining', '0')
-    local sources, targets = text.list(kept.asr), text.list(kept.targets)
+    memory.write('HSET', keys.of('class', id), 'sources', kept.sources, 'targets', kept.targets,
+      'features', kept.features, 'marked', kept.marked, 'draining', '0')
+    local sources, targets = text.list(kept.sources), text.list(kept.targets)
     for _, source in ipairs(sources) do
       for _, target in ipairs(targets) do
         memory.write('SADD', keys.of('pair', source, target), id)
       end
     end
     memory.of_cell().pairs = {}
-    classes.adopt(id, text.set(kept.asr), text.set(kept.targets))
+    classes.adopt(id, text.set(kept.sources), text.set(kept.targets))
   end
   classes.changed(id)
 end
@@ -228,10 +228,10 @@ function classes.adopt(id, sources, targets)
   local waiting = redis.call('SMEMBERS', keys.demands)
   table.sort(waiting)
   for _, demand in ipairs(waiting) do
-    local source, target, services = string.match(demand, '^(.-):(.-):(.*)$')
-    services = text.list(services)
-    if sources[source] and targets[target] and holds(class.services, services)
-      and not touches(class.marked, services) then
+    local source, target, features = string.match(demand, '^(.-):(.-):(.*)$')
+    features = text.list(features)
+    if sources[source] and targets[target] and holds(class.features, features)
+      and not touches(class.marked, features) then
       classes.look_last(id, demand)
     end
   end
@@ -242,7 +242,7 @@ function classes.leave(id, node)
   classes.seat(id, node, nil)
   memory.write('SREM', keys.of('members', id), node)
   if redis.call('SCARD', keys.of('members', id)) == 0 then
-    local kept = redis.call('HMGET', keys.of('class', id), 'asr', 'targets')
+    local kept = redis.call('HMGET', keys.of('class', id), 'sources', 'targets')
     local targets = text.list(kept[2])
     for _, source in ipairs(text.list(kept[1])) do
       for _, target in ipairs(targets) do

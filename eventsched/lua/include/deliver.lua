@@ -55,7 +55,7 @@ local function listener_of(name)
   local listener = known[name]
   if not listener then
     local kept = redis.call('HMGET', keys.of('session', name), 'status', 'out_no', 'out_bytes', 'out_low')
-    listener = { name = name, hears = kept[1] == 'open' or kept[1] == 'closing', next_no = {},
+    listener = { name = name, listen_language = kept[1] == 'open' or kept[1] == 'closing', next_no = {},
       is_awaited = {}, number = text.number[kept[2]], total = text.number[kept[3]],
       low = text.number[kept[4]] }
     if kept[1] then memory.keep(known, name, listener) end
@@ -132,13 +132,13 @@ end
 local function audience(speaker, outcome)
   if outcome.to == '' then
     local full = keys.full(speaker.name)
-    if speaker.hears then return { speaker }, full, '' end
+    if speaker.listen_language then return { speaker }, full, '' end
     return {}, full, full
   end
   local told, skipped = {}, {}
   for _, full in ipairs(text.list(outcome.to)) do
     local listener = listener_of(keys.name(full))
-    if listener.hears then told[#told + 1] = listener else skipped[#skipped + 1] = full end
+    if listener.listen_language then told[#told + 1] = listener else skipped[#skipped + 1] = full end
   end
   return told, outcome.to, table.concat(skipped, ',')
 end

@@ -15,7 +15,7 @@ local line = '^(%a+)|(%d+)|([^|]*)|(%d*)|(%d*)|(%d*)|([^|]*)|([^|]*)|()'
 local begins = line .. '{"session":"([^"]+)","utterance":(%d+),"target":"([^"]+)",'
   .. '"delivery_no":(%d+),"tp":"([^"\\]*)"()'
 local goes_on = '^,"tenant":"([^"]+)","turn":(%d+),"source":"([^"]+)","ms":(%d+),"priority":(%d),'
-  .. '"audio":"[^"]+","rate":%d+,()'
+  .. '"encoding":"[^"]+","sample_rate":%d+,()'
 
 -- The job of one target of an utterance in `work` (include/work). Numbers that are only passed on
 -- are text; `record` is the key of its record. `head` and `rest` are its core, but for the last brace:
@@ -25,7 +25,7 @@ function jobs.create(key, record, wanted, target, delivery_no)
     key = key, record = record, attempt = 1, name = wanted.name, is_new = true,
     session = wanted.session, utterance = wanted.utterance,
     target = target, delivery_no = delivery_no, tp = wanted.tp, tenant = wanted.tenant,
-    turn = wanted.turn, source = wanted.source, services = wanted.services, ms = wanted.ms,
+    turn = wanted.turn, source = wanted.source, features = wanted.features, ms = wanted.ms,
     priority = wanted.priority, node = '', epoch = nil, place = '', status = nil,
     head = '{"session":"' .. wanted.session .. '","utterance":' .. wanted.utterance .. ',"target":"'
       .. target .. '","delivery_no":' .. delivery_no .. ',', rest = wanted.rest,
@@ -37,7 +37,7 @@ local function decode(job)
   for name, value in pairs(cjson.decode(string.sub(job.kept, job.core_at))) do
     if job[name] == nil then job[name] = passed_on[name] and string.format('%d', value) or value end
   end
-  job.services = table.concat(job.services or {}, ',')
+  job.features = table.concat(job.features or {}, ',')
 end
 
 -- As much as a result needs: the token, the state, and what the core begins with. Or nil.
@@ -76,10 +76,10 @@ function jobs.whole(job)
     decode(job)
     return job
   end
-  local services = string.match(job.kept, '^"services":%[("[^%]]+")%]', at)
+  local features = string.match(job.kept, '^"features":%[("[^%]]+")%]', at)
   job.tenant, job.turn, job.source, job.ms = tenant, turn, source, ms
   job.priority = job.priority or text.number[priority]
-  job.services = services and string.gsub(services, '"', '') or ''
+  job.features = features and string.gsub(features, '"', '') or ''
   return job
 end
 

@@ -10,11 +10,11 @@
 local nodes = { lease_ms_min = 15000 }
 
 -- What most calls need not know is read when it is asked for.
-local declared = { asr = true, targets = true, services = true, marked = true }
+local declared = { sources = true, targets = true, features = true, marked = true }
 local lazy = { __index = function(node, field)
   if not declared[field] then return nil end
-  local kept = redis.call('HMGET', keys.of('node', node.name), 'asr', 'targets', 'services', 'marked')
-  node.asr, node.targets, node.services, node.marked = kept[1], kept[2], kept[3], kept[4]
+  local kept = redis.call('HMGET', keys.of('node', node.name), 'sources', 'targets', 'features', 'marked')
+  node.sources, node.targets, node.features, node.marked = kept[1], kept[2], kept[3], kept[4]
   return rawget(node, field)
 end }
 
@@ -37,12 +37,12 @@ function nodes.get(name)
   return node or nil
 end
 
--- It serves under this epoch from now on. Behind its services more fields, with their values.
-function nodes.enter(name, epoch, class, slots, asr, targets, services, ...)
+-- It serves under this epoch from now on. Behind its features more fields, with their values.
+function nodes.enter(name, epoch, class, slots, sources, targets, features, ...)
   memory.write('HSET', keys.of('node', name), 'status', 'alive', 'epoch', epoch, 'class', class,
-    'slots', slots, 'asr', asr, 'targets', targets, 'services', services, 'marked', '', ...)
+    'slots', slots, 'sources', sources, 'targets', targets, 'features', features, 'marked', '', ...)
   local node = made(name, 'alive', epoch, class, slots)
-  node.asr, node.targets, node.services, node.marked = asr, targets, services, ''
+  node.sources, node.targets, node.features, node.marked = sources, targets, features, ''
   memory.keep(memory.of_cell().nodes, name, node)
   classes.join(class, name, node)
   nodes.place(node)
@@ -51,10 +51,10 @@ end
 
 -- The node said that it can do this job; a mark may stand against it now.
 function nodes.declares(node, job)
-  if not text.set(node.asr)[job.source] or not text.set(node.targets)[job.target] then return false end
-  local services = text.set(node.services)
-  for _, service in ipairs(text.list(job.services)) do
-    if not services[service] then return false end
+  if not text.set(node.sources)[job.source] or not text.set(node.targets)[job.target] then return false end
+  local features = text.set(node.features)
+  for _, feature in ipairs(text.list(job.features)) do
+    if not features[feature] then return false end
   end
   return true
 end
@@ -161,7 +161,7 @@ function nodes.move(node, marked)
   table.sort(marked)
   nodes.leave_class(node)
   node.marked = table.concat(marked, ',')
-  node.class = classes.id_of(node.asr, node.targets, node.services, node.marked)
+  node.class = classes.id_of(node.sources, node.targets, node.features, node.marked)
   classes.join(node.class, node.name, node)
   memory.write('HSET', keys.of('node', node.name), 'class', node.class, 'marked', node.marked)
   if node.status == 'draining' then

@@ -19,7 +19,7 @@ end)
 local fronts_max, fronts_last = 16, '15'
 
 function queue.demand(job)
-  return job.source .. ':' .. job.target .. ':' .. job.services
+  return job.source .. ':' .. job.target .. ':' .. job.features
 end
 
 function queue.has(demand)
@@ -130,7 +130,7 @@ end
 local function say(job, reason, cause, tag, deadline)
   emit({ t = 'JobQueued', s = job.session, j = job.key, c = cause, tp = job.tp,
     d = '{"utterance":' .. job.utterance .. ',"target":"' .. job.target .. '","delivery_no":'
-      .. job.delivery_no .. ',"source":"' .. job.source .. '"' .. json.words('services', job.services)
+      .. job.delivery_no .. ',"source":"' .. job.source .. '"' .. json.words('features', job.features)
       .. ',"attempt":' .. text.of[job.attempt] .. ',"reason":"' .. reason .. '","priority":'
       .. text.of[job.priority] .. ',"tag":' .. tag .. ',"member":"' .. job.member
       .. '","deadline_ms":' .. deadline .. '}' })
@@ -146,7 +146,7 @@ function queue.add(job, reason, cause)
   if not queue.has(demand) then
     write('SADD', keys.demands, demand)
     memory.keep(memory.of_cell().waits, demand, true)
-    for _, class in ipairs((classes.serving(job.source, job.target, job.services))) do
+    for _, class in ipairs((classes.serving(job.source, job.target, job.features))) do
       classes.look_last(class.id, demand)
     end
   end
@@ -177,7 +177,7 @@ function queue.remove(job)
   if not queue.head(demand) then
     write('SREM', keys.demands, demand)
     memory.keep(memory.of_cell().waits, demand, false)
-    for _, class in ipairs((classes.serving(job.source, job.target, job.services))) do
+    for _, class in ipairs((classes.serving(job.source, job.target, job.features))) do
       classes.look_away(class.id, demand)
     end
   end

@@ -27,8 +27,8 @@ local padding_ms = { pause = 220, max_duration = 220, final = 280, max_bytes = 0
 local heard_line = '^(%d+)|(%d+)|(%d+)|(%d+)|(%d+)|(%d+)|(%d+)|([^|]*)|(.*)$'
 local names = { 'status', 'epoch', 'utterance', 'heard', 'tenant', 'tp' }
 -- What only a finalize or an opening needs to know is read when it is asked for.
-local seldom = { 'turn', 'source', 'targets', 'services', 'features_hash', 'audio',
-  'rate', 'priority', 'room', 'key' }
+local seldom = { 'turn', 'source', 'targets', 'features', 'features_hash', 'encoding',
+  'sample_rate', 'priority', 'room', 'key' }
 local all, is_seldom = { unpack(names) }, {}
 for _, field in ipairs(seldom) do
   is_seldom[field] = true
@@ -38,8 +38,8 @@ local rare = { tokens = true, archived = true }
 
 local function learn(s, kept, at)
   s.turn = text.number[kept[at]]
-  s.source, s.targets, s.services = kept[at + 1], kept[at + 2], kept[at + 3]
-  s.features_hash, s.audio, s.rate = kept[at + 4], kept[at + 5], kept[at + 6]
+  s.source, s.targets, s.features = kept[at + 1], kept[at + 2], kept[at + 3]
+  s.features_hash, s.encoding, s.sample_rate = kept[at + 4], kept[at + 5], kept[at + 6]
   s.priority, s.room, s.key = text.number[kept[at + 7]], kept[at + 8], kept[at + 9]
 end
 local lazy = { __index = function(s, field)
@@ -61,8 +61,8 @@ local function load(name, whole)
     next_seq = text.number[next_seq], seen = tonumber(seen), buf_count = text.number[count],
     buf_bytes = text.number[bytes], buf_ms = text.number[ms], buf_seq = text.number[seq],
     buf_at = tonumber(at), buf_first = first, buf_last = last, dirty = false, has_moved_on = false,
-    turn = nil, source = nil, targets = nil, services = nil,
-    features_hash = nil, audio = nil, rate = nil, priority = nil, room = nil, key = nil,
+    turn = nil, source = nil, targets = nil, features = nil,
+    features_hash = nil, encoding = nil, sample_rate = nil, priority = nil, room = nil, key = nil,
   }
   if whole then learn(s, kept, #names + 1) end
   return setmetatable(s, lazy)
@@ -154,13 +154,13 @@ local function audience(s)
   if s.room ~= '' then
     local members = redis.call('HGETALL', keys.of('room', keys.name(s.room)))
     for i = 1, #members, 2 do
-      local hears = members[i + 1]
-      if members[i] ~= s.full and hears ~= '' then
-        if not by_target[hears] then
-          by_target[hears] = {}
-          order[#order + 1] = hears
+      local listen_language = members[i + 1]
+      if members[i] ~= s.full and listen_language ~= '' then
+        if not by_target[listen_language] then
+          by_target[listen_language] = {}
+          order[#order + 1] = listen_language
         end
-        table.insert(by_target[hears], members[i])
+        table.insert(by_target[listen_language], members[i])
       end
     end
   end
@@ -229,9 +229,9 @@ function sessions.finalize(s, reason)
   if not targets[1] then return end
   dispatch(s, { is_new = true, session = s.full, name = s.name, utterance = utterance, turn = turn, ms = ms,
     tenant = s.tenant, source = s.source, features_hash = s.features_hash, log = id, tp = s.tp,
-    priority = s.priority, targets = targets, services = s.services,
-    rest = work.rest(s.tp, s.tenant, turn, s.source, ms, text.of[s.priority], '"audio":"' .. s.audio
-      .. '","rate":' .. s.rate .. json.words('services', s.services)
+    priority = s.priority, targets = targets, features = s.features,
+    rest = work.rest(s.tp, s.tenant, turn, s.source, ms, text.of[s.priority], '"encoding":"' .. s.encoding
+      .. '","sample_rate":' .. s.sample_rate .. json.words('features', s.features)
       .. json.word('key', s.key) .. ',' .. audio) })
 end
 
@@ -259,7 +259,7 @@ end
 
 -- One chunk that is known to be next in order: rule 2 (a), (b), (c). Returns what it finalized, each
 -- behind a space.
-function sessions.append(s, seq, ms, final, payload)
+function sessions.append(s, seq, ms, end_of_utterance, payload)
   local now, done = clock.now(), ''
   if s.buf_bytes > 0 and now - s.buf_at >= settings.pause_ms and not sessions.is_playing(s) then
     done = ' ' .. text.of[s.utterance]
@@ -267,7 +267,7 @@ function sessions.append(s, seq, ms, final, payload)
   end
   local id = entry(keys.of('audio', s.name), 'AudioChunkAppended', s.full, '', '', '', s.tp,
     '{"seq":' .. text.of[seq] .. ',"ms":' .. text.of[ms] .. ',"utterance":' .. text.of[s.utterance]
-      .. (final and ',"final":true}' or '}'), payload)
+      .. (end_of_utterance and ',"end_of_utterance":true}' or '}'), payload)
   s.next_seq, s.seen, s.dirty = seq + 1, now, true
   if #payload > 0 or s.buf_bytes > 0 then
     if s.buf_count == 0 then
@@ -279,7 +279,7 @@ function sessions.append(s, seq, ms, final, payload)
   end
   local reason
   if s.buf_ms >= settings.audio_ms_max then reason = 'max_duration' end
-  if final then reason = 'final' end
+  if end_of_utterance then reason = 'final' end
   if s.buf_bytes > settings.audio_bytes_max then reason = 'max_bytes' end
   if reason and s.buf_bytes > 0 then
     done = done .. ' ' .. text.of[s.utterance]

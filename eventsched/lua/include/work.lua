@@ -34,8 +34,8 @@ end
 
 local kinds = {
   session = 'string', tenant = 'string', source = 'string', features_hash = 'string',
-  audio = 'string', first = 'string', last = 'string', log = 'string', tp = 'string',
-  utterance = 'number', turn = 'number', rate = 'number', count = 'number', bytes = 'number',
+  encoding = 'string', first = 'string', last = 'string', log = 'string', tp = 'string',
+  utterance = 'number', turn = 'number', sample_rate = 'number', count = 'number', bytes = 'number',
   ms = 'number', padding_ms = 'number', priority = 'number', targets = 'table',
 }
 
@@ -49,12 +49,12 @@ local function decoded(d)
     owed.delivery_no = string.format('%d', owed.delivery_no)
   end
   told.name = keys.name(told.session)
-  told.services = table.concat(told.services or {}, ',')
+  told.features = table.concat(told.features or {}, ',')
   for _, field in ipairs({ 'utterance', 'turn', 'ms' }) do
     told[field] = string.format('%d', told[field])
   end
-  local audio = string.format('"audio":"%s","rate":%d%s%s,"first":"%s","last":"%s","count":%d,'
-    .. '"bytes":%d,"padding_ms":%d', told.audio, told.rate, json.words('services', told.services),
+  local audio = string.format('"encoding":"%s","sample_rate":%d%s%s,"first":"%s","last":"%s","count":%d,'
+    .. '"bytes":%d,"padding_ms":%d', told.encoding, told.sample_rate, json.words('features', told.features),
     json.word('key', told.key), told.first, told.last, told.count, told.bytes, told.padding_ms)
   told.rest = work.rest(told.tp, told.tenant, told.turn, told.source, told.ms,
     text.of[told.priority], audio)
@@ -62,7 +62,7 @@ local function decoded(d)
 end
 
 local function parted(d)
-  local session, name, utterance, log, tenant, features_hash, source, turn, ms, priority, services,
+  local session, name, utterance, log, tenant, features_hash, source, turn, ms, priority, features,
     target, delivery_no, behind, at = string.match(d, line_here())
   local owed = { { target = target, delivery_no = delivery_no } }
   while behind == ',' do
@@ -76,11 +76,11 @@ local function parted(d)
   local tp = string.sub(rest, 1, #untraced) == untraced and '' or cjson.decode('{' .. rest .. '}').tp
   return { session = session, name = name, utterance = utterance, log = log, tenant = tenant,
     features_hash = features_hash, source = source, turn = turn, ms = ms,
-    priority = priorities[priority], services = services, targets = owed, tp = tp, rest = rest }
+    priority = priorities[priority], features = features, targets = owed, tp = tp, rest = rest }
 end
 
 -- { session, name (in the cell), utterance, turn, ms, tenant, source, features_hash, log, tp,
--- priority (a number), targets: { target, delivery_no } each, services: joined text, rest }.
+-- priority (a number), targets: { target, delivery_no } each, features: joined text, rest }.
 -- What is malformed must fail here, before the first write.
 function work.read(d)
   local wanted = string.sub(d, 1, 1) == '{' and decoded(d) or parted(d)
@@ -96,7 +96,7 @@ function work.told(wanted)
   for i, one in ipairs(wanted.targets) do owed[i] = one.target .. '/' .. one.delivery_no end
   return wanted.session .. ' ' .. wanted.utterance .. ' ' .. wanted.log .. ' ' .. wanted.tenant
     .. ' ' .. wanted.features_hash .. ' ' .. wanted.source .. ' ' .. wanted.turn .. ' '
-    .. wanted.ms .. ' ' .. text.of[wanted.priority] .. ' ' .. wanted.services .. ' '
+    .. wanted.ms .. ' ' .. text.of[wanted.priority] .. ' ' .. wanted.features .. ' '
     .. table.concat(owed, ',') .. ' ' .. wanted.rest .. '}'
 end
 
