@@ -134,7 +134,7 @@ class TimedStore(Store):
     async def out(self, session: SessionGrant) -> list[dict[str, Any]]:
         """What the session's listeners have heard so far."""
         name = session.session.partition(".")[2]
-        entries = await self.read_range(self.keys.out(name), "-", "+", 10_000)
+        entries = await self.read_range(self.keys.outbox(name), "-", "+", 10_000)
         return [_message(fields) for _, fields in entries]
 
     async def answer(self, node: NodeGrant, message: dict[str, Any], **given: Any) -> None:

@@ -23,7 +23,7 @@ class KnownKey:
 
 
 def _pattern(row: str) -> re.Pattern[str]:
-    """`ready:<session>:<target>`: parts end at a colon; only the last (a job key) may hold some."""
+    """`audio:<session>`: parts end at a colon; only the last part (a job key) may hold colons."""
     *inner, last = _PART.split(row)
     parts = "".join(re.escape(text) + "[^:]+" for text in inner[:-1])
     if inner:

@@ -68,8 +68,8 @@ class Fleet:
         keys, ask = self._store.keys, self._store.transport.command
         leases = keys.leases(NODE, 1)
         return not (
-            await ask("XLEN", keys.work, key=keys.work)
-            or await ask("SCARD", keys.demands, key=keys.demands)
+            await ask("XLEN", keys.dispatch, key=keys.dispatch)
+            or await ask("SCARD", keys.requirements, key=keys.requirements)
             or await ask("ZCARD", leases, key=leases)
         )
 

@@ -45,7 +45,7 @@ def _empty(stage: Stage, cell: str) -> Iterator[tuple[CellFolder, SigningKey]]:
 
 async def from_redis(stage: Stage, views: Views, log: list[Entry], core: ProjectionSet) -> Figures:
     """The archiver as it runs, from an empty folder to the log's end."""
-    await stage.redis.delete(views.keys.archive, views.keys.active("archive"))
+    await stage.redis.delete(views.keys.archive, views.keys.lease("archive"))
     with _empty(stage, views.cell) as (folder, key):
         archiver = Archiver(views, folder, key, core)
         async with metering(stage.redis) as cost:

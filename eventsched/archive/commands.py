@@ -103,7 +103,7 @@ class ArchiveCalls:
     async def drop_trails(self) -> int:
         """Every trail that names nothing that is left goes."""
         dropped = 0
-        async for names in self.views.scan("idx"):
+        async for names in self.views.scan("session_index"):
             for some in _some(names):
                 dropped += await self.views.run("drop_trails", *some)
         return dropped

@@ -89,18 +89,18 @@ def _held_differences(name: str, view: Session, read: Read) -> Iterator[Violatio
     """What is ready but waits behind a gap is held, in the order in which it got ready."""
     waiting = {key: owed for key, owed in view.owed.items() if owed.ready}
     ends = {key: str(owed.ready) for key, owed in waiting.items()}
-    yield from _differences("I7", f"held:{name}", ends, read["held"] or {})
+    yield from _differences("I7", f"out_of_order:{name}", ends, read["held"] or {})
     times = {key: str(owed.ready_ms) for key, owed in waiting.items()}
     stored = {
         f"{target}/{number}": score
         for target, scores in (read["ready"] or {}).items()
         for number, score in (scores or {}).items()
     }
-    yield from _differences("I7", f"ready:{name}", times, stored)
+    yield from _differences("I7", f"out_of_order_at:{name}", times, stored)
     for key in waiting:
         target, _, number = key.rpartition("/")
         if int(number) == view.delivered.get(target, 0):
-            yield Violation("I9", f"held:{name}", f"{key} is next and waits for nothing")
+            yield Violation("I9", f"out_of_order:{name}", f"{key} is next and waits for nothing")
         elif target not in (read["gaps"] or {}):
             yield Violation("I8", f"session:{name}", f"{key} waits behind a gap without a timer")
 

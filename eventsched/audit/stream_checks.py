@@ -62,11 +62,11 @@ class KeptStreams:
 
     async def heard(self, name: str) -> Heard:
         """I9: what listeners were told is numbered without holes."""
-        marks, broken = await self._numbered("out", name, "I9")
+        marks, broken = await self._numbered("outbox", name, "I9")
         return Heard(len(marks), broken)
 
     async def _numbered(
-        self, kind: Literal["audio", "out"], name: str, invariant: str
+        self, kind: Literal["audio", "outbox"], name: str, invariant: str
     ) -> tuple[list[str], list[Violation]]:
         ids: list[str] = []
         broken: list[Violation] = []
@@ -83,7 +83,7 @@ class KeptStreams:
                 ids.append(entry_id)
         return ids, broken
 
-    async def _is_trimmed(self, kind: Literal["audio", "out"], name: str, entry_id: str) -> bool:
+    async def _is_trimmed(self, kind: Literal["audio", "outbox"], name: str, entry_id: str) -> bool:
         oldest = await self._views.read_marks(kind, name, START)
         return not oldest or in_order(oldest[0][0]) > in_order(entry_id)
 
@@ -91,7 +91,7 @@ class KeptStreams:
         """Utterances of a session that `work` or `dead` has an entry of."""
         keys = self._views.keys
         found: set[int] = set()
-        for key in (keys.work, keys.dead):
+        for key in (keys.dispatch, keys.dead_letters):
             async for fields in self._entries(key):
                 told = _utterance(fields)
                 if told is not None and told[0] == name:
@@ -100,7 +100,7 @@ class KeptStreams:
 
     async def dead_count(self) -> int:
         """Entries in `dead`."""
-        key = self._views.keys.dead
+        key = self._views.keys.dead_letters
         return int(await self._views.transport.command("XLEN", key, key=key))
 
     async def _entries(self, key: str) -> Any:

@@ -203,7 +203,7 @@ class Verifier:
         live = await self._views.live(name)
         if live is not None and not is_made_by(live, part.projection):
             what = f"{live} was made by another version: a projector of this one rebuilds it"
-            self.report.add([Violation("I6", f"live:{name}", what)])
+            self.report.add([Violation("I6", f"active_revision:{name}", what)])
             return
         for entities in _some(list(part.views)):
             await self._compare_some_records(part, entities)

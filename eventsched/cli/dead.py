@@ -68,7 +68,7 @@ async def _entries(store: Store) -> list[dict[str, Any]]:
     """Every entry of a cell's `dead`."""
     found: list[dict[str, Any]] = []
     low = "-"
-    while page := await store.read_range(store.keys.dead, low, "+", PAGE):
+    while page := await store.read_range(store.keys.dead_letters, low, "+", PAGE):
         for entry_id, flat in page:
             named = dict(zip(flat[::2], flat[1::2], strict=True))
             text = {k.decode(): v.decode(errors="replace") for k, v in named.items()}

@@ -152,11 +152,11 @@ class Listener:
         self._reading: anyio.CancelScope | None = None
 
     def add(self, box: Mailbox) -> None:
-        self._boxes[self._store.keys.out(name_of(box.session))] = box
+        self._boxes[self._store.keys.outbox(name_of(box.session))] = box
         self.look_again()
 
     def remove(self, box: Mailbox) -> None:
-        key = self._store.keys.out(name_of(box.session))
+        key = self._store.keys.outbox(name_of(box.session))
         if self._boxes.get(key) is box:
             del self._boxes[key]
 

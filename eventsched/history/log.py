@@ -222,7 +222,7 @@ class History:
         The checkpoint is read first: all up to it is in the index, and more may be.
         """
         checkpoint = place_of(await views.checkpoint(self._set.name))
-        key = views.keys.idx(of.trail)
+        key = views.keys.session_index(of.trail)
         kept = await views.transport.command("LRANGE", key, 0, -1, key=key)
         ids = [one for one in map(bytes.decode, kept) if at < place_of(one) <= end]
         if not ids:

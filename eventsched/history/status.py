@@ -122,9 +122,11 @@ class _Cell:
         self._now_ms = await self._clock()
         counters = await self._store.read_hash(self._keys.counters)
         classes = [await self._class(one) for one in await self._members(self._keys.classes)]
-        demands = await self._members(self._keys.demands)
+        demands = await self._members(self._keys.requirements)
         settings = await self._store.read_hash(self._keys.settings)
-        newest = await self._store.read_range(self._keys.dead, "-", "+", 1, newest_first=True)
+        newest = await self._store.read_range(
+            self._keys.dead_letters, "-", "+", 1, newest_first=True
+        )
         return CellOverview(
             cell=self._store.cell,
             now_ms=self._now_ms,
@@ -138,7 +140,7 @@ class _Cell:
             ],
             waiting=[one for one in [await self._waiting(d, classes) for d in demands] if one.jobs],
             classes=classes,
-            dead=await self._command("XLEN", self._keys.dead),
+            dead=await self._command("XLEN", self._keys.dead_letters),
             dead_newest=_field(newest[0][1], b"reason") if newest else "",
         )
 
@@ -153,10 +155,10 @@ class _Cell:
 
     async def _dispatch(self) -> SetBehind:
         """`work` is trimmed as it is dispatched: what is in it is what is left."""
-        oldest = await self._store.read_range(self._keys.work, "-", "+", 1)
+        oldest = await self._store.read_range(self._keys.dispatch, "-", "+", 1)
         return SetBehind(
             group="dispatch",
-            stream="work",
+            stream="dispatch",
             entries=await self._distances.of_work(),
             ms=self._age(oldest[0][0]) if oldest else 0,
             is_held=True,
@@ -174,7 +176,7 @@ class _Cell:
     async def _behind(self, name: str, checkpoint: str) -> SetBehind:
         views = Views(self._store.transport, self._store.cell)
         ahead = await views.read_log(checkpoint, 1)
-        active = await self._store.read_hash(self._keys.active(name))
+        active = await self._store.read_hash(self._keys.lease(name))
         return SetBehind(
             group=name,
             stream="log",

@@ -22,7 +22,7 @@ local now_arg, set, holder, hold_ms, group = ARGV[1], ARGV[2], ARGV[3], tonumber
 -- include: memory
 -- include: flat
 
-local now, active = clock.now(), keys.of('active', set)
+local now, active = clock.now(), keys.of('lease', set)
 local kept = redis.call('HMGET', active, 'holder', 'epoch', 'until', 'passed')
 local epoch, ends = tonumber(kept[2]) or 0, tonumber(kept[3]) or 0
 if kept[1] ~= holder and ends > now then
@@ -31,7 +31,7 @@ end
 
 local builds, fresh = {}, {}
 for i = 6, #ARGV, 2 do
-  local live, version = keys.of('live', ARGV[i]), ARGV[i + 1]
+  local live, version = keys.of('active_revision', ARGV[i]), ARGV[i + 1]
   local build = redis.call('GET', live)
   if not build then
     build = version .. '.1'

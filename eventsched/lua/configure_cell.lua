@@ -29,10 +29,10 @@ for name, value in pairs(wanted) do
 end
 local clock_mode, _, _, stamp = clock.record()
 local exists = clock_mode ~= ''
-local made = redis.pcall('XGROUP', 'CREATE', keys.work, 'dispatch', '0', 'MKSTREAM')
+local made = redis.pcall('XGROUP', 'CREATE', keys.dispatch, 'dispatch', '0', 'MKSTREAM')
 if made.err and not string.find(made.err, 'BUSYGROUP', 1, true) then return made end
 -- What an earlier release read by the group and did not finish is in `work` still, and read there.
-write('XGROUP', 'DELCONSUMER', keys.work, 'dispatch', 'dispatcher')
+write('XGROUP', 'DELCONSUMER', keys.dispatch, 'dispatch', 'dispatcher')
 if not exists then
   write('SET', keys.clock, mode .. '|0|' .. (now_arg ~= '' and now_arg or '0') .. '|'
     .. clock.new_stamp(stamp))

@@ -25,7 +25,7 @@ local group, entries_max = 'dispatch', '12'
 local function take(id, kind, d)
   if kind == 'fill' then
     local node = nodes.get(d)
-    if node then assign.fill(node, 'work/' .. id) end
+    if node then assign.fill(node, 'dispatch/' .. id) end
     return 0, 0
   end
   return owing.place(work.read(d))
@@ -34,10 +34,10 @@ end
 local back_ms = text.int(back_arg, 0, 60000)
 if not back_ms then return invalid('back_ms', '0 to 60000 ms') end
 clock.now()
-local entries = redis.call('XRANGE', keys.work, '-', '+', 'COUNT', entries_max)
+local entries = redis.call('XRANGE', keys.dispatch, '-', '+', 'COUNT', entries_max)
 local last_id = entries[1] and entries[#entries][1] or '0-0'
 -- Without its group a cell is none: that fails before anything is written.
-if entries[1] then write('XGROUP', 'SETID', keys.work, group, last_id) end
+if entries[1] then write('XGROUP', 'SETID', keys.dispatch, group, last_id) end
 if back_ms > 0 then owing.dispatcher_is_there(clock.now() + back_ms) end
 local placed, waiting, left = 0, 0, 0
 for _, entry in ipairs(entries) do
@@ -47,12 +47,12 @@ for _, entry in ipairs(entries) do
   if ok then
     placed, waiting = placed + result, waiting + found_none
   else
-    dead.park('work', id, kind, d or '', result)
+    dead.park('dispatch', id, kind, d or '', result)
   end
 end
 queue.flush()
 if entries[1] then
-  write('XTRIM', keys.work, 'MINID', ids.behind(last_id))
-  left = redis.call('XLEN', keys.work)
+  write('XTRIM', keys.dispatch, 'MINID', ids.behind(last_id))
+  left = redis.call('XLEN', keys.dispatch)
 end
 return { last_id, left, placed, waiting }

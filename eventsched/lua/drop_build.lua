@@ -19,14 +19,14 @@ local now_arg, build_set, epoch, hold_ms, cursor = ARGV[1], ARGV[2], ARGV[3], to
 local looked_max = 256
 -- include: clock
 
-local active = keys.of('active', build_set)
+local active = keys.of('lease', build_set)
 if redis.call('HGET', active, 'epoch') ~= epoch then
   return { 'fenced' }
 end
 write('HSET', active, 'until', string.format('%d', clock.now() + hold_ms))
 local live = {}
 for i = 6, #ARGV do
-  live[ARGV[i]] = redis.call('GET', keys.of('live', ARGV[i])) or ''
+  live[ARGV[i]] = redis.call('GET', keys.of('active_revision', ARGV[i])) or ''
 end
 local found = redis.call('SCAN', cursor, 'MATCH', keys.of('view', '*'), 'COUNT', looked_max)
 local dropped = 0

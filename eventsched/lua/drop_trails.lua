@@ -18,7 +18,7 @@ local first = redis.call('XRANGE', log_key, '-', '+', 'COUNT', 1)[1]
 if not first then return 0 end
 local dropped = 0
 for i = 2, #ARGV do
-  local trail = keys.of('idx', ARGV[i])
+  local trail = keys.of('session_index', ARGV[i])
   local last = redis.call('LINDEX', trail, -1)
   if last and ids.before(last, first[1]) then
     write('UNLINK', trail)

@@ -34,7 +34,7 @@ local function take(at)
   local why = check(s, epoch, wanted)
   if why then return 'refused ' .. why end
   if wanted ~= s.utterance or s.buf_bytes == 0 then
-    write('HINCRBY', keys.cell, 'duplicate_finalizes', '1')
+    write('HINCRBY', keys.counters, 'duplicate_finalizes', '1')
     return 'duplicate ' .. text.of[s.utterance]
   end
   sessions.finalize(s, 'final')

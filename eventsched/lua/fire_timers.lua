@@ -76,7 +76,7 @@ function fire.gap(id)
   local full, target = string.match(id, '^(.-)|(.*)$')
   local s = sessions.get(keys.name(full))
   if not s then return end
-  local longest = redis.call('ZRANGE', keys.of('ready', s.name, target), 0, 0, 'WITHSCORES')
+  local longest = redis.call('ZRANGE', keys.of('out_of_order_at', s.name, target), 0, 0, 'WITHSCORES')
   if not longest[1] then return end
   local ready_no, ready_at = tonumber(longest[1]), tonumber(longest[2])
   local number, given_up, freed = deliver.next_no(s.name, target), 0, {}
@@ -235,9 +235,9 @@ function fire.retire(full)
     write('HSET', session, 'retired_to', upto)
     return timers.set(clock.now(), 'retire', full)
   end
-  for _, target in ipairs(targets) do write('DEL', keys.of('ready', name, target)) end
-  write('DEL', session, keys.of('outcomes', name), keys.of('held', name), keys.of('playing', name),
-    keys.of('audio', name), keys.of('out', name))
+  for _, target in ipairs(targets) do write('DEL', keys.of('out_of_order_at', name, target)) end
+  write('DEL', session, keys.of('outcomes', name), keys.of('out_of_order', name), keys.of('playing', name),
+    keys.of('audio', name), keys.of('outbox', name))
   sessions.known[name] = false
   sessions.forget(name)
 end

@@ -25,10 +25,10 @@ if s and s.status ~= 'retired' then
   if s.status ~= 'closed' then return invalid('session', 'closed first, it is ' .. s.status) end
   if s.key ~= key_id then return invalid('key', 'the key of the session') end
 end
-if redis.call('ZSCORE', keys.forgotten, name) then return 'duplicate' end
+if redis.call('ZSCORE', keys.erased, name) then return 'duplicate' end
 
 local now = clock.now()
 emit({ t = 'SessionErased', s = keys.full(name), tp = s and s.tp, d = { key = key_id } })
-write('ZADD', keys.forgotten, clock.text(), name)
-write('ZREMRANGEBYRANK', keys.forgotten, 0, -remembered_max - 1)
+write('ZADD', keys.erased, clock.text(), name)
+write('ZREMRANGEBYRANK', keys.erased, 0, -remembered_max - 1)
 return 'ok'

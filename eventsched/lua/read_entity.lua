@@ -42,7 +42,7 @@ end
 
 -- How each held result ended; bodies and audio stay where they are.
 local function held_of(name)
-  local key, found = keys.of('held', name), {}
+  local key, found = keys.of('out_of_order', name), {}
   for _, field in ipairs(redis.call('HKEYS', key)) do
     if string.match(field, '^[^/]+/%d+$') then
       found[field] = cjson.decode(redis.call('HGET', key, field)).kind
@@ -64,7 +64,7 @@ function read.session(name)
   for field in pairs(s) do
     local target = string.match(field, '^a:(.*)$')
     if target then
-      ready[target] = scores(keys.of('ready', name, target))
+      ready[target] = scores(keys.of('out_of_order_at', name, target))
       gaps[target] = due('gap|' .. full .. '|' .. target)
     end
   end

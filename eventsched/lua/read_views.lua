@@ -15,7 +15,7 @@ local log_key = KEYS[1]
 local now_arg, set, projection = ARGV[1], ARGV[2], ARGV[3]
 -- include: keys
 
-local live = redis.call('GET', keys.of('live', projection)) or ''
+local live = redis.call('GET', keys.of('active_revision', projection)) or ''
 local reply = { redis.call('GET', keys.of('checkpoint', set)) or '0-0', live }
 for i = 4, #ARGV do
   reply[i - 1] = redis.call('HGETALL', keys.of('view', projection .. ':' .. live, ARGV[i]))

@@ -29,7 +29,7 @@ if audio ~= '0' and audio ~= '1' then return invalid('audio', '0 or 1') end
 for i = 8, #ARGV, 2 do
   if not ids.is_id(ARGV[i + 1] or '') then return invalid('chunk', 'an id for each session') end
 end
-local active = keys.of('active', 'archive')
+local active = keys.of('lease', 'archive')
 if redis.call('HGET', active, 'epoch') ~= epoch then return 'fenced' end
 local kept = redis.call('HMGET', keys.archive, 'to', 'of')
 if kept[2] and kept[2] ~= of then return 'other' end

@@ -28,10 +28,10 @@ local now_arg, dead_id, force = ARGV[1], ARGV[2], ARGV[3]
 -- include: flat
 if not string.match(dead_id, '^%d+%-%d+$') then return invalid('id', 'the id of an entry in dead') end
 
-local entry = redis.call('XRANGE', keys.dead, dead_id, dead_id)[1]
+local entry = redis.call('XRANGE', keys.dead_letters, dead_id, dead_id)[1]
 if not entry then return { 'unknown', 0, 0 } end
 local dead = by_name(entry[2])
-if dead.from ~= 'work' and dead.from ~= 'timers' then return { 'projection', 0, 0 } end
+if dead.from ~= 'dispatch' and dead.from ~= 'timers' then return { 'projection', 0, 0 } end
 if dead.partial == '1' and force ~= '1' then return { 'partial', 0, 0 } end
 
 local retried, passed_over = 1, 0
@@ -39,7 +39,7 @@ if dead.from == 'timers' then
   local kind, id = string.match(dead.id, '^(%a+)|(.*)$')
   timers.set(clock.now(), kind, id)
 elseif dead.k == 'fill' then
-  write('XADD', keys.work, clock.entry_id(), 'k', 'fill', 'd', dead.d)
+  write('XADD', keys.dispatch, clock.entry_id(), 'k', 'fill', 'd', dead.d)
 else
   local can_be_read, wanted = pcall(work.read, dead.d)
   if not can_be_read then return { 'unreadable', 0, 0 } end
@@ -47,5 +47,5 @@ else
   retried = #wanted.targets
   if retried > 0 then work.put(wanted) end
 end
-write('XDEL', keys.dead, dead_id)
+write('XDEL', keys.dead_letters, dead_id)
 return { retried > 0 and 'retried' or 'passed_over', retried, passed_over }

@@ -48,7 +48,7 @@ local function run()
   return first, at, length
 end
 
-local active = keys.of('active', set)
+local active = keys.of('lease', set)
 local kept = redis.call('HMGET', active, 'epoch', 'passed')
 if kept[1] ~= epoch then return 'fenced' end
 if (redis.call('GET', keys.of('checkpoint', set)) or '0-0') ~= from then
@@ -57,7 +57,7 @@ end
 local records = {}
 for i = 1, number() do
   local projection, build = take(), take()
-  local live = redis.call('GET', keys.of('live', projection))
+  local live = redis.call('GET', keys.of('active_revision', projection))
   -- A live set writes live builds only; a build never writes what readers see.
   if (live == build) ~= (group ~= '') then return 'rebuilt' end
   records[i] = keys.of('view', projection, build) .. ':'
@@ -83,7 +83,7 @@ for _, record in ipairs(records) do
     end
   end
 end
-local trails = keys.of('idx', '')
+local trails = keys.of('session_index', '')
 for _ = 1, number() do
   local first, last, length = run()
   for i = first, last, length do
@@ -92,7 +92,7 @@ for _ = 1, number() do
 end
 for _ = 1, number() do
   local id, kind, d, reason = take(), take(), take(), take()
-  write('XADD', keys.dead, string.format('%d-*', clock.now()), 'from', 'log', 'id', id, 'k', kind,
+  write('XADD', keys.dead_letters, string.format('%d-*', clock.now()), 'from', 'log', 'id', id, 'k', kind,
     'd', d, 'reason', reason, 'partial', '0')
 end
 write('SET', keys.of('checkpoint', set), to)

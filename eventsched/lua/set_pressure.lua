@@ -4,7 +4,7 @@
 --   log_key         es1:{cell}:log         stream
 -- ARGV
 --   now_arg         ms                     honoured in a manual cell only
---   reason          memory | group | archive | dead
+--   reason          memory | group | archive | dead_letters
 --   raised          0 | 1
 --   seen            number                 what was measured
 --   limit           number                 what it is compared with
@@ -17,18 +17,18 @@ local now_arg, reason, raised, seen, limit = ARGV[1], ARGV[2], ARGV[3], ARGV[4],
 -- include: clock
 -- include: memory
 -- include: text
-local reasons = { memory = true, group = true, archive = true, dead = true }
+local reasons = { memory = true, group = true, archive = true, dead_letters = true }
 local seen_no, limit_no = text.int(seen, 0, 1e14), text.int(limit, 0, 1e14)
-if not reasons[reason] then return invalid('reason', 'memory, group, archive or dead') end
+if not reasons[reason] then return invalid('reason', 'memory, group, archive or dead_letters') end
 if raised ~= '0' and raised ~= '1' then return invalid('raised', '0 or 1') end
 if not seen_no or not limit_no then return invalid('seen', 'whole numbers below 1e14') end
-local set = text.set(redis.call('HGET', keys.cell, 'pressure') or '')
+local set = text.set(redis.call('HGET', keys.counters, 'pressure') or '')
 if (set[reason] or false) == (raised == '1') then return 'kept' end
 set[reason] = raised == '1' or nil
 local list = {}
 for name in pairs(set) do list[#list + 1] = name end
 table.sort(list)
-memory.write('HSET', keys.cell, 'pressure', table.concat(list, ','))
+memory.write('HSET', keys.counters, 'pressure', table.concat(list, ','))
 emit({ t = raised == '1' and 'BackpressureStarted' or 'BackpressureEnded', d = { reason = reason,
   seen = seen_no, limit = limit_no } })
 return raised == '1' and 'raised' or 'lifted'

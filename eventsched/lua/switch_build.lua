@@ -17,7 +17,7 @@ local log_key = KEYS[1]
 local now_arg, set, build_set, epoch = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 -- include: memory
 
-if redis.call('HGET', keys.of('active', build_set), 'epoch') ~= epoch then
+if redis.call('HGET', keys.of('lease', build_set), 'epoch') ~= epoch then
   return { 'fenced' }
 end
 local checkpoint = redis.call('GET', keys.of('checkpoint', set)) or '0-0'
@@ -25,11 +25,11 @@ if (redis.call('GET', keys.of('checkpoint', build_set)) or '0-0') ~= checkpoint 
   return { 'behind', checkpoint }
 end
 for i = 5, #ARGV, 3 do
-  if (redis.call('GET', keys.of('live', ARGV[i])) or '') ~= ARGV[i + 1] then
+  if (redis.call('GET', keys.of('active_revision', ARGV[i])) or '') ~= ARGV[i + 1] then
     return { 'rebuilt', ARGV[i] }
   end
 end
 for i = 5, #ARGV, 3 do
-  memory.write('SET', keys.of('live', ARGV[i]), ARGV[i + 2])
+  memory.write('SET', keys.of('active_revision', ARGV[i]), ARGV[i + 2])
 end
 return { 'switched' }

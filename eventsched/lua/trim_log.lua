@@ -47,7 +47,7 @@ for _, flat in ipairs(redis.call('XINFO', 'GROUPS', log_key)) do
   local checkpoint = redis.call('GET', keys.of('checkpoint', group.name))
   if checkpoint then not_behind(ids.behind(checkpoint)) end
   local rebuild = 'rebuild-' .. group.name
-  local ends = redis.call('HGET', keys.of('active', rebuild), 'until')
+  local ends = redis.call('HGET', keys.of('lease', rebuild), 'until')
   if ends and tonumber(ends) > now then
     not_behind(ids.behind(redis.call('GET', keys.of('checkpoint', rebuild)) or '0-0'))
   end
@@ -56,7 +56,7 @@ end
 -- `~`: whole nodes of the stream only, none of which reaches behind the floor.
 local count = write('XTRIM', log_key, 'MINID', '~', floor, 'LIMIT', trimmed_max)
 if count == 0 then return { 0, 0, floor } end
-local total = write('HINCRBY', keys.cell, 'trimmed', count)
+local total = write('HINCRBY', keys.counters, 'trimmed', count)
 local first = redis.call('XRANGE', log_key, '-', '+', 'COUNT', 1)[1]
 local before = first and first[1] or floor
 emit({ t = 'StreamTrimmed', d = { stream = 'log', before = before, count = count, total = total } })

@@ -72,7 +72,7 @@ class ProjectionSet(msgspec.Struct, frozen=True):
     name: str
     projections: tuple[Projection, ...]
     sessions: Callable[[Event], Iterable[str]] | None = None
-    """Sessions (names in the cell) whose trail `idx:<session>` the event belongs to."""
+    """Sessions (names in the cell) whose trail `session_index:<session>` the event belongs to."""
 
 
 def handled(steps: Mapping[type, Step]) -> frozenset[str]:

@@ -163,7 +163,7 @@ class Views:
 
     async def live(self, projection: str) -> str | None:
         """The build that readers read."""
-        return await self._text(self.keys.live(projection))
+        return await self._text(self.keys.active_revision(projection))
 
     async def _text(self, key: str) -> str | None:
         kept = await self.transport.command("GET", key, key=key)
@@ -266,7 +266,7 @@ class Views:
                 return
 
     async def read_marks(
-        self, kind: Literal["audio", "out"], session: str, after: str
+        self, kind: Literal["audio", "outbox"], session: str, after: str
     ) -> list[tuple[str, bytes]]:
         """Up to 128 (id, mark) of a session's stream behind `after`."""
         flat = await self.run("read_marks", kind, session, after)

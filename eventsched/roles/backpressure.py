@@ -21,7 +21,7 @@ from eventsched.store.lag import ARCHIVE, Distances
 from eventsched.store.retry import Backoff
 
 LOOK_S = 1.0
-Reason: TypeAlias = Literal["memory", "group", "archive", "dead"]
+Reason: TypeAlias = Literal["memory", "group", "archive", "dead_letters"]
 UNMEASURED: dict[Reason, str] = {"memory": "maxmemory is 0 now", "archive": "no archive any more"}
 """What there may be no reading of; pressure of it ends then."""
 
@@ -140,8 +140,8 @@ class PressureWatch:
         return Reading("archive", seen, settings.archive_lag_max, "entries not archived")
 
     async def _dead(self, settings: Settings) -> Reading:
-        dead = self._store.keys.dead
+        dead = self._store.keys.dead_letters
         seen = int(await self._store.transport.command("XLEN", dead, key=dead))
         return Reading(
-            "dead", seen, settings.dead_letters_max, "entries that could not be processed"
+            "dead_letters", seen, settings.dead_letters_max, "entries that could not be processed"
         )

@@ -51,7 +51,7 @@ class Dispatcher:
 
         Never from `$`: what was appended between the call and the wait would be missed.
         """
-        work = self._store.keys.work
+        work = self._store.keys.dispatch
         await self._store.transport.read_blocking({work: self._seen}, WAIT_MS, 1)
 
     async def run(self) -> None:

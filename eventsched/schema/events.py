@@ -359,7 +359,7 @@ class NodeResumed(Data, frozen=True, kw_only=True):
 class BackpressureStarted(Data, frozen=True, kw_only=True):
     """Opening, ingest and registration are refused until lifted. By the timekeeper."""
 
-    reason: Literal["memory", "group", "archive", "dead"]
+    reason: Literal["memory", "group", "archive", "dead_letters"]
     seen: int
     limit: int
 
@@ -367,7 +367,7 @@ class BackpressureStarted(Data, frozen=True, kw_only=True):
 class BackpressureEnded(Data, frozen=True, kw_only=True):
     """The cause is gone; producers are served again. By the timekeeper."""
 
-    reason: Literal["memory", "group", "archive", "dead"]
+    reason: Literal["memory", "group", "archive", "dead_letters"]
     seen: int
     limit: int
 

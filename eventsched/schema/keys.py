@@ -4,46 +4,47 @@ Owns: the layout `es1:{<cell>}:<kind>[:<id>]`, its twin is lua/include/keys.lua 
 them together). All keys of a cell share its hash tag, so each script is legal on a cluster.
 Never does: I/O. Read next: lua/README.md.
 
-D decided state: changes only together with an event, no TTL.   S soft state: may be lost.
+D authoritative state: changes only together with an event, no TTL.
+S ephemeral state: may be lost.
 
-    log                    stream D  every control event, once, in one total order
-    work                   stream D  what dispatch has to look at; trimmed as dispatched
-    dead                   stream D  what could not be processed, with reason and origin
-    audio:<session>        stream D  AudioChunkAppended with payload
-    inbox:<node>           stream D  assignments and cancels of one node
-    out:<session>          stream S  what its listeners hear; bounded
-    session:<session>      hash   D  + S fields heard, w:*, out_*, confirmed, archived
-    outcomes:<session>     hash   D  `<target>/<delivery_no>` -> utterance|first chunk|recipients
-    held:<session>         hash   D  results behind a gap: same fields, and `…/body`, `…/audio`
-    ready:<session>:<target> zset D  numbers that are ready but wait, by the time they got ready
-    playing:<session>      hash   D  open playbacks: `<origin>/<target>/<utterance>` -> until
-    room:<room>            hash   D  member session -> language it hears
-    job:<job_key>          string D  the job; its existence is the idempotency key
-                                  + S while it runs: deadline, which the handler may move
-    node:<node>            hash   D  + S fields seen, load
-    leases:<node>:<epoch>  zset   D  live attempts by time of dispatch
-    classes                set    D  ids of capability classes
-    class:<id>             hash   D  asr, targets, services, marked, draining
-    members:<class>        set    D  its nodes
-    free:<class>           zset   D  its nodes with a free slot, by load
-    pair:<src>:<tgt>       set    D  classes that serve the pair
-    demands                set    D  demands with waiting jobs
-    demands:<class>        zset   D  those that the class serves, least recently looked at first
-    waiting:<p>:<demand>   zset   D  waiting jobs by tag
-    backlog                hash   D  tenant -> waiting jobs
-    fair                   zset   D  tenant -> F; below V dropped
-    cell                   hash   D  counters: entry, virtual time, classes, trimmed; pressure
-                                  + S field dispatcher: until when one will be back
-    clock                  string S  mode|offset|last|stamp (Store.read_clock)
-    settings               hash   S  the cell's settings
-    timers                 zset   S  due times: `<kind>|<id>`
-    active:<set>           hash   S  who folds a set: epoch, until; D passed: entries folded
-    checkpoint:<set>       string D  last log id folded and saved
-    live:<projection>      string D  `<version>.<build>` that readers read
-    view:<p>:<v>.<b>:<id>  hash   D  one record of a read model
-    idx:<session>          list   D  log ids of the session
-    forgotten              zset   S  the last 10,000 forgotten sessions, by time
-    archive                hash   D  to: last log id it holds; of: its key; audio: 0 | 1
+    log                     stream D  every control event, once, in one total order
+    dispatch                stream D  the dispatch queue: utterances and slots to fill; trimmed
+    dead_letters            stream D  entries that could not be processed, with reason and origin
+    audio:<session>         stream D  AudioChunkAppended with payload
+    inbox:<node>            stream D  assignments and cancels of one node
+    outbox:<session>        stream S  results and partials for the session's listeners; bounded
+    session:<session>       hash   D  + S fields heard, w:*, out_*, confirmed, archived
+    outcomes:<session>      hash   D  `<target>/<delivery_no>` -> utterance|first chunk|recipients
+    out_of_order:<session>  hash   D  results behind a gap: same fields, and `…/body`, `…/audio`
+    out_of_order_at:<session>:<target> zset D  numbers behind a gap, by the time they were ready
+    playing:<session>       hash   D  open playbacks: `<origin>/<target>/<utterance>` -> until
+    room:<room>             hash   D  member session -> language that it listens to
+    job:<job_key>           string D  the job; its existence is the idempotency key
+                                   + S while it runs: deadline, which the handler may move
+    node:<node>             hash   D  + S fields seen, load
+    leases:<node>:<epoch>   zset   D  live attempts by time of dispatch
+    classes                 set    D  ids of capability classes
+    class:<id>              hash   D  sources, targets, features, suspended, draining
+    members:<class>         set    D  nodes of the capability class
+    free:<class>            zset   D  its nodes with a free slot, by load
+    pair:<src>:<tgt>        set    D  capability classes that serve the language pair
+    requirements            set    D  requirements with waiting jobs
+    requirements:<class>    zset   D  those that the class serves, least recently looked at first
+    waiting:<p>:<requirement> zset D  waiting jobs by tag
+    tenant_queued           hash   D  tenant -> waiting jobs
+    tenant_finish_tag       zset   D  tenant -> F of fair queuing; below V dropped
+    counters                hash   D  entry count, virtual time, classes, trimmed; backpressure
+                                   + S field dispatcher: until when a dispatcher is present
+    clock                   string S  mode|offset|last|generation (Store.read_clock)
+    settings                hash   S  the cell's settings
+    timers                  zset   S  due times: `<kind>|<id>`
+    lease:<set>             hash   S  owner of a projection set: epoch, until; D passed: count
+    checkpoint:<set>        string D  last log id folded and saved
+    active_revision:<projection> string D  `<version>.<revision>` that readers read
+    view:<p>:<revision>:<id> hash  D  one record of a read model
+    session_index:<session> list   D  log ids of the session
+    erased                  zset   S  the last 10,000 erased sessions, by time
+    archive                 hash   D  to: last log id it holds; of: its key; audio: 0 | 1
 """
 
 from __future__ import annotations
@@ -108,12 +109,12 @@ class Keys:
         return self._key("log")
 
     @property
-    def work(self) -> str:
-        return self._key("work")
+    def dispatch(self) -> str:
+        return self._key("dispatch")
 
     @property
-    def dead(self) -> str:
-        return self._key("dead")
+    def dead_letters(self) -> str:
+        return self._key("dead_letters")
 
     @property
     def timers(self) -> str:
@@ -129,27 +130,27 @@ class Keys:
 
     @property
     def counters(self) -> str:
-        return self._key("cell")
+        return self._key("counters")
 
     @property
     def classes(self) -> str:
         return self._key("classes")
 
     @property
-    def demands(self) -> str:
-        return self._key("demands")
+    def requirements(self) -> str:
+        return self._key("requirements")
 
     @property
-    def backlog(self) -> str:
-        return self._key("backlog")
+    def tenant_queued(self) -> str:
+        return self._key("tenant_queued")
 
     @property
-    def fair(self) -> str:
-        return self._key("fair")
+    def tenant_finish_tag(self) -> str:
+        return self._key("tenant_finish_tag")
 
     @property
-    def forgotten(self) -> str:
-        return self._key("forgotten")
+    def erased(self) -> str:
+        return self._key("erased")
 
     @property
     def archive(self) -> str:
@@ -161,8 +162,8 @@ class Keys:
     def inbox(self, node: str) -> str:
         return self._key("inbox", node)
 
-    def out(self, session: str) -> str:
-        return self._key("out", session)
+    def outbox(self, session: str) -> str:
+        return self._key("outbox", session)
 
     def session(self, session: str) -> str:
         return self._key("session", session)
@@ -170,11 +171,11 @@ class Keys:
     def outcomes(self, session: str) -> str:
         return self._key("outcomes", session)
 
-    def held(self, session: str) -> str:
-        return self._key("held", session)
+    def out_of_order(self, session: str) -> str:
+        return self._key("out_of_order", session)
 
-    def ready(self, session: str, target: str) -> str:
-        return self._key("ready", session, target)
+    def out_of_order_at(self, session: str, target: str) -> str:
+        return self._key("out_of_order_at", session, target)
 
     def playing(self, session: str) -> str:
         return self._key("playing", session)
@@ -203,24 +204,24 @@ class Keys:
     def pair(self, source: str, target: str) -> str:
         return self._key("pair", source, target)
 
-    def demands_of(self, class_id: str) -> str:
-        return self._key("demands", class_id)
+    def requirements_of(self, class_id: str) -> str:
+        return self._key("requirements", class_id)
 
     def waiting(self, priority: int, demand: str) -> str:
         return self._key("waiting", str(priority), demand)
 
-    def active(self, projection_set: str) -> str:
-        return self._key("active", projection_set)
+    def lease(self, projection_set: str) -> str:
+        return self._key("lease", projection_set)
 
     def checkpoint(self, projection_set: str) -> str:
         return self._key("checkpoint", projection_set)
 
-    def live(self, projection: str) -> str:
-        return self._key("live", projection)
+    def active_revision(self, projection: str) -> str:
+        return self._key("active_revision", projection)
 
     def view(self, projection: str, build: str, entity: str) -> str:
         """`build` is `<version>.<build>`."""
         return self._key("view", projection, build, entity)
 
-    def idx(self, session: str) -> str:
-        return self._key("idx", session)
+    def session_index(self, session: str) -> str:
+        return self._key("session_index", session)

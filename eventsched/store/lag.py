@@ -61,10 +61,10 @@ class Distances:
 
     async def of_work(self) -> int:
         """`work` is trimmed as it is dispatched: what is in it is what is left."""
-        return int(await self._command("XLEN", self._keys.work))
+        return int(await self._command("XLEN", self._keys.dispatch))
 
     async def _passed(self, projection_set: str) -> int | None:
-        kept = await self._command("HGET", self._keys.active(projection_set), "passed")
+        kept = await self._command("HGET", self._keys.lease(projection_set), "passed")
         return None if kept is None else int(kept)
 
     async def _command(

@@ -390,11 +390,11 @@ async def test_a_trail_goes_when_all_that_it_names_is_gone(
     await record(calls, await holding(calls), ids[-20])
     await calls.trim()
     first = (await archived.log())[0][0]
-    last: Any = (await redis.lrange(keys.idx("s1"), 0, -1))[-1]
+    last: Any = (await redis.lrange(keys.session_index("s1"), 0, -1))[-1]
     assert in_order(first) > in_order(last.decode())
     assert await calls.drop_trails() == 1
-    assert await redis.exists(keys.idx("s1")) == 0
-    assert await redis.exists(keys.idx("s2")) == 1
+    assert await redis.exists(keys.session_index("s1")) == 0
+    assert await redis.exists(keys.session_index("s2")) == 1
     assert await calls.drop_trails() == 0
 
 

@@ -277,7 +277,7 @@ async def test_the_archive_of_another_log_is_refused(
     await archived.talk("s1", 4)
     await archived.seal()
     keys = archived.store.keys
-    for key in (keys.log, keys.archive, keys.active("archive")):
+    for key in (keys.log, keys.archive, keys.lease("archive")):
         await archived.views.transport.command("DEL", key, key=key)
     await archived.talk("s1", 1)
     await refused(archived, "archive of another log")

@@ -366,7 +366,7 @@ async def _is_quiet(store: Store) -> bool:
     views = Views(store.transport, store.cell)
     return (
         ended["SessionOpened"] == ended["SessionClosed"]
-        and await store.last_id(store.keys.work) == "0-0"
+        and await store.last_id(store.keys.dispatch) == "0-0"
         and await views.checkpoint("core") == log[-1].id
     )
 

@@ -156,9 +156,9 @@ def test_a_failed_outcome_is_exit_code_1(system: System) -> None:
 
 def test_dead_lists_reasons_and_retry_puts_back(system: System) -> None:
     kept = Keys("c0")
-    origin = {"from": "work", "id": "1-1", "k": "fill", "d": "echo-1"}
+    origin = {"from": "dispatch", "id": "1-1", "k": "fill", "d": "echo-1"}
     with redis.Redis.from_url(system.url, decode_responses=True) as client:
-        dead_id = str(client.xadd(kept.dead, {**origin, "reason": "why", "partial": 1}))
+        dead_id = str(client.xadd(kept.dead_letters, {**origin, "reason": "why", "partial": 1}))
         (one,) = json_lines_of(run(system.data, "dead", "--json"))
         assert (one["id"], one["reason"], one["partial"]) == (f"c0/{dead_id}", "why", True)
         refused = run(system.data, "dead", "retry", one["id"])
@@ -166,7 +166,7 @@ def test_dead_lists_reasons_and_retry_puts_back(system: System) -> None:
         assert b"--force" in refused.stderr
         told = json_of(run(system.data, "dead", "retry", one["id"], "--force", "--json"))
         assert told["word"] == "retried"
-        assert client.xlen(kept.dead) == 0
+        assert client.xlen(kept.dead_letters) == 0
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,7 @@ async def test_state_is_folded_where_the_live_records_are_of_another_version(
     session = await spoken(store, "s1")
     await fold(store)
     live = await reader.state("session", session)
-    await redis.set(store.keys.live("session"), "1.1")
+    await redis.set(store.keys.active_revision("session"), "1.1")
     earlier = msgspec.msgpack.encode({"session": session})
     key = store.keys.view("session", "1.1", "s1")
     await redis.hset(key, mapping={"at": live.at, "v": earlier})

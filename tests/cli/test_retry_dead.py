@@ -15,8 +15,8 @@ from tests.work_forms import said
 
 async def parked(store: TimedStore, redis: Client, **fields: str | bytes) -> str:
     """An entry of `dead` as the dispatch script writes it."""
-    whole: dict[Any, Any] = {"from": "work", "id": "1-1", "k": "utterance", "reason": "why"}
-    added: Any = await redis.xadd(store.keys.dead, whole | {"partial": "0"} | fields)
+    whole: dict[Any, Any] = {"from": "dispatch", "id": "1-1", "k": "utterance", "reason": "why"}
+    added: Any = await redis.xadd(store.keys.dead_letters, whole | {"partial": "0"} | fields)
     return added.decode()  # type: ignore[no-any-return]
 
 
@@ -24,8 +24,8 @@ async def taken_work(store: TimedStore, redis: Client) -> bytes:
     """The entry that an utterance in two languages made, taken out of `work`."""
     session = await store.open(targets=["es", "fr"])
     await store.say(session, 0, end_of_utterance=True)
-    ((entry_id, flat),) = await store.read_range(store.keys.work, "-", "+", 10)
-    await redis.xdel(store.keys.work, entry_id)
+    ((entry_id, flat),) = await store.read_range(store.keys.dispatch, "-", "+", 10)
+    await redis.xdel(store.keys.dispatch, entry_id)
     return flat[flat.index(b"d") + 1]
 
 
@@ -36,7 +36,7 @@ async def test_a_retried_entry_is_dispatched_with_the_fields_it_had(
     dead_id = await parked(store, redis, d=work)
     done = await store.retry_dead(dead_id, force=False)
     assert (done.word, done.retried, done.passed_over) == ("retried", 2, 0)
-    assert await redis.xlen(store.keys.dead) == 0
+    assert await redis.xlen(store.keys.dead_letters) == 0
     assert await store.dispatch() == 2
 
 
@@ -53,7 +53,7 @@ async def test_targets_that_have_their_job_are_passed_over(
     assert await store.dispatch() == 1
     done = await store.retry_dead(await parked(store, redis, d=work), force=False)
     assert (done.word, done.retried, done.passed_over) == ("passed_over", 0, 2)
-    assert await redis.xlen(store.keys.dead) == 0
+    assert await redis.xlen(store.keys.dead_letters) == 0
     assert await store.dispatch() == 0
 
 
@@ -80,15 +80,15 @@ async def test_what_an_earlier_release_parked_goes_again(store: TimedStore, redi
 async def test_what_nobody_can_read_stays(store: TimedStore, redis: Client, d: str) -> None:
     done = await store.retry_dead(await parked(store, redis, d=d), force=True)
     assert (done.word, done.retried, done.passed_over) == ("unreadable", 0, 0)
-    assert await redis.xlen(store.keys.dead) == 1
-    assert await redis.xlen(store.keys.work) == 0
+    assert await redis.xlen(store.keys.dead_letters) == 1
+    assert await redis.xlen(store.keys.dispatch) == 0
 
 
 async def test_a_number_without_its_target_cannot_be_read(store: TimedStore, redis: Client) -> None:
     told = said((await taken_work(store, redis)).decode()) | {"targets": [{"delivery_no": 0}]}
     dead_id = await parked(store, redis, d=msgspec.json.encode(told))
     assert (await store.retry_dead(dead_id, force=True)).word == "unreadable"
-    assert await redis.xlen(store.keys.dead) == 1
+    assert await redis.xlen(store.keys.dead_letters) == 1
 
 
 async def test_one_that_had_begun_to_write_goes_only_by_force(
@@ -96,7 +96,7 @@ async def test_one_that_had_begun_to_write_goes_only_by_force(
 ) -> None:
     dead_id = await parked(store, redis, d=await taken_work(store, redis), partial="1")
     assert (await store.retry_dead(dead_id, force=False)).word == "partial"
-    assert await redis.xlen(store.keys.dead) == 1
+    assert await redis.xlen(store.keys.dead_letters) == 1
     assert (await store.retry_dead(dead_id, force=True)).word == "retried"
 
 
@@ -115,14 +115,14 @@ async def test_a_timer_fires_again(store: TimedStore, redis: Client) -> None:
 async def test_a_fill_goes_again(store: TimedStore, redis: Client) -> None:
     dead_id = await parked(store, redis, k="fill", d="n1")
     assert (await store.retry_dead(dead_id, force=False)).word == "retried"
-    ((_, fields),) = await store.read_range(store.keys.work, "-", "+", 10)
+    ((_, fields),) = await store.read_range(store.keys.dispatch, "-", "+", 10)
     assert fields == [b"k", b"fill", b"d", b"n1"]
 
 
 async def test_what_no_projection_could_fold_stays(store: TimedStore, redis: Client) -> None:
     dead_id = await parked(store, redis, **{"from": "log"}, d="{}")
     assert (await store.retry_dead(dead_id, force=True)).word == "projection"
-    assert await redis.xlen(store.keys.dead) == 1
+    assert await redis.xlen(store.keys.dead_letters) == 1
 
 
 async def test_an_entry_that_is_not_there_is_said_so(store: TimedStore) -> None:

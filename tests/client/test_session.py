@@ -417,7 +417,7 @@ async def test_a_reader_that_was_overtaken_is_told_once(
         await store.dispatch()
         for message in await store.inbox(node):
             await store.answer(node, message)
-        await redis.xtrim(store.keys.out(name_of(session.id)), maxlen=2, approximate=False)
+        await redis.xtrim(store.keys.outbox(name_of(session.id)), maxlen=2, approximate=False)
         await store.close_session(session.id, session.epoch)
         outcomes = [result.outcome async for result in session.results()]
         assert outcomes == ["truncated", "result", "result"]
@@ -436,7 +436,7 @@ async def test_what_was_handled_is_confirmed_with_the_next_append(
         second = await anext(results)
         assert session.confirmed == first.id
         await session.append(CHUNK)
-        out = await store.read_range(store.keys.out(name_of(session.id)), "-", "+", 10)
+        out = await store.read_range(store.keys.outbox(name_of(session.id)), "-", "+", 10)
         assert [entry_id for entry_id, _ in out] == [first.id, second.id]
 
 

@@ -134,14 +134,14 @@ async def test_poison_is_parked_and_listed_and_everything_else_goes_on(
         await fleet.role(own_server.url, "dispatcher", "timekeeper")
         await fleet.role(own_server.url, "projector")
         grant = await _opened(store)
-        own_server.call("XADD", store.keys.work, "*", "k", "utterance", "d", "{")
+        own_server.call("XADD", store.keys.dispatch, "*", "k", "utterance", "d", "{")
         own_server.call("XADD", store.keys.log, "*", *_strange())
         await _say(store, grant, 0)
         await _until_told(store, "JobQueued", 1)
         await until("both are parked", lambda: _parked(store, 2))
         await until("all is folded", lambda: _is_folded(store))
         listed = [json.loads(line) for line in _asked(own_server.url, "dead").splitlines()]
-        assert [one["from"] for one in listed] == ["work", "log"]
+        assert [one["from"] for one in listed] == ["dispatch", "log"]
         assert "JSON" in listed[0]["reason"] or "expected" in listed[0]["reason"].lower()
         assert "SomethingNew" in listed[1]["reason"]
         assert not any(one["partial"] for one in listed)
@@ -211,7 +211,7 @@ async def _holding(url: str, fleet: Programs, store: Store) -> Program:
 
 
 async def _epoch(store: Store) -> int:
-    return int((await store.read_hash(store.keys.active("core")))["epoch"])
+    return int((await store.read_hash(store.keys.lease("core")))["epoch"])
 
 
 async def _is_beyond(store: Store, epoch: int) -> bool:
@@ -247,7 +247,7 @@ async def _until_told(store: Store, kind: str, count: int) -> None:
 
 
 async def _parked(store: Store, count: int) -> bool:
-    dead = store.keys.dead
+    dead = store.keys.dead_letters
     return int(await store.transport.command("XLEN", dead, key=dead)) == count
 
 

@@ -113,12 +113,12 @@ async def test_without_a_maxmemory_there_is_no_memory_pressure(own_server: Local
     async with _bare(own_server.url) as store:
         await store.set_pressure("memory", raised=True, seen=9, limit=8)
         readings = await PressureWatch(store).step()
-        assert [one.reason for one in readings] == ["memory", "group", "dead"]
+        assert [one.reason for one in readings] == ["memory", "group", "dead_letters"]
         assert await _pressure(store) == set()
         await store.set_pressure("memory", raised=True, seen=9, limit=8)
         own_server.call("CONFIG", "SET", "maxmemory", 0)
         readings = await PressureWatch(store).step()
-        assert [one.reason for one in readings] == ["group", "dead"]
+        assert [one.reason for one in readings] == ["group", "dead_letters"]
         assert await _pressure(store) == set()
 
 
@@ -177,12 +177,15 @@ async def test_work_that_nobody_dispatches_raises_pressure(store: TimedStore) ->
 async def test_too_much_that_could_not_be_processed_raises_pressure(store: TimedStore) -> None:
     await store.configure_cell({"dead_letters_max": 2}, overwrite=True)
     for _ in range(2):
-        await store.transport.command("XADD", store.keys.work, "*", "k", "utterance", "d", "[",
-                                      key=store.keys.work)  # fmt: skip
+        await store.transport.command("XADD", store.keys.dispatch, "*", "k", "utterance", "d", "[",
+                                      key=store.keys.dispatch)  # fmt: skip
     await store.dispatch()
     await PressureWatch(store).step()
-    assert await _pressure(store) == {"dead"}
-    assert await store.transport.command("XLEN", store.keys.dead, key=store.keys.dead) == 2
+    assert await _pressure(store) == {"dead_letters"}
+    assert (
+        await store.transport.command("XLEN", store.keys.dead_letters, key=store.keys.dead_letters)
+        == 2
+    )
 
 
 async def test_any_number_of_timekeepers_may_look(store: TimedStore) -> None:
@@ -207,7 +210,7 @@ async def test_any_number_of_timekeepers_may_look(store: TimedStore) -> None:
 def test_pressure_goes_below_nine_tenths_before_it_is_lifted(
     seen: int, was: bool, is_raised: bool
 ) -> None:
-    assert Reading("dead", seen, 100).is_raised(was=was) is is_raised
+    assert Reading("dead_letters", seen, 100).is_raised(was=was) is is_raised
 
 
 async def test_the_distance_of_a_set_is_exact_and_the_one_that_status_shows(

@@ -52,14 +52,14 @@ def tell(
     soft.out_no += 1
     soft.out_bytes += len(body) + len(audio)
     i = f"{soft.out_no}:{soft.out_bytes}"
-    w.append(w.keys.out(listener), t=kind, i=i, d=d, b=body, a=audio)
+    w.append(w.keys.outbox(listener), t=kind, i=i, d=d, b=body, a=audio)
 
 
 def confirm(w: World, listener: str, out_id: str) -> None:
     """What the reader has handled goes; the confirmed entry stays as its bookmark."""
     soft = w.soft[listener]
     if out_id and place_of(soft.confirmed or "0-0") < place_of(out_id):
-        w.trim(w.keys.out(listener), out_id)
+        w.trim(w.keys.outbox(listener), out_id)
         soft.confirmed = out_id
 
 

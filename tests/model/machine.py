@@ -413,7 +413,7 @@ class Machine(RuleBasedStateMachine):
     def keep_alive(self, which: int, confirms: str) -> None:
         items = [(one.session, one.epoch, "") for one in self.sessions[-3:]]
         grant = self.session(which)
-        out = self.world.streams.get(self.store.keys.out(grant.session.partition(".")[2]), [])
+        out = self.world.streams.get(self.store.keys.outbox(grant.session.partition(".")[2]), [])
         confirmed = out[len(out) // 2].id if confirms == "some" and out else ""
         items.append((grant.session, grant.epoch, "x" if confirms == "x" else confirmed))
         self.both("keep_alive", items)
@@ -748,7 +748,7 @@ class Machine(RuleBasedStateMachine):
     def projector_catches_up(self) -> None:
         """Dispatch copies a group's context from its view, as far as it is folded (rule 29)."""
         keys = self.store.keys
-        self.wire.call("SET", keys.live("group"), "1.1")
+        self.wire.call("SET", keys.active_revision("group"), "1.1")
         before, _, stamp = self.wire.call("GET", keys.clock).decode().rpartition("|")
         # As if somebody else had called.
         self.wire.call("SET", keys.clock, f"{before}|{int(stamp) + 1}")
@@ -762,7 +762,7 @@ class Machine(RuleBasedStateMachine):
     # --- what cannot be processed -----------------------------------------------------------
 
     def work(self) -> list[Entry]:
-        work = self.world.streams.get(self.store.keys.work, [])
+        work = self.world.streams.get(self.store.keys.dispatch, [])
         return [one for one in work if isinstance(one.fields["d"], Work)]
 
     @precondition(lambda self: self.work())
@@ -771,7 +771,7 @@ class Machine(RuleBasedStateMachine):
         """As it was, as earlier releases wrote it, or so that nobody can read it; or it was parked
         when it could not be processed for a reason that has passed."""
         one = self.work()[which % len(self.work())]
-        key = self.store.keys.work
+        key = self.store.keys.dispatch
         ((_, kept),) = self.wire.call("XRANGE", key, one.id, one.id)
         d, told = one.fields["d"], kept[b"d"].decode()
         if how in ("as JSON", "broken"):
@@ -781,8 +781,8 @@ class Machine(RuleBasedStateMachine):
         self.world.begin(self.at_ms)
         fields = {"k": "utterance", "d": d}
         if how == "parked":
-            key = self.store.keys.dead
-            fields |= {"from": "work", "id": one.id, "partial": "0"}
+            key = self.store.keys.dead_letters
+            fields |= {"from": "dispatch", "id": one.id, "partial": "0"}
         entry = self.world.append(key, **fields)
         told_fields = [part for pair in (fields | {"d": told}).items() for part in pair]
         self.wire.call("XADD", key, entry, *told_fields)
@@ -796,7 +796,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(which=small)
     def retry_what_is_dead(self, which: int) -> None:
-        dead = self.world.streams.get(self.store.keys.dead, [])
+        dead = self.world.streams.get(self.store.keys.dead_letters, [])
         dead_id = dead[which % len(dead)].id if dead else "1-0"
         self.both("retry_dead", dead_id, force=False)
 

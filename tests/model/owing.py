@@ -18,8 +18,8 @@ AT_ONCE_MAX = 8
 def dispatch(w: World, work: Work) -> None:
     """Nobody goes ahead of what is in `work`, and without a dispatcher all of it waits there."""
     may_give = AT_ONCE_MAX - w.given_at_once if w.dispatcher_until > w.now else 0
-    if len(work.targets) > may_give or w.streams.get(w.keys.work):
-        w.append(w.keys.work, k="utterance", d=work)
+    if len(work.targets) > may_give or w.streams.get(w.keys.dispatch):
+        w.append(w.keys.dispatch, k="utterance", d=work)
     else:
         w.given_at_once += len(work.targets)
         place(w, work)

@@ -245,7 +245,7 @@ def fill(w: World, name: str, cause: str) -> None:
         give(w, key, w.jobs[key].attempt, choice, cause)
         given += 1
     if nodes.has_slot(w.nodes[name]) and demands_of(w, name):
-        w.append(w.keys.work, k="fill", d=name)
+        w.append(w.keys.dispatch, k="fill", d=name)
 
 
 def _serve(w: World, key: str, order: Order) -> None:

@@ -102,13 +102,15 @@ class SetMachine(RuleBasedStateMachine):
         found: dict[str, Any] = {}
         for name in self.wire.names(f"{keys.prefix}*"):
             kind = name.removeprefix(keys.prefix).partition(":")[0]
-            if kind in ("checkpoint", "live"):
+            if kind in ("checkpoint", "active_revision"):
                 found[name] = call("GET", name).decode()
-            elif kind in ("view", "active", "archive"):
+            elif kind in ("view", "lease", "archive"):
                 found[name] = _pairs(call("HGETALL", name))
-            elif kind == "idx":
+            elif kind == "session_index":
                 found[name] = [one.decode() for one in call("LRANGE", name, 0, -1)]
-        found["dead"] = [_pairs(fields) for _, fields in call("XRANGE", keys.dead, "-", "+")]
+        found["dead_letters"] = [
+            _pairs(fields) for _, fields in call("XRANGE", keys.dead_letters, "-", "+")
+        ]
         found["log"] = [one.decode() for one, _ in call("XRANGE", keys.log, "-", "+")]
         found["groups"] = {
             told[b"name"].decode(): (told[b"last-delivered-id"].decode(), told[b"pending"])
@@ -119,15 +121,15 @@ class SetMachine(RuleBasedStateMachine):
     def _told(self) -> dict[str, Any]:
         keys, s = self.store.keys, self.sets
         told: dict[str, Any] = {keys.checkpoint(k): v for k, v in s.checkpoints.items()}
-        told |= {keys.live(projection): build for projection, build in s.live.items()}
+        told |= {keys.active_revision(projection): build for projection, build in s.live.items()}
         told |= {keys.view(p, b, e): _named(f) for (p, b, e), f in s.records.items()}
-        told |= {keys.idx(session): ids for session, ids in s.trails.items()}
+        told |= {keys.session_index(session): ids for session, ids in s.trails.items()}
         for name, hold in s.holds.items():
             fields: dict[str, Any] = {"holder": hold.holder, "epoch": hold.epoch}
             fields |= {"until": hold.until_ms}
             fields |= {} if hold.passed is None else {"passed": hold.passed}
-            told[keys.active(name)] = _named(fields)
-        told["dead"] = [
+            told[keys.lease(name)] = _named(fields)
+        told["dead_letters"] = [
             _named({"from": "log", "id": i, "k": k, "d": d, "reason": r, "partial": 0})
             for i, k, d, r in s.dead
         ]
@@ -148,7 +150,7 @@ class SetMachine(RuleBasedStateMachine):
         """An event is appended by some script."""
         keys = self.store.keys
         is_raised = bool(self.wire.call("HGET", keys.counters, "pressure"))
-        run(self.store.set_pressure("dead", raised=not is_raised, seen=1, limit=1))
+        run(self.store.set_pressure("dead_letters", raised=not is_raised, seen=1, limit=1))
         self.sets.now_ms = self.at_ms
         self.sets.append()
 

@@ -23,12 +23,12 @@ Content = dict[str, Any]
 NOT_COMPARED = {
     "log",  # event by event
     "clock",
-    "live",  # written by the test in place of the projector
+    "active_revision",  # written by the test in place of the projector
     "view",
 }
-SCORED = {"timers", "fair", "forgotten", "free", "leases", "ready", "waiting"}
+SCORED = {"timers", "tenant_finish_tag", "erased", "free", "leases", "out_of_order_at", "waiting"}
 """Sorted sets: a score of 0 says something."""
-LOOKED_AT = "demands:"
+LOOKED_AT = "requirements:"
 """Their scores say in which order a class looks at demands: more than 64 are needed to see it."""
 BEGINS = ("session", "utterance", "target", "delivery_no", "tp")
 """What is left of the core of a job that has ended."""
@@ -46,7 +46,7 @@ def expected(w: World) -> Content:
     for name in w.nodes:
         told |= _node(w, name)
     told |= _classes(w) | _queues(w) | _rooms(w)
-    told["cell"] = {
+    told["counters"] = {
         "entry": w.entries,
         "virtual": w.virtual,
         "pressure": ",".join(sorted(w.pressure)),
@@ -56,7 +56,7 @@ def expected(w: World) -> Content:
     }
     told["settings"] = w.stored_settings or {}
     told["timers"] = w.timers
-    told["forgotten"] = w.forgotten
+    told["erased"] = w.forgotten
     for key, entries in w.streams.items():
         told[key.removeprefix(w.keys.prefix)] = [_entry(one) for one in entries]
     plain = {
@@ -125,12 +125,12 @@ def _session(w: World, name: str, soft: Soft) -> Content:
         f"outcomes:{name}": {
             key: f"{one.utterance}|{one.first}|{','.join(one.to)}" for key, one in view.owed.items()
         },
-        f"held:{name}": _held(w, name),
+        f"out_of_order:{name}": _held(w, name),
         f"playing:{name}": view.playing,
         f"audio:{name}": w.audio.get(name, []),
     }
     for target in view.allocated:
-        told[f"ready:{name}:{target}"] = {
+        told[f"out_of_order_at:{name}:{target}"] = {
             key.rpartition("/")[2]: one.ready_ms
             for key, one in view.owed.items()
             if one.ready and key.rpartition("/")[0] == target
@@ -216,7 +216,7 @@ def _classes(w: World) -> Content:
         told[f"members:{class_.id}"] = set(class_.nodes)
         free = {name: node for name, node in class_.nodes.items() if nodes.has_slot(node)}
         told[f"free:{class_.id}"] = {name: nodes.load(node) for name, node in free.items()}
-        told[f"demands:{class_.id}"] = set(queue.demands_of(w, next(iter(class_.nodes))))
+        told[f"requirements:{class_.id}"] = set(queue.demands_of(w, next(iter(class_.nodes))))
         for source in one.sources:
             for target in one.targets:
                 told.setdefault(f"pair:{source}:{target}", set()).add(class_.id)
@@ -224,11 +224,11 @@ def _classes(w: World) -> Content:
 
 
 def _queues(w: World) -> Content:
-    told: Content = {"demands": set(), "backlog": {}, "fair": w.finish}
+    told: Content = {"requirements": set(), "tenant_queued": {}, "tenant_finish_tag": w.finish}
     for key, job in w.queued():
         core = w.cores[key]
-        told["demands"].add(core.demand)
-        told["backlog"][core.tenant] = told["backlog"].get(core.tenant, 0) + 1
+        told["requirements"].add(core.demand)
+        told["tenant_queued"][core.tenant] = told["tenant_queued"].get(core.tenant, 0) + 1
         told.setdefault(f"waiting:{job.priority}:{core.demand}", {})[job.member] = job.tag
     return told
 
@@ -272,9 +272,9 @@ def _hash(short: str, raw: Sequence[bytes]) -> dict[str, Any]:
 def _field(short: str, name: str, value: bytes) -> Any:
     if name in NOT_TOLD:
         return value.decode() if short.startswith("session:") and name == "reason" else ""
-    if short.startswith("held:") and name.endswith(("/body", "/audio")):
+    if short.startswith("out_of_order:") and name.endswith(("/body", "/audio")):
         return value.hex()
-    if short.startswith("held:") and name.count("/") == 1:
+    if short.startswith("out_of_order:") and name.count("/") == 1:
         return _filled(msgspec.json.decode(value))
     return value.decode()
 

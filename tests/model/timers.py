@@ -213,7 +213,7 @@ def _retire(w: World, full: str) -> None:
     w.held.pop(name, None)
     w.audio.pop(name, None)
     w.forget_stream(w.keys.audio(name))
-    w.forget_stream(w.keys.out(name))
+    w.forget_stream(w.keys.outbox(name))
     del w.soft[name]
 
 
@@ -240,14 +240,14 @@ def dispatch_work(w: World, back_ms: int = 0) -> DispatchReply:
     """Each target that is still owed and has no job yet gets one, once (rules 10, 11)."""
     if back_ms:
         w.dispatcher_until = w.now + back_ms
-    work = w.streams.setdefault(w.keys.work, [])
+    work = w.streams.setdefault(w.keys.dispatch, [])
     batch, jobs, waiting = work[:ENTRIES_MAX], 0, 0
     _ = w.now  # time goes on even when there is nothing to do
     for entry in batch:
         placed, found_none = _dispatch(w, entry)
         jobs, waiting = jobs + placed, waiting + found_none
-    left = [one for one in w.streams[w.keys.work] if one not in batch]
-    w.streams[w.keys.work] = left
+    left = [one for one in w.streams[w.keys.dispatch] if one not in batch]
+    w.streams[w.keys.dispatch] = left
     return DispatchReply(batch[-1].id if batch else "0-0", len(left), jobs, waiting)
 
 
@@ -258,7 +258,7 @@ def _dispatch(w: World, entry: Entry) -> tuple[int, int]:
             queue.fill(w, d, f"work/{entry.id}")
         return 0, 0
     if isinstance(d, Broken):
-        _park(w, "work", entry.id, entry.fields["k"], d)
+        _park(w, "dispatch", entry.id, entry.fields["k"], d)
         return 0, 0
     return owing.place(w, d)
 
@@ -267,12 +267,14 @@ def _dispatch(w: World, entry: Entry) -> tuple[int, int]:
 
 
 def _park(w: World, source: str, entry_id: str, kind: str, d: Broken | str) -> None:
-    w.append(w.keys.dead, **{"from": source, "id": entry_id, "k": kind, "d": d, "partial": "0"})
+    w.append(
+        w.keys.dead_letters, **{"from": source, "id": entry_id, "k": kind, "d": d, "partial": "0"}
+    )
 
 
 def retry_dead(w: World, dead_id: str, *, force: bool) -> Retried:
     """A fresh entry of `work`, or the timer again; targets that are served are passed over."""
-    dead = w.streams.get(w.keys.dead, [])
+    dead = w.streams.get(w.keys.dead_letters, [])
     found = [one for one in dead if place_of(one.id) == place_of(dead_id)]
     if not found:
         return Retried("unknown", 0, 0)
@@ -288,7 +290,7 @@ def retry_dead(w: World, dead_id: str, *, force: bool) -> Retried:
     passed_over = len(d.targets) - len(wanted)
     if not wanted:
         return Retried("passed_over", 0, passed_over)
-    w.append(w.keys.work, k="utterance", d=replace(d, targets=wanted))
+    w.append(w.keys.dispatch, k="utterance", d=replace(d, targets=wanted))
     return Retried("retried", len(wanted), passed_over)
 
 

@@ -352,9 +352,9 @@ async def test_what_is_gone_from_memory_leaves_the_file(tmp_path: Path, is_clust
     gone, kept = secrets.token_hex(1_000), secrets.token_hex(1_000)
     with LocalServer(folder, durable=True, is_cluster=is_cluster) as server:
         async with open_connection(server.url) as connection:
-            key = connection.stores["c0"].keys.idx("gone")
+            key = connection.stores["c0"].keys.session_index("gone")
             server.call("RPUSH", key, gone)
-            server.call("RPUSH", connection.stores["c0"].keys.idx("kept"), kept)
+            server.call("RPUSH", connection.stores["c0"].keys.session_index("kept"), kept)
             server.call("DEL", key)
             assert found_in(folder, gone.encode()), "the file still tells what was deleted"
             size = await rewrite_files(connection.stores["c0"], lambda _: None)

@@ -95,7 +95,7 @@ async def until_context(es: eventsched.Client, session: Session) -> None:
 
     async def has_it() -> bool:
         build = await store.transport.command(
-            "GET", store.keys.live("group"), key=store.keys.live("group")
+            "GET", store.keys.active_revision("group"), key=store.keys.active_revision("group")
         )
         key = store.keys.view("group", build.decode(), name_of(session.id))
         return bool(await store.transport.command("HEXISTS", key, "context:es", key=key))
@@ -264,7 +264,7 @@ async def test_texts_that_changed_places_are_not_taken_for_what_was_said(
         es.session("acme", "de", ["es"], encrypt=True) as session,
     ):
         store = es.store_of(session.id)
-        out = store.keys.out(name_of(session.id))
+        out = store.keys.outbox(name_of(session.id))
         for _ in range(2):
             await session.append(PCM, end_of_utterance=True)
 

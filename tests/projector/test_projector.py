@@ -227,7 +227,7 @@ async def test_the_trail_of_a_session_is_its_log_ids_in_order(store: TimedStore)
     await talk(store, 1, "s2")
     await fold_all(projector(store, batch_max=3))
     for name in ("s1", "s2"):
-        key = store.keys.idx(name)
+        key = store.keys.session_index(name)
         trail = await store.transport.command("LRANGE", key, 0, -1, key=key)
         told = [one.id for one in await store.log() if one.session == store.keys.full(name)]
         assert [raw.decode() for raw in trail] == told
@@ -246,7 +246,7 @@ async def test_a_retired_session_leaves_no_view_but_its_trail(store: TimedStore)
     await fold_all(one)
     assert await view_of(store, "s1") is None
     assert await view_of(store, "s1", "group") is None
-    key = store.keys.idx("s1")
+    key = store.keys.session_index("s1")
     assert await store.transport.command("LLEN", key, key=key) > 0
 
 
@@ -399,7 +399,7 @@ async def test_a_crash_at_any_call_changes_nothing_of_the_records(
     live = {name: await records(store, name) for name in ("session", "group", "job", "node")}
     await Rebuild(views_of(store), CORE, list(live)).run()
     assert {name: await records(store, name) for name in live} == live
-    key = store.keys.idx("s1")
+    key = store.keys.session_index("s1")
     trail = await store.transport.command("LRANGE", key, 0, -1, key=key)
     assert len(trail) == len(set(trail))
 
@@ -521,7 +521,7 @@ async def test_a_trail_too_long_for_one_command_keeps_its_order(store: TimedStor
     )  # fmt: skip
     assert await views.save(save) == "saved"
     for session, ids in trails.items():
-        key = store.keys.idx(session)
+        key = store.keys.session_index(session)
         kept = await store.transport.command("LRANGE", key, 0, -1, key=key)
         assert [one.decode() for one in kept] == ids
 
@@ -552,7 +552,7 @@ class Picky(Sessions):
 
 
 async def dead_of(store: TimedStore) -> list[dict[str, str]]:
-    entries = await store.read_range(store.keys.dead, "-", "+", 100)
+    entries = await store.read_range(store.keys.dead_letters, "-", "+", 100)
     return [
         {flat[i].decode(): flat[i + 1].decode() for i in range(0, len(flat), 2)}
         for _, flat in entries
@@ -616,7 +616,7 @@ async def test_a_version_from_the_future_is_parked_at_once_and_stays_in_its_trai
     assert (stepped.state, stepped.parked) == ("folded", 1)
     (dead,) = await dead_of(store)
     assert dead["reason"] == "SessionResumed: version 2, this program reads 1 to 1"
-    key = store.keys.idx("s1")
+    key = store.keys.session_index("s1")
     assert (await store.transport.command("LRANGE", key, -1, -1, key=key)) == [strange]
     assert (await view_of(store, "s1")).epoch == 1
 

@@ -36,7 +36,7 @@ async def check(store: TimedStore, *, idle: bool = True) -> None:
     await _check_timers(store, jobs, nodes)
     if idle:
         await _check_nobody_waits_for_a_free_slot(store, nodes, waiting)
-    dead = await store.read_range(store.keys.dead, "-", "+", 10)
+    dead = await store.read_range(store.keys.dead_letters, "-", "+", 10)
     assert dead == []
 
 
@@ -126,7 +126,7 @@ async def _check_classes(
         }
         assert await zset(store, store.keys.free(class_id)) == free
         listed = {demand for demand in demands if serves(one, demand)}
-        assert set(await zset(store, store.keys.demands_of(class_id))) == listed
+        assert set(await zset(store, store.keys.requirements_of(class_id))) == listed
     await _check_pairs(store, nodes, by_class)
     await _check_no_class_is_left(store, nodes, by_class)
 
@@ -154,13 +154,15 @@ async def _check_no_class_is_left(
             store.keys.node_class(class_id),
             store.keys.members(class_id),
             store.keys.free(class_id),
-            store.keys.demands_of(class_id),
+            store.keys.requirements_of(class_id),
         ):
             assert await store.transport.command("EXISTS", key, key=key) == 0, key
 
 
 async def _check_queues(store: TimedStore, jobs: dict[str, Job], waiting: dict[str, Job]) -> None:
-    assert await members(store, store.keys.demands) == {demand_of(job) for job in waiting.values()}
+    assert await members(store, store.keys.requirements) == {
+        demand_of(job) for job in waiting.values()
+    }
     for demand in {demand_of(job) for job in jobs.values()}:
         for priority in (0, 1, 2):
             queued = {
@@ -173,7 +175,7 @@ async def _check_queues(store: TimedStore, jobs: dict[str, Job], waiting: dict[s
     for key in waiting:
         tenant = key.partition(":")[0]
         tenants[tenant] = tenants.get(tenant, 0) + 1
-    backlog = await store.read_hash(store.keys.backlog)
+    backlog = await store.read_hash(store.keys.tenant_queued)
     assert {tenant: int(count) for tenant, count in backlog.items()} == tenants
 
 
@@ -195,7 +197,7 @@ async def _check_fair_share(store: TimedStore, events: list[Event]) -> None:
     cell = await store.read_hash(store.keys.counters)
     assert int(cell.get("virtual", "0")) == virtual
     assert int(cell.get("entry", "0")) == len(paid)
-    kept = await zset(store, store.keys.fair)
+    kept = await zset(store, store.keys.tenant_finish_tag)
     assert kept == {tenant: due for tenant, due in finish.items() if due > virtual}
 
 
@@ -228,7 +230,7 @@ async def _check_lease_timers(store: TimedStore, jobs: dict[str, Job], due: dict
 async def _check_nobody_waits_for_a_free_slot(
     store: TimedStore, nodes: dict[str, Node], waiting: dict[str, Job]
 ) -> None:
-    assert await store.transport.command("XLEN", store.keys.work, key=store.keys.work) == 0
+    assert await store.transport.command("XLEN", store.keys.dispatch, key=store.keys.dispatch) == 0
     for node in nodes.values():
         if node.status == "alive" and live_of(node) < node.slots:
             stuck = [key for key, job in waiting.items() if serves(node, demand_of(job))]

@@ -29,7 +29,7 @@ async def assert_sessions_are_folded(store: TimedStore) -> None:
         else:
             kept = await store.read_hash(store.keys.session(name))
             assert kept.get("status", "retired") == "retired", (name, kept)
-    parked = await store.read_range(store.keys.dead, "-", "+", 10)
+    parked = await store.read_range(store.keys.dead_letters, "-", "+", 10)
     assert not [fields for _, fields in parked if b"timers" in fields], parked
 
 
@@ -119,7 +119,7 @@ def _told(view: Session) -> dict[str, Any]:
 async def _assert_held(store: TimedStore, name: str, view: Session) -> None:
     """What is ready but waits is held with its end, and watched by its target's gap timer."""
     waiting = {key: owed for key, owed in view.owed.items() if owed.ready}
-    held = await store.read_hash(store.keys.held(name))
+    held = await store.read_hash(store.keys.out_of_order(name))
     ends = {
         key: msgspec.json.decode(value)["kind"]
         for key, value in held.items()
@@ -128,7 +128,7 @@ async def _assert_held(store: TimedStore, name: str, view: Session) -> None:
     assert ends == {key: owed.ready for key, owed in waiting.items()}, name
     timers = await _scores(store, store.keys.timers)
     for target in view.allocated:
-        ready = await _scores(store, store.keys.ready(name, target))
+        ready = await _scores(store, store.keys.out_of_order_at(name, target))
         expected = {
             key.rpartition("/")[2]: owed.ready_ms
             for key, owed in waiting.items()

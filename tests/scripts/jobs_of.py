@@ -87,8 +87,8 @@ async def finish_one(store: TimedStore, node: NodeGrant) -> str:
 
 async def take_parked(store: TimedStore) -> list[dict[str, str]]:
     """What is in `dead`, oldest first; it is empty afterwards."""
-    entries = await store.read_range(store.keys.dead, "-", "+", 100)
-    await store.transport.command("DEL", store.keys.dead, key=store.keys.dead)
+    entries = await store.read_range(store.keys.dead_letters, "-", "+", 100)
+    await store.transport.command("DEL", store.keys.dead_letters, key=store.keys.dead_letters)
     return [
         {fields[i].decode(): fields[i + 1].decode() for i in range(0, len(fields), 2)}
         for _, fields in entries

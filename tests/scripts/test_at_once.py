@@ -29,7 +29,7 @@ EIGHT = ["ar", "de", "es", "fr", "it", "ja", "ko", "pt"]
 
 async def work(store: TimedStore) -> int:
     """Entries that wait for the dispatcher."""
-    return len(await store.read_range(store.keys.work, "-", "+", 100))
+    return len(await store.read_range(store.keys.dispatch, "-", "+", 100))
 
 
 async def test_rule_11_one_call_finalizes_and_dispatches(store: TimedStore) -> None:
@@ -103,7 +103,7 @@ async def test_without_a_dispatcher_jobs_wait_in_work(store: TimedStore) -> None
 
 async def test_a_dispatcher_that_cannot_dispatch_is_not_there(store: TimedStore) -> None:
     await store.join()
-    key = store.keys.work
+    key = store.keys.dispatch
     await store.transport.command("XGROUP", "DESTROY", key, "dispatch", key=key)
     await speak(store, "s1")
     with pytest.raises(ResponseError, match="NOGROUP"):
@@ -201,10 +201,10 @@ async def test_what_cannot_be_dispatched_is_parked_and_the_finalize_holds(
     """As in `work`: nothing of it was written, and once what broke is mended it goes again."""
     await store.join()
     await store.dispatch_work(BACK_MS)
-    key = store.keys.live("group")
+    key = store.keys.active_revision("group")
     await store.transport.command("HSET", key, "a", "b", key=key)
     session = await speak(store, "s1")
-    (entry,) = await store.read_range(store.keys.dead, "-", "+", 100)
+    (entry,) = await store.read_range(store.keys.dead_letters, "-", "+", 100)
     assert await work(store) == 0
     assert await order_of_dispatch(store) == []
     await store.transport.command("DEL", key, key=key)
@@ -223,7 +223,7 @@ async def test_what_fails_after_it_wrote_is_parked_as_partial(store: TimedStore)
     await store.transport.command("SET", key, "x", key=key)
     session = await speak(store, "s1")
     (parked,) = await take_parked(store)
-    assert (parked["from"], parked["k"], parked["partial"]) == ("work", "utterance", "1")
+    assert (parked["from"], parked["k"], parked["partial"]) == ("dispatch", "utterance", "1")
     (finalized,) = await store.log("UtteranceFinalized")
     assert parked["id"] == finalized.id
     assert (await store.say(session, 1)).utterance == 1

@@ -349,7 +349,7 @@ async def test_rule_20_a_timer_whose_cause_is_gone_does_nothing(store: TimedStor
     before = await store.types()
     await store.timers()
     assert await store.types() == before
-    assert await store.read_range(store.keys.dead, "-", "+", 10) == []
+    assert await store.read_range(store.keys.dead_letters, "-", "+", 10) == []
     await check(store)
 
 

@@ -27,7 +27,9 @@ async def settings_of(store: Store) -> dict[str, str]:
 async def test_a_new_cell_has_its_settings_and_the_group_that_dispatches(fresh: Store) -> None:
     assert await fresh.configure_cell({"pause_ms": 500}, overwrite=False) == "created"
     assert await settings_of(fresh) == {"pause_ms": "500"}
-    groups = await fresh.transport.command("XINFO", "GROUPS", fresh.keys.work, key=fresh.keys.work)
+    groups = await fresh.transport.command(
+        "XINFO", "GROUPS", fresh.keys.dispatch, key=fresh.keys.dispatch
+    )
     assert len(groups) == 1
 
 
@@ -53,14 +55,14 @@ async def test_a_cell_without_settings_is_there_all_the_same(fresh: Store) -> No
 
 async def test_a_cell_that_lost_its_group_gets_it_again(fresh: Store) -> None:
     await fresh.configure_cell({}, overwrite=False)
-    key = fresh.keys.work
+    key = fresh.keys.dispatch
     await fresh.transport.command("DEL", key, key=key)
     assert await fresh.configure_cell({}, overwrite=False) == "kept"
     assert len(await fresh.transport.command("XINFO", "GROUPS", key, key=key)) == 1
 
 
 async def test_a_key_of_another_kind_in_place_of_work_is_an_error(fresh: Store) -> None:
-    key = fresh.keys.work
+    key = fresh.keys.dispatch
     await fresh.transport.command("SET", key, "x", key=key)
     with pytest.raises(ResponseError, match="WRONGTYPE"):
         await fresh.configure_cell({"pause_ms": 500}, overwrite=False)

@@ -295,7 +295,7 @@ async def test_rule_17_a_fill_of_many_slots_counts_the_demands_that_are_left(
 
 
 async def keep_context(store: TimedStore, session: str, target: str, at: str) -> None:
-    live, view = store.keys.live("group"), store.keys.view("group", "1.0", session)
+    live, view = store.keys.active_revision("group"), store.keys.view("group", "1.0", session)
     await store.transport.command("SET", live, "1.0", key=live)
     pairs = ("v", b"\x80", f"context:{target}", b"\x91\x92\xa2hi\xc0", "at", at)
     await store.transport.command("HSET", view, *pairs, key=view)

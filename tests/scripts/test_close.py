@@ -130,7 +130,7 @@ async def test_rule_6_live_attempts_and_waiting_jobs_stop_with_their_outcomes(
     assert ended.data.reason == "cancelled"
     assert len(await events(store, "JobDispatched")) == 1  # the slot went to none that ends next
     assert [m["t"] for m in await store.inbox(node)][-1] == "cancel"
-    assert await store.read_hash(store.keys.backlog) == {}
+    assert await store.read_hash(store.keys.tenant_queued) == {}
     assert not await store.read_range(store.keys.audio("s1"), "-", "+", 10)
     timers = await store.transport.command(
         "ZRANGE", store.keys.timers, 0, -1, key=store.keys.timers

@@ -81,7 +81,7 @@ async def test_rule_25_held_audio_goes_out_with_its_result(store: TimedStore) ->
     await store.answer(node, messages[1], audio=b"later", audio_sha256=SHA)
     await store.answer(node, messages[0])
     assert [one["a"] for one in await store.out(session)] == [b"", b"later"]
-    assert await store.read_hash(store.keys.held("s1")) == {}
+    assert await store.read_hash(store.keys.out_of_order("s1")) == {}
 
 
 async def test_rule_25_targets_do_not_wait_for_each_other(store: TimedStore) -> None:
@@ -326,7 +326,7 @@ async def test_rule_23_a_complete_result_replaces_an_empty_one_that_waits(
     await store.answer(node, messages[1], body=text("late"), audio=b"a", audio_sha256=SHA)
     (replaced,) = await events(store, "ResultReplaced")
     assert (replaced.data.status, replaced.data.audio_bytes) == ("ok", 1)
-    ready = store.keys.ready("s1", "es")
+    ready = store.keys.out_of_order_at("s1", "es")
     score = await store.transport.command("ZSCORE", ready, "1", key=ready)
     assert int(float(score)) == waits_since
     await store.answer(node, messages[0])
@@ -355,13 +355,13 @@ async def test_rule_23_a_waiting_result_is_replaced_by_nothing(
     node, _, messages = await assigned(store, 3)
     await store.answer(node, messages[1], body=text("first"))
     await store.answer(node, messages[2], status="failed", code="BROKEN", body=b"")
-    held = await store.read_hash(store.keys.held("s1"))
+    held = await store.read_hash(store.keys.out_of_order("s1"))
     for message in messages[1:]:
         with pytest.raises(LeaseLost):
             await store.answer(node, message, body=text("second"))
     with pytest.raises(LeaseLost):
         await empty(store, node, messages[1])
-    assert await store.read_hash(store.keys.held("s1")) == held
+    assert await store.read_hash(store.keys.out_of_order("s1")) == held
     assert not await events(store, "ResultReplaced")
 
 
@@ -439,7 +439,7 @@ async def test_a_confirmed_entry_stays_as_a_bookmark_and_what_is_before_it_goes(
 ) -> None:
     node, session, (message,) = await assigned(store, 1)
     await store.send_partials(node.node, 1, [(message["j"], 1, b"x")] * 5)
-    ids = [i for i, _ in await store.read_range(store.keys.out("s1"), "-", "+", 10)]
+    ids = [i for i, _ in await store.read_range(store.keys.outbox("s1"), "-", "+", 10)]
     await store.keep_alive([(session.session, 1, ids[2])])
     assert await numbers(store, session) == [3, 4, 5]
     await append(store, session, 1, confirmed=ids[3])
@@ -453,7 +453,7 @@ async def test_a_confirmation_that_comes_late_does_not_take_the_bookmark_back(
 ) -> None:
     node, session, (message,) = await assigned(store, 1)
     await store.send_partials(node.node, 1, [(message["j"], 1, b"x")] * 3)
-    ids = [i for i, _ in await store.read_range(store.keys.out("s1"), "-", "+", 10)]
+    ids = [i for i, _ in await store.read_range(store.keys.outbox("s1"), "-", "+", 10)]
     await store.keep_alive([(session.session, 1, ids[1])])
     await append(store, session, 1, confirmed=ids[0])  # repeated after its reply was lost
     resumed = await store.resume_session(session.session, "again")
@@ -481,7 +481,7 @@ async def test_what_is_within_sixteen_mebibytes_stays_for_a_reader_that_confirms
     """Bytes that were confirmed away no longer count against what came after them."""
     node, session, (message,) = await assigned(store, 1)
     await bulk(store, node, message, 200)
-    newest = await store.read_range(store.keys.out("s1"), "-", "+", 8, newest_first=True)
+    newest = await store.read_range(store.keys.outbox("s1"), "-", "+", 8, newest_first=True)
     await store.keep_alive([(session.session, 1, newest[-1][0])])
     await bulk(store, node, message, 248)
     assert await numbers(store, session) == list(range(193, 449))
@@ -492,7 +492,7 @@ async def test_what_is_within_sixteen_mebibytes_stays_for_a_reader_that_confirms
 async def test_exactly_sixteen_mebibytes_behind_what_was_confirmed_stay(store: TimedStore) -> None:
     node, session, (message,) = await assigned(store, 1)
     await bulk(store, node, message, 256)
-    oldest = await store.read_range(store.keys.out("s1"), "-", "+", 2)
+    oldest = await store.read_range(store.keys.outbox("s1"), "-", "+", 2)
     await store.keep_alive([(session.session, 1, oldest[1][0])])
     await store.send_partials(node.node, 1, [(message["j"], 1, b"x" * 65_536)])
     assert await numbers(store, session) == list(range(2, 258))

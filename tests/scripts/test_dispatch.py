@@ -47,7 +47,7 @@ async def dispatchers(store: TimedStore, server: Server) -> AsyncIterator[list[S
 async def test_rule_11_12_entries_a_call_and_how_many_are_left(store: TimedStore) -> None:
     await store.join(slots=64)
     await speak(store, "s1", count=18)
-    entries = await store.read_range(store.keys.work, "-", "+", 100)
+    entries = await store.read_range(store.keys.dispatch, "-", "+", 100)
     told = await store.dispatch_work()
     assert (told.jobs, told.left, told.last_id) == (12, 6, entries[11][0])
     told = await store.dispatch_work()
@@ -87,7 +87,7 @@ async def test_rule_11_racing_dispatchers_dispatch_each_job_once(
 
 async def work_of(store: TimedStore) -> tuple[str, dict[str, Any]]:
     """The newest entry of `work` as it is, and what it says."""
-    ((_, fields),) = await store.read_range(store.keys.work, "-", "+", 1, newest_first=True)
+    ((_, fields),) = await store.read_range(store.keys.dispatch, "-", "+", 1, newest_first=True)
     named = dict(zip(fields[::2], fields[1::2], strict=True))
     assert named[b"k"] == b"utterance"
     text = named[b"d"].decode()
@@ -96,7 +96,7 @@ async def work_of(store: TimedStore) -> tuple[str, dict[str, Any]]:
 
 async def put_work(store: TimedStore, d: str | dict[str, Any], k: str = "utterance") -> None:
     told = d if isinstance(d, str) else msgspec.json.encode(d).decode()
-    key = store.keys.work
+    key = store.keys.dispatch
     await store.transport.command("XADD", key, "*", "k", k, "d", told, key=key)
 
 
@@ -136,7 +136,7 @@ async def test_rule_10_a_target_that_is_named_twice_is_one_job(store: TimedStore
     await store.join(slots=4)
     await speak(store, "s1")
     told, _ = await work_of(store)
-    key = store.keys.work
+    key = store.keys.dispatch
     await store.transport.command("XDEL", key, await store.last_id(key), key=key)
     assert told.count(" es/0 ") == 1
     await put_work_at_now(store, told.replace(" es/0 ", " es/0,es/0 "))
@@ -221,14 +221,14 @@ async def test_a_poisoned_entry_is_parked_before_it_wrote_and_the_others_go_on(
     wrong = POISON[case]
     if isinstance(wrong, dict):
         wrong = {k: v for k, v in (good | wrong).items() if v is not None}
-    key = store.keys.work
+    key = store.keys.dispatch
     await store.transport.command("XDEL", key, await store.last_id(key), key=key)
     await put_work_at_now(store, wrong)  # in place of the good one, whose outcome is open
     store.tick(1)
     await speak(store, "s2")
     await store.dispatch()
     (parked,) = await take_parked(store)
-    assert (parked["from"], parked["k"], parked["partial"]) == ("work", "utterance", "0")
+    assert (parked["from"], parked["k"], parked["partial"]) == ("dispatch", "utterance", "0")
     assert parked["d"] == (wrong if isinstance(wrong, str) else msgspec.json.encode(wrong).decode())
     assert parked["reason"]
     assert "table:" not in parked["reason"]
@@ -240,7 +240,7 @@ async def test_a_poisoned_entry_is_parked_before_it_wrote_and_the_others_go_on(
 
 async def put_work_at_now(store: TimedStore, d: str | dict[str, Any]) -> None:
     told = d if isinstance(d, str) else msgspec.json.encode(d).decode()
-    key = store.keys.work
+    key = store.keys.dispatch
     parts = ("XADD", key, f"{store.at_ms}-*", "k", "utterance", "d", told)
     await store.transport.command(*parts, key=key)
 
@@ -258,7 +258,7 @@ async def test_the_json_of_earlier_releases_becomes_the_same_jobs(
         await speak(store, how, targets=["es", "fr"], features=features, key=key, traceparent=tp)
         _, told = await work_of(store)
         if how == "json":
-            work = store.keys.work
+            work = store.keys.dispatch
             await store.transport.command("XDEL", work, await store.last_id(work), key=work)
             await put_work_at_now(store, dict(reversed(told.items())))
         assert await store.dispatch() == 2
@@ -299,7 +299,7 @@ async def test_a_command_that_fails_before_the_first_write_names_its_error(
 ) -> None:
     await store.join()
     await speak(store, "s1")
-    key = store.keys.live("group")
+    key = store.keys.active_revision("group")
     await store.transport.command("HSET", key, "a", "b", key=key)
     await store.dispatch()
     (parked,) = await take_parked(store)
@@ -313,14 +313,14 @@ async def test_a_command_that_fails_before_the_first_write_names_its_error(
 
 async def read_by_group(store: TimedStore, count: int) -> None:
     """As earlier releases took entries out of `work`; it is not acknowledged."""
-    key = store.keys.work
+    key = store.keys.dispatch
     parts = ("GROUP", "dispatch", "dispatcher", "COUNT", count, "STREAMS", key, ">")
     await store.transport.command("XREADGROUP", *parts, key=key)
 
 
 async def group_of(store: TimedStore) -> dict[str, Any]:
     """What the server says of the group that goes with `work`."""
-    key = store.keys.work
+    key = store.keys.dispatch
     (told,) = await store.transport.command("XINFO", "GROUPS", key, key=key)
     flat = [part for pair in told.items() for part in pair] if isinstance(told, dict) else told
     return {_word(flat[i]): flat[i + 1] for i in range(0, len(flat), 2)}
@@ -348,7 +348,9 @@ async def test_an_entry_that_was_trimmed_while_it_was_pending_is_no_work(store: 
     await store.join(slots=4)
     await speak(store, "s1")
     await read_by_group(store, 1)
-    await store.transport.command("XTRIM", store.keys.work, "MAXLEN", 0, key=store.keys.work)
+    await store.transport.command(
+        "XTRIM", store.keys.dispatch, "MAXLEN", 0, key=store.keys.dispatch
+    )
     assert await store.dispatch() == 0
     assert await take_parked(store) == []
 
@@ -370,7 +372,7 @@ async def test_a_cell_without_its_group_is_an_error_and_changes_nothing(
     """The next program that starts makes it again."""
     await store.join()
     await speak(store, "s1")
-    key = store.keys.work
+    key = store.keys.dispatch
     await store.transport.command("XGROUP", "DESTROY", key, "dispatch", key=key)
     before = await store.types()
     with pytest.raises(ResponseError, match="NOGROUP"):
@@ -385,16 +387,16 @@ async def test_a_cell_without_its_group_is_an_error_and_changes_nothing(
 async def test_pressure_is_raised_and_lifted_by_events(store: TimedStore) -> None:
     assert await store.set_pressure("memory", raised=True, seen=81, limit=80) == "raised"
     assert await store.set_pressure("memory", raised=True, seen=82, limit=80) == "kept"
-    assert await store.set_pressure("dead", raised=True, seen=10, limit=10) == "raised"
+    assert await store.set_pressure("dead_letters", raised=True, seen=10, limit=10) == "raised"
     assert await store.set_pressure("memory", raised=False, seen=1, limit=80) == "lifted"
-    assert (await store.read_hash(store.keys.counters))["pressure"] == "dead"
+    assert (await store.read_hash(store.keys.counters))["pressure"] == "dead_letters"
     assert await store.set_pressure("group", raised=False, seen=1, limit=80) == "kept"
     assert await store.types() == [
         "BackpressureStarted",
         "BackpressureStarted",
         "BackpressureEnded",
     ]
-    await store.set_pressure("dead", raised=False, seen=1, limit=80)
+    await store.set_pressure("dead_letters", raised=False, seen=1, limit=80)
     assert (await store.open()).epoch == 1
 
 

@@ -106,9 +106,9 @@ async def test_what_is_malformed_changes_nothing(
 
 async def test_what_is_remembered_is_bounded(store: TimedStore, redis: Client) -> None:
     many = {f"x{number}": number for number in range(10_000)}
-    await redis.zadd(store.keys.forgotten, many)
+    await redis.zadd(store.keys.erased, many)
     session = await closed(store)
     await store.forget_session(session.session, KEY)
-    assert await redis.zcard(store.keys.forgotten) == 10_000
-    assert await redis.zscore(store.keys.forgotten, "s1") == store.at_ms
-    assert await redis.zscore(store.keys.forgotten, "x0") is None
+    assert await redis.zcard(store.keys.erased) == 10_000
+    assert await redis.zscore(store.keys.erased, "s1") == store.at_ms
+    assert await redis.zscore(store.keys.erased, "x0") is None

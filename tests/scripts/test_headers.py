@@ -181,7 +181,7 @@ async def test_the_typed_calls_give_as_many_arguments_as_the_headers_name(
     result = NodeResult(job="j", attempt=1, status="ok")
     calls: list[tuple[str, int, Callable[[], Awaitable[Any]]]] = [
         ("configure_cell", 0, lambda: counted.configure_cell({}, overwrite=False)),
-        ("set_pressure", 0, lambda: counted.set_pressure("dead", raised=True, seen=1, limit=1)),
+        ("set_pressure", 0, lambda: counted.set_pressure("memory", raised=True, seen=1, limit=1)),
         ("open_session", 0, lambda: counted.open_session(**opened)),
         ("resume_session", 0, lambda: counted.resume_session(session, "t")),
         ("append_audio", 7, lambda: counted.append_audio([chunk])),

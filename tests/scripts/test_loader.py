@@ -121,14 +121,15 @@ CALL_LUA, KEYS_LUA = (
     (INCLUDES / name).read_text(encoding="utf-8") for name in ("call.lua", "keys.lua")
 )
 ONES = re.findall(r"'(\w+)'", KEYS_LUA.partition("local ones = {")[2].partition("}")[0])
-IN_PYTHON = {"cell": "counters", "class": "node_class"}
+IN_PYTHON = {"counters": "counters", "class": "node_class"}
 ARGS: dict[str, tuple[str | int, ...]] = {
-    "audio": ("s",), "inbox": ("n",), "out": ("s",), "session": ("s",), "outcomes": ("s",),
-    "held": ("s",), "ready": ("s", "es"), "playing": ("s",), "room": ("r",),
+    "audio": ("s",), "inbox": ("n",), "outbox": ("s",), "session": ("s",), "outcomes": ("s",),
+    "out_of_order": ("s",), "out_of_order_at": ("s", "es"), "playing": ("s",), "room": ("r",),
     "job": ("a:c0.s:0:translation:es:none",), "node": ("n",), "leases": ("n", 3), "class": ("k",),
-    "members": ("k",), "free": ("k",), "pair": ("en", "es"), "demands": ("k",),
-    "waiting": (1, "en:es:"), "active": ("core",), "checkpoint": ("core",), "live": ("job",),
-    "view": ("job", "1.1", "j"), "idx": ("s",),
+    "members": ("k",), "free": ("k",), "pair": ("en", "es"), "requirements": ("k",),
+    "waiting": (1, "en:es:"), "lease": ("core",), "checkpoint": ("core",),
+    "active_revision": ("job",),
+    "view": ("job", "1.1", "j"), "session_index": ("s",),
 }  # fmt: skip
 
 
@@ -155,7 +156,7 @@ async def test_single_keys_are_the_same_in_lua_and_python(client: Client) -> Non
 async def test_keys_with_an_id_are_the_same_in_lua_and_python(client: Client) -> None:
     keys = Keys("c7")
     for kind, args in ARGS.items():
-        name = "demands_of" if kind == "demands" else IN_PYTHON.get(kind, kind)
+        name = "requirements_of" if kind == "requirements" else IN_PYTHON.get(kind, kind)
         key = getattr(keys, name)(*args)
         parts = [str(args[0]), ":".join(map(str, args[1:]))]
         given = ", ".join(f"'{part}'" for part in parts if part)

@@ -83,9 +83,9 @@ async def played(redis: Client, cells: Callable[[], str], kept_script: None) -> 
 FOLLOWED = {
     r"node\.leases|keys\.of\('leases'": {"nodes"},
     r"free\b|class\.key_of_free|keys\.of\('free'": {"classes"},
-    r"keys\.demands": {"queue"},
-    r"keys\.of\('demands'": {"classes"},
-    r"keys\.backlog": {"queue"},
+    r"keys\.requirements": {"queue"},
+    r"keys\.of\('requirements'": {"classes"},
+    r"keys\.tenant_queued": {"queue"},
     r"key, |session, |keys\.of\('session'": {
         "sessions", "deliver", "affinity", "open_session", "resume_session", "record_seal",
         "fire_timers",
@@ -144,7 +144,7 @@ async def assert_stored(redis: Client, store: TimedStore) -> int:
         stored = await store.read_hash(store.keys.settings)
         assert {f: int(v) for f, v in stored.items()} == told["settings"]
     if "live" in told:
-        live = await redis.get(store.keys.live("group"))
+        live = await redis.get(store.keys.active_revision("group"))
         assert told["live"] == (f"group:{text(live)}" if live else False)
     if "keeps_audio" in told:
         archive = await store.read_hash(store.keys.archive)
@@ -201,12 +201,12 @@ async def evidence(store: TimedStore, class_id: str, free: dict[str, int]) -> di
 
 
 async def assert_demands_stored(redis: Client, store: TimedStore, told: Any) -> None:
-    waiting = await members(store, store.keys.demands)
+    waiting = await members(store, store.keys.requirements)
     for demand, waits in dict(told["waits"]).items():
         assert waits == (demand in waiting)
     for class_id, awaited in dict(told["awaited"]).items():
-        assert list(await zset(store, store.keys.demands_of(class_id)))[:64] == list(awaited)
-    backlog = await store.read_hash(store.keys.backlog)
+        assert list(await zset(store, store.keys.requirements_of(class_id)))[:64] == list(awaited)
+    backlog = await store.read_hash(store.keys.tenant_queued)
     for tenant, count in dict(told["backlog"]).items():
         assert int(backlog.get(tenant, 0)) == count
     if "dispatcher" in told:
@@ -291,12 +291,12 @@ async def test_rule_16_a_slot_that_nobody_held_is_not_given_back(
         await played.say(session, seq, end_of_utterance=True)
     await played.dispatch()
     (running,) = await played.inbox(node)
-    await redis.set(played.keys.fair, "no sorted set")
+    await redis.set(played.keys.tenant_finish_tag, "no sorted set")
     played.tick(40_000)
     await played.heartbeat_node(node.node, 1, load=0, held=[])
     await played.timers()
-    assert await redis.xlen(played.keys.dead) >= 1
-    await redis.delete(played.keys.fair)
+    assert await redis.xlen(played.keys.dead_letters) >= 1
+    await redis.delete(played.keys.tenant_finish_tag)
     ended = NodeResult(job=running["j"], attempt=1, status="ok")
     await played.record_results(node.node, 1, [ended])
     await played.heartbeat_node(node.node, 1, load=0, held=[])
@@ -312,13 +312,13 @@ async def test_rule_24_an_order_that_was_not_written_is_not_gone_by(
     for seq in range(3):
         await played.say(session, seq, end_of_utterance=True)
     await played.dispatch()  # no node can do it: the three fail together
-    await redis.set(played.keys.out("s1"), "no stream")
+    await redis.set(played.keys.outbox("s1"), "no stream")
     played.tick(10_000)
     await played.fire_timers()
     said = [event.data.delivery_no for event in await events(played, "ResultDelivered")]
     assert said == [0]
     assert sorted(await played.read_hash(played.keys.outcomes("s1"))) == ["es/1", "es/2"]
-    await redis.delete(played.keys.out("s1"))
+    await redis.delete(played.keys.outbox("s1"))
     await assert_stored(redis, played)
 
 
@@ -454,7 +454,7 @@ async def test_nothing_is_known_after_a_call_that_failed_or_parked(
     assert await kept(played)
     await played.say(session, 1, end_of_utterance=True)
     await played.dispatch()
-    assert await redis.xlen(played.keys.dead) == 1
+    assert await redis.xlen(played.keys.dead_letters) == 1
     assert not await kept(played)
     await redis.restore(leases, 0, whole, replace=True)
 

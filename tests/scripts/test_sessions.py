@@ -186,7 +186,7 @@ async def test_rule_7_resume_names_the_last_entry_that_was_handled(store: TimedS
     await store.dispatch()
     (message,) = await store.inbox(node)
     await store.answer(node, message)
-    ((heard, _),) = await store.read_range(store.keys.out("s1"), "-", "+", 2)
+    ((heard, _),) = await store.read_range(store.keys.outbox("s1"), "-", "+", 2)
     assert (await store.resume_session(session.session, "t3")).out_id == "0-0"
     await store.keep_alive([(session.session, session.epoch + 1, heard)])
     assert (await store.resume_session(session.session, "t4")).out_id == heard

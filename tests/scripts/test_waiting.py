@@ -31,7 +31,7 @@ from tests.scripts.jobs_of import (
 
 
 async def work_left(store: TimedStore) -> list[dict[bytes, bytes]]:
-    entries = await store.read_range(store.keys.work, "-", "+", 100)
+    entries = await store.read_range(store.keys.dispatch, "-", "+", 100)
     return [dict(zip(fields[::2], fields[1::2], strict=True)) for _, fields in entries]
 
 
@@ -81,14 +81,14 @@ async def test_rule_18_the_tag_is_what_the_tenant_has_had(store: TimedStore) -> 
     await store.dispatch()
     tags = [(name_of(e.session), e.data.tag) for e in await logged(store, "JobQueued")]
     assert tags == [("acme300", 0), ("acme200", 300), ("acme100", 500), ("tiny", 0)]
-    assert await zset(store, store.keys.fair) == {"tiny": 100, "acme": 600}
+    assert await zset(store, store.keys.tenant_finish_tag) == {"tiny": 100, "acme": 600}
     node = await store.join(slots=1)
     for _ in range(3):
         await finish_one(store, node)
     order = await order_of_dispatch(store)
     assert order == ["acme300/0", "tiny/0", "acme200/0", "acme100/0"]
     await check(store)  # V is 500 now: tiny's F of 100 is dropped
-    assert await zset(store, store.keys.fair) == {"acme": 600}
+    assert await zset(store, store.keys.tenant_finish_tag) == {"acme": 600}
 
 
 async def test_rule_18_a_newcomer_starts_at_the_virtual_time(store: TimedStore) -> None:
@@ -187,7 +187,7 @@ async def test_rule_18_an_arrival_queues_then_the_same_step_fills(store: TimedSt
     await store.dispatch()
     await store.join(slots=20)
     await speak(store, "new", tenant="new")
-    key = store.keys.work
+    key = store.keys.dispatch
     (fill,) = [i for i, f in await store.read_range(key, "-", "+", 9) if f[1] == b"fill"]
     await store.transport.command("XDEL", key, fill, key=key)
     await store.dispatch_work()
@@ -213,9 +213,9 @@ async def test_rule_18_a_node_without_a_free_slot_looks_at_nothing(store: TimedS
         await speak(store, target, targets=[target], count=9)
     await store.dispatch()
     await store.join(targets=["de", "es"], slots=8)
-    demands = store.keys.demands_of((await last(store, "NodeRegistered")).cls)
+    demands = store.keys.requirements_of((await last(store, "NodeRegistered")).cls)
     before = await zset(store, demands)
-    key = store.keys.work
+    key = store.keys.dispatch
     await store.transport.command("XADD", key, "*", "k", "fill", "d", "n1", key=key)
     await store.dispatch()
     assert await zset(store, demands) == before
@@ -230,7 +230,7 @@ async def test_rule_18_64_demands_are_compared_and_move_to_the_end(store: TimedS
         await speak(store, f"s{i}", source=source, targets=[target], count=2, priority=int(i < 69))
         await store.dispatch()
     node = await store.join(sources=["de", "en"], targets=targets, slots=1)
-    demands = store.keys.demands_of((await last(store, "NodeRegistered")).cls)
+    demands = store.keys.requirements_of((await last(store, "NodeRegistered")).cls)
     assert (await last(store, "JobDispatched")).compared == 64
     assert await order_of_dispatch(store) == ["s0/0"]
     names = [f"{source}:{target}:" for source, target in pairs]
@@ -253,13 +253,13 @@ async def test_rule_18_a_dispatched_again_job_keeps_its_tag_and_does_not_pay_aga
     store.tick(3_000)
     await speak(store, "s2", tenant="other", priority=0)
     await store.dispatch()
-    before = await zset(store, store.keys.fair)
+    before = await zset(store, store.keys.tenant_finish_tag)
     await reply(store, node, message["j"], status="failed", code="BROKEN", retryable=True)
     again = [e.data for e in await logged(store, "JobQueued") if e.data.attempt == 2]
     first = (await logged(store, "JobQueued"))[0].data
     assert (again[0].tag, again[0].member) == (first.tag, first.member)
     assert again[0].deadline_ms == store.at_ms + 10_000
-    assert await zset(store, store.keys.fair) == before
+    assert await zset(store, store.keys.tenant_finish_tag) == before
     assert (await order_of_dispatch(store))[1] == "s2/0"
     await finish_one(store, node)
     assert (await order_of_dispatch(store))[2] == "s1/0"  # its tag is older than s1/1's
@@ -301,17 +301,17 @@ async def test_rule_18_backlog_refuses_opening_and_ingest_of_that_tenant_only(
     await store.say(session, 2)
     await speak(store, "s2")
     await store.dispatch()
-    assert await store.read_hash(store.keys.backlog) == {"acme": "3"}
+    assert await store.read_hash(store.keys.tenant_queued) == {"acme": "3"}
     for call in (store.say(session, 3), store.open("s3")):
         refused = await refusal(call)
         assert refused.code == "BACKPRESSURE"
         assert int(refused.fields["retry_after_ms"]) > 0
     assert (await store.finalize_utterance(session.session, 1, 2)).status == "ok"
     await store.dispatch()
-    assert await store.read_hash(store.keys.backlog) == {"acme": "4"}
+    assert await store.read_hash(store.keys.tenant_queued) == {"acme": "4"}
     await speak(store, "other", tenant="other")
     node = await store.join(slots=4)
-    assert await store.read_hash(store.keys.backlog) == {}
+    assert await store.read_hash(store.keys.tenant_queued) == {}
     assert (await store.say(session, 3)).status == "ok"
     await store.dispatch()
     assert len(await assigned(store, node)) == 4

@@ -300,7 +300,7 @@ class Producer:
 
     async def _listen(self) -> None:
         """One reader from where the last one stopped; its position survives it."""
-        key, store = self.cluster.store.keys.out(self.name), self.cluster.store
+        key, store = self.cluster.store.keys.outbox(self.name), self.cluster.store
         while self.session not in self.cluster.told.done:
             try:
                 found = await store.transport.read_blocking({key: self.position}, 1_000, 50)

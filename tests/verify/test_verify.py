@@ -227,8 +227,8 @@ async def _lost_out(t: Told, redis: Any) -> None:
     (message,) = [one for one in await t.store.inbox(t.node) if one["j"] == t.key(1)]
     await t.store.answer(t.node, message)
     await project(t.store)
-    heard = await redis.xrange(t.store.keys.out("s1"))
-    await redis.xdel(t.store.keys.out("s1"), heard[1][0])
+    heard = await redis.xrange(t.store.keys.outbox("s1"))
+    await redis.xdel(t.store.keys.outbox("s1"), heard[1][0])
 
 
 async def _view(t: Told, redis: Any, name: str, entity: str, **changes: Any) -> None:
@@ -291,7 +291,7 @@ async def _lost_playback(t: Told, redis: Any) -> None:
 
 
 async def _lost_held(t: Told, redis: Any) -> None:
-    await redis.hdel(t.store.keys.held("s1"), "es/2")
+    await redis.hdel(t.store.keys.out_of_order("s1"), "es/2")
 
 
 async def _lost_outcome(t: Told, redis: Any) -> None:
@@ -331,9 +331,9 @@ async def _lost_close_timer(t: Told, redis: Any) -> None:
 
 
 async def _lost_work(t: Told, redis: Any) -> None:
-    work = await redis.xrange(t.store.keys.work)
+    work = await redis.xrange(t.store.keys.dispatch)
     assert len(work) == 1
-    await redis.xdel(t.store.keys.work, work[0][0])
+    await redis.xdel(t.store.keys.dispatch, work[0][0])
 
 
 async def _trimmed_log(t: Told, redis: Any) -> None:
@@ -407,9 +407,9 @@ async def test_what_is_stored_broken_by_hand_is_found(
 async def test_views_of_another_version_are_told_once_and_not_compared(
     told: Told, redis: Any
 ) -> None:
-    await redis.set(told.store.keys.live("job"), "1.1")
+    await redis.set(told.store.keys.active_revision("job"), "1.1")
     (found,) = (await verified(told.store)).violations
-    assert (found.invariant, found.where) == ("I6", "live:job")
+    assert (found.invariant, found.where) == ("I6", "active_revision:job")
     assert found.what.startswith("1.1 was made by another version")
 
 
@@ -422,19 +422,21 @@ async def test_a_log_trimmed_with_an_event_is_told_and_not_folded(told: Told, re
 
 
 async def test_work_that_was_parked_is_counted_and_no_violation(told: Told, redis: Any) -> None:
-    ((entry_id, fields),) = await redis.xrange(told.store.keys.work)
-    await redis.xdel(told.store.keys.work, entry_id)
-    await redis.xadd(told.store.keys.dead, {b"from": b"work", b"id": entry_id, **fields})
+    ((entry_id, fields),) = await redis.xrange(told.store.keys.dispatch)
+    await redis.xdel(told.store.keys.dispatch, entry_id)
+    await redis.xadd(
+        told.store.keys.dead_letters, {b"from": b"dispatch", b"id": entry_id, **fields}
+    )
     report = await verified(told.store)
     assert report.violations == []
     assert report.dead == 1
 
 
 async def test_work_of_an_earlier_release_is_known_for_what_it_is(told: Told, redis: Any) -> None:
-    ((entry_id, fields),) = await redis.xrange(told.store.keys.work)
-    await redis.xdel(told.store.keys.work, entry_id)
+    ((entry_id, fields),) = await redis.xrange(told.store.keys.dispatch)
+    await redis.xdel(told.store.keys.dispatch, entry_id)
     work = msgspec.json.encode(said(fields[b"d"].decode()))
-    await redis.xadd(told.store.keys.work, fields | {b"d": work})
+    await redis.xadd(told.store.keys.dispatch, fields | {b"d": work})
     assert (await verified(told.store)).violations == []
 
 
@@ -442,7 +444,9 @@ async def test_work_of_an_earlier_release_is_known_for_what_it_is(told: Told, re
 async def test_what_was_parked_and_nobody_can_read_hides_nothing(
     told: Told, redis: Any, d: str | bytes
 ) -> None:
-    await redis.xadd(told.store.keys.dead, {"from": "work", "id": "1-1", "k": "utterance", "d": d})
+    await redis.xadd(
+        told.store.keys.dead_letters, {"from": "dispatch", "id": "1-1", "k": "utterance", "d": d}
+    )
     assert (await verified(told.store)).violations == []
     await _lost_work(told, redis)
     assert names(await verified(told.store)) == {"I8"}

@@ -16,7 +16,7 @@ local assign = { filled_max = 8, policy = '1' }
 call.starts_with(function() assign.deadlines = {} end)
 
 local function live_group()
-  local live = redis.call('GET', keys.of('live', 'group'))
+  local live = redis.call('GET', keys.of('active_revision', 'group'))
   return live and 'group:' .. live
 end
 
@@ -174,7 +174,7 @@ function assign.fill(node, cause)
     if heads[demand] then classes.look_last(node.class, demand) end
   end
   if free > 0 and #classes.demands(node.class) > 0 then
-    write('XADD', keys.work, clock.entry_id(), 'k', 'fill', 'd', node.name)
+    write('XADD', keys.dispatch, clock.entry_id(), 'k', 'fill', 'd', node.name)
   end
   return given
 end

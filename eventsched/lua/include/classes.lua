@@ -201,7 +201,7 @@ end
 function classes.demands(id)
   local known = memory.of_cell().awaited
   if not known[id] then
-    known[id] = redis.call('ZRANGE', keys.of('demands', id), '0', looked_last)
+    known[id] = redis.call('ZRANGE', keys.of('requirements', id), '0', looked_last)
   end
   return known[id]
 end
@@ -212,20 +212,20 @@ function classes.look_last(id, demand)
   local awaited = known[id]
   if awaited and #awaited == 1 and awaited[1] == demand then return end
   known[id] = nil
-  local turn = write('HINCRBY', keys.cell, 'looked', 1)
-  write('ZADD', keys.of('demands', id), string.format('%d', turn), demand)
+  local turn = write('HINCRBY', keys.counters, 'looked', 1)
+  write('ZADD', keys.of('requirements', id), string.format('%d', turn), demand)
 end
 
 -- Nobody waits for it any more.
 function classes.look_away(id, demand)
   memory.of_cell().awaited[id] = nil
-  write('ZREM', keys.of('demands', id), demand)
+  write('ZREM', keys.of('requirements', id), demand)
 end
 
 -- Bound: the waiting demands of the cell.
 function classes.adopt(id, sources, targets)
   local class = classes.get(id)
-  local waiting = redis.call('SMEMBERS', keys.demands)
+  local waiting = redis.call('SMEMBERS', keys.requirements)
   table.sort(waiting)
   for _, demand in ipairs(waiting) do
     local source, target, features = string.match(demand, '^(.-):(.-):(.*)$')
@@ -250,7 +250,7 @@ function classes.leave(id, node)
       end
     end
     write('SREM', keys.classes, id)
-    memory.write('DEL', keys.of('class', id), keys.of('demands', id))
+    memory.write('DEL', keys.of('class', id), keys.of('requirements', id))
     memory.of_cell().awaited[id], memory.of_cell().pairs = nil, {}
   end
   classes.changed(id)

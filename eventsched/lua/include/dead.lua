@@ -7,6 +7,6 @@ local dead = {}
 -- It may have ended anywhere: what is known of the cell may not be what is written.
 function dead.park(from, id, kind, d, reason)
   clock.forget()
-  redis.call('XADD', keys.dead, clock.entry_id(), 'from', from, 'id', id, 'k', kind, 'd', d,
+  redis.call('XADD', keys.dead_letters, clock.entry_id(), 'from', from, 'id', id, 'k', kind, 'd', d,
     'reason', text.reason(reason), 'partial', wrote and '1' or '0')
 end

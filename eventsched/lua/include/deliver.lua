@@ -84,7 +84,7 @@ end
 -- One entry in a listener's stream: numbered without holes, bounded by entries and by bytes. The
 -- listener's session takes what more it is to hold: field, value.
 local function tell(listener, kind, d, body, audio, ...)
-  local stream, low = keys.of('out', listener.name), listener.low
+  local stream, low = keys.of('outbox', listener.name), listener.low
   local total = listener.total + #body + #audio
   local number_told, total_told = text.of[listener.number + 1], text.of[total]
   write('XADD', stream, 'MAXLEN', out_entries_max, clock.entry_id(), 't', kind,
@@ -117,7 +117,7 @@ function deliver.confirm(listener, id)
   local kept = redis.call('HGET', session, 'confirmed')
   -- A call that is repeated may come behind a later one: the bookmark never goes back.
   if kept and not ids.before(kept, id) then return end
-  write('XTRIM', keys.of('out', listener), 'MINID', id)
+  write('XTRIM', keys.of('outbox', listener), 'MINID', id)
   write('HSET', session, 'confirmed', id)
 end
 
@@ -189,20 +189,20 @@ function deliver.next_no(session, target)
 end
 
 local function take_held(session, target, number)
-  local held, field = keys.of('held', session), target .. '/' .. number
+  local held, field = keys.of('out_of_order', session), target .. '/' .. number
   local kept = redis.call('HMGET', held, field, field .. '/body', field .. '/audio')
   if not kept[1] then return nil end
   local ending = cjson.decode(kept[1])
   ending.body, ending.audio = kept[2] or '', kept[3] or ''
   write('HDEL', held, field, field .. '/body', field .. '/audio')
-  write('ZREM', keys.of('ready', session, target), string.format('%d', number))
+  write('ZREM', keys.of('out_of_order_at', session, target), string.format('%d', number))
   return ending
 end
 
 -- Arm the gap timer by the number that has been ready for longest, or drop it. The session knows
 -- whether there is one.
 local function watch_gap(session, target)
-  local longest = redis.call('ZRANGE', keys.of('ready', session, target), 0, 0, 'WITHSCORES')
+  local longest = redis.call('ZRANGE', keys.of('out_of_order_at', session, target), 0, 0, 'WITHSCORES')
   local id = keys.full(session) .. '|' .. target
   local speaker = speaker_of(session, target)
   if longest[1] then
@@ -234,18 +234,18 @@ end
 
 -- Keep an ending behind the gap in front of it.
 function deliver.hold(session, target, number, ending)
-  local held, field = keys.of('held', session), target .. '/' .. number
+  local held, field = keys.of('out_of_order', session), target .. '/' .. number
   local body, audio = ending.body or '', ending.audio or ''
   ending.body, ending.audio = nil, nil
   write('HSET', held, field, cjson.encode(ending), field .. '/body', body)
   if audio ~= '' then write('HSET', held, field .. '/audio', audio) end
-  write('ZADD', keys.of('ready', session, target), 'NX', clock.text(),
+  write('ZADD', keys.of('out_of_order_at', session, target), 'NX', clock.text(),
     string.format('%d', number))
   watch_gap(session, target)
 end
 
 function deliver.held(session, target, number)
-  local kept = redis.call('HGET', keys.of('held', session), target .. '/' .. number)
+  local kept = redis.call('HGET', keys.of('out_of_order', session), target .. '/' .. number)
   return kept and cjson.decode(kept) or nil
 end
 

@@ -2,7 +2,7 @@
 -- Arguments are names inside the cell, which the key of its log tells.
 -- include: call
 local keys = {}
-local ones = { 'work', 'dead', 'timers', 'clock', 'settings', 'cell', 'classes', 'demands', 'backlog', 'fair', 'archive', 'forgotten' }
+local ones = { 'dispatch', 'dead_letters', 'timers', 'clock', 'settings', 'counters', 'classes', 'requirements', 'tenant_queued', 'tenant_finish_tag', 'archive', 'erased' }
 call.starts_with(function()
   if keys.log == log_key then return end
   keys.log, keys.prefix = log_key, string.sub(log_key, 1, -4)

@@ -10,13 +10,13 @@ local owing = {}
 
 -- Until when the dispatcher counts as being there, in ms.
 local function read_dispatcher()
-  return tonumber(redis.call('HGET', keys.cell, 'dispatcher')) or 0
+  return tonumber(redis.call('HGET', keys.counters, 'dispatcher')) or 0
 end
 function owing.dispatcher_until()
   return memory.once('dispatcher', read_dispatcher)
 end
 function owing.dispatcher_is_there(until_ms)
-  write('HSET', keys.cell, 'dispatcher', text.of[until_ms])
+  write('HSET', keys.counters, 'dispatcher', text.of[until_ms])
   memory.of_cell().dispatcher = until_ms
 end
 
@@ -44,7 +44,7 @@ end
 -- Each is given to a node, or waits. Returns how many they are, and how many wait for a slot.
 function owing.place(wanted)
   local list, obsolete = owing.jobs_of(wanted)
-  if obsolete > 0 then write('HINCRBY', keys.cell, 'obsolete', obsolete) end
+  if obsolete > 0 then write('HINCRBY', keys.counters, 'obsolete', obsolete) end
   local waiting = 0
   for _, job in ipairs(list) do
     if assign.place(job, 'log/' .. wanted.log) == 'NO_AVAILABLE_NODE' then waiting = waiting + 1 end

@@ -26,7 +26,7 @@ function queue.has(demand)
   local known = memory.of_cell().waits
   local waits = known[demand]
   if waits == nil then
-    waits = redis.call('SISMEMBER', keys.demands, demand) == 1
+    waits = redis.call('SISMEMBER', keys.requirements, demand) == 1
     memory.keep(known, demand, waits)
   end
   return waits
@@ -36,7 +36,7 @@ end
 function queue.waiting_of(tenant)
   local known = memory.of_cell().backlog
   if not known[tenant] then
-    memory.keep(known, tenant, tonumber(redis.call('HGET', keys.backlog, tenant)) or 0)
+    memory.keep(known, tenant, tonumber(redis.call('HGET', keys.tenant_queued, tenant)) or 0)
   end
   return known[tenant] + (queue.backlog[tenant] or 0)
 end
@@ -105,7 +105,7 @@ end
 
 local function count()
   if not queue.virtual then
-    local kept = redis.call('HMGET', keys.cell, 'virtual', 'entry')
+    local kept = redis.call('HMGET', keys.counters, 'virtual', 'entry')
     queue.virtual, queue.entry = tonumber(kept[1]) or 0, tonumber(kept[2]) or 0
   end
 end
@@ -114,7 +114,7 @@ end
 local function enter(job)
   if job.member then return end
   count()
-  local due = queue.finish[job.tenant] or tonumber(redis.call('ZSCORE', keys.fair, job.tenant)) or 0
+  local due = queue.finish[job.tenant] or tonumber(redis.call('ZSCORE', keys.tenant_finish_tag, job.tenant)) or 0
   job.tag = math.max(queue.virtual, due)
   queue.finish[job.tenant] = job.tag + math.max(job.ms, 1)
   queue.entry, queue.counted = queue.entry + 1, true
@@ -144,7 +144,7 @@ function queue.add(job, reason, cause)
   enter_line(job.priority, demand, tag, job.member)
   queue.backlog[job.tenant] = (queue.backlog[job.tenant] or 0) + 1
   if not queue.has(demand) then
-    write('SADD', keys.demands, demand)
+    write('SADD', keys.requirements, demand)
     memory.keep(memory.of_cell().waits, demand, true)
     for _, class in ipairs((classes.serving(job.source, job.target, job.features))) do
       classes.look_last(class.id, demand)
@@ -175,7 +175,7 @@ function queue.remove(job)
   queue.backlog[job.tenant] = (queue.backlog[job.tenant] or 0) - 1
   timers.drop_both('wait', 'age', job.key)
   if not queue.head(demand) then
-    write('SREM', keys.demands, demand)
+    write('SREM', keys.requirements, demand)
     memory.keep(memory.of_cell().waits, demand, false)
     for _, class in ipairs((classes.serving(job.source, job.target, job.features))) do
       classes.look_away(class.id, demand)
@@ -196,16 +196,16 @@ function queue.flush()
   classes.flush()
   for tenant, change in pairs(queue.backlog) do
     if change ~= 0 then
-      local waiting = math.max(write('HINCRBY', keys.backlog, tenant, change), 0)
-      if waiting == 0 then write('HDEL', keys.backlog, tenant) end
+      local waiting = math.max(write('HINCRBY', keys.tenant_queued, tenant, change), 0)
+      if waiting == 0 then write('HDEL', keys.tenant_queued, tenant) end
       memory.keep(memory.of_cell().backlog, tenant, waiting)
     end
   end
   if not queue.counted then return end
   local virtual = string.format('%d', queue.virtual)
-  write('HSET', keys.cell, 'virtual', virtual, 'entry', string.format('%d', queue.entry))
+  write('HSET', keys.counters, 'virtual', virtual, 'entry', string.format('%d', queue.entry))
   for tenant, finish in pairs(queue.finish) do
-    write('ZADD', keys.fair, string.format('%d', finish), tenant)
+    write('ZADD', keys.tenant_finish_tag, string.format('%d', finish), tenant)
   end
-  write('ZREMRANGEBYSCORE', keys.fair, '-inf', virtual)
+  write('ZREMRANGEBYSCORE', keys.tenant_finish_tag, '-inf', virtual)
 end

@@ -191,7 +191,7 @@ local function may_dispatch(jobs_told)
   if not sessions.at_once then
     sessions.at_once = owing.dispatcher_until() > clock.now() and sessions.at_once_max or 0
   end
-  if sessions.at_once < jobs_told or redis.call('XLEN', keys.work) > 0 then return false end
+  if sessions.at_once < jobs_told or redis.call('XLEN', keys.dispatch) > 0 then return false end
   sessions.at_once = sessions.at_once - jobs_told
   return true
 end
@@ -206,7 +206,7 @@ local function dispatch(s, wanted)
   wrote = false
   affinity.hand_over(s.name)
   local ok, reason = pcall(owing.place, wanted)
-  if not ok then dead.park('work', wanted.log, 'utterance', work.told(wanted), reason) end
+  if not ok then dead.park('dispatch', wanted.log, 'utterance', work.told(wanted), reason) end
   wrote = true
 end
 
@@ -298,7 +298,7 @@ function sessions.refusal(s, epoch)
 end
 
 local function pressed()
-  return (redis.call('HGET', keys.cell, 'pressure') or '') ~= ''
+  return (redis.call('HGET', keys.counters, 'pressure') or '') ~= ''
 end
 
 -- Whether the cell takes no more for now.

@@ -101,5 +101,5 @@ function work.told(wanted)
 end
 
 function work.put(wanted)
-  write('XADD', keys.work, clock.entry_id(), 'k', 'utterance', 'd', work.told(wanted))
+  write('XADD', keys.dispatch, clock.entry_id(), 'k', 'utterance', 'd', work.told(wanted))
 end
