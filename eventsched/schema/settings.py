@@ -20,44 +20,73 @@ from eventsched.errors import InvalidMessage
 Ms = Annotated[int, msgspec.Meta(ge=1, le=86_400_000)]
 Bytes = Annotated[int, msgspec.Meta(ge=1, le=100_000_000)]
 Entries = Annotated[int, msgspec.Meta(ge=1, le=10_000_000)]
+SegmentEntries = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
+Jobs = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
+Percent = Annotated[int, msgspec.Meta(ge=1, le=95)]
+Thousandths = Annotated[int, msgspec.Meta(ge=0, le=100_000)]
+KeepMs = Annotated[int, msgspec.Meta(ge=0, le=10_000_000_000)]
+RetentionMs = Annotated[int, msgspec.Meta(ge=0, le=1_000_000_000_000)]
 PREFIX = "EVENTSCHED_"
 NEARLY = 0.8
 """So like a setting that it must be meant for one."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Milliseconds and bytes; `EVENTSCHED_PAUSE_MS` and so on set them from outside."""
+    """Milliseconds and bytes; `EVENTSCHED_PAUSE_MS` and so on set them from outside.
+
+    docs/settings.md is written from the text below each setting: `python -m tools.pages`.
+    """
 
     pause_ms: Ms = 3_000
+    """A pause of this length between two chunks ends the utterance (rule 2)."""
     audio_ms_max: Ms = 10_000
+    """An utterance with this much audio is ended; the turn goes on (rule 2)."""
     audio_bytes_max: Bytes = 512_000
+    """An utterance with more buffered audio than this is ended, as a guard (rule 2)."""
     idle_ms: Ms = 60_000
+    """A session without append, mark, resume or keepalive for this long is closed (rule 8)."""
     close_wait_ms: Ms = 30_000
+    """A closing session waits this long for its open outcomes; then they are missing (rule 6)."""
     playback_ms: Ms = 30_000
+    """A playback without an end mark counts as ended after this time (rule 5)."""
     delivery_gap_timeout_ms: Ms = 30_000
+    """A missing delivery number is given up this long after a later one was ready (rule 25)."""
     queue_timeout_ms: Ms = 10_000
+    """A job waits this long for a slot, then fails. At half of it the priority is 0 (rule 18)."""
     heartbeat_ms: Ms = 5_000
+    """A node sends a heartbeat at this interval; the registration's reply carries it (rule 13)."""
     node_lost_ms: Ms = 15_000
+    """A node without a heartbeat for this long is lost; its jobs are dispatched again (rule 13)."""
     suspend_ms: Ms = 60_000
+    """A node that lacks a model is not chosen for the feature for this long (rule 14)."""
     drain_ms: Ms = 60_000
+    """Not used: `Node.drain` and the command `node` take the limit of a drain."""
     session_retention_ms: Ms = 3_600_000
+    """The records of a closed session are deleted after this time; its events stay (rule 10)."""
     lease_base_ms: Ms = 30_000
-    lease_factor_thousandths: Annotated[int, msgspec.Meta(ge=0, le=100_000)] = 500
-    tenant_queue_max: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 10_000
-    memory_percent_max: Annotated[int, msgspec.Meta(ge=1, le=95)] = 80
+    """The part of a lease that does not depend on the length of the audio (rule 19)."""
+    lease_factor_thousandths: Thousandths = 500
+    """A lease grows by this many thousandths of the length of the audio (rule 19)."""
+    tenant_queue_max: Jobs = 10_000
+    """A tenant with this many waiting jobs in a cell is refused with BACKPRESSURE (rule 18)."""
+    memory_percent_max: Percent = 80
+    """Backpressure starts at this part of the server's maxmemory; without maxmemory, never."""
     projection_lag_max: Entries = 50_000
+    """Backpressure starts when a projection set has this many entries of the log to fold."""
     dispatch_queue_max: Entries = 10_000
+    """Backpressure starts when this many entries wait for dispatch."""
     dead_letters_max: Entries = 10_000
+    """Backpressure starts when this many entries could not be processed."""
     archive_lag_max: Entries = 1_000_000
-    """Entries of the log that the archive does not hold yet, before producers are refused."""
-    archive_entries_max: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 50_000
-    """A segment of the archive ends with so many entries,"""
+    """Backpressure starts when this many entries of the log are not in the archive yet."""
+    archive_entries_max: SegmentEntries = 50_000
+    """A segment of the archive ends after this many entries, or by `archive_window_ms`."""
     archive_window_ms: Ms = 300_000
-    """or where the window of time ends that its first entry lies in."""
-    log_keep_ms: Annotated[int, msgspec.Meta(ge=0, le=10_000_000_000)] = 600_000
-    """So long an entry stays in the log at least, though it is archived."""
-    log_retention_ms: Annotated[int, msgspec.Meta(ge=0, le=1_000_000_000_000)] = 0
-    """Without an archive: older entries go. 0 keeps them all."""
+    """A segment of the archive ends with the window of this length that its first entry is in."""
+    log_keep_ms: KeepMs = 600_000
+    """An archived entry stays in the log for at least this long."""
+    log_retention_ms: RetentionMs = 0
+    """Without an archive, older entries are trimmed from the log; 0 keeps all of them."""
 
 
 def chosen(environ: Mapping[str, str] | None = None, /, **given: int | None) -> dict[str, int]:
