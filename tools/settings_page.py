@@ -1,0 +1,108 @@
+"""The text of docs/settings.md, from the settings themselves.
+
+Owns: the page. Name, default and bounds come from the Struct, the description from the text below
+each field, the unit from the name of the field's type. A setting without one of them is an error.
+Never does: write files. Read next: pages.py.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import msgspec.inspect
+
+from eventsched.schema.settings import PREFIX, Settings
+
+UNITS = {
+    "Ms": "ms",
+    "KeepMs": "ms",
+    "RetentionMs": "ms",
+    "Bytes": "bytes",
+    "Entries": "entries",
+    "SegmentEntries": "entries",
+    "Jobs": "jobs",
+    "Percent": "%",
+    "Thousandths": "1/1,000",
+}
+"""Type of a setting -> unit. A new type needs a line here."""
+HEAD = f"""\
+# Settings
+
+Written by `python -m tools.pages`; do not edit by hand. The source is
+`{Settings.__module__.replace(".", "/")}.py`.
+
+Settings belong to a cell and are stored in Redis, so that every process decides by the same
+values. A new cell gets the defaults. A role that is started with other values changes them for all
+processes, from the next call on. There are three ways to set a value; a flag wins over a variable:
+
+- `eventsched up --set pause_ms=500`, or `eventsched run dispatcher --set pause_ms=500`;
+- the environment variable `{PREFIX}PAUSE_MS=500` of a role;
+- `eventsched.connect(settings={{"pause_ms": 500}})` in a program.
+
+An unknown name, also a misspelt environment variable, or a value out of bounds stops the start with
+a message that names the setting, its bounds and the remedy. `eventsched status` shows what is late
+or waits; [operations.md](operations.md) says which settings to change when.
+
+| setting | default | unit | least | most | meaning |
+|---|---:|---|---:|---:|---|
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One row of the page."""
+
+    name: str
+    default: int
+    unit: str
+    least: int
+    most: int
+    description: str
+
+    def row(self) -> str:
+        cells = [f"`{self.name}`", f"{self.default:,}", self.unit]
+        cells += [f"{self.least:,}", f"{self.most:,}", self.description]
+        return f"| {' | '.join(cells)} |"
+
+
+def described() -> Iterator[Setting]:
+    """Each setting in the order of the Struct."""
+    shape = msgspec.inspect.type_info(Settings)
+    assert isinstance(shape, msgspec.inspect.StructType)
+    texts, types = _source()
+    for field in shape.fields:
+        bounds = field.type
+        assert isinstance(bounds, msgspec.inspect.IntType)
+        assert bounds.ge is not None and bounds.le is not None, field.name
+        yield Setting(
+            field.name,
+            field.default,
+            UNITS[types[field.name]],
+            bounds.ge,
+            bounds.le,
+            texts[field.name],
+        )
+
+
+def _source() -> tuple[dict[str, str], dict[str, str]]:
+    """Of each field the text below it, in one line, and the name of its type."""
+    body = ast.parse(inspect.getsource(Settings)).body[0]
+    assert isinstance(body, ast.ClassDef)
+    texts: dict[str, str] = {}
+    types: dict[str, str] = {}
+    name = ""
+    for node in body.body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            name = node.target.id
+            types[name] = ast.unparse(node.annotation)
+        elif name and isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            texts[name] = " ".join(str(node.value.value).split())
+    return texts, types
+
+
+def settings_page() -> str:
+    """All of docs/settings.md."""
+    return HEAD + "\n".join(one.row() for one in described()) + "\n"
