@@ -1,0 +1,99 @@
+"""The access lists of docs/operations.md are enough for what each user does, and for no more."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import anyio
+import pytest
+import redis
+
+import eventsched
+from eventsched.roles.runner import ROLES, running
+from eventsched.server.testing import LocalServer
+from eventsched.store.connection import open_connection
+from tools.pages import ROOT
+
+LIST = re.compile(r"^ACL SETUSER (\w+) +(.+)$", re.MULTILINE)
+LISTS = dict(LIST.findall((ROOT / "docs/operations.md").read_text(encoding="utf-8")))
+
+
+@pytest.fixture(params=[False, True], ids=["standalone", "cluster"])
+def listed(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LocalServer]:
+    """A server with these users."""
+    with LocalServer(tmp_path / "own", is_cluster=request.param, durable=True) as server:
+        for user, rules in LISTS.items():
+            server.call("ACL", "SETUSER", user, "reset", *rules.replace("PASSWORD", user).split())
+        yield server
+
+
+def _url(server: LocalServer, user: str) -> str:
+    scheme, _, place = server.url.partition("://")
+    return f"{scheme}://{user}:{user}@{place.rpartition('@')[2]}"
+
+
+def _command(url: str, *words: str) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "eventsched.cli", "--url", url, *words]
+    return subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
+
+
+def _node() -> eventsched.Node:
+    node = eventsched.Node("n1", sources=["en"], targets=["es"], slots=1)
+
+    @node.job
+    async def answer(job: eventsched.Job) -> eventsched.Result:
+        return eventsched.Result(source_text="one", text="uno")
+
+    return node
+
+
+async def _one_utterance(url: str) -> None:
+    async with (
+        open_connection(url) as connection,
+        running(connection, [role for role in ROLES if role != "archiver"]),
+        eventsched.connect(url) as es,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(_node().run, es)
+        async with es.session(tenant="acme", source="en", targets=["es"]) as session:
+            await session.append(bytes(3_200))
+            await session.finalize()
+            async for result in session.results():
+                assert result.outcome == "result"
+                break
+        tasks.cancel_scope.cancel()
+
+
+async def test_the_system_runs_and_the_auditor_reads(listed: LocalServer) -> None:
+    with anyio.fail_after(60):
+        await _one_utterance(_url(listed, "eventsched"))
+    commands = [("eventsched", "verify"), ("auditor", "status"), ("auditor", "history")]
+    for user, *words in [*commands, ("auditor", "why", "--replay")]:
+        done = await anyio.to_thread.run_sync(_command, _url(listed, user), *words)
+        assert (done.returncode, done.stderr) == (0, ""), words
+
+
+REFUSED = [
+    ("eventsched", "FLUSHALL"),
+    ("eventsched", "CONFIG GET dir"),
+    ("eventsched", "FUNCTION FLUSH"),
+    ("eventsched", "SET other 1"),
+    ("eventsched", "BGREWRITEAOF"),
+    ("auditor", "SET es1:{c0}:settings 1"),
+    ("auditor", "XADD es1:{c0}:log * t x"),
+    ("auditor", "GET other"),
+    ("auditor", "FCALL any 1 es1:{c0}:log"),
+]
+
+
+def test_a_user_may_do_no_more(listed: LocalServer) -> None:
+    for user, command in REFUSED:
+        client = redis.Redis.from_url(_url(listed, user))
+        with client, pytest.raises(redis.exceptions.NoPermissionError):
+            client.execute_command(*command.split())  # type: ignore[no-untyped-call]
+    with redis.Redis.from_url(_url(listed, "eraser")) as client:
+        assert client.execute_command("BGREWRITEAOF")
