@@ -70,19 +70,19 @@ async def _one_utterance(url: str) -> None:
 
 async def test_the_system_runs_and_the_auditor_reads(listed: LocalServer) -> None:
     with anyio.fail_after(60):
-        await _one_utterance(_url(listed, "eventsched"))
-    commands = [("eventsched", "verify"), ("auditor", "status"), ("auditor", "history")]
+        await _one_utterance(_url(listed, "scheduler"))
+    commands = [("scheduler", "verify"), ("auditor", "status"), ("auditor", "history")]
     for user, *words in [*commands, ("auditor", "why", "--replay")]:
         done = await anyio.to_thread.run_sync(_command, _url(listed, user), *words)
         assert (done.returncode, done.stderr) == (0, ""), words
 
 
 REFUSED = [
-    ("eventsched", "FLUSHALL"),
-    ("eventsched", "CONFIG GET dir"),
-    ("eventsched", "FUNCTION FLUSH"),
-    ("eventsched", "SET other 1"),
-    ("eventsched", "BGREWRITEAOF"),
+    ("scheduler", "FLUSHALL"),
+    ("scheduler", "CONFIG GET dir"),
+    ("scheduler", "FUNCTION FLUSH"),
+    ("scheduler", "SET other 1"),
+    ("scheduler", "BGREWRITEAOF"),
     ("auditor", "SET es1:{c0}:settings 1"),
     ("auditor", "XADD es1:{c0}:log * t x"),
     ("auditor", "GET other"),

@@ -26,7 +26,7 @@ from tests.server_kinds import Server
 ROOT = Path(__file__).parents[2]
 DOCS = sorted(
     path.relative_to(ROOT).as_posix()
-    for pattern in ("*.md", "docs/*.md", "eventsched/lua/*.md")
+    for pattern in ("*.md", "docs/*.md", "docs/adr/*.md", "eventsched/lua/*.md")
     for path in ROOT.glob(pattern)
 )
 PATH = re.compile(r"`((?:eventsched|projections|tests|docs|examples|benchmarks)/[\w./*-]*)`")
