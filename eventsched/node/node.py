@@ -4,7 +4,7 @@ Owns: the declaration and its limits, the handler, registering, registering agai
 Never does: what happens within one registration (registration.py).
 Read next: registration.py, job.py.
 
-    node = eventsched.Node("gpu-1", asr=["en"], targets=["es"], slots=4)
+    node = eventsched.Node("gpu-1", sources=["en"], targets=["es"], slots=4)
 
     @node.job
     async def translate(job: eventsched.Job) -> eventsched.Result: ...
@@ -48,14 +48,19 @@ H = TypeVar("H", bound=Handler)
 
 
 class Node:
-    """A worker with declared abilities and a number of slots.
+    """A worker with declared languages and features and a number of slots.
 
-    name      of the machine; a second process under the same name ends the first one's service
-    asr       languages it recognises; `auto` if it detects them
-    targets   languages it produces
-    services  what it offers beyond, such as voices; a job needs its session's features
-    slots     jobs at a time
-    version   free text for people
+    Args:
+        name: Name of the node, or its full id. A second process with the same name ends the
+            registration of the first. Use names that come back, not one for each start.
+        sources: Source languages that it recognises, 1 to 64; `auto` if it detects the language.
+        targets: Target languages that it produces, 1 to 64; at most 1,024 pairs with the sources.
+        features: Features beside languages, such as voices, at most 16.
+        slots: Attempts that it runs at the same time, 1 to 256.
+        version: Free text for people, shown by `status`.
+
+    Raises:
+        InvalidMessage: An argument is not acceptable; field, limit and remedy are named.
     """
 
     def __init__(
@@ -90,11 +95,23 @@ class Node:
     @overload
     def job(self, *, processes: bool = False) -> Callable[[H], H]: ...
     def job(self, handler: Any = None, *, processes: bool = False) -> Any:
-        """Declares the handler: `@node.job`, or `@node.job(processes=True)`.
+        """Declare the handler, as `@node.job` or `@node.job(processes=True)`.
 
-        An `async def` gets a Job and runs in the event loop; a plain function gets a BlockingJob
-        and runs in a thread, or in a process that is killed when the job is cancelled.
-        Returns the function as it is.
+        An `async def` gets a Job and runs in the event loop. A plain function gets a BlockingJob
+        and runs in a thread, or with `processes` in a process, which is killed when the attempt is
+        cancelled. The handler returns a Result, or returns or raises NoSpeech or JobError. Any
+        other exception is a retryable failure with the code HANDLER_ERROR.
+
+        Args:
+            handler: The function, when the decorator has no arguments.
+            processes: Run a plain function in processes instead of threads.
+
+        Returns:
+            The function itself.
+
+        Raises:
+            ValueError: The node has a handler already.
+            InvalidMessage: `processes` is given for an `async def`.
         """
 
         def declare(function: H) -> H:
@@ -106,19 +123,28 @@ class Node:
         return declare if handler is None else declare(handler)
 
     def drain(self, *, within_s: float = DRAIN_S) -> None:
-        """No new work; `run` returns when what is in hand has ended.
+        """Take no new attempts; `run` returns when the running ones have ended.
 
-        What has not after `within_s` (300 at most) goes to other nodes. May be called again with
-        less patience, also from a signal handler of the loop.
+        May be called again with a shorter time, also from a signal handler of the event loop.
+
+        Args:
+            within_s: After so many seconds, 300 at most, attempts that still run go to other nodes.
         """
         self._drain_s[0] = min(max(within_s, 0.0), DRAIN_S_MAX)
         self._drain.set()
 
     async def run(self, es: Client) -> None:
-        """Serve until drained or cancelled; registers again when the registration was lost.
+        """Register and run attempts until drained or cancelled.
 
-        Raises NodeSuperseded when a newer process registers under this name, InvalidMessage
-        without a handler.
+        A lost registration is replaced by a new one. A server that is away, or that is under
+        backpressure, is waited for.
+
+        Args:
+            es: The client whose server is served, as `connect` makes it.
+
+        Raises:
+            NodeSuperseded: A newer process has registered under this name.
+            InvalidMessage: The node has no handler.
         """
         if self._run is None:
             raise InvalidMessage.of(
