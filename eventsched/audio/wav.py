@@ -29,7 +29,15 @@ PASS = 0.92
 
 
 def read_wav(path: str | os.PathLike[str], *, rate: int = RATE) -> bytes:
-    """The file's audio as mono PCM16 at `rate`; raises InvalidMessage when it is not a WAV."""
+    """Read a WAV file as mono PCM16 (16 bits, little-endian), whatever its encoding.
+
+    Args:
+        path: The file, at most 1 GiB.
+        rate: Sample rate of the returned audio in Hz.
+
+    Raises:
+        InvalidMessage: The file cannot be read, is no WAV file, or has no audio.
+    """
     name = os.fspath(path)
     try:
         size = os.stat(name).st_size
