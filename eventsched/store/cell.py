@@ -55,12 +55,14 @@ class Finalize(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Receipt(msgspec.Struct, frozen=True):
-    """What an append or finalize did."""
+    """What an append or a finalize did."""
 
     status: Word
+    """`ok`, or `duplicate` if it had no effect."""
     utterance: int
-    """The current utterance after the call."""
+    """Index of the current utterance after the call."""
     finalized: tuple[int, ...] = ()
+    """Indices of the utterances that the call completed."""
 
 
 class NodeGrant(msgspec.Struct, frozen=True):
