@@ -70,12 +70,23 @@ async def connect(
     settings: Mapping[str, int] | None = None,
     keys: AnyKeys | None = None,
 ) -> AsyncIterator[Client]:
-    """A client of the server at `url` (redis://, rediss://, unix://), standalone or a cluster.
+    """Connect to a server; the client works for as long as the block lasts.
 
-    Without a URL: EVENTSCHED_URL, else the server that lives in the folder `data`
-    (./.eventsched), which is started if none is there and ends with its last user.
-    `keys` is a folder or a KeyStore for sessions that are encrypted; without, EVENTSCHED_KEYS.
-    Raises ServerUnavailable, InvalidMessage.
+    A server without cells gets them. A standalone server and a cluster are told apart by asking.
+
+    Args:
+        url: Address of the server: `redis://`, `rediss://` or `unix://`. Default: EVENTSCHED_URL,
+            else the embedded server in the folder `data`.
+        data: Folder of the embedded server, `./.eventsched` by default. A server is started there
+            if none runs, and ends with its last user.
+        cells: Number of cells of a server that has none yet (default 1).
+        settings: Settings that replace those of the cells, by name, as whole numbers.
+        keys: Key store for encrypted sessions, or the path of a key folder. Default: the folder
+            that EVENTSCHED_KEYS names, else none.
+
+    Raises:
+        ServerUnavailable: No server answers, or it cannot be used; the message names the remedy.
+        InvalidMessage: The address, a setting or the number of cells is not acceptable.
     """
     folder = None if data is None else Path(data)
     async with (
@@ -120,7 +131,7 @@ class _Asked(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Client:
-    """A connection to every cell. `connect` makes one; a simulator brings its own stores."""
+    """A connection to all cells of a server, made by `connect`."""
 
     def __init__(
         self,
@@ -140,14 +151,19 @@ class Client:
 
     @property
     def cells(self) -> list[str]:
+        """Names of the cells of the server."""
         return list(self.stores)
 
     def store_of(self, full_id: str) -> Store:
-        """The store of the cell that `<cell>.<name>` names."""
+        """The store of the cell of `<cell>.<name>`.
+
+        Raises:
+            InvalidMessage: The server has no such cell.
+        """
         return self._channel_of(full_id).store
 
     def new_name(self) -> str:
-        """128 random bits: a session's name, or a token."""
+        """A new name of a session, or token: 128 random bits as 32 hexadecimal digits."""
         return f"{self._rng.getrandbits(128):032x}"
 
     def session(
@@ -165,18 +181,32 @@ class Client:
         traceparent: str = "",
         encrypt: bool = False,
     ) -> AbstractAsyncContextManager[Session]:
-        """Opens a session for as long as the block lasts; its end closes it and waits for that.
+        """Open a session when the block is entered; close it when the block ends.
 
-        source       language that is spoken, or `auto`
-        targets      languages that the speaker wants, up to 8; in a room, what others hear counts
-        features     services that its jobs need, such as a voice
-        room, hears  sessions of one room hear each other, each in the language it names
-        encoding     `pcm16` (mono, 16 bits, 8,000 to 48,000 Hz) or `opus`
-        priority     0 interactive, 1 normal, 2 background
-        encrypt      audio and texts, with a key of the session's own in the key store: nodes and
-                     listeners need it, the server and the roles never have it
+        The end of the block waits until every outcome of the session has ended, at most for the
+        setting `close_wait_ms`. An exception of the block also closes the session, and comes out
+        unchanged. A repeated call after a lost reply opens no second session.
 
-        Raises InvalidMessage naming field, limit and remedy; Backpressure.
+        Args:
+            tenant: The customer whose session it is; waiting is fair between tenants.
+            source: Language that is spoken, such as `en`, or `auto`.
+            targets: Languages that the speaker wants, at most 8. In a room the languages that the
+                other members listen to take their place.
+            features: Features that the nodes of its jobs must declare, at most 16.
+            room: Name of a room; its members hear each other.
+            listen_language: Language in which this session hears the other members of the room.
+            encoding: Encoding of the chunks: `pcm16` (mono, 16 bits, little-endian) or `opus`.
+            sample_rate: Sample rate in Hz, 8,000 to 48,000.
+            priority: 0 interactive, 1 normal, 2 background.
+            traceparent: W3C trace context, stored with every event of the session.
+            encrypt: Encrypt audio and texts with a new key of the session in the key store.
+                Nodes and listeners need the key; server and roles never have it.
+
+        Raises:
+            InvalidMessage: An argument is not acceptable; field, limit and remedy are named.
+            Backpressure: The cell or this tenant takes no more for now.
+            KeyStoreError: The new key could not be stored; no session is left open.
+            ServerUnavailable: The server is away.
         """
         name = self.new_name()
         key = self._new_key() if encrypt else None
@@ -203,11 +233,19 @@ class Client:
         return self._during(partial(self._open, keys.Keys(cell).full(name), asked, key))
 
     def resume(self, session_id: str) -> AbstractAsyncContextManager[Session]:
-        """Takes a session over, from another process or after a lost one.
+        """Take an open session over when the block is entered; close it when the block ends.
 
-        Appending goes on at `next_seq`; the results go on behind the last one that was handled.
-        Whoever held the session before gets SessionSuperseded.
-        Raises SessionUnknown, SessionClosedError.
+        Appending continues at `Session.next_seq`, results after the last one that was handled. The
+        producer that had the session before gets SessionSuperseded at its next call.
+
+        Args:
+            session_id: Full id of the session, `<cell>.<name>`, as `Session.id` has it.
+
+        Raises:
+            SessionUnknown: There is no such session, or its records are deleted.
+            SessionClosedError: The session is closing or closed.
+            KeyMissing: The session is encrypted and its key is not in the key store.
+            ServerUnavailable: The server is away.
         """
         return self._during(partial(self._resume, check_id("session", session_id)))
 
