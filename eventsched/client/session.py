@@ -48,7 +48,10 @@ log = structlog.get_logger("eventsched.client.session")
 
 
 class Session:
-    """Open for appending while its block lasts. Made by `Client.session` and `Client.resume`."""
+    """One open session: audio in, results out. Made by `Client.session` and `Client.resume`.
+
+    Its methods may be called by several tasks; appends take effect in the order of their calls.
+    """
 
     def __init__(
         self,
@@ -61,7 +64,9 @@ class Session:
         seal: Seal | None = None,
     ) -> None:
         self.id = grant.session
+        """Full id of the session, `<cell>.<name>`."""
         self.epoch = grant.epoch
+        """Number of the producer that holds the session; each resume raises it."""
         self.encoding = encoding
         self.sample_rate = sample_rate
         self.quiet_s = 0
@@ -83,17 +88,17 @@ class Session:
 
     @property
     def next_seq(self) -> int:
-        """The number of the next chunk: so many have been appended."""
+        """Number of the next chunk: as many chunks have been appended, from 0."""
         return self._next_seq
 
     @property
     def utterance(self) -> int:
-        """The current utterance, as of the last reply."""
+        """Index of the current utterance, from 0, as of the last reply of the server."""
         return self._utterance
 
     @property
     def confirmed(self) -> str:
-        """Id of the last result that was handled: the reader came back for the next one."""
+        """Id of the last result that was handled, that is, after which another was asked for."""
         return self._handled
 
     # --- audio in ---------------------------------------------------------------------------
@@ -101,18 +106,32 @@ class Session:
     async def append(
         self, audio: bytes | Sequence[bytes], *, end_of_utterance: bool = False
     ) -> Receipt:
-        """The audio is stored, once and in order; `end_of_utterance` ends the utterance behind it.
+        """Store audio, once and in order.
 
-        PCM16 bytes, or Opus packets (a list, or bytes with each packet's length before it).
-        20 to 1,000 ms go as one chunk, more as chunks of 100 ms. `finalized` of the receipt
-        names the utterances that became complete by it.
+        Audio of 20 to 1,000 ms becomes one chunk; longer audio becomes chunks of 100 ms, sent in
+        calls of at most 16 chunks or 1 MiB. A chunk may complete utterances.
 
-        Raises InvalidMessage, ChunkTooLarge: nothing was sent. Backpressure: try the rest again
-        after `retry_after_ms`; its field `accepted_bytes` says how much was taken: the calls that
-        went before, of up to 16 chunks or 1 MiB each. SessionClosedError, SessionSuperseded,
-        SessionUnknown. After ServerUnavailable or a cancelled call the audio counts as appended:
-        it goes again before whatever comes next. Beyond 32 MiB of such audio a call takes
-        nothing: Backpressure.
+        Args:
+            audio: PCM16 bytes; for an Opus session a list of packets, or bytes in which each
+                packet is preceded by its length as a big-endian 16-bit integer.
+            end_of_utterance: The utterance ends with this audio. Then the audio may be shorter
+                than 20 ms, or empty.
+
+        Returns:
+            The receipt of the whole call; `finalized` names the utterances that it completed.
+
+        Raises:
+            InvalidMessage: The audio is not what the session takes; nothing was sent.
+            ChunkTooLarge: A packet has more than 65,536 bytes; nothing was sent.
+            Backpressure: The cell, the tenant or the server takes no more for now. The field
+                `accepted_bytes` says how much of the audio was stored; append the rest after
+                `retry_after_ms`. Also raised, and nothing taken, when more than 32 MiB of audio
+                wait for a server that is away.
+            SessionClosedError: The session is closing or closed.
+            SessionSuperseded: Another producer has resumed the session.
+            SessionUnknown: The records of the session are deleted.
+            ServerUnavailable: The server is away. The audio counts as appended and is sent before
+                anything else, as after a cancelled call.
         """
         bytes_max = chunks.CHUNK_BYTES_MAX - (self._seal.overhead_bytes if self._seal else 0)
         pieces = chunks.cut(
@@ -149,9 +168,18 @@ class Session:
         return numbered
 
     async def finalize(self) -> Receipt:
-        """The current utterance is complete; `duplicate` when it holds nothing, or was already.
+        """Complete the current utterance.
 
-        A call that was cancelled goes out all the same, maybe behind audio that is appended next.
+        A cancelled call is sent all the same, possibly after audio that is appended next.
+
+        Returns:
+            A receipt; its status is `duplicate` if the utterance has no audio, or was complete.
+
+        Raises:
+            SessionClosedError: The session is closing or closed.
+            SessionSuperseded: Another producer has resumed the session.
+            SessionUnknown: The records of the session are deleted.
+            ServerUnavailable: The server is away; the call may be repeated.
         """
         async with self._turn:
             await self._settle()
@@ -275,11 +303,21 @@ class Session:
     # --- results out ------------------------------------------------------------------------
 
     def results(self, *, after: str | Delivered | None = None, partials: bool = False) -> Results:
-        """What the session hears, in order, until it is closed and all is heard.
+        """Iterate over the outcomes that the session receives, in order, until its end.
 
-        Goes on behind the last one taken; `after` names another place, such as the last one that
-        an earlier process has handled. A result counts as handled when the next one is asked for:
-        a resumed session hears what was not. With `partials`, transcripts in the making too.
+        A result counts as handled when the next one is asked for; a resumed session receives what
+        was not handled. A second call continues after the last result taken.
+
+        Args:
+            after: A result, or its id, after which to start instead.
+            partials: Include partial results, with the outcome `partial`.
+
+        Returns:
+            An asynchronous iterator, which ends with the session and waits for a server that is
+            away. A text that cannot be decrypted or read does not end it: see Delivered.
+
+        Raises:
+            InvalidMessage: `after` is not the id of a result.
         """
         if after is not None:
             self._taken = after.id if isinstance(after, Delivered) else after
@@ -310,11 +348,28 @@ class Session:
     # --- playback ---------------------------------------------------------------------------
 
     async def playback_started(self, result: Delivered) -> None:
-        """Its sound plays at this session: a pause does not cut the speaker meanwhile."""
+        """Record that the sound of a result starts to play where this session hears it.
+
+        Until it ends, a pause does not complete this session's utterance. The playback counts as
+        ended after the setting `playback_ms` if no end is recorded.
+
+        Args:
+            result: The result that plays, with the outcome `result`.
+
+        Raises:
+            InvalidMessage: The outcome of `result` is another one.
+            SessionClosedError: The session is closing or closed.
+            SessionSuperseded: Another producer has resumed the session.
+            SessionUnknown: The records of the session are deleted.
+        """
         await self._mark(result, started=True)
 
     async def playback_ended(self, result: Delivered) -> None:
-        """Its sound is over, or was never started: either way nothing of it plays now."""
+        """Record that the sound of a result no longer plays; harmless if it never started.
+
+        Args:
+            result: The result that played. Errors are those of `playback_started`.
+        """
         await self._mark(result, started=False)
 
     async def _mark(self, result: Delivered, *, started: bool) -> None:
@@ -338,15 +393,26 @@ class Session:
     # --- the end ----------------------------------------------------------------------------
 
     def detach(self) -> None:
-        """The block's end does not close the session: it may be resumed until it is idle."""
+        """Keep the session open after its block ends, so that another process can resume it.
+
+        An open session without a producer is closed after the setting `idle_ms`.
+        """
         self.is_detached = True
 
     async def close(self) -> bool:
-        """No more audio; what is buffered is finalized. Returns when everything owed has ended.
+        """Close the session: no more audio, and buffered audio becomes the last utterance.
 
-        False when that was not seen within the close wait. What was not heard yet can be: the
-        results go on until the session's end. Raises ServerUnavailable; then the session is open,
-        and may be closed again: audio that may not have arrived goes before the close.
+        The call waits until every outcome of the session has ended. Results that were not taken
+        yet can still be taken afterwards.
+
+        Returns:
+            False if the end was not seen within the setting `close_wait_ms` and some seconds.
+
+        Raises:
+            ServerUnavailable: The server is away and the session is open. Audio that may not have
+                arrived is sent before the close when the call is repeated.
+            SessionSuperseded: Another producer has resumed the session.
+            SessionUnknown: The records of the session are deleted.
         """
         store = self._channel.store
         async with self._turn:
