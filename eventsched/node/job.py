@@ -36,7 +36,11 @@ _CONTEXT = msgspec.msgpack.Decoder(list[Said])
 
 
 class NoSpeech(Exception):
-    """Raised (or returned) by a handler that heard nothing to write down: the job ends well."""
+    """Raised or returned by a handler that found no speech: the job ends without a text.
+
+    Args:
+        code: Why, such as ASR_EMPTY; 1 to 64 characters of A-Z, 0-9 and _.
+    """
 
     def __init__(self, code: str = "ASR_EMPTY") -> None:
         self.code = check_code("code", code)
@@ -44,10 +48,13 @@ class NoSpeech(Exception):
 
 
 class JobError(Exception):
-    """Raised (or returned) by a handler that cannot do the job.
+    """Raised or returned by a handler that cannot do the job: the attempt ends.
 
-    `retryable`: another node may try, up to three times. `feature` names the service whose model
-    is missing here, with the code MODEL_NOT_AVAILABLE: this node gets no such job for a minute.
+    Args:
+        code: Why; 1 to 64 characters of A-Z, 0-9 and _. With MODEL_NOT_AVAILABLE this node gets
+            no further jobs that need `feature` for the setting `suspend_ms`.
+        retryable: Another node may try, at most three times.
+        feature: The feature of the job whose model is missing, with MODEL_NOT_AVAILABLE.
     """
 
     def __init__(self, code: str, *, retryable: bool = False, feature: str = "") -> None:
@@ -107,31 +114,41 @@ class _Facts:
     def __init__(self, key: str, assignment: Assignment) -> None:
         a = assignment
         self.key = key
+        """The job key."""
         self.attempt = a.attempt
-        """From 1; a second one follows when the first ended without a result."""
+        """Number of the attempt, from 1; the next one follows if this one ends without a result."""
         self.session = a.session
+        """Full id of the session."""
         self.utterance = a.utterance
+        """Index of the utterance in its session, from 0."""
         self.turn = a.turn
+        """Number of the stretch of speech that the utterance is a piece of."""
         self.source = a.source
         """Language that is spoken, or `auto`."""
         self.target = a.target
+        """Language to produce."""
         self.features = tuple(a.features)
+        """Features that the session asks for."""
         self.encoding = a.encoding
+        """`pcm16` or `opus`."""
         self.sample_rate = a.sample_rate
+        """Sample rate in Hz."""
         self.ms = a.ms
-        """Length of the audio, without padding."""
+        """Length of the audio in milliseconds, without padding."""
         self.padding_ms = a.padding_ms
-        """Silence to add behind it, so that a recogniser hears the end."""
+        """Silence to append, in milliseconds, so that a recogniser finds the end of the speech."""
         self.priority = a.priority
+        """0 interactive, 1 normal, 2 background."""
         self.traceparent = a.tp
+        """W3C trace context of the session, or empty."""
         self.deadline_ms = a.deadline_ms
-        """When the lease ends, by the cell's clock."""
+        """End of the lease in milliseconds of the cell's clock."""
         self.context: list[tuple[str, str | None]] = []
-        """What was said before: (source text, translation or none), oldest first."""
+        """Earlier texts of the group, oldest first: (source text, translation or none)."""
 
 
 class Job(_Facts):
-    """One utterance to be processed into one target language, for asynchronous handlers."""
+    """One attempt to process an utterance into one target language, for asynchronous handlers."""
 
     def __init__(self, key: str, assignment: Assignment, context: bytes, voice: _Voice) -> None:
         super().__init__(key, assignment)
@@ -159,15 +176,27 @@ class Job(_Facts):
         return packed(result, self._seal, self.utterance, self.target)
 
     async def audio(self) -> bytes:
-        """The utterance: PCM16 with its padding of silence, or Opus packets as they were sent.
+        """Read the audio of the utterance.
 
-        Raises JobError (AUDIO_INCOMPLETE, retryable) when not all of it is there.
+        Returns:
+            PCM16 bytes at `sample_rate`, followed by `padding_ms` of silence; for Opus the packets,
+            each preceded by its length as a big-endian 16-bit integer, without padding.
+
+        Raises:
+            JobError: AUDIO_INCOMPLETE (retryable) if not all of it is there; AUDIO_UNREADABLE if
+                encrypted audio does not decrypt.
+            ServerUnavailable: The server is away.
         """
         payload = b"".join(await self._payloads())
         return payload + _silence(self) if self.encoding == "pcm16" else payload
 
     async def packets(self) -> list[bytes]:
-        """The utterance's Opus packets, one by one; none of other audio."""
+        """Read the Opus packets of the utterance, in order; empty for another encoding.
+
+        Raises:
+            JobError: As for `audio`.
+            ServerUnavailable: The server is away.
+        """
         if self.encoding != "opus":
             return []
         return [packet for chunk in await self._payloads() for packet in split_opus(chunk)]
@@ -205,9 +234,14 @@ class Job(_Facts):
             raise JobError("AUDIO_UNREADABLE") from error
 
     async def partial(self, text: str | None = None, *, source_text: str = "") -> None:
-        """Listeners see this much at once; it is kept nowhere.
+        """Send a partial result to the listeners at once; it is stored nowhere else.
 
-        Raises LeaseLost when the attempt is no longer the current one.
+        Args:
+            text: The translation so far, or none.
+            source_text: The transcript so far.
+
+        Raises:
+            LeaseLost: The attempt is no longer the current one.
         """
         said = Text(source_text=source_text, text=text)
         if self._seal is not None:
@@ -215,23 +249,30 @@ class Job(_Facts):
         await self._voice.say_partial(self.key, self.attempt, codec.encode_text(said))
 
     async def extend(self, seconds: float) -> int:
-        """The lease ends `seconds` from now at the earliest, 300 s after dispatch at the latest.
+        """Extend the lease to `seconds` from now, and never beyond 300 s after dispatch.
 
-        Returns when, in ms of the cell's clock. Raises LeaseLost.
+        Args:
+            seconds: At least this long from now; a lease is never shortened.
+
+        Returns:
+            The end of the lease, in milliseconds of the cell's clock.
+
+        Raises:
+            LeaseLost: The attempt is no longer the current one.
         """
         more_ms = max(1, min(round(seconds * 1_000), EXTEND_S_MAX * 1_000))
         self.deadline_ms = await self._voice.extend(self.key, self.attempt, more_ms)
         return self.deadline_ms
 
     async def loaded(self) -> BlockingJob:
-        """The job for a handler that blocks: with its audio, in a thread or another process."""
+        """The same attempt for a blocking handler, with its audio read. Raises as `audio`."""
         return BlockingJob(self, self._assignment, await self._payloads())
 
 
 class BlockingJob(_Facts):
-    """The same job for plain functions, which run in threads or processes: its audio is there.
+    """One attempt for a plain function in a thread or process; its audio is in memory.
 
-    In a process it cannot speak: `partial` and `extend` raise RuntimeError there.
+    In a process `partial` and `extend` raise RuntimeError.
     """
 
     def __init__(self, job: Job, assignment: Assignment, payloads: list[bytes]) -> None:
@@ -242,7 +283,8 @@ class BlockingJob(_Facts):
 
     @property
     def is_cancelled(self) -> bool:
-        """The attempt is over: stop, nobody waits for a result. Never true in a process."""
+        """Whether the attempt is over, so that the handler should stop; always false in a process,
+        which is killed instead."""
         return self._is_cancelled
 
     def cancel(self) -> None:
@@ -250,23 +292,33 @@ class BlockingJob(_Facts):
         self._is_cancelled = True
 
     def audio(self) -> bytes:
-        """As `Job.audio`."""
+        """The audio of the utterance, in the form of `Job.audio`."""
         payload = b"".join(self._payloads)
         return payload + _silence(self) if self.encoding == "pcm16" else payload
 
     def packets(self) -> list[bytes]:
-        """As `Job.packets`."""
+        """The Opus packets of the utterance, in order; empty for another encoding."""
         if self.encoding != "opus":
             return []
         return [packet for chunk in self._payloads for packet in split_opus(chunk)]
 
     def partial(self, text: str | None = None, *, source_text: str = "") -> None:
-        """As `Job.partial`; from a thread."""
+        """Send a partial result, as `Job.partial`.
+
+        Raises:
+            LeaseLost: The attempt is no longer the current one.
+            RuntimeError: The handler runs in a process.
+        """
         job = self._spoken_for()
         anyio.from_thread.run(lambda: job.partial(text, source_text=source_text))
 
     def extend(self, seconds: float) -> int:
-        """As `Job.extend`; from a thread."""
+        """Extend the lease, as `Job.extend`; returns its end in milliseconds.
+
+        Raises:
+            LeaseLost: The attempt is no longer the current one.
+            RuntimeError: The handler runs in a process.
+        """
         self.deadline_ms = anyio.from_thread.run(self._spoken_for().extend, seconds)
         return self.deadline_ms
 
