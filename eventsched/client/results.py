@@ -35,15 +35,22 @@ Heard: TypeAlias = Literal["result", "no_speech", "failed", "missing", "partial"
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """What was said, and its translation."""
+    """What a handler returns: the recognised text and its translation.
+
+    A result whose texts are blank and that has no audio ends the job as one without speech.
+
+    Raises:
+        InvalidMessage: A field has another type.
+    """
 
     text: str | None = None
-    """The translation; none when there is none."""
+    """The translation; none if there is none."""
     source_text: str = ""
+    """What was said, as recognised. All texts together have at most 65,536 bytes."""
     language: str = ""
-    """The recognised language, where the source was `auto`."""
+    """The recognised language, if the source is `auto`."""
     audio: bytes | None = None
-    """Synthesised speech, up to 512,000 bytes."""
+    """Synthesised speech in any encoding that the listeners know, at most 512,000 bytes."""
 
     def __post_init__(self) -> None:
         """Refused where the handler makes it: later nobody knows which line did."""
@@ -57,33 +64,37 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_blank(self) -> bool:
-        """Nothing was said that anybody could read or hear."""
+        """Whether there is nothing to read or hear."""
         return not (self.text or "").strip() and not self.source_text.strip() and not self.audio
 
 
 class Delivered(Result, frozen=True, kw_only=True):
-    """One outcome as a session hears it, in order per (session, target).
+    """One outcome as a session receives it, in order for each session and target.
 
-    `partial` is a foretaste of a result and may be repeated or left out. `truncated` says that
+    The outcome `partial` precedes a result and may be repeated or missing. `truncated` means that
     the listener was away for so long that entries before this one are gone.
     """
 
     id: str
-    """Its place in what the session hears: `results(after=id)` goes on behind it."""
+    """Position in what the session receives: `results(after=id)` continues after it."""
     outcome: Heard
+    """`result`, `no_speech`, `failed` or `missing`; also `partial` and `truncated`."""
     session: str = ""
-    """Whose speech it is; in a room, another session than the one that hears it."""
+    """Full id of the session that spoke; in a room another one than the session that receives."""
     utterance: int = -1
+    """Index of the utterance in the session that spoke."""
     target: str = ""
+    """Target language."""
     delivery_no: int = -1
+    """Number in the order of session and target, from 0 without holes."""
     code: str = ""
-    """Why there is no text: with `no_speech` and `failed`."""
+    """Why there is no text, with `no_speech` and `failed`."""
     log: str = ""
     """Id of the event in the log."""
     is_sealed: bool = False
-    """Its text and sound are encrypted, and their key is not here."""
+    """Text and audio are encrypted, and their key is not in the key store."""
     is_unreadable: bool = False
-    """Its node sent a text in no form that this program knows; the log line says what to do."""
+    """The node sent a text in an unknown form; a log line says what to do."""
 
 
 async def heard(told: Told, keys: KeyStore | None) -> Delivered:
