@@ -26,7 +26,14 @@ T = TypeVar("T")
 
 
 class Key:
-    """What one session is encrypted with. Its id names it; itself it is never shown."""
+    """The key of one encrypted session. Its id is public; its secret is never shown.
+
+    Args:
+        secret: 32 random bytes.
+
+    Raises:
+        ValueError: The secret has another length.
+    """
 
     __slots__ = ("id", "secret")
 
@@ -38,6 +45,7 @@ class Key:
 
     @classmethod
     def new(cls) -> Key:
+        """Make a key from the random source of the operating system."""
         return cls(secrets.token_bytes(KEY_BYTES))
 
     def __repr__(self) -> str:
@@ -48,28 +56,42 @@ class Key:
 
 
 class KeyStore(Protocol):
-    """Where keys are kept. Sessions are named in full, `<cell>.<name>`.
+    """Where session keys are stored; implement it for a key service of your own.
 
-    Whoever can read it may hear and read every session of it that is not forgotten.
+    Sessions are named by their full id, `<cell>.<name>`. A program that can read the store can read
+    every session whose key is in it. Every method may raise KeyStoreError.
     """
 
     async def put(self, session: str, key: Key) -> None:
-        """The key is kept when this returns. Raises KeyStoreError, also if there is one."""
+        """Store the key durably.
+
+        Raises:
+            KeyStoreError: The key cannot be stored, or the session has one already.
+        """
 
     async def get(self, session: str) -> Key:
-        """Raises KeyMissing when there is none (any more), KeyStoreError."""
+        """Return the key of the session.
+
+        Raises:
+            KeyMissing: There is none, or it is destroyed.
+            KeyStoreError: The store cannot be read.
+        """
 
     async def destroy(self, session: str) -> None:
-        """Nobody gets the key again; that there was one is known until `settle`.
+        """Destroy the key for good; remember until `settle` that there was one.
 
-        Again is harmless. Raises KeyMissing when there is none that is known, KeyStoreError.
+        A repeated call is harmless.
+
+        Raises:
+            KeyMissing: The store knows of no key of this session.
+            KeyStoreError: The store cannot be written.
         """
 
     async def settle(self, session: str) -> None:
-        """The log says that the key is destroyed: nothing of it need be known here any more."""
+        """Forget that there was a key: the log has recorded that it is destroyed."""
 
     async def sessions(self) -> list[str]:
-        """Sessions whose key is kept, or destroyed and not settled, in any order."""
+        """Full ids of sessions with a key, or with one that is destroyed and not settled."""
 
 
 AnyKeys: TypeAlias = KeyStore | str | os.PathLike[str]
@@ -83,39 +105,40 @@ def named_store(keys: AnyKeys | None) -> KeyStore | None:
 
 
 class KeyFolder:
-    """A folder with a file for each key, which nobody but its owner can read.
+    """A key store in a folder: one file for each key, readable by its owner alone.
 
-    `<session>.key` holds the 32 bytes; `<session>.destroyed`, empty, takes its place until settled.
+    `<session>.key` has the 32 bytes; an empty `<session>.destroyed` replaces it until `settle`.
+
+    Args:
+        path: The folder. The first `put` makes it with mode 700; one that others may enter is
+            refused with KeyStoreError by every method.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        """The first key makes the folder, its owner's alone; one that others may enter is refused.
-
-        Every method may raise KeyStoreError, InvalidMessage for what is no session's id.
-        """
         self.path = Path(path)
 
     async def put(self, session: str, key: Key) -> None:
-        """On disk, whole, when this returns, and never in the place of another key."""
+        """Write the key to disk, whole, and never over another key."""
         await _in_thread(lambda: self._put(session, key))
 
     async def get(self, session: str) -> Key:
-        """Raises KeyMissing, which says whether it was destroyed or never there."""
+        """Read the key. Raises KeyMissing, which says if it was destroyed or never there."""
         return await _in_thread(lambda: self._get(session))
 
     async def destroy(self, session: str) -> None:
-        """Its bytes are overwritten, then gone; a mark without a secret stays until `settle`.
+        """Overwrite and remove the key; an empty mark stays until `settle`.
 
-        A copy of the folder, such as a backup, still has it. Raises KeyMissing without a mark.
+        A copy of the folder, such as a backup, still has the key. Raises KeyMissing if there is
+        neither key nor mark.
         """
         await _in_thread(lambda: self._destroy(session))
 
     async def settle(self, session: str) -> None:
-        """The mark goes as well. Harmless where there is none."""
+        """Remove the mark; harmless if there is none."""
         await _in_thread(lambda: self._mark(session).unlink(missing_ok=True))
 
     async def sessions(self) -> list[str]:
-        """Sessions with a key or a mark, sorted."""
+        """Full ids of sessions with a key or a mark, sorted."""
         return await _in_thread(self._sessions)
 
     # --- in a thread ------------------------------------------------------------------------
