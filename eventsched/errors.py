@@ -31,11 +31,11 @@ from importlib.util import find_spec
 
 
 class EventschedError(Exception):
-    """Base of everything that eventsched raises on purpose."""
+    """Base of all exceptions that eventsched raises on purpose."""
 
 
 class ServerUnavailable(EventschedError):
-    """Raised when no server answers, or the one that does cannot be used."""
+    """Raised when no server answers, or when the one that answers cannot be used."""
 
 
 class NotFound(EventschedError):
@@ -43,19 +43,19 @@ class NotFound(EventschedError):
 
 
 class KeyMissing(EventschedError):
-    """Raised when the key of an encrypted session is not in the key store, or destroyed."""
+    """Raised when the key of an encrypted session is not in the key store, or is destroyed."""
 
 
 class KeyStoreError(EventschedError):
-    """Raised when no key store is named where one is needed, or the one that is will not do."""
+    """Raised when a key store is needed and none is named, or when it cannot be used."""
 
 
 class DecryptionError(EventschedError):
-    """Raised when what was encrypted does not open: another key, another place, other bytes."""
+    """Raised when ciphertext does not decrypt: another key, another place, or other bytes."""
 
 
 class MissingDependencyError(EventschedError):
-    """Raised when a package that this part needs is not installed."""
+    """Raised when a package of an extra is needed and not installed; the message names it."""
 
     @classmethod
     def of(cls, package: str, extra: str) -> MissingDependencyError:
@@ -74,10 +74,15 @@ class ArchiveError(EventschedError):
 
 
 class Refused(EventschedError):
-    """Raised when a script refused a call; nothing was changed by it."""
+    """Raised when the scheduler refuses a call; the call changed nothing.
+
+    Args:
+        code: The stable code, such as SESSION_CLOSED.
+        fields: Further facts, by name, as text.
+    """
 
     remedy = ""
-    """What to do about it; what `fields` names as such counts first."""
+    """What to do about it; a field `remedy` takes precedence."""
 
     def __init__(self, code: str, fields: Mapping[str, str] | None = None) -> None:
         self.code = code
@@ -91,10 +96,11 @@ class Refused(EventschedError):
 
 
 class InvalidMessage(Refused):
-    """Raised when input is malformed: `field`, `limit` and `remedy` say what to change."""
+    """Raised when input is malformed; its fields are `field`, `limit` and `remedy`."""
 
     @classmethod
     def of(cls, field: str, limit: str, remedy: str) -> InvalidMessage:
+        """Make one that names the field, its limit, and what to change."""
         return cls("INVALID_MESSAGE", {"field": field, "limit": limit, "remedy": remedy})
 
     def __str__(self) -> str:
@@ -104,69 +110,74 @@ class InvalidMessage(Refused):
 
 
 class ChunkTooLarge(Refused):
-    """Raised when a chunk holds more bytes than the limit."""
+    """Raised when a chunk has more bytes than the limit."""
 
     remedy = "send shorter chunks"
 
 
 class SeqGap(Refused):
-    """Raised when a chunk number is ahead of what the session expects."""
+    """Raised when a chunk number is above the one that the session expects."""
 
     remedy = "send again from the one that is expected"
 
     @property
     def expected(self) -> int:
+        """The chunk number that the session expects."""
         return int(self.fields["expected"])
 
 
 class SessionUnknown(Refused):
-    """Raised when the session does not exist, or no longer does."""
+    """Raised when the session does not exist, or when its records are deleted."""
 
     remedy = "check the id, or open a session: one is retired some time after its end"
 
 
 class SessionClosedError(Refused):
-    """Raised when a session that is closing or closed is asked to take more."""
+    """Raised when a session that is closing or closed is asked to take audio or marks."""
 
     remedy = "open another session: one that was closed, or was idle, takes nothing more"
 
 
 class SessionSuperseded(Refused):
-    """Raised when somebody resumed the session after this producer."""
+    """Raised when another producer has resumed the session."""
 
     remedy = "stop: somebody else has resumed this session"
 
 
 class Backpressure(Refused):
-    """Raised when the system takes no more for now."""
+    """Raised when the system takes no more for now; `eventsched status` shows the reason.
+
+    After an append, the field `accepted_bytes` says how much of the audio was stored.
+    """
 
     remedy = "try again after retry_after_ms; `eventsched status` says what presses"
 
     @property
     def retry_after_ms(self) -> int:
+        """When to try again, in milliseconds from now."""
         return int(self.fields.get("retry_after_ms", "1000"))
 
 
 class NodeUnknown(Refused):
-    """Raised when the registration no longer exists: register again."""
+    """Raised when the registration of a node no longer exists."""
 
     remedy = "register again"
 
 
 class NodeSuperseded(Refused):
-    """Raised when a newer process registered the same id."""
+    """Raised when a newer process has registered the same node."""
 
     remedy = "stop, or serve under another name: a newer process has this one"
 
 
 class LeaseLost(Refused):
-    """Raised when the attempt is no longer the current one."""
+    """Raised when the attempt is no longer the current one of its job, or the job has ended."""
 
     remedy = "leave the job alone: it is another attempt's, or has ended"
 
 
 class JobUnknown(Refused):
-    """Raised when there is no such job."""
+    """Raised when the job does not exist, or when its record is deleted."""
 
     remedy = "check its key: a job's record goes with its session"
 
