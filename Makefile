@@ -9,7 +9,7 @@ STAMP := .venv/.set-up
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-servers sim chaos soak mutants bench lint types
+.PHONY: help setup demo test test-servers sim chaos soak mutants bench lint types docs
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -35,6 +35,10 @@ demo: $(STAMP)  ## Run the main job on real speech: server, roles, recognising n
 
 test-servers: $(STAMP)  ## Run all tests against every server that is here: wheel, PATH, container
 	@EVENTSCHED_TEST_SERVERS=all $(BIN)/python -m pytest $(ARGS)
+
+docs: $(STAMP)  ## Write the generated pages anew and build the site into site/
+	@$(BIN)/python -m tools.pages
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict $(ARGS)
 
 SEEDS ?= 100
 sim: $(STAMP)  ## Simulate whole clusters under faults: SEEDS=1000, or one with SEED=7
