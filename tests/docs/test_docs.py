@@ -31,7 +31,7 @@ DOCS = sorted(
 )
 PATH = re.compile(r"`((?:eventsched|projections|tests|docs|examples|benchmarks)/[\w./*-]*)`")
 LINK = re.compile(r"\]\(([\w./-]+)\)")
-COMMAND = re.compile(r"\beventsched (?:--\w+ )*([a-z]+)\b")
+COMMAND = re.compile(r"\beventsched (?:--\w+ )*([a-z]+(?:-[a-z]+)*)\b")
 TARGET = re.compile(r"(?:`|^ *)make ([a-z-]+)(?=`|$|  | [A-Z])", re.MULTILINE)
 VARIABLE = re.compile(r"\bEVENTSCHED_[A-Z_]+\b")
 PACKAGES = re.compile(r"^\| ([a-z][\w, -]*?)(?: \([^)]*\))? \| ", re.MULTILINE)
