@@ -1,35 +1,45 @@
 """WAV files as the mono PCM16 that recognisers expect.
 
-Owns: reading a file (any encoding that WAV commonly holds), mixing down, resampling.
-Never does: sending. Read next: chunks.py (chunks), client/session.py (producing).
+Owns: decoding samples, mixing to mono, resampling; all of it in blocks, from files and streams.
+Never does: sending. Read next: riff.py (headers), chunks.py (chunks), client/session.py
+(producing).
 
-Decoding is miniaudio's: one small wheel, no further dependency, every common encoding (8 to 64
-bits, float, A-law, mu-law, ADPCM). Its resampler is linear and lets 10 kHz fold back at -10 dB,
-into the band that consonants live in; ours is the textbook windowed sinc, below -60 dB.
+numpy decodes linear samples exactly, so that the mean of the channels has no bias. miniaudio
+decodes A-law, mu-law and ADPCM. soxr resamples: what the target rate cannot show is below -60 dB.
+All three are loaded when they are needed first.
 """
 
 from __future__ import annotations
 
-import math
+import io
 import os
-import sys
+import struct
 from array import array
-from collections.abc import Sequence
-from functools import lru_cache
-from operator import mul
+from typing import TYPE_CHECKING, BinaryIO
 
+from eventsched.containers import HEAD_BYTES, container_of, is_wav
 from eventsched.errors import InvalidMessage
+from eventsched.riff import FLOAT, RATE_MAX, RATE_MIN, RiffReader, WavFormat
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Samples = NDArray[np.float64]
+    """Of one channel, in units of PCM16."""
 
 RATE = 16_000
 FILE_BYTES_MAX = 1 << 30
-ZEROS = 14
-"""Zero crossings of the filter on each side: its steepness and its cost."""
-PASS = 0.92
-"""Where the pass band ends, as a part of the lower rate's half."""
+PCM_BYTES_MAX = 1 << 30
+"""What is decoded of a file at most: nine hours at 16 kHz."""
+BLOCK_BYTES = 1 << 20
+FULL_SCALE = 32_768
+_FLOAT_MAX = 1_000.0
+"""Float samples are cut off there, far beyond full scale, so that no sum overflows."""
 
 
 def read_wav(path: str | os.PathLike[str], *, rate: int = RATE) -> bytes:
-    """Read a WAV file as mono PCM16 (16 bits, little-endian), whatever its encoding.
+    """Read a WAV file as mono PCM16 (16 bits, little-endian): the mean of its channels.
 
     Args:
         path: The file, at most 1 GiB.
@@ -44,70 +54,232 @@ def read_wav(path: str | os.PathLike[str], *, rate: int = RATE) -> bytes:
         if size > FILE_BYTES_MAX:
             raise _bad(name, f"at most {FILE_BYTES_MAX} bytes, got {size}", "cut the file")
         with open(name, "rb") as file:
-            return parse_wav(file.read(), rate=rate, name=name)
+            return _decode(file, rate, name)
     except OSError as error:
         raise _bad(name, error.strerror or "unreadable", "name a file that can be read") from error
 
 
 def parse_wav(data: bytes, *, rate: int = RATE, name: str = "wav") -> bytes:
     """As `read_wav`, from the bytes of a file."""
-    if data[:4] not in (b"RIFF", b"RIFX", b"RF64") or data[8:12] != b"WAVE":
-        raise _bad(name, "not a WAV file", "convert it, such as with sox FILE out.wav")
-    import miniaudio  # type: ignore[import-untyped]  # loaded where it is needed
-
-    try:
-        info = miniaudio.wav_get_info(data)
-        decoded = miniaudio.decode(
-            data, miniaudio.SampleFormat.SIGNED16, nchannels=1, sample_rate=info.sample_rate
-        )
-    except miniaudio.MiniaudioError as error:
-        raise _bad(name, f"unreadable WAV ({error})", "convert it to 16-bit PCM") from error
-    if not decoded.samples:
-        raise _bad(name, "a WAV file without audio", "record again")
-    samples = resample(decoded.samples, info.sample_rate, rate)
-    if sys.byteorder == "big":
-        samples.byteswap()
-    return samples.tobytes()
+    return _decode(io.BytesIO(data), rate, name)
 
 
 def resample(samples: array[int], source: int, target: int) -> array[int]:
-    """The samples at another rate, band-limited: what cannot be shown there is left out."""
+    """The samples at another rate, band-limited. Raises InvalidMessage for a rate out of range."""
     if source == target:
         return samples
-    common = math.gcd(source, target)
-    up, down = target // common, source // common
-    filters = _filters(up, down)
-    width = len(filters[0])
-    padded = [0] * (width // 2) + samples.tolist() + [0] * width  # a list: no boxing per tap
-    # Output k is at input position k * down / up; `width / 2` zeros stand before the first.
-    count = -(-len(samples) * up // down)
-    out = array("h", bytes(2 * count))
-    for k in range(count):
-        at, phase = divmod(k * down, up)
-        start = at + 1
-        value = sum(map(mul, padded[start : start + width], filters[phase]))
-        out[k] = max(-32_768, min(32_767, round(value)))
+    import numpy as np
+
+    resampler = Resampler(source, target)
+    made = resampler.feed(np.frombuffer(samples, np.int16).astype(np.float64))
+    out = array("h")
+    out.frombytes(_pcm16(made).tobytes() + _pcm16(resampler.finish()).tobytes())
     return out
 
 
-@lru_cache(maxsize=8)
-def _filters(up: int, down: int) -> Sequence[Sequence[float]]:
-    """One windowed sinc per phase, each scaled to pass a constant unchanged."""
-    cutoff = min(1.0, up / down) * PASS
-    half = math.ceil(ZEROS / cutoff)
-    return [_sinc(phase / up, cutoff, half) for phase in range(up)]
+class WavDecoder:
+    """Takes a WAV piece by piece and gives its audio as mono PCM16 at one rate."""
+
+    def __init__(self, rate: int = RATE, name: str = "wav") -> None:
+        """`name`: what errors call the file."""
+        self._rate = rate
+        self._name = name
+        self._riff = RiffReader(name)
+        self._resampler: Resampler | None = None
+        self._rest = b""
+        """Of a frame whose end has not come yet."""
+        self._has_audio = False
+
+    def feed(self, data: bytes | memoryview) -> bytes:
+        """The audio that this piece completes. Raises InvalidMessage when it is no WAV."""
+        audio = self._riff.feed(data)
+        form = self._riff.format
+        if form is None or not len(audio):
+            return b""
+        held = self._rest + bytes(audio)
+        whole = len(held) // form.block_bytes * form.block_bytes
+        self._rest = held[whole:]
+        if not whole:
+            return b""
+        self._has_audio = True
+        samples = _mono(memoryview(held)[:whole], form, self._riff)
+        if form.rate != self._rate:
+            if self._resampler is None:
+                self._resampler = Resampler(form.rate, self._rate)
+            samples = self._resampler.feed(samples)
+        return _pcm16(samples, "<").tobytes()
+
+    def finish(self) -> bytes:
+        """The rest of the audio. Raises InvalidMessage when there was none at all."""
+        self._riff.finish()
+        if not self._has_audio:
+            raise _bad(self._name, "a WAV file without audio", "record again")
+        return b"" if self._resampler is None else _pcm16(self._resampler.finish(), "<").tobytes()
 
 
-def _sinc(offset: float, cutoff: float, half: int) -> list[float]:
-    """Taps at input positions 1-half ... half around an output that lies `offset` after 0."""
-    taps = []
-    for position in range(1 - half, half + 1):
-        x = position - offset
-        angle = math.pi * cutoff * x
-        window = 0.42 + 0.5 * math.cos(math.pi * x / half) + 0.08 * math.cos(2 * math.pi * x / half)
-        taps.append((math.sin(angle) / angle if angle else 1.0) * max(0.0, window))
-    total = sum(taps)
-    return [tap / total for tap in taps]
+class StreamDecoder:
+    """Takes a stream piece by piece and gives mono PCM16 at 16 kHz.
+
+    The first bytes decide what the stream is: a WAV is decoded, another container is refused, all
+    else is raw PCM16, mono, 16 kHz already.
+    """
+
+    def __init__(self, name: str) -> None:
+        """`name`: what errors call the stream."""
+        self._name = name
+        self._head = b""
+        self._wav: WavDecoder | None = None
+        self._is_decided = False
+
+    def feed(self, data: bytes) -> bytes:
+        """The audio that this piece completes. Raises InvalidMessage for another container."""
+        if self._wav is not None:
+            return self._wav.feed(data)
+        self._head += data
+        if not self._is_decided:
+            if len(self._head) < HEAD_BYTES:
+                return b""
+            return self._decide()
+        return self._raw()
+
+    def finish(self) -> bytes:
+        """The rest of the audio. Raises InvalidMessage, also for a WAV without audio."""
+        made = b"" if self._is_decided else self._decide()
+        return made if self._wav is None else made + self._wav.finish()
+
+    def _decide(self) -> bytes:
+        self._is_decided = True
+        container = container_of(self._head)
+        if container is not None:
+            raise _bad(
+                self._name,
+                f"raw PCM16, mono, {RATE} Hz or a WAV expected, got {container}",
+                f"decode it first: ffmpeg -i FILE -f s16le -ac 1 -ar {RATE} -",
+            )
+        if not is_wav(self._head):
+            return self._raw()
+        self._wav = WavDecoder(name=self._name)
+        head, self._head = self._head, b""
+        return self._wav.feed(head)
+
+    def _raw(self) -> bytes:
+        whole = len(self._head) // 2 * 2
+        pcm, self._head = self._head[:whole], self._head[whole:]
+        return pcm
+
+
+class Resampler:
+    """Changes the rate of samples that come block by block; they are in units of PCM16."""
+
+    def __init__(self, source: int, target: int) -> None:
+        for name, rate in (("source rate", source), ("target rate", target)):
+            if not RATE_MIN <= rate <= RATE_MAX:
+                raise _bad(name, f"{RATE_MIN} to {RATE_MAX} Hz expected, got {rate}", "change it")
+        import soxr
+
+        self._stream = soxr.ResampleStream(source, target, 1, dtype="float64", quality="HQ")
+
+    def feed(self, samples: Samples) -> Samples:
+        made: Samples = self._stream.resample_chunk(samples)
+        return made
+
+    def finish(self) -> Samples:
+        """What the last samples become."""
+        import numpy as np
+
+        made: Samples = self._stream.resample_chunk(np.empty(0, np.float64), last=True)
+        return made
+
+
+def _decode(file: BinaryIO, rate: int, name: str) -> bytes:
+    """All audio of a file, one block in memory at a time beside the result."""
+    decoder = WavDecoder(rate, name)
+    pcm = io.BytesIO()  # its value is not copied in the end
+    while block := file.read(BLOCK_BYTES):
+        pcm.write(decoder.feed(block))
+        if pcm.tell() > PCM_BYTES_MAX or file.tell() > FILE_BYTES_MAX:
+            limit = f"at most {PCM_BYTES_MAX} bytes of PCM16 in {FILE_BYTES_MAX} bytes"
+            raise _bad(name, limit, "cut the file")
+    pcm.write(decoder.finish())
+    return pcm.getvalue()
+
+
+def _mono(frames: memoryview, form: WavFormat, riff: RiffReader) -> Samples:
+    """The mean of the channels of whole frames, or of whole blocks of ADPCM."""
+    import numpy as np
+
+    values = _linear(frames, form) if form.width else _compressed(frames, form, riff)
+    by_channel = values.reshape(-1, form.channels).T
+    total: Samples = np.zeros(by_channel.shape[1])
+    for channel in by_channel:
+        total += channel
+    total *= _unit(form)  # a power of two, so that a half stays a half when it is rounded
+    total /= form.channels
+    return total
+
+
+def _unit(form: WavFormat) -> float:
+    """What one step of a sample is in units of PCM16."""
+    if form.tag == FLOAT:
+        return float(FULL_SCALE)
+    return 2.0 ** (16 - 8 * form.width) if form.width else 1.0
+
+
+def _linear(frames: memoryview, form: WavFormat) -> Samples:
+    """Samples of one number each, as their format has them; 0 is silence."""
+    import numpy as np
+
+    if form.tag == FLOAT:
+        with np.errstate(all="ignore"):
+            values = np.frombuffer(frames, f"{form.endian}f{form.width}").astype(np.float64)
+        np.nan_to_num(values, copy=False, nan=0.0)
+        return np.clip(values, -_FLOAT_MAX, _FLOAT_MAX, out=values)
+    if form.width == 1:
+        return np.frombuffer(frames, np.uint8).astype(np.float64) - 128.0
+    if form.width == 3:
+        return _of_24_bits(frames, form.endian)
+    return np.frombuffer(frames, f"{form.endian}i{form.width}").astype(np.float64)
+
+
+def _of_24_bits(frames: memoryview, endian: str) -> Samples:
+    """Three bytes a sample: the upper three of four."""
+    import numpy as np
+
+    wide = np.zeros((len(frames) // 3, 4), np.uint8)
+    upper = slice(1, 4) if endian == "<" else slice(0, 3)
+    wide[:, upper] = np.frombuffer(frames, np.uint8).reshape(-1, 3)
+    return wide.view(f"{endian}i4").ravel().astype(np.float64) / 256.0
+
+
+def _compressed(blocks: memoryview, form: WavFormat, riff: RiffReader) -> NDArray[np.int16]:
+    """A-law, mu-law and ADPCM: the blocks as a small file of their own."""
+    import miniaudio  # type: ignore[import-untyped]
+    import numpy as np
+
+    size = f"{form.endian}I"
+    chunks = b"".join(
+        part
+        for name, body in ((b"fmt ", form.fmt), (b"data", blocks))
+        for part in (name, struct.pack(size, len(body)), body, bytes(len(body) % 2))
+    )
+    head = b"RIFX" if form.endian == ">" else b"RIFF"
+    try:
+        decoded = miniaudio.wav_read_s16(
+            head + struct.pack(size, len(chunks) + 4) + b"WAVE" + chunks
+        )
+    except miniaudio.MiniaudioError as error:
+        raise riff.unreadable(str(error)) from error
+    return np.frombuffer(decoded.samples, np.int16)
+
+
+def _pcm16(samples: Samples, endian: str = "=") -> NDArray[np.int16]:
+    """To the nearest whole number, halves to the even one: no drift to one side."""
+    import numpy as np
+
+    whole: NDArray[np.int16] = (
+        np.rint(samples).clip(-FULL_SCALE, FULL_SCALE - 1).astype(f"{endian}i2")
+    )
+    return whole
 
 
 def _bad(name: str, limit: str, remedy: str) -> InvalidMessage:
