@@ -12,7 +12,8 @@ from eventsched.errors import InvalidMessage
 Files = Annotated[
     list[str],
     typer.Argument(
-        metavar="FILE…", help="WAV files, a session each; - is raw PCM16, mono, 16 kHz, on stdin."
+        metavar="FILE…",
+        help="WAV files, a session each; - is a WAV or raw PCM16, mono, 16 kHz, on stdin.",
     ),
 ]
 Source = Annotated[str, typer.Option("--source", "-s", help="Language spoken, or auto.")]

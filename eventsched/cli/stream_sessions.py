@@ -21,18 +21,19 @@ import anyio
 from anyio import to_thread
 from rich.text import Text
 
-from eventsched.audio.wav import RATE, read_wav
+from eventsched.audio.wav import RATE, StreamDecoder, read_wav
 from eventsched.cli.output import console, notes, print_json
 from eventsched.client.client import Client
 from eventsched.client.results import Delivered
 from eventsched.client.session import Session
-from eventsched.errors import Backpressure
+from eventsched.errors import Backpressure, InvalidMessage
 from eventsched.formatting import duration, plural
 from eventsched.interrupts import open_signals
 from eventsched.store.cell import Receipt
 
 CHUNK_BYTES = RATE // 10 * 2
 """100 ms."""
+MS_BYTES = CHUNK_BYTES // 100
 SLICE_BYTES = 10 * CHUNK_BYTES
 """How much goes in one call when nothing paces it: a second."""
 HINT_S = 5.0
@@ -99,12 +100,17 @@ class Streams:
         """Ctrl-C: what was spoken so far is all."""
         self._is_mute = False
         """Standard input ended without any audio."""
+        self._refusal: InvalidMessage | None = None
+        """Why standard input was not streamed: what came is no audio that can be decoded."""
         self._silent_until = 0.0
         self._is_stopped = False
         """A second Ctrl-C: not even that."""
 
     async def run(self, sources: Sequence[Source]) -> int:
-        """Stream them all at once; the exit code."""
+        """Stream them all at once; the exit code.
+
+        Raises InvalidMessage for what came on standard input, once all other sources have ended.
+        """
         async with anyio.create_task_group() as helpers:
             helpers.start_soon(self._watch_signals, helpers.cancel_scope)
             helpers.start_soon(self._hint)
@@ -115,6 +121,8 @@ class Streams:
         if self._is_stopped:
             return 130
         self._summarise(len(sources))
+        if self._refusal is not None:
+            raise self._refusal
         if self._no_more.is_set():
             return 130
         is_bad = self._ended["failed"] or self._ended["missing"] or self._unseen or self._is_mute
@@ -152,7 +160,7 @@ class Streams:
             )  # only the rest is shorter
         if size >= CHUNK_BYTES:
             await session.finalize()
-        elif not size and not self._no_more.is_set():  # a file without audio was refused before
+        elif not size and not self._no_more.is_set() and self._refusal is None:
             self._is_mute = True
             self._note("no audio came on standard input: see what writes to it")
 
@@ -167,16 +175,25 @@ class Streams:
             yield pcm[start : start + step]
 
     async def _from_stdin(self) -> AsyncIterator[bytes]:
-        """Chunks of whole samples, as they come."""
-        held, file = b"", sys.stdin.fileno()
-        while got := await self._read(file):
-            held += got
-            if len(held) >= CHUNK_BYTES:
-                whole = len(held) // 2 * 2
-                yield held[:whole]
-                held = held[whole:]
-        if len(held) > 1:
-            yield held[: len(held) // 2 * 2]
+        """Chunks of whole milliseconds, so that their lengths add up; the last has the rest.
+
+        They come as the audio comes; nothing more after a refusal.
+        """
+        decoder, file = StreamDecoder("standard input"), sys.stdin.fileno()
+        held = b""
+        try:
+            while got := await self._read(file):
+                held += decoder.feed(got)
+                if len(held) >= CHUNK_BYTES:
+                    whole = len(held) // MS_BYTES * MS_BYTES
+                    yield held[:whole]
+                    held = held[whole:]
+            if not self._no_more.is_set():  # Ctrl-C cut it: its end is not the end of a WAV
+                held += decoder.finish()
+        except InvalidMessage as error:
+            self._refusal = error
+        if held:
+            yield held
 
     async def _read(self, file: int) -> bytes:
         """What comes next; nothing at the end, or when no more is wanted.

@@ -17,6 +17,7 @@ import redis
 
 from eventsched.schema.keys import Keys
 from tests.cli.programs import json_lines_of, json_of, program, run, write_wav
+from tests.unit.wavs import PCM, Encoding, fmt_body, wav_of
 
 
 class System(NamedTuple):
@@ -117,6 +118,31 @@ def test_raw_pcm_comes_from_stdin(system: System) -> None:
     done = run(system.data, "stream", "-", "-t", "es", "--json", stdin=bytes(32_001))
     outcomes = [one for one in json_lines_of(done) if one["type"] == "outcome"]
     assert [one["source_text"] for one in outcomes] == [f"{32_000 + 280 * 32} bytes"]
+
+
+@pytest.mark.parametrize("size", [None, 0, 0xFFFF_FFFF])
+def test_a_wav_on_stdin_is_decoded_as_it_comes(system: System, size: int | None) -> None:
+    fmt = fmt_body(Encoding(PCM, 16), 2, 48_000)
+    wav = wav_of(fmt, bytes(48_000 * 4), riff_size=size, data_size=size)
+    done = run(system.data, "stream", "-", "-t", "es", "--json", stdin=wav)
+    outcomes = [one for one in json_lines_of(done) if one["type"] == "outcome"]
+    assert [one["source_text"] for one in outcomes] == [f"{32_000 + 280 * 32} bytes"]
+
+
+@pytest.mark.parametrize("length", [100, 64_000])
+def test_a_container_on_stdin_is_refused_by_name_and_files_beside_it_are_not(
+    system: System, tmp_path: Path, length: int
+) -> None:
+    file = str(write_wav(tmp_path / "talk.wav", 450))
+    ogg = b"OggS".ljust(length, b"\0")
+    done = run(system.data, "stream", "-", file, "-t", "es", "--json", stdin=ogg)
+    assert done.returncode == 1
+    (line,) = done.stderr.decode().splitlines()
+    assert line.startswith("eventsched: INVALID_MESSAGE standard input: ")
+    assert "got Ogg; decode it first: ffmpeg" in line
+    found = json_lines_of(done)
+    assert [one["source"] for one in found if one["type"] == "outcome"] == ["talk"]
+    assert found[-1] | {"result": 1, "unseen": []} == found[-1]
 
 
 def test_files_of_one_name_are_told_apart_by_their_folders(system: System, tmp_path: Path) -> None:
