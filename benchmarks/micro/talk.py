@@ -30,7 +30,8 @@ def stretches_in(folder: Path) -> list[Stretch]:
     return [
         (after.start_ms - before.end_ms, after.ms)
         for path in files
-        for speaker in read_rttm(path, ["en"]).speakers
+        for conversation in read_rttm(path, ["en"]).conversations
+        for speaker in conversation.speakers
         for before, after in pairwise(speaker.segments)
     ]
 

@@ -20,16 +20,18 @@ import typer
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from eventsched.archive.layout import ArchiveFolder
 from eventsched.cli.options import Archive, Options, command
+from eventsched.cli.output import notes
 from eventsched.cli.serve import Cells
 from eventsched.client.client import Client, running_client
 from eventsched.errors import InvalidMessage
 from eventsched.history.log import History
 from eventsched.loadtest.judge import Verdict, judge
 from eventsched.loadtest.replay import Replay
-from eventsched.loadtest.rttm import Expected, expect, read_rttm
+from eventsched.loadtest.rttm import Conversation, Expected, expect, read_rttm
 from eventsched.node.readiness import missing_node
 from eventsched.projection.protocol import load_sets, trailing
 from eventsched.projection.store import Views
@@ -63,10 +65,10 @@ async def trace(
 ) -> int:
     """Replay conversations (RTTM) as load; exit code 1 unless everything came out right.
 
-    A speaker is a session, a file is a room: speakers hear each other, each in one language.
+    A speaker is a session, a recording is a room: speakers hear each other, each in one language.
     """
     listed = _check(speed, nodes, slots, langs, rtf)
-    conversations = [read_rttm(path, listed) for path in files]
+    conversations = _read(files, listed, quiet=options.quiet)
     expected = expect(conversations)
     sealed = ArchiveFolder.open(archive) if archive else None
     async with options.connect(create=True, cells=cells) as connection:
@@ -87,6 +89,18 @@ async def trace(
                 verdict = await _run(options, connection, replay, expected, sealed)
     _show(options, verdict)
     return 0 if verdict.is_good else 1
+
+
+def _read(files: Sequence[Path], langs: Sequence[str], *, quiet: bool) -> list[Conversation]:
+    """The recordings of all files; a note says which lines were not used."""
+    conversations: list[Conversation] = []
+    for path in files:
+        found = read_rttm(path, langs)
+        unused = found.describe_unused()
+        if unused and not quiet:
+            notes().print(Text(f"{path}: {unused}", "yellow"), soft_wrap=True)
+        conversations += found.conversations
+    return conversations
 
 
 def _check(speed: float, nodes: int, slots: int, langs: str, rtf: float) -> list[str]:

@@ -4,13 +4,15 @@ Owns: reading and checking RTTM, merging overlapping segments of one speaker, th
 is computed from the files alone.
 Never does: I/O with a server. Read next: replay.py.
 
-One file is one room. Its speakers, by first appearance, are its sessions: speaker i speaks `en`
-and hears `langs[i mod n]`.
+One recording is one room; a file may hold several. Its speakers, by first appearance, are its
+sessions: speaker i speaks `en` and hears `langs[i mod n]`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -24,6 +26,12 @@ SPEAKERS_MAX = 32
 CHUNK_MS = 100
 END_MS_MAX = 7 * 86_400_000
 _FIELDS_MIN = 8
+_FIELD = re.compile(r"[^ \t\r\v\f]+")
+"""ASCII white space separates fields; a name may hold any other."""
+_COMMENT = ";;"
+_ZERO_LENGTH = "SPEAKER of 0 s"
+_WORD_MAX = 20
+_KINDS_SHOWN_MAX = 3
 SAMPLES = Path(__file__).parent / "samples"
 """Conversations that were made up, for whoever has none at hand."""
 
@@ -63,7 +71,7 @@ class Speaker:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """One file: one room."""
+    """One recording: one room."""
 
     name: str
     speakers: tuple[Speaker, ...]
@@ -78,6 +86,29 @@ class Conversation:
 
 
 @dataclass(frozen=True, slots=True)
+class RttmFile:
+    """What one file holds."""
+
+    conversations: tuple[Conversation, ...]
+    """By first appearance of their recordings."""
+    unused: Mapping[str, int]
+    """Type of line -> how many were not used; comments and empty lines are not counted."""
+    lines: int
+    """All that could have been used."""
+
+    def describe_unused(self) -> str:
+        """`2 of 9 lines not used: 1 SPKR-INFO, 1 SPEAKER of 0 s`; empty where all were used."""
+        if not self.unused:
+            return ""
+        kinds = Counter(self.unused).most_common()
+        parts = [f"{count:,} {kind}" for kind, count in kinds[:_KINDS_SHOWN_MAX]]
+        if len(kinds) > _KINDS_SHOWN_MAX:
+            parts.append(f"{sum(count for _, count in kinds[_KINDS_SHOWN_MAX:]):,} others")
+        total = sum(self.unused.values())
+        return f"{total:,} of {self.lines:,} lines not used: {', '.join(parts)}"
+
+
+@dataclass(frozen=True, slots=True)
 class Expected:
     """What must come out, from the files alone."""
 
@@ -86,40 +117,72 @@ class Expected:
     jobs: int
 
 
-def read_rttm(path: Path, langs: Sequence[str]) -> Conversation:
-    """The conversation in one file. Raises InvalidMessage naming the line and what is wrong."""
+def read_rttm(path: Path, langs: Sequence[str]) -> RttmFile:
+    """The conversations in one file. Raises InvalidMessage naming the line and what is wrong."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        text = path.read_text(encoding="utf-8-sig")  # with or without a byte order mark
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidMessage.of(
             "file", f"{path} cannot be read: {error}", "name an RTTM file"
         ) from None
-    spoken: dict[str, list[Segment]] = {}
-    for number, line in enumerate(lines, 1):
-        if line.strip() and line.split()[0] == "SPEAKER":
-            speaker, segment = _parse(line, f"{path.name}:{number}")
-            if segment.ms > 0:
-                spoken.setdefault(speaker, []).append(segment)
-    if len(spoken) > SPEAKERS_MAX:
-        raise InvalidMessage.of(
-            "file", f"{path}: at most {SPEAKERS_MAX} speakers, got {len(spoken)}", "split it"
-        )
+    spoken: dict[str, dict[str, list[Segment]]] = {}
+    unused: Counter[str] = Counter()
+    lines = 0
+    for number, line in enumerate(text.split("\n"), 1):
+        fields = _FIELD.findall(line)
+        if not fields or fields[0].startswith(_COMMENT):
+            continue
+        lines += 1
+        if fields[0] != "SPEAKER":
+            unused[fields[0][:_WORD_MAX]] += 1
+            continue
+        segment = _segment(fields, f"{path.name}:{number}")
+        if segment.ms > 0:
+            spoken.setdefault(fields[1], {}).setdefault(fields[7], []).append(segment)
+        else:
+            unused[_ZERO_LENGTH] += 1
     if not spoken:
-        raise InvalidMessage.of("file", f"{path} has no SPEAKER line", "name an RTTM file")
-    merged = {name: merge(segments) for name, segments in spoken.items()}
-    # Stable: of two that start at one moment, the one whose line comes first.
-    order = sorted(merged, key=lambda name: merged[name][0].start_ms)
-    return Conversation(
-        path.stem,
+        raise _no_speech(path, unused[_ZERO_LENGTH])
+    names = {
+        recording: path.stem if len(spoken) == 1 else f"{path.stem}-{recording}"
+        for recording in spoken
+    }
+    return RttmFile(
         tuple(
-            Speaker(name, langs[place % len(langs)], merged[name])
-            for place, name in enumerate(order)
+            _conversation(path, names[recording], speakers, langs)
+            for recording, speakers in spoken.items()
+        ),
+        unused,
+        lines,
+    )
+
+
+def _no_speech(path: Path, zero_length: int) -> InvalidMessage:
+    if zero_length:
+        limit = f"{path}: a SPEAKER line of more than 0 s expected, got {zero_length:,} of 0 s"
+        return InvalidMessage.of("file", limit, "check the file")
+    return InvalidMessage.of("file", f"{path} has no SPEAKER line", "name an RTTM file")
+
+
+def _conversation(
+    path: Path, name: str, spoken: Mapping[str, Sequence[Segment]], langs: Sequence[str]
+) -> Conversation:
+    if len(spoken) > SPEAKERS_MAX:
+        limit = f"{path}: at most {SPEAKERS_MAX} speakers of one recording, got {len(spoken)}"
+        raise InvalidMessage.of("file", limit, "split it")
+    merged = {speaker: merge(segments) for speaker, segments in spoken.items()}
+    # Stable: of two that start at one moment, the one whose line comes first.
+    order = sorted(merged, key=lambda speaker: merged[speaker][0].start_ms)
+    return Conversation(
+        name,
+        tuple(
+            Speaker(speaker, langs[place % len(langs)], merged[speaker])
+            for place, speaker in enumerate(order)
         ),
     )
 
 
-def _parse(line: str, where: str) -> tuple[str, Segment]:
-    fields = line.split()
+def _segment(fields: Sequence[str], where: str) -> Segment:
     if len(fields) < _FIELDS_MIN:
         raise InvalidMessage.of(
             "line", f"{where}: {len(fields)} fields instead of 8 or more", "check the file"
@@ -138,7 +201,7 @@ def _parse(line: str, where: str) -> tuple[str, Segment]:
             "line", f"{where}: 0 s to {END_MS_MAX // 1000:,} s, and no end before the start",
             "check the file",
         )  # fmt: skip
-    return fields[7], Segment(start_ms, end_ms - start_ms)
+    return Segment(start_ms, end_ms - start_ms)
 
 
 def _ms(seconds: Decimal) -> int:
@@ -163,7 +226,7 @@ def merge(segments: Iterable[Segment]) -> tuple[Segment, ...]:
 
 def expect(conversations: Iterable[Conversation]) -> Expected:
     """utterances = sum of ceil(ms / 10,000); jobs = per utterance the distinct languages that the
-    other speakers of its file hear."""
+    other speakers of its recording hear."""
     sessions = utterances = jobs = 0
     for conversation in conversations:
         for speaker in conversation.speakers:

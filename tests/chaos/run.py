@@ -315,7 +315,11 @@ def _chosen(folder: Path, rng: Random, length_ms: float) -> list[Conversation]:
     if not files:
         raise SystemExit(f"no *.rttm in {folder}")
     rooms = rng.sample(files, min(ROOMS, len(files)))
-    return [_stretch(read_rttm(path, LANGS), rng, length_ms) for path in rooms]
+    return [
+        _stretch(conversation, rng, length_ms)
+        for path in rooms
+        for conversation in read_rttm(path, LANGS).conversations
+    ]
 
 
 def _stretch(conversation: Conversation, rng: Random, length_ms: float) -> Conversation:

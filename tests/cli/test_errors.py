@@ -78,6 +78,19 @@ def test_a_bad_value_is_one_line_and_exit_code_1(
     assert said in line
 
 
+def test_lines_of_a_recording_that_are_not_used_are_counted(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    speaker = "SPEAKER t 1 0 {} <NA> <NA> a <NA> <NA>\n"
+    (tmp_path / "talk.rttm").write_text(speaker.format(0) + speaker.format(1) + "LEXEME t 1 0 1\n")
+    words = ("trace", "talk.rttm", "--url", "redis://127.0.0.1:1")
+    assert main(words) == 1
+    assert capsys.readouterr().err.splitlines()[0] == (
+        "talk.rttm: 2 of 3 lines not used: 1 SPEAKER of 0 s, 1 LEXEME"
+    )
+    assert failed(capsys, *words, "--quiet")[0] == 1
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

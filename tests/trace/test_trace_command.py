@@ -58,7 +58,7 @@ async def test_files_of_one_name_are_rooms_of_their_own(own_server: LocalServer)
         node = worker.make("held", slots=4, langs=["en", "es"], rtf=0.3, speed=50)
         async with running_client(es), anyio.create_task_group() as tasks:
             tasks.start_soon(node.run, es)
-            twice = [read_rttm(FILE, ["en", "es"])] * 2
+            twice = [*read_rttm(FILE, ["en", "es"]).conversations] * 2
             record = await Replay(es, twice, speed=50, run_id="twice").run()
             tasks.cancel_scope.cancel()
         rooms = await _rooms(connection.stores["c0"])
@@ -88,7 +88,7 @@ async def test_a_foreign_node_that_answers_ends_the_replay_with_the_remedy(
         anyio.create_task_group() as tasks,
     ):
         tasks.start_soon(node.run, es)
-        replay = Replay(es, [read_rttm(FILE, ["en"])], speed=50, run_id="foreign")
+        replay = Replay(es, read_rttm(FILE, ["en"]).conversations, speed=50, run_id="foreign")
         with pytest.raises(BaseExceptionGroup) as failed:
             await replay.run()
         assert failed.group_contains(ForeignNode, match="another server")
