@@ -4,7 +4,8 @@ Owns: reading `--at`, `--since` and `--until`.
 Never does: clocks, I/O. Read next: reader.py.
 
     1764085603123-4                 that entry (also as `log/1764085603123-4`, as causes are shown)
-    1764085603123                   that millisecond of the cell's clock
+    1764085603123                   13 digits: that millisecond of the cell's clock
+    1764085603                      10 or 11 digits: that second, as `date +%s` prints it
     2026-11-25T15:46:43.123Z        an ISO 8601 time; without a zone it is the reader's own clock
 """
 
@@ -17,9 +18,17 @@ import msgspec
 
 from eventsched.errors import InvalidMessage
 
-_ID = re.compile(r"(?:log/)?(?:(\d{1,15})-(\d{1,19})|(\d{10,15}))")
+_ID = re.compile(r"(?:log/)?([0-9]{1,15})-([0-9]{1,19})")
+_DIGITS = re.compile(r"[0-9]+")
+_SECONDS_DIGITS, _MS_DIGITS = (10, 11), 13
+"""Between them a number may be either; with more digits it is of another unit."""
+_DATE_DIGITS = 8
+"""20261125: the date without hyphens, which ISO 8601 permits."""
 _SEQ_MAX = 10**18
-_REMEDY = "give an entry's id (1764085603123-4) or a time (2026-11-25T15:46:43.123Z)"
+_REMEDY = (
+    "give an entry's id (1764085603123-4), a time (2026-11-25T15:46:43.123Z) or seconds since "
+    "1970 (1764085603)"
+)
 
 
 class Moment(msgspec.Struct, frozen=True):
@@ -51,15 +60,31 @@ class Moment(msgspec.Struct, frozen=True):
 
 def parse_moment(text: str, field: str) -> Moment:
     """What `text` means. Raises InvalidMessage naming `field`."""
-    match = _ID.fullmatch(text.strip())
+    given = text.strip()
+    match = _ID.fullmatch(given)
     if match is not None:
-        ms, seq, alone = match.groups()
-        return Moment(int(ms or alone), int(seq) if seq else None, text)
+        return Moment(int(match[1]), int(match[2]), text)
+    if _DIGITS.fullmatch(given) and len(given) != _DATE_DIGITS:
+        return Moment(_ms_of_digits(given, field), None, text)
     try:
-        told = datetime.fromisoformat(text.strip()).astimezone()
+        told = datetime.fromisoformat(given).astimezone()
     except (ValueError, OverflowError):
         raise InvalidMessage.of(field, f"{text!r} is no moment", _REMEDY) from None
     ms = round(told.timestamp() * 1000)
     if ms < 0:
         raise InvalidMessage.of(field, f"{text!r} is before 1970", _REMEDY)
     return Moment(ms, None, text)
+
+
+def _ms_of_digits(digits: str, field: str) -> int:
+    """Milliseconds since 1970 of a plain number: its length says its unit."""
+    if len(digits) == _MS_DIGITS:
+        return int(digits)
+    if len(digits) in _SECONDS_DIGITS:
+        return int(digits) * 1_000
+    raise InvalidMessage.of(
+        field,
+        f"10 or 11 digits (seconds) or 13 (milliseconds) expected, got {len(digits)} in "
+        f"{digits!r:.40}",
+        _REMEDY,
+    )
