@@ -2,22 +2,34 @@
 
 Owns: warnings only where the application has not configured structlog; for programs, lines for
 people on a terminal and one JSON object a line elsewhere. A line names cell, session, job, node.
-Never does: standard output, which belongs to data. Read next: cli/options.py.
+Other people's text in lines for people cannot steer a terminal.
+Never does: standard output, which belongs to data. Read next: cli/options.py, escaping.py.
 """
 
 from __future__ import annotations
 
+import io
 import logging
+import os
 import sys
-from typing import Any
+from typing import Any, TextIO
 
 import structlog
+from structlog.typing import EventDict, ExcInfo, Processor
+
+from eventsched.escaping import escape_controls
+
+_PLAIN = ("stack", "exception")
+"""Values that the renderer takes as strings only."""
 
 
 def warn_on_stderr() -> None:
     """Unless the application has configured structlog, only warnings are printed, on stderr."""
     if not structlog.is_configured():
+        *shape, _ = structlog.get_config()["processors"]  # the last one renders
+        has_colors = bool(sys.stderr and sys.stderr.isatty() and not os.environ.get("NO_COLOR"))
         structlog.configure(
+            processors=[*shape, *for_people(colors=has_colors)],
             wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
             logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),  # as it is by then
         )
@@ -28,12 +40,11 @@ def configure_logs(verbose: int, *, quiet: bool, is_service: bool) -> None:
     usual = logging.INFO if is_service else logging.WARNING
     level = logging.ERROR if quiet else max(usual - 10 * verbose, logging.DEBUG)
     is_terminal = sys.stderr.isatty()
-    renderer: Any = (
-        structlog.dev.ConsoleRenderer(colors=True, pad_event_to=28)
+    rendering: list[Any] = (
+        for_people(colors=True, pad_event_to=28)
         if is_terminal
-        else structlog.processors.JSONRenderer()
+        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )
-    shape: list[Any] = [] if is_terminal else [structlog.processors.format_exc_info]
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(level),
         processors=[
@@ -42,9 +53,48 @@ def configure_logs(verbose: int, *, quiet: bool, is_service: bool) -> None:
             structlog.processors.TimeStamper(
                 fmt="%H:%M:%S.%f" if is_terminal else "iso", utc=not is_terminal
             ),
-            *shape,
-            renderer,
+            *rendering,
         ],
         logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),  # as it is by then
         cache_logger_on_first_use=False,
     )
+
+
+def for_people(**look: Any) -> list[Processor]:
+    """The last processors of log lines that people read. `look`: as ConsoleRenderer takes it.
+
+    An exception is a plain traceback: it shows no local variables, which may hold a secret.
+    """
+    renderer = structlog.dev.ConsoleRenderer(exception_formatter=_write_traceback, **look)
+    return [_escape_values, renderer]
+
+
+class _Visible:
+    """Text that the renderer prints as it is, without quotes."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __repr__(self) -> str:
+        return self._text
+
+
+def _escape_values(_: Any, __: str, event: EventDict) -> EventDict:
+    """Names and values with their control characters visible; other values are left alone."""
+    return {escape_controls(name): _escaped(name, value) for name, value in event.items()}
+
+
+def _escaped(name: str, value: Any) -> Any:
+    if name == "exc_info":  # for `_write_traceback`
+        return value
+    text = value if isinstance(value, str) else repr(value)
+    shown = escape_controls(text)
+    if shown == text:
+        return value
+    return shown if name in _PLAIN else _Visible(shown)
+
+
+def _write_traceback(out: TextIO, exc_info: ExcInfo) -> None:
+    plain = io.StringIO()
+    structlog.dev.plain_traceback(plain, exc_info)
+    out.write(escape_controls(plain.getvalue()))

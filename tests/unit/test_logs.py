@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
+import re
 from collections.abc import Callable, Iterator
 
 import pytest
 import structlog
 
 from eventsched.logs import configure_logs, warn_on_stderr
+from tests.unit.controls import NASTY, VISIBLE, hidden_in
+
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+"""What the renderer itself writes."""
 
 
 @pytest.fixture(autouse=True)
@@ -32,3 +38,52 @@ def test_a_stream_that_was_replaced_and_closed_is_not_written_to(
     with contextlib.redirect_stderr(io.StringIO()) as second:
         structlog.get_logger("eventsched").warning("told", session="c0.s")
     assert "told" in second.getvalue()
+
+
+EVENT = f"event {NASTY}"
+
+
+class Terminal(io.StringIO):
+    """Standard error as people read it."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+class Shown:
+    """A value that is no text."""
+
+    def __repr__(self) -> str:
+        return f"<{NASTY}>"
+
+
+@pytest.mark.parametrize(
+    "configure", [warn_on_stderr, lambda: configure_logs(0, quiet=False, is_service=False)]
+)
+def test_other_peoples_text_cannot_steer_the_terminal(configure: Callable[[], None]) -> None:
+    with contextlib.redirect_stderr(Terminal()) as terminal:
+        configure()
+        log = structlog.get_logger("eventsched")
+        secret = "hunter2"
+        try:
+            raise ValueError(f"{NASTY}, {len(secret)}")
+        except ValueError:
+            values = {"session": NASTY, "nested": [NASTY], "value": Shown(), NASTY: 7}
+            values |= {"plain": "two words", "number": 7}
+            log.exception(EVENT, **values)
+    lines = COLOURS.sub("", terminal.getvalue())
+    assert hidden_in(lines) == set()
+    for words in (f"event {VISIBLE}", f"session={VISIBLE}", f"<{VISIBLE}>", f"{VISIBLE}=7",
+                  f"ValueError: {VISIBLE}, 7"):  # fmt: skip
+        assert words in lines
+    assert rf"nested=[{NASTY!r}]" in lines
+    assert "plain='two words'" in lines
+    assert "number=7" in lines
+    assert secret not in lines
+
+
+def test_log_lines_for_programs_are_exact() -> None:
+    with contextlib.redirect_stderr(io.StringIO()) as pipe:
+        configure_logs(0, quiet=False, is_service=False)
+        structlog.get_logger("eventsched").warning("told", session=NASTY)
+    assert json.loads(pipe.getvalue())["session"] == NASTY
