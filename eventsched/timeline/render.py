@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
+from eventsched.escaping import escape_controls
 from eventsched.formatting import clock, day_and_clock, duration, plural
 from eventsched.schema.events import Event
 from eventsched.timeline.packing import MARK, PAD, SPAN_MIN, Item, cut_middle, pack, text_width
@@ -440,7 +441,7 @@ def _title(root: Element, words: str) -> None:
 
 
 def _printable(words: str) -> str:
-    return _NOT_XML.sub("�", words)
+    return _NOT_XML.sub("�", escape_controls(words))
 
 
 def _n(value: float) -> str:

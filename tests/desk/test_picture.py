@@ -8,7 +8,8 @@ from itertools import pairwise
 from typing import Any
 from xml.etree import ElementTree as ET
 
-from hypothesis import given
+import msgspec
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eventsched.schema import codec
@@ -39,6 +40,7 @@ from eventsched.timeline.scene import scene_of
 from tests.desk.pasts import played
 from tests.fixtures_store import TimedStore
 from tests.scripts.jobs_of import assigned, finish_one, reply, speak
+from tests.unit.controls import ANY_TEXT, NASTY, VISIBLE, hidden_in
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -90,7 +92,19 @@ def test_what_was_said_and_named_cannot_break_out() -> None:
         for name in ("svg", "style", "defs", "pattern", "path", "g", "rect", "line", "circle",
                      "polygon", "polyline", "text", "title")
     }  # fmt: skip
-    assert "<script>alert(1)</script> & ��[31m ]]>" in titles(picture)
+    assert "<script>alert(1)</script> & \\x00\\x1b[31m ]]>" in titles(picture)
+
+
+@settings(deadline=None)
+@given(ANY_TEXT)
+def test_any_text_is_well_formed_and_shows_its_control_characters(text: str) -> None:
+    nasty = f"{NASTY}{text}"
+    (event, *others) = talk(0, text=nasty.encode(errors="replace").decode(), session="c0.s")
+    picture = draw([msgspec.structs.replace(event, session=f"c0.{nasty}"), *others])
+    root = ET.fromstring(picture)
+    words = "".join(root.itertext())
+    assert hidden_in(words) == set()
+    assert f"session c0.{VISIBLE}" in words
 
 
 def test_it_needs_nothing_from_elsewhere() -> None:
