@@ -99,10 +99,10 @@ for _bench in BENCHES.values():
 def show(report: Report) -> None:
     """The report as people read it: a table of parts, one of each curve, the ratios."""
     out = console()
-    out.print(f"[bold]{report.bench}[/]  {report.what}")
-    out.print(f"[dim]{report.server}, {report.machine}; {_rounds(report)}[/]")
+    out.print(f"[bold]{report.bench}[/]  {report.what}", markup=True)
+    out.print(f"[dim]{report.server}, {report.machine}; {_rounds(report)}[/]", markup=True)
     told = "  ".join(f"{name} {value}" for name, value in report.settings.items())
-    out.print(f"[dim]{told}[/]\n")
+    out.print(f"[dim]{told}[/]\n", markup=True)
     for columns in _fitting(report.parts):
         out.print(_table(columns))
     for name, points in report.curves.items():

@@ -23,6 +23,7 @@ from typer.exceptions import TyperException
 from eventsched import interrupts
 from eventsched.cli.options import command_of, root
 from eventsched.errors import EventschedError
+from eventsched.escaping import escape_controls
 
 COMMANDS = {
     "up": "Run everything in one process, and a server if none is named.",
@@ -111,7 +112,7 @@ def _expected(error: BaseException) -> BaseException | None:
 
 
 def _fail(program_name: str, message: str, code: int) -> int:
-    line = " ".join(message.split())
+    line = " ".join(escape_controls(message).split())
     if code == 2:
         line += f" (see {program_name} --help)"
     sys.stderr.write(f"{program_name}: {line}\n")

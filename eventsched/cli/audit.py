@@ -83,12 +83,13 @@ async def verify(
 
 
 def _show(report: Any) -> None:
+    from eventsched.cli.output import print_line
     from eventsched.formatting import plural
 
     for problem in report.problems[:SHOWN_MAX]:
-        typer.echo(f"TOUCHED  {problem}")
+        print_line(f"TOUCHED  {problem}")
     if len(report.problems) > SHOWN_MAX:
-        typer.echo(f"and {len(report.problems) - SHOWN_MAX:,} more (--json has all)")
+        print_line(f"and {len(report.problems) - SHOWN_MAX:,} more (--json has all)")
     parts = [
         plural(report.events, "event"),
         plural(report.segments, "segment"),
@@ -97,7 +98,7 @@ def _show(report: Any) -> None:
     if report.checkpoints:
         parts.append(plural(report.checkpoints, "checkpoint head"))
     verdict = plural(len(report.problems), "problem") if report.problems else "untouched"
-    typer.echo(f"{verdict}: {', '.join(parts)}, key {report.key}")
+    print_line(f"{verdict}: {', '.join(parts)}, key {report.key}")
 
 
 @app.command()
@@ -135,7 +136,7 @@ async def check_proof(options: Options, file: ProofFile, key: KeyFile = None) ->
     """
     from eventsched.archive.signing import read_public
     from eventsched.archive.verifier import check_proof as check
-    from eventsched.cli.output import print_json
+    from eventsched.cli.output import print_json, print_line
     from eventsched.errors import ArchiveError
 
     try:
@@ -149,7 +150,7 @@ async def check_proof(options: Options, file: ProofFile, key: KeyFile = None) ->
         print_json(told | {"type": kind, "segments": proof.head.segments})
         return
     what = kind or f"leaf {proof.leaf} (its bytes are not in the proof)"
-    typer.echo(
+    print_line(
         f"holds: {what} {proof.id} of cell {proof.head.cell} is entry {proof.index + 1:,} of "
         f"segment {proof.segment}, signed by key {shown.key} at {proof.head.events:,} events"
     )
@@ -191,7 +192,7 @@ async def _with_key(cells: list[ArchiveCalls], key: str) -> list[tuple[ArchiveCa
 
 
 def _say_given_up(cell: str, look: Look, *, yes: bool, as_json: bool) -> None:
-    from eventsched.cli.output import print_json
+    from eventsched.cli.output import print_json, print_line
     from eventsched.formatting import plural
 
     if as_json:
@@ -200,7 +201,7 @@ def _say_given_up(cell: str, look: Look, *, yes: bool, as_json: bool) -> None:
         return
     verb = "is given up" if yes else "would be given up"
     gone = plural(look.gone, "entry", "entries")
-    typer.echo(f"{cell}: the archive up to {look.to} {verb}; the log has lost {gone} to it")
+    print_line(f"{cell}: the archive up to {look.to} {verb}; the log has lost {gone} to it")
 
 
 def _write(content: bytes, out: Path | None) -> None:

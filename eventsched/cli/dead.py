@@ -51,7 +51,7 @@ async def retry(options: Options, id_: Id, force: Force = False) -> None:
     Targets that have their job or their outcome already are passed over. An entry that had begun
     to write (partial) goes only with --force: see first what it left, with `eventsched verify`.
     """
-    from eventsched.cli.output import print_json
+    from eventsched.cli.output import print_json, print_line
 
     async with options.connect() as connection:
         store, entry_id = await _find(connection, id_)
@@ -61,7 +61,7 @@ async def retry(options: Options, id_: Id, force: Force = False) -> None:
         counts = {"retried": done.retried, "passed_over": done.passed_over}
         print_json({"id": f"{store.cell}/{entry_id}", "word": done.word} | counts)
     else:
-        typer.echo(told)
+        print_line(told)
 
 
 async def _entries(store: Store) -> list[dict[str, Any]]:
@@ -86,9 +86,7 @@ async def _entries(store: Store) -> list[dict[str, Any]]:
 
 
 def _show(found: list[dict[str, Any]]) -> None:
-    from rich.text import Text
-
-    from eventsched.cli.output import console
+    from eventsched.cli.output import Text, console
     from eventsched.formatting import day_and_clock, table
 
     if not found:

@@ -60,9 +60,7 @@ async def _run(options: Options, connection: Connection, nodes: int, speed: floa
 
 
 async def _show(options: Options, connection: Connection, verdict: Verdict) -> None:
-    from rich.text import Text
-
-    from eventsched.cli.output import console
+    from eventsched.cli.output import Text, console
     from eventsched.cli.timeline import Timeline
     from eventsched.demo.view import jobs_table, sessions_table
     from eventsched.formatting import plural

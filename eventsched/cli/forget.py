@@ -48,7 +48,7 @@ async def forget(
     """
     from eventsched.archive.layout import ArchiveFolder
     from eventsched.audit.erasure import Forgetter
-    from eventsched.cli.output import notes, print_json
+    from eventsched.cli.output import notes, print_json, print_line
     from eventsched.encryption.keystore import VARIABLE, named_store
     from eventsched.formatting import plural
 
@@ -68,9 +68,9 @@ async def forget(
             if options.json:
                 print_json({"session": known.session, "word": word})
             else:
-                typer.echo(f"{known.session}: {'was ' * (word == 'again')}forgotten")
+                print_line(f"{known.session}: {'was ' * (word == 'again')}forgotten")
         if age_ms is not None and not count and not options.json:
-            typer.echo(f"nothing with a key has been closed for {older_than}")
+            print_line(f"nothing with a key has been closed for {older_than}")
         if forgetter.unknown:
             told = plural(forgetter.unknown, "key")
             notes().print(f"{told} left alone: this server knows nothing of their sessions")
@@ -103,7 +103,7 @@ async def _due(
 async def _rewrite(connection: Connection, options: Options) -> None:
     """Once for all cells of a server; each cell's own on a cluster."""
     from eventsched.audit.erasure import rewrite_files
-    from eventsched.cli.output import print_json, progress
+    from eventsched.cli.output import print_json, print_line, progress
     from eventsched.formatting import size
 
     stores = list(connection.stores.values())
@@ -115,6 +115,6 @@ async def _rewrite(connection: Connection, options: Options) -> None:
         if options.json:
             print_json(told)
         elif done is None:
-            typer.echo(f"no append-only file{where}: nothing to write anew")
+            print_line(f"no append-only file{where}: nothing to write anew")
         else:
-            typer.echo(f"append-only file{where} written anew: {size(done)}")
+            print_line(f"append-only file{where} written anew: {size(done)}")

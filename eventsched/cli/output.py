@@ -1,6 +1,8 @@
 """What commands print on stdout: tables and lines for people, JSON for programs.
 
-Owns: consoles, progress bars, one JSON object or JSON Lines.
+Owns: consoles, progress bars, one JSON object or JSON Lines; that other people's text cannot steer
+a terminal: all of it passes `Text`, a console of this module or `print_line`, where control
+characters become visible and brackets are no markup.
 Never does: stderr (logs.py, and errors in app.py), reading. Read next: formatting.py.
 """
 
@@ -11,16 +13,38 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
+from typing import Any, Self
 
 import msgspec
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.style import Style
 from rich.table import Table
-from rich.text import Text
+from rich.text import Text as RichText
+
+from eventsched.escaping import escape_controls
 
 WIDTH_ELSEWHERE = 120
 """Columns where stdout is no terminal and COLUMNS does not say."""
+
+
+class Text(RichText):
+    """Text with its control characters in visible form."""
+
+    def __init__(self, text: str = "", style: str | Style = "", **look: Any) -> None:
+        super().__init__(escape_controls(text), style, **look)
+
+    def append(self, text: RichText | str, style: str | Style | None = None) -> Self:
+        super().append(escape_controls(text) if isinstance(text, str) else text, style)
+        return self
+
+
+class _Console(Console):
+    """Shows strings as `Text` does: given to `print`, and in cells and titles of tables."""
+
+    def render_str(self, text: str, **look: Any) -> RichText:
+        return super().render_str(escape_controls(text), **look)
 
 
 @cache
@@ -28,13 +52,18 @@ def console() -> Console:
     """For data that people read."""
     is_terminal = sys.stdout.isatty()
     width = None if is_terminal or os.environ.get("COLUMNS") else WIDTH_ELSEWHERE
-    return Console(width=width, highlight=False, soft_wrap=False, emoji=False)
+    return _Console(width=width, highlight=False, soft_wrap=False, emoji=False, markup=False)
 
 
 @cache
 def notes() -> Console:
     """For progress and hints, on stderr."""
-    return Console(stderr=True, highlight=False, emoji=False)
+    return _Console(stderr=True, highlight=False, emoji=False, markup=False)
+
+
+def print_line(text: str) -> None:
+    """One line on stdout, however long; control characters in it are visible."""
+    typer.echo(escape_controls(text))
 
 
 def print_json(value: Any) -> None:
@@ -65,12 +94,12 @@ def pairs(title: str, rows: list[tuple[str, str]]) -> Table:
 def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
     """A bar on stderr while a long command works; call it with how much is done."""
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
     shown = Progress(*columns, console=notes(), transient=True, disable=not notes().is_terminal)
     with shown:
-        task = shown.add_task(what, total=total)
+        task = shown.add_task(escape_controls(what), total=total)
         yield lambda done: shown.update(task, completed=min(done, total))

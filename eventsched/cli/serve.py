@@ -107,7 +107,7 @@ async def serve(
     """Run the roles until a signal; say on stdout where the server is once they run."""
     settings = settings_of(given)
     sealing = archive.sealing(roles)
-    from eventsched.cli.output import print_json
+    from eventsched.cli.output import print_json, print_line
     from eventsched.roles.runner import running
 
     async with (
@@ -121,7 +121,7 @@ async def serve(
                 told = {"ready": True, "url": url, "cells": served, "roles": roles}
                 print_json(told | {"pid": os.getpid()})
             else:
-                typer.echo(f"ready: {url}  cells: {', '.join(served)}  roles: {', '.join(roles)}")
+                print_line(f"ready: {url}  cells: {', '.join(served)}  roles: {', '.join(roles)}")
             return 130 if await signals.get() == signal.SIGINT else 0
 
 

@@ -10,6 +10,7 @@ from msgspec import NODEFAULT
 from msgspec.structs import FieldInfo
 
 from eventsched.cli.options import Archive, Options, command
+from eventsched.escaping import escape_controls
 
 Kind = Annotated[
     str, typer.Argument(metavar="KIND", help="session, group, job, node, or a read model's name.")
@@ -139,4 +140,4 @@ def _cell(name: str, value: Any) -> str:
         return ", ".join(f"{key} {_cell(key, one)}" for key, one in value.items())
     if isinstance(value, list):
         return ", ".join(_cell("", one) for one in value)
-    return str(value)
+    return escape_controls(str(value))  # here: its length decides the look of its column

@@ -42,7 +42,7 @@ async def _once(connection: Connection, as_json: bool) -> None:
 async def _watch(connection: Connection, as_json: bool, every_s: float) -> None:
     from rich.live import Live
 
-    from eventsched.cli.output import console, print_json
+    from eventsched.cli.output import console, print_json, print_line
     from eventsched.cli.status_view import panel
     from eventsched.history.status import overview
 
@@ -51,7 +51,7 @@ async def _watch(connection: Connection, as_json: bool, every_s: float) -> None:
             try:
                 await _once(connection, as_json)
             except ServerUnavailable as error:
-                print_json({"away": str(error)}) if as_json else typer.echo(_away(error))
+                print_json({"away": str(error)}) if as_json else print_line(_away(error))
             await anyio.sleep(every_s)
     with Live(console=console(), screen=True, auto_refresh=False) as live:
         while True:

@@ -6,8 +6,8 @@ Owns: tables of an Overview. Read next: history/status.py (what is gathered), ou
 from __future__ import annotations
 
 from rich.console import Group, RenderableType
-from rich.text import Text
 
+from eventsched.cli.output import Text
 from eventsched.formatting import NONE, clock, duration, plural, size, table
 from eventsched.history.status import CellOverview, ClassSeen, NodeSeen, Overview, SetBehind
 from eventsched.store.lag import ARCHIVE

@@ -19,10 +19,9 @@ from typing import Any, TypeVar
 
 import anyio
 from anyio import to_thread
-from rich.text import Text
 
 from eventsched.audio.wav import RATE, StreamDecoder, read_wav
-from eventsched.cli.output import console, notes, print_json
+from eventsched.cli.output import Text, console, notes, print_json
 from eventsched.client.client import Client
 from eventsched.client.results import Delivered
 from eventsched.client.session import Session

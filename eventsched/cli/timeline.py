@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import textwrap
 
-from rich.text import Text
-
 from eventsched.cli.event_text import tell
-from eventsched.cli.output import console
+from eventsched.cli.output import Text, console
+from eventsched.escaping import escape_controls
 from eventsched.formatting import clock, day_and_clock, duration
 from eventsched.projection.fold import Unfolded
 from eventsched.schema.events import Event
@@ -56,6 +55,7 @@ class Timeline:
             told = self._whose(one) + tell(one)
             self._remember(one)
         name.pad_right(max(0, EVENT - len(name)))
+        told = escape_controls(told)  # before it is wrapped: it becomes longer
         first, *more = textwrap.wrap(told, self._width, break_on_hyphens=False) or [""]
         line = Text.assemble((clock(ms), "dim"), after.rjust(AFTER), "  ", name, first)
         line.append("".join(f"\n{self._indent}{one}" for one in more))

@@ -17,14 +17,12 @@ from typing import Annotated
 import anyio
 import msgspec
 import typer
-from rich.console import Console
 from rich.live import Live
 from rich.table import Table
-from rich.text import Text
 
 from eventsched.archive.layout import ArchiveFolder
 from eventsched.cli.options import Archive, Options, command
-from eventsched.cli.output import notes
+from eventsched.cli.output import Text, console, notes
 from eventsched.cli.serve import Cells
 from eventsched.client.client import Client, running_client
 from eventsched.errors import InvalidMessage
@@ -165,13 +163,12 @@ async def _run(
 
 async def _live(replay: Replay, expected: Expected) -> None:
     """A table that moves while the replay runs; on a terminal only."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
+    if not notes().is_terminal:
         return
     begins, conversations, speed = time.monotonic(), replay.conversations, replay.speed
     spoken_s = sum(g.ms for c in conversations for s in c.speakers for g in s.segments) / 1000
     ends_s = max(conversation.end_ms for conversation in conversations) / 1000 / speed
-    with Live(console=console, refresh_per_second=4, transient=True) as live:
+    with Live(console=notes(), refresh_per_second=4, transient=True) as live:
         while True:
             record, at_s = replay.record, time.monotonic() - begins
             table = Table(title=f"replaying {len(conversations)} conversations at {speed:g}x")
@@ -198,7 +195,7 @@ def _show(options: Options, verdict: Verdict) -> None:
     table.add_column("value", justify="right")
     for name, value in told.items():
         table.add_row(name, _cell(value))
-    Console().print(table)
+    console().print(table)
 
 
 def _cell(value: dict[str, float] | float) -> str:

@@ -69,9 +69,7 @@ async def _verify(store: Store, archive: ArchiveFolder | None) -> Report:
 
 
 def _show(cell: str, report: Report) -> None:
-    from rich.text import Text
-
-    from eventsched.cli.output import console, pairs
+    from eventsched.cli.output import Text, console, pairs
     from eventsched.formatting import plural, table
 
     verdict = "clean" if report.is_clean else plural(report.violations_total, "violation")

@@ -94,9 +94,7 @@ async def _replay(options: Options, past: Past, since: str, until: str) -> int:
 
 
 def _show(found: Explained) -> None:
-    from rich.text import Text
-
-    from eventsched.cli.output import console
+    from eventsched.cli.output import Text, console
     from eventsched.formatting import clock, duration, table
 
     out = console()
@@ -120,9 +118,7 @@ def _show(found: Explained) -> None:
 
 
 def _show_decision(one: Decision) -> None:
-    from rich.text import Text
-
-    from eventsched.cli.output import console
+    from eventsched.cli.output import Text, console
     from eventsched.formatting import NONE, clock, plural, table
 
     out = console()
@@ -183,9 +179,7 @@ def _evidence(one: Decision) -> list[str]:
 
 
 def _show_replayed(cell: str, found: Replayed) -> None:
-    from rich.text import Text
-
-    from eventsched.cli.output import console, pairs
+    from eventsched.cli.output import Text, console, pairs
     from eventsched.formatting import plural
 
     verdict = "agrees" if found.agrees else plural(found.differences_total, "difference")

@@ -12,8 +12,8 @@ from typing import Protocol, Self
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
-from rich.text import Text
 
+from eventsched.cli.output import Text
 from eventsched.demo.scoreboard import Board, Row
 from eventsched.formatting import NONE, duration, table
 

@@ -11,6 +11,7 @@ import structlog
 from eventsched.cli.app import COMMANDS, main
 from eventsched.schema.settings import chosen
 from tests.cli.programs import write_wav
+from tests.unit.controls import NASTY, hidden_in
 
 
 @pytest.fixture(autouse=True)
@@ -76,6 +77,14 @@ def test_a_bad_value_is_one_line_and_exit_code_1(
     code, line = failed(capsys, *words)
     assert code == 1
     assert said in line
+
+
+def test_control_characters_in_an_error_are_visible(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("trace", f"{NASTY}.rttm"), ("stream", f"{NASTY}.wav", "-t", "es"), (NASTY,)
+    for given in words:
+        line = failed(capsys, *given)[1]
+        assert hidden_in(line) == set()
+        assert "title" in line
 
 
 def test_lines_of_a_recording_that_are_not_used_are_counted(

@@ -11,12 +11,14 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+from xml.etree import ElementTree as ET
 
 import pytest
 import redis
 
 from eventsched.schema.keys import Keys
 from tests.cli.programs import json_lines_of, json_of, program, run, write_wav
+from tests.unit.controls import NASTY, VISIBLE, hidden_in
 from tests.unit.wavs import PCM, Encoding, fmt_body, wav_of
 
 
@@ -172,6 +174,36 @@ def test_partials_come_when_asked_for(system: System) -> None:
     assert [one["type"] for one in json_lines_of(done)] == [
         "session", "partial", "outcome", "summary",
     ]  # fmt: skip
+
+
+def test_text_of_a_node_cannot_steer_the_terminal(system: System, tmp_path: Path) -> None:
+    def output(*words: str) -> str:
+        done = run(system.data, *words)
+        assert done.returncode == 0, done.stderr
+        return (done.stdout + done.stderr).decode()
+
+    words = ("node", "tests.cli.workers:hostile", "--url", system.url)
+    with program(tmp_path / "data", *words) as node:
+        node.wait_for_log("serving")
+        speech = str(write_wav(tmp_path / f"{NASTY}.wav", 450))
+        streamed = output("stream", speech, "-t", "it")
+        found = json_lines_of(run(system.data, "stream", speech, "-t", "it", "--json"))
+    session, job = found[0]["session"], f"{found[0]['session']}:0:it"
+    told = output("history", session)
+    seen = [streamed, told, *(output(*words) for words in (
+        ("why", job), ("state", "job", job), ("state", "session", session), ("status",),
+    ))]  # fmt: skip
+    assert [hidden_in(one) for one in seen] == [set()] * len(seen)
+    assert f"{VISIBLE} [red]a[/] → {VISIBLE}" in " ".join(streamed.split())
+    assert VISIBLE in "".join(told.split())
+    (outcome,) = [one for one in found if one["type"] == "outcome"]
+    assert outcome["text"] == NASTY
+    events = json_lines_of(run(system.data, "history", session, "--json"))
+    (recorded,) = [one for one in events if one["type"] == "ResultRecorded"]
+    assert recorded["text"]["text"] == NASTY
+    svg = tmp_path / "picture.svg"
+    output("history", session, "--svg", str(svg))
+    assert hidden_in("".join(ET.fromstring(svg.read_text()).itertext())) == set()
 
 
 def test_a_failed_outcome_is_exit_code_1(system: System) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import eventsched
+from tests.unit.controls import NASTY
 
 echo = eventsched.Node("echo-1", sources=["en"], targets=["es", "fr"], slots=2, version="echo 1")
 idle = eventsched.Node("idle-1", sources=["en"], targets=["pt"])
 bare = eventsched.Node("bare-1", sources=["en"], targets=["es"])
+hostile = eventsched.Node("hostile-1", sources=["en"], targets=["it"])
 not_a_node = "echo"
 
 
@@ -23,3 +25,9 @@ async def repeat(job: eventsched.Job) -> eventsched.Result:
 @idle.job
 async def never(job: eventsched.Job) -> eventsched.Result:
     raise AssertionError(f"nobody asks for Portuguese: {job.key}")
+
+
+@hostile.job
+async def steer(job: eventsched.Job) -> eventsched.Result:
+    """Words that would steer a terminal."""
+    return eventsched.Result(source_text=f"{NASTY} [red]a[/]", text=NASTY)

@@ -1,0 +1,107 @@
+"""Control characters of other people's text are visible wherever it is shown."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from rich.console import Console
+
+from eventsched.cli import output
+from eventsched.escaping import escape_controls
+from tests.unit.controls import ANY_TEXT, CONTROLS, NASTY, VISIBLE, hidden_in
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("control", CONTROLS, ids=ascii)
+def test_each_control_character_is_written_out(control: str) -> None:
+    shown = escape_controls(f"a{control}b")
+    code = ord(control)
+    assert shown == (f"a\\x{code:02x}b" if code < 0x100 else f"a\\u{code:04x}b")
+
+
+@given(ANY_TEXT)
+@example("\ud800 alone")
+def test_nothing_hidden_is_left_and_nothing_else_is_changed(text: str) -> None:
+    shown = escape_controls(text)
+    assert hidden_in(shown) == set()
+    assert escape_controls(shown) == shown
+    assert shown.encode().decode() == shown
+    pieces = re.split(r"\\x[0-9a-f]{2}|\\u[0-9a-f]{4}", shown)
+    kept = "".join(one for one in text if one not in hidden_in(text))
+    if "\\" not in text:
+        assert "".join(pieces) == kept
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a\tb\nc", "日本語 ñ é 🎙", "مرحبا \u200f!", "a\u0301", "[red]x[/]", r"C:\x1b"]
+)
+def test_ordinary_text_of_any_language_stays_as_it_is(text: str) -> None:
+    assert escape_controls(text) == text
+
+
+# --- what is printed ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> Console:
+    """A console as commands have it, whose output is recorded."""
+    monkeypatch.setenv("COLUMNS", "200")
+    output.console.cache_clear()
+    made = output.console()
+    output.console.cache_clear()
+    made.record = True
+    return made
+
+
+def test_tables_and_lines_show_controls_and_take_brackets_for_text(shown: Console) -> None:
+    table = output.table("NAME", title=f"title {NASTY}")
+    table.add_row(f"cell {NASTY} [red]x[/red] [/]")
+    table.add_row(output.Text(f"text {NASTY}", "green"))
+    shown.print(table)
+    shown.print(output.pairs(f"pairs {NASTY}", [(f"name {NASTY}", f"value {NASTY}")]))
+    shown.print(f"line {NASTY} [bold]y[/bold]")
+    shown.print(output.Text.assemble("a ", (f"part {NASTY}", "red"), output.Text(f" of {NASTY}")))
+    shown.print(output.Text("x").append(f"appended {NASTY}", "red"))
+    text = shown.export_text()
+    assert hidden_in(text) == set()
+    for word in ("title", "cell", "text", "pairs", "name", "value", "line", "part", "of",
+                 "appended"):  # fmt: skip
+        assert f"{word} {VISIBLE}" in text, word
+    assert "[red]x[/red] [/]" in text
+    assert "[bold]y[/bold]" in text
+
+
+def test_a_column_is_as_wide_as_what_is_shown(shown: Console) -> None:
+    table = output.table("A", "B")
+    table.add_row("\x1b\x1b", "first")
+    table.add_row("plain", "second")
+    shown.print(table)
+    *_, first, second = shown.export_text().splitlines()
+    assert first.index("first") == second.index("second")
+
+
+def test_a_line_is_printed_with_visible_controls(capsys: pytest.CaptureFixture[str]) -> None:
+    output.print_line(f"ready: {NASTY}")
+    assert capsys.readouterr().out == f"ready: {VISIBLE}\n"
+
+
+def test_json_is_exact(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    output.print_json({"text": "\x1b\u202e"})
+    assert capfdbinary.readouterr().out == b'{"text":"\\u001b\xe2\x80\xae"}\n'
+
+
+def test_only_one_module_makes_consoles_and_rich_texts() -> None:
+    """Text reaches people through cli/show.py alone; there it is escaped."""
+    ways = re.compile(
+        r"rich\.text|rich import .*\bprint\b|\bConsole\((?!quiet=True)|typer\.echo\((?!content|\")"
+    )
+    found = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "eventsched").rglob("*.py")
+        if ways.search(path.read_text())
+    }
+    assert found == {"eventsched/cli/output.py"}
