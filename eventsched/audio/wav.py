@@ -17,9 +17,9 @@ import struct
 from array import array
 from typing import TYPE_CHECKING, BinaryIO
 
-from eventsched.containers import HEAD_BYTES, container_of, is_wav
+from eventsched.audio.containers import HEAD_BYTES, container_of, is_wav
+from eventsched.audio.riff import FLOAT, RATE_MAX, RATE_MIN, RiffReader, WavFormat
 from eventsched.errors import InvalidMessage
-from eventsched.riff import FLOAT, RATE_MAX, RATE_MIN, RiffReader, WavFormat
 
 if TYPE_CHECKING:
     import numpy as np

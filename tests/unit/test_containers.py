@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from eventsched.audio.containers import HEAD_BYTES, container_of, is_wav
 from eventsched.audio.wav import StreamDecoder, parse_wav
-from eventsched.containers import HEAD_BYTES, container_of, is_wav
 from eventsched.errors import InvalidMessage
 from tests.unit.wavs import PCM, Encoding, fmt_body, packed, wav_of
 

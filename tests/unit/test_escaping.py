@@ -11,6 +11,7 @@ from rich.console import Console
 
 from eventsched.cli import output
 from eventsched.escaping import escape_controls
+from eventsched.formatting import table
 from tests.unit.controls import ANY_TEXT, CONTROLS, NASTY, VISIBLE, hidden_in
 
 ROOT = Path(__file__).parents[2]
@@ -58,10 +59,10 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> Console:
 
 
 def test_tables_and_lines_show_controls_and_take_brackets_for_text(shown: Console) -> None:
-    table = output.table("NAME", title=f"title {NASTY}")
-    table.add_row(f"cell {NASTY} [red]x[/red] [/]")
-    table.add_row(output.Text(f"text {NASTY}", "green"))
-    shown.print(table)
+    made = table("NAME", title=f"title {NASTY}")
+    made.add_row(f"cell {NASTY} [red]x[/red] [/]")
+    made.add_row(output.Text(f"text {NASTY}", "green"))
+    shown.print(made)
     shown.print(output.pairs(f"pairs {NASTY}", [(f"name {NASTY}", f"value {NASTY}")]))
     shown.print(f"line {NASTY} [bold]y[/bold]")
     shown.print(output.Text.assemble("a ", (f"part {NASTY}", "red"), output.Text(f" of {NASTY}")))
@@ -76,10 +77,10 @@ def test_tables_and_lines_show_controls_and_take_brackets_for_text(shown: Consol
 
 
 def test_a_column_is_as_wide_as_what_is_shown(shown: Console) -> None:
-    table = output.table("A", "B")
-    table.add_row("\x1b\x1b", "first")
-    table.add_row("plain", "second")
-    shown.print(table)
+    made = table("A", "B")
+    made.add_row("\x1b\x1b", "first")
+    made.add_row("plain", "second")
+    shown.print(made)
     *_, first, second = shown.export_text().splitlines()
     assert first.index("first") == second.index("second")
 

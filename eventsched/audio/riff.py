@@ -15,7 +15,7 @@ from typing import Literal
 
 import msgspec
 
-from eventsched.containers import container_of, is_wav
+from eventsched.audio.containers import container_of, is_wav
 from eventsched.errors import InvalidMessage
 
 RATE_MIN, RATE_MAX = 4_000, 384_000
