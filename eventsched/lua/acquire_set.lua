@@ -19,8 +19,10 @@
 local log_key = KEYS[1]
 local now_arg, set, holder, hold_ms, group = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
 -- include: clock
--- include: memory
 -- include: flat
+-- include: keys
+-- include: memory
+-- include: write
 
 local now, active = clock.now(), keys.of('lease', set)
 local kept = redis.call('HMGET', active, 'holder', 'epoch', 'until', 'passed')
@@ -60,7 +62,7 @@ if group ~= '' then
   if takes_over then write('XGROUP', 'DELCONSUMER', log_key, group, 'projector') end
   -- How many entries the set has passed: those that were gone before it came, then what it saves.
   if not made.err and not checkpoint then
-    local told = by_name(redis.call('XINFO', 'STREAM', log_key))
+    local told = flat.by_name(redis.call('XINFO', 'STREAM', log_key))
     write('HSET', active, 'passed',
       string.format('%d', (told['entries-added'] or 0) - (told['length'] or 0)))
   end

@@ -14,9 +14,12 @@
 local log_key = KEYS[1]
 local now_arg = ARGV[1]
 local width, chunks_max, bytes_max = 7, 512, 65536
+-- include: deliver
+-- include: queue
 -- include: sessions
+-- include: text
 if (#ARGV - 1) % width ~= 0 or #ARGV - 1 > chunks_max * width then
-  return invalid('chunks', 'up to 512, of 7 arguments each')
+  return text.invalid('chunks', 'up to 512, of 7 arguments each')
 end
 
 -- Why the chunk is refused, or the word for one that has no effect, or nothing.

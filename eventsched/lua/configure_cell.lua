@@ -15,16 +15,19 @@
 -- Bound: the number of settings
 local log_key = KEYS[1]
 local now_arg, mode, overwrite, flat_settings = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
--- include: memory
+-- include: clock
 -- include: flat
+-- include: keys
+-- include: memory
 -- include: text
-if mode ~= 'server' and mode ~= 'manual' then return invalid('mode', 'server or manual') end
+-- include: write
+if mode ~= 'server' and mode ~= 'manual' then return text.invalid('mode', 'server or manual') end
 local is_json, wanted = pcall(cjson.decode, flat_settings)
-if not is_json or type(wanted) ~= 'table' then return invalid('settings', 'a JSON object') end
+if not is_json or type(wanted) ~= 'table' then return text.invalid('settings', 'a JSON object') end
 for name, value in pairs(wanted) do
   local is_whole = type(value) == 'number' and value % 1 == 0 and math.abs(value) < 1e14
   if not is_whole or type(name) ~= 'string' or not text.is_name(name) then
-    return invalid('settings', 'names with whole numbers below 1e14')
+    return text.invalid('settings', 'names with whole numbers below 1e14')
   end
 end
 local clock_mode, _, _, stamp = clock.record()
@@ -38,7 +41,7 @@ if not exists then
     .. clock.new_stamp(stamp))
 end
 -- A program that starts and asks for what is there changes nothing of what stands.
-local kept = by_name(redis.call('HGETALL', keys.settings))
+local kept = flat.by_name(redis.call('HGETALL', keys.settings))
 for name, value in pairs(wanted) do
   local told = string.format('%d', value)
   if not kept[name] or overwrite == '1' and kept[name] ~= told then

@@ -17,10 +17,17 @@ local log_key = KEYS[1]
 local now_arg, back_arg = ARGV[1], ARGV[2]
 local group, entries_max = 'dispatch', '12'
 -- include: assign
--- include: owing
--- include: work
--- include: ids
+-- include: call
+-- include: clock
 -- include: dead
+-- include: ids
+-- include: keys
+-- include: nodes
+-- include: owing
+-- include: queue
+-- include: text
+-- include: work
+-- include: write
 
 local function take(id, kind, d)
   if kind == 'fill' then
@@ -32,7 +39,7 @@ local function take(id, kind, d)
 end
 
 local back_ms = text.int(back_arg, 0, 60000)
-if not back_ms then return invalid('back_ms', '0 to 60000 ms') end
+if not back_ms then return text.invalid('back_ms', '0 to 60000 ms') end
 clock.now()
 local entries = redis.call('XRANGE', keys.dispatch, '-', '+', 'COUNT', entries_max)
 local last_id = entries[1] and entries[#entries][1] or '0-0'
@@ -42,7 +49,7 @@ if back_ms > 0 then owing.dispatcher_is_there(clock.now() + back_ms) end
 local placed, waiting, left = 0, 0, 0
 for _, entry in ipairs(entries) do
   local id, kind, d = entry[1], entry[2][2], entry[2][4]
-  wrote = false
+  call.has_written = false
   local ok, result, found_none = pcall(take, id, kind, d)
   if ok then
     placed, waiting = placed + result, waiting + found_none

@@ -13,17 +13,22 @@
 -- Bound: 16 leases, 8 fills each
 local log_key = KEYS[1]
 local now_arg, name, epoch_arg, within_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
--- include: sessions
 -- include: attempts
+-- include: clock
+-- include: nodes
+-- include: queue
+-- include: sessions
+-- include: text
+-- include: timers
 local node, epoch = nodes.get(name), text.int(epoch_arg, 0, 1e9)
 local within = text.int(within_ms, 0, 300000)
-if not epoch then return invalid('epoch', 'a whole number') end
-if not within then return invalid('within_ms', '0 to 300000 ms') end
+if not epoch then return text.invalid('epoch', 'a whole number') end
+if not within then return text.invalid('within_ms', '0 to 300000 ms') end
 if not nodes.is_current(node, epoch) then
   if node and node.epoch > epoch then
-    return refuse('NODE_SUPERSEDED', 'epoch=' .. string.format('%d', node.epoch))
+    return text.refuse('NODE_SUPERSEDED', 'epoch=' .. string.format('%d', node.epoch))
   end
-  return refuse('NODE_UNKNOWN')
+  return text.refuse('NODE_UNKNOWN')
 end
 if node.status == 'alive' then nodes.drain(node) end
 timers.set(clock.now() + within, 'drain', name)

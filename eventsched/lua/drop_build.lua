@@ -18,6 +18,8 @@ local log_key = KEYS[1]
 local now_arg, build_set, epoch, hold_ms, cursor = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
 local looked_max = 256
 -- include: clock
+-- include: keys
+-- include: write
 
 local active = keys.of('lease', build_set)
 if redis.call('HGET', active, 'epoch') ~= epoch then

@@ -11,9 +11,9 @@
 -- Bound: the arguments, at most 1,000
 local log_key = KEYS[1]
 local now_arg = ARGV[1]
+-- include: ids
 -- include: keys
 -- include: write
--- include: ids
 local first = redis.call('XRANGE', log_key, '-', '+', 'COUNT', 1)[1]
 if not first then return 0 end
 local dropped = 0

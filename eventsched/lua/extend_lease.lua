@@ -17,19 +17,21 @@
 local log_key = KEYS[1]
 local now_arg, node, epoch_arg, job_key, attempt_arg, more_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local held_ms_max = 300000
+-- include: clock
 -- include: fencing
+-- include: jobs
 -- include: text
 local epoch, attempt = text.int(epoch_arg, 0, 1e9), text.int(attempt_arg, 1, 1e6)
 local more = text.int(more_ms, 1, held_ms_max)
-if not epoch then return invalid('epoch', 'a whole number') end
-if not attempt then return invalid('attempt', 'a whole number') end
-if not more then return invalid('more_ms', '1 to 300000 ms') end
+if not epoch then return text.invalid('epoch', 'a whole number') end
+if not attempt then return text.invalid('attempt', 'a whole number') end
+if not more then return text.invalid('more_ms', '1 to 300000 ms') end
 local job = jobs.load(job_key)
-if not job then return refuse('JOB_UNKNOWN') end
+if not job then return text.refuse('JOB_UNKNOWN') end
 local why = fencing.refusal(job, node, epoch, attempt)
 if why then
   fencing.record(job, node, epoch, attempt, 'extend', why)
-  return refuse(why)
+  return text.refuse(why)
 end
 local now = clock.now()
 local deadline_ms = math.max(tonumber(job.deadline),

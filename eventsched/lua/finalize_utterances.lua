@@ -13,9 +13,13 @@
 local log_key = KEYS[1]
 local now_arg = ARGV[1]
 local width, finalizes_max = 3, 64
+-- include: keys
+-- include: queue
 -- include: sessions
+-- include: text
+-- include: write
 if (#ARGV - 1) % width ~= 0 or #ARGV - 1 > finalizes_max * width then
-  return invalid('finalizes', 'up to 64, of 3 arguments each')
+  return text.invalid('finalizes', 'up to 64, of 3 arguments each')
 end
 
 -- Why it is refused, or nil.

@@ -14,14 +14,30 @@ local log_key = KEYS[1]
 local now_arg = ARGV[1]
 local fired_max, retired_max = 16, 256
 local audio_wait_ms = 60000
--- include: sessions
+-- include: archive
+-- include: assign
 -- include: attempts
+-- include: call
+-- include: classes
+-- include: clock
 -- include: dead
+-- include: deliver
+-- include: emit
+-- include: jobs
+-- include: json
+-- include: keys
+-- include: nodes
+-- include: queue
+-- include: sessions
+-- include: settings
+-- include: text
+-- include: timers
+-- include: write
 local fire = {}
 
 -- What fails is parked, and the rest goes on. Whether it went well, and what it returned.
 local function try(member, step, ...)
-  wrote = false
+  call.has_written = false
   local ok, result = pcall(step, ...)
   if not ok then dead.park('timers', member, 'timer', '', result) end
   return ok, result
@@ -188,14 +204,14 @@ function fire.mark(id)
     if other ~= feature then marked[#marked + 1] = other end
   end
   nodes.move(node, marked)
-  emit({ t = 'NodeResumed', n = node.full, d = { epoch = node.epoch, feature = feature,
+  emit.event({ t = 'NodeResumed', n = node.full, d = { epoch = node.epoch, feature = feature,
     class = node.class } })
   assign.fill(node, '')
 end
 
 local function targets_of(session)
-  local list, flat = {}, redis.call('HKEYS', session)
-  for _, field in ipairs(flat) do
+  local list = {}
+  for _, field in ipairs(redis.call('HKEYS', session)) do
     local target = string.match(field, '^a:(.*)$')
     if target then list[#list + 1] = target end
   end
@@ -213,9 +229,9 @@ function fire.retire(full)
     if archive.keeps_audio() and not archive.holds_before(settings.session_retention_ms) then
       return timers.set(clock.now() + audio_wait_ms, 'retire', full)
     end
-    emit({ t = 'SessionRetired', s = full, tp = s.tp, d = {
+    emit.event({ t = 'SessionRetired', s = full, tp = s.tp, d = {
       tenant = s.tenant, features_hash = s.features_hash, utterances = s.utterance,
-      targets = some(targets_of(session)) } })
+      targets = json.some(targets_of(session)) } })
     write('HSET', session, 'status', 'retired')
     s.status = 'retired'
   end

@@ -13,22 +13,27 @@
 -- Bound: constant
 local log_key = KEYS[1]
 local now_arg, name, key_id = ARGV[1], ARGV[2], ARGV[3]
+-- include: clock
+-- include: emit
+-- include: keys
 -- include: sessions
+-- include: text
+-- include: write
 local remembered_max = 10000
-if not text.is_name(name) then return invalid('session', 'a name') end
+if not text.is_name(name) then return text.invalid('session', 'a name') end
 if not string.match(key_id, '^' .. string.rep('%x', 16) .. '$') then
-  return invalid('key', '16 hex digits')
+  return text.invalid('key', '16 hex digits')
 end
 -- One that is retired has no record here: whoever destroyed its key has read its history.
 local s = sessions.get(name)
 if s and s.status ~= 'retired' then
-  if s.status ~= 'closed' then return invalid('session', 'closed first, it is ' .. s.status) end
-  if s.key ~= key_id then return invalid('key', 'the key of the session') end
+  if s.status ~= 'closed' then return text.invalid('session', 'closed first, it is ' .. s.status) end
+  if s.key ~= key_id then return text.invalid('key', 'the key of the session') end
 end
 if redis.call('ZSCORE', keys.erased, name) then return 'duplicate' end
 
 local now = clock.now()
-emit({ t = 'SessionErased', s = keys.full(name), tp = s and s.tp, d = { key = key_id } })
+emit.event({ t = 'SessionErased', s = keys.full(name), tp = s and s.tp, d = { key = key_id } })
 write('ZADD', keys.erased, clock.text(), name)
 write('ZREMRANGEBYRANK', keys.erased, 0, -remembered_max - 1)
 return 'ok'

@@ -13,18 +13,21 @@
 local log_key = KEYS[1]
 local now_arg, of = ARGV[1], ARGV[2]
 -- include: clock
+-- include: emit
+-- include: keys
 -- include: memory
 -- include: text
+-- include: write
 
 local kept = redis.call('HMGET', keys.archive, 'of', 'to')
 if not kept[1] then return 'duplicate' end
-if kept[1] ~= of then return invalid('key', 'the key of this archive, ' .. kept[1]) end
+if kept[1] ~= of then return text.invalid('key', 'the key of this archive, ' .. kept[1]) end
 local now, active = clock.now(), keys.of('lease', 'archive')
 local ends = tonumber(redis.call('HGET', active, 'until')) or 0
-if ends > now then return invalid('archive', 'one that no archiver has a hold on') end
+if ends > now then return text.invalid('archive', 'one that no archiver has a hold on') end
 
 local gone = tonumber(redis.call('HGET', keys.counters, 'trimmed')) or 0
-emit({ t = 'ArchiveAbandoned', d = { of = of, to = kept[2], gone = gone } })
+emit.event({ t = 'ArchiveAbandoned', d = { of = of, to = kept[2], gone = gone } })
 memory.write('DEL', keys.archive)
 write('XGROUP', 'DESTROY', log_key, 'archive')
 -- An archiver that was frozen amid a segment is fenced: what it seals no longer counts.

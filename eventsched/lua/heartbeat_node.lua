@@ -16,17 +16,20 @@ local log_key = KEYS[1]
 local now_arg, name, epoch_arg, load = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local held_max = 256
 -- include: clock
--- include: nodes
 -- include: jobs
+-- include: keys
+-- include: nodes
+-- include: text
+-- include: write
 local node, epoch = nodes.get(name), text.int(epoch_arg, 0, 1e9)
-if not epoch then return invalid('epoch', 'a whole number') end
-if not text.int(load, 0, 1e6) then return invalid('load', 'a whole number') end
-if #ARGV % 2 ~= 0 or (#ARGV - 4) / 2 > held_max then return invalid('held', '256 attempts') end
+if not epoch then return text.invalid('epoch', 'a whole number') end
+if not text.int(load, 0, 1e6) then return text.invalid('load', 'a whole number') end
+if #ARGV % 2 ~= 0 or (#ARGV - 4) / 2 > held_max then return text.invalid('held', '256 attempts') end
 if not nodes.is_current(node, epoch) then
   if node and node.epoch > epoch then
-    return refuse('NODE_SUPERSEDED', 'epoch=' .. string.format('%d', node.epoch))
+    return text.refuse('NODE_SUPERSEDED', 'epoch=' .. string.format('%d', node.epoch))
   end
-  return refuse('NODE_UNKNOWN')
+  return text.refuse('NODE_UNKNOWN')
 end
 write('HSET', keys.of('node', name), 'seen', clock.text(), 'load', load)
 local lost = {}

@@ -12,9 +12,12 @@
 local log_key = KEYS[1]
 local now_arg = ARGV[1]
 local width, sessions_max = 3, 512
+-- include: clock
+-- include: deliver
 -- include: sessions
+-- include: text
 if (#ARGV - 1) % width ~= 0 or #ARGV - 1 > sessions_max * width then
-  return invalid('sessions', 'up to 512, of 3 arguments each')
+  return text.invalid('sessions', 'up to 512, of 3 arguments each')
 end
 
 -- Why this session is not kept alive, or nil.

@@ -17,13 +17,20 @@
 local log_key = KEYS[1]
 local now_arg, name, epoch_arg, origin, target, utterance, started = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
 local open_max = 64
+-- include: clock
+-- include: emit
+-- include: keys
 -- include: sessions
+-- include: settings
+-- include: text
+-- include: timers
+-- include: write
 local s, epoch, number = sessions.get(name), text.int(epoch_arg, 0, 1e9), text.int(utterance, 0, 1e12)
-if not epoch then return invalid('epoch', 'a whole number') end
-if not number then return invalid('utterance', 'a whole number') end
-if started ~= '0' and started ~= '1' then return invalid('started', '0 or 1') end
-if not text.is_target(target) then return invalid('target', 'a language, never auto') end
-if not keys.name(origin) then return invalid('origin', 'a session of this cell') end
+if not epoch then return text.invalid('epoch', 'a whole number') end
+if not number then return text.invalid('utterance', 'a whole number') end
+if started ~= '0' and started ~= '1' then return text.invalid('started', '0 or 1') end
+if not text.is_target(target) then return text.invalid('target', 'a language, never auto') end
+if not keys.name(origin) then return text.invalid('origin', 'a session of this cell') end
 local why = sessions.refusal(s, epoch)
 if why then return redis.error_reply(why) end
 local field = origin .. '/' .. target .. '/' .. string.format('%d', number)
@@ -31,7 +38,7 @@ local playing = keys.of('playing', name)
 local open = redis.call('HEXISTS', playing, field) == 1
 if open == (started == '1') then return 'duplicate' end
 if started == '1' and redis.call('HLEN', playing) >= open_max then
-  return invalid('playback', '64 open at once')
+  return text.invalid('playback', '64 open at once')
 end
 
 local now = clock.now()
@@ -40,7 +47,7 @@ if started == '1' then
   local until_ms = now + settings.playback_ms
   write('HSET', playing, field, string.format('%d', until_ms))
   timers.set(until_ms, 'playback', s.full .. '|' .. field)
-  emit({ t = 'PlaybackStarted', s = s.full, tp = s.tp, d = { origin = origin, target = target,
+  emit.event({ t = 'PlaybackStarted', s = s.full, tp = s.tp, d = { origin = origin, target = target,
     utterance = number, until_ms = until_ms } })
 else
   sessions.end_playback(s, field, 'ended')

@@ -24,44 +24,53 @@
 -- Bound: constant
 local log_key = KEYS[1]
 local now_arg, name, token, tenant, source, targets, features, features_hash, encoding, sample_rate, priority, room, listen_language, tp, key_id = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11], ARGV[12], ARGV[13], ARGV[14], ARGV[15]
+-- include: affinity
+-- include: clock
+-- include: emit
+-- include: json
+-- include: keys
 -- include: sessions
+-- include: settings
+-- include: text
+-- include: timers
+-- include: write
 local members_max = 32
 local targets_max, features_max = 8, 16
 local s = sessions.get(name)
 if s then
   local granted = sessions.epoch_of(s, token)
-  if not granted then return invalid('session', 'this id exists with another token') end
-  if s.status ~= 'open' then return refuse('SESSION_CLOSED') end
+  if not granted then return text.invalid('session', 'this id exists with another token') end
+  if s.status ~= 'open' then return text.refuse('SESSION_CLOSED') end
   return { granted, s.next_seq, s.utterance, '0-0' }
 end
 local sample_rate_hz, priority_no = text.int(sample_rate, 8000, 48000), text.int(priority, 0, 2)
-if not text.is_name(name) then return invalid('session', 'a name') end
-if not text.is_name(token) then return invalid('token', 'a name') end
-if not text.is_name(tenant) then return invalid('tenant', 'a name') end
-if not text.is_language(source) then return invalid('source', 'a language') end
+if not text.is_name(name) then return text.invalid('session', 'a name') end
+if not text.is_name(token) then return text.invalid('token', 'a name') end
+if not text.is_name(tenant) then return text.invalid('tenant', 'a name') end
+if not text.is_language(source) then return text.invalid('source', 'a language') end
 if not text.all(targets, targets_max, text.is_target) then
-  return invalid('targets', 'up to 8 languages, never auto')
+  return text.invalid('targets', 'up to 8 languages, never auto')
 end
 if not text.all(features, features_max, text.is_name) then
-  return invalid('features', 'up to 16 names')
+  return text.invalid('features', 'up to 16 names')
 end
 local hex_16 = '^' .. string.rep('%x', 16) .. '$'
 if features_hash ~= 'none' and not string.match(features_hash, hex_16) then
-  return invalid('features_hash', '16 hex digits or none')
+  return text.invalid('features_hash', '16 hex digits or none')
 end
-if encoding ~= 'pcm16' and encoding ~= 'opus' then return invalid('encoding', 'pcm16 or opus') end
-if listen_language ~= '' and not text.is_target(listen_language) then return invalid('listen_language', 'a language, never auto') end
+if encoding ~= 'pcm16' and encoding ~= 'opus' then return text.invalid('encoding', 'pcm16 or opus') end
+if listen_language ~= '' and not text.is_target(listen_language) then return text.invalid('listen_language', 'a language, never auto') end
 if key_id ~= '' and not string.match(key_id, hex_16) then
-  return invalid('key', '16 hex digits or empty')
+  return text.invalid('key', '16 hex digits or empty')
 end
-if not sample_rate_hz then return invalid('sample_rate', '8000 to 48000 Hz') end
-if not priority_no then return invalid('priority', '0, 1 or 2') end
+if not sample_rate_hz then return text.invalid('sample_rate', '8000 to 48000 Hz') end
+if not priority_no then return text.invalid('priority', '0, 1 or 2') end
 local room_name = room ~= '' and keys.name(room) or nil
-if room ~= '' and not room_name then return invalid('room', 'a room of this cell') end
+if room ~= '' and not room_name then return text.invalid('room', 'a room of this cell') end
 local why = sessions.pressure(tenant)
 if why then return redis.error_reply(why) end
 if room_name and redis.call('HLEN', keys.of('room', room_name)) >= members_max then
-  return invalid('room', '32 members')
+  return text.invalid('room', '32 members')
 end
 
 local now, full = clock.now(), keys.full(name)
@@ -73,14 +82,14 @@ write('HSET', keys.of('session', name), 'status', 'open', 'out_no', '0', 'out_by
   'encoding', encoding, 'sample_rate', sample_rate_hz, 'priority', priority_no, 'room', room, 'listen_language', listen_language,
   'key', key_id, 'tokens', sessions.tokens_with(nil, token, 1))
 affinity.learn(name, '', '')
-emit({ t = 'SessionOpened', s = full, tp = tp, d = {
-  tenant = tenant, source = source, targets = some(text.list(targets)),
-  features = some(text.list(features)), features_hash = features_hash, encoding = encoding,
-  sample_rate = sample_rate_hz, priority = priority_no, room = filled(room), listen_language = filled(listen_language), epoch = 1,
-  key = filled(key_id) } })
+emit.event({ t = 'SessionOpened', s = full, tp = tp, d = {
+  tenant = tenant, source = source, targets = json.some(text.list(targets)),
+  features = json.some(text.list(features)), features_hash = features_hash, encoding = encoding,
+  sample_rate = sample_rate_hz, priority = priority_no, room = json.filled(room), listen_language = json.filled(listen_language), epoch = 1,
+  key = json.filled(key_id) } })
 if room_name then
   write('HSET', keys.of('room', room_name), full, listen_language)
-  emit({ t = 'RoomJoined', s = full, tp = tp, d = { room = room, listen_language = filled(listen_language) } })
+  emit.event({ t = 'RoomJoined', s = full, tp = tp, d = { room = room, listen_language = json.filled(listen_language) } })
 end
 timers.set(now + settings.idle_ms, 'idle', full)
 return { 1, 0, 0, '0-0' }

@@ -14,16 +14,17 @@
 local log_key = KEYS[1]
 local now_arg, kind = ARGV[1], ARGV[2]
 local epochs_back = 2
--- include: keys
--- include: jobs
 -- include: flat
+-- include: jobs
+-- include: keys
+-- include: text
 
 local function hash(key)
-  return by_name(redis.call('HGETALL', key))
+  return flat.by_name(redis.call('HGETALL', key))
 end
 
 local function scores(key)
-  return by_name(redis.call('ZRANGE', key, 0, -1, 'WITHSCORES'))
+  return flat.by_name(redis.call('ZRANGE', key, 0, -1, 'WITHSCORES'))
 end
 
 local function due(member)

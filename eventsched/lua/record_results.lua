@@ -17,13 +17,25 @@
 local log_key = KEYS[1]
 local now_arg, node, epoch_arg = ARGV[1], ARGV[2], ARGV[3]
 local width, results_max, audio_max = 9, 64, 512000
--- include: sessions
+-- include: assign
 -- include: attempts
+-- include: clock
+-- include: deliver
+-- include: emit
 -- include: fencing
+-- include: jobs
+-- include: json
+-- include: keys
+-- include: nodes
+-- include: queue
+-- include: sessions
+-- include: settings
+-- include: text
+-- include: timers
 local epoch = text.int(epoch_arg, 0, 1e9)
-if not epoch then return invalid('epoch', 'a whole number') end
+if not epoch then return text.invalid('epoch', 'a whole number') end
 if (#ARGV - 3) % width ~= 0 or #ARGV - 3 > results_max * width then
-  return invalid('results', 'up to 64, of 9 arguments each')
+  return text.invalid('results', 'up to 64, of 9 arguments each')
 end
 
 local function say(kind, job, result)
@@ -33,14 +45,14 @@ local function say(kind, job, result)
     more = more .. ',"audio_bytes":' .. #result.audio .. ',"audio_sha256":"' .. result.audio_sha256
       .. '"'
   end
-  return entry(keys.log, kind, job.session, job.key, keys.full(node), '', job.tp,
+  return emit.entry(keys.log, kind, job.session, job.key, keys.full(node), '', job.tp,
     '{"utterance":' .. job.utterance .. ',"target":"' .. job.target .. '","delivery_no":'
       .. job.delivery_no .. ',"attempt":' .. text.of[job.attempt] .. ',"epoch":' .. text.of[epoch]
       .. ',"status":"' .. result.status .. '"' .. more .. '}', result.body)
 end
 
 local function ending(job, result, log_id)
-  return { kind = result.status == 'ok' and 'result' or 'no_speech', code = filled(result.code),
+  return { kind = result.status == 'ok' and 'result' or 'no_speech', code = json.filled(result.code),
     body = result.body, audio = result.audio, job = job.key, cause = 'log/' .. log_id, tp = job.tp }
 end
 
@@ -76,7 +88,7 @@ local function mark(feature)
     list[#list + 1] = feature
     nodes.move(held, list)
   end
-  emit({ t = 'NodeSuspended', n = held.full, d = { epoch = epoch, feature = feature,
+  emit.event({ t = 'NodeSuspended', n = held.full, d = { epoch = epoch, feature = feature,
     until_ms = until_ms, class = held.class } })
 end
 

@@ -20,14 +20,19 @@
 local log_key = KEYS[1]
 local now_arg, epoch, from, to, of = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local passed, audio = ARGV[6], ARGV[7]
+-- include: ids
+-- include: keys
+-- include: memory
 -- include: sessions
+-- include: text
+-- include: write
 
-if not ids.is_id(from) then return invalid('from', 'an entry id') end
-if not ids.is_id(to) or ids.before(to, from) then return invalid('to', 'an id not before from') end
-if not text.int(passed, 0, 1e14) then return invalid('passed', 'a whole number below 1e14') end
-if audio ~= '0' and audio ~= '1' then return invalid('audio', '0 or 1') end
+if not ids.is_id(from) then return text.invalid('from', 'an entry id') end
+if not ids.is_id(to) or ids.before(to, from) then return text.invalid('to', 'an id not before from') end
+if not text.int(passed, 0, 1e14) then return text.invalid('passed', 'a whole number below 1e14') end
+if audio ~= '0' and audio ~= '1' then return text.invalid('audio', '0 or 1') end
 for i = 8, #ARGV, 2 do
-  if not ids.is_id(ARGV[i + 1] or '') then return invalid('chunk', 'an id for each session') end
+  if not ids.is_id(ARGV[i + 1] or '') then return text.invalid('chunk', 'an id for each session') end
 end
 local active = keys.of('lease', 'archive')
 if redis.call('HGET', active, 'epoch') ~= epoch then return 'fenced' end

@@ -17,8 +17,19 @@
 -- Bound: 1,024 pairs of a new class and the cell's waiting demands; 16 leases; 8 fills each
 local log_key = KEYS[1]
 local now_arg, name, token, sources, targets, features, slots, version = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8]
--- include: sessions
+-- include: assign
 -- include: attempts
+-- include: classes
+-- include: clock
+-- include: emit
+-- include: json
+-- include: keys
+-- include: nodes
+-- include: queue
+-- include: sessions
+-- include: settings
+-- include: text
+-- include: timers
 local classes_max, pairs_max, side_max, services_max = 256, 1024, 64, 16
 local old = nodes.get(name)
 local kept = redis.call('HMGET', keys.of('node', name), 'token', 'inbox_from')
@@ -27,25 +38,25 @@ if old and old.status ~= 'gone' and kept[1] == token then
 end
 local slots_no = text.int(slots, 1, 256)
 local asr_no, targets_no = #text.list(sources), #text.list(targets)
-if not keys.name(keys.full(name)) then return invalid('node', 'a name') end
-if token == '' then return invalid('token', 'not empty') end
-if not slots_no then return invalid('slots', '1 to 256') end
-if asr_no < 1 or asr_no > side_max then return invalid('sources', '1 to 64 languages') end
-if targets_no < 1 or targets_no > side_max then return invalid('targets', '1 to 64 languages') end
-if not text.are_languages(sources) then return invalid('sources', 'languages') end
+if not keys.name(keys.full(name)) then return text.invalid('node', 'a name') end
+if token == '' then return text.invalid('token', 'not empty') end
+if not slots_no then return text.invalid('slots', '1 to 256') end
+if asr_no < 1 or asr_no > side_max then return text.invalid('sources', '1 to 64 languages') end
+if targets_no < 1 or targets_no > side_max then return text.invalid('targets', '1 to 64 languages') end
+if not text.are_languages(sources) then return text.invalid('sources', 'languages') end
 if not text.are_languages(targets) or text.set(targets).auto then
-  return invalid('targets', 'languages, none of them auto')
+  return text.invalid('targets', 'languages, none of them auto')
 end
-if not text.are_names(features) then return invalid('features', 'names') end
-if asr_no * targets_no > pairs_max then return invalid('targets', '1024 pairs') end
-if #text.list(features) > services_max then return invalid('features', '16') end
+if not text.are_names(features) then return text.invalid('features', 'names') end
+if asr_no * targets_no > pairs_max then return text.invalid('targets', '1024 pairs') end
+if #text.list(features) > services_max then return text.invalid('features', '16') end
 if sessions.is_pressed() then
-  return refuse('BACKPRESSURE', 'retry_after_ms=1000')
+  return text.refuse('BACKPRESSURE', 'retry_after_ms=1000')
 end
 local class_id = classes.id_of(sources, targets, features, '')
 if redis.call('SISMEMBER', keys.classes, class_id) == 0
   and redis.call('SCARD', keys.classes) >= classes_max then
-  return invalid('class', '256 capability classes in a cell')
+  return text.invalid('class', '256 capability classes in a cell')
 end
 
 local now = clock.now()
@@ -56,9 +67,9 @@ local inbox_from = last[1] and last[1][1] or '0-0'
 local node = nodes.enter(name, string.format('%d', (old and old.epoch or 0) + 1), class_id,
   text.of[slots_no], sources, targets, features, 'token', token, 'version', version,
   'inbox_from', inbox_from, 'seen', clock.text(), 'load', '0')
-emit({ t = 'NodeRegistered', n = node.full, d = { epoch = node.epoch, sources = text.list(sources),
-  targets = text.list(targets), features = some(text.list(features)), slots = slots_no,
-  version = filled(version), class = class_id } })
+emit.event({ t = 'NodeRegistered', n = node.full, d = { epoch = node.epoch, sources = text.list(sources),
+  targets = text.list(targets), features = json.some(text.list(features)), slots = slots_no,
+  version = json.filled(version), class = class_id } })
 timers.set(now + settings.node_lost_ms, 'node', name)
 if superseded then attempts.recover(name, old.epoch, 'superseded') end
 assign.fill(node, '')

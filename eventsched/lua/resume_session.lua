@@ -12,11 +12,16 @@
 -- Bound: constant
 local log_key = KEYS[1]
 local now_arg, name, token = ARGV[1], ARGV[2], ARGV[3]
+-- include: clock
+-- include: emit
+-- include: keys
 -- include: sessions
+-- include: text
+-- include: write
 local s = sessions.get(name)
-if not s then return refuse('SESSION_UNKNOWN') end
-if s.status ~= 'open' then return refuse('SESSION_CLOSED') end
-if not text.is_name(token) then return invalid('token', 'a name') end
+if not s then return text.refuse('SESSION_UNKNOWN') end
+if s.status ~= 'open' then return text.refuse('SESSION_CLOSED') end
+if not text.is_name(token) then return text.invalid('token', 'a name') end
 local granted = sessions.epoch_of(s, token)
 if not granted then
   granted = s.epoch + 1
@@ -24,7 +29,7 @@ if not granted then
   write('HSET', keys.of('session', name), 'epoch', granted, 'tokens', tokens)
   s.epoch, s.tokens, s.seen, s.dirty = granted, tokens, clock.now(), true
   sessions.flush()
-  emit({ t = 'SessionResumed', s = s.full, tp = s.tp, d = { epoch = granted } })
+  emit.event({ t = 'SessionResumed', s = s.full, tp = s.tp, d = { epoch = granted } })
 end
 local confirmed = redis.call('HGET', keys.of('session', name), 'confirmed')
 return { granted, s.next_seq, s.utterance, confirmed or '0-0' }

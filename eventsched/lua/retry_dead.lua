@@ -18,19 +18,19 @@
 -- Bound: 32 targets of one entry, the open outcomes of its session
 local log_key = KEYS[1]
 local now_arg, dead_id, force = ARGV[1], ARGV[2], ARGV[3]
--- include: keys
--- include: write
 -- include: clock
--- include: timers
--- include: text
--- include: work
--- include: owing
 -- include: flat
-if not string.match(dead_id, '^%d+%-%d+$') then return invalid('id', 'the id of an entry in dead') end
+-- include: keys
+-- include: owing
+-- include: text
+-- include: timers
+-- include: work
+-- include: write
+if not string.match(dead_id, '^%d+%-%d+$') then return text.invalid('id', 'the id of an entry in dead') end
 
 local entry = redis.call('XRANGE', keys.dead_letters, dead_id, dead_id)[1]
 if not entry then return { 'unknown', 0, 0 } end
-local dead = by_name(entry[2])
+local dead = flat.by_name(entry[2])
 if dead.from ~= 'dispatch' and dead.from ~= 'timers' then return { 'projection', 0, 0 } end
 if dead.partial == '1' and force ~= '1' then return { 'partial', 0, 0 } end
 

@@ -31,6 +31,8 @@ local log_key = KEYS[1]
 local now_arg, set, group, epoch, from, to = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local count, hold_ms = tonumber(ARGV[7]), tonumber(ARGV[8])
 -- include: clock
+-- include: keys
+-- include: write
 
 local at = 8
 local function take()

@@ -15,12 +15,14 @@
 local log_key = KEYS[1]
 local now_arg, node, epoch_arg = ARGV[1], ARGV[2], ARGV[3]
 local width, partials_max, body_max = 3, 64, 65536
--- include: fencing
 -- include: deliver
+-- include: fencing
+-- include: jobs
+-- include: text
 local epoch = text.int(epoch_arg, 0, 1e9)
-if not epoch then return invalid('epoch', 'a whole number') end
+if not epoch then return text.invalid('epoch', 'a whole number') end
 if (#ARGV - 3) % width ~= 0 or #ARGV - 3 > partials_max * width then
-  return invalid('partials', 'up to 64, of 3 arguments each')
+  return text.invalid('partials', 'up to 64, of 3 arguments each')
 end
 
 local function take(job_key, attempt, body)

@@ -14,14 +14,15 @@
 -- Bound: four reasons
 local log_key = KEYS[1]
 local now_arg, reason, raised, seen, limit = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
--- include: clock
+-- include: emit
+-- include: keys
 -- include: memory
 -- include: text
 local reasons = { memory = true, group = true, archive = true, dead_letters = true }
 local seen_no, limit_no = text.int(seen, 0, 1e14), text.int(limit, 0, 1e14)
-if not reasons[reason] then return invalid('reason', 'memory, group, archive or dead_letters') end
-if raised ~= '0' and raised ~= '1' then return invalid('raised', '0 or 1') end
-if not seen_no or not limit_no then return invalid('seen', 'whole numbers below 1e14') end
+if not reasons[reason] then return text.invalid('reason', 'memory, group, archive or dead_letters') end
+if raised ~= '0' and raised ~= '1' then return text.invalid('raised', '0 or 1') end
+if not seen_no or not limit_no then return text.invalid('seen', 'whole numbers below 1e14') end
 local set = text.set(redis.call('HGET', keys.counters, 'pressure') or '')
 if (set[reason] or false) == (raised == '1') then return 'kept' end
 set[reason] = raised == '1' or nil
@@ -29,6 +30,6 @@ local list = {}
 for name in pairs(set) do list[#list + 1] = name end
 table.sort(list)
 memory.write('HSET', keys.counters, 'pressure', table.concat(list, ','))
-emit({ t = raised == '1' and 'BackpressureStarted' or 'BackpressureEnded', d = { reason = reason,
+emit.event({ t = raised == '1' and 'BackpressureStarted' or 'BackpressureEnded', d = { reason = reason,
   seen = seen_no, limit = limit_no } })
 return raised == '1' and 'raised' or 'lifted'

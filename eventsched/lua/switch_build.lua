@@ -15,6 +15,7 @@
 -- Bound: the projections given
 local log_key = KEYS[1]
 local now_arg, set, build_set, epoch = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+-- include: keys
 -- include: memory
 
 if redis.call('HGET', keys.of('lease', build_set), 'epoch') ~= epoch then

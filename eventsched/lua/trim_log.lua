@@ -14,9 +14,12 @@ local log_key = KEYS[1]
 local now_arg = ARGV[1]
 local trimmed_max = 10000
 -- include: clock
--- include: settings
--- include: ids
+-- include: emit
 -- include: flat
+-- include: ids
+-- include: keys
+-- include: settings
+-- include: write
 
 if redis.call('EXISTS', log_key) == 0 then return { 0, 0, '0-0' } end
 local now = clock.now()
@@ -38,8 +41,8 @@ end
 -- A group of somebody's own may have read what it has not acknowledged, and a set's is moved as it
 -- saves: what counts is the earliest of place, pending and checkpoint.
 -- A rebuild that runs reads the log from its start, without a group.
-for _, flat in ipairs(redis.call('XINFO', 'GROUPS', log_key)) do
-  local group = by_name(flat)
+for _, reply in ipairs(redis.call('XINFO', 'GROUPS', log_key)) do
+  local group = flat.by_name(reply)
   not_behind(ids.behind(group['last-delivered-id']))
   if group.pending > 0 then
     not_behind(redis.call('XPENDING', log_key, group.name)[2])
@@ -59,6 +62,6 @@ if count == 0 then return { 0, 0, floor } end
 local total = write('HINCRBY', keys.counters, 'trimmed', count)
 local first = redis.call('XRANGE', log_key, '-', '+', 'COUNT', 1)[1]
 local before = first and first[1] or floor
-emit({ t = 'StreamTrimmed', d = { stream = 'log', before = before, count = count, total = total } })
+emit.event({ t = 'StreamTrimmed', d = { stream = 'log', before = before, count = count, total = total } })
 local is_more = ids.before(before, floor) and count >= trimmed_max / 2
 return { count, is_more and 1 or 0, floor }

@@ -1,7 +1,8 @@
-"""Puts the Lua scripts together as one function library: a file per decision, includes shared.
+"""Puts the Lua scripts together as one function library: a file per decision, modules shared.
 
-Owns: reading lua/ from the package, resolving `-- include: name` (each once, before its first
-user), one function per script, names that change with the code.
+Owns: reading lua/ from the package, resolving `-- include: name` (each module once, before its
+first user, in a function of its own, so that it shares nothing but what it returns), one function
+per script, names that change with the code.
 Never does: I/O with Redis. Read next: lua/README.md, transport.py.
 
 Functions, not EVALSHA: a script that is evaluated makes every function of its includes anew at each
@@ -20,9 +21,11 @@ from importlib.resources import files
 
 _INCLUDE = re.compile(r"^-- include: (\w+)\n", re.MULTILINE)
 _FIRST = re.compile(r"#!lua(?: flags=([\w,-]+))?\n")
+ROOTS = ("call", "emit")
+"""Modules of every library: the entry function calls the one, the clock needs the other."""
 _LIBRARY = """#!lua name=eventsched_{release}
 local function make()
--- Found at once: the server looks each global up in two tables.
+-- Locals, because the server looks each global up in two tables.
 local redis, cjson, string, table, math = redis, cjson, string, table, math
 local ipairs, pairs, tonumber, tostring, type = ipairs, pairs, tonumber, tostring, type
 local error, pcall, unpack, next = error, pcall, unpack, next
@@ -42,6 +45,10 @@ local function enter(script, keys, args)
   error(reply, 0)
 end
 {entrances}"""
+_MODULE = """
+local {name} = (function()
+{body}end)()
+"""
 _BODY = """
 function made.{script}(KEYS, ARGV)
 {body}end
@@ -89,7 +96,8 @@ def library_of(scripts: Iterable[str]) -> Library:
     """The library of these scripts and what they include."""
     texts = {name: _read(f"{name}.lua") for name in scripts}
     shared: dict[str, str] = {}
-    _gather("call", shared, ())
+    for root in ROOTS:
+        _gather(root, shared, ())
     for text in texts.values():
         for include in _INCLUDE.findall(text):
             _gather(include, shared, ())
@@ -136,7 +144,7 @@ def _read(path: str) -> str:
 
 
 def _gather(name: str, shared: dict[str, str], open_: tuple[str, ...]) -> None:
-    """Put an include behind those that it needs."""
+    """Add the module `name` to `shared`, after the modules that it includes."""
     if name in open_:
         raise IncludeError(f"circular include: {' -> '.join((*open_, name))}")
     if name in shared:
@@ -144,4 +152,4 @@ def _gather(name: str, shared: dict[str, str], open_: tuple[str, ...]) -> None:
     text = _read(f"include/{name}.lua")
     for needed in _INCLUDE.findall(text):
         _gather(needed, shared, (*open_, name))
-    shared[name] = _INCLUDE.sub("", text)
+    shared[name] = _MODULE.format(name=name, body=_INCLUDE.sub("", text))

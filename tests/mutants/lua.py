@@ -17,7 +17,7 @@ from tests.mutants.mutant import ROOT, Mutant
 
 FOLDER = "eventsched/lua"
 MOVED = {"<": "<=", "<=": "<", ">": ">=", ">=": ">"}
-WRITERS = {"write", "emit", "entry", "timers.set", "timers.sooner", "timers.drop"}
+WRITERS = {"write", "emit.event", "emit.entry", "timers.set", "timers.sooner", "timers.drop"}
 WRITING = {"XADD", "XACK", "XTRIM", "XDEL", "ZREM", "HSET", "SET"}
 """Commands of `redis.call` that change something; all others go through `write`."""
 _parser = Parser(Language(tree_sitter_lua.language()))

@@ -51,80 +51,114 @@ def calls(source: str, *, of: str | None = None) -> Iterator[tuple[str, list[Nod
 
 def free_names(source: str) -> set[str]:
     """Names that are declared nowhere in the file: builtins and what its includes give it."""
-    found = set[str]()
-    _visit(tree(source), [set()], found)
-    return found
+    scopes = _Scopes()
+    scopes.visit(tree(source))
+    return scopes.free
 
 
-def _visit(node: Node, scopes: list[set[str]], found: set[str]) -> None:
-    kind = node.type
-    if kind == "identifier":
-        if not any(text(node) in scope for scope in scopes):
-            found.add(text(node))
-    elif kind == "variable_declaration":
-        (inner,) = node.named_children
-        named, values = inner, None
-        if inner.type == "assignment_statement":
-            named, values = inner.named_children
-        if values is not None:
-            _visit(values, scopes, found)
-        scopes[-1] |= {text(one) for one in named.named_children}
-    elif kind == "function_declaration":
+class _Scopes:
+    """Walks a tree with the names that are declared where it is."""
+
+    def __init__(self) -> None:
+        self.free = set[str]()
+        self._open: list[set[str]] = [set()]
+        self._by_type = {
+            "identifier": self._identifier,
+            "variable_declaration": self._declaration,
+            "function_declaration": self._named_function,
+            "function_definition": self._function,
+            "for_statement": self._loop,
+            "repeat_statement": self._repeat,
+            "block": self._block,
+            "dot_index_expression": self._index,
+            "method_index_expression": self._index,
+            "field": self._field,
+        }
+
+    def visit(self, node: Node) -> None:
+        self._by_type.get(node.type, self._children)(node)
+
+    def _children(self, node: Node) -> None:
+        for child in node.children:
+            self.visit(child)
+
+    def _within(self, named: set[str], node: Node | None) -> None:
+        if node is not None:
+            self._open.append(named)
+            self._children(node)
+            self._open.pop()
+
+    def _identifier(self, node: Node) -> None:
+        if not any(text(node) in scope for scope in self._open):
+            self.free.add(text(node))
+
+    def _declaration(self, node: Node) -> None:
+        (named,) = node.named_children
+        if named.type == "assignment_statement":
+            named, values = named.named_children
+            self.visit(values)
+        self._open[-1] |= {text(one) for one in named.named_children}
+
+    def _named_function(self, node: Node) -> None:
         name = node.child_by_field_name("name")
         assert name is not None
         if node.children[0].type == "local":
-            scopes[-1].add(text(name))
+            self._open[-1].add(text(name))
         else:
-            _visit(name, scopes, found)
-        _visit_function(node, scopes, found)
-    elif kind == "function_definition":
-        _visit_function(node, scopes, found)
-    elif kind == "for_statement":
+            self.visit(name)
+        self._function(node)
+
+    def _function(self, node: Node) -> None:
+        parameters = node.child_by_field_name("parameters")
+        assert parameters is not None
+        named = {text(one) for one in parameters.named_children if one.type == "identifier"}
+        self._within(named, node.child_by_field_name("body"))
+
+    def _loop(self, node: Node) -> None:
         clause = node.child_by_field_name("clause")
         assert clause is not None
-        _visit_loop(node, clause, scopes, found)
-    elif kind == "repeat_statement":
-        scopes.append(set())
+        first, *rest = clause.named_children
+        for one in rest:
+            self.visit(one)
+        listed = first.named_children if first.type == "variable_list" else [first]
+        self._within({text(one) for one in listed}, node.child_by_field_name("body"))
+
+    def _block(self, node: Node) -> None:
+        self._within(set(), node)
+
+    def _repeat(self, node: Node) -> None:
+        """What its block declares is known in its condition, too."""
+        self._open.append(set())
         for child in node.children:
-            if child.type == "block":
-                for statement in child.children:
-                    _visit(statement, scopes, found)
-            else:
-                _visit(child, scopes, found)
-        scopes.pop()
-    elif kind == "block":
-        scopes.append(set())
-        for child in node.children:
-            _visit(child, scopes, found)
-        scopes.pop()
-    elif kind in ("dot_index_expression", "method_index_expression"):
-        _visit(node.children[0], scopes, found)
-    elif kind == "field":
+            (self._children if child.type == "block" else self.visit)(child)
+        self._open.pop()
+
+    def _index(self, node: Node) -> None:
+        self.visit(node.children[0])
+
+    def _field(self, node: Node) -> None:
         name, value = node.child_by_field_name("name"), node.child_by_field_name("value")
-        if name is not None and node.children[0].type == "[":
-            _visit(name, scopes, found)
         assert value is not None
-        _visit(value, scopes, found)
-    else:
-        for child in node.children:
-            _visit(child, scopes, found)
+        if name is not None and node.children[0].type == "[":
+            self.visit(name)
+        self.visit(value)
 
 
-def _visit_function(node: Node, scopes: list[set[str]], found: set[str]) -> None:
-    parameters, body = node.child_by_field_name("parameters"), node.child_by_field_name("body")
-    assert parameters is not None
-    named = {text(one) for one in parameters.named_children if one.type == "identifier"}
-    if body is not None:
-        _visit(body, [*scopes, named], found)
-
-
-def _visit_loop(node: Node, clause: Node, scopes: list[set[str]], found: set[str]) -> None:
-    first, *rest = clause.named_children
-    named = {text(first)}
-    if first.type == "variable_list":
-        named = {text(one) for one in first.named_children}
-    for one in rest:
-        _visit(one, scopes, found)
-    body = node.child_by_field_name("body")
-    if body is not None:
-        _visit(body, [*scopes, named], found)
+def declared_names(source: str) -> Iterator[str]:
+    """Names of locals, local functions, parameters and loop variables."""
+    for node in walk(tree(source)):
+        listed = node if node.type == "parameters" else None
+        if node.type == "variable_declaration":
+            (inner,) = node.named_children
+            listed = inner.named_children[0] if inner.type == "assignment_statement" else inner
+        if node.type in ("for_generic_clause", "for_numeric_clause"):
+            first = node.named_children[0]
+            listed = first if first.type == "variable_list" else None
+            if listed is None:
+                yield text(first)
+        if listed is not None:
+            yield from (text(one) for one in listed.named_children if one.type == "identifier")
+        if node.type == "function_declaration" and node.children[0].type == "local":
+            name = node.child_by_field_name("name")
+            assert name is not None
+            yield text(name)

@@ -20,11 +20,6 @@ from tests.fixtures_store import TimedStore
 from tests.scripts.headers import header, source
 
 NAMES = lua_library.names()
-INCLUDES = sorted(
-    file.name.removesuffix(".lua")
-    for file in (files("eventsched") / "lua" / "include").iterdir()
-    if file.name.endswith(".lua")
-)
 VOCABULARY = {kind.__name__ for kind in get_args(events.AnyData)}
 _FIRST = re.compile(r"#!lua( flags=(allow-oom|no-writes))?\n")
 _LOCALS = re.compile(r"^local (.+) = ((?:tonumber\()?(?:KEYS|ARGV)\[.+)$", re.MULTILINE)
@@ -81,8 +76,8 @@ def test_what_a_header_refuses_is_a_code_and_in_the_source(name: str) -> None:
     told, whole = header(name).refusals, lua_library.library_of([name]).source
     assert told <= set(errors.BY_CODE)
     for code in told:
-        text = "invalid(" if code == "INVALID_MESSAGE" else code
-        assert text in whole.replace("local function invalid(", ""), code
+        text = "text.invalid(" if code == "INVALID_MESSAGE" else code
+        assert text in whole.replace("function text.invalid(", ""), code
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -130,25 +125,6 @@ def test_a_row_says_what_its_header_says(name: str) -> None:
         assert appended.strip().startswith("any but")
     else:
         assert set(re.findall(r"[A-Z][A-Za-z]+", appended)) == told.events & VOCABULARY
-
-
-@pytest.mark.parametrize("path", [*NAMES, *(f"include/{name}" for name in INCLUDES)])
-def test_every_line_that_means_to_include_does(path: str) -> None:
-    """The loader takes whole lines only: an indented one would be a comment."""
-    text = (files("eventsched") / "lua" / f"{path}.lua").read_text(encoding="utf-8")
-    lines = [line for line in text.splitlines() if "include:" in line]
-    assert [line for line in lines if not lua_library._INCLUDE.match(f"{line}\n")] == []
-    assert {lua_library._INCLUDE.match(f"{line}\n")[1] for line in lines} <= set(INCLUDES)  # type: ignore[index]
-
-
-def test_every_include_is_used() -> None:
-    told = {name for script in NAMES for name in re.findall(r"include: (\w+)", source(script))}
-    texts = [
-        (files("eventsched") / "lua" / "include" / f"{name}.lua").read_text(encoding="utf-8")
-        for name in INCLUDES
-    ]
-    told |= {name for text in texts for name in re.findall(r"\n-- include: (\w+)", text)}
-    assert told == set(INCLUDES)
 
 
 @dataclass

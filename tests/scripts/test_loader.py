@@ -38,7 +38,8 @@ def lua(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
         return found[path]
 
     monkeypatch.setattr(lua_library, "_read", read)
-    found["include/call.lua"] = "-- call\n"
+    for root in lua_library.ROOTS:
+        found[f"include/{root}.lua"] = f"-- {root}\nreturn {{}}\n"
     return found
 
 
@@ -51,8 +52,17 @@ def test_includes_stand_before_their_users_once(lua: dict[str, str]) -> None:
     }
     source = lua_library.library_of(["s", "t"]).source
     assert [line for line in source.splitlines() if re.fullmatch(r"-- \w+|return \d", line)] == [
-        "-- call", "-- b", "-- a", "return 1", "return 2",
+        *(f"-- {root}" for root in lua_library.ROOTS), "-- b", "-- a", "return 1", "return 2",
     ]  # fmt: skip
+
+
+def test_a_module_is_a_function_of_its_own(lua: dict[str, str]) -> None:
+    lua |= {
+        "s.lua": "#!lua\n-- include: a\nreturn a\n",
+        "include/a.lua": "local own = 1\nreturn own\n",
+    }
+    source = lua_library.library_of(["s"]).source
+    assert "local a = (function()\nlocal own = 1\nreturn own\nend)()\n" in source
 
 
 def test_a_function_has_the_flags_of_its_file(lua: dict[str, str]) -> None:
@@ -141,7 +151,11 @@ async def _client(server: Server) -> AsyncIterator[Client]:
 
 
 async def _in_lua(client: Client, body: str) -> Any:
-    source = f"#!lua\n{CALL_LUA}{KEYS_LUA}call.begin(KEYS, ARGV)\n{body}"
+    modules = "".join(
+        f"local {name} = (function()\n{text}end)()\n"
+        for name, text in (("call", CALL_LUA), ("keys", KEYS_LUA))
+    )
+    source = f"#!lua\n{modules}call.begin(KEYS, ARGV)\n{body}"
     return await client.execute_command("EVAL", source, 1, Keys("c7").log)
 
 
@@ -240,7 +254,7 @@ def test_a_function_cannot_reach_a_slot_that_it_was_not_given(
     server: Server, lua: dict[str, str]
 ) -> None:
     assert server.process is not None
-    lua["include/call.lua"] = "local call = { begin = function() end, fail = function() end }\n"
+    lua["include/call.lua"] = "return { begin = function() end, fail = function() end }\n"
     lua["s.lua"] = f"#!lua\nreturn redis.call('SET', '{Keys('there').log}', KEYS[1])\n"
     library = lua_library.library_of(["s"])
     server.process.call("FUNCTION", "LOAD", library.source)

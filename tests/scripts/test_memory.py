@@ -34,11 +34,9 @@ SOFT = {("heartbeat_node", "'seen'"), ("record_seal", "'to'")}
 """What is written beside it in the same keys, and is not kept."""
 KEPT_MAX = 16_384
 KEPT = """#!lua
--- include: memory
--- include: nodes
--- include: classes
--- include: sessions
-local cell = clock.cells[log_key]
+-- include: clock
+-- include: text
+local cell = clock.cells[KEYS[1]]
 if not cell or not cell.nodes then return '{}' end
 local told = { nodes = {}, leased = {}, classes = {}, free = {}, front = {}, seen = {},
   sessions = {}, stamp = cell.stamp, settings = cell.settings, live = cell.live,

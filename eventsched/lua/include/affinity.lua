@@ -2,10 +2,10 @@
 -- `used`, `node|turn`, empty while there is none.
 -- include: call
 -- include: keys
--- include: write
 -- include: memory
+-- include: write
 local affinity = {}
-call.starts_with(function() affinity.handed_over, affinity.moved = {}, {} end)
+call.on_begin(function() affinity.handed_over, affinity.moved = {}, {} end)
 
 -- What its session says.
 function affinity.learn(name, node, turn)
@@ -44,3 +44,4 @@ function affinity.move(name, node, turn)
   affinity.moved[name] = used
   affinity.learn(name, node, turn)
 end
+return affinity

@@ -1,7 +1,7 @@
 -- archive: what has to stay until the archive holds it.
--- include: keys
--- include: ids
 -- include: clock
+-- include: ids
+-- include: keys
 -- include: memory
 local archive = {}
 local function kept_audio()
@@ -14,6 +14,7 @@ end
 function archive.holds_before(ms)
   local to = redis.call('HGET', keys.archive, 'to')
   if not ids.before(to, string.format('%d-0', math.max(0, clock.now() - ms))) then return true end
-  local last = redis.call('XREVRANGE', log_key, '+', '-', 'COUNT', 1)[1]
+  local last = redis.call('XREVRANGE', keys.log, '+', '-', 'COUNT', 1)[1]
   return not last or not ids.before(to, last[1])
 end
+return archive

@@ -1,19 +1,20 @@
 -- assign: the only code that gives a job to a node (rules 15-18, 20).
+-- include: affinity
 -- include: call
--- include: keys
--- include: write
--- include: clock
--- include: settings
--- include: memory
--- include: text
--- include: json
 -- include: classes
+-- include: clock
+-- include: emit
+-- include: jobs
+-- include: json
+-- include: keys
+-- include: memory
 -- include: nodes
 -- include: queue
--- include: jobs
--- include: affinity
+-- include: settings
+-- include: text
+-- include: write
 local assign = { filled_max = 8, policy = '1' }
-call.starts_with(function() assign.deadlines = {} end)
+call.on_begin(function() assign.deadlines = {} end)
 
 local function live_group()
   local live = redis.call('GET', keys.of('active_revision', 'group'))
@@ -124,7 +125,7 @@ local function give(job, choice, cause)
   nodes.take(node, job.key)
   jobs.run(job, node, deadline)
   affinity.move(job.name, node.name, job.turn)
-  local id = entry(keys.log, 'JobDispatched', job.session, job.key, node.full, cause, job.tp, d, '')
+  local id = emit.entry(keys.log, 'JobDispatched', job.session, job.key, node.full, cause, job.tp, d, '')
   write('XADD', node.inbox, clock.entry_id(), 't', 'assign',
     'j', job.key, 'c', 'log/' .. id, 'd', job.head .. job.rest .. ',' .. token
       .. ',"context_at":"' .. context_at .. '"}', 'b', context)
@@ -202,3 +203,4 @@ function assign.place(job, cause, freed)
   queue.add(job, choice.reason, cause)
   return choice.reason
 end
+return assign

@@ -1,13 +1,16 @@
 -- attempts: how a try ends without a result, and what follows (rules 13, 14, 20, 25).
--- include: keys
--- include: write
+-- include: assign
 -- include: clock
--- include: timers
+-- include: deliver
+-- include: emit
+-- include: jobs
+-- include: json
+-- include: keys
 -- include: nodes
 -- include: queue
--- include: jobs
--- include: deliver
--- include: assign
+-- include: text
+-- include: timers
+-- include: write
 local attempts = { redispatched_max = 3, recovered_max = 16 }
 
 local failure_code = { lease = 'JOB_TIMEOUT', node_lost = 'NODE_LOST', superseded = 'NODE_LOST',
@@ -15,9 +18,9 @@ local failure_code = { lease = 'JOB_TIMEOUT', node_lost = 'NODE_LOST', supersede
 
 -- The attempt gives its slot back and its node is told. Returns the node if it can take work.
 function attempts.stop(job, reason, code, cause)
-  emit({ t = 'AttemptEnded', s = job.session, j = job.key, n = keys.full(job.node), c = cause,
+  emit.event({ t = 'AttemptEnded', s = job.session, j = job.key, n = keys.full(job.node), c = cause,
     tp = job.tp, d = { utterance = tonumber(job.utterance), target = job.target,
-      attempt = job.attempt, epoch = job.epoch, reason = reason, code = filled(code) } })
+      attempt = job.attempt, epoch = job.epoch, reason = reason, code = json.filled(code) } })
   write('XADD', keys.of('inbox', job.node), clock.entry_id(), 't', 'cancel',
     'j', job.key, 'c', '', 'd', cjson.encode({ attempt = job.attempt, epoch = job.epoch,
       reason = reason }), 'b', '')
@@ -26,7 +29,7 @@ end
 
 function attempts.fail(job, code, cause)
   jobs.finish(job, 'failed', code)
-  emit({ t = 'JobFailed', s = job.session, j = job.key, c = cause, tp = job.tp, d = {
+  emit.event({ t = 'JobFailed', s = job.session, j = job.key, c = cause, tp = job.tp, d = {
     utterance = tonumber(job.utterance), target = job.target,
     delivery_no = tonumber(job.delivery_no), attempt = job.attempt, code = code } })
   deliver.finish(job.name, job.target, job.delivery_no,
@@ -36,7 +39,7 @@ end
 -- The next attempt goes the way a first one goes; after three re-dispatches the job fails.
 function attempts.again(job, reason, code, cause, freed)
   if job.attempt > attempts.redispatched_max then
-    attempts.fail(job, filled(code) or failure_code[reason], cause)
+    attempts.fail(job, json.filled(code) or failure_code[reason], cause)
     return
   end
   job.avoid, job.attempt = job.node, job.attempt + 1
@@ -86,7 +89,7 @@ end
 function attempts.lose(node, reason)
   local leases = nodes.live(node)
   nodes.gone(node)
-  emit({ t = 'NodeLost', n = node.full, d = { epoch = node.epoch, reason = reason,
+  emit.event({ t = 'NodeLost', n = node.full, d = { epoch = node.epoch, reason = reason,
     leases = leases > 0 and leases or nil } })
 end
 
@@ -103,3 +106,4 @@ function attempts.give_up(job, cause)
   end
   return nil
 end
+return attempts

@@ -1,19 +1,25 @@
--- call: includes stay on the server from call to call; this makes each call begin with nothing of
--- the one before. An include says once what it knows of a call only, and how that starts.
-local log_key, now_arg
-local call = { starts = {}, ends = {} }
-function call.starts_with(start)
-  call.starts[#call.starts + 1] = start
+-- call: the life of one call. Modules stay on the server from call to call: a module says once how
+-- each call begins for it (`on_begin`), so that no call meets what another one left there.
+local call = { now_arg = '', has_written = false }
+local begins, fails = {}, {}
+
+function call.on_begin(start)
+  begins[#begins + 1] = start
 end
--- What an include has put off is written when the call fails, too: nothing is rolled back.
-function call.fails_with(finish)
-  call.ends[#call.ends + 1] = finish
+
+-- Redis rolls nothing back: what a module has deferred is written although the call failed.
+function call.on_error(finish)
+  fails[#fails + 1] = finish
 end
+
 function call.fail()
-  for _, finish in ipairs(call.ends) do finish() end
+  for i = 1, #fails do fails[i]() end
 end
--- The caller's key and time, then every include's start, in the order in which they were loaded.
-function call.begin(given, args)
-  log_key, now_arg = given[1], args[1] or ''
-  for _, start in ipairs(call.starts) do start() end
+
+-- `keys_given` names the key of the log, the first of `args` is the time of a manual clock. The
+-- modules begin in the order in which they were loaded.
+function call.begin(keys_given, args)
+  call.log_key, call.now_arg, call.has_written = keys_given[1], args[1] or '', false
+  for i = 1, #begins do begins[i]() end
 end
+return call

@@ -3,11 +3,11 @@
 -- many have a slot free, and the first of those.
 -- include: call
 -- include: keys
--- include: write
 -- include: memory
 -- include: text
+-- include: write
 local classes = {}
-call.starts_with(function()
+call.on_begin(function()
   classes.pending_in, classes.pending, classes.pending_load = nil, nil, nil
 end)
 local looked_last, front_max, front_last = '63', 8, '7'
@@ -52,7 +52,7 @@ function classes.flush()
   end
 end
 
-call.fails_with(classes.flush)
+call.on_error(classes.flush)
 
 -- Its least loaded nodes with a free slot, in order, { name, load } each: the first two at least, if
 -- there are so many. `free`: how many have one.
@@ -255,3 +255,4 @@ function classes.leave(id, node)
   end
   classes.changed(id)
 end
+return classes

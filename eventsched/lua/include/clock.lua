@@ -7,10 +7,16 @@
 -- include: call
 -- include: keys
 -- include: write
--- include: emit
-clock = { cells = {}, total = 0, newest = 0 }
-call.starts_with(function() clock.at, clock.told, clock.id, clock.here = nil, nil, nil, nil end)
+local clock = { cells = {}, total = 0, newest = 0 }
+call.on_begin(function() clock.at, clock.told, clock.id, clock.here = nil, nil, nil, nil end)
 local kept_max = 16384
+local adjusted = {}
+
+-- `report(behind_ms, offset_ms)` appends ClockAdjusted. The module that appends events needs the clock,
+-- so it hands this over when it is loaded.
+function clock.on_adjusted(report)
+  adjusted[1] = report
+end
 
 -- As `configure_cell` finds it, too: of a cell that nobody has configured no mode, and no stamp.
 function clock.record()
@@ -31,7 +37,7 @@ end
 -- `total` counts what the calls before have added to all cells: with more than may be, all of it goes.
 local function recall(stamp)
   if clock.total > kept_max then clock.cells, clock.total = {}, 0 end
-  local here = clock.cells[log_key]
+  local here = clock.cells[call.log_key]
   if stamp == '' then
     clock.here = { stamp = '', count = 0 }
     return
@@ -41,7 +47,7 @@ local function recall(stamp)
   else
     clock.forget()
     here = { stamp = clock.new_stamp(stamp), count = 1, counted = 0 }
-    clock.cells[log_key] = here
+    clock.cells[call.log_key] = here
   end
   clock.here = here
   clock.total, here.counted = clock.total + here.count - here.counted, here.count
@@ -55,7 +61,7 @@ local function read()
   local mode, offset, last, stamp = clock.record()
   last = tonumber(last)
   if mode == 'manual' then
-    clock.at = now_arg == '' and math.max(last, 1) or tonumber(now_arg) + tonumber(offset)
+    clock.at = call.now_arg == '' and math.max(last, 1) or tonumber(call.now_arg) + tonumber(offset)
   else
     local time = redis.call('TIME')
     clock.at = time[1] * 1000 + math.floor(time[2] / 1000) + tonumber(offset)
@@ -66,7 +72,7 @@ local function read()
   clock.at = last
   local raised = tonumber(offset) + behind
   keep(mode, string.format('%d', raised))
-  emit({ t = 'ClockAdjusted', d = { behind_ms = behind, offset_ms = raised } })
+  adjusted[1](behind, raised)
 end
 
 function clock.now()
@@ -91,6 +97,7 @@ function clock.cell()
   return clock.here
 end
 function clock.forget()
-  local here = clock.cells[log_key]
-  if here then clock.cells[log_key], clock.total = nil, clock.total - here.counted end
+  local here = clock.cells[call.log_key]
+  if here then clock.cells[call.log_key], clock.total = nil, clock.total - here.counted end
 end
+return clock

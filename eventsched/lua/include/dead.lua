@@ -1,12 +1,13 @@
 -- dead: what could not be processed, parked with its reason; `partial` when it had begun to write.
--- include: keys
--- include: write
+-- include: call
 -- include: clock
+-- include: keys
 -- include: text
 local dead = {}
 -- It may have ended anywhere: what is known of the cell may not be what is written.
 function dead.park(from, id, kind, d, reason)
   clock.forget()
   redis.call('XADD', keys.dead_letters, clock.entry_id(), 'from', from, 'id', id, 'k', kind, 'd', d,
-    'reason', text.reason(reason), 'partial', wrote and '1' or '0')
+    'reason', text.reason(reason), 'partial', call.has_written and '1' or '0')
 end
+return dead

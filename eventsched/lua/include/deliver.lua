@@ -1,18 +1,19 @@
 -- deliver: outcomes in order per (session, target) (rules 23-25). Each delivery number ends in
 -- exactly one of result, no_speech, failed, missing; a gap is waited for.
 -- include: call
--- include: keys
--- include: write
 -- include: clock
--- include: timers
--- include: settings
--- include: memory
+-- include: emit
 -- include: flat
--- include: text
 -- include: ids
 -- include: json
+-- include: keys
+-- include: memory
+-- include: settings
+-- include: text
+-- include: timers
+-- include: write
 local deliver = { in_step_max = 64 }
-call.starts_with(function() deliver.touched = {} end)
+call.on_begin(function() deliver.touched = {} end)
 local out_entries_max, out_bytes_max = '1000', 16 * 1024 * 1024
 
 -- The open outcomes of a session, by `target/number`: `utterance|first|to`.
@@ -22,7 +23,7 @@ function deliver.owed(session)
   if not owed then
     owed = {}
     memory.keep(known, session, owed)
-    local kept = by_name(redis.call('HGETALL', keys.of('outcomes', session)))
+    local kept = flat.by_name(redis.call('HGETALL', keys.of('outcomes', session)))
     for field, told in pairs(kept) do memory.keep(owed, field, told) end
   end
   return owed
@@ -159,7 +160,7 @@ local function send(session, target, number, outcome, ending, speaker)
   local which = '"utterance":' .. outcome.utterance .. ',"target":"' .. target .. '","delivery_no":'
     .. number_told
   local how = json.word('outcome', ending.kind)
-  if filled(ending.code) then how = how .. ',"code":' .. json.text(ending.code) end
+  if json.filled(ending.code) then how = how .. ',"code":' .. json.text(ending.code) end
   local heard = json.words('to', to) .. json.words('skipped', skipped)
   local body, full = ending.body or '', keys.full(session)
   local kind, d = 'ResultDelivered', '{' .. which .. how .. heard .. '}'
@@ -170,7 +171,7 @@ local function send(session, target, number, outcome, ending, speaker)
   local owed = deliver.owed(session)
   write('HDEL', keys.of('outcomes', session), field)
   memory.drop(owed, field)
-  local id = entry(keys.log, kind, full, ending.job, '', ending.cause or '', ending.tp, d, body)
+  local id = emit.entry(keys.log, kind, full, ending.job, '', ending.cause or '', ending.tp, d, body)
   local out = '{"session":"' .. full .. '",' .. which .. how .. ',"log":"' .. id .. '"}'
   local audio, next_no = ending.audio or '', text.of[number + 1]
   if told[1] == speaker then
@@ -267,3 +268,4 @@ end
 function deliver.give_up(session, target, number, outcome, ending)
   send(session, target, number, outcome, ending, speaker_of(session, target))
 end
+return deliver

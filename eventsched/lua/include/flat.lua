@@ -1,6 +1,8 @@
 -- flat: replies that say names and values in turn.
-local function by_name(flat)
-  local told = {}
-  for i = 1, #flat, 2 do told[flat[i]] = flat[i + 1] end
-  return told
+local flat = {}
+function flat.by_name(reply)
+  local named = {}
+  for i = 1, #reply, 2 do named[reply[i]] = reply[i + 1] end
+  return named
 end
+return flat

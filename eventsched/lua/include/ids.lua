@@ -15,6 +15,7 @@ function ids.behind(id)
   local ms, seq = parts(id)
   return string.format('%d-%d', ms, seq + 1)
 end
-function ids.is_id(text)
-  return string.match(text, '^%d+%-%d+$') ~= nil and #text <= 32
+function ids.is_id(value)
+  return string.match(value, '^%d+%-%d+$') ~= nil and #value <= 32
 end
+return ids

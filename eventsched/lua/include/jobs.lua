@@ -4,11 +4,11 @@
 -- ends or, while the job waits, its wait.
 -- place: `priority,tag,entry` in the queue, once it has waited. core: the JSON that never changes,
 -- what an assignment says about the job; once it has ended, what that begins with and the code.
--- include: keys
--- include: write
 -- include: clock
 -- include: json
+-- include: keys
 -- include: text
+-- include: write
 local jobs = {}
 
 local line = '^(%a+)|(%d+)|([^|]*)|(%d*)|(%d*)|(%d*)|([^|]*)|([^|]*)|()'
@@ -147,5 +147,6 @@ end
 function jobs.finish(job, outcome, code)
   job.place = ''
   put(job, 'ended', '', '', outcome, beginning(job),
-    filled(code) and ',"code":' .. json.text(code) or '')
+    json.filled(code) and ',"code":' .. json.text(code) or '')
 end
+return jobs

@@ -15,3 +15,13 @@ function json.words(name, joined)
   if not joined or joined == '' then return '' end
   return ',"' .. name .. '":["' .. string.gsub(joined, ',', '","') .. '"]'
 end
+-- A list for cjson: an empty one is left out, since cjson would write it as an object.
+function json.some(list)
+  if list and #list > 0 then return list end
+  return nil
+end
+function json.filled(value)
+  if value and value ~= '' then return value end
+  return nil
+end
+return json

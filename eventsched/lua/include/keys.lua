@@ -3,9 +3,9 @@
 -- include: call
 local keys = {}
 local ones = { 'dispatch', 'dead_letters', 'timers', 'clock', 'settings', 'counters', 'classes', 'requirements', 'tenant_queued', 'tenant_finish_tag', 'archive', 'erased' }
-call.starts_with(function()
-  if keys.log == log_key then return end
-  keys.log, keys.prefix = log_key, string.sub(log_key, 1, -4)
+call.on_begin(function()
+  if keys.log == call.log_key then return end
+  keys.log, keys.prefix = call.log_key, string.sub(call.log_key, 1, -4)
   keys.cell_name = string.match(keys.prefix, '{(.-)}')
   keys.own = keys.cell_name .. '%.([%w_-]+)'
   keys.only_own = '^' .. keys.own .. '$'
@@ -25,3 +25,4 @@ function keys.name(full)
   local name = string.match(full or '', keys.only_own)
   return name and #name <= 64 and name or nil
 end
+return keys

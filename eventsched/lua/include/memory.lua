@@ -3,12 +3,11 @@
 -- (a server that was the primary in between, functions of another release, data that was set back) it
 -- begins with nothing. A call that fails, or parks something that failed, leaves nothing either.
 -- include: call
--- include: keys
--- include: write
 -- include: clock
+-- include: write
 local memory = {}
-call.starts_with(function() memory.here = nil end)
-call.fails_with(clock.forget)
+call.on_begin(function() memory.here = nil end)
+call.on_error(clock.forget)
 
 -- Beside what is read by `once`: nodes, with how many leases they hold; classes, with who is free; pairs
 -- and demands with the classes that serve them; demands that somebody waits for, and by class which
@@ -60,3 +59,4 @@ function memory.write(...)
   clock.forget()
   return write(...)
 end
+return memory

@@ -1,12 +1,13 @@
 -- nodes: registrations, slots and leases. A node's load is counted from its live leases, never
 -- kept by hand (rule 16); leases belong to the registration (node, epoch) (rule 13).
--- include: call
--- include: keys
--- include: write
--- include: memory
--- include: timers
--- include: text
 -- include: classes
+-- include: clock
+-- include: emit
+-- include: keys
+-- include: memory
+-- include: text
+-- include: timers
+-- include: write
 local nodes = { lease_ms_min = 15000 }
 
 -- What most calls need not know is read when it is asked for.
@@ -84,7 +85,7 @@ function nodes.place(node)
 end
 
 -- One lease more or less is stored: what is known of the node and its class goes along. The caller has
--- asked for `nodes.live` before it wrote.
+-- asked for `nodes.live` before it call.has_written.
 local function count(node, change)
   local was = node.load
   know(node, node.leased + change)
@@ -147,13 +148,13 @@ function nodes.drain(node)
   classes.seat(node.class, node.name, nil)
   memory.write('HINCRBY', keys.of('class', node.class), 'draining', 1)
   classes.changed(node.class)
-  emit({ t = 'NodeDraining', n = node.full, d = { epoch = node.epoch } })
+  emit.event({ t = 'NodeDraining', n = node.full, d = { epoch = node.epoch } })
 end
 
 function nodes.finish_drain(node)
   if node.status ~= 'draining' or nodes.live(node) > 0 then return end
   nodes.gone(node)
-  emit({ t = 'NodeDrained', n = node.full, d = { epoch = node.epoch } })
+  emit.event({ t = 'NodeDrained', n = node.full, d = { epoch = node.epoch } })
 end
 
 -- Marks changed: the node moves to the class of its new signature, load and drain with it.
@@ -170,3 +171,4 @@ function nodes.move(node, marked)
   nodes.place(node)
   classes.changed(node.class)
 end
+return nodes

@@ -1,11 +1,11 @@
 -- owing: a finalized utterance (include/work) becomes the jobs that it owes, once each (rules 10, 11).
--- include: keys
--- include: write
--- include: memory
--- include: text
+-- include: assign
 -- include: deliver
 -- include: jobs
--- include: assign
+-- include: keys
+-- include: memory
+-- include: text
+-- include: write
 local owing = {}
 
 -- Until when the dispatcher counts as being there, in ms.
@@ -51,3 +51,4 @@ function owing.place(wanted)
   end
   return #list, waiting
 end
+return owing

@@ -2,17 +2,19 @@
 -- integer tags, then age (rule 18). One sorted set per (priority, demand).
 -- What a call has read it knows from then on; counters that it has moved are written by `flush`.
 -- include: call
--- include: keys
--- include: write
--- include: memory
--- include: clock
--- include: timers
--- include: settings
 -- include: classes
+-- include: clock
+-- include: emit
 -- include: jobs
 -- include: json
+-- include: keys
+-- include: memory
+-- include: settings
+-- include: text
+-- include: timers
+-- include: write
 local queue = {}
-call.starts_with(function()
+call.on_begin(function()
   queue.lines, queue.finish, queue.backlog = {}, {}, {}
   queue.virtual, queue.entry, queue.counted = nil, nil, nil
 end)
@@ -128,7 +130,7 @@ end
 
 -- `tag` and `deadline` are text.
 local function say(job, reason, cause, tag, deadline)
-  emit({ t = 'JobQueued', s = job.session, j = job.key, c = cause, tp = job.tp,
+  emit.event({ t = 'JobQueued', s = job.session, j = job.key, c = cause, tp = job.tp,
     d = '{"utterance":' .. job.utterance .. ',"target":"' .. job.target .. '","delivery_no":'
       .. job.delivery_no .. ',"source":"' .. job.source .. '"' .. json.words('features', job.features)
       .. ',"attempt":' .. text.of[job.attempt] .. ',"reason":"' .. reason .. '","priority":'
@@ -209,3 +211,4 @@ function queue.flush()
   end
   write('ZREMRANGEBYSCORE', keys.tenant_finish_tag, '-inf', virtual)
 end
+return queue

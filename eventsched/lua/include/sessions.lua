@@ -1,22 +1,24 @@
 -- sessions: the write state of a session: its open utterance, finalizing, closing (rules 1-8, 12).
--- include: call
--- include: keys
--- include: write
--- include: clock
--- include: timers
--- include: settings
--- include: memory
--- include: text
--- include: json
--- include: deliver
--- include: archive
--- include: queue
--- include: owing
 -- include: affinity
--- include: work
+-- include: archive
+-- include: call
+-- include: clock
 -- include: dead
+-- include: deliver
+-- include: emit
+-- include: ids
+-- include: json
+-- include: keys
+-- include: memory
+-- include: owing
+-- include: queue
+-- include: settings
+-- include: text
+-- include: timers
+-- include: work
+-- include: write
 local sessions = { given_up_max = 32, tokens_max = 8, at_once_max = 8 }
-call.starts_with(function()
+call.on_begin(function()
   sessions.known, sessions.at_once = {}, nil
 end)
 
@@ -203,11 +205,11 @@ local function dispatch(s, wanted)
     work.put(wanted)
     return
   end
-  wrote = false
+  call.has_written = false
   affinity.hand_over(s.name)
   local ok, reason = pcall(owing.place, wanted)
   if not ok then dead.park('dispatch', wanted.log, 'utterance', work.told(wanted), reason) end
-  wrote = true
+  call.has_written = true
 end
 
 -- The open utterance is complete. Once per utterance: the index moves on (rules 2, 3).
@@ -217,7 +219,7 @@ function sessions.finalize(s, reason)
   local audio = '"first":"' .. s.buf_first .. '","last":"' .. s.buf_last .. '","count":'
     .. text.of[s.buf_count] .. ',"bytes":' .. text.of[s.buf_bytes] .. ',"padding_ms":'
     .. text.of[padding_ms[reason]]
-  local id = entry(keys.log, 'UtteranceFinalized', s.full, '', '', 'audio:' .. s.full .. '/' .. s.buf_last,
+  local id = emit.entry(keys.log, 'UtteranceFinalized', s.full, '', '', 'audio:' .. s.full .. '/' .. s.buf_last,
     s.tp, '{"utterance":' .. utterance .. ',"turn":' .. turn .. ',"ms":' .. ms .. ',"reason":"' .. reason
       .. '",' .. audio .. ',"first_seq":' .. text.of[s.buf_seq]
       .. (targets[1] and ',"targets":' .. told_targets or '') .. '}', '')
@@ -247,7 +249,7 @@ function sessions.trim_audio(s)
     first = s.buf_first ~= '' and s.buf_first or string.format('%d-0', clock.now() + 1)
   end
   if archive.keeps_audio() then
-    local behind = filled(s.archived) and ids.behind(s.archived) or '0-0'
+    local behind = json.filled(s.archived) and ids.behind(s.archived) or '0-0'
     if ids.before(behind, first) then first = behind end
   end
   write('XTRIM', keys.of('audio', s.name), 'MINID', first)
@@ -265,7 +267,7 @@ function sessions.append(s, seq, ms, end_of_utterance, payload)
     done = ' ' .. text.of[s.utterance]
     sessions.finalize(s, 'pause')
   end
-  local id = entry(keys.of('audio', s.name), 'AudioChunkAppended', s.full, '', '', '', s.tp,
+  local id = emit.entry(keys.of('audio', s.name), 'AudioChunkAppended', s.full, '', '', '', s.tp,
     '{"seq":' .. text.of[seq] .. ',"ms":' .. text.of[ms] .. ',"utterance":' .. text.of[s.utterance]
       .. (end_of_utterance and ',"end_of_utterance":true}' or '}'), payload)
   s.next_seq, s.seen, s.dirty = seq + 1, now, true
@@ -319,11 +321,11 @@ end
 function sessions.close(s, reason)
   write('HSET', keys.of('session', s.name), 'status', 'closing', 'reason', reason)
   s.status = 'closing'
-  local id = emit({ t = 'SessionClosing', s = s.full, tp = s.tp, d = { reason = reason } })
+  local id = emit.event({ t = 'SessionClosing', s = s.full, tp = s.tp, d = { reason = reason } })
   if s.buf_bytes > 0 then sessions.finalize(s, 'close') end
   if s.room ~= '' then
     write('HDEL', keys.of('room', keys.name(s.room)), s.full)
-    emit({ t = 'RoomLeft', s = s.full, tp = s.tp, d = { room = s.room } })
+    emit.event({ t = 'RoomLeft', s = s.full, tp = s.tp, d = { room = s.room } })
   end
   timers.drop_both('idle', 'pause', s.full)
   timers.set(clock.now() + settings.close_wait_ms, 'close', s.full)
@@ -338,7 +340,7 @@ local function closed(s)
   local missing = tonumber(redis.call('HGET', keys.of('session', s.name), 'missing')) or 0
   write('HSET', keys.of('session', s.name), 'status', 'closed')
   s.status = 'closed'
-  local id = emit({ t = 'SessionClosed', s = s.full, tp = s.tp,
+  local id = emit.event({ t = 'SessionClosed', s = s.full, tp = s.tp,
     d = { missing = missing > 0 and missing or nil } })
   timers.drop('close', s.full)
   timers.set(clock.now() + settings.session_retention_ms, 'retire', s.full)
@@ -350,7 +352,7 @@ function sessions.end_playback(s, field, reason)
   local origin, target, utterance = string.match(field, '^(.-)/(.-)/(%d+)$')
   write('HDEL', keys.of('playing', s.name), field)
   timers.drop('playback', s.full .. '|' .. field)
-  emit({ t = 'PlaybackEnded', s = s.full, tp = s.tp, d = { origin = origin, target = target,
+  emit.event({ t = 'PlaybackEnded', s = s.full, tp = s.tp, d = { origin = origin, target = target,
     utterance = tonumber(utterance), reason = reason } })
   if s.buf_count > 0 and reason ~= 'closed' then
     timers.set(math.max(clock.now(), s.buf_at + settings.pause_ms), 'pause', s.full)
@@ -373,3 +375,4 @@ function sessions.settle()
     end
   end
 end
+return sessions

@@ -1,12 +1,13 @@
 -- settings: the cell's settings, whole numbers.
+-- include: flat
 -- include: keys
 -- include: memory
--- include: flat
 local function all_settings()
-  local told = by_name(redis.call('HGETALL', keys.settings))
+  local told = flat.by_name(redis.call('HGETALL', keys.settings))
   for name, value in pairs(told) do told[name] = tonumber(value) end
   return told
 end
 local settings = setmetatable({}, { __index = function(_, name)
   return memory.once('settings', all_settings)[name]
 end })
+return settings

@@ -1,6 +1,6 @@
 -- text: lists as comma-joined text (names and languages hold no comma), and checked integers.
 local text = {}
--- `text.of[n]` is a whole number as text, `text.number[told]` what a script wrote as text (nil for what
+-- `text.of[n]` is a whole number as text, `text.number[told]` what a script call.has_written as text (nil for what
 -- is none). Tables: looking up is a fifth of calling, and small numbers, which most are, are there.
 text.of = setmetatable({}, { __index = function(_, n) return string.format('%d', n) end })
 text.number = setmetatable({}, { __index = function(_, told) return tonumber(told) end })
@@ -78,9 +78,10 @@ function text.all(joined, most, fits)
   end
   return true
 end
-local function refuse(code, told)
+function text.refuse(code, told)
   return redis.error_reply(told and (code .. ' ' .. told) or code)
 end
-local function invalid(field, limit)
-  return refuse('INVALID_MESSAGE', 'field=' .. field .. ' limit=' .. limit)
+function text.invalid(field, limit)
+  return text.refuse('INVALID_MESSAGE', 'field=' .. field .. ' limit=' .. limit)
 end
+return text

@@ -1,7 +1,7 @@
 -- timers: one sorted set of due times per cell (soft). A timer whose cause is gone does nothing.
 -- include: keys
--- include: write
 -- include: text
+-- include: write
 local timers = {}
 -- `due` in ms, a number or already text.
 function timers.set(due, kind, id)
@@ -19,3 +19,4 @@ end
 function timers.drop_both(kind, other, id)
   write('ZREM', keys.timers, kind .. '|' .. id, other .. '|' .. id)
 end
+return timers

@@ -2,11 +2,11 @@
 -- of what dispatch decides by, parted by spaces, which no name, language or id holds (rule 34),
 -- then the end of each job's `core` as it is. Numbers stay text where they are only passed on. The
 -- JSON of earlier releases is read by cjson.
--- include: keys
--- include: write
 -- include: clock
--- include: text
 -- include: json
+-- include: keys
+-- include: text
+-- include: write
 local work = {}
 
 -- Behind a target comes another, after a comma, or what is only passed on.
@@ -103,3 +103,4 @@ end
 function work.put(wanted)
   write('XADD', keys.dispatch, clock.entry_id(), 'k', 'utterance', 'd', work.told(wanted))
 end
+return work

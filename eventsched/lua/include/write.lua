@@ -1,9 +1,7 @@
--- write: the only way scripts change anything. `wrote` tells a batch whether an error came
--- before or after the first change of an entry: Redis rolls nothing back.
+-- write: the only way in which scripts change anything. `call.has_written` tells a batch whether an
+-- error came before or after the first change of an item: Redis rolls nothing back.
 -- include: call
-local wrote
-call.starts_with(function() wrote = false end)
-local function write(...)
-  wrote = true
+return function(...)
+  call.has_written = true
   return redis.call(...)
 end

@@ -1,0 +1,82 @@
+"""Includes are modules: a file includes exactly what it uses, a module returns what it exports."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from importlib.resources import files
+
+import pytest
+
+from eventsched.store import library as lua_library
+from tests.scripts.lua_syntax import BUILTINS, declared_names, free_names, tree
+
+FOLDER = files("eventsched") / "lua"
+GIVEN = {"KEYS", "ARGV"}
+"""What the loader gives the body of a script."""
+UPVALUES_MAX, LOCALS_MAX = 60, 200
+"""Limits of Lua 5.1 for one function."""
+
+
+def names_in(folder: str) -> list[str]:
+    return sorted(
+        one.name.removesuffix(".lua")
+        for one in FOLDER.joinpath(folder).iterdir()
+        if one.name.endswith(".lua")
+    )
+
+
+MODULES = names_in("include")
+FILES = [*names_in("."), *(f"include/{name}" for name in MODULES)]
+
+
+def read(path: str) -> str:
+    return FOLDER.joinpath(f"{path}.lua").read_text(encoding="utf-8")
+
+
+def code(path: str) -> str:
+    """The file without the line that declares a script's flags."""
+    text = read(path)
+    return text.partition("\n")[2] if text.startswith("#!") else text
+
+
+def included(path: str) -> list[str]:
+    return re.findall(r"^-- include: (\w+)$", read(path), re.MULTILINE)
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_a_file_includes_exactly_the_modules_that_it_uses(path: str) -> None:
+    used = free_names(code(path)) - BUILTINS - (GIVEN if "/" not in path else set())
+    assert sorted(used) == included(path)
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_an_include_is_a_line_of_its_own(path: str) -> None:
+    """The loader reads whole lines only: it would take an indented one for a comment."""
+    lines = [line for line in read(path).splitlines() if "include:" in line]
+    assert lines == [f"-- include: {name}" for name in included(path)]
+    assert set(included(path)) <= set(MODULES)
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_no_local_hides_a_module_that_the_file_includes(path: str) -> None:
+    assert set(declared_names(code(path))) & set(included(path)) == set()
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_ends_with_the_return_of_what_it_exports(name: str) -> None:
+    last = tree(read(f"include/{name}")).named_children[-1]
+    assert last.type == "return_statement"
+    assert len(last.named_children) == 1
+
+
+def test_every_module_is_included_by_another_file() -> None:
+    assert {name for path in FILES for name in included(path)} == set(MODULES)
+
+
+def test_the_library_keeps_below_the_limits_of_lua() -> None:
+    """Every module is a local of one function, and an upvalue of those functions that use it."""
+    assert len(MODULES) + len(BUILTINS) < LOCALS_MAX / 2
+    counts = Counter({path: len(free_names(code(path))) for path in FILES})
+    assert counts.most_common(1)[0][1] < UPVALUES_MAX
+    assert set(lua_library.ROOTS) <= set(MODULES)
