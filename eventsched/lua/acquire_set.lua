@@ -20,6 +20,7 @@ local log_key = KEYS[1]
 local now_arg, set, holder, hold_ms, group = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
 -- include: clock
 -- include: flat
+-- include: groups
 -- include: keys
 -- include: memory
 -- include: write
@@ -53,15 +54,12 @@ for live, build in pairs(fresh) do
 end
 if group ~= '' then
   local checkpoint = redis.call('GET', keys.of('checkpoint', set))
-  local made = redis.pcall('XGROUP', 'CREATE', log_key, group, checkpoint or '0', 'MKSTREAM',
-    'ENTRIESREAD', checkpoint and kept[4] or '0')
-  if made.err and not string.find(made.err, 'BUSYGROUP', 1, true) then
-    return made
-  end
+  local is_new = groups.create(log_key, group, checkpoint or '0', 'ENTRIESREAD',
+    checkpoint and kept[4] or '0')
   -- What an earlier release read by the group and did not save would hold up trimming for ever.
   if takes_over then write('XGROUP', 'DELCONSUMER', log_key, group, 'projector') end
   -- How many entries the set has passed: those that were gone before it came, then what it saves.
-  if not made.err and not checkpoint then
+  if is_new and not checkpoint then
     local told = flat.by_name(redis.call('XINFO', 'STREAM', log_key))
     write('HSET', active, 'passed',
       string.format('%d', (told['entries-added'] or 0) - (told['length'] or 0)))

@@ -15,7 +15,6 @@ local log_key = KEYS[1]
 local now_arg = ARGV[1]
 local width, chunks_max, bytes_max = 7, 512, 65536
 -- include: deliver
--- include: queue
 -- include: sessions
 -- include: text
 if (#ARGV - 1) % width ~= 0 or #ARGV - 1 > chunks_max * width then
@@ -55,6 +54,4 @@ end
 
 local replies = {}
 for at = 2, #ARGV, width do replies[#replies + 1] = take(at) end
-sessions.flush()
-queue.flush()
 return replies

@@ -12,7 +12,6 @@
 -- Bound: 32 members of a room, 64 playbacks; 8 jobs given away, each with 64 demands and 8 fills
 local log_key = KEYS[1]
 local now_arg, name, epoch_arg = ARGV[1], ARGV[2], ARGV[3]
--- include: queue
 -- include: sessions
 -- include: text
 local s, epoch = sessions.get(name), text.int(epoch_arg, 0, 1e9)
@@ -21,7 +20,4 @@ local why = sessions.refusal(s, epoch)
 if why == 'SESSION_CLOSED' then return 'duplicate' end
 if why then return redis.error_reply(why) end
 sessions.close(s, 'asked')
-sessions.settle()
-sessions.flush()
-queue.flush()
 return 'ok'

@@ -17,6 +17,7 @@ local log_key = KEYS[1]
 local now_arg, mode, overwrite, flat_settings = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 -- include: clock
 -- include: flat
+-- include: groups
 -- include: keys
 -- include: memory
 -- include: text
@@ -32,8 +33,7 @@ for name, value in pairs(wanted) do
 end
 local clock_mode, _, _, stamp = clock.record()
 local exists = clock_mode ~= ''
-local made = redis.pcall('XGROUP', 'CREATE', keys.dispatch, 'dispatch', '0', 'MKSTREAM')
-if made.err and not string.find(made.err, 'BUSYGROUP', 1, true) then return made end
+groups.create(keys.dispatch, 'dispatch', '0')
 -- What an earlier release read by the group and did not finish is in `work` still, and read there.
 write('XGROUP', 'DELCONSUMER', keys.dispatch, 'dispatch', 'dispatcher')
 if not exists then

@@ -24,7 +24,6 @@ local group, entries_max = 'dispatch', '12'
 -- include: keys
 -- include: nodes
 -- include: owing
--- include: queue
 -- include: text
 -- include: work
 -- include: write
@@ -57,7 +56,6 @@ for _, entry in ipairs(entries) do
     dead.park('dispatch', id, kind, d or '', result)
   end
 end
-queue.flush()
 if entries[1] then
   write('XTRIM', keys.dispatch, 'MINID', ids.behind(last_id))
   left = redis.call('XLEN', keys.dispatch)

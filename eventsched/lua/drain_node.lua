@@ -16,8 +16,6 @@ local now_arg, name, epoch_arg, within_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 -- include: attempts
 -- include: clock
 -- include: nodes
--- include: queue
--- include: sessions
 -- include: text
 -- include: timers
 local node, epoch = nodes.get(name), text.int(epoch_arg, 0, 1e9)
@@ -34,6 +32,4 @@ if node.status == 'alive' then nodes.drain(node) end
 timers.set(clock.now() + within, 'drain', name)
 if within == 0 then attempts.recover(name, epoch, 'drained') end
 nodes.finish_drain(node)
-sessions.settle()
-queue.flush()
 return nodes.live(node)

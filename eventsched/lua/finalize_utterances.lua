@@ -14,7 +14,6 @@ local log_key = KEYS[1]
 local now_arg = ARGV[1]
 local width, finalizes_max = 3, 64
 -- include: keys
--- include: queue
 -- include: sessions
 -- include: text
 -- include: write
@@ -47,6 +46,4 @@ end
 
 local replies = {}
 for at = 2, #ARGV, width do replies[#replies + 1] = take(at) end
-sessions.flush()
-queue.flush()
 return replies

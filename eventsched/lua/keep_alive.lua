@@ -42,5 +42,4 @@ for at = 2, #ARGV, width do
     replies[#replies + 1] = 'ok'
   end
 end
-sessions.flush()
 return replies

@@ -52,5 +52,4 @@ if started == '1' then
 else
   sessions.end_playback(s, field, 'ended')
 end
-sessions.flush()
 return 'ok'

@@ -27,8 +27,6 @@ local width, results_max, audio_max = 9, 64, 512000
 -- include: json
 -- include: keys
 -- include: nodes
--- include: queue
--- include: sessions
 -- include: settings
 -- include: text
 -- include: timers
@@ -157,6 +155,4 @@ for at = 4, #ARGV, width do
 end
 local held = nodes.get(node)
 if nodes.is_current(held, epoch) then nodes.trim_inbox(held) end
-sessions.settle()
-queue.flush()
 return replies

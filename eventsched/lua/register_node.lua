@@ -25,7 +25,6 @@ local now_arg, name, token, sources, targets, features, slots, version = ARGV[1]
 -- include: json
 -- include: keys
 -- include: nodes
--- include: queue
 -- include: sessions
 -- include: settings
 -- include: text
@@ -73,6 +72,4 @@ emit.event({ t = 'NodeRegistered', n = node.full, d = { epoch = node.epoch, sour
 timers.set(now + settings.node_lost_ms, 'node', name)
 if superseded then attempts.recover(name, old.epoch, 'superseded') end
 assign.fill(node, '')
-sessions.settle()
-queue.flush()
 return { node.epoch, inbox_from, settings.heartbeat_ms }

@@ -28,7 +28,6 @@ if not granted then
   local tokens = sessions.tokens_with(s, token, granted)
   write('HSET', keys.of('session', name), 'epoch', granted, 'tokens', tokens)
   s.epoch, s.tokens, s.seen, s.dirty = granted, tokens, clock.now(), true
-  sessions.flush()
   emit.event({ t = 'SessionResumed', s = s.full, tp = s.tp, d = { epoch = granted } })
 end
 local confirmed = redis.call('HGET', keys.of('session', name), 'confirmed')

@@ -31,6 +31,14 @@ local ipairs, pairs, tonumber, tostring, type = ipairs, pairs, tonumber, tostrin
 local error, pcall, unpack, next = error, pcall, unpack, next
 local setmetatable, rawget = setmetatable, rawget
 {includes}local made = {{ begin = call.begin, fail = call.fail }}
+
+-- A script may return a function: what it replies is read after the commit.
+function made.decide(script, keys, args)
+  local reply = made[script](keys, args)
+  call.commit()
+  if type(reply) == 'function' then return reply() end
+  return reply
+end
 {bodies}return made
 end
 
@@ -39,7 +47,7 @@ local made
 local function enter(script, keys, args)
   made = made or make()
   made.begin(keys, args)
-  local is_done, reply = pcall(made[script], keys, args)
+  local is_done, reply = pcall(made.decide, script, keys, args)
   if is_done then return reply end
   made.fail()
   error(reply, 0)

@@ -18,8 +18,6 @@ from tests.mutants.mutant import ROOT, Mutant
 FOLDER = "eventsched/lua"
 MOVED = {"<": "<=", "<=": "<", ">": ">=", ">=": ">"}
 WRITERS = {"write", "emit.event", "emit.entry", "timers.set", "timers.sooner", "timers.drop"}
-WRITING = {"XADD", "XACK", "XTRIM", "XDEL", "ZREM", "HSET", "SET"}
-"""Commands of `redis.call` that change something; all others go through `write`."""
 _parser = Parser(Language(tree_sitter_lua.language()))
 
 
@@ -63,13 +61,8 @@ def _changes(node: Node) -> Iterator[tuple[str, Node, str]]:
 
 
 def _writes(call: Node) -> bool:
-    called, arguments = call.child_by_field_name("name"), call.child_by_field_name("arguments")
-    assert called is not None
-    if _text(called) in WRITERS:
-        return True
-    if _text(called) != "redis.call" or arguments is None:
-        return False
-    return _text(arguments.named_children[0]).strip("'") in WRITING
+    called = call.child_by_field_name("name")
+    return called is not None and _text(called) in WRITERS
 
 
 def _text(node: Node) -> str:

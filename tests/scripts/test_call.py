@@ -15,11 +15,15 @@ from typing import Any
 
 import msgspec
 import pytest
+from redis.exceptions import ResponseError
 
+from eventsched.schema.keys import Keys
 from eventsched.schema.settings import Settings
+from eventsched.store.cell import Receipt
 from eventsched.store.client import Client
 from eventsched.store.transport import RedisTransport
 from tests.fixtures_store import TimedStore
+from tests.scripts.calls import chunk
 from tests.scripts.probing import add_script
 from tests.scripts.test_any_sequence import Play
 
@@ -82,3 +86,63 @@ async def test_a_call_begins_as_the_first_one_did(
         if step % 10 == 0:
             assert await state(store) == first
     assert await state(store) == first
+
+
+async def test_a_call_that_fails_halfway_has_written_what_it_deferred(
+    redis: Client, store: TimedStore
+) -> None:
+    """The first chunk is stored and its number is taken: to send it again changes nothing."""
+    first, broken = await store.open("s1"), await store.open("s2")
+    key = store.keys.session("s2")
+    whole = await redis.dump(key) or b""
+    await redis.set(key, "no hash")
+    with pytest.raises(ResponseError, match="WRONGTYPE"):
+        await store.append_audio([chunk(first, 0), chunk(broken, 0)])
+    assert await redis.xlen(store.keys.audio("s1")) == 1
+    (again,) = await store.append_audio([chunk(first, 0)])
+    assert isinstance(again, Receipt)
+    assert again.status == "duplicate"
+    await redis.restore(key, 0, whole, replace=True)
+
+
+UNIT = """#!lua
+-- include: call
+-- include: unit
+if ARGV[2] == 'fail' then error('halfway', 0) end
+if ARGV[2] == 'log' then return unit.log end
+unit.log = { 'decides' }
+return function() return unit.log end
+"""
+UNIT_MODULE = """-- include: call
+local unit = { log = {} }
+local function note(what)
+  return function()
+    unit.log[#unit.log + 1] = what
+    if what == 'second commits' and call.now_arg == 'broken' then error('no commit', 0) end
+  end
+end
+call.on_commit(note('second commits'))
+call.on_commit(note('first commits'))
+call.on_error(note('fails'))
+return unit
+"""
+
+
+async def test_a_module_that_was_loaded_later_commits_first_and_each_one_once(
+    redis: Client, cells: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_script(monkeypatch, "unit", UNIT, **{"include/unit": UNIT_MODULE})
+    transport, log = RedisTransport(redis, redis), Keys(cells()).log
+
+    async def run(*args: str) -> Any:
+        return await transport.run("unit", [log], args)
+
+    assert await run("", "") == [b"decides", b"first commits", b"second commits"]
+    with pytest.raises(ResponseError, match="halfway"):
+        await run("", "fail")
+    ended = [b"first commits", b"second commits"]
+    assert (await run("", "log"))[:6] == [b"decides", *ended, *ended, b"fails"]
+    assert await run("", "") == [b"decides", *ended]
+    with pytest.raises(ResponseError, match="no commit"):
+        await run("broken", "")
+    assert (await run("", "log"))[:4] == [b"decides", *ended, b"fails"]

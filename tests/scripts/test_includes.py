@@ -9,13 +9,19 @@ from importlib.resources import files
 import pytest
 
 from eventsched.store import library as lua_library
-from tests.scripts.lua_syntax import BUILTINS, declared_names, free_names, tree
+from tests.scripts.lua_syntax import BUILTINS, calls, declared_names, free_names, text, tree, walk
 
 FOLDER = files("eventsched") / "lua"
 GIVEN = {"KEYS", "ARGV"}
 """What the loader gives the body of a script."""
 UPVALUES_MAX, LOCALS_MAX = 60, 200
 """Limits of Lua 5.1 for one function."""
+READS = {
+    "EXISTS", "GET", "HEXISTS", "HGET", "HGETALL", "HKEYS", "HLEN", "HMGET", "LINDEX", "SCAN",
+    "SCARD", "SISMEMBER", "SMEMBERS", "TIME", "XINFO", "XLEN", "XPENDING", "XRANGE", "XREVRANGE",
+    "ZCARD", "ZRANGE", "ZRANGEBYSCORE", "ZSCORE",
+}  # fmt: skip
+"""Commands that change nothing. All others go through the module `write`."""
 
 
 def names_in(folder: str) -> list[str]:
@@ -80,3 +86,14 @@ def test_the_library_keeps_below_the_limits_of_lua() -> None:
     counts = Counter({path: len(free_names(code(path))) for path in FILES})
     assert counts.most_common(1)[0][1] < UPVALUES_MAX
     assert set(lua_library.ROOTS) <= set(MODULES)
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path != "include/write"])
+def test_every_write_goes_through_the_module_write(path: str) -> None:
+    for name, arguments in calls(code(path)):
+        assert name != "redis.pcall"
+        if name == "redis.call":
+            assert text(arguments[0]).strip("'") in READS, text(arguments[0])
+    named = [text(node) for node in walk(tree(code(path))) if node.type == "dot_index_expression"]
+    called = [name for name, _ in calls(code(path), of="redis.call")]
+    assert named.count("redis.call") == len(called), "redis.call is called, never passed on"

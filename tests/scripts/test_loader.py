@@ -254,7 +254,8 @@ def test_a_function_cannot_reach_a_slot_that_it_was_not_given(
     server: Server, lua: dict[str, str]
 ) -> None:
     assert server.process is not None
-    lua["include/call.lua"] = "return { begin = function() end, fail = function() end }\n"
+    parts = ", ".join(f"{name} = function() end" for name in ("begin", "commit", "fail"))
+    lua["include/call.lua"] = f"return {{ {parts} }}\n"
     lua["s.lua"] = f"#!lua\nreturn redis.call('SET', '{Keys('there').log}', KEYS[1])\n"
     library = lua_library.library_of(["s"])
     server.process.call("FUNCTION", "LOAD", library.source)

@@ -52,7 +52,7 @@ function classes.flush()
   end
 end
 
-call.on_error(classes.flush)
+call.on_commit(classes.flush)
 
 -- Its least loaded nodes with a free slot, in order, { name, load } each: the first two at least, if
 -- there are so many. `free`: how many have one.

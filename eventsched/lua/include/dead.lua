@@ -3,11 +3,13 @@
 -- include: clock
 -- include: keys
 -- include: text
+-- include: write
 local dead = {}
 -- It may have ended anywhere: what is known of the cell may not be what is written.
 function dead.park(from, id, kind, d, reason)
+  local partial = call.has_written and '1' or '0'
   clock.forget()
-  redis.call('XADD', keys.dead_letters, clock.entry_id(), 'from', from, 'id', id, 'k', kind, 'd', d,
-    'reason', text.reason(reason), 'partial', call.has_written and '1' or '0')
+  write('XADD', keys.dead_letters, clock.entry_id(), 'from', from, 'id', id, 'k', kind, 'd', d,
+    'reason', text.reason(reason), 'partial', partial)
 end
 return dead

@@ -1,6 +1,6 @@
 -- queue: jobs that wait. Order: priority, then start-time fair queuing between tenants with
 -- integer tags, then age (rule 18). One sorted set per (priority, demand).
--- What a call has read it knows from then on; counters that it has moved are written by `flush`.
+-- What a call has read it knows from then on; counters that it has moved are written when it commits.
 -- include: call
 -- include: classes
 -- include: clock
@@ -192,10 +192,9 @@ function queue.serve(job)
   if job.tag > queue.virtual then queue.virtual, queue.counted = job.tag, true end
 end
 
--- The counters as they are now: entries, virtual time, what tenants owe, how many of theirs wait; and
--- where nodes are among those with a free slot. Bound: the tenants and nodes of this call.
-function queue.flush()
-  classes.flush()
+-- The counters as they are now: entries, virtual time, what tenants owe, how many of theirs wait.
+-- Bound: the tenants of this call.
+call.on_commit(function()
   for tenant, change in pairs(queue.backlog) do
     if change ~= 0 then
       local waiting = math.max(write('HINCRBY', keys.tenant_queued, tenant, change), 0)
@@ -210,5 +209,5 @@ function queue.flush()
     write('ZADD', keys.tenant_finish_tag, string.format('%d', finish), tenant)
   end
   write('ZREMRANGEBYSCORE', keys.tenant_finish_tag, '-inf', virtual)
-end
+end)
 return queue

@@ -71,7 +71,7 @@ local function load(name, whole)
 end
 
 -- A session by its name, or nil. Read once, `whole` by who will need what is seldom asked for; what is
--- soft is written back by `flush`.
+-- soft is written back when the call commits.
 function sessions.get(name, whole)
   local s = sessions.known[name]
   if s == nil then
@@ -123,9 +123,8 @@ function sessions.heard(s)
     .. time_of(s.buf_at) .. '|' .. s.buf_first .. '|' .. s.buf_last
 end
 
--- Write back the open utterance and the counters of each session that a call has touched. Whoever
--- finalizes ends with it, and with queue.flush.
-function sessions.flush()
+-- Write back the open utterance and the counters of each session that the call has touched.
+call.on_commit(function()
   for name, s in pairs(sessions.known) do
     if s and s.dirty then
       local key, used = keys.of('session', name), affinity.moved[name]
@@ -141,7 +140,7 @@ function sessions.flush()
       s.dirty, s.has_moved_on = false, false
     end
   end
-end
+end)
 
 local function empty_buffer(s)
   s.buf_count, s.buf_bytes, s.buf_ms, s.buf_seq = 0, 0, 0, 0
@@ -361,7 +360,7 @@ end
 
 -- After outcomes have ended: sessions that owe nothing more let go of their audio, and close if
 -- they were asked to. Bound: the sessions this call has touched.
-function sessions.settle()
+call.on_commit(function()
   local names_touched = {}
   for name in pairs(deliver.touched) do names_touched[#names_touched + 1] = name end
   table.sort(names_touched)
@@ -374,5 +373,5 @@ function sessions.settle()
       end
     end
   end
-end
+end)
 return sessions

@@ -1,0 +1,14 @@
+-- groups: consumer groups of streams.
+-- include: text
+-- include: write
+local groups = {}
+
+-- The group exists when this returns; true when this call has created it. `from`: the id after which
+-- its first entry is; then further words of XGROUP CREATE.
+function groups.create(stream, name, from, ...)
+  local is_done, failure = pcall(write, 'XGROUP', 'CREATE', stream, name, from, 'MKSTREAM', ...)
+  if is_done then return true end
+  if not string.find(text.reason(failure), 'BUSYGROUP', 1, true) then error(failure, 0) end
+  return false
+end
+return groups
