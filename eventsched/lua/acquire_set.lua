@@ -10,14 +10,12 @@
 --   holder          text                   who asks: unique per process
 --   hold_ms         ms                     0 gives the set up
 --   group           name                   consumer group; empty for a build, which has none
---   then per projection of the set: name, version
+--   then per projection: name, version
 -- Reply: [held, epoch, live build per projection], [standby, ms until the hold ends] or
 --   [version, projection, its live build]: code of another version folds it
 -- Refusals: none
 -- Events: none
 -- Bound: the projections of the set
-local log_key = KEYS[1]
-local now_arg, set, holder, hold_ms, group = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
 -- include: clock
 -- include: flat
 -- include: groups
@@ -33,15 +31,15 @@ if kept[1] ~= holder and ends > now then
 end
 
 local builds, fresh = {}, {}
-for i = 6, #ARGV, 2 do
-  local live, version = keys.of('active_revision', ARGV[i]), ARGV[i + 1]
+for _, projection in each_projection(ARGV) do
+  local live = keys.of('active_revision', projection.name)
   local build = redis.call('GET', live)
   if not build then
-    build = version .. '.1'
+    build = projection.version .. '.1'
     fresh[live] = build
   end
-  if string.match(build, '^%d+') ~= version then
-    return { 'version', ARGV[i], build }
+  if string.match(build, '^%d+') ~= projection.version then
+    return { 'version', projection.name, build }
   end
   builds[#builds + 1] = build
 end
@@ -54,17 +52,17 @@ for live, build in pairs(fresh) do
 end
 if group ~= '' then
   local checkpoint = redis.call('GET', keys.of('checkpoint', set))
-  local is_new = groups.create(log_key, group, checkpoint or '0', 'ENTRIESREAD',
+  local is_new = groups.create(keys.log, group, checkpoint or '0', 'ENTRIESREAD',
     checkpoint and kept[4] or '0')
   -- What an earlier release read by the group and did not save would hold up trimming for ever.
-  if takes_over then write('XGROUP', 'DELCONSUMER', log_key, group, 'projector') end
+  if takes_over then write('XGROUP', 'DELCONSUMER', keys.log, group, 'projector') end
   -- How many entries the set has passed: those that were gone before it came, then what it saves.
   if is_new and not checkpoint then
-    local told = flat.by_name(redis.call('XINFO', 'STREAM', log_key))
+    local told = flat.by_name(redis.call('XINFO', 'STREAM', keys.log))
     write('HSET', active, 'passed',
       string.format('%d', (told['entries-added'] or 0) - (told['length'] or 0)))
   end
 end
 write('HSET', active, 'holder', holder, 'epoch', string.format('%d', epoch),
-  'until', string.format('%d', now + hold_ms))
+  'until', string.format('%d', now + tonumber(hold_ms)))
 return { 'held', epoch, unpack(builds) }

@@ -4,23 +4,18 @@
 --   log_key         es1:{cell}:log         stream
 -- ARGV
 --   now_arg         ms                     honoured in a manual cell only
---   then per chunk: session (name), epoch, seq, ms, end_of_utterance (0|1), payload, confirmed (out id or empty)
+--   then per chunk, at most 512: session (name), epoch, seq, ms, end_of_utterance (0|1), payload,
+--     confirmed (out id or empty)
 -- Reply: per chunk `ok|duplicate utterance finalized…` or `refused CODE key=value`
 -- Refusals: SESSION_UNKNOWN, SESSION_SUPERSEDED, SESSION_CLOSED, SEQ_GAP, CHUNK_TOO_LARGE,
 --   INVALID_MESSAGE, BACKPRESSURE
 -- Events: AudioChunkAppended (audio stream), UtteranceFinalized, JobDispatched,
 --   JobQueued
 -- Bound: the chunks given, at most 512; 8 jobs given away, each with 64 demands and 8 fills
-local log_key = KEYS[1]
-local now_arg = ARGV[1]
-local width, chunks_max, bytes_max = 7, 512, 65536
+local bytes_max = 65536
 -- include: deliver
 -- include: sessions
 -- include: text
-if (#ARGV - 1) % width ~= 0 or #ARGV - 1 > chunks_max * width then
-  return text.invalid('chunks', 'up to 512, of 7 arguments each')
-end
-
 -- Why the chunk is refused, or the word for one that has no effect, or nothing.
 local function check(s, epoch, seq, ms, end_of_utterance, payload, confirmed)
   if not epoch then return 'INVALID_MESSAGE field=epoch limit=a whole number' end
@@ -40,18 +35,18 @@ local function check(s, epoch, seq, ms, end_of_utterance, payload, confirmed)
   return sessions.pressure(s.tenant)
 end
 
-local function take(at)
-  local name, epoch, seq = ARGV[at], text.int(ARGV[at + 1], 0, 1e9), text.int(ARGV[at + 2], 0, 1e12)
-  local ms, end_of_utterance, payload = text.int(ARGV[at + 3], 0, 1000), ARGV[at + 4] == '1', ARGV[at + 5]
-  local s = sessions.get(name)
-  local why, word = check(s, epoch, seq, ms, end_of_utterance, payload, ARGV[at + 6])
+local function take(chunk)
+  local epoch, seq = text.int(chunk.epoch, 0, 1e9), text.int(chunk.seq, 0, 1e12)
+  local ms, end_of_utterance, payload = text.int(chunk.ms, 0, 1000), chunk.end_of_utterance == '1', chunk.payload
+  local s = sessions.get(chunk.session)
+  local why, word = check(s, epoch, seq, ms, end_of_utterance, payload, chunk.confirmed)
   if why then return 'refused ' .. why end
-  deliver.confirm(name, ARGV[at + 6])
+  deliver.confirm(chunk.session, chunk.confirmed)
   if word then return word .. ' ' .. text.of[s.utterance] end
   local done = sessions.append(s, seq, ms, end_of_utterance, payload)
   return 'ok ' .. text.of[s.utterance] .. done
 end
 
 local replies = {}
-for at = 2, #ARGV, width do replies[#replies + 1] = take(at) end
+for i, chunk in each_chunk(ARGV) do replies[i] = take(chunk) end
 return replies

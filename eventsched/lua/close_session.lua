@@ -10,8 +10,6 @@
 -- Refusals: SESSION_UNKNOWN, SESSION_SUPERSEDED, INVALID_MESSAGE
 -- Events: SessionClosing, UtteranceFinalized, JobDispatched, JobQueued, RoomLeft, PlaybackEnded, SessionClosed
 -- Bound: 32 members of a room, 64 playbacks; 8 jobs given away, each with 64 demands and 8 fills
-local log_key = KEYS[1]
-local now_arg, name, epoch_arg = ARGV[1], ARGV[2], ARGV[3]
 -- include: sessions
 -- include: text
 local s, epoch = sessions.get(name), text.int(epoch_arg, 0, 1e9)

@@ -13,8 +13,6 @@
 -- Refusals: INVALID_MESSAGE
 -- Events: none (settings and clock are soft)
 -- Bound: the number of settings
-local log_key = KEYS[1]
-local now_arg, mode, overwrite, flat_settings = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 -- include: clock
 -- include: flat
 -- include: groups

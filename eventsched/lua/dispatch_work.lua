@@ -13,8 +13,6 @@
 -- Refusals: INVALID_MESSAGE
 -- Events: JobDispatched, JobQueued
 -- Bound: 12 entries of at most 32 targets; 64 demands, 8 fills and the session's open outcomes each
-local log_key = KEYS[1]
-local now_arg, back_arg = ARGV[1], ARGV[2]
 local group, entries_max = 'dispatch', '12'
 -- include: assign
 -- include: call

@@ -11,8 +11,6 @@
 -- Refusals: NODE_UNKNOWN, NODE_SUPERSEDED, INVALID_MESSAGE
 -- Events: NodeDraining, NodeDrained, AttemptEnded, JobDispatched, JobQueued, JobFailed, ResultDelivered
 -- Bound: 16 leases, 8 fills each
-local log_key = KEYS[1]
-local now_arg, name, epoch_arg, within_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 -- include: attempts
 -- include: clock
 -- include: nodes

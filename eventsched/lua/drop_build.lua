@@ -9,13 +9,11 @@
 --   epoch           number                 of the caller's hold: nobody else builds meanwhile
 --   hold_ms         ms                     more of it
 --   cursor          where the last step ended; 0 to begin
---   then per projection of the set: name
+--   then per projection: name
 -- Reply: [fenced] or [dropped, cursor of the next step (0: done), number of records removed]
 -- Refusals: none
 -- Events: none
 -- Bound: 256 keys looked at
-local log_key = KEYS[1]
-local now_arg, build_set, epoch, hold_ms, cursor = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
 local looked_max = 256
 -- include: clock
 -- include: keys
@@ -25,10 +23,10 @@ local active = keys.of('lease', build_set)
 if redis.call('HGET', active, 'epoch') ~= epoch then
   return { 'fenced' }
 end
-write('HSET', active, 'until', string.format('%d', clock.now() + hold_ms))
+write('HSET', active, 'until', string.format('%d', clock.now() + tonumber(hold_ms)))
 local live = {}
-for i = 6, #ARGV do
-  live[ARGV[i]] = redis.call('GET', keys.of('active_revision', ARGV[i])) or ''
+for _, projection in each_projection(ARGV) do
+  live[projection.name] = redis.call('GET', keys.of('active_revision', projection.name)) or ''
 end
 local found = redis.call('SCAN', cursor, 'MATCH', keys.of('view', '*'), 'COUNT', looked_max)
 local dropped = 0

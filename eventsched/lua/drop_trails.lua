@@ -4,21 +4,19 @@
 --   log_key         es1:{cell}:log         stream
 -- ARGV
 --   now_arg         ms                     not used
---   then names of sessions
+--   then per session: name
 -- Reply: how many went
 -- Refusals: none
 -- Events: none (that of trimming said that the entries are gone)
 -- Bound: the arguments, at most 1,000
-local log_key = KEYS[1]
-local now_arg = ARGV[1]
 -- include: ids
 -- include: keys
 -- include: write
-local first = redis.call('XRANGE', log_key, '-', '+', 'COUNT', 1)[1]
+local first = redis.call('XRANGE', keys.log, '-', '+', 'COUNT', 1)[1]
 if not first then return 0 end
 local dropped = 0
-for i = 2, #ARGV do
-  local trail = keys.of('session_index', ARGV[i])
+for _, session in each_session(ARGV) do
+  local trail = keys.of('session_index', session.name)
   local last = redis.call('LINDEX', trail, -1)
   if last and ids.before(last, first[1]) then
     write('UNLINK', trail)

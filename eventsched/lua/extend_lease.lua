@@ -14,8 +14,6 @@
 --   INVALID_MESSAGE
 -- Events: none; a refused one is not on record when the job is unknown, else ResultRefused
 -- Bound: constant
-local log_key = KEYS[1]
-local now_arg, node, epoch_arg, job_key, attempt_arg, more_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local held_ms_max = 300000
 -- include: clock
 -- include: fencing

@@ -4,23 +4,17 @@
 --   log_key         es1:{cell}:log         stream
 -- ARGV
 --   now_arg         ms                     honoured in a manual cell only
---   then per finalize: session (name), epoch, utterance (not the current one, or empty: a duplicate)
+--   then per finalize, at most 64: session (name), epoch,
+--     utterance (not the current one, or empty: a duplicate)
 -- Reply: per finalize `ok|duplicate utterance finalized…` or `refused CODE key=value`
 -- Refusals: SESSION_UNKNOWN, SESSION_SUPERSEDED, SESSION_CLOSED, INVALID_MESSAGE
 -- Events: UtteranceFinalized, JobDispatched, JobQueued
 -- Bound: the finalizes given, at most 64; 32 members of a room each; 8 jobs given away, each with
 --   64 demands and 8 fills
-local log_key = KEYS[1]
-local now_arg = ARGV[1]
-local width, finalizes_max = 3, 64
 -- include: keys
 -- include: sessions
 -- include: text
 -- include: write
-if (#ARGV - 1) % width ~= 0 or #ARGV - 1 > finalizes_max * width then
-  return text.invalid('finalizes', 'up to 64, of 3 arguments each')
-end
-
 -- Why it is refused, or nil.
 local function check(s, epoch, wanted)
   if not epoch then return 'INVALID_MESSAGE field=epoch limit=a whole number' end
@@ -31,9 +25,9 @@ local function check(s, epoch, wanted)
   return why
 end
 
-local function take(at)
-  local s, epoch = sessions.get(ARGV[at], true), text.int(ARGV[at + 1], 0, 1e9)
-  local wanted = text.int(ARGV[at + 2], 0, 1e12)
+local function take(finalize)
+  local s, epoch = sessions.get(finalize.session, true), text.int(finalize.epoch, 0, 1e9)
+  local wanted = text.int(finalize.utterance, 0, 1e12)
   local why = check(s, epoch, wanted)
   if why then return 'refused ' .. why end
   if wanted ~= s.utterance or s.buf_bytes == 0 then
@@ -45,5 +39,5 @@ local function take(at)
 end
 
 local replies = {}
-for at = 2, #ARGV, width do replies[#replies + 1] = take(at) end
+for i, finalize in each_finalize(ARGV) do replies[i] = take(finalize) end
 return replies

@@ -10,8 +10,6 @@
 -- Events: any but those of opening, resuming, registering and results
 -- Bound: 16 timers; 16 leases of 256, 32 outcomes or 256 keys each, and the open outcomes of a session;
 --   8 jobs of utterances that end, each with 64 demands and 8 fills
-local log_key = KEYS[1]
-local now_arg = ARGV[1]
 local fired_max, retired_max = 16, 256
 local audio_wait_ms = 60000
 -- include: archive

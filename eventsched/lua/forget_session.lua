@@ -11,8 +11,6 @@
 -- Refusals: INVALID_MESSAGE
 -- Events: SessionErased
 -- Bound: constant
-local log_key = KEYS[1]
-local now_arg, name, key_id = ARGV[1], ARGV[2], ARGV[3]
 -- include: clock
 -- include: emit
 -- include: keys

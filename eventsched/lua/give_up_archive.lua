@@ -10,8 +10,6 @@
 -- Refusals: INVALID_MESSAGE
 -- Events: ArchiveAbandoned
 -- Bound: constant
-local log_key = KEYS[1]
-local now_arg, of = ARGV[1], ARGV[2]
 -- include: clock
 -- include: emit
 -- include: keys
@@ -29,7 +27,7 @@ if ends > now then return text.invalid('archive', 'one that no archiver has a ho
 local gone = tonumber(redis.call('HGET', keys.counters, 'trimmed')) or 0
 emit.event({ t = 'ArchiveAbandoned', d = { of = of, to = kept[2], gone = gone } })
 memory.write('DEL', keys.archive)
-write('XGROUP', 'DESTROY', log_key, 'archive')
+write('XGROUP', 'DESTROY', keys.log, 'archive')
 -- An archiver that was frozen amid a segment is fenced: what it seals no longer counts.
 write('HINCRBY', active, 'epoch', 1)
 return 'ok'

@@ -7,14 +7,11 @@
 --   name            node name
 --   epoch_arg       number
 --   load            number                 as the node sees it; for people, nothing decides by it
---   then per attempt that the node believes to hold: job_key, attempt
+--   then per lease, at most 256: job_key, attempt (that the node believes to hold)
 -- Reply: [job_key…] of those it no longer holds
 -- Refusals: NODE_UNKNOWN, NODE_SUPERSEDED, INVALID_MESSAGE
 -- Events: none
 -- Bound: the attempts given, at most 256
-local log_key = KEYS[1]
-local now_arg, name, epoch_arg, load = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local held_max = 256
 -- include: clock
 -- include: jobs
 -- include: keys
@@ -24,7 +21,6 @@ local held_max = 256
 local node, epoch = nodes.get(name), text.int(epoch_arg, 0, 1e9)
 if not epoch then return text.invalid('epoch', 'a whole number') end
 if not text.int(load, 0, 1e6) then return text.invalid('load', 'a whole number') end
-if #ARGV % 2 ~= 0 or (#ARGV - 4) / 2 > held_max then return text.invalid('held', '256 attempts') end
 if not nodes.is_current(node, epoch) then
   if node and node.epoch > epoch then
     return text.refuse('NODE_SUPERSEDED', 'epoch=' .. string.format('%d', node.epoch))
@@ -33,10 +29,10 @@ if not nodes.is_current(node, epoch) then
 end
 write('HSET', keys.of('node', name), 'seen', clock.text(), 'load', load)
 local lost = {}
-for at = 5, #ARGV, 2 do
-  local job = jobs.look(ARGV[at])
+for _, lease in each_lease(ARGV) do
+  local job = jobs.look(lease.job_key)
   local holds = job and job.status == 'running' and job.node == name and job.epoch == epoch
-    and text.of[job.attempt] == ARGV[at + 1]
-  if not holds then lost[#lost + 1] = ARGV[at] end
+    and text.of[job.attempt] == lease.attempt
+  if not holds then lost[#lost + 1] = lease.job_key end
 end
 return lost

@@ -6,17 +6,15 @@
 --   now_arg         ms                     not used
 --   projection      name
 --   build           <version>.<build>
---   then per record: its entity's id
+--   then per record: entity (its id)
 -- Reply: per record its fields and values in a list, which is empty where there is none
 -- Refusals: none
 -- Events: none
 -- Bound: the arguments, at most 128
-local log_key = KEYS[1]
-local now_arg, projection, build = ARGV[1], ARGV[2], ARGV[3]
 -- include: keys
 
 local found = {}
-for i = 4, #ARGV do
-  found[i - 3] = redis.call('HGETALL', keys.of('view', projection .. ':' .. build, ARGV[i]))
+for i, record in each_record(ARGV) do
+  found[i] = redis.call('HGETALL', keys.of('view', projection .. ':' .. build, record.entity))
 end
 return found

@@ -14,8 +14,6 @@
 -- Refusals: SESSION_UNKNOWN, SESSION_SUPERSEDED, SESSION_CLOSED, INVALID_MESSAGE
 -- Events: PlaybackStarted, PlaybackEnded
 -- Bound: constant
-local log_key = KEYS[1]
-local now_arg, name, epoch_arg, origin, target, utterance, started = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
 local open_max = 64
 -- include: clock
 -- include: emit

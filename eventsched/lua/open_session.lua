@@ -22,8 +22,6 @@
 -- Refusals: INVALID_MESSAGE, SESSION_CLOSED, BACKPRESSURE
 -- Events: SessionOpened, RoomJoined
 -- Bound: constant
-local log_key = KEYS[1]
-local now_arg, name, token, tenant, source, targets, features, features_hash, encoding, sample_rate, priority, room, listen_language, tp, key_id = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11], ARGV[12], ARGV[13], ARGV[14], ARGV[15]
 -- include: affinity
 -- include: clock
 -- include: emit

@@ -10,19 +10,17 @@
 -- Refusals: none
 -- Events: none
 -- Bound: one stream
-local log_key = KEYS[1]
-local now_arg = ARGV[1]
 -- include: clock
 -- include: flat
 -- include: keys
 -- include: settings
 local now = clock.now()
 local kept = redis.call('HMGET', keys.archive, 'to', 'of')
-if redis.call('EXISTS', log_key) == 0 then
+if redis.call('EXISTS', keys.log) == 0 then
   return { now, 0, 0, '', '', kept[1] or '', kept[2] or '', settings.archive_entries_max,
     settings.archive_window_ms }
 end
-local stream = flat.by_name(redis.call('XINFO', 'STREAM', log_key))
+local stream = flat.by_name(redis.call('XINFO', 'STREAM', keys.log))
 local first, last = stream['first-entry'], stream['last-entry']
 return { now, stream['entries-added'], stream['length'], first and first[1] or '',
   last and last[1] or '', kept[1] or '', kept[2] or '', settings.archive_entries_max,

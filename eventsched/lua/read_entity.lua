@@ -6,13 +6,11 @@
 -- ARGV
 --   now_arg         ms                     not used
 --   kind            session | job | node
---   then per entity: its name in the cell, or its job key
+--   then per entity: name (in the cell, or its job key)
 -- Reply: JSON: {last, found: [{…} per entity]}; an entity that is not there is {}
 -- Refusals: none
 -- Events: none
 -- Bound: the entities given, at most 64; a session's open outcomes, a node's leases
-local log_key = KEYS[1]
-local now_arg, kind = ARGV[1], ARGV[2]
 local epochs_back = 2
 -- include: flat
 -- include: jobs
@@ -100,7 +98,7 @@ function read.node(name)
     free = redis.call('ZSCORE', keys.of('free', node.class), name) or nil }
 end
 
-local last = redis.call('XREVRANGE', log_key, '+', '-', 'COUNT', 1)
+local last = redis.call('XREVRANGE', keys.log, '+', '-', 'COUNT', 1)
 local found = {}
-for i = 3, #ARGV do found[i - 2] = read[kind](ARGV[i]) end
+for i, entity in each_entity(ARGV) do found[i] = read[kind](entity.name) end
 return cjson.encode({ last = last[1] and last[1][1] or '0-0', found = found })

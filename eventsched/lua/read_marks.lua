@@ -11,8 +11,6 @@
 -- Refusals: none
 -- Events: none
 -- Bound: 128 entries
-local log_key = KEYS[1]
-local now_arg, kind, session, after = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local entries_max = 128
 local mark = kind == 'audio' and 'd' or 'i'
 -- include: keys

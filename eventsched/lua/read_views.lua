@@ -6,18 +6,16 @@
 --   now_arg         ms                     not used
 --   set             name
 --   projection      name
---   then per record: its entity's id
+--   then per record: entity (its id)
 -- Reply: [checkpoint, live build or empty, per record its fields and values in a list]
 -- Refusals: none
 -- Events: none
 -- Bound: the arguments, at most 256
-local log_key = KEYS[1]
-local now_arg, set, projection = ARGV[1], ARGV[2], ARGV[3]
 -- include: keys
 
 local live = redis.call('GET', keys.of('active_revision', projection)) or ''
 local reply = { redis.call('GET', keys.of('checkpoint', set)) or '0-0', live }
-for i = 4, #ARGV do
-  reply[i - 1] = redis.call('HGETALL', keys.of('view', projection .. ':' .. live, ARGV[i]))
+for i, record in each_record(ARGV) do
+  reply[i + 2] = redis.call('HGETALL', keys.of('view', projection .. ':' .. live, record.entity))
 end
 return reply

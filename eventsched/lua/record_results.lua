@@ -6,17 +6,15 @@
 --   now_arg         ms                     honoured in a manual cell only
 --   node            node name
 --   epoch_arg       number
---   then per result: job_key, attempt, status (ok|no_speech|failed), code, retryable (0|1),
---   feature, body, audio, audio_sha256
+--   then per result, at most 64: job_key, attempt, status (ok|no_speech|failed), code,
+--     retryable (0|1), feature, body, audio, audio_sha256
 -- Reply: per result `ok` or `refused CODE key=value`
 -- Refusals: JOB_UNKNOWN, NODE_MISMATCH, ATTEMPT_MISMATCH, LEASE_LOST, DUPLICATE_RESULT,
 --   INVALID_MESSAGE
 -- Events: ResultRecorded, ResultReplaced, ResultRefused, ResultDelivered, AttemptEnded, JobFailed,
 --   JobDispatched, JobQueued, NodeSuspended, NodeDrained, SessionClosed
 -- Bound: the results given, at most 64; 64 deliveries, 8 fills and the session's open outcomes each
-local log_key = KEYS[1]
-local now_arg, node, epoch_arg = ARGV[1], ARGV[2], ARGV[3]
-local width, results_max, audio_max = 9, 64, 512000
+local audio_max = 512000
 -- include: assign
 -- include: attempts
 -- include: clock
@@ -32,9 +30,6 @@ local width, results_max, audio_max = 9, 64, 512000
 -- include: timers
 local epoch = text.int(epoch_arg, 0, 1e9)
 if not epoch then return text.invalid('epoch', 'a whole number') end
-if (#ARGV - 3) % width ~= 0 or #ARGV - 3 > results_max * width then
-  return text.invalid('results', 'up to 64, of 9 arguments each')
-end
 
 local function say(kind, job, result)
   local more = ''
@@ -98,7 +93,7 @@ local function fail(job, result)
     end
     mark(result.feature)
     attempts.redispatch(job, 'marked', result.code, '')
-  elseif result.retryable then
+  elseif result.retryable == '1' then
     attempts.redispatch(job, 'failed', result.code, '')
   else
     local freed = attempts.stop(job, 'failed', result.code, '')
@@ -108,8 +103,8 @@ local function fail(job, result)
   return nil
 end
 
-local function malformed(result)
-  if not result.attempt then return 'INVALID_MESSAGE field=attempt limit=a whole number' end
+local function malformed(result, attempt)
+  if not attempt then return 'INVALID_MESSAGE field=attempt limit=a whole number' end
   if result.status ~= 'ok' and result.status ~= 'no_speech' and result.status ~= 'failed' then
     return 'INVALID_MESSAGE field=status limit=ok, no_speech or failed'
   end
@@ -127,20 +122,15 @@ local function malformed(result)
   return nil
 end
 
-local function take(at)
-  local result = {
-    attempt = text.int(ARGV[at + 1], 1, 1e6), status = ARGV[at + 2], code = ARGV[at + 3],
-    retryable = ARGV[at + 4] == '1', feature = ARGV[at + 5], body = ARGV[at + 6],
-    audio = ARGV[at + 7], audio_sha256 = ARGV[at + 8],
-  }
-  local job = jobs.look(ARGV[at])
+local function take(result)
+  local job, attempt = jobs.look(result.job_key), text.int(result.attempt, 1, 1e6)
   if not job then return 'JOB_UNKNOWN' end
-  local why = malformed(result)
+  local why = malformed(result, attempt)
   if why then return why end
-  why = fencing.refusal(job, node, epoch, result.attempt)
+  why = fencing.refusal(job, node, epoch, attempt)
   if why == 'DUPLICATE_RESULT' and replace(job, result) then return nil end
   if why then
-    fencing.record(job, node, epoch, result.attempt, 'result', why)
+    fencing.record(job, node, epoch, attempt, 'result', why)
     return why
   end
   if result.status == 'failed' then return fail(job, result) end
@@ -149,9 +139,9 @@ local function take(at)
 end
 
 local replies = {}
-for at = 4, #ARGV, width do
-  local why = take(at)
-  replies[#replies + 1] = why and 'refused ' .. why or 'ok'
+for i, result in each_result(ARGV) do
+  local why = take(result)
+  replies[i] = why and 'refused ' .. why or 'ok'
 end
 local held = nodes.get(node)
 if nodes.is_current(held, epoch) then nodes.trim_inbox(held) end

@@ -11,15 +11,12 @@
 --   of              text                   which archive: fingerprint of its public key
 --   passed          number                 entries that the log ever had up to `to`
 --   audio           0 | 1                  1: chunks stay until they are archived, too
---   then per session whose audio it holds: name, last chunk
+--   then per session: name, last_chunk (id; the archive holds the audio up to it)
 -- Reply: recorded, fenced (another archives), moved (the archive is not at `from`) or other (the
 --   cell has another archive)
 -- Refusals: INVALID_MESSAGE
 -- Events: none (what follows from it, trimming, is one)
 -- Bound: the arguments, at most 250 sessions; the open outcomes of each
-local log_key = KEYS[1]
-local now_arg, epoch, from, to, of = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local passed, audio = ARGV[6], ARGV[7]
 -- include: ids
 -- include: keys
 -- include: memory
@@ -31,8 +28,10 @@ if not ids.is_id(from) then return text.invalid('from', 'an entry id') end
 if not ids.is_id(to) or ids.before(to, from) then return text.invalid('to', 'an id not before from') end
 if not text.int(passed, 0, 1e14) then return text.invalid('passed', 'a whole number below 1e14') end
 if audio ~= '0' and audio ~= '1' then return text.invalid('audio', '0 or 1') end
-for i = 8, #ARGV, 2 do
-  if not ids.is_id(ARGV[i + 1] or '') then return text.invalid('chunk', 'an id for each session') end
+for _, session in each_session(ARGV) do
+  if not ids.is_id(session.last_chunk or '') then
+    return text.invalid('chunk', 'an id for each session')
+  end
 end
 local active = keys.of('lease', 'archive')
 if redis.call('HGET', active, 'epoch') ~= epoch then return 'fenced' end
@@ -40,17 +39,17 @@ local kept = redis.call('HMGET', keys.archive, 'to', 'of')
 if kept[2] and kept[2] ~= of then return 'other' end
 local at = kept[1] or '0-0'
 if at ~= from and at ~= to then return 'moved' end
-write('XGROUP', 'SETID', log_key, 'archive', to)
+write('XGROUP', 'SETID', keys.log, 'archive', to)
 write('HSET', keys.archive, 'to', to, 'of', of)
 if redis.call('HGET', keys.archive, 'audio') ~= audio then
   memory.write('HSET', keys.archive, 'audio', audio)
 end
 write('HSET', active, 'passed', passed)
-for i = 8, #ARGV, 2 do
-  local s = sessions.get(ARGV[i])
+for _, session in each_session(ARGV) do
+  local s = sessions.get(session.name)
   if s then
-    write('HSET', keys.of('session', s.name), 'archived', ARGV[i + 1])
-    s.archived = ARGV[i + 1]
+    write('HSET', keys.of('session', s.name), 'archived', session.last_chunk)
+    s.archived = session.last_chunk
     sessions.trim_audio(s)
   end
 end

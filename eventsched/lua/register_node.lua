@@ -15,8 +15,6 @@
 -- Refusals: INVALID_MESSAGE, BACKPRESSURE
 -- Events: NodeLost, NodeRegistered, AttemptEnded, JobDispatched, JobQueued, JobFailed, ResultDelivered
 -- Bound: 1,024 pairs of a new class and the cell's waiting demands; 16 leases; 8 fills each
-local log_key = KEYS[1]
-local now_arg, name, token, sources, targets, features, slots, version = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8]
 -- include: assign
 -- include: attempts
 -- include: classes

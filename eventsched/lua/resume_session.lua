@@ -10,8 +10,6 @@
 -- Refusals: SESSION_UNKNOWN, SESSION_CLOSED, INVALID_MESSAGE
 -- Events: SessionResumed
 -- Bound: constant
-local log_key = KEYS[1]
-local now_arg, name, token = ARGV[1], ARGV[2], ARGV[3]
 -- include: clock
 -- include: emit
 -- include: keys

@@ -16,8 +16,6 @@
 -- Refusals: INVALID_MESSAGE
 -- Events: none (what is put back appends its own)
 -- Bound: 32 targets of one entry, the open outcomes of its session
-local log_key = KEYS[1]
-local now_arg, dead_id, force = ARGV[1], ARGV[2], ARGV[3]
 -- include: clock
 -- include: flat
 -- include: keys

@@ -27,14 +27,11 @@
 -- Refusals: none
 -- Events: none (what could not be folded goes to `dead`)
 -- Bound: the arguments
-local log_key = KEYS[1]
-local now_arg, set, group, epoch, from, to = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
-local count, hold_ms = tonumber(ARGV[7]), tonumber(ARGV[8])
 -- include: clock
 -- include: keys
 -- include: write
 
-local at = 8
+local at = sections_at - 1
 local function take()
   at = at + 1
   return ARGV[at]
@@ -65,10 +62,10 @@ for i = 1, number() do
   records[i] = keys.of('view', projection, build) .. ':'
 end
 
-local ends = string.format('%d', clock.now() + hold_ms)
+local ends = string.format('%d', clock.now() + tonumber(hold_ms))
 if group ~= '' then
-  local passed = string.format('%d', (tonumber(kept[2]) or 0) + count)
-  write('XGROUP', 'SETID', log_key, group, to, 'ENTRIESREAD', passed)
+  local passed = string.format('%d', (tonumber(kept[2]) or 0) + tonumber(count))
+  write('XGROUP', 'SETID', keys.log, group, to, 'ENTRIESREAD', passed)
   write('HSET', active, 'until', ends, 'passed', passed)
 else
   write('HSET', active, 'until', ends)
@@ -80,7 +77,8 @@ for _, record in ipairs(records) do
   for _ = 1, number() do
     local first, last, length = run()
     for i = first, last, length do
-      write('HSET', record .. ARGV[i], 'at', ARGV[i + 1], 'v', ARGV[i + 2],
+      local entity, changed_by, form = ARGV[i], ARGV[i + 1], ARGV[i + 2]
+      write('HSET', record .. entity, 'at', changed_by, 'v', form,
         unpack(ARGV, i + 3, i + length - 1))
     end
   end
@@ -89,7 +87,8 @@ local trails = keys.of('session_index', '')
 for _ = 1, number() do
   local first, last, length = run()
   for i = first, last, length do
-    write('RPUSH', trails .. ARGV[i], unpack(ARGV, i + 1, i + length - 1))
+    local session = ARGV[i]
+    write('RPUSH', trails .. session, unpack(ARGV, i + 1, i + length - 1))
   end
 end
 for _ = 1, number() do

@@ -10,8 +10,6 @@
 -- Refusals: none
 -- Events: none
 -- Bound: 512 keys looked at
-local log_key = KEYS[1]
-local now_arg, kind, cursor = ARGV[1], ARGV[2], ARGV[3]
 local looked_max = 512
 -- include: keys
 

@@ -6,24 +6,19 @@
 --   now_arg         ms                     honoured in a manual cell only
 --   node            node name
 --   epoch_arg       number
---   then per partial: job_key, attempt, body
+--   then per partial, at most 64: job_key, attempt, body
 -- Reply: per partial `ok` or `refused CODE key=value`
 -- Refusals: JOB_UNKNOWN, NODE_MISMATCH, ATTEMPT_MISMATCH, LEASE_LOST, DUPLICATE_RESULT,
 --   INVALID_MESSAGE
 -- Events: ResultRefused
 -- Bound: the partials given, at most 64; 32 recipients and the session's open outcomes each
-local log_key = KEYS[1]
-local now_arg, node, epoch_arg = ARGV[1], ARGV[2], ARGV[3]
-local width, partials_max, body_max = 3, 64, 65536
+local body_max = 65536
 -- include: deliver
 -- include: fencing
 -- include: jobs
 -- include: text
 local epoch = text.int(epoch_arg, 0, 1e9)
 if not epoch then return text.invalid('epoch', 'a whole number') end
-if (#ARGV - 3) % width ~= 0 or #ARGV - 3 > partials_max * width then
-  return text.invalid('partials', 'up to 64, of 3 arguments each')
-end
 
 local function take(job_key, attempt, body)
   if not attempt then return 'INVALID_MESSAGE field=attempt limit=a whole number' end
@@ -43,8 +38,8 @@ local function take(job_key, attempt, body)
 end
 
 local replies = {}
-for at = 4, #ARGV, width do
-  local why = take(ARGV[at], text.int(ARGV[at + 1], 1, 1e6), ARGV[at + 2])
-  replies[#replies + 1] = why and 'refused ' .. why or 'ok'
+for i, partial in each_partial(ARGV) do
+  local why = take(partial.job_key, text.int(partial.attempt, 1, 1e6), partial.body)
+  replies[i] = why and 'refused ' .. why or 'ok'
 end
 return replies

@@ -12,8 +12,6 @@
 -- Refusals: INVALID_MESSAGE
 -- Events: BackpressureStarted, BackpressureEnded
 -- Bound: four reasons
-local log_key = KEYS[1]
-local now_arg, reason, raised, seen, limit = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 -- include: emit
 -- include: keys
 -- include: memory

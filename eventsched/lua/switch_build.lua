@@ -8,13 +8,11 @@
 --   set             name                   of the live set
 --   build_set       name                   of the build
 --   epoch           number                 of the caller's hold on the build
---   then per projection: name, its live build as the caller knows it, the new build
+--   then per projection: name, live (its build as the caller knows it), build (the new one)
 -- Reply: [switched], [behind, the live checkpoint], [fenced] or [rebuilt, projection]
 -- Refusals: none
 -- Events: none
 -- Bound: the projections given
-local log_key = KEYS[1]
-local now_arg, set, build_set, epoch = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 -- include: keys
 -- include: memory
 
@@ -25,12 +23,12 @@ local checkpoint = redis.call('GET', keys.of('checkpoint', set)) or '0-0'
 if (redis.call('GET', keys.of('checkpoint', build_set)) or '0-0') ~= checkpoint then
   return { 'behind', checkpoint }
 end
-for i = 5, #ARGV, 3 do
-  if (redis.call('GET', keys.of('active_revision', ARGV[i])) or '') ~= ARGV[i + 1] then
-    return { 'rebuilt', ARGV[i] }
+for _, projection in each_projection(ARGV) do
+  if (redis.call('GET', keys.of('active_revision', projection.name)) or '') ~= projection.live then
+    return { 'rebuilt', projection.name }
   end
 end
-for i = 5, #ARGV, 3 do
-  memory.write('SET', keys.of('active_revision', ARGV[i]), ARGV[i + 2])
+for _, projection in each_projection(ARGV) do
+  memory.write('SET', keys.of('active_revision', projection.name), projection.build)
 end
 return { 'switched' }

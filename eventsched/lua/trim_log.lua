@@ -10,8 +10,6 @@
 -- Refusals: none
 -- Events: StreamTrimmed
 -- Bound: 10,000 entries; the groups of the log
-local log_key = KEYS[1]
-local now_arg = ARGV[1]
 local trimmed_max = 10000
 -- include: clock
 -- include: emit
@@ -21,7 +19,7 @@ local trimmed_max = 10000
 -- include: settings
 -- include: write
 
-if redis.call('EXISTS', log_key) == 0 then return { 0, 0, '0-0' } end
+if redis.call('EXISTS', keys.log) == 0 then return { 0, 0, '0-0' } end
 local now = clock.now()
 local floor = string.format('%d-0', math.max(0, now - (settings.log_keep_ms or 0)))
 local function not_behind(id)
@@ -41,11 +39,11 @@ end
 -- A group of somebody's own may have read what it has not acknowledged, and a set's is moved as it
 -- saves: what counts is the earliest of place, pending and checkpoint.
 -- A rebuild that runs reads the log from its start, without a group.
-for _, reply in ipairs(redis.call('XINFO', 'GROUPS', log_key)) do
+for _, reply in ipairs(redis.call('XINFO', 'GROUPS', keys.log)) do
   local group = flat.by_name(reply)
   not_behind(ids.behind(group['last-delivered-id']))
   if group.pending > 0 then
-    not_behind(redis.call('XPENDING', log_key, group.name)[2])
+    not_behind(redis.call('XPENDING', keys.log, group.name)[2])
   end
   local checkpoint = redis.call('GET', keys.of('checkpoint', group.name))
   if checkpoint then not_behind(ids.behind(checkpoint)) end
@@ -57,10 +55,10 @@ for _, reply in ipairs(redis.call('XINFO', 'GROUPS', log_key)) do
 end
 
 -- `~`: whole nodes of the stream only, none of which reaches behind the floor.
-local count = write('XTRIM', log_key, 'MINID', '~', floor, 'LIMIT', trimmed_max)
+local count = write('XTRIM', keys.log, 'MINID', '~', floor, 'LIMIT', trimmed_max)
 if count == 0 then return { 0, 0, floor } end
 local total = write('HINCRBY', keys.counters, 'trimmed', count)
-local first = redis.call('XRANGE', log_key, '-', '+', 'COUNT', 1)[1]
+local first = redis.call('XRANGE', keys.log, '-', '+', 'COUNT', 1)[1]
 local before = first and first[1] or floor
 emit.event({ t = 'StreamTrimmed', d = { stream = 'log', before = before, count = count, total = total } })
 local is_more = ids.before(before, floor) and count >= trimmed_max / 2

@@ -2,7 +2,7 @@
 
 Owns: reading lua/ from the package, resolving `-- include: name` (each module once, before its
 first user, in a function of its own, so that it shares nothing but what it returns), one function
-per script, names that change with the code.
+per script with its arguments by name, names that change with the code.
 Never does: I/O with Redis. Read next: lua/README.md, transport.py.
 
 Functions, not EVALSHA: a script that is evaluated makes every function of its includes anew at each
@@ -53,14 +53,36 @@ local function enter(script, keys, args)
   error(reply, 0)
 end
 {entrances}"""
+_ARGUMENT = re.compile(r"^--   (\w+) +\S.*$", re.MULTILINE)
+_ITEMS = re.compile(r"^--   then per (\w+)(?:, at most (\d+))?: (.*(?:\n--     .*)*)", re.MULTILINE)
+_NOTE = re.compile(r"\([^()]*\)|\n-- +")
 _MODULE = """
 local {name} = (function()
 {body}end)()
 """
 _BODY = """
+do
+{reader}
 function made.{script}(KEYS, ARGV)
+{arguments}
 {body}end
+end
 """
+_READER = """local {item} = {{ {empty} }}
+local function next_{item}(args, i)
+  local at = {named} + i * {width}
+  if at >= #args then return nil end
+  {fields} = {places}
+  return i + 1, {item}
+end
+-- `for i, {item} in each_{item}(ARGV) do`: one table for all items, which the next one fills anew.
+local function each_{item}(args)
+  return next_{item}, args, 0
+end"""
+_COUNT = "local {item}_count = (#ARGV - {named}) / {width}"
+_REFUSAL = """if {item}_count % 1 ~= 0 or {item}_count > {most} then
+  return redis.error_reply('INVALID_MESSAGE field={item}s limit={limit}')
+end"""
 _ENTRANCE = """
 redis.register_function{{ function_name = '{function}', flags = {{ {flags} }},
   callback = function(keys, args) return enter('{script}', keys, args) end }}
@@ -88,6 +110,69 @@ class Library:
         return _function(script, self.release)
 
 
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """The arguments of a script as its header names them.
+
+    Its body has each of `named` as a local; of the items that follow, `<item>_count` and
+    `each_<item>(ARGV)`, whose items have the fields by name. More than `most` items are refused.
+    Of sections, which the body reads itself, it has the place of the first: `sections_at`.
+    """
+
+    named: tuple[str, ...]
+    item: str = ""
+    fields: tuple[str, ...] = ()
+    most: int | None = None
+    has_sections: bool = False
+
+    @classmethod
+    def of(cls, text: str) -> Arguments:
+        """What the header of a script says."""
+        listed = text.partition("\n-- ARGV\n")[2].partition("\n-- Reply")[0]
+        named = tuple(_ARGUMENT.findall(listed.partition("--   then ")[0]))
+        items = _ITEMS.search(listed)
+        if items is None:
+            return cls(named, has_sections="--   then sections" in listed)
+        item, most, fields = items.groups()
+        words = (word.strip() for word in _NOTE.sub("", fields).split(","))
+        return cls(named, item, tuple(words), int(most) if most else None)
+
+    @property
+    def locals(self) -> frozenset[str]:
+        """Names that the body of the script may use."""
+        of_items = {f"each_{self.item}", f"{self.item}_count"} if self.item else set()
+        if self.has_sections:
+            of_items = {"sections_at"}
+        return frozenset({*self.named, *of_items, "ARGV"})
+
+    def reader(self) -> str:
+        """Lua that goes through the items."""
+        if not self.item:
+            return ""
+        return _READER.format(
+            item=self.item,
+            named=len(self.named),
+            width=len(self.fields),
+            empty=", ".join(f"{name} = ''" for name in self.fields),
+            fields=", ".join(f"{self.item}.{name}" for name in self.fields),
+            places=", ".join(f"args[at + {no}]" for no in range(1, len(self.fields) + 1)),
+        )
+
+    def locals_in_lua(self) -> str:
+        """Lua that declares the locals, and refuses what is no whole number of items."""
+        places = ", ".join(f"ARGV[{no}]" for no in range(1, len(self.named) + 1))
+        lines = [f"local {', '.join(self.named)} = {places}"] if self.named else []
+        given = {"item": self.item, "named": len(self.named), "width": len(self.fields)}
+        if self.item:
+            lines.append(_COUNT.format(**given))
+        if self.has_sections:
+            lines.append(f"local sections_at = {len(self.named) + 1}")
+        if self.most is not None:
+            limit = f"up to {self.most}, of {len(self.fields)} arguments each"
+            lines.append(_REFUSAL.format(**given, most=self.most, limit=limit))
+        return "\n".join(lines)
+
+
 def names() -> list[str]:
     """Every script there is."""
     folder = files("eventsched") / "lua"
@@ -109,7 +194,7 @@ def library_of(scripts: Iterable[str]) -> Library:
     for text in texts.values():
         for include in _INCLUDE.findall(text):
             _gather(include, shared, ())
-    bodies = "".join(_BODY.format(script=name, body=_body(text)) for name, text in texts.items())
+    bodies = "".join(_script(name, text) for name, text in texts.items())
     includes = "".join(shared.values())
     flags = {name: _flags(name, text) for name, text in texts.items()}
     told = "\0".join((includes, bodies, *flags.values()))
@@ -140,8 +225,14 @@ def _flags(name: str, text: str) -> str:
     return ", ".join(f"'{flag}'" for flag in (first[1] or "").split(",") if flag)
 
 
-def _body(text: str) -> str:
-    return _INCLUDE.sub("", text.partition("\n")[2])
+def _script(name: str, text: str) -> str:
+    arguments = Arguments.of(text)
+    return _BODY.format(
+        script=name,
+        reader=arguments.reader(),
+        arguments=arguments.locals_in_lua(),
+        body=_INCLUDE.sub("", text.partition("\n")[2]),
+    )
 
 
 def _read(path: str) -> str:

@@ -20,6 +20,7 @@ from eventsched.store.transport import Arg, RedisTransport, entries_of
 
 _ROW = re.compile(r"^--   (\w+) +\S.*$", re.MULTILINE)
 _PART = re.compile(r"^-- (Reply|Refusals|Events|Bound): (.*(?:\n--   .*)*)", re.MULTILINE)
+_COMMENTS = re.compile(r"(?:-- (?!include:).*\n)+")
 _NAME = re.compile(r"\b[A-Z][A-Za-z]+\b")
 _CODE = re.compile(r"\b[A-Z]+(?:_[A-Z]+)+\b|\bBACKPRESSURE\b")
 NOT_BY_TIMERS = frozenset({"SessionOpened", "RoomJoined", "SessionResumed", "NodeRegistered",
@@ -51,7 +52,7 @@ def source(name: str) -> str:
 @cache
 def header(name: str) -> Header:
     """The header of a script. Raises KeyError when a part of it is missing."""
-    lines = source(name).partition("\nlocal ")[0]
+    lines = _COMMENTS.match(source(name).partition("\n")[2])[0]  # type: ignore[index]
     keys, _, rest = lines.partition("\n-- ARGV\n")[0].partition("\n-- KEYS\n")[2].partition("\0")
     args = lines.partition("\n-- ARGV\n")[2].partition("\n-- Reply")[0]
     fixed, more, _ = (args + rest).partition("--   then ")

@@ -18,12 +18,17 @@ from eventsched.store.cell import Chunk, Finalize, NodeResult, Store
 from eventsched.store.transport import Arg
 from tests.fixtures_store import TimedStore
 from tests.scripts.headers import header, source
+from tests.scripts.lua_syntax import free_names, text, tree, walk
 
 NAMES = lua_library.names()
 VOCABULARY = {kind.__name__ for kind in get_args(events.AnyData)}
 _FIRST = re.compile(r"#!lua( flags=(allow-oom|no-writes))?\n")
-_LOCALS = re.compile(r"^local (.+) = ((?:tonumber\()?(?:KEYS|ARGV)\[.+)$", re.MULTILINE)
 _ROW = re.compile(r"^\| `(\w+)` \|([^|]*)\|([^|]*)\|([^|]*)\|([^|]*)\|$", re.MULTILINE)
+
+
+def code_of(name: str) -> str:
+    """The script without its comments."""
+    return re.sub(r"--.*", "", source(name))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -49,26 +54,48 @@ def test_a_header_opens_with_the_name_and_has_every_part(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_keys_and_arguments_become_the_locals_that_the_header_names(name: str) -> None:
-    told, body = header(name), source(name).partition("\nlocal ")
-    named = dict[str, list[str]]()
-    for left, right in _LOCALS.findall("local " + body[2]):
-        for local, value in zip(left.split(", "), right.split(", "), strict=True):
-            place = re.fullmatch(r"(?:tonumber\()?(KEYS|ARGV)\[(\d+)\]\)?", value)
-            if place:
-                kind, number = place.groups()
-                named.setdefault(kind, []).append(local)
-                assert int(number) == len(named[kind]), (local, value)
-    assert tuple(named["KEYS"]) == told.keys
-    assert tuple(named["ARGV"]) == told.args
-    assert not re.findall(r"(?:KEYS|ARGV)\[\d+\]", re.sub(_LOCALS, "", "local " + body[2]))
+def test_arguments_become_the_locals_that_the_header_names(name: str) -> None:
+    arguments = lua_library.Arguments.of(source(name))
+    assert arguments.named == header(name).args
+    places = ", ".join(f"ARGV[{no}]" for no in range(1, len(arguments.named) + 1))
+    assert (
+        f"local {', '.join(arguments.named)} = {places}\n" in lua_library.library_of([name]).source
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_body_reads_an_argument_by_its_number(name: str) -> None:
+    """But for the script whose arguments are sections of any length."""
+    root = tree(source(name).partition("\n")[2])
+    indexed = [text(node) for node in walk(root) if node.type == "bracket_index_expression"]
+    by_number = [one for one in indexed if re.match(r"(?:KEYS|ARGV)\[", one)]
+    assert by_number == [] or lua_library.Arguments.of(source(name)).has_sections
+    assert not re.search(r"ARGV\[\d+\]", "".join(by_number))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_arguments_beyond_the_named_ones_are_announced(name: str) -> None:
-    body = source(name).partition("\nlocal ")[2]
-    reads_more = re.search(r"#ARGV|ARGV\[(?!\d+\])", body) is not None
+    reads_more = "ARGV" in free_names(source(name).partition("\n")[2])
     assert reads_more == header(name).has_more
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_items_have_the_fields_that_the_header_names(name: str) -> None:
+    """Each field that the body reads is one of them, and it reads each."""
+    arguments, root = lua_library.Arguments.of(source(name)), tree(source(name).partition("\n")[2])
+    if not arguments.item:
+        return
+    assert all(re.fullmatch(r"[a-z_0-9]+", field) for field in arguments.fields)
+    indexed = [text(node) for node in walk(root) if node.type == "dot_index_expression"]
+    read = {one.partition(".")[2] for one in indexed if one.startswith(f"{arguments.item}.")}
+    assert read == set(arguments.fields)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_bound_of_items_is_the_one_that_the_loader_keeps(name: str) -> None:
+    most = lua_library.Arguments.of(source(name)).most
+    assert most is None or f"at most {most}" in header(name).bound
+    assert (most is None) or "INVALID_MESSAGE" in header(name).refusals
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -76,15 +103,16 @@ def test_what_a_header_refuses_is_a_code_and_in_the_source(name: str) -> None:
     told, whole = header(name).refusals, lua_library.library_of([name]).source
     assert told <= set(errors.BY_CODE)
     for code in told:
-        text = "text.invalid(" if code == "INVALID_MESSAGE" else code
-        assert text in whole.replace("function text.invalid(", ""), code
+        parts = ["text.invalid(", f"'{code} field="] if code == "INVALID_MESSAGE" else [code]
+        assert any(part in whole.replace("function text.invalid(", "") for part in parts), code
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_a_script_refuses_itself_is_in_its_header(name: str) -> None:
-    body = source(name).partition("\nlocal ")[2]
+    body = code_of(name)
     used = {code for code in errors.BY_CODE if re.search(rf"(?<!== )'{code}\b", body)}
-    used |= {"INVALID_MESSAGE"} if "invalid(" in body else set()
+    most = lua_library.Arguments.of(source(name)).most
+    used |= {"INVALID_MESSAGE"} if "invalid(" in body or most is not None else set()
     assert used <= header(name).refusals
 
 
@@ -95,12 +123,12 @@ def test_what_a_header_appends_is_an_event_and_in_the_source(name: str) -> None:
         assert name == "fire_timers"
         return
     for kind in told & VOCABULARY:
-        assert f"'{kind}'" in lua_library.library_of([name]).source, kind
+        assert f"'{kind}'" in lua_library.library().source, kind
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_a_script_appends_itself_is_in_its_header(name: str) -> None:
-    body = source(name).partition("\nlocal ")[2]
+    body = code_of(name)
     told = header(name).events
     own = {kind for kind in VOCABULARY if f"'{kind}'" in body}
     assert told is None or own <= told
@@ -108,8 +136,8 @@ def test_what_a_script_appends_itself_is_in_its_header(name: str) -> None:
 
 def table() -> dict[str, tuple[str, str]]:
     """Script -> refusals and events of its row in lua/README.md."""
-    text = (files("eventsched") / "lua" / "README.md").read_text(encoding="utf-8")
-    return {row[1]: (row[4], row[5]) for row in _ROW.finditer(text)}
+    page = (files("eventsched") / "lua" / "README.md").read_text(encoding="utf-8")
+    return {row[1]: (row[4], row[5]) for row in _ROW.finditer(page)}
 
 
 def test_the_table_has_a_row_for_every_script_and_no_other() -> None:

@@ -12,8 +12,6 @@ from eventsched.store import library as lua_library
 from tests.scripts.lua_syntax import BUILTINS, calls, declared_names, free_names, text, tree, walk
 
 FOLDER = files("eventsched") / "lua"
-GIVEN = {"KEYS", "ARGV"}
-"""What the loader gives the body of a script."""
 UPVALUES_MAX, LOCALS_MAX = 60, 200
 """Limits of Lua 5.1 for one function."""
 READS = {
@@ -52,7 +50,8 @@ def included(path: str) -> list[str]:
 
 @pytest.mark.parametrize("path", FILES)
 def test_a_file_includes_exactly_the_modules_that_it_uses(path: str) -> None:
-    used = free_names(code(path)) - BUILTINS - (GIVEN if "/" not in path else set())
+    given = set() if "/" in path else lua_library.Arguments.of(read(path)).locals
+    used = free_names(code(path)) - BUILTINS - given
     assert sorted(used) == included(path)
 
 

@@ -15,8 +15,10 @@ from eventsched import errors
 from eventsched.schema.keys import Keys
 from eventsched.store import library as lua_library
 from eventsched.store.client import Client, open_client
+from eventsched.store.transport import RedisTransport
 from tests.functions import load_functions
 from tests.known_keys import is_known
+from tests.scripts.probing import add_script
 from tests.server_kinds import Server
 
 RULE_32 = {
@@ -63,6 +65,56 @@ def test_a_module_is_a_function_of_its_own(lua: dict[str, str]) -> None:
     }
     source = lua_library.library_of(["s"]).source
     assert "local a = (function()\nlocal own = 1\nreturn own\nend)()\n" in source
+
+
+HEADED = """#!lua
+-- s: does nothing.
+-- ARGV
+--   now_arg   ms        not used
+--   name      name
+--   then per chunk, at most 2: session (name, in full), seq,
+--     payload (any bytes)
+-- Reply: none
+return { name, chunk_count }
+"""
+
+
+def test_arguments_are_locals_and_items_have_fields(lua: dict[str, str]) -> None:
+    arguments = lua_library.Arguments.of(HEADED)
+    assert arguments == lua_library.Arguments(
+        ("now_arg", "name"), "chunk", ("session", "seq", "payload"), 2
+    )
+    lua["s.lua"] = HEADED
+    source = lua_library.library_of(["s"]).source
+    assert "local now_arg, name = ARGV[1], ARGV[2]\nlocal chunk_count = (#ARGV - 2) / 3\n" in source
+    assert (
+        "chunk.session, chunk.seq, chunk.payload = args[at + 1], args[at + 2], args[at + 3]"
+        in source
+    )
+
+
+ITEMS = HEADED.replace(
+    "return { name, chunk_count }",
+    """local seen = {}
+for i, chunk in each_chunk(ARGV) do seen[i] = table.concat({ chunk.session, chunk.seq }, '-') end
+return { name, chunk_count, seen }""",
+)
+
+
+async def test_items_are_read_in_order_and_too_many_or_a_part_are_refused(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_script(monkeypatch, "items", ITEMS)
+    transport, log = RedisTransport(client, client), Keys("c7").log
+
+    async def run(*args: str) -> Any:
+        return await transport.run("items", [log], ["", "n", *args])
+
+    assert await run() == [b"n", 0, []]
+    assert await run("a", "1", "x", "b", "2", "y") == [b"n", 2, [b"a-1", b"b-2"]]
+    for wrong in (("a", "1"), ("a", "1", "x") * 3):
+        with pytest.raises(errors.InvalidMessage, match="chunks: up to 2, of 3 arguments each"):
+            await run(*wrong)
 
 
 def test_a_function_has_the_flags_of_its_file(lua: dict[str, str]) -> None:
