@@ -20,9 +20,8 @@ local audio_wait_ms = 60000
 -- include: clock
 -- include: dead
 -- include: deliver
--- include: emit
+-- include: events
 -- include: jobs
--- include: json
 -- include: keys
 -- include: nodes
 -- include: queue
@@ -202,8 +201,7 @@ function fire.mark(id)
     if other ~= feature then marked[#marked + 1] = other end
   end
   nodes.move(node, marked)
-  emit.event({ t = 'NodeResumed', n = node.full, d = { epoch = node.epoch, feature = feature,
-    class = node.class } })
+  events.NodeResumed(node, feature)
   assign.fill(node, '')
 end
 
@@ -227,9 +225,7 @@ function fire.retire(full)
     if archive.keeps_audio() and not archive.holds_before(settings.session_retention_ms) then
       return timers.set(clock.now() + audio_wait_ms, 'retire', full)
     end
-    emit.event({ t = 'SessionRetired', s = full, tp = s.tp, d = {
-      tenant = s.tenant, features_hash = s.features_hash, utterances = s.utterance,
-      targets = json.some(targets_of(session)) } })
+    events.SessionRetired(s, targets_of(session))
     write('HSET', session, 'status', 'retired')
     s.status = 'retired'
   end

@@ -12,7 +12,7 @@
 -- Events: SessionErased
 -- Bound: constant
 -- include: clock
--- include: emit
+-- include: events
 -- include: keys
 -- include: sessions
 -- include: text
@@ -31,7 +31,7 @@ end
 if redis.call('ZSCORE', keys.erased, name) then return 'duplicate' end
 
 local now = clock.now()
-emit.event({ t = 'SessionErased', s = keys.full(name), tp = s and s.tp, d = { key = key_id } })
+events.SessionErased(keys.full(name), s and s.tp or '', key_id)
 write('ZADD', keys.erased, clock.text(), name)
 write('ZREMRANGEBYRANK', keys.erased, 0, -remembered_max - 1)
 return 'ok'

@@ -11,7 +11,7 @@
 -- Events: ArchiveAbandoned
 -- Bound: constant
 -- include: clock
--- include: emit
+-- include: events
 -- include: keys
 -- include: memory
 -- include: text
@@ -25,7 +25,7 @@ local ends = tonumber(redis.call('HGET', active, 'until')) or 0
 if ends > now then return text.invalid('archive', 'one that no archiver has a hold on') end
 
 local gone = tonumber(redis.call('HGET', keys.counters, 'trimmed')) or 0
-emit.event({ t = 'ArchiveAbandoned', d = { of = of, to = kept[2], gone = gone } })
+events.ArchiveAbandoned(of, kept[2], gone)
 memory.write('DEL', keys.archive)
 write('XGROUP', 'DESTROY', keys.log, 'archive')
 -- An archiver that was frozen amid a segment is fenced: what it seals no longer counts.

@@ -16,7 +16,7 @@
 -- Bound: constant
 local open_max = 64
 -- include: clock
--- include: emit
+-- include: events
 -- include: keys
 -- include: sessions
 -- include: settings
@@ -45,8 +45,7 @@ if started == '1' then
   local until_ms = now + settings.playback_ms
   write('HSET', playing, field, string.format('%d', until_ms))
   timers.set(until_ms, 'playback', s.full .. '|' .. field)
-  emit.event({ t = 'PlaybackStarted', s = s.full, tp = s.tp, d = { origin = origin, target = target,
-    utterance = number, until_ms = until_ms } })
+  events.PlaybackStarted(s, origin, target, number, until_ms)
 else
   sessions.end_playback(s, field, 'ended')
 end

@@ -24,8 +24,7 @@
 -- Bound: constant
 -- include: affinity
 -- include: clock
--- include: emit
--- include: json
+-- include: events
 -- include: keys
 -- include: sessions
 -- include: settings
@@ -80,14 +79,12 @@ write('HSET', keys.of('session', name), 'status', 'open', 'out_no', '0', 'out_by
   'encoding', encoding, 'sample_rate', sample_rate_hz, 'priority', priority_no, 'room', room, 'listen_language', listen_language,
   'key', key_id, 'tokens', sessions.tokens_with(nil, token, 1))
 affinity.learn(name, '', '')
-emit.event({ t = 'SessionOpened', s = full, tp = tp, d = {
-  tenant = tenant, source = source, targets = json.some(text.list(targets)),
-  features = json.some(text.list(features)), features_hash = features_hash, encoding = encoding,
-  sample_rate = sample_rate_hz, priority = priority_no, room = json.filled(room), listen_language = json.filled(listen_language), epoch = 1,
-  key = json.filled(key_id) } })
+events.SessionOpened(full, tp, { tenant = tenant, source = source, targets = targets, features = features,
+  features_hash = features_hash, encoding = encoding, sample_rate = sample_rate_hz, priority = priority_no, room = room,
+  listen_language = listen_language, key = key_id })
 if room_name then
   write('HSET', keys.of('room', room_name), full, listen_language)
-  emit.event({ t = 'RoomJoined', s = full, tp = tp, d = { room = room, listen_language = json.filled(listen_language) } })
+  events.RoomJoined(full, tp, room, listen_language)
 end
 timers.set(now + settings.idle_ms, 'idle', full)
 return { 1, 0, 0, '0-0' }

@@ -19,30 +19,16 @@ local audio_max = 512000
 -- include: attempts
 -- include: clock
 -- include: deliver
--- include: emit
+-- include: events
 -- include: fencing
 -- include: jobs
 -- include: json
--- include: keys
 -- include: nodes
 -- include: settings
 -- include: text
 -- include: timers
 local epoch = text.int(epoch_arg, 0, 1e9)
 if not epoch then return text.invalid('epoch', 'a whole number') end
-
-local function say(kind, job, result)
-  local more = ''
-  if result.code ~= '' then more = ',"code":' .. json.text(result.code) end
-  if #result.audio > 0 then
-    more = more .. ',"audio_bytes":' .. #result.audio .. ',"audio_sha256":"' .. result.audio_sha256
-      .. '"'
-  end
-  return emit.entry(keys.log, kind, job.session, job.key, keys.full(node), '', job.tp,
-    '{"utterance":' .. job.utterance .. ',"target":"' .. job.target .. '","delivery_no":'
-      .. job.delivery_no .. ',"attempt":' .. text.of[job.attempt] .. ',"epoch":' .. text.of[epoch]
-      .. ',"status":"' .. result.status .. '"' .. more .. '}', result.body)
-end
 
 local function ending(job, result, log_id)
   return { kind = result.status == 'ok' and 'result' or 'no_speech', code = json.filled(result.code),
@@ -52,7 +38,7 @@ end
 -- ok and no_speech: the job ends, its slot serves those who wait, its outcome is on its way.
 local function record(job, result)
   jobs.finish(job, result.status, result.code)
-  local id = say('ResultRecorded', job, result)
+  local id = events.ResultRecorded(job, node, epoch, result)
   local freed = nodes.give_back(node, epoch, job.key)
   deliver.finish(job.name, job.target, job.delivery_no, ending(job, result, id))
   if freed then assign.fill(freed, 'log/' .. id) end
@@ -64,7 +50,7 @@ local function replace(job, result)
   local held = deliver.held(session, job.target, job.delivery_no)
   if not held or held.kind ~= 'no_speech' or result.status ~= 'ok' then return false end
   jobs.finish(job, 'ok', result.code)
-  local id = say('ResultReplaced', job, result)
+  local id = events.ResultReplaced(job, node, epoch, result)
   deliver.hold(session, job.target, job.delivery_no, ending(job, result, id))
   return true
 end
@@ -81,8 +67,7 @@ local function mark(feature)
     list[#list + 1] = feature
     nodes.move(held, list)
   end
-  emit.event({ t = 'NodeSuspended', n = held.full, d = { epoch = epoch, feature = feature,
-    until_ms = until_ms, class = held.class } })
+  events.NodeSuspended(held, feature, until_ms)
 end
 
 local function fail(job, result)

@@ -19,8 +19,7 @@
 -- include: attempts
 -- include: classes
 -- include: clock
--- include: emit
--- include: json
+-- include: events
 -- include: keys
 -- include: nodes
 -- include: sessions
@@ -64,9 +63,7 @@ local inbox_from = last[1] and last[1][1] or '0-0'
 local node = nodes.enter(name, string.format('%d', (old and old.epoch or 0) + 1), class_id,
   text.of[slots_no], sources, targets, features, 'token', token, 'version', version,
   'inbox_from', inbox_from, 'seen', clock.text(), 'load', '0')
-emit.event({ t = 'NodeRegistered', n = node.full, d = { epoch = node.epoch, sources = text.list(sources),
-  targets = text.list(targets), features = json.some(text.list(features)), slots = slots_no,
-  version = json.filled(version), class = class_id } })
+events.NodeRegistered(node, version)
 timers.set(now + settings.node_lost_ms, 'node', name)
 if superseded then attempts.recover(name, old.epoch, 'superseded') end
 assign.fill(node, '')

@@ -11,7 +11,7 @@
 -- Events: SessionResumed
 -- Bound: constant
 -- include: clock
--- include: emit
+-- include: events
 -- include: keys
 -- include: sessions
 -- include: text
@@ -26,7 +26,7 @@ if not granted then
   local tokens = sessions.tokens_with(s, token, granted)
   write('HSET', keys.of('session', name), 'epoch', granted, 'tokens', tokens)
   s.epoch, s.tokens, s.seen, s.dirty = granted, tokens, clock.now(), true
-  emit.event({ t = 'SessionResumed', s = s.full, tp = s.tp, d = { epoch = granted } })
+  events.SessionResumed(s, granted)
 end
 local confirmed = redis.call('HGET', keys.of('session', name), 'confirmed')
 return { granted, s.next_seq, s.utterance, confirmed or '0-0' }

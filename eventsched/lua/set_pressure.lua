@@ -12,7 +12,7 @@
 -- Refusals: INVALID_MESSAGE
 -- Events: BackpressureStarted, BackpressureEnded
 -- Bound: four reasons
--- include: emit
+-- include: events
 -- include: keys
 -- include: memory
 -- include: text
@@ -28,6 +28,6 @@ local list = {}
 for name in pairs(set) do list[#list + 1] = name end
 table.sort(list)
 memory.write('HSET', keys.counters, 'pressure', table.concat(list, ','))
-emit.event({ t = raised == '1' and 'BackpressureStarted' or 'BackpressureEnded', d = { reason = reason,
-  seen = seen_no, limit = limit_no } })
+local append = raised == '1' and events.BackpressureStarted or events.BackpressureEnded
+append(reason, seen_no, limit_no)
 return raised == '1' and 'raised' or 'lifted'

@@ -12,7 +12,7 @@
 -- Bound: 10,000 entries; the groups of the log
 local trimmed_max = 10000
 -- include: clock
--- include: emit
+-- include: events
 -- include: flat
 -- include: ids
 -- include: keys
@@ -60,6 +60,6 @@ if count == 0 then return { 0, 0, floor } end
 local total = write('HINCRBY', keys.counters, 'trimmed', count)
 local first = redis.call('XRANGE', keys.log, '-', '+', 'COUNT', 1)[1]
 local before = first and first[1] or floor
-emit.event({ t = 'StreamTrimmed', d = { stream = 'log', before = before, count = count, total = total } })
+events.StreamTrimmed('log', before, count, total)
 local is_more = ids.before(before, floor) and count >= trimmed_max / 2
 return { count, is_more and 1 or 0, floor }

@@ -5,8 +5,8 @@ Never does: I/O, meaning: a new meaning is a new type, a new field takes a defau
 version. Read next: codec.py (the only caller), events.py.
 
 Version 1 is the only one so far, so the table is empty. What comes: raise `SCHEMA_VERSION` in
-events.py and in lua/include/emit.lua, enter here what turns the old data into the new, and begin a
-corpus for the new version beside tests/golden/v1.jsonl; the old one must go on to decode.
+events.py and in lua/include/events.lua, enter here what turns the old data into the new, and begin
+a corpus for the new version beside tests/golden/v1.jsonl; the old one must go on to decode.
 """
 
 from __future__ import annotations

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import tree_sitter_lua
 from tree_sitter import Language, Node, Parser
 
+from eventsched.schema.events import AnyData
 from tests.mutants.mutant import ROOT, Mutant
 
 FOLDER = "eventsched/lua"
+EVENTS = {kind.__name__ for kind in get_args(AnyData)}
 MOVED = {"<": "<=", "<=": "<", ">": ">=", ">=": ">"}
-WRITERS = {"write", "emit.event", "emit.entry", "timers.set", "timers.sooner", "timers.drop"}
+WRITERS = {"write", "timers.set", "timers.sooner", "timers.drop"}
 _parser = Parser(Language(tree_sitter_lua.language()))
 
 
@@ -62,7 +65,9 @@ def _changes(node: Node) -> Iterator[tuple[str, Node, str]]:
 
 def _writes(call: Node) -> bool:
     called = call.child_by_field_name("name")
-    return called is not None and _text(called) in WRITERS
+    if called is None:
+        return False
+    return _text(called) in WRITERS or _text(called).removeprefix("events.") in EVENTS
 
 
 def _text(node: Node) -> str:

@@ -77,7 +77,7 @@ _FIRST: dict[str, list[str]] = {
     "clock": ["tests/failures/test_clock.py", *_scripts("good_path", "memory")],
     "dead": _scripts("dispatch", "at_once", "attempts"),
     "deliver": _scripts("delivery", "results", "close", "rooms", "memory"),
-    "emit": _scripts("good_path", "ingest"),
+    "events": _scripts("good_path", "ingest"),
     "fencing": _scripts("results", "attempts", "nodes"),
     "flat": [VERIFY, ARCHIVE],
     "ids": [ARCHIVE, *_scripts("good_path")],

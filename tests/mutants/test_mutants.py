@@ -35,7 +35,7 @@ def test_every_mutant_is_a_change_that_still_parses() -> None:
 def test_conditions_writes_and_boundaries_are_changed_mechanically(tmp_path: Path) -> None:
     file = tmp_path / "some.lua"
     file.write_text(
-        "if a < b then write('SET', 'k', 1) end\nlocal id = emit.event({ t = 'X' })\n"
+        "if a < b then write('SET', 'k', 1) end\nlocal id = events.RoomLeft(s)\n"
         "if x then y() elseif z == 2 then write('XADD', 's') redis.call('GET', 'k') end\n"
     )
     found = [

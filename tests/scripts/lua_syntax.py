@@ -162,3 +162,14 @@ def declared_names(source: str) -> Iterator[str]:
             name = node.child_by_field_name("name")
             assert name is not None
             yield text(name)
+
+
+def functions(source: str) -> dict[str, str]:
+    """The text of each function that the file declares at its top level, by its name."""
+    found = {}
+    for node in tree(source).named_children:
+        if node.type == "function_declaration":
+            name = node.child_by_field_name("name")
+            assert name is not None
+            found[text(name)] = text(node)
+    return found

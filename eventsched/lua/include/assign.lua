@@ -3,9 +3,8 @@
 -- include: call
 -- include: classes
 -- include: clock
--- include: emit
+-- include: events
 -- include: jobs
--- include: json
 -- include: keys
 -- include: memory
 -- include: nodes
@@ -86,12 +85,11 @@ end
 local function choose(job)
   local serving, declared = classes.serving(job.source, job.target, job.features)
   local choice = { classes = evidence(serving), last = job.avoid and keys.full(job.avoid),
-    node = nil, rule = nil, affinity = nil, reason = nil }
+    node = nil, rule = nil, affinity = nil, reason = nil, policy = assign.policy }
   local used, used_turn = affinity.of(job.name)
   if used ~= '' then
     local why = affinity_why(used, job, serving)
-    choice.affinity = ',"affinity":{"node":"' .. keys.full(used) .. '"' .. json.word('why', why)
-      .. '}'
+    choice.affinity = events.affinity(used, why)
     if why == '' then
       choice.node = used
       choice.rule = used_turn == job.turn and 'turn' or 'session'
@@ -104,16 +102,6 @@ local function choose(job)
   return choice
 end
 
--- What the event says (rule 17).
-local function told(job, choice, token, context_at)
-  return '{"utterance":' .. job.utterance .. ',"target":"' .. job.target .. '","delivery_no":'
-    .. job.delivery_no .. ',"turn":' .. job.turn .. ',"source":"' .. job.source .. '"'
-    .. json.words('features', job.features) .. ',' .. token .. ',"audio_ms":' .. job.ms .. ',"rule":"'
-    .. choice.rule .. '","policy":' .. assign.policy .. (choice.affinity or '') .. ',"classes":['
-    .. choice.classes .. ']' .. (choice.compared or '') .. json.word('last', choice.last)
-    .. json.word('context_at', context_at) .. '}'
-end
-
 -- Take the slot, write the job, append the event, put the assignment into the node's inbox.
 local function give(job, choice, cause)
   local node = nodes.get(choice.node)
@@ -121,20 +109,13 @@ local function give(job, choice, cause)
   local deadline = deadline_of(job.ms)
   local token = '"attempt":' .. text.of[job.attempt] .. ',"epoch":' .. node.epoch_told .. ',"deadline_ms":'
     .. deadline
-  local d = told(job, choice, token, context_at)
   nodes.take(node, job.key)
   jobs.run(job, node, deadline)
   affinity.move(job.name, node.name, job.turn)
-  local id = emit.entry(keys.log, 'JobDispatched', job.session, job.key, node.full, cause, job.tp, d, '')
+  local id = events.JobDispatched(job, node, cause, choice, deadline, context_at)
   write('XADD', node.inbox, clock.entry_id(), 't', 'assign',
     'j', job.key, 'c', 'log/' .. id, 'd', job.head .. job.rest .. ',' .. token
       .. ',"context_at":"' .. context_at .. '"}', 'b', context)
-end
-
-local function rank(name, head)
-  if not head then return '' end
-  return ',"' .. name .. '":{"priority":' .. text.of[head.priority] .. ',"tag":' .. head.tag_told
-    .. ',"member":"' .. head.member .. '"}'
 end
 
 local function best_two(heads)
@@ -165,7 +146,7 @@ function assign.fill(node, cause)
     queue.serve(job)
     local choice = {
       node = node.name, rule = 'fill', classes = evidence(classes.alone(node.class)),
-      compared = ',"compared":' .. text.of[compared] .. rank('winner', best) .. rank('runner_up', second),
+      compared = text.of[compared], winner = best, runner_up = second, policy = assign.policy,
     }
     give(job, choice, cause)
     heads[best.demand] = queue.head(best.demand)

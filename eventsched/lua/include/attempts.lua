@@ -2,7 +2,7 @@
 -- include: assign
 -- include: clock
 -- include: deliver
--- include: emit
+-- include: events
 -- include: jobs
 -- include: json
 -- include: keys
@@ -18,9 +18,7 @@ local failure_code = { lease = 'JOB_TIMEOUT', node_lost = 'NODE_LOST', supersede
 
 -- The attempt gives its slot back and its node is told. Returns the node if it can take work.
 function attempts.stop(job, reason, code, cause)
-  emit.event({ t = 'AttemptEnded', s = job.session, j = job.key, n = keys.full(job.node), c = cause,
-    tp = job.tp, d = { utterance = tonumber(job.utterance), target = job.target,
-      attempt = job.attempt, epoch = job.epoch, reason = reason, code = json.filled(code) } })
+  events.AttemptEnded(job, reason, code, cause)
   write('XADD', keys.of('inbox', job.node), clock.entry_id(), 't', 'cancel',
     'j', job.key, 'c', '', 'd', cjson.encode({ attempt = job.attempt, epoch = job.epoch,
       reason = reason }), 'b', '')
@@ -29,9 +27,7 @@ end
 
 function attempts.fail(job, code, cause)
   jobs.finish(job, 'failed', code)
-  emit.event({ t = 'JobFailed', s = job.session, j = job.key, c = cause, tp = job.tp, d = {
-    utterance = tonumber(job.utterance), target = job.target,
-    delivery_no = tonumber(job.delivery_no), attempt = job.attempt, code = code } })
+  events.JobFailed(job, code, cause)
   deliver.finish(job.name, job.target, job.delivery_no,
     { kind = 'failed', code = code, job = job.key, cause = cause, tp = job.tp })
 end
@@ -89,8 +85,7 @@ end
 function attempts.lose(node, reason)
   local leases = nodes.live(node)
   nodes.gone(node)
-  emit.event({ t = 'NodeLost', n = node.full, d = { epoch = node.epoch, reason = reason,
-    leases = leases > 0 and leases or nil } })
+  events.NodeLost(node, reason, leases)
 end
 
 -- The job's outcome is given up: whatever it does stops in the same step (rule 25).

@@ -2,6 +2,7 @@
 -- Of a class is known, from call to call: its features and marks, how many are members and drain, how
 -- many have a slot free, and the first of those.
 -- include: call
+-- include: events
 -- include: keys
 -- include: memory
 -- include: text
@@ -73,10 +74,8 @@ end
 -- changes.
 function classes.told(class)
   local first = classes.front(class)[1]
-  local head = first and ',"head":"' .. keys.full(first.name) .. '","load":' .. text.of[first.load] or ''
-  class.seen = '{"id":"' .. class.id .. '"' .. head .. ',"free":' .. text.of[class.free] .. ',"full":'
-    .. text.of[class.total - class.free - class.draining] .. ',"draining":' .. text.of[class.draining]
-    .. '}'
+  class.seen = events.class_seen(class.id, first and first.name, first and first.load, class.free,
+    class.total - class.free - class.draining, class.draining)
   return class.seen
 end
 

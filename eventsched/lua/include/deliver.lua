@@ -2,7 +2,7 @@
 -- exactly one of result, no_speech, failed, missing; a gap is waited for.
 -- include: call
 -- include: clock
--- include: emit
+-- include: events
 -- include: flat
 -- include: ids
 -- include: json
@@ -156,23 +156,17 @@ end
 -- cause, tp, reason }. Advances the order and closes the outcome. `speaker` as `speaker_of` it.
 local function send(session, target, number, outcome, ending, speaker)
   local told, to, skipped = audience(speaker, outcome)
-  local number_told = text.of[number]
-  local which = '"utterance":' .. outcome.utterance .. ',"target":"' .. target .. '","delivery_no":'
-    .. number_told
-  local how = json.word('outcome', ending.kind)
-  if json.filled(ending.code) then how = how .. ',"code":' .. json.text(ending.code) end
-  local heard = json.words('to', to) .. json.words('skipped', skipped)
-  local body, full = ending.body or '', keys.full(session)
-  local kind, d = 'ResultDelivered', '{' .. which .. how .. heard .. '}'
-  if ending.kind == 'missing' then
-    kind, d = 'ResultMissing', '{' .. which .. json.word('reason', ending.reason) .. heard .. '}'
-  end
+  local number_told, full, body = text.of[number], keys.full(session), ending.body or ''
   local field = target .. '/' .. number_told
   local owed = deliver.owed(session)
   write('HDEL', keys.of('outcomes', session), field)
   memory.drop(owed, field)
-  local id = emit.entry(keys.log, kind, full, ending.job, '', ending.cause or '', ending.tp, d, body)
-  local out = '{"session":"' .. full .. '",' .. which .. how .. ',"log":"' .. id .. '"}'
+  local append = ending.kind == 'missing' and events.ResultMissing or events.ResultDelivered
+  local id = append(full, target, number_told, outcome, ending, to, skipped)
+  local out = '{"session":"' .. full .. '","utterance":' .. outcome.utterance .. ',"target":"' .. target
+    .. '","delivery_no":' .. number_told .. ',"outcome":"' .. ending.kind .. '"'
+    .. (json.filled(ending.code) and ',"code":' .. json.text(ending.code) or '') .. ',"log":"' .. id
+    .. '"}'
   local audio, next_no = ending.audio or '', text.of[number + 1]
   if told[1] == speaker then
     tell(speaker, 'result', out, body, audio, 'd:' .. target, next_no)

@@ -1,7 +1,6 @@
 -- fencing: who may still speak for a job (rules 21, 23). The token is (node, epoch, attempt).
--- include: emit
+-- include: events
 -- include: jobs
--- include: keys
 -- include: nodes
 local fencing = {}
 local taken = { JOB_TIMEOUT = true, NODE_LOST = true }
@@ -23,7 +22,6 @@ end
 
 -- A stale message has no effect, and is on record.
 function fencing.record(job, node, epoch, attempt, what, code)
-  emit.event({ t = 'ResultRefused', s = job.session, j = job.key, n = keys.full(node), tp = job.tp,
-    d = { attempt = attempt, epoch = epoch, what = what, code = code } })
+  events.ResultRefused(job, node, epoch, attempt, what, code)
 end
 return fencing

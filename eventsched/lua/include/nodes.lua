@@ -2,7 +2,7 @@
 -- kept by hand (rule 16); leases belong to the registration (node, epoch) (rule 13).
 -- include: classes
 -- include: clock
--- include: emit
+-- include: events
 -- include: keys
 -- include: memory
 -- include: text
@@ -148,13 +148,13 @@ function nodes.drain(node)
   classes.seat(node.class, node.name, nil)
   memory.write('HINCRBY', keys.of('class', node.class), 'draining', 1)
   classes.changed(node.class)
-  emit.event({ t = 'NodeDraining', n = node.full, d = { epoch = node.epoch } })
+  events.NodeDraining(node)
 end
 
 function nodes.finish_drain(node)
   if node.status ~= 'draining' or nodes.live(node) > 0 then return end
   nodes.gone(node)
-  emit.event({ t = 'NodeDrained', n = node.full, d = { epoch = node.epoch } })
+  events.NodeDrained(node)
 end
 
 -- Marks changed: the node moves to the class of its new signature, load and drain with it.

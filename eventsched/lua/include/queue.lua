@@ -4,9 +4,8 @@
 -- include: call
 -- include: classes
 -- include: clock
--- include: emit
+-- include: events
 -- include: jobs
--- include: json
 -- include: keys
 -- include: memory
 -- include: settings
@@ -128,16 +127,6 @@ function queue.reason(declared)
   return declared and 'NO_AVAILABLE_NODE' or 'NO_POOL_FOR_LANG_PAIR'
 end
 
--- `tag` and `deadline` are text.
-local function say(job, reason, cause, tag, deadline)
-  emit.event({ t = 'JobQueued', s = job.session, j = job.key, c = cause, tp = job.tp,
-    d = '{"utterance":' .. job.utterance .. ',"target":"' .. job.target .. '","delivery_no":'
-      .. job.delivery_no .. ',"source":"' .. job.source .. '"' .. json.words('features', job.features)
-      .. ',"attempt":' .. text.of[job.attempt] .. ',"reason":"' .. reason .. '","priority":'
-      .. text.of[job.priority] .. ',"tag":' .. tag .. ',"member":"' .. job.member
-      .. '","deadline_ms":' .. deadline .. '}' })
-end
-
 function queue.add(job, reason, cause)
   local now, demand = clock.now(), queue.demand(job)
   enter(job)
@@ -157,7 +146,7 @@ function queue.add(job, reason, cause)
   if job.priority > 0 then
     timers.set(now + math.floor(settings.queue_timeout_ms / 2), 'age', job.key)
   end
-  say(job, reason, cause, tag, deadline)
+  events.JobQueued(job, reason, cause, tag, deadline)
 end
 
 -- It has waited for long: it goes on waiting among the first (rule 18).
@@ -168,7 +157,7 @@ function queue.age(job)
   local tag = text.of[job.tag]
   enter_line(0, demand, tag, job.member)
   jobs.wait(job, tag, job.deadline)
-  say(job, 'aged', '', tag, job.deadline)
+  events.JobQueued(job, 'aged', '', tag, job.deadline)
 end
 
 function queue.remove(job)

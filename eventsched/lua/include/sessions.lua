@@ -5,7 +5,7 @@
 -- include: clock
 -- include: dead
 -- include: deliver
--- include: emit
+-- include: events
 -- include: ids
 -- include: json
 -- include: keys
@@ -172,7 +172,7 @@ local function audience(s)
 end
 
 -- Give each target its next delivery number and owe its outcome. Returns the targets as
--- { target, delivery_no } and as JSON.
+-- { target, delivery_no } and as the event lists them.
 local function owe_targets(s)
   local order, by_target = audience(s)
   local list, owed = {}, {}
@@ -180,10 +180,10 @@ local function owe_targets(s)
     local number = text.of[write('HINCRBY', keys.of('session', s.name), 'a:' .. target, '1') - 1]
     local to = by_target[target] and table.concat(by_target[target], ',') or ''
     list[i] = { target = target, delivery_no = number }
-    owed[i] = '{"target":"' .. target .. '","delivery_no":' .. number .. json.words('to', to) .. '}'
+    owed[i] = events.target(target, number, to)
     deliver.owe(s.name, target, number, s.utterance, s.buf_first, to)
   end
-  return list, '[' .. table.concat(owed, ',') .. ']'
+  return list, table.concat(owed, ',')
 end
 
 -- Whether this call may give so many jobs away itself: where the dispatcher is there, and has
@@ -213,15 +213,12 @@ end
 
 -- The open utterance is complete. Once per utterance: the index moves on (rules 2, 3).
 function sessions.finalize(s, reason)
-  local targets, told_targets = owe_targets(s)
+  local targets, listed = owe_targets(s)
   local utterance, turn, ms = text.of[s.utterance], text.of[s.turn], text.of[s.buf_ms]
+  local padding = text.of[padding_ms[reason]]
   local audio = '"first":"' .. s.buf_first .. '","last":"' .. s.buf_last .. '","count":'
-    .. text.of[s.buf_count] .. ',"bytes":' .. text.of[s.buf_bytes] .. ',"padding_ms":'
-    .. text.of[padding_ms[reason]]
-  local id = emit.entry(keys.log, 'UtteranceFinalized', s.full, '', '', 'audio:' .. s.full .. '/' .. s.buf_last,
-    s.tp, '{"utterance":' .. utterance .. ',"turn":' .. turn .. ',"ms":' .. ms .. ',"reason":"' .. reason
-      .. '",' .. audio .. ',"first_seq":' .. text.of[s.buf_seq]
-      .. (targets[1] and ',"targets":' .. told_targets or '') .. '}', '')
+    .. text.of[s.buf_count] .. ',"bytes":' .. text.of[s.buf_bytes] .. ',"padding_ms":' .. padding
+  local id = events.UtteranceFinalized(s, reason, padding, listed)
   s.utterance = s.utterance + 1
   if reason ~= 'max_duration' then s.turn = s.turn + 1 end
   s.has_moved_on = true
@@ -266,9 +263,7 @@ function sessions.append(s, seq, ms, end_of_utterance, payload)
     done = ' ' .. text.of[s.utterance]
     sessions.finalize(s, 'pause')
   end
-  local id = emit.entry(keys.of('audio', s.name), 'AudioChunkAppended', s.full, '', '', '', s.tp,
-    '{"seq":' .. text.of[seq] .. ',"ms":' .. text.of[ms] .. ',"utterance":' .. text.of[s.utterance]
-      .. (end_of_utterance and ',"end_of_utterance":true}' or '}'), payload)
+  local id = events.AudioChunkAppended(s, seq, ms, end_of_utterance, payload)
   s.next_seq, s.seen, s.dirty = seq + 1, now, true
   if #payload > 0 or s.buf_bytes > 0 then
     if s.buf_count == 0 then
@@ -320,11 +315,11 @@ end
 function sessions.close(s, reason)
   write('HSET', keys.of('session', s.name), 'status', 'closing', 'reason', reason)
   s.status = 'closing'
-  local id = emit.event({ t = 'SessionClosing', s = s.full, tp = s.tp, d = { reason = reason } })
+  local id = events.SessionClosing(s, reason)
   if s.buf_bytes > 0 then sessions.finalize(s, 'close') end
   if s.room ~= '' then
     write('HDEL', keys.of('room', keys.name(s.room)), s.full)
-    emit.event({ t = 'RoomLeft', s = s.full, tp = s.tp, d = { room = s.room } })
+    events.RoomLeft(s)
   end
   timers.drop_both('idle', 'pause', s.full)
   timers.set(clock.now() + settings.close_wait_ms, 'close', s.full)
@@ -339,8 +334,7 @@ local function closed(s)
   local missing = tonumber(redis.call('HGET', keys.of('session', s.name), 'missing')) or 0
   write('HSET', keys.of('session', s.name), 'status', 'closed')
   s.status = 'closed'
-  local id = emit.event({ t = 'SessionClosed', s = s.full, tp = s.tp,
-    d = { missing = missing > 0 and missing or nil } })
+  local id = events.SessionClosed(s, missing)
   timers.drop('close', s.full)
   timers.set(clock.now() + settings.session_retention_ms, 'retire', s.full)
   deliver.tell(s.name, { state = 'closed', log = id })
@@ -351,8 +345,7 @@ function sessions.end_playback(s, field, reason)
   local origin, target, utterance = string.match(field, '^(.-)/(.-)/(%d+)$')
   write('HDEL', keys.of('playing', s.name), field)
   timers.drop('playback', s.full .. '|' .. field)
-  emit.event({ t = 'PlaybackEnded', s = s.full, tp = s.tp, d = { origin = origin, target = target,
-    utterance = tonumber(utterance), reason = reason } })
+  events.PlaybackEnded(s, origin, target, utterance, reason)
   if s.buf_count > 0 and reason ~= 'closed' then
     timers.set(math.max(clock.now(), s.buf_at + settings.pause_ms), 'pause', s.full)
   end

@@ -1,0 +1,259 @@
+-- events: one function for each event type of eventsched/schema/events.py, under its name. Each appends one
+-- event and returns its id. No other file puts the JSON of an event together; a test compares the field
+-- names with the structs.
+-- An event that every chunk or job has is concatenated: cjson takes several times as long. What comes
+-- from outside as free text is escaped (`json.text`); names, languages and ids need no escaping (rule 34).
+-- Arguments that end up in concatenated JSON as numbers are text, unless they are described otherwise.
+-- include: clock
+-- include: json
+-- include: keys
+-- include: text
+-- include: write
+local events = {}
+
+-- The nine fields of an entry (`FIELDS` in schema/events.py). Its id is the time of the call.
+local function append(stream, t, s, j, n, c, tp, d, b)
+  return write('XADD', stream, clock.entry_id(),
+    't', t, 'v', '1', 's', s, 'j', j, 'n', n, 'c', c, 'tp', tp, 'd', d, 'b', b)
+end
+
+local function append_of_session(t, s, tp, d)
+  return append(keys.log, t, s, '', '', '', tp, cjson.encode(d), '')
+end
+
+local function append_of_node(t, n, d)
+  return append(keys.log, t, '', '', n, '', '', cjson.encode(d), '')
+end
+
+local function append_of_cell(t, d)
+  return append(keys.log, t, '', '', '', '', '', cjson.encode(d), '')
+end
+
+-- Sessions. `s` is a session as `sessions.get` returns it, `full` the full id of one.
+
+-- `o` holds the fields by name; lists in it are joined text.
+function events.SessionOpened(full, tp, o)
+  return append_of_session('SessionOpened', full, tp, {
+    tenant = o.tenant, source = o.source, targets = json.some(text.list(o.targets)),
+    features = json.some(text.list(o.features)), features_hash = o.features_hash, audio = o.audio,
+    rate = o.rate, priority = o.priority, room = json.filled(o.room), listen_language = json.filled(o.listen_language),
+    epoch = 1, key = json.filled(o.key) })
+end
+
+function events.SessionResumed(s, epoch)
+  return append_of_session('SessionResumed', s.full, s.tp, { epoch = epoch })
+end
+
+-- On the audio stream of the session, not on the log. `seq` and `ms` are numbers.
+function events.AudioChunkAppended(s, seq, ms, end_of_utterance, payload)
+  return append(keys.of('audio', s.name), 'AudioChunkAppended', s.full, '', '', '', s.tp,
+    '{"seq":' .. text.of[seq] .. ',"ms":' .. text.of[ms] .. ',"utterance":' .. text.of[s.utterance]
+      .. (end_of_utterance and ',"end_of_utterance":true}' or '}'), payload)
+end
+
+-- One item of `targets` in UtteranceFinalized; `to` is joined text.
+function events.target(target, delivery_no, to)
+  return '{"target":"' .. target .. '","delivery_no":' .. delivery_no .. json.words('to', to) .. '}'
+end
+
+-- The open utterance of `s`; `targets` are items as `events.target` returns them, joined by commas.
+function events.UtteranceFinalized(s, reason, padding_ms, targets)
+  return append(keys.log, 'UtteranceFinalized', s.full, '', '', 'audio:' .. s.full .. '/' .. s.buf_last,
+    s.tp, '{"utterance":' .. text.of[s.utterance] .. ',"turn":' .. text.of[s.turn] .. ',"ms":'
+      .. text.of[s.buf_ms] .. ',"reason":"' .. reason .. '","first":"' .. s.buf_first .. '","last":"'
+      .. s.buf_last .. '","count":' .. text.of[s.buf_count] .. ',"bytes":' .. text.of[s.buf_bytes]
+      .. ',"padding_ms":' .. padding_ms .. ',"first_seq":' .. text.of[s.buf_seq]
+      .. (targets ~= '' and ',"targets":[' .. targets .. ']}' or '}'), '')
+end
+
+function events.SessionClosing(s, reason)
+  return append_of_session('SessionClosing', s.full, s.tp, { reason = reason })
+end
+
+function events.SessionClosed(s, missing)
+  return append_of_session('SessionClosed', s.full, s.tp, { missing = missing > 0 and missing or nil })
+end
+
+-- `targets` is a table.
+function events.SessionRetired(s, targets)
+  return append_of_session('SessionRetired', s.full, s.tp, { tenant = s.tenant,
+    features_hash = s.features_hash, utterances = s.utterance, targets = json.some(targets) })
+end
+
+function events.SessionErased(full, tp, key)
+  return append_of_session('SessionErased', full, tp, { key = key })
+end
+
+function events.PlaybackStarted(s, origin, target, utterance, until_ms)
+  return append_of_session('PlaybackStarted', s.full, s.tp,
+    { origin = origin, target = target, utterance = utterance, until_ms = until_ms })
+end
+
+function events.PlaybackEnded(s, origin, target, utterance, reason)
+  return append_of_session('PlaybackEnded', s.full, s.tp,
+    { origin = origin, target = target, utterance = tonumber(utterance), reason = reason })
+end
+
+function events.RoomJoined(full, tp, room, listen_language)
+  return append_of_session('RoomJoined', full, tp, { room = room, listen_language = json.filled(listen_language) })
+end
+
+function events.RoomLeft(s)
+  return append_of_session('RoomLeft', s.full, s.tp, { room = s.room })
+end
+
+-- Jobs. `job` is one as `jobs` creates and loads it; `cause` names an entry, or is empty.
+
+function events.JobQueued(job, reason, cause, tag, deadline)
+  return append(keys.log, 'JobQueued', job.session, job.key, '', cause, job.tp,
+    '{"utterance":' .. job.utterance .. ',"target":"' .. job.target .. '","delivery_no":'
+      .. job.delivery_no .. ',"source":"' .. job.source .. '"' .. json.words('features', job.features)
+      .. ',"attempt":' .. text.of[job.attempt] .. ',"reason":"' .. reason .. '","priority":'
+      .. text.of[job.priority] .. ',"tag":' .. tag .. ',"member":"' .. job.member
+      .. '","deadline_ms":' .. deadline .. '}', '')
+end
+
+-- One item of `classes` in JobDispatched. `head` is the name of the least loaded node, if there is one.
+function events.class_seen(id, head, load, free, full, draining)
+  return '{"id":"' .. id .. '"'
+    .. (head and ',"head":"' .. keys.full(head) .. '","load":' .. text.of[load] or '') .. ',"free":'
+    .. text.of[free] .. ',"full":' .. text.of[full] .. ',"draining":' .. text.of[draining] .. '}'
+end
+
+-- `affinity` in JobDispatched: the node that was used last; `why` it was passed over, or empty.
+function events.affinity(node, why)
+  return '{"node":"' .. keys.full(node) .. '"' .. json.word('why', why) .. '}'
+end
+
+-- `winner` and `runner_up` in JobDispatched: a waiting job as `queue.head` returns it.
+function events.rank(head)
+  return '{"priority":' .. text.of[head.priority] .. ',"tag":' .. head.tag_told .. ',"member":"'
+    .. head.member .. '"}'
+end
+
+-- `choice` is the decision as `assign` makes it. Its `classes` and `affinity` are JSON.
+function events.JobDispatched(job, node, cause, choice, deadline, context_at)
+  local compared = choice.compared
+  return append(keys.log, 'JobDispatched', job.session, job.key, node.full, cause, job.tp,
+    '{"utterance":' .. job.utterance .. ',"target":"' .. job.target .. '","delivery_no":'
+      .. job.delivery_no .. ',"turn":' .. job.turn .. ',"source":"' .. job.source .. '"'
+      .. json.words('features', job.features) .. ',"attempt":' .. text.of[job.attempt] .. ',"epoch":'
+      .. node.epoch_told .. ',"deadline_ms":' .. deadline .. ',"audio_ms":' .. job.ms .. ',"rule":"'
+      .. choice.rule .. '","policy":' .. choice.policy
+      .. (choice.affinity and ',"affinity":' .. choice.affinity or '')
+      .. ',"classes":[' .. choice.classes .. ']'
+      .. (compared and ',"compared":' .. compared .. ',"winner":' .. events.rank(choice.winner) or '')
+      .. (choice.runner_up and ',"runner_up":' .. events.rank(choice.runner_up) or '')
+      .. json.word('last', choice.last) .. json.word('context_at', context_at) .. '}', '')
+end
+
+function events.AttemptEnded(job, reason, code, cause)
+  return append(keys.log, 'AttemptEnded', job.session, job.key, keys.full(job.node), cause, job.tp,
+    cjson.encode({ utterance = tonumber(job.utterance), target = job.target, attempt = job.attempt,
+      epoch = job.epoch, reason = reason, code = json.filled(code) }), '')
+end
+
+function events.JobFailed(job, code, cause)
+  return append(keys.log, 'JobFailed', job.session, job.key, '', cause, job.tp,
+    cjson.encode({ utterance = tonumber(job.utterance), target = job.target,
+      delivery_no = tonumber(job.delivery_no), attempt = job.attempt, code = code }), '')
+end
+
+-- `epoch` is a number; `result` holds what the node reported, by name.
+local function append_result(t, job, node, epoch, result)
+  return append(keys.log, t, job.session, job.key, keys.full(node), '', job.tp,
+    '{"utterance":' .. job.utterance .. ',"target":"' .. job.target .. '","delivery_no":'
+      .. job.delivery_no .. ',"attempt":' .. text.of[job.attempt] .. ',"epoch":' .. text.of[epoch]
+      .. ',"status":"' .. result.status .. '"'
+      .. (result.code ~= '' and ',"code":' .. json.text(result.code) or '')
+      .. (result.audio ~= '' and ',"audio_bytes":' .. #result.audio .. ',"audio_sha256":"'
+        .. result.audio_sha256 .. '"}' or '}'), result.body)
+end
+
+function events.ResultRecorded(job, node, epoch, result)
+  return append_result('ResultRecorded', job, node, epoch, result)
+end
+
+function events.ResultReplaced(job, node, epoch, result)
+  return append_result('ResultReplaced', job, node, epoch, result)
+end
+
+function events.ResultRefused(job, node, epoch, attempt, what, code)
+  return append(keys.log, 'ResultRefused', job.session, job.key, keys.full(node), '', job.tp,
+    cjson.encode({ attempt = attempt, epoch = epoch, what = what, code = code }), '')
+end
+
+-- The number `number` of a target has this end; `to` and `skipped` are joined text.
+function events.ResultDelivered(full, target, number, outcome, ending, to, skipped)
+  local code = ending.code
+  return append(keys.log, 'ResultDelivered', full, ending.job, '', ending.cause or '', ending.tp,
+    '{"utterance":' .. outcome.utterance .. ',"target":"' .. target .. '","delivery_no":' .. number
+      .. ',"outcome":"' .. ending.kind .. '"'
+      .. (code and code ~= '' and ',"code":' .. json.text(code) or '')
+      .. json.words('to', to) .. json.words('skipped', skipped) .. '}', ending.body or '')
+end
+
+function events.ResultMissing(full, target, number, outcome, ending, to, skipped)
+  return append(keys.log, 'ResultMissing', full, ending.job, '', ending.cause or '', ending.tp,
+    '{"utterance":' .. outcome.utterance .. ',"target":"' .. target .. '","delivery_no":' .. number
+      .. ',"reason":"' .. ending.reason .. '"' .. json.words('to', to)
+      .. json.words('skipped', skipped) .. '}', '')
+end
+
+-- Nodes. `node` is one as `nodes.get` returns it.
+
+-- `version` is what the node reports of itself; lists are joined text.
+function events.NodeRegistered(node, version)
+  return append_of_node('NodeRegistered', node.full, { epoch = node.epoch, sources = text.list(node.sources),
+    targets = text.list(node.targets), features = json.some(text.list(node.features)),
+    slots = node.slots, version = json.filled(version), class = node.class })
+end
+
+function events.NodeDraining(node)
+  return append_of_node('NodeDraining', node.full, { epoch = node.epoch })
+end
+
+function events.NodeDrained(node)
+  return append_of_node('NodeDrained', node.full, { epoch = node.epoch })
+end
+
+function events.NodeLost(node, reason, leases)
+  return append_of_node('NodeLost', node.full, { epoch = node.epoch, reason = reason,
+    leases = leases > 0 and leases or nil })
+end
+
+function events.NodeSuspended(node, feature, until_ms)
+  return append_of_node('NodeSuspended', node.full, { epoch = node.epoch, feature = feature,
+    until_ms = until_ms, class = node.class })
+end
+
+function events.NodeResumed(node, feature)
+  return append_of_node('NodeResumed', node.full, { epoch = node.epoch, feature = feature,
+    class = node.class })
+end
+
+-- The cell.
+
+function events.BackpressureStarted(reason, seen, limit)
+  return append_of_cell('BackpressureStarted', { reason = reason, seen = seen, limit = limit })
+end
+
+function events.BackpressureEnded(reason, seen, limit)
+  return append_of_cell('BackpressureEnded', { reason = reason, seen = seen, limit = limit })
+end
+
+function events.ClockAdjusted(behind_ms, offset_ms)
+  return append_of_cell('ClockAdjusted', { behind_ms = behind_ms, offset_ms = offset_ms })
+end
+
+function events.StreamTrimmed(stream, before, count, total)
+  return append_of_cell('StreamTrimmed',
+    { stream = stream, before = before, count = count, total = total })
+end
+
+function events.ArchiveAbandoned(of, to, gone)
+  return append_of_cell('ArchiveAbandoned', { of = of, to = to, gone = gone })
+end
+
+clock.on_adjusted(events.ClockAdjusted)
+return events

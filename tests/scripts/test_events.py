@@ -1,0 +1,99 @@
+"""events.lua and events.py name the same events with the same fields, of the same types."""
+
+from __future__ import annotations
+
+import re
+from importlib.resources import files
+from typing import Any, get_args, get_origin
+
+import msgspec
+import pytest
+
+from eventsched.schema import events
+from tests.scripts.lua_syntax import calls, functions, tree, walk
+from tests.scripts.lua_syntax import text as text_of
+
+LUA = files("eventsched") / "lua"
+SOURCE = (LUA / "include" / "events.lua").read_text(encoding="utf-8")
+FUNCTIONS = functions(SOURCE)
+STRUCTS: dict[str, Any] = {kind.__name__: kind for kind in get_args(events.AnyData)}
+PARTS: dict[str, Any] = {
+    "target": events.Target,
+    "class_seen": events.ClassSeen,
+    "affinity": events.Affinity,
+    "rank": events.Rank,
+}
+"""Structs within events, which have a function of their own."""
+ALL = STRUCTS | PARTS
+_KEY = re.compile(r'"(\w+)":(["\[{]?)')
+
+
+def fields(struct: Any) -> dict[str, Any]:
+    return {field.encode_name: field.type for field in msgspec.structs.fields(struct)}
+
+
+def body(name: str) -> str:
+    """The function with the local functions of the file that it calls."""
+    own = FUNCTIONS[f"events.{name}"]
+    helpers = {called for called, _ in calls(own) if called in FUNCTIONS and "." not in called}
+    return "\n".join([own, *(FUNCTIONS[helper] for helper in helpers)])
+
+
+def written(name: str) -> dict[str, str]:
+    """Each field that the function writes, with how its value begins where the text says so."""
+    found = dict[str, str]()
+    for node in walk(tree(body(name))):
+        if node.type == "string":
+            found |= dict(_KEY.findall(text_of(node)))
+        if node.type == "field" and (key := node.child_by_field_name("name")) is not None:
+            found[text_of(key)] = "?"
+    found |= dict.fromkeys(re.findall(r'"(\w+)":\' \.\. json\.text\(', body(name)), '"')
+    for function, begins in (("json.word", '"'), ("json.words", "[")):
+        for _, arguments in calls(body(name), of=function):
+            found[text_of(arguments[0]).strip("'")] = begins
+    return found
+
+
+def begins(kind: Any) -> str:
+    """How JSON of this type begins, but for numbers."""
+    if get_origin(kind) is list:
+        return "["
+    if kind is str or (get_args(kind) and all(isinstance(one, str) for one in get_args(kind))):
+        return '"'
+    return ""
+
+
+def test_there_is_one_function_for_each_event_type() -> None:
+    exported = {name.partition(".")[2] for name in FUNCTIONS if name.startswith("events.")}
+    assert exported == set(ALL)
+
+
+@pytest.mark.parametrize("name", sorted(ALL))
+def test_a_function_writes_the_fields_of_its_struct(name: str) -> None:
+    assert set(written(name)) == set(fields(ALL[name]))
+
+
+@pytest.mark.parametrize("name", sorted(ALL))
+def test_a_field_that_is_written_as_text_has_the_type_of_its_struct(name: str) -> None:
+    kinds = fields(ALL[name])
+    for field, start in written(name).items():
+        if start == "?" or kinds[field] in (bool, events.Affinity | None, events.Rank | None):
+            continue
+        assert start == begins(kinds[field]), f"{field}: {kinds[field]}"
+
+
+@pytest.mark.parametrize("name", sorted(STRUCTS))
+def test_a_function_appends_events_of_its_own_type(name: str) -> None:
+    told = set(re.findall(r"'([A-Z]\w+)'", FUNCTIONS[f"events.{name}"]))
+    assert told & set(STRUCTS) == {name}
+
+
+def test_no_other_file_appends_an_event() -> None:
+    for folder in (LUA, LUA / "include"):
+        for file in folder.iterdir():
+            if not file.name.endswith(".lua") or file.name == "events.lua":
+                continue
+            source = file.read_text(encoding="utf-8")
+            for _, arguments in calls(source.partition("\n")[2], of="write"):
+                words = [text_of(one) for one in arguments]
+                assert not (words[0] == "'XADD'" and "'v'" in words), f"{file.name}: {words}"
