@@ -1,6 +1,6 @@
 """The record of a job as it is stored, and broken by hand.
 
-Owns: its parts by name, as `jobs.parts` of eventsched/lua/include/jobs.lua tells them; replacing
+Owns: its parts by name, as `jobs.fields` of eventsched/lua/include/jobs.lua tells them; replacing
 one. Never does: what a part means, which is said there.
 """
 

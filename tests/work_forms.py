@@ -1,6 +1,7 @@
 """An entry of `work` and what it says: the line that scripts write, the JSON of earlier releases.
 
-Owns: reading both into one form. Never does: say what is well formed (lua/include/work.lua).
+Owns: reading both into one form.
+Never does: say what is well formed (lua/include/dispatch_entry.lua).
 """
 
 from __future__ import annotations

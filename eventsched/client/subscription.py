@@ -3,7 +3,7 @@
 Owns: the blocking read over many `out` streams, each session's mailbox and its position, and
 noticing what was trimmed before it could be read.
 Never does: confirming (channel.py sends positions along with appends and keepalives).
-Read next: session.py (`results`), lua/include/deliver.lua (what writes the entries).
+Read next: session.py (`results`), lua/include/delivery.lua (what writes the entries).
 """
 
 from __future__ import annotations

@@ -16,11 +16,11 @@
 -- Refusals: none
 -- Events: none
 -- Bound: the projections of the set
+-- include: cache
 -- include: clock
--- include: flat
 -- include: groups
 -- include: keys
--- include: memory
+-- include: reply
 -- include: write
 
 local now, active = clock.now(), keys.of('lease', set)
@@ -48,7 +48,7 @@ end
 local takes_over = kept[1] ~= holder or ends <= now
 if takes_over then epoch = epoch + 1 end
 for live, build in pairs(fresh) do
-  memory.write('SET', live, build)
+  cache.write_stable('SET', live, build)
 end
 if group ~= '' then
   local checkpoint = redis.call('GET', keys.of('checkpoint', set))
@@ -58,7 +58,7 @@ if group ~= '' then
   if takes_over then write('XGROUP', 'DELCONSUMER', keys.log, group, 'projector') end
   -- How many entries the set has passed: those that were gone before it came, then what it saves.
   if is_new and not checkpoint then
-    local told = flat.by_name(redis.call('XINFO', 'STREAM', keys.log))
+    local told = reply.by_name(redis.call('XINFO', 'STREAM', keys.log))
     write('HSET', active, 'passed',
       string.format('%d', (told['entries-added'] or 0) - (told['length'] or 0)))
   end

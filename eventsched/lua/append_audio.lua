@@ -13,16 +13,17 @@
 --   JobQueued
 -- Bound: the chunks given, at most 512; 8 jobs given away, each with 64 demands and 8 fills
 local bytes_max = 65536
--- include: deliver
+-- include: delivery
+-- include: numbers
 -- include: sessions
--- include: text
+-- include: validate
 -- Why the chunk is refused, or the word for one that has no effect, or nothing.
 local function check(s, epoch, seq, ms, end_of_utterance, payload, confirmed)
   if not epoch then return 'INVALID_MESSAGE field=epoch limit=a whole number' end
   local why = sessions.refusal(s, epoch)
   if why then return why end
   if not seq then return 'INVALID_MESSAGE field=seq limit=a whole number' end
-  if not deliver.is_confirmable(confirmed) then
+  if not delivery.is_confirmable(confirmed) then
     return 'INVALID_MESSAGE field=confirmed limit=an entry id or empty'
   end
   if seq < s.next_seq then return nil, 'duplicate' end
@@ -36,15 +37,15 @@ local function check(s, epoch, seq, ms, end_of_utterance, payload, confirmed)
 end
 
 local function take(chunk)
-  local epoch, seq = text.int(chunk.epoch, 0, 1e9), text.int(chunk.seq, 0, 1e12)
-  local ms, end_of_utterance, payload = text.int(chunk.ms, 0, 1000), chunk.end_of_utterance == '1', chunk.payload
+  local epoch, seq = validate.int(chunk.epoch, 0, 1e9), validate.int(chunk.seq, 0, 1e12)
+  local ms, end_of_utterance, payload = validate.int(chunk.ms, 0, 1000), chunk.end_of_utterance == '1', chunk.payload
   local s = sessions.get(chunk.session)
   local why, word = check(s, epoch, seq, ms, end_of_utterance, payload, chunk.confirmed)
   if why then return 'refused ' .. why end
-  deliver.confirm(chunk.session, chunk.confirmed)
-  if word then return word .. ' ' .. text.of[s.utterance] end
+  delivery.confirm(chunk.session, chunk.confirmed)
+  if word then return word .. ' ' .. numbers.text[s.utterance] end
   local done = sessions.append(s, seq, ms, end_of_utterance, payload)
-  return 'ok ' .. text.of[s.utterance] .. done
+  return 'ok ' .. numbers.text[s.utterance] .. done
 end
 
 local replies = {}

@@ -11,9 +11,9 @@
 -- Events: SessionClosing, UtteranceFinalized, JobDispatched, JobQueued, RoomLeft, PlaybackEnded, SessionClosed
 -- Bound: 32 members of a room, 64 playbacks; 8 jobs given away, each with 64 demands and 8 fills
 -- include: sessions
--- include: text
-local s, epoch = sessions.get(name), text.int(epoch_arg, 0, 1e9)
-if not epoch then return text.invalid('epoch', 'a whole number') end
+-- include: validate
+local s, epoch = sessions.get(name), validate.int(epoch_arg, 0, 1e9)
+if not epoch then return validate.invalid('epoch', 'a whole number') end
 local why = sessions.refusal(s, epoch)
 if why == 'SESSION_CLOSED' then return 'duplicate' end
 if why then return redis.error_reply(why) end

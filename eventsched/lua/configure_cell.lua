@@ -13,20 +13,20 @@
 -- Refusals: INVALID_MESSAGE
 -- Events: none (settings and clock are soft)
 -- Bound: the number of settings
+-- include: cache
 -- include: clock
--- include: flat
 -- include: groups
 -- include: keys
--- include: memory
--- include: text
+-- include: reply
+-- include: validate
 -- include: write
-if mode ~= 'server' and mode ~= 'manual' then return text.invalid('mode', 'server or manual') end
+if mode ~= 'server' and mode ~= 'manual' then return validate.invalid('mode', 'server or manual') end
 local is_json, wanted = pcall(cjson.decode, flat_settings)
-if not is_json or type(wanted) ~= 'table' then return text.invalid('settings', 'a JSON object') end
+if not is_json or type(wanted) ~= 'table' then return validate.invalid('settings', 'a JSON object') end
 for name, value in pairs(wanted) do
   local is_whole = type(value) == 'number' and value % 1 == 0 and math.abs(value) < 1e14
-  if not is_whole or type(name) ~= 'string' or not text.is_name(name) then
-    return text.invalid('settings', 'names with whole numbers below 1e14')
+  if not is_whole or type(name) ~= 'string' or not validate.is_name(name) then
+    return validate.invalid('settings', 'names with whole numbers below 1e14')
   end
 end
 local clock_mode, _, _, stamp = clock.record()
@@ -36,14 +36,14 @@ groups.create(keys.dispatch, 'dispatch', '0')
 write('XGROUP', 'DELCONSUMER', keys.dispatch, 'dispatch', 'dispatcher')
 if not exists then
   write('SET', keys.clock, mode .. '|0|' .. (now_arg ~= '' and now_arg or '0') .. '|'
-    .. clock.new_stamp(stamp))
+    .. clock.new_generation(stamp))
 end
 -- A program that starts and asks for what is there changes nothing of what stands.
-local kept = flat.by_name(redis.call('HGETALL', keys.settings))
+local kept = reply.by_name(redis.call('HGETALL', keys.settings))
 for name, value in pairs(wanted) do
   local told = string.format('%d', value)
   if not kept[name] or overwrite == '1' and kept[name] ~= told then
-    memory.write('HSET', keys.settings, name, told)
+    cache.write_stable('HSET', keys.settings, name, told)
   end
 end
 if not exists then return 'created' end

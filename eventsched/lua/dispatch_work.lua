@@ -17,13 +17,14 @@ local group, entries_max = 'dispatch', '12'
 -- include: assign
 -- include: call
 -- include: clock
--- include: dead
--- include: ids
+-- include: dead_letters
+-- include: dispatch_entry
+-- include: eager_dispatch
+-- include: entry_ids
 -- include: keys
 -- include: nodes
--- include: owing
--- include: text
--- include: work
+-- include: utterance_jobs
+-- include: validate
 -- include: write
 
 local function take(id, kind, d)
@@ -32,17 +33,17 @@ local function take(id, kind, d)
     if node then assign.fill(node, 'dispatch/' .. id) end
     return 0, 0
   end
-  return owing.place(work.read(d))
+  return utterance_jobs.place(dispatch_entry.decode(d))
 end
 
-local back_ms = text.int(back_arg, 0, 60000)
-if not back_ms then return text.invalid('back_ms', '0 to 60000 ms') end
+local back_ms = validate.int(back_arg, 0, 60000)
+if not back_ms then return validate.invalid('back_ms', '0 to 60000 ms') end
 clock.now()
 local entries = redis.call('XRANGE', keys.dispatch, '-', '+', 'COUNT', entries_max)
 local last_id = entries[1] and entries[#entries][1] or '0-0'
 -- Without its group a cell is none: that fails before anything is written.
 if entries[1] then write('XGROUP', 'SETID', keys.dispatch, group, last_id) end
-if back_ms > 0 then owing.dispatcher_is_there(clock.now() + back_ms) end
+if back_ms > 0 then eager_dispatch.renew_lease(clock.now() + back_ms) end
 local placed, waiting, left = 0, 0, 0
 for _, entry in ipairs(entries) do
   local id, kind, d = entry[1], entry[2][2], entry[2][4]
@@ -51,11 +52,11 @@ for _, entry in ipairs(entries) do
   if ok then
     placed, waiting = placed + result, waiting + found_none
   else
-    dead.park('dispatch', id, kind, d or '', result)
+    dead_letters.add('dispatch', id, kind, d or '', result)
   end
 end
 if entries[1] then
-  write('XTRIM', keys.dispatch, 'MINID', ids.behind(last_id))
+  write('XTRIM', keys.dispatch, 'MINID', entry_ids.successor(last_id))
   left = redis.call('XLEN', keys.dispatch)
 end
 return { last_id, left, placed, waiting }

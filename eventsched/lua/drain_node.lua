@@ -14,20 +14,20 @@
 -- include: attempts
 -- include: clock
 -- include: nodes
--- include: text
 -- include: timers
-local node, epoch = nodes.get(name), text.int(epoch_arg, 0, 1e9)
-local within = text.int(within_ms, 0, 300000)
-if not epoch then return text.invalid('epoch', 'a whole number') end
-if not within then return text.invalid('within_ms', '0 to 300000 ms') end
+-- include: validate
+local node, epoch = nodes.get(name), validate.int(epoch_arg, 0, 1e9)
+local within = validate.int(within_ms, 0, 300000)
+if not epoch then return validate.invalid('epoch', 'a whole number') end
+if not within then return validate.invalid('within_ms', '0 to 300000 ms') end
 if not nodes.is_current(node, epoch) then
   if node and node.epoch > epoch then
-    return text.refuse('NODE_SUPERSEDED', 'epoch=' .. string.format('%d', node.epoch))
+    return validate.refuse('NODE_SUPERSEDED', 'epoch=' .. string.format('%d', node.epoch))
   end
-  return text.refuse('NODE_UNKNOWN')
+  return validate.refuse('NODE_UNKNOWN')
 end
-if node.status == 'alive' then nodes.drain(node) end
+if node.status == 'alive' then nodes.start_drain(node) end
 timers.set(clock.now() + within, 'drain', name)
-if within == 0 then attempts.recover(name, epoch, 'drained') end
+if within == 0 then attempts.requeue_leases(name, epoch, 'drained') end
 nodes.finish_drain(node)
-return nodes.live(node)
+return nodes.lease_count(node)

@@ -9,7 +9,7 @@
 -- Refusals: none
 -- Events: none (that of trimming said that the entries are gone)
 -- Bound: the arguments, at most 1,000
--- include: ids
+-- include: entry_ids
 -- include: keys
 -- include: write
 local first = redis.call('XRANGE', keys.log, '-', '+', 'COUNT', 1)[1]
@@ -18,7 +18,7 @@ local dropped = 0
 for _, session in each_session(ARGV) do
   local trail = keys.of('session_index', session.name)
   local last = redis.call('LINDEX', trail, -1)
-  if last and ids.before(last, first[1]) then
+  if last and entry_ids.precedes(last, first[1]) then
     write('UNLINK', trail)
     dropped = dropped + 1
   end

@@ -18,21 +18,22 @@ local held_ms_max = 300000
 -- include: clock
 -- include: fencing
 -- include: jobs
--- include: text
-local epoch, attempt = text.int(epoch_arg, 0, 1e9), text.int(attempt_arg, 1, 1e6)
-local more = text.int(more_ms, 1, held_ms_max)
-if not epoch then return text.invalid('epoch', 'a whole number') end
-if not attempt then return text.invalid('attempt', 'a whole number') end
-if not more then return text.invalid('more_ms', '1 to 300000 ms') end
+-- include: numbers
+-- include: validate
+local epoch, attempt = validate.int(epoch_arg, 0, 1e9), validate.int(attempt_arg, 1, 1e6)
+local more = validate.int(more_ms, 1, held_ms_max)
+if not epoch then return validate.invalid('epoch', 'a whole number') end
+if not attempt then return validate.invalid('attempt', 'a whole number') end
+if not more then return validate.invalid('more_ms', '1 to 300000 ms') end
 local job = jobs.load(job_key)
-if not job then return text.refuse('JOB_UNKNOWN') end
+if not job then return validate.refuse('JOB_UNKNOWN') end
 local why = fencing.refusal(job, node, epoch, attempt)
 if why then
-  fencing.record(job, node, epoch, attempt, 'extend', why)
-  return text.refuse(why)
+  fencing.record_refusal(job, node, epoch, attempt, 'extend', why)
+  return validate.refuse(why)
 end
 local now = clock.now()
 local deadline_ms = math.max(tonumber(job.deadline),
   math.min(now + more, tonumber(job.at) + held_ms_max))
-jobs.extend(job, text.of[deadline_ms])
+jobs.set_deadline(job, numbers.text[deadline_ms])
 return deadline_ms

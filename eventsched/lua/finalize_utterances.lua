@@ -12,8 +12,9 @@
 -- Bound: the finalizes given, at most 64; 32 members of a room each; 8 jobs given away, each with
 --   64 demands and 8 fills
 -- include: keys
+-- include: numbers
 -- include: sessions
--- include: text
+-- include: validate
 -- include: write
 -- Why it is refused, or nil.
 local function check(s, epoch, wanted)
@@ -26,16 +27,16 @@ local function check(s, epoch, wanted)
 end
 
 local function take(finalize)
-  local s, epoch = sessions.get(finalize.session, true), text.int(finalize.epoch, 0, 1e9)
-  local wanted = text.int(finalize.utterance, 0, 1e12)
+  local s, epoch = sessions.get(finalize.session, true), validate.int(finalize.epoch, 0, 1e9)
+  local wanted = validate.int(finalize.utterance, 0, 1e12)
   local why = check(s, epoch, wanted)
   if why then return 'refused ' .. why end
   if wanted ~= s.utterance or s.buf_bytes == 0 then
     write('HINCRBY', keys.counters, 'duplicate_finalizes', '1')
-    return 'duplicate ' .. text.of[s.utterance]
+    return 'duplicate ' .. numbers.text[s.utterance]
   end
   sessions.finalize(s, 'final')
-  return 'ok ' .. text.of[s.utterance] .. ' ' .. text.of[wanted]
+  return 'ok ' .. numbers.text[s.utterance] .. ' ' .. numbers.text[wanted]
 end
 
 local replies = {}

@@ -18,8 +18,8 @@ local audio_wait_ms = 60000
 -- include: call
 -- include: classes
 -- include: clock
--- include: dead
--- include: deliver
+-- include: dead_letters
+-- include: delivery
 -- include: events
 -- include: jobs
 -- include: keys
@@ -27,7 +27,7 @@ local audio_wait_ms = 60000
 -- include: queue
 -- include: sessions
 -- include: settings
--- include: text
+-- include: strings
 -- include: timers
 -- include: write
 local fire = {}
@@ -36,7 +36,7 @@ local fire = {}
 local function try(member, step, ...)
   call.has_written = false
   local ok, result = pcall(step, ...)
-  if not ok then dead.park('timers', member, 'timer', '', result) end
+  if not ok then dead_letters.add('timers', member, 'timer', '', result) end
   return ok, result
 end
 
@@ -66,20 +66,20 @@ end
 
 -- The next number is given up; whatever its job does stops (rule 25). Notes the node that it frees.
 local function give_up(s, target, number, reason, freed)
-  local outcome = deliver.open(s.name, target, number)
+  local outcome = delivery.find_outcome(s.name, target, number)
   local key = table.concat({ s.tenant, s.full, string.format('%d', outcome.utterance),
     'translation', target, s.features_hash }, ':')
   local job = jobs.load(key)
-  deliver.give_up(s.name, target, number, outcome,
+  delivery.skip(s.name, target, number, outcome,
     { kind = 'missing', reason = reason, job = key, tp = s.tp })
-  local node = job and attempts.give_up(job, '')
+  local node = job and attempts.cancel(job, '')
   if node then freed[node.name] = node end
 end
 
 local function fill_all(freed)
   local node_names = {}
   for name in pairs(freed) do node_names[#node_names + 1] = name end
-  table.sort(node_names, text.before)
+  table.sort(node_names, strings.precedes)
   for _, name in ipairs(node_names) do assign.fill(freed[name], '') end
 end
 
@@ -92,16 +92,16 @@ function fire.gap(id)
   local longest = redis.call('ZRANGE', keys.of('out_of_order_at', s.name, target), 0, 0, 'WITHSCORES')
   if not longest[1] then return end
   local ready_no, ready_at = tonumber(longest[1]), tonumber(longest[2])
-  local number, given_up, freed = deliver.next_no(s.name, target), 0, {}
+  local number, given_up, freed = delivery.next_number(s.name, target), 0, {}
   while clock.now() >= ready_at + settings.delivery_gap_timeout_ms and number < ready_no
     and given_up < sessions.given_up_max do
-    if deliver.held(s.name, target, number) then break end -- more than one step could send
+    if delivery.find_held(s.name, target, number) then break end -- more than one step could send
     give_up(s, target, number, 'gap', freed)
     given_up = given_up + 1
-    deliver.go_on(s.name, target)
-    number = deliver.next_no(s.name, target)
+    delivery.drain_ready(s.name, target)
+    number = delivery.next_number(s.name, target)
   end
-  deliver.go_on(s.name, target)
+  delivery.drain_ready(s.name, target)
   fill_all(freed)
 end
 
@@ -110,7 +110,7 @@ function fire.close(full)
   local s = sessions.get(keys.name(full))
   if not s or s.status ~= 'closing' then return end
   local open, targets, given_up, freed = {}, {}, 0, {}
-  for field in pairs(deliver.owed(s.name)) do
+  for field in pairs(delivery.open_outcomes(s.name)) do
     local target = string.match(field, '^(.*)/%d+$')
     if not open[target] then
       open[target] = true
@@ -119,19 +119,19 @@ function fire.close(full)
   end
   table.sort(targets)
   for _, target in ipairs(targets) do
-    local number = deliver.next_no(s.name, target)
-    while given_up < sessions.given_up_max and deliver.open(s.name, target, number) do
-      if not deliver.held(s.name, target, number) then
+    local number = delivery.next_number(s.name, target)
+    while given_up < sessions.given_up_max and delivery.find_outcome(s.name, target, number) do
+      if not delivery.find_held(s.name, target, number) then
         give_up(s, target, number, 'close', freed)
         given_up = given_up + 1
       end
-      if deliver.go_on(s.name, target) == deliver.in_step_max then break end
-      number = deliver.next_no(s.name, target)
+      if delivery.drain_ready(s.name, target) == delivery.step_max then break end
+      number = delivery.next_number(s.name, target)
     end
   end
   write('HINCRBY', keys.of('session', s.name), 'missing', given_up)
   timers.set(clock.now(), 'close', full)
-  deliver.touched[s.name] = true
+  delivery.touched[s.name] = true
   fill_all(freed)
 end
 
@@ -144,28 +144,28 @@ end
 -- call, so that a late timekeeper catches up in order.
 function fire.leases(id, at)
   local name, epoch = string.match(id, '^(.-)|(%d+)$')
-  local over, next_ms = attempts.over(name, epoch, at)
+  local over, next_ms = attempts.expired_leases(name, epoch, at)
   if not next_ms then return false end
   local ended = 0
-  for i = 1, math.min(#over, attempts.recovered_max) do
+  for i = 1, math.min(#over, attempts.requeued_max) do
     if try('leases|' .. id, end_lease, over[i]) then ended = ended + 1 end
   end
   -- Where nothing could be ended the next try is not at once.
-  if ended > 0 and #over > attempts.recovered_max then next_ms = at end
-  timers.sooner(next_ms, 'leases', id)
+  if ended > 0 and #over > attempts.requeued_max then next_ms = at end
+  timers.set_earlier(next_ms, 'leases', id)
   return next_ms <= clock.now()
 end
 
 function fire.age(job_key)
   local job = jobs.load(job_key)
   if not job or job.status ~= 'queued' or job.priority == 0 then return end
-  queue.age(job)
+  queue.promote(job)
 end
 
 function fire.wait(job_key)
   local job = jobs.load(job_key)
   if not job or job.status ~= 'queued' then return end
-  local _, declared = classes.serving(job.source, job.target, job.features)
+  local _, declared = classes.matching(job.source, job.target, job.features)
   queue.remove(job)
   attempts.fail(job, queue.reason(declared), '')
 end
@@ -176,31 +176,31 @@ function fire.node(name)
   local seen = tonumber(redis.call('HGET', keys.of('node', name), 'seen')) or 0
   local due = seen + settings.node_lost_ms
   if due > clock.now() then return timers.set(due, 'node', name) end
-  attempts.lose(node, 'silent')
-  attempts.recover(name, node.epoch, 'node_lost')
+  attempts.end_registration(node, 'silent')
+  attempts.requeue_leases(name, node.epoch, 'node_lost')
 end
 
 function fire.lost(id)
   local full, epoch, reason = string.match(id, '^(.-)|(%d+)|(.*)$')
-  attempts.recover(keys.name(full), tonumber(epoch), reason)
+  attempts.requeue_leases(keys.name(full), tonumber(epoch), reason)
 end
 
 function fire.drain(name)
   local node = nodes.get(name)
   if not node or node.status ~= 'draining' then return end
-  attempts.recover(name, node.epoch, 'drained')
+  attempts.requeue_leases(name, node.epoch, 'drained')
   nodes.finish_drain(node)
 end
 
 function fire.mark(id)
   local name, feature = string.match(id, '^(.-)|(.*)$')
   local node = nodes.get(name)
-  if not node or node.status == 'gone' or not text.set(node.marked)[feature] then return end
+  if not node or node.status == 'gone' or not strings.set_of(node.marked)[feature] then return end
   local marked = {}
-  for _, other in ipairs(text.list(node.marked)) do
+  for _, other in ipairs(strings.split(node.marked)) do
     if other ~= feature then marked[#marked + 1] = other end
   end
-  nodes.move(node, marked)
+  nodes.change_class(node, marked)
   events.NodeResumed(node, feature)
   assign.fill(node, '')
 end
@@ -249,7 +249,7 @@ function fire.retire(full)
   write('DEL', session, keys.of('outcomes', name), keys.of('out_of_order', name), keys.of('playing', name),
     keys.of('audio', name), keys.of('outbox', name))
   sessions.known[name] = false
-  sessions.forget(name)
+  sessions.evict(name)
 end
 
 local now = clock.now()

@@ -15,18 +15,18 @@
 -- include: events
 -- include: keys
 -- include: sessions
--- include: text
+-- include: validate
 -- include: write
 local remembered_max = 10000
-if not text.is_name(name) then return text.invalid('session', 'a name') end
+if not validate.is_name(name) then return validate.invalid('session', 'a name') end
 if not string.match(key_id, '^' .. string.rep('%x', 16) .. '$') then
-  return text.invalid('key', '16 hex digits')
+  return validate.invalid('key', '16 hex digits')
 end
 -- One that is retired has no record here: whoever destroyed its key has read its history.
 local s = sessions.get(name)
 if s and s.status ~= 'retired' then
-  if s.status ~= 'closed' then return text.invalid('session', 'closed first, it is ' .. s.status) end
-  if s.key ~= key_id then return text.invalid('key', 'the key of the session') end
+  if s.status ~= 'closed' then return validate.invalid('session', 'closed first, it is ' .. s.status) end
+  if s.key ~= key_id then return validate.invalid('key', 'the key of the session') end
 end
 if redis.call('ZSCORE', keys.erased, name) then return 'duplicate' end
 

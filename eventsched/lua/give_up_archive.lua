@@ -10,23 +10,23 @@
 -- Refusals: INVALID_MESSAGE
 -- Events: ArchiveAbandoned
 -- Bound: constant
+-- include: cache
 -- include: clock
 -- include: events
 -- include: keys
--- include: memory
--- include: text
+-- include: validate
 -- include: write
 
 local kept = redis.call('HMGET', keys.archive, 'of', 'to')
 if not kept[1] then return 'duplicate' end
-if kept[1] ~= of then return text.invalid('key', 'the key of this archive, ' .. kept[1]) end
+if kept[1] ~= of then return validate.invalid('key', 'the key of this archive, ' .. kept[1]) end
 local now, active = clock.now(), keys.of('lease', 'archive')
 local ends = tonumber(redis.call('HGET', active, 'until')) or 0
-if ends > now then return text.invalid('archive', 'one that no archiver has a hold on') end
+if ends > now then return validate.invalid('archive', 'one that no archiver has a hold on') end
 
 local gone = tonumber(redis.call('HGET', keys.counters, 'trimmed')) or 0
 events.ArchiveAbandoned(of, kept[2], gone)
-memory.write('DEL', keys.archive)
+cache.write_stable('DEL', keys.archive)
 write('XGROUP', 'DESTROY', keys.log, 'archive')
 -- An archiver that was frozen amid a segment is fenced: what it seals no longer counts.
 write('HINCRBY', active, 'epoch', 1)

@@ -16,23 +16,24 @@
 -- include: jobs
 -- include: keys
 -- include: nodes
--- include: text
+-- include: numbers
+-- include: validate
 -- include: write
-local node, epoch = nodes.get(name), text.int(epoch_arg, 0, 1e9)
-if not epoch then return text.invalid('epoch', 'a whole number') end
-if not text.int(load, 0, 1e6) then return text.invalid('load', 'a whole number') end
+local node, epoch = nodes.get(name), validate.int(epoch_arg, 0, 1e9)
+if not epoch then return validate.invalid('epoch', 'a whole number') end
+if not validate.int(load, 0, 1e6) then return validate.invalid('load', 'a whole number') end
 if not nodes.is_current(node, epoch) then
   if node and node.epoch > epoch then
-    return text.refuse('NODE_SUPERSEDED', 'epoch=' .. string.format('%d', node.epoch))
+    return validate.refuse('NODE_SUPERSEDED', 'epoch=' .. string.format('%d', node.epoch))
   end
-  return text.refuse('NODE_UNKNOWN')
+  return validate.refuse('NODE_UNKNOWN')
 end
 write('HSET', keys.of('node', name), 'seen', clock.text(), 'load', load)
 local lost = {}
 for _, lease in each_lease(ARGV) do
-  local job = jobs.look(lease.job_key)
+  local job = jobs.load_header(lease.job_key)
   local holds = job and job.status == 'running' and job.node == name and job.epoch == epoch
-    and text.of[job.attempt] == lease.attempt
+    and numbers.text[job.attempt] == lease.attempt
   if not holds then lost[#lost + 1] = lease.job_key end
 end
 return lost

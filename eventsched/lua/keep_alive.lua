@@ -10,13 +10,13 @@
 -- Events: none
 -- Bound: the sessions given, at most 512
 -- include: clock
--- include: deliver
+-- include: delivery
 -- include: sessions
--- include: text
+-- include: validate
 -- Why this session is not kept alive, or nil.
 local function check(s, epoch, confirmed)
   if not epoch then return 'INVALID_MESSAGE field=epoch limit=a whole number' end
-  if not deliver.is_confirmable(confirmed) then
+  if not delivery.is_confirmable(confirmed) then
     return 'INVALID_MESSAGE field=confirmed limit=an entry id or empty'
   end
   return sessions.refusal(s, epoch)
@@ -24,13 +24,13 @@ end
 
 local replies = {}
 for i, session in each_session(ARGV) do
-  local s, epoch = sessions.get(session.name), text.int(session.epoch, 0, 1e9)
+  local s, epoch = sessions.get(session.name), validate.int(session.epoch, 0, 1e9)
   local why = check(s, epoch, session.confirmed)
   if why then
     replies[i] = 'refused ' .. why
   else
     s.seen, s.dirty = clock.now(), true
-    deliver.confirm(session.name, session.confirmed)
+    delivery.confirm(session.name, session.confirmed)
     replies[i] = 'ok'
   end
 end

@@ -20,15 +20,15 @@ local open_max = 64
 -- include: keys
 -- include: sessions
 -- include: settings
--- include: text
 -- include: timers
+-- include: validate
 -- include: write
-local s, epoch, number = sessions.get(name), text.int(epoch_arg, 0, 1e9), text.int(utterance, 0, 1e12)
-if not epoch then return text.invalid('epoch', 'a whole number') end
-if not number then return text.invalid('utterance', 'a whole number') end
-if started ~= '0' and started ~= '1' then return text.invalid('started', '0 or 1') end
-if not text.is_target(target) then return text.invalid('target', 'a language, never auto') end
-if not keys.name(origin) then return text.invalid('origin', 'a session of this cell') end
+local s, epoch, number = sessions.get(name), validate.int(epoch_arg, 0, 1e9), validate.int(utterance, 0, 1e12)
+if not epoch then return validate.invalid('epoch', 'a whole number') end
+if not number then return validate.invalid('utterance', 'a whole number') end
+if started ~= '0' and started ~= '1' then return validate.invalid('started', '0 or 1') end
+if not validate.is_target(target) then return validate.invalid('target', 'a language, never auto') end
+if not keys.name(origin) then return validate.invalid('origin', 'a session of this cell') end
 local why = sessions.refusal(s, epoch)
 if why then return redis.error_reply(why) end
 local field = origin .. '/' .. target .. '/' .. string.format('%d', number)
@@ -36,7 +36,7 @@ local playing = keys.of('playing', name)
 local open = redis.call('HEXISTS', playing, field) == 1
 if open == (started == '1') then return 'duplicate' end
 if started == '1' and redis.call('HLEN', playing) >= open_max then
-  return text.invalid('playback', '64 open at once')
+  return validate.invalid('playback', '64 open at once')
 end
 
 local now = clock.now()

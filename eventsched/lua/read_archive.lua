@@ -11,8 +11,8 @@
 -- Events: none
 -- Bound: one stream
 -- include: clock
--- include: flat
 -- include: keys
+-- include: reply
 -- include: settings
 local now = clock.now()
 local kept = redis.call('HMGET', keys.archive, 'to', 'of')
@@ -20,7 +20,7 @@ if redis.call('EXISTS', keys.log) == 0 then
   return { now, 0, 0, '', '', kept[1] or '', kept[2] or '', settings.archive_entries_max,
     settings.archive_window_ms }
 end
-local stream = flat.by_name(redis.call('XINFO', 'STREAM', keys.log))
+local stream = reply.by_name(redis.call('XINFO', 'STREAM', keys.log))
 local first, last = stream['first-entry'], stream['last-entry']
 return { now, stream['entries-added'], stream['length'], first and first[1] or '',
   last and last[1] or '', kept[1] or '', kept[2] or '', settings.archive_entries_max,

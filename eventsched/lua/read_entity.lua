@@ -12,17 +12,17 @@
 -- Events: none
 -- Bound: the entities given, at most 64; a session's open outcomes, a node's leases
 local epochs_back = 2
--- include: flat
 -- include: jobs
 -- include: keys
--- include: text
+-- include: numbers
+-- include: reply
 
 local function hash(key)
-  return flat.by_name(redis.call('HGETALL', key))
+  return reply.by_name(redis.call('HGETALL', key))
 end
 
 local function scores(key)
-  return flat.by_name(redis.call('ZRANGE', key, 0, -1, 'WITHSCORES'))
+  return reply.by_name(redis.call('ZRANGE', key, 0, -1, 'WITHSCORES'))
 end
 
 local function due(member)
@@ -33,8 +33,8 @@ end
 -- registration, which is due no later than its deadline.
 local function work_of(s, full, target, utterance)
   local key = table.concat({ s.tenant, full, utterance, 'translation', target, s.features_hash }, ':')
-  local job = jobs.look(key) or {}
-  local lease = job.status == 'running' and due('leases|' .. job.node .. '|' .. text.of[job.epoch])
+  local job = jobs.load_header(key) or {}
+  local lease = job.status == 'running' and due('leases|' .. job.node .. '|' .. numbers.text[job.epoch])
   return { key = key, status = job.status, deadline = job.deadline, lease = lease or nil,
     wait = due('wait|' .. key) }
 end
@@ -74,7 +74,7 @@ function read.session(name)
 end
 
 function read.job(key)
-  local job, core = jobs.parts(key)
+  local job, core = jobs.fields(key)
   if not job then return {} end
   local tag
   if job.status == 'queued' then

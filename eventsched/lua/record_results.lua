@@ -18,40 +18,41 @@ local audio_max = 512000
 -- include: assign
 -- include: attempts
 -- include: clock
--- include: deliver
+-- include: delivery
 -- include: events
 -- include: fencing
 -- include: jobs
 -- include: json
 -- include: nodes
 -- include: settings
--- include: text
+-- include: strings
 -- include: timers
-local epoch = text.int(epoch_arg, 0, 1e9)
-if not epoch then return text.invalid('epoch', 'a whole number') end
+-- include: validate
+local epoch = validate.int(epoch_arg, 0, 1e9)
+if not epoch then return validate.invalid('epoch', 'a whole number') end
 
 local function ending(job, result, log_id)
-  return { kind = result.status == 'ok' and 'result' or 'no_speech', code = json.filled(result.code),
+  return { kind = result.status == 'ok' and 'result' or 'no_speech', code = json.optional(result.code),
     body = result.body, audio = result.audio, job = job.key, cause = 'log/' .. log_id, tp = job.tp }
 end
 
 -- ok and no_speech: the job ends, its slot serves those who wait, its outcome is on its way.
 local function record(job, result)
-  jobs.finish(job, result.status, result.code)
+  jobs.set_ended(job, result.status, result.code)
   local id = events.ResultRecorded(job, node, epoch, result)
-  local freed = nodes.give_back(node, epoch, job.key)
-  deliver.finish(job.name, job.target, job.delivery_no, ending(job, result, id))
+  local freed = nodes.release_slot(node, epoch, job.key)
+  delivery.publish(job.name, job.target, job.delivery_no, ending(job, result, id))
   if freed then assign.fill(freed, 'log/' .. id) end
 end
 
 -- An empty result that still waits behind a gap gives way to a complete one of the same token.
 local function replace(job, result)
   local session = job.name
-  local held = deliver.held(session, job.target, job.delivery_no)
+  local held = delivery.find_held(session, job.target, job.delivery_no)
   if not held or held.kind ~= 'no_speech' or result.status ~= 'ok' then return false end
-  jobs.finish(job, 'ok', result.code)
+  jobs.set_ended(job, 'ok', result.code)
   local id = events.ResultReplaced(job, node, epoch, result)
-  deliver.hold(session, job.target, job.delivery_no, ending(job, result, id))
+  delivery.hold(session, job.target, job.delivery_no, ending(job, result, id))
   return true
 end
 
@@ -59,21 +60,21 @@ end
 local function mark(feature)
   local held = nodes.get(node)
   if not nodes.is_current(held, epoch) then return end
-  local marked = text.set(held.marked)
+  local marked = strings.set_of(held.marked)
   local until_ms = clock.now() + settings.suspend_ms
   timers.set(until_ms, 'mark', node .. '|' .. feature)
   if not marked[feature] then
-    local list = text.list(held.marked)
+    local list = strings.split(held.marked)
     list[#list + 1] = feature
-    nodes.move(held, list)
+    nodes.change_class(held, list)
   end
   events.NodeSuspended(held, feature, until_ms)
 end
 
 local function fail(job, result)
-  jobs.whole(job)
+  jobs.load_body(job)
   if result.code == 'MODEL_NOT_AVAILABLE' then
-    if not text.set(job.features)[result.feature] then
+    if not strings.set_of(job.features)[result.feature] then
       return 'INVALID_MESSAGE field=service limit=one of the job\'s services'
     end
     mark(result.feature)
@@ -108,14 +109,14 @@ local function malformed(result, attempt)
 end
 
 local function take(result)
-  local job, attempt = jobs.look(result.job_key), text.int(result.attempt, 1, 1e6)
+  local job, attempt = jobs.load_header(result.job_key), validate.int(result.attempt, 1, 1e6)
   if not job then return 'JOB_UNKNOWN' end
   local why = malformed(result, attempt)
   if why then return why end
   why = fencing.refusal(job, node, epoch, attempt)
   if why == 'DUPLICATE_RESULT' and replace(job, result) then return nil end
   if why then
-    fencing.record(job, node, epoch, attempt, 'result', why)
+    fencing.record_refusal(job, node, epoch, attempt, 'result', why)
     return why
   end
   if result.status == 'failed' then return fail(job, result) end

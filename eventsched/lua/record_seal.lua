@@ -17,20 +17,20 @@
 -- Refusals: INVALID_MESSAGE
 -- Events: none (what follows from it, trimming, is one)
 -- Bound: the arguments, at most 250 sessions; the open outcomes of each
--- include: ids
+-- include: cache
+-- include: entry_ids
 -- include: keys
--- include: memory
 -- include: sessions
--- include: text
+-- include: validate
 -- include: write
 
-if not ids.is_id(from) then return text.invalid('from', 'an entry id') end
-if not ids.is_id(to) or ids.before(to, from) then return text.invalid('to', 'an id not before from') end
-if not text.int(passed, 0, 1e14) then return text.invalid('passed', 'a whole number below 1e14') end
-if audio ~= '0' and audio ~= '1' then return text.invalid('audio', '0 or 1') end
+if not entry_ids.is_valid(from) then return validate.invalid('from', 'an entry id') end
+if not entry_ids.is_valid(to) or entry_ids.precedes(to, from) then return validate.invalid('to', 'an id not before from') end
+if not validate.int(passed, 0, 1e14) then return validate.invalid('passed', 'a whole number below 1e14') end
+if audio ~= '0' and audio ~= '1' then return validate.invalid('audio', '0 or 1') end
 for _, session in each_session(ARGV) do
-  if not ids.is_id(session.last_chunk or '') then
-    return text.invalid('chunk', 'an id for each session')
+  if not entry_ids.is_valid(session.last_chunk or '') then
+    return validate.invalid('chunk', 'an id for each session')
   end
 end
 local active = keys.of('lease', 'archive')
@@ -42,7 +42,7 @@ if at ~= from and at ~= to then return 'moved' end
 write('XGROUP', 'SETID', keys.log, 'archive', to)
 write('HSET', keys.archive, 'to', to, 'of', of)
 if redis.call('HGET', keys.archive, 'audio') ~= audio then
-  memory.write('HSET', keys.archive, 'audio', audio)
+  cache.write_stable('HSET', keys.archive, 'audio', audio)
 end
 write('HSET', active, 'passed', passed)
 for _, session in each_session(ARGV) do

@@ -22,49 +22,51 @@
 -- include: events
 -- include: keys
 -- include: nodes
+-- include: numbers
 -- include: sessions
 -- include: settings
--- include: text
+-- include: strings
 -- include: timers
+-- include: validate
 local classes_max, pairs_max, side_max, services_max = 256, 1024, 64, 16
 local old = nodes.get(name)
 local kept = redis.call('HMGET', keys.of('node', name), 'token', 'inbox_from')
 if old and old.status ~= 'gone' and kept[1] == token then
   return { old.epoch, kept[2], settings.heartbeat_ms }
 end
-local slots_no = text.int(slots, 1, 256)
-local asr_no, targets_no = #text.list(sources), #text.list(targets)
-if not keys.name(keys.full(name)) then return text.invalid('node', 'a name') end
-if token == '' then return text.invalid('token', 'not empty') end
-if not slots_no then return text.invalid('slots', '1 to 256') end
-if asr_no < 1 or asr_no > side_max then return text.invalid('sources', '1 to 64 languages') end
-if targets_no < 1 or targets_no > side_max then return text.invalid('targets', '1 to 64 languages') end
-if not text.are_languages(sources) then return text.invalid('sources', 'languages') end
-if not text.are_languages(targets) or text.set(targets).auto then
-  return text.invalid('targets', 'languages, none of them auto')
+local slots_no = validate.int(slots, 1, 256)
+local asr_no, targets_no = #strings.split(sources), #strings.split(targets)
+if not keys.name(keys.full(name)) then return validate.invalid('node', 'a name') end
+if token == '' then return validate.invalid('token', 'not empty') end
+if not slots_no then return validate.invalid('slots', '1 to 256') end
+if asr_no < 1 or asr_no > side_max then return validate.invalid('sources', '1 to 64 languages') end
+if targets_no < 1 or targets_no > side_max then return validate.invalid('targets', '1 to 64 languages') end
+if not validate.are_languages(sources) then return validate.invalid('sources', 'languages') end
+if not validate.are_languages(targets) or strings.set_of(targets).auto then
+  return validate.invalid('targets', 'languages, none of them auto')
 end
-if not text.are_names(features) then return text.invalid('features', 'names') end
-if asr_no * targets_no > pairs_max then return text.invalid('targets', '1024 pairs') end
-if #text.list(features) > services_max then return text.invalid('features', '16') end
+if not validate.are_names(features) then return validate.invalid('features', 'names') end
+if asr_no * targets_no > pairs_max then return validate.invalid('targets', '1024 pairs') end
+if #strings.split(features) > services_max then return validate.invalid('features', '16') end
 if sessions.is_pressed() then
-  return text.refuse('BACKPRESSURE', 'retry_after_ms=1000')
+  return validate.refuse('BACKPRESSURE', 'retry_after_ms=1000')
 end
 local class_id = classes.id_of(sources, targets, features, '')
 if redis.call('SISMEMBER', keys.classes, class_id) == 0
   and redis.call('SCARD', keys.classes) >= classes_max then
-  return text.invalid('class', '256 capability classes in a cell')
+  return validate.invalid('class', '256 capability classes in a cell')
 end
 
 local now = clock.now()
 local superseded = old and old.status ~= 'gone'
-if superseded then attempts.lose(old, 'superseded') end
+if superseded then attempts.end_registration(old, 'superseded') end
 local last = redis.call('XREVRANGE', keys.of('inbox', name), '+', '-', 'COUNT', 1)
 local inbox_from = last[1] and last[1][1] or '0-0'
-local node = nodes.enter(name, string.format('%d', (old and old.epoch or 0) + 1), class_id,
-  text.of[slots_no], sources, targets, features, 'token', token, 'version', version,
+local node = nodes.register(name, string.format('%d', (old and old.epoch or 0) + 1), class_id,
+  numbers.text[slots_no], sources, targets, features, 'token', token, 'version', version,
   'inbox_from', inbox_from, 'seen', clock.text(), 'load', '0')
 events.NodeRegistered(node, version)
 timers.set(now + settings.node_lost_ms, 'node', name)
-if superseded then attempts.recover(name, old.epoch, 'superseded') end
+if superseded then attempts.requeue_leases(name, old.epoch, 'superseded') end
 assign.fill(node, '')
 return { node.epoch, inbox_from, settings.heartbeat_ms }

@@ -14,12 +14,12 @@
 -- include: events
 -- include: keys
 -- include: sessions
--- include: text
+-- include: validate
 -- include: write
 local s = sessions.get(name)
-if not s then return text.refuse('SESSION_UNKNOWN') end
-if s.status ~= 'open' then return text.refuse('SESSION_CLOSED') end
-if not text.is_name(token) then return text.invalid('token', 'a name') end
+if not s then return validate.refuse('SESSION_UNKNOWN') end
+if s.status ~= 'open' then return validate.refuse('SESSION_CLOSED') end
+if not validate.is_name(token) then return validate.invalid('token', 'a name') end
 local granted = sessions.epoch_of(s, token)
 if not granted then
   granted = s.epoch + 1

@@ -17,18 +17,18 @@
 -- Events: none (what is put back appends its own)
 -- Bound: 32 targets of one entry, the open outcomes of its session
 -- include: clock
--- include: flat
+-- include: dispatch_entry
 -- include: keys
--- include: owing
--- include: text
+-- include: reply
 -- include: timers
--- include: work
+-- include: utterance_jobs
+-- include: validate
 -- include: write
-if not string.match(dead_id, '^%d+%-%d+$') then return text.invalid('id', 'the id of an entry in dead') end
+if not string.match(dead_id, '^%d+%-%d+$') then return validate.invalid('id', 'the id of an entry in dead') end
 
 local entry = redis.call('XRANGE', keys.dead_letters, dead_id, dead_id)[1]
 if not entry then return { 'unknown', 0, 0 } end
-local dead = flat.by_name(entry[2])
+local dead = reply.by_name(entry[2])
 if dead.from ~= 'dispatch' and dead.from ~= 'timers' then return { 'projection', 0, 0 } end
 if dead.partial == '1' and force ~= '1' then return { 'partial', 0, 0 } end
 
@@ -39,11 +39,11 @@ if dead.from == 'timers' then
 elseif dead.k == 'fill' then
   write('XADD', keys.dispatch, clock.entry_id(), 'k', 'fill', 'd', dead.d)
 else
-  local can_be_read, wanted = pcall(work.read, dead.d)
+  local can_be_read, wanted = pcall(dispatch_entry.decode, dead.d)
   if not can_be_read then return { 'unreadable', 0, 0 } end
-  wanted.targets, passed_over = owing.jobs_of(wanted)
+  wanted.targets, passed_over = utterance_jobs.missing(wanted)
   retried = #wanted.targets
-  if retried > 0 then work.put(wanted) end
+  if retried > 0 then dispatch_entry.append(wanted) end
 end
 write('XDEL', keys.dead_letters, dead_id)
 return { retried > 0 and 'retried' or 'passed_over', retried, passed_over }

@@ -13,12 +13,12 @@
 -- Events: ResultRefused
 -- Bound: the partials given, at most 64; 32 recipients and the session's open outcomes each
 local body_max = 65536
--- include: deliver
+-- include: delivery
 -- include: fencing
 -- include: jobs
--- include: text
-local epoch = text.int(epoch_arg, 0, 1e9)
-if not epoch then return text.invalid('epoch', 'a whole number') end
+-- include: validate
+local epoch = validate.int(epoch_arg, 0, 1e9)
+if not epoch then return validate.invalid('epoch', 'a whole number') end
 
 local function take(job_key, attempt, body)
   if not attempt then return 'INVALID_MESSAGE field=attempt limit=a whole number' end
@@ -27,19 +27,19 @@ local function take(job_key, attempt, body)
   if not job then return 'JOB_UNKNOWN' end
   local why = fencing.refusal(job, node, epoch, attempt)
   if why then
-    fencing.record(job, node, epoch, attempt, 'partial', why)
+    fencing.record_refusal(job, node, epoch, attempt, 'partial', why)
     return why
   end
-  local outcome = deliver.open(job.name, job.target, job.delivery_no)
+  local outcome = delivery.find_outcome(job.name, job.target, job.delivery_no)
   local d = { session = job.session, utterance = tonumber(job.utterance), target = job.target,
     attempt = attempt }
-  deliver.tell_partial(job.name, job.target, outcome, d, body)
+  delivery.publish_partial(job.name, job.target, outcome, d, body)
   return nil
 end
 
 local replies = {}
 for i, partial in each_partial(ARGV) do
-  local why = take(partial.job_key, text.int(partial.attempt, 1, 1e6), partial.body)
+  local why = take(partial.job_key, validate.int(partial.attempt, 1, 1e6), partial.body)
   replies[i] = why and 'refused ' .. why or 'ok'
 end
 return replies

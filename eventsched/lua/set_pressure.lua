@@ -12,22 +12,23 @@
 -- Refusals: INVALID_MESSAGE
 -- Events: BackpressureStarted, BackpressureEnded
 -- Bound: four reasons
+-- include: cache
 -- include: events
 -- include: keys
--- include: memory
--- include: text
+-- include: strings
+-- include: validate
 local reasons = { memory = true, group = true, archive = true, dead_letters = true }
-local seen_no, limit_no = text.int(seen, 0, 1e14), text.int(limit, 0, 1e14)
-if not reasons[reason] then return text.invalid('reason', 'memory, group, archive or dead_letters') end
-if raised ~= '0' and raised ~= '1' then return text.invalid('raised', '0 or 1') end
-if not seen_no or not limit_no then return text.invalid('seen', 'whole numbers below 1e14') end
-local set = text.set(redis.call('HGET', keys.counters, 'pressure') or '')
+local seen_no, limit_no = validate.int(seen, 0, 1e14), validate.int(limit, 0, 1e14)
+if not reasons[reason] then return validate.invalid('reason', 'memory, group, archive or dead_letters') end
+if raised ~= '0' and raised ~= '1' then return validate.invalid('raised', '0 or 1') end
+if not seen_no or not limit_no then return validate.invalid('seen', 'whole numbers below 1e14') end
+local set = strings.set_of(redis.call('HGET', keys.counters, 'pressure') or '')
 if (set[reason] or false) == (raised == '1') then return 'kept' end
 set[reason] = raised == '1' or nil
 local list = {}
 for name in pairs(set) do list[#list + 1] = name end
 table.sort(list)
-memory.write('HSET', keys.counters, 'pressure', table.concat(list, ','))
+cache.write_stable('HSET', keys.counters, 'pressure', table.concat(list, ','))
 local append = raised == '1' and events.BackpressureStarted or events.BackpressureEnded
 append(reason, seen_no, limit_no)
 return raised == '1' and 'raised' or 'lifted'

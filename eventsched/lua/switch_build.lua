@@ -13,8 +13,8 @@
 -- Refusals: none
 -- Events: none
 -- Bound: the projections given
+-- include: cache
 -- include: keys
--- include: memory
 
 if redis.call('HGET', keys.of('lease', build_set), 'epoch') ~= epoch then
   return { 'fenced' }
@@ -29,6 +29,6 @@ for _, projection in each_projection(ARGV) do
   end
 end
 for _, projection in each_projection(ARGV) do
-  memory.write('SET', keys.of('active_revision', projection.name), projection.build)
+  cache.write_stable('SET', keys.of('active_revision', projection.name), projection.build)
 end
 return { 'switched' }

@@ -12,10 +12,10 @@
 -- Bound: 10,000 entries; the groups of the log
 local trimmed_max = 10000
 -- include: clock
+-- include: entry_ids
 -- include: events
--- include: flat
--- include: ids
 -- include: keys
+-- include: reply
 -- include: settings
 -- include: write
 
@@ -23,13 +23,13 @@ if redis.call('EXISTS', keys.log) == 0 then return { 0, 0, '0-0' } end
 local now = clock.now()
 local floor = string.format('%d-0', math.max(0, now - (settings.log_keep_ms or 0)))
 local function not_behind(id)
-  if ids.before(id, floor) then floor = id end
+  if entry_ids.precedes(id, floor) then floor = id end
 end
 
 local archived_to = redis.call('HGET', keys.archive, 'to')
 local retention_ms = settings.log_retention_ms or 0
 if archived_to then
-  not_behind(ids.behind(archived_to))
+  not_behind(entry_ids.successor(archived_to))
 elseif retention_ms > 0 then
   not_behind(string.format('%d-0', math.max(0, now - retention_ms)))
 else
@@ -39,18 +39,18 @@ end
 -- A group of somebody's own may have read what it has not acknowledged, and a set's is moved as it
 -- saves: what counts is the earliest of place, pending and checkpoint.
 -- A rebuild that runs reads the log from its start, without a group.
-for _, reply in ipairs(redis.call('XINFO', 'GROUPS', keys.log)) do
-  local group = flat.by_name(reply)
-  not_behind(ids.behind(group['last-delivered-id']))
+for _, flat in ipairs(redis.call('XINFO', 'GROUPS', keys.log)) do
+  local group = reply.by_name(flat)
+  not_behind(entry_ids.successor(group['last-delivered-id']))
   if group.pending > 0 then
     not_behind(redis.call('XPENDING', keys.log, group.name)[2])
   end
   local checkpoint = redis.call('GET', keys.of('checkpoint', group.name))
-  if checkpoint then not_behind(ids.behind(checkpoint)) end
+  if checkpoint then not_behind(entry_ids.successor(checkpoint)) end
   local rebuild = 'rebuild-' .. group.name
   local ends = redis.call('HGET', keys.of('lease', rebuild), 'until')
   if ends and tonumber(ends) > now then
-    not_behind(ids.behind(redis.call('GET', keys.of('checkpoint', rebuild)) or '0-0'))
+    not_behind(entry_ids.successor(redis.call('GET', keys.of('checkpoint', rebuild)) or '0-0'))
   end
 end
 
@@ -61,5 +61,5 @@ local total = write('HINCRBY', keys.counters, 'trimmed', count)
 local first = redis.call('XRANGE', keys.log, '-', '+', 'COUNT', 1)[1]
 local before = first and first[1] or floor
 events.StreamTrimmed('log', before, count, total)
-local is_more = ids.before(before, floor) and count >= trimmed_max / 2
+local is_more = entry_ids.precedes(before, floor) and count >= trimmed_max / 2
 return { count, is_more and 1 or 0, floor }

@@ -16,7 +16,7 @@ log = structlog.get_logger("eventsched.roles.dispatcher")
 WAIT_MS = 2_000
 BACK_MS = 2 * WAIT_MS
 """For so long after each call it counts as being there: whoever finalizes meanwhile, while nothing
-waits in `work`, gives the job away in the same step (lua/include/owing.lua)."""
+waits in `work`, gives the job away in the same step (lua/include/eager_dispatch.lua)."""
 
 
 PAUSE_MS_MAX = 2

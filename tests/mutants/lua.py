@@ -20,7 +20,7 @@ from tests.mutants.mutant import ROOT, Mutant
 FOLDER = "eventsched/lua"
 EVENTS = {kind.__name__ for kind in get_args(AnyData)}
 MOVED = {"<": "<=", "<=": "<", ">": ">=", ">=": ">"}
-WRITERS = {"write", "timers.set", "timers.sooner", "timers.drop"}
+WRITERS = {"write", "timers.set", "timers.set_earlier", "timers.cancel"}
 _parser = Parser(Language(tree_sitter_lua.language()))
 
 

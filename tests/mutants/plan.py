@@ -75,24 +75,28 @@ _FIRST: dict[str, list[str]] = {
     "call": _scripts("call", "cell"),
     "classes": _scripts("choosing_a_node", "marks", "nodes", "waiting"),
     "clock": ["tests/failures/test_clock.py", *_scripts("good_path", "memory")],
-    "dead": _scripts("dispatch", "at_once", "attempts"),
-    "deliver": _scripts("delivery", "results", "close", "rooms", "memory"),
+    "dead_letters": _scripts("dispatch", "at_once", "attempts"),
+    "delivery": _scripts("delivery", "results", "close", "rooms", "memory"),
     "events": _scripts("good_path", "ingest"),
     "fencing": _scripts("results", "attempts", "nodes"),
-    "flat": [VERIFY, ARCHIVE],
-    "ids": [ARCHIVE, *_scripts("good_path")],
+    "reply": [VERIFY, ARCHIVE],
+    "entry_ids": [ARCHIVE, *_scripts("good_path")],
     "jobs": _scripts("dispatch", "attempts", "leases", "waiting"),
     "json": _scripts("results", "delivery", "choosing_a_node", "rooms"),
     "keys": _scripts("rooms", "playback", "nodes"),
     "nodes": _scripts("nodes", "marks", "choosing_a_node", "attempts", "leases"),
-    "owing": _scripts("dispatch", "at_once", "choosing_a_node"),
+    "utterance_jobs": _scripts("dispatch", "at_once", "choosing_a_node"),
+    "eager_dispatch": _scripts("at_once", "ingest"),
     "queue": _scripts("waiting", "choosing_a_node", "dispatch"),
     "sessions": [*_SESSION, *_scripts("delivery")],
-    "memory": _scripts("memory", "call", "nodes", "marks"),
+    "cache": _scripts("memory", "call", "nodes", "marks"),
     "settings": _scripts("cell", "call", "good_path"),
-    "text": _scripts("sessions", "nodes", "choosing_a_node", "dispatch"),
+    "validate": _scripts("sessions", "nodes", "choosing_a_node", "dispatch"),
+    "numbers": _scripts("good_path", "dispatch"),
+    "strings": _scripts("choosing_a_node", "nodes"),
+    "groups": ["tests/scripts/test_cell.py", PROJECTOR],
     "timers": _scripts("close", "attempts", "leases", "playback"),
-    "work": [*_scripts("dispatch", "ingest", "at_once"), "tests/cli/test_retry_dead.py"],
+    "dispatch_entry": [*_scripts("dispatch", "ingest", "at_once"), "tests/cli/test_retry_dead.py"],
     # Python
     "eventsched/node/attempts": ["tests/unit/test_attempts.py"],
     # These wait for what a mutant leaves out: few of them, so that their time tells.
@@ -119,8 +123,8 @@ _FIRST: dict[str, list[str]] = {
     "projections": ["tests/projections", VERIFY],
 }
 
-_WIDE = {"fire_timers", "assign", "attempts", "classes", "deliver", "jobs", "nodes", "queue"}
-_WIDE |= {"memory", "sessions", "text", "timers"}
+_WIDE = {"fire_timers", "assign", "attempts", "classes", "delivery", "jobs", "nodes", "queue"}
+_WIDE |= {"cache", "sessions", "strings", "timers"}
 """What many scripts share: the model, which calls them all, sees it soonest."""
 
 _OF_SETS = {"acquire_set", "drop_build", "load_views", "save_views", "switch_build"}

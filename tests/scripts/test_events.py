@@ -47,8 +47,8 @@ def written(name: str) -> dict[str, str]:
             found |= dict(_KEY.findall(text_of(node)))
         if node.type == "field" and (key := node.child_by_field_name("name")) is not None:
             found[text_of(key)] = "?"
-    found |= dict.fromkeys(re.findall(r'"(\w+)":\' \.\. json\.text\(', body(name)), '"')
-    for function, begins in (("json.word", '"'), ("json.words", "[")):
+    found |= dict.fromkeys(re.findall(r'"(\w+)":\' \.\. json\.quote\(', body(name)), '"')
+    for function, begins in (("json.string_field", '"'), ("json.list_field", "[")):
         for _, arguments in calls(body(name), of=function):
             found[text_of(arguments[0]).strip("'")] = begins
     return found

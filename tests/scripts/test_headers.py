@@ -103,8 +103,8 @@ def test_what_a_header_refuses_is_a_code_and_in_the_source(name: str) -> None:
     told, whole = header(name).refusals, lua_library.library_of([name]).source
     assert told <= set(errors.BY_CODE)
     for code in told:
-        parts = ["text.invalid(", f"'{code} field="] if code == "INVALID_MESSAGE" else [code]
-        assert any(part in whole.replace("function text.invalid(", "") for part in parts), code
+        parts = ["validate.invalid(", f"'{code} field="] if code == "INVALID_MESSAGE" else [code]
+        assert any(part in whole.replace("function validate.invalid(", "") for part in parts), code
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -96,3 +96,28 @@ def test_every_write_goes_through_the_module_write(path: str) -> None:
     named = [text(node) for node in walk(tree(code(path))) if node.type == "dot_index_expression"]
     called = [name for name, _ in calls(code(path), of="redis.call")]
     assert named.count("redis.call") == len(called), "redis.call is called, never passed on"
+
+
+def members_of(name: str) -> set[str]:
+    """What a module's table has: declared as a function, assigned, or in its constructor."""
+    source = read(f"include/{name}")
+    found = set(re.findall(rf"\b{name}\.(\w+)(?:, {name}\.\w+)* = ", source))
+    found |= set(re.findall(rf"[ ,]{name}\.(\w+)(?:, {name}\.\w+)* = ", source))
+    for listed in re.findall(rf"((?:{name}\.\w+, )+{name}\.\w+) = ", source):
+        found |= set(re.findall(rf"{name}\.(\w+)", listed))
+    found |= set(re.findall(rf"function {name}\.(\w+)\(", source))
+    constructor = re.search(rf"\nlocal {name} = {{(.*?)}}", source, re.DOTALL)
+    return found | set(re.findall(r"(\w+) = ", constructor[1] if constructor else ""))
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_every_member_of_a_module_that_a_file_uses_exists(path: str) -> None:
+    """Lua would notice only when the line runs."""
+    single_keys = set(re.findall(r"'(\w+)'", read("include/keys").partition("local ones")[2]))
+    for node in walk(tree(code(path))):
+        if node.type != "dot_index_expression" or len(node.children) != 3:
+            continue
+        name, member = text(node.children[0]), text(node.children[2])
+        if name in {*included(path), path.removeprefix("include/")} - {"settings"}:
+            known = members_of(name) | (single_keys if name == "keys" else set())
+            assert member in known, f"{name}.{member}"

@@ -35,8 +35,8 @@ SOFT = {("heartbeat_node", "'seen'"), ("record_seal", "'to'")}
 KEPT_MAX = 16_384
 KEPT = """#!lua
 -- include: clock
--- include: text
-local cell = clock.cells[KEYS[1]]
+-- include: numbers
+local cell, text = clock.cells[KEYS[1]], numbers.text
 if not cell or not cell.nodes then return '{}' end
 local told = { nodes = {}, leased = {}, classes = {}, free = {}, front = {}, seen = {},
   sessions = {}, stamp = cell.stamp, settings = cell.settings, live = cell.live,
@@ -45,15 +45,15 @@ local told = { nodes = {}, leased = {}, classes = {}, free = {}, front = {}, see
   waits = cell.waits, awaited = cell.awaited, used = cell.used, backlog = cell.backlog,
   turns = cell.turns, listeners = cell.listeners, outcomes = cell.outcomes, count = cell.count }
 for name, s in pairs(cell.sessions) do
-  told.sessions[name] = { status = s.status, epoch = text.of[s.epoch], tenant = s.tenant, tp = s.tp,
-    utterance = text.of[s.utterance], turn = rawget(s, 'turn') and text.of[s.turn],
-    heard = table.concat({ text.of[s.next_seq], text.of[s.seen], text.of[s.buf_count],
-      text.of[s.buf_bytes], text.of[s.buf_ms], text.of[s.buf_seq], text.of[s.buf_at], s.buf_first,
+  told.sessions[name] = { status = s.status, epoch = text[s.epoch], tenant = s.tenant, tp = s.tp,
+    utterance = text[s.utterance], turn = rawget(s, 'turn') and text[s.turn],
+    heard = table.concat({ text[s.next_seq], text[s.seen], text[s.buf_count],
+      text[s.buf_bytes], text[s.buf_ms], text[s.buf_seq], text[s.buf_at], s.buf_first,
       s.buf_last }, '|'), tokens = rawget(s, 'tokens'), archived = rawget(s, 'archived') }
 end
 for name, node in pairs(cell.nodes) do
   told.nodes[name] = node and { status = node.status, epoch = node.epoch_told, class = node.class,
-    slots = text.of[node.slots], asr = rawget(node, 'asr'), targets = rawget(node, 'targets'),
+    slots = text[node.slots], asr = rawget(node, 'asr'), targets = rawget(node, 'targets'),
     features = rawget(node, 'features'), marked = rawget(node, 'marked') }
   told.leased[name] = node and node.leased or nil
 end
@@ -85,7 +85,7 @@ FOLLOWED = {
     r"keys\.of\('requirements'": {"classes"},
     r"keys\.tenant_queued": {"queue"},
     r"key, |session, |keys\.of\('session'": {
-        "sessions", "deliver", "affinity", "open_session", "resume_session", "record_seal",
+        "sessions", "delivery", "affinity", "open_session", "resume_session", "record_seal",
         "fire_timers",
     },
 }  # fmt: skip
@@ -546,5 +546,5 @@ def test_what_stands_is_written_through_memory_alone() -> None:
                 continue
             found += 1
             is_soft = any(name == file and field in call[3] for file, field in SOFT)
-            assert call[1] == ("write" if is_soft else "memory.write"), f"{name}: {call[0]}"
+            assert call[1] == ("write" if is_soft else "cache.write_stable"), f"{name}: {call[0]}"
     assert found > 15

@@ -1,16 +1,16 @@
 -- assign: the only code that gives a job to a node (rules 15-18, 20).
 -- include: affinity
+-- include: cache
 -- include: call
 -- include: classes
 -- include: clock
 -- include: events
 -- include: jobs
 -- include: keys
--- include: memory
 -- include: nodes
+-- include: numbers
 -- include: queue
 -- include: settings
--- include: text
 -- include: write
 local assign = { filled_max = 8, policy = '1' }
 call.on_begin(function() assign.deadlines = {} end)
@@ -22,7 +22,7 @@ end
 
 -- The group's context for this job: copied unread, never waited for (rule 29).
 local function context_of(job)
-  local live = memory.once('live', live_group)
+  local live = cache.once('live', live_group)
   if not live then return '', '' end
   local view = redis.call('HMGET', keys.of('view', live, job.name),
     'context:' .. job.target, 'at')
@@ -37,7 +37,7 @@ local function deadline_of(audio_ms)
   if not deadline then
     local thousandths = settings.lease_base_ms + audio_ms * settings.lease_factor_thousandths / 1000
     local ms = math.min(math.max(math.ceil(thousandths / 1000) * 1000, nodes.lease_ms_min), 60000)
-    deadline = text.of[clock.now() + ms]
+    deadline = numbers.text[clock.now() + ms]
     assign.deadlines[audio_ms] = deadline
   end
   return deadline
@@ -60,10 +60,10 @@ end
 local function least_loaded(serving, last)
   local best, spare
   for _, class in ipairs(serving) do
-    local front = classes.front(class)
+    local front = classes.first_free(class)
     local first = front[1]
     if last and first and first.name == last then first, spare = front[2], first end
-    if first and (not best or classes.goes_before(first.name, first.load, best)) then best = first end
+    if first and (not best or classes.precedes(first.name, first.load, best)) then best = first end
   end
   best = best or spare
   return best and best.name
@@ -74,7 +74,7 @@ end
 local function evidence(serving)
   local seen, changed = serving.seen, false
   for i = 1, #serving do
-    local told = serving[i].seen or classes.told(serving[i])
+    local told = serving[i].seen or classes.evidence(serving[i])
     if seen[i] ~= told then seen[i], changed = told, true end
   end
   if changed then serving.told = table.concat(seen, ',') end
@@ -83,10 +83,10 @@ end
 
 -- Decide: a node and the evidence for it, or the reason to wait. Changes nothing.
 local function choose(job)
-  local serving, declared = classes.serving(job.source, job.target, job.features)
+  local serving, declared = classes.matching(job.source, job.target, job.features)
   local choice = { classes = evidence(serving), last = job.avoid and keys.full(job.avoid),
     node = nil, rule = nil, affinity = nil, reason = nil, policy = assign.policy }
-  local used, used_turn = affinity.of(job.name)
+  local used, used_turn = affinity.get(job.name)
   if used ~= '' then
     local why = affinity_why(used, job, serving)
     choice.affinity = events.affinity(used, why)
@@ -107,11 +107,11 @@ local function give(job, choice, cause)
   local node = nodes.get(choice.node)
   local context, context_at = context_of(job)
   local deadline = deadline_of(job.ms)
-  local token = '"attempt":' .. text.of[job.attempt] .. ',"epoch":' .. node.epoch_told .. ',"deadline_ms":'
+  local token = '"attempt":' .. numbers.text[job.attempt] .. ',"epoch":' .. node.epoch_told .. ',"deadline_ms":'
     .. deadline
-  nodes.take(node, job.key)
-  jobs.run(job, node, deadline)
-  affinity.move(job.name, node.name, job.turn)
+  nodes.acquire_slot(node, job.key)
+  jobs.set_running(job, node, deadline)
+  affinity.set(job.name, node.name, job.turn)
   local id = events.JobDispatched(job, node, cause, choice, deadline, context_at)
   write('XADD', node.inbox, clock.entry_id(), 't', 'assign',
     'j', job.key, 'c', 'log/' .. id, 'd', job.head .. job.rest .. ',' .. token
@@ -122,9 +122,9 @@ local function best_two(heads)
   local best, second, compared = nil, nil, 0
   for _, head in pairs(heads) do
     compared = compared + 1
-    if not best or queue.before(head, best) then
+    if not best or queue.precedes(head, best) then
       best, second = head, best
-    elseif not second or queue.before(head, second) then
+    elseif not second or queue.precedes(head, second) then
       second = head
     end
   end
@@ -135,7 +135,7 @@ end
 -- most 8 times; what is left becomes one `fill` entry in `work`.
 function assign.fill(node, cause)
   if not nodes.has_slot(node) then return 0 end
-  local free, given, heads = node.slots - nodes.live(node), 0, {}
+  local free, given, heads = node.slots - nodes.lease_count(node), 0, {}
   local demands = classes.demands(node.class)
   if #demands == 0 then return 0 end
   for _, demand in ipairs(demands) do heads[demand] = queue.head(demand) end
@@ -143,17 +143,17 @@ function assign.fill(node, cause)
     local best, second, compared = best_two(heads)
     if not best then break end
     local job = jobs.load(string.sub(best.member, 18))
-    queue.serve(job)
+    queue.take(job)
     local choice = {
-      node = node.name, rule = 'fill', classes = evidence(classes.alone(node.class)),
-      compared = text.of[compared], winner = best, runner_up = second, policy = assign.policy,
+      node = node.name, rule = 'fill', classes = evidence(classes.only(node.class)),
+      compared = numbers.text[compared], winner = best, runner_up = second, policy = assign.policy,
     }
     give(job, choice, cause)
     heads[best.demand] = queue.head(best.demand)
     free, given = free - 1, given + 1
   end
   for _, demand in ipairs(demands) do
-    if heads[demand] then classes.look_last(node.class, demand) end
+    if heads[demand] then classes.rotate(node.class, demand) end
   end
   if free > 0 and #classes.demands(node.class) > 0 then
     write('XADD', keys.dispatch, clock.entry_id(), 'k', 'fill', 'd', node.name)
@@ -166,8 +166,8 @@ end
 -- node whose slot this job has just given back: others that wait for it are compared first.
 -- Returns nothing, or why it waits: no node at all for it, or none with a slot (rule 15).
 function assign.place(job, cause, freed)
-  if queue.has(queue.demand(job)) then
-    local serving, declared = classes.serving(job.source, job.target, job.features)
+  if queue.has_waiting(queue.demand_of(job)) then
+    local serving, declared = classes.matching(job.source, job.target, job.features)
     local reason = queue.reason(declared)
     queue.add(job, reason, cause)
     local name = least_loaded(serving, nil)

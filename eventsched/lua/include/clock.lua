@@ -26,7 +26,7 @@ end
 -- One that the cell never had, nor any other of this server: microseconds of its time, and always more
 -- than the last. (With a clock that was set back two servers could give the same one to what each made
 -- of a cell; then both would have to go on from there.)
-function clock.new_stamp(last)
+function clock.new_generation(last)
   local time = redis.call('TIME')
   local least = math.max(clock.newest, tonumber(last) or 0) + 1
   clock.newest = math.max(time[1] * 1000000 + time[2], least)
@@ -46,7 +46,7 @@ local function recall(stamp)
     here.stamp = string.format('%d', clock.newest)
   else
     clock.forget()
-    here = { stamp = clock.new_stamp(stamp), count = 1, counted = 0 }
+    here = { stamp = clock.new_generation(stamp), count = 1, counted = 0 }
     clock.cells[call.log_key] = here
   end
   clock.here = here

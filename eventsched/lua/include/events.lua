@@ -2,12 +2,13 @@
 -- event and returns its id. No other file puts the JSON of an event together; a test compares the field
 -- names with the structs.
 -- An event that every chunk or job has is concatenated: cjson takes several times as long. What comes
--- from outside as free text is escaped (`json.text`); names, languages and ids need no escaping (rule 34).
+-- from outside as free text is escaped (`json.quote`); names, languages and ids need no escaping (rule 34).
 -- Arguments that end up in concatenated JSON as numbers are text, unless they are described otherwise.
 -- include: clock
 -- include: json
 -- include: keys
--- include: text
+-- include: numbers
+-- include: strings
 -- include: write
 local events = {}
 
@@ -34,10 +35,10 @@ end
 -- `o` holds the fields by name; lists in it are joined text.
 function events.SessionOpened(full, tp, o)
   return append_of_session('SessionOpened', full, tp, {
-    tenant = o.tenant, source = o.source, targets = json.some(text.list(o.targets)),
-    features = json.some(text.list(o.features)), features_hash = o.features_hash, audio = o.audio,
-    rate = o.rate, priority = o.priority, room = json.filled(o.room), listen_language = json.filled(o.listen_language),
-    epoch = 1, key = json.filled(o.key) })
+    tenant = o.tenant, source = o.source, targets = json.optional_list(strings.split(o.targets)),
+    features = json.optional_list(strings.split(o.features)), features_hash = o.features_hash, audio = o.audio,
+    rate = o.rate, priority = o.priority, room = json.optional(o.room), listen_language = json.optional(o.listen_language),
+    epoch = 1, key = json.optional(o.key) })
 end
 
 function events.SessionResumed(s, epoch)
@@ -47,22 +48,22 @@ end
 -- On the audio stream of the session, not on the log. `seq` and `ms` are numbers.
 function events.AudioChunkAppended(s, seq, ms, end_of_utterance, payload)
   return append(keys.of('audio', s.name), 'AudioChunkAppended', s.full, '', '', '', s.tp,
-    '{"seq":' .. text.of[seq] .. ',"ms":' .. text.of[ms] .. ',"utterance":' .. text.of[s.utterance]
+    '{"seq":' .. numbers.text[seq] .. ',"ms":' .. numbers.text[ms] .. ',"utterance":' .. numbers.text[s.utterance]
       .. (end_of_utterance and ',"end_of_utterance":true}' or '}'), payload)
 end
 
 -- One item of `targets` in UtteranceFinalized; `to` is joined text.
 function events.target(target, delivery_no, to)
-  return '{"target":"' .. target .. '","delivery_no":' .. delivery_no .. json.words('to', to) .. '}'
+  return '{"target":"' .. target .. '","delivery_no":' .. delivery_no .. json.list_field('to', to) .. '}'
 end
 
 -- The open utterance of `s`; `targets` are items as `events.target` returns them, joined by commas.
 function events.UtteranceFinalized(s, reason, padding_ms, targets)
   return append(keys.log, 'UtteranceFinalized', s.full, '', '', 'audio:' .. s.full .. '/' .. s.buf_last,
-    s.tp, '{"utterance":' .. text.of[s.utterance] .. ',"turn":' .. text.of[s.turn] .. ',"ms":'
-      .. text.of[s.buf_ms] .. ',"reason":"' .. reason .. '","first":"' .. s.buf_first .. '","last":"'
-      .. s.buf_last .. '","count":' .. text.of[s.buf_count] .. ',"bytes":' .. text.of[s.buf_bytes]
-      .. ',"padding_ms":' .. padding_ms .. ',"first_seq":' .. text.of[s.buf_seq]
+    s.tp, '{"utterance":' .. numbers.text[s.utterance] .. ',"turn":' .. numbers.text[s.turn] .. ',"ms":'
+      .. numbers.text[s.buf_ms] .. ',"reason":"' .. reason .. '","first":"' .. s.buf_first .. '","last":"'
+      .. s.buf_last .. '","count":' .. numbers.text[s.buf_count] .. ',"bytes":' .. numbers.text[s.buf_bytes]
+      .. ',"padding_ms":' .. padding_ms .. ',"first_seq":' .. numbers.text[s.buf_seq]
       .. (targets ~= '' and ',"targets":[' .. targets .. ']}' or '}'), '')
 end
 
@@ -77,7 +78,7 @@ end
 -- `targets` is a table.
 function events.SessionRetired(s, targets)
   return append_of_session('SessionRetired', s.full, s.tp, { tenant = s.tenant,
-    features_hash = s.features_hash, utterances = s.utterance, targets = json.some(targets) })
+    features_hash = s.features_hash, utterances = s.utterance, targets = json.optional_list(targets) })
 end
 
 function events.SessionErased(full, tp, key)
@@ -95,7 +96,7 @@ function events.PlaybackEnded(s, origin, target, utterance, reason)
 end
 
 function events.RoomJoined(full, tp, room, listen_language)
-  return append_of_session('RoomJoined', full, tp, { room = room, listen_language = json.filled(listen_language) })
+  return append_of_session('RoomJoined', full, tp, { room = room, listen_language = json.optional(listen_language) })
 end
 
 function events.RoomLeft(s)
@@ -107,27 +108,27 @@ end
 function events.JobQueued(job, reason, cause, tag, deadline)
   return append(keys.log, 'JobQueued', job.session, job.key, '', cause, job.tp,
     '{"utterance":' .. job.utterance .. ',"target":"' .. job.target .. '","delivery_no":'
-      .. job.delivery_no .. ',"source":"' .. job.source .. '"' .. json.words('features', job.features)
-      .. ',"attempt":' .. text.of[job.attempt] .. ',"reason":"' .. reason .. '","priority":'
-      .. text.of[job.priority] .. ',"tag":' .. tag .. ',"member":"' .. job.member
+      .. job.delivery_no .. ',"source":"' .. job.source .. '"' .. json.list_field('features', job.features)
+      .. ',"attempt":' .. numbers.text[job.attempt] .. ',"reason":"' .. reason .. '","priority":'
+      .. numbers.text[job.priority] .. ',"tag":' .. tag .. ',"member":"' .. job.member
       .. '","deadline_ms":' .. deadline .. '}', '')
 end
 
 -- One item of `classes` in JobDispatched. `head` is the name of the least loaded node, if there is one.
 function events.class_seen(id, head, load, free, full, draining)
   return '{"id":"' .. id .. '"'
-    .. (head and ',"head":"' .. keys.full(head) .. '","load":' .. text.of[load] or '') .. ',"free":'
-    .. text.of[free] .. ',"full":' .. text.of[full] .. ',"draining":' .. text.of[draining] .. '}'
+    .. (head and ',"head":"' .. keys.full(head) .. '","load":' .. numbers.text[load] or '') .. ',"free":'
+    .. numbers.text[free] .. ',"full":' .. numbers.text[full] .. ',"draining":' .. numbers.text[draining] .. '}'
 end
 
 -- `affinity` in JobDispatched: the node that was used last; `why` it was passed over, or empty.
 function events.affinity(node, why)
-  return '{"node":"' .. keys.full(node) .. '"' .. json.word('why', why) .. '}'
+  return '{"node":"' .. keys.full(node) .. '"' .. json.string_field('why', why) .. '}'
 end
 
 -- `winner` and `runner_up` in JobDispatched: a waiting job as `queue.head` returns it.
 function events.rank(head)
-  return '{"priority":' .. text.of[head.priority] .. ',"tag":' .. head.tag_told .. ',"member":"'
+  return '{"priority":' .. numbers.text[head.priority] .. ',"tag":' .. head.tag_told .. ',"member":"'
     .. head.member .. '"}'
 end
 
@@ -137,20 +138,20 @@ function events.JobDispatched(job, node, cause, choice, deadline, context_at)
   return append(keys.log, 'JobDispatched', job.session, job.key, node.full, cause, job.tp,
     '{"utterance":' .. job.utterance .. ',"target":"' .. job.target .. '","delivery_no":'
       .. job.delivery_no .. ',"turn":' .. job.turn .. ',"source":"' .. job.source .. '"'
-      .. json.words('features', job.features) .. ',"attempt":' .. text.of[job.attempt] .. ',"epoch":'
+      .. json.list_field('features', job.features) .. ',"attempt":' .. numbers.text[job.attempt] .. ',"epoch":'
       .. node.epoch_told .. ',"deadline_ms":' .. deadline .. ',"audio_ms":' .. job.ms .. ',"rule":"'
       .. choice.rule .. '","policy":' .. choice.policy
       .. (choice.affinity and ',"affinity":' .. choice.affinity or '')
       .. ',"classes":[' .. choice.classes .. ']'
       .. (compared and ',"compared":' .. compared .. ',"winner":' .. events.rank(choice.winner) or '')
       .. (choice.runner_up and ',"runner_up":' .. events.rank(choice.runner_up) or '')
-      .. json.word('last', choice.last) .. json.word('context_at', context_at) .. '}', '')
+      .. json.string_field('last', choice.last) .. json.string_field('context_at', context_at) .. '}', '')
 end
 
 function events.AttemptEnded(job, reason, code, cause)
   return append(keys.log, 'AttemptEnded', job.session, job.key, keys.full(job.node), cause, job.tp,
     cjson.encode({ utterance = tonumber(job.utterance), target = job.target, attempt = job.attempt,
-      epoch = job.epoch, reason = reason, code = json.filled(code) }), '')
+      epoch = job.epoch, reason = reason, code = json.optional(code) }), '')
 end
 
 function events.JobFailed(job, code, cause)
@@ -163,9 +164,9 @@ end
 local function append_result(t, job, node, epoch, result)
   return append(keys.log, t, job.session, job.key, keys.full(node), '', job.tp,
     '{"utterance":' .. job.utterance .. ',"target":"' .. job.target .. '","delivery_no":'
-      .. job.delivery_no .. ',"attempt":' .. text.of[job.attempt] .. ',"epoch":' .. text.of[epoch]
+      .. job.delivery_no .. ',"attempt":' .. numbers.text[job.attempt] .. ',"epoch":' .. numbers.text[epoch]
       .. ',"status":"' .. result.status .. '"'
-      .. (result.code ~= '' and ',"code":' .. json.text(result.code) or '')
+      .. (result.code ~= '' and ',"code":' .. json.quote(result.code) or '')
       .. (result.audio ~= '' and ',"audio_bytes":' .. #result.audio .. ',"audio_sha256":"'
         .. result.audio_sha256 .. '"}' or '}'), result.body)
 end
@@ -189,24 +190,24 @@ function events.ResultDelivered(full, target, number, outcome, ending, to, skipp
   return append(keys.log, 'ResultDelivered', full, ending.job, '', ending.cause or '', ending.tp,
     '{"utterance":' .. outcome.utterance .. ',"target":"' .. target .. '","delivery_no":' .. number
       .. ',"outcome":"' .. ending.kind .. '"'
-      .. (code and code ~= '' and ',"code":' .. json.text(code) or '')
-      .. json.words('to', to) .. json.words('skipped', skipped) .. '}', ending.body or '')
+      .. (code and code ~= '' and ',"code":' .. json.quote(code) or '')
+      .. json.list_field('to', to) .. json.list_field('skipped', skipped) .. '}', ending.body or '')
 end
 
 function events.ResultMissing(full, target, number, outcome, ending, to, skipped)
   return append(keys.log, 'ResultMissing', full, ending.job, '', ending.cause or '', ending.tp,
     '{"utterance":' .. outcome.utterance .. ',"target":"' .. target .. '","delivery_no":' .. number
-      .. ',"reason":"' .. ending.reason .. '"' .. json.words('to', to)
-      .. json.words('skipped', skipped) .. '}', '')
+      .. ',"reason":"' .. ending.reason .. '"' .. json.list_field('to', to)
+      .. json.list_field('skipped', skipped) .. '}', '')
 end
 
 -- Nodes. `node` is one as `nodes.get` returns it.
 
 -- `version` is what the node reports of itself; lists are joined text.
 function events.NodeRegistered(node, version)
-  return append_of_node('NodeRegistered', node.full, { epoch = node.epoch, sources = text.list(node.sources),
-    targets = text.list(node.targets), features = json.some(text.list(node.features)),
-    slots = node.slots, version = json.filled(version), class = node.class })
+  return append_of_node('NodeRegistered', node.full, { epoch = node.epoch, sources = strings.split(node.sources),
+    targets = strings.split(node.targets), features = json.optional_list(strings.split(node.features)),
+    slots = node.slots, version = json.optional(version), class = node.class })
 end
 
 function events.NodeDraining(node)

@@ -12,7 +12,7 @@ function fencing.refusal(job, node, epoch, attempt)
   if job.attempt ~= attempt then return 'ATTEMPT_MISMATCH' end
   if job.status == 'ended' then
     -- Ended without a word of this token: its result would be the first, but comes too late.
-    local is_taken = job.outcome == 'missing' or job.outcome == 'failed' and taken[jobs.code(job)]
+    local is_taken = job.outcome == 'missing' or job.outcome == 'failed' and taken[jobs.failure_code(job)]
     return is_taken and 'LEASE_LOST' or 'DUPLICATE_RESULT'
   end
   -- A registration that is over holds nothing, even what nobody has dispatched again yet.
@@ -21,7 +21,7 @@ function fencing.refusal(job, node, epoch, attempt)
 end
 
 -- A stale message has no effect, and is on record.
-function fencing.record(job, node, epoch, attempt, what, code)
+function fencing.record_refusal(job, node, epoch, attempt, what, code)
   events.ResultRefused(job, node, epoch, attempt, what, code)
 end
 return fencing

@@ -1,5 +1,5 @@
 -- groups: consumer groups of streams.
--- include: text
+-- include: strings
 -- include: write
 local groups = {}
 
@@ -8,7 +8,7 @@ local groups = {}
 function groups.create(stream, name, from, ...)
   local is_done, failure = pcall(write, 'XGROUP', 'CREATE', stream, name, from, 'MKSTREAM', ...)
   if is_done then return true end
-  if not string.find(text.reason(failure), 'BUSYGROUP', 1, true) then error(failure, 0) end
+  if not string.find(strings.error_text(failure), 'BUSYGROUP', 1, true) then error(failure, 0) end
   return false
 end
 return groups

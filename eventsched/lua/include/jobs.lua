@@ -7,7 +7,7 @@
 -- include: clock
 -- include: json
 -- include: keys
--- include: text
+-- include: numbers
 -- include: write
 local jobs = {}
 
@@ -42,7 +42,7 @@ end
 
 -- As much as a result needs: the token, the state, and what the core begins with. Or nil.
 -- `at` and `deadline` are text.
-function jobs.look(key)
+function jobs.load_header(key)
   local record = keys.of('job', key)
   local kept = redis.call('GET', record)
   if not kept then return nil end
@@ -52,14 +52,14 @@ function jobs.look(key)
     status, attempt, node, epoch, at, deadline, place, outcome, core_at = string.match(kept, line)
   end
   local job = {
-    key = key, record = record, kept = kept, status = status, attempt = text.number[attempt],
-    node = node, epoch = text.number[epoch], at = at, deadline = deadline, place = place,
+    key = key, record = record, kept = kept, status = status, attempt = numbers.value[attempt],
+    node = node, epoch = numbers.value[epoch], at = at, deadline = deadline, place = place,
     outcome = outcome, core_at = core_at, session = session, utterance = utterance, target = target,
     delivery_no = delivery_no, tp = tp, core_to = core_to,
   }
   if place ~= '' then
     local priority, tag, entry = string.match(place, '^(%d+),(%d+),(%d+)$')
-    job.priority, job.tag, job.member = text.number[priority], tonumber(tag), entry .. ':' .. key
+    job.priority, job.tag, job.member = numbers.value[priority], tonumber(tag), entry .. ':' .. key
   end
   if not session then decode(job) end
   job.name = keys.name(job.session)
@@ -67,7 +67,7 @@ function jobs.look(key)
 end
 
 -- With everything that its core says. Where JSON escapes something in `tp`, `look` has decoded it all.
-function jobs.whole(job)
+function jobs.load_body(job)
   if job.head then return job end
   job.head, job.rest = string.sub(job.kept, job.core_at, -2), ''
   if not job.core_to then return job end
@@ -78,24 +78,24 @@ function jobs.whole(job)
   end
   local features = string.match(job.kept, '^"features":%[("[^%]]+")%]', at)
   job.tenant, job.turn, job.source, job.ms = tenant, turn, source, ms
-  job.priority = job.priority or text.number[priority]
+  job.priority = job.priority or numbers.value[priority]
   job.features = features and string.gsub(features, '"', '') or ''
   return job
 end
 
 function jobs.load(key)
-  local job = jobs.look(key)
-  return job and jobs.whole(job)
+  local job = jobs.load_header(key)
+  return job and jobs.load_body(job)
 end
 
 -- When the lease of a running attempt ends; nil for any other.
-function jobs.lease_end(key)
+function jobs.lease_deadline(key)
   local kept = redis.call('GET', keys.of('job', key))
   return kept and tonumber(string.match(kept, '^running|%d+|[^|]*|%d*|%d*|(%d+)|'))
 end
 
 -- As `read_entity` and tests see it: each part by its name, as text. Or nil.
-function jobs.parts(key)
+function jobs.fields(key)
   local kept = redis.call('GET', keys.of('job', key))
   if not kept then return nil end
   local status, attempt, node, epoch, at, deadline, place, outcome, core_at = string.match(kept, line)
@@ -107,32 +107,32 @@ function jobs.parts(key)
 end
 
 -- The code with which it failed.
-function jobs.code(job)
+function jobs.failure_code(job)
   return cjson.decode(string.sub(job.kept, job.core_at)).code
 end
 
 local function put(job, status, at, deadline, outcome, head, rest)
   job.status = status
-  write('SET', job.record, status .. '|' .. text.of[job.attempt] .. '|' .. job.node .. '|'
-    .. (job.epoch and text.of[job.epoch] or '') .. '|' .. at .. '|' .. deadline .. '|' .. job.place
+  write('SET', job.record, status .. '|' .. numbers.text[job.attempt] .. '|' .. job.node .. '|'
+    .. (job.epoch and numbers.text[job.epoch] or '') .. '|' .. at .. '|' .. deadline .. '|' .. job.place
     .. '|' .. outcome .. '|' .. head .. rest .. '}')
 end
 
 -- It is on its node, until `deadline`, which is text.
-function jobs.run(job, node, deadline)
+function jobs.set_running(job, node, deadline)
   job.node, job.epoch = node.name, node.epoch
   put(job, 'running', clock.text(), deadline, '', job.head, job.rest)
 end
 
 -- Its node may hold it for longer. `deadline` is text.
-function jobs.extend(job, deadline)
+function jobs.set_deadline(job, deadline)
   put(job, 'running', job.at, deadline, '', job.head, job.rest)
 end
 
 -- It waits at its place in the queue. `deadline` is text.
-function jobs.wait(job, tag, deadline)
+function jobs.set_queued(job, tag, deadline)
   job.deadline = deadline
-  job.place = text.of[job.priority] .. ',' .. tag .. ',' .. string.sub(job.member, 1, 16)
+  job.place = numbers.text[job.priority] .. ',' .. tag .. ',' .. string.sub(job.member, 1, 16)
   put(job, 'queued', '', deadline, '', job.head, job.rest)
 end
 
@@ -140,13 +140,13 @@ end
 local function beginning(job)
   if job.core_to then return string.sub(job.kept, job.core_at, job.core_to - 1) end
   return '{"session":"' .. job.session .. '","utterance":' .. job.utterance .. ',"target":"'
-    .. job.target .. '","delivery_no":' .. job.delivery_no .. ',"tp":' .. json.text(job.tp)
+    .. job.target .. '","delivery_no":' .. job.delivery_no .. ',"tp":' .. json.quote(job.tp)
 end
 
 -- The job takes no further part: nothing but its end is remembered, until its session retires.
-function jobs.finish(job, outcome, code)
+function jobs.set_ended(job, outcome, code)
   job.place = ''
   put(job, 'ended', '', '', outcome, beginning(job),
-    json.filled(code) and ',"code":' .. json.text(code) or '')
+    json.optional(code) and ',"code":' .. json.quote(code) or '')
 end
 return jobs

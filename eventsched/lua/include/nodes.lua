@@ -1,11 +1,11 @@
 -- nodes: registrations, slots and leases. A node's load is counted from its live leases, never
 -- kept by hand (rule 16); leases belong to the registration (node, epoch) (rule 13).
+-- include: cache
 -- include: classes
 -- include: clock
 -- include: events
 -- include: keys
--- include: memory
--- include: text
+-- include: strings
 -- include: timers
 -- include: write
 local nodes = { lease_ms_min = 15000 }
@@ -28,33 +28,33 @@ end
 
 -- status alive | draining | gone; nil for a node that never registered.
 function nodes.get(name)
-  local known = memory.of_cell().nodes
+  local known = cache.of_cell().nodes
   local node = known[name]
   if node == nil then
     local kept = redis.call('HMGET', keys.of('node', name), 'status', 'epoch', 'class', 'slots')
     node = kept[1] and made(name, kept[1], kept[2], kept[3], kept[4])
-    memory.keep(known, name, node)
+    cache.put(known, name, node)
   end
   return node or nil
 end
 
 -- It serves under this epoch from now on. Behind its features more fields, with their values.
-function nodes.enter(name, epoch, class, slots, sources, targets, features, ...)
-  memory.write('HSET', keys.of('node', name), 'status', 'alive', 'epoch', epoch, 'class', class,
+function nodes.register(name, epoch, class, slots, sources, targets, features, ...)
+  cache.write_stable('HSET', keys.of('node', name), 'status', 'alive', 'epoch', epoch, 'class', class,
     'slots', slots, 'sources', sources, 'targets', targets, 'features', features, 'marked', '', ...)
   local node = made(name, 'alive', epoch, class, slots)
   node.sources, node.targets, node.features, node.marked = sources, targets, features, ''
-  memory.keep(memory.of_cell().nodes, name, node)
+  cache.put(cache.of_cell().nodes, name, node)
   classes.join(class, name, node)
-  nodes.place(node)
+  nodes.publish_load(node)
   return node
 end
 
 -- The node said that it can do this job; a mark may stand against it now.
 function nodes.declares(node, job)
-  if not text.set(node.sources)[job.source] or not text.set(node.targets)[job.target] then return false end
-  local features = text.set(node.features)
-  for _, feature in ipairs(text.list(job.features)) do
+  if not strings.set_of(node.sources)[job.source] or not strings.set_of(node.targets)[job.target] then return false end
+  local features = strings.set_of(node.features)
+  for _, feature in ipairs(strings.split(job.features)) do
     if not features[feature] then return false end
   end
   return true
@@ -67,36 +67,36 @@ local function know(node, leased)
 end
 
 -- Counted once; from then on it is known what is taken and given back.
-function nodes.live(node)
+function nodes.lease_count(node)
   if not node.leased then know(node, redis.call('ZCARD', node.leases)) end
   return node.leased
 end
 
 function nodes.has_slot(node)
-  return node.status == 'alive' and nodes.live(node) < node.slots
+  return node.status == 'alive' and nodes.lease_count(node) < node.slots
 end
 
 -- Enter the node among those with a free slot, at its load.
-function nodes.place(node)
+function nodes.publish_load(node)
   if node.status ~= 'alive' then return end
-  nodes.live(node)
-  classes.seat(node.class, node.name, node.load)
-  classes.changed(node.class)
+  nodes.lease_count(node)
+  classes.set_load(node.class, node.name, node.load)
+  classes.evict(node.class)
 end
 
 -- One lease more or less is stored: what is known of the node and its class goes along. The caller has
--- asked for `nodes.live` before it call.has_written.
+-- asked for `nodes.lease_count` before it call.has_written.
 local function count(node, change)
   local was = node.load
   know(node, node.leased + change)
-  if node.status == 'alive' then classes.reseat(node.class, node.name, was, node.load) end
+  if node.status == 'alive' then classes.move(node.class, node.name, was, node.load) end
 end
 
 -- One timer watches over all leases of a registration: whoever takes the first slot sets it to when
 -- that lease can end at the soonest, and while one is live nothing sets it later than one ends.
-function nodes.take(node, job_key)
-  if nodes.live(node) == 0 then
-    timers.sooner(clock.now() + nodes.lease_ms_min, 'leases', node.name .. '|' .. node.epoch_told)
+function nodes.acquire_slot(node, job_key)
+  if nodes.lease_count(node) == 0 then
+    timers.set_earlier(clock.now() + nodes.lease_ms_min, 'leases', node.name .. '|' .. node.epoch_told)
   end
   if write('ZADD', node.leases, clock.text(), job_key) == 1 then count(node, 1) end
 end
@@ -107,13 +107,13 @@ function nodes.is_current(node, epoch)
 end
 
 -- Give a slot back, to whichever registration held it. Returns the node when it can take work now.
-function nodes.give_back(name, epoch, job_key)
+function nodes.release_slot(name, epoch, job_key)
   local node = nodes.get(name)
   if not nodes.is_current(node, epoch) then
     write('ZREM', keys.of('leases', name, string.format('%d', epoch)), job_key)
     return nil
   end
-  nodes.live(node)
+  nodes.lease_count(node)
   if write('ZREM', node.leases, job_key) == 1 then count(node, -1) end
   if node.status == 'draining' then
     nodes.finish_drain(node)
@@ -131,44 +131,44 @@ end
 function nodes.leave_class(node)
   classes.leave(node.class, node.name)
   if node.status == 'draining' and redis.call('EXISTS', keys.of('class', node.class)) == 1 then
-    memory.write('HINCRBY', keys.of('class', node.class), 'draining', -1)
+    cache.write_stable('HINCRBY', keys.of('class', node.class), 'draining', -1)
   end
 end
 
-function nodes.gone(node)
+function nodes.deregister(node)
   nodes.leave_class(node)
   node.status = 'gone'
-  memory.write('HSET', keys.of('node', node.name), 'status', 'gone', 'marked', '')
-  timers.drop_both('node', 'drain', node.name)
+  cache.write_stable('HSET', keys.of('node', node.name), 'status', 'gone', 'marked', '')
+  timers.cancel_both('node', 'drain', node.name)
 end
 
-function nodes.drain(node)
+function nodes.start_drain(node)
   node.status = 'draining'
-  memory.write('HSET', keys.of('node', node.name), 'status', 'draining')
-  classes.seat(node.class, node.name, nil)
-  memory.write('HINCRBY', keys.of('class', node.class), 'draining', 1)
-  classes.changed(node.class)
+  cache.write_stable('HSET', keys.of('node', node.name), 'status', 'draining')
+  classes.set_load(node.class, node.name, nil)
+  cache.write_stable('HINCRBY', keys.of('class', node.class), 'draining', 1)
+  classes.evict(node.class)
   events.NodeDraining(node)
 end
 
 function nodes.finish_drain(node)
-  if node.status ~= 'draining' or nodes.live(node) > 0 then return end
-  nodes.gone(node)
+  if node.status ~= 'draining' or nodes.lease_count(node) > 0 then return end
+  nodes.deregister(node)
   events.NodeDrained(node)
 end
 
 -- Marks changed: the node moves to the class of its new signature, load and drain with it.
-function nodes.move(node, marked)
+function nodes.change_class(node, marked)
   table.sort(marked)
   nodes.leave_class(node)
   node.marked = table.concat(marked, ',')
   node.class = classes.id_of(node.sources, node.targets, node.features, node.marked)
   classes.join(node.class, node.name, node)
-  memory.write('HSET', keys.of('node', node.name), 'class', node.class, 'marked', node.marked)
+  cache.write_stable('HSET', keys.of('node', node.name), 'class', node.class, 'marked', node.marked)
   if node.status == 'draining' then
-    memory.write('HINCRBY', keys.of('class', node.class), 'draining', 1)
+    cache.write_stable('HINCRBY', keys.of('class', node.class), 'draining', 1)
   end
-  nodes.place(node)
-  classes.changed(node.class)
+  nodes.publish_load(node)
+  classes.evict(node.class)
 end
 return nodes

@@ -1,15 +1,15 @@
 -- queue: jobs that wait. Order: priority, then start-time fair queuing between tenants with
 -- integer tags, then age (rule 18). One sorted set per (priority, demand).
 -- What a call has read it knows from then on; counters that it has moved are written when it commits.
+-- include: cache
 -- include: call
 -- include: classes
 -- include: clock
 -- include: events
 -- include: jobs
 -- include: keys
--- include: memory
+-- include: numbers
 -- include: settings
--- include: text
 -- include: timers
 -- include: write
 local queue = {}
@@ -19,25 +19,25 @@ call.on_begin(function()
 end)
 local fronts_max, fronts_last = 16, '15'
 
-function queue.demand(job)
+function queue.demand_of(job)
   return job.source .. ':' .. job.target .. ':' .. job.features
 end
 
-function queue.has(demand)
-  local known = memory.of_cell().waits
+function queue.has_waiting(demand)
+  local known = cache.of_cell().waits
   local waits = known[demand]
   if waits == nil then
     waits = redis.call('SISMEMBER', keys.requirements, demand) == 1
-    memory.keep(known, demand, waits)
+    cache.put(known, demand, waits)
   end
   return waits
 end
 
 -- How many jobs of this tenant wait.
-function queue.waiting_of(tenant)
-  local known = memory.of_cell().backlog
+function queue.tenant_count(tenant)
+  local known = cache.of_cell().backlog
   if not known[tenant] then
-    memory.keep(known, tenant, tonumber(redis.call('HGET', keys.tenant_queued, tenant)) or 0)
+    cache.put(known, tenant, tonumber(redis.call('HGET', keys.tenant_queued, tenant)) or 0)
   end
   return known[tenant] + (queue.backlog[tenant] or 0)
 end
@@ -51,7 +51,7 @@ local function line_of(priority, demand)
   end
   local line = lines[priority]
   if not line then
-    line = { key = keys.of('waiting', text.of[priority], demand) }
+    line = { key = keys.of('waiting', numbers.text[priority], demand) }
     lines[priority] = line
   end
   return line
@@ -98,7 +98,7 @@ function queue.head(demand)
 end
 
 -- Smaller goes first: priority, tag, then the entry count that opens the member.
-function queue.before(a, b)
+function queue.precedes(a, b)
   if a.priority ~= b.priority then return a.priority < b.priority end
   if a.tag ~= b.tag then return a.tag < b.tag end
   return a.member < b.member
@@ -128,20 +128,20 @@ function queue.reason(declared)
 end
 
 function queue.add(job, reason, cause)
-  local now, demand = clock.now(), queue.demand(job)
+  local now, demand = clock.now(), queue.demand_of(job)
   enter(job)
-  local tag = text.of[job.tag]
-  local deadline = text.of[now + settings.queue_timeout_ms]
+  local tag = numbers.text[job.tag]
+  local deadline = numbers.text[now + settings.queue_timeout_ms]
   enter_line(job.priority, demand, tag, job.member)
   queue.backlog[job.tenant] = (queue.backlog[job.tenant] or 0) + 1
-  if not queue.has(demand) then
+  if not queue.has_waiting(demand) then
     write('SADD', keys.requirements, demand)
-    memory.keep(memory.of_cell().waits, demand, true)
-    for _, class in ipairs((classes.serving(job.source, job.target, job.features))) do
-      classes.look_last(class.id, demand)
+    cache.put(cache.of_cell().waits, demand, true)
+    for _, class in ipairs((classes.matching(job.source, job.target, job.features))) do
+      classes.rotate(class.id, demand)
     end
   end
-  jobs.wait(job, tag, deadline)
+  jobs.set_queued(job, tag, deadline)
   timers.set(deadline, 'wait', job.key)
   if job.priority > 0 then
     timers.set(now + math.floor(settings.queue_timeout_ms / 2), 'age', job.key)
@@ -150,32 +150,32 @@ function queue.add(job, reason, cause)
 end
 
 -- It has waited for long: it goes on waiting among the first (rule 18).
-function queue.age(job)
-  local demand = queue.demand(job)
+function queue.promote(job)
+  local demand = queue.demand_of(job)
   leave_line(job.priority, demand, job.member)
   job.priority = 0
-  local tag = text.of[job.tag]
+  local tag = numbers.text[job.tag]
   enter_line(0, demand, tag, job.member)
-  jobs.wait(job, tag, job.deadline)
+  jobs.set_queued(job, tag, job.deadline)
   events.JobQueued(job, 'aged', '', tag, job.deadline)
 end
 
 function queue.remove(job)
-  local demand = queue.demand(job)
+  local demand = queue.demand_of(job)
   leave_line(job.priority, demand, job.member)
   queue.backlog[job.tenant] = (queue.backlog[job.tenant] or 0) - 1
-  timers.drop_both('wait', 'age', job.key)
+  timers.cancel_both('wait', 'age', job.key)
   if not queue.head(demand) then
     write('SREM', keys.requirements, demand)
-    memory.keep(memory.of_cell().waits, demand, false)
-    for _, class in ipairs((classes.serving(job.source, job.target, job.features))) do
-      classes.look_away(class.id, demand)
+    cache.put(cache.of_cell().waits, demand, false)
+    for _, class in ipairs((classes.matching(job.source, job.target, job.features))) do
+      classes.unwatch(class.id, demand)
     end
   end
 end
 
 -- A job leaves the queue for a slot: virtual time moves up to its tag.
-function queue.serve(job)
+function queue.take(job)
   queue.remove(job)
   count()
   if job.tag > queue.virtual then queue.virtual, queue.counted = job.tag, true end
@@ -188,7 +188,7 @@ call.on_commit(function()
     if change ~= 0 then
       local waiting = math.max(write('HINCRBY', keys.tenant_queued, tenant, change), 0)
       if waiting == 0 then write('HDEL', keys.tenant_queued, tenant) end
-      memory.keep(memory.of_cell().backlog, tenant, waiting)
+      cache.put(cache.of_cell().backlog, tenant, waiting)
     end
   end
   if not queue.counted then return end

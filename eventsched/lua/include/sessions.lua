@@ -1,25 +1,25 @@
 -- sessions: the write state of a session: its open utterance, finalizing, closing (rules 1-8, 12).
 -- include: affinity
 -- include: archive
+-- include: cache
 -- include: call
 -- include: clock
--- include: dead
--- include: deliver
+-- include: delivery
+-- include: dispatch_entry
+-- include: eager_dispatch
+-- include: entry_ids
 -- include: events
--- include: ids
 -- include: json
 -- include: keys
--- include: memory
--- include: owing
+-- include: numbers
 -- include: queue
 -- include: settings
--- include: text
+-- include: strings
 -- include: timers
--- include: work
 -- include: write
-local sessions = { given_up_max = 32, tokens_max = 8, at_once_max = 8 }
+local sessions = { given_up_max = 32, tokens_max = 8 }
 call.on_begin(function()
-  sessions.known, sessions.at_once = {}, nil
+  sessions.known = {}
 end)
 
 local padding_ms = { pause = 220, max_duration = 220, final = 280, max_bytes = 0, close = 220 }
@@ -39,10 +39,10 @@ end
 local rare = { tokens = true, archived = true }
 
 local function learn(s, kept, at)
-  s.turn = text.number[kept[at]]
+  s.turn = numbers.value[kept[at]]
   s.source, s.targets, s.features = kept[at + 1], kept[at + 2], kept[at + 3]
   s.features_hash, s.encoding, s.sample_rate = kept[at + 4], kept[at + 5], kept[at + 6]
-  s.priority, s.room, s.key = text.number[kept[at + 7]], kept[at + 8], kept[at + 9]
+  s.priority, s.room, s.key = numbers.value[kept[at + 7]], kept[at + 8], kept[at + 9]
 end
 local lazy = { __index = function(s, field)
   if is_seldom[field] then
@@ -58,10 +58,10 @@ local function load(name, whole)
   if not kept[1] then return false end
   local next_seq, seen, count, bytes, ms, seq, at, first, last = string.match(kept[4], heard_line)
   local s = {
-    name = name, full = keys.full(name), status = kept[1], epoch = text.number[kept[2]],
-    utterance = text.number[kept[3]], tenant = kept[5], tp = kept[6],
-    next_seq = text.number[next_seq], seen = tonumber(seen), buf_count = text.number[count],
-    buf_bytes = text.number[bytes], buf_ms = text.number[ms], buf_seq = text.number[seq],
+    name = name, full = keys.full(name), status = kept[1], epoch = numbers.value[kept[2]],
+    utterance = numbers.value[kept[3]], tenant = kept[5], tp = kept[6],
+    next_seq = numbers.value[next_seq], seen = tonumber(seen), buf_count = numbers.value[count],
+    buf_bytes = numbers.value[bytes], buf_ms = numbers.value[ms], buf_seq = numbers.value[seq],
     buf_at = tonumber(at), buf_first = first, buf_last = last, dirty = false, has_moved_on = false,
     turn = nil, source = nil, targets = nil, features = nil,
     features_hash = nil, encoding = nil, sample_rate = nil, priority = nil, room = nil, key = nil,
@@ -75,11 +75,11 @@ end
 function sessions.get(name, whole)
   local s = sessions.known[name]
   if s == nil then
-    local known = memory.of_cell().sessions
+    local known = cache.of_cell().sessions
     s = known[name]
     if not s then
       s = load(name, whole)
-      if s then memory.keep(known, name, s) end
+      if s then cache.put(known, name, s) end
     end
     sessions.known[name] = s
   end
@@ -87,16 +87,16 @@ function sessions.get(name, whole)
 end
 
 -- It has closed, or is gone: few calls ask for it any more.
-function sessions.forget(name)
-  memory.drop(memory.of_cell().sessions, name)
-  affinity.forget(name)
-  deliver.forget(name)
+function sessions.evict(name)
+  cache.evict(cache.of_cell().sessions, name)
+  affinity.evict(name)
+  delivery.evict(name)
 end
 
 -- The epoch that this token was given, or nil. A retry that comes after somebody else's resume
 -- gets its old epoch again: it must not take the session back.
 function sessions.epoch_of(s, token)
-  for _, kept in ipairs(text.list(s.tokens)) do
+  for _, kept in ipairs(strings.split(s.tokens)) do
     local known, epoch = string.match(kept, '^(.*):(%d+)$')
     if known == token then return tonumber(epoch) end
   end
@@ -105,21 +105,21 @@ end
 
 -- The tokens of the last 8 epochs, the newest last.
 function sessions.tokens_with(s, token, epoch)
-  local list = text.list(s and s.tokens)
+  local list = strings.split(s and s.tokens)
   if #list >= sessions.tokens_max then table.remove(list, 1) end
   list[#list + 1] = token .. ':' .. string.format('%d', epoch)
   return table.concat(list, ',')
 end
 
 local function time_of(value)
-  return value == clock.now() and clock.text() or text.of[value]
+  return value == clock.now() and clock.text() or numbers.text[value]
 end
 
 -- As `heard_line` reads it; of a session that has just been opened without `s`.
-function sessions.heard(s)
+function sessions.encode_buffer(s)
   if not s then return '0|' .. clock.text() .. '|0|0|0|0|0||' end
-  return text.of[s.next_seq] .. '|' .. time_of(s.seen) .. '|' .. text.of[s.buf_count] .. '|'
-    .. text.of[s.buf_bytes] .. '|' .. text.of[s.buf_ms] .. '|' .. text.of[s.buf_seq] .. '|'
+  return numbers.text[s.next_seq] .. '|' .. time_of(s.seen) .. '|' .. numbers.text[s.buf_count] .. '|'
+    .. numbers.text[s.buf_bytes] .. '|' .. numbers.text[s.buf_ms] .. '|' .. numbers.text[s.buf_seq] .. '|'
     .. time_of(s.buf_at) .. '|' .. s.buf_first .. '|' .. s.buf_last
 end
 
@@ -127,15 +127,15 @@ end
 call.on_commit(function()
   for name, s in pairs(sessions.known) do
     if s and s.dirty then
-      local key, used = keys.of('session', name), affinity.moved[name]
+      local key, used = keys.of('session', name), affinity.changed[name]
       if s.has_moved_on and used then
-        write('HSET', key, 'used', used, 'utterance', text.of[s.utterance], 'turn', text.of[s.turn],
-          'heard', sessions.heard(s))
+        write('HSET', key, 'used', used, 'utterance', numbers.text[s.utterance], 'turn', numbers.text[s.turn],
+          'heard', sessions.encode_buffer(s))
       elseif s.has_moved_on then
-        write('HSET', key, 'utterance', text.of[s.utterance], 'turn', text.of[s.turn],
-          'heard', sessions.heard(s))
+        write('HSET', key, 'utterance', numbers.text[s.utterance], 'turn', numbers.text[s.turn],
+          'heard', sessions.encode_buffer(s))
       else
-        write('HSET', key, 'heard', sessions.heard(s))
+        write('HSET', key, 'heard', sessions.encode_buffer(s))
       end
       s.dirty, s.has_moved_on = false, false
     end
@@ -165,7 +165,7 @@ local function audience(s)
       end
     end
   end
-  if #order == 0 then order = text.list(s.targets) end
+  if #order == 0 then order = strings.split(s.targets) end
   table.sort(order)
   for _, to in pairs(by_target) do table.sort(to) end
   return order, by_target
@@ -177,47 +177,22 @@ local function owe_targets(s)
   local order, by_target = audience(s)
   local list, owed = {}, {}
   for i, target in ipairs(order) do
-    local number = text.of[write('HINCRBY', keys.of('session', s.name), 'a:' .. target, '1') - 1]
+    local number = numbers.text[write('HINCRBY', keys.of('session', s.name), 'a:' .. target, '1') - 1]
     local to = by_target[target] and table.concat(by_target[target], ',') or ''
     list[i] = { target = target, delivery_no = number }
     owed[i] = events.target(target, number, to)
-    deliver.owe(s.name, target, number, s.utterance, s.buf_first, to)
+    delivery.open_outcome(s.name, target, number, s.utterance, s.buf_first, to)
   end
   return list, table.concat(owed, ',')
-end
-
--- Whether this call may give so many jobs away itself: where the dispatcher is there, and has
--- nothing in `work` that came before.
-local function may_dispatch(jobs_told)
-  if not sessions.at_once then
-    sessions.at_once = owing.dispatcher_until() > clock.now() and sessions.at_once_max or 0
-  end
-  if sessions.at_once < jobs_told or redis.call('XLEN', keys.dispatch) > 0 then return false end
-  sessions.at_once = sessions.at_once - jobs_told
-  return true
-end
-
--- The jobs of a finalized utterance are given away at once, as the dispatcher would, or wait in
--- `work` for it. What cannot be processed is parked, as there: nothing here fails the finalize.
-local function dispatch(s, wanted)
-  if not may_dispatch(#wanted.targets) then
-    work.put(wanted)
-    return
-  end
-  call.has_written = false
-  affinity.hand_over(s.name)
-  local ok, reason = pcall(owing.place, wanted)
-  if not ok then dead.park('dispatch', wanted.log, 'utterance', work.told(wanted), reason) end
-  call.has_written = true
 end
 
 -- The open utterance is complete. Once per utterance: the index moves on (rules 2, 3).
 function sessions.finalize(s, reason)
   local targets, listed = owe_targets(s)
-  local utterance, turn, ms = text.of[s.utterance], text.of[s.turn], text.of[s.buf_ms]
-  local padding = text.of[padding_ms[reason]]
+  local utterance, turn, ms = numbers.text[s.utterance], numbers.text[s.turn], numbers.text[s.buf_ms]
+  local padding = numbers.text[padding_ms[reason]]
   local audio = '"first":"' .. s.buf_first .. '","last":"' .. s.buf_last .. '","count":'
-    .. text.of[s.buf_count] .. ',"bytes":' .. text.of[s.buf_bytes] .. ',"padding_ms":' .. padding
+    .. numbers.text[s.buf_count] .. ',"bytes":' .. numbers.text[s.buf_bytes] .. ',"padding_ms":' .. padding
   local id = events.UtteranceFinalized(s, reason, padding, listed)
   s.utterance = s.utterance + 1
   if reason ~= 'max_duration' then s.turn = s.turn + 1 end
@@ -225,19 +200,19 @@ function sessions.finalize(s, reason)
   empty_buffer(s)
   sessions.trim_audio(s)
   if not targets[1] then return end
-  dispatch(s, { is_new = true, session = s.full, name = s.name, utterance = utterance, turn = turn, ms = ms,
+  eager_dispatch.dispatch(s, { is_new = true, session = s.full, name = s.name, utterance = utterance, turn = turn, ms = ms,
     tenant = s.tenant, source = s.source, features_hash = s.features_hash, log = id, tp = s.tp,
     priority = s.priority, targets = targets, features = s.features,
-    rest = work.rest(s.tp, s.tenant, turn, s.source, ms, text.of[s.priority], '"encoding":"' .. s.encoding
-      .. '","sample_rate":' .. s.sample_rate .. json.words('features', s.features)
-      .. json.word('key', s.key) .. ',' .. audio) })
+    rest = dispatch_entry.details(s.tp, s.tenant, turn, s.source, ms, numbers.text[s.priority], '"encoding":"' .. s.encoding
+      .. '","sample_rate":' .. s.sample_rate .. json.list_field('features', s.features)
+      .. json.string_field('key', s.key) .. ',' .. audio) })
 end
 
 -- Audio stays for the oldest utterance that is open or has an open outcome, and for the oldest that
 -- is not archived where audio is. Bound: the session's open outcomes.
 function sessions.trim_audio(s)
   local oldest, first
-  for _, kept in pairs(deliver.owed(s.name)) do
+  for _, kept in pairs(delivery.open_outcomes(s.name)) do
     local utterance, id = string.match(kept, '^(%d+)|([^|]*)|')
     if not oldest or tonumber(utterance) < oldest then oldest, first = tonumber(utterance), id end
   end
@@ -245,8 +220,8 @@ function sessions.trim_audio(s)
     first = s.buf_first ~= '' and s.buf_first or string.format('%d-0', clock.now() + 1)
   end
   if archive.keeps_audio() then
-    local behind = json.filled(s.archived) and ids.behind(s.archived) or '0-0'
-    if ids.before(behind, first) then first = behind end
+    local behind = json.optional(s.archived) and entry_ids.successor(s.archived) or '0-0'
+    if entry_ids.precedes(behind, first) then first = behind end
   end
   write('XTRIM', keys.of('audio', s.name), 'MINID', first)
 end
@@ -260,7 +235,7 @@ end
 function sessions.append(s, seq, ms, end_of_utterance, payload)
   local now, done = clock.now(), ''
   if s.buf_bytes > 0 and now - s.buf_at >= settings.pause_ms and not sessions.is_playing(s) then
-    done = ' ' .. text.of[s.utterance]
+    done = ' ' .. numbers.text[s.utterance]
     sessions.finalize(s, 'pause')
   end
   local id = events.AudioChunkAppended(s, seq, ms, end_of_utterance, payload)
@@ -278,7 +253,7 @@ function sessions.append(s, seq, ms, end_of_utterance, payload)
   if end_of_utterance then reason = 'final' end
   if s.buf_bytes > settings.audio_bytes_max then reason = 'max_bytes' end
   if reason and s.buf_bytes > 0 then
-    done = done .. ' ' .. text.of[s.utterance]
+    done = done .. ' ' .. numbers.text[s.utterance]
     sessions.finalize(s, reason)
   end
   return done
@@ -299,13 +274,13 @@ end
 
 -- Whether the cell takes no more for now.
 function sessions.is_pressed()
-  return memory.once('is_pressed', pressed)
+  return cache.once('is_pressed', pressed)
 end
 
 -- The cell or this tenant takes no more for now, or nil (rule 18).
 function sessions.pressure(tenant)
   if sessions.is_pressed() then return 'BACKPRESSURE retry_after_ms=1000' end
-  if queue.waiting_of(tenant) >= settings.tenant_queue_max then
+  if queue.tenant_count(tenant) >= settings.tenant_queue_max then
     return 'BACKPRESSURE retry_after_ms=' .. string.format('%d', settings.queue_timeout_ms / 2)
   end
   return nil
@@ -321,10 +296,10 @@ function sessions.close(s, reason)
     write('HDEL', keys.of('room', keys.name(s.room)), s.full)
     events.RoomLeft(s)
   end
-  timers.drop_both('idle', 'pause', s.full)
+  timers.cancel_both('idle', 'pause', s.full)
   timers.set(clock.now() + settings.close_wait_ms, 'close', s.full)
-  deliver.tell(s.name, { state = 'closing', log = id })
-  deliver.touched[s.name] = true
+  delivery.notify(s.name, { state = 'closing', log = id })
+  delivery.touched[s.name] = true
 end
 
 local function closed(s)
@@ -335,16 +310,16 @@ local function closed(s)
   write('HSET', keys.of('session', s.name), 'status', 'closed')
   s.status = 'closed'
   local id = events.SessionClosed(s, missing)
-  timers.drop('close', s.full)
+  timers.cancel('close', s.full)
   timers.set(clock.now() + settings.session_retention_ms, 'retire', s.full)
-  deliver.tell(s.name, { state = 'closed', log = id })
-  sessions.forget(s.name)
+  delivery.notify(s.name, { state = 'closed', log = id })
+  sessions.evict(s.name)
 end
 
 function sessions.end_playback(s, field, reason)
   local origin, target, utterance = string.match(field, '^(.-)/(.-)/(%d+)$')
   write('HDEL', keys.of('playing', s.name), field)
-  timers.drop('playback', s.full .. '|' .. field)
+  timers.cancel('playback', s.full .. '|' .. field)
   events.PlaybackEnded(s, origin, target, utterance, reason)
   if s.buf_count > 0 and reason ~= 'closed' then
     timers.set(math.max(clock.now(), s.buf_at + settings.pause_ms), 'pause', s.full)
@@ -355,10 +330,10 @@ end
 -- they were asked to. Bound: the sessions this call has touched.
 call.on_commit(function()
   local names_touched = {}
-  for name in pairs(deliver.touched) do names_touched[#names_touched + 1] = name end
+  for name in pairs(delivery.touched) do names_touched[#names_touched + 1] = name end
   table.sort(names_touched)
   for _, name in ipairs(names_touched) do
-    if deliver.owes_nothing(name) then
+    if delivery.has_ended(name) then
       local s = sessions.get(name)
       if s then
         sessions.trim_audio(s)

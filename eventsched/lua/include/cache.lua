@@ -1,12 +1,12 @@
--- memory: what the functions know of a cell from call to call. It is right because nobody changes any
+-- cache: what the functions know of a cell from call to call. It is right because nobody changes any
 -- of it but they: every call leaves a stamp in the clock's record, and where the next one finds another
 -- (a server that was the primary in between, functions of another release, data that was set back) it
 -- begins with nothing. A call that fails, or parks something that failed, leaves nothing either.
 -- include: call
 -- include: clock
 -- include: write
-local memory = {}
-call.on_begin(function() memory.here = nil end)
+local cache = {}
+call.on_begin(function() cache.here = nil end)
 call.on_error(clock.forget)
 
 -- Beside what is read by `once`: nodes, with how many leases they hold; classes, with who is free; pairs
@@ -20,31 +20,31 @@ local function begin(here)
   here.used, here.turns = {}, {}
 end
 
-function memory.of_cell()
-  local here = memory.here
+function cache.of_cell()
+  local here = cache.here
   if not here then
     here = clock.cell()
     if not here.nodes then begin(here) end
-    memory.here = here
+    cache.here = here
   end
   return here
 end
 
 -- In one of the tables of `of_cell`.
-function memory.keep(known, id, value)
-  if known[id] == nil then memory.here.count = memory.here.count + 1 end
+function cache.put(known, id, value)
+  if known[id] == nil then cache.here.count = cache.here.count + 1 end
   known[id] = value
 end
 
-function memory.drop(known, id)
-  if known[id] ~= nil then memory.here.count = memory.here.count - 1 end
+function cache.evict(known, id)
+  if known[id] ~= nil then cache.here.count = cache.here.count - 1 end
   known[id] = nil
 end
 
 -- For what is read once and stands: `name` of the cell, as `read` finds it, which is never nil. Each
 -- setting comes this way: to ask `of_cell` every time would be 1 % of a chunk.
-function memory.once(name, read)
-  local here = memory.here or memory.of_cell()
+function cache.once(name, read)
+  local here = cache.here or cache.of_cell()
   local value = here[name]
   if value == nil then
     value = read()
@@ -54,9 +54,9 @@ function memory.once(name, read)
 end
 
 -- A change of what stands. What this call knows is its own from here on: the next begins with nothing.
-function memory.write(...)
-  memory.of_cell()
+function cache.write_stable(...)
+  cache.of_cell()
   clock.forget()
   return write(...)
 end
-return memory
+return cache

@@ -1,13 +1,13 @@
--- work: an utterance that wants jobs, as it waits in the stream `work` for the dispatcher: a line
+-- dispatch_entry: an utterance that wants jobs, as it waits in the stream `work` for the dispatcher: a line
 -- of what dispatch decides by, parted by spaces, which no name, language or id holds (rule 34),
 -- then the end of each job's `core` as it is. Numbers stay text where they are only passed on. The
 -- JSON of earlier releases is read by cjson.
 -- include: clock
 -- include: json
 -- include: keys
--- include: text
+-- include: numbers
 -- include: write
-local work = {}
+local dispatch_entry = {}
 
 -- Behind a target comes another, after a comma, or what is only passed on.
 local owed_one = '([%w-]+)/(%d+)([, ])()'
@@ -27,15 +27,15 @@ local function line_here()
 end
 
 -- What is the same in the core of each of its jobs; the last brace is missing.
-function work.rest(tp, tenant, turn, source, ms, priority, audio)
-  return '"tp":' .. json.text(tp) .. ',"tenant":"' .. tenant .. '","turn":' .. turn .. ',"source":"'
+function dispatch_entry.details(tp, tenant, turn, source, ms, priority, audio)
+  return '"tp":' .. json.quote(tp) .. ',"tenant":"' .. tenant .. '","turn":' .. turn .. ',"source":"'
     .. source .. '","ms":' .. ms .. ',"priority":' .. priority .. ',' .. audio
 end
 
 local kinds = {
   session = 'string', tenant = 'string', source = 'string', features_hash = 'string',
   encoding = 'string', first = 'string', last = 'string', log = 'string', tp = 'string',
-  utterance = 'number', turn = 'number', sample_rate = 'number', count = 'number', bytes = 'number',
+  utterance = 'number', turn = 'number', rate = 'number', count = 'number', bytes = 'number',
   ms = 'number', padding_ms = 'number', priority = 'number', targets = 'table',
 }
 
@@ -53,11 +53,11 @@ local function decoded(d)
   for _, field in ipairs({ 'utterance', 'turn', 'ms' }) do
     told[field] = string.format('%d', told[field])
   end
-  local audio = string.format('"encoding":"%s","sample_rate":%d%s%s,"first":"%s","last":"%s","count":%d,'
-    .. '"bytes":%d,"padding_ms":%d', told.encoding, told.sample_rate, json.words('features', told.features),
-    json.word('key', told.key), told.first, told.last, told.count, told.bytes, told.padding_ms)
-  told.rest = work.rest(told.tp, told.tenant, told.turn, told.source, told.ms,
-    text.of[told.priority], audio)
+  local audio = string.format('"encoding":"%s","rate":%d%s%s,"first":"%s","last":"%s","count":%d,'
+    .. '"bytes":%d,"padding_ms":%d', told.audio, told.rate, json.list_field('features', told.features),
+    json.string_field('key', told.key), told.first, told.last, told.count, told.bytes, told.padding_ms)
+  told.rest = dispatch_entry.details(told.tp, told.tenant, told.turn, told.source, told.ms,
+    numbers.text[told.priority], audio)
   return told
 end
 
@@ -82,7 +82,7 @@ end
 -- { session, name (in the cell), utterance, turn, ms, tenant, source, features_hash, log, tp,
 -- priority (a number), targets: { target, delivery_no } each, features: joined text, rest }.
 -- What is malformed must fail here, before the first write.
-function work.read(d)
+function dispatch_entry.decode(d)
   local wanted = string.sub(d, 1, 1) == '{' and decoded(d) or parted(d)
   if not wanted.name or #wanted.name > 64 then error('session is no name of this cell', 0) end
   if not wanted.priority then error('priority is above 2', 0) end
@@ -91,16 +91,16 @@ function work.read(d)
 end
 
 -- What `read` reads: as it gives it.
-function work.told(wanted)
+function dispatch_entry.encode(wanted)
   local owed = {}
   for i, one in ipairs(wanted.targets) do owed[i] = one.target .. '/' .. one.delivery_no end
   return wanted.session .. ' ' .. wanted.utterance .. ' ' .. wanted.log .. ' ' .. wanted.tenant
     .. ' ' .. wanted.features_hash .. ' ' .. wanted.source .. ' ' .. wanted.turn .. ' '
-    .. wanted.ms .. ' ' .. text.of[wanted.priority] .. ' ' .. wanted.features .. ' '
+    .. wanted.ms .. ' ' .. numbers.text[wanted.priority] .. ' ' .. wanted.features .. ' '
     .. table.concat(owed, ',') .. ' ' .. wanted.rest .. '}'
 end
 
-function work.put(wanted)
-  write('XADD', keys.dispatch, clock.entry_id(), 'k', 'utterance', 'd', work.told(wanted))
+function dispatch_entry.append(wanted)
+  write('XADD', keys.dispatch, clock.entry_id(), 'k', 'utterance', 'd', dispatch_entry.encode(wanted))
 end
-return work
+return dispatch_entry

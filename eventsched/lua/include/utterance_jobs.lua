@@ -1,28 +1,14 @@
--- owing: a finalized utterance (include/work) becomes the jobs that it owes, once each (rules 10, 11).
+-- utterance_jobs: a finalized utterance (include/work) becomes the jobs that it owes, once each (rules 10, 11).
 -- include: assign
--- include: deliver
+-- include: delivery
 -- include: jobs
 -- include: keys
--- include: memory
--- include: text
 -- include: write
-local owing = {}
-
--- Until when the dispatcher counts as being there, in ms.
-local function read_dispatcher()
-  return tonumber(redis.call('HGET', keys.counters, 'dispatcher')) or 0
-end
-function owing.dispatcher_until()
-  return memory.once('dispatcher', read_dispatcher)
-end
-function owing.dispatcher_is_there(until_ms)
-  write('HSET', keys.counters, 'dispatcher', text.of[until_ms])
-  memory.of_cell().dispatcher = until_ms
-end
+local utterance_jobs = {}
 
 -- The jobs that it still owes and nobody has created yet (rules 10, 25), and how many it no longer
 -- does. What is new has its outcomes open: they were opened in this call.
-function owing.jobs_of(wanted)
+function utterance_jobs.missing(wanted)
   local list, obsolete = {}, 0
   -- A target that is named twice is one job; most utterances have a single one.
   local listed = wanted.targets[2] and {}
@@ -30,7 +16,7 @@ function owing.jobs_of(wanted)
     local key = wanted.tenant .. ':' .. wanted.session .. ':' .. wanted.utterance .. ':translation:'
       .. owed.target .. ':' .. wanted.features_hash
     local record = keys.of('job', key)
-    local open = wanted.is_new or deliver.is_open(wanted.name, owed.target, owed.delivery_no)
+    local open = wanted.is_new or delivery.is_open(wanted.name, owed.target, owed.delivery_no)
     if open and not (listed and listed[key]) and redis.call('EXISTS', record) == 0 then
       if listed then listed[key] = true end
       list[#list + 1] = jobs.create(key, record, wanted, owed.target, owed.delivery_no)
@@ -42,8 +28,8 @@ function owing.jobs_of(wanted)
 end
 
 -- Each is given to a node, or waits. Returns how many they are, and how many wait for a slot.
-function owing.place(wanted)
-  local list, obsolete = owing.jobs_of(wanted)
+function utterance_jobs.place(wanted)
+  local list, obsolete = utterance_jobs.missing(wanted)
   if obsolete > 0 then write('HINCRBY', keys.counters, 'obsolete', obsolete) end
   local waiting = 0
   for _, job in ipairs(list) do
@@ -51,4 +37,4 @@ function owing.place(wanted)
   end
   return #list, waiting
 end
-return owing
+return utterance_jobs

@@ -1,15 +1,15 @@
--- dead: what could not be processed, parked with its reason; `partial` when it had begun to write.
+-- dead_letters: what could not be processed, parked with its reason; `partial` when it had begun to write.
 -- include: call
 -- include: clock
 -- include: keys
--- include: text
+-- include: strings
 -- include: write
-local dead = {}
+local dead_letters = {}
 -- It may have ended anywhere: what is known of the cell may not be what is written.
-function dead.park(from, id, kind, d, reason)
+function dead_letters.add(from, id, kind, d, reason)
   local partial = call.has_written and '1' or '0'
   clock.forget()
   write('XADD', keys.dead_letters, clock.entry_id(), 'from', from, 'id', id, 'k', kind, 'd', d,
-    'reason', text.reason(reason), 'partial', partial)
+    'reason', strings.error_text(reason), 'partial', partial)
 end
-return dead
+return dead_letters

@@ -1,0 +1,8 @@
+-- reply: replies that say names and values in turn.
+local reply = {}
+function reply.by_name(flat)
+  local named = {}
+  for i = 1, #flat, 2 do named[flat[i]] = flat[i + 1] end
+  return named
+end
+return reply
