@@ -175,7 +175,8 @@ class Cell:
         return done(
             self.store.open_session(
                 name=f"s{number}", token="t", tenant=f"tenant{number % 4}", source="en",
-                targets=["es"], features=[], features_hash="none", encoding="pcm16", rate=16_000,
+                targets=["es"], features=[], features_hash="none", encoding="pcm16",
+                sample_rate=16_000,
                 priority=1, room="", listen_language="", traceparent="",
             )
         )  # fmt: skip

@@ -135,8 +135,6 @@ def _utterance(fields: dict[bytes, bytes]) -> tuple[str, int] | None:
 
 
 def _lead(work: bytes) -> _Lead:
-    """What it begins with; earlier releases wrote JSON."""
-    if work.startswith(b"{"):
-        return msgspec.json.decode(work, type=_Lead)
+    """The session and the number of its utterance, with which the entry begins."""
     session, utterance, _ = work.split(b" ", 2)
     return _Lead(session.decode(), int(utterance))

@@ -54,8 +54,6 @@ if group ~= '' then
   local checkpoint = redis.call('GET', keys.of('checkpoint', set))
   local is_new = groups.create(keys.log, group, checkpoint or '0', 'ENTRIESREAD',
     checkpoint and kept[4] or '0')
-  -- What an earlier release read by the group and did not save would hold up trimming for ever.
-  if takes_over then write('XGROUP', 'DELCONSUMER', keys.log, group, 'projector') end
   -- How many entries the set has passed: those that were gone before it came, then what it saves.
   if is_new and not checkpoint then
     local told = reply.by_name(redis.call('XINFO', 'STREAM', keys.log))

@@ -32,8 +32,6 @@ end
 local clock_mode, _, _, stamp = clock.record()
 local exists = clock_mode ~= ''
 groups.create(keys.dispatch, 'dispatch', '0')
--- What an earlier release read by the group and did not finish is in `work` still, and read there.
-write('XGROUP', 'DELCONSUMER', keys.dispatch, 'dispatch', 'dispatcher')
 if not exists then
   write('SET', keys.clock, mode .. '|0|' .. (now_arg ~= '' and now_arg or '0') .. '|'
     .. clock.new_generation(stamp))

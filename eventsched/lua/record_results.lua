@@ -75,7 +75,7 @@ local function fail(job, result)
   jobs.load_body(job)
   if result.code == 'MODEL_NOT_AVAILABLE' then
     if not strings.set_of(job.features)[result.feature] then
-      return 'INVALID_MESSAGE field=service limit=one of the job\'s services'
+      return 'INVALID_MESSAGE field=feature limit=one of the job\'s features'
     end
     mark(result.feature)
     attempts.redispatch(job, 'marked', result.code, '')

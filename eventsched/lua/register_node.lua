@@ -28,7 +28,7 @@
 -- include: strings
 -- include: timers
 -- include: validate
-local classes_max, pairs_max, side_max, services_max = 256, 1024, 64, 16
+local classes_max, pairs_max, side_max, features_max = 256, 1024, 64, 16
 local old = nodes.get(name)
 local kept = redis.call('HMGET', keys.of('node', name), 'token', 'inbox_from')
 if old and old.status ~= 'gone' and kept[1] == token then
@@ -47,7 +47,7 @@ if not validate.are_languages(targets) or strings.set_of(targets).auto then
 end
 if not validate.are_names(features) then return validate.invalid('features', 'names') end
 if asr_no * targets_no > pairs_max then return validate.invalid('targets', '1024 pairs') end
-if #strings.split(features) > services_max then return validate.invalid('features', '16') end
+if #strings.split(features) > features_max then return validate.invalid('features', '16') end
 if sessions.is_pressed() then
   return validate.refuse('BACKPRESSURE', 'retry_after_ms=1000')
 end

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
 import pytest
 
 from eventsched.errors import InvalidMessage
 from eventsched.store.client import Client
+from tests.dispatch_entries import fields_of, line_of
 from tests.fixtures_store import TimedStore
-from tests.work_forms import said
 
 
 async def parked(store: TimedStore, redis: Client, **fields: str | bytes) -> str:
@@ -69,13 +68,6 @@ async def test_targets_whose_outcome_ended_are_passed_over(
     assert (done.word, done.passed_over) == ("passed_over", 2)
 
 
-async def test_what_an_earlier_release_parked_goes_again(store: TimedStore, redis: Client) -> None:
-    work = msgspec.json.encode(said((await taken_work(store, redis)).decode()))
-    done = await store.retry_dead(await parked(store, redis, d=work), force=False)
-    assert (done.word, done.retried, done.passed_over) == ("retried", 2, 0)
-    assert await store.dispatch() == 2
-
-
 @pytest.mark.parametrize("d", ["", "{", "7", "c0.s1 0 1-1"])
 async def test_what_nobody_can_read_stays(store: TimedStore, redis: Client, d: str) -> None:
     done = await store.retry_dead(await parked(store, redis, d=d), force=True)
@@ -85,8 +77,8 @@ async def test_what_nobody_can_read_stays(store: TimedStore, redis: Client, d: s
 
 
 async def test_a_number_without_its_target_cannot_be_read(store: TimedStore, redis: Client) -> None:
-    told = said((await taken_work(store, redis)).decode()) | {"targets": [{"delivery_no": 0}]}
-    dead_id = await parked(store, redis, d=msgspec.json.encode(told))
+    told = fields_of((await taken_work(store, redis)).decode())
+    dead_id = await parked(store, redis, d=line_of(told | {"targets": [0]}).encode())
     assert (await store.retry_dead(dead_id, force=True)).word == "unreadable"
     assert await redis.xlen(store.keys.dead_letters) == 1
 

@@ -255,7 +255,7 @@ def _dispatch(w: World, entry: Entry) -> tuple[int, int]:
     d = entry.fields["d"]
     if entry.fields["k"] == "fill":
         if d in w.nodes and w.nodes[d].status != "gone":
-            queue.fill(w, d, f"work/{entry.id}")
+            queue.fill(w, d, f"dispatch/{entry.id}")
         return 0, 0
     if isinstance(d, Broken):
         _park(w, "dispatch", entry.id, entry.fields["k"], d)

@@ -97,7 +97,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Broken(msgspec.Struct, frozen=True):
-    """An entry of `work` that cannot be processed: `first` is no id."""
+    """An entry of the dispatch queue that cannot be read: its last brace is missing."""
 
     work: Work
 

@@ -16,6 +16,7 @@ from eventsched.errors import InvalidMessage
 from eventsched.store.cell import Store
 from eventsched.store.client import open_client
 from eventsched.store.transport import RedisTransport
+from tests.dispatch_entries import fields_of, line_of
 from tests.fixtures_store import TimedStore
 from tests.job_record import job_record
 from tests.scripts.cell_state import check
@@ -29,7 +30,6 @@ from tests.scripts.jobs_of import (
     take_parked,
 )
 from tests.server_kinds import Server
-from tests.work_forms import said
 
 
 @pytest_asyncio.fixture
@@ -91,7 +91,7 @@ async def work_of(store: TimedStore) -> tuple[str, dict[str, Any]]:
     named = dict(zip(fields[::2], fields[1::2], strict=True))
     assert named[b"k"] == b"utterance"
     text = named[b"d"].decode()
-    return text, said(text)
+    return text, fields_of(text)
 
 
 async def put_work(store: TimedStore, d: str | dict[str, Any], k: str = "utterance") -> None:
@@ -205,7 +205,6 @@ POISON: dict[str, dict[str, Any] | str] = {
     "no length": {"ms": None},
     "no priority": {"priority": None},
     "no log id": {"log": None},
-    "services that are no list": {"features": "tts"},
 }
 
 
@@ -220,7 +219,7 @@ async def test_a_poisoned_entry_is_parked_before_it_wrote_and_the_others_go_on(
     store.tick(1)
     wrong = POISON[case]
     if isinstance(wrong, dict):
-        wrong = {k: v for k, v in (good | wrong).items() if v is not None}
+        wrong = line_of({k: v for k, v in (good | wrong).items() if v is not None})
     key = store.keys.dispatch
     await store.transport.command("XDEL", key, await store.last_id(key), key=key)
     await put_work_at_now(store, wrong)  # in place of the good one, whose outcome is open
@@ -229,7 +228,7 @@ async def test_a_poisoned_entry_is_parked_before_it_wrote_and_the_others_go_on(
     await store.dispatch()
     (parked,) = await take_parked(store)
     assert (parked["from"], parked["k"], parked["partial"]) == ("dispatch", "utterance", "0")
-    assert parked["d"] == (wrong if isinstance(wrong, str) else msgspec.json.encode(wrong).decode())
+    assert parked["d"] == wrong
     assert parked["reason"]
     assert "table:" not in parked["reason"]
     assert await order_of_dispatch(store) == ["s1/0"]
@@ -238,45 +237,10 @@ async def test_a_poisoned_entry_is_parked_before_it_wrote_and_the_others_go_on(
     await check(store)
 
 
-async def put_work_at_now(store: TimedStore, d: str | dict[str, Any]) -> None:
-    told = d if isinstance(d, str) else msgspec.json.encode(d).decode()
+async def put_work_at_now(store: TimedStore, d: str) -> None:
     key = store.keys.dispatch
-    parts = ("XADD", key, f"{store.at_ms}-*", "k", "utterance", "d", told)
+    parts = ("XADD", key, f"{store.at_ms}-*", "k", "utterance", "d", d)
     await store.transport.command(*parts, key=key)
-
-
-@pytest.mark.parametrize("features", [[], ["tts"], ["tts", "vad"]], ids=",".join)
-@pytest.mark.parametrize("key", ["", "0123456789abcdef"], ids=["plain", "encrypted"])
-@pytest.mark.parametrize("tp", ["", '00-1 "a"-01'], ids=["", "traced"])
-async def test_the_json_of_earlier_releases_becomes_the_same_jobs(
-    store: TimedStore, features: list[str], key: str, tp: str
-) -> None:
-    node = await store.join(slots=8, targets=["es", "fr"], features=["tts", "vad"])
-    if features:
-        await store.join("bare", slots=8)  # would come first, if it were able
-    for how in ("line", "json"):
-        await speak(store, how, targets=["es", "fr"], features=features, key=key, traceparent=tp)
-        _, told = await work_of(store)
-        if how == "json":
-            work = store.keys.dispatch
-            await store.transport.command("XDEL", work, await store.last_id(work), key=work)
-            await put_work_at_now(store, dict(reversed(told.items())))
-        assert await store.dispatch() == 2
-        store.tick(1)
-    messages = await assigned(store, node)
-    assert {one["tp"] for one in messages} == {tp}
-    assert {one.traceparent for one in await logged(store, "JobDispatched")} == {tp}
-    es, fr, *others = [same_for_all(one) for one in messages]
-    assert (es.get("features", []), es.get("key", "")) == (features, key)
-    assert (es["target"], fr["target"]) == ("es", "fr")
-    assert others == [es, fr]
-    await check(store)
-
-
-def same_for_all(assignment: dict[str, Any]) -> dict[str, Any]:
-    """Without what names the session or the time."""
-    own = ("j", "c", "session", "first", "last", "deadline_ms")
-    return {name: value for name, value in assignment.items() if name not in own}
 
 
 async def test_what_fails_after_it_wrote_is_parked_as_partial(store: TimedStore) -> None:
@@ -311,13 +275,6 @@ async def test_a_command_that_fails_before_the_first_write_names_its_error(
     await check(store)
 
 
-async def read_by_group(store: TimedStore, count: int) -> None:
-    """As earlier releases took entries out of `work`; it is not acknowledged."""
-    key = store.keys.dispatch
-    parts = ("GROUP", "dispatch", "dispatcher", "COUNT", count, "STREAMS", key, ">")
-    await store.transport.command("XREADGROUP", *parts, key=key)
-
-
 async def group_of(store: TimedStore) -> dict[str, Any]:
     """What the server says of the group that goes with `work`."""
     key = store.keys.dispatch
@@ -328,31 +285,6 @@ async def group_of(store: TimedStore) -> dict[str, Any]:
 
 def _word(told: bytes | str) -> str:
     return told if isinstance(told, str) else told.decode()
-
-
-async def test_what_an_earlier_release_left_pending_is_dispatched_in_its_turn(
-    store: TimedStore,
-) -> None:
-    await store.join(slots=4)
-    await speak(store, "s1", count=2)
-    await read_by_group(store, 1)
-    told = await store.dispatch_work()
-    assert (told.jobs, told.left) == (2, 0)
-    assert await order_of_dispatch(store) == ["s1/0", "s1/1"]
-    await store.configure_cell({}, overwrite=False)  # as every program does when it starts
-    assert (await group_of(store))["pending"] == 0
-    await check(store)
-
-
-async def test_an_entry_that_was_trimmed_while_it_was_pending_is_no_work(store: TimedStore) -> None:
-    await store.join(slots=4)
-    await speak(store, "s1")
-    await read_by_group(store, 1)
-    await store.transport.command(
-        "XTRIM", store.keys.dispatch, "MAXLEN", 0, key=store.keys.dispatch
-    )
-    assert await store.dispatch() == 0
-    assert await take_parked(store) == []
 
 
 async def test_the_group_says_how_far_dispatch_is(store: TimedStore) -> None:

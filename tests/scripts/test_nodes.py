@@ -232,7 +232,7 @@ async def test_rule_13_a_heartbeat_is_refused_when_malformed_or_from_nobody(
         assert (refused.code, refused.fields["field"]) == ("INVALID_MESSAGE", field)
     many = [("job", 1)] * 257
     refused = await refusal(store.heartbeat_node(node.node, 1, load=0, held=many))
-    assert refused.fields["field"] == "held"
+    assert refused.fields["field"] == "leases"
 
 
 async def test_rule_13_a_heartbeat_names_the_attempts_that_the_node_no_longer_holds(

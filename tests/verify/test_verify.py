@@ -35,7 +35,6 @@ from eventsched.schema.events import (
 from eventsched.store.cell import NodeGrant, NodeResult, SessionGrant
 from tests.fixtures_store import TimedStore
 from tests.job_record import falsify, job_record
-from tests.work_forms import said
 
 CORE = projections.core
 
@@ -430,14 +429,6 @@ async def test_work_that_was_parked_is_counted_and_no_violation(told: Told, redi
     report = await verified(told.store)
     assert report.violations == []
     assert report.dead == 1
-
-
-async def test_work_of_an_earlier_release_is_known_for_what_it_is(told: Told, redis: Any) -> None:
-    ((entry_id, fields),) = await redis.xrange(told.store.keys.dispatch)
-    await redis.xdel(told.store.keys.dispatch, entry_id)
-    work = msgspec.json.encode(said(fields[b"d"].decode()))
-    await redis.xadd(told.store.keys.dispatch, fields | {b"d": work})
-    assert (await verified(told.store)).violations == []
 
 
 @pytest.mark.parametrize("d", ["", "{", "{}", "c0.s1", "c0.s1 x y", b"\xff 0 y"])

@@ -1,7 +1,6 @@
 -- dispatch_entry: an utterance that wants jobs, as it waits in the stream `work` for the dispatcher: a line
 -- of what dispatch decides by, parted by spaces, which no name, language or id holds (rule 34),
--- then the end of each job's `core` as it is. Numbers stay text where they are only passed on. The
--- JSON of earlier releases is read by cjson.
+-- then the end of each job's `core` as it is. Numbers stay text where they are only passed on.
 -- include: clock
 -- include: json
 -- include: keys
@@ -32,36 +31,7 @@ function dispatch_entry.details(tp, tenant, turn, source, ms, priority, audio)
     .. source .. '","ms":' .. ms .. ',"priority":' .. priority .. ',' .. audio
 end
 
-local kinds = {
-  session = 'string', tenant = 'string', source = 'string', features_hash = 'string',
-  encoding = 'string', first = 'string', last = 'string', log = 'string', tp = 'string',
-  utterance = 'number', turn = 'number', rate = 'number', count = 'number', bytes = 'number',
-  ms = 'number', padding_ms = 'number', priority = 'number', targets = 'table',
-}
-
-local function decoded(d)
-  local told = cjson.decode(d)
-  for field, kind in pairs(kinds) do
-    if type(told[field]) ~= kind then error(field .. ' is no ' .. kind, 0) end
-  end
-  for _, owed in ipairs(told.targets) do
-    if type(owed.target) ~= 'string' then error('target is no string', 0) end
-    owed.delivery_no = string.format('%d', owed.delivery_no)
-  end
-  told.name = keys.name(told.session)
-  told.features = table.concat(told.features or {}, ',')
-  for _, field in ipairs({ 'utterance', 'turn', 'ms' }) do
-    told[field] = string.format('%d', told[field])
-  end
-  local audio = string.format('"encoding":"%s","rate":%d%s%s,"first":"%s","last":"%s","count":%d,'
-    .. '"bytes":%d,"padding_ms":%d', told.audio, told.rate, json.list_field('features', told.features),
-    json.string_field('key', told.key), told.first, told.last, told.count, told.bytes, told.padding_ms)
-  told.rest = dispatch_entry.details(told.tp, told.tenant, told.turn, told.source, told.ms,
-    numbers.text[told.priority], audio)
-  return told
-end
-
-local function parted(d)
+local function split(d)
   local session, name, utterance, log, tenant, features_hash, source, turn, ms, priority, features,
     target, delivery_no, behind, at = string.match(d, line_here())
   local owed = { { target = target, delivery_no = delivery_no } }
@@ -70,7 +40,7 @@ local function parted(d)
     owed[#owed + 1] = { target = target, delivery_no = delivery_no }
   end
   if not behind or string.sub(d, -1) ~= '}' then
-    error('neither JSON nor a line of a session of this cell', 0)
+    error('no line of a session of this cell', 0)
   end
   local rest = string.sub(d, at, -2)
   local tp = string.sub(rest, 1, #untraced) == untraced and '' or cjson.decode('{' .. rest .. '}').tp
@@ -83,7 +53,7 @@ end
 -- priority (a number), targets: { target, delivery_no } each, features: joined text, rest }.
 -- What is malformed must fail here, before the first write.
 function dispatch_entry.decode(d)
-  local wanted = string.sub(d, 1, 1) == '{' and decoded(d) or parted(d)
+  local wanted = split(d)
   if not wanted.name or #wanted.name > 64 then error('session is no name of this cell', 0) end
   if not wanted.priority then error('priority is above 2', 0) end
   if type(wanted.tp) ~= 'string' then error('tp is no string', 0) end

@@ -36,8 +36,8 @@ end
 function events.SessionOpened(full, tp, o)
   return append_of_session('SessionOpened', full, tp, {
     tenant = o.tenant, source = o.source, targets = json.optional_list(strings.split(o.targets)),
-    features = json.optional_list(strings.split(o.features)), features_hash = o.features_hash, audio = o.audio,
-    rate = o.rate, priority = o.priority, room = json.optional(o.room), listen_language = json.optional(o.listen_language),
+    features = json.optional_list(strings.split(o.features)), features_hash = o.features_hash,
+    encoding = o.encoding, sample_rate = o.sample_rate, priority = o.priority, room = json.optional(o.room), listen_language = json.optional(o.listen_language),
     epoch = 1, key = json.optional(o.key) })
 end
 
