@@ -129,7 +129,8 @@ class Options:
 
     def _names_server(self) -> bool:
         """One was named, or one has run in the folder where it is looked for."""
-        from eventsched.server.embedded import DEFAULT_DATA, PROGRAM
+        from eventsched.server.embedded import DEFAULT_DATA
+        from eventsched.server.folder import PROGRAM
 
         named = self.url or self.data or os.environ.get("EVENTSCHED_URL")
         return bool(named) or (DEFAULT_DATA / PROGRAM).exists()

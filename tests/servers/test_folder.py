@@ -1,0 +1,177 @@
+"""A data folder is obeyed only if it is private to its owner; each refusal names the remedy."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from eventsched.errors import ServerUnavailable
+from eventsched.private_files import make_private_folder, open_private, replace_private
+from eventsched.server import watchdog
+from eventsched.server.embedded import using
+from eventsched.server.folder import PROGRAM, open_data_folder
+from eventsched.server.launch import LOG, SERVER_LOCK
+from tests.cli.programs import command, environment
+
+NOBODY = 65_534
+FILES = (PROGRAM, watchdog.ANNOUNCEMENT, SERVER_LOCK, LOG, watchdog.USERS, watchdog.ALIVE)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    folder = tmp_path / "data"
+    folder.mkdir(mode=0o700)
+    return folder
+
+
+@pytest.fixture
+def foreign(tmp_path: Path) -> Path:
+    """A folder of another user, with a program that leaves a mark if it is run."""
+    if os.geteuid() != 0:
+        return Path("/usr")
+    folder = tmp_path / "foreign"
+    folder.mkdir(mode=0o700)
+    program = folder / "redis-server"
+    program.write_text(f"#!/bin/sh\ntouch {tmp_path}/it-ran\n")
+    program.chmod(0o755)
+    (folder / PROGRAM).write_text(str(program))
+    for path in (folder, *folder.iterdir()):
+        os.chown(path, NOBODY, NOBODY)
+    return folder
+
+
+def refused(data: Path) -> str:
+    with pytest.raises(ServerUnavailable) as error:
+        using(data=data).__enter__()
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_folder_of_another_user_is_refused_and_nothing_in_it_is_run(
+    foreign: Path, tmp_path: Path
+) -> None:
+    said = refused(foreign)
+    assert f"belongs to user {foreign.stat().st_uid}" in said
+    assert "--data" in said
+    assert "--url" in said
+    assert not (tmp_path / "it-ran").exists()
+
+
+@pytest.mark.parametrize("words", [("status",), ("verify",), ("history",), ("dead",), ("up",)])
+def test_commands_do_not_obey_a_folder_of_another_user(
+    foreign: Path, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    (tmp_path / ".eventsched").symlink_to(foreign)
+    for data in (str(foreign), ""):
+        done = subprocess.run(
+            command(*words), cwd=tmp_path, env=environment(Path(data)) | {"EVENTSCHED_DATA": data},
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert done.returncode == 1
+        assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "it-ran").exists()
+
+
+@pytest.mark.parametrize("mode", [0o750, 0o705, 0o701, 0o777, 0o1777])
+def test_folder_that_others_may_open_is_refused_with_the_command_that_helps(
+    data: Path, mode: int
+) -> None:
+    data.chmod(mode)
+    said = refused(data)
+    assert f"mode {mode:o}" in said
+    assert f"chmod 700 {data}" in said
+    data.chmod(0o700)
+    with using(data=data):
+        pass
+
+
+def test_folder_that_is_a_link_is_refused_and_its_place_named(data: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(data)
+    assert f"--data {data}" in refused(link)
+    link.unlink()
+    link.symlink_to(tmp_path / "nowhere")
+    assert "is a link" in refused(link)
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_folder_below_a_link_is_used(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "parent").symlink_to(data)
+    with using(data=tmp_path / "parent" / "data") as url:
+        assert url == f"unix://{data}/data/server.sock"
+
+
+@pytest.mark.parametrize("name", [*FILES, "appendonlydir", "appendonlydir/x.aof"])
+def test_link_in_the_folder_is_refused_and_not_followed(
+    data: Path, tmp_path: Path, name: str
+) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    (data / name).parent.mkdir(exist_ok=True)
+    (data / name).symlink_to(victim)
+    assert f"{data / name} is a link" in refused(data)
+    assert victim.read_text() == "precious"
+    with pytest.raises(OSError, match=r"symbolic link"):
+        open_private(data / name, os.O_RDWR | os.O_CREAT)
+
+
+@pytest.mark.parametrize("name", ["x", "bash", "redis-server"])
+def test_program_that_is_no_known_server_is_not_run(data: Path, tmp_path: Path, name: str) -> None:
+    program = tmp_path / name
+    program.write_text(f"#!/bin/sh\ntouch {tmp_path}/it-ran\n")
+    program.chmod(0o755)
+    (data / PROGRAM).write_text(str(program))
+    said = refused(data)
+    assert f"{program}, which is no redis-server or valkey-server on PATH" in said
+    assert "PATH, or remove" in said
+    assert not (tmp_path / "it-ran").exists()
+
+
+def test_program_in_the_present_folder_is_not_run(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "redis-server").write_text(f"#!/bin/sh\ntouch {tmp_path}/it-ran\n")
+    (tmp_path / "redis-server").chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", f":.:{os.environ['PATH']}")
+    with using(data=data):
+        pass
+    assert not (tmp_path / "it-ran").exists()
+
+
+def test_private_file_is_made_for_its_owner_and_opened_only_as_a_regular_file(
+    tmp_path: Path,
+) -> None:
+    before = os.umask(0)
+    try:
+        replace_private(tmp_path / "file", b"content")
+        make_private_folder(tmp_path / "a" / "b")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o600
+    for folder in ("a", "a/b"):
+        assert stat.S_IMODE((tmp_path / folder).stat().st_mode) == 0o700
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(OSError, match="not a regular file"):
+        open_private(tmp_path / "fifo", os.O_RDWR)
+    with pytest.raises(FileExistsError):
+        make_private_folder(tmp_path / "file")
+
+
+def test_file_of_another_user_in_the_folder_is_refused(data: Path, foreign: Path) -> None:
+    if os.geteuid() == 0:
+        (data / LOG).touch()
+        os.chown(data / LOG, NOBODY, NOBODY)
+        assert f"the file {data / LOG} belongs to user {NOBODY}" in refused(data)
+    else:
+        assert f"belongs to user {foreign.stat().st_uid}" in refused(foreign)
+
+
+def test_folder_is_made_where_there_is_none(tmp_path: Path) -> None:
+    made = open_data_folder(tmp_path / "x" / "y")
+    assert made == (tmp_path / "x" / "y").resolve()
+    assert stat.S_IMODE(made.stat().st_mode) == 0o700
