@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from eventsched.private_files import make_private_folder
 from eventsched.server import watchdog
 from eventsched.server.discovery import Binary, find
 from eventsched.server.launch import (
@@ -69,7 +70,7 @@ class LocalServer:
         self.binary = binary or find()
         self.is_cluster = is_cluster
         self.pid = 0
-        folder.mkdir(parents=True, exist_ok=True)
+        make_private_folder(folder)
         self.url, listening = _cluster_address() if is_cluster else listen_in(folder)
         self.options = listening | (_DURABLE if durable else _VOLATILE) | dict(options or {})
         self._users = FileLock(folder / watchdog.USERS)
@@ -86,7 +87,9 @@ class LocalServer:
             options=self.options,
             url=self.url,
         )
-        self.pid = wait_until_answers(self.folder).pid
+        append_only = self.options["appendonly"]
+        told = wait_until_answers(self.folder, url=self.url, append_only=append_only)
+        self.pid = told.pid
         self._settle()
 
     def _settle(self) -> None:

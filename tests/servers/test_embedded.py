@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,15 +18,20 @@ import structlog
 from structlog.testing import capture_logs
 
 from eventsched.errors import InvalidMessage, ServerUnavailable
+from eventsched.server import launch as launch_module
 from eventsched.server import watchdog
 from eventsched.server.discovery import find, in_wheel
 from eventsched.server.embedded import Fsync, use, using
 from eventsched.server.folder import PROGRAM
 from eventsched.server.launch import (
     SERVER_LOCK,
+    Announcement,
+    announced_url,
+    free_ports,
     is_free,
     launch,
     listen_in,
+    listen_on_loopback,
     probe,
     read_announcement,
 )
@@ -136,12 +142,55 @@ def test_server_is_reached_by_a_socket_that_only_its_owner_can_open(data: Path) 
         assert mode & 0o077 == 0
 
 
-def test_path_too_long_for_a_socket_gets_a_loopback_port_with_a_password(data: Path) -> None:
+@pytest.mark.parametrize("name", ["a[b]", "*", "what?", 'a "quote"', "back\\slash", "new\nline"])
+def test_data_folder_of_any_name_gets_the_configured_server(data: Path, name: str) -> None:
+    """The configuration comes by standard input: no path in it can be taken for a pattern."""
+    with using(data=data / name) as url:
+        told = {one: setting(url, one) for one in ("dir", "port", "appendonly")}
+        assert told == {"dir": str(data / name), "port": "0", "appendonly": "yes"}
+        assert ask(url, "SET", "kept", "yes")
+    with using(data=data / name) as url:
+        assert ask(url, "GET", "kept") == "yes"
+
+
+def test_data_folder_whose_name_is_no_text_gets_a_server(data: Path) -> None:
+    folder = data / os.fsdecode(b"\xff")
+    with using(data=folder) as url, using(data=folder) as again:
+        assert url == again
+        assert ask(url, "PING")
+
+
+def test_path_too_long_for_a_socket_gets_a_short_one_for_as_long_as_the_server(data: Path) -> None:
     long = data / ("x" * 100)
     with using(data=long) as url, using(data=long) as again:
         assert url == again
+        link = Path(url.removeprefix("unix://")).parent
+        assert link.samefile(long)
+        assert link.parent.stat().st_mode & 0o077 == 0
+        assert setting(url, "port") == "0"
+    wait_for("the link is gone", lambda: not link.is_symlink(), within_s=GONE_S)
+
+
+def test_short_path_that_was_removed_is_made_again_by_the_next_user(data: Path) -> None:
+    long = data / ("x" * 100)
+    with using(data=long) as url:
+        Path(url.removeprefix("unix://")).parent.unlink()
+        with using(data=long) as again:
+            assert again == url
+            assert ask(again, "PING")
+
+
+def test_place_of_short_paths_that_is_not_private_is_not_used(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A socket there could be another user's: a loopback port with a password is used instead."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    (tmp_path / f"eventsched-{os.geteuid()}").mkdir(mode=0o755)
+    (tmp_path / f"eventsched-{os.geteuid()}").chmod(0o755)
+    with using(data=data / ("x" * 100)) as url, using(data=data / ("x" * 100)) as again:
+        assert url == again
         assert url.startswith("redis://:")
-        assert "127.0.0.1" in setting(url, "bind")
+        assert setting(url, "bind") == "127.0.0.1"
         stranger = probe(f"redis://{url.rpartition('@')[2]}")
         with stranger, pytest.raises(redis.AuthenticationError):
             stranger.ping()
@@ -183,6 +232,52 @@ def test_server_that_cannot_start_says_why(data: Path) -> None:
     with pytest.raises(ServerUnavailable, match=r"ended at once: .*manifest") as refused:
         using(data=data).__enter__()
     assert "\n" not in str(refused.value)
+
+
+PROGRAM_THAT = """#!/bin/sh
+if [ "$1" = --version ]; then exec {server} --version; fi
+exec {server} {arguments}
+"""
+
+
+def put_program(folder: Path, arguments: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The only server on PATH is one that starts with these arguments, whatever it is told."""
+    wheel = in_wheel()
+    assert wheel
+    program = folder / "bin" / "redis-server"
+    program.parent.mkdir()
+    program.write_text(PROGRAM_THAT.format(server=wheel.path, arguments=arguments))
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [("--appendonly no", r"appendonly 'no' instead of 'yes'"),
+     ("--appendonly yes --bind 127.0.0.1 --port {port}", r"port '\d+' instead of '0'")],
+    ids=["append mode", "port"],
+)  # fmt: skip
+def test_started_server_that_is_configured_otherwise_is_refused_and_ended(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: str, said: str
+) -> None:
+    listens = f"--port 0 --unixsocket server.sock {arguments}".format(port=free_ports(1)[0])
+    put_program(tmp_path, listens, monkeypatch)
+    with pytest.raises(ServerUnavailable, match=said):
+        using(data=data).__enter__()
+    wait_for("nothing is left", lambda: _nothing_runs_in(data), within_s=GONE_S)
+
+
+def test_started_server_that_listens_elsewhere_is_refused_and_ended(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = free_ports(1)[0]
+    put_program(tmp_path, f"--bind 127.0.0.1 --port {port} --save ''", monkeypatch)
+    monkeypatch.setattr(launch_module, "START_S", 2.0)
+    with pytest.raises(ServerUnavailable, match="does not answer"), using(data=data):
+        pass
+    wait_for("nothing is left", lambda: _nothing_runs_in(data), within_s=GONE_S)
+    with pytest.raises(redis.ConnectionError):
+        ask(f"redis://127.0.0.1:{port}", "PING")
 
 
 # --- as long as one of its users -------------------------------------------------------------
@@ -390,32 +485,63 @@ def test_announcement_from_before_a_power_loss_is_not_believed(data: Path) -> No
         assert ask(url, "PING")
 
 
+@pytest.fixture
+def stranger(tmp_path: Path) -> Iterator[LocalServer]:
+    """Another folder's server, on a loopback port with a password."""
+    server = LocalServer(tmp_path / "stranger")
+    server.url, listening = listen_on_loopback()
+    server.options = listening | {"save": "", "appendonly": "no"}
+    with server:
+        yield server
+
+
 def test_announcement_that_names_a_strangers_server_is_not_believed(
-    data: Path, own_server: LocalServer
+    data: Path, stranger: LocalServer, own_server: LocalServer
 ) -> None:
     data.mkdir(mode=0o700)
-    (data / watchdog.ANNOUNCEMENT).write_text(f'{{"url": "{own_server.url}", "pid": 1}}')
+    for other in (stranger, own_server):
+        (data / watchdog.ANNOUNCEMENT).write_text(json.dumps({"url": other.url, "pid": 1}))
+        with using(data=data) as url:
+            assert url != other.url
+            assert setting(url, "dir") == str(data)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["redis://h:1", "redis://:pw@h:1", "redis://127.0.0.1:1", "redis://:pw@127.0.0.1:x",
+     "rediss://:pw@127.0.0.1:1", "http://:pw@127.0.0.1:1", ""],
+)  # fmt: skip
+def test_only_a_loopback_port_with_a_password_is_believed(data: Path, url: str) -> None:
+    assert announced_url(data, Announcement(url, 1)) is None
+    good = "redis://:pw@127.0.0.1:1"
+    assert announced_url(data, Announcement(good, 1)) == good
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"url": "x"}', '{"url": "x", "pid": "many"}'])
+def test_announcement_that_cannot_be_read_is_none(data: Path, content: str) -> None:
+    data.mkdir(mode=0o700)
+    (data / watchdog.ANNOUNCEMENT).write_text(content)
+    assert read_announcement(data) is None
     with using(data=data) as url:
-        assert url != own_server.url
-        assert setting(url, "dir") == str(data)
+        assert ask(url, "PING")
 
 
 def test_waiting_user_does_not_join_the_strangers_server_that_a_left_over_names(
-    data: Path, own_server: LocalServer
+    data: Path, stranger: LocalServer
 ) -> None:
     """The starter holds the lock and has not yet removed the left-over when another looks."""
     data.mkdir(mode=0o700)
-    left_over = f'{{"url": "{own_server.url}", "pid": 1}}'
+    left_over = f'{{"url": "{stranger.url}", "pid": 1}}'
     (data / watchdog.ANNOUNCEMENT).write_text(left_over)
     starter = FileLock(data / SERVER_LOCK)
     assert starter.try_exclusive()
-    own_server.call("CONFIG", "RESETSTAT")
+    stranger.call("CONFIG", "RESETSTAT")
     with users(data) as [waiting]:
-        wait_for("it looked", lambda: _was_looked_at(own_server))
+        wait_for("it looked", lambda: _was_looked_at(stranger))
         starter.release()
-        assert waiting.wait_until_joined().url != own_server.url
+        assert waiting.wait_until_joined().url != stranger.url
         assert waiting.ask("incr") == 1
-    assert own_server.call("EXISTS", COUNTER) == 0
+    assert stranger.call("EXISTS", COUNTER) == 0
 
 
 def _was_looked_at(server: LocalServer) -> bool:

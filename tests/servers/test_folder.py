@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -141,6 +142,21 @@ def test_program_in_the_present_folder_is_not_run(
     with using(data=data):
         pass
     assert not (tmp_path / "it-ran").exists()
+
+
+def test_what_is_made_is_private_whatever_the_umask(tmp_path: Path) -> None:
+    code = (
+        "import os, sys; from pathlib import Path; from eventsched.server.embedded import using\n"
+        "os.umask(0)\n"
+        "with using(data=Path(sys.argv[1])): pass\n"
+    )
+    data = tmp_path / "deep" / "er" / "data"
+    subprocess.run([sys.executable, "-c", code, data], check=True, timeout=60, cwd=tmp_path,
+                   env=environment(data), stdout=subprocess.DEVNULL)  # fmt: skip
+    made = [tmp_path / "deep", *(tmp_path / "deep").rglob("*")]
+    assert data / "appendonlydir" in made
+    assert data / LOG in made
+    assert {path: path.stat().st_mode & 0o077 for path in made} == dict.fromkeys(made, 0)
 
 
 def test_private_file_is_made_for_its_owner_and_opened_only_as_a_regular_file(
