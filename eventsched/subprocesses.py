@@ -1,13 +1,16 @@
 """Child processes of a command: started, waited for until they are ready, ended with it.
 
 Owns: `Children`, whose processes end in order when its block ends, and with the command itself
-when that is killed (Linux: the kernel tells them); waiting until they are ready.
+when that is killed (Linux: the kernel tells them); waiting until they are ready. The server's URL,
+which may hold a password, goes to them in EVENTSCHED_URL: every user of the machine can read a
+process's arguments.
 Never does: choose what to run. Read next: trace/replay.py.
 """
 
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
 import subprocess
 import sys
@@ -32,10 +35,11 @@ class ChildFailed(EventschedError):
 
 
 class Children:
-    """The processes of one command; `log` takes what they say on stderr."""
+    """The processes of one command; `log` takes their stderr, `url` names their server."""
 
-    def __init__(self, log: Path) -> None:
+    def __init__(self, log: Path, url: str) -> None:
         self._log = log
+        self._environment = os.environ | {"EVENTSCHED_URL": url}
         self._running: list[subprocess.Popen[bytes]] = []
 
     async def until_ready(self, missing: Callable[[], Awaitable[str]]) -> None:
@@ -64,7 +68,9 @@ class Children:
         with self._log.open("ab") as log:
             # Its own session: Ctrl-C reaches the command alone, which ends its children in order.
             child = subprocess.Popen(
-                [sys.executable, "-m", *arguments],
+                # -P: a file in the present folder is not taken for a module of that name
+                [sys.executable, "-P", "-m", *arguments],
+                env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -107,9 +113,9 @@ def die_with_parent() -> None:
 
 
 @asynccontextmanager
-async def children(log: Path) -> AsyncIterator[Children]:
+async def children(log: Path, url: str) -> AsyncIterator[Children]:
     """The children that are started in the block have ended when it has."""
-    fleet = Children(log)
+    fleet = Children(log, url)
     try:
         yield fleet
     finally:

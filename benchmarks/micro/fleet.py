@@ -30,7 +30,6 @@ class Fleet:
     """One cell's processes; they end when the block of `fleet_of` does."""
 
     def __init__(self, stage: Stage, store: Store, processes: Children) -> None:
-        self._url = stage.url
         self._store = store
         self._processes = processes
 
@@ -40,18 +39,18 @@ class Fleet:
 
     async def roles(self, *names: str) -> int:
         """`eventsched run …` is running; its process."""
-        await self._processes.start("eventsched.cli", "--url", self._url, "--quiet", "run", *names)
+        await self._processes.start("eventsched.cli", "--quiet", "run", *names)
         return self.pids[-1]
 
     async def projector(self) -> None:
         """Session and group views are folded, up to what the log holds now."""
-        await self._processes.start("benchmarks.micro.projecting", self._url)
+        await self._processes.start("benchmarks.micro.projecting")
         await self.until_folded()
 
     async def node(self) -> None:
         """A node with as many slots as there may be has registered."""
         full_id = self._store.keys.full(NODE)
-        await self._processes.start("benchmarks.micro.noop", self._url, full_id, str(SLOTS_MAX))
+        await self._processes.start("benchmarks.micro.noop", full_id, str(SLOTS_MAX))
         await until(self._is_registered, "the node is registered")
 
     async def until_delivered(self) -> None:
@@ -82,7 +81,7 @@ class Fleet:
 
 @asynccontextmanager
 async def fleet_of(stage: Stage, store: Store) -> AsyncIterator[Fleet]:
-    async with children(stage.folder / "log") as processes:
+    async with children(stage.folder / "log", stage.url) as processes:
         yield Fleet(stage, store, processes)
 
 

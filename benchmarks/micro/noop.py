@@ -1,6 +1,6 @@
 """A node whose handler does nothing: what remains is the scheduler.
 
-    python -m benchmarks.micro.noop URL NAME SLOTS
+    EVENTSCHED_URL=URL python -m benchmarks.micro.noop NAME SLOTS
 
 Owns: telling when each handler started (its result's source text, in ns since the epoch).
 Read next: jobs.py, latency.py.
@@ -8,6 +8,7 @@ Read next: jobs.py, latency.py.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
@@ -44,5 +45,6 @@ async def serve(url: str, node: Node) -> None:
 
 
 if __name__ == "__main__":
-    given_url, given_name, given_slots = sys.argv[1:]
-    run_async(lambda: serve(given_url, make(given_name, int(given_slots))))
+    given_name, given_slots = sys.argv[1:]
+    given_node = make(given_name, int(given_slots))
+    run_async(lambda: serve(os.environ["EVENTSCHED_URL"], given_node))

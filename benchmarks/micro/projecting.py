@@ -1,6 +1,6 @@
 """A projector of session and group views alone.
 
-    python -m benchmarks.micro.projecting URL
+    EVENTSCHED_URL=URL python -m benchmarks.micro.projecting
 
 Owns: which views a benchmark has projected meanwhile; `eventsched run projector` folds all four.
 Read next: jobs.py, roles/projector.py.
@@ -8,6 +8,7 @@ Read next: jobs.py, roles/projector.py.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 
@@ -43,5 +44,4 @@ async def project(url: str) -> None:
 
 
 if __name__ == "__main__":
-    given_url = sys.argv[1]
-    run_async(lambda: project(given_url))
+    run_async(lambda: project(os.environ["EVENTSCHED_URL"]))

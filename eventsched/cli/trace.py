@@ -76,12 +76,12 @@ async def trace(
             )
         with tempfile.TemporaryDirectory(prefix="eventsched-trace-") as folder:
             async with (
-                children(Path(folder) / "log") as fleet,
+                children(Path(folder) / "log", connection.url) as fleet,
                 running_client(Client(connection.stores, url=connection.url)) as es,
             ):
                 run_id = secrets.token_hex(4)
                 names = _names(connection.cells, nodes, run_id)
-                await _start(fleet, connection, names, slots, listed, rtf, speed)
+                await _start(fleet, names, slots, listed, rtf, speed)
                 await fleet.until_ready(lambda: missing_node(connection.stores, names))
                 replay = Replay(es, conversations, speed=speed, run_id=run_id)
                 verdict = await _run(options, connection, replay, expected, sealed)
@@ -119,7 +119,6 @@ def _names(cells: Sequence[str], nodes: int, run_id: str) -> list[str]:
 
 async def _start(
     fleet: Children,
-    connection: Connection,
     names: Sequence[str],
     slots: int,
     langs: Sequence[str],
@@ -127,13 +126,12 @@ async def _start(
     speed: float,
 ) -> None:
     """Roles and nodes run in processes of their own; several of a role would do no harm."""
-    url, told = connection.url, ",".join(dict.fromkeys(langs))
-    await fleet.start("eventsched.cli", "--url", url, "--quiet", "up")
+    told = ",".join(dict.fromkeys(langs))
+    await fleet.start("eventsched.cli", "--quiet", "up")
     async with anyio.create_task_group() as tasks:
         for name in names:
             tasks.start_soon(
-                fleet.start, "eventsched.loadtest.worker", url, name, str(slots), told, str(rtf),
-                str(speed),
+                fleet.start, "eventsched.loadtest.worker", name, str(slots), told, str(rtf), str(speed)
             )  # fmt: skip
 
 

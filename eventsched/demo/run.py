@@ -113,11 +113,11 @@ async def speech_nodes(url: str, store: Store, count: int, show: Show) -> AsyncI
     run = secrets.token_hex(2)
     names = [store.keys.full(f"speech-{run}-{number}") for number in range(1, count + 1)]
     with tempfile.TemporaryDirectory(prefix="eventsched-demo-") as folder:
-        async with children(Path(folder) / "log") as fleet:
+        async with children(Path(folder) / "log", url) as fleet:
             show.say(f"starting {count} nodes, each a process with a recogniser")
             async with anyio.create_task_group() as tasks:
                 for name in names:
-                    tasks.start_soon(fleet.start, "eventsched.demo.speech.worker", url, name)
+                    tasks.start_soon(fleet.start, "eventsched.demo.speech.worker", name)
             await fleet.until_ready(lambda: missing_node({store.cell: store}, names))
             yield
 

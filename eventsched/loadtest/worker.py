@@ -1,6 +1,6 @@
 """One simulated node of a replay: a real process with the real node library.
 
-    python -m eventsched.loadtest.worker URL NAME SLOTS LANGS RTF SPEED
+    EVENTSCHED_URL=URL python -m eventsched.loadtest.worker NAME SLOTS LANGS RTF SPEED
 
 Owns: holding each job for rtf times its audio, divided by speed; saying when its handler started
 (the result's source text, in ms), so that the replay can tell how long dispatch took.
@@ -9,6 +9,7 @@ Read next: replay.py.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
@@ -49,9 +50,9 @@ async def _drain_on_signal(node: Node) -> None:
 
 
 async def _main(*arguments: str) -> None:
-    url, name, slots, langs, rtf, speed = arguments
+    name, slots, langs, rtf, speed = arguments
     node = make(name, int(slots), langs.split(","), float(rtf), float(speed))
-    async with connect(url) as es:
+    async with connect(os.environ["EVENTSCHED_URL"]) as es:
         sys.stdout.write(f"ready: {name}\n")
         sys.stdout.flush()
         await _serve(node, es)

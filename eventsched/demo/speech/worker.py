@@ -1,6 +1,6 @@
 """The speech node in a process of its own, warm before it registers.
 
-    python -m eventsched.demo.speech.worker URL NAME
+    EVENTSCHED_URL=URL python -m eventsched.demo.speech.worker NAME
 
 Owns: the life of that process: it says one line once its model is loaded, and SIGTERM or SIGINT
 drains it, which takes a bounded time whether or not the server is still there.
@@ -9,6 +9,7 @@ Never does: handling (nodes.py). Read next: demo/run.py, which starts it.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 
@@ -44,8 +45,8 @@ async def serve(url: str, name: str) -> None:
 
 def main() -> None:
     configure_logs(0, quiet=True, is_service=True)
-    url, name = sys.argv[1:]
-    anyio.run(serve, url, name)
+    (name,) = sys.argv[1:]
+    anyio.run(serve, os.environ["EVENTSCHED_URL"], name)
 
 
 if __name__ == "__main__":
