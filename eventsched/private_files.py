@@ -12,6 +12,7 @@ import errno
 import os
 import stat
 from pathlib import Path
+from typing import BinaryIO
 
 FOLDER_MODE = 0o700
 FILE_MODE = 0o600
@@ -52,9 +53,14 @@ def read_private(path: Path, bytes_max: int) -> bytes:
         return file.read(bytes_max)
 
 
+def private_file(path: Path) -> BinaryIO:
+    """The file, empty and open for writing. Raises OSError as `open_private` does."""
+    return open(open_private(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb")
+
+
 def replace_private(path: Path, content: bytes) -> None:
     """The file holds `content`; another process sees the old content or the new, never a part."""
     draft = path.with_name(f"{path.name}.{os.getpid()}.new")
-    with open(open_private(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb") as file:
+    with private_file(draft) as file:
         file.write(content)
     draft.replace(path)

@@ -32,6 +32,7 @@ from eventsched.archive.sealer import Finalized, Sealer
 from eventsched.archive.segment import Utterance, entries_at
 from eventsched.archive.signing import SigningKey, fingerprint
 from eventsched.errors import ArchiveError, ServerUnavailable
+from eventsched.private_files import make_private_folder
 from eventsched.projection.protocol import ProjectionSet
 from eventsched.projection.store import START, Held, Views
 from eventsched.schema.ids import place_of
@@ -120,7 +121,7 @@ class Archiver:
         """Go on where the folder ends, if it is this cell's; none while another writes there."""
         self._sealer, self._epoch, self._has_held = None, held.epoch, True
         self._check_whose(look)
-        self._folder.path.mkdir(parents=True, exist_ok=True)
+        make_private_folder(self._folder.path)
         if not self._lock.try_exclusive():  # one that lost its hold while it was frozen
             return None
         sealer = await threads.in_thread(partial(Sealer, self._folder, self._key, self._set))

@@ -1,6 +1,7 @@
 """Where things are in an archive's folder.
 
-Owns: names of files; listing; that a file appears whole or not at all.
+Owns: names of files; listing; that a file appears whole or not at all, and that folders and files
+are their owner's alone, whatever the umask.
 Never does: look into Parquet. Read next: manifest.py, sealer.py.
 
     DIR/archive.pub                       the public key; says that this is an archive
@@ -25,6 +26,7 @@ from pathlib import Path
 from eventsched.archive.manifest import Record, decode, encode
 from eventsched.archive.signing import SigningKey, public_line, read_public
 from eventsched.errors import ArchiveError
+from eventsched.private_files import make_private_folder, private_file
 from eventsched.schema.ids import padded, place_of
 from eventsched.schema.keys import CELL
 
@@ -80,7 +82,7 @@ class CellFolder:
     def write(self, name: str, content: bytes) -> None:
         """The file is there, whole and on disk; if it was, it is replaced."""
         part = self.path / f"{name}.{os.getpid()}{PART}"
-        with part.open("wb") as file:
+        with private_file(part) as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -153,7 +155,7 @@ class ArchiveFolder:
         key = SigningKey.read(key_path) if key_path.exists() else SigningKey.make()
         if not key_path.exists():
             key.write(key_path)
-        path.mkdir(parents=True, exist_ok=True)
+        make_private_folder(path)
         _place(path / PUBLIC, public_line(key.public))
         return _with_key(cls.open(path), key_path)
 
@@ -179,7 +181,8 @@ def _with_key(folder: ArchiveFolder, key_path: Path) -> tuple[ArchiveFolder, Sig
 def _place(path: Path, content: bytes) -> None:
     """Write a file that is not there yet; of two that do so at once the first stays."""
     part = path.with_name(f"{path.name}.{os.getpid()}{PART}")
-    part.write_bytes(content)
+    with private_file(part) as file:
+        file.write(content)
     try:
         os.link(part, path)
     except FileExistsError:

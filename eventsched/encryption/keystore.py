@@ -18,6 +18,7 @@ from typing import NoReturn, Protocol, TypeAlias, TypeVar
 from anyio import to_thread
 
 from eventsched.errors import KeyMissing, KeyStoreError
+from eventsched.private_files import make_private_folder
 from eventsched.schema.validation import check_id
 
 VARIABLE = "EVENTSCHED_KEYS"
@@ -144,7 +145,7 @@ class KeyFolder:
     # --- in a thread ------------------------------------------------------------------------
 
     def _put(self, session: str, key: Key) -> None:
-        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private_folder(self.path)
         self._check_private()
         place = self._place(session)
         draft = place.with_suffix(f".{secrets.token_hex(8)}.new")

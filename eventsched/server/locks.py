@@ -10,8 +10,6 @@ import fcntl
 import os
 from pathlib import Path
 
-from eventsched.private_files import open_private
-
 
 class FileLock:
     """One flock on one open file. The kernel releases it when the last copy of the file closes."""
@@ -36,7 +34,8 @@ class FileLock:
 
     def _try(self, mode: int) -> bool:
         if self.fd < 0:
-            self.fd = open_private(self.path, os.O_RDWR | os.O_CREAT)
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            self.fd = os.open(self.path, flags, 0o600)
             _open.add(self)
         try:
             fcntl.flock(self.fd, mode | fcntl.LOCK_NB)
