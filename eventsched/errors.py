@@ -14,6 +14,7 @@
     │   ├── LeaseLost             LEASE_LOST, NODE_MISMATCH, ATTEMPT_MISMATCH, DUPLICATE_RESULT
     │   └── JobUnknown            JOB_UNKNOWN
     ├── ServerUnavailable         no server, or none that will do
+    │   └── CommandRefused        the server refuses a command that is needed
     ├── NotFound                  no such session, group, job or node
     ├── KeyMissing                a session is encrypted and its key is not here
     ├── KeyStoreError          no key store is named, or the one that is will not do
@@ -36,6 +37,10 @@ class EventschedError(Exception):
 
 class ServerUnavailable(EventschedError):
     """Raised when no server answers, or when the one that answers cannot be used."""
+
+
+class CommandRefused(ServerUnavailable):
+    """Raised when a server refuses a command that eventsched needs; the message names both."""
 
 
 class NotFound(EventschedError):

@@ -1,7 +1,8 @@
 """The program: which commands there are, and how it ends.
 
 Owns: the list of commands, each imported only when it is asked for; errors as one clear line on
-stderr; exit codes (0 done, 1 failed or refused, 2 a command line that cannot be read, 130 Ctrl-C).
+stderr; exit codes (0 done, 1 failed or refused, 2 a command line that cannot be read or a server
+that does not have a command that is needed, 130 Ctrl-C).
 Never does: anything a command does. Read next: options.py.
 
 A new command is a module here with a function of the command's name under `@command`, or with a
@@ -22,8 +23,9 @@ from typer.exceptions import TyperException
 
 from eventsched import interrupts
 from eventsched.cli.options import command_of, root
-from eventsched.errors import EventschedError
+from eventsched.errors import CommandRefused, EventschedError
 from eventsched.escaping import escape_controls
+from eventsched.server.addresses import without_secrets
 
 COMMANDS = {
     "up": "Run everything in one process, and a server if none is named.",
@@ -44,6 +46,10 @@ COMMANDS = {
     "demo": "Watch the main job on real speech.",
 }
 """Name -> what `--help` says of it. The module is `eventsched.cli.<name>`."""
+
+
+REFUSED = 2
+"""The exit code where the server refuses a command: trying again does not help."""
 
 
 class Commands(TyperGroup):
@@ -84,14 +90,16 @@ def _run(program: typer.Typer, name: str, args: Sequence[str]) -> int:
         sys.stdout.flush()
         return int(code or 0)
     except TyperException as error:
-        return _fail(name, error.format_message(), _usage_code(error))
+        code = _usage_code(error)
+        hint = f" (see {name} --help)" if code == 2 else ""
+        return _fail(name, error.format_message() + hint, code)
     except typer.Abort:
         return interrupts.CODE
     except (EventschedError, BaseExceptionGroup) as error:
         told = _expected(error)
         if told is None:
             raise
-        return _fail(name, str(told), 1)
+        return _fail(name, str(told), REFUSED if isinstance(told, CommandRefused) else 1)
 
 
 def _usage_code(error: TyperException) -> int:
@@ -112,8 +120,6 @@ def _expected(error: BaseException) -> BaseException | None:
 
 
 def _fail(program_name: str, message: str, code: int) -> int:
-    line = " ".join(escape_controls(message).split())
-    if code == 2:
-        line += f" (see {program_name} --help)"
+    line = without_secrets(" ".join(escape_controls(message).split()))
     sys.stderr.write(f"{program_name}: {line}\n")
     return code

@@ -51,7 +51,7 @@ def find_node(target: str) -> Node:
     from eventsched.node.node import Node
 
     module_name, colon, attribute = target.partition(":")
-    if not (module_name and colon and attribute):
+    if not (module_name and colon and attribute.isidentifier()):
         raise InvalidMessage.of("node", f"MODULE:NODE expected, got {target!r}", EXAMPLE)
     here = str(Path.cwd())
     if here not in sys.path:

@@ -11,7 +11,7 @@ import inspect
 import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial, wraps
 from pathlib import Path
 from types import ModuleType
@@ -82,7 +82,7 @@ _DEFAULTS: Mapping[str, Any] = {
 class Options:
     """What was said about where the server is and how to talk."""
 
-    url: str | None = None
+    url: str | None = field(default=None, repr=False)
     data: Path | None = None
     json: bool = False
     verbose: int = 0

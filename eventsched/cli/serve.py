@@ -109,12 +109,13 @@ async def serve(
     sealing = archive.sealing(roles)
     from eventsched.cli.output import print_json, print_line
     from eventsched.roles.runner import running
+    from eventsched.server.addresses import display_url
 
     async with (
         options.connect(create=True, cells=cells, settings=settings) as connection,
         running(connection, roles, sealing),
     ):
-        url, served = without_secret(connection.url), connection.cells
+        url, served = display_url(connection.url), connection.cells
         # Before anybody is told that it is ready: from then on a signal may come.
         with open_signals(signal.SIGINT, signal.SIGTERM) as signals:
             if options.json:
@@ -123,9 +124,3 @@ async def serve(
             else:
                 print_line(f"ready: {url}  cells: {', '.join(served)}  roles: {', '.join(roles)}")
             return 130 if await signals.get() == signal.SIGINT else 0
-
-
-def without_secret(url: str) -> str:
-    """The address without user and password: it is printed and may be logged."""
-    scheme, _, rest = url.partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}"

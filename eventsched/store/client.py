@@ -7,6 +7,7 @@ Never does: start a server, change its settings. Read next: server/discovery.py 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
@@ -21,14 +22,22 @@ from redis.exceptions import (
 )
 
 from eventsched.errors import InvalidMessage, ServerUnavailable
+from eventsched.server.addresses import ESCAPES, display_url, is_unescaped
+from eventsched.server.commands import check_commands, plain_words, refusal_of
 from eventsched.server.discovery import FLOOR_TEXT, is_new_enough
 from eventsched.store.fast_client import LightPool, light
 
 Client: TypeAlias = "aioredis.Redis | RedisCluster"
+_FACTS = ("maxmemory_policy", "maxmemory", "role")
+"""What is judged of INFO, beside the version."""
+_VERSION = re.compile(r"(\d+)\.(\d+)")
 CONNECTIONS_MAX = 1_000
 """Far above what a process reads at once: a pool that is full looks like a server that is away."""
 SCHEMES = ("redis://", "rediss://", "unix://")
-_SHUT = ("HELLO must be called", "invalid username-password pair", "NOAUTH", "WRONGPASS")
+_SHUT = (
+    "HELLO must be called", "invalid username-password pair", "NOAUTH", "WRONGPASS",
+    "Authentication required", "without any password configured",
+)  # fmt: skip
 """Words about user and password that redis-py has no type for on every path and server."""
 
 
@@ -48,7 +57,11 @@ class ServerFacts:
 def check_url(url: str) -> str:
     """The same `url`, of a kind that can be opened; InvalidMessage otherwise."""
     if not url.startswith(SCHEMES):
-        raise InvalidMessage.of("url", f"must start with {', '.join(SCHEMES)}", f"got {url!r:.80}")
+        raise InvalidMessage.of(
+            "url", f"must start with {', '.join(SCHEMES)}", f"got {display_url(url)!r}"
+        )
+    if is_unescaped(url):
+        raise _unescaped(url)
     return url
 
 
@@ -64,7 +77,7 @@ async def open_client(url: str) -> Client:
             return client
     except (RedisError, OSError) as error:
         await client.aclose()
-        raise away(url, error) from error
+        raise away(url, error) from None  # its words may repeat a password
     await client.aclose()
     return await _open_cluster(url)
 
@@ -115,20 +128,23 @@ async def _open_cluster(url: str) -> RedisCluster:
         return await client.initialize()
     except (RedisError, RedisClusterException, OSError) as error:
         await client.aclose()
-        raise away(url, error) from error
+        raise away(url, error) from None
 
 
 def away(url: str, error: Exception) -> ServerUnavailable:
     """What is said of a server that does not answer as it should."""
-    place = _without_secret(url)
+    place = display_url(url)
     if isinstance(error, AuthenticationError) or any(word in str(error) for word in _SHUT):
         return ServerUnavailable(
             f"the server at {place} refuses user or password; "
-            f"name them in the URL: {place.partition('://')[0]}://USER:PASSWORD@HOST"
+            f"name them in the URL, as USER:PASSWORD@ before the host"
         )
+    refused = refusal_of(error, f"the server at {place}")
+    if refused is not None:
+        return refused
     if isinstance(error, NoPermissionError):
         return ServerUnavailable(f"the server at {place}: {refusal(error)}")
-    return ServerUnavailable(f"no server answers at {place}: {error}")
+    return ServerUnavailable(f"no server answers at {place}: {plain_words(error)}")
 
 
 def refusal(error: NoPermissionError) -> str:
@@ -140,8 +156,17 @@ def _unreadable(url: str) -> InvalidMessage:
     # Not redis-py's own words: of a password with a slash in it they show a part.
     return InvalidMessage.of(
         "url",
-        f"{_without_secret(url)!r:.200} is none that redis-py can read",
-        "check port, database and options; write special characters of a password as %2F",
+        f"{display_url(url)!r:.200} is none that redis-py can read",
+        f"check port, database and options; in a password, {ESCAPES}",
+    )
+
+
+def _unescaped(url: str) -> InvalidMessage:
+    return InvalidMessage.of(
+        "url",
+        f"{display_url(url)!r:.200} cannot be split: special characters of its user, password, "
+        f"path or options are not escaped",
+        ESCAPES,
     )
 
 
@@ -157,15 +182,26 @@ async def check_server(client: Client) -> ServerFacts:
     else:
         told = [await client.info()]
     facts = [judge(info) for info in told]
+    if isinstance(client, RedisCluster):
+        for node in client.get_primaries():
+            await check_commands(client, target_nodes=node)
+    else:
+        await check_commands(client)
     return facts[0]
 
 
 def judge(info: Mapping[str, Any]) -> ServerFacts:
     """The facts in one server's INFO; ServerUnavailable when it will not do."""
     family = "valkey" if "valkey_version" in info else "redis"
-    version = str(info[f"{family}_version"])
-    if not is_new_enough(family, tuple(int(part) for part in version.split(".")[:2])):
+    version = str(info.get(f"{family}_version", ""))
+    numbers = _VERSION.match(version)
+    if numbers and not is_new_enough(family, (int(numbers[1]), int(numbers[2]))):
         raise ServerUnavailable(f"the server is {family} {version}; eventsched needs {FLOOR_TEXT}")
+    hidden = [name for name in _FACTS if name not in info] + ([] if numbers else ["version"])
+    if hidden:
+        raise ServerUnavailable(
+            f"the server's INFO has no {', '.join(hidden)}: use a server that tells it"
+        )
     policy = str(info["maxmemory_policy"])
     if policy != "noeviction":
         raise ServerUnavailable(
@@ -177,9 +213,3 @@ def judge(info: Mapping[str, Any]) -> ServerFacts:
     is_cluster = bool(info.get("cluster_enabled"))
     primary = f"{info['master_host']}:{info['master_port']}" if info["role"] == "slave" else ""
     return ServerFacts(family, version, is_cluster, maxmemory_bytes, primary, warnings)
-
-
-def _without_secret(url: str) -> str:
-    """The address without user and password, fit for a message."""
-    scheme, _, rest = url.partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,8 @@ log = structlog.get_logger("eventsched.store.connection")
 class Connection:
     """Open while its block lasts."""
 
-    url: str
+    url: str = field(repr=False)
+    """It may hold a password: messages show `display_url(url)`."""
     facts: ServerFacts
     transport: RedisTransport
     stores: Mapping[str, Store]

@@ -19,6 +19,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
 
 from eventsched.errors import Backpressure, ServerUnavailable, from_reply
+from eventsched.server.commands import plain_words, refusal_of
 from eventsched.store import library as lua_library
 from eventsched.store.client import refusal
 
@@ -79,10 +80,17 @@ def answering() -> Iterator[None]:
     try:
         yield
     except _AWAY as error:
-        raise ServerUnavailable(f"no answer from the server: {error}") from error
+        refused = refusal_of(error)
+        if refused is not None:
+            raise refused from None  # of HELLO or AUTH at a reconnect, with the password
+        raise ServerUnavailable(f"no answer from the server: {plain_words(error)}") from error
     except redis.exceptions.NoPermissionError as error:
-        raise ServerUnavailable(f"the server refuses: {refusal(error)}") from error
+        refused = refusal_of(error)
+        raise (refused or ServerUnavailable(f"the server refuses: {refusal(error)}")) from error
     except redis.exceptions.ResponseError as error:
+        refused = refusal_of(error)
+        if refused is not None:
+            raise refused from None  # its words repeat the arguments of the call
         if str(error).startswith(_UNABLE):
             raise ServerUnavailable(f"the server cannot: {error}") from error
         raise
@@ -122,10 +130,12 @@ class RedisTransport:
         except ServerUnavailable as error:
             if not isinstance(error.__cause__, _UNLOADABLE):
                 raise
-            raise ServerUnavailable(
+            kind = type(error)
+            raise kind(
                 "the server lacks the functions of this release and does not let us load them: "
                 f"{error.__cause__}; run `eventsched status` once against its primary, or as a "
-                "user with +function|load"
+                "user with +function|load; eventsched needs FUNCTION, because its decisions are "
+                "functions on the server"
             ) from error
 
     async def command(self, *parts: Arg, key: str) -> Any:

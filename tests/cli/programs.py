@@ -51,10 +51,13 @@ class Program:
 
     def first_json(self) -> dict[str, Any]:
         """What its first line says; waits for it."""
+        return json.loads(self.first_line())  # type: ignore[no-any-return]
+
+    def first_line(self) -> str:
         assert self._process.stdout
         line = self._process.stdout.readline()
         assert line, self.log.read_text()
-        return json.loads(line)  # type: ignore[no-any-return]
+        return line.decode()
 
     def wait_for_log(self, words: str) -> None:
         wait_for(f"{words!r} in {self.log}", lambda: words in self.log.read_text())

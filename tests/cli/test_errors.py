@@ -10,6 +10,7 @@ import structlog
 
 from eventsched.cli.app import COMMANDS, main
 from eventsched.schema.settings import chosen
+from eventsched.server.testing import LocalServer
 from tests.cli.programs import write_wav
 from tests.unit.controls import NASTY, hidden_in
 
@@ -114,6 +115,32 @@ def test_a_line_that_cannot_be_read_is_exit_code_2(
     code, line = failed(capsys, *words)
     assert code == 2
     assert said in line
+
+
+@pytest.mark.parametrize(
+    ("forbidden", "words"),
+    [("function", ("up",)), ("info", ("status",)), ("exists", ("up",)), ("get", ("status",))],
+)
+def test_a_command_that_the_server_refuses_is_one_line_and_exit_code_2(
+    capsys: pytest.CaptureFixture[str],
+    own_server: LocalServer,
+    forbidden: str,
+    words: tuple[str, ...],
+) -> None:
+    own_server.call("ACL", "SETUSER", "bob", "on", ">b", "~*", "&*", "+@all", f"-{forbidden}")
+    url = own_server.url.replace("://", "://bob:b@")
+    code, line = failed(capsys, *words, "--url", url)
+    assert code == 2
+    assert f"'{forbidden}" in line
+    assert "eventsched needs" in line
+
+
+def test_a_database_that_the_server_does_not_have_is_exit_code_2(
+    capsys: pytest.CaptureFixture[str], own_server: LocalServer
+) -> None:
+    code, line = failed(capsys, "status", "--url", f"{own_server.url}?db=99")
+    assert code == 2
+    assert "SELECT" in line
 
 
 @pytest.mark.parametrize(

