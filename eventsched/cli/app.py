@@ -11,9 +11,9 @@ A new command is a module here with a function of the command's name under `@com
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
@@ -23,6 +23,7 @@ from typer.exceptions import TyperException
 
 from eventsched import interrupts
 from eventsched.cli.options import command_of, root
+from eventsched.cli.standard_streams import OutputFailed
 from eventsched.errors import CommandRefused, EventschedError
 from eventsched.escaping import escape_controls
 from eventsched.server.addresses import without_secrets
@@ -78,10 +79,9 @@ def run_program(program: typer.Typer, name: str, args: Sequence[str] | None = No
     given = list(sys.argv[1:] if args is None else args)
     try:
         return _run(program, name, given or ["--help"])
-    except BrokenPipeError:
-        # The reader of the output has gone, as `head` does. Python flushes once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    finally:
+        with suppress(OutputFailed):  # what is left after an error; Python would print a traceback
+            sys.stdout.flush()
 
 
 def _run(program: typer.Typer, name: str, args: Sequence[str]) -> int:
@@ -95,10 +95,14 @@ def _run(program: typer.Typer, name: str, args: Sequence[str]) -> int:
         return _fail(name, error.format_message() + hint, code)
     except typer.Abort:
         return interrupts.CODE
-    except (EventschedError, BaseExceptionGroup) as error:
+    except (EventschedError, OSError, BaseExceptionGroup) as error:
         told = _expected(error)
         if told is None:
             raise
+        if isinstance(told, OutputFailed) and told.is_closed:
+            return 1
+        if isinstance(told, OSError):
+            return _fail(name, _of_system(told), 1)
         return _fail(name, str(told), REFUSED if isinstance(told, CommandRefused) else 1)
 
 
@@ -109,14 +113,26 @@ def _usage_code(error: TyperException) -> int:
 
 
 def _expected(error: BaseException) -> BaseException | None:
-    """The first of our own errors, when a group of tasks failed by nothing else."""
+    """The error to report, when a group of tasks failed by errors of ours or the system's alone.
+
+    The first one; but output that failed counts before what came of it.
+    """
     if not isinstance(error, BaseExceptionGroup):
         return error
-    first, others = error.split(EventschedError)
-    ours: BaseException | None = first
-    while isinstance(ours, BaseExceptionGroup):
-        ours = ours.exceptions[0]
-    return ours if others is None else None
+    _, others = error.split((EventschedError, OSError))
+    if others is not None:
+        return None
+    failed, _ = error.split(OutputFailed)
+    found: BaseException = failed or error
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    return found
+
+
+def _of_system(error: OSError) -> str:
+    """No file descriptor, no space on a disk, a file that may not be read: what, and where."""
+    words = error.strerror or str(error) or type(error).__name__
+    return f"{error.filename}: {words}" if error.filename else words
 
 
 def _fail(program_name: str, message: str, code: int) -> int:

@@ -8,6 +8,7 @@ Never does: stderr (logs.py, and errors in app.py), reading. Read next: formatti
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -68,7 +69,11 @@ def print_line(text: str) -> None:
 
 def print_json(value: Any) -> None:
     """One JSON object on one line, at once."""
-    sys.stdout.buffer.write(msgspec.json.encode(value) + b"\n")
+    try:
+        line = msgspec.json.encode(value)
+    except UnicodeEncodeError:  # the name of a file may be no text
+        line = json.dumps(msgspec.to_builtins(value), separators=(",", ":")).encode()
+    sys.stdout.buffer.write(line + b"\n")
     sys.stdout.buffer.flush()
 
 
