@@ -7,6 +7,7 @@ Never does: verify (verifier.py), decrypt. Read next: segment.py (the columns), 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -73,10 +74,11 @@ class Query:
     def _open(self, files: Sequence[str], folder: str) -> None:
         """The views are there; from now on nothing else can be reached."""
         run = self._connection.execute
-        run(EVENTS.replace("$files", _literal(files)))
+        run(EVENTS.replace("$files", _literal([_as_pattern(file) for file in files])))
         run(JOBS)
         run(SESSIONS)
-        run(f"SET allowed_directories = {_literal([folder])}")
+        # DuckDB checks the pattern that it is given, then each file that the pattern finds.
+        run(f"SET allowed_directories = {_literal([folder, _as_pattern(folder)])}")
         run("SET enable_external_access = false")
         run("SET lock_configuration = true")
 
@@ -112,6 +114,11 @@ def _files(folder: ArchiveFolder) -> list[str]:
     if not found:
         raise ArchiveError(f"{folder.path} has no segment yet")
     return found
+
+
+def _as_pattern(path: str) -> str:
+    """The pattern that finds this path alone: DuckDB takes every file name for a pattern."""
+    return re.sub(r"([*?\[])", r"[\1]", path)
 
 
 def _literal(texts: Sequence[str]) -> str:

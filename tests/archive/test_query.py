@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,27 @@ async def test_events_are_those_of_the_log(archived: Archived) -> None:
     log = await archived.store.log()
     cell = archived.store.cell
     assert found == [(cell, e.id, e.type, e.session, e.job, e.node) for e in log]
+
+
+@pytest.mark.parametrize(
+    ("name", "similar"), [("a[b]", "ab"), ("any*", "anyone"), ("wh?t", "what"), ("it's", "its")]
+)
+async def test_folder_whose_name_could_be_a_pattern_is_read_alone(
+    archived: Archived, name: str, similar: str
+) -> None:
+    await worked(archived)
+    expected = ask(archived, "SELECT count(*) FROM events")
+    for one in (name, similar):
+        shutil.copytree(archived.path, archived.path.parent / one)
+    folder = ArchiveFolder.open(archived.path.parent / name)
+    for file in (archived.path.parent / similar).rglob("*.parquet"):
+        file.write_bytes(b"not to be read")
+    asked = Query(folder, "SELECT count(*) FROM events")
+    assert list(asked.rows()) == expected
+    asked.close()
+    other = f"SELECT * FROM read_parquet('{archived.path}/*/*.events.parquet')"
+    with pytest.raises(ArchiveError, match="disabled by configuration"):
+        Query(folder, other)
 
 
 async def test_jobs_and_sessions_say_what_came_of_each(archived: Archived) -> None:
