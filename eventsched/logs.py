@@ -24,7 +24,10 @@ _PLAIN = ("stack", "exception")
 
 
 def warn_on_stderr() -> None:
-    """Unless the application has configured structlog, only warnings are printed, on stderr."""
+    """Unless the application has configured structlog, only warnings are printed, on stderr.
+
+    Tracebacks show code, never the values of variables: these hold people's speech and keys.
+    """
     if not structlog.is_configured():
         *shape, _ = structlog.get_config()["processors"]  # the last one renders
         has_colors = bool(sys.stderr and sys.stderr.isatty() and not os.environ.get("NO_COLOR"))

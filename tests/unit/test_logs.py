@@ -87,3 +87,21 @@ def test_log_lines_for_programs_are_exact() -> None:
         configure_logs(0, quiet=False, is_service=False)
         structlog.get_logger("eventsched").warning("told", session=NASTY)
     assert json.loads(pipe.getvalue())["session"] == NASTY
+
+
+@pytest.mark.parametrize("stderr", [io.StringIO, Terminal])
+@pytest.mark.parametrize(
+    "configure", [warn_on_stderr, lambda: configure_logs(0, quiet=False, is_service=False)]
+)
+def test_a_traceback_shows_code_and_no_values_of_variables(
+    configure: Callable[[], None], stderr: type[io.StringIO]
+) -> None:
+    with contextlib.redirect_stderr(stderr()) as written:
+        configure()
+        said = "1234 5678".replace(" ", "")  # noqa: F841 - a traceback with values would show it
+        try:
+            raise ZeroDivisionError("no model")
+        except ZeroDivisionError:
+            structlog.get_logger("eventsched").exception("handler failed")
+    assert "ZeroDivisionError" in written.getvalue()
+    assert "12345678" not in written.getvalue()
