@@ -2,8 +2,10 @@
 
 Owns: starting, cancelling and waiting for them. The tasks are asyncio's, for 4 µs each; a task
 group takes 22 to start one, and the handlers of one read of the inbox wait for each other (p99 of
-2,000 jobs a second: 4.7 and 5.5 ms). What a group promises is kept: none outlives `run` or begins
-behind its end, a handler is cancelled through its scope only, what one raises `run` raises.
+2,000 jobs a second: 4.7 and 5.5 ms). What a group promises is kept: none begins behind the end of
+`run`, a handler is cancelled through its scope only, what one raises `run` raises, and `run` waits
+for all. One exception: a handler that does not end within END_S of its cancel is left behind, so
+that one handler cannot keep a node from registering again or from ending.
 Never does: know what an attempt is for. Read next: registration.py.
 """
 
@@ -15,6 +17,9 @@ from typing import Any, TypeAlias
 
 import anyio
 import structlog
+
+END_S = 5.0
+"""How long a cancelled handler may take to clean up before `run` ends without it."""
 
 log = structlog.get_logger("eventsched.node.node")
 
@@ -44,6 +49,7 @@ class Attempts:
         self._failed = anyio.Event()
         self._error: BaseException | None = None
         self._is_over = False
+        self._runner: asyncio.Task[Any] | None = None
 
     def __len__(self) -> int:
         return len(self._held)
@@ -77,28 +83,40 @@ class Attempts:
     def _let_go(self, task: asyncio.Task[None]) -> None:
         attempt = self._tasks.pop(task)
         if task.cancelled():
-            if not self._is_over and not attempt.scope.cancel_called:
-                log.error("handler let a cancellation out, its lease will end", job=task.get_name())
+            if not self.is_cancelled(attempt):
+                log.error("attempt cancelled from outside", job=task.get_name())
             return
         error = task.exception()
         if error is None:
             return
-        if self._error is None:
+        if self._error is None and not self._is_over:
             self._error = error
             self._failed.set()
         else:
             log.error("attempt failed", job=task.get_name(), error=repr(error))
 
     def cancel(self, key: str, number: int) -> bool:
-        """Whether this one was in hand; its handler ends at its next wait."""
+        """Whether this one's handler was running; it ends at its next wait."""
         attempt = self._held.get(key)
-        if attempt is None or attempt.number != number:
+        if attempt is None or attempt.number != number or attempt.has_ended:
             return False
         attempt.scope.cancel()
         return True
 
+    def is_cancelled(self, attempt: Attempt) -> bool:
+        """Whether somebody other than its handler has cancelled the attempt, or all of them.
+
+        `asyncio.run` cancels every task at once when it ends, so the runner's own counts as well.
+        """
+        is_ending = self._runner is not None and self._runner.cancelling() > 0
+        return attempt.scope.cancel_called or self._is_over or is_ending
+
     async def run(self) -> None:
-        """Until cancelled: then all are, and this ends when they have. Raises what one raised."""
+        """Until cancelled: then all are, and this ends when they have. Raises what one raised.
+
+        A handler that swallows its cancel is left behind after END_S; a log line names its job.
+        """
+        self._runner = asyncio.current_task()
         try:
             await self._failed.wait()
         finally:
@@ -109,7 +127,14 @@ class Attempts:
                 if attempt.has_ended:
                     task.cancel()
             with anyio.CancelScope(shield=True):
-                while self._tasks:
-                    await asyncio.wait(self._tasks)
+                await self._wait_for_all()
             if self._error is not None:
                 raise self._error
+
+    async def _wait_for_all(self) -> None:
+        loop = asyncio.get_running_loop()
+        ends_at = loop.time() + END_S
+        while self._tasks and (left_s := ends_at - loop.time()) > 0:
+            await asyncio.wait(self._tasks, timeout=left_s)
+        for task in self._tasks:
+            log.error("handler ignores its cancellation, left behind", job=task.get_name())

@@ -71,6 +71,19 @@ def _job_error(code: str, retryable: bool, feature: str) -> JobError:
     return JobError(code, retryable=retryable, feature=feature)
 
 
+def outcome_of(error: BaseException) -> NoSpeech | JobError | None:
+    """The outcome that a handler raised; none when the exception is none.
+
+    Task groups raise groups: one that holds nothing but outcomes counts as its first.
+    """
+    if isinstance(error, (NoSpeech, JobError)):
+        return error
+    if not isinstance(error, BaseExceptionGroup):
+        return None
+    outcomes = [outcome_of(inner) for inner in error.exceptions]
+    return None if None in outcomes else outcomes[0]
+
+
 class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     """What the inbox says of a job: written by lua/include/assign.lua."""
 

@@ -23,8 +23,9 @@ import structlog
 
 from eventsched.client.client import Client
 from eventsched.errors import Backpressure, InvalidMessage
-from eventsched.node.executor import Handler, Run, runner
+from eventsched.node.executor import Handler, Run, Runner, runner
 from eventsched.node.registration import Serving
+from eventsched.node.task_guard import exits_contained
 from eventsched.schema import keys
 from eventsched.schema.validation import (
     LANGUAGES_MAX,
@@ -86,7 +87,7 @@ class Node:
         self.features = [check_name("features", feature) for feature in listed]
         self.slots = check_between("slots", slots, 1, SLOTS_MAX)
         self.version = version
-        self._run: Run | None = None
+        self._runner: Runner | None = None
         self._drain = anyio.Event()
         self._drain_s = [DRAIN_S]
 
@@ -100,7 +101,8 @@ class Node:
         An `async def` gets a Job and runs in the event loop. A plain function gets a BlockingJob
         and runs in a thread, or with `processes` in a process, which is killed when the attempt is
         cancelled. The handler returns a Result, or returns or raises NoSpeech or JobError. Any
-        other exception is a retryable failure with the code HANDLER_ERROR.
+        other exception is a retryable failure with the code HANDLER_ERROR. An awaitable that the
+        handler returns is awaited.
 
         Args:
             handler: The function, when the decorator has no arguments.
@@ -111,13 +113,14 @@ class Node:
 
         Raises:
             ValueError: The node has a handler already.
-            InvalidMessage: `processes` is given for an `async def`.
+            InvalidMessage: The handler could never run: a generator, a class, or with `processes`
+                a function that no other process can load.
         """
 
         def declare(function: H) -> H:
-            if self._run is not None:
+            if self._runner is not None:
                 raise ValueError(f"node {self.name} has a handler already")
-            self._run = runner(function, slots=self.slots, processes=processes)
+            self._runner = runner(function, slots=self.slots, processes=processes)
             return function
 
         return declare if handler is None else declare(handler)
@@ -144,21 +147,27 @@ class Node:
 
         Raises:
             NodeSuperseded: A newer process has registered under this name.
-            InvalidMessage: The node has no handler.
+            InvalidMessage: The node has no handler, or one that no other process can load.
         """
-        if self._run is None:
+        if self._runner is None:
             raise InvalidMessage.of(
                 "node", f"{self.name} has no handler", "declare one with @node.job"
             )
         full_id = keys.complete(self.name, es.cells)
+        if not self._drain.is_set():
+            async with self._runner() as run:
+                with exits_contained():
+                    await self._serve(es, full_id, run)
+        log.info("drained", node=full_id)
+
+    async def _serve(self, es: Client, full_id: str, run: Run) -> None:
         store = es.store_of(full_id)
         while not self._drain.is_set():
             grant = await self._register(store, full_id, es.new_name())
             log.info("serving", node=full_id, epoch=grant.epoch, slots=self.slots)
-            serving = Serving(store, grant, self._run, slots=self.slots, url=es.url, keys=es.keys)
+            serving = Serving(store, grant, run, slots=self.slots, url=es.url, keys=es.keys)
             if await serving.run(self._drain, self._drain_s) == "unknown":
                 log.warning("registration lost, registering again", node=full_id)
-        log.info("drained", node=full_id)
 
     async def _register(self, store: Store, full_id: str, token: str) -> NodeGrant:
         """As often as it takes; the token makes a repeated call harmless."""

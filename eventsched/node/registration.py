@@ -19,13 +19,15 @@ import anyio.abc
 import anyio.lowlevel
 import msgspec
 import structlog
+from structlog.contextvars import bind_contextvars
 
 from eventsched.encryption.keystore import KeyStore
 from eventsched.errors import LeaseLost, NodeSuperseded, NodeUnknown, Refused
 from eventsched.node.attempts import Attempt, Attempts
-from eventsched.node.executor import Run, end_of
+from eventsched.node.executor import Run, end_of, failed_by
 from eventsched.node.heartbeat import Held, beating
 from eventsched.node.job import Assignment, Job
+from eventsched.node.task_guard import in_handler
 from eventsched.schema.keys import name_of
 from eventsched.store.batcher import Coalescer
 from eventsched.store.cell import NodeGrant, NodeResult, Store
@@ -164,9 +166,16 @@ class Serving:
 
     async def _serve(self, job: Job, attempt: Attempt) -> None:
         self._log.debug("started", session=job.session, job=job.key, attempt=job.attempt)
+        bind_contextvars(session=job.session, job=job.key, attempt=job.attempt)
+        in_handler.set(True)
         ending: NodeResult | None = None
-        with attempt.scope:
-            ending = await end_of(self._unlocked, job)
+        try:
+            with attempt.scope:
+                is_cancelled = partial(self._attempts.is_cancelled, attempt)
+                ending = await end_of(self._unlocked, job, is_cancelled)
+        except RuntimeError as error:  # the handler has left a cancel scope of its own open
+            ending = failed_by(job, error)
+        in_handler.set(False)
         attempt.has_ended = True
         if ending is not None and not attempt.is_given_up:
             await self._tell(job, ending)
