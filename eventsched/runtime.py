@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 
 import anyio
 
-from eventsched.interrupts import Interrupted, interruptible
+from eventsched.errors import EventschedError
+from eventsched.interrupts import ForcedEnd, Interrupted, interruptible
 
 Outcome = TypeVar("Outcome")
 GC_OBJECTS = 50_000
@@ -20,11 +21,37 @@ GC_OBJECTS = 50_000
 records come by the thousand and make no cycles, and looking at them took a third of a fold."""
 
 
+class LoopEnded(EventschedError):
+    """Raised when something that ran in the event loop has ended the loop itself."""
+
+
+STOPPED = "Event loop stopped before Future completed"
+"""How asyncio and uvloop begin to say that somebody has called the loop's `stop`."""
+
+
 def run_async(main: Callable[[], Coroutine[Any, Any, Outcome]]) -> Outcome:
-    """Run it to its end in an event loop of its own. Raises KeyboardInterrupt when it has ended."""
+    """Run it to its end in an event loop of its own.
+
+    Raises KeyboardInterrupt when Ctrl-C has ended it, LoopEnded when code in the loop did, by an
+    exit or by stopping it.
+    """
     gc.set_threshold(GC_OBJECTS, *gc.get_threshold()[1:])
     uvloop = importlib.util.find_spec("uvloop") is not None
+    end = ForcedEnd()
+
+    async def bounded() -> Outcome:
+        try:
+            return await interruptible(main)
+        finally:
+            end.soon(1)  # tasks that are left may ignore that the loop cancels them
+
     try:
-        return anyio.run(interruptible, main, backend_options={"use_uvloop": uvloop})
+        return anyio.run(bounded, backend_options={"use_uvloop": uvloop})
     except Interrupted:
         raise KeyboardInterrupt from None
+    except (SystemExit, KeyboardInterrupt, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and STOPPED not in str(error):
+            raise
+        raise LoopEnded(f"the event loop was ended by {error!r:.200}") from error
+    finally:
+        end.cancel()

@@ -13,7 +13,7 @@ store/cell.py's.
 import signal
 
 from eventsched.cli.standard_streams import open_standard_streams
-from eventsched.interrupts import end_at_once
+from eventsched.interrupts import end_at_once, end_in_spite_of_threads
 
 
 def main() -> int:
@@ -22,4 +22,9 @@ def main() -> int:
     open_standard_streams()
     from eventsched.cli.app import main
 
-    return main()
+    code = 1
+    try:
+        code = main()
+    finally:
+        end_in_spite_of_threads(code)
+    return code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from importlib import import_module
@@ -13,7 +14,7 @@ import typer
 
 from eventsched.cli.options import Keys, Options, command
 from eventsched.errors import InvalidMessage
-from eventsched.interrupts import open_signals
+from eventsched.interrupts import ForcedEnd, open_signals
 
 if TYPE_CHECKING:
     from eventsched.client.client import Client
@@ -33,7 +34,8 @@ EXAMPLE = "name it like workers:node"
 async def node(options: Options, target: Target, name: Name = None, keys: Keys = None) -> int:
     """Serve with the node of a module, found as from the present folder.
 
-    SIGTERM or Ctrl-C drains: no new work, what is in hand is finished. A second one stops at once.
+    SIGTERM or Ctrl-C drains: no new work, what is in hand is finished. A second one cancels what is
+    in hand and ends the program within 10 s, a third one at once.
     """
     from eventsched.client.client import connect
 
@@ -72,23 +74,42 @@ def find_node(target: str) -> Node:
 
 
 async def _serve(declared: Node, es: Client) -> int:
-    """Until drained (0), or stopped by a second signal (130 after Ctrl-C, 143 after SIGTERM)."""
-    code = 0
+    """Until drained (0), or stopped by a second signal (130 after Ctrl-C, 143 after SIGTERM).
+
+    After that signal the process ends within END_S, whatever its handlers do.
+    """
+    stop = Stop()
+    signals = (signal.SIGINT, signal.SIGTERM)
     async with anyio.create_task_group() as tasks:
 
         async def listen() -> None:
-            nonlocal code
-            with open_signals(signal.SIGINT, signal.SIGTERM) as signals:
-                is_draining = False
-                while True:
-                    received = await signals.get()
-                    if is_draining:
-                        code = 128 + received
-                        tasks.cancel_scope.cancel()
-                    declared.drain()
-                    is_draining = True
+            while True:
+                await received.get()
+                if stop.code:
+                    tasks.cancel_scope.cancel()
+                declared.drain()
 
-        tasks.start_soon(listen)
-        await declared.run(es)
-        tasks.cancel_scope.cancel()
-    return code
+        with open_signals(*signals, also=stop.received) as received:
+            tasks.start_soon(listen)
+            await declared.run(es)
+            tasks.cancel_scope.cancel()
+    return stop.code
+
+
+class Stop:
+    """What the signals so far ask for."""
+
+    def __init__(self) -> None:
+        self._end = ForcedEnd()
+        self._count = 0
+        self.code = 0
+        """The exit code, from the second signal on."""
+
+    def received(self, number: signal.Signals) -> None:
+        """Runs in the signal's handler, so the event loop need not turn for it."""
+        self._count += 1
+        if self._count == 2:
+            self.code = 128 + number
+            self._end.soon(self.code)
+        elif self._count > 2:
+            os._exit(128 + number)
