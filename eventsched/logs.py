@@ -21,6 +21,8 @@ from eventsched.escaping import escape_controls
 
 _PLAIN = ("stack", "exception")
 """Values that the renderer takes as strings only."""
+JOB_ATTRIBUTES = ("session", "job", "attempt")
+"""Attributes that a record from a worker process has (node/process_pool.py)."""
 
 
 def warn_on_stderr() -> None:
@@ -61,6 +63,27 @@ def configure_logs(verbose: int, *, quiet: bool, is_service: bool) -> None:
         logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),  # as it is by then
         cache_logger_on_first_use=False,
     )
+    logging.lastResort = UnconfiguredHandler(logging.WARNING)
+
+
+class UnconfiguredHandler(logging.Handler):
+    """Writes the records of `logging` as structlog's lines, unless a program configures `logging`.
+
+    A handler's libraries log in that way, and their lines name job and session as well.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            names = [name for name in JOB_ATTRIBUTES if name in vars(record)]
+            values = {name: vars(record)[name] for name in names}
+            if record.exc_info:
+                values["exc_info"] = record.exc_info
+            elif record.exc_text:
+                values["exception"] = record.exc_text
+            write = structlog.get_logger().log
+            write(record.levelno, record.getMessage(), logger=record.name, **values)
+        except Exception:  # noqa: BLE001 - as every handler of `logging` does it
+            self.handleError(record)
 
 
 def for_people(**look: Any) -> list[Processor]:

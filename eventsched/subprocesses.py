@@ -106,10 +106,10 @@ class Children:
         self._running.clear()
 
 
-def die_with_parent() -> None:
-    """For `preexec_fn`: the child is told to end when the thread that starts it is gone."""
+def die_with_parent(number: signal.Signals = signal.SIGTERM) -> None:
+    """For a child: it gets this signal when the thread that has started it is gone (Linux)."""
     if _libc is not None:
-        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        _libc.prctl(_PR_SET_PDEATHSIG, number)
 
 
 @asynccontextmanager

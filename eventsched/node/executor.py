@@ -18,7 +18,6 @@ from functools import partial
 from typing import Any, TypeAlias
 
 import anyio
-import anyio.to_process
 import anyio.to_thread
 import structlog
 
@@ -26,6 +25,7 @@ from eventsched.client.results import Result
 from eventsched.errors import InvalidMessage
 from eventsched.node.handler_checks import check_handler, is_async, pickled
 from eventsched.node.job import BlockingJob, Job, JobError, NoSpeech, outcome_of
+from eventsched.node.process_pool import HandlerRaised, process_pool
 from eventsched.store.cell import NodeResult
 
 Ending: TypeAlias = Result | NoSpeech | JobError
@@ -62,15 +62,13 @@ async def _in_this_process(handler: Any, slots: int) -> AsyncIterator[Run]:
 
 @asynccontextmanager
 async def _in_processes(handler: BlockingHandler, slots: int) -> AsyncIterator[Run]:
-    pickled(handler)
-    limiter = anyio.CapacityLimiter(slots)
+    async with process_pool(pickled(handler), size=slots) as pool:
 
-    async def run(job: Job) -> Any:
-        loaded = await job.loaded()
-        # Cancelled, its process is killed: nothing keeps computing for nobody.
-        return await anyio.to_process.run_sync(handler, loaded, cancellable=True, limiter=limiter)
+        async def run(job: Job) -> Any:
+            # Cancelled, its process is killed: nothing keeps computing for nobody.
+            return await pool.run(await job.loaded())
 
-    yield run
+        yield run
 
 
 async def _awaited(handler: Any, job: Job) -> Any:
@@ -187,7 +185,10 @@ async def _forget_cancellation() -> None:
 def failed_by(job: Job, error: BaseException) -> NodeResult:
     """The attempt failed by an exception that is no outcome: one log line, HANDLER_ERROR."""
     about: dict[str, Any] = {"session": job.session, "job": job.key, "attempt": job.attempt}
-    log.error("handler failed", **about, error=_shown(error), exc_info=error)
+    if isinstance(error, HandlerRaised):  # in another process: its traceback is a text here
+        log.error("handler failed", **about, error=error.error, exception=error.trace)
+    else:
+        log.error("handler failed", **about, error=_shown(error), exc_info=error)
     return told(job, JobError(HANDLER_ERROR, retryable=True))
 
 

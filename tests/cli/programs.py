@@ -73,6 +73,13 @@ class Program:
         """Its exit code, once it has ended."""
         return self._process.wait(END_S)
 
+    def output(self) -> bytes:
+        """What is left of its standard output, once it has ended."""
+        assert self._process.stdout
+        output = self._process.stdout.read()
+        self.ended()
+        return output
+
     def close(self) -> None:
         if self._process.poll() is None:
             self._process.kill()
