@@ -2,8 +2,8 @@
 
     eventsched node eventsched.demo.speech.nodes:node
 
-Owns: the handler. Recognising is bound by the CPU, so it has processes of its own, each with a
-model that stays loaded; translating is quick and done by other programs, so a thread will do.
+Owns: the handler. Recognising is bound by the CPU and holds the interpreter's lock, so the handler
+runs in processes of its own, each with a model and translators that stay loaded.
 Never does: anything that a node of yours could not. Read next: recogniser.py, translator.py.
 """
 
@@ -11,16 +11,15 @@ from __future__ import annotations
 
 import atexit
 from array import array
+from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
-
-import anyio.to_process
-import anyio.to_thread
 
 from eventsched.audio.wav import resample
 from eventsched.client.results import Result
 from eventsched.demo.speech.recogniser import RATE, Recogniser
 from eventsched.demo.speech.translator import TranslationFailed, Translator
-from eventsched.node.job import Job, JobError, NoSpeech
+from eventsched.node.job import BlockingJob, JobError, NoSpeech
 from eventsched.node.node import Node
 
 SOURCE = "en"
@@ -38,28 +37,39 @@ def translator(target: str) -> Translator:
     return made
 
 
+class Handler:
+    """What was said, and its translation where there is one. Raises NoSpeech, JobError."""
+
+    def __call__(self, job: BlockingJob) -> Result:
+        if job.encoding != "pcm16":
+            raise JobError("AUDIO_FORMAT")
+        words = recognise(job.audio(), job.sample_rate)
+        if not words:
+            raise NoSpeech
+        try:
+            text = translator(job.target).translate(words)
+        except TranslationFailed as error:
+            raise JobError("TRANSLATION_FAILED", retryable=True) from error
+        return Result(text=text, source_text=words)
+
+    def __reduce__(self) -> tuple[Callable[[], Handler], tuple[()]]:
+        return warm_handler, ()
+
+
+def warm_handler() -> Handler:
+    """The handler as a worker process loads it: with its model, so that no job waits for that."""
+    recognise(b"", RATE)
+    for target in TARGETS:
+        with suppress(TranslationFailed):
+            translator(target).translate("good morning")
+    return Handler()
+
+
 def make_node(name: str, *, slots: int = 1) -> Node:
     """A node that listens to English and answers in TARGETS."""
     made = Node(name, sources=[SOURCE], targets=TARGETS, slots=slots)
-    made.job(recognise_and_translate)
+    made.job(processes=True)(Handler())
     return made
-
-
-async def recognise_and_translate(job: Job) -> Result:
-    """What was said, and its translation where there is one. Raises NoSpeech, JobError."""
-    if job.encoding != "pcm16":
-        raise JobError("AUDIO_FORMAT")
-    audio = await job.audio()
-    # Cancelled, the process is killed: nothing goes on computing for nobody.
-    words = await anyio.to_process.run_sync(recognise, audio, job.sample_rate, cancellable=True)
-    if not words:
-        raise NoSpeech
-    translate = translator(job.target).translate
-    try:
-        text = await anyio.to_thread.run_sync(translate, words, abandon_on_cancel=True)
-    except TranslationFailed as error:
-        raise JobError("TRANSLATION_FAILED", retryable=True) from error
-    return Result(text=text, source_text=words)
 
 
 def recognise(pcm: bytes, sample_rate: int) -> str:
@@ -67,13 +77,6 @@ def recognise(pcm: bytes, sample_rate: int) -> str:
     return recogniser().recognise(
         pcm if sample_rate == RATE else resample(array("h", pcm), sample_rate, RATE).tobytes()
     )
-
-
-async def warm_up() -> None:
-    """The model is loaded and the translator runs, so that the first job need not wait."""
-    await anyio.to_process.run_sync(recognise, b"", RATE)
-    for target in TARGETS:
-        await anyio.to_thread.run_sync(translator(target).translate, "good morning")
 
 
 node = make_node("speech")

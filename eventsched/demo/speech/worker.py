@@ -2,8 +2,8 @@
 
     EVENTSCHED_URL=URL python -m eventsched.demo.speech.worker NAME
 
-Owns: the life of that process: it says one line once its model is loaded, and SIGTERM or SIGINT
-drains it, which takes a bounded time whether or not the server is still there.
+Owns: the life of that process: it says one line once it has a server, registers once its model is
+loaded, and SIGTERM or SIGINT drains it, in a bounded time whether or not the server is still there.
 Never does: handling (nodes.py). Read next: demo/run.py, which starts it.
 """
 
@@ -16,7 +16,7 @@ import sys
 import anyio
 
 from eventsched.client.client import connect
-from eventsched.demo.speech.nodes import make_node, warm_up
+from eventsched.demo.speech.nodes import make_node
 from eventsched.logs import configure_logs
 
 DRAIN_S = 5.0
@@ -35,7 +35,6 @@ async def serve(url: str, name: str) -> None:
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(drain_on_signal)
-        await warm_up()
         async with connect(url) as es:
             sys.stdout.write(f"ready: {name}\n")
             sys.stdout.flush()
