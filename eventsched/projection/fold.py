@@ -78,7 +78,9 @@ class Folded:
                 continue
             try:
                 entities = route(event)
-            except Exception:  # noqa: BLE001  raised again, and told, when it is folded
+            except KeyboardInterrupt:
+                raise
+            except BaseException:  # noqa: BLE001  raised again, and told, when it is folded
                 continue
             for entity in entities:
                 if entity not in views:
@@ -173,11 +175,13 @@ class Folding:
         projection passes the event by.
         """
         staged: list[Change] = []
-        failed: list[tuple[str, Exception]] = []
+        failed: list[tuple[str, BaseException]] = []
         for part in self._by_type.get(event.type, ()):
             try:
                 staged += part.stage(event)
-            except Exception as error:  # noqa: BLE001  users' code: parked with its reason
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # noqa: BLE001  users' code may exit, too: parked
                 failed.append((part.projection.name, error))
         if not (failed and whole):
             for part, entity, after in staged:
@@ -188,7 +192,7 @@ class Folding:
         return Unfolded(event.id, event, names, _told(failed[0][1]), event.session)
 
 
-def _told(error: Exception) -> str:
+def _told(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
@@ -570,6 +571,24 @@ async def test_poison_is_parked_after_three_tries_with_its_reason(store: TimedSt
     assert dead["reason"] == "ValueError: no ResultDelivered, please"
     told = msgspec.json.decode(dead["d"])
     assert told == {"set": "picky", "projections": ["picky"], "tries": 3}
+
+
+class Exiting(Picky):
+    """Sessions whose code, or a library of theirs, exits at one kind of event."""
+
+    def apply(self, view: Session | None, event: Event) -> Session | None:
+        if event.type == self.bad:
+            sys.exit("no model")
+        return super().apply(view, event)
+
+
+async def test_an_event_at_which_a_projection_exits_is_parked_and_ends_no_projector(
+    store: TimedStore,
+) -> None:
+    await talk(store, 1)
+    await fold_all(projector(store, of=ProjectionSet("picky", (Exiting(),))))
+    (dead,) = await dead_of(store)
+    assert (dead["k"], dead["reason"]) == ("ResultDelivered", "SystemExit: no model")
 
 
 async def test_what_comes_after_poison_is_folded(store: TimedStore) -> None:
