@@ -131,7 +131,8 @@ async def _start(
     async with anyio.create_task_group() as tasks:
         for name in names:
             tasks.start_soon(
-                fleet.start, "eventsched.loadtest.worker", name, str(slots), told, str(rtf), str(speed)
+                fleet.start, "eventsched.loadtest.worker",
+                name, str(slots), told, str(rtf), str(speed),
             )  # fmt: skip
 
 

@@ -392,7 +392,7 @@ def _spawn() -> tuple[subprocess.Popen[bytes], socket.socket]:
         process = subprocess.Popen(
             [
                 *(sys.executable, "-P", "-u", "-c", _PROGRAM),
-                *(str(Path(__file__).parents[1]), str(theirs.fileno()), str(os.getpid())),
+                *(str(Path(__file__).parents[2]), str(theirs.fileno()), str(os.getpid())),
             ],
             stdin=subprocess.DEVNULL,
             stdout=2 if _is_open(2) else subprocess.DEVNULL,
