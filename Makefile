@@ -9,7 +9,7 @@ STAMP := .venv/.set-up
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-servers sim chaos soak mutants bench lint types docs
+.PHONY: help setup demo test test-cluster test-fast test-servers sim chaos soak mutants bench lint types docs
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -21,20 +21,38 @@ $(STAMP): pyproject.toml tools/setup
 	@tools/setup
 	@touch $@
 
-test: $(STAMP)  ## Run all tests
-	@$(BIN)/python -m pytest $(ARGS)
+# xdist gives each core a part of the tests; a core that is done takes over from the others.
+PYTEST := $(BIN)/python -m pytest
+PARALLEL := -n auto --dist worksteal
+FAST := tests/unit tests/projections tests/golden tests/layout tests/docs/test_docs.py \
+	tests/docs/test_pages.py tests/docs/test_glossary_and_decisions.py \
+	tests/archive/test_merkle.py tests/privacy/test_keystore.py
+# Pure as well, but they decode and resample minutes of audio.
+NOT_FAST := $(addprefix --ignore=tests/unit/,test_containers.py test_wav_channels.py test_wav_headers.py)
 
-lint: $(STAMP)  ## Check style and formatting rules
+test: $(STAMP)  ## Run the tests that need no cluster, on all cores: 7 minutes on two
+	@echo "$@: expect at most 7 minutes on two cores; the last line tells the time that passed"
+	@$(PYTEST) $(PARALLEL) -m "not cluster" $(ARGS)
+
+test-cluster: $(STAMP)  ## Run the tests that need a cluster: 3 minutes on two cores
+	@echo "$@: expect at most 3 minutes on two cores; the last line tells the time that passed"
+	@EVENTSCHED_TEST_SERVERS=$${EVENTSCHED_TEST_SERVERS:-cluster} $(PYTEST) $(PARALLEL) -m cluster $(ARGS)
+
+test-fast: $(STAMP)  ## Run the tests of pure code, without any server: 10 seconds
+	@EVENTSCHED_TEST_SERVERS=none $(PYTEST) -q -m "not served" $(FAST) $(NOT_FAST) $(ARGS)
+
+test-servers: $(STAMP)  ## Run all tests on every kind of server found: wheel, PATH, container
+	@EVENTSCHED_TEST_SERVERS=all $(PYTEST) $(PARALLEL) $(ARGS)
+
+lint: $(STAMP)  ## Check the rules of style, and that ruff would format nothing anew
 	@$(BIN)/ruff check . $(ARGS)
+	@$(BIN)/ruff format --check --quiet . || { echo "remedy: $(BIN)/ruff format ." >&2; exit 1; }
 
 types: $(STAMP)  ## Check types strictly
 	@$(BIN)/mypy $(ARGS)
 
 demo: $(STAMP)  ## Run the main job on real speech: server, roles, recognising nodes
 	@EVENTSCHED_QUEUE_TIMEOUT_MS=60000 $(BIN)/eventsched demo $(ARGS)
-
-test-servers: $(STAMP)  ## Run all tests against every server that is here: wheel, PATH, container
-	@EVENTSCHED_TEST_SERVERS=all $(BIN)/python -m pytest $(ARGS)
 
 docs: $(STAMP)  ## Write the generated pages anew and build the site into site/
 	@$(BIN)/python -m tools.pages

@@ -2,6 +2,12 @@
 
 EVENTSCHED_TEST_SERVERS chooses the kinds of `server` (see server_kinds.py); each test that asks
 for it runs once per kind. No test flushes: it takes a fresh cell, and what it left is looked at.
+
+Markers that tests get here, by their fixtures and by their kind of server:
+
+    cluster   needs a cluster, or runs on one although it could do without, unless SAME_ON_CLUSTER
+              has its file; a test that starts one without a fixture names the marker itself
+    served    asks for a server of any kind
 """
 
 from __future__ import annotations
@@ -24,6 +30,23 @@ from tests.known_keys import is_known
 from tests.server_kinds import Choice, Server
 
 _CHOICE = pytest.StashKey[Choice]()
+_CLUSTERS = frozenset({"cluster3", "own_cluster"})
+_SERVERS = _CLUSTERS | {"server", "own_server"}
+SAME_ON_CLUSTER = (
+    "tests/archive/test_query.py",
+    "tests/archive/test_reading.py",
+    "tests/archive/test_tampering.py",
+    "tests/cli/test_audit.py",
+    "tests/desk/",
+    "tests/fairness/",
+    "tests/scripts/test_any_sequence.py",
+    "tests/scripts/test_memory.py",
+    "tests/speech/",
+    "tests/tutorial/",
+    "tests/verify/",
+)
+"""Files and folders whose tests look at what was decided or stored, not at how it is reached: a
+cluster makes no difference there. Without `-m cluster` they run on every kind that is chosen."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -32,6 +55,12 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[_CHOICE] = server_kinds.choose(asked)
     except ServerUnavailable as error:
         raise pytest.UsageError(str(error)) from error
+    if asked == server_kinds.NONE:
+        LocalServer.start = _refuse  # type: ignore[method-assign]
+
+
+def _refuse(self: LocalServer) -> None:
+    pytest.fail(f"{server_kinds.VARIABLE}={server_kinds.NONE}: this run may start no server")
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
@@ -39,15 +68,33 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     sources = dict.fromkeys(kind.removesuffix("-cluster") for kind in choice.kinds)
     told = [f"{source} is {server_kinds.what_is(source)}" for source in sources]
     told += [f"no {source}: {why}" for source, why in choice.missing.items()]
-    return [f"servers: {', '.join(choice.kinds)} ({'; '.join(told)})"]
+    return [f"servers: {', '.join(choice.kinds) or server_kinds.NONE} ({'; '.join(told)})"]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Each test with `server` runs on every chosen kind, unless it names its kinds itself."""
     marks = metafunc.definition.iter_markers("parametrize")
     if "server" in metafunc.fixturenames and not any("server" in mark.args[0] for mark in marks):
-        kinds = metafunc.config.stash[_CHOICE].kinds
+        kinds = metafunc.config.stash[_CHOICE].kinds or (server_kinds.NONE,)
         metafunc.parametrize("server", kinds, indirect=True, scope="session")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Before pytest's own hook of this name selects by marker."""
+    for item in items:
+        if isinstance(item, pytest.Function):
+            for marker in _markers_of(item):
+                item.add_marker(marker)
+
+
+def _markers_of(item: pytest.Function) -> Iterator[str]:
+    kind = item.callspec.params.get("server", "") if hasattr(item, "callspec") else ""
+    is_kind = str(kind).endswith("-cluster") and not item.nodeid.startswith(SAME_ON_CLUSTER)
+    if is_kind or not _CLUSTERS.isdisjoint(item.fixturenames):
+        yield "cluster"
+    if not _SERVERS.isdisjoint(item.fixturenames):
+        yield "served"
 
 
 @pytest.fixture(scope="session")
@@ -109,6 +156,13 @@ def own_server(tmp_path: Path) -> Iterator[LocalServer]:
 
 @pytest.fixture(scope="session")
 def cluster3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
-    """Three primaries with a replica each, up and linked. A test that breaks it makes its own."""
+    """Three primaries with a replica each, up and linked. A test that breaks it has its own."""
     with LocalCluster(tmp_path_factory.mktemp("cluster3")) as running:
+        yield running
+
+
+@pytest.fixture
+def own_cluster(tmp_path: Path) -> Iterator[LocalCluster]:
+    """As `cluster3`, durable and of this test alone: to be failed over."""
+    with LocalCluster(tmp_path / "cluster", durable=True) as running:
         yield running

@@ -23,10 +23,17 @@ from eventsched.server.testing import SLOTS, LocalServer, wait_for
 VARIABLE = "EVENTSCHED_TEST_SERVERS"
 SOURCES = ("embedded", "path", "container")
 KINDS = tuple(f"{source}{mode}" for source in SOURCES for mode in ("", "-cluster"))
-DEFAULT = "local"
+DEFAULT = "standalone"
 LOCAL = tuple(kind for kind in KINDS if not kind.startswith("container"))
-GROUPS = {"all": KINDS, "local": LOCAL}
-"""What is here of these; the others of a group are named as missing."""
+GROUPS = {
+    "all": KINDS,
+    "local": LOCAL,
+    "standalone": tuple(kind for kind in LOCAL if not kind.endswith("-cluster")),
+    "cluster": tuple(kind for kind in LOCAL if kind.endswith("-cluster")),
+}
+"""The kinds of a group that this machine has are used; the others are reported as missing."""
+NONE = "none"
+"""No server at all: a test that asks for one fails."""
 IMAGE = os.environ.get("EVENTSCHED_TEST_IMAGE", "redis:7")
 
 
@@ -50,10 +57,12 @@ class Choice:
 
 def choose(asked: str) -> Choice:
     """The kinds of `asked`: a list with commas, or a group. ServerUnavailable: what is wrong."""
+    if asked == NONE:
+        return Choice((), {})
     names = GROUPS.get(asked) or tuple(name.strip() for name in asked.split(","))
     unknown = [name for name in names if name not in KINDS]
     if unknown:
-        known = ", ".join([*GROUPS, *KINDS])
+        known = ", ".join([NONE, *GROUPS, *KINDS])
         raise ServerUnavailable(f"{VARIABLE}: {unknown[0]!r} is none of {known}")
     missing = {}
     for source in dict.fromkeys(name.removesuffix("-cluster") for name in names):
@@ -115,7 +124,8 @@ def running(kind: str, folder: Path) -> Iterator[Server]:
         with _container(is_cluster) as url:
             yield Server(kind, url, is_cluster, None)
     else:
-        with LocalServer(folder, _binary(source), is_cluster=is_cluster) as process:
+        binary = None if kind == NONE else _binary(source)
+        with LocalServer(folder, binary, is_cluster=is_cluster) as process:
             yield Server(kind, process.url, is_cluster, process)
 
 

@@ -22,7 +22,12 @@ LIST = re.compile(r"^ACL SETUSER (\w+) +(.+)$", re.MULTILINE)
 LISTS = dict(LIST.findall((ROOT / "docs/operations.md").read_text(encoding="utf-8")))
 
 
-@pytest.fixture(params=[False, True], ids=["standalone", "cluster"])
+@pytest.fixture(
+    params=[
+        pytest.param(False, id="standalone"),
+        pytest.param(True, id="cluster", marks=pytest.mark.cluster),
+    ]
+)
 def listed(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LocalServer]:
     """A server with these users."""
     with LocalServer(tmp_path / "own", is_cluster=request.param, durable=True) as server:

@@ -122,17 +122,18 @@ async def test_without_a_maxmemory_there_is_no_memory_pressure(own_server: Local
         assert await _pressure(store) == set()
 
 
-async def test_on_a_cluster_each_cell_looks_at_the_primary_that_serves_it(tmp_path: Path) -> None:
-    with LocalCluster(tmp_path / "cluster") as cluster:
-        async with _bare(cluster.url, "c0", "c1", "c2") as store:
-            stores = [Store(store.transport, cell) for cell in ("c0", "c1", "c2")]
-            serving_c1 = next(s for s in cluster.primaries if _serves(s, stores[1].keys))
-            serving_c1.call("CONFIG", "SET", "maxmemory", 1)
-            for one in stores:
-                await PressureWatch(one).step()
-            pressed = {one.cell for one in stores if "memory" in await _pressure(one)}
-            assert pressed == {one.cell for one in stores if _serves(serving_c1, one.keys)}
-            assert "c1" in pressed
+async def test_on_a_cluster_each_cell_looks_at_the_primary_that_serves_it(
+    own_cluster: LocalCluster,
+) -> None:
+    async with _bare(own_cluster.url, "c0", "c1", "c2") as store:
+        stores = [Store(store.transport, cell) for cell in ("c0", "c1", "c2")]
+        serving_c1 = next(s for s in own_cluster.primaries if _serves(s, stores[1].keys))
+        serving_c1.call("CONFIG", "SET", "maxmemory", 1)
+        for one in stores:
+            await PressureWatch(one).step()
+        pressed = {one.cell for one in stores if "memory" in await _pressure(one)}
+        assert pressed == {one.cell for one in stores if _serves(serving_c1, one.keys)}
+        assert "c1" in pressed
 
 
 # --- groups, dead, hysteresis, with time moved by hand ------------------------------------------

@@ -220,30 +220,31 @@ async def _may_write_again(server: LocalServer) -> None:
     server.call("CONFIG", "SET", "min-replicas-to-write", 0)
 
 
-async def test_a_cluster_s_failover_is_waited_for_and_everybody_goes_on(tmp_path: Path) -> None:
-    with LocalCluster(tmp_path / "cluster", durable=True) as cluster:
-        node = eventsched.Node("c0.gpu", sources=["en"], targets=["es"])
+async def test_a_cluster_s_failover_is_waited_for_and_everybody_goes_on(
+    own_cluster: LocalCluster,
+) -> None:
+    node = eventsched.Node("c0.gpu", sources=["en"], targets=["es"])
 
-        @node.job
-        async def handler(job: eventsched.Job) -> eventsched.Result:
-            return eventsched.Result(text=str(len(await job.audio()) - job.padding_ms * 32))
+    @node.job
+    async def handler(job: eventsched.Job) -> eventsched.Result:
+        return eventsched.Result(text=str(len(await job.audio()) - job.padding_ms * 32))
 
-        async with system(cluster.url, "c0") as es, serving(es, node):
-            store = es.stores["c0"]
-            async with es.session("a", "en", ["es"]) as session:
-                results = session.results()
-                await session.append(SECOND, end_of_utterance=True)
-                with anyio.fail_after(20):
-                    assert (await anext(results)).text == str(len(SECOND))
-                await _until_replicated(cluster)
-                primary = next(one for one in cluster.primaries if _has(one, store))
-                await anyio.to_thread.run_sync(primary.kill)
-                with anyio.fail_after(40):
-                    await _append_patiently(session)
-                    assert (await anext(results)).text == str(len(SECOND))
-            log = await store.read_range(store.keys.log, "-", "+", 1_000)
-            dispatched = [one for one in log if b"JobDispatched" in one[1]]
-            assert len(dispatched) >= 2
+    async with system(own_cluster.url, "c0") as es, serving(es, node):
+        store = es.stores["c0"]
+        async with es.session("a", "en", ["es"]) as session:
+            results = session.results()
+            await session.append(SECOND, end_of_utterance=True)
+            with anyio.fail_after(20):
+                assert (await anext(results)).text == str(len(SECOND))
+            await _until_replicated(own_cluster)
+            primary = next(one for one in own_cluster.primaries if _has(one, store))
+            await anyio.to_thread.run_sync(primary.kill)
+            with anyio.fail_after(40):
+                await _append_patiently(session)
+                assert (await anext(results)).text == str(len(SECOND))
+        log = await store.read_range(store.keys.log, "-", "+", 1_000)
+        dispatched = [one for one in log if b"JobDispatched" in one[1]]
+        assert len(dispatched) >= 2
 
 
 async def _append_patiently(session: eventsched.Session) -> None:

@@ -346,7 +346,13 @@ async def forgotten(all_of: Speaking, session: str) -> list[Event]:
 # --- the append-only file ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("is_cluster", [False, True], ids=["standalone", "cluster"])
+@pytest.mark.parametrize(
+    "is_cluster",
+    [
+        pytest.param(False, id="standalone"),
+        pytest.param(True, id="cluster", marks=pytest.mark.cluster),
+    ],
+)
 async def test_what_is_gone_from_memory_leaves_the_file(tmp_path: Path, is_cluster: bool) -> None:
     folder = tmp_path / "own"
     gone, kept = secrets.token_hex(1_000), secrets.token_hex(1_000)

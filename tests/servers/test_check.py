@@ -242,6 +242,7 @@ async def test_foreign_key_in_the_place_of_the_cells_is_told(
                 pass
 
 
+@pytest.mark.cluster
 async def test_cluster_without_its_slots_is_told_in_one_line(tmp_path: Path) -> None:
     with LocalServer(tmp_path / "one", is_cluster=True) as bare:
         bare.call("CLUSTER", "FLUSHSLOTS")
