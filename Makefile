@@ -9,7 +9,7 @@ STAMP := .venv/.set-up
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-cluster test-fast test-servers sim chaos soak mutants bench lint types docs
+.PHONY: help setup demo test test-cluster test-fast test-servers api sim chaos soak mutants bench lint types docs
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -47,6 +47,9 @@ test-servers: $(STAMP)  ## Run all tests on every kind of server found: wheel, P
 lint: $(STAMP)  ## Check the rules of style, and that ruff would format nothing anew
 	@$(BIN)/ruff check . $(ARGS)
 	@$(BIN)/ruff format --check --quiet . || { echo "remedy: $(BIN)/ruff format ." >&2; exit 1; }
+
+api: $(STAMP)  ## Record the public names and signatures anew, and their stub for type checkers
+	@$(BIN)/python -m tests.unit.public_api
 
 types: $(STAMP)  ## Check types strictly
 	@$(BIN)/mypy $(ARGS)

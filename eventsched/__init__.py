@@ -5,109 +5,45 @@ Read next: client/client.py (connect), client/session.py (producing), node/node.
 errors.py.
 
 A name is imported when it is first asked for: the command line starts by importing this package.
+Type checkers and editors read `__init__.pyi`, which `make api` writes from the list here.
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from eventsched.audio.wav import read_wav
-    from eventsched.client.client import Client, connect
-    from eventsched.client.results import Delivered, Result
-    from eventsched.client.session import Session
-    from eventsched.encryption.keystore import Key, KeyFolder, KeyStore
-    from eventsched.errors import (
-        Backpressure,
-        ChunkTooLarge,
-        EventschedError,
-        InvalidMessage,
-        JobUnknown,
-        KeyMissing,
-        KeyStoreError,
-        LeaseLost,
-        NodeSuperseded,
-        NodeUnknown,
-        NotFound,
-        Refused,
-        SeqGap,
-        ServerUnavailable,
-        SessionClosedError,
-        SessionSuperseded,
-        SessionUnknown,
-    )
-    from eventsched.node.job import BlockingJob, Job, JobError, NoSpeech
-    from eventsched.node.node import Node
-    from eventsched.store.cell import Receipt
-
-__all__ = [
-    "Backpressure",
-    "BlockingJob",
-    "ChunkTooLarge",
-    "Client",
-    "Delivered",
-    "EventschedError",
-    "InvalidMessage",
-    "Job",
-    "JobError",
-    "JobUnknown",
-    "Key",
-    "KeyFolder",
-    "KeyMissing",
-    "KeyStore",
-    "KeyStoreError",
-    "LeaseLost",
-    "NoSpeech",
-    "Node",
-    "NodeSuperseded",
-    "NodeUnknown",
-    "NotFound",
-    "Receipt",
-    "Refused",
-    "Result",
-    "SeqGap",
-    "ServerUnavailable",
-    "Session",
-    "SessionClosedError",
-    "SessionSuperseded",
-    "SessionUnknown",
-    "connect",
-    "read_wav",
-]
-_HOMES = {
-    "Backpressure": "errors",
-    "BlockingJob": "node.job",
-    "ChunkTooLarge": "errors",
-    "Client": "client.client",
-    "Delivered": "client.results",
-    "EventschedError": "errors",
-    "InvalidMessage": "errors",
-    "Job": "node.job",
-    "JobError": "node.job",
-    "JobUnknown": "errors",
-    "Key": "encryption.keystore",
-    "KeyFolder": "encryption.keystore",
-    "KeyMissing": "errors",
-    "KeyStore": "encryption.keystore",
-    "KeyStoreError": "errors",
-    "LeaseLost": "errors",
-    "NoSpeech": "node.job",
-    "Node": "node.node",
-    "NodeSuperseded": "errors",
-    "NodeUnknown": "errors",
-    "NotFound": "errors",
-    "Receipt": "store.cell",
-    "Refused": "errors",
-    "Result": "client.results",
-    "SeqGap": "errors",
-    "ServerUnavailable": "errors",
-    "Session": "client.session",
-    "SessionClosedError": "errors",
-    "SessionSuperseded": "errors",
-    "SessionUnknown": "errors",
-    "connect": "client.client",
-    "read_wav": "audio.wav",
+_PUBLIC = {
+    "audio.wav": ("read_wav",),
+    "client.client": ("Client", "connect"),
+    "client.results": ("Delivered", "Result"),
+    "client.session": ("Session",),
+    "encryption.keystore": ("Key", "KeyFolder", "KeyStore"),
+    "errors": (
+        "Backpressure",
+        "ChunkTooLarge",
+        "EventschedError",
+        "InvalidMessage",
+        "JobUnknown",
+        "KeyMissing",
+        "KeyStoreError",
+        "LeaseLost",
+        "NodeSuperseded",
+        "NodeUnknown",
+        "NotFound",
+        "Refused",
+        "SeqGap",
+        "ServerUnavailable",
+        "SessionClosedError",
+        "SessionSuperseded",
+        "SessionUnknown",
+    ),
+    "node.job": ("BlockingJob", "Job", "JobError", "NoSpeech"),
+    "node.node": ("Node",),
+    "store.cell": ("Receipt",),
 }
-"""Name -> the module that has it."""
+"""Every public name, by the module that defines it: the only list of them."""
+_HOMES = dict(sorted((name, module) for module, names in _PUBLIC.items() for name in names))
+
+__all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

@@ -13,14 +13,15 @@ from redis.crc import key_slot
 import eventsched
 from eventsched.audit.verify import Verifier
 from eventsched.history.status import _Cell
-from eventsched.projection.protocol import load_sets
+from eventsched.projection.protocol import ProjectionSet, load_sets
 from eventsched.projection.store import Views
 from eventsched.roles.backpressure import PressureWatch, Reading
 from eventsched.roles.projector import Projector
 from eventsched.schema.events import BackpressureStarted
 from eventsched.schema.keys import Keys, name_of
+from eventsched.schema.settings import Settings
 from eventsched.server.testing import LocalCluster, LocalServer
-from eventsched.store.cell import Chunk, Store
+from eventsched.store.cell import Chunk, SessionGrant, Store
 from eventsched.store.client import open_client
 from eventsched.store.lag import Distances
 from eventsched.store.transport import RedisTransport
@@ -261,11 +262,11 @@ async def _bare(url: str, *cells: str) -> AsyncIterator[Store]:
 
 
 def _defaults() -> dict[str, int]:
-    settings = eventsched.schema.settings.Settings()
+    settings = Settings()
     return {name: getattr(settings, name) for name in settings.__struct_fields__}
 
 
-async def _opened(store: Store, name: str) -> eventsched.store.cell.SessionGrant:
+async def _opened(store: Store, name: str) -> SessionGrant:
     return await store.open_session(
         name=name, token=f"token-{name}", tenant="acme", source="en", targets=["es"], features=[],
         features_hash="none", encoding="pcm16", sample_rate=16_000, priority=1, room="",
@@ -309,7 +310,7 @@ def _serves(server: LocalServer, keys: Keys) -> bool:
     return any(first <= key_slot(keys.log.encode()) <= last for first, last in slots)
 
 
-def _core() -> eventsched.projection.protocol.ProjectionSet:
+def _core() -> ProjectionSet:
     return next(one for one in load_sets() if one.name == "core")
 
 
