@@ -9,14 +9,14 @@ STAMP := .venv/.set-up
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-cluster test-fast test-servers api sim chaos soak mutants bench lint types docs
+.PHONY: help setup demo test test-cluster test-fast test-servers api lock sim chaos soak mutants bench lint types docs
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
-setup: $(STAMP)  ## Make .venv with everything (uv where it is there, else venv and pip)
+setup: $(STAMP)  ## Make .venv with everything, from the lock file (with uv, else venv and pip)
 
-$(STAMP): pyproject.toml tools/setup
+$(STAMP): pyproject.toml requirements/dev.txt tools/setup
 	@echo "setting up .venv (once)"
 	@tools/setup
 	@touch $@
@@ -47,6 +47,9 @@ test-servers: $(STAMP)  ## Run all tests on every kind of server found: wheel, P
 lint: $(STAMP)  ## Check the rules of style, and that ruff would format nothing anew
 	@$(BIN)/ruff check . $(ARGS)
 	@$(BIN)/ruff format --check --quiet . || { echo "remedy: $(BIN)/ruff format ." >&2; exit 1; }
+
+lock: $(STAMP)  ## Write the lock file anew: requirements/*.txt, with hashes
+	@tools/lock
 
 api: $(STAMP)  ## Record the public names and signatures anew, and their stub for type checkers
 	@$(BIN)/python -m tests.unit.public_api

@@ -1,0 +1,65 @@
+"""The lock file: every dependency, one release within its range, with hashes and no address."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "requirements"
+PINNED = re.compile(
+    r"^([a-z0-9.-]+)==(\S+)(?: ; [^\\]+)? \\\n(?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+",
+    re.MULTILINE,
+)
+PYTHONS = ("3.11", "3.12", "3.13")
+LOCKS = {
+    "dev.txt": {"speech", "fast", "archive", "query", "privacy", "docs", "dev"},
+    "bench.txt": {"bench"},
+}
+
+
+def asked_for(extras: set[str]) -> Iterator[Requirement]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    asked = list(project["dependencies"])
+    for extra in extras:
+        asked += project["optional-dependencies"][extra]
+    yield from map(Requirement, asked)
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_every_dependency_is_locked_within_its_range(name: str) -> None:
+    text = (FOLDER / name).read_text()
+    locked = [(canonicalize_name(pin[1]), pin[2]) for pin in PINNED.finditer(text)]
+    for asked in asked_for(LOCKS[name]):
+        releases = [release for found, release in locked if found == canonicalize_name(asked.name)]
+        assert releases, f"{asked} is not in requirements/{name}: make lock"
+        assert all(asked.specifier.contains(release) for release in releases), asked
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_a_lock_file_holds_pins_with_hashes_and_nothing_else(name: str) -> None:
+    text = (FOLDER / name).read_text()
+    rest = [line for line in PINNED.sub("", text).splitlines() if not line.startswith("#")]
+    assert rest == []
+    assert "://" not in text
+
+
+def test_every_extra_is_in_a_lock_file() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert set().union(*LOCKS.values()) == set(project["optional-dependencies"])
+
+
+def test_the_files_that_set_up_and_test_name_the_same_versions_of_python() -> None:
+    classifiers = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["classifiers"]
+    named = [
+        re.fullmatch(r"Programming Language :: Python :: (3\.\d+)", one) for one in classifiers
+    ]
+    assert tuple(found[1] for found in named if found) == PYTHONS
+    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+    assert tuple(re.findall(r'"(3\.\d+)"', workflow)) == PYTHONS
