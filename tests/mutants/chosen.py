@@ -1,273 +1,441 @@
-"""Faults that somebody could make in the Python, each an exact replacement of some source.
+"""Faults that somebody could make in the Python, each a replacement of some source.
 
-Owns: which faults, and where. A fault whose source is no longer there stops the run.
+Owns: which faults, in which function, and which tests should notice. A fault is found by its
+function's name and its tokens wherever they are in the packages: a module may move, and its format
+may change. One whose source is not there exactly once stops the run.
 Never does: the scripts (lua.py changes them everywhere). Read next: bench.py.
 """
 
 from __future__ import annotations
 
+import ast
+import io
+import tokenize
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 
-from tests.mutants.mutant import ROOT, Mutant
+from tests.mutants.mutant import ROOT, Anchor, Mutant
+
+PACKAGES = ("eventsched", "projections")
+PROJECTOR = "tests/projector/test_projector.py"
+VERIFY = "tests/verify/test_verify.py"
+FOLDS = "tests/projections"
+NODE = "tests/client/test_node.py"
+SESSION = "tests/client/test_session.py"
+LOOPS, INTEGRATION = "tests/integration/test_loops.py", "tests/integration"
+_LAYOUT = {tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.COMMENT}
+_LAYOUT |= {tokenize.ENDMARKER}
 
 
 class Stale(Exception):
-    """Raised when a fault's source is not in its file exactly once."""
+    """Raised when a fault's source is not in the packages exactly once."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """In `file` (without .py), `old` becomes `new`."""
+    """In `function`, the code `old` becomes `new`; `tests` should notice, the likeliest first."""
 
     why: str
-    file: str
+    function: str
     old: str
     new: str
+    tests: tuple[str, ...]
 
     def mutant(self, root: Path = ROOT) -> Mutant:
-        name = f"{self.file}.py"
-        source, old = (root / name).read_bytes(), self.old.encode()
-        if source.count(old) != 1:
-            raise Stale(f"{name}: {self.why}: {source.count(old)} places have {self.old!r}")
-        start = source.index(old)
-        end = start + len(old)
-        return Mutant.of(name, source, "chosen", start, end, self.new, why=self.why)
+        tokens = [token.string for token in _tokens(self.old)]
+        places = [
+            place
+            for function in _functions(root).get(self.function, ())
+            for place in function.places(tokens)
+        ]
+        if len(places) != 1:
+            raise Stale(f"{self.why}: {self.function} has {self.old!r} at {len(places)} places")
+        file, line, start, end = places[0]
+        anchor = Anchor(self.function, "chosen", " ".join(tokens))
+        return Mutant(file, line, anchor, self.why, start, end, self.new)
+
+
+@dataclass(frozen=True, slots=True)
+class _Function:
+    """A function of a module: `source` from its first line, which is `first_line` of the file."""
+
+    file: str
+    first_line: int
+    starts_at: int
+    source: str
+
+    def places(self, wanted: list[str]) -> Iterator[tuple[str, int, int, int]]:
+        """(file, line, first byte, end) of each place that has these tokens."""
+        tokens = list(_tokens(self.source))
+        for at in range(len(tokens) - len(wanted) + 1):
+            found = tokens[at : at + len(wanted)]
+            if [token.string for token in found] == wanted:
+                line = self.first_line + found[0].start[0] - 1
+                yield self.file, line, self._byte(found[0].start), self._byte(found[-1].end)
+
+    def _byte(self, position: tuple[int, int]) -> int:
+        row, column = position
+        lines = self.source.splitlines(keepends=True)
+        before = "".join(lines[: row - 1]) + lines[row - 1][:column]
+        return self.starts_at + len(before.encode())
+
+
+@cache
+def _functions(root: Path) -> Mapping[str, list[_Function]]:
+    """Every function of both packages, by its name; a method by its own name alone."""
+    found: dict[str, list[_Function]] = {}
+    for package in PACKAGES:
+        for path in sorted((root / package).rglob("*.py")):
+            source = path.read_text(encoding="utf-8")
+            lines = source.splitlines(keepends=True)
+            for node in ast.walk(ast.parse(source)):
+                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                    assert node.end_lineno is not None
+                    before, text = (
+                        lines[: node.lineno - 1],
+                        lines[node.lineno - 1 : node.end_lineno],
+                    )
+                    found.setdefault(node.name, []).append(
+                        _Function(
+                            path.relative_to(root).as_posix(),
+                            node.lineno,
+                            len("".join(before).encode()),
+                            "".join(text),
+                        )
+                    )
+    return MappingProxyType(found)
+
+
+def _tokens(code: str) -> Iterator[tokenize.TokenInfo]:
+    """The tokens of a part of a program: without layout and comments, ended where it ends."""
+    try:
+        for token in tokenize.generate_tokens(io.StringIO(code).readline):
+            if token.type not in _LAYOUT and token.string:
+                yield token
+    except (tokenize.TokenError, IndentationError):
+        return  # a bracket or a block is open: what is there has been read
 
 
 FAULTS = (
-    # --- consumers
     Fault(
         "what a zombie saves counts",
-        "eventsched/roles/projector",
+        "_fold",
         'if saved != "saved":',
         'if saved == "never":',
+        (PROJECTOR,),
     ),
     Fault(
         "a zombie that is turned away reads on",
-        "eventsched/roles/projector",
+        "_hold_on",
         'self._turned_away("fenced")',
         'Stepped("idle")',
+        (PROJECTOR,),
     ),
     Fault(
         "the consumer group passes more than was folded",
-        "eventsched/roles/projector",
+        "_save",
         "count=batch.count,",
         "count=batch.count + 1,",
+        (PROJECTOR,),
     ),
     Fault(
         "what was folded before is folded again",
-        "eventsched/roles/projector",
+        "_read_and_fold",
         "read_log(self.checkpoint, ",
         "read_log(START, ",
+        (PROJECTOR,),
     ),
     Fault(
         "after an error memory is trusted",
-        "eventsched/roles/projector",
-        "self._held, self._batches = None, None  # what is in memory may not be what is saved",
+        "step",
+        "self._held, self._batches = None, None",
         "pass",
+        (PROJECTOR,),
     ),
     Fault(
         "a batch is folded out of order",
-        "eventsched/projection/batch",
+        "fold",
         "for at, one in enumerate(found):",
         "for at, one in reversed(list(enumerate(found))):",
+        (PROJECTOR,),
     ),
     Fault(
         "poison is tried for ever",
-        "eventsched/projection/batch",
+        "_has_more_tries",
         "return tries < self._tries_max",
         "return True",
+        (PROJECTOR,),
     ),
     Fault(
         "poison is dropped, not parked",
-        "eventsched/roles/projector",
+        "_save",
         "dead=[self._batches.dead(one) for one in batch.parked],",
         "dead=[],",
+        (PROJECTOR,),
     ),
     Fault(
         "records that changed are kept as changed for ever",
-        "eventsched/projection/fold",
+        "forget_changes",
         "self.changed.clear()",
         "pass",
+        (
+            PROJECTOR,
+            VERIFY,
+        ),
     ),
     Fault(
         "ids are compared as text",
-        "eventsched/projection/fold",
+        "in_order",
         "return int(ms), int(seq or 0)",
         "return ms, seq  # type: ignore[return-value]",
+        (
+            PROJECTOR,
+            VERIFY,
+        ),
     ),
     Fault(
         "a build goes live without having caught up",
-        "eventsched/roles/rebuild",
+        "_fold_and_switch",
         'if word == "switched":',
         'if word in ("switched", "behind"):',
+        (PROJECTOR,),
     ),
     Fault(
         "a dispatcher waits for what comes after its wait",
-        "eventsched/roles/dispatcher",
+        "wait",
         "{work: self._seen}",
         '{work: "$"}',
+        (
+            LOOPS,
+            INTEGRATION,
+        ),
     ),
     Fault(
         "a dispatcher outruns its nodes",
-        "eventsched/roles/dispatcher",
+        "pause_s",
         "return reply.waiting / reply.jobs",
         "return 0 * reply.waiting / reply.jobs",
+        (
+            LOOPS,
+            INTEGRATION,
+        ),
     ),
     Fault(
         "a dispatcher does not say that it is there",
-        "eventsched/roles/dispatcher",
+        "step",
         "dispatch_work(BACK_MS)",
         "dispatch_work()",
+        (
+            LOOPS,
+            INTEGRATION,
+        ),
     ),
     Fault(
         "a timekeeper forgets what is already due",
-        "eventsched/roles/timer",
+        "pause_until",
         "return min(max(reply.next_ms - reply.now_ms, 0), ASK_MS_MAX)",
         "return reply.next_ms - reply.now_ms",
+        (
+            LOOPS,
+            INTEGRATION,
+        ),
     ),
-    # --- folds
     Fault(
         "a slot leaks when an attempt ends",
-        "projections/node",
+        "_attempt_ended",
         "return replace(view, live=_without(view, event.job, data), ended=view.ended + 1)",
         "return replace(view, ended=view.ended + 1)",
+        (
+            FOLDS,
+            VERIFY,
+        ),
     ),
     Fault(
         "any attempt's end gives the slot back",
-        "projections/node",
+        "_without",
         "if held is None or (held.attempt, held.epoch) != (data.attempt, data.epoch):",
         "if held is None:",
+        (
+            FOLDS,
+            VERIFY,
+        ),
     ),
     Fault(
         "a turn ends where an utterance was cut by its length",
-        "projections/session",
+        "_finalized",
         'turn=data.turn if data.reason == "max_duration" else data.turn + 1,',
         "turn=data.turn + 1,",
+        (
+            FOLDS,
+            VERIFY,
+        ),
     ),
     Fault(
         "a replaced result loses its place in time",
-        "projections/session",
+        "_job_ended",
         "ready_ms = owed.ready_ms or event.ms",
         "ready_ms = event.ms",
+        (
+            FOLDS,
+            VERIFY,
+        ),
     ),
     Fault(
         "a cancelled attempt brings its job back",
-        "projections/job",
-        'if view.status == "ended":\n        return replace(view, attempts=attempts)',
-        "if False:\n        return replace(view, attempts=attempts)",
+        "_attempt_ended",
+        'if view.status == "ended":',
+        "if False:",
+        (
+            FOLDS,
+            VERIFY,
+        ),
     ),
     Fault(
         "exactly two seconds no longer join a group",
-        "projections/group",
+        "joins",
         "at_ms - group.last_part_ms <= JOIN_MS",
         "at_ms - group.last_part_ms < JOIN_MS",
+        (
+            FOLDS,
+            VERIFY,
+        ),
     ),
     Fault(
         "a group forgets who still plays",
-        "projections/group",
+        "_delivered",
         "group = Group(n=group.n + 1, active=True, playing=group.playing)",
         "group = Group(n=group.n + 1, active=True)",
+        (
+            FOLDS,
+            VERIFY,
+        ),
     ),
-    # --- producers
     Fault(
         "audio that may not have arrived is forgotten",
-        "eventsched/client/session",
+        "_settle",
         "self._unsure = self._unsure[len(stored) :]",
         "self._unsure = []",
+        (SESSION,),
     ),
     Fault(
         "a refused append keeps its number",
-        "eventsched/client/session",
+        "_give_back",
         "self._next_seq = refused[0].seq",
         "pass",
+        (SESSION,),
     ),
     Fault(
         "a gap is not filled from what is held",
-        "eventsched/client/session",
+        "_from",
         "held = [chunk for chunk in (*self._kept, *sent) if chunk.seq >= gap.expected]",
         "held = [chunk for chunk in sent if chunk.seq >= gap.expected]",
+        (SESSION,),
     ),
     Fault(
         "a result counts as handled when it is taken",
-        "eventsched/client/session",
-        "self._taken = told.id\n        return told",
-        "self._taken = self._handled = told.id\n        return told",
+        "next_told",
+        "self._taken = told.id",
+        "self._taken = self._handled = told.id",
+        (SESSION,),
     ),
     Fault(
         "a quiet session says nothing",
-        "eventsched/client/channel",
+        "_keep_alive",
         "if p.quiet_s >= due_s",
         "if p.quiet_s > 10 * due_s",
+        (f"{SESSION}::test_rule_8_a_shorter_idle_time_is_kept_alive_more_often",),
     ),
     Fault(
         "replies go to the wrong callers",
-        "eventsched/store/batcher",
+        "_send",
         "at += count",
         "at += 0",
+        (
+            "tests/unit/test_coalescing.py",
+            SESSION,
+        ),
     ),
     Fault(
         "a reader that was overtaken is not told",
-        "eventsched/client/subscription",
+        "_keep",
         "if told.number != self._expected:",
         "if told.number < self._expected:",
+        (
+            "tests/unit/test_mailbox.py",
+            SESSION,
+        ),
     ),
-    # --- nodes
     Fault(
         "a lost node keeps its name",
-        "eventsched/node/heartbeat",
+        "beat",
         "post(partial(body.ended, error))",
         "pass",
+        (
+            f"{NODE}::test_an_attempt_that_the_cancel_missed_is_stopped_by_the_heartbeat",
+            f"{NODE}::test_rule_13_a_lost_node_registers_again_and_drops_what_it_held",
+        ),
     ),
     Fault(
         "a heartbeat's lost attempts run on",
-        "eventsched/node/heartbeat",
+        "_beat_once",
         "post(partial(body.lost, lost))",
         "pass",
+        (
+            f"{NODE}::test_an_attempt_that_the_cancel_missed_is_stopped_by_the_heartbeat",
+            f"{NODE}::test_rule_13_a_lost_node_registers_again_and_drops_what_it_held",
+        ),
     ),
     Fault(
         "a cancel of any attempt stops the job",
-        "eventsched/node/attempts",
+        "cancel",
         "if attempt is None or attempt.number != number:",
         "if attempt is None:",
+        ("tests/unit/test_attempts.py",),
     ),
     Fault(
         "a handler outlives its registration",
-        "eventsched/node/attempts",
+        "run",
         "while self._tasks:",
         "while False:",
+        ("tests/unit/test_attempts.py",),
     ),
     Fault(
         "an assignment of an older registration is started",
-        "eventsched/node/registration",
+        "_take",
         "if assignment.epoch == self.grant.epoch:",
         "if True:",
+        (f"{NODE}::test_rule_13_a_superseded_node_stops_with_a_clear_error",),
     ),
     Fault(
         "a handler that fails costs nothing and is never told",
-        "eventsched/node/executor",
+        "end_of",
         "return told(job, JobError(HANDLER_ERROR, retryable=True))",
         "raise",
+        (NODE,),
     ),
-    # --- the proof itself
     Fault(
         "verify does not see an end by a token that is not live",
-        "eventsched/audit/invariants",
+        "_holds",
         "if not any((one.node, one.epoch, one.attempt) == token for one in live):",
         "if False:",
+        (VERIFY,),
     ),
     Fault(
         "verify does not compare leases with live attempts",
-        "eventsched/audit/state_diff",
+        "_lease_differences",
         'yield from _differences("I5", f"leases:{name}", told, stored)',
         "yield from ()",
+        (VERIFY,),
     ),
     Fault(
         "verify does not look for work that is lost",
-        "eventsched/audit/verify",
-        "if wanted:\n            what =",
-        "if False:\n            what =",
+        "_look_for_work",
+        "if wanted:",
+        "if False:",
+        (VERIFY,),
     ),
 )
 
@@ -275,3 +443,9 @@ FAULTS = (
 def all_mutants(root: Path = ROOT) -> list[Mutant]:
     """Every fault; Stale names one whose source has changed."""
     return [fault.mutant(root) for fault in FAULTS]
+
+
+def tests_of(mutant: Mutant) -> tuple[str, ...]:
+    """What should notice this fault."""
+    (fault,) = (one for one in FAULTS if one.why == mutant.code)
+    return fault.tests

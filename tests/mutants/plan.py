@@ -1,144 +1,184 @@
-"""Which tests look at a mutant: those of what was changed first, then the model.
+"""Which tests look at a mutant of a script: those that call it, the likeliest to notice first.
 
-Owns: the fast folders, and for each file the tests that should notice.
-Never does: the header and loader tests, which read sources instead of running them.
-Read next: bench.py.
+Owns: the choice, derived from the sources: which scripts include a changed include, which names of
+scripts the tests and their helpers call, and which tests speak of the same things as the changed
+file. No file is mapped to its tests by hand: files may be renamed, split and added.
+Never does: the header and loader tests, which read sources instead of running them. The tests of
+a fault in the Python are named by the fault (chosen.py). Read next: bench.py.
 """
 
 from __future__ import annotations
 
+import ast
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from functools import cache
+from math import log, sqrt
+from pathlib import Path
+
+from tests.model.test_model import CALLED_BY_SETS
+from tests.mutants import chosen
+from tests.mutants.lua import FOLDER
+from tests.mutants.mutant import ROOT, Mutant
+
 _MODELS = "tests/model/test_model.py"
 MODEL = f"{_MODELS}::test_scripts_reply_append_and_store_what_the_model_says"
 SETS = f"{_MODELS}::test_scripts_of_projection_sets_reply_and_store_what_the_model_says"
-PROJECTOR = "tests/projector/test_projector.py"
-VERIFY = "tests/verify/test_verify.py"
-ARCHIVE = "tests/archive/test_scripts.py"
-NODE = "tests/client/test_node.py"
-SESSION = "tests/client/test_session.py"
+CALLERS = (
+    "tests/scripts",
+    "tests/archive/test_scripts.py",
+    "tests/projector",
+    "tests/verify",
+    "tests/failures/test_clock.py",
+    "tests/cli/test_retry_dead.py",
+    "tests/client/test_session.py",
+)
+"""Where tests of the scripts are, and fast enough to run for each mutant."""
+READERS = {"test_headers.py", "test_loader.py"}
+ALONE = {"test_call.py", "test_memory.py", "test_cache.py", "test_any_sequence.py"}
+"""Long, or of Lua in general: for the file that they are named after, and for no other."""
+FILES_MAX = 5
+"""The likeliest files; beyond them the model, which calls every script."""
+SHARED = 8
+"""What so many scripts include, the model sees soonest."""
+DEPTH_MAX = 6
+"""Helpers that call helpers, so many deep."""
+_INCLUDE = re.compile(r"^-- include: (\w+)$", re.MULTILINE)
+_WORD = re.compile(r"[a-z]{3,}")
 
 
-def _scripts(*names: str) -> list[str]:
-    return [f"tests/scripts/test_{name}.py" for name in names]
+def noticing(mutant: Mutant) -> tuple[str, ...]:
+    """The tests to run for this mutant."""
+    if mutant.kind == "chosen":
+        return chosen.tests_of(mutant)
+    stem = Path(mutant.file).stem
+    scripts = users_of(stem) if "/include/" in mutant.file else frozenset({stem})
+    first = _files_for(stem, scripts)
+    if scripts <= CALLED_BY_SETS:
+        return (SETS, *first)
+    return (MODEL, *first) if len(scripts) >= SHARED else (*first, MODEL)
 
 
-_SESSION = _scripts("ingest", "sessions", "at_once", "close", "rooms", "playback")
-_ATTEMPTS = _scripts("attempts", "results", "nodes", "marks")
-_FIRST: dict[str, list[str]] = {
-    # scripts
-    "acquire_set": [PROJECTOR],
-    "append_audio": _scripts("ingest", "sessions", "at_once"),
-    "close_session": _scripts("close", "at_once"),
-    "configure_cell": _scripts("cell", "dispatch"),
-    "dispatch_work": _scripts("dispatch", "at_once", "choosing_a_node", "waiting"),
-    "drain_node": _scripts("nodes", "marks"),
-    "drop_build": [PROJECTOR],
-    "drop_trails": [ARCHIVE],
-    "extend_lease": _scripts("attempts", "leases"),
-    "finalize_utterances": _scripts("ingest", "sessions", "at_once"),
-    "fire_timers": [
-        "tests/scripts/test_nodes.py::test_rule_13_a_heartbeat_keeps_a_node_alive",
-        "tests/scripts/test_nodes.py::test_rule_13_what_a_draining_node_holds_after_its_bound_goes_elsewhere",
-        "tests/scripts/test_sessions.py::test_rule_8_idle_ends_after_sixty_seconds_of_nothing",
-        "tests/scripts/test_ingest.py::test_rule_2_a_timer_finds_the_pause_when_no_chunk_comes",
-        *_scripts("sessions", "leases", "close", "delivery", "waiting", "nodes", "marks"),
-        *_scripts("attempts", "playback"),
-        ARCHIVE,
-    ],
-    "forget_session": _scripts("forget"),
-    "give_up_archive": [ARCHIVE],
-    "heartbeat_node": _scripts("nodes", "attempts"),
-    "keep_alive": _scripts("sessions", "delivery"),
-    "load_views": [PROJECTOR],
-    "mark_playback": _scripts("playback"),
-    "open_session": _scripts("sessions", "rooms"),
-    "read_archive": [ARCHIVE],
-    "read_entity": [VERIFY],
-    "read_entries": [PROJECTOR, VERIFY],
-    "read_marks": [VERIFY],
-    "read_views": [PROJECTOR],
-    "record_results": _scripts("results", "delivery", "marks", "attempts"),
-    "record_seal": [ARCHIVE],
-    "register_node": _scripts("nodes", "choosing_a_node"),
-    "resume_session": _scripts("sessions"),
-    "retry_dead": ["tests/cli/test_retry_dead.py", *_scripts("at_once")],
-    "save_views": [PROJECTOR],
-    "scan_kind": [VERIFY],
-    "send_partials": _scripts("results", "attempts", "delivery"),
-    "set_pressure": _scripts("sessions", "nodes"),
-    "switch_build": [PROJECTOR],
-    "trim_log": [ARCHIVE],
-    # includes
-    "archive": [ARCHIVE, *_scripts("close")],
-    "affinity": _scripts("choosing_a_node", "at_once", "dispatch"),
-    "assign": _scripts("choosing_a_node", "waiting", "dispatch", "attempts"),
-    "attempts": [*_ATTEMPTS, *_scripts("leases", "close", "waiting")],
-    "call": _scripts("call", "cell"),
-    "classes": _scripts("choosing_a_node", "marks", "nodes", "waiting"),
-    "clock": ["tests/failures/test_clock.py", *_scripts("good_path", "memory")],
-    "dead_letters": _scripts("dispatch", "at_once", "attempts"),
-    "delivery": _scripts("delivery", "results", "close", "rooms", "memory"),
-    "events": _scripts("good_path", "ingest"),
-    "fencing": _scripts("results", "attempts", "nodes"),
-    "reply": [VERIFY, ARCHIVE],
-    "entry_ids": [ARCHIVE, *_scripts("good_path")],
-    "jobs": _scripts("dispatch", "attempts", "leases", "waiting"),
-    "json": _scripts("results", "delivery", "choosing_a_node", "rooms"),
-    "keys": _scripts("rooms", "playback", "nodes"),
-    "nodes": _scripts("nodes", "marks", "choosing_a_node", "attempts", "leases"),
-    "utterance_jobs": _scripts("dispatch", "at_once", "choosing_a_node"),
-    "eager_dispatch": _scripts("at_once", "ingest"),
-    "queue": _scripts("waiting", "choosing_a_node", "dispatch"),
-    "sessions": [*_SESSION, *_scripts("delivery")],
-    "cache": _scripts("memory", "call", "nodes", "marks"),
-    "settings": _scripts("cell", "call", "good_path"),
-    "validate": _scripts("sessions", "nodes", "choosing_a_node", "dispatch"),
-    "numbers": _scripts("good_path", "dispatch"),
-    "strings": _scripts("choosing_a_node", "nodes"),
-    "groups": ["tests/scripts/test_cell.py", PROJECTOR],
-    "timers": _scripts("close", "attempts", "leases", "playback"),
-    "dispatch_entry": [*_scripts("dispatch", "ingest", "at_once"), "tests/cli/test_retry_dead.py"],
-    # Python
-    "eventsched/node/attempts": ["tests/unit/test_attempts.py"],
-    # These wait for what a mutant leaves out: few of them, so that their time tells.
-    "eventsched/client/channel": [
-        f"{SESSION}::test_rule_8_a_shorter_idle_time_is_kept_alive_more_often"
-    ],
-    "eventsched/store/batcher": ["tests/unit/test_coalescing.py", SESSION],
-    "eventsched/audit/state_diff": [VERIFY],
-    "eventsched/roles/dispatcher": ["tests/integration/test_loops.py", "tests/integration"],
-    "eventsched/projection/fold": [PROJECTOR, VERIFY],
-    "eventsched/node/executor": [NODE],
-    "eventsched/node/heartbeat": [
-        f"{NODE}::test_an_attempt_that_the_cancel_missed_is_stopped_by_the_heartbeat",
-        f"{NODE}::test_rule_13_a_lost_node_registers_again_and_drops_what_it_held",
-    ],
-    "eventsched/audit/invariants": [VERIFY],
-    "eventsched/client/subscription": ["tests/unit/test_mailbox.py", SESSION],
-    "eventsched/node/registration": [
-        f"{NODE}::test_rule_13_a_superseded_node_stops_with_a_clear_error",
-    ],
-    "eventsched/client/session": [SESSION],
-    "eventsched/roles/timer": ["tests/integration/test_loops.py", "tests/integration"],
-    "eventsched/audit/verify": [VERIFY],
-    "projections": ["tests/projections", VERIFY],
-}
-
-_WIDE = {"fire_timers", "assign", "attempts", "classes", "delivery", "jobs", "nodes", "queue"}
-_WIDE |= {"cache", "sessions", "strings", "timers"}
-"""What many scripts share: the model, which calls them all, sees it soonest."""
-
-_OF_SETS = {"acquire_set", "drop_build", "load_views", "save_views", "switch_build"}
-_OF_SETS |= {"drop_trails", "give_up_archive", "read_archive", "record_seal", "trim_log"}
+@cache
+def users_of(include: str) -> frozenset[str]:
+    """The scripts whose function holds this include, directly or through others."""
+    return frozenset(name for name in _scripts() if include in _included_by(name))
 
 
-def noticing(file: str) -> tuple[str, ...]:
-    """The tests to run for a mutant of this file, the likeliest to notice first."""
-    stem = file.removesuffix(".py").removesuffix(".lua")
-    if file.endswith(".lua"):
-        stem = stem.rpartition("/")[2]
-        first = _FIRST.get(stem, ["tests/scripts"])
-        if stem in _OF_SETS:
-            return (SETS, *first)
-        return (MODEL, *first) if stem in _WIDE else (*first, MODEL)
-    folder = stem.partition("/")[0]
-    return tuple(_FIRST.get(stem) or _FIRST.get(folder) or [PROJECTOR])
+@cache
+def _scripts() -> frozenset[str]:
+    return frozenset(path.stem for path in (ROOT / FOLDER).glob("*.lua"))
+
+
+@cache
+def _included_by(name: str) -> frozenset[str]:
+    """Every include of this script or include, and theirs."""
+    direct = frozenset(_INCLUDE.findall(_lua_file(name).read_text(encoding="utf-8")))
+    return direct.union(*(_included_by(one) for one in direct if one != name))
+
+
+def _lua_file(name: str) -> Path:
+    return ROOT / FOLDER / ("" if name in _scripts() else "include") / f"{name}.lua"
+
+
+def _files_for(stem: str, scripts: frozenset[str]) -> tuple[str, ...]:
+    """Of the files that call one of these scripts, those whose words are most alike to those of
+    the changed file, and before all the one that is named after it.
+    """
+    words = _weighted(_words(_lua_file(stem)))
+
+    def likeness(file: str) -> float:
+        others = _weighted(_words(ROOT / file))
+        return sum(weight * others.get(word, 0) for word, weight in words.items())
+
+    files = [
+        file
+        for file in _test_files()
+        if _is_named_after(file, stem)
+        or (Path(file).name not in ALONE and not scripts.isdisjoint(_scripts_called(file)))
+    ]
+    files.sort(key=lambda file: (not _is_named_after(file, stem), -likeness(file), file))
+    return tuple(files[:FILES_MAX])
+
+
+def _is_named_after(file: str, stem: str) -> bool:
+    """test_close.py is of close_session, test_nodes.py of drain_node."""
+    names = {form for word in stem.split("_") for form in (word, f"{word}s")}
+    return names.issuperset(Path(file).stem.removeprefix("test_").split("_"))
+
+
+@cache
+def _words(file: Path) -> Mapping[str, int]:
+    """How often the file has each word; names count as the words that they are made of."""
+    return Counter(_WORD.findall(file.read_text(encoding="utf-8").lower().replace("_", " ")))
+
+
+@cache
+def _files_with() -> Mapping[str, int]:
+    """In how many test files each word is."""
+    return Counter(word for file in _test_files() for word in _words(ROOT / file))
+
+
+def _weighted(words: Mapping[str, int]) -> Mapping[str, float]:
+    """Each word by its weight (tf-idf): one that few files have tells most. Of length 1."""
+    count, files_with = len(_test_files()), _files_with()
+    weights = {
+        word: (1 + log(times)) * log(count / files_with[word])
+        for word, times in words.items()
+        if word in files_with
+    }
+    length = sqrt(sum(weight * weight for weight in weights.values())) or 1.0
+    return {word: weight / length for word, weight in weights.items()}
+
+
+@cache
+def _test_files() -> tuple[str, ...]:
+    return tuple(
+        file.relative_to(ROOT).as_posix()
+        for path in map(ROOT.joinpath, CALLERS)
+        for file in (sorted(path.rglob("test_*.py")) if path.is_dir() else [path])
+        if file.name not in READERS
+    )
+
+
+@cache
+def _scripts_called(file: str) -> frozenset[str]:
+    """The scripts that a test file calls, itself or through helpers."""
+    names = _names_called(ast.parse((ROOT / file).read_text(encoding="utf-8")))
+    return frozenset[str]().union(*(_scripts_of(name, DEPTH_MAX) for name in names))
+
+
+@cache
+def _scripts_of(name: str, depth: int) -> frozenset[str]:
+    """The scripts that a call of this name may come to."""
+    if name in _scripts():
+        return frozenset({name})
+    if depth == 0:
+        return frozenset()
+    inner = _helpers().get(name, frozenset())
+    return frozenset[str]().union(*(_scripts_of(one, depth - 1) for one in inner))
+
+
+@cache
+def _helpers() -> Mapping[str, frozenset[str]]:
+    """Name of a helper of the tests or of a function of the package -> the names that it calls."""
+    found: defaultdict[str, set[str]] = defaultdict(set)
+    helpers = [path for path in (ROOT / "tests").rglob("*.py") if "test_" not in path.name]
+    for path in [*(ROOT / "eventsched").rglob("*.py"), *helpers]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                found[node.name].update(_names_called(node))
+    return {name: frozenset(called) for name, called in found.items()}
+
+
+def _names_called(tree: ast.AST) -> Iterator[str]:
+    """What is called, and what may be the name of a script in a text."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            if isinstance(node.func, ast.Attribute):
+                yield node.func.attr
+            elif isinstance(node.func, ast.Name):
+                yield node.func.id
+        elif isinstance(node, ast.Constant) and node.value in _scripts():
+            yield str(node.value)

@@ -83,9 +83,39 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         return self.caught >= CAUGHT_MIN * self.ran and explained
 
 
-def reasons() -> dict[str, str]:
+class Survivor(msgspec.Struct, frozen=True, kw_only=True):
+    """A mutant that no test notices, by its anchor, and why that is right."""
+
+    file: str
+    """Below lua/; counts where several files have such a place."""
+    function: str
+    kind: str
+    code: str
+    """As it was written once: its variables may have other names by now."""
+    nth: int = 0
+    reason: str
+
+    def of(self, mutants: Sequence[Mutant]) -> list[Mutant]:
+        """The mutants that this may be: one, unless the scripts have changed. A file or function
+        that is no more does not count: it has another name.
+        """
+        shape = lua.shape_of(self.code)
+        found = [one for one in mutants if (one.kind, one.anchor.shape) == (self.kind, shape)]
+        if any(one.anchor.function == self.function for one in mutants):
+            found = [one for one in found if one.anchor.function == self.function]
+        path = f"{lua.FOLDER}/{self.file}"
+        if any(one.file == path for one in mutants):
+            found = [one for one in found if one.file == path]
+        return [one for one in found if one.anchor.nth == self.nth]
+
+
+def survivors() -> list[Survivor]:
+    return msgspec.json.decode(REASONS.read_bytes(), type=list[Survivor])
+
+
+def reasons(mutants: Sequence[Mutant]) -> dict[str, str]:
     """Name of a mutant -> why it survives."""
-    return msgspec.json.decode(REASONS.read_bytes(), type=dict[str, str])
+    return {found.name: one.reason for one in survivors() for found in one.of(mutants)}
 
 
 def sampled(seed: int, only: str) -> tuple[list[Mutant], int]:
@@ -106,7 +136,7 @@ class Trial:
         for bench in benches:
             self._free.put(bench)
         self._limit_s = limit_s
-        self._reasons = reasons()
+        self._reasons = reasons(lua.all_mutants())
         self.unmutated: dict[str, float] = {}
         """What each test (or file or folder of them) needs when nothing is wrong."""
 
@@ -122,7 +152,7 @@ class Trial:
         self.unmutated[test] = run.seconds
 
     def judge(self, mutant: Mutant) -> Verdict:
-        tests = noticing(mutant.file)
+        tests = noticing(mutant)
         bench = self._free.get()
         try:
             run = bench.try_out(mutant, tests, self._limit_s)
@@ -154,7 +184,7 @@ def run_all(mutants: Sequence[Mutant], limit_s: float, console: Console) -> list
         Progress(console=console) as progress,
     ):
         trial = Trial([Bench(Path(folder) / f"{n}") for n in range(WORKERS)], limit_s)
-        tests = sorted({test for one in mutants for test in noticing(one.file)})
+        tests = sorted({test for one in mutants for test in noticing(one)})
         for _ in progress.track(
             pool.map(trial.measure, tests), total=len(tests), description="unmutated"
         ):
