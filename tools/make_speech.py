@@ -1,6 +1,12 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["soundfile>=0.13,<1"]
+# ///
 """Speaks the bundled sentences with flite and writes where each one is.
 
-    python tools/make_speech.py          # needs the program flite with voices slt, rms and awb
+    uv run tools/make_speech.py     # needs the program flite with voices slt, rms and awb
+
+The files are WAV with IMA ADPCM, four bits a sample: a quarter of PCM16, and `read_wav` reads them.
 
 Owns: eventsched/demo/speech/voices/*.wav and the times in voices/index.json; the sentences in that
 file are its input. Never does: recognising (tests/speech/ does). Read next: speech/samples.py.
@@ -12,11 +18,14 @@ import json
 import subprocess
 import tempfile
 import wave
+from array import array
 from pathlib import Path
 
-VOICES = Path(__file__).parent.parent / "eventsched" / "speech" / "voices"
+import soundfile
+
+VOICES = Path(__file__).parent.parent / "eventsched" / "demo" / "speech" / "voices"
 RATE = 16_000
-DELIVERY_GAP_TIMEOUT_MS = 400
+PAUSE_MS = 400
 """Silence between two sentences of a file."""
 
 
@@ -31,21 +40,24 @@ def speak(text: str, voice: str) -> bytes:
     return pcm[: len(pcm) // 32 * 32]  # whole milliseconds
 
 
+def write(path: Path, pcm: bytes) -> None:
+    """The file as compressed WAV; its last block is filled with silence."""
+    samples = memoryview(array("h", pcm))
+    with soundfile.SoundFile(path, "w", RATE, channels=1, subtype="IMA_ADPCM") as file:
+        file.buffer_write(samples, dtype="int16")
+
+
 def main() -> None:
     index = json.loads((VOICES / "index.json").read_text())
-    gap = bytes(DELIVERY_GAP_TIMEOUT_MS * RATE // 1000 * 2)
+    pause = bytes(PAUSE_MS * RATE // 1000 * 2)
     for speaker in index:
         pcm = bytearray()
         for utterance in speaker["utterances"]:
-            pcm += gap if pcm else b""
+            pcm += pause if pcm else b""
             utterance["from_ms"] = len(pcm) // 32
             pcm += speak(utterance["text"], speaker["voice"])
             utterance["to_ms"] = len(pcm) // 32
-        with wave.open(str(VOICES / f"{speaker['speaker']}.wav"), "wb") as file:
-            file.setnchannels(1)
-            file.setsampwidth(2)
-            file.setframerate(RATE)
-            file.writeframes(pcm)
+        write(VOICES / f"{speaker['speaker']}.wav", bytes(pcm))
     (VOICES / "index.json").write_text(json.dumps(index, indent=1) + "\n")
 
 

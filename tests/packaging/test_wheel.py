@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+SPEECH_BYTES_MAX = 300_000
 MAIN_JOB = """
 import anyio, eventsched
 
@@ -49,14 +50,19 @@ def _belongings() -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The `bin` of an environment that holds the wheel and what it depends on."""
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built by the hatchling that the lock file names."""
     folder = tmp_path_factory.mktemp("wheel")
-    _run(sys.executable, "-m", "build", "--wheel", "--outdir", str(folder), str(ROOT), cwd=folder)
-    (wheel,) = folder.glob("*.whl")
-    assert _belongings() == {
-        name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name
-    }
+    options = ("--wheel", "--no-isolation", "--outdir", str(folder))
+    _run(sys.executable, "-m", "build", *options, str(ROOT), cwd=folder)
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path) -> Path:
+    """The `bin` of an environment that holds the wheel and what it depends on."""
+    folder = wheel.parent
     venv.create(folder / "env", with_pip=True)
     binaries = folder / "env" / "bin"
     _run(str(binaries / "python"), "-m", "pip", "install", "--quiet", str(wheel), cwd=folder)
@@ -78,6 +84,15 @@ def up(installed: Path, tmp_path: Path) -> Iterator[Path]:
         process.terminate()
         process.wait(20)
         process.stdout.close()
+
+
+def test_the_wheel_holds_both_packages_and_its_speech_is_small(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        files = [one for one in archive.infolist() if ".dist-info/" not in one.filename]
+    assert _belongings() == {one.filename for one in files}
+    speech = [one for one in files if "/voices/" in one.filename]
+    assert speech
+    assert sum(one.file_size for one in speech) < SPEECH_BYTES_MAX
 
 
 def test_the_main_job_runs_from_the_wheel_and_verify_is_clean(installed: Path, up: Path) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import random
 import sys
-import wave
-from importlib.resources import as_file, files
 
 import pytest
 
@@ -65,17 +63,9 @@ def test_missing_recogniser_is_one_line_that_names_the_extra(
     assert "\n" not in str(error.value)
 
 
-def test_recordings_are_small_and_in_the_recognisers_format() -> None:
-    total = 0
+def test_recordings_end_with_their_last_utterance() -> None:
     for sample in samples():
-        with (
-            as_file(files("eventsched.demo.speech") / "voices" / f"{sample.speaker}.wav") as path,
-            wave.open(str(path), "rb") as recording,
-        ):
-            assert recording.getparams()[:3] == (1, 2, 16_000)
-            total += path.stat().st_size
         assert sample.utterances[-1].to_ms * 32 == len(sample.pcm())
-    assert total < 1_000_000
 
 
 @pytest.mark.parametrize(

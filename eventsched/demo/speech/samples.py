@@ -31,9 +31,12 @@ class Sample(msgspec.Struct, frozen=True):
     utterances: tuple[Utterance, ...]
 
     def pcm(self) -> bytes:
-        """The whole recording: mono PCM16 at 16 kHz."""
+        """The whole recording: mono PCM16 at 16 kHz.
+
+        The file is compressed in blocks; what fills its last block is left out.
+        """
         with as_file(files(__package__) / "voices" / f"{self.speaker}.wav") as path:
-            return read_wav(path)
+            return read_wav(path)[: self.utterances[-1].to_ms * BYTES_PER_MS]
 
     def spoken(self) -> list[bytes]:
         """The audio of each sentence, without the silence between them."""
