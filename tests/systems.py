@@ -87,5 +87,5 @@ async def until(
             answer = holds()
             if answer if isinstance(answer, bool) else await answer:
                 return
-            await anyio.sleep(0.005)
+            await anyio.sleep(0.005)  # sleeps: asks again, within a bound
     raise TimeoutError(f"not within {within_s} s: {what}")

@@ -22,7 +22,7 @@ def for_ever(job: eventsched.BlockingJob) -> eventsched.Result:
     """Names its process in the file that FOR_EVER_PID names, then keeps it busy."""
     Path(os.environ["FOR_EVER_PID"]).write_text(str(os.getpid()))
     while True:
-        time.sleep(60)
+        time.sleep(60)  # sleeps: work that no cancel ends
 
 
 def lacking(job: eventsched.BlockingJob) -> eventsched.Result:

@@ -40,7 +40,7 @@ async def test_a_handler_that_blocks_its_event_loop_does_not_make_its_node_lost(
 
     @node.job
     async def handler(job: eventsched.Job) -> eventsched.Result:
-        time.sleep(BUSY_S)  # noqa: ASYNC251 - exactly this must do no harm
+        time.sleep(BUSY_S)  # noqa: ASYNC251 # sleeps: exactly this must do no harm
         return eventsched.Result(text=f"attempt {job.attempt}")
 
     async def serve() -> None:

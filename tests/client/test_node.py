@@ -12,6 +12,7 @@ from typing import Any
 
 import anyio
 import pytest
+import redis
 
 import eventsched
 from eventsched.client.client import Client
@@ -23,6 +24,7 @@ from tests.client import handlers
 from tests.client.test_session import CHUNK, Cut, cut, opened
 from tests.fixtures_store import TimedStore
 from tests.job_record import falsify
+from tests.server_kinds import Server
 from tests.systems import SECOND, serving, until
 
 BEAT_MS = 30
@@ -539,14 +541,22 @@ async def test_rule_13_a_superseded_node_stops_with_a_clear_error(
     assert stuck.cancelled == 1
 
 
+def refusals(server: Server) -> int:
+    """How many calls this server has refused for backpressure."""
+    with redis.Redis.from_url(server.url) as direct:
+        counted = direct.info("errorstats").get("errorstat_BACKPRESSURE", {"count": 0})
+    return int(counted["count"])
+
+
 async def test_registering_waits_while_the_system_takes_no_more(
-    client: Client, store: TimedStore
+    client: Client, store: TimedStore, server: Server
 ) -> None:
     await store.set_pressure("memory", raised=True, seen=9, limit=8)
+    before = refusals(server)
     node = stuck_node(Stuck())
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(node.run, client)
-        await anyio.sleep(0.05)
+        await until("it was refused twice", lambda: refusals(server) >= before + 2)
         assert not await store.log("NodeRegistered")
         await store.set_pressure("memory", raised=False, seen=1, limit=8)
         await until("registered", lambda: has(store, "NodeRegistered"))

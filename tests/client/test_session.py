@@ -7,6 +7,7 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pytest
+import redis
 from structlog.testing import capture_logs
 
 import eventsched
@@ -21,6 +22,7 @@ from eventsched.store.cell import Store
 from eventsched.store.transport import Arg, Entry, Transport
 from tests.fixtures_store import TimedStore
 from tests.heard import forget_chunks, heard_of
+from tests.server_kinds import Server
 from tests.systems import SECOND, WITHIN_S, client_of, until
 
 CHUNK = SECOND[:3_200]
@@ -33,6 +35,12 @@ async def opened(es: Client, **given: Any) -> AsyncIterator[Session]:
     async with es.session(**asked) as session:
         session.detach()
         yield session
+
+
+def blocked_clients(server: Server) -> int:
+    """How many connections of this server wait for an entry."""
+    with redis.Redis.from_url(server.url) as direct:
+        return int(direct.info("clients")["blocked_clients"])
 
 
 async def chunks_of(store: Store, session: Session) -> list[bytes]:
@@ -391,7 +399,9 @@ async def test_results_wait_for_what_comes_later(client: Client, store: TimedSto
         assert heard == ["hola 0"]
 
 
-async def test_a_session_opened_later_is_heard_at_once(client: Client, store: TimedStore) -> None:
+async def test_a_session_opened_later_is_heard_at_once(
+    client: Client, store: TimedStore, server: Server
+) -> None:
     # The shared reader is amid a blocking read for the first session when the second one opens.
     async with (
         opened(client) as first,
@@ -399,7 +409,7 @@ async def test_a_session_opened_later_is_heard_at_once(client: Client, store: Ti
         anyio.create_task_group() as tasks,
     ):
         tasks.start_soon(anext, first.results())
-        await anyio.sleep(0.05)
+        await until("the shared reader blocks", lambda: blocked_clients(server) == 1)
         await second.append(CHUNK, end_of_utterance=True)
         await served(store, second, 1)
         with anyio.fail_after(subscription.BLOCK_MS / 2_000):

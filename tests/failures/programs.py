@@ -45,7 +45,7 @@ class Program:
         while words not in self.said:
             assert self.process.poll() is None, f"ended: {self.said[-2_000:]}"
             assert time.monotonic() < ends_at, f"did not say {words!r}: {self.said[-2_000:]}"
-            await anyio.sleep(0.01)
+            await anyio.sleep(0.01)  # sleeps: asks again, within a bound
 
     def kill(self) -> None:
         self.process.kill()

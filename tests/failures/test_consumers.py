@@ -39,7 +39,7 @@ async def test_a_standby_goes_on_within_two_seconds_when_the_active_projector_is
         async with _speaking(store):
             active = await _holding(own_server.url, fleet, store)
             await fleet.role(own_server.url, "projector")
-            await until("views follow", lambda: _folds(store))
+            await _until_it_folds(store, "views follow")
             active.kill()
             killed = time.monotonic()
             last = await store.last_id(store.keys.log)
@@ -67,11 +67,11 @@ async def _replace_frozen(store: Store, sleeper: Program, other: Program) -> Non
     epoch, turned_away = await _epoch(store), sleeper.said.count("turned away")
     sleeper.freeze()
     await until("the other holds it", lambda: _is_beyond(store, epoch))
-    await until("and folds", lambda: _folds(store))
+    await _until_it_folds(store, "and folds")
     held = await _epoch(store)
     sleeper.wake()
     await until("the zombie is fenced", lambda: sleeper.said.count("turned away") > turned_away)
-    await until("views follow", lambda: _folds(store))
+    await _until_it_folds(store, "views follow")
     assert await _epoch(store) == held, "the one that folds still does"
     assert other.process.poll() is None
 
@@ -115,7 +115,7 @@ async def test_dispatchers_that_race_for_the_same_work_create_each_job_once(
             await fleet.role(own_server.url, "projector")
             for _ in range(6):
                 racers[0].freeze()
-                await anyio.sleep(0.05)  # wherever it is caught
+                await anyio.sleep(0.05)  # sleeps: frozen for so long, wherever it is caught
                 racers[0].wake()
                 racers = [*racers[1:], racers[0]]
         jobs = [event.job for event in await _log(store) if event.type == "JobQueued"]
@@ -172,7 +172,7 @@ async def _speaking(store: Store) -> AsyncIterator[None]:
                 await _say(store, grant, seq)
                 if is_over.is_set():
                     return
-                await anyio.sleep(0.01)
+                await anyio.sleep(0.01)  # sleeps: the pace of the speech
 
         tasks.start_soon(speak)
         try:
@@ -206,7 +206,7 @@ async def _say(store: Store, grant: SessionGrant, seq: int) -> None:
 async def _holding(url: str, fleet: Programs, store: Store) -> Program:
     """The projector that folds, since it is alone."""
     program = await fleet.role(url, "projector")
-    await until("it folds", lambda: _folds(store))
+    await _until_it_folds(store, "it folds")
     return program
 
 
@@ -223,11 +223,10 @@ async def _has_folded(store: Store, log_id: str) -> bool:
     return tuple(map(int, done.split("-"))) >= tuple(map(int, log_id.split("-")))
 
 
-async def _folds(store: Store) -> bool:
-    """What is in the log now is folded, a moment later."""
+async def _until_it_folds(store: Store, what: str) -> None:
+    """What is in the log now is folded when this returns, while more is added."""
     last = await store.last_id(store.keys.log)
-    await anyio.sleep(0.05)
-    return await _has_folded(store, last)
+    await until(what, lambda: _has_folded(store, last))
 
 
 async def _is_folded(store: Store) -> bool:

@@ -137,7 +137,7 @@ async def test_whoever_watches_the_status_sees_that_the_server_is_away_and_back(
 
 
 async def _come_back(server: LocalServer) -> None:
-    await anyio.sleep(AWAY_S)
+    await anyio.sleep(AWAY_S)  # sleeps: the server is away for so long
     await anyio.to_thread.run_sync(server.start)
 
 
@@ -216,8 +216,14 @@ async def test_a_server_that_may_not_write_is_waited_for(own_server: LocalServer
 
 
 async def _may_write_again(server: LocalServer) -> None:
-    await anyio.sleep(1.5)
+    await until("writes are refused", lambda: _refusals(server) >= 3)
     server.call("CONFIG", "SET", "min-replicas-to-write", 0)
+
+
+def _refusals(server: LocalServer) -> int:
+    """How many commands it has refused for want of replicas."""
+    counted = server.call("INFO", "errorstats").get("errorstat_NOREPLICAS", {"count": 0})
+    return int(counted["count"])
 
 
 async def test_a_cluster_s_failover_is_waited_for_and_everybody_goes_on(

@@ -24,6 +24,7 @@ from eventsched.store.transport import Arg, Entry
 from projections.session import Session, Sessions
 from tests.fixtures_store import TimedStore
 from tests.projector.counts import COUNTS, Counted
+from tests.systems import until
 
 CORE = projections.core
 
@@ -858,11 +859,11 @@ async def test_a_set_that_was_taken_amid_silence_is_taken_again(
 
 async def until_folded(store: TimedStore) -> None:
     """Return when the live views are as far as the log."""
-    for _ in range(1_000):
-        if await views_of(store).checkpoint("core") == await store.last_id(store.keys.log):
-            return
-        await anyio.sleep(0.01)
-    raise AssertionError("the projector is not there yet")
+
+    async def are_equal() -> bool:
+        return await views_of(store).checkpoint("core") == await store.last_id(store.keys.log)
+
+    await until("the views are as far as the log", are_equal)
 
 
 @pytest.mark.parametrize("script", ["acquire_set", "save_views"])

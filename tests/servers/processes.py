@@ -157,7 +157,7 @@ def _fork_a_sleeper() -> int:
     """A child that inherited all files and outlives its parent, as workers of a pool can."""
     child = os.fork()
     if child == 0:
-        time.sleep(60)
+        time.sleep(60)  # sleeps: outlives its parent
         os._exit(0)
     return child
 

@@ -385,7 +385,7 @@ def test_starter_killed_before_the_announcement_leaves_no_server(data: Path) -> 
 @pytest.mark.parametrize("delay_ms", range(0, 300, 20))
 def test_starter_killed_at_any_moment_leaves_nothing_that_runs(data: Path, delay_ms: int) -> None:
     with users(data) as [starter]:
-        time.sleep(delay_ms / 1_000)  # the moment is what varies; nothing waits for it
+        time.sleep(delay_ms / 1_000)  # sleeps: the moment is what varies
         starter.kill()
     wait_for("nothing is left", lambda: _nothing_runs_in(data), within_s=GONE_S)
     with using(data=data) as url:
@@ -621,11 +621,11 @@ def test_server_that_does_not_stop_in_order_is_killed(data: Path) -> None:
 async def test_cancelled_start_leaves_no_user_behind(data: Path) -> None:
     async def stay() -> None:
         async with use(data=data):
-            await asyncio.sleep(60)
+            await asyncio.Event().wait()
 
     for delay_ms in range(0, 60, 10):
         task = asyncio.create_task(stay())
-        await asyncio.sleep(delay_ms / 1_000)  # the moment is what varies; nothing waits for it
+        await asyncio.sleep(delay_ms / 1_000)  # sleeps: the moment is what varies
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

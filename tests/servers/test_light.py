@@ -14,6 +14,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from eventsched.server.testing import LocalCluster, LocalServer
 from eventsched.store.client import open_client
 from eventsched.store.fast_client import BUFFERED_MAX
+from tests.systems import until
 
 
 @pytest_asyncio.fixture
@@ -29,8 +30,19 @@ async def test_what_the_server_has_closed_is_replaced(one: Redis, own_server: Lo
         for _ in range(3):
             assert await one.echo("x") == b"x"
             await other.client_kill_filter(_type="normal", skipme=True)
-            await anyio.sleep(0.02)
+            await until("the end has arrived here", lambda: all(map(_is_ended, _idle(one))))
         assert await one.echo("y") == b"y"
+
+
+def _idle(client: Redis) -> list[AbstractConnection]:
+    """The connections of the client that no command uses now."""
+    return list(client.connection_pool._available_connections)
+
+
+def _is_ended(connection: AbstractConnection) -> bool:
+    """Whether the server's end of this connection has been read."""
+    reader, writer = connection._reader, connection._writer
+    return reader is None or writer is None or reader.at_eof() or writer.transport.is_closing()
 
 
 async def test_a_connection_found_lost_is_an_error_and_never_made_anew_in_between(

@@ -40,7 +40,7 @@ async def test_plain_functions_run_in_threads(url: str) -> None:
 
     @node.job
     def translate(job: eventsched.BlockingJob) -> eventsched.Result:
-        time.sleep(0.05)
+        time.sleep(0.05)  # sleeps: the work of a model
         return eventsched.Result(text=f"{job.ms} ms")
 
     async with eventsched.connect(url) as es, anyio.create_task_group() as tasks:
@@ -56,7 +56,7 @@ async def test_results_are_heard_in_the_order_of_speech(url: str) -> None:
 
     @node.job
     async def translate(job: eventsched.Job) -> eventsched.Result:
-        await anyio.sleep(0.05 * (3 - job.utterance))  # the last one is done first
+        await anyio.sleep(0.05 * (3 - job.utterance))  # sleeps: work; the last one is done first
         return eventsched.Result(text=str(job.utterance))
 
     async with eventsched.connect(url) as es, anyio.create_task_group() as tasks:

@@ -6,11 +6,15 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from eventsched.node.attempts import Attempt, Attempts
+from tests.systems import until
 
 KEY = "acme:c0.s1:0:translation:es:none"
+LET_GO_TURNS = 5
+"""How many turns of the event loop a handler takes to let go of what it holds."""
 
 
 @asynccontextmanager
@@ -35,7 +39,8 @@ class Told:
                 await anyio.sleep_forever()
             finally:
                 with anyio.CancelScope(shield=True):
-                    await anyio.sleep(0.01)
+                    for _ in range(LET_GO_TURNS):
+                        await anyio.lowlevel.checkpoint()
                 self.words.append(f"let go {attempt.number}")
         attempt.has_ended = True
 
@@ -54,7 +59,7 @@ async def test_none_outlives_the_end_and_each_lets_go_in_peace() -> None:
     async with running(attempts):
         attempts.start(KEY, 1, told.work)
         attempts.start(f"{KEY}2", 1, told.tell)
-        await anyio.sleep(0.01)
+        await anyio.wait_all_tasks_blocked()
     assert told.words == ["began 1", "not told", "let go 1"]
     assert len(attempts) == 0
 
@@ -64,7 +69,7 @@ async def test_a_handler_that_is_cancelled_before_it_begins_ends_at_its_first_wa
     async with running(attempts):
         attempts.start(KEY, 1, told.work)
         assert attempts.cancel(KEY, 1)
-        await anyio.sleep(0.05)
+        await until("the attempt has let go", lambda: "let go 1" in told.words)
         assert told.words == ["began 1", "let go 1"]
 
 
@@ -72,11 +77,11 @@ async def test_the_later_attempt_of_a_job_counts() -> None:
     attempts, told = Attempts(), Told()
     async with running(attempts):
         attempts.start(KEY, 1, told.work)
-        await anyio.sleep(0.01)
+        await until("the first began", lambda: "began 1" in told.words)
         attempts.start(KEY, 2, told.work)
         assert attempts.numbers() == [(KEY, 2)]
         assert not attempts.cancel(KEY, 1)
-        await anyio.sleep(0.05)
+        await until("the first has let go", lambda: "let go 1" in told.words)
         assert told.words == ["began 1", "began 2", "let go 1"]
         assert attempts.numbers() == [(KEY, 2)]
     assert attempts.numbers() == []
@@ -102,14 +107,14 @@ async def test_nothing_begins_while_it_ends() -> None:
     async def bring() -> None:
         for number in range(2, 9):
             attempts.start(f"{KEY}{number}", number, told.work)
-            await anyio.sleep(0.002)
+            await anyio.lowlevel.checkpoint()
 
     async def broken(_: Attempt) -> None:
         raise RuntimeError("a mistake here")
 
     async with anyio.create_task_group() as tasks:
         attempts.start(KEY, 1, told.work)
-        await anyio.sleep(0.01)
+        await until("the first began", lambda: "began 1" in told.words)
         attempts.start(f"{KEY}0", 1, broken)
         tasks.start_soon(bring)
         with pytest.raises(RuntimeError, match="a mistake here"):
@@ -123,17 +128,20 @@ async def test_nothing_begins_while_it_ends() -> None:
 
 async def test_a_handler_that_ends_in_spite_of_its_cancel_learns_that_nobody_hears() -> None:
     """What tells results may be over by then: told, it would be an error of the end."""
-    attempts, heard = Attempts(), []
+    attempts, began, heard = Attempts(), list[int](), list[bool]()
 
     async def stubborn(attempt: Attempt) -> None:
         with attempt.scope, anyio.CancelScope(shield=True):
-            await anyio.sleep(0.02)
+            began.append(attempt.number)
+            await anyio.lowlevel.checkpoint()
+            if attempt.number == 2:
+                await until("the cancel comes", lambda: attempt.scope.cancel_called)
         attempt.has_ended = True
         heard.append(attempt.is_given_up)
 
     async with running(attempts):
         attempts.start(KEY, 1, stubborn)
-        await anyio.sleep(0.03)
+        await until("the first has ended", lambda: heard == [False])
         attempts.start(KEY, 2, stubborn)
-        await anyio.sleep(0.01)
+        await until("the second began", lambda: began == [1, 2])
     assert heard == [False, True]
