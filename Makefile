@@ -9,7 +9,7 @@ STAMP := .venv/.set-up
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-cluster test-fast test-servers api lock sim chaos soak mutants bench lint types docs
+.PHONY: help setup demo test test-cluster test-fast coverage test-servers api lock sim chaos soak mutants bench lint types docs
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -40,6 +40,12 @@ test-cluster: $(STAMP)  ## Run the tests that need a cluster: 3 minutes on two c
 
 test-fast: $(STAMP)  ## Run the tests of pure code, without any server: 10 seconds
 	@EVENTSCHED_TEST_SERVERS=none $(PYTEST) -q -m "not served" $(FAST) $(NOT_FAST) $(ARGS)
+
+coverage: $(STAMP)  ## Measure which lines the tests run, and write docs/coverage.md: 10 minutes
+	@rm -f .coverage .coverage.*
+	@$(BIN)/python -m coverage run -m pytest $(PARALLEL) -q -m "not cluster" $(ARGS)
+	@$(BIN)/python -m coverage combine --quiet
+	@$(BIN)/python -m tools.coverage_table
 
 test-servers: $(STAMP)  ## Run all tests on every kind of server found: wheel, PATH, container
 	@EVENTSCHED_TEST_SERVERS=all $(PYTEST) $(PARALLEL) $(ARGS)
