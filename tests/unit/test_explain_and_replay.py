@@ -1,0 +1,170 @@
+"""Decisions of a log that is made by hand: explained and computed again, without a server."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import pytest
+
+from eventsched.audit.explain import Explained, decision, explain, is_decision
+from eventsched.audit.replay import Replay, Replayed
+from eventsched.audit.scheduler_state import Standing
+from eventsched.schema.events import (
+    POLICY_VERSION,
+    ClassSeen,
+    Data,
+    Event,
+    JobDispatched,
+    JobQueued,
+    NodeRegistered,
+    Rank,
+    ResultDelivered,
+    ResultRecorded,
+    UtteranceFinalized,
+)
+
+SESSION, N1, N2 = "c0.s1", "c0.n1", "c0.n2"
+HOLA: dict[str, Any] = {"utterance": 0, "target": "es", "delivery_no": 0}
+
+
+def key(utterance: int) -> str:
+    return f"acme:{SESSION}:{utterance}:translation:es:none"
+
+
+def event(ms: int, data: Data, *, job: str = "", node: str = "") -> Event:
+    session = SESSION if job or isinstance(data, UtteranceFinalized) else ""
+    name = type(data).__name__
+    return Event(id=f"{ms}-0", type=name, session=session, job=job, node=node, data=data)  # type: ignore[arg-type]
+
+
+def registered(ms: int, node: str, slots: int) -> Event:
+    data = NodeRegistered(epoch=1, sources=["en"], targets=["es"], slots=slots, cls="k1")
+    return event(ms, data, node=node)
+
+
+def finalized(ms: int, utterance: int) -> Event:
+    data = UtteranceFinalized(
+        utterance=utterance, turn=utterance, reason="pause", first=f"{ms - 1_500}-0",
+        last=f"{ms - 500}-0", first_seq=0, count=10, bytes=32_000, ms=1_000,
+    )  # fmt: skip
+    return event(ms, data)
+
+
+def dispatched(ms: int, utterance: int, node: str, **given: Any) -> Event:
+    told: dict[str, Any] = {
+        "utterance": utterance, "target": "es", "delivery_no": utterance, "turn": utterance,
+        "source": "en", "attempt": 1, "epoch": 1, "audio_ms": 1_000, "deadline_ms": ms + 60_000,
+        "rule": "load", "policy": POLICY_VERSION,
+    }  # fmt: skip
+    return event(ms, JobDispatched(**told | given), job=key(utterance), node=node)
+
+
+def log() -> list[Event]:
+    """Two nodes; the first utterance goes to the first of two that are idle, the second to the
+    other, which is less loaded; the third waits for a slot and gets the one that is freed.
+    """
+    waits = JobQueued(
+        utterance=2, target="es", delivery_no=2, source="en", attempt=1, priority=1, tag=5,
+        reason="NO_AVAILABLE_NODE", member=f"{1:016d}:{key(2)}", deadline_ms=9_000,
+    )  # fmt: skip
+    done = ResultRecorded(**HOLA, attempt=1, epoch=1, status="ok")
+    both = ClassSeen(id="k1", head=N1, load=0, free=2)
+    second = ClassSeen(id="k1", head=N2, load=0, free=1, full=1)
+    freed = ClassSeen(id="k1", head=N1, load=0, free=1, full=1)
+    return [
+        registered(1_000, N1, slots=1),
+        registered(1_001, N2, slots=1),
+        finalized(3_000, 0),
+        dispatched(3_010, 0, N1, classes=[both]),
+        finalized(3_100, 1),
+        dispatched(3_110, 1, N2, classes=[second]),
+        finalized(3_200, 2),
+        event(3_210, waits, job=key(2)),
+        event(4_000, done, job=key(0), node=N1),
+        event(4_000, ResultDelivered(**HOLA, outcome="result"), job=key(0)),
+        dispatched(
+            4_005, 2, N1, rule="fill", classes=[freed], compared=1,
+            winner=Rank(priority=1, tag=5, member=f"{1:016d}:{key(2)}"),
+        ),
+    ]  # fmt: skip
+
+
+def replayed(events: Sequence[Event]) -> Replayed:
+    replay = Replay(Standing.at_the_start())
+    for one in events:
+        replay.take(one)
+    return replay.report
+
+
+def test_a_log_that_follows_its_rules_agrees() -> None:
+    report = replayed(log())
+    assert report.differences == []
+    assert (report.dispatches, report.queued) == (3, 1)
+    assert report.by_rule == {"load": 2, "fill": 1}
+
+
+@pytest.mark.parametrize(
+    ("place", "change", "fields"),
+    [
+        (3, {"node": N2}, {"node"}),
+        (5, {"rule": "last"}, {"rule"}),
+        (7, {"reason": "NO_POOL_FOR_LANG_PAIR"}, {"reason"}),
+        (10, {"compared": 2}, {"compared"}),
+    ],
+)
+def test_a_decision_that_was_changed_is_a_difference(
+    place: int, change: dict[str, str], fields: set[str]
+) -> None:
+    events = log()
+    one = events[place]
+    if "node" in change:
+        events[place] = msgspec.structs.replace(one, node=change["node"])
+    else:
+        events[place] = msgspec.structs.replace(
+            one, data=msgspec.structs.replace(one.data, **change)
+        )
+    differences = [found for found in replayed(events).differences if found.id == one.id]
+    assert {found.field for found in differences} >= fields
+
+
+def test_a_job_that_waits_although_a_node_is_free_is_a_difference() -> None:
+    events = log()
+    del events[5]  # the second utterance goes to nobody
+    assert "node" in {found.field for found in replayed(events).differences}
+
+
+def explained(utterance: int) -> Explained:
+    """As `why` explains it: each decision with the state before it."""
+    standing, decisions = Standing.at_the_start(), []
+    for one in log():
+        if one.job == key(utterance) and is_decision(one):
+            decisions.append(decision(standing, one))
+        standing.add(one)
+    return explain(key(utterance), log(), decisions, 5_000)
+
+
+def test_a_job_is_explained_from_its_speech_to_its_delivery() -> None:
+    found = explained(0)
+    assert (found.outcome, found.attempts) == ("result", 1)
+    assert [(stage.name, stage.ms) for stage in found.stages] == [
+        ("speech", 1_000),
+        ("finalize", 500),
+        ("dispatch", 10),
+        ("attempt 1", 990),
+        ("delivery", 0),
+    ]
+    (chosen,) = found.decisions
+    assert [(node.node, node.verdict) for node in chosen.nodes] == [(N1, "chosen"), (N2, "free")]
+
+
+def test_a_job_that_waited_is_explained_with_what_each_node_did() -> None:
+    found = explained(2)
+    wait = next(stage for stage in found.stages if stage.name == "wait for a slot")
+    assert (wait.ms, wait.is_open) == (795, False)
+    assert wait.waited_for == f"NO_AVAILABLE_NODE, until {N1} had a slot"
+    assert found.stages[-1].is_open
+    queued, filled = found.decisions
+    assert {node.verdict for node in queued.nodes} == {"full"}
+    assert (filled.rule, filled.node) == ("fill", N1)
