@@ -7,11 +7,27 @@ Never does: printing. Read next: cli/output.py.
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any, Self
 
 from rich import box
+from rich.style import Style
 from rich.table import Table
+from rich.text import Text as RichText
+
+from eventsched.escaping import escape_controls
 
 NONE = "–"  # noqa: RUF001  what a table cell without a value shows
+
+
+class Text(RichText):
+    """Text with its control characters in visible form."""
+
+    def __init__(self, text: str = "", style: str | Style = "", **look: Any) -> None:
+        super().__init__(escape_controls(text), style, **look)
+
+    def append(self, text: RichText | str, style: str | Style | None = None) -> Self:
+        super().append(escape_controls(text) if isinstance(text, str) else text, style)
+        return self
 
 
 def table(*columns: str, title: str = "", right: tuple[str, ...] = ()) -> Table:

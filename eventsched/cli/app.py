@@ -22,11 +22,11 @@ from typer.core import TyperCommand, TyperGroup
 from typer.exceptions import TyperException
 
 from eventsched import interrupts
+from eventsched.addresses import without_secrets
 from eventsched.cli.options import command_of, root
 from eventsched.cli.standard_streams import OutputFailed
 from eventsched.errors import CommandRefused, EventschedError
 from eventsched.escaping import escape_controls
-from eventsched.server.addresses import without_secrets
 
 COMMANDS = {
     "up": "Run everything in one process, and a server if none is named.",

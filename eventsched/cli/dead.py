@@ -86,8 +86,8 @@ async def _entries(store: Store) -> list[dict[str, Any]]:
 
 
 def _show(found: list[dict[str, Any]]) -> None:
-    from eventsched.cli.output import Text, console
-    from eventsched.formatting import day_and_clock, table
+    from eventsched.cli.output import console
+    from eventsched.formatting import Text, day_and_clock, table
 
     if not found:
         console().print("nothing dead")

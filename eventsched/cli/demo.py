@@ -60,10 +60,10 @@ async def _run(options: Options, connection: Connection, nodes: int, speed: floa
 
 
 async def _show(options: Options, connection: Connection, verdict: Verdict) -> None:
-    from eventsched.cli.output import Text, console
+    from eventsched.cli.output import console
     from eventsched.cli.timeline import Timeline
     from eventsched.demo.view import jobs_table, sessions_table
-    from eventsched.formatting import plural
+    from eventsched.formatting import Text, plural
     from eventsched.history.reader import Reader, Wanted
     from eventsched.history.source import Past
 

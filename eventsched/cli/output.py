@@ -14,31 +14,20 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Any, Self
+from typing import Any
 
 import msgspec
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.style import Style
 from rich.table import Table
 from rich.text import Text as RichText
 
 from eventsched.escaping import escape_controls
+from eventsched.formatting import Text
 
 WIDTH_ELSEWHERE = 120
 """Columns where stdout is no terminal and COLUMNS does not say."""
-
-
-class Text(RichText):
-    """Text with its control characters in visible form."""
-
-    def __init__(self, text: str = "", style: str | Style = "", **look: Any) -> None:
-        super().__init__(escape_controls(text), style, **look)
-
-    def append(self, text: RichText | str, style: str | Style | None = None) -> Self:
-        super().append(escape_controls(text) if isinstance(text, str) else text, style)
-        return self
 
 
 class _Console(Console):

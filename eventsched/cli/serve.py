@@ -107,9 +107,9 @@ async def serve(
     """Run the roles until a signal; say on stdout where the server is once they run."""
     settings = settings_of(given)
     sealing = archive.sealing(roles)
+    from eventsched.addresses import display_url
     from eventsched.cli.output import print_json, print_line
     from eventsched.roles.runner import running
-    from eventsched.server.addresses import display_url
 
     async with (
         options.connect(create=True, cells=cells, settings=settings) as connection,

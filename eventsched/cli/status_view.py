@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from rich.console import Group, RenderableType
 
-from eventsched.cli.output import Text
-from eventsched.formatting import NONE, clock, duration, plural, size, table
+from eventsched.formatting import NONE, Text, clock, duration, plural, size, table
 from eventsched.history.status import CellOverview, ClassSeen, NodeSeen, Overview, SetBehind
 from eventsched.store.lag import ARCHIVE
 

@@ -21,12 +21,12 @@ import anyio
 from anyio import to_thread
 
 from eventsched.audio.wav import RATE, StreamDecoder, read_wav
-from eventsched.cli.output import Text, console, notes, print_json
+from eventsched.cli.output import console, notes, print_json
 from eventsched.client.client import Client
 from eventsched.client.results import Delivered
 from eventsched.client.session import Session
 from eventsched.errors import Backpressure, InvalidMessage
-from eventsched.formatting import duration, plural
+from eventsched.formatting import Text, duration, plural
 from eventsched.interrupts import open_signals
 from eventsched.store.cell import Receipt
 

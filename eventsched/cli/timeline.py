@@ -9,9 +9,9 @@ from __future__ import annotations
 import textwrap
 
 from eventsched.cli.event_text import tell
-from eventsched.cli.output import Text, console
+from eventsched.cli.output import console
 from eventsched.escaping import escape_controls
-from eventsched.formatting import clock, day_and_clock, duration
+from eventsched.formatting import Text, clock, day_and_clock, duration
 from eventsched.projection.fold import Unfolded
 from eventsched.schema.events import Event
 

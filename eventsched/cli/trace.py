@@ -22,10 +22,11 @@ from rich.table import Table
 
 from eventsched.archive.layout import ArchiveFolder
 from eventsched.cli.options import Archive, Options, command
-from eventsched.cli.output import Text, console, notes
+from eventsched.cli.output import console, notes
 from eventsched.cli.serve import Cells
 from eventsched.client.client import Client, running_client
 from eventsched.errors import InvalidMessage
+from eventsched.formatting import Text
 from eventsched.history.log import History
 from eventsched.loadtest.judge import Verdict, judge
 from eventsched.loadtest.replay import Replay

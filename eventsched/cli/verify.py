@@ -69,8 +69,8 @@ async def _verify(store: Store, archive: ArchiveFolder | None) -> Report:
 
 
 def _show(cell: str, report: Report) -> None:
-    from eventsched.cli.output import Text, console, pairs
-    from eventsched.formatting import plural, table
+    from eventsched.cli.output import console, pairs
+    from eventsched.formatting import Text, plural, table
 
     verdict = "clean" if report.is_clean else plural(report.violations_total, "violation")
     rows = [(words, f"{getattr(report, name):,}") for name, words in COUNTS.items()]

@@ -94,8 +94,8 @@ async def _replay(options: Options, past: Past, since: str, until: str) -> int:
 
 
 def _show(found: Explained) -> None:
-    from eventsched.cli.output import Text, console
-    from eventsched.formatting import clock, duration, table
+    from eventsched.cli.output import console
+    from eventsched.formatting import Text, clock, duration, table
 
     out = console()
     out.print(Text(found.job, "bold"), soft_wrap=True)
@@ -118,8 +118,8 @@ def _show(found: Explained) -> None:
 
 
 def _show_decision(one: Decision) -> None:
-    from eventsched.cli.output import Text, console
-    from eventsched.formatting import NONE, clock, plural, table
+    from eventsched.cli.output import console
+    from eventsched.formatting import NONE, Text, clock, plural, table
 
     out = console()
     out.print()
@@ -179,8 +179,8 @@ def _evidence(one: Decision) -> list[str]:
 
 
 def _show_replayed(cell: str, found: Replayed) -> None:
-    from eventsched.cli.output import Text, console, pairs
-    from eventsched.formatting import plural
+    from eventsched.cli.output import console, pairs
+    from eventsched.formatting import Text, plural
 
     verdict = "agrees" if found.agrees else plural(found.differences_total, "difference")
     rules = ", ".join(f"{count:,} by {rule}" for rule, count in found.by_rule.most_common())

@@ -13,9 +13,8 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 
-from eventsched.cli.output import Text
 from eventsched.demo.scoreboard import Board, Row
-from eventsched.formatting import NONE, duration, table
+from eventsched.formatting import NONE, Text, duration, table
 
 COLOURS = {"waiting": "yellow", "working": "cyan", "recorded": "cyan"}
 STEPS = ("WAITED", "WORKED", "HELD", "TOTAL")

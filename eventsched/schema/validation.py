@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+from eventsched.addresses import ESCAPES, display_url
 from eventsched.errors import InvalidMessage
 from eventsched.schema.keys import CELL, LANGUAGE, NAME
 
@@ -19,8 +20,29 @@ PAIRS_MAX = 1_024
 SERVICES_MAX = 16
 SLOTS_MAX = 256
 PRIORITY_MAX = 2
+SCHEMES = ("redis://", "rediss://", "unix://")
 TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 CODE = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
+
+
+def check_url(url: str) -> str:
+    """The same `url`, of a kind that can be opened; InvalidMessage otherwise."""
+    if not url.startswith(SCHEMES):
+        raise InvalidMessage.of(
+            "url", f"must start with {', '.join(SCHEMES)}", f"got {display_url(url)!r}"
+        )
+    if isunescaped_password(url):
+        raise unescaped_password(url)
+    return url
+
+
+def unescaped_password(url: str) -> InvalidMessage:
+    return InvalidMessage.of(
+        "url",
+        f"{display_url(url)!r:.200} cannot be split: special characters of its user, password, "
+        f"path or options are not escaped",
+        ESCAPES,
+    )
 
 
 def check_name(field: str, value: object) -> str:

@@ -36,6 +36,7 @@ from anyio import CancelScope, to_thread
 
 from eventsched.errors import ServerUnavailable
 from eventsched.private_files import read_private, replace_private
+from eventsched.schema.validation import check_url
 from eventsched.server import watchdog
 from eventsched.server.discovery import find
 from eventsched.server.folder import PROGRAM, open_data_folder
@@ -49,7 +50,6 @@ from eventsched.server.launch import (
     wait_until_answers,
 )
 from eventsched.server.locks import FileLock
-from eventsched.store.client import check_url
 
 Fsync: TypeAlias = Literal["everysec", "always"]
 

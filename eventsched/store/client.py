@@ -21,8 +21,9 @@ from redis.exceptions import (
     RedisError,
 )
 
+from eventsched.addresses import ESCAPES, display_url
 from eventsched.errors import InvalidMessage, ServerUnavailable
-from eventsched.server.addresses import ESCAPES, display_url, is_unescaped
+from eventsched.schema.validation import check_url
 from eventsched.server.commands import check_commands, plain_words, refusal_of
 from eventsched.server.discovery import FLOOR_TEXT, is_new_enough
 from eventsched.store.fast_client import LightPool, light
@@ -33,7 +34,6 @@ _FACTS = ("maxmemory_policy", "maxmemory", "role")
 _VERSION = re.compile(r"(\d+)\.(\d+)")
 CONNECTIONS_MAX = 1_000
 """Far above what a process reads at once: a pool that is full looks like a server that is away."""
-SCHEMES = ("redis://", "rediss://", "unix://")
 _SHUT = (
     "HELLO must be called", "invalid username-password pair", "NOAUTH", "WRONGPASS",
     "Authentication required", "without any password configured",
@@ -52,17 +52,6 @@ class ServerFacts:
     primary: str = ""
     """Of a replica: the host and port that it copies."""
     warnings: tuple[str, ...] = ()
-
-
-def check_url(url: str) -> str:
-    """The same `url`, of a kind that can be opened; InvalidMessage otherwise."""
-    if not url.startswith(SCHEMES):
-        raise InvalidMessage.of(
-            "url", f"must start with {', '.join(SCHEMES)}", f"got {display_url(url)!r}"
-        )
-    if is_unescaped(url):
-        raise _unescaped(url)
-    return url
 
 
 async def open_client(url: str) -> Client:
@@ -158,15 +147,6 @@ def _unreadable(url: str) -> InvalidMessage:
         "url",
         f"{display_url(url)!r:.200} is none that redis-py can read",
         f"check port, database and options; in a password, {ESCAPES}",
-    )
-
-
-def _unescaped(url: str) -> InvalidMessage:
-    return InvalidMessage.of(
-        "url",
-        f"{display_url(url)!r:.200} cannot be split: special characters of its user, password, "
-        f"path or options are not escaped",
-        ESCAPES,
     )
 
 

@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from eventsched.addresses import display_url, without_secrets
 from eventsched.errors import EventschedError, InvalidMessage
-from eventsched.server.addresses import display_url, without_secrets
+from eventsched.schema.validation import check_url
 from eventsched.server.launch import listen_on_loopback
 from eventsched.server.testing import LocalServer
-from eventsched.store.client import check_url, open_client
+from eventsched.store.client import open_client
 from eventsched.store.connection import open_connection
 from tests.cli.programs import program, run
 
