@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from eventsched.addresses import ESCAPES, display_url
+from eventsched.addresses import ESCAPES, display_url, is_unescaped
 from eventsched.errors import InvalidMessage
 from eventsched.schema.keys import CELL, LANGUAGE, NAME
 
@@ -31,7 +31,7 @@ def check_url(url: str) -> str:
         raise InvalidMessage.of(
             "url", f"must start with {', '.join(SCHEMES)}", f"got {display_url(url)!r}"
         )
-    if isunescaped_password(url):
+    if is_unescaped(url):
         raise unescaped_password(url)
     return url
 

@@ -35,7 +35,7 @@ async def swallow(_: eventsched.Job) -> eventsched.Result:
     say_started()
     while True:
         with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.sleep(3_600)
+            await asyncio.sleep(3_600)  # sleeps: work that ends by a cancel alone
 
 
 @blocks.job
@@ -45,7 +45,7 @@ async def block(_: eventsched.Job) -> eventsched.Result:
         signal.signal(number, partial(count_signal, signal.getsignal(number)))
     say_started()
     while True:
-        time.sleep(1)  # noqa: ASYNC251 - exactly this must not keep the process
+        time.sleep(1)  # noqa: ASYNC251 - exactly this must not keep the process # sleeps: work that no cancel ends
 
 
 @sits.job
@@ -60,7 +60,7 @@ def sit(_: eventsched.BlockingJob) -> eventsched.Result:
 async def exit_outside(_: eventsched.Job) -> eventsched.Result:
     """Ends the event loop by a callback, which belongs to no task."""
     asyncio.get_running_loop().call_soon(sys.exit)
-    await asyncio.sleep(3_600)
+    await asyncio.sleep(3_600)  # sleeps: work that ends by a cancel alone
     raise AssertionError
 
 
@@ -68,7 +68,7 @@ async def exit_outside(_: eventsched.Job) -> eventsched.Result:
 async def stop(_: eventsched.Job) -> eventsched.Result:
     """Stops the event loop, as a library may that takes it for its own."""
     asyncio.get_running_loop().stop()
-    await asyncio.sleep(3_600)
+    await asyncio.sleep(3_600)  # sleeps: work that ends by a cancel alone
     raise AssertionError
 
 

@@ -22,5 +22,5 @@ def wait(_: eventsched.BlockingJob) -> eventsched.Result:
     logging.getLogger("library").warning("its library warns")
     sys.stdout.write("printed by the handler\n")
     while not Path(os.environ["RELEASE"]).exists():
-        time.sleep(0.01)
+        time.sleep(0.01)  # sleeps: work in small steps
     return eventsched.Result(text="finished")

@@ -64,7 +64,7 @@ def ends_with_code_3(_: BlockingJob) -> Any:
 
 def crashes(_: BlockingJob) -> Any:
     os.kill(os.getpid(), signal.SIGSEGV)
-    time.sleep(60)
+    time.sleep(60)  # sleeps: work that no cancel ends
 
 
 def closes_all_descriptors(_: BlockingJob) -> Any:
@@ -78,7 +78,7 @@ def raises_a_group(_: BlockingJob) -> Any:
 
 def is_asynchronous(_: BlockingJob) -> Any:
     async def inside() -> eventsched.Result:
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # sleeps: one turn of the event loop
         return GOOD
 
     return inside()
@@ -168,4 +168,4 @@ class Slow:
         with Path(f"{self.gate}.loads").open("a") as loads:
             loads.write(f"{os.getpid()}\n")
         while Path(self.gate).exists():
-            time.sleep(0.01)
+            time.sleep(0.01)  # sleeps: work in small steps

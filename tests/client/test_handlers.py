@@ -70,7 +70,7 @@ async def exits_in_a_task(_: Job) -> Any:
 
 
 async def exits_in_a_gathering(_: Job) -> Any:
-    await asyncio.gather(exits(_), asyncio.sleep(0))
+    await asyncio.gather(exits(_), asyncio.sleep(0))  # sleeps: one turn of the event loop
 
 
 async def exits_in_a_task_group(_: Job) -> Any:
@@ -85,8 +85,8 @@ async def exits_in_a_task_that_nobody_awaits(_: Job) -> Any:
 
 
 async def awaits_what_it_cancelled(_: Job) -> Any:
-    task = asyncio.ensure_future(asyncio.sleep(60))
-    await asyncio.sleep(0)
+    task = asyncio.ensure_future(asyncio.sleep(60))  # sleeps: work that ends by a cancel alone
+    await asyncio.sleep(0)  # sleeps: one turn of the event loop
     task.cancel()
     await task
 
@@ -95,7 +95,7 @@ async def cancels_itself(_: Job) -> Any:
     task = asyncio.current_task()
     assert task
     task.cancel()
-    await asyncio.sleep(60)
+    await asyncio.sleep(60)  # sleeps: work that ends by a cancel alone
 
 
 async def raises_a_cancellation(_: Job) -> Any:
@@ -217,7 +217,7 @@ async def test_exits_are_contained_only_while_a_node_serves_and_only_in_handlers
     async with serving(client, first):
         async with serving(client, second):
             assert loop.get_task_factory() is not None
-            task = asyncio.create_task(asyncio.sleep(0))
+            task = asyncio.create_task(asyncio.sleep(0))  # sleeps: one turn of the event loop
             assert "Contained" not in repr(task)
             await task
         await say(client, store)
@@ -327,7 +327,7 @@ def runs_a_loop(function: Any) -> Any:
 
 @runs_a_loop
 async def plain_after_all(job: Any) -> eventsched.Result:
-    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # sleeps: one turn of the event loop
     return listens_in_a_thread(job)
 
 

@@ -29,10 +29,13 @@ FLOORS = (
     ("cli",),
 )
 """From the ground up. Packages of one floor do not import each other."""
-BASE_MODULES = {"__init__", "errors", "escaping", "logs", "formatting", "runtime", "interrupts"}
+BASE_MODULES = {
+    "__init__", "addresses", "errors", "escaping", "formatting", "interrupts", "logs",
+    "private_files", "runtime",
+}  # fmt: skip
 BASE_MODULES |= {"subprocesses"}
-ROLES_ALONE = {"cli", "demo"}
-"""Who may start the roles: the commands, and the demo, which is a whole system in one process."""
+ROLES_ALONE = {"cli"}
+"""Only commands start roles."""
 SEEN_BY_PROJECTIONS = {BASE, "schema", "projection"}
 """A read model is a pure fold: it sees events, and the form that the runtime expects of it."""
 LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}

@@ -391,15 +391,15 @@ FAULTS = (
     Fault(
         "a cancel of any attempt stops the job",
         "cancel",
-        "if attempt is None or attempt.number != number:",
-        "if attempt is None:",
+        "if attempt is None or attempt.number != number or attempt.has_ended:",
+        "if attempt is None or attempt.has_ended:",
         ("tests/unit/test_attempts.py",),
     ),
     Fault(
         "a handler outlives its registration",
-        "run",
-        "while self._tasks:",
-        "while False:",
+        "_wait_for_all",
+        "while self._tasks and (left_s := ends_at - loop.time()) > 0:",
+        "while False and (left_s := ends_at - loop.time()) > 0:",
         ("tests/unit/test_attempts.py",),
     ),
     Fault(
@@ -411,9 +411,9 @@ FAULTS = (
     ),
     Fault(
         "a handler that fails costs nothing and is never told",
-        "end_of",
+        "failed_by",
         "return told(job, JobError(HANDLER_ERROR, retryable=True))",
-        "raise",
+        "raise error",
         (NODE,),
     ),
     Fault(
