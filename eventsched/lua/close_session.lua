@@ -1,21 +1,23 @@
 #!lua flags=allow-oom
--- close_session: no more chunks; what is buffered is finalized; it ends when all it owes has (rule 6).
+-- close_session: the session accepts no more chunks. What it has is finalized; it is closed when all its outcomes
+-- have ended (rule 6).
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV
---   now_arg         ms                     honoured in a manual cell only
+--   now_arg         ms                     used in a cell with a manual clock only
 --   name            session name
 --   epoch_arg       number
 -- Reply: ok | duplicate
 -- Refusals: SESSION_UNKNOWN, SESSION_SUPERSEDED, INVALID_MESSAGE
 -- Events: SessionClosing, UtteranceFinalized, JobDispatched, JobQueued, RoomLeft, PlaybackEnded, SessionClosed
--- Bound: 32 members of a room, 64 playbacks; 8 jobs given away, each with 64 demands and 8 fills
+-- Bound: 32 members of a room, 64 playbacks; 8 jobs assigned, each with 64 demands and 8 fills
+-- include: closing
 -- include: sessions
 -- include: validate
 local s, epoch = sessions.get(name), validate.int(epoch_arg, 0, 1e9)
 if not epoch then return validate.invalid('epoch', 'a whole number') end
-local why = sessions.refusal(s, epoch)
-if why == 'SESSION_CLOSED' then return 'duplicate' end
-if why then return redis.error_reply(why) end
-sessions.close(s, 'asked')
+local refusal = sessions.refusal(s, epoch)
+if refusal == 'SESSION_CLOSED' then return 'duplicate' end
+if refusal then return redis.error_reply(refusal) end
+closing.start(s, 'asked')
 return 'ok'

@@ -1,7 +1,6 @@
 #!lua flags=allow-oom
--- configure_cell: create the cell, or give it new settings. A cell that exists keeps what it has
--- and gets what it lacks: settings that came with a newer version, the group that goes with
--- `work`.
+-- configure_cell: create the cell, or give it settings. An existing cell keeps its settings and gets those that it
+-- lacks, since they came with a newer version, and the consumer group of `work`.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV
@@ -11,7 +10,7 @@
 --   flat_settings   JSON                   object of name -> integer
 -- Reply: created | changed | kept
 -- Refusals: INVALID_MESSAGE
--- Events: none (settings and clock are soft)
+-- Events: none (settings and clock are ephemeral state)
 -- Bound: the number of settings
 -- include: cache
 -- include: clock
@@ -21,27 +20,26 @@
 -- include: validate
 -- include: write
 if mode ~= 'server' and mode ~= 'manual' then return validate.invalid('mode', 'server or manual') end
-local is_json, wanted = pcall(cjson.decode, flat_settings)
-if not is_json or type(wanted) ~= 'table' then return validate.invalid('settings', 'a JSON object') end
-for name, value in pairs(wanted) do
+local is_json, values = pcall(cjson.decode, flat_settings)
+if not is_json or type(values) ~= 'table' then return validate.invalid('settings', 'a JSON object') end
+for name, value in pairs(values) do
   local is_whole = type(value) == 'number' and value % 1 == 0 and math.abs(value) < 1e14
   if not is_whole or type(name) ~= 'string' or not validate.is_name(name) then
     return validate.invalid('settings', 'names with whole numbers below 1e14')
   end
 end
-local clock_mode, _, _, stamp = clock.record()
+local clock_mode, _, _, generation = clock.record()
 local exists = clock_mode ~= ''
 groups.create(keys.dispatch, 'dispatch', '0')
 if not exists then
-  write('SET', keys.clock, mode .. '|0|' .. (now_arg ~= '' and now_arg or '0') .. '|'
-    .. clock.new_generation(stamp))
+  clock.write_record(mode, '0', now_arg ~= '' and now_arg or '0', cache.new_generation(generation))
 end
--- A program that starts and asks for what is there changes nothing of what stands.
-local kept = reply.by_name(redis.call('HGETALL', keys.settings))
-for name, value in pairs(wanted) do
-  local told = string.format('%d', value)
-  if not kept[name] or overwrite == '1' and kept[name] ~= told then
-    cache.write_stable('HSET', keys.settings, name, told)
+-- A program that starts with the settings that are there changes nothing, and invalidates no cache.
+local stored = reply.by_name(redis.call('HGETALL', keys.settings))
+for name, value in pairs(values) do
+  local wanted = string.format('%d', value)
+  if not stored[name] or overwrite == '1' and stored[name] ~= wanted then
+    cache.write_stable('HSET', keys.settings, name, wanted)
   end
 end
 if not exists then return 'created' end

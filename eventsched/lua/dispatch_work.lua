@@ -1,21 +1,19 @@
 #!lua flags=allow-oom
--- dispatch_work: read the next entries of `work` and give each job to a node, or queue it (10-18).
--- Reading, deciding, writing and trimming are one step, whoever calls this may die anywhere: what
--- is in `work` is what nobody has taken. The group that goes with it says how far that is.
+-- dispatch_work: read the next entries of `work` and give each job to a node, or queue it (rules 10-18). Reading,
+-- deciding, writing and trimming are one step, so the caller may die at any time: an entry is in `work` until
+-- it has been dispatched. The consumer group only shows how far that is.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV
---   now_arg         ms                     honoured in a manual cell only
---   back_arg        0 to 60000 ms          the caller comes again by then: until it, whoever finalizes
---                                          gives its jobs away itself where `work` is empty
--- Reply: [last_id, left, jobs, waiting]   left: entries not read yet; last_id: of the last entry
---   read; waiting: of the jobs those whose nodes have no slot free
+--   now_arg         ms                     used in a cell with a manual clock only
+--   back_arg        0 to 60000 ms          the caller comes again by then. Until then calls that finalize
+--                                          dispatch eagerly (include/eager_dispatch)
+-- Reply: [last_id, left, jobs, waiting]   last_id: of the last entry read; left: entries not read
+--   yet; waiting: jobs whose nodes have no free slot
 -- Refusals: INVALID_MESSAGE
 -- Events: JobDispatched, JobQueued
 -- Bound: 12 entries of at most 32 targets; 64 demands, 8 fills and the session's open outcomes each
-local group, entries_max = 'dispatch', '12'
 -- include: assign
--- include: call
 -- include: clock
 -- include: dead_letters
 -- include: dispatch_entry
@@ -26,8 +24,10 @@ local group, entries_max = 'dispatch', '12'
 -- include: utterance_jobs
 -- include: validate
 -- include: write
+local group, entries_max = 'dispatch', '12'
 
-local function take(id, kind, d)
+-- Returns how many jobs the entry had, and how many of them wait for a slot.
+local function process(id, kind, d)
   if kind == 'fill' then
     local node = nodes.get(d)
     if node then assign.fill(node, 'dispatch/' .. id) end
@@ -41,19 +41,15 @@ if not back_ms then return validate.invalid('back_ms', '0 to 60000 ms') end
 clock.now()
 local entries = redis.call('XRANGE', keys.dispatch, '-', '+', 'COUNT', entries_max)
 local last_id = entries[1] and entries[#entries][1] or '0-0'
--- Without its group a cell is none: that fails before anything is written.
+-- In a cell that was never configured the group is missing: this fails before anything else is written.
 if entries[1] then write('XGROUP', 'SETID', keys.dispatch, group, last_id) end
 if back_ms > 0 then eager_dispatch.renew_lease(clock.now() + back_ms) end
 local placed, waiting, left = 0, 0, 0
 for _, entry in ipairs(entries) do
   local id, kind, d = entry[1], entry[2][2], entry[2][4]
-  call.has_written = false
-  local ok, result, found_none = pcall(take, id, kind, d)
-  if ok then
-    placed, waiting = placed + result, waiting + found_none
-  else
-    dead_letters.add('dispatch', id, kind, d or '', result)
-  end
+  local is_done, count, count_waiting =
+    dead_letters.guard('dispatch', id, kind, d or '', process, id, kind, d)
+  if is_done then placed, waiting = placed + count, waiting + count_waiting end
 end
 if entries[1] then
   write('XTRIM', keys.dispatch, 'MINID', entry_ids.successor(last_id))

@@ -1,12 +1,12 @@
 #!lua flags=allow-oom
--- drain_node: the node takes no new work; what it holds when the bound is over goes elsewhere (13).
+-- drain_node: the node takes no new work. What it still holds after `within_ms` is dispatched elsewhere (rule 13).
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV
---   now_arg         ms                     honoured in a manual cell only
+--   now_arg         ms                     used in a cell with a manual clock only
 --   name            node name
 --   epoch_arg       number
---   within_ms       ms                     how long it may take to finish; 0: hand back now
+--   within_ms       ms                     how long it may take to finish; 0: give back now
 -- Reply: live attempts left
 -- Refusals: NODE_UNKNOWN, NODE_SUPERSEDED, INVALID_MESSAGE
 -- Events: NodeDraining, NodeDrained, AttemptEnded, JobDispatched, JobQueued, JobFailed, ResultDelivered

@@ -1,13 +1,13 @@
 #!lua flags=allow-oom
--- drop_trails: a session's trail goes when the last entry that it names has been trimmed.
+-- drop_trails: delete the trail of a session once the last entry that it names has been trimmed.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV
 --   now_arg         ms                     not used
 --   then per session: name
--- Reply: how many went
+-- Reply: how many were deleted
 -- Refusals: none
--- Events: none (that of trimming said that the entries are gone)
+-- Events: none (trimming has appended its own)
 -- Bound: the arguments, at most 1,000
 -- include: entry_ids
 -- include: keys

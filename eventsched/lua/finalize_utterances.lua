@@ -3,40 +3,42 @@
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV
---   now_arg         ms                     honoured in a manual cell only
+--   now_arg         ms                     used in a cell with a manual clock only
 --   then per finalize, at most 64: session (name), epoch,
---     utterance (not the current one, or empty: a duplicate)
+--     utterance (a duplicate if it is not the current one, or empty)
 -- Reply: per finalize `ok|duplicate utterance finalized…` or `refused CODE key=value`
 -- Refusals: SESSION_UNKNOWN, SESSION_SUPERSEDED, SESSION_CLOSED, INVALID_MESSAGE
 -- Events: UtteranceFinalized, JobDispatched, JobQueued
--- Bound: the finalizes given, at most 64; 32 members of a room each; 8 jobs given away, each with
+-- Bound: the finalizes given, at most 64; 32 members of a room each; 8 jobs assigned, each with
 --   64 demands and 8 fills
 -- include: keys
 -- include: numbers
 -- include: sessions
+-- include: utterances
 -- include: validate
 -- include: write
--- Why it is refused, or nil.
-local function check(s, epoch, wanted)
+
+-- Why the finalize is refused, or nil.
+local function check(s, epoch, utterance)
   if not epoch then return 'INVALID_MESSAGE field=epoch limit=a whole number' end
-  if not wanted then return 'INVALID_MESSAGE field=utterance limit=a whole number' end
-  local why = sessions.refusal(s, epoch)
-  -- One that lost the race with the session's end asks for what is complete: no error (rule 1).
-  if why == 'SESSION_CLOSED' and wanted < s.utterance then return nil end
-  return why
+  if not utterance then return 'INVALID_MESSAGE field=utterance limit=a whole number' end
+  local refusal = sessions.refusal(s, epoch)
+  -- A finalize that comes after the end of the session, for an utterance that is complete, is no error (rule 1).
+  if refusal == 'SESSION_CLOSED' and utterance < s.utterance then return nil end
+  return refusal
 end
 
 local function take(finalize)
   local s, epoch = sessions.get(finalize.session, true), validate.int(finalize.epoch, 0, 1e9)
-  local wanted = validate.int(finalize.utterance, 0, 1e12)
-  local why = check(s, epoch, wanted)
-  if why then return 'refused ' .. why end
-  if wanted ~= s.utterance or s.buf_bytes == 0 then
+  local utterance = validate.int(finalize.utterance, 0, 1e12)
+  local refusal = check(s, epoch, utterance)
+  if refusal then return 'refused ' .. refusal end
+  if utterance ~= s.utterance or s.buf_bytes == 0 then
     write('HINCRBY', keys.counters, 'duplicate_finalizes', '1')
     return 'duplicate ' .. numbers.text[s.utterance]
   end
-  sessions.finalize(s, 'final')
-  return 'ok ' .. numbers.text[s.utterance] .. ' ' .. numbers.text[wanted]
+  utterances.finalize(s, 'final')
+  return 'ok ' .. numbers.text[s.utterance] .. ' ' .. numbers.text[utterance]
 end
 
 local replies = {}

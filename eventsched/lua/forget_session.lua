@@ -1,10 +1,10 @@
 #!lua flags=allow-oom
--- forget_session: it is on record that the key of an encrypted session is destroyed. Once, as far
--- as the last 10,000 are known: a second event would say nothing new and change no view.
+-- forget_session: the log says that the key of an encrypted session is destroyed. Once, as far as the last 10,000
+-- sessions are known: a second event would say nothing new and change no view.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV
---   now_arg         ms                     honoured in a manual cell only
+--   now_arg         ms                     used in a cell with a manual clock only
 --   name            session name
 --   key_id          16 hex digits of the destroyed key, as SessionOpened names it
 -- Reply: ok | duplicate
@@ -22,7 +22,7 @@ if not validate.is_name(name) then return validate.invalid('session', 'a name') 
 if not string.match(key_id, '^' .. string.rep('%x', 16) .. '$') then
   return validate.invalid('key', '16 hex digits')
 end
--- One that is retired has no record here: whoever destroyed its key has read its history.
+-- A retired session has no record any more; the caller has checked its history.
 local s = sessions.get(name)
 if s and s.status ~= 'retired' then
   if s.status ~= 'closed' then return validate.invalid('session', 'closed first, it is ' .. s.status) end
@@ -30,7 +30,6 @@ if s and s.status ~= 'retired' then
 end
 if redis.call('ZSCORE', keys.erased, name) then return 'duplicate' end
 
-local now = clock.now()
 events.SessionErased(keys.full(name), s and s.tp or '', key_id)
 write('ZADD', keys.erased, clock.text(), name)
 write('ZREMRANGEBYRANK', keys.erased, 0, -remembered_max - 1)

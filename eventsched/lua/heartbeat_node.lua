@@ -1,17 +1,17 @@
 #!lua flags=allow-oom
--- heartbeat_node: the registration is alive; it learns which attempts it no longer holds (rule 13).
+-- heartbeat_node: the registration is alive. The node learns which attempts it no longer holds (rule 13).
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV
---   now_arg         ms                     honoured in a manual cell only
+--   now_arg         ms                     used in a cell with a manual clock only
 --   name            node name
 --   epoch_arg       number
---   load            number                 as the node sees it; for people, nothing decides by it
+--   load            number                 as the node reports it; shown to people, no decision uses it
 --   then per lease, at most 256: job_key, attempt (that the node believes to hold)
--- Reply: [job_key…] of those it no longer holds
+-- Reply: [job_key…] of those that the node no longer holds
 -- Refusals: NODE_UNKNOWN, NODE_SUPERSEDED, INVALID_MESSAGE
 -- Events: none
--- Bound: the attempts given, at most 256
+-- Bound: the leases given, at most 256
 -- include: clock
 -- include: jobs
 -- include: keys
@@ -32,8 +32,8 @@ write('HSET', keys.of('node', name), 'seen', clock.text(), 'load', load)
 local lost = {}
 for _, lease in each_lease(ARGV) do
   local job = jobs.load_header(lease.job_key)
-  local holds = job and job.status == 'running' and job.node == name and job.epoch == epoch
+  local is_held = job and job.status == 'running' and job.node == name and job.epoch == epoch
     and numbers.text[job.attempt] == lease.attempt
-  if not holds then lost[#lost + 1] = lease.job_key end
+  if not is_held then lost[#lost + 1] = lease.job_key end
 end
 return lost

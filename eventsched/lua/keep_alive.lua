@@ -3,20 +3,20 @@
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV
---   now_arg         ms                     honoured in a manual cell only
+--   now_arg         ms                     used in a cell with a manual clock only
 --   then per session, at most 512: name, epoch, confirmed (out id or empty)
 -- Reply: per session `ok` or `refused CODE key=value`
 -- Refusals: SESSION_UNKNOWN, SESSION_SUPERSEDED, SESSION_CLOSED, INVALID_MESSAGE
 -- Events: none
 -- Bound: the sessions given, at most 512
--- include: clock
--- include: delivery
+-- include: outbox
 -- include: sessions
 -- include: validate
--- Why this session is not kept alive, or nil.
+
+-- Why the session is not kept alive, or nil.
 local function check(s, epoch, confirmed)
   if not epoch then return 'INVALID_MESSAGE field=epoch limit=a whole number' end
-  if not delivery.is_confirmable(confirmed) then
+  if not outbox.is_confirmable(confirmed) then
     return 'INVALID_MESSAGE field=confirmed limit=an entry id or empty'
   end
   return sessions.refusal(s, epoch)
@@ -25,12 +25,12 @@ end
 local replies = {}
 for i, session in each_session(ARGV) do
   local s, epoch = sessions.get(session.name), validate.int(session.epoch, 0, 1e9)
-  local why = check(s, epoch, session.confirmed)
-  if why then
-    replies[i] = 'refused ' .. why
+  local refusal = check(s, epoch, session.confirmed)
+  if refusal then
+    replies[i] = 'refused ' .. refusal
   else
-    s.seen, s.dirty = clock.now(), true
-    delivery.confirm(session.name, session.confirmed)
+    sessions.touch(s)
+    outbox.confirm(session.name, session.confirmed)
     replies[i] = 'ok'
   end
 end

@@ -12,9 +12,8 @@
 -- Events: none
 -- Bound: the arguments, at most 128
 -- include: keys
-
-local found = {}
+local records = {}
 for i, record in each_record(ARGV) do
-  found[i] = redis.call('HGETALL', keys.of('view', projection .. ':' .. build, record.entity))
+  records[i] = redis.call('HGETALL', keys.of('view', projection .. ':' .. build, record.entity))
 end
-return found
+return records

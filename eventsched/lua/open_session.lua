@@ -1,9 +1,9 @@
 #!lua
--- open_session: a producer opens a session under a name and a token of its making (rules 7, 12).
+-- open_session: a producer opens a session under a name and a token of its choice (rules 7, 12).
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV
---   now_arg         ms                     honoured in a manual cell only
+--   now_arg         ms                     used in a cell with a manual clock only
 --   name            name                   128 random bits
 --   token           text                   the same token again gets the same reply
 --   tenant          name
@@ -23,19 +23,21 @@
 -- Events: SessionOpened, RoomJoined
 -- Bound: constant
 -- include: affinity
+-- include: backpressure
 -- include: clock
 -- include: events
 -- include: keys
 -- include: sessions
 -- include: settings
 -- include: timers
+-- include: tokens
 -- include: validate
 -- include: write
 local members_max = 32
 local targets_max, features_max = 8, 16
 local s = sessions.get(name)
 if s then
-  local granted = sessions.epoch_of(s, token)
+  local granted = tokens.epoch_of(s, token)
   if not granted then return validate.invalid('session', 'this id exists with another token') end
   if s.status ~= 'open' then return validate.refuse('SESSION_CLOSED') end
   return { granted, s.next_seq, s.utterance, '0-0' }
@@ -56,7 +58,9 @@ if features_hash ~= 'none' and not string.match(features_hash, hex_16) then
   return validate.invalid('features_hash', '16 hex digits or none')
 end
 if encoding ~= 'pcm16' and encoding ~= 'opus' then return validate.invalid('encoding', 'pcm16 or opus') end
-if listen_language ~= '' and not validate.is_target(listen_language) then return validate.invalid('listen_language', 'a language, never auto') end
+if listen_language ~= '' and not validate.is_target(listen_language) then
+  return validate.invalid('listen_language', 'a language, never auto')
+end
 if key_id ~= '' and not string.match(key_id, hex_16) then
   return validate.invalid('key', '16 hex digits or empty')
 end
@@ -64,21 +68,21 @@ if not sample_rate_hz then return validate.invalid('sample_rate', '8000 to 48000
 if not priority_no then return validate.invalid('priority', '0, 1 or 2') end
 local room_name = room ~= '' and keys.name(room) or nil
 if room ~= '' and not room_name then return validate.invalid('room', 'a room of this cell') end
-local why = sessions.pressure(tenant)
-if why then return redis.error_reply(why) end
+local refusal = backpressure.refusal(tenant)
+if refusal then return redis.error_reply(refusal) end
 if room_name and redis.call('HLEN', keys.of('room', room_name)) >= members_max then
   return validate.invalid('room', '32 members')
 end
 
 local now, full = clock.now(), keys.full(name)
--- A small hash is searched from its start: what is asked for most comes first.
+-- A small hash is searched from its start: the fields that are read most come first.
 write('HSET', keys.of('session', name), 'status', 'open', 'out_no', '0', 'out_bytes', '0',
   'out_low', '0', 'used', '', 'epoch', '1', 'utterance', '0', 'turn', '0',
   'heard', sessions.encode_buffer(), 'tenant', tenant, 'tp', tp,
   'source', source, 'targets', targets, 'features', features, 'features_hash', features_hash,
   'encoding', encoding, 'sample_rate', sample_rate_hz, 'priority', priority_no, 'room', room, 'listen_language', listen_language,
-  'key', key_id, 'tokens', sessions.tokens_with(nil, token, 1))
-affinity.remember(name, '', '')
+  'key', key_id, 'tokens', tokens.with(nil, token, 1))
+affinity.start(name)
 events.SessionOpened(full, tp, { tenant = tenant, source = source, targets = targets, features = features,
   features_hash = features_hash, encoding = encoding, sample_rate = sample_rate_hz, priority = priority_no, room = room,
   listen_language = listen_language, key = key_id })

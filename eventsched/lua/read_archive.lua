@@ -1,10 +1,10 @@
 #!lua flags=allow-oom
--- read_archive: how far the archive holds the log, and how far the log is. From here on no entry is
--- appended with a time before the `now` of the reply: what is older is complete.
+-- read_archive: how far the archive holds the log, and how far the log is. After this call no entry is appended
+-- with a time before the `now` of the reply: everything older is complete.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV
---   now_arg         ms                     honoured in a manual cell only
+--   now_arg         ms                     used in a cell with a manual clock only
 -- Reply: [now, entries added so far, entries left, first id or empty, last id or empty,
 --   archived to or empty, key of the archive or empty, archive_entries_max, archive_window_ms]
 -- Refusals: none
@@ -15,13 +15,13 @@
 -- include: reply
 -- include: settings
 local now = clock.now()
-local kept = redis.call('HMGET', keys.archive, 'to', 'of')
+local stored = redis.call('HMGET', keys.archive, 'to', 'of')
 if redis.call('EXISTS', keys.log) == 0 then
-  return { now, 0, 0, '', '', kept[1] or '', kept[2] or '', settings.archive_entries_max,
+  return { now, 0, 0, '', '', stored[1] or '', stored[2] or '', settings.archive_entries_max,
     settings.archive_window_ms }
 end
 local stream = reply.by_name(redis.call('XINFO', 'STREAM', keys.log))
 local first, last = stream['first-entry'], stream['last-entry']
 return { now, stream['entries-added'], stream['length'], first and first[1] or '',
-  last and last[1] or '', kept[1] or '', kept[2] or '', settings.archive_entries_max,
+  last and last[1] or '', stored[1] or '', stored[2] or '', settings.archive_entries_max,
   settings.archive_window_ms }

@@ -1,6 +1,6 @@
 #!lua flags=no-writes
--- read_entity: decided state of sessions, jobs or nodes, together with the log's last id: what is
--- read is exactly what the log says up to that id, whatever goes on around it (decision 4).
+-- read_entity: authoritative state of sessions, jobs or nodes, together with the last id of the log: the state is
+-- exactly what the log says up to that id, whatever other calls do meanwhile (decision 4).
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV
@@ -10,7 +10,7 @@
 -- Reply: JSON: {last, found: [{…} per entity]}; an entity that is not there is {}
 -- Refusals: none
 -- Events: none
--- Bound: the entities given, at most 64; a session's open outcomes, a node's leases
+-- Bound: the entities given; a session's open outcomes, a node's leases
 local epochs_back = 2
 -- include: jobs
 -- include: keys
@@ -29,9 +29,9 @@ local function due(member)
   return redis.call('ZSCORE', keys.timers, member) or nil
 end
 
--- What the job of an open outcome is at, and the timer that will end it: of a lease, that of its
--- registration, which is due no later than its deadline.
-local function work_of(s, full, target, utterance)
+-- The state of the job of an open outcome, and the timers that will end it. The timer of a lease is the one of its
+-- registration, which is due no later than the deadline.
+local function job_of(s, full, target, utterance)
   local key = table.concat({ s.tenant, full, utterance, 'translation', target, s.features_hash }, ':')
   local job = jobs.load_header(key) or {}
   local lease = job.status == 'running' and due('leases|' .. job.node .. '|' .. numbers.text[job.epoch])
@@ -39,15 +39,15 @@ local function work_of(s, full, target, utterance)
     wait = due('wait|' .. key) }
 end
 
--- How each held result ended; bodies and audio stay where they are.
+-- How each held outcome has ended, without bodies and audio.
 local function held_of(name)
-  local key, found = keys.of('out_of_order', name), {}
+  local key, kinds = keys.of('out_of_order', name), {}
   for _, field in ipairs(redis.call('HKEYS', key)) do
     if string.match(field, '^[^/]+/%d+$') then
-      found[field] = cjson.decode(redis.call('HGET', key, field)).kind
+      kinds[field] = cjson.decode(redis.call('HGET', key, field)).kind
     end
   end
-  return found
+  return kinds
 end
 
 local read = {}
@@ -56,9 +56,9 @@ function read.session(name)
   local s, full = hash(keys.of('session', name)), keys.full(name)
   if not s.status then return {} end
   s.token, s.tokens = nil, nil
-  local outcomes, owed, ready, gaps = hash(keys.of('outcomes', name)), {}, {}, {}
-  for field, kept in pairs(outcomes) do
-    owed[field] = work_of(s, full, string.match(field, '^(.*)/'), string.match(kept, '^%d+'))
+  local outcomes, outcome_jobs, ready, gaps = hash(keys.of('outcomes', name)), {}, {}, {}
+  for field, stored in pairs(outcomes) do
+    outcome_jobs[field] = job_of(s, full, string.match(field, '^(.*)/'), string.match(stored, '^%d+'))
   end
   for field in pairs(s) do
     local target = string.match(field, '^a:(.*)$')
@@ -68,7 +68,7 @@ function read.session(name)
     end
   end
   local room = s.room ~= '' and redis.call('HGET', keys.of('room', keys.name(s.room)), full)
-  return { hash = s, outcomes = outcomes, jobs = owed, ready = ready, gaps = gaps,
+  return { hash = s, outcomes = outcomes, jobs = outcome_jobs, ready = ready, gaps = gaps,
     held = held_of(name), playing = hash(keys.of('playing', name)), room = room or nil,
     close = due('close|' .. full) }
 end

@@ -1,5 +1,5 @@
 #!lua flags=no-writes
--- read_entries: entries of the log by their ids, as a session's trail lists them.
+-- read_entries: entries of the log by their ids, as the trail of a session lists them.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV
@@ -10,8 +10,8 @@
 -- Events: none
 -- Bound: the arguments, at most 1,000
 -- include: keys
-local found = {}
+local entries = {}
 for _, entry in each_entry(ARGV) do
-  found[#found + 1] = redis.call('XRANGE', keys.log, entry.id, entry.id)[1]
+  entries[#entries + 1] = redis.call('XRANGE', keys.log, entry.id, entry.id)[1]
 end
-return found
+return entries

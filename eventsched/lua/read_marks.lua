@@ -11,17 +11,18 @@
 -- Refusals: none
 -- Events: none
 -- Bound: 128 entries
+-- include: keys
 local entries_max = 128
 local mark = kind == 'audio' and 'd' or 'i'
--- include: keys
 
 local marks = {}
 local entries = redis.call('XRANGE', keys.of(kind, session), '(' .. after, '+', 'COUNT', entries_max)
 for _, entry in ipairs(entries) do
-  for i = 1, #entry[2], 2 do
-    if entry[2][i] == mark then
+  local fields = entry[2]
+  for i = 1, #fields, 2 do
+    if fields[i] == mark then
       marks[#marks + 1] = entry[1]
-      marks[#marks + 1] = entry[2][i + 1]
+      marks[#marks + 1] = fields[i + 1]
     end
   end
 end

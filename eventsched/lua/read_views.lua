@@ -10,12 +10,11 @@
 -- Reply: [checkpoint, live build or empty, per record its fields and values in a list]
 -- Refusals: none
 -- Events: none
--- Bound: the arguments, at most 256
+-- Bound: the arguments
 -- include: keys
-
 local live = redis.call('GET', keys.of('active_revision', projection)) or ''
-local reply = { redis.call('GET', keys.of('checkpoint', set)) or '0-0', live }
+local found = { redis.call('GET', keys.of('checkpoint', set)) or '0-0', live }
 for i, record in each_record(ARGV) do
-  reply[i + 2] = redis.call('HGETALL', keys.of('view', projection .. ':' .. live, record.entity))
+  found[i + 2] = redis.call('HGETALL', keys.of('view', projection .. ':' .. live, record.entity))
 end
-return reply
+return found

@@ -1,9 +1,10 @@
 #!lua flags=allow-oom
--- record_results: what a node says of its attempts: fencing, once only, ordered delivery (21-25).
+-- record_results: what a node reports of its attempts: fencing, at most one result for each job, delivery in
+-- order (rules 21-25).
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV
---   now_arg         ms                     honoured in a manual cell only
+--   now_arg         ms                     used in a cell with a manual clock only
 --   node            node name
 --   epoch_arg       number
 --   then per result, at most 64: job_key, attempt, status (ok|no_speech|failed), code,
@@ -14,7 +15,6 @@
 -- Events: ResultRecorded, ResultReplaced, ResultRefused, ResultDelivered, AttemptEnded, JobFailed,
 --   JobDispatched, JobQueued, NodeSuspended, NodeDrained, SessionClosed
 -- Bound: the results given, at most 64; 64 deliveries, 8 fills and the session's open outcomes each
-local audio_max = 512000
 -- include: assign
 -- include: attempts
 -- include: clock
@@ -28,47 +28,46 @@ local audio_max = 512000
 -- include: strings
 -- include: timers
 -- include: validate
+local audio_max = 512000
 local epoch = validate.int(epoch_arg, 0, 1e9)
 if not epoch then return validate.invalid('epoch', 'a whole number') end
 
-local function ending(job, result, log_id)
+local function ending_of(job, result, log_id)
   return { kind = result.status == 'ok' and 'result' or 'no_speech', code = json.optional(result.code),
     body = result.body, audio = result.audio, job = job.key, cause = 'log/' .. log_id, tp = job.tp }
 end
 
--- ok and no_speech: the job ends, its slot serves those who wait, its outcome is on its way.
+-- ok and no_speech: the job ends, its outcome is published, and its slot serves waiting jobs.
 local function record(job, result)
   jobs.set_ended(job, result.status, result.code)
   local id = events.ResultRecorded(job, node, epoch, result)
   local freed = nodes.release_slot(node, epoch, job.key)
-  delivery.publish(job.name, job.target, job.delivery_no, ending(job, result, id))
+  delivery.publish(job.name, job.target, job.delivery_no, ending_of(job, result, id))
   if freed then assign.fill(freed, 'log/' .. id) end
 end
 
--- An empty result that still waits behind a gap gives way to a complete one of the same token.
+-- A complete result replaces an empty one of the same token that is still held. Returns whether it did.
 local function replace(job, result)
-  local session = job.name
-  local held = delivery.find_held(session, job.target, job.delivery_no)
+  local held = delivery.find_held(job.name, job.target, job.delivery_no)
   if not held or held.kind ~= 'no_speech' or result.status ~= 'ok' then return false end
   jobs.set_ended(job, 'ok', result.code)
   local id = events.ResultReplaced(job, node, epoch, result)
-  delivery.hold(session, job.target, job.delivery_no, ending(job, result, id))
+  delivery.hold(job.name, job.target, job.delivery_no, ending_of(job, result, id))
   return true
 end
 
 -- MODEL_NOT_AVAILABLE: the node is not chosen for this feature for a while (rule 14).
 local function mark(feature)
-  local held = nodes.get(node)
-  if not nodes.is_current(held, epoch) then return end
-  local marked = strings.set_of(held.marked)
+  local registration = nodes.get(node)
+  if not nodes.is_current(registration, epoch) then return end
   local until_ms = clock.now() + settings.suspend_ms
   timers.set(until_ms, 'mark', node .. '|' .. feature)
-  if not marked[feature] then
-    local list = strings.split(held.marked)
-    list[#list + 1] = feature
-    nodes.change_class(held, list)
+  if not strings.set_of(registration.marked)[feature] then
+    local marked = strings.split(registration.marked)
+    marked[#marked + 1] = feature
+    nodes.set_marks(registration, marked)
   end
-  events.NodeSuspended(held, feature, until_ms)
+  events.NodeSuspended(registration, feature, until_ms)
 end
 
 local function fail(job, result)
@@ -89,7 +88,7 @@ local function fail(job, result)
   return nil
 end
 
-local function malformed(result, attempt)
+local function check(result, attempt)
   if not attempt then return 'INVALID_MESSAGE field=attempt limit=a whole number' end
   if result.status ~= 'ok' and result.status ~= 'no_speech' and result.status ~= 'failed' then
     return 'INVALID_MESSAGE field=status limit=ok, no_speech or failed'
@@ -108,16 +107,17 @@ local function malformed(result, attempt)
   return nil
 end
 
+-- Why the result is refused, or nil.
 local function take(result)
   local job, attempt = jobs.load_header(result.job_key), validate.int(result.attempt, 1, 1e6)
   if not job then return 'JOB_UNKNOWN' end
-  local why = malformed(result, attempt)
-  if why then return why end
-  why = fencing.refusal(job, node, epoch, attempt)
-  if why == 'DUPLICATE_RESULT' and replace(job, result) then return nil end
-  if why then
-    fencing.record_refusal(job, node, epoch, attempt, 'result', why)
-    return why
+  local refusal = check(result, attempt)
+  if refusal then return refusal end
+  refusal = fencing.refusal(job, node, epoch, attempt)
+  if refusal == 'DUPLICATE_RESULT' and replace(job, result) then return nil end
+  if refusal then
+    fencing.record_refusal(job, node, epoch, attempt, 'result', refusal)
+    return refusal
   end
   if result.status == 'failed' then return fail(job, result) end
   record(job, result)
@@ -126,9 +126,9 @@ end
 
 local replies = {}
 for i, result in each_result(ARGV) do
-  local why = take(result)
-  replies[i] = why and 'refused ' .. why or 'ok'
+  local refusal = take(result)
+  replies[i] = refusal and 'refused ' .. refusal or 'ok'
 end
-local held = nodes.get(node)
-if nodes.is_current(held, epoch) then nodes.trim_inbox(held) end
+local registration = nodes.get(node)
+if nodes.is_current(registration, epoch) then nodes.trim_inbox(registration) end
 return replies

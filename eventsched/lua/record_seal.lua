@@ -1,32 +1,36 @@
 #!lua flags=allow-oom
--- record_seal: the archive holds the log up to here, on disk; what is behind `from` and not behind
--- `to` may be trimmed from now on. With from = to = 0-0 it says that there is an archive at all.
+-- record_seal: the archive holds the log up to here, on disk: what is after `from` and not after `to` may be
+-- trimmed from now on. With from = to = 0-0 the call says that there is an archive at all.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV
---   now_arg         ms                     honoured in a manual cell only
+--   now_arg         ms                     used in a cell with a manual clock only
 --   epoch           number                 of the caller's hold on the set `archive`
 --   from            log id                 how far the caller knew the archive to be
 --   to              log id
 --   of              text                   which archive: fingerprint of its public key
 --   passed          number                 entries that the log ever had up to `to`
 --   audio           0 | 1                  1: chunks stay until they are archived, too
---   then per session: name, last_chunk (id; the archive holds the audio up to it)
--- Reply: recorded, fenced (another archives), moved (the archive is not at `from`) or other (the
+--   then per session: name, last_chunk (id up to which the archive holds its audio)
+-- Reply: recorded, fenced (another process archives), moved (the archive is not at `from`) or other (the
 --   cell has another archive)
 -- Refusals: INVALID_MESSAGE
--- Events: none (what follows from it, trimming, is one)
+-- Events: none (trimming, which follows from it, appends one)
 -- Bound: the arguments, at most 250 sessions; the open outcomes of each
 -- include: cache
 -- include: entry_ids
 -- include: keys
+-- include: session_audio
 -- include: sessions
 -- include: validate
 -- include: write
-
 if not entry_ids.is_valid(from) then return validate.invalid('from', 'an entry id') end
-if not entry_ids.is_valid(to) or entry_ids.precedes(to, from) then return validate.invalid('to', 'an id not before from') end
-if not validate.int(passed, 0, 1e14) then return validate.invalid('passed', 'a whole number below 1e14') end
+if not entry_ids.is_valid(to) or entry_ids.precedes(to, from) then
+  return validate.invalid('to', 'an id not before from')
+end
+if not validate.int(passed, 0, 1e14) then
+  return validate.invalid('passed', 'a whole number below 1e14')
+end
 if audio ~= '0' and audio ~= '1' then return validate.invalid('audio', '0 or 1') end
 for _, session in each_session(ARGV) do
   if not entry_ids.is_valid(session.last_chunk or '') then
@@ -35,9 +39,9 @@ for _, session in each_session(ARGV) do
 end
 local active = keys.of('lease', 'archive')
 if redis.call('HGET', active, 'epoch') ~= epoch then return 'fenced' end
-local kept = redis.call('HMGET', keys.archive, 'to', 'of')
-if kept[2] and kept[2] ~= of then return 'other' end
-local at = kept[1] or '0-0'
+local stored = redis.call('HMGET', keys.archive, 'to', 'of')
+if stored[2] and stored[2] ~= of then return 'other' end
+local at = stored[1] or '0-0'
 if at ~= from and at ~= to then return 'moved' end
 write('XGROUP', 'SETID', keys.log, 'archive', to)
 write('HSET', keys.archive, 'to', to, 'of', of)
@@ -50,7 +54,7 @@ for _, session in each_session(ARGV) do
   if s then
     write('HSET', keys.of('session', s.name), 'archived', session.last_chunk)
     s.archived = session.last_chunk
-    sessions.trim_audio(s)
+    session_audio.trim(s)
   end
 end
 return 'recorded'

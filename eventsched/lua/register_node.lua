@@ -1,9 +1,9 @@
 #!lua
--- register_node: a node serves, under a new epoch, with all its slots free (rule 13).
+-- register_node: a node serves under a new epoch, with all its slots free (rule 13).
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV
---   now_arg         ms                     honoured in a manual cell only
+--   now_arg         ms                     used in a cell with a manual clock only
 --   name            node name
 --   token           text                   of the process; the same again gets the same reply
 --   sources             languages, joined by comma, sorted
@@ -17,22 +17,22 @@
 -- Bound: 1,024 pairs of a new class and the cell's waiting demands; 16 leases; 8 fills each
 -- include: assign
 -- include: attempts
+-- include: backpressure
 -- include: classes
 -- include: clock
 -- include: events
 -- include: keys
 -- include: nodes
 -- include: numbers
--- include: sessions
 -- include: settings
 -- include: strings
 -- include: timers
 -- include: validate
 local classes_max, pairs_max, side_max, features_max = 256, 1024, 64, 16
 local old = nodes.get(name)
-local kept = redis.call('HMGET', keys.of('node', name), 'token', 'inbox_from')
-if old and old.status ~= 'gone' and kept[1] == token then
-  return { old.epoch, kept[2], settings.heartbeat_ms }
+local stored = redis.call('HMGET', keys.of('node', name), 'token', 'inbox_from')
+if old and old.status ~= 'gone' and stored[1] == token then
+  return { old.epoch, stored[2], settings.heartbeat_ms }
 end
 local slots_no = validate.int(slots, 1, 256)
 local asr_no, targets_no = #strings.split(sources), #strings.split(targets)
@@ -40,7 +40,9 @@ if not keys.name(keys.full(name)) then return validate.invalid('node', 'a name')
 if token == '' then return validate.invalid('token', 'not empty') end
 if not slots_no then return validate.invalid('slots', '1 to 256') end
 if asr_no < 1 or asr_no > side_max then return validate.invalid('sources', '1 to 64 languages') end
-if targets_no < 1 or targets_no > side_max then return validate.invalid('targets', '1 to 64 languages') end
+if targets_no < 1 or targets_no > side_max then
+  return validate.invalid('targets', '1 to 64 languages')
+end
 if not validate.are_languages(sources) then return validate.invalid('sources', 'languages') end
 if not validate.are_languages(targets) or strings.set_of(targets).auto then
   return validate.invalid('targets', 'languages, none of them auto')
@@ -48,7 +50,7 @@ end
 if not validate.are_names(features) then return validate.invalid('features', 'names') end
 if asr_no * targets_no > pairs_max then return validate.invalid('targets', '1024 pairs') end
 if #strings.split(features) > features_max then return validate.invalid('features', '16') end
-if sessions.is_pressed() then
+if backpressure.is_active() then
   return validate.refuse('BACKPRESSURE', 'retry_after_ms=1000')
 end
 local class_id = classes.id_of(sources, targets, features, '')
@@ -58,8 +60,8 @@ if redis.call('SISMEMBER', keys.classes, class_id) == 0
 end
 
 local now = clock.now()
-local superseded = old and old.status ~= 'gone'
-if superseded then attempts.end_registration(old, 'superseded') end
+local supersedes = old and old.status ~= 'gone'
+if supersedes then attempts.end_registration(old, 'superseded') end
 local last = redis.call('XREVRANGE', keys.of('inbox', name), '+', '-', 'COUNT', 1)
 local inbox_from = last[1] and last[1][1] or '0-0'
 local node = nodes.register(name, string.format('%d', (old and old.epoch or 0) + 1), class_id,
@@ -67,6 +69,6 @@ local node = nodes.register(name, string.format('%d', (old and old.epoch or 0) +
   'inbox_from', inbox_from, 'seen', clock.text(), 'load', '0')
 events.NodeRegistered(node, version)
 timers.set(now + settings.node_lost_ms, 'node', name)
-if superseded then attempts.requeue_leases(name, old.epoch, 'superseded') end
+if supersedes then attempts.requeue_leases(name, old.epoch, 'superseded') end
 assign.fill(node, '')
 return { node.epoch, inbox_from, settings.heartbeat_ms }

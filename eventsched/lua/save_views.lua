@@ -1,28 +1,28 @@
 #!lua flags=allow-oom
--- save_views: what a batch made of the views, the checkpoint behind it and the place of the set's
--- consumer group, in one step: a crash before it changes nothing, after it nothing is read again.
--- The caller's hold goes on from here.
+-- save_views: store the views that a batch has changed, the checkpoint after it and the place of the set's
+-- consumer group, in one step: after a crash before this call the batch is read again, after a crash after it
+-- it is not. The caller's hold is extended.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV
---   now_arg         ms                     honoured in a manual cell only
+--   now_arg         ms                     used in a cell with a manual clock only
 --   set             name
 --   group           name                   consumer group; empty for a build, which has none
 --   epoch           number                 of the caller's hold
 --   from            log id                 checkpoint that the batch starts from; 0-0 at the start
---   to              log id                 checkpoint behind the batch
+--   to              log id                 checkpoint after the batch
 --   count           number                 entries of the log that the group has passed by it
---   hold_ms         ms                     for so long the caller goes on holding the set
---   then sections, each led by its number of items:
+--   hold_ms         ms                     for so long the caller holds the set from now on
+--   then sections, each beginning with its number of items:
 --     builds   projection, build             as they were when the batch was folded
 --     and of each of these builds, in their order:
 --       drops  entity
 --       runs of puts   entity, the id that changed it last, its field `v`, then field, value
 --     runs of trails   session, then log ids
 --     dead     log id, type, d, reason       d is JSON
---   A run is items of one length: how many they are, how many arguments each has, the items.
---   None has more than a thousand, which is what `unpack` can take.
--- Reply: saved, fenced (another holds the set), moved (the checkpoint is not `from`) or
+--   A run is a list of items of equal length: how many they are, how many arguments each has, the items.
+--   No item has more than a thousand arguments, since `unpack` takes no more.
+-- Reply: saved, fenced (another process holds the set), moved (the checkpoint is not `from`) or
 --   rebuilt (a build was switched: fold again)
 -- Refusals: none
 -- Events: none (what could not be folded goes to `dead`)
@@ -39,7 +39,7 @@ end
 local function number()
   return tonumber(take())
 end
--- The next run: the places of its first and last argument, how many an item has.
+-- The next run: the places of its first and its last argument, and the number of arguments of an item.
 local function run()
   local items, length = number(), number()
   local first = at + 1
@@ -48,8 +48,8 @@ local function run()
 end
 
 local active = keys.of('lease', set)
-local kept = redis.call('HMGET', active, 'epoch', 'passed')
-if kept[1] ~= epoch then return 'fenced' end
+local stored = redis.call('HMGET', active, 'epoch', 'passed')
+if stored[1] ~= epoch then return 'fenced' end
 if (redis.call('GET', keys.of('checkpoint', set)) or '0-0') ~= from then
   return 'moved'
 end
@@ -64,7 +64,7 @@ end
 
 local ends = string.format('%d', clock.now() + tonumber(hold_ms))
 if group ~= '' then
-  local passed = string.format('%d', (tonumber(kept[2]) or 0) + tonumber(count))
+  local passed = string.format('%d', (tonumber(stored[2]) or 0) + tonumber(count))
   write('XGROUP', 'SETID', keys.log, group, to, 'ENTRIESREAD', passed)
   write('HSET', active, 'until', ends, 'passed', passed)
 else

@@ -1,5 +1,5 @@
 #!lua flags=no-writes
--- scan_kind: one step through the ids of a kind of key: what is stored, whoever knows of it.
+-- scan_kind: one step through the ids of a kind of key, as they are stored.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV
@@ -10,11 +10,11 @@
 -- Refusals: none
 -- Events: none
 -- Bound: 512 keys looked at
-local looked_max = 512
 -- include: keys
+local scanned_max = 512
 
-local start = keys.of(kind, '')
-local found = redis.call('SCAN', cursor, 'MATCH', start .. '*', 'COUNT', looked_max)
+local prefix = keys.of(kind, '')
+local page = redis.call('SCAN', cursor, 'MATCH', prefix .. '*', 'COUNT', scanned_max)
 local ids = {}
-for i, key in ipairs(found[2]) do ids[i] = string.sub(key, #start + 1) end
-return { found[1], ids }
+for i, key in ipairs(page[2]) do ids[i] = string.sub(key, #prefix + 1) end
+return { page[1], ids }

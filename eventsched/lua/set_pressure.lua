@@ -3,7 +3,7 @@
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV
---   now_arg         ms                     honoured in a manual cell only
+--   now_arg         ms                     used in a cell with a manual clock only
 --   reason          memory | group | archive | dead_letters
 --   raised          0 | 1
 --   seen            number                 what was measured
@@ -29,6 +29,9 @@ local list = {}
 for name in pairs(set) do list[#list + 1] = name end
 table.sort(list)
 cache.write_stable('HSET', keys.counters, 'pressure', table.concat(list, ','))
-local append = raised == '1' and events.BackpressureStarted or events.BackpressureEnded
-append(reason, seen_no, limit_no)
-return raised == '1' and 'raised' or 'lifted'
+if raised == '1' then
+  events.BackpressureStarted(reason, seen_no, limit_no)
+  return 'raised'
+end
+events.BackpressureEnded(reason, seen_no, limit_no)
+return 'lifted'

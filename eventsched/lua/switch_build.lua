@@ -1,10 +1,10 @@
 #!lua flags=allow-oom
--- switch_build: readers and the live fold go over to a new build, at the very log id where both
--- are equal. The live holder's next save is turned away as `rebuilt`: it folds its batch again.
+-- switch_build: readers and the live fold change to a new build, at the log id at which both are equal. The next
+-- save of the live holder is refused as `rebuilt`: it folds its batch again.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV
---   now_arg         ms                     not used
+--   now_arg         ms                     used in a cell with a manual clock only
 --   set             name                   of the live set
 --   build_set       name                   of the build
 --   epoch           number                 of the caller's hold on the build
@@ -15,10 +15,7 @@
 -- Bound: the projections given
 -- include: cache
 -- include: keys
-
-if redis.call('HGET', keys.of('lease', build_set), 'epoch') ~= epoch then
-  return { 'fenced' }
-end
+if redis.call('HGET', keys.of('lease', build_set), 'epoch') ~= epoch then return { 'fenced' } end
 local checkpoint = redis.call('GET', keys.of('checkpoint', set)) or '0-0'
 if (redis.call('GET', keys.of('checkpoint', build_set)) or '0-0') ~= checkpoint then
   return { 'behind', checkpoint }

@@ -1,16 +1,15 @@
 #!lua flags=allow-oom
--- trim_log: let go of the log's beginning, no further than all of these: what every consumer group
--- has passed and saved, what the archive holds (without an archive: what is older than the retention
--- that somebody set), and what is older than the time that the log is kept in any case.
+-- trim_log: remove entries from the beginning of the log, no further than all of these: what every consumer
+-- group has passed and saved; what the archive holds, or without an archive what is older than
+-- `log_retention_ms`; and what is older than `log_keep_ms`.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV
---   now_arg         ms                     honoured in a manual cell only
+--   now_arg         ms                     used in a cell with a manual clock only
 -- Reply: [entries trimmed, 1 if there may be more, id before which all may go]
 -- Refusals: none
 -- Events: StreamTrimmed
 -- Bound: 10,000 entries; the groups of the log
-local trimmed_max = 10000
 -- include: clock
 -- include: entry_ids
 -- include: events
@@ -18,43 +17,44 @@ local trimmed_max = 10000
 -- include: reply
 -- include: settings
 -- include: write
+local trimmed_max = 10000
 
 if redis.call('EXISTS', keys.log) == 0 then return { 0, 0, '0-0' } end
 local now = clock.now()
 local floor = string.format('%d-0', math.max(0, now - (settings.log_keep_ms or 0)))
-local function not_behind(id)
+local function keep_from(id)
   if entry_ids.precedes(id, floor) then floor = id end
 end
 
 local archived_to = redis.call('HGET', keys.archive, 'to')
 local retention_ms = settings.log_retention_ms or 0
 if archived_to then
-  not_behind(entry_ids.successor(archived_to))
+  keep_from(entry_ids.successor(archived_to))
 elseif retention_ms > 0 then
-  not_behind(string.format('%d-0', math.max(0, now - retention_ms)))
+  keep_from(string.format('%d-0', math.max(0, now - retention_ms)))
 else
   return { 0, 0, '0-0' }
 end
 
--- A group of somebody's own may have read what it has not acknowledged, and a set's is moved as it
--- saves: what counts is the earliest of place, pending and checkpoint.
--- A rebuild that runs reads the log from its start, without a group.
+-- A group of another program may have read entries that it has not acknowledged, and the group of a set moves
+-- when the set saves: the earliest of place, pending entry and checkpoint counts. A running rebuild reads the
+-- log from its start, without a group.
 for _, flat in ipairs(redis.call('XINFO', 'GROUPS', keys.log)) do
   local group = reply.by_name(flat)
-  not_behind(entry_ids.successor(group['last-delivered-id']))
+  keep_from(entry_ids.successor(group['last-delivered-id']))
   if group.pending > 0 then
-    not_behind(redis.call('XPENDING', keys.log, group.name)[2])
+    keep_from(redis.call('XPENDING', keys.log, group.name)[2])
   end
   local checkpoint = redis.call('GET', keys.of('checkpoint', group.name))
-  if checkpoint then not_behind(entry_ids.successor(checkpoint)) end
+  if checkpoint then keep_from(entry_ids.successor(checkpoint)) end
   local rebuild = 'rebuild-' .. group.name
   local ends = redis.call('HGET', keys.of('lease', rebuild), 'until')
   if ends and tonumber(ends) > now then
-    not_behind(entry_ids.successor(redis.call('GET', keys.of('checkpoint', rebuild)) or '0-0'))
+    keep_from(entry_ids.successor(redis.call('GET', keys.of('checkpoint', rebuild)) or '0-0'))
   end
 end
 
--- `~`: whole nodes of the stream only, none of which reaches behind the floor.
+-- `~`: only whole nodes of the stream, none of which reaches beyond the floor.
 local count = write('XTRIM', keys.log, 'MINID', '~', floor, 'LIMIT', trimmed_max)
 if count == 0 then return { 0, 0, floor } end
 local total = write('HINCRBY', keys.counters, 'trimmed', count)

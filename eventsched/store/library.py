@@ -21,7 +21,7 @@ from importlib.resources import files
 
 _INCLUDE = re.compile(r"^-- include: (\w+)\n", re.MULTILINE)
 _FIRST = re.compile(r"#!lua(?: flags=([\w,-]+))?\n")
-ROOTS = ("call", "events")
+ROOTS = ("call", "cache", "events")
 """Modules of every library: the entry function calls the one, the clock needs the other."""
 _LIBRARY = """#!lua name=eventsched_{release}
 local function make()

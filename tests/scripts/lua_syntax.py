@@ -56,15 +56,24 @@ def free_names(source: str) -> set[str]:
     return scopes.free
 
 
+def reassigned_names(source: str) -> set[str]:
+    """Locals of the file itself that a function gives another value."""
+    scopes = _Scopes()
+    scopes.visit(tree(source))
+    return scopes.reassigned
+
+
 class _Scopes:
     """Walks a tree with the names that are declared where it is."""
 
     def __init__(self) -> None:
         self.free = set[str]()
+        self.reassigned = set[str]()
         self._open: list[set[str]] = [set()]
         self._by_type = {
             "identifier": self._identifier,
             "variable_declaration": self._declaration,
+            "assignment_statement": self._assignment,
             "function_declaration": self._named_function,
             "function_definition": self._function,
             "for_statement": self._loop,
@@ -98,6 +107,13 @@ class _Scopes:
             named, values = named.named_children
             self.visit(values)
         self._open[-1] |= {text(one) for one in named.named_children}
+
+    def _assignment(self, node: Node) -> None:
+        for target in node.named_children[0].named_children:
+            name, inner = text(target), self._open[1:]
+            if inner and name in self._open[0] and not any(name in scope for scope in inner):
+                self.reassigned.add(name)
+        self._children(node)
 
     def _named_function(self, node: Node) -> None:
         name = node.child_by_field_name("name")
@@ -172,4 +188,21 @@ def functions(source: str) -> dict[str, str]:
             name = node.child_by_field_name("name")
             assert name is not None
             found[text(name)] = text(node)
+    return found
+
+
+def members(source: str, name: str) -> set[str]:
+    """What the table `name` has: in its constructor, assigned to it, or declared as a function."""
+    found = set[str]()
+    for node in walk(tree(source)):
+        if node.type == "dot_index_expression" and text(node.children[0]) == name:
+            assert node.parent is not None
+            if node.parent.type in ("variable_list", "function_declaration"):
+                found.add(text(node.children[2]))
+        if node.type == "assignment_statement":
+            targets, values = node.named_children
+            for target, value in zip(targets.named_children, values.named_children, strict=False):
+                if text(target) == name and value.type == "table_constructor":
+                    named = [one.child_by_field_name("name") for one in value.named_children]
+                    found |= {text(one) for one in named if one is not None}
     return found

@@ -9,7 +9,16 @@ from importlib.resources import files
 import pytest
 
 from eventsched.store import library as lua_library
-from tests.scripts.lua_syntax import BUILTINS, calls, declared_names, free_names, text, tree, walk
+from tests.scripts.lua_syntax import (
+    BUILTINS,
+    calls,
+    declared_names,
+    free_names,
+    members,
+    text,
+    tree,
+    walk,
+)
 
 FOLDER = files("eventsched") / "lua"
 UPVALUES_MAX, LOCALS_MAX = 60, 200
@@ -65,7 +74,8 @@ def test_an_include_is_a_line_of_its_own(path: str) -> None:
 
 @pytest.mark.parametrize("path", FILES)
 def test_no_local_hides_a_module_that_the_file_includes(path: str) -> None:
-    assert set(declared_names(code(path))) & set(included(path)) == set()
+    given = set() if "/" in path else lua_library.Arguments.of(read(path)).locals
+    assert {*declared_names(code(path)), *given} & set(included(path)) == set()
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -98,18 +108,6 @@ def test_every_write_goes_through_the_module_write(path: str) -> None:
     assert named.count("redis.call") == len(called), "redis.call is called, never passed on"
 
 
-def members_of(name: str) -> set[str]:
-    """What a module's table has: declared as a function, assigned, or in its constructor."""
-    source = read(f"include/{name}")
-    found = set(re.findall(rf"\b{name}\.(\w+)(?:, {name}\.\w+)* = ", source))
-    found |= set(re.findall(rf"[ ,]{name}\.(\w+)(?:, {name}\.\w+)* = ", source))
-    for listed in re.findall(rf"((?:{name}\.\w+, )+{name}\.\w+) = ", source):
-        found |= set(re.findall(rf"{name}\.(\w+)", listed))
-    found |= set(re.findall(rf"function {name}\.(\w+)\(", source))
-    constructor = re.search(rf"\nlocal {name} = {{(.*?)}}", source, re.DOTALL)
-    return found | set(re.findall(r"(\w+) = ", constructor[1] if constructor else ""))
-
-
 @pytest.mark.parametrize("path", FILES)
 def test_every_member_of_a_module_that_a_file_uses_exists(path: str) -> None:
     """Lua would notice only when the line runs."""
@@ -119,5 +117,7 @@ def test_every_member_of_a_module_that_a_file_uses_exists(path: str) -> None:
             continue
         name, member = text(node.children[0]), text(node.children[2])
         if name in {*included(path), path.removeprefix("include/")} - {"settings"}:
-            known = members_of(name) | (single_keys if name == "keys" else set())
+            known = members(read(f"include/{name}"), name) | (
+                single_keys if name == "keys" else set()
+            )
             assert member in known, f"{name}.{member}"

@@ -240,7 +240,17 @@ def test_every_kind_that_scripts_build_is_a_row_of_the_table() -> None:
     built = {kind for text in texts for kind in re.findall(r"keys\.of\('(\w+)'", text)}
     assert built <= set(ARGS)
     used = {name for text in texts for name in re.findall(r"\bkeys\.(\w+)", text)}
-    others = {"prefix", "log", "cell_name", "own", "only_own", "name", "full", "of", "py"}
+    others = {
+        "prefix",
+        "log",
+        "cell_name",
+        "full_pattern",
+        "whole_pattern",
+        "name",
+        "full",
+        "of",
+        "py",
+    }
     assert used - others <= set(ONES)
     keys = Keys("c7")
     for kind in ONES:

@@ -1,47 +1,45 @@
--- affinity: the node that a session's last job went to, and for which turn (rule 16): its field
--- `used`, `node|turn`, empty while there is none.
+-- affinity: the node that the last job of a session went to, and for which turn (rule 16). The session's
+-- field `used` is `node|turn`, or empty.
 -- include: cache
 -- include: call
 -- include: keys
 -- include: write
-local affinity = {}
+local affinity = { deferred = {}, changed = {} }
+
 call.on_begin(function() affinity.deferred, affinity.changed = {}, {} end)
 
--- What its session says.
-function affinity.remember(name, node, turn)
-  local here = cache.of_cell()
-  cache.put(here.used, name, node)
-  here.turns[name] = turn
+local cached = cache.register('affinity', 'live', function(name)
+  local used = redis.call('HGET', keys.of('session', name), 'used') or ''
+  local node, turn = string.match(used, '^(.*)|(.*)$')
+  return { node = node or '', turn = turn or '' }
+end)
+
+-- The node, empty when there is none yet, and the turn, as text.
+function affinity.get(name)
+  local used = cached.read_through(name)
+  return used.node, used.turn
 end
 
--- The session is gone.
+-- The session has just been opened: it has used no node.
+function affinity.start(name)
+  cached.put(name, { node = '', turn = '' })
+end
+
 function affinity.evict(name)
-  local here = cache.of_cell()
-  cache.evict(here.used, name)
-  here.turns[name] = nil
+  cached.evict(name)
 end
 
--- The caller writes it from here on, with what else it writes of the session: `moved` says what this
--- call has made of it.
+-- From here on the caller writes the field, together with other fields of the session: `affinity.changed`
+-- holds the value that this call has given it.
 function affinity.defer_write(name)
   affinity.deferred[name] = true
 end
 
--- The node, empty when there is none yet, and the turn, as text.
-function affinity.get(name)
-  local here = cache.of_cell()
-  if not here.used[name] then
-    local used = redis.call('HGET', keys.of('session', name), 'used') or ''
-    local node, turn = string.match(used, '^(.*)|(.*)$')
-    affinity.remember(name, node or '', turn or '')
-  end
-  return here.used[name], here.turns[name]
-end
-
 function affinity.set(name, node, turn)
-  local used = node .. '|' .. turn
-  if not affinity.deferred[name] then write('HSET', keys.of('session', name), 'used', used) end
-  affinity.changed[name] = used
-  affinity.remember(name, node, turn)
+  local value = node .. '|' .. turn
+  if not affinity.deferred[name] then write('HSET', keys.of('session', name), 'used', value) end
+  affinity.changed[name] = value
+  local used = cached.read_through(name)
+  used.node, used.turn = node, turn
 end
 return affinity

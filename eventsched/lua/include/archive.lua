@@ -1,16 +1,20 @@
--- archive: what has to stay until the archive holds it.
+-- archive: what must stay until the archive holds it.
 -- include: cache
 -- include: clock
 -- include: entry_ids
 -- include: keys
 local archive = {}
-local function kept_audio()
+
+local cached = cache.register_single('keeps_audio', 'stable', function()
   return redis.call('HGET', keys.archive, 'audio') == '1'
-end
+end)
+
+-- Whether the archive of the cell takes audio, too.
 function archive.keeps_audio()
-  return cache.once('keeps_audio', kept_audio)
+  return cached.read_through()
 end
--- Whether it holds everything that the log had `ms` ago.
+
+-- Whether the archive holds everything that was in the log `ms` ago.
 function archive.holds_before(ms)
   local to = redis.call('HGET', keys.archive, 'to')
   if not entry_ids.precedes(to, string.format('%d-0', math.max(0, clock.now() - ms))) then return true end

@@ -4,6 +4,7 @@
 -- include: call
 -- include: classes
 -- include: clock
+-- include: dispatch_entry
 -- include: events
 -- include: jobs
 -- include: keys
@@ -12,83 +13,74 @@
 -- include: queue
 -- include: settings
 -- include: write
-local assign = { filled_max = 8, policy = '1' }
+local assign = { deadlines = {}, filled_max = 8 }
+local policy = '1'
+local as_text = numbers.text
+
 call.on_begin(function() assign.deadlines = {} end)
 
-local function live_group()
+local group_view = cache.register_single('group_view', 'stable', function()
   local live = redis.call('GET', keys.of('active_revision', 'group'))
   return live and 'group:' .. live
-end
+end)
 
--- The group's context for this job: copied unread, never waited for (rule 29).
+-- The context that the group view has for this job, and the log id that the view is at. Dispatch copies it as it
+-- is and never waits for it (rule 29).
 local function context_of(job)
-  local live = cache.once('live', live_group)
-  if not live then return '', '' end
-  local view = redis.call('HMGET', keys.of('view', live, job.name),
-    'context:' .. job.target, 'at')
-  if not view[1] then return '', '' end
-  return view[1], view[2] or ''
+  local view = group_view.read_through()
+  if not view then return '', '' end
+  local stored = redis.call('HMGET', keys.of('view', view, job.name), 'context:' .. job.target, 'at')
+  if not stored[1] then return '', '' end
+  return stored[1], stored[2] or ''
 end
 
--- When a lease that begins now ends, as text, for so much audio, as text. Rule 19: it lasts
--- clamp(ceil(base_s + audio_s * factor), 15, 60) seconds, in integers. A call makes each text once.
+-- When a lease that begins now ends, as text, for `audio_ms` as text. Rule 19: it lasts
+-- clamp(ceil(base_s + audio_s * factor), 15, 60) seconds, in whole seconds. The call computes each once.
 local function deadline_of(audio_ms)
   local deadline = assign.deadlines[audio_ms]
   if not deadline then
-    local thousandths = settings.lease_base_ms + audio_ms * settings.lease_factor_thousandths / 1000
-    local ms = math.min(math.max(math.ceil(thousandths / 1000) * 1000, nodes.lease_ms_min), 60000)
-    deadline = numbers.text[clock.now() + ms]
+    local lease_ms = settings.lease_base_ms + audio_ms * settings.lease_factor_thousandths / 1000
+    local ms = math.min(math.max(math.ceil(lease_ms / 1000) * 1000, nodes.lease_ms_min), 60000)
+    deadline = as_text[clock.now() + ms]
     assign.deadlines[audio_ms] = deadline
   end
   return deadline
 end
 
--- Why the node that the turn or session used last is passed over; empty when it can be taken.
-local function affinity_why(name, job, serving)
+-- Why the node that the session used last is passed over; empty when it can take the job.
+local function reason_against(name, job, matching)
   local node = nodes.get(name)
   if not node or node.status == 'gone' then return 'gone' end
   if node.status == 'draining' then return 'draining' end
-  if serving.has[node.class] then
+  if matching.has[node.class] then
     if not nodes.has_slot(node) then return 'full' end
     return name == job.avoid and 'last' or ''
   end
   return nodes.declares(node, job) and 'marked' or 'unable'
 end
 
--- The least loaded head: smallest (load, id). A candidate other than `last` is preferred; if
--- `last` is the only one, it is taken.
-local function least_loaded(serving, last)
+-- The name of the least loaded node of these classes: smallest (load, name). A node other than `last` is
+-- preferred; `last` is chosen if it is the only one.
+local function least_loaded(matching, last)
   local best, spare
-  for _, class in ipairs(serving) do
-    local front = classes.first_free(class)
-    local first = front[1]
-    if last and first and first.name == last then first, spare = front[2], first end
+  for _, class in ipairs(matching) do
+    local list = classes.first_free(class)
+    local first = list[1]
+    if last and first and first.name == last then first, spare = list[2], first end
     if first and (not best or classes.precedes(first.name, first.load, best)) then best = first end
   end
   best = best or spare
   return best and best.name
 end
 
--- As the items of a JSON array; nothing where no class can do it. What has not changed is not put
--- together anew.
-local function evidence(serving)
-  local seen, changed = serving.seen, false
-  for i = 1, #serving do
-    local told = serving[i].seen or classes.evidence(serving[i])
-    if seen[i] ~= told then seen[i], changed = told, true end
-  end
-  if changed then serving.told = table.concat(seen, ',') end
-  return serving.told
-end
-
--- Decide: a node and the evidence for it, or the reason to wait. Changes nothing.
+-- The decision: a node and the evidence for it, or the reason to wait. Changes nothing.
 local function choose(job)
-  local serving, declared = classes.matching(job.source, job.target, job.features)
-  local choice = { classes = evidence(serving), last = job.avoid and keys.full(job.avoid),
-    node = nil, rule = nil, affinity = nil, reason = nil, policy = assign.policy }
+  local matching, is_declared = classes.matching(job.source, job.target, job.features)
+  local choice = { classes = classes.evidence(matching), last = job.avoid and keys.full(job.avoid),
+    policy = policy, node = nil, rule = nil, affinity = nil, reason = nil }
   local used, used_turn = affinity.get(job.name)
   if used ~= '' then
-    local why = affinity_why(used, job, serving)
+    local why = reason_against(used, job, matching)
     choice.affinity = events.affinity(used, why)
     if why == '' then
       choice.node = used
@@ -96,28 +88,27 @@ local function choose(job)
       return choice
     end
   end
-  choice.node = least_loaded(serving, job.avoid)
+  choice.node = least_loaded(matching, job.avoid)
   choice.rule = choice.node and choice.node == job.avoid and 'last' or 'load'
-  choice.reason = queue.reason(declared)
+  choice.reason = queue.reason(is_declared)
   return choice
 end
 
--- Take the slot, write the job, append the event, put the assignment into the node's inbox.
+-- Take the slot, write the job, append the event, put the assignment into the inbox of the node.
 local function give(job, choice, cause)
   local node = nodes.get(choice.node)
   local context, context_at = context_of(job)
   local deadline = deadline_of(job.ms)
-  local token = '"attempt":' .. numbers.text[job.attempt] .. ',"epoch":' .. node.epoch_told .. ',"deadline_ms":'
-    .. deadline
   nodes.acquire_slot(node, job.key)
   jobs.set_running(job, node, deadline)
   affinity.set(job.name, node.name, job.turn)
   local id = events.JobDispatched(job, node, cause, choice, deadline, context_at)
-  write('XADD', node.inbox, clock.entry_id(), 't', 'assign',
-    'j', job.key, 'c', 'log/' .. id, 'd', job.head .. job.rest .. ',' .. token
-      .. ',"context_at":"' .. context_at .. '"}', 'b', context)
+  write('XADD', node.inbox, clock.entry_id(), 't', 'assign', 'j', job.key, 'c', 'log/' .. id,
+    'd', job.head .. job.rest .. ',"attempt":' .. as_text[job.attempt] .. ',"epoch":' .. node.epoch_text
+      .. ',"deadline_ms":' .. deadline .. ',"context_at":"' .. context_at .. '"}', 'b', context)
 end
 
+-- Of the next jobs of several demands the first two, and how many were compared.
 local function best_two(heads)
   local best, second, compared = nil, nil, 0
   for _, head in pairs(heads) do
@@ -131,8 +122,8 @@ local function best_two(heads)
   return best, second, compared
 end
 
--- The node has a free slot: the best of the first 64 waiting demands of its class takes it, at
--- most 8 times; what is left becomes one `fill` entry in `work`.
+-- The node has a free slot: the best of the first 64 waiting demands of its class takes it, at most 8 times;
+-- what is left becomes one `fill` entry in `work`. Returns how many jobs were given.
 function assign.fill(node, cause)
   if not nodes.has_slot(node) then return 0 end
   local free, given, heads = node.slots - nodes.lease_count(node), 0, {}
@@ -144,33 +135,28 @@ function assign.fill(node, cause)
     if not best then break end
     local job = jobs.load(string.sub(best.member, 18))
     queue.take(job)
-    local choice = {
-      node = node.name, rule = 'fill', classes = evidence(classes.only(node.class)),
-      compared = numbers.text[compared], winner = best, runner_up = second, policy = assign.policy,
-    }
-    give(job, choice, cause)
+    give(job, { node = node.name, rule = 'fill', classes = classes.evidence(classes.only(node.class)),
+      policy = policy, compared = as_text[compared], winner = best, runner_up = second }, cause)
     heads[best.demand] = queue.head(best.demand)
     free, given = free - 1, given + 1
   end
   for _, demand in ipairs(demands) do
     if heads[demand] then classes.rotate(node.class, demand) end
   end
-  if free > 0 and #classes.demands(node.class) > 0 then
-    write('XADD', keys.dispatch, clock.entry_id(), 'k', 'fill', 'd', node.name)
-  end
+  if free > 0 and #classes.demands(node.class) > 0 then dispatch_entry.append_fill(node.name) end
   return given
 end
 
--- A job that needs a slot: while jobs of its demand wait it joins them, then a free node fills.
--- job.avoid is the node of the attempt before; job.attempt the attempt to start. `freed` is the
--- node whose slot this job has just given back: others that wait for it are compared first.
--- Returns nothing, or why it waits: no node at all for it, or none with a slot (rule 15).
+-- A job needs a slot. While jobs with its demand wait it joins them, and a free node takes the best of them.
+-- job.attempt is the attempt to start, job.avoid the node of the one before. `freed` is the node whose slot
+-- this job has just released: other jobs that wait for that node are compared first. Returns nil, or why
+-- the job waits: no node at all, or none with a free slot (rule 15).
 function assign.place(job, cause, freed)
   if queue.has_waiting(queue.demand_of(job)) then
-    local serving, declared = classes.matching(job.source, job.target, job.features)
-    local reason = queue.reason(declared)
+    local matching, is_declared = classes.matching(job.source, job.target, job.features)
+    local reason = queue.reason(is_declared)
     queue.add(job, reason, cause)
-    local name = least_loaded(serving, nil)
+    local name = least_loaded(matching, nil)
     if not name then return reason end
     assign.fill(nodes.get(name), cause)
     return nil

@@ -1,4 +1,4 @@
--- attempts: how a try ends without a result, and what follows (rules 13, 14, 20, 25).
+-- attempts: how an attempt ends without a result, and what follows (rules 13, 14, 20, 25).
 -- include: assign
 -- include: clock
 -- include: delivery
@@ -14,10 +14,10 @@
 -- include: write
 local attempts = { redispatched_max = 3, requeued_max = 16 }
 
-local failure_code = { lease = 'JOB_TIMEOUT', node_lost = 'NODE_LOST', superseded = 'NODE_LOST',
+local code_of_reason = { lease = 'JOB_TIMEOUT', node_lost = 'NODE_LOST', superseded = 'NODE_LOST',
   drained = 'NODE_LOST' }
 
--- The attempt gives its slot back and its node is told. Returns the node if it can take work.
+-- The attempt releases its slot, and its node gets an order to cancel it. Returns the node if it can take work.
 function attempts.stop(job, reason, code, cause)
   events.AttemptEnded(job, reason, code, cause)
   write('XADD', keys.of('inbox', job.node), clock.entry_id(), 't', 'cancel',
@@ -26,6 +26,7 @@ function attempts.stop(job, reason, code, cause)
   return nodes.release_slot(job.node, job.epoch, job.key)
 end
 
+-- The job has failed, and so has its outcome.
 function attempts.fail(job, code, cause)
   jobs.set_ended(job, 'failed', code)
   events.JobFailed(job, code, cause)
@@ -33,25 +34,25 @@ function attempts.fail(job, code, cause)
     { kind = 'failed', code = code, job = job.key, cause = cause, tp = job.tp })
 end
 
--- The next attempt goes the way a first one goes; after three re-dispatches the job fails.
+-- The next attempt is dispatched like a first one. After three re-dispatches the job fails.
 function attempts.retry(job, reason, code, cause, freed)
   if job.attempt > attempts.redispatched_max then
-    attempts.fail(job, json.optional(code) or failure_code[reason], cause)
+    attempts.fail(job, json.optional(code) or code_of_reason[reason], cause)
     return
   end
   job.avoid, job.attempt = job.node, job.attempt + 1
   assign.place(job, cause, freed)
 end
 
--- Stop, try again elsewhere, then let the freed slot serve those who wait.
+-- Stop the attempt and start the next one elsewhere; then the freed slot serves waiting jobs.
 function attempts.redispatch(job, reason, code, cause)
   local freed = attempts.stop(job, reason, code, cause)
   attempts.retry(job, reason, code, cause, freed)
   if freed then assign.fill(freed, cause) end
 end
 
--- Re-dispatch what a registration that is over held: 16 a call, the rest when the timer that is
--- already due fires again.
+-- Dispatch again what a registration that has ended held: 16 leases a call, the rest when a timer that is due
+-- at once fires.
 function attempts.requeue_leases(name, epoch, reason)
   local leases = keys.of('leases', name, string.format('%d', epoch))
   for _, job_key in ipairs(redis.call('ZRANGE', leases, 0, attempts.requeued_max - 1)) do
@@ -62,36 +63,36 @@ function attempts.requeue_leases(name, epoch, reason)
   end
 end
 
--- The leases of a registration that are over at `at`, the first to end first; and when to look again,
--- if it holds any. Until a lease is 15 s old it cannot be over and need not be read.
+-- The leases of a registration that have expired at `at`, in the order in which they expired; and when to look
+-- again, nil if the registration holds none. A lease younger than 15 s cannot have expired and is not read.
 function attempts.expired_leases(name, epoch, at)
-  local leases, born = keys.of('leases', name, epoch), numbers.text[at - nodes.lease_ms_min]
-  local old = redis.call('ZRANGEBYSCORE', leases, '-inf', born)
-  local young = redis.call('ZRANGEBYSCORE', leases, '(' .. born, '+inf', 'WITHSCORES', 'LIMIT', '0', '1')
-  local over, ends = {}, {}
+  local leases, youngest = keys.of('leases', name, epoch), numbers.text[at - nodes.lease_ms_min]
+  local old = redis.call('ZRANGEBYSCORE', leases, '-inf', youngest)
+  local young = redis.call('ZRANGEBYSCORE', leases, '(' .. youngest, '+inf', 'WITHSCORES', 'LIMIT', '0', '1')
+  local expired, ends = {}, {}
   local next_ms = (tonumber(young[2]) or clock.now()) + nodes.lease_ms_min
   for _, job_key in ipairs(old) do
-    local end_ms = jobs.lease_deadline(job_key) or next_ms -- without a record none: `verify` tells
+    local end_ms = jobs.lease_deadline(job_key) or next_ms -- no record: `verify` reports it
     ends[job_key] = end_ms
-    if end_ms <= at then over[#over + 1] = job_key else next_ms = math.min(next_ms, end_ms) end
+    if end_ms <= at then expired[#expired + 1] = job_key else next_ms = math.min(next_ms, end_ms) end
   end
-  table.sort(over, function(a, b)
+  table.sort(expired, function(a, b)
     if ends[a] ~= ends[b] then return ends[a] < ends[b] end
     return strings.precedes(a, b)
   end)
-  return over, (old[1] or young[1]) and next_ms
+  return expired, (old[1] or young[1]) and next_ms
 end
 
--- The registration is over. The caller recovers its leases.
+-- The registration has ended. The caller requeues its leases.
 function attempts.end_registration(node, reason)
   local leases = nodes.lease_count(node)
   nodes.deregister(node)
   events.NodeLost(node, reason, leases)
 end
 
--- The job's outcome is given up: whatever it does stops in the same step (rule 25).
--- Returns the node that can take work now: the caller fills it once all that ends has ended, or
--- the slot would go to a job that is given up next.
+-- The outcome of the job has been skipped: whatever the job does stops in the same step (rule 25). Returns the
+-- node that can take work now. The caller fills it after all skips, or the slot would go to a job that is
+-- skipped next.
 function attempts.cancel(job, cause)
   if job.status == 'queued' then
     queue.remove(job)

@@ -35,8 +35,8 @@ function call.commit()
   end
 end
 
--- The handlers that have not been called yet commit, each for itself: the first error is the one that
--- the caller is told.
+-- The handlers that have not been called yet commit, each for itself: the caller gets the
+-- first error.
 function call.fail()
   while call.commits_left > 0 do
     local i = call.commits_left

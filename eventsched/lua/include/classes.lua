@@ -1,6 +1,5 @@
--- classes: capability classes, the sets of nodes with equal (sources, targets, features, marked).
--- Of a class is known, from call to call: its features and marks, how many are members and drain, how
--- many have a slot free, and the first of those.
+-- classes: a capability class is the set of nodes with equal (sources, targets, features, marked). Dispatch
+-- compares classes, not nodes: any node of a class can take the job, and the least loaded one is first.
 -- include: cache
 -- include: call
 -- include: events
@@ -8,250 +7,280 @@
 -- include: numbers
 -- include: strings
 -- include: write
-local classes = {}
+local classes = { pending_class = nil, pending_node = nil, pending_load = nil }
+local first_free_max, first_free_last = 8, '7'
+local demands_last = '63'
+local as_text = numbers.text
+
+-- The load of one node whose place in its class is not written yet.
 call.on_begin(function()
-  classes.pending_in, classes.pending, classes.pending_load = nil, nil, nil
+  classes.pending_class, classes.pending_node, classes.pending_load = nil, nil, nil
 end)
-local looked_last, front_max, front_last = '63', 8, '7'
 
 function classes.id_of(sources, targets, features, marked)
   return string.sub(redis.sha1hex(table.concat({ sources, targets, features, marked }, '|')), 1, 12)
 end
 
+-- A class: `total` members, of which `draining` take no new work.
+local definitions = cache.register('classes', 'stable', function(id)
+  local stored = redis.call('HMGET', keys.of('class', id), 'features', 'marked', 'draining')
+  return {
+    id = id, key_of_free = keys.of('free', id), features = strings.set_of(stored[1]),
+    marked = strings.set_of(stored[2]), draining = tonumber(stored[3]) or 0,
+    total = redis.call('SCARD', keys.of('members', id)), only = nil,
+  }
+end)
+
+-- Its nodes with a free slot: the first of them as `nodes`, { name, load } each in order; how many there are
+-- as `count`; what an event says of the class as `evidence`, until that changes.
+local free_nodes = cache.register('free_nodes', 'live', function()
+  return { nodes = nil, count = nil, evidence = nil }
+end)
+
+-- The ids of the classes of a language pair; the result of `matching` for a demand; the first demands
+-- with waiting jobs that a class serves.
+local ids_of_pair = cache.register('pairs', 'stable', function(pair)
+  local source, target = string.match(pair, '^(.*):(.*)$')
+  local ids = redis.call('SMEMBERS', keys.of('pair', source, target))
+  table.sort(ids)
+  return ids
+end)
+local matches = cache.register('matches', 'stable', function() return nil end)
+local watched = cache.register('watched_demands', 'live', function(id)
+  return redis.call('ZRANGE', keys.of('requirements', id), '0', demands_last)
+end)
+
 function classes.get(id)
-  local known = cache.of_cell().classes
-  local class = known[id]
-  if not class then
-    local kept = redis.call('HMGET', keys.of('class', id), 'features', 'marked', 'draining')
-    class = {
-      id = id, key_of_free = keys.of('free', id), free = nil, front = nil, seen = nil, alone = nil,
-      features = strings.set_of(kept[1]), marked = strings.set_of(kept[2]),
-      draining = tonumber(kept[3]) or 0, total = redis.call('SCARD', keys.of('members', id)),
-    }
-    cache.put(known, id, class)
-  end
-  return class
+  return definitions.read_through(id)
 end
 
--- It alone, as `serving` gives several.
+-- The class alone, in the form of a result of `matching`.
 function classes.only(id)
-  local class = classes.get(id)
-  class.alone = class.alone or { class, seen = {}, told = '' }
-  return class.alone
+  local class = definitions.read_through(id)
+  class.only = class.only or { class, parts = {}, evidence = '' }
+  return class.only
 end
 
--- The node that has moved takes its place.
-function classes.write_load()
-  local id, node, load = classes.pending_in, classes.pending, classes.pending_load
+-- Write the pending load.
+local function write_load()
+  local id, node, load = classes.pending_class, classes.pending_node, classes.pending_load
   if not id then return end
-  classes.pending_in = nil
-  local class = cache.of_cell().classes[id]
+  classes.pending_class = nil
+  local class = definitions.peek(id)
   local free = class and class.key_of_free or keys.of('free', id)
   if load then
-    write('ZADD', free, numbers.text[load], node)
+    write('ZADD', free, as_text[load], node)
   else
     write('ZREM', free, node)
   end
 end
 
-call.on_commit(classes.write_load)
+call.on_commit(write_load)
 
--- Its least loaded nodes with a free slot, in order, { name, load } each: the first two at least, if
--- there are so many. `free`: how many have one.
+-- The least loaded nodes with a free slot: at least the first two, if there are as many. With them, how
+-- many nodes of the class have a free slot.
 function classes.first_free(class)
-  local front = class.front
-  if front and (front[2] or #front == class.free) then return front end
-  classes.write_load()
-  front = {}
-  local told = redis.call('ZRANGE', class.key_of_free, '0', front_last, 'WITHSCORES')
-  for i = 1, #told, 2 do
-    front[#front + 1] = { name = told[i], load = numbers.value[told[i + 1]] }
+  local free = free_nodes.read_through(class.id)
+  local list = free.nodes
+  if list and (list[2] or #list == free.count) then return list, free.count end
+  write_load()
+  list = {}
+  local found = redis.call('ZRANGE', class.key_of_free, '0', first_free_last, 'WITHSCORES')
+  for i = 1, #found, 2 do
+    list[#list + 1] = { name = found[i], load = numbers.value[found[i + 1]] }
   end
-  class.front, class.free = front, class.free or redis.call('ZCARD', class.key_of_free)
-  return front
+  free.nodes, free.count = list, free.count or redis.call('ZCARD', class.key_of_free)
+  return list, free.count
 end
 
--- What an event says of the class as a decision saw it (rule 17), as JSON: `seen` until that
--- changes.
-function classes.evidence(class)
-  local first = classes.first_free(class)[1]
-  class.seen = events.class_seen(class.id, first and first.name, first and first.load, class.free,
-    class.total - class.free - class.draining, class.draining)
-  return class.seen
+-- What an event says of the class at this moment, as JSON (rule 17).
+local function evidence_of(class)
+  local free = free_nodes.read_through(class.id)
+  if not free.evidence then
+    local list, count = classes.first_free(class)
+    local first = list[1]
+    free.evidence = events.class_seen(class.id, first and first.name, first and first.load, count,
+      class.total - count - class.draining, class.draining)
+  end
+  return free.evidence
 end
 
--- A node's place among those with a free slot: by its load, or none. It is written when another node
--- moves, somebody reads a front, or the call ends (queue.flush): one that gives back eight slots in
--- a call moves once.
+-- The evidence of several classes, as the items of a JSON array; empty for none. It is put together anew only
+-- when a part of it has changed.
+function classes.evidence(matching)
+  local parts, has_changed = matching.parts, false
+  for i = 1, #matching do
+    local part = evidence_of(matching[i])
+    if parts[i] ~= part then parts[i], has_changed = part, true end
+  end
+  if has_changed then matching.evidence = table.concat(parts, ',') end
+  return matching.evidence
+end
+
+-- The place of a node among those with a free slot: by its load, or none. It is written when the load of another
+-- node is set, when somebody reads the first nodes, or at commit: a node that frees eight slots in a call
+-- moves once.
 function classes.set_load(id, node, load)
-  if classes.pending ~= node or classes.pending_in ~= id then classes.write_load() end
-  classes.pending_in, classes.pending, classes.pending_load = id, node, load
+  if classes.pending_node ~= node or classes.pending_class ~= id then write_load() end
+  classes.pending_class, classes.pending_node, classes.pending_load = id, node, load
 end
 
--- By load, then by id. `other` as in a front.
+-- Order of nodes: by load, then by name. `other` is { name, load }.
 function classes.precedes(node, load, other)
   return load < other.load or load == other.load and strings.precedes(node, other.name)
 end
 
--- Its load was `was` and is `load`; either is nil when it had, or has, no slot free.
-function classes.move(id, node, was, load)
+-- The load of a node was `old` and is `load`; nil means that it had, or has, no free slot. The cached list
+-- follows.
+function classes.move(id, node, old, load)
   classes.set_load(id, node, load)
-  local class = cache.of_cell().classes[id]
-  local front = class and class.front
-  if not front then return end
-  local first, last = front[1], front[#front]
-  local is_all, at, one = #front == class.free, 1, nil
-  if was and first and was <= last.load then
-    while front[at] and front[at].name ~= node do at = at + 1 end
-    one = table.remove(front, at)
-    last = front[#front]
+  local free = free_nodes.peek(id)
+  local list = free and free.nodes
+  if not list then return end
+  local first, last = list[1], list[#list]
+  local is_complete, at, item = #list == free.count, 1, nil
+  if old and first and old <= last.load then
+    while list[at] and list[at].name ~= node do at = at + 1 end
+    item = table.remove(list, at)
+    last = list[#list]
   end
-  if not was or not load then
-    class.free, class.seen = class.free + (load and 1 or 0) - (was and 1 or 0), nil
+  if not old or not load then
+    free.count, free.evidence = free.count + (load and 1 or 0) - (old and 1 or 0), nil
   end
   if load then
-    at = #front + 1
+    at = #list + 1
     if last and load <= last.load then
-      while at > 1 and classes.precedes(node, load, front[at - 1]) do at = at - 1 end
+      while at > 1 and classes.precedes(node, load, list[at - 1]) do at = at - 1 end
     end
-    -- Behind the last it has a place only where nobody can be between them.
-    if front[at] or is_all then
-      one = one or { name = node, load = nil }
-      one.load = load
-      table.insert(front, at, one)
-      front[front_max + 1] = nil
+    -- After the last one the node has a place only if the list is complete: else others are between them.
+    if list[at] or is_complete then
+      item = item or { name = node, load = nil }
+      item.load = load
+      table.insert(list, at, item)
+      list[first_free_max + 1] = nil
     end
   end
-  if front[1] ~= first or first and first.name == node then class.seen = nil end
+  if list[1] ~= first or first and first.name == node then free.evidence = nil end
 end
 
+-- The definition or the members of the class have changed.
 function classes.evict(id)
-  local here = cache.of_cell()
-  here.classes[id], here.served = nil, {}
+  definitions.evict(id)
+  free_nodes.evict(id)
+  matches.evict_all()
 end
 
-local function holds(set, features)
+local function contains_all(set, features)
   for _, feature in ipairs(features) do
     if not set[feature] then return false end
   end
   return true
 end
 
-local function touches(set, features)
+local function contains_any(set, features)
   for _, feature in ipairs(features) do
     if set[feature] then return true end
   end
   return false
 end
 
--- Classes that can do it now, and whether any node is declared for it at all (rule 15).
-function classes.matching(source, target, features)
-  local demand = source .. ':' .. target .. ':' .. features
-  local here = cache.of_cell()
-  local served = here.served[demand]
-  if not served then
-    served = { classes.among(source, target, strings.split(features)) }
-    cache.put(here.served, demand, served)
-  end
-  return served[1], served[2]
-end
-
-function classes.among(source, target, features)
-  local pair = source .. ':' .. target
-  local known_pairs = cache.of_cell().pairs
-  local ids = known_pairs[pair]
-  if not ids then
-    ids = redis.call('SMEMBERS', keys.of('pair', source, target))
-    table.sort(ids)
-    cache.put(known_pairs, pair, ids)
-  end
-  local usable, declared = { has = {}, seen = {}, told = '' }, false
-  for _, id in ipairs(ids) do
-    local class = classes.get(id)
-    if holds(class.features, features) then
-      declared = true
-      if not touches(class.marked, features) then
+local function find_matching(source, target, features)
+  features = strings.split(features)
+  local usable, is_declared = { has = {}, parts = {}, evidence = '' }, false
+  for _, id in ipairs(ids_of_pair.read_through(source .. ':' .. target)) do
+    local class = definitions.read_through(id)
+    if contains_all(class.features, features) then
+      is_declared = true
+      if not contains_any(class.marked, features) then
         usable[#usable + 1], usable.has[id] = class, true
       end
     end
   end
-  return usable, declared
+  return { usable = usable, is_declared = is_declared }
 end
 
--- A node comes in. `kept` are its sources, targets, features, marked as joined text. A new class is
--- entered for each of its pairs (at most 1,024) and learns which waiting demands it serves.
-function classes.join(id, node, kept)
+-- The classes that can take a job with this demand now, and whether any node is declared for it (rule 15).
+-- `features` is joined text.
+function classes.matching(source, target, features)
+  local demand = source .. ':' .. target .. ':' .. features
+  local match = matches.peek(demand)
+  if not match then
+    match = find_matching(source, target, features)
+    matches.put(demand, match)
+  end
+  return match.usable, match.is_declared
+end
+
+-- A node joins. `declared` holds its sources, targets, features and marked as joined text. A new class is entered
+-- for each of its language pairs (at most 1,024) and watches the demands that it serves.
+function classes.join(id, node, declared)
   if cache.write_stable('SADD', keys.of('members', id), node) == 1
     and write('SADD', keys.classes, id) == 1 then
-    cache.write_stable('HSET', keys.of('class', id), 'sources', kept.sources, 'targets', kept.targets,
-      'features', kept.features, 'marked', kept.marked, 'draining', '0')
-    local sources, targets = strings.split(kept.sources), strings.split(kept.targets)
+    cache.write_stable('HSET', keys.of('class', id), 'sources', declared.sources, 'targets', declared.targets,
+      'features', declared.features, 'marked', declared.marked, 'draining', '0')
+    local sources, targets = strings.split(declared.sources), strings.split(declared.targets)
     for _, source in ipairs(sources) do
       for _, target in ipairs(targets) do
         cache.write_stable('SADD', keys.of('pair', source, target), id)
       end
     end
-    cache.of_cell().pairs = {}
-    classes.watch(id, strings.set_of(kept.sources), strings.set_of(kept.targets))
+    ids_of_pair.evict_all()
+    classes.watch(id, strings.set_of(declared.sources), strings.set_of(declared.targets))
   end
   classes.evict(id)
 end
 
--- Of the demands with waiting jobs that this class serves the 64 not looked at for longest.
+-- Of the demands with waiting jobs that this class serves the 64 that were not compared for longest.
 function classes.demands(id)
-  local known = cache.of_cell().awaited
-  if not known[id] then
-    known[id] = redis.call('ZRANGE', keys.of('requirements', id), '0', looked_last)
-  end
-  return known[id]
+  return watched.read_through(id)
 end
 
--- A class looks at this demand after all others.
+-- The class compares this demand after all others.
 function classes.rotate(id, demand)
-  local known = cache.of_cell().awaited
-  local awaited = known[id]
-  if awaited and #awaited == 1 and awaited[1] == demand then return end
-  known[id] = nil
+  local list = watched.peek(id)
+  if list and #list == 1 and list[1] == demand then return end
+  watched.evict(id)
   local turn = write('HINCRBY', keys.counters, 'looked', 1)
   write('ZADD', keys.of('requirements', id), string.format('%d', turn), demand)
 end
 
--- Nobody waits for it any more.
+-- No job with this demand waits any more.
 function classes.unwatch(id, demand)
-  cache.of_cell().awaited[id] = nil
+  watched.evict(id)
   write('ZREM', keys.of('requirements', id), demand)
 end
 
--- Bound: the waiting demands of the cell.
+-- A new class watches every demand with waiting jobs that it serves. Bound: the waiting demands of the cell.
 function classes.watch(id, sources, targets)
-  local class = classes.get(id)
+  local class = definitions.read_through(id)
   local waiting = redis.call('SMEMBERS', keys.requirements)
   table.sort(waiting)
   for _, demand in ipairs(waiting) do
     local source, target, features = string.match(demand, '^(.-):(.-):(.*)$')
     features = strings.split(features)
-    if sources[source] and targets[target] and holds(class.features, features)
-      and not touches(class.marked, features) then
+    if sources[source] and targets[target] and contains_all(class.features, features)
+      and not contains_any(class.marked, features) then
       classes.rotate(id, demand)
     end
   end
 end
 
--- A node goes out; a class without members is removed.
+-- A node leaves. A class without members is removed.
 function classes.leave(id, node)
   classes.set_load(id, node, nil)
   cache.write_stable('SREM', keys.of('members', id), node)
   if redis.call('SCARD', keys.of('members', id)) == 0 then
-    local kept = redis.call('HMGET', keys.of('class', id), 'sources', 'targets')
-    local targets = strings.split(kept[2])
-    for _, source in ipairs(strings.split(kept[1])) do
+    local stored = redis.call('HMGET', keys.of('class', id), 'sources', 'targets')
+    local targets = strings.split(stored[2])
+    for _, source in ipairs(strings.split(stored[1])) do
       for _, target in ipairs(targets) do
         cache.write_stable('SREM', keys.of('pair', source, target), id)
       end
     end
     write('SREM', keys.classes, id)
     cache.write_stable('DEL', keys.of('class', id), keys.of('requirements', id))
-    cache.of_cell().awaited[id], cache.of_cell().pairs = nil, {}
+    watched.evict(id)
+    ids_of_pair.evict_all()
   end
   classes.evict(id)
 end

@@ -1,15 +1,27 @@
--- dead_letters: what could not be processed, parked with its reason; `partial` when it had begun to write.
+-- dead_letters: entries and timers that could not be processed, with the error. `partial` is 1 when the
+-- processing had written something before it failed.
+-- include: cache
 -- include: call
 -- include: clock
 -- include: keys
 -- include: strings
 -- include: write
 local dead_letters = {}
--- It may have ended anywhere: what is known of the cell may not be what is written.
-function dead_letters.add(from, id, kind, d, reason)
+
+-- The failure may have been anywhere: calls that follow read everything anew.
+function dead_letters.add(from, id, kind, d, failure)
   local partial = call.has_written and '1' or '0'
-  clock.forget()
+  cache.invalidate()
   write('XADD', keys.dead_letters, clock.entry_id(), 'from', from, 'id', id, 'k', kind, 'd', d,
-    'reason', strings.error_text(reason), 'partial', partial)
+    'reason', strings.error_text(failure), 'partial', partial)
+end
+
+-- Call `process(...)`; an error becomes a dead letter, and the caller goes on. Returns whether it succeeded,
+-- and the first two results.
+function dead_letters.guard(from, id, kind, d, process, ...)
+  call.has_written = false
+  local is_done, first, second = pcall(process, ...)
+  if not is_done then dead_letters.add(from, id, kind, d, first) end
+  return is_done, first, second
 end
 return dead_letters

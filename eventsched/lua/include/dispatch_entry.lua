@@ -1,6 +1,7 @@
--- dispatch_entry: an utterance that wants jobs, as it waits in the stream `work` for the dispatcher: a line
--- of what dispatch decides by, parted by spaces, which no name, language or id holds (rule 34),
--- then the end of each job's `core` as it is. Numbers stay text where they are only passed on.
+-- dispatch_entry: an utterance that wants jobs, as it waits in the stream `dispatch` for the dispatcher. An entry
+-- is one line: first the words that dispatch decides by, separated by spaces, which no name, language or
+-- id contains (rule 34); then the end of each job's core, unchanged. Numbers that are only passed on stay
+-- text.
 -- include: clock
 -- include: json
 -- include: keys
@@ -8,69 +9,76 @@
 -- include: write
 local dispatch_entry = {}
 
--- Behind a target comes another, after a comma, or what is only passed on.
-local owed_one = '([%w-]+)/(%d+)([, ])()'
-local line = ' (%d+) (%S+) (%S+) (%S+) (%S+) (%d+) (%d+) (%d) (%S*) ' .. owed_one
-local another, untraced = '^' .. owed_one, '"tp":"",'
+-- A target is followed by a comma and another target, or by a space and the end of the core.
+local target_pattern = '([%w-]+)/(%d+)([, ])()'
+local words_pattern = ' (%d+) (%S+) (%S+) (%S+) (%S+) (%d+) (%d+) (%d) (%S*) ' .. target_pattern
+local next_target_pattern, no_traceparent = '^' .. target_pattern, '"tp":"",'
 local priorities = { ['0'] = 0, ['1'] = 1, ['2'] = 2 }
-local lines = {}
+local line_patterns = {}
 
--- The line of a session of this cell.
-local function line_here()
-  local here = lines[keys.own]
-  if not here then
-    here = '^(' .. keys.own .. ')' .. line
-    lines[keys.own] = here
+-- The pattern of a line about a session of this cell.
+local function line_pattern()
+  local pattern = line_patterns[keys.full_pattern]
+  if not pattern then
+    pattern = '^(' .. keys.full_pattern .. ')' .. words_pattern
+    line_patterns[keys.full_pattern] = pattern
   end
-  return here
+  return pattern
 end
 
--- What is the same in the core of each of its jobs; the last brace is missing.
+-- The end of the core that all jobs of the utterance share, without the last brace.
 function dispatch_entry.details(tp, tenant, turn, source, ms, priority, audio)
   return '"tp":' .. json.quote(tp) .. ',"tenant":"' .. tenant .. '","turn":' .. turn .. ',"source":"'
     .. source .. '","ms":' .. ms .. ',"priority":' .. priority .. ',' .. audio
 end
 
-local function split(d)
+local function decode_line(d)
   local session, name, utterance, log, tenant, features_hash, source, turn, ms, priority, features,
-    target, delivery_no, behind, at = string.match(d, line_here())
-  local owed = { { target = target, delivery_no = delivery_no } }
-  while behind == ',' do
-    target, delivery_no, behind, at = string.match(d, another, at)
-    owed[#owed + 1] = { target = target, delivery_no = delivery_no }
+    target, delivery_no, separator, at = string.match(d, line_pattern())
+  local targets = { { target = target, delivery_no = delivery_no } }
+  while separator == ',' do
+    target, delivery_no, separator, at = string.match(d, next_target_pattern, at)
+    targets[#targets + 1] = { target = target, delivery_no = delivery_no }
   end
-  if not behind or string.sub(d, -1) ~= '}' then
+  if not separator or string.sub(d, -1) ~= '}' then
     error('no line of a session of this cell', 0)
   end
   local rest = string.sub(d, at, -2)
-  local tp = string.sub(rest, 1, #untraced) == untraced and '' or cjson.decode('{' .. rest .. '}').tp
+  local tp = ''
+  if string.sub(rest, 1, #no_traceparent) ~= no_traceparent then tp = cjson.decode('{' .. rest .. '}').tp end
   return { session = session, name = name, utterance = utterance, log = log, tenant = tenant,
     features_hash = features_hash, source = source, turn = turn, ms = ms,
-    priority = priorities[priority], features = features, targets = owed, tp = tp, rest = rest }
+    priority = priorities[priority], features = features, targets = targets, tp = tp, rest = rest }
 end
 
--- { session, name (in the cell), utterance, turn, ms, tenant, source, features_hash, log, tp,
--- priority (a number), targets: { target, delivery_no } each, features: joined text, rest }.
--- What is malformed must fail here, before the first write.
+-- Returns { session, name (within the cell), utterance, turn, ms, tenant, source, features_hash, log, tp,
+-- priority (a number), targets: { target, delivery_no } each, features (joined text), rest }. Raises an
+-- error, before anything is written, for what is malformed.
 function dispatch_entry.decode(d)
-  local wanted = split(d)
-  if not wanted.name or #wanted.name > 64 then error('session is no name of this cell', 0) end
-  if not wanted.priority then error('priority is above 2', 0) end
-  if type(wanted.tp) ~= 'string' then error('tp is no string', 0) end
-  return wanted
+  local entry = decode_line(d)
+  if not entry.name or #entry.name > 64 then error('session is no name of this cell', 0) end
+  if not entry.priority then error('priority is above 2', 0) end
+  if type(entry.tp) ~= 'string' then error('tp is no string', 0) end
+  return entry
 end
 
--- What `read` reads: as it gives it.
-function dispatch_entry.encode(wanted)
-  local owed = {}
-  for i, one in ipairs(wanted.targets) do owed[i] = one.target .. '/' .. one.delivery_no end
-  return wanted.session .. ' ' .. wanted.utterance .. ' ' .. wanted.log .. ' ' .. wanted.tenant
-    .. ' ' .. wanted.features_hash .. ' ' .. wanted.source .. ' ' .. wanted.turn .. ' '
-    .. wanted.ms .. ' ' .. numbers.text[wanted.priority] .. ' ' .. wanted.features .. ' '
-    .. table.concat(owed, ',') .. ' ' .. wanted.rest .. '}'
+-- The line that `decode` reads.
+function dispatch_entry.encode(entry)
+  local targets = {}
+  for i, item in ipairs(entry.targets) do targets[i] = item.target .. '/' .. item.delivery_no end
+  return entry.session .. ' ' .. entry.utterance .. ' ' .. entry.log .. ' ' .. entry.tenant
+    .. ' ' .. entry.features_hash .. ' ' .. entry.source .. ' ' .. entry.turn .. ' '
+    .. entry.ms .. ' ' .. numbers.text[entry.priority] .. ' ' .. entry.features .. ' '
+    .. table.concat(targets, ',') .. ' ' .. entry.rest .. '}'
 end
 
-function dispatch_entry.append(wanted)
-  write('XADD', keys.dispatch, clock.entry_id(), 'k', 'utterance', 'd', dispatch_entry.encode(wanted))
+-- The utterance waits for the dispatcher.
+function dispatch_entry.append(entry)
+  write('XADD', keys.dispatch, clock.entry_id(), 'k', 'utterance', 'd', dispatch_entry.encode(entry))
+end
+
+-- The node waits for the dispatcher to fill its free slots.
+function dispatch_entry.append_fill(node)
+  write('XADD', keys.dispatch, clock.entry_id(), 'k', 'fill', 'd', node)
 end
 return dispatch_entry

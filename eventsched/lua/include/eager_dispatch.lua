@@ -1,5 +1,6 @@
--- eager_dispatch: a call that finalizes an utterance assigns its jobs itself if the dispatch queue is empty,
--- so that no job is overtaken, and a dispatcher has renewed its presence lease. This saves one round trip.
+-- eager_dispatch: a call that finalizes an utterance assigns its jobs itself if the dispatch queue is empty, so
+-- that no job is overtaken, and a dispatcher has renewed its presence lease. This saves one round trip. A
+-- call assigns at most `jobs_max` jobs this way.
 -- include: affinity
 -- include: cache
 -- include: call
@@ -10,43 +11,44 @@
 -- include: numbers
 -- include: utterance_jobs
 -- include: write
-local eager_dispatch = {}
+local eager_dispatch = { jobs_left = nil }
 local jobs_max = 8
 
-local function read_lease()
+call.on_begin(function() eager_dispatch.jobs_left = nil end)
+
+-- Until when a dispatcher counts as present, in ms.
+local lease = cache.register_single('dispatcher_lease', 'live', function()
   return tonumber(redis.call('HGET', keys.counters, 'dispatcher')) or 0
-end
+end)
 
 function eager_dispatch.renew_lease(until_ms)
   write('HSET', keys.counters, 'dispatcher', numbers.text[until_ms])
-  cache.of_cell().dispatcher = until_ms
+  lease.put(until_ms)
 end
 
--- How many jobs this call may still assign. Without a dispatcher none: jobs wait until one is there.
-call.on_begin(function() eager_dispatch.jobs_left = nil end)
-
+-- Whether this call may assign so many jobs.
 local function is_allowed(count)
   if not eager_dispatch.jobs_left then
-    local until_ms = cache.once('dispatcher', read_lease)
-    eager_dispatch.jobs_left = until_ms > clock.now() and jobs_max or 0
+    eager_dispatch.jobs_left = lease.read_through() > clock.now() and jobs_max or 0
   end
   if eager_dispatch.jobs_left < count or redis.call('XLEN', keys.dispatch) > 0 then return false end
   eager_dispatch.jobs_left = eager_dispatch.jobs_left - count
   return true
 end
 
--- The jobs of a finalized utterance of `s` are assigned or queued, or the utterance waits in the
--- dispatch queue. An error becomes a dead letter, as in dispatch_work: the finalize succeeds.
-function eager_dispatch.dispatch(s, wanted)
-  if not is_allowed(#wanted.targets) then
-    dispatch_entry.append(wanted)
+-- The jobs of a finalized utterance are assigned or queued, or the utterance waits in the dispatch queue. An
+-- error becomes a dead letter, as in dispatch_work: the finalize itself succeeds. `entry` is what
+-- `dispatch_entry.decode` returns.
+function eager_dispatch.dispatch(entry)
+  if not is_allowed(#entry.targets) then
+    dispatch_entry.append(entry)
     return
   end
   call.has_written = false
-  affinity.defer_write(s.name)
-  local is_done, failure = pcall(utterance_jobs.place, wanted)
+  affinity.defer_write(entry.name)
+  local is_done, failure = pcall(utterance_jobs.place, entry)
   if not is_done then
-    dead_letters.add('dispatch', wanted.log, 'utterance', dispatch_entry.encode(wanted), failure)
+    dead_letters.add('dispatch', entry.log, 'utterance', dispatch_entry.encode(entry), failure)
   end
   call.has_written = true
 end

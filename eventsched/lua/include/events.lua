@@ -11,6 +11,7 @@
 -- include: strings
 -- include: write
 local events = {}
+local as_text = numbers.text
 
 -- The nine fields of an entry (`FIELDS` in schema/events.py). Its id is the time of the call.
 local function append(stream, t, s, j, n, c, tp, d, b)
@@ -48,7 +49,7 @@ end
 -- On the audio stream of the session, not on the log. `seq` and `ms` are numbers.
 function events.AudioChunkAppended(s, seq, ms, end_of_utterance, payload)
   return append(keys.of('audio', s.name), 'AudioChunkAppended', s.full, '', '', '', s.tp,
-    '{"seq":' .. numbers.text[seq] .. ',"ms":' .. numbers.text[ms] .. ',"utterance":' .. numbers.text[s.utterance]
+    '{"seq":' .. as_text[seq] .. ',"ms":' .. as_text[ms] .. ',"utterance":' .. as_text[s.utterance]
       .. (end_of_utterance and ',"end_of_utterance":true}' or '}'), payload)
 end
 
@@ -60,10 +61,10 @@ end
 -- The open utterance of `s`; `targets` are items as `events.target` returns them, joined by commas.
 function events.UtteranceFinalized(s, reason, padding_ms, targets)
   return append(keys.log, 'UtteranceFinalized', s.full, '', '', 'audio:' .. s.full .. '/' .. s.buf_last,
-    s.tp, '{"utterance":' .. numbers.text[s.utterance] .. ',"turn":' .. numbers.text[s.turn] .. ',"ms":'
-      .. numbers.text[s.buf_ms] .. ',"reason":"' .. reason .. '","first":"' .. s.buf_first .. '","last":"'
-      .. s.buf_last .. '","count":' .. numbers.text[s.buf_count] .. ',"bytes":' .. numbers.text[s.buf_bytes]
-      .. ',"padding_ms":' .. padding_ms .. ',"first_seq":' .. numbers.text[s.buf_seq]
+    s.tp, '{"utterance":' .. as_text[s.utterance] .. ',"turn":' .. as_text[s.turn] .. ',"ms":'
+      .. as_text[s.buf_ms] .. ',"reason":"' .. reason .. '","first":"' .. s.buf_first .. '","last":"'
+      .. s.buf_last .. '","count":' .. as_text[s.buf_count] .. ',"bytes":' .. as_text[s.buf_bytes]
+      .. ',"padding_ms":' .. padding_ms .. ',"first_seq":' .. as_text[s.buf_seq]
       .. (targets ~= '' and ',"targets":[' .. targets .. ']}' or '}'), '')
 end
 
@@ -109,16 +110,16 @@ function events.JobQueued(job, reason, cause, tag, deadline)
   return append(keys.log, 'JobQueued', job.session, job.key, '', cause, job.tp,
     '{"utterance":' .. job.utterance .. ',"target":"' .. job.target .. '","delivery_no":'
       .. job.delivery_no .. ',"source":"' .. job.source .. '"' .. json.list_field('features', job.features)
-      .. ',"attempt":' .. numbers.text[job.attempt] .. ',"reason":"' .. reason .. '","priority":'
-      .. numbers.text[job.priority] .. ',"tag":' .. tag .. ',"member":"' .. job.member
+      .. ',"attempt":' .. as_text[job.attempt] .. ',"reason":"' .. reason .. '","priority":'
+      .. as_text[job.priority] .. ',"tag":' .. tag .. ',"member":"' .. job.member
       .. '","deadline_ms":' .. deadline .. '}', '')
 end
 
 -- One item of `classes` in JobDispatched. `head` is the name of the least loaded node, if there is one.
 function events.class_seen(id, head, load, free, full, draining)
   return '{"id":"' .. id .. '"'
-    .. (head and ',"head":"' .. keys.full(head) .. '","load":' .. numbers.text[load] or '') .. ',"free":'
-    .. numbers.text[free] .. ',"full":' .. numbers.text[full] .. ',"draining":' .. numbers.text[draining] .. '}'
+    .. (head and ',"head":"' .. keys.full(head) .. '","load":' .. as_text[load] or '') .. ',"free":'
+    .. as_text[free] .. ',"full":' .. as_text[full] .. ',"draining":' .. as_text[draining] .. '}'
 end
 
 -- `affinity` in JobDispatched: the node that was used last; `why` it was passed over, or empty.
@@ -128,7 +129,7 @@ end
 
 -- `winner` and `runner_up` in JobDispatched: a waiting job as `queue.head` returns it.
 function events.rank(head)
-  return '{"priority":' .. numbers.text[head.priority] .. ',"tag":' .. head.tag_told .. ',"member":"'
+  return '{"priority":' .. as_text[head.priority] .. ',"tag":' .. head.tag_text .. ',"member":"'
     .. head.member .. '"}'
 end
 
@@ -138,8 +139,8 @@ function events.JobDispatched(job, node, cause, choice, deadline, context_at)
   return append(keys.log, 'JobDispatched', job.session, job.key, node.full, cause, job.tp,
     '{"utterance":' .. job.utterance .. ',"target":"' .. job.target .. '","delivery_no":'
       .. job.delivery_no .. ',"turn":' .. job.turn .. ',"source":"' .. job.source .. '"'
-      .. json.list_field('features', job.features) .. ',"attempt":' .. numbers.text[job.attempt] .. ',"epoch":'
-      .. node.epoch_told .. ',"deadline_ms":' .. deadline .. ',"audio_ms":' .. job.ms .. ',"rule":"'
+      .. json.list_field('features', job.features) .. ',"attempt":' .. as_text[job.attempt] .. ',"epoch":'
+      .. node.epoch_text .. ',"deadline_ms":' .. deadline .. ',"audio_ms":' .. job.ms .. ',"rule":"'
       .. choice.rule .. '","policy":' .. choice.policy
       .. (choice.affinity and ',"affinity":' .. choice.affinity or '')
       .. ',"classes":[' .. choice.classes .. ']'
@@ -164,7 +165,7 @@ end
 local function append_result(t, job, node, epoch, result)
   return append(keys.log, t, job.session, job.key, keys.full(node), '', job.tp,
     '{"utterance":' .. job.utterance .. ',"target":"' .. job.target .. '","delivery_no":'
-      .. job.delivery_no .. ',"attempt":' .. numbers.text[job.attempt] .. ',"epoch":' .. numbers.text[epoch]
+      .. job.delivery_no .. ',"attempt":' .. as_text[job.attempt] .. ',"epoch":' .. as_text[epoch]
       .. ',"status":"' .. result.status .. '"'
       .. (result.code ~= '' and ',"code":' .. json.quote(result.code) or '')
       .. (result.audio ~= '' and ',"audio_bytes":' .. #result.audio .. ',"audio_sha256":"'

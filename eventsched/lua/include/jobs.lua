@@ -1,84 +1,89 @@
--- jobs: the job record. Its existence is the idempotency key (rules 10, 11). It is one line,
+-- jobs: the job record. That it exists is the idempotency key (rules 10, 11). It is one line,
 --   status|attempt|node|epoch|at|deadline|place|outcome|core
--- node, epoch: of the last attempt. at: while it runs, when it was dispatched. deadline: when its lease
--- ends or, while the job waits, its wait.
--- place: `priority,tag,entry` in the queue, once it has waited. core: the JSON that never changes,
--- what an assignment says about the job; once it has ended, what that begins with and the code.
+-- node, epoch: of the last attempt. at: when a running job was dispatched. deadline: when the lease of a
+-- running job ends, or the wait of a queued one. place: `priority,tag,entry` in the queue, once the job has
+-- waited. core: JSON that never changes, as assignments repeat it; of an ended job only its beginning, and
+-- the code.
 -- include: clock
 -- include: json
 -- include: keys
 -- include: numbers
 -- include: write
 local jobs = {}
+local as_text, as_number = numbers.text, numbers.value
 
-local line = '^(%a+)|(%d+)|([^|]*)|(%d*)|(%d*)|(%d*)|([^|]*)|([^|]*)|()'
-local begins = line .. '{"session":"([^"]+)","utterance":(%d+),"target":"([^"]+)",'
+local record_pattern = '^(%a+)|(%d+)|([^|]*)|(%d*)|(%d*)|(%d*)|([^|]*)|([^|]*)|()'
+local header_pattern = record_pattern .. '{"session":"([^"]+)","utterance":(%d+),"target":"([^"]+)",'
   .. '"delivery_no":(%d+),"tp":"([^"\\]*)"()'
-local goes_on = '^,"tenant":"([^"]+)","turn":(%d+),"source":"([^"]+)","ms":(%d+),"priority":(%d),'
+local body_pattern = '^,"tenant":"([^"]+)","turn":(%d+),"source":"([^"]+)","ms":(%d+),"priority":(%d),'
   .. '"encoding":"[^"]+","sample_rate":%d+,()'
 
--- The job of one target of an utterance in `work` (include/work). Numbers that are only passed on
--- are text; `record` is the key of its record. `head` and `rest` are its core, but for the last brace:
--- it is put behind them when they are stored or sent.
-function jobs.create(key, record, wanted, target, delivery_no)
+-- The job of one target of `entry`, an utterance as `dispatch_entry` decodes it. Numbers that are only passed
+-- on are text. `record` is the key of the record; `head` and `rest` are the core without its last brace.
+function jobs.create(key, record, entry, target, delivery_no)
   return {
-    key = key, record = record, attempt = 1, name = wanted.name, is_new = true,
-    session = wanted.session, utterance = wanted.utterance,
-    target = target, delivery_no = delivery_no, tp = wanted.tp, tenant = wanted.tenant,
-    turn = wanted.turn, source = wanted.source, features = wanted.features, ms = wanted.ms,
-    priority = wanted.priority, node = '', epoch = nil, place = '', status = nil,
-    head = '{"session":"' .. wanted.session .. '","utterance":' .. wanted.utterance .. ',"target":"'
-      .. target .. '","delivery_no":' .. delivery_no .. ',', rest = wanted.rest,
+    key = key, record = record, attempt = 1, name = entry.name, is_new = true,
+    session = entry.session, utterance = entry.utterance,
+    target = target, delivery_no = delivery_no, tp = entry.tp, tenant = entry.tenant,
+    turn = entry.turn, source = entry.source, features = entry.features, ms = entry.ms,
+    priority = entry.priority, node = '', epoch = nil, place = '', status = nil,
+    head = '{"session":"' .. entry.session .. '","utterance":' .. entry.utterance .. ',"target":"'
+      .. target .. '","delivery_no":' .. delivery_no .. ',', rest = entry.rest,
   }
 end
 
-local passed_on = { utterance = true, delivery_no = true, turn = true, ms = true }
-local function decode(job)
-  for name, value in pairs(cjson.decode(string.sub(job.kept, job.core_at))) do
-    if job[name] == nil then job[name] = passed_on[name] and string.format('%d', value) or value end
+local is_text_number = { utterance = true, delivery_no = true, turn = true, ms = true }
+
+-- Read the core with cjson: its free text holds something that JSON escapes.
+local function decode_core(job)
+  for name, value in pairs(cjson.decode(string.sub(job.stored, job.core_at))) do
+    if job[name] == nil then
+      job[name] = is_text_number[name] and string.format('%d', value) or value
+    end
   end
   job.features = table.concat(job.features or {}, ',')
 end
 
--- As much as a result needs: the token, the state, and what the core begins with. Or nil.
+-- What a result needs of a job: the token, the state and the beginning of the core; nil without a record.
 -- `at` and `deadline` are text.
 function jobs.load_header(key)
   local record = keys.of('job', key)
-  local kept = redis.call('GET', record)
-  if not kept then return nil end
+  local stored = redis.call('GET', record)
+  if not stored then return nil end
   local status, attempt, node, epoch, at, deadline, place, outcome, core_at, session, utterance,
-    target, delivery_no, tp, core_to = string.match(kept, begins)
+    target, delivery_no, tp, core_to = string.match(stored, header_pattern)
   if not status then
-    status, attempt, node, epoch, at, deadline, place, outcome, core_at = string.match(kept, line)
+    status, attempt, node, epoch, at, deadline, place, outcome, core_at =
+      string.match(stored, record_pattern)
   end
   local job = {
-    key = key, record = record, kept = kept, status = status, attempt = numbers.value[attempt],
-    node = node, epoch = numbers.value[epoch], at = at, deadline = deadline, place = place,
+    key = key, record = record, stored = stored, status = status, attempt = as_number[attempt],
+    node = node, epoch = as_number[epoch], at = at, deadline = deadline, place = place,
     outcome = outcome, core_at = core_at, session = session, utterance = utterance, target = target,
     delivery_no = delivery_no, tp = tp, core_to = core_to,
   }
   if place ~= '' then
     local priority, tag, entry = string.match(place, '^(%d+),(%d+),(%d+)$')
-    job.priority, job.tag, job.member = numbers.value[priority], tonumber(tag), entry .. ':' .. key
+    job.priority, job.tag, job.member = as_number[priority], tonumber(tag), entry .. ':' .. key
   end
-  if not session then decode(job) end
+  if not session then decode_core(job) end
   job.name = keys.name(job.session)
   return job
 end
 
--- With everything that its core says. Where JSON escapes something in `tp`, `look` has decoded it all.
+-- Add everything else that the core says to a job whose header is loaded.
 function jobs.load_body(job)
   if job.head then return job end
-  job.head, job.rest = string.sub(job.kept, job.core_at, -2), ''
-  if not job.core_to then return job end
-  local tenant, turn, source, ms, priority, at = string.match(job.kept, goes_on, job.core_to)
+  job.head, job.rest = string.sub(job.stored, job.core_at, -2), ''
+  if not job.core_to then return job end -- `load_header` has decoded all of the core
+  local tenant, turn, source, ms, priority, at = string.match(job.stored, body_pattern, job.core_to)
   if not tenant then
-    decode(job)
+    decode_core(job)
     return job
   end
-  local features = string.match(job.kept, '^"features":%[("[^%]]+")%]', at)
+  local features = string.match(job.stored, '^"features":%[("[^%]]+")%]', at)
   job.tenant, job.turn, job.source, job.ms = tenant, turn, source, ms
-  job.priority = job.priority or numbers.value[priority]
+  job.priority = job.priority or as_number[priority]
   job.features = features and string.gsub(features, '"', '') or ''
   return job
 end
@@ -88,65 +93,66 @@ function jobs.load(key)
   return job and jobs.load_body(job)
 end
 
--- When the lease of a running attempt ends; nil for any other.
+-- When the lease of a running job ends, in ms; nil for any other job.
 function jobs.lease_deadline(key)
-  local kept = redis.call('GET', keys.of('job', key))
-  return kept and tonumber(string.match(kept, '^running|%d+|[^|]*|%d*|%d*|(%d+)|'))
+  local stored = redis.call('GET', keys.of('job', key))
+  return stored and tonumber(string.match(stored, '^running|%d+|[^|]*|%d*|%d*|(%d+)|'))
 end
 
--- As `read_entity` and tests see it: each part by its name, as text. Or nil.
+-- For `read_entity`: the fields of the record by name, as text, and the decoded core; nil without a record.
 function jobs.fields(key)
-  local kept = redis.call('GET', keys.of('job', key))
-  if not kept then return nil end
-  local status, attempt, node, epoch, at, deadline, place, outcome, core_at = string.match(kept, line)
+  local stored = redis.call('GET', keys.of('job', key))
+  if not stored then return nil end
+  local status, attempt, node, epoch, at, deadline, place, outcome, core_at =
+    string.match(stored, record_pattern)
   local priority, tag, entry = string.match(place, '^(%d+),(%d+),(%d+)$')
-  local core = cjson.decode(string.sub(kept, core_at))
+  local core = cjson.decode(string.sub(stored, core_at))
   return { status = status, attempt = attempt, node = node, epoch = epoch, dispatched = at,
     deadline = deadline, priority = priority, tag = tag, member = entry and entry .. ':' .. key,
     outcome = outcome, code = core.code or '' }, core
 end
 
--- The code with which it failed.
+-- The code of a job that has failed.
 function jobs.failure_code(job)
-  return cjson.decode(string.sub(job.kept, job.core_at)).code
+  return cjson.decode(string.sub(job.stored, job.core_at)).code
 end
 
-local function put(job, status, at, deadline, outcome, head, rest)
+local function store(job, status, at, deadline, outcome, head, rest)
   job.status = status
-  write('SET', job.record, status .. '|' .. numbers.text[job.attempt] .. '|' .. job.node .. '|'
-    .. (job.epoch and numbers.text[job.epoch] or '') .. '|' .. at .. '|' .. deadline .. '|' .. job.place
+  write('SET', job.record, status .. '|' .. as_text[job.attempt] .. '|' .. job.node .. '|'
+    .. (job.epoch and as_text[job.epoch] or '') .. '|' .. at .. '|' .. deadline .. '|' .. job.place
     .. '|' .. outcome .. '|' .. head .. rest .. '}')
 end
 
--- It is on its node, until `deadline`, which is text.
+-- The job runs on the node until `deadline`, which is text.
 function jobs.set_running(job, node, deadline)
   job.node, job.epoch = node.name, node.epoch
-  put(job, 'running', clock.text(), deadline, '', job.head, job.rest)
+  store(job, 'running', clock.text(), deadline, '', job.head, job.rest)
 end
 
--- Its node may hold it for longer. `deadline` is text.
+-- The lease of a running job ends at `deadline`, which is text.
 function jobs.set_deadline(job, deadline)
-  put(job, 'running', job.at, deadline, '', job.head, job.rest)
+  store(job, 'running', job.at, deadline, '', job.head, job.rest)
 end
 
--- It waits at its place in the queue. `deadline` is text.
+-- The job waits at its place in the queue until `deadline`. `tag` and `deadline` are text.
 function jobs.set_queued(job, tag, deadline)
   job.deadline = deadline
-  job.place = numbers.text[job.priority] .. ',' .. tag .. ',' .. string.sub(job.member, 1, 16)
-  put(job, 'queued', '', deadline, '', job.head, job.rest)
+  job.place = as_text[job.priority] .. ',' .. tag .. ',' .. string.sub(job.member, 1, 16)
+  store(job, 'queued', '', deadline, '', job.head, job.rest)
 end
 
--- What its core begins with, as far as `look` reads it.
-local function beginning(job)
-  if job.core_to then return string.sub(job.kept, job.core_at, job.core_to - 1) end
+-- The beginning of the core, as far as `load_header` reads it.
+local function core_head(job)
+  if job.core_to then return string.sub(job.stored, job.core_at, job.core_to - 1) end
   return '{"session":"' .. job.session .. '","utterance":' .. job.utterance .. ',"target":"'
     .. job.target .. '","delivery_no":' .. job.delivery_no .. ',"tp":' .. json.quote(job.tp)
 end
 
--- The job takes no further part: nothing but its end is remembered, until its session retires.
+-- The job has ended. Its record stays until its session retires, without what only a next attempt needs.
 function jobs.set_ended(job, outcome, code)
   job.place = ''
-  put(job, 'ended', '', '', outcome, beginning(job),
+  store(job, 'ended', '', '', outcome, core_head(job),
     json.optional(code) and ',"code":' .. json.quote(code) or '')
 end
 return jobs

@@ -1,5 +1,6 @@
--- reply: replies that say names and values in turn.
+-- reply: replies of commands that list names and values in turn.
 local reply = {}
+
 function reply.by_name(flat)
   local named = {}
   for i = 1, #flat, 2 do named[flat[i]] = flat[i + 1] end

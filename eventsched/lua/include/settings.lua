@@ -1,13 +1,13 @@
--- settings: the cell's settings, whole numbers.
+-- settings: `settings.<name>` is a setting of the cell, a whole number; nil when the cell lacks it.
 -- include: cache
 -- include: keys
 -- include: reply
-local function all_settings()
-  local told = reply.by_name(redis.call('HGETALL', keys.settings))
-  for name, value in pairs(told) do told[name] = tonumber(value) end
-  return told
+local function read()
+  local values = reply.by_name(redis.call('HGETALL', keys.settings))
+  for name, value in pairs(values) do values[name] = tonumber(value) end
+  return values
 end
-local settings = setmetatable({}, { __index = function(_, name)
-  return cache.once('settings', all_settings)[name]
-end })
+
+local cached = cache.register_single('settings', 'stable', read)
+local settings = setmetatable({}, { __index = function(_, name) return cached.read_through()[name] end })
 return settings

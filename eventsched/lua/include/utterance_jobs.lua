@@ -1,4 +1,4 @@
--- utterance_jobs: a finalized utterance (include/work) becomes the jobs that it owes, once each (rules 10, 11).
+-- utterance_jobs: the jobs of a finalized utterance, one for each target, created once (rules 10, 11).
 -- include: assign
 -- include: delivery
 -- include: jobs
@@ -6,20 +6,21 @@
 -- include: write
 local utterance_jobs = {}
 
--- The jobs that it still owes and nobody has created yet (rules 10, 25), and how many it no longer
--- does. What is new has its outcomes open: they were opened in this call.
-function utterance_jobs.missing(wanted)
+-- The jobs of `entry` (as `dispatch_entry` decodes it) that have neither a record nor an ended outcome (rules
+-- 10, 25), and how many of its targets need none. The outcomes of a new utterance are open: this call has
+-- opened them.
+function utterance_jobs.missing(entry)
   local list, obsolete = {}, 0
-  -- A target that is named twice is one job; most utterances have a single one.
-  local listed = wanted.targets[2] and {}
-  for _, owed in ipairs(wanted.targets) do
-    local key = wanted.tenant .. ':' .. wanted.session .. ':' .. wanted.utterance .. ':translation:'
-      .. owed.target .. ':' .. wanted.features_hash
+  -- Most utterances have one target. A target that is named twice gets one job.
+  local listed = entry.targets[2] and {}
+  for _, item in ipairs(entry.targets) do
+    local key = entry.tenant .. ':' .. entry.session .. ':' .. entry.utterance .. ':translation:'
+      .. item.target .. ':' .. entry.features_hash
     local record = keys.of('job', key)
-    local open = wanted.is_new or delivery.is_open(wanted.name, owed.target, owed.delivery_no)
-    if open and not (listed and listed[key]) and redis.call('EXISTS', record) == 0 then
+    local is_open = entry.is_new or delivery.is_open(entry.name, item.target, item.delivery_no)
+    if is_open and not (listed and listed[key]) and redis.call('EXISTS', record) == 0 then
       if listed then listed[key] = true end
-      list[#list + 1] = jobs.create(key, record, wanted, owed.target, owed.delivery_no)
+      list[#list + 1] = jobs.create(key, record, entry, item.target, item.delivery_no)
     else
       obsolete = obsolete + 1
     end
@@ -27,13 +28,13 @@ function utterance_jobs.missing(wanted)
   return list, obsolete
 end
 
--- Each is given to a node, or waits. Returns how many they are, and how many wait for a slot.
-function utterance_jobs.place(wanted)
-  local list, obsolete = utterance_jobs.missing(wanted)
+-- Assign or queue each missing job. Returns how many they are, and how many wait for a slot.
+function utterance_jobs.place(entry)
+  local list, obsolete = utterance_jobs.missing(entry)
   if obsolete > 0 then write('HINCRBY', keys.counters, 'obsolete', obsolete) end
   local waiting = 0
   for _, job in ipairs(list) do
-    if assign.place(job, 'log/' .. wanted.log) == 'NO_AVAILABLE_NODE' then waiting = waiting + 1 end
+    if assign.place(job, 'log/' .. entry.log) == 'NO_AVAILABLE_NODE' then waiting = waiting + 1 end
   end
   return #list, waiting
 end

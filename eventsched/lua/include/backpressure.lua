@@ -1,0 +1,25 @@
+-- backpressure: whether the cell, or a tenant, accepts more (rule 18).
+-- include: cache
+-- include: keys
+-- include: queue
+-- include: settings
+local backpressure = {}
+
+local cached = cache.register_single('is_pressed', 'stable', function()
+  return (redis.call('HGET', keys.counters, 'pressure') or '') ~= ''
+end)
+
+-- Whether the cell accepts nothing more for now.
+function backpressure.is_active()
+  return cached.read_through()
+end
+
+-- Why the tenant can send nothing more for now, or nil.
+function backpressure.refusal(tenant)
+  if backpressure.is_active() then return 'BACKPRESSURE retry_after_ms=1000' end
+  if queue.tenant_count(tenant) >= settings.tenant_queue_max then
+    return 'BACKPRESSURE retry_after_ms=' .. string.format('%d', settings.queue_timeout_ms / 2)
+  end
+  return nil
+end
+return backpressure

@@ -1,0 +1,65 @@
+-- closing: how a session ends (rule 6). It accepts nothing more when it closes, and is closed when all its
+-- outcomes have ended. Closing sessions end at commit, before `sessions` stores what the call has changed.
+-- include: call
+-- include: clock
+-- include: delivery
+-- include: events
+-- include: keys
+-- include: outbox
+-- include: playback
+-- include: session_audio
+-- include: sessions
+-- include: settings
+-- include: timers
+-- include: utterances
+-- include: write
+local closing = { skipped_max = 32 }
+
+-- The session accepts no more chunks; what it has is finalized. `reason` is asked or idle.
+function closing.start(s, reason)
+  write('HSET', keys.of('session', s.name), 'status', 'closing', 'reason', reason)
+  s.status = 'closing'
+  local id = events.SessionClosing(s, reason)
+  if s.buf_bytes > 0 then utterances.finalize(s, 'close') end
+  if s.room ~= '' then
+    write('HDEL', keys.of('room', keys.name(s.room)), s.full)
+    events.RoomLeft(s)
+  end
+  timers.cancel_both('idle', 'pause', s.full)
+  timers.set(clock.now() + settings.close_wait_ms, 'close', s.full)
+  outbox.notify(s.name, { state = 'closing', log = id })
+  delivery.touched[s.name] = true
+end
+
+local function finish(s)
+  playback.finish_all(s)
+  local missing = tonumber(redis.call('HGET', keys.of('session', s.name), 'missing')) or 0
+  write('HSET', keys.of('session', s.name), 'status', 'closed')
+  s.status = 'closed'
+  local id = events.SessionClosed(s, missing)
+  timers.cancel('close', s.full)
+  timers.set(clock.now() + settings.session_retention_ms, 'retire', s.full)
+  outbox.notify(s.name, { state = 'closed', log = id })
+  sessions.evict(s.name)
+end
+
+-- Sessions without an open outcome let go of their audio, and a closing one is closed. Bound: the sessions whose
+-- outcomes this call has ended.
+local function close_finished()
+  local names = {}
+  for name in pairs(delivery.touched) do names[#names + 1] = name end
+  if not names[1] then return end
+  table.sort(names)
+  for _, name in ipairs(names) do
+    if delivery.has_ended(name) then
+      local s = sessions.get(name)
+      if s then
+        session_audio.trim(s)
+        if s.status == 'closing' then finish(s) end
+      end
+    end
+  end
+end
+
+call.on_commit(close_finished)
+return closing

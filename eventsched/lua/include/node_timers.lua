@@ -1,0 +1,77 @@
+-- node_timers: what happens when a timer of a node fires: leases (rule 19), node, lost and drain (rule 13),
+-- mark (rule 14).
+-- include: assign
+-- include: attempts
+-- include: clock
+-- include: dead_letters
+-- include: events
+-- include: jobs
+-- include: keys
+-- include: nodes
+-- include: settings
+-- include: strings
+-- include: timers
+local node_timers = {}
+
+local function end_lease(job_key)
+  attempts.redispatch(jobs.load(job_key), 'lease', nil, '')
+end
+
+-- Expired leases of a registration are dispatched again, 16 a call, and the timer is set to when more may have
+-- expired. Returns true when that is in the past: timers that were due later wait for the next call, so that
+-- a late timekeeper catches up in order.
+function node_timers.leases(id, at)
+  local name, epoch = string.match(id, '^(.-)|(%d+)$')
+  local expired, next_ms = attempts.expired_leases(name, epoch, at)
+  if not next_ms then return false end
+  local ended = 0
+  for i = 1, math.min(#expired, attempts.requeued_max) do
+    if dead_letters.guard('timers', 'leases|' .. id, 'timer', '', end_lease, expired[i]) then
+      ended = ended + 1
+    end
+  end
+  -- If no lease could be ended, the next try is not at once.
+  if ended > 0 and #expired > attempts.requeued_max then next_ms = at end
+  timers.set_earlier(next_ms, 'leases', id)
+  return next_ms <= clock.now()
+end
+
+-- No heartbeat came for a while: the registration has ended.
+function node_timers.node(name)
+  local node = nodes.get(name)
+  if not node or node.status == 'gone' then return end
+  local seen = tonumber(redis.call('HGET', keys.of('node', name), 'seen')) or 0
+  local due = seen + settings.node_lost_ms
+  if due > clock.now() then return timers.set(due, 'node', name) end
+  attempts.end_registration(node, 'silent')
+  attempts.requeue_leases(name, node.epoch, 'node_lost')
+end
+
+-- More leases of a registration that has ended.
+function node_timers.lost(id)
+  local full, epoch, reason = string.match(id, '^(.-)|(%d+)|(.*)$')
+  attempts.requeue_leases(keys.name(full), tonumber(epoch), reason)
+end
+
+-- A draining node may hold its leases no longer.
+function node_timers.drain(name)
+  local node = nodes.get(name)
+  if not node or node.status ~= 'draining' then return end
+  attempts.requeue_leases(name, node.epoch, 'drained')
+  nodes.finish_drain(node)
+end
+
+-- The node is chosen again for a feature that it lacked.
+function node_timers.mark(id)
+  local name, feature = string.match(id, '^(.-)|(.*)$')
+  local node = nodes.get(name)
+  if not node or node.status == 'gone' or not strings.set_of(node.marked)[feature] then return end
+  local marked = {}
+  for _, other in ipairs(strings.split(node.marked)) do
+    if other ~= feature then marked[#marked + 1] = other end
+  end
+  nodes.set_marks(node, marked)
+  events.NodeResumed(node, feature)
+  assign.fill(node, '')
+end
+return node_timers

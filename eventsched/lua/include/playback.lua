@@ -1,0 +1,39 @@
+-- playback: sound that plays where a session listens. While there is some, a pause does not end an
+-- utterance (rule 5). The field of a playback is `origin/target/utterance`.
+-- include: clock
+-- include: events
+-- include: keys
+-- include: settings
+-- include: timers
+-- include: write
+local playback = {}
+
+function playback.is_active(s)
+  return redis.call('EXISTS', keys.of('playing', s.name)) == 1
+end
+
+function playback.start(s, field, origin, target, utterance)
+  local until_ms = clock.now() + settings.playback_ms
+  write('HSET', keys.of('playing', s.name), field, string.format('%d', until_ms))
+  timers.set(until_ms, 'playback', s.full .. '|' .. field)
+  events.PlaybackStarted(s, origin, target, utterance, until_ms)
+end
+
+-- `reason` is ended, deadline or closed.
+function playback.finish(s, field, reason)
+  local origin, target, utterance = string.match(field, '^(.-)/(.-)/(%d+)$')
+  write('HDEL', keys.of('playing', s.name), field)
+  timers.cancel('playback', s.full .. '|' .. field)
+  events.PlaybackEnded(s, origin, target, utterance, reason)
+  if s.buf_count > 0 and reason ~= 'closed' then
+    timers.set(math.max(clock.now(), s.buf_at + settings.pause_ms), 'pause', s.full)
+  end
+end
+
+-- The session has closed.
+function playback.finish_all(s)
+  for _, field in ipairs(redis.call('HKEYS', keys.of('playing', s.name))) do
+    playback.finish(s, field, 'closed')
+  end
+end
+return playback

@@ -1,0 +1,64 @@
+-- retire_timer: the records of a closed session go after a while (rule 10): first the event SessionRetired, then
+-- the keys, 256 a call.
+-- include: archive
+-- include: clock
+-- include: events
+-- include: keys
+-- include: sessions
+-- include: settings
+-- include: timers
+-- include: write
+local retire_timer = {}
+local keys_max = 256
+local audio_wait_ms = 60000
+
+local function targets_of(session)
+  local list = {}
+  for _, field in ipairs(redis.call('HKEYS', session)) do
+    local target = string.match(field, '^a:(.*)$')
+    if target then list[#list + 1] = target end
+  end
+  table.sort(list)
+  return list
+end
+
+-- Delete job records from the utterance `retired_to` on. Returns the utterance up to which they are gone.
+local function delete_jobs(s, session, targets)
+  local from = tonumber(redis.call('HGET', session, 'retired_to')) or 0
+  -- The last call deletes further keys beside jobs.
+  local jobs_max = keys_max - #targets - 6
+  local upto = math.min(s.utterance, from + math.max(1, math.floor(jobs_max / math.max(#targets, 1))))
+  for utterance = from, upto - 1 do
+    for _, target in ipairs(targets) do
+      write('DEL', keys.of('job', table.concat({ s.tenant, s.full, string.format('%d', utterance),
+        'translation', target, s.features_hash }, ':')))
+    end
+  end
+  return upto
+end
+
+function retire_timer.retire(full)
+  local name = keys.name(full)
+  local s = sessions.get(name)
+  if not s or (s.status ~= 'closed' and s.status ~= 'retired') then return end
+  local session = keys.of('session', name)
+  if s.status ~= 'retired' then
+    if archive.keeps_audio() and not archive.holds_before(settings.session_retention_ms) then
+      return timers.set(clock.now() + audio_wait_ms, 'retire', full)
+    end
+    events.SessionRetired(s, targets_of(session))
+    write('HSET', session, 'status', 'retired')
+    s.status = 'retired'
+  end
+  local targets = targets_of(session)
+  local upto = delete_jobs(s, session, targets)
+  if upto < s.utterance then
+    write('HSET', session, 'retired_to', upto)
+    return timers.set(clock.now(), 'retire', full)
+  end
+  for _, target in ipairs(targets) do write('DEL', keys.of('out_of_order_at', name, target)) end
+  write('DEL', session, keys.of('outcomes', name), keys.of('out_of_order', name), keys.of('playing', name),
+    keys.of('audio', name), keys.of('outbox', name))
+  sessions.forget(name)
+end
+return retire_timer

@@ -1,0 +1,28 @@
+-- session_audio: how long the chunks of a session are kept.
+-- include: archive
+-- include: clock
+-- include: delivery
+-- include: entry_ids
+-- include: json
+-- include: keys
+-- include: write
+local session_audio = {}
+
+-- Keep the chunks from the oldest utterance on that is open or has an open outcome, and from the oldest one that
+-- the archive lacks, where it takes audio. Bound: the open outcomes of the session.
+function session_audio.trim(s)
+  local oldest, first
+  for _, stored in pairs(delivery.open_outcomes(s.name)) do
+    local utterance, id = string.match(stored, '^(%d+)|([^|]*)|')
+    if not oldest or tonumber(utterance) < oldest then oldest, first = tonumber(utterance), id end
+  end
+  if not first then
+    first = s.buf_first ~= '' and s.buf_first or string.format('%d-0', clock.now() + 1)
+  end
+  if archive.keeps_audio() then
+    local not_archived = json.optional(s.archived) and entry_ids.successor(s.archived) or '0-0'
+    if entry_ids.precedes(not_archived, first) then first = not_archived end
+  end
+  write('XTRIM', keys.of('audio', s.name), 'MINID', first)
+end
+return session_audio

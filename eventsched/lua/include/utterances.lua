@@ -1,0 +1,114 @@
+-- utterances: chunks become utterances; a finalized utterance opens its outcomes and wants jobs (rules 1-4, 12).
+-- include: clock
+-- include: delivery
+-- include: dispatch_entry
+-- include: eager_dispatch
+-- include: events
+-- include: json
+-- include: keys
+-- include: numbers
+-- include: playback
+-- include: session_audio
+-- include: settings
+-- include: strings
+-- include: timers
+-- include: write
+local utterances = {}
+local as_text = numbers.text
+local padding_ms = { pause = '220', max_duration = '220', end_of_utterance = '280', max_bytes = '0', close = '220' }
+
+local function empty_buffer(s)
+  s.buf_count, s.buf_bytes, s.buf_ms, s.buf_seq = 0, 0, 0, 0
+  s.buf_first, s.buf_last = '', ''
+  s.is_dirty = true
+end
+
+-- Rule 12: in a room there is one job for each language that others listen to. Alone, or where nobody else
+-- listens, there is one for each target of the session, for the speaker. Returns the targets in order and, by
+-- target, the full ids of its recipients.
+local function recipients_of(s)
+  local by_target, order = {}, {}
+  if s.room ~= '' then
+    local members = redis.call('HGETALL', keys.of('room', keys.name(s.room)))
+    for i = 1, #members, 2 do
+      local language = members[i + 1]
+      if members[i] ~= s.full and language ~= '' then
+        if not by_target[language] then
+          by_target[language] = {}
+          order[#order + 1] = language
+        end
+        table.insert(by_target[language], members[i])
+      end
+    end
+  end
+  if #order == 0 then order = strings.split(s.targets) end
+  table.sort(order)
+  for _, recipients in pairs(by_target) do table.sort(recipients) end
+  return order, by_target
+end
+
+-- Each target gets its next delivery number and an open outcome. Returns the targets as { target, delivery_no }
+-- and as the event lists them.
+local function open_outcomes(s)
+  local order, by_target = recipients_of(s)
+  local targets, items = {}, {}
+  for i, target in ipairs(order) do
+    local number = as_text[write('HINCRBY', keys.of('session', s.name), 'a:' .. target, '1') - 1]
+    local to = by_target[target] and table.concat(by_target[target], ',') or ''
+    targets[i] = { target = target, delivery_no = number }
+    items[i] = events.target(target, number, to)
+    delivery.open_outcome(s.name, target, number, s.utterance, s.buf_first, to)
+  end
+  return targets, table.concat(items, ',')
+end
+
+-- The open utterance is complete, once: the index moves on (rules 2, 3).
+function utterances.finalize(s, reason)
+  local targets, items = open_outcomes(s)
+  local utterance, turn, ms = as_text[s.utterance], as_text[s.turn], as_text[s.buf_ms]
+  local range = '"first":"' .. s.buf_first .. '","last":"' .. s.buf_last .. '","count":'
+    .. as_text[s.buf_count] .. ',"bytes":' .. as_text[s.buf_bytes] .. ',"padding_ms":' .. padding_ms[reason]
+  local id = events.UtteranceFinalized(s, reason, padding_ms[reason], items)
+  s.utterance = s.utterance + 1
+  if reason ~= 'max_duration' then s.turn = s.turn + 1 end
+  s.has_moved_on = true
+  empty_buffer(s)
+  session_audio.trim(s)
+  if not targets[1] then return end
+  eager_dispatch.dispatch({ is_new = true, session = s.full, name = s.name, utterance = utterance,
+    turn = turn, ms = ms, tenant = s.tenant, source = s.source, features_hash = s.features_hash, log = id,
+    tp = s.tp, priority = s.priority, targets = targets, features = s.features,
+    rest = dispatch_entry.details(s.tp, s.tenant, turn, s.source, ms, as_text[s.priority], '"encoding":"'
+      .. s.audio .. '","rate":' .. s.rate .. json.list_field('features', s.features)
+      .. json.string_field('key', s.key) .. ',' .. range) })
+end
+
+-- Store one chunk whose number is the next one: rule 2 (a), (b), (c). Returns the utterances that it finalized,
+-- each after a space.
+function utterances.append(s, seq, ms, end_of_utterance, payload)
+  local now, finalized = clock.now(), ''
+  if s.buf_bytes > 0 and now - s.buf_at >= settings.pause_ms and not playback.is_active(s) then
+    finalized = ' ' .. as_text[s.utterance]
+    utterances.finalize(s, 'pause')
+  end
+  local id = events.AudioChunkAppended(s, seq, ms, end_of_utterance, payload)
+  s.next_seq, s.seen, s.is_dirty = seq + 1, now, true
+  if #payload > 0 or s.buf_bytes > 0 then
+    if s.buf_count == 0 then
+      s.buf_first, s.buf_seq = id, seq
+      timers.set(now + settings.pause_ms, 'pause', s.full)
+    end
+    s.buf_last, s.buf_at, s.buf_count = id, now, s.buf_count + 1
+    s.buf_bytes, s.buf_ms = s.buf_bytes + #payload, s.buf_ms + ms
+  end
+  local reason
+  if s.buf_ms >= settings.audio_ms_max then reason = 'max_duration' end
+  if end_of_utterance then reason = 'final' end
+  if s.buf_bytes > settings.audio_bytes_max then reason = 'max_bytes' end
+  if reason and s.buf_bytes > 0 then
+    finalized = finalized .. ' ' .. as_text[s.utterance]
+    utterances.finalize(s, reason)
+  end
+  return finalized
+end
+return utterances
