@@ -25,6 +25,7 @@ Jobs = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 Percent = Annotated[int, msgspec.Meta(ge=1, le=95)]
 Thousandths = Annotated[int, msgspec.Meta(ge=0, le=100_000)]
 KeepMs = Annotated[int, msgspec.Meta(ge=0, le=10_000_000_000)]
+Switch = Annotated[int, msgspec.Meta(ge=0, le=1)]
 RetentionMs = Annotated[int, msgspec.Meta(ge=0, le=1_000_000_000_000)]
 PREFIX = "EVENTSCHED_"
 NEARLY = 0.8
@@ -59,8 +60,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """A node without a heartbeat for this long is lost; its jobs are dispatched again (rule 13)."""
     suspend_ms: Ms = 60_000
     """A node that lacks a model is not chosen for the feature for this long (rule 14)."""
-    drain_ms: Ms = 60_000
-    """Not used: `Node.drain` and the command `node` take the limit of a drain."""
     session_retention_ms: Ms = 3_600_000
     """The records of a closed session are deleted after this time; its events stay (rule 10)."""
     lease_base_ms: Ms = 30_000
@@ -87,6 +86,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """An archived entry stays in the log for at least this long."""
     log_retention_ms: RetentionMs = 0
     """Without an archive, older entries are trimmed from the log; 0 keeps all of them."""
+    cache_live_state: Switch = 1
+    """1: scripts cache loads, queues and sessions from call to call. 0: each call reads them."""
 
 
 def chosen(environ: Mapping[str, str] | None = None, /, **given: int | None) -> dict[str, int]:

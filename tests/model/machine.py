@@ -150,11 +150,17 @@ class Machine(RuleBasedStateMachine):
         at_first=st.sampled_from([{}, {"delivery_gap_timeout_ms": 5_000}, WHOLE]),
         kind=st.sampled_from([None, *KINDS]),
         into=st.sampled_from([["es"], ["es"], ["fr", "es"]]),
+        cache_live_state=st.sampled_from([1, 1, 0]),
     )
     def cell_is_there(
-        self, at_first: dict[str, int], kind: dict[str, Any] | None, into: list[str]
+        self,
+        at_first: dict[str, int],
+        kind: dict[str, Any] | None,
+        into: list[str],
+        cache_live_state: int,
     ) -> None:
         """A newer version gives it what it lacks; then somebody speaks, and is mostly served."""
+        at_first = at_first | {"cache_live_state": cache_live_state}
         self.both("configure_cell", at_first, overwrite=False, manual_clock=True)
         self.both("configure_cell", WHOLE, overwrite=False, manual_clock=True)
         self.open("acme", "en", into, FEATURES[0], 1, None, False, "")

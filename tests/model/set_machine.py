@@ -65,13 +65,16 @@ class SetMachine(RuleBasedStateMachine):
         self.epochs: dict[str, list[int]] = {LIVE: [0], BUILD: [0], ARCHIVE: [0]}
         self.writes = 0
 
-    @initialize(retention_ms=st.sampled_from([0, 2_000, 2_000]))
-    def cell_is_there(self, retention_ms: int) -> None:
+    @initialize(
+        retention_ms=st.sampled_from([0, 2_000, 2_000]), cache_live_state=st.sampled_from([1, 0])
+    )
+    def cell_is_there(self, retention_ms: int, cache_live_state: int) -> None:
         settings = Settings(
             log_keep_ms=KEEP_MS,
             log_retention_ms=retention_ms,
             archive_entries_max=70,
             archive_window_ms=9_000,
+            cache_live_state=cache_live_state,
         )
         self.sets = Sets(settings)
         told = msgspec.to_builtins(settings)

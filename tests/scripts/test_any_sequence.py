@@ -173,11 +173,18 @@ class Play:
 async def test_rules_11_to_21_decided_state_equals_the_fold_of_the_log_after_every_call(
     redis: Client, cells: Callable[[], str], seed: int
 ) -> None:
-    store = TimedStore(RedisTransport(redis, redis), cells())
-    await store.configure_cell(msgspec.to_builtins(Settings()), overwrite=False, manual_clock=True)
-    play = Play(store, random.Random(seed))
-    for _ in range(60):
-        await play.rng.choice(play.steps())()
-        await check(store, idle=False)
-    await store.dispatch()
-    await check(store)
+    """The log is the same whether or not scripts cache live state."""
+    logs = []
+    for cache_live_state in (1, 0):
+        store = TimedStore(RedisTransport(redis, redis), cells())
+        settings = msgspec.to_builtins(Settings(cache_live_state=cache_live_state))
+        await store.configure_cell(settings, overwrite=False, manual_clock=True)
+        play = Play(store, random.Random(seed))
+        for _ in range(60):
+            await play.rng.choice(play.steps())()
+            await check(store, idle=False)
+        await store.dispatch()
+        await check(store)
+        entries = await store.read_range(store.keys.log, "-", "+", 100_000)
+        logs.append(repr(entries).replace(store.cell, "cell"))
+    assert logs[0] == logs[1]

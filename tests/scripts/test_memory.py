@@ -510,6 +510,27 @@ async def test_a_program_that_asks_for_what_is_there_changes_nothing(played: Tim
     assert not await kept(played)
 
 
+async def test_without_the_cache_of_live_state_each_call_reads_it_anew(
+    redis: Client, played: TimedStore
+) -> None:
+    """Somebody else takes the node from those with a free slot: the next job waits."""
+    await played.configure_cell({"cache_live_state": 0}, overwrite=True)
+    await played.join("n1", slots=2)
+    session = await played.open("s1")
+    await played.say(session, 0, end_of_utterance=True)
+    assert await played.dispatch() == 1
+    (class_id,) = await redis.smembers(played.keys.classes)
+    free, leases = played.keys.free(text(class_id)), played.keys.leases("n1", 1)
+    load = await redis.zscore(free, "n1") or 0
+    await redis.zrem(free, "n1")
+    await redis.zadd(leases, {"another job": played.at_ms})
+    await played.say(session, 1, end_of_utterance=True)
+    assert await played.dispatch() == 1
+    assert [event.data.utterance for event in await events(played, "JobQueued")] == [1]
+    await redis.zadd(free, {"n1": load})
+    await redis.zrem(leases, "another job")
+
+
 async def test_a_slot_is_free_again_although_the_call_that_gave_it_back_failed(
     redis: Client, played: TimedStore
 ) -> None:

@@ -54,6 +54,8 @@ CALLS_MIN, FAULTS_MIN, SESSIONS_MIN, NODES_MIN = 300, 5, 3, 3
 EVERY = 4
 """One seed in so many trims its log by age meanwhile, and one in so many archives it first."""
 ARCHIVED = 1
+UNCACHED_EVERY = 3
+"""In one seed of so many each call reads live state anew."""
 LIVENESS_MS = 240_000
 SETTINGS = Settings(
     pause_ms=1_500,
@@ -88,14 +90,20 @@ class Verdict:
     trail: list[str] = field(default_factory=list)
 
 
-def simulate(server: redis.Redis, seed: int) -> Verdict:
-    """Faults first, then calm; the verdict holds every violation."""
+def simulate(server: redis.Redis, seed: int, cache_live_state: int | None = None) -> Verdict:
+    """Faults first, then calm; the verdict holds every violation.
+
+    Scripts cache live state as the seed says, or as the caller asks.
+    """
+    cached = int(seed % UNCACHED_EVERY != 0) if cache_live_state is None else cache_live_state
     with tempfile.TemporaryDirectory() as folder:
         archive = Path(folder) / "archive" if seed % EVERY == ARCHIVED else None
-        return _simulate(server, seed, archive)
+        return _simulate(server, seed, archive, cached)
 
 
-def _simulate(server: redis.Redis, seed: int, archive: Path | None) -> Verdict:
+def _simulate(
+    server: redis.Redis, seed: int, archive: Path | None, cache_live_state: int
+) -> Verdict:
     server.flushall()
     load_functions(server)
     random.seed(seed)  # what roles draw for their pauses
@@ -103,6 +111,7 @@ def _simulate(server: redis.Redis, seed: int, archive: Path | None) -> Verdict:
     cluster = Cluster(world, told)
     settings = {name: getattr(SETTINGS, name) for name in SETTINGS.__struct_fields__}
     settings["log_retention_ms"] = 0 if seed % EVERY else 4_000
+    settings["cache_live_state"] = cache_live_state
     world.complete(cluster.store.configure_cell(settings, overwrite=False, manual_clock=True))
     _populate(cluster)
     if archive is not None:
@@ -246,12 +255,13 @@ def _parked(server: redis.Redis) -> list[str]:
     return [f"parked: {fields}" for _, fields in entries]
 
 
-def _some(seeds: list[int]) -> list[Verdict]:
+def some(seeds: list[int], cache_live_state: int | None = None) -> list[Verdict]:
+    """These seeds, one after the other, on a server of their own."""
     threads.in_thread = on_disk
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     with tempfile.TemporaryDirectory() as folder, LocalServer(Path(folder)) as server:
         client = redis.Redis.from_url(server.url)
-        verdicts = [simulate(client, seed) for seed in seeds]
+        verdicts = [simulate(client, seed, cache_live_state) for seed in seeds]
         client.close()
         return verdicts
 
@@ -283,7 +293,7 @@ def run_many(first: int, count: int, workers: int = 2) -> list[Verdict]:
     parts = [part for at in range(workers * 8) if (part := seeds[at :: workers * 8])]
     with ProcessPoolExecutor(workers) as pool, Progress(console=Console(stderr=True)) as progress:
         done: list[Verdict] = []
-        for verdicts in progress.track(pool.map(_some, parts), total=len(parts)):
+        for verdicts in progress.track(pool.map(some, parts), total=len(parts)):
             done += verdicts
     return sorted(done, key=lambda verdict: verdict.seed)
 
@@ -309,7 +319,7 @@ def main(
 ) -> None:
     """Simulate whole clusters; exit code 1 when a seed fails or something never occurred."""
     console, started = Console(soft_wrap=True), time.monotonic()
-    verdicts = run_many(first, seeds) if seed is None else _some([seed])
+    verdicts = run_many(first, seeds) if seed is None else some([seed])
     for verdict in verdicts:
         if verdict.broken:
             tell(verdict, console, trail=seed is not None)

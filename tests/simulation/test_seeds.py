@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from tests.simulation.run import report, run_many
+from concurrent.futures import ProcessPoolExecutor
+
+from tests.simulation.run import report, run_many, some
 
 SEEDS = 16
 
@@ -17,3 +19,10 @@ def test_no_promise_is_broken_under_faults() -> None:
 def test_a_seed_replays_exactly() -> None:
     first, second = run_many(first=7, count=1), run_many(first=7, count=1)
     assert first == second
+
+
+def test_a_seed_ends_the_same_whether_or_not_live_state_is_cached() -> None:
+    """In a process of its own, as `run_many` does: a seed sets what is global in the process."""
+    with ProcessPoolExecutor(1) as pool:
+        uncached, cached = (pool.submit(some, [7, 9], live).result() for live in (0, 1))
+    assert uncached == cached
