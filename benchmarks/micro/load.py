@@ -15,7 +15,7 @@ from eventsched.store.cell import Chunk, NodeGrant, Receipt, SessionGrant, Store
 
 CHUNK_MS = 20
 PCM16_BYTES_PER_MS = 32
-APPENDED_MAX = 64
+APPENDED_MAX = 32
 AT_ONCE = 16
 SLOTS_MAX = 256
 

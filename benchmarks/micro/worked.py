@@ -15,7 +15,7 @@ from eventsched.store.cell import NodeGrant, NodeResult, Store
 
 EACH = 20
 NODES = 8
-TOLD_MAX = 64
+TOLD_MAX = 16
 BODY = codec.encode_text(
     Text(source_text="good morning everyone", text="buenos días a todos", language="en")
 )

@@ -5,14 +5,14 @@
 --   log_key         es1:{cell}:log         stream
 -- ARGV
 --   now_arg         ms                     used in a cell with a manual clock only
---   then per chunk, at most 512: session (name), epoch, seq, ms, end_of_utterance (0|1), payload,
+--   then per chunk, at most 32: session (name), epoch, seq, ms, end_of_utterance (0|1), payload,
 --     confirmed (out id or empty)
 -- Reply: per chunk `ok|duplicate utterance finalized…` or `refused CODE key=value`
 -- Refusals: SESSION_UNKNOWN, SESSION_SUPERSEDED, SESSION_CLOSED, SEQ_GAP, CHUNK_TOO_LARGE,
 --   INVALID_MESSAGE, BACKPRESSURE
 -- Events: AudioChunkAppended (audio stream), UtteranceFinalized, JobDispatched,
 --   JobQueued
--- Bound: the chunks given, at most 512; 8 jobs assigned, each with 64 demands and 8 fills
+-- Bound: the chunks given, at most 32; 8 jobs assigned, each with 64 demands and 8 fills
 -- include: backpressure
 -- include: numbers
 -- include: outbox

@@ -4,11 +4,11 @@
 --   log_key         es1:{cell}:log         stream
 -- ARGV
 --   now_arg         ms                     not used
---   then per session: name
+--   then per session, at most 1000: name
 -- Reply: how many were deleted
--- Refusals: none
+-- Refusals: INVALID_MESSAGE
 -- Events: none (trimming has appended its own)
--- Bound: the arguments, at most 1,000
+-- Bound: the arguments, at most 1000
 -- include: entry_ids
 -- include: keys
 -- include: write

@@ -4,11 +4,11 @@
 --   log_key         es1:{cell}:log         stream
 -- ARGV
 --   now_arg         ms                     used in a cell with a manual clock only
---   then per session, at most 512: name, epoch, confirmed (out id or empty)
+--   then per session, at most 32: name, epoch, confirmed (out id or empty)
 -- Reply: per session `ok` or `refused CODE key=value`
 -- Refusals: SESSION_UNKNOWN, SESSION_SUPERSEDED, SESSION_CLOSED, INVALID_MESSAGE
 -- Events: none
--- Bound: the sessions given, at most 512
+-- Bound: the sessions given, at most 32
 -- include: outbox
 -- include: sessions
 -- include: validate

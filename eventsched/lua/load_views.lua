@@ -6,11 +6,11 @@
 --   now_arg         ms                     not used
 --   projection      name
 --   build           <version>.<build>
---   then per record: entity (its id)
+--   then per record, at most 256: entity (its id)
 -- Reply: per record its fields and values in a list, which is empty where there is none
--- Refusals: none
+-- Refusals: INVALID_MESSAGE
 -- Events: none
--- Bound: the arguments, at most 128
+-- Bound: the arguments, at most 256
 -- include: keys
 local records = {}
 for i, record in each_record(ARGV) do

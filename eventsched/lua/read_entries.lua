@@ -4,11 +4,11 @@
 --   log_key         es1:{cell}:log         stream
 -- ARGV
 --   now_arg         ms                     not used
---   then per entry: id
+--   then per entry, at most 1000: id
 -- Reply: the entries that are still there, in the order of the ids
--- Refusals: none
+-- Refusals: INVALID_MESSAGE
 -- Events: none
--- Bound: the arguments, at most 1,000
+-- Bound: the arguments, at most 1000
 -- include: keys
 local entries = {}
 for _, entry in each_entry(ARGV) do

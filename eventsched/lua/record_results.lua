@@ -7,14 +7,14 @@
 --   now_arg         ms                     used in a cell with a manual clock only
 --   node            node name
 --   epoch_arg       number
---   then per result, at most 64: job_key, attempt, status (ok|no_speech|failed), code,
+--   then per result, at most 16: job_key, attempt, status (ok|no_speech|failed), code,
 --     retryable (0|1), feature, body, audio, audio_sha256
 -- Reply: per result `ok` or `refused CODE key=value`
 -- Refusals: JOB_UNKNOWN, NODE_MISMATCH, ATTEMPT_MISMATCH, LEASE_LOST, DUPLICATE_RESULT,
 --   INVALID_MESSAGE
 -- Events: ResultRecorded, ResultReplaced, ResultRefused, ResultDelivered, AttemptEnded, JobFailed,
 --   JobDispatched, JobQueued, NodeSuspended, NodeDrained, SessionClosed
--- Bound: the results given, at most 64; 64 deliveries, 8 fills and the session's open outcomes each
+-- Bound: the results given, at most 16; 64 deliveries, 8 fills and the session's open outcomes each
 -- include: assign
 -- include: attempts
 -- include: clock

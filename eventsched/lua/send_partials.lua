@@ -6,12 +6,12 @@
 --   now_arg         ms                     used in a cell with a manual clock only
 --   node            node name
 --   epoch_arg       number
---   then per partial, at most 64: job_key, attempt, body
+--   then per partial, at most 32: job_key, attempt, body
 -- Reply: per partial `ok` or `refused CODE key=value`
 -- Refusals: JOB_UNKNOWN, NODE_MISMATCH, ATTEMPT_MISMATCH, LEASE_LOST, DUPLICATE_RESULT,
 --   INVALID_MESSAGE
 -- Events: ResultRefused
--- Bound: the partials given, at most 64; 32 recipients and the session's open outcomes each
+-- Bound: the partials given, at most 32; 32 recipients and the session's open outcomes each
 -- include: delivery
 -- include: fencing
 -- include: jobs

@@ -127,6 +127,8 @@ MALFORMED = (
     *(("open_session", wrong) for wrong in BAD_OPENINGS),
     *(("register_node", wrong) for wrong in BAD_REGISTRATIONS),
 )
+CHUNKS_MAX = 32
+"""As many chunks as a call may have."""
 small = st.integers(0, 7)
 """Which of those that are there: of few, each is met often."""
 
@@ -396,10 +398,9 @@ class Machine(RuleBasedStateMachine):
     def speak_much(self, which: int, times: int) -> None:
         """Many short utterances: more than one step may do at once."""
         first = self.chunk(self.session(which), end_of_utterance=True)
-        self.both(
-            "append_audio",
-            [msgspec.structs.replace(first, seq=first.seq + no) for no in range(times)],
-        )
+        chunks = [msgspec.structs.replace(first, seq=first.seq + no) for no in range(times)]
+        for at in range(0, times, CHUNKS_MAX):
+            self.both("append_audio", chunks[at : at + CHUNKS_MAX])
 
     @precondition(lambda self: self.sessions)
     @rule(which=small, by=st.sampled_from([0, 0, 0, 1, -1]), times=st.sampled_from([1, 1, 2]))

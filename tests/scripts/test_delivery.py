@@ -429,9 +429,9 @@ async def test_a_listener_sees_numbers_without_a_hole(store: TimedStore) -> None
 
 async def test_a_stream_keeps_the_last_thousand_entries(store: TimedStore) -> None:
     node, session, (message,) = await assigned(store, 1)
-    for _ in range(17):
-        await store.send_partials(node.node, 1, [(message["j"], 1, b"x")] * 64)
-    assert await numbers(store, session) == list(range(17 * 64 - 999, 17 * 64 + 1))
+    for _ in range(34):
+        await store.send_partials(node.node, 1, [(message["j"], 1, b"x")] * 32)
+    assert await numbers(store, session) == list(range(34 * 32 - 999, 34 * 32 + 1))
 
 
 async def test_a_confirmed_entry_stays_as_a_bookmark_and_what_is_before_it_goes(
@@ -509,9 +509,9 @@ async def test_an_out_entry_names_its_event(store: TimedStore) -> None:
 
 
 async def test_results_of_one_call_are_delivered_together_in_order(store: TimedStore) -> None:
-    node, session, messages = await assigned(store, 64)
+    node, session, messages = await assigned(store, 16)
     results = [NodeResult(job=m["j"], attempt=1, status="ok", body=b"") for m in reversed(messages)]
-    assert await store.record_results(node.node, 1, results) == [None] * 64
-    assert await heard(store, session) == [(number, "result") for number in range(64)]
+    assert await store.record_results(node.node, 1, results) == [None] * 16
+    assert await heard(store, session) == [(number, "result") for number in range(16)]
     kept = await store.read_range(store.keys.audio("s1"), "-", "+", 10)
     assert [msgspec.json.decode(fields[15])["seq"] for _, fields in kept] == []

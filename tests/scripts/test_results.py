@@ -287,15 +287,15 @@ async def test_malformed_calls_are_refused_as_a_whole(store: TimedStore) -> None
 
 
 async def test_the_largest_calls_are_taken(store: TimedStore) -> None:
-    """64 results, 64 partials, 256 attempts in a heartbeat."""
+    """16 results, 32 partials, 256 attempts in a heartbeat."""
     node, job = await running(store)
-    partials = await store.send_partials(node.node, node.epoch, [(job, 1, b"x")] * 64)
-    assert partials == [None] * 64
+    partials = await store.send_partials(node.node, node.epoch, [(job, 1, b"x")] * 32)
+    assert partials == [None] * 32
     held = [(job, 1)] * 256
     assert await store.heartbeat_node(node.node, node.epoch, load=0, held=held) == []
     result = NodeResult(job=job, attempt=1, status="ok")
-    told = await store.record_results(node.node, node.epoch, [result] * 64)
-    assert [one and one.code for one in told] == [None] + ["DUPLICATE_RESULT"] * 63
+    told = await store.record_results(node.node, node.epoch, [result] * 16)
+    assert [one and one.code for one in told] == [None] + ["DUPLICATE_RESULT"] * 15
     await check(store)
 
 
