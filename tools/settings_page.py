@@ -26,6 +26,7 @@ UNITS = {
     "Jobs": "jobs",
     "Percent": "%",
     "Thousandths": "1/1,000",
+    "Switch": "0 or 1",
 }
 """Type of a setting -> unit. A new type needs a line here."""
 HEAD = f"""\

@@ -334,8 +334,8 @@ def main() -> None:
     server = asked.server or shutil.which("redis-server")
     if server is None or shutil.which("valgrind") is None:
         parser.error("valgrind and a server are needed: install them, or name one by --server")
-    counts = measured(Path(server), asked.calls)
     before = json.loads(asked.baseline.read_text()) if asked.baseline else {}
+    counts = measured(Path(server), asked.calls)
     sys.stdout.write("\n".join(table(counts, before)) + "\n")
     if asked.out:
         asked.out.write_text(json.dumps(counts, indent=1) + "\n")

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
--- acquire_set: become the process that folds a projection set, stay it, or give the set up. Each take-over
--- raises the epoch, and later calls of the former holder are refused. A set that folds live also gets its
--- consumer group, at its checkpoint, and its first builds.
+-- acquire_set: become the process that folds a projection set, stay it, or give the set up. Each
+-- take-over raises the epoch, and later calls of the former holder are refused. A set that folds
+-- live also gets its consumer group, at its checkpoint, and its first builds.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV
@@ -49,7 +49,8 @@ if group ~= '' then
   local checkpoint = redis.call('GET', keys.of('checkpoint', set))
   local is_new = groups.create(keys.log, group, checkpoint or '0', 'ENTRIESREAD',
     checkpoint and stored[4] or '0')
-  -- How many entries the set has passed: those that were trimmed before it began, then those that it saves.
+  -- How many entries the set has passed: those that were trimmed before it began, then those that
+  -- it saves.
   if is_new and not checkpoint then
     local stream = reply.by_name(redis.call('XINFO', 'STREAM', keys.log))
     write('HSET', active, 'passed',

@@ -1,6 +1,6 @@
 #!lua
--- append_audio: store chunks of any number of sessions, and finalize the utterances that are complete (rules
--- 2-4, 7).
+-- append_audio: store chunks of any number of sessions, and finalize the utterances that are
+-- complete (rules 2-4, 7).
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
--- close_session: the session accepts no more chunks. What it has is finalized; it is closed when all its outcomes
--- have ended (rule 6).
+-- close_session: the session accepts no more chunks. What it has is finalized; it is closed when
+-- all its outcomes have ended (rule 6).
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV

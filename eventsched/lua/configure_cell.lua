@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
--- configure_cell: create the cell, or give it settings. An existing cell keeps its settings and gets those that it
--- lacks, since they came with a newer version, and the consumer group of `work`.
+-- configure_cell: create the cell, or give it settings. An existing cell keeps its settings and
+-- gets those that it lacks, since they came with a newer version, and the consumer group of `work`.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV

@@ -1,7 +1,8 @@
 #!lua flags=allow-oom
--- dispatch_work: read the next entries of `work` and give each job to a node, or queue it (rules 10-18). Reading,
--- deciding, writing and trimming are one step, so the caller may die at any time: an entry is in `work` until
--- it has been dispatched. The consumer group only shows how far that is.
+-- dispatch_work: read the next entries of `work` and give each job to a node, or queue it (rules
+-- 10-18). Reading, deciding, writing and trimming are one step, so the caller may die at any time:
+-- an entry is in `work` until it has been dispatched. The consumer group only shows how far that
+-- is.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV
@@ -41,7 +42,8 @@ if not back_ms then return validate.invalid('back_ms', '0 to 60000 ms') end
 clock.now()
 local entries = redis.call('XRANGE', keys.dispatch, '-', '+', 'COUNT', entries_max)
 local last_id = entries[1] and entries[#entries][1] or '0-0'
--- In a cell that was never configured the group is missing: this fails before anything else is written.
+-- In a cell that was never configured the group is missing: this fails before anything else is
+-- written.
 if entries[1] then write('XGROUP', 'SETID', keys.dispatch, group, last_id) end
 if back_ms > 0 then eager_dispatch.renew_lease(clock.now() + back_ms) end
 local placed, waiting, left = 0, 0, 0

@@ -1,5 +1,6 @@
 #!lua flags=allow-oom
--- drain_node: the node takes no new work. What it still holds after `within_ms` is dispatched elsewhere (rule 13).
+-- drain_node: the node takes no new work. What it still holds after `within_ms` is dispatched
+-- elsewhere (rule 13).
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV

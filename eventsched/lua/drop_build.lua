@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
--- drop_build: one step of deleting the records of a set's projections that belong to no live build. The last step
--- also deletes the checkpoint of the build: the next build starts from the beginning.
+-- drop_build: one step of deleting the records of a set's projections that belong to no live build.
+-- The last step also deletes the checkpoint of the build: the next build starts from the beginning.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV

@@ -23,7 +23,8 @@ local function check(s, epoch, utterance)
   if not epoch then return 'INVALID_MESSAGE field=epoch limit=a whole number' end
   if not utterance then return 'INVALID_MESSAGE field=utterance limit=a whole number' end
   local refusal = sessions.refusal(s, epoch)
-  -- A finalize that comes after the end of the session, for an utterance that is complete, is no error (rule 1).
+  -- A finalize that comes after the end of the session, for an utterance that is complete, is no
+  -- error (rule 1).
   if refusal == 'SESSION_CLOSED' and utterance < s.utterance then return nil end
   return refusal
 end

@@ -1,6 +1,7 @@
 #!lua flags=allow-oom
--- fire_timers: call the handlers of the timers that are due, in order, a bounded number at a time (rules 2, 5, 6,
--- 8, 10, 13, 14, 18, 20, 25). A timer whose cause is gone does nothing. An error becomes a dead letter.
+-- fire_timers: call the handlers of the timers that are due, in order, a bounded number at a time
+-- (rules 2, 5, 6, 8, 10, 13, 14, 18, 20, 25). A timer whose cause is gone does nothing. An error
+-- becomes a dead letter.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
--- give_up_archive: the cell has no archive any more, since its owner has lost it. What was trimmed is gone for
--- good, nothing waits for the archive, and another one may begin.
+-- give_up_archive: the cell has no archive any more, since its owner has lost it. What was trimmed
+-- is gone for good, nothing waits for the archive, and another one may begin.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV

@@ -1,5 +1,6 @@
 #!lua flags=allow-oom
--- heartbeat_node: the registration is alive. The node learns which attempts it no longer holds (rule 13).
+-- heartbeat_node: the registration is alive. The node learns which attempts it no longer holds
+-- (rule 13).
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV

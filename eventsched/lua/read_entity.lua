@@ -1,6 +1,7 @@
 #!lua flags=no-writes
--- read_entity: authoritative state of sessions, jobs or nodes, together with the last id of the log: the state is
--- exactly what the log says up to that id, whatever other calls do meanwhile (decision 4).
+-- read_entity: authoritative state of sessions, jobs or nodes, together with the last id of the
+-- log: the state is exactly what the log says up to that id, whatever other calls do meanwhile
+-- (decision 4).
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV
@@ -29,8 +30,8 @@ local function due(member)
   return redis.call('ZSCORE', keys.timers, member) or nil
 end
 
--- The state of the job of an open outcome, and the timers that will end it. The timer of a lease is the one of its
--- registration, which is due no later than the deadline.
+-- The state of the job of an open outcome, and the timers that will end it. The timer of a lease is
+-- the one of its registration, which is due no later than the deadline.
 local function job_of(s, full, target, utterance)
   local key = table.concat({ s.tenant, full, utterance, 'translation', target, s.features_hash }, ':')
   local job = jobs.load_header(key) or {}

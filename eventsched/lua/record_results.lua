@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
--- record_results: what a node reports of its attempts: fencing, at most one result for each job, delivery in
--- order (rules 21-25).
+-- record_results: what a node reports of its attempts: fencing, at most one result for each job,
+-- delivery in order (rules 21-25).
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV
@@ -46,7 +46,8 @@ local function record(job, result)
   if freed then assign.fill(freed, 'log/' .. id) end
 end
 
--- A complete result replaces an empty one of the same token that is still held. Returns whether it did.
+-- A complete result replaces an empty one of the same token that is still held. Returns whether it
+-- did.
 local function replace(job, result)
   local held = delivery.find_held(job.name, job.target, job.delivery_no)
   if not held or held.kind ~= 'no_speech' or result.status ~= 'ok' then return false end

@@ -1,6 +1,7 @@
 #!lua flags=allow-oom
--- record_seal: the archive holds the log up to here, on disk: what is after `from` and not after `to` may be
--- trimmed from now on. With from = to = 0-0 the call says that there is an archive at all.
+-- record_seal: the archive holds the log up to here, on disk: what is after `from` and not after
+-- `to` may be trimmed from now on. With from = to = 0-0 the call says that there is an archive at
+-- all.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV

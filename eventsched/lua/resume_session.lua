@@ -1,5 +1,6 @@
 #!lua flags=allow-oom
--- resume_session: a producer takes a session over; producers with older epochs can no longer append (rule 7).
+-- resume_session: a producer takes a session over; producers with older epochs can no longer append
+-- (rule 7).
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
--- save_views: store the views that a batch has changed, the checkpoint after it and the place of the set's
--- consumer group, in one step: after a crash before this call the batch is read again, after a crash after it
--- it is not. The caller's hold is extended.
+-- save_views: store the views that a batch has changed, the checkpoint after it and the place of
+-- the set's consumer group, in one step: after a crash before this call the batch is read again,
+-- after a crash after it it is not. The caller's hold is extended.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV
@@ -39,7 +39,8 @@ end
 local function number()
   return tonumber(take())
 end
--- The next run: the places of its first and its last argument, and the number of arguments of an item.
+-- The next run: the places of its first and its last argument, and the number of arguments of an
+-- item.
 local function run()
   local items, length = number(), number()
   local first = at + 1

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
--- switch_build: readers and the live fold change to a new build, at the log id at which both are equal. The next
--- save of the live holder is refused as `rebuilt`: it folds its batch again.
+-- switch_build: readers and the live fold change to a new build, at the log id at which both are
+-- equal. The next save of the live holder is refused as `rebuilt`: it folds its batch again.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV

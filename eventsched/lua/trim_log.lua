@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
--- trim_log: remove entries from the beginning of the log, no further than all of these: what every consumer
--- group has passed and saved; what the archive holds, or without an archive what is older than
--- `log_retention_ms`; and what is older than `log_keep_ms`.
+-- trim_log: remove entries from the beginning of the log, no further than all of these: what every
+-- consumer group has passed and saved; what the archive holds, or without an archive what is older
+-- than `log_retention_ms`; and what is older than `log_keep_ms`.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV
@@ -36,9 +36,9 @@ else
   return { 0, 0, '0-0' }
 end
 
--- A group of another program may have read entries that it has not acknowledged, and the group of a set moves
--- when the set saves: the earliest of place, pending entry and checkpoint counts. A running rebuild reads the
--- log from its start, without a group.
+-- A group of another program may have read entries that it has not acknowledged, and the group of a
+-- set moves when the set saves: the earliest of place, pending entry and checkpoint counts. A
+-- running rebuild reads the log from its start, without a group.
 for _, flat in ipairs(redis.call('XINFO', 'GROUPS', keys.log)) do
   local group = reply.by_name(flat)
   keep_from(entry_ids.successor(group['last-delivered-id']))

@@ -1,5 +1,5 @@
--- affinity: the node that the last job of a session went to, and for which turn (rule 16). The session's
--- field `used` is `node|turn`, or empty.
+-- affinity: the node that the last job of a session went to, and for which turn (rule 16). The
+-- session's field `used` is `node|turn`, or empty.
 -- include: cache
 -- include: call
 -- include: keys
@@ -29,8 +29,8 @@ function affinity.evict(name)
   cached.evict(name)
 end
 
--- From here on the caller writes the field, together with other fields of the session: `affinity.changed`
--- holds the value that this call has given it.
+-- From here on the caller writes the field, together with other fields of the session:
+-- `affinity.changed` holds the value that this call has given it.
 function affinity.defer_write(name)
   affinity.deferred[name] = true
 end

@@ -24,8 +24,8 @@ local group_view = cache.register_single('group_view', 'stable', function()
   return live and 'group:' .. live
 end)
 
--- The context that the group view has for this job, and the log id that the view is at. Dispatch copies it as it
--- is and never waits for it (rule 29).
+-- The context that the group view has for this job, and the log id that the view is at. Dispatch
+-- copies it as it is and never waits for it (rule 29).
 local function context_of(job)
   local view = group_view.read_through()
   if not view then return '', '' end
@@ -35,7 +35,8 @@ local function context_of(job)
 end
 
 -- When a lease that begins now ends, as text, for `audio_ms` as text. Rule 19: it lasts
--- clamp(ceil(base_s + audio_s * factor), 15, 60) seconds, in whole seconds. The call computes each once.
+-- clamp(ceil(base_s + audio_s * factor), 15, 60) seconds, in whole seconds. The call computes each
+-- once.
 local function deadline_of(audio_ms)
   local deadline = assign.deadlines[audio_ms]
   if not deadline then
@@ -59,8 +60,8 @@ local function reason_against(name, job, matching)
   return nodes.declares(node, job) and 'marked' or 'unable'
 end
 
--- The name of the least loaded node of these classes: smallest (load, name). A node other than `last` is
--- preferred; `last` is chosen if it is the only one.
+-- The name of the least loaded node of these classes: smallest (load, name). A node other than
+-- `last` is preferred; `last` is chosen if it is the only one.
 local function least_loaded(matching, last)
   local best, spare
   for _, class in ipairs(matching) do
@@ -122,8 +123,8 @@ local function best_two(heads)
   return best, second, compared
 end
 
--- The node has a free slot: the best of the first 64 waiting demands of its class takes it, at most 8 times;
--- what is left becomes one `fill` entry in `work`. Returns how many jobs were given.
+-- The node has a free slot: the best of the first 64 waiting demands of its class takes it, at most
+-- 8 times; what is left becomes one `fill` entry in `work`. Returns how many jobs were given.
 function assign.fill(node, cause)
   if not nodes.has_slot(node) then return 0 end
   local free, given, heads = node.slots - nodes.lease_count(node), 0, {}
@@ -147,10 +148,10 @@ function assign.fill(node, cause)
   return given
 end
 
--- A job needs a slot. While jobs with its demand wait it joins them, and a free node takes the best of them.
--- job.attempt is the attempt to start, job.avoid the node of the one before. `freed` is the node whose slot
--- this job has just released: other jobs that wait for that node are compared first. Returns nil, or why
--- the job waits: no node at all, or none with a free slot (rule 15).
+-- A job needs a slot. While jobs with its demand wait it joins them, and a free node takes the best
+-- of them. job.attempt is the attempt to start, job.avoid the node of the one before. `freed` is
+-- the node whose slot this job has just released: other jobs that wait for that node are compared
+-- first. Returns nil, or why the job waits: no node at all, or none with a free slot (rule 15).
 function assign.place(job, cause, freed)
   if queue.has_waiting(queue.demand_of(job)) then
     local matching, is_declared = classes.matching(job.source, job.target, job.features)

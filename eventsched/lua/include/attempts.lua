@@ -17,7 +17,8 @@ local attempts = { redispatched_max = 3, requeued_max = 16 }
 local code_of_reason = { lease = 'JOB_TIMEOUT', node_lost = 'NODE_LOST', superseded = 'NODE_LOST',
   drained = 'NODE_LOST' }
 
--- The attempt releases its slot, and its node gets an order to cancel it. Returns the node if it can take work.
+-- The attempt releases its slot, and its node gets an order to cancel it. Returns the node if it
+-- can take work.
 function attempts.stop(job, reason, code, cause)
   events.AttemptEnded(job, reason, code, cause)
   write('XADD', keys.of('inbox', job.node), clock.entry_id(), 't', 'cancel',
@@ -51,8 +52,8 @@ function attempts.redispatch(job, reason, code, cause)
   if freed then assign.fill(freed, cause) end
 end
 
--- Dispatch again what a registration that has ended held: 16 leases a call, the rest when a timer that is due
--- at once fires.
+-- Dispatch again what a registration that has ended held: 16 leases a call, the rest when a timer
+-- that is due at once fires.
 function attempts.requeue_leases(name, epoch, reason)
   local leases = keys.of('leases', name, string.format('%d', epoch))
   for _, job_key in ipairs(redis.call('ZRANGE', leases, 0, attempts.requeued_max - 1)) do
@@ -63,8 +64,9 @@ function attempts.requeue_leases(name, epoch, reason)
   end
 end
 
--- The leases of a registration that have expired at `at`, in the order in which they expired; and when to look
--- again, nil if the registration holds none. A lease younger than 15 s cannot have expired and is not read.
+-- The leases of a registration that have expired at `at`, in the order in which they expired; and
+-- when to look again, nil if the registration holds none. A lease younger than 15 s cannot have
+-- expired and is not read.
 function attempts.expired_leases(name, epoch, at)
   local leases, youngest = keys.of('leases', name, epoch), numbers.text[at - nodes.lease_ms_min]
   local old = redis.call('ZRANGEBYSCORE', leases, '-inf', youngest)
@@ -90,9 +92,9 @@ function attempts.end_registration(node, reason)
   events.NodeLost(node, reason, leases)
 end
 
--- The outcome of the job has been skipped: whatever the job does stops in the same step (rule 25). Returns the
--- node that can take work now. The caller fills it after all skips, or the slot would go to a job that is
--- skipped next.
+-- The outcome of the job has been skipped: whatever the job does stops in the same step (rule 25).
+-- Returns the node that can take work now. The caller fills it after all skips, or the slot would
+-- go to a job that is skipped next.
 function attempts.cancel(job, cause)
   if job.status == 'queued' then
     queue.remove(job)

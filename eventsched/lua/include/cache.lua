@@ -1,16 +1,18 @@
--- cache: what the functions have read of a cell, from call to call. Its owners read through it (they say
--- how a missing value is read), put what they have written, and evict. Nobody else sees the values.
+-- cache: what the functions have read of a cell, from call to call. Its owners read through it
+-- (they say how a missing value is read), put what they have written, and evict. Nobody else sees
+-- the values.
 --
--- When it is valid. Each call stores a generation in the clock's record, a number that the cell never had. A
--- call uses the cache only if the generation in Redis equals the one that the previous call on this server
--- stored. Otherwise another server was the primary meanwhile, another release's functions have written, or the
--- data was set back, and the call starts with an empty cache. So does the call after one that failed or added a
--- dead letter: such a call may have ended between a write and its `put`.
+-- When it is valid. Each call stores a generation in the clock's record, a number that the cell
+-- never had. A call uses the cache only if the generation in Redis equals the one that the previous
+-- call on this server stored. Otherwise another server was the primary meanwhile, another release's
+-- functions have written, or the data was set back, and the call starts with an empty cache. So
+-- does the call after one that failed or added a dead letter: such a call may have ended between a
+-- write and its `put`.
 --
--- Two tiers. `stable` holds what hardly ever changes: settings, registrations, classes. Its keys are
--- written by `cache.write_stable`, which invalidates everything. `live` mirrors state that every call changes:
--- loads, queues, sessions, open outcomes. The setting `cache_live_state` = 0 switches it off: then a call
--- starts without it.
+-- Two tiers. `stable` holds what hardly ever changes: settings, registrations, classes. Its keys
+-- are written by `cache.write_stable`, which invalidates everything. `live` mirrors state that
+-- every call changes: loads, queues, sessions, open outcomes. The setting `cache_live_state` = 0
+-- switches it off: then a call starts without it.
 -- include: call
 -- include: clock
 -- include: keys
@@ -18,8 +20,8 @@
 local cache = { cell = nil }
 local items_max = 16384
 local kinds = {}
--- `cells`: by the key of the log. `items`: how many the calls before have added to all cells. `newest`: the
--- last generation that was given out.
+-- `cells`: by the key of the log. `items`: how many the calls before have added to all cells.
+-- `newest`: the last generation that was given out.
 local store = { cells = {}, items = 0, newest = 0 }
 
 call.on_begin(function() cache.cell = nil end)
@@ -41,9 +43,9 @@ local function new_cell(generation)
   return cell
 end
 
--- A generation that the cell never had, nor another server of it: microseconds of the server's time, and more
--- than every one before. (Two servers whose clocks were set back could give out the same one; then both
--- would have to write to the cell without having seen the other's writes.)
+-- A generation that the cell never had, nor another server of it: microseconds of the server's
+-- time, and more than every one before. (Two servers whose clocks were set back could give out the
+-- same one; then both would have to write to the cell without having seen the other's writes.)
 function cache.new_generation(last)
   local time = redis.call('TIME')
   local least = math.max(store.newest, tonumber(last) or 0) + 1
@@ -51,7 +53,8 @@ function cache.new_generation(last)
   return string.format('%d', store.newest)
 end
 
--- Calls that follow start with an empty cache. This call keeps what it has read: it has made the changes.
+-- Calls that follow start with an empty cache. This call keeps what it has read: it has made the
+-- changes.
 function cache.invalidate()
   local cell = store.cells[call.log_key]
   if cell then store.cells[call.log_key], store.items = nil, store.items - cell.counted end
@@ -66,7 +69,8 @@ local function keeps_live(cell)
   return cell.keeps_live
 end
 
--- The call that reads the clock gets the cell's cache. Once there are too many items, those of all cells go.
+-- The call that reads the clock gets the cell's cache. Once there are too many items, those of all
+-- cells go.
 clock.on_read(function(generation)
   if store.items > items_max then store.cells, store.items = {}, 0 end
   local cell = store.cells[call.log_key]
@@ -168,7 +172,8 @@ function cache.write_stable(...)
   return write(...)
 end
 
--- For tests: what is cached of a cell, by kind, with its generation and the number of items of each tier.
+-- For tests: what is cached of a cell, by kind, with its generation and the number of items of each
+-- tier.
 function cache.contents(log_key)
   return store.cells[log_key]
 end

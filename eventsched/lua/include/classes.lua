@@ -1,5 +1,6 @@
--- classes: a capability class is the set of nodes with equal (sources, targets, features, marked). Dispatch
--- compares classes, not nodes: any node of a class can take the job, and the least loaded one is first.
+-- classes: a capability class is the set of nodes with equal (sources, targets, features, marked).
+-- Dispatch compares classes, not nodes: any node of a class can take the job, and the least loaded
+-- one is first.
 -- include: cache
 -- include: call
 -- include: events
@@ -31,14 +32,14 @@ local definitions = cache.register('classes', 'stable', function(id)
   }
 end)
 
--- Its nodes with a free slot: the first of them as `nodes`, { name, load } each in order; how many there are
--- as `count`; what an event says of the class as `evidence`, until that changes.
+-- Its nodes with a free slot: the first of them as `nodes`, { name, load } each in order; how many
+-- there are as `count`; what an event says of the class as `evidence`, until that changes.
 local free_nodes = cache.register('free_nodes', 'live', function()
   return { nodes = nil, count = nil, evidence = nil }
 end)
 
--- The ids of the classes of a language pair; the result of `matching` for a demand; the first demands
--- with waiting jobs that a class serves.
+-- The ids of the classes of a language pair; the result of `matching` for a demand; the first
+-- demands with waiting jobs that a class serves.
 local ids_of_pair = cache.register('pairs', 'stable', function(pair)
   local source, target = string.match(pair, '^(.*):(.*)$')
   local ids = redis.call('SMEMBERS', keys.of('pair', source, target))
@@ -77,8 +78,8 @@ end
 
 call.on_commit(write_load)
 
--- The least loaded nodes with a free slot: at least the first two, if there are as many. With them, how
--- many nodes of the class have a free slot.
+-- The least loaded nodes with a free slot: at least the first two, if there are as many. With them,
+-- how many nodes of the class have a free slot.
 function classes.first_free(class)
   local free = free_nodes.read_through(class.id)
   local list = free.nodes
@@ -105,8 +106,8 @@ local function evidence_of(class)
   return free.evidence
 end
 
--- The evidence of several classes, as the items of a JSON array; empty for none. It is put together anew only
--- when a part of it has changed.
+-- The evidence of several classes, as the items of a JSON array; empty for none. It is put together
+-- anew only when a part of it has changed.
 function classes.evidence(matching)
   local parts, has_changed = matching.parts, false
   for i = 1, #matching do
@@ -117,9 +118,9 @@ function classes.evidence(matching)
   return matching.evidence
 end
 
--- The place of a node among those with a free slot: by its load, or none. It is written when the load of another
--- node is set, when somebody reads the first nodes, or at commit: a node that frees eight slots in a call
--- moves once.
+-- The place of a node among those with a free slot: by its load, or none. It is written when the
+-- load of another node is set, when somebody reads the first nodes, or at commit: a node that frees
+-- eight slots in a call moves once.
 function classes.set_load(id, node, load)
   if classes.pending_node ~= node or classes.pending_class ~= id then write_load() end
   classes.pending_class, classes.pending_node, classes.pending_load = id, node, load
@@ -130,8 +131,8 @@ function classes.precedes(node, load, other)
   return load < other.load or load == other.load and strings.precedes(node, other.name)
 end
 
--- The load of a node was `old` and is `load`; nil means that it had, or has, no free slot. The cached list
--- follows.
+-- The load of a node was `old` and is `load`; nil means that it had, or has, no free slot. The
+-- cached list follows.
 function classes.move(id, node, old, load)
   classes.set_load(id, node, load)
   local free = free_nodes.peek(id)
@@ -152,7 +153,8 @@ function classes.move(id, node, old, load)
     if last and load <= last.load then
       while at > 1 and classes.precedes(node, load, list[at - 1]) do at = at - 1 end
     end
-    -- After the last one the node has a place only if the list is complete: else others are between them.
+    -- After the last one the node has a place only if the list is complete: else others are between
+    -- them.
     if list[at] or is_complete then
       item = item or { name = node, load = nil }
       item.load = load
@@ -199,8 +201,8 @@ local function find_matching(source, target, features)
   return { usable = usable, is_declared = is_declared }
 end
 
--- The classes that can take a job with this demand now, and whether any node is declared for it (rule 15).
--- `features` is joined text.
+-- The classes that can take a job with this demand now, and whether any node is declared for it
+-- (rule 15). `features` is joined text.
 function classes.matching(source, target, features)
   local demand = source .. ':' .. target .. ':' .. features
   local match = matches.peek(demand)
@@ -211,8 +213,8 @@ function classes.matching(source, target, features)
   return match.usable, match.is_declared
 end
 
--- A node joins. `declared` holds its sources, targets, features and marked as joined text. A new class is entered
--- for each of its language pairs (at most 1,024) and watches the demands that it serves.
+-- A node joins. `declared` holds its sources, targets, features and marked as joined text. A new class
+-- is entered for each of its language pairs (at most 1,024) and watches the demands that it serves.
 function classes.join(id, node, declared)
   if cache.write_stable('SADD', keys.of('members', id), node) == 1
     and write('SADD', keys.classes, id) == 1 then
@@ -230,7 +232,8 @@ function classes.join(id, node, declared)
   classes.evict(id)
 end
 
--- Of the demands with waiting jobs that this class serves the 64 that were not compared for longest.
+-- Of the demands with waiting jobs that this class serves the 64 that were not compared for
+-- longest.
 function classes.demands(id)
   return watched.read_through(id)
 end
@@ -250,7 +253,8 @@ function classes.unwatch(id, demand)
   write('ZREM', keys.of('requirements', id), demand)
 end
 
--- A new class watches every demand with waiting jobs that it serves. Bound: the waiting demands of the cell.
+-- A new class watches every demand with waiting jobs that it serves. Bound: the waiting demands of
+-- the cell.
 function classes.watch(id, sources, targets)
   local class = definitions.read_through(id)
   local waiting = redis.call('SMEMBERS', keys.requirements)

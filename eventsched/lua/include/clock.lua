@@ -1,8 +1,8 @@
--- clock: the time of the call, in ms. It is time + offset and never goes back: where it would be before the
--- last call's, the offset is raised and ClockAdjusted appended. A jump ahead is taken as it is. The time is
--- the server's; in a cell with a manual clock it is the time that the caller gives, or else the last one.
--- The record of the clock is one line, `mode|offset|last time|generation`; `cache` says what the generation
--- is for.
+-- clock: the time of the call, in ms. It is time + offset and never goes back: where it would be
+-- before the last call's, the offset is raised and ClockAdjusted appended. A jump ahead is taken as
+-- it is. The time is the server's; in a cell with a manual clock it is the time that the caller
+-- gives, or else the last one. The record of the clock is one line, `mode|offset|last
+-- time|generation`; `cache` says what the generation is for.
 -- include: call
 -- include: keys
 -- include: write
@@ -22,8 +22,8 @@ function clock.on_read(next_of)
   hooks.read = next_of
 end
 
--- Mode, offset, last time and generation, as text. In a cell that nobody has configured the mode and the
--- generation are empty.
+-- Mode, offset, last time and generation, as text. In a cell that nobody has configured the mode
+-- and the generation are empty.
 function clock.record()
   return string.match(redis.call('GET', keys.clock) or '|0|0|', '^(%a*)|(%d+)|(%d+)|(%d*)$')
 end

@@ -1,5 +1,6 @@
--- closing: how a session ends (rule 6). It accepts nothing more when it closes, and is closed when all its
--- outcomes have ended. Closing sessions end at commit, before `sessions` stores what the call has changed.
+-- closing: how a session ends (rule 6). It accepts nothing more when it closes, and is closed when
+-- all its outcomes have ended. Closing sessions end at commit, before `sessions` stores what the
+-- call has changed.
 -- include: call
 -- include: clock
 -- include: delivery
@@ -43,8 +44,8 @@ local function finish(s)
   sessions.evict(s.name)
 end
 
--- Sessions without an open outcome let go of their audio, and a closing one is closed. Bound: the sessions whose
--- outcomes this call has ended.
+-- Sessions without an open outcome let go of their audio, and a closing one is closed. Bound: the
+-- sessions whose outcomes this call has ended.
 local function close_finished()
   local names = {}
   for name in pairs(delivery.touched) do names[#names + 1] = name end

@@ -1,6 +1,7 @@
--- delivery: the outcomes of a session, in order for each (session, target) (rules 23-25). A delivery number is
--- opened when its utterance is finalized, and ends exactly once: as result, no_speech, failed or missing. An
--- ending whose predecessor is still open is held until the gap closes, or is skipped.
+-- delivery: the outcomes of a session, in order for each (session, target) (rules 23-25). A
+-- delivery number is opened when its utterance is finalized, and ends exactly once: as result,
+-- no_speech, failed or missing. An ending whose predecessor is still open is held until the gap
+-- closes, or is skipped.
 -- include: cache
 -- include: call
 -- include: clock
@@ -40,8 +41,8 @@ function delivery.has_ended(session)
   return next(cached.read_through(session)) == nil
 end
 
--- An open outcome, or nil: { utterance, first, to }. `first` is the first chunk of the utterance, `to` the full
--- ids of its recipients, joined; empty means the speaker.
+-- An open outcome, or nil: { utterance, first, to }. `first` is the first chunk of the utterance,
+-- `to` the full ids of its recipients, joined; empty means the speaker.
 function delivery.find_outcome(session, target, number)
   local stored = cached.read_through(session)[target .. '/' .. number]
   if not stored then return nil end
@@ -71,8 +72,8 @@ function delivery.evict(session)
   outbox.evict(session)
 end
 
--- The outbox of the speaker, with the order of one target: `next_no` is the number that is delivered next,
--- `has_held` says whether later numbers are held.
+-- The outbox of the speaker, with the order of one target: `next_no` is the number that is
+-- delivered next, `has_held` says whether later numbers are held.
 local function speaker_of(session, target)
   local speaker = outbox.get(session)
   if not speaker.next_no[target] then
@@ -83,7 +84,8 @@ local function speaker_of(session, target)
   return speaker
 end
 
--- The outboxes that an outcome goes to; all recipients and those of them that have closed, as joined full ids.
+-- The outboxes that an outcome goes to; all recipients and those of them that have closed, as
+-- joined full ids.
 local function recipients_of(speaker, outcome)
   if outcome.to == '' then
     local full = keys.full(speaker.name)
@@ -106,8 +108,8 @@ function delivery.publish_partial(session, outcome, d, body)
   end
 end
 
--- Deliver the next number of (session, target). `ending` is { kind, code, body, audio, job, cause, tp, reason };
--- `speaker` comes from `speaker_of`.
+-- Deliver the next number of (session, target). `ending` is { kind, code, body, audio, job, cause,
+-- tp, reason }; `speaker` comes from `speaker_of`.
 local function deliver(session, target, number, outcome, ending, speaker)
   local boxes, to, skipped = recipients_of(speaker, outcome)
   local number_text, full, body = as_text[number], keys.full(session), ending.body or ''
@@ -146,8 +148,8 @@ local function take_held(session, target, number)
   return ending
 end
 
--- Set the gap timer by the number that has been held for longest, or cancel it. The session's field `w:<target>`
--- says whether there is one.
+-- Set the gap timer by the number that has been held for longest, or cancel it. The session's field
+-- `w:<target>` says whether there is one.
 local function update_gap_timer(session, target)
   local longest = redis.call('ZRANGE', keys.of('out_of_order_at', session, target), 0, 0, 'WITHSCORES')
   local id = keys.full(session) .. '|' .. target
@@ -162,8 +164,8 @@ local function update_gap_timer(session, target)
   speaker.has_held[target] = longest[1] ~= nil
 end
 
--- Deliver the held endings that are next in order: at most 64 in a step; the rest when the gap timer fires at
--- once. Returns how many were delivered.
+-- Deliver the held endings that are next in order: at most 64 in a step; the rest when the gap
+-- timer fires at once. Returns how many were delivered.
 function delivery.drain_ready(session, target)
   local number, count = delivery.next_number(session, target), 0
   while count < delivery.step_max do

@@ -1,7 +1,7 @@
--- dispatch_entry: an utterance that wants jobs, as it waits in the stream `dispatch` for the dispatcher. An entry
--- is one line: first the words that dispatch decides by, separated by spaces, which no name, language or
--- id contains (rule 34); then the end of each job's core, unchanged. Numbers that are only passed on stay
--- text.
+-- dispatch_entry: an utterance that wants jobs, as it waits in the stream `dispatch` for the
+-- dispatcher. An entry is one line: first the words that dispatch decides by, separated by spaces,
+-- which no name, language or id contains (rule 34); then the end of each job's core, unchanged.
+-- Numbers that are only passed on stay text.
 -- include: clock
 -- include: json
 -- include: keys
@@ -51,9 +51,9 @@ local function decode_line(d)
     priority = priorities[priority], features = features, targets = targets, tp = tp, rest = rest }
 end
 
--- Returns { session, name (within the cell), utterance, turn, ms, tenant, source, features_hash, log, tp,
--- priority (a number), targets: { target, delivery_no } each, features (joined text), rest }. Raises an
--- error, before anything is written, for what is malformed.
+-- Returns { session, name (within the cell), utterance, turn, ms, tenant, source, features_hash,
+-- log, tp, priority (a number), targets: { target, delivery_no } each, features (joined text), rest
+-- }. Raises an error, before anything is written, for what is malformed.
 function dispatch_entry.decode(d)
   local entry = decode_line(d)
   if not entry.name or #entry.name > 64 then error('session is no name of this cell', 0) end

@@ -1,6 +1,6 @@
--- eager_dispatch: a call that finalizes an utterance assigns its jobs itself if the dispatch queue is empty, so
--- that no job is overtaken, and a dispatcher has renewed its presence lease. This saves one round trip. A
--- call assigns at most `jobs_max` jobs this way.
+-- eager_dispatch: a call that finalizes an utterance assigns its jobs itself if the dispatch queue
+-- is empty, so that no job is overtaken, and a dispatcher has renewed its presence lease. This
+-- saves one round trip. A call assigns at most `jobs_max` jobs this way.
 -- include: affinity
 -- include: cache
 -- include: call
@@ -36,9 +36,9 @@ local function is_allowed(count)
   return true
 end
 
--- The jobs of a finalized utterance are assigned or queued, or the utterance waits in the dispatch queue. An
--- error becomes a dead letter, as in dispatch_work: the finalize itself succeeds. `entry` is what
--- `dispatch_entry.decode` returns.
+-- The jobs of a finalized utterance are assigned or queued, or the utterance waits in the dispatch
+-- queue. An error becomes a dead letter, as in dispatch_work: the finalize itself succeeds. `entry`
+-- is what `dispatch_entry.decode` returns.
 function eager_dispatch.dispatch(entry)
   if not is_allowed(#entry.targets) then
     dispatch_entry.append(entry)

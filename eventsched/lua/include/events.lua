@@ -1,9 +1,9 @@
--- events: one function for each event type of eventsched/schema/events.py, under its name. Each appends one
--- event and returns its id. No other file puts the JSON of an event together; a test compares the field
--- names with the structs.
--- An event that every chunk or job has is concatenated: cjson takes several times as long. What comes
--- from outside as free text is escaped (`json.quote`); names, languages and ids need no escaping (rule 34).
--- Arguments that end up in concatenated JSON as numbers are text, unless they are described otherwise.
+-- events: one function for each event type of eventsched/schema/events.py, under its name. Each appends
+-- one event and returns its id. No other file puts the JSON of an event together; a test compares
+-- the field names with the structs. An event that every chunk or job has is concatenated: cjson
+-- takes several times as long. What comes from outside as free text is escaped (`json.quote`);
+-- names, languages and ids need no escaping (rule 34). Arguments that end up in concatenated JSON
+-- as numbers are text, unless they are described otherwise.
 -- include: clock
 -- include: json
 -- include: keys
@@ -115,7 +115,8 @@ function events.JobQueued(job, reason, cause, tag, deadline)
       .. '","deadline_ms":' .. deadline .. '}', '')
 end
 
--- One item of `classes` in JobDispatched. `head` is the name of the least loaded node, if there is one.
+-- One item of `classes` in JobDispatched. `head` is the name of the least loaded node, if there is
+-- one.
 function events.class_seen(id, head, load, free, full, draining)
   return '{"id":"' .. id .. '"'
     .. (head and ',"head":"' .. keys.full(head) .. '","load":' .. as_text[load] or '') .. ',"free":'

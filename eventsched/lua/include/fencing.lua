@@ -1,4 +1,5 @@
--- fencing: whether a node may still report on an attempt (rules 21, 23). The token is (node, epoch, attempt).
+-- fencing: whether a node may still report on an attempt (rules 21, 23). The token is (node, epoch,
+-- attempt).
 -- include: events
 -- include: jobs
 -- include: nodes
@@ -11,7 +12,8 @@ function fencing.refusal(job, node, epoch, attempt)
   if job.status == 'queued' then return 'LEASE_LOST' end
   if job.attempt ~= attempt then return 'ATTEMPT_MISMATCH' end
   if job.status == 'ended' then
-    -- Where the job ended without a report of this token, the report is the first one, but too late.
+    -- Where the job ended without a report of this token, the report is the first one, but too
+    -- late.
     local is_late = job.outcome == 'missing'
       or job.outcome == 'failed' and ended_by_the_server[jobs.failure_code(job)]
     return is_late and 'LEASE_LOST' or 'DUPLICATE_RESULT'

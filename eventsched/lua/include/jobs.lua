@@ -1,9 +1,9 @@
 -- jobs: the job record. That it exists is the idempotency key (rules 10, 11). It is one line,
 --   status|attempt|node|epoch|at|deadline|place|outcome|core
--- node, epoch: of the last attempt. at: when a running job was dispatched. deadline: when the lease of a
--- running job ends, or the wait of a queued one. place: `priority,tag,entry` in the queue, once the job has
--- waited. core: JSON that never changes, as assignments repeat it; of an ended job only its beginning, and
--- the code.
+-- node, epoch: of the last attempt. at: when a running job was dispatched. deadline: when the lease
+-- of a running job ends, or the wait of a queued one. place: `priority,tag,entry` in the queue,
+-- once the job has waited. core: JSON that never changes, as assignments repeat it; of an ended job
+-- only its beginning, and the code.
 -- include: clock
 -- include: json
 -- include: keys
@@ -18,8 +18,9 @@ local header_pattern = record_pattern .. '{"session":"([^"]+)","utterance":(%d+)
 local body_pattern = '^,"tenant":"([^"]+)","turn":(%d+),"source":"([^"]+)","ms":(%d+),"priority":(%d),'
   .. '"encoding":"[^"]+","sample_rate":%d+,()'
 
--- The job of one target of `entry`, an utterance as `dispatch_entry` decodes it. Numbers that are only passed
--- on are text. `record` is the key of the record; `head` and `rest` are the core without its last brace.
+-- The job of one target of `entry`, an utterance as `dispatch_entry` decodes it. Numbers that are
+-- only passed on are text. `record` is the key of the record; `head` and `rest` are the core
+-- without its last brace.
 function jobs.create(key, record, entry, target, delivery_no)
   return {
     key = key, record = record, attempt = 1, name = entry.name, is_new = true,
@@ -44,8 +45,8 @@ local function decode_core(job)
   job.features = table.concat(job.features or {}, ',')
 end
 
--- What a result needs of a job: the token, the state and the beginning of the core; nil without a record.
--- `at` and `deadline` are text.
+-- What a result needs of a job: the token, the state and the beginning of the core; nil without a
+-- record. `at` and `deadline` are text.
 function jobs.load_header(key)
   local record = keys.of('job', key)
   local stored = redis.call('GET', record)
@@ -99,7 +100,8 @@ function jobs.lease_deadline(key)
   return stored and tonumber(string.match(stored, '^running|%d+|[^|]*|%d*|%d*|(%d+)|'))
 end
 
--- For `read_entity`: the fields of the record by name, as text, and the decoded core; nil without a record.
+-- For `read_entity`: the fields of the record by name, as text, and the decoded core; nil without a
+-- record.
 function jobs.fields(key)
   local stored = redis.call('GET', keys.of('job', key))
   if not stored then return nil end
@@ -149,7 +151,8 @@ local function core_head(job)
     .. job.target .. '","delivery_no":' .. job.delivery_no .. ',"tp":' .. json.quote(job.tp)
 end
 
--- The job has ended. Its record stays until its session retires, without what only a next attempt needs.
+-- The job has ended. Its record stays until its session retires, without what only a next attempt
+-- needs.
 function jobs.set_ended(job, outcome, code)
   job.place = ''
   store(job, 'ended', '', '', outcome, core_head(job),

@@ -1,5 +1,5 @@
--- json: parts of JSON as text, for what every job and chunk has: cjson takes several times as long. Names,
--- languages, ids and codes hold nothing that JSON escapes (rule 34); free text may.
+-- json: parts of JSON as text, for what every job and chunk has: cjson takes several times as long.
+-- Names, languages, ids and codes hold nothing that JSON escapes (rule 34); free text may.
 local json = {}
 
 -- Any text as a JSON string.

@@ -1,8 +1,11 @@
--- keys: every key that scripts build. A test compares them with eventsched/schema/keys.py, which says what each
--- holds. Ids in keys are names within the cell; the key of the log says which cell that is.
+-- keys: every key that scripts build. A test compares them with eventsched/schema/keys.py, which says what
+-- each holds. Ids in keys are names within the cell; the key of the log says which cell that is.
 -- include: call
 local keys = {}
-local ones = { 'dispatch', 'dead_letters', 'timers', 'clock', 'settings', 'counters', 'classes', 'requirements', 'tenant_queued', 'tenant_finish_tag', 'archive', 'erased' }
+local ones = {
+  'dispatch', 'dead_letters', 'timers', 'clock', 'settings', 'counters', 'classes', 'requirements', 'tenant_queued', 'tenant_finish_tag',
+  'archive', 'erased',
+}
 
 call.on_begin(function()
   if keys.log == call.log_key then return end
@@ -24,8 +27,8 @@ function keys.full(name)
   return keys.cell_name .. '.' .. name
 end
 
--- The name of a full id; nil for an id of another cell and for what is no id, so that no id reaches a key
--- outside the cell.
+-- The name of a full id; nil for an id of another cell and for what is no id, so that no id reaches
+-- a key outside the cell.
 function keys.name(full)
   local name = string.match(full or '', keys.whole_pattern)
   return name and #name <= 64 and name or nil

@@ -1,5 +1,5 @@
--- node_timers: what happens when a timer of a node fires: leases (rule 19), node, lost and drain (rule 13),
--- mark (rule 14).
+-- node_timers: what happens when a timer of a node fires: leases (rule 19), node, lost and drain
+-- (rule 13), mark (rule 14).
 -- include: assign
 -- include: attempts
 -- include: clock
@@ -17,9 +17,9 @@ local function end_lease(job_key)
   attempts.redispatch(jobs.load(job_key), 'lease', nil, '')
 end
 
--- Expired leases of a registration are dispatched again, 16 a call, and the timer is set to when more may have
--- expired. Returns true when that is in the past: timers that were due later wait for the next call, so that
--- a late timekeeper catches up in order.
+-- Expired leases of a registration are dispatched again, 16 a call, and the timer is set to when
+-- more may have expired. Returns true when that is in the past: timers that were due later wait for
+-- the next call, so that a late timekeeper catches up in order.
 function node_timers.leases(id, at)
   local name, epoch = string.match(id, '^(.-)|(%d+)$')
   local expired, next_ms = attempts.expired_leases(name, epoch, at)

@@ -1,5 +1,5 @@
--- nodes: registrations, slots and leases. The load of a node is counted from its leases (rule 16); leases belong
--- to a registration, which is (node, epoch) (rule 13).
+-- nodes: registrations, slots and leases. The load of a node is counted from its leases (rule 16);
+-- leases belong to a registration, which is (node, epoch) (rule 13).
 -- include: cache
 -- include: classes
 -- include: clock
@@ -36,13 +36,14 @@ local lease_counts = cache.register('leases', 'live', function(leases)
   return redis.call('ZCARD', leases)
 end)
 
--- The last registration of a node, whose status is alive, draining or gone; nil for a node that never
--- registered.
+-- The last registration of a node, whose status is alive, draining or gone; nil for a node that
+-- never registered.
 function nodes.get(name)
   return registrations.read_through(name) or nil
 end
 
--- The node serves under this epoch from now on. After its features more fields may follow, with their values.
+-- The node serves under this epoch from now on. After its features more fields may follow, with
+-- their values.
 function nodes.register(name, epoch, class, slots, sources, targets, features, ...)
   cache.write_stable('HSET', keys.of('node', name), 'status', 'alive', 'epoch', epoch, 'class', class,
     'slots', slots, 'sources', sources, 'targets', targets, 'features', features, 'marked', '', ...)
@@ -93,8 +94,8 @@ local function change_count(node, count, change)
   end
 end
 
--- One timer watches all leases of a registration. The first lease sets it to when that lease can end at the
--- earliest; while a lease is live, no call sets the timer later than one ends.
+-- One timer watches all leases of a registration. The first lease sets it to when that lease can
+-- end at the earliest; while a lease is live, no call sets the timer later than one ends.
 function nodes.acquire_slot(node, job_key)
   local count = nodes.lease_count(node)
   if count == 0 then
@@ -108,7 +109,8 @@ function nodes.is_current(node, epoch)
   return node and node.status ~= 'gone' and node.epoch == epoch
 end
 
--- The registration (name, epoch) no longer holds a slot for the job. Returns the node if it can take work now.
+-- The registration (name, epoch) no longer holds a slot for the job. Returns the node if it can
+-- take work now.
 function nodes.release_slot(name, epoch, job_key)
   local node = nodes.get(name)
   if not nodes.is_current(node, epoch) then
@@ -162,7 +164,8 @@ function nodes.finish_drain(node)
   events.NodeDrained(node)
 end
 
--- The marks of the node are these: it moves to the class that has them, with its load and its drain.
+-- The marks of the node are these: it moves to the class that has them, with its load and its
+-- drain.
 function nodes.set_marks(node, marked)
   table.sort(marked)
   leave_class(node)

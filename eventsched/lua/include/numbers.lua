@@ -1,6 +1,6 @@
--- numbers: whole numbers as text, and text as numbers. Commands get numbers as text: the server prints
--- each number that it is given at the price of a short command. Both are tables, because looking up costs
--- a fifth of a call; small numbers, which most are, are there from the start.
+-- numbers: whole numbers as text, and text as numbers. Commands get numbers as text: the server
+-- prints each number that it is given at the price of a short command. Both are tables, because
+-- looking up costs a fifth of a call; small numbers, which most are, are there from the start.
 local numbers = {}
 
 -- `numbers.text[n]` is the whole number n as text.

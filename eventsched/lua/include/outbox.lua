@@ -1,6 +1,7 @@
--- outbox: the stream from which the listeners of a session read results, partials and the state of the session.
--- Entries are numbered without holes; the stream is bounded by entries and by bytes. The session holds the
--- counters: `out_no` entries so far, `out_bytes` of payload so far, `out_low` bytes before the oldest entry.
+-- outbox: the stream from which the listeners of a session read results, partials and the state of
+-- the session. Entries are numbered without holes; the stream is bounded by entries and by bytes.
+-- The session holds the counters: `out_no` entries so far, `out_bytes` of payload so far, `out_low`
+-- bytes before the oldest entry.
 -- include: cache
 -- include: clock
 -- include: entry_ids
@@ -24,7 +25,8 @@ local cached = cache.register('outboxes', 'live', function(name)
     as_number[stored[3]], as_number[stored[4]])
 end)
 
--- The outbox of a session by its name. That of a session that has closed or does not exist is not open.
+-- The outbox of a session by its name. That of a session that has closed or does not exist is not
+-- open.
 function outbox.get(name)
   return cached.read_through(name) or new(name, false)
 end
@@ -33,16 +35,17 @@ function outbox.evict(name)
   cached.evict(name)
 end
 
--- Append one entry; `d` is JSON. More fields of the session that owns the box may be written with its counters:
--- name, value.
+-- Append one entry; `d` is JSON. More fields of the session that owns the box may be written with
+-- its counters: name, value.
 function outbox.append(box, kind, d, body, audio, ...)
   local stream, low = keys.of('outbox', box.name), box.low
   local total = box.total + #body + #audio
   local number_text, total_text = as_text[box.number + 1], as_text[total]
   write('XADD', stream, 'MAXLEN', entries_max, clock.entry_id(), 't', kind,
     'i', number_text .. ':' .. total_text, 'd', d, 'b', body, 'a', audio)
-  -- The oldest entry begins at `low` or later, since entries that were confirmed or exceeded the number went
-  -- without an update of `low`. So it is read again before an entry is removed for its bytes.
+  -- The oldest entry begins at `low` or later, since entries that were confirmed or exceeded the
+  -- number went without an update of `low`. So it is read again before an entry is removed for its
+  -- bytes.
   while total - low > bytes_max do
     local first_two = redis.call('XRANGE', stream, '-', '+', 'COUNT', 2)
     local oldest = first_two[1][2]
@@ -62,8 +65,8 @@ function outbox.notify(name, state)
   outbox.append(outbox.get(name), 'state', cjson.encode(state), '', '')
 end
 
--- The reader has handled everything up to this entry, which stays as its bookmark. A call that is repeated may
--- come after a later one: the bookmark never goes back.
+-- The reader has handled everything up to this entry, which stays as its bookmark. A call that is
+-- repeated may come after a later one: the bookmark never goes back.
 function outbox.confirm(name, id)
   if id == '' then return end
   local session = keys.of('session', name)

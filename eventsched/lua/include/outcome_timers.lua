@@ -1,5 +1,5 @@
--- outcome_timers: what happens when outcomes did not end in time: gap (rule 25), close (rule 6). They are
--- skipped in order, at most 32 a call.
+-- outcome_timers: what happens when outcomes did not end in time: gap (rule 25), close (rule 6).
+-- They are skipped in order, at most 32 a call.
 -- include: assign
 -- include: attempts
 -- include: clock
@@ -34,7 +34,8 @@ local function fill_all(freed)
   for _, name in ipairs(names) do assign.fill(freed[name], '') end
 end
 
--- An ending was held for as long as it may be: the numbers before it are skipped, and it is delivered.
+-- An ending was held for as long as it may be: the numbers before it are skipped, and it is
+-- delivered.
 function outcome_timers.gap(id)
   local full, target = string.match(id, '^(.-)|(.*)$')
   local s = sessions.get(keys.name(full))

@@ -1,6 +1,6 @@
--- queue: jobs that wait for a slot. Order: priority, then start-time fair queuing between tenants with integer
--- tags, then age (rule 18). There is one sorted set, a line, for each (priority, demand). Counters that
--- the call has changed are written at commit.
+-- queue: jobs that wait for a slot. Order: priority, then start-time fair queuing between tenants
+-- with integer tags, then age (rule 18). There is one sorted set, a line, for each (priority,
+-- demand). Counters that the call has changed are written at commit.
 -- include: cache
 -- include: call
 -- include: classes
@@ -110,8 +110,8 @@ local function read_counters()
   end
 end
 
--- A job gets its tag and its place when it waits for the first time, and keeps both when it waits again. The
--- tenant pays for the job's audio.
+-- A job gets its tag and its place when it waits for the first time, and keeps both when it waits
+-- again. The tenant pays for the job's audio.
 local function enter(job)
   if job.member then return end
   read_counters()
@@ -150,7 +150,8 @@ function queue.add(job, reason, cause)
   events.JobQueued(job, reason, cause, tag, deadline)
 end
 
--- The job has waited for half of its time: from now on it waits with the highest priority (rule 18).
+-- The job has waited for half of its time: from now on it waits with the highest priority (rule
+-- 18).
 function queue.promote(job)
   local demand = queue.demand_of(job)
   leave_line(job.priority, demand, job.member)
@@ -182,8 +183,8 @@ function queue.take(job)
   if job.tag > queue.virtual then queue.virtual, queue.has_counted = job.tag, true end
 end
 
--- Write the counters: waiting jobs of each tenant, entries, virtual time, what tenants have to pay. Bound: the
--- tenants of this call.
+-- Write the counters: waiting jobs of each tenant, entries, virtual time, what tenants have to pay.
+-- Bound: the tenants of this call.
 call.on_commit(function()
   for tenant, change in pairs(queue.changes) do
     if change ~= 0 then

@@ -1,5 +1,5 @@
--- retire_timer: the records of a closed session go after a while (rule 10): first the event SessionRetired, then
--- the keys, 256 a call.
+-- retire_timer: the records of a closed session go after a while (rule 10): first the event
+-- SessionRetired, then the keys, 256 a call.
 -- include: archive
 -- include: clock
 -- include: events
@@ -22,7 +22,8 @@ local function targets_of(session)
   return list
 end
 
--- Delete job records from the utterance `retired_to` on. Returns the utterance up to which they are gone.
+-- Delete job records from the utterance `retired_to` on. Returns the utterance up to which they are
+-- gone.
 local function delete_jobs(s, session, targets)
   local from = tonumber(redis.call('HGET', session, 'retired_to')) or 0
   -- The last call deletes further keys beside jobs.

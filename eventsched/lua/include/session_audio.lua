@@ -8,8 +8,8 @@
 -- include: write
 local session_audio = {}
 
--- Keep the chunks from the oldest utterance on that is open or has an open outcome, and from the oldest one that
--- the archive lacks, where it takes audio. Bound: the open outcomes of the session.
+-- Keep the chunks from the oldest utterance on that is open or has an open outcome, and from the
+-- oldest one that the archive lacks, where it takes audio. Bound: the open outcomes of the session.
 function session_audio.trim(s)
   local oldest, first
   for _, stored in pairs(delivery.open_outcomes(s.name)) do

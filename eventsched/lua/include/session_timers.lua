@@ -1,4 +1,5 @@
--- session_timers: what happens when a timer of a session fires: pause (rule 2), idle (rule 8), playback (rule 5).
+-- session_timers: what happens when a timer of a session fires: pause (rule 2), idle (rule 8),
+-- playback (rule 5).
 -- include: clock
 -- include: closing
 -- include: keys

@@ -1,5 +1,5 @@
--- sessions: the write state of a session (rules 1-8, 12). What a call changes of the open utterance is stored at
--- commit, once.
+-- sessions: the write state of a session (rules 1-8, 12). What a call changes of the open utterance
+-- is stored at commit, once.
 -- include: affinity
 -- include: cache
 -- include: call
@@ -14,12 +14,13 @@ local as_text, as_number = numbers.text, numbers.value
 -- The sessions that this call has asked for, by name; false for one that does not exist.
 call.on_begin(function() sessions.loaded = {} end)
 
--- The field `heard`: the number of the next chunk and when the producer was last there; then of the open
--- utterance its chunks, bytes, ms, first chunk number, time of the last chunk, and ids of the first and the
--- last chunk. One field, because each field of a hash is searched for at every chunk.
+-- The field `heard`: the number of the next chunk and when the producer was last there; then of the
+-- open utterance its chunks, bytes, ms, first chunk number, time of the last chunk, and ids of the
+-- first and the last chunk. One field, because each field of a hash is searched for at every chunk.
 local buffer_pattern = '^(%d+)|(%d+)|(%d+)|(%d+)|(%d+)|(%d+)|(%d+)|([^|]*)|(.*)$'
 local fields = { 'status', 'epoch', 'utterance', 'heard', 'tenant', 'tp' }
--- Fields that only finalizing and opening need are read together when one is asked for, the last two one by one.
+-- Fields that only finalizing and opening need are read together when one is asked for, the last
+-- two one by one.
 local late_fields = { 'turn', 'source', 'targets', 'features', 'features_hash', 'encoding',
   'sample_rate', 'priority', 'room', 'key' }
 local rare_fields = { tokens = true, archived = true }
@@ -65,7 +66,8 @@ end
 
 local cached = cache.register('sessions', 'live', load)
 
--- A session by its name, or nil. A caller that needs all fields asks for them at once, `with_late_fields`.
+-- A session by its name, or nil. A caller that needs all fields asks for them at once,
+-- `with_late_fields`.
 function sessions.get(name, with_late_fields)
   local s = sessions.loaded[name]
   if s == nil then

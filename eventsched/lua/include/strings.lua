@@ -14,8 +14,8 @@ function strings.set_of(joined)
   return out
 end
 
--- Whether `a` sorts before `b` by bytes: `<` on text follows the locale of the server. Four bytes at a
--- time; a text that ends first comes first.
+-- Whether `a` sorts before `b` by bytes: `<` on text follows the locale of the server. Four bytes
+-- at a time; a text that ends first comes first.
 function strings.precedes(a, b)
   for i = 1, #a + 1, 4 do
     local a1, a2, a3, a4 = byte(a, i, i + 3)

@@ -1,5 +1,5 @@
--- timer_handlers: the handler of each kind of timer. It is called with the id of the timer and the time at which
--- it was due, checks that the cause still holds, and may return true to end the call.
+-- timer_handlers: the handler of each kind of timer. It is called with the id of the timer and the
+-- time at which it was due, checks that the cause still holds, and may return true to end the call.
 -- include: job_timers
 -- include: node_timers
 -- include: outcome_timers

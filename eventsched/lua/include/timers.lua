@@ -1,5 +1,5 @@
--- timers: one sorted set of due times per cell. A timer may be lost or left over: when it fires, its handler
--- checks that its cause still holds. `due` is in ms.
+-- timers: one sorted set of due times per cell. A timer may be lost or left over: when it fires,
+-- its handler checks that its cause still holds. `due` is in ms.
 -- include: keys
 -- include: numbers
 -- include: write

@@ -4,8 +4,8 @@
 local tokens = {}
 local tokens_max = 8
 
--- The epoch that the token was given, or nil. A retry that comes after another producer's resume gets its old
--- epoch again: it must not take the session back.
+-- The epoch that the token was given, or nil. A retry that comes after another producer's resume
+-- gets its old epoch again: it must not take the session back.
 function tokens.epoch_of(s, token)
   for _, item in ipairs(strings.split(s.tokens)) do
     local known, epoch = string.match(item, '^(.*):(%d+)$')

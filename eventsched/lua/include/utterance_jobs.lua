@@ -1,4 +1,5 @@
--- utterance_jobs: the jobs of a finalized utterance, one for each target, created once (rules 10, 11).
+-- utterance_jobs: the jobs of a finalized utterance, one for each target, created once (rules 10,
+-- 11).
 -- include: assign
 -- include: delivery
 -- include: jobs
@@ -6,9 +7,9 @@
 -- include: write
 local utterance_jobs = {}
 
--- The jobs of `entry` (as `dispatch_entry` decodes it) that have neither a record nor an ended outcome (rules
--- 10, 25), and how many of its targets need none. The outcomes of a new utterance are open: this call has
--- opened them.
+-- The jobs of `entry` (as `dispatch_entry` decodes it) that have neither a record nor an ended
+-- outcome (rules 10, 25), and how many of its targets need none. The outcomes of a new utterance
+-- are open: this call has opened them.
 function utterance_jobs.missing(entry)
   local list, obsolete = {}, 0
   -- Most utterances have one target. A target that is named twice gets one job.

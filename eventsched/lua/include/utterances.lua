@@ -1,4 +1,5 @@
--- utterances: chunks become utterances; a finalized utterance opens its outcomes and wants jobs (rules 1-4, 12).
+-- utterances: chunks become utterances; a finalized utterance opens its outcomes and wants jobs
+-- (rules 1-4, 12).
 -- include: clock
 -- include: delivery
 -- include: dispatch_entry
@@ -23,9 +24,9 @@ local function empty_buffer(s)
   s.is_dirty = true
 end
 
--- Rule 12: in a room there is one job for each language that others listen to. Alone, or where nobody else
--- listens, there is one for each target of the session, for the speaker. Returns the targets in order and, by
--- target, the full ids of its recipients.
+-- Rule 12: in a room there is one job for each language that others listen to. Alone, or where
+-- nobody else listens, there is one for each target of the session, for the speaker. Returns the
+-- targets in order and, by target, the full ids of its recipients.
 local function recipients_of(s)
   local by_target, order = {}, {}
   if s.room ~= '' then
@@ -47,8 +48,8 @@ local function recipients_of(s)
   return order, by_target
 end
 
--- Each target gets its next delivery number and an open outcome. Returns the targets as { target, delivery_no }
--- and as the event lists them.
+-- Each target gets its next delivery number and an open outcome. Returns the targets as { target,
+-- delivery_no } and as the event lists them.
 local function open_outcomes(s)
   local order, by_target = recipients_of(s)
   local targets, items = {}, {}
@@ -83,8 +84,8 @@ function utterances.finalize(s, reason)
       .. json.string_field('key', s.key) .. ',' .. range) })
 end
 
--- Store one chunk whose number is the next one: rule 2 (a), (b), (c). Returns the utterances that it finalized,
--- each after a space.
+-- Store one chunk whose number is the next one: rule 2 (a), (b), (c). Returns the utterances that
+-- it finalized, each after a space.
 function utterances.append(s, seq, ms, end_of_utterance, payload)
   local now, finalized = clock.now(), ''
   if s.buf_bytes > 0 and now - s.buf_at >= settings.pause_ms and not playback.is_active(s) then
