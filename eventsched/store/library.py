@@ -5,9 +5,9 @@ first user, in a function of its own, so that it shares nothing but what it retu
 per script with its arguments by name, names that change with the code.
 Never does: I/O with Redis. Read next: lua/README.md, transport.py.
 
-Functions, not EVALSHA: a script that is evaluated makes every function of its includes anew at each
-call, which takes several times as long as a small decision itself. A library is loaded once and
-stays; `call.begin` (lua/include/call.lua) lets every call begin afresh.
+Functions, not EVALSHA: an evaluated script creates every function of its modules anew at each call,
+which takes several times as long as a small decision itself. A library is loaded once and stays;
+`call.begin` (lua/include/call.lua) resets the modules at each call.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ end
 {bodies}return made
 end
 
--- While a library is loaded Lua has none of its own functions: the first call makes what stays.
+-- Lua's own functions are missing while a library is loaded: the first call creates the modules.
 local made
 local function enter(script, keys, args)
   made = made or make()
@@ -95,18 +95,18 @@ class IncludeError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Library:
-    """All scripts as the server gets them, under names that no other release's code has."""
+    """The source of all scripts. Names change with the code: releases serve side by side."""
 
     release: str
     source: str
 
     @property
     def name(self) -> str:
-        """What the server lists it as."""
+        """The name of the library on the server."""
         return f"eventsched_{self.release}"
 
     def function(self, script: str) -> str:
-        """What FCALL names."""
+        """The name of the function for FCALL."""
         return _function(script, self.release)
 
 
@@ -197,8 +197,8 @@ def library_of(scripts: Iterable[str]) -> Library:
     bodies = "".join(_script(name, text) for name, text in texts.items())
     includes = "".join(shared.values())
     flags = {name: _flags(name, text) for name, text in texts.items()}
-    told = "\0".join((includes, bodies, *flags.values()))
-    release = hashlib.sha256(told.encode()).hexdigest()[:12]
+    code = "\0".join((includes, bodies, *flags.values()))
+    release = hashlib.sha256(code.encode()).hexdigest()[:12]
     entrances = "".join(
         _ENTRANCE.format(script=name, function=_function(name, release), flags=flags[name])
         for name in texts
@@ -214,7 +214,7 @@ def _function(script: str, release: str) -> str:
 
 
 def is_missing(error: Exception) -> bool:
-    """Whether a server says that it has no such function: it is new, or was flushed."""
+    """Whether the server lacks the function: it is new, or was flushed."""
     return "Function not found" in str(error)
 
 
