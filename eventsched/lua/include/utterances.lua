@@ -16,7 +16,7 @@
 -- include: write
 local utterances = {}
 local as_text = numbers.text
-local padding_ms = { pause = '220', max_duration = '220', end_of_utterance = '280', max_bytes = '0', close = '220' }
+local padding_ms = { pause = '220', max_duration = '220', final = '280', max_bytes = '0', close = '220' }
 
 local function empty_buffer(s)
   s.buf_count, s.buf_bytes, s.buf_ms, s.buf_seq = 0, 0, 0, 0
@@ -80,7 +80,7 @@ function utterances.finalize(s, reason)
     turn = turn, ms = ms, tenant = s.tenant, source = s.source, features_hash = s.features_hash, log = id,
     tp = s.tp, priority = s.priority, targets = targets, features = s.features,
     rest = dispatch_entry.details(s.tp, s.tenant, turn, s.source, ms, as_text[s.priority], '"encoding":"'
-      .. s.audio .. '","rate":' .. s.rate .. json.list_field('features', s.features)
+      .. s.encoding .. '","sample_rate":' .. s.sample_rate .. json.list_field('features', s.features)
       .. json.string_field('key', s.key) .. ',' .. range) })
 end
 
