@@ -18,7 +18,7 @@ SPEECH_BYTES_MAX = 300_000
 MAIN_JOB = """
 import anyio, eventsched
 
-node = eventsched.Node("n", asr=["en"], targets=["es"])
+node = eventsched.Node("n", sources=["en"], targets=["es"])
 
 @node.job
 async def answer(job):
@@ -28,7 +28,7 @@ async def main():
     async with eventsched.connect() as es, anyio.create_task_group() as tasks:
         tasks.start_soon(node.run, es)
         async with es.session(tenant="acme", source="en", targets=["es"]) as session:
-            await session.append(bytes(3_200), final=True)
+            await session.append(bytes(3_200), end_of_utterance=True)
             with anyio.fail_after(30):
                 async for result in session.results():
                     print(result.outcome, result.text)
