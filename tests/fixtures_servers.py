@@ -37,6 +37,9 @@ SAME_ON_CLUSTER = (
     "tests/archive/test_reading.py",
     "tests/archive/test_tampering.py",
     "tests/cli/test_audit.py",
+    "tests/client/test_busy_node.py",
+    "tests/client/test_handlers.py",
+    "tests/client/test_worker_processes.py",
     "tests/desk/",
     "tests/fairness/",
     "tests/scripts/test_any_sequence.py",
@@ -45,8 +48,10 @@ SAME_ON_CLUSTER = (
     "tests/tutorial/",
     "tests/verify/",
 )
-"""Files and folders whose tests look at what was decided or stored, not at how it is reached: a
-cluster makes no difference there. Without `-m cluster` they run on every kind that is chosen."""
+"""Files and folders whose tests look at what was decided or stored, or at processes of a node, and
+not at how a server is reached: a cluster makes no difference there. Without `-m cluster` they run
+on every kind that is chosen.
+"""
 
 
 def pytest_configure(config: pytest.Config) -> None:
