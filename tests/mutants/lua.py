@@ -9,19 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import tree_sitter_lua
 from tree_sitter import Language, Node, Parser
 
+from eventsched.schema.events import AnyData
 from tests.mutants.mutant import ROOT, Anchor, Mutant, numbered
 
 FOLDER = "eventsched/lua"
 MOVED = {"<": "<=", "<=": "<", ">": ">=", ">=": ">"}
+EVENTS = {kind.__name__ for kind in get_args(AnyData)}
 WRITERS = {"write", "timers.set", "timers.set_earlier", "timers.cancel"}
-WRITING_MODULES = ("events.",)
-"""Every function of these appends an event."""
-WRITING = {"XADD", "XACK", "XTRIM", "XDEL", "ZREM", "HSET", "SET"}
-"""Commands of `redis.call` that change something; all others go through `write`."""
 _parser = Parser(Language(tree_sitter_lua.language()))
 
 
@@ -82,13 +81,10 @@ def _changes(node: Node) -> Iterator[tuple[str, Node, Node, str]]:
 
 
 def _writes(call: Node) -> bool:
-    called, arguments = call.child_by_field_name("name"), call.child_by_field_name("arguments")
-    assert called is not None
-    if _text(called) in WRITERS or _text(called).startswith(WRITING_MODULES):
-        return True
-    if _text(called) != "redis.call" or arguments is None:
+    called = call.child_by_field_name("name")
+    if called is None:
         return False
-    return _text(arguments.named_children[0]).strip("'") in WRITING
+    return _text(called) in WRITERS or _text(called).removeprefix("events.") in EVENTS
 
 
 def _function(node: Node) -> str:

@@ -82,14 +82,15 @@ def _lua_file(name: str) -> Path:
     return ROOT / FOLDER / ("" if name in _scripts() else "include") / f"{name}.lua"
 
 
+@cache
 def _files_for(stem: str, scripts: frozenset[str]) -> tuple[str, ...]:
     """Of the files that call one of these scripts, those whose words are most alike to those of
     the changed file, and before all the one that is named after it.
     """
-    words = _weighted(_words(_lua_file(stem)))
+    words = _weighted(_lua_file(stem))
 
     def likeness(file: str) -> float:
-        others = _weighted(_words(ROOT / file))
+        others = _weighted(ROOT / file)
         return sum(weight * others.get(word, 0) for word, weight in words.items())
 
     files = [
@@ -120,9 +121,12 @@ def _files_with() -> Mapping[str, int]:
     return Counter(word for file in _test_files() for word in _words(ROOT / file))
 
 
-def _weighted(words: Mapping[str, int]) -> Mapping[str, float]:
-    """Each word by its weight (tf-idf): one that few files have tells most. Of length 1."""
-    count, files_with = len(_test_files()), _files_with()
+@cache
+def _weighted(file: Path) -> Mapping[str, float]:
+    """Each word of the file by its weight (tf-idf): one that few files have tells most; together
+    of length 1.
+    """
+    words, count, files_with = _words(file), len(_test_files()), _files_with()
     weights = {
         word: (1 + log(times)) * log(count / files_with[word])
         for word, times in words.items()

@@ -97,16 +97,17 @@ class Survivor(msgspec.Struct, frozen=True, kw_only=True):
 
     def of(self, mutants: Sequence[Mutant]) -> list[Mutant]:
         """The mutants that this may be: one, unless the scripts have changed. A file or function
-        that is no more does not count: it has another name.
+        that is no more does not count, it has another name; then the code must be unlike any other.
         """
         shape = lua.shape_of(self.code)
         found = [one for one in mutants if (one.kind, one.anchor.shape) == (self.kind, shape)]
-        if any(one.anchor.function == self.function for one in mutants):
-            found = [one for one in found if one.anchor.function == self.function]
         path = f"{lua.FOLDER}/{self.file}"
         if any(one.file == path for one in mutants):
             found = [one for one in found if one.file == path]
-        return [one for one in found if one.anchor.nth == self.nth]
+        if not any(one.anchor.function == self.function for one in mutants):
+            return found
+        named = [one for one in found if one.anchor.function == self.function]
+        return [one for one in named if one.anchor.nth == self.nth]
 
 
 def survivors() -> list[Survivor]:

@@ -96,6 +96,9 @@ def test_a_survivor_is_found_by_its_syntax_also_under_a_new_name(tmp_path: Path)
     assert [found.line for found in one.of(lua.of_file(tmp_path, file))] == [5]
     file.write_text(BEFORE.replace("due >", "due >="))
     assert one.of(lua.of_file(tmp_path, file)) == []
+    twice = AFTER.replace("first", "earliest") + AFTER.replace("first", "latest")
+    file.write_text(twice)
+    assert len(one.of(lua.of_file(tmp_path, file))) == 2  # nobody can tell which
 
 
 def test_a_fault_whose_source_has_changed_is_told() -> None:

@@ -345,25 +345,6 @@ async def test_a_group_that_somebody_destroyed_comes_back_where_the_views_are(
     assert (group["lag"], group["entries-read"]) == (0, before["entries-read"] + 1)
 
 
-async def test_what_an_earlier_release_read_and_left_pending_holds_nothing_up(
-    store: TimedStore,
-) -> None:
-    """It read by the group; the checkpoint is what counts, and trimming goes by both."""
-    await talk(store, 2)
-    first = projector(store)
-    await first.step()
-    await talk(store, 2, "s2")
-    key = store.keys.log
-    await store.transport.command(
-        "XREADGROUP", "GROUP", "core", "projector", "COUNT", 3, "STREAMS", key, ">", key=key
-    )
-    assert (await group_of(store, "core"))["pending"] == 3
-    store.tick(HOLD_MS)
-    assert (await projector(store).step()).state == "folded"
-    group = await group_of(store, "core")
-    assert (group["pending"], group["lag"]) == (0, 0)
-
-
 async def test_after_a_long_wait_most_of_the_hold_is_left_for_folding(store: TimedStore) -> None:
     second = projector(store)
 
