@@ -367,7 +367,7 @@ def test_a_program_that_would_start_its_node_in_each_worker_is_told_the_remedy(
 
 
 def test_what_was_typed_in_is_refused(tmp_path: Path) -> None:
-    typed = "import eventsched; node = eventsched.Node('n', asr=['en'], targets=['es'])\n"
+    typed = "import eventsched; node = eventsched.Node('n', sources=['en'], targets=['es'])\n"
     typed += "@node.job(processes=True)\ndef handler(job): ...\n"
     done = subprocess.run(
         [sys.executable, "-c", typed], timeout=60, check=False, capture_output=True
