@@ -38,7 +38,7 @@ GROUPS = {
     "serving": ("Serving", "Nodes, the jobs they get and the results they return."),
     "producing": ("Producing and listening", "Clients, sessions and what comes back."),
 }
-SERVING = {"BlockingJob", "Job", "JobError", "NoSpeech", "NoText", "Node", "Result"}
+SERVING = {"BlockingJob", "Job", "JobError", "NoSpeech", "Node", "Result"}
 
 
 MADE_BY_THE_LIBRARY = {"BlockingJob", "Client", "Job", "Session"}
