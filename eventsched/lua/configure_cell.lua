@@ -18,7 +18,6 @@
 -- include: keys
 -- include: reply
 -- include: validate
--- include: write
 if mode ~= 'server' and mode ~= 'manual' then return validate.invalid('mode', 'server or manual') end
 local is_json, values = pcall(cjson.decode, flat_settings)
 if not is_json or type(values) ~= 'table' then return validate.invalid('settings', 'a JSON object') end

@@ -78,7 +78,7 @@ def test_children_of_a_replay_get_the_url_by_their_environment(
     env = {"EVENTSCHED_URL": url, MARK: seen.mark}
     words = ("trace", str(SAMPLES / "standup.rttm"), "--nodes", "1", "--json")
     with program(tmp_path / "data", *words, env=env) as trace:
-        wait_for("its processes run", lambda: seen.names("trace.worker", "eventsched.cli", "up"))
+        wait_for("its processes run", lambda: seen.names("loadtest.worker", "eventsched.cli", "up"))
         os.kill(trace.pid, signal.SIGINT)
         trace.ended()
         children = seen.children(of=trace.pid)
