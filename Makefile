@@ -26,7 +26,7 @@ PYTEST := $(BIN)/python -m pytest
 PARALLEL := -n auto --dist worksteal
 FAST := tests/unit tests/projections tests/golden tests/layout tests/docs/test_docs.py \
 	tests/docs/test_pages.py tests/docs/test_glossary_and_decisions.py \
-	tests/archive/test_merkle.py tests/privacy/test_keystore.py
+	tests/archive/test_merkle.py tests/encryption/test_keystore.py
 # Pure as well, but they decode and resample minutes of audio.
 NOT_FAST := $(addprefix --ignore=tests/unit/,test_containers.py test_wav_channels.py test_wav_headers.py)
 

@@ -4,7 +4,7 @@ Owns: `Children`, whose processes end in order when its block ends, and with the
 when that is killed (Linux: the kernel tells them); waiting until they are ready. The server's URL,
 which may hold a password, goes to them in EVENTSCHED_URL: every user of the machine can read a
 process's arguments.
-Never does: choose what to run. Read next: trace/replay.py.
+Never does: choose what to run. Read next: loadtest/replay.py.
 """
 
 from __future__ import annotations

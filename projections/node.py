@@ -52,7 +52,7 @@ class Node(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
     features: tuple[str, ...] = ()
     version: str = ""
     cls: str = ""
-    marks: dict[str, int] = {}
+    suspended: dict[str, int] = {}
     """Service -> until when the node is not chosen for it."""
     reason: str = ""
     """Why it is gone: drained, silent or superseded."""
@@ -90,22 +90,22 @@ def _draining(view: Node, _: Event, __: NodeDraining) -> Node:
 
 
 def _drained(view: Node, event: Event, _: NodeDrained) -> Node:
-    return replace(view, status="gone", reason="drained", gone_ms=event.ms, marks={})
+    return replace(view, status="gone", reason="drained", gone_ms=event.ms, suspended={})
 
 
 def _lost(view: Node, event: Event, data: NodeLost) -> Node:
-    return replace(view, status="gone", reason=data.reason, gone_ms=event.ms, marks={})
+    return replace(view, status="gone", reason=data.reason, gone_ms=event.ms, suspended={})
 
 
 def _marked(view: Node, _: Event, data: NodeSuspended) -> Node:
-    """Rule 14: a mark moves the node to the class of its new signature."""
-    return replace(view, marks={**view.marks, data.feature: data.until_ms}, cls=data.cls)
+    """Rule 14: a suspension moves the node to the class of its new signature."""
+    return replace(view, suspended={**view.suspended, data.feature: data.until_ms}, cls=data.cls)
 
 
 def _unmarked(view: Node, _: Event, data: NodeResumed) -> Node:
-    marks = view.marks.copy()
-    marks.pop(data.feature, None)
-    return replace(view, marks=marks, cls=data.cls)
+    suspended = view.suspended.copy()
+    suspended.pop(data.feature, None)
+    return replace(view, suspended=suspended, cls=data.cls)
 
 
 def _dispatched(view: Node, event: Event, data: JobDispatched) -> Node:

@@ -90,7 +90,7 @@ class Session(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
     listen_language: str = ""
     key: str = ""
     """Id of its key; empty when it is not encrypted."""
-    forgotten_ms: int = 0
+    erased_ms: int = 0
     """When it was on record that its key is destroyed."""
     in_room: bool = False
     utterance: int = 0
@@ -276,8 +276,8 @@ def _closed(view: Session, event: Event, _: SessionClosed) -> Session:
     return replace(view, status="closed", closed_ms=event.ms, at_ms=event.ms)
 
 
-def _forgotten(view: Session, event: Event, _: SessionErased) -> Session:
-    return replace(view, forgotten_ms=event.ms, at_ms=event.ms)
+def _erased(view: Session, event: Event, _: SessionErased) -> Session:
+    return replace(view, erased_ms=event.ms, at_ms=event.ms)
 
 
 def _retired(_: Session, __: Event, ___: SessionRetired) -> None:
@@ -300,7 +300,7 @@ STEPS: dict[type, Step] = {
     SessionClosing: _closing,
     RoomLeft: _left,
     SessionClosed: _closed,
-    SessionErased: _forgotten,
+    SessionErased: _erased,
     SessionRetired: _retired,
 }
 

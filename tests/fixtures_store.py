@@ -72,7 +72,7 @@ class TimedStore(Store):
         """Dispatch until `work` is empty."""
         jobs = 0
         while True:
-            reply = await self.dispatch_work()
+            reply = await self.dispatch_jobs()
             jobs += reply.jobs
             if not reply.left:
                 return jobs

@@ -35,7 +35,7 @@ LINK = re.compile(r"(?<=\]\()(?!\w+:)([^)#\s]+)(?=[)#])")
 GROUPS = {
     "errors": ("Errors", "What the library raises; every class derives from EventschedError."),
     "keys": ("Keys", "The key store of encrypted sessions."),
-    "serving": ("Serving", "Nodes, the jobs they get and the results they return."),
+    "serving": ("Registration", "Nodes, the jobs they get and the results they return."),
     "producing": ("Producing and listening", "Clients, sessions and what comes back."),
 }
 SERVING = {"BlockingJob", "Job", "JobError", "NoSpeech", "Node", "Result"}

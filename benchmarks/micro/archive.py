@@ -14,7 +14,7 @@ from eventsched.archive.layout import ArchiveFolder
 from eventsched.errors import require_packages
 from eventsched.history.log import History
 from eventsched.projection.protocol import load_sets, trailing
-from eventsched.projection.store import START, Views
+from eventsched.projection.store import START, ProjectionStore
 
 
 class Archive(Bench, frozen=True, kw_only=True):
@@ -36,7 +36,7 @@ class Archive(Bench, frozen=True, kw_only=True):
         async with stage.fresh() as connection:
             (store,) = connection.stores.values()
             await worked_log(store, self.jobs)
-            views = Views(store.transport, store.cell)
+            views = ProjectionStore(store.transport, store.cell)
             log = await views.read_log(START, 100 * self.jobs)
             large, key = ArchiveFolder.open_or_make(stage.folder / "large", None)
             many = sealing.fill(large, key, store.cell, core, log, self.archived)

@@ -1,7 +1,7 @@
 """`bench dispatch`: from work that waits to assignments in inboxes.
 
 Owns: what a dispatch costs, and how that grows with nodes and with language pairs.
-Never does: run handlers (jobs.py). Read next: lua/dispatch_work.lua.
+Never does: run handlers (jobs.py). Read next: lua/dispatch_jobs.lua.
 """
 
 from __future__ import annotations

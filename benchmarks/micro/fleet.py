@@ -90,11 +90,11 @@ async def live_sessions(
     stage: Stage, count: int
 ) -> AsyncIterator[tuple[Store, Fleet, list[Session]]]:
     """So many open sessions of this process, and all that serves them beside it: a dispatcher with
-    a timekeeper, a projector and a node. Nobody waits for the sessions' close."""
+    a timer, a projector and a node. Nobody waits for the sessions' close."""
     async with stage.fresh() as connection:
         (store,) = connection.stores.values()
         async with fleet_of(stage, store) as fleet:
-            await fleet.roles("dispatcher", "timekeeper")
+            await fleet.roles("dispatcher", "timer")
             await fleet.projector()
             await fleet.node()
             async with connect(stage.url) as es, AsyncExitStack() as stack:

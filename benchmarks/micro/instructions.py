@@ -204,7 +204,7 @@ class Cell:
     async def dispatch(self) -> None:
         """Twelve utterances that wait."""
         self.at_ms += 5
-        reply = await self.store.dispatch_work()
+        reply = await self.store.dispatch_jobs()
         assert reply.jobs == 12, reply
 
     async def record(self, node: str, results: list[NodeResult]) -> None:
@@ -239,7 +239,7 @@ def appends(server: Server, calls: int) -> float:
 def finalizes_and_results(server: Server, calls: int) -> dict[str, float]:
     """Finalizes that dispatch their job in the same call, then its result, one a call each."""
     cell = Cell(server, "live", 8)
-    done(cell.store.dispatch_work(60_000))
+    done(cell.store.dispatch_jobs(60_000))
     spent = {"finalize": 0, "result": 0}
     each = 20
     rounds = [False] * (WARM_UP // each) + [True] * -(-calls // each)
@@ -257,7 +257,7 @@ def finalizes_and_results(server: Server, calls: int) -> dict[str, float]:
         if counts:
             spent["finalize"] += count
             spent["result"] += results_count
-        done(cell.store.dispatch_work(60_000))
+        done(cell.store.dispatch_jobs(60_000))
     items = each * sum(rounds)
     return {name: count / items for name, count in spent.items()}
 
@@ -289,7 +289,7 @@ def fills(server: Server, calls: int) -> float:
     for number in range(waiting):
         done(cell.append(number))
         done(cell.finalize(number))
-    while done(cell.store.dispatch_work()).left:
+    while done(cell.store.dispatch_jobs()).left:
         pass
     node = cell.nodes[0].node
     spent = 0

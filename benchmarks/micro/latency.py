@@ -35,7 +35,7 @@ Call = Callable[[int], Coroutine[Any, Any, None]]
 
 
 class Latency(Bench, frozen=True, kw_only=True):
-    """A dispatcher with a timekeeper, a projector and a node: a process each."""
+    """A dispatcher with a timer, a projector and a node: a process each."""
 
     name: ClassVar = "latency"
     what: ClassVar = "finalize() is called -> the handler starts, open loop"

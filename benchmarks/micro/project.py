@@ -14,7 +14,7 @@ from benchmarks.micro.projecting import VIEWS, session_and_group
 from benchmarks.micro.stage import Bench, Stage
 from benchmarks.micro.worked import worked_log
 from eventsched.history.log import READ_MAX
-from eventsched.projection.store import START, Views
+from eventsched.projection.store import START, ProjectionStore
 from eventsched.roles.projector import Projector
 from eventsched.roles.rebuild import Rebuild
 from eventsched.store.cell import Store
@@ -33,7 +33,7 @@ class Project(Bench, frozen=True, kw_only=True):
         async with stage.fresh() as connection:
             (store,) = connection.stores.values()
             await worked_log(store, self.jobs)
-            views = Views(store.transport, store.cell)
+            views = ProjectionStore(store.transport, store.cell)
             await _fold_live(views)
 
             async def one() -> Round:
@@ -45,7 +45,7 @@ class Project(Bench, frozen=True, kw_only=True):
             return await stage.report(self, one)
 
 
-async def _fold_live(views: Views) -> None:
+async def _fold_live(views: ProjectionStore) -> None:
     """There is something that a rebuild can take the place of."""
     projector = Projector(views, session_and_group())
     while (stepped := await projector.step()).state == "folded":
@@ -55,7 +55,7 @@ async def _fold_live(views: Views) -> None:
     await projector.release()
 
 
-async def _rebuild(stage: Stage, views: Views) -> Figures:
+async def _rebuild(stage: Stage, views: ProjectionStore) -> Figures:
     async with metering(stage.redis) as cost:
         rebuilt = await Rebuild(views, session_and_group(), VIEWS).run()
     if rebuilt is None or rebuilt.skipped:
@@ -63,7 +63,7 @@ async def _rebuild(stage: Stage, views: Views) -> Figures:
     return cost.per_item(rebuilt.entries)
 
 
-async def _read(stage: Stage, store: Store, views: Views) -> Figures:
+async def _read(stage: Stage, store: Store, views: ProjectionStore) -> Figures:
     """Every entry of the log, as the rebuild reads them."""
     at, count, upto = START, 0, await store.last_id(store.keys.log)
     async with metering(stage.redis) as cost:

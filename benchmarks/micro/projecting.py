@@ -15,7 +15,7 @@ import sys
 import anyio
 
 from eventsched.projection.protocol import ProjectionSet, load_sets
-from eventsched.projection.store import Views
+from eventsched.projection.store import ProjectionStore
 from eventsched.roles.projector import Projector
 from eventsched.runtime import run_async
 from eventsched.store.connection import open_connection
@@ -34,7 +34,7 @@ async def project(url: str) -> None:
     """Until SIGTERM."""
     async with open_connection(url) as connection, anyio.create_task_group() as tasks:
         for store in connection.stores.values():
-            projector = Projector(Views(store.transport, store.cell), session_and_group())
+            projector = Projector(ProjectionStore(store.transport, store.cell), session_and_group())
             tasks.start_soon(projector.run)
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             sys.stdout.write("ready\n")

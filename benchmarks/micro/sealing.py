@@ -23,7 +23,7 @@ from eventsched.archive.signing import SigningKey
 from eventsched.archive.verifier import Verifier
 from eventsched.history.log import History, Of
 from eventsched.projection.protocol import ProjectionSet
-from eventsched.projection.store import Views
+from eventsched.projection.store import ProjectionStore
 from eventsched.schema.ids import id_of, place_of
 from eventsched.schema.settings import Settings
 from eventsched.store.transport import Entry
@@ -43,7 +43,9 @@ def _empty(stage: Stage, cell: str) -> Iterator[tuple[CellFolder, SigningKey]]:
         Path(f"{path}.key").unlink()
 
 
-async def from_redis(stage: Stage, views: Views, log: list[Entry], core: ProjectionSet) -> Figures:
+async def from_redis(
+    stage: Stage, views: ProjectionStore, log: list[Entry], core: ProjectionSet
+) -> Figures:
     """The archiver as it runs, from an empty folder to the log's end."""
     await stage.redis.delete(views.keys.archive, views.keys.lease("archive"))
     with _empty(stage, views.cell) as (folder, key):

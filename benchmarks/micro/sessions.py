@@ -2,7 +2,7 @@
 
 Owns: levels of more and more sessions, each in real time, until one does not hold: p99 from the
 call that finalizes to the handler's start within 10 ms, and nothing late, lost or doubled.
-Never does: replay whole conversations (`eventsched trace`). Read next: talk.py, latency.py.
+Never does: replay whole conversations (`eventsched loadtest`). Read next: talk.py, latency.py.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ log = structlog.get_logger("benchmarks.micro")
 
 
 class Sessions(Bench, frozen=True, kw_only=True):
-    """Producers in this process; dispatcher with timekeeper, projector and node beside it."""
+    """Producers in this process; dispatcher with timer, projector and node beside it."""
 
     name: ClassVar = "sessions"
     what: ClassVar = "live sessions in real time, 100 ms chunks: more of them until p99 > 10 ms"

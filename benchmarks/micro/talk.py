@@ -1,7 +1,7 @@
 """Speech as people speak: how long, and how long not, drawn from recorded conversations.
 
 Owns: the distribution in RTTM files, and a speaker who follows it at random.
-Never does: I/O with a server. Read next: sessions.py, trace/rttm.py.
+Never does: I/O with a server. Read next: sessions.py, loadtest/rttm.py.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Owns: who archives (a hold fenced by epoch, and a lock on the folder), where a segment ends, the
 audio beside it, what is told to Redis once files are on disk, the checks that folder and cell
 belong together.
-Never does: trim (timekeepers do, by what this one has told); change what is sealed.
+Never does: trim (timers do, by what this one has told); change what is sealed.
 Read next: sealer.py, lua/record_seal.lua, roles/trimmer.py.
 
 A segment begins behind the one before it and ends after so many entries, or where the window of
@@ -25,7 +25,7 @@ import structlog
 
 from eventsched.archive import threads
 from eventsched.archive.codec import encode_entry
-from eventsched.archive.commands import ArchiveCalls, Look
+from eventsched.archive.commands import ArchiveCalls, ArchiveState
 from eventsched.archive.layout import LOCK, CellFolder
 from eventsched.archive.manifest import Record
 from eventsched.archive.sealer import Finalized, Sealer
@@ -34,14 +34,14 @@ from eventsched.archive.signing import SigningKey, fingerprint
 from eventsched.errors import ArchiveError, ServerUnavailable
 from eventsched.private_files import make_private_folder
 from eventsched.projection.protocol import ProjectionSet
-from eventsched.projection.store import START, Held, Views
+from eventsched.projection.store import START, ProjectionStore, SetLease
 from eventsched.schema.ids import place_of
 from eventsched.schema.keys import name_of
 from eventsched.server.locks import FileLock
 from eventsched.store.retry import Backoff
 from eventsched.store.transport import Entry, entries_of
 
-HOLD_MS = 15_000
+LEASE_MS = 15_000
 RETRY_S = 0.25
 IDLE_S = 0.2
 DISK_S = 5
@@ -55,7 +55,7 @@ State: TypeAlias = Literal["gathered", "sealed", "idle", "standby", "turned_away
 log = structlog.get_logger("eventsched.archiver")
 
 
-class Stepped(msgspec.Struct, frozen=True):
+class StepResult(msgspec.Struct, frozen=True):
     """What one step did."""
 
     state: State
@@ -67,13 +67,13 @@ class Archiver:
 
     def __init__(
         self,
-        views: Views,
+        views: ProjectionStore,
         folder: CellFolder,
         key: SigningKey,
         projection_set: ProjectionSet,
         *,
         audio: bool = False,
-        holder: str | None = None,
+        owner: str | None = None,
     ) -> None:
         self._views = views
         self._calls = ArchiveCalls(views)
@@ -82,29 +82,29 @@ class Archiver:
         self._key = key
         self._set = projection_set
         self._audio = audio
-        self._holder = holder or secrets.token_hex(8)
+        self._owner = owner or secrets.token_hex(8)
         self._epoch = 0
         self._sealer: Sealer | None = None
         self._has_held = False
         self._log = log.bind(cell=views.cell, archive=str(folder.path.parent))
 
-    async def step(self, *, now: bool = False) -> Stepped:
+    async def step(self, *, now: bool = False) -> StepResult:
         """Hold the archive or try to; gather what is next, and seal it when a segment is complete.
 
         With `now` a segment is complete when the log has no more. Raises ArchiveError when this
         folder cannot be the archive of this cell.
         """
-        held = await self._calls.acquire(self._holder, HOLD_MS)
-        if not isinstance(held, Held):
+        held = await self._calls.acquire(self._owner, LEASE_MS)
+        if not isinstance(held, SetLease):
             self.let_go()
-            return Stepped("standby")
+            return StepResult("standby")
         try:
             look = await self._calls.look()
             sealer = self._sealer
             if sealer is None or held.epoch != self._epoch or look.to != sealer.sealed_to:
                 sealer = await self._take_over(held, look)
             if sealer is None:
-                return Stepped("turned_away")
+                return StepResult("turned_away")
             return await self._go_on(sealer, look, now=now)
         except BaseException:
             self.let_go()  # what is gathered may lack something: it is read again
@@ -117,7 +117,7 @@ class Archiver:
 
     # --- taking over ------------------------------------------------------------------------
 
-    async def _take_over(self, held: Held, look: Look) -> Sealer | None:
+    async def _take_over(self, held: SetLease, look: ArchiveState) -> Sealer | None:
         """Go on where the folder ends, if it is this cell's; none while another writes there."""
         self._sealer, self._epoch, self._has_held = None, held.epoch, True
         self._check_whose(look)
@@ -135,14 +135,14 @@ class Archiver:
         self._log.info("archives", epoch=held.epoch, to=sealer.sealed_to, removed=len(removed))
         return sealer
 
-    def _check_whose(self, look: Look) -> None:
+    def _check_whose(self, look: ArchiveState) -> None:
         if look.of and look.of != fingerprint(self._key.public):
             raise ArchiveError(
                 f"cell {self._views.cell} has another archive (key {look.of}): "
                 f"{self._folder.path.parent} has key {fingerprint(self._key.public)}"
             )
 
-    async def _check_end(self, sealer: Sealer, look: Look) -> None:
+    async def _check_end(self, sealer: Sealer, look: ArchiveState) -> None:
         """The folder ends where Redis knows it to, or later by what was sealed and not yet told."""
         here, there = place_of(sealer.sealed_to), place_of(look.to or START)
         if here < there:
@@ -179,14 +179,14 @@ class Archiver:
 
     # --- one segment ------------------------------------------------------------------------
 
-    async def _go_on(self, sealer: Sealer, look: Look, *, now: bool) -> Stepped:
+    async def _go_on(self, sealer: Sealer, look: ArchiveState, *, now: bool) -> StepResult:
         """One read. `look` came before it: what is older than its time is complete."""
         at_once = AUDIO_READ_MAX if self._audio else READ_MAX
         most = max(1, min(look.entries_max - len(sealer.gathered), at_once))
         entries = await self._views.read_log(sealer.last, most)
         first = sealer.gathered.first or (entries[0][0] if entries else "")
         if not first:
-            return Stepped("idle")
+            return StepResult("idle")
         ends_ms = _window_end(first, look.window_ms)
         within = _before(entries, ends_ms)
         for finalized in sealer.add(within):
@@ -194,11 +194,11 @@ class Archiver:
                 await self._hear(sealer, finalized)
         is_over = look.now_ms >= ends_ms or now
         if not _is_full(sealer, look.entries_max) and not (is_over and len(within) < most):
-            return Stepped("gathered" if len(within) == most else "idle")
+            return StepResult("gathered" if len(within) == most else "idle")
         start = sealer.sealed_to
         record = await threads.in_thread(sealer.seal)
         self._log.info("sealed", segment=record.n, entries=record.events, to=record.last)
-        return Stepped("sealed" if await self._tell(sealer, start) else "turned_away", record)
+        return StepResult("sealed" if await self._tell(sealer, start) else "turned_away", record)
 
     async def _hear(self, sealer: Sealer, finalized: Finalized) -> None:
         """The chunks of an utterance as they are stored: all of them, or none where some are gone.
@@ -228,7 +228,7 @@ class Archiver:
                         stepped = await self.step()
                     except OSError as error:  # the disk is full, or away: nothing is lost by it
                         self._log.error("cannot write", error=str(error))
-                        stepped = Stepped("unable")
+                        stepped = StepResult("unable")
                     await transport.sleep(pauses.get(stepped.state, 0))
         finally:
             with anyio.move_on_after(1, shield=True), suppress(ServerUnavailable):
@@ -238,7 +238,7 @@ class Archiver:
         """Give the archive up, if this one holds it."""
         self.let_go()
         if self._has_held:
-            await self._calls.acquire(self._holder, 0)
+            await self._calls.acquire(self._owner, 0)
 
 
 def _window_end(first: str, window_ms: int) -> int:

@@ -12,18 +12,18 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from eventsched.projection.protocol import ProjectionSet
-from eventsched.projection.store import Held, OtherVersion, Standby, Views
+from eventsched.projection.store import OtherVersion, ProjectionStore, SetLease, Standby
 from eventsched.store.lag import ARCHIVE
 from eventsched.store.transport import Arg
 
 SET = ProjectionSet(ARCHIVE, ())
 """The archive's consumer group, held like a projection set."""
 NAMES_MAX = 500
-GivenUp: TypeAlias = Literal["ok", "duplicate"]
+Abandoned: TypeAlias = Literal["ok", "duplicate"]
 Recorded: TypeAlias = Literal["recorded", "fenced", "moved", "other"]
 
 
-class Look(msgspec.Struct, frozen=True):
+class ArchiveState(msgspec.Struct, frozen=True):
     """Log and archive at one moment."""
 
     now_ms: int
@@ -57,18 +57,18 @@ class Trimmed(msgspec.Struct, frozen=True):
 class ArchiveCalls:
     """Calls of one cell."""
 
-    def __init__(self, views: Views) -> None:
+    def __init__(self, views: ProjectionStore) -> None:
         self.views = views
 
-    async def acquire(self, holder: str, hold_ms: int) -> Held | Standby | OtherVersion:
+    async def acquire(self, owner: str, lease_ms: int) -> SetLease | Standby | OtherVersion:
         """Become or stay the one that archives this cell; 0 ms gives it up."""
-        return await self.views.acquire(SET, holder, hold_ms)
+        return await self.views.acquire(SET, owner, lease_ms)
 
-    async def look(self) -> Look:
+    async def look(self) -> ArchiveState:
         """Whatever is older than its `now_ms` is complete."""
         now, added, kept, *ids, entries_max, window_ms = await self.views.run("read_archive")
         first, last, to, of = [one.decode() for one in ids]
-        return Look(now, added, kept, first, last, to, of, entries_max, window_ms)
+        return ArchiveState(now, added, kept, first, last, to, of, entries_max, window_ms)
 
     async def record(
         self,
@@ -90,9 +90,9 @@ class ArchiveCalls:
                 return word
         return "recorded"
 
-    async def give_up(self, of: str) -> GivenUp:
+    async def abandon(self, of: str) -> Abandoned:
         """The archive with this key is lost: the cell has none any more. InvalidMessage if held."""
-        word: GivenUp = (await self.views.run("give_up_archive", of)).decode()
+        word: Abandoned = (await self.views.run("abandon_archive", of)).decode()
         return word
 
     async def trim(self) -> Trimmed:
@@ -100,12 +100,12 @@ class ArchiveCalls:
         count, is_more, before = await self.views.run("trim_log")
         return Trimmed(count, bool(is_more), before.decode())
 
-    async def drop_trails(self) -> int:
-        """Every trail that names nothing that is left goes."""
+    async def drop_session_indexes(self) -> int:
+        """Every index that names nothing that is left goes."""
         dropped = 0
         async for names in self.views.scan("session_index"):
             for some in _some(names):
-                dropped += await self.views.run("drop_trails", *some)
+                dropped += await self.views.run("drop_session_indexes", *some)
         return dropped
 
 

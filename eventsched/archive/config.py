@@ -14,14 +14,14 @@ from eventsched.archive.layout import ArchiveFolder
 from eventsched.archive.signing import SigningKey
 from eventsched.errors import require_packages
 from eventsched.projection.protocol import load_sets, trailing
-from eventsched.projection.store import Views
+from eventsched.projection.store import ProjectionStore
 from eventsched.store.cell import Store
 
 if TYPE_CHECKING:
     from eventsched.archive.archiver import Archiver
 
 
-class Sealing(msgspec.Struct, frozen=True):
+class ArchiveSettings(msgspec.Struct, frozen=True):
     """Where segments go, who signs them, and whether utterances' audio goes with them."""
 
     folder: ArchiveFolder
@@ -29,7 +29,7 @@ class Sealing(msgspec.Struct, frozen=True):
     audio: bool
 
     @classmethod
-    def into(cls, folder: Path, key: Path | None, *, audio: bool) -> Sealing:
+    def into(cls, folder: Path, key: Path | None, *, audio: bool) -> ArchiveSettings:
         """The archive in this folder; it and its key are made if it is empty.
 
         Raises ArchiveError for any other folder or key, and where a package is missing.
@@ -42,5 +42,5 @@ class Sealing(msgspec.Struct, frozen=True):
         from eventsched.archive.archiver import Archiver
 
         core = trailing(load_sets())
-        views = Views(store.transport, store.cell)
+        views = ProjectionStore(store.transport, store.cell)
         return Archiver(views, self.folder.cell(store.cell), self.key, core, audio=self.audio)

@@ -23,7 +23,7 @@ from eventsched.archive.segment import (
 )
 from eventsched.archive.signing import SigningKey
 from eventsched.archive.snapshot import FULL_EVERY, fold_at
-from eventsched.projection.fold import decoded, trails_of
+from eventsched.projection.fold import decoded, index_entries_of
 from eventsched.projection.protocol import ProjectionSet
 from eventsched.schema.events import Event, UtteranceFinalized
 from eventsched.schema.ids import Place, place_of
@@ -39,7 +39,7 @@ class Gathered:
     def __init__(self) -> None:
         self.rows = Rows()
         self.first = self.last = ""
-        self.trails: dict[str, list[int]] = {}
+        self.indexes: dict[str, list[int]] = {}
         self.utterances: list[Utterance] = []
         self.audio_bytes = 0
         self.heard: dict[str, str] = {}
@@ -101,8 +101,8 @@ class Sealer:
         finalized: list[Finalized] = []
         for row_no, entry in enumerate(entries, row):
             one = decoded(entry)
-            for session in trails_of(one, self._set):
-                gathered.trails.setdefault(session, []).append(row_no)
+            for session in index_entries_of(one, self._set):
+                gathered.indexes.setdefault(session, []).append(row_no)
             if not isinstance(one, Event):
                 continue
             self._fold.add(one)
@@ -136,7 +136,7 @@ class Sealer:
         kept = self._fold.take(last=gathered.last, is_full=is_full)
         made = {
             "events": gathered.rows.parquet(),
-            "sessions": sessions_parquet(gathered.trails),
+            "sessions": sessions_parquet(gathered.indexes),
             "snapshot": snapshot_parquet(kept),
         }
         if gathered.utterances:

@@ -5,7 +5,7 @@ Never does: signatures, files' names. Read next: sealer.py, history/log.py.
 
     events     ms seq type session job node cause data   to query by; data is the JSON of `d`
                entry                                     the stored bytes: what leaves are made of
-    sessions   session rows                              its trail: row numbers, 4 bytes each
+    sessions   session rows                              its index: row numbers, 4 bytes each
     audio      entry_id session utterance chunks         stored bytes of each chunk, with payload
     snapshot   projection entity at view                 view is msgpack; none where it was dropped
 """
@@ -110,9 +110,9 @@ def _column(values: list[Any], field: Any) -> Any:
         return pa.array([value.decode(errors="replace") for value in values], pa.string())
 
 
-def sessions_parquet(trails: Mapping[str, Sequence[int]]) -> bytes:
-    names = sorted(trails)
-    rows = [array("I", trails[name]).tobytes() for name in names]
+def sessions_parquet(indexes: Mapping[str, Sequence[int]]) -> bytes:
+    names = sorted(indexes)
+    rows = [array("I", indexes[name]).tobytes() for name in names]
     return encoded([pa.array(names, pa.string()), pa.array(rows, pa.binary())], SESSIONS)
 
 
@@ -188,7 +188,7 @@ def read_entries(path: Path) -> list[bytes]:
 
 
 def rows_of_session(path: Path, session: str) -> list[int]:
-    """Row numbers of a session's trail; `path` is a sessions file."""
+    """Row numbers of a session's index; `path` is a sessions file."""
     table = read_table(path)
     place = pc.index(table.column("session"), session).as_py()
     if place < 0:

@@ -48,7 +48,7 @@ class Problem(msgspec.Struct, frozen=True):
         return f"{self.where}: {self.what}"
 
 
-class Audited(msgspec.Struct, kw_only=True):
+class AuditReport(msgspec.Struct, kw_only=True):
     """What was looked at."""
 
     key: str = ""
@@ -73,7 +73,7 @@ class Verifier:
     ) -> None:
         """Raises ArchiveError when `path` is no archive, or key or checkpoint cannot be used."""
         self.folder = ArchiveFolder.open(path)
-        self.report = Audited(key=fingerprint(self.folder.public))
+        self.report = AuditReport(key=fingerprint(self.folder.public))
         self._public = read_public(key) if key is not None else self.folder.public
         self._heads = read_checkpoint(checkpoint, self._public) if checkpoint is not None else []
         self._set = projection_set
@@ -83,7 +83,7 @@ class Verifier:
         """Call this with the number of events that have been looked at."""
         self._progress = told
 
-    def run(self) -> Audited:
+    def run(self) -> AuditReport:
         """Everything that is wrong."""
         self.report.problems = list(self.problems())
         return self.report

@@ -1,8 +1,8 @@
-"""Forgetting: a session's key is destroyed, that is on record, and files are written anew.
+"""Erasure: a session's key is destroyed, that is on record, and files are written anew.
 
 Owns: the order of these steps, which sessions are old enough, waiting for the append-only file.
 Never does: remove what is sealed from the log, views or archive: it is proved by its bytes, and
-without the key they say nothing. Read next: encryption/keystore.py, lua/forget_session.lua.
+without the key they say nothing. Read next: encryption/keystore.py, lua/erase_session.lua.
 
 The key goes first: a crash after it leaves a session that nobody can read and that is not on record
 yet, but the key store knows of it until it is. Each step may be done twice.
@@ -20,7 +20,7 @@ from eventsched.archive.layout import ArchiveFolder
 from eventsched.encryption.keystore import KeyStore
 from eventsched.errors import EventschedError, KeyMissing, NotFound, ServerUnavailable
 from eventsched.history.reader import Reader, Wanted
-from eventsched.history.source import Past
+from eventsched.history.source import HistorySource
 from eventsched.schema import keys
 from eventsched.schema.events import Event, SessionClosed, SessionErased, SessionOpened
 from eventsched.store.cell import Store
@@ -29,12 +29,12 @@ from eventsched.store.connection import Connection
 WAIT_S = 0.2
 _RUNNING = ("aof_rewrite_in_progress", "aof_rewrite_scheduled")
 
-Word: TypeAlias = Literal["forgotten", "again"]
+Word: TypeAlias = Literal["erased", "again"]
 Progress: TypeAlias = Callable[[int], None]
 
 
-class NotForgotten(EventschedError):
-    """Raised when a session cannot be forgotten; nothing was changed."""
+class NotErasable(EventschedError):
+    """Raised when a session cannot be erased; nothing was changed."""
 
 
 class FilesNotRewritten(EventschedError):
@@ -48,7 +48,7 @@ class Known(msgspec.Struct, frozen=True):
     key: str
     closed_ms: int
     """0 while it is not over."""
-    is_forgotten: bool
+    is_erased: bool
 
     @property
     def is_over(self) -> bool:
@@ -56,8 +56,8 @@ class Known(msgspec.Struct, frozen=True):
         return bool(self.key and self.closed_ms)
 
 
-class Forgetter:
-    """Forgets sessions of one server, whose keys are in one key store."""
+class Eraser:
+    """Erases sessions of one server, whose keys are in one key store."""
 
     def __init__(
         self,
@@ -68,20 +68,20 @@ class Forgetter:
         """`archive` has what the log no longer has of sessions."""
         self._connection = connection
         self._key_store = key_store
-        self._reader = Reader(Past(connection, archive))
+        self._reader = Reader(HistorySource(connection, archive))
         self.unknown = 0
         """Keys that were left alone: this server knows nothing of their sessions."""
 
     async def find(self, session: str) -> Known:
-        """The session, if it can be forgotten. Raises NotFound, NotForgotten."""
+        """The session, if it can be erased. Raises NotFound, NotForgotten."""
         known = await self._known(keys.complete(session, self._connection.cells))
         if not known.key:
-            raise NotForgotten(
+            raise NotErasable(
                 f"{session} was not encrypted: its texts are part of the log and of the archive, "
                 "which nothing removes; open sessions with encrypt, see docs/privacy.md"
             )
         if not known.closed_ms:
-            raise NotForgotten(f"{session} is not closed yet: close it, then forget it")
+            raise NotErasable(f"{session} is not closed yet: close it, then erase it")
         return known
 
     async def older_than(
@@ -108,7 +108,7 @@ class Forgetter:
         except NotFound:
             return None
 
-    async def forget(self, known: Known) -> Word:
+    async def erase(self, known: Known) -> Word:
         """The session's key is destroyed, and that is on record; `again` if it was before.
 
         Raises KeyMissing, KeyStoreError.
@@ -116,19 +116,19 @@ class Forgetter:
         try:
             await self._key_store.destroy(known.session)
         except KeyMissing:
-            if not known.is_forgotten:
+            if not known.is_erased:
                 raise
         word = "duplicate"  # when a backup had brought the key back
-        if not known.is_forgotten:
+        if not known.is_erased:
             store = self._connection.store_of(known.session)
-            word = await store.forget_session(known.session, known.key)
+            word = await store.erase_session(known.session, known.key)
         await self._key_store.settle(known.session)
-        return "forgotten" if word == "ok" else "again"
+        return "erased" if word == "ok" else "again"
 
     async def _known(self, session: str) -> Known:
         """Raises NotFound when its history is gone, or the beginning that names its key."""
         key: str | None = None
-        closed_ms, is_forgotten = 0, False
+        closed_ms, is_erased = 0, False
         async for event in self._reader.history(Wanted(session=session)):
             if not isinstance(event, Event):
                 continue
@@ -138,10 +138,10 @@ class Forgetter:
                 case SessionClosed():
                     closed_ms = event.ms
                 case SessionErased():
-                    is_forgotten = True
+                    is_erased = True
         if key is None:
             raise NotFound(f"the beginning of {session}, which names its key, is gone from the log")
-        return Known(session, key, closed_ms, is_forgotten)
+        return Known(session, key, closed_ms, is_erased)
 
 
 async def rewrite_files(store: Store, moved: Progress) -> int | None:
@@ -154,7 +154,7 @@ async def rewrite_files(store: Store, moved: Progress) -> int | None:
     told = await transport.command("INFO", "persistence", key=log_key)
     if not int(told["aof_enabled"]):
         return None
-    while _is_running(told):  # it began before what was forgotten
+    while _is_running(told):  # it began before what was erased
         told = await _later(store)
     try:
         await transport.command("BGREWRITEAOF", key=log_key)

@@ -14,13 +14,13 @@ import msgspec
 from msgspec.structs import replace
 
 from eventsched.audit.scheduler_state import (
-    Demand,
-    Standing,
+    Requirement,
+    SchedulerState,
     Verdict,
     lacking,
     live_of,
     load_of,
-    marks_against,
+    suspensions_against,
     verdict,
 )
 from eventsched.schema.events import (
@@ -40,7 +40,7 @@ from eventsched.schema.events import (
 )
 from projections.node import Node
 
-ORDER = ("chosen", "last", "free", "full", "draining", "marked", "unable", "gone")
+ORDER = ("chosen", "last", "free", "full", "draining", "suspended", "unable", "gone")
 Seen: TypeAlias = Verdict | Literal["chosen", "last"]
 
 
@@ -68,7 +68,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     detail: str = ""
     """Why it had to wait, where nodes alone do not tell."""
     ahead: int = 0
-    """Jobs of the same demand that went before it when it began to wait."""
+    """Jobs of the same requirement that went before it when it began to wait."""
     affinity: Affinity | None = None
     classes: list[ClassSeen] = []
     last: str = ""
@@ -93,7 +93,7 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
     """Not over yet: `ms` is up to the last event that is known."""
 
 
-class Explained(msgspec.Struct, frozen=True, kw_only=True):
+class JobExplanation(msgspec.Struct, frozen=True, kw_only=True):
     """One job."""
 
     job: str
@@ -118,7 +118,7 @@ def is_decision(event: Event) -> bool:
     )
 
 
-def decision(standing: Standing | None, event: Event) -> Decision:
+def decision(standing: SchedulerState | None, event: Event) -> Decision:
     """What was decided, with all nodes as they were before it; none: that is not known any more."""
     data = event.data
     assert isinstance(data, JobDispatched | JobQueued)
@@ -135,13 +135,13 @@ def decision(standing: Standing | None, event: Event) -> Decision:
 
 
 def _with_nodes(
-    found: Decision, standing: Standing, event: Event, data: JobDispatched | JobQueued
+    found: Decision, standing: SchedulerState, event: Event, data: JobDispatched | JobQueued
 ) -> Decision:
     job = standing.job(event.job)
-    demand, last = Demand.of(data), job.attempts[-1].node if job and job.attempts else ""
+    requirement, last = Requirement.of(data), job.attempts[-1].node if job and job.attempts else ""
     since_ms = job.created_ms if job else event.ms
     nodes = [
-        _seen(node, demand, chosen=event.node, last=last)
+        _seen(node, requirement, chosen=event.node, last=last)
         for node in standing.nodes.values()
         if node.status != "gone" or node.gone_ms >= since_ms or _is_named(node, data, last)
     ]
@@ -150,15 +150,17 @@ def _with_nodes(
         return replace(found, nodes=nodes)
     place = data.priority, data.tag, data.member
     return replace(
-        found, nodes=nodes, last=last, detail=_why_it_waits(standing, demand, nodes),
-        ahead=standing.waiting.ahead_of(demand, place),
+        found, nodes=nodes, last=last, detail=_why_it_waits(standing, requirement, nodes),
+        ahead=standing.waiting.ahead_of(requirement, place),
     )  # fmt: skip
 
 
-def _why_it_waits(standing: Standing, demand: Demand, nodes: Sequence[NodeSeen]) -> str:
+def _why_it_waits(
+    standing: SchedulerState, requirement: Requirement, nodes: Sequence[NodeSeen]
+) -> str:
     """Rule 18: order counts before free slots do."""
-    if standing.waiting.head(demand) is not None:
-        return "jobs of the same demand wait already: it joins them"
+    if standing.waiting.head(requirement) is not None:
+        return "jobs of the same requirement wait already: it joins them"
     if any(one.verdict == "last" for one in nodes):
         return "the slot that it has just given back goes to those who wait for it"
     return ""
@@ -170,24 +172,24 @@ def _is_named(node: Node, data: JobDispatched | JobQueued, last: str) -> bool:
     return node.node in (affinity, last)
 
 
-def _seen(node: Node, demand: Demand, *, chosen: str, last: str) -> NodeSeen:
-    found: Seen = verdict(node, demand)
+def _seen(node: Node, requirement: Requirement, *, chosen: str, last: str) -> NodeSeen:
+    found: Seen = verdict(node, requirement)
     if node.node == chosen:
         found = "chosen"
     elif found == "free" and node.node == last:
         found = "last"
     return NodeSeen(
-        node=node.node, verdict=found, detail=_detail(node, demand, found), live=live_of(node),
+        node=node.node, verdict=found, detail=_detail(node, requirement, found), live=live_of(node),
         slots=node.slots, load=load_of(node),
     )  # fmt: skip
 
 
-def _detail(node: Node, demand: Demand, found: Seen) -> str:
+def _detail(node: Node, requirement: Requirement, found: Seen) -> str:
     match found:
         case "unable":
-            return "no " + ", ".join(lacking(node, demand))
-        case "marked":
-            return "lacks " + ", ".join(marks_against(node, demand))
+            return "no " + ", ".join(lacking(node, requirement))
+        case "suspended":
+            return "lacks " + ", ".join(suspensions_against(node, requirement))
         case "gone":
             return node.reason
         case "last":
@@ -200,19 +202,19 @@ def _detail(node: Node, demand: Demand, found: Seen) -> str:
 
 
 def explain(
-    key: str, trail: Sequence[Event], decisions: Sequence[Decision], until_ms: int
-) -> Explained:
+    key: str, session_events: Sequence[Event], decisions: Sequence[Decision], until_ms: int
+) -> JobExplanation:
     """The whole job, from its session's events. `until_ms`: what is known goes so far."""
-    job = [event for event in trail if event.job == key]
+    job = [event for event in session_events if event.job == key]
     utterance, target = int(key.split(":")[2]), key.split(":")[4]
     finalized = next(
         event
-        for event in trail
+        for event in session_events
         if isinstance(event.data, UtteranceFinalized) and event.data.utterance == utterance
     )
     end = next((e for e in job if isinstance(e.data, ResultDelivered | ResultMissing)), None)
     outcome, code = _outcome(end)
-    return Explained(
+    return JobExplanation(
         job=key,
         session=job[0].session,
         utterance=utterance,
@@ -220,7 +222,7 @@ def explain(
         outcome=outcome,
         code=code,
         attempts=sum(isinstance(event.data, JobDispatched) for event in job),
-        stages=[*_speech(finalized), *_stages(finalized, job, trail, until_ms)],
+        stages=[*_speech(finalized), *_stages(finalized, job, session_events, until_ms)],
         decisions=list(decisions),
     )
 
@@ -247,7 +249,7 @@ def _speech(finalized: Event) -> list[Stage]:
 
 
 def _stages(
-    finalized: Event, job: Sequence[Event], trail: Sequence[Event], until_ms: int
+    finalized: Event, job: Sequence[Event], session_events: Sequence[Event], until_ms: int
 ) -> list[Stage]:
     """From the end of the speech to the outcome at its listeners: stretch after stretch."""
     stages: list[Stage] = []
@@ -259,7 +261,7 @@ def _stages(
         stages.append(
             Stage(
                 name=name, from_ms=at.ms, ms=event.ms - at.ms,
-                waited_for=_ended_by(at, event, trail),
+                waited_for=_ended_by(at, event, session_events),
             )
         )  # fmt: skip
         at, name = event, following
@@ -296,7 +298,7 @@ def _following(event: Event) -> str | None:
             return None
 
 
-def _ended_by(begin: Event, event: Event, trail: Sequence[Event]) -> str:
+def _ended_by(begin: Event, event: Event, session_events: Sequence[Event]) -> str:
     """What was waited for, in words."""
     node = event.node
     match begin.data, event.data:
@@ -315,7 +317,7 @@ def _ended_by(begin: Event, event: Event, trail: Sequence[Event]) -> str:
         case _, ResultMissing(reason=reason):
             return f"given up: {reason}"
         case _, ResultDelivered(delivery_no=number):
-            return f"#{number} in order" + _behind(begin, event, trail)
+            return f"#{number} in order" + _behind(begin, event, session_events)
         case _:
             return ""
 
@@ -324,7 +326,7 @@ def _by(event: Event) -> str:
     return f" (freed by {event.cause})" if event.cause else ""
 
 
-def _behind(ready: Event, delivered: Event, trail: Sequence[Event]) -> str:
+def _behind(ready: Event, delivered: Event, session_events: Sequence[Event]) -> str:
     """Rule 25: the number in front of it that came last, if any kept it waiting."""
     if ready.ms == delivered.ms:
         return ""
@@ -332,7 +334,7 @@ def _behind(ready: Event, delivered: Event, trail: Sequence[Event]) -> str:
     target, number = delivered.data.target, delivered.data.delivery_no
     before = [
         event
-        for event in trail
+        for event in session_events
         if isinstance(event.data, ResultDelivered | ResultMissing)
         and (event.data.target, event.data.delivery_no) == (target, number - 1)
     ]

@@ -149,11 +149,11 @@ def _retired(event: Event, _: SessionRetired, before: Before) -> Broken:
         yield "I4", none or f"the session was {session.status}"  # type: ignore[union-attr]
 
 
-def _forgotten(event: Event, data: SessionErased, before: Before) -> Broken:
+def _erased(event: Event, data: SessionErased, before: Before) -> Broken:
     """One that is retired has no record any more to compare with."""
     session = before.session(event)
     if session is not None and session.status != "closed":
-        yield "I4", f"forgotten while it was {session.status}"
+        yield "I4", f"erased while it was {session.status}"
     elif session is not None and session.key != data.key:
         yield "I4", f"key {data.key} is destroyed, the session's is {session.key or 'none'}"
 
@@ -281,7 +281,7 @@ CHECKS: dict[type, Callable[[Event, Any, Before], Broken]] = {
     SessionClosing: _closing,
     SessionClosed: _closed,
     SessionRetired: _retired,
-    SessionErased: _forgotten,
+    SessionErased: _erased,
     PlaybackStarted: _playback_started,
     PlaybackEnded: _playback_ended,
     JobQueued: _queued,

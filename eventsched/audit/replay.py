@@ -14,7 +14,13 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-from eventsched.audit.scheduler_state import Class, Demand, Standing, has_free_slot, verdict
+from eventsched.audit.scheduler_state import (
+    Class,
+    Requirement,
+    SchedulerState,
+    has_free_slot,
+    verdict,
+)
 from eventsched.schema.events import (
     POLICY_VERSION,
     Affinity,
@@ -27,11 +33,11 @@ from eventsched.schema.events import (
 from projections.job import Job
 
 LOOKED_MAX = 64
-"""A fill looks at so many demands; which, of more, the log does not say."""
+"""A fill looks at so many requirements; which, of more, the log does not say."""
 FILLED_MAX = 8
 TOLD_MAX = 1_000
 """Differences kept with their text; beyond, they are counted."""
-Look: TypeAlias = Literal["evidence", "fold"]
+ArchiveState: TypeAlias = Literal["evidence", "fold"]
 
 
 class Choice(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,7 +60,7 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     job: str
     attempt: int
-    look: Look
+    look: ArchiveState
     field: str
     recorded: Any
     recomputed: Any
@@ -67,13 +73,15 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
 # --- one decision ---------------------------------------------------------------------------
 
 
-def choose(standing: Standing, job: Job | None, demand: Demand, session: str, turn: int) -> Choice:
+def choose(
+    standing: SchedulerState, job: Job | None, requirement: Requirement, session: str, turn: int
+) -> Choice:
     """Rules 16 and 20: affinity, else the least loaded; the node of the attempt before only if
     there is no other.
     """
-    serving = standing.serving(demand)
+    serving = standing.serving(requirement)
     last = job.attempts[-1].node if job and job.attempts else ""
-    affinity, rule = _affinity(standing, demand, session, turn, last)
+    affinity, rule = _affinity(standing, requirement, session, turn, last)
     node = affinity.node if affinity and not affinity.why else _least_loaded(serving, last)
     if affinity is None or affinity.why:
         rule = "last" if node and node == last else "load"
@@ -81,26 +89,26 @@ def choose(standing: Standing, job: Job | None, demand: Demand, session: str, tu
         affinity=affinity,
         classes=[one.seen for one in serving],
         last=last,
-        reason=reason(standing, demand),
+        reason=reason(standing, requirement),
     )
     if not node or _gives_way(standing, job, node):
         return told
     return msgspec.structs.replace(told, node=node, rule=rule)
 
 
-def reason(standing: Standing, demand: Demand) -> str:
+def reason(standing: SchedulerState, requirement: Requirement) -> str:
     """Rule 15: the two reasons to wait."""
-    return "NO_AVAILABLE_NODE" if standing.is_declared(demand) else "NO_POOL_FOR_LANG_PAIR"
+    return "NO_AVAILABLE_NODE" if standing.is_declared(requirement) else "NO_POOL_FOR_LANG_PAIR"
 
 
 def _affinity(
-    standing: Standing, demand: Demand, session: str, turn: int, last: str
+    standing: SchedulerState, requirement: Requirement, session: str, turn: int, last: str
 ) -> tuple[Affinity | None, str]:
     view = standing.session(session)
     if view is None or not view.node:
         return None, ""
     node = standing.node(view.node)
-    why: str = verdict(node, demand) if node else "gone"
+    why: str = verdict(node, requirement) if node else "gone"
     if why == "free":
         why = "last" if view.node == last else ""
     return Affinity(node=view.node, why=why), "turn" if view.node_turn == turn else "session"
@@ -113,7 +121,7 @@ def _least_loaded(serving: Sequence[Class], last: str) -> str:
     return others[0] if others else (heads[0][2] if heads else "")
 
 
-def _gives_way(standing: Standing, job: Job | None, node: str) -> bool:
+def _gives_way(standing: SchedulerState, job: Job | None, node: str) -> bool:
     """The slot that the job has just given back goes to others that wait for it, if any do."""
     if job is None or not job.attempts or job.attempts[-1].node != node:
         return False
@@ -123,8 +131,8 @@ def _gives_way(standing: Standing, job: Job | None, node: str) -> bool:
     return next(standing.waiting_for(freed), None) is not None
 
 
-def fill(standing: Standing, full_id: str) -> Choice:
-    """Rule 18: of the demands that a freed slot's class serves, the first in the order."""
+def fill(standing: SchedulerState, full_id: str) -> Choice:
+    """Rule 18: of the requirements that a freed slot's class serves, the first in the order."""
     node = standing.node(full_id)
     if node is None or not has_free_slot(node):
         return Choice()
@@ -146,7 +154,7 @@ def _order(rank: Rank) -> tuple[int, int, str]:
 # --- what is recorded beside it -------------------------------------------------------------
 
 
-def by_evidence(event: Event, data: JobDispatched) -> Iterator[tuple[str, Any, Any]]:
+def check_evidence(event: Event, data: JobDispatched) -> Iterator[tuple[str, Any, Any]]:
     """Where the event contradicts itself: (field, recorded, what its own evidence says)."""
     if data.policy != POLICY_VERSION:
         yield "policy", data.policy, POLICY_VERSION
@@ -190,8 +198,8 @@ def _fill_by_evidence(event: Event, data: JobDispatched) -> Iterator[tuple[str, 
         yield "compared", data.compared, 1 if data.runner_up is None else "two or more"
 
 
-def by_fold(
-    standing: Standing, event: Event, data: JobDispatched
+def check_against_state(
+    standing: SchedulerState, event: Event, data: JobDispatched
 ) -> Iterator[tuple[str, Any, Any]]:
     """Where the event says otherwise than how things stood: (field, recorded, recomputed)."""
     if event.job in standing.waiting:
@@ -201,7 +209,7 @@ def by_fold(
             return
     else:
         job = standing.job(event.job)
-        told = choose(standing, job, Demand.of(data), event.session, data.turn)
+        told = choose(standing, job, Requirement.of(data), event.session, data.turn)
     recorded = {"node": event.node} | {name: getattr(data, name) for name in _COMPARED}
     for name, value in recorded.items():
         if value != getattr(told, name):
@@ -212,33 +220,33 @@ _COMPARED = ("rule", "affinity", "classes", "last", "compared", "winner", "runne
 
 
 def _one_of_many(
-    standing: Standing, event: Event, data: JobDispatched
+    standing: SchedulerState, event: Event, data: JobDispatched
 ) -> Iterator[tuple[str, Any, Any]]:
-    """Winner and runner-up are each the next of some demand that the node serves."""
+    """Winner and runner-up are each the next of some requirement that the node serves."""
     node = standing.node(event.node)
     heads = [rank for _, rank in standing.waiting_for(node)] if node else []
     for name in ("winner", "runner_up"):
         rank = getattr(data, name)
         if rank is not None and rank not in heads:
-            yield name, msgspec.to_builtins(rank), "the next of a waiting demand"
+            yield name, msgspec.to_builtins(rank), "the next of a waiting requirement"
     if data.compared > LOOKED_MAX:
         yield "compared", data.compared, LOOKED_MAX
 
 
 def queued_by_fold(
-    standing: Standing, event: Event, data: JobQueued
+    standing: SchedulerState, event: Event, data: JobQueued
 ) -> Iterator[tuple[str, Any, Any]]:
     """Rules 15 and 18: whether the job had to wait, and for which reason."""
     if data.reason == "aged":
         if event.job not in standing.waiting:
             yield "reason", data.reason, "it does not wait"
         return
-    demand = Demand.of(data)
-    if data.reason != (expected := reason(standing, demand)):
+    requirement = Requirement.of(data)
+    if data.reason != (expected := reason(standing, requirement)):
         yield "reason", data.reason, expected
-    if standing.waiting.head(demand):
-        return  # others of its demand wait: it joins them, then the same step fills
-    choice = choose(standing, standing.job(event.job), demand, event.session, -1)
+    if standing.waiting.head(requirement):
+        return  # others of its requirement wait: it joins them, then the same step fills
+    choice = choose(standing, standing.job(event.job), requirement, event.session, -1)
     if choice.node:
         yield "node", "", choice.node
 
@@ -266,7 +274,7 @@ class Replayed(msgspec.Struct, kw_only=True):
 class Replay:
     """Takes the log's events in order, judging each before it is folded."""
 
-    def __init__(self, standing: Standing) -> None:
+    def __init__(self, standing: SchedulerState) -> None:
         self.report = Replayed()
         self._standing = standing
 
@@ -281,14 +289,16 @@ class Replay:
         if isinstance(data, JobDispatched):
             report.dispatches += 1
             report.by_rule[data.rule] += 1
-            self._tell(event, data.attempt, "evidence", by_evidence(event, data))
-            self._tell(event, data.attempt, "fold", by_fold(self._standing, event, data))
+            self._tell(event, data.attempt, "evidence", check_evidence(event, data))
+            self._tell(
+                event, data.attempt, "fold", check_against_state(self._standing, event, data)
+            )
         elif isinstance(data, JobQueued):
             report.queued += 1
             self._tell(event, data.attempt, "fold", queued_by_fold(self._standing, event, data))
 
     def _tell(
-        self, event: Event, attempt: int, look: Look, found: Iterator[tuple[str, Any, Any]]
+        self, event: Event, attempt: int, look: ArchiveState, found: Iterator[tuple[str, Any, Any]]
     ) -> None:
         for name, recorded, recomputed in found:
             self.report.differences_total += 1

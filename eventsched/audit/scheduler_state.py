@@ -1,7 +1,8 @@
 """How things stand at one entry of the log, as far as choosing a node looks at them.
 
-Owns: classes with their heads and loads, the waiting jobs of each demand in their order, why a
-node can or cannot take a demand: all of it from the fold of sessions, jobs and nodes (rules 13-18).
+Owns: classes with their heads and loads, the waiting jobs of each requirement in their order, why a
+node can or cannot take a requirement: all computed from the fold of sessions, jobs and nodes
+(rules 13-18).
 Never does: I/O, and nothing that scripts stored is looked at: so it can be held against them.
 Read next: replay.py (decisions computed again), explain.py (decisions told to people).
 """
@@ -21,12 +22,12 @@ from projections.job import Job, Jobs
 from projections.node import Node, Nodes
 from projections.session import Session, Sessions
 
-Verdict: TypeAlias = Literal["free", "full", "draining", "marked", "unable", "gone"]
+Verdict: TypeAlias = Literal["free", "full", "draining", "suspended", "unable", "gone"]
 _HEADS = 2
 """Of each class only the two least loaded nodes can ever be chosen: the head, and the second."""
 
 
-class Demand(msgspec.Struct, frozen=True):
+class Requirement(msgspec.Struct, frozen=True):
     """What a job needs of a node."""
 
     source: str
@@ -34,12 +35,12 @@ class Demand(msgspec.Struct, frozen=True):
     features: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, data: JobDispatched | JobQueued | Job) -> Demand:
+    def of(cls, data: JobDispatched | JobQueued | Job) -> Requirement:
         return cls(data.source, data.target, tuple(data.features))
 
 
 class Class(msgspec.Struct, frozen=True):
-    """One capability class: nodes with equal abilities and marks."""
+    """One capability class: nodes with equal abilities and suspensions."""
 
     seen: ClassSeen
     heads: tuple[tuple[int, str], ...]
@@ -47,9 +48,9 @@ class Class(msgspec.Struct, frozen=True):
     one: Node
     """Any of its nodes: what they can do is the same."""
 
-    def serves(self, demand: Demand) -> bool:
-        """Whether nodes of this class, with their marks, can take the demand."""
-        return not lacking(self.one, demand) and not marks_against(self.one, demand)
+    def serves(self, requirement: Requirement) -> bool:
+        """Whether nodes of this class, with their suspensions, can take the requirement."""
+        return not lacking(self.one, requirement) and not suspensions_against(self.one, requirement)
 
 
 # --- one node -------------------------------------------------------------------------------
@@ -68,29 +69,29 @@ def has_free_slot(node: Node) -> bool:
     return node.status == "alive" and live_of(node) < node.slots
 
 
-def lacking(node: Node, demand: Demand) -> list[str]:
-    """What the node never declared of this demand; empty when it can do it."""
-    lacks = [] if demand.source in node.sources else [f"asr {demand.source}"]
-    if demand.target not in node.targets:
-        lacks.append(f"target {demand.target}")
-    return lacks + [f"service {one}" for one in demand.features if one not in node.features]
+def lacking(node: Node, requirement: Requirement) -> list[str]:
+    """What the node never declared of this requirement; empty when it can do it."""
+    lacks = [] if requirement.source in node.sources else [f"asr {requirement.source}"]
+    if requirement.target not in node.targets:
+        lacks.append(f"target {requirement.target}")
+    return lacks + [f"service {one}" for one in requirement.features if one not in node.features]
 
 
-def marks_against(node: Node, demand: Demand) -> list[str]:
-    """Services of the demand whose model the node said it lacks, for now (rule 14)."""
-    return [one for one in demand.features if one in node.marks]
+def suspensions_against(node: Node, requirement: Requirement) -> list[str]:
+    """Services of the requirement whose model the node said it lacks, for now (rule 14)."""
+    return [one for one in requirement.features if one in node.suspended]
 
 
-def verdict(node: Node, demand: Demand) -> Verdict:
-    """Whether the node is a candidate for the demand, and if not, the first reason against it."""
+def verdict(node: Node, requirement: Requirement) -> Verdict:
+    """Whether the node is a candidate for the requirement; if not, the first reason."""
     if node.status == "gone":
         return "gone"
     if node.status == "draining":
         return "draining"
-    if lacking(node, demand):
+    if lacking(node, requirement):
         return "unable"
-    if marks_against(node, demand):
-        return "marked"
+    if suspensions_against(node, requirement):
+        return "suspended"
     return "free" if has_free_slot(node) else "full"
 
 
@@ -98,46 +99,46 @@ def verdict(node: Node, demand: Demand) -> Verdict:
 
 
 class Waiting:
-    """Jobs that wait for a slot, by demand, each demand in the order of rule 18."""
+    """Jobs that wait for a slot, by requirement, each requirement in the order of rule 18."""
 
     def __init__(self) -> None:
-        self._ranks: dict[str, tuple[Demand, tuple[int, int, str]]] = {}
-        self._queues: dict[Demand, list[tuple[tuple[int, int, str], str]]] = {}
+        self._ranks: dict[str, tuple[Requirement, tuple[int, int, str]]] = {}
+        self._queues: dict[Requirement, list[tuple[tuple[int, int, str], str]]] = {}
 
     def __contains__(self, job: str) -> bool:
         return job in self._ranks
 
     def put(self, job: Job) -> None:
         """It waits, at this place; also when only its place has changed."""
-        demand, place = Demand.of(job), (job.priority, job.tag, job.member)
-        if self._ranks.get(job.job) != (demand, place):
-            self._ranks[job.job] = demand, place
-            heapq.heappush(self._queues.setdefault(demand, []), (place, job.job))
+        requirement, place = Requirement.of(job), (job.priority, job.tag, job.member)
+        if self._ranks.get(job.job) != (requirement, place):
+            self._ranks[job.job] = requirement, place
+            heapq.heappush(self._queues.setdefault(requirement, []), (place, job.job))
 
     def drop(self, job: str) -> None:
         self._ranks.pop(job, None)
 
-    def head(self, demand: Demand) -> tuple[str, Rank] | None:
-        """The job of this demand that goes next. What has left the queue is dropped on the way."""
-        queue = self._queues.get(demand, [])
+    def head(self, requirement: Requirement) -> tuple[str, Rank] | None:
+        """The next job of this requirement. Jobs that have left the queue are removed."""
+        queue = self._queues.get(requirement, [])
         while queue:
             place, job = queue[0]
-            if self._ranks.get(job) == (demand, place):
+            if self._ranks.get(job) == (requirement, place):
                 return job, Rank(priority=place[0], tag=place[1], member=place[2])
             heapq.heappop(queue)
-        self._queues.pop(demand, None)
+        self._queues.pop(requirement, None)
         return None
 
-    def demands(self) -> list[Demand]:
+    def requirements(self) -> list[Requirement]:
         """Those that have a waiting job."""
-        return [demand for demand in list(self._queues) if self.head(demand)]
+        return [requirement for requirement in list(self._queues) if self.head(requirement)]
 
-    def ahead_of(self, demand: Demand, place: tuple[int, int, str]) -> int:
-        """How many jobs of the demand go before this place."""
-        return sum(one == demand and rank < place for one, rank in self._ranks.values())
+    def ahead_of(self, requirement: Requirement, place: tuple[int, int, str]) -> int:
+        """How many jobs of the requirement go before this place."""
+        return sum(one == requirement and rank < place for one, rank in self._ranks.values())
 
 
-class Standing:
+class SchedulerState:
     """The fold of the log so far; `add` takes it one event further."""
 
     def __init__(self, folding: Folding) -> None:
@@ -156,7 +157,7 @@ class Standing:
             self._queue(key)
 
     @classmethod
-    def at_the_start(cls) -> Standing:
+    def at_the_start(cls) -> SchedulerState:
         return cls(Folding((Sessions(), Jobs(), Nodes()), ("", "", ""), complete=True))
 
     def add(self, event: Event) -> None:
@@ -200,25 +201,25 @@ class Standing:
     def class_of(self, node: Node) -> Class:
         return self._class(node.cls)
 
-    def serving(self, demand: Demand) -> list[Class]:
-        """The classes that can take the demand now, in the order in which evidence names them."""
+    def serving(self, requirement: Requirement) -> list[Class]:
+        """The classes that can take the requirement now, in the order of the evidence."""
         found = (self._class(one) for one in sorted(self._members) if self._members[one])
-        return [one for one in found if one.serves(demand)]
+        return [one for one in found if one.serves(requirement)]
 
-    def is_declared(self, demand: Demand) -> bool:
+    def is_declared(self, requirement: Requirement) -> bool:
         """Whether any registered node says that it can do it (rule 15)."""
         return any(
-            not lacking(self._class(one).one, demand)
+            not lacking(self._class(one).one, requirement)
             for one, members in self._members.items()
             if members
         )
 
     def waiting_for(self, node: Node) -> Iterator[tuple[str, Rank]]:
-        """Per demand that the node's class serves and that waits, the job that goes next."""
+        """Per requirement that the node's class serves and that waits, the job that goes next."""
         seen = self.class_of(node)
-        for demand in self.waiting.demands():
-            head = self.waiting.head(demand)
-            if head and seen.serves(demand):
+        for requirement in self.waiting.requirements():
+            head = self.waiting.head(requirement)
+            if head and seen.serves(requirement):
                 yield head
 
     def _class(self, class_id: str) -> Class:

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from eventsched.audit.explain import Decision, Explained, decision, explain, is_decision
+from eventsched.audit.explain import Decision, JobExplanation, decision, explain, is_decision
 from eventsched.audit.replay import Replay, Replayed
-from eventsched.audit.scheduler_state import Standing
+from eventsched.audit.scheduler_state import SchedulerState
 from eventsched.errors import NotFound
 from eventsched.history.log import History
-from eventsched.history.position import Moment
+from eventsched.history.position import LogPosition
 from eventsched.history.reader import Reader, Wanted
-from eventsched.history.source import Past, of_job
-from eventsched.projection.fold import Unfolded, decoded, in_order
+from eventsched.history.source import HistorySource, of_job
+from eventsched.projection.fold import FailedEvent, decoded, in_order
 from eventsched.projection.store import START
 from eventsched.schema import keys
 from eventsched.schema.events import Event
@@ -25,19 +25,19 @@ Progress = Callable[[int], None]
 TOLD_EVERY = 1_000
 
 
-async def why(past: Past, job: str) -> Explained:
+async def why(past: HistorySource, job: str) -> JobExplanation:
     """The job's decisions and stages. Raises NotFound when there is no such job."""
     reader = Reader(past)
     key = await reader.job_key(job)
     session = past.complete(of_job(key))
     found = [one async for one in reader.history(Wanted(session=session))]
-    trail = [one for one in found if isinstance(one, Event)]
-    if not any(one.job == key for one in trail):
+    session_events = [one for one in found if isinstance(one, Event)]
+    if not any(one.job == key for one in session_events):
         raise NotFound(f"no job {job}")
     history = await past.of(session)
-    decisions = await _decisions(history, [one for one in trail if one.job == key])
+    decisions = await _decisions(history, [one for one in session_events if one.job == key])
     last = await past.last_id(keys.cell_of(session))
-    return explain(key, trail, decisions, int(last.partition("-")[0]))
+    return explain(key, session_events, decisions, int(last.partition("-")[0]))
 
 
 async def _decisions(history: History, job: Sequence[Event]) -> list[Decision]:
@@ -51,7 +51,7 @@ async def _decisions(history: History, job: Sequence[Event]) -> list[Decision]:
     found = []
     async for entry in history.entries(start, ids[-1]):
         event = decoded(entry)
-        if isinstance(event, Unfolded):
+        if isinstance(event, FailedEvent):
             continue
         if event.id in ids:
             found.append(decision(standing, event))
@@ -59,7 +59,7 @@ async def _decisions(history: History, job: Sequence[Event]) -> list[Decision]:
     return found
 
 
-async def size_of(past: Past, cell: str) -> int:
+async def size_of(past: HistorySource, cell: str) -> int:
     """About how many entries a cell's history has: for progress."""
     views, count = past.views(cell), 0
     if past.archive is not None:
@@ -71,7 +71,11 @@ async def size_of(past: Past, cell: str) -> int:
 
 
 async def replay(
-    past: Past, cell: str, since: Moment | None, until: Moment | None, progress: Progress
+    past: HistorySource,
+    cell: str,
+    since: LogPosition | None,
+    until: LogPosition | None,
+    progress: Progress,
 ) -> Replayed:
     """Every decision of a cell in a range, computed again.
 
@@ -93,12 +97,12 @@ async def replay(
     return done.report
 
 
-async def _standing_at(history: History, entry_id: str) -> Standing:
+async def _standing_at(history: History, entry_id: str) -> SchedulerState:
     if in_order(entry_id) == in_order(START):
-        return Standing.at_the_start()
-    return Standing(await history.folding_at(entry_id))
+        return SchedulerState.at_the_start()
+    return SchedulerState(await history.folding_at(entry_id))
 
 
 def _just_before(entry_id: str) -> str:
     ms, seq = in_order(entry_id)
-    return Moment(ms, seq, entry_id).before
+    return LogPosition(ms, seq, entry_id).before

@@ -13,7 +13,7 @@ import msgspec
 
 from eventsched.audit.invariants import Violation
 from eventsched.projection.fold import in_order
-from eventsched.projection.store import START, Views
+from eventsched.projection.store import START, ProjectionStore
 from eventsched.schema.keys import name_of
 from projections.session import Session
 
@@ -49,10 +49,10 @@ class Heard(msgspec.Struct, frozen=True):
     broken: list[Violation]
 
 
-class KeptStreams:
+class StreamChecks:
     """The streams of one cell."""
 
-    def __init__(self, views: Views) -> None:
+    def __init__(self, views: ProjectionStore) -> None:
         self._views = views
 
     async def chunks(self, name: str) -> Chunks:
@@ -71,7 +71,7 @@ class KeptStreams:
         ids: list[str] = []
         broken: list[Violation] = []
         number: int | None = None
-        while marks := await self._views.read_marks(kind, name, ids[-1] if ids else START):
+        while marks := await self._views.read_entry_numbers(kind, name, ids[-1] if ids else START):
             for place, (entry_id, mark) in enumerate(marks):
                 following = number
                 number = _number(kind, mark)
@@ -84,7 +84,7 @@ class KeptStreams:
         return ids, broken
 
     async def _is_trimmed(self, kind: Literal["audio", "outbox"], name: str, entry_id: str) -> bool:
-        oldest = await self._views.read_marks(kind, name, START)
+        oldest = await self._views.read_entry_numbers(kind, name, START)
         return not oldest or in_order(oldest[0][0]) > in_order(entry_id)
 
     async def utterances_in_work(self, name: str) -> set[int]:

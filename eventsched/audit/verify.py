@@ -23,14 +23,14 @@ from eventsched.audit.state_diff import (
     node_differences,
     session_differences,
 )
-from eventsched.audit.stream_checks import KeptStreams
+from eventsched.audit.stream_checks import StreamChecks
 from eventsched.history.log import History
-from eventsched.projection.fold import Folded, Unfolded, decoded, in_order
+from eventsched.projection.fold import FailedEvent, ProjectionState, decoded, in_order
 from eventsched.projection.protocol import ProjectionSet
-from eventsched.projection.store import START, Views, is_made_by
+from eventsched.projection.store import START, ProjectionStore, is_made_by
 from eventsched.schema.events import Event, SessionRetired, StreamTrimmed
 from eventsched.schema.keys import name_of
-from eventsched.store.lag import Distances
+from eventsched.store.lag import ConsumerLag
 from projections.session import Session
 
 COMPARED_MAX = 32
@@ -85,7 +85,7 @@ class Verifier:
 
     def __init__(
         self,
-        views: Views,
+        views: ProjectionStore,
         projection_set: ProjectionSet,
         progress: Progress | None = None,
         *,
@@ -144,7 +144,7 @@ class Verifier:
             self.report.add([Violation("I10", where, f"nothing behind it up to {upto}")])
             self.report.last_id = upto
 
-    def _fold(self, one: Event | Unfolded) -> None:
+    def _fold(self, one: Event | FailedEvent) -> None:
         if isinstance(one, Event):
             self.report.add(broken_by(one, self._before))
             unfolded = self._folding.fold(one, whole=False)
@@ -178,7 +178,7 @@ class Verifier:
         if not before <= self._trimmed <= await self._views.log_gone():
             what = f"{before} entries are gone, {self._trimmed} were given up by events"
             self.report.add([Violation("I10", "log", what)])
-        for name, passed in (await Distances(self._views).passed()).items():
+        for name, passed in (await ConsumerLag(self._views).passed()).items():
             if passed < before:
                 what = f"{before} entries are gone, it was done with {passed}"
                 self.report.add([Violation("I10", f"checkpoint:{name}", what)])
@@ -197,7 +197,7 @@ class Verifier:
 
     # --- I6: live views ---------------------------------------------------------------------
 
-    async def _compare_records(self, part: Folded) -> None:
+    async def _compare_records(self, part: ProjectionState) -> None:
         """Every record of the fold is live, and no other is."""
         name = part.projection.name
         live = await self._views.live(name)
@@ -221,7 +221,7 @@ class Verifier:
     def _session_of(job_key: str) -> str:
         return name_of(job_key.split(":")[1])
 
-    async def _compare_some_records(self, part: Folded, entities: Sequence[str]) -> None:
+    async def _compare_some_records(self, part: ProjectionState, entities: Sequence[str]) -> None:
         if not entities:
             return
         name = part.projection.name
@@ -272,7 +272,7 @@ class Verifier:
     # --- I1, I8, I9, I10: streams -----------------------------------------------------------
 
     async def _compare_streams(self) -> None:
-        streams = KeptStreams(self._views)
+        streams = StreamChecks(self._views)
         for name in list(self._before.sessions):
             chunks = await streams.chunks(name)
             heard = await streams.heard(name)
@@ -290,7 +290,7 @@ class Verifier:
         await self._fold_to(last)
         return self._before.sessions.get(name), read
 
-    async def _look_for_work(self, streams: KeptStreams, name: str, wanted: set[int]) -> None:
+    async def _look_for_work(self, streams: StreamChecks, name: str, wanted: set[int]) -> None:
         """I8: an outcome without a job is in `work` or `dead`. One that is in neither, and has no
         job before nor after these were read, is lost.
         """
@@ -311,7 +311,7 @@ def _some(entities: Sequence[str]) -> Iterable[Sequence[str]]:
 
 
 def _record_differences(
-    part: Folded, entity: str, stored: Mapping[str, bytes]
+    part: ProjectionState, entity: str, stored: Mapping[str, bytes]
 ) -> Iterable[Violation]:
     """A live record beside the fold: the same view, the same fields, changed at the same id."""
     where = f"view:{part.projection.name}:{entity}"

@@ -41,12 +41,17 @@ COMMANDS = {
     "verify": "Check that what is stored and shown follows from the log.",
     "query": "Ask the archive by SQL.",
     "audit": "Check whether anybody has touched the archive; prove an event.",
-    "forget": "Destroy the key of an encrypted session, or of all old ones.",
-    "dead": "List what could not be processed; put it back.",
-    "trace": "Replay real conversations as load and judge what came of it.",
+    "erase": "Destroy the key of an encrypted session, or of all old ones.",
+    "dead-letters": "List what could not be processed; put it back.",
+    "loadtest": "Replay real conversations as load and judge what came of it.",
     "demo": "Watch the main job on real speech.",
 }
-"""Name -> what `--help` says of it. The module is `eventsched.cli.<name>`."""
+"""Name -> what `--help` says of it. `module_of` names its module."""
+
+
+def module_of(command: str) -> str:
+    """The module of a command: its name, with underscores."""
+    return f"eventsched.cli.{command.replace('-', '_')}"
 
 
 REFUSED = 2
@@ -62,7 +67,7 @@ class Commands(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, _, rest = super().resolve_command(ctx, args)
-        return name, command_of(import_module(f"eventsched.cli.{name}"), str(name)), rest
+        return name, command_of(import_module(module_of(str(name))), str(name)), rest
 
 
 program = typer.Typer(cls=Commands, name="eventsched", add_completion=False)

@@ -1,6 +1,6 @@
 """`eventsched audit`: has anybody touched the archive?
 
-`verify`, `checkpoint`, `prove`, `check-proof`: none of these needs a server. `give-up` does: it
+`verify`, `checkpoint`, `prove`, `check-proof`: none of these needs a server. `abandon` does: it
 tells the cells that their archive is lost.
 """
 
@@ -16,7 +16,7 @@ import typer
 from eventsched.cli.options import Options, command
 
 if TYPE_CHECKING:
-    from eventsched.archive.commands import ArchiveCalls, Look
+    from eventsched.archive.commands import ArchiveCalls, ArchiveState
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Check an archive's folder.")
 
@@ -156,9 +156,9 @@ async def check_proof(options: Options, file: ProofFile, key: KeyFile = None) ->
     )
 
 
-@app.command(name="give-up")
+@app.command(name="abandon")
 @command
-async def give_up(options: Options, key: Lost = "", yes: Yes = False) -> int:
+async def abandon(options: Options, key: Lost = "", yes: Yes = False) -> int:
     """Say that an archive is lost for good, so that nothing waits for it any more.
 
     Without --yes it says what would be lost, changes nothing and ends with exit code 1. What was
@@ -166,20 +166,22 @@ async def give_up(options: Options, key: Lost = "", yes: Yes = False) -> int:
     begin. Stop the archivers first.
     """
     from eventsched.archive.commands import ArchiveCalls
-    from eventsched.projection.store import Views
+    from eventsched.projection.store import ProjectionStore
 
     async with options.connect() as connection:
-        views = [Views(store.transport, store.cell) for store in connection.stores.values()]
+        views = [
+            ProjectionStore(store.transport, store.cell) for store in connection.stores.values()
+        ]
         for calls, look in await _with_key([ArchiveCalls(one) for one in views], key):
             if yes:
-                await calls.give_up(key)
-            _say_given_up(calls.views.cell, look, yes=yes, as_json=options.json)
+                await calls.abandon(key)
+            _print_abandoned(calls.views.cell, look, yes=yes, as_json=options.json)
     if not yes:
         typer.echo("eventsched: nothing is changed; --yes gives it up", err=True)
     return 0 if yes else 1
 
 
-async def _with_key(cells: list[ArchiveCalls], key: str) -> list[tuple[ArchiveCalls, Look]]:
+async def _with_key(cells: list[ArchiveCalls], key: str) -> list[tuple[ArchiveCalls, ArchiveState]]:
     """The cells that this archive is of. Raises InvalidMessage naming those that there are."""
     from eventsched.errors import InvalidMessage
 
@@ -191,15 +193,15 @@ async def _with_key(cells: list[ArchiveCalls], key: str) -> list[tuple[ArchiveCa
     return named
 
 
-def _say_given_up(cell: str, look: Look, *, yes: bool, as_json: bool) -> None:
+def _print_abandoned(cell: str, look: ArchiveState, *, yes: bool, as_json: bool) -> None:
     from eventsched.cli.output import print_json, print_line
     from eventsched.formatting import plural
 
     if as_json:
-        told = {"cell": cell, "key": look.of, "to": look.to, "gone": look.gone, "given_up": yes}
+        told = {"cell": cell, "key": look.of, "to": look.to, "gone": look.gone, "abandoned": yes}
         print_json(told)
         return
-    verb = "is given up" if yes else "would be given up"
+    verb = "is abandoned" if yes else "would be abandoned"
     gone = plural(look.gone, "entry", "entries")
     print_line(f"{cell}: the archive up to {look.to} {verb}; the log has lost {gone} to it")
 

@@ -65,7 +65,7 @@ async def _show(options: Options, connection: Connection, verdict: Verdict) -> N
     from eventsched.demo.view import jobs_table, sessions_table
     from eventsched.formatting import Text, plural
     from eventsched.history.reader import Reader, Wanted
-    from eventsched.history.source import Past
+    from eventsched.history.source import HistorySource
 
     out = console()
     if not out.is_terminal:  # there it is on the screen already
@@ -73,7 +73,7 @@ async def _show(options: Options, connection: Connection, verdict: Verdict) -> N
         out.print(jobs_table(verdict.board))
     session, speaker = next(iter(verdict.board.speakers.items()))
     timeline = Timeline(f"{speaker}'s session {session}")
-    async for event in Reader(Past(connection)).history(Wanted(session=session)):
+    async for event in Reader(HistorySource(connection)).history(Wanted(session=session)):
         timeline.show(event)
     for problem in verdict.problems:
         out.print(Text(problem, "red"))

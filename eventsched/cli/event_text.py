@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from eventsched.formatting import clock, duration, plural
-from eventsched.projection.fold import Unfolded
+from eventsched.projection.fold import FailedEvent
 from eventsched.schema import codec, events
 from eventsched.schema.events import Event
 from eventsched.schema.keys import name_of
@@ -28,9 +28,9 @@ def tell(event: Event) -> str:
     return teller(event, event.data) if teller else _plain(event.data)
 
 
-def as_json(event: Event | Unfolded) -> dict[str, Any]:
+def as_json(event: Event | FailedEvent) -> dict[str, Any]:
     """The event with the names of its envelope; its text where it has one."""
-    if isinstance(event, Unfolded):
+    if isinstance(event, FailedEvent):
         return {"id": event.id, "undecodable": event.reason}
     data = msgspec.to_builtins(event.data)
     data.pop("type")
@@ -194,7 +194,7 @@ def _trimmed(_: Event, d: events.StreamTrimmed) -> str:
     return f"{plural(d.count, 'entry', 'entries')} of {d.stream} before {d.before}"
 
 
-def _given_up(_: Event, d: events.ArchiveAbandoned) -> str:
+def _abandoned(_: Event, d: events.ArchiveAbandoned) -> str:
     gone = plural(d.gone, "entry", "entries")
     return f"archive {d.of}, which held the log up to {d.to}: {gone} gone for good"
 
@@ -232,5 +232,5 @@ _TELLERS: dict[type, Callable[[Event, Any], str]] = {
     events.BackpressureEnded: _pressure,
     events.ClockAdjusted: _adjusted,
     events.StreamTrimmed: _trimmed,
-    events.ArchiveAbandoned: _given_up,
+    events.ArchiveAbandoned: _abandoned,
 }

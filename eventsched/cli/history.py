@@ -14,11 +14,11 @@ from eventsched.errors import EventschedError, InvalidMessage
 
 if TYPE_CHECKING:
     from eventsched.history.reader import Reader, Wanted
-    from eventsched.history.source import Past
-    from eventsched.projection.fold import Unfolded
+    from eventsched.history.source import HistorySource
+    from eventsched.projection.fold import FailedEvent
     from eventsched.schema.events import Event
 
-    Tell = Callable[[Event | Unfolded], None]
+    Tell = Callable[[Event | FailedEvent], None]
 
 What = Annotated[
     str,
@@ -86,7 +86,7 @@ async def history(
             await _draw(reader, wanted, svg)
             return
         title = wanted.job or wanted.session or wanted.node
-        timeline = Timeline(title, names_whose=not wanted.trail)
+        timeline = Timeline(title, names_whose=not wanted.index)
         tell: Tell = timeline.show
         if options.json:
             tell = lambda one: print_json(as_json(one))  # noqa: E731  one word for both
@@ -111,7 +111,7 @@ async def _tell_all(
 
 
 async def _wanted(
-    past: Past,
+    past: HistorySource,
     reader: Reader,
     what: str,
     node: str,
@@ -120,7 +120,7 @@ async def _wanted(
     since: str,
     until: str,
 ) -> Wanted:
-    from eventsched.history.position import parse_moment
+    from eventsched.history.position import parse_position
     from eventsched.history.reader import Wanted
 
     is_job = ":" in what
@@ -130,8 +130,8 @@ async def _wanted(
         node=past.complete(node) if node else "",
         tenant=tenant,
         types=frozenset(_known(one) for one in types),
-        since=parse_moment(since, "--since") if since else None,
-        until=parse_moment(until, "--until") if until else None,
+        since=parse_position(since, "--since") if since else None,
+        until=parse_position(until, "--until") if until else None,
     )
 
 

@@ -23,7 +23,7 @@ from eventsched.logs import configure_logs
 from eventsched.runtime import run_async
 
 if TYPE_CHECKING:
-    from eventsched.history.source import Past
+    from eventsched.history.source import HistorySource
     from eventsched.store.connection import Connection
 
 Url = Annotated[
@@ -115,17 +115,17 @@ class Options:
         )
 
     @asynccontextmanager
-    async def past(self, archive: Path | None) -> AsyncIterator[Past]:
+    async def past(self, archive: Path | None) -> AsyncIterator[HistorySource]:
         """What happened: from the server, the archive or both. An archive needs no server."""
         from eventsched.archive.layout import ArchiveFolder
-        from eventsched.history.source import Past
+        from eventsched.history.source import HistorySource
 
         folder = ArchiveFolder.open(archive) if archive is not None else None
         if folder is not None and not self._names_server():
-            yield Past(None, folder)
+            yield HistorySource(None, folder)
             return
         async with self.connect() as connection:
-            yield Past(connection, folder)
+            yield HistorySource(connection, folder)
 
     def _names_server(self) -> bool:
         """One was named, or one has run in the folder where it is looked for."""

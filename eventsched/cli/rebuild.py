@@ -46,8 +46,10 @@ async def rebuild(options: Options, names: Names, archive: Archive = None) -> No
             for projection_set, of_set in chosen:
                 done = await _rebuild(store, projection_set, of_set, folder)
                 told.append({"cell": store.cell, "set": projection_set.name} | done)
-                builds = ", ".join(f"{name} {build}" for name, build in done["builds"].items())
-                made.add_row(store.cell, builds, *(f"{done[name]:,}" for name in COUNTS))
+                revisions = ", ".join(
+                    f"{name} {revision}" for name, revision in done["revisions"].items()
+                )
+                made.add_row(store.cell, revisions, *(f"{done[name]:,}" for name in COUNTS))
     if options.json:
         print_json({"rebuilt": told})
     else:
@@ -72,12 +74,12 @@ async def _rebuild(
 ) -> dict[str, Any]:
     from eventsched.cli.output import progress
     from eventsched.history.log import History
-    from eventsched.projection.store import Views
+    from eventsched.projection.store import ProjectionStore
     from eventsched.roles.rebuild import Rebuild
 
     total = await store.transport.command("XLEN", store.keys.log, key=store.keys.log)
     with progress(f"{store.cell} {', '.join(names)}", total) as moved:
-        views = Views(store.transport, store.cell)
+        views = ProjectionStore(store.transport, store.cell)
         history = await History.open(views, archive, projection_set)
         rebuild = Rebuild(views, projection_set, names, history=history, progress=moved)
         done = await rebuild.run()

@@ -20,7 +20,7 @@ from eventsched.errors import InvalidMessage
 
 Roles = Annotated[
     list[str],
-    typer.Argument(metavar="ROLE…", help="dispatcher, projector, timekeeper or archiver."),
+    typer.Argument(metavar="ROLE…", help="dispatcher, projector, timer or archiver."),
 ]
 
 

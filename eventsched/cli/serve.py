@@ -20,7 +20,7 @@ from eventsched.errors import InvalidMessage
 from eventsched.interrupts import open_signals
 
 if TYPE_CHECKING:
-    from eventsched.archive.config import Sealing
+    from eventsched.archive.config import ArchiveSettings
 
 Cells = Annotated[
     int | None,
@@ -73,15 +73,15 @@ class ArchiveOptions(NamedTuple):
     key: Path | None
     audio: bool
 
-    def sealing(self, roles: Sequence[str]) -> Sealing | None:
+    def sealing(self, roles: Sequence[str]) -> ArchiveSettings | None:
         """What an archiver among these roles needs. Raises ArchiveError, InvalidMessage."""
         if "archiver" not in roles:
             return None
         if self.folder is None:
             raise InvalidMessage.of("--archive", "a folder is needed", "add --archive DIR")
-        from eventsched.archive.config import Sealing
+        from eventsched.archive.config import ArchiveSettings
 
-        return Sealing.into(self.folder, self.key, audio=self.audio)
+        return ArchiveSettings.into(self.folder, self.key, audio=self.audio)
 
 
 def settings_of(given: Sequence[str]) -> dict[str, int]:

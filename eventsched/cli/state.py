@@ -42,10 +42,10 @@ async def state(
     view said then.
     """
     from eventsched.cli.output import print_json
-    from eventsched.history.position import parse_moment
+    from eventsched.history.position import parse_position
     from eventsched.history.reader import Reader
 
-    moment = parse_moment(at, "--at") if at else None
+    moment = parse_position(at, "--at") if at else None
     async with options.past(archive) as past:
         reader = Reader(past)
         entity = await reader.job_key(id_) if kind == "job" else id_

@@ -63,7 +63,7 @@ def _nodes(classes: list[ClassSeen]) -> RenderableType:
             made.add_row(*_class_row(one))
         for node in one.nodes[:NODES_MAX]:
             serves = "" if len(one.nodes) > 1 else _serves(one)
-            made.add_row(*_node_row(node, serves, one.marked))
+            made.add_row(*_node_row(node, serves, one.suspended))
         if len(one.nodes) > NODES_MAX:
             made.add_row(Text(f"  and {len(one.nodes) - NODES_MAX:,} more", "dim"))
     return made
@@ -77,14 +77,14 @@ def _class_row(one: ClassSeen) -> list[RenderableType]:
         f"{live}/{slots}",
         _load(live, slots),
         "",
-        _marks(one.marked),
+        _suspended_text(one.suspended),
     ]
 
 
-def _node_row(node: NodeSeen, serves: str, marked: list[str]) -> list[RenderableType]:
+def _node_row(node: NodeSeen, serves: str, suspended: list[str]) -> list[RenderableType]:
     note = Text(node.status, "yellow") if node.status != "alive" else Text("")
     if serves:
-        note.append_text(_marks(marked))
+        note.append_text(_suspended_text(suspended))
     slots = f"{node.live}/{node.slots}"
     return [
         node.node,
@@ -100,8 +100,8 @@ def _load(live: int, slots: int) -> str:
     return f"{100 * live // slots} %" if slots else ""
 
 
-def _marks(marked: list[str]) -> Text:
-    return Text(f" lacks {', '.join(marked)}" if marked else "", "yellow")
+def _suspended_text(suspended: list[str]) -> Text:
+    return Text(f" lacks {', '.join(suspended)}" if suspended else "", "yellow")
 
 
 def _serves(one: ClassSeen) -> str:

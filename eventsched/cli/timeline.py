@@ -12,7 +12,7 @@ from eventsched.cli.event_text import tell
 from eventsched.cli.output import console
 from eventsched.escaping import escape_controls
 from eventsched.formatting import Text, clock, day_and_clock, duration
-from eventsched.projection.fold import Unfolded
+from eventsched.projection.fold import FailedEvent
 from eventsched.schema.events import Event
 
 STYLES = {
@@ -45,10 +45,10 @@ class Timeline:
         self._indent = " " * lead
         self._width = max(console().width - lead, TEXT_MIN)
 
-    def show(self, one: Event | Unfolded) -> None:
+    def show(self, one: Event | FailedEvent) -> None:
         ms = int(one.id.partition("-")[0])
         self._begin_day(ms)
-        if isinstance(one, Unfolded):
+        if isinstance(one, FailedEvent):
             name, after, told = Text("unreadable", "red"), "", one.reason
         else:
             name, after = Text(one.type, STYLES.get(one.type, "")), self._after(one)

@@ -58,11 +58,11 @@ async def _verify(store: Store, archive: ArchiveFolder | None) -> Report:
     from eventsched.cli.output import progress
     from eventsched.history.log import History
     from eventsched.projection.protocol import load_sets, trailing
-    from eventsched.projection.store import Views
+    from eventsched.projection.store import ProjectionStore
 
     total = await store.transport.command("XLEN", store.keys.log, key=store.keys.log)
     core = trailing(load_sets())
-    views = Views(store.transport, store.cell)
+    views = ProjectionStore(store.transport, store.cell)
     history = await History.open(views, archive, core)
     with progress(f"verifying {store.cell}", total) as moved:
         return await Verifier(views, core, moved, history=history).run()

@@ -11,9 +11,9 @@ from eventsched.cli.options import Archive, Options, command
 from eventsched.errors import InvalidMessage
 
 if TYPE_CHECKING:
-    from eventsched.audit.explain import Decision, Explained
+    from eventsched.audit.explain import Decision, JobExplanation
     from eventsched.audit.replay import Replayed
-    from eventsched.history.source import Past
+    from eventsched.history.source import HistorySource
 
 Job = Annotated[
     str,
@@ -60,7 +60,7 @@ async def why(
     return 0
 
 
-async def _why(options: Options, past: Past, job: str) -> None:
+async def _why(options: Options, past: HistorySource, job: str) -> None:
     from eventsched.audit.service import why as explained
     from eventsched.cli.output import print_json
 
@@ -71,13 +71,13 @@ async def _why(options: Options, past: Past, job: str) -> None:
         _show(found)
 
 
-async def _replay(options: Options, past: Past, since: str, until: str) -> int:
+async def _replay(options: Options, past: HistorySource, since: str, until: str) -> int:
     from eventsched.audit.service import replay, size_of
     from eventsched.cli.output import print_json, progress
-    from eventsched.history.position import parse_moment
+    from eventsched.history.position import parse_position
 
-    first = parse_moment(since, "--since") if since else None
-    last = parse_moment(until, "--until") if until else None
+    first = parse_position(since, "--since") if since else None
+    last = parse_position(until, "--until") if until else None
     agrees = True
     for cell in past.cells:
         with progress(f"replaying {cell}", await size_of(past, cell)) as moved:
@@ -93,7 +93,7 @@ async def _replay(options: Options, past: Past, since: str, until: str) -> int:
 # --- the look -------------------------------------------------------------------------------
 
 
-def _show(found: Explained) -> None:
+def _show(found: JobExplanation) -> None:
     from eventsched.cli.output import console
     from eventsched.formatting import Text, clock, duration, table
 
@@ -166,7 +166,7 @@ def _evidence(one: Decision) -> list[str]:
     if one.last:
         lines.append(f"the attempt before was on {one.last}")
     if one.winner is not None:
-        told = f"of {one.compared} waiting demands: priority {one.winner.priority}, "
+        told = f"of {one.compared} waiting requirements: priority {one.winner.priority}, "
         told += f"tag {one.winner.tag:,}"
         if one.runner_up is not None:
             second = one.runner_up

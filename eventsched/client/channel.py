@@ -14,9 +14,9 @@ from typing import Protocol
 import anyio.abc
 import structlog
 
-from eventsched.client.subscription import Listener
+from eventsched.client.subscription import SubscriptionReader
 from eventsched.errors import Refused
-from eventsched.store.batcher import Coalescer
+from eventsched.store.batcher import Batcher
 from eventsched.store.cell import Chunk, Finalize, Receipt, Store
 from eventsched.store.retry import Backoff
 
@@ -44,20 +44,20 @@ class Producer(Protocol):
         """Last entry of its out stream that was handled; empty when none was."""
 
 
-class Channel:
+class CellMultiplexer:
     """Open while `run` runs."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self.listener = Listener(store)
-        self.appends: Coalescer[Chunk, Receipt | Refused] = Coalescer(
+        self.listener = SubscriptionReader(store)
+        self.appends: Batcher[Chunk, Receipt | Refused] = Batcher(
             self._append,
             items_max=APPEND_ITEMS_MAX,
             in_flight=2,
             bytes_max=APPEND_BYTES_MAX,
             size_of=lambda chunk: len(chunk.payload),
         )
-        self.finalizes: Coalescer[Finalize, Receipt | Refused] = Coalescer(
+        self.finalizes: Batcher[Finalize, Receipt | Refused] = Batcher(
             self._finalize,
             items_max=FINALIZE_ITEMS_MAX,
             in_flight=2,

@@ -20,7 +20,7 @@ import msgspec
 import structlog
 
 from eventsched.audio.chunks import RATE_MAX, RATE_MIN, Format
-from eventsched.client.channel import Channel
+from eventsched.client.channel import CellMultiplexer
 from eventsched.client.session import Session
 from eventsched.encryption.decrypt import seal_of, sealing
 from eventsched.encryption.keystore import VARIABLE, AnyKeys, Key, KeyStore, named_store
@@ -51,7 +51,7 @@ from eventsched.store.connection import open_connection
 from eventsched.store.retry import Backoff
 
 if TYPE_CHECKING:
-    from eventsched.encryption.cipher import Seal
+    from eventsched.encryption.cipher import SessionCipher
 
 FORMATS = ("pcm16", "opus")
 LAST_WORDS_S = 5.0
@@ -146,7 +146,7 @@ class Client:
         """Where the keys of encrypted sessions are; none: such sessions cannot be read."""
         self.url = url
         """Where another thread can connect to the same server; empty when it cannot."""
-        self.channels = {cell: Channel(store) for cell, store in stores.items()}
+        self.channels = {cell: CellMultiplexer(store) for cell, store in stores.items()}
         self._rng = rng or random.SystemRandom()
 
     @property
@@ -297,11 +297,11 @@ class Client:
 
     def _joined(
         self,
-        channel: Channel,
+        channel: CellMultiplexer,
         grant: SessionGrant,
         encoding: Format,
         sample_rate: int,
-        seal: Seal | None,
+        seal: SessionCipher | None,
     ) -> Session:
         session = Session(channel, grant, encoding, sample_rate, keys=self.keys, seal=seal)
         channel.producers[session.id] = session
@@ -349,7 +349,7 @@ class Client:
             except (SessionSuperseded, SessionUnknown, ServerUnavailable) as error:
                 log.warning("session not closed", session=session.id, error=str(error))
 
-    def _channel_of(self, full_id: str) -> Channel:
+    def _channel_of(self, full_id: str) -> CellMultiplexer:
         channel = self.channels.get(keys.cell_of(full_id))
         if channel is None:
             raise InvalidMessage.of(

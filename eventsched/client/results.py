@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 import msgspec
 import structlog
 
-from eventsched.client.subscription import Told
+from eventsched.client.subscription import OutboxEntry
 from eventsched.encryption.decrypt import seal_of
 from eventsched.encryption.keystore import KeyStore
 from eventsched.errors import DecryptionError, InvalidMessage, KeyMissing, KeyStoreError
@@ -20,7 +20,7 @@ from eventsched.schema import codec
 from eventsched.schema.events import Text
 
 if TYPE_CHECKING:
-    from eventsched.encryption.cipher import Seal, What
+    from eventsched.encryption.cipher import SessionCipher, What
 
 log = structlog.get_logger("eventsched.client.session")
 AUDIO_BYTES_MAX = 512_000
@@ -97,7 +97,7 @@ class Delivered(Result, frozen=True, kw_only=True):
     """The node sent a text in an unknown form; a log line says what to do."""
 
 
-async def heard(told: Told, keys: KeyStore | None) -> Delivered:
+async def heard(told: OutboxEntry, keys: KeyStore | None) -> Delivered:
     """An entry of an `out` stream, as the session's user sees it.
 
     Nobody can hear a text whose key is not here, or that is none: the outcome says so, and those
@@ -137,7 +137,7 @@ async def heard(told: Told, keys: KeyStore | None) -> Delivered:
     )
 
 
-async def _opened(told: Told, keys: KeyStore | None) -> tuple[Text, bytes]:
+async def _opened(told: OutboxEntry, keys: KeyStore | None) -> tuple[Text, bytes]:
     """Text and sound, to read and to hear."""
     d, text = told.data, codec.decode_text(told.body)
     if not text.sealed:
@@ -149,7 +149,9 @@ async def _opened(told: Told, keys: KeyStore | None) -> tuple[Text, bytes]:
     return plain, audio
 
 
-def packed(result: Result, seal: Seal | None, utterance: int, target: str) -> tuple[bytes, bytes]:
+def packed(
+    result: Result, seal: SessionCipher | None, utterance: int, target: str
+) -> tuple[bytes, bytes]:
     """Text and sound as they travel; InvalidMessage when either is too large."""
     text = Text(source_text=result.source_text, text=result.text, language=result.language)
     audio = result.audio or b""

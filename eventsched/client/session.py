@@ -17,9 +17,9 @@ import structlog
 
 from eventsched.audio import chunks
 from eventsched.audio.chunks import Format, Piece
-from eventsched.client.channel import APPEND_BYTES_MAX, APPEND_ITEMS_MAX, Channel
+from eventsched.client.channel import APPEND_BYTES_MAX, APPEND_ITEMS_MAX, CellMultiplexer
 from eventsched.client.results import Delivered, heard
-from eventsched.client.subscription import START, Mailbox, Told
+from eventsched.client.subscription import START, OutboxEntry, Subscription
 from eventsched.encryption.keystore import KeyStore
 from eventsched.errors import (
     Backpressure,
@@ -32,7 +32,7 @@ from eventsched.store.cell import Chunk, Finalize, Receipt, SessionGrant
 from eventsched.store.retry import Backoff, happens_within
 
 if TYPE_CHECKING:
-    from eventsched.encryption.cipher import Seal
+    from eventsched.encryption.cipher import SessionCipher
 
 RESENDS_MAX = 3
 PRESSED_MAX = 10
@@ -55,13 +55,13 @@ class Session:
 
     def __init__(
         self,
-        channel: Channel,
+        channel: CellMultiplexer,
         grant: SessionGrant,
         encoding: Format,
         sample_rate: int,
         *,
         keys: KeyStore | None = None,
-        seal: Seal | None = None,
+        seal: SessionCipher | None = None,
     ) -> None:
         self.id = grant.session
         """Full id of the session, `<cell>.<name>`."""
@@ -83,7 +83,7 @@ class Session:
         self._kept: deque[Chunk] = deque()
         self._kept_bytes = 0
         self._start = grant.out_id
-        self._box: Mailbox | None = None
+        self._box: Subscription | None = None
         self._taken = self._handled = ""
 
     @property
@@ -324,7 +324,7 @@ class Session:
             self._listen(self._taken)
         return Results(self, partials=partials)
 
-    async def next_told(self) -> Told | None:
+    async def next_told(self) -> OutboxEntry | None:
         """The next entry of the out stream; none after the session's end. For `Results`."""
         box = self._box or self._listen(self._start)
         self._handled = self._taken
@@ -333,15 +333,15 @@ class Session:
             self._taken = told.id
         return told
 
-    async def heard(self, told: Told) -> Delivered:
+    async def heard(self, told: OutboxEntry) -> Delivered:
         """An entry of the out stream to read, with the speaker's key if need be. For `Results`."""
         return await heard(told, self._keys)
 
-    def _listen(self, after: str) -> Mailbox:
+    def _listen(self, after: str) -> Subscription:
         _check_position(after)
         if self._box is not None:
             self._channel.listener.remove(self._box)
-        self._box = Mailbox(self.id, after)
+        self._box = Subscription(self.id, after)
         self._channel.listener.add(self._box)
         return self._box
 

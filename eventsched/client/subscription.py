@@ -32,7 +32,7 @@ log = structlog.get_logger("eventsched.client.subscription")
 Kind: TypeAlias = Literal["result", "partial", "state", "truncated"]
 
 
-class Told(msgspec.Struct, frozen=True):
+class OutboxEntry(msgspec.Struct, frozen=True):
     """One entry of an `out` stream, or the news that some before it are gone."""
 
     id: str
@@ -47,11 +47,11 @@ class Told(msgspec.Struct, frozen=True):
         return len(self.body) + len(self.audio)
 
 
-def parse(entry: Entry) -> Told:
+def parse(entry: Entry) -> OutboxEntry:
     """An entry as deliver.tell writes it; `i` is `<number>:<bytes so far>`."""
     entry_id, flat = entry
     fields = dict(zip(flat[::2], flat[1::2], strict=True))
-    return Told(
+    return OutboxEntry(
         entry_id,
         int(fields[b"i"].partition(b":")[0]),
         fields[b"t"].decode(),  # type: ignore[arg-type]
@@ -67,7 +67,7 @@ def before(entry_id: str) -> str:
     return f"{ms}-{seq - 1}" if seq else f"{ms - 1}-{(1 << 64) - 1}"
 
 
-class Mailbox:
+class Subscription:
     """What one session was told and nobody has taken yet.
 
     Entries are numbered without holes. Reading starts at the entry `after` itself: if it is
@@ -82,7 +82,7 @@ class Mailbox:
         self.closed = anyio.Event()
         self._bookmark = "" if after == START else after
         self._expected = 1
-        self._told: deque[Told] = deque()
+        self._told: deque[OutboxEntry] = deque()
         self._bytes = 0
         self._came = anyio.Event()
 
@@ -101,7 +101,7 @@ class Mailbox:
                 self._keep(told)
         self._came.set()
 
-    def _parsed(self, entry: Entry) -> Told | None:
+    def _parsed(self, entry: Entry) -> OutboxEntry | None:
         """None where no script wrote it: it has no number, so whoever listens misses nothing."""
         try:
             return parse(entry)
@@ -110,7 +110,7 @@ class Mailbox:
             log.error("no entry of a script", **told)
             return None
 
-    def _is_bookmark(self, told: Told) -> bool:
+    def _is_bookmark(self, told: OutboxEntry) -> bool:
         bookmark, self._bookmark = self._bookmark, ""
         if not bookmark:
             return False
@@ -118,16 +118,16 @@ class Mailbox:
         self._expected = told.number + 1 if told.id == bookmark else -1
         return told.id == bookmark
 
-    def _keep(self, told: Told) -> None:
+    def _keep(self, told: OutboxEntry) -> None:
         if told.number != self._expected:
-            self._told.append(Told(before(told.id), 0, "truncated", {}, b"", b""))
+            self._told.append(OutboxEntry(before(told.id), 0, "truncated", {}, b"", b""))
         self._expected = told.number + 1
         self._told.append(told)
         self._bytes += told.size
         if told.kind == "state" and told.data.get("state") == "closed":
             self.closed.set()
 
-    def pop(self) -> Told | None:
+    def pop(self) -> OutboxEntry | None:
         """The oldest that nobody has taken."""
         if not self._told:
             return None
@@ -142,25 +142,25 @@ class Mailbox:
             await self._came.wait()
 
 
-class Listener:
+class SubscriptionReader:
     """Reads for every mailbox of one cell; `run` must run somewhere."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._boxes: dict[str, Mailbox] = {}
+        self._boxes: dict[str, Subscription] = {}
         self._changed = anyio.Event()
         self._reading: anyio.CancelScope | None = None
 
-    def add(self, box: Mailbox) -> None:
+    def add(self, box: Subscription) -> None:
         self._boxes[self._store.keys.outbox(name_of(box.session))] = box
         self.look_again()
 
-    def remove(self, box: Mailbox) -> None:
+    def remove(self, box: Subscription) -> None:
         key = self._store.keys.outbox(name_of(box.session))
         if self._boxes.get(key) is box:
             del self._boxes[key]
 
-    async def take(self, box: Mailbox) -> Told | None:
+    async def take(self, box: Subscription) -> OutboxEntry | None:
         """The oldest entry that nobody has taken; none when the session is closed and all is."""
         while True:
             was_full = not box.wants_more

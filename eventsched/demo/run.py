@@ -28,7 +28,7 @@ from eventsched.demo.speech.translator import Translator
 from eventsched.demo.view import Show
 from eventsched.node.readiness import missing_node
 from eventsched.projection.fold import decoded
-from eventsched.projection.store import Views
+from eventsched.projection.store import ProjectionStore
 from eventsched.schema.events import Event
 from eventsched.store.cell import Store
 from eventsched.store.connection import Connection
@@ -72,7 +72,7 @@ async def run_demo(
         running_client(Client(connection.stores, url=connection.url)) as es,
         AsyncExitStack() as sessions,
     ):
-        log_from = await Views(store.transport, store.cell).last_id()
+        log_from = await ProjectionStore(store.transport, store.cell).last_id()
         room = store.keys.full(f"demo-{secrets.token_hex(4)}")
         spoken = samples()
         speakers = [
@@ -125,7 +125,7 @@ async def speech_nodes(url: str, store: Store, count: int, show: Show) -> AsyncI
 @asynccontextmanager
 async def watching(store: Store, after: str, board: Board, show: Show) -> AsyncIterator[None]:
     """The board follows the log while the block lasts, and to the log's end then."""
-    views = Views(store.transport, store.cell)
+    views = ProjectionStore(store.transport, store.cell)
 
     async def catch_up() -> None:
         nonlocal after

@@ -33,7 +33,7 @@ _FORM = "1"
 """Of what is sealed; in the associated data, so that no other form is taken for it."""
 
 
-class Seal:
+class SessionCipher:
     """Encrypts and decrypts for one session. Raises Sealed for what is not what its place says."""
 
     __slots__ = ("_aead", "key_id", "session")

@@ -17,17 +17,17 @@ from eventsched.schema import codec
 from eventsched.schema.events import Event, ResultDelivered, ResultRecorded
 
 if TYPE_CHECKING:
-    from eventsched.encryption.cipher import Seal
+    from eventsched.encryption.cipher import SessionCipher
 
 
-def sealing(session: str, key: Key) -> Seal:
+def sealing(session: str, key: Key) -> SessionCipher:
     """What encrypts and decrypts for this session. Raises MissingDependencyError."""
-    from eventsched.encryption.cipher import Seal
+    from eventsched.encryption.cipher import SessionCipher
 
-    return Seal(session, key)
+    return SessionCipher(session, key)
 
 
-async def seal_of(keys: KeyStore | None, session: str, key_id: str = "") -> Seal:
+async def seal_of(keys: KeyStore | None, session: str, key_id: str = "") -> SessionCipher:
     """What encrypts and decrypts for this session; `key_id`, if known, is that of its key.
 
     Raises KeyMissing, KeyStoreError, MissingDependencyError.
@@ -47,7 +47,7 @@ class EventOpener:
 
     def __init__(self, keys: KeyStore) -> None:
         self._keys = keys
-        self._seals: dict[str, Seal | None] = {}
+        self._seals: dict[str, SessionCipher | None] = {}
         """None where there is no key (any more): those events stay sealed."""
 
     async def opened(self, event: Event) -> Event:
@@ -68,7 +68,7 @@ class EventOpener:
             return event  # who shows it says so
         return msgspec.structs.replace(event, body=codec.encode_text(plain))
 
-    async def _seal(self, session: str) -> Seal | None:
+    async def _seal(self, session: str) -> SessionCipher | None:
         if session not in self._seals:
             try:
                 self._seals[session] = await seal_of(self._keys, session)

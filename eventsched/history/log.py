@@ -23,9 +23,9 @@ from eventsched.archive.layout import ArchiveFolder, CellFolder
 from eventsched.archive.manifest import Record
 from eventsched.archive.signing import fingerprint
 from eventsched.errors import ArchiveError
-from eventsched.projection.fold import Folding, decoded, trails_of
+from eventsched.projection.fold import Folding, decoded, index_entries_of
 from eventsched.projection.protocol import ProjectionSet
-from eventsched.projection.store import START, Views
+from eventsched.projection.store import START, ProjectionStore
 from eventsched.schema.events import FIELDS, Event
 from eventsched.schema.ids import AFTER_ALL, BEFORE_ALL, Place, id_of, place_of
 from eventsched.schema.keys import name_of
@@ -39,22 +39,22 @@ _NODE = 2 * FIELDS.index("n") + 1
 
 
 class Of(msgspec.Struct, frozen=True, kw_only=True):
-    """Whose events: those that fit all that is given. Sessions and jobs are found by trails."""
+    """Whose events: those that fit all that is given. Sessions and jobs are found by indexes."""
 
     session: str = ""
-    """Its name in the cell; events of others that its trail names belong to it."""
+    """Its name in the cell; events of others that its index names belong to it."""
     job: str = ""
     """Its key."""
     node: str = ""
     """Its full id."""
 
     @property
-    def trail(self) -> str:
-        """The session in whose trail they all are; empty when there is none."""
+    def index(self) -> str:
+        """The session in whose index they all are; empty when there is none."""
         return self.session or (name_of(self.job.split(":")[1]) if self.job else "")
 
     def fits(self, entry: Entry) -> bool:
-        """Whether it is of this job and node; the trail has seen to the session."""
+        """Whether it is of this job and node; the index has seen to the session."""
         fields = entry[1]
         if not (self.job or self.node):
             return True
@@ -82,9 +82,12 @@ class History:
     """One cell's events. Without a server: as far as the archive goes."""
 
     def __init__(
-        self, views: Views | None, folder: CellFolder | None, projection_set: ProjectionSet
+        self,
+        views: ProjectionStore | None,
+        folder: CellFolder | None,
+        projection_set: ProjectionSet,
     ) -> None:
-        """`projection_set` is the one whose trails say which events belong to a session."""
+        """`projection_set` is the one whose indexes say which events belong to a session."""
         self._views = views
         self._folder = folder
         self._set = projection_set
@@ -92,7 +95,7 @@ class History:
     @classmethod
     async def open(
         cls,
-        views: Views | None,
+        views: ProjectionStore | None,
         archive: ArchiveFolder | None,
         projection_set: ProjectionSet,
         *,
@@ -191,8 +194,8 @@ class History:
         assert self._folder is not None
         path = self._folder.path
         events = path / record.file("events").name
-        if of.trail:
-            rows = rows_of_session(path / record.file("sessions").name, of.trail)
+        if of.index:
+            rows = rows_of_session(path / record.file("sessions").name, of.index)
             found = entries_at(events, rows) if rows else []
         else:
             equal = {"node": of.node} if of.node else {}
@@ -202,9 +205,9 @@ class History:
 
     # --- the log ----------------------------------------------------------------------------
 
-    async def _read_log(self, views: Views, at: Place, end: Place, of: Of) -> _Read:
-        if of.trail:
-            indexed = await self._read_trail(views, at, end, of)
+    async def _read_log(self, views: ProjectionStore, at: Place, end: Place, of: Of) -> _Read:
+        if of.index:
+            indexed = await self._read_index(views, at, end, of)
             if indexed is not None:
                 return indexed
         upto = id_of(end) if end != AFTER_ALL else "+"
@@ -213,16 +216,18 @@ class History:
         is_last = len(entries) < READ_MAX
         if of == EVERYTHING:
             return _Read(entries, to, is_last=is_last)
-        fitting = [one for one in entries if of.fits(one) and self._belongs(one, of.trail)]
+        fitting = [one for one in entries if of.fits(one) and self._belongs(one, of.index)]
         return _Read(fitting, to, is_last=is_last)
 
-    async def _read_trail(self, views: Views, at: Place, end: Place, of: Of) -> _Read | None:
+    async def _read_index(
+        self, views: ProjectionStore, at: Place, end: Place, of: Of
+    ) -> _Read | None:
         """What the session's index names behind `at`; none when the log is to be read from there.
 
         The checkpoint is read first: all up to it is in the index, and more may be.
         """
         checkpoint = place_of(await views.checkpoint(self._set.name))
-        key = views.keys.session_index(of.trail)
+        key = views.keys.session_index(of.index)
         kept = await views.transport.command("LRANGE", key, 0, -1, key=key)
         ids = [one for one in map(bytes.decode, kept) if at < place_of(one) <= end]
         if not ids:
@@ -235,9 +240,9 @@ class History:
         return _Read(fitting, place_of(some[-1]), is_last=False)
 
     def _belongs(self, entry: Entry, session: str) -> bool:
-        return not session or session in trails_of(decoded(entry), self._set)
+        return not session or session in index_entries_of(decoded(entry), self._set)
 
-    async def _has_lost(self, views: Views, at: Place) -> bool:
+    async def _has_lost(self, views: ProjectionStore, at: Place) -> bool:
         """Whether the log may have lost entries behind `at`, which the archive then has.
 
         Raises ArchiveError when that archive is not at hand.

@@ -31,7 +31,7 @@ _REMEDY = (
 )
 
 
-class Moment(msgspec.Struct, frozen=True):
+class LogPosition(msgspec.Struct, frozen=True):
     """An entry of the log, or a whole millisecond."""
 
     ms: int
@@ -58,14 +58,14 @@ class Moment(msgspec.Struct, frozen=True):
         return f"{self.ms - 1}-{_SEQ_MAX}" if self.ms else "0-0"
 
 
-def parse_moment(text: str, field: str) -> Moment:
+def parse_position(text: str, field: str) -> LogPosition:
     """What `text` means. Raises InvalidMessage naming `field`."""
     given = text.strip()
     match = _ID.fullmatch(given)
     if match is not None:
-        return Moment(int(match[1]), int(match[2]), text)
+        return LogPosition(int(match[1]), int(match[2]), text)
     if _DIGITS.fullmatch(given) and len(given) != _DATE_DIGITS:
-        return Moment(_ms_of_digits(given, field), None, text)
+        return LogPosition(_ms_of_digits(given, field), None, text)
     try:
         told = datetime.fromisoformat(given).astimezone()
     except (ValueError, OverflowError):
@@ -73,7 +73,7 @@ def parse_moment(text: str, field: str) -> Moment:
     ms = round(told.timestamp() * 1000)
     if ms < 0:
         raise InvalidMessage.of(field, f"{text!r} is before 1970", _REMEDY)
-    return Moment(ms, None, text)
+    return LogPosition(ms, None, text)
 
 
 def _ms_of_digits(digits: str, field: str) -> int:

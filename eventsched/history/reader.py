@@ -19,16 +19,16 @@ import msgspec
 from eventsched.encryption.decrypt import EventOpener
 from eventsched.errors import DecryptionError, InvalidMessage, NotFound
 from eventsched.history.log import EVERYTHING, Of
-from eventsched.history.position import Moment
-from eventsched.history.source import Past, of_job
-from eventsched.projection.fold import Folding, Unfolded, decoded, in_order, trails_of
+from eventsched.history.position import LogPosition
+from eventsched.history.source import HistorySource, of_job
+from eventsched.projection.fold import FailedEvent, Folding, decoded, in_order, index_entries_of
 from eventsched.projection.protocol import HasParts, Projection, record_codec
-from eventsched.projection.store import START, Views, is_made_by
+from eventsched.projection.store import START, ProjectionStore, is_made_by
 from eventsched.schema import keys
 from eventsched.schema.events import Event, SessionOpened, UtteranceFinalized
 
 SWITCHES_MAX = 3
-"""How often a record is looked for when a rebuild switches builds meanwhile."""
+"""How often a record is looked for when a rebuild switches revisions meanwhile."""
 FOLLOWED_MAX = 1_000
 """Entries of one cell taken in one call while following."""
 BLOCK_MS = 2_000
@@ -38,19 +38,19 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     """Which events: those that fit everything that is given."""
 
     session: str = ""
-    """Full id: all that its trail names."""
+    """Full id: all that its index names."""
     job: str = ""
     """Key: its events, and the utterance that it is of."""
     node: str = ""
     """Full id."""
     tenant: str = ""
     types: frozenset[str] = frozenset()
-    since: Moment | None = None
-    until: Moment | None = None
+    since: LogPosition | None = None
+    until: LogPosition | None = None
 
     @property
-    def trail(self) -> str:
-        """The session in whose trail they all are; empty when there is none."""
+    def index(self) -> str:
+        """The session in whose index they all are; empty when there is none."""
         return of_job(self.job) if self.job else self.session
 
     def fits(self, event: Event) -> bool:
@@ -62,7 +62,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
         return not self.job or event.job == self.job or _is_utterance_of(event, self.job)
 
 
-def _is_of(one: Event | Unfolded, wanted: Wanted) -> bool:
+def _is_of(one: Event | FailedEvent, wanted: Wanted) -> bool:
     """Whether the event shows that the job, session or node exists."""
     return isinstance(one, Event) and (not wanted.job or one.job == wanted.job)
 
@@ -91,7 +91,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
 class Reader:
     """Reads one past."""
 
-    def __init__(self, past: Past, opener: EventOpener | None = None) -> None:
+    def __init__(self, past: HistorySource, opener: EventOpener | None = None) -> None:
         """`opener` has keys: texts that it can open are told, others stay sealed."""
         self._past = past
         self._opener = opener
@@ -106,8 +106,8 @@ class Reader:
 
     async def history(
         self, wanted: Wanted, ends: Mapping[str, str] | None = None
-    ) -> AsyncIterator[Event | Unfolded]:
-        """The wanted events, oldest first; an entry that is none comes as `Unfolded`.
+    ) -> AsyncIterator[Event | FailedEvent]:
+        """The wanted events, oldest first; an entry that is none comes as `FailedEvent`.
 
         `ends`: by cell, nothing behind these ids. Raises NotFound when there is no such session,
         job or node.
@@ -121,7 +121,7 @@ class Reader:
             await self._check_known(wanted)
 
     async def follow(
-        self, wanted: Wanted, after: Mapping[str, str], tell: Callable[[Event | Unfolded], None]
+        self, wanted: Wanted, after: Mapping[str, str], tell: Callable[[Event | FailedEvent], None]
     ) -> None:
         """Tell wanted events behind these ids, by cell, as they come; it never ends by itself."""
         async with anyio.create_task_group() as tasks:
@@ -130,11 +130,11 @@ class Reader:
 
     async def ends(self, wanted: Wanted) -> dict[str, str]:
         """By cell, the newest id that there is."""
-        cells = [keys.cell_of(wanted.trail)] if wanted.trail else self._past.cells
+        cells = [keys.cell_of(wanted.index)] if wanted.index else self._past.cells
         return {cell: await self._past.last_id(cell) for cell in cells}
 
     async def _follow_cell(
-        self, cell: str, wanted: Wanted, after: str, tell: Callable[[Event | Unfolded], None]
+        self, cell: str, wanted: Wanted, after: str, tell: Callable[[Event | FailedEvent], None]
     ) -> None:
         views = self._past.views(cell)
         assert views is not None
@@ -143,20 +143,20 @@ class Reader:
             for entry in await views.read_log(after, FOLLOWED_MAX):
                 after = entry[0]
                 one = decoded(entry)
-                if self._is_in_trail(one, wanted) and await self._fits(one, wanted):
+                if self._is_in_index(one, wanted) and await self._fits(one, wanted):
                     tell(await self._opened(one))
 
-    def _is_in_trail(self, one: Event | Unfolded, wanted: Wanted) -> bool:
-        if not wanted.trail:
+    def _is_in_index(self, one: Event | FailedEvent, wanted: Wanted) -> bool:
+        if not wanted.index:
             return True
-        return keys.name_of(wanted.trail) in trails_of(one, self._past.trailing)
+        return keys.name_of(wanted.index) in index_entries_of(one, self._past.trailing)
 
     async def _merged(
         self, wanted: Wanted, ends: Mapping[str, str]
-    ) -> AsyncIterator[Event | Unfolded]:
-        """Events of the trail, else of every cell in the order of their times."""
-        if wanted.trail:
-            cells = [keys.cell_of(self._past.complete(wanted.trail))]
+    ) -> AsyncIterator[Event | FailedEvent]:
+        """Events of the index, else of every cell in the order of their times."""
+        if wanted.index:
+            cells = [keys.cell_of(self._past.complete(wanted.index))]
         else:
             cells = self._past.cells
         heads = {}
@@ -173,29 +173,29 @@ class Reader:
 
     async def _of_cell(
         self, cell: str, wanted: Wanted, end: str
-    ) -> AsyncIterator[Event | Unfolded]:
-        of = Of(session=keys.name_of(wanted.trail), node="" if wanted.trail else wanted.node)
+    ) -> AsyncIterator[Event | FailedEvent]:
+        of = Of(session=keys.name_of(wanted.index), node="" if wanted.index else wanted.node)
         after = wanted.since.before if wanted.since else START
         upto = wanted.until.last if wanted.until else end
         history = await self._past.of_cell(cell)
         async for entry in history.entries(after, upto, of):
             yield decoded(entry)
 
-    async def _fits(self, one: Event | Unfolded, wanted: Wanted) -> bool:
-        if isinstance(one, Unfolded):
+    async def _fits(self, one: Event | FailedEvent, wanted: Wanted) -> bool:
+        if isinstance(one, FailedEvent):
             return not (wanted.types or wanted.node or wanted.tenant or wanted.job)
         if not wanted.fits(one):
             return False
         return not wanted.tenant or await self._tenant(one) == wanted.tenant
 
-    async def _opened(self, one: Event | Unfolded) -> Event | Unfolded:
+    async def _opened(self, one: Event | FailedEvent) -> Event | FailedEvent:
         """With its text to read, if there is a key; a text that is not its own is told as such."""
-        if self._opener is None or isinstance(one, Unfolded):
+        if self._opener is None or isinstance(one, FailedEvent):
             return one
         try:
             return await self._opener.opened(one)
         except DecryptionError as error:
-            return Unfolded(one.id, one, ("text",), str(error), one.session)
+            return FailedEvent(one.id, one, ("text",), str(error), one.session)
 
     async def _tenant(self, event: Event) -> str:
         """Whose event it is; empty for those of nodes and cells."""
@@ -248,7 +248,7 @@ class Reader:
 
     # --- what was true ----------------------------------------------------------------------
 
-    async def state(self, kind: str, entity: str, at: Moment | None = None) -> State:
+    async def state(self, kind: str, entity: str, at: LogPosition | None = None) -> State:
         """The record of `entity` in the read model `kind`, now or as it was at a moment.
 
         Now is what the live view says; what it no longer has, or not yet, and what was at a
@@ -304,7 +304,7 @@ class Reader:
         projection: Projection,
         record: str,
         of: Of,
-        at: Moment | None,
+        at: LogPosition | None,
         picked: Callable[[Any], Any],
     ) -> tuple[Any, str, str] | None:
         """The record as its events make it: what it says, what changed it, what dropped it.
@@ -317,7 +317,7 @@ class Reader:
         history = await self._past.of_cell(cell)
         async for entry in history.entries(upto=at.last if at else "", of=of):
             event = decoded(entry)
-            if isinstance(event, Unfolded):
+            if isinstance(event, FailedEvent):
                 continue
             folding.fold(event, whole=False)  # what cannot be folded is passed by, as it was live
             view = picked(folded.views.get(record))
@@ -327,7 +327,7 @@ class Reader:
                 found = *found[:2], event.id
         return found
 
-    async def _why_none(self, cell: str, of: Of, at: Moment | None) -> str:
+    async def _why_none(self, cell: str, of: Of, at: LogPosition | None) -> str:
         """When it began, for who asked for a moment before that; that its beginning is gone."""
         history = await self._past.of_cell(cell)
         told = f" at {at.text}" if at else ""
@@ -340,23 +340,25 @@ class Reader:
         return told
 
 
-async def _live(views: Views, projection: Projection, record: str) -> tuple[Any, str] | None:
-    """The stored record; none of a build that another version made. A rebuild may switch between
+async def _live(
+    views: ProjectionStore, projection: Projection, record: str
+) -> tuple[Any, str] | None:
+    """The stored record; none of a revision that another version made. A rebuild may switch between
     the two reads: then look again."""
-    build = await views.live(projection.name)
+    revision = await views.live(projection.name)
     for _ in range(SWITCHES_MAX):
-        if build is None or not is_made_by(build, projection):
+        if revision is None or not is_made_by(revision, projection):
             return None
-        (fields,) = await views.load(projection.name, build, [record])
+        (fields,) = await views.load(projection.name, revision, [record])
         if fields:
             return record_codec(projection).decode(fields), fields["at"].decode()
-        before, build = build, await views.live(projection.name)
-        if build == before:
+        before, revision = revision, await views.live(projection.name)
+        if revision == before:
             return None
     return None
 
 
-def _ms(one: Event | Unfolded) -> int:
+def _ms(one: Event | FailedEvent) -> int:
     return int(one.id.partition("-")[0])
 
 

@@ -11,16 +11,16 @@ from collections.abc import Sequence
 from eventsched.archive.layout import ArchiveFolder
 from eventsched.errors import InvalidMessage, NotFound
 from eventsched.history.log import History
-from eventsched.history.position import Moment
+from eventsched.history.position import LogPosition
 from eventsched.projection.fold import in_order
 from eventsched.projection.protocol import ProjectionSet, load_sets, trailing
-from eventsched.projection.store import START, Views
+from eventsched.projection.store import START, ProjectionStore
 from eventsched.schema import keys
 from eventsched.store.connection import Connection
 from eventsched.store.transport import Transport
 
 
-class Past:
+class HistorySource:
     """What happened, in every cell. Without a connection: as far as the archive goes."""
 
     def __init__(
@@ -43,12 +43,12 @@ class Past:
         assert self.archive is not None
         return sorted(self.archive.cells(), key=lambda name: (len(name), name))
 
-    def views(self, cell: str) -> Views | None:
+    def views(self, cell: str) -> ProjectionStore | None:
         """The server's part of a cell; none when there is only an archive."""
         if self.connection is None:
             return None
         store = self.connection.stores[cell]
-        return Views(store.transport, store.cell)
+        return ProjectionStore(store.transport, store.cell)
 
     def complete(self, name: str) -> str:
         """`<cell>.<name>`. Raises InvalidMessage when it names no cell of this system."""
@@ -79,7 +79,7 @@ class Past:
         records = self.archive.cell(cell).records()
         return records[-1].last if records else START
 
-    async def check_not_ahead(self, cell: str, at: Moment, field: str) -> None:
+    async def check_not_ahead(self, cell: str, at: LogPosition, field: str) -> None:
         """Raises InvalidMessage when nothing can be known of that moment yet."""
         last = await self.last_id(cell)
         if in_order(at.first) <= in_order(last):

@@ -11,13 +11,13 @@ from typing import Any
 import msgspec
 
 from eventsched.projection.protocol import load_sets
-from eventsched.projection.store import Views
+from eventsched.projection.store import ProjectionStore
 from eventsched.store.cell import Store
 from eventsched.store.connection import Connection
-from eventsched.store.lag import ARCHIVE, Distances
+from eventsched.store.lag import ARCHIVE, ConsumerLag
 
 LOOKED_MAX = 2_000
-"""Waiting jobs of one demand and priority among which the oldest is looked for."""
+"""Waiting jobs of one requirement and priority among which the oldest is looked for."""
 
 
 class SetBehind(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,7 +34,7 @@ class SetBehind(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Waiting(msgspec.Struct, frozen=True, kw_only=True):
-    """The waiting jobs of one demand."""
+    """The waiting jobs of one requirement."""
 
     source: str
     target: str
@@ -66,7 +66,7 @@ class ClassSeen(msgspec.Struct, frozen=True, kw_only=True):
     sources: list[str]
     targets: list[str]
     features: list[str]
-    marked: list[str]
+    suspended: list[str]
     nodes: list[NodeSeen]
 
 
@@ -115,14 +115,14 @@ class _Cell:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._keys = store.keys
-        self._distances = Distances(store)
+        self._distances = ConsumerLag(store)
         self._now_ms = 0
 
     async def seen(self) -> CellOverview:
         self._now_ms = await self._clock()
         counters = await self._store.read_hash(self._keys.counters)
         classes = [await self._class(one) for one in await self._members(self._keys.classes)]
-        demands = await self._members(self._keys.requirements)
+        requirements = await self._members(self._keys.requirements)
         settings = await self._store.read_hash(self._keys.settings)
         newest = await self._store.read_range(
             self._keys.dead_letters, "-", "+", 1, newest_first=True
@@ -138,7 +138,9 @@ class _Cell:
                 *[await self._set(one.name) for one in load_sets()],
                 *await self._archive(),
             ],
-            waiting=[one for one in [await self._waiting(d, classes) for d in demands] if one.jobs],
+            waiting=[
+                one for one in [await self._waiting(d, classes) for d in requirements] if one.jobs
+            ],
             classes=classes,
             dead=await self._command("XLEN", self._keys.dead_letters),
             dead_newest=_field(newest[0][1], b"reason") if newest else "",
@@ -165,7 +167,7 @@ class _Cell:
         )
 
     async def _set(self, name: str) -> SetBehind:
-        views = Views(self._store.transport, self._store.cell)
+        views = ProjectionStore(self._store.transport, self._store.cell)
         return await self._behind(name, await views.checkpoint(name))
 
     async def _archive(self) -> list[SetBehind]:
@@ -174,7 +176,7 @@ class _Cell:
         return [await self._behind(ARCHIVE, kept["to"])] if kept else []
 
     async def _behind(self, name: str, checkpoint: str) -> SetBehind:
-        views = Views(self._store.transport, self._store.cell)
+        views = ProjectionStore(self._store.transport, self._store.cell)
         ahead = await views.read_log(checkpoint, 1)
         active = await self._store.read_hash(self._keys.lease(name))
         return SetBehind(
@@ -185,12 +187,12 @@ class _Cell:
             is_held=int(active.get("until", "0")) > self._now_ms,
         )
 
-    async def _waiting(self, demand: str, classes: list[ClassSeen]) -> Waiting:
-        source, target, joined = demand.split(":", 2)
+    async def _waiting(self, requirement: str, classes: list[ClassSeen]) -> Waiting:
+        source, target, joined = requirement.split(":", 2)
         features = _words(joined)
         jobs, oldest = 0, ""
         for priority in range(3):
-            key = self._keys.waiting(priority, demand)
+            key = self._keys.waiting(priority, requirement)
             jobs += await self._command("ZCARD", key)
             members = await self._command("ZRANGE", key, 0, LOOKED_MAX - 1)
             oldest = min([oldest] * bool(oldest) + [one.decode() for one in members], default="")
@@ -225,7 +227,7 @@ class _Cell:
             sources=_words(kept.get("sources", "")),
             targets=_words(kept.get("targets", "")),
             features=_words(kept.get("features", "")),
-            marked=_words(kept.get("marked", "")),
+            suspended=_words(kept.get("suspended", "")),
             nodes=[await self._node(name) for name in names],
         )
 

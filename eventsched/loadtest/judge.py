@@ -13,7 +13,7 @@ import msgspec
 from eventsched.history.log import History
 from eventsched.loadtest.replay import Record, heard_twice, out_of_order
 from eventsched.loadtest.rttm import Expected
-from eventsched.projection.fold import Unfolded, decoded
+from eventsched.projection.fold import FailedEvent, decoded
 from eventsched.schema.events import (
     Event,
     JobDispatched,
@@ -86,10 +86,10 @@ class _Seen:
         self.outcomes: list[str] = []
         self.failed = self.expired = self.missing = self.unreadable = 0
 
-    def count(self, event: Event | Unfolded) -> None:
+    def count(self, event: Event | FailedEvent) -> None:
         if event.session not in self._sessions:
             return
-        if isinstance(event, Unfolded):
+        if isinstance(event, FailedEvent):
             self.unreadable += 1
             return
         match event.data:

@@ -1,7 +1,7 @@
 """Replays conversations against a server and records what every listener heard.
 
 Owns: opening, speaking at each segment's moment, listening, closing; what was heard and when.
-Never does: judge (judge.py), start processes (cli/trace.py).
+Never does: judge (judge.py), start processes (cli/loadtest.py).
 Read next: rttm.py, judge.py.
 """
 
@@ -91,13 +91,13 @@ class Replay:
         return self.record
 
     async def _converse(self, conversation: Conversation, begins: float) -> None:
-        room = f"trace-{self._run_id}-{next(self._rooms)}"
+        room = f"loadtest-{self._run_id}-{next(self._rooms)}"
         async with AsyncExitStack() as stack:
             ready = []
             for speaker in conversation.speakers:
                 session = await stack.enter_async_context(
                     self._es.session(
-                        tenant="trace",
+                        tenant="loadtest",
                         source="en",
                         targets=[],
                         room=room,

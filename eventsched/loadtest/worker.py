@@ -24,7 +24,7 @@ from eventsched.node.node import Node
 
 def make(name: str, slots: int, langs: list[str], rtf: float, speed: float) -> Node:
     """A node that serves every pair of a replay."""
-    node = Node(name, sources=["en"], targets=langs, slots=slots, version="trace")
+    node = Node(name, sources=["en"], targets=langs, slots=slots, version="loadtest")
 
     @node.job
     async def hold(job: Job) -> Result:

@@ -12,7 +12,7 @@
 --   INVALID_MESSAGE, BACKPRESSURE
 -- Events: AudioChunkAppended (audio stream), UtteranceFinalized, JobDispatched,
 --   JobQueued
--- Bound: the chunks given, at most 32; 8 jobs assigned, each with 64 demands and 8 fills
+-- Bound: the chunks given, at most 32; 8 jobs assigned, each with 64 requirements and 8 fills
 -- include: backpressure
 -- include: numbers
 -- include: outbox

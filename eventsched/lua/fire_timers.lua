@@ -10,7 +10,7 @@
 -- Refusals: none
 -- Events: any but those of opening, resuming, registering and results
 -- Bound: 16 timers; 16 leases of 256, 32 outcomes or 256 keys each, and the open outcomes of a session;
---   8 jobs of utterances that end, each with 64 demands and 8 fills
+--   8 jobs of utterances that end, each with 64 requirements and 8 fills
 -- include: clock
 -- include: dead_letters
 -- include: keys

@@ -5,7 +5,7 @@
 -- ARGV
 --   now_arg         ms                     not used
 --   projection      name
---   build           <version>.<build>
+--   revision           <version>.<revision>
 --   then per record, at most 256: entity (its id)
 -- Reply: per record its fields and values in a list, which is empty where there is none
 -- Refusals: INVALID_MESSAGE
@@ -14,6 +14,6 @@
 -- include: keys
 local records = {}
 for i, record in each_record(ARGV) do
-  records[i] = redis.call('HGETALL', keys.of('view', projection .. ':' .. build, record.entity))
+  records[i] = redis.call('HGETALL', keys.of('view', projection .. ':' .. revision, record.entity))
 end
 return records

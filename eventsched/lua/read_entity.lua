@@ -79,8 +79,8 @@ function read.job(key)
   if not job then return {} end
   local tag
   if job.status == 'queued' then
-    local demand = table.concat({ core.source, core.target, table.concat(core.features or {}, ',') }, ':')
-    tag = redis.call('ZSCORE', keys.of('waiting', job.priority, demand), job.member) or nil
+    local requirement = table.concat({ core.source, core.target, table.concat(core.features or {}, ',') }, ':')
+    tag = redis.call('ZSCORE', keys.of('waiting', job.priority, requirement), job.member) or nil
   end
   return { hash = job, tag = tag }
 end

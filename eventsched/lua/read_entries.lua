@@ -1,5 +1,5 @@
 #!lua flags=no-writes
--- read_entries: entries of the log by their ids, as the trail of a session lists them.
+-- read_entries: entries of the log by their ids, as the index of a session lists them.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV

@@ -7,7 +7,7 @@
 --   set             name
 --   projection      name
 --   then per record: entity (its id)
--- Reply: [checkpoint, live build or empty, per record its fields and values in a list]
+-- Reply: [checkpoint, live revision or empty, per record its fields and values in a list]
 -- Refusals: none
 -- Events: none
 -- Bound: the arguments

@@ -58,15 +58,15 @@ local function replace(job, result)
 end
 
 -- MODEL_NOT_AVAILABLE: the node is not chosen for this feature for a while (rule 14).
-local function mark(feature)
+local function suspend(feature)
   local registration = nodes.get(node)
   if not nodes.is_current(registration, epoch) then return end
   local until_ms = clock.now() + settings.suspend_ms
-  timers.set(until_ms, 'mark', node .. '|' .. feature)
-  if not strings.set_of(registration.marked)[feature] then
-    local marked = strings.split(registration.marked)
-    marked[#marked + 1] = feature
-    nodes.set_marks(registration, marked)
+  timers.set(until_ms, 'suspension', node .. '|' .. feature)
+  if not strings.set_of(registration.suspended)[feature] then
+    local suspended = strings.split(registration.suspended)
+    suspended[#suspended + 1] = feature
+    nodes.set_suspended(registration, suspended)
   end
   events.NodeSuspended(registration, feature, until_ms)
 end
@@ -77,8 +77,8 @@ local function fail(job, result)
     if not strings.set_of(job.features)[result.feature] then
       return 'INVALID_MESSAGE field=feature limit=one of the job\'s features'
     end
-    mark(result.feature)
-    attempts.redispatch(job, 'marked', result.code, '')
+    suspend(result.feature)
+    attempts.redispatch(job, 'suspended', result.code, '')
   elseif result.retryable == '1' then
     attempts.redispatch(job, 'failed', result.code, '')
   else

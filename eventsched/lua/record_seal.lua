@@ -6,7 +6,7 @@
 --   log_key         es1:{cell}:log         stream
 -- ARGV
 --   now_arg         ms                     used in a cell with a manual clock only
---   epoch           number                 of the caller's hold on the set `archive`
+--   epoch           number                 of the caller's lease on the set `archive`
 --   from            log id                 how far the caller knew the archive to be
 --   to              log id
 --   of              text                   which archive: fingerprint of its public key

@@ -14,7 +14,7 @@
 -- Reply: [epoch, inbox_from, heartbeat_ms]
 -- Refusals: INVALID_MESSAGE, BACKPRESSURE
 -- Events: NodeLost, NodeRegistered, AttemptEnded, JobDispatched, JobQueued, JobFailed, ResultDelivered
--- Bound: 1,024 pairs of a new class and the cell's waiting demands; 16 leases; 8 fills each
+-- Bound: 1,024 pairs of a new class and the cell's waiting requirements; 16 leases; 8 fills each
 -- include: assign
 -- include: attempts
 -- include: backpressure

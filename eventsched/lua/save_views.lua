@@ -1,29 +1,29 @@
 #!lua flags=allow-oom
 -- save_views: store the views that a batch has changed, the checkpoint after it and the place of
 -- the set's consumer group, in one step: after a crash before this call the batch is read again,
--- after a crash after it it is not. The caller's hold is extended.
+-- after a crash after it it is not. The caller's lease is extended.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV
 --   now_arg         ms                     used in a cell with a manual clock only
 --   set             name
---   group           name                   consumer group; empty for a build, which has none
---   epoch           number                 of the caller's hold
+--   group           name                   consumer group; empty for a revision, which has none
+--   epoch           number                 of the caller's lease
 --   from            log id                 checkpoint that the batch starts from; 0-0 at the start
 --   to              log id                 checkpoint after the batch
 --   count           number                 entries of the log that the group has passed by it
---   hold_ms         ms                     for so long the caller holds the set from now on
+--   lease_ms         ms                     for so long the caller holds the set from now on
 --   then sections, each beginning with its number of items:
---     builds   projection, build             as they were when the batch was folded
---     and of each of these builds, in their order:
+--     revisions   projection, revision             as they were when the batch was folded
+--     and of each of these revisions, in their order:
 --       drops  entity
 --       runs of puts   entity, the id that changed it last, its field `v`, then field, value
---     runs of trails   session, then log ids
+--     runs of indexes   session, then log ids
 --     dead     log id, type, d, reason       d is JSON
 --   A run is a list of items of equal length: how many they are, how many arguments each has, the items.
 --   No item has more than a thousand arguments, since `unpack` takes no more.
 -- Reply: saved, fenced (another process holds the set), moved (the checkpoint is not `from`) or
---   rebuilt (a build was switched: fold again)
+--   rebuilt (a revision was switched: fold again)
 -- Refusals: none
 -- Events: none (what could not be folded goes to `dead`)
 -- Bound: the arguments
@@ -56,14 +56,14 @@ if (redis.call('GET', keys.of('checkpoint', set)) or '0-0') ~= from then
 end
 local records = {}
 for i = 1, number() do
-  local projection, build = take(), take()
+  local projection, revision = take(), take()
   local live = redis.call('GET', keys.of('active_revision', projection))
-  -- A live set writes live builds only; a build never writes what readers see.
-  if (live == build) ~= (group ~= '') then return 'rebuilt' end
-  records[i] = keys.of('view', projection, build) .. ':'
+  -- A live set writes live revisions only; a revision never writes what readers see.
+  if (live == revision) ~= (group ~= '') then return 'rebuilt' end
+  records[i] = keys.of('view', projection, revision) .. ':'
 end
 
-local ends = string.format('%d', clock.now() + tonumber(hold_ms))
+local ends = string.format('%d', clock.now() + tonumber(lease_ms))
 if group ~= '' then
   local passed = string.format('%d', (tonumber(stored[2]) or 0) + tonumber(count))
   write('XGROUP', 'SETID', keys.log, group, to, 'ENTRIESREAD', passed)
@@ -84,12 +84,12 @@ for _, record in ipairs(records) do
     end
   end
 end
-local trails = keys.of('session_index', '')
+local indexes = keys.of('session_index', '')
 for _ = 1, number() do
   local first, last, length = run()
   for i = first, last, length do
     local session = ARGV[i]
-    write('RPUSH', trails .. session, unpack(ARGV, i + 1, i + length - 1))
+    write('RPUSH', indexes .. session, unpack(ARGV, i + 1, i + length - 1))
   end
 end
 for _ = 1, number() do

@@ -25,7 +25,7 @@ from eventsched.schema.validation import check_code
 from eventsched.store.cell import Store
 
 if TYPE_CHECKING:
-    from eventsched.encryption.cipher import Seal
+    from eventsched.encryption.cipher import SessionCipher
 
 EXTEND_S_MAX = 300
 READ_COUNT = 64
@@ -168,7 +168,7 @@ class Job(_Facts):
         self._assignment = assignment
         self._voice = voice
         self._said = context
-        self._seal: Seal | None = None
+        self._seal: SessionCipher | None = None
 
     async def unlock(self, keys: KeyStore | None) -> None:
         """Its context can be read and, with the session's key, its audio. Before the handler runs.
@@ -348,7 +348,9 @@ def _silence(job: _Facts) -> bytes:
     return bytes(pcm_bytes(job.padding_ms, job.sample_rate) // SAMPLE_BYTES * SAMPLE_BYTES)
 
 
-def context_of(said: bytes, seal: Seal | None, target: str) -> list[tuple[str, str | None]]:
+def context_of(
+    said: bytes, seal: SessionCipher | None, target: str
+) -> list[tuple[str, str | None]]:
     """The context that a group view keeps; what does not open or cannot be read is left out."""
     found: list[tuple[str, str | None]] = []
     for part in _CONTEXT.decode(said) if said else ():

@@ -24,7 +24,7 @@ import structlog
 from eventsched.client.client import Client
 from eventsched.errors import Backpressure, InvalidMessage
 from eventsched.node.executor import Handler, Run, Runner, runner
-from eventsched.node.registration import Serving
+from eventsched.node.registration import Registration
 from eventsched.node.task_guard import exits_contained
 from eventsched.schema import keys
 from eventsched.schema.validation import (
@@ -165,7 +165,7 @@ class Node:
         while not self._drain.is_set():
             grant = await self._register(store, full_id, es.new_name())
             log.info("serving", node=full_id, epoch=grant.epoch, slots=self.slots)
-            serving = Serving(store, grant, run, slots=self.slots, url=es.url, keys=es.keys)
+            serving = Registration(store, grant, run, slots=self.slots, url=es.url, keys=es.keys)
             if await serving.run(self._drain, self._drain_s) == "unknown":
                 log.warning("registration lost, registering again", node=full_id)
 

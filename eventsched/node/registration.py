@@ -29,7 +29,7 @@ from eventsched.node.heartbeat import Held, beating
 from eventsched.node.job import Assignment, Job
 from eventsched.node.task_guard import in_handler
 from eventsched.schema.keys import name_of
-from eventsched.store.batcher import Coalescer
+from eventsched.store.batcher import Batcher
 from eventsched.store.cell import NodeGrant, NodeResult, Store
 from eventsched.store.retry import Backoff
 from eventsched.store.transport import Entry
@@ -50,7 +50,7 @@ End: TypeAlias = Literal["drained", "unknown"]
 _ASSIGNMENT = msgspec.json.Decoder(Assignment)
 
 
-class Serving:
+class Registration:
     """Serves from `run`'s start to the registration's end."""
 
     def __init__(
@@ -75,14 +75,14 @@ class Serving:
         self._position = grant.inbox_from
         self._is_draining = False
         self._tasks: anyio.abc.TaskGroup | None = None
-        self._results: Coalescer[NodeResult, Refused | None] = Coalescer(
+        self._results: Batcher[NodeResult, Refused | None] = Batcher(
             self._tell_results,
             items_max=RESULTS_MAX,
             in_flight=2,
             bytes_max=RESULTS_BYTES_MAX,
             size_of=lambda result: len(result.body) + len(result.audio),
         )
-        self._partials: Coalescer[tuple[str, int, bytes], Refused | None] = Coalescer(
+        self._partials: Batcher[tuple[str, int, bytes], Refused | None] = Batcher(
             self._tell_partials,
             items_max=PARTIALS_MAX,
             bytes_max=RESULTS_BYTES_MAX,

@@ -1,6 +1,6 @@
 """One batch of the log, folded: what it changes, and how far it got.
 
-Owns: loading what the batch touches, the bounded tries of what cannot be folded, the trails.
+Owns: loading what the batch touches, the bounded tries of what cannot be folded, the indexes.
 Never does: reading the log, saving. Read next: roles/projector.py, roles/rebuild.py.
 """
 
@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import anyio.lowlevel
 import msgspec
 
-from eventsched.projection.fold import Folding, Unfolded, decoded, trails_of
+from eventsched.projection.fold import FailedEvent, Folding, decoded, index_entries_of
 from eventsched.projection.protocol import ProjectionSet
-from eventsched.projection.store import Changes, Dead, Views
+from eventsched.projection.store import Changes, Dead, ProjectionStore
 from eventsched.schema.events import Event
 from eventsched.store.transport import Entry
 
@@ -30,10 +30,10 @@ class Batch(msgspec.Struct, frozen=True):
     to: str
     """Last log id folded; empty when not even the first entry could be."""
     count: int
-    trails: dict[str, list[str]]
-    parked: Sequence[Unfolded]
+    indexes: dict[str, list[str]]
+    parked: Sequence[FailedEvent]
     """Passed by for good."""
-    failed: Unfolded | None
+    failed: FailedEvent | None
     """What stopped it: to be tried again."""
 
 
@@ -41,7 +41,12 @@ class Batches:
     """Folds batch after batch of one set, in order. What is not saved yet adds up."""
 
     def __init__(
-        self, views: Views, projection_set: ProjectionSet, folding: Folding, *, tries_max: int
+        self,
+        views: ProjectionStore,
+        projection_set: ProjectionSet,
+        folding: Folding,
+        *,
+        tries_max: int,
     ) -> None:
         self._views = views
         self._set = projection_set
@@ -53,7 +58,7 @@ class Batches:
         """Fold as many as can be; what changes adds up until `saved`."""
         found = [decoded(entry) for entry in entries]
         await self._load([event for event in found if isinstance(event, Event)])
-        parked: list[Unfolded] = []
+        parked: list[FailedEvent] = []
         failed, count = None, len(found)
         fold = self._folding.fold
         for at, one in enumerate(found):
@@ -69,7 +74,7 @@ class Batches:
                 fold(unfolded.event, whole=False)  # passed by, by those that failed alone
             parked.append(unfolded)
         done = found[:count]
-        return Batch(done[-1].id if done else "", count, self._trails(done), parked, failed)
+        return Batch(done[-1].id if done else "", count, self._index_entries(done), parked, failed)
 
     def _has_more_tries(self, entry_id: str) -> bool:
         """Counts one that has failed."""
@@ -78,22 +83,22 @@ class Batches:
             self._tries[entry_id] = tries
         return tries < self._tries_max
 
-    def _trails(self, done: Sequence[Event | Unfolded]) -> dict[str, list[str]]:
-        """Session -> the ids in `done` that belong to its trail."""
-        trails: dict[str, list[str]] = {}
+    def _index_entries(self, done: Sequence[Event | FailedEvent]) -> dict[str, list[str]]:
+        """Session -> the ids in `done` that belong to its index."""
+        indexes: dict[str, list[str]] = {}
         if self._set.sessions is not None:
             for one in done:
-                for session in trails_of(one, self._set):
-                    trails.setdefault(session, []).append(one.id)
-        return trails
+                for session in index_entries_of(one, self._set):
+                    indexes.setdefault(session, []).append(one.id)
+        return indexes
 
     async def _load(self, events: Sequence[Event]) -> None:
         for part in self._folding.parts:
             entities = part.unknown(events)
             if entities:
-                stored = await self._views.load(part.projection.name, part.build, entities)
+                stored = await self._views.load(part.projection.name, part.revision, entities)
                 for entity, record in zip(entities, stored, strict=True):
-                    part.know(entity, record)
+                    part.load(entity, record)
 
     @property
     def changed(self) -> int:
@@ -109,7 +114,7 @@ class Batches:
         for part in self._folding.parts:
             part.forget_changes()
 
-    def dead(self, unfolded: Unfolded) -> Dead:
+    def dead(self, unfolded: FailedEvent) -> Dead:
         """The entry in `dead` for what was passed by."""
         told = {
             "set": self._set.name,

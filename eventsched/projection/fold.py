@@ -2,8 +2,9 @@
 
 Owns: decoding, routing, applying, what of it changed; that an event which cannot be folded
 changes nothing of the projection that failed.
-Never does: I/O. What a record was before must have been put in by `know`, unless the fold began
-at the log's start and nothing has left memory: in a new build for a while, in a complete fold ever.
+Never does: I/O. What a record was before must have been put in by `load`, unless the fold began
+at the log's start and nothing has left memory: in a new revision for a while, in a complete
+fold ever.
 Read next: roles/projector.py, roles/rebuild.py, audit/verify.py: the three that fold.
 """
 
@@ -25,7 +26,7 @@ CACHED_MAX = 20_000
 """Records of one projection that are kept in memory between batches."""
 
 
-class Unfolded(msgspec.Struct, frozen=True):
+class FailedEvent(msgspec.Struct, frozen=True):
     """An entry that could not be folded, by which projections, and why."""
 
     id: str
@@ -37,18 +38,18 @@ class Unfolded(msgspec.Struct, frozen=True):
     """Whose it is, as far as its envelope says."""
 
 
-Change: TypeAlias = "tuple[Folded, str, Any]"
+Change: TypeAlias = "tuple[ProjectionState, str, Any]"
 """Whose record, of which entity, and what it becomes."""
 
 
-class Folded:
+class ProjectionState:
     """The records of one projection, as far as they are in memory, and what changed of them."""
 
     def __init__(
-        self, projection: Projection, build: str, *, is_new: bool = False, complete: bool = False
+        self, projection: Projection, revision: str, *, is_new: bool = False, complete: bool = False
     ) -> None:
         self.projection = projection
-        self.build = build
+        self.revision = revision
         self.complete = complete
         self.is_all_known = is_new or complete
         """Whether what is not in memory has no record."""
@@ -63,7 +64,7 @@ class Folded:
         self._route, self._apply = projection.route, projection.apply
         self._codec = record_codec(projection)
 
-    def know(self, entity: str, fields: Mapping[str, bytes]) -> None:
+    def load(self, entity: str, fields: Mapping[str, bytes]) -> None:
         """The record as stored; no fields where there is none."""
         self.views[entity] = self._codec.decode(fields) if fields else None
 
@@ -87,7 +88,7 @@ class Folded:
                     missing[entity] = None
         return list(missing)
 
-    def stage(self, event: Event) -> list[Change]:
+    def compute(self, event: Event) -> list[Change]:
         """What the event makes of each record it touches. Changes nothing."""
         views, apply = self.views, self._apply
         staged = []
@@ -100,7 +101,7 @@ class Folded:
                 staged.append((self, entity, after))
         return staged
 
-    def put(self, entity: str, after: Any, event_id: str) -> None:
+    def apply(self, entity: str, after: Any, event_id: str) -> None:
         """The record is this from now on; none drops it."""
         if after is None:
             self._drop(entity, event_id)
@@ -136,7 +137,7 @@ class Folded:
             for entity, at in self.changed.items()
             if (view := views[entity]) is not None
         ]
-        return Changes(self.projection.name, self.build, puts, list(self._dropped))
+        return Changes(self.projection.name, self.revision, puts, list(self._dropped))
 
     def forget_changes(self) -> None:
         """They are saved. Of too many records in memory the older half goes."""
@@ -155,22 +156,22 @@ class Folding:
     def __init__(
         self,
         projections: Sequence[Projection],
-        builds: Sequence[str],
+        revisions: Sequence[str],
         *,
         is_new: bool = False,
         complete: bool = False,
     ) -> None:
-        """`is_new` where no build has a record yet; `complete` where none ever leaves memory."""
+        """`is_new` where no revision has a record yet; `complete` where none ever leaves memory."""
         self.parts = [
-            Folded(projection, build, is_new=is_new, complete=complete)
-            for projection, build in zip(projections, builds, strict=True)
+            ProjectionState(projection, revision, is_new=is_new, complete=complete)
+            for projection, revision in zip(projections, revisions, strict=True)
         ]
-        self._by_type: dict[str, list[Folded]] = {}
+        self._by_type: dict[str, list[ProjectionState]] = {}
         for part in self.parts:
             for kind in part.projection.handles:
                 self._by_type.setdefault(kind, []).append(part)
 
-    def fold(self, event: Event, *, whole: bool) -> Unfolded | None:
+    def fold(self, event: Event, *, whole: bool) -> FailedEvent | None:
         """Fold one event. If a projection raises: with `whole` nothing changes, else only that
         projection passes the event by.
         """
@@ -178,34 +179,34 @@ class Folding:
         failed: list[tuple[str, BaseException]] = []
         for part in self._by_type.get(event.type, ()):
             try:
-                staged += part.stage(event)
+                staged += part.compute(event)
             except KeyboardInterrupt:
                 raise
             except BaseException as error:  # noqa: BLE001  users' code may exit, too: parked
                 failed.append((part.projection.name, error))
         if not (failed and whole):
             for part, entity, after in staged:
-                part.put(entity, after, event.id)
+                part.apply(entity, after, event.id)
         if not failed:
             return None
         names = tuple(name for name, _ in failed)
-        return Unfolded(event.id, event, names, _told(failed[0][1]), event.session)
+        return FailedEvent(event.id, event, names, _told(failed[0][1]), event.session)
 
 
 def _told(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def decoded(entry: Entry) -> Event | Unfolded:
+def decoded(entry: Entry) -> Event | FailedEvent:
     """The event of a log entry, or why there is none."""
     try:
         return decode(*entry)
     except UndecodableEvent as error:
-        return Unfolded(error.entry_id, None, (), error.reason, error.session)
+        return FailedEvent(error.entry_id, None, (), error.reason, error.session)
 
 
-def trails_of(one: Event | Unfolded, projection_set: ProjectionSet) -> Iterable[str]:
-    """Names of the sessions whose trail it belongs to; what cannot be read is its session's."""
+def index_entries_of(one: Event | FailedEvent, projection_set: ProjectionSet) -> Iterable[str]:
+    """Names of the sessions whose index it belongs to; what cannot be read is its session's."""
     if projection_set.sessions is None:
         return ()
     if isinstance(one, Event):

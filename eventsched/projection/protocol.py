@@ -72,7 +72,7 @@ class ProjectionSet(msgspec.Struct, frozen=True):
     name: str
     projections: tuple[Projection, ...]
     sessions: Callable[[Event], Iterable[str]] | None = None
-    """Sessions (names in the cell) whose trail `session_index:<session>` the event belongs to."""
+    """Sessions (names in the cell) whose index `session_index:<session>` the event belongs to."""
 
 
 def handled(steps: Mapping[type, Step]) -> frozenset[str]:
@@ -87,7 +87,7 @@ def load_sets() -> Sequence[ProjectionSet]:
 
 
 def trailing(sets: Iterable[ProjectionSet]) -> ProjectionSet:
-    """The one set whose trails say which events belong to a session: `core`."""
+    """The one set whose indexes say which events belong to a session: `core`."""
     return next(one for one in sets if one.sessions is not None)
 
 

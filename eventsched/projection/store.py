@@ -1,6 +1,6 @@
 """Typed calls for what folds the log: one per script or read.
 
-Owns: how projections talk to Redis: hold a set, read, save, load, switch and drop builds.
+Owns: how projections talk to Redis: hold a set, read, save, load, switch and drop revisions.
 Never does: folding, waiting other than through the transport.
 Read next: roles/projector.py (live), roles/rebuild.py (anew), lua/README.md.
 """
@@ -22,16 +22,16 @@ START = "0-0"
 LOADED_MAX = 128
 """Records read in one script call: 1 to 2 ms."""
 ITEM_MAX = 1_000
-"""Arguments of one record or trail that a script takes at once."""
+"""Arguments of one record or index that a script takes at once."""
 Saved: TypeAlias = Literal["saved", "fenced", "moved", "rebuilt"]
 
 
-class Held(msgspec.Struct, frozen=True):
+class SetLease(msgspec.Struct, frozen=True):
     """The caller folds the set, until a higher epoch does."""
 
     epoch: int
-    builds: tuple[str, ...]
-    """Live build of each projection of the set."""
+    revisions: tuple[str, ...]
+    """Live revision of each projection of the set."""
 
 
 class Standby(msgspec.Struct, frozen=True):
@@ -41,15 +41,15 @@ class Standby(msgspec.Struct, frozen=True):
 
 
 class OtherVersion(msgspec.Struct, frozen=True):
-    """The live build was made by another version of this projection."""
+    """The live revision was made by another version of this projection."""
 
     projection: str
-    build: str
+    revision: str
 
 
-def is_made_by(build: str, projection: Projection) -> bool:
+def is_made_by(revision: str, projection: Projection) -> bool:
     """Whether this version of the projection made its records; others may have another form."""
-    return build.partition(".")[0] == str(projection.version)
+    return revision.partition(".")[0] == str(projection.version)
 
 
 class Put(msgspec.Struct, frozen=True):
@@ -63,10 +63,10 @@ class Put(msgspec.Struct, frozen=True):
 
 
 class Changes(msgspec.Struct, frozen=True):
-    """What a batch makes of one build's records; what is dropped goes first."""
+    """What a batch makes of one revision's records; what is dropped goes first."""
 
     projection: str
-    build: str
+    revision: str
     puts: Sequence[Put] = ()
     drops: Sequence[str] = ()
     """Entities."""
@@ -87,21 +87,21 @@ class Save(msgspec.Struct, frozen=True, kw_only=True):
 
     projection_set: str
     group: str
-    """Consumer group; empty for a build."""
+    """Consumer group; empty for a revision."""
     epoch: int
     start: str
     to: str
     count: int = 0
     """Entries of the log that the group has passed by it."""
-    hold_ms: int
-    """For so long its holder goes on holding the set."""
+    lease_ms: int
+    """For so long its owner goes on holding the set."""
     changes: Sequence[Changes]
     """Of each projection of the set, be it that nothing has changed."""
-    trails: Mapping[str, Sequence[str]] = {}
+    indexes: Mapping[str, Sequence[str]] = {}
     dead: Sequence[Dead] = ()
 
 
-class Views:
+class ProjectionStore:
     """Calls of one cell."""
 
     def __init__(
@@ -117,25 +117,26 @@ class Views:
         now = self._now_ms() if self._now_ms else ""
         return await self.transport.run(script, [self.keys.log], [now, *args])
 
-    # --- holding a set ----------------------------------------------------------------------
+    # --- holding a set ----------------------------------------------------------------------------
 
     async def acquire(
-        self, projection_set: ProjectionSet, holder: str, hold_ms: int
-    ) -> Held | Standby | OtherVersion:
+        self, projection_set: ProjectionSet, owner: str, lease_ms: int
+    ) -> SetLease | Standby | OtherVersion:
         """Become or stay the one that folds a set live; 0 ms gives it up."""
         versions: list[Arg] = []
         for projection in projection_set.projections:
             versions += (projection.name, projection.version)
         name = projection_set.name
-        return _hold(await self.run("acquire_set", name, holder, hold_ms, name, *versions))
+        reply = await self.run("acquire_set_lease", name, owner, lease_ms, name, *versions)
+        return _set_lease(reply)
 
-    async def acquire_build(
-        self, build_set: str, holder: str, hold_ms: int
-    ) -> Held | Standby | OtherVersion:
-        """Become or stay the one that folds a build, which has no consumer group."""
-        return _hold(await self.run("acquire_set", build_set, holder, hold_ms, ""))
+    async def acquire_revision(
+        self, revision_set: str, owner: str, lease_ms: int
+    ) -> SetLease | Standby | OtherVersion:
+        """Become or stay the one that folds a revision, which has no consumer group."""
+        return _set_lease(await self.run("acquire_set_lease", revision_set, owner, lease_ms, ""))
 
-    # --- folding ----------------------------------------------------------------------------
+    # --- folding ----------------------------------------------------------------------------------
 
     async def save(self, save: Save) -> Saved:
         """Views, checkpoint and the consumer group's place in one step, or nothing."""
@@ -143,13 +144,13 @@ class Views:
         return saved
 
     async def load(
-        self, projection: str, build: str, entities: Sequence[str]
+        self, projection: str, revision: str, entities: Sequence[str]
     ) -> list[dict[str, bytes]]:
         """The fields of records as stored, one for each entity; empty where there is none."""
         found: list[dict[str, bytes]] = []
         for first in range(0, len(entities), LOADED_MAX):
             some = entities[first : first + LOADED_MAX]
-            found += map(_record, await self.run("load_views", projection, build, *some))
+            found += map(_record, await self.run("load_views", projection, revision, *some))
         return found
 
     async def checkpoint(self, projection_set: str) -> str:
@@ -157,19 +158,19 @@ class Views:
         return await self._text(self.keys.checkpoint(projection_set)) or START
 
     async def has_saved(self, projection_set: str) -> bool:
-        """Whether the set has a checkpoint, be it the start: of a build there may be records."""
+        """Whether the set has a checkpoint, be it the start: of a revision there may be records."""
         key = self.keys.checkpoint(projection_set)
         return bool(await self.transport.command("EXISTS", key, key=key))
 
     async def live(self, projection: str) -> str | None:
-        """The build that readers read."""
+        """The revision that readers read."""
         return await self._text(self.keys.active_revision(projection))
 
     async def _text(self, key: str) -> str | None:
         kept = await self.transport.command("GET", key, key=key)
         return kept.decode() if kept is not None else None
 
-    # --- the log ----------------------------------------------------------------------------
+    # --- the log ----------------------------------------------------------------------------------
 
     async def read_log(self, after: str, count: int, upto: str = "+") -> list[Entry]:
         """Entries behind `after`, oldest first."""
@@ -214,34 +215,34 @@ class Views:
         """Return when the log has an entry behind `after`, or after `block_ms`."""
         await self.transport.read_blocking({self.keys.log: after}, block_ms, 1)
 
-    # --- builds -----------------------------------------------------------------------------
+    # --- revisions --------------------------------------------------------------------------------
 
     async def switch(
         self,
         live_set: str,
-        build_set: str,
+        revision_set: str,
         epoch: int,
-        builds: Sequence[tuple[str, str, str]],
+        revisions: Sequence[tuple[str, str, str]],
     ) -> tuple[str, str]:
-        """Make builds live: (projection, live build, new build). Replies a word and its detail."""
-        args = [text for build in builds for text in build]
-        word, *rest = await self.run("switch_build", live_set, build_set, epoch, *args)
+        """Make revisions live, each (projection, live, new). Replies a word and its detail."""
+        args = [text for revision in revisions for text in revision]
+        word, *rest = await self.run("promote_revision", live_set, revision_set, epoch, *args)
         return word.decode(), rest[0].decode() if rest else ""
 
     async def drop(
         self,
-        build_set: str,
+        revision_set: str,
         epoch: int,
-        hold_ms: int,
+        lease_ms: int,
         cursor: str,
         projections: Sequence[Projection],
     ) -> tuple[str, int] | None:
-        """One step of removing records of no live build: (next cursor, removed); none if fenced."""
+        """Remove some records of no live revision: (next cursor, removed); None if fenced."""
         names = [one.name for one in projections]
-        word, *rest = await self.run("drop_build", build_set, epoch, hold_ms, cursor, *names)
+        word, *rest = await self.run("drop_revision", revision_set, epoch, lease_ms, cursor, *names)
         return None if word == b"fenced" else (rest[0].decode(), int(rest[1]))
 
-    # --- reading what is stored beside what the log says ---------------------------------------
+    # --- reading what is stored beside what the log says ------------------------------------------
 
     async def read_entities(self, kind: str, names: Sequence[str]) -> tuple[str, list[Any]]:
         """The log's last id and the decided state of entities at it; `{}` where there is none."""
@@ -259,17 +260,17 @@ class Views:
         """Ids of all keys of a kind, some at a time; one may come twice."""
         cursor = "0"
         while True:
-            reply, ids = await self.run("scan_kind", kind, cursor)
+            reply, ids = await self.run("scan_ids", kind, cursor)
             cursor = reply.decode()
             yield [one.decode() for one in ids]
             if cursor == "0":
                 return
 
-    async def read_marks(
+    async def read_entry_numbers(
         self, kind: Literal["audio", "outbox"], session: str, after: str
     ) -> list[tuple[str, bytes]]:
         """Up to 128 (id, mark) of a session's stream behind `after`."""
-        flat = await self.run("read_marks", kind, session, after)
+        flat = await self.run("read_entry_numbers", kind, session, after)
         return [(id_.decode(), mark) for id_, mark in zip(flat[::2], flat[1::2], strict=True)]
 
     async def read_stream(self, key: str, after: str, count: int) -> list[Entry]:
@@ -280,10 +281,10 @@ class Views:
         return entries_of(reply)
 
 
-def _hold(reply: Any) -> Held | Standby | OtherVersion:
+def _set_lease(reply: Any) -> SetLease | Standby | OtherVersion:
     word, *rest = reply
-    if word == b"held":
-        return Held(int(rest[0]), tuple(build.decode() for build in rest[1:]))
+    if word == b"acquired":
+        return SetLease(int(rest[0]), tuple(revision.decode() for revision in rest[1:]))
     if word == b"standby":
         return Standby(int(rest[0]))
     return OtherVersion(rest[0].decode(), rest[1].decode())
@@ -300,13 +301,13 @@ def _text(value: bytes | str) -> str:
 def _save_args(save: Save) -> list[Arg]:
     """The sections of save_views.lua, in its order."""
     args: list[Arg] = [save.projection_set, save.group, save.epoch, save.start, save.to]
-    args += (save.count, save.hold_ms, len(save.changes))
+    args += (save.count, save.lease_ms, len(save.changes))
     for one in save.changes:
-        args += (one.projection, one.build)
+        args += (one.projection, one.revision)
     for one in save.changes:
         args += (len(one.drops), *one.drops)
         args += _runs(map(_item, one.puts), head=3)
-    args += _runs([[name, *ids] for name, ids in save.trails.items()], head=1)
+    args += _runs([[name, *ids] for name, ids in save.indexes.items()], head=1)
     args.append(len(save.dead))
     for dead in save.dead:
         args += (dead.id, dead.type, dead.told, dead.reason)

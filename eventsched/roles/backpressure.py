@@ -4,7 +4,7 @@ Owns: measuring once a second what could become too much, and when a limit count
 raised at the limit, lifted below nine tenths of it.
 Never does: keep anything between two looks (what is raised stands in the cell), so any number may
 run; refuse anybody (the scripts of producers and nodes do).
-Read next: lua/set_pressure.lua, store/lag.py, schema/settings.py.
+Read next: lua/set_backpressure.lua, store/lag.py, schema/settings.py.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import structlog
 
 from eventsched.schema.settings import Settings
 from eventsched.store.cell import Store
-from eventsched.store.lag import ARCHIVE, Distances
+from eventsched.store.lag import ARCHIVE, ConsumerLag
 from eventsched.store.retry import Backoff
 
 LOOK_S = 1.0
@@ -43,12 +43,12 @@ class Reading(msgspec.Struct, frozen=True):
         return was and self.seen * 10 >= self.limit * 9
 
 
-class PressureWatch:
+class BackpressureMonitor:
     """Serves one cell."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._distances = Distances(store)
+        self._distances = ConsumerLag(store)
         self._gauges: list[Callable[[Settings], Awaitable[Reading | None]]] = [
             self._memory,
             self._groups,
@@ -78,7 +78,7 @@ class PressureWatch:
         is_raised = reading.is_raised(was=was)
         if is_raised == was:
             return
-        word = await self._store.set_pressure(
+        word = await self._store.set_backpressure(
             reading.reason, raised=is_raised, seen=reading.seen, limit=reading.limit
         )
         if word != "kept":

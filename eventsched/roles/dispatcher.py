@@ -2,7 +2,7 @@
 
 Owns: waiting and calling, nothing else: reading, deciding and trimming happen inside the
 script, so any number of dispatchers may run and any of them may die anywhere.
-Never does: decisions, state. Read next: lua/dispatch_work.lua.
+Never does: decisions, state. Read next: lua/dispatch_jobs.lua.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Dispatcher:
 
     async def step(self) -> DispatchReply:
         """One call of the script."""
-        reply = await self._store.dispatch_work(BACK_MS)
+        reply = await self._store.dispatch_jobs(BACK_MS)
         if reply.last_id != "0-0":
             self._seen = reply.last_id
             log.debug("dispatched", cell=self._store.cell, jobs=reply.jobs, left=reply.left)

@@ -1,7 +1,7 @@
 """The projector: folds the log live into the records of one projection set.
 
 Owns: who folds (a hold fenced by epoch), one step (read, fold, save), the loop around it.
-Never does: decide anything; write state other than views, trails and its checkpoint.
+Never does: decide anything; write state other than views, indexes and its checkpoint.
 Read next: lua/save_views.lua, projection/batch.py.
 
 Any number of projectors may run for a set: one holds it, the others try every 250 ms. A step reads
@@ -26,12 +26,19 @@ from eventsched.history.log import History
 from eventsched.projection.batch import TRIES_MAX, Batch, Batches
 from eventsched.projection.fold import Folding
 from eventsched.projection.protocol import ProjectionSet
-from eventsched.projection.store import START, Held, OtherVersion, Save, Standby, Views
+from eventsched.projection.store import (
+    START,
+    OtherVersion,
+    ProjectionStore,
+    Save,
+    SetLease,
+    Standby,
+)
 from eventsched.roles.rebuild import Rebuild, RebuildFailed
 from eventsched.store.retry import Backoff
 from eventsched.store.transport import Entry
 
-HOLD_MS = 1_500
+LEASE_MS = 1_500
 RETRY_MS = 250
 """How often a standby tries, and what could not be folded is tried again."""
 HOPELESS_S = 10
@@ -47,7 +54,7 @@ State: TypeAlias = Literal["folded", "idle", "standby", "other_version", "retry"
 _log = structlog.get_logger("eventsched.roles.projector")
 
 
-class Stepped(msgspec.Struct, frozen=True):
+class StepResult(msgspec.Struct, frozen=True):
     """What one step did."""
 
     state: State
@@ -62,11 +69,11 @@ class Projector:
 
     def __init__(
         self,
-        views: Views,
+        views: ProjectionStore,
         projection_set: ProjectionSet,
         *,
         archive: ArchiveFolder | None = None,
-        holder: str | None = None,
+        owner: str | None = None,
         batch_max: int = BATCH_MAX,
     ) -> None:
         """`archive` is where a rebuild finds what the log has no more."""
@@ -75,9 +82,9 @@ class Projector:
         """Last log id folded and saved, while this projector holds the set."""
         self._views = views
         self._archive = archive
-        self._holder = holder or secrets.token_hex(8)
+        self._owner = owner or secrets.token_hex(8)
         self._batch_max = batch_max
-        self._held: Held | None = None
+        self._held: SetLease | None = None
         self._has_held = False
         self._batches: Batches | None = None
         self._log = _log.bind(projection_set=projection_set.name)
@@ -87,7 +94,7 @@ class Projector:
         """Whether this one held the set when it last asked."""
         return self._held is not None
 
-    async def step(self) -> Stepped:
+    async def step(self) -> StepResult:
         """Hold the set or try to; read, fold and save one batch."""
         if self._held is None:
             refused = await self._acquire()
@@ -99,28 +106,30 @@ class Projector:
             self._held, self._batches = None, None  # what is in memory may not be what is saved
             raise
 
-    async def _read_and_fold(self) -> Stepped:
+    async def _read_and_fold(self) -> StepResult:
         assert self._held is not None
         entries = await self._views.read_log(self.checkpoint, self._batch_max)
         if not entries:
             return await self._hold_on("idle")
         return await self._fold(self._held, entries)
 
-    async def _hold_on(self, state: State, detail: str = "") -> Stepped:
+    async def _hold_on(self, state: State, detail: str = "") -> StepResult:
         """Nothing is saved: the hold is renewed by itself."""
-        got = await self._views.acquire(self.set, self._holder, HOLD_MS)
-        return Stepped(state, detail=detail) if got == self._held else self._turned_away("fenced")
+        got = await self._views.acquire(self.set, self._owner, LEASE_MS)
+        return (
+            StepResult(state, detail=detail) if got == self._held else self._turned_away("fenced")
+        )
 
-    async def _acquire(self) -> Stepped | None:
-        got = await self._views.acquire(self.set, self._holder, HOLD_MS)
+    async def _acquire(self) -> StepResult | None:
+        got = await self._views.acquire(self.set, self._owner, LEASE_MS)
         match got:
             case Standby():
-                return Stepped("standby")
+                return StepResult("standby")
             case OtherVersion():
-                return Stepped("other_version", detail=f"{got.projection} {got.build}")
+                return StepResult("other_version", detail=f"{got.projection} {got.revision}")
         self.checkpoint = await self._views.checkpoint(self.set.name)
         await self._tell_what_is_gone()
-        folding = Folding(self.set.projections, got.builds)
+        folding = Folding(self.set.projections, got.revisions)
         self._held, self._has_held = got, True
         self._batches = Batches(self._views, self.set, folding, tries_max=TRIES_MAX)
         self._log.info("holds the set", epoch=got.epoch, checkpoint=self.checkpoint)
@@ -138,7 +147,7 @@ class Projector:
             remedy = f"eventsched rebuild {names} --archive {folder}"
         self._log.warning("starts mid-history", entries_gone=gone, remedy=remedy)
 
-    async def _fold(self, held: Held, entries: Sequence[Entry]) -> Stepped:
+    async def _fold(self, held: SetLease, entries: Sequence[Entry]) -> StepResult:
         assert self._batches is not None
         batch = await self._batches.fold(entries)
         if not batch.count:
@@ -152,9 +161,9 @@ class Projector:
             self._log.error(
                 "parked", log_id=parked.id, projections=parked.projections, reason=parked.reason
             )
-        return Stepped("folded", batch.count, len(batch.parked))
+        return StepResult("folded", batch.count, len(batch.parked))
 
-    def _save(self, held: Held, batch: Batch) -> Save:
+    def _save(self, held: SetLease, batch: Batch) -> Save:
         assert self._batches is not None
         return Save(
             projection_set=self.set.name,
@@ -163,23 +172,23 @@ class Projector:
             start=self.checkpoint,
             to=batch.to,
             count=batch.count,
-            hold_ms=HOLD_MS,
+            lease_ms=LEASE_MS,
             changes=self._batches.writes(),
-            trails=batch.trails,
+            indexes=batch.indexes,
             dead=[self._batches.dead(one) for one in batch.parked],
         )
 
-    async def _retry(self, batch: Batch) -> Stepped:
+    async def _retry(self, batch: Batch) -> StepResult:
         """The very first entry cannot be folded: try it again before it is passed by."""
         assert batch.failed is not None
         self._log.warning("cannot fold", log_id=batch.failed.id, reason=batch.failed.reason)
         return await self._hold_on("retry", batch.failed.reason)
 
-    def _turned_away(self, word: str) -> Stepped:
+    def _turned_away(self, word: str) -> StepResult:
         """Somebody else acted: what is in memory no longer counts."""
         self._log.warning("turned away", word=word)
         self._held, self._batches = None, None
-        return Stepped("turned_away", detail=word)
+        return StepResult("turned_away", detail=word)
 
     async def run(self) -> None:
         """Fold until cancelled, then let a standby take over at once."""
@@ -190,11 +199,11 @@ class Projector:
                 async with backoff.attempt():
                     await self._wait_after(await self.step())
         finally:
-            # without a server the hold ends by itself
+            # without a server the lease ends by itself
             with anyio.move_on_after(1, shield=True), suppress(ServerUnavailable):
                 await self.release()
 
-    async def _wait_after(self, stepped: Stepped) -> None:
+    async def _wait_after(self, stepped: StepResult) -> None:
         transport = self._views.transport
         match stepped.state:
             case "idle" | "folded" if stepped.count < self._batch_max:  # no more was there
@@ -220,7 +229,7 @@ class Projector:
             return True
         try:
             history = await History.open(self._views, self._archive, self.set)
-            rebuild = Rebuild(self._views, self.set, outdated, history=history, holder=self._holder)
+            rebuild = Rebuild(self._views, self.set, outdated, history=history, owner=self._owner)
             return await rebuild.run() is not None
         except (RebuildFailed, ArchiveError) as error:
             self._log.error("cannot rebuild", reason=str(error))
@@ -231,4 +240,4 @@ class Projector:
         """Give the set up, if this one holds it."""
         self._held, self._batches = None, None
         if self._has_held:
-            await self._views.acquire(self.set, self._holder, 0)
+            await self._views.acquire(self.set, self._owner, 0)

@@ -1,10 +1,10 @@
 """Rebuild: fold the log from its start into new records, then let readers see those.
 
-Owns: one pass over the log into a build, the switch at equal checkpoints, dropping what is old.
-Never does: disturb the live fold before the switch; write trails or `dead`.
-Read next: lua/switch_build.lua, lua/drop_build.lua.
+Owns: one pass over the log into a revision, the switch at equal checkpoints, dropping what is old.
+Never does: disturb the live fold before the switch; write indexes or `dead`.
+Read next: lua/promote_revision.lua, lua/drop_revision.lua.
 
-A build is a set of its own: its own hold and checkpoint. One rebuild of a set runs at a time.
+A revision is a set of its own: its own hold and checkpoint. One rebuild of a set runs at a time.
 What a crashed one left is dropped by the next.
 """
 
@@ -24,16 +24,16 @@ from eventsched.history.log import History
 from eventsched.projection.batch import Batch, Batches
 from eventsched.projection.fold import Folding, in_order
 from eventsched.projection.protocol import Projection, ProjectionSet
-from eventsched.projection.store import START, Changes, Held, Save, Views
+from eventsched.projection.store import START, Changes, ProjectionStore, Save, SetLease
 from eventsched.store.transport import Entry
 
-HOLD_MS = 10_000
+LEASE_MS = 10_000
 CHANGED_MAX = 8_000
 """Records that may change between two saves: one that is touched often is written once."""
 PUT_MAX = 128
 """Records written in one script call: 1 to 2 ms."""
 ATTEMPTS_MAX = 200
-"""How often a build may fall behind the live fold before it gives up."""
+"""How often a revision may fall behind the live fold before it gives up."""
 
 _log = structlog.get_logger("eventsched.roles.rebuild")
 Progress = Callable[[int], None]
@@ -41,14 +41,14 @@ Progress = Callable[[int], None]
 
 
 class RebuildFailed(EventschedError):
-    """Raised when a build did not become live; what was live still is."""
+    """Raised when a revision did not become live; what was live still is."""
 
 
-class Rebuilt(msgspec.Struct, frozen=True):
-    """A build is live."""
+class RebuildResult(msgspec.Struct, frozen=True):
+    """A revision is live."""
 
-    builds: dict[str, str]
-    """Projection -> its new build."""
+    revisions: dict[str, str]
+    """Projection -> its new revision."""
     entries: int
     skipped: int
     """Entries that could not be folded."""
@@ -61,12 +61,12 @@ class Rebuild:
 
     def __init__(
         self,
-        views: Views,
+        views: ProjectionStore,
         projection_set: ProjectionSet,
         names: Sequence[str],
         *,
         history: History | None = None,
-        holder: str | None = None,
+        owner: str | None = None,
         progress: Progress | None = None,
     ) -> None:
         """`history` has the archive, where the log's beginning may be."""
@@ -75,34 +75,34 @@ class Rebuild:
         unknown = set(names) - {one.name for one in self.projections}
         if unknown or not names:
             raise RebuildFailed(f"{projection_set.name} has no projection {sorted(unknown)}")
-        self.build_set = f"rebuild-{projection_set.name}"
+        self.revision_set = f"rebuild-{projection_set.name}"
         self._views = views
         self._history = history or History(views, None, projection_set)
-        self._holder = holder or secrets.token_hex(8)
+        self._owner = owner or secrets.token_hex(8)
         self._progress = progress or (lambda _: None)
         self._entries = self._skipped = 0
 
-    async def run(self) -> Rebuilt | None:
+    async def run(self) -> RebuildResult | None:
         """Fold, switch, drop. None when another rebuild of the set is running.
 
         Raises ArchiveError when the log's beginning is in an archive that is not at hand.
         """
-        held = await self._views.acquire_build(self.build_set, self._holder, HOLD_MS)
-        if not isinstance(held, Held):
+        held = await self._views.acquire_revision(self.revision_set, self._owner, LEASE_MS)
+        if not isinstance(held, SetLease):
             return None
         try:
             await self._check_whole()
-            if await self._views.has_saved(self.build_set):
+            if await self._views.has_saved(self.revision_set):
                 await self._drop_old(held)  # what a crashed one left
-            lives, builds = await self._plan()
-            await self._fold_and_switch(held, lives, builds)
+            lives, revisions = await self._plan()
+            await self._fold_and_switch(held, lives, revisions)
             dropped = await self._drop_old(held)
         finally:
-            await self._views.acquire_build(self.build_set, self._holder, 0)
+            await self._views.acquire_revision(self.revision_set, self._owner, 0)
         names = [one.name for one in self.projections]
-        made = dict(zip(names, builds, strict=True))
-        _log.info("rebuilt", builds=made, entries=self._entries, skipped=self._skipped)
-        return Rebuilt(made, self._entries, self._skipped, dropped)
+        made = dict(zip(names, revisions, strict=True))
+        _log.info("rebuilt", revisions=made, entries=self._entries, skipped=self._skipped)
+        return RebuildResult(made, self._entries, self._skipped, dropped)
 
     async def _check_whole(self) -> None:
         if await self._history.is_whole():
@@ -111,33 +111,33 @@ class Rebuild:
             raise RebuildFailed("the history's beginning is gone: it was trimmed unarchived")
 
     async def _plan(self) -> tuple[list[str], list[str]]:
-        """The live builds, and the names of those to come."""
+        """The live revisions, and the names of those to come."""
         lives = [await self._views.live(one.name) or "" for one in self.projections]
-        builds = [_next(*pair) for pair in zip(self.projections, lives, strict=True)]
-        return lives, builds
+        revisions = [_next(*pair) for pair in zip(self.projections, lives, strict=True)]
+        return lives, revisions
 
     async def _fold_and_switch(
-        self, held: Held, lives: Sequence[str], builds: Sequence[str]
+        self, held: SetLease, lives: Sequence[str], revisions: Sequence[str]
     ) -> None:
-        """Follow the live checkpoint; when this build is as far, make it live."""
-        folding = Folding(self.projections, builds, is_new=True)
-        only = ProjectionSet(self.build_set, tuple(self.projections))
+        """Follow the live checkpoint; when this revision is as far, make it live."""
+        folding = Folding(self.projections, revisions, is_new=True)
+        only = ProjectionSet(self.revision_set, tuple(self.projections))
         batches = Batches(self._views, only, folding, tries_max=1)
         names = [one.name for one in self.projections]
-        switches = list(zip(names, lives, builds, strict=True))
+        switches = list(zip(names, lives, revisions, strict=True))
         at = START
         for _ in range(ATTEMPTS_MAX):
             word, detail = await self._views.switch(
-                self.set.name, self.build_set, held.epoch, switches
+                self.set.name, self.revision_set, held.epoch, switches
             )
             if word == "switched":
                 return
             if word != "behind":
-                raise RebuildFailed(f"{self.build_set}: {word} {detail}")
+                raise RebuildFailed(f"{self.revision_set}: {word} {detail}")
             at = await self._fold(held, batches, at, detail)
-        raise RebuildFailed(f"{self.build_set} did not catch up with {self.set.name}")
+        raise RebuildFailed(f"{self.revision_set} did not catch up with {self.set.name}")
 
-    async def _fold(self, held: Held, batches: Batches, at: str, upto: str) -> str:
+    async def _fold(self, held: SetLease, batches: Batches, at: str, upto: str) -> str:
         """Fold up to the live checkpoint; the next entries are read meanwhile."""
         send, receive = anyio.create_memory_object_stream[Sequence[Entry]](1)
         async with anyio.create_task_group() as tasks, receive:
@@ -159,20 +159,20 @@ class Rebuild:
         async with send:
             async for entries in self._history.batches(at, upto):
                 at = entries[-1][0]
-                await self._views.acquire_build(self.build_set, self._holder, HOLD_MS)
+                await self._views.acquire_revision(self.revision_set, self._owner, LEASE_MS)
                 await send.send(entries)
         if in_order(at) < in_order(upto):
-            raise RebuildFailed(f"{self.build_set}: the log ends before {upto}")
+            raise RebuildFailed(f"{self.revision_set}: the log ends before {upto}")
 
-    async def _save(self, held: Held, batches: Batches, at: str, batch: Batch) -> None:
-        """Nobody reads a build yet: its records may go in many calls, its checkpoint last."""
+    async def _save(self, held: SetLease, batches: Batches, at: str, batch: Batch) -> None:
+        """Nobody reads a revision yet: its records may go in many calls, its checkpoint last."""
         part = Save(
-            projection_set=self.build_set,
+            projection_set=self.revision_set,
             group="",
             epoch=held.epoch,
             start=at,
             to=at,
-            hold_ms=HOLD_MS,
+            lease_ms=LEASE_MS,
             changes=(),
         )
         for some in _in_parts(batches.writes()):
@@ -183,24 +183,24 @@ class Rebuild:
     async def _checked(self, save: Save) -> None:
         word = await self._views.save(save)
         if word != "saved":
-            raise RebuildFailed(f"{self.build_set}: {word} at {save.start}")
+            raise RebuildFailed(f"{self.revision_set}: {word} at {save.start}")
 
-    async def _drop_old(self, held: Held) -> int:
-        """Remove the records of builds that are not live, 256 keys a step."""
+    async def _drop_old(self, held: SetLease) -> int:
+        """Remove the records of revisions that are not live, 256 keys a step."""
         cursor, total = "0", 0
         while True:
             dropped = await self._views.drop(
-                self.build_set, held.epoch, HOLD_MS, cursor, self.set.projections
+                self.revision_set, held.epoch, LEASE_MS, cursor, self.set.projections
             )
             if dropped is None:
-                raise RebuildFailed(f"{self.build_set}: fenced while dropping")
+                raise RebuildFailed(f"{self.revision_set}: fenced while dropping")
             cursor, total = dropped[0], total + dropped[1]
             if cursor == "0":
                 return total
 
 
 def _in_parts(changes: Iterable[Changes]) -> Iterator[Changes]:
-    """So many records each; of a build, what is dropped before what is put."""
+    """So many records each; of a revision, what is dropped before what is put."""
     for one in changes:
         for first in range(0, len(one.drops), PUT_MAX):
             yield replace(one, drops=one.drops[first : first + PUT_MAX], puts=())
@@ -209,5 +209,5 @@ def _in_parts(changes: Iterable[Changes]) -> Iterator[Changes]:
 
 
 def _next(projection: Projection, live: str) -> str:
-    """`<version>.<build>`: build numbers only grow, so no two builds share records."""
+    """`<version>.<revision>`: revision numbers only grow, so no two revisions share records."""
     return f"{projection.version}.{int(live.partition('.')[2] or 0) + 1}"

@@ -13,49 +13,49 @@ from typing import Any, TypeAlias
 
 import anyio
 
-from eventsched.archive.config import Sealing
+from eventsched.archive.config import ArchiveSettings
 from eventsched.projection.protocol import load_sets
-from eventsched.projection.store import Views
-from eventsched.roles.backpressure import PressureWatch
+from eventsched.projection.store import ProjectionStore
+from eventsched.roles.backpressure import BackpressureMonitor
 from eventsched.roles.dispatcher import Dispatcher
 from eventsched.roles.projector import Projector
-from eventsched.roles.timer import Timekeeper
-from eventsched.roles.trimmer import Trimming
+from eventsched.roles.timer import Timer
+from eventsched.roles.trimmer import Trimmer
 from eventsched.store.cell import Store
 from eventsched.store.connection import Connection
 
 Run: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
 
 
-def _dispatchers(store: Store, _: Sealing | None) -> list[Run]:
+def _dispatchers(store: Store, _: ArchiveSettings | None) -> list[Run]:
     return [Dispatcher(store).run]
 
 
-def _projectors(store: Store, sealing: Sealing | None) -> list[Run]:
-    views = Views(store.transport, store.cell)
+def _projectors(store: Store, sealing: ArchiveSettings | None) -> list[Run]:
+    views = ProjectionStore(store.transport, store.cell)
     archive = sealing.folder if sealing else None
     return [Projector(views, one, archive=archive).run for one in load_sets()]
 
 
-def _timekeepers(store: Store, _: Sealing | None) -> list[Run]:
-    views = Views(store.transport, store.cell)
-    return [Timekeeper(store).run, PressureWatch(store).run, Trimming(views).run]
+def _timers(store: Store, _: ArchiveSettings | None) -> list[Run]:
+    views = ProjectionStore(store.transport, store.cell)
+    return [Timer(store).run, BackpressureMonitor(store).run, Trimmer(views).run]
 
 
-def _archivers(store: Store, sealing: Sealing | None) -> list[Run]:
+def _archivers(store: Store, sealing: ArchiveSettings | None) -> list[Run]:
     return [sealing.archiver(store).run] if sealing else []
 
 
-ROLES: dict[str, Callable[[Store, Sealing | None], list[Run]]] = {
+ROLES: dict[str, Callable[[Store, ArchiveSettings | None], list[Run]]] = {
     "dispatcher": _dispatchers,
     "projector": _projectors,
-    "timekeeper": _timekeepers,
+    "timer": _timers,
     "archiver": _archivers,
 }
 
 
 async def run_roles(
-    connection: Connection, roles: Sequence[str], sealing: Sealing | None = None
+    connection: Connection, roles: Sequence[str], sealing: ArchiveSettings | None = None
 ) -> None:
     """Run these roles for every cell until cancelled; an unexpected error of one ends all."""
     async with anyio.create_task_group() as tasks:
@@ -69,7 +69,7 @@ async def run_roles(
 async def running(
     connection: Connection,
     roles: Sequence[str] = tuple(ROLES),
-    sealing: Sealing | None = None,
+    sealing: ArchiveSettings | None = None,
 ) -> AsyncIterator[None]:
     """The roles run in this process for as long as the block lasts; an archiver if it may seal."""
     async with anyio.create_task_group() as tasks:

@@ -1,4 +1,4 @@
-"""The timekeeper role: asks the timer script again and again.
+"""The timer role: asks the timer script again and again.
 
 Owns: when to ask: at the next due time, at most 50 ms later than now; at once while something is
 due. Any number may run: each timer is taken by exactly one call.
@@ -16,7 +16,7 @@ log = structlog.get_logger("eventsched.roles.timer")
 ASK_MS_MAX = 50
 
 
-class Timekeeper:
+class Timer:
     """Serves one cell."""
 
     def __init__(self, store: Store) -> None:
@@ -30,8 +30,8 @@ class Timekeeper:
         return reply
 
     async def run(self) -> None:
-        """Until cancelled. A late timekeeper catches up in order, a bounded number a call."""
-        backoff = Backoff(self._store.transport, log, role="timekeeper", cell=self._store.cell)
+        """Until cancelled. A late timer catches up in order, a bounded number a call."""
+        backoff = Backoff(self._store.transport, log, role="timer", cell=self._store.cell)
         while True:
             async with backoff.attempt():
                 pause_ms = pause_until(await self.step())

@@ -1,6 +1,6 @@
 """Trimming: the log's beginning goes, to the safe point and no further.
 
-Owns: when to ask lua/trim_log.lua, which knows the safe point; and that trails follow.
+Owns: when to ask lua/trim_log.lua, which knows the safe point; and that indexes follow.
 Never does: decide what may go. Any number may run. Read next: lua/trim_log.lua.
 """
 
@@ -9,25 +9,25 @@ from __future__ import annotations
 import structlog
 
 from eventsched.archive.commands import ArchiveCalls
-from eventsched.projection.store import Views
+from eventsched.projection.store import ProjectionStore
 from eventsched.store.retry import Backoff
 
 ASK_S = 5.0
 CALLS_MAX = 200
 """In one step: two million entries."""
 TRAILS_AFTER = 50_000
-"""Trails are looked through when so many entries have gone, or when nothing more goes."""
+"""IndexEntries are looked through when so many entries have gone, or when nothing more goes."""
 
 log = structlog.get_logger("eventsched.trimming")
 
 
-class Trimming:
+class Trimmer:
     """Serves one cell."""
 
-    def __init__(self, views: Views) -> None:
+    def __init__(self, views: ProjectionStore) -> None:
         self._views = views
         self._calls = ArchiveCalls(views)
-        self._since_trails = 0
+        self._since_index_cleanup = 0
 
     async def step(self) -> int:
         """All that may go now has gone. Returns how many entries."""
@@ -37,11 +37,11 @@ class Trimming:
             count += trimmed.count
             if not trimmed.is_more:
                 break
-        self._since_trails += count
-        if self._since_trails >= TRAILS_AFTER or (self._since_trails and not count):
-            dropped = await self._calls.drop_trails()
-            log.debug("trails", cell=self._views.cell, dropped=dropped)
-            self._since_trails = 0
+        self._since_index_cleanup += count
+        if self._since_index_cleanup >= TRAILS_AFTER or (self._since_index_cleanup and not count):
+            dropped = await self._calls.drop_session_indexes()
+            log.debug("indexes", cell=self._views.cell, dropped=dropped)
+            self._since_index_cleanup = 0
         if count:
             log.info("trimmed", cell=self._views.cell, entries=count)
         return count

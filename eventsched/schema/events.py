@@ -190,7 +190,7 @@ class Affinity(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     node: str
     why: str = ""
-    """Empty when taken; else gone, draining, unable, marked, full or last."""
+    """Empty when taken; else gone, draining, unable, suspended, full or last."""
 
 
 class Rank(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -222,7 +222,7 @@ class JobDispatched(Data, frozen=True, kw_only=True):
     last: str = ""
     """Node of the previous attempt, avoided if another could be had."""
     compared: int = 0
-    """Fill only: how many demands were compared."""
+    """Fill only: how many requirements were compared."""
     winner: Rank | None = None
     runner_up: Rank | None = None
     context_at: str = ""
@@ -236,7 +236,9 @@ class AttemptEnded(Data, frozen=True, kw_only=True):
     target: str
     attempt: int
     epoch: int
-    reason: Literal["lease", "node_lost", "superseded", "drained", "marked", "failed", "cancelled"]
+    reason: Literal[
+        "lease", "node_lost", "superseded", "drained", "suspended", "failed", "cancelled"
+    ]
     code: str = ""
 
 
@@ -357,7 +359,7 @@ class NodeResumed(Data, frozen=True, kw_only=True):
 
 
 class BackpressureStarted(Data, frozen=True, kw_only=True):
-    """Opening, ingest and registration are refused until lifted. By the timekeeper."""
+    """Opening, ingest and registration are refused until lifted. By the timer."""
 
     reason: Literal["memory", "group", "archive", "dead_letters"]
     seen: int
@@ -365,7 +367,7 @@ class BackpressureStarted(Data, frozen=True, kw_only=True):
 
 
 class BackpressureEnded(Data, frozen=True, kw_only=True):
-    """The cause is gone; producers are served again. By the timekeeper."""
+    """The cause is gone; producers are served again. By the timer."""
 
     reason: Literal["memory", "group", "archive", "dead_letters"]
     seen: int

@@ -207,8 +207,8 @@ class Keys:
     def requirements_of(self, class_id: str) -> str:
         return self._key("requirements", class_id)
 
-    def waiting(self, priority: int, demand: str) -> str:
-        return self._key("waiting", str(priority), demand)
+    def waiting(self, priority: int, requirement: str) -> str:
+        return self._key("waiting", str(priority), requirement)
 
     def lease(self, projection_set: str) -> str:
         return self._key("lease", projection_set)

@@ -31,7 +31,7 @@ class _Lane:
         self.called = anyio.Event()
 
 
-class Coalescer(Generic[Item, Reply]):
+class Batcher(Generic[Item, Reply]):
     """`call` takes a batch and returns one reply per item; `run` must run somewhere.
 
     A batch holds whole submissions: as many as fit `items_max` and `bytes_max`, at least one.

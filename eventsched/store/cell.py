@@ -122,7 +122,7 @@ class Retried(msgspec.Struct, frozen=True):
     """What became of an entry in `dead` that was to go again."""
 
     word: Literal["retried", "passed_over", "partial", "projection", "unreadable", "unknown"]
-    """lua/retry_dead.lua says what each means; all but the first two changed nothing."""
+    """lua/retry_dead_letter.lua says what each means; all but the first two changed nothing."""
     retried: int
     passed_over: int
 
@@ -153,11 +153,11 @@ class Store:
         reply = await self._run("configure_cell", mode, int(overwrite), told)
         return reply.decode()  # type: ignore[no-any-return]
 
-    async def set_pressure(
+    async def set_backpressure(
         self, reason: str, *, raised: bool, seen: int, limit: int
     ) -> Literal["raised", "lifted", "kept"]:
         """Producers are refused, or served again, for this reason."""
-        reply = await self._run("set_pressure", reason, int(raised), seen, limit)
+        reply = await self._run("set_backpressure", reason, int(raised), seen, limit)
         return reply.decode()  # type: ignore[no-any-return]
 
     # --- sessions ---------------------------------------------------------------------------
@@ -256,9 +256,9 @@ class Store:
         reply = await self._run("close_session", name_of(session), epoch)
         return reply.decode()  # type: ignore[no-any-return]
 
-    async def forget_session(self, session: str, key: str) -> Word:
+    async def erase_session(self, session: str, key: str) -> Word:
         """It is on record that the session's key, of this id, is destroyed."""
-        reply = await self._run("forget_session", name_of(session), key)
+        reply = await self._run("erase_session", name_of(session), key)
         return reply.decode()  # type: ignore[no-any-return]
 
     # --- nodes ------------------------------------------------------------------------------
@@ -332,13 +332,13 @@ class Store:
 
     # --- roles ------------------------------------------------------------------------------
 
-    async def dispatch_work(self, back_ms: int = 0) -> DispatchReply:
+    async def dispatch_jobs(self, back_ms: int = 0) -> DispatchReply:
         """Up to 12 entries of `work` are dispatched or queued.
 
         A caller that comes again within `back_ms` may say so: until then whoever finalizes gives
         its jobs away itself where nothing waits before them.
         """
-        last_id, left, jobs, waiting = await self._run("dispatch_work", back_ms)
+        last_id, left, jobs, waiting = await self._run("dispatch_jobs", back_ms)
         return DispatchReply(last_id.decode(), left, jobs, waiting)
 
     async def fire_timers(self) -> TimerReply:
@@ -346,9 +346,9 @@ class Store:
         fired, next_ms, now_ms = await self._run("fire_timers")
         return TimerReply(fired, None if next_ms < 0 else next_ms, now_ms)
 
-    async def retry_dead(self, dead_id: str, *, force: bool) -> Retried:
+    async def retry_dead_letter(self, dead_id: str, *, force: bool) -> Retried:
         """What could not be processed goes again; with `force`, even if it had begun to write."""
-        word, retried, passed_over = await self._run("retry_dead", dead_id, int(force))
+        word, retried, passed_over = await self._run("retry_dead_letter", dead_id, int(force))
         return Retried(word.decode(), retried, passed_over)
 
     # --- reads ------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ class Cell(Protocol):
     transport: Transport
 
 
-class Distances:
+class ConsumerLag:
     """The counts of one cell; each a fixed number of cheap reads."""
 
     def __init__(self, cell: Cell) -> None:

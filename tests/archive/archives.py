@@ -14,7 +14,7 @@ from eventsched.archive.archiver import Archiver
 from eventsched.archive.commands import ArchiveCalls
 from eventsched.archive.layout import ArchiveFolder
 from eventsched.history.log import History
-from eventsched.projection.store import Views
+from eventsched.projection.store import ProjectionStore
 from eventsched.roles.projector import Projector
 from eventsched.store.cell import NodeGrant, SessionGrant
 from eventsched.store.transport import Entry
@@ -24,8 +24,8 @@ CORE = projections.core
 STEPS_MAX = 10_000
 
 
-def views_of(store: TimedStore, transport: Any = None) -> Views:
-    return Views(transport or store.transport, store.cell, now_ms=lambda: store.at_ms)
+def views_of(store: TimedStore, transport: Any = None) -> ProjectionStore:
+    return ProjectionStore(transport or store.transport, store.cell, now_ms=lambda: store.at_ms)
 
 
 class Archived:
@@ -65,7 +65,7 @@ class Archived:
         await self.store.configure_cell(settings, overwrite=True)
 
     async def project(self) -> None:
-        """Views and trails are as far as the log."""
+        """Views and indexes are as far as the log."""
         one = Projector(self.views, CORE)
         while (await one.step()).state == "folded":
             pass

@@ -289,7 +289,7 @@ class Tamperer:
         self._rewritten(files, "events", edit)
 
     def other_parquet(self, files: Files) -> None:
-        """Trails, snapshots and audio with a row less."""
+        """IndexEntries, snapshots and audio with a row less."""
         kind = self.rng.choice(["sessions", "snapshot", "audio"])
         self._rewritten(files, kind, lambda table: table.slice(0, len(table) - 1))
 

@@ -14,10 +14,10 @@ from structlog.testing import capture_logs
 from eventsched.archive.commands import ArchiveCalls
 from eventsched.audit.verify import Verifier
 from eventsched.errors import Backpressure
-from eventsched.roles.backpressure import PressureWatch
+from eventsched.roles.backpressure import BackpressureMonitor
 from eventsched.roles.projector import Projector
 from eventsched.roles.rebuild import Rebuild, RebuildFailed
-from eventsched.store.lag import Distances
+from eventsched.store.lag import ConsumerLag
 from tests.archive.archives import CORE, Archived, seal_all
 from tests.projector.counts import COUNTS, Counted
 
@@ -29,14 +29,14 @@ async def dead(archived: Archived) -> None:
     await archived.set(log_keep_ms=0, archive_lag_max=LIMIT, log_retention_ms=1)
     await archived.talk("s1", 12)
     await archived.seal()
-    while await Distances(archived.store).of_archive() < LIMIT:  # type: ignore[operator]
+    while await ConsumerLag(archived.store).of_archive() < LIMIT:  # type: ignore[operator]
         await archived.talk("s1")
     await archived.project()
 
 
 async def test_producers_are_refused_and_nothing_goes_until_it_is_back(archived: Archived) -> None:
     await dead(archived)
-    watch = PressureWatch(archived.store)
+    watch = BackpressureMonitor(archived.store)
     readings = {one.reason: one for one in await watch.step()}
     assert readings["archive"].seen >= LIMIT
     assert readings["group"].what != "archive", "a measure of its own"
@@ -57,7 +57,7 @@ async def test_producers_are_refused_and_nothing_goes_until_it_is_back(archived:
 
 
 async def test_the_archives_distance_is_what_is_not_sealed(archived: Archived) -> None:
-    distances = Distances(archived.store)
+    distances = ConsumerLag(archived.store)
     assert await distances.of_archive() is None
     await archived.talk("s1", 3)
     one = archived.archiver()
@@ -73,14 +73,14 @@ async def test_an_archive_that_is_lost_for_good_is_given_up_and_all_goes_on(
     archived: Archived, tmp_path: Path
 ) -> None:
     await dead(archived)
-    watch, calls = PressureWatch(archived.store), ArchiveCalls(archived.views)
+    watch, calls = BackpressureMonitor(archived.store), ArchiveCalls(archived.views)
     await archived.trim()
     await watch.step()
     with pytest.raises(Backpressure):
         await archived.talk("s1")
     shutil.rmtree(archived.path)
     archived.store.tick(1_000_000)
-    assert await calls.give_up((await calls.look()).of) == "ok"
+    assert await calls.abandon((await calls.look()).of) == "ok"
     await watch.step()
     await archived.talk("s1")
     await archived.project()

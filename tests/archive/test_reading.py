@@ -114,7 +114,7 @@ async def test_no_gap_and_no_overlap_while_others_seal_and_trim(
 
 
 @pytest.mark.parametrize("seed", range(6))
-async def test_a_sessions_trail_has_no_gap_and_no_overlap_either(
+async def test_a_sessions_index_has_no_gap_and_no_overlap_either(
     archived: Archived, seed: int
 ) -> None:
     meanwhile, history = await busy(archived, seed)

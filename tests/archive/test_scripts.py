@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from eventsched.archive.commands import ArchiveCalls, Look, Trimmed
+from eventsched.archive.commands import ArchiveCalls, ArchiveState, Trimmed
 from eventsched.errors import InvalidMessage
 from eventsched.projection.fold import in_order
 from eventsched.projection.protocol import ProjectionSet
-from eventsched.projection.store import Held
+from eventsched.projection.store import SetLease
 from eventsched.schema.events import ArchiveAbandoned, StreamTrimmed
 from eventsched.store.client import Client
 from eventsched.store.transport import Arg
@@ -28,9 +28,9 @@ def calls(store: TimedStore, redis: Client, archived: Archived) -> ArchiveCalls:
     return ArchiveCalls(archived.views)
 
 
-async def holding(calls: ArchiveCalls, holder: str = "a") -> int:
-    held = await calls.acquire(holder, 10_000)
-    assert isinstance(held, Held)
+async def holding(calls: ArchiveCalls, owner: str = "a") -> int:
+    held = await calls.acquire(owner, 10_000)
+    assert isinstance(held, SetLease)
     return held.epoch
 
 
@@ -42,12 +42,12 @@ async def record(calls: ArchiveCalls, epoch: int, to: str, start: str = "0-0", *
     )
 
 
-# --- read_archive ------------------------------------------------------------------------------
+# --- read_archive ---------------------------------------------------------------------------------
 
 
 async def test_a_cell_without_an_archive_says_so(calls: ArchiveCalls) -> None:
     look = await calls.look()
-    assert look == Look(START_MS, 0, 0, "", "", "", "", 50_000, 300_000)
+    assert look == ArchiveState(START_MS, 0, 0, "", "", "", "", 50_000, 300_000)
     assert look.gone == 0
 
 
@@ -63,7 +63,7 @@ async def test_log_and_archive_are_told_at_one_moment(
     assert await calls.look() == look, "looking changes nothing"
 
 
-# --- record_seal -------------------------------------------------------------------------------
+# --- record_seal ----------------------------------------------------------------------------------
 
 
 async def test_the_archive_is_a_consumer_group_that_passes_what_is_sealed(
@@ -189,7 +189,7 @@ async def test_without_archived_audio_it_goes_as_ever(
     assert await redis.xlen(archived.store.keys.audio("s1")) == 0
 
 
-# --- give_up_archive ---------------------------------------------------------------------------
+# --- abandon_archive ------------------------------------------------------------------------------
 
 
 async def lost(calls: ArchiveCalls, archived: Archived) -> tuple[int, str]:
@@ -205,7 +205,7 @@ async def test_what_is_given_up_is_no_archive_any_more_and_on_record(
     calls: ArchiveCalls, archived: Archived, redis: Client
 ) -> None:
     _, to = await lost(calls, archived)
-    assert await calls.give_up("key") == "ok"
+    assert await calls.abandon("key") == "ok"
     look = await calls.look()
     assert (look.to, look.of) == ("", "")
     assert await redis.xinfo_groups(archived.store.keys.log) == []
@@ -217,9 +217,9 @@ async def test_giving_up_again_is_harmless(
     calls: ArchiveCalls, archived: Archived, redis: Client
 ) -> None:
     await lost(calls, archived)
-    await calls.give_up("key")
+    await calls.abandon("key")
     before = await contents(redis, archived.store)
-    assert await calls.give_up("key") == "duplicate"
+    assert await calls.abandon("key") == "duplicate"
     assert await contents(redis, archived.store) == before
 
 
@@ -230,7 +230,7 @@ async def test_another_archive_is_not_given_up(
     await lost(calls, archived)
     before = await contents(redis, archived.store)
     with pytest.raises(InvalidMessage, match="INVALID_MESSAGE key: the key of this archive, key"):
-        await calls.give_up(of)
+        await calls.abandon(of)
     assert await contents(redis, archived.store) == before
 
 
@@ -240,21 +240,21 @@ async def test_an_archive_that_somebody_writes_is_not_given_up(
     await lost(calls, archived)
     await holding(calls, "b")
     before = await contents(redis, archived.store)
-    with pytest.raises(InvalidMessage, match="archive: one that no archiver has a hold on"):
-        await calls.give_up("key")
+    with pytest.raises(InvalidMessage, match="archive: one that no archiver has a lease on"):
+        await calls.abandon("key")
     assert await contents(redis, archived.store) == before
     archived.store.tick(9_999)
     with pytest.raises(InvalidMessage):
-        await calls.give_up("key")
+        await calls.abandon("key")
     archived.store.tick(1)
-    assert await calls.give_up("key") == "ok"
+    assert await calls.abandon("key") == "ok"
 
 
 async def test_an_archiver_that_wakes_after_its_archive_was_given_up_is_fenced(
     calls: ArchiveCalls, archived: Archived
 ) -> None:
     epoch, to = await lost(calls, archived)
-    await calls.give_up("key")
+    await calls.abandon("key")
     for start in ("0-0", to):
         assert await record(calls, epoch, to, start=start) == "fenced"
     assert (await calls.look()).of == ""
@@ -269,12 +269,12 @@ async def test_the_event_says_how_much_is_gone_for_good(
     await record(calls, await holding(calls), ids[-20])
     _, trimmed = await trimmed_to(calls, archived)
     archived.store.tick(10_000)
-    await calls.give_up("key")
+    await calls.abandon("key")
     (event,) = await archived.store.log("ArchiveAbandoned")
     assert event.data == ArchiveAbandoned(of="key", to=ids[-20], gone=trimmed.count)
 
 
-# --- trim_log ----------------------------------------------------------------------------------
+# --- trim_log -------------------------------------------------------------------------------------
 
 
 async def trimmed_to(calls: ArchiveCalls, archived: Archived) -> tuple[str, Trimmed]:
@@ -345,7 +345,7 @@ async def test_a_set_that_has_not_saved_holds_what_it_lacks(
     ids = await settled(archived)
     await record(calls, await holding(calls), ids[-1])
     late = ProjectionSet("late", ())
-    assert isinstance(await archived.views.acquire(late, "x", 10_000), Held)
+    assert isinstance(await archived.views.acquire(late, "x", 10_000), SetLease)
     assert (await trimmed_to(calls, archived))[0] == ids[0]
 
 
@@ -354,7 +354,7 @@ async def test_a_running_rebuild_holds_what_it_has_not_folded(
 ) -> None:
     ids = await settled(archived)
     await record(calls, await holding(calls), ids[-1])
-    await archived.views.acquire_build("rebuild-core", "x", 10_000)
+    await archived.views.acquire_revision("rebuild-core", "x", 10_000)
     assert (await trimmed_to(calls, archived))[0] == ids[0]
     archived.store.tick(9_999)
     assert (await trimmed_to(calls, archived))[0] == ids[0]
@@ -375,28 +375,28 @@ async def test_an_empty_cell_has_nothing_to_trim(calls: ArchiveCalls) -> None:
     assert await calls.trim() == Trimmed(0, False, "0-0")
 
 
-# --- drop_trails -------------------------------------------------------------------------------
+# --- drop_session_indexes -------------------------------------------------------------------------
 
 
-async def test_a_trail_goes_when_all_that_it_names_is_gone(
+async def test_an_index_goes_when_all_that_it_names_is_gone(
     calls: ArchiveCalls, archived: Archived, redis: Client
 ) -> None:
     await settled(archived)
     await archived.talk("s2", 20)
     await archived.project()
     keys = archived.store.keys
-    assert await calls.drop_trails() == 0
+    assert await calls.drop_session_indexes() == 0
     ids = [entry_id for entry_id, _ in await archived.log()]
     await record(calls, await holding(calls), ids[-20])
     await calls.trim()
     first = (await archived.log())[0][0]
     last: Any = (await redis.lrange(keys.session_index("s1"), 0, -1))[-1]
     assert in_order(first) > in_order(last.decode())
-    assert await calls.drop_trails() == 1
+    assert await calls.drop_session_indexes() == 1
     assert await redis.exists(keys.session_index("s1")) == 0
     assert await redis.exists(keys.session_index("s2")) == 1
-    assert await calls.drop_trails() == 0
+    assert await calls.drop_session_indexes() == 0
 
 
-async def test_a_name_that_has_no_trail_is_passed_by(calls: ArchiveCalls) -> None:
-    assert await calls.views.run("drop_trails", "nobody", "", "a:b") == 0
+async def test_a_name_that_has_no_index_is_passed_by(calls: ArchiveCalls) -> None:
+    assert await calls.views.run("drop_session_indexes", "nobody", "", "a:b") == 0

@@ -111,7 +111,7 @@ async def test_a_crash_at_any_step_leaves_what_is_written_again_byte_for_byte(
         shutil.copytree(before, archived.path)
         archived.folder = ArchiveFolder.open(archived.path)
         await _rewind(archived, before, chunks)
-        one = archived.archiver(audio=audio, holder=f"h{step}")
+        one = archived.archiver(audio=audio, owner=f"h{step}")
         with monkeypatch.context() as patched:
             count = dying_at(step, patched)
             try:

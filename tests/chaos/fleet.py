@@ -22,8 +22,8 @@ import anyio
 from eventsched.subprocesses import die_with_parent
 from tests.chaos.worker import SUPERSEDED
 
-Kind = Literal["dispatcher", "projector", "timekeeper", "node"]
-ROLES: tuple[Kind, ...] = ("dispatcher", "projector", "timekeeper")
+Kind = Literal["dispatcher", "projector", "timer", "node"]
+ROLES: tuple[Kind, ...] = ("dispatcher", "projector", "timer")
 END_S = 15.0
 POLL_S = 0.02
 

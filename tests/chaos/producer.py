@@ -106,7 +106,7 @@ class ChaosReplay(Replay):
             for speaker in conversation.speakers:
                 session = await stack.enter_async_context(
                     self._es.session(
-                        "trace", "en", room=room, listen_language=speaker.listen_language
+                        "loadtest", "en", room=room, listen_language=speaker.listen_language
                     )
                 )
                 ready.append(traced._Ready(speaker, session, traced._owed(conversation, speaker)))

@@ -30,7 +30,7 @@ import typer
 from eventsched.errors import ServerUnavailable
 from eventsched.loadtest.rttm import SAMPLES, Conversation, Segment, Speaker, read_rttm
 from eventsched.logs import configure_logs
-from eventsched.projection.store import Views
+from eventsched.projection.store import ProjectionStore
 from eventsched.schema import codec
 from eventsched.schema.events import Event
 from eventsched.schema.settings import Settings
@@ -367,7 +367,7 @@ async def _is_quiet(store: Store) -> bool:
     """Every session is closed, nothing is in `work`, and the views are as new as the log."""
     log = await _read_log(store)
     ended = Counter(event.type for event in log)
-    views = Views(store.transport, store.cell)
+    views = ProjectionStore(store.transport, store.cell)
     return (
         ended["SessionOpened"] == ended["SessionClosed"]
         and await store.last_id(store.keys.dispatch) == "0-0"

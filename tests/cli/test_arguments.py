@@ -76,7 +76,7 @@ def test_children_of_a_replay_get_the_url_by_their_environment(
     url, secret = secret_server
     seen = Seen()
     env = {"EVENTSCHED_URL": url, MARK: seen.mark}
-    words = ("trace", str(SAMPLES / "standup.rttm"), "--nodes", "1", "--json")
+    words = ("loadtest", str(SAMPLES / "standup.rttm"), "--nodes", "1", "--json")
     with program(tmp_path / "data", *words, env=env) as trace:
         wait_for("its processes run", lambda: seen.names("loadtest.worker", "eventsched.cli", "up"))
         os.kill(trace.pid, signal.SIGINT)

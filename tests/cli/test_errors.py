@@ -42,7 +42,7 @@ def failed(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
         (("up", "--set", "pause_ms"), "NAME=VALUE"),
         (("up", "--cells", "0"), "1 to 64"),
         (("up", "--cells", "many"), "--cells"),
-        (("run", "conductor"), "choose of dispatcher, projector, timekeeper"),
+        (("run", "conductor"), "choose of dispatcher, projector, timer"),
         (("node", "workers"), "MODULE:NODE"),
         (("node", "no_such_module:node"), "cannot import no_such_module"),
         (("node", "tests.cli.workers:missing"), "nothing of that name"),
@@ -59,13 +59,13 @@ def failed(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
         (("status", "--url", "redis://127.0.0.1:1"), "no server answers"),
         (("status", "--url", "redis://127.0.0.1:port"), "url"),
         (("status", "--url", "redis://127.0.0.1?soket_timeout=1"), "url"),
-        (("trace", "missing.rttm"), "missing.rttm"),
-        (("trace", "ok.rttm", "--speed", "0"), "0.1 to 1000"),
-        (("trace", "ok.rttm", "--speed", "nan"), "0.1 to 1000"),
-        (("trace", "ok.rttm", "--nodes", "0"), "1 to 64"),
-        (("trace", "ok.rttm", "--slots", "257"), "1 to 256"),
-        (("trace", "ok.rttm", "--rtf", "-1"), "0 to 10"),
-        (("trace", "ok.rttm", "--langs", "en,,es"), "langs"),
+        (("loadtest", "missing.rttm"), "missing.rttm"),
+        (("loadtest", "ok.rttm", "--speed", "0"), "0.1 to 1000"),
+        (("loadtest", "ok.rttm", "--speed", "nan"), "0.1 to 1000"),
+        (("loadtest", "ok.rttm", "--nodes", "0"), "1 to 64"),
+        (("loadtest", "ok.rttm", "--slots", "257"), "1 to 256"),
+        (("loadtest", "ok.rttm", "--rtf", "-1"), "0 to 10"),
+        (("loadtest", "ok.rttm", "--langs", "en,,es"), "langs"),
         (("demo", "--nodes", "0"), "1 to 16"),
         (("demo", "--speed", "99"), "0.1 to 20"),
     ],
@@ -81,7 +81,7 @@ def test_a_bad_value_is_one_line_and_exit_code_1(
 
 
 def test_control_characters_in_an_error_are_visible(capsys: pytest.CaptureFixture[str]) -> None:
-    words = ("trace", f"{NASTY}.rttm"), ("stream", f"{NASTY}.wav", "-t", "es"), (NASTY,)
+    words = ("loadtest", f"{NASTY}.rttm"), ("stream", f"{NASTY}.wav", "-t", "es"), (NASTY,)
     for given in words:
         line = failed(capsys, *given)[1]
         assert hidden_in(line) == set()
@@ -93,7 +93,7 @@ def test_lines_of_a_recording_that_are_not_used_are_counted(
 ) -> None:
     speaker = "SPEAKER t 1 0 {} <NA> <NA> a <NA> <NA>\n"
     (tmp_path / "talk.rttm").write_text(speaker.format(0) + speaker.format(1) + "LEXEME t 1 0 1\n")
-    words = ("trace", "talk.rttm", "--url", "redis://127.0.0.1:1")
+    words = ("loadtest", "talk.rttm", "--url", "redis://127.0.0.1:1")
     assert main(words) == 1
     assert capsys.readouterr().err.splitlines()[0] == (
         "talk.rttm: 2 of 3 lines not used: 1 SPEAKER of 0 s, 1 LEXEME"
@@ -177,7 +177,7 @@ def test_what_else_the_environment_names_is_no_setting() -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [("history", "c0.x"), ("state", "session", "c0.x"), ("status",), ("verify",), ("dead",),
+    [("history", "c0.x"), ("state", "session", "c0.x"), ("status",), ("verify",), ("dead-letters",),
      ("rebuild", "session")],
 )  # fmt: skip
 def test_reading_where_nothing_ran_makes_nothing(

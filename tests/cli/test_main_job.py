@@ -109,7 +109,7 @@ def test_status_names_groups_nodes_and_their_load(system: System) -> None:
 
 def test_rebuild_then_verify_is_clean_on_the_running_system(system: System) -> None:
     rebuilt = json_of(run(system.data, "rebuild", "session", "group", "--json"))["rebuilt"]
-    assert rebuilt[0]["builds"].keys() == {"session", "group"}
+    assert rebuilt[0]["revisions"].keys() == {"session", "group"}
     assert rebuilt[0]["entries"] > 0
     report = json_of(run(system.data, "verify", "--json"))
     assert report["clean"]
@@ -217,12 +217,12 @@ def test_dead_lists_reasons_and_retry_puts_back(system: System) -> None:
     origin = {"from": "dispatch", "id": "1-1", "k": "fill", "d": "echo-1"}
     with redis.Redis.from_url(system.url, decode_responses=True) as client:
         dead_id = str(client.xadd(kept.dead_letters, {**origin, "reason": "why", "partial": 1}))
-        (one,) = json_lines_of(run(system.data, "dead", "--json"))
+        (one,) = json_lines_of(run(system.data, "dead-letters", "--json"))
         assert (one["id"], one["reason"], one["partial"]) == (f"c0/{dead_id}", "why", True)
-        refused = run(system.data, "dead", "retry", one["id"])
+        refused = run(system.data, "dead-letters", "retry", one["id"])
         assert refused.returncode == 1
         assert b"--force" in refused.stderr
-        told = json_of(run(system.data, "dead", "retry", one["id"], "--force", "--json"))
+        told = json_of(run(system.data, "dead-letters", "retry", one["id"], "--force", "--json"))
         assert told["word"] == "retried"
         assert client.xlen(kept.dead_letters) == 0
 
@@ -237,7 +237,7 @@ def test_dead_lists_reasons_and_retry_puts_back(system: System) -> None:
         ("history", "--node", "nobody"),
         ("history", "c0.nobody:0:es"),
         ("why", "c0.nobody:0:es"),
-        ("dead", "retry", "c0/1-1"),
+        ("dead-letters", "retry", "c0/1-1"),
     ],
 )
 def test_an_unknown_id_is_one_line_and_exit_code_1(system: System, words: tuple[str, ...]) -> None:

@@ -1,4 +1,4 @@
-"""Encryption and forgetting from the command line, with real processes."""
+"""Encryption and erasure from the command line, with real processes."""
 
 from __future__ import annotations
 
@@ -109,20 +109,20 @@ def test_history_names_what_is_wrong_with_a_key_store(
     assert told in done.stderr.decode()
 
 
-def test_a_session_is_forgotten_and_the_file_written_anew(system: System) -> None:
-    done = run(system.data, "forget", system.secret, env=system.env)
+def test_a_session_is_erased_and_the_file_written_anew(system: System) -> None:
+    done = run(system.data, "erase", system.secret, env=system.env)
     assert done.returncode == 0, done.stderr
     first, second = done.stdout.decode().splitlines()
-    assert first == f"{system.secret}: forgotten"
+    assert first == f"{system.secret}: erased"
     assert second.startswith("append-only file written anew: ")
-    again = json_lines_of(run(system.data, "forget", system.secret, "--json", env=system.env))
+    again = json_lines_of(run(system.data, "erase", system.secret, "--json", env=system.env))
     assert again[0] == {"session": system.secret, "word": "again"}
     assert again[1]["append_only_file_bytes"] > 0
     assert list(system.keys.iterdir()) == []
     history = json_lines_of(run(system.data, "history", system.secret, "--json"))
     assert history[-1]["type"] == "SessionErased"
     assert json_of(run(system.data, "verify", "--json"))["clean"]
-    none = run(system.data, "forget", "--older-than", "1m", env=system.env)
+    none = run(system.data, "erase", "--older-than", "1m", env=system.env)
     assert none.stdout.decode() == "nothing with a key has been closed for 1m\n"
 
 
@@ -141,7 +141,7 @@ def test_what_will_not_do_is_one_line_and_exit_code_1(
     system: System, words: tuple[str, ...], keys: bool, told: str
 ) -> None:
     given = [one.format(plain=system.plain, secret=system.secret) for one in words]
-    done = run(system.data, "forget", *given, env=system.env if keys else None)
+    done = run(system.data, "erase", *given, env=system.env if keys else None)
     assert done.returncode == 1
     assert done.stderr.decode().count("\n") == 1
     assert told in done.stderr.decode()
@@ -150,7 +150,7 @@ def test_what_will_not_do_is_one_line_and_exit_code_1(
 
 def test_retention_may_come_from_outside(system: System) -> None:
     env = system.env | {"EVENTSCHED_RETENTION": "30d"}
-    done = run(system.data, "forget", env=env)
+    done = run(system.data, "erase", env=env)
     assert done.returncode == 0, done.stderr
     assert done.stdout.decode() == "nothing with a key has been closed for 30d\n"
 

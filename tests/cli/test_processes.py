@@ -21,7 +21,7 @@ def test_ctrl_c_ends_up_and_leaves_nothing_running(tmp_path: Path) -> None:
     with program(data, "up", "--json") as up:
         told = up.first_json()
         assert told["ready"]
-        assert told["roles"] == ["dispatcher", "projector", "timekeeper"]
+        assert told["roles"] == ["dispatcher", "projector", "timer"]
         up.signal_group(signal.SIGINT)
         assert up.ended() == 130
         assert "Traceback" not in up.log.read_text()
@@ -123,22 +123,22 @@ def test_a_lost_archive_is_given_up_by_its_key_and_in_so_many_words(tmp_path: Pa
     data, archive = tmp_path / "data", tmp_path / "archive"
     with program(data, "up", "--archive", str(archive), "--json") as up:
         up.wait_for_log('"archives"')
-        running = run(data, "audit", "give-up")
+        running = run(data, "audit", "abandon")
         key = re.search(r"c0 has ([0-9a-f]+);", running.stderr.decode())
         assert key, running.stderr
-        held = run(data, "audit", "give-up", key[1], "--yes")
+        held = run(data, "audit", "abandon", key[1], "--yes")
         assert (held.returncode, held.stdout) == (1, b"")
         assert b"one that no archiver has a hold on" in held.stderr
         os.kill(up.pid, signal.SIGTERM)
         assert up.ended() == 0
     shutil.rmtree(archive)
-    asked = run(data, "audit", "give-up", key[1])
+    asked = run(data, "audit", "abandon", key[1])
     assert asked.returncode == 1
     assert asked.stdout.startswith(b"c0: the archive up to ")
     assert asked.stderr == b"eventsched: nothing is changed; --yes gives it up\n"
-    told = json_of(run(data, "audit", "give-up", key[1], "--yes", "--json"))
-    assert (told["key"], told["given_up"]) == (key[1], True)
-    again = run(data, "audit", "give-up", key[1], "--yes")
+    told = json_of(run(data, "audit", "abandon", key[1], "--yes", "--json"))
+    assert (told["key"], told["abandoned"]) == (key[1], True)
+    again = run(data, "audit", "abandon", key[1], "--yes")
     assert again.returncode == 1
     assert b"c0 has none" in again.stderr
     done = run(data, "history", "--type", "ArchiveAbandoned", "--json")

@@ -11,12 +11,12 @@ import pytest
 
 from eventsched.cli.state import named
 from eventsched.errors import InvalidMessage, NotFound
-from eventsched.history.position import parse_moment
+from eventsched.history.position import parse_position
 from eventsched.history.reader import Reader, Wanted
-from eventsched.history.source import Past
-from eventsched.projection.fold import Unfolded
+from eventsched.history.source import HistorySource
+from eventsched.projection.fold import FailedEvent
 from eventsched.projection.protocol import load_sets
-from eventsched.projection.store import Views
+from eventsched.projection.store import ProjectionStore
 from eventsched.roles.projector import Projector
 from eventsched.schema.events import FIELDS, Event
 from eventsched.schema.settings import Settings
@@ -30,13 +30,13 @@ from tests.scripts.jobs_of import finish_one, speak
 async def reader_of(store: TimedStore, redis: Client) -> Reader:
     facts = await check_server(redis)
     connection = Connection("", facts, store.transport, {store.cell: store})  # type: ignore[arg-type]
-    return Reader(Past(connection))
+    return Reader(HistorySource(connection))
 
 
 async def fold(store: TimedStore) -> None:
     """Everything that is in the log so far."""
     (core,) = load_sets()
-    views = Views(store.transport, store.cell, now_ms=lambda: store.at_ms)
+    views = ProjectionStore(store.transport, store.cell, now_ms=lambda: store.at_ms)
     projector = Projector(views, core)
     while (await projector.step()).state == "folded":
         pass
@@ -93,7 +93,7 @@ async def test_what_cannot_be_read_is_shown_as_such_in_its_place(
     assert (await reader.state("session", session)).view.utterance == 1
 
 
-async def test_state_is_the_same_folded_from_the_trail_and_live(
+async def test_state_is_the_same_folded_from_the_index_and_live(
     store: TimedStore, redis: Client
 ) -> None:
     reader = await reader_of(store, redis)
@@ -233,7 +233,7 @@ async def test_history_of_a_node_and_of_everything_by_type_tenant_and_range(
     assert await told(reader, types=frozenset({"SessionOpened"}), tenant="acme") == [
         "SessionOpened"
     ]
-    late = parse_moment(f"{store.at_ms}-0", "since")
+    late = parse_position(f"{store.at_ms}-0", "since")
     assert await told(reader, since=late, types=frozenset({"SessionOpened"})) == ["SessionOpened"]
     assert await told(reader, until=late, types=frozenset({"JobDispatched"})) == []
     assert await told(reader, since=late, tenant="acme") == ["JobDispatched u0"]
@@ -245,7 +245,7 @@ async def test_an_empty_range_of_something_that_exists_is_empty_not_unknown(
     reader = await reader_of(store, redis)
     node = await store.join()
     session = await speak(store, "s1")
-    early = parse_moment("1-0", "until")
+    early = parse_position("1-0", "until")
     assert await told(reader, session=session.session, until=early) == []
     assert await told(reader, node=node.node, until=early) == []
     with pytest.raises(NotFound, match="no session"):
@@ -266,7 +266,7 @@ async def test_following_tells_what_comes_and_nothing_twice(
     with anyio.fail_after(20):
         async with anyio.create_task_group() as tasks:
 
-            def tell(one: Event | Unfolded) -> None:
+            def tell(one: Event | FailedEvent) -> None:
                 seen.append(one.id)
                 if isinstance(one, Event) and one.type == "SessionClosing":
                     tasks.cancel_scope.cancel()
@@ -291,7 +291,7 @@ async def test_cells_are_told_in_one_order_of_time(redis: Client, cells: Callabl
         await one.open(f"s{at}")
     facts = await check_server(redis)
     connection = Connection("", facts, first.transport, stores)  # type: ignore[arg-type]
-    found = [one async for one in Reader(Past(connection)).history(Wanted())]
+    found = [one async for one in Reader(HistorySource(connection)).history(Wanted())]
     times = [one.ms for one in found if isinstance(one, Event)]
     assert times == sorted(times)
     assert len(times) == 6

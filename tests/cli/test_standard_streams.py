@@ -172,7 +172,7 @@ def test_standard_input_that_is_closed_or_unreadable_is_one_line(place: Place) -
 def test_service_whose_log_cannot_be_written_goes_on(place: Place) -> None:
     with open("/dev/full", "wb") as full:
         process = subprocess.Popen(
-            command("run", "timekeeper", "--json", "-vv"), cwd=ROOT, env=environment(place.data),
+            command("run", "timer", "--json", "-vv"), cwd=ROOT, env=environment(place.data),
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=full,
         )  # fmt: skip
         assert process.stdout

@@ -277,8 +277,8 @@ async def test_rule_14_a_missing_model_marks_the_node(client: Client, store: Tim
 
     async with serving(client, node_of(handler, features=["voice"])):
         await say(client, store, features=["voice"])
-        marked = await recorded(store, "NodeSuspended")
-    assert marked.feature == "voice"
+        suspended = await recorded(store, "NodeSuspended")
+    assert suspended.feature == "voice"
 
 
 async def test_a_retriable_failure_goes_to_another_node(client: Client, store: TimedStore) -> None:
@@ -551,14 +551,14 @@ def refusals(server: Server) -> int:
 async def test_registering_waits_while_the_system_takes_no_more(
     client: Client, store: TimedStore, server: Server
 ) -> None:
-    await store.set_pressure("memory", raised=True, seen=9, limit=8)
+    await store.set_backpressure("memory", raised=True, seen=9, limit=8)
     before = refusals(server)
     node = stuck_node(Stuck())
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(node.run, client)
         await until("it was refused twice", lambda: refusals(server) >= before + 2)
         assert not await store.log("NodeRegistered")
-        await store.set_pressure("memory", raised=False, seen=1, limit=8)
+        await store.set_backpressure("memory", raised=False, seen=1, limit=8)
         await until("registered", lambda: has(store, "NodeRegistered"))
         tasks.cancel_scope.cancel()
 

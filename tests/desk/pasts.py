@@ -8,9 +8,9 @@ from typing import Any
 
 import msgspec
 
-from eventsched.history.source import Past
+from eventsched.history.source import HistorySource
 from eventsched.projection.protocol import load_sets
-from eventsched.projection.store import Views
+from eventsched.projection.store import ProjectionStore
 from eventsched.roles.projector import Projector
 from eventsched.schema.events import Event, NodeRegistered
 from eventsched.store.client import Client, check_server
@@ -19,9 +19,9 @@ from tests.fixtures_store import TimedStore
 from tests.scripts.test_any_sequence import Play
 
 
-async def past_of(store: TimedStore, redis: Client) -> Past:
+async def past_of(store: TimedStore, redis: Client) -> HistorySource:
     facts = await check_server(redis)
-    return Past(Connection("", facts, store.transport, {store.cell: store}))  # type: ignore[arg-type]
+    return HistorySource(Connection("", facts, store.transport, {store.cell: store}))  # type: ignore[arg-type]
 
 
 class Folder:
@@ -29,7 +29,7 @@ class Folder:
 
     def __init__(self, store: TimedStore, batch: int = 500) -> None:
         (core,) = load_sets()
-        self.views = Views(store.transport, store.cell, now_ms=lambda: store.at_ms)
+        self.views = ProjectionStore(store.transport, store.cell, now_ms=lambda: store.at_ms)
         self._projector = Projector(self.views, core, batch_max=batch)
 
     async def step(self) -> str:

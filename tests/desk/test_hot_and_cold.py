@@ -11,9 +11,9 @@ import pytest
 from eventsched.archive.layout import ArchiveFolder
 from eventsched.audit.service import replay, why
 from eventsched.errors import ArchiveError, InvalidMessage, NotFound
-from eventsched.history.position import parse_moment
+from eventsched.history.position import parse_position
 from eventsched.history.reader import Reader, Wanted
-from eventsched.history.source import Past
+from eventsched.history.source import HistorySource
 from eventsched.schema.events import Event
 from eventsched.store.client import Client
 from tests.archive.archives import Archived
@@ -21,7 +21,7 @@ from tests.desk.pasts import past_of, played
 from tests.fixtures_store import TimedStore
 
 
-async def answers(past: Past, log: list[Event]) -> dict[str, Any]:
+async def answers(past: HistorySource, log: list[Event]) -> dict[str, Any]:
     """Everything that the desk says of a few sessions, jobs and nodes, and of all decisions."""
     reader, told = Reader(past), {}
     told["all"] = [one.id async for one in reader.history(Wanted())]
@@ -31,7 +31,7 @@ async def answers(past: Past, log: list[Event]) -> dict[str, Any]:
     for node in sorted({event.node for event in log if event.node}):
         told[node] = [one.id async for one in reader.history(Wanted(node=node))]
     for event in log[:: max(1, len(log) // 12)]:
-        at = parse_moment(event.id, "at")
+        at = parse_position(event.id, "at")
         for kind, entity in (("session", event.session), ("node", event.node), ("job", event.job)):
             if entity:
                 told[f"{kind} {entity} {event.id}"] = await state(reader, kind, entity, at)
@@ -39,7 +39,7 @@ async def answers(past: Past, log: list[Event]) -> dict[str, Any]:
     for job in sorted(delivered)[:6]:  # one that waits still waits longer at the next look
         told[f"why {job}"] = msgspec.to_builtins(await why(past, job))
     (cell,) = past.cells
-    middle = parse_moment(log[len(log) // 2].id, "since")
+    middle = parse_position(log[len(log) // 2].id, "since")
     for since in (None, middle):
         report = await replay(past, cell, since, None, lambda _: None)
         assert report.agrees
@@ -65,18 +65,18 @@ async def test_answers_are_the_same_hot_cold_and_across(
     assert await archived.seal() > 2
     folder = ArchiveFolder.open(archived.path)
     connection = (await past_of(store, redis)).connection
-    assert await answers(Past(connection, folder), log) == hot
-    assert await answers(Past(None, folder), log) == hot
+    assert await answers(HistorySource(connection, folder), log) == hot
+    assert await answers(HistorySource(None, folder), log) == hot
     await archived.set(log_keep_ms=0)
     store.tick(600_000)
     assert await archived.trim() > 0
     trimmed = (await store.log("StreamTrimmed"))[-1].id
-    across = await answers(Past(connection, folder), log)
+    across = await answers(HistorySource(connection, folder), log)
     assert [one for one in across["all"] if one != trimmed][: len(hot["all"])] == hot["all"]
     same = [name for name in hot if not name.startswith(("all", "replay"))]
     assert {name: across[name] for name in same} == {name: hot[name] for name in same}
     with pytest.raises(ArchiveError, match="--archive"):
-        await answers(Past(connection), log)
+        await answers(HistorySource(connection), log)
 
 
 async def test_an_archive_alone_says_where_it_ends(
@@ -86,15 +86,15 @@ async def test_an_archive_alone_says_where_it_ends(
     await archived.talk("s1")
     await archived.seal()
     await archived.talk("s1")
-    reader = Reader(Past(None, ArchiveFolder.open(archived.path)))
+    reader = Reader(HistorySource(None, ArchiveFolder.open(archived.path)))
     session = store.keys.full("s1")
     last = (await store.log())[-1].id
     with pytest.raises(InvalidMessage, match="behind the archive's end"):
-        await reader.state("session", session, parse_moment(last, "at"))
+        await reader.state("session", session, parse_position(last, "at"))
     found = await reader.state("session", session)
     assert (found.view.utterance, found.is_live) == (1, False)
-    both = Reader(Past((await past_of(store, redis)).connection, reader._past.archive))
-    assert (await both.state("session", session, parse_moment(last, "at"))).view.utterance == 2
+    both = Reader(HistorySource((await past_of(store, redis)).connection, reader._past.archive))
+    assert (await both.state("session", session, parse_position(last, "at"))).view.utterance == 2
 
 
 async def test_with_the_beginning_gone_for_good_what_is_left_is_told_and_no_more(
@@ -117,5 +117,5 @@ async def test_with_the_beginning_gone_for_good_what_is_left_is_told_and_no_more
     with pytest.raises(NotFound, match="beginning"):
         await replay(past, store.cell, None, None, lambda _: None)
     with pytest.raises(NotFound, match="the beginning of the history is gone"):
-        await Reader(past).state("session", session, parse_moment(kept[-1].id, "at"))
+        await Reader(past).state("session", session, parse_position(kept[-1].id, "at"))
     assert (await Reader(past).state("session", session)).is_live

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eventsched.errors import InvalidMessage
-from eventsched.history.position import parse_moment
+from eventsched.history.position import parse_position
 
 
 @pytest.mark.parametrize(
@@ -29,20 +29,20 @@ from eventsched.history.position import parse_moment
 def test_an_id_is_that_entry_and_a_time_its_whole_millisecond(
     text: str, before: str, first: str
 ) -> None:
-    moment = parse_moment(text, "--at")
+    moment = parse_position(text, "--at")
     assert (moment.before, moment.first) == (before, first)
 
 
 def test_a_time_ends_with_the_last_entry_of_its_millisecond() -> None:
-    assert parse_moment("1764085603123", "--at").last == "1764085603123-1000000000000000000"
-    assert parse_moment("1764085603123-4", "--at").last == "1764085603123-4"
+    assert parse_position("1764085603123", "--at").last == "1764085603123-1000000000000000000"
+    assert parse_position("1764085603123-4", "--at").last == "1764085603123-4"
 
 
 def test_a_time_without_a_zone_is_the_readers_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TZ", "Asia/Tokyo")
     time.tzset()
     try:
-        assert parse_moment("2025-11-26 00:46:43.123", "--at").ms == 1_764_085_603_123
+        assert parse_position("2025-11-26 00:46:43.123", "--at").ms == 1_764_085_603_123
     finally:
         monkeypatch.undo()
         time.tzset()
@@ -52,16 +52,16 @@ def test_a_time_without_a_zone_is_the_readers_own(monkeypatch: pytest.MonkeyPatc
 def test_the_number_of_digits_says_the_unit(value: int, length: int) -> None:
     digits = str(value).zfill(length)[-length:]
     if length in (10, 11):
-        assert parse_moment(digits, "--at").ms == int(digits) * 1_000
+        assert parse_position(digits, "--at").ms == int(digits) * 1_000
     elif length == 13:
-        assert parse_moment(digits, "--at").ms == int(digits)
+        assert parse_position(digits, "--at").ms == int(digits)
     elif length != 8:  # a date
         with pytest.raises(InvalidMessage, match=f"13 .* expected, got {length} in '{digits}'"):
-            parse_moment(digits, "--at")
+            parse_position(digits, "--at")
 
 
 def test_a_date_without_hyphens_is_a_date() -> None:
-    assert parse_moment("20251125", "--at").ms == parse_moment("2025-11-25", "--at").ms
+    assert parse_position("20251125", "--at").ms == parse_position("2025-11-25", "--at").ms
 
 
 @pytest.mark.parametrize(
@@ -81,6 +81,6 @@ def test_a_date_without_hyphens_is_a_date() -> None:
 )
 def test_what_is_no_moment_is_refused_with_the_remedy(text: str) -> None:
     with pytest.raises(InvalidMessage) as caught:
-        parse_moment(text, "--since")
+        parse_position(text, "--since")
     assert caught.value.fields["field"] == "--since"
     assert "such" in str(caught.value) or "give an entry's id" in str(caught.value)

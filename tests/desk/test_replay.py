@@ -11,9 +11,9 @@ import pytest
 
 import eventsched
 from eventsched.audit.replay import Replay, Replayed
-from eventsched.audit.scheduler_state import Standing
+from eventsched.audit.scheduler_state import SchedulerState
 from eventsched.audit.service import replay
-from eventsched.history.position import parse_moment
+from eventsched.history.position import parse_position
 from eventsched.schema.events import Affinity, Event, JobDispatched, JobQueued, Rank
 from eventsched.store.client import Client
 from tests.desk.pasts import past_of, played, with_data
@@ -24,7 +24,7 @@ from tests.systems import SECOND, serving, system
 
 
 def replayed(log: Sequence[Event]) -> Replayed:
-    done = Replay(Standing.at_the_start())
+    done = Replay(SchedulerState.at_the_start())
     for event in log:
         done.take(event)
     return done.report
@@ -45,7 +45,7 @@ async def test_every_decision_of_a_random_play_is_computed_again_as_it_was(
 
 async def test_a_range_is_judged_by_what_was_before_it(store: TimedStore, redis: Client) -> None:
     log = await played(store, 1, 150)
-    past, middle = await past_of(store, redis), parse_moment(log[len(log) // 2].id, "since")
+    past, middle = await past_of(store, redis), parse_position(log[len(log) // 2].id, "since")
     whole = await replay(past, store.cell, None, None, lambda _: None)
     late = await replay(past, store.cell, middle, None, lambda _: None)
     early = await replay(past, store.cell, None, middle, lambda _: None)
@@ -55,7 +55,9 @@ async def test_a_range_is_judged_by_what_was_before_it(store: TimedStore, redis:
     assert early.dispatches + late.dispatches - whole.dispatches <= 1
 
 
-async def test_more_than_64_waiting_demands_are_judged_by_their_heads(store: TimedStore) -> None:
+async def test_more_than_64_waiting_requirements_are_judged_by_their_heads(
+    store: TimedStore,
+) -> None:
     """The log does not say which 64 were looked at; it says that both ranks were next."""
     languages = [a + b for a in "abcdefgh" for b in "klmnopqrs"]
     for at, target in enumerate(languages):

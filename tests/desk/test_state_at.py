@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from eventsched.errors import InvalidMessage, NotFound
-from eventsched.history.position import parse_moment
+from eventsched.history.position import parse_position
 from eventsched.history.reader import Reader
 from eventsched.projection.fold import in_order
 from eventsched.projection.protocol import record_codec
@@ -60,7 +60,7 @@ async def was(reader: Reader, store: TimedStore, seen: Seen) -> tuple[Any, str]:
     """What `state --at` says now of that moment; none where it says that there is no record."""
     entity = seen.entity if seen.kind == "job" else store.keys.full(seen.entity)
     try:
-        found = await reader.state(seen.kind, entity, parse_moment(seen.checkpoint, "at"))
+        found = await reader.state(seen.kind, entity, parse_position(seen.checkpoint, "at"))
     except NotFound:
         return None, ""
     assert not found.is_live
@@ -101,11 +101,11 @@ async def test_a_moment_is_inclusive_to_the_entry(store: TimedStore, redis: Clie
     await store.dispatch()
     ids = [event.id for event in await store.log() if event.session == session.session]
     counts = [
-        (await reader.state("session", session.session, parse_moment(one, "at"))).view.dispatches
+        (await reader.state("session", session.session, parse_position(one, "at"))).view.dispatches
         for one in ids
     ]
     assert counts == [0, 0, 0, 1, 2]
-    whole = await reader.state("session", session.session, parse_moment(ids[-1], "at"))
+    whole = await reader.state("session", session.session, parse_position(ids[-1], "at"))
     now = await reader.state("session", session.session)
     assert (whole.view, whole.at) == (now.view, now.at)
 
@@ -119,11 +119,11 @@ async def test_before_it_began_and_in_the_future_is_said_in_one_line(
     (opened,) = await store.log("SessionOpened")
     early = f"{int(opened.id.partition('-')[0]) - 1}-0"
     with pytest.raises(NotFound, match=f"at {early}: it begins at {opened.id}"):
-        await reader.state("session", session.session, parse_moment(early, "at"))
+        await reader.state("session", session.session, parse_position(early, "at"))
     with pytest.raises(NotFound, match="no node"):
-        await reader.state("node", store.keys.full("n1"), parse_moment(opened.id, "at"))
+        await reader.state("node", store.keys.full("n1"), parse_position(opened.id, "at"))
     with pytest.raises(InvalidMessage, match="in the future"):
-        await reader.state("session", session.session, parse_moment("9999-01-01", "at"))
+        await reader.state("session", session.session, parse_position("9999-01-01", "at"))
 
 
 async def test_after_its_retirement_a_record_is_shown_as_it_was_with_its_end(
@@ -141,10 +141,10 @@ async def test_after_its_retirement_a_record_is_shown_as_it_was_with_its_end(
     (dispatched,) = await store.log("JobDispatched")
     for kind, entity in (("session", session.session), ("job", dispatched.job)):
         now = await reader.state(kind, entity)
-        then = await reader.state(kind, entity, parse_moment(retired.id, "at"))
+        then = await reader.state(kind, entity, parse_position(retired.id, "at"))
         assert now == then
         assert now.dropped_at == retired.id
         assert in_order(now.at) < in_order(retired.id)
-        before = parse_moment(retired.id, "at").before
-        at_the_end = await reader.state(kind, entity, parse_moment(before, "at"))
+        before = parse_position(retired.id, "at").before
+        at_the_end = await reader.state(kind, entity, parse_position(before, "at"))
         assert (at_the_end.view, at_the_end.dropped_at) == (now.view, "")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from eventsched.audit.explain import Decision, Explained
+from eventsched.audit.explain import Decision, JobExplanation
 from eventsched.audit.service import why
 from eventsched.errors import NotFound
 from eventsched.store.client import Client
@@ -17,7 +17,7 @@ from tests.scripts.jobs_of import assigned, reply, speak
 TTS: dict[str, Any] = {"features": ["tts"], "features_hash": "0123456789abcdef"}
 
 
-async def explained(store: TimedStore, redis: Client, job: str) -> Explained:
+async def explained(store: TimedStore, redis: Client, job: str) -> JobExplanation:
     return await why(await past_of(store, redis), job)
 
 
@@ -31,7 +31,7 @@ def verdicts(store: TimedStore, decision: Decision) -> dict[str, tuple[str, str]
     }
 
 
-def stages(found: Explained) -> list[tuple[str, int, str]]:
+def stages(found: JobExplanation) -> list[tuple[str, int, str]]:
     return [(one.name, one.ms, one.waited_for) for one in found.stages]
 
 
@@ -39,11 +39,11 @@ async def test_each_node_is_told_with_why_it_was_passed_over(
     store: TimedStore, redis: Client
 ) -> None:
     both: dict[str, Any] = {"features": ["tts"], "slots": 1}
-    marked = await store.join("marked", **both)
+    suspended = await store.join("suspended", **both)
     await speak(store, "s0", **TTS)
     await store.dispatch()
     await reply(
-        store, marked, key(store, "s0", features=TTS["features_hash"]),
+        store, suspended, key(store, "s0", features=TTS["features_hash"]),
         status="failed", code="MODEL_NOT_AVAILABLE", feature="tts",
     )  # fmt: skip
     store.tick(10_000)  # nobody else came for it in time
@@ -67,7 +67,7 @@ async def test_each_node_is_told_with_why_it_was_passed_over(
         "other": ("free", ""),
         "full": ("full", ""),
         "draining": ("draining", ""),
-        "marked": ("marked", "lacks tts"),
+        "suspended": ("suspended", "lacks tts"),
         "french": ("unable", "no target es"),
         "plain": ("unable", "no service tts"),
         "gone": ("gone", "drained"),  # only just: what went before the job was made is left out
@@ -117,7 +117,7 @@ async def test_a_wait_tells_for_what_how_many_were_before_it_and_what_ended_it(
     found = await explained(store, redis, key(store, "s1", 1))
     waited, given = found.decisions
     assert (waited.reason, waited.ahead) == ("NO_AVAILABLE_NODE", 1)
-    assert waited.detail == "jobs of the same demand wait already: it joins them"
+    assert waited.detail == "jobs of the same requirement wait already: it joins them"
     assert verdicts(store, waited) == {"n1": ("full", "")}
     assert (given.rule, given.compared) == ("fill", 1)
     name, ms, told = stages(found)[3]

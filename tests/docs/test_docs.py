@@ -14,7 +14,7 @@ import pytest
 from typer.main import get_command
 
 import eventsched
-from eventsched.cli.app import COMMANDS, program
+from eventsched.cli.app import COMMANDS, module_of, program
 from eventsched.cli.options import command_of
 from eventsched.client.client import Client
 from eventsched.roles.runner import ROLES, running
@@ -91,7 +91,7 @@ def test_the_commands_of_the_audit_can_be_read() -> None:
     assert len(lines) > 10
     for line in lines:
         _, name, *words = shlex.split(line.partition(" | ")[0])
-        made = command_of(import_module(f"eventsched.cli.{name}"), name)
+        made = command_of(import_module(module_of(name)), name)
         if hasattr(made, "commands"):
             made = made.commands[words[0]]
         known = {one for each in made.params for one in each.opts}

@@ -11,7 +11,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from eventsched.projection.store import Views
+from eventsched.projection.store import ProjectionStore
 from eventsched.schema import codec
 from eventsched.schema.events import Event
 from eventsched.server.testing import LocalServer
@@ -76,16 +76,16 @@ async def _replace_frozen(store: Store, sleeper: Program, other: Program) -> Non
     assert other.process.poll() is None
 
 
-# --- the dispatcher and the timekeeper ------------------------------------------------------------
+# --- the dispatcher and the timer ------------------------------------------------------------
 
 
-@pytest.mark.parametrize("role", ["dispatcher", "timekeeper"])
+@pytest.mark.parametrize("role", ["dispatcher", "timer"])
 async def test_a_second_one_does_all_the_work_when_the_first_is_killed_or_frozen(
     own_server: LocalServer, fleet: Programs, role: str
 ) -> None:
     """Two are there; each is killed or frozen in turn, and the other goes on within two seconds."""
     async with _connected(own_server.url, queue_timeout_ms=300) as store:
-        if role == "timekeeper":
+        if role == "timer":
             await fleet.role(own_server.url, "dispatcher")
         first = await fleet.role(own_server.url, role)
         second = await fleet.role(own_server.url, role)
@@ -131,7 +131,7 @@ async def test_poison_is_parked_and_listed_and_everything_else_goes_on(
     own_server: LocalServer, fleet: Programs
 ) -> None:
     async with _connected(own_server.url) as store:
-        await fleet.role(own_server.url, "dispatcher", "timekeeper")
+        await fleet.role(own_server.url, "dispatcher", "timer")
         await fleet.role(own_server.url, "projector")
         grant = await _opened(store)
         own_server.call("XADD", store.keys.dispatch, "*", "k", "utterance", "d", "{")
@@ -140,7 +140,7 @@ async def test_poison_is_parked_and_listed_and_everything_else_goes_on(
         await _until_told(store, "JobQueued", 1)
         await until("both are parked", lambda: _parked(store, 2))
         await until("all is folded", lambda: _is_folded(store))
-        listed = [json.loads(line) for line in _asked(own_server.url, "dead").splitlines()]
+        listed = [json.loads(line) for line in _asked(own_server.url, "dead-letters").splitlines()]
         assert [one["from"] for one in listed] == ["dispatch", "log"]
         assert "no line of a session" in listed[0]["reason"]
         assert "SomethingNew" in listed[1]["reason"]
@@ -219,7 +219,7 @@ async def _is_beyond(store: Store, epoch: int) -> bool:
 
 
 async def _has_folded(store: Store, log_id: str) -> bool:
-    done = await Views(store.transport, store.cell).checkpoint("core")
+    done = await ProjectionStore(store.transport, store.cell).checkpoint("core")
     return tuple(map(int, done.split("-"))) >= tuple(map(int, log_id.split("-")))
 
 

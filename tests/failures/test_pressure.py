@@ -14,8 +14,8 @@ import eventsched
 from eventsched.audit.verify import Verifier
 from eventsched.history.status import _Cell
 from eventsched.projection.protocol import ProjectionSet, load_sets
-from eventsched.projection.store import Views
-from eventsched.roles.backpressure import PressureWatch, Reading
+from eventsched.projection.store import ProjectionStore
+from eventsched.roles.backpressure import BackpressureMonitor, Reading
 from eventsched.roles.projector import Projector
 from eventsched.schema.events import BackpressureStarted
 from eventsched.schema.keys import Keys, name_of
@@ -23,7 +23,7 @@ from eventsched.schema.settings import Settings
 from eventsched.server.testing import LocalCluster, LocalServer
 from eventsched.store.cell import Chunk, SessionGrant, Store
 from eventsched.store.client import open_client
-from eventsched.store.lag import Distances
+from eventsched.store.lag import ConsumerLag
 from eventsched.store.transport import RedisTransport
 from tests.fixtures_store import TimedStore
 from tests.systems import SECOND, serving, system, until
@@ -112,13 +112,13 @@ async def test_a_server_that_is_full_before_anybody_looked_refuses_as_pressure_d
 async def test_without_a_maxmemory_there_is_no_memory_pressure(own_server: LocalServer) -> None:
     own_server.call("CONFIG", "SET", "maxmemory", 10 * MIB * 1024)
     async with _bare(own_server.url) as store:
-        await store.set_pressure("memory", raised=True, seen=9, limit=8)
-        readings = await PressureWatch(store).step()
+        await store.set_backpressure("memory", raised=True, seen=9, limit=8)
+        readings = await BackpressureMonitor(store).step()
         assert [one.reason for one in readings] == ["memory", "group", "dead_letters"]
         assert await _pressure(store) == set()
-        await store.set_pressure("memory", raised=True, seen=9, limit=8)
+        await store.set_backpressure("memory", raised=True, seen=9, limit=8)
         own_server.call("CONFIG", "SET", "maxmemory", 0)
-        readings = await PressureWatch(store).step()
+        readings = await BackpressureMonitor(store).step()
         assert [one.reason for one in readings] == ["group", "dead_letters"]
         assert await _pressure(store) == set()
 
@@ -131,7 +131,7 @@ async def test_on_a_cluster_each_cell_looks_at_the_primary_that_serves_it(
         serving_c1 = next(s for s in own_cluster.primaries if _serves(s, stores[1].keys))
         serving_c1.call("CONFIG", "SET", "maxmemory", 1)
         for one in stores:
-            await PressureWatch(one).step()
+            await BackpressureMonitor(one).step()
         pressed = {one.cell for one in stores if "memory" in await _pressure(one)}
         assert pressed == {one.cell for one in stores if _serves(serving_c1, one.keys)}
         assert "c1" in pressed
@@ -144,9 +144,9 @@ async def test_a_projection_set_that_falls_behind_raises_pressure_until_it_has_c
     store: TimedStore,
 ) -> None:
     await store.configure_cell({"projection_lag_max": 20}, overwrite=True)
-    projector = Projector(_views(store), _core(), holder="h")
+    projector = Projector(_views(store), _core(), owner="h")
     await projector.step()
-    watch = PressureWatch(store)
+    watch = BackpressureMonitor(store)
     grant = await store.open()
     for seq in range(25):
         await store.say(grant, seq, end_of_utterance=True)
@@ -169,10 +169,10 @@ async def test_work_that_nobody_dispatches_raises_pressure(store: TimedStore) ->
     grant = await store.open()
     for seq in range(6):
         await store.say(grant, seq, end_of_utterance=True)
-    await PressureWatch(store).step()
+    await BackpressureMonitor(store).step()
     assert await _pressure(store) == {"group"}
     await store.dispatch()
-    await PressureWatch(store).step()
+    await BackpressureMonitor(store).step()
     assert await _pressure(store) == set()
 
 
@@ -182,7 +182,7 @@ async def test_too_much_that_could_not_be_processed_raises_pressure(store: Timed
         await store.transport.command("XADD", store.keys.dispatch, "*", "k", "utterance", "d", "[",
                                       key=store.keys.dispatch)  # fmt: skip
     await store.dispatch()
-    await PressureWatch(store).step()
+    await BackpressureMonitor(store).step()
     assert await _pressure(store) == {"dead_letters"}
     assert (
         await store.transport.command("XLEN", store.keys.dead_letters, key=store.keys.dead_letters)
@@ -196,12 +196,12 @@ async def test_any_number_of_timekeepers_may_look(store: TimedStore) -> None:
     await store.say(grant, 0, end_of_utterance=True)
     async with anyio.create_task_group() as tasks:
         for _ in range(5):
-            tasks.start_soon(PressureWatch(store).step)
+            tasks.start_soon(BackpressureMonitor(store).step)
     assert len(await store.log("BackpressureStarted")) == 1
     await store.dispatch()
     async with anyio.create_task_group() as tasks:
         for _ in range(5):
-            tasks.start_soon(PressureWatch(store).step)
+            tasks.start_soon(BackpressureMonitor(store).step)
     assert len(await store.log("BackpressureEnded")) == 1
 
 
@@ -218,10 +218,10 @@ def test_pressure_goes_below_nine_tenths_before_it_is_lifted(
 async def test_the_distance_of_a_set_is_exact_and_the_one_that_status_shows(
     store: TimedStore,
 ) -> None:
-    distances = Distances(store)
+    distances = ConsumerLag(store)
     assert await distances.folding() == []
     grant = await store.open()
-    projector = Projector(_views(store), _core(), holder="h", batch_max=2)
+    projector = Projector(_views(store), _core(), owner="h", batch_max=2)
     for seq in range(5):
         await store.say(grant, seq, end_of_utterance=True)
     assert await distances.of_set("core") == 6  # nobody has folded yet: all of it
@@ -314,11 +314,11 @@ def _core() -> ProjectionSet:
     return next(one for one in load_sets() if one.name == "core")
 
 
-def _views(store: TimedStore) -> Views:
-    return Views(store.transport, store.cell, now_ms=lambda: store.at_ms)
+def _views(store: TimedStore) -> ProjectionStore:
+    return ProjectionStore(store.transport, store.cell, now_ms=lambda: store.at_ms)
 
 
 async def _violations(store: Store) -> list[str]:
-    views = Views(store.transport, store.cell)
+    views = ProjectionStore(store.transport, store.cell)
     report = await Verifier(views, _core()).run()
     return [str(one) for one in report.violations]

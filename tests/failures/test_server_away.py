@@ -44,7 +44,7 @@ async def test_up_a_node_and_a_session_outlive_a_killed_server_without_a_busy_lo
     roles, nodes = _wire(tmp_path, own_server, "roles"), _wire(tmp_path, own_server, "nodes")
     speakers = _wire(tmp_path, own_server, "speakers")
     async with roles.listening(), nodes.listening(), speakers.listening():
-        up = await fleet.role(roles.url, "dispatcher", "projector", "timekeeper")
+        up = await fleet.role(roles.url, "dispatcher", "projector", "timer")
         node = fleet.start("tests.chaos.worker", nodes.url, "c0.gpu", "2", "es", "0", "1", "async")
         await node.says("ready: ")
         async with eventsched.connect(speakers.url) as es, es.session("a", "en", ["es"]) as session:

@@ -17,7 +17,7 @@ import msgspec
 import pytest
 from msgspec import inspect
 
-from eventsched.encryption.cipher import Seal
+from eventsched.encryption.cipher import SessionCipher
 from eventsched.encryption.keystore import Key
 from eventsched.schema import codec, events, upcasting
 from eventsched.schema.codec import UndecodableEvent
@@ -83,7 +83,7 @@ def test_every_line_decodes_to_what_it_meant(path: Path) -> None:
 def test_what_was_sealed_opens_to_what_it_was(line: dict[str, Any]) -> None:
     key = Key(bytes.fromhex(line["key"]))
     assert key.id == line["key_id"]
-    seal, sealed = Seal(line["session"], key), base64.b64decode(line["sealed"])
+    seal, sealed = SessionCipher(line["session"], key), base64.b64decode(line["sealed"])
     match line["kind"]:
         case "chunk":
             assert seal.open_chunk(line["seq"], sealed) == base64.b64decode(line["plain"])

@@ -10,7 +10,7 @@ import eventsched
 from eventsched.audit.verify import Verifier
 from eventsched.client.client import Client
 from eventsched.projection.protocol import load_sets
-from eventsched.projection.store import Views
+from eventsched.projection.store import ProjectionStore
 from eventsched.roles.runner import running
 from eventsched.store.client import check_server, open_client
 from eventsched.store.connection import Connection
@@ -66,5 +66,5 @@ async def _talk(es: Client, heard: list[Sequence[str]]) -> None:
 
 async def _violations(es: Client, cell: str) -> list[str]:
     (core,) = (one for one in load_sets() if one.name == "core")
-    report = await Verifier(Views(es.stores[cell].transport, cell), core).run()
+    report = await Verifier(ProjectionStore(es.stores[cell].transport, cell), core).run()
     return [str(violation) for violation in report.violations]

@@ -1,4 +1,4 @@
-"""What the dispatcher's and the timekeeper's loops wait for: never past what is already there."""
+"""What the dispatcher's and the timer's loops wait for: never past what is already there."""
 
 from __future__ import annotations
 

@@ -254,7 +254,7 @@ def _failed(w: World, node: str, result: NodeResult) -> None:
         if result.feature not in w.cores[key].features:
             raise invalid("feature")
         nodes.mark(w, name_of(node), result.feature)
-        redispatch(w, key, "marked", result.code)
+        redispatch(w, key, "suspended", result.code)
     elif result.retryable:
         redispatch(w, key, "failed", result.code)
     else:

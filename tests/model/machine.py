@@ -472,9 +472,9 @@ class Machine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.sessions)
     @rule(which=small, key=st.sampled_from([KEY, KEY, KEY[::-1], "0123"]))
-    def forget(self, which: int, key: str) -> None:
-        """Open ones are refused; closed and retired ones are forgotten, once."""
-        self.both("forget_session", self.session(which).session, key)
+    def erase(self, which: int, key: str) -> None:
+        """Open ones are refused; closed and retired ones are erased, once."""
+        self.both("erase_session", self.session(which).session, key)
 
     # --- nodes ------------------------------------------------------------------------------
 
@@ -717,7 +717,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(back_ms=st.sampled_from([0, 2_000, 60_000]))
     def dispatch(self, back_ms: int = 0) -> None:
-        self.both("dispatch_work", back_ms)
+        self.both("dispatch_jobs", back_ms)
 
     @rule(ms=st.sampled_from([1, 50, 999, 2_000, 3_000, 5_000]), times=st.integers(1, 2))
     def tick(self, ms: int, times: int) -> None:
@@ -742,13 +742,13 @@ class Machine(RuleBasedStateMachine):
 
     @rule(ms=st.sampled_from([1, 3_000, 40_000]))
     def clock_goes_back(self, ms: int) -> None:
-        self.both("dispatch_work")
+        self.both("dispatch_jobs")
         self.at_ms -= ms
-        self.both("dispatch_work")
+        self.both("dispatch_jobs")
 
     @rule(reason=st.sampled_from(["memory", "group"]), raised=st.sampled_from([True, False, False]))
     def pressure(self, reason: str, raised: bool) -> None:
-        self.both("set_pressure", reason, raised=raised, seen=90, limit=80)
+        self.both("set_backpressure", reason, raised=raised, seen=90, limit=80)
 
     @rule()
     def projector_catches_up(self) -> None:
@@ -802,7 +802,7 @@ class Machine(RuleBasedStateMachine):
     def retry_what_is_dead(self, which: int) -> None:
         dead = self.world.streams.get(self.store.keys.dead_letters, [])
         dead_id = dead[which % len(dead)].id if dead else "1-0"
-        self.both("retry_dead", dead_id, force=False)
+        self.both("retry_dead_letter", dead_id, force=False)
 
 
 def _told(call: Callable[[], Any]) -> Any:

@@ -29,9 +29,9 @@ SIDE_MAX, PAIRS_MAX, SERVICES_MAX, SLOTS_MAX = 64, 1_024, 16, 256
 LEASE_MS_MIN = 15_000
 
 
-def class_id(node: Node, marked: Sequence[str]) -> str:
+def class_id(node: Node, suspended: Sequence[str]) -> str:
     """Nodes of equal signature are one capability class."""
-    parts = (node.sources, node.targets, node.features, sorted(marked))
+    parts = (node.sources, node.targets, node.features, sorted(suspended))
     text = "|".join(",".join(part) for part in parts)
     return hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()[:12]
 
@@ -60,7 +60,7 @@ def declares(node: Node, source: str, target: str, features: Sequence[str]) -> b
 
 
 def is_able(node: Node, source: str, target: str, features: Sequence[str]) -> bool:
-    return declares(node, source, target, features) and not set(features) & set(node.marks)
+    return declares(node, source, target, features) and not set(features) & set(node.suspended)
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,14 +235,14 @@ def mark(w: World, name: str, feature: str) -> None:
     """Rule 14: the node is not chosen for this service for a while."""
     node = w.nodes[name]
     until_ms = w.now + w.settings.suspend_ms
-    cls = class_id(node, {*node.marks, feature})  # type: ignore[arg-type]
+    cls = class_id(node, {*node.suspended, feature})  # type: ignore[arg-type]
     data = NodeSuspended(epoch=node.epoch, feature=feature, until_ms=until_ms, cls=cls)
     w.emit(data, node=node.node)
-    w.set_timer(until_ms, "mark", f"{name}|{feature}")
+    w.set_timer(until_ms, "suspension", f"{name}|{feature}")
 
 
 def unmark(w: World, name: str, feature: str) -> None:
     node = w.nodes[name]
-    left = [one for one in node.marks if one != feature]
+    left = [one for one in node.suspended if one != feature]
     data = NodeResumed(epoch=node.epoch, feature=feature, cls=class_id(node, left))
     w.emit(data, node=node.node)

@@ -29,9 +29,9 @@ def priority_of(w: World, key: str) -> int:
     return job.priority if job is not None and job.priority >= 0 else w.cores[key].priority
 
 
-def waiting(w: World, demand: str) -> list[tuple[Order, str]]:
-    """Those who wait for this demand, in their order."""
-    found = [(key, job) for key, job in w.queued() if w.cores[key].demand == demand]
+def waiting(w: World, requirement: str) -> list[tuple[Order, str]]:
+    """Those who wait for this requirement, in their order."""
+    found = [(key, job) for key, job in w.queued() if w.cores[key].requirement == requirement]
     return sorted(((job.priority, job.tag, job.member), key) for key, job in found)
 
 
@@ -124,7 +124,7 @@ def _passed_over(w: World, name: str, core: Core, last: str) -> str:
         return "draining"
     asked = (core.source, core.target, core.features)
     if not nodes.is_able(node, *asked):
-        return "marked" if nodes.declares(node, *asked) else "unable"
+        return "suspended" if nodes.declares(node, *asked) else "unable"
     if not nodes.has_slot(node):
         return "full"
     return "last" if name == last else ""
@@ -213,13 +213,13 @@ def give(w: World, key: str, attempt: int, choice: Choice, cause: str) -> None:
 # --- placing and filling --------------------------------------------------------------------
 
 
-def demands_of(w: World, node: str) -> list[str]:
-    """Waiting demands that this node's class serves."""
+def requirements_of(w: World, node: str) -> list[str]:
+    """Waiting requirements that this node's class serves."""
     able = set()
     for key, _ in w.queued():
         core = w.cores[key]
         if nodes.is_able(w.nodes[node], core.source, core.target, core.features):
-            able.add(core.demand)
+            able.add(core.requirement)
     return sorted(able)
 
 
@@ -227,7 +227,7 @@ def fill(w: World, name: str, cause: str) -> None:
     """A free slot goes to the best of those who wait, at most 8 in a step."""
     given = 0
     while given < FILLED_MAX and nodes.has_slot(w.nodes[name]):
-        heads = sorted(waiting(w, demand)[0] for demand in demands_of(w, name))
+        heads = sorted(waiting(w, requirement)[0] for requirement in requirements_of(w, name))
         if not heads:
             return
         order, key = heads[0]
@@ -244,7 +244,7 @@ def fill(w: World, name: str, cause: str) -> None:
         )
         give(w, key, w.jobs[key].attempt, choice, cause)
         given += 1
-    if nodes.has_slot(w.nodes[name]) and demands_of(w, name):
+    if nodes.has_slot(w.nodes[name]) and requirements_of(w, name):
         w.append(w.keys.dispatch, k="fill", d=name)
 
 
@@ -256,13 +256,13 @@ def _serve(w: World, key: str, order: Order) -> None:
 
 
 def place(w: World, key: str, attempt: int, cause: str, *, last: str = "", freed: str = "") -> str:
-    """A job that needs a slot: behind those of its demand, else on the node chosen for it.
+    """A job that needs a slot: behind those of its requirement, else on the node chosen for it.
 
     `freed` is the node whose slot it has just given back: others who wait for that one go first.
     Returns why it waits; nothing when it goes to a node at once.
     """
     core = w.cores[key]
-    if waiting(w, core.demand):
+    if waiting(w, core.requirement):
         why = why_waiting(w, core)
         add(w, key, attempt, why, cause)
         node = least_loaded(w, core, "")
@@ -270,7 +270,7 @@ def place(w: World, key: str, attempt: int, cause: str, *, last: str = "", freed
             fill(w, node, cause)
         return "" if node else why
     choice = choose(w, key, last)
-    is_awaited = bool(freed) and choice.node == freed and bool(demands_of(w, freed))
+    is_awaited = bool(freed) and choice.node == freed and bool(requirements_of(w, freed))
     if choice.node and not is_awaited:
         give(w, key, attempt, choice, cause)
         return ""

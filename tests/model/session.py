@@ -453,7 +453,7 @@ def close_session(w: World, session: str, epoch: int) -> Literal["ok", "duplicat
     return "ok"
 
 
-def forget_session(w: World, session: str, key: str) -> Literal["ok", "duplicate"]:
+def erase_session(w: World, session: str, key: str) -> Literal["ok", "duplicate"]:
     name = name_of(session)
     if not HEX_16.fullmatch(key):
         raise invalid("key")
@@ -462,10 +462,10 @@ def forget_session(w: World, session: str, key: str) -> Literal["ok", "duplicate
         raise invalid("session")
     if view is not None and view.key != key:
         raise invalid("key")
-    if name in w.forgotten:
+    if name in w.erased:
         return "duplicate"
     w.emit(SessionErased(key=key), session=session)
-    w.forgotten[name] = w.now
+    w.erased[name] = w.now
     return "ok"
 
 

@@ -1,7 +1,7 @@
 """The scripts of projector, rebuild, archiver and trimming beside their model, time moved by hand.
 
 Two projectors of one set, one of a newer version of it, two builders and an archiver call in any
-order, with epochs, checkpoints and builds that may be stale, while the log is trimmed.
+order, with epochs, checkpoints and revisions that may be stale, while the log is trimmed.
 Owns: the kinds of step; after each: same reply, same content of every key.
 Read next: sets.py (what is right), test_model.py.
 """
@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from eventsched.archive.commands import ArchiveCalls, Trimmed
 from eventsched.errors import InvalidMessage
 from eventsched.projection.protocol import ProjectionSet
-from eventsched.projection.store import START, Changes, Dead, Held, Put, Save, Views
+from eventsched.projection.store import START, Changes, Dead, ProjectionStore, Put, Save, SetLease
 from eventsched.schema.settings import Settings
 from eventsched.store.cell import Store
 from projections.node import Nodes
@@ -31,7 +31,7 @@ from tests.model.wire import Wire, run
 from tests.model.world import place_of
 
 START_MS = 1_000_000
-HOLD_MS = 1_500
+LEASE_MS = 1_500
 LIVE, BUILD, ARCHIVE = "duo", "rebuild-duo", "archive"
 KEEP_MS = 1_000
 
@@ -59,7 +59,7 @@ class SetMachine(RuleBasedStateMachine):
         self.at_ms = START_MS
         cell = f"p{secrets.token_hex(7)}"
         self.store = Store(self.wire, cell, now_ms=lambda: self.at_ms)
-        self.views = Views(self.wire, cell, now_ms=lambda: self.at_ms)
+        self.views = ProjectionStore(self.wire, cell, now_ms=lambda: self.at_ms)
         self.archive = ArchiveCalls(self.views)
         self.sets: Sets
         self.epochs: dict[str, list[int]] = {LIVE: [0], BUILD: [0], ARCHIVE: [0]}
@@ -80,7 +80,7 @@ class SetMachine(RuleBasedStateMachine):
         told = msgspec.to_builtins(settings)
         run(self.store.configure_cell(told, overwrite=False, manual_clock=True))
         self.something_happens()
-        self.hold(DUO, "a", HOLD_MS)
+        self.hold(DUO, "a", LEASE_MS)
 
     def teardown(self) -> None:
         names = self.wire.client.keys(f"{self.store.keys.prefix}*")
@@ -98,7 +98,7 @@ class SetMachine(RuleBasedStateMachine):
         self.sets.now_ms = self.at_ms
         return self.both(name, call(), decide(self.sets))
 
-    # --- what is stored -------------------------------------------------------------------------
+    # --- what is stored ---------------------------------------------------------------------------
 
     def _stored(self) -> dict[str, Any]:
         call, keys = self.wire.call, self.store.keys
@@ -124,11 +124,13 @@ class SetMachine(RuleBasedStateMachine):
     def _told(self) -> dict[str, Any]:
         keys, s = self.store.keys, self.sets
         told: dict[str, Any] = {keys.checkpoint(k): v for k, v in s.checkpoints.items()}
-        told |= {keys.active_revision(projection): build for projection, build in s.live.items()}
+        told |= {
+            keys.active_revision(projection): revision for projection, revision in s.live.items()
+        }
         told |= {keys.view(p, b, e): _named(f) for (p, b, e), f in s.records.items()}
-        told |= {keys.session_index(session): ids for session, ids in s.trails.items()}
+        told |= {keys.session_index(session): ids for session, ids in s.indexes.items()}
         for name, hold in s.holds.items():
-            fields: dict[str, Any] = {"holder": hold.holder, "epoch": hold.epoch}
+            fields: dict[str, Any] = {"owner": hold.owner, "epoch": hold.epoch}
             fields |= {"until": hold.until_ms}
             fields |= {} if hold.passed is None else {"passed": hold.passed}
             told[keys.lease(name)] = _named(fields)
@@ -141,7 +143,7 @@ class SetMachine(RuleBasedStateMachine):
         told["groups"] = {name: (place, 0) for name, place in s.groups.items()}
         return told
 
-    # --- time and the log -----------------------------------------------------------------------
+    # --- time and the log -------------------------------------------------------------------------
 
     @rule(times=st.integers(1, 4))
     def much_happens(self, times: int) -> None:
@@ -153,42 +155,42 @@ class SetMachine(RuleBasedStateMachine):
         """An event is appended by some script."""
         keys = self.store.keys
         is_raised = bool(self.wire.call("HGET", keys.counters, "pressure"))
-        run(self.store.set_pressure("dead_letters", raised=not is_raised, seen=1, limit=1))
+        run(self.store.set_backpressure("dead_letters", raised=not is_raised, seen=1, limit=1))
         self.sets.now_ms = self.at_ms
         self.sets.append()
 
-    @rule(ms=st.sampled_from([1, 700, HOLD_MS - 1, HOLD_MS, 4_000]))
+    @rule(ms=st.sampled_from([1, 700, LEASE_MS - 1, LEASE_MS, 4_000]))
     def tick(self, ms: int) -> None:
         self.at_ms += ms
 
-    # --- holding a set --------------------------------------------------------------------------
+    # --- holding a set ----------------------------------------------------------------------------
 
     @rule(
-        holder=st.sampled_from("ab"),
+        owner=st.sampled_from("ab"),
         is_new=st.sampled_from([False, False, False, True]),
-        hold_ms=st.sampled_from([HOLD_MS, HOLD_MS, HOLD_MS, 0]),
+        lease_ms=st.sampled_from([LEASE_MS, LEASE_MS, LEASE_MS, 0]),
     )
-    def acquire(self, holder: str, is_new: bool, hold_ms: int) -> None:
-        self.hold(NEW if is_new else DUO, holder, hold_ms)
+    def acquire(self, owner: str, is_new: bool, lease_ms: int) -> None:
+        self.hold(NEW if is_new else DUO, owner, lease_ms)
 
-    def hold(self, of: ProjectionSet, holder: str, hold_ms: int) -> None:
+    def hold(self, of: ProjectionSet, owner: str, lease_ms: int) -> None:
         got = self.decided(
             "acquire",
-            lambda: run(self.views.acquire(of, holder, hold_ms)),
-            lambda s: sets.acquire(s, of, holder, hold_ms),
+            lambda: run(self.views.acquire(of, owner, lease_ms)),
+            lambda s: sets.acquire(s, of, owner, lease_ms),
         )
-        if isinstance(got, Held):
+        if isinstance(got, SetLease):
             self.epochs[LIVE].append(got.epoch)
 
     @precondition(lambda self: not self.is_held(BUILD) or self.at_ms % 4 == 0)
-    @rule(holder=st.sampled_from("xy"), hold_ms=st.sampled_from([HOLD_MS, HOLD_MS, 0]))
-    def acquire_build(self, holder: str, hold_ms: int) -> None:
+    @rule(owner=st.sampled_from("xy"), lease_ms=st.sampled_from([LEASE_MS, LEASE_MS, 0]))
+    def acquire_revision(self, owner: str, lease_ms: int) -> None:
         got = self.decided(
-            "acquire build",
-            lambda: run(self.views.acquire_build(BUILD, holder, hold_ms)),
-            lambda s: sets.acquire_build(s, BUILD, holder, hold_ms),
+            "acquire revision",
+            lambda: run(self.views.acquire_revision(BUILD, owner, lease_ms)),
+            lambda s: sets.acquire_revision(s, BUILD, owner, lease_ms),
         )
-        if isinstance(got, Held):
+        if isinstance(got, SetLease):
             self.epochs[BUILD].append(got.epoch)
 
     def is_held(self, name: str) -> bool:
@@ -199,7 +201,7 @@ class SetMachine(RuleBasedStateMachine):
         """Mostly the newest that was given, else the one before it."""
         return self.epochs[name][-2 if back > 3 else -1]
 
-    # --- folding --------------------------------------------------------------------------------
+    # --- folding ----------------------------------------------------------------------------------
 
     @precondition(lambda self: len(self.epochs[LIVE]) > 1)
     @rule(back=which, part=which, is_stale=which, has_poison=st.booleans(), is_dropped=which)
@@ -208,9 +210,9 @@ class SetMachine(RuleBasedStateMachine):
         start = self.sets.checkpoints.get(LIVE, START)
         behind = self.behind(start)
         folded = behind[: part + 1] if part < 4 else behind
-        builds = [(name, self.sets.live.get(name, "1.1")) for name in PARTS]
+        revisions = [(name, self.sets.live.get(name, "1.1")) for name in PARTS]
         if is_stale == 5:
-            builds[1] = ("node", "1.9")
+            revisions[1] = ("node", "1.9")
         told = Save(
             projection_set=LIVE,
             group=LIVE,
@@ -218,16 +220,16 @@ class SetMachine(RuleBasedStateMachine):
             start="9-9" if is_stale == 4 else start,
             to=folded[-1] if folded else start,
             count=len(folded),
-            hold_ms=HOLD_MS,
+            lease_ms=LEASE_MS,
             changes=[
                 Changes(
-                    *build,
+                    *revision,
                     [self._put(part)] if n == part % 2 else [],
                     [f"e{is_dropped}"] if n == is_dropped % 2 else [],
                 )
-                for n, build in enumerate(builds)
+                for n, revision in enumerate(revisions)
             ],
-            trails={"s1": folded} if folded else {},
+            indexes={"s1": folded} if folded else {},
             dead=[Dead(folded[0], "X", b"{}", "poison")] if has_poison and folded else [],
         )
         self.decided("save", lambda: run(self.views.save(told)), lambda s: sets.save(s, told))
@@ -244,12 +246,12 @@ class SetMachine(RuleBasedStateMachine):
     @rule()
     def fold_all(self) -> None:
         """As a projector does when nothing comes between."""
-        self.hold(DUO, "a", HOLD_MS)
+        self.hold(DUO, "a", LEASE_MS)
         self.save(0, 5, 0, False, 0)
 
-    # --- builds ---------------------------------------------------------------------------------
+    # --- revisions --------------------------------------------------------------------------------
 
-    def new_builds(self) -> list[tuple[str, str]]:
+    def new_revisions(self) -> list[tuple[str, str]]:
         return [(name, f"1.{self._next(name)}") for name in PARTS]
 
     def _next(self, name: str) -> int:
@@ -257,80 +259,84 @@ class SetMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: len(self.epochs[BUILD]) > 1)
     @rule(back=which, part=which, is_stale=which, catches_up=st.booleans())
-    def save_build(self, back: int, part: int, is_stale: int, catches_up: bool) -> None:
-        """A build writes what nobody reads yet, as far as the live set is, or less."""
+    def save_revision(self, back: int, part: int, is_stale: int, catches_up: bool) -> None:
+        """A revision writes what nobody reads yet, as far as the live set is, or less."""
         start = self.sets.checkpoints.get(BUILD, START)
         live = self.sets.checkpoints.get(LIVE, START)
-        builds = self.new_builds()
+        revisions = self.new_revisions()
         if is_stale == 5:
-            builds = [(name, self.sets.live.get(name, "1.1")) for name in PARTS]
+            revisions = [(name, self.sets.live.get(name, "1.1")) for name in PARTS]
         told = Save(
             projection_set=BUILD,
             group="",
             epoch=self.epoch(BUILD, back),
             start="9-9" if is_stale == 4 else start,
             to=live if catches_up else start,
-            hold_ms=HOLD_MS,
+            lease_ms=LEASE_MS,
             changes=[
-                Changes(*build, [self._put(part)] if n == part % 2 else [])
-                for n, build in enumerate(builds)
+                Changes(*revision, [self._put(part)] if n == part % 2 else [])
+                for n, revision in enumerate(revisions)
             ],
         )
-        self.decided("save build", lambda: run(self.views.save(told)), lambda s: sets.save(s, told))
+        self.decided(
+            "save revision", lambda: run(self.views.save(told)), lambda s: sets.save(s, told)
+        )
 
     @precondition(lambda self: len(self.epochs[BUILD]) > 1)
     @rule(back=which, is_stale=which)
     def switch(self, back: int, is_stale: int) -> None:
         epoch = self.epoch(BUILD, back)
-        builds = [(name, self.sets.live.get(name, ""), new) for name, new in self.new_builds()]
+        revisions = [
+            (name, self.sets.live.get(name, ""), new) for name, new in self.new_revisions()
+        ]
         if is_stale == 5:
-            builds[1] = ("node", "1.77", builds[1][2])
+            revisions[1] = ("node", "1.77", revisions[1][2])
         self.decided(
             "switch",
-            lambda: run(self.views.switch(LIVE, BUILD, epoch, builds)),
-            lambda s: sets.switch(s, LIVE, BUILD, epoch, builds),
+            lambda: run(self.views.switch(LIVE, BUILD, epoch, revisions)),
+            lambda s: sets.switch(s, LIVE, BUILD, epoch, revisions),
         )
 
     @precondition(lambda self: len(self.epochs[BUILD]) > 1)
     @rule(back=which)
-    def drop_old_builds(self, back: int) -> None:
+    def drop_old_revisions(self, back: int) -> None:
         epoch = self.epoch(BUILD, back)
 
         def dropped() -> int | None:
             cursor, total = "0", 0
             while True:
                 parts = DUO.projections
-                step = run(self.views.drop(BUILD, epoch, HOLD_MS, cursor, parts))
+                step = run(self.views.drop(BUILD, epoch, LEASE_MS, cursor, parts))
                 if step is None:
                     return None
                 cursor, total = step[0], total + step[1]
                 if cursor == "0":
                     return total
 
-        self.decided("drop", dropped, lambda s: sets.drop_all(s, BUILD, epoch, HOLD_MS, DUO))
+        self.decided("drop", dropped, lambda s: sets.drop_all(s, BUILD, epoch, LEASE_MS, DUO))
 
     @rule()
     def rebuild(self) -> None:
         """As a rebuild does when nothing comes between."""
-        self.acquire_build("x", HOLD_MS)
+        self.acquire_revision("x", LEASE_MS)
         if len(self.epochs[BUILD]) < 2:
             return
-        self.save_build(0, 0, 0, True)
+        self.save_revision(0, 0, 0, True)
         self.switch(0, 0)
-        self.drop_old_builds(0)
+        self.drop_old_revisions(0)
 
-    # --- what may go ----------------------------------------------------------------------------
+    # --- what may go ------------------------------------------------------------------------------
 
     @precondition(lambda self: not self.is_held(ARCHIVE))
-    @rule(holder=st.sampled_from("pq"))
-    def acquire_archive(self, holder: str) -> None:
+    @rule(owner=st.sampled_from("pq"))
+    def acquire_archive(self, owner: str) -> None:
         of = ProjectionSet(ARCHIVE, ())
         got = self.decided(
             "acquire archive",
-            lambda: run(self.archive.acquire(holder, HOLD_MS)),
-            lambda s: sets.acquire(s, of, holder, HOLD_MS),
+            lambda: run(self.archive.acquire(owner, LEASE_MS)),
+            lambda s: sets.acquire(s, of, owner, LEASE_MS),
         )
-        if isinstance(got, Held):
+        if isinstance(got, SetLease):
             self.epochs[ARCHIVE].append(got.epoch)
 
     @precondition(lambda self: len(self.epochs[ARCHIVE]) > 1)
@@ -360,17 +366,17 @@ class SetMachine(RuleBasedStateMachine):
             self.seal(0, 6, 0)
 
     @rule(of=st.sampled_from(["key", "key", "other"]), is_later=st.booleans())
-    def give_up(self, of: str, is_later: bool) -> None:
+    def abandon(self, of: str, is_later: bool) -> None:
         """The archive is lost, or was: while an archiver holds it, it is not."""
-        self.at_ms += HOLD_MS if is_later else 0
+        self.at_ms += LEASE_MS if is_later else 0
 
         def said() -> str:
             try:
-                return run(self.archive.give_up(of))
+                return run(self.archive.abandon(of))
             except InvalidMessage as refused:
                 return refused.fields["field"]
 
-        self.decided("give up", said, lambda s: sets.give_up(s, of))
+        self.decided("abandon", said, lambda s: sets.abandon(s, of))
 
     @rule()
     def look(self) -> None:
@@ -388,7 +394,11 @@ class SetMachine(RuleBasedStateMachine):
             self.seal_all()
         self.at_ms += ms
         self.decided("trim", lambda: run(self.archive.trim()), sets.trim)
-        self.decided("drop trails", lambda: run(self.archive.drop_trails()), sets.drop_trails)
+        self.decided(
+            "drop indexes",
+            lambda: run(self.archive.drop_session_indexes()),
+            sets.drop_session_indexes,
+        )
 
 
 def _pairs(found: Any) -> dict[bytes, Any]:

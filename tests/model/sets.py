@@ -1,4 +1,4 @@
-"""Projection sets: `decide` of who folds, what is saved, which build is live, what may go.
+"""Projection sets: `decide` of who folds, what is saved, which revision is live, what may go.
 
 Owns: the scripts of projector, rebuild, archiver and trimming, as functions of what is known.
 Never does: fold (projections/ do), scripts of sessions, jobs and nodes (their own modules).
@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from eventsched.archive.commands import GivenUp, Look, Recorded, Trimmed
+from eventsched.archive.commands import Abandoned, ArchiveState, Recorded, Trimmed
 from eventsched.projection.protocol import ProjectionSet
-from eventsched.projection.store import START, Held, OtherVersion, Save, Saved, Standby
+from eventsched.projection.store import START, OtherVersion, Save, Saved, SetLease, Standby
 from eventsched.schema.settings import Settings
 from tests.model.world import place_of
 
@@ -22,15 +22,15 @@ from tests.model.world import place_of
 class Hold:
     """Who folds a set."""
 
-    holder: str
+    owner: str
     epoch: int
     until_ms: int
     passed: int | None = None
-    """Entries that the set has passed; none for a build."""
+    """Entries that the set has passed; none for a revision."""
 
 
 Record = tuple[str, str, str]
-"""(projection, build, entity)."""
+"""(projection, revision, entity)."""
 
 
 class Sets:
@@ -49,7 +49,7 @@ class Sets:
         self.live: dict[str, str] = {}
         self.checkpoints: dict[str, str] = {}
         self.records: dict[Record, dict[str, bytes]] = {}
-        self.trails: dict[str, list[str]] = {}
+        self.indexes: dict[str, list[str]] = {}
         self.dead: list[tuple[str, str, bytes, str]] = []
 
     def append(self) -> None:
@@ -62,50 +62,50 @@ class Sets:
         return hold is None or hold.epoch != epoch
 
 
-# --- holding a set --------------------------------------------------------------------------
+# --- holding a set --------------------------------------------------------------------------------
 
 
 def acquire(
-    s: Sets, projection_set: ProjectionSet, holder: str, hold_ms: int
-) -> Held | Standby | OtherVersion:
+    s: Sets, projection_set: ProjectionSet, owner: str, lease_ms: int
+) -> SetLease | Standby | OtherVersion:
     versions = [(one.name, one.version) for one in projection_set.projections]
-    return _acquire(s, projection_set.name, holder, hold_ms, versions, has_group=True)
+    return _acquire(s, projection_set.name, owner, lease_ms, versions, has_group=True)
 
 
-def acquire_build(
-    s: Sets, build_set: str, holder: str, hold_ms: int
-) -> Held | Standby | OtherVersion:
-    return _acquire(s, build_set, holder, hold_ms, [], has_group=False)
+def acquire_revision(
+    s: Sets, revision_set: str, owner: str, lease_ms: int
+) -> SetLease | Standby | OtherVersion:
+    return _acquire(s, revision_set, owner, lease_ms, [], has_group=False)
 
 
 def _acquire(
     s: Sets,
     name: str,
-    holder: str,
-    hold_ms: int,
+    owner: str,
+    lease_ms: int,
     versions: Sequence[tuple[str, int]],
     *,
     has_group: bool,
-) -> Held | Standby | OtherVersion:
+) -> SetLease | Standby | OtherVersion:
     hold = s.holds.get(name, Hold("", 0, 0))
     is_held = hold.until_ms > s.now_ms
-    if is_held and hold.holder != holder:
+    if is_held and hold.owner != owner:
         return Standby(hold.until_ms - s.now_ms)
-    builds = [s.live.get(projection, f"{version}.1") for projection, version in versions]
-    for (projection, version), build in zip(versions, builds, strict=True):
-        if build.partition(".")[0] != str(version):
-            return OtherVersion(projection, build)
-    for (projection, _), build in zip(versions, builds, strict=True):
-        s.live[projection] = build
+    revisions = [s.live.get(projection, f"{version}.1") for projection, version in versions]
+    for (projection, version), revision in zip(versions, revisions, strict=True):
+        if revision.partition(".")[0] != str(version):
+            return OtherVersion(projection, revision)
+    for (projection, _), revision in zip(versions, revisions, strict=True):
+        s.live[projection] = revision
     if has_group and name not in s.groups:
         s.groups[name] = START
         hold.passed = s.gone
     epoch = hold.epoch if is_held else hold.epoch + 1
-    s.holds[name] = Hold(holder, epoch, s.now_ms + hold_ms, hold.passed)
-    return Held(epoch, tuple(builds))
+    s.holds[name] = Hold(owner, epoch, s.now_ms + lease_ms, hold.passed)
+    return SetLease(epoch, tuple(revisions))
 
 
-# --- folding --------------------------------------------------------------------------------
+# --- folding --------------------------------------------------------------------------------------
 
 
 def save(s: Sets, told: Save) -> Saved:
@@ -114,67 +114,67 @@ def save(s: Sets, told: Save) -> Saved:
     if s.checkpoints.get(told.projection_set, START) != told.start:
         return "moved"
     for one in told.changes:
-        if (s.live.get(one.projection) == one.build) != bool(told.group):
+        if (s.live.get(one.projection) == one.revision) != bool(told.group):
             return "rebuilt"
     hold = s.holds[told.projection_set]
-    hold.until_ms = s.now_ms + told.hold_ms
+    hold.until_ms = s.now_ms + told.lease_ms
     if told.group:
         s.groups[told.group] = told.to
         hold.passed = (hold.passed or 0) + told.count
     for one in told.changes:
         for drop in one.drops:
-            s.records.pop((one.projection, one.build, drop), None)
+            s.records.pop((one.projection, one.revision, drop), None)
         for put in one.puts:
-            record = s.records.setdefault((one.projection, one.build, put.entity), {})
+            record = s.records.setdefault((one.projection, one.revision, put.entity), {})
             record.update(put.fields, at=put.at.encode())
-    for session, ids in told.trails.items():
-        s.trails.setdefault(session, []).extend(ids)
+    for session, ids in told.indexes.items():
+        s.indexes.setdefault(session, []).extend(ids)
     s.dead += [(dead.id, dead.type, dead.told, dead.reason) for dead in told.dead]
     s.checkpoints[told.projection_set] = told.to
     return "saved"
 
 
-# --- builds ---------------------------------------------------------------------------------
+# --- revisions ------------------------------------------------------------------------------------
 
 
 def switch(
-    s: Sets, live_set: str, build_set: str, epoch: int, builds: Sequence[tuple[str, str, str]]
+    s: Sets, live_set: str, revision_set: str, epoch: int, revisions: Sequence[tuple[str, str, str]]
 ) -> tuple[str, str]:
-    if s._is_fenced(build_set, epoch):
+    if s._is_fenced(revision_set, epoch):
         return "fenced", ""
     checkpoint = s.checkpoints.get(live_set, START)
-    if s.checkpoints.get(build_set, START) != checkpoint:
+    if s.checkpoints.get(revision_set, START) != checkpoint:
         return "behind", checkpoint
-    for projection, known, _ in builds:
+    for projection, known, _ in revisions:
         if s.live.get(projection, "") != known:
             return "rebuilt", projection
-    for projection, _, new in builds:
+    for projection, _, new in revisions:
         s.live[projection] = new
     return "switched", ""
 
 
 def drop_all(
-    s: Sets, build_set: str, epoch: int, hold_ms: int, projection_set: ProjectionSet
+    s: Sets, revision_set: str, epoch: int, lease_ms: int, projection_set: ProjectionSet
 ) -> int | None:
-    """All steps of it: records of these projections that belong to no live build are gone."""
-    if s._is_fenced(build_set, epoch):
+    """All steps of it: records of these projections that belong to no live revision are gone."""
+    if s._is_fenced(revision_set, epoch):
         return None
-    s.holds[build_set].until_ms = s.now_ms + hold_ms
+    s.holds[revision_set].until_ms = s.now_ms + lease_ms
     names = {one.name for one in projection_set.projections}
     old = [r for r in s.records if r[0] in names and s.live.get(r[0], "") != r[1]]
     for record in old:
         del s.records[record]
-    s.checkpoints.pop(build_set, None)
+    s.checkpoints.pop(revision_set, None)
     return len(old)
 
 
-# --- what may go ----------------------------------------------------------------------------
+# --- what may go ----------------------------------------------------------------------------------
 
 
-def look(s: Sets) -> Look:
+def look(s: Sets) -> ArchiveState:
     """How far the archive holds the log, and how far the log is, at this time."""
     left = s.log[s.gone :]
-    return Look(
+    return ArchiveState(
         now_ms=s.now_ms,
         added=len(s.log),
         kept=len(left),
@@ -203,7 +203,7 @@ def record(
     return "recorded"
 
 
-def give_up(s: Sets, of: str) -> GivenUp | Literal["key", "archive"]:
+def abandon(s: Sets, of: str) -> Abandoned | Literal["key", "archive"]:
     """A lost archive is one no longer, unless somebody writes it; what is refused is named."""
     if not s.archive:
         return "duplicate"
@@ -248,10 +248,10 @@ def _behind(entry_id: str) -> tuple[int, int]:
     return ms, number + 1
 
 
-def drop_trails(s: Sets) -> int:
-    """Trails that name nothing that is left."""
+def drop_session_indexes(s: Sets) -> int:
+    """IndexEntries that name nothing that is left."""
     first = place_of(s.log[s.gone])
-    old = [session for session, ids in s.trails.items() if place_of(ids[-1]) < first]
+    old = [session for session, ids in s.indexes.items() if place_of(ids[-1]) < first]
     for session in old:
-        del s.trails[session]
+        del s.indexes[session]
     return len(old)

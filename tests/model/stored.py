@@ -29,7 +29,7 @@ NOT_COMPARED = {
 SCORED = {"timers", "tenant_finish_tag", "erased", "free", "leases", "out_of_order_at", "waiting"}
 """Sorted sets: a score of 0 says something."""
 LOOKED_AT = "requirements:"
-"""Their scores say in which order a class looks at demands: more than 64 are needed to see it."""
+"""Their scores say in which order a class looks at requirements, if they are more than 64."""
 BEGINS = ("session", "utterance", "target", "delivery_no", "tp")
 """What is left of the core of a job that has ended."""
 NOT_TOLD = {"reason", "looked", "out_low"}
@@ -56,7 +56,7 @@ def expected(w: World) -> Content:
     }
     told["settings"] = w.stored_settings or {}
     told["timers"] = w.timers
-    told["erased"] = w.forgotten
+    told["erased"] = w.erased
     for key, entries in w.streams.items():
         told[key.removeprefix(w.keys.prefix)] = [_entry(one) for one in entries]
     plain = {
@@ -188,7 +188,7 @@ def _node(w: World, name: str) -> Content:
             "sources": ",".join(node.sources),
             "targets": ",".join(node.targets),
             "features": ",".join(node.features),
-            "marked": ",".join(sorted(node.marks)),
+            "suspended": ",".join(sorted(node.suspended)),
             "token": process.token,
             "version": process.version,
             "inbox_from": process.inbox_from,
@@ -210,13 +210,13 @@ def _classes(w: World) -> Content:
             "sources": ",".join(one.sources),
             "targets": ",".join(one.targets),
             "features": ",".join(one.features),
-            "marked": ",".join(sorted(one.marks)),
+            "suspended": ",".join(sorted(one.suspended)),
             "draining": class_.seen(w).draining,
         }
         told[f"members:{class_.id}"] = set(class_.nodes)
         free = {name: node for name, node in class_.nodes.items() if nodes.has_slot(node)}
         told[f"free:{class_.id}"] = {name: nodes.load(node) for name, node in free.items()}
-        told[f"requirements:{class_.id}"] = set(queue.demands_of(w, next(iter(class_.nodes))))
+        told[f"requirements:{class_.id}"] = set(queue.requirements_of(w, next(iter(class_.nodes))))
         for source in one.sources:
             for target in one.targets:
                 told.setdefault(f"pair:{source}:{target}", set()).add(class_.id)
@@ -227,9 +227,9 @@ def _queues(w: World) -> Content:
     told: Content = {"requirements": set(), "tenant_queued": {}, "tenant_finish_tag": w.finish}
     for key, job in w.queued():
         core = w.cores[key]
-        told["requirements"].add(core.demand)
+        told["requirements"].add(core.requirement)
         told["tenant_queued"][core.tenant] = told["tenant_queued"].get(core.tenant, 0) + 1
-        told.setdefault(f"waiting:{job.priority}:{core.demand}", {})[job.member] = job.tag
+        told.setdefault(f"waiting:{job.priority}:{core.requirement}", {})[job.member] = job.tag
     return told
 
 

@@ -34,14 +34,14 @@ PROFILE = settings(
 )
 
 CALLED_BY_SETS = {
-    "acquire_set",
-    "drop_build",
-    "drop_trails",
-    "give_up_archive",
+    "acquire_set_lease",
+    "drop_revision",
+    "drop_session_indexes",
+    "abandon_archive",
     "read_archive",
     "record_seal",
     "save_views",
-    "switch_build",
+    "promote_revision",
     "trim_log",
 }
 

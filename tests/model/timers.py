@@ -1,6 +1,6 @@
 """What becomes true when time passes, and the queue of work (rules 2, 5, 6, 8, 10, 11, 13, 14, 18).
 
-Owns: `decide` of fire_timers, dispatch_work, retry_dead and set_pressure.
+Owns: `decide` of fire_timers, dispatch_jobs, retry_dead_letter and set_backpressure.
 Never does: choose a node (queue.py). Read next: stored.py.
 """
 
@@ -191,7 +191,7 @@ def _drain(w: World, name: str) -> None:
 def _mark(w: World, of: str) -> None:
     name, _, feature = of.partition("|")
     node = w.nodes.get(name)
-    if node is not None and node.status != "gone" and feature in node.marks:
+    if node is not None and node.status != "gone" and feature in node.suspended:
         nodes.unmark(w, name, feature)
         queue.fill(w, name, "")
 
@@ -228,7 +228,7 @@ FIRE: dict[str, Callable[[World, str], None]] = {
     "node": _node,
     "lost": _lost,
     "drain": _drain,
-    "mark": _mark,
+    "suspension": _mark,
     "retire": _retire,
 }
 
@@ -236,7 +236,7 @@ FIRE: dict[str, Callable[[World, str], None]] = {
 # --- work -----------------------------------------------------------------------------------
 
 
-def dispatch_work(w: World, back_ms: int = 0) -> DispatchReply:
+def dispatch_jobs(w: World, back_ms: int = 0) -> DispatchReply:
     """Each target that is still owed and has no job yet gets one, once (rules 10, 11)."""
     if back_ms:
         w.dispatcher_until = w.now + back_ms
@@ -272,7 +272,7 @@ def _park(w: World, source: str, entry_id: str, kind: str, d: Broken | str) -> N
     )
 
 
-def retry_dead(w: World, dead_id: str, *, force: bool) -> Retried:
+def retry_dead_letter(w: World, dead_id: str, *, force: bool) -> Retried:
     """A fresh entry of `work`, or the timer again; targets that are served are passed over."""
     dead = w.streams.get(w.keys.dead_letters, [])
     found = [one for one in dead if place_of(one.id) == place_of(dead_id)]
@@ -294,7 +294,7 @@ def retry_dead(w: World, dead_id: str, *, force: bool) -> Retried:
     return Retried("retried", len(wanted), passed_over)
 
 
-def set_pressure(
+def set_backpressure(
     w: World, reason: str, *, raised: bool, seen: int, limit: int
 ) -> Literal["raised", "lifted", "kept"]:
     if (reason in w.pressure) == raised:

@@ -126,7 +126,7 @@ class Core(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     delivery_no: int
 
     @property
-    def demand(self) -> str:
+    def requirement(self) -> str:
         return f"{self.source}:{self.target}:{','.join(self.features)}"
 
 
@@ -190,7 +190,7 @@ class World:
         """Rule 18: V, and F by tenant."""
         self.entries = 0
         self.pressure: set[str] = set()
-        self.forgotten: dict[str, int] = {}
+        self.erased: dict[str, int] = {}
         """Session -> when its SessionErased was appended."""
         self.dispatcher_until = 0
         self.given_at_once = 0

@@ -197,7 +197,7 @@ FAULTS = (
         ),
     ),
     Fault(
-        "a build goes live without having caught up",
+        "a revision goes live without having caught up",
         "_fold_and_switch",
         'if word == "switched":',
         'if word in ("switched", "behind"):',
@@ -226,15 +226,15 @@ FAULTS = (
     Fault(
         "a dispatcher does not say that it is there",
         "step",
-        "dispatch_work(BACK_MS)",
-        "dispatch_work()",
+        "dispatch_jobs(BACK_MS)",
+        "dispatch_jobs()",
         (
             LOOPS,
             INTEGRATION,
         ),
     ),
     Fault(
-        "a timekeeper forgets what is already due",
+        "a timer forgets what is already due",
         "pause_until",
         "return min(max(reply.next_ms - reply.now_ms, 0), ASK_MS_MAX)",
         "return reply.next_ms - reply.now_ms",
@@ -354,7 +354,7 @@ FAULTS = (
         "at += count",
         "at += 0",
         (
-            "tests/unit/test_coalescing.py",
+            "tests/unit/test_batcher.py",
             SESSION,
         ),
     ),
@@ -364,7 +364,7 @@ FAULTS = (
         "if told.number != self._expected:",
         "if told.number < self._expected:",
         (
-            "tests/unit/test_mailbox.py",
+            "tests/unit/test_subscription.py",
             SESSION,
         ),
     ),

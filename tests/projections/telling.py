@@ -25,7 +25,7 @@ def sealed(characters: int, body: bytes = b"?") -> bytes:
     return encode_text(Text(sealed=body, characters=characters))
 
 
-class Told:
+class Story:
     """Records of one projection after the events told so far.
 
     What is stored of them is kept beside: after every event it must say the same.
@@ -49,7 +49,7 @@ class Told:
         job: str = "",
         node: str = "",
         body: bytes = b"",
-    ) -> Told:
+    ) -> Story:
         """This became true at `ms`."""
         self._seq += 1
         event = Event(

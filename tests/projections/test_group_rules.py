@@ -18,10 +18,10 @@ from eventsched.schema.events import (
     SessionRetired,
 )
 from projections.group import Group, Groups, SessionGroups, characters, context_of
-from tests.projections.telling import S1, S2, Told, said, sealed
+from tests.projections.telling import S1, S2, Story, said, sealed
 
 
-class Spoken(Told):
+class Spoken(Story):
     """One open session and its groups."""
 
     def __init__(self) -> None:
@@ -38,18 +38,18 @@ class Spoken(Told):
         target: str = "es",
         outcome: Literal["result", "no_speech", "failed"] = "result",
         body: bytes = b"",
-    ) -> Told:
+    ) -> Story:
         data = ResultDelivered(
             utterance=utterance, target=target, delivery_no=utterance, outcome=outcome
         )
         spoken = said(source_text, text) if outcome == "result" else b""
         return self.at(ms, data, session=S1, body=body or spoken)
 
-    def starts(self, ms: int, utterance: int, *, heard_by: str = S2, target: str = "es") -> Told:
+    def starts(self, ms: int, utterance: int, *, heard_by: str = S2, target: str = "es") -> Story:
         data = PlaybackStarted(origin=S1, target=target, utterance=utterance, until_ms=ms + 30_000)
         return self.at(ms, data, session=heard_by)
 
-    def ends(self, ms: int, utterance: int, *, heard_by: str = S2, target: str = "es") -> Told:
+    def ends(self, ms: int, utterance: int, *, heard_by: str = S2, target: str = "es") -> Story:
         data = PlaybackEnded(origin=S1, target=target, utterance=utterance)
         return self.at(ms, data, session=heard_by)
 

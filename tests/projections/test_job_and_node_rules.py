@@ -24,7 +24,7 @@ from eventsched.schema.events import (
 )
 from projections.job import Job, Jobs
 from projections.node import Node, Nodes
-from tests.projections.telling import S1, Told, job_key
+from tests.projections.telling import S1, Story, job_key
 
 KEY = job_key(0)
 N1, N2 = "c0.n1", "c0.n2"
@@ -34,7 +34,7 @@ class Worked:
     """The same events, told to jobs and nodes alike."""
 
     def __init__(self) -> None:
-        self.jobs, self.nodes = Told(Jobs()), Told(Nodes())
+        self.jobs, self.nodes = Story(Jobs()), Story(Nodes())
 
     def at(self, ms: int, data: Any, *, node: str = "", job: str = KEY) -> None:
         for told in (self.jobs, self.nodes):
@@ -218,7 +218,7 @@ def test_rule_13_a_registered_node_has_its_abilities_and_free_slots(told: Worked
     node = told.node()
     assert (node.node, node.epoch, node.status, node.slots, node.cls) == (N1, 1, "alive", 2, "k1")
     assert (node.sources, node.targets, node.features) == (("en",), ("es",), ("tone",))
-    assert (node.live, node.marks) == ({}, {})
+    assert (node.live, node.suspended) == ({}, {})
 
 
 def test_rule_16_live_attempts_are_those_that_hold_slots(told: Worked) -> None:
@@ -264,18 +264,18 @@ def test_rule_13_a_drained_node_is_gone_by_its_own_wish(told: Worked) -> None:
 def test_rule_14_a_mark_and_its_end_move_the_node_between_classes(told: Worked) -> None:
     mark = NodeSuspended(epoch=1, feature="tone", until_ms=61_000, cls="k2")
     told.at(1_000, mark, node=N1, job="")
-    assert (told.node().marks, told.node().cls) == ({"tone": 61_000}, "k2")
+    assert (told.node().suspended, told.node().cls) == ({"tone": 61_000}, "k2")
     told.at(61_000, NodeResumed(epoch=1, feature="tone", cls="k1"), node=N1, job="")
-    assert (told.node().marks, told.node().cls) == ({}, "k1")
+    assert (told.node().suspended, told.node().cls) == ({}, "k1")
 
 
 def test_rule_14_a_new_registration_is_not_marked(told: Worked) -> None:
     mark = NodeSuspended(epoch=1, feature="tone", until_ms=61_000, cls="k2")
     told.at(1_000, mark, node=N1, job="")
     told.at(2_000, NodeLost(epoch=1, reason="silent"), node=N1, job="")
-    assert told.node().marks == {}
+    assert told.node().suspended == {}
     told.registered(3_000, epoch=2)
-    assert (told.node().marks, told.node().cls) == ({}, "k1")
+    assert (told.node().suspended, told.node().cls) == ({}, "k1")
 
 
 def test_rule_1_events_of_a_node_that_never_registered_make_no_record(told: Worked) -> None:

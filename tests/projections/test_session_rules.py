@@ -27,10 +27,10 @@ from eventsched.schema.events import (
     UtteranceFinalized,
 )
 from projections.session import RECENT_MAX, Owed, Session, Sessions
-from tests.projections.telling import S1, S2, Told, job_key
+from tests.projections.telling import S1, S2, Story, job_key
 
 
-class Spoken(Told):
+class Spoken(Story):
     """One open session in a room."""
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class Spoken(Told):
 
     def finalized(
         self, ms: int, utterance: int, *targets: Target, turn: int = 0, reason: Any = "final"
-    ) -> Told:
+    ) -> Story:
         data = UtteranceFinalized(
             utterance=utterance,
             turn=turn,
@@ -64,12 +64,12 @@ class Spoken(Told):
         )
         return self.at(ms, data, session=S1)
 
-    def recorded(self, ms: int, no: int, status: Any = "ok", *, replaced: bool = False) -> Told:
+    def recorded(self, ms: int, no: int, status: Any = "ok", *, replaced: bool = False) -> Story:
         kind = ResultReplaced if replaced else ResultRecorded
         data = kind(utterance=no, target="es", delivery_no=no, attempt=1, epoch=1, status=status)
         return self.at(ms, data, session=S1, job=job_key(no), node="c0.n1")
 
-    def delivered(self, ms: int, no: int, outcome: Any = "result") -> Told:
+    def delivered(self, ms: int, no: int, outcome: Any = "result") -> Story:
         data = ResultDelivered(utterance=no, target="es", delivery_no=no, outcome=outcome)
         return self.at(ms, data, session=S1, job=job_key(no))
 
@@ -102,7 +102,7 @@ def test_an_opened_session_is_what_was_asked(told: Spoken) -> None:
 
 
 def test_rule_1_what_precedes_the_opening_makes_no_record() -> None:
-    told = Told(Sessions()).at(5, SessionResumed(epoch=2), session=S1)
+    told = Story(Sessions()).at(5, SessionResumed(epoch=2), session=S1)
     assert told.views == {}
 
 

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from eventsched.projection.protocol import ProjectionSet, load_sets
-from eventsched.projection.store import Views
+from eventsched.projection.store import ProjectionStore
 from eventsched.roles.projector import Projector
 from examples.minutes import Day
 from tests.fixtures_store import TimedStore
@@ -38,7 +38,7 @@ async def test_a_projection_of_another_package_is_folded_as_a_set_of_its_own(
     store.tick(24 * 3_600_000)
     resumed = await store.open("s2")
     await store.say(resumed, 0, ms=40, end_of_utterance=True)
-    views = Views(store.transport, store.cell)
+    views = ProjectionStore(store.transport, store.cell)
     projector = Projector(views, own)
     while (await projector.step()).state != "idle":
         pass

@@ -15,8 +15,8 @@ from eventsched.errors import ServerUnavailable
 from eventsched.history.log import History
 from eventsched.projection.fold import in_order
 from eventsched.projection.protocol import Projection, ProjectionSet, load_sets, record_codec
-from eventsched.projection.store import START, Changes, Held, Put, Save, Views
-from eventsched.roles.projector import BLOCK_MS, HOLD_MS, LINGER_MS, Projector, Stepped
+from eventsched.projection.store import START, Changes, ProjectionStore, Put, Save, SetLease
+from eventsched.roles.projector import BLOCK_MS, LEASE_MS, LINGER_MS, Projector, StepResult
 from eventsched.roles.rebuild import Rebuild
 from eventsched.schema.codec import UndecodableEvent
 from eventsched.schema.events import FIELDS, Event
@@ -117,8 +117,8 @@ class Waiting(Cutting):
         raise Cut("waits")
 
 
-def views_of(store: TimedStore, transport: Any = None) -> Views:
-    return Views(transport or store.transport, store.cell, now_ms=lambda: store.at_ms)
+def views_of(store: TimedStore, transport: Any = None) -> ProjectionStore:
+    return ProjectionStore(transport or store.transport, store.cell, now_ms=lambda: store.at_ms)
 
 
 def projector(store: TimedStore, transport: Any = None, **given: Any) -> Projector:
@@ -149,9 +149,9 @@ async def fold_all(one: Projector) -> int:
 
 async def view_of(store: TimedStore, entity: str, name: str = "session") -> Any:
     views = views_of(store)
-    build = await views.live(name)
-    assert build is not None
-    (stored,) = await views.load(name, build, [entity])
+    revision = await views.live(name)
+    assert revision is not None
+    (stored,) = await views.load(name, revision, [entity])
     projection = next(one for one in CORE.projections if one.name == name)
     return record_codec(projection).decode(stored) if stored else None
 
@@ -159,12 +159,12 @@ async def view_of(store: TimedStore, entity: str, name: str = "session") -> Any:
 async def records(store: TimedStore, name: str) -> dict[str, dict[str, bytes]]:
     """Every record of a live view with all its fields, by entity."""
     transport = store.transport
-    build = await views_of(store).live(name)
+    revision = await views_of(store).live(name)
     found = {}
     for event in await store.log():
         entities = {"job": event.job, "node": event.node}.get(name, event.session)
         entity = entities if name == "job" else entities.partition(".")[2]
-        key = store.keys.view(name, build or "", entity)
+        key = store.keys.view(name, revision or "", entity)
         reply = await transport.command("HGETALL", key, key=key)
         flat = reply if isinstance(reply, dict) else dict(zip(reply[::2], reply[1::2], strict=True))
         if flat:
@@ -224,18 +224,18 @@ async def test_29_dispatch_gets_the_context_of_what_was_folded(store: TimedStore
     assert dispatched.data.context_at == delivered[-1].id  # type: ignore[union-attr]
 
 
-async def test_the_trail_of_a_session_is_its_log_ids_in_order(store: TimedStore) -> None:
+async def test_the_index_of_a_session_is_its_log_ids_in_order(store: TimedStore) -> None:
     await talk(store, 2, "s1")
     await talk(store, 1, "s2")
     await fold_all(projector(store, batch_max=3))
     for name in ("s1", "s2"):
         key = store.keys.session_index(name)
-        trail = await store.transport.command("LRANGE", key, 0, -1, key=key)
+        index = await store.transport.command("LRANGE", key, 0, -1, key=key)
         told = [one.id for one in await store.log() if one.session == store.keys.full(name)]
-        assert [raw.decode() for raw in trail] == told
+        assert [raw.decode() for raw in index] == told
 
 
-async def test_a_retired_session_leaves_no_view_but_its_trail(store: TimedStore) -> None:
+async def test_a_retired_session_leaves_no_view_but_its_index(store: TimedStore) -> None:
     await talk(store, 1)
     session = await store.resume_session(store.keys.full("s1"), "again")
     await store.close_session(session.session, session.epoch)
@@ -260,12 +260,12 @@ async def test_a_standby_waits_until_the_hold_has_ended(store: TimedStore) -> No
     first, second = projector(store), projector(store)
     assert (await first.step()).state == "folded"
     assert (await second.step()).state == "standby"
-    store.tick(HOLD_MS - 1)
+    store.tick(LEASE_MS - 1)
     assert (await second.step()).state == "standby"
     store.tick(1)
     assert (await second.step()).state == "idle"
     assert second.is_active
-    assert await first.step() == Stepped("turned_away", detail="fenced")
+    assert await first.step() == StepResult("turned_away", detail="fenced")
 
 
 async def test_each_step_renews_the_hold(store: TimedStore) -> None:
@@ -275,9 +275,9 @@ async def test_each_step_renews_the_hold(store: TimedStore) -> None:
     for state in ("idle", "folded", "idle"):
         if state == "folded":
             await store.open()
-        store.tick(HOLD_MS - 100)
+        store.tick(LEASE_MS - 100)
         assert (await first.step()).state == state
-        store.tick(HOLD_MS - 1)
+        store.tick(LEASE_MS - 1)
         assert (await second.step()).state == "standby"
         await first.step()
 
@@ -294,11 +294,11 @@ async def test_a_zombie_that_read_before_the_takeover_cannot_save(store: TimedSt
     live = projector(store)
 
     async def take_over() -> None:
-        store.tick(HOLD_MS)
+        store.tick(LEASE_MS)
         assert await fold_all(live) == len(await store.log()), "what the zombie had read, again"
 
     zombie = projector(store, Frozen(store, "save_views", take_over))
-    assert await zombie.step() == Stepped("turned_away", detail="fenced")
+    assert await zombie.step() == StepResult("turned_away", detail="fenced")
     assert (await view_of(store, "s1")).results == 2
     assert (await zombie.step()).state == "standby"
 
@@ -306,10 +306,10 @@ async def test_a_zombie_that_read_before_the_takeover_cannot_save(store: TimedSt
 async def test_a_zombie_that_wakes_before_reading_takes_no_entries(store: TimedStore) -> None:
     live, zombie = projector(store), projector(store)
     assert (await zombie.step()).state == "idle"
-    store.tick(HOLD_MS)
+    store.tick(LEASE_MS)
     assert (await live.step()).state == "idle"
     await talk(store, 2)
-    assert await zombie.step() == Stepped("turned_away", detail="fenced")
+    assert await zombie.step() == StepResult("turned_away", detail="fenced")
     assert await fold_all(live) == len(await store.log())
 
 
@@ -370,21 +370,21 @@ async def group_of(store: TimedStore, name: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before it", "after it"])
-@pytest.mark.parametrize("script", ["acquire_set", "load_views", "save_views"])
+@pytest.mark.parametrize("script", ["acquire_set_lease", "load_views", "save_views"])
 async def test_a_crash_at_any_call_changes_nothing_of_the_records(
     store: TimedStore, script: str, after: bool
 ) -> None:
     await talk(store, 4)
     with pytest.raises(Cut):
         await fold_all(projector(store, Cutting(store, script, after=after), batch_max=5))
-    store.tick(HOLD_MS)
+    store.tick(LEASE_MS)
     await fold_all(projector(store, batch_max=5))
     live = {name: await records(store, name) for name in ("session", "group", "job", "node")}
     await Rebuild(views_of(store), CORE, list(live)).run()
     assert {name: await records(store, name) for name in live} == live
     key = store.keys.session_index("s1")
-    trail = await store.transport.command("LRANGE", key, 0, -1, key=key)
-    assert len(trail) == len(set(trail))
+    index = await store.transport.command("LRANGE", key, 0, -1, key=key)
+    assert len(index) == len(set(index))
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before it", "after it"])
@@ -481,29 +481,29 @@ async def test_a_record_that_was_dropped_and_is_there_again_has_nothing_of_the_f
 async def test_a_record_of_very_many_fields_is_written_whole(store: TimedStore) -> None:
     view = Open(frozenset(f"f{n}" for n in range(2_500)))
     views = views_of(store)
-    held = await views.acquire(ProjectionSet("holding", (Holding(),)), "me", HOLD_MS)
-    assert isinstance(held, Held)
+    held = await views.acquire(ProjectionSet("holding", (Holding(),)), "me", LEASE_MS)
+    assert isinstance(held, SetLease)
     put = Put("all", "5-1", Holding().encode(view, None))
     save = Save(
         projection_set="holding", group="holding", epoch=held.epoch, start=START, to="5-1",
-        hold_ms=HOLD_MS, changes=[Changes("holding", "1.1", [put])],
+        lease_ms=LEASE_MS, changes=[Changes("holding", "1.1", [put])],
     )  # fmt: skip
     assert await views.save(save) == "saved"
     (kept,) = await views.load("holding", "1.1", ["all"])
     assert Holding().decode(kept) == view
 
 
-async def test_a_trail_too_long_for_one_command_keeps_its_order(store: TimedStore) -> None:
+async def test_a_index_too_long_for_one_command_keeps_its_order(store: TimedStore) -> None:
     views = views_of(store)
-    held = await views.acquire(ProjectionSet("holding", (Holding(),)), "me", HOLD_MS)
-    assert isinstance(held, Held)
-    trails = {"s1": ["1-1", "2-1", "3-1"], "s2": [f"{n}-1" for n in range(1, 2_000)]}
+    held = await views.acquire(ProjectionSet("holding", (Holding(),)), "me", LEASE_MS)
+    assert isinstance(held, SetLease)
+    indexes = {"s1": ["1-1", "2-1", "3-1"], "s2": [f"{n}-1" for n in range(1, 2_000)]}
     save = Save(
         projection_set="holding", group="holding", epoch=held.epoch, start=START, to="2000-1",
-        hold_ms=HOLD_MS, changes=[Changes("holding", "1.1")], trails=trails,
+        lease_ms=LEASE_MS, changes=[Changes("holding", "1.1")], indexes=indexes,
     )  # fmt: skip
     assert await views.save(save) == "saved"
-    for session, ids in trails.items():
+    for session, ids in indexes.items():
         key = store.keys.session_index(session)
         kept = await store.transport.command("LRANGE", key, 0, -1, key=key)
         assert [one.decode() for one in kept] == ids
@@ -514,7 +514,7 @@ async def test_a_save_from_another_checkpoint_is_turned_away(store: TimedStore) 
     one = projector(store, batch_max=2)
     await one.step()
     one.checkpoint = "1-1"
-    assert await one.step() == Stepped("turned_away", detail="moved")
+    assert await one.step() == StepResult("turned_away", detail="moved")
     await fold_all(one)
     assert (await view_of(store, "s1")).results == 2
 
@@ -605,7 +605,7 @@ async def test_an_unknown_type_is_parked_never_dropped(store: TimedStore, redis:
         await store.log()
 
 
-async def test_a_version_from_the_future_is_parked_at_once_and_stays_in_its_trail(
+async def test_a_version_from_the_future_is_parked_at_once_and_stays_in_its_index(
     store: TimedStore, redis: Any
 ) -> None:
     """Trying again would not make it known; a later program reads it where it is."""
@@ -625,28 +625,28 @@ async def test_a_version_from_the_future_is_parked_at_once_and_stays_in_its_trai
 # --- rebuild and switch --------------------------------------------------------------------
 
 
-async def test_a_rebuild_switches_readers_and_drops_the_old_build(store: TimedStore) -> None:
+async def test_a_rebuild_switches_readers_and_drops_the_old_revision(store: TimedStore) -> None:
     await talk(store, 3)
     one = projector(store)
     await fold_all(one)
     old = await records(store, "session")
     rebuilt = await Rebuild(views_of(store), CORE, ["session", "group"]).run()
     assert rebuilt is not None
-    assert (rebuilt.builds, rebuilt.dropped) == ({"session": "2.2", "group": "2.2"}, 2)
+    assert (rebuilt.revisions, rebuilt.dropped) == ({"session": "2.2", "group": "2.2"}, 2)
     assert await views_of(store).live("session") == "2.2"
     assert await views_of(store).live("job") == "2.1"
     assert await records(store, "session") == old
     assert await views_of(store).load("session", "2.1", ["s1"]) == [{}]
 
 
-async def test_the_live_fold_goes_on_upon_the_new_build(store: TimedStore) -> None:
+async def test_the_live_fold_goes_on_upon_the_new_revision(store: TimedStore) -> None:
     await talk(store, 1)
     one = projector(store)
     await fold_all(one)
     await Rebuild(views_of(store), CORE, ["session"]).run()
     session = await store.resume_session(store.keys.full("s1"), "again")
     await store.say(session, session.next_seq, end_of_utterance=True)
-    assert await one.step() == Stepped("turned_away", detail="rebuilt")
+    assert await one.step() == StepResult("turned_away", detail="rebuilt")
     await fold_all(one)
     assert (await view_of(store, "s1")).utterance == 2
     assert await views_of(store).load("session", "2.1", ["s1"]) == [{}]
@@ -655,18 +655,18 @@ async def test_the_live_fold_goes_on_upon_the_new_build(store: TimedStore) -> No
 async def test_what_a_crashed_rebuild_left_is_dropped_by_the_next(store: TimedStore) -> None:
     await talk(store, 3)
     await fold_all(projector(store))
-    views = views_of(store, Cutting(store, "switch_build", after=False))
+    views = views_of(store, Cutting(store, "promote_revision", after=False))
     broken = Rebuild(views, CORE, ["session"])
     with pytest.raises(Cut):
         await broken._fold_and_switch(
-            await views.acquire_build(broken.build_set, "me", 10_000),  # type: ignore[arg-type]
+            await views.acquire_revision(broken.revision_set, "me", 10_000),  # type: ignore[arg-type]
             ["2.1"],
             ["2.2"],
         )
     before = await records(store, "session")
-    views = views_of(store, Cutting(store, "drop_build", after=False))
+    views = views_of(store, Cutting(store, "drop_revision", after=False))
     with pytest.raises(Cut):
-        await Rebuild(views, CORE, ["session"], holder="me").run()
+        await Rebuild(views, CORE, ["session"], owner="me").run()
     assert await views.live("session") == "2.2", "switched, then died before dropping"
     rebuilt = await Rebuild(views_of(store), CORE, ["group"]).run()
     assert rebuilt is not None
@@ -680,8 +680,8 @@ SPEAKERS = ["s1", "s2", "s3", "s4"]
 
 async def counted(store: TimedStore) -> list[int]:
     """The utterances of each speaker, as the live view has them."""
-    build = await views_of(store).live("counts")
-    found = await views_of(store).load("counts", build or "", SPEAKERS)
+    revision = await views_of(store).live("counts")
+    found = await views_of(store).load("counts", revision or "", SPEAKERS)
     return [msgspec.msgpack.decode(one["v"], type=Counted).utterances for one in found]
 
 
@@ -718,16 +718,16 @@ async def test_records_of_a_rebuild_that_crashed_before_its_first_checkpoint_do_
     await take_turns(store)
     views = views_of(store, Cutting(store, "save_views", after=True))
     with pytest.raises(BaseExceptionGroup):
-        await Rebuild(views, COUNTS, ["counts"], holder="me").run()
+        await Rebuild(views, COUNTS, ["counts"], owner="me").run()
     assert {} not in await views.load("counts", "1.2", SPEAKERS)
     assert await views.checkpoint("rebuild-counts") == START
     keep_little(monkeypatch)
-    assert await Rebuild(views, COUNTS, ["counts"], holder="me").run() is not None
+    assert await Rebuild(views, COUNTS, ["counts"], owner="me").run() is not None
     assert await counted(store) == [3, 3, 3, 3]
 
 
 async def test_two_rebuilds_of_a_set_do_not_run_at_once(store: TimedStore) -> None:
-    await views_of(store).acquire_build("rebuild-core", "somebody", 10_000)
+    await views_of(store).acquire_revision("rebuild-core", "somebody", 10_000)
     assert await Rebuild(views_of(store), CORE, ["session"]).run() is None
     store.tick(10_000)
     assert await Rebuild(views_of(store), CORE, ["session"]).run() is not None
@@ -752,7 +752,7 @@ async def test_a_rebuild_that_folds_for_long_before_it_saves_holds_its_set(
     monkeypatch.setattr(history, "batches", one_by_one)
     rebuilt = await Rebuild(views, CORE, ["session"], history=history).run()
     assert rebuilt is not None
-    assert (rebuilt.entries, rebuilt.builds) == (len(await store.log()), {"session": "2.2"})
+    assert (rebuilt.entries, rebuilt.revisions) == (len(await store.log()), {"session": "2.2"})
 
 
 async def test_a_rebuild_without_any_projector_ever_is_as_empty_as_the_live_view(
@@ -847,7 +847,7 @@ async def until_folded(store: TimedStore) -> None:
     await until("the views are as far as the log", are_equal)
 
 
-@pytest.mark.parametrize("script", ["acquire_set", "save_views"])
+@pytest.mark.parametrize("script", ["acquire_set_lease", "save_views"])
 async def test_run_goes_on_after_the_server_was_away(store: TimedStore, script: str) -> None:
     await talk(store, 1)
     async with anyio.create_task_group() as tasks:

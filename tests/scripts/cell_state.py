@@ -81,7 +81,7 @@ async def _check_node(store: TimedStore, name: str, node: Node) -> None:
     kept = await store.read_hash(store.keys.node(name))
     assert (kept["status"], int(kept["epoch"])) == (node.status, node.epoch)
     assert (kept["class"], int(kept["slots"])) == (node.cls, node.slots)
-    assert kept["marked"] == ",".join(sorted(node.marks))
+    assert kept["suspended"] == ",".join(sorted(node.suspended))
     assert kept["sources"] == ",".join(node.sources)
     assert kept["targets"] == ",".join(node.targets)
     assert kept["features"] == ",".join(node.features)
@@ -112,7 +112,7 @@ async def _check_classes(
         if node.status != "gone":
             by_class.setdefault(node.cls, {})[name] = node
     assert await members(store, store.keys.classes) == set(by_class)
-    demands = {demand_of(job) for job in waiting.values()}
+    requirements = {requirement_of(job) for job in waiting.values()}
     for class_id, inside in by_class.items():
         one = next(iter(inside.values()))
         assert all(signature(node) == signature(one) for node in inside.values())
@@ -125,7 +125,7 @@ async def _check_classes(
             if node.status == "alive" and live_of(node) < node.slots
         }
         assert await zset(store, store.keys.free(class_id)) == free
-        listed = {demand for demand in demands if serves(one, demand)}
+        listed = {requirement for requirement in requirements if serves(one, requirement)}
         assert set(await zset(store, store.keys.requirements_of(class_id))) == listed
     await _check_pairs(store, nodes, by_class)
     await _check_no_class_is_left(store, nodes, by_class)
@@ -161,16 +161,16 @@ async def _check_no_class_is_left(
 
 async def _check_queues(store: TimedStore, jobs: dict[str, Job], waiting: dict[str, Job]) -> None:
     assert await members(store, store.keys.requirements) == {
-        demand_of(job) for job in waiting.values()
+        requirement_of(job) for job in waiting.values()
     }
-    for demand in {demand_of(job) for job in jobs.values()}:
+    for requirement in {requirement_of(job) for job in jobs.values()}:
         for priority in (0, 1, 2):
             queued = {
                 job.member: job.tag
                 for job in waiting.values()
-                if demand_of(job) == demand and job.priority == priority
+                if requirement_of(job) == requirement and job.priority == priority
             }
-            assert await zset(store, store.keys.waiting(priority, demand)) == queued
+            assert await zset(store, store.keys.waiting(priority, requirement)) == queued
     tenants: dict[str, int] = {}
     for key in waiting:
         tenant = key.partition(":")[0]
@@ -209,9 +209,9 @@ async def _check_timers(store: TimedStore, jobs: dict[str, Job], nodes: dict[str
     alive = {f"node|{name}" for name, node in nodes.items() if node.status != "gone"}
     assert {member for member in due if member.startswith("node|")} == alive
     marks = {
-        f"mark|{name}|{feature}": until
+        f"suspension|{name}|{feature}": until
         for name, node in nodes.items()
-        for feature, until in node.marks.items()
+        for feature, until in node.suspended.items()
     }
     assert marks.items() <= due.items()
 
@@ -233,7 +233,7 @@ async def _check_nobody_waits_for_a_free_slot(
     assert await store.transport.command("XLEN", store.keys.dispatch, key=store.keys.dispatch) == 0
     for node in nodes.values():
         if node.status == "alive" and live_of(node) < node.slots:
-            stuck = [key for key, job in waiting.items() if serves(node, demand_of(job))]
+            stuck = [key for key, job in waiting.items() if serves(node, requirement_of(job))]
             assert not stuck, f"{node.node} is free for {stuck}"
 
 
@@ -241,16 +241,16 @@ def live_of(node: Node) -> int:
     return len([1 for held in node.live.values() if held.epoch == node.epoch])
 
 
-def demand_of(job: Job) -> str:
+def requirement_of(job: Job) -> str:
     return f"{job.source}:{job.target}:{','.join(job.features)}"
 
 
-def serves(node: Node, demand: str) -> bool:
-    source, target, features = demand.split(":")
+def serves(node: Node, requirement: str) -> bool:
+    source, target, features = requirement.split(":")
     asked = set(features.split(",")) - {""}
-    usable = set(node.features) - set(node.marks)
+    usable = set(node.features) - set(node.suspended)
     return source in node.sources and target in node.targets and asked <= usable
 
 
 def signature(node: Node) -> tuple[object, ...]:
-    return (node.sources, node.targets, node.features, tuple(sorted(node.marks)))
+    return (node.sources, node.targets, node.features, tuple(sorted(node.suspended)))

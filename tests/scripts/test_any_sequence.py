@@ -75,7 +75,7 @@ class Play:
 
     async def dispatch(self) -> None:
         """Whether or not it will be back: then whoever finalizes goes on as it would."""
-        await self.store.dispatch_work(self.rng.choice([0, 4_000]))
+        await self.store.dispatch_jobs(self.rng.choice([0, 4_000]))
 
     async def close(self) -> None:
         if self.sessions:

@@ -34,7 +34,7 @@ async def work(store: TimedStore) -> int:
 
 async def test_rule_11_one_call_finalizes_and_dispatches(store: TimedStore) -> None:
     node = await store.join()
-    await store.dispatch_work(BACK_MS)
+    await store.dispatch_jobs(BACK_MS)
     session = await speak(store, "s1")
     assert await work(store) == 0
     finalized, dispatched = (await store.log())[-2:]
@@ -56,7 +56,7 @@ async def test_the_events_and_the_assignment_are_those_of_the_dispatcher(store: 
     told = dict[str, Any]()
     for name, back_ms in (("s1", BACK_MS), ("s2", 0)):
         node = await store.join(token=name, slots=3, targets=["es", "fr"], features=["tts"])
-        await store.dispatch_work(back_ms)
+        await store.dispatch_jobs(back_ms)
         await speak(
             store, name, count=2, targets=["es", "fr"], features=["tts"], key="0123456789abcdef"
         )
@@ -87,7 +87,7 @@ def _told(event: Event) -> tuple[str, dict[str, Any]]:
 async def test_without_a_dispatcher_jobs_wait_in_work(store: TimedStore) -> None:
     """It said until when it will be back; from that moment on it is not there."""
     await store.join(slots=8)
-    await store.dispatch_work(BACK_MS)
+    await store.dispatch_jobs(BACK_MS)
     store.tick(BACK_MS - 1)
     await speak(store, "s1")
     assert await work(store) == 0
@@ -95,7 +95,7 @@ async def test_without_a_dispatcher_jobs_wait_in_work(store: TimedStore) -> None
     await speak(store, "s2")
     assert await work(store) == 1
     assert await order_of_dispatch(store) == ["s1/0"]
-    await store.dispatch_work(BACK_MS)
+    await store.dispatch_jobs(BACK_MS)
     await speak(store, "s3")
     assert await order_of_dispatch(store) == ["s1/0", "s2/0", "s3/0"]
     await check(store)
@@ -107,7 +107,7 @@ async def test_a_dispatcher_that_cannot_dispatch_is_not_there(store: TimedStore)
     await store.transport.command("XGROUP", "DESTROY", key, "dispatch", key=key)
     await speak(store, "s1")
     with pytest.raises(ResponseError, match="NOGROUP"):
-        await store.dispatch_work(BACK_MS)
+        await store.dispatch_jobs(BACK_MS)
     await speak(store, "s2")
     assert await work(store) == 2
     assert await order_of_dispatch(store) == []
@@ -118,7 +118,7 @@ async def test_rule_15_only_those_whose_nodes_are_full_count_as_waiting(store: T
     await store.join(slots=1)
     await speak(store, "s1", targets=["fr"])
     await speak(store, "s2", count=4)
-    told = await store.dispatch_work()
+    told = await store.dispatch_jobs()
     assert (told.jobs, told.waiting) == (5, 3)
     await check(store)
 
@@ -126,17 +126,17 @@ async def test_rule_15_only_those_whose_nodes_are_full_count_as_waiting(store: T
 async def test_nobody_goes_ahead_of_what_waits_in_work(store: TimedStore) -> None:
     await store.join(slots=64)
     await speak(store, "s1", count=14)
-    await store.dispatch_work(BACK_MS)  # takes twelve of them
+    await store.dispatch_jobs(BACK_MS)  # takes twelve of them
     await speak(store, "s2")
     assert await work(store) == 3
-    await store.dispatch_work(BACK_MS)
+    await store.dispatch_jobs(BACK_MS)
     await speak(store, "s3")
     assert (await order_of_dispatch(store))[-4:] == ["s1/12", "s1/13", "s2/0", "s3/0"]
     await check(store)
 
 
 async def test_rule_18_a_job_that_finds_no_slot_waits_as_it_would(store: TimedStore) -> None:
-    await store.dispatch_work(BACK_MS)
+    await store.dispatch_jobs(BACK_MS)
     await speak(store, "s1")
     (queued,) = await logged(store, "JobQueued")
     assert queued.data.reason == "NO_POOL_FOR_LANG_PAIR"
@@ -153,7 +153,7 @@ async def test_rule_18_a_job_that_finds_no_slot_waits_as_it_would(store: TimedSt
 
 async def test_a_call_gives_eight_jobs_away_at_most(store: TimedStore) -> None:
     await store.join(slots=64, targets=EIGHT)
-    await store.dispatch_work(BACK_MS)
+    await store.dispatch_jobs(BACK_MS)
     session = await store.open("s1", targets=EIGHT[:3])
     asked = [_final(session, seq) for seq in range(4)]
     assert [_word(one) for one in await store.append_audio(asked)] == ["ok"] * 4
@@ -187,7 +187,7 @@ async def test_a_pause_and_a_close_dispatch_too(store: TimedStore) -> None:
     await store.say(paused, 0)
     store.tick(3_000)
     await store.say(closing, 0)
-    await store.dispatch_work(BACK_MS)
+    await store.dispatch_jobs(BACK_MS)
     await store.timers()
     await store.close_session(closing.session, closing.epoch)
     assert await order_of_dispatch(store) == ["s1/0", "s2/0"]
@@ -200,7 +200,7 @@ async def test_what_cannot_be_dispatched_is_parked_and_the_finalize_holds(
 ) -> None:
     """As in `work`: nothing of it was written, and once what broke is mended it goes again."""
     await store.join()
-    await store.dispatch_work(BACK_MS)
+    await store.dispatch_jobs(BACK_MS)
     key = store.keys.active_revision("group")
     await store.transport.command("HSET", key, "a", "b", key=key)
     session = await speak(store, "s1")
@@ -208,7 +208,7 @@ async def test_what_cannot_be_dispatched_is_parked_and_the_finalize_holds(
     assert await work(store) == 0
     assert await order_of_dispatch(store) == []
     await store.transport.command("DEL", key, key=key)
-    retried = await store.retry_dead(entry[0], force=False)
+    retried = await store.retry_dead_letter(entry[0], force=False)
     assert (retried.word, retried.retried) == ("retried", 1)
     assert await store.dispatch() == 1
     await store.say(session, 1, end_of_utterance=True)
@@ -218,7 +218,7 @@ async def test_what_cannot_be_dispatched_is_parked_and_the_finalize_holds(
 
 async def test_what_fails_after_it_wrote_is_parked_as_partial(store: TimedStore) -> None:
     await store.join()
-    await store.dispatch_work(BACK_MS)
+    await store.dispatch_jobs(BACK_MS)
     key = store.keys.inbox("n1")
     await store.transport.command("SET", key, "x", key=key)
     session = await speak(store, "s1")
@@ -241,7 +241,7 @@ async def test_rule_11_producers_that_finalize_while_dispatchers_run(store: Time
 
     async def dispatches(back_ms: int) -> None:
         for _ in range(30):
-            await store.dispatch_work(back_ms)
+            await store.dispatch_jobs(back_ms)
             store.tick(1)
 
     async with anyio.create_task_group() as tasks:
@@ -265,7 +265,7 @@ async def test_rule_18_what_a_call_queues_itself_counts_for_its_next_chunk(
 ) -> None:
     """Three may wait, nobody serves, and each chunk is a job."""
     await store.configure_cell({"tenant_queue_max": 3}, overwrite=True)
-    await store.dispatch_work(BACK_MS)
+    await store.dispatch_jobs(BACK_MS)
     session = await store.open("s1")
     told = await store.append_audio([_final(session, seq) for seq in range(4)])
     assert [_word(one) for one in told] == ["ok"] * 3 + ["BACKPRESSURE"]

@@ -335,11 +335,11 @@ async def test_rule_20_a_timer_whose_cause_is_gone_does_nothing(store: TimedStor
         for job in (first, second, "acme:nothing"):
             await store.transport.command("ZADD", key, 1, f"{kind}|{job}", key=key)
     for stale in (
-        "mark|n1|tts",
+        "suspension|n1|tts",
         "drain|n1",
         "leases|n1|1",
         "leases|none|1",
-        "mark|none|tts",
+        "suspension|none|tts",
         "drain|none",
         "node|none",
         f"lost|{node.node}|1|node_lost",

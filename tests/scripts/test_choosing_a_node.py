@@ -28,7 +28,7 @@ async def ran_on(store: TimedStore) -> list[str]:
         ({"features": ["vad"]}, "NO_POOL_FOR_LANG_PAIR"),
         ({"features": ["tts"], "full": True}, "NO_AVAILABLE_NODE"),
         ({"features": ["tts"], "drain": True}, "NO_AVAILABLE_NODE"),
-        ({"features": ["tts"], "mark": True}, "NO_AVAILABLE_NODE"),
+        ({"features": ["tts"], "suspension": True}, "NO_AVAILABLE_NODE"),
     ],
 )
 async def test_rule_15_the_two_reasons_to_wait(
@@ -36,14 +36,14 @@ async def test_rule_15_the_two_reasons_to_wait(
 ) -> None:
     if node is not None:
         given = dict(node)
-        states = [given.pop(state, None) for state in ("full", "drain", "mark")]
+        states = [given.pop(state, None) for state in ("full", "drain", "suspension")]
         grant = await store.join(slots=1, **given)
         if any(states):
             await speak(store, "before", **TTS)
             await store.dispatch()
         if node.get("drain"):
             await store.drain_node(grant.node, grant.epoch, within_ms=60_000)
-        if node.get("mark"):
+        if node.get("suspension"):
             (message,) = await assigned(store, grant)
             await reply(
                 store,
@@ -62,7 +62,7 @@ async def test_rule_15_the_two_reasons_to_wait(
     await check(store, idle=False)
 
 
-async def test_rule_15_a_demand_whose_last_able_node_went_waits_for_another_reason(
+async def test_rule_15_a_requirement_whose_last_able_node_went_waits_for_another_reason(
     store: TimedStore,
 ) -> None:
     node = await store.join(slots=1)
@@ -171,7 +171,7 @@ async def spoil(store: TimedStore, node: NodeGrant, why: str) -> None:
         await store.drain_node(node.node, node.epoch, within_ms=60_000)
     if why == "gone":
         await store.drain_node(node.node, node.epoch, within_ms=0)
-    if why == "marked":
+    if why == "suspended":
         message = (await assigned(store, node))[-1]
         await reply(
             store, node, message["j"], status="failed", code="MODEL_NOT_AVAILABLE", feature="tts"
@@ -180,7 +180,7 @@ async def spoil(store: TimedStore, node: NodeGrant, why: str) -> None:
         await store.join("n1", token="newer", slots=2, targets=["fr"], features=["tts"])
 
 
-@pytest.mark.parametrize("why", ["full", "draining", "gone", "marked", "unable"])
+@pytest.mark.parametrize("why", ["full", "draining", "gone", "suspended", "unable"])
 async def test_rule_17_the_event_says_why_the_affinity_node_was_not_taken(
     store: TimedStore, why: str
 ) -> None:
@@ -192,7 +192,7 @@ async def test_rule_17_the_event_says_why_the_affinity_node_was_not_taken(
     if why == "draining":  # it must hold something, or it is gone at once
         await speak(store, "busy", **TTS)
         await store.dispatch()
-    if why == "marked":
+    if why == "suspended":
         await speak(store, "busy", **TTS)
         await store.dispatch()
     await store.join("n2", features=["tts"], slots=4)
@@ -226,7 +226,7 @@ async def test_rule_17_a_node_that_cannot_do_the_pair_is_unable_whatever_its_mar
     await check(store)
 
 
-async def test_rule_17_the_evidence_names_each_class_of_the_demand(store: TimedStore) -> None:
+async def test_rule_17_the_evidence_names_each_class_of_the_requirement(store: TimedStore) -> None:
     await store.join("n1", slots=4)
     await store.join("n2", slots=1)
     draining = await store.join("n3", slots=1)
@@ -282,7 +282,7 @@ async def test_rule_17_a_fill_says_what_it_compared(store: TimedStore) -> None:
     await check(store)
 
 
-async def test_rule_17_a_fill_of_many_slots_counts_the_demands_that_are_left(
+async def test_rule_17_a_fill_of_many_slots_counts_the_requirements_that_are_left(
     store: TimedStore,
 ) -> None:
     for i, target in enumerate(("de", "es", "fr")):

@@ -48,11 +48,11 @@ async def test_rule_11_12_entries_a_call_and_how_many_are_left(store: TimedStore
     await store.join(slots=64)
     await speak(store, "s1", count=18)
     entries = await store.read_range(store.keys.dispatch, "-", "+", 100)
-    told = await store.dispatch_work()
+    told = await store.dispatch_jobs()
     assert (told.jobs, told.left, told.last_id) == (12, 6, entries[11][0])
-    told = await store.dispatch_work()
+    told = await store.dispatch_jobs()
     assert (told.jobs, told.left, told.last_id) == (6, 0, entries[17][0])
-    told = await store.dispatch_work()
+    told = await store.dispatch_jobs()
     assert (told.jobs, told.left, told.last_id) == (0, 0, "0-0")
     await check(store)
 
@@ -68,7 +68,7 @@ async def test_rule_11_racing_dispatchers_dispatch_each_job_once(
     async def run(one: Store) -> None:
         nonlocal jobs
         while True:
-            told = await one.dispatch_work()
+            told = await one.dispatch_jobs()
             jobs += told.jobs
             if not told.left:
                 return
@@ -156,7 +156,7 @@ async def test_rule_25_work_whose_outcome_has_ended_is_obsolete(store: TimedStor
     assert await store.dispatch() == 0
     assert await store.types() == before
     assert (await store.read_hash(store.keys.counters))["obsolete"] == "2"
-    assert await store.dispatch_work() == await store.dispatch_work()
+    assert await store.dispatch_jobs() == await store.dispatch_jobs()
     await check(store)
 
 
@@ -292,7 +292,7 @@ async def test_the_group_says_how_far_dispatch_is(store: TimedStore) -> None:
     await store.join(slots=64)
     await speak(store, "s1", count=14)
     for left in (2, 0):
-        told = await store.dispatch_work()
+        told = await store.dispatch_jobs()
         group = await group_of(store)
         assert _word(group["last-delivered-id"]) == told.last_id
         assert (group["lag"], group["pending"], group["consumers"]) == (left, 0, 0)
@@ -308,7 +308,7 @@ async def test_a_cell_without_its_group_is_an_error_and_changes_nothing(
     await store.transport.command("XGROUP", "DESTROY", key, "dispatch", key=key)
     before = await store.types()
     with pytest.raises(ResponseError, match="NOGROUP"):
-        await store.dispatch_work(1_000)
+        await store.dispatch_jobs(1_000)
     assert await store.types() == before
     assert "dispatcher" not in await store.read_hash(store.keys.counters)
     await store.configure_cell({}, overwrite=False)
@@ -317,18 +317,18 @@ async def test_a_cell_without_its_group_is_an_error_and_changes_nothing(
 
 
 async def test_pressure_is_raised_and_lifted_by_events(store: TimedStore) -> None:
-    assert await store.set_pressure("memory", raised=True, seen=81, limit=80) == "raised"
-    assert await store.set_pressure("memory", raised=True, seen=82, limit=80) == "kept"
-    assert await store.set_pressure("dead_letters", raised=True, seen=10, limit=10) == "raised"
-    assert await store.set_pressure("memory", raised=False, seen=1, limit=80) == "lifted"
+    assert await store.set_backpressure("memory", raised=True, seen=81, limit=80) == "raised"
+    assert await store.set_backpressure("memory", raised=True, seen=82, limit=80) == "kept"
+    assert await store.set_backpressure("dead_letters", raised=True, seen=10, limit=10) == "raised"
+    assert await store.set_backpressure("memory", raised=False, seen=1, limit=80) == "lifted"
     assert (await store.read_hash(store.keys.counters))["pressure"] == "dead_letters"
-    assert await store.set_pressure("group", raised=False, seen=1, limit=80) == "kept"
+    assert await store.set_backpressure("group", raised=False, seen=1, limit=80) == "kept"
     assert await store.types() == [
         "BackpressureStarted",
         "BackpressureStarted",
         "BackpressureEnded",
     ]
-    await store.set_pressure("dead_letters", raised=False, seen=1, limit=80)
+    await store.set_backpressure("dead_letters", raised=False, seen=1, limit=80)
     assert (await store.open()).epoch == 1
 
 
@@ -337,5 +337,5 @@ async def test_pressure_is_raised_and_lifted_by_events(store: TimedStore) -> Non
 )
 async def test_malformed_pressure_is_refused(store: TimedStore, args: list[str | int]) -> None:
     with pytest.raises(InvalidMessage):
-        await store.transport.run("set_pressure", [store.keys.log], [store.at_ms, *args])
+        await store.transport.run("set_backpressure", [store.keys.log], [store.at_ms, *args])
     assert await store.types() == []

@@ -186,7 +186,11 @@ async def test_the_typed_calls_give_as_many_arguments_as_the_headers_name(
     result = NodeResult(job="j", attempt=1, status="ok")
     calls: list[tuple[str, int, Callable[[], Awaitable[Any]]]] = [
         ("configure_cell", 0, lambda: counted.configure_cell({}, overwrite=False)),
-        ("set_pressure", 0, lambda: counted.set_pressure("memory", raised=True, seen=1, limit=1)),
+        (
+            "set_backpressure",
+            0,
+            lambda: counted.set_backpressure("memory", raised=True, seen=1, limit=1),
+        ),
         ("open_session", 0, lambda: counted.open_session(**opened)),
         ("resume_session", 0, lambda: counted.resume_session(session, "t")),
         ("append_audio", 7, lambda: counted.append_audio([chunk])),
@@ -195,7 +199,7 @@ async def test_the_typed_calls_give_as_many_arguments_as_the_headers_name(
         ("mark_playback", 0, lambda: counted.mark_playback(
             session, 1, origin=session, target="es", utterance=0, started=True)),
         ("close_session", 0, lambda: counted.close_session(session, 1)),
-        ("forget_session", 0, lambda: counted.forget_session(session, "0" * 16)),
+        ("erase_session", 0, lambda: counted.erase_session(session, "0" * 16)),
         ("register_node", 0, lambda: counted.register_node(
             node=node, token="t", sources=["en"], targets=["es"], features=[], slots=1,
             version="")),
@@ -204,7 +208,7 @@ async def test_the_typed_calls_give_as_many_arguments_as_the_headers_name(
         ("send_partials", 3, lambda: counted.send_partials(node, 1, [("j", 1, b"")])),
         ("extend_lease", 0, lambda: counted.extend_lease(node, 1, job="j", attempt=1, more_ms=1)),
         ("drain_node", 0, lambda: counted.drain_node(node, 1, within_ms=0)),
-        ("dispatch_work", 0, counted.dispatch_work),
+        ("dispatch_jobs", 0, counted.dispatch_jobs),
         ("fire_timers", 0, counted.fire_timers),
     ]  # fmt: skip
     for script, more, make in calls:

@@ -32,7 +32,7 @@ async def say(store: TimedStore, name: str, count: int = 1) -> None:
 
 
 async def until(store: TimedStore, ms: int) -> None:
-    """It is so late after the start, and a timekeeper has fired each timer at its very time."""
+    """It is so late after the start, and a timer has fired each timer at its very time."""
     while store.at_ms < START_MS + ms:
         await store.timers()
         next_ms = (await store.fire_timers()).next_ms or HOUR_MS
@@ -195,7 +195,7 @@ async def test_rule_19_a_late_timekeeper_ends_leases_in_the_order_of_their_ends(
 async def test_rule_13_the_silence_of_a_node_comes_before_leases_that_ended_later(
     calm: TimedStore,
 ) -> None:
-    """Both are due when the timekeeper is back: the leases were looked at first, and end second."""
+    """Both are due when the timer is back: the leases were looked at first, and end second."""
     await calm.configure_cell({"node_lost_ms": 20_000}, overwrite=True)
     await calm.join(slots=2)
     await say(calm, "s1", 2)

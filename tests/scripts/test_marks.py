@@ -27,20 +27,20 @@ async def test_rule_14_a_missing_model_marks_the_node_and_dispatches_the_job_aga
     (message,) = await assigned(store, first)
     assert await reply(store, first, message["j"], **MISSING) == "ok"
     assert (await store.types())[-3:] == ["NodeSuspended", "AttemptEnded", "JobDispatched"]
-    marked = await last(store, "NodeSuspended")
-    assert (marked.feature, marked.until_ms) == ("tts", START_MS + 60_000)
+    suspended = await last(store, "NodeSuspended")
+    assert (suspended.feature, suspended.until_ms) == ("tts", START_MS + 60_000)
     ended = await last(store, "AttemptEnded")
-    assert (ended.reason, ended.code) == ("marked", "MODEL_NOT_AVAILABLE")
+    assert (ended.reason, ended.code) == ("suspended", "MODEL_NOT_AVAILABLE")
     (again,) = await assigned(store, second)
     assert again["attempt"] == 2
     said = await last(store, "JobDispatched")
-    assert said.affinity.why == "marked"
+    assert said.affinity.why == "suspended"
     assert said.last == first.node
     assert len(await cancelled(store, first)) == 1
     await check(store)
 
 
-async def test_rule_14_a_marked_node_serves_demands_without_that_service(
+async def test_rule_14_a_marked_node_serves_requirements_without_that_service(
     store: TimedStore,
 ) -> None:
     node = await store.join(features=["tts"], slots=4)
@@ -185,10 +185,10 @@ async def test_rule_14_a_new_registration_has_no_marks(store: TimedStore) -> Non
     assert await logged(store, "NodeResumed") == []
 
 
-async def test_rule_14_demands_are_listed_for_the_class_that_a_mark_makes(
+async def test_rule_14_requirements_are_listed_for_the_class_that_a_mark_makes(
     store: TimedStore,
 ) -> None:
-    """The marked node's new class learns what waits, and does not list what it cannot do."""
+    """The suspended node's new class learns what waits, and does not list what it cannot do."""
     node = await store.join(features=["tts"], slots=1)
     await speak(store, "s1", **TTS)
     await speak(store, "s2")

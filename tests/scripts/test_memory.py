@@ -16,7 +16,7 @@ from redis.exceptions import ResponseError
 
 from eventsched.errors import Backpressure, Refused
 from eventsched.projection.protocol import load_sets
-from eventsched.projection.store import Views
+from eventsched.projection.store import ProjectionStore
 from eventsched.schema.settings import Settings
 from eventsched.store.cell import NodeResult, Store
 from eventsched.store.client import Client
@@ -43,8 +43,8 @@ local found = { nodes = {}, leases = {}, classes = {}, free_nodes = {}, sessions
   affinity = {}, generation = cell.generation, settings = cell.settings,
   group_view = cell.group_view,
   is_pressed = cell.is_pressed, keeps_audio = cell.keeps_audio, pairs = cell.pairs,
-  dispatcher_lease = cell.dispatcher_lease, waiting_demands = cell.waiting_demands,
-  watched_demands = cell.watched_demands, tenant_counts = cell.tenant_counts,
+  dispatcher_lease = cell.dispatcher_lease, waiting_requirements = cell.waiting_requirements,
+  watched_requirements = cell.watched_requirements, tenant_counts = cell.tenant_counts,
   outboxes = cell.outboxes, outcomes = cell.outcomes, count = cell.stable + cell.live,
   live = cell.live }
 for name, s in pairs(cell.sessions) do
@@ -57,11 +57,11 @@ end
 for name, node in pairs(cell.nodes) do
   found.nodes[name] = node and { status = node.status, epoch = node.epoch_text, class = node.class,
     slots = text[node.slots], asr = rawget(node, 'asr'), targets = rawget(node, 'targets'),
-    features = rawget(node, 'features'), marked = rawget(node, 'marked') }
+    features = rawget(node, 'features'), suspended = rawget(node, 'suspended') }
   found.leases[name] = node and cell.leases[node.leases] or nil
 end
 for id, class in pairs(cell.classes) do
-  found.classes[id] = { features = class.features, marked = class.marked,
+  found.classes[id] = { features = class.features, suspended = class.suspended,
     draining = class.draining, total = class.total }
 end
 for id, free in pairs(cell.free_nodes) do
@@ -101,7 +101,7 @@ FOLLOWED = {
 }  # fmt: skip
 """What is kept and moves, by the key under which it is stored: the files that write it."""
 COUNTED = (
-    "nodes", "classes", "pairs", "waiting_demands", "tenant_counts", "sessions", "outboxes",
+    "nodes", "classes", "pairs", "waiting_requirements", "tenant_counts", "sessions", "outboxes",
     "outcomes", "affinity",
 )  # fmt: skip
 
@@ -142,7 +142,7 @@ async def assert_stored(redis: Client, store: TimedStore) -> int:
     for class_id, known in dict(told["classes"]).items():
         stored = await store.read_hash(store.keys.node_class(class_id))
         assert words(stored["features"]) == dict(known["features"])
-        assert words(stored["marked"]) == dict(known["marked"])
+        assert words(stored["suspended"]) == dict(known["suspended"])
         assert int(stored["draining"]) == known["draining"]
         assert await redis.scard(store.keys.members(class_id)) == known["total"]
     for pair, ids in dict(told["pairs"]).items():
@@ -161,7 +161,7 @@ async def assert_stored(redis: Client, store: TimedStore) -> int:
         pressure = await store.read_hash(store.keys.counters)
         assert told["is_pressed"] == bool(pressure.get("pressure"))
     await assert_slots_stored(redis, store, told)
-    await assert_demands_stored(redis, store, told)
+    await assert_requirements_stored(redis, store, told)
     await assert_sessions_stored(store, told)
     assert told["count"] >= things_in(told)
     return things_in(told)
@@ -207,11 +207,11 @@ async def evidence(store: TimedStore, class_id: str, free: dict[str, int]) -> di
     return {"id": class_id} | (first[0] if first else {}) | counts
 
 
-async def assert_demands_stored(redis: Client, store: TimedStore, told: Any) -> None:
+async def assert_requirements_stored(redis: Client, store: TimedStore, told: Any) -> None:
     waiting = await members(store, store.keys.requirements)
-    for demand, waits in dict(told["waiting_demands"]).items():
-        assert waits == (demand in waiting)
-    for class_id, awaited in dict(told["watched_demands"]).items():
+    for requirement, waits in dict(told["waiting_requirements"]).items():
+        assert waits == (requirement in waiting)
+    for class_id, awaited in dict(told["watched_requirements"]).items():
         assert list(await zset(store, store.keys.requirements_of(class_id)))[:64] == list(awaited)
     backlog = await store.read_hash(store.keys.tenant_queued)
     for tenant, count in dict(told["tenant_counts"]).items():
@@ -222,7 +222,7 @@ async def assert_demands_stored(redis: Client, store: TimedStore, told: Any) -> 
 
 
 async def test_rule_17_what_is_kept_is_what_is_stored(redis: Client, played: TimedStore) -> None:
-    play, views = Play(played, random.Random(11)), Views(played.transport, played.cell)
+    play, views = Play(played, random.Random(11)), ProjectionStore(played.transport, played.cell)
 
     async def configure() -> None:
         queue_timeout_ms = play.rng.choice([20_000, 30_000])
@@ -231,7 +231,7 @@ async def test_rule_17_what_is_kept_is_what_is_stored(redis: Client, played: Tim
 
     async def press() -> None:
         for raised in (True, False):
-            await played.set_pressure("memory", raised=raised, seen=1, limit=1)
+            await played.set_backpressure("memory", raised=raised, seen=1, limit=1)
             await assert_stored(redis, played)
 
     async def hold() -> None:
@@ -278,7 +278,7 @@ async def test_rule_16_two_utterances_of_one_call_go_to_one_node(
 ) -> None:
     for name in ("n1", "n2"):
         await played.join(name, slots=2)
-    await played.dispatch_work(4_000)
+    await played.dispatch_jobs(4_000)
     session = await played.open("s1")
     await played.append_audio([chunk(session, seq, end_of_utterance=True) for seq in (0, 1, 2)])
     given = [(event.node, event.data.rule) for event in await events(played, "JobDispatched")]
@@ -345,10 +345,10 @@ async def test_what_is_read_again_is_counted_once(redis: Client, played: TimedSt
 
 async def test_rule_18_pressure_counts_from_the_next_call_on(played: TimedStore) -> None:
     await played.open("before")
-    await played.set_pressure("memory", raised=True, seen=1, limit=1)
+    await played.set_backpressure("memory", raised=True, seen=1, limit=1)
     with pytest.raises(Backpressure):
         await played.open("amid")
-    await played.set_pressure("memory", raised=False, seen=0, limit=1)
+    await played.set_backpressure("memory", raised=False, seen=0, limit=1)
     await played.open("after")
 
 

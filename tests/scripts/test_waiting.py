@@ -190,7 +190,7 @@ async def test_rule_18_an_arrival_queues_then_the_same_step_fills(store: TimedSt
     key = store.keys.dispatch
     (fill,) = [i for i, f in await store.read_range(key, "-", "+", 9) if f[1] == b"fill"]
     await store.transport.command("XDEL", key, fill, key=key)
-    await store.dispatch_work()
+    await store.dispatch_jobs()
     queued = (await logged(store, "JobQueued"))[-1]
     assert queued.session == store.keys.full("new")
     rules = [(name_of(e.session), e.data.rule) for e in await logged(store, "JobDispatched")]
@@ -213,32 +213,32 @@ async def test_rule_18_a_node_without_a_free_slot_looks_at_nothing(store: TimedS
         await speak(store, target, targets=[target], count=9)
     await store.dispatch()
     await store.join(targets=["de", "es"], slots=8)
-    demands = store.keys.requirements_of((await last(store, "NodeRegistered")).cls)
-    before = await zset(store, demands)
+    requirements = store.keys.requirements_of((await last(store, "NodeRegistered")).cls)
+    before = await zset(store, requirements)
     key = store.keys.dispatch
     await store.transport.command("XADD", key, "*", "k", "fill", "d", "n1", key=key)
     await store.dispatch()
-    assert await zset(store, demands) == before
+    assert await zset(store, requirements) == before
     await check(store)
 
 
-async def test_rule_18_64_demands_are_compared_and_move_to_the_end(store: TimedStore) -> None:
-    """70 demands wait. The only interactive job is of the last one: the second slot is its."""
+async def test_rule_18_64_requirements_are_compared_and_move_to_the_end(store: TimedStore) -> None:
+    """70 requirements wait. The only interactive job is of the last one: the second slot is its."""
     targets = [f"a{chr(97 + i % 26)}{chr(97 + i // 26)}" for i in range(35)]
     pairs = sorted((source, target) for source in ("de", "en") for target in targets)
     for i, (source, target) in enumerate(pairs):
         await speak(store, f"s{i}", source=source, targets=[target], count=2, priority=int(i < 69))
         await store.dispatch()
     node = await store.join(sources=["de", "en"], targets=targets, slots=1)
-    demands = store.keys.requirements_of((await last(store, "NodeRegistered")).cls)
+    requirements = store.keys.requirements_of((await last(store, "NodeRegistered")).cls)
     assert (await last(store, "JobDispatched")).compared == 64
     assert await order_of_dispatch(store) == ["s0/0"]
     names = [f"{source}:{target}:" for source, target in pairs]
-    assert list(await zset(store, demands))[:6] == names[64:]
-    assert set(list(await zset(store, demands))[6:]) == set(names[:64])
+    assert list(await zset(store, requirements))[:6] == names[64:]
+    assert set(list(await zset(store, requirements))[6:]) == set(names[:64])
     await finish_one(store, node)
     assert (await order_of_dispatch(store))[1:] == ["s69/0"]
-    assert len(await zset(store, demands)) == 70
+    assert len(await zset(store, requirements)) == 70
     await finish_one(store, node)
     await check(store)
 
@@ -270,7 +270,7 @@ async def test_rule_18_a_dispatched_again_job_keeps_its_tag_and_does_not_pay_aga
 async def test_rule_18_the_slot_of_a_failed_attempt_is_compared_for_all_who_wait(
     store: TimedStore, how: str
 ) -> None:
-    """The job whose attempt ended does not pass by an interactive one of another demand."""
+    """The job whose attempt ended does not pass by an interactive one of another requirement."""
     node = await store.join(targets=["es", "fr"], slots=1)
     await speak(store, "s1", priority=2)
     await store.dispatch()
@@ -355,7 +355,7 @@ STEP = st.one_of(
     derandomize=True,
 )
 @given(steps=st.lists(STEP, min_size=10, max_size=60), slots=st.integers(1, 2))
-async def test_rule_18_from_half_of_its_time_on_only_smaller_tags_of_its_demand_go_before_a_job(
+async def test_rule_18_from_half_of_its_time_on_only_smaller_tags_of_its_requirement_precede_a_job(
     redis: Client, cells: Callable[[], str], steps: list[tuple[Any, ...]], slots: int
 ) -> None:
     store = TimedStore(RedisTransport(redis, redis), cells())

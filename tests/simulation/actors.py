@@ -32,11 +32,11 @@ from eventsched.errors import (
     SessionUnknown,
 )
 from eventsched.projection.protocol import ProjectionSet, load_sets
-from eventsched.projection.store import Views
+from eventsched.projection.store import ProjectionStore
 from eventsched.roles.dispatcher import Dispatcher
 from eventsched.roles.projector import Projector
-from eventsched.roles.timer import Timekeeper
-from eventsched.roles.trimmer import Trimming
+from eventsched.roles.timer import Timer
+from eventsched.roles.trimmer import Trimmer
 from eventsched.schema import codec
 from eventsched.schema.events import Text
 from eventsched.store.cell import Chunk, Finalize, NodeGrant, NodeResult, SessionGrant, Store
@@ -71,7 +71,7 @@ class Cluster:
     def __init__(self, world: World, told: Told) -> None:
         self.world, self.told, self.rng = world, told, world.rng
         self.store = Store(world.transport, CELL, now_ms=world.clock)
-        self.views = Views(world.transport, CELL, now_ms=world.clock)
+        self.views = ProjectionStore(world.transport, CELL, now_ms=world.clock)
         self.is_calm = False
         self._count = 0
 
@@ -106,12 +106,12 @@ class Cluster:
     def start_roles(self, each: int) -> None:
         for number in range(each):
             self.start_role(f"dispatcher-{number}", lambda: Dispatcher(self.store).run())
-            self.start_role(f"timekeeper-{number}", lambda: Timekeeper(self.store).run())
+            self.start_role(f"timer-{number}", lambda: Timer(self.store).run())
             self.start_role(f"projector-{number}", self._project)
 
     def start_trimming(self) -> None:
         """The log goes behind everybody: not what somebody still needs."""
-        self.start_role("trimming", lambda: Trimming(self.views).run())
+        self.start_role("trimming", lambda: Trimmer(self.views).run())
 
     def start_archivers(self, path: Path, each: int) -> None:
         """They seal the log into this folder, so that it can be trimmed behind them."""
@@ -122,7 +122,7 @@ class Cluster:
     async def _archive(self, path: Path, key: SigningKey) -> None:
         """The real archiver, step by step; its lock on the folder ends with its process."""
         folder = ArchiveFolder.open(path).cell(CELL)
-        archiver = Archiver(self.views, folder, key, core_set(), holder=self.token())
+        archiver = Archiver(self.views, folder, key, core_set(), owner=self.token())
         try:
             await self._keep_on(archiver.step, ("gathered", "sealed"), idle_ms=(100, 800))
         finally:
@@ -130,7 +130,7 @@ class Cluster:
 
     async def _project(self) -> None:
         """The real projector, step by step: its `run` needs an event loop to be cancelled in."""
-        projector = Projector(self.views, core_set(), holder=self.token())
+        projector = Projector(self.views, core_set(), owner=self.token())
         await self._keep_on(projector.step, ("folded",), idle_ms=(30, 250))
 
     async def _keep_on(
@@ -547,7 +547,7 @@ class Mischief:
             case 5:
                 self._count(await store.keep_alive([(session, 0, "")]))
             case 6:
-                await store.set_pressure("memory", raised=True, seen=2, limit=1)
+                await store.set_backpressure("memory", raised=True, seen=2, limit=1)
             case 7:
                 await self._stale_attempt()
 
@@ -568,13 +568,13 @@ class Mischief:
                 self.cluster.world.refusals[reply.code] += 1
 
 
-async def forget(cluster: Cluster, name: str) -> None:
+async def erase(cluster: Cluster, name: str) -> None:
     """Whoever has destroyed the key of a closed session says so, and again when unsure."""
     session = f"{CELL}.{name}"
     while True:
         await cluster.sleep(100, 2_000)
         if session in cluster.told.done:
-            await cluster.patiently(lambda: cluster.store.forget_session(session, KEY))
+            await cluster.patiently(lambda: cluster.store.erase_session(session, KEY))
 
 
 async def lift_pressure(cluster: Cluster) -> None:
@@ -582,6 +582,6 @@ async def lift_pressure(cluster: Cluster) -> None:
     while True:
         await cluster.sleep(500, 2_000)
         try:
-            await cluster.store.set_pressure("memory", raised=False, seen=0, limit=1)
+            await cluster.store.set_backpressure("memory", raised=False, seen=0, limit=1)
         except ServerUnavailable:
             continue

@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from eventsched.audit.replay import Replay
-from eventsched.audit.scheduler_state import Standing
+from eventsched.audit.scheduler_state import SchedulerState
 from eventsched.schema.events import (
     AttemptEnded,
     Event,
@@ -38,22 +38,22 @@ def violations(log: Sequence[Event], told: Told) -> list[str]:
         *_outcomes(log),
         *_decisions(log),
         *_heard(told),
-        *_forgotten(log),
+        *_erased(log),
     ]
 
 
-def _forgotten(log: Sequence[Event]) -> list[str]:
-    """A session is forgotten once, after its close, however often that is said."""
+def _erased(log: Sequence[Event]) -> list[str]:
+    """A session is erased once, after its close, however often that is said."""
     closed: set[str] = set()
-    forgotten: set[str] = set()
+    erased: set[str] = set()
     broken = []
     for event in log:
         if event.type == "SessionClosed":
             closed.add(event.session)
         elif event.type == "SessionErased":
-            if event.session not in closed or event.session in forgotten:
-                broken.append(f"{event.session}: forgotten twice, or before its close")
-            forgotten.add(event.session)
+            if event.session not in closed or event.session in erased:
+                broken.append(f"{event.session}: erased twice, or before its close")
+            erased.add(event.session)
     return broken
 
 
@@ -149,7 +149,7 @@ def _outcomes(log: Sequence[Event]) -> list[str]:
 
 def _decisions(log: Sequence[Event]) -> list[str]:
     """Every choice of a node and every wait is what the log before it comes to (15-18, 20)."""
-    replay = Replay(Standing.at_the_start())
+    replay = Replay(SchedulerState.at_the_start())
     for event in log:
         replay.take(event)
     return [str(difference) for difference in replay.report.differences]

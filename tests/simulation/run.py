@@ -1,6 +1,6 @@
 """One seed from start to verdict, and many of them.
 
-python -m tests.simulation.run --seed 7            one seed, with its trail when it fails
+python -m tests.simulation.run --seed 7            one seed, with its index when it fails
 python -m tests.simulation.run --seeds 1000        many, on two processes, and the report
 """
 
@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from eventsched.archive import threads, verifier
-from eventsched.archive.archiver import HOLD_MS
+from eventsched.archive.archiver import LEASE_MS
 from eventsched.archive.commands import ArchiveCalls
 from eventsched.archive.layout import ArchiveFolder
 from eventsched.audit.verify import Verifier
@@ -44,7 +44,7 @@ from tests.simulation.actors import (
     Mischief,
     Told,
     core_set,
-    forget,
+    erase,
     lift_pressure,
 )
 from tests.simulation.check import violations
@@ -87,7 +87,7 @@ class Verdict:
     events: Counter[str]
     refusals: Counter[str]
     faults: Counter[str]
-    trail: list[str] = field(default_factory=list)
+    index: list[str] = field(default_factory=list)
 
 
 def simulate(server: redis.Redis, seed: int, cache_live_state: int | None = None) -> Verdict:
@@ -136,7 +136,7 @@ def _simulate(
     world.close()
     events = Counter(event.type for event in log)
     events["AudioChunkAppended"] = sum(len(acked) for acked in told.acked.values())
-    return Verdict(seed, world.calls, broken, events, world.refusals, world.faults, world.trail)
+    return Verdict(seed, world.calls, broken, events, world.refusals, world.faults, world.index)
 
 
 def _has_begun(world: World) -> bool:
@@ -188,7 +188,7 @@ def _populate(cluster: Cluster) -> None:
         targets=["es", "fr"],
         key=KEY,
     )
-    cluster.start_role("forgetting", lambda: forget(cluster, "s3"))
+    cluster.start_role("erasure", lambda: erase(cluster, "s3"))
     Mischief(cluster).start()
     cluster.start_trimming()
     cluster.start_role("pressure", lambda: lift_pressure(cluster))
@@ -234,8 +234,8 @@ def _given_up(cluster: Cluster, world: World) -> list[str]:
     """Then the archive is lost: what is left of the log goes on without it."""
     calls = ArchiveCalls(cluster.views)
     of = world.complete(calls.look()).of
-    world.now_ms += HOLD_MS
-    world.complete(calls.give_up(of))
+    world.now_ms += LEASE_MS
+    world.complete(calls.abandon(of))
     broken = _verified(cluster, world, None)
     return [f"given up: {one}" for one in broken]
 
@@ -251,7 +251,7 @@ def _log(cluster: Cluster, world: World) -> list[Event]:
 
 def _parked(server: redis.Redis) -> list[str]:
     """Nothing that the product's own scripts write may end in `dead`."""
-    entries: Any = server.xrange(f"es1:{{{CELL}}}:dead")
+    entries: Any = server.xrange(f"es1:{{{CELL}}}:dead_letters")
     return [f"parked: {fields}" for _, fields in entries]
 
 
@@ -305,10 +305,10 @@ def _commit() -> str:
     return told.stdout.strip() or "unknown"
 
 
-def tell(verdict: Verdict, console: Console, *, trail: bool) -> None:
+def tell(verdict: Verdict, console: Console, *, index: bool) -> None:
     """A failure is a seed and a commit; alone, also what went wrong on the way."""
     console.print(f"seed {verdict.seed} at {_commit()}:")
-    for line in verdict.broken[:20] + (verdict.trail if trail else []):
+    for line in verdict.broken[:20] + (verdict.index if index else []):
         console.print(f"  {line}", markup=False)
 
 
@@ -322,7 +322,7 @@ def main(
     verdicts = run_many(first, seeds) if seed is None else some([seed])
     for verdict in verdicts:
         if verdict.broken:
-            tell(verdict, console, trail=seed is not None)
+            tell(verdict, console, index=seed is not None)
     told = report(verdicts) | {"seconds": round(time.monotonic() - started, 1)}
     console.print_json(data=told)
     is_short = len(verdicts) < 100

@@ -138,7 +138,7 @@ class World:
     faults: Counter[str] = field(default_factory=Counter)
     refusals: Counter[str] = field(default_factory=Counter)
     on_crash: dict[str, Callable[[], None]] = field(default_factory=dict)
-    trail: list[str] = field(default_factory=list)
+    index: list[str] = field(default_factory=list)
     kept: list[tuple[bytes, dict[bytes, bytes]]] = field(default_factory=list)
     """The log as far as it was ever about to be trimmed."""
 
@@ -255,7 +255,7 @@ class World:
             fault = ""
         if fault:
             self.faults[fault] += 1
-            self.trail.append(f"{self.calls} {self.now_ms - START_MS} {actor.name} {fault}")
+            self.index.append(f"{self.calls} {self.now_ms - START_MS} {actor.name} {fault}")
         if fault == "delayed":
             actor.ready_ms = self.now_ms + self.rng.randint(1, 2_000)
             return True
@@ -300,13 +300,13 @@ class World:
         if self.rng.random() < 0.5 and not group.startswith("listener"):
             self._replace(group)
             self.faults["replaced while frozen"] += 1
-        self.trail.append(f"{self.calls} {self.now_ms - START_MS} {group} frozen")
+        self.index.append(f"{self.calls} {self.now_ms - START_MS} {group} frozen")
 
     def _step_clock(self) -> None:
         step = self.rng.choice((-20_000, -300, 250, 4_000))
         self.skew_ms += step
         self.faults["clock back" if step < 0 else "clock ahead"] += 1
-        self.trail.append(f"{self.calls} {self.now_ms - START_MS} clock {step}")
+        self.index.append(f"{self.calls} {self.now_ms - START_MS} clock {step}")
 
     def _fail(self, actor: Actor, fault: str) -> bool:
         if fault.startswith("crashed"):

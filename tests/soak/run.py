@@ -2,7 +2,7 @@
 
     python -m tests.soak.run --minutes 5
 
-Owns: a server, `eventsched up` with an archive, `eventsched trace` again and again; the memory's
+Owns: a server, `eventsched up` with an archive, `eventsched loadtest` again and again; the memory's
 slope; then the same with the archiver dead: alarm, backpressure, nothing deleted; then alive again.
 Exit code 1 when something of that did not hold. Read next: tests/archive/test_dead_archiver.py.
 """
@@ -111,7 +111,7 @@ class Soak:
 
     def converse(self) -> str:
         """One conversation at high speed; what was not good about it."""
-        asked = ["trace", str(next(self._conversations)), "--speed", SPEED]
+        asked = ["loadtest", str(next(self._conversations)), "--speed", SPEED]
         try:
             done = subprocess.run(
                 [*_program(), "--json", *asked, "--url", self.server.url, *self._archive()],
@@ -165,7 +165,7 @@ def soak(minutes: float, folder: Path) -> Report:
     """A long stretch with everything alive, then the archiver's death, then its return."""
     with LocalServer(folder / "server") as server:
         run = Soak(server, folder)
-        with run.running("dispatcher", "projector", "timekeeper"):
+        with run.running("dispatcher", "projector", "timer"):
             with run.running("archiver"):
                 samples = _alive(run, minutes)
             before = run.sample()

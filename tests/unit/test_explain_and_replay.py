@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from eventsched.audit.explain import Explained, decision, explain, is_decision
+from eventsched.audit.explain import JobExplanation, decision, explain, is_decision
 from eventsched.audit.replay import Replay, Replayed
-from eventsched.audit.scheduler_state import Standing
+from eventsched.audit.scheduler_state import SchedulerState
 from eventsched.schema.events import (
     POLICY_VERSION,
     ClassSeen,
@@ -92,7 +92,7 @@ def log() -> list[Event]:
 
 
 def replayed(events: Sequence[Event]) -> Replayed:
-    replay = Replay(Standing.at_the_start())
+    replay = Replay(SchedulerState.at_the_start())
     for one in events:
         replay.take(one)
     return replay.report
@@ -135,9 +135,9 @@ def test_a_job_that_waits_although_a_node_is_free_is_a_difference() -> None:
     assert "node" in {found.field for found in replayed(events).differences}
 
 
-def explained(utterance: int) -> Explained:
+def explained(utterance: int) -> JobExplanation:
     """As `why` explains it: each decision with the state before it."""
-    standing, decisions = Standing.at_the_start(), []
+    standing, decisions = SchedulerState.at_the_start(), []
     for one in log():
         if one.job == key(utterance) and is_decision(one):
             decisions.append(decision(standing, one))

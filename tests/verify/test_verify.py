@@ -12,7 +12,7 @@ import projections
 from eventsched.audit.invariants import NAMES
 from eventsched.audit.verify import Report, Verifier
 from eventsched.projection.protocol import record_codec
-from eventsched.projection.store import Views
+from eventsched.projection.store import ProjectionStore
 from eventsched.roles.projector import Projector
 from eventsched.schema.codec import encode
 from eventsched.schema.events import (
@@ -39,8 +39,8 @@ from tests.job_record import falsify, job_record
 CORE = projections.core
 
 
-def views_of(store: TimedStore) -> Views:
-    return Views(store.transport, store.cell, now_ms=lambda: store.at_ms)
+def views_of(store: TimedStore) -> ProjectionStore:
+    return ProjectionStore(store.transport, store.cell, now_ms=lambda: store.at_ms)
 
 
 async def verified(store: TimedStore) -> Report:
@@ -66,7 +66,7 @@ class Told:
         self.node: NodeGrant
         self.session: SessionGrant
 
-    async def build(self) -> Told:
+    async def revision(self) -> Told:
         store = self.store
         self.node = await store.join("n1", slots=3)
         self.session = await store.open("s1")
@@ -100,7 +100,7 @@ class Told:
 
 @pytest.fixture
 async def told(store: TimedStore) -> Told:
-    return await Told(store).build()
+    return await Told(store).revision()
 
 
 # --- a sound system ------------------------------------------------------------------------
@@ -535,7 +535,7 @@ FORGED: list[tuple[str, str, Data, int, str]] = [
     ("I4", "an utterance left out", finalized(12, 30, 9), -1, ""),
     ("I4", "an epoch left out", SessionResumed(epoch=9), -1, ""),
     ("I4", "closed before closing", SessionClosed(), -1, ""),
-    ("I4", "forgotten while it is open", SessionErased(key="0" * 16), -1, ""),
+    ("I4", "erased while it is open", SessionErased(key="0" * 16), -1, ""),
     (
         "I4",
         "an end of nothing that plays",

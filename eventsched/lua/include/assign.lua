@@ -57,7 +57,7 @@ local function reason_against(name, job, matching)
     if not nodes.has_slot(node) then return 'full' end
     return name == job.avoid and 'last' or ''
   end
-  return nodes.declares(node, job) and 'marked' or 'unable'
+  return nodes.declares(node, job) and 'suspended' or 'unable'
 end
 
 -- The name of the least loaded node of these classes: smallest (load, name). A node other than
@@ -109,7 +109,7 @@ local function give(job, choice, cause)
       .. ',"deadline_ms":' .. deadline .. ',"context_at":"' .. context_at .. '"}', 'b', context)
 end
 
--- Of the next jobs of several demands the first two, and how many were compared.
+-- Of the next jobs of several requirements the first two, and how many were compared.
 local function best_two(heads)
   local best, second, compared = nil, nil, 0
   for _, head in pairs(heads) do
@@ -123,14 +123,14 @@ local function best_two(heads)
   return best, second, compared
 end
 
--- The node has a free slot: the best of the first 64 waiting demands of its class takes it, at most
+-- The node has a free slot: the best of the first 64 waiting requirements of its class takes it, at most
 -- 8 times; what is left becomes one `fill` entry in `work`. Returns how many jobs were given.
 function assign.fill(node, cause)
   if not nodes.has_slot(node) then return 0 end
   local free, given, heads = node.slots - nodes.lease_count(node), 0, {}
-  local demands = classes.demands(node.class)
-  if #demands == 0 then return 0 end
-  for _, demand in ipairs(demands) do heads[demand] = queue.head(demand) end
+  local requirements = classes.requirements(node.class)
+  if #requirements == 0 then return 0 end
+  for _, requirement in ipairs(requirements) do heads[requirement] = queue.head(requirement) end
   while free > 0 and given < assign.filled_max do
     local best, second, compared = best_two(heads)
     if not best then break end
@@ -138,22 +138,22 @@ function assign.fill(node, cause)
     queue.take(job)
     give(job, { node = node.name, rule = 'fill', classes = classes.evidence(classes.only(node.class)),
       policy = policy, compared = as_text[compared], winner = best, runner_up = second }, cause)
-    heads[best.demand] = queue.head(best.demand)
+    heads[best.requirement] = queue.head(best.requirement)
     free, given = free - 1, given + 1
   end
-  for _, demand in ipairs(demands) do
-    if heads[demand] then classes.rotate(node.class, demand) end
+  for _, requirement in ipairs(requirements) do
+    if heads[requirement] then classes.rotate(node.class, requirement) end
   end
-  if free > 0 and #classes.demands(node.class) > 0 then dispatch_entry.append_fill(node.name) end
+  if free > 0 and #classes.requirements(node.class) > 0 then dispatch_entry.append_fill(node.name) end
   return given
 end
 
--- A job needs a slot. While jobs with its demand wait it joins them, and a free node takes the best
+-- A job needs a slot. While jobs with its requirement wait it joins them, and a free node takes the best
 -- of them. job.attempt is the attempt to start, job.avoid the node of the one before. `freed` is
 -- the node whose slot this job has just released: other jobs that wait for that node are compared
 -- first. Returns nil, or why the job waits: no node at all, or none with a free slot (rule 15).
 function assign.place(job, cause, freed)
-  if queue.has_waiting(queue.demand_of(job)) then
+  if queue.has_waiting(queue.requirement_of(job)) then
     local matching, is_declared = classes.matching(job.source, job.target, job.features)
     local reason = queue.reason(is_declared)
     queue.add(job, reason, cause)
@@ -164,7 +164,7 @@ function assign.place(job, cause, freed)
   end
   local choice = choose(job)
   if choice.node and not (freed and choice.node == freed.name
-    and #classes.demands(freed.class) > 0) then
+    and #classes.requirements(freed.class) > 0) then
     give(job, choice, cause)
     return nil
   end

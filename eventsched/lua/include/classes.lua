@@ -1,4 +1,4 @@
--- classes: a capability class is the set of nodes with equal (sources, targets, features, marked).
+-- classes: a capability class is the set of nodes with equal (sources, targets, features, suspended).
 -- Dispatch compares classes, not nodes: any node of a class can take the job, and the least loaded
 -- one is first.
 -- include: cache
@@ -10,7 +10,7 @@
 -- include: write
 local classes = { pending_class = nil, pending_node = nil, pending_load = nil }
 local first_free_max, first_free_last = 8, '7'
-local demands_last = '63'
+local requirements_last = '63'
 local as_text = numbers.text
 
 -- The load of one node whose place in its class is not written yet.
@@ -18,16 +18,16 @@ call.on_begin(function()
   classes.pending_class, classes.pending_node, classes.pending_load = nil, nil, nil
 end)
 
-function classes.id_of(sources, targets, features, marked)
-  return string.sub(redis.sha1hex(table.concat({ sources, targets, features, marked }, '|')), 1, 12)
+function classes.id_of(sources, targets, features, suspended)
+  return string.sub(redis.sha1hex(table.concat({ sources, targets, features, suspended }, '|')), 1, 12)
 end
 
 -- A class: `total` members, of which `draining` take no new work.
 local definitions = cache.register('classes', 'stable', function(id)
-  local stored = redis.call('HMGET', keys.of('class', id), 'features', 'marked', 'draining')
+  local stored = redis.call('HMGET', keys.of('class', id), 'features', 'suspended', 'draining')
   return {
     id = id, key_of_free = keys.of('free', id), features = strings.set_of(stored[1]),
-    marked = strings.set_of(stored[2]), draining = tonumber(stored[3]) or 0,
+    suspended = strings.set_of(stored[2]), draining = tonumber(stored[3]) or 0,
     total = redis.call('SCARD', keys.of('members', id)), only = nil,
   }
 end)
@@ -38,8 +38,8 @@ local free_nodes = cache.register('free_nodes', 'live', function()
   return { nodes = nil, count = nil, evidence = nil }
 end)
 
--- The ids of the classes of a language pair; the result of `matching` for a demand; the first
--- demands with waiting jobs that a class serves.
+-- The ids of the classes of a language pair; the result of `matching` for a requirement; the first
+-- requirements with waiting jobs that a class serves.
 local ids_of_pair = cache.register('pairs', 'stable', function(pair)
   local source, target = string.match(pair, '^(.*):(.*)$')
   local ids = redis.call('SMEMBERS', keys.of('pair', source, target))
@@ -47,8 +47,8 @@ local ids_of_pair = cache.register('pairs', 'stable', function(pair)
   return ids
 end)
 local matches = cache.register('matches', 'stable', function() return nil end)
-local watched = cache.register('watched_demands', 'live', function(id)
-  return redis.call('ZRANGE', keys.of('requirements', id), '0', demands_last)
+local watched = cache.register('watched_requirements', 'live', function(id)
+  return redis.call('ZRANGE', keys.of('requirements', id), '0', requirements_last)
 end)
 
 function classes.get(id)
@@ -193,7 +193,7 @@ local function find_matching(source, target, features)
     local class = definitions.read_through(id)
     if contains_all(class.features, features) then
       is_declared = true
-      if not contains_any(class.marked, features) then
+      if not contains_any(class.suspended, features) then
         usable[#usable + 1], usable.has[id] = class, true
       end
     end
@@ -201,25 +201,25 @@ local function find_matching(source, target, features)
   return { usable = usable, is_declared = is_declared }
 end
 
--- The classes that can take a job with this demand now, and whether any node is declared for it
+-- The classes that can take a job with this requirement now, and whether any node is declared for it
 -- (rule 15). `features` is joined text.
 function classes.matching(source, target, features)
-  local demand = source .. ':' .. target .. ':' .. features
-  local match = matches.peek(demand)
+  local requirement = source .. ':' .. target .. ':' .. features
+  local match = matches.peek(requirement)
   if not match then
     match = find_matching(source, target, features)
-    matches.put(demand, match)
+    matches.put(requirement, match)
   end
   return match.usable, match.is_declared
 end
 
--- A node joins. `declared` holds its sources, targets, features and marked as joined text. A new class
--- is entered for each of its language pairs (at most 1,024) and watches the demands that it serves.
+-- A node joins. `declared` holds its sources, targets, features and suspended as joined text. A new class
+-- is entered for each of its language pairs (at most 1,024) and watches the requirements that it serves.
 function classes.join(id, node, declared)
   if cache.write_stable('SADD', keys.of('members', id), node) == 1
     and write('SADD', keys.classes, id) == 1 then
     cache.write_stable('HSET', keys.of('class', id), 'sources', declared.sources, 'targets', declared.targets,
-      'features', declared.features, 'marked', declared.marked, 'draining', '0')
+      'features', declared.features, 'suspended', declared.suspended, 'draining', '0')
     local sources, targets = strings.split(declared.sources), strings.split(declared.targets)
     for _, source in ipairs(sources) do
       for _, target in ipairs(targets) do
@@ -232,39 +232,39 @@ function classes.join(id, node, declared)
   classes.evict(id)
 end
 
--- Of the demands with waiting jobs that this class serves the 64 that were not compared for
+-- Of the requirements with waiting jobs that this class serves the 64 that were not compared for
 -- longest.
-function classes.demands(id)
+function classes.requirements(id)
   return watched.read_through(id)
 end
 
--- The class compares this demand after all others.
-function classes.rotate(id, demand)
+-- The class compares this requirement after all others.
+function classes.rotate(id, requirement)
   local list = watched.peek(id)
-  if list and #list == 1 and list[1] == demand then return end
+  if list and #list == 1 and list[1] == requirement then return end
   watched.evict(id)
   local turn = write('HINCRBY', keys.counters, 'looked', 1)
-  write('ZADD', keys.of('requirements', id), string.format('%d', turn), demand)
+  write('ZADD', keys.of('requirements', id), string.format('%d', turn), requirement)
 end
 
--- No job with this demand waits any more.
-function classes.unwatch(id, demand)
+-- No job with this requirement waits any more.
+function classes.unwatch(id, requirement)
   watched.evict(id)
-  write('ZREM', keys.of('requirements', id), demand)
+  write('ZREM', keys.of('requirements', id), requirement)
 end
 
--- A new class watches every demand with waiting jobs that it serves. Bound: the waiting demands of
+-- A new class watches every requirement with waiting jobs that it serves. Bound: the waiting requirements of
 -- the cell.
 function classes.watch(id, sources, targets)
   local class = definitions.read_through(id)
   local waiting = redis.call('SMEMBERS', keys.requirements)
   table.sort(waiting)
-  for _, demand in ipairs(waiting) do
-    local source, target, features = string.match(demand, '^(.-):(.-):(.*)$')
+  for _, requirement in ipairs(waiting) do
+    local source, target, features = string.match(requirement, '^(.-):(.-):(.*)$')
     features = strings.split(features)
     if sources[source] and targets[target] and contains_all(class.features, features)
-      and not contains_any(class.marked, features) then
-      classes.rotate(id, demand)
+      and not contains_any(class.suspended, features) then
+      classes.rotate(id, requirement)
     end
   end
 end

@@ -37,7 +37,7 @@ local function is_allowed(count)
 end
 
 -- The jobs of a finalized utterance are assigned or queued, or the utterance waits in the dispatch
--- queue. An error becomes a dead letter, as in dispatch_work: the finalize itself succeeds. `entry`
+-- queue. An error becomes a dead letter, as in dispatch_jobs: the finalize itself succeeds. `entry`
 -- is what `dispatch_entry.decode` returns.
 function eager_dispatch.dispatch(entry)
   if not is_allowed(#entry.targets) then

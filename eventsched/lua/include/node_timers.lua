@@ -1,5 +1,5 @@
 -- node_timers: what happens when a timer of a node fires: leases (rule 19), node, lost and drain
--- (rule 13), mark (rule 14).
+-- (rule 13), suspension (rule 14).
 -- include: assign
 -- include: attempts
 -- include: clock
@@ -19,7 +19,7 @@ end
 
 -- Expired leases of a registration are dispatched again, 16 a call, and the timer is set to when
 -- more may have expired. Returns true when that is in the past: timers that were due later wait for
--- the next call, so that a late timekeeper catches up in order.
+-- the next call, so that a late timer catches up in order.
 function node_timers.leases(id, at)
   local name, epoch = string.match(id, '^(.-)|(%d+)$')
   local expired, next_ms = attempts.expired_leases(name, epoch, at)
@@ -62,15 +62,15 @@ function node_timers.drain(name)
 end
 
 -- The node is chosen again for a feature that it lacked.
-function node_timers.mark(id)
+function node_timers.suspension(id)
   local name, feature = string.match(id, '^(.-)|(.*)$')
   local node = nodes.get(name)
-  if not node or node.status == 'gone' or not strings.set_of(node.marked)[feature] then return end
-  local marked = {}
-  for _, other in ipairs(strings.split(node.marked)) do
-    if other ~= feature then marked[#marked + 1] = other end
+  if not node or node.status == 'gone' or not strings.set_of(node.suspended)[feature] then return end
+  local suspended = {}
+  for _, other in ipairs(strings.split(node.suspended)) do
+    if other ~= feature then suspended[#suspended + 1] = other end
   end
-  nodes.set_marks(node, marked)
+  nodes.set_suspended(node, suspended)
   events.NodeResumed(node, feature)
   assign.fill(node, '')
 end

@@ -11,11 +11,11 @@
 local nodes = { lease_ms_min = 15000 }
 
 -- What few calls need of a registration is read when it is asked for.
-local declared_fields = { sources = true, targets = true, features = true, marked = true }
+local declared_fields = { sources = true, targets = true, features = true, suspended = true }
 local lazy = { __index = function(node, field)
   if not declared_fields[field] then return nil end
-  local stored = redis.call('HMGET', keys.of('node', node.name), 'sources', 'targets', 'features', 'marked')
-  node.sources, node.targets, node.features, node.marked = stored[1], stored[2], stored[3], stored[4]
+  local stored = redis.call('HMGET', keys.of('node', node.name), 'sources', 'targets', 'features', 'suspended')
+  node.sources, node.targets, node.features, node.suspended = stored[1], stored[2], stored[3], stored[4]
   return rawget(node, field)
 end }
 
@@ -46,16 +46,16 @@ end
 -- their values.
 function nodes.register(name, epoch, class, slots, sources, targets, features, ...)
   cache.write_stable('HSET', keys.of('node', name), 'status', 'alive', 'epoch', epoch, 'class', class,
-    'slots', slots, 'sources', sources, 'targets', targets, 'features', features, 'marked', '', ...)
+    'slots', slots, 'sources', sources, 'targets', targets, 'features', features, 'suspended', '', ...)
   local node = new(name, 'alive', epoch, class, slots)
-  node.sources, node.targets, node.features, node.marked = sources, targets, features, ''
+  node.sources, node.targets, node.features, node.suspended = sources, targets, features, ''
   registrations.put(name, node)
   classes.join(class, name, node)
   nodes.publish_load(node)
   return node
 end
 
--- Whether the node declared what this job demands; a mark may exclude it all the same.
+-- Whether the node declared what this job requires; a suspension may exclude it all the same.
 function nodes.declares(node, job)
   if not strings.set_of(node.sources)[job.source] then return false end
   if not strings.set_of(node.targets)[job.target] then return false end
@@ -143,7 +143,7 @@ end
 function nodes.deregister(node)
   leave_class(node)
   node.status = 'gone'
-  cache.write_stable('HSET', keys.of('node', node.name), 'status', 'gone', 'marked', '')
+  cache.write_stable('HSET', keys.of('node', node.name), 'status', 'gone', 'suspended', '')
   timers.cancel_both('node', 'drain', node.name)
 end
 
@@ -164,15 +164,15 @@ function nodes.finish_drain(node)
   events.NodeDrained(node)
 end
 
--- The marks of the node are these: it moves to the class that has them, with its load and its
+-- The node's suspended features are these: it moves to the class that has them, with its load and its
 -- drain.
-function nodes.set_marks(node, marked)
-  table.sort(marked)
+function nodes.set_suspended(node, suspended)
+  table.sort(suspended)
   leave_class(node)
-  node.marked = table.concat(marked, ',')
-  node.class = classes.id_of(node.sources, node.targets, node.features, node.marked)
+  node.suspended = table.concat(suspended, ',')
+  node.class = classes.id_of(node.sources, node.targets, node.features, node.suspended)
   classes.join(node.class, node.name, node)
-  cache.write_stable('HSET', keys.of('node', node.name), 'class', node.class, 'marked', node.marked)
+  cache.write_stable('HSET', keys.of('node', node.name), 'class', node.class, 'suspended', node.suspended)
   if node.status == 'draining' then
     cache.write_stable('HINCRBY', keys.of('class', node.class), 'draining', 1)
   end

@@ -1,6 +1,6 @@
 -- queue: jobs that wait for a slot. Order: priority, then start-time fair queuing between tenants
 -- with integer tags, then age (rule 18). There is one sorted set, a line, for each (priority,
--- demand). Counters that the call has changed are written at commit.
+-- requirement). Counters that the call has changed are written at commit.
 -- include: cache
 -- include: call
 -- include: classes
@@ -21,20 +21,20 @@ call.on_begin(function()
   queue.virtual, queue.entry, queue.has_counted = nil, nil, nil
 end)
 
--- Whether a job with a demand waits; how many jobs of a tenant wait.
-local waiting_demands = cache.register('waiting_demands', 'live', function(demand)
-  return redis.call('SISMEMBER', keys.requirements, demand) == 1
+-- Whether a job with a requirement waits; how many jobs of a tenant wait.
+local waiting_requirements = cache.register('waiting_requirements', 'live', function(requirement)
+  return redis.call('SISMEMBER', keys.requirements, requirement) == 1
 end)
 local tenant_counts = cache.register('tenant_counts', 'live', function(tenant)
   return tonumber(redis.call('HGET', keys.tenant_queued, tenant)) or 0
 end)
 
-function queue.demand_of(job)
+function queue.requirement_of(job)
   return job.source .. ':' .. job.target .. ':' .. job.features
 end
 
-function queue.has_waiting(demand)
-  return waiting_demands.read_through(demand)
+function queue.has_waiting(requirement)
+  return waiting_requirements.read_through(requirement)
 end
 
 function queue.tenant_count(tenant)
@@ -42,15 +42,15 @@ function queue.tenant_count(tenant)
 end
 
 -- A line: its key, and its first jobs once they have been read.
-local function line_of(priority, demand)
-  local lines = queue.lines[demand]
+local function line_of(priority, requirement)
+  local lines = queue.lines[requirement]
   if not lines then
     lines = {}
-    queue.lines[demand] = lines
+    queue.lines[requirement] = lines
   end
   local line = lines[priority]
   if not line then
-    line = { key = keys.of('waiting', as_text[priority], demand), first = nil, at = nil }
+    line = { key = keys.of('waiting', as_text[priority], requirement), first = nil, at = nil }
     lines[priority] = line
   end
   return line
@@ -66,14 +66,14 @@ local function first_of(line)
   return first
 end
 
-local function enter_line(priority, demand, tag, member)
-  local line = line_of(priority, demand)
+local function enter_line(priority, requirement, tag, member)
+  local line = line_of(priority, requirement)
   write('ZADD', line.key, tag, member)
   line.first = nil
 end
 
-local function leave_line(priority, demand, member)
-  local line = line_of(priority, demand)
+local function leave_line(priority, requirement, member)
+  local line = line_of(priority, requirement)
   write('ZREM', line.key, member)
   if line.first and line.first[line.at] == member then
     line.at = line.at + 2
@@ -82,15 +82,15 @@ local function leave_line(priority, demand, member)
   end
 end
 
--- The next job of a demand, or nil: { priority, tag, tag_text, member, demand }.
-function queue.head(demand)
+-- The next job of a requirement, or nil: { priority, tag, tag_text, member, requirement }.
+function queue.head(requirement)
   for priority = 0, 2 do
-    local line = line_of(priority, demand)
+    local line = line_of(priority, requirement)
     local first = first_of(line)
     local member, tag = first[line.at], first[line.at + 1]
     if member then
       return { priority = priority, tag = tonumber(tag), tag_text = tag, member = member,
-        demand = demand }
+        requirement = requirement }
     end
   end
   return nil
@@ -127,19 +127,19 @@ function queue.reason(is_declared)
   return is_declared and 'NO_AVAILABLE_NODE' or 'NO_POOL_FOR_LANG_PAIR'
 end
 
--- The job waits. Classes that can take it watch its demand.
+-- The job waits. Classes that can take it watch its requirement.
 function queue.add(job, reason, cause)
-  local now, demand = clock.now(), queue.demand_of(job)
+  local now, requirement = clock.now(), queue.requirement_of(job)
   enter(job)
   local tag = as_text[job.tag]
   local deadline = as_text[now + settings.queue_timeout_ms]
-  enter_line(job.priority, demand, tag, job.member)
+  enter_line(job.priority, requirement, tag, job.member)
   queue.changes[job.tenant] = (queue.changes[job.tenant] or 0) + 1
-  if not queue.has_waiting(demand) then
-    write('SADD', keys.requirements, demand)
-    waiting_demands.put(demand, true)
+  if not queue.has_waiting(requirement) then
+    write('SADD', keys.requirements, requirement)
+    waiting_requirements.put(requirement, true)
     for _, class in ipairs((classes.matching(job.source, job.target, job.features))) do
-      classes.rotate(class.id, demand)
+      classes.rotate(class.id, requirement)
     end
   end
   jobs.set_queued(job, tag, deadline)
@@ -153,25 +153,25 @@ end
 -- The job has waited for half of its time: from now on it waits with the highest priority (rule
 -- 18).
 function queue.promote(job)
-  local demand = queue.demand_of(job)
-  leave_line(job.priority, demand, job.member)
+  local requirement = queue.requirement_of(job)
+  leave_line(job.priority, requirement, job.member)
   job.priority = 0
   local tag = as_text[job.tag]
-  enter_line(0, demand, tag, job.member)
+  enter_line(0, requirement, tag, job.member)
   jobs.set_queued(job, tag, job.deadline)
   events.JobQueued(job, 'aged', '', tag, job.deadline)
 end
 
 function queue.remove(job)
-  local demand = queue.demand_of(job)
-  leave_line(job.priority, demand, job.member)
+  local requirement = queue.requirement_of(job)
+  leave_line(job.priority, requirement, job.member)
   queue.changes[job.tenant] = (queue.changes[job.tenant] or 0) - 1
   timers.cancel_both('wait', 'age', job.key)
-  if not queue.head(demand) then
-    write('SREM', keys.requirements, demand)
-    waiting_demands.put(demand, false)
+  if not queue.head(requirement) then
+    write('SREM', keys.requirements, requirement)
+    waiting_requirements.put(requirement, false)
     for _, class in ipairs((classes.matching(job.source, job.target, job.features))) do
-      classes.unwatch(class.id, demand)
+      classes.unwatch(class.id, requirement)
     end
   end
 end

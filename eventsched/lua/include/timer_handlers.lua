@@ -8,7 +8,7 @@
 local timer_handlers = {
   age = job_timers.age, close = outcome_timers.close, drain = node_timers.drain, gap = outcome_timers.gap,
   idle = session_timers.idle, leases = node_timers.leases, lost = node_timers.lost,
-  mark = node_timers.mark, node = node_timers.node, pause = session_timers.pause,
+  suspension = node_timers.suspension, node = node_timers.node, pause = session_timers.pause,
   playback = session_timers.playback, retire = retire_timer.retire, wait = job_timers.wait,
 }
 return timer_handlers

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- dispatch_work: read the next entries of `work` and give each job to a node, or queue it (rules
+-- dispatch_jobs: read the next entries of `work` and give each job to a node, or queue it (rules
 -- 10-18). Reading, deciding, writing and trimming are one step, so the caller may die at any time:
 -- an entry is in `work` until it has been dispatched. The consumer group only shows how far that
 -- is.
@@ -13,7 +13,7 @@
 --   yet; waiting: jobs whose nodes have no free slot
 -- Refusals: INVALID_MESSAGE
 -- Events: JobDispatched, JobQueued
--- Bound: 12 entries of at most 32 targets; 64 demands, 8 fills and the session's open outcomes each
+-- Bound: 12 entries of at most 32 targets; 64 requirements, 8 fills and the session's open outcomes each
 -- include: assign
 -- include: clock
 -- include: dead_letters

@@ -9,7 +9,7 @@ import pytest
 import eventsched
 from eventsched.client.results import AUDIO_BYTES_MAX, BODY_BYTES_MAX, Result, packed
 from eventsched.client.session import Session
-from eventsched.encryption.cipher import OVERHEAD_BYTES, Seal
+from eventsched.encryption.cipher import OVERHEAD_BYTES, SessionCipher
 from eventsched.encryption.keystore import Key, KeyFolder
 from eventsched.schema import codec
 from eventsched.schema.events import AudioChunkAppended, Text
@@ -87,7 +87,7 @@ class Pressed(TimedStore):
 
     async def append_audio(self, chunks: Any) -> Any:
         replies = await super().append_audio(chunks)
-        await self.set_pressure("memory", raised=True, seen=9, limit=8)
+        await self.set_backpressure("memory", raised=True, seen=9, limit=8)
         return replies
 
 
@@ -101,14 +101,14 @@ async def test_what_was_accepted_is_told_in_bytes_of_the_callers_audio(
         kept = await stored(store, session)
         assert 0 < len(kept) < 100
         assert caught.value.fields["accepted_bytes"] == str(3_200 * len(kept))
-        await store.set_pressure("memory", raised=False, seen=0, limit=8)
+        await store.set_backpressure("memory", raised=False, seen=0, limit=8)
         assert isinstance(await session.append(bytes(3_200)), Receipt)
         assert [seq for seq, _, _ in await stored(store, session)] == list(range(len(kept) + 1))
         session.detach()
 
 
 def test_results_have_the_same_limits_less_the_overhead() -> None:
-    seal = Seal("c0.s1", Key.new())
+    seal = SessionCipher("c0.s1", Key.new())
     most = bytes(AUDIO_BYTES_MAX - OVERHEAD_BYTES)
     assert len(packed(Result(audio=most), seal, 0, "es")[1]) == AUDIO_BYTES_MAX
     with pytest.raises(eventsched.InvalidMessage, match=f"at most {len(most)} bytes"):

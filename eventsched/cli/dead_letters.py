@@ -1,4 +1,4 @@
-"""`eventsched dead`: what could not be processed, and `dead retry ID`: put it back."""
+"""`eventsched dead-letters`: list what could not be processed; `retry ID` processes it again."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 PAGE = 500
 SHOWN_MAX = 50
 """Entries that people are shown; --json has all."""
-app = typer.Typer(add_completion=False, help="List what could not be processed; put it back.")
+app = typer.Typer(add_completion=False, help="List what could not be processed; process it again.")
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="As listed, such as c0/1700000000000-0.")]
 Force = Annotated[bool, typer.Option("--force", help="Also one that had begun to write (partial).")]
 
 
 class NotRetried(EventschedError):
-    """Raised when an entry of `dead` stays where it is."""
+    """Raised when a dead letter stays where it is."""
 
 
 @app.callback(invoke_without_command=True)
 @command
-async def dead(options: Options, context: typer.Context) -> None:
+async def dead_letters(options: Options, context: typer.Context) -> None:
     """List what could not be processed, oldest first, with the reason."""
     if context.invoked_subcommand is not None:
         return
@@ -46,7 +46,7 @@ async def dead(options: Options, context: typer.Context) -> None:
 @app.command()
 @command
 async def retry(options: Options, id_: Id, force: Force = False) -> None:
-    """Put one entry back: it goes again with the fields it had.
+    """Process one dead letter again, with the fields that it had.
 
     Targets that have their job or their outcome already are passed over. An entry that had begun
     to write (partial) goes only with --force: see first what it left, with `eventsched verify`.
@@ -55,7 +55,7 @@ async def retry(options: Options, id_: Id, force: Force = False) -> None:
 
     async with options.connect() as connection:
         store, entry_id = await _find(connection, id_)
-        done = await store.retry_dead(entry_id, force=force)
+        done = await store.retry_dead_letter(entry_id, force=force)
     told = _told(id_, done)
     if options.json:
         counts = {"retried": done.retried, "passed_over": done.passed_over}
@@ -65,7 +65,7 @@ async def retry(options: Options, id_: Id, force: Force = False) -> None:
 
 
 async def _entries(store: Store) -> list[dict[str, Any]]:
-    """Every entry of a cell's `dead`."""
+    """The dead letters of a cell."""
     found: list[dict[str, Any]] = []
     low = "-"
     while page := await store.read_range(store.keys.dead_letters, low, "+", PAGE):
@@ -90,7 +90,7 @@ def _show(found: list[dict[str, Any]]) -> None:
     from eventsched.formatting import Text, day_and_clock, table
 
     if not found:
-        console().print("nothing dead")
+        console().print("no dead letters")
         return
     made = table("ID", "SINCE", "WHAT", "REASON")
     made.columns[0].no_wrap = True
@@ -113,7 +113,9 @@ async def _find(connection: Connection, id_: str) -> tuple[Store, str]:
             raise InvalidMessage.of("ID", f"no cell {cell!r}", f"the cells are {cells}")
         return store, entry_id
     if len(connection.stores) > 1:
-        raise InvalidMessage.of("ID", "<cell>/<id> expected", "copy it from `eventsched dead`")
+        raise InvalidMessage.of(
+            "ID", "<cell>/<id> expected", "copy it from `eventsched dead-letters`"
+        )
     return next(iter(connection.stores.values())), entry_id
 
 
@@ -121,7 +123,7 @@ def _told(id_: str, done: Retried) -> str:
     """What happened, in words. Raises where nothing did."""
     match done.word:
         case "unknown":
-            raise NotFound(f"no entry {id_} in dead")
+            raise NotFound(f"no dead letter {id_}")
         case "partial":
             raise NotRetried(f"{id_} had begun to write: look at verify, then retry with --force")
         case "projection":

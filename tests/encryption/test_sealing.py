@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from eventsched.cli.event_text import tell
-from eventsched.encryption.cipher import OVERHEAD_BYTES, Seal
+from eventsched.encryption.cipher import OVERHEAD_BYTES, SessionCipher
 from eventsched.encryption.decrypt import EventOpener, sealing
 from eventsched.encryption.keystore import Key, KeyFolder
 from eventsched.errors import DecryptionError, MissingDependencyError
@@ -23,19 +23,21 @@ KEY = Key.new()
 
 
 @pytest.fixture
-def seal() -> Seal:
-    return Seal("c0.s1", KEY)
+def seal() -> SessionCipher:
+    return SessionCipher("c0.s1", KEY)
 
 
-def test_what_is_sealed_opens_again(seal: Seal) -> None:
-    again = Seal("c0.s1", KEY)
+def test_what_is_sealed_opens_again(seal: SessionCipher) -> None:
+    again = SessionCipher("c0.s1", KEY)
     assert again.open_chunk(3, seal.chunk(3, b"pcm")) == b"pcm"
     assert again.open_sound(7, "es", seal.sound(7, "es", SOUND)) == SOUND
     for what in ("result", "partial"):
         assert again.open_text(what, 7, "es", seal.text(what, 7, "es", TEXT)) == TEXT
 
 
-def test_a_sealed_text_shows_how_many_characters_it_has_and_nothing_else(seal: Seal) -> None:
+def test_a_sealed_text_shows_how_many_characters_it_has_and_nothing_else(
+    seal: SessionCipher,
+) -> None:
     sealed = seal.text("result", 7, "es", TEXT)
     assert (sealed.source_text, sealed.text, sealed.language) == ("", None, "")
     assert sealed.characters == len("Grüßesaludos")
@@ -44,17 +46,17 @@ def test_a_sealed_text_shows_how_many_characters_it_has_and_nothing_else(seal: S
     assert seal.text("result", 7, "es", without).characters == len("Grüße")
 
 
-def test_a_chunk_grows_by_the_overhead_and_an_empty_one_stays_empty(seal: Seal) -> None:
+def test_a_chunk_grows_by_the_overhead_and_an_empty_one_stays_empty(seal: SessionCipher) -> None:
     assert len(seal.chunk(0, bytes(3_200))) == 3_200 + OVERHEAD_BYTES
     assert seal.chunk(0, b"") == b""
     assert seal.open_chunk(0, b"") == b""
 
 
-def test_the_same_audio_is_sealed_differently_each_time(seal: Seal) -> None:
+def test_the_same_audio_is_sealed_differently_each_time(seal: SessionCipher) -> None:
     assert seal.chunk(0, b"silence") != seal.chunk(0, b"silence")
 
 
-OTHERS: dict[str, Callable[[Seal], object]] = {
+OTHERS: dict[str, Callable[[SessionCipher], object]] = {
     "chunk": lambda seal: seal.open_chunk(8, seal.chunk(7, b"pcm")),
     "sound of another utterance": lambda seal: seal.open_sound(8, "es", seal.sound(7, "es", SOUND)),
     "sound into another language": lambda s: s.open_sound(7, "fr", s.sound(7, "es", SOUND)),
@@ -80,29 +82,31 @@ OTHERS: dict[str, Callable[[Seal], object]] = {
 
 
 @pytest.mark.parametrize("move", OTHERS.values(), ids=OTHERS.keys())
-def test_what_was_moved_does_not_open(seal: Seal, move: Callable[[Seal], object]) -> None:
+def test_what_was_moved_does_not_open(
+    seal: SessionCipher, move: Callable[[SessionCipher], object]
+) -> None:
     with pytest.raises(DecryptionError):
         move(seal)
 
 
-def test_another_session_or_another_key_does_not_open_it(seal: Seal) -> None:
+def test_another_session_or_another_key_does_not_open_it(seal: SessionCipher) -> None:
     sealed = seal.chunk(7, b"pcm")
-    for other in (Seal("c0.s2", KEY), Seal("c0.s1", Key.new())):
+    for other in (SessionCipher("c0.s2", KEY), SessionCipher("c0.s1", Key.new())):
         with pytest.raises(DecryptionError):
             other.open_chunk(7, sealed)
 
 
-def sealed_nonsense(seal: Seal) -> Text:
+def sealed_nonsense(seal: SessionCipher) -> Text:
     """What a node with the key may send."""
     return Text(sealed=seal._seal(b"\xc1", "result", "text", 7, "es", 1), characters=1)
 
 
-def test_a_text_that_was_none_before_it_was_sealed_is_unreadable(seal: Seal) -> None:
+def test_a_text_that_was_none_before_it_was_sealed_is_unreadable(seal: SessionCipher) -> None:
     with pytest.raises(UnreadableText):
         seal.open_text("result", 7, "es", sealed_nonsense(seal))
 
 
-def test_such_a_text_is_left_out_of_a_context(seal: Seal) -> None:
+def test_such_a_text_is_left_out_of_a_context(seal: SessionCipher) -> None:
     parts = [Said("", None, 7, one.sealed, one.characters)
              for one in (sealed_nonsense(seal), seal.text("result", 7, "es", TEXT))]  # fmt: skip
     assert context_of(msgspec.msgpack.encode(parts), seal, "es") == [("Grüße", "saludos")]
@@ -110,7 +114,7 @@ def test_such_a_text_is_left_out_of_a_context(seal: Seal) -> None:
 
 @pytest.mark.parametrize("sealed", [True, False])
 async def test_an_event_whose_text_is_none_is_shown_as_it_is(
-    seal: Seal, key_store: KeyFolder, sealed: bool
+    seal: SessionCipher, key_store: KeyFolder, sealed: bool
 ) -> None:
     key_store.path.mkdir(mode=0o700)
     await key_store.put("c0.s1", KEY)
@@ -121,7 +125,7 @@ async def test_an_event_whose_text_is_none_is_shown_as_it_is(
     assert tell(event).endswith("sealed, 1 character" if sealed else "unreadable")
 
 
-def test_every_changed_byte_is_noticed(seal: Seal) -> None:
+def test_every_changed_byte_is_noticed(seal: SessionCipher) -> None:
     sealed = seal.chunk(7, b"pcm")
     for at in range(len(sealed)):
         changed = bytearray(sealed)
@@ -130,7 +134,7 @@ def test_every_changed_byte_is_noticed(seal: Seal) -> None:
             seal.open_chunk(7, bytes(changed))
 
 
-def test_a_refusal_names_the_place_and_the_key_by_its_id(seal: Seal) -> None:
+def test_a_refusal_names_the_place_and_the_key_by_its_id(seal: SessionCipher) -> None:
     with pytest.raises(DecryptionError) as caught:
         seal.open_sound(7, "es", SOUND * 3)
     assert str(caught.value) == f"c0.s1: no result sound 7 es sealed with key {KEY.id}"

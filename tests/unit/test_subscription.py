@@ -4,7 +4,13 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
-from eventsched.client.subscription import MAILBOX_BYTES, MAILBOX_ENTRIES, START, Mailbox, before
+from eventsched.client.subscription import (
+    MAILBOX_BYTES,
+    MAILBOX_ENTRIES,
+    START,
+    Subscription,
+    before,
+)
 from eventsched.store.transport import Entry
 
 
@@ -14,7 +20,7 @@ def entry(number: int, kind: str = "result", **data: object) -> Entry:
     return f"{number}-0", flat
 
 
-def taken(box: Mailbox) -> list[str]:
+def taken(box: Subscription) -> list[str]:
     kinds = []
     while told := box.pop():
         kinds.append(told.kind if told.kind == "truncated" else told.id)
@@ -22,32 +28,32 @@ def taken(box: Mailbox) -> list[str]:
 
 
 def test_from_the_start_everything_is_heard() -> None:
-    box = Mailbox("c0.s", START)
+    box = Subscription("c0.s", START)
     box.put([entry(1), entry(2)])
     assert taken(box) == ["1-0", "2-0"]
 
 
 def test_from_the_start_a_missing_first_entry_is_told() -> None:
-    box = Mailbox("c0.s", START)
+    box = Subscription("c0.s", START)
     box.put([entry(3), entry(4)])
     assert taken(box) == ["truncated", "3-0", "4-0"]
 
 
 def test_after_an_entry_that_is_kept_only_what_follows_is_heard() -> None:
-    box = Mailbox("c0.s", "2-0")
+    box = Subscription("c0.s", "2-0")
     assert box.position == before("2-0")
     box.put([entry(2), entry(3)])
     assert taken(box) == ["3-0"]
 
 
 def test_after_an_entry_that_is_gone_truncated_is_told_once() -> None:
-    box = Mailbox("c0.s", "2-0")
+    box = Subscription("c0.s", "2-0")
     box.put([entry(7), entry(8)])
     assert taken(box) == ["truncated", "7-0", "8-0"]
 
 
 def test_each_hole_is_told_once() -> None:
-    box = Mailbox("c0.s", START)
+    box = Subscription("c0.s", START)
     box.put([entry(1), entry(5), entry(6)])
     box.put([entry(9)])
     assert taken(box) == ["1-0", "truncated", "5-0", "6-0", "truncated", "9-0"]
@@ -65,7 +71,7 @@ def test_each_hole_is_told_once() -> None:
     ],
 )
 def test_what_no_script_wrote_is_named_and_passed_by(flat: list[bytes]) -> None:
-    box = Mailbox("c0.s", START)
+    box = Subscription("c0.s", START)
     with capture_logs() as told:
         box.put([entry(1), ("1-5", flat), entry(2)])
     assert taken(box) == ["1-0", "2-0"]
@@ -81,7 +87,7 @@ def test_reading_after_the_id_before_shows_the_entry(entry_id: str, lower: str) 
 
 
 def test_a_full_mailbox_is_not_read_on_until_some_is_taken() -> None:
-    box = Mailbox("c0.s", START)
+    box = Subscription("c0.s", START)
     box.put([entry(number) for number in range(1, MAILBOX_ENTRIES + 1)])
     assert not box.wants_more
     box.pop()
@@ -89,14 +95,14 @@ def test_a_full_mailbox_is_not_read_on_until_some_is_taken() -> None:
 
 
 def test_bytes_fill_a_mailbox_too() -> None:
-    box = Mailbox("c0.s", START)
+    box = Subscription("c0.s", START)
     entry_id, flat = entry(1)
     box.put([(entry_id, [*flat[:-1], bytes(MAILBOX_BYTES)])])
     assert not box.wants_more
 
 
 def test_a_closing_session_is_read_to_its_end_and_no_further() -> None:
-    box = Mailbox("c0.s", START)
+    box = Subscription("c0.s", START)
     box.put([entry(number) for number in range(1, MAILBOX_ENTRIES + 1)])
     box.drains = True
     assert box.wants_more

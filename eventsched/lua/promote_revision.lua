@@ -1,23 +1,23 @@
 #!lua flags=allow-oom
--- switch_build: readers and the live fold change to a new build, at the log id at which both are
--- equal. The next save of the live holder is refused as `rebuilt`: it folds its batch again.
+-- promote_revision: readers and the live fold change to a new revision, at the log id at which both are
+-- equal. The next save of the live owner is refused as `rebuilt`: it folds its batch again.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV
 --   now_arg         ms                     used in a cell with a manual clock only
 --   set             name                   of the live set
---   build_set       name                   of the build
---   epoch           number                 of the caller's hold on the build
---   then per projection: name, live (its build as the caller knows it), build (the new one)
+--   revision_set       name                   of the revision
+--   epoch           number                 of the caller's lease on the revision
+--   then per projection: name, live (its revision as the caller knows it), revision (the new one)
 -- Reply: [switched], [behind, the live checkpoint], [fenced] or [rebuilt, projection]
 -- Refusals: none
 -- Events: none
 -- Bound: the projections given
 -- include: cache
 -- include: keys
-if redis.call('HGET', keys.of('lease', build_set), 'epoch') ~= epoch then return { 'fenced' } end
+if redis.call('HGET', keys.of('lease', revision_set), 'epoch') ~= epoch then return { 'fenced' } end
 local checkpoint = redis.call('GET', keys.of('checkpoint', set)) or '0-0'
-if (redis.call('GET', keys.of('checkpoint', build_set)) or '0-0') ~= checkpoint then
+if (redis.call('GET', keys.of('checkpoint', revision_set)) or '0-0') ~= checkpoint then
   return { 'behind', checkpoint }
 end
 for _, projection in each_projection(ARGV) do
@@ -26,6 +26,6 @@ for _, projection in each_projection(ARGV) do
   end
 end
 for _, projection in each_projection(ARGV) do
-  cache.write_stable('SET', keys.of('active_revision', projection.name), projection.build)
+  cache.write_stable('SET', keys.of('active_revision', projection.name), projection.revision)
 end
 return { 'switched' }

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- retry_dead: process a dead letter again: a new entry in `work`, or the timer at once.
+-- retry_dead_letter: process a dead letter again: a new entry in `work`, or the timer at once.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV

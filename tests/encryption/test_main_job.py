@@ -19,8 +19,8 @@ from eventsched.schema.keys import name_of
 from eventsched.store.client import Client
 from eventsched.store.transport import entries_of
 from tests.client.handlers import in_process
+from tests.encryption.searching import all_values
 from tests.fixtures_store import TimedStore
-from tests.privacy.searching import all_values
 from tests.server_kinds import Server
 from tests.systems import client_of, serving, system, until
 

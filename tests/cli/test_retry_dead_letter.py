@@ -1,4 +1,4 @@
-"""`dead retry`, by its script: what goes again, what is passed over, what stays."""
+"""`dead-letters retry`, by its script: what goes again, what is passed over, what stays."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def test_a_retried_entry_is_dispatched_with_the_fields_it_had(
 ) -> None:
     work = await taken_work(store, redis)
     dead_id = await parked(store, redis, d=work)
-    done = await store.retry_dead(dead_id, force=False)
+    done = await store.retry_dead_letter(dead_id, force=False)
     assert (done.word, done.retried, done.passed_over) == ("retried", 2, 0)
     assert await redis.xlen(store.keys.dead_letters) == 0
     assert await store.dispatch() == 2
@@ -45,12 +45,12 @@ async def test_targets_that_have_their_job_are_passed_over(
     work = await taken_work(store, redis)
     assert work.count(b" es/0,fr/0 ") == 1
     first = await parked(store, redis, d=work.replace(b" es/0,fr/0 ", b" es/0 "))
-    await store.retry_dead(first, force=False)
+    await store.retry_dead_letter(first, force=False)
     assert await store.dispatch() == 1
-    done = await store.retry_dead(await parked(store, redis, d=work), force=False)
+    done = await store.retry_dead_letter(await parked(store, redis, d=work), force=False)
     assert (done.word, done.retried, done.passed_over) == ("retried", 1, 1)
     assert await store.dispatch() == 1
-    done = await store.retry_dead(await parked(store, redis, d=work), force=False)
+    done = await store.retry_dead_letter(await parked(store, redis, d=work), force=False)
     assert (done.word, done.retried, done.passed_over) == ("passed_over", 0, 2)
     assert await redis.xlen(store.keys.dead_letters) == 0
     assert await store.dispatch() == 0
@@ -64,13 +64,13 @@ async def test_targets_whose_outcome_ended_are_passed_over(
     store.tick(60_000)
     await store.timers()
     assert len(await store.log("ResultMissing")) == 2
-    done = await store.retry_dead(await parked(store, redis, d=work), force=False)
+    done = await store.retry_dead_letter(await parked(store, redis, d=work), force=False)
     assert (done.word, done.passed_over) == ("passed_over", 2)
 
 
 @pytest.mark.parametrize("d", ["", "{", "7", "c0.s1 0 1-1"])
 async def test_what_nobody_can_read_stays(store: TimedStore, redis: Client, d: str) -> None:
-    done = await store.retry_dead(await parked(store, redis, d=d), force=True)
+    done = await store.retry_dead_letter(await parked(store, redis, d=d), force=True)
     assert (done.word, done.retried, done.passed_over) == ("unreadable", 0, 0)
     assert await redis.xlen(store.keys.dead_letters) == 1
     assert await redis.xlen(store.keys.dispatch) == 0
@@ -79,7 +79,7 @@ async def test_what_nobody_can_read_stays(store: TimedStore, redis: Client, d: s
 async def test_a_number_without_its_target_cannot_be_read(store: TimedStore, redis: Client) -> None:
     told = fields_of((await taken_work(store, redis)).decode())
     dead_id = await parked(store, redis, d=line_of(told | {"targets": [0]}).encode())
-    assert (await store.retry_dead(dead_id, force=True)).word == "unreadable"
+    assert (await store.retry_dead_letter(dead_id, force=True)).word == "unreadable"
     assert await redis.xlen(store.keys.dead_letters) == 1
 
 
@@ -87,9 +87,9 @@ async def test_one_that_had_begun_to_write_goes_only_by_force(
     store: TimedStore, redis: Client
 ) -> None:
     dead_id = await parked(store, redis, d=await taken_work(store, redis), partial="1")
-    assert (await store.retry_dead(dead_id, force=False)).word == "partial"
+    assert (await store.retry_dead_letter(dead_id, force=False)).word == "partial"
     assert await redis.xlen(store.keys.dead_letters) == 1
-    assert (await store.retry_dead(dead_id, force=True)).word == "retried"
+    assert (await store.retry_dead_letter(dead_id, force=True)).word == "retried"
 
 
 async def test_a_timer_fires_again(store: TimedStore, redis: Client) -> None:
@@ -98,7 +98,7 @@ async def test_a_timer_fires_again(store: TimedStore, redis: Client) -> None:
     dead_id = await parked(store, redis, **{"from": "timers"}, id=f"idle|{session.session}", d="")
     store.tick(3_600_000)
     await redis.delete(store.keys.timers)
-    assert (await store.retry_dead(dead_id, force=False)).word == "retried"
+    assert (await store.retry_dead_letter(dead_id, force=False)).word == "retried"
     await store.timers()
     (closing,) = await store.log("SessionClosing")
     assert closing.session == session.session
@@ -106,18 +106,18 @@ async def test_a_timer_fires_again(store: TimedStore, redis: Client) -> None:
 
 async def test_a_fill_goes_again(store: TimedStore, redis: Client) -> None:
     dead_id = await parked(store, redis, k="fill", d="n1")
-    assert (await store.retry_dead(dead_id, force=False)).word == "retried"
+    assert (await store.retry_dead_letter(dead_id, force=False)).word == "retried"
     ((_, fields),) = await store.read_range(store.keys.dispatch, "-", "+", 10)
     assert fields == [b"k", b"fill", b"d", b"n1"]
 
 
 async def test_what_no_projection_could_fold_stays(store: TimedStore, redis: Client) -> None:
     dead_id = await parked(store, redis, **{"from": "log"}, d="{}")
-    assert (await store.retry_dead(dead_id, force=True)).word == "projection"
+    assert (await store.retry_dead_letter(dead_id, force=True)).word == "projection"
     assert await redis.xlen(store.keys.dead_letters) == 1
 
 
 async def test_an_entry_that_is_not_there_is_said_so(store: TimedStore) -> None:
-    assert (await store.retry_dead("1-1", force=False)).word == "unknown"
+    assert (await store.retry_dead_letter("1-1", force=False)).word == "unknown"
     with pytest.raises(InvalidMessage):
-        await store.retry_dead("latest", force=False)
+        await store.retry_dead_letter("latest", force=False)

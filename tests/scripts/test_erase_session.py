@@ -1,4 +1,4 @@
-"""forget_session: it is on record, once, that the key of an encrypted session is destroyed."""
+"""erase_session: it is on record, once, that the key of an encrypted session is destroyed."""
 
 from __future__ import annotations
 
@@ -41,26 +41,26 @@ async def test_the_key_is_in_the_opening_event_and_in_every_assignment(store: Ti
     assert "key" not in second
 
 
-async def test_a_closed_session_is_forgotten_by_an_event(store: TimedStore) -> None:
+async def test_a_closed_session_is_erased_by_an_event(store: TimedStore) -> None:
     session = await closed(store)
-    assert await store.forget_session(session.session, KEY) == "ok"
+    assert await store.erase_session(session.session, KEY) == "ok"
     (event,) = await events(store, "SessionErased")
     assert (event.session, event.data.key) == (session.session, KEY)
 
 
-async def test_a_retired_session_is_forgotten_as_well(store: TimedStore) -> None:
+async def test_a_retired_session_is_erased_as_well(store: TimedStore) -> None:
     session = await retired(store)
-    assert await store.forget_session(session.session, KEY) == "ok"
+    assert await store.erase_session(session.session, KEY) == "ok"
     assert (await store.types())[-2:] == ["SessionRetired", "SessionErased"]
 
 
 async def test_asking_again_appends_nothing(store: TimedStore, redis: Client) -> None:
     session = await closed(store)
-    replies = [store.forget_session(session.session, KEY) for _ in range(10)]
+    replies = [store.erase_session(session.session, KEY) for _ in range(10)]
     assert sorted(await asyncio.gather(*replies)) == [*["duplicate"] * 9, "ok"]
     before = await contents(redis, store)
     store.tick(2 * HOUR_MS)
-    assert await store.forget_session(session.session, KEY) == "duplicate"
+    assert await store.erase_session(session.session, KEY) == "duplicate"
     assert await contents(redis, store) == before
     assert len(await events(store, "SessionErased")) == 1
 
@@ -70,11 +70,11 @@ async def test_what_is_not_over_is_refused(store: TimedStore, redis: Client) -> 
     await store.say(session, 0)
     before = await contents(redis, store)
     with pytest.raises(InvalidMessage, match="closed first, it is open"):
-        await store.forget_session(session.session, KEY)
+        await store.erase_session(session.session, KEY)
     assert await contents(redis, store) == before
     await store.close_session(session.session, session.epoch)
     with pytest.raises(InvalidMessage, match="closed first, it is closing"):
-        await store.forget_session(session.session, KEY)
+        await store.erase_session(session.session, KEY)
 
 
 @pytest.mark.parametrize("key", ["", "fedcba9876543210"], ids=["not encrypted", "another key"])
@@ -84,7 +84,7 @@ async def test_only_the_key_that_it_was_opened_with_counts(
     session = await closed(store, key=key)
     before = await contents(redis, store)
     with pytest.raises(InvalidMessage) as refused:
-        await store.forget_session(session.session, KEY)
+        await store.erase_session(session.session, KEY)
     assert refused.value.fields["field"] == "key"
     assert await contents(redis, store) == before
 
@@ -99,7 +99,7 @@ async def test_what_is_malformed_changes_nothing(
 ) -> None:
     await closed(store)
     before = await contents(redis, store)
-    told = await code_of(store, "forget_session", name, key)
+    told = await code_of(store, "erase_session", name, key)
     assert told.startswith(f"INVALID_MESSAGE {field}:")
     assert await contents(redis, store) == before
 
@@ -108,7 +108,7 @@ async def test_what_is_remembered_is_bounded(store: TimedStore, redis: Client) -
     many = {f"x{number}": number for number in range(10_000)}
     await redis.zadd(store.keys.erased, many)
     session = await closed(store)
-    await store.forget_session(session.session, KEY)
+    await store.erase_session(session.session, KEY)
     assert await redis.zcard(store.keys.erased) == 10_000
     assert await redis.zscore(store.keys.erased, "s1") == store.at_ms
     assert await redis.zscore(store.keys.erased, "x0") is None

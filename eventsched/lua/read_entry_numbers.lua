@@ -1,5 +1,5 @@
 #!lua flags=no-writes
--- read_marks: what numbers the entries of an audio or out stream, without their payload.
+-- read_entry_numbers: what numbers the entries of an audio or out stream, without their payload.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV

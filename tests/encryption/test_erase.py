@@ -1,4 +1,4 @@
-"""What is forgotten can be read nowhere: not in Redis, its files, the archive, nor with its key."""
+"""What is erased can be read nowhere: not in Redis, its files, the archive, nor with its key."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from eventsched.archive.archiver import Archiver
 from eventsched.archive.commands import ArchiveCalls
 from eventsched.archive.layout import ArchiveFolder
 from eventsched.audit.erasure import (
+    Eraser,
     FilesNotRewritten,
-    Forgetter,
-    NotForgotten,
+    NotErasable,
     rewrite_files,
 )
 from eventsched.audit.verify import Verifier
@@ -31,8 +31,8 @@ from eventsched.client.client import Client, running_client
 from eventsched.encryption.keystore import KeyFolder
 from eventsched.errors import ArchiveError, KeyMissing, NotFound
 from eventsched.history.reader import Reader, Wanted
-from eventsched.history.source import Past
-from eventsched.projection.store import Views
+from eventsched.history.source import HistorySource
+from eventsched.projection.store import ProjectionStore
 from eventsched.roles.rebuild import Rebuild
 from eventsched.roles.runner import running
 from eventsched.schema.events import Event, SessionErased
@@ -41,7 +41,7 @@ from eventsched.server.testing import LocalServer
 from eventsched.store.cell import Store
 from eventsched.store.connection import Connection, open_connection
 from tests.archive.archives import seal_all
-from tests.privacy.searching import all_values, archived_values, found_in
+from tests.encryption.searching import all_values, archived_values, found_in
 from tests.systems import serving, until
 
 SAID_BYTES = 40
@@ -81,9 +81,9 @@ class Speaking:
         self.es = es
         self.key_store = key_store
         self.store: Store = connection.stores["c0"]
-        self.views = Views(self.store.transport, "c0")
+        self.views = ProjectionStore(self.store.transport, "c0")
         self.folder, self._signing = ArchiveFolder.open_or_make(path, None)
-        self.forgetter = Forgetter(connection, key_store)
+        self.eraser = Eraser(connection, key_store)
         self._said: dict[bytes, Secret] = {}
 
     def node(self) -> eventsched.Node:
@@ -118,8 +118,8 @@ class Speaking:
         await seal_all(one)
         await one.release()
 
-    async def forget(self, session: str) -> str:
-        return await self.forgetter.forget(await self.forgetter.find(session))
+    async def erase(self, session: str) -> str:
+        return await self.eraser.erase(await self.eraser.find(session))
 
     async def retired(self, session: str) -> None:
         key = self.store.keys.session(name_of(session))
@@ -159,7 +159,7 @@ async def speaking(
             yield one
 
 
-async def test_nothing_of_a_forgotten_session_is_left_anywhere(
+async def test_nothing_of_a_erased_session_is_left_anywhere(
     own_server: LocalServer, tmp_path: Path, key_store: KeyFolder
 ) -> None:
     """Every byte of the server's folder, the archive and the key store is looked at."""
@@ -175,7 +175,7 @@ async def test_nothing_of_a_forgotten_session_is_left_anywhere(
         assert plain.words.encode() in archived_values(all_of.folder.path)
         assert found_in(tmp_path, key) == [f"keys/{secret_id}.key"]
 
-        assert await all_of.forget(secret_id) == "forgotten"
+        assert await all_of.erase(secret_id) == "erased"
         moved: list[int] = []
         size = await rewrite_files(all_of.store, moved.append)
         await all_of.archive()
@@ -190,7 +190,7 @@ async def test_nothing_of_a_forgotten_session_is_left_anywhere(
             assert content not in values, what
             assert content not in archived_values(all_of.folder.path), what
         await all_of.check_all()
-        found = Reader(Past(all_of.connection)).history(Wanted(session=secret_id))
+        found = Reader(HistorySource(all_of.connection)).history(Wanted(session=secret_id))
         history = [one async for one in found]
         assert [one.type for one in history if isinstance(one, Event)][-1] == "SessionErased"
         with pytest.raises(KeyMissing):
@@ -199,19 +199,19 @@ async def test_nothing_of_a_forgotten_session_is_left_anywhere(
         assert plain_id != secret_id
 
 
-async def test_a_retired_session_is_forgotten_by_its_history(
+async def test_a_retired_session_is_erased_by_its_history(
     own_server: LocalServer, tmp_path: Path, key_store: KeyFolder
 ) -> None:
     async with speaking(own_server, tmp_path, key_store, session_retention_ms=200) as all_of:
         session, _ = await all_of.talk(encrypt=True)
         await all_of.retired(session)
-        assert await all_of.forget(session) == "forgotten"
-        assert await all_of.forget(session) == "again"
+        assert await all_of.erase(session) == "erased"
+        assert await all_of.erase(session) == "again"
         assert await key_store.sessions() == []
         await all_of.check_all()
 
 
-async def test_a_session_of_which_the_log_has_nothing_is_forgotten_by_the_archive(
+async def test_a_session_of_which_the_log_has_nothing_is_erased_by_the_archive(
     own_server: LocalServer, tmp_path: Path, key_store: KeyFolder
 ) -> None:
     async with speaking(
@@ -223,10 +223,10 @@ async def test_a_session_of_which_the_log_has_nothing_is_forgotten_by_the_archiv
         await all_of.archive()
         await until("its events have left the log", partial(trimmed, all_of, session))
         with pytest.raises(ArchiveError, match="say where that is with --archive DIR"):
-            await all_of.forget(session)
-        forgetter = Forgetter(all_of.connection, key_store, all_of.folder)
-        assert await forgetter.forget(await forgetter.find(session)) == "forgotten"
-        assert await forgetter.forget(await forgetter.find(session)) == "again"
+            await all_of.erase(session)
+        eraser = Eraser(all_of.connection, key_store, all_of.folder)
+        assert await eraser.erase(await eraser.find(session)) == "erased"
+        assert await eraser.erase(await eraser.find(session)) == "again"
         assert await key_store.sessions() == []
 
 
@@ -241,18 +241,18 @@ async def test_without_an_archive_what_the_log_has_lost_is_left_alone_and_counte
         await until("its events have left the log", partial(trimmed, all_of, lost))
         known, _ = await all_of.talk(encrypt=True)
         key = await key_store.get(lost)
-        await all_of.store.forget_session(lost, key.id)  # of its history only this end is left
+        await all_of.store.erase_session(lost, key.id)  # of its history only this end is left
         with pytest.raises(NotFound, match="which names its key, is gone"):
-            await all_of.forget(lost)
-        looked = all_of.forgetter.older_than(0, [lost, "c0.nobody", known], lambda _: None)
+            await all_of.erase(lost)
+        looked = all_of.eraser.older_than(0, [lost, "c0.nobody", known], lambda _: None)
         assert [one.session async for one in looked] == [known]
-        assert all_of.forgetter.unknown == 2
+        assert all_of.eraser.unknown == 2
 
 
 async def trimmed(all_of: Speaking, session: str) -> bool:
     calls = ArchiveCalls(all_of.views)
     await calls.trim()
-    await calls.drop_trails()
+    await calls.drop_session_indexes()
     log = await all_of.views.read_log("0-0", 10_000)
     return all(session.encode() not in fields for _, fields in log)
 
@@ -264,9 +264,9 @@ async def test_a_crash_between_key_and_event_is_completed_by_asking_again(
         session, _ = await all_of.talk(encrypt=True)
         await key_store.destroy(session)  # and then it died
         sessions = await key_store.sessions()
-        async for known in all_of.forgetter.older_than(0, sessions, lambda _: None):
-            assert await all_of.forgetter.forget(known) == "forgotten"
-        assert len(await forgotten(all_of, session)) == 1
+        async for known in all_of.eraser.older_than(0, sessions, lambda _: None):
+            assert await all_of.eraser.erase(known) == "erased"
+        assert len(await erased(all_of, session)) == 1
         assert await key_store.sessions() == []
 
 
@@ -276,33 +276,33 @@ async def test_a_key_that_a_backup_brought_back_is_destroyed_again(
     async with speaking(own_server, tmp_path, key_store) as all_of:
         session, _ = await all_of.talk(encrypt=True)
         key = await key_store.get(session)
-        await all_of.forget(session)
+        await all_of.erase(session)
         await key_store.put(session, key)
-        assert await all_of.forget(session) == "again"
+        assert await all_of.erase(session) == "again"
         assert await key_store.sessions() == []
-        assert len(await forgotten(all_of, session)) == 1
+        assert len(await erased(all_of, session)) == 1
 
 
-async def test_what_cannot_be_forgotten_is_refused_in_a_line_and_changes_nothing(
+async def test_what_cannot_be_erased_is_refused_in_a_line_and_changes_nothing(
     own_server: LocalServer, tmp_path: Path, key_store: KeyFolder
 ) -> None:
     async with speaking(own_server, tmp_path, key_store) as all_of:
         plain, _ = await all_of.talk(encrypt=False)
         running_one, _ = await all_of.talk(encrypt=True, close=False)
         for session, told, error in (
-            (plain, "was not encrypted", NotForgotten),
-            (running_one, "is not closed yet", NotForgotten),
+            (plain, "was not encrypted", NotErasable),
+            (running_one, "is not closed yet", NotErasable),
             ("c0.nobody", "no session", NotFound),
         ):
             with pytest.raises(error, match=told):
-                await all_of.forget(session)
-        other = Forgetter(all_of.connection, KeyFolder(tmp_path / "other"))
+                await all_of.erase(session)
+        other = Eraser(all_of.connection, KeyFolder(tmp_path / "other"))
         (tmp_path / "other").mkdir(mode=0o700)
         closed, _ = await all_of.talk(encrypt=True)
         with pytest.raises(KeyMissing, match="is this the key store"):
-            await other.forget(await other.find(closed))
+            await other.erase(await other.find(closed))
         assert sorted(await key_store.sessions()) == sorted([running_one, closed])
-        assert await forgotten(all_of, closed) == []
+        assert await erased(all_of, closed) == []
 
 
 async def test_age_counts_from_the_close_and_only_what_is_known_goes(
@@ -318,7 +318,7 @@ async def test_age_counts_from_the_close_and_only_what_is_known_goes(
 
         async def due(age_ms: int) -> list[str]:
             sessions, seen = await key_store.sessions(), list[int]()
-            looked = all_of.forgetter.older_than(age_ms, sessions, seen.append)
+            looked = all_of.eraser.older_than(age_ms, sessions, seen.append)
             found = [one.session async for one in looked]
             assert seen == [1, 2, 3, 4]
             return found
@@ -328,16 +328,16 @@ async def test_age_counts_from_the_close_and_only_what_is_known_goes(
 
         assert await due(60_000) == []
         await until("it is old enough", is_old_enough)
-        one = Forgetter(all_of.connection, key_store)
+        one = Eraser(all_of.connection, key_store)
         async for known in one.older_than(300, await key_store.sessions(), lambda _: None):
-            assert await all_of.forgetter.forget(known) == "forgotten"
+            assert await all_of.eraser.erase(known) == "erased"
         left = sorted([still_open, "c0.elsewhere", "c9.elsewhere"])
         assert await key_store.sessions() == left
         assert one.unknown == 2
 
 
-async def forgotten(all_of: Speaking, session: str) -> list[Event]:
-    found = Reader(Past(all_of.connection)).history(Wanted(session=session))
+async def erased(all_of: Speaking, session: str) -> list[Event]:
+    found = Reader(HistorySource(all_of.connection)).history(Wanted(session=session))
     return [
         one async for one in found if isinstance(one, Event) and isinstance(one.data, SessionErased)
     ]

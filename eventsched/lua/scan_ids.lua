@@ -1,5 +1,5 @@
 #!lua flags=no-writes
--- scan_kind: one step through the ids of a kind of key, as they are stored.
+-- scan_ids: one step through the ids of a kind of key, as they are stored.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- forget_session: the log says that the key of an encrypted session is destroyed. Once, as far as
+-- erase_session: the log says that the key of an encrypted session is destroyed. Once, as far as
 -- the last 10,000 sessions are known: a second event would say nothing new and change no view.
 -- KEYS
 --   log_key         es1:{cell}:log         stream

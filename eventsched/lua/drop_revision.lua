@@ -1,13 +1,13 @@
 #!lua flags=allow-oom
--- drop_build: one step of deleting the records of a set's projections that belong to no live build.
--- The last step also deletes the checkpoint of the build: the next build starts from the beginning.
+-- drop_revision: one step of deleting the records of a set's projections that belong to no live revision.
+-- The last step also deletes the checkpoint of the revision: the next revision starts from the beginning.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV
 --   now_arg         ms                     used in a cell with a manual clock only
---   build_set       name
---   epoch           number                 of the caller's hold: nobody else builds meanwhile
---   hold_ms         ms                     more of it
+--   revision_set       name
+--   epoch           number                 of the caller's lease: nobody else rebuilds meanwhile
+--   lease_ms         ms                     more of it
 --   cursor          where the last step ended; 0 to begin
 --   then per projection: name
 -- Reply: [fenced] or [dropped, cursor of the next step (0: done), number of records deleted]
@@ -19,9 +19,9 @@
 -- include: write
 local scanned_max = 256
 
-local active = keys.of('lease', build_set)
+local active = keys.of('lease', revision_set)
 if redis.call('HGET', active, 'epoch') ~= epoch then return { 'fenced' } end
-write('HSET', active, 'until', string.format('%d', clock.now() + tonumber(hold_ms)))
+write('HSET', active, 'until', string.format('%d', clock.now() + tonumber(lease_ms)))
 local live = {}
 for _, projection in each_projection(ARGV) do
   live[projection.name] = redis.call('GET', keys.of('active_revision', projection.name)) or ''
@@ -29,10 +29,10 @@ end
 local page = redis.call('SCAN', cursor, 'MATCH', keys.of('view', '*'), 'COUNT', scanned_max)
 local dropped = 0
 for _, key in ipairs(page[2]) do
-  local projection, build = string.match(key, ':view:([^:]+):([^:]+):')
-  if live[projection] and live[projection] ~= build then
+  local projection, revision = string.match(key, ':view:([^:]+):([^:]+):')
+  if live[projection] and live[projection] ~= revision then
     dropped = dropped + write('UNLINK', key)
   end
 end
-if page[1] == '0' then write('DEL', keys.of('checkpoint', build_set)) end
+if page[1] == '0' then write('DEL', keys.of('checkpoint', revision_set)) end
 return { 'dropped', page[1], dropped }

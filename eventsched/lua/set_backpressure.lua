@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- set_pressure: from now on producers and nodes are refused, or served again.
+-- set_backpressure: from now on producers and nodes are refused, or served again.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV

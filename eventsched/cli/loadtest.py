@@ -1,7 +1,7 @@
-"""`eventsched trace`: replay real conversations as load and say whether all came out right.
+"""`eventsched loadtest`: replay real conversations as load and say whether all came out right.
 
 Owns: the processes of a replay (roles, simulated nodes), the live table, the verdict on screen.
-Read next: trace/replay.py, trace/judge.py.
+Read next: loadtest/replay.py, loadtest/judge.py.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from eventsched.loadtest.replay import Replay
 from eventsched.loadtest.rttm import Conversation, Expected, expect, read_rttm
 from eventsched.node.readiness import missing_node
 from eventsched.projection.protocol import load_sets, trailing
-from eventsched.projection.store import Views
+from eventsched.projection.store import ProjectionStore
 from eventsched.schema.validation import check_language
 from eventsched.store.connection import Connection
 from eventsched.subprocesses import Children, children
@@ -51,7 +51,7 @@ Rtf = Annotated[float, typer.Option(help="A job is held for so many times its au
 
 
 @command
-async def trace(
+async def loadtest(
     options: Options,
     files: Files,
     speed: Speed = 1.0,
@@ -75,7 +75,7 @@ async def trace(
             raise InvalidMessage.of(
                 "nodes", f"at least one for each of {len(connection.cells)} cells", "add nodes"
             )
-        with tempfile.TemporaryDirectory(prefix="eventsched-trace-") as folder:
+        with tempfile.TemporaryDirectory(prefix="eventsched-loadtest-") as folder:
             async with (
                 children(Path(folder) / "log", connection.url) as fleet,
                 running_client(Client(connection.stores, url=connection.url)) as es,
@@ -115,7 +115,7 @@ def _check(speed: float, nodes: int, slots: int, langs: str, rtf: float) -> list
 
 
 def _names(cells: Sequence[str], nodes: int, run_id: str) -> list[str]:
-    return [f"{cells[number % len(cells)]}.trace-{run_id}-{number}" for number in range(nodes)]
+    return [f"{cells[number % len(cells)]}.loadtest-{run_id}-{number}" for number in range(nodes)]
 
 
 async def _start(
@@ -155,7 +155,7 @@ async def _run(
     wall_s = time.monotonic() - begins
     core = trailing(load_sets())
     histories = {
-        store.cell: await History.open(Views(store.transport, store.cell), archive, core)
+        store.cell: await History.open(ProjectionStore(store.transport, store.cell), archive, core)
         for store in stores
     }
     return await judge(histories, started, record, expected, wall_s)

@@ -1,4 +1,4 @@
-"""`eventsched forget SESSION`, or all that closed long ago: nobody can read them any more."""
+"""`eventsched erase SESSION`, or all that closed long ago: nobody can read them any more."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from eventsched.cli.options import Archive, Keys, Options, command
 from eventsched.errors import InvalidMessage, KeyStoreError
 
 if TYPE_CHECKING:
-    from eventsched.audit.erasure import Forgetter, Known
+    from eventsched.audit.erasure import Eraser, Known
     from eventsched.encryption.keystore import KeyStore
     from eventsched.store.connection import Connection
 
@@ -34,7 +34,7 @@ _UNIT_MS = {"m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 
 @command
-async def forget(
+async def erase(
     options: Options,
     session: Session = None,
     older_than: OlderThan = None,
@@ -47,7 +47,7 @@ async def forget(
     is harmless.
     """
     from eventsched.archive.layout import ArchiveFolder
-    from eventsched.audit.erasure import Forgetter
+    from eventsched.audit.erasure import Eraser
     from eventsched.cli.output import notes, print_json, print_line
     from eventsched.encryption.keystore import VARIABLE, named_store
     from eventsched.formatting import plural
@@ -60,19 +60,19 @@ async def forget(
     age_ms = None if older_than is None or session is not None else age_of(older_than)
     folder = ArchiveFolder.open(archive) if archive is not None else None
     async with options.connect() as connection:
-        forgetter = Forgetter(connection, key_store, folder)
+        eraser = Eraser(connection, key_store, folder)
         count = 0
-        async for known in _due(forgetter, key_store, session, age_ms):
-            word = await forgetter.forget(known)
+        async for known in _due(eraser, key_store, session, age_ms):
+            word = await eraser.erase(known)
             count += 1
             if options.json:
                 print_json({"session": known.session, "word": word})
             else:
-                print_line(f"{known.session}: {'was ' * (word == 'again')}forgotten")
+                print_line(f"{known.session}: {'was ' * (word == 'again')}erased")
         if age_ms is not None and not count and not options.json:
             print_line(f"nothing with a key has been closed for {older_than}")
-        if forgetter.unknown:
-            told = plural(forgetter.unknown, "key")
+        if eraser.unknown:
+            told = plural(eraser.unknown, "key")
             notes().print(f"{told} left alone: this server knows nothing of their sessions")
         if count:
             await _rewrite(connection, options)
@@ -87,16 +87,16 @@ def age_of(told: str) -> int:
 
 
 async def _due(
-    forgetter: Forgetter, key_store: KeyStore, session: str | None, age_ms: int | None
+    eraser: Eraser, key_store: KeyStore, session: str | None, age_ms: int | None
 ) -> AsyncIterator[Known]:
     from eventsched.cli.output import progress
 
     if session is not None:
-        yield await forgetter.find(session)
+        yield await eraser.find(session)
     elif age_ms is not None:
         sessions = await key_store.sessions()
         with progress("sessions with a key", len(sessions)) as moved:
-            async for known in forgetter.older_than(age_ms, sessions, moved):
+            async for known in eraser.older_than(age_ms, sessions, moved):
                 yield known
 
 

@@ -1,4 +1,4 @@
-"""`eventsched trace` end to end: real processes, on every server, and on three masters."""
+"""`eventsched loadtest` end to end: real processes, on every server, and on three masters."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FILE = SAMPLES / "standup.rttm"
 
 def _trace(url: str, *more: str) -> dict[str, Any]:
     done = subprocess.run(
-        [sys.executable, "-m", "eventsched.cli", "--url", url, "--json", "trace", str(FILE),
+        [sys.executable, "-m", "eventsched.cli", "--url", url, "--json", "loadtest", str(FILE),
          "--speed", "10", *more],
         capture_output=True, text=True, timeout=100, check=False,
     )  # fmt: skip

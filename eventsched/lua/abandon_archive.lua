@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- give_up_archive: the cell has no archive any more, since its owner has lost it. What was trimmed
+-- abandon_archive: the cell has no archive any more, since its owner has lost it. What was trimmed
 -- is gone for good, nothing waits for the archive, and another one may begin.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
@@ -21,7 +21,7 @@ if not stored[1] then return 'duplicate' end
 if stored[1] ~= of then return validate.invalid('key', 'the key of this archive, ' .. stored[1]) end
 local active = keys.of('lease', 'archive')
 local ends = tonumber(redis.call('HGET', active, 'until')) or 0
-if ends > clock.now() then return validate.invalid('archive', 'one that no archiver has a hold on') end
+if ends > clock.now() then return validate.invalid('archive', 'one that no archiver has a lease on') end
 
 local gone = tonumber(redis.call('HGET', keys.counters, 'trimmed')) or 0
 events.ArchiveAbandoned(of, stored[2], gone)

@@ -6,7 +6,7 @@ import anyio
 import pytest
 
 from eventsched.errors import ServerUnavailable
-from eventsched.store.batcher import Coalescer
+from eventsched.store.batcher import Batcher
 
 
 class Calls:
@@ -31,8 +31,8 @@ class Calls:
         return [-item for item in items]
 
 
-def coalescer(calls: Calls, *, items_max: int = 100) -> Coalescer[int, int]:
-    return Coalescer(
+def coalescer(calls: Calls, *, items_max: int = 100) -> Batcher[int, int]:
+    return Batcher(
         calls,
         items_max=items_max,
         bytes_max=1_000,
@@ -41,7 +41,7 @@ def coalescer(calls: Calls, *, items_max: int = 100) -> Coalescer[int, int]:
     )
 
 
-async def submit_all(batching: Coalescer[int, int], groups: list[list[int]]) -> list[list[int]]:
+async def submit_all(batching: Batcher[int, int], groups: list[list[int]]) -> list[list[int]]:
     replies: list[list[int]] = [[] for _ in groups]
 
     async def submit(at: int) -> None:
