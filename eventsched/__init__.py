@@ -38,7 +38,7 @@ _PUBLIC = {
     ),
     "node.job": ("BlockingJob", "Job", "JobError", "NoSpeech"),
     "node.node": ("Node",),
-    "store.cell": ("Receipt",),
+    "store.session_commands": ("Receipt",),
 }
 """Every public name, by the module that defines it: the only list of them."""
 _HOMES = dict(sorted((name, module) for module, names in _PUBLIC.items() for name in names))

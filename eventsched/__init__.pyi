@@ -25,7 +25,7 @@ from eventsched.errors import (
 )
 from eventsched.node.job import BlockingJob, Job, JobError, NoSpeech
 from eventsched.node.node import Node
-from eventsched.store.cell import Receipt
+from eventsched.store.session_commands import Receipt
 
 _PUBLIC: dict[str, tuple[str, ...]]
 __all__ = [

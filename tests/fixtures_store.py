@@ -15,16 +15,10 @@ from eventsched.errors import Refused
 from eventsched.schema import codec
 from eventsched.schema.events import Event, Text
 from eventsched.schema.settings import Settings
-from eventsched.store.cell import (
-    Chunk,
-    Finalize,
-    NodeGrant,
-    NodeResult,
-    Receipt,
-    SessionGrant,
-    Store,
-)
+from eventsched.store.cell import Store
 from eventsched.store.client import Client
+from eventsched.store.node_commands import NodeGrant, NodeResult
+from eventsched.store.session_commands import Chunk, Finalize, Receipt, SessionGrant
 from eventsched.store.transport import RedisTransport
 
 START_MS = 1_000_000

@@ -35,7 +35,9 @@ from eventsched.schema.events import Text
 from eventsched.schema.keys import name_of
 from eventsched.schema.settings import Settings
 from eventsched.store import library as lua_library
-from eventsched.store.cell import Chunk, Finalize, NodeResult, SessionGrant, Store
+from eventsched.store.cell import Store
+from eventsched.store.node_commands import NodeResult
+from eventsched.store.session_commands import Chunk, Finalize, SessionGrant
 from eventsched.store.transport import Arg
 
 T = TypeVar("T")

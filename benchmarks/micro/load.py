@@ -11,7 +11,9 @@ from collections.abc import Iterable, Sequence
 import anyio
 
 from benchmarks.micro.figures import BenchFailed
-from eventsched.store.cell import Chunk, NodeGrant, Receipt, SessionGrant, Store
+from eventsched.store.cell import Store
+from eventsched.store.node_commands import NodeGrant
+from eventsched.store.session_commands import Chunk, Receipt, SessionGrant
 
 CHUNK_MS = 20
 PCM16_BYTES_PER_MS = 32

@@ -11,7 +11,8 @@ from eventsched.roles.dispatcher import Dispatcher
 from eventsched.schema import codec
 from eventsched.schema.events import Text
 from eventsched.schema.keys import name_of
-from eventsched.store.cell import NodeGrant, NodeResult, Store
+from eventsched.store.cell import Store
+from eventsched.store.node_commands import NodeGrant, NodeResult
 
 EACH = 20
 NODES = 8

@@ -10,8 +10,9 @@ from eventsched.cli.options import Options, command
 from eventsched.errors import EventschedError, InvalidMessage, NotFound
 
 if TYPE_CHECKING:
-    from eventsched.store.cell import Retried, Store
+    from eventsched.store.cell import Store
     from eventsched.store.connection import Connection
+    from eventsched.store.role_commands import RetryOutcome
 
 PAGE = 500
 SHOWN_MAX = 50
@@ -119,7 +120,7 @@ async def _find(connection: Connection, id_: str) -> tuple[Store, str]:
     return next(iter(connection.stores.values())), entry_id
 
 
-def _told(id_: str, done: Retried) -> str:
+def _told(id_: str, done: RetryOutcome) -> str:
     """What happened, in words. Raises where nothing did."""
     match done.word:
         case "unknown":

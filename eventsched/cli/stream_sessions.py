@@ -28,7 +28,7 @@ from eventsched.client.session import Session
 from eventsched.errors import Backpressure, InvalidMessage
 from eventsched.formatting import Text, duration, plural
 from eventsched.interrupts import open_signals
-from eventsched.store.cell import Receipt
+from eventsched.store.session_commands import Receipt
 
 CHUNK_BYTES = RATE // 10 * 2
 """100 ms."""

@@ -17,8 +17,9 @@ import structlog
 from eventsched.client.subscription import SubscriptionReader
 from eventsched.errors import Refused
 from eventsched.store.batcher import Batcher
-from eventsched.store.cell import Chunk, Finalize, Receipt, Store
+from eventsched.store.cell import Store
 from eventsched.store.retry import Backoff
+from eventsched.store.session_commands import Chunk, Finalize, Receipt
 
 APPEND_ITEMS_MAX = 16
 FINALIZE_ITEMS_MAX = 8

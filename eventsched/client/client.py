@@ -46,9 +46,10 @@ from eventsched.schema.validation import (
     check_name,
     check_traceparent,
 )
-from eventsched.store.cell import SessionGrant, Store
+from eventsched.store.cell import Store
 from eventsched.store.connection import open_connection
 from eventsched.store.retry import Backoff
+from eventsched.store.session_commands import SessionGrant
 
 if TYPE_CHECKING:
     from eventsched.encryption.cipher import SessionCipher

@@ -28,8 +28,8 @@ from eventsched.errors import (
     SeqGap,
     ServerUnavailable,
 )
-from eventsched.store.cell import Chunk, Finalize, Receipt, SessionGrant
 from eventsched.store.retry import Backoff, happens_within
+from eventsched.store.session_commands import Chunk, Finalize, Receipt, SessionGrant
 
 if TYPE_CHECKING:
     from eventsched.encryption.cipher import SessionCipher

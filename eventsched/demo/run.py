@@ -72,7 +72,7 @@ async def run_demo(
         running_client(Client(connection.stores, url=connection.url)) as es,
         AsyncExitStack() as sessions,
     ):
-        log_from = await ProjectionStore(store.transport, store.cell).last_id()
+        log_from = await store.last_id(store.keys.log)
         room = store.keys.full(f"demo-{secrets.token_hex(4)}")
         spoken = samples()
         speakers = [

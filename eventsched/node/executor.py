@@ -26,7 +26,7 @@ from eventsched.errors import InvalidMessage
 from eventsched.node.handler_checks import check_handler, is_async, pickled
 from eventsched.node.job import BlockingJob, Job, JobError, NoSpeech, outcome_of
 from eventsched.node.process_pool import HandlerRaised, process_pool
-from eventsched.store.cell import NodeResult
+from eventsched.store.node_commands import NodeResult
 
 Ending: TypeAlias = Result | NoSpeech | JobError
 AsyncHandler: TypeAlias = Callable[[Job], Awaitable[Ending]]

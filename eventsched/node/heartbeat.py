@@ -23,8 +23,9 @@ import structlog
 
 from eventsched.errors import NodeSuperseded, NodeUnknown, ServerUnavailable
 from eventsched.schema.keys import cell_of
-from eventsched.store.cell import NodeGrant, Store
+from eventsched.store.cell import Store
 from eventsched.store.client import open_client
+from eventsched.store.node_commands import NodeGrant
 from eventsched.store.retry import Backoff
 from eventsched.store.transport import RedisTransport
 

@@ -38,7 +38,8 @@ from eventsched.schema.validation import (
     check_list,
     check_name,
 )
-from eventsched.store.cell import NodeGrant, Store
+from eventsched.store.cell import Store
+from eventsched.store.node_commands import NodeGrant
 from eventsched.store.retry import Backoff
 
 DRAIN_S = 60.0

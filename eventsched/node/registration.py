@@ -30,7 +30,8 @@ from eventsched.node.job import Assignment, Job
 from eventsched.node.task_guard import in_handler
 from eventsched.schema.keys import name_of
 from eventsched.store.batcher import Batcher
-from eventsched.store.cell import NodeGrant, NodeResult, Store
+from eventsched.store.cell import Store
+from eventsched.store.node_commands import NodeGrant, NodeResult
 from eventsched.store.retry import Backoff
 from eventsched.store.transport import Entry
 

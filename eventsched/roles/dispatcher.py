@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import structlog
 
-from eventsched.store.cell import DispatchReply, Store
+from eventsched.store.cell import Store
 from eventsched.store.retry import Backoff
+from eventsched.store.role_commands import DispatchReply
 
 log = structlog.get_logger("eventsched.roles.dispatcher")
 WAIT_MS = 2_000

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import structlog
 
-from eventsched.store.cell import Store, TimerReply
+from eventsched.store.cell import Store
 from eventsched.store.retry import Backoff
+from eventsched.store.role_commands import TimerReply
 
 log = structlog.get_logger("eventsched.roles.timer")
 ASK_MS_MAX = 50

@@ -16,7 +16,8 @@ from eventsched.archive.layout import ArchiveFolder
 from eventsched.history.log import History
 from eventsched.projection.store import ProjectionStore
 from eventsched.roles.projector import Projector
-from eventsched.store.cell import NodeGrant, SessionGrant
+from eventsched.store.node_commands import NodeGrant
+from eventsched.store.session_commands import SessionGrant
 from eventsched.store.transport import Entry
 from tests.fixtures_store import TimedStore
 

@@ -14,7 +14,7 @@ from eventsched.encryption.keystore import Key, KeyFolder
 from eventsched.schema import codec
 from eventsched.schema.events import AudioChunkAppended, Text
 from eventsched.schema.keys import name_of
-from eventsched.store.cell import Receipt
+from eventsched.store.session_commands import Receipt
 from tests.fixtures_store import TimedStore
 from tests.systems import client_of
 

@@ -15,8 +15,9 @@ from eventsched.projection.store import ProjectionStore
 from eventsched.schema import codec
 from eventsched.schema.events import Event
 from eventsched.server.testing import LocalServer
-from eventsched.store.cell import Chunk, SessionGrant, Store
+from eventsched.store.cell import Store
 from eventsched.store.connection import open_connection
+from eventsched.store.session_commands import Chunk, SessionGrant
 from tests.failures.programs import Program, Programs, ask, programs
 from tests.systems import until
 

@@ -21,9 +21,10 @@ from eventsched.schema.events import BackpressureStarted
 from eventsched.schema.keys import Keys, name_of
 from eventsched.schema.settings import Settings
 from eventsched.server.testing import LocalCluster, LocalServer
-from eventsched.store.cell import Chunk, SessionGrant, Store
+from eventsched.store.cell import Store
 from eventsched.store.client import open_client
 from eventsched.store.lag import ConsumerLag
+from eventsched.store.session_commands import Chunk, SessionGrant
 from eventsched.store.transport import RedisTransport
 from tests.fixtures_store import TimedStore
 from tests.systems import SECOND, serving, system, until

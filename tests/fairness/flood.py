@@ -15,7 +15,8 @@ import msgspec
 
 from eventsched.schema.events import Event, JobDispatched, JobFailed, UtteranceFinalized
 from eventsched.schema.keys import name_of
-from eventsched.store.cell import Chunk, NodeGrant, NodeResult, SessionGrant
+from eventsched.store.node_commands import NodeGrant, NodeResult
+from eventsched.store.session_commands import Chunk, SessionGrant
 from tests.fixtures_store import TimedStore
 
 STEP_MS = 100

@@ -7,7 +7,7 @@ import pytest
 
 from eventsched.roles.dispatcher import BACK_MS, Dispatcher, pause_s
 from eventsched.roles.timer import ASK_MS_MAX, pause_until
-from eventsched.store.cell import DispatchReply, TimerReply
+from eventsched.store.role_commands import DispatchReply, TimerReply
 from tests.fixtures_store import TimedStore
 
 

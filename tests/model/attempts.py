@@ -18,7 +18,7 @@ from eventsched.schema.events import (
     ResultReplaced,
 )
 from eventsched.schema.keys import name_of
-from eventsched.store.cell import NodeGrant, NodeResult
+from eventsched.store.node_commands import NodeGrant, NodeResult
 from tests.model import delivery, nodes, queue, session
 from tests.model.world import Ending, World, invalid
 

@@ -21,7 +21,9 @@ from eventsched.errors import Refused
 from eventsched.schema import codec
 from eventsched.schema.events import Event, Text
 from eventsched.schema.settings import Settings
-from eventsched.store.cell import Chunk, Finalize, NodeGrant, NodeResult, SessionGrant, Store
+from eventsched.store.cell import Store
+from eventsched.store.node_commands import NodeGrant, NodeResult
+from eventsched.store.session_commands import Chunk, Finalize, SessionGrant
 from projections.group import Groups
 from tests.model import attempts, cell, nodes, session, stored, timers
 from tests.model.wire import Wire, run

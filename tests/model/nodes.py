@@ -21,7 +21,7 @@ from eventsched.schema.events import (
     NodeSuspended,
 )
 from eventsched.schema.keys import LANGUAGE, NAME, name_of
-from eventsched.store.cell import NodeGrant
+from eventsched.store.node_commands import NodeGrant
 from projections.node import Node
 from tests.model.world import Process, World, invalid
 

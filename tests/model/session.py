@@ -28,7 +28,7 @@ from eventsched.schema.events import (
     UtteranceFinalized,
 )
 from eventsched.schema.keys import LANGUAGE, NAME, cell_of, name_of
-from eventsched.store.cell import Chunk, Finalize, Receipt, SessionGrant
+from eventsched.store.session_commands import Chunk, Finalize, Receipt, SessionGrant
 from projections.session import Session
 from tests.model import delivery, owing
 from tests.model.world import Buffered, Soft, Work, World, invalid, place_of

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from eventsched.schema.events import BackpressureEnded, BackpressureStarted, SessionRetired
 from eventsched.schema.keys import job_key, name_of
-from eventsched.store.cell import DispatchReply, Retried, TimerReply
+from eventsched.store.role_commands import DispatchReply, RetryOutcome, TimerReply
 from tests.model import attempts, delivery, nodes, owing, queue, session
 from tests.model.world import Broken, Entry, Work, World, place_of
 
@@ -272,26 +272,26 @@ def _park(w: World, source: str, entry_id: str, kind: str, d: Broken | str) -> N
     )
 
 
-def retry_dead_letter(w: World, dead_id: str, *, force: bool) -> Retried:
+def retry_dead_letter(w: World, dead_id: str, *, force: bool) -> RetryOutcome:
     """A fresh entry of `work`, or the timer again; targets that are served are passed over."""
     dead = w.streams.get(w.keys.dead_letters, [])
     found = [one for one in dead if place_of(one.id) == place_of(dead_id)]
     if not found:
-        return Retried("unknown", 0, 0)
+        return RetryOutcome("unknown", 0, 0)
     d = found[0].fields["d"]
     if isinstance(d, Broken):
-        return Retried("unreadable", 0, 0)
+        return RetryOutcome("unreadable", 0, 0)
     dead.remove(found[0])
     if not isinstance(d, Work):
         kind, _, of = found[0].fields["id"].partition("|")
         w.set_timer(w.now, kind, of)
-        return Retried("retried", 1, 0)
+        return RetryOutcome("retried", 1, 0)
     wanted = owing.still_owed(w, d)
     passed_over = len(d.targets) - len(wanted)
     if not wanted:
-        return Retried("passed_over", 0, passed_over)
+        return RetryOutcome("passed_over", 0, passed_over)
     w.append(w.keys.dispatch, k="utterance", d=replace(d, targets=wanted))
-    return Retried("retried", len(wanted), passed_over)
+    return RetryOutcome("retried", len(wanted), passed_over)
 
 
 def set_backpressure(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from eventsched.errors import Refused
-from eventsched.store.cell import Chunk, Receipt, SessionGrant
 from eventsched.store.client import Client
+from eventsched.store.session_commands import Chunk, Receipt, SessionGrant
 from eventsched.store.transport import Arg
 from tests.fixtures_store import TimedStore
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from eventsched.errors import Refused
-from eventsched.store.cell import NodeGrant, NodeResult, SessionGrant
+from eventsched.store.node_commands import NodeGrant, NodeResult
+from eventsched.store.session_commands import SessionGrant
 from tests.fixtures_store import TimedStore
 from tests.job_record import job_record
 

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from eventsched.errors import Refused
 from eventsched.schema.settings import Settings
-from eventsched.store.cell import NodeGrant, NodeResult, SessionGrant
 from eventsched.store.client import Client
+from eventsched.store.node_commands import NodeGrant, NodeResult
+from eventsched.store.session_commands import SessionGrant
 from eventsched.store.transport import RedisTransport
 from tests.fixtures_store import TimedStore
 from tests.scripts.calls import chunk

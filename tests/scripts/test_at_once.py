@@ -11,7 +11,7 @@ from redis.exceptions import ResponseError
 
 from eventsched.errors import Refused
 from eventsched.schema.events import Event
-from eventsched.store.cell import Chunk, Receipt, SessionGrant
+from eventsched.store.session_commands import Chunk, Receipt, SessionGrant
 from tests.fixtures_store import TimedStore
 from tests.scripts.cell_state import check
 from tests.scripts.jobs_of import (

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from eventsched.schema.events import Affinity
-from eventsched.store.cell import Chunk, Receipt
+from eventsched.store.session_commands import Chunk, Receipt
 from tests.fixtures_store import START_MS, TimedStore
 from tests.job_record import job_record
 from tests.scripts.cell_state import check

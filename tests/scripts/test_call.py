@@ -18,8 +18,8 @@ from redis.exceptions import ResponseError
 
 from eventsched.schema.keys import Keys
 from eventsched.schema.settings import Settings
-from eventsched.store.cell import Receipt
 from eventsched.store.client import Client
+from eventsched.store.session_commands import Receipt
 from eventsched.store.transport import RedisTransport
 from tests.fixtures_store import TimedStore
 from tests.scripts.calls import chunk

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from eventsched.schema.events import Affinity, ClassSeen
-from eventsched.store.cell import NodeGrant, NodeResult
+from eventsched.store.node_commands import NodeGrant, NodeResult
 from tests.fixtures_store import TimedStore
 from tests.scripts.cell_state import check
 from tests.scripts.jobs_of import assigned, last, logged, reply, speak

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from eventsched.errors import SessionClosedError, SessionUnknown
-from eventsched.store.cell import NodeGrant, SessionGrant
 from eventsched.store.client import Client
+from eventsched.store.node_commands import NodeGrant
+from eventsched.store.session_commands import SessionGrant
 from tests.fixtures_store import TimedStore
 from tests.job_record import job_record
 from tests.scripts.calls import append, code_of, contents, events, finalized

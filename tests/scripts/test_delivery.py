@@ -11,8 +11,9 @@ import pytest
 from eventsched.errors import LeaseLost
 from eventsched.schema import codec
 from eventsched.schema.events import Text
-from eventsched.store.cell import NodeGrant, NodeResult, SessionGrant
 from eventsched.store.client import Client
+from eventsched.store.node_commands import NodeGrant, NodeResult
+from eventsched.store.session_commands import SessionGrant
 from tests.fixtures_store import TimedStore
 from tests.job_record import job_record
 from tests.scripts.calls import append, events

@@ -14,7 +14,9 @@ from eventsched import errors
 from eventsched.errors import Refused
 from eventsched.schema import events
 from eventsched.store import library as lua_library
-from eventsched.store.cell import Chunk, Finalize, NodeResult, Store
+from eventsched.store.cell import Store
+from eventsched.store.node_commands import NodeResult
+from eventsched.store.session_commands import Chunk, Finalize
 from eventsched.store.transport import Arg
 from tests.fixtures_store import TimedStore
 from tests.scripts.headers import header, source

@@ -9,8 +9,8 @@ import msgspec
 import pytest
 
 from eventsched.errors import InvalidMessage, Refused, SeqGap, SessionClosedError
-from eventsched.store.cell import Finalize, Receipt
 from eventsched.store.client import Client
+from eventsched.store.session_commands import Finalize, Receipt
 from tests.fixtures_store import START_MS, TimedStore
 from tests.heard import heard_of
 from tests.scripts.calls import append, call, chunk, code_of, contents, events, finalized, refused

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from eventsched.store.cell import NodeGrant, TimerReply
 from eventsched.store.client import Client
+from eventsched.store.node_commands import NodeGrant
+from eventsched.store.role_commands import TimerReply
 from tests.fixtures_store import START_MS, TimedStore
 from tests.job_record import falsify
 from tests.scripts.cell_state import check, zset

@@ -18,8 +18,9 @@ from eventsched.errors import Backpressure, Refused
 from eventsched.projection.protocol import load_sets
 from eventsched.projection.store import ProjectionStore
 from eventsched.schema.settings import Settings
-from eventsched.store.cell import NodeResult, Store
+from eventsched.store.cell import Store
 from eventsched.store.client import Client
+from eventsched.store.node_commands import NodeResult
 from eventsched.store.transport import RedisTransport
 from tests.fixtures_store import TimedStore
 from tests.scripts.calls import chunk, events

@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from eventsched.errors import InvalidMessage, SessionClosedError
-from eventsched.store.cell import SessionGrant
 from eventsched.store.client import Client
+from eventsched.store.session_commands import SessionGrant
 from tests.fixtures_store import TimedStore
 from tests.scripts.calls import call, code_of, contents, events, finalized
 

@@ -10,8 +10,9 @@ import anyio
 import pytest
 import pytest_asyncio
 
-from eventsched.store.cell import NodeGrant, NodeResult, Store
+from eventsched.store.cell import Store
 from eventsched.store.client import open_client
+from eventsched.store.node_commands import NodeGrant, NodeResult
 from eventsched.store.transport import RedisTransport
 from tests.fixtures_store import TimedStore
 from tests.scripts.cell_state import check

@@ -14,8 +14,8 @@ from eventsched.errors import (
     SessionSuperseded,
     SessionUnknown,
 )
-from eventsched.store.cell import Receipt
 from eventsched.store.client import Client
+from eventsched.store.session_commands import Receipt
 from tests.fixtures_store import TimedStore
 from tests.scripts.calls import append, call, code_of, contents, events
 

@@ -39,7 +39,9 @@ from eventsched.roles.timer import Timer
 from eventsched.roles.trimmer import Trimmer
 from eventsched.schema import codec
 from eventsched.schema.events import Text
-from eventsched.store.cell import Chunk, Finalize, NodeGrant, NodeResult, SessionGrant, Store
+from eventsched.store.cell import Store
+from eventsched.store.node_commands import NodeGrant, NodeResult
+from eventsched.store.session_commands import Chunk, Finalize, SessionGrant
 from tests.simulation.world import World
 
 CELL = "sim"

@@ -32,7 +32,8 @@ from eventsched.schema.events import (
     Target,
     UtteranceFinalized,
 )
-from eventsched.store.cell import NodeGrant, NodeResult, SessionGrant
+from eventsched.store.node_commands import NodeGrant, NodeResult
+from eventsched.store.session_commands import SessionGrant
 from tests.fixtures_store import TimedStore
 from tests.job_record import falsify, job_record
 

@@ -1,0 +1,53 @@
+"""Calls one cell: runs its functions and reads its streams.
+
+Owns: the transport, the keys and the clock argument that every call of a cell needs.
+Must not: know a script's arguments or reply; the subclasses do.
+Read next: session_commands.py (one concern), cell.py (all of them), projection/store.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from eventsched.schema.keys import Keys
+from eventsched.store.transport import Arg, Entry, Transport, entries_of
+
+
+class CellConnection:
+    """One cell of a server. Cells that were created with a manual clock use `now_ms`."""
+
+    def __init__(
+        self, transport: Transport, cell: str, *, now_ms: Callable[[], int] | None = None
+    ) -> None:
+        self.transport = transport
+        self.cell = cell
+        self.keys = Keys(cell)
+        self._now_ms = now_ms
+
+    async def run(self, script: str, *args: Arg) -> Any:
+        """Run the function of a script and return its reply. Raises Refused, ServerUnavailable."""
+        now = self._now_ms() if self._now_ms else ""
+        return await self.transport.run(script, [self.keys.log], [now, *args])
+
+    async def read_range(
+        self, key: str, low: str, high: str, count: int, *, newest_first: bool = False
+    ) -> list[Entry]:
+        """Up to `count` entries of a stream from `low` to `high`; `(` before an id excludes it."""
+        parts = ("XREVRANGE", key, high, low) if newest_first else ("XRANGE", key, low, high)
+        return entries_of(await self.transport.command(*parts, "COUNT", count, key=key))
+
+    async def first_id(self, key: str) -> str:
+        """Id of the oldest entry that a stream still has; `0-0` if it has none."""
+        oldest = await self.read_range(key, "-", "+", 1)
+        return oldest[0][0] if oldest else "0-0"
+
+    async def last_id(self, key: str) -> str:
+        """Id of the newest entry that a stream still has; `0-0` if it has none."""
+        newest = await self.read_range(key, "-", "+", 1, newest_first=True)
+        return newest[0][0] if newest else "0-0"
+
+
+def name_list(names: Sequence[str]) -> str:
+    """A set of names as scripts take it: sorted and joined, so that equal sets are equal text."""
+    return ",".join(sorted(set(names)))
