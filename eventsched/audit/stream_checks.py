@@ -105,7 +105,7 @@ class StreamChecks:
 
     async def _entries(self, key: str) -> Any:
         after = START
-        while entries := await self._views.read_stream(key, after, READ_MAX):
+        while entries := await self._views.read_range(key, f"({after}", "+", READ_MAX):
             for _, flat in entries:
                 yield dict(zip(flat[::2], flat[1::2], strict=True))
             after = entries[-1][0]

@@ -105,9 +105,9 @@ class Verifier:
 
         Raises ArchiveError when the log's beginning is in an archive that is not at hand.
         """
-        self.report.gone = await self._views.log_gone()
+        self.report.gone = await self._views.trimmed_count()
         self.report.is_folded = await self._history.is_whole()
-        first = await self._views.first_id()
+        first = await self._views.first_id(self._views.keys.log)
         self.report.last_id, self._folding = await self._history.nearest_folding(first)
         self._parts = {part.projection.name: part for part in self._folding.parts}
         self._before = Before(
@@ -123,7 +123,7 @@ class Verifier:
         await self._fold_to(self.report.checkpoint)
         for part in self._folding.parts:
             await self._compare_records(part)
-        await self._fold_to(await self._views.last_id())
+        await self._fold_to(await self._views.last_id(self._views.keys.log))
         await self._compare_decided()
         await self._compare_streams()
 
@@ -170,12 +170,12 @@ class Verifier:
 
         Entries that go meanwhile may be in that total, or not yet.
         """
-        before = await self._views.log_gone()
+        before = await self._views.trimmed_count()
         if self.report.is_folded:
-            await self._fold_to(await self._views.last_id())
+            await self._fold_to(await self._views.last_id(self._views.keys.log))
         else:
             await self._look_for_trims()
-        if not before <= self._trimmed <= await self._views.log_gone():
+        if not before <= self._trimmed <= await self._views.trimmed_count():
             what = f"{before} entries are gone, {self._trimmed} were given up by events"
             self.report.add([Violation("I10", "log", what)])
         for name, passed in (await ConsumerLag(self._views).passed()).items():
@@ -200,7 +200,7 @@ class Verifier:
     async def _compare_records(self, part: ProjectionState) -> None:
         """Every record of the fold is live, and no other is."""
         name = part.projection.name
-        live = await self._views.live(name)
+        live = await self._views.active_revision(name)
         if live is not None and not is_made_by(live, part.projection):
             what = f"{live} was made by another version: a projector of this one rebuilds it"
             self.report.add([Violation("I6", f"active_revision:{name}", what)])

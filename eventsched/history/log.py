@@ -174,7 +174,7 @@ class History:
 
     async def is_whole(self) -> bool:
         """Whether it begins with the first event that the cell has had."""
-        if self._views is not None and await self._views.is_log_whole():
+        if self._views is not None and await self._views.is_log_complete():
             return True
         records = await threads.in_thread(self._folder.records) if self._folder is not None else []
         return bool(records) and not records[0].head.skipped
@@ -251,8 +251,8 @@ class History:
         kept = await views.transport.command("HGET", key, "to", key=key)
         if kept is None or place_of(kept.decode()) <= at:
             return False
-        first = place_of(await views.first_id())
-        if (BEFORE_ALL < first <= at) or await views.is_log_whole():
+        first = place_of(await views.first_id(views.keys.log))
+        if (BEFORE_ALL < first <= at) or await views.is_log_complete():
             return False
         if await self._sealed(at, AFTER_ALL):
             return True

@@ -345,14 +345,14 @@ async def _live(
 ) -> tuple[Any, str] | None:
     """The stored record; none of a revision that another version made. A rebuild may switch between
     the two reads: then look again."""
-    revision = await views.live(projection.name)
+    revision = await views.active_revision(projection.name)
     for _ in range(SWITCHES_MAX):
         if revision is None or not is_made_by(revision, projection):
             return None
         (fields,) = await views.load(projection.name, revision, [record])
         if fields:
             return record_codec(projection).decode(fields), fields["at"].decode()
-        before, revision = revision, await views.live(projection.name)
+        before, revision = revision, await views.active_revision(projection.name)
         if revision == before:
             return None
     return None

@@ -74,7 +74,7 @@ class HistorySource:
         """Id of the newest entry that is known."""
         views = self.views(cell)
         if views is not None:
-            return await views.last_id()
+            return await views.last_id(views.keys.log)
         assert self.archive is not None
         records = self.archive.cell(cell).records()
         return records[-1].last if records else START

@@ -13,7 +13,7 @@ import msgspec
 
 from eventsched.projection.fold import FailedEvent, Folding, decoded, index_entries_of
 from eventsched.projection.protocol import ProjectionSet
-from eventsched.projection.store import Changes, Dead, ProjectionStore
+from eventsched.projection.store import Changes, DeadLetter, ProjectionStore
 from eventsched.schema.events import Event
 from eventsched.store.transport import Entry
 
@@ -114,7 +114,7 @@ class Batches:
         for part in self._folding.parts:
             part.forget_changes()
 
-    def dead(self, unfolded: FailedEvent) -> Dead:
+    def dead(self, unfolded: FailedEvent) -> DeadLetter:
         """The entry in `dead` for what was passed by."""
         told = {
             "set": self._set.name,
@@ -122,4 +122,4 @@ class Batches:
             "tries": self._tries_max,
         }
         kind = unfolded.event.type if unfolded.event else ""
-        return Dead(unfolded.id, kind, msgspec.json.encode(told), unfolded.reason)
+        return DeadLetter(unfolded.id, kind, msgspec.json.encode(told), unfolded.reason)

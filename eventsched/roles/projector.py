@@ -137,7 +137,7 @@ class Projector:
 
     async def _tell_what_is_gone(self) -> None:
         """A set that came when the log's beginning had been trimmed folds the rest of it only."""
-        gone = 0 if self.checkpoint != START else await self._views.log_gone()
+        gone = 0 if self.checkpoint != START else await self._views.trimmed_count()
         if not gone:
             return
         remedy = "none: it was trimmed unarchived"
@@ -175,7 +175,7 @@ class Projector:
             lease_ms=LEASE_MS,
             changes=self._batches.writes(),
             indexes=batch.indexes,
-            dead=[self._batches.dead(one) for one in batch.parked],
+            dead_letters=[self._batches.dead(one) for one in batch.parked],
         )
 
     async def _retry(self, batch: Batch) -> StepResult:
@@ -219,7 +219,7 @@ class Projector:
         """Rebuild what an older version of these projections made; newer ones are left alone."""
         outdated = []
         for projection in self.set.projections:
-            live = await self._views.live(projection.name)
+            live = await self._views.active_revision(projection.name)
             version = int(live.partition(".")[0]) if live else projection.version
             if version > projection.version:
                 return False

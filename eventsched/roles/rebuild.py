@@ -112,7 +112,7 @@ class Rebuild:
 
     async def _plan(self) -> tuple[list[str], list[str]]:
         """The live revisions, and the names of those to come."""
-        lives = [await self._views.live(one.name) or "" for one in self.projections]
+        lives = [await self._views.active_revision(one.name) or "" for one in self.projections]
         revisions = [_next(*pair) for pair in zip(self.projections, lives, strict=True)]
         return lives, revisions
 
@@ -127,7 +127,7 @@ class Rebuild:
         switches = list(zip(names, lives, revisions, strict=True))
         at = START
         for _ in range(ATTEMPTS_MAX):
-            word, detail = await self._views.switch(
+            word, detail = await self._views.promote_revisions(
                 self.set.name, self.revision_set, held.epoch, switches
             )
             if word == "switched":
@@ -189,7 +189,7 @@ class Rebuild:
         """Remove the records of revisions that are not live, 256 keys a step."""
         cursor, total = "0", 0
         while True:
-            dropped = await self._views.drop(
+            dropped = await self._views.drop_revision(
                 self.revision_set, held.epoch, LEASE_MS, cursor, self.set.projections
             )
             if dropped is None:

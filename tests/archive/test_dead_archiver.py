@@ -94,7 +94,7 @@ async def test_an_archive_that_is_lost_for_good_is_given_up_and_all_goes_on(
     another = Archived(archived.store, tmp_path / "another")
     assert await another.seal()
     gone = another.folder.cell(archived.store.cell).records()[0].head.skipped
-    assert gone == await archived.views.log_gone()
+    assert gone == await archived.views.trimmed_count()
     report = await Verifier(archived.views, CORE, history=await another.history()).run()
     assert (report.is_clean, report.is_folded) == (True, False), report.violations
 
@@ -159,7 +159,7 @@ async def test_a_set_that_came_after_trimming_says_how_to_get_what_it_lacks(
     archived: Archived,
 ) -> None:
     await trimmed(archived)
-    gone = await archived.views.log_gone()
+    gone = await archived.views.trimmed_count()
     found, (line,) = await counted(archived)
     assert found < 14
     assert (line["event"], line["entries_gone"]) == ("starts mid-history", gone)

@@ -20,7 +20,15 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from eventsched.archive.commands import ArchiveCalls, Trimmed
 from eventsched.errors import InvalidMessage
 from eventsched.projection.protocol import ProjectionSet
-from eventsched.projection.store import START, Changes, Dead, ProjectionStore, Put, Save, SetLease
+from eventsched.projection.store import (
+    START,
+    Changes,
+    DeadLetter,
+    ProjectionStore,
+    Put,
+    Save,
+    SetLease,
+)
 from eventsched.schema.settings import Settings
 from eventsched.store.cell import Store
 from projections.node import Nodes
@@ -230,7 +238,9 @@ class SetMachine(RuleBasedStateMachine):
                 for n, revision in enumerate(revisions)
             ],
             indexes={"s1": folded} if folded else {},
-            dead=[Dead(folded[0], "X", b"{}", "poison")] if has_poison and folded else [],
+            dead_letters=[DeadLetter(folded[0], "X", b"{}", "poison")]
+            if has_poison and folded
+            else [],
         )
         self.decided("save", lambda: run(self.views.save(told)), lambda s: sets.save(s, told))
 
@@ -293,7 +303,7 @@ class SetMachine(RuleBasedStateMachine):
             revisions[1] = ("node", "1.77", revisions[1][2])
         self.decided(
             "switch",
-            lambda: run(self.views.switch(LIVE, BUILD, epoch, revisions)),
+            lambda: run(self.views.promote_revisions(LIVE, BUILD, epoch, revisions)),
             lambda s: sets.switch(s, LIVE, BUILD, epoch, revisions),
         )
 
@@ -306,7 +316,7 @@ class SetMachine(RuleBasedStateMachine):
             cursor, total = "0", 0
             while True:
                 parts = DUO.projections
-                step = run(self.views.drop(BUILD, epoch, LEASE_MS, cursor, parts))
+                step = run(self.views.drop_revision(BUILD, epoch, LEASE_MS, cursor, parts))
                 if step is None:
                     return None
                 cursor, total = step[0], total + step[1]

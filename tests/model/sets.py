@@ -129,7 +129,7 @@ def save(s: Sets, told: Save) -> Saved:
             record.update(put.fields, at=put.at.encode())
     for session, ids in told.indexes.items():
         s.indexes.setdefault(session, []).extend(ids)
-    s.dead += [(dead.id, dead.type, dead.told, dead.reason) for dead in told.dead]
+    s.dead += [(dead.id, dead.type, dead.context, dead.reason) for dead in told.dead_letters]
     s.checkpoints[told.projection_set] = told.to
     return "saved"
 

@@ -172,8 +172,8 @@ FAULTS = (
     Fault(
         "poison is dropped, not parked",
         "_save",
-        "dead=[self._batches.dead(one) for one in batch.parked],",
-        "dead=[],",
+        "dead_letters=[self._batches.dead(one) for one in batch.parked],",
+        "dead_letters=[],",
         (PROJECTOR,),
     ),
     Fault(

@@ -42,7 +42,7 @@ async def test_a_projection_of_another_package_is_folded_as_a_set_of_its_own(
     projector = Projector(views, own)
     while (await projector.step()).state != "idle":
         pass
-    assert await views.live("minutes") == "1.1"
+    assert await views.active_revision("minutes") == "1.1"
     days = [f"1970-01-0{number}" for number in (1, 2, 3)]
     kept = await views.load("minutes", "1.1", days)
     told = [msgspec.msgpack.decode(one["v"], type=Day) for one in kept[:2]]

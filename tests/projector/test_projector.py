@@ -149,7 +149,7 @@ async def fold_all(one: Projector) -> int:
 
 async def view_of(store: TimedStore, entity: str, name: str = "session") -> Any:
     views = views_of(store)
-    revision = await views.live(name)
+    revision = await views.active_revision(name)
     assert revision is not None
     (stored,) = await views.load(name, revision, [entity])
     projection = next(one for one in CORE.projections if one.name == name)
@@ -159,7 +159,7 @@ async def view_of(store: TimedStore, entity: str, name: str = "session") -> Any:
 async def records(store: TimedStore, name: str) -> dict[str, dict[str, bytes]]:
     """Every record of a live view with all its fields, by entity."""
     transport = store.transport
-    revision = await views_of(store).live(name)
+    revision = await views_of(store).active_revision(name)
     found = {}
     for event in await store.log():
         entities = {"job": event.job, "node": event.node}.get(name, event.session)
@@ -633,8 +633,8 @@ async def test_a_rebuild_switches_readers_and_drops_the_old_revision(store: Time
     rebuilt = await Rebuild(views_of(store), CORE, ["session", "group"]).run()
     assert rebuilt is not None
     assert (rebuilt.revisions, rebuilt.dropped) == ({"session": "2.2", "group": "2.2"}, 2)
-    assert await views_of(store).live("session") == "2.2"
-    assert await views_of(store).live("job") == "2.1"
+    assert await views_of(store).active_revision("session") == "2.2"
+    assert await views_of(store).active_revision("job") == "2.1"
     assert await records(store, "session") == old
     assert await views_of(store).load("session", "2.1", ["s1"]) == [{}]
 
@@ -667,7 +667,7 @@ async def test_what_a_crashed_rebuild_left_is_dropped_by_the_next(store: TimedSt
     views = views_of(store, Cutting(store, "drop_revision", after=False))
     with pytest.raises(Cut):
         await Rebuild(views, CORE, ["session"], owner="me").run()
-    assert await views.live("session") == "2.2", "switched, then died before dropping"
+    assert await views.active_revision("session") == "2.2", "switched, then died before dropping"
     rebuilt = await Rebuild(views_of(store), CORE, ["group"]).run()
     assert rebuilt is not None
     assert await records(store, "session") == before
@@ -680,7 +680,7 @@ SPEAKERS = ["s1", "s2", "s3", "s4"]
 
 async def counted(store: TimedStore) -> list[int]:
     """The utterances of each speaker, as the live view has them."""
-    revision = await views_of(store).live("counts")
+    revision = await views_of(store).active_revision("counts")
     found = await views_of(store).load("counts", revision or "", SPEAKERS)
     return [msgspec.msgpack.decode(one["v"], type=Counted).utterances for one in found]
 
@@ -708,7 +708,7 @@ async def test_a_build_of_more_records_than_stay_in_memory_is_the_same(
     await take_turns(store)
     keep_little(monkeypatch)
     assert await Rebuild(views_of(store), COUNTS, ["counts"]).run() is not None
-    assert await views_of(store).live("counts") == "1.2"
+    assert await views_of(store).active_revision("counts") == "1.2"
     assert await counted(store) == [3, 3, 3, 3]
 
 
@@ -781,7 +781,7 @@ async def test_a_newer_version_waits_then_rebuilds_what_it_finds(store: TimedSto
     assert (await new.step()).state == "other_version"
     assert await new._bring_up_to_version()
     assert (await new.step()).state == "idle"
-    assert (await views_of(store).live("session")) == "3.2"
+    assert (await views_of(store).active_revision("session")) == "3.2"
     assert (await old.step()).state == "standby"
     await new.release()
     assert (await old.step()).state == "other_version"
