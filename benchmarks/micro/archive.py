@@ -14,7 +14,8 @@ from eventsched.archive.layout import ArchiveFolder
 from eventsched.errors import require_packages
 from eventsched.history.log import History
 from eventsched.projection.protocol import load_sets, trailing
-from eventsched.projection.store import START, ProjectionStore
+from eventsched.projection.store import ProjectionStore
+from eventsched.schema.ids import START
 
 
 class Archive(Bench, frozen=True, kw_only=True):

@@ -17,7 +17,7 @@ from benchmarks.micro.load import SLOTS_MAX
 from benchmarks.micro.stage import Stage
 from eventsched.client.client import connect
 from eventsched.client.session import Session
-from eventsched.projection.store import START
+from eventsched.schema.ids import START
 from eventsched.store.cell import Store
 from eventsched.subprocesses import Children, children
 

@@ -19,6 +19,7 @@ from eventsched.schema.events import (
     ResultRecorded,
     UtteranceFinalized,
 )
+from eventsched.schema.ids import ms_of
 from eventsched.store.cell import Store
 
 READ_COUNT = 1_000
@@ -78,6 +79,6 @@ async def outcomes_after(store: Store, begun: str) -> Outcomes:
     seen = Outcomes()
     while entries := await store.read_range(store.keys.log, f"({begun}", "+", READ_COUNT):
         for entry_id, fields in entries:
-            seen.count(codec.decode(entry_id, fields), int(entry_id.partition("-")[0]))
+            seen.count(codec.decode(entry_id, fields), ms_of(entry_id))
         begun = entries[-1][0]
     return seen

@@ -14,9 +14,10 @@ from benchmarks.micro.projecting import VIEWS, session_and_group
 from benchmarks.micro.stage import Bench, Stage
 from benchmarks.micro.worked import worked_log
 from eventsched.history.log import READ_MAX
-from eventsched.projection.store import START, ProjectionStore
+from eventsched.projection.store import ProjectionStore
 from eventsched.roles.projector import Projector
 from eventsched.roles.rebuild import Rebuild
+from eventsched.schema.ids import START
 from eventsched.store.cell import Store
 
 

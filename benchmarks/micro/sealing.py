@@ -24,7 +24,7 @@ from eventsched.archive.verifier import Verifier
 from eventsched.history.log import History, Of
 from eventsched.projection.protocol import ProjectionSet
 from eventsched.projection.store import ProjectionStore
-from eventsched.schema.ids import id_of, place_of
+from eventsched.schema.ids import format_id, ms_of, parse_id
 from eventsched.schema.settings import Settings
 from eventsched.store.transport import Entry
 
@@ -109,7 +109,7 @@ def fill(
     folder = archive.cell(cell)
     folder.path.mkdir()
     sealer = Sealer(folder, key, ProjectionSet(core.name, (), core.sessions))
-    span_ms = place_of(log[-1][0])[0] - place_of(log[0][0])[0] + 1
+    span_ms = ms_of(log[-1][0]) - ms_of(log[0][0]) + 1
     count = round_ = 0
     while count < at_least:
         for first in range(0, len(log), ENTRIES_MAX):
@@ -121,6 +121,6 @@ def fill(
 
 
 def _again(entry: Entry, round_: int, later_ms: int) -> Entry:
-    (ms, seq), fields = place_of(entry[0]), entry[1]
+    (ms, seq), fields = parse_id(entry[0]), entry[1]
     name = b"s%d-" % round_
-    return id_of((ms + later_ms, seq)), [one.replace(b"session-", name) for one in fields]
+    return format_id(ms + later_ms, seq), [one.replace(b"session-", name) for one in fields]

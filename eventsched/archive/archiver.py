@@ -34,8 +34,8 @@ from eventsched.archive.signing import SigningKey, fingerprint
 from eventsched.errors import ArchiveError, ServerUnavailable
 from eventsched.private_files import make_private_folder
 from eventsched.projection.protocol import ProjectionSet
-from eventsched.projection.store import START, ProjectionStore, SetLease
-from eventsched.schema.ids import place_of
+from eventsched.projection.store import ProjectionStore, SetLease
+from eventsched.schema.ids import START, ms_of, parse_id
 from eventsched.schema.keys import name_of
 from eventsched.server.locks import FileLock
 from eventsched.store.retry import Backoff
@@ -144,7 +144,7 @@ class Archiver:
 
     async def _check_end(self, sealer: Sealer, look: ArchiveState) -> None:
         """The folder ends where Redis knows it to, or later by what was sealed and not yet told."""
-        here, there = place_of(sealer.sealed_to), place_of(look.to or START)
+        here, there = parse_id(sealer.sealed_to), parse_id(look.to or START)
         if here < there:
             raise ArchiveError(
                 f"{self._folder.path} ends at {sealer.sealed_to}, "
@@ -242,15 +242,15 @@ class Archiver:
 
 
 def _window_end(first: str, window_ms: int) -> int:
-    ms = place_of(first)[0]
+    ms = ms_of(first)
     return ms - ms % window_ms + window_ms
 
 
 def _before(entries: list[Entry], ends_ms: int) -> list[Entry]:
     """Those of the window: mostly all of them, which the last one tells."""
-    if not entries or place_of(entries[-1][0])[0] < ends_ms:
+    if not entries or ms_of(entries[-1][0]) < ends_ms:
         return entries
-    return [one for one in entries if place_of(one[0])[0] < ends_ms]
+    return [one for one in entries if ms_of(one[0]) < ends_ms]
 
 
 def _is_full(sealer: Sealer, entries_max: int) -> bool:

@@ -27,7 +27,7 @@ from eventsched.archive.manifest import Record, decode, encode
 from eventsched.archive.signing import SigningKey, public_line, read_public
 from eventsched.errors import ArchiveError
 from eventsched.private_files import make_private_folder, private_file
-from eventsched.schema.ids import padded, place_of
+from eventsched.schema.ids import check_id, padded_id
 from eventsched.schema.keys import CELL
 
 PUBLIC = "archive.pub"
@@ -41,7 +41,7 @@ SEGMENT = re.compile(rf"({_STEM})\.({'|'.join(KINDS)})\.parquet")
 
 
 def stem(first: str, last: str) -> str:
-    return f"{padded(first)}_{padded(last)}"
+    return f"{padded_id(first)}_{padded_id(last)}"
 
 
 class CellFolder:
@@ -121,10 +121,10 @@ def check_sequence(path: Path, records: list[Record]) -> None:
     for n, record in enumerate(records):
         if record.n != n:
             raise ArchiveError(f"{path}: segment {n} is missing")
-        first = place_of(record.first)
-        if not last < first <= place_of(record.last):
+        first = check_id(record.first)
+        if not last < first <= check_id(record.last):
             raise ArchiveError(f"{path}: segment {n} does not follow the one before it")
-        last = place_of(record.last)
+        last = check_id(record.last)
 
 
 class ArchiveFolder:

@@ -26,7 +26,7 @@ from eventsched.archive.snapshot import FULL_EVERY, fold_at
 from eventsched.projection.fold import decoded, index_entries_of
 from eventsched.projection.protocol import ProjectionSet
 from eventsched.schema.events import Event, UtteranceFinalized
-from eventsched.schema.ids import Place, place_of
+from eventsched.schema.ids import START, EntryId, check_id
 from eventsched.schema.keys import name_of
 from eventsched.store.transport import Entry
 
@@ -67,7 +67,7 @@ class Sealer:
             self._grow(record.segment)
         self._fold = fold_at(folder, self.records, len(self.records) - 1, projection_set)
         self.gathered = Gathered()
-        self._last: Place = place_of(self.records[-1].last) if self.records else (-1, 0)
+        self._last: EntryId = check_id(self.records[-1].last) if self.records else (-1, 0)
 
     def _grow(self, segment: Segment) -> None:
         self._tree.append(merkle.leaf_hash(bytes.fromhex(segment.root)))
@@ -75,7 +75,7 @@ class Sealer:
 
     @property
     def sealed_to(self) -> str:
-        return self.records[-1].last if self.records else "0-0"
+        return self.records[-1].last if self.records else START
 
     @property
     def passed(self) -> int:

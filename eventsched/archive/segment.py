@@ -21,7 +21,7 @@ import msgspec
 
 from eventsched.archive.codec import encode_entry
 from eventsched.errors import ArchiveError, require_packages
-from eventsched.schema.ids import Place, id_of
+from eventsched.schema.ids import EntryId, format_id, parse_id
 from eventsched.store.transport import Entry
 
 require_packages("pyarrow")
@@ -72,15 +72,14 @@ class Rows:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def add(self, entries: Sequence[Entry], after: Place) -> Place:
+    def add(self, entries: Sequence[Entry], after: EntryId) -> EntryId:
         """A row each, in the log's order; the last one's place. Raises ArchiveError for another."""
         append, last = self._rows.append, after
         for entry in entries:
             entry_id, fields = entry
-            ms, _, seq = entry_id.partition("-")
-            place = int(ms), int(seq)
+            place = parse_id(entry_id)
             if place <= last:
-                raise ArchiveError(f"entry {entry_id} does not follow {id_of(last)}")
+                raise ArchiveError(f"entry {entry_id} does not follow {format_id(*last)}")
             last = place
             nine = fields[1::2] if len(fields) == 18 else _NONE
             kind, _, session, job, node, cause, _, data, _ = nine

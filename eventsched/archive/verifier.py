@@ -27,7 +27,7 @@ from eventsched.errors import ArchiveError, NotFound
 from eventsched.projection.fold import decoded
 from eventsched.projection.protocol import ProjectionSet
 from eventsched.schema.events import Event
-from eventsched.schema.ids import place_of
+from eventsched.schema.ids import check_id
 from eventsched.schema.keys import CELL
 from eventsched.store.transport import Entry
 
@@ -302,11 +302,11 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 def prove(folder: ArchiveFolder, entry_id: str, cell: str | None = None) -> Proof:
     """That the event is in the archive. Raises NotFound, ArchiveError."""
-    place = place_of(entry_id)
+    place = check_id(entry_id)
     for name in [cell] if cell else folder.cells():
         records = folder.cell(name).records()
         for record in records:
-            if place_of(record.first) <= place <= place_of(record.last):
+            if check_id(record.first) <= place <= check_id(record.last):
                 found = _proof(folder.cell(name), records, record, entry_id)
                 if found is not None:
                     return found

@@ -16,10 +16,10 @@ from eventsched.history.log import History
 from eventsched.history.position import LogPosition
 from eventsched.history.reader import Reader, Wanted
 from eventsched.history.source import HistorySource, of_job
-from eventsched.projection.fold import FailedEvent, decoded, in_order
-from eventsched.projection.store import START
+from eventsched.projection.fold import FailedEvent, decoded
 from eventsched.schema import keys
 from eventsched.schema.events import Event
+from eventsched.schema.ids import START, ms_of, parse_id
 
 Progress = Callable[[int], None]
 TOLD_EVERY = 1_000
@@ -37,7 +37,7 @@ async def why(past: HistorySource, job: str) -> JobExplanation:
     history = await past.of(session)
     decisions = await _decisions(history, [one for one in session_events if one.job == key])
     last = await past.last_id(keys.cell_of(session))
-    return explain(key, session_events, decisions, int(last.partition("-")[0]))
+    return explain(key, session_events, decisions, ms_of(last))
 
 
 async def _decisions(history: History, job: Sequence[Event]) -> list[Decision]:
@@ -98,11 +98,11 @@ async def replay(
 
 
 async def _standing_at(history: History, entry_id: str) -> SchedulerState:
-    if in_order(entry_id) == in_order(START):
+    if parse_id(entry_id) == parse_id(START):
         return SchedulerState.at_the_start()
     return SchedulerState(await history.folding_at(entry_id))
 
 
 def _just_before(entry_id: str) -> str:
-    ms, seq = in_order(entry_id)
+    ms, seq = parse_id(entry_id)
     return LogPosition(ms, seq, entry_id).before

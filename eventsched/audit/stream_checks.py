@@ -12,8 +12,8 @@ from typing import Any, Literal
 import msgspec
 
 from eventsched.audit.invariants import Violation
-from eventsched.projection.fold import in_order
-from eventsched.projection.store import START, ProjectionStore
+from eventsched.projection.store import ProjectionStore
+from eventsched.schema.ids import START, parse_id
 from eventsched.schema.keys import name_of
 from projections.session import Session
 
@@ -34,9 +34,9 @@ class Chunks(msgspec.Struct, frozen=True):
         """I10: audio of outcomes that are open, as of a moment after these were read."""
         if not view.owed:
             return
-        kept, last = set(self.ids), in_order(self.ids[-1] if self.ids else START)
+        kept, last = set(self.ids), parse_id(self.ids[-1] if self.ids else START)
         for key, owed in view.owed.items():
-            is_behind = self.ids and in_order(owed.first) > last
+            is_behind = self.ids and parse_id(owed.first) > last
             if owed.first not in kept and not is_behind:
                 what = f"the first chunk of {key}, {owed.first}, is gone while it is open"
                 yield Violation("I10", f"audio:{name}", what)
@@ -85,7 +85,7 @@ class StreamChecks:
 
     async def _is_trimmed(self, kind: Literal["audio", "outbox"], name: str, entry_id: str) -> bool:
         oldest = await self._views.read_entry_numbers(kind, name, START)
-        return not oldest or in_order(oldest[0][0]) > in_order(entry_id)
+        return not oldest or parse_id(oldest[0][0]) > parse_id(entry_id)
 
     async def utterances_in_work(self, name: str) -> set[int]:
         """Utterances of a session that `work` or `dead` has an entry of."""

@@ -25,10 +25,11 @@ from eventsched.audit.state_diff import (
 )
 from eventsched.audit.stream_checks import StreamChecks
 from eventsched.history.log import History
-from eventsched.projection.fold import FailedEvent, ProjectionState, decoded, in_order
+from eventsched.projection.fold import FailedEvent, ProjectionState, decoded
 from eventsched.projection.protocol import ProjectionSet
-from eventsched.projection.store import START, ProjectionStore, is_made_by
+from eventsched.projection.store import ProjectionStore, is_made_by
 from eventsched.schema.events import Event, SessionRetired, StreamTrimmed
+from eventsched.schema.ids import START, parse_id
 from eventsched.schema.keys import name_of
 from eventsched.store.lag import ConsumerLag
 from projections.session import Session
@@ -131,7 +132,7 @@ class Verifier:
 
     async def _fold_to(self, upto: str) -> None:
         """Fold on to exactly this log id."""
-        if in_order(self.report.last_id) >= in_order(upto):
+        if parse_id(self.report.last_id) >= parse_id(upto):
             return
         async for entries in self._history.batches(self.report.last_id, upto):
             for entry in entries:
@@ -139,7 +140,7 @@ class Verifier:
             self.report.events += len(entries)
             self.report.last_id = entries[-1][0]
             self._progress(self.report.events)
-        if in_order(self.report.last_id) < in_order(upto):
+        if parse_id(self.report.last_id) < parse_id(upto):
             where = f"log/{self.report.last_id}"
             self.report.add([Violation("I10", where, f"nothing behind it up to {upto}")])
             self.report.last_id = upto

@@ -8,6 +8,7 @@ import typer
 
 from eventsched.cli.options import Options, command
 from eventsched.errors import EventschedError, InvalidMessage, NotFound
+from eventsched.schema.ids import ms_of
 
 if TYPE_CHECKING:
     from eventsched.store.cell import Store
@@ -96,7 +97,7 @@ def _show(found: list[dict[str, Any]]) -> None:
     made = table("ID", "SINCE", "WHAT", "REASON")
     made.columns[0].no_wrap = True
     for one in found[:SHOWN_MAX]:
-        since = day_and_clock(int(one["id"].partition("/")[2].partition("-")[0]))
+        since = day_and_clock(ms_of(one["id"].partition("/")[2]))
         what = f"{one['kind']} {one['from']}/{one['origin']}" + " (partial)" * one["partial"]
         made.add_row(one["id"], since, Text(what), Text(one["reason"]))
     console().print(made)

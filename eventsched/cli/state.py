@@ -11,6 +11,7 @@ from msgspec.structs import FieldInfo
 
 from eventsched.cli.options import Archive, Options, command
 from eventsched.escaping import escape_controls
+from eventsched.schema.ids import ms_of
 
 Kind = Annotated[
     str, typer.Argument(metavar="KIND", help="session, group, job, node, or a read model's name.")
@@ -90,9 +91,9 @@ def show(found: dict[str, Any]) -> None:
     rows = [(_words(name), _cell(name, value)) for name, value in flat.items()]
     source = "" if found["is_live"] else ", folded from its history"
     if found["dropped_at"]:
-        dropped_ms = int(found["dropped_at"].partition("-")[0])
+        dropped_ms = ms_of(found["dropped_at"])
         source += f"; ended {day_and_clock(dropped_ms)} (log/{found['dropped_at']})"
-    at_ms = int(found["at"].partition("-")[0])
+    at_ms = ms_of(found["at"])
     rows.append(("as of", f"{day_and_clock(at_ms)} (log/{found['at']}){source}"))
     console().print(pairs(f"{found['kind']} {found['id']}", rows))
     for name, value in view.items():

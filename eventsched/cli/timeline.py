@@ -14,6 +14,7 @@ from eventsched.escaping import escape_controls
 from eventsched.formatting import Text, clock, day_and_clock, duration
 from eventsched.projection.fold import FailedEvent
 from eventsched.schema.events import Event
+from eventsched.schema.ids import ms_of
 
 STYLES = {
     "ResultDelivered": "green",
@@ -46,7 +47,7 @@ class Timeline:
         self._width = max(console().width - lead, TEXT_MIN)
 
     def show(self, one: Event | FailedEvent) -> None:
-        ms = int(one.id.partition("-")[0])
+        ms = ms_of(one.id)
         self._begin_day(ms)
         if isinstance(one, FailedEvent):
             name, after, told = Text("unreadable", "red"), "", one.reason
@@ -81,7 +82,7 @@ class Timeline:
         """Since the entry that led to it, else since its job's last event; empty with neither."""
         stream, _, cause = event.cause.rpartition("/")
         if stream and cause:
-            return duration(event.ms - int(cause.partition("-")[0]))
+            return duration(event.ms - ms_of(cause))
         before = self._before.get(event.job)
         return duration(event.ms - before) if event.job and before is not None else ""
 

@@ -9,6 +9,7 @@ import typer
 
 from eventsched.cli.options import Archive, Options, command
 from eventsched.errors import InvalidMessage
+from eventsched.schema.ids import ms_of
 
 if TYPE_CHECKING:
     from eventsched.audit.explain import Decision, JobExplanation
@@ -123,7 +124,7 @@ def _show_decision(one: Decision) -> None:
 
     out = console()
     out.print()
-    when = clock(int(one.id.partition("-")[0]))
+    when = clock(ms_of(one.id))
     out.print(Text(f"{when}  attempt {one.attempt}: {_decided(one)}", "bold"))
     for line in _evidence(one):
         out.print(Text(f"  {line}"))

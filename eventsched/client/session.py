@@ -19,7 +19,7 @@ from eventsched.audio import chunks
 from eventsched.audio.chunks import Format, Piece
 from eventsched.client.channel import APPEND_BYTES_MAX, APPEND_ITEMS_MAX, CellMultiplexer
 from eventsched.client.results import Delivered, heard
-from eventsched.client.subscription import START, OutboxEntry, Subscription
+from eventsched.client.subscription import OutboxEntry, Subscription
 from eventsched.encryption.keystore import KeyStore
 from eventsched.errors import (
     Backpressure,
@@ -28,6 +28,7 @@ from eventsched.errors import (
     SeqGap,
     ServerUnavailable,
 )
+from eventsched.schema.ids import START, is_id, ms_of
 from eventsched.store.retry import Backoff, happens_within
 from eventsched.store.session_commands import Chunk, Finalize, Receipt, SessionGrant
 
@@ -471,8 +472,7 @@ def _merged(receipts: Sequence[Receipt]) -> Receipt:
 
 
 def _check_position(after: str) -> None:
-    ms, _, seq = after.partition("-")
-    if after != START and not (ms.isdecimal() and seq.isdecimal() and int(ms)):
+    if after != START and not (is_id(after) and ms_of(after)):
         raise InvalidMessage.of(
             "after", f"the id of a result expected, got {after!r:.80}", "copy it"
         )

@@ -16,12 +16,12 @@ import anyio
 import msgspec
 import structlog
 
+from eventsched.schema.ids import START, id_before
 from eventsched.schema.keys import name_of
 from eventsched.store.cell import Store
 from eventsched.store.retry import Backoff
 from eventsched.store.transport import Entry
 
-START = "0-0"
 BLOCK_MS = 2_000
 READ_COUNT = 64
 MAILBOX_ENTRIES = 256
@@ -61,12 +61,6 @@ def parse(entry: Entry) -> OutboxEntry:
     )
 
 
-def before(entry_id: str) -> str:
-    """The greatest id below this one: reading after it shows the entry again."""
-    ms, seq = map(int, entry_id.split("-"))
-    return f"{ms}-{seq - 1}" if seq else f"{ms - 1}-{(1 << 64) - 1}"
-
-
 class Subscription:
     """What one session was told and nobody has taken yet.
 
@@ -76,7 +70,7 @@ class Subscription:
 
     def __init__(self, session: str, after: str) -> None:
         self.session = session
-        self.position = START if after == START else before(after)
+        self.position = START if after == START else id_before(after)
         self.drains = False
         """Read on without bound: the session closes, so what is left is bounded itself."""
         self.closed = anyio.Event()
@@ -120,7 +114,7 @@ class Subscription:
 
     def _keep(self, told: OutboxEntry) -> None:
         if told.number != self._expected:
-            self._told.append(OutboxEntry(before(told.id), 0, "truncated", {}, b"", b""))
+            self._told.append(OutboxEntry(id_before(told.id), 0, "truncated", {}, b"", b""))
         self._expected = told.number + 1
         self._told.append(told)
         self._bytes += told.size

@@ -25,9 +25,9 @@ from eventsched.archive.signing import fingerprint
 from eventsched.errors import ArchiveError
 from eventsched.projection.fold import Folding, decoded, index_entries_of
 from eventsched.projection.protocol import ProjectionSet
-from eventsched.projection.store import START, ProjectionStore
+from eventsched.projection.store import ProjectionStore
 from eventsched.schema.events import FIELDS, Event
-from eventsched.schema.ids import AFTER_ALL, BEFORE_ALL, Place, id_of, place_of
+from eventsched.schema.ids import AFTER_ALL, BEFORE_ALL, START, EntryId, format_id, parse_id
 from eventsched.schema.keys import name_of
 from eventsched.store.transport import Entry, entries_of
 
@@ -72,7 +72,7 @@ class _Read(msgspec.Struct, frozen=True):
     """What one look at the log gave."""
 
     entries: Sequence[Entry]
-    to: Place
+    to: EntryId
     """All up to here that was asked for is in `entries`."""
     is_last: bool
     """There was no more."""
@@ -125,12 +125,12 @@ class History:
         self, after: str = START, upto: str = "", of: Of = EVERYTHING
     ) -> AsyncIterator[Sequence[Entry]]:
         """The same, in lists."""
-        at, end = place_of(after), place_of(upto) if upto else AFTER_ALL
+        at, end = parse_id(after), parse_id(upto) if upto else AFTER_ALL
         is_sealed = True  # as far as is known: the archive is asked first
         while at < end:
             for record in await self._sealed(at, end) if is_sealed else ():
                 sealed = await threads.in_thread(partial(self._read_segment, record, at, end, of))
-                at = place_of(record.last)
+                at = parse_id(record.last)
                 for some in range(0, len(sealed), READ_MAX):
                     yield sealed[some : some + READ_MAX]
             if at >= end or self._views is None:
@@ -164,7 +164,7 @@ class History:
             from eventsched.archive.snapshot import fold_at
 
             folder, records = self._folder, await threads.in_thread(self._folder.records)
-            n = sum(place_of(one.last) <= place_of(entry_id) for one in records) - 1
+            n = sum(parse_id(one.last) <= parse_id(entry_id) for one in records) - 1
             if n >= 0:
                 fold = await threads.in_thread(partial(fold_at, folder, records, n, self._set))
                 for part in fold.folding.parts:
@@ -181,14 +181,14 @@ class History:
 
     # --- sealed segments --------------------------------------------------------------------
 
-    async def _sealed(self, at: Place, end: Place) -> list[Record]:
+    async def _sealed(self, at: EntryId, end: EntryId) -> list[Record]:
         """The segments that hold something in between, as of now."""
         if self._folder is None:
             return []
         records = await threads.in_thread(self._folder.records)
-        return [one for one in records if at < place_of(one.last) and place_of(one.first) <= end]
+        return [one for one in records if at < parse_id(one.last) and parse_id(one.first) <= end]
 
-    def _read_segment(self, record: Record, at: Place, end: Place, of: Of) -> list[Entry]:
+    def _read_segment(self, record: Record, at: EntryId, end: EntryId, of: Of) -> list[Entry]:
         from eventsched.archive.segment import entries_at, entries_where, rows_of_session
 
         assert self._folder is not None
@@ -201,18 +201,18 @@ class History:
             equal = {"node": of.node} if of.node else {}
             found = [data for *_, data in entries_where(events, ms=(at[0], end[0]), equal=equal)]
         entries = [decode_entry(data) for data in found]
-        return [one for one in entries if at < place_of(one[0]) <= end and of.fits(one)]
+        return [one for one in entries if at < parse_id(one[0]) <= end and of.fits(one)]
 
     # --- the log ----------------------------------------------------------------------------
 
-    async def _read_log(self, views: ProjectionStore, at: Place, end: Place, of: Of) -> _Read:
+    async def _read_log(self, views: ProjectionStore, at: EntryId, end: EntryId, of: Of) -> _Read:
         if of.index:
             indexed = await self._read_index(views, at, end, of)
             if indexed is not None:
                 return indexed
-        upto = id_of(end) if end != AFTER_ALL else "+"
-        entries = await views.read_log(id_of(at), READ_MAX, upto)
-        to = place_of(entries[-1][0]) if entries else at
+        upto = format_id(*end) if end != AFTER_ALL else "+"
+        entries = await views.read_log(format_id(*at), READ_MAX, upto)
+        to = parse_id(entries[-1][0]) if entries else at
         is_last = len(entries) < READ_MAX
         if of == EVERYTHING:
             return _Read(entries, to, is_last=is_last)
@@ -220,16 +220,16 @@ class History:
         return _Read(fitting, to, is_last=is_last)
 
     async def _read_index(
-        self, views: ProjectionStore, at: Place, end: Place, of: Of
+        self, views: ProjectionStore, at: EntryId, end: EntryId, of: Of
     ) -> _Read | None:
         """What the session's index names behind `at`; none when the log is to be read from there.
 
         The checkpoint is read first: all up to it is in the index, and more may be.
         """
-        checkpoint = place_of(await views.checkpoint(self._set.name))
+        checkpoint = parse_id(await views.checkpoint(self._set.name))
         key = views.keys.session_index(of.index)
         kept = await views.transport.command("LRANGE", key, 0, -1, key=key)
-        ids = [one for one in map(bytes.decode, kept) if at < place_of(one) <= end]
+        ids = [one for one in map(bytes.decode, kept) if at < parse_id(one) <= end]
         if not ids:
             if checkpoint <= at:
                 return None
@@ -237,21 +237,21 @@ class History:
         some = ids[:IDS_MAX]
         reply = await views.run("read_entries", *some)
         fitting = [one for one in entries_of(reply) if of.fits(one)]
-        return _Read(fitting, place_of(some[-1]), is_last=False)
+        return _Read(fitting, parse_id(some[-1]), is_last=False)
 
     def _belongs(self, entry: Entry, session: str) -> bool:
         return not session or session in index_entries_of(decoded(entry), self._set)
 
-    async def _has_lost(self, views: ProjectionStore, at: Place) -> bool:
+    async def _has_lost(self, views: ProjectionStore, at: EntryId) -> bool:
         """Whether the log may have lost entries behind `at`, which the archive then has.
 
         Raises ArchiveError when that archive is not at hand.
         """
         key = views.keys.archive
         kept = await views.transport.command("HGET", key, "to", key=key)
-        if kept is None or place_of(kept.decode()) <= at:
+        if kept is None or parse_id(kept.decode()) <= at:
             return False
-        first = place_of(await views.first_id(views.keys.log))
+        first = parse_id(await views.first_id(views.keys.log))
         if (BEFORE_ALL < first <= at) or await views.is_log_complete():
             return False
         if await self._sealed(at, AFTER_ALL):
@@ -262,6 +262,6 @@ class History:
                 f"say where that is with --archive DIR or EVENTSCHED_ARCHIVE"
             )
         raise ArchiveError(
-            f"{self._folder.path} ends at {id_of(at)}, the cell's archive at {kept.decode()}: "
+            f"{self._folder.path} ends at {format_id(*at)}, the cell's archive at {kept.decode()}: "
             f"it is an old copy"
         )

@@ -17,8 +17,9 @@ from datetime import datetime
 import msgspec
 
 from eventsched.errors import InvalidMessage
+from eventsched.schema.ids import START, format_id, parse_id
 
-_ID = re.compile(r"(?:log/)?([0-9]{1,15})-([0-9]{1,19})")
+_ID = re.compile(r"(?:log/)?([0-9]{1,15}-[0-9]{1,19})")
 _DIGITS = re.compile(r"[0-9]+")
 _SECONDS_DIGITS, _MS_DIGITS = (10, 11), 13
 """Between them a number may be either; with more digits it is of another unit."""
@@ -43,19 +44,19 @@ class LogPosition(msgspec.Struct, frozen=True):
     @property
     def first(self) -> str:
         """Id of the first entry that it means."""
-        return f"{self.ms}-{self.seq or 0}"
+        return format_id(self.ms, self.seq or 0)
 
     @property
     def last(self) -> str:
         """Id of the last entry that it can mean."""
-        return f"{self.ms}-{_SEQ_MAX if self.seq is None else self.seq}"
+        return format_id(self.ms, _SEQ_MAX if self.seq is None else self.seq)
 
     @property
     def before(self) -> str:
         """Id behind which it begins: entries behind this one are not before it."""
         if self.seq:
-            return f"{self.ms}-{self.seq - 1}"
-        return f"{self.ms - 1}-{_SEQ_MAX}" if self.ms else "0-0"
+            return format_id(self.ms, self.seq - 1)
+        return format_id(self.ms - 1, _SEQ_MAX) if self.ms else START
 
 
 def parse_position(text: str, field: str) -> LogPosition:
@@ -63,7 +64,7 @@ def parse_position(text: str, field: str) -> LogPosition:
     given = text.strip()
     match = _ID.fullmatch(given)
     if match is not None:
-        return LogPosition(int(match[1]), int(match[2]), text)
+        return LogPosition(*parse_id(match[1]), text)
     if _DIGITS.fullmatch(given) and len(given) != _DATE_DIGITS:
         return LogPosition(_ms_of_digits(given, field), None, text)
     try:

@@ -21,11 +21,12 @@ from eventsched.errors import DecryptionError, InvalidMessage, NotFound
 from eventsched.history.log import EVERYTHING, Of
 from eventsched.history.position import LogPosition
 from eventsched.history.source import HistorySource, of_job
-from eventsched.projection.fold import FailedEvent, Folding, decoded, in_order, index_entries_of
+from eventsched.projection.fold import FailedEvent, Folding, decoded, index_entries_of
 from eventsched.projection.protocol import HasParts, Projection, record_codec
-from eventsched.projection.store import START, ProjectionStore, is_made_by
+from eventsched.projection.store import ProjectionStore, is_made_by
 from eventsched.schema import keys
 from eventsched.schema.events import Event, SessionOpened, UtteranceFinalized
+from eventsched.schema.ids import START, ms_of, parse_id
 
 SWITCHES_MAX = 3
 """How often a record is looked for when a rebuild switches revisions meanwhile."""
@@ -165,7 +166,7 @@ class Reader:
             if (first := await anext(rest, None)) is not None:
                 heads[cell] = first, rest
         while heads:
-            cell = min(heads, key=lambda one: (_ms(heads[one][0]), one))
+            cell = min(heads, key=lambda one: (ms_of(heads[one][0].id), one))
             one, rest = heads.pop(cell)
             yield one
             if (following := await anext(rest, None)) is not None:
@@ -335,7 +336,7 @@ class Reader:
             return f"{told} in what is kept: the beginning of the history is gone"
         if at is not None and of is not EVERYTHING:
             async for entry in history.entries(of=of):
-                is_later = in_order(entry[0]) > in_order(at.last)
+                is_later = parse_id(entry[0]) > parse_id(at.last)
                 return told + (f": it begins at {entry[0]}" if is_later else "")
         return told
 
@@ -356,10 +357,6 @@ async def _live(
         if revision == before:
             return None
     return None
-
-
-def _ms(one: Event | FailedEvent) -> int:
-    return int(one.id.partition("-")[0])
 
 
 def _picked(projection: Projection, part: str, view: Any) -> Any:

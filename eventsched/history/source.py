@@ -12,10 +12,10 @@ from eventsched.archive.layout import ArchiveFolder
 from eventsched.errors import InvalidMessage, NotFound
 from eventsched.history.log import History
 from eventsched.history.position import LogPosition
-from eventsched.projection.fold import in_order
 from eventsched.projection.protocol import ProjectionSet, load_sets, trailing
-from eventsched.projection.store import START, ProjectionStore
+from eventsched.projection.store import ProjectionStore
 from eventsched.schema import keys
+from eventsched.schema.ids import START, parse_id
 from eventsched.store.connection import Connection
 from eventsched.store.transport import Transport
 
@@ -82,7 +82,7 @@ class HistorySource:
     async def check_not_ahead(self, cell: str, at: LogPosition, field: str) -> None:
         """Raises InvalidMessage when nothing can be known of that moment yet."""
         last = await self.last_id(cell)
-        if in_order(at.first) <= in_order(last):
+        if parse_id(at.first) <= parse_id(last):
             return
         if self.connection is None:
             raise InvalidMessage.of(

@@ -12,6 +12,7 @@ import msgspec
 
 from eventsched.projection.protocol import load_sets
 from eventsched.projection.store import ProjectionStore
+from eventsched.schema.ids import ms_of
 from eventsched.store.cell import Store
 from eventsched.store.connection import Connection
 from eventsched.store.lag import ARCHIVE, ConsumerLag
@@ -251,7 +252,7 @@ class _Cell:
         return await self._store.transport.command(name, key, *more, key=key)
 
     def _age(self, entry_id: str) -> int:
-        return max(0, self._now_ms - int(entry_id.partition("-")[0]))
+        return max(0, self._now_ms - ms_of(entry_id))
 
 
 def _words(joined: str) -> list[str]:

@@ -213,9 +213,3 @@ def index_entries_of(one: Event | FailedEvent, projection_set: ProjectionSet) ->
         return projection_set.sessions(one)
     name = name_of(one.session)
     return (name,) if name else ()
-
-
-def in_order(entry_id: str) -> tuple[int, int]:
-    """An entry id as what it is: two numbers. Comparing ids as text is wrong."""
-    ms, _, seq = entry_id.partition("-")
-    return int(ms), int(seq or 0)

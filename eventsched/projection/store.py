@@ -15,11 +15,10 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 
 from eventsched.projection.protocol import Projection, ProjectionSet
+from eventsched.schema.ids import START
 from eventsched.store.cell_connection import CellConnection
 from eventsched.store.transport import Arg, Entry
 
-START = "0-0"
-"""The checkpoint of a set that has folded nothing yet."""
 LOADED_MAX = 128
 """Records read in one script call: 1 to 2 ms."""
 ITEM_MAX = 1_000

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import structlog
 
+from eventsched.schema.ids import START
 from eventsched.store.cell import Store
 from eventsched.store.retry import Backoff
 from eventsched.store.role_commands import DispatchReply
@@ -37,12 +38,12 @@ class Dispatcher:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._seen = "0-0"
+        self._seen = START
 
     async def step(self) -> DispatchReply:
         """One call of the script."""
         reply = await self._store.dispatch_jobs(BACK_MS)
-        if reply.last_id != "0-0":
+        if reply.last_id != START:
             self._seen = reply.last_id
             log.debug("dispatched", cell=self._store.cell, jobs=reply.jobs, left=reply.left)
         return reply

@@ -26,15 +26,9 @@ from eventsched.history.log import History
 from eventsched.projection.batch import TRIES_MAX, Batch, Batches
 from eventsched.projection.fold import Folding
 from eventsched.projection.protocol import ProjectionSet
-from eventsched.projection.store import (
-    START,
-    OtherVersion,
-    ProjectionStore,
-    Save,
-    SetLease,
-    Standby,
-)
+from eventsched.projection.store import OtherVersion, ProjectionStore, Save, SetLease, Standby
 from eventsched.roles.rebuild import Rebuild, RebuildFailed
+from eventsched.schema.ids import START
 from eventsched.store.retry import Backoff
 from eventsched.store.transport import Entry
 

@@ -22,9 +22,10 @@ from msgspec.structs import replace
 from eventsched.errors import EventschedError
 from eventsched.history.log import History
 from eventsched.projection.batch import Batch, Batches
-from eventsched.projection.fold import Folding, in_order
+from eventsched.projection.fold import Folding
 from eventsched.projection.protocol import Projection, ProjectionSet
-from eventsched.projection.store import START, Changes, ProjectionStore, Save, SetLease
+from eventsched.projection.store import Changes, ProjectionStore, Save, SetLease
+from eventsched.schema.ids import START, parse_id
 from eventsched.store.transport import Entry
 
 LEASE_MS = 10_000
@@ -161,7 +162,7 @@ class Rebuild:
                 at = entries[-1][0]
                 await self._views.acquire_revision(self.revision_set, self._owner, LEASE_MS)
                 await send.send(entries)
-        if in_order(at) < in_order(upto):
+        if parse_id(at) < parse_id(upto):
             raise RebuildFailed(f"{self.revision_set}: the log ends before {upto}")
 
     async def _save(self, held: SetLease, batches: Batches, at: str, batch: Batch) -> None:

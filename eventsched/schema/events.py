@@ -16,6 +16,8 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+from eventsched.schema.ids import ms_of
+
 FIELDS = ("t", "v", "s", "j", "n", "c", "tp", "d", "b")
 SCHEMA_VERSION = 1
 POLICY_VERSION = 1
@@ -456,7 +458,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     @property
     def ms(self) -> int:
         """When it became true: milliseconds of the cell's clock."""
-        return int(self.id.partition("-")[0])
+        return ms_of(self.id)
 
 
 class Text(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -1,34 +1,62 @@
-"""Log entry ids: as numbers, as times, as parts of file names.
+"""Ids of stream entries, `<milliseconds>-<sequence>`: parse, compare, build.
 
-Owns: parsing and order. Never does: I/O. Comparing ids as text is wrong.
+Owns: the only code that takes an entry id apart. Ids compare as numbers; as text, 9-5 would come
+after 10-1.
+Must not: do I/O.
+Read next: lua/include/entry_ids.lua (the same for scripts), history/position.py (ids in commands).
 """
 
 from __future__ import annotations
 
 import re
+from typing import TypeAlias
 
 from eventsched.errors import ArchiveError
 
-Place = tuple[int, int]
-"""An entry id as the two numbers that it is."""
-BEFORE_ALL: Place = (0, 0)
-AFTER_ALL: Place = ((1 << 63) - 1, 0)
-_ID = re.compile(r"(0|[1-9]\d{0,18})-(0|[1-9]\d{0,18})")
+EntryId: TypeAlias = tuple[int, int]
+"""An entry id as (milliseconds, sequence): tuples compare in the order of the stream."""
+START = "0-0"
+"""The id before all entries: a read after it returns the stream from its first entry."""
+BEFORE_ALL: EntryId = (0, 0)
+AFTER_ALL: EntryId = ((1 << 63) - 1, 0)
+SEQUENCE_MAX = (1 << 64) - 1
+_ID = re.compile(r"(?:0|[1-9][0-9]{0,18})-(?:0|[1-9][0-9]{0,18})")
 
 
-def place_of(entry_id: str) -> Place:
-    """Raises ArchiveError when it is no id."""
-    match = _ID.fullmatch(entry_id)
-    if match is None:
-        raise ArchiveError(f"{entry_id!r} is no entry id, such as 1700000000000-0")
-    return int(match[1]), int(match[2])
+def is_id(text: str) -> bool:
+    """Whether the text is an entry id in the form that Redis writes."""
+    return _ID.fullmatch(text) is not None
 
 
-def id_of(place: Place) -> str:
-    return f"{place[0]}-{place[1]}"
+def parse_id(entry_id: str) -> EntryId:
+    """The numbers of an id that Redis wrote; an id without a sequence has sequence 0."""
+    ms, _, seq = entry_id.partition("-")
+    return int(ms), int(seq or 0)
 
 
-def padded(entry_id: str) -> str:
-    """For names of files, so that a folder lists them in order."""
-    ms, seq = place_of(entry_id)
+def check_id(text: str) -> EntryId:
+    """The numbers of an id from a file or a user. Raises ArchiveError if it is not an id."""
+    if not is_id(text):
+        raise ArchiveError(f"{text!r} is no entry id, such as 1700000000000-0")
+    return parse_id(text)
+
+
+def ms_of(entry_id: str) -> int:
+    """When the entry was appended: milliseconds of the clock that its stream uses."""
+    return int(entry_id.partition("-")[0])
+
+
+def format_id(ms: int, seq: int) -> str:
+    return f"{ms}-{seq}"
+
+
+def id_before(entry_id: str) -> str:
+    """The greatest id below this one: a read after it returns this entry first."""
+    ms, seq = parse_id(entry_id)
+    return format_id(ms, seq - 1) if seq else format_id(ms - 1, SEQUENCE_MAX)
+
+
+def padded_id(entry_id: str) -> str:
+    """The id for file names: names sort in the order of the stream. Raises ArchiveError."""
+    ms, seq = check_id(entry_id)
     return f"{ms:015d}-{seq:06d}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from eventsched.schema.ids import START
 from eventsched.schema.keys import Keys
 from eventsched.store.transport import Arg, Entry, Transport, entries_of
 
@@ -40,12 +41,12 @@ class CellConnection:
     async def first_id(self, key: str) -> str:
         """Id of the oldest entry that a stream still has; `0-0` if it has none."""
         oldest = await self.read_range(key, "-", "+", 1)
-        return oldest[0][0] if oldest else "0-0"
+        return oldest[0][0] if oldest else START
 
     async def last_id(self, key: str) -> str:
         """Id of the newest entry that a stream still has; `0-0` if it has none."""
         newest = await self.read_range(key, "-", "+", 1, newest_first=True)
-        return newest[0][0] if newest else "0-0"
+        return newest[0][0] if newest else START
 
 
 def name_list(names: Sequence[str]) -> str:

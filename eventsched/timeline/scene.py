@@ -31,6 +31,7 @@ from eventsched.schema.events import (
     SessionRetired,
     UtteranceFinalized,
 )
+from eventsched.schema.ids import ms_of
 from eventsched.schema.keys import name_of
 
 AUDIO, UTTERANCES, WAITING, PLAYBACK = "audio", "utterances", "waiting", "playback"
@@ -174,7 +175,7 @@ class _Building:
         self.moment(event, "closed", "closed")
 
     def finalized(self, event: Event, data: UtteranceFinalized) -> None:
-        first_ms, last_ms = _ms(data.first), _ms(data.last)
+        first_ms, last_ms = ms_of(data.first), ms_of(data.last)
         self._finalized[data.utterance] = event
         for one in data.targets:
             self._untaken[data.utterance, one.target] = event
@@ -356,7 +357,3 @@ def _after(begin: Event, to_ms: int) -> str:
 
 def _took(ms: int) -> str:
     return f"{ms} ms" if ms < 1_000 else f"{ms / 1000:.2f} s"
-
-
-def _ms(entry_id: str) -> int:
-    return int(entry_id.partition("-")[0])

@@ -14,8 +14,9 @@ from eventsched.archive.layout import ArchiveFolder
 from eventsched.errors import ArchiveError
 from eventsched.history import log
 from eventsched.history.log import History, Of
-from eventsched.projection.fold import Folding, decoded, in_order
+from eventsched.projection.fold import Folding, decoded
 from eventsched.schema.events import Event
+from eventsched.schema.ids import parse_id
 from eventsched.store.transport import Arg, Entry
 from tests.archive.archives import CORE, Archived, views_of
 
@@ -106,7 +107,7 @@ async def test_no_gap_and_no_overlap_while_others_seal_and_trim(
     meanwhile, history = await busy(archived, seed)
     found = await read(history)
     assert found == meanwhile.all[: len(found)]
-    assert in_order(found[-1][0]) >= in_order(meanwhile.all[0][0])
+    assert parse_id(found[-1][0]) >= parse_id(meanwhile.all[0][0])
     assert await archived.views.trimmed_count(), "something was trimmed"
     meanwhile.left = 0
     rest = await read(history, found[-1][0])

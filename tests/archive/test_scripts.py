@@ -8,10 +8,10 @@ import pytest
 
 from eventsched.archive.commands import ArchiveCalls, ArchiveState, Trimmed
 from eventsched.errors import InvalidMessage
-from eventsched.projection.fold import in_order
 from eventsched.projection.protocol import ProjectionSet
 from eventsched.projection.store import SetLease
 from eventsched.schema.events import ArchiveAbandoned, StreamTrimmed
+from eventsched.schema.ids import format_id, ms_of, parse_id
 from eventsched.store.client import Client
 from eventsched.store.transport import Arg
 from tests.archive.archives import Archived
@@ -319,10 +319,10 @@ async def test_without_an_archive_what_is_older_than_the_retention_goes(
 ) -> None:
     ids = await settled(archived)
     await archived.set(log_retention_ms=1_000)
-    archived.store.at_ms = in_order(ids[40])[0] + 1_000
+    archived.store.at_ms = ms_of(ids[40]) + 1_000
     first, trimmed = await trimmed_to(calls, archived)
-    assert trimmed.before == f"{in_order(ids[40])[0]}-0"
-    assert in_order(ids[0]) < in_order(first) <= in_order(ids[40])
+    assert trimmed.before == format_id(ms_of(ids[40]), 0)
+    assert parse_id(ids[0]) < parse_id(first) <= parse_id(ids[40])
 
 
 async def test_an_archive_that_is_not_as_far_holds_everything_behind_it(
@@ -334,7 +334,7 @@ async def test_an_archive_that_is_not_as_far_holds_everything_behind_it(
     await record(calls, await holding(calls), ids[30])
     archived.store.tick(100_000_000)
     first, trimmed = await trimmed_to(calls, archived)
-    assert in_order(first) <= in_order(ids[31])
+    assert parse_id(first) <= parse_id(ids[31])
     assert trimmed.count
 
 
@@ -391,7 +391,7 @@ async def test_an_index_goes_when_all_that_it_names_is_gone(
     await calls.trim()
     first = (await archived.log())[0][0]
     last: Any = (await redis.lrange(keys.session_index("s1"), 0, -1))[-1]
-    assert in_order(first) > in_order(last.decode())
+    assert parse_id(first) > parse_id(last.decode())
     assert await calls.drop_session_indexes() == 1
     assert await redis.exists(keys.session_index("s1")) == 0
     assert await redis.exists(keys.session_index("s2")) == 1

@@ -10,6 +10,7 @@ import pytest_asyncio
 from anyio.to_thread import run_sync
 
 from eventsched.cli.app import main
+from eventsched.schema.ids import padded_id
 from tests.archive.archives import Archived
 from tests.archive.test_sealing import sums
 from tests.fixtures_store import TimedStore
@@ -82,7 +83,7 @@ async def test_a_checkpoint_shows_what_was_cut_off(
     assert await run(told, "audit", "checkpoint", archive.path, "--out", kept) == 0
     assert await run(told, "audit", "verify", archive.path, "--checkpoint", kept) == 0
     last = archive.folder.cell(archive.store.cell).records()[-1]
-    for one in (archive.path / archive.store.cell).glob(f"*_*{last.last.replace('-', '-00000')}*"):
+    for one in (archive.path / archive.store.cell).glob(f"*_*{padded_id(last.last)}*"):
         one.unlink()
     assert await run(told, "audit", "verify", archive.path) == 0
     assert await run(told, "audit", "verify", archive.path, "--checkpoint", kept) == 1

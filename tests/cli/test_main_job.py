@@ -16,6 +16,7 @@ from xml.etree import ElementTree as ET
 import pytest
 import redis
 
+from eventsched.schema.ids import parse_id
 from eventsched.schema.keys import Keys
 from tests.cli.programs import json_lines_of, json_of, program, run, write_wav
 from tests.unit.controls import NASTY, VISIBLE, hidden_in
@@ -62,7 +63,7 @@ def test_each_file_is_a_session_and_its_results_come(system: System) -> None:
 
 def test_history_is_every_event_in_order(system: System) -> None:
     found = json_lines_of(run(system.data, "history", system.sessions[0], "--json"))
-    ids = [tuple(map(int, one["id"].split("-"))) for one in found]
+    ids = [parse_id(one["id"]) for one in found]
     assert ids == sorted(ids)
     by_type = {one["type"]: one for one in found}
     assert len(by_type) == len(found)

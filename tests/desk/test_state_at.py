@@ -10,8 +10,8 @@ import pytest
 from eventsched.errors import InvalidMessage, NotFound
 from eventsched.history.position import parse_position
 from eventsched.history.reader import Reader
-from eventsched.projection.fold import in_order
 from eventsched.projection.protocol import record_codec
+from eventsched.schema.ids import format_id, parse_id
 from eventsched.store.client import Client
 from tests.desk.pasts import Folder, past_of
 from tests.fixtures_store import TimedStore
@@ -117,7 +117,7 @@ async def test_before_it_began_and_in_the_future_is_said_in_one_line(
     store.tick(5_000)
     session = await store.open()
     (opened,) = await store.log("SessionOpened")
-    early = f"{int(opened.id.partition('-')[0]) - 1}-0"
+    early = format_id(opened.ms - 1, 0)
     with pytest.raises(NotFound, match=f"at {early}: it begins at {opened.id}"):
         await reader.state("session", session.session, parse_position(early, "at"))
     with pytest.raises(NotFound, match="no node"):
@@ -144,7 +144,7 @@ async def test_after_its_retirement_a_record_is_shown_as_it_was_with_its_end(
         then = await reader.state(kind, entity, parse_position(retired.id, "at"))
         assert now == then
         assert now.dropped_at == retired.id
-        assert in_order(now.at) < in_order(retired.id)
+        assert parse_id(now.at) < parse_id(retired.id)
         before = parse_position(retired.id, "at").before
         at_the_end = await reader.state(kind, entity, parse_position(before, "at"))
         assert (at_the_end.view, at_the_end.dropped_at) == (now.view, "")

@@ -14,6 +14,7 @@ import pytest
 from eventsched.projection.store import ProjectionStore
 from eventsched.schema import codec
 from eventsched.schema.events import Event
+from eventsched.schema.ids import parse_id
 from eventsched.server.testing import LocalServer
 from eventsched.store.cell import Store
 from eventsched.store.connection import open_connection
@@ -221,7 +222,7 @@ async def _is_beyond(store: Store, epoch: int) -> bool:
 
 async def _has_folded(store: Store, log_id: str) -> bool:
     done = await ProjectionStore(store.transport, store.cell).checkpoint("core")
-    return tuple(map(int, done.split("-"))) >= tuple(map(int, log_id.split("-")))
+    return parse_id(done) >= parse_id(log_id)
 
 
 async def _until_it_folds(store: Store, what: str) -> None:

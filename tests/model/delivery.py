@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import Any, Literal, cast
 
 from eventsched.schema.events import ResultDelivered, ResultMissing
+from eventsched.schema.ids import parse_id
 from eventsched.schema.keys import name_of
 from projections.session import Owed, owed_key
-from tests.model.world import Ending, World, place_of
+from tests.model.world import Ending, World
 
 IN_STEP_MAX = 64
 
@@ -58,7 +59,7 @@ def tell(
 def confirm(w: World, listener: str, out_id: str) -> None:
     """What the reader has handled goes; the confirmed entry stays as its bookmark."""
     soft = w.soft[listener]
-    if out_id and place_of(soft.confirmed or "0-0") < place_of(out_id):
+    if out_id and parse_id(soft.confirmed or "0-0") < parse_id(out_id):
         w.trim(w.keys.outbox(listener), out_id)
         soft.confirmed = out_id
 

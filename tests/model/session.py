@@ -27,11 +27,12 @@ from eventsched.schema.events import (
     Target,
     UtteranceFinalized,
 )
+from eventsched.schema.ids import parse_id
 from eventsched.schema.keys import LANGUAGE, NAME, cell_of, name_of
 from eventsched.store.session_commands import Chunk, Finalize, Receipt, SessionGrant
 from projections.session import Session
 from tests.model import delivery, owing
-from tests.model.world import Buffered, Soft, Work, World, invalid, place_of
+from tests.model.world import Buffered, Soft, Work, World, invalid
 
 Reason = Literal["pause", "max_duration", "final", "max_bytes", "close"]
 PADDING_MS: dict[Reason, int] = {
@@ -374,7 +375,7 @@ def trim_audio(w: World, name: str) -> None:
     kept = w.audio.get(name, [])
     if not firsts:
         kept = []
-    w.audio[name] = [one for one in kept if place_of(one.id) >= place_of(firsts[0])]
+    w.audio[name] = [one for one in kept if parse_id(one.id) >= parse_id(firsts[0])]
 
 
 # --- playback, keepalive --------------------------------------------------------------------

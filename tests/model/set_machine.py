@@ -20,15 +20,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from eventsched.archive.commands import ArchiveCalls, Trimmed
 from eventsched.errors import InvalidMessage
 from eventsched.projection.protocol import ProjectionSet
-from eventsched.projection.store import (
-    START,
-    Changes,
-    DeadLetter,
-    ProjectionStore,
-    Put,
-    Save,
-    SetLease,
-)
+from eventsched.projection.store import Changes, DeadLetter, ProjectionStore, Put, Save, SetLease
+from eventsched.schema.ids import START, parse_id
 from eventsched.schema.settings import Settings
 from eventsched.store.cell import Store
 from projections.node import Nodes
@@ -36,7 +29,6 @@ from projections.session import Sessions
 from tests.model import sets
 from tests.model.sets import Sets
 from tests.model.wire import Wire, run
-from tests.model.world import place_of
 
 START_MS = 1_000_000
 LEASE_MS = 1_500
@@ -246,7 +238,7 @@ class SetMachine(RuleBasedStateMachine):
 
     def behind(self, start: str) -> list[str]:
         """What a fold that has come to `start` reads next."""
-        return [one for one in self.sets.log[self.sets.gone :] if place_of(one) > place_of(start)]
+        return [one for one in self.sets.log[self.sets.gone :] if parse_id(one) > parse_id(start)]
 
     def _put(self, entity: int) -> Put:
         self.writes += 1

@@ -13,9 +13,9 @@ from typing import Literal
 
 from eventsched.archive.commands import Abandoned, ArchiveState, Recorded, Trimmed
 from eventsched.projection.protocol import ProjectionSet
-from eventsched.projection.store import START, OtherVersion, Save, Saved, SetLease, Standby
+from eventsched.projection.store import OtherVersion, Save, Saved, SetLease, Standby
+from eventsched.schema.ids import START, format_id, parse_id
 from eventsched.schema.settings import Settings
-from tests.model.world import place_of
 
 
 @dataclass(slots=True)
@@ -54,7 +54,7 @@ class Sets:
 
     def append(self) -> None:
         """Some event is in the log."""
-        last_ms, last_no = place_of(self.log[-1]) if self.log else (0, 0)
+        last_ms, last_no = parse_id(self.log[-1]) if self.log else (0, 0)
         self.log.append(f"{self.now_ms}-{last_no + 1 if last_ms == self.now_ms else 0}")
 
     def _is_fenced(self, name: str, epoch: int) -> bool:
@@ -236,22 +236,22 @@ def trim(s: Sets) -> Trimmed:
         if rebuild is not None and rebuild.until_ms > s.now_ms:
             floors.append(_behind(s.checkpoints.get(f"rebuild-{name}", START)))
     floor = min(floors)
-    count = sum(place_of(one) < floor for one in s.log[s.gone :])
+    count = sum(parse_id(one) < floor for one in s.log[s.gone :])
     if count:
         s.gone += count
         s.append()
-    return Trimmed(count, False, "{}-{}".format(*floor))
+    return Trimmed(count, False, format_id(*floor))
 
 
 def _behind(entry_id: str) -> tuple[int, int]:
-    ms, number = place_of(entry_id)
+    ms, number = parse_id(entry_id)
     return ms, number + 1
 
 
 def drop_session_indexes(s: Sets) -> int:
     """IndexEntries that name nothing that is left."""
-    first = place_of(s.log[s.gone])
-    old = [session for session, ids in s.indexes.items() if place_of(ids[-1]) < first]
+    first = parse_id(s.log[s.gone])
+    old = [session for session, ids in s.indexes.items() if parse_id(ids[-1]) < first]
     for session in old:
         del s.indexes[session]
     return len(old)

@@ -12,10 +12,11 @@ from typing import Literal
 from msgspec.structs import replace
 
 from eventsched.schema.events import BackpressureEnded, BackpressureStarted, SessionRetired
+from eventsched.schema.ids import parse_id
 from eventsched.schema.keys import job_key, name_of
 from eventsched.store.role_commands import DispatchReply, RetryOutcome, TimerReply
 from tests.model import attempts, delivery, nodes, owing, queue, session
-from tests.model.world import Broken, Entry, Work, World, place_of
+from tests.model.world import Broken, Entry, Work, World
 
 FIRED_MAX = 16
 ENTRIES_MAX = 12
@@ -275,7 +276,7 @@ def _park(w: World, source: str, entry_id: str, kind: str, d: Broken | str) -> N
 def retry_dead_letter(w: World, dead_id: str, *, force: bool) -> RetryOutcome:
     """A fresh entry of `work`, or the timer again; targets that are served are passed over."""
     dead = w.streams.get(w.keys.dead_letters, [])
-    found = [one for one in dead if place_of(one.id) == place_of(dead_id)]
+    found = [one for one in dead if parse_id(one.id) == parse_id(dead_id)]
     if not found:
         return RetryOutcome("unknown", 0, 0)
     d = found[0].fields["d"]

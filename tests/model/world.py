@@ -15,6 +15,7 @@ import msgspec
 
 from eventsched.errors import Refused
 from eventsched.schema.events import AnyData, ClockAdjusted, Event, Target
+from eventsched.schema.ids import parse_id
 from eventsched.schema.keys import Keys, name_of
 from eventsched.schema.settings import Settings
 from projections.group import Groups, SessionGroups
@@ -150,12 +151,6 @@ class Entry:
     fields: dict[str, Any]
 
 
-def place_of(entry_id: str) -> tuple[int, int]:
-    """Ids compare by number, not as text."""
-    ms, _, seq = entry_id.partition("-")
-    return int(ms), int(seq or 0)
-
-
 class World:
     """One cell as the model has it."""
 
@@ -274,7 +269,7 @@ class World:
     def trim(self, stream: str, before: str) -> None:
         """Entries below the id are gone."""
         kept = self.streams.get(stream, [])
-        self.streams[stream] = [one for one in kept if place_of(one.id) >= place_of(before)]
+        self.streams[stream] = [one for one in kept if parse_id(one.id) >= parse_id(before)]
 
     def forget_stream(self, stream: str) -> None:
         """The key is gone, and with it what numbered its entries."""

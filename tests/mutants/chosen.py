@@ -21,6 +21,7 @@ from tests.mutants.mutant import ROOT, Anchor, Mutant
 
 PACKAGES = ("eventsched", "projections")
 PROJECTOR = "tests/projector/test_projector.py"
+IDS = "tests/unit/test_ids.py"
 VERIFY = "tests/verify/test_verify.py"
 FOLDS = "tests/projections"
 NODE = "tests/client/test_node.py"
@@ -188,11 +189,11 @@ FAULTS = (
     ),
     Fault(
         "ids are compared as text",
-        "in_order",
+        "parse_id",
         "return int(ms), int(seq or 0)",
         "return ms, seq  # type: ignore[return-value]",
         (
-            PROJECTOR,
+            IDS,
             VERIFY,
         ),
     ),

@@ -13,13 +13,13 @@ import pytest
 import projections
 from eventsched.errors import ServerUnavailable
 from eventsched.history.log import History
-from eventsched.projection.fold import in_order
 from eventsched.projection.protocol import Projection, ProjectionSet, load_sets, record_codec
-from eventsched.projection.store import START, Changes, ProjectionStore, Put, Save, SetLease
+from eventsched.projection.store import Changes, ProjectionStore, Put, Save, SetLease
 from eventsched.roles.projector import BLOCK_MS, LEASE_MS, LINGER_MS, Projector, StepResult
 from eventsched.roles.rebuild import Rebuild
 from eventsched.schema.codec import UndecodableEvent
 from eventsched.schema.events import FIELDS, Event
+from eventsched.schema.ids import START
 from eventsched.store.transport import Arg, Entry
 from projections.session import Session, Sessions
 from tests.fixtures_store import TimedStore
@@ -795,11 +795,6 @@ def test_the_built_in_set_is_what_its_modules_say() -> None:
     assert [one.name for one in CORE.projections] == ["session", "group", "job", "node"]
     assert all(isinstance(one, Projection) for one in CORE.projections)
     assert [one for one in load_sets() if one.name == "core"] == [CORE]
-
-
-def test_ids_are_compared_as_numbers() -> None:
-    assert in_order("9-5") < in_order("10-1") < in_order("10-11")
-    assert in_order("10-2") < in_order("10-11")
 
 
 class Away(Cutting):

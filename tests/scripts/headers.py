@@ -15,6 +15,7 @@ from typing import Any
 
 from eventsched.errors import Refused, from_reply
 from eventsched.schema.codec import UndecodableEvent, decode
+from eventsched.schema.ids import format_id, parse_id
 from eventsched.store.client import Client
 from eventsched.store.transport import Arg, RedisTransport, entries_of
 
@@ -105,11 +106,10 @@ class HeldToHeaders(RedisTransport):
 
     async def _compare(self, script: str, log: str, alone: int) -> None:
         """What is new in the log; it is of this script if no other call began meanwhile."""
-        after = "({}-{}".format(*self._seen)
+        after = f"({format_id(*self._seen)}"
         found = await self.command("XRANGE", log, after, "+", key=log)
         for entry_id, fields in entries_of(found):
-            ms, _, number = entry_id.partition("-")
-            self._seen = max(self._seen, (int(ms), int(number)))
+            self._seen = max(self._seen, parse_id(entry_id))
             kind = fields[1].decode()
             assert alone != self._begun or may_append(script, kind), (script, kind)
             try:

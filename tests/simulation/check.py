@@ -24,6 +24,7 @@ from eventsched.schema.events import (
     ResultReplaced,
     UtteranceFinalized,
 )
+from eventsched.schema.ids import parse_id
 from tests.simulation.actors import Told
 
 
@@ -58,7 +59,7 @@ def _erased(log: Sequence[Event]) -> list[str]:
 
 
 def _order(log: Sequence[Event]) -> list[str]:
-    ids = [tuple(map(int, event.id.split("-"))) for event in log]
+    ids = [parse_id(event.id) for event in log]
     return [] if ids == sorted(set(ids)) else ["the log's ids do not rise"]
 
 
