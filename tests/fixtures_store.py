@@ -18,6 +18,7 @@ from eventsched.schema.settings import Settings
 from eventsched.store.cell import Store
 from eventsched.store.client import Client
 from eventsched.store.node_commands import NodeGrant, NodeResult
+from eventsched.store.replies import named_fields_of
 from eventsched.store.session_commands import Chunk, Finalize, Receipt, SessionGrant
 from eventsched.store.transport import RedisTransport
 
@@ -153,7 +154,7 @@ def _known(event: Event, data: bytes) -> Event:
 
 
 def _message(fields: Sequence[bytes]) -> dict[str, Any]:
-    named = {fields[i].decode(): fields[i + 1] for i in range(0, len(fields), 2)}
+    named = named_fields_of(fields)
     data: dict[str, Any] = msgspec.json.decode(named.pop("d"))
     return {k: v if k in ("a", "b") else v.decode() for k, v in named.items()} | data
 

@@ -13,6 +13,7 @@ from eventsched.schema.events import Text
 from eventsched.schema.keys import name_of
 from eventsched.store.cell import Store
 from eventsched.store.node_commands import NodeGrant, NodeResult
+from eventsched.store.replies import fields_of
 
 EACH = 20
 NODES = 8
@@ -40,7 +41,7 @@ async def _tell_all(store: Store, nodes: list[NodeGrant], told: dict[str, str]) 
         inbox = store.keys.inbox(name_of(node.node))
         while entries := await store.read_range(inbox, told[node.node], "+", TOLD_MAX):
             told[node.node] = f"({entries[-1][0]}"
-            named = [dict(zip(flat[::2], flat[1::2], strict=True)) for _, flat in entries]
+            named = [fields_of(flat) for _, flat in entries]
             results = [
                 NodeResult(job=one[b"j"].decode(), attempt=1, status="ok", body=BODY)
                 for one in named

@@ -15,6 +15,7 @@ from eventsched.audit.invariants import Violation
 from eventsched.projection.store import ProjectionStore
 from eventsched.schema.ids import START, parse_id
 from eventsched.schema.keys import name_of
+from eventsched.store.replies import fields_of
 from projections.session import Session
 
 READ_MAX = 500
@@ -107,7 +108,7 @@ class StreamChecks:
         after = START
         while entries := await self._views.read_range(key, f"({after}", "+", READ_MAX):
             for _, flat in entries:
-                yield dict(zip(flat[::2], flat[1::2], strict=True))
+                yield fields_of(flat)
             after = entries[-1][0]
 
 

@@ -9,6 +9,7 @@ import typer
 from eventsched.cli.options import Options, command
 from eventsched.errors import EventschedError, InvalidMessage, NotFound
 from eventsched.schema.ids import ms_of
+from eventsched.store.replies import fields_of
 
 if TYPE_CHECKING:
     from eventsched.store.cell import Store
@@ -72,8 +73,7 @@ async def _entries(store: Store) -> list[dict[str, Any]]:
     low = "-"
     while page := await store.read_range(store.keys.dead_letters, low, "+", PAGE):
         for entry_id, flat in page:
-            named = dict(zip(flat[::2], flat[1::2], strict=True))
-            text = {k.decode(): v.decode(errors="replace") for k, v in named.items()}
+            text = {k.decode(): v.decode(errors="replace") for k, v in fields_of(flat).items()}
             found.append({
                 "id": f"{store.cell}/{entry_id}",
                 "from": text.get("from", ""),

@@ -19,6 +19,7 @@ import structlog
 from eventsched.schema.ids import START, id_before
 from eventsched.schema.keys import name_of
 from eventsched.store.cell import Store
+from eventsched.store.replies import fields_of
 from eventsched.store.retry import Backoff
 from eventsched.store.transport import Entry
 
@@ -50,7 +51,7 @@ class OutboxEntry(msgspec.Struct, frozen=True):
 def parse(entry: Entry) -> OutboxEntry:
     """An entry as deliver.tell writes it; `i` is `<number>:<bytes so far>`."""
     entry_id, flat = entry
-    fields = dict(zip(flat[::2], flat[1::2], strict=True))
+    fields = fields_of(flat)
     return OutboxEntry(
         entry_id,
         int(fields[b"i"].partition(b":")[0]),

@@ -16,6 +16,7 @@ from eventsched.schema.ids import ms_of
 from eventsched.store.cell import Store
 from eventsched.store.connection import Connection
 from eventsched.store.lag import ARCHIVE, ConsumerLag
+from eventsched.store.replies import fields_of
 
 LOOKED_MAX = 2_000
 """Waiting jobs of one requirement and priority among which the oldest is looked for."""
@@ -260,5 +261,4 @@ def _words(joined: str) -> list[str]:
 
 
 def _field(flat: list[bytes], name: bytes) -> str:
-    named = dict(zip(flat[::2], flat[1::2], strict=True))
-    return named.get(name, b"").decode(errors="replace")
+    return fields_of(flat).get(name, b"").decode(errors="replace")

@@ -32,6 +32,7 @@ from eventsched.schema.keys import name_of
 from eventsched.store.batcher import Batcher
 from eventsched.store.cell import Store
 from eventsched.store.node_commands import NodeGrant, NodeResult
+from eventsched.store.replies import fields_of
 from eventsched.store.retry import Backoff
 from eventsched.store.transport import Entry
 
@@ -144,7 +145,7 @@ class Registration:
             await anyio.lowlevel.checkpoint()
 
     def _take(self, entry: Entry) -> None:
-        fields = dict(zip(entry[1][::2], entry[1][1::2], strict=True))
+        fields = fields_of(entry[1])
         key = fields[b"j"].decode()
         if fields[b"t"] == b"cancel":
             told = msgspec.json.decode(fields[b"d"])

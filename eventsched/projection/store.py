@@ -17,6 +17,7 @@ import msgspec
 from eventsched.projection.protocol import Projection, ProjectionSet
 from eventsched.schema.ids import START
 from eventsched.store.cell_connection import CellConnection
+from eventsched.store.replies import named_fields_of
 from eventsched.store.transport import Arg, Entry
 
 LOADED_MAX = 128
@@ -137,7 +138,8 @@ class ProjectionStore(CellConnection):
         records: list[dict[str, bytes]] = []
         for start in range(0, len(entities), LOADED_MAX):
             part = entities[start : start + LOADED_MAX]
-            records += map(_record, await self.run("load_views", projection, revision, *part))
+            replies = await self.run("load_views", projection, revision, *part)
+            records += map(named_fields_of, replies)
         return records
 
     async def checkpoint(self, projection_set: str) -> str:
@@ -177,9 +179,7 @@ class ProjectionStore(CellConnection):
         log = self.keys.log
         if not await self.transport.command("EXISTS", log, key=log):
             return 0
-        flat = await self.transport.command("XINFO", "STREAM", log, key=log)
-        pairs = flat.items() if isinstance(flat, dict) else zip(flat[::2], flat[1::2], strict=True)
-        info = {_text(name): value for name, value in pairs}
+        info = named_fields_of(await self.transport.command("XINFO", "STREAM", log, key=log))
         return int(info["entries-added"]) - int(info["length"])
 
     async def wait_log(self, after: str, block_ms: int) -> None:
@@ -237,7 +237,7 @@ class ProjectionStore(CellConnection):
         checkpoint, _, *records = await self.run(
             "read_views", projection_set, projection, *entities
         )
-        return checkpoint.decode(), [_record(flat) for flat in records]
+        return checkpoint.decode(), [named_fields_of(record) for record in records]
 
     async def scan(self, kind: str) -> AsyncIterator[list[str]]:
         """Ids of all keys of a kind, a few at a time; an id may come twice."""
@@ -253,8 +253,8 @@ class ProjectionStore(CellConnection):
         self, kind: Literal["audio", "outbox"], session: str, after: str
     ) -> list[tuple[str, bytes]]:
         """Up to 128 (id, number) of a session's stream after `after`."""
-        flat = await self.run("read_entry_numbers", kind, session, after)
-        return [(id_.decode(), number) for id_, number in zip(flat[::2], flat[1::2], strict=True)]
+        reply = await self.run("read_entry_numbers", kind, session, after)
+        return list(named_fields_of(reply).items())
 
 
 def _set_lease(reply: Any) -> SetLease | Standby | OtherVersion:
@@ -264,14 +264,6 @@ def _set_lease(reply: Any) -> SetLease | Standby | OtherVersion:
     if word == b"standby":
         return Standby(int(rest[0]))
     return OtherVersion(rest[0].decode(), rest[1].decode())
-
-
-def _record(flat: Sequence[bytes]) -> dict[str, bytes]:
-    return {flat[i].decode(): flat[i + 1] for i in range(0, len(flat), 2)}
-
-
-def _text(value: bytes | str) -> str:
-    return value.decode() if isinstance(value, bytes) else value
 
 
 def _save_args(save: Save) -> list[Arg]:

@@ -13,6 +13,7 @@ from typing import Literal
 import msgspec
 
 from eventsched.store.node_commands import NodeCommands
+from eventsched.store.replies import fields_of
 from eventsched.store.role_commands import RoleCommands
 from eventsched.store.session_commands import SessionCommands
 
@@ -48,5 +49,5 @@ class Store(SessionCommands, NodeCommands, RoleCommands):
     async def read_hash(self, key: str) -> dict[str, str]:
         """The fields of a hash as text; empty if the key does not exist."""
         reply = await self.transport.command("HGETALL", key, key=key)
-        pairs = reply.items() if isinstance(reply, dict) else zip(*[iter(reply)] * 2, strict=True)
-        return {name.decode(): value.decode(errors="replace") for name, value in pairs}
+        fields = fields_of(reply).items()
+        return {name.decode(): value.decode(errors="replace") for name, value in fields}

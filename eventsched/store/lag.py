@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from eventsched.schema.keys import Keys
+from eventsched.store.replies import decode_text, named_fields_of
 from eventsched.store.transport import Transport
 
 ARCHIVE = "archive"
@@ -37,7 +38,7 @@ class ConsumerLag:
         if not await self._command("EXISTS", self._keys.log):
             return []
         groups = await self._command("XINFO", self._keys.log, before_key=("GROUPS",))
-        names = sorted(_text(_told(group)["name"]) for group in groups)
+        names = sorted(decode_text(named_fields_of(group)["name"]) for group in groups)
         return [name for name in names if await self._passed(name) is not None]
 
     async def passed(self) -> dict[str, int]:
@@ -49,7 +50,8 @@ class ConsumerLag:
         kept = await self._command("XLEN", self._keys.log)
         if not kept:
             return 0
-        stream = _told(await self._command("XINFO", self._keys.log, before_key=("STREAM",)))
+        reply = await self._command("XINFO", self._keys.log, before_key=("STREAM",))
+        stream = named_fields_of(reply)
         passed = await self._passed(projection_set)
         return int(min(kept, stream["entries-added"] - (passed or 0)))
 
@@ -71,13 +73,3 @@ class ConsumerLag:
         self, name: str, key: str, *more: str, before_key: tuple[str, ...] = ()
     ) -> Any:
         return await self._cell.transport.command(name, *before_key, key, *more, key=key)
-
-
-def _told(flat: Any) -> dict[str, Any]:
-    """An XINFO reply, in whichever form the client gives it."""
-    pairs = flat.items() if isinstance(flat, dict) else zip(flat[::2], flat[1::2], strict=True)
-    return {_text(name): value for name, value in pairs}
-
-
-def _text(value: bytes | str) -> str:
-    return value.decode() if isinstance(value, bytes) else value

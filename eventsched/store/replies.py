@@ -1,18 +1,37 @@
-"""Decodes replies that several calls share.
+"""Decodes forms of replies that several calls share.
 
-Owns: the refusal of an item in a batch, the status word.
-Must not: send a call. Read next: session_commands.py, node_commands.py.
+Owns: lists of names and values, the refusal of an item in a batch, the status word. redis-py
+gives bytes or text and lists or dicts, depending on command and protocol version.
+Must not: send a call.
+Read next: transport.py (entries of a stream), session_commands.py.
 """
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from collections.abc import Sequence
+from typing import Any, Literal, TypeAlias
 
 from eventsched.errors import Refused, from_reply
 
 Status: TypeAlias = Literal["ok", "duplicate"]
 """`duplicate`: the call had no effect, because an earlier one had it."""
 _REFUSED = b"refused "
+
+
+def decode_text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def fields_of(reply: Sequence[bytes] | dict[bytes, bytes]) -> dict[bytes, bytes]:
+    """The values by name of a flat list [name, value, …], or of the dict made of it."""
+    if isinstance(reply, dict):
+        return reply
+    return dict(zip(reply[::2], reply[1::2], strict=True))
+
+
+def named_fields_of(reply: Any) -> dict[str, Any]:
+    """The same with names as text; values stay as they are."""
+    return {decode_text(name): value for name, value in fields_of(reply).items()}
 
 
 def refusal_in(item: bytes) -> Refused | None:

@@ -22,6 +22,7 @@ from eventsched.errors import Backpressure, ServerUnavailable, from_reply
 from eventsched.server.commands import plain_words, refusal_of
 from eventsched.store import library as lua_library
 from eventsched.store.client import refusal
+from eventsched.store.replies import decode_text
 
 Arg: TypeAlias = bytes | str | int
 Entry: TypeAlias = tuple[str, list[bytes]]
@@ -171,7 +172,7 @@ def _by_key(reply: Any) -> list[tuple[str, list[Entry]]]:
     if not reply:
         return []
     pairs = reply.items() if isinstance(reply, dict) else reply
-    return [(_text(key), entries_of(found)) for key, found in pairs]
+    return [(decode_text(key), entries_of(found)) for key, found in pairs]
 
 
 def entries_of(reply: Any) -> list[Entry]:
@@ -192,7 +193,3 @@ def _nested(reply: Any) -> Any:
 def _flat(fields: dict[bytes, bytes] | None) -> list[bytes]:
     """Of what redis-py makes a dict; a pending entry that was trimmed has no fields."""
     return [part for pair in (fields or {}).items() for part in pair]
-
-
-def _text(value: bytes | str) -> str:
-    return value.decode() if isinstance(value, bytes) else value

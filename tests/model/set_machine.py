@@ -24,6 +24,7 @@ from eventsched.projection.store import Changes, DeadLetter, ProjectionStore, Pu
 from eventsched.schema.ids import START, parse_id
 from eventsched.schema.settings import Settings
 from eventsched.store.cell import Store
+from eventsched.store.replies import fields_of
 from projections.node import Nodes
 from projections.session import Sessions
 from tests.model import sets
@@ -108,16 +109,16 @@ class SetMachine(RuleBasedStateMachine):
             if kind in ("checkpoint", "active_revision"):
                 found[name] = call("GET", name).decode()
             elif kind in ("view", "lease", "archive"):
-                found[name] = _pairs(call("HGETALL", name))
+                found[name] = fields_of(call("HGETALL", name))
             elif kind == "session_index":
                 found[name] = [one.decode() for one in call("LRANGE", name, 0, -1)]
         found["dead_letters"] = [
-            _pairs(fields) for _, fields in call("XRANGE", keys.dead_letters, "-", "+")
+            fields_of(fields) for _, fields in call("XRANGE", keys.dead_letters, "-", "+")
         ]
         found["log"] = [one.decode() for one, _ in call("XRANGE", keys.log, "-", "+")]
         found["groups"] = {
             told[b"name"].decode(): (told[b"last-delivered-id"].decode(), told[b"pending"])
-            for told in map(_pairs, call("XINFO", "GROUPS", keys.log))
+            for told in map(fields_of, call("XINFO", "GROUPS", keys.log))
         }
         return found
 
@@ -401,13 +402,6 @@ class SetMachine(RuleBasedStateMachine):
             lambda: run(self.archive.drop_session_indexes()),
             sets.drop_session_indexes,
         )
-
-
-def _pairs(found: Any) -> dict[bytes, Any]:
-    """A reply of names and values, in whichever form the client gives it."""
-    if isinstance(found, dict):
-        return found
-    return dict(zip(found[::2], found[1::2], strict=True))
 
 
 def _named(fields: dict[str, Any]) -> dict[bytes, bytes]:

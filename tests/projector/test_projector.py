@@ -20,6 +20,7 @@ from eventsched.roles.rebuild import Rebuild
 from eventsched.schema.codec import UndecodableEvent
 from eventsched.schema.events import FIELDS, Event
 from eventsched.schema.ids import START
+from eventsched.store.replies import named_fields_of
 from eventsched.store.transport import Arg, Entry
 from projections.session import Session, Sessions
 from tests.fixtures_store import TimedStore
@@ -166,9 +167,8 @@ async def records(store: TimedStore, name: str) -> dict[str, dict[str, bytes]]:
         entity = entities if name == "job" else entities.partition(".")[2]
         key = store.keys.view(name, revision or "", entity)
         reply = await transport.command("HGETALL", key, key=key)
-        flat = reply if isinstance(reply, dict) else dict(zip(reply[::2], reply[1::2], strict=True))
-        if flat:
-            found[entity] = {field.decode(): value for field, value in flat.items()}
+        if reply:
+            found[entity] = named_fields_of(reply)
     return found
 
 
@@ -361,12 +361,9 @@ async def test_after_a_long_wait_most_of_the_hold_is_left_for_folding(store: Tim
 
 async def group_of(store: TimedStore, name: str) -> dict[str, Any]:
     key = store.keys.log
-    told = []
-    for flat in await store.transport.command("XINFO", "GROUPS", key, key=key):
-        pairs = flat.items() if isinstance(flat, dict) else zip(flat[::2], flat[1::2], strict=True)
-        told.append({field.decode(): value for field, value in pairs})
-    (found,) = [one for one in told if one["name"] == name.encode()]
-    return found
+    groups = await store.transport.command("XINFO", "GROUPS", key, key=key)
+    (group,) = [one for one in map(named_fields_of, groups) if one["name"] == name.encode()]
+    return group
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before it", "after it"])
@@ -537,7 +534,7 @@ class Picky(Sessions):
 async def dead_of(store: TimedStore) -> list[dict[str, str]]:
     entries = await store.read_range(store.keys.dead_letters, "-", "+", 100)
     return [
-        {flat[i].decode(): flat[i + 1].decode() for i in range(0, len(flat), 2)}
+        {name: value.decode() for name, value in named_fields_of(flat).items()}
         for _, flat in entries
     ]
 

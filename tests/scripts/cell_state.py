@@ -10,6 +10,7 @@ from typing import Any
 
 from eventsched.schema.events import Event, JobDispatched, JobQueued, UtteranceFinalized
 from eventsched.schema.keys import name_of
+from eventsched.store.replies import fields_of
 from projections.job import Job, Jobs
 from projections.node import Node, Nodes
 from tests.fixtures_store import TimedStore
@@ -51,8 +52,8 @@ def _fold(projection: Any, events: list[Event]) -> dict[str, Any]:
 async def zset(store: TimedStore, key: str) -> dict[str, int]:
     """Members by score, in order."""
     flat = await store.transport.command("ZRANGE", key, 0, -1, "WITHSCORES", key=key)
-    pairs = flat if flat and isinstance(flat[0], list) else zip(flat[::2], flat[1::2], strict=True)
-    return {member.decode(): int(float(score)) for member, score in pairs}
+    scores = dict(flat) if flat and isinstance(flat[0], (list, tuple)) else fields_of(flat)
+    return {member.decode(): int(float(score)) for member, score in scores.items()}
 
 
 async def members(store: TimedStore, key: str) -> set[str]:

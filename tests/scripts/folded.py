@@ -16,6 +16,7 @@ from eventsched.schema.keys import name_of
 from projections.session import Session, Sessions
 from tests.fixtures_store import TimedStore
 from tests.heard import heard_of
+from tests.scripts.cell_state import zset
 
 
 async def assert_sessions_are_folded(store: TimedStore) -> None:
@@ -126,9 +127,9 @@ async def _assert_held(store: TimedStore, name: str, view: Session) -> None:
         if not key.endswith(("/body", "/audio"))
     }
     assert ends == {key: owed.ready for key, owed in waiting.items()}, name
-    timers = await _scores(store, store.keys.timers)
+    timers = await zset(store, store.keys.timers)
     for target in view.allocated:
-        ready = await _scores(store, store.keys.out_of_order_at(name, target))
+        ready = await zset(store, store.keys.out_of_order_at(name, target))
         expected = {
             key.rpartition("/")[2]: owed.ready_ms
             for key, owed in waiting.items()
@@ -136,13 +137,6 @@ async def _assert_held(store: TimedStore, name: str, view: Session) -> None:
         }
         assert ready == expected, (name, target)
         assert (f"gap|{view.session}|{target}" in timers) == bool(ready), (name, target)
-
-
-async def _scores(store: TimedStore, key: str) -> dict[str, int]:
-    found = await store.transport.command("ZRANGE", key, 0, -1, "WITHSCORES", key=key)
-    is_nested = bool(found) and isinstance(found[0], (list, tuple))
-    pairs = found if is_nested else zip(found[::2], found[1::2], strict=True)
-    return {member.decode(): int(float(score)) for member, score in pairs}
 
 
 async def _assert_audio(store: TimedStore, name: str, view: Session, next_seq: int) -> None:

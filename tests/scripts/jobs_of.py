@@ -9,6 +9,7 @@ import pytest
 
 from eventsched.errors import Refused
 from eventsched.store.node_commands import NodeGrant, NodeResult
+from eventsched.store.replies import named_fields_of
 from eventsched.store.session_commands import SessionGrant
 from tests.fixtures_store import TimedStore
 from tests.job_record import job_record
@@ -91,6 +92,6 @@ async def take_parked(store: TimedStore) -> list[dict[str, str]]:
     entries = await store.read_range(store.keys.dead_letters, "-", "+", 100)
     await store.transport.command("DEL", store.keys.dead_letters, key=store.keys.dead_letters)
     return [
-        {fields[i].decode(): fields[i + 1].decode() for i in range(0, len(fields), 2)}
+        {name: value.decode() for name, value in named_fields_of(fields).items()}
         for _, fields in entries
     ]

@@ -15,6 +15,7 @@ from redis.exceptions import ResponseError
 from eventsched.errors import InvalidMessage
 from eventsched.store.cell import Store
 from eventsched.store.client import open_client
+from eventsched.store.replies import decode_text, named_fields_of
 from eventsched.store.transport import RedisTransport
 from tests.dispatch_entries import fields_of, line_of
 from tests.fixtures_store import TimedStore
@@ -88,9 +89,9 @@ async def test_rule_11_racing_dispatchers_dispatch_each_job_once(
 async def work_of(store: TimedStore) -> tuple[str, dict[str, Any]]:
     """The newest entry of `work` as it is, and what it says."""
     ((_, fields),) = await store.read_range(store.keys.dispatch, "-", "+", 1, newest_first=True)
-    named = dict(zip(fields[::2], fields[1::2], strict=True))
-    assert named[b"k"] == b"utterance"
-    text = named[b"d"].decode()
+    named = named_fields_of(fields)
+    assert named["k"] == b"utterance"
+    text = named["d"].decode()
     return text, fields_of(text)
 
 
@@ -278,13 +279,8 @@ async def test_a_command_that_fails_before_the_first_write_names_its_error(
 async def group_of(store: TimedStore) -> dict[str, Any]:
     """What the server says of the group that goes with `work`."""
     key = store.keys.dispatch
-    (told,) = await store.transport.command("XINFO", "GROUPS", key, key=key)
-    flat = [part for pair in told.items() for part in pair] if isinstance(told, dict) else told
-    return {_word(flat[i]): flat[i + 1] for i in range(0, len(flat), 2)}
-
-
-def _word(told: bytes | str) -> str:
-    return told if isinstance(told, str) else told.decode()
+    (group,) = await store.transport.command("XINFO", "GROUPS", key, key=key)
+    return named_fields_of(group)
 
 
 async def test_the_group_says_how_far_dispatch_is(store: TimedStore) -> None:
@@ -294,7 +290,7 @@ async def test_the_group_says_how_far_dispatch_is(store: TimedStore) -> None:
     for left in (2, 0):
         told = await store.dispatch_jobs()
         group = await group_of(store)
-        assert _word(group["last-delivered-id"]) == told.last_id
+        assert decode_text(group["last-delivered-id"]) == told.last_id
         assert (group["lag"], group["pending"], group["consumers"]) == (left, 0, 0)
 
 

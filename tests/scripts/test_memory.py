@@ -21,6 +21,7 @@ from eventsched.schema.settings import Settings
 from eventsched.store.cell import Store
 from eventsched.store.client import Client
 from eventsched.store.node_commands import NodeResult
+from eventsched.store.replies import decode_text
 from eventsched.store.transport import RedisTransport
 from tests.fixtures_store import TimedStore
 from tests.scripts.calls import chunk, events
@@ -124,10 +125,6 @@ async def stamp(store: Store) -> str:
     return str(clock.decode().rpartition("|")[2])
 
 
-def text(value: bytes | str) -> str:
-    return value.decode() if isinstance(value, bytes) else value
-
-
 def words(joined: str) -> dict[str, bool]:
     return {one: True for one in joined.split(",") if one}
 
@@ -148,13 +145,13 @@ async def assert_stored(redis: Client, store: TimedStore) -> int:
         assert await redis.scard(store.keys.members(class_id)) == known["total"]
     for pair, ids in dict(told["pairs"]).items():
         stored_ids = await redis.smembers(store.keys.pair(*pair.split(":")))
-        assert sorted(map(text, stored_ids)) == list(ids)
+        assert sorted(map(decode_text, stored_ids)) == list(ids)
     if told.get("settings"):
         stored = await store.read_hash(store.keys.settings)
         assert {f: int(v) for f, v in stored.items()} == told["settings"]
     if "group_view" in told:
         live = await redis.get(store.keys.active_revision("group"))
-        assert told["group_view"] == (f"group:{text(live)}" if live else False)
+        assert told["group_view"] == (f"group:{decode_text(live)}" if live else False)
     if "keeps_audio" in told:
         archive = await store.read_hash(store.keys.archive)
         assert told["keeps_audio"] == (archive.get("audio") == "1")
@@ -521,7 +518,7 @@ async def test_without_the_cache_of_live_state_each_call_reads_it_anew(
     await played.say(session, 0, end_of_utterance=True)
     assert await played.dispatch() == 1
     (class_id,) = await redis.smembers(played.keys.classes)
-    free, leases = played.keys.free(text(class_id)), played.keys.leases("n1", 1)
+    free, leases = played.keys.free(decode_text(class_id)), played.keys.leases("n1", 1)
     load = await redis.zscore(free, "n1") or 0
     await redis.zrem(free, "n1")
     await redis.zadd(leases, {"another job": played.at_ms})
@@ -549,9 +546,9 @@ async def test_a_slot_is_free_again_although_the_call_that_gave_it_back_failed(
     with pytest.raises(ResponseError):
         await played.record_results(node.node, node.epoch, results)
     (class_id,) = await redis.smembers(played.keys.classes)
-    free = await redis.zscore(played.keys.free(text(class_id)), "n1")
+    free = await redis.zscore(played.keys.free(decode_text(class_id)), "n1")
     assert free == 500
-    await redis.set(key, text(whole))
+    await redis.set(key, decode_text(whole))
     await check(played)
 
 

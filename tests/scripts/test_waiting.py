@@ -14,6 +14,7 @@ from eventsched.schema.events import Event, JobDispatched, JobQueued
 from eventsched.schema.keys import name_of
 from eventsched.schema.settings import Settings
 from eventsched.store.client import Client
+from eventsched.store.replies import fields_of
 from eventsched.store.transport import RedisTransport
 from tests.fixtures_store import TimedStore
 from tests.job_record import job_record
@@ -32,7 +33,7 @@ from tests.scripts.jobs_of import (
 
 async def work_left(store: TimedStore) -> list[dict[bytes, bytes]]:
     entries = await store.read_range(store.keys.dispatch, "-", "+", 100)
-    return [dict(zip(fields[::2], fields[1::2], strict=True)) for _, fields in entries]
+    return [fields_of(fields) for _, fields in entries]
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,7 @@ from eventsched.schema import codec
 from eventsched.schema.events import Text
 from eventsched.store.cell import Store
 from eventsched.store.node_commands import NodeGrant, NodeResult
+from eventsched.store.replies import fields_of
 from eventsched.store.session_commands import Chunk, Finalize, SessionGrant
 from tests.simulation.world import World
 
@@ -311,7 +312,7 @@ class Producer:
                 continue
             for entry_id, fields in found.get(key, ()):
                 self.position = entry_id
-                self._hear(dict(zip(fields[::2], fields[1::2], strict=True)))
+                self._hear(fields_of(fields))
 
     def _hear(self, entry: dict[bytes, bytes]) -> None:
         data = msgspec.json.decode(entry[b"d"])
@@ -372,7 +373,7 @@ class SimNode:
                 continue
             for entry_id, fields in found.get(key, ()):
                 position = entry_id
-                self._take(group, grant, held, dict(zip(fields[::2], fields[1::2], strict=True)))
+                self._take(group, grant, held, fields_of(fields))
             if self.rng.random() < 0.004 and not self.cluster.is_calm:
                 await self._drain(grant)
                 return
