@@ -1,4 +1,4 @@
-"""The picture of a session: whole, well formed, with nothing on top of anything else."""
+"""The timeline of a session as a picture: complete, well formed, nothing covers anything else."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ from eventsched.timeline.packing import (
 from eventsched.timeline.render import PLOT, WIDTH, draw
 from eventsched.timeline.rows import PER_ROW, rows_of
 from eventsched.timeline.scene import scene_of
-from tests.desk.pasts import played
 from tests.fixtures_store import TimedStore
+from tests.random_history import random_log
 from tests.scripts.jobs_of import assigned, finish_one, reply, speak
 from tests.unit.controls import ANY_TEXT, NASTY, VISIBLE, hidden_in
 
@@ -161,7 +161,7 @@ async def test_a_bad_day_shows_retries_gaps_waits_and_what_is_missing(store: Tim
 
 
 async def test_every_session_of_a_random_play_can_be_drawn(store: TimedStore) -> None:
-    log = await played(store, 5, 150)
+    log = await random_log(store, 5, 150)
     for session in {event.session for event in log if event.session}:
         events = [event for event in log if event.session == session]
         scene = scene_of(events)

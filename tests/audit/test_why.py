@@ -10,15 +10,15 @@ from eventsched.audit.explain import Decision, JobExplanation
 from eventsched.audit.service import why
 from eventsched.errors import NotFound
 from eventsched.store.client import Client
-from tests.desk.pasts import past_of
 from tests.fixtures_store import TimedStore
+from tests.random_history import source_of
 from tests.scripts.jobs_of import assigned, reply, speak
 
 TTS: dict[str, Any] = {"features": ["tts"], "features_hash": "0123456789abcdef"}
 
 
 async def explained(store: TimedStore, redis: Client, job: str) -> JobExplanation:
-    return await why(await past_of(store, redis), job)
+    return await why(await source_of(store, redis), job)
 
 
 def key(store: TimedStore, session: str = "s1", utterance: int = 0, features: str = "none") -> str:

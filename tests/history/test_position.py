@@ -1,4 +1,4 @@
-"""What `--at`, `--since` and `--until` take."""
+"""Positions as `--at`, `--since` and `--until` accept them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`state --at` says what the live view said then, at whatever point it was looked at."""
+"""`state --at` returns what the live view contained at that position."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from eventsched.history.reader import Reader
 from eventsched.projection.protocol import record_codec
 from eventsched.schema.ids import format_id, parse_id
 from eventsched.store.client import Client
-from tests.desk.pasts import Folder, past_of
 from tests.fixtures_store import TimedStore
+from tests.random_history import CoreProjector, source_of
 from tests.scripts.jobs_of import speak
 from tests.scripts.test_any_sequence import Play
 
@@ -32,7 +32,7 @@ class Seen(NamedTuple):
     at: str
 
 
-async def live(folder: Folder, reader: Reader, entities: dict[str, list[str]]) -> list[Seen]:
+async def live(folder: CoreProjector, reader: Reader, entities: dict[str, list[str]]) -> list[Seen]:
     """What the live views say of everything that there has ever been."""
     seen = []
     for kind in KINDS:
@@ -71,8 +71,12 @@ async def was(reader: Reader, store: TimedStore, seen: Seen) -> tuple[Any, str]:
 async def test_the_state_at_any_moment_is_what_the_live_view_said_then(
     store: TimedStore, redis: Client, seed: int
 ) -> None:
-    reader = Reader(await past_of(store, redis))
-    play, folder, rng = Play(store, random.Random(seed)), Folder(store, 7), random.Random(seed)
+    reader = Reader(await source_of(store, redis))
+    play, folder, rng = (
+        Play(store, random.Random(seed)),
+        CoreProjector(store, 7),
+        random.Random(seed),
+    )
     seen: list[Seen] = []
     for _ in range(120):
         await play.rng.choice(play.steps())()
@@ -95,7 +99,7 @@ async def test_the_state_at_any_moment_is_what_the_live_view_said_then(
 
 
 async def test_a_moment_is_inclusive_to_the_entry(store: TimedStore, redis: Client) -> None:
-    reader = Reader(await past_of(store, redis))
+    reader = Reader(await source_of(store, redis))
     await store.join()
     session = await speak(store, "s1", count=2)
     await store.dispatch()
@@ -113,7 +117,7 @@ async def test_a_moment_is_inclusive_to_the_entry(store: TimedStore, redis: Clie
 async def test_before_it_began_and_in_the_future_is_said_in_one_line(
     store: TimedStore, redis: Client
 ) -> None:
-    reader = Reader(await past_of(store, redis))
+    reader = Reader(await source_of(store, redis))
     store.tick(5_000)
     session = await store.open()
     (opened,) = await store.log("SessionOpened")
@@ -129,7 +133,7 @@ async def test_before_it_began_and_in_the_future_is_said_in_one_line(
 async def test_after_its_retirement_a_record_is_shown_as_it_was_with_its_end(
     store: TimedStore, redis: Client
 ) -> None:
-    reader = Reader(await past_of(store, redis))
+    reader = Reader(await source_of(store, redis))
     await store.join()
     session = await speak(store, "s1")
     await store.dispatch()

@@ -1,4 +1,4 @@
-"""Cells with a past: played at random, folded now and then, read by a Reader."""
+"""Cells with a random history, and how tests project and read it."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ from tests.fixtures_store import TimedStore
 from tests.scripts.test_any_sequence import Play
 
 
-async def past_of(store: TimedStore, redis: Client) -> HistorySource:
+async def source_of(store: TimedStore, redis: Client) -> HistorySource:
+    """The history of the store's cell, read from the server alone."""
     facts = await check_server(redis)
     return HistorySource(Connection("", facts, store.transport, {store.cell: store}))  # type: ignore[arg-type]
 
 
-class Folder:
-    """Folds a cell's log into live views, a batch at a time."""
+class CoreProjector:
+    """Projects the log of a cell with the set `core`, a batch at a time."""
 
     def __init__(self, store: TimedStore, batch: int = 500) -> None:
         (core,) = load_sets()
@@ -43,8 +44,8 @@ class Folder:
         await self._projector.release()
 
 
-async def played(store: TimedStore, seed: int, steps: int) -> Sequence[Event]:
-    """The log of a cell after so many random calls."""
+async def random_log(store: TimedStore, seed: int, steps: int) -> Sequence[Event]:
+    """The log of a cell after `steps` random calls."""
     play = Play(store, random.Random(seed))
     for _ in range(steps):
         await play.rng.choice(play.steps())()
@@ -52,7 +53,7 @@ async def played(store: TimedStore, seed: int, steps: int) -> Sequence[Event]:
 
 
 def with_data(event: Event, **changes: Any) -> Event:
-    """The same event, saying something else."""
+    """The event with other data."""
     return msgspec.structs.replace(event, data=msgspec.structs.replace(event.data, **changes))
 
 

@@ -16,8 +16,8 @@ from eventsched.audit.service import replay
 from eventsched.history.position import parse_position
 from eventsched.schema.events import Affinity, Event, JobDispatched, JobQueued, Rank
 from eventsched.store.client import Client
-from tests.desk.pasts import past_of, played, with_data
 from tests.fixtures_store import TimedStore
+from tests.random_history import random_log, source_of, with_data
 from tests.scripts.jobs_of import assigned, reply, speak
 from tests.server_kinds import Server
 from tests.systems import SECOND, serving, system
@@ -35,7 +35,7 @@ async def test_every_decision_of_a_random_play_is_computed_again_as_it_was(
     store: TimedStore, seed: int
 ) -> None:
     """The simulation replays every seed as well; here, marks and many classes are frequent."""
-    log = await played(store, seed, 150)
+    log = await random_log(store, seed, 150)
     report = replayed(log)
     assert report.differences == []
     assert report.dispatches > 10
@@ -44,8 +44,8 @@ async def test_every_decision_of_a_random_play_is_computed_again_as_it_was(
 
 
 async def test_a_range_is_judged_by_what_was_before_it(store: TimedStore, redis: Client) -> None:
-    log = await played(store, 1, 150)
-    past, middle = await past_of(store, redis), parse_position(log[len(log) // 2].id, "since")
+    log = await random_log(store, 1, 150)
+    past, middle = await source_of(store, redis), parse_position(log[len(log) // 2].id, "since")
     whole = await replay(past, store.cell, None, None, lambda _: None)
     late = await replay(past, store.cell, middle, None, lambda _: None)
     early = await replay(past, store.cell, None, middle, lambda _: None)

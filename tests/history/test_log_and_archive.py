@@ -1,4 +1,4 @@
-"""The desk's answers are the same from the log, from the archive, and from both."""
+"""Readers answer the same from the log, from the archive, and from both."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from eventsched.history.source import HistorySource
 from eventsched.schema.events import Event
 from eventsched.store.client import Client
 from tests.archive.archives import Archived
-from tests.desk.pasts import past_of, played
 from tests.fixtures_store import TimedStore
+from tests.random_history import random_log, source_of
 
 
 async def answers(past: HistorySource, log: list[Event]) -> dict[str, Any]:
-    """Everything that the desk says of a few sessions, jobs and nodes, and of all decisions."""
+    """Answers about a few sessions, jobs and nodes, and about all decisions."""
     reader, told = Reader(past), {}
     told["all"] = [one.id async for one in reader.history(Wanted())]
     for session in sorted({event.session for event in log if event.session})[:3]:
@@ -57,14 +57,14 @@ async def state(reader: Reader, kind: str, entity: str, at: Any) -> Any:
 async def test_answers_are_the_same_hot_cold_and_across(
     store: TimedStore, redis: Client, tmp_path: Path
 ) -> None:
-    log = list(await played(store, 2, 120))
-    hot = await answers(await past_of(store, redis), log)
+    log = list(await random_log(store, 2, 120))
+    hot = await answers(await source_of(store, redis), log)
     archived = Archived(store, tmp_path / "archive")
     await archived.project()
     await archived.set(archive_entries_max=40)
     assert await archived.seal() > 2
     folder = ArchiveFolder.open(archived.path)
-    connection = (await past_of(store, redis)).connection
+    connection = (await source_of(store, redis)).connection
     assert await answers(HistorySource(connection, folder), log) == hot
     assert await answers(HistorySource(None, folder), log) == hot
     await archived.set(log_keep_ms=0)
@@ -93,7 +93,7 @@ async def test_an_archive_alone_says_where_it_ends(
         await reader.state("session", session, parse_position(last, "at"))
     found = await reader.state("session", session)
     assert (found.view.utterance, found.is_live) == (1, False)
-    both = Reader(HistorySource((await past_of(store, redis)).connection, reader._past.archive))
+    both = Reader(HistorySource((await source_of(store, redis)).connection, reader._past.archive))
     assert (await both.state("session", session, parse_position(last, "at"))).view.utterance == 2
 
 
@@ -108,7 +108,7 @@ async def test_with_the_beginning_gone_for_good_what_is_left_is_told_and_no_more
     await archived.talk("s1", 60)
     await archived.project()
     assert await archived.trim() > 0
-    past, session = await past_of(store, redis), store.keys.full("s1")
+    past, session = await source_of(store, redis), store.keys.full("s1")
     kept = [one async for one in Reader(past).history(Wanted(session=session))]
     assert 0 < len(kept) < 500
     found = await why(past, f"{session}:119:es")
