@@ -179,7 +179,7 @@ class Verifier:
         if not before <= self._trimmed <= await self._views.trimmed_count():
             what = f"{before} entries are gone, {self._trimmed} were given up by events"
             self.report.add([Violation("I10", "log", what)])
-        for name, passed in (await ConsumerLag(self._views).passed()).items():
+        for name, passed in (await ConsumerLag(self._views).processed()).items():
             if passed < before:
                 what = f"{before} entries are gone, it was done with {passed}"
                 self.report.add([Violation("I10", f"checkpoint:{name}", what)])

@@ -163,7 +163,7 @@ class _Cell:
         return SetBehind(
             group="dispatch",
             stream="dispatch",
-            entries=await self._distances.of_work(),
+            entries=await self._distances.of_dispatch(),
             ms=self._age(oldest[0][0]) if oldest else 0,
             is_held=True,
         )

@@ -120,13 +120,16 @@ class BackpressureMonitor:
         """The consumer that is furthest from its limit, or beyond it by the most."""
         readings = [
             Reading(
-                "group", await self._distances.of_work(), settings.dispatch_queue_max, "dispatch"
+                "group",
+                await self._distances.of_dispatch(),
+                settings.dispatch_queue_max,
+                "dispatch",
             ),
             *[
                 Reading(
                     "group", await self._distances.of_set(name), settings.projection_lag_max, name
                 )
-                for name in await self._distances.folding()
+                for name in await self._distances.projection_sets()
                 if name != ARCHIVE
             ],
         ]

@@ -1,9 +1,9 @@
-"""Many small calls as few large ones.
+"""Combines many small calls into few large ones.
 
-Owns: gathering what is submitted in one turn of the event loop into one call. A submission that is
-alone goes at once; what comes while a call is in flight forms the next. Where a second call may be
-in flight, it goes once it is full: the server is never idle for a reply to be read.
-Never does: retries, ordering beyond first come, first served.
+Owns: the batches. Submissions of one turn of the event loop form a batch, which is sent at once;
+submissions that arrive while a call is in flight form the next batch. If a second call may be in
+flight, it is sent when its batch is full, so that the server has work while a reply is read.
+Must not: retry, or order submissions other than first come, first served.
 Read next: client/channel.py (appends, finalizes), node/registration.py (results, partials).
 """
 
@@ -24,18 +24,18 @@ Reply = TypeVar("Reply")
 
 
 class _Lane:
-    """Has one call in flight at a time; takes the next when so many items wait."""
+    """Has one call in flight at a time; sends a batch when at least `items_min` items wait."""
 
-    def __init__(self, enough: int) -> None:
-        self.enough = enough
-        self.called = anyio.Event()
+    def __init__(self, items_min: int) -> None:
+        self.items_min = items_min
+        self.wakeup = anyio.Event()
 
 
 class Batcher(Generic[Item, Reply]):
-    """`call` takes a batch and returns one reply per item; `run` must run somewhere.
+    """Sends batches with `call`, which returns one reply per item. A task must execute `run`.
 
-    A batch holds whole submissions: as many as fit `items_max` and `bytes_max`, at least one.
-    `in_flight` calls may overlap: with more than one, batches may arrive in another order.
+    A batch holds complete submissions: as many as fit `items_max` and `bytes_max`, at least one.
+    Up to `in_flight` calls overlap; with more than one, batches may arrive in another order.
     """
 
     def __init__(
@@ -54,42 +54,42 @@ class Batcher(Generic[Item, Reply]):
         self._waiting: deque[tuple[Sequence[Item], asyncio.Future[Sequence[Reply]]]] = deque()
         self._count = 0
         self._lanes = [_Lane(0), *(_Lane(items_max) for _ in range(1, in_flight))]
-        self._is_over = False
+        self._is_closed = False
         self.calls = 0
 
     async def submit(self, items: Sequence[Item]) -> Sequence[Reply]:
-        """The replies to these items, in order; raises what the call raised.
+        """Return the replies to these items, in order; raise the error of the call.
 
-        A submission whose caller is cancelled goes out all the same.
+        The items are sent even if the caller is cancelled.
         """
-        if self._is_over:
-            await anyio.lowlevel.checkpoint_if_cancelled()  # the end that ended `run` too
+        if self._is_closed:
+            await anyio.lowlevel.checkpoint_if_cancelled()  # by the scope that cancelled `run`
             raise ServerUnavailable("the connection was closed")
         future: asyncio.Future[Sequence[Reply]] = asyncio.get_running_loop().create_future()
         self._waiting.append((items, future))
         self._count += len(items)
         for lane in self._lanes:
-            if self._count >= lane.enough:
-                lane.called.set()
-        return await future  # cancelled, it is done: nobody is told, and the items go out
+            if self._count >= lane.items_min:
+                lane.wakeup.set()
+        return await future  # a cancelled future gets no reply; its items are still sent
 
     async def run(self) -> None:
-        """Send batches until cancelled; then refuse what is left."""
+        """Send batches until cancelled, then fail the submissions that wait."""
         try:
             async with anyio.create_task_group() as tasks:
                 for lane in self._lanes:
                     tasks.start_soon(self._serve, lane)
         finally:
-            self._is_over = True
+            self._is_closed = True
             for _, future in self._waiting:
                 _fail(future, ServerUnavailable("the connection was closed"))
             self._waiting.clear()
 
     async def _serve(self, lane: _Lane) -> None:
         while True:
-            await lane.called.wait()
-            lane.called = anyio.Event()
-            while self._waiting and self._count >= lane.enough:
+            await lane.wakeup.wait()
+            lane.wakeup = anyio.Event()
+            while self._waiting and self._count >= lane.items_min:
                 await self._send(*self._take())
 
     def _take(self) -> tuple[list[Item], list[tuple[int, asyncio.Future[Sequence[Reply]]]]]:
@@ -99,8 +99,8 @@ class Batcher(Generic[Item, Reply]):
         while self._waiting:
             items, future = self._waiting[0]
             added = sum(map(self._size_of, items))
-            full = len(batch) + len(items) > self._items_max or size + added > self._bytes_max
-            if batch and full:
+            is_full = len(batch) + len(items) > self._items_max or size + added > self._bytes_max
+            if batch and is_full:
                 break
             self._waiting.popleft()
             self._count -= len(items)
@@ -115,23 +115,23 @@ class Batcher(Generic[Item, Reply]):
         self.calls += 1
         try:
             replies = await self._call(batch)
-        except Exception as error:  # noqa: BLE001 - handed to those who wait for the reply
+        except Exception as error:  # noqa: BLE001 - raised in the callers of `submit`
             for _, future in owners:
                 _fail(future, error)
             return
         except BaseException:
             for _, future in owners:
-                _fail(future, ServerUnavailable("the connection was closed amid a call"))
+                _fail(future, ServerUnavailable("the connection was closed during a call"))
             raise
-        at = 0
+        start = 0
         for count, future in owners:
             if not future.done():
-                future.set_result(replies[at : at + count])
-            at += count
+                future.set_result(replies[start : start + count])
+            start += count
 
 
 def _fail(future: asyncio.Future[Sequence[Reply]], error: Exception) -> None:
     if future.done():
         return
     future.set_exception(error)
-    future.exception()  # read once: no complaint when the caller is gone
+    future.exception()  # marks the error as retrieved: no warning if the caller is gone

@@ -1,8 +1,9 @@
-"""Open a client and make sure that the server behind it will do.
+"""Opens a client and checks that its server is usable.
 
-Owns: reading a URL, recognising a cluster by asking, the version floor, the memory policy and
-the role at connect; what is said of a server that refuses.
-Never does: start a server, change its settings. Read next: server/discovery.py (the floor).
+Owns: parsing the URL, detecting a cluster, the checks of version, memory policy and role at
+connect, the messages about a server that refuses.
+Must not: start a server or change its settings.
+Read next: server/discovery.py (the minimum version), fast_client.py.
 """
 
 from __future__ import annotations
@@ -26,56 +27,56 @@ from eventsched.errors import InvalidMessage, ServerUnavailable
 from eventsched.schema.validation import check_url
 from eventsched.server.commands import check_commands, plain_words, refusal_of
 from eventsched.server.discovery import FLOOR_TEXT, is_new_enough
-from eventsched.store.fast_client import LightPool, light
+from eventsched.store.fast_client import FastPool, fast_connection
 
 Client: TypeAlias = "aioredis.Redis | RedisCluster"
 _FACTS = ("maxmemory_policy", "maxmemory", "role")
-"""What is judged of INFO, beside the version."""
+"""Fields of INFO that are checked, besides the version."""
 _VERSION = re.compile(r"(\d+)\.(\d+)")
 CONNECTIONS_MAX = 1_000
-"""Far above what a process reads at once: a pool that is full looks like a server that is away."""
-_SHUT = (
+"""Far more than a process uses at once: an exhausted pool looks like an unreachable server."""
+_AUTHENTICATION = (
     "HELLO must be called", "invalid username-password pair", "NOAUTH", "WRONGPASS",
     "Authentication required", "without any password configured",
 )  # fmt: skip
-"""Words about user and password that redis-py has no type for on every path and server."""
+"""Parts of messages about user and password, for which redis-py does not always have a type."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerFacts:
-    """What a server said of itself when it was found fit."""
+    """Facts about a server that passed the checks."""
 
     family: str
     version: str
     is_cluster: bool
     maxmemory_bytes: int
     primary: str = ""
-    """Of a replica: the host and port that it copies."""
+    """If the server is a replica: host and port of its primary."""
     warnings: tuple[str, ...] = ()
 
 
 async def open_client(url: str) -> Client:
-    """A client for the server at `url`: a cluster client when the server says it is one.
+    """Open a client for the server at `url`; a cluster client if the server is part of one.
 
-    Raises InvalidMessage for a URL that cannot be read, ServerUnavailable.
+    Raises InvalidMessage for a URL that cannot be parsed, ServerUnavailable.
     """
     client = _unconnected(url)
     try:
-        told = await client.info("cluster")
-        if not told.get("cluster_enabled"):
+        info = await client.info("cluster")
+        if not info.get("cluster_enabled"):
             return client
     except (RedisError, OSError) as error:
         await client.aclose()
-        raise away(url, error) from None  # its words may repeat a password
+        raise unreachable(url, error) from None  # redis-py's message may contain a password
     await client.aclose()
     return await _open_cluster(url)
 
 
 def _unconnected(url: str) -> aioredis.Redis:
-    """The client; no connection is tried yet, but its options are."""
+    """The client. It does not connect yet, but its options are checked."""
     try:
-        pool = LightPool.from_url(check_url(url), max_connections=CONNECTIONS_MAX)
-        pool.connection_class = light(pool.connection_class)
+        pool = FastPool.from_url(check_url(url), max_connections=CONNECTIONS_MAX)
+        pool.connection_class = fast_connection(pool.connection_class)
         client = aioredis.Redis.from_pool(pool)
         pool.make_connection()  # type: ignore[no-untyped-call]
     except (ValueError, TypeError, RedisError) as error:
@@ -89,18 +90,18 @@ def _unconnected(url: str) -> aioredis.Redis:
 
 class _Cluster(RedisCluster):
     async def _determine_slot(self, command: str, *args: Any) -> int:
-        """redis-py asks the server for the keys of each FCALL, which would double the calls."""
+        """FCALL has its key here: redis-py would ask the server for it at every call."""
         if command == "FCALL":
             return int(self.keyslot(args[2]))
         return await super()._determine_slot(command, *args)
 
-    def lighten(self) -> None:
-        """Before it connects: what its nodes are reached by, those named and those found later.
+    def use_fast_connections(self) -> None:
+        """Use our connection class for all nodes, named or discovered. Call before connecting.
 
-        redis-py's own look for the writer before and use it after a pause, in which a failover may
-        have closed the connection.
+        redis-py's class checks its writer, pauses and then uses it; a failover may close the
+        connection during the pause.
         """
-        kind = light(self.connection_kwargs["connection_class"])
+        kind = fast_connection(self.connection_kwargs["connection_class"])
         for options in (self.connection_kwargs, self.nodes_manager.connection_kwargs):
             options["connection_class"] = kind
         for node in self.nodes_manager.startup_nodes.values():
@@ -110,20 +111,22 @@ class _Cluster(RedisCluster):
 async def _open_cluster(url: str) -> RedisCluster:
     try:
         client = cast("_Cluster", _Cluster.from_url(url, max_connections=CONNECTIONS_MAX))
-        client.lighten()
+        client.use_fast_connections()
     except (ValueError, TypeError, RedisError, RedisClusterException):
         raise _unreadable(url) from None
     try:
         return await client.initialize()
     except (RedisError, RedisClusterException, OSError) as error:
         await client.aclose()
-        raise away(url, error) from None
+        raise unreachable(url, error) from None
 
 
-def away(url: str, error: Exception) -> ServerUnavailable:
-    """What is said of a server that does not answer as it should."""
+def unreachable(url: str, error: Exception) -> ServerUnavailable:
+    """The error for a server that does not answer, or refuses to."""
     place = display_url(url)
-    if isinstance(error, AuthenticationError) or any(word in str(error) for word in _SHUT):
+    if isinstance(error, AuthenticationError) or any(
+        word in str(error) for word in _AUTHENTICATION
+    ):
         return ServerUnavailable(
             f"the server at {place} refuses user or password; "
             f"name them in the URL, as USER:PASSWORD@ before the host"
@@ -132,36 +135,36 @@ def away(url: str, error: Exception) -> ServerUnavailable:
     if refused is not None:
         return refused
     if isinstance(error, NoPermissionError):
-        return ServerUnavailable(f"the server at {place}: {refusal(error)}")
+        return ServerUnavailable(f"the server at {place}: {permission_message(error)}")
     return ServerUnavailable(f"no server answers at {place}: {plain_words(error)}")
 
 
-def refusal(error: NoPermissionError) -> str:
-    """An access list is in the way."""
+def permission_message(error: NoPermissionError) -> str:
+    """The message for a command that the server's access list forbids."""
     return f"{error}; grant it (ACL SETUSER), or name another user in the URL"
 
 
 def _unreadable(url: str) -> InvalidMessage:
-    # Not redis-py's own words: of a password with a slash in it they show a part.
+    # redis-py's own message would show part of a password that contains a slash.
     return InvalidMessage.of(
         "url",
-        f"{display_url(url)!r:.200} is none that redis-py can read",
+        f"{display_url(url)!r:.200} cannot be parsed by redis-py",
         f"check port, database and options; in a password, {ESCAPES}",
     )
 
 
 async def check_server(client: Client) -> ServerFacts:
-    """The facts of a server that will do; ServerUnavailable with the remedy of one that will not.
+    """Check a server and return its facts. Raises ServerUnavailable with the remedy.
 
-    Of a cluster every primary is asked: one that evicts is enough to lose what was decided.
+    Every primary of a cluster is checked: one that evicts keys is enough to lose decisions.
     """
-    told: list[Mapping[str, Any]]
+    infos: list[Mapping[str, Any]]
     if isinstance(client, RedisCluster):
         nodes = client.get_primaries()
-        told = [await client.info(target_nodes=node) for node in nodes]
+        infos = [await client.info(target_nodes=node) for node in nodes]
     else:
-        told = [await client.info()]
-    facts = [judge(info) for info in told]
+        infos = [await client.info()]
+    facts = [check_info(info) for info in infos]
     if isinstance(client, RedisCluster):
         for node in client.get_primaries():
             await check_commands(client, target_nodes=node)
@@ -170,8 +173,8 @@ async def check_server(client: Client) -> ServerFacts:
     return facts[0]
 
 
-def judge(info: Mapping[str, Any]) -> ServerFacts:
-    """The facts in one server's INFO; ServerUnavailable when it will not do."""
+def check_info(info: Mapping[str, Any]) -> ServerFacts:
+    """The facts in a server's INFO. Raises ServerUnavailable if the server is not usable."""
     family = "valkey" if "valkey_version" in info else "redis"
     version = str(info.get(f"{family}_version", ""))
     numbers = _VERSION.match(version)

@@ -1,7 +1,8 @@
-"""A process's connection: the server found, found fit, its cells listed, a store for each.
+"""Connects a process: finds the server, checks it, lists its cells, opens a store for each.
 
-Owns: what every entrance (library, roles, command line) does before its first call.
-Never does: start a server itself (server/), decide anything. Read next: cell.py, schema/keys.py.
+Owns: the steps that the library, the roles and the command line take before their first call.
+Must not: start a server itself (server/ does), or decide anything.
+Read next: cell.py (the calls), client.py (the checks), schema/keys.py.
 """
 
 from __future__ import annotations
@@ -27,32 +28,32 @@ from eventsched.server.embedded import DEFAULT_DATA, use
 from eventsched.server.folder import PROGRAM
 from eventsched.store.cell import Store
 from eventsched.store.client import Client, ServerFacts, check_server, open_client
-from eventsched.store.transport import RedisTransport, answering, retry_policy
+from eventsched.store.transport import RedisTransport, retry_policy, translate_errors
 
 CELLS_MAX = 64
 CLOSE_S = 1.0
 STREAM_READS = ("XRANGE", "XREVRANGE", "XREAD")
-"""redis-py makes a dict of each entry; the transport takes them flat, as the server sends them."""
+"""redis-py converts their entries to dicts; the transport takes them as the server sends them."""
 log = structlog.get_logger("eventsched.store.connection")
 
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """Open while its block lasts."""
+    """A server and its cells. It is open inside the block of `open_connection`."""
 
     url: str = field(repr=False)
-    """It may hold a password: messages show `display_url(url)`."""
+    """May contain a password: messages show `display_url(url)`."""
     facts: ServerFacts
     transport: RedisTransport
     stores: Mapping[str, Store]
-    """By cell, in the order that places names."""
+    """By cell, in the order in which names are assigned to cells."""
 
     @property
     def cells(self) -> list[str]:
         return list(self.stores)
 
     def store_of(self, full_id: str) -> Store:
-        """The store of the cell that `<cell>.<name>` names; InvalidMessage if there is none."""
+        """The store for `<cell>.<name>`. Raises InvalidMessage for an unknown cell."""
         store = self.stores.get(keys.cell_of(full_id))
         if store is None:
             raise InvalidMessage.of(
@@ -72,20 +73,25 @@ async def open_connection(
 ) -> AsyncIterator[Connection]:
     """Find the server, or start one in `data`, and make sure that its cells exist.
 
-    `cells` counts for a server that has none yet (default 1); a server that has another number
-    refuses it. `settings` given here replace those of existing cells. Without `create` there must
-    be cells: nothing is made, and a server is started only over the data of an earlier one.
+    Args:
+        url: The server; without it EVENTSCHED_URL, else an embedded server in `data`.
+        data: Folder of the embedded server.
+        create: Create missing cells. Without it the cells must exist, and an embedded server is
+            started only if `data` has the data of an earlier one.
+        cells: Number of cells of a new server (default 1); an existing server must have as many.
+        settings: Replace these settings of all cells.
+
     Raises ServerUnavailable, InvalidMessage.
     """
     if cells is not None:
         check_between("cells", cells, 1, CELLS_MAX)
-    wanted = checked(settings or {})
+    new_settings = checked(settings or {})
     if not (create or url or os.environ.get("EVENTSCHED_URL")):
         _check_folder(data or DEFAULT_DATA)
     async with AsyncExitStack() as stack:
         address = await stack.enter_async_context(use(url, data=data))
-        calling = await _opened(stack, address)
-        with answering():
+        calling = await _open(stack, address)
+        with translate_errors():
             facts = await check_server(calling)
         if create and facts.primary:
             raise ServerUnavailable(
@@ -93,17 +99,17 @@ async def open_connection(
             )
         for warning in facts.warnings:
             log.debug("server", warning=warning)
-        transport = RedisTransport(calling, await _opened(stack, address))
-        with answering():
+        transport = RedisTransport(calling, await _open(stack, address))
+        with translate_errors():
             names = await (_list_cells(calling, cells) if create else _find_cells(calling))
         stores = {name: Store(transport, name) for name in names}
         if create:
-            await _configure(stores.values(), wanted)
+            await _configure(stores.values(), new_settings)
         yield Connection(address, facts, transport, stores)
 
 
 def _check_folder(folder: Path) -> None:
-    """There is something to read here: a server ran in this folder once."""
+    """Raises ServerUnavailable unless a server has run in this folder."""
     if not (folder / PROGRAM).exists():
         raise ServerUnavailable(
             f"no server has run in {folder}: start one with `eventsched up`, "
@@ -112,16 +118,16 @@ def _check_folder(folder: Path) -> None:
 
 
 async def _configure(stores: Iterable[Store], settings: Mapping[str, int]) -> None:
-    wanted = msgspec.to_builtins(Settings()) | dict(settings)
+    initial = msgspec.to_builtins(Settings()) | dict(settings)
     for store in stores:
-        await store.configure_cell(wanted, overwrite=False)
+        await store.configure_cell(initial, overwrite=False)
         if settings:
             await store.configure_cell(settings, overwrite=True)
 
 
-async def _opened(stack: AsyncExitStack, url: str) -> Client:
+async def _open(stack: AsyncExitStack, url: str) -> Client:
     client = await open_client(url)
-    stack.push_async_callback(_closed, client)
+    stack.push_async_callback(_close, client)
     if isinstance(client, Redis):
         client.set_retry(retry_policy())
         for command in STREAM_READS:
@@ -129,15 +135,15 @@ async def _opened(stack: AsyncExitStack, url: str) -> Client:
     return client
 
 
-async def _closed(client: Client) -> None:
-    """Its connections are closed, also when who used them was cancelled."""
+async def _close(client: Client) -> None:
+    """Close its connections, also if the caller was cancelled."""
     with anyio.move_on_after(CLOSE_S, shield=True):
         await client.aclose()
 
 
 async def _find_cells(client: Client) -> list[str]:
-    """The cells that somebody else has fixed."""
-    names = await _kept_cells(client)
+    """The cells that the server has."""
+    names = await _read_cells(client)
     if not names:
         raise ServerUnavailable(
             "this server holds nothing of eventsched yet: start `eventsched up` with the same "
@@ -146,14 +152,14 @@ async def _find_cells(client: Client) -> list[str]:
     return names
 
 
-async def _list_cells(client: Client, wanted: int | None) -> list[str]:
-    """The cells, fixed by whoever came first."""
-    fresh = ",".join(f"c{number}" for number in range(wanted or 1))
+async def _list_cells(client: Client, count: int | None) -> list[str]:
+    """The cells that the server has; a new server gets `count` cells, by default 1."""
+    new_names = ",".join(f"c{number}" for number in range(count or 1))
     raw: Any = client
-    if not await raw.exists(keys.CELLS):  # a server that is full could not take even this
-        await raw.set(keys.CELLS, fresh, nx=True)
-    names = await _kept_cells(client)
-    if wanted is not None and wanted != len(names):
+    if not await raw.exists(keys.CELLS):  # so that a server without free memory can still be read
+        await raw.set(keys.CELLS, new_names, nx=True)
+    names = await _read_cells(client)
+    if count is not None and count != len(names):
         raise InvalidMessage.of(
             "cells",
             f"this server has {len(names)}, fixed at its first start",
@@ -162,21 +168,21 @@ async def _list_cells(client: Client, wanted: int | None) -> list[str]:
     return names
 
 
-async def _kept_cells(client: Client) -> list[str]:
-    """The cells that the server's key lists; none without it. Anything else there is not ours."""
+async def _read_cells(client: Client) -> list[str]:
+    """The cells that the server's key lists; empty without the key. Rejects any other content."""
     raw: Any = client
     try:
-        kept = await raw.get(keys.CELLS)
+        value = await raw.get(keys.CELLS)
     except ResponseError as error:
         if not str(error).startswith("WRONGTYPE"):
             raise
-        kept = b"another type"
-    if kept is None:
+        value = b"another type"
+    if value is None:
         return []
-    names: list[str] = kept.decode(errors="replace").split(",")
+    names: list[str] = value.decode(errors="replace").split(",")
     if not all(keys.CELL.fullmatch(name) for name in names):
         raise ServerUnavailable(
-            f"the key {keys.CELLS} holds {kept!r:.80} instead of the names of cells: "
+            f"the key {keys.CELLS} holds {value!r:.80} instead of the names of cells: "
             f"it is not from eventsched, use another database"
         )
     return names

@@ -1,9 +1,9 @@
-"""redis-py's asynchronous client with less Python for each call.
+"""Reduces the cost of a call in redis-py's asynchronous client.
 
-Owns: a connection class that packs with hiredis, as the synchronous one does, and hands a command
-to the socket without a task of its own; a pool without statistics.
-Never does: reading, retries, reconnecting: all of that stays redis-py's.
-Read next: client.py (who opens clients).
+Owns: a connection class that packs commands with hiredis, as the synchronous client does, and
+writes them to the socket without an extra task; a connection pool without statistics.
+Must not: change how redis-py reads, retries or reconnects.
+Read next: client.py (opens clients), docs/adr/0013-redis-py-internals.md.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.exceptions import ConnectionError as Lost
 
 BUFFERED_MAX = 65_536
-"""Bytes that may wait for the socket before whoever sends has to wait, too: asyncio's own mark."""
+"""Bytes that may wait for the socket before the sender waits, too; asyncio's high-water mark."""
 
 
-def light(kind: type[AbstractConnection]) -> type[AbstractConnection]:
-    """The same kind of connection; what it sends is the same, at a fraction of the cost."""
+def fast_connection(kind: type[AbstractConnection]) -> type[AbstractConnection]:
+    """A subclass of this connection class that sends the same bytes at a fraction of the cost."""
 
-    class LightConnection(kind):  # type: ignore[misc,valid-type]
+    class FastConnection(kind):  # type: ignore[misc,valid-type]
         def pack_command(self, *args: Any) -> list[bytes]:
-            """`CONFIG GET` and the like are sent as two words."""
+            """Pack a command; a name such as `CONFIG GET` is sent as two words."""
             name, *rest = args
             words = name.encode().split() if isinstance(name, str) else name.split()
             return [hiredis.pack_command((*words, *rest))]
@@ -32,22 +32,25 @@ def light(kind: type[AbstractConnection]) -> type[AbstractConnection]:
         async def send_packed_command(
             self, command: bytes | str | Iterable[bytes], check_health: bool = True
         ) -> None:
-            """redis-py makes a task to limit the time; only a full buffer can take any."""
+            """Send without the task that redis-py starts for its timeout.
+
+            Only a full buffer can block.
+            """
             if self.is_connected and self._writer.is_closing():
                 await self.disconnect(nowait=True)
-                raise Lost("the connection was lost")  # whoever sends tries again
+                raise Lost("the connection was lost")  # redis-py retries
             if self.is_connected and not self.health_check_interval and isinstance(command, list):
                 self._writer.writelines(command)
                 if self._writer.transport.get_write_buffer_size() < BUFFERED_MAX:
                     return
-                command = []  # it is under way: what is left is to wait, not for ever
+                command = []  # already written: only wait for the buffer, with redis-py's timeout
             await super().send_packed_command(command, check_health)
 
-    return LightConnection
+    return FastConnection
 
 
-class LightPool(ConnectionPool):
-    """Takes and gives back connections; each is checked when it is taken, as redis-py does."""
+class FastPool(ConnectionPool):
+    """A pool that checks each connection when it is taken, as redis-py does."""
 
     async def get_connection(
         self, command_name: Any = None, *keys: Any, **options: Any

@@ -1,13 +1,14 @@
-"""Puts the Lua scripts together as one function library: a file per decision, modules shared.
+"""Builds one function library from the Lua scripts: a file per decision, with shared modules.
 
-Owns: reading lua/ from the package, resolving `-- include: name` (each module once, before its
-first user, in a function of its own, so that it shares nothing but what it returns), one function
-per script with its arguments by name, names that change with the code.
-Never does: I/O with Redis. Read next: lua/README.md, transport.py.
+Owns: reading lua/ from the package; resolving `-- include: name` (each module once, before its
+first user, in its own function, so that it exports only what it returns); one function per script
+with its arguments by name; names that contain a hash of the code.
+Must not: do I/O with Redis.
+Read next: lua/README.md, transport.py (loads the library), docs/adr/0002-function-library.md.
 
-Functions, not EVALSHA: an evaluated script creates every function of its modules anew at each call,
-which takes several times as long as a small decision itself. A library is loaded once and stays;
-`call.begin` (lua/include/call.lua) resets the modules at each call.
+With EVALSHA each call would create every function of the modules again, which takes several times
+as long as a small decision. A library is loaded once; `call.begin` (lua/include/call.lua) resets
+the state of the modules at each call.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from importlib.resources import files
 _INCLUDE = re.compile(r"^-- include: (\w+)\n", re.MULTILINE)
 _FIRST = re.compile(r"#!lua(?: flags=([\w,-]+))?\n")
 ROOTS = ("call", "cache", "events")
-"""Modules of every library: the entry function calls the one, the clock needs the other."""
+"""Modules of every library: the entry function calls `call`, the clock needs the others."""
 _LIBRARY = """#!lua name=eventsched_{release}
 local function make()
 -- Locals, because the server looks each global up in two tables.
@@ -30,26 +31,26 @@ local redis, cjson, string, table, math = redis, cjson, string, table, math
 local ipairs, pairs, tonumber, tostring, type = ipairs, pairs, tonumber, tostring, type
 local error, pcall, unpack, next = error, pcall, unpack, next
 local setmetatable, rawget = setmetatable, rawget
-{includes}local made = {{ begin = call.begin, fail = call.fail }}
+{includes}local scripts = {{ begin = call.begin, fail = call.fail }}
 
--- A script may return a function: what it replies is read after the commit.
-function made.decide(script, keys, args)
-  local reply = made[script](keys, args)
+-- A script may return a function, which computes the reply after the commit.
+function scripts.decide(script, keys, args)
+  local reply = scripts[script](keys, args)
   call.commit()
   if type(reply) == 'function' then return reply() end
   return reply
 end
-{bodies}return made
+{bodies}return scripts
 end
 
--- Lua's own functions are missing while a library is loaded: the first call creates the modules.
-local made
+-- While a library is loaded, Lua's standard functions are missing: the first call makes modules.
+local scripts
 local function enter(script, keys, args)
-  made = made or make()
-  made.begin(keys, args)
-  local is_done, reply = pcall(made.decide, script, keys, args)
+  scripts = scripts or make()
+  scripts.begin(keys, args)
+  local is_done, reply = pcall(scripts.decide, script, keys, args)
   if is_done then return reply end
-  made.fail()
+  scripts.fail()
   error(reply, 0)
 end
 {entrances}"""
@@ -63,7 +64,7 @@ local {name} = (function()
 _BODY = """
 do
 {reader}
-function made.{script}(KEYS, ARGV)
+function scripts.{script}(KEYS, ARGV)
 {arguments}
 {body}end
 end
@@ -75,7 +76,7 @@ local function next_{item}(args, i)
   {fields} = {places}
   return i + 1, {item}
 end
--- `for i, {item} in each_{item}(ARGV) do`: one table for all items, which the next one fills anew.
+-- `for i, {item} in each_{item}(ARGV) do`: all items share one table, which each step overwrites.
 local function each_{item}(args)
   return next_{item}, args, 0
 end"""
@@ -90,12 +91,12 @@ redis.register_function{{ function_name = '{function}', flags = {{ {flags} }},
 
 
 class IncludeError(Exception):
-    """Raised when an include is missing or leads back to itself."""
+    """Raised when an include is missing or circular."""
 
 
 @dataclass(frozen=True, slots=True)
 class Library:
-    """The source of all scripts. Names change with the code: releases serve side by side."""
+    """The source of all scripts. Names contain the release, so releases can run side by side."""
 
     release: str
     source: str
@@ -106,47 +107,47 @@ class Library:
         return f"eventsched_{self.release}"
 
     def function(self, script: str) -> str:
-        """The name of the function for FCALL."""
+        """The name of the function that FCALL calls for this script."""
         return _function(script, self.release)
 
 
 @dataclass(frozen=True, slots=True)
 class Arguments:
-    """The arguments of a script as its header names them.
+    """The arguments of a script, as its header names them.
 
-    Its body has each of `named` as a local; of the items that follow, `<item>_count` and
-    `each_<item>(ARGV)`, whose items have the fields by name. More than `most` items are refused.
-    Of sections, which the body reads itself, it has the place of the first: `sections_at`.
+    The body has each of `named` as a local. For the items that follow it has `<item>_count` and
+    the iterator `each_<item>(ARGV)`, whose items have named fields; more than `items_max` items
+    are refused. For sections, which the body reads itself, `sections_at` is the index of the first.
     """
 
     named: tuple[str, ...]
     item: str = ""
     fields: tuple[str, ...] = ()
-    most: int | None = None
+    items_max: int | None = None
     has_sections: bool = False
 
     @classmethod
     def of(cls, text: str) -> Arguments:
-        """What the header of a script says."""
+        """Parse the header of a script."""
         listed = text.partition("\n-- ARGV\n")[2].partition("\n-- Reply")[0]
         named = tuple(_ARGUMENT.findall(listed.partition("--   then ")[0]))
         items = _ITEMS.search(listed)
         if items is None:
             return cls(named, has_sections="--   then sections" in listed)
-        item, most, fields = items.groups()
+        item, items_max, fields = items.groups()
         words = (word.strip() for word in _NOTE.sub("", fields).split(","))
-        return cls(named, item, tuple(words), int(most) if most else None)
+        return cls(named, item, tuple(words), int(items_max) if items_max else None)
 
     @property
     def locals(self) -> frozenset[str]:
-        """Names that the body of the script may use."""
+        """Names that the body of the script may use for its arguments."""
         of_items = {f"each_{self.item}", f"{self.item}_count"} if self.item else set()
         if self.has_sections:
             of_items = {"sections_at"}
         return frozenset({*self.named, *of_items, "ARGV"})
 
     def reader(self) -> str:
-        """Lua that goes through the items."""
+        """Lua source of the iterator over the items."""
         if not self.item:
             return ""
         return _READER.format(
@@ -159,22 +160,22 @@ class Arguments:
         )
 
     def locals_in_lua(self) -> str:
-        """Lua that declares the locals, and refuses what is no whole number of items."""
+        """Lua source that declares the locals and refuses incomplete or too many items."""
         places = ", ".join(f"ARGV[{no}]" for no in range(1, len(self.named) + 1))
         lines = [f"local {', '.join(self.named)} = {places}"] if self.named else []
-        given = {"item": self.item, "named": len(self.named), "width": len(self.fields)}
+        values = {"item": self.item, "named": len(self.named), "width": len(self.fields)}
         if self.item:
-            lines.append(_COUNT.format(**given))
+            lines.append(_COUNT.format(**values))
         if self.has_sections:
             lines.append(f"local sections_at = {len(self.named) + 1}")
-        if self.most is not None:
-            limit = f"up to {self.most}, of {len(self.fields)} arguments each"
-            lines.append(_REFUSAL.format(**given, most=self.most, limit=limit))
+        if self.items_max is not None:
+            limit = f"up to {self.items_max}, of {len(self.fields)} arguments each"
+            lines.append(_REFUSAL.format(**values, most=self.items_max, limit=limit))
         return "\n".join(lines)
 
 
 def names() -> list[str]:
-    """Every script there is."""
+    """The names of all scripts."""
     folder = files("eventsched") / "lua"
     return sorted(f.name[:-4] for f in folder.iterdir() if f.name.endswith(".lua"))
 
@@ -186,16 +187,16 @@ def library() -> Library:
 
 
 def library_of(scripts: Iterable[str]) -> Library:
-    """The library of these scripts and what they include."""
+    """The library of these scripts and the modules that they include."""
     texts = {name: _read(f"{name}.lua") for name in scripts}
-    shared: dict[str, str] = {}
+    modules: dict[str, str] = {}
     for root in ROOTS:
-        _gather(root, shared, ())
+        _add_module(root, modules, ())
     for text in texts.values():
         for include in _INCLUDE.findall(text):
-            _gather(include, shared, ())
+            _add_module(include, modules, ())
     bodies = "".join(_script(name, text) for name, text in texts.items())
-    includes = "".join(shared.values())
+    includes = "".join(modules.values())
     flags = {name: _flags(name, text) for name, text in texts.items()}
     code = "\0".join((includes, bodies, *flags.values()))
     release = hashlib.sha256(code.encode()).hexdigest()[:12]
@@ -214,7 +215,7 @@ def _function(script: str, release: str) -> str:
 
 
 def is_missing(error: Exception) -> bool:
-    """Whether the server lacks the function: it is new, or was flushed."""
+    """Whether the server lacks the function, because it is new or its functions were flushed."""
     return "Function not found" in str(error)
 
 
@@ -242,13 +243,16 @@ def _read(path: str) -> str:
     return file.read_text(encoding="utf-8")
 
 
-def _gather(name: str, shared: dict[str, str], open_: tuple[str, ...]) -> None:
-    """Add the module `name` to `shared`, after the modules that it includes."""
-    if name in open_:
-        raise IncludeError(f"circular include: {' -> '.join((*open_, name))}")
-    if name in shared:
+def _add_module(name: str, modules: dict[str, str], path: tuple[str, ...]) -> None:
+    """Add the module `name` to `modules`, after the modules that it includes.
+
+    `path` are the modules that led to this include, to detect a circle.
+    """
+    if name in path:
+        raise IncludeError(f"circular include: {' -> '.join((*path, name))}")
+    if name in modules:
         return
     text = _read(f"include/{name}.lua")
-    for needed in _INCLUDE.findall(text):
-        _gather(needed, shared, (*open_, name))
-    shared[name] = _MODULE.format(name=name, body=_INCLUDE.sub("", text))
+    for include in _INCLUDE.findall(text):
+        _add_module(include, modules, (*path, name))
+    modules[name] = _MODULE.format(name=name, body=_INCLUDE.sub("", text))

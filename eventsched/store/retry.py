@@ -1,8 +1,8 @@
-"""Trying again while the server is away: bounded, jittered pauses through the transport.
+"""Retries while the server is unavailable, with bounded, jittered pauses.
 
-Owns: `Backoff`, for calls that give up after some tries and for loops that never do; waiting for
-an event no longer than a bound.
-Never does: decide what may be repeated. Callers pass calls that have no second effect.
+Owns: `Backoff`, for calls that fail after some tries and for loops that never do; waiting for an
+event with a timeout. All waiting uses the transport's time.
+Must not: decide what may be repeated. Callers pass calls that have no second effect.
 Read next: transport.py.
 """
 
@@ -23,15 +23,15 @@ T = TypeVar("T")
 PAUSE_S_MIN, PAUSE_S_MAX = 0.05, 2.0
 CALL_PAUSE_S_MAX = 1.0
 TRIES = 12
-"""With the pauses between them some eight seconds: longer than a cluster's failover."""
+"""With the pauses between them about eight seconds: longer than a cluster's failover."""
 _log = structlog.get_logger("eventsched.store.retry")
 
 
 class Backoff:
-    """Pauses that double from 50 ms up to a bound, each between half of its length and all of it.
+    """Exponential backoff from 50 ms up to a bound; the jitter is up to half of each pause.
 
-    `call` repeats one call a bounded number of times. `attempt` is one try of a loop that goes on
-    for ever; it logs one line when the server goes away and one when the server is back.
+    `call` repeats a call a bounded number of times. `attempt` is one iteration of an endless
+    loop; it logs a line when the server becomes unavailable and a line when the server is back.
     """
 
     def __init__(self, transport: Transport, log: Any = _log, **context: str) -> None:
@@ -41,7 +41,7 @@ class Backoff:
         self._failures = 0
 
     async def call(self, call: Callable[[], Awaitable[T]], *, tries: int = TRIES) -> T:
-        """The reply of a repeatable call. Raises ServerUnavailable after the last try."""
+        """Return the reply of a repeatable call. Raises ServerUnavailable after the last try."""
         for _ in range(tries - 1):
             try:
                 return await call()
@@ -51,7 +51,7 @@ class Backoff:
 
     @asynccontextmanager
     async def attempt(self) -> AsyncIterator[None]:
-        """One try. If the server is away the block's error is logged and a pause follows."""
+        """Run the block once. If the server is unavailable, log the error and pause."""
         try:
             yield
         except ServerUnavailable as error:
@@ -70,14 +70,14 @@ class Backoff:
 
 
 async def happens_within(transport: Transport, seconds: float, event: anyio.Event) -> bool:
-    """Whether the event is set before that many seconds of the transport's time have passed."""
+    """Whether the event is set within this many seconds of the transport's time."""
     async with anyio.create_task_group() as tasks:
 
-        async def give_up() -> None:
+        async def time_out() -> None:
             await transport.sleep(seconds)
             tasks.cancel_scope.cancel()
 
-        tasks.start_soon(give_up)
+        tasks.start_soon(time_out)
         await event.wait()
         tasks.cancel_scope.cancel()
     return event.is_set()

@@ -1,9 +1,10 @@
-"""How stores reach Redis and wait: the seam behind which a simulator can stand.
+"""Sends calls to Redis and waits. The simulation replaces this module's transport with its own.
 
-Owns: the `Transport` protocol and the real one over redis-py: FCALL, and the library loaded where
-the server has no such function; bounded jittered retries (harmless: every script has its own
-dedupe), blocking reads on their own connection, errors of the connection as ServerUnavailable.
-Never does: keys, decisions. Read next: cell.py, library.py.
+Owns: the `Transport` protocol and its implementation with redis-py: FCALL, loading the function
+library if the server lacks it, bounded jittered retries (safe, because every script deduplicates),
+blocking reads on a connection of their own, connection errors as ServerUnavailable.
+Must not: know keys or decide.
+Read next: cell_connection.py (the caller), library.py, docs/adr/0014-transport-seam.md.
 """
 
 from __future__ import annotations
@@ -21,18 +22,18 @@ from redis.backoff import ExponentialWithJitterBackoff
 from eventsched.errors import Backpressure, ServerUnavailable, from_reply
 from eventsched.server.commands import plain_words, refusal_of
 from eventsched.store import library as lua_library
-from eventsched.store.client import refusal
+from eventsched.store.client import permission_message
 from eventsched.store.replies import decode_text
 
 Arg: TypeAlias = bytes | str | int
 Entry: TypeAlias = tuple[str, list[bytes]]
 """One stream entry: its id and the flat list of its fields."""
 
-_AWAY = (
+_UNAVAILABLE = (
     redis.exceptions.ConnectionError,
     redis.exceptions.TimeoutError,
     OSError,
-    # A cluster amid a failover, after redis-py has asked for its slots again.
+    # A cluster during a failover, after redis-py has refreshed its slots.
     redis.exceptions.ClusterError,
     redis.exceptions.RedisClusterException,
     redis.exceptions.AskError,
@@ -40,70 +41,77 @@ _AWAY = (
     redis.exceptions.ReadOnlyError,
 )
 _UNABLE = ("MISCONF", "NOREPLICAS", "BUSY ")
-"""What a server says that is there and cannot: its disk is full, its replicas are gone, or
-somebody's script goes on and on."""
+"""Errors of a server that is reachable but cannot execute: its disk is full, its replicas are gone,
+or another client's script does not end."""
 _UNLOADABLE = (redis.exceptions.ReadOnlyError, redis.exceptions.NoPermissionError)
 _KEYLESS = ("INFO", "TIME", "BGREWRITEAOF", "FUNCTION LOAD")
-"""Commands to the server itself: on a cluster the one that serves the key."""
+"""Commands without a key. On a cluster they are sent to the server of the call's `key`."""
 RETRIES = 3
 CALLS_MAX = 64
-"""Calls under way at once, each on a connection of its own; further ones wait for a place."""
+"""Concurrent calls, each on a connection of its own; further calls wait."""
 BLOCK_MS_MAX = 4_000
-"""Below the socket's own limit of 5 s, so that an empty read is no error."""
+"""Below the socket timeout of 5 s, so that an empty read is not an error."""
 
 
 class Transport(Protocol):
-    """What a store is given to reach Redis and to wait."""
+    """Sends calls and waits on behalf of a store."""
 
     async def run(self, script: str, keys: Sequence[str], args: Sequence[Arg]) -> Any:
         """The reply of one script. Raises Refused, ServerUnavailable."""
 
     async def command(self, *parts: Arg, key: str) -> Any:
-        """The reply of one command that changes no key; `key` says where it goes on a cluster."""
+        """The reply of one command that changes no key; on a cluster `key` selects the server."""
 
     async def read_blocking(
         self, streams: Mapping[str, str], block_ms: int, count: int
     ) -> dict[str, list[Entry]]:
-        """Entries after the given ids, by key; none when nothing came within `block_ms`."""
+        """Entries after the given ids, by key; empty if none was added within `block_ms`."""
 
     async def sleep(self, seconds: float) -> None:
-        """Wait; virtual time in a simulator."""
+        """Wait; the simulation waits in virtual time."""
 
 
 def retry_policy() -> Retry:
-    """At most three more tries, 20 to 500 ms apart, jittered."""
+    """At most three retries, 20 to 500 ms apart, with jitter."""
     return Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.5), RETRIES)
 
 
 @contextmanager
-def answering() -> Iterator[None]:
-    """ServerUnavailable is what becomes of a server that is away, loads, or will not serve us."""
+def translate_errors() -> Iterator[None]:
+    """Raise ServerUnavailable for a server that is unreachable, loading, or refuses to serve."""
     try:
         yield
-    except _AWAY as error:
+    except _UNAVAILABLE as error:
         refused = refusal_of(error)
         if refused is not None:
-            raise refused from None  # of HELLO or AUTH at a reconnect, with the password
+            raise refused from None  # of HELLO or AUTH: the original has the password
         raise ServerUnavailable(f"no answer from the server: {plain_words(error)}") from error
     except redis.exceptions.NoPermissionError as error:
         refused = refusal_of(error)
-        raise (refused or ServerUnavailable(f"the server refuses: {refusal(error)}")) from error
+        raise (
+            refused or ServerUnavailable(f"the server refuses: {permission_message(error)}")
+        ) from error
     except redis.exceptions.ResponseError as error:
         refused = refusal_of(error)
         if refused is not None:
-            raise refused from None  # its words repeat the arguments of the call
+            raise refused from None  # the original error repeats the arguments of the call
         if str(error).startswith(_UNABLE):
             raise ServerUnavailable(f"the server cannot: {error}") from error
         raise
 
 
 class RedisTransport:
-    """The real one. `calling` serves scripts and reads, `blocking` only waits."""
+    """The transport over redis-py.
+
+    Args:
+        calling: Client for scripts and commands.
+        blocking: Client for blocking reads only.
+    """
 
     def __init__(self, calling: Redis | RedisCluster, blocking: Redis | RedisCluster) -> None:
         self._calling = calling
         self._blocking = blocking
-        self._places = anyio.Semaphore(CALLS_MAX, fast_acquire=True)
+        self._slots = anyio.Semaphore(CALLS_MAX, fast_acquire=True)
 
     async def run(self, script: str, keys: Sequence[str], args: Sequence[Arg]) -> Any:
         call = ("FCALL", lua_library.library().function(script), len(keys), *keys, *args)
@@ -116,7 +124,7 @@ class RedisTransport:
             await self._load(keys[0])
             return await self._send(*call)
         except redis.exceptions.OutOfMemoryError:
-            # The server is full before pressure was raised: it refused, and nothing was changed.
+            # The server ran out of memory before backpressure started: the call changed nothing.
             raise Backpressure("BACKPRESSURE", {"retry_after_ms": "1000"}) from None
         except redis.exceptions.ResponseError as error:
             refused = from_reply(str(error))
@@ -125,7 +133,7 @@ class RedisTransport:
             raise refused from None
 
     async def _load(self, key: str) -> None:
-        """The server that serves `key` has our functions, whoever else gives them to it."""
+        """Load our functions into the server of `key`; other clients may do so at the same time."""
         try:
             await self.command("FUNCTION LOAD", "REPLACE", lua_library.library().source, key=key)
         except ServerUnavailable as error:
@@ -142,12 +150,12 @@ class RedisTransport:
     async def command(self, *parts: Arg, key: str) -> Any:
         if isinstance(self._calling, RedisCluster) and parts[0] in _KEYLESS:
             return await self._send(*parts, target_nodes=self._calling.get_node_from_key(key))
-        return await self._send(*parts)  # redis-py finds the slot by the command itself
+        return await self._send(*parts)  # redis-py derives the slot from the command
 
-    async def _send(self, *parts: Arg, **where: Any) -> Any:
-        async with self._places:
-            with answering():
-                return await cast("Awaitable[Any]", self._calling.execute_command(*parts, **where))
+    async def _send(self, *parts: Arg, **target: Any) -> Any:
+        async with self._slots:
+            with translate_errors():
+                return await cast("Awaitable[Any]", self._calling.execute_command(*parts, **target))
 
     async def read_blocking(
         self, streams: Mapping[str, str], block_ms: int, count: int
@@ -155,7 +163,7 @@ class RedisTransport:
         block = min(block_ms, BLOCK_MS_MAX)
         ids = streams.values()
         parts: list[Arg] = ["XREAD", "COUNT", count, "BLOCK", block, "STREAMS", *streams, *ids]
-        with answering():
+        with translate_errors():
             reply = await cast("Awaitable[Any]", self._blocking.execute_command(*parts))
         return dict(_by_key(reply))
 
@@ -168,11 +176,11 @@ class RedisTransport:
 
 
 def _by_key(reply: Any) -> list[tuple[str, list[Entry]]]:
-    """XREAD's reply in either protocol version, keys as text."""
+    """The reply of XREAD in either protocol version, by key as text."""
     if not reply:
         return []
     pairs = reply.items() if isinstance(reply, dict) else reply
-    return [(decode_text(key), entries_of(found)) for key, found in pairs]
+    return [(decode_text(key), entries_of(entries)) for key, entries in pairs]
 
 
 def entries_of(reply: Any) -> list[Entry]:
@@ -184,12 +192,12 @@ def entries_of(reply: Any) -> list[Entry]:
 
 
 def _nested(reply: Any) -> Any:
-    # With RESP3 redis-py wraps a stream's entries once more: [[entry, entry, …]].
+    # With RESP3 redis-py wraps the entries of a stream in another list: [[entry, entry, …]].
     if reply and isinstance(reply[0], list) and reply[0] and isinstance(reply[0][0], (list, tuple)):
         return reply[0]
     return reply or []
 
 
 def _flat(fields: dict[bytes, bytes] | None) -> list[bytes]:
-    """Of what redis-py makes a dict; a pending entry that was trimmed has no fields."""
+    """The list that redis-py made a dict of; a pending entry that was trimmed has no fields."""
     return [part for pair in (fields or {}).items() for part in pair]

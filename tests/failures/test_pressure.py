@@ -220,14 +220,14 @@ async def test_the_distance_of_a_set_is_exact_and_the_one_that_status_shows(
     store: TimedStore,
 ) -> None:
     distances = ConsumerLag(store)
-    assert await distances.folding() == []
+    assert await distances.projection_sets() == []
     grant = await store.open()
     projector = Projector(_views(store), _core(), owner="h", batch_max=2)
     for seq in range(5):
         await store.say(grant, seq, end_of_utterance=True)
     assert await distances.of_set("core") == 6  # nobody has folded yet: all of it
     await projector.step()
-    assert await distances.folding() == ["core"]
+    assert await distances.projection_sets() == ["core"]
     assert await distances.of_set("core") == 4
     shown = (await _Cell(store).seen()).groups
     assert [(one.group, one.entries) for one in shown] == [("dispatch", 5), ("core", 4)]

@@ -352,8 +352,8 @@ FAULTS = (
     Fault(
         "replies go to the wrong callers",
         "_send",
-        "at += count",
-        "at += 0",
+        "start += count",
+        "start += 0",
         (
             "tests/unit/test_batcher.py",
             SESSION,

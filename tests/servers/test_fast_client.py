@@ -1,4 +1,4 @@
-"""The lighter connections are like redis-py's own: lost ones are replaced, replies stay in step."""
+"""Our connections behave like redis-py's own: lost ones are replaced, replies match their calls."""
 
 from __future__ import annotations
 
@@ -18,38 +18,43 @@ from tests.systems import until
 
 
 @pytest_asyncio.fixture
-async def one(own_server: LocalServer) -> AsyncIterator[Redis]:
-    client = await open_client(own_server.url)
-    assert isinstance(client, Redis)
-    yield client
-    await client.aclose()
+async def client(own_server: LocalServer) -> AsyncIterator[Redis]:
+    opened = await open_client(own_server.url)
+    assert isinstance(opened, Redis)
+    yield opened
+    await opened.aclose()
 
 
-async def test_what_the_server_has_closed_is_replaced(one: Redis, own_server: LocalServer) -> None:
+async def test_a_connection_that_the_server_closed_is_replaced(
+    client: Redis, own_server: LocalServer
+) -> None:
     async with Redis.from_url(own_server.url) as other:
         for _ in range(3):
-            assert await one.echo("x") == b"x"
+            assert await client.echo("x") == b"x"
             await other.client_kill_filter(_type="normal", skipme=True)
-            await until("the end has arrived here", lambda: all(map(_is_ended, _idle(one))))
-        assert await one.echo("y") == b"y"
+            await until(
+                "the client notices that its connections are closed",
+                lambda: all(map(_is_ended, _idle(client))),
+            )
+        assert await client.echo("y") == b"y"
 
 
 def _idle(client: Redis) -> list[AbstractConnection]:
-    """The connections of the client that no command uses now."""
+    """The idle connections of the client."""
     return list(client.connection_pool._available_connections)
 
 
 def _is_ended(connection: AbstractConnection) -> bool:
-    """Whether the server's end of this connection has been read."""
+    """Whether the client has noticed that the server closed the connection."""
     reader, writer = connection._reader, connection._writer
     return reader is None or writer is None or reader.at_eof() or writer.transport.is_closing()
 
 
-async def test_a_connection_found_lost_is_an_error_and_never_made_anew_in_between(
-    one: Redis,
+async def test_a_lost_connection_is_an_error_and_is_not_reopened_during_a_handshake(
+    client: Redis,
 ) -> None:
-    """A handshake sends several commands: made anew amid them it would read replies of the old."""
-    connection = one.connection_pool.make_connection()  # type: ignore[no-untyped-call]
+    """A handshake sends several commands: reopened between them, replies would not match calls."""
+    connection = client.connection_pool.make_connection()  # type: ignore[no-untyped-call]
     await connection.connect()
     connection._writer.transport.abort()
     with pytest.raises(RedisConnectionError, match="was lost"):
@@ -60,8 +65,8 @@ async def test_a_connection_found_lost_is_an_error_and_never_made_anew_in_betwee
     await connection.disconnect()
 
 
-async def test_every_node_of_a_cluster_is_reached_so(cluster3: LocalCluster) -> None:
-    """redis-py's own would look for the writer, pause, and use what a failover has closed."""
+async def test_every_node_of_a_cluster_uses_our_connection_class(cluster3: LocalCluster) -> None:
+    """redis-py's class checks its writer, pauses, and uses a writer that a failover has closed."""
     client = await open_client(cluster3.url)
     assert isinstance(client, RedisCluster)
     kinds = {node.connection_class.send_packed_command for node in client.get_nodes()}
@@ -70,21 +75,21 @@ async def test_every_node_of_a_cluster_is_reached_so(cluster3: LocalCluster) -> 
 
 
 @pytest.mark.parametrize("size", [BUFFERED_MAX - 100, BUFFERED_MAX, 8_000_000])
-async def test_a_command_of_any_size_arrives_whole(one: Redis, size: int) -> None:
-    said = bytes(range(256)) * (size // 256)
-    assert await one.echo(said) == said
+async def test_a_command_of_any_size_arrives_complete(client: Redis, size: int) -> None:
+    message = bytes(range(256)) * (size // 256)
+    assert await client.echo(message) == message
 
 
-async def test_a_cancelled_command_leaves_no_reply_for_the_next(one: Redis) -> None:
+async def test_a_cancelled_command_leaves_no_reply_for_the_next(client: Redis) -> None:
     for number in range(20):
         with anyio.move_on_after(0.000_05 * number):
-            await one.echo(f"lost {number}")
-        assert await one.echo(f"kept {number}") == f"kept {number}".encode()
+            await client.echo(f"lost {number}")
+        assert await client.echo(f"next {number}") == f"next {number}".encode()
 
 
-async def test_many_at_once_each_get_their_own_reply(one: Redis) -> None:
+async def test_many_at_once_each_get_their_own_reply(client: Redis) -> None:
     async def ask(number: int) -> None:
-        assert await one.echo(str(number)) == str(number).encode()
+        assert await client.echo(str(number)) == str(number).encode()
 
     async with anyio.create_task_group() as tasks:
         for number in range(200):
