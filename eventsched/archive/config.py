@@ -13,7 +13,7 @@ import msgspec
 from eventsched.archive.layout import ArchiveFolder
 from eventsched.archive.signing import SigningKey
 from eventsched.errors import require_packages
-from eventsched.projection.protocol import load_sets, trailing
+from eventsched.projection.protocol import indexing_set, load_sets
 from eventsched.projection.store import ProjectionStore
 from eventsched.store.cell import Store
 
@@ -41,6 +41,6 @@ class ArchiveSettings(msgspec.Struct, frozen=True):
         """One for the store's cell."""
         from eventsched.archive.archiver import Archiver
 
-        core = trailing(load_sets())
+        core = indexing_set(load_sets())
         views = ProjectionStore(store.transport, store.cell)
         return Archiver(views, self.folder.cell(store.cell), self.key, core, audio=self.audio)

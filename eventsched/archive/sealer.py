@@ -23,7 +23,7 @@ from eventsched.archive.segment import (
 )
 from eventsched.archive.signing import SigningKey
 from eventsched.archive.snapshot import FULL_EVERY, fold_at
-from eventsched.projection.fold import decoded, index_entries_of
+from eventsched.projection.fold import decode_event, sessions_of
 from eventsched.projection.protocol import ProjectionSet
 from eventsched.schema.events import Event, UtteranceFinalized
 from eventsched.schema.ids import START, EntryId, check_id
@@ -100,8 +100,8 @@ class Sealer:
         gathered.last = entries[-1][0]
         finalized: list[Finalized] = []
         for row_no, entry in enumerate(entries, row):
-            one = decoded(entry)
-            for session in index_entries_of(one, self._set):
+            one = decode_event(entry)
+            for session in sessions_of(one, self._set):
                 gathered.indexes.setdefault(session, []).append(row_no)
             if not isinstance(one, Event):
                 continue

@@ -17,7 +17,7 @@ from eventsched.archive.codec import decode_entry
 from eventsched.archive.layout import CellFolder
 from eventsched.archive.manifest import Record
 from eventsched.archive.segment import Kept, read_entries, read_snapshot
-from eventsched.projection.fold import Folding, decoded
+from eventsched.projection.fold import Folding, decode_event
 from eventsched.projection.protocol import ProjectionSet, WholeRecordCodec
 from eventsched.schema.events import Event
 
@@ -65,7 +65,7 @@ class SnapshotFold:
                 view = part.views.get(entity)
                 kept = _encode(view) if view is not None else None
                 found.append(Kept(name, entity, at.get(entity, last), kept))
-            part.forget_changes()
+            part.clear_changes()
         return found
 
 
@@ -97,7 +97,7 @@ def fold_at(
         return fold
     for record in records[: n + 1]:
         for data in read_entries(folder.path / record.file("events").name):
-            one = decoded(decode_entry(data))
+            one = decode_event(decode_entry(data))
             if isinstance(one, Event):
                 fold.add(one)
     if n >= 0:

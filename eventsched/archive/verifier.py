@@ -24,7 +24,7 @@ from eventsched.archive.layout import PART, PUBLIC, ArchiveFolder, CellFolder
 from eventsched.archive.manifest import CHAIN_START, Head, Record, chained, decode, encode
 from eventsched.archive.signing import fingerprint, from_base64, read_public
 from eventsched.errors import ArchiveError, NotFound
-from eventsched.projection.fold import decoded
+from eventsched.projection.fold import decode_event
 from eventsched.projection.protocol import ProjectionSet
 from eventsched.schema.events import Event
 from eventsched.schema.ids import check_id
@@ -213,7 +213,7 @@ class Verifier:
                 return
             try:
                 for data in read_entries(cell.path / record.file("events").name):
-                    one = decoded(decode_entry(data))
+                    one = decode_event(decode_entry(data))
                     if isinstance(one, Event):
                         fold.add(one)
                 kept = read_snapshot(cell.path / record.file("snapshot").name)

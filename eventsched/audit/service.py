@@ -16,7 +16,7 @@ from eventsched.history.log import History
 from eventsched.history.position import LogPosition
 from eventsched.history.reader import Reader, Wanted
 from eventsched.history.source import HistorySource, of_job
-from eventsched.projection.fold import FailedEvent, decoded
+from eventsched.projection.fold import FailedEvent, decode_event
 from eventsched.schema import keys
 from eventsched.schema.events import Event
 from eventsched.schema.ids import START, ms_of, parse_id
@@ -50,7 +50,7 @@ async def _decisions(history: History, job: Sequence[Event]) -> list[Decision]:
     standing = await _standing_at(history, start)
     found = []
     async for entry in history.entries(start, ids[-1]):
-        event = decoded(entry)
+        event = decode_event(entry)
         if isinstance(event, FailedEvent):
             continue
         if event.id in ids:
@@ -88,7 +88,7 @@ async def replay(
     done = Replay(await _standing_at(history, first))
     count = 0
     async for entry in history.entries(first, until.last if until else ""):
-        event = decoded(entry)
+        event = decode_event(entry)
         if isinstance(event, Event):
             done.take(event)
         count += 1

@@ -25,7 +25,7 @@ from eventsched.audit.state_diff import (
 )
 from eventsched.audit.stream_checks import StreamChecks
 from eventsched.history.log import History
-from eventsched.projection.fold import FailedEvent, ProjectionState, decoded
+from eventsched.projection.fold import FailedEvent, ProjectionState, decode_event
 from eventsched.projection.protocol import ProjectionSet
 from eventsched.projection.store import ProjectionStore, is_made_by
 from eventsched.schema.events import Event, SessionRetired, StreamTrimmed
@@ -136,7 +136,7 @@ class Verifier:
             return
         async for entries in self._history.batches(self.report.last_id, upto):
             for entry in entries:
-                self._fold(decoded(entry))
+                self._fold(decode_event(entry))
             self.report.events += len(entries)
             self.report.last_id = entries[-1][0]
             self._progress(self.report.events)
@@ -186,7 +186,7 @@ class Verifier:
 
     async def _look_for_trims(self) -> None:
         async for entries in self._history.batches():
-            for one in map(decoded, entries):
+            for one in map(decode_event, entries):
                 if isinstance(one, Event):
                     self._note_trim(one)
             self.report.events += len(entries)

@@ -59,9 +59,9 @@ async def verify(
     from eventsched.archive.verifier import Verifier
     from eventsched.cli.output import print_json, progress
     from eventsched.errors import ArchiveError
-    from eventsched.projection.protocol import load_sets, trailing
+    from eventsched.projection.protocol import indexing_set, load_sets
 
-    core = trailing(load_sets())
+    core = indexing_set(load_sets())
     verifier = Verifier(
         dir_, checkpoint=checkpoint, key=key, projection_set=core if snapshots else None
     )

@@ -57,11 +57,11 @@ async def _verify(store: Store, archive: ArchiveFolder | None) -> Report:
     from eventsched.audit.verify import Verifier
     from eventsched.cli.output import progress
     from eventsched.history.log import History
-    from eventsched.projection.protocol import load_sets, trailing
+    from eventsched.projection.protocol import indexing_set, load_sets
     from eventsched.projection.store import ProjectionStore
 
     total = await store.transport.command("XLEN", store.keys.log, key=store.keys.log)
-    core = trailing(load_sets())
+    core = indexing_set(load_sets())
     views = ProjectionStore(store.transport, store.cell)
     history = await History.open(views, archive, core)
     with progress(f"verifying {store.cell}", total) as moved:

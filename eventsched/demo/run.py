@@ -27,7 +27,7 @@ from eventsched.demo.speech.samples import Sample, samples
 from eventsched.demo.speech.translator import Translator
 from eventsched.demo.view import Show
 from eventsched.node.readiness import missing_node
-from eventsched.projection.fold import decoded
+from eventsched.projection.fold import decode_event
 from eventsched.projection.store import ProjectionStore
 from eventsched.schema.events import Event
 from eventsched.store.cell import Store
@@ -132,7 +132,7 @@ async def watching(store: Store, after: str, board: Board, show: Show) -> AsyncI
         while entries := await views.read_log(after, WATCH_COUNT):
             after = entries[-1][0]
             for entry in entries:
-                event = decoded(entry)
+                event = decode_event(entry)
                 if isinstance(event, Event):
                     show.moved(board, board.take(event))
 

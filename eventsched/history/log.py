@@ -23,7 +23,7 @@ from eventsched.archive.layout import ArchiveFolder, CellFolder
 from eventsched.archive.manifest import Record
 from eventsched.archive.signing import fingerprint
 from eventsched.errors import ArchiveError
-from eventsched.projection.fold import Folding, decoded, index_entries_of
+from eventsched.projection.fold import Folding, decode_event, sessions_of
 from eventsched.projection.protocol import ProjectionSet
 from eventsched.projection.store import ProjectionStore
 from eventsched.schema.events import FIELDS, Event
@@ -149,7 +149,7 @@ class History:
         """The read models with everything up to this id folded, from the nearest snapshot on."""
         start, folding = await self.nearest_folding(entry_id)
         async for entry in self.entries(start, entry_id):
-            event = decoded(entry)
+            event = decode_event(entry)
             if isinstance(event, Event):
                 folding.fold(event, whole=False)
         return folding
@@ -240,7 +240,7 @@ class History:
         return _Read(fitting, parse_id(some[-1]), is_last=False)
 
     def _belongs(self, entry: Entry, session: str) -> bool:
-        return not session or session in index_entries_of(decoded(entry), self._set)
+        return not session or session in sessions_of(decode_event(entry), self._set)
 
     async def _has_lost(self, views: ProjectionStore, at: EntryId) -> bool:
         """Whether the log may have lost entries behind `at`, which the archive then has.

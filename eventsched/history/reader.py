@@ -21,7 +21,7 @@ from eventsched.errors import DecryptionError, InvalidMessage, NotFound
 from eventsched.history.log import EVERYTHING, Of
 from eventsched.history.position import LogPosition
 from eventsched.history.source import HistorySource, of_job
-from eventsched.projection.fold import FailedEvent, Folding, decoded, index_entries_of
+from eventsched.projection.fold import FailedEvent, Folding, decode_event, sessions_of
 from eventsched.projection.protocol import HasParts, Projection, record_codec
 from eventsched.projection.store import ProjectionStore, is_made_by
 from eventsched.schema import keys
@@ -143,14 +143,14 @@ class Reader:
             await views.wait_log(after, BLOCK_MS)
             for entry in await views.read_log(after, FOLLOWED_MAX):
                 after = entry[0]
-                one = decoded(entry)
+                one = decode_event(entry)
                 if self._is_in_index(one, wanted) and await self._fits(one, wanted):
                     tell(await self._opened(one))
 
     def _is_in_index(self, one: Event | FailedEvent, wanted: Wanted) -> bool:
         if not wanted.index:
             return True
-        return keys.name_of(wanted.index) in index_entries_of(one, self._past.trailing)
+        return keys.name_of(wanted.index) in sessions_of(one, self._past.indexing_set)
 
     async def _merged(
         self, wanted: Wanted, ends: Mapping[str, str]
@@ -180,7 +180,7 @@ class Reader:
         upto = wanted.until.last if wanted.until else end
         history = await self._past.of_cell(cell)
         async for entry in history.entries(after, upto, of):
-            yield decoded(entry)
+            yield decode_event(entry)
 
     async def _fits(self, one: Event | FailedEvent, wanted: Wanted) -> bool:
         if isinstance(one, FailedEvent):
@@ -213,7 +213,7 @@ class Reader:
     async def _tenant_of(self, session: str) -> str:
         history = await self._past.of(session)
         async for entry in history.entries(of=Of(session=keys.name_of(session))):
-            event = decoded(entry)
+            event = decode_event(entry)
             if isinstance(event, Event) and isinstance(event.data, SessionOpened):
                 return event.data.tenant
         return ""
@@ -317,7 +317,7 @@ class Reader:
         found: tuple[Any, str, str] | None = None
         history = await self._past.of_cell(cell)
         async for entry in history.entries(upto=at.last if at else "", of=of):
-            event = decoded(entry)
+            event = decode_event(entry)
             if isinstance(event, FailedEvent):
                 continue
             folding.fold(event, whole=False)  # what cannot be folded is passed by, as it was live

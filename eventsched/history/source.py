@@ -12,7 +12,7 @@ from eventsched.archive.layout import ArchiveFolder
 from eventsched.errors import InvalidMessage, NotFound
 from eventsched.history.log import History
 from eventsched.history.position import LogPosition
-from eventsched.projection.protocol import ProjectionSet, load_sets, trailing
+from eventsched.projection.protocol import ProjectionSet, indexing_set, load_sets
 from eventsched.projection.store import ProjectionStore
 from eventsched.schema import keys
 from eventsched.schema.ids import START, parse_id
@@ -33,7 +33,7 @@ class HistorySource:
         self.connection = connection
         self.archive = archive
         self.sets = load_sets() if sets is None else sets
-        self.trailing = trailing(self.sets)
+        self.indexing_set = indexing_set(self.sets)
         self._histories: dict[str, History] = {}
 
     @property
@@ -66,7 +66,7 @@ class HistorySource:
     async def of_cell(self, cell: str) -> History:
         if cell not in self._histories:
             self._histories[cell] = await History.open(
-                self.views(cell), self.archive, self.trailing, cell=cell
+                self.views(cell), self.archive, self.indexing_set, cell=cell
             )
         return self._histories[cell]
 

@@ -13,7 +13,7 @@ import msgspec
 from eventsched.history.log import History
 from eventsched.loadtest.replay import Record, heard_twice, out_of_order
 from eventsched.loadtest.rttm import Expected
-from eventsched.projection.fold import FailedEvent, decoded
+from eventsched.projection.fold import FailedEvent, decode_event
 from eventsched.schema.events import (
     Event,
     JobDispatched,
@@ -124,7 +124,7 @@ async def judge(
     seen = _Seen(set(record.sessions))
     for cell, history in histories.items():
         async for entry in history.entries(started[cell]):
-            seen.count(decoded(entry))
+            seen.count(decode_event(entry))
     dispatch = [
         one.started_ms - seen.finalized_ms[one.session, one.utterance]
         for one in record.heard

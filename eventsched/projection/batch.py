@@ -1,7 +1,9 @@
-"""One batch of the log, folded: what it changes, and how far it got.
+"""Folds a batch of log entries for a projection set.
 
-Owns: loading what the batch touches, the bounded tries of what cannot be folded, the indexes.
-Never does: reading the log, saving. Read next: roles/projector.py, roles/rebuild.py.
+Owns: loading the records that the batch changes, the bounded tries of an entry that cannot be
+folded, the session indexes.
+Must not: read the log, or save.
+Read next: fold.py, roles/projector.py, roles/rebuild.py (the callers).
 """
 
 from __future__ import annotations
@@ -11,115 +13,115 @@ from collections.abc import Sequence
 import anyio.lowlevel
 import msgspec
 
-from eventsched.projection.fold import FailedEvent, Folding, decoded, index_entries_of
+from eventsched.projection.fold import FailedEvent, Folding, decode_event, sessions_of
 from eventsched.projection.protocol import ProjectionSet
 from eventsched.projection.store import Changes, DeadLetter, ProjectionStore
 from eventsched.schema.events import Event
 from eventsched.store.transport import Entry
 
-STRETCH = 100
-"""Entries folded at a stretch. In between, what has come of the next read is taken in: without
-pauses an answer of many pieces would be complete only when the fold has to wait for it."""
+ENTRIES_PER_TURN = 100
+"""Entries folded before the event loop gets a turn, in which it receives the next read."""
 TRIES_MAX = 3
-"""An entry that cannot be folded is tried so often, then passed by and parked."""
+"""Tries of an entry that cannot be folded before it becomes a dead letter."""
 
 
 class Batch(msgspec.Struct, frozen=True):
-    """What a run of entries changes."""
+    """The result of folding a batch."""
 
     to: str
-    """Last log id folded; empty when not even the first entry could be."""
+    """Id of the last folded entry; empty if the first entry failed."""
     count: int
     indexes: dict[str, list[str]]
-    parked: Sequence[FailedEvent]
-    """Passed by for good."""
+    dead_letters: Sequence[FailedEvent]
+    """Entries that were skipped after their last try."""
     failed: FailedEvent | None
-    """What stopped it: to be tried again."""
+    """The entry that stopped the batch, to be tried again; None if all were folded."""
 
 
-class Batches:
-    """Folds batch after batch of one set, in order. What is not saved yet adds up."""
+class BatchProcessor:
+    """Folds the batches of one set in order. Changes accumulate until `saved`."""
 
     def __init__(
         self,
-        views: ProjectionStore,
+        store: ProjectionStore,
         projection_set: ProjectionSet,
         folding: Folding,
         *,
         tries_max: int,
     ) -> None:
-        self._views = views
+        self._store = store
         self._set = projection_set
         self._folding = folding
         self._tries_max = tries_max
         self._tries: dict[str, int] = {}
 
     async def fold(self, entries: Sequence[Entry]) -> Batch:
-        """Fold as many as can be; what changes adds up until `saved`."""
-        found = [decoded(entry) for entry in entries]
-        await self._load([event for event in found if isinstance(event, Event)])
-        parked: list[FailedEvent] = []
-        failed, count = None, len(found)
+        """Fold entries up to the first one that fails and has tries left."""
+        events = [decode_event(entry) for entry in entries]
+        await self._load([event for event in events if isinstance(event, Event)])
+        dead_letters: list[FailedEvent] = []
+        failed, count = None, len(events)
         fold = self._folding.fold
-        for at, one in enumerate(found):
-            if at and at % STRETCH == 0:
+        for at, event in enumerate(events):
+            if at and at % ENTRIES_PER_TURN == 0:
                 await anyio.lowlevel.checkpoint()
-            unfolded = fold(one, whole=True) if isinstance(one, Event) else one
-            if unfolded is None:
+            failure = fold(event, whole=True) if isinstance(event, Event) else event
+            if failure is None:
                 continue
-            if unfolded.event is not None:  # what cannot be decoded never will be
-                if self._has_more_tries(unfolded.id):
-                    failed, count = unfolded, at
+            if failure.event is not None:  # an entry that cannot be decoded needs no second try
+                if self._has_more_tries(failure.id):
+                    failed, count = failure, at
                     break
-                fold(unfolded.event, whole=False)  # passed by, by those that failed alone
-            parked.append(unfolded)
-        done = found[:count]
-        return Batch(done[-1].id if done else "", count, self._index_entries(done), parked, failed)
+                fold(failure.event, whole=False)  # only the projections that fail skip the event
+            dead_letters.append(failure)
+        done = events[:count]
+        last_id = done[-1].id if done else ""
+        return Batch(last_id, count, self._index_entries(done), dead_letters, failed)
 
     def _has_more_tries(self, entry_id: str) -> bool:
-        """Counts one that has failed."""
+        """Count a failed try of the entry."""
         tries = self._tries.pop(entry_id, 0) + 1
         if tries < self._tries_max:
             self._tries[entry_id] = tries
         return tries < self._tries_max
 
     def _index_entries(self, done: Sequence[Event | FailedEvent]) -> dict[str, list[str]]:
-        """Session -> the ids in `done` that belong to its index."""
+        """Session -> the ids in `done` that its index lists."""
         indexes: dict[str, list[str]] = {}
         if self._set.sessions is not None:
-            for one in done:
-                for session in index_entries_of(one, self._set):
-                    indexes.setdefault(session, []).append(one.id)
+            for event in done:
+                for session in sessions_of(event, self._set):
+                    indexes.setdefault(session, []).append(event.id)
         return indexes
 
     async def _load(self, events: Sequence[Event]) -> None:
         for part in self._folding.parts:
             entities = part.unknown(events)
             if entities:
-                stored = await self._views.load(part.projection.name, part.revision, entities)
+                stored = await self._store.load(part.projection.name, part.revision, entities)
                 for entity, record in zip(entities, stored, strict=True):
                     part.load(entity, record)
 
     @property
     def changed(self) -> int:
-        """How many records have changed since `saved`."""
+        """The number of records that have changed since `saved`."""
         return sum(len(part.changed) for part in self._folding.parts)
 
     def writes(self) -> list[Changes]:
-        """Of each projection, the records to write and to drop: all that changed since `saved`."""
+        """For each projection, the records to write and to drop since `saved`."""
         return [part.writes() for part in self._folding.parts]
 
     def saved(self) -> None:
-        """What changed is stored."""
+        """Call after the changes are stored."""
         for part in self._folding.parts:
-            part.forget_changes()
+            part.clear_changes()
 
-    def dead(self, unfolded: FailedEvent) -> DeadLetter:
-        """The entry in `dead` for what was passed by."""
-        told = {
+    def dead_letter(self, failure: FailedEvent) -> DeadLetter:
+        """The dead letter for an entry that was skipped."""
+        context = {
             "set": self._set.name,
-            "projections": unfolded.projections,
+            "projections": failure.projections,
             "tries": self._tries_max,
         }
-        kind = unfolded.event.type if unfolded.event else ""
-        return DeadLetter(unfolded.id, kind, msgspec.json.encode(told), unfolded.reason)
+        event_type = failure.event.type if failure.event else ""
+        return DeadLetter(failure.id, event_type, msgspec.json.encode(context), failure.reason)

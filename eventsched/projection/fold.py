@@ -1,11 +1,11 @@
-"""Folding a batch of log entries into records held in memory.
+"""Folds log entries into records in memory.
 
-Owns: decoding, routing, applying, what of it changed; that an event which cannot be folded
-changes nothing of the projection that failed.
-Never does: I/O. What a record was before must have been put in by `load`, unless the fold began
-at the log's start and nothing has left memory: in a new revision for a while, in a complete
-fold ever.
-Read next: roles/projector.py, roles/rebuild.py, audit/verify.py: the three that fold.
+Owns: decoding, routing and applying events; which records have changed; that an event which
+cannot be folded changes no record of the projection that failed.
+Must not: do I/O. Call `load` with the stored record of an entity before an event changes it. That
+is not needed if the fold began at the start of the log and has evicted nothing: a new revision
+until its first eviction, a complete fold always.
+Read next: roles/projector.py, roles/rebuild.py and audit/verify.py (the callers).
 """
 
 from __future__ import annotations
@@ -23,27 +23,28 @@ from eventsched.schema.keys import name_of
 from eventsched.store.transport import Entry
 
 CACHED_MAX = 20_000
-"""Records of one projection that are kept in memory between batches."""
+"""Records of one projection in memory between batches."""
 
 
 class FailedEvent(msgspec.Struct, frozen=True):
-    """An entry that could not be folded, by which projections, and why."""
+    """A log entry that could not be folded, and why."""
 
     id: str
     event: Event | None
-    """None when it could not even be decoded."""
+    """None if the entry could not be decoded."""
     projections: tuple[str, ...]
+    """The projections that raised; empty if the entry could not be decoded."""
     reason: str
     session: str = ""
-    """Whose it is, as far as its envelope says."""
+    """The session of the event, if its envelope can be read."""
 
 
 Change: TypeAlias = "tuple[ProjectionState, str, Any]"
-"""Whose record, of which entity, and what it becomes."""
+"""(projection, entity, new record)."""
 
 
 class ProjectionState:
-    """The records of one projection, as far as they are in memory, and what changed of them."""
+    """The records of one projection that are in memory, and which of them have changed."""
 
     def __init__(
         self, projection: Projection, revision: str, *, is_new: bool = False, complete: bool = False
@@ -51,26 +52,26 @@ class ProjectionState:
         self.projection = projection
         self.revision = revision
         self.complete = complete
-        self.is_all_known = is_new or complete
-        """Whether what is not in memory has no record."""
+        self.is_all_loaded = is_new or complete
+        """Whether an entity that is not in memory has no record."""
         self.views: dict[str, Any] = {}
-        """Entity -> record; none when it is known to have no record."""
+        """Entity -> record; None for an entity without a record."""
         self.changed: dict[str, str] = {}
-        """Entity -> the last log id that changed it, since `forget_changes`."""
+        """Entity -> id of the last event that changed its record since `clear_changes`."""
         self._saved: dict[str, Any] = {}
-        """What is stored of those that changed; none where nothing is that could stay."""
+        """Entity -> its stored record if it has changed; None if no stored field may remain."""
         self._dropped: dict[str, None] = {}
-        """Entities without a record at some moment since `forget_changes`."""
+        """Entities whose record was dropped since `clear_changes`, even if they have one again."""
         self._route, self._apply = projection.route, projection.apply
         self._codec = record_codec(projection)
 
     def load(self, entity: str, fields: Mapping[str, bytes]) -> None:
-        """The record as stored; no fields where there is none."""
+        """Put the stored record of an entity into memory; no fields: it has none."""
         self.views[entity] = self._codec.decode(fields) if fields else None
 
     def unknown(self, events: Iterable[Event]) -> list[str]:
-        """Entities that the events touch and that are not in memory."""
-        if self.is_all_known:
+        """Entities that the events change and that are not in memory."""
+        if self.is_all_loaded:
             return []
         missing: dict[str, None] = {}
         handles, views, route = self.projection.handles, self.views, self._route
@@ -81,7 +82,7 @@ class ProjectionState:
                 entities = route(event)
             except KeyboardInterrupt:
                 raise
-            except BaseException:  # noqa: BLE001  raised again, and told, when it is folded
+            except BaseException:  # noqa: BLE001  raised again by `compute`
                 continue
             for entity in entities:
                 if entity not in views:
@@ -89,20 +90,20 @@ class ProjectionState:
         return list(missing)
 
     def compute(self, event: Event) -> list[Change]:
-        """What the event makes of each record it touches. Changes nothing."""
+        """The changes that the event makes. Applies none of them."""
         views, apply = self.views, self._apply
-        staged = []
+        changes = []
         for entity in self._route(event):
-            before = views.get(entity) if self.is_all_known else views[entity]
+            before = views.get(entity) if self.is_all_loaded else views[entity]
             if before is None:
                 before = self.projection.initial()
             after = apply(before, event)
             if after is not before:
-                staged.append((self, entity, after))
-        return staged
+                changes.append((self, entity, after))
+        return changes
 
     def apply(self, entity: str, after: Any, event_id: str) -> None:
-        """The record is this from now on; none drops it."""
+        """Replace the record of an entity; None drops it."""
         if after is None:
             self._drop(entity, event_id)
             return
@@ -120,17 +121,19 @@ class ProjectionState:
             self.changed[entity] = event_id
 
     def record(self, entity: str) -> Mapping[str, bytes] | None:
-        """All hash fields of a record but `at`; none where there is no record."""
+        """All hash fields of a record except `at`; None if there is no record."""
         view = self.views.get(entity)
         return None if view is None else self._codec.encode(view, None)
 
     def decode(self, fields: Mapping[str, bytes]) -> Any:
-        """The record that these fields are. Raises msgspec.MsgspecError."""
+        """The record that these fields store. Raises msgspec.MsgspecError."""
         return self._codec.decode(fields)
 
     def writes(self) -> Changes:
-        """What to write and to drop, for all that changed. Who is dropped and there again is both:
-        nothing of what was there before stays."""
+        """The records to write and to drop.
+
+        A record that was dropped and made again is in both, so that no earlier field remains.
+        """
         views, saved, encode = self.views, self._saved, self._codec.encode
         puts = [
             Put(entity, at, encode(view, saved[entity]))
@@ -139,15 +142,15 @@ class ProjectionState:
         ]
         return Changes(self.projection.name, self.revision, puts, list(self._dropped))
 
-    def forget_changes(self) -> None:
-        """They are saved. Of too many records in memory the older half goes."""
+    def clear_changes(self) -> None:
+        """Call after a save. Evicts the older half of the records if there are too many."""
         self.changed.clear()
         self._saved.clear()
         self._dropped.clear()
         if len(self.views) > CACHED_MAX and not self.complete:
             for entity in list(self.views)[: CACHED_MAX // 2]:
                 del self.views[entity]
-            self.is_all_known = False
+            self.is_all_loaded = False
 
 
 class Folding:
@@ -161,7 +164,7 @@ class Folding:
         is_new: bool = False,
         complete: bool = False,
     ) -> None:
-        """`is_new` where no revision has a record yet; `complete` where none ever leaves memory."""
+        """`is_new`: no revision has a record yet. `complete`: no record is ever evicted."""
         self.parts = [
             ProjectionState(projection, revision, is_new=is_new, complete=complete)
             for projection, revision in zip(projections, revisions, strict=True)
@@ -172,44 +175,45 @@ class Folding:
                 self._by_type.setdefault(kind, []).append(part)
 
     def fold(self, event: Event, *, whole: bool) -> FailedEvent | None:
-        """Fold one event. If a projection raises: with `whole` nothing changes, else only that
-        projection passes the event by.
+        """Fold an event; return a FailedEvent if a projection raises.
+
+        With `whole` a failure changes no record; without it the other projections fold the event.
         """
-        staged: list[Change] = []
+        changes: list[Change] = []
         failed: list[tuple[str, BaseException]] = []
         for part in self._by_type.get(event.type, ()):
             try:
-                staged += part.compute(event)
+                changes += part.compute(event)
             except KeyboardInterrupt:
                 raise
-            except BaseException as error:  # noqa: BLE001  users' code may exit, too: parked
+            except BaseException as error:  # noqa: BLE001  also SystemExit of a user's code
                 failed.append((part.projection.name, error))
         if not (failed and whole):
-            for part, entity, after in staged:
+            for part, entity, after in changes:
                 part.apply(entity, after, event.id)
         if not failed:
             return None
         names = tuple(name for name, _ in failed)
-        return FailedEvent(event.id, event, names, _told(failed[0][1]), event.session)
+        return FailedEvent(event.id, event, names, _describe(failed[0][1]), event.session)
 
 
-def _told(error: BaseException) -> str:
+def _describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def decoded(entry: Entry) -> Event | FailedEvent:
-    """The event of a log entry, or why there is none."""
+def decode_event(entry: Entry) -> Event | FailedEvent:
+    """The event of a log entry, or a FailedEvent if it cannot be decoded."""
     try:
         return decode(*entry)
     except UndecodableEvent as error:
         return FailedEvent(error.entry_id, None, (), error.reason, error.session)
 
 
-def index_entries_of(one: Event | FailedEvent, projection_set: ProjectionSet) -> Iterable[str]:
-    """Names of the sessions whose index it belongs to; what cannot be read is its session's."""
+def sessions_of(event: Event | FailedEvent, projection_set: ProjectionSet) -> Iterable[str]:
+    """Names of the sessions whose index lists the event; a failed one is listed by its session."""
     if projection_set.sessions is None:
         return ()
-    if isinstance(one, Event):
-        return projection_set.sessions(one)
-    name = name_of(one.session)
+    if isinstance(event, Event):
+        return projection_set.sessions(event)
+    name = name_of(event.session)
     return (name,) if name else ()

@@ -1,8 +1,8 @@
-"""What a projection is: a pure fold of events into records, one record per entity.
+"""Defines a projection: a pure fold of events into records, one record per entity.
 
-Owns: the protocol that read models implement, and how they are found by entry point.
-Never does: I/O with a server; it never imports `projections` (entry points do).
-Read next: projections/session.py (one read model), roles/projector.py (what runs them).
+Owns: the protocol that read models implement, and loading them by entry point.
+Must not: do I/O with a server, or import `projections` (entry points do).
+Read next: projections/session.py (a read model), roles/projector.py (runs projections).
 """
 
 from __future__ import annotations
@@ -17,57 +17,61 @@ from eventsched.schema.events import Event
 
 ENTRY_POINTS = "eventsched.projections"
 Step = Callable[[Any, Event, Any], Any]
-"""`step(view, event, data) -> view`: what one event type does to a record."""
+"""`step(view, event, data) -> view`: how one event type changes a record."""
 
 
 @runtime_checkable
 class Projection(Protocol):
-    """One read model. Folding the same events gives the same records, whenever it is done."""
+    """A read model. The same events always give the same records."""
 
     name: str
     version: int
-    """Raised when the fold changes its meaning: a rebuild makes the new version's records."""
+    """Increase it when the fold changes: a rebuild then makes the records of the new version."""
     view: Any
-    """Type of a record (a frozen msgspec Struct); it is stored as msgpack, see `RecordCodec`."""
+    """Type of a record: a frozen msgspec Struct, stored as msgpack; see `RecordCodec`."""
     handles: frozenset[str]
-    """Event types that it folds; others pass it by."""
+    """Event types that it folds; it gets no others."""
 
     def initial(self) -> Any:
-        """The record of an entity that has none yet; none where an event must make it."""
+        """The record of an entity without one; None if `apply` makes the first record."""
 
     def route(self, event: Event) -> Iterable[str]:
-        """Ids of the records that the event touches."""
+        """Ids of the records that the event changes."""
 
     def apply(self, view: Any, event: Event) -> Any:
-        """The record after the event; none drops it. Raises when it cannot be folded."""
+        """The record after the event; None drops it. Raises if the event cannot be folded."""
 
 
 @runtime_checkable
 class RecordCodec(Protocol):
-    """A projection that says which hash fields its records are stored as, `v` and others.
+    """A projection that stores its records in several hash fields, `v` and others.
 
-    A save then writes what has changed alone, and scripts can copy a field unread. Without it, a
-    record is one field, `v`. `at` is not to be had: it says what changed the record last.
+    A save then writes only the fields that have changed, and scripts can copy a field without
+    decoding it. Without a codec, a record is one field, `v`. The name `at` is reserved for the id
+    of the last event that changed the record.
     """
 
     def encode(self, view: Any, before: Any) -> Mapping[str, bytes]:
-        """`v`, and of the other fields those that are not as `before` has them, which is what is
-        stored now (none: nothing). A field is never taken away while the record lives."""
+        """The fields to write: `v`, and the other fields that differ from `before`.
+
+        `before` is the stored record; None if there is none. A field is never removed while the
+        record exists.
+        """
 
     def decode(self, fields: Mapping[str, bytes]) -> Any:
-        """The record that was stored so. Raises msgspec.MsgspecError when it cannot be read."""
+        """The record that these fields store. Raises msgspec.MsgspecError."""
 
 
 @runtime_checkable
 class HasParts(Protocol):
-    """A projection whose records hold several things that have ids, `<record>/<part>`."""
+    """A projection whose records have parts with ids, `<record>/<part>`."""
 
     def part(self, view: Any, part: str) -> Any:
-        """The part that is so called; none when the record does not hold it now."""
+        """The part with this name; None if the record does not have it now."""
 
 
 class ProjectionSet(msgspec.Struct, frozen=True):
-    """Projections that one consumer group folds in one pass."""
+    """Projections that one consumer group folds together."""
 
     name: str
     projections: tuple[Projection, ...]
@@ -76,32 +80,32 @@ class ProjectionSet(msgspec.Struct, frozen=True):
 
 
 def handled(steps: Mapping[type, Step]) -> frozenset[str]:
-    """Names of the event types that a table of steps folds."""
+    """Names of the event types in a table of steps."""
     return frozenset(kind.__name__ for kind in steps)
 
 
 def load_sets() -> Sequence[ProjectionSet]:
-    """The sets that are installed: the built-in `core` and users' own, a set each."""
-    found = [_as_set(point.name, point.load()) for point in entry_points(group=ENTRY_POINTS)]
-    return sorted(found, key=lambda one: one.name)
+    """The installed sets: the built-in `core`, and a set for each projection of a user."""
+    sets = [_as_set(point.name, point.load()) for point in entry_points(group=ENTRY_POINTS)]
+    return sorted(sets, key=lambda projection_set: projection_set.name)
 
 
-def trailing(sets: Iterable[ProjectionSet]) -> ProjectionSet:
-    """The one set whose indexes say which events belong to a session: `core`."""
-    return next(one for one in sets if one.sessions is not None)
+def indexing_set(sets: Iterable[ProjectionSet]) -> ProjectionSet:
+    """The set whose indexes list the events of each session: `core`."""
+    return next(each for each in sets if each.sessions is not None)
 
 
-def _as_set(name: str, loaded: Any) -> ProjectionSet:
-    if isinstance(loaded, ProjectionSet):
-        return loaded
-    projection = loaded() if isinstance(loaded, type) else loaded
+def _as_set(name: str, target: Any) -> ProjectionSet:
+    if isinstance(target, ProjectionSet):
+        return target
+    projection = target() if isinstance(target, type) else target
     if not isinstance(projection, Projection):
-        raise TypeError(f"entry point {name!r} in {ENTRY_POINTS} is no projection: {loaded!r}")
+        raise TypeError(f"entry point {name!r} in {ENTRY_POINTS} is no projection: {target!r}")
     return ProjectionSet(projection.name, (projection,))
 
 
 class WholeRecordCodec:
-    """Stores all of a record in one field, `v`."""
+    """Stores a record in one field, `v`."""
 
     def __init__(self, view: Any) -> None:
         self._encode = msgspec.msgpack.Encoder().encode

@@ -23,7 +23,7 @@ import structlog
 from eventsched.archive.layout import ArchiveFolder
 from eventsched.errors import ArchiveError, ServerUnavailable
 from eventsched.history.log import History
-from eventsched.projection.batch import TRIES_MAX, Batch, Batches
+from eventsched.projection.batch import TRIES_MAX, Batch, BatchProcessor
 from eventsched.projection.fold import Folding
 from eventsched.projection.protocol import ProjectionSet
 from eventsched.projection.store import OtherVersion, ProjectionStore, Save, SetLease, Standby
@@ -80,7 +80,7 @@ class Projector:
         self._batch_max = batch_max
         self._held: SetLease | None = None
         self._has_held = False
-        self._batches: Batches | None = None
+        self._batches: BatchProcessor | None = None
         self._log = _log.bind(projection_set=projection_set.name)
 
     @property
@@ -125,7 +125,7 @@ class Projector:
         await self._tell_what_is_gone()
         folding = Folding(self.set.projections, got.revisions)
         self._held, self._has_held = got, True
-        self._batches = Batches(self._views, self.set, folding, tries_max=TRIES_MAX)
+        self._batches = BatchProcessor(self._views, self.set, folding, tries_max=TRIES_MAX)
         self._log.info("holds the set", epoch=got.epoch, checkpoint=self.checkpoint)
         return None
 
@@ -151,11 +151,11 @@ class Projector:
             return self._turned_away(saved)
         self._batches.saved()
         self.checkpoint = batch.to
-        for parked in batch.parked:
+        for parked in batch.dead_letters:
             self._log.error(
                 "parked", log_id=parked.id, projections=parked.projections, reason=parked.reason
             )
-        return StepResult("folded", batch.count, len(batch.parked))
+        return StepResult("folded", batch.count, len(batch.dead_letters))
 
     def _save(self, held: SetLease, batch: Batch) -> Save:
         assert self._batches is not None
@@ -169,7 +169,7 @@ class Projector:
             lease_ms=LEASE_MS,
             changes=self._batches.writes(),
             indexes=batch.indexes,
-            dead_letters=[self._batches.dead(one) for one in batch.parked],
+            dead_letters=[self._batches.dead_letter(one) for one in batch.dead_letters],
         )
 
     async def _retry(self, batch: Batch) -> StepResult:

@@ -21,7 +21,7 @@ from msgspec.structs import replace
 
 from eventsched.errors import EventschedError
 from eventsched.history.log import History
-from eventsched.projection.batch import Batch, Batches
+from eventsched.projection.batch import Batch, BatchProcessor
 from eventsched.projection.fold import Folding
 from eventsched.projection.protocol import Projection, ProjectionSet
 from eventsched.projection.store import Changes, ProjectionStore, Save, SetLease
@@ -123,7 +123,7 @@ class Rebuild:
         """Follow the live checkpoint; when this revision is as far, make it live."""
         folding = Folding(self.projections, revisions, is_new=True)
         only = ProjectionSet(self.revision_set, tuple(self.projections))
-        batches = Batches(self._views, only, folding, tries_max=1)
+        batches = BatchProcessor(self._views, only, folding, tries_max=1)
         names = [one.name for one in self.projections]
         switches = list(zip(names, lives, revisions, strict=True))
         at = START
@@ -138,7 +138,7 @@ class Rebuild:
             at = await self._fold(held, batches, at, detail)
         raise RebuildFailed(f"{self.revision_set} did not catch up with {self.set.name}")
 
-    async def _fold(self, held: SetLease, batches: Batches, at: str, upto: str) -> str:
+    async def _fold(self, held: SetLease, batches: BatchProcessor, at: str, upto: str) -> str:
         """Fold up to the live checkpoint; the next entries are read meanwhile."""
         send, receive = anyio.create_memory_object_stream[Sequence[Entry]](1)
         async with anyio.create_task_group() as tasks, receive:
@@ -146,7 +146,7 @@ class Rebuild:
             async for entries in receive:
                 batch = await batches.fold(entries)
                 self._entries += batch.count
-                self._skipped += len(batch.parked)
+                self._skipped += len(batch.dead_letters)
                 if batches.changed >= CHANGED_MAX or batch.to == upto:
                     await self._save(held, batches, at, batch)
                     at = batch.to
@@ -165,7 +165,7 @@ class Rebuild:
         if parse_id(at) < parse_id(upto):
             raise RebuildFailed(f"{self.revision_set}: the log ends before {upto}")
 
-    async def _save(self, held: SetLease, batches: Batches, at: str, batch: Batch) -> None:
+    async def _save(self, held: SetLease, batches: BatchProcessor, at: str, batch: Batch) -> None:
         """Nobody reads a revision yet: its records may go in many calls, its checkpoint last."""
         part = Save(
             projection_set=self.revision_set,

@@ -14,7 +14,7 @@ from eventsched.archive.layout import ArchiveFolder
 from eventsched.errors import ArchiveError
 from eventsched.history import log
 from eventsched.history.log import History, Of
-from eventsched.projection.fold import Folding, decoded
+from eventsched.projection.fold import Folding, decode_event
 from eventsched.schema.events import Event
 from eventsched.schema.ids import parse_id
 from eventsched.store.transport import Arg, Entry
@@ -164,7 +164,7 @@ async def test_read_models_at_any_event_equal_the_fold_from_the_start(
     for cut in sorted(rng.sample(range(len(meanwhile.all)), 6)):
         folded = Folding(CORE.projections, [""] * len(CORE.projections), complete=True)
         for entry in meanwhile.all[: cut + 1]:
-            event = decoded(entry)
+            event = decode_event(entry)
             assert isinstance(event, Event)
             folded.fold(event, whole=False)
         found = await history.folding_at(meanwhile.all[cut][0])

@@ -159,8 +159,8 @@ FAULTS = (
     Fault(
         "a batch is folded out of order",
         "fold",
-        "for at, one in enumerate(found):",
-        "for at, one in reversed(list(enumerate(found))):",
+        "for at, event in enumerate(events):",
+        "for at, event in reversed(list(enumerate(events))):",
         (PROJECTOR,),
     ),
     Fault(
@@ -173,13 +173,13 @@ FAULTS = (
     Fault(
         "poison is dropped, not parked",
         "_save",
-        "dead_letters=[self._batches.dead(one) for one in batch.parked],",
+        "dead_letters=[self._batches.dead_letter(one) for one in batch.dead_letters],",
         "dead_letters=[],",
         (PROJECTOR,),
     ),
     Fault(
         "records that changed are kept as changed for ever",
-        "forget_changes",
+        "clear_changes",
         "self.changed.clear()",
         "pass",
         (
