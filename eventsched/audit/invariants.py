@@ -34,7 +34,7 @@ from eventsched.schema.events import (
 from eventsched.schema.keys import name_of
 from projections.job import Job
 from projections.node import Node
-from projections.session import Session, owed_key, playing_key
+from projections.session import Session, outcome_key, playback_key
 
 NAMES = {
     "I1": "a session's chunk numbers have no hole or repeat",
@@ -139,8 +139,8 @@ def _closed(event: Event, _: SessionClosed, before: Before) -> Broken:
     session, none = _of_session(event, before)
     if session is None or session.status != "closing":
         yield "I4", none or f"the session was {session.status}"  # type: ignore[union-attr]
-    elif session.owed:
-        yield "I8", f"closed while it owed {sorted(session.owed)[:3]}"
+    elif session.open_outcomes:
+        yield "I8", f"closed while it owed {sorted(session.open_outcomes)[:3]}"
 
 
 def _retired(event: Event, _: SessionRetired, before: Before) -> Broken:
@@ -160,14 +160,14 @@ def _erased(event: Event, data: SessionErased, before: Before) -> Broken:
 
 def _playback_started(event: Event, data: PlaybackStarted, before: Before) -> Broken:
     session = before.session(event)
-    if session is None or playing_key(data) in session.playing:
-        yield "I4", f"{playing_key(data)} plays already, or there is no such session"
+    if session is None or playback_key(data) in session.playbacks:
+        yield "I4", f"{playback_key(data)} plays already, or there is no such session"
 
 
 def _playback_ended(event: Event, data: PlaybackEnded, before: Before) -> Broken:
     session = before.session(event)
-    if session is None or playing_key(data) not in session.playing:
-        yield "I4", f"{playing_key(data)} was not playing"
+    if session is None or playback_key(data) not in session.playbacks:
+        yield "I4", f"{playback_key(data)} was not playing"
 
 
 def _needs_open(
@@ -175,8 +175,8 @@ def _needs_open(
 ) -> Broken:
     """Rule 25: jobs live only while their outcome is open."""
     session = before.session(event)
-    key = owed_key(data.target, data.delivery_no)
-    if session is None or key not in session.owed:
+    key = outcome_key(data.target, data.delivery_no)
+    if session is None or key not in session.open_outcomes:
         yield "I8", f"outcome {key} is not open"
 
 
@@ -262,16 +262,16 @@ def _delivered(event: Event, data: ResultDelivered | ResultMissing, before: Befo
     following = session.delivered.get(data.target, 0)
     if data.delivery_no != following:
         yield "I9", f"{data.target} number {data.delivery_no} went out when {following} was next"
-    owed = session.owed.get(owed_key(data.target, data.delivery_no))
+    owed = session.open_outcomes.get(outcome_key(data.target, data.delivery_no))
     if owed is None:
         yield "I9", f"{data.target} number {data.delivery_no} was not owed"
         return
     if owed.utterance != data.utterance:
         yield "I9", f"number {data.delivery_no} is of {owed.utterance}, not {data.utterance}"
-    if isinstance(data, ResultDelivered) and owed.ready != data.outcome:
-        yield "I2", f"delivered as {data.outcome}, ended as {owed.ready or 'nothing yet'}"
-    if isinstance(data, ResultMissing) and owed.ready:
-        yield "I2", f"given up although it had ended as {owed.ready}"
+    if isinstance(data, ResultDelivered) and owed.outcome != data.outcome:
+        yield "I2", f"delivered as {data.outcome}, ended as {owed.outcome or 'nothing yet'}"
+    if isinstance(data, ResultMissing) and owed.outcome:
+        yield "I2", f"given up although it had ended as {owed.outcome}"
 
 
 CHECKS: dict[type, Callable[[Event, Any, Before], Broken]] = {

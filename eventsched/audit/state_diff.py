@@ -32,10 +32,11 @@ def session_differences(name: str, view: Session | None, read: Read) -> Iterator
         return
     yield from _differences("I7", where, _session_told(view), _session_stored(read["hash"]))
     told = {
-        key: f"{owed.utterance}|{owed.first}|{','.join(owed.to)}" for key, owed in view.owed.items()
+        key: f"{owed.utterance}|{owed.first}|{','.join(owed.recipients)}"
+        for key, owed in view.open_outcomes.items()
     }
     yield from _differences("I7", f"outcomes:{name}", told, read["outcomes"] or {})
-    playing = {key: str(until) for key, until in view.playing.items()}
+    playing = {key: str(until) for key, until in view.playbacks.items()}
     yield from _differences("I7", f"playing:{name}", playing, read["playing"] or {})
     if view.room and view.in_room != ("room" in read):
         yield Violation("I7", f"room:{name_of(view.room)}", f"member {name}: {view.in_room}")
@@ -87,8 +88,8 @@ def _session_stored(kept: Mapping[str, str]) -> dict[str, str]:
 
 def _held_differences(name: str, view: Session, read: Read) -> Iterator[Violation]:
     """What is ready but waits behind a gap is held, in the order in which it got ready."""
-    waiting = {key: owed for key, owed in view.owed.items() if owed.ready}
-    ends = {key: str(owed.ready) for key, owed in waiting.items()}
+    waiting = {key: owed for key, owed in view.open_outcomes.items() if owed.outcome}
+    ends = {key: str(owed.outcome) for key, owed in waiting.items()}
     yield from _differences("I7", f"out_of_order:{name}", ends, read["held"] or {})
     times = {key: str(owed.ready_ms) for key, owed in waiting.items()}
     stored = {
@@ -109,14 +110,14 @@ def _endless(name: str, view: Session, read: Read) -> Iterator[Violation]:
     """I8, as far as one reading tells: each running or waiting job has its timer."""
     if view.status == "closing" and "close" not in read:
         yield Violation("I8", f"session:{name}", "closing without a timer for its end")
-    for key, owed in view.owed.items():
+    for key, owed in view.open_outcomes.items():
         job = (read["jobs"] or {}).get(key, {})
         status = job.get("status")
         if status == "running" and not _is_watched(job):
             yield Violation("I8", f"job:{job['key']}", "runs without a timer for its lease")
         elif status == "queued" and "wait" not in job:
             yield Violation("I8", f"job:{job['key']}", "waits without a timer for its end")
-        elif status == "ended" and not owed.ready:
+        elif status == "ended" and not owed.outcome:
             yield Violation("I8", f"outcomes:{name}", f"{key} is open, its job has ended")
 
 
@@ -132,8 +133,8 @@ def jobless(view: Session, read: Read) -> set[int]:
         return set()
     return {
         owed.utterance
-        for key, owed in view.owed.items()
-        if "status" not in jobs.get(key, {}) and not owed.ready
+        for key, owed in view.open_outcomes.items()
+        if "status" not in jobs.get(key, {}) and not owed.outcome
     }
 
 

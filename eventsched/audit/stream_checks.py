@@ -32,10 +32,10 @@ class Chunks(msgspec.Struct, frozen=True):
 
     def missing(self, name: str, view: Session) -> Iterator[Violation]:
         """I10: audio of outcomes that are open, as of a moment after these were read."""
-        if not view.owed:
+        if not view.open_outcomes:
             return
         kept, last = set(self.ids), in_order(self.ids[-1] if self.ids else START)
-        for key, owed in view.owed.items():
+        for key, owed in view.open_outcomes.items():
             is_behind = self.ids and in_order(owed.first) > last
             if owed.first not in kept and not is_behind:
                 what = f"the first chunk of {key}, {owed.first}, is gone while it is open"

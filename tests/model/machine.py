@@ -452,7 +452,7 @@ class Machine(RuleBasedStateMachine):
     def mark_what_plays(self, which: int, started: bool) -> None:
         grant = self.session(which)
         view = self.world.sessions.get(grant.session.partition(".")[2])
-        for mark in list(view.playing)[:1] if view else ():
+        for mark in list(view.playbacks)[:1] if view else ():
             origin, target, number = mark.split("/")
             self.both(
                 "mark_playback",

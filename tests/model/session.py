@@ -230,7 +230,7 @@ def _append(w: World, name: str, chunk: Chunk) -> list[int]:
     soft, finalized = w.soft[name], []
     now = w.now
     paused = now - soft.heard_ms >= w.settings.pause_ms
-    if soft.buffer and paused and not w.sessions[name].playing:
+    if soft.buffer and paused and not w.sessions[name].playbacks:
         finalized.append(finalize(w, name, "pause"))
     _store_chunk(w, name, chunk)
     soft.next_seq, soft.seen_ms = chunk.seq + 1, now
@@ -369,7 +369,7 @@ def _work_of(view: Session, soft: Soft, data: UtteranceFinalized, log_id: str) -
 def trim_audio(w: World, name: str) -> None:
     """Audio stays for the oldest utterance that is open or owes an outcome."""
     view, soft = w.sessions[name], w.soft[name]
-    owed = sorted((one.utterance, one.first) for one in view.owed.values())
+    owed = sorted((one.utterance, one.first) for one in view.open_outcomes.values())
     firsts = [owed[0][1]] if owed else [one.id for one in soft.buffer[:1]]
     kept = w.audio.get(name, [])
     if not firsts:
@@ -411,9 +411,9 @@ def mark_playback(
         raise invalid("origin")
     view = checked(w, name, epoch)
     mark = f"{origin}/{target}/{utterance}"
-    if (mark in view.playing) == started:
+    if (mark in view.playbacks) == started:
         return "duplicate"
-    if started and len(view.playing) >= PLAYBACKS_MAX:
+    if started and len(view.playbacks) >= PLAYBACKS_MAX:
         raise invalid("playback")
     w.soft[name].seen_ms = w.now
     if not started:
@@ -488,7 +488,7 @@ def settle(w: World) -> None:
     """Sessions that owe nothing more let go of their audio, and close if they were asked to."""
     for name in sorted(w.touched):
         view = w.sessions.get(name)
-        if view is not None and not view.owed:
+        if view is not None and not view.open_outcomes:
             trim_audio(w, name)
             if view.status == "closing":
                 _end(w, name)
@@ -496,7 +496,7 @@ def settle(w: World) -> None:
 
 def _end(w: World, name: str) -> None:
     full = w.keys.full(name)
-    for mark in list(w.sessions[name].playing):
+    for mark in list(w.sessions[name].playbacks):
         end_playback(w, name, mark, "closed")
     log_id = w.emit(SessionClosed(missing=w.soft[name].given_up), session=full)
     w.drop_timer("close", full)

@@ -256,7 +256,7 @@ FAULTS = (
     Fault(
         "any attempt's end gives the slot back",
         "_without",
-        "if held is None or (held.attempt, held.epoch) != (data.attempt, data.epoch):",
+        "if attempt is None or (attempt.attempt, attempt.epoch) != (data.attempt, data.epoch):",
         "if held is None:",
         (
             FOLDS,
@@ -276,7 +276,7 @@ FAULTS = (
     Fault(
         "a replaced result loses its place in time",
         "_job_ended",
-        "ready_ms = owed.ready_ms or event.ms",
+        "ready_ms = pending.ready_ms or event.ms",
         "ready_ms = event.ms",
         (
             FOLDS,
@@ -295,7 +295,7 @@ FAULTS = (
     ),
     Fault(
         "exactly two seconds no longer join a group",
-        "joins",
+        "is_joinable",
         "at_ms - group.last_part_ms <= JOIN_MS",
         "at_ms - group.last_part_ms < JOIN_MS",
         (
@@ -304,9 +304,9 @@ FAULTS = (
         ),
     ),
     Fault(
-        "a group forgets who still plays",
+        "a new group loses its open playbacks",
         "_delivered",
-        "group = Group(n=group.n + 1, active=True, playing=group.playing)",
+        "group = Group(n=group.n + 1, active=True, playbacks=group.playbacks)",
         "group = Group(n=group.n + 1, active=True)",
         (
             FOLDS,
