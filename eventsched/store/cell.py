@@ -154,10 +154,10 @@ class Store:
         return reply.decode()  # type: ignore[no-any-return]
 
     async def set_backpressure(
-        self, reason: str, *, raised: bool, seen: int, limit: int
-    ) -> Literal["raised", "lifted", "kept"]:
+        self, reason: str, *, is_active: bool, seen: int, limit: int
+    ) -> Literal["started", "ended", "unchanged"]:
         """Producers are refused, or served again, for this reason."""
-        reply = await self._run("set_backpressure", reason, int(raised), seen, limit)
+        reply = await self._run("set_backpressure", reason, int(is_active), seen, limit)
         return reply.decode()  # type: ignore[no-any-return]
 
     # --- sessions ---------------------------------------------------------------------------

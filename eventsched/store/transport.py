@@ -115,7 +115,7 @@ class RedisTransport:
             await self._load(keys[0])
             return await self._send(*call)
         except redis.exceptions.OutOfMemoryError:
-            # The server is full before pressure was raised: it refused, and nothing was changed.
+            # The server is full before backpressure started: it refused, and nothing was changed.
             raise Backpressure("BACKPRESSURE", {"retry_after_ms": "1000"}) from None
         except redis.exceptions.ResponseError as error:
             refused = from_reply(str(error))

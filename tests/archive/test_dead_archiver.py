@@ -36,10 +36,10 @@ async def dead(archived: Archived) -> None:
 
 async def test_producers_are_refused_and_nothing_goes_until_it_is_back(archived: Archived) -> None:
     await dead(archived)
-    watch = BackpressureMonitor(archived.store)
-    readings = {one.reason: one for one in await watch.step()}
-    assert readings["archive"].seen >= LIMIT
-    assert readings["group"].what != "archive", "a measure of its own"
+    monitor = BackpressureMonitor(archived.store)
+    measurements = {each.reason: each for each in await monitor.step()}
+    assert measurements["archive"].seen >= LIMIT
+    assert measurements["group"].description != "archive", "the archive is measured alone"
     with pytest.raises(Backpressure):
         await archived.store.open("s2")
     with pytest.raises(Backpressure):
@@ -50,42 +50,42 @@ async def test_producers_are_refused_and_nothing_goes_until_it_is_back(archived:
     await archived.trim()
     assert (await archived.log(end))[: len(behind)] == behind, "older than any retention"
     await seal_all(archived.archiver())
-    await watch.step()
+    await monitor.step()
     await archived.store.open("s2")
-    raised, lifted = await archived.store.log("BackpressureStarted", "BackpressureEnded")
-    assert (raised.data.reason, lifted.data.reason) == ("archive", "archive")  # type: ignore[union-attr]
+    started, ended = await archived.store.log("BackpressureStarted", "BackpressureEnded")
+    assert (started.data.reason, ended.data.reason) == ("archive", "archive")  # type: ignore[union-attr]
 
 
 async def test_the_archives_distance_is_what_is_not_sealed(archived: Archived) -> None:
-    distances = ConsumerLag(archived.store)
-    assert await distances.of_archive() is None
+    lag = ConsumerLag(archived.store)
+    assert await lag.of_archive() is None
     await archived.talk("s1", 3)
     one = archived.archiver()
     await one.step()
-    assert await distances.of_archive() == len(await archived.log())
+    assert await lag.of_archive() == len(await archived.log())
     await seal_all(one)
-    assert await distances.of_archive() == 0
+    assert await lag.of_archive() == 0
     await archived.talk("s1", 1)
-    assert await distances.of_archive() == 4
+    assert await lag.of_archive() == 4
 
 
 async def test_an_archive_that_is_lost_for_good_is_given_up_and_all_goes_on(
     archived: Archived, tmp_path: Path
 ) -> None:
     await dead(archived)
-    watch, calls = BackpressureMonitor(archived.store), ArchiveCalls(archived.views)
+    monitor, calls = BackpressureMonitor(archived.store), ArchiveCalls(archived.views)
     await archived.trim()
-    await watch.step()
+    await monitor.step()
     with pytest.raises(Backpressure):
         await archived.talk("s1")
     shutil.rmtree(archived.path)
     archived.store.tick(1_000_000)
     assert await calls.abandon((await calls.look()).of) == "ok"
-    await watch.step()
+    await monitor.step()
     await archived.talk("s1")
     await archived.project()
-    (lifted,) = await archived.store.log("BackpressureEnded")
-    assert lifted.data.reason == "archive"  # type: ignore[union-attr]
+    (ended,) = await archived.store.log("BackpressureEnded")
+    assert ended.data.reason == "archive"  # type: ignore[union-attr]
     archived.store.tick(10_000)
     assert await archived.trim(), "by the retention that was set"
     report = await Verifier(archived.views, CORE).run()

@@ -746,9 +746,11 @@ class Machine(RuleBasedStateMachine):
         self.at_ms -= ms
         self.both("dispatch_jobs")
 
-    @rule(reason=st.sampled_from(["memory", "group"]), raised=st.sampled_from([True, False, False]))
-    def pressure(self, reason: str, raised: bool) -> None:
-        self.both("set_backpressure", reason, raised=raised, seen=90, limit=80)
+    @rule(
+        reason=st.sampled_from(["memory", "group"]), is_active=st.sampled_from([True, False, False])
+    )
+    def backpressure(self, reason: str, is_active: bool) -> None:
+        self.both("set_backpressure", reason, is_active=is_active, seen=90, limit=80)
 
     @rule()
     def projector_catches_up(self) -> None:

@@ -68,8 +68,8 @@ def checked(w: World, name: str, epoch: int) -> Session:
     return w.sessions[name]
 
 
-def pressure(w: World, tenant: str) -> Refused | None:
-    if w.pressure:
+def backpressure(w: World, tenant: str) -> Refused | None:
+    if w.backpressure:
         return Refused("BACKPRESSURE", {"retry_after_ms": "1000"})
     waiting = [key for key, _ in w.queued() if w.cores[key].tenant == tenant]
     if len(waiting) >= w.settings.tenant_queue_max:
@@ -126,7 +126,7 @@ def open_session(
     wrong = [field for field, fit in fits.items() if not fit]
     if wrong:
         raise invalid(wrong[0])
-    why = pressure(w, tenant)
+    why = backpressure(w, tenant)
     if why is not None:
         raise why
     if room and len(members(w, room)) >= MEMBERS_MAX:
@@ -220,7 +220,7 @@ def _check_chunk(w: World, view: Session, soft: Soft, chunk: Chunk) -> None:
         raise invalid("ms")
     if not chunk.payload and not chunk.end_of_utterance:
         raise invalid("payload")
-    why = pressure(w, view.tenant)
+    why = backpressure(w, view.tenant)
     if why is not None:
         raise why
 

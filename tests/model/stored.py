@@ -49,7 +49,7 @@ def expected(w: World) -> Content:
     told["counters"] = {
         "entry": w.entries,
         "virtual": w.virtual,
-        "pressure": ",".join(sorted(w.pressure)),
+        "backpressure": ",".join(sorted(w.backpressure)),
         "dispatcher": w.dispatcher_until,
         "obsolete": w.obsolete,
         "duplicate_finalizes": w.duplicate_finalizes,

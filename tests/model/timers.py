@@ -295,11 +295,11 @@ def retry_dead_letter(w: World, dead_id: str, *, force: bool) -> Retried:
 
 
 def set_backpressure(
-    w: World, reason: str, *, raised: bool, seen: int, limit: int
-) -> Literal["raised", "lifted", "kept"]:
-    if (reason in w.pressure) == raised:
-        return "kept"
-    w.pressure ^= {reason}
-    kind = BackpressureStarted if raised else BackpressureEnded
+    w: World, reason: str, *, is_active: bool, seen: int, limit: int
+) -> Literal["started", "ended", "unchanged"]:
+    if (reason in w.backpressure) == is_active:
+        return "unchanged"
+    w.backpressure ^= {reason}
+    kind = BackpressureStarted if is_active else BackpressureEnded
     w.emit(kind(reason=reason, seen=seen, limit=limit))  # type: ignore[arg-type]
-    return "raised" if raised else "lifted"
+    return "started" if is_active else "ended"

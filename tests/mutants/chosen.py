@@ -206,8 +206,8 @@ FAULTS = (
     Fault(
         "a dispatcher waits for what comes after its wait",
         "wait",
-        "{work: self._seen}",
-        '{work: "$"}',
+        "{key: self._last_id}",
+        '{key: "$"}',
         (
             LOOPS,
             INTEGRATION,
@@ -224,9 +224,9 @@ FAULTS = (
         ),
     ),
     Fault(
-        "a dispatcher does not say that it is there",
+        "a dispatcher does not renew its presence lease",
         "step",
-        "dispatch_jobs(BACK_MS)",
+        "dispatch_jobs(PRESENCE_LEASE_MS)",
         "dispatch_jobs()",
         (
             LOOPS,
@@ -235,8 +235,8 @@ FAULTS = (
     ),
     Fault(
         "a timer forgets what is already due",
-        "pause_until",
-        "return min(max(reply.next_ms - reply.now_ms, 0), ASK_MS_MAX)",
+        "pause_ms",
+        "return min(max(reply.next_ms - reply.now_ms, 0), CALL_MS_MAX)",
         "return reply.next_ms - reply.now_ms",
         (
             LOOPS,
@@ -257,7 +257,7 @@ FAULTS = (
         "any attempt's end gives the slot back",
         "_without",
         "if attempt is None or (attempt.attempt, attempt.epoch) != (data.attempt, data.epoch):",
-        "if held is None:",
+        "if attempt is None:",
         (
             FOLDS,
             VERIFY,
