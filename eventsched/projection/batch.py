@@ -21,7 +21,7 @@ STRETCH = 100
 """Entries folded at a stretch. In between, what has come of the next read is taken in: without
 pauses an answer of many pieces would be complete only when the fold has to wait for it."""
 TRIES_MAX = 3
-"""An entry that cannot be folded is tried so often, then passed by and parked."""
+"""An entry that cannot be folded is tried this often and then dead-lettered."""
 
 
 class Batch(msgspec.Struct, frozen=True):
@@ -31,8 +31,8 @@ class Batch(msgspec.Struct, frozen=True):
     """Last log id folded; empty when not even the first entry could be."""
     count: int
     indexes: dict[str, list[str]]
-    parked: Sequence[FailedEvent]
-    """Passed by for good."""
+    dead_letters: Sequence[FailedEvent]
+    """Entries that no further try will fold."""
     failed: FailedEvent | None
     """What stopped it: to be tried again."""
 
@@ -58,7 +58,7 @@ class Batches:
         """Fold as many as can be; what changes adds up until `saved`."""
         found = [decoded(entry) for entry in entries]
         await self._load([event for event in found if isinstance(event, Event)])
-        parked: list[FailedEvent] = []
+        dead_letters: list[FailedEvent] = []
         failed, count = None, len(found)
         fold = self._folding.fold
         for at, one in enumerate(found):
@@ -72,9 +72,11 @@ class Batches:
                     failed, count = unfolded, at
                     break
                 fold(unfolded.event, whole=False)  # passed by, by those that failed alone
-            parked.append(unfolded)
+            dead_letters.append(unfolded)
         done = found[:count]
-        return Batch(done[-1].id if done else "", count, self._index_entries(done), parked, failed)
+        return Batch(
+            done[-1].id if done else "", count, self._index_entries(done), dead_letters, failed
+        )
 
     def _has_more_tries(self, entry_id: str) -> bool:
         """Counts one that has failed."""

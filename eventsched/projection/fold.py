@@ -182,7 +182,7 @@ class Folding:
                 staged += part.compute(event)
             except KeyboardInterrupt:
                 raise
-            except BaseException as error:  # noqa: BLE001  users' code may exit, too: parked
+            except BaseException as error:  # noqa: BLE001  users' code may call exit(), too: dead-lettered
                 failed.append((part.projection.name, error))
         if not (failed and whole):
             for part, entity, after in staged:

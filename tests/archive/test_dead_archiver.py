@@ -162,7 +162,7 @@ async def test_a_set_that_came_after_trimming_says_how_to_get_what_it_lacks(
     gone = await archived.views.log_gone()
     found, (line,) = await counted(archived)
     assert found < 14
-    assert (line["event"], line["entries_gone"]) == ("starts mid-history", gone)
+    assert (line["event"], line["trimmed_entries"]) == ("starts mid-history", gone)
     assert line["projection_set"] == "counts"
     assert line["remedy"] == f"eventsched rebuild counts --archive {archived.path}"
     await Rebuild(archived.views, COUNTS, ["counts"], history=await archived.history()).run()
@@ -179,7 +179,7 @@ async def test_a_set_on_a_log_that_was_trimmed_unarchived_says_that_nothing_help
     assert await archived.trim()
     await archived.talk("s1")
     _, (line,) = await counted(archived)
-    assert line["remedy"] == "none: it was trimmed unarchived"
+    assert line["remedy"] == "none: the entries were not archived"
 
 
 async def test_a_set_that_has_all_of_the_log_says_nothing(archived: Archived) -> None:
@@ -194,7 +194,7 @@ async def test_without_the_beginning_nothing_is_rebuilt(archived: Archived) -> N
     await archived.project()
     archived.store.tick(10_000)
     assert await archived.trim()
-    with pytest.raises(RebuildFailed, match="trimmed unarchived"):
+    with pytest.raises(RebuildFailed, match="trimmed and not archived"):
         await Rebuild(archived.views, CORE, ["session"]).run()
     report = await Verifier(archived.views, CORE).run()
     assert (report.is_clean, report.is_folded) == (True, False)

@@ -11,7 +11,7 @@ from eventsched.store.cell import DispatchReply, TimerReply
 from tests.fixtures_store import TimedStore
 
 
-async def test_work_that_came_before_the_wait_ends_it_at_once(store: TimedStore) -> None:
+async def test_an_entry_appended_before_the_wait_ends_it_at_once(store: TimedStore) -> None:
     session = await store.open()
     dispatcher = Dispatcher(store)
     await store.say(session, 0, end_of_utterance=True)
@@ -24,7 +24,9 @@ async def test_work_that_came_before_the_wait_ends_it_at_once(store: TimedStore)
     assert await store.types() == ["SessionOpened", *["UtteranceFinalized", "JobQueued"] * 2]
 
 
-async def test_while_a_dispatcher_is_there_whoever_finalizes_dispatches(store: TimedStore) -> None:
+async def test_while_a_dispatcher_is_present_a_finalize_dispatches_its_jobs(
+    store: TimedStore,
+) -> None:
     await store.join()
     session = await store.open()
     await Dispatcher(store).step()

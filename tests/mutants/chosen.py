@@ -123,15 +123,15 @@ FAULTS = (
     Fault(
         "what a zombie saves counts",
         "_fold",
-        'if saved != "saved":',
-        'if saved == "never":',
+        'if reply != "saved":',
+        'if reply == "never":',
         (PROJECTOR,),
     ),
     Fault(
-        "a zombie that is turned away reads on",
-        "_hold_on",
-        'self._turned_away("fenced")',
-        'Stepped("idle")',
+        "a projector that has lost its lease reads on",
+        "_renew",
+        'self._lose_lease("fenced")',
+        'StepResult("idle")',
         (PROJECTOR,),
     ),
     Fault(
@@ -151,7 +151,7 @@ FAULTS = (
     Fault(
         "after an error memory is trusted",
         "step",
-        "self._held, self._batches = None, None",
+        "self._lease, self._batches = None, None",
         "pass",
         (PROJECTOR,),
     ),
@@ -170,9 +170,9 @@ FAULTS = (
         (PROJECTOR,),
     ),
     Fault(
-        "poison is dropped, not parked",
+        "poison is dropped, not dead-lettered",
         "_save",
-        "dead=[self._batches.dead(one) for one in batch.parked],",
+        "dead=[self._batches.dead(failed) for failed in batch.dead_letters],",
         "dead=[],",
         (PROJECTOR,),
     ),
@@ -198,9 +198,9 @@ FAULTS = (
     ),
     Fault(
         "a revision goes live without having caught up",
-        "_fold_and_switch",
-        'if word == "switched":',
-        'if word in ("switched", "behind"):',
+        "_fold_and_promote",
+        'if reply == "switched":',
+        'if reply in ("switched", "behind"):',
         (PROJECTOR,),
     ),
     Fault(
