@@ -245,7 +245,7 @@ class ProjectionStore:
     # --- reading what is stored beside what the log says ------------------------------------------
 
     async def read_entities(self, kind: str, names: Sequence[str]) -> tuple[str, list[Any]]:
-        """The log's last id and the decided state of entities at it; `{}` where there is none."""
+        """Return the log's last id and the authoritative state at it; `{}` for a missing entity."""
         told = msgspec.json.decode(await self.run("read_entity", kind, *names))
         return told["last"], list(told["found"])
 

@@ -89,14 +89,14 @@ async def test_an_archive_that_is_lost_for_good_is_given_up_and_all_goes_on(
     archived.store.tick(10_000)
     assert await archived.trim(), "by the retention that was set"
     report = await Verifier(archived.views, CORE).run()
-    assert (report.is_clean, report.is_folded) == (True, False), report.violations
+    assert (report.is_clean, report.is_complete) == (True, False), report.violations
 
     another = Archived(archived.store, tmp_path / "another")
     assert await another.seal()
     gone = another.folder.cell(archived.store.cell).records()[0].head.skipped
     assert gone == await archived.views.log_gone()
     report = await Verifier(archived.views, CORE, history=await another.history()).run()
-    assert (report.is_clean, report.is_folded) == (True, False), report.violations
+    assert (report.is_clean, report.is_complete) == (True, False), report.violations
 
 
 # --- what reads across both --------------------------------------------------------------------
@@ -118,7 +118,7 @@ async def test_verify_goes_on_from_a_snapshot_and_compares_everything(archived: 
     await trimmed(archived)
     report = await Verifier(archived.views, CORE, history=await archived.history()).run()
     assert report.is_clean, report.violations
-    assert report.is_folded
+    assert report.is_complete
     assert (report.sessions, report.jobs, report.nodes) == (2, 17, 1)
     assert report.records == 2 + 2 + 17 + 1
     assert report.events < 60, "not from the start"
@@ -197,4 +197,4 @@ async def test_without_the_beginning_nothing_is_rebuilt(archived: Archived) -> N
     with pytest.raises(RebuildFailed, match="trimmed and not archived"):
         await Rebuild(archived.views, CORE, ["session"]).run()
     report = await Verifier(archived.views, CORE).run()
-    assert (report.is_clean, report.is_folded) == (True, False)
+    assert (report.is_clean, report.is_complete) == (True, False)

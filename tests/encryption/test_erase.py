@@ -134,7 +134,7 @@ class Speaking:
         await self.archive()
         report = await Verifier(self.views, projections.core).run()
         assert report.violations == []
-        assert report.unfolded == []
+        assert report.failed_entries == []
         names = ["session", "group", "job", "node"]
         assert await Rebuild(self.views, projections.core, names).run() is not None
         assert (await Verifier(self.views, projections.core).run()).violations == []
