@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import anyio
 
 from eventsched.errors import EventschedError
-from eventsched.interrupts import ForcedEnd, Interrupted, interruptible
+from eventsched.interrupts import ExitTimer, Interrupted, interruptible
 
 Outcome = TypeVar("Outcome")
 GC_OBJECTS = 50_000
@@ -37,13 +37,13 @@ def run_async(main: Callable[[], Coroutine[Any, Any, Outcome]]) -> Outcome:
     """
     gc.set_threshold(GC_OBJECTS, *gc.get_threshold()[1:])
     uvloop = importlib.util.find_spec("uvloop") is not None
-    end = ForcedEnd()
+    exit_timer = ExitTimer()
 
     async def bounded() -> Outcome:
         try:
             return await interruptible(main)
         finally:
-            end.soon(1)  # tasks that are left may ignore that the loop cancels them
+            exit_timer.start(1)  # remaining tasks may ignore their cancellation
 
     try:
         return anyio.run(bounded, backend_options={"use_uvloop": uvloop})
@@ -54,4 +54,4 @@ def run_async(main: Callable[[], Coroutine[Any, Any, Outcome]]) -> Outcome:
             raise
         raise LoopEnded(f"the event loop was ended by {error!r:.200}") from error
     finally:
-        end.cancel()
+        exit_timer.cancel()

@@ -1,10 +1,10 @@
 """The read models, one file each. They import public names of eventsched and nothing else.
 
-Owns: what the log's events add up to, per session, group, job and node; which of them make up
-the set `core`, folded in one pass; which sessions' trails an event belongs to.
-Never does: I/O, clocks, decisions. The same events give the same records, whenever replayed.
-Records are stored as arrays, without names: a new field goes to the end and has a default, and any
-other change of fields is a new version of its read model.
+Owns: the records that the log's events fold into, per session, group, job and node; the set `core`,
+which one projector folds in one pass; the session indexes that an event belongs to.
+Must not: do I/O, read a clock, decide anything. The same events give the same records at any time.
+Records are stored as arrays without field names. A new field is added at the end, with a default;
+every other change of the fields needs a new version of the read model.
 Read next: session.py.
 """
 
@@ -20,7 +20,7 @@ from projections.session import Sessions
 
 
 def sessions_of(event: Event) -> tuple[str, ...]:
-    """The sessions that the event is part of: whose it is, and whose sound was heard there."""
+    """Return the session of the event and, for a playback, the session whose speech is played."""
     if not event.session:
         return ()
     name = name_of(event.session)

@@ -1,8 +1,9 @@
 """Groups: results of one session and target, close enough in time to share context.
 
-Owns: rules 27-30 as a fold. One record per session holds the active group of each target and
-its context, one opaque field that dispatch copies into the next assignment.
-Never does: I/O, clocks, decisions. Read next: job.py.
+Owns: rules 27 to 30 (joining a group, group bounds, context of a job, closing groups) as a fold.
+One record per session holds the active group of each target. The context of a group is a field of
+its own, which the dispatch script copies into the next assignment without decoding it.
+Must not: do I/O, read a clock, decide anything. Read next: job.py.
 """
 
 from __future__ import annotations
@@ -39,30 +40,31 @@ class Part(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
     utterance: int
     source_text: str
     text: str | None = None
-    """The translation; none when it is missing."""
-    sealed: bytes = b""
-    """Both, encrypted; they are empty then."""
-    sealed_characters: int = 0
+    """The translation; None if it is missing."""
+    ciphertext: bytes = b""
+    """Both texts, encrypted. The two text fields are empty then."""
+    ciphertext_characters: int = 0
+    """How many characters the encrypted texts have."""
 
 
 class Group(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
-    """One target of a session: the active group, if any, and what plays of it."""
+    """One target of a session: its active group, if any, and the open playbacks of its speech."""
 
     n: int = -1
     """Number of the group, `<session>/<target>/<n>`; -1 before the first."""
     active: bool = False
     next_index: int = 0
-    """The part_index that the next part gets; never used again."""
+    """Index of the next part; an index is never reused."""
     last_part_ms: int = 0
-    playing: tuple[str, ...] = ()
+    playbacks: tuple[str, ...] = ()
     """Open playbacks, `<listener>/<utterance>`."""
-    played_ms: int = 0
+    playback_ended_ms: int = 0
     """When the last playback ended."""
     parts: tuple[Part, ...] = ()
     """Oldest first."""
 
 
-_NONE = Group()
+_EMPTY = Group()
 
 
 class SessionGroups(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
@@ -75,45 +77,46 @@ class SessionGroups(msgspec.Struct, frozen=True, omit_defaults=True, array_like=
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(SessionGroups).decode
-_said_of = msgspec.msgpack.Decoder(list[Said]).decode
+_decode_context = msgspec.msgpack.Decoder(list[Said]).decode
 
 
-def joins(group: Group, at_ms: int) -> bool:
-    """Rule 27: whether a result delivered at `at_ms` belongs to the active group."""
+def is_joinable(group: Group, at_ms: int) -> bool:
+    """Rule 27, joining a group: whether a result delivered at `at_ms` joins the active group."""
     if not group.active:
         return False
-    if group.playing:
+    if group.playbacks:
         return True
-    return at_ms - group.last_part_ms <= JOIN_MS or at_ms - group.played_ms <= JOIN_MS
+    return at_ms - group.last_part_ms <= JOIN_MS or at_ms - group.playback_ended_ms <= JOIN_MS
 
 
 def characters(parts: Sequence[Part]) -> int:
-    """How long they are together, be they sealed or not."""
+    """Count the characters of all texts, encrypted or not."""
     total = 0
-    for one in parts:
-        total += len(one.source_text) + len(one.text or "") + one.sealed_characters
+    for part in parts:
+        total += len(part.source_text) + len(part.text or "") + part.ciphertext_characters
     return total
 
 
-def kept(parts: tuple[Part, ...]) -> tuple[Part, ...]:
-    """Rule 28: the newest parts within both bounds; the oldest go first."""
+def newest_parts(parts: tuple[Part, ...]) -> tuple[Part, ...]:
+    """Rule 28, group bounds: drop the oldest parts until the group is within both bounds."""
     parts = parts[-PARTS_MAX:]
     while characters(parts) > CHARACTERS_MAX:
         parts = parts[1:]
     return parts
 
 
-def context_of(group: Group) -> bytes:
-    """What a node gets, oldest first: msgpack of `Said`, cut short where nothing is sealed.
+def encode_context(group: Group) -> bytes:
+    """Encode the parts, oldest first, as the msgpack of `Said` that a node gets with a job.
 
-    What is sealed stays so: the node opens it with the session's key.
+    The last two fields are left out if a part is not encrypted. An encrypted part stays encrypted:
+    the node decrypts it with the session's key.
     """
     return _encode(
         [
-            [one.source_text, one.text, one.utterance]
-            if not one.sealed
-            else ["", None, one.utterance, one.sealed, one.sealed_characters]
-            for one in group.parts
+            [part.source_text, part.text, part.utterance]
+            if not part.ciphertext
+            else ["", None, part.utterance, part.ciphertext, part.ciphertext_characters]
+            for part in group.parts
         ]
     )
 
@@ -125,59 +128,63 @@ def _opened(_: SessionGroups | None, event: Event, __: SessionOpened) -> Session
 def _delivered(view: SessionGroups, event: Event, data: ResultDelivered) -> SessionGroups:
     if data.outcome != "result" or view.closed:
         return view
-    group, at_ms = view.targets.get(data.target, _NONE), event.ms
-    if not joins(group, at_ms):
-        group = Group(n=group.n + 1, active=True, playing=group.playing)
-    said = decode_text(event.body)
+    group, at_ms = view.targets.get(data.target, _EMPTY), event.ms
+    if not is_joinable(group, at_ms):
+        group = Group(n=group.n + 1, active=True, playbacks=group.playbacks)
+    text = decode_text(event.body)
     part = Part(
         group.next_index,
         data.utterance,
-        said.source_text,
-        said.text,
-        said.sealed,
-        said.characters,
+        text.source_text,
+        text.text,
+        text.sealed,
+        text.characters,
     )
-    return _put(
+    return _with_group(
         view,
         data.target,
         replace(
             group,
             next_index=group.next_index + 1,
             last_part_ms=at_ms,
-            parts=kept((*group.parts, part)),
+            parts=newest_parts((*group.parts, part)),
         ),
     )
 
 
-def _put(view: SessionGroups, target: str, group: Group) -> SessionGroups:
+def _with_group(view: SessionGroups, target: str, group: Group) -> SessionGroups:
     return replace(view, targets={**view.targets, target: group})
 
 
-def _heard(event: Event, data: PlaybackStarted | PlaybackEnded) -> str:
+def _playback(event: Event, data: PlaybackStarted | PlaybackEnded) -> str:
     return f"{event.session}/{data.utterance}"
 
 
 def _playback_started(view: SessionGroups, event: Event, data: PlaybackStarted) -> SessionGroups:
     if view.closed:
         return view
-    group = view.targets.get(data.target, _NONE)
-    mark = _heard(event, data)
-    if mark in group.playing:
+    group = view.targets.get(data.target, _EMPTY)
+    playback = _playback(event, data)
+    if playback in group.playbacks:
         return view
-    return _put(view, data.target, replace(group, playing=(*group.playing, mark)))
+    return _with_group(view, data.target, replace(group, playbacks=(*group.playbacks, playback)))
 
 
 def _playback_ended(view: SessionGroups, event: Event, data: PlaybackEnded) -> SessionGroups:
     group = view.targets.get(data.target)
-    mark = _heard(event, data)
-    if group is None or mark not in group.playing:
+    playback = _playback(event, data)
+    if group is None or playback not in group.playbacks:
         return view
-    playing = tuple([one for one in group.playing if one != mark])
-    return _put(view, data.target, replace(group, playing=playing, played_ms=event.ms))
+    group = replace(
+        group,
+        playbacks=tuple([other for other in group.playbacks if other != playback]),
+        playback_ended_ms=event.ms,
+    )
+    return _with_group(view, data.target, group)
 
 
 def _closed(view: SessionGroups, _: Event, __: SessionClosed) -> SessionGroups:
-    """Rule 30: closing a session closes its groups; there is no next job to get a context."""
+    """Rule 30, closing groups: no job follows that would get a context."""
     targets = {
         target: Group(n=group.n, next_index=group.next_index, last_part_ms=group.last_part_ms)
         for target, group in view.targets.items()
@@ -190,12 +197,12 @@ def _retired(_: SessionGroups, __: Event, ___: SessionRetired) -> None:
 
 
 def _parts(group: Group, context: Sequence[Said]) -> tuple[Part, ...]:
-    """What a context says, again as parts of the group: the last of them has the last index."""
+    """Rebuild the parts of a group from its context; the last part has the last index."""
     first = group.next_index - len(context)
     return tuple(
         [
-            Part(first + i, one.utterance, one.source_text, one.text, one.sealed, one.characters)
-            for i, one in enumerate(context)
+            Part(index, said.utterance, said.source_text, said.text, said.sealed, said.characters)
+            for index, said in enumerate(context, first)
         ]
     )
 
@@ -211,7 +218,10 @@ STEPS: dict[type, Step] = {
 
 
 class Groups:
-    """One record per session, by its name in the cell; playbacks count for whose sound it is."""
+    """One record per session, by its name in the cell.
+
+    A playback belongs to the session whose speech is played, not to the listener's.
+    """
 
     name = "group"
     version = 2
@@ -235,26 +245,26 @@ class Groups:
         return after
 
     def part(self, view: SessionGroups, part: str) -> Group | None:
-        """The group `<target>/<n>` while it is the active one (rule 34)."""
+        """Return the group `<target>/<n>` if it is active (rule 34, names)."""
         target, _, n = part.partition("/")
         group = view.targets.get(target)
         return group if group is not None and group.active and str(group.n) == n else None
 
     def encode(self, view: SessionGroups, before: SessionGroups | None) -> dict[str, bytes]:
-        """Parts are kept as the context of the next job alone: `context:<target>`, which the
-        dispatch script copies unread (rule 29)."""
-        known = before.targets if before is not None else {}
-        bare = {target: replace(group, parts=()) for target, group in view.targets.items()}
-        fields = {"v": _encode(replace(view, targets=bare))}
+        """Store the parts as contexts only: `context:<target>`, which the dispatch script copies
+        without decoding (rule 29, context of a job)."""
+        stored = before.targets if before is not None else {}
+        without_parts = {target: replace(group, parts=()) for target, group in view.targets.items()}
+        fields = {"v": _encode(replace(view, targets=without_parts))}
         for target, group in view.targets.items():
-            if target not in known or known[target].parts is not group.parts:
-                fields[f"context:{target}"] = context_of(group)
+            if target not in stored or stored[target].parts is not group.parts:
+                fields[f"context:{target}"] = encode_context(group)
         return fields
 
     def decode(self, fields: Mapping[str, bytes]) -> SessionGroups:
         view = _decode(fields.get("v", b""))
         targets = {}
         for target, group in view.targets.items():
-            context = _said_of(fields.get(f"context:{target}", b""))
+            context = _decode_context(fields.get(f"context:{target}", b""))
             targets[target] = replace(group, parts=_parts(group, context))
         return replace(view, targets=targets)

@@ -1,7 +1,8 @@
 """The job: whether it waits, runs or has ended, and each of its attempts.
 
-Owns: rules 10, 18 and 20-23 as a fold: status, attempt, node, epoch, its place while it waits,
-how it ended. Never does: I/O, clocks, decisions. Read next: node.py.
+Owns: rules 10 (job identity), 18 (fair waiting) and 20 to 23 (dispatching again, fencing, result
+contents, one result per job) as a fold: status, attempt, node, epoch, place in the queue, outcome.
+Must not: do I/O, read a clock, decide anything. Read next: node.py.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ from eventsched.schema.events import (
 from eventsched.schema.keys import job_key
 
 Status: TypeAlias = Literal["queued", "running", "released", "ended"]
-"""`released` is between the end of an attempt and what the same step does next."""
+"""`released`: an attempt has ended, and the same script call dispatches, queues or ends the job."""
 
 
 class Attempt(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
-    """One try on one node; at most four of them (rule 20)."""
+    """One attempt on one node; a job has at most four (rule 20, dispatching again)."""
 
     attempt: int
     node: str
@@ -41,14 +42,14 @@ class Attempt(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
     deadline_ms: int
     rule: str = ""
     ended_ms: int = 0
-    """0 while it is live."""
+    """0 while the attempt is live."""
     end: str = ""
-    """How it ended: ok, no_speech, or the reason of AttemptEnded."""
+    """How the attempt ended: ok, no_speech, or the reason of AttemptEnded."""
     code: str = ""
 
 
 class Job(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
-    """One job as the log tells it."""
+    """One job, folded from the log."""
 
     job: str
     session: str
@@ -60,28 +61,30 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
     created_ms: int
     status: Status
     attempt: int
-    """The running attempt, or the one that the next slot will start."""
+    """The running attempt or, of a waiting job, the next one."""
     node: str = ""
     epoch: int = 0
     dispatched_ms: int = 0
     deadline_ms: int = 0
-    """End of the lease as dispatched while running, of the wait while queued."""
+    """While running: when the lease of the dispatch ends. While queued: when the wait ends."""
     reason: str = ""
-    """Why it waits (rule 15)."""
+    """Why the job waits (rule 15, two reasons to wait)."""
     priority: int = -1
     tag: int = 0
+    """Finish tag of its tenant; with `priority` and `member`, the place in the queue."""
     member: str = ""
     outcome: Outcome | Literal[""] = ""
     code: str = ""
     ended_ms: int = 0
     refused: int = 0
+    """How many calls of attempts were refused."""
     attempts: tuple[Attempt, ...] = ()
 
 
 def _queued(view: Job | None, event: Event, data: JobQueued) -> Job:
     if view is None:
         view = _created(event, data)
-    if data.reason == "aged":  # only its place moves
+    if data.reason == "aged":  # only the place in the queue changes
         return replace(view, priority=data.priority)
     return replace(
         view,
@@ -131,20 +134,20 @@ def _dispatched(view: Job | None, event: Event, data: JobDispatched) -> Job:
 
 
 def _attempt_ended(view: Job, event: Event, data: AttemptEnded) -> Job:
-    """Cancelled attempts end after their job did; every other end leaves the job to go on."""
-    attempts = _ended(view, event, data.attempt, data.reason, data.code)
+    """End the attempt. A cancelled attempt ends after its job; otherwise the job is released."""
+    attempts = _end_attempt(view, event, data.attempt, data.reason, data.code)
     if view.status == "ended":
         return replace(view, attempts=attempts)
     return replace(view, status="released", node="", epoch=0, dispatched_ms=0, attempts=attempts)
 
 
-def _ended(view: Job, event: Event, attempt: int, end: str, code: str) -> tuple[Attempt, ...]:
+def _end_attempt(view: Job, event: Event, attempt: int, end: str, code: str) -> tuple[Attempt, ...]:
     return tuple(
         [
-            replace(one, ended_ms=event.ms, end=end, code=code)
-            if one.attempt == attempt and not one.ended_ms
-            else one
-            for one in view.attempts
+            replace(each, ended_ms=event.ms, end=end, code=code)
+            if each.attempt == attempt and not each.ended_ms
+            else each
+            for each in view.attempts
         ]
     )
 
@@ -156,7 +159,7 @@ def _recorded(view: Job, event: Event, data: ResultRecorded) -> Job:
         outcome="no_speech" if data.status == "no_speech" else "result",
         code=data.code,
         ended_ms=event.ms,
-        attempts=_ended(view, event, data.attempt, data.status, data.code),
+        attempts=_end_attempt(view, event, data.attempt, data.status, data.code),
     )
 
 
@@ -165,7 +168,7 @@ def _failed(view: Job, event: Event, data: JobFailed) -> Job:
 
 
 def _missing(view: Job, event: Event, _: ResultMissing) -> Job:
-    """A job whose outcome ended is ended; a live attempt's end follows."""
+    """End the job; if an attempt is live, its AttemptEnded follows."""
     if view.status == "ended":
         return view
     return replace(view, status="ended", outcome="missing", ended_ms=event.ms)
@@ -176,7 +179,7 @@ def _refused(view: Job, _: Event, __: ResultRefused) -> Job:
 
 
 def _retired(_: Job, __: Event, ___: SessionRetired) -> None:
-    """The job's record goes with its session's."""
+    """Drop the record with that of its session."""
 
 
 STEPS: dict[type, Step] = {

@@ -1,7 +1,8 @@
-"""The node: its registration, abilities, and the attempts that hold its slots.
+"""The node: its registration, its abilities, and the attempts that hold its slots.
 
-Owns: rules 13, 14 and 16 as a fold: status, epoch, class signature, live attempts.
-Never does: I/O, clocks, decisions. Read next: __init__.py (the set that is folded in one pass).
+Owns: rules 13 (node registration), 14 (missing model) and 16 (choosing a node) as a fold: status,
+epoch, capability class, live attempts.
+Must not: do I/O, read a clock, decide anything. Read next: __init__.py (the set `core`).
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ from eventsched.schema.keys import name_of
 Status: TypeAlias = Literal["alive", "draining", "gone"]
 
 
-class Live(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
-    """An attempt that holds a slot of the registration that it was given to."""
+class LiveAttempt(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
+    """An attempt that holds a slot of the registration to which it was dispatched."""
 
     attempt: int
     epoch: int
@@ -39,7 +40,7 @@ class Live(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
 
 
 class Node(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
-    """One node as the log tells it."""
+    """One node, folded from the log."""
 
     node: str
     epoch: int
@@ -53,12 +54,12 @@ class Node(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
     version: str = ""
     cls: str = ""
     suspended: dict[str, int] = {}
-    """Service -> until when the node is not chosen for it."""
+    """Feature -> until when the node is suspended for it."""
     reason: str = ""
-    """Why it is gone: drained, silent or superseded."""
+    """Why the node is gone: drained, silent or superseded."""
     gone_ms: int = 0
-    live: dict[str, Live] = {}
-    """Job key -> the attempt; of an ended registration until each was taken back."""
+    live: dict[str, LiveAttempt] = {}
+    """Job key -> its live attempt, also of an earlier registration until the attempt ends."""
     dispatches: int = 0
     results: int = 0
     ended: int = 0
@@ -66,7 +67,7 @@ class Node(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
 
 
 def _registered(view: Node | None, event: Event, data: NodeRegistered) -> Node:
-    """Rule 13: a new registration starts with all its slots free."""
+    """Rule 13, node registration: a new registration starts with all slots free."""
     return Node(
         node=event.node,
         epoch=data.epoch,
@@ -97,20 +98,20 @@ def _lost(view: Node, event: Event, data: NodeLost) -> Node:
     return replace(view, status="gone", reason=data.reason, gone_ms=event.ms, suspended={})
 
 
-def _marked(view: Node, _: Event, data: NodeSuspended) -> Node:
-    """Rule 14: a suspension moves the node to the class of its new signature."""
+def _suspended(view: Node, _: Event, data: NodeSuspended) -> Node:
+    """Rule 14, missing model: a suspension moves the node to another capability class."""
     return replace(view, suspended={**view.suspended, data.feature: data.until_ms}, cls=data.cls)
 
 
-def _unmarked(view: Node, _: Event, data: NodeResumed) -> Node:
+def _resumed(view: Node, _: Event, data: NodeResumed) -> Node:
     suspended = view.suspended.copy()
     suspended.pop(data.feature, None)
     return replace(view, suspended=suspended, cls=data.cls)
 
 
 def _dispatched(view: Node, event: Event, data: JobDispatched) -> Node:
-    held = Live(data.attempt, data.epoch, event.ms, data.deadline_ms)
-    return replace(view, live={**view.live, event.job: held}, dispatches=view.dispatches + 1)
+    attempt = LiveAttempt(data.attempt, data.epoch, event.ms, data.deadline_ms)
+    return replace(view, live={**view.live, event.job: attempt}, dispatches=view.dispatches + 1)
 
 
 def _recorded(view: Node, event: Event, data: ResultRecorded) -> Node:
@@ -121,10 +122,10 @@ def _attempt_ended(view: Node, event: Event, data: AttemptEnded) -> Node:
     return replace(view, live=_without(view, event.job, data), ended=view.ended + 1)
 
 
-def _without(view: Node, job: str, data: ResultRecorded | AttemptEnded) -> dict[str, Live]:
-    """Slots are counted from live attempts: only that very attempt gives its slot back."""
-    held = view.live.get(job)
-    if held is None or (held.attempt, held.epoch) != (data.attempt, data.epoch):
+def _without(view: Node, job: str, data: ResultRecorded | AttemptEnded) -> dict[str, LiveAttempt]:
+    """Remove the attempt of the job, if it is this attempt of this registration."""
+    attempt = view.live.get(job)
+    if attempt is None or (attempt.attempt, attempt.epoch) != (data.attempt, data.epoch):
         return view.live
     live = view.live.copy()
     del live[job]
@@ -136,8 +137,8 @@ STEPS: dict[type, Step] = {
     NodeDraining: _draining,
     NodeDrained: _drained,
     NodeLost: _lost,
-    NodeSuspended: _marked,
-    NodeResumed: _unmarked,
+    NodeSuspended: _suspended,
+    NodeResumed: _resumed,
     JobDispatched: _dispatched,
     ResultRecorded: _recorded,
     AttemptEnded: _attempt_ended,

@@ -1,8 +1,9 @@
-"""The session: what it is, what it owes its listeners, and its last utterances.
+"""The session: its state, its open outcomes, and its last utterances.
 
-Owns: rules 1-8 and 23-25 as a fold. It holds all that scripts decide by (verify, I7): status,
-epoch, index, turn, places in the delivery order, open outcomes, open playbacks, affinity.
-Never does: I/O, clocks, decisions. Read next: group.py.
+Owns: rules 1 to 8 (sessions and utterances) and 23 to 25 (one result per job, no speech, ordered
+delivery) as a fold. A record holds everything by which scripts decide (`verify` checks it, I7):
+status, epoch, utterance index, turn, delivery order, open outcomes, open playbacks, affinity.
+Must not: do I/O, read a clock, decide anything. Read next: group.py.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from eventsched.schema.events import (
     Event,
     JobDispatched,
     JobFailed,
+    Outcome,
     PlaybackEnded,
     PlaybackStarted,
     ResultDelivered,
@@ -36,47 +38,49 @@ from eventsched.schema.events import (
     SessionRetired,
     UtteranceFinalized,
 )
-from eventsched.schema.events import Outcome as End
 from eventsched.schema.keys import name_of
 
 RECENT_MAX = 16
 Status: TypeAlias = Literal["open", "closing", "closed"]
 
 
-class Owed(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
-    """An open outcome: one (utterance, target) whose listeners still wait."""
+class OpenOutcome(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
+    """The outcome of one utterance and target, not delivered yet."""
 
     utterance: int
     first: str
-    """Id of the utterance's first chunk: the audio is kept from there on."""
-    to: tuple[str, ...] = ()
-    """Sessions that hear it; empty means the speaker alone."""
-    ready: End | Literal[""] = ""
-    """How its job ended, while it waits behind a gap; empty while the job goes on."""
+    """Id of the utterance's first chunk: the audio is needed from there on."""
+    recipients: tuple[str, ...] = ()
+    """Sessions that get the outcome; empty means the speaker's session alone."""
+    outcome: Outcome | Literal[""] = ""
+    """How the job ended, if an earlier delivery number is still open; empty while it runs."""
     ready_ms: int = 0
+    """When the job ended."""
 
 
 class Utterance(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
-    """One of the last utterances and how each of its targets ended so far."""
+    """One of the last utterances, with the outcomes of its targets so far."""
 
     utterance: int
     turn: int
     reason: str
-    at_ms: int
-    ms: int
+    """Why it was finalized (rule 2, finalize reasons)."""
+    finalized_ms: int
+    audio_ms: int
     bytes: int = 0
     targets: tuple[str, ...] = ()
-    ended: dict[str, End] = {}
+    outcomes: dict[str, Outcome] = {}
+    """Target -> its outcome, once delivered."""
 
 
 class Session(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
-    """One session as the log tells it."""
+    """One session, folded from the log."""
 
     session: str
     tenant: str
     source: str
     opened_ms: int
-    at_ms: int
+    updated_ms: int
     """Time of the last event of this session."""
     status: Status = "open"
     epoch: int = 1
@@ -89,29 +93,30 @@ class Session(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
     room: str = ""
     listen_language: str = ""
     key: str = ""
-    """Id of its key; empty when it is not encrypted."""
+    """Id of its key; empty if the session is not encrypted."""
     erased_ms: int = 0
-    """When it was on record that its key is destroyed."""
+    """When SessionErased recorded that the key is destroyed; 0 before."""
     in_room: bool = False
     utterance: int = 0
-    """Index of the utterance that is not finalized yet."""
+    """Index of the current utterance, which is not finalized yet."""
     turn: int = 0
-    """The turn that it belongs to."""
+    """The turn of the current utterance."""
     next_seq: int = 0
-    """The first chunk number after the last finalized utterance, or later."""
+    """Number of the first chunk after the last finalized utterance, or a later one."""
     allocated: dict[str, int] = {}
-    """Target -> the delivery number that the next utterance gets."""
+    """Target -> how many delivery numbers are allocated, from 0; the next utterance gets this."""
     delivered: dict[str, int] = {}
-    """Target -> the delivery number that goes out next."""
-    owed: dict[str, Owed] = {}
-    """`<target>/<delivery_no>` -> the open outcome."""
-    playing: dict[str, int] = {}
-    """`<origin>/<target>/<utterance>` -> when it is taken as ended."""
+    """Target -> how many delivery numbers are delivered; this number is delivered next."""
+    open_outcomes: dict[str, OpenOutcome] = {}
+    """By `<target>/<delivery_no>`."""
+    playbacks: dict[str, int] = {}
+    """Open playbacks: `<origin>/<target>/<utterance>` -> when a timer ends the playback."""
     node: str = ""
-    """Node of the last dispatch, and the turn that it worked for."""
+    """Node of the last dispatch."""
     node_turn: int = 0
+    """Turn of the last dispatch."""
     reason: str = ""
-    """Why it closes."""
+    """Why the session is closing or closed."""
     closed_ms: int = 0
     audio_ms: int = 0
     dispatches: int = 0
@@ -123,11 +128,11 @@ class Session(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
     recent: tuple[Utterance, ...] = ()
 
 
-def owed_key(target: str, delivery_no: int) -> str:
+def outcome_key(target: str, delivery_no: int) -> str:
     return f"{target}/{delivery_no}"
 
 
-def playing_key(data: PlaybackStarted | PlaybackEnded) -> str:
+def playback_key(data: PlaybackStarted | PlaybackEnded) -> str:
     return f"{data.origin}/{data.target}/{data.utterance}"
 
 
@@ -137,7 +142,7 @@ def _opened(_: Session | None, event: Event, data: SessionOpened) -> Session:
         tenant=data.tenant,
         source=data.source,
         opened_ms=event.ms,
-        at_ms=event.ms,
+        updated_ms=event.ms,
         epoch=data.epoch,
         targets=tuple(data.targets),
         features=tuple(data.features),
@@ -153,17 +158,20 @@ def _opened(_: Session | None, event: Event, data: SessionOpened) -> Session:
 
 
 def _resumed(view: Session, event: Event, data: SessionResumed) -> Session:
-    return replace(view, epoch=data.epoch, at_ms=event.ms)
+    return replace(view, epoch=data.epoch, updated_ms=event.ms)
 
 
 def _finalized(view: Session, event: Event, data: UtteranceFinalized) -> Session:
-    """Rule 25: each target owes one outcome. Rule 2: a cut by length keeps the turn."""
-    allocated, owed, targets = view.allocated.copy(), view.owed.copy(), []
-    for one in data.targets:
-        targets.append(one.target)
-        allocated[one.target] = one.delivery_no + 1
-        key = owed_key(one.target, one.delivery_no)
-        owed[key] = Owed(data.utterance, data.first, tuple(one.to))
+    """Rule 25, ordered delivery: each target gets one open outcome.
+
+    Rule 2, finalize reasons: an utterance that ends by its length does not end the turn.
+    """
+    allocated, open_outcomes, targets = view.allocated.copy(), view.open_outcomes.copy(), []
+    for target in data.targets:
+        targets.append(target.target)
+        allocated[target.target] = target.delivery_no + 1
+        key = outcome_key(target.target, target.delivery_no)
+        open_outcomes[key] = OpenOutcome(data.utterance, data.first, tuple(target.to))
     latest = Utterance(
         data.utterance,
         data.turn,
@@ -179,105 +187,106 @@ def _finalized(view: Session, event: Event, data: UtteranceFinalized) -> Session
         turn=data.turn if data.reason == "max_duration" else data.turn + 1,
         next_seq=data.first_seq + data.count,
         allocated=allocated,
-        owed=owed,
+        open_outcomes=open_outcomes,
         audio_ms=view.audio_ms + data.ms,
         recent=(*_recent(view.recent[1 - RECENT_MAX :], data.utterance + 1), latest),
-        at_ms=event.ms,
+        updated_ms=event.ms,
     )
 
 
 def _recent(utterances: tuple[Utterance, ...], end: int) -> tuple[Utterance, ...]:
-    """Of the last 16 before `end`; where one was passed by, they are fewer."""
-    if utterances and utterances[0].utterance < end - RECENT_MAX:
-        return tuple(one for one in utterances if one.utterance >= end - RECENT_MAX)
+    """Keep those of the last 16 before index `end`; fewer, if an index was skipped."""
+    first = end - RECENT_MAX
+    if utterances and utterances[0].utterance < first:
+        return tuple(utterance for utterance in utterances if utterance.utterance >= first)
     return utterances
 
 
 def _dispatched(view: Session, event: Event, data: JobDispatched) -> Session:
-    """Rule 16: affinity is to the node of this turn, else of this session."""
+    """Rule 16, choosing a node: affinity is to the node of this turn, else of this session."""
     return replace(
         view,
         node=event.node,
         node_turn=data.turn,
         dispatches=view.dispatches + 1,
-        at_ms=event.ms,
+        updated_ms=event.ms,
     )
 
 
 def _job_ended(view: Session, event: Event, data: ResultRecorded | JobFailed) -> Session:
-    """Its outcome is ready; it goes out with the delivery event, now or behind a gap."""
-    key = owed_key(data.target, data.delivery_no)
-    owed = view.owed.get(key)
-    if owed is None:
-        return replace(view, at_ms=event.ms)
-    end: End = "failed"
+    """The outcome is ready. It is delivered once all earlier delivery numbers are."""
+    key = outcome_key(data.target, data.delivery_no)
+    pending = view.open_outcomes.get(key)
+    if pending is None:
+        return replace(view, updated_ms=event.ms)
+    outcome: Outcome = "failed"
     if isinstance(data, ResultRecorded):
-        end = "no_speech" if data.status == "no_speech" else "result"
-    ready_ms = owed.ready_ms or event.ms  # a replaced result keeps its place in time
-    ready = Owed(owed.utterance, owed.first, owed.to, end, ready_ms)
-    return replace(view, owed={**view.owed, key: ready}, at_ms=event.ms)
+        outcome = "no_speech" if data.status == "no_speech" else "result"
+    ready_ms = pending.ready_ms or event.ms  # a replaced result keeps the time of the first
+    ready = OpenOutcome(pending.utterance, pending.first, pending.recipients, outcome, ready_ms)
+    return replace(view, open_outcomes={**view.open_outcomes, key: ready}, updated_ms=event.ms)
 
 
 def _delivered(view: Session, event: Event, data: ResultDelivered | ResultMissing) -> Session:
-    end: End = data.outcome if isinstance(data, ResultDelivered) else "missing"
-    owed = view.owed.copy()
-    owed.pop(owed_key(data.target, data.delivery_no), None)
+    outcome: Outcome = data.outcome if isinstance(data, ResultDelivered) else "missing"
+    open_outcomes = view.open_outcomes.copy()
+    open_outcomes.pop(outcome_key(data.target, data.delivery_no), None)
     return replace(
         view,
-        owed=owed,
+        open_outcomes=open_outcomes,
         delivered={**view.delivered, data.target: data.delivery_no + 1},
-        results=view.results + (end == "result"),
-        no_speech=view.no_speech + (end == "no_speech"),
-        failed=view.failed + (end == "failed"),
-        missing=view.missing + (end == "missing"),
-        recent=_with_end(view.recent, data.utterance, data.target, end),
-        at_ms=event.ms,
+        results=view.results + (outcome == "result"),
+        no_speech=view.no_speech + (outcome == "no_speech"),
+        failed=view.failed + (outcome == "failed"),
+        missing=view.missing + (outcome == "missing"),
+        recent=_with_outcome(view.recent, data.utterance, data.target, outcome),
+        updated_ms=event.ms,
     )
 
 
-def _with_end(
-    recent: tuple[Utterance, ...], utterance: int, target: str, end: End
+def _with_outcome(
+    recent: tuple[Utterance, ...], utterance: int, target: str, outcome: Outcome
 ) -> tuple[Utterance, ...]:
     place = min(utterance - recent[0].utterance, len(recent) - 1) if recent else -1
-    while place > 0 and recent[place].utterance > utterance:  # one before it was passed by
+    while place > 0 and recent[place].utterance > utterance:  # an earlier index was skipped
         place -= 1
     if place < 0 or recent[place].utterance != utterance:
         return recent
     old = recent[place]
-    new = replace(old, ended={**old.ended, target: end})
+    new = replace(old, outcomes={**old.outcomes, target: outcome})
     return (*recent[:place], new, *recent[place + 1 :])
 
 
 def _refused(view: Session, event: Event, _: ResultRefused) -> Session:
-    return replace(view, refused=view.refused + 1, at_ms=event.ms)
+    return replace(view, refused=view.refused + 1, updated_ms=event.ms)
 
 
 def _playback_started(view: Session, event: Event, data: PlaybackStarted) -> Session:
-    """Rule 5: open where it is heard, until ended or overdue."""
-    playing = {**view.playing, playing_key(data): data.until_ms}
-    return replace(view, playing=playing, at_ms=event.ms)
+    """Rule 5, no pause during playback: the playback is open in the listener's session."""
+    playbacks = {**view.playbacks, playback_key(data): data.until_ms}
+    return replace(view, playbacks=playbacks, updated_ms=event.ms)
 
 
 def _playback_ended(view: Session, event: Event, data: PlaybackEnded) -> Session:
-    playing = view.playing.copy()
-    playing.pop(playing_key(data), None)
-    return replace(view, playing=playing, at_ms=event.ms)
+    playbacks = view.playbacks.copy()
+    playbacks.pop(playback_key(data), None)
+    return replace(view, playbacks=playbacks, updated_ms=event.ms)
 
 
 def _closing(view: Session, event: Event, data: SessionClosing) -> Session:
-    return replace(view, status="closing", reason=data.reason, at_ms=event.ms)
+    return replace(view, status="closing", reason=data.reason, updated_ms=event.ms)
 
 
-def _left(view: Session, event: Event, _: RoomLeft) -> Session:
-    return replace(view, in_room=False, at_ms=event.ms)
+def _room_left(view: Session, event: Event, _: RoomLeft) -> Session:
+    return replace(view, in_room=False, updated_ms=event.ms)
 
 
 def _closed(view: Session, event: Event, _: SessionClosed) -> Session:
-    return replace(view, status="closed", closed_ms=event.ms, at_ms=event.ms)
+    return replace(view, status="closed", closed_ms=event.ms, updated_ms=event.ms)
 
 
 def _erased(view: Session, event: Event, _: SessionErased) -> Session:
-    return replace(view, erased_ms=event.ms, at_ms=event.ms)
+    return replace(view, erased_ms=event.ms, updated_ms=event.ms)
 
 
 def _retired(_: Session, __: Event, ___: SessionRetired) -> None:
@@ -298,15 +307,15 @@ STEPS: dict[type, Step] = {
     PlaybackStarted: _playback_started,
     PlaybackEnded: _playback_ended,
     SessionClosing: _closing,
-    RoomLeft: _left,
+    RoomLeft: _room_left,
     SessionClosed: _closed,
     SessionErased: _erased,
     SessionRetired: _retired,
 }
 
 
-def _new_of(recent: tuple[Utterance, ...], before: tuple[Utterance, ...]) -> Iterable[Utterance]:
-    """Those that were not there before, or not so."""
+def _changed(recent: tuple[Utterance, ...], before: tuple[Utterance, ...]) -> Iterable[Utterance]:
+    """Return the utterances that are new or differ from `before`."""
     if recent is before:
         return ()
     if before and recent:
@@ -316,7 +325,7 @@ def _new_of(recent: tuple[Utterance, ...], before: tuple[Utterance, ...]) -> Ite
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Session).decode
-_utterance = msgspec.msgpack.Decoder(Utterance).decode
+_decode_utterance = msgspec.msgpack.Decoder(Utterance).decode
 
 
 class Sessions:
@@ -341,15 +350,15 @@ class Sessions:
         return after
 
     def encode(self, view: Session, before: Session | None) -> dict[str, bytes]:
-        """The last utterances are fields of their own, `u<index mod 16>`: one or two of them change
-        at a time."""
+        """Store each of the last utterances in a field of its own, `u<index mod 16>`, because an
+        event changes one or two of them."""
         fields = {"v": _encode(replace(view, recent=()))}
-        for one in _new_of(view.recent, before.recent if before is not None else ()):
-            fields[f"u{one.utterance % RECENT_MAX}"] = _encode(one)
+        for utterance in _changed(view.recent, before.recent if before is not None else ()):
+            fields[f"u{utterance.utterance % RECENT_MAX}"] = _encode(utterance)
         return fields
 
     def decode(self, fields: Mapping[str, bytes]) -> Session:
-        recent = [_utterance(value) for name, value in fields.items() if name[0] == "u"]
+        recent = [_decode_utterance(value) for name, value in fields.items() if name[0] == "u"]
         recent.sort(key=attrgetter("utterance"))
         view = _decode(fields.get("v", b""))
         return replace(view, recent=_recent(tuple(recent), view.utterance))

@@ -1,7 +1,7 @@
-"""Decided state beside the fold of the log: where they differ.
+"""Differences between authoritative state and the fold of the log.
 
-Owns: what each record of the fold says that scripts must have stored (I5, I7, I8, I9).
-Never does: I/O. What was read is what lua/read_entity.lua replies.
+Owns: the stored state that each record of the fold implies (I5, I7, I8, I9).
+Must not: do I/O. The stored state is passed in, as lua/read_entity.lua replies it.
 Read next: verify.py.
 """
 
@@ -16,35 +16,37 @@ from projections.job import Job
 from projections.node import Node
 from projections.session import Session
 
-Read = Mapping[str, Any]
+Stored = Mapping[str, Any]
+"""A reply of lua/read_entity.lua."""
 LEASE_MS_MAX = 300_000
-"""From dispatch on, however often the handler asks for more (rule 19)."""
+"""From dispatch to the end of the lease, with all its extensions (rule 19, lease duration)."""
 
 
-def session_differences(name: str, view: Session | None, read: Read) -> Iterator[Violation]:
-    """One session: what it is, what it owes, and what will end that."""
+def session_differences(name: str, view: Session | None, stored: Stored) -> Iterator[Violation]:
+    """One session: its fields, its open outcomes, and the timers that end them."""
     where = f"session:{name}"
-    status = read.get("hash", {}).get("status", "retired")
+    status = stored.get("hash", {}).get("status", "retired")
     if view is None or status == "retired":
         if (view is None) != (status == "retired"):
-            says = "no session" if view is None else view.status
-            yield Violation("I7", where, f"the log says {says}, stored is {status}")
+            folded = "no session" if view is None else view.status
+            yield Violation("I7", where, f"folded: {folded}, stored: {status}")
         return
-    yield from _differences("I7", where, _session_told(view), _session_stored(read["hash"]))
-    told = {
-        key: f"{owed.utterance}|{owed.first}|{','.join(owed.to)}" for key, owed in view.owed.items()
+    yield from _differences("I7", where, _session_fields(view), _stored_fields(stored["hash"]))
+    outcomes = {
+        key: f"{outcome.utterance}|{outcome.first}|{','.join(outcome.recipients)}"
+        for key, outcome in view.open_outcomes.items()
     }
-    yield from _differences("I7", f"outcomes:{name}", told, read["outcomes"] or {})
-    playing = {key: str(until) for key, until in view.playing.items()}
-    yield from _differences("I7", f"playing:{name}", playing, read["playing"] or {})
-    if view.room and view.in_room != ("room" in read):
+    yield from _differences("I7", f"outcomes:{name}", outcomes, stored["outcomes"] or {})
+    playbacks = {key: str(until) for key, until in view.playbacks.items()}
+    yield from _differences("I7", f"playing:{name}", playbacks, stored["playing"] or {})
+    if view.room and view.in_room != ("room" in stored):
         yield Violation("I7", f"room:{name_of(view.room)}", f"member {name}: {view.in_room}")
-    yield from _held_differences(name, view, read)
-    yield from _endless(name, view, read)
+    yield from _out_of_order_differences(name, view, stored)
+    yield from _missing_timers(name, view, stored)
 
 
-def _session_told(view: Session) -> dict[str, str]:
-    told = {
+def _session_fields(view: Session) -> dict[str, str]:
+    fields = {
         "status": view.status,
         "epoch": view.epoch,
         "tenant": view.tenant,
@@ -63,122 +65,122 @@ def _session_told(view: Session) -> dict[str, str]:
         "used": f"{name_of(view.node)}|{view.node_turn}" if view.node else "",
         "reason": view.reason,
     }
-    assert set(told) == _SESSION
-    told |= {f"a:{target}": number for target, number in view.allocated.items()}
-    told |= {f"d:{target}": number for target, number in view.delivered.items()}
-    return {field: str(value) for field, value in told.items() if str(value)}
+    assert set(fields) == _SESSION_FIELDS
+    fields |= {f"a:{target}": number for target, number in view.allocated.items()}
+    fields |= {f"d:{target}": number for target, number in view.delivered.items()}
+    return {field: str(value) for field, value in fields.items() if str(value)}
 
 
-_SESSION = {
+_SESSION_FIELDS = {
     *("status", "epoch", "tenant", "source", "targets", "features", "features_hash", "encoding"),
     *("sample_rate", "priority", "room", "listen_language", "key", "utterance", "turn", "used"),
     "reason",
 }
-"""Decided fields of a session's hash, beside the counters of each target."""
+"""The authoritative fields of a session's hash, without the counters of each target."""
 
 
-def _session_stored(kept: Mapping[str, str]) -> dict[str, str]:
+def _stored_fields(session: Mapping[str, str]) -> dict[str, str]:
     return {
         field: value
-        for field, value in kept.items()
-        if value and (field in _SESSION or field[:2] in ("a:", "d:"))
+        for field, value in session.items()
+        if value and (field in _SESSION_FIELDS or field[:2] in ("a:", "d:"))
     }
 
 
-def _held_differences(name: str, view: Session, read: Read) -> Iterator[Violation]:
-    """What is ready but waits behind a gap is held, in the order in which it got ready."""
-    waiting = {key: owed for key, owed in view.owed.items() if owed.ready}
-    ends = {key: str(owed.ready) for key, owed in waiting.items()}
-    yield from _differences("I7", f"out_of_order:{name}", ends, read["held"] or {})
-    times = {key: str(owed.ready_ms) for key, owed in waiting.items()}
-    stored = {
+def _out_of_order_differences(name: str, view: Session, stored: Stored) -> Iterator[Violation]:
+    """Ready outcomes that wait for an earlier number are stored with the time they were ready."""
+    ready = {key: outcome for key, outcome in view.open_outcomes.items() if outcome.outcome}
+    outcomes = {key: str(outcome.outcome) for key, outcome in ready.items()}
+    yield from _differences("I7", f"out_of_order:{name}", outcomes, stored["held"] or {})
+    times = {key: str(outcome.ready_ms) for key, outcome in ready.items()}
+    stored_times = {
         f"{target}/{number}": score
-        for target, scores in (read["ready"] or {}).items()
+        for target, scores in (stored["ready"] or {}).items()
         for number, score in (scores or {}).items()
     }
-    yield from _differences("I7", f"out_of_order_at:{name}", times, stored)
-    for key in waiting:
+    yield from _differences("I7", f"out_of_order_at:{name}", times, stored_times)
+    for key in ready:
         target, _, number = key.rpartition("/")
         if int(number) == view.delivered.get(target, 0):
-            yield Violation("I9", f"out_of_order:{name}", f"{key} is next and waits for nothing")
-        elif target not in (read["gaps"] or {}):
-            yield Violation("I8", f"session:{name}", f"{key} waits behind a gap without a timer")
+            yield Violation("I9", f"out_of_order:{name}", f"{key} is next and is not delivered")
+        elif target not in (stored["gaps"] or {}):
+            yield Violation("I8", f"session:{name}", f"{key} waits for a number without a timer")
 
 
-def _endless(name: str, view: Session, read: Read) -> Iterator[Violation]:
-    """I8, as far as one reading tells: each running or waiting job has its timer."""
-    if view.status == "closing" and "close" not in read:
-        yield Violation("I8", f"session:{name}", "closing without a timer for its end")
-    for key, owed in view.owed.items():
-        job = (read["jobs"] or {}).get(key, {})
+def _missing_timers(name: str, view: Session, stored: Stored) -> Iterator[Violation]:
+    """I8, as far as one read shows: each running or waiting job has a timer."""
+    if view.status == "closing" and "close" not in stored:
+        yield Violation("I8", f"session:{name}", "closing without a timer")
+    for key, outcome in view.open_outcomes.items():
+        job = (stored["jobs"] or {}).get(key, {})
         status = job.get("status")
-        if status == "running" and not _is_watched(job):
+        if status == "running" and not _has_lease_timer(job):
             yield Violation("I8", f"job:{job['key']}", "runs without a timer for its lease")
         elif status == "queued" and "wait" not in job:
-            yield Violation("I8", f"job:{job['key']}", "waits without a timer for its end")
-        elif status == "ended" and not owed.ready:
+            yield Violation("I8", f"job:{job['key']}", "waits without a timer")
+        elif status == "ended" and not outcome.outcome:
             yield Violation("I8", f"outcomes:{name}", f"{key} is open, its job has ended")
 
 
-def _is_watched(job: Mapping[str, str]) -> bool:
-    """The timer of its registration's leases is due by the end of this one."""
+def _has_lease_timer(job: Mapping[str, str]) -> bool:
+    """Whether the lease timer of the job's node is due no later than the end of this lease."""
     return "lease" in job and int(job["lease"]) <= int(job["deadline"] or 0)
 
 
-def jobless(view: Session, read: Read) -> set[int]:
-    """Utterances that owe an outcome for which there is no job: `work` or `dead` must have them."""
-    jobs = read.get("jobs")
-    if jobs is None:  # the session itself is not stored, which I7 tells
+def utterances_without_job(view: Session, stored: Stored) -> set[int]:
+    """Utterances with an open outcome and no job: each needs a dispatch entry or a dead letter."""
+    jobs = stored.get("jobs")
+    if jobs is None:  # the session is not stored, which violates I7
         return set()
     return {
-        owed.utterance
-        for key, owed in view.owed.items()
-        if "status" not in jobs.get(key, {}) and not owed.ready
+        outcome.utterance
+        for key, outcome in view.open_outcomes.items()
+        if "status" not in jobs.get(key, {}) and not outcome.outcome
     }
 
 
-def job_differences(key: str, view: Job | None, read: Read) -> Iterator[Violation]:
+def job_differences(key: str, view: Job | None, stored: Stored) -> Iterator[Violation]:
     """One job: its state, its token, its place in the queue."""
     where = f"job:{key}"
-    kept = read.get("hash")
-    if view is None or kept is None:
-        if (view is None) != (kept is None):
-            says = "no job" if view is None else view.status
-            yield Violation("I7", where, f"the log says {says}, stored is {kept}")
+    job = stored.get("hash")
+    if view is None or job is None:
+        if (view is None) != (job is None):
+            folded = "no job" if view is None else view.status
+            yield Violation("I7", where, f"folded: {folded}, stored: {job}")
         return
-    told = {"status": view.status, "attempt": str(view.attempt)}
+    fields = {"status": view.status, "attempt": str(view.attempt)}
     if view.status == "running":
-        told |= {"node": name_of(view.node), "epoch": str(view.epoch)}
-        told |= {"dispatched": str(view.dispatched_ms)}
-        ends_ms = int(kept["deadline"] or 0)
-        if not view.deadline_ms <= ends_ms <= view.dispatched_ms + LEASE_MS_MAX:
-            told |= {"deadline": str(view.deadline_ms)}
+        fields |= {"node": name_of(view.node), "epoch": str(view.epoch)}
+        fields |= {"dispatched": str(view.dispatched_ms)}
+        lease_end_ms = int(job["deadline"] or 0)
+        if not view.deadline_ms <= lease_end_ms <= view.dispatched_ms + LEASE_MS_MAX:
+            fields |= {"deadline": str(view.deadline_ms)}
     elif view.status == "queued":
-        told |= {"priority": str(view.priority), "tag": str(view.tag), "member": view.member}
-        told |= {"deadline": str(view.deadline_ms)}
-        if read.get("tag") != str(view.tag):
-            yield Violation("I7", where, f"its place in the queue is {read.get('tag')}")
+        fields |= {"priority": str(view.priority), "tag": str(view.tag), "member": view.member}
+        fields |= {"deadline": str(view.deadline_ms)}
+        if stored.get("tag") != str(view.tag):
+            yield Violation("I7", where, f"its finish tag in the queue is {stored.get('tag')}")
     else:
-        told |= {"outcome": view.outcome}
-        kept = {**kept, "outcome": _outcome(kept.get("outcome", ""))}
-    yield from _differences("I7", where, told, {field: kept.get(field, "") for field in told})
+        fields |= {"outcome": view.outcome}
+        job = {**job, "outcome": _outcome(job.get("outcome", ""))}
+    yield from _differences("I7", where, fields, {field: job.get(field, "") for field in fields})
 
 
-def _outcome(stored: str) -> str:
-    """Jobs remember a result by the node's word for it."""
-    return "result" if stored == "ok" else stored
+def _outcome(status: str) -> str:
+    """The outcome of a job's stored status, which names a result `ok`."""
+    return "result" if status == "ok" else status
 
 
-def node_differences(name: str, view: Node | None, read: Read) -> Iterator[Violation]:
+def node_differences(name: str, view: Node | None, stored: Stored) -> Iterator[Violation]:
     """One node: its registration and class, and that its leases are its live attempts."""
     where = f"node:{name}"
-    kept = read.get("hash")
-    if view is None or kept is None:
-        if (view is None) != (kept is None):
-            says = "no node" if view is None else view.status
-            yield Violation("I7", where, f"the log says {says}, stored is {kept}")
+    node = stored.get("hash")
+    if view is None or node is None:
+        if (view is None) != (node is None):
+            folded = "no node" if view is None else view.status
+            yield Violation("I7", where, f"folded: {folded}, stored: {node}")
         return
-    told = {
+    fields = {
         "status": view.status,
         "epoch": str(view.epoch),
         "class": view.cls,
@@ -188,33 +190,35 @@ def node_differences(name: str, view: Node | None, read: Read) -> Iterator[Viola
         "features": ",".join(view.features),
         "suspended": ",".join(sorted(view.suspended)),
     }
-    yield from _differences("I7", where, told, {field: kept.get(field, "") for field in told})
-    yield from _lease_differences(name, view, read)
+    yield from _differences("I7", where, fields, {field: node.get(field, "") for field in fields})
+    yield from _lease_differences(name, view, stored)
 
 
-def _lease_differences(name: str, view: Node, read: Read) -> Iterator[Violation]:
-    told = {f"{held.epoch}/{job}": str(held.since_ms) for job, held in view.live.items()}
-    stored = {
+def _lease_differences(name: str, view: Node, stored: Stored) -> Iterator[Violation]:
+    attempts = {
+        f"{attempt.epoch}/{job}": str(attempt.since_ms) for job, attempt in view.live.items()
+    }
+    stored_leases = {
         f"{epoch}/{job}": since
-        for epoch, leases in (read["leases"] or {}).items()
+        for epoch, leases in (stored["leases"] or {}).items()
         for job, since in (leases or {}).items()
     }
-    yield from _differences("I5", f"leases:{name}", told, stored)
-    held = [one for one in stored if one.startswith(f"{view.epoch}/")]
-    if len(held) > view.slots:
-        yield Violation("I5", f"leases:{name}", f"{len(held)} leases on {view.slots} slots")
-    if bool(read["member"]) != (view.status != "gone"):
-        yield Violation("I7", f"members:{view.cls}", f"{name}: {bool(read['member'])}")
-    load = 1_000 * len(held) // view.slots
-    free = str(load) if view.status == "alive" and len(held) < view.slots else None
-    if read.get("free") != free:
-        yield Violation("I5", f"free:{view.cls}", f"{name}: {read.get('free')} instead of {free}")
+    yield from _differences("I5", f"leases:{name}", attempts, stored_leases)
+    used = sum(lease.startswith(f"{view.epoch}/") for lease in stored_leases)
+    if used > view.slots:
+        yield Violation("I5", f"leases:{name}", f"{used} leases on {view.slots} slots")
+    if bool(stored["member"]) != (view.status != "gone"):
+        yield Violation("I7", f"members:{view.cls}", f"{name}: {bool(stored['member'])}")
+    load = 1_000 * used // view.slots
+    free = str(load) if view.status == "alive" and used < view.slots else None
+    if stored.get("free") != free:
+        yield Violation("I5", f"free:{view.cls}", f"{name}: {stored.get('free')} instead of {free}")
 
 
 def _differences(
-    invariant: str, where: str, told: Mapping[str, str], stored: Mapping[str, str]
+    invariant: str, where: str, folded: Mapping[str, str], stored: Mapping[str, str]
 ) -> Iterator[Violation]:
-    for field in sorted(told.keys() | stored.keys()):
-        if told.get(field) != stored.get(field):
-            what = f"{field}: the log says {told.get(field)!r}, stored is {stored.get(field)!r}"
+    for field in sorted(folded.keys() | stored.keys()):
+        if folded.get(field) != stored.get(field):
+            what = f"{field}: folded {folded.get(field)!r}, stored {stored.get(field)!r}"
             yield Violation(invariant, where, what)

@@ -1,7 +1,7 @@
-"""What the streams of sessions still hold: numbered without holes, kept while it is needed.
+"""Checks of streams: entries are numbered without holes, and stored while they are needed.
 
-Owns: reading audio, out, work and dead for verify (I1, I8, I9, I10).
-Never does: folding, writing. Read next: verify.py.
+Owns: reading audio, outboxes, dispatch entries and dead letters for verify (I1, I8, I9, I10).
+Must not: fold, write. Read next: verify.py.
 """
 
 from __future__ import annotations
@@ -22,120 +22,112 @@ READ_MAX = 500
 
 
 class Chunks(msgspec.Struct, frozen=True):
-    """Chunks of one session that are still stored: ids, and what is wrong with their numbers."""
+    """The stored chunks of one session: their ids, and the violations in their numbers."""
 
     ids: list[str]
-    broken: list[Violation]
+    violations: list[Violation]
 
     @property
     def count(self) -> int:
         return len(self.ids)
 
     def missing(self, name: str, view: Session) -> Iterator[Violation]:
-        """I10: audio of outcomes that are open, as of a moment after these were read."""
-        if not view.owed:
+        """I10: the audio of every open outcome is stored. `view` may be newer than the chunks."""
+        if not view.open_outcomes:
             return
-        kept, last = set(self.ids), parse_id(self.ids[-1] if self.ids else START)
-        for key, owed in view.owed.items():
-            is_behind = self.ids and parse_id(owed.first) > last
-            if owed.first not in kept and not is_behind:
-                what = f"the first chunk of {key}, {owed.first}, is gone while it is open"
+        ids, last = set(self.ids), parse_id(self.ids[-1] if self.ids else START)
+        for key, outcome in view.open_outcomes.items():
+            is_newer = self.ids and parse_id(outcome.first) > last
+            if outcome.first not in ids and not is_newer:
+                what = f"the first chunk of {key}, {outcome.first}, is trimmed while it is open"
                 yield Violation("I10", f"audio:{name}", what)
 
 
-class Heard(msgspec.Struct, frozen=True):
-    """Entries of one out stream that are still stored."""
+class Outbox(msgspec.Struct, frozen=True):
+    """The stored entries of one outbox: how many, and the violations in their numbers."""
 
     count: int
-    broken: list[Violation]
+    violations: list[Violation]
 
 
 class StreamChecks:
-    """The streams of one cell."""
+    """Reads and checks the streams of one cell."""
 
-    def __init__(self, views: ProjectionStore) -> None:
-        self._views = views
+    def __init__(self, store: ProjectionStore) -> None:
+        self._store = store
 
     async def chunks(self, name: str) -> Chunks:
-        """I1: chunk numbers of a session, as far as its audio is stored."""
-        marks, broken = await self._numbered("audio", name, "I1")
-        return Chunks(marks, broken)
+        """I1: the chunk numbers of a session have no hole, as far as its audio is stored."""
+        ids, violations = await self._numbered("audio", name, "I1")
+        return Chunks(ids, violations)
 
-    async def heard(self, name: str) -> Heard:
-        """I9: what listeners were told is numbered without holes."""
-        marks, broken = await self._numbered("outbox", name, "I9")
-        return Heard(len(marks), broken)
+    async def outbox(self, name: str) -> Outbox:
+        """I9: the numbers of an outbox have no hole."""
+        ids, violations = await self._numbered("outbox", name, "I9")
+        return Outbox(len(ids), violations)
 
     async def _numbered(
         self, kind: Literal["audio", "outbox"], name: str, invariant: str
     ) -> tuple[list[str], list[Violation]]:
+        """Return the ids of all stored entries, and a violation for every hole."""
         ids: list[str] = []
-        broken: list[Violation] = []
+        violations: list[Violation] = []
         number: int | None = None
-        while marks := await self._views.read_entry_numbers(kind, name, ids[-1] if ids else START):
-            for place, (entry_id, mark) in enumerate(marks):
-                following = number
-                number = _number(kind, mark)
-                is_hole = following is not None and number != following + 1
-                # between two readings the oldest entries may have been trimmed
-                if is_hole and (place or not await self._is_trimmed(kind, name, ids[-1])):
-                    what = f"{entry_id}: number {number} after {following}"
-                    broken.append(Violation(invariant, f"{kind}:{name}", what))
+        while page := await self._store.read_entry_numbers(kind, name, ids[-1] if ids else START):
+            for index, (entry_id, field) in enumerate(page):
+                previous = number
+                number = _number(kind, field)
+                is_hole = previous is not None and number != previous + 1
+                # the oldest entries may be trimmed between two reads
+                if is_hole and (index or not await self._is_trimmed(kind, name, ids[-1])):
+                    what = f"{entry_id}: number {number} after {previous}"
+                    violations.append(Violation(invariant, f"{kind}:{name}", what))
                 ids.append(entry_id)
-        return ids, broken
+        return ids, violations
 
     async def _is_trimmed(self, kind: Literal["audio", "outbox"], name: str, entry_id: str) -> bool:
-        oldest = await self._views.read_entry_numbers(kind, name, START)
+        oldest = await self._store.read_entry_numbers(kind, name, START)
         return not oldest or parse_id(oldest[0][0]) > parse_id(entry_id)
 
-    async def utterances_in_work(self, name: str) -> set[int]:
-        """Utterances of a session that `work` or `dead` has an entry of."""
-        keys = self._views.keys
-        found: set[int] = set()
+    async def undispatched_utterances(self, name: str) -> set[int]:
+        """Utterances of a session that have a dispatch entry or a dead letter."""
+        keys = self._store.keys
+        utterances: set[int] = set()
         for key in (keys.dispatch, keys.dead_letters):
             async for fields in self._entries(key):
-                told = _utterance(fields)
-                if told is not None and told[0] == name:
-                    found.add(told[1])
-        return found
+                session, utterance = _utterance(fields) or ("", -1)
+                if session == name:
+                    utterances.add(utterance)
+        return utterances
 
-    async def dead_count(self) -> int:
-        """Entries in `dead`."""
-        key = self._views.keys.dead_letters
-        return int(await self._views.transport.command("XLEN", key, key=key))
+    async def dead_letter_count(self) -> int:
+        key = self._store.keys.dead_letters
+        return int(await self._store.transport.command("XLEN", key, key=key))
 
     async def _entries(self, key: str) -> Any:
         after = START
-        while entries := await self._views.read_range(key, f"({after}", "+", READ_MAX):
+        while entries := await self._store.read_range(key, f"({after}", "+", READ_MAX):
             for _, flat in entries:
                 yield fields_of(flat)
             after = entries[-1][0]
 
 
-def _number(kind: str, mark: bytes) -> int:
+def _number(kind: str, field: bytes) -> int:
+    """The number of an entry, from the field that `read_entry_numbers` returns."""
     if kind == "audio":
-        return int(msgspec.json.decode(mark)["seq"])
-    return int(mark.partition(b":")[0])
-
-
-class _Lead(msgspec.Struct):
-    session: str
-    utterance: int
+        return int(msgspec.json.decode(field)["seq"])
+    return int(field.partition(b":")[0])
 
 
 def _utterance(fields: dict[bytes, bytes]) -> tuple[str, int] | None:
-    """(session, utterance) of an entry of `work`, or of one that was parked from there: what
-    cannot be read was parked for that, and is of none."""
+    """Return (session name, utterance) of a dispatch entry or a dead letter of one.
+
+    None for other entries, and for an entry that cannot be parsed and was dead-lettered for it.
+    """
     if fields.get(b"k") != b"utterance":
         return None
     try:
-        lead = _lead(fields[b"d"])
-        return name_of(lead.session), lead.utterance
-    except (msgspec.MsgspecError, ValueError):
+        session, utterance, _ = fields[b"d"].split(b" ", 2)
+        return name_of(session.decode()), int(utterance)
+    except ValueError:
         return None
-
-
-def _lead(work: bytes) -> _Lead:
-    """The session and the number of its utterance, with which the entry begins."""
-    session, utterance, _ = work.split(b" ", 2)
-    return _Lead(session.decode(), int(utterance))

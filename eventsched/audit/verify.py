@@ -1,12 +1,11 @@
-"""Verify: does what is stored, and what is shown, follow from the log? On a running system.
+"""Verify: check on a running system that views and stored state follow from the log.
 
-Owns: one streaming fold of the log, and the order in which what is stored is held against it.
-Never does: pause anything, write anything.
-Read next: invariants.py (what each event must find true), state_diff.py, stream_checks.py.
+Owns: one streaming fold of the log, and the comparison of views, state and streams with it.
+Must not: pause or write anything.
+Read next: invariants.py (checks of each event), state_diff.py, stream_checks.py.
 
-Each reading comes with the log id that it is exact at; the fold goes on to that id and is
-compared there. So nothing needs to stand still, and nothing is held against a moment that it does
-not belong to. Memory: the records of what is not retired.
+Every read returns the log id at which it is exact. The fold advances to that id before the two are
+compared, so the system can keep running. Memory: the records of all sessions that are not retired.
 """
 
 from __future__ import annotations
@@ -16,12 +15,12 @@ from typing import Any
 
 import msgspec
 
-from eventsched.audit.invariants import Before, Violation, broken_by
+from eventsched.audit.invariants import Records, Violation, violations_of
 from eventsched.audit.state_diff import (
     job_differences,
-    jobless,
     node_differences,
     session_differences,
+    utterances_without_job,
 )
 from eventsched.audit.stream_checks import StreamChecks
 from eventsched.history.log import History
@@ -34,23 +33,24 @@ from eventsched.schema.keys import name_of
 from eventsched.store.lag import ConsumerLag
 from projections.session import Session
 
-COMPARED_MAX = 32
+ENTITIES_MAX = 32
 """Entities read in one script call."""
-TOLD_MAX = 1_000
-"""Violations kept with their text; beyond, they are counted."""
-LOOKED_MAX = 2
-"""How often an utterance without a job is looked for: it may be on its way back to `work`."""
+VIOLATIONS_MAX = 1_000
+"""Violations reported in full; further ones are only counted."""
+LOOKUPS_MAX = 2
+"""How often a dispatch entry is looked up: a retry may be moving it back from the dead letters."""
 Progress = Callable[[int], None]
+"""Called with the number of events folded so far."""
 
 
 class Report(msgspec.Struct, kw_only=True):
-    """What verify looked at, and what it found."""
+    """What was checked, and the violations found."""
 
     events: int = 0
     last_id: str = START
-    """Last log id that was folded."""
+    """Id of the last folded log entry."""
     checkpoint: str = START
-    """How far the live views were."""
+    """Checkpoint of the live views at the start."""
     sessions: int = 0
     jobs: int = 0
     nodes: int = 0
@@ -58,15 +58,15 @@ class Report(msgspec.Struct, kw_only=True):
     """Live records compared with the fold."""
     chunks: int = 0
     """Audio chunks still stored."""
-    heard: int = 0
-    """Entries of out streams still stored."""
-    dead: int = 0
-    unfolded: list[str] = []
-    """Log entries that no projection, or not all, could fold: id and reason."""
-    gone: int = 0
-    """Entries that the log no longer has."""
-    is_folded: bool = True
-    """False: the history's beginning is gone for good, so nothing can be held against its fold."""
+    outbox_entries: int = 0
+    """Outbox entries still stored."""
+    dead_letters: int = 0
+    failed_entries: list[str] = []
+    """Log entries that a projection could not fold: id and reason."""
+    trimmed: int = 0
+    """Entries trimmed from the log."""
+    is_complete: bool = True
+    """False if the first entries were trimmed and not archived: then nothing can be compared."""
     violations: list[Violation] = []
     violations_total: int = 0
 
@@ -74,64 +74,72 @@ class Report(msgspec.Struct, kw_only=True):
     def is_clean(self) -> bool:
         return not self.violations_total
 
-    def add(self, found: Iterable[Violation]) -> None:
-        for violation in found:
+    def add(self, violations: Iterable[Violation]) -> None:
+        """Count the violations; keep the first VIOLATIONS_MAX."""
+        for violation in violations:
             self.violations_total += 1
-            if len(self.violations) < TOLD_MAX:
+            if len(self.violations) < VIOLATIONS_MAX:
                 self.violations.append(violation)
 
 
 class Verifier:
-    """One run over one cell."""
+    """One verification of one cell.
+
+    Args:
+        store: The cell.
+        projection_set: The set whose views are compared.
+        progress: Called after every batch.
+        history: The log with the archive that has its trimmed entries; by default the log alone.
+    """
 
     def __init__(
         self,
-        views: ProjectionStore,
+        store: ProjectionStore,
         projection_set: ProjectionSet,
         progress: Progress | None = None,
         *,
         history: History | None = None,
     ) -> None:
-        """`history` has the archive, where the log's beginning may be."""
         self.report = Report()
-        self._views = views
+        self._store = store
         self._set = projection_set
         self._progress = progress or (lambda _: None)
-        self._history = history or History(views, None, projection_set)
+        self._history = history or History(store, None, projection_set)
         self._jobs_of: dict[str, set[str]] = {}
-        self._trimmed = 0
+        self._recorded_trims = 0
 
     async def run(self) -> Report:
-        """Everything that can be told of this cell.
+        """Check the cell; return the report.
 
-        Raises ArchiveError when the log's beginning is in an archive that is not at hand.
+        Raises:
+            ArchiveError: Trimmed entries are in an archive that was not passed.
         """
-        self.report.gone = await self._views.trimmed_count()
-        self.report.is_folded = await self._history.is_whole()
-        first = await self._views.first_id(self._views.keys.log)
+        self.report.trimmed = await self._store.trimmed_count()
+        self.report.is_complete = await self._history.is_whole()
+        first = await self._store.first_id(self._store.keys.log)
         self.report.last_id, self._folding = await self._history.nearest_folding(first)
         self._parts = {part.projection.name: part for part in self._folding.parts}
-        self._before = Before(
+        self._records = Records(
             self._parts["session"].views, self._parts["job"].views, self._parts["node"].views
         )
-        if self.report.is_folded:
+        if self.report.is_complete:
             await self._compare_all()
         await self._check_trims()
         return self.report
 
     async def _compare_all(self) -> None:
-        self.report.checkpoint = await self._views.checkpoint(self._set.name)
+        self.report.checkpoint = await self._store.checkpoint(self._set.name)
         await self._fold_to(self.report.checkpoint)
         for part in self._folding.parts:
             await self._compare_records(part)
-        await self._fold_to(await self._views.last_id(self._views.keys.log))
-        await self._compare_decided()
+        await self._fold_to(await self._store.last_id(self._store.keys.log))
+        await self._compare_state()
         await self._compare_streams()
 
     # --- the fold ---------------------------------------------------------------------------
 
     async def _fold_to(self, upto: str) -> None:
-        """Fold on to exactly this log id."""
+        """Advance the fold to exactly this log id."""
         if parse_id(self.report.last_id) >= parse_id(upto):
             return
         async for entries in self._history.batches(self.report.last_id, upto):
@@ -142,22 +150,23 @@ class Verifier:
             self._progress(self.report.events)
         if parse_id(self.report.last_id) < parse_id(upto):
             where = f"log/{self.report.last_id}"
-            self.report.add([Violation("I10", where, f"nothing behind it up to {upto}")])
+            self.report.add([Violation("I10", where, f"no entry after it up to {upto}")])
             self.report.last_id = upto
 
-    def _fold(self, one: Event | FailedEvent) -> None:
-        if isinstance(one, Event):
-            self.report.add(broken_by(one, self._before))
-            unfolded = self._folding.fold(one, whole=False)
-            self._forget_retired(one)
-            self._note_trim(one)
+    def _fold(self, event: Event | FailedEvent) -> None:
+        """Check the event against the records before it, then fold it."""
+        if isinstance(event, Event):
+            self.report.add(violations_of(event, self._records))
+            failed = self._folding.fold(event, whole=False)
+            self._drop_retired_jobs(event)
+            self._note_trim(event)
         else:
-            unfolded = one
-        if unfolded is not None:
-            self.report.unfolded.append(f"{unfolded.id} {unfolded.reason}")
+            failed = event
+        if failed is not None:
+            self.report.failed_entries.append(f"{failed.id} {failed.reason}")
 
-    def _forget_retired(self, event: Event) -> None:
-        """Jobs go with their session: their records are no longer compared."""
+    def _drop_retired_jobs(self, event: Event) -> None:
+        """Drop the records of a retired session's jobs, which are not compared."""
         if event.job:
             self._jobs_of.setdefault(event.session, set()).add(event.job)
         if isinstance(event.data, SessionRetired):
@@ -167,56 +176,58 @@ class Verifier:
                 jobs.changed.pop(key, None)
 
     async def _check_trims(self) -> None:
-        """What is gone was given up by events, of which the last one says how much that is.
+        """I10: the trimmed entries are those that StreamTrimmed events recorded, and no consumer
+        needed them.
 
-        Entries that go meanwhile may be in that total, or not yet.
+        The total of the last event may include entries that are trimmed during this check.
         """
-        before = await self._views.trimmed_count()
-        if self.report.is_folded:
-            await self._fold_to(await self._views.last_id(self._views.keys.log))
+        trimmed = await self._store.trimmed_count()
+        if self.report.is_complete:
+            await self._fold_to(await self._store.last_id(self._store.keys.log))
         else:
-            await self._look_for_trims()
-        if not before <= self._trimmed <= await self._views.trimmed_count():
-            what = f"{before} entries are gone, {self._trimmed} were given up by events"
+            await self._read_trims()
+        if not trimmed <= self._recorded_trims <= await self._store.trimmed_count():
+            what = f"{trimmed} entries are trimmed, events record {self._recorded_trims}"
             self.report.add([Violation("I10", "log", what)])
-        for name, passed in (await ConsumerLag(self._views).processed()).items():
-            if passed < before:
-                what = f"{before} entries are gone, it was done with {passed}"
+        for name, passed in (await ConsumerLag(self._store).processed()).items():
+            if passed < trimmed:
+                what = f"{trimmed} entries are trimmed, it had passed {passed}"
                 self.report.add([Violation("I10", f"checkpoint:{name}", what)])
 
-    async def _look_for_trims(self) -> None:
+    async def _read_trims(self) -> None:
+        """Read the StreamTrimmed events of a log that cannot be folded from its start."""
         async for entries in self._history.batches():
-            for one in map(decode_event, entries):
-                if isinstance(one, Event):
-                    self._note_trim(one)
+            for event in map(decode_event, entries):
+                if isinstance(event, Event):
+                    self._note_trim(event)
             self.report.events += len(entries)
             self.report.last_id = entries[-1][0]
 
     def _note_trim(self, event: Event) -> None:
         if isinstance(event.data, StreamTrimmed) and event.data.stream == "log":
-            self._trimmed = event.data.total
+            self._recorded_trims = event.data.total
 
     # --- I6: live views ---------------------------------------------------------------------
 
     async def _compare_records(self, part: ProjectionState) -> None:
-        """Every record of the fold is live, and no other is."""
+        """Every record of the fold equals the live one, and there are no other live records."""
         name = part.projection.name
-        live = await self._views.active_revision(name)
+        live = await self._store.active_revision(name)
         if live is not None and not is_made_by(live, part.projection):
-            what = f"{live} was made by another version: a projector of this one rebuilds it"
+            what = f"{live} has another version: a projector of this version will rebuild it"
             self.report.add([Violation("I6", f"active_revision:{name}", what)])
             return
-        for entities in _some(list(part.views)):
+        for entities in _chunked(list(part.views)):
             await self._compare_some_records(part, entities)
         if live is None:
             return
-        async for ids in self._views.scan(f"view:{name}:{live}"):
-            strange = [one for one in ids if one not in part.views and self._is_kept(name, one)]
-            await self._compare_some_records(part, strange)
+        async for ids in self._store.scan(f"view:{name}:{live}"):
+            unknown = [id_ for id_ in ids if id_ not in part.views and self._is_live(name, id_)]
+            await self._compare_some_records(part, unknown)
 
-    def _is_kept(self, projection: str, entity: str) -> bool:
-        """Records of jobs stay when their session is retired: nobody folds them any more."""
-        return projection != "job" or self._session_of(entity) in self._before.sessions
+    def _is_live(self, projection: str, entity: str) -> bool:
+        """False for jobs of a retired session, whose records are not compared."""
+        return projection != "job" or self._session_of(entity) in self._records.sessions
 
     @staticmethod
     def _session_of(job_key: str) -> str:
@@ -226,31 +237,31 @@ class Verifier:
         if not entities:
             return
         name = part.projection.name
-        checkpoint, found = await self._views.read_records(self._set.name, name, entities)
+        checkpoint, records = await self._store.read_records(self._set.name, name, entities)
         await self._fold_to(checkpoint)
-        for entity, stored in zip(entities, found, strict=True):
+        for entity, stored in zip(entities, records, strict=True):
             self.report.records += 1
             self.report.add(_record_differences(part, entity, stored))
 
-    # --- I5, I7, I8: decided state ----------------------------------------------------------
+    # --- I5, I7, I8: authoritative state ----------------------------------------------------
 
-    async def _compare_decided(self) -> None:
+    async def _compare_state(self) -> None:
         self.report.sessions = await self._compare_kind(
-            "session", self._before.sessions, session_differences
+            "session", self._records.sessions, session_differences
         )
-        self.report.jobs = await self._compare_kind("job", self._before.jobs, job_differences)
-        self.report.nodes = await self._compare_kind("node", self._before.nodes, node_differences)
+        self.report.jobs = await self._compare_kind("job", self._records.jobs, job_differences)
+        self.report.nodes = await self._compare_kind("node", self._records.nodes, node_differences)
 
     async def _compare_kind(
         self, kind: str, folded: Mapping[str, Any], differences: Callable[..., Any]
     ) -> int:
-        """What the log knows is stored as it says, and what is stored is known to the log."""
+        """Compare every folded and every stored entity of this kind; return how many are folded."""
         count = 0
-        for names in _some(list(folded)):
+        for names in _chunked(list(folded)):
             count += await self._compare_entities(kind, folded, differences, names)
-        async for ids in self._views.scan(kind):
-            strange = [one for one in ids if one not in folded]
-            count += await self._compare_entities(kind, folded, differences, strange)
+        async for ids in self._store.scan(kind):
+            unknown = [id_ for id_ in ids if id_ not in folded]
+            count += await self._compare_entities(kind, folded, differences, unknown)
         return count
 
     async def _compare_entities(
@@ -262,74 +273,80 @@ class Verifier:
     ) -> int:
         if not names:
             return 0
-        last, found = await self._views.read_entities(kind, names)
+        last, entities = await self._store.read_entities(kind, names)
         await self._fold_to(last)
-        for name, read in zip(names, found, strict=True):
-            if kind == "job" and self._session_of(name) not in self._before.sessions:
-                continue  # retired: its records are going
-            self.report.add(differences(name, folded.get(name), read))
+        for name, stored in zip(names, entities, strict=True):
+            if kind == "job" and self._session_of(name) not in self._records.sessions:
+                continue  # the session is retired, and its jobs are being removed
+            self.report.add(differences(name, folded.get(name), stored))
         return len(names)
 
     # --- I1, I8, I9, I10: streams -----------------------------------------------------------
 
     async def _compare_streams(self) -> None:
-        streams = StreamChecks(self._views)
-        for name in list(self._before.sessions):
+        streams = StreamChecks(self._store)
+        for name in list(self._records.sessions):
             chunks = await streams.chunks(name)
-            heard = await streams.heard(name)
+            outbox = await streams.outbox(name)
             self.report.chunks += chunks.count
-            self.report.heard += heard.count
-            self.report.add([*chunks.broken, *heard.broken])
-            view, read = await self._session_now(name)
+            self.report.outbox_entries += outbox.count
+            self.report.add([*chunks.violations, *outbox.violations])
+            view, stored = await self._read_session(name)
             if view is not None:
                 self.report.add(chunks.missing(name, view))
-                await self._look_for_work(streams, name, jobless(view, read))
-        self.report.dead = await streams.dead_count()
+                utterances = utterances_without_job(view, stored)
+                await self._check_undispatched(streams, name, utterances)
+        self.report.dead_letters = await streams.dead_letter_count()
 
-    async def _session_now(self, name: str) -> tuple[Session | None, Mapping[str, Any]]:
-        last, (read,) = await self._views.read_entities("session", [name])
+    async def _read_session(self, name: str) -> tuple[Session | None, Mapping[str, Any]]:
+        """Return the session's record and its stored state, both at the same log id."""
+        last, (stored,) = await self._store.read_entities("session", [name])
         await self._fold_to(last)
-        return self._before.sessions.get(name), read
+        return self._records.sessions.get(name), stored
 
-    async def _look_for_work(self, streams: StreamChecks, name: str, wanted: set[int]) -> None:
-        """I8: an outcome without a job is in `work` or `dead`. One that is in neither, and has no
-        job before nor after these were read, is lost.
+    async def _check_undispatched(
+        self, streams: StreamChecks, name: str, utterances: set[int]
+    ) -> None:
+        """I8: an open outcome without a job has a dispatch entry or a dead letter.
+
+        The streams are not read at the same log id as the jobs. So an utterance is lost only if it
+        has no entry, and no job before and after the streams were read.
         """
-        for _ in range(LOOKED_MAX):
-            if not wanted:
+        for _ in range(LOOKUPS_MAX):
+            if not utterances:
                 return
-            wanted -= await streams.utterances_in_work(name)
-            view, read = await self._session_now(name)
-            wanted &= jobless(view, read) if view is not None else set()
-        if wanted:
-            what = f"utterances {sorted(wanted)[:5]} have no job and no entry in work or dead"
+            utterances -= await streams.undispatched_utterances(name)
+            view, stored = await self._read_session(name)
+            utterances &= utterances_without_job(view, stored) if view is not None else set()
+        if utterances:
+            what = f"utterances {sorted(utterances)[:5]} have no job, entry or dead letter"
             self.report.add([Violation("I8", f"outcomes:{name}", what)])
 
 
-def _some(entities: Sequence[str]) -> Iterable[Sequence[str]]:
-    for first in range(0, len(entities), COMPARED_MAX):
-        yield entities[first : first + COMPARED_MAX]
+def _chunked(entities: Sequence[str]) -> Iterable[Sequence[str]]:
+    for first in range(0, len(entities), ENTITIES_MAX):
+        yield entities[first : first + ENTITIES_MAX]
 
 
 def _record_differences(
     part: ProjectionState, entity: str, stored: Mapping[str, bytes]
 ) -> Iterable[Violation]:
-    """A live record beside the fold: the same view, the same fields, changed at the same id."""
+    """Compare a live record with the fold: its view, its fields, the id that changed it last."""
     where = f"view:{part.projection.name}:{entity}"
     fields = part.record(entity)
     if fields is None or not stored:
         if (fields is None) != (not stored):
-            said = "no record" if fields is None else "a record"
-            kept = "one is live" if stored else "none is live"
-            yield Violation("I6", where, f"the log says {said}, {kept}")
+            folded = "no record" if fields is None else "a record"
+            live = "a record" if stored else "no record"
+            yield Violation("I6", where, f"the fold has {folded}, the live view has {live}")
         return
     try:
-        live = part.decode(stored)
+        live_view = part.decode(stored)
     except msgspec.MsgspecError as error:
         yield Violation("I6", where, f"unreadable: {error}")
         return
-    if live != part.views[entity]:
-        yield Violation("I6", where, _first_difference(part.views[entity], live))
+    if live_view != part.views[entity]:
+        yield Violation("I6", where, _first_difference(part.views[entity], live_view))
     at = stored.get("at", b"").decode()
     if at != part.changed[entity]:
         yield Violation("I6", where, f"at {at}, last changed by {part.changed[entity]}")
@@ -338,8 +355,8 @@ def _record_differences(
             yield Violation("I6", where, f"{field} differs")
 
 
-def _first_difference(told: Any, live: Any) -> str:
-    for field in told.__struct_fields__:
-        if getattr(told, field) != getattr(live, field):
-            return f"{field}: rebuilt {getattr(told, field)!r}, live {getattr(live, field)!r}"
+def _first_difference(folded: Any, live: Any) -> str:
+    for field in folded.__struct_fields__:
+        if getattr(folded, field) != getattr(live, field):
+            return f"{field}: rebuilt {getattr(folded, field)!r}, live {getattr(live, field)!r}"
     return "differs"

@@ -13,12 +13,12 @@ store/cell.py's.
 import signal
 
 from eventsched.cli.standard_streams import open_standard_streams
-from eventsched.interrupts import end_at_once, end_in_spite_of_threads
+from eventsched.interrupts import exit_at_once, exit_despite_threads
 
 
 def main() -> int:
     """The program's entrance; the exit code. Ctrl-C is quiet before anything heavy is imported."""
-    signal.signal(signal.SIGINT, end_at_once)
+    signal.signal(signal.SIGINT, exit_at_once)
     open_standard_streams()
     from eventsched.cli.app import main
 
@@ -26,5 +26,5 @@ def main() -> int:
     try:
         code = main()
     finally:
-        end_in_spite_of_threads(code)
+        exit_despite_threads(code)
     return code

@@ -99,7 +99,7 @@ def _run(program: typer.Typer, name: str, args: Sequence[str]) -> int:
         hint = f" (see {name} --help)" if code == 2 else ""
         return _fail(name, error.format_message() + hint, code)
     except typer.Abort:
-        return interrupts.CODE
+        return interrupts.INTERRUPT_CODE
     except (EventschedError, OSError, BaseExceptionGroup) as error:
         told = _expected(error)
         if told is None:

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import anyio
 import typer
 
 from eventsched.cli.options import Keys, Options, command
 from eventsched.errors import InvalidMessage
-from eventsched.interrupts import ForcedEnd, open_signals
+from eventsched.interrupts import drain_on_signal
 
 if TYPE_CHECKING:
-    from eventsched.client.client import Client
     from eventsched.node.node import Node
 
 Target = Annotated[
@@ -45,7 +41,7 @@ async def node(options: Options, target: Target, name: Name = None, keys: Keys =
 
         declared.name = check_address("--name", name)
     async with connect(options.url, data=options.data, keys=keys) as es:
-        return await _serve(declared, es)
+        return await drain_on_signal(lambda: declared.run(es), declared.drain)
 
 
 def find_node(target: str) -> Node:
@@ -71,45 +67,3 @@ def find_node(target: str) -> Node:
             "node", f"{attribute} in {module_name} is {what}, an eventsched.Node expected", EXAMPLE
         )
     return found
-
-
-async def _serve(declared: Node, es: Client) -> int:
-    """Until drained (0), or stopped by a second signal (130 after Ctrl-C, 143 after SIGTERM).
-
-    After that signal the process ends within END_S, whatever its handlers do.
-    """
-    stop = Stop()
-    signals = (signal.SIGINT, signal.SIGTERM)
-    async with anyio.create_task_group() as tasks:
-
-        async def listen() -> None:
-            while True:
-                await received.get()
-                if stop.code:
-                    tasks.cancel_scope.cancel()
-                declared.drain()
-
-        with open_signals(*signals, also=stop.received) as received:
-            tasks.start_soon(listen)
-            await declared.run(es)
-            tasks.cancel_scope.cancel()
-    return stop.code
-
-
-class Stop:
-    """What the signals so far ask for."""
-
-    def __init__(self) -> None:
-        self._end = ForcedEnd()
-        self._count = 0
-        self.code = 0
-        """The exit code, from the second signal on."""
-
-    def received(self, number: signal.Signals) -> None:
-        """Runs in the signal's handler, so the event loop need not turn for it."""
-        self._count += 1
-        if self._count == 2:
-            self.code = 128 + number
-            self._end.soon(self.code)
-        elif self._count > 2:
-            os._exit(128 + number)

@@ -35,8 +35,8 @@ def _cell(cell: CellOverview) -> list[RenderableType]:
     head.append(plural(cell.log_entries, "entry", "entries"))
     if cell.log_retention_ms:
         head.append(f", unarchived ones kept for {duration(cell.log_retention_ms)}", "dim")
-    if cell.pressure:
-        head.append(f"  under pressure: {', '.join(cell.pressure)}", "bold red")
+    if cell.backpressure:
+        head.append(f"  backpressure: {', '.join(cell.backpressure)}", "bold red")
     if cell.dead:
         head.append(f"  {cell.dead:,} dead: {cell.dead_newest}", "red")
     return [head, _groups(cell.groups), "", _nodes(cell.classes), *_waiting(cell)]

@@ -1,4 +1,4 @@
-"""`eventsched verify`: does what is stored, and what is shown, follow from the log?"""
+"""`eventsched verify`: check that views and stored state follow from the log."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ COUNTS = {
     "jobs": "jobs compared",
     "nodes": "nodes compared",
     "records": "live records compared",
-    "chunks": "audio chunks looked at",
-    "heard": "entries of listeners' streams looked at",
-    "dead": "entries in dead",
-    "gone": "log entries trimmed",
+    "chunks": "audio chunks checked",
+    "outbox_entries": "outbox entries checked",
+    "dead_letters": "dead letters",
+    "trimmed": "log entries trimmed",
 }
 SHOWN_MAX = 20
 """Violations of a cell that people are shown; --json has up to 1,000."""
@@ -32,9 +32,9 @@ SHOWN_MAX = 20
 async def verify(options: Options, archive: Archive = None) -> int:
     """Check every invariant on the running system; exit code 1 when one is broken.
 
-    Folds the log and compares: rebuilt with live views, decided state with the fold, streams with
-    what the log says of them. What the log has no more is read from the archive, beginning with its
-    last snapshot before the log. Nothing is paused and nothing is written.
+    Folds the log and compares it with the live views, the authoritative state and the streams.
+    Trimmed entries are read from the archive, starting with its last snapshot before the log.
+    Nothing is paused and nothing is written.
     """
     from eventsched.archive.layout import ArchiveFolder
     from eventsched.cli.output import print_json
@@ -74,10 +74,12 @@ def _show(cell: str, report: Report) -> None:
 
     verdict = "clean" if report.is_clean else plural(report.violations_total, "violation")
     rows = [(words, f"{getattr(report, name):,}") for name, words in COUNTS.items()]
-    rows += [("passed over, not foldable", f"{len(report.unfolded):,}")] * bool(report.unfolded)
-    rows += [("", one) for one in report.unfolded[:SHOWN_MAX]]
-    if not report.is_folded:
-        rows.append(("not compared", "the history's beginning was trimmed and is in no archive"))
+    rows += [("entries that could not be folded", f"{len(report.failed_entries):,}")] * bool(
+        report.failed_entries
+    )
+    rows += [("", one) for one in report.failed_entries[:SHOWN_MAX]]
+    if not report.is_complete:
+        rows.append(("not compared", "the first entries of the log were trimmed and not archived"))
     style = "bold green" if report.is_clean else "bold red"
     console().print(Text.assemble((f"cell {cell}: ", "bold"), (verdict, style)))
     console().print(pairs("", rows))

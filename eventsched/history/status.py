@@ -80,7 +80,7 @@ class CellOverview(msgspec.Struct, frozen=True, kw_only=True):
     log_entries: int
     log_retention_ms: int
     """Without an archive: older entries go; 0 keeps them all."""
-    pressure: list[str]
+    backpressure: list[str]
     groups: list[SetBehind]
     waiting: list[Waiting]
     classes: list[ClassSeen]
@@ -134,7 +134,7 @@ class _Cell:
             now_ms=self._now_ms,
             log_entries=await self._command("XLEN", self._keys.log),
             log_retention_ms=int(settings.get("log_retention_ms", "0")),
-            pressure=_words(counters.get("pressure", "")),
+            backpressure=_words(counters.get("backpressure", "")),
             groups=[
                 await self._dispatch(),
                 *[await self._set(one.name) for one in load_sets()],

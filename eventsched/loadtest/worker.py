@@ -10,14 +10,14 @@ Read next: replay.py.
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import time
 
 import anyio
 
-from eventsched.client.client import Client, connect
+from eventsched.client.client import connect
 from eventsched.client.results import Result
+from eventsched.interrupts import drain_on_signal
 from eventsched.node.job import Job
 from eventsched.node.node import Node
 
@@ -36,27 +36,14 @@ def make(name: str, slots: int, langs: list[str], rtf: float, speed: float) -> N
     return node
 
 
-async def _serve(node: Node, es: Client) -> None:
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_drain_on_signal, node)
-        await node.run(es)
-        tasks.cancel_scope.cancel()
-
-
-async def _drain_on_signal(node: Node) -> None:
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async for _ in signals:
-            node.drain(within_s=5)
-
-
-async def _main(*arguments: str) -> None:
+async def _main(*arguments: str) -> int:
     name, slots, langs, rtf, speed = arguments
     node = make(name, int(slots), langs.split(","), float(rtf), float(speed))
     async with connect(os.environ["EVENTSCHED_URL"]) as es:
         sys.stdout.write(f"ready: {name}\n")
         sys.stdout.flush()
-        await _serve(node, es)
+        return await drain_on_signal(lambda: node.run(es), lambda: node.drain(within_s=5))
 
 
 if __name__ == "__main__":
-    anyio.run(_main, *sys.argv[1:])
+    sys.exit(anyio.run(_main, *sys.argv[1:]))

@@ -1,14 +1,15 @@
 #!lua flags=allow-oom
--- set_backpressure: from now on producers and nodes are refused, or served again.
+-- set_backpressure: start or end backpressure for a reason. While a reason is active, producers and
+-- new nodes are refused.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV
 --   now_arg         ms                     used in a cell with a manual clock only
 --   reason          memory | group | archive | dead_letters
---   raised          0 | 1
---   seen            number                 what was measured
---   limit           number                 what it is compared with
--- Reply: raised | lifted | kept
+--   is_active       0 | 1
+--   seen            number                 the measured value
+--   limit           number                 the limit of the value
+-- Reply: started | ended | unchanged
 -- Refusals: INVALID_MESSAGE
 -- Events: BackpressureStarted, BackpressureEnded
 -- Bound: four reasons
@@ -20,18 +21,18 @@
 local reasons = { memory = true, group = true, archive = true, dead_letters = true }
 local seen_no, limit_no = validate.int(seen, 0, 1e14), validate.int(limit, 0, 1e14)
 if not reasons[reason] then return validate.invalid('reason', 'memory, group, archive or dead_letters') end
-if raised ~= '0' and raised ~= '1' then return validate.invalid('raised', '0 or 1') end
+if is_active ~= '0' and is_active ~= '1' then return validate.invalid('is_active', '0 or 1') end
 if not seen_no or not limit_no then return validate.invalid('seen', 'whole numbers below 1e14') end
-local set = strings.set_of(redis.call('HGET', keys.counters, 'pressure') or '')
-if (set[reason] or false) == (raised == '1') then return 'kept' end
-set[reason] = raised == '1' or nil
+local active = strings.set_of(redis.call('HGET', keys.counters, 'backpressure') or '')
+if (active[reason] or false) == (is_active == '1') then return 'unchanged' end
+active[reason] = is_active == '1' or nil
 local list = {}
-for name in pairs(set) do list[#list + 1] = name end
+for name in pairs(active) do list[#list + 1] = name end
 table.sort(list)
-cache.write_stable('HSET', keys.counters, 'pressure', table.concat(list, ','))
-if raised == '1' then
+cache.write_stable('HSET', keys.counters, 'backpressure', table.concat(list, ','))
+if is_active == '1' then
   events.BackpressureStarted(reason, seen_no, limit_no)
-  return 'raised'
+  return 'started'
 end
 events.BackpressureEnded(reason, seen_no, limit_no)
-return 'lifted'
+return 'ended'

@@ -1,9 +1,9 @@
-"""Pressure: producers are refused before anything is lost, and served again when it is over.
+"""Backpressure: producers are refused before data is lost, and accepted again afterwards.
 
-Owns: measuring once a second what could become too much, and when a limit counts as passed:
-raised at the limit, lifted below nine tenths of it.
-Never does: keep anything between two looks (what is raised stands in the cell), so any number may
-run; refuse anybody (the scripts of producers and nodes do).
+Owns: measuring memory, consumer lag and dead letters once a second; deciding when backpressure
+starts (at the limit) and ends (below nine tenths of the limit).
+Must not: keep state between two measurements, because any number of monitors may run and the active
+reasons are stored in the cell; refuse calls, which the scripts of producers and nodes do.
 Read next: lua/set_backpressure.lua, store/lag.py, schema/settings.py.
 """
 
@@ -20,131 +20,134 @@ from eventsched.store.cell import Store
 from eventsched.store.lag import ARCHIVE, ConsumerLag
 from eventsched.store.retry import Backoff
 
-LOOK_S = 1.0
+MEASURE_S = 1.0
+"""Interval between two measurements."""
 Reason: TypeAlias = Literal["memory", "group", "archive", "dead_letters"]
 UNMEASURED: dict[Reason, str] = {"memory": "maxmemory is 0 now", "archive": "no archive any more"}
-"""What there may be no reading of; pressure of it ends then."""
+"""Reasons that may have no measurement, and why. Their backpressure ends then."""
 
 log = structlog.get_logger("eventsched.roles.backpressure")
 
 
-class Reading(msgspec.Struct, frozen=True):
-    """One measure beside its limit, in the same unit (bytes or entries)."""
+class Measurement(msgspec.Struct, frozen=True):
+    """A measured value and its limit, in the same unit (bytes or entries)."""
 
     reason: Reason
     seen: int
     limit: int
-    what: str = ""
+    description: str = ""
 
-    def is_raised(self, *, was: bool) -> bool:
-        """Between nine tenths of the limit and the limit everything stays as it is."""
+    def is_active(self, *, was_active: bool) -> bool:
+        """Whether backpressure is active now; unchanged between nine tenths of the limit and it."""
         if self.seen >= self.limit:
             return True
-        return was and self.seen * 10 >= self.limit * 9
+        return was_active and self.seen * 10 >= self.limit * 9
 
 
 class BackpressureMonitor:
-    """Serves one cell."""
+    """Starts and ends the backpressure of one cell."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._distances = ConsumerLag(store)
-        self._gauges: list[Callable[[Settings], Awaitable[Reading | None]]] = [
+        self._lag = ConsumerLag(store)
+        self._gauges: list[Callable[[Settings], Awaitable[Measurement | None]]] = [
             self._memory,
             self._groups,
             self._archive,
-            self._dead,
+            self._dead_letters,
         ]
 
-    async def step(self) -> list[Reading]:
-        """Measure everything once, and tell the cell what has changed."""
-        kept = await self._store.read_hash(self._store.keys.settings)
-        known = {name: value for name, value in kept.items() if name in Settings.__struct_fields__}
-        settings = msgspec.convert(known, Settings, strict=False)
+    async def step(self) -> list[Measurement]:
+        """Measure every reason once; record each change in the cell. Return the measurements."""
+        stored = await self._store.read_hash(self._store.keys.settings)
+        fields = {name: text for name, text in stored.items() if name in Settings.__struct_fields__}
+        settings = msgspec.convert(fields, Settings, strict=False)
         counters = await self._store.read_hash(self._store.keys.counters)
-        raised = set(counters.get("pressure", "").split(","))
-        readings = []
+        active = set(counters.get("backpressure", "").split(","))
+        measurements = []
         for gauge in self._gauges:
-            reading = await gauge(settings)
-            if reading is not None:
-                readings.append(reading)
-                await self._tell(reading, was=reading.reason in raised)
-        for reason, what in UNMEASURED.items():
-            if reason in raised and all(one.reason != reason for one in readings):
-                await self._tell(Reading(reason, 0, 1, what), was=True)
-        return readings
+            measurement = await gauge(settings)
+            if measurement is not None:
+                measurements.append(measurement)
+                await self._update(measurement, was_active=measurement.reason in active)
+        measured = {measurement.reason for measurement in measurements}
+        for reason, description in UNMEASURED.items():
+            if reason in active and reason not in measured:
+                await self._update(Measurement(reason, 0, 1, description), was_active=True)
+        return measurements
 
-    async def _tell(self, reading: Reading, *, was: bool) -> None:
-        is_raised = reading.is_raised(was=was)
-        if is_raised == was:
+    async def _update(self, measurement: Measurement, *, was_active: bool) -> None:
+        """Start or end the backpressure of this reason, if it changes."""
+        is_active = measurement.is_active(was_active=was_active)
+        if is_active == was_active:
             return
-        word = await self._store.set_backpressure(
-            reading.reason, raised=is_raised, seen=reading.seen, limit=reading.limit
+        change = await self._store.set_backpressure(
+            measurement.reason,
+            is_active=is_active,
+            seen=measurement.seen,
+            limit=measurement.limit,
         )
-        if word != "kept":
+        if change != "unchanged":
             log.warning(
-                "pressure",
-                word=word,
+                "backpressure",
+                change=change,
                 cell=self._store.cell,
-                reason=reading.reason,
-                what=reading.what,
-                seen=reading.seen,
-                limit=reading.limit,
+                reason=measurement.reason,
+                description=measurement.description,
+                seen=measurement.seen,
+                limit=measurement.limit,
             )
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Measure every second until cancelled."""
         transport = self._store.transport
-        backoff = Backoff(transport, log, role="pressure", cell=self._store.cell)
+        backoff = Backoff(transport, log, role="backpressure", cell=self._store.cell)
         while True:
             async with backoff.attempt():
                 await self.step()
-                await transport.sleep(LOOK_S)
+                await transport.sleep(MEASURE_S)
 
-    # --- what is measured -------------------------------------------------------------------
+    # --- measurements -----------------------------------------------------------------------
 
-    async def _memory(self, settings: Settings) -> Reading | None:
-        """Of the server that serves this cell. Without a maxmemory there is no limit to near."""
+    async def _memory(self, settings: Settings) -> Measurement | None:
+        """The used memory of the cell's server; None without a maxmemory."""
         command = self._store.transport.command
-        told = await command("INFO", "memory", key=self._store.keys.log)
-        bytes_max = int(told["maxmemory"])
+        info = await command("INFO", "memory", key=self._store.keys.log)
+        bytes_max = int(info["maxmemory"])
         if not bytes_max:
             return None
-        # What the server itself leaves out when it asks whether it is full: buffers of replicas
-        # and of the append-only file.
-        seen = int(told["used_memory"]) - int(told.get("mem_not_counted_for_evict", 0))
+        # The server does not count the buffers of replicas and of the append-only file against
+        # maxmemory.
+        seen = int(info["used_memory"]) - int(info.get("mem_not_counted_for_evict", 0))
         limit = max(1, bytes_max * settings.memory_percent_max // 100)
-        return Reading("memory", max(0, seen), limit, "used memory in bytes")
+        return Measurement("memory", max(0, seen), limit, "used memory in bytes")
 
-    async def _groups(self, settings: Settings) -> Reading:
-        """The consumer that is furthest from its limit, or beyond it by the most."""
-        readings = [
-            Reading(
-                "group",
-                await self._distances.of_dispatch(),
-                settings.dispatch_queue_max,
-                "dispatch",
+    async def _groups(self, settings: Settings) -> Measurement:
+        """The lag of the consumer that is nearest to its limit, or furthest above it."""
+        lags = [
+            Measurement(
+                "group", await self._lag.of_dispatch(), settings.dispatch_queue_max, "dispatch"
             ),
             *[
-                Reading(
-                    "group", await self._distances.of_set(name), settings.projection_lag_max, name
+                Measurement(
+                    "group", await self._lag.of_set(name), settings.projection_lag_max, name
                 )
-                for name in await self._distances.projection_sets()
+                for name in await self._lag.projection_sets()
                 if name != ARCHIVE
             ],
         ]
-        return max(readings, key=lambda one: one.seen / one.limit)
+        return max(lags, key=lambda lag: lag.seen / lag.limit)
 
-    async def _archive(self, settings: Settings) -> Reading | None:
-        """Nothing is trimmed that is not archived: a dead archiver fills the server in the end."""
-        seen = await self._distances.of_archive()
+    async def _archive(self, settings: Settings) -> Measurement | None:
+        """The lag of the archive; None without one. Only archived entries are trimmed."""
+        seen = await self._lag.of_archive()
         if seen is None:
             return None
-        return Reading("archive", seen, settings.archive_lag_max, "entries not archived")
+        return Measurement("archive", seen, settings.archive_lag_max, "entries not archived")
 
-    async def _dead(self, settings: Settings) -> Reading:
-        dead = self._store.keys.dead_letters
-        seen = int(await self._store.transport.command("XLEN", dead, key=dead))
-        return Reading(
+    async def _dead_letters(self, settings: Settings) -> Measurement:
+        key = self._store.keys.dead_letters
+        seen = int(await self._store.transport.command("XLEN", key, key=key))
+        return Measurement(
             "dead_letters", seen, settings.dead_letters_max, "entries that could not be processed"
         )

@@ -1,11 +1,11 @@
-"""Rebuild: fold the log from its start into new records, then let readers see those.
+"""Rebuild: fold the whole log into new records, then make those the live ones.
 
-Owns: one pass over the log into a revision, the switch at equal checkpoints, dropping what is old.
-Never does: disturb the live fold before the switch; write indexes or `dead`.
+Owns: the fold into a new revision, its promotion at the live checkpoint, dropping old revisions.
+Must not: affect the live fold before the promotion; write indexes or dead letters.
 Read next: lua/promote_revision.lua, lua/drop_revision.lua.
 
-A revision is a set of its own: its own hold and checkpoint. One rebuild of a set runs at a time.
-What a crashed one left is dropped by the next.
+A revision is folded as a projection set of its own, with its own lease and checkpoint. One rebuild
+of a set runs at a time. The next rebuild drops the records that a crashed one left.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ from eventsched.store.transport import Entry
 
 LEASE_MS = 10_000
 CHANGED_MAX = 8_000
-"""Records that may change between two saves: one that is touched often is written once."""
+"""Changed records between two saves. A record that changes often is then written once."""
 PUT_MAX = 128
-"""Records written in one script call: 1 to 2 ms."""
+"""Records written in one script call, which takes 1 to 2 ms."""
 ATTEMPTS_MAX = 200
-"""How often a revision may fall behind the live fold before it gives up."""
+"""How often the promotion is tried while the live fold advances, before the rebuild fails."""
 
 _log = structlog.get_logger("eventsched.roles.rebuild")
 Progress = Callable[[int], None]
-"""Called with the entries folded so far."""
+"""Called with the number of entries folded so far."""
 
 
 class RebuildFailed(EventschedError):
-    """Raised when a revision did not become live; what was live still is."""
+    """Raised when the new revisions were not promoted. The live revisions are unchanged."""
 
 
 class RebuildResult(msgspec.Struct, frozen=True):
-    """A revision is live."""
+    """New revisions are live."""
 
     revisions: dict[str, str]
     """Projection -> its new revision."""
@@ -54,15 +54,27 @@ class RebuildResult(msgspec.Struct, frozen=True):
     skipped: int
     """Entries that could not be folded."""
     dropped: int
-    """Old records removed."""
+    """Old records that were removed."""
 
 
 class Rebuild:
-    """One rebuild of some projections of a set."""
+    """One rebuild of some projections of a set.
+
+    Args:
+        store: The cell whose log is folded.
+        projection_set: The set that the projections belong to.
+        names: The projections to rebuild.
+        history: The log with the archive that has its trimmed entries; by default the log alone.
+        owner: Identifies this rebuild as owner of the lease; random by default.
+        progress: Called after every batch.
+
+    Raises:
+        RebuildFailed: The set has no projection of such a name.
+    """
 
     def __init__(
         self,
-        views: ProjectionStore,
+        store: ProjectionStore,
         projection_set: ProjectionSet,
         names: Sequence[str],
         *,
@@ -70,128 +82,137 @@ class Rebuild:
         owner: str | None = None,
         progress: Progress | None = None,
     ) -> None:
-        """`history` has the archive, where the log's beginning may be."""
         self.set = projection_set
-        self.projections = [one for one in projection_set.projections if one.name in names]
-        unknown = set(names) - {one.name for one in self.projections}
+        self.projections = [each for each in projection_set.projections if each.name in names]
+        unknown = set(names) - {each.name for each in self.projections}
         if unknown or not names:
             raise RebuildFailed(f"{projection_set.name} has no projection {sorted(unknown)}")
         self.revision_set = f"rebuild-{projection_set.name}"
-        self._views = views
-        self._history = history or History(views, None, projection_set)
+        self._store = store
+        self._history = history or History(store, None, projection_set)
         self._owner = owner or secrets.token_hex(8)
         self._progress = progress or (lambda _: None)
         self._entries = self._skipped = 0
 
     async def run(self) -> RebuildResult | None:
-        """Fold, switch, drop. None when another rebuild of the set is running.
+        """Fold, promote, drop old records. Return None if another rebuild of the set is running.
 
-        Raises ArchiveError when the log's beginning is in an archive that is not at hand.
+        Raises:
+            RebuildFailed: The new revisions were not promoted.
+            ArchiveError: Trimmed entries are in an archive that was not passed.
         """
-        held = await self._views.acquire_revision(self.revision_set, self._owner, LEASE_MS)
-        if not isinstance(held, SetLease):
+        lease = await self._store.acquire_revision(self.revision_set, self._owner, LEASE_MS)
+        if not isinstance(lease, SetLease):
             return None
         try:
-            await self._check_whole()
-            if await self._views.has_saved(self.revision_set):
-                await self._drop_old(held)  # what a crashed one left
-            lives, revisions = await self._plan()
-            await self._fold_and_switch(held, lives, revisions)
-            dropped = await self._drop_old(held)
+            await self._check_complete()
+            if await self._store.has_saved(self.revision_set):
+                await self._drop_old(lease)  # records of a crashed rebuild
+            live_revisions, revisions = await self._plan()
+            await self._fold_and_promote(lease, live_revisions, revisions)
+            dropped = await self._drop_old(lease)
         finally:
-            await self._views.acquire_revision(self.revision_set, self._owner, 0)
-        names = [one.name for one in self.projections]
-        made = dict(zip(names, revisions, strict=True))
-        _log.info("rebuilt", revisions=made, entries=self._entries, skipped=self._skipped)
-        return RebuildResult(made, self._entries, self._skipped, dropped)
+            await self._store.acquire_revision(self.revision_set, self._owner, 0)
+        names = [each.name for each in self.projections]
+        by_name = dict(zip(names, revisions, strict=True))
+        _log.info("rebuilt", revisions=by_name, entries=self._entries, skipped=self._skipped)
+        return RebuildResult(by_name, self._entries, self._skipped, dropped)
 
-    async def _check_whole(self) -> None:
+    async def _check_complete(self) -> None:
+        """Raise unless the history has every entry since the first."""
         if await self._history.is_whole():
             return
-        async for _ in self._history.batches():  # says so, if an archive has it
-            raise RebuildFailed("the history's beginning is gone: it was trimmed unarchived")
+        async for _ in self._history.batches():  # raises ArchiveError if an archive has the entries
+            raise RebuildFailed("the first entries of the history were trimmed and not archived")
 
     async def _plan(self) -> tuple[list[str], list[str]]:
-        """The live revisions, and the names of those to come."""
-        lives = [await self._views.active_revision(one.name) or "" for one in self.projections]
-        revisions = [_next(*pair) for pair in zip(self.projections, lives, strict=True)]
-        return lives, revisions
+        """Return the live and the new revision of each projection."""
+        live = [await self._store.active_revision(each.name) or "" for each in self.projections]
+        return live, [_next(*pair) for pair in zip(self.projections, live, strict=True)]
 
-    async def _fold_and_switch(
-        self, held: SetLease, lives: Sequence[str], revisions: Sequence[str]
+    async def _fold_and_promote(
+        self, lease: SetLease, live_revisions: Sequence[str], revisions: Sequence[str]
     ) -> None:
-        """Follow the live checkpoint; when this revision is as far, make it live."""
+        """Fold up to the live checkpoint and promote the revisions; repeat while it advances."""
         folding = Folding(self.projections, revisions, is_new=True)
-        only = ProjectionSet(self.revision_set, tuple(self.projections))
-        batches = BatchProcessor(self._views, only, folding, tries_max=1)
-        names = [one.name for one in self.projections]
-        switches = list(zip(names, lives, revisions, strict=True))
-        at = START
+        own_set = ProjectionSet(self.revision_set, tuple(self.projections))
+        batches = BatchProcessor(self._store, own_set, folding, tries_max=1)
+        names = [each.name for each in self.projections]
+        switches = list(zip(names, live_revisions, revisions, strict=True))
+        checkpoint = START
         for _ in range(ATTEMPTS_MAX):
-            word, detail = await self._views.promote_revisions(
-                self.set.name, self.revision_set, held.epoch, switches
+            reply, detail = await self._store.promote_revisions(
+                self.set.name, self.revision_set, lease.epoch, switches
             )
-            if word == "switched":
+            if reply == "switched":
                 return
-            if word != "behind":
-                raise RebuildFailed(f"{self.revision_set}: {word} {detail}")
-            at = await self._fold(held, batches, at, detail)
+            if reply != "behind":
+                raise RebuildFailed(f"{self.revision_set}: {reply} {detail}")
+            checkpoint = await self._fold(lease, batches, checkpoint, detail)
         raise RebuildFailed(f"{self.revision_set} did not catch up with {self.set.name}")
 
-    async def _fold(self, held: SetLease, batches: BatchProcessor, at: str, upto: str) -> str:
-        """Fold up to the live checkpoint; the next entries are read meanwhile."""
+    async def _fold(
+        self, lease: SetLease, batches: BatchProcessor, checkpoint: str, upto: str
+    ) -> str:
+        """Fold the entries after `checkpoint` up to `upto`, reading ahead; return the last id."""
         send, receive = anyio.create_memory_object_stream[Sequence[Entry]](1)
         async with anyio.create_task_group() as tasks, receive:
-            tasks.start_soon(self._read_ahead, send, at, upto)
+            tasks.start_soon(self._read_ahead, send, checkpoint, upto)
             async for entries in receive:
                 batch = await batches.fold(entries)
                 self._entries += batch.count
                 self._skipped += len(batch.dead_letters)
                 if batches.changed >= CHANGED_MAX or batch.to == upto:
-                    await self._save(held, batches, at, batch)
-                    at = batch.to
+                    await self._save(lease, batches, checkpoint, batch)
+                    checkpoint = batch.to
                 self._progress(self._entries)
-        return at
+        return checkpoint
 
     async def _read_ahead(
-        self, send: MemoryObjectSendStream[Sequence[Entry]], at: str, upto: str
+        self, send: MemoryObjectSendStream[Sequence[Entry]], after: str, upto: str
     ) -> None:
-        """Each batch renews the hold, however rarely records are saved."""
+        """Read the entries after `after` up to `upto`. Every batch renews the lease."""
+        last_id = after
         async with send:
-            async for entries in self._history.batches(at, upto):
-                at = entries[-1][0]
-                await self._views.acquire_revision(self.revision_set, self._owner, LEASE_MS)
+            async for entries in self._history.batches(after, upto):
+                last_id = entries[-1][0]
+                await self._store.acquire_revision(self.revision_set, self._owner, LEASE_MS)
                 await send.send(entries)
-        if parse_id(at) < parse_id(upto):
+        if parse_id(last_id) < parse_id(upto):
             raise RebuildFailed(f"{self.revision_set}: the log ends before {upto}")
 
-    async def _save(self, held: SetLease, batches: BatchProcessor, at: str, batch: Batch) -> None:
-        """Nobody reads a revision yet: its records may go in many calls, its checkpoint last."""
+    async def _save(
+        self, lease: SetLease, batches: BatchProcessor, checkpoint: str, batch: Batch
+    ) -> None:
+        """Save the changed records in several calls, and the checkpoint last.
+
+        This is safe because no reader uses the revision yet.
+        """
         part = Save(
             projection_set=self.revision_set,
             group="",
-            epoch=held.epoch,
-            start=at,
-            to=at,
+            epoch=lease.epoch,
+            start=checkpoint,
+            to=checkpoint,
             lease_ms=LEASE_MS,
             changes=(),
         )
-        for some in _in_parts(batches.writes()):
-            await self._checked(replace(part, changes=[some]))
-        await self._checked(replace(part, to=batch.to))
+        for changes in _split(batches.writes()):
+            await self._save_or_fail(replace(part, changes=[changes]))
+        await self._save_or_fail(replace(part, to=batch.to))
         batches.saved()
 
-    async def _checked(self, save: Save) -> None:
-        word = await self._views.save(save)
-        if word != "saved":
-            raise RebuildFailed(f"{self.revision_set}: {word} at {save.start}")
+    async def _save_or_fail(self, save: Save) -> None:
+        reply = await self._store.save(save)
+        if reply != "saved":
+            raise RebuildFailed(f"{self.revision_set}: {reply} at {save.start}")
 
-    async def _drop_old(self, held: SetLease) -> int:
-        """Remove the records of revisions that are not live, 256 keys a step."""
+    async def _drop_old(self, lease: SetLease) -> int:
+        """Remove the records of revisions that are not live; return how many. 256 keys a call."""
         cursor, total = "0", 0
         while True:
-            dropped = await self._views.drop_revision(
-                self.revision_set, held.epoch, LEASE_MS, cursor, self.set.projections
+            dropped = await self._store.drop_revision(
+                self.revision_set, lease.epoch, LEASE_MS, cursor, self.set.projections
             )
             if dropped is None:
                 raise RebuildFailed(f"{self.revision_set}: fenced while dropping")
@@ -200,15 +221,15 @@ class Rebuild:
                 return total
 
 
-def _in_parts(changes: Iterable[Changes]) -> Iterator[Changes]:
-    """So many records each; of a revision, what is dropped before what is put."""
-    for one in changes:
-        for first in range(0, len(one.drops), PUT_MAX):
-            yield replace(one, drops=one.drops[first : first + PUT_MAX], puts=())
-        for first in range(0, len(one.puts), PUT_MAX):
-            yield replace(one, puts=one.puts[first : first + PUT_MAX], drops=())
+def _split(changes: Iterable[Changes]) -> Iterator[Changes]:
+    """Split into parts of at most PUT_MAX records. The drops of a projection precede its puts."""
+    for each in changes:
+        for first in range(0, len(each.drops), PUT_MAX):
+            yield replace(each, drops=each.drops[first : first + PUT_MAX], puts=())
+        for first in range(0, len(each.puts), PUT_MAX):
+            yield replace(each, puts=each.puts[first : first + PUT_MAX], drops=())
 
 
 def _next(projection: Projection, live: str) -> str:
-    """`<version>.<revision>`: revision numbers only grow, so no two revisions share records."""
+    """The next `<version>.<n>`. Numbers only increase, so no two revisions share records."""
     return f"{projection.version}.{int(live.partition('.')[2] or 0) + 1}"

@@ -1,7 +1,7 @@
-"""Runs roles: any of them, for every cell of a connection, until cancelled.
+"""Runs roles for every cell of a connection.
 
-Owns: which roles there are and what one of each cell is made of.
-Never does: anything a role does.
+Owns: the names of the roles, and the loops that each role runs for a cell.
+Must not: do the work of a role.
 Read next: dispatcher.py, projector.py, timer.py, archive/archiver.py.
 """
 
@@ -31,10 +31,10 @@ def _dispatchers(store: Store, _: ArchiveSettings | None) -> list[Run]:
     return [Dispatcher(store).run]
 
 
-def _projectors(store: Store, sealing: ArchiveSettings | None) -> list[Run]:
+def _projectors(store: Store, archive_settings: ArchiveSettings | None) -> list[Run]:
     views = ProjectionStore(store.transport, store.cell)
-    archive = sealing.folder if sealing else None
-    return [Projector(views, one, archive=archive).run for one in load_sets()]
+    archive = archive_settings.folder if archive_settings else None
+    return [Projector(views, each, archive=archive).run for each in load_sets()]
 
 
 def _timers(store: Store, _: ArchiveSettings | None) -> list[Run]:
@@ -42,8 +42,8 @@ def _timers(store: Store, _: ArchiveSettings | None) -> list[Run]:
     return [Timer(store).run, BackpressureMonitor(store).run, Trimmer(views).run]
 
 
-def _archivers(store: Store, sealing: ArchiveSettings | None) -> list[Run]:
-    return [sealing.archiver(store).run] if sealing else []
+def _archivers(store: Store, archive_settings: ArchiveSettings | None) -> list[Run]:
+    return [archive_settings.archiver(store).run] if archive_settings else []
 
 
 ROLES: dict[str, Callable[[Store, ArchiveSettings | None], list[Run]]] = {
@@ -55,13 +55,19 @@ ROLES: dict[str, Callable[[Store, ArchiveSettings | None], list[Run]]] = {
 
 
 async def run_roles(
-    connection: Connection, roles: Sequence[str], sealing: ArchiveSettings | None = None
+    connection: Connection, roles: Sequence[str], archive_settings: ArchiveSettings | None = None
 ) -> None:
-    """Run these roles for every cell until cancelled; an unexpected error of one ends all."""
+    """Run these roles for every cell until cancelled; an unexpected error in a role ends them all.
+
+    Args:
+        connection: The server and its cells.
+        roles: Names in ROLES.
+        archive_settings: The archive to seal into; without it no archiver runs.
+    """
     async with anyio.create_task_group() as tasks:
         for role in roles:
             for store in connection.stores.values():
-                for run in ROLES[role](store, sealing):
+                for run in ROLES[role](store, archive_settings):
                     tasks.start_soon(run, name=f"{role} {store.cell}")
 
 
@@ -69,11 +75,11 @@ async def run_roles(
 async def running(
     connection: Connection,
     roles: Sequence[str] = tuple(ROLES),
-    sealing: ArchiveSettings | None = None,
+    archive_settings: ArchiveSettings | None = None,
 ) -> AsyncIterator[None]:
-    """The roles run in this process for as long as the block lasts; an archiver if it may seal."""
+    """Run the roles in this process while the block runs; see `run_roles`."""
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(run_roles, connection, roles, sealing)
+        tasks.start_soon(run_roles, connection, roles, archive_settings)
         try:
             yield
         finally:

@@ -1,7 +1,8 @@
-"""Trimming: the log's beginning goes, to the safe point and no further.
+"""The trimmer: removes the oldest log entries up to the safe point.
 
-Owns: when to ask lua/trim_log.lua, which knows the safe point; and that indexes follow.
-Never does: decide what may go. Any number may run. Read next: lua/trim_log.lua.
+Owns: when to call lua/trim_log.lua, which computes the safe point, and when to clean up the session
+indexes. Any number may run.
+Must not: decide which entries may be removed. Read next: lua/trim_log.lua.
 """
 
 from __future__ import annotations
@@ -12,25 +13,26 @@ from eventsched.archive.commands import ArchiveCalls
 from eventsched.projection.store import ProjectionStore
 from eventsched.store.retry import Backoff
 
-ASK_S = 5.0
+TRIM_S = 5.0
+"""Interval between two steps."""
 CALLS_MAX = 200
-"""In one step: two million entries."""
-TRAILS_AFTER = 50_000
-"""IndexEntries are looked through when so many entries have gone, or when nothing more goes."""
+"""Script calls of one step, enough for two million entries."""
+INDEX_CLEANUP_ENTRIES = 50_000
+"""Session indexes are cleaned up after so many trimmed entries, or when no more are trimmed."""
 
 log = structlog.get_logger("eventsched.trimming")
 
 
 class Trimmer:
-    """Serves one cell."""
+    """Trims the log of one cell."""
 
-    def __init__(self, views: ProjectionStore) -> None:
-        self._views = views
-        self._calls = ArchiveCalls(views)
+    def __init__(self, store: ProjectionStore) -> None:
+        self._store = store
+        self._calls = ArchiveCalls(store)
         self._since_index_cleanup = 0
 
     async def step(self) -> int:
-        """All that may go now has gone. Returns how many entries."""
+        """Trim everything that may be trimmed now; return the number of removed entries."""
         count = 0
         for _ in range(CALLS_MAX):
             trimmed = await self._calls.trim()
@@ -38,19 +40,21 @@ class Trimmer:
             if not trimmed.is_more:
                 break
         self._since_index_cleanup += count
-        if self._since_index_cleanup >= TRAILS_AFTER or (self._since_index_cleanup and not count):
+        if self._since_index_cleanup >= INDEX_CLEANUP_ENTRIES or (
+            self._since_index_cleanup and not count
+        ):
             dropped = await self._calls.drop_session_indexes()
-            log.debug("indexes", cell=self._views.cell, dropped=dropped)
+            log.debug("indexes cleaned up", cell=self._store.cell, dropped=dropped)
             self._since_index_cleanup = 0
         if count:
-            log.info("trimmed", cell=self._views.cell, entries=count)
+            log.info("trimmed", cell=self._store.cell, entries=count)
         return count
 
     async def run(self) -> None:
-        """Until cancelled."""
-        transport = self._views.transport
-        backoff = Backoff(transport, log, role="trimming", cell=self._views.cell)
+        """Trim until cancelled."""
+        transport = self._store.transport
+        backoff = Backoff(transport, log, role="trimmer", cell=self._store.cell)
         while True:
             async with backoff.attempt():
                 await self.step()
-                await transport.sleep(ASK_S)
+                await transport.sleep(TRIM_S)

@@ -361,7 +361,7 @@ class NodeResumed(Data, frozen=True, kw_only=True):
 
 
 class BackpressureStarted(Data, frozen=True, kw_only=True):
-    """Opening, ingest and registration are refused until lifted. By the timer."""
+    """Opening, appending and registering are refused until BackpressureEnded. By the timer."""
 
     reason: Literal["memory", "group", "archive", "dead_letters"]
     seen: int

@@ -191,7 +191,7 @@ class _User:
 
 
 def _settings(fsync: Fsync) -> dict[str, str]:
-    """What keeps decided state: nothing is evicted, and every write goes to the file."""
+    """Options that keep authoritative state: no eviction, and every write goes to the file."""
     machine_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "protected-mode": "yes",

@@ -192,7 +192,7 @@ def check_info(info: Mapping[str, Any]) -> ServerFacts:
             f"run: redis-cli CONFIG SET maxmemory-policy noeviction (and set it in its file)"
         )
     maxmemory_bytes = int(info["maxmemory"])
-    warnings = () if maxmemory_bytes else ("maxmemory is 0: no pressure is raised by memory",)
+    warnings = () if maxmemory_bytes else ("maxmemory is 0: memory never starts backpressure",)
     is_cluster = bool(info.get("cluster_enabled"))
     primary = f"{info['master_host']}:{info['master_port']}" if info["role"] == "slave" else ""
     return ServerFacts(family, version, is_cluster, maxmemory_bytes, primary, warnings)

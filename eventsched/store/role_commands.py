@@ -46,10 +46,10 @@ class RoleCommands(CellConnection):
     """The calls of a cell that roles and operators make."""
 
     async def set_backpressure(
-        self, reason: str, *, raised: bool, seen: int, limit: int
-    ) -> Literal["raised", "lifted", "kept"]:
+        self, reason: str, *, is_active: bool, seen: int, limit: int
+    ) -> Literal["started", "ended", "unchanged"]:
         """The cell refuses audio for this reason, or no longer does."""
-        reply = await self.run("set_backpressure", reason, int(raised), seen, limit)
+        reply = await self.run("set_backpressure", reason, int(is_active), seen, limit)
         return reply.decode()  # type: ignore[no-any-return]
 
     async def dispatch_jobs(self, back_ms: int = 0) -> DispatchReply:

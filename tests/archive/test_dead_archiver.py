@@ -36,10 +36,10 @@ async def dead(archived: Archived) -> None:
 
 async def test_producers_are_refused_and_nothing_goes_until_it_is_back(archived: Archived) -> None:
     await dead(archived)
-    watch = BackpressureMonitor(archived.store)
-    readings = {one.reason: one for one in await watch.step()}
-    assert readings["archive"].seen >= LIMIT
-    assert readings["group"].what != "archive", "a measure of its own"
+    monitor = BackpressureMonitor(archived.store)
+    measurements = {each.reason: each for each in await monitor.step()}
+    assert measurements["archive"].seen >= LIMIT
+    assert measurements["group"].description != "archive", "the archive is measured alone"
     with pytest.raises(Backpressure):
         await archived.store.open("s2")
     with pytest.raises(Backpressure):
@@ -50,53 +50,53 @@ async def test_producers_are_refused_and_nothing_goes_until_it_is_back(archived:
     await archived.trim()
     assert (await archived.log(end))[: len(behind)] == behind, "older than any retention"
     await seal_all(archived.archiver())
-    await watch.step()
+    await monitor.step()
     await archived.store.open("s2")
-    raised, lifted = await archived.store.log("BackpressureStarted", "BackpressureEnded")
-    assert (raised.data.reason, lifted.data.reason) == ("archive", "archive")  # type: ignore[union-attr]
+    started, ended = await archived.store.log("BackpressureStarted", "BackpressureEnded")
+    assert (started.data.reason, ended.data.reason) == ("archive", "archive")  # type: ignore[union-attr]
 
 
 async def test_the_archives_distance_is_what_is_not_sealed(archived: Archived) -> None:
-    distances = ConsumerLag(archived.store)
-    assert await distances.of_archive() is None
+    lag = ConsumerLag(archived.store)
+    assert await lag.of_archive() is None
     await archived.talk("s1", 3)
     one = archived.archiver()
     await one.step()
-    assert await distances.of_archive() == len(await archived.log())
+    assert await lag.of_archive() == len(await archived.log())
     await seal_all(one)
-    assert await distances.of_archive() == 0
+    assert await lag.of_archive() == 0
     await archived.talk("s1", 1)
-    assert await distances.of_archive() == 4
+    assert await lag.of_archive() == 4
 
 
 async def test_an_archive_that_is_lost_for_good_is_given_up_and_all_goes_on(
     archived: Archived, tmp_path: Path
 ) -> None:
     await dead(archived)
-    watch, calls = BackpressureMonitor(archived.store), ArchiveCalls(archived.views)
+    monitor, calls = BackpressureMonitor(archived.store), ArchiveCalls(archived.views)
     await archived.trim()
-    await watch.step()
+    await monitor.step()
     with pytest.raises(Backpressure):
         await archived.talk("s1")
     shutil.rmtree(archived.path)
     archived.store.tick(1_000_000)
     assert await calls.abandon((await calls.look()).of) == "ok"
-    await watch.step()
+    await monitor.step()
     await archived.talk("s1")
     await archived.project()
-    (lifted,) = await archived.store.log("BackpressureEnded")
-    assert lifted.data.reason == "archive"  # type: ignore[union-attr]
+    (ended,) = await archived.store.log("BackpressureEnded")
+    assert ended.data.reason == "archive"  # type: ignore[union-attr]
     archived.store.tick(10_000)
     assert await archived.trim(), "by the retention that was set"
     report = await Verifier(archived.views, CORE).run()
-    assert (report.is_clean, report.is_folded) == (True, False), report.violations
+    assert (report.is_clean, report.is_complete) == (True, False), report.violations
 
     another = Archived(archived.store, tmp_path / "another")
     assert await another.seal()
     gone = another.folder.cell(archived.store.cell).records()[0].head.skipped
     assert gone == await archived.views.trimmed_count()
     report = await Verifier(archived.views, CORE, history=await another.history()).run()
-    assert (report.is_clean, report.is_folded) == (True, False), report.violations
+    assert (report.is_clean, report.is_complete) == (True, False), report.violations
 
 
 # --- what reads across both --------------------------------------------------------------------
@@ -118,7 +118,7 @@ async def test_verify_goes_on_from_a_snapshot_and_compares_everything(archived: 
     await trimmed(archived)
     report = await Verifier(archived.views, CORE, history=await archived.history()).run()
     assert report.is_clean, report.violations
-    assert report.is_folded
+    assert report.is_complete
     assert (report.sessions, report.jobs, report.nodes) == (2, 17, 1)
     assert report.records == 2 + 2 + 17 + 1
     assert report.events < 60, "not from the start"
@@ -162,7 +162,7 @@ async def test_a_set_that_came_after_trimming_says_how_to_get_what_it_lacks(
     gone = await archived.views.trimmed_count()
     found, (line,) = await counted(archived)
     assert found < 14
-    assert (line["event"], line["entries_gone"]) == ("starts mid-history", gone)
+    assert (line["event"], line["trimmed_entries"]) == ("starts mid-history", gone)
     assert line["projection_set"] == "counts"
     assert line["remedy"] == f"eventsched rebuild counts --archive {archived.path}"
     await Rebuild(archived.views, COUNTS, ["counts"], history=await archived.history()).run()
@@ -179,7 +179,7 @@ async def test_a_set_on_a_log_that_was_trimmed_unarchived_says_that_nothing_help
     assert await archived.trim()
     await archived.talk("s1")
     _, (line,) = await counted(archived)
-    assert line["remedy"] == "none: it was trimmed unarchived"
+    assert line["remedy"] == "none: the entries were not archived"
 
 
 async def test_a_set_that_has_all_of_the_log_says_nothing(archived: Archived) -> None:
@@ -194,7 +194,7 @@ async def test_without_the_beginning_nothing_is_rebuilt(archived: Archived) -> N
     await archived.project()
     archived.store.tick(10_000)
     assert await archived.trim()
-    with pytest.raises(RebuildFailed, match="trimmed unarchived"):
+    with pytest.raises(RebuildFailed, match="trimmed and not archived"):
         await Rebuild(archived.views, CORE, ["session"]).run()
     report = await Verifier(archived.views, CORE).run()
-    assert (report.is_clean, report.is_folded) == (True, False)
+    assert (report.is_clean, report.is_complete) == (True, False)

@@ -17,7 +17,7 @@ import eventsched.node.attempts
 
 # The bounds, shorter: a test would wait for the usual ones.
 eventsched.node.attempts.END_S = 0.5
-eventsched.interrupts.END_S = 2.0
+eventsched.interrupts.EXIT_LIMIT_S = 2.0
 
 
 def node(name: str, target: str) -> eventsched.Node:

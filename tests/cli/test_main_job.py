@@ -105,7 +105,7 @@ def test_status_names_groups_nodes_and_their_load(system: System) -> None:
     }  # fmt: skip
     (node,) = cell["classes"][0]["nodes"]
     assert (node["node"], node["slots"], node["status"]) == ("c0.echo-1", 2, "alive")
-    assert cell["pressure"] == []
+    assert cell["backpressure"] == []
 
 
 def test_rebuild_then_verify_is_clean_on_the_running_system(system: System) -> None:

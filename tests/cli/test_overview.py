@@ -56,7 +56,7 @@ async def test_how_far_behind_follows_from_the_checkpoint(store: TimedStore, red
 
 
 async def test_pressure_and_what_is_dead_are_told(store: TimedStore, redis: Client) -> None:
-    await store.set_backpressure("memory", raised=True, seen=9, limit=8)
+    await store.set_backpressure("memory", is_active=True, seen=9, limit=8)
     await redis.xadd(store.keys.dead_letters, {"reason": "broken", "from": "dispatch"})
     cell = await seen(store, redis)
-    assert (cell.pressure, cell.dead, cell.dead_newest) == (["memory"], 1, "broken")
+    assert (cell.backpressure, cell.dead, cell.dead_newest) == (["memory"], 1, "broken")

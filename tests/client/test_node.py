@@ -551,14 +551,14 @@ def refusals(server: Server) -> int:
 async def test_registering_waits_while_the_system_takes_no_more(
     client: Client, store: TimedStore, server: Server
 ) -> None:
-    await store.set_backpressure("memory", raised=True, seen=9, limit=8)
+    await store.set_backpressure("memory", is_active=True, seen=9, limit=8)
     before = refusals(server)
     node = stuck_node(Stuck())
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(node.run, client)
         await until("it was refused twice", lambda: refusals(server) >= before + 2)
         assert not await store.log("NodeRegistered")
-        await store.set_backpressure("memory", raised=False, seen=1, limit=8)
+        await store.set_backpressure("memory", is_active=False, seen=1, limit=8)
         await until("registered", lambda: has(store, "NodeRegistered"))
         tasks.cancel_scope.cancel()
 

@@ -275,7 +275,7 @@ async def test_backpressure_is_raised_with_its_pause_and_takes_nothing(
 ) -> None:
     async with opened(client) as session:
         await session.append(CHUNK)
-        await store.set_backpressure("memory", raised=True, seen=9, limit=8)
+        await store.set_backpressure("memory", is_active=True, seen=9, limit=8)
         with pytest.raises(eventsched.Backpressure) as caught:
             await session.append(SECOND * 2)
         assert caught.value.retry_after_ms > 0
@@ -283,7 +283,7 @@ async def test_backpressure_is_raised_with_its_pause_and_takes_nothing(
         with pytest.raises(eventsched.Backpressure):
             async with opened(client):
                 pytest.fail("opened")
-        await store.set_backpressure("memory", raised=False, seen=1, limit=8)
+        await store.set_backpressure("memory", is_active=False, seen=1, limit=8)
         await session.append(SECOND * 2)
         assert session.next_seq == len(await chunks_of(store, session)) == 21
 
@@ -593,7 +593,7 @@ async def test_rule_8_a_session_whose_audio_is_refused_under_pressure_is_kept_al
 ) -> None:
     async with opened(client) as session:
         await session.append(CHUNK)
-        await store.set_backpressure("memory", raised=True, seen=9, limit=8)
+        await store.set_backpressure("memory", is_active=True, seen=9, limit=8)
         store.tick(50_000)
         session.quiet_s = 15
         with pytest.raises(eventsched.Backpressure):
@@ -601,7 +601,7 @@ async def test_rule_8_a_session_whose_audio_is_refused_under_pressure_is_kept_al
         await until("a keepalive", lambda: session.quiet_s < 15)
         store.tick(50_000)
         await store.timers()
-        await store.set_backpressure("memory", raised=False, seen=1, limit=8)
+        await store.set_backpressure("memory", is_active=False, seen=1, limit=8)
         await session.append(CHUNK)
 
 

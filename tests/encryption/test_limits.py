@@ -87,7 +87,7 @@ class Pressed(TimedStore):
 
     async def append_audio(self, chunks: Any) -> Any:
         replies = await super().append_audio(chunks)
-        await self.set_backpressure("memory", raised=True, seen=9, limit=8)
+        await self.set_backpressure("memory", is_active=True, seen=9, limit=8)
         return replies
 
 
@@ -101,7 +101,7 @@ async def test_what_was_accepted_is_told_in_bytes_of_the_callers_audio(
         kept = await stored(store, session)
         assert 0 < len(kept) < 100
         assert caught.value.fields["accepted_bytes"] == str(3_200 * len(kept))
-        await store.set_backpressure("memory", raised=False, seen=0, limit=8)
+        await store.set_backpressure("memory", is_active=False, seen=0, limit=8)
         assert isinstance(await session.append(bytes(3_200)), Receipt)
         assert [seq for seq, _, _ in await stored(store, session)] == list(range(len(kept) + 1))
         session.detach()

@@ -6,7 +6,9 @@ from eventsched.schema.events import ClockAdjusted
 from tests.fixtures_store import START_MS, TimedStore
 
 
-async def test_time_that_goes_back_goes_on_and_an_event_says_so(store: TimedStore) -> None:
+async def test_a_clock_that_goes_back_is_adjusted_and_an_event_records_it(
+    store: TimedStore,
+) -> None:
     store.tick(10_000)
     grant = await store.open()
     store.tick(-4_000)

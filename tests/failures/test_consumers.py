@@ -34,7 +34,7 @@ def fleet(tmp_path: Path) -> Iterator[Programs]:
 # --- the projector --------------------------------------------------------------------------------
 
 
-async def test_a_standby_goes_on_within_two_seconds_when_the_active_projector_is_killed(
+async def test_a_standby_takes_over_within_two_seconds_after_the_active_projector_is_killed(
     own_server: LocalServer, fleet: Programs
 ) -> None:
     async with _connected(own_server.url) as store:
@@ -51,7 +51,7 @@ async def test_a_standby_goes_on_within_two_seconds_when_the_active_projector_is
         _verify(own_server.url)
 
 
-async def test_a_projector_frozen_beyond_its_hold_is_turned_away_when_it_wakes(
+async def test_a_projector_suspended_beyond_its_lease_saves_nothing_when_it_resumes(
     own_server: LocalServer, fleet: Programs
 ) -> None:
     async with _connected(own_server.url) as store:
@@ -65,16 +65,16 @@ async def test_a_projector_frozen_beyond_its_hold_is_turned_away_when_it_wakes(
 
 
 async def _replace_frozen(store: Store, sleeper: Program, other: Program) -> None:
-    """The sleeper holds the set, freezes, is replaced, and is fenced off when it wakes."""
-    epoch, turned_away = await _epoch(store), sleeper.said.count("turned away")
+    """`sleeper` has the lease, is suspended and replaced, and loses its lease when it resumes."""
+    epoch, losses = await _epoch(store), sleeper.said.count("lease lost")
     sleeper.freeze()
-    await until("the other holds it", lambda: _is_beyond(store, epoch))
-    await _until_it_folds(store, "and folds")
-    held = await _epoch(store)
+    await until("the other has the lease", lambda: _is_beyond(store, epoch))
+    await _until_it_folds(store, "the other folds")
+    new_epoch = await _epoch(store)
     sleeper.wake()
-    await until("the zombie is fenced", lambda: sleeper.said.count("turned away") > turned_away)
+    await until("the sleeper is fenced", lambda: sleeper.said.count("lease lost") > losses)
     await _until_it_folds(store, "views follow")
-    assert await _epoch(store) == held, "the one that folds still does"
+    assert await _epoch(store) == new_epoch, "the other still has the lease"
     assert other.process.poll() is None
 
 
@@ -82,26 +82,26 @@ async def _replace_frozen(store: Store, sleeper: Program, other: Program) -> Non
 
 
 @pytest.mark.parametrize("role", ["dispatcher", "timer"])
-async def test_a_second_one_does_all_the_work_when_the_first_is_killed_or_frozen(
+async def test_a_second_process_does_all_the_work_if_the_first_is_killed_or_suspended(
     own_server: LocalServer, fleet: Programs, role: str
 ) -> None:
-    """Two are there; each is killed or frozen in turn, and the other goes on within two seconds."""
+    """Of two processes, each is killed or suspended in turn; the other continues in two seconds."""
     async with _connected(own_server.url, queue_timeout_ms=300) as store:
         if role == "timer":
             await fleet.role(own_server.url, "dispatcher")
         first = await fleet.role(own_server.url, role)
         second = await fleet.role(own_server.url, role)
         grant = await _opened(store)
-        told = "JobQueued" if role == "dispatcher" else "JobFailed"
+        event_type = "JobQueued" if role == "dispatcher" else "JobFailed"
         await _say(store, grant, 0)
-        await _until_told(store, told, 1)
+        await _until_logged(store, event_type, 1)
         first.freeze()
         await _say(store, grant, 1)
-        await _until_told(store, told, 2)
+        await _until_logged(store, event_type, 2)
         first.wake()
         second.kill()
         await _say(store, grant, 2)
-        await _until_told(store, told, 3)
+        await _until_logged(store, event_type, 3)
         assert first.process.poll() is None
         await fleet.role(own_server.url, "projector")
         await until("all is folded", lambda: _is_folded(store))
@@ -129,7 +129,7 @@ async def test_dispatchers_that_race_for_the_same_work_create_each_job_once(
 # --- poison ---------------------------------------------------------------------------------------
 
 
-async def test_poison_is_parked_and_listed_and_everything_else_goes_on(
+async def test_poison_entries_become_dead_letters_and_all_others_are_processed(
     own_server: LocalServer, fleet: Programs
 ) -> None:
     async with _connected(own_server.url) as store:
@@ -139,14 +139,14 @@ async def test_poison_is_parked_and_listed_and_everything_else_goes_on(
         own_server.call("XADD", store.keys.dispatch, "*", "k", "utterance", "d", "{")
         own_server.call("XADD", store.keys.log, "*", *_strange())
         await _say(store, grant, 0)
-        await _until_told(store, "JobQueued", 1)
-        await until("both are parked", lambda: _parked(store, 2))
+        await _until_logged(store, "JobQueued", 1)
+        await until("both are dead letters", lambda: _has_dead_letters(store, 2))
         await until("all is folded", lambda: _is_folded(store))
         listed = [json.loads(line) for line in _asked(own_server.url, "dead-letters").splitlines()]
-        assert [one["from"] for one in listed] == ["dispatch", "log"]
+        assert [letter["from"] for letter in listed] == ["dispatch", "log"]
         assert "no line of a session" in listed[0]["reason"]
         assert "SomethingNew" in listed[1]["reason"]
-        assert not any(one["partial"] for one in listed)
+        assert not any(letter["partial"] for letter in listed)
 
 
 def _strange() -> list[str]:
@@ -240,14 +240,14 @@ async def _log(store: Store) -> list[Event]:
     return [codec.decode(*one) for one in entries if b"SomethingNew" not in one[1]]
 
 
-async def _until_told(store: Store, kind: str, count: int) -> None:
+async def _until_logged(store: Store, kind: str, count: int) -> None:
     async def is_told() -> bool:
         return sum(event.type == kind for event in await _log(store)) >= count
 
     await until(f"{count} {kind}", is_told, within_s=TAKEOVER_S)
 
 
-async def _parked(store: Store, count: int) -> bool:
+async def _has_dead_letters(store: Store, count: int) -> bool:
     dead = store.keys.dead_letters
     return int(await store.transport.command("XLEN", dead, key=dead)) == count
 

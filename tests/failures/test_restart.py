@@ -28,7 +28,7 @@ async def store_on(server: LocalServer, at_ms: int) -> AsyncIterator[TimedStore]
     await client.aclose()
 
 
-async def test_rule_31_a_restart_keeps_jobs_slots_order_and_what_was_said(
+async def test_rule_31_a_restart_keeps_jobs_slots_order_and_texts(
     own_server: LocalServer,
 ) -> None:
     """Of three utterances the second has a result already, which waits behind the first."""

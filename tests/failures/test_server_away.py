@@ -87,7 +87,9 @@ async def test_up_a_node_and_a_session_outlive_a_killed_server_without_a_busy_lo
     assert ask(own_server.url, "verify").returncode == 0
 
 
-async def test_a_server_that_still_loads_its_data_is_away_in_one_line(tmp_path: Path) -> None:
+async def test_a_server_that_is_loading_its_data_is_reported_away_in_one_line(
+    tmp_path: Path,
+) -> None:
     """It takes connections and tells of itself, and answers nothing else."""
     slowly = {"enable-debug-command": "yes", "loading-process-events-interval-bytes": "1024"}
     with LocalServer(tmp_path / "slow", options=slowly) as server:
@@ -123,7 +125,7 @@ def _is_loading(server: LocalServer) -> bool:
     return bool(server.call("INFO", "persistence")["loading"])
 
 
-async def test_whoever_watches_the_status_sees_that_the_server_is_away_and_back(
+async def test_a_watching_status_shows_that_the_server_is_away_and_back(
     own_server: LocalServer, fleet: Programs
 ) -> None:
     async with eventsched.connect(own_server.url):
@@ -141,7 +143,7 @@ async def _come_back(server: LocalServer) -> None:
     await anyio.to_thread.run_sync(server.start)
 
 
-async def test_functions_that_a_server_has_not_are_loaded(
+async def test_missing_functions_are_loaded(
     own_server: LocalServer,
 ) -> None:
     async with system(own_server.url, "c0") as es, es.session("a", "en") as session:
@@ -160,7 +162,7 @@ async def test_functions_that_may_not_be_loaded_are_named_with_the_remedy(
             raise AssertionError("it serves without functions")
 
 
-async def test_audio_taken_while_the_server_was_away_comes_first_and_before_the_close(
+async def test_audio_buffered_while_the_server_was_away_is_stored_first_and_before_the_close(
     own_server: LocalServer, tmp_path: Path
 ) -> None:
     """ServerUnavailable means: kept. Every second of it, also when it is raised twice."""
@@ -194,7 +196,7 @@ async def test_audio_taken_while_the_server_was_away_comes_first_and_before_the_
         assert result.text == str(3 * len(SECOND))
 
 
-async def test_a_server_that_may_not_write_is_waited_for(own_server: LocalServer) -> None:
+async def test_a_server_that_cannot_write_is_retried(own_server: LocalServer) -> None:
     """Its disk is full (MISCONF) or its replicas are gone (NOREPLICAS): roles and nodes stay."""
     node = eventsched.Node("gpu", sources=["en"], targets=["es"])
 
@@ -226,7 +228,7 @@ def _refusals(server: LocalServer) -> int:
     return int(counted["count"])
 
 
-async def test_a_cluster_s_failover_is_waited_for_and_everybody_goes_on(
+async def test_a_failover_of_a_cluster_is_retried_and_all_processes_continue(
     own_cluster: LocalCluster,
 ) -> None:
     node = eventsched.Node("c0.gpu", sources=["en"], targets=["es"])

@@ -5,18 +5,18 @@ from __future__ import annotations
 import anyio
 import pytest
 
-from eventsched.roles.dispatcher import BACK_MS, Dispatcher, pause_s
-from eventsched.roles.timer import ASK_MS_MAX, pause_until
+from eventsched.roles.dispatcher import PRESENCE_LEASE_MS, Dispatcher, pause_s
+from eventsched.roles.timer import CALL_MS_MAX, pause_ms
 from eventsched.store.role_commands import DispatchReply, TimerReply
 from tests.fixtures_store import TimedStore
 
 
-async def test_work_that_came_before_the_wait_ends_it_at_once(store: TimedStore) -> None:
+async def test_an_entry_appended_before_the_wait_ends_it_at_once(store: TimedStore) -> None:
     session = await store.open()
     dispatcher = Dispatcher(store)
     await store.say(session, 0, end_of_utterance=True)
     assert (await dispatcher.step()).left == 0
-    store.tick(BACK_MS)  # from here on its producers count on nobody
+    store.tick(PRESENCE_LEASE_MS)  # from here on its producers count on nobody
     await store.say(session, 1, end_of_utterance=True)  # between the call and the wait
     with anyio.fail_after(1):
         await dispatcher.wait()
@@ -24,11 +24,13 @@ async def test_work_that_came_before_the_wait_ends_it_at_once(store: TimedStore)
     assert await store.types() == ["SessionOpened", *["UtteranceFinalized", "JobQueued"] * 2]
 
 
-async def test_while_a_dispatcher_is_there_whoever_finalizes_dispatches(store: TimedStore) -> None:
+async def test_while_a_dispatcher_is_present_a_finalize_dispatches_its_jobs(
+    store: TimedStore,
+) -> None:
     await store.join()
     session = await store.open()
     await Dispatcher(store).step()
-    store.tick(BACK_MS - 1)
+    store.tick(PRESENCE_LEASE_MS - 1)
     await store.say(session, 0, end_of_utterance=True)
     assert (await store.types())[-2:] == ["UtteranceFinalized", "JobDispatched"]
 
@@ -53,9 +55,9 @@ def test_a_dispatcher_lets_nodes_free_slots_when_they_are_taken(
 
 
 @pytest.mark.parametrize(
-    ("next_ms", "pause_ms"), [(None, ASK_MS_MAX), (990, 0), (1_000, 0), (1_007, 7), (9_000, 50)]
+    ("next_ms", "expected_ms"), [(None, CALL_MS_MAX), (990, 0), (1_000, 0), (1_007, 7), (9_000, 50)]
 )
-def test_a_timekeeper_asks_at_the_next_due_time_and_at_once_when_it_is_late(
-    next_ms: int | None, pause_ms: int
+def test_a_timer_calls_at_the_next_due_time_and_at_once_when_one_is_overdue(
+    next_ms: int | None, expected_ms: int
 ) -> None:
-    assert pause_until(TimerReply(fired=0, next_ms=next_ms, now_ms=1_000)) == pause_ms
+    assert pause_ms(TimerReply(fired=0, next_ms=next_ms, now_ms=1_000)) == expected_ms

@@ -11,15 +11,15 @@ from typing import Any, Literal, cast
 from eventsched.schema.events import ResultDelivered, ResultMissing
 from eventsched.schema.ids import parse_id
 from eventsched.schema.keys import name_of
-from projections.session import Owed, owed_key
+from projections.session import OpenOutcome, outcome_key
 from tests.model.world import Ending, World
 
 IN_STEP_MAX = 64
 
 
-def open_outcome(w: World, name: str, target: str, number: int) -> Owed | None:
+def open_outcome(w: World, name: str, target: str, number: int) -> OpenOutcome | None:
     view = w.sessions.get(name)
-    return view.owed.get(owed_key(target, number)) if view else None
+    return view.open_outcomes.get(outcome_key(target, number)) if view else None
 
 
 def next_no(w: World, name: str, target: str) -> int:
@@ -32,9 +32,9 @@ def held(w: World, name: str, target: str) -> dict[int, Ending]:
     return {number: ending for (to, number), ending in waiting.items() if to == target}
 
 
-def audience(w: World, name: str, owed: Owed) -> tuple[list[str], list[str], list[str]]:
+def audience(w: World, name: str, owed: OpenOutcome) -> tuple[list[str], list[str], list[str]]:
     """All recipients, those that can be told (names), those that have closed."""
-    to = list(owed.to) or [w.keys.full(name)]
+    to = list(owed.recipients) or [w.keys.full(name)]
     told, skipped = [], []
     for listener in to:
         view = w.sessions.get(name_of(listener))
@@ -66,7 +66,7 @@ def confirm(w: World, listener: str, out_id: str) -> None:
 
 def send(w: World, name: str, target: str, number: int, ending: Ending, reason: str = "") -> None:
     """The next number goes out with this end: the order moves on, the outcome is closed."""
-    owed = w.sessions[name].owed[owed_key(target, number)]
+    owed = w.sessions[name].open_outcomes[outcome_key(target, number)]
     full = w.keys.full(name)
     to, told, skipped = audience(w, name, owed)
     data: ResultMissing | ResultDelivered
@@ -112,7 +112,10 @@ def hold(w: World, name: str, target: str, number: int, ending: Ending) -> None:
 def longest_ready(w: World, name: str, target: str) -> tuple[int, int] | None:
     """(number, since when) of what has been ready for longest."""
     view = w.sessions[name]
-    ready = [(view.owed[owed_key(target, no)].ready_ms, str(no)) for no in held(w, name, target)]
+    ready = [
+        (view.open_outcomes[outcome_key(target, no)].ready_ms, str(no))
+        for no in held(w, name, target)
+    ]
     return (int(min(ready)[1]), min(ready)[0]) if ready else None
 
 

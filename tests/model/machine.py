@@ -454,7 +454,7 @@ class Machine(RuleBasedStateMachine):
     def mark_what_plays(self, which: int, started: bool) -> None:
         grant = self.session(which)
         view = self.world.sessions.get(grant.session.partition(".")[2])
-        for mark in list(view.playing)[:1] if view else ():
+        for mark in list(view.playbacks)[:1] if view else ():
             origin, target, number = mark.split("/")
             self.both(
                 "mark_playback",
@@ -748,9 +748,11 @@ class Machine(RuleBasedStateMachine):
         self.at_ms -= ms
         self.both("dispatch_jobs")
 
-    @rule(reason=st.sampled_from(["memory", "group"]), raised=st.sampled_from([True, False, False]))
-    def pressure(self, reason: str, raised: bool) -> None:
-        self.both("set_backpressure", reason, raised=raised, seen=90, limit=80)
+    @rule(
+        reason=st.sampled_from(["memory", "group"]), is_active=st.sampled_from([True, False, False])
+    )
+    def backpressure(self, reason: str, is_active: bool) -> None:
+        self.both("set_backpressure", reason, is_active=is_active, seen=90, limit=80)
 
     @rule()
     def projector_catches_up(self) -> None:

@@ -131,7 +131,7 @@ def check_registration(
     wrong = [field for field, fit in fits.items() if not fit]
     if wrong:
         raise invalid(wrong[0])
-    if w.pressure:
+    if w.backpressure:
         raise Refused("BACKPRESSURE", {"retry_after_ms": "1000"})
 
 

@@ -69,8 +69,8 @@ def checked(w: World, name: str, epoch: int) -> Session:
     return w.sessions[name]
 
 
-def pressure(w: World, tenant: str) -> Refused | None:
-    if w.pressure:
+def backpressure(w: World, tenant: str) -> Refused | None:
+    if w.backpressure:
         return Refused("BACKPRESSURE", {"retry_after_ms": "1000"})
     waiting = [key for key, _ in w.queued() if w.cores[key].tenant == tenant]
     if len(waiting) >= w.settings.tenant_queue_max:
@@ -127,7 +127,7 @@ def open_session(
     wrong = [field for field, fit in fits.items() if not fit]
     if wrong:
         raise invalid(wrong[0])
-    why = pressure(w, tenant)
+    why = backpressure(w, tenant)
     if why is not None:
         raise why
     if room and len(members(w, room)) >= MEMBERS_MAX:
@@ -221,7 +221,7 @@ def _check_chunk(w: World, view: Session, soft: Soft, chunk: Chunk) -> None:
         raise invalid("ms")
     if not chunk.payload and not chunk.end_of_utterance:
         raise invalid("payload")
-    why = pressure(w, view.tenant)
+    why = backpressure(w, view.tenant)
     if why is not None:
         raise why
 
@@ -231,7 +231,7 @@ def _append(w: World, name: str, chunk: Chunk) -> list[int]:
     soft, finalized = w.soft[name], []
     now = w.now
     paused = now - soft.heard_ms >= w.settings.pause_ms
-    if soft.buffer and paused and not w.sessions[name].playing:
+    if soft.buffer and paused and not w.sessions[name].playbacks:
         finalized.append(finalize(w, name, "pause"))
     _store_chunk(w, name, chunk)
     soft.next_seq, soft.seen_ms = chunk.seq + 1, now
@@ -370,7 +370,7 @@ def _work_of(view: Session, soft: Soft, data: UtteranceFinalized, log_id: str) -
 def trim_audio(w: World, name: str) -> None:
     """Audio stays for the oldest utterance that is open or owes an outcome."""
     view, soft = w.sessions[name], w.soft[name]
-    owed = sorted((one.utterance, one.first) for one in view.owed.values())
+    owed = sorted((one.utterance, one.first) for one in view.open_outcomes.values())
     firsts = [owed[0][1]] if owed else [one.id for one in soft.buffer[:1]]
     kept = w.audio.get(name, [])
     if not firsts:
@@ -412,9 +412,9 @@ def mark_playback(
         raise invalid("origin")
     view = checked(w, name, epoch)
     mark = f"{origin}/{target}/{utterance}"
-    if (mark in view.playing) == started:
+    if (mark in view.playbacks) == started:
         return "duplicate"
-    if started and len(view.playing) >= PLAYBACKS_MAX:
+    if started and len(view.playbacks) >= PLAYBACKS_MAX:
         raise invalid("playback")
     w.soft[name].seen_ms = w.now
     if not started:
@@ -489,7 +489,7 @@ def settle(w: World) -> None:
     """Sessions that owe nothing more let go of their audio, and close if they were asked to."""
     for name in sorted(w.touched):
         view = w.sessions.get(name)
-        if view is not None and not view.owed:
+        if view is not None and not view.open_outcomes:
             trim_audio(w, name)
             if view.status == "closing":
                 _end(w, name)
@@ -497,7 +497,7 @@ def settle(w: World) -> None:
 
 def _end(w: World, name: str) -> None:
     full = w.keys.full(name)
-    for mark in list(w.sessions[name].playing):
+    for mark in list(w.sessions[name].playbacks):
         end_playback(w, name, mark, "closed")
     log_id = w.emit(SessionClosed(missing=w.soft[name].given_up), session=full)
     w.drop_timer("close", full)

@@ -155,8 +155,8 @@ class SetMachine(RuleBasedStateMachine):
     def something_happens(self) -> None:
         """An event is appended by some script."""
         keys = self.store.keys
-        is_raised = bool(self.wire.call("HGET", keys.counters, "pressure"))
-        run(self.store.set_backpressure("dead_letters", raised=not is_raised, seen=1, limit=1))
+        is_raised = bool(self.wire.call("HGET", keys.counters, "backpressure"))
+        run(self.store.set_backpressure("dead_letters", is_active=not is_raised, seen=1, limit=1))
         self.sets.now_ms = self.at_ms
         self.sets.append()
 

@@ -49,7 +49,7 @@ def expected(w: World) -> Content:
     told["counters"] = {
         "entry": w.entries,
         "virtual": w.virtual,
-        "pressure": ",".join(sorted(w.pressure)),
+        "backpressure": ",".join(sorted(w.backpressure)),
         "dispatcher": w.dispatcher_until,
         "obsolete": w.obsolete,
         "duplicate_finalizes": w.duplicate_finalizes,
@@ -119,21 +119,24 @@ def _session(w: World, name: str, soft: Soft) -> Content:
     }
     fields |= {f"a:{target}": number for target, number in view.allocated.items()}
     fields |= {f"d:{target}": number for target, number in view.delivered.items()}
-    fields |= {f"w:{key.rpartition('/')[0]}": 1 for key, one in view.owed.items() if one.ready}
+    fields |= {
+        f"w:{key.rpartition('/')[0]}": 1 for key, one in view.open_outcomes.items() if one.outcome
+    }
     told: Content = {
         f"session:{name}": fields,
         f"outcomes:{name}": {
-            key: f"{one.utterance}|{one.first}|{','.join(one.to)}" for key, one in view.owed.items()
+            key: f"{one.utterance}|{one.first}|{','.join(one.recipients)}"
+            for key, one in view.open_outcomes.items()
         },
         f"out_of_order:{name}": _held(w, name),
-        f"playing:{name}": view.playing,
+        f"playing:{name}": view.playbacks,
         f"audio:{name}": w.audio.get(name, []),
     }
     for target in view.allocated:
         told[f"out_of_order_at:{name}:{target}"] = {
             key.rpartition("/")[2]: one.ready_ms
-            for key, one in view.owed.items()
-            if one.ready and key.rpartition("/")[0] == target
+            for key, one in view.open_outcomes.items()
+            if one.outcome and key.rpartition("/")[0] == target
         }
     return told
 

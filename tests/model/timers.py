@@ -45,7 +45,7 @@ def fire_timers(w: World) -> TimerReply:
 
 def _pause(w: World, full: str) -> None:
     view = w.sessions.get(name_of(full))
-    if view is None or view.status != "open" or view.playing:
+    if view is None or view.status != "open" or view.playbacks:
         return
     soft = w.soft[name_of(full)]
     if not soft.buffer:
@@ -71,7 +71,7 @@ def _idle(w: World, full: str) -> None:
 def _playback(w: World, of: str) -> None:
     full, _, mark = of.partition("|")
     view = w.sessions.get(name_of(full))
-    if view is not None and mark in view.playing:
+    if view is not None and mark in view.playbacks:
         session.end_playback(w, name_of(full), mark, "deadline")
 
 
@@ -97,7 +97,7 @@ def _gap(w: World, of: str) -> None:
 
 def _give_up(w: World, name: str, target: str, number: int, reason: str) -> str:
     view = w.sessions[name]
-    owed = view.owed[f"{target}/{number}"]
+    owed = view.open_outcomes[f"{target}/{number}"]
     key = job_key(view.tenant, view.session, owed.utterance, target, view.features_hash)
     return attempts.give_up(w, key, name, target, number, reason)
 
@@ -114,7 +114,7 @@ def _close(w: World, full: str) -> None:
     if view is None or view.status != "closing":
         return
     given_up, freed = 0, set[str]()
-    for target in sorted({key.rpartition("/")[0] for key in view.owed}):
+    for target in sorted({key.rpartition("/")[0] for key in view.open_outcomes}):
         number = delivery.next_no(w, name, target)
         while given_up < GIVEN_UP_MAX and delivery.open_outcome(w, name, target, number):
             if number not in delivery.held(w, name, target):
@@ -296,11 +296,11 @@ def retry_dead_letter(w: World, dead_id: str, *, force: bool) -> RetryOutcome:
 
 
 def set_backpressure(
-    w: World, reason: str, *, raised: bool, seen: int, limit: int
-) -> Literal["raised", "lifted", "kept"]:
-    if (reason in w.pressure) == raised:
-        return "kept"
-    w.pressure ^= {reason}
-    kind = BackpressureStarted if raised else BackpressureEnded
+    w: World, reason: str, *, is_active: bool, seen: int, limit: int
+) -> Literal["started", "ended", "unchanged"]:
+    if (reason in w.backpressure) == is_active:
+        return "unchanged"
+    w.backpressure ^= {reason}
+    kind = BackpressureStarted if is_active else BackpressureEnded
     w.emit(kind(reason=reason, seen=seen, limit=limit))  # type: ignore[arg-type]
-    return "raised" if raised else "lifted"
+    return "started" if is_active else "ended"

@@ -184,7 +184,7 @@ class World:
         self.finish: dict[str, int] = {}
         """Rule 18: V, and F by tenant."""
         self.entries = 0
-        self.pressure: set[str] = set()
+        self.backpressure: set[str] = set()
         self.erased: dict[str, int] = {}
         """Session -> when its SessionErased was appended."""
         self.dispatcher_until = 0

@@ -124,15 +124,15 @@ FAULTS = (
     Fault(
         "what a zombie saves counts",
         "_fold",
-        'if saved != "saved":',
-        'if saved == "never":',
+        'if reply != "saved":',
+        'if reply == "never":',
         (PROJECTOR,),
     ),
     Fault(
-        "a zombie that is turned away reads on",
-        "_hold_on",
-        'self._turned_away("fenced")',
-        'Stepped("idle")',
+        "a projector that has lost its lease reads on",
+        "_renew",
+        'self._lose_lease("fenced")',
+        'StepResult("idle")',
         (PROJECTOR,),
     ),
     Fault(
@@ -152,7 +152,7 @@ FAULTS = (
     Fault(
         "after an error memory is trusted",
         "step",
-        "self._held, self._batches = None, None",
+        "self._lease, self._batches = None, None",
         "pass",
         (PROJECTOR,),
     ),
@@ -171,10 +171,10 @@ FAULTS = (
         (PROJECTOR,),
     ),
     Fault(
-        "poison is dropped, not parked",
+        "poison is dropped, not dead-lettered",
         "_save",
-        "dead_letters=[self._batches.dead_letter(one) for one in batch.dead_letters],",
-        "dead_letters=[],",
+        "dead=[self._batches.dead(failed) for failed in batch.dead_letters],",
+        "dead=[],",
         (PROJECTOR,),
     ),
     Fault(
@@ -199,16 +199,16 @@ FAULTS = (
     ),
     Fault(
         "a revision goes live without having caught up",
-        "_fold_and_switch",
-        'if word == "switched":',
-        'if word in ("switched", "behind"):',
+        "_fold_and_promote",
+        'if reply == "switched":',
+        'if reply in ("switched", "behind"):',
         (PROJECTOR,),
     ),
     Fault(
         "a dispatcher waits for what comes after its wait",
         "wait",
-        "{work: self._seen}",
-        '{work: "$"}',
+        "{key: self._last_id}",
+        '{key: "$"}',
         (
             LOOPS,
             INTEGRATION,
@@ -225,9 +225,9 @@ FAULTS = (
         ),
     ),
     Fault(
-        "a dispatcher does not say that it is there",
+        "a dispatcher does not renew its presence lease",
         "step",
-        "dispatch_jobs(BACK_MS)",
+        "dispatch_jobs(PRESENCE_LEASE_MS)",
         "dispatch_jobs()",
         (
             LOOPS,
@@ -236,8 +236,8 @@ FAULTS = (
     ),
     Fault(
         "a timer forgets what is already due",
-        "pause_until",
-        "return min(max(reply.next_ms - reply.now_ms, 0), ASK_MS_MAX)",
+        "pause_ms",
+        "return min(max(reply.next_ms - reply.now_ms, 0), CALL_MS_MAX)",
         "return reply.next_ms - reply.now_ms",
         (
             LOOPS,
@@ -257,8 +257,8 @@ FAULTS = (
     Fault(
         "any attempt's end gives the slot back",
         "_without",
-        "if held is None or (held.attempt, held.epoch) != (data.attempt, data.epoch):",
-        "if held is None:",
+        "if attempt is None or (attempt.attempt, attempt.epoch) != (data.attempt, data.epoch):",
+        "if attempt is None:",
         (
             FOLDS,
             VERIFY,
@@ -277,7 +277,7 @@ FAULTS = (
     Fault(
         "a replaced result loses its place in time",
         "_job_ended",
-        "ready_ms = owed.ready_ms or event.ms",
+        "ready_ms = pending.ready_ms or event.ms",
         "ready_ms = event.ms",
         (
             FOLDS,
@@ -296,7 +296,7 @@ FAULTS = (
     ),
     Fault(
         "exactly two seconds no longer join a group",
-        "joins",
+        "is_joinable",
         "at_ms - group.last_part_ms <= JOIN_MS",
         "at_ms - group.last_part_ms < JOIN_MS",
         (
@@ -305,9 +305,9 @@ FAULTS = (
         ),
     ),
     Fault(
-        "a group forgets who still plays",
+        "a new group loses its open playbacks",
         "_delivered",
-        "group = Group(n=group.n + 1, active=True, playing=group.playing)",
+        "group = Group(n=group.n + 1, active=True, playbacks=group.playbacks)",
         "group = Group(n=group.n + 1, active=True)",
         (
             FOLDS,
@@ -419,22 +419,22 @@ FAULTS = (
     ),
     Fault(
         "verify does not see an end by a token that is not live",
-        "_holds",
-        "if not any((one.node, one.epoch, one.attempt) == token for one in live):",
+        "_check_token",
+        "if token not in [(attempt.node, attempt.epoch, attempt.attempt) for attempt in live]:",
         "if False:",
         (VERIFY,),
     ),
     Fault(
         "verify does not compare leases with live attempts",
         "_lease_differences",
-        'yield from _differences("I5", f"leases:{name}", told, stored)',
+        'yield from _differences("I5", f"leases:{name}", attempts, stored_leases)',
         "yield from ()",
         (VERIFY,),
     ),
     Fault(
-        "verify does not look for work that is lost",
-        "_look_for_work",
-        "if wanted:",
+        "verify does not find a lost dispatch entry",
+        "_check_undispatched",
+        "if utterances:",
         "if False:",
         (VERIFY,),
     ),

@@ -1,4 +1,4 @@
-"""Rules 13-16, 18 and 20-25: what the records of jobs and nodes hold after their events."""
+"""Rules 13 to 16, 18 and 20 to 25: the records of jobs and nodes after their events."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from eventsched.schema.events import (
 )
 from projections.job import Job, Jobs
 from projections.node import Node, Nodes
-from tests.projections.telling import S1, Story, job_key
+from tests.projections.folded_log import S1, FoldedLog, job_key
 
 KEY = job_key(0)
 N1, N2 = "c0.n1", "c0.n2"
 
 
-class Worked:
-    """The same events, told to jobs and nodes alike."""
+class JobLog:
+    """The same events, folded by the projections of jobs and of nodes."""
 
     def __init__(self) -> None:
-        self.jobs, self.nodes = Story(Jobs()), Story(Nodes())
+        self.jobs, self.nodes = FoldedLog(Jobs()), FoldedLog(Nodes())
 
     def at(self, ms: int, data: Any, *, node: str = "", job: str = KEY) -> None:
-        for told in (self.jobs, self.nodes):
-            told.at(ms, data, session=S1 if job else "", job=job, node=node)
+        for folded_log in (self.jobs, self.nodes):
+            folded_log.at(ms, data, session=S1 if job else "", job=job, node=node)
 
     def registered(self, ms: int, node: str = N1, *, epoch: int = 1) -> None:
         data = NodeRegistered(
@@ -46,8 +46,8 @@ class Worked:
         )
         self.at(ms, data, node=node, job="")
 
-    def queued(self, ms: int, attempt: int = 1, **given: Any) -> None:
-        asked: dict[str, Any] = {
+    def queued(self, ms: int, attempt: int = 1, **changes: Any) -> None:
+        fields: dict[str, Any] = {
             "reason": "NO_AVAILABLE_NODE",
             "priority": 1,
             "tag": 7,
@@ -61,7 +61,7 @@ class Worked:
             source="en",
             features=["tone"],
             attempt=attempt,
-            **asked | given,
+            **fields | changes,
         )
         self.at(ms, data)
 
@@ -105,179 +105,179 @@ class Worked:
 
 
 @pytest.fixture
-def told() -> Worked:
-    told = Worked()
-    told.registered(500)
-    return told
+def log() -> JobLog:
+    log = JobLog()
+    log.registered(500)
+    return log
 
 
 # --- jobs ----------------------------------------------------------------------------------
 
 
-def test_rule_15_and_18_a_queued_job_holds_its_place_and_why(told: Worked) -> None:
-    told.queued(1_000)
-    job = told.job
+def test_rule_15_and_18_a_queued_job_has_its_place_and_its_reason(log: JobLog) -> None:
+    log.queued(1_000)
+    job = log.job
     assert (job.status, job.attempt, job.node, job.reason) == ("queued", 1, "", "NO_AVAILABLE_NODE")
     assert (job.priority, job.tag, job.deadline_ms) == (1, 7, 11_000)
     assert (job.session, job.source, job.features) == (S1, "en", ("tone",))
 
 
-def test_rule_18_ageing_moves_the_priority_alone(told: Worked) -> None:
-    told.queued(1_000)
-    before = told.job
-    told.queued(6_000, reason="aged", priority=0, deadline_ms=11_000)
-    assert told.job.priority == 0
-    assert (told.job.reason, told.job.deadline_ms) == (before.reason, before.deadline_ms)
+def test_rule_18_promotion_changes_the_priority_alone(log: JobLog) -> None:
+    log.queued(1_000)
+    before = log.job
+    log.queued(6_000, reason="aged", priority=0, deadline_ms=11_000)
+    assert log.job.priority == 0
+    assert (log.job.reason, log.job.deadline_ms) == (before.reason, before.deadline_ms)
 
 
-def test_rule_11_a_dispatched_job_runs_under_its_token(told: Worked) -> None:
-    told.dispatched(1_000)
-    job = told.job
+def test_rule_11_a_dispatched_job_runs_under_its_token(log: JobLog) -> None:
+    log.dispatched(1_000)
+    job = log.job
     assert (job.status, job.attempt, job.node, job.epoch) == ("running", 1, N1, 1)
     assert (job.created_ms, job.dispatched_ms, job.deadline_ms) == (1_000, 1_000, 32_000)
 
 
-def test_rule_20_each_attempt_stays_on_record_with_its_end(told: Worked) -> None:
-    told.registered(600, N2)
-    told.dispatched(1_000)
-    told.ended(32_000, 1, "lease")
-    assert (told.job.status, told.job.node) == ("released", "")
-    told.dispatched(32_000, 2, node=N2)
-    tries = [(one.attempt, one.node, one.end, one.ended_ms) for one in told.job.attempts]
-    assert tries == [(1, N1, "lease", 32_000), (2, N2, "", 0)]
-    assert (told.job.status, told.job.node, told.job.attempt) == ("running", N2, 2)
+def test_rule_20_each_attempt_stays_in_the_record_with_its_end(log: JobLog) -> None:
+    log.registered(600, N2)
+    log.dispatched(1_000)
+    log.ended(32_000, 1, "lease")
+    assert (log.job.status, log.job.node) == ("released", "")
+    log.dispatched(32_000, 2, node=N2)
+    attempts = [(each.attempt, each.node, each.end, each.ended_ms) for each in log.job.attempts]
+    assert attempts == [(1, N1, "lease", 32_000), (2, N2, "", 0)]
+    assert (log.job.status, log.job.node, log.job.attempt) == ("running", N2, 2)
 
 
-def test_rule_20_a_job_that_used_up_its_attempts_failed_with_the_code(told: Worked) -> None:
-    told.dispatched(1_000, 4)
-    told.ended(2_000, 4, "node_lost")
+def test_rule_20_a_job_that_used_up_its_attempts_failed_with_the_code(log: JobLog) -> None:
+    log.dispatched(1_000, 4)
+    log.ended(2_000, 4, "node_lost")
     failed = JobFailed(utterance=0, target="es", delivery_no=0, attempt=4, code="NODE_LOST")
-    told.at(2_000, failed)
-    job = told.job
+    log.at(2_000, failed)
+    job = log.job
     assert (job.status, job.outcome, job.code, job.ended_ms) == (
         "ended", "failed", "NODE_LOST", 2_000,
     )  # fmt: skip
 
 
 @pytest.mark.parametrize(("status", "outcome"), [("ok", "result"), ("no_speech", "no_speech")])
-def test_rule_22_and_24_a_result_ends_the_job(told: Worked, status: str, outcome: str) -> None:
-    told.dispatched(1_000)
-    told.recorded(1_800, status=status)
-    assert (told.job.status, told.job.outcome, told.job.attempts[0].end) == (
+def test_rule_22_and_24_a_result_ends_the_job(log: JobLog, status: str, outcome: str) -> None:
+    log.dispatched(1_000)
+    log.recorded(1_800, status=status)
+    assert (log.job.status, log.job.outcome, log.job.attempts[0].end) == (
         "ended", outcome, status,
     )  # fmt: skip
 
 
-def test_rule_23_a_complete_result_replaces_an_empty_one(told: Worked) -> None:
-    told.dispatched(1_000)
-    told.recorded(1_800, status="no_speech")
+def test_rule_23_a_complete_result_replaces_an_empty_one(log: JobLog) -> None:
+    log.dispatched(1_000)
+    log.recorded(1_800, status="no_speech")
     replaced = ResultReplaced(
         utterance=0, target="es", delivery_no=0, attempt=1, epoch=1, status="ok"
     )
-    told.at(1_900, replaced, node=N1)
-    assert told.job.outcome == "result"
-    assert told.job.attempts[0].end == "no_speech", "the attempt ended when the first one came"
+    log.at(1_900, replaced, node=N1)
+    assert log.job.outcome == "result"
+    assert log.job.attempts[0].end == "no_speech", "the attempt ended when the first result came"
 
 
-def test_rule_21_and_23_a_refused_result_is_counted_alone(told: Worked) -> None:
-    told.dispatched(1_000)
-    told.recorded(1_800)
-    before = told.job
+def test_rule_21_and_23_a_refused_result_is_counted_and_changes_nothing_else(log: JobLog) -> None:
+    log.dispatched(1_000)
+    log.recorded(1_800)
+    before = log.job
     refused = ResultRefused(attempt=1, epoch=1, what="result", code="DUPLICATE_RESULT")
-    told.at(1_900, refused, node=N1)
-    assert told.job.refused == 1
-    assert (told.job.status, told.job.attempts) == (before.status, before.attempts)
+    log.at(1_900, refused, node=N1)
+    assert log.job.refused == 1
+    assert (log.job.status, log.job.attempts) == (before.status, before.attempts)
 
 
-def test_rule_25_a_live_attempt_is_cancelled_when_its_outcome_ends(told: Worked) -> None:
-    told.dispatched(1_000)
+def test_rule_25_a_live_attempt_is_cancelled_when_its_outcome_ends(log: JobLog) -> None:
+    log.dispatched(1_000)
     missing = ResultMissing(utterance=0, target="es", delivery_no=0, reason="gap")
-    told.at(31_000, missing)
-    told.ended(31_000, 1, "cancelled")
-    assert (told.job.status, told.job.outcome, told.job.attempts[0].end) == (
+    log.at(31_000, missing)
+    log.ended(31_000, 1, "cancelled")
+    assert (log.job.status, log.job.outcome, log.job.attempts[0].end) == (
         "ended", "missing", "cancelled",
     )  # fmt: skip
-    assert told.node().live == {}
+    assert log.node().live == {}
 
 
-def test_rule_25_a_waiting_job_ends_with_its_outcome(told: Worked) -> None:
-    told.queued(1_000)
-    told.at(9_000, ResultMissing(utterance=0, target="es", delivery_no=0, reason="close"))
-    assert (told.job.status, told.job.outcome) == ("ended", "missing")
+def test_rule_25_a_waiting_job_ends_with_its_outcome(log: JobLog) -> None:
+    log.queued(1_000)
+    log.at(9_000, ResultMissing(utterance=0, target="es", delivery_no=0, reason="close"))
+    assert (log.job.status, log.job.outcome) == ("ended", "missing")
 
 
-def test_rule_25_a_number_given_up_before_its_job_was_created_makes_no_job(told: Worked) -> None:
-    told.at(9_000, ResultMissing(utterance=0, target="es", delivery_no=0, reason="close"))
-    assert told.jobs.views == {}
+def test_rule_25_a_missing_number_without_a_job_makes_no_job(log: JobLog) -> None:
+    log.at(9_000, ResultMissing(utterance=0, target="es", delivery_no=0, reason="close"))
+    assert log.jobs.views == {}
 
 
 # --- nodes ---------------------------------------------------------------------------------
 
 
-def test_rule_13_a_registered_node_has_its_abilities_and_free_slots(told: Worked) -> None:
-    node = told.node()
+def test_rule_13_a_registered_node_has_its_abilities_and_free_slots(log: JobLog) -> None:
+    node = log.node()
     assert (node.node, node.epoch, node.status, node.slots, node.cls) == (N1, 1, "alive", 2, "k1")
     assert (node.sources, node.targets, node.features) == (("en",), ("es",), ("tone",))
     assert (node.live, node.suspended) == ({}, {})
 
 
-def test_rule_16_live_attempts_are_those_that_hold_slots(told: Worked) -> None:
-    told.dispatched(1_000)
-    told.dispatched(1_100, job=job_key(1))
-    assert set(told.node().live) == {KEY, job_key(1)}
-    told.recorded(1_800)
-    assert set(told.node().live) == {job_key(1)}
-    assert (told.node().dispatches, told.node().results) == (2, 1)
+def test_rule_16_live_attempts_are_those_that_hold_slots(log: JobLog) -> None:
+    log.dispatched(1_000)
+    log.dispatched(1_100, job=job_key(1))
+    assert set(log.node().live) == {KEY, job_key(1)}
+    log.recorded(1_800)
+    assert set(log.node().live) == {job_key(1)}
+    assert (log.node().dispatches, log.node().results) == (2, 1)
 
 
-def test_rule_16_only_that_very_attempt_gives_its_slot_back(told: Worked) -> None:
-    told.dispatched(1_000, 2)
-    told.ended(1_500, 1, "lease")
-    assert set(told.node().live) == {KEY}
-    told.ended(1_600, 2, "lease", epoch=9)
-    assert set(told.node().live) == {KEY}
-    told.ended(1_700, 2, "lease")
-    assert told.node().live == {}
+def test_rule_16_only_the_same_attempt_releases_the_slot(log: JobLog) -> None:
+    log.dispatched(1_000, 2)
+    log.ended(1_500, 1, "lease")
+    assert set(log.node().live) == {KEY}
+    log.ended(1_600, 2, "lease", epoch=9)
+    assert set(log.node().live) == {KEY}
+    log.ended(1_700, 2, "lease")
+    assert log.node().live == {}
 
 
-def test_rule_13_a_newer_registration_holds_nothing_of_its_own_yet(told: Worked) -> None:
-    told.dispatched(1_000)
-    told.at(2_000, NodeLost(epoch=1, reason="superseded", leases=1), node=N1, job="")
-    assert (told.node().status, told.node().reason) == ("gone", "superseded")
-    told.registered(2_000, epoch=2)
-    node = told.node()
+def test_rule_13_a_new_registration_has_no_attempt_of_its_own(log: JobLog) -> None:
+    log.dispatched(1_000)
+    log.at(2_000, NodeLost(epoch=1, reason="superseded", leases=1), node=N1, job="")
+    assert (log.node().status, log.node().reason) == ("gone", "superseded")
+    log.registered(2_000, epoch=2)
+    node = log.node()
     assert (node.status, node.epoch, node.reason) == ("alive", 2, "")
-    assert [held.epoch for held in node.live.values()] == [1], "taken back one by one"
-    told.ended(2_000, 1, "superseded")
-    assert told.node().live == {}
+    assert [attempt.epoch for attempt in node.live.values()] == [1], "each ends by its own event"
+    log.ended(2_000, 1, "superseded")
+    assert log.node().live == {}
 
 
-def test_rule_13_a_drained_node_is_gone_by_its_own_wish(told: Worked) -> None:
-    told.at(1_000, NodeDraining(epoch=1), node=N1, job="")
-    assert told.node().status == "draining"
-    told.at(2_000, NodeDrained(epoch=1), node=N1, job="")
-    assert (told.node().status, told.node().reason, told.node().gone_ms) == (
+def test_rule_13_a_drained_node_is_gone(log: JobLog) -> None:
+    log.at(1_000, NodeDraining(epoch=1), node=N1, job="")
+    assert log.node().status == "draining"
+    log.at(2_000, NodeDrained(epoch=1), node=N1, job="")
+    assert (log.node().status, log.node().reason, log.node().gone_ms) == (
         "gone", "drained", 2_000,
     )  # fmt: skip
 
 
-def test_rule_14_a_mark_and_its_end_move_the_node_between_classes(told: Worked) -> None:
-    mark = NodeSuspended(epoch=1, feature="tone", until_ms=61_000, cls="k2")
-    told.at(1_000, mark, node=N1, job="")
-    assert (told.node().suspended, told.node().cls) == ({"tone": 61_000}, "k2")
-    told.at(61_000, NodeResumed(epoch=1, feature="tone", cls="k1"), node=N1, job="")
-    assert (told.node().suspended, told.node().cls) == ({}, "k1")
+def test_rule_14_suspending_and_resuming_change_the_class(log: JobLog) -> None:
+    suspended = NodeSuspended(epoch=1, feature="tone", until_ms=61_000, cls="k2")
+    log.at(1_000, suspended, node=N1, job="")
+    assert (log.node().suspended, log.node().cls) == ({"tone": 61_000}, "k2")
+    log.at(61_000, NodeResumed(epoch=1, feature="tone", cls="k1"), node=N1, job="")
+    assert (log.node().suspended, log.node().cls) == ({}, "k1")
 
 
-def test_rule_14_a_new_registration_is_not_marked(told: Worked) -> None:
-    mark = NodeSuspended(epoch=1, feature="tone", until_ms=61_000, cls="k2")
-    told.at(1_000, mark, node=N1, job="")
-    told.at(2_000, NodeLost(epoch=1, reason="silent"), node=N1, job="")
-    assert told.node().suspended == {}
-    told.registered(3_000, epoch=2)
-    assert (told.node().suspended, told.node().cls) == ({}, "k1")
+def test_rule_14_a_new_registration_is_not_suspended(log: JobLog) -> None:
+    suspended = NodeSuspended(epoch=1, feature="tone", until_ms=61_000, cls="k2")
+    log.at(1_000, suspended, node=N1, job="")
+    log.at(2_000, NodeLost(epoch=1, reason="silent"), node=N1, job="")
+    assert log.node().suspended == {}
+    log.registered(3_000, epoch=2)
+    assert (log.node().suspended, log.node().cls) == ({}, "k1")
 
 
-def test_rule_1_events_of_a_node_that_never_registered_make_no_record(told: Worked) -> None:
-    told.dispatched(1_000, node=N2)
-    assert set(told.nodes.views) == {"n1"}
+def test_rule_1_events_of_a_node_that_never_registered_make_no_record(log: JobLog) -> None:
+    log.dispatched(1_000, node=N2)
+    assert set(log.nodes.views) == {"n1"}

@@ -265,7 +265,7 @@ async def test_a_standby_waits_until_the_hold_has_ended(store: TimedStore) -> No
     store.tick(1)
     assert (await second.step()).state == "idle"
     assert second.is_active
-    assert await first.step() == StepResult("turned_away", detail="fenced")
+    assert await first.step() == StepResult("lease_lost", detail="fenced")
 
 
 async def test_each_step_renews_the_hold(store: TimedStore) -> None:
@@ -298,7 +298,7 @@ async def test_a_zombie_that_read_before_the_takeover_cannot_save(store: TimedSt
         assert await fold_all(live) == len(await store.log()), "what the zombie had read, again"
 
     zombie = projector(store, Frozen(store, "save_views", take_over))
-    assert await zombie.step() == StepResult("turned_away", detail="fenced")
+    assert await zombie.step() == StepResult("lease_lost", detail="fenced")
     assert (await view_of(store, "s1")).results == 2
     assert (await zombie.step()).state == "standby"
 
@@ -309,7 +309,7 @@ async def test_a_zombie_that_wakes_before_reading_takes_no_entries(store: TimedS
     store.tick(LEASE_MS)
     assert (await live.step()).state == "idle"
     await talk(store, 2)
-    assert await zombie.step() == StepResult("turned_away", detail="fenced")
+    assert await zombie.step() == StepResult("lease_lost", detail="fenced")
     assert await fold_all(live) == len(await store.log())
 
 
@@ -506,12 +506,12 @@ async def test_a_index_too_long_for_one_command_keeps_its_order(store: TimedStor
         assert [one.decode() for one in kept] == ids
 
 
-async def test_a_save_from_another_checkpoint_is_turned_away(store: TimedStore) -> None:
+async def test_a_save_from_another_checkpoint_is_refused(store: TimedStore) -> None:
     await talk(store, 2)
     one = projector(store, batch_max=2)
     await one.step()
     one.checkpoint = "1-1"
-    assert await one.step() == StepResult("turned_away", detail="moved")
+    assert await one.step() == StepResult("lease_lost", detail="moved")
     await fold_all(one)
     assert (await view_of(store, "s1")).results == 2
 
@@ -611,7 +611,7 @@ async def test_a_version_from_the_future_is_parked_at_once_and_stays_in_its_inde
     strange = await redis.xadd(store.keys.log, dict.fromkeys(FIELDS, "") | later)
     one = projector(store)
     stepped = await one.step()
-    assert (stepped.state, stepped.parked) == ("folded", 1)
+    assert (stepped.state, stepped.dead_lettered) == ("folded", 1)
     (dead,) = await dead_of(store)
     assert dead["reason"] == "SessionResumed: version 2, this program reads 1 to 1"
     key = store.keys.session_index("s1")
@@ -643,7 +643,7 @@ async def test_the_live_fold_goes_on_upon_the_new_revision(store: TimedStore) ->
     await Rebuild(views_of(store), CORE, ["session"]).run()
     session = await store.resume_session(store.keys.full("s1"), "again")
     await store.say(session, session.next_seq, end_of_utterance=True)
-    assert await one.step() == StepResult("turned_away", detail="rebuilt")
+    assert await one.step() == StepResult("lease_lost", detail="rebuilt")
     await fold_all(one)
     assert (await view_of(store, "s1")).utterance == 2
     assert await views_of(store).load("session", "2.1", ["s1"]) == [{}]
@@ -655,7 +655,7 @@ async def test_what_a_crashed_rebuild_left_is_dropped_by_the_next(store: TimedSt
     views = views_of(store, Cutting(store, "promote_revision", after=False))
     broken = Rebuild(views, CORE, ["session"])
     with pytest.raises(Cut):
-        await broken._fold_and_switch(
+        await broken._fold_and_promote(
             await views.acquire_revision(broken.revision_set, "me", 10_000),  # type: ignore[arg-type]
             ["2.1"],
             ["2.2"],
@@ -776,13 +776,13 @@ async def test_a_newer_version_waits_then_rebuilds_what_it_finds(store: TimedSto
     newer = ProjectionSet("core", (NewerSessions(), *CORE.projections[1:]), CORE.sessions)
     new = projector(store, of=newer)
     assert (await new.step()).state == "other_version"
-    assert await new._bring_up_to_version()
+    assert await new._rebuild_outdated()
     assert (await new.step()).state == "idle"
     assert (await views_of(store).active_revision("session")) == "3.2"
     assert (await old.step()).state == "standby"
     await new.release()
     assert (await old.step()).state == "other_version"
-    assert not await old._bring_up_to_version()
+    assert not await old._rebuild_outdated()
 
 
 # --- around it -----------------------------------------------------------------------------

@@ -57,10 +57,11 @@ async def _assert_same(store: TimedStore, name: str, view: Session) -> None:
     outcomes = await store.read_hash(store.keys.outcomes(name))
     assert _decided(kept) == _told(view), name
     assert outcomes == {
-        key: f"{owed.utterance}|{owed.first}|{','.join(owed.to)}" for key, owed in view.owed.items()
+        key: f"{owed.utterance}|{owed.first}|{','.join(owed.recipients)}"
+        for key, owed in view.open_outcomes.items()
     }, name
     playing = await store.read_hash(store.keys.playing(name))
-    assert {key: int(until) for key, until in playing.items()} == view.playing, name
+    assert {key: int(until) for key, until in playing.items()} == view.playbacks, name
     await _assert_held(store, name, view)
     await _assert_audio(store, name, view, int(heard_of(kept)["next_seq"]))
     if view.room:
@@ -119,14 +120,14 @@ def _told(view: Session) -> dict[str, Any]:
 
 async def _assert_held(store: TimedStore, name: str, view: Session) -> None:
     """What is ready but waits is held with its end, and watched by its target's gap timer."""
-    waiting = {key: owed for key, owed in view.owed.items() if owed.ready}
+    waiting = {key: owed for key, owed in view.open_outcomes.items() if owed.outcome}
     held = await store.read_hash(store.keys.out_of_order(name))
     ends = {
         key: msgspec.json.decode(value)["kind"]
         for key, value in held.items()
         if not key.endswith(("/body", "/audio"))
     }
-    assert ends == {key: owed.ready for key, owed in waiting.items()}, name
+    assert ends == {key: owed.outcome for key, owed in waiting.items()}, name
     timers = await zset(store, store.keys.timers)
     for target in view.allocated:
         ready = await zset(store, store.keys.out_of_order_at(name, target))
@@ -145,5 +146,5 @@ async def _assert_audio(store: TimedStore, name: str, view: Session, next_seq: i
     seqs = [msgspec.json.decode(fields[15])["seq"] for _, fields in chunks]
     assert seqs == list(range(next_seq - len(seqs), next_seq)), name
     ids = [chunk_id for chunk_id, _ in chunks]
-    for owed in view.owed.values():
+    for owed in view.open_outcomes.values():
         assert owed.first in ids, (name, owed)

@@ -312,19 +312,21 @@ async def test_a_cell_without_its_group_is_an_error_and_changes_nothing(
     await check(store)
 
 
-async def test_pressure_is_raised_and_lifted_by_events(store: TimedStore) -> None:
-    assert await store.set_backpressure("memory", raised=True, seen=81, limit=80) == "raised"
-    assert await store.set_backpressure("memory", raised=True, seen=82, limit=80) == "kept"
-    assert await store.set_backpressure("dead_letters", raised=True, seen=10, limit=10) == "raised"
-    assert await store.set_backpressure("memory", raised=False, seen=1, limit=80) == "lifted"
-    assert (await store.read_hash(store.keys.counters))["pressure"] == "dead_letters"
-    assert await store.set_backpressure("group", raised=False, seen=1, limit=80) == "kept"
+async def test_backpressure_starts_and_ends_by_events(store: TimedStore) -> None:
+    assert await store.set_backpressure("memory", is_active=True, seen=81, limit=80) == "started"
+    assert await store.set_backpressure("memory", is_active=True, seen=82, limit=80) == "unchanged"
+    assert (
+        await store.set_backpressure("dead_letters", is_active=True, seen=10, limit=10) == "started"
+    )
+    assert await store.set_backpressure("memory", is_active=False, seen=1, limit=80) == "ended"
+    assert (await store.read_hash(store.keys.counters))["backpressure"] == "dead_letters"
+    assert await store.set_backpressure("group", is_active=False, seen=1, limit=80) == "unchanged"
     assert await store.types() == [
         "BackpressureStarted",
         "BackpressureStarted",
         "BackpressureEnded",
     ]
-    await store.set_backpressure("dead_letters", raised=False, seen=1, limit=80)
+    await store.set_backpressure("dead_letters", is_active=False, seen=1, limit=80)
     assert (await store.open()).epoch == 1
 
 

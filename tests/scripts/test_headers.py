@@ -191,7 +191,7 @@ async def test_the_typed_calls_give_as_many_arguments_as_the_headers_name(
         (
             "set_backpressure",
             0,
-            lambda: counted.set_backpressure("memory", raised=True, seen=1, limit=1),
+            lambda: counted.set_backpressure("memory", is_active=True, seen=1, limit=1),
         ),
         ("open_session", 0, lambda: counted.open_session(**opened)),
         ("resume_session", 0, lambda: counted.resume_session(session, "t")),

@@ -44,7 +44,8 @@ if not cell then return '{}' end
 local found = { nodes = {}, leases = {}, classes = {}, free_nodes = {}, sessions = {},
   affinity = {}, generation = cell.generation, settings = cell.settings,
   group_view = cell.group_view,
-  is_pressed = cell.is_pressed, keeps_audio = cell.keeps_audio, pairs = cell.pairs,
+  is_backpressure_active = cell.is_backpressure_active,
+  keeps_audio = cell.keeps_audio, pairs = cell.pairs,
   dispatcher_lease = cell.dispatcher_lease, waiting_requirements = cell.waiting_requirements,
   watched_requirements = cell.watched_requirements, tenant_counts = cell.tenant_counts,
   outboxes = cell.outboxes, outcomes = cell.outcomes, count = cell.stable + cell.live,
@@ -155,9 +156,9 @@ async def assert_stored(redis: Client, store: TimedStore) -> int:
     if "keeps_audio" in told:
         archive = await store.read_hash(store.keys.archive)
         assert told["keeps_audio"] == (archive.get("audio") == "1")
-    if "is_pressed" in told:
+    if "is_backpressure_active" in told:
         pressure = await store.read_hash(store.keys.counters)
-        assert told["is_pressed"] == bool(pressure.get("pressure"))
+        assert told["is_backpressure_active"] == bool(pressure.get("backpressure"))
     await assert_slots_stored(redis, store, told)
     await assert_requirements_stored(redis, store, told)
     await assert_sessions_stored(store, told)
@@ -229,7 +230,7 @@ async def test_rule_17_what_is_kept_is_what_is_stored(redis: Client, played: Tim
 
     async def press() -> None:
         for raised in (True, False):
-            await played.set_backpressure("memory", raised=raised, seen=1, limit=1)
+            await played.set_backpressure("memory", is_active=raised, seen=1, limit=1)
             await assert_stored(redis, played)
 
     async def hold() -> None:
@@ -343,10 +344,10 @@ async def test_what_is_read_again_is_counted_once(redis: Client, played: TimedSt
 
 async def test_rule_18_pressure_counts_from_the_next_call_on(played: TimedStore) -> None:
     await played.open("before")
-    await played.set_backpressure("memory", raised=True, seen=1, limit=1)
+    await played.set_backpressure("memory", is_active=True, seen=1, limit=1)
     with pytest.raises(Backpressure):
         await played.open("amid")
-    await played.set_backpressure("memory", raised=False, seen=0, limit=1)
+    await played.set_backpressure("memory", is_active=False, seen=0, limit=1)
     await played.open("after")
 
 
@@ -570,7 +571,7 @@ def test_what_stands_is_written_through_memory_alone() -> None:
     found = 0
     for name, text in lua_texts().items():
         for call in re.finditer(CHANGE, text):
-            if not re.match(STANDS, call[3]) and "'pressure'" not in call[3]:
+            if not re.match(STANDS, call[3]) and "'backpressure'" not in call[3]:
                 continue
             found += 1
             is_soft = any(name == file and field in call[3] for file, field in SOFT)

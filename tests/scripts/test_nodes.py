@@ -389,12 +389,12 @@ async def test_rule_13_a_registration_serves_those_who_wait(store: TimedStore) -
 
 async def test_pressure_refuses_registration_but_not_its_replay(store: TimedStore) -> None:
     node = await store.join()
-    await store.set_backpressure("memory", raised=True, seen=81, limit=80)
+    await store.set_backpressure("memory", is_active=True, seen=81, limit=80)
     refused = await refusal(store.join("n2"))
     assert refused.code == "BACKPRESSURE"
     assert int(refused.fields["retry_after_ms"]) > 0
     assert await store.join() == node
-    await store.set_backpressure("memory", raised=False, seen=70, limit=80)
+    await store.set_backpressure("memory", is_active=False, seen=70, limit=80)
     assert (await store.join("n2")).epoch == 1
     await check(store)
 

@@ -322,7 +322,7 @@ async def test_keep_alive_answers_for_each_session(store: TimedStore) -> None:
 async def test_pressure_refuses_open_and_ingest_and_nothing_else(store: TimedStore) -> None:
     session = await store.open()
     await store.say(session, 0)
-    await store.set_backpressure("memory", raised=True, seen=81, limit=80)
+    await store.set_backpressure("memory", is_active=True, seen=81, limit=80)
     for attempt in (store.open("s2"), store.say(session, 1)):
         with pytest.raises(Backpressure) as refused:
             await attempt
@@ -331,7 +331,7 @@ async def test_pressure_refuses_open_and_ingest_and_nothing_else(store: TimedSto
     assert (await store.finalize_utterance(session.session, 1, 0)).status == "ok"
     assert (await store.resume_session(session.session, "t2")).epoch == 2
     assert await store.keep_alive([(session.session, 2, "")]) == [None]
-    await store.set_backpressure("memory", raised=False, seen=70, limit=80)
+    await store.set_backpressure("memory", is_active=False, seen=70, limit=80)
     session = await store.resume_session(session.session, "t2")
     assert (await store.say(session, 1)).status == "ok"
     assert await store.close_session(session.session, 2) == "ok"

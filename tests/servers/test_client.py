@@ -53,7 +53,7 @@ async def test_one_evicting_primary_is_enough_to_refuse_a_cluster(cluster3: Loca
 async def test_server_without_a_memory_limit_is_a_warning(own_server: LocalServer) -> None:
     client = await open_client(own_server.url)
     assert (await check_server(client)).warnings == (
-        "maxmemory is 0: no pressure is raised by memory",
+        "maxmemory is 0: memory never starts backpressure",
     )
     own_server.call("CONFIG", "SET", "maxmemory", "100mb")
     facts = await check_server(client)

@@ -550,7 +550,7 @@ class Mischief:
             case 5:
                 self._count(await store.keep_alive([(session, 0, "")]))
             case 6:
-                await store.set_backpressure("memory", raised=True, seen=2, limit=1)
+                await store.set_backpressure("memory", is_active=True, seen=2, limit=1)
             case 7:
                 await self._stale_attempt()
 
@@ -585,6 +585,6 @@ async def lift_pressure(cluster: Cluster) -> None:
     while True:
         await cluster.sleep(500, 2_000)
         try:
-            await cluster.store.set_backpressure("memory", raised=False, seen=0, limit=1)
+            await cluster.store.set_backpressure("memory", is_active=False, seen=0, limit=1)
         except ServerUnavailable:
             continue

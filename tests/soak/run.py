@@ -136,7 +136,7 @@ class Soak:
         )
 
     def pressure(self) -> str:
-        return self.server.call("HGET", KEYS.counters, "pressure") or ""
+        return self.server.call("HGET", KEYS.counters, "backpressure") or ""
 
     def command(self, *words: str) -> bool:
         """Whether it ended well. Who is not let in waits, until it is stopped here."""

@@ -52,7 +52,7 @@ def level_db(samples: array[int]) -> float:
     return 10 * math.log10(power / (AMPLITUDE**2 / 2) + 1e-12)
 
 
-def decoded(data: bytes) -> array[int]:
+def decode_event(data: bytes) -> array[int]:
     samples = array("h")
     samples.frombytes(parse_wav(data))
     return samples
@@ -65,7 +65,7 @@ def decoded(data: bytes) -> array[int]:
 )
 def test_each_common_encoding_is_read(tag: int, bits: int, channels: int) -> None:
     wanted = sine(440, 16_000)
-    samples = decoded(wav(wanted, 16_000, bits, channels=channels, tag=tag))
+    samples = decode_event(wav(wanted, 16_000, bits, channels=channels, tag=tag))
     assert len(samples) == len(wanted)
     off = max(abs(a - b * 32_767) for a, b in zip(samples, wanted, strict=True))
     assert off <= (260 if bits == 8 else 3)
@@ -75,7 +75,7 @@ def test_each_common_encoding_is_read(tag: int, bits: int, channels: int) -> Non
     "rate", [4_000, 8_000, 11_025, 22_050, 32_000, 44_100, 48_000, 96_000, 192_000, 384_000]
 )
 def test_each_common_rate_becomes_16_khz(rate: int) -> None:
-    samples = decoded(wav(sine(440, rate), rate, 16))
+    samples = decode_event(wav(sine(440, rate), rate, 16))
     assert len(samples) == round(rate // 2 * 16_000 / rate)
     wanted = sine(440, 16_000)
     pairs = list(zip(samples, wanted, strict=False))[400:-400]
@@ -99,7 +99,7 @@ def test_two_channels_are_mixed() -> None:
     body = bytearray(left_only)
     for at in range(left_only.index(b"data") + 10, len(body), 4):
         body[at : at + 2] = b"\0\0"
-    samples = decoded(bytes(body))
+    samples = decode_event(bytes(body))
     assert level_db(samples) == pytest.approx(-6, abs=0.5)
 
 
@@ -131,4 +131,4 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 def test_a_file_cut_short_gives_what_is_there() -> None:
     whole = wav(sine(440, 16_000), 16_000, 16)
-    assert len(decoded(whole[: len(whole) // 2])) == pytest.approx(4_000, abs=40)
+    assert len(decode_event(whole[: len(whole) // 2])) == pytest.approx(4_000, abs=40)

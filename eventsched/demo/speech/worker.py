@@ -10,42 +10,40 @@ Never does: handling (nodes.py). Read next: demo/run.py, which starts it.
 from __future__ import annotations
 
 import os
-import signal
 import sys
 
 import anyio
 
 from eventsched.client.client import connect
 from eventsched.demo.speech.nodes import make_node
+from eventsched.interrupts import drain_on_signal
 from eventsched.logs import configure_logs
 
 DRAIN_S = 5.0
+"""How long running attempts may take after a signal, before other nodes get them."""
 MARGIN_S = 2.0
+"""How much longer the drain itself may take, if the server does not answer."""
 
 
-async def serve(url: str, name: str) -> None:
-    """Serve until a signal, then finish what is in hand."""
+async def serve(url: str, name: str) -> int:
+    """Run the node until a signal drains it; return the exit code."""
     node = make_node(name)
 
-    async def drain_on_signal() -> None:
-        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-            async for _ in signals:
-                node.drain(within_s=DRAIN_S)
-                tasks.cancel_scope.deadline = anyio.current_time() + DRAIN_S + MARGIN_S
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(drain_on_signal)
+    async def run() -> None:
         async with connect(url) as es:
             sys.stdout.write(f"ready: {name}\n")
             sys.stdout.flush()
             await node.run(es)
-        tasks.cancel_scope.cancel()
+
+    return await drain_on_signal(
+        run, lambda: node.drain(within_s=DRAIN_S), drain_s_max=DRAIN_S + MARGIN_S
+    )
 
 
 def main() -> None:
     configure_logs(0, quiet=True, is_service=True)
     (name,) = sys.argv[1:]
-    anyio.run(serve, os.environ["EVENTSCHED_URL"], name)
+    sys.exit(anyio.run(serve, os.environ["EVENTSCHED_URL"], name))
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@
 -- include: settings
 local backpressure = {}
 
-local cached = cache.register_single('is_pressed', 'stable', function()
-  return (redis.call('HGET', keys.counters, 'pressure') or '') ~= ''
+local cached = cache.register_single('is_backpressure_active', 'stable', function()
+  return (redis.call('HGET', keys.counters, 'backpressure') or '') ~= ''
 end)
 
 -- Whether the cell accepts nothing more for now.

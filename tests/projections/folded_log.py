@@ -1,4 +1,4 @@
-"""Given these events: a log told in a line each, folded by one projection."""
+"""A log written one event a line, folded by one projection."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ def job_key(utterance: int, target: str = "es", session: str = S1) -> str:
     return f"acme:{session}:{utterance}:translation:{target}:none"
 
 
-def said(source_text: str, text: str | None = None) -> bytes:
+def readable(source_text: str, text: str | None = None) -> bytes:
     return encode_text(Text(source_text=source_text, text=text))
 
 
-def sealed(characters: int, body: bytes = b"?") -> bytes:
-    """A text that nobody here can read; its length is told."""
+def encrypted(characters: int, body: bytes = b"?") -> bytes:
+    """A text that this test cannot decrypt; its length is readable."""
     return encode_text(Text(sealed=body, characters=characters))
 
 
-class Story:
-    """Records of one projection after the events told so far.
+class FoldedLog:
+    """The records of one projection after the events so far.
 
-    What is stored of them is kept beside: after every event it must say the same.
+    The stored fields of each record are updated as well: after every event they must decode to the
+    same record.
     """
 
     def __init__(self, projection: Projection) -> None:
@@ -36,8 +37,8 @@ class Story:
         self.views: dict[str, Any] = {}
         self.stored: dict[str, dict[str, bytes]] = {}
         self.written: dict[str, bytes] = {}
-        """What the last event wrote."""
-        self._form = record_codec(projection)
+        """The fields that the last event wrote."""
+        self._codec = record_codec(projection)
         self._seq = 0
 
     def at(
@@ -49,8 +50,8 @@ class Story:
         job: str = "",
         node: str = "",
         body: bytes = b"",
-    ) -> Story:
-        """This became true at `ms`."""
+    ) -> FoldedLog:
+        """Append the event at `ms` and fold it."""
         self._seq += 1
         event = Event(
             id=f"{ms}-{self._seq}",
@@ -74,8 +75,8 @@ class Story:
         return self
 
     def _store(self, entity: str, after: Any) -> None:
-        self.written = dict(self._form.encode(after, self.views.get(entity)))
+        self.written = dict(self._codec.encode(after, self.views.get(entity)))
         fields = self.stored.setdefault(entity, {})
         fields.update(self.written)
-        assert fields.items() >= self._form.encode(after, None).items()
-        assert self._form.decode(fields | {"at": b"1-1"}) == after
+        assert fields.items() >= self._codec.encode(after, None).items()
+        assert self._codec.decode(fields | {"at": b"1-1"}) == after

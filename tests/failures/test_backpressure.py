@@ -1,4 +1,4 @@
-"""Pressure: producers are refused before anything is lost, and what is in flight finishes."""
+"""Backpressure: producers are refused before data is lost, and work in flight finishes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from eventsched.audit.verify import Verifier
 from eventsched.history.status import _Cell
 from eventsched.projection.protocol import ProjectionSet, load_sets
 from eventsched.projection.store import ProjectionStore
-from eventsched.roles.backpressure import BackpressureMonitor, Reading
+from eventsched.roles.backpressure import BackpressureMonitor, Measurement
 from eventsched.roles.projector import Projector
 from eventsched.schema.events import BackpressureStarted
 from eventsched.schema.keys import Keys, name_of
@@ -43,7 +43,7 @@ def small_server(tmp_path: Path) -> Iterator[LocalServer]:
 # --- memory, with everything real ---------------------------------------------------------------
 
 
-async def test_near_maxmemory_producers_wait_and_what_is_in_flight_finishes(
+async def test_near_maxmemory_producers_are_refused_and_work_in_flight_finishes(
     small_server: LocalServer,
 ) -> None:
     may_end = anyio.Event()
@@ -65,10 +65,10 @@ async def test_near_maxmemory_producers_wait_and_what_is_in_flight_finishes(
             async with es.session("acme", "en", ["fr"]) as hog:
                 refused = await _fill(hog)
                 assert refused.retry_after_ms > 0
-                await until("raised", lambda: _is_raised(store))
+                await until("memory has started backpressure", lambda: _is_memory_active(store))
                 with pytest.raises(eventsched.Backpressure):
                     async with es.session("acme", "en"):
-                        pytest.fail("a session opened under pressure")
+                        pytest.fail("a session opened under backpressure")
                 with pytest.raises(eventsched.Backpressure):
                     await session.append(SECOND)
                 may_end.set()
@@ -76,18 +76,18 @@ async def test_near_maxmemory_producers_wait_and_what_is_in_flight_finishes(
                     result = await anext(session.results())
                 assert result.text == str(len(SECOND) + 280 * 32)
                 stored = await _chunks(store, hog.id)
-                assert stored == hog.next_seq, "what was acknowledged is there"
-            # The hog's audio is let go with its session: the pressure ends by itself.
-            await until("lifted", lambda: _is_lifted(store))
+                assert stored == hog.next_seq, "every acknowledged chunk is stored"
+            # The audio of `hog` is trimmed when its session closes, so the backpressure ends.
+            await until("backpressure has ended", lambda: _has_ended(store))
             await session.append(SECOND, end_of_utterance=True)
         assert small_server.call("INFO", "stats")["evicted_keys"] == 0
         assert await _violations(store) == []
 
 
-async def test_a_server_that_is_full_before_anybody_looked_refuses_as_pressure_does(
+async def test_a_full_server_refuses_before_any_measurement_as_backpressure_does(
     small_server: LocalServer,
 ) -> None:
-    """Scripts of producers and nodes are stopped by the server; all others go on (allow-oom)."""
+    """The server refuses the scripts of producers and nodes; all others run (allow-oom)."""
     async with _bare(small_server.url) as store:
         grant = await _opened(store, "s1")
         async with eventsched.connect(small_server.url):
@@ -104,94 +104,104 @@ async def test_a_server_that_is_full_before_anybody_looked_refuses_as_pressure_d
             await _opened(store, "s2")
         assert caught.value.retry_after_ms == 1_000
         assert await store.close_session(grant.session, grant.epoch) == "ok"
-        async with eventsched.connect(small_server.url) as es:  # whoever comes now can still ask
+        async with eventsched.connect(small_server.url) as es:  # a new client can still connect
             assert es.cells == ["c0"]
         small_server.call("CONFIG", "SET", "maxmemory", 0)
         await _opened(store, "s2")
 
 
-async def test_without_a_maxmemory_there_is_no_memory_pressure(own_server: LocalServer) -> None:
+async def test_without_a_maxmemory_memory_never_starts_backpressure(
+    own_server: LocalServer,
+) -> None:
     own_server.call("CONFIG", "SET", "maxmemory", 10 * MIB * 1024)
     async with _bare(own_server.url) as store:
-        await store.set_backpressure("memory", raised=True, seen=9, limit=8)
-        readings = await BackpressureMonitor(store).step()
-        assert [one.reason for one in readings] == ["memory", "group", "dead_letters"]
-        assert await _pressure(store) == set()
-        await store.set_backpressure("memory", raised=True, seen=9, limit=8)
+        await store.set_backpressure("memory", is_active=True, seen=9, limit=8)
+        measurements = await BackpressureMonitor(store).step()
+        assert [measurement.reason for measurement in measurements] == [
+            "memory",
+            "group",
+            "dead_letters",
+        ]
+        assert await _active_reasons(store) == set()
+        await store.set_backpressure("memory", is_active=True, seen=9, limit=8)
         own_server.call("CONFIG", "SET", "maxmemory", 0)
-        readings = await BackpressureMonitor(store).step()
-        assert [one.reason for one in readings] == ["group", "dead_letters"]
-        assert await _pressure(store) == set()
+        measurements = await BackpressureMonitor(store).step()
+        assert [measurement.reason for measurement in measurements] == ["group", "dead_letters"]
+        assert await _active_reasons(store) == set()
 
 
-async def test_on_a_cluster_each_cell_looks_at_the_primary_that_serves_it(
+async def test_on_a_cluster_each_cell_measures_the_primary_that_serves_it(
     own_cluster: LocalCluster,
 ) -> None:
     async with _bare(own_cluster.url, "c0", "c1", "c2") as store:
         stores = [Store(store.transport, cell) for cell in ("c0", "c1", "c2")]
         serving_c1 = next(s for s in own_cluster.primaries if _serves(s, stores[1].keys))
         serving_c1.call("CONFIG", "SET", "maxmemory", 1)
-        for one in stores:
-            await BackpressureMonitor(one).step()
-        pressed = {one.cell for one in stores if "memory" in await _pressure(one)}
-        assert pressed == {one.cell for one in stores if _serves(serving_c1, one.keys)}
-        assert "c1" in pressed
+        for cell_store in stores:
+            await BackpressureMonitor(cell_store).step()
+        under_backpressure = {
+            each.cell for each in stores if "memory" in await _active_reasons(each)
+        }
+        assert under_backpressure == {
+            each.cell for each in stores if _serves(serving_c1, each.keys)
+        }
+        assert "c1" in under_backpressure
 
 
-# --- groups, dead, hysteresis, with time moved by hand ------------------------------------------
+# --- consumer lag, dead letters, hysteresis ------------------------------------------
 
 
-async def test_a_projection_set_that_falls_behind_raises_pressure_until_it_has_caught_up(
+async def test_a_lagging_projection_set_has_backpressure_until_it_has_caught_up(
     store: TimedStore,
 ) -> None:
     await store.configure_cell({"projection_lag_max": 20}, overwrite=True)
     projector = Projector(_views(store), _core(), owner="h")
     await projector.step()
-    watch = BackpressureMonitor(store)
+    monitor = BackpressureMonitor(store)
     grant = await store.open()
     for seq in range(25):
         await store.say(grant, seq, end_of_utterance=True)
-    await watch.step()
-    assert await _pressure(store) == {"group"}
-    (raised,) = await store.log("BackpressureStarted")
-    assert isinstance(raised.data, BackpressureStarted)
-    assert (raised.data.reason, raised.data.limit) == ("group", 20)
+    await monitor.step()
+    assert await _active_reasons(store) == {"group"}
+    (started,) = await store.log("BackpressureStarted")
+    assert isinstance(started.data, BackpressureStarted)
+    assert (started.data.reason, started.data.limit) == ("group", 20)
     with pytest.raises(eventsched.Backpressure):
         await store.say(grant, 25)
     while (await projector.step()).state == "folded":
         pass
-    await watch.step()
-    assert await _pressure(store) == set()
+    await monitor.step()
+    assert await _active_reasons(store) == set()
     await store.say(grant, 25)
 
 
-async def test_work_that_nobody_dispatches_raises_pressure(store: TimedStore) -> None:
+async def test_a_long_dispatch_stream_starts_backpressure(store: TimedStore) -> None:
     await store.configure_cell({"dispatch_queue_max": 5}, overwrite=True)
     grant = await store.open()
     for seq in range(6):
         await store.say(grant, seq, end_of_utterance=True)
     await BackpressureMonitor(store).step()
-    assert await _pressure(store) == {"group"}
+    assert await _active_reasons(store) == {"group"}
     await store.dispatch()
     await BackpressureMonitor(store).step()
-    assert await _pressure(store) == set()
+    assert await _active_reasons(store) == set()
 
 
-async def test_too_much_that_could_not_be_processed_raises_pressure(store: TimedStore) -> None:
+async def test_too_many_dead_letters_start_backpressure(store: TimedStore) -> None:
     await store.configure_cell({"dead_letters_max": 2}, overwrite=True)
     for _ in range(2):
         await store.transport.command("XADD", store.keys.dispatch, "*", "k", "utterance", "d", "[",
                                       key=store.keys.dispatch)  # fmt: skip
     await store.dispatch()
     await BackpressureMonitor(store).step()
-    assert await _pressure(store) == {"dead_letters"}
+    assert await _active_reasons(store) == {"dead_letters"}
     assert (
         await store.transport.command("XLEN", store.keys.dead_letters, key=store.keys.dead_letters)
         == 2
     )
 
 
-async def test_any_number_of_timekeepers_may_look(store: TimedStore) -> None:
+async def test_any_number_of_timers_may_measure(store: TimedStore) -> None:
     await store.configure_cell({"dispatch_queue_max": 1}, overwrite=True)
     grant = await store.open()
     await store.say(grant, 0, end_of_utterance=True)
@@ -207,30 +217,30 @@ async def test_any_number_of_timekeepers_may_look(store: TimedStore) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seen", "was", "is_raised"),
+    ("seen", "was_active", "is_active"),
     [(100, False, True), (99, False, False), (99, True, True), (90, True, True), (89, True, False)],
 )
-def test_pressure_goes_below_nine_tenths_before_it_is_lifted(
-    seen: int, was: bool, is_raised: bool
+def test_backpressure_ends_below_nine_tenths_of_the_limit(
+    seen: int, was_active: bool, is_active: bool
 ) -> None:
-    assert Reading("dead_letters", seen, 100).is_raised(was=was) is is_raised
+    assert Measurement("dead_letters", seen, 100).is_active(was_active=was_active) is is_active
 
 
-async def test_the_distance_of_a_set_is_exact_and_the_one_that_status_shows(
+async def test_the_lag_of_a_set_is_exact_and_the_one_that_status_shows(
     store: TimedStore,
 ) -> None:
-    distances = ConsumerLag(store)
-    assert await distances.projection_sets() == []
+    lag = ConsumerLag(store)
+    assert await lag.projection_sets() == []
     grant = await store.open()
     projector = Projector(_views(store), _core(), owner="h", batch_max=2)
     for seq in range(5):
         await store.say(grant, seq, end_of_utterance=True)
-    assert await distances.of_set("core") == 6  # nobody has folded yet: all of it
+    assert await lag.of_set("core") == 6  # no projector has run yet
     await projector.step()
-    assert await distances.projection_sets() == ["core"]
-    assert await distances.of_set("core") == 4
-    shown = (await _Cell(store).seen()).groups
-    assert [(one.group, one.entries) for one in shown] == [("dispatch", 5), ("core", 4)]
+    assert await lag.projection_sets() == ["core"]
+    assert await lag.of_set("core") == 4
+    groups = (await _Cell(store).seen()).groups
+    assert [(group.group, group.entries) for group in groups] == [("dispatch", 5), ("core", 4)]
 
 
 async def test_a_newer_version_s_settings_reach_a_cell_that_exists(store: TimedStore) -> None:
@@ -241,8 +251,8 @@ async def test_a_newer_version_s_settings_reach_a_cell_that_exists(store: TimedS
         await store.configure_cell({"dead_letters_max": 7, "pause_ms": 1}, overwrite=False)
         == "kept"
     )
-    kept = await store.read_hash(store.keys.settings)
-    assert (kept["dead_letters_max"], kept["pause_ms"]) == ("7", "3000")
+    stored = await store.read_hash(store.keys.settings)
+    assert (stored["dead_letters_max"], stored["pause_ms"]) == ("7", "3000")
 
 
 # --- helpers --------------------------------------------------------------------------------------
@@ -277,7 +287,7 @@ async def _opened(store: Store, name: str) -> SessionGrant:
 
 
 async def _fill(session: eventsched.Session) -> eventsched.Backpressure:
-    """Append until the system takes no more."""
+    """Append until the append is refused."""
     with anyio.fail_after(60):
         while True:
             try:
@@ -286,17 +296,17 @@ async def _fill(session: eventsched.Session) -> eventsched.Backpressure:
                 return refused
 
 
-async def _pressure(store: Store) -> set[str]:
-    told = (await store.read_hash(store.keys.counters)).get("pressure", "")
-    return {word for word in told.split(",") if word}
+async def _active_reasons(store: Store) -> set[str]:
+    reasons = (await store.read_hash(store.keys.counters)).get("backpressure", "")
+    return {reason for reason in reasons.split(",") if reason}
 
 
-async def _is_raised(store: Store) -> bool:
-    return await _pressure(store) == {"memory"}
+async def _is_memory_active(store: Store) -> bool:
+    return await _active_reasons(store) == {"memory"}
 
 
-async def _is_lifted(store: Store) -> bool:
-    return not await _pressure(store)
+async def _has_ended(store: Store) -> bool:
+    return not await _active_reasons(store)
 
 
 async def _chunks(store: Store, session: str) -> int:
@@ -312,7 +322,7 @@ def _serves(server: LocalServer, keys: Keys) -> bool:
 
 
 def _core() -> ProjectionSet:
-    return next(one for one in load_sets() if one.name == "core")
+    return next(each for each in load_sets() if each.name == "core")
 
 
 def _views(store: TimedStore) -> ProjectionStore:
@@ -322,4 +332,4 @@ def _views(store: TimedStore) -> ProjectionStore:
 async def _violations(store: Store) -> list[str]:
     views = ProjectionStore(store.transport, store.cell)
     report = await Verifier(views, _core()).run()
-    return [str(one) for one in report.violations]
+    return [str(violation) for violation in report.violations]
