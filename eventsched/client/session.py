@@ -18,7 +18,7 @@ import structlog
 from eventsched.audio import chunks
 from eventsched.audio.chunks import Format, Piece
 from eventsched.client.channel import APPEND_BYTES_MAX, APPEND_ITEMS_MAX, CellMultiplexer
-from eventsched.client.results import Delivered, heard
+from eventsched.client.results import Outcome, Result, read_outcome
 from eventsched.client.subscription import START, OutboxEntry, Subscription
 from eventsched.encryption.keystore import KeyStore
 from eventsched.errors import (
@@ -302,25 +302,26 @@ class Session:
 
     # --- results out ------------------------------------------------------------------------
 
-    def results(self, *, after: str | Delivered | None = None, partials: bool = False) -> Results:
+    def results(self, *, after: str | Outcome | None = None, partials: bool = False) -> Results:
         """Iterate over the outcomes that the session receives, in order, until its end.
 
-        A result counts as handled when the next one is asked for; a resumed session receives what
-        was not handled. A second call continues after the last result taken.
+        An outcome counts as handled when the next one is asked for; a resumed session receives
+        those that were not handled. A second call continues after the last outcome taken.
 
         Args:
-            after: A result, or its id, after which to start instead.
-            partials: Include partial results, with the outcome `partial`.
+            after: An outcome, or its id, after which to start instead.
+            partials: Include partial results.
 
         Returns:
-            An asynchronous iterator, which ends with the session and waits for a server that is
-            away. A text that cannot be decrypted or read does not end it: see Delivered.
+            An asynchronous iterator of Result, NoSpeech, Failed, Missing, Truncated and, if asked
+            for, Partial. It ends with the session and waits for a server that is away. A text that
+            cannot be decrypted or read does not end it: see Result.
 
         Raises:
-            InvalidMessage: `after` is not the id of a result.
+            InvalidMessage: `after` is not the id of an outcome.
         """
         if after is not None:
-            self._taken = after.id if isinstance(after, Delivered) else after
+            self._taken = after if isinstance(after, str) else after.id
             self._listen(self._taken)
         return Results(self, partials=partials)
 
@@ -333,9 +334,9 @@ class Session:
             self._taken = told.id
         return told
 
-    async def heard(self, told: OutboxEntry) -> Delivered:
+    async def heard(self, told: OutboxEntry) -> Outcome:
         """An entry of the out stream to read, with the speaker's key if need be. For `Results`."""
-        return await heard(told, self._keys)
+        return await read_outcome(told, self._keys)
 
     def _listen(self, after: str) -> Subscription:
         _check_position(after)
@@ -347,24 +348,24 @@ class Session:
 
     # --- playback ---------------------------------------------------------------------------
 
-    async def playback_started(self, result: Delivered) -> None:
+    async def playback_started(self, result: Result) -> None:
         """Record that the sound of a result starts to play where this session hears it.
 
         Until it ends, a pause does not complete this session's utterance. The playback counts as
         ended after the setting `playback_ms` if no end is recorded.
 
         Args:
-            result: The result that plays, with the outcome `result`.
+            result: The result that plays, as the session received it.
 
         Raises:
-            InvalidMessage: The outcome of `result` is another one.
+            InvalidMessage: `result` is another outcome, or no session received it.
             SessionClosedError: The session is closing or closed.
             SessionSuperseded: Another producer has resumed the session.
             SessionUnknown: The records of the session are deleted.
         """
         await self._mark(result, started=True)
 
-    async def playback_ended(self, result: Delivered) -> None:
+    async def playback_ended(self, result: Result) -> None:
         """Record that the sound of a result no longer plays; harmless if it never started.
 
         Args:
@@ -372,10 +373,12 @@ class Session:
         """
         await self._mark(result, started=False)
 
-    async def _mark(self, result: Delivered, *, started: bool) -> None:
-        if result.outcome != "result":
+    async def _mark(self, result: object, *, started: bool) -> None:
+        if not isinstance(result, Result) or not result.id:
             raise InvalidMessage.of(
-                "result", f"a result expected, got {result.outcome}", "mark what is played"
+                "result",
+                f"a result expected that a session received, got {type(result).__name__}",
+                "pass a Result of `results()`",
             )
         store = self._channel.store
         await Backoff(store.transport).call(
@@ -443,7 +446,7 @@ class Results:
     def __aiter__(self) -> Results:
         return self
 
-    async def __anext__(self) -> Delivered:
+    async def __anext__(self) -> Outcome:
         while True:
             told = await self._session.next_told()
             if told is None:

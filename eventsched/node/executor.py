@@ -21,14 +21,14 @@ import anyio
 import anyio.to_thread
 import structlog
 
-from eventsched.client.results import Result
+from eventsched.client.results import NoSpeech, Result
 from eventsched.errors import InvalidMessage
 from eventsched.node.handler_checks import check_handler, is_async, pickled
-from eventsched.node.job import BlockingJob, Job, JobError, NoSpeech, outcome_of
+from eventsched.node.job import BlockingJob, Job, JobError, NoSpeechError, outcome_of
 from eventsched.node.process_pool import HandlerRaised, process_pool
 from eventsched.store.cell import NodeResult
 
-Ending: TypeAlias = Result | NoSpeech | JobError
+Ending: TypeAlias = Result | NoSpeech | NoSpeechError | JobError
 AsyncHandler: TypeAlias = Callable[[Job], Awaitable[Ending]]
 BlockingHandler: TypeAlias = Callable[[BlockingJob], Ending]
 Handler: TypeAlias = AsyncHandler | BlockingHandler
@@ -201,7 +201,7 @@ def _shown(error: BaseException) -> str:
 
 def told(job: Job, ending: Any) -> NodeResult:
     """What is said of the attempt; raises TypeError, InvalidMessage for what cannot be said."""
-    if isinstance(ending, NoSpeech):
+    if isinstance(ending, NoSpeech | NoSpeechError):
         return NodeResult(job=job.key, attempt=job.attempt, status="no_speech", code=ending.code)
     if isinstance(ending, JobError):
         if ending.code == MODEL_NOT_AVAILABLE and ending.feature not in job.features:
@@ -216,7 +216,7 @@ def told(job: Job, ending: Any) -> NodeResult:
             feature=ending.feature,
         )
     if not isinstance(ending, Result):
-        raise TypeError(f"a handler gives a Result, NoSpeech or JobError, not {ending!r:.80}")
+        raise TypeError(f"a handler returns a Result, NoSpeech or JobError, not {ending!r:.80}")
     if ending.is_blank:
         return NodeResult(job=job.key, attempt=job.attempt, status="no_speech", code=BLANK)
     body, audio = job.packed(ending)

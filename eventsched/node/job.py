@@ -14,7 +14,7 @@ import msgspec
 import structlog
 
 from eventsched.audio.chunks import SAMPLE_BYTES, Format, pcm_bytes, split_opus
-from eventsched.client.results import Result, packed
+from eventsched.client.results import Result, encode_result
 from eventsched.encryption.decrypt import seal_of
 from eventsched.encryption.keystore import KeyStore
 from eventsched.errors import DecryptionError, KeyMissing, KeyStoreError, MissingDependencyError
@@ -35,8 +35,8 @@ log = structlog.get_logger("eventsched.node.node")
 _CONTEXT = msgspec.msgpack.Decoder(list[Said])
 
 
-class NoSpeech(Exception):
-    """Raised or returned by a handler that found no speech: the job ends without a text.
+class NoSpeechError(Exception):
+    """Raised or returned by a handler that found no speech: the outcome is NoSpeech.
 
     Args:
         code: Why, such as ASR_EMPTY; 1 to 64 characters of A-Z, 0-9 and _.
@@ -49,6 +49,8 @@ class NoSpeech(Exception):
 
 class JobError(Exception):
     """Raised or returned by a handler that cannot do the job: the attempt ends.
+
+    The outcome is Failed, unless another attempt follows.
 
     Args:
         code: Why; 1 to 64 characters of A-Z, 0-9 and _. With MODEL_NOT_AVAILABLE this node gets
@@ -71,12 +73,12 @@ def _job_error(code: str, retryable: bool, feature: str) -> JobError:
     return JobError(code, retryable=retryable, feature=feature)
 
 
-def outcome_of(error: BaseException) -> NoSpeech | JobError | None:
+def outcome_of(error: BaseException) -> NoSpeechError | JobError | None:
     """The outcome that a handler raised; none when the exception is none.
 
     Task groups raise groups: one that holds nothing but outcomes counts as its first.
     """
-    if isinstance(error, (NoSpeech, JobError)):
+    if isinstance(error, (NoSpeechError, JobError)):
         return error
     if not isinstance(error, BaseExceptionGroup):
         return None
@@ -186,7 +188,7 @@ class Job(_Facts):
 
     def packed(self, result: Result) -> tuple[bytes, bytes]:
         """The result's text and sound as they travel. For executor.py."""
-        return packed(result, self._seal, self.utterance, self.target)
+        return encode_result(result, self._seal, self.utterance, self.target)
 
     async def audio(self) -> bytes:
         """Read the audio of the utterance.

@@ -26,6 +26,7 @@ from eventsched.store.client import open_client
 from eventsched.store.lag import ConsumerLag
 from eventsched.store.transport import RedisTransport
 from tests.fixtures_store import TimedStore
+from tests.outcomes import next_result
 from tests.systems import SECOND, serving, system, until
 
 MIB = 1024 * 1024
@@ -72,7 +73,7 @@ async def test_near_maxmemory_producers_wait_and_what_is_in_flight_finishes(
                     await session.append(SECOND)
                 may_end.set()
                 with anyio.fail_after(20):
-                    result = await anext(session.results())
+                    result = await next_result(session.results())
                 assert result.text == str(len(SECOND) + 280 * 32)
                 stored = await _chunks(store, hog.id)
                 assert stored == hog.next_seq, "what was acknowledged is there"
