@@ -7,7 +7,6 @@ Read next: client.py (opening), results.py (what is heard), audio/chunks.py.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,7 @@ import structlog
 
 from eventsched.audio import chunks
 from eventsched.audio.chunks import Format, Piece
+from eventsched.client.append_buffer import AppendBuffer
 from eventsched.client.channel import APPEND_BYTES_MAX, APPEND_ITEMS_MAX, CellMultiplexer
 from eventsched.client.results import Outcome, Result, read_outcome
 from eventsched.client.subscription import START, OutboxEntry, Subscription
@@ -37,11 +37,6 @@ if TYPE_CHECKING:
 RESENDS_MAX = 3
 PRESSED_MAX = 10
 """How often a closing session waits for pressure to end while it holds audio."""
-KEPT_CHUNKS = 256
-KEPT_BYTES = 2 * 1024 * 1024
-"""What is kept of appended audio for a server that forgot some of it in a failover."""
-UNSURE_BYTES_MAX = 32 * 1024 * 1024
-"""Beyond so much that no server has taken, nothing more is taken from the caller."""
 CLOSE_MARGIN_S = 5.0
 
 log = structlog.get_logger("eventsched.client.session")
@@ -75,13 +70,9 @@ class Session:
         self._keys = keys
         self._seal = seal
         """Encrypts its audio; none when the session is not encrypted."""
-        self._next_seq = grant.next_seq
         self._utterance = grant.utterance
         self._turn = anyio.Lock(fast_acquire=True)  # free, it costs no turn of the event loop
-        self._unsure: list[Chunk] = []
-        """Sent, but nobody knows whether it arrived: goes again before anything else."""
-        self._kept: deque[Chunk] = deque()
-        self._kept_bytes = 0
+        self._buffer = AppendBuffer(grant.next_seq)
         self._start = grant.out_id
         self._box: Subscription | None = None
         self._taken = self._handled = ""
@@ -89,7 +80,7 @@ class Session:
     @property
     def next_seq(self) -> int:
         """Number of the next chunk: as many chunks have been appended, from 0."""
-        return self._next_seq
+        return self._buffer.next_seq
 
     @property
     def utterance(self) -> int:
@@ -144,28 +135,26 @@ class Session:
         try:
             await self._turn.acquire()
         except anyio.get_cancelled_exc_class():
-            self._take(pieces, end_of_utterance=end_of_utterance)
+            self._accept(pieces, end_of_utterance=end_of_utterance)
             raise
         try:
             await self._make_room()
-            earlier, numbered = (
-                len(self._unsure),
-                self._take(pieces, end_of_utterance=end_of_utterance),
-            )
+            earlier = len(self._buffer)
+            accepted = self._accept(pieces, end_of_utterance=end_of_utterance)
             try:
-                receipts = await self._settle()
+                receipts = await self._flush()
             except Refused as refused:
-                refused.fields["accepted_bytes"] = str(self._give_back(numbered))
+                refused.fields["accepted_bytes"] = str(self._withdraw(accepted))
                 raise
         finally:
             self._turn.release()
-        return _merged(receipts[earlier : earlier + len(numbered)])
+        return _merged(receipts[earlier : earlier + len(accepted)])
 
-    def _take(self, pieces: Sequence[Piece], *, end_of_utterance: bool) -> list[Chunk]:
-        """From here on the audio counts as appended."""
-        numbered = self._number(pieces, end_of_utterance=end_of_utterance)
-        self._unsure += numbered
-        return numbered
+    def _accept(self, pieces: Sequence[Piece], *, end_of_utterance: bool) -> list[Chunk]:
+        """The audio counts as appended once it is in the buffer."""
+        chunks = self._number(pieces, end_of_utterance=end_of_utterance)
+        self._buffer.add(chunks)
+        return chunks
 
     async def finalize(self) -> Receipt:
         """Complete the current utterance.
@@ -182,7 +171,7 @@ class Session:
             ServerUnavailable: The server is away; the call may be repeated.
         """
         async with self._turn:
-            await self._settle()
+            await self._flush()
             asked = Finalize(session=self.id, epoch=self.epoch, utterance=self._utterance)
             (reply,) = await self._channel.finalizes.submit([asked])
             if isinstance(reply, Refused):
@@ -191,21 +180,19 @@ class Session:
         return reply
 
     def _number(self, pieces: Sequence[Piece], *, end_of_utterance: bool) -> list[Chunk]:
-        numbered = [
+        return [
             Chunk(
                 session=self.id,
                 epoch=self.epoch,
-                seq=self._next_seq + at,
+                seq=seq,
                 ms=piece.ms,
-                payload=self._sealed(self._next_seq + at, piece.payload),
+                payload=self._encrypted(seq, piece.payload),
                 end_of_utterance=end_of_utterance and piece is pieces[-1],
             )
-            for at, piece in enumerate(pieces)
+            for seq, piece in enumerate(pieces, self._buffer.next_seq)
         ]
-        self._next_seq += len(numbered)
-        return numbered
 
-    def _sealed(self, seq: int, payload: bytes) -> bytes:
+    def _encrypted(self, seq: int, payload: bytes) -> bytes:
         return self._seal.chunk(seq, payload) if self._seal else payload
 
     def _bytes_of(self, chunk: Chunk) -> int:
@@ -213,89 +200,77 @@ class Session:
         overhead = self._seal.overhead_bytes if self._seal and chunk.payload else 0
         return len(chunk.payload) - overhead
 
-    def _give_back(self, numbered: Sequence[Chunk]) -> int:
-        """What was refused of these was never taken. Returns the bytes of those that were stored.
+    def _withdraw(self, accepted: Sequence[Chunk]) -> int:
+        """The chunks of a refused call that are still pending were not appended after all.
 
-        What an earlier call has left unsure stays so: it has been taken.
+        Chunks that an earlier call left pending stay: they count as appended. Returns how many
+        bytes of the call's audio are stored.
         """
-        first = numbered[0].seq
-        refused = [chunk for chunk in self._unsure if chunk.seq >= first]
-        self._unsure = [chunk for chunk in self._unsure if chunk.seq < first]
-        self._next_seq = refused[0].seq
-        return sum(self._bytes_of(chunk) for chunk in numbered if chunk.seq < self._next_seq)
+        self._buffer.withdraw(accepted[0].seq)
+        stored = [chunk for chunk in accepted if chunk.seq < self._buffer.next_seq]
+        return sum(map(self._bytes_of, stored))
 
     async def _make_room(self) -> None:
-        """What is unsure stays bounded while the server is away and the caller goes on."""
-        if sum(len(chunk.payload) for chunk in self._unsure) <= UNSURE_BYTES_MAX:
+        """Pending audio stays bounded while the server is away and the caller continues."""
+        if not self._buffer.is_full:
             return
         try:
-            await self._settle()
+            await self._flush()
         except ServerUnavailable:
             fields = {"retry_after_ms": "1000", "accepted_bytes": "0", "reason": "server_away"}
             raise Backpressure("BACKPRESSURE", fields) from None
 
-    async def _settle(self) -> list[Receipt]:
-        """Everything that was taken is stored when this returns, or still comes first."""
+    async def _flush(self) -> list[Receipt]:
+        """Send all pending chunks. Those that are not confirmed stay pending if this raises."""
         receipts: list[Receipt] = []
-        while self._unsure:
-            sent = _fitting(self._unsure)
-            stored, refused = await self._exchange(sent)
-            self._keep(sent[: len(stored)])
-            self._unsure = self._unsure[len(stored) :]
-            for receipt in stored:
+        while self._buffer:
+            batch = self._buffer.batch(chunks_max=APPEND_ITEMS_MAX, bytes_max=APPEND_BYTES_MAX)
+            confirmed, refused = await self._send(batch)
+            self._buffer.confirm(len(confirmed))
+            for receipt in confirmed:
                 self._learn(receipt)
-            receipts += stored
+            receipts += confirmed
             if refused is not None:
                 raise refused
         return receipts
 
-    async def _settle_at_last(self) -> None:
-        """As `_settle`, and pressure is waited out: nothing comes behind that could bring it."""
+    async def _flush_before_close(self) -> None:
+        """As `_flush`, and wait for backpressure to end: no later call would send the audio."""
         for _ in range(PRESSED_MAX):
             try:
-                await self._settle()
+                await self._flush()
             except Backpressure as pressed:
                 await self._channel.store.transport.sleep(pressed.retry_after_ms / 1_000)
             else:
                 return
-        await self._settle()
+        await self._flush()
 
-    async def _exchange(self, sent: list[Chunk]) -> tuple[list[Receipt], Refused | None]:
-        """The receipts of those that were stored, in order, and why the next one was not."""
-        stored: dict[int, Receipt] = {}
-        going = sent
+    async def _send(self, batch: list[Chunk]) -> tuple[list[Receipt], Refused | None]:
+        """The receipts of the chunks that are stored, in order, and why the next one is not."""
+        receipts: dict[int, Receipt] = {}
+        chunks = batch
         refused: Refused | None = None
         for _ in range(RESENDS_MAX):
-            replies = await self._channel.appends.submit(self._confirming(going))
+            replies = await self._channel.appends.submit(self._confirming(chunks))
             refused = next((reply for reply in replies if isinstance(reply, Refused)), None)
-            for chunk, reply in zip(going, replies, strict=True):
+            for chunk, reply in zip(chunks, replies, strict=True):
                 if isinstance(reply, Receipt):
-                    stored[chunk.seq] = reply
+                    receipts[chunk.seq] = reply
             if not isinstance(refused, SeqGap):
                 break
+            chunks = self._buffer.resend(batch, expected=refused.expected)
+            if not chunks:
+                raise refused
             log.warning("audio sent again", session=self.id, seq=refused.expected)
-            going = self._from(refused, sent)
-        if stored:  # what is refused under pressure does not count: keepalives go on
+        if receipts:  # a refusal under backpressure does not count: keepalives continue
             self.quiet_s = 0
-        return [stored[chunk.seq] for chunk in sent if chunk.seq in stored], refused
+        return [receipts[chunk.seq] for chunk in batch if chunk.seq in receipts], refused
 
-    def _from(self, gap: SeqGap, sent: list[Chunk]) -> list[Chunk]:
-        """Everything from the number that the server expects, if it is all still held."""
-        held = [chunk for chunk in (*self._kept, *sent) if chunk.seq >= gap.expected]
-        if not held or held[0].seq != gap.expected:
-            raise gap
-        return held
-
-    def _confirming(self, going: list[Chunk]) -> list[Chunk]:
+    def _confirming(self, chunks: list[Chunk]) -> list[Chunk]:
+        """The chunks, of which the first carries the position that this session has handled."""
         if not self._handled:
-            return going
-        return [msgspec.structs.replace(going[0], confirmed=self._handled), *going[1:]]
-
-    def _keep(self, stored: Sequence[Chunk]) -> None:
-        self._kept.extend(stored)
-        self._kept_bytes += sum(len(chunk.payload) for chunk in stored)
-        while len(self._kept) > KEPT_CHUNKS or self._kept_bytes > KEPT_BYTES:
-            self._kept_bytes -= len(self._kept.popleft().payload)
+            return chunks
+        return [msgspec.structs.replace(chunks[0], confirmed=self._handled), *chunks[1:]]
 
     def _learn(self, receipt: Receipt) -> None:
         self._utterance = receipt.utterance
@@ -419,7 +394,7 @@ class Session:
         """
         store = self._channel.store
         async with self._turn:
-            await self._settle_at_last()
+            await self._flush_before_close()
             self._channel.producers.pop(self.id, None)
             await Backoff(store.transport).call(lambda: store.close_session(self.id, self.epoch))
         box = self._box or self._listen(self._start)
@@ -453,17 +428,6 @@ class Results:
                 raise StopAsyncIteration
             if told.kind in self._kinds:
                 return await self._session.heard(told)
-
-
-def _fitting(unsure: Sequence[Chunk]) -> list[Chunk]:
-    """The first ones, as many as fit one call."""
-    size, count = 0, 0
-    for chunk in unsure[:APPEND_ITEMS_MAX]:
-        size += len(chunk.payload)
-        if count and size > APPEND_BYTES_MAX:
-            break
-        count += 1
-    return list(unsure[:count])
 
 
 def _merged(receipts: Sequence[Receipt]) -> Receipt:

@@ -201,7 +201,7 @@ async def test_an_append_cancelled_before_its_turn_counts_as_made(
 async def test_audio_that_no_server_takes_is_bounded(
     client: Client, store: TimedStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("eventsched.client.session.UNSURE_BYTES_MAX", 6_000)
+    monkeypatch.setattr("eventsched.client.append_buffer.PENDING_BYTES_MAX", 6_000)
     transport = cut(store)
     async with opened(client) as session:
         transport.before = 10_000
