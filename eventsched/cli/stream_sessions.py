@@ -226,7 +226,7 @@ class Streams:
             try:
                 return await session.append(pcm, end_of_utterance=end_of_utterance)
             except Backpressure as pressure:
-                pcm = pcm[int(pressure.fields.get("accepted_bytes", "0")) :]
+                pcm = pcm[pressure.accepted_bytes :]
                 await self._wait_out(pressure)
 
     async def _insist(self, call: Callable[[], Awaitable[T]]) -> T:

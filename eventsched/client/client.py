@@ -325,7 +325,7 @@ class Client:
         else:
             await self._close(session)
         finally:
-            session.forget()
+            session._release()
 
     async def _close(self, session: Session) -> None:
         if session.is_detached:

@@ -7,7 +7,7 @@ Read next: client.py (opening), results.py (what is heard), audio/chunks.py.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 import anyio
@@ -114,10 +114,10 @@ class Session:
         Raises:
             InvalidMessage: The audio is not what the session takes; nothing was sent.
             ChunkTooLarge: A packet has more than 65,536 bytes; nothing was sent.
-            Backpressure: The cell, the tenant or the server takes no more for now. The field
-                `accepted_bytes` says how much of the audio was stored; append the rest after
-                `retry_after_ms`. Also raised, and nothing taken, when more than 32 MiB of audio
-                wait for a server that is away.
+            Backpressure: The cell, the tenant or the server takes no more for now. So much of the
+                audio as `accepted_bytes` says is stored; append the rest after `retry_after_ms`.
+                Also raised, with nothing stored, while more than 32 MiB of audio wait for a
+                server that is away.
             SessionClosedError: The session is closing or closed.
             SessionSuperseded: Another producer has resumed the session.
             SessionUnknown: The records of the session are deleted.
@@ -298,20 +298,16 @@ class Session:
         if after is not None:
             self._taken = after if isinstance(after, str) else after.id
             self._listen(self._taken)
-        return Results(self, partials=partials)
+        return Results(self._next_entry, self._keys, partials=partials)
 
-    async def next_told(self) -> OutboxEntry | None:
-        """The next entry of the out stream; none after the session's end. For `Results`."""
+    async def _next_entry(self) -> OutboxEntry | None:
+        """The next entry of the outbox; none after the session's end."""
         box = self._box or self._listen(self._start)
         self._handled = self._taken
-        told = await self._channel.listener.take(box)
-        if told is not None and told.kind != "truncated":
-            self._taken = told.id
-        return told
-
-    async def heard(self, told: OutboxEntry) -> Outcome:
-        """An entry of the out stream to read, with the speaker's key if need be. For `Results`."""
-        return await read_outcome(told, self._keys)
+        entry = await self._channel.listener.take(box)
+        if entry is not None and entry.kind != "truncated":
+            self._taken = entry.id
+        return entry
 
     def _listen(self, after: str) -> Subscription:
         _check_position(after)
@@ -404,8 +400,8 @@ class Session:
         wait_s = int(settings["close_wait_ms"]) / 1_000 + CLOSE_MARGIN_S
         return await happens_within(store.transport, wait_s, box.closed)
 
-    def forget(self) -> None:
-        """Nobody listens or keeps alive any more. For `Client`."""
+    def _release(self) -> None:
+        """Stop listening and sending keepalives. `Client` calls it when the block ends."""
         self._channel.producers.pop(self.id, None)
         if self._box is not None:
             self._channel.listener.remove(self._box)
@@ -414,8 +410,15 @@ class Session:
 class Results:
     """The asynchronous iterator that `Session.results` returns."""
 
-    def __init__(self, session: Session, *, partials: bool) -> None:
-        self._session = session
+    def __init__(
+        self,
+        next_entry: Callable[[], Awaitable[OutboxEntry | None]],
+        keys: KeyStore | None,
+        *,
+        partials: bool,
+    ) -> None:
+        self._next_entry = next_entry
+        self._keys = keys
         self._kinds = {"result", "truncated", "partial"} if partials else {"result", "truncated"}
 
     def __aiter__(self) -> Results:
@@ -423,11 +426,11 @@ class Results:
 
     async def __anext__(self) -> Outcome:
         while True:
-            told = await self._session.next_told()
-            if told is None:
+            entry = await self._next_entry()
+            if entry is None:
                 raise StopAsyncIteration
-            if told.kind in self._kinds:
-                return await self._session.heard(told)
+            if entry.kind in self._kinds:
+                return await read_outcome(entry, self._keys)
 
 
 def _merged(receipts: Sequence[Receipt]) -> Receipt:

@@ -24,7 +24,16 @@ import structlog
 from eventsched.client.results import NoSpeech, Result
 from eventsched.errors import InvalidMessage
 from eventsched.node.handler_checks import check_handler, is_async, pickled
-from eventsched.node.job import BlockingJob, Job, JobError, NoSpeechError, outcome_of
+from eventsched.node.job import (
+    BlockingJob,
+    Job,
+    JobError,
+    NoSpeechError,
+    encode_result_of,
+    load_audio,
+    mark_cancelled,
+    outcome_of,
+)
 from eventsched.node.process_pool import HandlerRaised, process_pool
 from eventsched.store.cell import NodeResult
 
@@ -66,7 +75,7 @@ async def _in_processes(handler: BlockingHandler, slots: int) -> AsyncIterator[R
 
         async def run(job: Job) -> Any:
             # Cancelled, its process is killed: nothing keeps computing for nobody.
-            return await pool.run(await job.loaded())
+            return await pool.run(await load_audio(job))
 
         yield run
 
@@ -107,7 +116,7 @@ class _Threads:
         return await ending if inspect.isawaitable(ending) else ending
 
     async def _in_thread(self, job: Job) -> Any:
-        loaded = await job.loaded()
+        loaded = await load_audio(job)
         if self._busy >= self._busy_max:
             raise RuntimeError(f"{self._busy} threads are busy with calls that were cancelled")
         try:
@@ -115,7 +124,7 @@ class _Threads:
                 self._call, loaded, abandon_on_cancel=True, limiter=self._limiter
             )
         finally:
-            loaded.cancel()
+            mark_cancelled(loaded)
 
     def _call(self, loaded: BlockingJob) -> Any:
         with self._counted():
@@ -219,7 +228,7 @@ def told(job: Job, ending: Any) -> NodeResult:
         raise TypeError(f"a handler returns a Result, NoSpeech or JobError, not {ending!r:.80}")
     if ending.is_blank:
         return NodeResult(job=job.key, attempt=job.attempt, status="no_speech", code=BLANK)
-    body, audio = job.packed(ending)
+    body, audio = encode_result_of(job, ending)
     return NodeResult(
         job=job.key,
         attempt=job.attempt,

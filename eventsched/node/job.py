@@ -172,24 +172,6 @@ class Job(_Facts):
         self._said = context
         self._seal: SessionCipher | None = None
 
-    async def unlock(self, keys: KeyStore | None) -> None:
-        """Its context can be read and, with the session's key, its audio. Before the handler runs.
-
-        Raises JobError (KEY_MISSING, retryable: another node may have the key).
-        """
-        a = self._assignment
-        if a.key:
-            try:
-                self._seal = await seal_of(keys, a.session, a.key)
-            except (KeyMissing, KeyStoreError, MissingDependencyError) as error:
-                log.error("no key", session=a.session, job=self.key, error=str(error))
-                raise JobError("KEY_MISSING", retryable=True) from error
-        self.context = context_of(self._said, self._seal, a.target)
-
-    def packed(self, result: Result) -> tuple[bytes, bytes]:
-        """The result's text and sound as they travel. For executor.py."""
-        return encode_result(result, self._seal, self.utterance, self.target)
-
     async def audio(self) -> bytes:
         """Read the audio of the utterance.
 
@@ -279,10 +261,6 @@ class Job(_Facts):
         self.deadline_ms = await self._voice.extend(self.key, self.attempt, more_ms)
         return self.deadline_ms
 
-    async def loaded(self) -> BlockingJob:
-        """The same attempt for a blocking handler, with its audio read. Raises as `audio`."""
-        return BlockingJob(self, self._assignment, await self._payloads())
-
 
 class BlockingJob(_Facts):
     """One attempt for a plain function in a thread or process; its audio is in memory.
@@ -290,7 +268,7 @@ class BlockingJob(_Facts):
     In a process `partial` and `extend` raise RuntimeError.
     """
 
-    def __init__(self, job: Job, assignment: Assignment, payloads: list[bytes]) -> None:
+    def __init__(self, job: Job, payloads: list[bytes]) -> None:
         self.__dict__.update({name: value for name, value in vars(job).items() if name[0] != "_"})
         self._job: Job | None = job
         self._payloads = payloads
@@ -301,10 +279,6 @@ class BlockingJob(_Facts):
         """Whether the attempt is over, so that the handler should stop; always false in a process,
         which is killed instead."""
         return self._is_cancelled
-
-    def cancel(self) -> None:
-        """Tell the thread that the attempt is over. For executor.py."""
-        self._is_cancelled = True
 
     def audio(self) -> bytes:
         """The audio of the utterance, in the form of `Job.audio`."""
@@ -344,6 +318,39 @@ class BlockingJob(_Facts):
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_job": None}
+
+
+# --- for the registration and the executor ------------------------------------------------------
+
+
+async def prepare(job: Job, keys: KeyStore | None) -> None:
+    """Decrypt the context of a job, and let it decrypt its audio. Call it before the handler.
+
+    Raises JobError (KEY_MISSING, retryable: another node may have the key).
+    """
+    key_id = job._assignment.key
+    if key_id:
+        try:
+            job._seal = await seal_of(keys, job.session, key_id)
+        except (KeyMissing, KeyStoreError, MissingDependencyError) as error:
+            log.error("no key", session=job.session, job=job.key, error=str(error))
+            raise JobError("KEY_MISSING", retryable=True) from error
+    job.context = context_of(job._said, job._seal, job.target)
+
+
+async def load_audio(job: Job) -> BlockingJob:
+    """The same attempt for a blocking handler, with its audio in memory. Raises as `Job.audio`."""
+    return BlockingJob(job, await job._payloads())
+
+
+def mark_cancelled(job: BlockingJob) -> None:
+    """Tell a handler in a thread that its attempt is over."""
+    job._is_cancelled = True
+
+
+def encode_result_of(job: Job, result: Result) -> tuple[bytes, bytes]:
+    """Text and audio of a result as they are stored. Raises InvalidMessage."""
+    return encode_result(result, job._seal, job.utterance, job.target)
 
 
 def _silence(job: _Facts) -> bytes:

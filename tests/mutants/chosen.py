@@ -337,9 +337,9 @@ FAULTS = (
     ),
     Fault(
         "a result counts as handled when it is taken",
-        "next_told",
-        "self._taken = told.id",
-        "self._taken = self._handled = told.id",
+        "_next_entry",
+        "self._taken = entry.id",
+        "self._taken = self._handled = entry.id",
         (SESSION,),
     ),
     Fault(
