@@ -14,7 +14,15 @@ from typing import Any
 _PUBLIC = {
     "audio.wav": ("read_wav",),
     "client.client": ("Client", "connect"),
-    "client.results": ("Delivered", "Result"),
+    "client.results": (
+        "Failed",
+        "Missing",
+        "NoSpeech",
+        "Outcome",
+        "Partial",
+        "Result",
+        "Truncated",
+    ),
     "client.session": ("Session",),
     "encryption.keystore": ("Key", "KeyFolder", "KeyStore"),
     "errors": (
@@ -36,7 +44,7 @@ _PUBLIC = {
         "SessionSuperseded",
         "SessionUnknown",
     ),
-    "node.job": ("BlockingJob", "Job", "JobError", "NoSpeech"),
+    "node.job": ("BlockingJob", "Job", "JobError", "NoSpeechError"),
     "node.node": ("Node",),
     "store.session_commands": ("Receipt",),
 }

@@ -150,10 +150,7 @@ class SessionSuperseded(Refused):
 
 
 class Backpressure(Refused):
-    """Raised when the system takes no more for now; `eventsched status` shows the reason.
-
-    After an append, the field `accepted_bytes` says how much of the audio was stored.
-    """
+    """Raised when the system takes no more for now; `eventsched status` shows the reason."""
 
     remedy = "try again after retry_after_ms; `eventsched status` says what presses"
 
@@ -161,6 +158,11 @@ class Backpressure(Refused):
     def retry_after_ms(self) -> int:
         """When to try again, in milliseconds from now."""
         return int(self.fields.get("retry_after_ms", "1000"))
+
+    @property
+    def accepted_bytes(self) -> int:
+        """How many bytes of the audio that an append was given are stored; 0 for other calls."""
+        return int(self.fields.get("accepted_bytes", "0"))
 
 
 class NodeUnknown(Refused):

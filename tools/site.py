@@ -38,7 +38,7 @@ GROUPS = {
     "serving": ("Registration", "Nodes, the jobs they get and the results they return."),
     "producing": ("Producing and listening", "Clients, sessions and what comes back."),
 }
-SERVING = {"BlockingJob", "Job", "JobError", "NoSpeech", "Node", "Result"}
+SERVING = {"BlockingJob", "Job", "JobError", "NoSpeechError", "Node"}
 
 
 MADE_BY_THE_LIBRARY = {"BlockingJob", "Client", "Job", "Session"}

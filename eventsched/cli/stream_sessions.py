@@ -18,12 +18,21 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import anyio
+import msgspec
 from anyio import to_thread
 
 from eventsched.audio.wav import RATE, StreamDecoder, read_wav
 from eventsched.cli.output import console, notes, print_json
 from eventsched.client.client import Client
-from eventsched.client.results import Delivered
+from eventsched.client.results import (
+    Failed,
+    Missing,
+    NoSpeech,
+    Outcome,
+    Partial,
+    Result,
+    Truncated,
+)
 from eventsched.client.session import Session
 from eventsched.errors import Backpressure, InvalidMessage
 from eventsched.formatting import Text, duration, plural
@@ -217,7 +226,7 @@ class Streams:
             try:
                 return await session.append(pcm, end_of_utterance=end_of_utterance)
             except Backpressure as pressure:
-                pcm = pcm[int(pressure.fields.get("accepted_bytes", "0")) :]
+                pcm = pcm[pressure.accepted_bytes :]
                 await self._wait_out(pressure)
 
     async def _insist(self, call: Callable[[], Awaitable[T]]) -> T:
@@ -234,10 +243,10 @@ class Streams:
         await anyio.sleep(pressure.retry_after_ms / 1_000)
 
     async def _listen(self, source: Source, session: Session, heard_all: anyio.Event) -> None:
-        async for one in session.results(partials=self._partials):
-            if one.outcome != "partial":
-                self._ended[one.outcome] += 1
-            self._say_heard(source, one)
+        async for outcome in session.results(partials=self._partials):
+            if not isinstance(outcome, Partial):
+                self._ended[outcome.outcome] += 1
+            self._show_outcome(source, outcome)
         heard_all.set()
 
     # --- around them ------------------------------------------------------------------------
@@ -273,24 +282,16 @@ class Streams:
             length = "" if source.pcm is None else f"  {_length(source.pcm)}"
             console().print(Text.assemble((source.label, "bold"), f"  {session.id}{length}"))
 
-    def _say_heard(self, source: Source, one: Delivered) -> None:
+    def _show_outcome(self, source: Source, outcome: Outcome) -> None:
         if self._as_json:
-            print_json(_as_json(source, one))
+            print_json(_as_json(source, outcome))
             return
-        said = Text(one.source_text)
-        if one.text is not None and one.text != one.source_text:
-            said.append(f" → {one.text}" if one.source_text else one.text)
-        if one.code:
-            said.append(one.code)
-        if one.is_sealed:
-            said.append("sealed: its key is not here", "yellow")
-        if one.is_unreadable:
-            said.append("unreadable: its node sent no text that this program knows", "yellow")
-        if one.audio:
-            said.append(f" ({len(one.audio):,} B of sound)", "dim")
-        place = f"  u{one.utterance} {one.target}  " if one.utterance >= 0 else "  "
-        outcome = (f"{one.outcome:8}", STYLES.get(one.outcome, "yellow"))
-        console().print(Text.assemble((source.label, "bold"), place, outcome, " ", said))
+        place = "  "
+        if not isinstance(outcome, Truncated):
+            place = f"  u{outcome.utterance} {outcome.target}  "
+        word = (f"{outcome.outcome:8}", STYLES.get(outcome.outcome, "yellow"))
+        text = _outcome_text(outcome)
+        console().print(Text.assemble((source.label, "bold"), place, word, " ", text))
 
     def _summarise(self, sessions: int) -> None:
         counts = {kind: self._ended[kind] for kind in ("result", "no_speech", "failed", "missing")}
@@ -314,21 +315,49 @@ def _length(pcm: bytes) -> str:
     return duration(len(pcm) * 1_000 // (RATE * 2))
 
 
-def _as_json(source: Source, one: Delivered) -> dict[str, Any]:
+def _outcome_text(outcome: Outcome) -> Text:
+    """The texts of a result, or why there are none."""
+    match outcome:
+        case NoSpeech(code=code) | Failed(code=code):
+            return Text(code)
+        case Missing() | Truncated():
+            return Text()
+    text = Text(outcome.source_text)
+    if outcome.text is not None and outcome.text != outcome.source_text:
+        text.append(f" → {outcome.text}" if outcome.source_text else outcome.text)
+    if outcome.is_encrypted:
+        text.append("sealed: its key is not here", "yellow")
+    if outcome.is_unreadable:
+        text.append("unreadable: its node sent no text that this program knows", "yellow")
+    if isinstance(outcome, Result) and outcome.audio:
+        text.append(f" ({len(outcome.audio):,} B of sound)", "dim")
+    return text
+
+
+_ABSENT: dict[str, Any] = {
+    "session": "", "utterance": -1, "target": "", "delivery_no": -1, "code": "",
+    "source_text": "", "text": None, "language": "", "audio": None,
+    "is_encrypted": False, "is_unreadable": False, "log": "",
+}  # fmt: skip
+"""The value of a field that an outcome does not have: every line has the same fields."""
+
+
+def _as_json(source: Source, outcome: Outcome) -> dict[str, Any]:
+    fields = _ABSENT | msgspec.structs.asdict(outcome)
     return {
-        "type": "partial" if one.outcome == "partial" else "outcome",
+        "type": "partial" if isinstance(outcome, Partial) else "outcome",
         "source": source.label,
-        "session": one.session,
-        "utterance": one.utterance,
-        "target": one.target,
-        "delivery_no": one.delivery_no,
-        "outcome": one.outcome,
-        "code": one.code,
-        "source_text": one.source_text,
-        "text": one.text,
-        "language": one.language,
-        "audio_bytes": len(one.audio or b""),
-        "sealed": one.is_sealed,
-        "unreadable": one.is_unreadable,
-        "log": one.log,
+        "session": fields["session"],
+        "utterance": fields["utterance"],
+        "target": fields["target"],
+        "delivery_no": fields["delivery_no"],
+        "outcome": outcome.outcome,
+        "code": fields["code"],
+        "source_text": fields["source_text"],
+        "text": fields["text"],
+        "language": fields["language"],
+        "audio_bytes": len(fields["audio"] or b""),
+        "sealed": fields["is_encrypted"],
+        "unreadable": fields["is_unreadable"],
+        "log": fields["log"],
     }

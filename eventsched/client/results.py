@@ -1,13 +1,28 @@
-"""ResultKind comes of speech: the result a node gives, and the outcome a session hears.
+"""The outcomes of speech: what a handler returns and what a session receives.
 
-Owns: `Result` (made by handlers), `Delivered` (heard by sessions), the former's limits, and how
-both travel: encrypted, if the session is.
-Never does: I/O but for keys. Read next: node/job.py (making them), session.py (hearing them).
+Owns: the six classes of the union `Outcome`, the limits of a result, and how texts and audio are
+encoded: encrypted, if the session is.
+Must not: do I/O, except to read a key from the key store.
+Read next: node/job.py (the handler's side), session.py (the listener's side).
+
+One class for each outcome. A listener that switches on the class, or on the word in `outcome`,
+sees only fields that this outcome has, and a type checker reports the outcomes that the listener
+forgot. One class with a field `outcome` cannot offer either: every field would exist for every
+outcome, mostly empty.
+
+`Result` and `NoSpeech` serve handlers as well. A handler returns the same facts that a listener
+receives, so a second pair of classes would differ in the delivery fields alone. These fields have
+defaults: they are empty in a handler's value, and filled in a listener's.
+
+NoSpeechError is not NoSpeech. A handler may find far below its top level that there is no speech,
+so it needs an exception. An exception is mutable, compares by identity and carries a traceback,
+whereas an outcome is an immutable value. Hence each exception of a handler ends in `Error` and
+has an outcome as its counterpart: NoSpeechError leads to NoSpeech, JobError to Failed.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, TypeAlias
 
 import msgspec
 import structlog
@@ -18,6 +33,7 @@ from eventsched.encryption.keystore import KeyStore
 from eventsched.errors import DecryptionError, InvalidMessage, KeyMissing, KeyStoreError
 from eventsched.schema import codec
 from eventsched.schema.events import Text
+from eventsched.schema.validation import check_code
 
 if TYPE_CHECKING:
     from eventsched.encryption.cipher import ResultKind, SessionCipher
@@ -26,38 +42,69 @@ log = structlog.get_logger("eventsched.client.session")
 AUDIO_BYTES_MAX = 512_000
 BODY_BYTES_MAX = 65_536
 
-_KINDS = {
+_RESULT_TYPES = {
     "text": (str, type(None)), "source_text": (str,), "language": (str,),
     "audio": (bytes, type(None)),
 }  # fmt: skip
 
-Heard: TypeAlias = Literal["result", "no_speech", "failed", "missing", "partial", "truncated"]
+
+class _Delivery(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, repr_omit_defaults=True
+):
+    """The fields that every outcome of an utterance has; empty in what a handler returns."""
+
+    id: str = ""
+    """Position in what the session receives: `results(after=id)` continues after it."""
+    session: str = ""
+    """Full id of the session that spoke; in a room another one than the session that receives."""
+    utterance: int = -1
+    """Index of the utterance in the session that spoke."""
+    target: str = ""
+    """Target language."""
 
 
-class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """ResultKind a handler returns: the recognised text and its translation.
+class _Numbered(_Delivery, frozen=True, kw_only=True):
+    """The fields of the outcomes that end an utterance in a target language."""
 
-    A result whose texts are blank and that has no audio ends the job as one without speech.
+    delivery_no: int = -1
+    """Number in the order of session and target, from 0 without holes."""
+    log: str = ""
+    """Id of the event in the log."""
+
+
+class Result(_Numbered, frozen=True, kw_only=True):
+    """What a handler returns, and what a session receives: the transcript and its translation.
+
+    A result whose texts are blank and that has no audio ends the job as one without speech. The
+    delivery fields (`id`, `session`, `utterance`, `target`, `delivery_no`, `log`) are set in what
+    a session receives.
 
     Raises:
         InvalidMessage: A field has another type.
     """
 
+    outcome: ClassVar[Literal["result"]] = "result"
+
     text: str | None = None
     """The translation; none if there is none."""
     source_text: str = ""
-    """ResultKind was said, as recognised. All texts together have at most 65,536 bytes."""
+    """The transcript. All texts together have at most 65,536 bytes."""
     language: str = ""
     """The recognised language, if the source is `auto`."""
     audio: bytes | None = None
     """Synthesised speech in any encoding that the listeners know, at most 512,000 bytes."""
+    is_encrypted: bool = False
+    """Text and audio could not be decrypted, for instance because their key is not in the key
+    store; they are left out."""
+    is_unreadable: bool = False
+    """The node sent a text in an unknown form; a log line names the remedy."""
 
     def __post_init__(self) -> None:
-        """Refused where the handler makes it: later nobody knows which line did."""
-        for field, kinds in _KINDS.items():
+        """Check the types here, where a traceback shows the line of the handler."""
+        for field, types in _RESULT_TYPES.items():
             value = getattr(self, field)
-            if not isinstance(value, kinds):
-                expected = " or ".join(kind.__name__ for kind in kinds)
+            if not isinstance(value, types):
+                expected = " or ".join(kind.__name__ for kind in types)
                 raise InvalidMessage.of(
                     field, f"{expected} expected, got {value!r:.80}", "convert it"
                 )
@@ -68,101 +115,164 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
         return not (self.text or "").strip() and not self.source_text.strip() and not self.audio
 
 
-class Delivered(Result, frozen=True, kw_only=True):
-    """One outcome as a session receives it, in order for each session and target.
+class NoSpeech(_Numbered, frozen=True, kw_only=True):
+    """The node found no speech in the utterance. A handler may return it as well.
 
-    The outcome `partial` precedes a result and may be repeated or missing. `truncated` means that
-    the listener was away for so long that entries before this one are gone.
+    Raises:
+        InvalidMessage: A handler's code is not 1 to 64 characters of A-Z, 0-9 and _.
     """
+
+    outcome: ClassVar[Literal["no_speech"]] = "no_speech"
+
+    code: str = "ASR_EMPTY"
+    """Why."""
+
+    def __post_init__(self) -> None:
+        """Check a handler's code; that of a delivery is the server's."""
+        if not self.id:
+            check_code("code", self.code)
+
+
+class Failed(_Numbered, frozen=True, kw_only=True):
+    """The job failed: its last attempt did, or no node took it in time."""
+
+    outcome: ClassVar[Literal["failed"]] = "failed"
+
+    code: str = ""
+    """Why: the code of a JobError, or one of the scheduler such as JOB_TIMEOUT."""
+
+
+class Missing(_Numbered, frozen=True, kw_only=True):
+    """The outcome did not come in time, so that later ones were delivered without it."""
+
+    outcome: ClassVar[Literal["missing"]] = "missing"
+
+
+class Partial(_Delivery, frozen=True, kw_only=True):
+    """A preliminary transcript, before the outcome of its utterance. May be repeated or lost."""
+
+    outcome: ClassVar[Literal["partial"]] = "partial"
+
+    text: str | None = None
+    """The translation so far; none if there is none."""
+    source_text: str = ""
+    """The transcript so far."""
+    language: str = ""
+    """The recognised language, if the source is `auto`."""
+    is_encrypted: bool = False
+    """As in a Result."""
+    is_unreadable: bool = False
+    """As in a Result."""
+
+
+class Truncated(msgspec.Struct, frozen=True, kw_only=True):
+    """The listener was away for so long that outcomes before this position are deleted."""
+
+    outcome: ClassVar[Literal["truncated"]] = "truncated"
 
     id: str
-    """Position in what the session receives: `results(after=id)` continues after it."""
-    outcome: Heard
-    """`result`, `no_speech`, `failed` or `missing`; also `partial` and `truncated`."""
-    session: str = ""
-    """Full id of the session that spoke; in a room another one than the session that receives."""
-    utterance: int = -1
-    """Index of the utterance in the session that spoke."""
-    target: str = ""
-    """Target language."""
-    delivery_no: int = -1
-    """Number in the order of session and target, from 0 without holes."""
-    code: str = ""
-    """Why there is no text, with `no_speech` and `failed`."""
-    log: str = ""
-    """Id of the event in the log."""
-    is_sealed: bool = False
-    """Text and audio are encrypted, and their key is not in the key store."""
-    is_unreadable: bool = False
-    """The node sent a text in an unknown form; a log line says what to do."""
+    """Position before the first outcome that still exists."""
 
 
-async def heard(told: OutboxEntry, keys: KeyStore | None) -> Delivered:
-    """An entry of an `out` stream, as the session's user sees it.
+FinalOutcome: TypeAlias = Result | NoSpeech | Failed | Missing
+"""The outcomes that end an utterance in a target language: exactly one for each delivery number."""
+Outcome: TypeAlias = FinalOutcome | Partial | Truncated
+"""What `Session.results` yields. Each class names its outcome by a word in `outcome`."""
 
-    Nobody can hear a text whose key is not here, or that is none: the outcome says so, and those
-    behind it are heard.
+
+async def read_outcome(entry: OutboxEntry, keys: KeyStore | None) -> Outcome:
+    """The outcome in an entry of an outbox, decrypted if the key store has the speaker's key.
+
+    A text that cannot be decrypted or read is left out, and the outcome says so: an exception here
+    would keep the listener from all later outcomes.
     """
-    d = told.data
-    text, audio, is_sealed, is_unreadable = Text(), b"", False, False
-    try:
-        text, audio = await _opened(told, keys)
-    except (KeyMissing, KeyStoreError, DecryptionError) as error:
-        is_sealed = True
-        log.warning("sealed", session=d["session"], error=str(error))
-    except codec.UnreadableText as error:
-        is_unreadable = True
-        log.error(
-            "unreadable",
-            session=d["session"],
-            entry=told.id,
-            error=str(error),
-            remedy=f"`eventsched history {d['session']}` names its node: see what that sends",
+    if entry.kind == "truncated":
+        return Truncated(id=entry.id)
+    data, code = entry.data, entry.data.get("code", "")
+    fields = {"id": entry.id} | {name: data[name] for name in ("session", "utterance", "target")}
+    if entry.kind == "partial":
+        body = await _read_body(entry, keys)
+        return Partial(
+            **fields,
+            text=body.text.text,
+            source_text=body.text.source_text,
+            language=body.text.language,
+            is_encrypted=body.is_encrypted,
+            is_unreadable=body.is_unreadable,
         )
-    return Delivered(
-        id=told.id,
-        outcome=d["outcome"] if told.kind == "result" else cast("Heard", told.kind),
-        session=d.get("session", ""),
-        utterance=d.get("utterance", -1),
-        target=d.get("target", ""),
-        delivery_no=d.get("delivery_no", -1),
-        code=d.get("code", ""),
-        log=d.get("log", ""),
-        text=text.text,
-        source_text=text.source_text,
-        language=text.language,
-        audio=audio or None,
-        is_sealed=is_sealed,
-        is_unreadable=is_unreadable,
+    fields |= {"delivery_no": data["delivery_no"], "log": data["log"]}
+    match data["outcome"]:
+        case "no_speech":
+            return NoSpeech(**fields, code=code)
+        case "failed":
+            return Failed(**fields, code=code)
+        case "missing":
+            return Missing(**fields)
+    body = await _read_body(entry, keys)
+    return Result(
+        **fields,
+        text=body.text.text,
+        source_text=body.text.source_text,
+        language=body.text.language,
+        audio=body.audio or None,
+        is_encrypted=body.is_encrypted,
+        is_unreadable=body.is_unreadable,
     )
 
 
-async def _opened(told: OutboxEntry, keys: KeyStore | None) -> tuple[Text, bytes]:
-    """Text and sound, to read and to hear."""
-    d, text = told.data, codec.decode_text(told.body)
+class _Body(NamedTuple):
+    """The text and audio of an entry, or why they are left out."""
+
+    text: Text = Text()
+    audio: bytes = b""
+    is_encrypted: bool = False
+    is_unreadable: bool = False
+
+
+async def _read_body(entry: OutboxEntry, keys: KeyStore | None) -> _Body:
+    session = entry.data["session"]
+    try:
+        return await _decrypt(entry, keys)
+    except (KeyMissing, KeyStoreError, DecryptionError) as error:
+        log.warning("text not decrypted", session=session, entry=entry.id, error=str(error))
+        return _Body(is_encrypted=True)
+    except codec.UnreadableText as error:
+        log.error(
+            "text not readable",
+            session=session,
+            entry=entry.id,
+            error=str(error),
+            remedy=f"`eventsched history {session}` names the node that sent it",
+        )
+        return _Body(is_unreadable=True)
+
+
+async def _decrypt(entry: OutboxEntry, keys: KeyStore | None) -> _Body:
+    data, text = entry.data, codec.decode_text(entry.body)
     if not text.sealed:
-        return text, told.audio
-    seal = await load_cipher(keys, d["session"])
-    what: ResultKind = "partial" if told.kind == "partial" else "result"
-    plain = seal.decrypt_text(what, d["utterance"], d["target"], text)
-    audio = told.audio and seal.decrypt_speech(d["utterance"], d["target"], told.audio)
-    return plain, audio
+        return _Body(text, entry.audio)
+    cipher = await load_cipher(keys, data["session"])
+    what: ResultKind = "partial" if entry.kind == "partial" else "result"
+    return _Body(
+        cipher.decrypt_text(what, data["utterance"], data["target"], text),
+        entry.audio and cipher.decrypt_speech(data["utterance"], data["target"], entry.audio),
+    )
 
 
-def packed(
-    result: Result, seal: SessionCipher | None, utterance: int, target: str
+def encode_result(
+    result: Result, cipher: SessionCipher | None, utterance: int, target: str
 ) -> tuple[bytes, bytes]:
-    """Text and sound as they travel; InvalidMessage when either is too large."""
+    """Text and audio as they are stored. Raises InvalidMessage if either is too large."""
     text = Text(source_text=result.source_text, text=result.text, language=result.language)
     audio = result.audio or b""
-    audio_max = AUDIO_BYTES_MAX - (seal.overhead_bytes if seal else 0)
+    audio_max = AUDIO_BYTES_MAX - (cipher.overhead_bytes if cipher else 0)
     if len(audio) > audio_max:
         raise InvalidMessage.of(
             "audio", f"at most {audio_max} bytes, got {len(audio)}", "compress it"
         )
-    if seal is not None:
-        text = seal.encrypt_text("result", utterance, target, text)
-        audio = audio and seal.encrypt_speech(utterance, target, audio)
+    if cipher is not None:
+        text = cipher.encrypt_text("result", utterance, target, text)
+        audio = audio and cipher.encrypt_speech(utterance, target, audio)
     body = codec.encode_text(text)
     if len(body) > BODY_BYTES_MAX:
         raise InvalidMessage.of(

@@ -1,14 +1,15 @@
-"""The producer's side of one session: audio in, results out.
+"""One session as its producer uses it: audio in, outcomes out.
 
-Owns: numbering chunks, sending again what may not have arrived, what was heard and handled.
-Never does: batching over sessions (channel.py), judging audio (audio/chunks.py).
-Read next: client.py (opening), results.py (what is heard), audio/chunks.py.
+Owns: the calls of a session and their replies, sending chunks again after a lost reply or a gap,
+and the position up to which outcomes are handled.
+Must not: batch over sessions (channel.py), hold chunks (append_buffer.py), check audio
+(audio/chunks.py).
+Read next: client.py (opening), append_buffer.py, results.py (the outcomes).
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 import anyio
@@ -17,8 +18,9 @@ import structlog
 
 from eventsched.audio import chunks
 from eventsched.audio.chunks import Format, Piece
+from eventsched.client.append_buffer import AppendBuffer
 from eventsched.client.channel import APPEND_BYTES_MAX, APPEND_ITEMS_MAX, CellMultiplexer
-from eventsched.client.results import Delivered, heard
+from eventsched.client.results import Outcome, Result, read_outcome
 from eventsched.client.subscription import OutboxEntry, Subscription
 from eventsched.encryption.keystore import KeyStore
 from eventsched.errors import (
@@ -36,13 +38,8 @@ if TYPE_CHECKING:
     from eventsched.encryption.cipher import SessionCipher
 
 RESENDS_MAX = 3
-PRESSED_MAX = 10
-"""How often a closing session waits for pressure to end while it holds audio."""
-KEPT_CHUNKS = 256
-KEPT_BYTES = 2 * 1024 * 1024
-"""What is kept of appended audio for a server that forgot some of it in a failover."""
-UNSURE_BYTES_MAX = 32 * 1024 * 1024
-"""Beyond so much that no server has taken, nothing more is taken from the caller."""
+BACKPRESSURE_WAITS_MAX = 10
+"""How often a closing session with pending audio waits for backpressure to end."""
 CLOSE_MARGIN_S = 5.0
 
 log = structlog.get_logger("eventsched.client.session")
@@ -62,7 +59,7 @@ class Session:
         sample_rate: int,
         *,
         keys: KeyStore | None = None,
-        seal: SessionCipher | None = None,
+        cipher: SessionCipher | None = None,
     ) -> None:
         self.id = grant.session
         """Full id of the session, `<cell>.<name>`."""
@@ -74,23 +71,19 @@ class Session:
         self.is_detached = False
         self._channel = channel
         self._keys = keys
-        self._seal = seal
-        """Encrypts its audio; none when the session is not encrypted."""
-        self._next_seq = grant.next_seq
+        self._cipher = cipher
+        """Encrypts the audio; none if the session is not encrypted."""
         self._utterance = grant.utterance
-        self._turn = anyio.Lock(fast_acquire=True)  # free, it costs no turn of the event loop
-        self._unsure: list[Chunk] = []
-        """Sent, but nobody knows whether it arrived: goes again before anything else."""
-        self._kept: deque[Chunk] = deque()
-        self._kept_bytes = 0
+        self._turn = anyio.Lock(fast_acquire=True)  # a free lock costs no switch of tasks
+        self._buffer = AppendBuffer(grant.next_seq)
         self._start = grant.out_id
-        self._box: Subscription | None = None
+        self._subscription: Subscription | None = None
         self._taken = self._handled = ""
 
     @property
     def next_seq(self) -> int:
         """Number of the next chunk: as many chunks have been appended, from 0."""
-        return self._next_seq
+        return self._buffer.next_seq
 
     @property
     def utterance(self) -> int:
@@ -99,7 +92,7 @@ class Session:
 
     @property
     def confirmed(self) -> str:
-        """Id of the last result that was handled, that is, after which another was asked for."""
+        """Id of the last outcome that was handled: the caller has asked for the next one."""
         return self._handled
 
     # --- audio in ---------------------------------------------------------------------------
@@ -124,17 +117,17 @@ class Session:
         Raises:
             InvalidMessage: The audio is not what the session takes; nothing was sent.
             ChunkTooLarge: A packet has more than 65,536 bytes; nothing was sent.
-            Backpressure: The cell, the tenant or the server takes no more for now. The field
-                `accepted_bytes` says how much of the audio was stored; append the rest after
-                `retry_after_ms`. Also raised, and nothing taken, when more than 32 MiB of audio
-                wait for a server that is away.
+            Backpressure: The cell, the tenant or the server takes no more for now. So much of the
+                audio as `accepted_bytes` says is stored; append the rest after `retry_after_ms`.
+                Also raised, with nothing stored, while more than 32 MiB of audio wait for a
+                server that is away.
             SessionClosedError: The session is closing or closed.
             SessionSuperseded: Another producer has resumed the session.
             SessionUnknown: The records of the session are deleted.
             ServerUnavailable: The server is away. The audio counts as appended and is sent before
                 anything else, as after a cancelled call.
         """
-        bytes_max = chunks.CHUNK_BYTES_MAX - (self._seal.overhead_bytes if self._seal else 0)
+        bytes_max = chunks.CHUNK_BYTES_MAX - (self._cipher.overhead_bytes if self._cipher else 0)
         pieces = chunks.cut(
             audio,
             self.encoding,
@@ -145,28 +138,26 @@ class Session:
         try:
             await self._turn.acquire()
         except anyio.get_cancelled_exc_class():
-            self._take(pieces, end_of_utterance=end_of_utterance)
+            self._accept(pieces, end_of_utterance=end_of_utterance)
             raise
         try:
             await self._make_room()
-            earlier, numbered = (
-                len(self._unsure),
-                self._take(pieces, end_of_utterance=end_of_utterance),
-            )
+            earlier = len(self._buffer)
+            accepted = self._accept(pieces, end_of_utterance=end_of_utterance)
             try:
-                receipts = await self._settle()
+                receipts = await self._flush()
             except Refused as refused:
-                refused.fields["accepted_bytes"] = str(self._give_back(numbered))
+                refused.fields["accepted_bytes"] = str(self._withdraw(accepted))
                 raise
         finally:
             self._turn.release()
-        return _merged(receipts[earlier : earlier + len(numbered)])
+        return _merged(receipts[earlier : earlier + len(accepted)])
 
-    def _take(self, pieces: Sequence[Piece], *, end_of_utterance: bool) -> list[Chunk]:
-        """From here on the audio counts as appended."""
-        numbered = self._number(pieces, end_of_utterance=end_of_utterance)
-        self._unsure += numbered
-        return numbered
+    def _accept(self, pieces: Sequence[Piece], *, end_of_utterance: bool) -> list[Chunk]:
+        """The audio counts as appended once it is in the buffer."""
+        chunks = self._number(pieces, end_of_utterance=end_of_utterance)
+        self._buffer.add(chunks)
+        return chunks
 
     async def finalize(self) -> Receipt:
         """Complete the current utterance.
@@ -183,200 +174,185 @@ class Session:
             ServerUnavailable: The server is away; the call may be repeated.
         """
         async with self._turn:
-            await self._settle()
-            asked = Finalize(session=self.id, epoch=self.epoch, utterance=self._utterance)
-            (reply,) = await self._channel.finalizes.submit([asked])
+            await self._flush()
+            request = Finalize(session=self.id, epoch=self.epoch, utterance=self._utterance)
+            (reply,) = await self._channel.finalizes.submit([request])
             if isinstance(reply, Refused):
                 raise reply
-            self._learn(reply)
+            self._utterance = reply.utterance
         return reply
 
     def _number(self, pieces: Sequence[Piece], *, end_of_utterance: bool) -> list[Chunk]:
-        numbered = [
+        return [
             Chunk(
                 session=self.id,
                 epoch=self.epoch,
-                seq=self._next_seq + at,
+                seq=seq,
                 ms=piece.ms,
-                payload=self._sealed(self._next_seq + at, piece.payload),
+                payload=self._encrypted(seq, piece.payload),
                 end_of_utterance=end_of_utterance and piece is pieces[-1],
             )
-            for at, piece in enumerate(pieces)
+            for seq, piece in enumerate(pieces, self._buffer.next_seq)
         ]
-        self._next_seq += len(numbered)
-        return numbered
 
-    def _sealed(self, seq: int, payload: bytes) -> bytes:
-        return self._seal.encrypt_chunk(seq, payload) if self._seal else payload
+    def _encrypted(self, seq: int, payload: bytes) -> bytes:
+        return self._cipher.encrypt_chunk(seq, payload) if self._cipher else payload
 
     def _bytes_of(self, chunk: Chunk) -> int:
-        """How many bytes of the caller's audio it holds."""
-        overhead = self._seal.overhead_bytes if self._seal and chunk.payload else 0
+        """How many bytes of the caller's audio the chunk holds."""
+        overhead = self._cipher.overhead_bytes if self._cipher and chunk.payload else 0
         return len(chunk.payload) - overhead
 
-    def _give_back(self, numbered: Sequence[Chunk]) -> int:
-        """What was refused of these was never taken. Returns the bytes of those that were stored.
+    def _withdraw(self, accepted: Sequence[Chunk]) -> int:
+        """The chunks of a refused call that are still pending were not appended after all.
 
-        What an earlier call has left unsure stays so: it has been taken.
+        Chunks that an earlier call left pending stay: they count as appended. Returns how many
+        bytes of the call's audio are stored.
         """
-        first = numbered[0].seq
-        refused = [chunk for chunk in self._unsure if chunk.seq >= first]
-        self._unsure = [chunk for chunk in self._unsure if chunk.seq < first]
-        self._next_seq = refused[0].seq
-        return sum(self._bytes_of(chunk) for chunk in numbered if chunk.seq < self._next_seq)
+        self._buffer.withdraw(accepted[0].seq)
+        stored = [chunk for chunk in accepted if chunk.seq < self._buffer.next_seq]
+        return sum(map(self._bytes_of, stored))
 
     async def _make_room(self) -> None:
-        """What is unsure stays bounded while the server is away and the caller goes on."""
-        if sum(len(chunk.payload) for chunk in self._unsure) <= UNSURE_BYTES_MAX:
+        """Pending audio stays bounded while the server is away and the caller continues."""
+        if not self._buffer.is_full:
             return
         try:
-            await self._settle()
+            await self._flush()
         except ServerUnavailable:
             fields = {"retry_after_ms": "1000", "accepted_bytes": "0", "reason": "server_away"}
             raise Backpressure("BACKPRESSURE", fields) from None
 
-    async def _settle(self) -> list[Receipt]:
-        """Everything that was taken is stored when this returns, or still comes first."""
+    async def _flush(self) -> list[Receipt]:
+        """Send all pending chunks. Those that are not confirmed stay pending if this raises."""
         receipts: list[Receipt] = []
-        while self._unsure:
-            sent = _fitting(self._unsure)
-            stored, refused = await self._exchange(sent)
-            self._keep(sent[: len(stored)])
-            self._unsure = self._unsure[len(stored) :]
-            for receipt in stored:
-                self._learn(receipt)
-            receipts += stored
+        while self._buffer:
+            batch = self._buffer.batch(chunks_max=APPEND_ITEMS_MAX, bytes_max=APPEND_BYTES_MAX)
+            confirmed, refused = await self._send(batch)
+            self._buffer.confirm(len(confirmed))
+            receipts += confirmed
+            if confirmed:
+                self._utterance = confirmed[-1].utterance
             if refused is not None:
                 raise refused
         return receipts
 
-    async def _settle_at_last(self) -> None:
-        """As `_settle`, and pressure is waited out: nothing comes behind that could bring it."""
-        for _ in range(PRESSED_MAX):
+    async def _flush_before_close(self) -> None:
+        """As `_flush`, and wait for backpressure to end: no later call would send the audio."""
+        for _ in range(BACKPRESSURE_WAITS_MAX):
             try:
-                await self._settle()
-            except Backpressure as pressed:
-                await self._channel.store.transport.sleep(pressed.retry_after_ms / 1_000)
+                await self._flush()
+            except Backpressure as refused:
+                await self._channel.store.transport.sleep(refused.retry_after_ms / 1_000)
             else:
                 return
-        await self._settle()
+        await self._flush()
 
-    async def _exchange(self, sent: list[Chunk]) -> tuple[list[Receipt], Refused | None]:
-        """The receipts of those that were stored, in order, and why the next one was not."""
-        stored: dict[int, Receipt] = {}
-        going = sent
+    async def _send(self, batch: list[Chunk]) -> tuple[list[Receipt], Refused | None]:
+        """The receipts of the chunks that are stored, in order, and why the next one is not."""
+        receipts: dict[int, Receipt] = {}
+        chunks = batch
         refused: Refused | None = None
         for _ in range(RESENDS_MAX):
-            replies = await self._channel.appends.submit(self._confirming(going))
+            replies = await self._channel.appends.submit(self._confirming(chunks))
             refused = next((reply for reply in replies if isinstance(reply, Refused)), None)
-            for chunk, reply in zip(going, replies, strict=True):
+            for chunk, reply in zip(chunks, replies, strict=True):
                 if isinstance(reply, Receipt):
-                    stored[chunk.seq] = reply
+                    receipts[chunk.seq] = reply
             if not isinstance(refused, SeqGap):
                 break
+            chunks = self._buffer.resend(batch, expected=refused.expected)
+            if not chunks:
+                raise refused
             log.warning("audio sent again", session=self.id, seq=refused.expected)
-            going = self._from(refused, sent)
-        if stored:  # what is refused under pressure does not count: keepalives go on
+        if receipts:  # a refusal under backpressure does not count: keepalives continue
             self.quiet_s = 0
-        return [stored[chunk.seq] for chunk in sent if chunk.seq in stored], refused
+        return [receipts[chunk.seq] for chunk in batch if chunk.seq in receipts], refused
 
-    def _from(self, gap: SeqGap, sent: list[Chunk]) -> list[Chunk]:
-        """Everything from the number that the server expects, if it is all still held."""
-        held = [chunk for chunk in (*self._kept, *sent) if chunk.seq >= gap.expected]
-        if not held or held[0].seq != gap.expected:
-            raise gap
-        return held
-
-    def _confirming(self, going: list[Chunk]) -> list[Chunk]:
+    def _confirming(self, chunks: list[Chunk]) -> list[Chunk]:
+        """The chunks, of which the first carries the position that this session has handled."""
         if not self._handled:
-            return going
-        return [msgspec.structs.replace(going[0], confirmed=self._handled), *going[1:]]
-
-    def _keep(self, stored: Sequence[Chunk]) -> None:
-        self._kept.extend(stored)
-        self._kept_bytes += sum(len(chunk.payload) for chunk in stored)
-        while len(self._kept) > KEPT_CHUNKS or self._kept_bytes > KEPT_BYTES:
-            self._kept_bytes -= len(self._kept.popleft().payload)
-
-    def _learn(self, receipt: Receipt) -> None:
-        self._utterance = receipt.utterance
+            return chunks
+        return [msgspec.structs.replace(chunks[0], confirmed=self._handled), *chunks[1:]]
 
     # --- results out ------------------------------------------------------------------------
 
-    def results(self, *, after: str | Delivered | None = None, partials: bool = False) -> Results:
+    def results(self, *, after: str | Outcome | None = None, partials: bool = False) -> Results:
         """Iterate over the outcomes that the session receives, in order, until its end.
 
-        A result counts as handled when the next one is asked for; a resumed session receives what
-        was not handled. A second call continues after the last result taken.
+        An outcome counts as handled when the next one is asked for; a resumed session receives
+        those that were not handled. A second call continues after the last outcome taken.
 
         Args:
-            after: A result, or its id, after which to start instead.
-            partials: Include partial results, with the outcome `partial`.
+            after: An outcome, or its id, after which to start instead.
+            partials: Include partial results.
 
         Returns:
-            An asynchronous iterator, which ends with the session and waits for a server that is
-            away. A text that cannot be decrypted or read does not end it: see Delivered.
+            An asynchronous iterator of Result, NoSpeech, Failed, Missing, Truncated and, if asked
+            for, Partial. It ends with the session and waits for a server that is away. A text that
+            cannot be decrypted or read does not end it: see Result.
 
         Raises:
-            InvalidMessage: `after` is not the id of a result.
+            InvalidMessage: `after` is not the id of an outcome.
         """
         if after is not None:
-            self._taken = after.id if isinstance(after, Delivered) else after
-            self._listen(self._taken)
-        return Results(self, partials=partials)
+            self._taken = after if isinstance(after, str) else after.id
+            self._subscribe(self._taken)
+        return Results(self._next_entry, self._keys, partials=partials)
 
-    async def next_told(self) -> OutboxEntry | None:
-        """The next entry of the out stream; none after the session's end. For `Results`."""
-        box = self._box or self._listen(self._start)
+    async def _next_entry(self) -> OutboxEntry | None:
+        """The next entry of the outbox; none after the session's end."""
+        subscription = self._subscription or self._subscribe(self._start)
         self._handled = self._taken
-        told = await self._channel.listener.take(box)
-        if told is not None and told.kind != "truncated":
-            self._taken = told.id
-        return told
+        entry = await self._channel.listener.take(subscription)
+        if entry is not None and entry.kind != "truncated":
+            self._taken = entry.id
+        return entry
 
-    async def heard(self, told: OutboxEntry) -> Delivered:
-        """An entry of the out stream to read, with the speaker's key if need be. For `Results`."""
-        return await heard(told, self._keys)
-
-    def _listen(self, after: str) -> Subscription:
+    def _subscribe(self, after: str) -> Subscription:
         _check_position(after)
-        if self._box is not None:
-            self._channel.listener.remove(self._box)
-        self._box = Subscription(self.id, after)
-        self._channel.listener.add(self._box)
-        return self._box
+        if self._subscription is not None:
+            self._channel.listener.remove(self._subscription)
+        self._subscription = Subscription(self.id, after)
+        self._channel.listener.add(self._subscription)
+        return self._subscription
 
     # --- playback ---------------------------------------------------------------------------
 
-    async def playback_started(self, result: Delivered) -> None:
-        """Record that the sound of a result starts to play where this session hears it.
+    async def playback_started(self, result: Result) -> None:
+        """Record that the audio of a result starts to play for this session.
 
-        Until it ends, a pause does not complete this session's utterance. The playback counts as
-        ended after the setting `playback_ms` if no end is recorded.
+        Until the playback ends, a pause does not complete this session's utterance. Without a
+        recorded end, the playback counts as ended after the setting `playback_ms`.
 
         Args:
-            result: The result that plays, with the outcome `result`.
+            result: The result that plays, as the session received it.
 
         Raises:
-            InvalidMessage: The outcome of `result` is another one.
+            InvalidMessage: `result` is another outcome, or no session received it.
             SessionClosedError: The session is closing or closed.
             SessionSuperseded: Another producer has resumed the session.
             SessionUnknown: The records of the session are deleted.
         """
-        await self._mark(result, started=True)
+        await self._mark_playback(result, started=True)
 
-    async def playback_ended(self, result: Delivered) -> None:
-        """Record that the sound of a result no longer plays; harmless if it never started.
+    async def playback_ended(self, result: Result) -> None:
+        """Record that the playback of a result has ended; harmless if it never started.
 
         Args:
-            result: The result that played. Errors are those of `playback_started`.
-        """
-        await self._mark(result, started=False)
+            result: The result that played.
 
-    async def _mark(self, result: Delivered, *, started: bool) -> None:
-        if result.outcome != "result":
+        Raises:
+            Refused: As `playback_started`.
+        """
+        await self._mark_playback(result, started=False)
+
+    async def _mark_playback(self, result: object, *, started: bool) -> None:
+        if not isinstance(result, Result) or not result.id:
             raise InvalidMessage.of(
-                "result", f"a result expected, got {result.outcome}", "mark what is played"
+                "result",
+                f"a result expected that a session received, got {type(result).__name__}",
+                "pass a Result of `results()`",
             )
         store = self._channel.store
         await Backoff(store.transport).call(
@@ -407,7 +383,7 @@ class Session:
         yet can still be taken afterwards.
 
         Returns:
-            False if the end was not seen within the setting `close_wait_ms` and some seconds.
+            False if the session was not closed within the setting `close_wait_ms` and 5 s.
 
         Raises:
             ServerUnavailable: The server is away and the session is open. Audio that may not have
@@ -417,51 +393,47 @@ class Session:
         """
         store = self._channel.store
         async with self._turn:
-            await self._settle_at_last()
+            await self._flush_before_close()
             self._channel.producers.pop(self.id, None)
             await Backoff(store.transport).call(lambda: store.close_session(self.id, self.epoch))
-        box = self._box or self._listen(self._start)
-        box.drains = True
-        self._channel.listener.look_again()
+        subscription = self._subscription or self._subscribe(self._start)
+        subscription.drains = True
+        self._channel.listener.interrupt()
         settings = await store.read_hash(store.keys.settings)
         wait_s = int(settings["close_wait_ms"]) / 1_000 + CLOSE_MARGIN_S
-        return await happens_within(store.transport, wait_s, box.closed)
+        return await happens_within(store.transport, wait_s, subscription.closed)
 
-    def forget(self) -> None:
-        """Nobody listens or keeps alive any more. For `Client`."""
+    def _release(self) -> None:
+        """Stop listening and sending keepalives. `Client` calls it when the block ends."""
         self._channel.producers.pop(self.id, None)
-        if self._box is not None:
-            self._channel.listener.remove(self._box)
+        if self._subscription is not None:
+            self._channel.listener.remove(self._subscription)
 
 
 class Results:
     """The asynchronous iterator that `Session.results` returns."""
 
-    def __init__(self, session: Session, *, partials: bool) -> None:
-        self._session = session
+    def __init__(
+        self,
+        next_entry: Callable[[], Awaitable[OutboxEntry | None]],
+        keys: KeyStore | None,
+        *,
+        partials: bool,
+    ) -> None:
+        self._next_entry = next_entry
+        self._keys = keys
         self._kinds = {"result", "truncated", "partial"} if partials else {"result", "truncated"}
 
     def __aiter__(self) -> Results:
         return self
 
-    async def __anext__(self) -> Delivered:
+    async def __anext__(self) -> Outcome:
         while True:
-            told = await self._session.next_told()
-            if told is None:
+            entry = await self._next_entry()
+            if entry is None:
                 raise StopAsyncIteration
-            if told.kind in self._kinds:
-                return await self._session.heard(told)
-
-
-def _fitting(unsure: Sequence[Chunk]) -> list[Chunk]:
-    """The first ones, as many as fit one call."""
-    size, count = 0, 0
-    for chunk in unsure[:APPEND_ITEMS_MAX]:
-        size += len(chunk.payload)
-        if count and size > APPEND_BYTES_MAX:
-            break
-        count += 1
-    return list(unsure[:count])
+            if entry.kind in self._kinds:
+                return await read_outcome(entry, self._keys)
 
 
 def _merged(receipts: Sequence[Receipt]) -> Receipt:
@@ -474,5 +446,5 @@ def _merged(receipts: Sequence[Receipt]) -> Receipt:
 def _check_position(after: str) -> None:
     if after != START and not (is_id(after) and ms_of(after)):
         raise InvalidMessage.of(
-            "after", f"the id of a result expected, got {after!r:.80}", "copy it"
+            "after", f"the id of an outcome expected, got {after!r:.80}", "pass an outcome"
         )

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import anyio
 
-from eventsched.client.results import Delivered
+from eventsched.client.results import FinalOutcome, Partial, Truncated
 from eventsched.client.session import Session
 from eventsched.demo.speech.samples import BYTES_PER_MS, Sample
 
@@ -29,7 +29,7 @@ class Speaker:
     sample: Sample
     session: Session
     listen_language: str
-    heard: list[Delivered] = field(default_factory=list)
+    heard: list[FinalOutcome] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -75,8 +75,10 @@ class Conversation:
             listening.cancel_scope.cancel()
 
     async def _listen(self, speaker: Speaker) -> None:
-        async for result in speaker.session.results():
-            speaker.heard.append(result)
+        async for outcome in speaker.session.results():
+            if isinstance(outcome, Partial | Truncated):
+                continue
+            speaker.heard.append(outcome)
             if sum(len(one.heard) for one in self.speakers) == self._owed:
                 self._heard_all.set()
 

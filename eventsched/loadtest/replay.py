@@ -17,7 +17,7 @@ from itertools import count
 import anyio
 
 from eventsched.client.client import Client
-from eventsched.client.results import Delivered
+from eventsched.client.results import FinalOutcome, Partial, Result, Truncated
 from eventsched.client.session import Session
 from eventsched.errors import Backpressure, EventschedError
 from eventsched.loadtest.rttm import Conversation, Speaker
@@ -139,12 +139,15 @@ class Replay:
             return
 
     async def _listen(self, one: _Ready) -> None:
-        async for result in one.session.results():
-            if result.outcome == "truncated":
-                self.record.truncated += 1
-                continue
-            one.heard += 1
-            self.record.heard.append(_heard(one.session.id, result))
+        async for outcome in one.session.results():
+            match outcome:
+                case Truncated():
+                    self.record.truncated += 1
+                case Partial():
+                    pass
+                case _:
+                    one.heard += 1
+                    self.record.heard.append(_heard(one.session.id, outcome))
 
     async def _until_heard(self, ready: Sequence[_Ready]) -> None:
         await _stable(lambda: sum(one.heard for one in ready), upto=sum(one.owed for one in ready))
@@ -169,22 +172,22 @@ async def _stable(count: Callable[[], int], *, upto: int) -> None:
         await anyio.sleep(0.05)
 
 
-def _heard(listener: str, result: Delivered) -> Heard:
+def _heard(listener: str, outcome: FinalOutcome) -> Heard:
     """What one listener heard. A result says in its source text when its handler started."""
     try:
-        started_ms = float(result.source_text) if result.outcome == "result" else 0.0
+        started_ms = float(outcome.source_text) if isinstance(outcome, Result) else 0.0
     except ValueError:
         raise ForeignNode(
-            f"a node that is not of this replay answered {result.session}: "
+            f"a node that is not of this replay answered {outcome.session}: "
             f"end it, or replay on another server"
         ) from None
     return Heard(
         listener,
-        result.session,
-        result.target,
-        result.utterance,
-        result.delivery_no,
-        result.outcome,
+        outcome.session,
+        outcome.target,
+        outcome.utterance,
+        outcome.delivery_no,
+        outcome.outcome,
         started_ms,
         time.time() * 1000,
     )

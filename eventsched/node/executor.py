@@ -21,14 +21,23 @@ import anyio
 import anyio.to_thread
 import structlog
 
-from eventsched.client.results import Result
+from eventsched.client.results import NoSpeech, Result
 from eventsched.errors import InvalidMessage
 from eventsched.node.handler_checks import check_handler, is_async, pickled
-from eventsched.node.job import BlockingJob, Job, JobError, NoSpeech, outcome_of
+from eventsched.node.job import (
+    BlockingJob,
+    Job,
+    JobError,
+    NoSpeechError,
+    encode_result_of,
+    load_audio,
+    mark_cancelled,
+    outcome_of,
+)
 from eventsched.node.process_pool import HandlerRaised, process_pool
 from eventsched.store.node_commands import NodeResult
 
-Ending: TypeAlias = Result | NoSpeech | JobError
+Ending: TypeAlias = Result | NoSpeech | NoSpeechError | JobError
 AsyncHandler: TypeAlias = Callable[[Job], Awaitable[Ending]]
 BlockingHandler: TypeAlias = Callable[[BlockingJob], Ending]
 Handler: TypeAlias = AsyncHandler | BlockingHandler
@@ -66,7 +75,7 @@ async def _in_processes(handler: BlockingHandler, slots: int) -> AsyncIterator[R
 
         async def run(job: Job) -> Any:
             # Cancelled, its process is killed: nothing keeps computing for nobody.
-            return await pool.run(await job.loaded())
+            return await pool.run(await load_audio(job))
 
         yield run
 
@@ -107,7 +116,7 @@ class _Threads:
         return await ending if inspect.isawaitable(ending) else ending
 
     async def _in_thread(self, job: Job) -> Any:
-        loaded = await job.loaded()
+        loaded = await load_audio(job)
         if self._busy >= self._busy_max:
             raise RuntimeError(f"{self._busy} threads are busy with calls that were cancelled")
         try:
@@ -115,7 +124,7 @@ class _Threads:
                 self._call, loaded, abandon_on_cancel=True, limiter=self._limiter
             )
         finally:
-            loaded.cancel()
+            mark_cancelled(loaded)
 
     def _call(self, loaded: BlockingJob) -> Any:
         with self._counted():
@@ -201,7 +210,7 @@ def _shown(error: BaseException) -> str:
 
 def told(job: Job, ending: Any) -> NodeResult:
     """What is said of the attempt; raises TypeError, InvalidMessage for what cannot be said."""
-    if isinstance(ending, NoSpeech):
+    if isinstance(ending, NoSpeech | NoSpeechError):
         return NodeResult(job=job.key, attempt=job.attempt, status="no_speech", code=ending.code)
     if isinstance(ending, JobError):
         if ending.code == MODEL_NOT_AVAILABLE and ending.feature not in job.features:
@@ -216,10 +225,10 @@ def told(job: Job, ending: Any) -> NodeResult:
             feature=ending.feature,
         )
     if not isinstance(ending, Result):
-        raise TypeError(f"a handler gives a Result, NoSpeech or JobError, not {ending!r:.80}")
+        raise TypeError(f"a handler returns a Result, NoSpeech or JobError, not {ending!r:.80}")
     if ending.is_blank:
         return NodeResult(job=job.key, attempt=job.attempt, status="no_speech", code=BLANK)
-    body, audio = job.packed(ending)
+    body, audio = encode_result_of(job, ending)
     return NodeResult(
         job=job.key,
         attempt=job.attempt,

@@ -14,7 +14,7 @@ import msgspec
 import structlog
 
 from eventsched.audio.chunks import SAMPLE_BYTES, Format, pcm_bytes, split_opus
-from eventsched.client.results import Result, packed
+from eventsched.client.results import Result, encode_result
 from eventsched.encryption.decrypt import load_cipher
 from eventsched.encryption.keystore import KeyStore
 from eventsched.errors import DecryptionError, KeyMissing, KeyStoreError, MissingDependencyError
@@ -35,8 +35,8 @@ log = structlog.get_logger("eventsched.node.node")
 _CONTEXT = msgspec.msgpack.Decoder(list[Said])
 
 
-class NoSpeech(Exception):
-    """Raised or returned by a handler that found no speech: the job ends without a text.
+class NoSpeechError(Exception):
+    """Raised or returned by a handler that found no speech: the outcome is NoSpeech.
 
     Args:
         code: Why, such as ASR_EMPTY; 1 to 64 characters of A-Z, 0-9 and _.
@@ -49,6 +49,8 @@ class NoSpeech(Exception):
 
 class JobError(Exception):
     """Raised or returned by a handler that cannot do the job: the attempt ends.
+
+    The outcome is Failed, unless another attempt follows.
 
     Args:
         code: Why; 1 to 64 characters of A-Z, 0-9 and _. With MODEL_NOT_AVAILABLE this node gets
@@ -71,12 +73,12 @@ def _job_error(code: str, retryable: bool, feature: str) -> JobError:
     return JobError(code, retryable=retryable, feature=feature)
 
 
-def outcome_of(error: BaseException) -> NoSpeech | JobError | None:
+def outcome_of(error: BaseException) -> NoSpeechError | JobError | None:
     """The outcome that a handler raised; none when the exception is none.
 
     Task groups raise groups: one that holds nothing but outcomes counts as its first.
     """
-    if isinstance(error, (NoSpeech, JobError)):
+    if isinstance(error, (NoSpeechError, JobError)):
         return error
     if not isinstance(error, BaseExceptionGroup):
         return None
@@ -168,25 +170,7 @@ class Job(_Facts):
         self._assignment = assignment
         self._voice = voice
         self._said = context
-        self._seal: SessionCipher | None = None
-
-    async def unlock(self, keys: KeyStore | None) -> None:
-        """Its context can be read and, with the session's key, its audio. Before the handler runs.
-
-        Raises JobError (KEY_MISSING, retryable: another node may have the key).
-        """
-        a = self._assignment
-        if a.key:
-            try:
-                self._seal = await load_cipher(keys, a.session, a.key)
-            except (KeyMissing, KeyStoreError, MissingDependencyError) as error:
-                log.error("no key", session=a.session, job=self.key, error=str(error))
-                raise JobError("KEY_MISSING", retryable=True) from error
-        self.context = context_of(self._said, self._seal, a.target)
-
-    def packed(self, result: Result) -> tuple[bytes, bytes]:
-        """The result's text and sound as they travel. For executor.py."""
-        return packed(result, self._seal, self.utterance, self.target)
+        self._cipher: SessionCipher | None = None
 
     async def audio(self) -> bytes:
         """Read the audio of the utterance.
@@ -218,7 +202,7 @@ class Job(_Facts):
         a, found = self._assignment, await self._chunks()
         if len(found) != a.count or sum(len(chunk.body) for chunk in found) != a.bytes:
             raise JobError("AUDIO_INCOMPLETE", retryable=True)
-        return [chunk.body for chunk in found] if self._seal is None else self._opened(found)
+        return [chunk.body for chunk in found] if self._cipher is None else self._opened(found)
 
     async def _chunks(self) -> list[Event]:
         a, store = self._assignment, self._voice.store
@@ -233,13 +217,13 @@ class Job(_Facts):
 
     def _opened(self, found: list[Event]) -> list[bytes]:
         """What the chunks say: each opens in its own place only, and none may be left out."""
-        assert self._seal is not None
+        assert self._cipher is not None
         numbers = [chunk.data.seq for chunk in found if isinstance(chunk.data, AudioChunkAppended)]
         if numbers != list(range(numbers[0], numbers[0] + len(found))):
             raise JobError("AUDIO_UNREADABLE")
         try:
             return [
-                self._seal.decrypt_chunk(seq, chunk.body)
+                self._cipher.decrypt_chunk(seq, chunk.body)
                 for seq, chunk in zip(numbers, found, strict=True)
             ]
         except DecryptionError as error:
@@ -257,8 +241,8 @@ class Job(_Facts):
             LeaseLost: The attempt is no longer the current one.
         """
         said = Text(source_text=source_text, text=text)
-        if self._seal is not None:
-            said = self._seal.encrypt_text("partial", self.utterance, self.target, said)
+        if self._cipher is not None:
+            said = self._cipher.encrypt_text("partial", self.utterance, self.target, said)
         await self._voice.say_partial(self.key, self.attempt, codec.encode_text(said))
 
     async def extend(self, seconds: float) -> int:
@@ -277,10 +261,6 @@ class Job(_Facts):
         self.deadline_ms = await self._voice.extend(self.key, self.attempt, more_ms)
         return self.deadline_ms
 
-    async def loaded(self) -> BlockingJob:
-        """The same attempt for a blocking handler, with its audio read. Raises as `audio`."""
-        return BlockingJob(self, self._assignment, await self._payloads())
-
 
 class BlockingJob(_Facts):
     """One attempt for a plain function in a thread or process; its audio is in memory.
@@ -288,7 +268,7 @@ class BlockingJob(_Facts):
     In a process `partial` and `extend` raise RuntimeError.
     """
 
-    def __init__(self, job: Job, assignment: Assignment, payloads: list[bytes]) -> None:
+    def __init__(self, job: Job, payloads: list[bytes]) -> None:
         self.__dict__.update({name: value for name, value in vars(job).items() if name[0] != "_"})
         self._job: Job | None = job
         self._payloads = payloads
@@ -299,10 +279,6 @@ class BlockingJob(_Facts):
         """Whether the attempt is over, so that the handler should stop; always false in a process,
         which is killed instead."""
         return self._is_cancelled
-
-    def cancel(self) -> None:
-        """Tell the thread that the attempt is over. For executor.py."""
-        self._is_cancelled = True
 
     def audio(self) -> bytes:
         """The audio of the utterance, in the form of `Job.audio`."""
@@ -344,24 +320,57 @@ class BlockingJob(_Facts):
         return self.__dict__ | {"_job": None}
 
 
+# --- for the registration and the executor ------------------------------------------------------
+
+
+async def prepare(job: Job, keys: KeyStore | None) -> None:
+    """Decrypt the context of a job, and let it decrypt its audio. Call it before the handler.
+
+    Raises JobError (KEY_MISSING, retryable: another node may have the key).
+    """
+    key_id = job._assignment.key
+    if key_id:
+        try:
+            job._cipher = await load_cipher(keys, job.session, key_id)
+        except (KeyMissing, KeyStoreError, MissingDependencyError) as error:
+            log.error("no key", session=job.session, job=job.key, error=str(error))
+            raise JobError("KEY_MISSING", retryable=True) from error
+    job.context = context_of(job._said, job._cipher, job.target)
+
+
+async def load_audio(job: Job) -> BlockingJob:
+    """The same attempt for a blocking handler, with its audio in memory. Raises as `Job.audio`."""
+    return BlockingJob(job, await job._payloads())
+
+
+def mark_cancelled(job: BlockingJob) -> None:
+    """Tell a handler in a thread that its attempt is over."""
+    job._is_cancelled = True
+
+
+def encode_result_of(job: Job, result: Result) -> tuple[bytes, bytes]:
+    """Text and audio of a result as they are stored. Raises InvalidMessage."""
+    return encode_result(result, job._cipher, job.utterance, job.target)
+
+
 def _silence(job: _Facts) -> bytes:
     return bytes(pcm_bytes(job.padding_ms, job.sample_rate) // SAMPLE_BYTES * SAMPLE_BYTES)
 
 
 def context_of(
-    said: bytes, seal: SessionCipher | None, target: str
+    said: bytes, cipher: SessionCipher | None, target: str
 ) -> list[tuple[str, str | None]]:
     """The context that a group view keeps; what does not open or cannot be read is left out."""
     found: list[tuple[str, str | None]] = []
     for part in _CONTEXT.decode(said) if said else ():
         if not part.sealed:
             found.append((part.source_text, part.text))
-        elif seal is not None:
+        elif cipher is not None:
             sealed = Text(sealed=part.sealed, characters=part.characters)
             try:
-                text = seal.decrypt_text("result", part.utterance, target, sealed)
+                text = cipher.decrypt_text("result", part.utterance, target, sealed)
             except (DecryptionError, codec.UnreadableText) as error:
-                log.error("context not readable", session=seal.session, error=str(error))
+                log.error("context not readable", session=cipher.session, error=str(error))
             else:
                 found.append((text.source_text, text.text))
     return found

@@ -101,9 +101,11 @@ class Node:
 
         An `async def` gets a Job and runs in the event loop. A plain function gets a BlockingJob
         and runs in a thread, or with `processes` in a process, which is killed when the attempt is
-        cancelled. The handler returns a Result, or returns or raises NoSpeech or JobError. Any
-        other exception is a retryable failure with the code HANDLER_ERROR. An awaitable that the
-        handler returns is awaited.
+        cancelled. An awaitable that the handler returns is awaited.
+
+        The handler returns a Result or NoSpeech, or raises NoSpeechError or JobError; these two
+        may be returned as well. Any other exception is a retryable failure with the code
+        HANDLER_ERROR.
 
         Args:
             handler: The function, when the decorator has no arguments.

@@ -32,10 +32,10 @@ import anyio
 import msgspec
 import structlog
 
-from eventsched.client.results import Result
+from eventsched.client.results import NoSpeech, Result
 from eventsched.errors import EventschedError, InvalidMessage
 from eventsched.node import process_worker
-from eventsched.node.job import BlockingJob, JobError, NoSpeech
+from eventsched.node.job import BlockingJob, JobError
 from eventsched.node.process_worker import (
     SIGNALS,
     Begun,
@@ -376,7 +376,7 @@ def _outcome(ended: Ended) -> Result | NoSpeech | JobError:
     if ended.result is not None:
         return ended.result
     if ended.no_speech:
-        return NoSpeech(ended.no_speech)
+        return NoSpeech(code=ended.no_speech)
     return JobError(ended.failed, retryable=ended.retryable, feature=ended.feature)
 
 

@@ -31,9 +31,9 @@ import msgspec
 import structlog
 from structlog.contextvars import bound_contextvars
 
-from eventsched.client.results import Result
+from eventsched.client.results import NoSpeech, Result
 from eventsched.errors import EventschedError
-from eventsched.node.job import BlockingJob, JobError, NoSpeech, outcome_of
+from eventsched.node.job import BlockingJob, JobError, NoSpeechError, outcome_of
 from eventsched.subprocesses import die_with_parent
 
 FRAME_BYTES_MAX = 128 * 1024 * 1024
@@ -81,7 +81,7 @@ class Begun(msgspec.Struct, tag="begun"):
 
 
 class Ended(msgspec.Struct, tag="ended"):
-    """Worker to node: the handler returned or raised one of the three outcomes."""
+    """Worker to node: the handler returned or raised an outcome."""
 
     result: Result | None = None
     no_speech: str = ""
@@ -308,12 +308,12 @@ async def _awaited(ending: Any) -> Any:
 
 def ended(outcome: Any) -> Ended:
     """The outcome as a message. Raises TypeError for anything else."""
-    if isinstance(outcome, NoSpeech):
+    if isinstance(outcome, NoSpeech | NoSpeechError):
         return Ended(no_speech=outcome.code)
     if isinstance(outcome, JobError):
         return Ended(failed=outcome.code, retryable=outcome.retryable, feature=outcome.feature)
     if not isinstance(outcome, Result):
-        raise TypeError(f"a handler gives a Result, NoSpeech or JobError, not {outcome!r:.80}")
+        raise TypeError(f"a handler returns a Result, NoSpeech or JobError, not {outcome!r:.80}")
     return Ended(
         Result(
             text=outcome.text,

@@ -26,7 +26,7 @@ from eventsched.errors import LeaseLost, NodeSuperseded, NodeUnknown, Refused
 from eventsched.node.attempts import Attempt, Attempts
 from eventsched.node.executor import Run, end_of, failed_by
 from eventsched.node.heartbeat import Held, beating
-from eventsched.node.job import Assignment, Job
+from eventsched.node.job import Assignment, Job, prepare
 from eventsched.node.task_guard import in_handler
 from eventsched.schema.keys import name_of
 from eventsched.store.batcher import Batcher
@@ -183,7 +183,7 @@ class Registration:
             await self._tell(job, ending)
 
     async def _unlocked(self, job: Job) -> Any:
-        await job.unlock(self._keys)
+        await prepare(job, self._keys)
         return await self._run(job)
 
     async def _tell(self, job: Job, ending: NodeResult) -> None:

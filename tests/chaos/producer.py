@@ -23,6 +23,7 @@ import msgspec
 import structlog
 
 import eventsched
+from eventsched.client.results import FinalOutcome
 from eventsched.client.session import Session
 from eventsched.loadtest import replay as traced
 from eventsched.loadtest.replay import Replay
@@ -129,7 +130,7 @@ class ChaosReplay(Replay):
 
     async def _listen(self, one: traced._Ready) -> None:
         async for told in hearing(self.kept, one.session):
-            one.heard += told.outcome != "truncated"
+            one.heard += not isinstance(told, eventsched.Truncated)
 
 
 async def say(kept: Record, session: Session, ms: int, *, end_of_utterance: bool) -> None:
@@ -166,26 +167,26 @@ async def close(kept: Record, session: Session) -> None:
         return
 
 
-async def hearing(kept: Record, session: Session) -> AsyncIterator[eventsched.Delivered]:
+async def hearing(kept: Record, session: Session) -> AsyncIterator[eventsched.Outcome]:
     """What the session hears, put on record."""
     spoken = kept.sessions.setdefault(session.id, Spoken())
     async for told in session.results():
-        if told.outcome == "truncated":
+        if isinstance(told, eventsched.Truncated):
             spoken.truncated += 1
-        else:
+        elif not isinstance(told, eventsched.Partial):
             spoken.heard.append(_heard(told))
         yield told
     spoken.heard_end = True
 
 
-def _heard(told: eventsched.Delivered) -> HeardOne:
+def _heard(told: FinalOutcome) -> HeardOne:
     return HeardOne(
         session=told.session,
         target=told.target,
         utterance=told.utterance,
         delivery_no=told.delivery_no,
         outcome=told.outcome,
-        text=told.text or "",
+        text=(told.text or "") if isinstance(told, eventsched.Result) else "",
     )
 
 
@@ -214,7 +215,7 @@ class Guests:
     async def _one(self) -> None:
         tenant = self._rng.choice(["guest", "other"])
         targets = self._rng.choice([["es"], ["en", "es"]])
-        last: eventsched.Delivered | None = None
+        last: eventsched.Outcome | None = None
         async with self._es.session(tenant, "en", targets) as session:
             self._kept.sessions.setdefault(session.id, Spoken()).is_guest = True
             await self._speak(session)
@@ -254,7 +255,7 @@ class Guests:
             await say(self._kept, session, ms, end_of_utterance=self._rng.random() < 0.3)
             await anyio.sleep(self._rng.uniform(0.0, 0.05))
 
-    async def _hear_one(self, session: Session) -> eventsched.Delivered | None:
+    async def _hear_one(self, session: Session) -> eventsched.Outcome | None:
         async for told in hearing(self._kept, session):
             return told
         return None

@@ -46,7 +46,7 @@ def make(name: str, slots: int, langs: list[str], pace: float, kind: str) -> eve
 
 def _answer(job: str, attempt: int, started_ms: float, audio: bytes) -> eventsched.Result:
     if speech.is_silent(job):
-        raise eventsched.NoSpeech
+        raise eventsched.NoSpeechError
     if attempt == 1 and speech.fails_first(job):
         raise eventsched.JobError("CHAOS", retryable=True)
     return eventsched.Result(text=speech.digest(audio, 0), source_text=f"{started_ms:.3f}")

@@ -55,7 +55,7 @@ def returns_too_much(_: BlockingJob) -> Any:
 
 
 def raises_a_mixed_group(_: BlockingJob) -> Any:
-    raise ExceptionGroup("both", [eventsched.NoSpeech(), ZeroDivisionError()])
+    raise ExceptionGroup("both", [eventsched.NoSpeechError(), ZeroDivisionError()])
 
 
 def ends_with_code_3(_: BlockingJob) -> Any:
@@ -73,7 +73,7 @@ def closes_all_descriptors(_: BlockingJob) -> Any:
 
 
 def raises_a_group(_: BlockingJob) -> Any:
-    raise ExceptionGroup("", [eventsched.NoSpeech("BLANK"), eventsched.JobError("BAD_VOICE")])
+    raise ExceptionGroup("", [eventsched.NoSpeechError("BLANK"), eventsched.JobError("BAD_VOICE")])
 
 
 def is_asynchronous(_: BlockingJob) -> Any:

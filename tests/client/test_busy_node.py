@@ -16,6 +16,7 @@ import pytest
 
 import eventsched
 from eventsched.node.heartbeat import LoopGone, LoopWatch
+from tests.outcomes import next_result
 from tests.server_kinds import Server
 from tests.systems import SECOND, system, until
 
@@ -53,7 +54,7 @@ async def test_a_handler_that_blocks_its_event_loop_does_not_make_its_node_lost(
         tasks.start_soon(anyio.to_thread.run_sync, anyio.run, serve)
         async with es.session("acme", "en", ["es"]) as session:
             await session.append(SECOND, end_of_utterance=True)
-            result = await anext(session.results())
+            result = await next_result(session.results())
         types = await log_types(es, cell)
         # Its loop is beyond reach from here: a newer registration ends it.
         await es.stores[cell].register_node(
@@ -87,7 +88,7 @@ async def test_a_node_whose_event_loop_stands_still_is_lost_and_comes_back(
             await session.append(SECOND, end_of_utterance=True)
             await until("lost", lambda: logged(es, cell, "NodeLost"))
             held.set()
-            assert (await anext(session.results())).text == "at last"
+            assert (await next_result(session.results())).text == "at last"
         types = await log_types(es, cell)
         node.drain()
     assert types.count("NodeRegistered") == 2

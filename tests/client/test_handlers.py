@@ -115,11 +115,11 @@ async def leaves_a_scope_open(_: Job) -> Any:
 
 
 async def raises_a_mixed_group(_: Job) -> Any:
-    raise ExceptionGroup("both", [eventsched.NoSpeech(), ZeroDivisionError()])
+    raise ExceptionGroup("both", [eventsched.NoSpeechError(), ZeroDivisionError()])
 
 
 async def raises_an_exit_in_a_group(_: Job) -> Any:
-    raise BaseExceptionGroup("both", [eventsched.NoSpeech(), SystemExit()])
+    raise BaseExceptionGroup("both", [eventsched.NoSpeechError(), SystemExit()])
 
 
 def exits_in_a_thread(_: BlockingJob) -> Any:
@@ -237,15 +237,15 @@ def in_group(*errors: BaseException) -> BaseException:
 @pytest.mark.parametrize(
     ("error", "event", "code"),
     [
-        (in_group(eventsched.NoSpeech()), "ResultRecorded", "ASR_EMPTY"),
+        (in_group(eventsched.NoSpeechError()), "ResultRecorded", "ASR_EMPTY"),
         (in_group(eventsched.JobError("BAD_VOICE")), "JobFailed", "BAD_VOICE"),
         (
-            in_group(eventsched.JobError("BAD_VOICE"), eventsched.NoSpeech("BLANK")),
+            in_group(eventsched.JobError("BAD_VOICE"), eventsched.NoSpeechError("BLANK")),
             "JobFailed",
             "BAD_VOICE",
         ),
         (
-            in_group(eventsched.NoSpeech("BLANK"), eventsched.JobError("BAD_VOICE")),
+            in_group(eventsched.NoSpeechError("BLANK"), eventsched.JobError("BAD_VOICE")),
             "ResultRecorded",
             "BLANK",
         ),
@@ -271,7 +271,7 @@ async def test_no_text_from_a_task_group_ends_the_job_well(
     client: Client, store: TimedStore
 ) -> None:
     async def recognise() -> None:
-        raise eventsched.NoSpeech
+        raise eventsched.NoSpeechError
 
     async def handler(_: Job) -> Any:
         async with anyio.create_task_group() as tasks:

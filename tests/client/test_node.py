@@ -24,6 +24,7 @@ from tests.client import handlers
 from tests.client.test_session import CHUNK, Cut, cut, opened
 from tests.fixtures_store import TimedStore
 from tests.job_record import falsify
+from tests.outcomes import next_of, next_result
 from tests.server_kinds import Server
 from tests.systems import SECOND, serving, until
 
@@ -181,7 +182,8 @@ async def test_partials_are_told_and_a_lease_grows(client: Client, store: TimedS
         await session.append(SECOND, end_of_utterance=True)
         await store.dispatch()
         results = session.results(partials=True)
-        partial, result = await anext(results), await anext(results)
+        partial = await next_of(eventsched.Partial, results)
+        result = await next_result(results)
     assert (partial.outcome, partial.text, partial.source_text) == ("partial", "ho", "hel")
     assert result.text == "hola"
     started = store.at_ms
@@ -199,7 +201,9 @@ async def test_partials_are_told_and_a_lease_grows(client: Client, store: TimedS
         (eventsched.Result(audio=b"RIFF"), "ok", ""),
         (eventsched.Result(text=" \n", source_text=""), "no_speech", "BLANK"),
         (eventsched.NoSpeech(), "no_speech", "ASR_EMPTY"),
-        (eventsched.NoSpeech("NO_SPEECH"), "no_speech", "NO_SPEECH"),
+        (eventsched.NoSpeech(code="NO_SPEECH"), "no_speech", "NO_SPEECH"),
+        (eventsched.NoSpeechError(), "no_speech", "ASR_EMPTY"),
+        (eventsched.NoSpeechError("NO_SPEECH"), "no_speech", "NO_SPEECH"),
     ],
 )
 @pytest.mark.parametrize("raised", [False, True])
@@ -226,7 +230,7 @@ async def test_rule_22_synthesised_audio_is_named_by_length_and_digest(
     async with serving(client, node_of(handler)), opened(client) as session:
         await session.append(SECOND, end_of_utterance=True)
         await store.dispatch()
-        assert (await anext(session.results())).audio == b"abc"
+        assert (await next_result(session.results())).audio == b"abc"
     said: ResultRecorded = await recorded(store)
     assert said.audio_bytes == 3
     assert said.audio_sha256.startswith("ba7816bf")
@@ -290,13 +294,13 @@ async def test_a_retriable_failure_goes_to_another_node(client: Client, store: T
     async with serving(client, bad, good), opened(client) as session:
         await session.append(SECOND, end_of_utterance=True)
         await store.dispatch()
-        assert (await anext(session.results())).text == "attempt 2"
+        assert (await next_result(session.results())).text == "attempt 2"
 
 
 def test_a_code_is_a_code() -> None:
-    for ending in (eventsched.NoSpeech, eventsched.JobError):
+    for kind in (eventsched.NoSpeech, eventsched.NoSpeechError, eventsched.JobError):
         with pytest.raises(eventsched.InvalidMessage, match="A-Z"):
-            ending("not a code")
+            kind(code="not a code")
 
 
 # --- threads and processes ------------------------------------------------------------------
@@ -317,8 +321,8 @@ async def test_a_plain_function_runs_in_a_thread_and_may_speak(
         await session.append(SECOND, end_of_utterance=True)
         await store.dispatch()
         results = session.results(partials=True)
-        assert (await anext(results)).text == "ho"
-        assert (await anext(results)).text == f"{32_000 + 280 * 32} True"
+        assert (await next_of(eventsched.Partial, results)).text == "ho"
+        assert (await next_result(results)).text == f"{32_000 + 280 * 32} True"
     assert threads[0] != threading.get_ident()
 
 
@@ -331,7 +335,7 @@ async def test_a_function_in_a_process_has_its_audio_and_cannot_speak(
     ):
         await session.append(SECOND, end_of_utterance=True)
         await store.dispatch()
-        result = await anext(session.results())
+        result = await next_result(session.results())
     pid, size = (result.text or "").split()
     assert int(pid) != os.getpid()
     assert int(size) == 32_000 + 280 * 32
@@ -637,7 +641,7 @@ async def test_a_result_whose_reply_was_lost_counts_once(
     async with serving(client, node_of(handler)), opened(client) as session:
         await session.append(SECOND, end_of_utterance=True)
         await store.dispatch()
-        told = [(await anext(session.results())).text or ""]
+        told = [(await next_result(session.results())).text or ""]
         await until("all tries made", lambda: not getattr(transport, cuts))
         await until("free", lambda: is_free(store))
     assert told == ["hola"]

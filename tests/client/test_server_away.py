@@ -5,6 +5,7 @@ import anyio.to_thread
 
 import eventsched
 from eventsched.server.testing import LocalServer
+from tests.outcomes import next_result
 from tests.systems import SECOND, serving, system
 
 
@@ -23,12 +24,12 @@ async def test_a_restarted_server_finds_everybody_still_there(own_server: LocalS
     ):
         await session.append(SECOND, end_of_utterance=True)
         results = session.results()
-        first = await anext(results)
+        first = await next_result(results)
         await anyio.to_thread.run_sync(own_server.kill)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(anyio.to_thread.run_sync, own_server.start)
             await session.append(SECOND, end_of_utterance=True)
         with anyio.fail_after(30):
-            second = await anext(results)
+            second = await next_result(results)
     assert (first.utterance, second.utterance) == (0, 1)
     assert second.text == first.text == "40960 1"

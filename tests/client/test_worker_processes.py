@@ -22,6 +22,7 @@ from tests.client import process_handlers as handlers
 from tests.client.test_node import has, never_silent, node_of, recorded, say
 from tests.client.test_session import opened
 from tests.fixtures_store import TimedStore
+from tests.outcomes import next_result
 from tests.systems import SECOND, serving, until
 
 
@@ -41,7 +42,7 @@ async def text_of(client: Client, store: TimedStore) -> str:
     async with opened(client) as session:
         await session.append(SECOND, end_of_utterance=True)
         await store.dispatch()
-        return (await anext(session.results())).text or ""
+        return (await next_result(session.results())).text or ""
 
 
 def children() -> set[int]:

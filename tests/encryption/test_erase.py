@@ -42,6 +42,7 @@ from eventsched.store.cell import Store
 from eventsched.store.connection import Connection, open_connection
 from tests.archive.archives import seal_all
 from tests.encryption.searching import all_values, archived_values, found_in
+from tests.outcomes import next_result
 from tests.systems import serving, until
 
 SAID_BYTES = 40
@@ -105,7 +106,7 @@ class Speaking:
             for _ in range(2):
                 await session.append(said.audio, end_of_utterance=True)
                 with anyio.fail_after(20):
-                    heard = await anext(session.results())
+                    heard = await next_result(session.results())
                 assert (heard.text, heard.audio) == (said.text, said.sound)
             if not close:
                 session.detach()

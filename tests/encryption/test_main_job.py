@@ -21,6 +21,7 @@ from eventsched.store.transport import entries_of
 from tests.client.handlers import in_process
 from tests.encryption.searching import all_values
 from tests.fixtures_store import TimedStore
+from tests.outcomes import next_of, next_result
 from tests.server_kinds import Server
 from tests.systems import client_of, serving, system, until
 
@@ -57,12 +58,13 @@ def node_of(name: str, heard: list[eventsched.Job], *, blocking: bool = False) -
     return node
 
 
-async def one_more(session: Session, results: Results) -> eventsched.Delivered:
+async def one_more(session: Session, results: Results) -> eventsched.Result:
     await session.append(PCM, end_of_utterance=True)
     with anyio.fail_after(20):
-        while (found := await anext(results)).outcome == "partial":
-            assert (found.source_text, found.is_sealed) == (SAID[:8], False)
-    return found
+        while isinstance(outcome := await anext(results), eventsched.Partial):
+            assert (outcome.source_text, outcome.is_encrypted) == (SAID[:8], False)
+    assert isinstance(outcome, eventsched.Result), outcome
+    return outcome
 
 
 @pytest.mark.parametrize("server", ["embedded"], indirect=True)
@@ -141,9 +143,10 @@ async def test_who_has_no_key_hears_that_something_was_said(
         (tmp_path / "other").mkdir(mode=0o700)
         await speaker.append(PCM, end_of_utterance=True)
         with anyio.fail_after(20):
-            seen, missed = await anext(inside.results()), await anext(outside.results())
-        assert (seen.text, seen.audio, seen.is_sealed) == (f"{SHOWN} 0", SOUND, False)
-        assert (missed.text, missed.audio, missed.is_sealed) == (None, None, True)
+            seen = await next_result(inside.results())
+            missed = await next_result(outside.results())
+        assert (seen.text, seen.audio, seen.is_encrypted) == (f"{SHOWN} 0", SOUND, False)
+        assert (missed.text, missed.audio, missed.is_encrypted) == (None, None, True)
         assert (missed.outcome, missed.session) == ("result", speaker.id)
 
 
@@ -161,7 +164,7 @@ async def test_a_node_without_the_key_hands_the_job_on(
     ):
         await session.append(PCM, end_of_utterance=True)
         with anyio.fail_after(20):
-            result = await anext(session.results())
+            result = await next_result(session.results())
         assert result.text == f"{SHOWN} 0"
         assert [job.attempt for job in heard] == [2]
         log = await es.store_of(session.id).read_range(
@@ -192,7 +195,7 @@ async def test_another_process_goes_on_with_the_key(
             assert again.epoch == 2, "who has no key took nothing over"
             await again.finalize()
             with anyio.fail_after(20):
-                assert (await anext(again.results())).text == f"{SHOWN} 0"
+                assert (await next_result(again.results())).text == f"{SHOWN} 0"
             again.detach()
         await key_store.destroy(session.id)
         with pytest.raises(KeyMissing, match="is destroyed"):
@@ -213,7 +216,7 @@ async def test_a_handler_in_another_process_gets_the_audio_and_no_key(
     ):
         await session.append(PCM, end_of_utterance=True)
         with anyio.fail_after(30):
-            result = await anext(session.results())
+            result = await next_result(session.results())
         assert result.text is not None
         pid, size = map(int, result.text.split())
         assert pid != os.getpid()
@@ -249,8 +252,8 @@ async def test_chunks_that_changed_places_are_not_taken_for_what_was_said(
         await swapped(redis, es.store_of(session.id).keys.audio(name_of(session.id)), 17)
         await session.finalize()
         with anyio.fail_after(20):
-            result = await anext(session.results())
-        assert (result.outcome, result.code) == ("failed", "AUDIO_UNREADABLE")
+            failed = await next_of(eventsched.Failed, session.results())
+        assert failed.code == "AUDIO_UNREADABLE"
         assert heard == []
 
 
@@ -275,8 +278,8 @@ async def test_texts_that_changed_places_are_not_taken_for_what_was_said(
         await swapped(redis, out, 7)
         results = session.results()
         with anyio.fail_after(20):
-            first, second = await anext(results), await anext(results)
-        assert [(one.utterance, one.text, one.is_sealed) for one in (first, second)] == [
+            first, second = await next_result(results), await next_result(results)
+        assert [(one.utterance, one.text, one.is_encrypted) for one in (first, second)] == [
             (0, None, True), (1, None, True),
         ]  # fmt: skip
 

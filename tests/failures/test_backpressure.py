@@ -27,6 +27,7 @@ from eventsched.store.lag import ConsumerLag
 from eventsched.store.session_commands import Chunk, SessionGrant
 from eventsched.store.transport import RedisTransport
 from tests.fixtures_store import TimedStore
+from tests.outcomes import next_result
 from tests.systems import SECOND, serving, system, until
 
 MIB = 1024 * 1024
@@ -73,7 +74,7 @@ async def test_near_maxmemory_producers_are_refused_and_work_in_flight_finishes(
                     await session.append(SECOND)
                 may_end.set()
                 with anyio.fail_after(20):
-                    result = await anext(session.results())
+                    result = await next_result(session.results())
                 assert result.text == str(len(SECOND) + 280 * 32)
                 stored = await _chunks(store, hog.id)
                 assert stored == hog.next_seq, "every acknowledged chunk is stored"

@@ -22,6 +22,7 @@ from eventsched.store.cell import Store
 from tests.chaos.proxy import Proxy
 from tests.chaos.speech import is_silent
 from tests.failures.programs import Programs, ask, programs
+from tests.outcomes import next_result
 from tests.systems import SECOND, serving, system, until
 
 AWAY_S = 4.0
@@ -76,6 +77,7 @@ async def test_up_a_node_and_a_session_outlive_a_killed_server_without_a_busy_lo
         "no_speech" if is_silent(job) else "result" for job in jobs
     ]  # by the worker, as it does
     assert [first.outcome, second.outcome] == drawn
+    assert not isinstance(second, eventsched.Truncated)
     assert second.utterance == 1
     # Loops: four of the roles; the node's inbox and heart; the listener, keepalives, the append.
     # Each call makes up to four tries, then waits 50 ms, 100 ms, … 2 s.
@@ -192,7 +194,7 @@ async def test_audio_buffered_while_the_server_was_away_is_stored_first_and_befo
             assert session.next_seq == 3
             wire.weather.is_open = True
         with anyio.fail_after(20):
-            result = await anext(session.results())
+            result = await next_result(session.results())
         assert result.text == str(3 * len(SECOND))
 
 
@@ -214,7 +216,7 @@ async def test_a_server_that_cannot_write_is_retried(own_server: LocalServer) ->
             tasks.start_soon(_may_write_again, own_server)
             await session.append(SECOND, end_of_utterance=True)
         with anyio.fail_after(20):
-            assert (await anext(session.results())).text == "es"
+            assert (await next_result(session.results())).text == "es"
 
 
 async def _may_write_again(server: LocalServer) -> None:
@@ -243,13 +245,13 @@ async def test_a_failover_of_a_cluster_is_retried_and_all_processes_continue(
             results = session.results()
             await session.append(SECOND, end_of_utterance=True)
             with anyio.fail_after(20):
-                assert (await anext(results)).text == str(len(SECOND))
+                assert (await next_result(results)).text == str(len(SECOND))
             await _until_replicated(own_cluster)
             primary = next(one for one in own_cluster.primaries if _has(one, store))
             await anyio.to_thread.run_sync(primary.kill)
             with anyio.fail_after(40):
                 await _append_patiently(session)
-                assert (await anext(results)).text == str(len(SECOND))
+                assert (await next_result(results)).text == str(len(SECOND))
         log = await store.read_range(store.keys.log, "-", "+", 1_000)
         dispatched = [one for one in log if b"JobDispatched" in one[1]]
         assert len(dispatched) >= 2

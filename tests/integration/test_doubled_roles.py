@@ -57,8 +57,8 @@ async def _talk(es: Client, heard: list[Sequence[str]]) -> None:
             await session.append(SECOND, end_of_utterance=True)
         outcomes: list[str] = []
         with anyio.fail_after(30):
-            async for result in session.results():
-                outcomes.append(result.outcome)
+            async for outcome in session.results():
+                outcomes.append(outcome.outcome)
                 if len(outcomes) == UTTERANCES:
                     break
         heard.append(outcomes)

@@ -26,6 +26,7 @@ VERIFY = "tests/verify/test_verify.py"
 FOLDS = "tests/projections"
 NODE = "tests/client/test_node.py"
 SESSION = "tests/client/test_session.py"
+BUFFER = "tests/unit/test_append_buffer.py"
 LOOPS, INTEGRATION = "tests/integration/test_loops.py", "tests/integration"
 _LAYOUT = {tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.COMMENT}
 _LAYOUT |= {tokenize.ENDMARKER}
@@ -316,30 +317,30 @@ FAULTS = (
     ),
     Fault(
         "audio that may not have arrived is forgotten",
-        "_settle",
-        "self._unsure = self._unsure[len(stored) :]",
-        "self._unsure = []",
+        "_flush",
+        "self._buffer.confirm(len(confirmed))",
+        "self._buffer.confirm(len(batch))",
         (SESSION,),
     ),
     Fault(
         "a refused append keeps its number",
-        "_give_back",
-        "self._next_seq = refused[0].seq",
+        "withdraw",
+        "self.next_seq = chunk.seq",
         "pass",
-        (SESSION,),
+        (BUFFER, SESSION),
     ),
     Fault(
-        "a gap is not filled from what is held",
-        "_from",
-        "held = [chunk for chunk in (*self._kept, *sent) if chunk.seq >= gap.expected]",
-        "held = [chunk for chunk in sent if chunk.seq >= gap.expected]",
-        (SESSION,),
+        "a gap is not filled with stored chunks",
+        "resend",
+        "chunks = [chunk for chunk in (*self._stored, *batch) if chunk.seq >= expected]",
+        "chunks = [chunk for chunk in batch if chunk.seq >= expected]",
+        (BUFFER, SESSION),
     ),
     Fault(
         "a result counts as handled when it is taken",
-        "next_told",
-        "self._taken = told.id",
-        "self._taken = self._handled = told.id",
+        "_next_entry",
+        "self._taken = entry.id",
+        "self._taken = self._handled = entry.id",
         (SESSION,),
     ),
     Fault(

@@ -13,6 +13,7 @@ from eventsched.audio.wav import resample
 from eventsched.client.client import Client
 from eventsched.demo.speech.nodes import make_node, translator
 from eventsched.demo.speech.samples import samples
+from tests.outcomes import AnyOutcome, next_of
 from tests.server_kinds import Server
 from tests.systems import system
 
@@ -35,40 +36,41 @@ async def speech_system(server: Server, cell: str) -> AsyncIterator[Client]:
 
 
 async def outcomes(
-    es: Client, audio: bytes, *, targets: list[str], sample_rate: int = 16_000
-) -> dict[str, eventsched.Delivered]:
-    """What the session hears of one utterance, by target."""
+    es: Client,
+    kind: type[AnyOutcome],
+    audio: bytes,
+    *,
+    targets: list[str],
+    sample_rate: int = 16_000,
+) -> list[AnyOutcome]:
+    """The outcomes of one utterance, one for each target."""
     with anyio.fail_after(WITHIN_S):
         async with es.session("acme", "en", targets, sample_rate=sample_rate) as session:
             await session.append(audio, end_of_utterance=True)
-            heard = {}
-            async for result in session.results():
-                heard[result.target] = result
-                if len(heard) == len(targets):
-                    break
-    return heard
+            results = session.results()
+            return [await next_of(kind, results) for _ in targets]
 
 
 async def test_words_come_back_in_every_target(server: Server, cell: str) -> None:
     async with speech_system(server, cell) as es:
-        heard = await outcomes(es, SAMPLE.spoken()[1], targets=["en", "es"])
-        said = SAMPLE.utterances[1].text
-        assert {one.source_text for one in heard.values()} == {said}
-        assert heard["en"].text == said
-        assert heard["es"].text == translator("es").translate(said)
+        audio, words = SAMPLE.spoken()[1], SAMPLE.utterances[1].text
+        results = await outcomes(es, eventsched.Result, audio, targets=["en", "es"])
+        assert {result.source_text for result in results} == {words}
+        translations = {result.target: result.text for result in results}
+        assert translations == {"en": words, "es": translator("es").translate(words)}
 
 
 async def test_silence_ends_as_no_text(server: Server, cell: str) -> None:
     async with speech_system(server, cell) as es:
-        heard = await outcomes(es, bytes(32_000), targets=["en"])
-        assert (heard["en"].outcome, heard["en"].code) == ("no_speech", "ASR_EMPTY")
+        (outcome,) = await outcomes(es, eventsched.NoSpeech, bytes(32_000), targets=["en"])
+        assert outcome.code == "ASR_EMPTY"
 
 
 async def test_audio_of_another_rate_is_recognised(server: Server, cell: str) -> None:
     async with speech_system(server, cell) as es:
         audio = resample(array("h", SAMPLE.spoken()[1]), 16_000, 48_000).tobytes()
-        heard = await outcomes(es, audio, targets=["en"], sample_rate=48_000)
-        assert heard["en"].source_text == SAMPLE.utterances[1].text
+        (result,) = await outcomes(es, eventsched.Result, audio, targets=["en"], sample_rate=48_000)
+        assert result.source_text == SAMPLE.utterances[1].text
 
 
 async def test_opus_is_refused_by_name(server: Server, cell: str) -> None:
@@ -77,6 +79,5 @@ async def test_opus_is_refused_by_name(server: Server, cell: str) -> None:
         with anyio.fail_after(WITHIN_S):
             async with es.session("acme", "en", ["en"], encoding="opus") as session:
                 await session.append([packet], end_of_utterance=True)
-                async for result in session.results():
-                    assert (result.outcome, result.code) == ("failed", "AUDIO_FORMAT")
-                    break
+                failed = await next_of(eventsched.Failed, session.results())
+                assert failed.code == "AUDIO_FORMAT"

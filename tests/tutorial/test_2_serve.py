@@ -10,6 +10,7 @@ import anyio
 
 import eventsched
 from eventsched.schema.keys import complete
+from tests.outcomes import next_result
 from tests.systems import is_registered, until
 from tests.tutorial.test_1_produce import SILENCE
 
@@ -26,10 +27,10 @@ async def test_a_node_answers_and_the_session_hears_it(url: str) -> None:
         tasks.start_soon(node.run, es)
         async with es.session("acme", "en", ["es"]) as session:
             await session.append(SILENCE, end_of_utterance=True)
-            async for result in session.results():
-                assert result.outcome == "result"
-                assert (result.utterance, result.target) == (0, "es")
-                assert result.source_text == "40960 bytes"
+            async for outcome in session.results():
+                assert isinstance(outcome, eventsched.Result)  # what else may come: see below
+                assert (outcome.utterance, outcome.target) == (0, "es")
+                assert outcome.source_text == "40960 bytes"
                 break
         node.drain()  # finish what is in hand, take nothing new; `run` returns
 
@@ -47,7 +48,7 @@ async def test_plain_functions_run_in_threads(url: str) -> None:
         tasks.start_soon(node.run, es)
         async with es.session("acme", "en", ["es"]) as session:
             await session.append(SILENCE, end_of_utterance=True)
-            assert (await anext(session.results())).text == "1000 ms"
+            assert (await next_result(session.results())).text == "1000 ms"
         node.drain()
 
 
@@ -65,17 +66,19 @@ async def test_results_are_heard_in_the_order_of_speech(url: str) -> None:
             for _ in range(3):
                 await session.append(SILENCE, end_of_utterance=True)
             await session.close()  # waits until everything owed has been delivered
-            assert [result.text async for result in session.results()] == ["0", "1", "2"]
+            results = session.results()
+            assert [(await next_result(results)).text for _ in range(3)] == ["0", "1", "2"]
+            assert [outcome async for outcome in results] == []  # the session has ended
         node.drain()
 
 
-async def test_a_job_may_speak_before_it_ends_and_end_without_text(url: str) -> None:
+async def test_a_job_may_send_partials_and_end_without_speech(url: str) -> None:
     node = eventsched.Node("gpu-1", sources=["en"], targets=["es"])
 
     @node.job
     async def translate(job: eventsched.Job) -> eventsched.Result:
         if job.utterance:
-            raise eventsched.NoSpeech  # only noise
+            raise eventsched.NoSpeechError  # only noise; `return eventsched.NoSpeech()` does too
         await job.partial("ho")  # at once, to whoever asked for partials
         await job.extend(60)  # more time than the lease gives
         return eventsched.Result(text="hola")
@@ -85,11 +88,18 @@ async def test_a_job_may_speak_before_it_ends_and_end_without_text(url: str) -> 
         async with es.session("acme", "en", ["es"]) as session:
             await session.append(SILENCE, end_of_utterance=True)
             await session.append(SILENCE, end_of_utterance=True)
-            results = session.results(partials=True)
-            heard = [await anext(results) for _ in range(3)]
-            assert [r.outcome for r in heard] == ["partial", "result", "no_speech"]
-            assert [r.text for r in heard] == ["ho", "hola", None]
-            assert heard[2].code == "ASR_EMPTY"
+            shown: list[tuple[str, str | None]] = []
+            async for outcome in session.results(partials=True):
+                match outcome:  # each outcome has a class with the fields that it needs
+                    case eventsched.Result() | eventsched.Partial():
+                        shown.append((outcome.outcome, outcome.text))
+                    case eventsched.NoSpeech() | eventsched.Failed():
+                        shown.append((outcome.outcome, outcome.code))
+                    case eventsched.Missing() | eventsched.Truncated():
+                        shown.append((outcome.outcome, None))
+                if len(shown) == 3:
+                    break
+            assert shown == [("partial", "ho"), ("result", "hola"), ("no_speech", "ASR_EMPTY")]
         node.drain()
 
 
@@ -112,7 +122,7 @@ async def test_a_failed_attempt_goes_to_another_node(url: str) -> None:
         tasks.start_soon(broken.run, es)
         async with es.session("acme", "en", ["es"]) as session:
             await session.append(SILENCE, end_of_utterance=True)
-            assert (await anext(session.results())).text == "attempt 2"
+            assert (await next_result(session.results())).text == "attempt 2"
         broken.drain()
         sound.drain()
 

@@ -4,6 +4,7 @@ import anyio
 import pytest
 
 import eventsched
+from tests.outcomes import next_result
 from tests.tutorial.test_1_produce import SILENCE
 
 
@@ -26,10 +27,10 @@ async def test_sessions_of_a_room_hear_each_other(url: str) -> None:
             es.session("acme", "es", room="lobby", listen_language="es") as ben,
         ):
             await ann.append(SILENCE, end_of_utterance=True)
-            heard = await anext(ben.results())
+            heard = await next_result(ben.results())
             assert (heard.session, heard.text) == (ann.id, "en to es")
             await ben.append(SILENCE, end_of_utterance=True)
-            heard = await anext(ann.results())
+            heard = await next_result(ann.results())
             assert (heard.session, heard.text) == (ben.id, "es to en")
         node.drain()
 
@@ -41,7 +42,7 @@ async def test_a_pause_does_not_cut_a_speaker_who_is_listening(url: str) -> None
         tasks.start_soon(node.run, es)
         async with es.session("acme", "en", ["es"]) as session:
             await session.append(SILENCE, end_of_utterance=True)
-            result = await anext(session.results())
+            result = await next_result(session.results())
             assert result.audio
             await session.playback_started(result)
             await session.playback_ended(result)
@@ -55,14 +56,14 @@ async def test_a_lost_producer_is_followed_by_another(url: str) -> None:
         async with es.session("acme", "en", ["es"]) as lost:
             await lost.append(SILENCE, end_of_utterance=True)
             await lost.append(SILENCE)
-            last = await anext(lost.results())
+            last = await next_result(lost.results())
 
             # Another process that was told lost.id; it must come before a minute has passed.
             async with eventsched.connect(url) as es2, es2.resume(lost.id) as session:
                 assert session.next_seq == 2  # so many chunks are stored: go on behind them
                 await session.append(SILENCE, end_of_utterance=True)
                 # Nothing is heard twice by who says where it was.
-                result = await anext(session.results(after=last))
+                result = await next_result(session.results(after=last))
                 assert result.utterance == 1
 
                 # The one before can no longer append.

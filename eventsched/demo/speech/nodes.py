@@ -16,10 +16,10 @@ from contextlib import suppress
 from functools import cache
 
 from eventsched.audio.wav import resample
-from eventsched.client.results import Result
+from eventsched.client.results import NoSpeech, Result
 from eventsched.demo.speech.recogniser import RATE, Recogniser
 from eventsched.demo.speech.translator import TranslationFailed, Translator
-from eventsched.node.job import BlockingJob, JobError, NoSpeech
+from eventsched.node.job import BlockingJob, JobError
 from eventsched.node.node import Node
 
 SOURCE = "en"
@@ -38,14 +38,14 @@ def translator(target: str) -> Translator:
 
 
 class Handler:
-    """What was said, and its translation where there is one. Raises NoSpeech, JobError."""
+    """Recognises the speech of a job and translates it if it can. Raises JobError."""
 
-    def __call__(self, job: BlockingJob) -> Result:
+    def __call__(self, job: BlockingJob) -> Result | NoSpeech:
         if job.encoding != "pcm16":
             raise JobError("AUDIO_FORMAT")
         words = recognise(job.audio(), job.sample_rate)
         if not words:
-            raise NoSpeech
+            return NoSpeech()
         try:
             text = translator(job.target).translate(words)
         except TranslationFailed as error:

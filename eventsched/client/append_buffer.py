@@ -1,0 +1,88 @@
+"""The chunks of one session that must be sent, or may have to be sent again.
+
+Owns: the number of the next chunk, the chunks that no server has confirmed (pending), and the last
+ones that a server has confirmed (stored), both bounded.
+Must not: do I/O, read a clock, or interpret audio.
+Read next: session.py, which sends what this buffer holds.
+
+A chunk is pending from the moment its append is accepted until a reply confirms it: a lost reply
+leaves it pending, and it is sent before any later chunk. A confirmed chunk is kept for a while,
+because a failover can lose what a server confirmed; the server then expects an earlier number.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from itertools import islice
+
+from eventsched.store.session_commands import Chunk
+
+STORED_CHUNKS_MAX = 256
+STORED_BYTES_MAX = 2 * 1024 * 1024
+"""Confirmed chunks beyond either bound are dropped, the oldest first."""
+PENDING_BYTES_MAX = 32 * 1024 * 1024
+"""Beyond it the buffer is full: the session takes no audio until a server confirms some."""
+
+
+class AppendBuffer:
+    """Chunks in the order of their numbers: first the stored ones, then the pending ones."""
+
+    def __init__(self, next_seq: int = 0) -> None:
+        self.next_seq = next_seq
+        """Number of the next chunk that is added."""
+        self._stored: deque[Chunk] = deque()
+        self._stored_bytes = 0
+        self._pending: deque[Chunk] = deque()
+        self._pending_bytes = 0
+
+    def __len__(self) -> int:
+        """How many chunks are pending."""
+        return len(self._pending)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether more than PENDING_BYTES_MAX are pending."""
+        return self._pending_bytes > PENDING_BYTES_MAX
+
+    def add(self, chunks: Sequence[Chunk]) -> None:
+        """The chunks are pending; their numbers follow from `next_seq`."""
+        self._pending.extend(chunks)
+        self._pending_bytes += sum(len(chunk.payload) for chunk in chunks)
+        self.next_seq += len(chunks)
+
+    def batch(self, *, chunks_max: int, bytes_max: int) -> list[Chunk]:
+        """The first pending chunks within both bounds; at least one if any is pending."""
+        batch: list[Chunk] = []
+        size = 0
+        for chunk in islice(self._pending, chunks_max):
+            size += len(chunk.payload)
+            if batch and size > bytes_max:
+                break
+            batch.append(chunk)
+        return batch
+
+    def confirm(self, count: int) -> None:
+        """The first `count` pending chunks are stored on the server."""
+        for _ in range(count):
+            chunk = self._pending.popleft()
+            self._pending_bytes -= len(chunk.payload)
+            self._stored.append(chunk)
+            self._stored_bytes += len(chunk.payload)
+        while len(self._stored) > STORED_CHUNKS_MAX or self._stored_bytes > STORED_BYTES_MAX:
+            self._stored_bytes -= len(self._stored.popleft().payload)
+
+    def resend(self, batch: Sequence[Chunk], *, expected: int) -> list[Chunk]:
+        """The chunks from number `expected` to the end of the batch; empty if one is not held.
+
+        The server lost chunks that it had confirmed, and expects them again.
+        """
+        chunks = [chunk for chunk in (*self._stored, *batch) if chunk.seq >= expected]
+        return chunks if chunks and chunks[0].seq == expected else []
+
+    def withdraw(self, seq: int) -> None:
+        """The pending chunks from number `seq` on were not accepted; their numbers are free."""
+        while self._pending and self._pending[-1].seq >= seq:
+            chunk = self._pending.pop()
+            self._pending_bytes -= len(chunk.payload)
+            self.next_seq = chunk.seq
