@@ -16,11 +16,11 @@ from msgspec.structs import replace
 from eventsched.projection.protocol import Step, handled
 from eventsched.schema.codec import decode_text
 from eventsched.schema.events import (
+    ContextText,
     Event,
     PlaybackEnded,
     PlaybackStarted,
     ResultDelivered,
-    Said,
     SessionClosed,
     SessionOpened,
     SessionRetired,
@@ -75,7 +75,7 @@ class SessionGroups(msgspec.Struct, frozen=True, omit_defaults=True, array_like=
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(SessionGroups).decode
-_said_of = msgspec.msgpack.Decoder(list[Said]).decode
+_said_of = msgspec.msgpack.Decoder(list[ContextText]).decode
 
 
 def joins(group: Group, at_ms: int) -> bool:
@@ -104,7 +104,7 @@ def kept(parts: tuple[Part, ...]) -> tuple[Part, ...]:
 
 
 def context_of(group: Group) -> bytes:
-    """What a node gets, oldest first: msgpack of `Said`, cut short where nothing is sealed.
+    """What a node gets, oldest first: msgpack of `ContextText`, cut short where nothing is sealed.
 
     What is sealed stays so: the node opens it with the session's key.
     """
@@ -189,7 +189,7 @@ def _retired(_: SessionGroups, __: Event, ___: SessionRetired) -> None:
     return None
 
 
-def _parts(group: Group, context: Sequence[Said]) -> tuple[Part, ...]:
+def _parts(group: Group, context: Sequence[ContextText]) -> tuple[Part, ...]:
     """What a context says, again as parts of the group: the last of them has the last index."""
     first = group.next_index - len(context)
     return tuple(

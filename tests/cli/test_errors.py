@@ -149,7 +149,7 @@ def test_a_database_that_the_server_does_not_have_is_exit_code_2(
         ("EVENTSCHED_DELIVERY_GAP_TIMEOUT_MS", "-5",
          ("EVENTSCHED_DELIVERY_GAP_TIMEOUT_MS",
           "a whole number from 1 to 86400000 expected, got '-5'")),
-        ("EVENTSCHED_PAUSEMS", "500", ("'pausems' is no setting", "did you mean pause_ms?")),
+        ("EVENTSCHED_PAUSEMS", "500", ("'pausems' is not a setting", "did you mean pause_ms?")),
     ],
     ids=["bad", "misspelt"],
 )  # fmt: skip

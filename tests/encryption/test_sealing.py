@@ -15,7 +15,7 @@ from eventsched.encryption.keystore import Key, KeyFolder
 from eventsched.errors import DecryptionError, MissingDependencyError
 from eventsched.node.job import context_of
 from eventsched.schema.codec import UnreadableText, encode_text
-from eventsched.schema.events import Event, ResultDelivered, Said, Text
+from eventsched.schema.events import ContextText, Event, ResultDelivered, Text
 
 TEXT = Text(source_text="Grüße", text="saludos", language="de")
 SOUND = b"RIFF and so on"
@@ -107,7 +107,7 @@ def test_a_text_that_was_none_before_it_was_sealed_is_unreadable(seal: SessionCi
 
 
 def test_such_a_text_is_left_out_of_a_context(seal: SessionCipher) -> None:
-    parts = [Said("", None, 7, one.sealed, one.characters)
+    parts = [ContextText("", None, 7, one.sealed, one.characters)
              for one in (sealed_nonsense(seal), seal.text("result", 7, "es", TEXT))]  # fmt: skip
     assert context_of(msgspec.msgpack.encode(parts), seal, "es") == [("Grüße", "saludos")]
 
