@@ -55,15 +55,15 @@ class Report(msgspec.Struct, kw_only=True):
     nodes: int = 0
     records: int = 0
     """Live records compared with the fold."""
-    chunks: int = 0
-    """Audio chunks still stored."""
-    heard: int = 0
-    """Entries of out streams still stored."""
-    dead: int = 0
+    audio_chunks: int = 0
+    """Number of stored audio chunks."""
+    outbox_entries: int = 0
+    """Number of stored outbox entries."""
+    dead_letters: int = 0
     unfolded: list[str] = []
     """Log entries that no projection, or not all, could fold: id and reason."""
-    gone: int = 0
-    """Entries that the log no longer has."""
+    trimmed_entries: int = 0
+    """Number of entries that were trimmed from the log."""
     is_folded: bool = True
     """False: the history's beginning is gone for good, so nothing can be held against its fold."""
     violations: list[Violation] = []
@@ -105,7 +105,7 @@ class Verifier:
 
         Raises ArchiveError when the log's beginning is in an archive that is not at hand.
         """
-        self.report.gone = await self._views.log_gone()
+        self.report.trimmed_entries = await self._views.log_gone()
         self.report.is_folded = await self._history.is_whole()
         first = await self._views.first_id()
         self.report.last_id, self._folding = await self._history.nearest_folding(first)
@@ -276,14 +276,14 @@ class Verifier:
         for name in list(self._before.sessions):
             chunks = await streams.chunks(name)
             heard = await streams.heard(name)
-            self.report.chunks += chunks.count
-            self.report.heard += heard.count
+            self.report.audio_chunks += chunks.count
+            self.report.outbox_entries += heard.count
             self.report.add([*chunks.broken, *heard.broken])
             view, read = await self._session_now(name)
             if view is not None:
                 self.report.add(chunks.missing(name, view))
                 await self._look_for_work(streams, name, jobless(view, read))
-        self.report.dead = await streams.dead_count()
+        self.report.dead_letters = await streams.dead_count()
 
     async def _session_now(self, name: str) -> tuple[Session | None, Mapping[str, Any]]:
         last, (read,) = await self._views.read_entities("session", [name])

@@ -260,10 +260,12 @@ class Run:
             return
         self._take(told, "at last")
         for cell in told["cells"]:
-            kept = ("events", "sessions", "jobs", "nodes", "records", "dead")
+            kept = ("events", "sessions", "jobs", "nodes", "records", "dead_letters")
             self.report.verified = {name: cell[name] for name in kept}
-            if cell["dead"] or cell["unfolded"]:
-                self.report.violations.append(f"dead: {cell['dead']}, {cell['unfolded'][:3]}")
+            if cell["dead_letters"] or cell["unfolded"]:
+                self.report.violations.append(
+                    f"dead letters: {cell['dead_letters']}, {cell['unfolded'][:3]}"
+                )
 
     def _take(self, told: dict[str, Any], when: str) -> None:
         for cell in told["cells"]:

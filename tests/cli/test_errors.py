@@ -45,7 +45,7 @@ def failed(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
         (("run", "conductor"), "choose of dispatcher, projector, timer"),
         (("node", "workers"), "MODULE:NODE"),
         (("node", "no_such_module:node"), "cannot import no_such_module"),
-        (("node", "tests.cli.workers:missing"), "nothing of that name"),
+        (("node", "tests.cli.workers:missing"), "missing in tests.cli.workers is missing"),
         (("node", "tests.cli.workers:not_a_node"), "is a str"),
         (("node", "tests.cli.workers:bare", "--quiet"), "bare-1 has no handler; declare one"),
         (("stream", "missing.wav", "-t", "es"), "missing.wav"),

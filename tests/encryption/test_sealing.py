@@ -8,7 +8,7 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from eventsched.cli.event_text import tell
+from eventsched.cli.event_text import describe
 from eventsched.encryption.cipher import OVERHEAD_BYTES, SessionCipher
 from eventsched.encryption.decrypt import EventOpener, sealing
 from eventsched.encryption.keystore import Key, KeyFolder
@@ -122,7 +122,7 @@ async def test_an_event_whose_text_is_none_is_shown_as_it_is(
     data = ResultDelivered(utterance=7, target="es", delivery_no=0, outcome="result")
     event = Event(id="1-1", type="ResultDelivered", session="c0.s1", data=data, body=body)
     assert await EventOpener(key_store).opened(event) == event
-    assert tell(event).endswith("sealed, 1 character" if sealed else "unreadable")
+    assert describe(event).endswith("encrypted, 1 character" if sealed else "unreadable")
 
 
 def test_every_changed_byte_is_noticed(seal: SessionCipher) -> None:

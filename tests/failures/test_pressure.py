@@ -12,7 +12,7 @@ from redis.crc import key_slot
 
 import eventsched
 from eventsched.audit.verify import Verifier
-from eventsched.history.status import _Cell
+from eventsched.history.status import _CellReader
 from eventsched.projection.protocol import ProjectionSet, load_sets
 from eventsched.projection.store import ProjectionStore
 from eventsched.roles.backpressure import BackpressureMonitor, Reading
@@ -228,8 +228,8 @@ async def test_the_distance_of_a_set_is_exact_and_the_one_that_status_shows(
     await projector.step()
     assert await distances.folding() == ["core"]
     assert await distances.of_set("core") == 4
-    shown = (await _Cell(store).seen()).groups
-    assert [(one.group, one.entries) for one in shown] == [("dispatch", 5), ("core", 4)]
+    consumers = (await _CellReader(store).read()).consumers
+    assert [(each.consumer, each.lag) for each in consumers] == [("dispatch", 5), ("core", 4)]
 
 
 async def test_a_newer_version_s_settings_reach_a_cell_that_exists(store: TimedStore) -> None:

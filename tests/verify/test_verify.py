@@ -117,8 +117,8 @@ async def test_a_system_in_the_midst_of_work_is_clean(told: Told) -> None:
     assert report.violations == []
     assert (report.sessions, report.jobs, report.nodes, report.records) == (1, 8, 1, 11)
     assert report.events == len(await told.store.log())
-    assert report.chunks > 0
-    assert report.heard == 1
+    assert report.audio_chunks > 0
+    assert report.outbox_entries == 1
 
 
 async def test_views_that_are_behind_are_compared_where_they_are(told: Told) -> None:
@@ -417,7 +417,7 @@ async def test_a_log_trimmed_with_an_event_is_told_and_not_folded(told: Told, re
     await redis.xtrim(told.store.keys.log, minid=log[3].id, approximate=False)
     await append(told, redis, StreamTrimmed(stream="log", before=log[3].id, count=3, total=3))
     report = await verified(told.store)
-    assert (report.gone, report.violations, report.is_folded) == (3, [], False)
+    assert (report.trimmed_entries, report.violations, report.is_folded) == (3, [], False)
 
 
 async def test_work_that_was_parked_is_counted_and_no_violation(told: Told, redis: Any) -> None:
@@ -428,7 +428,7 @@ async def test_work_that_was_parked_is_counted_and_no_violation(told: Told, redi
     )
     report = await verified(told.store)
     assert report.violations == []
-    assert report.dead == 1
+    assert report.dead_letters == 1
 
 
 @pytest.mark.parametrize("d", ["", "{", "{}", "c0.s1", "c0.s1 x y", b"\xff 0 y"])
