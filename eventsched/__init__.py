@@ -1,11 +1,12 @@
 """Event-sourced scheduler on Redis Streams for real-time speech.
 
-Owns: the public names. Never does: import projections (roles load them by entry point).
-Read next: client/client.py (connect), client/session.py (producing), node/node.py (serving),
+Owns: the list of the public names.
+Never does: import projections; the roles load them by entry point.
+Read next: client/client.py (connect), client/session.py (producers), node/node.py (nodes),
 errors.py.
 
-A name is imported when it is first asked for: the command line starts by importing this package.
-Type checkers and editors read `__init__.pyi`, which `make api` writes from the list here.
+A public name is imported at its first use, since the command line imports this package at its
+start. Type checkers and editors read `__init__.pyi`, which `make api` writes from the list here.
 """
 
 from importlib import import_module
@@ -48,7 +49,7 @@ _PUBLIC = {
     "node.node": ("Node",),
     "store.session_commands": ("Receipt",),
 }
-"""Every public name, by the module that defines it: the only list of them."""
+"""Module -> the public names that it defines."""
 _HOMES = dict(sorted((name, module) for module, names in _PUBLIC.items() for name in names))
 
 __all__ = list(_HOMES)
@@ -57,9 +58,9 @@ __all__ = list(_HOMES)
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = found
-    return found
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:

@@ -1,28 +1,29 @@
-"""The exceptions users meet.
+"""The exceptions of the public interface.
 
     EventschedError
-    ├── Refused                   a script said no; `code` is one of the stable strings
+    ├── Refused                   a script refuses a call; `code` is one of the stable codes
     │   ├── InvalidMessage        INVALID_MESSAGE: a field, its limit and the remedy
     │   ├── ChunkTooLarge         CHUNK_TOO_LARGE
     │   ├── SeqGap                SEQ_GAP: send again from `expected`
     │   ├── SessionUnknown        SESSION_UNKNOWN
-    │   ├── SessionClosedError       SESSION_CLOSED
+    │   ├── SessionClosedError    SESSION_CLOSED
     │   ├── SessionSuperseded     SESSION_SUPERSEDED
     │   ├── Backpressure          BACKPRESSURE: try again after `retry_after_ms`
     │   ├── NodeUnknown           NODE_UNKNOWN: register again
     │   ├── NodeSuperseded        NODE_SUPERSEDED: a newer process has this id
     │   ├── LeaseLost             LEASE_LOST, NODE_MISMATCH, ATTEMPT_MISMATCH, DUPLICATE_RESULT
     │   └── JobUnknown            JOB_UNKNOWN
-    ├── ServerUnavailable         no server, or none that will do
-    │   └── CommandRefused        the server refuses a command that is needed
+    ├── ServerUnavailable         no server answers, or the server cannot be used
+    │   └── CommandRefused        the server refuses a command that eventsched needs
     ├── NotFound                  no such session, group, job or node
-    ├── KeyMissing                a session is encrypted and its key is not here
-    ├── KeyStoreError          no key store is named, or the one that is will not do
-    ├── Sealed                    what was encrypted is not what its place says
+    ├── KeyMissing                the key of an encrypted session is not in the key store
+    ├── KeyStoreError             no key store is named, or it cannot be used
+    ├── DecryptionError           ciphertext does not decrypt
     ├── ArchiveError              a folder, file, key or proof of the archive is not valid
-    └── MissingDependencyError              a package that this part needs is not installed
+    └── MissingDependencyError    a required package is not installed
 
-Owns: the classes, the stable codes, and the one table from code to class.
+Owns: the classes, the stable codes, the table from code to class.
+Never does: I/O. Read next: lua/README.md (the codes that each script returns).
 """
 
 from __future__ import annotations
@@ -32,11 +33,11 @@ from importlib.util import find_spec
 
 
 class EventschedError(Exception):
-    """Base of all exceptions that eventsched raises on purpose."""
+    """Base class of all exceptions that eventsched raises."""
 
 
 class ServerUnavailable(EventschedError):
-    """Raised when no server answers, or when the one that answers cannot be used."""
+    """Raised when no server answers, or when the server cannot be used."""
 
 
 class CommandRefused(ServerUnavailable):
@@ -60,22 +61,23 @@ class DecryptionError(EventschedError):
 
 
 class MissingDependencyError(EventschedError):
-    """Raised when a package of an extra is needed and not installed; the message names it."""
+    """Raised when a required package of an extra is not installed; the message names it."""
 
     @classmethod
     def of(cls, package: str, extra: str) -> MissingDependencyError:
+        """Return the error for a package of an extra."""
         return cls(f"{package} is not installed: pip install 'eventsched[{extra}]'")
 
 
 def require_packages(*packages: str, extra: str = "archive") -> None:
-    """Raise MissingDependencyError unless all are installed; `extra` is the remedy."""
+    """Check that all packages are installed. Raises MissingDependencyError naming the extra."""
     for package in packages:
         if find_spec(package) is None:
             raise MissingDependencyError.of(package, extra)
 
 
 class ArchiveError(EventschedError):
-    """Raised when a folder, a file, a key or a proof is not what it should be; nothing changed."""
+    """Raised when a folder, file, key or proof of the archive is not valid; nothing changed."""
 
 
 class Refused(EventschedError):
@@ -87,7 +89,7 @@ class Refused(EventschedError):
     """
 
     remedy = ""
-    """What to do about it; a field `remedy` takes precedence."""
+    """Remedy in the message; a field `remedy` takes precedence."""
 
     def __init__(self, code: str, fields: Mapping[str, str] | None = None) -> None:
         self.code = code
@@ -95,9 +97,9 @@ class Refused(EventschedError):
         super().__init__(code, self.fields)
 
     def __str__(self) -> str:
-        told = [f"{name}={value}" for name, value in self.fields.items() if name != "remedy"]
+        facts = [f"{name}={value}" for name, value in self.fields.items() if name != "remedy"]
         remedy = self.fields.get("remedy", self.remedy)
-        return " ".join([self.code, *told]) + (f"; {remedy}" if remedy else "")
+        return " ".join([self.code, *facts]) + (f"; {remedy}" if remedy else "")
 
 
 class InvalidMessage(Refused):
@@ -105,7 +107,7 @@ class InvalidMessage(Refused):
 
     @classmethod
     def of(cls, field: str, limit: str, remedy: str) -> InvalidMessage:
-        """Make one that names the field, its limit, and what to change."""
+        """Return the error for a field, with its limit and the remedy."""
         return cls("INVALID_MESSAGE", {"field": field, "limit": limit, "remedy": remedy})
 
     def __str__(self) -> str:
@@ -123,7 +125,7 @@ class ChunkTooLarge(Refused):
 class SeqGap(Refused):
     """Raised when a chunk number is above the one that the session expects."""
 
-    remedy = "send again from the one that is expected"
+    remedy = "send again from the expected chunk"
 
     @property
     def expected(self) -> int:
@@ -134,29 +136,32 @@ class SeqGap(Refused):
 class SessionUnknown(Refused):
     """Raised when the session does not exist, or when its records are deleted."""
 
-    remedy = "check the id, or open a session: one is retired some time after its end"
+    remedy = "check the id, or open a new session: closed sessions are retired after some time"
 
 
 class SessionClosedError(Refused):
-    """Raised when a session that is closing or closed is asked to take audio or marks."""
+    """Raised when a call sends audio or marks to a session that is closing or closed."""
 
-    remedy = "open another session: one that was closed, or was idle, takes nothing more"
+    remedy = "open another session: a closed or idle session accepts no more audio"
 
 
 class SessionSuperseded(Refused):
     """Raised when another producer has resumed the session."""
 
-    remedy = "stop: somebody else has resumed this session"
+    remedy = "stop: another producer has resumed this session"
 
 
 class Backpressure(Refused):
-    """Raised when the system takes no more for now; `eventsched status` shows the reason."""
+    """Raised when the cell refuses work for now; `eventsched status` shows the reason.
 
-    remedy = "try again after retry_after_ms; `eventsched status` says what presses"
+    After an append, the field `accepted_bytes` is the number of bytes of audio that were stored.
+    """
+
+    remedy = "try again after retry_after_ms; `eventsched status` shows the reason"
 
     @property
     def retry_after_ms(self) -> int:
-        """When to try again, in milliseconds from now."""
+        """Milliseconds to wait before the next try."""
         return int(self.fields.get("retry_after_ms", "1000"))
 
     @property
@@ -174,19 +179,19 @@ class NodeUnknown(Refused):
 class NodeSuperseded(Refused):
     """Raised when a newer process has registered the same node."""
 
-    remedy = "stop, or serve under another name: a newer process has this one"
+    remedy = "stop, or register another name: a newer process has registered this node"
 
 
 class LeaseLost(Refused):
     """Raised when the attempt is no longer the current one of its job, or the job has ended."""
 
-    remedy = "leave the job alone: it is another attempt's, or has ended"
+    remedy = "stop the work on the job: another attempt has it, or it has ended"
 
 
 class JobUnknown(Refused):
     """Raised when the job does not exist, or when its record is deleted."""
 
-    remedy = "check its key: a job's record goes with its session"
+    remedy = "check the key: a job's record is deleted with its session"
 
 
 BY_CODE: dict[str, type[Refused]] = {
@@ -214,13 +219,13 @@ JOB_CODES = frozenset(
         "MODEL_NOT_AVAILABLE",
     }
 )
-"""Codes that end a job rather than refuse a call (a node's own codes come beside them)."""
+"""Codes with which a job fails; nodes may define further codes. They do not refuse a call."""
 
 
 def from_reply(text: str) -> Refused | None:
-    """The refusal that `CODE key=value …` names; none when the text is no refusal of ours.
+    """Return the error for the reply `CODE key=value …`; None if the code is unknown.
 
-    `INVALID_MESSAGE field=… limit=…` keeps blanks in its last value.
+    Values may contain blanks, as in `INVALID_MESSAGE field=… limit=…`.
     """
     code, _, rest = text.partition(" ")
     kind = BY_CODE.get(code)

@@ -1,17 +1,18 @@
-"""Control characters in visible form, for text of others that people are shown.
+"""Escaping of control characters in text that is printed for people.
 
-Owns: which characters, and how each is written. Used wherever text leaves for a terminal, an error
-line, a log line on a terminal, or a picture. Never used for JSON: programs get text as it is.
+Owns: the set of characters, and their escaped form. Terminal output, error messages, log lines on a
+terminal and pictures use it. JSON is not escaped, since programs need the original text.
+Never does: output. Read next: formatting.py, cli/output.py.
 """
 
 from __future__ import annotations
 
 import re
 
-_HIDDEN = re.compile(
+_CONTROLS = re.compile(
     "["
-    r"\x00-\x08\x0b-\x1f"  # C0 but tab and newline: ESC begins the commands of a terminal
-    r"\x7f-\x9f"  # DEL, C1: 9B begins the same commands
+    r"\x00-\x08\x0b-\x1f"  # C0 without tab and newline; ESC starts a terminal's commands
+    r"\x7f-\x9f"  # DEL and C1; 9B starts the same commands
     r"\u202a-\u202e\u2066-\u2069"  # bidirectional embeddings, overrides and isolates
     r"\ud800-\udfff"  # lone surrogates: no encoding can write them
     "]"
@@ -19,10 +20,10 @@ _HIDDEN = re.compile(
 
 
 def escape_controls(text: str) -> str:
-    """`text` with each control character written as `\\x1b` or `\\u202e`; tab and newline stay."""
-    return _HIDDEN.sub(_escape, text)
+    """Return the text with control characters as `\\x1b` or `\\u202e`; tab and newline stay."""
+    return _CONTROLS.sub(_escape, text)
 
 
-def _escape(found: re.Match[str]) -> str:
-    code = ord(found[0])
+def _escape(match: re.Match[str]) -> str:
+    code = ord(match[0])
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"

@@ -1,6 +1,6 @@
-"""How values read to people: times, durations, sizes, counts, and the look of tables.
+"""The text form of times, durations, sizes and counts, and the style of tables.
 
-Owns: these forms, for the command line, the demo and the timeline alike.
+Owns: these forms for the command line, the demo and the timeline.
 Never does: printing. Read next: cli/output.py.
 """
 
@@ -16,14 +16,14 @@ from rich.text import Text as RichText
 
 from eventsched.escaping import escape_controls
 
-NONE = "–"  # noqa: RUF001  what a table cell without a value shows
+NONE = "–"  # noqa: RUF001  the content of a table cell without a value
 
 
 class Text(RichText):
-    """Text with its control characters in visible form."""
+    """Text with escaped control characters."""
 
-    def __init__(self, text: str = "", style: str | Style = "", **look: Any) -> None:
-        super().__init__(escape_controls(text), style, **look)
+    def __init__(self, text: str = "", style: str | Style = "", **options: Any) -> None:
+        super().__init__(escape_controls(text), style, **options)
 
     def append(self, text: RichText | str, style: str | Style | None = None) -> Self:
         super().append(escape_controls(text) if isinstance(text, str) else text, style)
@@ -31,8 +31,8 @@ class Text(RichText):
 
 
 def table(*columns: str, title: str = "", right: tuple[str, ...] = ()) -> Table:
-    """An empty table in the house's look; columns named in `right` hold numbers."""
-    made = Table(
+    """Return an empty table; the columns named in `right` are numbers."""
+    result = Table(
         box=box.SIMPLE_HEAD,
         title=title or None,
         title_justify="left",
@@ -44,19 +44,19 @@ def table(*columns: str, title: str = "", right: tuple[str, ...] = ()) -> Table:
     )
     for name in columns:
         is_number = name in right
-        made.add_column(
+        result.add_column(
             name, justify="right" if is_number else "left", no_wrap=is_number, overflow="fold"
         )
-    return made
+    return result
 
 
 def clock(ms: int) -> str:
-    """A moment as the reader's own clock shows it."""
+    """Return the local time of day, with milliseconds."""
     return _local(ms).strftime("%H:%M:%S.") + f"{ms % 1000:03d}"
 
 
 def day_and_clock(ms: int) -> str:
-    """A moment with its day."""
+    """Return the local date and time, with milliseconds."""
     return _local(ms).strftime("%Y-%m-%d ") + clock(ms)
 
 
@@ -65,7 +65,7 @@ def _local(ms: int) -> datetime:
 
 
 def duration(ms: int | None) -> str:
-    """0 ms, 420 ms, 1.24 s, 3 min 05 s, 2 h 10 min."""
+    """Return a duration such as 0 ms, 420 ms, 1.24 s, 3 min 05 s, 2 h 10 min."""
     if ms is None:
         return NONE
     if ms < 1_000:
@@ -79,7 +79,7 @@ def duration(ms: int | None) -> str:
 
 
 def size(count: int) -> str:
-    """Bytes, in the unit that reads well."""
+    """Return a number of bytes in a suitable unit, such as 1.5 MiB."""
     value, unit = float(count), "B"
     for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
         if value < 1024 or unit == "TiB":
@@ -88,6 +88,6 @@ def size(count: int) -> str:
     return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
 
 
-def plural(count: int, one: str, many: str = "") -> str:
-    """1 session, 2 sessions."""
-    return f"{count:,} {one if count == 1 else many or one + 's'}"
+def plural(count: int, singular: str, many: str = "") -> str:
+    """Return the count with the noun in singular or plural: 1 session, 2 sessions."""
+    return f"{count:,} {singular if count == 1 else many or singular + 's'}"

@@ -1,9 +1,9 @@
 """Log lines on standard error: structlog's configuration for the library and for programs.
 
-Owns: warnings only where the application has not configured structlog; for programs, lines for
-people on a terminal and one JSON object a line elsewhere. A line names cell, session, job, node.
-Other people's text in lines for people cannot steer a terminal.
-Never does: standard output, which belongs to data. Read next: cli/options.py, escaping.py.
+Owns: the configuration. In a library, only warnings are printed, unless the application has
+configured structlog. A program prints text on a terminal and one JSON object per line elsewhere.
+A line names cell, session, job and node. Control characters in text lines are escaped.
+Never does: standard output, which is for data. Read next: cli/options.py, escaping.py.
 """
 
 from __future__ import annotations
@@ -20,30 +20,36 @@ from structlog.typing import EventDict, ExcInfo, Processor
 from eventsched.escaping import escape_controls
 
 _PLAIN = ("stack", "exception")
-"""Values that the renderer takes as strings only."""
+"""Values that the renderer accepts as strings only."""
 JOB_ATTRIBUTES = ("session", "job", "attempt")
-"""Attributes that a record from a worker process has (node/process_pool.py)."""
+"""Attributes of a log record from a worker process (node/process_pool.py)."""
 
 
 def warn_on_stderr() -> None:
-    """Unless the application has configured structlog, only warnings are printed, on stderr.
+    """Print warnings on stderr, unless the application has configured structlog.
 
-    Tracebacks show code, never the values of variables: these hold people's speech and keys.
+    Tracebacks show code without the values of variables, which may be speech or keys.
     """
     if not structlog.is_configured():
-        *shape, _ = structlog.get_config()["processors"]  # the last one renders
+        *processors, _ = structlog.get_config()["processors"]  # the last one renders
         has_colors = bool(sys.stderr and sys.stderr.isatty() and not os.environ.get("NO_COLOR"))
         structlog.configure(
-            processors=[*shape, *for_people(colors=has_colors)],
+            processors=[*processors, *for_people(colors=has_colors)],
             wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
-            logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),  # as it is by then
+            logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),  # the current sys.stderr
         )
 
 
 def configure_logs(verbose: int, *, quiet: bool, is_service: bool) -> None:
-    """Services log what they do, other commands warn; `-v` logs more, `-q` errors only."""
-    usual = logging.INFO if is_service else logging.WARNING
-    level = logging.ERROR if quiet else max(usual - 10 * verbose, logging.DEBUG)
+    """Configure the log lines of a program.
+
+    Args:
+        verbose: number of `-v`; each lowers the level by one step, down to DEBUG.
+        quiet: log errors only.
+        is_service: whether the default level is INFO instead of WARNING.
+    """
+    default_level = logging.INFO if is_service else logging.WARNING
+    level = logging.ERROR if quiet else max(default_level - 10 * verbose, logging.DEBUG)
     is_terminal = sys.stderr.isatty()
     rendering: list[Any] = (
         for_people(colors=True, pad_event_to=28)
@@ -60,16 +66,16 @@ def configure_logs(verbose: int, *, quiet: bool, is_service: bool) -> None:
             ),
             *rendering,
         ],
-        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),  # as it is by then
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),  # the current sys.stderr
         cache_logger_on_first_use=False,
     )
     logging.lastResort = UnconfiguredHandler(logging.WARNING)
 
 
 class UnconfiguredHandler(logging.Handler):
-    """Writes the records of `logging` as structlog's lines, unless a program configures `logging`.
+    """Writes records of the module `logging` through structlog, unless `logging` is configured.
 
-    A handler's libraries log in that way, and their lines name job and session as well.
+    Libraries of a node's handler use `logging`; their lines name job and session too.
     """
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -82,21 +88,24 @@ class UnconfiguredHandler(logging.Handler):
                 values["exception"] = record.exc_text
             write = structlog.get_logger().log
             write(record.levelno, record.getMessage(), logger=record.name, **values)
-        except Exception:  # noqa: BLE001 - as every handler of `logging` does it
+        except Exception:  # noqa: BLE001 - as every handler of `logging` does
             self.handleError(record)
 
 
-def for_people(**look: Any) -> list[Processor]:
-    """The last processors of log lines that people read. `look`: as ConsoleRenderer takes it.
+def for_people(**options: Any) -> list[Processor]:
+    """Return the last processors of log lines on a terminal.
 
-    An exception is a plain traceback: it shows no local variables, which may hold a secret.
+    An exception is a plain traceback without local variables, which may be secrets.
+
+    Args:
+        options: options of structlog's ConsoleRenderer.
     """
-    renderer = structlog.dev.ConsoleRenderer(exception_formatter=_write_traceback, **look)
+    renderer = structlog.dev.ConsoleRenderer(exception_formatter=_write_traceback, **options)
     return [_escape_values, renderer]
 
 
-class _Visible:
-    """Text that the renderer prints as it is, without quotes."""
+class _Unquoted:
+    """Text that the renderer prints without quotes."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -106,21 +115,22 @@ class _Visible:
 
 
 def _escape_values(_: Any, __: str, event: EventDict) -> EventDict:
-    """Names and values with their control characters visible; other values are left alone."""
-    return {escape_controls(name): _escaped(name, value) for name, value in event.items()}
+    """Escape control characters in names and values; values without them stay unchanged."""
+    return {escape_controls(name): _escape_value(name, value) for name, value in event.items()}
 
 
-def _escaped(name: str, value: Any) -> Any:
+def _escape_value(name: str, value: Any) -> Any:
     if name == "exc_info":  # for `_write_traceback`
         return value
     text = value if isinstance(value, str) else repr(value)
-    shown = escape_controls(text)
-    if shown == text:
+    escaped = escape_controls(text)
+    if escaped == text:
         return value
-    return shown if name in _PLAIN else _Visible(shown)
+    return escaped if name in _PLAIN else _Unquoted(escaped)
 
 
 def _write_traceback(out: TextIO, exc_info: ExcInfo) -> None:
-    plain = io.StringIO()
-    structlog.dev.plain_traceback(plain, exc_info)
-    out.write(escape_controls(plain.getvalue()))
+    """Write a traceback without local variables, with its control characters escaped."""
+    traceback = io.StringIO()
+    structlog.dev.plain_traceback(traceback, exc_info)
+    out.write(escape_controls(traceback.getvalue()))

@@ -1,9 +1,8 @@
-"""Child processes of a command: started, waited for until they are ready, ended with it.
+"""Child processes of a command: starting them, waiting until they are ready, ending them.
 
-Owns: `Children`, whose processes end in order when its block ends, and with the command itself
-when that is killed (Linux: the kernel tells them); waiting until they are ready. The server's URL,
-which may hold a password, goes to them in EVENTSCHED_URL: every user of the machine can read a
-process's arguments.
+Owns: `Children`, whose processes end when its block ends, or when the command is killed (on Linux,
+by a signal of the kernel). The server's URL may contain a password, so the processes get it in
+EVENTSCHED_URL: all users of the machine can read a process's arguments.
 Never does: choose what to run. Read next: loadtest/replay.py.
 """
 
@@ -24,18 +23,23 @@ from eventsched.errors import EventschedError
 
 END_S = 10.0
 READY_S_MAX = 60.0
-"""Far more than an idle machine needs, which is a second."""
+"""An idle machine needs about a second."""
 POLL_S = 0.05
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 class ChildFailed(EventschedError):
-    """Raised when a child process ended before it was ready."""
+    """Raised when a child process ends before it is ready, or is not ready in time."""
 
 
 class Children:
-    """The processes of one command; `log` takes their stderr, `url` names their server."""
+    """The child processes of one command.
+
+    Args:
+        log: file for the stderr of the processes.
+        url: URL of their server.
+    """
 
     def __init__(self, log: Path, url: str) -> None:
         self._log = log
@@ -43,32 +47,36 @@ class Children:
         self._running: list[subprocess.Popen[bytes]] = []
 
     async def until_ready(self, missing: Callable[[], Awaitable[str]]) -> None:
-        """`missing` has returned an empty string: nothing is waited for any more.
+        """Wait until `missing` returns an empty string.
 
-        Raises ChildFailed, with the children's last log line, after `READY_S_MAX` seconds.
+        Args:
+            missing: returns a description of what is not ready yet.
+
+        Raises:
+            ChildFailed: after `READY_S_MAX` seconds; the message is the last line of the log.
         """
         waiting_for = ""
         with anyio.move_on_after(READY_S_MAX):
             while waiting_for := await missing():  # noqa: ASYNC110  another process decides
                 await anyio.sleep(POLL_S)
             return
-        raise ChildFailed(self._last_words() or f"not ready in {READY_S_MAX:.0f} s: {waiting_for}")
+        raise ChildFailed(self._last_line() or f"not ready in {READY_S_MAX:.0f} s: {waiting_for}")
 
     @property
     def pids(self) -> list[int]:
         return [child.pid for child in self._running]
 
     async def start(self, *arguments: str) -> str:
-        """`python -m …` is running and has said its first line, which is returned."""
+        """Start `python -m …` and return the first line of its output."""
         child = self._spawn(arguments)
         return await anyio.to_thread.run_sync(self._first_line, child, arguments[0])
 
     def _spawn(self, arguments: Sequence[str]) -> subprocess.Popen[bytes]:
-        # From the loop's own thread: the kernel's tie is to the thread that starts the child.
+        # In the event loop's thread: the kernel's signal depends on the thread that starts it.
         with self._log.open("ab") as log:
-            # Its own session: Ctrl-C reaches the command alone, which ends its children in order.
+            # A session of its own: Ctrl-C reaches only the command, which ends its children.
             child = subprocess.Popen(
-                # -P: a file in the present folder is not taken for a module of that name
+                # -P: a module is not imported from the current folder
                 [sys.executable, "-P", "-m", *arguments],
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
@@ -84,15 +92,15 @@ class Children:
         assert child.stdout is not None
         line = child.stdout.readline().decode().strip()
         if not line:
-            raise ChildFailed(self._last_words() or f"{name} ended at once")
+            raise ChildFailed(self._last_line() or f"{name} ended at once")
         return line
 
-    def _last_words(self) -> str:
-        said = self._log.read_text(errors="replace").strip().splitlines()
-        return said[-1] if said else ""
+    def _last_line(self) -> str:
+        lines = self._log.read_text(errors="replace").strip().splitlines()
+        return lines[-1] if lines else ""
 
     def end(self) -> None:
-        """All have ended when this returns; who does not within 10 s is killed."""
+        """End all processes and wait for them; a process is killed after 10 s."""
         for child in self._running:
             child.send_signal(signal.SIGTERM)
         for child in self._running:
@@ -107,14 +115,14 @@ class Children:
 
 
 def die_with_parent(number: signal.Signals = signal.SIGTERM) -> None:
-    """For a child: it gets this signal when the thread that has started it is gone (Linux)."""
+    """In a child process on Linux: get this signal when the thread that started it has ended."""
     if _libc is not None:
         _libc.prctl(_PR_SET_PDEATHSIG, number)
 
 
 @asynccontextmanager
 async def children(log: Path, url: str) -> AsyncIterator[Children]:
-    """The children that are started in the block have ended when it has."""
+    """Yield child processes that are ended with the block."""
     fleet = Children(log, url)
     try:
         yield fleet

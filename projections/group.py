@@ -17,11 +17,11 @@ from msgspec.structs import replace
 from eventsched.projection.protocol import Step, handled
 from eventsched.schema.codec import decode_text
 from eventsched.schema.events import (
+    ContextText,
     Event,
     PlaybackEnded,
     PlaybackStarted,
     ResultDelivered,
-    Said,
     SessionClosed,
     SessionOpened,
     SessionRetired,
@@ -77,7 +77,7 @@ class SessionGroups(msgspec.Struct, frozen=True, omit_defaults=True, array_like=
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(SessionGroups).decode
-_decode_context = msgspec.msgpack.Decoder(list[Said]).decode
+_decode_context = msgspec.msgpack.Decoder(list[ContextText]).decode
 
 
 def is_joinable(group: Group, at_ms: int) -> bool:
@@ -106,7 +106,7 @@ def newest_parts(parts: tuple[Part, ...]) -> tuple[Part, ...]:
 
 
 def encode_context(group: Group) -> bytes:
-    """Encode the parts, oldest first, as the msgpack of `Said` that a node gets with a job.
+    """Encode the parts, oldest first, as the msgpack of `ContextText` that a node gets with a job.
 
     The last two fields are left out if a part is not encrypted. An encrypted part stays encrypted:
     the node decrypts it with the session's key.
@@ -196,7 +196,7 @@ def _retired(_: SessionGroups, __: Event, ___: SessionRetired) -> None:
     return None
 
 
-def _parts(group: Group, context: Sequence[Said]) -> tuple[Part, ...]:
+def _parts(group: Group, context: Sequence[ContextText]) -> tuple[Part, ...]:
     """Rebuild the parts of a group from its context; the last part has the last index."""
     first = group.next_index - len(context)
     return tuple(

@@ -10,7 +10,7 @@ from eventsched.cli.app import COMMANDS
 from eventsched.node.node import Node
 from eventsched.roles.runner import ROLES
 from eventsched.schema.settings import PREFIX, Settings
-from eventsched.server.embedded import SHAPES
+from eventsched.server.embedded import ENCODING_OPTIONS
 
 FILE = Path(__file__).parents[1] / "docker-compose.yml"
 COMMAND = re.compile(r'command: \["eventsched", "(\w+)", "([\w.:]+)"\]')
@@ -36,7 +36,7 @@ def test_redis_keeps_and_never_evicts() -> None:
     text = FILE.read_text()
     for option in ("--appendonly", "--maxmemory-policy", "noeviction", "--maxmemory"):
         assert option in text
-    for name, value in SHAPES.items():
+    for name, value in ENCODING_OPTIONS.items():
         assert f'--{name}\n      - "{value}"' in text
 
 

@@ -23,7 +23,7 @@ from redis.asyncio import Redis
 
 from benchmarks.micro.figures import Point, Report, Round
 from benchmarks.micro.measure import Rounds, in_rounds
-from eventsched.server.embedded import SHAPES
+from eventsched.server.embedded import ENCODING_OPTIONS
 from eventsched.server.launch import free_ports
 from eventsched.server.testing import LocalServer
 from eventsched.store.connection import Connection, open_connection
@@ -39,7 +39,7 @@ class _LoopbackServer(LocalServer):
         super().__init__(folder)
         port = str(free_ports(1)[0])
         self.url = f"redis://127.0.0.1:{port}"
-        kept = {"save": "", "appendonly": "no"} | SHAPES
+        kept = {"save": "", "appendonly": "no"} | ENCODING_OPTIONS
         self.options = kept | {"port": port, "bind": "127.0.0.1"}
 
 

@@ -56,14 +56,14 @@ class Report(msgspec.Struct, kw_only=True):
     nodes: int = 0
     records: int = 0
     """Live records compared with the fold."""
-    chunks: int = 0
+    audio_chunks: int = 0
     """Audio chunks still stored."""
     outbox_entries: int = 0
     """Outbox entries still stored."""
     dead_letters: int = 0
     failed_entries: list[str] = []
     """Log entries that a projection could not fold: id and reason."""
-    trimmed: int = 0
+    trimmed_entries: int = 0
     """Entries trimmed from the log."""
     is_complete: bool = True
     """False if the first entries were trimmed and not archived: then nothing can be compared."""
@@ -114,7 +114,7 @@ class Verifier:
         Raises:
             ArchiveError: Trimmed entries are in an archive that was not passed.
         """
-        self.report.trimmed = await self._store.trimmed_count()
+        self.report.trimmed_entries = await self._store.trimmed_count()
         self.report.is_complete = await self._history.is_whole()
         first = await self._store.first_id(self._store.keys.log)
         self.report.last_id, self._folding = await self._history.nearest_folding(first)
@@ -288,7 +288,7 @@ class Verifier:
         for name in list(self._records.sessions):
             chunks = await streams.chunks(name)
             outbox = await streams.outbox(name)
-            self.report.chunks += chunks.count
+            self.report.audio_chunks += chunks.count
             self.report.outbox_entries += outbox.count
             self.report.add([*chunks.violations, *outbox.violations])
             view, stored = await self._read_session(name)

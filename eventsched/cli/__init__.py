@@ -1,13 +1,15 @@
-"""The command line: `eventsched COMMAND …`, one module per command family.
+"""The command line: `eventsched COMMAND …`, one module per command.
 
-app.py       the commands there are, errors as one line, exit codes     (start here)
-options.py   what every command takes, and how it is run
-logs.py      log lines on stderr       output.py   tables, times and JSON on stdout
-interrupts.py  what Ctrl-C does         standard_streams.py  closed pipes, full disks, encodings
-up.py run.py node.py stream.py history.py state.py status.py rebuild.py verify.py dead.py …
+app.py       list of commands, errors of one line, exit codes     (start here)
+options.py   options of every command, and the decorator `@command`
+output.py    tables, times and JSON on stdout
+standard_streams.py  closed pipes, full disks, encodings
+serve.py     parts that `up` and `run` share
+event_text.py timeline.py status_view.py stream_sessions.py  parts of one command each
 
-Never does: decide, or read Redis itself: that is history/reader.py's, history/status.py's and
-store/cell.py's.
+Owns: parsing arguments, printing results.
+Never does: scheduling decisions, or reads of Redis: see history/reader.py, history/status.py and
+store/. Log lines are in eventsched/logs.py, Ctrl-C in eventsched/interrupts.py.
 """
 
 import signal
@@ -17,7 +19,7 @@ from eventsched.interrupts import exit_at_once, exit_despite_threads
 
 
 def main() -> int:
-    """The program's entrance; the exit code. Ctrl-C is quiet before anything heavy is imported."""
+    """Run the program and return its exit code; Ctrl-C works before the large modules load."""
     signal.signal(signal.SIGINT, exit_at_once)
     open_standard_streams()
     from eventsched.cli.app import main

@@ -1,4 +1,4 @@
-"""`python -m eventsched.cli`, the same as `eventsched`."""
+"""`python -m eventsched.cli` runs the program `eventsched`."""
 
 import sys
 

@@ -1,12 +1,12 @@
-"""The program: which commands there are, and how it ends.
+"""The program `eventsched`: its list of commands, its errors and its exit codes.
 
-Owns: the list of commands, each imported only when it is asked for; errors as one clear line on
-stderr; exit codes (0 done, 1 failed or refused, 2 a command line that cannot be read or a server
-that does not have a command that is needed, 130 Ctrl-C).
-Never does: anything a command does. Read next: options.py.
+Owns: the list of commands, each of which is imported only when a user calls it; error messages of
+one line on stderr; exit codes: 0 success, 1 failure or refusal, 2 an unreadable command line or a
+server without a command that eventsched needs, 130 Ctrl-C.
+Never does: the work of a command. Read next: options.py.
 
-A new command is a module here with a function of the command's name under `@command`, or with a
-`typer.Typer` called `app`, and one line in COMMANDS.
+To add a command, add a module with its name to this package and a line to COMMANDS. The module has
+a function with the command's name and the decorator `@command`, or a `typer.Typer` named `app`.
 """
 
 from __future__ import annotations
@@ -29,41 +29,41 @@ from eventsched.errors import CommandRefused, EventschedError
 from eventsched.escaping import escape_controls
 
 COMMANDS = {
-    "up": "Run everything in one process, and a server if none is named.",
-    "run": "Run one role or several in this process.",
-    "node": "Serve with the node of a module.",
-    "stream": "Stream speech and show the results as they come.",
-    "history": "Show what happened: to a session, a job, a node, or at all.",
-    "state": "Show what is, or was, known of one session, group, job or node.",
-    "why": "Explain why a job went where it went; compute decisions again.",
-    "status": "Show what is behind, what waits, nodes and their load.",
-    "rebuild": "Replay the log into fresh views and switch to them.",
-    "verify": "Check that what is stored and shown follows from the log.",
-    "query": "Ask the archive by SQL.",
-    "audit": "Check whether anybody has touched the archive; prove an event.",
-    "erase": "Destroy the key of an encrypted session, or of all old ones.",
-    "dead-letters": "List what could not be processed; put it back.",
-    "loadtest": "Replay real conversations as load and judge what came of it.",
-    "demo": "Watch the main job on real speech.",
+    "up": "Run all roles in one process, with a server if none is named.",
+    "run": "Run one or several roles in this process.",
+    "node": "Run the node that a Python module declares.",
+    "stream": "Stream speech and show the results as they arrive.",
+    "history": "Show the events of a session, a job, a node, or all events.",
+    "state": "Show the current or an earlier state of a session, group, job or node.",
+    "why": "Explain the dispatch decisions of a job, or replay all decisions.",
+    "status": "Show consumer lag, dead letters, waiting jobs, nodes and their load.",
+    "rebuild": "Rebuild read models from the log and switch readers to them.",
+    "verify": "Check the invariants of the running system.",
+    "query": "Query the archive with SQL.",
+    "audit": "Verify an archive, or prove that it contains an event.",
+    "erase": "Erase encrypted sessions by destroying their keys.",
+    "dead-letters": "List dead letters, or retry one.",
+    "loadtest": "Replay recorded conversations as load and check the outcomes.",
+    "demo": "Run a demonstration with real speech.",
 }
-"""Name -> what `--help` says of it. `module_of` names its module."""
+"""Name -> description in `eventsched --help`. `module_of` returns the module of a command."""
 
 
 def module_of(command: str) -> str:
-    """The module of a command: its name, with underscores."""
+    """Return the module of a command: its name with underscores."""
     return f"eventsched.cli.{command.replace('-', '_')}"
 
 
 REFUSED = 2
-"""The exit code where the server refuses a command: trying again does not help."""
+"""Exit code if the server refuses a Redis command; a retry does not help."""
 
 
 class Commands(TyperGroup):
-    """The commands of COMMANDS. The one that is asked for is imported, and no other."""
+    """The commands of COMMANDS. Only the module of the called command is imported."""
 
-    def __init__(self, **given: Any) -> None:
-        listed = {name: TyperCommand(name, help=told) for name, told in COMMANDS.items()}
-        super().__init__(**given | {"commands": listed})
+    def __init__(self, **options: Any) -> None:
+        commands = {name: TyperCommand(name, help=text) for name, text in COMMANDS.items()}
+        super().__init__(**options | {"commands": commands})
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, _, rest = super().resolve_command(ctx, args)
@@ -75,17 +75,17 @@ program.callback()(root)
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code. Without arguments it prints what there is."""
+    """Run one command and return its exit code. Without arguments, print the list of commands."""
     return run_program(program, "eventsched", args)
 
 
 def run_program(program: typer.Typer, name: str, args: Sequence[str] | None = None) -> int:
-    """Run one command of a program; the exit code. Errors are one line on standard error."""
-    given = list(sys.argv[1:] if args is None else args)
+    """Run one command of a program and return its exit code. An error is one line on stderr."""
+    words = list(sys.argv[1:] if args is None else args)
     try:
-        return _run(program, name, given or ["--help"])
+        return _run(program, name, words or ["--help"])
     finally:
-        with suppress(OutputFailed):  # what is left after an error; Python would print a traceback
+        with suppress(OutputFailed):  # output after an error; Python would print a traceback
             sys.stdout.flush()
 
 
@@ -101,46 +101,48 @@ def _run(program: typer.Typer, name: str, args: Sequence[str]) -> int:
     except typer.Abort:
         return interrupts.INTERRUPT_CODE
     except (EventschedError, OSError, BaseExceptionGroup) as error:
-        told = _expected(error)
-        if told is None:
+        cause = _expected_error(error)
+        if cause is None:
             raise
-        if isinstance(told, OutputFailed) and told.is_closed:
+        if isinstance(cause, OutputFailed) and cause.is_closed:
             return 1
-        if isinstance(told, OSError):
-            return _fail(name, _of_system(told), 1)
-        return _fail(name, str(told), REFUSED if isinstance(told, CommandRefused) else 1)
+        if isinstance(cause, OSError):
+            return _fail(name, _system_message(cause), 1)
+        return _fail(name, str(cause), REFUSED if isinstance(cause, CommandRefused) else 1)
 
 
 def _usage_code(error: TyperException) -> int:
-    """2 when the line cannot be read; 1 when it can, and a value in it will not do."""
+    """Return the exit code: 1 for a bad value, 2 for any other error of the command line."""
     is_value = isinstance(error, typer.BadParameter) and bool(error.message)
     return 1 if is_value else error.exit_code
 
 
-def _expected(error: BaseException) -> BaseException | None:
-    """The error to report, when a group of tasks failed by errors of ours or the system's alone.
+def _expected_error(error: BaseException) -> BaseException | None:
+    """Return the error to report; None if a group of errors has an unexpected one.
 
-    The first one; but output that failed counts before what came of it.
+    Expected errors are EventschedError and OSError. Of a group, this is the first error, or an
+    OutputFailed error, since it may have caused the others.
     """
     if not isinstance(error, BaseExceptionGroup):
         return error
     _, others = error.split((EventschedError, OSError))
     if others is not None:
         return None
-    failed, _ = error.split(OutputFailed)
-    found: BaseException = failed or error
-    while isinstance(found, BaseExceptionGroup):
-        found = found.exceptions[0]
-    return found
+    output_errors, _ = error.split(OutputFailed)
+    first: BaseException = output_errors or error
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    return first
 
 
-def _of_system(error: OSError) -> str:
-    """No file descriptor, no space on a disk, a file that may not be read: what, and where."""
-    words = error.strerror or str(error) or type(error).__name__
-    return f"{error.filename}: {words}" if error.filename else words
+def _system_message(error: OSError) -> str:
+    """Return the message of an operating system's error, with the file's name if it has one."""
+    message = error.strerror or str(error) or type(error).__name__
+    return f"{error.filename}: {message}" if error.filename else message
 
 
 def _fail(program_name: str, message: str, code: int) -> int:
+    """Print the message as one line on stderr and return the exit code."""
     line = without_secrets(" ".join(escape_controls(message).split()))
     sys.stderr.write(f"{program_name}: {line}\n")
     return code

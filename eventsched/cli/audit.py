@@ -1,7 +1,8 @@
-"""`eventsched audit`: has anybody touched the archive?
+"""`eventsched audit`: verify an archive, prove that it contains an event, or abandon it.
 
-`verify`, `checkpoint`, `prove`, `check-proof`: none of these needs a server. `abandon` does: it
-tells the cells that their archive is lost.
+Owns: the printed results of `verify`, `checkpoint`, `prove`, `check-proof` and `abandon`. Only
+`abandon` needs a server: it records in the cells that their archive is lost.
+Never does: hashing, signing. Read next: archive/verifier.py, archive/commands.py.
 """
 
 from __future__ import annotations
@@ -18,29 +19,37 @@ from eventsched.cli.options import Options, command
 if TYPE_CHECKING:
     from eventsched.archive.commands import ArchiveCalls, ArchiveState
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help="Check an archive's folder.")
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="Verify an archive.")
 
 Dir = Annotated[Path, typer.Argument(metavar="DIR", help="The archive's folder.")]
 Archive = Annotated[Path, typer.Option("--archive", metavar="DIR", help="The archive's folder.")]
 KeyFile = Annotated[
     Path | None,
-    typer.Option("--key", metavar="FILE", help="Public key from elsewhere [DIR/archive.pub]."),
+    typer.Option("--key", metavar="FILE", help="Trusted public key [DIR/archive.pub]."),
 ]
 CheckpointFile = Annotated[
     Path | None,
-    typer.Option("--checkpoint", metavar="FILE", help="Kept from an earlier day."),
+    typer.Option("--checkpoint", metavar="FILE", help="An earlier output of `audit checkpoint`."),
 ]
 Snapshots = Annotated[
-    bool, typer.Option("--snapshots", help="Also fold every snapshot anew (slow).")
+    bool, typer.Option("--snapshots", help="Also recompute every snapshot (slow).")
 ]
-Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write it there [stdout].")]
-Event = Annotated[str, typer.Argument(metavar="EVENT", help="Its id, such as 1700000000000-0.")]
-Cell = Annotated[str | None, typer.Option("--cell", help="When several cells have the id.")]
-ProofFile = Annotated[Path, typer.Argument(metavar="FILE", help="What `audit prove` printed.")]
-Lost = Annotated[str, typer.Argument(metavar="[KEY]", help="Its key, as the archiver names it.")]
-Yes = Annotated[bool, typer.Option("--yes", help="It is lost, with all that only it had.")]
+Out = Annotated[
+    Path | None, typer.Option("--out", metavar="FILE", help="Output file; else standard output.")
+]
+Event = Annotated[
+    str, typer.Argument(metavar="EVENT", help="Id of the event, such as 1700000000000-0.")
+]
+Cell = Annotated[
+    str | None, typer.Option("--cell", help="Cell of the event, if several cells have its id.")
+]
+ProofFile = Annotated[Path, typer.Argument(metavar="FILE", help="Output of `audit prove`.")]
+KeyId = Annotated[
+    str, typer.Argument(metavar="[KEY]", help="Key fingerprint, as the archiver logs it.")
+]
+Yes = Annotated[bool, typer.Option("--yes", help="Abandon the archive and the entries in it.")]
 SHOWN_MAX = 20
-"""Problems that people are shown; --json has all."""
+"""Problems in the text output; --json prints all."""
 
 
 @app.command()
@@ -52,9 +61,10 @@ async def verify(
     key: KeyFile = None,
     snapshots: Snapshots = False,
 ) -> int:
-    """Find every edit, deletion, insertion and reordering; exit code 1 when there is any.
+    """Find every edit, deletion, insertion and reordering; the exit code is 1 if there is one.
 
-    With a checkpoint also: segments cut off at the end, and history sealed anew.
+    With a checkpoint, the command also finds segments that were removed from the end, and history
+    that was sealed again with the same key.
     """
     from eventsched.archive.verifier import Verifier
     from eventsched.cli.output import print_json, progress
@@ -68,12 +78,12 @@ async def verify(
     total = 0
     for name in verifier.folder.cells():
         try:
-            total += sum(one.events for one in verifier.folder.cell(name).records())
+            total += sum(record.events for record in verifier.folder.cell(name).records())
         except ArchiveError:
-            continue  # told by the verifier, which goes on with other cells
-    with nullcontext() if options.json else progress("verifying", total) as moved:
-        if moved is not None:
-            verifier.on_progress(moved)
+            continue  # the verifier reports it and continues with the other cells
+    with nullcontext() if options.json else progress("verifying", total) as set_progress:
+        if set_progress is not None:
+            verifier.on_progress(set_progress)
         report = verifier.run()
     if options.json:
         print_json({"clean": not report.problems} | msgspec.to_builtins(report))
@@ -87,7 +97,7 @@ def _show(report: Any) -> None:
     from eventsched.formatting import plural
 
     for problem in report.problems[:SHOWN_MAX]:
-        print_line(f"TOUCHED  {problem}")
+        print_line(f"CHANGED  {problem}")
     if len(report.problems) > SHOWN_MAX:
         print_line(f"and {len(report.problems) - SHOWN_MAX:,} more (--json has all)")
     parts = [
@@ -97,16 +107,16 @@ def _show(report: Any) -> None:
     ]
     if report.checkpoints:
         parts.append(plural(report.checkpoints, "checkpoint head"))
-    verdict = plural(len(report.problems), "problem") if report.problems else "untouched"
+    verdict = plural(len(report.problems), "problem") if report.problems else "unchanged"
     print_line(f"{verdict}: {', '.join(parts)}, key {report.key}")
 
 
 @app.command()
 @command
 async def checkpoint(options: Options, dir_: Dir, out: Out = None) -> None:
-    """Export the signed state of now, to be kept where the archive is not.
+    """Print the signed heads of the archive; store them in another place than the archive.
 
-    With it, `audit verify` also sees what was cut off since, or sealed anew.
+    With this checkpoint, `audit verify` also finds segments that were removed or sealed again.
     """
     from eventsched.archive.layout import ArchiveFolder
     from eventsched.archive.verifier import checkpoint_of
@@ -119,7 +129,7 @@ async def checkpoint(options: Options, dir_: Dir, out: Out = None) -> None:
 async def prove(
     options: Options, event: Event, archive: Archive, cell: Cell = None, out: Out = None
 ) -> None:
-    """Print a proof (JSON, below 2 KB) that the archive holds this event as it was sealed."""
+    """Print a proof (JSON, below 2 KB) that the archive contains the event as it was sealed."""
     from eventsched.archive.layout import ArchiveFolder
     from eventsched.archive.manifest import encode
     from eventsched.archive.verifier import prove as prove_event
@@ -130,9 +140,9 @@ async def prove(
 @app.command(name="check-proof")
 @command
 async def check_proof(options: Options, file: ProofFile, key: KeyFile = None) -> None:
-    """Check a proof by itself; exit code 1 and one line when it does not hold.
+    """Check a proof without the archive; the exit code is 1 if it is not valid.
 
-    Give the key that you trust: without it, the proof says by which key it holds.
+    With --key, the signature must be by that key. Without it, the command prints the proof's key.
     """
     from eventsched.archive.signing import read_public
     from eventsched.archive.verifier import check_proof as check
@@ -143,27 +153,28 @@ async def check_proof(options: Options, file: ProofFile, key: KeyFile = None) ->
         data = file.read_bytes()
     except OSError as error:
         raise ArchiveError(f"cannot read {file}: {error.strerror}") from error
-    shown = check(data, read_public(key) if key else None, str(file))
-    proof, kind = shown.proof, shown.entry[1][1].decode("ascii", "replace") if shown.entry else ""
+    result = check(data, read_public(key) if key else None, str(file))
+    proof = result.proof
+    event_type = result.entry[1][1].decode("ascii", "replace") if result.entry else ""
     if options.json:
-        told = {"holds": True, "id": proof.id, "cell": proof.head.cell, "key": shown.key}
-        print_json(told | {"type": kind, "segments": proof.head.segments})
+        fields = {"valid": True, "id": proof.id, "cell": proof.head.cell, "key": result.key}
+        print_json(fields | {"type": event_type, "segments": proof.head.segments})
         return
-    what = kind or f"leaf {proof.leaf} (its bytes are not in the proof)"
+    event = event_type or f"leaf {proof.leaf} (its bytes are not in the proof)"
     print_line(
-        f"holds: {what} {proof.id} of cell {proof.head.cell} is entry {proof.index + 1:,} of "
-        f"segment {proof.segment}, signed by key {shown.key} at {proof.head.events:,} events"
+        f"valid: {event} {proof.id} of cell {proof.head.cell} is entry {proof.index + 1:,} of "
+        f"segment {proof.segment}, signed by key {result.key} at {proof.head.events:,} events"
     )
 
 
 @app.command(name="abandon")
 @command
-async def abandon(options: Options, key: Lost = "", yes: Yes = False) -> int:
-    """Say that an archive is lost for good, so that nothing waits for it any more.
+async def abandon(options: Options, key: KeyId = "", yes: Yes = False) -> int:
+    """Abandon a lost archive, so that the cell no longer waits for it.
 
-    Without --yes it says what would be lost, changes nothing and ends with exit code 1. What was
-    trimmed from the log stays gone; ArchiveAbandoned puts that on record, and another archive may
-    begin. Stop the archivers first.
+    Without --yes, the command prints what would be lost, changes nothing and ends with exit code 1.
+    Entries that were trimmed from the log are lost with the archive. The event ArchiveAbandoned
+    records this, and a new archive may start. Stop the archivers first.
     """
     from eventsched.archive.commands import ArchiveCalls
     from eventsched.projection.store import ProjectionStore
@@ -172,38 +183,41 @@ async def abandon(options: Options, key: Lost = "", yes: Yes = False) -> int:
         views = [
             ProjectionStore(store.transport, store.cell) for store in connection.stores.values()
         ]
-        for calls, look in await _with_key([ArchiveCalls(one) for one in views], key):
+        for calls, state in await _with_key([ArchiveCalls(each) for each in views], key):
             if yes:
                 await calls.abandon(key)
-            _print_abandoned(calls.views.cell, look, yes=yes, as_json=options.json)
+            _print_abandoned(calls.views.cell, state, yes=yes, as_json=options.json)
     if not yes:
-        typer.echo("eventsched: nothing is changed; --yes gives it up", err=True)
+        typer.echo("eventsched: nothing was changed; add --yes to abandon the archive", err=True)
     return 0 if yes else 1
 
 
 async def _with_key(cells: list[ArchiveCalls], key: str) -> list[tuple[ArchiveCalls, ArchiveState]]:
-    """The cells that this archive is of. Raises InvalidMessage naming those that there are."""
+    """Return the cells of this archive with their state. Raises InvalidMessage if there is none."""
     from eventsched.errors import InvalidMessage
 
-    found = [(calls, await calls.look()) for calls in cells]
-    named = [(calls, look) for calls, look in found if key and look.of == key]
-    if not named:
-        have = ", ".join(f"{calls.views.cell} has {look.of or 'none'}" for calls, look in found)
-        raise InvalidMessage.of("KEY", f"{key!r} is no archive's: {have}", "name one of these")
-    return named
+    states = [(calls, await calls.look()) for calls in cells]
+    matches = [(calls, state) for calls, state in states if key and state.of == key]
+    if not matches:
+        keys = ", ".join(f"{calls.views.cell} has {state.of or 'none'}" for calls, state in states)
+        raise InvalidMessage.of("KEY", f"no archive has key {key!r}: {keys}", "name one of these")
+    return matches
 
 
-def _print_abandoned(cell: str, look: ArchiveState, *, yes: bool, as_json: bool) -> None:
+def _print_abandoned(cell: str, state: ArchiveState, *, yes: bool, as_json: bool) -> None:
     from eventsched.cli.output import print_json, print_line
     from eventsched.formatting import plural
 
     if as_json:
-        told = {"cell": cell, "key": look.of, "to": look.to, "gone": look.gone, "abandoned": yes}
-        print_json(told)
+        fields = {"cell": cell, "key": state.of, "last_id": state.to}
+        print_json(fields | {"entries_lost": state.gone, "abandoned": yes})
         return
     verb = "is abandoned" if yes else "would be abandoned"
-    gone = plural(look.gone, "entry", "entries")
-    print_line(f"{cell}: the archive up to {look.to} {verb}; the log has lost {gone} to it")
+    entries = plural(state.gone, "entry", "entries")
+    print_line(
+        f"{cell}: the archive up to {state.to} {verb}; {entries} of the log that only it has "
+        f"{'are' if yes else 'would be'} lost"
+    )
 
 
 def _write(content: bytes, out: Path | None) -> None:

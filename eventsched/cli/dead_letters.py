@@ -1,4 +1,8 @@
-"""`eventsched dead-letters`: list what could not be processed; `retry ID` processes it again."""
+"""`eventsched dead-letters`: list the dead letters; `retry ID` processes one again.
+
+Owns: the printed list, the messages about a retry. Never does: the retry itself.
+Read next: lua/retry_dead_letter.lua.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +12,6 @@ import typer
 
 from eventsched.cli.options import Options, command
 from eventsched.errors import EventschedError, InvalidMessage, NotFound
-from eventsched.schema.ids import ms_of
-from eventsched.store.replies import fields_of
 
 if TYPE_CHECKING:
     from eventsched.store.cell import Store
@@ -18,95 +20,105 @@ if TYPE_CHECKING:
 
 PAGE = 500
 SHOWN_MAX = 50
-"""Entries that people are shown; --json has all."""
-app = typer.Typer(add_completion=False, help="List what could not be processed; process it again.")
+"""Dead letters in the text output; --json prints all."""
+app = typer.Typer(add_completion=False, help="List dead letters, or retry one.")
 
-Id = Annotated[str, typer.Argument(metavar="ID", help="As listed, such as c0/1700000000000-0.")]
-Force = Annotated[bool, typer.Option("--force", help="Also one that had begun to write (partial).")]
+Id = Annotated[
+    str, typer.Argument(metavar="ID", help="Id from the list, such as c0/1700000000000-0.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Retry even a partially processed entry.")]
 
 
-class NotRetried(EventschedError):
-    """Raised when a dead letter stays where it is."""
+class RetryRefused(EventschedError):
+    """Raised when a dead letter cannot be retried and stays in the list."""
 
 
 @app.callback(invoke_without_command=True)
 @command
 async def dead_letters(options: Options, context: typer.Context) -> None:
-    """List what could not be processed, oldest first, with the reason."""
+    """List the entries that could not be processed, oldest first, with the reason."""
     if context.invoked_subcommand is not None:
         return
     from eventsched.cli.output import print_json
 
     async with options.connect() as connection:
-        found = [one for store in connection.stores.values() for one in await _entries(store)]
+        letters = [each for store in connection.stores.values() for each in await _entries(store)]
     if options.json:
-        for one in found:
-            print_json(one)
+        for letter in letters:
+            print_json(letter)
     else:
-        _show(found)
+        _show(letters)
 
 
 @app.command()
 @command
 async def retry(options: Options, id_: Id, force: Force = False) -> None:
-    """Process one dead letter again, with the fields that it had.
+    """Process one dead letter again.
 
-    Targets that have their job or their outcome already are passed over. An entry that had begun
-    to write (partial) goes only with --force: see first what it left, with `eventsched verify`.
+    Targets that already have a job or an outcome are skipped. A partial entry, whose first
+    processing failed after its first write, needs --force; run `eventsched verify` before.
     """
     from eventsched.cli.output import print_json, print_line
 
     async with options.connect() as connection:
         store, entry_id = await _find(connection, id_)
         done = await store.retry_dead_letter(entry_id, force=force)
-    told = _told(id_, done)
+    message = _message(id_, done)
     if options.json:
-        counts = {"retried": done.retried, "passed_over": done.passed_over}
-        print_json({"id": f"{store.cell}/{entry_id}", "word": done.word} | counts)
+        outcome = "removed" if done.word == "passed_over" else done.word
+        counts = {"retried": done.retried, "skipped": done.passed_over}
+        print_json({"id": f"{store.cell}/{entry_id}", "outcome": outcome} | counts)
     else:
-        print_line(told)
+        print_line(message)
 
 
 async def _entries(store: Store) -> list[dict[str, Any]]:
-    """The dead letters of a cell."""
-    found: list[dict[str, Any]] = []
+    """Return the dead letters of a cell."""
+    letters: list[dict[str, Any]] = []
     low = "-"
     while page := await store.read_range(store.keys.dead_letters, low, "+", PAGE):
         for entry_id, flat in page:
-            text = {k.decode(): v.decode(errors="replace") for k, v in fields_of(flat).items()}
-            found.append({
+            fields = dict(zip(flat[::2], flat[1::2], strict=True))
+            text = {k.decode(): v.decode(errors="replace") for k, v in fields.items()}
+            letters.append({
                 "id": f"{store.cell}/{entry_id}",
-                "from": text.get("from", ""),
-                "origin": text.get("id", ""),
+                "source": text.get("from", ""),
+                "source_id": text.get("id", ""),
                 "kind": text.get("k", ""),
                 "reason": text.get("reason", ""),
                 "partial": text.get("partial") == "1",
                 "data": text.get("d", ""),
             })  # fmt: skip
         low = f"({page[-1][0]}"
-    return found
+    return letters
 
 
-def _show(found: list[dict[str, Any]]) -> None:
+def _show(letters: list[dict[str, Any]]) -> None:
     from eventsched.cli.output import console
     from eventsched.formatting import Text, day_and_clock, table
 
-    if not found:
+    if not letters:
         console().print("no dead letters")
         return
-    made = table("ID", "SINCE", "WHAT", "REASON")
-    made.columns[0].no_wrap = True
-    for one in found[:SHOWN_MAX]:
-        since = day_and_clock(ms_of(one["id"].partition("/")[2]))
-        what = f"{one['kind']} {one['from']}/{one['origin']}" + " (partial)" * one["partial"]
-        made.add_row(one["id"], since, Text(what), Text(one["reason"]))
-    console().print(made)
-    if len(found) > SHOWN_MAX:
-        console().print(f"and {len(found) - SHOWN_MAX:,} more, see --json")
+    result = table("ID", "TIME", "ENTRY", "REASON")
+    result.columns[0].no_wrap = True
+    for letter in letters[:SHOWN_MAX]:
+        time = day_and_clock(int(letter["id"].partition("/")[2].partition("-")[0]))
+        entry = f"{letter['kind']} {letter['source']}/{letter['source_id']}"
+        entry += " (partial)" * letter["partial"]
+        result.add_row(letter["id"], time, Text(entry), Text(letter["reason"]))
+    console().print(result)
+    if len(letters) > SHOWN_MAX:
+        console().print(f"and {len(letters) - SHOWN_MAX:,} more, see --json")
 
 
 async def _find(connection: Connection, id_: str) -> tuple[Store, str]:
-    """The store and the entry's id: `<cell>/<id>`, or an id that only one cell has."""
+    """Return the store of the cell and the entry id.
+
+    Args:
+        connection: the connection with all cells.
+        id_: `<cell>/<id>`; the cell may be left out if there is only one.
+    """
     cell, slash, entry_id = id_.rpartition("/")
     if slash:
         store = connection.stores.get(cell)
@@ -121,18 +133,20 @@ async def _find(connection: Connection, id_: str) -> tuple[Store, str]:
     return next(iter(connection.stores.values())), entry_id
 
 
-def _told(id_: str, done: RetryOutcome) -> str:
-    """What happened, in words. Raises where nothing did."""
+def _message(id_: str, done: RetryOutcome) -> str:
+    """Return a message about the retry. Raises NotFound or RetryRefused if nothing was done."""
     match done.word:
         case "unknown":
             raise NotFound(f"no dead letter {id_}")
         case "partial":
-            raise NotRetried(f"{id_} had begun to write: look at verify, then retry with --force")
+            raise RetryRefused(
+                f"{id_} was processed partially: run `eventsched verify`, then retry with --force"
+            )
         case "projection":
-            raise NotRetried(f"{id_} could not be folded: mend the read model, then rebuild it")
+            raise RetryRefused(f"{id_} could not be folded: repair the read model, then rebuild it")
         case "unreadable":
-            raise NotRetried(f"{id_} is no work that this version can read; a later one may")
+            raise RetryRefused(f"{id_} cannot be read by this version; a later one may read it")
         case "passed_over":
-            return f"{id_}: nothing is owed any more; removed"
-    also = f", {done.passed_over} passed over" if done.passed_over else ""
-    return f"{id_}: goes again ({done.retried}{also})"
+            return f"{id_}: removed, all its targets have a job or an outcome"
+    skipped = f", {done.passed_over} skipped" if done.passed_over else ""
+    return f"{id_}: queued again ({done.retried}{skipped})"

@@ -1,4 +1,7 @@
-"""`eventsched demo`: the main job on real speech, to look at."""
+"""`eventsched demo`: a conversation of three speakers with bundled recordings.
+
+Owns: the printed result. Never does: speech. Read next: demo/run.py.
+"""
 
 from __future__ import annotations
 
@@ -16,16 +19,17 @@ if TYPE_CHECKING:
 NODES_MAX = 16
 SPEED_MAX = 20.0
 
-Nodes = Annotated[int, typer.Option(help="Worker processes.")]
-Speed = Annotated[float, typer.Option(help="Times the pace of real speech.")]
+Nodes = Annotated[int, typer.Option(help="Number of worker processes.")]
+Speed = Annotated[float, typer.Option(help="Speed of the speech; 1 is real time.")]
 
 
 @command
 async def demo(options: Options, nodes: Nodes = 3, speed: Speed = 1.0) -> int:
-    """Three people talk in a room; see what is heard, where it went and how long it took.
+    """Run a conversation of three people in a room, and show jobs, nodes and latencies.
 
-    Starts roles and worker processes, speaks bundled recordings, recognises and translates them,
-    and ends with the timeline of one session. Exit code 1 unless every word came through.
+    The command starts roles and worker processes, streams bundled recordings, recognises and
+    translates them, and prints the history of one session. The exit code is 1 if results are
+    missing or wrong.
     """
     if not 1 <= nodes <= NODES_MAX:
         raise InvalidMessage.of("--nodes", f"1 to {NODES_MAX}, not {nodes}", "choose another")
@@ -33,7 +37,7 @@ async def demo(options: Options, nodes: Nodes = 3, speed: Speed = 1.0) -> int:
         raise InvalidMessage.of("--speed", f"0.1 to {SPEED_MAX:g}, not {speed:g}", "choose another")
     from eventsched.demo.speech.recogniser import require_recogniser
 
-    require_recogniser()  # before a server is started for nothing
+    require_recogniser()  # fail before a server is started
     from eventsched.cli.serve import settings_of
 
     async with options.connect(create=True, settings=settings_of([])) as connection:
@@ -48,8 +52,8 @@ async def _run(options: Options, connection: Connection, nodes: int, speed: floa
     from eventsched.demo.view import show_for
     from eventsched.roles.runner import running
 
-    shown = Console(quiet=True) if options.json else console()
-    with show_for(shown) as show:
+    output = Console(quiet=True) if options.json else console()
+    with show_for(output) as show:
         async with running(connection):
             verdict = await run_demo(connection, show, nodes=nodes, speed=speed)
     if options.json:
@@ -68,7 +72,7 @@ async def _show(options: Options, connection: Connection, verdict: Verdict) -> N
     from eventsched.history.source import HistorySource
 
     out = console()
-    if not out.is_terminal:  # there it is on the screen already
+    if not out.is_terminal:  # a terminal shows both tables already
         out.print(sessions_table(verdict.board))
         out.print(jobs_table(verdict.board))
     session, speaker = next(iter(verdict.board.speakers.items()))
@@ -78,18 +82,18 @@ async def _show(options: Options, connection: Connection, verdict: Verdict) -> N
     for problem in verdict.problems:
         out.print(Text(problem, "red"))
     jobs = plural(len(verdict.board.rows), "job")
-    told = f"{jobs}, {verdict.heard} results heard, word accuracy {verdict.accuracy:.2f}"
-    out.print(Text(told, "bold green" if verdict.is_good else "bold red"))
+    summary = f"{jobs}, {verdict.heard} results, word accuracy {verdict.accuracy:.2f}"
+    out.print(Text(summary, "bold green" if verdict.is_good else "bold red"))
     where = f" --data {options.data}" if options.data and not options.url else ""
-    out.print(Text(f"read on: eventsched{where} history {session}", "dim"))
+    out.print(Text(f"next: eventsched{where} history {session}", "dim"))
 
 
 def _as_json(verdict: Verdict) -> dict[str, Any]:
     return {
-        "good": verdict.is_good,
+        "passed": verdict.is_good,
         "problems": verdict.problems,
-        "accuracy": round(verdict.accuracy, 3),
-        "heard": verdict.heard,
+        "word_accuracy": round(verdict.accuracy, 3),
+        "results": verdict.heard,
         "sessions": verdict.board.speakers,
         "jobs": list(verdict.board.rows.values()),
     }

@@ -1,10 +1,14 @@
-"""`eventsched erase SESSION`, or all that closed long ago: nobody can read them any more."""
+"""`eventsched erase`: erase one encrypted session, or all that closed long ago.
+
+Owns: the choice of the sessions, the messages. Never does: the erasure itself.
+Read next: audit/erasure.py, docs/privacy.md.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,7 +21,8 @@ if TYPE_CHECKING:
     from eventsched.store.connection import Connection
 
 Session = Annotated[
-    str | None, typer.Argument(metavar="SESSION", help="Its id, <cell>.<name>; closed or retired.")
+    str | None,
+    typer.Argument(metavar="SESSION", help="Id <cell>.<name> of a closed or retired session."),
 ]
 OlderThan = Annotated[
     str | None,
@@ -26,7 +31,7 @@ OlderThan = Annotated[
         metavar="AGE",
         envvar="EVENTSCHED_RETENTION",
         show_envvar=False,
-        help="Every session that closed so long ago: 90m, 12h, 30d [EVENTSCHED_RETENTION].",
+        help="All sessions closed for this long: 90m, 12h, 30d [EVENTSCHED_RETENTION].",
     ),
 ]
 _AGE = re.compile(r"(\d{1,6})([mhd])")
@@ -41,10 +46,10 @@ async def erase(
     keys: Keys = None,
     archive: Archive = None,
 ) -> None:
-    """Destroy the key of an encrypted session: what was said can be read by nobody any more.
+    """Erase an encrypted session by destroying its key: its texts and audio become unreadable.
 
-    That is on record as an event. Then the server's append-only file is rewritten. Asking again
-    is harmless.
+    The event SessionErased records the erasure. Afterwards the server rewrites its append-only
+    file. The command may be repeated.
     """
     from eventsched.archive.layout import ArchiveFolder
     from eventsched.audit.erasure import Eraser
@@ -62,59 +67,59 @@ async def erase(
     async with options.connect() as connection:
         eraser = Eraser(connection, key_store, folder)
         count = 0
-        async for state in _due(eraser, key_store, session, age_ms):
-            result = await eraser.erase(state)
+        async for due in _due(eraser, key_store, session, age_ms):
+            word = await eraser.erase(due)
             count += 1
             if options.json:
-                print_json({"session": state.session, "result": result})
+                print_json({"session": due.session, "outcome": word})
             else:
-                print_line(f"{state.session}: {result.replace('_', ' ')}")
+                print_line(f"{due.session}: {word.replace('_', ' ')}")
         if age_ms is not None and not count and not options.json:
-            print_line(f"nothing with a key has been closed for {older_than}")
+            print_line(f"no session with a key has been closed for {older_than}")
         if eraser.unknown:
-            told = plural(eraser.unknown, "key")
-            notes().print(f"{told} left alone: this server knows nothing of their sessions")
+            keys_text = plural(eraser.unknown, "key")
+            notes().print(f"{keys_text} not destroyed: this server does not know their sessions")
         if count:
             await _rewrite(connection, options)
 
 
-def age_of(told: str) -> int:
-    """`90m`, `12h` or `30d` in ms. Raises InvalidMessage."""
-    match = _AGE.fullmatch(told)
+def age_of(text: str) -> int:
+    """Return the milliseconds of `90m`, `12h` or `30d`. Raises InvalidMessage."""
+    match = _AGE.fullmatch(text)
     if match is None:
-        raise InvalidMessage.of("--older-than", f"90m, 12h or 30d, not {told!r:.40}", "change it")
+        raise InvalidMessage.of("--older-than", f"90m, 12h or 30d, not {text!r:.40}", "change it")
     return int(match[1]) * _UNIT_MS[match[2]]
 
 
 async def _due(
     eraser: Eraser, key_store: KeyStore, session: str | None, age_ms: int | None
 ) -> AsyncIterator[ErasureState]:
+    """Yield the named session, or all sessions that closed at least `age_ms` ago."""
     from eventsched.cli.output import progress
 
     if session is not None:
         yield await eraser.find(session)
     elif age_ms is not None:
         sessions = await key_store.sessions()
-        with progress("sessions with a key", len(sessions)) as moved:
-            async for state in eraser.older_than(age_ms, sessions, moved):
-                yield state
+        with progress("sessions with a key", len(sessions)) as set_progress:
+            async for due in eraser.older_than(age_ms, sessions, set_progress):
+                yield due
 
 
 async def _rewrite(connection: Connection, options: Options) -> None:
-    """Once for all cells of a server; each cell's own on a cluster."""
+    """Rewrite the append-only file of the server; on a cluster, of each cell's server."""
     from eventsched.audit.erasure import rewrite_files
     from eventsched.cli.output import print_json, print_line, progress
     from eventsched.formatting import size
 
     stores = list(connection.stores.values())
     for store in stores if connection.facts.is_cluster else stores[:1]:
-        with progress("append-only file", 100) as moved:
-            done = await rewrite_files(store, moved)
+        with progress("append-only file", 100) as set_progress:
+            file_bytes = await rewrite_files(store, set_progress)
         where = f" of {store.cell}'s server" if connection.facts.is_cluster else ""
-        told: dict[str, Any] = {"append_only_file_bytes": done}
         if options.json:
-            print_json(told)
-        elif done is None:
-            print_line(f"no append-only file{where}: nothing to rewrite")
+            print_json({"append_only_file_bytes": file_bytes})
+        elif file_bytes is None:
+            print_line(f"no append-only file{where} to rewrite")
         else:
-            print_line(f"append-only file{where} rewritten: {size(done)}")
+            print_line(f"append-only file{where} rewritten: {size(file_bytes)}")

@@ -1,7 +1,7 @@
-"""Events as people read them: one line each.
+"""The description of an event in one line, and its JSON.
 
-Owns: what a timeline says of each event type; the JSON of an event for programs.
-Never does: I/O. Read next: history.py, schema/events.py (what became true).
+Owns: one description per event type, as `eventsched history` prints it.
+Never does: I/O. Read next: history.py, schema/events.py (the event types).
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from eventsched.schema import codec, events
 from eventsched.schema.events import Event
 from eventsched.schema.keys import name_of
 
-WITH_TEXT = frozenset({"ResultRecorded", "ResultReplaced", "ResultDelivered"})
+TYPES_WITH_TEXT = frozenset({"ResultRecorded", "ResultReplaced", "ResultDelivered"})
 
 
-def tell(event: Event) -> str:
-    """What became true, in some words; the type's name is said beside it."""
-    teller = _TELLERS.get(type(event.data))
-    return teller(event, event.data) if teller else _plain(event.data)
+def describe(event: Event) -> str:
+    """Return the event's data in a few words, without the name of the type."""
+    description = _DESCRIPTIONS.get(type(event.data))
+    return description(event, event.data) if description else _fields(event.data)
 
 
 def as_json(event: Event | FailedEvent) -> dict[str, Any]:
-    """The event with the names of its envelope; its text where it has one."""
+    """Return the event as a JSON object, with its text if it has one."""
     if isinstance(event, FailedEvent):
         return {"id": event.id, "undecodable": event.reason}
     data = msgspec.to_builtins(event.data)
     data.pop("type")
-    told = {
+    result = {
         "id": event.id,
         "time": datetime.fromtimestamp(event.ms / 1000, tz=UTC).isoformat(timespec="milliseconds"),
         "type": event.type,
@@ -48,96 +48,100 @@ def as_json(event: Event | FailedEvent) -> dict[str, Any]:
     }
     text = _text(event)
     if text is not None:
-        told["text"] = text
+        result["text"] = text
     elif event.body:
-        told["body"] = base64.b64encode(event.body).decode()
-    return told
+        result["body"] = base64.b64encode(event.body).decode()
+    return result
 
 
 def _text(event: Event) -> events.Text | None:
-    """The text of a result; none where the body is none that this version can read."""
-    if event.type not in WITH_TEXT or not event.body:
+    """Return the text of a result; None if the event has none, or it cannot be decoded."""
+    if event.type not in TYPES_WITH_TEXT or not event.body:
         return None
     try:
         return codec.decode_text(event.body)
     except codec.UnreadableText:
-        return None  # shown as it is, in base64
+        return None  # the JSON has the body in base64
 
 
-def _plain(data: events.Data) -> str:
-    named = msgspec.to_builtins(data)
-    named.pop("type")
-    return "  ".join(f"{name}={value}" for name, value in named.items())
+def _fields(data: events.Data) -> str:
+    fields = msgspec.to_builtins(data)
+    fields.pop("type")
+    return "  ".join(f"{name}={value}" for name, value in fields.items())
 
 
-def _said(event: Event) -> str:
+def _quoted_text(event: Event) -> str:
     text = _text(event)
     if text is None:
         return "  unreadable" if event.body else ""
     if text.sealed:
-        return f"  sealed, {plural(text.characters, 'character')}"
-    # Into the language that was spoken, both are the same words.
+        return f"  encrypted, {plural(text.characters, 'character')}"
+    # The two texts are equal if the target language is the spoken one.
     parts = dict.fromkeys(part for part in (text.source_text, text.text) if part)
     return "  " + " → ".join(f"“{part}”" for part in parts) if parts else ""
 
 
-def _place(data: Any) -> str:
-    """Which utterance into which language."""
+def _job(data: Any) -> str:
+    """Return the utterance and the target language of a job."""
     return f"u{data.utterance} → {data.target}"
 
 
-def _also(*words: str) -> str:
-    return "".join(f", {word}" for word in words if word)
+def _suffix(*parts: str) -> str:
+    """Return the parts that are not empty, each after a comma."""
+    return "".join(f", {part}" for part in parts if part)
 
 
-def _listed(names: list[str]) -> str:
+def _join(names: list[str]) -> str:
     return ", ".join(names)
 
 
+def _listens_to(language: str) -> str:
+    return f"listens to {language}" if language else ""
+
+
 def _opened(_: Event, d: events.SessionOpened) -> str:
-    heard = f" → {_listed(d.targets)}" if d.targets else ""
-    features = f"features {_listed(d.features)}" if d.features else ""
+    targets = f" → {_join(d.targets)}" if d.targets else ""
+    features = f"features {_join(d.features)}" if d.features else ""
     room = f"room {d.room}" if d.room else ""
-    listen_language = f"hears {d.listen_language}" if d.listen_language else ""
-    kind = f"{d.encoding} {d.sample_rate:,} Hz"
+    audio = f"{d.encoding} {d.sample_rate:,} Hz"
     key = f"encrypted with key {d.key}" if d.key else ""
-    return f"tenant {d.tenant}, {d.source}{heard}, {kind}" + _also(
-        features, room, listen_language, key
+    return f"tenant {d.tenant}, {d.source}{targets}, {audio}" + _suffix(
+        features, room, _listens_to(d.listen_language), key
     )
 
 
 def _finalized(_: Event, d: events.UtteranceFinalized) -> str:
-    to = ", ".join(f"{one.target}#{one.delivery_no}" for one in d.targets) or "nobody"
+    targets = ", ".join(f"{each.target}#{each.delivery_no}" for each in d.targets) or "no target"
     chunks = f"{d.count} chunk{'s' * (d.count != 1)}"
-    return f"u{d.utterance} by {d.reason}: {duration(d.ms)} in {chunks}, for {to}"
+    return f"u{d.utterance} by {d.reason}: {duration(d.ms)} in {chunks}, for {targets}"
 
 
 def _queued(_: Event, d: events.JobQueued) -> str:
-    return f"{_place(d)}  {d.reason}, attempt {d.attempt}, priority {d.priority}"
+    return f"{_job(d)}  {d.reason}, attempt {d.attempt}, priority {d.priority}"
 
 
 def _dispatched(event: Event, d: events.JobDispatched) -> str:
-    passed = ""
+    not_chosen = ""
     if d.affinity is not None and d.affinity.why:
-        passed = f"not {name_of(d.affinity.node)}: {d.affinity.why}"
+        not_chosen = f"not {name_of(d.affinity.node)}: {d.affinity.why}"
     context = "with context" if d.context_at else ""
-    told = f"{_place(d)}  to {name_of(event.node)} by {d.rule}, attempt {d.attempt}"
-    return told + _also(passed, context)
+    choice = f"{_job(d)}  to {name_of(event.node)} by {d.rule}, attempt {d.attempt}"
+    return choice + _suffix(not_chosen, context)
 
 
 def _attempt_ended(event: Event, d: events.AttemptEnded) -> str:
     node = name_of(event.node)
-    return f"{_place(d)}  attempt {d.attempt} on {node}: {d.reason}" + _also(d.code)
+    return f"{_job(d)}  attempt {d.attempt} on {node}: {d.reason}" + _suffix(d.code)
 
 
 def _failed(_: Event, d: events.JobFailed) -> str:
-    return f"{_place(d)}  {d.code} after attempt {d.attempt}"
+    return f"{_job(d)}  {d.code} after attempt {d.attempt}"
 
 
 def _recorded(event: Event, d: events.ResultRecorded) -> str:
-    audio = f"{d.audio_bytes:,} B of sound" if d.audio_bytes else ""
-    told = f"{_place(d)}  {d.status} from {name_of(event.node)}"
-    return told + _also(d.code, audio) + _said(event)
+    audio = f"{d.audio_bytes:,} B of audio" if d.audio_bytes else ""
+    status = f"{_job(d)}  {d.status} from {name_of(event.node)}"
+    return status + _suffix(d.code, audio) + _quoted_text(event)
 
 
 def _refused(event: Event, d: events.ResultRefused) -> str:
@@ -145,44 +149,44 @@ def _refused(event: Event, d: events.ResultRefused) -> str:
 
 
 def _delivered(event: Event, d: events.ResultDelivered) -> str:
-    skipped = f"skipped {_listed(d.skipped)}" if d.skipped else ""
-    return f"{_place(d)}  #{d.delivery_no} {d.outcome}" + _also(d.code, skipped) + _said(event)
+    skipped = f"skipped {_join(d.skipped)}" if d.skipped else ""
+    outcome = f"{_job(d)}  #{d.delivery_no} {d.outcome}"
+    return outcome + _suffix(d.code, skipped) + _quoted_text(event)
 
 
 def _missing(_: Event, d: events.ResultMissing) -> str:
-    return f"{_place(d)}  #{d.delivery_no} given up: {d.reason}"
+    return f"{_job(d)}  #{d.delivery_no} missing: {d.reason}"
 
 
 def _playback(event: Event, d: events.PlaybackStarted | events.PlaybackEnded) -> str:
     reason = f"  {d.reason}" if isinstance(d, events.PlaybackEnded) else ""
-    return f"{name_of(d.origin)} {_place(d)} at {name_of(event.session)}{reason}"
+    return f"{name_of(d.origin)} {_job(d)} at {name_of(event.session)}{reason}"
 
 
 def _closed(_: Event, d: events.SessionClosed) -> str:
-    return f"{d.missing} missing" if d.missing else "nothing missing"
+    return f"{plural(d.missing, 'outcome')} missing" if d.missing else "no outcome missing"
 
 
 def _retired(_: Event, d: events.SessionRetired) -> str:
-    return f"after {plural(d.utterances, 'utterance')}: its records go, its history stays"
+    return f"after {plural(d.utterances, 'utterance')}: records deleted, events stay"
 
 
 def _registered(_: Event, d: events.NodeRegistered) -> str:
-    does = (
-        f"{_listed(d.sources)} → {_listed(d.targets)}, {plural(d.slots, 'slot')}, epoch {d.epoch}"
-    )
-    return does + _also(*d.features, d.version)
+    languages = f"{_join(d.sources)} → {_join(d.targets)}"
+    abilities = f"{languages}, {plural(d.slots, 'slot')}, epoch {d.epoch}"
+    return abilities + _suffix(*d.features, d.version)
 
 
 def _lost(_: Event, d: events.NodeLost) -> str:
-    held = f"{plural(d.leases, 'job')} to dispatch again" if d.leases else "it held nothing"
-    return f"epoch {d.epoch}: {d.reason}, {held}"
+    jobs = f"{plural(d.leases, 'job')} to dispatch again" if d.leases else "no jobs"
+    return f"epoch {d.epoch}: {d.reason}, {jobs}"
 
 
 def _marked(_: Event, d: events.NodeSuspended) -> str:
     return f"epoch {d.epoch}: not chosen for {d.feature} until {clock(d.until_ms)}"
 
 
-def _pressure(_: Event, d: events.BackpressureStarted | events.BackpressureEnded) -> str:
+def _backpressure(_: Event, d: events.BackpressureStarted | events.BackpressureEnded) -> str:
     return f"{d.reason}: {d.seen:,}, the limit is {d.limit:,}"
 
 
@@ -196,10 +200,10 @@ def _trimmed(_: Event, d: events.StreamTrimmed) -> str:
 
 def _abandoned(_: Event, d: events.ArchiveAbandoned) -> str:
     gone = plural(d.gone, "entry", "entries")
-    return f"archive {d.of}, which held the log up to {d.to}: {gone} gone for good"
+    return f"archive {d.of} with the log up to {d.to}: {gone} lost"
 
 
-_TELLERS: dict[type, Callable[[Event, Any], str]] = {
+_DESCRIPTIONS: dict[type, Callable[[Event, Any], str]] = {
     events.SessionOpened: _opened,
     events.SessionResumed: lambda _, d: f"epoch {d.epoch}",
     events.UtteranceFinalized: _finalized,
@@ -209,9 +213,7 @@ _TELLERS: dict[type, Callable[[Event, Any], str]] = {
     events.SessionRetired: _retired,
     events.PlaybackStarted: _playback,
     events.PlaybackEnded: _playback,
-    events.RoomJoined: lambda _, d: (
-        d.room + _also(f"hears {d.listen_language}" if d.listen_language else "")
-    ),
+    events.RoomJoined: lambda _, d: d.room + _suffix(_listens_to(d.listen_language)),
     events.RoomLeft: lambda _, d: d.room,
     events.JobQueued: _queued,
     events.JobDispatched: _dispatched,
@@ -223,13 +225,13 @@ _TELLERS: dict[type, Callable[[Event, Any], str]] = {
     events.ResultDelivered: _delivered,
     events.ResultMissing: _missing,
     events.NodeRegistered: _registered,
-    events.NodeDraining: lambda _, d: f"epoch {d.epoch}: no new work",
-    events.NodeDrained: lambda _, d: f"epoch {d.epoch}: holds nothing and is gone",
+    events.NodeDraining: lambda _, d: f"epoch {d.epoch}: no new attempts",
+    events.NodeDrained: lambda _, d: f"epoch {d.epoch}: no leases left, deregistered",
     events.NodeLost: _lost,
     events.NodeSuspended: _marked,
     events.NodeResumed: lambda _, d: f"epoch {d.epoch}: {d.feature} again",
-    events.BackpressureStarted: _pressure,
-    events.BackpressureEnded: _pressure,
+    events.BackpressureStarted: _backpressure,
+    events.BackpressureEnded: _backpressure,
     events.ClockAdjusted: _adjusted,
     events.StreamTrimmed: _trimmed,
     events.ArchiveAbandoned: _abandoned,

@@ -1,4 +1,8 @@
-"""`eventsched history`: what happened, to a session, a job, a node, or at all."""
+"""`eventsched history`: the events of a session, a job, a node, or all events.
+
+Owns: the filters of the command line, the order of reading and following.
+Never does: reads. Read next: history/reader.py, timeline.py (lines), timeline/render.py (picture).
+"""
 
 from __future__ import annotations
 
@@ -18,36 +22,39 @@ if TYPE_CHECKING:
     from eventsched.projection.fold import FailedEvent
     from eventsched.schema.events import Event
 
-    Tell = Callable[[Event | FailedEvent], None]
+    Show = Callable[[Event | FailedEvent], None]
 
 What = Annotated[
     str,
     typer.Argument(
         metavar="[ID]",
-        help="A session <cell>.<name>, or a job: its key, or SESSION:UTTERANCE:TARGET. "
-        "Without: everything.",
+        help="Session <cell>.<name>, or job: its key or SESSION:UTTERANCE:TARGET; else all events.",
     ),
 ]
 NodeId = Annotated[str, typer.Option("--node", metavar="ID", help="Only events of this node.")]
-Tenant = Annotated[str, typer.Option("--tenant", metavar="NAME", help="Only of this tenant.")]
+Tenant = Annotated[
+    str, typer.Option("--tenant", metavar="NAME", help="Only events of this tenant.")
+]
 Types = Annotated[
     list[str] | None,
-    typer.Option("--type", metavar="TYPE", help="Only of this type, such as JobFailed; repeat it."),
+    typer.Option(
+        "--type", metavar="TYPE", help="Only events of this type, such as JobFailed; repeatable."
+    ),
 ]
 Since = Annotated[
     str,
-    typer.Option("--since", metavar="WHEN", help="From this entry's id or ISO time on."),
+    typer.Option("--since", metavar="WHEN", help="Start at this entry id or ISO time."),
 ]
 Until = Annotated[
-    str, typer.Option("--until", metavar="WHEN", help="Up to this entry or time, inclusive.")
+    str, typer.Option("--until", metavar="WHEN", help="End with this entry id or ISO time.")
 ]
-Follow = Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes; Ctrl-C ends.")]
+Follow = Annotated[bool, typer.Option("--follow", "-f", help="Wait for new events until Ctrl-C.")]
 Svg = Annotated[
     Path | None, typer.Option("--svg", metavar="FILE", help="Draw one session into this file.")
 ]
 
 
-class NotWritten(EventschedError):
+class WriteFailed(EventschedError):
     """Raised when a file cannot be written."""
 
 
@@ -65,11 +72,11 @@ async def history(
     archive: Archive = None,
     keys: Keys = None,
 ) -> None:
-    """Show what happened, oldest first: to a session, a job, a node, or at all.
+    """Show the events of a session, a job, a node, or all events, oldest first.
 
-    AFTER says how long after its cause, or after its job's last event, each came. With --json:
-    JSON Lines, an event each. With --svg: a picture of one session. Encrypted texts are shown to
-    who has their keys.
+    AFTER is the time since the cause of the event, or since the last event of its job. --json
+    prints JSON Lines, --svg draws one session. Encrypted texts are shown if the key store has
+    their keys.
     """
     from eventsched.cli.event_text import as_json
     from eventsched.cli.output import print_json
@@ -78,40 +85,42 @@ async def history(
     from eventsched.encryption.keystore import find_key_store
     from eventsched.history.reader import Reader
 
-    async with options.past(archive) as past:
+    async with options.history_source(archive) as source:
         key_store = find_key_store(keys)
-        reader = Reader(past, EventDecryptor(key_store) if key_store else None)
-        wanted = await _wanted(past, reader, what, node, tenant, types or [], since, until)
+        reader = Reader(source, EventDecryptor(key_store) if key_store else None)
+        wanted = await _filter(source, reader, what, node, tenant, types or [], since, until)
         if svg is not None:
             await _draw(reader, wanted, svg)
             return
         title = wanted.job or wanted.session or wanted.node
-        timeline = Timeline(title, names_whose=not wanted.index)
-        tell: Tell = timeline.show
+        timeline = Timeline(title, shows_subject=not wanted.index)
+        show: Show = timeline.show
         if options.json:
-            tell = lambda one: print_json(as_json(one))  # noqa: E731  one word for both
-        await _tell_all(reader, wanted, tell, follow=follow, is_live=past.connection is not None)
+            show = lambda event: print_json(as_json(event))  # noqa: E731  one call for both forms
+        is_live = source.connection is not None
+        await _show_all(reader, wanted, show, follow=follow, is_live=is_live)
 
 
-async def _tell_all(
-    reader: Reader, wanted: Wanted, tell: Tell, *, follow: bool, is_live: bool
+async def _show_all(
+    reader: Reader, wanted: Wanted, show: Show, *, follow: bool, is_live: bool
 ) -> None:
+    """Show the stored events, then new ones if `follow` is set. Raises InvalidMessage."""
     if not follow:
-        async for one in reader.history(wanted):
-            tell(one)
+        async for event in reader.history(wanted):
+            show(event)
         return
     if not is_live:
         raise InvalidMessage.of("--follow", "an archive does not grow", "name a server with --url")
     if wanted.until is not None:
         raise InvalidMessage.of("--until", "not with --follow", "leave one of them out")
     ends = await reader.ends(wanted)
-    async for one in reader.history(wanted, ends):
-        tell(one)
-    await reader.follow(wanted, ends, tell)
+    async for event in reader.history(wanted, ends):
+        show(event)
+    await reader.follow(wanted, ends, show)
 
 
-async def _wanted(
-    past: HistorySource,
+async def _filter(
+    source: HistorySource,
     reader: Reader,
     what: str,
     node: str,
@@ -120,30 +129,31 @@ async def _wanted(
     since: str,
     until: str,
 ) -> Wanted:
+    """Return the filter for the arguments of the command. Raises InvalidMessage or NotFound."""
     from eventsched.history.position import parse_position
     from eventsched.history.reader import Wanted
 
     is_job = ":" in what
     return Wanted(
-        session=past.complete(what) if what and not is_job else "",
+        session=source.complete(what) if what and not is_job else "",
         job=await reader.job_key(what) if is_job else "",
-        node=past.complete(node) if node else "",
+        node=source.complete(node) if node else "",
         tenant=tenant,
-        types=frozenset(_known(one) for one in types),
+        types=frozenset(map(_event_type, types)),
         since=parse_position(since, "--since") if since else None,
         until=parse_position(until, "--until") if until else None,
     )
 
 
-def _known(name: str) -> str:
-    """The type's name. Raises InvalidMessage naming what is near."""
+def _event_type(name: str) -> str:
+    """Return `name`, an event type. Raises InvalidMessage with the most similar type."""
     from eventsched.schema.events import AnyData
 
     names = [kind.__name__ for kind in get_args(AnyData)]
     if name in names:
         return name
-    near = get_close_matches(name, names, 1) or ["UtteranceFinalized"]
-    raise InvalidMessage.of("--type", f"{name!r} is none", f"did you mean {near[0]}?")
+    similar = get_close_matches(name, names, 1) or ["UtteranceFinalized"]
+    raise InvalidMessage.of("--type", f"no event type {name!r}", f"did you mean {similar[0]}?")
 
 
 async def _draw(reader: Reader, wanted: Wanted, path: Path) -> None:
@@ -154,9 +164,9 @@ async def _draw(reader: Reader, wanted: Wanted, path: Path) -> None:
 
     if not wanted.session:
         raise InvalidMessage.of("--svg", "draws one session", "give its id")
-    found = [one async for one in reader.history(wanted)]
-    picture = draw([one for one in found if isinstance(one, Event)])
+    history_ = [event async for event in reader.history(wanted)]
+    picture = draw([event for event in history_ if isinstance(event, Event)])
     try:
         await anyio.Path(path).write_text(picture, encoding="utf-8")
     except OSError as error:
-        raise NotWritten(f"cannot write {path}: {error.strerror}") from error
+        raise WriteFailed(f"cannot write {path}: {error.strerror}") from error

@@ -1,7 +1,7 @@
-"""`eventsched loadtest`: replay real conversations as load and say whether all came out right.
+"""`eventsched loadtest`: replay recorded conversations as load and check the outcomes.
 
-Owns: the processes of a replay (roles, simulated nodes), the live table, the verdict on screen.
-Read next: loadtest/replay.py, loadtest/judge.py.
+Owns: the processes of a load test (roles, simulated nodes), the live table, the printed verdict.
+Never does: the replay, the check. Read next: loadtest/replay.py, loadtest/judge.py.
 """
 
 from __future__ import annotations
@@ -40,14 +40,16 @@ from eventsched.subprocesses import Children, children
 
 NODES_MAX = 64
 SPEED_MIN = 0.1
-"""Slower, the time between two chunks would come near to a pause, which cuts utterances."""
+"""At a lower speed, the time between two chunks comes near to a pause, which ends utterances."""
 
 Files = Annotated[list[Path], typer.Argument(help="RTTM files: who spoke when.")]
-Speed = Annotated[float, typer.Option(help="Times the recorded pace.")]
-Nodes = Annotated[int, typer.Option(help="Simulated nodes, each a process.")]
-Slots = Annotated[int, typer.Option(help="Jobs at a time on each node.")]
-Langs = Annotated[str, typer.Option(help="Speaker i hears the (i mod n)-th of these.")]
-Rtf = Annotated[float, typer.Option(help="A job is held for so many times its audio.")]
+Speed = Annotated[float, typer.Option(help="Speed of the replay; 1 is real time.")]
+Nodes = Annotated[int, typer.Option(help="Number of simulated nodes, one process each.")]
+Slots = Annotated[int, typer.Option(help="Slots of each node.")]
+Langs = Annotated[str, typer.Option(help="Listen languages, assigned to the speakers in turn.")]
+Rtf = Annotated[
+    float, typer.Option(help="Real-time factor: processing time of a job per time of its audio.")
+]
 
 
 @command
@@ -62,47 +64,48 @@ async def loadtest(
     cells: Cells = None,
     archive: Archive = None,
 ) -> int:
-    """Replay conversations (RTTM) as load; exit code 1 unless everything came out right.
+    """Replay recorded conversations as load; the exit code is 1 if an outcome is wrong or missing.
 
-    A speaker is a session, a recording is a room: speakers hear each other, each in one language.
+    Each recording is a room, and each speaker a session that listens to the others in one language.
     """
-    listed = _check(speed, nodes, slots, langs, rtf)
-    conversations = _read(files, listed, quiet=options.quiet)
+    languages = _check(speed, nodes, slots, langs, rtf)
+    conversations = _read(files, languages, quiet=options.quiet)
     expected = expect(conversations)
-    sealed = ArchiveFolder.open(archive) if archive else None
+    folder = ArchiveFolder.open(archive) if archive else None
     async with options.connect(create=True, cells=cells) as connection:
         if nodes < len(connection.cells):
             raise InvalidMessage.of(
                 "nodes", f"at least one for each of {len(connection.cells)} cells", "add nodes"
             )
-        with tempfile.TemporaryDirectory(prefix="eventsched-loadtest-") as folder:
+        with tempfile.TemporaryDirectory(prefix="eventsched-loadtest-") as temporary:
             async with (
-                children(Path(folder) / "log", connection.url) as fleet,
+                children(Path(temporary) / "log", connection.url) as fleet,
                 running_client(Client(connection.stores, url=connection.url)) as es,
             ):
                 run_id = secrets.token_hex(4)
                 names = _names(connection.cells, nodes, run_id)
-                await _start(fleet, names, slots, listed, rtf, speed)
+                await _start(fleet, names, slots, languages, rtf, speed)
                 await fleet.until_ready(lambda: missing_node(connection.stores, names))
                 replay = Replay(es, conversations, speed=speed, run_id=run_id)
-                verdict = await _run(options, connection, replay, expected, sealed)
+                verdict = await _run(options, connection, replay, expected, folder)
     _show(options, verdict)
     return 0 if verdict.is_good else 1
 
 
 def _read(files: Sequence[Path], langs: Sequence[str], *, quiet: bool) -> list[Conversation]:
-    """The recordings of all files; a note says which lines were not used."""
+    """Return the conversations of all files; unless quiet, print how many lines are not used."""
     conversations: list[Conversation] = []
     for path in files:
-        found = read_rttm(path, langs)
-        unused = found.describe_unused()
+        recording = read_rttm(path, langs)
+        unused = recording.describe_unused()
         if unused and not quiet:
             notes().print(Text(f"{path}: {unused}", "yellow"), soft_wrap=True)
-        conversations += found.conversations
+        conversations += recording.conversations
     return conversations
 
 
 def _check(speed: float, nodes: int, slots: int, langs: str, rtf: float) -> list[str]:
+    """Check the arguments and return the languages. Raises InvalidMessage."""
     if not SPEED_MIN <= speed <= 1_000:
         raise InvalidMessage.of("speed", f"{SPEED_MIN} to 1000, not {speed:g}", "choose another")
     if not 1 <= nodes <= NODES_MAX:
@@ -126,14 +129,14 @@ async def _start(
     rtf: float,
     speed: float,
 ) -> None:
-    """Roles and nodes run in processes of their own; several of a role would do no harm."""
-    told = ",".join(dict.fromkeys(langs))
+    """Start the roles in one process and each node in another."""
+    languages = ",".join(dict.fromkeys(langs))
     await fleet.start("eventsched.cli", "--quiet", "up")
     async with anyio.create_task_group() as tasks:
         for name in names:
             tasks.start_soon(
                 fleet.start, "eventsched.loadtest.worker",
-                name, str(slots), told, str(rtf), str(speed),
+                name, str(slots), languages, str(rtf), str(speed),
             )  # fmt: skip
 
 
@@ -145,38 +148,38 @@ async def _run(
     archive: ArchiveFolder | None,
 ) -> Verdict:
     stores = list(connection.stores.values())
-    started = {store.cell: await store.last_id(store.keys.log) for store in stores}
-    begins = time.monotonic()
+    first_ids = {store.cell: await store.last_id(store.keys.log) for store in stores}
+    start_s = time.monotonic()
     async with anyio.create_task_group() as tasks:
         if not options.json and not options.quiet:
-            tasks.start_soon(_live, replay, expected)
+            tasks.start_soon(_show_progress, replay, expected)
         record = await replay.run()
         tasks.cancel_scope.cancel()
-    wall_s = time.monotonic() - begins
+    wall_s = time.monotonic() - start_s
     core = indexing_set(load_sets())
     histories = {
         store.cell: await History.open(ProjectionStore(store.transport, store.cell), archive, core)
         for store in stores
     }
-    return await judge(histories, started, record, expected, wall_s)
+    return await judge(histories, first_ids, record, expected, wall_s)
 
 
-async def _live(replay: Replay, expected: Expected) -> None:
-    """A table that moves while the replay runs; on a terminal only."""
+async def _show_progress(replay: Replay, expected: Expected) -> None:
+    """Show a table with the progress of the replay, on a terminal only."""
     if not notes().is_terminal:
         return
-    begins, conversations, speed = time.monotonic(), replay.conversations, replay.speed
-    spoken_s = sum(g.ms for c in conversations for s in c.speakers for g in s.segments) / 1000
-    ends_s = max(conversation.end_ms for conversation in conversations) / 1000 / speed
+    start_s, conversations, speed = time.monotonic(), replay.conversations, replay.speed
+    speech_s = sum(g.ms for c in conversations for s in c.speakers for g in s.segments) / 1000
+    total_s = max(conversation.end_ms for conversation in conversations) / 1000 / speed
     with Live(console=notes(), refresh_per_second=4, transient=True) as live:
         while True:
-            record, at_s = replay.record, time.monotonic() - begins
+            record, elapsed_s = replay.record, time.monotonic() - start_s
             table = Table(title=f"replaying {len(conversations)} conversations at {speed:g}x")
-            for column in ("time", "speech", "sessions", "chunks", "outcomes heard"):
+            for column in ("time", "speech", "sessions", "chunks", "outcomes"):
                 table.add_column(column, justify="right")
             table.add_row(
-                f"{at_s:.0f} of {ends_s:.0f} s",
-                f"{record.done_s / max(spoken_s, 0.001):.0%}",
+                f"{elapsed_s:.0f} of {total_s:.0f} s",
+                f"{record.done_s / max(speech_s, 0.001):.0%}",
                 f"{len(record.sessions)} of {expected.sessions}",
                 f"{record.chunks:,}",
                 f"{len(record.heard):,}",
@@ -186,14 +189,14 @@ async def _live(replay: Replay, expected: Expected) -> None:
 
 
 def _show(options: Options, verdict: Verdict) -> None:
-    told = msgspec.to_builtins(verdict)
+    figures = msgspec.to_builtins(verdict)
     if options.json:
-        sys.stdout.buffer.write(msgspec.json.encode(told) + b"\n")
+        sys.stdout.buffer.write(msgspec.json.encode(figures) + b"\n")
         return
-    table = Table(title="replay: good" if verdict.is_good else "replay: NOT as expected")
+    table = Table(title="load test: passed" if verdict.is_good else "load test: FAILED")
     table.add_column("figure")
     table.add_column("value", justify="right")
-    for name, value in told.items():
+    for name, value in figures.items():
         table.add_row(name, _cell(value))
     console().print(table)
 

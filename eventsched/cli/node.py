@@ -1,4 +1,7 @@
-"""`eventsched node MODULE:NODE`: serve as a node that the user's own module declares."""
+"""`eventsched node MODULE:NODE`: run the node that a module of the user declares.
+
+Owns: importing the module, draining on a signal. Read next: node/node.py.
+"""
 
 from __future__ import annotations
 
@@ -18,20 +21,22 @@ if TYPE_CHECKING:
 
 Target = Annotated[
     str,
-    typer.Argument(metavar="MODULE:NODE", help="Where the eventsched.Node is, such as gpu:node."),
+    typer.Argument(
+        metavar="MODULE:NODE", help="Module and name of an eventsched.Node, such as gpu:node."
+    ),
 ]
 Name = Annotated[
-    str | None, typer.Option("--name", help="Serve under this name, not the declared one.")
+    str | None, typer.Option("--name", help="Name of the node, instead of the declared name.")
 ]
 EXAMPLE = "name it like workers:node"
 
 
 @command(is_service=True)
 async def node(options: Options, target: Target, name: Name = None, keys: Keys = None) -> int:
-    """Serve with the node of a module, found as from the present folder.
+    """Run the node of a module; the module is imported from the current folder.
 
-    SIGTERM or Ctrl-C drains: no new work, what is in hand is finished. A second one cancels what is
-    in hand and ends the program within 10 s, a third one at once.
+    SIGTERM or Ctrl-C drains the node: it gets no new jobs and finishes those that it has. A second
+    signal cancels these jobs and ends the program within 10 s, a third signal ends it at once.
     """
     from eventsched.client.client import connect
 
@@ -45,7 +50,10 @@ async def node(options: Options, target: Target, name: Name = None, keys: Keys =
 
 
 def find_node(target: str) -> Node:
-    """The Node that `MODULE:NODE` names. Raises InvalidMessage; what the module raises."""
+    """Return the Node that `MODULE:NODE` names.
+
+    Raises InvalidMessage, or any error of the module's own code.
+    """
     from eventsched.node.node import Node
 
     module_name, colon, attribute = target.partition(":")
@@ -58,12 +66,12 @@ def find_node(target: str) -> Node:
         module = import_module(module_name)
     except ImportError as error:
         raise InvalidMessage.of(
-            "node", f"cannot import {module_name}: {error}", "run it in the folder that holds it"
+            "node", f"cannot import {module_name}: {error}", "run it in the module's folder"
         ) from error
-    found = getattr(module, attribute, None)
-    if not isinstance(found, Node):
-        what = "nothing of that name" if found is None else f"a {type(found).__name__}"
+    value = getattr(module, attribute, None)
+    if not isinstance(value, Node):
+        kind = "missing" if value is None else f"a {type(value).__name__}"
         raise InvalidMessage.of(
-            "node", f"{attribute} in {module_name} is {what}, an eventsched.Node expected", EXAMPLE
+            "node", f"{attribute} in {module_name} is {kind}, an eventsched.Node expected", EXAMPLE
         )
-    return found
+    return value

@@ -1,7 +1,7 @@
-"""What every command takes, and how a command is run.
+"""The options of every command, and the decorator that makes a command of a function.
 
-Owns: `--url`, `--data`, `--json`, `-v`, `-q`, before the command or after it; `@command`, which
-adds them to a function and runs it in an event loop (uvloop where it is installed).
+Owns: `--url`, `--data`, `--json`, `-v` and `-q`, before the command's name or after it; `@command`,
+which adds these options to an async function and runs it in an event loop.
 Never does: output. Read next: logs.py, store/connection.py.
 """
 
@@ -37,7 +37,7 @@ Data = Annotated[
     typer.Option(
         "--data",
         metavar="DIR",
-        help="Without a URL: folder of the server [EVENTSCHED_DATA, else ./.eventsched].",
+        help="Data folder of the server, without a URL [EVENTSCHED_DATA, else ./.eventsched].",
     ),
 ]
 Keys = Annotated[
@@ -48,7 +48,7 @@ Keys = Annotated[
         help="Key store of encrypted sessions [EVENTSCHED_KEYS].",
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="JSON on stdout, for programs.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Archive = Annotated[
     Path | None,
     typer.Option(
@@ -56,10 +56,10 @@ Archive = Annotated[
         metavar="DIR",
         envvar="EVENTSCHED_ARCHIVE",
         show_envvar=False,
-        help="Also read what is sealed there, alone if no server is named [EVENTSCHED_ARCHIVE].",
+        help="Read this archive too, or alone if no server is named [EVENTSCHED_ARCHIVE].",
     ),
 ]
-"""For commands that read the past; not one of those that every command takes."""
+"""For commands that read history; most commands do not take it."""
 Verbose = Annotated[int, typer.Option("--verbose", "-v", count=True, help="Log more; -vv most.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Log errors only.")]
 _COMMON: Mapping[str, Any] = {
@@ -80,7 +80,7 @@ _DEFAULTS: Mapping[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What was said about where the server is and how to talk."""
+    """The options of every command: the server, and the form of the output."""
 
     url: str | None = field(default=None, repr=False)
     data: Path | None = None
@@ -88,8 +88,12 @@ class Options:
     verbose: int = 0
     quiet: bool = False
 
-    def over(self, outer: Options) -> Options:
-        """These, completed by what was said before the command, then by the environment."""
+    def merged_with(self, outer: Options) -> Options:
+        """Return these options; missing ones come from `outer`, then from the environment.
+
+        Args:
+            outer: the options before the command's name.
+        """
         folder = os.environ.get("EVENTSCHED_DATA")
         return replace(
             self,
@@ -107,7 +111,7 @@ class Options:
         cells: int | None = None,
         settings: Mapping[str, int] | None = None,
     ) -> AbstractAsyncContextManager[Connection]:
-        """The server that was named. Without `create`, one that has something to read."""
+        """Connect to the named server. Without `create`, it must have cells already."""
         from eventsched.store.connection import open_connection
 
         return open_connection(
@@ -115,8 +119,11 @@ class Options:
         )
 
     @asynccontextmanager
-    async def past(self, archive: Path | None) -> AsyncIterator[HistorySource]:
-        """What happened: from the server, the archive or both. An archive needs no server."""
+    async def history_source(self, archive: Path | None) -> AsyncIterator[HistorySource]:
+        """Yield the source of history: the server, the archive, or both.
+
+        With an archive, the server is left out unless one is named or was used in this folder.
+        """
         from eventsched.archive.layout import ArchiveFolder
         from eventsched.history.source import HistorySource
 
@@ -128,7 +135,7 @@ class Options:
             yield HistorySource(connection, folder)
 
     def _names_server(self) -> bool:
-        """One was named, or one has run in the folder where it is looked for."""
+        """Whether a server is named, or the default data folder had one."""
         from eventsched.server.embedded import DEFAULT_DATA
         from eventsched.server.folder import PROGRAM
 
@@ -148,32 +155,37 @@ def root(
     context.obj = Options(url, data, json, verbose, quiet)
 
 
-Command = Callable[..., Coroutine[Any, Any, int | None]]
-
-
-Made = Callable[..., int]
+AsyncCommand = Callable[..., Coroutine[Any, Any, int | None]]
+"""`async def name(options: Options, …) -> int | None`; it returns the exit code."""
+SyncCommand = Callable[..., int]
+"""The function that typer calls."""
 
 
 @overload
-def command(function: Command) -> Made: ...
+def command(function: AsyncCommand) -> SyncCommand: ...
 @overload
-def command(*, is_service: bool) -> Callable[[Command], Made]: ...
+def command(*, is_service: bool) -> Callable[[AsyncCommand], SyncCommand]: ...
 def command(
-    function: Command | None = None, *, is_service: bool = False
-) -> Made | Callable[[Command], Made]:
-    """Make a command of `async def name(options: Options, …) -> int | None`, its exit code.
+    function: AsyncCommand | None = None, *, is_service: bool = False
+) -> SyncCommand | Callable[[AsyncCommand], SyncCommand]:
+    """Make a command of an async function.
 
-    Its other parameters are typer's; one called `context` gets typer's Context. A service logs
-    what it does, other commands warn only.
+    The function's first parameter is `options`. A parameter `context` gets typer's Context, and
+    typer reads the other parameters from the command line.
+
+    Args:
+        function: the async function; it returns the exit code, or None for 0.
+        is_service: True for a command that logs at level INFO instead of WARNING.
     """
     if function is None:
-        return partial(_made, is_service=is_service)
-    return _made(function, is_service=False)
+        return partial(_wrap, is_service=is_service)
+    return _wrap(function, is_service=False)
 
 
-def _made(function: Command, *, is_service: bool) -> Made:
+def _wrap(function: AsyncCommand, *, is_service: bool) -> SyncCommand:
+    """Return a function that parses the common options and runs `function` in an event loop."""
     hints = get_type_hints(function, include_extras=True)
-    own = [
+    parameters = [
         parameter.replace(annotation=hints[name])
         for name, parameter in inspect.signature(function).parameters.items()
         if name not in ("options", "context")
@@ -181,35 +193,37 @@ def _made(function: Command, *, is_service: bool) -> Made:
     wants_context = "context" in hints
 
     @wraps(function)
-    def run(context: typer.Context, **given: Any) -> int:
-        said = Options(**{name: given.pop(name) for name in _COMMON})
-        options = said.over(context.find_root().obj or Options())
+    def run(context: typer.Context, **arguments: Any) -> int:
+        inner = Options(**{name: arguments.pop(name) for name in _COMMON})
+        options = inner.merged_with(context.find_root().obj or Options())
         configure_logs(options.verbose, quiet=options.quiet, is_service=is_service)
         if wants_context:
-            given["context"] = context
-        return run_async(partial(function, options, **given)) or 0
+            arguments["context"] = context
+        return run_async(partial(function, options, **arguments)) or 0
 
-    run.__signature__ = inspect.Signature(_with_common(own))  # type: ignore[attr-defined]
-    run.__annotations__ = {one.name: one.annotation for one in _with_common(own)}
+    all_parameters = _with_common(parameters)
+    run.__signature__ = inspect.Signature(all_parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {each.name: each.annotation for each in all_parameters}
     return run
 
 
-def _with_common(own: list[inspect.Parameter]) -> list[inspect.Parameter]:
+def _with_common(parameters: list[inspect.Parameter]) -> list[inspect.Parameter]:
+    """Return typer's Context, the command's own parameters, then the common options."""
     keyword = inspect.Parameter.KEYWORD_ONLY
     context = inspect.Parameter("context", keyword, annotation=typer.Context)
     common = [
         inspect.Parameter(name, keyword, default=_DEFAULTS[name], annotation=annotation)
         for name, annotation in _COMMON.items()
     ]
-    return [context, *(one.replace(kind=keyword) for one in own), *common]
+    return [context, *(each.replace(kind=keyword) for each in parameters), *common]
 
 
 def command_of(module: ModuleType, name: str) -> Any:
-    """The command that a module holds: its `app`, or its function of that name."""
+    """Return the command of a module: its `app`, or its function named `name`."""
     app = getattr(module, "app", None)
     if app is None:
         app = typer.Typer(add_completion=False)
         app.command(name)(getattr(module, name))
-    made = typer.main.get_command(app)
-    made.name = name
-    return made
+    typer_command = typer.main.get_command(app)
+    typer_command.name = name
+    return typer_command

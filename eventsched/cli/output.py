@@ -1,9 +1,9 @@
-"""What commands print on stdout: tables and lines for people, JSON for programs.
+"""The output of commands: tables and lines for people, JSON for programs.
 
-Owns: consoles, progress bars, one JSON object or JSON Lines; that other people's text cannot steer
-a terminal: all of it passes `Text`, a console of this module or `print_line`, where control
-characters become visible and brackets are no markup.
-Never does: stderr (logs.py, and errors in app.py), reading. Read next: formatting.py.
+Owns: the consoles, progress bars, JSON objects and JSON Lines. Stored text cannot control a
+terminal: `Text`, the consoles of this module and `print_line` escape control characters, and no
+text is read as markup.
+Never does: log lines (logs.py), error messages (app.py), reads. Read next: formatting.py.
 """
 
 from __future__ import annotations
@@ -26,49 +26,49 @@ from rich.text import Text as RichText
 from eventsched.escaping import escape_controls
 from eventsched.formatting import Text
 
-WIDTH_ELSEWHERE = 120
-"""Columns where stdout is no terminal and COLUMNS does not say."""
+WIDTH_DEFAULT = 120
+"""Columns of the output if stdout is not a terminal and COLUMNS is not set."""
 
 
 class _Console(Console):
-    """Shows strings as `Text` does: given to `print`, and in cells and titles of tables."""
+    """A console that escapes control characters in every string, also in tables."""
 
-    def render_str(self, text: str, **look: Any) -> RichText:
-        return super().render_str(escape_controls(text), **look)
+    def render_str(self, text: str, **options: Any) -> RichText:
+        return super().render_str(escape_controls(text), **options)
 
 
 @cache
 def console() -> Console:
-    """For data that people read."""
+    """Return the console on stdout, for data that people read."""
     is_terminal = sys.stdout.isatty()
-    width = None if is_terminal or os.environ.get("COLUMNS") else WIDTH_ELSEWHERE
+    width = None if is_terminal or os.environ.get("COLUMNS") else WIDTH_DEFAULT
     return _Console(width=width, highlight=False, soft_wrap=False, emoji=False, markup=False)
 
 
 @cache
 def notes() -> Console:
-    """For progress and hints, on stderr."""
+    """Return the console on stderr, for progress and hints."""
     return _Console(stderr=True, highlight=False, emoji=False, markup=False)
 
 
 def print_line(text: str) -> None:
-    """One line on stdout, however long; control characters in it are visible."""
+    """Print one line of any length on stdout, with its control characters escaped."""
     typer.echo(escape_controls(text))
 
 
 def print_json(value: Any) -> None:
-    """One JSON object on one line, at once."""
+    """Print one JSON object as one line and flush it."""
     try:
         line = msgspec.json.encode(value)
-    except UnicodeEncodeError:  # the name of a file may be no text
+    except UnicodeEncodeError:  # the name of a file may not be valid Unicode
         line = json.dumps(msgspec.to_builtins(value), separators=(",", ":")).encode()
     sys.stdout.buffer.write(line + b"\n")
     sys.stdout.buffer.flush()
 
 
 def pairs(title: str, rows: list[tuple[str, str]]) -> Table:
-    """Names and values under a heading."""
-    made = Table(
+    """Return a table of names and values under a title."""
+    result = Table(
         box=None,
         show_header=False,
         title=title,
@@ -77,23 +77,23 @@ def pairs(title: str, rows: list[tuple[str, str]]) -> Table:
         pad_edge=False,
         padding=(0, 2, 0, 0),
     )
-    made.add_column(style="dim", no_wrap=True)
-    made.add_column(overflow="fold")
+    result.add_column(style="dim", no_wrap=True)
+    result.add_column(overflow="fold")
     for name, value in rows:
-        made.add_row(name, Text(value))
-    return made
+        result.add_row(name, Text(value))
+    return result
 
 
 @contextmanager
-def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr while a long command works; call it with how much is done."""
+def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show a progress bar on stderr; yield a function that takes the work done so far."""
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    shown = Progress(*columns, console=notes(), transient=True, disable=not notes().is_terminal)
-    with shown:
-        task = shown.add_task(escape_controls(what), total=total)
-        yield lambda done: shown.update(task, completed=min(done, total))
+    bar = Progress(*columns, console=notes(), transient=True, disable=not notes().is_terminal)
+    with bar:
+        task = bar.add_task(escape_controls(title), total=total)
+        yield lambda done: bar.update(task, completed=min(done, total))

@@ -1,4 +1,7 @@
-"""`eventsched query SQL`: ask the archive anything, by DuckDB."""
+"""`eventsched query SQL`: query the archive with SQL.
+
+Owns: the printed rows. Never does: running the query. Read next: archive/sql.py.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from eventsched.cli.options import Options, command
 from eventsched.errors import InvalidMessage
 
 SHOWN_MAX = 1_000
-"""Rows that people are shown; --json has all."""
+"""Rows in the text output; --json prints all rows."""
 
 Sql = Annotated[
     str, typer.Argument(metavar="SQL", help="One SELECT over events, jobs and sessions.")
@@ -31,53 +34,53 @@ From = Annotated[
 
 @command
 async def query(options: Options, sql: Sql, archive: From = None) -> None:
-    """Ask the archive by SQL; no server is needed.
+    """Query the archive with SQL (DuckDB). No server is needed.
 
-    Views: events (cell, id, time, type, session, job, node, cause, data), jobs and sessions; what
-    else they have, SELECT * FROM (DESCRIBE jobs) says. Times are UTC.
+    The views are events (cell, id, time, type, session, job, node, cause, data), jobs and sessions.
+    SELECT * FROM (DESCRIBE jobs) lists the columns of jobs. Times are UTC.
     """
     from eventsched.archive.layout import ArchiveFolder
     from eventsched.archive.sql import Query
 
     if archive is None:
         raise InvalidMessage.of("--archive", "a folder is needed", "add --archive DIR")
-    asked = Query(ArchiveFolder.open(archive), sql)
+    query_ = Query(ArchiveFolder.open(archive), sql)
     try:
-        _print_json(asked) if options.json else _show(asked)
+        _print_json(query_) if options.json else _show(query_)
     finally:
-        asked.close()
+        query_.close()
 
 
-def _print_json(asked: Any) -> None:
+def _print_json(query_: Any) -> None:
     from eventsched.cli.output import print_json
 
-    for row in asked.rows():
-        print_json({name: _plain(one) for name, one in zip(asked.columns, row, strict=True)})
+    for row in query_.rows():
+        print_json({name: _json_value(v) for name, v in zip(query_.columns, row, strict=True)})
 
 
-def _show(asked: Any) -> None:
+def _show(query_: Any) -> None:
     from eventsched.cli.output import console
     from eventsched.formatting import table
 
-    made, more = None, 0
-    for row in asked.rows():
-        if made is None:
+    result, more = None, 0
+    for row in query_.rows():
+        if result is None:
             numbers = tuple(
                 name
-                for name, one in zip(asked.columns, row, strict=True)
-                if isinstance(one, int | float) and not isinstance(one, bool)
+                for name, value in zip(query_.columns, row, strict=True)
+                if isinstance(value, int | float) and not isinstance(value, bool)
             )
-            made = table(*asked.columns, right=numbers)
-        if made.row_count < SHOWN_MAX:
-            made.add_row(*[_told(one) for one in row])
+            result = table(*query_.columns, right=numbers)
+        if result.row_count < SHOWN_MAX:
+            result.add_row(*map(_text, row))
         else:
             more += 1
-    console().print(made or "no rows")
+    console().print(result or "no rows")
     if more:
-        console().print(f"and {more:,} rows more, see --json")
+        console().print(f"and {more:,} more rows, see --json")
 
 
-def _told(value: Any) -> str:
+def _text(value: Any) -> str:
     from eventsched.formatting import NONE
 
     if value is None:
@@ -89,8 +92,8 @@ def _told(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _plain(value: Any) -> Any:
-    """What JSON can say; times with their zone, anything else as text."""
+def _json_value(value: Any) -> Any:
+    """Return the value for JSON: times with their zone, other unknown types as text."""
     if isinstance(value, datetime):
         return f"{value.isoformat(timespec='milliseconds')}Z"
     return value if isinstance(value, bool | int | float | str | None) else str(value)

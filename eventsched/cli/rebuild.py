@@ -1,4 +1,7 @@
-"""`eventsched rebuild NAME…`: fold the log from its start into fresh views, then switch."""
+"""`eventsched rebuild NAME…`: fold the log from its start into new views, then promote them.
+
+Owns: the choice of read models, the printed counts. Read next: roles/rebuild.py.
+"""
 
 from __future__ import annotations
 
@@ -17,56 +20,61 @@ if TYPE_CHECKING:
 
 Names = Annotated[
     list[str],
-    typer.Argument(metavar="NAME…", help="session, group, job, node, or a read model's name."),
+    typer.Argument(metavar="NAME…", help="session, group, job, node or another read model."),
 ]
 COUNTS = {"entries": "FOLDED", "skipped": "NOT FOLDABLE", "dropped": "OLD RECORDS"}
 
 
-class IsRunning(EventschedError):
-    """Raised when another rebuild of the same set has not ended yet."""
+class RebuildRunning(EventschedError):
+    """Raised when another rebuild of the same projection set is running."""
 
 
 @command
 async def rebuild(options: Options, names: Names, archive: Archive = None) -> None:
-    """Replay the log from its start into fresh views and switch readers to them.
+    """Rebuild read models from the log and switch readers to the new records.
 
-    The system may run meanwhile: what is live stays live until the new view has caught up. What the
-    log has no more is read from the archive.
+    The system may run meanwhile: readers use the old records until the new ones have caught up.
+    Entries that were trimmed from the log are read from the archive.
     """
     from eventsched.archive.layout import ArchiveFolder
     from eventsched.cli.output import console, print_json
     from eventsched.formatting import table
 
-    chosen = _chosen(names)
+    selection = _select(names)
     folder = ArchiveFolder.open(archive) if archive else None
-    made = table("CELL", "VIEWS", *COUNTS.values(), right=tuple(COUNTS.values()))
-    told: list[dict[str, Any]] = []
+    result = table("CELL", "REVISIONS", *COUNTS.values(), right=tuple(COUNTS.values()))
+    rebuilds: list[dict[str, Any]] = []
     async with options.connect() as connection:
         for store in connection.stores.values():
-            for projection_set, of_set in chosen:
-                done = await _rebuild(store, projection_set, of_set, folder)
-                told.append({"cell": store.cell, "set": projection_set.name} | done)
+            for projection_set, set_names in selection:
+                counts = await _rebuild(store, projection_set, set_names, folder)
+                rebuilds.append({"cell": store.cell, "set": projection_set.name} | counts)
                 revisions = ", ".join(
-                    f"{name} {revision}" for name, revision in done["revisions"].items()
+                    f"{name} {revision}" for name, revision in counts["revisions"].items()
                 )
-                made.add_row(store.cell, revisions, *(f"{done[name]:,}" for name in COUNTS))
+                result.add_row(store.cell, revisions, *(f"{counts[name]:,}" for name in COUNTS))
     if options.json:
-        print_json({"rebuilt": told})
+        print_json({"rebuilds": rebuilds})
     else:
-        console().print(made)
+        console().print(result)
 
 
-def _chosen(names: list[str]) -> list[tuple[ProjectionSet, list[str]]]:
-    """The sets that hold these read models, and which of each."""
+def _select(names: list[str]) -> list[tuple[ProjectionSet, list[str]]]:
+    """Return the projection sets of these read models, each with the names that it has.
+
+    Raises InvalidMessage for an unknown name.
+    """
     from eventsched.projection.protocol import load_sets
 
     sets = load_sets()
-    known = [one.name for each in sets for one in each.projections]
+    known = [projection.name for each in sets for projection in each.projections]
     for name in names:
         if name not in known:
-            raise InvalidMessage.of("NAME", f"no view {name!r}", f"choose of {', '.join(known)}")
-    chosen = [(each, [one.name for one in each.projections if one.name in names]) for each in sets]
-    return [(each, of_set) for each, of_set in chosen if of_set]
+            raise InvalidMessage.of(
+                "NAME", f"no read model {name!r}", f"choose of {', '.join(known)}"
+            )
+    selection = [(each, [p.name for p in each.projections if p.name in names]) for each in sets]
+    return [(each, set_names) for each, set_names in selection if set_names]
 
 
 async def _rebuild(
@@ -78,12 +86,12 @@ async def _rebuild(
     from eventsched.roles.rebuild import Rebuild
 
     total = await store.transport.command("XLEN", store.keys.log, key=store.keys.log)
-    with progress(f"{store.cell} {', '.join(names)}", total) as moved:
+    with progress(f"{store.cell} {', '.join(names)}", total) as set_progress:
         views = ProjectionStore(store.transport, store.cell)
         history = await History.open(views, archive, projection_set)
-        rebuild = Rebuild(views, projection_set, names, history=history, progress=moved)
-        done = await rebuild.run()
-    if done is None:
-        raise IsRunning(f"a rebuild of {projection_set.name} is running in {store.cell}; wait")
-    built: dict[str, Any] = msgspec.to_builtins(done)
-    return built
+        rebuild = Rebuild(views, projection_set, names, history=history, progress=set_progress)
+        outcome = await rebuild.run()
+    if outcome is None:
+        raise RebuildRunning(f"a rebuild of {projection_set.name} is running in {store.cell}; wait")
+    counts: dict[str, Any] = msgspec.to_builtins(outcome)
+    return counts

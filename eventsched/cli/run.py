@@ -1,4 +1,7 @@
-"""`eventsched run ROLE…`: some roles in this process, any number of times against one server."""
+"""`eventsched run ROLE…`: run some roles in this process.
+
+Owns: the check of the roles' names. Read next: serve.py.
+"""
 
 from __future__ import annotations
 
@@ -34,14 +37,14 @@ async def run(
     archive_key: ArchiveKey = None,
     archive_audio: ArchiveAudio = False,
 ) -> int:
-    """Run one role or several in this process.
+    """Run one or several roles in this process.
 
-    Each may run any number of times against one server, on one machine or many.
+    Any number of processes may run the same role against one server, on any number of machines.
     """
     from eventsched.roles.runner import ROLES
 
     for role in roles:
         if role not in ROLES:
-            raise InvalidMessage.of("role", f"{role!r} is none", f"choose of {', '.join(ROLES)}")
-    told = ArchiveOptions(archive, archive_key, archive_audio)
-    return await serve(options, list(dict.fromkeys(roles)), cells, set_ or [], told)
+            raise InvalidMessage.of("role", f"no role {role!r}", f"choose of {', '.join(ROLES)}")
+    archive_options = ArchiveOptions(archive, archive_key, archive_audio)
+    return await serve(options, list(dict.fromkeys(roles)), cells, set_ or [], archive_options)

@@ -1,8 +1,8 @@
-"""What `up` and `run` share: settings by flag, running until a signal, saying when ready.
+"""The shared part of `up` and `run`: their options, and running roles until a signal.
 
-Owns: `--cells`, `--set`, `--archive` and what belongs to it, and the end by SIGTERM (exit code 0)
-or Ctrl-C (130).
-Never does: anything a role does. Read next: up.py, roles/runner.py.
+Owns: `--cells`, `--set` and the options of the archive; the line that says that the roles are
+ready; the end of the process by SIGTERM (exit code 0) or Ctrl-C (130).
+Never does: the work of a role. Read next: up.py, roles/runner.py.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Set = Annotated[
     typer.Option(
         "--set",
         metavar="NAME=VALUE",
-        help="A setting, such as pause_ms=500; may be repeated. EVENTSCHED_PAUSE_MS does the same.",
+        help="Change a setting, such as pause_ms=500 or EVENTSCHED_PAUSE_MS; repeatable.",
     ),
 ]
 
@@ -42,7 +42,7 @@ ArchiveDir = Annotated[
         metavar="DIR",
         envvar="EVENTSCHED_ARCHIVE",
         show_envvar=False,
-        help="Seal the log into this folder [EVENTSCHED_ARCHIVE].",
+        help="Archive the log in this folder [EVENTSCHED_ARCHIVE].",
     ),
 ]
 ArchiveKey = Annotated[
@@ -52,7 +52,7 @@ ArchiveKey = Annotated[
         metavar="FILE",
         envvar="EVENTSCHED_ARCHIVE_KEY",
         show_envvar=False,
-        help="The archive's private key, made at first use [DIR.key or EVENTSCHED_ARCHIVE_KEY].",
+        help="The archive's private key, created if missing [EVENTSCHED_ARCHIVE_KEY or DIR.key].",
     ),
 ]
 ArchiveAudio = Annotated[
@@ -61,20 +61,23 @@ ArchiveAudio = Annotated[
         "--archive-audio",
         envvar="EVENTSCHED_ARCHIVE_AUDIO",
         show_envvar=False,
-        help="Seal each utterance's audio beside it [EVENTSCHED_ARCHIVE_AUDIO=1].",
+        help="Archive the audio of each utterance too [EVENTSCHED_ARCHIVE_AUDIO=1].",
     ),
 ]
 
 
 class ArchiveOptions(NamedTuple):
-    """What was said about the archive."""
+    """The options of the archive."""
 
     folder: Path | None
     key: Path | None
     audio: bool
 
-    def sealing(self, roles: Sequence[str]) -> ArchiveSettings | None:
-        """What an archiver among these roles needs. Raises ArchiveError, InvalidMessage."""
+    def archiver_settings(self, roles: Sequence[str]) -> ArchiveSettings | None:
+        """Return the settings of the archiver; None if it is not one of the roles.
+
+        Raises ArchiveError or InvalidMessage.
+        """
         if "archiver" not in roles:
             return None
         if self.folder is None:
@@ -84,43 +87,59 @@ class ArchiveOptions(NamedTuple):
         return ArchiveSettings.into(self.folder, self.key, audio=self.audio)
 
 
-def settings_of(given: Sequence[str]) -> dict[str, int]:
-    """The settings that flags and environment name, checked. Raises InvalidMessage."""
+def settings_of(assignments: Sequence[str]) -> dict[str, int]:
+    """Return the valid settings of the environment and of `--set`. Raises InvalidMessage.
+
+    Args:
+        assignments: values of `--set`, each `NAME=VALUE`.
+    """
     from eventsched.schema.settings import checked, chosen
 
-    said: dict[str, str] = {}
-    for one in given:
-        name, equals, value = one.partition("=")
+    values: dict[str, str] = {}
+    for assignment in assignments:
+        name, equals, value = assignment.partition("=")
         if not equals or not value:
-            raise InvalidMessage.of("--set", f"NAME=VALUE expected, got {one!r}", "add a value")
-        said[name] = value
-    return chosen() | checked(said)
+            raise InvalidMessage.of(
+                "--set", f"NAME=VALUE expected, got {assignment!r}", "add a value"
+            )
+        values[name] = value
+    return chosen() | checked(values)
 
 
 async def serve(
     options: Options,
     roles: Sequence[str],
     cells: int | None,
-    given: Sequence[str],
+    assignments: Sequence[str],
     archive: ArchiveOptions,
 ) -> int:
-    """Run the roles until a signal; say on stdout where the server is once they run."""
-    settings = settings_of(given)
-    sealing = archive.sealing(roles)
+    """Run the roles until a signal and return the exit code.
+
+    Once the roles run, print the server's URL on stdout.
+
+    Args:
+        options: the options of every command.
+        roles: names of the roles.
+        cells: number of cells of a new server.
+        assignments: values of `--set`, each `NAME=VALUE`.
+        archive: the options of the archive.
+    """
+    settings = settings_of(assignments)
+    archiver_settings = archive.archiver_settings(roles)
     from eventsched.addresses import display_url
     from eventsched.cli.output import print_json, print_line
     from eventsched.roles.runner import running
 
     async with (
         options.connect(create=True, cells=cells, settings=settings) as connection,
-        running(connection, roles, sealing),
+        running(connection, roles, archiver_settings),
     ):
-        url, served = display_url(connection.url), connection.cells
-        # Before anybody is told that it is ready: from then on a signal may come.
+        url, names = display_url(connection.url), connection.cells
+        # Before the output: a signal may arrive as soon as a reader knows that the roles run.
         with open_signals(signal.SIGINT, signal.SIGTERM) as signals:
             if options.json:
-                told = {"ready": True, "url": url, "cells": served, "roles": roles}
-                print_json(told | {"pid": os.getpid()})
+                status = {"ready": True, "url": url, "cells": names, "roles": roles}
+                print_json(status | {"pid": os.getpid()})
             else:
-                print_line(f"ready: {url}  cells: {', '.join(served)}  roles: {', '.join(roles)}")
+                print_line(f"ready: {url}  cells: {', '.join(names)}  roles: {', '.join(roles)}")
             return 130 if await signals.get() == signal.SIGINT else 0

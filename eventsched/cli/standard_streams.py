@@ -1,11 +1,11 @@
-"""Standard input, output and error of the program, whatever is at their other end.
+"""Standard input, output and error of the program.
 
-Owns: three open descriptors, text in any encoding, what becomes of a write that fails.
-Never does: import more than Python's own and errors.py: it runs at the program's first line.
-Read next: app.py, which ends the program by `OutputFailed`.
+Owns: the file descriptors 0, 1 and 2, text in any encoding, the handling of failed writes.
+Never does: import anything but the standard library and errors.py, since it runs first.
+Read next: app.py, which handles `OutputFailed`.
 
-Output that cannot be written ends the command: by one line, or quietly where its reader has gone.
-Errors and log lines that cannot be written are lost, and the command goes on.
+A failed write to stdout ends the command with one line on stderr, or without a message if the
+reader closed the pipe. A failed write to stderr is ignored, and the command continues.
 """
 
 from __future__ import annotations
@@ -24,60 +24,62 @@ from eventsched.errors import EventschedError
 _DESCRIPTORS = ((0, os.O_RDONLY), (1, os.O_WRONLY), (2, os.O_WRONLY))
 _ERRORS = "eventsched.plain"
 _PLAIN = {"→": "->", "–": "-", "…": "...", "“": '"', "”": '"'}  # noqa: RUF001
-"""What the commands themselves print beyond ASCII; other characters are escaped."""
+"""ASCII for the characters that commands print; other characters are escaped."""
 
 
 class OutputFailed(EventschedError):
-    """Raised when standard output cannot be written."""
+    """Raised when a write to standard output fails."""
 
     is_closed = False
-    """Its reader has gone, as `head` does: nothing is to be said."""
+    """Whether the reader closed the pipe, as `head` does; no message is printed then."""
 
     @classmethod
     def of(cls, error: OSError) -> OutputFailed:
-        made = cls(f"cannot write to standard output: {error.strerror}")
-        made.is_closed = error.errno == errno.EPIPE
-        return made
+        """Return the error for a failed write."""
+        result = cls(f"cannot write to standard output: {error.strerror}")
+        result.is_closed = error.errno == errno.EPIPE
+        return result
 
 
 def open_standard_streams() -> None:
-    """The descriptors 0, 1 and 2 are open; sys.stdout and sys.stderr take any text.
+    """Open the descriptors 0, 1 and 2, and let sys.stdout and sys.stderr take any text.
 
-    A descriptor that was closed would become that of the next file or socket, which prints and
-    closes would then hit: it is opened on the null device.
+    A closed descriptor is opened on the null device. Otherwise the next file or socket would get
+    its number, and output would be written to that file.
     """
     for descriptor, flags in _DESCRIPTORS:
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, flags)  # the lowest free one is this
+            os.open(os.devnull, flags)  # gets the lowest free number: this descriptor
     codecs.register_error(_ERRORS, _as_plain)
     if sys.stdin is None:
         sys.stdin = open(0, closefd=False)  # noqa: SIM115 - for the whole program
-    sys.stdout = _text(_Output(1), sys.stdout)
-    sys.stderr = _text(_ErrorOutput(2), sys.stderr)
+    sys.stdout = _text_stream(_Output(1), sys.stdout)
+    sys.stderr = _text_stream(_ErrorOutput(2), sys.stderr)
 
 
-def _text(raw: io.RawIOBase, replaced: Any) -> io.TextIOWrapper:
+def _text_stream(raw: io.RawIOBase, previous: Any) -> io.TextIOWrapper:
+    """Return a text stream with the encoding of `previous`, which may be None."""
     return io.TextIOWrapper(
         io.BufferedWriter(raw),
-        encoding=getattr(replaced, "encoding", None) or "utf-8",
+        encoding=getattr(previous, "encoding", None) or "utf-8",
         errors=_ERRORS,
         line_buffering=True if raw.fileno() == 2 else raw.isatty(),
     )
 
 
 def _as_plain(error: UnicodeError) -> tuple[str, int]:
-    """The characters that the encoding lacks, in ASCII."""
+    """Return ASCII for the characters that the encoding does not have."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    lacking = error.object[error.start : error.end]
-    plain = (_PLAIN.get(c) or c.encode("ascii", "backslashreplace").decode() for c in lacking)
+    missing = error.object[error.start : error.end]
+    plain = (_PLAIN.get(c) or c.encode("ascii", "backslashreplace").decode() for c in missing)
     return "".join(plain), error.end
 
 
 class _ErrorOutput(io.RawIOBase):
-    """Writes to a descriptor; what cannot be written is dropped."""
+    """A stream to a descriptor that ignores failed writes."""
 
     def __init__(self, descriptor: int) -> None:
         super().__init__()
@@ -97,7 +99,7 @@ class _ErrorOutput(io.RawIOBase):
         while self._error is None:
             try:
                 return os.write(self._descriptor, data)
-            except BlockingIOError:  # a pipe or terminal that another process made so
+            except BlockingIOError:  # another process set the pipe or terminal to non-blocking
                 select.select([], [self._descriptor], [])
             except OSError as error:
                 self._error = error
@@ -105,7 +107,7 @@ class _ErrorOutput(io.RawIOBase):
 
 
 class _Output(_ErrorOutput):
-    """Writes to a descriptor. The first write that fails in the main thread raises OutputFailed."""
+    """A stream to a descriptor. The first failed write of the main thread raises OutputFailed."""
 
     _is_raised = False
 
@@ -114,6 +116,6 @@ class _Output(_ErrorOutput):
         if self._error is None or self._is_raised:
             return count
         if threading.current_thread() is not threading.main_thread():
-            return count  # a thread that draws would print a traceback: the main one writes soon
+            return count  # raising here prints a traceback; the main thread writes soon
         self._is_raised = True
         raise OutputFailed.of(self._error)

@@ -1,4 +1,7 @@
-"""`eventsched state KIND ID`: what a read model says of one session, group, job or node."""
+"""`eventsched state KIND ID`: one record of a read model, current or at an earlier time.
+
+Owns: the text form of a record. Never does: folding. Read next: history/reader.py.
+"""
 
 from __future__ import annotations
 
@@ -11,100 +14,101 @@ from msgspec.structs import FieldInfo
 
 from eventsched.cli.options import Archive, Options, command
 from eventsched.escaping import escape_controls
-from eventsched.schema.ids import ms_of
 
 Kind = Annotated[
-    str, typer.Argument(metavar="KIND", help="session, group, job, node, or a read model's name.")
+    str, typer.Argument(metavar="KIND", help="session, group, job, node or another read model.")
 ]
 Id = Annotated[
     str,
     typer.Argument(
         metavar="ID",
-        help="A session or node (<cell>.<name>), a job's key, a group (<session>/<target>/<n>).",
+        help="Session or node <cell>.<name>, key of a job, or group <session>/<target>/<n>.",
     ),
 ]
 
 At = Annotated[
     str,
-    typer.Option("--at", metavar="WHEN", help="As it was at this entry's id or ISO time."),
+    typer.Option("--at", metavar="WHEN", help="Show the state at this entry id or ISO time."),
 ]
 
-WORD_MAX = 16
-"""A column of a table folds its values only when they are longer."""
+NO_WRAP_MAX = 16
+"""A column of a table wraps its values only if one of them is longer than this."""
 
 
 @command
 async def state(
     options: Options, kind: Kind, id_: Id, at: At = "", archive: Archive = None
 ) -> None:
-    """Show what is known of one session, group, job or node, or what was true at a moment.
+    """Show the state of one session, group, job or node, now or at an earlier time.
 
-    With --at the record is folded from its history up to that moment: it says what the live
-    view said then.
+    With --at, the record is computed from its events up to that time.
     """
     from eventsched.cli.output import print_json
     from eventsched.history.position import parse_position
     from eventsched.history.reader import Reader
 
-    moment = parse_position(at, "--at") if at else None
-    async with options.past(archive) as past:
-        reader = Reader(past)
+    position = parse_position(at, "--at") if at else None
+    async with options.history_source(archive) as source:
+        reader = Reader(source)
         entity = await reader.job_key(id_) if kind == "job" else id_
-        found = await reader.state(kind, entity, moment)
-    told = named(found)
+        record = await reader.state(kind, entity, position)
+    fields = named(record)
     if options.json:
-        print_json(told)
+        print_json(fields)
     else:
-        show(msgspec.json.decode(msgspec.json.encode(told)))
+        show(msgspec.json.decode(msgspec.json.encode(fields)))
 
 
 def named(value: Any) -> Any:
-    """Records with the names of their fields, which stored ones do without."""
+    """Return a value in which every record is a dict with the names of its fields.
+
+    Stored records are arrays without names.
+    """
     if isinstance(value, msgspec.Struct):
         tag = {value.__struct_config__.tag_field: value.__struct_config__.tag}
-        told = {
+        fields = {
             field.encode_name: named(getattr(value, field.name))
             for field in msgspec.structs.fields(value)
-            if not _goes_without(value, field)
+            if not _is_omitted(value, field)
         }
-        return {key: word for key, word in tag.items() if key} | told
+        return {key: name for key, name in tag.items() if key} | fields
     if isinstance(value, dict):
-        return {key: named(one) for key, one in value.items()}
-    return [named(one) for one in value] if isinstance(value, list | tuple) else value
+        return {key: named(item) for key, item in value.items()}
+    return [named(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _goes_without(record: msgspec.Struct, field: FieldInfo) -> bool:
-    """As msgspec leaves out what nobody set, where a record is told so."""
+def _is_omitted(record: msgspec.Struct, field: FieldInfo) -> bool:
+    """Whether msgspec omits the field because it has its default value."""
     if not record.__struct_config__.omit_defaults:
         return False
     value = getattr(record, field.name)
     return value is field.default or (value in ({}, []) and field.default_factory is not NODEFAULT)
 
 
-def show(found: dict[str, Any]) -> None:
-    """The record's own fields, then a table for each of its lists and maps of records."""
+def show(record: dict[str, Any]) -> None:
+    """Print the fields of the record, then a table for each of its lists and maps of records."""
     from eventsched.cli.output import console, pairs
     from eventsched.formatting import day_and_clock
 
-    view: dict[str, Any] = found["view"]
-    flat = {name: value for name, value in view.items() if not _is_nested(value)}
-    rows = [(_words(name), _cell(name, value)) for name, value in flat.items()]
-    source = "" if found["is_live"] else ", folded from its history"
-    if found["dropped_at"]:
-        dropped_ms = ms_of(found["dropped_at"])
-        source += f"; ended {day_and_clock(dropped_ms)} (log/{found['dropped_at']})"
-    at_ms = ms_of(found["at"])
-    rows.append(("as of", f"{day_and_clock(at_ms)} (log/{found['at']}){source}"))
-    console().print(pairs(f"{found['kind']} {found['id']}", rows))
+    view: dict[str, Any] = record["view"]
+    plain = {name: value for name, value in view.items() if not _is_nested(value)}
+    rows = [(_heading(name), _cell(name, value)) for name, value in plain.items()]
+    source = "" if record["is_live"] else ", computed from its events"
+    if record["dropped_at"]:
+        dropped_ms = int(record["dropped_at"].partition("-")[0])
+        source += f"; ended {day_and_clock(dropped_ms)} (log/{record['dropped_at']})"
+    at_ms = int(record["at"].partition("-")[0])
+    rows.append(("as of", f"{day_and_clock(at_ms)} (log/{record['at']}){source}"))
+    console().print(pairs(f"{record['kind']} {record['id']}", rows))
     for name, value in view.items():
         if _is_nested(value):
             _show_nested(name, value)
 
 
 def _is_nested(value: Any) -> bool:
-    """A list or a map of records; it becomes a table of its own."""
+    """Whether the value is a list or a map of records, which is printed as a table of its own."""
     items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return any(isinstance(one, dict) for one in items)
+    return any(isinstance(item, dict) for item in items)
 
 
 def _show_nested(name: str, value: Any) -> None:
@@ -112,21 +116,22 @@ def _show_nested(name: str, value: Any) -> None:
     from eventsched.formatting import table
 
     keyed = value.items() if isinstance(value, dict) else enumerate(value)
-    records = [({"": key} if isinstance(value, dict) else {}) | one for key, one in keyed]
-    columns = list(dict.fromkeys(column for one in records for column in one))
+    records = [({"": key} if isinstance(value, dict) else {}) | item for key, item in keyed]
+    columns = list(dict.fromkeys(column for record in records for column in record))
     numbers = tuple(c for c in columns if all(isinstance(r.get(c, 0), int) for r in records))
-    made = table(*map(_words, columns), title=_words(name), right=tuple(map(_words, numbers)))
+    right = tuple(map(_heading, numbers))
+    result = table(*map(_heading, columns), title=_heading(name), right=right)
     rows = [[_cell(column, record.get(column, "")) for column in columns] for record in records]
-    for column, values in zip(made.columns, zip(*rows, strict=True), strict=True):
-        column.no_wrap = max(map(len, values)) <= WORD_MAX
+    for column, values in zip(result.columns, zip(*rows, strict=True), strict=True):
+        column.no_wrap = max(map(len, values)) <= NO_WRAP_MAX
     for row in rows:
-        made.add_row(*row)
+        result.add_row(*row)
     console().print()
-    console().print(made)
+    console().print(result)
 
 
-def _words(name: str) -> str:
-    """A field's name as a heading: units are told by the values."""
+def _heading(name: str) -> str:
+    """Return the heading of a field: its name without the unit, which the values have."""
     return "class" if name == "cls" else name.removesuffix("_ms").replace("_", " ")
 
 
@@ -134,11 +139,11 @@ def _cell(name: str, value: Any) -> str:
     from eventsched.formatting import clock, day_and_clock, duration
 
     if isinstance(value, int) and (name == "ms" or name.endswith("_ms")):
-        if value > 10**11:  # a moment; anything shorter than three years is a duration
+        if value > 10**11:  # a time; a smaller value, below three years, is a duration
             return day_and_clock(value) if name in ("opened_ms", "since_ms") else clock(value)
         return duration(value)
     if isinstance(value, dict):
-        return ", ".join(f"{key} {_cell(key, one)}" for key, one in value.items())
+        return ", ".join(f"{key} {_cell(key, item)}" for key, item in value.items())
     if isinstance(value, list):
-        return ", ".join(_cell("", one) for one in value)
-    return escape_controls(str(value))  # here: its length decides the look of its column
+        return ", ".join(_cell("", item) for item in value)
+    return escape_controls(str(value))  # escaped here, since its length sets the column's wrapping

@@ -1,6 +1,6 @@
-"""The look of `status`: for each cell its groups, its nodes, and what waits.
+"""The tables of `eventsched status`: consumers, nodes and waiting jobs of each cell.
 
-Owns: tables of an Overview. Read next: history/status.py (what is gathered), output.py.
+Owns: the text form of an Overview. Never does: reads. Read next: history/status.py, output.py.
 """
 
 from __future__ import annotations
@@ -8,24 +8,31 @@ from __future__ import annotations
 from rich.console import Group, RenderableType
 
 from eventsched.formatting import NONE, Text, clock, duration, plural, size, table
-from eventsched.history.status import CellOverview, ClassSeen, NodeSeen, Overview, SetBehind
+from eventsched.history.status import (
+    CellOverview,
+    ClassStatus,
+    ConsumerStatus,
+    NodeStatus,
+    Overview,
+)
 from eventsched.store.lag import ARCHIVE
 
 LATE_MS = {ARCHIVE: 600_000}
-"""An archive seals every five minutes."""
+"""Lag from which a consumer is late; the archiver seals every five minutes."""
+LATE_MS_DEFAULT = 2_000
 NODES_MAX = 12
-"""Nodes of one class that are shown; the others are counted."""
+"""Number of nodes of one class that are shown."""
 
 
-def panel(found: Overview) -> RenderableType:
-    """Everything, cell after cell."""
-    head = Text(found.server, "bold")
-    head.append(" cluster" * found.is_cluster, "")
-    if found.maxmemory_bytes:
-        head.append(f", {size(found.maxmemory_bytes)} at most", "dim")
+def panel(status: Overview) -> RenderableType:
+    """Return the status of the server and of each cell."""
+    head = Text(status.server, "bold")
+    head.append(" cluster" * status.is_cluster, "")
+    if status.maxmemory_bytes:
+        head.append(f", maxmemory {size(status.maxmemory_bytes)}", "dim")
     parts: list[RenderableType] = [head]
-    parts += [Text(f"warning: {warning}", "yellow") for warning in found.warnings]
-    for cell in found.cells:
+    parts += [Text(f"warning: {warning}", "yellow") for warning in status.warnings]
+    for cell in status.cells:
         parts += ["", *_cell(cell)]
     return Group(*parts)
 
@@ -34,91 +41,95 @@ def _cell(cell: CellOverview) -> list[RenderableType]:
     head = Text.assemble((f"cell {cell.cell}", "bold"), f"  {clock(cell.now_ms)}  log ")
     head.append(plural(cell.log_entries, "entry", "entries"))
     if cell.log_retention_ms:
-        head.append(f", unarchived ones kept for {duration(cell.log_retention_ms)}", "dim")
+        head.append(f", unarchived entries kept for {duration(cell.log_retention_ms)}", "dim")
     if cell.backpressure:
         head.append(f"  backpressure: {', '.join(cell.backpressure)}", "bold red")
-    if cell.dead:
-        head.append(f"  {cell.dead:,} dead: {cell.dead_newest}", "red")
-    return [head, _groups(cell.groups), "", _nodes(cell.classes), *_waiting(cell)]
+    if cell.dead_letters:
+        count = plural(cell.dead_letters, "dead letter")
+        head.append(f"  {count}, newest: {cell.newest_dead_letter}", "red")
+    return [head, _consumers(cell.consumers), "", _nodes(cell.classes), *_waiting(cell)]
 
 
-def _groups(groups: list[SetBehind]) -> RenderableType:
-    made = table("GROUP", "READS", "BEHIND", "OLDEST", "", right=("BEHIND", "OLDEST"))
-    for one in groups:
-        late = "yellow" if one.ms > LATE_MS.get(one.group, 2_000) else ""
-        nobody = "nobody archives" if one.group == ARCHIVE else "nobody folds it"
-        note = Text("") if one.is_held else Text(nobody, "red")
-        oldest = duration(one.ms) if one.entries else NONE
-        made.add_row(one.group, one.stream, Text(f"{one.entries:,}", late), oldest, note)
-    return made
+def _consumers(consumers: list[ConsumerStatus]) -> RenderableType:
+    result = table("CONSUMER", "STREAM", "LAG", "OLDEST", "", right=("LAG", "OLDEST"))
+    for each in consumers:
+        is_late = each.oldest_ms > LATE_MS.get(each.consumer, LATE_MS_DEFAULT)
+        lag = Text(f"{each.lag:,}", "yellow" if is_late else "")
+        role = "archiver" if each.consumer == ARCHIVE else "projector"
+        note = Text("") if each.is_running else Text(f"no {role} runs", "red")
+        oldest = duration(each.oldest_ms) if each.lag else NONE
+        result.add_row(each.consumer, each.stream, lag, oldest, note)
+    return result
 
 
-def _nodes(classes: list[ClassSeen]) -> RenderableType:
-    if not any(one.nodes for one in classes):
+def _nodes(classes: list[ClassStatus]) -> RenderableType:
+    if not any(each.nodes for each in classes):
         return Text("no nodes", "yellow")
-    made = table("NODE", "SERVES", "SLOTS", "LOAD", "SEEN", "", right=("SLOTS", "LOAD", "SEEN"))
-    made.columns[1].overflow = "ellipsis"
-    for one in classes:
-        if len(one.nodes) > 1:
-            made.add_row(*_class_row(one))
-        for node in one.nodes[:NODES_MAX]:
-            serves = "" if len(one.nodes) > 1 else _serves(one)
-            made.add_row(*_node_row(node, serves, one.suspended))
-        if len(one.nodes) > NODES_MAX:
-            made.add_row(Text(f"  and {len(one.nodes) - NODES_MAX:,} more", "dim"))
-    return made
+    right = ("SLOTS", "LOAD", "HEARTBEAT")
+    result = table("NODE", "LANGUAGES", *right, "", right=right)
+    result.columns[1].overflow = "ellipsis"
+    for each in classes:
+        if len(each.nodes) > 1:
+            result.add_row(*_class_row(each))
+        for node in each.nodes[:NODES_MAX]:
+            abilities = "" if len(each.nodes) > 1 else _abilities(each)
+            result.add_row(*_node_row(node, abilities, each.suspended))
+        if len(each.nodes) > NODES_MAX:
+            result.add_row(Text(f"  and {len(each.nodes) - NODES_MAX:,} more", "dim"))
+    return result
 
 
-def _class_row(one: ClassSeen) -> list[RenderableType]:
-    slots, live = sum(node.slots for node in one.nodes), sum(node.live for node in one.nodes)
+def _class_row(status: ClassStatus) -> list[RenderableType]:
+    slots = sum(node.slots for node in status.nodes)
+    leases = sum(node.leases for node in status.nodes)
     return [
-        Text(plural(len(one.nodes), "node"), "dim"),
-        _serves(one),
-        f"{live}/{slots}",
-        _load(live, slots),
+        Text(plural(len(status.nodes), "node"), "dim"),
+        _abilities(status),
+        f"{leases}/{slots}",
+        _load(leases, slots),
         "",
-        _suspended_text(one.suspended),
+        _suspended_text(status.suspended),
     ]
 
 
-def _node_row(node: NodeSeen, serves: str, suspended: list[str]) -> list[RenderableType]:
+def _node_row(node: NodeStatus, abilities: str, suspended: list[str]) -> list[RenderableType]:
     note = Text(node.status, "yellow") if node.status != "alive" else Text("")
-    if serves:
+    if abilities:
         note.append_text(_suspended_text(suspended))
-    slots = f"{node.live}/{node.slots}"
     return [
         node.node,
-        serves,
-        slots,
-        _load(node.live, node.slots),
-        duration(node.seen_ms),
+        abilities,
+        f"{node.leases}/{node.slots}",
+        _load(node.leases, node.slots),
+        duration(node.heartbeat_age_ms),
         note,
     ]
 
 
-def _load(live: int, slots: int) -> str:
-    return f"{100 * live // slots} %" if slots else ""
+def _load(leases: int, slots: int) -> str:
+    return f"{100 * leases // slots} %" if slots else ""
 
 
 def _suspended_text(suspended: list[str]) -> Text:
     return Text(f" lacks {', '.join(suspended)}" if suspended else "", "yellow")
 
 
-def _serves(one: ClassSeen) -> str:
-    features = f"  +{', '.join(one.features)}" if one.features else ""
-    return f"{', '.join(one.sources)} → {', '.join(one.targets)}{features}"
+def _abilities(status: ClassStatus) -> str:
+    """Return the languages and features of a capability class."""
+    features = f"  +{', '.join(status.features)}" if status.features else ""
+    return f"{', '.join(status.sources)} → {', '.join(status.targets)}{features}"
 
 
 def _waiting(cell: CellOverview) -> list[RenderableType]:
     if not cell.waiting:
         return []
-    made = table("WAITING", "SERVICES", "JOBS", "OLDEST", "WHY", right=("JOBS", "OLDEST"))
-    for one in sorted(cell.waiting, key=lambda one: -one.oldest_ms):
-        made.add_row(
-            f"{one.source} → {one.target}",
-            ", ".join(one.features),
-            f"{one.jobs:,}",
-            duration(one.oldest_ms),
-            one.reason,
+    result = table("WAITING", "FEATURES", "JOBS", "OLDEST", "REASON", right=("JOBS", "OLDEST"))
+    for each in sorted(cell.waiting, key=lambda each: -each.oldest_ms):
+        result.add_row(
+            f"{each.source} → {each.target}",
+            ", ".join(each.features),
+            f"{each.jobs:,}",
+            duration(each.oldest_ms),
+            each.reason,
         )
-    return ["", made]
+    return ["", result]

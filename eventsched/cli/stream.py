@@ -1,4 +1,7 @@
-"""`eventsched stream FILE.wav…`: speech in, what comes of it out."""
+"""`eventsched stream FILE.wav…`: send speech and print the outcomes.
+
+Owns: the arguments. Read next: stream_sessions.py.
+"""
 
 from __future__ import annotations
 
@@ -13,31 +16,31 @@ Files = Annotated[
     list[str],
     typer.Argument(
         metavar="FILE…",
-        help="WAV files, a session each; - is a WAV or raw PCM16, mono, 16 kHz, on stdin.",
+        help="WAV files, one session each; - reads a WAV or raw PCM16 (mono, 16 kHz) from stdin.",
     ),
 ]
-Source = Annotated[str, typer.Option("--source", "-s", help="Language spoken, or auto.")]
+Source = Annotated[str, typer.Option("--source", "-s", help="Source language, or auto.")]
 Targets = Annotated[
     list[str] | None,
-    typer.Option("--target", "-t", help="Language wanted; may be repeated, or es,fr."),
+    typer.Option("--target", "-t", help="Target language; repeatable, or a list such as es,fr."),
 ]
-Realtime = Annotated[bool, typer.Option("--realtime", help="As fast as it was spoken.")]
-Tenant = Annotated[str, typer.Option("--tenant", help="Whose session it is.")]
+Realtime = Annotated[bool, typer.Option("--realtime", help="Send the audio in real time.")]
+Tenant = Annotated[str, typer.Option("--tenant", help="Tenant of the sessions.")]
 Features = Annotated[
-    list[str] | None, typer.Option("--feature", help="Service that the jobs need; repeatable.")
+    list[str] | None, typer.Option("--feature", help="Feature that the jobs need; repeatable.")
 ]
-Room = Annotated[str | None, typer.Option("--room", help="Sessions of one room hear each other.")]
-Hears = Annotated[
+Room = Annotated[str | None, typer.Option("--room", help="Room that the sessions join.")]
+ListenLanguage = Annotated[
     str | None,
-    typer.Option("--listen-language", help="In a room: the language to hear the others in."),
+    typer.Option("--listen-language", help="Language of the results from other room members."),
 ]
 Priority = Annotated[
     int, typer.Option("--priority", min=0, max=2, help="0 interactive, 1 normal, 2 background.")
 ]
-Partials = Annotated[bool, typer.Option("--partials", help="Transcripts in the making, too.")]
+Partials = Annotated[bool, typer.Option("--partials", help="Print partial results too.")]
 
 Encrypt = Annotated[
-    bool, typer.Option("--encrypt", help="Audio and texts, with keys in the key store.")
+    bool, typer.Option("--encrypt", help="Encrypt audio and texts with keys in the key store.")
 ]
 
 
@@ -51,16 +54,16 @@ async def stream(
     tenant: Tenant = "default",
     feature: Features = None,
     room: Room = None,
-    listen_language: Hears = None,
+    listen_language: ListenLanguage = None,
     priority: Priority = 1,
     partials: Partials = False,
     encrypt: Encrypt = False,
     keys: Keys = None,
 ) -> int:
-    """Stream speech and show the results as they come; exit code 1 if any failed or is missing.
+    """Send speech and print the outcomes as they arrive.
 
-    It is 1 as well when no audio comes on stdin. Ctrl-C ends the audio and still waits for its
-    results; a second one stops at once.
+    The exit code is 1 if an outcome is failed or missing, or if stdin has no audio. Ctrl-C ends
+    the audio and waits for the open outcomes; a second Ctrl-C ends the command at once.
     """
     from eventsched.cli.stream_sessions import Streams, read_sources
     from eventsched.client.client import connect
@@ -68,12 +71,12 @@ async def stream(
     if files.count("-") > 1:
         raise InvalidMessage.of("FILE", "- only once", "there is one standard input")
     if not target and room is None:
-        raise InvalidMessage.of("--target", "none, so nobody would hear anything", "name one")
+        raise InvalidMessage.of("--target", "a target language or a room is needed", "name one")
     sources = await read_sources(files)
-    asked = {
+    session_options = {
         "tenant": tenant,
         "source": source,
-        "targets": [one for given in target or [] for one in given.split(",")],
+        "targets": [language for value in target or [] for language in value.split(",")],
         "features": feature or [],
         "room": room,
         "listen_language": listen_language,
@@ -81,5 +84,7 @@ async def stream(
         "encrypt": encrypt,
     }
     async with connect(options.url, data=options.data, keys=keys) as es:
-        streams = Streams(es, asked, realtime=realtime, partials=partials, as_json=options.json)
+        streams = Streams(
+            es, session_options, realtime=realtime, partials=partials, as_json=options.json
+        )
         return await streams.run(sources)

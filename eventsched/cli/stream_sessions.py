@@ -1,7 +1,7 @@
-"""Sessions fed from files or a microphone, their results shown as they come.
+"""The sessions of `eventsched stream`: send audio of files or stdin, print the outcomes.
 
-Owns: pacing, trying again under pressure, waiting for the outcomes, the lines about them.
-Never does: reading Redis: it is a user of the library like any other. Read next: client/session.py.
+Owns: pacing, retries under backpressure, waiting for the outcomes, the printed lines.
+Never does: reads of Redis; it uses the public client only. Read next: client/session.py.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ CHUNK_BYTES = RATE // 10 * 2
 """100 ms."""
 MS_BYTES = CHUNK_BYTES // 100
 SLICE_BYTES = 10 * CHUNK_BYTES
-"""How much goes in one call when nothing paces it: a second."""
+"""Audio of one call without --realtime: 1 s."""
 HINT_S = 5.0
-"""After so long without any outcome, say what may be wrong."""
-PRESSED_S = 10.0
-"""Under pressure, how long between two notes that say so."""
+"""Time without any outcome after which a hint is printed."""
+BACKPRESSURE_NOTE_S = 10.0
+"""Time between two notes about backpressure."""
 STYLES = {
     "result": "green",
     "no_speech": "dim",
@@ -61,16 +61,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One speaker: a label, and all of the audio; none when it comes from stdin."""
+    """The audio of one session: its label and its samples; None if they come from stdin."""
 
     label: str
     pcm: bytes | None
 
 
 async def read_sources(files: Sequence[str]) -> list[Source]:
-    """Every file, read before any session is opened. Raises InvalidMessage for one that is bad.
+    """Read all files before any session is opened. Raises InvalidMessage for an invalid file.
 
-    Its label is its name, or all of its path where another has the same name.
+    The label of a file is its name, or its path if another file has the same name.
     """
     names = Counter(Path(file).stem for file in files)
     sources = []
@@ -85,39 +85,39 @@ async def read_sources(files: Sequence[str]) -> list[Source]:
 
 
 class Streams:
-    """All sessions of one call."""
+    """All sessions of one command."""
 
     def __init__(
         self,
         es: Client,
-        asked: Mapping[str, Any],
+        session_options: Mapping[str, Any],
         *,
         realtime: bool,
         partials: bool,
         as_json: bool,
     ) -> None:
         self._es = es
-        self._asked = asked
+        self._session_options = session_options
         self._realtime = realtime
         self._partials = partials
         self._as_json = as_json
         self._ended: Counter[str] = Counter()
-        self._unseen: list[str] = []
-        """Sessions whose end was not seen."""
-        self._no_more = anyio.Event()
-        """Ctrl-C: what was spoken so far is all."""
-        self._is_mute = False
-        """Standard input ended without any audio."""
-        self._refusal: InvalidMessage | None = None
-        """Why standard input was not streamed: what came is no audio that can be decoded."""
-        self._silent_until = 0.0
+        self._incomplete: list[str] = []
+        """Sessions whose close was not confirmed."""
+        self._audio_ended = anyio.Event()
+        """Set by Ctrl-C: no more audio is sent."""
+        self._is_stdin_empty = False
+        self._stdin_error: InvalidMessage | None = None
+        """Why the input on stdin cannot be decoded."""
+        self._next_note_s = 0.0
+        """Time before which no further note about backpressure is printed."""
         self._is_stopped = False
-        """A second Ctrl-C: not even that."""
+        """Set by a second Ctrl-C: the command does not wait for outcomes."""
 
     async def run(self, sources: Sequence[Source]) -> int:
-        """Stream them all at once; the exit code.
+        """Stream all sources at the same time and return the exit code.
 
-        Raises InvalidMessage for what came on standard input, once all other sources have ended.
+        Raises InvalidMessage for invalid audio on stdin, once all other sources have ended.
         """
         async with anyio.create_task_group() as helpers:
             helpers.start_soon(self._watch_signals, helpers.cancel_scope)
@@ -129,153 +129,154 @@ class Streams:
         if self._is_stopped:
             return 130
         self._summarise(len(sources))
-        if self._refusal is not None:
-            raise self._refusal
-        if self._no_more.is_set():
+        if self._stdin_error is not None:
+            raise self._stdin_error
+        if self._audio_ended.is_set():
             return 130
-        is_bad = self._ended["failed"] or self._ended["missing"] or self._unseen or self._is_mute
-        return 1 if is_bad else 0
+        is_failed = self._ended["failed"] or self._ended["missing"]
+        return 1 if is_failed or self._incomplete or self._is_stdin_empty else 0
 
     # --- one session ------------------------------------------------------------------------
 
     async def _stream(self, source: Source) -> None:
         async with AsyncExitStack() as stack:
-            session = await self._insist(
-                lambda: stack.enter_async_context(self._es.session(**self._asked))
+            session = await self._retry(
+                lambda: stack.enter_async_context(self._es.session(**self._session_options))
             )
-            self._say_opened(source, session)
-            heard_all = anyio.Event()
+            self._show_session(source, session)
+            all_outcomes = anyio.Event()
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._listen, source, session, heard_all)
+                tasks.start_soon(self._listen, source, session, all_outcomes)
                 await self._feed(source, session)
                 if await session.close():
-                    await heard_all.wait()
+                    await all_outcomes.wait()
                 else:
-                    self._unseen.append(session.id)
-                session.detach()  # closed already: the block's end need not wait again
+                    self._incomplete.append(session.id)
+                session.detach()  # the session is closed, so the block need not wait for it
                 tasks.cancel_scope.cancel()
 
     async def _feed(self, source: Source, session: Session) -> None:
-        """All of the audio, each piece as it comes; the last utterance ends with it."""
+        """Send all audio of the source, then finalize the last utterance."""
         pieces = self._from_stdin() if source.pcm is None else self._from_file(source.pcm)
         size = 0
         async for piece in pieces:
-            if self._no_more.is_set():
+            if self._audio_ended.is_set():
                 break
             size = len(piece)
-            await self._append(
-                session, piece, end_of_utterance=size < CHUNK_BYTES
-            )  # only the rest is shorter
+            # Only the last piece is shorter than a chunk.
+            await self._append(session, piece, end_of_utterance=size < CHUNK_BYTES)
         if size >= CHUNK_BYTES:
             await session.finalize()
-        elif not size and not self._no_more.is_set() and self._refusal is None:
-            self._is_mute = True
-            self._note("no audio came on standard input: see what writes to it")
+        elif not size and not self._audio_ended.is_set() and self._stdin_error is None:
+            self._is_stdin_empty = True
+            self._note("no audio came on standard input: check the program that writes to it")
 
     async def _from_file(self, pcm: bytes) -> AsyncIterator[bytes]:
         step = CHUNK_BYTES if self._realtime else SLICE_BYTES
-        began = anyio.current_time()
+        start_s = anyio.current_time()
         for start in range(0, len(pcm), step):
-            if self._realtime:  # a chunk exists once its last sample has been spoken
-                spoken_s = min(start + step, len(pcm)) / (RATE * 2)
-                with anyio.move_on_at(began + spoken_s):
-                    await self._no_more.wait()
+            if self._realtime:  # send a chunk when its last sample has been spoken
+                end_s = min(start + step, len(pcm)) / (RATE * 2)
+                with anyio.move_on_at(start_s + end_s):
+                    await self._audio_ended.wait()
             yield pcm[start : start + step]
 
     async def _from_stdin(self) -> AsyncIterator[bytes]:
-        """Chunks of whole milliseconds, so that their lengths add up; the last has the rest.
+        """Yield chunks of whole milliseconds as the audio arrives; the last has the rest.
 
-        They come as the audio comes; nothing more after a refusal.
+        Ends after an error of the decoder.
         """
         decoder, file = StreamDecoder("standard input"), sys.stdin.fileno()
-        held = b""
+        buffer = b""
         try:
-            while got := await self._read(file):
-                held += decoder.feed(got)
-                if len(held) >= CHUNK_BYTES:
-                    whole = len(held) // MS_BYTES * MS_BYTES
-                    yield held[:whole]
-                    held = held[whole:]
-            if not self._no_more.is_set():  # Ctrl-C cut it: its end is not the end of a WAV
-                held += decoder.finish()
+            while data := await self._read(file):
+                buffer += decoder.feed(data)
+                if len(buffer) >= CHUNK_BYTES:
+                    size = len(buffer) // MS_BYTES * MS_BYTES
+                    yield buffer[:size]
+                    buffer = buffer[size:]
+            if not self._audio_ended.is_set():  # after Ctrl-C the WAV is incomplete
+                buffer += decoder.finish()
         except InvalidMessage as error:
-            self._refusal = error
-        if held:
-            yield held
+            self._stdin_error = error
+        if buffer:
+            yield buffer
 
     async def _read(self, file: int) -> bytes:
-        """What comes next; nothing at the end, or when no more is wanted.
+        """Return the next bytes; empty at the end of the file or after Ctrl-C.
 
-        Not in a thread: one that waits for a silent microphone would outlive Ctrl-C.
+        It does not read in a thread, since one that waits for a silent microphone outlives Ctrl-C.
         """
-        if _may_keep_waiting(file):
+        if _may_block(file):
             async with anyio.create_task_group() as tasks:
 
                 async def stop() -> None:
-                    await self._no_more.wait()
+                    await self._audio_ended.wait()
                     tasks.cancel_scope.cancel()
 
                 tasks.start_soon(stop)
                 await anyio.wait_readable(file)
                 tasks.cancel_scope.cancel()
-        return b"" if self._no_more.is_set() else os.read(file, CHUNK_BYTES)
+        return b"" if self._audio_ended.is_set() else os.read(file, CHUNK_BYTES)
 
     async def _append(self, session: Session, pcm: bytes, *, end_of_utterance: bool) -> Receipt:
-        """The audio is stored; under pressure the rest is tried again."""
+        """Store the audio; the part that backpressure refuses is sent again."""
         while True:
             try:
                 return await session.append(pcm, end_of_utterance=end_of_utterance)
-            except Backpressure as pressure:
-                pcm = pcm[pressure.accepted_bytes :]
-                await self._wait_out(pressure)
+            except Backpressure as error:
+                pcm = pcm[int(error.fields.get("accepted_bytes", "0")) :]
+                await self._wait(error)
 
-    async def _insist(self, call: Callable[[], Awaitable[T]]) -> T:
+    async def _retry(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Repeat the call until backpressure does not refuse it."""
         while True:
             try:
                 return await call()
-            except Backpressure as pressure:
-                await self._wait_out(pressure)
+            except Backpressure as error:
+                await self._wait(error)
 
-    async def _wait_out(self, pressure: Backpressure) -> None:
-        if anyio.current_time() > self._silent_until:
-            self._note("too busy: trying again; `eventsched status` says what presses")
-            self._silent_until = anyio.current_time() + PRESSED_S
-        await anyio.sleep(pressure.retry_after_ms / 1_000)
+    async def _wait(self, error: Backpressure) -> None:
+        """Wait as long as the refusal says; print a note about it now and then."""
+        if anyio.current_time() > self._next_note_s:
+            self._note("backpressure: trying again; see `eventsched status` for the reason")
+            self._next_note_s = anyio.current_time() + BACKPRESSURE_NOTE_S
+        await anyio.sleep(error.retry_after_ms / 1_000)
 
-    async def _listen(self, source: Source, session: Session, heard_all: anyio.Event) -> None:
+    async def _listen(self, source: Source, session: Session, all_outcomes: anyio.Event) -> None:
         async for outcome in session.results(partials=self._partials):
             if not isinstance(outcome, Partial):
                 self._ended[outcome.outcome] += 1
             self._show_outcome(source, outcome)
-        heard_all.set()
+        all_outcomes.set()
 
-    # --- around them ------------------------------------------------------------------------
+    # --- all sessions -----------------------------------------------------------------------
 
-    async def _watch_signals(self, everything: anyio.CancelScope) -> None:
+    async def _watch_signals(self, all_tasks: anyio.CancelScope) -> None:
         with open_signals(signal.SIGINT, signal.SIGTERM) as signals:
             while True:
                 await signals.get()
-                if self._no_more.is_set():
+                if self._audio_ended.is_set():
                     self._is_stopped = True
-                    everything.cancel()
+                    all_tasks.cancel()
                     return
-                self._no_more.set()
-                self._note("no more audio; waiting for its results (again to stop at once)")
+                self._audio_ended.set()
+                self._note("no more audio; waiting for outcomes (Ctrl-C again to stop at once)")
 
     async def _hint(self) -> None:
-        """Nothing comes: most likely nobody dispatches, or no node can do it."""
+        """Print a hint if no outcome arrives: a dispatcher or a node may be missing."""
         if self._realtime:
             return
         await anyio.sleep(HINT_S)
         if not self._ended:
-            self._note("nothing yet: see `eventsched status` for roles, nodes and what waits")
+            self._note("no outcome yet: see `eventsched status` for roles, nodes and waiting jobs")
 
-    # --- what is shown ----------------------------------------------------------------------
+    # --- output -----------------------------------------------------------------------------
 
     def _note(self, text: str) -> None:
-        notes().print(Text(text, "yellow"), soft_wrap=True)  # a command in it can be copied
+        notes().print(Text(text, "yellow"), soft_wrap=True)  # unwrapped, so commands can be copied
 
-    def _say_opened(self, source: Source, session: Session) -> None:
+    def _show_session(self, source: Source, session: Session) -> None:
         if self._as_json:
             print_json({"type": "session", "source": source.label, "session": session.id})
         else:
@@ -296,17 +297,17 @@ class Streams:
     def _summarise(self, sessions: int) -> None:
         counts = {kind: self._ended[kind] for kind in ("result", "no_speech", "failed", "missing")}
         if self._as_json:
-            unseen = self._unseen
-            print_json({"type": "summary", "sessions": sessions, "unseen": unseen, **counts})
+            summary = {"type": "summary", "sessions": sessions, "incomplete": self._incomplete}
+            print_json(summary | counts)
             return
-        told = [f"{count} {kind}" for kind, count in counts.items() if count] or ["no results"]
-        console().print(f"{plural(sessions, 'session')}: {', '.join(told)}")
-        for session in self._unseen:
-            self._note(f"the end of {session} was not seen: see `eventsched history {session}`")
+        parts = [f"{count} {kind}" for kind, count in counts.items() if count] or ["no results"]
+        console().print(f"{plural(sessions, 'session')}: {', '.join(parts)}")
+        for session in self._incomplete:
+            self._note(f"{session} did not close in time: see `eventsched history {session}`")
 
 
-def _may_keep_waiting(file: int) -> bool:
-    """A pipe, a socket or a terminal; what a regular file has is there."""
+def _may_block(file: int) -> bool:
+    """Whether a read may block: of a pipe, a socket or a terminal, not of a regular file."""
     mode = os.fstat(file).st_mode
     return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(file)
 

@@ -1,20 +1,19 @@
-"""Events as lines: when, how long after what, and what it means.
+"""The lines of `eventsched history`: time, delay, type and description of each event.
 
-Owns: the look of `history`, line by line, so that a log of any length can be shown and followed.
-Read next: event_text.py (the words), output.py.
+Owns: the layout of one line at a time, so that a log of any length can be printed and followed.
+Never does: reads. Read next: event_text.py (the descriptions), output.py.
 """
 
 from __future__ import annotations
 
 import textwrap
 
-from eventsched.cli.event_text import tell
+from eventsched.cli.event_text import describe
 from eventsched.cli.output import console
 from eventsched.escaping import escape_controls
 from eventsched.formatting import Text, clock, day_and_clock, duration
 from eventsched.projection.fold import FailedEvent
 from eventsched.schema.events import Event
-from eventsched.schema.ids import ms_of
 
 STYLES = {
     "ResultDelivered": "green",
@@ -28,38 +27,44 @@ STYLES = {
     "BackpressureStarted": "red",
 }
 TIME, AFTER, EVENT, TEXT_MIN = 12, 11, 19, 24
-"""Columns of text; what is told gets the rest of the line."""
+"""Widths of the columns; the description gets the rest of the line."""
 JOBS_MAX = 50_000
-"""Jobs whose last event is remembered; the oldest are forgotten."""
+"""Number of jobs whose last event is remembered; the oldest are dropped."""
 
 
 class Timeline:
-    """Prints events as they are given, oldest first."""
+    """Prints events one by one, oldest first."""
 
-    def __init__(self, title: str, *, names_whose: bool = False) -> None:
-        """`names_whose`: each line says which session or node it is of."""
+    def __init__(self, title: str, *, shows_subject: bool = False) -> None:
+        """Create a timeline.
+
+        Args:
+            title: text in the line of each day.
+            shows_subject: whether each line names the session or node of its event.
+        """
         self._title = title
-        self._names_whose = names_whose
+        self._shows_subject = shows_subject
         self._day = ""
-        self._before: dict[str, int] = {}
+        self._last_ms: dict[str, int] = {}
         lead = TIME + AFTER + EVENT + 2
         self._indent = " " * lead
         self._width = max(console().width - lead, TEXT_MIN)
 
-    def show(self, one: Event | FailedEvent) -> None:
-        ms = ms_of(one.id)
+    def show(self, event: Event | FailedEvent) -> None:
+        """Print one event, after a line with its day if the day is a new one."""
+        ms = int(event.id.partition("-")[0])
         self._begin_day(ms)
-        if isinstance(one, FailedEvent):
-            name, after, told = Text("unreadable", "red"), "", one.reason
+        if isinstance(event, FailedEvent):
+            name, after, description = Text("unreadable", "red"), "", event.reason
         else:
-            name, after = Text(one.type, STYLES.get(one.type, "")), self._after(one)
-            told = self._whose(one) + tell(one)
-            self._remember(one)
+            name, after = Text(event.type, STYLES.get(event.type, "")), self._after(event)
+            description = self._subject(event) + describe(event)
+            self._remember(event)
         name.pad_right(max(0, EVENT - len(name)))
-        told = escape_controls(told)  # before it is wrapped: it becomes longer
-        first, *more = textwrap.wrap(told, self._width, break_on_hyphens=False) or [""]
+        description = escape_controls(description)  # before wrapping, since it makes it longer
+        first, *more = textwrap.wrap(description, self._width, break_on_hyphens=False) or [""]
         line = Text.assemble((clock(ms), "dim"), after.rjust(AFTER), "  ", name, first)
-        line.append("".join(f"\n{self._indent}{one}" for one in more))
+        line.append("".join(f"\n{self._indent}{part}" for part in more))
         line.rstrip()
         console().print(line, no_wrap=True, overflow="ignore", crop=False)
 
@@ -72,23 +77,24 @@ class Timeline:
             console().print(Text(f"{day}  {self._title}".rstrip(), "bold"))
             self._day = day
 
-    def _whose(self, event: Event) -> str:
-        if not self._names_whose:
+    def _subject(self, event: Event) -> str:
+        if not self._shows_subject:
             return ""
-        whose = event.session or event.node
-        return f"{whose}  " if whose else ""
+        subject = event.session or event.node
+        return f"{subject}  " if subject else ""
 
     def _after(self, event: Event) -> str:
-        """Since the entry that led to it, else since its job's last event; empty with neither."""
+        """Return the time since the event's cause, else since its job's last event, else ''."""
         stream, _, cause = event.cause.rpartition("/")
         if stream and cause:
-            return duration(event.ms - ms_of(cause))
-        before = self._before.get(event.job)
-        return duration(event.ms - before) if event.job and before is not None else ""
+            return duration(event.ms - int(cause.partition("-")[0]))
+        last_ms = self._last_ms.get(event.job)
+        return duration(event.ms - last_ms) if event.job and last_ms is not None else ""
 
     def _remember(self, event: Event) -> None:
+        """Store the time of the job's last event; it becomes the newest of the stored jobs."""
         if event.job:
-            self._before.pop(event.job, None)
-            self._before[event.job] = event.ms
-            if len(self._before) > JOBS_MAX:
-                del self._before[next(iter(self._before))]
+            self._last_ms.pop(event.job, None)
+            self._last_ms[event.job] = event.ms
+            if len(self._last_ms) > JOBS_MAX:
+                del self._last_ms[next(iter(self._last_ms))]

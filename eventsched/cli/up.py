@@ -1,4 +1,7 @@
-"""`eventsched up`: every role in one process, with a server of its own if none is named."""
+"""`eventsched up`: run all roles in one process, with a server of its own if none is named.
+
+Owns: the choice of the roles. Read next: serve.py.
+"""
 
 from __future__ import annotations
 
@@ -23,12 +26,12 @@ async def up(
     archive_key: ArchiveKey = None,
     archive_audio: ArchiveAudio = False,
 ) -> int:
-    """Run everything in this process, and a server if none is named.
+    """Run all roles in this process, with a server if none is named.
 
-    Prints one line with the server's address once it is ready. Ctrl-C ends it.
+    Once the roles run, the command prints one line with the server's URL. Ctrl-C ends it.
     """
     from eventsched.roles.runner import ROLES
 
     roles = [role for role in ROLES if role != "archiver" or archive is not None]
-    told = ArchiveOptions(archive, archive_key, archive_audio)
-    return await serve(options, roles, cells, set_ or [], told)
+    archive_options = ArchiveOptions(archive, archive_key, archive_audio)
+    return await serve(options, roles, cells, set_ or [], archive_options)

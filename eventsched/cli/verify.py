@@ -1,4 +1,7 @@
-"""`eventsched verify`: check that views and stored state follow from the log."""
+"""`eventsched verify`: check that stored state and read models follow from the log.
+
+Owns: the printed report. Never does: the checks. Read next: audit/verify.py.
+"""
 
 from __future__ import annotations
 
@@ -19,22 +22,22 @@ COUNTS = {
     "jobs": "jobs compared",
     "nodes": "nodes compared",
     "records": "live records compared",
-    "chunks": "audio chunks checked",
+    "audio_chunks": "audio chunks checked",
     "outbox_entries": "outbox entries checked",
     "dead_letters": "dead letters",
-    "trimmed": "log entries trimmed",
+    "trimmed_entries": "log entries trimmed",
 }
 SHOWN_MAX = 20
-"""Violations of a cell that people are shown; --json has up to 1,000."""
+"""Violations of a cell in the text output; --json prints up to 1,000."""
 
 
 @command
 async def verify(options: Options, archive: Archive = None) -> int:
-    """Check every invariant on the running system; exit code 1 when one is broken.
+    """Check every invariant of the running system; the exit code is 1 if one is violated.
 
-    Folds the log and compares it with the live views, the authoritative state and the streams.
-    Trimmed entries are read from the archive, starting with its last snapshot before the log.
-    Nothing is paused and nothing is written.
+    The command folds the log and compares the result with the live views, the authoritative state
+    and the streams. Entries that were trimmed from the log are read from the archive, if it is
+    named. The command writes nothing and pauses nothing.
     """
     from eventsched.archive.layout import ArchiveFolder
     from eventsched.cli.output import print_json
@@ -42,13 +45,13 @@ async def verify(options: Options, archive: Archive = None) -> int:
     folder = ArchiveFolder.open(archive) if archive else None
 
     async with options.connect() as connection:
-        found = {store.cell: await _verify(store, folder) for store in connection.stores.values()}
-    is_clean = all(report.is_clean for report in found.values())
+        reports = {store.cell: await _verify(store, folder) for store in connection.stores.values()}
+    is_clean = all(report.is_clean for report in reports.values())
     if options.json:
-        cells = [{"cell": cell} | msgspec.to_builtins(report) for cell, report in found.items()]
+        cells = [{"cell": cell} | msgspec.to_builtins(report) for cell, report in reports.items()]
         print_json({"clean": is_clean, "cells": cells})
     else:
-        for cell, report in found.items():
+        for cell, report in reports.items():
             _show(cell, report)
     return 0 if is_clean else 1
 
@@ -64,8 +67,8 @@ async def _verify(store: Store, archive: ArchiveFolder | None) -> Report:
     core = indexing_set(load_sets())
     views = ProjectionStore(store.transport, store.cell)
     history = await History.open(views, archive, core)
-    with progress(f"verifying {store.cell}", total) as moved:
-        return await Verifier(views, core, moved, history=history).run()
+    with progress(f"verifying {store.cell}", total) as set_progress:
+        return await Verifier(views, core, set_progress, history=history).run()
 
 
 def _show(cell: str, report: Report) -> None:
@@ -73,21 +76,21 @@ def _show(cell: str, report: Report) -> None:
     from eventsched.formatting import Text, plural, table
 
     verdict = "clean" if report.is_clean else plural(report.violations_total, "violation")
-    rows = [(words, f"{getattr(report, name):,}") for name, words in COUNTS.items()]
-    rows += [("entries that could not be folded", f"{len(report.failed_entries):,}")] * bool(
+    rows = [(title, f"{getattr(report, name):,}") for name, title in COUNTS.items()]
+    rows += [("skipped, not foldable", f"{len(report.failed_entries):,}")] * bool(
         report.failed_entries
     )
-    rows += [("", one) for one in report.failed_entries[:SHOWN_MAX]]
+    rows += [("", entry) for entry in report.failed_entries[:SHOWN_MAX]]
     if not report.is_complete:
-        rows.append(("not compared", "the first entries of the log were trimmed and not archived"))
+        rows.append(("not compared", "the first log entries were trimmed and not archived"))
     style = "bold green" if report.is_clean else "bold red"
     console().print(Text.assemble((f"cell {cell}: ", "bold"), (verdict, style)))
     console().print(pairs("", rows))
     if report.is_clean:
         return
-    made = table("BROKEN", "WHERE", "WHAT")
-    for one in report.violations[:SHOWN_MAX]:
-        made.add_row(one.invariant, one.where, one.what)
-    console().print(made)
+    result = table("INVARIANT", "WHERE", "VIOLATION")
+    for violation in report.violations[:SHOWN_MAX]:
+        result.add_row(violation.invariant, violation.where, violation.what)
+    console().print(result)
     if report.violations_total > SHOWN_MAX:
         console().print(f"and {report.violations_total - SHOWN_MAX:,} more, see --json")

@@ -1,4 +1,8 @@
-"""`eventsched why JOB`: why it went where it went. `why --replay`: every decision again."""
+"""`eventsched why JOB`: explain a job's dispatch. `why --replay`: compute all decisions again.
+
+Owns: the printed explanation. Never does: computing it. Read next: audit/explain.py,
+audit/replay.py.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,6 @@ import typer
 
 from eventsched.cli.options import Archive, Options, command
 from eventsched.errors import InvalidMessage
-from eventsched.schema.ids import ms_of
 
 if TYPE_CHECKING:
     from eventsched.audit.explain import Decision, JobExplanation
@@ -18,21 +21,24 @@ if TYPE_CHECKING:
 
 Job = Annotated[
     str,
-    typer.Argument(metavar="[JOB]", help="Its key, or SESSION:UTTERANCE:TARGET (c0.s1:0:es)."),
+    typer.Argument(
+        metavar="[JOB]", help="Key of the job, or SESSION:UTTERANCE:TARGET (c0.s1:0:es)."
+    ),
 ]
 Replaying = Annotated[
-    bool, typer.Option("--replay", help="Compute every decision again and compare.")
+    bool, typer.Option("--replay", help="Compute every decision again and compare the results.")
 ]
 Since = Annotated[
-    str, typer.Option("--since", metavar="WHEN", help="With --replay: from this entry or time on.")
+    str,
+    typer.Option("--since", metavar="WHEN", help="Start of --replay: entry id or ISO time."),
 ]
 Until = Annotated[
-    str, typer.Option("--until", metavar="WHEN", help="With --replay: up to this entry or time.")
+    str, typer.Option("--until", metavar="WHEN", help="End of --replay: entry id or ISO time.")
 ]
 SHOWN_MAX = 20
-"""Differences that people are shown; --json has up to 1,000."""
+"""Differences in the text output; --json prints up to 1,000."""
 NODES_MAX = 40
-"""Nodes of one decision that people are shown."""
+"""Nodes of one decision in the text output."""
 
 
 @command
@@ -44,35 +50,34 @@ async def why(
     until: Until = "",
     archive: Archive = None,
 ) -> int:
-    """Explain a job: which rule chose each node, what it saw of all nodes, what took how long.
+    """Explain a job: the rule that chose each node, the state of all nodes, the time of each stage.
 
-    With --replay instead: every choice of a node and every wait in the range is computed again,
-    from the evidence in its event and from the fold of all events before it. Exit code 1 when
-    one differs.
+    With --replay and without a job, the command computes every dispatch and every wait again, from
+    the evidence in its event and from all events before it. The exit code is 1 if one differs.
     """
     if bool(job) == replay:
-        raise InvalidMessage.of("JOB", "a job or --replay, one of them", "see `why --help`")
-    async with options.past(archive) as past:
+        raise InvalidMessage.of("JOB", "either a job or --replay expected", "see `why --help`")
+    async with options.history_source(archive) as source:
         if replay:
-            return await _replay(options, past, since, until)
+            return await _replay(options, source, since, until)
         if since or until:
             raise InvalidMessage.of("--since", "with --replay only", "leave it out")
-        await _why(options, past, job)
+        await _explain(options, source, job)
     return 0
 
 
-async def _why(options: Options, past: HistorySource, job: str) -> None:
-    from eventsched.audit.service import why as explained
+async def _explain(options: Options, source: HistorySource, job: str) -> None:
+    from eventsched.audit.service import why as explain
     from eventsched.cli.output import print_json
 
-    found = await explained(past, job)
+    explanation = await explain(source, job)
     if options.json:
-        print_json(msgspec.to_builtins(found))
+        print_json(msgspec.to_builtins(explanation))
     else:
-        _show(found)
+        _show(explanation)
 
 
-async def _replay(options: Options, past: HistorySource, since: str, until: str) -> int:
+async def _replay(options: Options, source: HistorySource, since: str, until: str) -> int:
     from eventsched.audit.service import entry_count, replay
     from eventsched.cli.output import print_json, progress
     from eventsched.history.position import parse_position
@@ -80,119 +85,122 @@ async def _replay(options: Options, past: HistorySource, since: str, until: str)
     first = parse_position(since, "--since") if since else None
     last = parse_position(until, "--until") if until else None
     agrees = True
-    for cell in past.cells:
-        with progress(f"replaying {cell}", await entry_count(past, cell)) as moved:
-            found = await replay(past, cell, first, last, moved)
-        agrees = agrees and found.agrees
+    for cell in source.cells:
+        with progress(f"replaying {cell}", await entry_count(source, cell)) as set_progress:
+            result = await replay(source, cell, first, last, set_progress)
+        agrees = agrees and result.agrees
         if options.json:
-            print_json({"cell": cell, "agrees": found.agrees} | msgspec.to_builtins(found))
+            print_json({"cell": cell, "agrees": result.agrees} | msgspec.to_builtins(result))
         else:
-            _show_replayed(cell, found)
+            _show_replay(cell, result)
     return 0 if agrees else 1
 
 
-# --- the look -------------------------------------------------------------------------------
+# --- output ---------------------------------------------------------------------------------
 
 
-def _show(found: JobExplanation) -> None:
+def _show(explanation: JobExplanation) -> None:
     from eventsched.cli.output import console
-    from eventsched.formatting import Text, clock, duration, table
+    from eventsched.formatting import Text, clock, duration, plural, table
 
     out = console()
-    out.print(Text(found.job, "bold"), soft_wrap=True)
-    attempts = f"{found.attempts} attempt{'s' * (found.attempts != 1)}"
-    how = found.outcome or "under way"
+    out.print(Text(explanation.job, "bold"), soft_wrap=True)
+    outcome = explanation.outcome or "not ended"
+    attempts = plural(explanation.attempts, "attempt")
     out.print(
-        f"u{found.utterance} → {found.target} of {found.session}: "
-        + " ".join(part for part in (how, found.code, "after", attempts) if part)
+        f"u{explanation.utterance} → {explanation.target} of {explanation.session}: "
+        + " ".join(part for part in (outcome, explanation.code, "after", attempts) if part)
     )
     out.print()
-    numbers = ("FROM", "TOOK")
-    made = table(*numbers, "STAGE", "WHAT IT WAITED FOR, HOW IT ENDED", right=numbers)
-    made.columns[2].no_wrap = True
-    for one in found.stages:
-        took = duration(one.ms) + (" so far" if one.is_open else "")
-        made.add_row(clock(one.from_ms), took, one.name, Text(one.waited_for))
-    out.print(made)
-    for decision in found.decisions:
+    numbers = ("START", "DURATION")
+    result = table(*numbers, "STAGE", "WAITED FOR, OR ENDED BY", right=numbers)
+    result.columns[2].no_wrap = True
+    for stage in explanation.stages:
+        time = duration(stage.ms) + (" so far" if stage.is_open else "")
+        result.add_row(clock(stage.from_ms), time, stage.name, Text(stage.waited_for))
+    out.print(result)
+    for decision in explanation.decisions:
         _show_decision(decision)
 
 
-def _show_decision(one: Decision) -> None:
+def _show_decision(decision: Decision) -> None:
     from eventsched.cli.output import console
     from eventsched.formatting import NONE, Text, clock, plural, table
 
     out = console()
     out.print()
-    when = clock(ms_of(one.id))
-    out.print(Text(f"{when}  attempt {one.attempt}: {_decided(one)}", "bold"))
-    for line in _evidence(one):
+    time = clock(int(decision.id.partition("-")[0]))
+    out.print(Text(f"{time}  attempt {decision.attempt}: {_choice(decision)}", "bold"))
+    for line in _evidence(decision):
         out.print(Text(f"  {line}"))
-    if one.classes:
+    if decision.classes:
         numbers = ("LOAD", "FREE", "FULL", "DRAINING")
-        made = table("  CLASS", "HEAD", *numbers, right=numbers)
-        for seen in one.classes:
-            load = f"{seen.load / 10:.0f} %" if seen.head else NONE
-            counts = (str(seen.free), str(seen.full), str(seen.draining))
-            made.add_row(f"  {seen.id}", seen.head or NONE, load, *counts)
-        out.print(made)
-    if not one.nodes:
-        out.print(Text("  nodes: not known, the beginning of history is gone", "yellow"))
+        result = table("  CLASS", "HEAD", *numbers, right=numbers)
+        for each in decision.classes:
+            load = f"{each.load / 10:.0f} %" if each.head else NONE
+            counts = (str(each.free), str(each.full), str(each.draining))
+            result.add_row(f"  {each.id}", each.head or NONE, load, *counts)
+        out.print(result)
+    if not decision.nodes:
+        out.print(Text("  nodes: unknown, the first log entries are missing", "yellow"))
         return
-    made = table("  NODE", "SLOTS", "LOAD", "", right=("SLOTS", "LOAD"))
-    for node in one.nodes[:NODES_MAX]:
+    result = table("  NODE", "SLOTS", "LOAD", "", right=("SLOTS", "LOAD"))
+    for node in decision.nodes[:NODES_MAX]:
         style = {"chosen": "green", "free": ""}.get(node.verdict, "yellow")
-        told = node.verdict + (f": {node.detail}" if node.detail else "")
+        verdict = node.verdict + (f": {node.detail}" if node.detail else "")
         slots = f"{node.live}/{node.slots}"
-        made.add_row(f"  {node.node}", slots, f"{node.load / 10:.0f} %", Text(told, style))
-    out.print(made)
-    if (more := len(one.nodes) - NODES_MAX) > 0:
-        out.print(Text(f"  and {plural(more, 'node')} more, see --json", "dim"))
+        result.add_row(f"  {node.node}", slots, f"{node.load / 10:.0f} %", Text(verdict, style))
+    out.print(result)
+    if (more := len(decision.nodes) - NODES_MAX) > 0:
+        out.print(Text(f"  and {plural(more, 'more node')}, see --json", "dim"))
 
 
-def _decided(one: Decision) -> str:
+def _choice(decision: Decision) -> str:
+    """Return the chosen node and the rule, or the reason of the wait."""
     from eventsched.formatting import plural
 
-    if one.rule:
-        return f"{one.node} by {one.rule} (log/{one.id})"
-    return f"waits, {one.reason}, {plural(one.ahead, 'job')} before it (log/{one.id})"
+    if decision.rule:
+        return f"{decision.node} by {decision.rule} (log/{decision.id})"
+    ahead = plural(decision.ahead, "job")
+    return f"waits, {decision.reason}, {ahead} before it (log/{decision.id})"
 
 
-def _evidence(one: Decision) -> list[str]:
-    """What the rule rested on, beside the classes."""
-    lines = [one.detail] if one.detail else []
-    if one.affinity is not None:
-        passed = f"passed over: {one.affinity.why}" if one.affinity.why else "taken"
-        lines.append(f"affinity to {one.affinity.node}: {passed}")
-    if one.last:
-        lines.append(f"the attempt before was on {one.last}")
-    if one.winner is not None:
-        told = f"of {one.compared} waiting requirements: priority {one.winner.priority}, "
-        told += f"tag {one.winner.tag:,}"
-        if one.runner_up is not None:
-            second = one.runner_up
-            told += f", before priority {second.priority}, tag {second.tag:,}"
-            told += f" ({second.member.partition(':')[2]})"
-        lines.append(told)
-    if one.context_at:
-        lines.append(f"with the group's context as of log/{one.context_at}")
+def _evidence(decision: Decision) -> list[str]:
+    """Return the lines with the evidence of the decision, without its classes."""
+    lines = [decision.detail] if decision.detail else []
+    if decision.affinity is not None:
+        why = decision.affinity.why
+        use = f"not chosen: {why}" if why else "chosen"
+        lines.append(f"affinity to {decision.affinity.node}: {use}")
+    if decision.last:
+        lines.append(f"the previous attempt was on {decision.last}")
+    if decision.winner is not None:
+        order = f"of {decision.compared} waiting requirements: "
+        order += f"priority {decision.winner.priority}, tag {decision.winner.tag:,}"
+        if decision.runner_up is not None:
+            second = decision.runner_up
+            order += f", before priority {second.priority}, tag {second.tag:,}"
+            order += f" ({second.member.partition(':')[2]})"
+        lines.append(order)
+    if decision.context_at:
+        lines.append(f"with the group's context as of log/{decision.context_at}")
     return lines
 
 
-def _show_replayed(cell: str, found: ReplayReport) -> None:
+def _show_replay(cell: str, result: ReplayReport) -> None:
     from eventsched.cli.output import console, pairs
     from eventsched.formatting import Text, plural
 
-    verdict = "agrees" if found.agrees else plural(found.differences_total, "difference")
-    rules = ", ".join(f"{count:,} by {rule}" for rule, count in found.by_rule.most_common())
+    verdict = "agrees" if result.agrees else plural(result.differences_total, "difference")
+    rules = ", ".join(f"{count:,} by {rule}" for rule, count in result.by_rule.most_common())
     rows = [
-        ("events", f"{found.events:,}"),
-        ("range", f"{found.first} to {found.last}" if found.first else "empty"),
-        ("dispatches again", f"{found.dispatches:,}" + (f": {rules}" if rules else "")),
-        ("waits again", f"{found.queued:,}"),
+        ("events", f"{result.events:,}"),
+        ("range", f"{result.first} to {result.last}" if result.first else "empty"),
+        ("dispatches compared", f"{result.dispatches:,}" + (f": {rules}" if rules else "")),
+        ("waits compared", f"{result.queued:,}"),
     ]
     console().print(pairs(f"cell {cell}: {verdict}", rows))
-    for one in found.differences[:SHOWN_MAX]:
-        console().print(Text(f"  {one}", "red"), soft_wrap=True)
-    if found.differences_total > SHOWN_MAX:
-        console().print(f"  and {found.differences_total - SHOWN_MAX:,} more, see --json")
+    for difference in result.differences[:SHOWN_MAX]:
+        console().print(Text(f"  {difference}", "red"), soft_wrap=True)
+    if result.differences_total > SHOWN_MAX:
+        console().print(f"  and {result.differences_total - SHOWN_MAX:,} more, see --json")

@@ -19,7 +19,7 @@ from eventsched.encryption.decrypt import load_cipher
 from eventsched.encryption.keystore import KeyStore
 from eventsched.errors import DecryptionError, KeyMissing, KeyStoreError, MissingDependencyError
 from eventsched.schema import codec
-from eventsched.schema.events import AudioChunkAppended, Event, Said, Text
+from eventsched.schema.events import AudioChunkAppended, ContextText, Event, Text
 from eventsched.schema.keys import name_of
 from eventsched.schema.validation import check_code
 from eventsched.store.cell import Store
@@ -32,7 +32,7 @@ READ_COUNT = 64
 """Chunks a read of audio: up to 4 MiB."""
 
 log = structlog.get_logger("eventsched.node.node")
-_CONTEXT = msgspec.msgpack.Decoder(list[Said])
+_CONTEXT = msgspec.msgpack.Decoder(list[ContextText])
 
 
 class NoSpeechError(Exception):

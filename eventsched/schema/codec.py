@@ -1,8 +1,8 @@
-"""Bytes on a stream <-> Event.
+"""The codec of stream entries: bytes <-> Event, bytes <-> Text.
 
-Owns: the encoding of the nine fields, and how a type or version that this program does not know is
-met: with UndecodableEvent, so that readers pass it by and count it. The texts in bodies, and that
-one which some other program wrote is an UnreadableText.
+Owns: the encoding of the nine fields and of the texts in bodies. An entry of an unknown type or
+version raises UndecodableEvent, so that readers skip and count it; a body that is not a text raises
+UnreadableText.
 Never does: I/O. Read next: events.py, upcasting.py.
 """
 
@@ -16,45 +16,49 @@ import msgspec
 from eventsched.schema import events
 from eventsched.schema.upcasting import upcast
 
-_KNOWN: dict[bytes, tuple[str, Callable[[bytes], Any]]] = {
+_DECODERS: dict[bytes, tuple[str, Callable[[bytes], Any]]] = {
     kind.__name__.encode(): (kind.__name__, msgspec.json.Decoder(kind).decode)
     for kind in get_args(events.AnyData)
 }
-"""Type as it is stored -> its name, and what reads its data."""
+"""Stored type -> its name and the decoder of its data."""
 _TEXT = msgspec.msgpack.Decoder(events.Text)
-_PRESENT = str(events.SCHEMA_VERSION).encode()
+_CURRENT_VERSION = str(events.SCHEMA_VERSION).encode()
 
 
 class UndecodableEvent(Exception):
-    """Raised when an entry is no event that this program knows: `reason` says why."""
+    """Raised when an entry is not an event that this program knows; `reason` explains it."""
 
     def __init__(self, entry_id: str, reason: str, session: str = "") -> None:
         self.entry_id, self.reason = entry_id, reason
         self.session = session
-        """Whose it is: the envelope of every version says it."""
+        """The entry's session, from the envelope; it has the same form in every version."""
         super().__init__(f"{entry_id}: {reason}")
 
 
 class UnreadableText(Exception):
-    """Raised when a body is no text that this program knows; scripts take bodies as they come."""
+    """Raised when a body is not an encoded Text. Scripts store bodies without a check."""
 
 
 def decode(entry_id: bytes | str, fields: Sequence[bytes]) -> events.Event:
-    """The event of one entry; `fields` is the flat list [name, value, …] in the fixed order.
+    """Return the event of one entry; data of an earlier version is upcast.
 
-    What an earlier version wrote comes in the present form. Raises UndecodableEvent for another
-    layout, an unknown type, a later version or malformed data.
+    Args:
+        entry_id: the id of the entry.
+        fields: the flat list [name, value, …] in the order of `FIELDS`.
+
+    Raises:
+        UndecodableEvent: another layout, an unknown type, a later version or malformed data.
     """
     id_ = entry_id if isinstance(entry_id, str) else entry_id.decode()
     if len(fields) != 18:
         raise UndecodableEvent(id_, f"{len(fields) // 2} fields instead of 9")
     _, kind, _, version, _, session, _, job, _, node, _, cause, _, trace, _, data, _, body = fields
-    known = _KNOWN.get(kind)
-    if known is None:
+    decoder = _DECODERS.get(kind)
+    if decoder is None:
         raise _undecodable(id_, f"unknown type {kind.decode(errors='replace')}", session)
-    name, decode_data = known
+    name, decode_data = decoder
     try:
-        if version != _PRESENT:
+        if version != _CURRENT_VERSION:
             data = upcast(name, int(version), data)
         return events.Event(
             id=id_,
@@ -76,7 +80,7 @@ def _undecodable(id_: str, reason: str, session: bytes) -> UndecodableEvent:
 
 
 def encode(event: events.Event) -> dict[str, bytes]:
-    """The nine fields of an event in their order, as scripts write them."""
+    """Return the nine fields of an event in the order of `FIELDS`, as scripts write them."""
     data = msgspec.to_builtins(event.data)
     data.pop("type")
     return {
@@ -93,7 +97,7 @@ def encode(event: events.Event) -> dict[str, bytes]:
 
 
 def decode_text(body: bytes) -> events.Text:
-    """The text of a result; an empty body is an empty text. Raises UnreadableText."""
+    """Return the text of a result; an empty body is an empty text. Raises UnreadableText."""
     try:
         return _TEXT.decode(body) if body else events.Text()
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -105,5 +109,5 @@ def encode_text(text: events.Text) -> bytes:
 
 
 def flat(fields: Mapping[str, bytes]) -> list[bytes]:
-    """The flat list [name, value, …] that `decode` takes."""
+    """Return the flat list [name, value, …] that `decode` takes."""
     return [part for name, value in fields.items() for part in (name.encode(), value)]

@@ -1,13 +1,14 @@
-"""The vocabulary: what can become true, one Struct per event type.
+"""The event types: one Struct per type, and the envelope that all of them share.
 
-Owns: the names, fields and meaning of every event, and the envelope that carries it.
-Never does: I/O, clocks, decisions.
-Read next: codec.py (bytes on the stream), projections/ (what readers make of events).
+Owns: the names, fields and meaning of every event.
+Never does: I/O, read a clock, decide.
+Read next: codec.py (bytes of a stream entry <-> Event), projections/ (the read models).
 
-An event is one stream entry with the nine fields of `FIELDS`. The Struct of its type is the
-JSON in `d`; `b` is opaque to scripts. Times are integer milliseconds of the cell's clock; an
-entry's id is its time. Sessions, rooms and nodes are named in full, `<cell>.<name>`.
-A new field takes a default, a new meaning is a new type: what was written stays readable.
+An event is one stream entry with the nine fields of `FIELDS`. Field `d` is the JSON of the type's
+Struct; field `b`, the body, is opaque to scripts. All times are integer milliseconds of the cell's
+clock, and the id of an entry starts with its time. Sessions, rooms and nodes are named in full:
+`<cell>.<name>`. Stored events stay readable: a new field takes a default, and a new meaning gets a
+new type.
 """
 
 from __future__ import annotations
@@ -15,8 +16,6 @@ from __future__ import annotations
 from typing import Literal, TypeAlias
 
 import msgspec
-
-from eventsched.schema.ids import ms_of
 
 FIELDS = ("t", "v", "s", "j", "n", "c", "tp", "d", "b")
 SCHEMA_VERSION = 1
@@ -27,14 +26,14 @@ Rule: TypeAlias = Literal["turn", "session", "load", "last", "fill"]
 
 
 class Data(msgspec.Struct, frozen=True, tag=True, tag_field="type", omit_defaults=True):
-    """What one event says: the base of every event type."""
+    """Base class of the event types: the data of one event."""
 
 
 # --- sessions -------------------------------------------------------------------------------
 
 
 class SessionOpened(Data, frozen=True, kw_only=True):
-    """A producer opened the session; it accepts chunks from seq 0. By a producer."""
+    """A producer opened the session. It accepts audio chunks, numbered from 0."""
 
     tenant: str
     source: str
@@ -48,17 +47,17 @@ class SessionOpened(Data, frozen=True, kw_only=True):
     listen_language: str = ""
     epoch: int = 1
     key: str = ""
-    """Id of the key that its audio and texts are encrypted with; empty: they are not."""
+    """Id of the key that encrypts its audio and texts; empty if they are not encrypted."""
 
 
 class SessionResumed(Data, frozen=True, kw_only=True):
-    """A producer took the session over; older epochs can no longer append. By a producer."""
+    """A producer took over the session under a new epoch. Older epochs can no longer append."""
 
     epoch: int
 
 
 class AudioChunkAppended(Data, frozen=True, kw_only=True):
-    """One chunk of audio is stored; its payload is the body. On `audio:<session>` only."""
+    """A producer appended one chunk of audio, the body. Stored on `audio:<session>` only."""
 
     seq: int
     ms: int
@@ -67,16 +66,19 @@ class AudioChunkAppended(Data, frozen=True, kw_only=True):
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One (utterance, target) that now owes its listeners exactly one outcome."""
+    """A target language of an utterance: its listeners get exactly one outcome."""
 
     target: str
     delivery_no: int
     to: list[str] = []
-    """Sessions that hear it; empty means the speaker alone."""
+    """Recipient sessions; empty means the speaker alone."""
 
 
 class UtteranceFinalized(Data, frozen=True, kw_only=True):
-    """An utterance is complete and each named target owes one outcome. By ingest or a timer."""
+    """The utterance is complete, and each of its targets has one open outcome.
+
+    Caused by an append or a finalize of the producer, by a timer, or by the close.
+    """
 
     utterance: int
     turn: int
@@ -93,46 +95,46 @@ class UtteranceFinalized(Data, frozen=True, kw_only=True):
 
 
 class SessionClosing(Data, frozen=True, kw_only=True):
-    """No more chunks are accepted; what is outstanding may still end. By a producer or a timer."""
+    """The session accepts no more chunks; open outcomes may still end. By a producer or a timer."""
 
     reason: Literal["asked", "idle"]
 
 
 class SessionClosed(Data, frozen=True, kw_only=True):
-    """Everything the session owed has ended. By whoever ended the last outcome, or a timer."""
+    """All outcomes of the session have ended. By the call that ended the last one, or a timer."""
 
     missing: int = 0
-    """Outcomes that ended as missing because the close wait was over."""
+    """Outcomes that ended as missing because `close_wait_ms` had passed."""
 
 
 class SessionRetired(Data, frozen=True, kw_only=True):
-    """The session's records go now; its history stays in the log. By a timer."""
+    """The session's records are deleted from now on; its events stay in the log. By a timer."""
 
     tenant: str = ""
     features_hash: str = "none"
     utterances: int = 0
     targets: list[str] = []
-    """With the session, what names its jobs: each utterance into each of these languages."""
+    """Languages of its jobs: there was one job per utterance and language at most."""
 
 
 class SessionErased(Data, frozen=True, kw_only=True):
-    """The session's key is destroyed: nobody can read what was said. By who holds the keys."""
+    """The session's key is destroyed; its texts and audio are unreadable. By the key's owner."""
 
     key: str
 
 
 class PlaybackStarted(Data, frozen=True, kw_only=True):
-    """Sound of (origin, target, utterance) plays where session `s` hears it. By a producer."""
+    """Sound of (origin, target, utterance) plays at the session of the event. By a producer."""
 
     origin: str
     target: str
     utterance: int
     until_ms: int
-    """When it is taken as ended if nobody says so."""
+    """When the playback counts as ended without an end mark."""
 
 
 class PlaybackEnded(Data, frozen=True, kw_only=True):
-    """That playback is over. By a producer, its deadline or the session's end."""
+    """The playback ended. By a producer, the deadline of the playback, or the session's close."""
 
     origin: str
     target: str
@@ -141,14 +143,17 @@ class PlaybackEnded(Data, frozen=True, kw_only=True):
 
 
 class RoomJoined(Data, frozen=True, kw_only=True):
-    """The session is a member of the room and hears one language, or none. With SessionOpened."""
+    """The session is a member of the room. It listens to one language or to none.
+
+    Appended with SessionOpened.
+    """
 
     room: str
     listen_language: str = ""
 
 
 class RoomLeft(Data, frozen=True, kw_only=True):
-    """The session is no longer a member of the room. With SessionClosing."""
+    """The session is no longer a member of the room. Appended with SessionClosing."""
 
     room: str
 
@@ -175,28 +180,28 @@ class JobQueued(Data, frozen=True, kw_only=True):
 
 
 class ClassSeen(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One capability class as the decision saw it."""
+    """A capability class at the time of the choice."""
 
     id: str
     head: str = ""
-    """Least loaded node with a free slot; empty when there is none."""
+    """Its least loaded node with a free slot; empty without one."""
     load: int = 0
-    """Load of the head: floor(1000 x live leases / slots)."""
+    """Load of the head in thousandths: floor(1000 x live leases / slots)."""
     free: int = 0
     full: int = 0
     draining: int = 0
 
 
 class Affinity(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The node that the turn or session used last, and why it was passed over."""
+    """The last node of the turn or session, and the reason if it was not chosen."""
 
     node: str
     why: str = ""
-    """Empty when taken; else gone, draining, unable, suspended, full or last."""
+    """Empty if it was chosen; else gone, draining, unable, suspended, full or last."""
 
 
 class Rank(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A waiting job's place in the order: smaller is earlier."""
+    """The position of a waiting job in the queue's order; smaller is earlier."""
 
     priority: int
     tag: int
@@ -204,7 +209,11 @@ class Rank(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class JobDispatched(Data, frozen=True, kw_only=True):
-    """Node `n` holds one slot for this attempt until the deadline. By `assign`, nobody else."""
+    """The attempt has a lease on one slot of the event's node until the deadline.
+
+    Caused by the dispatcher, or by a call that dispatches a job itself. The event carries the
+    evidence for the choice of the node (rule 17, evidence).
+    """
 
     utterance: int
     target: str
@@ -222,17 +231,17 @@ class JobDispatched(Data, frozen=True, kw_only=True):
     affinity: Affinity | None = None
     classes: list[ClassSeen] = []
     last: str = ""
-    """Node of the previous attempt, avoided if another could be had."""
+    """Node of the previous attempt; another candidate is preferred."""
     compared: int = 0
-    """Fill only: how many requirements were compared."""
+    """Number of waiting requirements that were compared; of a fill only."""
     winner: Rank | None = None
     runner_up: Rank | None = None
     context_at: str = ""
-    """Last log id folded into the context that the assignment carries."""
+    """Last log id that is part of the context in the assignment."""
 
 
 class AttemptEnded(Data, frozen=True, kw_only=True):
-    """The attempt no longer holds its slot, without a result. By a timer, a node or a session."""
+    """The attempt ended without a result; its slot is free. By a timer, a node or a session."""
 
     utterance: int
     target: str
@@ -245,7 +254,7 @@ class AttemptEnded(Data, frozen=True, kw_only=True):
 
 
 class JobFailed(Data, frozen=True, kw_only=True):
-    """The job ended without a result and is not tried again. By dispatch, a timer or a node."""
+    """The job ended without a result and is not retried. By the dispatcher, a timer or a node."""
 
     utterance: int
     target: str
@@ -255,7 +264,7 @@ class JobFailed(Data, frozen=True, kw_only=True):
 
 
 class ResultRecorded(Data, frozen=True, kw_only=True):
-    """The job ended with this result; its slot is free. The body is the text. By a node."""
+    """The job ended with a result from a node; its slot is free. The body is the text."""
 
     utterance: int
     target: str
@@ -269,11 +278,11 @@ class ResultRecorded(Data, frozen=True, kw_only=True):
 
 
 class ResultReplaced(ResultRecorded, frozen=True, kw_only=True):
-    """A complete result took the place of an empty one that still waited. By the same token."""
+    """A complete result replaced an undelivered empty one. By the same attempt of the node."""
 
 
 class ResultRefused(Data, frozen=True, kw_only=True):
-    """A node said something that no longer counts; nothing changed. By the result script."""
+    """A message of a node was refused because its fencing token is stale; nothing changed."""
 
     attempt: int
     epoch: int
@@ -282,7 +291,10 @@ class ResultRefused(Data, frozen=True, kw_only=True):
 
 
 class ResultDelivered(Data, frozen=True, kw_only=True):
-    """The outcome with this number is in its listeners' streams. The body is the text."""
+    """The outcome is in the outboxes of its recipients. The body is the text.
+
+    Caused by the call that ended the outcome, or by the end of an earlier one in the order.
+    """
 
     utterance: int
     target: str
@@ -291,11 +303,14 @@ class ResultDelivered(Data, frozen=True, kw_only=True):
     code: str = ""
     to: list[str] = []
     skipped: list[str] = []
-    """Recipients that had closed."""
+    """Recipients that were closed already."""
 
 
 class ResultMissing(Data, frozen=True, kw_only=True):
-    """The number was given up: its listeners were told. By the gap's or the close wait's end."""
+    """The outcome ended as missing, and its recipients were notified. By a timer.
+
+    The timer is that of the delivery gap or of the session's close.
+    """
 
     utterance: int
     target: str
@@ -309,7 +324,7 @@ class ResultMissing(Data, frozen=True, kw_only=True):
 
 
 class NodeRegistered(Data, frozen=True, kw_only=True):
-    """The node serves with all its slots free, under a new epoch. By the node."""
+    """The node is registered under a new epoch, with all its slots free. By the node."""
 
     epoch: int
     sources: list[str]
@@ -321,19 +336,22 @@ class NodeRegistered(Data, frozen=True, kw_only=True):
 
 
 class NodeDraining(Data, frozen=True, kw_only=True):
-    """The node takes no new work and finishes what it holds. By the node."""
+    """The node gets no new attempts and finishes those that it has. By the node."""
 
     epoch: int
 
 
 class NodeDrained(Data, frozen=True, kw_only=True):
-    """The node holds nothing and is gone by its own wish. By the node or its last result."""
+    """The registration ended in order: the node has no leases left. By the node."""
 
     epoch: int
 
 
 class NodeLost(Data, frozen=True, kw_only=True):
-    """The registration is over; what it held is dispatched again. By a timer or a newcomer."""
+    """The registration ended without a drain; its jobs are dispatched again.
+
+    Caused by a timer (no heartbeat), or by a newer registration of the same node.
+    """
 
     epoch: int
     reason: Literal["silent", "superseded"]
@@ -361,7 +379,7 @@ class NodeResumed(Data, frozen=True, kw_only=True):
 
 
 class BackpressureStarted(Data, frozen=True, kw_only=True):
-    """Opening, appending and registering are refused until BackpressureEnded. By the timer."""
+    """The cell refuses new sessions, audio and registrations. By the timer role."""
 
     reason: Literal["memory", "group", "archive", "dead_letters"]
     seen: int
@@ -369,7 +387,7 @@ class BackpressureStarted(Data, frozen=True, kw_only=True):
 
 
 class BackpressureEnded(Data, frozen=True, kw_only=True):
-    """The cause is gone; producers are served again. By the timer."""
+    """The cell accepts new sessions, audio and registrations again. By the timer role."""
 
     reason: Literal["memory", "group", "archive", "dead_letters"]
     seen: int
@@ -377,31 +395,34 @@ class BackpressureEnded(Data, frozen=True, kw_only=True):
 
 
 class ClockAdjusted(Data, frozen=True, kw_only=True):
-    """The server's clock was behind the cell's; the offset keeps time going on. By any script."""
+    """The server's clock was behind the cell's clock, and a script added an offset to it."""
 
     behind_ms: int
     offset_ms: int
 
 
 class StreamTrimmed(Data, frozen=True, kw_only=True):
-    """Entries before this id are gone from the stream; everyone had passed them."""
+    """Entries before an id were deleted from the stream; all its readers had read them.
+
+    Caused by a role that trims streams.
+    """
 
     stream: str
     before: str
     count: int
     total: int = 0
-    """Entries that are gone from it by now, this time and before."""
+    """Entries that were deleted from the stream so far, by this trim and earlier ones."""
 
 
 class ArchiveAbandoned(Data, frozen=True, kw_only=True):
-    """The cell's archive is lost: what was trimmed before is gone for good. By its owner."""
+    """The cell's archive is lost, with all entries that only the archive had. By an operator."""
 
     of: str
-    """Fingerprint of its public key."""
+    """Fingerprint of the archive's public key."""
     to: str
-    """It held the log up to here."""
+    """Id of the last log entry in the archive."""
     gone: int = 0
-    """Entries of the log that were in it alone."""
+    """Number of log entries that only the archive had."""
 
 
 AnyData: TypeAlias = (
@@ -441,7 +462,7 @@ AnyData: TypeAlias = (
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One entry of a stream: the envelope, and what it says."""
+    """One stream entry: the envelope and the data of its type."""
 
     id: str
     type: str
@@ -450,37 +471,37 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     job: str = ""
     node: str = ""
     cause: str = ""
-    """`<stream>/<id>` of what led to it, such as `log/1700000000000-0`."""
+    """`<stream>/<id>` of the entry that caused it, such as `log/1700000000000-0`."""
     traceparent: str = ""
     data: AnyData
     body: bytes = b""
 
     @property
     def ms(self) -> int:
-        """When it became true: milliseconds of the cell's clock."""
-        return ms_of(self.id)
+        """Time of the event: milliseconds of the cell's clock."""
+        return int(self.id.partition("-")[0])
 
 
 class Text(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Body of a result: what was said and its translation (msgpack)."""
+    """Body of a result (msgpack): the transcript and its translation."""
 
     source_text: str = ""
     text: str | None = None
-    """The translation; none when it is missing."""
+    """The translation; None if it is missing."""
     language: str = ""
-    """Recognised language, where the source was `auto`."""
+    """Recognised language, if the source language is `auto`."""
     sealed: bytes = b""
-    """All of the above, encrypted; they are empty then."""
+    """The fields above, encrypted; they are empty in that case."""
     characters: int = 0
-    """How many characters were sealed: what rule 28 counts."""
+    """Number of encrypted characters, for rule 28, group bounds."""
 
 
-class Said(msgspec.Struct, frozen=True, array_like=True):
-    """One part of a job's context (msgpack of a list of them): what was said before."""
+class ContextText(msgspec.Struct, frozen=True, array_like=True):
+    """The text of one earlier utterance in a job's context (msgpack of a list of them)."""
 
     source_text: str = ""
     text: str | None = None
     utterance: int = -1
-    """Whose text it is; the rest is left out where nothing is sealed."""
+    """Number of the utterance; this field and those below are absent without encryption."""
     sealed: bytes = b""
     characters: int = 0

@@ -1,13 +1,14 @@
-"""Every key there is, and the only place in Python that builds one.
+"""Every Redis key: the list of keys, and the functions that build their names.
 
-Owns: the layout `es1:{<cell>}:<kind>[:<id>]`, its twin is lua/include/keys.lua (a test holds
-them together). All keys of a cell share its hash tag, so each script is legal on a cluster.
+Owns: the layout `es1:{<cell>}:<kind>[:<id>]`. No other Python module builds a key. The Lua twin is
+lua/include/keys.lua; a test compares the two. All keys of a cell have the same hash tag, so one
+script may use all of them on a cluster.
 Never does: I/O. Read next: lua/README.md.
 
-D authoritative state: changes only together with an event, no TTL.
-S ephemeral state: may be lost.
+D  authoritative state: it changes only together with an event and has no TTL.
+S  ephemeral state: it may be lost.
 
-    log                     stream D  every control event, once, in one total order
+    log                     stream D  all control events of the cell, in one total order
     dispatch                stream D  the dispatch queue: utterances and slots to fill; trimmed
     dead_letters            stream D  entries that could not be processed, with reason and origin
     audio:<session>         stream D  AudioChunkAppended with payload
@@ -15,36 +16,36 @@ S ephemeral state: may be lost.
     outbox:<session>        stream S  results and partials for the session's listeners; bounded
     session:<session>       hash   D  + S fields heard, w:*, out_*, confirmed, archived
     outcomes:<session>      hash   D  `<target>/<delivery_no>` -> utterance|first chunk|recipients
-    out_of_order:<session>  hash   D  results behind a gap: same fields, and `…/body`, `…/audio`
-    out_of_order_at:<session>:<target> zset D  numbers behind a gap, by the time they were ready
-    playing:<session>       hash   D  open playbacks: `<origin>/<target>/<utterance>` -> until
+    out_of_order:<session>  hash   D  results after a gap: same fields, and `…/body`, `…/audio`
+    out_of_order_at:<session>:<target> zset D  delivery numbers after a gap, by ready time
+    playing:<session>       hash   D  open playbacks: `<origin>/<target>/<utterance>` -> deadline
     room:<room>             hash   D  member session -> language that it listens to
     job:<job_key>           string D  the job; its existence is the idempotency key
-                                   + S while it runs: deadline, which the handler may move
+                                   + S while it runs: the deadline of the attempt's lease
     node:<node>             hash   D  + S fields seen, load
-    leases:<node>:<epoch>   zset   D  live attempts by time of dispatch
+    leases:<node>:<epoch>   zset   D  live attempts, by time of dispatch
     classes                 set    D  ids of capability classes
     class:<id>              hash   D  sources, targets, features, suspended, draining
     members:<class>         set    D  nodes of the capability class
-    free:<class>            zset   D  its nodes with a free slot, by load
+    free:<class>            zset   D  its nodes that have a free slot, by load
     pair:<src>:<tgt>        set    D  capability classes that serve the language pair
     requirements            set    D  requirements with waiting jobs
-    requirements:<class>    zset   D  those that the class serves, least recently looked at first
-    waiting:<p>:<requirement> zset D  waiting jobs by tag
+    requirements:<class>    zset   D  those that the class can serve, least recently checked first
+    waiting:<p>:<requirement> zset D  waiting jobs, by tag
     tenant_queued           hash   D  tenant -> waiting jobs
-    tenant_finish_tag       zset   D  tenant -> F of fair queuing; below V dropped
+    tenant_finish_tag       zset   D  tenant -> F of fair queuing; values below V are dropped
     counters                hash   D  entry count, virtual time, classes, trimmed; backpressure
-                                   + S field dispatcher: until when a dispatcher is present
+                                   + S field dispatcher: end of the dispatcher's presence lease
     clock                   string S  mode|offset|last|generation (Store.read_clock)
     settings                hash   S  the cell's settings
     timers                  zset   S  due times: `<kind>|<id>`
     lease:<set>             hash   S  owner of a projection set: epoch, until; D passed: count
     checkpoint:<set>        string D  last log id folded and saved
-    active_revision:<projection> string D  `<version>.<revision>` that readers read
+    active_revision:<projection> string D  `<version>.<revision>` that readers use
     view:<p>:<revision>:<id> hash  D  one record of a read model
-    session_index:<session> list   D  log ids of the session
+    session_index:<session> list   D  log ids of the session's events
     erased                  zset   S  the last 10,000 erased sessions, by time
-    archive                 hash   D  to: last log id it holds; of: its key; audio: 0 | 1
+    archive                 hash   D  to: last archived log id; of: key fingerprint; audio: 0 | 1
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ from redis.crc import key_slot
 
 LAYOUT = "es1"
 CELLS = f"{LAYOUT}:cells"
-"""The one key outside a cell: a set-like list of the cells, fixed at first start."""
+"""The only key outside a cell: the list of the cells, fixed at the first start."""
 
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 CELL = re.compile(r"[a-z0-9]{1,16}")
@@ -64,33 +65,33 @@ LANGUAGE = re.compile(r"auto|[a-z]{2,3}(-[A-Za-z0-9]{2,8})?")
 
 
 def cell_of(full_id: str) -> str:
-    """The cell that `<cell>.<name>` lives in."""
+    """Return the cell of a full id: `c0.abc` -> `c0`."""
     return full_id.partition(".")[0]
 
 
 def name_of(full_id: str) -> str:
-    """The name inside its cell: `c0.abc` -> `abc`."""
+    """Return the name of a full id: `c0.abc` -> `abc`."""
     return full_id.partition(".")[2]
 
 
 def job_key(tenant: str, session: str, utterance: int, target: str, features_hash: str) -> str:
-    """What makes a job the same job (rule 10); `session` is the full id."""
+    """Return the key of a job (rule 10, job identity); `session` is the full id."""
     return f"{tenant}:{session}:{utterance}:translation:{target}:{features_hash}"
 
 
 def pick_cell(name: str, cells: list[str]) -> str:
-    """Where a bare name belongs: CRC16(name) mod number of cells."""
+    """Return the cell of a name without a cell: number CRC16(name) mod the number of cells."""
     return cells[key_slot(name.encode(), 1 << 16) % len(cells)]
 
 
 def complete(name: str, cells: list[str]) -> str:
-    """`<cell>.<name>` of a name that may or may not be complete already."""
+    """Return the full id of a name; a full id is returned unchanged."""
     return name if "." in name else f"{pick_cell(name, cells)}.{name}"
 
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """The keys of one cell. Arguments are names inside the cell, not full ids."""
+    """The keys of one cell. Arguments are names without the cell, not full ids."""
 
     cell: str
 
@@ -219,9 +220,9 @@ class Keys:
     def active_revision(self, projection: str) -> str:
         return self._key("active_revision", projection)
 
-    def view(self, projection: str, build: str, entity: str) -> str:
-        """`build` is `<version>.<build>`."""
-        return self._key("view", projection, build, entity)
+    def view(self, projection: str, revision: str, entity: str) -> str:
+        """Return the key of a read model's record; `revision` is `<version>.<revision>`."""
+        return self._key("view", projection, revision, entity)
 
     def session_index(self, session: str) -> str:
         return self._key("session_index", session)

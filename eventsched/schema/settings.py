@@ -1,7 +1,8 @@
-"""The cell's settings: every limit in time and size that scripts decide by (rule 33).
+"""The settings of a cell: every limit in time and size that scripts use (rule 33, limits).
 
-Owns: names, defaults and bounds; reading `EVENTSCHED_*`. A cell keeps the settings it was created
-with; a role that is started with others (`eventsched up`, `eventsched run`) changes them.
+Owns: names, defaults and bounds of the settings; reading them from `EVENTSCHED_*` variables.
+A cell stores the settings that it was created with. A role that is started with other values
+(`eventsched up`, `eventsched run`) changes them for all processes.
 Never does: I/O with Redis. Read next: lua/configure_cell.lua.
 """
 
@@ -28,106 +29,109 @@ KeepMs = Annotated[int, msgspec.Meta(ge=0, le=10_000_000_000)]
 Switch = Annotated[int, msgspec.Meta(ge=0, le=1)]
 RetentionMs = Annotated[int, msgspec.Meta(ge=0, le=1_000_000_000_000)]
 PREFIX = "EVENTSCHED_"
-NEARLY = 0.8
-"""So like a setting that it must be meant for one."""
+SIMILARITY_MIN = 0.8
+"""A variable whose name is this similar to a setting's is a misspelt setting."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Milliseconds and bytes; `EVENTSCHED_PAUSE_MS` and so on set them from outside.
+    """The settings with their defaults. The variable `EVENTSCHED_PAUSE_MS` sets `pause_ms`.
 
-    docs/settings.md is written from the text below each setting: `python -m tools.pages`.
+    `python -m tools.pages` writes docs/settings.md from the description below each setting.
     """
 
     pause_ms: Ms = 3_000
-    """A pause of this length between two chunks ends the utterance (rule 2)."""
+    """A pause of this length between two chunks finalizes the utterance (rule 2)."""
     audio_ms_max: Ms = 10_000
-    """An utterance with this much audio is ended; the turn goes on (rule 2)."""
+    """An utterance with this duration of audio is finalized; the turn continues (rule 2)."""
     audio_bytes_max: Bytes = 512_000
-    """An utterance with more buffered audio than this is ended, as a guard (rule 2)."""
+    """An utterance with more buffered audio than this is finalized, as a guard (rule 2)."""
     idle_ms: Ms = 60_000
-    """A session without append, mark, resume or keepalive for this long is closed (rule 8)."""
+    """A session without append, mark, resume or keepalive is closed after this time (rule 8)."""
     close_wait_ms: Ms = 30_000
-    """A closing session waits this long for its open outcomes; then they are missing (rule 6)."""
+    """The open outcomes of a closing session end as missing after this time (rule 6)."""
     playback_ms: Ms = 30_000
     """A playback without an end mark counts as ended after this time (rule 5)."""
     delivery_gap_timeout_ms: Ms = 30_000
-    """A missing delivery number is given up this long after a later one was ready (rule 25)."""
+    """An outcome ends as missing this long after a later one in the order was ready (rule 25)."""
     queue_timeout_ms: Ms = 10_000
-    """A job waits this long for a slot, then fails. At half of it the priority is 0 (rule 18)."""
+    """A waiting job fails after this time; after half of it, its priority is 0 (rule 18)."""
     heartbeat_ms: Ms = 5_000
-    """A node sends a heartbeat at this interval; the registration's reply carries it (rule 13)."""
+    """Interval of a node's heartbeats; the reply to its registration carries it (rule 13)."""
     node_lost_ms: Ms = 15_000
     """A node without a heartbeat for this long is lost; its jobs are dispatched again (rule 13)."""
     suspend_ms: Ms = 60_000
-    """A node that lacks a model is not chosen for the feature for this long (rule 14)."""
+    """A node that reports a missing model is suspended for the feature for this long (rule 14)."""
     session_retention_ms: Ms = 3_600_000
     """The records of a closed session are deleted after this time; its events stay (rule 10)."""
     lease_base_ms: Ms = 30_000
-    """The part of a lease that does not depend on the length of the audio (rule 19)."""
+    """The part of a lease's duration that does not depend on the audio (rule 19)."""
     lease_factor_thousandths: Thousandths = 500
-    """A lease grows by this many thousandths of the length of the audio (rule 19)."""
+    """A lease is longer by this many thousandths of the duration of the audio (rule 19)."""
     tenant_queue_max: Jobs = 10_000
     """A tenant with this many waiting jobs in a cell is refused with BACKPRESSURE (rule 18)."""
     memory_percent_max: Percent = 80
-    """Backpressure starts at this part of the server's maxmemory; without maxmemory, never."""
+    """Backpressure starts when the server uses this percentage of its maxmemory, if it has one."""
     projection_lag_max: Entries = 50_000
-    """Backpressure starts when a projection set has this many entries of the log to fold."""
+    """Backpressure starts when a projection set lags behind the log by this many entries."""
     dispatch_queue_max: Entries = 10_000
-    """Backpressure starts when this many entries wait for dispatch."""
+    """Backpressure starts when the dispatch queue has this many entries."""
     dead_letters_max: Entries = 10_000
-    """Backpressure starts when this many entries could not be processed."""
+    """Backpressure starts when a cell has this many dead letters."""
     archive_lag_max: Entries = 1_000_000
-    """Backpressure starts when this many entries of the log are not in the archive yet."""
+    """Backpressure starts when the archive lags behind the log by this many entries."""
     archive_entries_max: SegmentEntries = 50_000
-    """A segment of the archive ends after this many entries, or by `archive_window_ms`."""
+    """A segment of the archive has at most this many entries."""
     archive_window_ms: Ms = 300_000
-    """A segment of the archive ends with the window of this length that its first entry is in."""
+    """A segment of the archive has entries of one time window of this length."""
     log_keep_ms: KeepMs = 600_000
     """An archived entry stays in the log for at least this long."""
     log_retention_ms: RetentionMs = 0
-    """Without an archive, older entries are trimmed from the log; 0 keeps all of them."""
+    """Without an archive, entries older than this are trimmed from the log; 0 keeps all entries."""
     cache_live_state: Switch = 1
-    """1: scripts cache loads, queues and sessions from call to call. 0: each call reads them."""
+    """1: scripts cache loads, queues and sessions between calls. 0: each call reads them."""
 
 
-def chosen(environ: Mapping[str, str] | None = None, /, **given: int | None) -> dict[str, int]:
-    """The settings that somebody set, by argument or environment, checked.
+def chosen(environ: Mapping[str, str] | None = None, /, **arguments: int | None) -> dict[str, int]:
+    """Return the valid settings that the environment or an argument sets; an argument wins.
 
-    Raises InvalidMessage naming the setting, its limit and the remedy.
+    Raises InvalidMessage with the name of the setting, its bounds and the remedy.
     """
-    wanted: dict[str, object] = _from(os.environ if environ is None else environ)
-    wanted |= {name: value for name, value in given.items() if value is not None}
-    return checked(wanted)
+    values: dict[str, object] = _from(os.environ if environ is None else environ)
+    values |= {name: value for name, value in arguments.items() if value is not None}
+    return checked(values)
 
 
 def _from(environ: Mapping[str, str]) -> dict[str, object]:
-    """What the environment sets, misspelt settings too; other `EVENTSCHED_*` are not ours."""
-    given = {
+    """Return the settings that the environment names, misspelt ones included.
+
+    Any other `EVENTSCHED_*` variable is not a setting and is left out.
+    """
+    variables = {
         name.removeprefix(PREFIX).lower(): value
         for name, value in environ.items()
         if name.startswith(PREFIX) and value
     }
     return {
         name: value
-        for name, value in given.items()
-        if name in _BOUNDS or get_close_matches(name, _BOUNDS, 1, NEARLY)
+        for name, value in variables.items()
+        if name in _BOUNDS or get_close_matches(name, _BOUNDS, 1, SIMILARITY_MIN)
     }
 
 
-def checked(wanted: Mapping[str, object]) -> dict[str, int]:
-    """These settings as numbers. Raises InvalidMessage for an unknown name or a bad value."""
-    for name, value in wanted.items():
+def checked(values: Mapping[str, object]) -> dict[str, int]:
+    """Return the settings as numbers. Raises InvalidMessage for an unknown name or a bad value."""
+    for name, value in values.items():
         if name not in _BOUNDS:
-            near = get_close_matches(name, _BOUNDS, 1)
-            remedy = f"did you mean {near[0]}?" if near else "leave it out"
-            raise InvalidMessage.of("settings", f"{name!r:.80} is no setting", remedy)
+            similar = get_close_matches(name, _BOUNDS, 1)
+            remedy = f"did you mean {similar[0]}?" if similar else "leave it out"
+            raise InvalidMessage.of("settings", f"{name!r:.80} is not a setting", remedy)
         check(name, value)
-    complete = msgspec.convert(wanted, Settings, strict=False)
-    return {name: getattr(complete, name) for name in wanted}
+    complete = msgspec.convert(values, Settings, strict=False)
+    return {name: getattr(complete, name) for name in values}
 
 
 def check(name: str, value: object) -> None:
-    """Raises InvalidMessage unless the value is within the bounds of the setting."""
+    """Check that the value is within the bounds of the setting. Raises InvalidMessage."""
     try:
         msgspec.convert({name: value}, Settings, strict=False)
     except msgspec.ValidationError:

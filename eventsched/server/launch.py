@@ -1,7 +1,7 @@
-"""Start one server under a watchdog, and ask whether it answers and is the one that was started.
+"""Start one server under a watchdog, and wait until that server answers.
 
-Owns: where a server listens, its configuration, the watchdog's order, the announcement's reader,
-waiting until the server answers, the check of what it says of itself.
+Owns: the address of a server, its configuration file, the order for the watchdog, reading the
+announcement, the check that the answering server is the started one.
 Never does: decide whether a server is needed. Read next: watchdog.py, embedded.py.
 """
 
@@ -49,12 +49,12 @@ State: TypeAlias = Literal["ready", "loading", "silent"]
 
 
 class ServerEnded(ServerUnavailable):
-    """Raised when a server that was started is gone before it took a command."""
+    """Raised when a started server ends before it answers a command."""
 
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """Where the folder's server listens, and its process."""
+    """The URL and the process id of the folder's server."""
 
     url: str = field(repr=False)
     pid: int
@@ -63,10 +63,16 @@ class Announcement:
 def launch(
     folder: Path, lock: FileLock, *, program: Path, options: Mapping[str, str], url: str
 ) -> None:
-    """Hand the held `lock` to a watchdog that runs `program` in `folder`; return at once."""
-    (folder / watchdog.ANNOUNCEMENT).unlink(
-        missing_ok=True
-    )  # its pid and place are a dead server's
+    """Start a watchdog that runs `program` in `folder` and inherits `lock`; return at once.
+
+    Args:
+        folder: the data folder.
+        lock: the exclusive lock on SERVER_LOCK; it is released in this process.
+        program: the server program.
+        options: options of the server, by name.
+        url: the address at which the options let the server listen.
+    """
+    (folder / watchdog.ANNOUNCEMENT).unlink(missing_ok=True)  # of a server that has ended
     by_link = url.startswith("unix://") and not _is_direct(url, folder)
     order = {
         "url": url,
@@ -77,7 +83,7 @@ def launch(
     log = open_private(folder / LOG, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     try:
         subprocess.run(
-            # -I -S: neither the environment nor what lies in the folder changes what it imports
+            # -I -S: neither the environment nor the folder changes the imported modules
             [sys.executable, "-I", "-S", watchdog.__file__, str(lock.fd)],
             cwd=folder,
             input=json.dumps(order).encode(),
@@ -93,24 +99,24 @@ def launch(
 
 
 def _line(name: str, value: str) -> str:
-    """One line of the configuration: quoted, so that a value may hold blanks."""
+    """Return one line of the configuration, with the value quoted because it may have blanks."""
     quoted = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
     return f'{name} "{quoted}"\n'
 
 
 def read_announcement(folder: Path) -> Announcement | None:
-    """What the folder's watchdog announced; none before it did, and none that cannot be read."""
+    """Return the announcement of the folder's watchdog; None if it is missing or unreadable."""
     try:
-        told = json.loads(read_private(folder / watchdog.ANNOUNCEMENT, _ANNOUNCEMENT_BYTES_MAX))
-        return Announcement(str(told["url"]), int(told["pid"]))
+        fields = json.loads(read_private(folder / watchdog.ANNOUNCEMENT, _ANNOUNCEMENT_BYTES_MAX))
+        return Announcement(str(fields["url"]), int(fields["pid"]))
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
 
 
 def announced_url(folder: Path, announcement: Announcement) -> str | None:
-    """The address to use: the folder's own socket, or a loopback port with a password.
+    """Return the announced address: the folder's own socket, or a loopback port with a password.
 
-    None for any other: the announcement is a left-over, or somebody else's.
+    Returns None for any other address, which this folder's watchdog cannot have announced.
     """
     if _is_direct(announcement.url, folder):
         return announcement.url
@@ -118,10 +124,10 @@ def announced_url(folder: Path, announcement: Announcement) -> str | None:
         return _socket_url(short_path(folder))
     try:
         parts = urlsplit(announcement.url)
-        is_ours = parts.hostname == LOOPBACK and parts.port and parts.password
+        is_valid = parts.hostname == LOOPBACK and parts.port and parts.password
     except ValueError:
         return None
-    return announcement.url if parts.scheme == "redis" and is_ours else None
+    return announcement.url if parts.scheme == "redis" and is_valid else None
 
 
 def wait_until_answers(
@@ -131,20 +137,26 @@ def wait_until_answers(
     url: str | None = None,
     append_only: str = "yes",
 ) -> Announcement:
-    """The folder's server, as soon as it takes commands; loading its data may take longer.
+    """Wait until the folder's server accepts commands and return its address and process.
 
-    `url` is the address where the caller has it listen, else what is announced counts.
-    Raises ServerEnded when nobody holds the folder's lock: what was started is gone again.
-    Raises ServerUnavailable when it does not answer in time, or is not configured as it should be.
+    Args:
+        folder: the data folder.
+        sleep: called between two attempts with the seconds to wait.
+        url: the address at which the server listens; the default is the announced address.
+        append_only: the expected value of the server's option `appendonly`.
+
+    Raises:
+        ServerEnded: the server lock is free, so the server has ended.
+        ServerUnavailable: the server does not answer in time, or has other options than expected.
     """
     ends_at = time.monotonic() + START_S
     loads_until = time.monotonic() + LOAD_S
     while time.monotonic() < ends_at:
-        told = read_announcement(folder)
-        address = (url or announced_url(folder, told)) if told else None
+        announcement = read_announcement(folder)
+        address = (url or announced_url(folder, announcement)) if announcement else None
         state = ask(address, folder, append_only=append_only) if address else "silent"
-        if told and address and state == "ready":
-            return Announcement(address, told.pid)
+        if announcement and address and state == "ready":
+            return Announcement(address, announcement.pid)
         if state == "loading":
             ends_at = min(time.monotonic() + START_S, loads_until)
         if is_free(folder / SERVER_LOCK):
@@ -154,7 +166,7 @@ def wait_until_answers(
 
 
 def is_free(path: Path) -> bool:
-    """Whether nobody holds the lock at this moment."""
+    """Whether no process has the lock at this moment."""
     lock = FileLock(path)
     try:
         return lock.try_exclusive()
@@ -163,64 +175,66 @@ def is_free(path: Path) -> bool:
 
 
 def ask(url: str, folder: Path, *, append_only: str = "yes") -> State:
-    """How the server at `url` does, if it is the one that writes in `folder`.
+    """Return the state of the server at `url`; "silent" if it does not write in `folder`.
 
-    A left-over announcement may name a place where another server listens by now. A server that
-    writes in the folder and is not configured as ours is ended. Raises ServerUnavailable for it.
+    An old announcement may name the address of another server. A server that writes in the folder
+    with other options than expected is shut down.
+
+    Raises:
+        ServerUnavailable: the server had other options than expected.
     """
     client = probe(url)
     try:
-        told = {
+        actual = {
             str(name): str(value)
             for name, value in client.config_get("dir", "port", "bind", "appendonly").items()
         }
-        if not os.path.samefile(told["dir"], folder):
+        if not os.path.samefile(actual["dir"], folder):
             return "silent"
         if is_free(folder / watchdog.ALIVE):
-            client.shutdown()  # nobody would end it: it makes way for one that has a watchdog
+            client.shutdown()  # it has no watchdog; the next server gets one
             return "silent"
-        wrong = _deviation(told, _expected(url) | {"appendonly": append_only})
-        if wrong:
+        difference = _difference(actual, _expected(url) | {"appendonly": append_only})
+        if difference:
             client.shutdown(nosave=True)
             raise ServerUnavailable(
-                f"the server that was started in {folder} has {wrong} and was ended: it did not "
-                f"read its configuration; see that its program is an unchanged server"
+                f"the server that was started in {folder} has {difference} and was shut down: it "
+                f"did not read its configuration; check that its program is an unchanged server"
             )
         client.ping()
     except redis.BusyLoadingError:
         return "loading"
     except (redis.ConnectionError, redis.TimeoutError, redis.ResponseError):
-        return "silent"  # not listening yet, or somebody else's who wants another password
+        return "silent"  # it does not listen yet, or is another server with another password
     except FileNotFoundError:
-        return "silent"  # it writes in a folder that this machine does not have
+        return "silent"  # it writes in a folder that does not exist on this machine
     finally:
         client.close()
     return "ready"
 
 
 def _expected(url: str) -> dict[str, str]:
-    """Where a server at this address listens, in the words of CONFIG GET."""
+    """Return the options of a server at this address, as CONFIG GET returns them."""
     if url.startswith("unix://"):
         return {"port": "0"}
     return {"port": str(urlsplit(url).port), "bind": LOOPBACK}
 
 
-def _deviation(told: Mapping[str, str], expected: Mapping[str, str]) -> str:
-    """The first setting that is another one than expected; empty when all are as they should be."""
+def _difference(actual: Mapping[str, str], expected: Mapping[str, str]) -> str:
+    """Return the first option that is not as expected; empty if all are."""
     for name, value in expected.items():
-        if told.get(name) != value:
-            return f"{name} {told.get(name)!r} instead of {value!r}"
+        if actual.get(name) != value:
+            return f"{name} {actual.get(name)!r} instead of {value!r}"
     return ""
 
 
 def listen_in(folder: Path) -> tuple[str, dict[str, str]]:
-    """Where a server of this folder listens, as a URL and as the server's options.
+    """Return the address of a server of this folder, as a URL and as the server's options.
 
-    A unix socket in the folder: who may enter the folder may connect, no port can be taken by
-    somebody else. The server, whose working directory is the folder, knows it by its bare name;
-    clients by the folder's path, or by a short one that leads there. Where no socket can be made
-    (some file systems), a loopback port with a password, since every user of the machine can
-    reach it.
+    The address is a unix socket in the folder, which only users with access to the folder can
+    reach. The server uses the socket's name alone, since the folder is its working directory;
+    clients use the folder's path or a short path. On a file system without sockets, the address is
+    a loopback port with a password, since every user of the machine can reach a port.
     """
     (folder / SOCKET).unlink(missing_ok=True)
     for path_of in (Path, short_path):
@@ -236,19 +250,19 @@ def listen_in(folder: Path) -> tuple[str, dict[str, str]]:
 
 
 def listen_on_loopback() -> tuple[str, dict[str, str]]:
-    """A free port of this machine alone, with a password; as a URL and as the server's options."""
+    """Return a free loopback port with a password, as a URL and as the server's options."""
     port, password = str(free_ports(1)[0]), secrets.token_hex(16)
     options = {"port": port, "bind": LOOPBACK, "requirepass": password}
     return f"redis://:{password}@{LOOPBACK}:{port}", options
 
 
 def _socket_url(folder: Path) -> str:
-    """The URL of the folder's socket. Raises UnicodeEncodeError where its path is no text."""
+    """Return the URL of the folder's socket. Raises UnicodeEncodeError if its path is not text."""
     return f"unix://{quote(str(folder / SOCKET))}"
 
 
 def _is_direct(url: str, folder: Path) -> bool:
-    """Whether the URL holds the folder's own path, not the short one."""
+    """Whether the URL has the folder's own path, not the short path."""
     try:
         return url == _socket_url(folder)
     except UnicodeEncodeError:
@@ -256,11 +270,11 @@ def _is_direct(url: str, folder: Path) -> bool:
 
 
 def probe(url: str) -> redis.Redis:
-    """A client that asks once and does not wait long."""
+    """Return a client with a short timeout and without retries."""
     return redis.Redis.from_url(
         url,
         decode_responses=True,
-        encoding_errors="surrogateescape",  # a folder's name may be no text
+        encoding_errors="surrogateescape",  # the name of a folder may not be valid Unicode
         socket_timeout=_PROBE_TIMEOUT_S,
         socket_connect_timeout=_PROBE_TIMEOUT_S,
         retry=Retry(NoBackoff(), 0),
@@ -268,20 +282,20 @@ def probe(url: str) -> redis.Redis:
 
 
 def free_ports(count: int) -> list[int]:
-    """Loopback ports that nobody had a moment ago, all different.
+    """Return different loopback ports that were free a moment ago.
 
-    Below the range from which the kernel takes ports for outgoing connections: those come and
-    go too often for one to stay free until a server binds it.
+    The ports are below the range for outgoing connections, whose ports are too often in use to
+    stay free until a server binds them.
     """
     with ExitStack() as stack:
-        found: list[int] = []
+        ports: list[int] = []
         for port in random.sample(_PORTS, _PORT_TRIALS_MAX):
             trial = stack.enter_context(socket.socket())
-            if len(found) < count and _binds(trial, port):
-                found.append(port)
-    if len(found) < count:
+            if len(ports) < count and _binds(trial, port):
+                ports.append(port)
+    if len(ports) < count:
         raise ServerUnavailable(f"no free port on {LOOPBACK} in {_PORT_TRIALS_MAX} trials")
-    return found
+    return ports
 
 
 def _binds(trial: socket.socket, port: int) -> bool:
@@ -293,9 +307,9 @@ def _binds(trial: socket.socket, port: int) -> bool:
 
 
 def log_tail(folder: Path, lines: int = 3) -> str:
-    """The last words of the folder's server, in one line."""
+    """Return the last lines of the server's log, joined to one line."""
     try:
-        told = read_private(folder / LOG, _LOG_TAIL_BYTES).decode(errors="replace").split("\n")
+        log = read_private(folder / LOG, _LOG_TAIL_BYTES).decode(errors="replace").split("\n")
     except FileNotFoundError:
-        told = []
-    return " | ".join([line.strip() for line in told if line.strip()][-lines:])
+        log = []
+    return " | ".join([line.strip() for line in log if line.strip()][-lines:])

@@ -1,7 +1,7 @@
-"""File locks that end with the process that took them, however it ends.
+"""File locks that the kernel releases when a process ends.
 
-Owns: flock without waiting, and letting go in forked children.
-Never does: wait (callers poll with a bound). Read next: embedded.py.
+Owns: flock without waiting, and the release in forked child processes.
+Never does: wait; callers poll with a bound. Read next: embedded.py.
 """
 
 from __future__ import annotations
@@ -19,14 +19,18 @@ class FileLock:
         self.fd = -1
 
     def try_shared(self) -> bool:
+        """Take the shared lock; return False if another process has the exclusive lock."""
         return self._try(fcntl.LOCK_SH)
 
     def try_exclusive(self) -> bool:
-        """True when nobody else holds the file. Refused, a held shared lock may be lost."""
+        """Take the exclusive lock; return False if another process has a lock.
+
+        A failed call may release the shared lock of this process.
+        """
         return self._try(fcntl.LOCK_EX)
 
     def release(self) -> None:
-        """Close the file; copies that another process inherited keep the lock."""
+        """Close the file; a process that inherited the open file keeps the lock."""
         if self.fd >= 0:
             _open.discard(self)
             os.close(self.fd)
@@ -47,13 +51,13 @@ class FileLock:
 _open: set[FileLock] = set()
 
 
-def _let_go_in_child() -> None:
-    """A forked child shares the open file: it would hold the lock after its parent is killed.
+def _release_in_child() -> None:
+    """Close the locked files in a forked child, which would otherwise keep the locks.
 
-    Closing the child's copy leaves the parent's lock alone (unlocking would not).
+    Closing the child's copy does not release the parent's lock; unlocking it would.
     """
     for lock in list(_open):
         lock.release()
 
 
-os.register_at_fork(after_in_child=_let_go_in_child)
+os.register_at_fork(after_in_child=_release_in_child)

@@ -1,8 +1,8 @@
-"""Real servers for tests: started in a moment, gone with the process that started them.
+"""Real servers for tests, which end with the process that started them.
 
-Owns: one local server (standalone or a cluster of one), a local cluster of six, and the faults
-that tests put on them: kill, pause, restart.
-Never does: fixtures, fakes. Read next: watchdog.py (why nothing is left running).
+Owns: one local server (standalone, or a cluster of one server), a local cluster of six servers,
+and faults for tests: kill, pause, restart.
+Never does: fixtures, fakes. Read next: watchdog.py (why no server outlives the tests).
 
     with LocalServer(folder) as server:
         client = await open_client(server.url)
@@ -38,23 +38,30 @@ _WAIT_S = 15.0
 _POLL_S = 0.01
 _VOLATILE = {"save": "", "appendonly": "no"}
 _DURABLE = {"save": "", "appendonly": "yes", "appendfsync": "always"}
-# `everysec` may hold an answered write back while the disk is busy, and a kill would lose it
+# `everysec` may delay an acknowledged write while the disk is busy, and a kill would lose it.
 
 
-def wait_for(what: str, holds: Callable[[], bool], within_s: float = _WAIT_S) -> None:
-    """Return as soon as `holds()`; TimeoutError naming `what` after `within_s`."""
+def wait_for(what: str, condition: Callable[[], bool], within_s: float = _WAIT_S) -> None:
+    """Return as soon as `condition()` is true.
+
+    Raises TimeoutError with the text `what` after `within_s` seconds.
+    """
     ends_at = time.monotonic() + within_s
-    while not holds():
+    while not condition():
         if time.monotonic() > ends_at:
             raise TimeoutError(f"not within {within_s} s: {what}")
         time.sleep(_POLL_S)
 
 
 class LocalServer:
-    """One server process in `folder`, empty at first.
+    """One server process in a folder, without data at first.
 
-    With `durable`, what it answered survives `kill`. With `is_cluster` it is a cluster of one
-    process that holds every slot.
+    Args:
+        folder: the data folder of the server.
+        binary: the server program; the default is the one that `find` returns.
+        is_cluster: whether the server is a cluster of its own with all hash slots.
+        durable: whether acknowledged writes survive `kill`.
+        options: further options of the server.
     """
 
     def __init__(
@@ -76,9 +83,9 @@ class LocalServer:
         self._users = FileLock(folder / watchdog.USERS)
 
     def start(self) -> None:
-        """The server answers when this returns, with the data that a durable one had."""
+        """Start the server and wait until it answers; a durable server has its data again."""
         lock = FileLock(self.folder / SERVER_LOCK)
-        wait_for("the server before this one has ended", lock.try_exclusive)
+        wait_for("the previous server has ended", lock.try_exclusive)
         wait_for("its watchdog has ended", self._users.try_shared)
         launch(
             self.folder,
@@ -88,39 +95,41 @@ class LocalServer:
             url=self.url,
         )
         append_only = self.options["appendonly"]
-        told = wait_until_answers(self.folder, url=self.url, append_only=append_only)
-        self.pid = told.pid
-        self._settle()
+        announcement = wait_until_answers(self.folder, url=self.url, append_only=append_only)
+        self.pid = announcement.pid
+        self._wait_until_up()
 
-    def _settle(self) -> None:
+    def _wait_until_up(self) -> None:
+        """Assign all slots to a cluster of one server and wait until it is up."""
         if self.is_cluster:
             if self.cluster_info()["cluster_slots_assigned"] == "0":
                 self.call("CLUSTER", "ADDSLOTSRANGE", 0, SLOTS - 1)
             wait_for("the cluster of one is up", self.sees_cluster_up)
 
     def stop(self) -> None:
-        """The server has ended in order when this returns. Nothing to do if it is gone."""
+        """Shut the server down and wait for its end; harmless if it has ended."""
         if self.is_running:
             self.resume()
         self._users.release()
         wait_for("the server has ended", lambda: is_free(self.folder / SERVER_LOCK))
 
     def kill(self) -> None:
-        """The server is gone by SIGKILL when this returns."""
+        """Kill the server with SIGKILL and wait for its end."""
         os.kill(self.pid, signal.SIGKILL)
-        wait_for("the killed server is gone", lambda: not self.is_running)
+        wait_for("the killed server has ended", lambda: not self.is_running)
 
     def restart(self) -> None:
-        """Killed if it was running, then started anew at the same address."""
+        """Kill the server if it runs, then start it at the same address."""
         if self.is_running:
             self.kill()
         self.start()
 
     def pause(self) -> None:
-        """The process stands still (SIGSTOP): connections stay open and nothing answers."""
+        """Stop the process with SIGSTOP: connections stay open, and the server does not answer."""
         os.kill(self.pid, signal.SIGSTOP)
 
     def resume(self) -> None:
+        """Continue the process with SIGCONT."""
         os.kill(self.pid, signal.SIGCONT)
 
     @property
@@ -128,7 +137,7 @@ class LocalServer:
         return not is_free(self.folder / SERVER_LOCK)
 
     def call(self, *command: str | int) -> Any:
-        """One command to this very process, whatever slots it holds; text comes back."""
+        """Send one command to this server, also in a cluster; replies are text."""
         client = probe(self.url)
         try:
             return client.execute_command(*command)  # type: ignore[no-untyped-call]
@@ -156,7 +165,7 @@ class LocalServer:
 
 
 def _cluster_address() -> tuple[str, dict[str, str]]:
-    """A loopback port and one for the bus: cluster clients connect by host and port only."""
+    """Return a loopback address; cluster clients cannot use a unix socket."""
     port, bus = map(str, free_ports(2))
     return f"redis://127.0.0.1:{port}", {
         "port": port,
@@ -171,16 +180,16 @@ def _cluster_address() -> tuple[str, dict[str, str]]:
 
 
 class ClusterMember(LocalServer):
-    """One process of a LocalCluster, which gives it its slots."""
+    """One server of a LocalCluster, which assigns its slots."""
 
-    def _settle(self) -> None:
-        """Up is the cluster as a whole, once formed."""
+    def _wait_until_up(self) -> None:
+        """Do nothing: LocalCluster waits for all of its servers."""
 
 
 class LocalCluster:
-    """Three primaries, each with one replica, that fail over in some two seconds.
+    """Three primaries with one replica each; a failover takes some two seconds.
 
-    `primaries[i]` and `replicas[i]` are a pair at the start; after a failover ask the servers.
+    At the start, `replicas[i]` is the replica of `primaries[i]`; a failover changes the roles.
     """
 
     is_cluster = True
@@ -201,7 +210,7 @@ class LocalCluster:
         return [*self.primaries, *self.replicas]
 
     def start(self) -> None:
-        """The cluster takes commands and every replica's link is up when this returns."""
+        """Start the cluster and wait until it is up and all replicas are connected."""
         with ExitStack() as starting:
             for server in self.servers:
                 starting.enter_context(server)
@@ -240,7 +249,7 @@ class LocalCluster:
 
 
 def _ports(server: LocalServer) -> tuple[str, str]:
-    """Port and bus port, as CLUSTER MEET wants them."""
+    """Return the port and the bus port for CLUSTER MEET."""
     return server.options["port"], server.options["cluster-port"]
 
 

@@ -1,19 +1,20 @@
-"""The process between the users of a server and the server: it starts it, and it ends it.
+"""The watchdog process: it starts one server and stops the server when the last user has ended.
 
-Owns: one server's life. Runs as a script of its own, in a session of its own (Ctrl-C in the
-starter's terminal does not reach it), in the data folder, with the standard library only.
-Never does: choose a program or its settings (launch.py), restart a server.
-Read next: embedded.py, which tells the whole protocol.
+Owns: the start and the end of one server. It runs as a script of its own in the data folder, with
+the standard library only, and in a session of its own, so that Ctrl-C does not reach it.
+Never does: choose a program or its options (launch.py), restart a server.
+Read next: embedded.py, which describes the whole protocol.
 
     watchdog.py LOCK_FD
 
-Standard input brings one JSON object, since the arguments of a process are for everybody to read:
-`url` is announced once the server runs, `command` starts it, `config` is its standard input,
-`link` (or nothing) is removed when the server has ended. LOCK_FD is the exclusive lock on
-`server.lock`, held by this process and by the server: while it is held, a server may be writing in
-the folder. `watchdog.lock` is held by this process alone: a
-server without it is on its way out. The exclusive lock on `users` comes to this process when the
-last user is gone; newcomers then wait until the server has stopped.
+The order is one JSON object on standard input, since all users can read a process's arguments.
+`url` is announced once the server runs, `command` starts the server, `config` is the server's
+standard input, and `link`, if it is not empty, is removed when the server has ended.
+
+LOCK_FD is the exclusive lock on `server.lock`. This process and the server have it; while it is
+locked, a server may write in the folder. Only this process has `watchdog.lock`; a server without a
+watchdog is shut down. This process gets the exclusive lock on `users` when the last user has ended;
+new users then wait until the server has stopped.
 """
 
 from __future__ import annotations
@@ -37,9 +38,9 @@ _PR_SET_PDEATHSIG = 1
 def main() -> None:
     (lock_fd,) = sys.argv[1:]
     order = json.load(sys.stdin.buffer)
-    os.umask(0o077)  # what the server writes is its owner's alone
+    os.umask(0o077)  # only the owner may read the server's files
     if os.fork():
-        os._exit(0)  # the starter waits for this one; the other belongs to nobody it must reap
+        os._exit(0)  # the starter waits for this process and need not reap the child
     _take(ALIVE)
     server = _start(order["command"], int(lock_fd))
     signal.signal(signal.SIGTERM, lambda *_: server.terminate())
@@ -47,17 +48,17 @@ def main() -> None:
     _announce(order["url"], server.pid)
     threading.Thread(target=_stop_when_alone, args=(server,), daemon=True).start()
     server.wait()
-    # The folder is the working directory: were it deleted and made anew, the announcement of
-    # the server that now runs there is out of reach from here.
+    # Paths are relative to the working directory. If the folder was deleted and created again,
+    # this does not remove the announcement of the server in the new folder.
     if os.path.exists(ANNOUNCEMENT):
         os.unlink(ANNOUNCEMENT)
     if order["link"] and os.path.islink(order["link"]):
         os.unlink(order["link"])
-    os._exit(0)  # with every lock held until this very moment
+    os._exit(0)  # the end of the process releases all locks
 
 
 def _take(path: str) -> None:
-    """Hold the file's exclusive lock from here to the end of the process."""
+    """Take the exclusive lock on the file until the end of the process."""
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     fcntl.flock(os.open(path, flags, 0o600), fcntl.LOCK_EX)
 
@@ -67,7 +68,7 @@ def _start(command: list[str], lock_fd: int) -> subprocess.Popen[bytes]:
     prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 
     def die_with_parent() -> None:
-        """A killed watchdog must not leave a server behind that nobody ends."""
+        """Let the kernel end the server if the watchdog is killed."""
         if prctl is not None:
             prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent:
@@ -77,12 +78,12 @@ def _start(command: list[str], lock_fd: int) -> subprocess.Popen[bytes]:
         command,
         stdin=subprocess.PIPE,
         pass_fds=[lock_fd],
-        preexec_fn=die_with_parent,  # noqa: PLW1509 - no thread is started before this
+        preexec_fn=die_with_parent,  # noqa: PLW1509 - this process has no other thread yet
     )
 
 
 def _configure(server: subprocess.Popen[bytes], config: str) -> None:
-    """The server has its configuration; one that has ended already is seen by `wait`."""
+    """Write the configuration to the server; if the server has ended, `wait` reports it."""
     assert server.stdin is not None
     try:
         with server.stdin as pipe:
@@ -92,7 +93,7 @@ def _configure(server: subprocess.Popen[bytes], config: str) -> None:
 
 
 def _announce(url: str, pid: int) -> None:
-    """Readers see the whole announcement or none."""
+    """Write the announcement atomically: readers see all of it or none."""
     draft = f"{ANNOUNCEMENT}.new"
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
     with open(os.open(draft, flags, 0o600), "w") as file:
@@ -101,7 +102,10 @@ def _announce(url: str, pid: int) -> None:
 
 
 def _stop_when_alone(server: subprocess.Popen[bytes]) -> None:
-    """SIGTERM is SHUTDOWN: the append-only file is written and synced before the server ends."""
+    """Wait for the end of the last user, then stop the server with SIGTERM.
+
+    On SIGTERM, the server writes and syncs its append-only file before it ends.
+    """
     _take(USERS)
     server.terminate()
     try:

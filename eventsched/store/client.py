@@ -25,7 +25,7 @@ from redis.exceptions import (
 from eventsched.addresses import ESCAPES, display_url
 from eventsched.errors import InvalidMessage, ServerUnavailable
 from eventsched.schema.validation import check_url
-from eventsched.server.commands import check_commands, plain_words, refusal_of
+from eventsched.server.commands import check_commands, refusal_of, without_arguments
 from eventsched.server.discovery import FLOOR_TEXT, is_new_enough
 from eventsched.store.fast_client import FastPool, fast_connection
 
@@ -136,7 +136,7 @@ def unreachable(url: str, error: Exception) -> ServerUnavailable:
         return refused
     if isinstance(error, NoPermissionError):
         return ServerUnavailable(f"the server at {place}: {permission_message(error)}")
-    return ServerUnavailable(f"no server answers at {place}: {plain_words(error)}")
+    return ServerUnavailable(f"no server answers at {place}: {without_arguments(error)}")
 
 
 def permission_message(error: NoPermissionError) -> str:

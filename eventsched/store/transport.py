@@ -20,7 +20,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
 
 from eventsched.errors import Backpressure, ServerUnavailable, from_reply
-from eventsched.server.commands import plain_words, refusal_of
+from eventsched.server.commands import refusal_of, without_arguments
 from eventsched.store import library as lua_library
 from eventsched.store.client import permission_message
 from eventsched.store.replies import decode_text
@@ -85,7 +85,7 @@ def translate_errors() -> Iterator[None]:
         refused = refusal_of(error)
         if refused is not None:
             raise refused from None  # of HELLO or AUTH: the original has the password
-        raise ServerUnavailable(f"no answer from the server: {plain_words(error)}") from error
+        raise ServerUnavailable(f"no answer from the server: {without_arguments(error)}") from error
     except redis.exceptions.NoPermissionError as error:
         refused = refusal_of(error)
         raise (

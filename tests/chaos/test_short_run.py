@@ -25,7 +25,7 @@ def test_a_short_run_has_no_violation(tmp_path: Path) -> None:
     assert told["good"]
     assert told["violations"] == []
     assert told["judged"]["results"] > 50
-    assert told["verified"]["dead"] == 0
+    assert told["verified"]["dead_letters"] == 0
     assert any(name.startswith("killed") for name in told["faults"])
 
 

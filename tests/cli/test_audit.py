@@ -64,12 +64,12 @@ async def refused(told: Told, *args: str | Path) -> str:
 
 async def test_an_untouched_archive_and_one_that_was_touched(archive: Archived, told: Told) -> None:
     assert await run(told, "audit", "verify", archive.path) == 0
-    assert told.out.startswith("untouched: ")
+    assert told.out.startswith("unchanged: ")
     name = archive.folder.cell(archive.store.cell).records()[1].file("events").name
     path = archive.path / archive.store.cell / name
     path.write_bytes(path.read_bytes()[:-1] + b"!")
     assert await run(told, "audit", "verify", archive.path) == 1
-    assert f"TOUCHED  {archive.store.cell}/{name}: is not the file that was sealed" in told.out
+    assert f"CHANGED  {archive.store.cell}/{name}: is not the file that was sealed" in told.out
     assert await run(told, "--json", "audit", "verify", archive.path) == 1
     report = json.loads(told.out)
     assert report["clean"] is False
@@ -101,10 +101,10 @@ async def test_a_proof_is_small_and_holds_by_itself(
         )
         assert proof.stat().st_size < 2_000
         assert await run(told, "audit", "check-proof", proof) == 0
-        assert told.out.startswith(f"holds: {event.type} {event.id} of cell")
+        assert told.out.startswith(f"valid: {event.type} {event.id} of cell")
     key = archive.path / "archive.pub"
     assert await run(told, "--json", "audit", "check-proof", proof, "--key", key) == 0
-    assert json.loads(told.out)["holds"] is True
+    assert json.loads(told.out)["valid"] is True
 
 
 async def test_a_changed_proof_does_not_hold(archive: Archived, told: Told, tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def failed(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
         (("run", "conductor"), "choose of dispatcher, projector, timer"),
         (("node", "workers"), "MODULE:NODE"),
         (("node", "no_such_module:node"), "cannot import no_such_module"),
-        (("node", "tests.cli.workers:missing"), "nothing of that name"),
+        (("node", "tests.cli.workers:missing"), "missing in tests.cli.workers is missing"),
         (("node", "tests.cli.workers:not_a_node"), "is a str"),
         (("node", "tests.cli.workers:bare", "--quiet"), "bare-1 has no handler; declare one"),
         (("stream", "missing.wav", "-t", "es"), "missing.wav"),
@@ -149,7 +149,7 @@ def test_a_database_that_the_server_does_not_have_is_exit_code_2(
         ("EVENTSCHED_DELIVERY_GAP_TIMEOUT_MS", "-5",
          ("EVENTSCHED_DELIVERY_GAP_TIMEOUT_MS",
           "a whole number from 1 to 86400000 expected, got '-5'")),
-        ("EVENTSCHED_PAUSEMS", "500", ("'pausems' is no setting", "did you mean pause_ms?")),
+        ("EVENTSCHED_PAUSEMS", "500", ("'pausems' is not a setting", "did you mean pause_ms?")),
     ],
     ids=["bad", "misspelt"],
 )  # fmt: skip

@@ -56,7 +56,7 @@ def test_each_file_is_a_session_and_its_results_come(system: System) -> None:
     assert outcomes["a"]["source_text"] == f"{450 * 32 + padding} bytes"
     assert outcomes["b"]["text"] == f"{700 * 32 + padding} octetos"
     assert system.heard[-1] == {
-        "type": "summary", "sessions": 2, "unseen": [],
+        "type": "summary", "sessions": 2, "incomplete": [],
         "result": 2, "no_speech": 0, "failed": 0, "missing": 0,
     }  # fmt: skip
 
@@ -98,9 +98,9 @@ def test_state_of_session_group_job_and_node(system: System) -> None:
     assert view("node", "echo-1")["slots"] == 2
 
 
-def test_status_names_groups_nodes_and_their_load(system: System) -> None:
+def test_status_names_consumers_nodes_and_their_load(system: System) -> None:
     (cell,) = json_of(run(system.data, "status", "--json"))["cells"]
-    assert {(one["group"], one["is_held"]) for one in cell["groups"]} >= {
+    assert {(each["consumer"], each["is_running"]) for each in cell["consumers"]} >= {
         ("dispatch", True), ("core", True),
     }  # fmt: skip
     (node,) = cell["classes"][0]["nodes"]
@@ -109,9 +109,9 @@ def test_status_names_groups_nodes_and_their_load(system: System) -> None:
 
 
 def test_rebuild_then_verify_is_clean_on_the_running_system(system: System) -> None:
-    rebuilt = json_of(run(system.data, "rebuild", "session", "group", "--json"))["rebuilt"]
-    assert rebuilt[0]["revisions"].keys() == {"session", "group"}
-    assert rebuilt[0]["entries"] > 0
+    rebuilds = json_of(run(system.data, "rebuild", "session", "group", "--json"))["rebuilds"]
+    assert rebuilds[0]["revisions"].keys() == {"session", "group"}
+    assert rebuilds[0]["entries"] > 0
     report = json_of(run(system.data, "verify", "--json"))
     assert report["clean"]
     assert report["cells"][0]["records"] > 0
@@ -145,7 +145,7 @@ def test_a_container_on_stdin_is_refused_by_name_and_files_beside_it_are_not(
     assert "got Ogg; decode it first: ffmpeg" in line
     found = json_lines_of(done)
     assert [one["source"] for one in found if one["type"] == "outcome"] == ["talk"]
-    assert found[-1] | {"result": 1, "unseen": []} == found[-1]
+    assert found[-1] | {"result": 1, "incomplete": []} == found[-1]
 
 
 def test_files_of_one_name_are_told_apart_by_their_folders(system: System, tmp_path: Path) -> None:
@@ -223,8 +223,8 @@ def test_dead_lists_reasons_and_retry_puts_back(system: System) -> None:
         refused = run(system.data, "dead-letters", "retry", one["id"])
         assert refused.returncode == 1
         assert b"--force" in refused.stderr
-        told = json_of(run(system.data, "dead-letters", "retry", one["id"], "--force", "--json"))
-        assert told["word"] == "retried"
+        retry = json_of(run(system.data, "dead-letters", "retry", one["id"], "--force", "--json"))
+        assert retry["outcome"] == "retried"
         assert client.xlen(kept.dead_letters) == 0
 
 
@@ -261,7 +261,7 @@ def test_an_unknown_id_is_one_line_and_exit_code_1(system: System, words: tuple[
         (("state", "session", "{s}", "--at", "2030-01-01"), "in the future"),
         (("state", "session", "{s}", "--at", "2020-01-01"), "at 2020-01-01: it begins at "),
         (("state", "session", "{s}", "--at", "1-2-3"), "--at: '1-2-3' is no moment"),
-        (("why",), "a job or --replay"),
+        (("why",), "either a job or --replay"),
         (("why", "{s}:0:es", "--since", "2020-01-01"), "with --replay only"),
     ],
 )

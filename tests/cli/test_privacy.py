@@ -51,7 +51,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 def test_history_shows_that_something_was_said_and_how_much(system: System) -> None:
     done = run(system.data, "history", system.secret)
     told = " ".join(done.stdout.decode().split())
-    assert "sealed, 24 characters" in told
+    assert "encrypted, 24 characters" in told
     assert "octetos" not in told
     assert "encrypted with key" in told
 
@@ -59,7 +59,7 @@ def test_history_shows_that_something_was_said_and_how_much(system: System) -> N
 def test_history_shows_the_words_to_who_has_the_key(system: System) -> None:
     told = run(system.data, "history", system.secret, env=system.env).stdout.decode()
     assert "octetos" in told
-    assert "sealed" not in told
+    assert "encrypted, " not in told
 
 
 def test_history_takes_the_key_store_as_an_option(system: System) -> None:
@@ -74,7 +74,7 @@ def test_the_option_counts_more_than_the_environment(system: System, tmp_path: P
     others.mkdir(mode=0o700)
     done = run(system.data, "history", system.secret, "--keys", str(others), env=system.env)
     assert done.returncode == 0, done.stderr
-    assert "sealed, 24 characters" in " ".join(done.stdout.decode().split())
+    assert "encrypted, 24 characters" in " ".join(done.stdout.decode().split())
     assert b"octetos" not in done.stdout
 
 
@@ -116,14 +116,14 @@ def test_a_session_is_erased_and_the_file_rewritten(system: System) -> None:
     assert first == f"{system.secret}: erased"
     assert second.startswith("append-only file rewritten: ")
     again = json_lines_of(run(system.data, "erase", system.secret, "--json", env=system.env))
-    assert again[0] == {"session": system.secret, "result": "already_erased"}
+    assert again[0] == {"session": system.secret, "outcome": "already_erased"}
     assert again[1]["append_only_file_bytes"] > 0
     assert list(system.keys.iterdir()) == []
     history = json_lines_of(run(system.data, "history", system.secret, "--json"))
     assert history[-1]["type"] == "SessionErased"
     assert json_of(run(system.data, "verify", "--json"))["clean"]
     none = run(system.data, "erase", "--older-than", "1m", env=system.env)
-    assert none.stdout.decode() == "nothing with a key has been closed for 1m\n"
+    assert none.stdout.decode() == "no session with a key has been closed for 1m\n"
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_retention_may_come_from_outside(system: System) -> None:
     env = system.env | {"EVENTSCHED_RETENTION": "30d"}
     done = run(system.data, "erase", env=env)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.decode() == "nothing with a key has been closed for 30d\n"
+    assert done.stdout.decode() == "no session with a key has been closed for 30d\n"
 
 
 def test_stream_says_what_encryption_needs(system: System) -> None:

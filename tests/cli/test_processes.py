@@ -43,7 +43,9 @@ def test_what_ran_can_be_read_after_everything_has_stopped(tmp_path: Path) -> No
         assert role.ended() == 0
     (found,) = json_lines_of(run(data, "status", "--json"))
     assert [cell["cell"] for cell in found["cells"]] == ["c0", "c1"]
-    assert not any(one["is_held"] for one in found["cells"][0]["groups"] if one["stream"] == "log")
+    assert not any(
+        each["is_running"] for each in found["cells"][0]["consumers"] if each["stream"] == "log"
+    )
 
 
 def test_sigterm_drains_a_node(tmp_path: Path) -> None:
@@ -135,7 +137,7 @@ def test_a_lost_archive_is_given_up_by_its_key_and_in_so_many_words(tmp_path: Pa
     asked = run(data, "audit", "abandon", key[1])
     assert asked.returncode == 1
     assert asked.stdout.startswith(b"c0: the archive up to ")
-    assert asked.stderr == b"eventsched: nothing is changed; --yes gives it up\n"
+    assert asked.stderr == (b"eventsched: nothing was changed; add --yes to abandon the archive\n")
     told = json_of(run(data, "audit", "abandon", key[1], "--yes", "--json"))
     assert (told["key"], told["abandoned"]) == (key[1], True)
     again = run(data, "audit", "abandon", key[1], "--yes")

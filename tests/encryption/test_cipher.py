@@ -8,14 +8,14 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from eventsched.cli.event_text import tell
+from eventsched.cli.event_text import describe
 from eventsched.encryption.cipher import OVERHEAD_BYTES, SessionCipher
 from eventsched.encryption.decrypt import EventDecryptor, make_cipher
 from eventsched.encryption.keystore import Key, KeyFolder
 from eventsched.errors import DecryptionError, MissingDependencyError
 from eventsched.node.job import context_of
 from eventsched.schema.codec import UnreadableText, encode_text
-from eventsched.schema.events import Event, ResultDelivered, Said, Text
+from eventsched.schema.events import ContextText, Event, ResultDelivered, Text
 
 TEXT = Text(source_text="Grüße", text="saludos", language="de")
 SPEECH = b"RIFF and so on"
@@ -112,7 +112,7 @@ def test_encrypted_bytes_that_are_no_text_are_unreadable(cipher: SessionCipher) 
 
 def test_an_unreadable_text_is_left_out_of_a_context(cipher: SessionCipher) -> None:
     texts = encrypted_nonsense(cipher), cipher.encrypt_text("result", 7, "es", TEXT)
-    parts = [Said("", None, 7, text.sealed, text.characters) for text in texts]
+    parts = [ContextText("", None, 7, text.sealed, text.characters) for text in texts]
     assert context_of(msgspec.msgpack.encode(parts), cipher, "es") == [("Grüße", "saludos")]
 
 
@@ -126,7 +126,7 @@ async def test_an_event_with_an_unreadable_text_is_shown_as_it_is(
     data = ResultDelivered(utterance=7, target="es", delivery_no=0, outcome="result")
     event = Event(id="1-1", type="ResultDelivered", session="c0.s1", data=data, body=body)
     assert await EventDecryptor(key_store).decrypt(event) == event
-    assert tell(event).endswith("sealed, 1 character" if is_encrypted else "unreadable")
+    assert describe(event).endswith("sealed, 1 character" if is_encrypted else "unreadable")
 
 
 def test_every_changed_byte_is_noticed(cipher: SessionCipher) -> None:

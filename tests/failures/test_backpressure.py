@@ -12,7 +12,7 @@ from redis.crc import key_slot
 
 import eventsched
 from eventsched.audit.verify import Verifier
-from eventsched.history.status import _Cell
+from eventsched.history.status import _CellReader
 from eventsched.projection.protocol import ProjectionSet, load_sets
 from eventsched.projection.store import ProjectionStore
 from eventsched.roles.backpressure import BackpressureMonitor, Measurement
@@ -240,8 +240,8 @@ async def test_the_lag_of_a_set_is_exact_and_the_one_that_status_shows(
     await projector.step()
     assert await lag.projection_sets() == ["core"]
     assert await lag.of_set("core") == 4
-    groups = (await _Cell(store).seen()).groups
-    assert [(group.group, group.entries) for group in groups] == [("dispatch", 5), ("core", 4)]
+    consumers = (await _CellReader(store).read()).consumers
+    assert [(each.consumer, each.lag) for each in consumers] == [("dispatch", 5), ("core", 4)]
 
 
 async def test_a_newer_version_s_settings_reach_a_cell_that_exists(store: TimedStore) -> None:

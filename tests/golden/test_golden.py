@@ -178,7 +178,7 @@ def closed(v: str, data: bytes = b'{"missing":2}') -> list[bytes]:
 def third(monkeypatch: pytest.MonkeyPatch) -> None:
     """A program of version 3: `missing` was `lost` in 2, and text in 1."""
     monkeypatch.setattr(upcasting, "SCHEMA_VERSION", 3)
-    monkeypatch.setattr(codec, "_PRESENT", b"3")
+    monkeypatch.setattr(codec, "_CURRENT_VERSION", b"3")
     monkeypatch.setitem(upcasting.UPCASTERS, ("SessionClosed", 1), lambda d: {"lost": int(d["no"])})
     monkeypatch.setitem(upcasting.UPCASTERS, ("SessionClosed", 2), lambda d: {"missing": d["lost"]})
 

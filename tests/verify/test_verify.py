@@ -118,7 +118,7 @@ async def test_a_cell_in_the_middle_of_its_work_is_clean(busy: BusyCell) -> None
     assert report.violations == []
     assert (report.sessions, report.jobs, report.nodes, report.records) == (1, 8, 1, 11)
     assert report.events == len(await busy.store.log())
-    assert report.chunks > 0
+    assert report.audio_chunks > 0
     assert report.outbox_entries == 1
 
 
@@ -425,7 +425,7 @@ async def test_a_trimmed_log_is_reported_and_not_compared(busy: BusyCell, redis:
     await redis.xtrim(busy.store.keys.log, minid=log[3].id, approximate=False)
     await append(busy, redis, StreamTrimmed(stream="log", before=log[3].id, count=3, total=3))
     report = await verified(busy.store)
-    assert (report.trimmed, report.violations, report.is_complete) == (3, [], False)
+    assert (report.trimmed_entries, report.violations, report.is_complete) == (3, [], False)
 
 
 async def test_a_dead_letter_is_counted_and_no_violation(busy: BusyCell, redis: Any) -> None:
