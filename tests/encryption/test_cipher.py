@@ -126,7 +126,7 @@ async def test_an_event_with_an_unreadable_text_is_shown_as_it_is(
     data = ResultDelivered(utterance=7, target="es", delivery_no=0, outcome="result")
     event = Event(id="1-1", type="ResultDelivered", session="c0.s1", data=data, body=body)
     assert await EventDecryptor(key_store).decrypt(event) == event
-    assert describe(event).endswith("sealed, 1 character" if is_encrypted else "unreadable")
+    assert describe(event).endswith("encrypted, 1 character" if is_encrypted else "unreadable")
 
 
 def test_every_changed_byte_is_noticed(cipher: SessionCipher) -> None:

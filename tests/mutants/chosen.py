@@ -174,8 +174,8 @@ FAULTS = (
     Fault(
         "poison is dropped, not dead-lettered",
         "_save",
-        "dead=[self._batches.dead(failed) for failed in batch.dead_letters],",
-        "dead=[],",
+        "dead_letters=[self._batches.dead_letter(failed) for failed in batch.dead_letters],",
+        "dead_letters=[],",
         (PROJECTOR,),
     ),
     Fault(
@@ -362,9 +362,9 @@ FAULTS = (
     ),
     Fault(
         "a reader that was overtaken is not told",
-        "_keep",
-        "if told.number != self._expected:",
-        "if told.number < self._expected:",
+        "_append",
+        "if entry.number != self._expected:",
+        "if entry.number < self._expected:",
         (
             "tests/unit/test_subscription.py",
             SESSION,
