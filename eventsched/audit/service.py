@@ -14,8 +14,8 @@ from eventsched.audit.scheduler_state import SchedulerState
 from eventsched.errors import NotFound
 from eventsched.history.log import History
 from eventsched.history.position import LogPosition
-from eventsched.history.reader import Reader, Wanted
-from eventsched.history.source import HistorySource, of_job
+from eventsched.history.reader import EventFilter, Reader
+from eventsched.history.source import HistorySource, session_of_job
 from eventsched.projection.fold import FailedEvent, decode_event
 from eventsched.schema import keys
 from eventsched.schema.events import Event
@@ -29,12 +29,12 @@ async def why(past: HistorySource, job: str) -> JobExplanation:
     """The job's decisions and stages. Raises NotFound when there is no such job."""
     reader = Reader(past)
     key = await reader.job_key(job)
-    session = past.complete(of_job(key))
-    found = [one async for one in reader.history(Wanted(session=session))]
+    session = past.complete(session_of_job(key))
+    found = [one async for one in reader.history(EventFilter(session=session))]
     session_events = [one for one in found if isinstance(one, Event)]
     if not any(one.job == key for one in session_events):
         raise NotFound(f"no job {job}")
-    history = await past.of(session)
+    history = await past.history_for(session)
     decisions = await _decisions(history, [one for one in session_events if one.job == key])
     last = await past.last_id(keys.cell_of(session))
     return explain(key, session_events, decisions, ms_of(last))
@@ -43,7 +43,7 @@ async def why(past: HistorySource, job: str) -> JobExplanation:
 async def _decisions(history: History, job: Sequence[Event]) -> list[Decision]:
     """Each with everything as it was before it, where that is still known."""
     taken = [one for one in job if is_decision(one)]
-    if not taken or not await history.is_whole():
+    if not taken or not await history.is_complete():
         return [decision(None, one) for one in taken]
     ids = [one.id for one in taken]
     start = _just_before(ids[0])
@@ -61,7 +61,7 @@ async def _decisions(history: History, job: Sequence[Event]) -> list[Decision]:
 
 async def size_of(past: HistorySource, cell: str) -> int:
     """About how many entries a cell's history has: for progress."""
-    views, count = past.views(cell), 0
+    views, count = past.projection_store(cell), 0
     if past.archive is not None:
         count = sum(record.events for record in past.archive.cell(cell).records())
     if views is not None:
@@ -81,8 +81,8 @@ async def replay(
 
     Raises NotFound when the beginning of its history is gone: decisions rest on all before them.
     """
-    history = await past.of_cell(cell)
-    if not await history.is_whole():
+    history = await past.history_of(cell)
+    if not await history.is_complete():
         raise NotFound(f"no beginning of cell {cell}'s history is kept: what its decisions rest on")
     first = since.before if since else START
     done = Replay(await _standing_at(history, first))

@@ -107,7 +107,7 @@ class Verifier:
         Raises ArchiveError when the log's beginning is in an archive that is not at hand.
         """
         self.report.gone = await self._views.trimmed_count()
-        self.report.is_folded = await self._history.is_whole()
+        self.report.is_folded = await self._history.is_complete()
         first = await self._views.first_id(self._views.keys.log)
         self.report.last_id, self._folding = await self._history.nearest_folding(first)
         self._parts = {part.projection.name: part for part in self._folding.parts}

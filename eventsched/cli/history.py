@@ -13,7 +13,7 @@ from eventsched.cli.options import Archive, Keys, Options, command
 from eventsched.errors import EventschedError, InvalidMessage
 
 if TYPE_CHECKING:
-    from eventsched.history.reader import Reader, Wanted
+    from eventsched.history.reader import EventFilter, Reader
     from eventsched.history.source import HistorySource
     from eventsched.projection.fold import FailedEvent
     from eventsched.schema.events import Event
@@ -94,7 +94,7 @@ async def history(
 
 
 async def _tell_all(
-    reader: Reader, wanted: Wanted, tell: Tell, *, follow: bool, is_live: bool
+    reader: Reader, wanted: EventFilter, tell: Tell, *, follow: bool, is_live: bool
 ) -> None:
     if not follow:
         async for one in reader.history(wanted):
@@ -119,12 +119,12 @@ async def _wanted(
     types: list[str],
     since: str,
     until: str,
-) -> Wanted:
+) -> EventFilter:
     from eventsched.history.position import parse_position
-    from eventsched.history.reader import Wanted
+    from eventsched.history.reader import EventFilter
 
     is_job = ":" in what
-    return Wanted(
+    return EventFilter(
         session=past.complete(what) if what and not is_job else "",
         job=await reader.job_key(what) if is_job else "",
         node=past.complete(node) if node else "",
@@ -146,7 +146,7 @@ def _known(name: str) -> str:
     raise InvalidMessage.of("--type", f"{name!r} is none", f"did you mean {near[0]}?")
 
 
-async def _draw(reader: Reader, wanted: Wanted, path: Path) -> None:
+async def _draw(reader: Reader, wanted: EventFilter, path: Path) -> None:
     import anyio
 
     from eventsched.schema.events import Event

@@ -8,7 +8,7 @@ from __future__ import annotations
 from rich.console import Group, RenderableType
 
 from eventsched.formatting import NONE, Text, clock, duration, plural, size, table
-from eventsched.history.status import CellOverview, ClassSeen, NodeSeen, Overview, SetBehind
+from eventsched.history.status import CellStatus, ClassStatus, GroupLag, NodeStatus, SystemStatus
 from eventsched.store.lag import ARCHIVE
 
 LATE_MS = {ARCHIVE: 600_000}
@@ -17,7 +17,7 @@ NODES_MAX = 12
 """Nodes of one class that are shown; the others are counted."""
 
 
-def panel(found: Overview) -> RenderableType:
+def panel(found: SystemStatus) -> RenderableType:
     """Everything, cell after cell."""
     head = Text(found.server, "bold")
     head.append(" cluster" * found.is_cluster, "")
@@ -30,7 +30,7 @@ def panel(found: Overview) -> RenderableType:
     return Group(*parts)
 
 
-def _cell(cell: CellOverview) -> list[RenderableType]:
+def _cell(cell: CellStatus) -> list[RenderableType]:
     head = Text.assemble((f"cell {cell.cell}", "bold"), f"  {clock(cell.now_ms)}  log ")
     head.append(plural(cell.log_entries, "entry", "entries"))
     if cell.log_retention_ms:
@@ -42,7 +42,7 @@ def _cell(cell: CellOverview) -> list[RenderableType]:
     return [head, _groups(cell.groups), "", _nodes(cell.classes), *_waiting(cell)]
 
 
-def _groups(groups: list[SetBehind]) -> RenderableType:
+def _groups(groups: list[GroupLag]) -> RenderableType:
     made = table("GROUP", "READS", "BEHIND", "OLDEST", "", right=("BEHIND", "OLDEST"))
     for one in groups:
         late = "yellow" if one.ms > LATE_MS.get(one.group, 2_000) else ""
@@ -53,7 +53,7 @@ def _groups(groups: list[SetBehind]) -> RenderableType:
     return made
 
 
-def _nodes(classes: list[ClassSeen]) -> RenderableType:
+def _nodes(classes: list[ClassStatus]) -> RenderableType:
     if not any(one.nodes for one in classes):
         return Text("no nodes", "yellow")
     made = table("NODE", "SERVES", "SLOTS", "LOAD", "SEEN", "", right=("SLOTS", "LOAD", "SEEN"))
@@ -69,7 +69,7 @@ def _nodes(classes: list[ClassSeen]) -> RenderableType:
     return made
 
 
-def _class_row(one: ClassSeen) -> list[RenderableType]:
+def _class_row(one: ClassStatus) -> list[RenderableType]:
     slots, live = sum(node.slots for node in one.nodes), sum(node.live for node in one.nodes)
     return [
         Text(plural(len(one.nodes), "node"), "dim"),
@@ -81,7 +81,7 @@ def _class_row(one: ClassSeen) -> list[RenderableType]:
     ]
 
 
-def _node_row(node: NodeSeen, serves: str, suspended: list[str]) -> list[RenderableType]:
+def _node_row(node: NodeStatus, serves: str, suspended: list[str]) -> list[RenderableType]:
     note = Text(node.status, "yellow") if node.status != "alive" else Text("")
     if serves:
         note.append_text(_suspended_text(suspended))
@@ -104,12 +104,12 @@ def _suspended_text(suspended: list[str]) -> Text:
     return Text(f" lacks {', '.join(suspended)}" if suspended else "", "yellow")
 
 
-def _serves(one: ClassSeen) -> str:
+def _serves(one: ClassStatus) -> str:
     features = f"  +{', '.join(one.features)}" if one.features else ""
     return f"{', '.join(one.sources)} → {', '.join(one.targets)}{features}"
 
 
-def _waiting(cell: CellOverview) -> list[RenderableType]:
+def _waiting(cell: CellStatus) -> list[RenderableType]:
     if not cell.waiting:
         return []
     made = table("WAITING", "SERVICES", "JOBS", "OLDEST", "WHY", right=("JOBS", "OLDEST"))

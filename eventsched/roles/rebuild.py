@@ -106,7 +106,7 @@ class Rebuild:
         return RebuildResult(made, self._entries, self._skipped, dropped)
 
     async def _check_whole(self) -> None:
-        if await self._history.is_whole():
+        if await self._history.is_complete():
             return
         async for _ in self._history.batches():  # says so, if an archive has it
             raise RebuildFailed("the history's beginning is gone: it was trimmed unarchived")

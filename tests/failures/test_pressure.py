@@ -12,7 +12,7 @@ from redis.crc import key_slot
 
 import eventsched
 from eventsched.audit.verify import Verifier
-from eventsched.history.status import _Cell
+from eventsched.history.status import _CellReader
 from eventsched.projection.protocol import ProjectionSet, load_sets
 from eventsched.projection.store import ProjectionStore
 from eventsched.roles.backpressure import BackpressureMonitor, Reading
@@ -229,7 +229,7 @@ async def test_the_distance_of_a_set_is_exact_and_the_one_that_status_shows(
     await projector.step()
     assert await distances.projection_sets() == ["core"]
     assert await distances.of_set("core") == 4
-    shown = (await _Cell(store).seen()).groups
+    shown = (await _CellReader(store).read()).groups
     assert [(one.group, one.entries) for one in shown] == [("dispatch", 5), ("core", 4)]
 
 
