@@ -21,7 +21,7 @@ from eventsched.archive.layout import ArchiveFolder, CellFolder
 from eventsched.archive.sealer import Sealer
 from eventsched.archive.signing import SigningKey
 from eventsched.archive.verifier import Verifier
-from eventsched.history.log import History, Of
+from eventsched.history.log import EntryFilter, History
 from eventsched.projection.protocol import ProjectionSet
 from eventsched.projection.store import ProjectionStore
 from eventsched.schema.ids import format_id, ms_of, parse_id
@@ -87,7 +87,9 @@ async def find(stage: Stage, history: History, log: list[Entry]) -> Figures:
     session = next(fields[5] for _, fields in log if fields[5]).decode().partition(".")[2]
     begins = time.perf_counter()
     async with metering(stage.redis) as cost:
-        found = [entry async for entry in history.entries(of=Of(session=renamed(session, 0)))]
+        found = [
+            entry async for entry in history.entries(where=EntryFilter(session=renamed(session, 0)))
+        ]
     if not found:
         raise BenchFailed(f"nothing was found of {session}")
     return cost.per_item(1) | {"found": len(found), "seconds": time.perf_counter() - begins}

@@ -21,7 +21,7 @@ import redis.exceptions
 from eventsched.archive.layout import ArchiveFolder
 from eventsched.encryption.keystore import KeyStore
 from eventsched.errors import EventschedError, KeyMissing, NotFound, ServerUnavailable
-from eventsched.history.reader import Reader, Wanted
+from eventsched.history.reader import EventFilter, Reader
 from eventsched.history.source import HistorySource
 from eventsched.schema import keys
 from eventsched.schema.events import Event, SessionClosed, SessionErased, SessionOpened
@@ -144,7 +144,7 @@ class Eraser:
         """Read the state from the history. Raises NotFound if SessionOpened is not in it."""
         key: str | None = None
         closed_ms, is_erased = 0, False
-        async for event in self._reader.history(Wanted(session=session)):
+        async for event in self._reader.history(EventFilter(session=session)):
             if not isinstance(event, Event):
                 continue
             match event.data:

@@ -14,8 +14,8 @@ from eventsched.audit.scheduler_state import SchedulerState
 from eventsched.errors import NotFound
 from eventsched.history.log import History
 from eventsched.history.position import LogPosition
-from eventsched.history.reader import Reader, Wanted
-from eventsched.history.source import HistorySource, of_job
+from eventsched.history.reader import EventFilter, Reader
+from eventsched.history.source import HistorySource, session_of_job
 from eventsched.projection.fold import FailedEvent, decode_event
 from eventsched.schema import keys
 from eventsched.schema.events import Event

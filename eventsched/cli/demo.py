@@ -68,7 +68,7 @@ async def _show(options: Options, connection: Connection, verdict: Verdict) -> N
     from eventsched.cli.timeline import Timeline
     from eventsched.demo.view import jobs_table, sessions_table
     from eventsched.formatting import Text, plural
-    from eventsched.history.reader import Reader, Wanted
+    from eventsched.history.reader import EventFilter, Reader
     from eventsched.history.source import HistorySource
 
     out = console()
@@ -77,7 +77,7 @@ async def _show(options: Options, connection: Connection, verdict: Verdict) -> N
         out.print(jobs_table(verdict.board))
     session, speaker = next(iter(verdict.board.speakers.items()))
     timeline = Timeline(f"{speaker}'s session {session}")
-    async for event in Reader(HistorySource(connection)).history(Wanted(session=session)):
+    async for event in Reader(HistorySource(connection)).history(EventFilter(session=session)):
         timeline.show(event)
     for problem in verdict.problems:
         out.print(Text(problem, "red"))

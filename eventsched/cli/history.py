@@ -17,7 +17,7 @@ from eventsched.cli.options import Archive, Keys, Options, command
 from eventsched.errors import EventschedError, InvalidMessage
 
 if TYPE_CHECKING:
-    from eventsched.history.reader import Reader, Wanted
+    from eventsched.history.reader import EventFilter, Reader
     from eventsched.history.source import HistorySource
     from eventsched.projection.fold import FailedEvent
     from eventsched.schema.events import Event
@@ -131,7 +131,7 @@ async def _filter(
 ) -> Wanted:
     """Return the filter for the arguments of the command. Raises InvalidMessage or NotFound."""
     from eventsched.history.position import parse_position
-    from eventsched.history.reader import Wanted
+    from eventsched.history.reader import EventFilter
 
     is_job = ":" in what
     return Wanted(
@@ -156,7 +156,7 @@ def _event_type(name: str) -> str:
     raise InvalidMessage.of("--type", f"no event type {name!r}", f"did you mean {similar[0]}?")
 
 
-async def _draw(reader: Reader, wanted: Wanted, path: Path) -> None:
+async def _draw(reader: Reader, wanted: EventFilter, path: Path) -> None:
     import anyio
 
     from eventsched.schema.events import Event

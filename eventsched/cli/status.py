@@ -38,7 +38,7 @@ async def status(options: Options, watch: Watch = False, every: Every = 1.0) -> 
 async def _once(connection: Connection, as_json: bool) -> None:
     from eventsched.cli.output import console, print_json
     from eventsched.cli.status_view import panel
-    from eventsched.history.status import overview
+    from eventsched.history.status import read_status
 
     status = await overview(connection)
     if as_json:
@@ -52,7 +52,7 @@ async def _watch(connection: Connection, as_json: bool, every_s: float) -> None:
 
     from eventsched.cli.output import console, print_json, print_line
     from eventsched.cli.status_view import panel
-    from eventsched.history.status import overview
+    from eventsched.history.status import read_status
 
     if as_json or not console().is_terminal:
         while True:
@@ -64,7 +64,7 @@ async def _watch(connection: Connection, as_json: bool, every_s: float) -> None:
     with Live(console=console(), screen=True, auto_refresh=False) as live:
         while True:
             try:
-                live.update(panel(await overview(connection)), refresh=True)
+                live.update(panel(await read_status(connection)), refresh=True)
             except ServerUnavailable as error:
                 live.update(_message(error), refresh=True)
             await anyio.sleep(every_s)

@@ -37,7 +37,7 @@ def panel(status: Overview) -> RenderableType:
     return Group(*parts)
 
 
-def _cell(cell: CellOverview) -> list[RenderableType]:
+def _cell(cell: CellStatus) -> list[RenderableType]:
     head = Text.assemble((f"cell {cell.cell}", "bold"), f"  {clock(cell.now_ms)}  log ")
     head.append(plural(cell.log_entries, "entry", "entries"))
     if cell.log_retention_ms:
@@ -120,7 +120,7 @@ def _abilities(status: ClassStatus) -> str:
     return f"{', '.join(status.sources)} → {', '.join(status.targets)}{features}"
 
 
-def _waiting(cell: CellOverview) -> list[RenderableType]:
+def _waiting(cell: CellStatus) -> list[RenderableType]:
     if not cell.waiting:
         return []
     result = table("WAITING", "FEATURES", "JOBS", "OLDEST", "REASON", right=("JOBS", "OLDEST"))

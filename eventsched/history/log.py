@@ -1,13 +1,14 @@
-"""Archive and log as one history: every event once, in order, whatever is trimmed meanwhile.
+"""Reads archive and log as one history: every event once, in order, while entries are trimmed.
 
-Owns: where the next events are read from (sealed segments, then the log), and that nothing is
-missed between the two; the read models as they were at any event.
-Never does: write, wait, decode. Read next: archive/snapshot.py, archive/segment.py, ../reading.py.
+Owns: the choice between sealed segments and the log, so that no entry is missed or read twice; the
+read models at any event.
+Must not: write, wait, or decode events for its callers.
+Read next: source.py (all cells), archive/segment.py, archive/snapshot.py.
 
-Reading goes on behind the last event that was given out. What comes from the log counts only if
-nothing behind that event can have gone: nothing is trimmed that the archive does not hold, so it is
-asked, after the log was read, how far that is. If the log's beginning has moved past the place,
-what was read is dropped and taken from the archive instead.
+A read continues after the last entry that was returned. Entries read from the log are valid only if
+none after that entry has been trimmed. Nothing is trimmed before it is archived, so after each read
+of the log the archive's end is checked. If the log has been trimmed past the position, the entries
+are discarded and read from the archive.
 """
 
 from __future__ import annotations
@@ -38,11 +39,11 @@ _JOB = 2 * FIELDS.index("j") + 1
 _NODE = 2 * FIELDS.index("n") + 1
 
 
-class Of(msgspec.Struct, frozen=True, kw_only=True):
-    """Whose events: those that fit all that is given. Sessions and jobs are found by indexes."""
+class EntryFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """Selects entries that match all given fields. Sessions and jobs are found by an index."""
 
     session: str = ""
-    """Its name in the cell; events of others that its index names belong to it."""
+    """Its name in the cell. Matches all entries that its index lists, also of other sessions."""
     job: str = ""
     """Its key."""
     node: str = ""
@@ -50,11 +51,11 @@ class Of(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def index(self) -> str:
-        """The session in whose index they all are; empty when there is none."""
+        """The session whose index lists all matching entries; empty if there is none."""
         return self.session or (name_of(self.job.split(":")[1]) if self.job else "")
 
-    def fits(self, entry: Entry) -> bool:
-        """Whether it is of this job and node; the index has seen to the session."""
+    def matches(self, entry: Entry) -> bool:
+        """Whether the entry is of the job and the node; the session is not checked."""
         fields = entry[1]
         if not (self.job or self.node):
             return True
@@ -65,80 +66,87 @@ class Of(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-EVERYTHING = Of()
+ALL_ENTRIES = EntryFilter()
 
 
-class _Read(msgspec.Struct, frozen=True):
-    """What one look at the log gave."""
+class _LogRead(msgspec.Struct, frozen=True):
+    """The result of one read of the log."""
 
     entries: Sequence[Entry]
     to: EntryId
-    """All up to here that was asked for is in `entries`."""
+    """`entries` has all matching entries up to this id."""
     is_last: bool
-    """There was no more."""
+    """The log has no entry after `to`."""
 
 
 class History:
-    """One cell's events. Without a server: as far as the archive goes."""
+    """The events of one cell. Without a server it ends with the archive."""
 
     def __init__(
         self,
-        views: ProjectionStore | None,
+        store: ProjectionStore | None,
         folder: CellFolder | None,
         projection_set: ProjectionSet,
     ) -> None:
-        """`projection_set` is the one whose indexes say which events belong to a session."""
-        self._views = views
+        """`projection_set` is the set whose indexes list the events of each session."""
+        self._store = store
         self._folder = folder
         self._set = projection_set
 
     @classmethod
     async def open(
         cls,
-        views: ProjectionStore | None,
+        store: ProjectionStore | None,
         archive: ArchiveFolder | None,
         projection_set: ProjectionSet,
         *,
         cell: str = "",
     ) -> History:
-        """The history of a cell. Raises ArchiveError when the archive is not that cell's."""
-        if views is not None and archive is not None:
-            key = views.keys.archive
-            of = await views.transport.command("HGET", key, "of", key=key)
-            if of is None or of.decode() != fingerprint(archive.public):
-                raise ArchiveError(f"{archive.path} is not the archive of cell {views.cell}")
-        cell = views.cell if views is not None else cell
-        return cls(views, archive.cell(cell) if archive is not None else None, projection_set)
+        """The history of a cell. Raises ArchiveError if the archive is not that of the cell."""
+        if store is not None and archive is not None:
+            key = store.keys.archive
+            owner = await store.transport.command("HGET", key, "of", key=key)
+            if owner is None or owner.decode() != fingerprint(archive.public):
+                raise ArchiveError(f"{archive.path} is not the archive of cell {store.cell}")
+        cell = store.cell if store is not None else cell
+        return cls(store, archive.cell(cell) if archive is not None else None, projection_set)
 
     async def entries(
-        self, after: str = START, upto: str = "", of: Of = EVERYTHING
+        self, after: str = START, upto: str = "", where: EntryFilter = ALL_ENTRIES
     ) -> AsyncIterator[Entry]:
-        """Entries behind `after` and not behind `upto`, oldest first; to the end without one.
+        """Matching entries after `after` and up to `upto`, oldest first.
 
-        Raises ArchiveError when some of them are in an archive that is not at hand.
+        Args:
+            after: Id before the first entry.
+            upto: Id of the last entry; empty for the end of the history.
+            where: Which entries.
+
+        Raises ArchiveError if some of them are in an archive that is not available.
         """
-        async for batch in self.batches(after, upto, of):
+        async for batch in self.batches(after, upto, where):
             for entry in batch:
                 yield entry
 
     async def batches(
-        self, after: str = START, upto: str = "", of: Of = EVERYTHING
+        self, after: str = START, upto: str = "", where: EntryFilter = ALL_ENTRIES
     ) -> AsyncIterator[Sequence[Entry]]:
-        """The same, in lists."""
+        """The same entries, in lists."""
         at, end = parse_id(after), parse_id(upto) if upto else AFTER_ALL
-        is_sealed = True  # as far as is known: the archive is asked first
+        may_be_sealed = True  # the archive is read first
         while at < end:
-            for record in await self._sealed(at, end) if is_sealed else ():
-                sealed = await threads.in_thread(partial(self._read_segment, record, at, end, of))
+            for record in await self._segments(at, end) if may_be_sealed else ():
+                sealed = await threads.in_thread(
+                    partial(self._read_segment, record, at, end, where)
+                )
                 at = parse_id(record.last)
-                for some in range(0, len(sealed), READ_MAX):
-                    yield sealed[some : some + READ_MAX]
-            if at >= end or self._views is None:
+                for start in range(0, len(sealed), READ_MAX):
+                    yield sealed[start : start + READ_MAX]
+            if at >= end or self._store is None:
                 return
-            read = await self._read_log(self._views, at, end, of)
-            is_sealed = await self._has_lost(self._views, at)
-            if is_sealed:
-                continue  # what was read may have a gap: the archive has it by now
+            read = await self._read_log(self._store, at, end, where)
+            may_be_sealed = await self._is_trimmed_after(self._store, at)
+            if may_be_sealed:
+                continue  # the read may have a gap: the archive has the entries by now
             if read.entries:
                 yield read.entries
             if read.is_last:
@@ -146,7 +154,7 @@ class History:
             at = read.to
 
     async def folding_at(self, entry_id: str) -> Folding:
-        """The read models with everything up to this id folded, from the nearest snapshot on."""
+        """The read models after this entry, folded from the nearest snapshot before it."""
         start, folding = await self.nearest_folding(entry_id)
         async for entry in self.entries(start, entry_id):
             event = decode_event(entry)
@@ -155,16 +163,16 @@ class History:
         return folding
 
     async def nearest_folding(self, entry_id: str) -> tuple[str, Folding]:
-        """The read models at the last snapshot that is not behind this id, and where that is.
+        """The id and the read models of the last snapshot that is not after this entry.
 
-        Without one they are empty, at the start. `changed` names every record.
+        Without a snapshot: the start, and no records. `changed` lists every record.
         """
         count = len(self._set.projections)
         if self._folder is not None:
             from eventsched.archive.snapshot import fold_at
 
             folder, records = self._folder, await threads.in_thread(self._folder.records)
-            n = sum(parse_id(one.last) <= parse_id(entry_id) for one in records) - 1
+            n = sum(parse_id(record.last) <= parse_id(entry_id) for record in records) - 1
             if n >= 0:
                 fold = await threads.in_thread(partial(fold_at, folder, records, n, self._set))
                 for part in fold.folding.parts:
@@ -172,96 +180,114 @@ class History:
                 return records[n].last, fold.folding
         return START, Folding(self._set.projections, [""] * count, complete=True)
 
-    async def is_whole(self) -> bool:
-        """Whether it begins with the first event that the cell has had."""
-        if self._views is not None and await self._views.is_log_complete():
+    async def is_complete(self) -> bool:
+        """Whether it begins with the first event that the cell ever had."""
+        if self._store is not None and await self._store.is_log_complete():
             return True
         records = await threads.in_thread(self._folder.records) if self._folder is not None else []
         return bool(records) and not records[0].head.skipped
 
     # --- sealed segments --------------------------------------------------------------------
 
-    async def _sealed(self, at: EntryId, end: EntryId) -> list[Record]:
-        """The segments that hold something in between, as of now."""
+    async def _segments(self, after: EntryId, upto: EntryId) -> list[Record]:
+        """The segments that the archive has now and that have entries in this range."""
         if self._folder is None:
             return []
         records = await threads.in_thread(self._folder.records)
-        return [one for one in records if at < parse_id(one.last) and parse_id(one.first) <= end]
+        return [
+            record
+            for record in records
+            if after < parse_id(record.last) and parse_id(record.first) <= upto
+        ]
 
-    def _read_segment(self, record: Record, at: EntryId, end: EntryId, of: Of) -> list[Entry]:
+    def _read_segment(
+        self, record: Record, after: EntryId, upto: EntryId, where: EntryFilter
+    ) -> list[Entry]:
         from eventsched.archive.segment import entries_at, entries_where, rows_of_session
 
         assert self._folder is not None
         path = self._folder.path
         events = path / record.file("events").name
-        if of.index:
-            rows = rows_of_session(path / record.file("sessions").name, of.index)
-            found = entries_at(events, rows) if rows else []
+        if where.index:
+            rows = rows_of_session(path / record.file("sessions").name, where.index)
+            stored = entries_at(events, rows) if rows else []
         else:
-            equal = {"node": of.node} if of.node else {}
-            found = [data for *_, data in entries_where(events, ms=(at[0], end[0]), equal=equal)]
-        entries = [decode_entry(data) for data in found]
-        return [one for one in entries if at < parse_id(one[0]) <= end and of.fits(one)]
+            equal = {"node": where.node} if where.node else {}
+            ms = (after[0], upto[0])
+            stored = [data for *_, data in entries_where(events, ms=ms, equal=equal)]
+        entries = [decode_entry(data) for data in stored]
+        return [
+            entry
+            for entry in entries
+            if after < parse_id(entry[0]) <= upto and where.matches(entry)
+        ]
 
     # --- the log ----------------------------------------------------------------------------
 
-    async def _read_log(self, views: ProjectionStore, at: EntryId, end: EntryId, of: Of) -> _Read:
-        if of.index:
-            indexed = await self._read_index(views, at, end, of)
+    async def _read_log(
+        self, store: ProjectionStore, after: EntryId, upto: EntryId, where: EntryFilter
+    ) -> _LogRead:
+        if where.index:
+            indexed = await self._read_index(store, after, upto, where)
             if indexed is not None:
                 return indexed
-        upto = format_id(*end) if end != AFTER_ALL else "+"
-        entries = await views.read_log(format_id(*at), READ_MAX, upto)
-        to = parse_id(entries[-1][0]) if entries else at
+        high = format_id(*upto) if upto != AFTER_ALL else "+"
+        entries = await store.read_log(format_id(*after), READ_MAX, high)
+        to = parse_id(entries[-1][0]) if entries else after
         is_last = len(entries) < READ_MAX
-        if of == EVERYTHING:
-            return _Read(entries, to, is_last=is_last)
-        fitting = [one for one in entries if of.fits(one) and self._belongs(one, of.index)]
-        return _Read(fitting, to, is_last=is_last)
+        if where == ALL_ENTRIES:
+            return _LogRead(entries, to, is_last=is_last)
+        matching = [
+            entry
+            for entry in entries
+            if where.matches(entry) and self._is_listed(entry, where.index)
+        ]
+        return _LogRead(matching, to, is_last=is_last)
 
     async def _read_index(
-        self, views: ProjectionStore, at: EntryId, end: EntryId, of: Of
-    ) -> _Read | None:
-        """What the session's index names behind `at`; none when the log is to be read from there.
+        self, store: ProjectionStore, after: EntryId, upto: EntryId, where: EntryFilter
+    ) -> _LogRead | None:
+        """Entries that the session's index lists after `after`; None if the log must be read.
 
-        The checkpoint is read first: all up to it is in the index, and more may be.
+        The checkpoint is read first: the index lists all entries up to it, and perhaps more.
         """
-        checkpoint = parse_id(await views.checkpoint(self._set.name))
-        key = views.keys.session_index(of.index)
-        kept = await views.transport.command("LRANGE", key, 0, -1, key=key)
-        ids = [one for one in map(bytes.decode, kept) if at < parse_id(one) <= end]
+        checkpoint = parse_id(await store.checkpoint(self._set.name))
+        key = store.keys.session_index(where.index)
+        reply = await store.transport.command("LRANGE", key, 0, -1, key=key)
+        ids = [id_ for id_ in map(bytes.decode, reply) if after < parse_id(id_) <= upto]
         if not ids:
-            if checkpoint <= at:
+            if checkpoint <= after:
                 return None
-            return _Read([], min(checkpoint, end), is_last=False)
-        some = ids[:IDS_MAX]
-        reply = await views.run("read_entries", *some)
-        fitting = [one for one in entries_of(reply) if of.fits(one)]
-        return _Read(fitting, parse_id(some[-1]), is_last=False)
+            return _LogRead([], min(checkpoint, upto), is_last=False)
+        part = ids[:IDS_MAX]
+        entries = entries_of(await store.run("read_entries", *part))
+        matching = [entry for entry in entries if where.matches(entry)]
+        return _LogRead(matching, parse_id(part[-1]), is_last=False)
 
-    def _belongs(self, entry: Entry, session: str) -> bool:
+    def _is_listed(self, entry: Entry, session: str) -> bool:
+        """Whether the session's index lists the entry; every entry without a session."""
         return not session or session in sessions_of(decode_event(entry), self._set)
 
-    async def _has_lost(self, views: ProjectionStore, at: EntryId) -> bool:
-        """Whether the log may have lost entries behind `at`, which the archive then has.
+    async def _is_trimmed_after(self, store: ProjectionStore, after: EntryId) -> bool:
+        """Whether entries after `after` may have been trimmed; the archive then has them.
 
-        Raises ArchiveError when that archive is not at hand.
+        Raises ArchiveError if that archive is not available.
         """
-        key = views.keys.archive
-        kept = await views.transport.command("HGET", key, "to", key=key)
-        if kept is None or parse_id(kept.decode()) <= at:
+        key = store.keys.archive
+        archived_to = await store.transport.command("HGET", key, "to", key=key)
+        if archived_to is None or parse_id(archived_to.decode()) <= after:
             return False
-        first = parse_id(await views.first_id(views.keys.log))
-        if (BEFORE_ALL < first <= at) or await views.is_log_complete():
+        first = parse_id(await store.first_id(store.keys.log))
+        if (BEFORE_ALL < first <= after) or await store.is_log_complete():
             return False
-        if await self._sealed(at, AFTER_ALL):
+        if await self._segments(after, AFTER_ALL):
             return True
         if self._folder is None:
             raise ArchiveError(
-                f"the log of cell {views.cell} begins in its archive: "
+                f"the log of cell {store.cell} begins in its archive: "
                 f"say where that is with --archive DIR or EVENTSCHED_ARCHIVE"
             )
         raise ArchiveError(
-            f"{self._folder.path} ends at {format_id(*at)}, the cell's archive at {kept.decode()}: "
-            f"it is an old copy"
+            f"{self._folder.path} ends at {format_id(*after)}, "
+            f"the cell's archive at {archived_to.decode()}: it is an old copy"
         )

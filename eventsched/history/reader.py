@@ -1,10 +1,9 @@
-"""Reading what happened and what was: events, the state of anything at any moment.
+"""Reads events, and the state of an entity now or at an earlier position.
 
-Owns: which events are wanted, cells merged into one order, following the log; records of the live
-views, and folding them where they are not kept any more or where an earlier moment is asked for.
-Never does: write. Read next: source.py (where it is read from), audit/service.py, status.py.
-
-A Reader reads what roles wrote and changes nothing.
+Owns: filtering events, merging cells into one order, following the log; reading records of the
+active views, or folding them from events if a record is not stored or the position is earlier.
+Must not: write.
+Read next: source.py (opens the histories), audit/service.py, status.py.
 """
 
 from __future__ import annotations
@@ -18,9 +17,9 @@ import msgspec
 
 from eventsched.encryption.decrypt import EventDecryptor
 from eventsched.errors import DecryptionError, InvalidMessage, NotFound
-from eventsched.history.log import EVERYTHING, Of
+from eventsched.history.log import ALL_ENTRIES, EntryFilter
 from eventsched.history.position import LogPosition
-from eventsched.history.source import HistorySource, of_job
+from eventsched.history.source import HistorySource, session_of_job
 from eventsched.projection.fold import FailedEvent, Folding, decode_event, sessions_of
 from eventsched.projection.protocol import HasParts, Projection, record_codec
 from eventsched.projection.store import ProjectionStore, is_made_by
@@ -28,20 +27,20 @@ from eventsched.schema import keys
 from eventsched.schema.events import Event, SessionOpened, UtteranceFinalized
 from eventsched.schema.ids import START, ms_of, parse_id
 
-SWITCHES_MAX = 3
-"""How often a record is looked for when a rebuild switches revisions meanwhile."""
+REVISIONS_MAX = 3
+"""Tries to read a record while a rebuild changes the active revision."""
 FOLLOWED_MAX = 1_000
-"""Entries of one cell taken in one call while following."""
+"""Entries of one cell in one read while following."""
 BLOCK_MS = 2_000
 
 
-class Wanted(msgspec.Struct, frozen=True, kw_only=True):
-    """Which events: those that fit everything that is given."""
+class EventFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """Selects events that match all given fields."""
 
     session: str = ""
-    """Full id: all that its index names."""
+    """Full id. Matches all events that the session's index lists."""
     job: str = ""
-    """Key: its events, and the utterance that it is of."""
+    """Key. Matches the job's events, and the end of the utterance that it is for."""
     node: str = ""
     """Full id."""
     tenant: str = ""
@@ -51,11 +50,11 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def index(self) -> str:
-        """The session in whose index they all are; empty when there is none."""
-        return of_job(self.job) if self.job else self.session
+        """The session whose index lists all matching events; empty if there is none."""
+        return session_of_job(self.job) if self.job else self.session
 
-    def fits(self, event: Event) -> bool:
-        """All but the tenant, which only the session's first event tells."""
+    def matches(self, event: Event) -> bool:
+        """Whether the event matches; the tenant, which only SessionOpened has, is not checked."""
         if self.types and event.type not in self.types:
             return False
         if self.node and event.node != self.node:
@@ -63,9 +62,9 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
         return not self.job or event.job == self.job or _is_utterance_of(event, self.job)
 
 
-def _is_of(one: Event | FailedEvent, wanted: Wanted) -> bool:
-    """Whether the event shows that the job, session or node exists."""
-    return isinstance(one, Event) and (not wanted.job or one.job == wanted.job)
+def _shows_existence(event: Event | FailedEvent, where: EventFilter) -> bool:
+    """Whether the event proves that the job, session or node of the filter exists."""
+    return isinstance(event, Event) and (not where.job or event.job == where.job)
 
 
 def _is_utterance_of(event: Event, job: str) -> bool:
@@ -74,132 +73,143 @@ def _is_utterance_of(event: Event, job: str) -> bool:
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
-    """What one record says, and as of when."""
+    """A record of a read model at a position."""
 
     kind: str
     id: str
     cell: str
     at: str
-    """Last log id that changed it."""
+    """Id of the last event that changed it."""
     is_live: bool
-    """Read from the live view; else folded from its events."""
+    """Whether it was read from the active view; otherwise it was folded from events."""
     dropped_at: str = ""
-    """The log id that ended the record, as a session's retirement does: it says what it was."""
+    """Id of the event that dropped the record, or empty; `view` is then the record before it."""
     view: Any
     """The projection's record."""
 
 
 class Reader:
-    """Reads one past."""
+    """Reads the events of a source, and states made of them."""
 
-    def __init__(self, past: HistorySource, opener: EventDecryptor | None = None) -> None:
-        """`opener` has keys: texts that it can open are told, others stay sealed."""
-        self._past = past
+    def __init__(self, source: HistorySource, opener: EventOpener | None = None) -> None:
+        """`opener` decrypts the texts that it has a key for; other texts stay encrypted."""
+        self._source = source
         self._opener = opener
         self._tenants: dict[str, str] = {}
 
     @property
     def projections(self) -> Mapping[str, Projection]:
-        """Every read model that is installed, by name."""
-        return {one.name: one for each in self._past.sets for one in each.projections}
+        """The installed read models by name."""
+        return {part.name: part for each in self._source.sets for part in each.projections}
 
-    # --- what happened ----------------------------------------------------------------------
+    # --- events ---------------------------------------------------------------------------------
 
     async def history(
-        self, wanted: Wanted, ends: Mapping[str, str] | None = None
+        self, where: EventFilter, ends: Mapping[str, str] | None = None
     ) -> AsyncIterator[Event | FailedEvent]:
-        """The wanted events, oldest first; an entry that is none comes as `FailedEvent`.
+        """Matching events, oldest first; an entry that cannot be decoded is a `FailedEvent`.
 
-        `ends`: by cell, nothing behind these ids. Raises NotFound when there is no such session,
-        job or node.
+        Args:
+            where: Which events.
+            ends: Id of the last entry to read, by cell.
+
+        Raises NotFound if the session, job or node does not exist.
         """
-        is_known = False
-        async for one in self._merged(wanted, ends or {}):
-            is_known = is_known or _is_of(one, wanted)
-            if await self._fits(one, wanted):
-                yield await self._opened(one)
-        if not is_known:
-            await self._check_known(wanted)
+        exists = False
+        async for event in self._merged(where, ends or {}):
+            exists = exists or _shows_existence(event, where)
+            if await self._matches(event, where):
+                yield await self._decrypted(event)
+        if not exists:
+            await self._check_exists(where)
 
     async def follow(
-        self, wanted: Wanted, after: Mapping[str, str], tell: Callable[[Event | FailedEvent], None]
+        self,
+        where: EventFilter,
+        after: Mapping[str, str],
+        show: Callable[[Event | FailedEvent], None],
     ) -> None:
-        """Tell wanted events behind these ids, by cell, as they come; it never ends by itself."""
+        """Call `show` with matching events as they are appended, until cancelled.
+
+        `after` has the id to start after, by cell.
+        """
         async with anyio.create_task_group() as tasks:
             for cell in after:
-                tasks.start_soon(self._follow_cell, cell, wanted, after[cell], tell)
+                tasks.start_soon(self._follow_cell, cell, where, after[cell], show)
 
-    async def ends(self, wanted: Wanted) -> dict[str, str]:
-        """By cell, the newest id that there is."""
-        cells = [keys.cell_of(wanted.index)] if wanted.index else self._past.cells
-        return {cell: await self._past.last_id(cell) for cell in cells}
+    async def ends(self, where: EventFilter) -> dict[str, str]:
+        """Id of the newest entry, by cell."""
+        cells = [keys.cell_of(where.index)] if where.index else self._source.cells
+        return {cell: await self._source.last_id(cell) for cell in cells}
 
     async def _follow_cell(
-        self, cell: str, wanted: Wanted, after: str, tell: Callable[[Event | FailedEvent], None]
+        self, cell: str, where: EventFilter, after: str, show: Callable[[Event | FailedEvent], None]
     ) -> None:
-        views = self._past.views(cell)
-        assert views is not None
+        store = self._source.projection_store(cell)
+        assert store is not None
         while True:
-            await views.wait_log(after, BLOCK_MS)
-            for entry in await views.read_log(after, FOLLOWED_MAX):
+            await store.wait_log(after, BLOCK_MS)
+            for entry in await store.read_log(after, FOLLOWED_MAX):
                 after = entry[0]
-                one = decode_event(entry)
-                if self._is_in_index(one, wanted) and await self._fits(one, wanted):
-                    tell(await self._opened(one))
+                event = decode_event(entry)
+                if self._is_listed(event, where) and await self._matches(event, where):
+                    show(await self._decrypted(event))
 
-    def _is_in_index(self, one: Event | FailedEvent, wanted: Wanted) -> bool:
-        if not wanted.index:
+    def _is_listed(self, event: Event | FailedEvent, where: EventFilter) -> bool:
+        if not where.index:
             return True
-        return keys.name_of(wanted.index) in sessions_of(one, self._past.indexing_set)
+        return keys.name_of(where.index) in sessions_of(event, self._source.indexing_set)
 
     async def _merged(
-        self, wanted: Wanted, ends: Mapping[str, str]
+        self, where: EventFilter, ends: Mapping[str, str]
     ) -> AsyncIterator[Event | FailedEvent]:
-        """Events of the index, else of every cell in the order of their times."""
-        if wanted.index:
-            cells = [keys.cell_of(self._past.complete(wanted.index))]
+        """Events of the session's cell, or of every cell in the order of their times."""
+        if where.index:
+            cells = [keys.cell_of(self._source.complete(where.index))]
         else:
-            cells = self._past.cells
-        heads = {}
+            cells = self._source.cells
+        next_events = {}
         for cell in cells:
-            rest = self._of_cell(cell, wanted, ends.get(cell, ""))
+            rest = self._of_cell(cell, where, ends.get(cell, ""))
             if (first := await anext(rest, None)) is not None:
-                heads[cell] = first, rest
-        while heads:
-            cell = min(heads, key=lambda one: (ms_of(heads[one][0].id), one))
-            one, rest = heads.pop(cell)
-            yield one
+                next_events[cell] = first, rest
+        while next_events:
+            cell = min(next_events, key=lambda name: (ms_of(next_events[name][0].id), name))
+            event, rest = next_events.pop(cell)
+            yield event
             if (following := await anext(rest, None)) is not None:
-                heads[cell] = following, rest
+                next_events[cell] = following, rest
 
     async def _of_cell(
-        self, cell: str, wanted: Wanted, end: str
+        self, cell: str, where: EventFilter, end: str
     ) -> AsyncIterator[Event | FailedEvent]:
-        of = Of(session=keys.name_of(wanted.index), node="" if wanted.index else wanted.node)
-        after = wanted.since.before if wanted.since else START
-        upto = wanted.until.last if wanted.until else end
-        history = await self._past.of_cell(cell)
-        async for entry in history.entries(after, upto, of):
+        entries_where = EntryFilter(
+            session=keys.name_of(where.index), node="" if where.index else where.node
+        )
+        after = where.since.before if where.since else START
+        upto = where.until.last if where.until else end
+        history = await self._source.history_of(cell)
+        async for entry in history.entries(after, upto, entries_where):
             yield decode_event(entry)
 
-    async def _fits(self, one: Event | FailedEvent, wanted: Wanted) -> bool:
-        if isinstance(one, FailedEvent):
-            return not (wanted.types or wanted.node or wanted.tenant or wanted.job)
-        if not wanted.fits(one):
+    async def _matches(self, event: Event | FailedEvent, where: EventFilter) -> bool:
+        if isinstance(event, FailedEvent):
+            return not (where.types or where.node or where.tenant or where.job)
+        if not where.matches(event):
             return False
-        return not wanted.tenant or await self._tenant(one) == wanted.tenant
+        return not where.tenant or await self._tenant(event) == where.tenant
 
-    async def _opened(self, one: Event | FailedEvent) -> Event | FailedEvent:
-        """With its text to read, if there is a key; a text that is not its own is told as such."""
-        if self._opener is None or isinstance(one, FailedEvent):
-            return one
+    async def _decrypted(self, event: Event | FailedEvent) -> Event | FailedEvent:
+        """The event with its text decrypted, if there is a key; a FailedEvent if that fails."""
+        if self._opener is None or isinstance(event, FailedEvent):
+            return event
         try:
-            return await self._opener.decrypt(one)
+            return await self._opener.opened(event)
         except DecryptionError as error:
-            return FailedEvent(one.id, one, ("text",), str(error), one.session)
+            return FailedEvent(event.id, event, ("text",), str(error), event.session)
 
     async def _tenant(self, event: Event) -> str:
-        """Whose event it is; empty for those of nodes and cells."""
+        """The tenant of an event; empty for events of nodes and cells."""
         if event.job:
             return event.job.partition(":")[0]
         if not event.session:
@@ -211,50 +221,54 @@ class Reader:
         return self._tenants[event.session]
 
     async def _tenant_of(self, session: str) -> str:
-        history = await self._past.of(session)
-        async for entry in history.entries(of=Of(session=keys.name_of(session))):
+        history = await self._source.history_for(session)
+        async for entry in history.entries(where=EntryFilter(session=keys.name_of(session))):
             event = decode_event(entry)
             if isinstance(event, Event) and isinstance(event.data, SessionOpened):
                 return event.data.tenant
         return ""
 
-    async def _check_known(self, wanted: Wanted) -> None:
-        """Nothing was found: raises NotFound unless that is because of the range."""
-        what = wanted.job or wanted.session or wanted.node
-        if not what:
+    async def _check_exists(self, where: EventFilter) -> None:
+        """Raises NotFound unless the entity has events outside the range of the filter."""
+        entity = where.job or where.session or where.node
+        if not entity:
             return
-        if wanted.since or wanted.until:
-            anything = msgspec.structs.replace(wanted, since=None, until=None)
-            async for one in self._merged(anything, {}):
-                if _is_of(one, wanted):
+        if where.since or where.until:
+            any_time = msgspec.structs.replace(where, since=None, until=None)
+            async for event in self._merged(any_time, {}):
+                if _shows_existence(event, where):
                     return
-        kind = "job" if wanted.job else "session" if wanted.session else "node"
-        raise NotFound(f"no {kind} {what}")
+        kind = "job" if where.job else "session" if where.session else "node"
+        raise NotFound(f"no {kind} {entity}")
 
     async def job_key(self, text: str) -> str:
-        """The key of a job that is named by it, or as `<session>:<utterance>:<target>`.
+        """The key of a job, given its key or `<session>:<utterance>:<target>`.
 
-        Raises NotFound when there is no such job.
+        Raises NotFound if there is no such job.
         """
         parts = text.split(":")
         if len(parts) != 3:
-            of_job(text)
+            session_of_job(text)
             return text
-        session, utterance, target = self._past.complete(parts[0]), parts[1], parts[2]
+        session, utterance, target = self._source.complete(parts[0]), parts[1], parts[2]
         middle = f":{session}:{utterance.removeprefix('u')}:translation:"
-        async for one in self._merged(Wanted(session=session), {}):
-            if isinstance(one, Event) and middle in one.job and one.job.split(":")[4] == target:
-                return one.job
+        async for event in self._merged(EventFilter(session=session), {}):
+            if (
+                isinstance(event, Event)
+                and middle in event.job
+                and event.job.split(":")[4] == target
+            ):
+                return event.job
         raise NotFound(f"no job {text}")
 
-    # --- what was true ----------------------------------------------------------------------
+    # --- states ---------------------------------------------------------------------------------
 
     async def state(self, kind: str, entity: str, at: LogPosition | None = None) -> State:
-        """The record of `entity` in the read model `kind`, now or as it was at a moment.
+        """The record of `entity` in the read model `kind`, now or at a position.
 
-        Now is what the live view says; what it no longer has, or not yet, and what was at a
-        moment, is folded from events. Raises NotFound, InvalidMessage for a read model or a moment
-        that is not there.
+        The current record is read from the active view. A record that the view does not have, and
+        a record at a position, is folded from events. Raises NotFound; InvalidMessage for an
+        unknown read model or a position in the future.
         """
         projection = self.projections.get(kind)
         if projection is None:
@@ -262,105 +276,107 @@ class Reader:
                 "kind", f"no read model {kind!r}", f"choose of {', '.join(self.projections)}"
             )
         whole, _, part = entity.partition("/")
-        cell, record, of = self._place(kind, whole)
-        picked = partial(_picked, projection, part)
-        views = self._past.views(cell)
+        cell, record, where = self._locate(kind, whole)
+        select = partial(_part_of, projection, part)
+        store = self._source.projection_store(cell)
         if at is not None:
-            await self._past.check_not_ahead(cell, at, "at")
+            await self._source.check_not_ahead(cell, at, "at")
         elif (
-            views is not None
-            and (live := await _live(views, projection, record))
-            and (view := picked(live[0])) is not None
+            store is not None
+            and (active := await _read_active(store, projection, record))
+            and (view := select(active[0])) is not None
         ):
-            changed = live[1]
-            return State(kind=kind, id=entity, cell=cell, at=changed, is_live=True, view=view)
-        found = await self._folded(cell, projection, record, of, at, picked)
-        if found is None:
-            raise NotFound(f"no {kind} {entity}" + await self._why_none(cell, of, at))
-        view, changed, dropped = found
+            changed_at = active[1]
+            return State(kind=kind, id=entity, cell=cell, at=changed_at, is_live=True, view=view)
+        folded = await self._fold(cell, projection, record, where, at, select)
+        if folded is None:
+            raise NotFound(f"no {kind} {entity}" + await self._explain_absence(cell, where, at))
+        view, changed_at, dropped_at = folded
         return State(
-            kind=kind, id=entity, cell=cell, at=changed, is_live=False, dropped_at=dropped,
+            kind=kind, id=entity, cell=cell, at=changed_at, is_live=False, dropped_at=dropped_at,
             view=view,
         )  # fmt: skip
 
-    def _place(self, kind: str, entity: str) -> tuple[str, str, Of]:
-        """The cell that has the record, the record's id in it, and the events it is made of."""
+    def _locate(self, kind: str, entity: str) -> tuple[str, str, EntryFilter]:
+        """The cell of the record, its id in that cell, and the events that it is made of."""
         if kind == "job":
-            session = self._past.complete(of_job(entity))
-            return keys.cell_of(session), entity, Of(session=keys.name_of(session))
-        full = self._past.complete(entity)
+            session = self._source.complete(session_of_job(entity))
+            return keys.cell_of(session), entity, EntryFilter(session=keys.name_of(session))
+        full = self._source.complete(entity)
         name = keys.name_of(full)
         match kind:
             case "session" | "group":
-                of = Of(session=name)
+                where = EntryFilter(session=name)
             case "node":
-                of = Of(node=full)
+                where = EntryFilter(node=full)
             case _:
-                of = EVERYTHING
-        return keys.cell_of(full), name, of
+                where = ALL_ENTRIES
+        return keys.cell_of(full), name, where
 
-    async def _folded(
+    async def _fold(
         self,
         cell: str,
         projection: Projection,
         record: str,
-        of: Of,
+        where: EntryFilter,
         at: LogPosition | None,
-        picked: Callable[[Any], Any],
+        select: Callable[[Any], Any],
     ) -> tuple[Any, str, str] | None:
-        """The record as its events make it: what it says, what changed it, what dropped it.
+        """The record folded from its events, the id that changed it, and the id that dropped it.
 
-        A record that was dropped, or a part that is not there any more, is shown as it was before.
+        If the record, or the part of it that `select` returns, was dropped: its last state.
         """
         folding = Folding([projection], [""], complete=True)
-        (folded,) = folding.parts
-        found: tuple[Any, str, str] | None = None
-        history = await self._past.of_cell(cell)
-        async for entry in history.entries(upto=at.last if at else "", of=of):
+        (part,) = folding.parts
+        state: tuple[Any, str, str] | None = None
+        history = await self._source.history_of(cell)
+        async for entry in history.entries(upto=at.last if at else "", where=where):
             event = decode_event(entry)
             if isinstance(event, FailedEvent):
                 continue
-            folding.fold(event, whole=False)  # what cannot be folded is passed by, as it was live
-            view = picked(folded.views.get(record))
+            folding.fold(event, whole=False)  # skips an event that cannot be folded, as live
+            view = select(part.views.get(record))
             if view is not None:
-                found = view, folded.changed[record], ""
-            elif found is not None and not found[2]:
-                found = *found[:2], event.id
-        return found
+                state = view, part.changed[record], ""
+            elif state is not None and not state[2]:
+                state = *state[:2], event.id
+        return state
 
-    async def _why_none(self, cell: str, of: Of, at: LogPosition | None) -> str:
-        """When it began, for who asked for a moment before that; that its beginning is gone."""
-        history = await self._past.of_cell(cell)
-        told = f" at {at.text}" if at else ""
-        if not await history.is_whole():
-            return f"{told} in what is kept: the beginning of the history is gone"
-        if at is not None and of is not EVERYTHING:
-            async for entry in history.entries(of=of):
+    async def _explain_absence(self, cell: str, where: EntryFilter, at: LogPosition | None) -> str:
+        """Why there is no record: its first event is later, or the events are not stored."""
+        history = await self._source.history_of(cell)
+        when = f" at {at.text}" if at else ""
+        if not await history.is_complete():
+            return f"{when} in the stored events: the beginning of the history is gone"
+        if at is not None and where is not ALL_ENTRIES:
+            async for entry in history.entries(where=where):
                 is_later = parse_id(entry[0]) > parse_id(at.last)
-                return told + (f": it begins at {entry[0]}" if is_later else "")
-        return told
+                return when + (f": it begins at {entry[0]}" if is_later else "")
+        return when
 
 
-async def _live(
-    views: ProjectionStore, projection: Projection, record: str
+async def _read_active(
+    store: ProjectionStore, projection: Projection, record: str
 ) -> tuple[Any, str] | None:
-    """The stored record; none of a revision that another version made. A rebuild may switch between
-    the two reads: then look again."""
-    revision = await views.active_revision(projection.name)
-    for _ in range(SWITCHES_MAX):
+    """The stored record and the id that changed it; None if another version made the revision.
+
+    If a rebuild changes the active revision between the two reads, they are repeated.
+    """
+    revision = await store.active_revision(projection.name)
+    for _ in range(REVISIONS_MAX):
         if revision is None or not is_made_by(revision, projection):
             return None
-        (fields,) = await views.load(projection.name, revision, [record])
+        (fields,) = await store.load(projection.name, revision, [record])
         if fields:
             return record_codec(projection).decode(fields), fields["at"].decode()
-        before, revision = revision, await views.active_revision(projection.name)
+        before, revision = revision, await store.active_revision(projection.name)
         if revision == before:
             return None
     return None
 
 
-def _picked(projection: Projection, part: str, view: Any) -> Any:
-    """The record, or the part of it that was asked for; none when it is not there."""
+def _part_of(projection: Projection, part: str, view: Any) -> Any:
+    """The record, or the named part of it; None if the record does not have the part."""
     if view is None or not part:
         return view
     return projection.part(view, part) if isinstance(projection, HasParts) else None

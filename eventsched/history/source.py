@@ -1,7 +1,8 @@
-"""The past of a system: each cell's history, from its server, from an archive, or from both.
+"""Opens the history of each cell, from its server, from an archive, or from both.
 
-Owns: which cells there are, where an entity's events are looked for, what the newest moment is.
-Never does: fold. Read next: log.py (one cell), reader.py, audit/service.py.
+Owns: the list of cells, the cell in which an entity's events are, the newest known entry.
+Must not: fold events.
+Read next: log.py (the history of a cell), reader.py, audit/service.py.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from eventsched.store.transport import Transport
 
 
 class HistorySource:
-    """What happened, in every cell. Without a connection: as far as the archive goes."""
+    """The events of every cell. Without a connection it ends with the archive."""
 
     def __init__(
         self,
@@ -43,15 +44,15 @@ class HistorySource:
         assert self.archive is not None
         return sorted(self.archive.cells(), key=lambda name: (len(name), name))
 
-    def views(self, cell: str) -> ProjectionStore | None:
-        """The server's part of a cell; none when there is only an archive."""
+    def projection_store(self, cell: str) -> ProjectionStore | None:
+        """The cell's part on the server; None if there is only an archive."""
         if self.connection is None:
             return None
         store = self.connection.stores[cell]
         return ProjectionStore(store.transport, store.cell)
 
     def complete(self, name: str) -> str:
-        """`<cell>.<name>`. Raises InvalidMessage when it names no cell of this system."""
+        """`<cell>.<name>`. Raises InvalidMessage if the name has an unknown cell."""
         full = keys.complete(name, self.cells)
         if keys.cell_of(full) not in self.cells:
             raise InvalidMessage.of(
@@ -59,28 +60,29 @@ class HistorySource:
             )
         return full
 
-    async def of(self, full_id: str) -> History:
-        """The history of the cell that `<cell>.<name>` names."""
-        return await self.of_cell(keys.cell_of(full_id))
+    async def history_for(self, full_id: str) -> History:
+        """The history of the cell of `<cell>.<name>`."""
+        return await self.history_of(keys.cell_of(full_id))
 
-    async def of_cell(self, cell: str) -> History:
+    async def history_of(self, cell: str) -> History:
+        """The history of a cell."""
         if cell not in self._histories:
             self._histories[cell] = await History.open(
-                self.views(cell), self.archive, self.indexing_set, cell=cell
+                self.projection_store(cell), self.archive, self.indexing_set, cell=cell
             )
         return self._histories[cell]
 
     async def last_id(self, cell: str) -> str:
-        """Id of the newest entry that is known."""
-        views = self.views(cell)
-        if views is not None:
-            return await views.last_id(views.keys.log)
+        """Id of the newest known entry."""
+        store = self.projection_store(cell)
+        if store is not None:
+            return await store.last_id(store.keys.log)
         assert self.archive is not None
         records = self.archive.cell(cell).records()
         return records[-1].last if records else START
 
     async def check_not_ahead(self, cell: str, at: LogPosition, field: str) -> None:
-        """Raises InvalidMessage when nothing can be known of that moment yet."""
+        """Raises InvalidMessage if the position is in the future, or after the archive's end."""
         last = await self.last_id(cell)
         if parse_id(at.first) <= parse_id(last):
             return
@@ -94,8 +96,8 @@ class HistorySource:
             )
 
 
-def of_job(key: str) -> str:
-    """The session of a job's key. Raises NotFound when it is none."""
+def session_of_job(key: str) -> str:
+    """The session of a job's key. Raises NotFound if the text is not a key."""
     parts = key.split(":")
     if len(parts) != 6 or not all(parts):
         raise NotFound(f"no job {key}")

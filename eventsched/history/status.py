@@ -1,7 +1,8 @@
-"""The status of a server: consumer lag, dead letters, waiting jobs and nodes of each cell.
+"""Reads the status of every cell: consumer lag, waiting jobs, nodes, dead letters.
 
-Owns: the reads for `eventsched status`; their number is bounded.
-Never does: write, decide. Read next: store/lag.py, schema/keys.py, cli/status.py.
+Owns: the bounded number of reads behind `status`. None of them is a decision.
+Must not: write.
+Read next: store/lag.py (the lag of a consumer), schema/keys.py, cli/status.py (shows it).
 """
 
 from __future__ import annotations
@@ -16,21 +17,21 @@ from eventsched.store.cell import Store
 from eventsched.store.connection import Connection
 from eventsched.store.lag import ARCHIVE, ConsumerLag
 
-SCAN_MAX = 2_000
-"""Waiting jobs of one requirement and priority that are read to find the oldest."""
+SCANNED_MAX = 2_000
+"""Waiting jobs of one requirement and priority that are searched for the oldest."""
 
 
-class ConsumerStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """The lag of one consumer: a projection set or the archive on `log`, or the dispatcher."""
+class GroupLag(msgspec.Struct, frozen=True, kw_only=True):
+    """The lag of a consumer group: a projection set on `log`, or dispatch on `dispatch`."""
 
     consumer: str
     stream: str
-    lag: int
-    """Number of entries that are not processed yet."""
-    oldest_ms: int
-    """Age of the oldest of these entries."""
-    is_running: bool
-    """Whether a process has the lease of the set; always true for the dispatcher."""
+    entries: int
+    """Entries that are not processed yet."""
+    ms: int
+    """Age of the oldest of them."""
+    is_held: bool
+    """Whether a projector has the set's lease; always true for dispatch."""
 
 
 class WaitingJobs(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,11 +43,11 @@ class WaitingJobs(msgspec.Struct, frozen=True, kw_only=True):
     jobs: int
     oldest_ms: int
     reason: str
-    """NO_POOL_FOR_LANG_PAIR: no node declares it. NO_AVAILABLE_NODE: those that do are busy."""
+    """NO_POOL_FOR_LANG_PAIR: no node meets the requirement. NO_AVAILABLE_NODE: all are busy."""
 
 
 class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """The current registration of a node."""
+    """A node that serves or drains."""
 
     node: str
     status: str
@@ -54,13 +55,13 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
     leases: int
     """Number of slots in use."""
     reported_load: int
-    heartbeat_age_ms: int
-    """Time since the last heartbeat, or since the registration."""
+    seen_ms: int
+    """Time since its last heartbeat."""
     version: str
 
 
 class ClassStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """A capability class and its nodes."""
+    """A capability class: nodes with equal capabilities."""
 
     id: str
     sources: list[str]
@@ -70,38 +71,37 @@ class ClassStatus(msgspec.Struct, frozen=True, kw_only=True):
     nodes: list[NodeStatus]
 
 
-class CellOverview(msgspec.Struct, frozen=True, kw_only=True):
-    """The status of one cell. Its reads are not atomic, so counts may differ by a few."""
+class CellStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The status of a cell. Its reads are not atomic: numbers may differ by a few."""
 
     cell: str
     now_ms: int
     log_entries: int
     log_retention_ms: int
-    """Without an archive, older entries are trimmed from the log; 0 keeps all entries."""
-    backpressure: list[str]
-    """Reasons of the backpressure; empty without backpressure."""
-    consumers: list[ConsumerStatus]
+    """Without an archive older entries are trimmed; 0 keeps all."""
+    pressure: list[str]
+    groups: list[GroupLag]
     waiting: list[WaitingJobs]
     classes: list[ClassStatus]
-    dead_letters: int
-    newest_dead_letter: str
-    """Reason of the newest dead letter."""
+    dead: int
+    dead_newest: str
+    """The reason of the newest dead letter."""
 
 
-class Overview(msgspec.Struct, frozen=True, kw_only=True):
+class SystemStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The status of a server and its cells."""
 
     server: str
     is_cluster: bool
     maxmemory_bytes: int
     warnings: list[str]
-    cells: list[CellOverview]
+    cells: list[CellStatus]
 
 
-async def overview(connection: Connection) -> Overview:
-    """Return the status of the server and of each cell of a connection."""
+async def read_status(connection: Connection) -> SystemStatus:
+    """The status of every cell of a connection."""
     facts = connection.facts
-    return Overview(
+    return SystemStatus(
         server=f"{facts.family.capitalize()} {facts.version}",
         is_cluster=facts.is_cluster,
         maxmemory_bytes=facts.maxmemory_bytes,
@@ -119,8 +119,7 @@ class _CellReader:
         self._lag = ConsumerLag(store)
         self._now_ms = 0
 
-    async def read(self) -> CellOverview:
-        """Return the status of the cell."""
+    async def read(self) -> CellStatus:
         self._now_ms = await self._clock()
         counters = await self._store.read_hash(self._keys.counters)
         classes = [await self._class(id_) for id_ in await self._members(self._keys.classes)]
@@ -129,7 +128,7 @@ class _CellReader:
         newest = await self._store.read_range(
             self._keys.dead_letters, "-", "+", 1, newest_first=True
         )
-        return CellOverview(
+        return CellStatus(
             cell=self._store.cell,
             now_ms=self._now_ms,
             log_entries=await self._command("XLEN", self._keys.log),
@@ -142,7 +141,7 @@ class _CellReader:
             ],
             waiting=[
                 waiting
-                for waiting in [await self._waiting(name, classes) for name in requirements]
+                for waiting in [await self._waiting(each, classes) for each in requirements]
                 if waiting.jobs
             ],
             classes=classes,
@@ -151,7 +150,7 @@ class _CellReader:
         )
 
     async def _clock(self) -> int:
-        """Return the current time of the cell's clock, as its scripts compute it."""
+        """The current time of the cell, as its scripts compute it."""
         clock = await self._store.read_clock()
         if clock.is_manual:
             return clock.last_ms
@@ -159,37 +158,36 @@ class _CellReader:
         now = int(seconds) * 1_000 + int(micros) // 1_000 + clock.offset_ms
         return max(now, clock.last_ms)
 
-    async def _dispatch(self) -> ConsumerStatus:
-        """Return the status of the dispatcher; dispatched entries are trimmed from its queue."""
+    async def _dispatch(self) -> GroupLag:
+        """The dispatch stream is trimmed as its entries are dispatched."""
         oldest = await self._store.read_range(self._keys.dispatch, "-", "+", 1)
-        return ConsumerStatus(
-            consumer="dispatch",
+        return GroupLag(
+            group="dispatch",
             stream="dispatch",
-            lag=await self._lag.of_dispatch(),
-            oldest_ms=self._age(oldest[0][0]) if oldest else 0,
-            is_running=True,
+            entries=await self._lag.of_dispatch(),
+            ms=self._age(oldest[0][0]) if oldest else 0,
+            is_held=True,
         )
 
-    async def _set(self, name: str) -> ConsumerStatus:
-        views = ProjectionStore(self._store.transport, self._store.cell)
-        return await self._log_consumer(name, await views.checkpoint(name))
+    async def _set(self, name: str) -> GroupLag:
+        store = ProjectionStore(self._store.transport, self._store.cell)
+        return await self._log_lag(name, await store.checkpoint(name))
 
-    async def _archive(self) -> list[ConsumerStatus]:
-        """Return the status of the archive; empty if the cell has none."""
+    async def _archive(self) -> list[GroupLag]:
+        """The lag of the archive, if the cell has one."""
         archive = await self._store.read_hash(self._keys.archive)
-        return [await self._log_consumer(ARCHIVE, archive["to"])] if archive else []
+        return [await self._log_lag(ARCHIVE, archive["to"])] if archive else []
 
-    async def _log_consumer(self, name: str, checkpoint: str) -> ConsumerStatus:
-        """Return the status of a consumer that has processed the log up to `checkpoint`."""
-        views = ProjectionStore(self._store.transport, self._store.cell)
-        next_entries = await views.read_log(checkpoint, 1)
+    async def _log_lag(self, name: str, checkpoint: str) -> GroupLag:
+        store = ProjectionStore(self._store.transport, self._store.cell)
+        oldest = await store.read_log(checkpoint, 1)
         lease = await self._store.read_hash(self._keys.lease(name))
-        return ConsumerStatus(
-            consumer=name,
+        return GroupLag(
+            group=name,
             stream="log",
-            lag=await self._lag.of_set(name),
-            oldest_ms=self._age(next_entries[0][0]) if next_entries else 0,
-            is_running=int(lease.get("until", "0")) > self._now_ms,
+            entries=await self._lag.of_set(name),
+            ms=self._age(oldest[0][0]) if oldest else 0,
+            is_held=int(lease.get("until", "0")) > self._now_ms,
         )
 
     async def _waiting(self, requirement: str, classes: list[ClassStatus]) -> WaitingJobs:
@@ -199,9 +197,8 @@ class _CellReader:
         for priority in range(3):
             key = self._keys.waiting(priority, requirement)
             jobs += await self._command("ZCARD", key)
-            members = await self._command("ZRANGE", key, 0, SCAN_MAX - 1)
-            names = [member.decode() for member in members]
-            oldest = min([oldest] * bool(oldest) + names, default="")
+            members = await self._command("ZRANGE", key, 0, SCANNED_MAX - 1)
+            oldest = min([oldest] * bool(oldest) + [each.decode() for each in members], default="")
         is_declared = any(
             source in each.sources
             and target in each.targets
@@ -218,13 +215,13 @@ class _CellReader:
         )
 
     async def _waiting_ms(self, job_key: str) -> int:
-        """Return the waiting time of a job; it began `queue_timeout_ms` before its deadline."""
+        """How long a job has waited: `queue_timeout_ms` minus the time until its deadline."""
         if not job_key:
             return 0
         deadline = await self._command("ZSCORE", self._keys.timers, f"wait|{job_key}")
         settings = await self._store.read_hash(self._keys.settings)
         if deadline is None:
-            return 0  # the job got a slot in the meantime
+            return 0  # it got a slot after it was read
         return max(0, self._now_ms - int(float(deadline)) + int(settings["queue_timeout_ms"]))
 
     async def _class(self, class_id: str) -> ClassStatus:
@@ -246,9 +243,9 @@ class _CellReader:
             node=self._keys.full(name),
             status=fields.get("status", "gone"),
             slots=int(fields.get("slots", "0")),
-            leases=await self._command("ZCARD", leases),
+            live=await self._command("ZCARD", leases),
             reported_load=int(fields.get("load", "0") or 0),
-            heartbeat_age_ms=max(0, self._now_ms - int(fields.get("seen", "0") or 0)),
+            seen_ms=max(0, self._now_ms - int(fields.get("seen", "0") or 0)),
             version=fields.get("version", ""),
         )
 

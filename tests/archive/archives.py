@@ -98,7 +98,7 @@ class Archived:
 
     async def history(self, **given: Any) -> History:
         archive = given.pop("archive", self.folder)
-        return await History.open(given.pop("views", self.views), archive, CORE, **given)
+        return await History.open(given.pop("store", self.views), archive, CORE, **given)
 
     async def log(self, after: str = "0-0") -> list[Entry]:
         """What the log still has."""

@@ -13,7 +13,7 @@ import pytest
 from eventsched.archive.layout import ArchiveFolder
 from eventsched.errors import ArchiveError
 from eventsched.history import log
-from eventsched.history.log import History, Of
+from eventsched.history.log import EntryFilter, History
 from eventsched.projection.fold import Folding, decode_event
 from eventsched.schema.events import Event
 from eventsched.schema.ids import parse_id
@@ -97,7 +97,7 @@ async def busy(archived: Archived, seed: int) -> tuple[Meanwhile, History]:
     await archived.trim()
     await meanwhile.note()
     views = views_of(archived.store, Busy(archived.store.transport, meanwhile))
-    return meanwhile, await archived.history(views=views)
+    return meanwhile, await archived.history(store=views)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -119,9 +119,9 @@ async def test_a_sessions_index_has_no_gap_and_no_overlap_either(
     archived: Archived, seed: int
 ) -> None:
     meanwhile, history = await busy(archived, seed)
-    found = await read(history, of=Of(session="s1"))
+    found = await read(history, where=EntryFilter(session="s1"))
     meanwhile.left = 0
-    rest = await read(history, found[-1][0], of=Of(session="s1"))
+    rest = await read(history, found[-1][0], where=EntryFilter(session="s1"))
     assert found + rest == [one for one in meanwhile.all if b"s1" in one[1][5]]
 
 
@@ -134,11 +134,11 @@ async def test_a_range_a_job_and_a_node_are_what_fits(archived: Archived) -> Non
     assert await read(history, upto, after) == []
     job = next(one[1][7] for one in everything[20:] if one[1][7])
     of_job = [one for one in everything if one[1][7] == job]
-    assert await read(history, of=Of(job=job.decode())) == of_job
+    assert await read(history, where=EntryFilter(job=job.decode())) == of_job
     node = archived.store.keys.full("n1")
     of_node = [one for one in everything if one[1][9] == node.encode()]
-    assert await read(history, of=Of(node=node)) == of_node
-    assert await read(history, after, upto, of=Of(node=node)) == [
+    assert await read(history, where=EntryFilter(node=node)) == of_node
+    assert await read(history, after, upto, where=EntryFilter(node=node)) == [
         one for one in everything[6:-5] if one in of_node
     ]
 

@@ -43,7 +43,7 @@ async def test_every_entry_is_sealed_as_it_was_stored(archived: Archived) -> Non
     await archived.talk("s1", 6)
     await archived.close("s1")
     assert await archived.seal() == 3
-    history = await archived.history(views=None, cell=archived.store.cell)
+    history = await archived.history(store=None, cell=archived.store.cell)
     assert [one async for one in history.entries()] == await archived.log()
     records = archived.folder.cell(archived.store.cell).records()
     assert [record.events for record in records] == [10, 10, 8]
@@ -177,7 +177,7 @@ async def test_a_server_that_goes_away_amid_a_segment_loses_nothing(archived: Ar
         await seal_all(one)
     await seal_all(one)
     assert problems(archived) == []
-    history = await archived.history(views=None, cell=archived.store.cell)
+    history = await archived.history(store=None, cell=archived.store.cell)
     assert [entry async for entry in history.entries()] == await archived.log()
 
 
@@ -208,7 +208,7 @@ async def test_one_that_wakes_after_its_hold_ended_is_turned_away(archived: Arch
     await seal_all(heir)
     assert (await frozen.step(now=True)).state == "standby"
     assert problems(archived) == []
-    history = await archived.history(views=None, cell=archived.store.cell)
+    history = await archived.history(store=None, cell=archived.store.cell)
     assert [entry async for entry in history.entries()] == await archived.log()
 
 

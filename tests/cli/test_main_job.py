@@ -253,15 +253,15 @@ def test_an_unknown_id_is_one_line_and_exit_code_1(system: System, words: tuple[
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("history", "--since", "yesterday"), "--since: 'yesterday' is no moment"),
+        (("history", "--since", "yesterday"), "--since: 'yesterday' is no position"),
         (("history", "--type", "JobFaild"), "did you mean JobFailed?"),
         (("history", "--svg", "x.svg"), "draws one session"),
         (("history", "--follow", "--until", "2030-01-01"), "not with --follow"),
         (("history", "--archive", "no-such"), "there is no folder no-such"),
         (("state", "session", "{s}", "--at", "2030-01-01"), "in the future"),
         (("state", "session", "{s}", "--at", "2020-01-01"), "at 2020-01-01: it begins at "),
-        (("state", "session", "{s}", "--at", "1-2-3"), "--at: '1-2-3' is no moment"),
-        (("why",), "either a job or --replay"),
+        (("state", "session", "{s}", "--at", "1-2-3"), "--at: '1-2-3' is no position"),
+        (("why",), "a job or --replay"),
         (("why", "{s}:0:es", "--since", "2020-01-01"), "with --replay only"),
     ],
 )

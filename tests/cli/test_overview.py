@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from eventsched.history.status import CellOverview, overview
+from eventsched.history.status import CellStatus, read_status
 from eventsched.store.client import Client, check_server
 from eventsched.store.connection import Connection
 from tests.fixtures_store import TimedStore
 
 
-async def cell_status(store: TimedStore, redis: Client) -> CellOverview:
+async def seen(store: TimedStore, redis: Client) -> CellStatus:
     facts = await check_server(redis)
     connection = Connection("", facts, store.transport, {store.cell: store})  # type: ignore[arg-type]
-    (cell,) = (await overview(connection)).cells
+    (cell,) = (await read_status(connection)).cells
     return cell
 
 

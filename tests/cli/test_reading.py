@@ -12,7 +12,7 @@ import pytest
 from eventsched.cli.state import named
 from eventsched.errors import InvalidMessage, NotFound
 from eventsched.history.position import parse_position
-from eventsched.history.reader import Reader, Wanted
+from eventsched.history.reader import EventFilter, Reader
 from eventsched.history.source import HistorySource
 from eventsched.projection.fold import FailedEvent
 from eventsched.projection.protocol import load_sets
@@ -44,7 +44,7 @@ async def fold(store: TimedStore) -> None:
 
 
 async def types(reader: Reader, session: str) -> list[str]:
-    found = reader.history(Wanted(session=session))
+    found = reader.history(EventFilter(session=session))
     return [one.type async for one in found if isinstance(one, Event)]
 
 
@@ -81,7 +81,7 @@ async def test_what_cannot_be_read_is_shown_as_such_in_its_place(
     async def told() -> list[str]:
         return [
             one.type if isinstance(one, Event) else one.reason
-            async for one in reader.history(Wanted(session=session))
+            async for one in reader.history(EventFilter(session=session))
         ]
 
     before = await told()
@@ -192,7 +192,7 @@ async def told(reader: Reader, **wanted: Any) -> list[str]:
     """Type and utterance of each event that is found."""
     return [
         f"{one.type} u{getattr(one.data, 'utterance', '')}".removesuffix(" u")
-        async for one in reader.history(Wanted(**wanted))
+        async for one in reader.history(EventFilter(**wanted))
         if isinstance(one, Event)
     ]
 
@@ -258,7 +258,7 @@ async def test_following_tells_what_comes_and_nothing_twice(
     reader = await reader_of(store, redis)
     await store.join()
     session = await speak(store, "s1")
-    wanted = Wanted(session=session.session)
+    wanted = EventFilter(session=session.session)
     ends = await reader.ends(wanted)
     seen = [one.id async for one in reader.history(wanted, ends)]
     await store.dispatch()
@@ -291,7 +291,7 @@ async def test_cells_are_told_in_one_order_of_time(redis: Client, cells: Callabl
         await one.open(f"s{at}")
     facts = await check_server(redis)
     connection = Connection("", facts, first.transport, stores)  # type: ignore[arg-type]
-    found = [one async for one in Reader(HistorySource(connection)).history(Wanted())]
+    found = [one async for one in Reader(HistorySource(connection)).history(EventFilter())]
     times = [one.ms for one in found if isinstance(one, Event)]
     assert times == sorted(times)
     assert len(times) == 6

@@ -30,7 +30,7 @@ from eventsched.audit.verify import Verifier
 from eventsched.client.client import Client, running_client
 from eventsched.encryption.keystore import KeyFolder
 from eventsched.errors import ArchiveError, KeyMissing, NotFound
-from eventsched.history.reader import Reader, Wanted
+from eventsched.history.reader import EventFilter, Reader
 from eventsched.history.source import HistorySource
 from eventsched.projection.store import ProjectionStore
 from eventsched.roles.rebuild import Rebuild
@@ -191,7 +191,7 @@ async def test_no_plaintext_of_an_erased_session_is_left(
             assert content not in values, what
             assert content not in archived_values(all_of.folder.path), what
         await all_of.check_all()
-        found = Reader(HistorySource(all_of.connection)).history(Wanted(session=secret_id))
+        found = Reader(HistorySource(all_of.connection)).history(EventFilter(session=secret_id))
         history = [one async for one in found]
         assert [one.type for one in history if isinstance(one, Event)][-1] == "SessionErased"
         with pytest.raises(KeyMissing):
@@ -338,7 +338,7 @@ async def test_age_counts_from_the_close_and_unknown_sessions_are_skipped(
 
 
 async def erased(all_of: Speaking, session: str) -> list[Event]:
-    history = Reader(HistorySource(all_of.connection)).history(Wanted(session=session))
+    found = Reader(HistorySource(all_of.connection)).history(EventFilter(session=session))
     return [
         entry
         async for entry in history

@@ -12,7 +12,7 @@ from eventsched.archive.layout import ArchiveFolder
 from eventsched.audit.service import replay, why
 from eventsched.errors import ArchiveError, InvalidMessage, NotFound
 from eventsched.history.position import parse_position
-from eventsched.history.reader import Reader, Wanted
+from eventsched.history.reader import EventFilter, Reader
 from eventsched.history.source import HistorySource
 from eventsched.schema.events import Event
 from eventsched.store.client import Client
@@ -24,12 +24,12 @@ from tests.random_history import random_log, source_of
 async def answers(past: HistorySource, log: list[Event]) -> dict[str, Any]:
     """Answers about a few sessions, jobs and nodes, and about all decisions."""
     reader, told = Reader(past), {}
-    told["all"] = [one.id async for one in reader.history(Wanted())]
+    told["all"] = [one.id async for one in reader.history(EventFilter())]
     for session in sorted({event.session for event in log if event.session})[:3]:
-        found = reader.history(Wanted(session=session))
+        found = reader.history(EventFilter(session=session))
         told[session] = [one.id async for one in found]
     for node in sorted({event.node for event in log if event.node}):
-        told[node] = [one.id async for one in reader.history(Wanted(node=node))]
+        told[node] = [one.id async for one in reader.history(EventFilter(node=node))]
     for event in log[:: max(1, len(log) // 12)]:
         at = parse_position(event.id, "at")
         for kind, entity in (("session", event.session), ("node", event.node), ("job", event.job)):
@@ -93,7 +93,7 @@ async def test_an_archive_alone_says_where_it_ends(
         await reader.state("session", session, parse_position(last, "at"))
     found = await reader.state("session", session)
     assert (found.view.utterance, found.is_live) == (1, False)
-    both = Reader(HistorySource((await source_of(store, redis)).connection, reader._past.archive))
+    both = Reader(HistorySource((await source_of(store, redis)).connection, reader._source.archive))
     assert (await both.state("session", session, parse_position(last, "at"))).view.utterance == 2
 
 
@@ -109,7 +109,7 @@ async def test_with_the_beginning_gone_for_good_what_is_left_is_told_and_no_more
     await archived.project()
     assert await archived.trim() > 0
     past, session = await source_of(store, redis), store.keys.full("s1")
-    kept = [one async for one in Reader(past).history(Wanted(session=session))]
+    kept = [one async for one in Reader(past).history(EventFilter(session=session))]
     assert 0 < len(kept) < 500
     found = await why(past, f"{session}:119:es")
     assert [(one.rule, one.nodes) for one in found.decisions] == [("session", [])]
