@@ -1,8 +1,8 @@
-"""Why a job went the way it went: its decisions with what they rested on, and its stages.
+"""Explains a job: its decisions with their evidence, and the stages of its time.
 
-Owns: what a decision saw of each node and why nodes were passed over; how long each stage took and
-what it waited for. Everything from events and their fold.
-Never does: I/O. Read next: scheduler_state.py (the fold), service.py (which reads it), cli/why.py.
+Owns: the state of each node at a decision, and why it was not chosen; how long each stage took and
+what ended it. Everything is computed from events and their fold.
+Must not: do I/O. Read next: scheduler_state.py (the fold), service.py (reads events), cli/why.py.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from eventsched.audit.scheduler_state import (
     Requirement,
     SchedulerState,
     Verdict,
-    lacking,
-    live_of,
     load_of,
-    suspensions_against,
+    missing_abilities,
+    suspended_features,
+    used_slots,
     verdict,
 )
 from eventsched.schema.events import (
@@ -41,34 +41,36 @@ from eventsched.schema.events import (
 from projections.node import Node
 
 ORDER = ("chosen", "last", "free", "full", "draining", "suspended", "unable", "gone")
-Seen: TypeAlias = Verdict | Literal["chosen", "last"]
+NodeVerdict: TypeAlias = Verdict | Literal["chosen", "last"]
 
 
-class NodeSeen(msgspec.Struct, frozen=True, kw_only=True):
+class NodeState(msgspec.Struct, frozen=True, kw_only=True):
     """One node at the moment of a decision."""
 
     node: str
-    verdict: Seen
-    """chosen, free (could have been), or why it was excluded."""
+    verdict: NodeVerdict
+    """chosen, free (a candidate), or why the node was excluded."""
     detail: str = ""
     live: int
+    """Slots in use."""
     slots: int
     load: int
+    """Used slots in thousandths."""
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
-    """One dispatch, or one time that the job began to wait."""
+    """One dispatch, or one decision to let the job wait."""
 
     id: str
     attempt: int
     node: str = ""
     rule: str = ""
-    """Empty: it waits."""
+    """Empty if the job waits."""
     reason: str = ""
     detail: str = ""
-    """Why it had to wait, where nodes alone do not tell."""
+    """Why the job had to wait, if the nodes alone do not explain it."""
     ahead: int = 0
-    """Jobs of the same requirement that went before it when it began to wait."""
+    """Jobs of the same requirement before it in the queue when it began to wait."""
     affinity: Affinity | None = None
     classes: list[ClassSeen] = []
     last: str = ""
@@ -77,31 +79,31 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     runner_up: Rank | None = None
     cause: str = ""
     context_at: str = ""
-    nodes: list[NodeSeen] = []
-    """Empty where the beginning of history is gone, and with it what nodes were."""
+    nodes: list[NodeState] = []
+    """Empty if the first entries of the log are gone, because the nodes are then unknown."""
 
 
 class Stage(msgspec.Struct, frozen=True, kw_only=True):
-    """One stretch of the job's time."""
+    """One stage of the job."""
 
     name: str
     from_ms: int
     ms: int
     waited_for: str = ""
-    """What ended it, or what it waited for."""
+    """What ended the stage, or what an open stage waits for."""
     is_open: bool = False
-    """Not over yet: `ms` is up to the last event that is known."""
+    """The stage has not ended: `ms` counts to the last known event."""
 
 
 class JobExplanation(msgspec.Struct, frozen=True, kw_only=True):
-    """One job."""
+    """One job with its stages and decisions."""
 
     job: str
     session: str
     utterance: int
     target: str
     outcome: str = ""
-    """result, no_speech, failed or missing; empty while it is under way."""
+    """result, no_speech, failed or missing; empty while the job is open."""
     code: str = ""
     attempts: int = 0
     stages: list[Stage] = []
@@ -112,88 +114,90 @@ class JobExplanation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def is_decision(event: Event) -> bool:
+    """Whether the event is a dispatch, or the start of a wait."""
     data = event.data
     return isinstance(data, JobDispatched) or (
         isinstance(data, JobQueued) and data.reason != "aged"
     )
 
 
-def decision(standing: SchedulerState | None, event: Event) -> Decision:
-    """What was decided, with all nodes as they were before it; none: that is not known any more."""
+def decision(state: SchedulerState | None, event: Event) -> Decision:
+    """Explain one decision, with all nodes as they were before it if `state` is known."""
     data = event.data
     assert isinstance(data, JobDispatched | JobQueued)
     if isinstance(data, JobDispatched):
-        found = Decision(
+        result = Decision(
             id=event.id, attempt=data.attempt, node=event.node, rule=data.rule,
             affinity=data.affinity, classes=data.classes, last=data.last, compared=data.compared,
             winner=data.winner, runner_up=data.runner_up, cause=event.cause,
             context_at=data.context_at,
         )  # fmt: skip
     else:
-        found = Decision(id=event.id, attempt=data.attempt, reason=data.reason, cause=event.cause)
-    return _with_nodes(found, standing, event, data) if standing else found
+        result = Decision(id=event.id, attempt=data.attempt, reason=data.reason, cause=event.cause)
+    return _with_nodes(result, state, event, data) if state else result
 
 
 def _with_nodes(
-    found: Decision, standing: SchedulerState, event: Event, data: JobDispatched | JobQueued
+    result: Decision, state: SchedulerState, event: Event, data: JobDispatched | JobQueued
 ) -> Decision:
-    job = standing.job(event.job)
+    job = state.job(event.job)
     requirement, last = Requirement.of(data), job.attempts[-1].node if job and job.attempts else ""
     since_ms = job.created_ms if job else event.ms
     nodes = [
-        _seen(node, requirement, chosen=event.node, last=last)
-        for node in standing.nodes.values()
+        _node_state(node, requirement, chosen=event.node, last=last)
+        for node in state.nodes.values()
         if node.status != "gone" or node.gone_ms >= since_ms or _is_named(node, data, last)
     ]
-    nodes.sort(key=lambda one: (ORDER.index(one.verdict), one.load, one.node))
+    nodes.sort(key=lambda each: (ORDER.index(each.verdict), each.load, each.node))
     if isinstance(data, JobDispatched):
-        return replace(found, nodes=nodes)
+        return replace(result, nodes=nodes)
     place = data.priority, data.tag, data.member
     return replace(
-        found, nodes=nodes, last=last, detail=_why_it_waits(standing, requirement, nodes),
-        ahead=standing.waiting.ahead_of(requirement, place),
+        result, nodes=nodes, last=last, detail=_why_it_waits(state, requirement, nodes),
+        ahead=state.waiting.ahead_of(requirement, place),
     )  # fmt: skip
 
 
 def _why_it_waits(
-    standing: SchedulerState, requirement: Requirement, nodes: Sequence[NodeSeen]
+    state: SchedulerState, requirement: Requirement, nodes: Sequence[NodeState]
 ) -> str:
-    """Rule 18: order counts before free slots do."""
-    if standing.waiting.head(requirement) is not None:
-        return "jobs of the same requirement wait already: it joins them"
-    if any(one.verdict == "last" for one in nodes):
-        return "the slot that it has just given back goes to those who wait for it"
+    """Rule 18, fair waiting: jobs that already wait go first, even if a slot is free."""
+    if state.waiting.head(requirement) is not None:
+        return "other jobs of the same requirement already wait"
+    if any(node.verdict == "last" for node in nodes):
+        return "the slot that it has just released goes to a waiting job"
     return ""
 
 
 def _is_named(node: Node, data: JobDispatched | JobQueued, last: str) -> bool:
-    """A node that went long ago is of interest only if the decision looked at it."""
+    """Whether the decision names the node; only then is a node shown that left long before."""
     affinity = data.affinity.node if isinstance(data, JobDispatched) and data.affinity else ""
     return node.node in (affinity, last)
 
 
-def _seen(node: Node, requirement: Requirement, *, chosen: str, last: str) -> NodeSeen:
-    found: Seen = verdict(node, requirement)
+def _node_state(node: Node, requirement: Requirement, *, chosen: str, last: str) -> NodeState:
+    node_verdict: NodeVerdict = verdict(node, requirement)
     if node.node == chosen:
-        found = "chosen"
-    elif found == "free" and node.node == last:
-        found = "last"
-    return NodeSeen(
-        node=node.node, verdict=found, detail=_detail(node, requirement, found), live=live_of(node),
+        node_verdict = "chosen"
+    elif node_verdict == "free" and node.node == last:
+        node_verdict = "last"
+    return NodeState(
+        node=node.node, verdict=node_verdict,
+        detail=_detail(node, requirement, node_verdict), live=used_slots(node),
         slots=node.slots, load=load_of(node),
     )  # fmt: skip
 
 
-def _detail(node: Node, requirement: Requirement, found: Seen) -> str:
-    match found:
+def _detail(node: Node, requirement: Requirement, node_verdict: NodeVerdict) -> str:
+    match node_verdict:
         case "unable":
-            return "no " + ", ".join(lacking(node, requirement))
+            return "no " + ", ".join(missing_abilities(node, requirement))
         case "suspended":
-            return "lacks " + ", ".join(suspensions_against(node, requirement))
+            return "lacks " + ", ".join(suspended_features(node, requirement))
         case "gone":
             return node.reason
         case "last":
-            return "the attempt before was there"
+            return "the previous attempt ran there"
         case _:
             return ""
 
@@ -204,7 +208,14 @@ def _detail(node: Node, requirement: Requirement, found: Seen) -> str:
 def explain(
     key: str, session_events: Sequence[Event], decisions: Sequence[Decision], until_ms: int
 ) -> JobExplanation:
-    """The whole job, from its session's events. `until_ms`: what is known goes so far."""
+    """Explain the job from its session's events.
+
+    Args:
+        key: The job.
+        session_events: All events of its session, in order.
+        decisions: The explained decisions of the job.
+        until_ms: Time of the last known event, up to which an open stage counts.
+    """
     job = [event for event in session_events if event.job == key]
     utterance, target = int(key.split(":")[2]), key.split(":")[4]
     finalized = next(
@@ -238,9 +249,9 @@ def _speech(finalized: Event) -> list[Stage]:
     data = finalized.data
     assert isinstance(data, UtteranceFinalized)
     first_ms, last_ms = _ms(data.first), _ms(data.last)
-    said = f"{data.count} chunk{'s' * (data.count != 1)}, {data.bytes:,} B"
+    amount = f"{data.count} chunk{'s' * (data.count != 1)}, {data.bytes:,} B"
     return [
-        Stage(name="speech", from_ms=first_ms, ms=last_ms - first_ms, waited_for=said),
+        Stage(name="speech", from_ms=first_ms, ms=last_ms - first_ms, waited_for=amount),
         Stage(
             name="finalize", from_ms=last_ms, ms=finalized.ms - last_ms,
             waited_for=f"by {data.reason}",
@@ -251,12 +262,12 @@ def _speech(finalized: Event) -> list[Stage]:
 def _stages(
     finalized: Event, job: Sequence[Event], session_events: Sequence[Event], until_ms: int
 ) -> list[Stage]:
-    """From the end of the speech to the outcome at its listeners: stretch after stretch."""
+    """The stages from the finalize to the delivery, one after the other."""
     stages: list[Stage] = []
     at, name = finalized, "dispatch"
     for event in job:
-        following = _following(event)
-        if following is None:
+        next_name = _stage_after(event)
+        if next_name is None:
             continue
         stages.append(
             Stage(
@@ -264,7 +275,7 @@ def _stages(
                 waited_for=_ended_by(at, event, session_events),
             )
         )  # fmt: skip
-        at, name = event, following
+        at, name = event, next_name
     if name:
         stages.append(
             Stage(
@@ -275,8 +286,8 @@ def _stages(
     return stages
 
 
-def _following(event: Event) -> str | None:
-    """The stage that an event begins; empty at the end, none where it begins none."""
+def _stage_after(event: Event) -> str | None:
+    """Return the stage that the event begins: empty at the end, None if it begins none."""
     match event.data:
         case JobQueued(reason="aged"):
             return None
@@ -299,7 +310,7 @@ def _following(event: Event) -> str | None:
 
 
 def _ended_by(begin: Event, event: Event, session_events: Sequence[Event]) -> str:
-    """What was waited for, in words."""
+    """Say what ended the stage."""
     node = event.node
     match begin.data, event.data:
         case _, JobQueued(reason=reason):
@@ -313,11 +324,11 @@ def _ended_by(begin: Event, event: Event, session_events: Sequence[Event]) -> st
         case _, ResultRecorded(status=status, code=code):
             return f"on {node}: {status}" + (f", {code}" if code else "")
         case _, JobFailed(code=code):
-            return f"{code}: given up"
+            return f"failed: {code}"
         case _, ResultMissing(reason=reason):
-            return f"given up: {reason}"
+            return f"missing: {reason}"
         case _, ResultDelivered(delivery_no=number):
-            return f"#{number} in order" + _behind(begin, event, session_events)
+            return f"#{number} in order" + _held_up_by(begin, event, session_events)
         case _:
             return ""
 
@@ -326,8 +337,8 @@ def _by(event: Event) -> str:
     return f" (freed by {event.cause})" if event.cause else ""
 
 
-def _behind(ready: Event, delivered: Event, session_events: Sequence[Event]) -> str:
-    """Rule 25: the number in front of it that came last, if any kept it waiting."""
+def _held_up_by(ready: Event, delivered: Event, session_events: Sequence[Event]) -> str:
+    """Rule 25, ordered delivery: name the previous number, if the outcome waited for it."""
     if ready.ms == delivered.ms:
         return ""
     assert isinstance(delivered.data, ResultDelivered)
@@ -341,10 +352,11 @@ def _behind(ready: Event, delivered: Event, session_events: Sequence[Event]) -> 
     if not before:
         return ""
     kind = "missing" if isinstance(before[0].data, ResultMissing) else before[0].data.outcome  # type: ignore[union-attr]
-    return f", behind #{number - 1} (u{before[0].data.utterance}: {kind})"  # type: ignore[union-attr]
+    return f", after #{number - 1} (u{before[0].data.utterance}: {kind})"  # type: ignore[union-attr]
 
 
 def _waits_for(at: Event) -> str:
+    """Say what the open stage that `at` began waits for."""
     match at.data:
         case JobQueued(reason=reason):
             return f"{reason}: still waiting"
@@ -355,7 +367,7 @@ def _waits_for(at: Event) -> str:
         case UtteranceFinalized():
             return "not dispatched yet"
         case _:
-            return "still behind a gap"
+            return "waits for an earlier number"
 
 
 def _ms(entry_id: str) -> int:

@@ -1,8 +1,9 @@
-"""Decisions computed again: does the log bear out every choice that it records?
+"""Replay: compute every decision of the log again, and report those that differ.
 
-Owns: rules 15-18 and 20 as pure functions; two looks at each decision: at the evidence that the
-event itself carries, and at how things stood by the fold of everything before it.
-Never does: I/O. It shares no code with the script that decides (lua/include/assign.lua).
+Owns: rules 15 to 18 and 20 (two reasons to wait, choosing a node, evidence, fair waiting,
+dispatching again) as pure functions. Each decision is checked against two bases: the evidence in
+its event, and the scheduler's state by the fold of all events before it.
+Must not: do I/O, share code with the script that decides (lua/include/assign.lua).
 Read next: scheduler_state.py.
 """
 
@@ -15,7 +16,7 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 
 from eventsched.audit.scheduler_state import (
-    Class,
+    CapabilityClass,
     Requirement,
     SchedulerState,
     has_free_slot,
@@ -32,16 +33,17 @@ from eventsched.schema.events import (
 )
 from projections.job import Job
 
-LOOKED_MAX = 64
-"""A fill looks at so many requirements; which, of more, the log does not say."""
-FILLED_MAX = 8
-TOLD_MAX = 1_000
-"""Differences kept with their text; beyond, they are counted."""
-ArchiveState: TypeAlias = Literal["evidence", "fold"]
+REQUIREMENTS_MAX = 64
+"""A freed slot is compared with so many requirements. If more wait, the log does not say which."""
+FILLS_MAX = 8
+"""Jobs that one call dispatches to freed slots."""
+DIFFERENCES_MAX = 1_000
+"""Differences reported in full; further ones are only counted."""
+Basis: TypeAlias = Literal["evidence", "fold"]
 
 
-class Choice(msgspec.Struct, frozen=True, kw_only=True):
-    """What a decision comes to, and all that it rests on. Without a node: the job waits."""
+class ComputedDecision(msgspec.Struct, frozen=True, kw_only=True):
+    """A decision and its evidence, computed again. Without a node, the job waits."""
 
     node: str = ""
     rule: str = ""
@@ -55,92 +57,94 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Difference(msgspec.Struct, frozen=True, kw_only=True):
-    """A decision that does not follow."""
+    """A field of a recorded decision that differs from the computed one."""
 
     id: str
     job: str
     attempt: int
-    look: ArchiveState
+    basis: Basis
     field: str
     recorded: Any
     recomputed: Any
 
     def __str__(self) -> str:
         where = f"log/{self.id} {self.job} attempt {self.attempt}"
-        return f"{where}: {self.field} is {self.recorded!r}, by the {self.look} {self.recomputed!r}"
+        return (
+            f"{where}: {self.field} is {self.recorded!r}, by the {self.basis} {self.recomputed!r}"
+        )
 
 
 # --- one decision ---------------------------------------------------------------------------
 
 
 def choose(
-    standing: SchedulerState, job: Job | None, requirement: Requirement, session: str, turn: int
-) -> Choice:
-    """Rules 16 and 20: affinity, else the least loaded; the node of the attempt before only if
-    there is no other.
+    state: SchedulerState, job: Job | None, requirement: Requirement, session: str, turn: int
+) -> ComputedDecision:
+    """Rules 16 (choosing a node) and 20 (dispatching again): the affinity node, else the least
+    loaded; the node of the previous attempt only if no other node can take the job.
     """
-    serving = standing.serving(requirement)
+    serving = state.serving(requirement)
     last = job.attempts[-1].node if job and job.attempts else ""
-    affinity, rule = _affinity(standing, requirement, session, turn, last)
+    affinity, rule = _affinity(state, requirement, session, turn, last)
     node = affinity.node if affinity and not affinity.why else _least_loaded(serving, last)
     if affinity is None or affinity.why:
         rule = "last" if node and node == last else "load"
-    told = Choice(
+    computed = ComputedDecision(
         affinity=affinity,
-        classes=[one.seen for one in serving],
+        classes=[each.evidence for each in serving],
         last=last,
-        reason=reason(standing, requirement),
+        reason=reason(state, requirement),
     )
-    if not node or _gives_way(standing, job, node):
-        return told
-    return msgspec.structs.replace(told, node=node, rule=rule)
+    if not node or _must_yield(state, job, node):
+        return computed
+    return msgspec.structs.replace(computed, node=node, rule=rule)
 
 
-def reason(standing: SchedulerState, requirement: Requirement) -> str:
-    """Rule 15: the two reasons to wait."""
-    return "NO_AVAILABLE_NODE" if standing.is_declared(requirement) else "NO_POOL_FOR_LANG_PAIR"
+def reason(state: SchedulerState, requirement: Requirement) -> str:
+    """Rule 15, two reasons to wait."""
+    return "NO_AVAILABLE_NODE" if state.is_declared(requirement) else "NO_POOL_FOR_LANG_PAIR"
 
 
 def _affinity(
-    standing: SchedulerState, requirement: Requirement, session: str, turn: int, last: str
+    state: SchedulerState, requirement: Requirement, session: str, turn: int, last: str
 ) -> tuple[Affinity | None, str]:
-    view = standing.session(session)
+    view = state.session(session)
     if view is None or not view.node:
         return None, ""
-    node = standing.node(view.node)
+    node = state.node(view.node)
     why: str = verdict(node, requirement) if node else "gone"
     if why == "free":
         why = "last" if view.node == last else ""
     return Affinity(node=view.node, why=why), "turn" if view.node_turn == turn else "session"
 
 
-def _least_loaded(serving: Sequence[Class], last: str) -> str:
-    """The smallest (load, id); ids of a cell compare as their names do, by bytes."""
-    heads = sorted((load, name.encode(), name) for one in serving for load, name in one.heads)
+def _least_loaded(serving: Sequence[CapabilityClass], last: str) -> str:
+    """The node with the smallest (load, id), compared by bytes; `last` only if it is the only."""
+    heads = sorted((load, name.encode(), name) for each in serving for load, name in each.heads)
     others = [name for *_, name in heads if name != last]
     return others[0] if others else (heads[0][2] if heads else "")
 
 
-def _gives_way(standing: SchedulerState, job: Job | None, node: str) -> bool:
-    """The slot that the job has just given back goes to others that wait for it, if any do."""
+def _must_yield(state: SchedulerState, job: Job | None, node: str) -> bool:
+    """Whether the slot that the job has just released goes to a job that waits for it."""
     if job is None or not job.attempts or job.attempts[-1].node != node:
         return False
-    freed = standing.node(node)
+    freed = state.node(node)
     if freed is None or freed.epoch != job.attempts[-1].epoch:
         return False
-    return next(standing.waiting_for(freed), None) is not None
+    return next(state.waiting_for(freed), None) is not None
 
 
-def fill(standing: SchedulerState, full_id: str) -> Choice:
-    """Rule 18: of the requirements that a freed slot's class serves, the first in the order."""
-    node = standing.node(full_id)
+def choose_job(state: SchedulerState, full_id: str) -> ComputedDecision:
+    """Rule 18, fair waiting: the first in order of the waiting jobs that the node can take."""
+    node = state.node(full_id)
     if node is None or not has_free_slot(node):
-        return Choice()
-    heads = sorted((_order(rank), rank) for _, rank in standing.waiting_for(node))
-    return Choice(
+        return ComputedDecision()
+    heads = sorted((_order(rank), rank) for _, rank in state.waiting_for(node))
+    return ComputedDecision(
         node=full_id if heads else "",
         rule="fill",
-        classes=[standing.class_of(node).seen],
+        classes=[state.class_of(node).evidence],
         compared=len(heads),
         winner=heads[0][1] if heads else None,
         runner_up=heads[1][1] if len(heads) > 1 else None,
@@ -151,31 +155,31 @@ def _order(rank: Rank) -> tuple[int, int, str]:
     return rank.priority, rank.tag, rank.member
 
 
-# --- what is recorded beside it -------------------------------------------------------------
+# --- comparison with the recorded decision --------------------------------------------------
 
 
 def check_evidence(event: Event, data: JobDispatched) -> Iterator[tuple[str, Any, Any]]:
-    """Where the event contradicts itself: (field, recorded, what its own evidence says)."""
+    """Yield where the decision contradicts its own evidence: (field, recorded, by the evidence)."""
     if data.policy != POLICY_VERSION:
         yield "policy", data.policy, POLICY_VERSION
         return
     if data.rule == "fill":
-        yield from _fill_by_evidence(event, data)
+        yield from _check_fill_evidence(event, data)
         return
-    taken = data.affinity is not None and not data.affinity.why
-    if taken != (data.rule in ("turn", "session")):
-        yield "rule", data.rule, "affinity" if taken else "load or last"
-    elif taken and data.affinity is not None and data.affinity.node != event.node:
+    has_affinity = data.affinity is not None and not data.affinity.why
+    if has_affinity != (data.rule in ("turn", "session")):
+        yield "rule", data.rule, "affinity" if has_affinity else "load or last"
+    elif has_affinity and data.affinity is not None and data.affinity.node != event.node:
         yield "node", event.node, data.affinity.node
-    elif not taken:
-        yield from _load_by_evidence(event, data)
+    elif not has_affinity:
+        yield from _check_load_evidence(event, data)
 
 
-def _load_by_evidence(event: Event, data: JobDispatched) -> Iterator[tuple[str, Any, Any]]:
-    """Of a class whose head is the last node the second counts, which evidence does not name."""
-    heads = sorted((one.load, one.head.encode(), one.head) for one in data.classes if one.head)
+def _check_load_evidence(event: Event, data: JobDispatched) -> Iterator[tuple[str, Any, Any]]:
+    """If a class is headed by the last node, its second node counts, which has no evidence."""
+    heads = sorted((seen.load, seen.head.encode(), seen.head) for seen in data.classes if seen.head)
     others = [name for *_, name in heads if name != data.last]
-    has_second = any(one.head == data.last and one.free > 1 for one in data.classes if one.head)
+    has_second = any(seen.head == data.last and seen.free > 1 for seen in data.classes if seen.head)
     if (event.node == data.last) != (data.rule == "last"):
         yield "rule", data.rule, "last" if event.node == data.last else "load"
     elif data.rule == "last" and (others or has_second):
@@ -186,7 +190,7 @@ def _load_by_evidence(event: Event, data: JobDispatched) -> Iterator[tuple[str, 
         yield "node", event.node, others[0] if others else ""
 
 
-def _fill_by_evidence(event: Event, data: JobDispatched) -> Iterator[tuple[str, Any, Any]]:
+def _check_fill_evidence(event: Event, data: JobDispatched) -> Iterator[tuple[str, Any, Any]]:
     if data.winner is None:
         yield "winner", None, "the job"
         return
@@ -199,63 +203,63 @@ def _fill_by_evidence(event: Event, data: JobDispatched) -> Iterator[tuple[str, 
 
 
 def check_against_state(
-    standing: SchedulerState, event: Event, data: JobDispatched
+    state: SchedulerState, event: Event, data: JobDispatched
 ) -> Iterator[tuple[str, Any, Any]]:
-    """Where the event says otherwise than how things stood: (field, recorded, recomputed)."""
-    if event.job in standing.waiting:
-        told = fill(standing, event.node)
-        if told.compared > LOOKED_MAX - FILLED_MAX:  # which 64 were looked at is not in the log
-            yield from _one_of_many(standing, event, data)
+    """Yield where the decision differs from the state before it: (field, recorded, computed)."""
+    if event.job in state.waiting:
+        computed = choose_job(state, event.node)
+        if computed.compared > REQUIREMENTS_MAX - FILLS_MAX:  # the log does not say which 64
+            yield from _check_candidates(state, event, data)
             return
     else:
-        job = standing.job(event.job)
-        told = choose(standing, job, Requirement.of(data), event.session, data.turn)
+        job = state.job(event.job)
+        computed = choose(state, job, Requirement.of(data), event.session, data.turn)
     recorded = {"node": event.node} | {name: getattr(data, name) for name in _COMPARED}
     for name, value in recorded.items():
-        if value != getattr(told, name):
-            yield name, msgspec.to_builtins(value), msgspec.to_builtins(getattr(told, name))
+        if value != getattr(computed, name):
+            yield name, msgspec.to_builtins(value), msgspec.to_builtins(getattr(computed, name))
 
 
 _COMPARED = ("rule", "affinity", "classes", "last", "compared", "winner", "runner_up")
 
 
-def _one_of_many(
-    standing: SchedulerState, event: Event, data: JobDispatched
+def _check_candidates(
+    state: SchedulerState, event: Event, data: JobDispatched
 ) -> Iterator[tuple[str, Any, Any]]:
-    """Winner and runner-up are each the next of some requirement that the node serves."""
-    node = standing.node(event.node)
-    heads = [rank for _, rank in standing.waiting_for(node)] if node else []
+    """Winner and runner-up must each be the next job of a requirement that the node serves."""
+    node = state.node(event.node)
+    heads = [rank for _, rank in state.waiting_for(node)] if node else []
     for name in ("winner", "runner_up"):
         rank = getattr(data, name)
         if rank is not None and rank not in heads:
             yield name, msgspec.to_builtins(rank), "the next of a waiting requirement"
-    if data.compared > LOOKED_MAX:
-        yield "compared", data.compared, LOOKED_MAX
+    if data.compared > REQUIREMENTS_MAX:
+        yield "compared", data.compared, REQUIREMENTS_MAX
 
 
-def queued_by_fold(
-    standing: SchedulerState, event: Event, data: JobQueued
+def check_queued(
+    state: SchedulerState, event: Event, data: JobQueued
 ) -> Iterator[tuple[str, Any, Any]]:
-    """Rules 15 and 18: whether the job had to wait, and for which reason."""
+    """Rules 15 (two reasons to wait) and 18 (fair waiting): whether, and why, the job must wait."""
     if data.reason == "aged":
-        if event.job not in standing.waiting:
-            yield "reason", data.reason, "it does not wait"
+        if event.job not in state.waiting:
+            yield "reason", data.reason, "the job does not wait"
         return
     requirement = Requirement.of(data)
-    if data.reason != (expected := reason(standing, requirement)):
+    if data.reason != (expected := reason(state, requirement)):
         yield "reason", data.reason, expected
-    if standing.waiting.head(requirement):
-        return  # others of its requirement wait: it joins them, then the same step fills
-    choice = choose(standing, standing.job(event.job), requirement, event.session, -1)
-    if choice.node:
-        yield "node", "", choice.node
+    if state.waiting.head(requirement):
+        return  # jobs of its requirement already wait, so the job must wait as well
+    computed = choose(state, state.job(event.job), requirement, event.session, -1)
+    if computed.node:
+        yield "node", "", computed.node
 
 
 # --- a range of the log ---------------------------------------------------------------------
 
 
-class Replayed(msgspec.Struct, kw_only=True):
-    """What computing decisions again showed."""
+class ReplayReport(msgspec.Struct, kw_only=True):
+    """The computed decisions of a range of the log, and those that differ."""
 
     events: int = 0
     first: str = ""
@@ -272,39 +276,38 @@ class Replayed(msgspec.Struct, kw_only=True):
 
 
 class Replay:
-    """Takes the log's events in order, judging each before it is folded."""
+    """Checks the decisions of a log whose events are added in order."""
 
-    def __init__(self, standing: SchedulerState) -> None:
-        self.report = Replayed()
-        self._standing = standing
+    def __init__(self, state: SchedulerState) -> None:
+        self.report = ReplayReport()
+        self._state = state
 
-    def take(self, event: Event) -> None:
-        self._judge(event)
-        self._standing.add(event)
+    def add(self, event: Event) -> None:
+        """Check the event's decision, if it is one, against the state before it; then fold it."""
+        self._check(event)
+        self._state.add(event)
 
-    def _judge(self, event: Event) -> None:
+    def _check(self, event: Event) -> None:
         report, data = self.report, event.data
         report.events += 1
         report.first, report.last = report.first or event.id, event.id
         if isinstance(data, JobDispatched):
             report.dispatches += 1
             report.by_rule[data.rule] += 1
-            self._tell(event, data.attempt, "evidence", check_evidence(event, data))
-            self._tell(
-                event, data.attempt, "fold", check_against_state(self._standing, event, data)
-            )
+            self._report(event, data.attempt, "evidence", check_evidence(event, data))
+            self._report(event, data.attempt, "fold", check_against_state(self._state, event, data))
         elif isinstance(data, JobQueued):
             report.queued += 1
-            self._tell(event, data.attempt, "fold", queued_by_fold(self._standing, event, data))
+            self._report(event, data.attempt, "fold", check_queued(self._state, event, data))
 
-    def _tell(
-        self, event: Event, attempt: int, look: ArchiveState, found: Iterator[tuple[str, Any, Any]]
+    def _report(
+        self, event: Event, attempt: int, basis: Basis, findings: Iterator[tuple[str, Any, Any]]
     ) -> None:
-        for name, recorded, recomputed in found:
+        for name, recorded, recomputed in findings:
             self.report.differences_total += 1
-            if len(self.report.differences) < TOLD_MAX:
+            if len(self.report.differences) < DIFFERENCES_MAX:
                 difference = Difference(
-                    id=event.id, job=event.job, attempt=attempt, look=look, field=name,
+                    id=event.id, job=event.job, attempt=attempt, basis=basis, field=name,
                     recorded=recorded, recomputed=recomputed,
                 )  # fmt: skip
                 self.report.differences.append(difference)

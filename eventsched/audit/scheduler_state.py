@@ -1,10 +1,10 @@
-"""How things stand at one entry of the log, as far as choosing a node looks at them.
+"""The scheduler's state at one entry of the log: everything that the choice of a node depends on.
 
-Owns: classes with their heads and loads, the waiting jobs of each requirement in their order, why a
-node can or cannot take a requirement: all computed from the fold of sessions, jobs and nodes
-(rules 13-18).
-Never does: I/O, and nothing that scripts stored is looked at: so it can be held against them.
-Read next: replay.py (decisions computed again), explain.py (decisions told to people).
+Owns: capability classes with their heads and loads, the waiting jobs of each requirement in order,
+and whether a node can take a requirement. All of it is computed from the fold of sessions, jobs and
+nodes (rules 13 to 18).
+Must not: do I/O, use state that scripts stored. So it is an independent check of the scripts.
+Read next: replay.py (computes decisions again), explain.py (explains decisions).
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from projections.session import Session, Sessions
 
 Verdict: TypeAlias = Literal["free", "full", "draining", "suspended", "unable", "gone"]
 _HEADS = 2
-"""Of each class only the two least loaded nodes can ever be chosen: the head, and the second."""
+"""Only the two least loaded nodes of a class can be chosen: the head, or the second."""
 
 
 class Requirement(msgspec.Struct, frozen=True):
-    """What a job needs of a node."""
+    """What a job requires of a node."""
 
     source: str
     target: str
@@ -39,107 +39,112 @@ class Requirement(msgspec.Struct, frozen=True):
         return cls(data.source, data.target, tuple(data.features))
 
 
-class Class(msgspec.Struct, frozen=True):
-    """One capability class: nodes with equal abilities and suspensions."""
+class CapabilityClass(msgspec.Struct, frozen=True):
+    """Nodes with equal abilities and suspensions."""
 
-    seen: ClassSeen
+    evidence: ClassSeen
+    """The class as a decision records it."""
     heads: tuple[tuple[int, str], ...]
     """(load, full id) of the least loaded nodes with a free slot, at most two."""
-    one: Node
-    """Any of its nodes: what they can do is the same."""
+    member: Node
+    """Any node of the class; all have the same abilities."""
 
     def serves(self, requirement: Requirement) -> bool:
         """Whether nodes of this class, with their suspensions, can take the requirement."""
-        return not lacking(self.one, requirement) and not suspensions_against(self.one, requirement)
+        if missing_abilities(self.member, requirement):
+            return False
+        return not suspended_features(self.member, requirement)
 
 
 # --- one node -------------------------------------------------------------------------------
 
 
-def live_of(node: Node) -> int:
-    """Slots that this registration holds: counted from its live attempts (rule 16)."""
-    return sum(held.epoch == node.epoch for held in node.live.values())
+def used_slots(node: Node) -> int:
+    """Slots in use: the live attempts of this registration (rule 16, choosing a node)."""
+    return sum(attempt.epoch == node.epoch for attempt in node.live.values())
 
 
 def load_of(node: Node) -> int:
-    return 1_000 * live_of(node) // node.slots
+    """Used slots in thousandths."""
+    return 1_000 * used_slots(node) // node.slots
 
 
 def has_free_slot(node: Node) -> bool:
-    return node.status == "alive" and live_of(node) < node.slots
+    return node.status == "alive" and used_slots(node) < node.slots
 
 
-def lacking(node: Node, requirement: Requirement) -> list[str]:
-    """What the node never declared of this requirement; empty when it can do it."""
-    lacks = [] if requirement.source in node.sources else [f"asr {requirement.source}"]
+def missing_abilities(node: Node, requirement: Requirement) -> list[str]:
+    """The parts of the requirement that the node did not declare; empty if it declared all."""
+    missing = [] if requirement.source in node.sources else [f"source {requirement.source}"]
     if requirement.target not in node.targets:
-        lacks.append(f"target {requirement.target}")
-    return lacks + [f"service {one}" for one in requirement.features if one not in node.features]
+        missing.append(f"target {requirement.target}")
+    features = [feature for feature in requirement.features if feature not in node.features]
+    return missing + [f"feature {feature}" for feature in features]
 
 
-def suspensions_against(node: Node, requirement: Requirement) -> list[str]:
-    """Services of the requirement whose model the node said it lacks, for now (rule 14)."""
-    return [one for one in requirement.features if one in node.suspended]
+def suspended_features(node: Node, requirement: Requirement) -> list[str]:
+    """Features of the requirement for which the node is suspended (rule 14, missing model)."""
+    return [feature for feature in requirement.features if feature in node.suspended]
 
 
 def verdict(node: Node, requirement: Requirement) -> Verdict:
-    """Whether the node is a candidate for the requirement; if not, the first reason."""
+    """`free` if the node is a candidate for the requirement, else the first reason against it."""
     if node.status == "gone":
         return "gone"
     if node.status == "draining":
         return "draining"
-    if lacking(node, requirement):
+    if missing_abilities(node, requirement):
         return "unable"
-    if suspensions_against(node, requirement):
+    if suspended_features(node, requirement):
         return "suspended"
     return "free" if has_free_slot(node) else "full"
 
 
-# --- all of them ----------------------------------------------------------------------------
+# --- all nodes and jobs ---------------------------------------------------------------------
 
 
-class Waiting:
-    """Jobs that wait for a slot, by requirement, each requirement in the order of rule 18."""
+class WaitQueue:
+    """Jobs that wait for a slot, by requirement, in the order of rule 18, fair waiting."""
 
     def __init__(self) -> None:
-        self._ranks: dict[str, tuple[Requirement, tuple[int, int, str]]] = {}
+        self._places: dict[str, tuple[Requirement, tuple[int, int, str]]] = {}
         self._queues: dict[Requirement, list[tuple[tuple[int, int, str], str]]] = {}
 
     def __contains__(self, job: str) -> bool:
-        return job in self._ranks
+        return job in self._places
 
     def put(self, job: Job) -> None:
-        """It waits, at this place; also when only its place has changed."""
+        """Add the job at its place, or move it there."""
         requirement, place = Requirement.of(job), (job.priority, job.tag, job.member)
-        if self._ranks.get(job.job) != (requirement, place):
-            self._ranks[job.job] = requirement, place
+        if self._places.get(job.job) != (requirement, place):
+            self._places[job.job] = requirement, place
             heapq.heappush(self._queues.setdefault(requirement, []), (place, job.job))
 
-    def drop(self, job: str) -> None:
-        self._ranks.pop(job, None)
+    def remove(self, job: str) -> None:
+        self._places.pop(job, None)
 
     def head(self, requirement: Requirement) -> tuple[str, Rank] | None:
-        """The next job of this requirement. Jobs that have left the queue are removed."""
+        """Return the next job of this requirement, or None."""
         queue = self._queues.get(requirement, [])
         while queue:
             place, job = queue[0]
-            if self._ranks.get(job) == (requirement, place):
+            if self._places.get(job) == (requirement, place):
                 return job, Rank(priority=place[0], tag=place[1], member=place[2])
             heapq.heappop(queue)
         self._queues.pop(requirement, None)
         return None
 
     def requirements(self) -> list[Requirement]:
-        """Those that have a waiting job."""
+        """Requirements with a waiting job."""
         return [requirement for requirement in list(self._queues) if self.head(requirement)]
 
     def ahead_of(self, requirement: Requirement, place: tuple[int, int, str]) -> int:
-        """How many jobs of the requirement go before this place."""
-        return sum(one == requirement and rank < place for one, rank in self._ranks.values())
+        """Count the jobs of the requirement before this place."""
+        return sum(each == requirement and other < place for each, other in self._places.values())
 
 
 class SchedulerState:
-    """The fold of the log so far; `add` takes it one event further."""
+    """Folds the log event by event and answers what a decision depends on."""
 
     def __init__(self, folding: Folding) -> None:
         parts = {part.projection.name: part.views for part in folding.parts}
@@ -147,29 +152,30 @@ class SchedulerState:
         self.nodes: Mapping[str, Node] = parts["node"]
         self._sessions: Mapping[str, Session] = parts["session"]
         self._jobs: Mapping[str, Job] = parts["job"]
-        self.waiting = Waiting()
+        self.waiting = WaitQueue()
         self._class_of: dict[str, str] = {}
         self._members: dict[str, set[str]] = {}
-        self._classes: dict[str, Class] = {}
+        self._classes: dict[str, CapabilityClass] = {}
         for name in self.nodes:
-            self._place(name)
+            self._update_class(name)
         for key in self._jobs:
-            self._queue(key)
+            self._update_queue(key)
 
     @classmethod
-    def at_the_start(cls) -> SchedulerState:
+    def empty(cls) -> SchedulerState:
+        """The state before the first event."""
         return cls(Folding((Sessions(), Jobs(), Nodes()), ("", "", ""), complete=True))
 
     def add(self, event: Event) -> None:
-        """What the event made true holds from now on."""
+        """Fold the event."""
         self._folding.fold(event, whole=False)
         if event.node:
-            self._place(name_of(event.node))
+            self._update_class(name_of(event.node))
         if event.job:
-            self._queue(event.job)
+            self._update_queue(event.job)
 
-    def _place(self, name: str) -> None:
-        """The node is in the class that its last event says; that class is looked at anew."""
+    def _update_class(self, name: str) -> None:
+        """Move the node to the class of its record; drop both classes from the cache."""
         node = self.nodes.get(name)
         before = self._class_of.pop(name, "")
         if before:
@@ -180,14 +186,15 @@ class SchedulerState:
             self._members.setdefault(node.cls, set()).add(name)
             self._classes.pop(node.cls, None)
 
-    def _queue(self, key: str) -> None:
+    def _update_queue(self, key: str) -> None:
+        """Put the job into the queue if its record waits, else remove it."""
         job = self._jobs.get(key)
         if job is not None and job.status == "queued":
             self.waiting.put(job)
         else:
-            self.waiting.drop(key)
+            self.waiting.remove(key)
 
-    # --- what a choice looks at -------------------------------------------------------------
+    # --- inputs of a decision ---------------------------------------------------------------
 
     def node(self, full_id: str) -> Node | None:
         return self.nodes.get(name_of(full_id))
@@ -198,41 +205,41 @@ class SchedulerState:
     def session(self, full_id: str) -> Session | None:
         return self._sessions.get(name_of(full_id))
 
-    def class_of(self, node: Node) -> Class:
+    def class_of(self, node: Node) -> CapabilityClass:
         return self._class(node.cls)
 
-    def serving(self, requirement: Requirement) -> list[Class]:
+    def serving(self, requirement: Requirement) -> list[CapabilityClass]:
         """The classes that can take the requirement now, in the order of the evidence."""
-        found = (self._class(one) for one in sorted(self._members) if self._members[one])
-        return [one for one in found if one.serves(requirement)]
+        classes = (self._class(id_) for id_ in sorted(self._members) if self._members[id_])
+        return [each for each in classes if each.serves(requirement)]
 
     def is_declared(self, requirement: Requirement) -> bool:
-        """Whether any registered node says that it can do it (rule 15)."""
+        """Whether a registered node declared the requirement (rule 15, two reasons to wait)."""
         return any(
-            not lacking(self._class(one).one, requirement)
-            for one, members in self._members.items()
+            not missing_abilities(self._class(id_).member, requirement)
+            for id_, members in self._members.items()
             if members
         )
 
     def waiting_for(self, node: Node) -> Iterator[tuple[str, Rank]]:
-        """Per requirement that the node's class serves and that waits, the job that goes next."""
-        seen = self.class_of(node)
+        """The next job of every waiting requirement that the node's class serves."""
+        capability_class = self.class_of(node)
         for requirement in self.waiting.requirements():
             head = self.waiting.head(requirement)
-            if head and seen.serves(requirement):
+            if head and capability_class.serves(requirement):
                 yield head
 
-    def _class(self, class_id: str) -> Class:
+    def _class(self, class_id: str) -> CapabilityClass:
         if class_id not in self._classes:
             members = [self.nodes[name] for name in self._members[class_id]]
-            self._classes[class_id] = _seen(class_id, members)
+            self._classes[class_id] = _capability_class(class_id, members)
         return self._classes[class_id]
 
 
-def _seen(class_id: str, members: Sequence[Node]) -> Class:
+def _capability_class(class_id: str, members: Sequence[Node]) -> CapabilityClass:
     free = sorted((load_of(node), node.node) for node in members if has_free_slot(node))
     draining = sum(node.status == "draining" for node in members)
-    seen = ClassSeen(
+    evidence = ClassSeen(
         id=class_id,
         head=free[0][1] if free else "",
         load=free[0][0] if free else 0,
@@ -240,4 +247,4 @@ def _seen(class_id: str, members: Sequence[Node]) -> Class:
         full=len(members) - len(free) - draining,
         draining=draining,
     )
-    return Class(seen, tuple(free[:_HEADS]), members[0])
+    return CapabilityClass(evidence, tuple(free[:_HEADS]), members[0])

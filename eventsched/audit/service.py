@@ -1,7 +1,7 @@
-"""Why a job went to a node, and whether every decision follows from what was before it.
+"""Reads the history for `why` and `why --replay`, from the log and the archive.
 
-Owns: folding a cell's history up to the decisions in question, hot or cold.
-Never does: decide, tell. Read next: explain.py, replay.py.
+Owns: folding a cell's history up to the decisions in question.
+Must not: compute decisions, format output. Read next: explain.py, replay.py.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from eventsched.audit.explain import Decision, JobExplanation, decision, explain, is_decision
-from eventsched.audit.replay import Replay, Replayed
+from eventsched.audit.replay import Replay, ReplayReport
 from eventsched.audit.scheduler_state import SchedulerState
 from eventsched.errors import NotFound
 from eventsched.history.log import History
@@ -22,84 +22,88 @@ from eventsched.schema import keys
 from eventsched.schema.events import Event
 
 Progress = Callable[[int], None]
-TOLD_EVERY = 1_000
+"""Called with the number of entries read so far."""
+PROGRESS_ENTRIES = 1_000
+"""Entries between two calls of Progress."""
 
 
-async def why(past: HistorySource, job: str) -> JobExplanation:
-    """The job's decisions and stages. Raises NotFound when there is no such job."""
-    reader = Reader(past)
+async def why(source: HistorySource, job: str) -> JobExplanation:
+    """Explain the job by its decisions and stages. Raises NotFound if there is no such job."""
+    reader = Reader(source)
     key = await reader.job_key(job)
-    session = past.complete(of_job(key))
-    found = [one async for one in reader.history(Wanted(session=session))]
-    session_events = [one for one in found if isinstance(one, Event)]
-    if not any(one.job == key for one in session_events):
+    session = source.complete(of_job(key))
+    entries = [entry async for entry in reader.history(Wanted(session=session))]
+    session_events = [entry for entry in entries if isinstance(entry, Event)]
+    if not any(event.job == key for event in session_events):
         raise NotFound(f"no job {job}")
-    history = await past.of(session)
-    decisions = await _decisions(history, [one for one in session_events if one.job == key])
-    last = await past.last_id(keys.cell_of(session))
+    history = await source.of(session)
+    decisions = await _decisions(history, [event for event in session_events if event.job == key])
+    last = await source.last_id(keys.cell_of(session))
     return explain(key, session_events, decisions, int(last.partition("-")[0]))
 
 
 async def _decisions(history: History, job: Sequence[Event]) -> list[Decision]:
-    """Each with everything as it was before it, where that is still known."""
-    taken = [one for one in job if is_decision(one)]
-    if not taken or not await history.is_whole():
-        return [decision(None, one) for one in taken]
-    ids = [one.id for one in taken]
+    """Explain each decision of the job's events, with the state before it if that is known."""
+    events = [event for event in job if is_decision(event)]
+    if not events or not await history.is_whole():
+        return [decision(None, event) for event in events]
+    ids = [event.id for event in events]
     start = _just_before(ids[0])
-    standing = await _standing_at(history, start)
-    found = []
+    state = await _state_at(history, start)
+    decisions = []
     async for entry in history.entries(start, ids[-1]):
         event = decoded(entry)
         if isinstance(event, FailedEvent):
             continue
         if event.id in ids:
-            found.append(decision(standing, event))
-        standing.add(event)
-    return found
+            decisions.append(decision(state, event))
+        state.add(event)
+    return decisions
 
 
-async def size_of(past: HistorySource, cell: str) -> int:
-    """About how many entries a cell's history has: for progress."""
-    views, count = past.views(cell), 0
-    if past.archive is not None:
-        count = sum(record.events for record in past.archive.cell(cell).records())
-    if views is not None:
-        log = views.keys.log
-        count = max(count, await views.transport.command("XLEN", log, key=log))
+async def entry_count(source: HistorySource, cell: str) -> int:
+    """About how many entries the history of a cell has; for a progress bar."""
+    store, count = source.views(cell), 0
+    if source.archive is not None:
+        count = sum(record.events for record in source.archive.cell(cell).records())
+    if store is not None:
+        log = store.keys.log
+        count = max(count, await store.transport.command("XLEN", log, key=log))
     return count
 
 
 async def replay(
-    past: HistorySource,
+    source: HistorySource,
     cell: str,
     since: LogPosition | None,
     until: LogPosition | None,
     progress: Progress,
-) -> Replayed:
-    """Every decision of a cell in a range, computed again.
+) -> ReplayReport:
+    """Compute every decision of a cell in a range again.
 
-    Raises NotFound when the beginning of its history is gone: decisions rest on all before them.
+    Raises:
+        NotFound: The first entries of the cell's history are gone. A decision depends on all
+            entries before it.
     """
-    history = await past.of_cell(cell)
+    history = await source.of_cell(cell)
     if not await history.is_whole():
-        raise NotFound(f"no beginning of cell {cell}'s history is kept: what its decisions rest on")
+        raise NotFound(f"the first entries of cell {cell} are gone: decisions depend on them")
     first = since.before if since else START
-    done = Replay(await _standing_at(history, first))
+    replayed = Replay(await _state_at(history, first))
     count = 0
     async for entry in history.entries(first, until.last if until else ""):
         event = decoded(entry)
         if isinstance(event, Event):
-            done.take(event)
+            replayed.add(event)
         count += 1
-        if count % TOLD_EVERY == 0:
+        if count % PROGRESS_ENTRIES == 0:
             progress(count)
-    return done.report
+    return replayed.report
 
 
-async def _standing_at(history: History, entry_id: str) -> SchedulerState:
+async def _state_at(history: History, entry_id: str) -> SchedulerState:
     if in_order(entry_id) == in_order(START):
-        return SchedulerState.at_the_start()
+        return SchedulerState.empty()
     return SchedulerState(await history.folding_at(entry_id))
 
 

@@ -12,7 +12,7 @@ from eventsched.errors import InvalidMessage
 
 if TYPE_CHECKING:
     from eventsched.audit.explain import Decision, JobExplanation
-    from eventsched.audit.replay import Replayed
+    from eventsched.audit.replay import ReplayReport
     from eventsched.history.source import HistorySource
 
 Job = Annotated[
@@ -72,7 +72,7 @@ async def _why(options: Options, past: HistorySource, job: str) -> None:
 
 
 async def _replay(options: Options, past: HistorySource, since: str, until: str) -> int:
-    from eventsched.audit.service import replay, size_of
+    from eventsched.audit.service import entry_count, replay
     from eventsched.cli.output import print_json, progress
     from eventsched.history.position import parse_position
 
@@ -80,7 +80,7 @@ async def _replay(options: Options, past: HistorySource, since: str, until: str)
     last = parse_position(until, "--until") if until else None
     agrees = True
     for cell in past.cells:
-        with progress(f"replaying {cell}", await size_of(past, cell)) as moved:
+        with progress(f"replaying {cell}", await entry_count(past, cell)) as moved:
             found = await replay(past, cell, first, last, moved)
         agrees = agrees and found.agrees
         if options.json:
@@ -178,7 +178,7 @@ def _evidence(one: Decision) -> list[str]:
     return lines
 
 
-def _show_replayed(cell: str, found: Replayed) -> None:
+def _show_replayed(cell: str, found: ReplayReport) -> None:
     from eventsched.cli.output import console, pairs
     from eventsched.formatting import Text, plural
 

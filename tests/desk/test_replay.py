@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 import eventsched
-from eventsched.audit.replay import Replay, Replayed
+from eventsched.audit.replay import Replay, ReplayReport
 from eventsched.audit.scheduler_state import SchedulerState
 from eventsched.audit.service import replay
 from eventsched.history.position import parse_position
@@ -23,10 +23,10 @@ from tests.server_kinds import Server
 from tests.systems import SECOND, serving, system
 
 
-def replayed(log: Sequence[Event]) -> Replayed:
-    done = Replay(SchedulerState.at_the_start())
+def replayed(log: Sequence[Event]) -> ReplayReport:
+    done = Replay(SchedulerState.empty())
     for event in log:
-        done.take(event)
+        done.add(event)
     return done.report
 
 

@@ -69,7 +69,7 @@ async def test_each_node_is_told_with_why_it_was_passed_over(
         "draining": ("draining", ""),
         "suspended": ("suspended", "lacks tts"),
         "french": ("unable", "no target es"),
-        "plain": ("unable", "no service tts"),
+        "plain": ("unable", "no feature tts"),
         "gone": ("gone", "drained"),  # only just: what went before the job was made is left out
     }
     assert (decision.rule, decision.node) == ("load", store.keys.full("chosen"))
@@ -100,7 +100,7 @@ async def test_a_second_attempt_tells_where_the_first_was_and_why_it_ended(
     ]
     one, two = found.decisions
     assert (one.last, two.last) == ("", n1)
-    assert verdicts(store, two)["n1"] == ("last", "the attempt before was there")
+    assert verdicts(store, two)["n1"] == ("last", "the previous attempt ran there")
 
 
 async def test_a_wait_tells_for_what_how_many_were_before_it_and_what_ended_it(
@@ -117,7 +117,7 @@ async def test_a_wait_tells_for_what_how_many_were_before_it_and_what_ended_it(
     found = await explained(store, redis, key(store, "s1", 1))
     waited, given = found.decisions
     assert (waited.reason, waited.ahead) == ("NO_AVAILABLE_NODE", 1)
-    assert waited.detail == "jobs of the same requirement wait already: it joins them"
+    assert waited.detail == "other jobs of the same requirement already wait"
     assert verdicts(store, waited) == {"n1": ("full", "")}
     assert (given.rule, given.compared) == ("fill", 1)
     name, ms, told = stages(found)[3]
@@ -137,9 +137,7 @@ async def test_a_slot_that_was_given_back_goes_to_those_who_wait(
     await store.dispatch()
     await reply(store, node, key(store), status="failed", code="BROKEN", retryable=True)
     found = await explained(store, redis, key(store))
-    assert found.decisions[1].detail == (
-        "the slot that it has just given back goes to those who wait for it"
-    )
+    assert found.decisions[1].detail == ("the slot that it has just released goes to a waiting job")
 
 
 async def test_a_result_behind_a_gap_tells_whose_turn_it_was(
@@ -152,7 +150,7 @@ async def test_a_result_behind_a_gap_tells_whose_turn_it_was(
     store.tick(900)
     await reply(store, node, key(store, utterance=0), status="no_speech")
     found = await explained(store, redis, key(store, utterance=1))
-    assert stages(found)[-1] == ("delivery", 900, "#1 in order, behind #0 (u0: no_speech)")
+    assert stages(found)[-1] == ("delivery", 900, "#1 in order, after #0 (u0: no_speech)")
 
 
 async def test_an_outcome_that_was_given_up_and_one_that_was_never_dispatched(
@@ -166,7 +164,7 @@ async def test_an_outcome_that_was_given_up_and_one_that_was_never_dispatched(
     await store.timers()
     found = await explained(store, redis, key(store))
     assert (found.outcome, found.attempts) == ("missing", 1)
-    assert found.stages[-1].waited_for == "given up: gap"
+    assert found.stages[-1].waited_for == "missing: gap"
     session = await speak(store, "s2")
     await store.close_session(session.session, session.epoch)
     store.tick(30_000)

@@ -149,9 +149,9 @@ def _outcomes(log: Sequence[Event]) -> list[str]:
 
 def _decisions(log: Sequence[Event]) -> list[str]:
     """Every choice of a node and every wait is what the log before it comes to (15-18, 20)."""
-    replay = Replay(SchedulerState.at_the_start())
+    replay = Replay(SchedulerState.empty())
     for event in log:
-        replay.take(event)
+        replay.add(event)
     return [str(difference) for difference in replay.report.differences]
 
 

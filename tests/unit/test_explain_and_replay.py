@@ -1,4 +1,4 @@
-"""Decisions of a log that is made by hand: explained and computed again, without a server."""
+"""Decisions of a hand-written log are explained and computed again, without a server."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from eventsched.audit.explain import JobExplanation, decision, explain, is_decision
-from eventsched.audit.replay import Replay, Replayed
+from eventsched.audit.replay import Replay, ReplayReport
 from eventsched.audit.scheduler_state import SchedulerState
 from eventsched.schema.events import (
     POLICY_VERSION,
@@ -52,18 +52,18 @@ def finalized(ms: int, utterance: int) -> Event:
     return event(ms, data)
 
 
-def dispatched(ms: int, utterance: int, node: str, **given: Any) -> Event:
-    told: dict[str, Any] = {
+def dispatched(ms: int, utterance: int, node: str, **changes: Any) -> Event:
+    fields: dict[str, Any] = {
         "utterance": utterance, "target": "es", "delivery_no": utterance, "turn": utterance,
         "source": "en", "attempt": 1, "epoch": 1, "audio_ms": 1_000, "deadline_ms": ms + 60_000,
         "rule": "load", "policy": POLICY_VERSION,
     }  # fmt: skip
-    return event(ms, JobDispatched(**told | given), job=key(utterance), node=node)
+    return event(ms, JobDispatched(**fields | changes), job=key(utterance), node=node)
 
 
 def log() -> list[Event]:
-    """Two nodes; the first utterance goes to the first of two that are idle, the second to the
-    other, which is less loaded; the third waits for a slot and gets the one that is freed.
+    """Two nodes with a slot each. The first utterance goes to the first node, the second to the
+    less loaded one; the third waits for a slot and gets the first that is freed.
     """
     waits = JobQueued(
         utterance=2, target="es", delivery_no=2, source="en", attempt=1, priority=1, tag=5,
@@ -91,14 +91,14 @@ def log() -> list[Event]:
     ]  # fmt: skip
 
 
-def replayed(events: Sequence[Event]) -> Replayed:
-    replay = Replay(SchedulerState.at_the_start())
-    for one in events:
-        replay.take(one)
+def replayed(events: Sequence[Event]) -> ReplayReport:
+    replay = Replay(SchedulerState.empty())
+    for each in events:
+        replay.add(each)
     return replay.report
 
 
-def test_a_log_that_follows_its_rules_agrees() -> None:
+def test_a_log_that_follows_the_rules_agrees() -> None:
     report = replayed(log())
     assert report.differences == []
     assert (report.dispatches, report.queued) == (3, 1)
@@ -118,53 +118,53 @@ def test_a_decision_that_was_changed_is_a_difference(
     place: int, change: dict[str, str], fields: set[str]
 ) -> None:
     events = log()
-    one = events[place]
+    original = events[place]
     if "node" in change:
-        events[place] = msgspec.structs.replace(one, node=change["node"])
+        events[place] = msgspec.structs.replace(original, node=change["node"])
     else:
         events[place] = msgspec.structs.replace(
-            one, data=msgspec.structs.replace(one.data, **change)
+            original, data=msgspec.structs.replace(original.data, **change)
         )
-    differences = [found for found in replayed(events).differences if found.id == one.id]
-    assert {found.field for found in differences} >= fields
+    differences = [each for each in replayed(events).differences if each.id == original.id]
+    assert {difference.field for difference in differences} >= fields
 
 
 def test_a_job_that_waits_although_a_node_is_free_is_a_difference() -> None:
     events = log()
-    del events[5]  # the second utterance goes to nobody
-    assert "node" in {found.field for found in replayed(events).differences}
+    del events[5]  # the second utterance is not dispatched
+    assert "node" in {each.field for each in replayed(events).differences}
 
 
 def explained(utterance: int) -> JobExplanation:
     """As `why` explains it: each decision with the state before it."""
-    standing, decisions = SchedulerState.at_the_start(), []
-    for one in log():
-        if one.job == key(utterance) and is_decision(one):
-            decisions.append(decision(standing, one))
-        standing.add(one)
+    state, decisions = SchedulerState.empty(), []
+    for each in log():
+        if each.job == key(utterance) and is_decision(each):
+            decisions.append(decision(state, each))
+        state.add(each)
     return explain(key(utterance), log(), decisions, 5_000)
 
 
 def test_a_job_is_explained_from_its_speech_to_its_delivery() -> None:
-    found = explained(0)
-    assert (found.outcome, found.attempts) == ("result", 1)
-    assert [(stage.name, stage.ms) for stage in found.stages] == [
+    explanation = explained(0)
+    assert (explanation.outcome, explanation.attempts) == ("result", 1)
+    assert [(stage.name, stage.ms) for stage in explanation.stages] == [
         ("speech", 1_000),
         ("finalize", 500),
         ("dispatch", 10),
         ("attempt 1", 990),
         ("delivery", 0),
     ]
-    (chosen,) = found.decisions
+    (chosen,) = explanation.decisions
     assert [(node.node, node.verdict) for node in chosen.nodes] == [(N1, "chosen"), (N2, "free")]
 
 
-def test_a_job_that_waited_is_explained_with_what_each_node_did() -> None:
-    found = explained(2)
-    wait = next(stage for stage in found.stages if stage.name == "wait for a slot")
+def test_a_job_that_waited_is_explained_with_the_state_of_each_node() -> None:
+    explanation = explained(2)
+    wait = next(stage for stage in explanation.stages if stage.name == "wait for a slot")
     assert (wait.ms, wait.is_open) == (795, False)
     assert wait.waited_for == f"NO_AVAILABLE_NODE, until {N1} had a slot"
-    assert found.stages[-1].is_open
-    queued, filled = found.decisions
+    assert explanation.stages[-1].is_open
+    queued, filled = explanation.decisions
     assert {node.verdict for node in queued.nodes} == {"full"}
     assert (filled.rule, filled.node) == ("fill", N1)
