@@ -49,10 +49,10 @@ async def erase(
     from eventsched.archive.layout import ArchiveFolder
     from eventsched.audit.erasure import Eraser
     from eventsched.cli.output import notes, print_json, print_line
-    from eventsched.encryption.keystore import VARIABLE, named_store
+    from eventsched.encryption.keystore import VARIABLE, find_key_store
     from eventsched.formatting import plural
 
-    key_store = named_store(keys)
+    key_store = find_key_store(keys)
     if key_store is None:
         raise KeyStoreError(f"no key store is named: --keys DIR, or {VARIABLE}")
     if session is None and older_than is None:

@@ -74,13 +74,13 @@ async def history(
     from eventsched.cli.event_text import as_json
     from eventsched.cli.output import print_json
     from eventsched.cli.timeline import Timeline
-    from eventsched.encryption.decrypt import EventOpener
-    from eventsched.encryption.keystore import named_store
+    from eventsched.encryption.decrypt import EventDecryptor
+    from eventsched.encryption.keystore import find_key_store
     from eventsched.history.reader import Reader
 
     async with options.past(archive) as past:
-        key_store = named_store(keys)
-        reader = Reader(past, EventOpener(key_store) if key_store else None)
+        key_store = find_key_store(keys)
+        reader = Reader(past, EventDecryptor(key_store) if key_store else None)
         wanted = await _wanted(past, reader, what, node, tenant, types or [], since, until)
         if svg is not None:
             await _draw(reader, wanted, svg)

@@ -22,8 +22,8 @@ import structlog
 from eventsched.audio.chunks import RATE_MAX, RATE_MIN, Format
 from eventsched.client.channel import CellMultiplexer
 from eventsched.client.session import Session
-from eventsched.encryption.decrypt import seal_of, sealing
-from eventsched.encryption.keystore import VARIABLE, AnyKeys, Key, KeyStore, named_store
+from eventsched.encryption.decrypt import load_cipher, make_cipher
+from eventsched.encryption.keystore import VARIABLE, AnyKeys, Key, KeyStore, find_key_store
 from eventsched.errors import (
     InvalidMessage,
     KeyStoreError,
@@ -92,7 +92,7 @@ async def connect(
     async with (
         open_connection(url, data=folder, cells=cells, settings=settings) as connection,
         running_client(
-            Client(connection.stores, url=connection.url, keys=named_store(keys))
+            Client(connection.stores, url=connection.url, keys=find_key_store(keys))
         ) as client,
     ):
         yield client
@@ -260,7 +260,7 @@ class Client:
 
     async def _open(self, full_id: str, asked: _Asked, key: Key | None) -> Session:
         channel, token = self._channel_of(full_id), self.new_name()
-        seal = sealing(full_id, key) if key else None
+        seal = make_cipher(full_id, key) if key else None
         # The same token again gets the same reply, so a lost one does no harm.
         grant = await Backoff(channel.store.transport).call(
             lambda: channel.store.open_session(
@@ -288,7 +288,7 @@ class Client:
         store = channel.store
         kept = await store.read_hash(store.keys.session(keys.name_of(session_id)))
         key_id = kept.get("key")
-        seal = await seal_of(self.keys, session_id, key_id) if key_id else None
+        seal = await load_cipher(self.keys, session_id, key_id) if key_id else None
         # Whoever has no key for it leaves the session where it is.
         grant = await Backoff(store.transport).call(lambda: store.resume_session(session_id, token))
         return self._joined(

@@ -1,4 +1,4 @@
-"""What comes of speech: the result a node gives, and the outcome a session hears.
+"""ResultKind comes of speech: the result a node gives, and the outcome a session hears.
 
 Owns: `Result` (made by handlers), `Delivered` (heard by sessions), the former's limits, and how
 both travel: encrypted, if the session is.
@@ -13,14 +13,14 @@ import msgspec
 import structlog
 
 from eventsched.client.subscription import OutboxEntry
-from eventsched.encryption.decrypt import seal_of
+from eventsched.encryption.decrypt import load_cipher
 from eventsched.encryption.keystore import KeyStore
 from eventsched.errors import DecryptionError, InvalidMessage, KeyMissing, KeyStoreError
 from eventsched.schema import codec
 from eventsched.schema.events import Text
 
 if TYPE_CHECKING:
-    from eventsched.encryption.cipher import SessionCipher, What
+    from eventsched.encryption.cipher import ResultKind, SessionCipher
 
 log = structlog.get_logger("eventsched.client.session")
 AUDIO_BYTES_MAX = 512_000
@@ -35,7 +35,7 @@ Heard: TypeAlias = Literal["result", "no_speech", "failed", "missing", "partial"
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """What a handler returns: the recognised text and its translation.
+    """ResultKind a handler returns: the recognised text and its translation.
 
     A result whose texts are blank and that has no audio ends the job as one without speech.
 
@@ -46,7 +46,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     text: str | None = None
     """The translation; none if there is none."""
     source_text: str = ""
-    """What was said, as recognised. All texts together have at most 65,536 bytes."""
+    """ResultKind was said, as recognised. All texts together have at most 65,536 bytes."""
     language: str = ""
     """The recognised language, if the source is `auto`."""
     audio: bytes | None = None
@@ -142,10 +142,10 @@ async def _opened(told: OutboxEntry, keys: KeyStore | None) -> tuple[Text, bytes
     d, text = told.data, codec.decode_text(told.body)
     if not text.sealed:
         return text, told.audio
-    seal = await seal_of(keys, d["session"])
-    what: What = "partial" if told.kind == "partial" else "result"
-    plain = seal.open_text(what, d["utterance"], d["target"], text)
-    audio = told.audio and seal.open_sound(d["utterance"], d["target"], told.audio)
+    seal = await load_cipher(keys, d["session"])
+    what: ResultKind = "partial" if told.kind == "partial" else "result"
+    plain = seal.decrypt_text(what, d["utterance"], d["target"], text)
+    audio = told.audio and seal.decrypt_speech(d["utterance"], d["target"], told.audio)
     return plain, audio
 
 
@@ -161,8 +161,8 @@ def packed(
             "audio", f"at most {audio_max} bytes, got {len(audio)}", "compress it"
         )
     if seal is not None:
-        text = seal.text("result", utterance, target, text)
-        audio = audio and seal.sound(utterance, target, audio)
+        text = seal.encrypt_text("result", utterance, target, text)
+        audio = audio and seal.encrypt_speech(utterance, target, audio)
     body = codec.encode_text(text)
     if len(body) > BODY_BYTES_MAX:
         raise InvalidMessage.of(

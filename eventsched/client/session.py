@@ -206,7 +206,7 @@ class Session:
         return numbered
 
     def _sealed(self, seq: int, payload: bytes) -> bytes:
-        return self._seal.chunk(seq, payload) if self._seal else payload
+        return self._seal.encrypt_chunk(seq, payload) if self._seal else payload
 
     def _bytes_of(self, chunk: Chunk) -> int:
         """How many bytes of the caller's audio it holds."""

@@ -1,12 +1,12 @@
-"""What one session's key encrypts: AES-256-GCM, each piece bound to its place.
+"""The cipher of one session: AES-256-GCM, with every ciphertext bound to its place.
 
-Owns: the form of what is sealed (a random nonce of 12 bytes, the ciphertext, a tag of 16), the
-associated data that binds it, and what is left to see: lengths, and how many characters a text has.
-Never does: keep keys (keystore.py), I/O. Read next: decrypt.py.
+Owns: the format of a ciphertext (a random nonce of 12 bytes, the encrypted bytes, a tag of 16), its
+associated data, and what remains visible: lengths, and the number of characters of a text.
+Must not: store keys (keystore.py), do I/O. Read next: decrypt.py.
 
-Bound to its place means: a chunk opens only as this session's chunk of this number, a text or sound
-only as this session's result (or partial) of this utterance into this language. Of a job one result
-counts, so the job names it; moved anywhere else it does not open.
+The associated data names the place. A chunk decrypts only as the chunk with this number in this
+session; a text or synthesised speech only as the result (or partial result) of this session, this
+utterance and this target. In any other place, decryption fails.
 """
 
 from __future__ import annotations
@@ -27,14 +27,18 @@ except ImportError as error:
 
 NONCE_BYTES = 12
 OVERHEAD_BYTES = NONCE_BYTES + 16
-"""How much longer a sealed chunk or sound is. What is empty stays empty."""
-What: TypeAlias = Literal["result", "partial"]
-_FORM = "1"
-"""Of what is sealed; in the associated data, so that no other form is taken for it."""
+"""How much longer encrypted audio is. Empty audio stays empty."""
+ResultKind: TypeAlias = Literal["result", "partial"]
+_FORMAT = "1"
+"""Version of the ciphertext format, part of the associated data."""
 
 
 class SessionCipher:
-    """Encrypts and decrypts for one session. Raises Sealed for what is not what its place says."""
+    """Encrypts and decrypts the audio and texts of one session.
+
+    Every `decrypt_` method raises DecryptionError if the bytes were not encrypted with this key for
+    this place.
+    """
 
     __slots__ = ("_aead", "key_id", "session")
     overhead_bytes = OVERHEAD_BYTES
@@ -44,46 +48,52 @@ class SessionCipher:
         self.key_id = key.id
         self._aead = AESGCM(key.secret)
 
-    def chunk(self, seq: int, payload: bytes) -> bytes:
-        """One chunk of audio. An empty one says nothing and is left as it is."""
-        return self._seal(payload, "chunk", seq) if payload else payload
+    def encrypt_chunk(self, seq: int, payload: bytes) -> bytes:
+        """Encrypt one chunk of audio. An empty chunk stays empty."""
+        return self._encrypt(payload, "chunk", seq) if payload else payload
 
-    def open_chunk(self, seq: int, sealed: bytes) -> bytes:
-        return self._open(sealed, "chunk", seq) if sealed else sealed
+    def decrypt_chunk(self, seq: int, ciphertext: bytes) -> bytes:
+        """Decrypt one chunk of audio."""
+        return self._decrypt(ciphertext, "chunk", seq) if ciphertext else ciphertext
 
-    def text(self, what: What, utterance: int, target: str, text: Text) -> Text:
-        """The same text with nothing to read but its number of characters."""
+    def encrypt_text(self, kind: ResultKind, utterance: int, target: str, text: Text) -> Text:
+        """Encrypt a text. Only its number of characters stays readable."""
         plain = codec.encode_text(text)
         characters = len(text.source_text) + len(text.text or "")
-        sealed = self._seal(plain, what, "text", utterance, target, characters)
-        return Text(sealed=sealed, characters=characters)
+        ciphertext = self._encrypt(plain, kind, "text", utterance, target, characters)
+        return Text(sealed=ciphertext, characters=characters)
 
-    def open_text(self, what: What, utterance: int, target: str, text: Text) -> Text:
-        """Raises UnreadableText too: whoever has the key may have sealed anything."""
-        place = (what, "text", utterance, target, text.characters)
-        return codec.decode_text(self._open(text.sealed, *place))
+    def decrypt_text(self, kind: ResultKind, utterance: int, target: str, text: Text) -> Text:
+        """Decrypt a text.
 
-    def sound(self, utterance: int, target: str, audio: bytes) -> bytes:
-        """Synthesised speech."""
-        return self._seal(audio, "result", "sound", utterance, target)
+        Raises:
+            UnreadableText: The decrypted bytes are no text. A node with the key can send any bytes.
+        """
+        place = (kind, "text", utterance, target, text.characters)
+        return codec.decode_text(self._decrypt(text.sealed, *place))
 
-    def open_sound(self, utterance: int, target: str, sealed: bytes) -> bytes:
-        return self._open(sealed, "result", "sound", utterance, target)
+    def encrypt_speech(self, utterance: int, target: str, audio: bytes) -> bytes:
+        """Encrypt the synthesised speech of a result."""
+        return self._encrypt(audio, "result", "sound", utterance, target)
 
-    def _seal(self, plain: bytes, *place: str | int) -> bytes:
+    def decrypt_speech(self, utterance: int, target: str, ciphertext: bytes) -> bytes:
+        """Decrypt the synthesised speech of a result."""
+        return self._decrypt(ciphertext, "result", "sound", utterance, target)
+
+    def _encrypt(self, plain: bytes, *place: str | int) -> bytes:
         nonce = os.urandom(NONCE_BYTES)
-        return nonce + self._aead.encrypt(nonce, plain, self._bound(place))
+        return nonce + self._aead.encrypt(nonce, plain, self._associated_data(place))
 
-    def _open(self, sealed: bytes, *place: str | int) -> bytes:
-        nonce, rest = sealed[:NONCE_BYTES], sealed[NONCE_BYTES:]
+    def _decrypt(self, ciphertext: bytes, *place: str | int) -> bytes:
+        nonce, rest = ciphertext[:NONCE_BYTES], ciphertext[NONCE_BYTES:]
         try:
-            return self._aead.decrypt(nonce, rest, self._bound(place))
+            return self._aead.decrypt(nonce, rest, self._associated_data(place))
         except (InvalidTag, ValueError):
-            told = " ".join(map(str, place))
+            name = " ".join(map(str, place))
             raise DecryptionError(
-                f"{self.session}: no {told} sealed with key {self.key_id}"
+                f"{self.session}: no {name} encrypted with key {self.key_id}"
             ) from None
 
-    def _bound(self, place: tuple[str | int, ...]) -> bytes:
-        """No part holds a `|` (rule 34), so no two places are the same bytes."""
-        return "|".join(map(str, (_FORM, self.session, *place))).encode()
+    def _associated_data(self, place: tuple[str | int, ...]) -> bytes:
+        """Encode the place. No part contains a `|` (rule 34, names), so every place is distinct."""
+        return "|".join(map(str, (_FORMAT, self.session, *place))).encode()

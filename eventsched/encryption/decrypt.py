@@ -1,7 +1,7 @@
-"""Reading what was sealed, for whoever has the key store.
+"""Decryption for holders of the key store.
 
-Owns: finding a session's seal, opening the texts of events for auditors.
-Never does: keep a key longer than its caller needs it: what is forgotten is read no more.
+Owns: loading the cipher of a session, decrypting the texts of events for auditors.
+Must not: cache a key longer than its caller, because an erased session must become unreadable.
 Read next: cipher.py, keystore.py.
 """
 
@@ -20,17 +20,25 @@ if TYPE_CHECKING:
     from eventsched.encryption.cipher import SessionCipher
 
 
-def sealing(session: str, key: Key) -> SessionCipher:
-    """What encrypts and decrypts for this session. Raises MissingDependencyError."""
+def make_cipher(session: str, key: Key) -> SessionCipher:
+    """Return the cipher of the session. Raises MissingDependencyError without `cryptography`."""
     from eventsched.encryption.cipher import SessionCipher
 
     return SessionCipher(session, key)
 
 
-async def seal_of(keys: KeyStore | None, session: str, key_id: str = "") -> SessionCipher:
-    """What encrypts and decrypts for this session; `key_id`, if known, is that of its key.
+async def load_cipher(keys: KeyStore | None, session: str, key_id: str = "") -> SessionCipher:
+    """Load the session's key and return its cipher.
 
-    Raises KeyMissing, KeyStoreError, MissingDependencyError.
+    Args:
+        keys: The key store.
+        session: Full id of the session.
+        key_id: The expected id of the key, if known.
+
+    Raises:
+        KeyMissing: The store has no key, or another key, for the session.
+        KeyStoreError: No key store is configured, or it cannot be read.
+        MissingDependencyError: The package `cryptography` is not installed.
     """
     if keys is None:
         raise KeyStoreError(
@@ -39,39 +47,42 @@ async def seal_of(keys: KeyStore | None, session: str, key_id: str = "") -> Sess
     key = await keys.get(session)
     if key_id and key.id != key_id:
         raise KeyMissing(f"the key of {session} is {key_id}; this key store has {key.id} for it")
-    return sealing(session, key)
+    return make_cipher(session, key)
 
 
-class EventOpener:
-    """Opens the texts of events, one reading's worth: make another for another reading."""
+class EventDecryptor:
+    """Decrypts the texts of events. It caches ciphers, so use a new one for every query."""
 
     def __init__(self, keys: KeyStore) -> None:
         self._keys = keys
-        self._seals: dict[str, SessionCipher | None] = {}
-        """None where there is no key (any more): those events stay sealed."""
+        self._ciphers: dict[str, SessionCipher | None] = {}
+        """None for a session without a key, whose events stay encrypted."""
 
-    async def opened(self, event: Event) -> Event:
-        """The event with its text to read; as it is where there is none to read, or no key for it.
+    async def decrypt(self, event: Event) -> Event:
+        """Return the event with its text decrypted.
 
-        Raises Sealed when the text is not this event's.
+        An event without an encrypted text, or whose session has no key, is returned unchanged.
+
+        Raises:
+            DecryptionError: The text was encrypted for another event.
         """
         data = event.data
         if not isinstance(data, ResultRecorded | ResultDelivered) or not event.body:
             return event
         try:
             text = codec.decode_text(event.body)
-            seal = await self._seal(event.session) if text.sealed else None
-            if seal is None:
+            cipher = await self._cipher(event.session) if text.sealed else None
+            if cipher is None:
                 return event
-            plain = seal.open_text("result", data.utterance, data.target, text)
+            plain = cipher.decrypt_text("result", data.utterance, data.target, text)
         except codec.UnreadableText:
-            return event  # who shows it says so
+            return event  # the caller reports an unreadable text
         return msgspec.structs.replace(event, body=codec.encode_text(plain))
 
-    async def _seal(self, session: str) -> SessionCipher | None:
-        if session not in self._seals:
+    async def _cipher(self, session: str) -> SessionCipher | None:
+        if session not in self._ciphers:
             try:
-                self._seals[session] = await seal_of(self._keys, session)
+                self._ciphers[session] = await load_cipher(self._keys, session)
             except KeyMissing:
-                self._seals[session] = None
-        return self._seals[session]
+                self._ciphers[session] = None
+        return self._ciphers[session]

@@ -1,8 +1,8 @@
-"""The keys: one of 256 random bits for each encrypted session, kept outside of Redis.
+"""The key store: a key of 256 random bits for each encrypted session, stored outside of Redis.
 
-Owns: `Key`, the seam `KeyStore` behind which a key service can stand, and `KeyFolder`, a folder of
-files that is one.
-Never does: encrypt (cipher.py); say a key to anybody: not to a log, an event or an error.
+Owns: `Key`, the interface `KeyStore` for key services, and `KeyFolder`, its implementation with a
+folder of files.
+Must not: encrypt (cipher.py); write a key into a log, an event or an error message.
 Read next: cipher.py, audit/erasure.py.
 """
 
@@ -22,6 +22,7 @@ from eventsched.private_files import make_private_folder
 from eventsched.schema.validation import check_id
 
 VARIABLE = "EVENTSCHED_KEYS"
+"""The environment variable that names the key folder."""
 KEY_BYTES = 32
 T = TypeVar("T")
 
@@ -74,32 +75,32 @@ class KeyStore(Protocol):
         """Return the key of the session.
 
         Raises:
-            KeyMissing: There is none, or it is destroyed.
+            KeyMissing: The session has no key, or its key is destroyed.
             KeyStoreError: The store cannot be read.
         """
 
     async def destroy(self, session: str) -> None:
-        """Destroy the key for good; remember until `settle` that there was one.
+        """Destroy the key; keep a record of it until `settle`.
 
         A repeated call is harmless.
 
         Raises:
-            KeyMissing: The store knows of no key of this session.
+            KeyMissing: The store has never had a key of this session.
             KeyStoreError: The store cannot be written.
         """
 
     async def settle(self, session: str) -> None:
-        """Forget that there was a key: the log has recorded that it is destroyed."""
+        """Remove the record of a destroyed key, once the log has recorded its destruction."""
 
     async def sessions(self) -> list[str]:
-        """Full ids of sessions with a key, or with one that is destroyed and not settled."""
+        """Return the full ids of sessions with a key, or with an unsettled destroyed key."""
 
 
 AnyKeys: TypeAlias = KeyStore | str | os.PathLike[str]
 
 
-def named_store(keys: AnyKeys | None) -> KeyStore | None:
-    """The key store that was given, or the folder of this name, or of EVENTSCHED_KEYS, or none."""
+def find_key_store(keys: AnyKeys | None) -> KeyStore | None:
+    """Return the given store, or the folder that `keys` or EVENTSCHED_KEYS names, or None."""
     if keys is None:
         keys = os.environ.get(VARIABLE) or None
     return KeyFolder(keys) if isinstance(keys, str | os.PathLike) else keys
@@ -108,38 +109,38 @@ def named_store(keys: AnyKeys | None) -> KeyStore | None:
 class KeyFolder:
     """A key store in a folder: one file for each key, readable by its owner alone.
 
-    `<session>.key` has the 32 bytes; an empty `<session>.destroyed` replaces it until `settle`.
+    `<session>.key` has the 32 bytes. An empty `<session>.destroyed` replaces it until `settle`.
 
     Args:
-        path: The folder. The first `put` makes it with mode 700; one that others may enter is
-            refused with KeyStoreError by every method.
+        path: The folder. The first `put` creates it with mode 700. Every method raises
+            KeyStoreError if other users have access to it.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
 
     async def put(self, session: str, key: Key) -> None:
-        """Write the key to disk, whole, and never over another key."""
+        """Write the key to disk atomically; never replace another key."""
         await _in_thread(lambda: self._put(session, key))
 
     async def get(self, session: str) -> Key:
-        """Read the key. Raises KeyMissing, which says if it was destroyed or never there."""
+        """Read the key. Raises KeyMissing, which says whether it was destroyed or never stored."""
         return await _in_thread(lambda: self._get(session))
 
     async def destroy(self, session: str) -> None:
-        """Overwrite and remove the key; an empty mark stays until `settle`.
+        """Overwrite and remove the key; an empty tombstone file stays until `settle`.
 
         A copy of the folder, such as a backup, still has the key. Raises KeyMissing if there is
-        neither key nor mark.
+        neither a key nor a tombstone.
         """
         await _in_thread(lambda: self._destroy(session))
 
     async def settle(self, session: str) -> None:
-        """Remove the mark; harmless if there is none."""
-        await _in_thread(lambda: self._mark(session).unlink(missing_ok=True))
+        """Remove the tombstone, if there is one."""
+        await _in_thread(lambda: self._tombstone(session).unlink(missing_ok=True))
 
     async def sessions(self) -> list[str]:
-        """Full ids of sessions with a key or a mark, sorted."""
+        """Return the full ids of sessions with a key or a tombstone, sorted."""
         return await _in_thread(self._sessions)
 
     # --- in a thread ------------------------------------------------------------------------
@@ -147,51 +148,51 @@ class KeyFolder:
     def _put(self, session: str, key: Key) -> None:
         make_private_folder(self.path)
         self._check_private()
-        place = self._place(session)
-        draft = place.with_suffix(f".{secrets.token_hex(8)}.new")
+        path = self._path(session)
+        draft = path.with_suffix(f".{secrets.token_hex(8)}.new")
         try:
             _write_new(draft, key.secret)
-            os.link(draft, place)  # all of it or nothing, and never over another
+            os.link(draft, path)  # atomic; fails if the file exists
         finally:
             draft.unlink(missing_ok=True)
         _sync(self.path)
 
     def _get(self, session: str) -> Key:
         self._check_private()
-        place = self._place(session)
+        path = self._path(session)
         try:
-            return Key(place.read_bytes())
+            return Key(path.read_bytes())
         except FileNotFoundError:
-            gone = "is destroyed" if self._mark(session).exists() else "is not there"
-            raise KeyMissing(f"the key of {session} {gone}: key store {self.path}") from None
+            state = "is destroyed" if self._tombstone(session).exists() else "does not exist"
+            raise KeyMissing(f"the key of {session} {state}: key store {self.path}") from None
         except ValueError as error:
-            raise KeyStoreError(f"{place} is no key: {error}") from None
+            raise KeyStoreError(f"{path} is no key: {error}") from None
 
     def _destroy(self, session: str) -> None:
         self._check_private()
-        place, mark = self._place(session), self._mark(session)
-        if not place.exists():
-            if mark.exists():
+        path, tombstone = self._path(session), self._tombstone(session)
+        if not path.exists():
+            if tombstone.exists():
                 return
             raise KeyMissing(
-                f"no key of {session} in {self.path}: is this the key store it was opened with?"
+                f"no key of {session} in {self.path}: did the session use another key store?"
             )
-        mark.touch(mode=0o600)
-        with place.open("r+b") as file:  # its blocks too, where files are written in place
+        tombstone.touch(mode=0o600)
+        with path.open("r+b") as file:  # overwrites the blocks, if the file system does
             file.write(bytes(KEY_BYTES))
             os.fsync(file.fileno())
-        place.unlink()
+        path.unlink()
         _sync(self.path)
 
     def _sessions(self) -> list[str]:
         self._check_private()
-        found = [*self.path.glob("*.key"), *self.path.glob("*.destroyed")]
-        return sorted({file.stem for file in found})
+        files = [*self.path.glob("*.key"), *self.path.glob("*.destroyed")]
+        return sorted({file.stem for file in files})
 
-    def _place(self, session: str) -> Path:
+    def _path(self, session: str) -> Path:
         return self.path / f"{check_id('session', session)}.key"
 
-    def _mark(self, session: str) -> Path:
+    def _tombstone(self, session: str) -> Path:
         return self.path / f"{check_id('session', session)}.destroyed"
 
     def _check_private(self) -> None:
@@ -206,9 +207,9 @@ class KeyFolder:
             )
 
 
-async def _in_thread(work: Callable[[], T]) -> T:
+async def _in_thread(function: Callable[[], T]) -> T:
     try:
-        return await to_thread.run_sync(work)
+        return await to_thread.run_sync(function)
     except OSError as error:
         raise KeyStoreError(f"key store: {error}") from error
 
@@ -221,9 +222,9 @@ def _write_new(path: Path, content: bytes) -> None:
 
 
 def _sync(folder: Path) -> None:
-    """What was linked or removed in it stays so after a power loss."""
-    opened = os.open(folder, os.O_RDONLY)
+    """Make links and removals in the folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(opened)
+        os.fsync(descriptor)
     finally:
-        os.close(opened)
+        os.close(descriptor)

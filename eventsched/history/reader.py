@@ -16,7 +16,7 @@ from typing import Any
 import anyio
 import msgspec
 
-from eventsched.encryption.decrypt import EventOpener
+from eventsched.encryption.decrypt import EventDecryptor
 from eventsched.errors import DecryptionError, InvalidMessage, NotFound
 from eventsched.history.log import EVERYTHING, Of
 from eventsched.history.position import LogPosition
@@ -91,7 +91,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
 class Reader:
     """Reads one past."""
 
-    def __init__(self, past: HistorySource, opener: EventOpener | None = None) -> None:
+    def __init__(self, past: HistorySource, opener: EventDecryptor | None = None) -> None:
         """`opener` has keys: texts that it can open are told, others stay sealed."""
         self._past = past
         self._opener = opener
@@ -193,7 +193,7 @@ class Reader:
         if self._opener is None or isinstance(one, FailedEvent):
             return one
         try:
-            return await self._opener.opened(one)
+            return await self._opener.decrypt(one)
         except DecryptionError as error:
             return FailedEvent(one.id, one, ("text",), str(error), one.session)
 

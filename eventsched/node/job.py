@@ -15,7 +15,7 @@ import structlog
 
 from eventsched.audio.chunks import SAMPLE_BYTES, Format, pcm_bytes, split_opus
 from eventsched.client.results import Result, packed
-from eventsched.encryption.decrypt import seal_of
+from eventsched.encryption.decrypt import load_cipher
 from eventsched.encryption.keystore import KeyStore
 from eventsched.errors import DecryptionError, KeyMissing, KeyStoreError, MissingDependencyError
 from eventsched.schema import codec
@@ -178,7 +178,7 @@ class Job(_Facts):
         a = self._assignment
         if a.key:
             try:
-                self._seal = await seal_of(keys, a.session, a.key)
+                self._seal = await load_cipher(keys, a.session, a.key)
             except (KeyMissing, KeyStoreError, MissingDependencyError) as error:
                 log.error("no key", session=a.session, job=self.key, error=str(error))
                 raise JobError("KEY_MISSING", retryable=True) from error
@@ -239,7 +239,7 @@ class Job(_Facts):
             raise JobError("AUDIO_UNREADABLE")
         try:
             return [
-                self._seal.open_chunk(seq, chunk.body)
+                self._seal.decrypt_chunk(seq, chunk.body)
                 for seq, chunk in zip(numbers, found, strict=True)
             ]
         except DecryptionError as error:
@@ -258,7 +258,7 @@ class Job(_Facts):
         """
         said = Text(source_text=source_text, text=text)
         if self._seal is not None:
-            said = self._seal.text("partial", self.utterance, self.target, said)
+            said = self._seal.encrypt_text("partial", self.utterance, self.target, said)
         await self._voice.say_partial(self.key, self.attempt, codec.encode_text(said))
 
     async def extend(self, seconds: float) -> int:
@@ -359,7 +359,7 @@ def context_of(
         elif seal is not None:
             sealed = Text(sealed=part.sealed, characters=part.characters)
             try:
-                text = seal.open_text("result", part.utterance, target, sealed)
+                text = seal.decrypt_text("result", part.utterance, target, sealed)
             except (DecryptionError, codec.UnreadableText) as error:
                 log.error("context not readable", session=seal.session, error=str(error))
             else:

@@ -88,7 +88,7 @@ def test_a_key_in_another_ones_place_opens_nothing(system: System, tmp_path: Pat
     told = [line["undecodable"] for line in lines if "undecodable" in line]
     assert (
         told
-        == [f"{system.secret}: no result text 0 es {24} sealed with key {Key(bytes(32)).id}"] * 2
+        == [f"{system.secret}: no result text 0 es {24} encrypted with key {Key(bytes(32)).id}"] * 2
     )
     assert "text" not in lines[-1]
 

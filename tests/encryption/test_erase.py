@@ -299,7 +299,7 @@ async def test_what_cannot_be_erased_is_refused_in_a_line_and_changes_nothing(
         other = Eraser(all_of.connection, KeyFolder(tmp_path / "other"))
         (tmp_path / "other").mkdir(mode=0o700)
         closed, _ = await all_of.talk(encrypt=True)
-        with pytest.raises(KeyMissing, match="is this the key store"):
+        with pytest.raises(KeyMissing, match="another key store"):
             await other.erase(await other.find(closed))
         assert sorted(await key_store.sessions()) == sorted([running_one, closed])
         assert await erased(all_of, closed) == []

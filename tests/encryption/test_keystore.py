@@ -1,4 +1,4 @@
-"""The key folder: one key a session, readable by nobody else, gone when it is destroyed."""
+"""The key folder: a key for each session, readable by its owner alone, destroyed for good."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 import anyio
 import pytest
 
-from eventsched.encryption.keystore import Key, KeyFolder, named_store
+from eventsched.encryption.keystore import Key, KeyFolder, find_key_store
 from eventsched.errors import InvalidMessage, KeyMissing, KeyStoreError
 
 S1 = "c0.s1"
 
 
-async def test_a_key_that_was_put_is_got_again(key_store: KeyFolder) -> None:
+async def test_a_stored_key_can_be_read(key_store: KeyFolder) -> None:
     key = Key.new()
     await key_store.put(S1, key)
     again = await KeyFolder(key_store.path).get(S1)
@@ -23,7 +23,7 @@ async def test_a_key_that_was_put_is_got_again(key_store: KeyFolder) -> None:
     assert await key_store.sessions() == [S1]
 
 
-async def test_nobody_else_can_read_it(key_store: KeyFolder) -> None:
+async def test_only_the_owner_can_read_a_key(key_store: KeyFolder) -> None:
     await key_store.put(S1, Key.new())
     (file,) = key_store.path.iterdir()
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
@@ -39,31 +39,33 @@ async def test_a_folder_that_is_open_to_others_is_refused(key_store: KeyFolder) 
     assert len(list(key_store.path.iterdir())) == 1
 
 
-async def test_a_second_key_never_takes_the_place_of_the_first(key_store: KeyFolder) -> None:
-    """Of racing writers one wins, and what it wrote stays."""
+async def test_a_second_key_never_replaces_the_first(key_store: KeyFolder) -> None:
+    """Of concurrent writers, one succeeds, and its key stays."""
     keys = [Key.new() for _ in range(8)]
-    kept: list[str] = []
+    stored: list[str] = []
 
     async def put(key: Key) -> None:
         try:
             await key_store.put(S1, key)
         except KeyStoreError:
             return
-        kept.append(key.id)
+        stored.append(key.id)
 
     async with anyio.create_task_group() as tasks:
         for key in keys:
             tasks.start_soon(put, key)
-    assert kept == [(await key_store.get(S1)).id]
-    assert [one.name for one in key_store.path.iterdir()] == [f"{S1}.key"]
+    assert stored == [(await key_store.get(S1)).id]
+    assert [file.name for file in key_store.path.iterdir()] == [f"{S1}.key"]
 
 
-async def test_a_destroyed_key_is_gone_for_good_and_known_as_such(key_store: KeyFolder) -> None:
+async def test_a_destroyed_key_is_unreadable_and_recorded_until_it_is_settled(
+    key_store: KeyFolder,
+) -> None:
     key = Key.new()
     await key_store.put(S1, key)
     await key_store.destroy(S1)
     await key_store.destroy(S1)
-    assert [(one.name, one.read_bytes()) for one in key_store.path.iterdir()] == [
+    assert [(file.name, file.read_bytes()) for file in key_store.path.iterdir()] == [
         (f"{S1}.destroyed", b"")
     ]
     with pytest.raises(KeyMissing, match=r"c0\.s1 is destroyed"):
@@ -75,16 +77,16 @@ async def test_a_destroyed_key_is_gone_for_good_and_known_as_such(key_store: Key
     assert list(key_store.path.iterdir()) == []
 
 
-async def test_what_was_never_here_cannot_be_destroyed(key_store: KeyFolder) -> None:
-    """The wrong folder must not look like success."""
+async def test_a_key_that_was_never_stored_cannot_be_destroyed(key_store: KeyFolder) -> None:
+    """The wrong folder must not look like a success."""
     await key_store.put("c0.s2", Key.new())
-    with pytest.raises(KeyMissing, match="is this the key store it was opened with"):
+    with pytest.raises(KeyMissing, match="did the session use another key store"):
         await key_store.destroy(S1)
-    with pytest.raises(KeyMissing, match="is not there"):
+    with pytest.raises(KeyMissing, match="does not exist"):
         await key_store.get(S1)
 
 
-async def test_a_folder_that_is_not_there_is_said_so(tmp_path: Path) -> None:
+async def test_a_missing_folder_is_reported(tmp_path: Path) -> None:
     with pytest.raises(KeyStoreError, match="no key store"):
         await KeyFolder(tmp_path / "nowhere").get(S1)
 
@@ -104,21 +106,21 @@ async def test_a_name_cannot_leave_the_folder(key_store: KeyFolder, session: str
 
 def test_a_key_does_not_show_itself() -> None:
     key = Key.new()
-    for told in (repr(key), str(key), f"{key!r:>40}"):
-        assert key.secret.hex() not in told and repr(key.secret) not in told
+    for text in (repr(key), str(key), f"{key!r:>40}"):
+        assert key.secret.hex() not in text and repr(key.secret) not in text
     assert repr(key) == f"Key({key.id})"
     with pytest.raises(TypeError, match="does not travel"):
         pickle.dumps(key)
 
 
-def test_the_store_is_the_one_that_is_named(
+def test_an_argument_or_the_environment_names_the_store(
     monkeypatch: pytest.MonkeyPatch, key_store: KeyFolder
 ) -> None:
     monkeypatch.delenv("EVENTSCHED_KEYS", raising=False)
-    assert named_store(None) is None
-    assert named_store(key_store) is key_store
+    assert find_key_store(None) is None
+    assert find_key_store(key_store) is key_store
     monkeypatch.setenv("EVENTSCHED_KEYS", "from/outside")
-    found = named_store(None), named_store("given")
-    assert [one.path for one in found if isinstance(one, KeyFolder)] == [
+    stores = find_key_store(None), find_key_store("given")
+    assert [store.path for store in stores if isinstance(store, KeyFolder)] == [
         Path("from/outside"), Path("given"),
     ]  # fmt: skip

@@ -10,7 +10,7 @@ import pytest
 
 import eventsched
 from eventsched.client.session import Results, Session
-from eventsched.encryption.decrypt import EventOpener
+from eventsched.encryption.decrypt import EventDecryptor
 from eventsched.encryption.keystore import KeyFolder
 from eventsched.errors import KeyMissing, KeyStoreError
 from eventsched.schema import codec
@@ -116,10 +116,10 @@ async def check_log(es: eventsched.Client, session: Session, key_store: KeyFolde
         text = codec.decode_text(event.body)
         assert (text.source_text, text.text, text.language) == ("", None, "")
         assert text.characters == len(f"{SAID} 0{SHOWN} 0")
-        plain = codec.decode_text((await EventOpener(key_store).opened(event)).body)
+        plain = codec.decode_text((await EventDecryptor(key_store).decrypt(event)).body)
         assert plain.source_text.startswith(SAID)
     await key_store.destroy(session.id)
-    opened: Event = await EventOpener(key_store).opened(texts[0])
+    opened: Event = await EventDecryptor(key_store).decrypt(texts[0])
     assert opened == texts[0], "without the key it is shown as it is"
 
 

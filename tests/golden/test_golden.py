@@ -86,14 +86,14 @@ def test_what_was_sealed_opens_to_what_it_was(line: dict[str, Any]) -> None:
     seal, sealed = SessionCipher(line["session"], key), base64.b64decode(line["sealed"])
     match line["kind"]:
         case "chunk":
-            assert seal.open_chunk(line["seq"], sealed) == base64.b64decode(line["plain"])
+            assert seal.decrypt_chunk(line["seq"], sealed) == base64.b64decode(line["plain"])
         case "sound":
-            plain = seal.open_sound(line["utterance"], line["target"], sealed)
+            plain = seal.decrypt_speech(line["utterance"], line["target"], sealed)
             assert plain == base64.b64decode(line["plain"])
         case what:
             text = codec.decode_text(sealed)
             assert text.characters == line["characters"]
-            plain_text = seal.open_text(what, line["utterance"], line["target"], text)
+            plain_text = seal.decrypt_text(what, line["utterance"], line["target"], text)
             assert says(all_of(plain_text), line["text"])
 
 
