@@ -86,8 +86,8 @@ class Eraser:
         state = await self._state(keys.complete(session, self._connection.cells))
         if not state.key:
             raise NotErasable(
-                f"{session} was not encrypted: its texts are in the log and the archive and cannot "
-                "be removed; open sessions with encrypt, see docs/privacy.md"
+                f"{session} was not encrypted: its texts are in the log and the archive and "
+                "cannot be removed; open sessions with encrypt, see docs/privacy.md"
             )
         if not state.closed_ms:
             raise NotErasable(f"{session} is not closed yet: close it, then erase it")

@@ -31,12 +31,12 @@ async def why(source: HistorySource, job: str) -> JobExplanation:
     """Explain the job by its decisions and stages. Raises NotFound if there is no such job."""
     reader = Reader(source)
     key = await reader.job_key(job)
-    session = source.complete(of_job(key))
-    entries = [entry async for entry in reader.history(Wanted(session=session))]
+    session = source.complete(session_of_job(key))
+    entries = [entry async for entry in reader.history(EventFilter(session=session))]
     session_events = [entry for entry in entries if isinstance(entry, Event)]
     if not any(event.job == key for event in session_events):
         raise NotFound(f"no job {job}")
-    history = await source.of(session)
+    history = await source.history_for(session)
     decisions = await _decisions(history, [event for event in session_events if event.job == key])
     last = await source.last_id(keys.cell_of(session))
     return explain(key, session_events, decisions, int(last.partition("-")[0]))
@@ -45,7 +45,7 @@ async def why(source: HistorySource, job: str) -> JobExplanation:
 async def _decisions(history: History, job: Sequence[Event]) -> list[Decision]:
     """Explain each decision of the job's events, with the state before it if that is known."""
     events = [event for event in job if is_decision(event)]
-    if not events or not await history.is_whole():
+    if not events or not await history.is_complete():
         return [decision(None, event) for event in events]
     ids = [event.id for event in events]
     start = _just_before(ids[0])
@@ -63,7 +63,7 @@ async def _decisions(history: History, job: Sequence[Event]) -> list[Decision]:
 
 async def entry_count(source: HistorySource, cell: str) -> int:
     """About how many entries the history of a cell has; for a progress bar."""
-    store, count = source.views(cell), 0
+    store, count = source.projection_store(cell), 0
     if source.archive is not None:
         count = sum(record.events for record in source.archive.cell(cell).records())
     if store is not None:
@@ -85,8 +85,8 @@ async def replay(
         NotFound: The first entries of the cell's history are gone. A decision depends on all
             entries before it.
     """
-    history = await source.of_cell(cell)
-    if not await history.is_whole():
+    history = await source.history_of(cell)
+    if not await history.is_complete():
         raise NotFound(f"the first entries of cell {cell} are gone: decisions depend on them")
     first = since.before if since else START
     replayed = Replay(await _state_at(history, first))

@@ -115,7 +115,7 @@ class Verifier:
             ArchiveError: Trimmed entries are in an archive that was not passed.
         """
         self.report.trimmed_entries = await self._store.trimmed_count()
-        self.report.is_complete = await self._history.is_whole()
+        self.report.is_complete = await self._history.is_complete()
         first = await self._store.first_id(self._store.keys.log)
         self.report.last_id, self._folding = await self._history.nearest_folding(first)
         self._parts = {part.projection.name: part for part in self._folding.parts}

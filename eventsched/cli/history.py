@@ -102,7 +102,7 @@ async def history(
 
 
 async def _show_all(
-    reader: Reader, wanted: Wanted, show: Show, *, follow: bool, is_live: bool
+    reader: Reader, wanted: EventFilter, show: Show, *, follow: bool, is_live: bool
 ) -> None:
     """Show the stored events, then new ones if `follow` is set. Raises InvalidMessage."""
     if not follow:
@@ -128,13 +128,13 @@ async def _filter(
     types: list[str],
     since: str,
     until: str,
-) -> Wanted:
+) -> EventFilter:
     """Return the filter for the arguments of the command. Raises InvalidMessage or NotFound."""
     from eventsched.history.position import parse_position
     from eventsched.history.reader import EventFilter
 
     is_job = ":" in what
-    return Wanted(
+    return EventFilter(
         session=source.complete(what) if what and not is_job else "",
         job=await reader.job_key(what) if is_job else "",
         node=source.complete(node) if node else "",

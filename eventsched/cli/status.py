@@ -40,7 +40,7 @@ async def _once(connection: Connection, as_json: bool) -> None:
     from eventsched.cli.status_view import panel
     from eventsched.history.status import read_status
 
-    status = await overview(connection)
+    status = await read_status(connection)
     if as_json:
         print_json(status)
     else:

@@ -1,6 +1,6 @@
 """The tables of `eventsched status`: consumers, nodes and waiting jobs of each cell.
 
-Owns: the text form of an Overview. Never does: reads. Read next: history/status.py, output.py.
+Owns: the text form of an SystemStatus. Never does: reads. Read next: history/status.py, output.py.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from rich.console import Group, RenderableType
 
 from eventsched.formatting import NONE, Text, clock, duration, plural, size, table
 from eventsched.history.status import (
-    CellOverview,
+    CellStatus,
     ClassStatus,
     ConsumerStatus,
     NodeStatus,
-    Overview,
+    SystemStatus,
 )
 from eventsched.store.lag import ARCHIVE
 
@@ -24,7 +24,7 @@ NODES_MAX = 12
 """Number of nodes of one class that are shown."""
 
 
-def panel(status: Overview) -> RenderableType:
+def panel(status: SystemStatus) -> RenderableType:
     """Return the status of the server and of each cell."""
     head = Text(status.server, "bold")
     head.append(" cluster" * status.is_cluster, "")

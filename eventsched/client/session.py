@@ -17,7 +17,7 @@ import msgspec
 import structlog
 
 from eventsched.audio import chunks
-from eventsched.audio.chunks import Format, Piece
+from eventsched.audio.chunks import AudioChunk, Format
 from eventsched.client.append_buffer import AppendBuffer
 from eventsched.client.channel import APPEND_BYTES_MAX, APPEND_ITEMS_MAX, CellMultiplexer
 from eventsched.client.results import Outcome, Result, read_outcome
@@ -128,7 +128,7 @@ class Session:
                 anything else, as after a cancelled call.
         """
         bytes_max = chunks.CHUNK_BYTES_MAX - (self._cipher.overhead_bytes if self._cipher else 0)
-        pieces = chunks.cut(
+        pieces = chunks.split_audio(
             audio,
             self.encoding,
             self.sample_rate,
@@ -153,7 +153,7 @@ class Session:
             self._turn.release()
         return _merged(receipts[earlier : earlier + len(accepted)])
 
-    def _accept(self, pieces: Sequence[Piece], *, end_of_utterance: bool) -> list[Chunk]:
+    def _accept(self, pieces: Sequence[AudioChunk], *, end_of_utterance: bool) -> list[Chunk]:
         """The audio counts as appended once it is in the buffer."""
         chunks = self._number(pieces, end_of_utterance=end_of_utterance)
         self._buffer.add(chunks)
@@ -182,7 +182,7 @@ class Session:
             self._utterance = reply.utterance
         return reply
 
-    def _number(self, pieces: Sequence[Piece], *, end_of_utterance: bool) -> list[Chunk]:
+    def _number(self, pieces: Sequence[AudioChunk], *, end_of_utterance: bool) -> list[Chunk]:
         return [
             Chunk(
                 session=self.id,

@@ -91,7 +91,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
 class Reader:
     """Reads the events of a source, and states made of them."""
 
-    def __init__(self, source: HistorySource, opener: EventOpener | None = None) -> None:
+    def __init__(self, source: HistorySource, opener: EventDecryptor | None = None) -> None:
         """`opener` decrypts the texts that it has a key for; other texts stay encrypted."""
         self._source = source
         self._opener = opener
@@ -204,7 +204,7 @@ class Reader:
         if self._opener is None or isinstance(event, FailedEvent):
             return event
         try:
-            return await self._opener.opened(event)
+            return await self._opener.decrypt(event)
         except DecryptionError as error:
             return FailedEvent(event.id, event, ("text",), str(error), event.session)
 

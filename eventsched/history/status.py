@@ -1,8 +1,7 @@
-"""Reads the status of every cell: consumer lag, waiting jobs, nodes, dead letters.
+"""The status of a server: consumer lag, dead letters, waiting jobs and nodes of each cell.
 
-Owns: the bounded number of reads behind `status`. None of them is a decision.
-Must not: write.
-Read next: store/lag.py (the lag of a consumer), schema/keys.py, cli/status.py (shows it).
+Owns: the reads for `eventsched status`; their number is bounded.
+Never does: write, decide. Read next: store/lag.py, schema/keys.py, cli/status.py.
 """
 
 from __future__ import annotations
@@ -17,21 +16,21 @@ from eventsched.store.cell import Store
 from eventsched.store.connection import Connection
 from eventsched.store.lag import ARCHIVE, ConsumerLag
 
-SCANNED_MAX = 2_000
-"""Waiting jobs of one requirement and priority that are searched for the oldest."""
+SCAN_MAX = 2_000
+"""Waiting jobs of one requirement and priority that are read to find the oldest."""
 
 
-class GroupLag(msgspec.Struct, frozen=True, kw_only=True):
-    """The lag of a consumer group: a projection set on `log`, or dispatch on `dispatch`."""
+class ConsumerStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The lag of one consumer: a projection set or the archive on `log`, or the dispatcher."""
 
     consumer: str
     stream: str
-    entries: int
-    """Entries that are not processed yet."""
-    ms: int
-    """Age of the oldest of them."""
-    is_held: bool
-    """Whether a projector has the set's lease; always true for dispatch."""
+    lag: int
+    """Number of entries that are not processed yet."""
+    oldest_ms: int
+    """Age of the oldest of these entries."""
+    is_running: bool
+    """Whether a process has the lease of the set; always true for the dispatcher."""
 
 
 class WaitingJobs(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,11 +42,11 @@ class WaitingJobs(msgspec.Struct, frozen=True, kw_only=True):
     jobs: int
     oldest_ms: int
     reason: str
-    """NO_POOL_FOR_LANG_PAIR: no node meets the requirement. NO_AVAILABLE_NODE: all are busy."""
+    """NO_POOL_FOR_LANG_PAIR: no node declares it. NO_AVAILABLE_NODE: those that do are busy."""
 
 
 class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """A node that serves or drains."""
+    """The current registration of a node."""
 
     node: str
     status: str
@@ -55,13 +54,13 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
     leases: int
     """Number of slots in use."""
     reported_load: int
-    seen_ms: int
-    """Time since its last heartbeat."""
+    heartbeat_age_ms: int
+    """Time since the last heartbeat, or since the registration."""
     version: str
 
 
 class ClassStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """A capability class: nodes with equal capabilities."""
+    """A capability class and its nodes."""
 
     id: str
     sources: list[str]
@@ -72,20 +71,21 @@ class ClassStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CellStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """The status of a cell. Its reads are not atomic: numbers may differ by a few."""
+    """The status of one cell. Its reads are not atomic, so counts may differ by a few."""
 
     cell: str
     now_ms: int
     log_entries: int
     log_retention_ms: int
-    """Without an archive older entries are trimmed; 0 keeps all."""
-    pressure: list[str]
-    groups: list[GroupLag]
+    """Without an archive, older entries are trimmed from the log; 0 keeps all entries."""
+    backpressure: list[str]
+    """Reasons of the backpressure; empty without backpressure."""
+    consumers: list[ConsumerStatus]
     waiting: list[WaitingJobs]
     classes: list[ClassStatus]
-    dead: int
-    dead_newest: str
-    """The reason of the newest dead letter."""
+    dead_letters: int
+    newest_dead_letter: str
+    """Reason of the newest dead letter."""
 
 
 class SystemStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,7 +99,7 @@ class SystemStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def read_status(connection: Connection) -> SystemStatus:
-    """The status of every cell of a connection."""
+    """Return the status of the server and of each cell of a connection."""
     facts = connection.facts
     return SystemStatus(
         server=f"{facts.family.capitalize()} {facts.version}",
@@ -120,6 +120,7 @@ class _CellReader:
         self._now_ms = 0
 
     async def read(self) -> CellStatus:
+        """Return the status of the cell."""
         self._now_ms = await self._clock()
         counters = await self._store.read_hash(self._keys.counters)
         classes = [await self._class(id_) for id_ in await self._members(self._keys.classes)]
@@ -141,7 +142,7 @@ class _CellReader:
             ],
             waiting=[
                 waiting
-                for waiting in [await self._waiting(each, classes) for each in requirements]
+                for waiting in [await self._waiting(name, classes) for name in requirements]
                 if waiting.jobs
             ],
             classes=classes,
@@ -150,7 +151,7 @@ class _CellReader:
         )
 
     async def _clock(self) -> int:
-        """The current time of the cell, as its scripts compute it."""
+        """Return the current time of the cell's clock, as its scripts compute it."""
         clock = await self._store.read_clock()
         if clock.is_manual:
             return clock.last_ms
@@ -158,36 +159,37 @@ class _CellReader:
         now = int(seconds) * 1_000 + int(micros) // 1_000 + clock.offset_ms
         return max(now, clock.last_ms)
 
-    async def _dispatch(self) -> GroupLag:
-        """The dispatch stream is trimmed as its entries are dispatched."""
+    async def _dispatch(self) -> ConsumerStatus:
+        """Return the status of the dispatcher; dispatched entries are trimmed from its queue."""
         oldest = await self._store.read_range(self._keys.dispatch, "-", "+", 1)
-        return GroupLag(
-            group="dispatch",
+        return ConsumerStatus(
+            consumer="dispatch",
             stream="dispatch",
-            entries=await self._lag.of_dispatch(),
-            ms=self._age(oldest[0][0]) if oldest else 0,
-            is_held=True,
+            lag=await self._lag.of_dispatch(),
+            oldest_ms=self._age(oldest[0][0]) if oldest else 0,
+            is_running=True,
         )
 
-    async def _set(self, name: str) -> GroupLag:
-        store = ProjectionStore(self._store.transport, self._store.cell)
-        return await self._log_lag(name, await store.checkpoint(name))
+    async def _set(self, name: str) -> ConsumerStatus:
+        views = ProjectionStore(self._store.transport, self._store.cell)
+        return await self._log_consumer(name, await views.checkpoint(name))
 
-    async def _archive(self) -> list[GroupLag]:
-        """The lag of the archive, if the cell has one."""
+    async def _archive(self) -> list[ConsumerStatus]:
+        """Return the status of the archive; empty if the cell has none."""
         archive = await self._store.read_hash(self._keys.archive)
-        return [await self._log_lag(ARCHIVE, archive["to"])] if archive else []
+        return [await self._log_consumer(ARCHIVE, archive["to"])] if archive else []
 
-    async def _log_lag(self, name: str, checkpoint: str) -> GroupLag:
-        store = ProjectionStore(self._store.transport, self._store.cell)
-        oldest = await store.read_log(checkpoint, 1)
+    async def _log_consumer(self, name: str, checkpoint: str) -> ConsumerStatus:
+        """Return the status of a consumer that has processed the log up to `checkpoint`."""
+        views = ProjectionStore(self._store.transport, self._store.cell)
+        next_entries = await views.read_log(checkpoint, 1)
         lease = await self._store.read_hash(self._keys.lease(name))
-        return GroupLag(
-            group=name,
+        return ConsumerStatus(
+            consumer=name,
             stream="log",
-            entries=await self._lag.of_set(name),
-            ms=self._age(oldest[0][0]) if oldest else 0,
-            is_held=int(lease.get("until", "0")) > self._now_ms,
+            lag=await self._lag.of_set(name),
+            oldest_ms=self._age(next_entries[0][0]) if next_entries else 0,
+            is_running=int(lease.get("until", "0")) > self._now_ms,
         )
 
     async def _waiting(self, requirement: str, classes: list[ClassStatus]) -> WaitingJobs:
@@ -197,8 +199,9 @@ class _CellReader:
         for priority in range(3):
             key = self._keys.waiting(priority, requirement)
             jobs += await self._command("ZCARD", key)
-            members = await self._command("ZRANGE", key, 0, SCANNED_MAX - 1)
-            oldest = min([oldest] * bool(oldest) + [each.decode() for each in members], default="")
+            members = await self._command("ZRANGE", key, 0, SCAN_MAX - 1)
+            names = [member.decode() for member in members]
+            oldest = min([oldest] * bool(oldest) + names, default="")
         is_declared = any(
             source in each.sources
             and target in each.targets
@@ -215,13 +218,13 @@ class _CellReader:
         )
 
     async def _waiting_ms(self, job_key: str) -> int:
-        """How long a job has waited: `queue_timeout_ms` minus the time until its deadline."""
+        """Return the waiting time of a job; it began `queue_timeout_ms` before its deadline."""
         if not job_key:
             return 0
         deadline = await self._command("ZSCORE", self._keys.timers, f"wait|{job_key}")
         settings = await self._store.read_hash(self._keys.settings)
         if deadline is None:
-            return 0  # it got a slot after it was read
+            return 0  # the job got a slot in the meantime
         return max(0, self._now_ms - int(float(deadline)) + int(settings["queue_timeout_ms"]))
 
     async def _class(self, class_id: str) -> ClassStatus:
@@ -243,9 +246,9 @@ class _CellReader:
             node=self._keys.full(name),
             status=fields.get("status", "gone"),
             slots=int(fields.get("slots", "0")),
-            live=await self._command("ZCARD", leases),
+            leases=await self._command("ZCARD", leases),
             reported_load=int(fields.get("load", "0") or 0),
-            seen_ms=max(0, self._now_ms - int(fields.get("seen", "0") or 0)),
+            heartbeat_age_ms=max(0, self._now_ms - int(fields.get("seen", "0") or 0)),
             version=fields.get("version", ""),
         )
 

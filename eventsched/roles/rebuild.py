@@ -120,7 +120,7 @@ class Rebuild:
 
     async def _check_complete(self) -> None:
         """Raise unless the history has every entry since the first."""
-        if await self._history.is_whole():
+        if await self._history.is_complete():
             return
         async for _ in self._history.batches():  # raises ArchiveError if an archive has the entries
             raise RebuildFailed("the first entries of the history were trimmed and not archived")

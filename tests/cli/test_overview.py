@@ -8,7 +8,7 @@ from eventsched.store.connection import Connection
 from tests.fixtures_store import TimedStore
 
 
-async def seen(store: TimedStore, redis: Client) -> CellStatus:
+async def cell_status(store: TimedStore, redis: Client) -> CellStatus:
     facts = await check_server(redis)
     connection = Connection("", facts, store.transport, {store.cell: store})  # type: ignore[arg-type]
     (cell,) = (await read_status(connection)).cells

@@ -338,7 +338,7 @@ async def test_age_counts_from_the_close_and_unknown_sessions_are_skipped(
 
 
 async def erased(all_of: Speaking, session: str) -> list[Event]:
-    found = Reader(HistorySource(all_of.connection)).history(EventFilter(session=session))
+    history = Reader(HistorySource(all_of.connection)).history(EventFilter(session=session))
     return [
         entry
         async for entry in history

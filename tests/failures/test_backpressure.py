@@ -238,10 +238,10 @@ async def test_the_lag_of_a_set_is_exact_and_the_one_that_status_shows(
         await store.say(grant, seq, end_of_utterance=True)
     assert await lag.of_set("core") == 6  # no projector has run yet
     await projector.step()
-    assert await distances.projection_sets() == ["core"]
-    assert await distances.of_set("core") == 4
-    shown = (await _CellReader(store).read()).groups
-    assert [(one.group, one.entries) for one in shown] == [("dispatch", 5), ("core", 4)]
+    assert await lag.projection_sets() == ["core"]
+    assert await lag.of_set("core") == 4
+    consumers = (await _CellReader(store).read()).consumers
+    assert [(each.consumer, each.lag) for each in consumers] == [("dispatch", 5), ("core", 4)]
 
 
 async def test_a_newer_version_s_settings_reach_a_cell_that_exists(store: TimedStore) -> None:

@@ -114,7 +114,7 @@ async def test_with_the_beginning_gone_for_good_what_is_left_is_told_and_no_more
     found = await why(past, f"{session}:119:es")
     assert [(one.rule, one.nodes) for one in found.decisions] == [("session", [])]
     assert found.outcome == "result"
-    with pytest.raises(NotFound, match="beginning"):
+    with pytest.raises(NotFound, match="first entries"):
         await replay(past, store.cell, None, None, lambda _: None)
     with pytest.raises(NotFound, match="the beginning of the history is gone"):
         await Reader(past).state("session", session, parse_position(kept[-1].id, "at"))
