@@ -113,9 +113,7 @@ class JobExplanation(msgspec.Struct, frozen=True, kw_only=True):
 
 def is_decision(event: Event) -> bool:
     data = event.data
-    return isinstance(data, JobDispatched) or (
-        isinstance(data, JobQueued) and data.reason != "aged"
-    )
+    return isinstance(data, JobDispatched | JobQueued)
 
 
 def decision(standing: SchedulerState | None, event: Event) -> Decision:
@@ -278,8 +276,6 @@ def _stages(
 def _following(event: Event) -> str | None:
     """The stage that an event begins; empty at the end, none where it begins none."""
     match event.data:
-        case JobQueued(reason="aged"):
-            return None
         case JobQueued():
             return "wait for a slot"
         case JobDispatched(attempt=attempt):

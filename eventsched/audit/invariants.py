@@ -16,6 +16,7 @@ from eventsched.schema.events import (
     Event,
     JobDispatched,
     JobFailed,
+    JobPromoted,
     JobQueued,
     PlaybackEnded,
     PlaybackStarted,
@@ -171,7 +172,9 @@ def _playback_ended(event: Event, data: PlaybackEnded, before: Before) -> Broken
 
 
 def _needs_open(
-    event: Event, data: JobQueued | JobDispatched | ResultRecorded | JobFailed, before: Before
+    event: Event,
+    data: JobQueued | JobPromoted | JobDispatched | ResultRecorded | JobFailed,
+    before: Before,
 ) -> Broken:
     """Rule 25: jobs live only while their outcome is open."""
     session = before.session(event)
@@ -183,13 +186,18 @@ def _needs_open(
 def _queued(event: Event, data: JobQueued, before: Before) -> Broken:
     yield from _needs_open(event, data, before)
     job = before.job(event)
-    if job is None:
-        return
-    if data.reason == "aged":
-        if job.status != "queued":
-            yield "I2", f"aged while {job.status}"
-    elif job.status not in ("released", "queued"):
+    if job is not None and job.status not in ("released", "queued"):
         yield "I2", f"queued while {job.status}"
+
+
+def _promoted(event: Event, data: JobPromoted, before: Before) -> Broken:
+    """Rule 18: only a waiting job moves up, and only to a higher priority."""
+    yield from _needs_open(event, data, before)
+    job = before.job(event)
+    if job is None or job.status != "queued":
+        yield "I2", f"promoted while {job.status}" if job else "there is no such job"
+    elif data.priority >= job.priority:
+        yield "I2", f"promoted from priority {job.priority} to {data.priority}"
 
 
 def _dispatched(event: Event, data: JobDispatched, before: Before) -> Broken:
@@ -285,6 +293,7 @@ CHECKS: dict[type, Callable[[Event, Any, Before], Broken]] = {
     PlaybackStarted: _playback_started,
     PlaybackEnded: _playback_ended,
     JobQueued: _queued,
+    JobPromoted: _promoted,
     JobDispatched: _dispatched,
     AttemptEnded: _attempt_ended,
     ResultRecorded: _recorded,

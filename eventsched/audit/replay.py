@@ -27,6 +27,7 @@ from eventsched.schema.events import (
     ClassSeen,
     Event,
     JobDispatched,
+    JobPromoted,
     JobQueued,
     Rank,
 )
@@ -237,10 +238,6 @@ def queued_by_fold(
     standing: SchedulerState, event: Event, data: JobQueued
 ) -> Iterator[tuple[str, Any, Any]]:
     """Rules 15 and 18: whether the job had to wait, and for which reason."""
-    if data.reason == "aged":
-        if event.job not in standing.waiting:
-            yield "reason", data.reason, "it does not wait"
-        return
     requirement = Requirement.of(data)
     if data.reason != (expected := reason(standing, requirement)):
         yield "reason", data.reason, expected
@@ -249,6 +246,16 @@ def queued_by_fold(
     choice = choose(standing, standing.job(event.job), requirement, event.session, -1)
     if choice.node:
         yield "node", "", choice.node
+
+
+def check_promotion(
+    standing: SchedulerState, event: Event, data: JobPromoted
+) -> Iterator[tuple[str, Any, Any]]:
+    """Rule 18, fair waiting: only a waiting job is promoted, to the highest priority."""
+    if event.job not in standing.waiting:
+        yield "priority", data.priority, "it does not wait"
+    elif data.priority != 0:
+        yield "priority", data.priority, 0
 
 
 # --- a range of the log ---------------------------------------------------------------------
@@ -296,6 +303,8 @@ class Replay:
         elif isinstance(data, JobQueued):
             report.queued += 1
             self._tell(event, data.attempt, "fold", queued_by_fold(self._standing, event, data))
+        elif isinstance(data, JobPromoted):
+            self._tell(event, data.attempt, "fold", check_promotion(self._standing, event, data))
 
     def _tell(
         self, event: Event, attempt: int, look: ArchiveState, found: Iterator[tuple[str, Any, Any]]

@@ -116,6 +116,10 @@ def _queued(_: Event, d: events.JobQueued) -> str:
     return f"{_place(d)}  {d.reason}, attempt {d.attempt}, priority {d.priority}"
 
 
+def _promoted(_: Event, d: events.JobPromoted) -> str:
+    return f"{_place(d)}  waits at priority {d.priority} now, attempt {d.attempt}"
+
+
 def _dispatched(event: Event, d: events.JobDispatched) -> str:
     passed = ""
     if d.affinity is not None and d.affinity.why:
@@ -214,6 +218,7 @@ _TELLERS: dict[type, Callable[[Event, Any], str]] = {
     ),
     events.RoomLeft: lambda _, d: d.room,
     events.JobQueued: _queued,
+    events.JobPromoted: _promoted,
     events.JobDispatched: _dispatched,
     events.AttemptEnded: _attempt_ended,
     events.JobFailed: _failed,

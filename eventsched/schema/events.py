@@ -155,7 +155,7 @@ class RoomLeft(Data, frozen=True, kw_only=True):
 
 
 class JobQueued(Data, frozen=True, kw_only=True):
-    """The job waits for a slot, or waits at a higher priority (`aged`). By dispatch or a timer."""
+    """The job waits for a slot. By dispatch, a timer, a node or a session."""
 
     utterance: int
     target: str
@@ -164,12 +164,27 @@ class JobQueued(Data, frozen=True, kw_only=True):
     features: list[str] = []
     attempt: int
     """The attempt that the next slot will start."""
-    reason: Literal["NO_POOL_FOR_LANG_PAIR", "NO_AVAILABLE_NODE", "aged"]
+    reason: Literal["NO_POOL_FOR_LANG_PAIR", "NO_AVAILABLE_NODE"]
     priority: int
     tag: int
     member: str
     """Its place among equals in the queue: `<16-digit entry count>:<job_key>`."""
     deadline_ms: int
+
+
+class JobPromoted(Data, frozen=True, kw_only=True):
+    """The job has waited for half of its time and waits at a higher priority now. By a timer.
+
+    Its tag, its member and its deadline stay as JobQueued named them.
+    """
+
+    utterance: int
+    target: str
+    delivery_no: int
+    attempt: int
+    """The attempt that the next slot will start."""
+    priority: int
+    """The priority at which the job waits from now on."""
 
 
 class ClassSeen(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -416,6 +431,7 @@ AnyData: TypeAlias = (
     | RoomJoined
     | RoomLeft
     | JobQueued
+    | JobPromoted
     | JobDispatched
     | AttemptEnded
     | JobFailed

@@ -17,6 +17,7 @@ from eventsched.schema.events import (
     Event,
     JobDispatched,
     JobFailed,
+    JobPromoted,
     JobQueued,
     PlaybackEnded,
     PlaybackStarted,
@@ -99,6 +100,7 @@ class _Building:
         self._finalized: dict[int, Event] = {}
         self._untaken: dict[tuple[int, str], Event] = {}
         self._queued: dict[str, Event] = {}
+        self._promoted: dict[str, Event] = {}
         self._running: dict[str, Event] = {}
         self._ready: dict[tuple[str, int], Event] = {}
         self._playing: dict[tuple[str, str, str, int], Event] = {}
@@ -135,7 +137,7 @@ class _Building:
             label = f"u{utterance} {target}"
             self._span(WAITING, "untaken", event, end_ms, label=label, is_open=True)
         for event in self._queued.values():
-            title = f"waits since {_after(event, end_ms)}"
+            title = f"waits since {_after(event, end_ms)}{self._promotion(event)}"
             self._span(
                 WAITING, "waiting", event, end_ms, label=_place(event), title=title, is_open=True
             )
@@ -214,8 +216,16 @@ class _Building:
 
     def queued(self, event: Event, data: JobQueued) -> None:
         self._taken(event, data)
-        if data.reason != "aged":
-            self._queued[event.job] = event
+        self._queued[event.job] = event
+        self._promoted.pop(event.job, None)
+
+    def promoted(self, event: Event, _: JobPromoted) -> None:
+        self._promoted[event.job] = event
+
+    def _promotion(self, begin: Event) -> str:
+        """When the job moved to a higher priority during the wait that began then."""
+        promoted = self._promoted.get(begin.job)
+        return f", promoted after {_after(begin, promoted.ms)}" if promoted else ""
 
     def dispatched(self, event: Event, data: JobDispatched) -> None:
         self._taken(event, data)
@@ -227,7 +237,10 @@ class _Building:
         if begin is None:
             return
         reason = begin.data.reason  # type: ignore[union-attr]
-        title = f"{_place(begin)} waited {_after(begin, event.ms)}: {reason}, then {how}"
+        title = (
+            f"{_place(begin)} waited {_after(begin, event.ms)}: {reason}"
+            f"{self._promotion(begin)}, then {how}"
+        )
         self._span(
             WAITING, "waiting", begin, event.ms, label=_place(begin), title=title, chain=event.job
         )
@@ -309,6 +322,7 @@ _STEPS: dict[type, Callable[[_Building, Event, Any], None]] = {
     PlaybackStarted: _Building.playback_started,
     PlaybackEnded: _Building.playback_ended,
     JobQueued: _Building.queued,
+    JobPromoted: _Building.promoted,
     JobDispatched: _Building.dispatched,
     AttemptEnded: _Building.attempt_ended,
     ResultRecorded: _Building.recorded,

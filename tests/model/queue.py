@@ -12,7 +12,15 @@ from typing import Literal
 
 import msgspec
 
-from eventsched.schema.events import Affinity, ClassSeen, JobDispatched, JobQueued, Rank, Rule
+from eventsched.schema.events import (
+    Affinity,
+    ClassSeen,
+    JobDispatched,
+    JobPromoted,
+    JobQueued,
+    Rank,
+    Rule,
+)
 from eventsched.schema.keys import name_of
 from tests.model import nodes
 from tests.model.world import Core, World
@@ -58,18 +66,7 @@ def add(w: World, key: str, attempt: int, why: Why, cause: str) -> None:
     w.set_timer(deadline_ms, "wait", key)
     if priority > 0:
         w.set_timer(w.now + w.settings.queue_timeout_ms // 2, "age", key)
-    data = _queued(core, attempt, why, (priority, tag, member), deadline_ms)
-    w.emit(data, session=core.session, job=key, cause=cause)
-
-
-def _queued(
-    core: Core,
-    attempt: int,
-    why: Literal["NO_POOL_FOR_LANG_PAIR", "NO_AVAILABLE_NODE", "aged"],
-    order: Order,
-    deadline_ms: int,
-) -> JobQueued:
-    return JobQueued(
+    data = JobQueued(
         utterance=core.utterance,
         target=core.target,
         delivery_no=core.delivery_no,
@@ -77,17 +74,24 @@ def _queued(
         features=core.features,
         attempt=attempt,
         reason=why,
-        priority=order[0],
-        tag=order[1],
-        member=order[2],
+        priority=priority,
+        tag=tag,
+        member=member,
         deadline_ms=deadline_ms,
     )
+    w.emit(data, session=core.session, job=key, cause=cause)
 
 
 def age(w: World, key: str) -> None:
     """Half of its time is over: it moves to the first priority."""
-    job = w.jobs[key]
-    data = _queued(w.cores[key], job.attempt, "aged", (0, job.tag, job.member), job.deadline_ms)
+    job, core = w.jobs[key], w.cores[key]
+    data = JobPromoted(
+        utterance=core.utterance,
+        target=core.target,
+        delivery_no=core.delivery_no,
+        attempt=job.attempt,
+        priority=0,
+    )
     w.emit(data, session=job.session, job=key)
 
 

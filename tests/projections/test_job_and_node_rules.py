@@ -10,6 +10,7 @@ from eventsched.schema.events import (
     AttemptEnded,
     JobDispatched,
     JobFailed,
+    JobPromoted,
     JobQueued,
     NodeDrained,
     NodeDraining,
@@ -125,7 +126,8 @@ def test_rule_15_and_18_a_queued_job_holds_its_place_and_why(told: Worked) -> No
 def test_rule_18_ageing_moves_the_priority_alone(told: Worked) -> None:
     told.queued(1_000)
     before = told.job
-    told.queued(6_000, reason="aged", priority=0, deadline_ms=11_000)
+    promoted = JobPromoted(utterance=0, target="es", delivery_no=0, attempt=1, priority=0)
+    told.at(6_000, promoted)
     assert told.job.priority == 0
     assert (told.job.reason, told.job.deadline_ms) == (before.reason, before.deadline_ms)
 

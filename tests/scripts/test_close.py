@@ -319,7 +319,7 @@ async def test_a_late_timekeeper_catches_up_in_order(store: TimedStore) -> None:
         await store.dispatch()
         store.tick(30_000)
     assert await store.types() == [
-        "SessionOpened", "UtteranceFinalized", "SessionClosing", "JobQueued", "JobQueued",
+        "SessionOpened", "UtteranceFinalized", "SessionClosing", "JobQueued", "JobPromoted",
         "JobFailed", "ResultDelivered", "SessionClosed",
     ]  # fmt: skip
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from eventsched.schema.events import Event, JobDispatched, JobQueued
+from eventsched.schema.events import Event, JobDispatched, JobPromoted, JobQueued
 from eventsched.schema.keys import name_of
 from eventsched.schema.settings import Settings
 from eventsched.store.client import Client
@@ -126,11 +126,11 @@ async def test_rule_18_at_half_of_its_time_a_job_moves_to_priority_0(store: Time
     await store.dispatch()
     store.tick(4_999)
     await store.timers()
-    assert "aged" not in [e.data.reason for e in await logged(store, "JobQueued")]
+    assert await logged(store, "JobPromoted") == []
     store.tick(1)
     await store.timers()
-    aged = await last(store, "JobQueued")
-    assert (aged.reason, aged.priority, aged.attempt) == ("aged", 0, 1)
+    promoted = await last(store, "JobPromoted")
+    assert (promoted.priority, promoted.attempt) == (0, 1)
     await check(store)
     await speak(store, "now", priority=0, tenant="b")  # the same tag, but younger
     await store.dispatch()
@@ -138,7 +138,7 @@ async def test_rule_18_at_half_of_its_time_a_job_moves_to_priority_0(store: Time
     assert (await order_of_dispatch(store))[1] == "old/0"
     await check(store)
     await store.timers()
-    assert len([e for e in await logged(store, "JobQueued") if e.data.reason == "aged"]) == 1
+    assert len(await logged(store, "JobPromoted")) == 1
 
 
 async def test_rule_18_an_interactive_job_needs_no_ageing(store: TimedStore) -> None:
@@ -374,7 +374,8 @@ async def test_rule_18_from_half_of_its_time_on_only_smaller_tags_of_its_require
             await end_one(store, fails=kind == "fail")
         await store.dispatch()
     await check(store)
-    who_went_before_whom(await logged(store, "JobQueued", "JobDispatched", "JobFailed"))
+    types = ("JobQueued", "JobPromoted", "JobDispatched", "JobFailed")
+    who_went_before_whom(await logged(store, *types))
 
 
 async def end_one(store: TimedStore, *, fails: bool) -> None:
@@ -395,9 +396,10 @@ def who_went_before_whom(events: list[Event]) -> None:
     for event in events:
         match event.data:
             case JobQueued() as data:
-                if data.reason != "aged":
-                    since[event.job] = event.ms
+                since[event.job] = event.ms
                 waiting[event.job] = data
+            case JobPromoted(priority=priority):
+                waiting[event.job] = msgspec.structs.replace(waiting[event.job], priority=priority)
             case JobDispatched() as data:
                 taken = waiting.pop(event.job, None)
                 passed = {j: w for j, w in waiting.items() if w.target == data.target}

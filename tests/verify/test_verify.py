@@ -21,6 +21,7 @@ from eventsched.schema.events import (
     Event,
     JobDispatched,
     JobFailed,
+    JobPromoted,
     PlaybackEnded,
     ResultDelivered,
     ResultMissing,
@@ -515,6 +516,10 @@ def failed(no: int) -> JobFailed:
     return JobFailed(utterance=no, target="es", delivery_no=no, attempt=1, code="NODE_LOST")
 
 
+def promoted(no: int, priority: int = 0) -> JobPromoted:
+    return JobPromoted(utterance=no, target="es", delivery_no=no, attempt=1, priority=priority)
+
+
 def ended(no: int, reason: Any = "lease", epoch: int = 1) -> AttemptEnded:
     return AttemptEnded(utterance=no, target="es", attempt=1, epoch=epoch, reason=reason)
 
@@ -526,6 +531,8 @@ FORGED: list[tuple[str, str, Data, int, str]] = [
     ("I2", "an attempt left out", dispatched(5, 2), 5, "n1"),
     ("I2", "a second end", failed(2), 2, ""),
     ("I2", "an end of no job", failed(8), 8, ""),
+    ("I2", "a promotion of a running job", promoted(1), 1, ""),
+    ("I2", "a promotion to the same priority", promoted(5, priority=1), 5, ""),
     ("I2", "another end than its own", delivered(1, "failed"), 1, ""),
     ("I3", "a result of an older attempt", recorded(1, attempt=7), 1, "n1"),
     ("I3", "a result of an older registration", recorded(1, epoch=7), 1, "n1"),

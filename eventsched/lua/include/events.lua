@@ -115,6 +115,14 @@ function events.JobQueued(job, reason, cause, tag, deadline)
       .. '","deadline_ms":' .. deadline .. '}', '')
 end
 
+-- The job keeps its tag, its member and its deadline.
+function events.JobPromoted(job)
+  return append(keys.log, 'JobPromoted', job.session, job.key, '', '', job.tp,
+    '{"utterance":' .. job.utterance .. ',"target":"' .. job.target .. '","delivery_no":'
+      .. job.delivery_no .. ',"attempt":' .. as_text[job.attempt] .. ',"priority":'
+      .. as_text[job.priority] .. '}', '')
+end
+
 -- One item of `classes` in JobDispatched. `head` is the name of the least loaded node, if there is
 -- one.
 function events.class_seen(id, head, load, free, full, draining)

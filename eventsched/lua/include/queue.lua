@@ -159,7 +159,7 @@ function queue.promote(job)
   local tag = as_text[job.tag]
   enter_line(0, requirement, tag, job.member)
   jobs.set_queued(job, tag, job.deadline)
-  events.JobQueued(job, 'aged', '', tag, job.deadline)
+  events.JobPromoted(job)
 end
 
 function queue.remove(job)
