@@ -38,7 +38,7 @@ from eventsched.schema.events import (
     ResultReplaced,
     UtteranceFinalized,
 )
-from projections.node import Node
+from projections.node import Node, Suspension
 
 ORDER = ("chosen", "last", "free", "full", "draining", "suspended", "unable", "gone")
 Seen: TypeAlias = Verdict | Literal["chosen", "last"]
@@ -187,13 +187,19 @@ def _detail(node: Node, requirement: Requirement, found: Seen) -> str:
         case "unable":
             return "no " + ", ".join(lacking(node, requirement))
         case "suspended":
-            return "lacks " + ", ".join(suspensions_against(node, requirement))
+            return ", ".join(map(_suspension, suspensions_against(node, requirement)))
         case "gone":
             return node.reason
         case "last":
             return "the attempt before was there"
         case _:
             return ""
+
+
+def _suspension(suspension: Suspension) -> str:
+    """Scope, subject and reason, such as `feature tts: MODEL_NOT_AVAILABLE`."""
+    scope = suspension.scope.replace("_", " ")
+    return f"{f'{scope} {suspension.subject}'.rstrip()}: {suspension.reason}"
 
 
 # --- stages ---------------------------------------------------------------------------------

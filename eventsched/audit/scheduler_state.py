@@ -16,10 +16,17 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from eventsched.projection.fold import Folding
-from eventsched.schema.events import ClassSeen, Event, JobDispatched, JobQueued, Rank
+from eventsched.schema.events import (
+    ClassSeen,
+    Event,
+    JobDispatched,
+    JobQueued,
+    Rank,
+    SuspensionScope,
+)
 from eventsched.schema.keys import name_of
 from projections.job import Job, Jobs
-from projections.node import Node, Nodes
+from projections.node import Node, Nodes, Suspension
 from projections.session import Session, Sessions
 
 Verdict: TypeAlias = Literal["free", "full", "draining", "suspended", "unable", "gone"]
@@ -77,9 +84,16 @@ def lacking(node: Node, requirement: Requirement) -> list[str]:
     return lacks + [f"service {one}" for one in requirement.features if one not in node.features]
 
 
-def suspensions_against(node: Node, requirement: Requirement) -> list[str]:
-    """Services of the requirement whose model the node said it lacks, for now (rule 14)."""
-    return [one for one in requirement.features if one in node.suspended]
+def suspensions_against(node: Node, requirement: Requirement) -> list[Suspension]:
+    """The suspensions that exclude the node from the requirement (rule 14, missing model)."""
+    if not node.suspensions:
+        return []
+    subjects: dict[SuspensionScope, tuple[str, ...]] = {
+        "node": ("",),
+        "feature": requirement.features,
+        "language_pair": (f"{requirement.source}>{requirement.target}",),
+    }
+    return [one for one in node.suspensions if one.subject in subjects[one.scope]]
 
 
 def verdict(node: Node, requirement: Requirement) -> Verdict:

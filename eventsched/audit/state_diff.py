@@ -186,7 +186,7 @@ def node_differences(name: str, view: Node | None, read: Read) -> Iterator[Viola
         "sources": ",".join(view.sources),
         "targets": ",".join(view.targets),
         "features": ",".join(view.features),
-        "suspended": ",".join(sorted(view.suspended)),
+        "suspended": ",".join(view.suspended("feature")),
     }
     yield from _differences("I7", where, told, {field: kept.get(field, "") for field in told})
     yield from _lease_differences(name, view, read)

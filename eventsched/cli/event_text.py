@@ -182,8 +182,12 @@ def _lost(_: Event, d: events.NodeLost) -> str:
     return f"epoch {d.epoch}: {d.reason}, {held}"
 
 
-def _marked(_: Event, d: events.NodeSuspended) -> str:
-    return f"epoch {d.epoch}: not chosen for {d.feature} until {clock(d.until_ms)}"
+def _subject(d: events.NodeSuspended | events.NodeResumed) -> str:
+    return f"{d.scope.replace('_', ' ')} {d.subject}".rstrip()
+
+
+def _suspended(_: Event, d: events.NodeSuspended) -> str:
+    return f"epoch {d.epoch}: {_subject(d)} suspended until {clock(d.until_ms)}, {d.reason}"
 
 
 def _pressure(_: Event, d: events.BackpressureStarted | events.BackpressureEnded) -> str:
@@ -231,8 +235,8 @@ _TELLERS: dict[type, Callable[[Event, Any], str]] = {
     events.NodeDraining: lambda _, d: f"epoch {d.epoch}: no new work",
     events.NodeDrained: lambda _, d: f"epoch {d.epoch}: holds nothing and is gone",
     events.NodeLost: _lost,
-    events.NodeSuspended: _marked,
-    events.NodeResumed: lambda _, d: f"epoch {d.epoch}: {d.feature} again",
+    events.NodeSuspended: _suspended,
+    events.NodeResumed: lambda _, d: f"epoch {d.epoch}: {_subject(d)} resumed, {d.reason}",
     events.BackpressureStarted: _pressure,
     events.BackpressureEnded: _pressure,
     events.ClockAdjusted: _adjusted,

@@ -57,8 +57,9 @@ local function replace(job, result)
   return true
 end
 
--- MODEL_NOT_AVAILABLE: the node is not chosen for this feature for a while (rule 14).
-local function suspend(feature)
+-- The node is not chosen for this feature for a while (rule 14, missing model). `code` is the code
+-- that the node reported.
+local function suspend(feature, code)
   local registration = nodes.get(node)
   if not nodes.is_current(registration, epoch) then return end
   local until_ms = clock.now() + settings.suspend_ms
@@ -68,7 +69,7 @@ local function suspend(feature)
     suspended[#suspended + 1] = feature
     nodes.set_suspended(registration, suspended)
   end
-  events.NodeSuspended(registration, feature, until_ms)
+  events.NodeSuspended(registration, 'feature', feature, code, until_ms)
 end
 
 local function fail(job, result)
@@ -77,7 +78,7 @@ local function fail(job, result)
     if not strings.set_of(job.features)[result.feature] then
       return 'INVALID_MESSAGE field=feature limit=one of the job\'s features'
     end
-    suspend(result.feature)
+    suspend(result.feature, result.code)
     attempts.redispatch(job, 'suspended', result.code, '')
   elseif result.retryable == '1' then
     attempts.redispatch(job, 'failed', result.code, '')

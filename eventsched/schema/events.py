@@ -22,6 +22,7 @@ POLICY_VERSION = 1
 
 Outcome: TypeAlias = Literal["result", "no_speech", "failed", "missing"]
 Rule: TypeAlias = Literal["turn", "session", "load", "last", "fill"]
+SuspensionScope: TypeAlias = Literal["node", "feature", "language_pair"]
 
 
 class Data(msgspec.Struct, frozen=True, tag=True, tag_field="type", omit_defaults=True):
@@ -354,20 +355,28 @@ class NodeLost(Data, frozen=True, kw_only=True):
 
 
 class NodeSuspended(Data, frozen=True, kw_only=True):
-    """The node said it lacks this service's model: not chosen for it until then."""
+    """The node is not chosen for the subject until then (rule 14, missing model). By a node."""
 
     epoch: int
-    feature: str
+    scope: SuspensionScope
+    subject: str = ""
+    """The feature, or the language pair as `<source>><target>`; empty for the whole node."""
+    reason: Literal["MODEL_NOT_AVAILABLE"]
+    """Code of the report that led to the suspension."""
     until_ms: int
     cls: str = msgspec.field(name="class")
+    """Capability class of the node with this suspension."""
 
 
 class NodeResumed(Data, frozen=True, kw_only=True):
-    """The mark is over. By a timer."""
+    """That suspension has ended; the node can be chosen again. By a timer."""
 
     epoch: int
-    feature: str
+    scope: SuspensionScope
+    subject: str = ""
+    reason: Literal["expired"]
     cls: str = msgspec.field(name="class")
+    """Capability class of the node without this suspension."""
 
 
 # --- the cell -------------------------------------------------------------------------------

@@ -253,7 +253,7 @@ def _failed(w: World, node: str, result: NodeResult) -> None:
     if result.code == "MODEL_NOT_AVAILABLE":
         if result.feature not in w.cores[key].features:
             raise invalid("feature")
-        nodes.mark(w, name_of(node), result.feature)
+        nodes.suspend(w, name_of(node), result.feature)
         redispatch(w, key, "suspended", result.code)
     elif result.retryable:
         redispatch(w, key, "failed", result.code)

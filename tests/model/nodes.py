@@ -60,7 +60,12 @@ def declares(node: Node, source: str, target: str, features: Sequence[str]) -> b
 
 
 def is_able(node: Node, source: str, target: str, features: Sequence[str]) -> bool:
-    return declares(node, source, target, features) and not set(features) & set(node.suspended)
+    return declares(node, source, target, features) and not _excludes(node, features)
+
+
+def _excludes(node: Node, features: Sequence[str]) -> bool:
+    """Only features are suspended."""
+    return bool(set(features) & set(node.suspended("feature")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +206,7 @@ def holds(w: World, node: str, epoch: int, key: str, attempt: int) -> bool:
     return (job.node, job.epoch, job.attempt) == (node, epoch, attempt)
 
 
-# --- going, draining, marks -----------------------------------------------------------------
+# --- going, draining, suspensions -----------------------------------------------------------------
 
 
 def _gone(w: World, name: str) -> None:
@@ -231,18 +236,30 @@ def finish_drain(w: World, name: str) -> None:
         _gone(w, name)
 
 
-def mark(w: World, name: str, feature: str) -> None:
-    """Rule 14: the node is not chosen for this service for a while."""
+def suspend(w: World, name: str, feature: str) -> None:
+    """Rule 14, missing model: the node is not chosen for this feature for a while."""
     node = w.nodes[name]
     until_ms = w.now + w.settings.suspend_ms
-    cls = class_id(node, {*node.suspended, feature})  # type: ignore[arg-type]
-    data = NodeSuspended(epoch=node.epoch, feature=feature, until_ms=until_ms, cls=cls)
+    data = NodeSuspended(
+        epoch=node.epoch,
+        scope="feature",
+        subject=feature,
+        reason="MODEL_NOT_AVAILABLE",
+        until_ms=until_ms,
+        cls=class_id(node, [*_other_suspended(node, feature), feature]),
+    )
     w.emit(data, node=node.node)
     w.set_timer(until_ms, "suspension", f"{name}|{feature}")
 
 
-def unmark(w: World, name: str, feature: str) -> None:
+def resume(w: World, name: str, feature: str) -> None:
     node = w.nodes[name]
-    left = [one for one in node.suspended if one != feature]
-    data = NodeResumed(epoch=node.epoch, feature=feature, cls=class_id(node, left))
+    cls = class_id(node, _other_suspended(node, feature))
+    data = NodeResumed(
+        epoch=node.epoch, scope="feature", subject=feature, reason="expired", cls=cls
+    )
     w.emit(data, node=node.node)
+
+
+def _other_suspended(node: Node, feature: str) -> list[str]:
+    return [other for other in node.suspended("feature") if other != feature]

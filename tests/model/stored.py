@@ -188,7 +188,7 @@ def _node(w: World, name: str) -> Content:
             "sources": ",".join(node.sources),
             "targets": ",".join(node.targets),
             "features": ",".join(node.features),
-            "suspended": ",".join(sorted(node.suspended)),
+            "suspended": ",".join(node.suspended("feature")),
             "token": process.token,
             "version": process.version,
             "inbox_from": process.inbox_from,
@@ -210,7 +210,7 @@ def _classes(w: World) -> Content:
             "sources": ",".join(one.sources),
             "targets": ",".join(one.targets),
             "features": ",".join(one.features),
-            "suspended": ",".join(sorted(one.suspended)),
+            "suspended": ",".join(one.suspended("feature")),
             "draining": class_.seen(w).draining,
         }
         told[f"members:{class_.id}"] = set(class_.nodes)

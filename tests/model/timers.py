@@ -188,11 +188,11 @@ def _drain(w: World, name: str) -> None:
         nodes.finish_drain(w, name)
 
 
-def _mark(w: World, of: str) -> None:
+def _suspension(w: World, of: str) -> None:
     name, _, feature = of.partition("|")
     node = w.nodes.get(name)
-    if node is not None and node.status != "gone" and feature in node.suspended:
-        nodes.unmark(w, name, feature)
+    if node is not None and node.status != "gone" and feature in node.suspended("feature"):
+        nodes.resume(w, name, feature)
         queue.fill(w, name, "")
 
 
@@ -228,7 +228,7 @@ FIRE: dict[str, Callable[[World, str], None]] = {
     "node": _node,
     "lost": _lost,
     "drain": _drain,
-    "suspension": _mark,
+    "suspension": _suspension,
     "retire": _retire,
 }
 

@@ -22,9 +22,10 @@ from eventsched.schema.events import (
     ResultRecorded,
     ResultRefused,
     ResultReplaced,
+    SuspensionScope,
 )
 from projections.job import Job, Jobs
-from projections.node import Node, Nodes
+from projections.node import Node, Nodes, Suspension
 from tests.projections.telling import S1, Story, job_key
 
 KEY = job_key(0)
@@ -220,7 +221,7 @@ def test_rule_13_a_registered_node_has_its_abilities_and_free_slots(told: Worked
     node = told.node()
     assert (node.node, node.epoch, node.status, node.slots, node.cls) == (N1, 1, "alive", 2, "k1")
     assert (node.sources, node.targets, node.features) == (("en",), ("es",), ("tone",))
-    assert (node.live, node.suspended) == ({}, {})
+    assert (node.live, node.suspensions) == ({}, ())
 
 
 def test_rule_16_live_attempts_are_those_that_hold_slots(told: Worked) -> None:
@@ -263,21 +264,53 @@ def test_rule_13_a_drained_node_is_gone_by_its_own_wish(told: Worked) -> None:
     )  # fmt: skip
 
 
-def test_rule_14_a_mark_and_its_end_move_the_node_between_classes(told: Worked) -> None:
-    mark = NodeSuspended(epoch=1, feature="tone", until_ms=61_000, cls="k2")
-    told.at(1_000, mark, node=N1, job="")
-    assert (told.node().suspended, told.node().cls) == ({"tone": 61_000}, "k2")
-    told.at(61_000, NodeResumed(epoch=1, feature="tone", cls="k1"), node=N1, job="")
-    assert (told.node().suspended, told.node().cls) == ({}, "k1")
+def suspended(
+    scope: SuspensionScope = "feature", subject: str = "tone", until_ms: int = 61_000
+) -> NodeSuspended:
+    return NodeSuspended(
+        epoch=1, scope=scope, subject=subject, reason="MODEL_NOT_AVAILABLE", until_ms=until_ms,
+        cls="k2",
+    )  # fmt: skip
 
 
-def test_rule_14_a_new_registration_is_not_marked(told: Worked) -> None:
-    mark = NodeSuspended(epoch=1, feature="tone", until_ms=61_000, cls="k2")
-    told.at(1_000, mark, node=N1, job="")
+def resumed(scope: SuspensionScope, subject: str) -> NodeResumed:
+    return NodeResumed(epoch=1, scope=scope, subject=subject, reason="expired", cls="k1")
+
+
+def test_rule_14_a_suspension_and_its_end_move_the_node_between_classes(told: Worked) -> None:
+    told.at(1_000, suspended(), node=N1, job="")
+    assert told.node().suspensions == (
+        Suspension("feature", "tone", 61_000, "MODEL_NOT_AVAILABLE"),
+    )
+    assert (told.node().suspended("feature"), told.node().cls) == (["tone"], "k2")
+    told.at(61_000, resumed("feature", "tone"), node=N1, job="")
+    assert (told.node().suspensions, told.node().cls) == ((), "k1")
+
+
+def test_rule_14_a_later_suspension_of_the_same_subject_replaces_the_earlier(told: Worked) -> None:
+    told.at(1_000, suspended(), node=N1, job="")
+    told.at(2_000, suspended(until_ms=62_000), node=N1, job="")
+    assert [one.until_ms for one in told.node().suspensions] == [62_000]
+
+
+def test_rule_14_suspensions_of_different_scopes_end_one_by_one(told: Worked) -> None:
+    told.at(1_000, suspended("node", ""), node=N1, job="")
+    told.at(1_000, suspended("language_pair", "en>es"), node=N1, job="")
+    told.at(1_000, suspended(), node=N1, job="")
+    kept = [(one.scope, one.subject) for one in told.node().suspensions]
+    assert kept == [("feature", "tone"), ("language_pair", "en>es"), ("node", "")]
+    told.at(2_000, resumed("node", ""), node=N1, job="")
+    assert told.node().suspended("node") == []
+    assert told.node().suspended("language_pair") == ["en>es"]
+    assert told.node().suspended("feature") == ["tone"]
+
+
+def test_rule_14_a_new_registration_is_not_suspended(told: Worked) -> None:
+    told.at(1_000, suspended(), node=N1, job="")
     told.at(2_000, NodeLost(epoch=1, reason="silent"), node=N1, job="")
-    assert told.node().suspended == {}
+    assert told.node().suspensions == ()
     told.registered(3_000, epoch=2)
-    assert (told.node().suspended, told.node().cls) == ({}, "k1")
+    assert (told.node().suspensions, told.node().cls) == ((), "k1")
 
 
 def test_rule_1_events_of_a_node_that_never_registered_make_no_record(told: Worked) -> None:

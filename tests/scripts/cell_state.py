@@ -81,7 +81,7 @@ async def _check_node(store: TimedStore, name: str, node: Node) -> None:
     kept = await store.read_hash(store.keys.node(name))
     assert (kept["status"], int(kept["epoch"])) == (node.status, node.epoch)
     assert (kept["class"], int(kept["slots"])) == (node.cls, node.slots)
-    assert kept["suspended"] == ",".join(sorted(node.suspended))
+    assert kept["suspended"] == ",".join(node.suspended("feature"))
     assert kept["sources"] == ",".join(node.sources)
     assert kept["targets"] == ",".join(node.targets)
     assert kept["features"] == ",".join(node.features)
@@ -209,9 +209,9 @@ async def _check_timers(store: TimedStore, jobs: dict[str, Job], nodes: dict[str
     alive = {f"node|{name}" for name, node in nodes.items() if node.status != "gone"}
     assert {member for member in due if member.startswith("node|")} == alive
     marks = {
-        f"suspension|{name}|{feature}": until
+        f"suspension|{name}|{one.subject}": one.until_ms
         for name, node in nodes.items()
-        for feature, until in node.suspended.items()
+        for one in node.suspensions
     }
     assert marks.items() <= due.items()
 
@@ -248,9 +248,9 @@ def requirement_of(job: Job) -> str:
 def serves(node: Node, requirement: str) -> bool:
     source, target, features = requirement.split(":")
     asked = set(features.split(",")) - {""}
-    usable = set(node.features) - set(node.suspended)
+    usable = set(node.features) - set(node.suspended("feature"))
     return source in node.sources and target in node.targets and asked <= usable
 
 
 def signature(node: Node) -> tuple[object, ...]:
-    return (node.sources, node.targets, node.features, tuple(sorted(node.suspended)))
+    return (node.sources, node.targets, node.features, tuple(node.suspended("feature")))

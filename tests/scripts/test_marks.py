@@ -28,7 +28,8 @@ async def test_rule_14_a_missing_model_marks_the_node_and_dispatches_the_job_aga
     assert await reply(store, first, message["j"], **MISSING) == "ok"
     assert (await store.types())[-3:] == ["NodeSuspended", "AttemptEnded", "JobDispatched"]
     suspended = await last(store, "NodeSuspended")
-    assert (suspended.feature, suspended.until_ms) == ("tts", START_MS + 60_000)
+    assert (suspended.scope, suspended.subject) == ("feature", "tts")
+    assert (suspended.reason, suspended.until_ms) == ("MODEL_NOT_AVAILABLE", START_MS + 60_000)
     ended = await last(store, "AttemptEnded")
     assert (ended.reason, ended.code) == ("suspended", "MODEL_NOT_AVAILABLE")
     (again,) = await assigned(store, second)
@@ -70,6 +71,8 @@ async def test_rule_14_the_end_of_a_mark_serves_those_who_wait(store: TimedStore
     store.tick(5)
     await store.timers()
     assert (await store.types())[-2:] == ["NodeResumed", "JobDispatched"]
+    resumed = await last(store, "NodeResumed")
+    assert (resumed.scope, resumed.subject, resumed.reason) == ("feature", "tts", "expired")
     assert (await last(store, "JobDispatched")).rule == "fill"
     await check(store)
 

@@ -232,8 +232,8 @@ async def _lost_out(t: Told, redis: Any) -> None:
 
 
 async def _view(t: Told, redis: Any, name: str, entity: str, **changes: Any) -> None:
-    key = t.store.keys.view(name, "2.1", entity)
     part = next(one for one in CORE.projections if one.name == name)
+    key = t.store.keys.view(name, f"{part.version}.1", entity)
     stored = {field.decode(): value for field, value in (await redis.hgetall(key)).items()}
     form = record_codec(part)
     changed = msgspec.structs.replace(form.decode(stored), **changes)
@@ -253,11 +253,11 @@ async def _lost_view(t: Told, redis: Any) -> None:
 
 
 async def _strange_view(t: Told, redis: Any) -> None:
-    await redis.copy(t.store.keys.view("node", "2.1", "n1"), t.store.keys.view("node", "2.1", "n9"))
+    await redis.copy(t.store.keys.view("node", "3.1", "n1"), t.store.keys.view("node", "3.1", "n9"))
 
 
 async def _unreadable_view(t: Told, redis: Any) -> None:
-    await redis.hset(t.store.keys.view("node", "2.1", "n1"), "v", b"\xc1")
+    await redis.hset(t.store.keys.view("node", "3.1", "n1"), "v", b"\xc1")
 
 
 async def _forged_index(t: Told, redis: Any) -> None:

@@ -233,14 +233,16 @@ function events.NodeLost(node, reason, leases)
     leases = leases > 0 and leases or nil })
 end
 
-function events.NodeSuspended(node, feature, until_ms)
-  return append_of_node('NodeSuspended', node.full, { epoch = node.epoch, feature = feature,
-    until_ms = until_ms, class = node.class })
+-- `scope` is node, feature or language_pair. `subject` is the feature, the language pair as
+-- `<source>><target>`, or empty for the whole node.
+function events.NodeSuspended(node, scope, subject, reason, until_ms)
+  return append_of_node('NodeSuspended', node.full, { epoch = node.epoch, scope = scope,
+    subject = json.optional(subject), reason = reason, until_ms = until_ms, class = node.class })
 end
 
-function events.NodeResumed(node, feature)
-  return append_of_node('NodeResumed', node.full, { epoch = node.epoch, feature = feature,
-    class = node.class })
+function events.NodeResumed(node, scope, subject, reason)
+  return append_of_node('NodeResumed', node.full, { epoch = node.epoch, scope = scope,
+    subject = json.optional(subject), reason = reason, class = node.class })
 end
 
 -- The cell.

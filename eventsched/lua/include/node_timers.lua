@@ -61,7 +61,7 @@ function node_timers.drain(name)
   nodes.finish_drain(node)
 end
 
--- The node is chosen again for a feature that it lacked.
+-- The suspension of a feature has ended: the node can be chosen for the feature again.
 function node_timers.suspension(id)
   local name, feature = string.match(id, '^(.-)|(.*)$')
   local node = nodes.get(name)
@@ -71,7 +71,7 @@ function node_timers.suspension(id)
     if other ~= feature then suspended[#suspended + 1] = other end
   end
   nodes.set_suspended(node, suspended)
-  events.NodeResumed(node, feature)
+  events.NodeResumed(node, 'feature', feature, 'expired')
   assign.fill(node, '')
 end
 return node_timers
