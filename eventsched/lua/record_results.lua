@@ -1,6 +1,7 @@
 #!lua flags=allow-oom
--- record_results: what a node reports of its attempts: fencing, at most one result for each job,
--- delivery in order (rules 21-25).
+-- record_results: record the results that a node reports for its attempts, with fencing, at most
+-- one result for each job, and delivery in order (rules 21, fencing; 23, one result per job; 24, no
+-- speech; 25, ordered delivery).
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV
@@ -33,11 +34,13 @@ local epoch = validate.int(epoch_arg, 0, 1e9)
 if not epoch then return validate.invalid('epoch', 'a whole number') end
 
 local function ending_of(job, result, log_id)
-  return { kind = result.status == 'ok' and 'result' or 'no_speech', code = json.optional(result.code),
-    body = result.body, audio = result.audio, job = job.key, cause = 'log/' .. log_id, tp = job.tp }
+  return { kind = result.status == 'ok' and 'result' or 'no_speech',
+    code = json.optional(result.code), body = result.body, audio = result.audio,
+    job = job.key, cause = 'log/' .. log_id, tp = job.tp }
 end
 
--- ok and no_speech: the job ends, its outcome is published, and its slot serves waiting jobs.
+-- A result with status ok or no_speech: the job ends, its outcome is published, and its slot is
+-- filled.
 local function record(job, result)
   jobs.set_ended(job, result.status, result.code)
   local id = events.ResultRecorded(job, node, epoch, result)
@@ -46,8 +49,8 @@ local function record(job, result)
   if freed then assign.fill(freed, 'log/' .. id) end
 end
 
--- A complete result replaces an empty one of the same token that is still held. Returns whether it
--- did.
+-- Replace an empty result with the same token that is still held by a complete result. Returns
+-- whether the result was replaced.
 local function replace(job, result)
   local held = delivery.find_held(job.name, job.target, job.delivery_no)
   if not held or held.kind ~= 'no_speech' or result.status ~= 'ok' then return false end

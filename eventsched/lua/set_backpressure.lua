@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- set_backpressure: from now on producers and nodes are refused, or served again.
+-- set_backpressure: refuse producers and new nodes from now on, or serve them again.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV
@@ -19,7 +19,9 @@
 -- include: validate
 local reasons = { memory = true, group = true, archive = true, dead_letters = true }
 local seen_no, limit_no = validate.int(seen, 0, 1e14), validate.int(limit, 0, 1e14)
-if not reasons[reason] then return validate.invalid('reason', 'memory, group, archive or dead_letters') end
+if not reasons[reason] then
+  return validate.invalid('reason', 'memory, group, archive or dead_letters')
+end
 if raised ~= '0' and raised ~= '1' then return validate.invalid('raised', '0 or 1') end
 if not seen_no or not limit_no then return validate.invalid('seen', 'whole numbers below 1e14') end
 local set = strings.set_of(redis.call('HGET', keys.counters, 'pressure') or '')

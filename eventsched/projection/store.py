@@ -247,7 +247,7 @@ class ProjectionStore:
     async def read_entities(self, kind: str, names: Sequence[str]) -> tuple[str, list[Any]]:
         """The log's last id and the decided state of entities at it; `{}` where there is none."""
         told = msgspec.json.decode(await self.run("read_entity", kind, *names))
-        return told["last"], list(told["found"])
+        return told["last"], list(told["entities"])
 
     async def read_records(
         self, projection_set: str, projection: str, entities: Sequence[str]

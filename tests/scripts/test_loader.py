@@ -182,7 +182,7 @@ INCLUDES = files("eventsched") / "lua" / "include"
 CALL_LUA, KEYS_LUA = (
     (INCLUDES / name).read_text(encoding="utf-8") for name in ("call.lua", "keys.lua")
 )
-ONES = re.findall(r"'(\w+)'", KEYS_LUA.partition("local ones = {")[2].partition("}")[0])
+ONES = re.findall(r"'(\w+)'", KEYS_LUA.partition("local single_keys = {")[2].partition("}")[0])
 IN_PYTHON = {"counters": "counters", "class": "node_class"}
 ARGS: dict[str, tuple[str | int, ...]] = {
     "audio": ("s",), "inbox": ("n",), "outbox": ("s",), "session": ("s",), "outcomes": ("s",),

@@ -29,7 +29,9 @@ from tests.scripts.test_any_sequence import Play
 
 LUA = files("eventsched") / "lua"
 CHANGE = r"([\w.]+)\('(SET|HSET\w*|HINCRBY|HDEL|DEL|UNLINK|SADD|SREM)',\s*([^\n]+)"
-STANDS = r"live\b|keys\.(?:settings|archive)\b|keys\.of\('(?:live|node|class|pair|members)'"
+STANDS = (
+    r"live\b|keys\.(?:settings|archive)\b|keys\.of\('(?:active_revision|node|class|pair|members)'"
+)
 SOFT = {("heartbeat_node", "'seen'"), ("record_seal", "'to'")}
 """What is written beside it in the same keys, and is not kept."""
 KEPT_MAX = 16_384
@@ -50,13 +52,13 @@ local found = { nodes = {}, leases = {}, classes = {}, free_nodes = {}, sessions
 for name, s in pairs(cell.sessions) do
   found.sessions[name] = { status = s.status, epoch = text[s.epoch], tenant = s.tenant, tp = s.tp,
     utterance = text[s.utterance], turn = rawget(s, 'turn') and text[s.turn],
-    heard = table.concat({ text[s.next_seq], text[s.seen], text[s.buf_count], text[s.buf_bytes],
+    heard = table.concat({ text[s.next_seq], text[s.seen_at], text[s.buf_count], text[s.buf_bytes],
       text[s.buf_ms], text[s.buf_seq], text[s.buf_at], s.buf_first, s.buf_last }, '|'),
     tokens = rawget(s, 'tokens'), archived = rawget(s, 'archived') }
 end
 for name, node in pairs(cell.nodes) do
   found.nodes[name] = node and { status = node.status, epoch = node.epoch_text, class = node.class,
-    slots = text[node.slots], asr = rawget(node, 'asr'), targets = rawget(node, 'targets'),
+    slots = text[node.slots], sources = rawget(node, 'sources'), targets = rawget(node, 'targets'),
     features = rawget(node, 'features'), suspended = rawget(node, 'suspended') }
   found.leases[name] = node and cell.leases[node.leases] or nil
 end
