@@ -43,7 +43,7 @@ SAME_ON_CLUSTER = (
     "tests/desk/",
     "tests/fairness/",
     "tests/scripts/test_any_sequence.py",
-    "tests/scripts/test_memory.py",
+    "tests/scripts/test_cache.py",
     "tests/speech/",
     "tests/tutorial/",
     "tests/verify/",

@@ -34,9 +34,9 @@ READS = {
 
 def names_in(folder: str) -> list[str]:
     return sorted(
-        one.name.removesuffix(".lua")
-        for one in FOLDER.joinpath(folder).iterdir()
-        if one.name.endswith(".lua")
+        file.name.removesuffix(".lua")
+        for file in FOLDER.joinpath(folder).iterdir()
+        if file.name.endswith(".lua")
     )
 
 
@@ -60,8 +60,8 @@ def included(path: str) -> list[str]:
 
 @pytest.mark.parametrize("path", FILES)
 def test_a_file_includes_exactly_the_modules_that_it_uses(path: str) -> None:
-    given = set() if "/" in path else lua_library.Arguments.of(read(path)).locals
-    used = free_names(code(path)) - BUILTINS - given
+    arguments = set() if "/" in path else lua_library.Arguments.of(read(path)).locals
+    used = free_names(code(path)) - BUILTINS - arguments
     assert sorted(used) == included(path)
 
 
@@ -80,8 +80,8 @@ def test_no_line_is_longer_than_100_columns(path: str) -> None:
 
 @pytest.mark.parametrize("path", FILES)
 def test_no_local_hides_a_module_that_the_file_includes(path: str) -> None:
-    given = set() if "/" in path else lua_library.Arguments.of(read(path)).locals
-    assert {*declared_names(code(path)), *given} & set(included(path)) == set()
+    arguments = set() if "/" in path else lua_library.Arguments.of(read(path)).locals
+    assert {*declared_names(code(path)), *arguments} & set(included(path)) == set()
 
 
 @pytest.mark.parametrize("name", MODULES)
