@@ -18,6 +18,7 @@ from eventsched.schema.events import (
     Event,
     JobDispatched,
     JobFailed,
+    JobPromoted,
     JobQueued,
     Outcome,
     ResultMissing,
@@ -84,8 +85,6 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
 def _queued(view: Job | None, event: Event, data: JobQueued) -> Job:
     if view is None:
         view = _created(event, data)
-    if data.reason == "aged":  # only the place in the queue changes
-        return replace(view, priority=data.priority)
     return replace(
         view,
         status="queued",
@@ -99,6 +98,10 @@ def _queued(view: Job | None, event: Event, data: JobQueued) -> Job:
         tag=data.tag,
         member=data.member,
     )
+
+
+def _promoted(view: Job, _: Event, data: JobPromoted) -> Job:
+    return replace(view, priority=data.priority)
 
 
 def _created(event: Event, data: JobQueued | JobDispatched) -> Job:
@@ -184,6 +187,7 @@ def _retired(_: Job, __: Event, ___: SessionRetired) -> None:
 
 STEPS: dict[type, Step] = {
     JobQueued: _queued,
+    JobPromoted: _promoted,
     JobDispatched: _dispatched,
     AttemptEnded: _attempt_ended,
     ResultRecorded: _recorded,

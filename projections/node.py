@@ -24,6 +24,7 @@ from eventsched.schema.events import (
     NodeResumed,
     NodeSuspended,
     ResultRecorded,
+    SuspensionScope,
 )
 from eventsched.schema.keys import name_of
 
@@ -37,6 +38,16 @@ class LiveAttempt(msgspec.Struct, frozen=True, omit_defaults=True, array_like=Tr
     epoch: int
     since_ms: int
     deadline_ms: int
+
+
+class Suspension(msgspec.Struct, frozen=True, order=True, omit_defaults=True, array_like=True):
+    """The node is not chosen for the subject until then (rule 14, missing model)."""
+
+    scope: SuspensionScope
+    subject: str
+    """The feature, or `<source>><target>`; empty for the whole node."""
+    until_ms: int
+    reason: str
 
 
 class Node(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
@@ -53,8 +64,8 @@ class Node(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
     features: tuple[str, ...] = ()
     version: str = ""
     cls: str = ""
-    suspended: dict[str, int] = {}
-    """Feature -> until when the node is suspended for it."""
+    suspensions: tuple[Suspension, ...] = ()
+    """At most one for each (scope, subject), in that order."""
     reason: str = ""
     """Why the node is gone: drained, silent or superseded."""
     gone_ms: int = 0
@@ -64,6 +75,10 @@ class Node(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
     results: int = 0
     ended: int = 0
     """Attempts that ended without a result."""
+
+    def suspended(self, scope: SuspensionScope) -> list[str]:
+        """The subjects of this scope for which the node is suspended, in their order."""
+        return [one.subject for one in self.suspensions if one.scope == scope]
 
 
 def _registered(view: Node | None, event: Event, data: NodeRegistered) -> Node:
@@ -91,22 +106,28 @@ def _draining(view: Node, _: Event, __: NodeDraining) -> Node:
 
 
 def _drained(view: Node, event: Event, _: NodeDrained) -> Node:
-    return replace(view, status="gone", reason="drained", gone_ms=event.ms, suspended={})
+    return replace(view, status="gone", reason="drained", gone_ms=event.ms, suspensions=())
 
 
 def _lost(view: Node, event: Event, data: NodeLost) -> Node:
-    return replace(view, status="gone", reason=data.reason, gone_ms=event.ms, suspended={})
+    return replace(view, status="gone", reason=data.reason, gone_ms=event.ms, suspensions=())
 
 
 def _suspended(view: Node, _: Event, data: NodeSuspended) -> Node:
-    """Rule 14, missing model: a suspension moves the node to another capability class."""
-    return replace(view, suspended={**view.suspended, data.feature: data.until_ms}, cls=data.cls)
+    """Rule 14, missing model: a suspension moves the node to the class of its new signature."""
+    suspension = Suspension(data.scope, data.subject, data.until_ms, data.reason)
+    suspensions = tuple(sorted([*_others(view, data), suspension]))
+    return replace(view, suspensions=suspensions, cls=data.cls)
 
 
 def _resumed(view: Node, _: Event, data: NodeResumed) -> Node:
-    suspended = view.suspended.copy()
-    suspended.pop(data.feature, None)
-    return replace(view, suspended=suspended, cls=data.cls)
+    return replace(view, suspensions=tuple(_others(view, data)), cls=data.cls)
+
+
+def _others(view: Node, data: NodeSuspended | NodeResumed) -> list[Suspension]:
+    """The suspensions of every other (scope, subject)."""
+    ended = (data.scope, data.subject)
+    return [each for each in view.suspensions if (each.scope, each.subject) != ended]
 
 
 def _dispatched(view: Node, event: Event, data: JobDispatched) -> Node:
@@ -149,7 +170,7 @@ class Nodes:
     """One record per node, by its name in the cell."""
 
     name = "node"
-    version = 2
+    version = 3
     view: Any = Node
     handles = handled(STEPS)
 

@@ -44,7 +44,7 @@ SAME_ON_CLUSTER = (
     "tests/fairness/",
     "tests/history/",
     "tests/scripts/test_any_sequence.py",
-    "tests/scripts/test_memory.py",
+    "tests/scripts/test_cache.py",
     "tests/speech/",
     "tests/timeline/",
     "tests/tutorial/",

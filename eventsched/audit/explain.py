@@ -19,7 +19,7 @@ from eventsched.audit.scheduler_state import (
     Verdict,
     load_of,
     missing_abilities,
-    suspended_features,
+    suspensions_against,
     used_slots,
     verdict,
 )
@@ -38,7 +38,7 @@ from eventsched.schema.events import (
     ResultReplaced,
     UtteranceFinalized,
 )
-from projections.node import Node
+from projections.node import Node, Suspension
 
 ORDER = ("chosen", "last", "free", "full", "draining", "suspended", "unable", "gone")
 NodeVerdict: TypeAlias = Verdict | Literal["chosen", "last"]
@@ -116,9 +116,7 @@ class JobExplanation(msgspec.Struct, frozen=True, kw_only=True):
 def is_decision(event: Event) -> bool:
     """Whether the event is a dispatch, or the start of a wait."""
     data = event.data
-    return isinstance(data, JobDispatched) or (
-        isinstance(data, JobQueued) and data.reason != "aged"
-    )
+    return isinstance(data, JobDispatched | JobQueued)
 
 
 def decision(state: SchedulerState | None, event: Event) -> Decision:
@@ -193,13 +191,19 @@ def _detail(node: Node, requirement: Requirement, node_verdict: NodeVerdict) -> 
         case "unable":
             return "no " + ", ".join(missing_abilities(node, requirement))
         case "suspended":
-            return "lacks " + ", ".join(suspended_features(node, requirement))
+            return ", ".join(map(_suspension, suspensions_against(node, requirement)))
         case "gone":
             return node.reason
         case "last":
             return "the previous attempt ran there"
         case _:
             return ""
+
+
+def _suspension(suspension: Suspension) -> str:
+    """Scope, subject and reason, such as `feature tts: MODEL_NOT_AVAILABLE`."""
+    scope = suspension.scope.replace("_", " ")
+    return f"{f'{scope} {suspension.subject}'.rstrip()}: {suspension.reason}"
 
 
 # --- stages ---------------------------------------------------------------------------------
@@ -289,8 +293,6 @@ def _stages(
 def _stage_after(event: Event) -> str | None:
     """Return the stage that the event begins: empty at the end, None if it begins none."""
     match event.data:
-        case JobQueued(reason="aged"):
-            return None
         case JobQueued():
             return "wait for a slot"
         case JobDispatched(attempt=attempt):

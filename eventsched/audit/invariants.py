@@ -16,6 +16,7 @@ from eventsched.schema.events import (
     Event,
     JobDispatched,
     JobFailed,
+    JobPromoted,
     JobQueued,
     PlaybackEnded,
     PlaybackStarted,
@@ -171,7 +172,9 @@ def _playback_ended(event: Event, data: PlaybackEnded, records: Records) -> Find
 
 
 def _check_outcome_is_open(
-    event: Event, data: JobQueued | JobDispatched | ResultRecorded | JobFailed, records: Records
+    event: Event,
+    data: JobQueued | JobPromoted | JobDispatched | ResultRecorded | JobFailed,
+    records: Records,
 ) -> Findings:
     """Rule 25, ordered delivery: a job changes only while its outcome is open."""
     session = records.session(event)
@@ -183,13 +186,18 @@ def _check_outcome_is_open(
 def _queued(event: Event, data: JobQueued, records: Records) -> Findings:
     yield from _check_outcome_is_open(event, data, records)
     job = records.job(event)
-    if job is None:
-        return
-    if data.reason == "aged":
-        if job.status != "queued":
-            yield "I2", f"promoted while {job.status}"
-    elif job.status not in ("released", "queued"):
+    if job is not None and job.status not in ("released", "queued"):
         yield "I2", f"queued while {job.status}"
+
+
+def _promoted(event: Event, data: JobPromoted, records: Records) -> Findings:
+    """Rule 18, fair waiting: only a waiting job is promoted, and only to a higher priority."""
+    yield from _check_outcome_is_open(event, data, records)
+    job = records.job(event)
+    if job is None or job.status != "queued":
+        yield "I2", f"promoted while {job.status}" if job else "there is no such job"
+    elif data.priority >= job.priority:
+        yield "I2", f"promoted from priority {job.priority} to {data.priority}"
 
 
 def _dispatched(event: Event, data: JobDispatched, records: Records) -> Findings:
@@ -286,6 +294,7 @@ CHECKS: dict[type, Callable[[Event, Any, Records], Findings]] = {
     PlaybackStarted: _playback_started,
     PlaybackEnded: _playback_ended,
     JobQueued: _queued,
+    JobPromoted: _promoted,
     JobDispatched: _dispatched,
     AttemptEnded: _attempt_ended,
     ResultRecorded: _recorded,

@@ -28,6 +28,7 @@ from eventsched.schema.events import (
     ClassSeen,
     Event,
     JobDispatched,
+    JobPromoted,
     JobQueued,
     Rank,
 )
@@ -241,10 +242,6 @@ def check_queued(
     state: SchedulerState, event: Event, data: JobQueued
 ) -> Iterator[tuple[str, Any, Any]]:
     """Rules 15 (two reasons to wait) and 18 (fair waiting): whether, and why, the job must wait."""
-    if data.reason == "aged":
-        if event.job not in state.waiting:
-            yield "reason", data.reason, "the job does not wait"
-        return
     requirement = Requirement.of(data)
     if data.reason != (expected := reason(state, requirement)):
         yield "reason", data.reason, expected
@@ -253,6 +250,16 @@ def check_queued(
     computed = choose(state, state.job(event.job), requirement, event.session, -1)
     if computed.node:
         yield "node", "", computed.node
+
+
+def check_promotion(
+    standing: SchedulerState, event: Event, data: JobPromoted
+) -> Iterator[tuple[str, Any, Any]]:
+    """Rule 18, fair waiting: only a waiting job is promoted, to the highest priority."""
+    if event.job not in standing.waiting:
+        yield "priority", data.priority, "it does not wait"
+    elif data.priority != 0:
+        yield "priority", data.priority, 0
 
 
 # --- a range of the log ---------------------------------------------------------------------
@@ -299,6 +306,8 @@ class Replay:
         elif isinstance(data, JobQueued):
             report.queued += 1
             self._report(event, data.attempt, "fold", check_queued(self._state, event, data))
+        elif isinstance(data, JobPromoted):
+            self._report(event, data.attempt, "fold", check_promotion(self._state, event, data))
 
     def _report(
         self, event: Event, attempt: int, basis: Basis, findings: Iterator[tuple[str, Any, Any]]

@@ -16,10 +16,17 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from eventsched.projection.fold import Folding
-from eventsched.schema.events import ClassSeen, Event, JobDispatched, JobQueued, Rank
+from eventsched.schema.events import (
+    ClassSeen,
+    Event,
+    JobDispatched,
+    JobQueued,
+    Rank,
+    SuspensionScope,
+)
 from eventsched.schema.keys import name_of
 from projections.job import Job, Jobs
-from projections.node import Node, Nodes
+from projections.node import Node, Nodes, Suspension
 from projections.session import Session, Sessions
 
 Verdict: TypeAlias = Literal["free", "full", "draining", "suspended", "unable", "gone"]
@@ -53,7 +60,7 @@ class CapabilityClass(msgspec.Struct, frozen=True):
         """Whether nodes of this class, with their suspensions, can take the requirement."""
         if missing_abilities(self.member, requirement):
             return False
-        return not suspended_features(self.member, requirement)
+        return not suspensions_against(self.member, requirement)
 
 
 # --- one node -------------------------------------------------------------------------------
@@ -82,9 +89,16 @@ def missing_abilities(node: Node, requirement: Requirement) -> list[str]:
     return missing + [f"feature {feature}" for feature in features]
 
 
-def suspended_features(node: Node, requirement: Requirement) -> list[str]:
-    """Features of the requirement for which the node is suspended (rule 14, missing model)."""
-    return [feature for feature in requirement.features if feature in node.suspended]
+def suspensions_against(node: Node, requirement: Requirement) -> list[Suspension]:
+    """The suspensions that exclude the node from the requirement (rule 14, missing model)."""
+    if not node.suspensions:
+        return []
+    subjects: dict[SuspensionScope, tuple[str, ...]] = {
+        "node": ("",),
+        "feature": requirement.features,
+        "language_pair": (f"{requirement.source}>{requirement.target}",),
+    }
+    return [each for each in node.suspensions if each.subject in subjects[each.scope]]
 
 
 def verdict(node: Node, requirement: Requirement) -> Verdict:
@@ -95,7 +109,7 @@ def verdict(node: Node, requirement: Requirement) -> Verdict:
         return "draining"
     if missing_abilities(node, requirement):
         return "unable"
-    if suspended_features(node, requirement):
+    if suspensions_against(node, requirement):
         return "suspended"
     return "free" if has_free_slot(node) else "full"
 

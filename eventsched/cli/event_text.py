@@ -120,6 +120,10 @@ def _queued(_: Event, d: events.JobQueued) -> str:
     return f"{_job(d)}  {d.reason}, attempt {d.attempt}, priority {d.priority}"
 
 
+def _promoted(_: Event, d: events.JobPromoted) -> str:
+    return f"{_job(d)}  waits at priority {d.priority} now, attempt {d.attempt}"
+
+
 def _dispatched(event: Event, d: events.JobDispatched) -> str:
     not_chosen = ""
     if d.affinity is not None and d.affinity.why:
@@ -182,8 +186,12 @@ def _lost(_: Event, d: events.NodeLost) -> str:
     return f"epoch {d.epoch}: {d.reason}, {jobs}"
 
 
-def _marked(_: Event, d: events.NodeSuspended) -> str:
-    return f"epoch {d.epoch}: not chosen for {d.feature} until {clock(d.until_ms)}"
+def _subject(d: events.NodeSuspended | events.NodeResumed) -> str:
+    return f"{d.scope.replace('_', ' ')} {d.subject}".rstrip()
+
+
+def _suspended(_: Event, d: events.NodeSuspended) -> str:
+    return f"epoch {d.epoch}: {_subject(d)} suspended until {clock(d.until_ms)}, {d.reason}"
 
 
 def _backpressure(_: Event, d: events.BackpressureStarted | events.BackpressureEnded) -> str:
@@ -216,6 +224,7 @@ _DESCRIPTIONS: dict[type, Callable[[Event, Any], str]] = {
     events.RoomJoined: lambda _, d: d.room + _suffix(_listens_to(d.listen_language)),
     events.RoomLeft: lambda _, d: d.room,
     events.JobQueued: _queued,
+    events.JobPromoted: _promoted,
     events.JobDispatched: _dispatched,
     events.AttemptEnded: _attempt_ended,
     events.JobFailed: _failed,
@@ -228,8 +237,8 @@ _DESCRIPTIONS: dict[type, Callable[[Event, Any], str]] = {
     events.NodeDraining: lambda _, d: f"epoch {d.epoch}: no new attempts",
     events.NodeDrained: lambda _, d: f"epoch {d.epoch}: no leases left, deregistered",
     events.NodeLost: _lost,
-    events.NodeSuspended: _marked,
-    events.NodeResumed: lambda _, d: f"epoch {d.epoch}: {d.feature} again",
+    events.NodeSuspended: _suspended,
+    events.NodeResumed: lambda _, d: f"epoch {d.epoch}: {_subject(d)} resumed, {d.reason}",
     events.BackpressureStarted: _backpressure,
     events.BackpressureEnded: _backpressure,
     events.ClockAdjusted: _adjusted,

@@ -111,7 +111,7 @@ def _load(leases: int, slots: int) -> str:
 
 
 def _suspended_text(suspended: list[str]) -> Text:
-    return Text(f" lacks {', '.join(suspended)}" if suspended else "", "yellow")
+    return Text(f" suspended for {', '.join(suspended)}" if suspended else "", "yellow")
 
 
 def _abilities(status: ClassStatus) -> str:

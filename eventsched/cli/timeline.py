@@ -21,6 +21,7 @@ STYLES = {
     "ResultRefused": "red",
     "JobFailed": "red",
     "JobQueued": "yellow",
+    "JobPromoted": "yellow",
     "AttemptEnded": "yellow",
     "UtteranceFinalized": "cyan",
     "NodeLost": "red",

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
--- abandon_archive: the cell has no archive any more, since its owner has lost it. What was trimmed
--- is gone for good, nothing waits for the archive, and another one may begin.
+-- abandon_archive: the owner of the cell has lost its archive. The entries that were trimmed are
+-- lost, nothing waits for the archive, and a new archive may begin.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV
@@ -20,13 +20,15 @@ local stored = redis.call('HMGET', keys.archive, 'of', 'to')
 if not stored[1] then return 'duplicate' end
 if stored[1] ~= of then return validate.invalid('key', 'the key of this archive, ' .. stored[1]) end
 local active = keys.of('lease', 'archive')
-local ends = tonumber(redis.call('HGET', active, 'until')) or 0
-if ends > clock.now() then return validate.invalid('archive', 'one that no archiver has a lease on') end
+local until_ms = tonumber(redis.call('HGET', active, 'until')) or 0
+if until_ms > clock.now() then
+  return validate.invalid('archive', 'one that no archiver has a lease on')
+end
 
-local gone = tonumber(redis.call('HGET', keys.counters, 'trimmed')) or 0
-events.ArchiveAbandoned(of, stored[2], gone)
+local trimmed = tonumber(redis.call('HGET', keys.counters, 'trimmed')) or 0
+events.ArchiveAbandoned(of, stored[2], trimmed)
 cache.write_stable('DEL', keys.archive)
 write('XGROUP', 'DESTROY', keys.log, 'archive')
--- An archiver that was frozen within a segment is fenced: what it seals does not count.
+-- An archiver that is still in the middle of a segment is fenced: its seal is refused.
 write('HINCRBY', active, 'epoch', 1)
 return 'ok'

@@ -1,18 +1,18 @@
 #!lua flags=allow-oom
--- acquire_set_lease: become the process that folds a projection set, stay it, or give the set up. Each
--- take-over raises the epoch, and later calls of the former owner are refused. A set that folds
--- live also gets its consumer group, at its checkpoint, and its first revisions.
+-- acquire_set_lease: acquire, renew or release the lease of a projection set. Each change of the
+-- owner increases the epoch, and later calls of the former owner are refused. A set that folds live
+-- also gets its consumer group, at its checkpoint, and its first revisions.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV
 --   now_arg         ms                     used in a cell with a manual clock only
 --   set             name
---   owner          text                   the caller: unique for each process
---   lease_ms         ms                     0 gives the set up
+--   owner           text                   the caller: unique for each process
+--   lease_ms        ms                     0 releases the set
 --   group           name                   consumer group; empty for a revision, which has none
 --   then per projection: name, version
--- Reply: [acquired, epoch, live revision per projection], [standby, ms until the lease ends] or
---   [version, projection, its live revision]: code of another version folds it
+-- Reply: [acquired, epoch, live revision per projection], [standby, ms until the lease until_ms] or
+--   [version, projection, its live revision]: code of another version folds the projection
 -- Refusals: none
 -- Events: none
 -- Bound: the projections of the set
@@ -24,8 +24,8 @@
 -- include: write
 local now, active = clock.now(), keys.of('lease', set)
 local stored = redis.call('HMGET', active, 'owner', 'epoch', 'until', 'passed')
-local epoch, ends = tonumber(stored[2]) or 0, tonumber(stored[3]) or 0
-if stored[1] ~= owner and ends > now then return { 'standby', ends - now } end
+local epoch, until_ms = tonumber(stored[2]) or 0, tonumber(stored[3]) or 0
+if stored[1] ~= owner and until_ms > now then return { 'standby', until_ms - now } end
 
 local revisions, new_revisions = {}, {}
 for _, projection in each_projection(ARGV) do
@@ -41,16 +41,16 @@ for _, projection in each_projection(ARGV) do
   revisions[#revisions + 1] = revision
 end
 
--- The same owner within its time keeps its epoch: nobody else acted in between.
-local takes_over = stored[1] ~= owner or ends <= now
+-- The same owner within its lease keeps its epoch: no other process had the lease in between.
+local takes_over = stored[1] ~= owner or until_ms <= now
 if takes_over then epoch = epoch + 1 end
 for live, revision in pairs(new_revisions) do cache.write_stable('SET', live, revision) end
 if group ~= '' then
   local checkpoint = redis.call('GET', keys.of('checkpoint', set))
   local is_new = groups.create(keys.log, group, checkpoint or '0', 'ENTRIESREAD',
     checkpoint and stored[4] or '0')
-  -- How many entries the set has passed: those that were trimmed before it began, then those that
-  -- it saves.
+  -- How many entries the set has passed: the entries that were trimmed before the set began, then
+  -- the entries of each save.
   if is_new and not checkpoint then
     local stream = reply.by_name(redis.call('XINFO', 'STREAM', keys.log))
     write('HSET', active, 'passed',

@@ -1,17 +1,17 @@
 #!lua
 -- append_audio: store chunks of any number of sessions, and finalize the utterances that are
--- complete (rules 2-4, 7).
+-- complete (rules 2, finalize reasons; 3, no empty utterance; 4, silence per utterance; 7,
+-- resumable sessions).
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV
 --   now_arg         ms                     used in a cell with a manual clock only
 --   then per chunk, at most 32: session (name), epoch, seq, ms, end_of_utterance (0|1), payload,
---     confirmed (out id or empty)
+--     confirmed (id of an outbox entry, or empty)
 -- Reply: per chunk `ok|duplicate utterance finalized…` or `refused CODE key=value`
 -- Refusals: SESSION_UNKNOWN, SESSION_SUPERSEDED, SESSION_CLOSED, SEQ_GAP, CHUNK_TOO_LARGE,
 --   INVALID_MESSAGE, BACKPRESSURE
--- Events: AudioChunkAppended (audio stream), UtteranceFinalized, JobDispatched,
---   JobQueued
+-- Events: AudioChunkAppended (audio stream), UtteranceFinalized, JobDispatched, JobQueued
 -- Bound: the chunks given, at most 32; 8 jobs assigned, each with 64 requirements and 8 fills
 -- include: backpressure
 -- include: numbers
@@ -21,7 +21,7 @@
 -- include: validate
 local payload_max = 65536
 
--- Why the chunk is refused, or that it is a duplicate, or nothing.
+-- Returns why the chunk is refused, or nil; then true if the chunk is a duplicate.
 local function check(s, chunk, epoch, seq, ms)
   if not epoch then return 'INVALID_MESSAGE field=epoch limit=a whole number' end
   local refusal = sessions.refusal(s, epoch)

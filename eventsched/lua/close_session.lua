@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
--- close_session: the session accepts no more chunks. What it has is finalized; it is closed when
--- all its outcomes have ended (rule 6).
+-- close_session: the session accepts no more chunks. Buffered audio is finalized; the session is
+-- closed when all its outcomes have ended (rule 6, two-step close).
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV
@@ -9,7 +9,8 @@
 --   epoch_arg       number
 -- Reply: ok | duplicate
 -- Refusals: SESSION_UNKNOWN, SESSION_SUPERSEDED, INVALID_MESSAGE
--- Events: SessionClosing, UtteranceFinalized, JobDispatched, JobQueued, RoomLeft, PlaybackEnded, SessionClosed
+-- Events: SessionClosing, UtteranceFinalized, JobDispatched, JobQueued, RoomLeft, PlaybackEnded,
+--   SessionClosed
 -- Bound: 32 members of a room, 64 playbacks; 8 jobs assigned, each with 64 requirements and 8 fills
 -- include: closing
 -- include: sessions

@@ -1,13 +1,13 @@
 #!lua flags=allow-oom
--- configure_cell: create the cell, or give it settings. An existing cell keeps its settings and
--- gets those that it lacks, since they came with a newer version, and the consumer group of `work`.
+-- configure_cell: create the cell, or set its settings. An existing cell keeps its settings, and
+-- gets the settings of a newer version that it lacks and the consumer group of the dispatch queue.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV
 --   now_arg         ms                     starting time of a manual clock, else empty
 --   mode            server | manual        clock of a new cell
 --   overwrite       0 | 1                  1: replace the settings of a cell that exists
---   flat_settings   JSON                   object of name -> integer
+--   settings_json   JSON                   object of name -> integer
 -- Reply: created | changed | kept
 -- Refusals: INVALID_MESSAGE
 -- Events: none (settings and clock are ephemeral state)
@@ -18,9 +18,13 @@
 -- include: keys
 -- include: reply
 -- include: validate
-if mode ~= 'server' and mode ~= 'manual' then return validate.invalid('mode', 'server or manual') end
-local is_json, values = pcall(cjson.decode, flat_settings)
-if not is_json or type(values) ~= 'table' then return validate.invalid('settings', 'a JSON object') end
+if mode ~= 'server' and mode ~= 'manual' then
+  return validate.invalid('mode', 'server or manual')
+end
+local is_json, values = pcall(cjson.decode, settings_json)
+if not is_json or type(values) ~= 'table' then
+  return validate.invalid('settings', 'a JSON object')
+end
 for name, value in pairs(values) do
   local is_whole = type(value) == 'number' and value % 1 == 0 and math.abs(value) < 1e14
   if not is_whole or type(name) ~= 'string' or not validate.is_name(name) then
@@ -33,12 +37,12 @@ groups.create(keys.dispatch, 'dispatch', '0')
 if not exists then
   clock.write_record(mode, '0', now_arg ~= '' and now_arg or '0', cache.new_generation(generation))
 end
--- A program that starts with the settings that are there changes nothing, and invalidates no cache.
+-- A program that starts with the stored settings writes nothing, and the cache stays valid.
 local stored = reply.by_name(redis.call('HGETALL', keys.settings))
 for name, value in pairs(values) do
-  local wanted = string.format('%d', value)
-  if not stored[name] or overwrite == '1' and stored[name] ~= wanted then
-    cache.write_stable('HSET', keys.settings, name, wanted)
+  local text = string.format('%d', value)
+  if not stored[name] or overwrite == '1' and stored[name] ~= text then
+    cache.write_stable('HSET', keys.settings, name, text)
   end
 end
 if not exists then return 'created' end

@@ -1,19 +1,20 @@
 #!lua flags=allow-oom
--- dispatch_jobs: read the next entries of `work` and give each job to a node, or queue it (rules
--- 10-18). Reading, deciding, writing and trimming are one step, so the caller may die at any time:
--- an entry is in `work` until it has been dispatched. The consumer group only shows how far that
--- is.
+-- dispatch_jobs: read the next entries of the dispatch queue and give each job to a node, or queue
+-- the job (rules 10, job identity; 11, one atomic dispatch; 16, choosing a node; 18, fair waiting).
+-- Reading, deciding, writing and trimming are one step, so the caller may die at any time: an entry
+-- stays in the dispatch queue until it is dispatched. The consumer group only shows the position.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV
 --   now_arg         ms                     used in a cell with a manual clock only
---   back_arg        0 to 60000 ms          the caller comes again by then. Until then calls that finalize
---                                          dispatch eagerly (include/eager_dispatch)
+--   back_arg        0 to 60000 ms          how long the presence lease of the dispatcher lasts;
+--                                          until then finalizing calls dispatch eagerly
 -- Reply: [last_id, left, jobs, waiting]   last_id: of the last entry read; left: entries not read
 --   yet; waiting: jobs whose nodes have no free slot
 -- Refusals: INVALID_MESSAGE
 -- Events: JobDispatched, JobQueued
--- Bound: 12 entries of at most 32 targets; 64 requirements, 8 fills and the session's open outcomes each
+-- Bound: 12 entries of at most 32 targets; 64 requirements, 8 fills and the session's open outcomes
+--   each
 -- include: assign
 -- include: clock
 -- include: dead_letters
@@ -42,19 +43,18 @@ if not back_ms then return validate.invalid('back_ms', '0 to 60000 ms') end
 clock.now()
 local entries = redis.call('XRANGE', keys.dispatch, '-', '+', 'COUNT', entries_max)
 local last_id = entries[1] and entries[#entries][1] or '0-0'
--- In a cell that was never configured the group is missing: this fails before anything else is
--- written.
+-- A cell that was never configured has no group: the call fails here, before any other write.
 if entries[1] then write('XGROUP', 'SETID', keys.dispatch, group, last_id) end
 if back_ms > 0 then eager_dispatch.renew_lease(clock.now() + back_ms) end
-local placed, waiting, left = 0, 0, 0
+local job_count, waiting, left = 0, 0, 0
 for _, entry in ipairs(entries) do
   local id, kind, d = entry[1], entry[2][2], entry[2][4]
   local is_done, count, count_waiting =
     dead_letters.guard('dispatch', id, kind, d or '', process, id, kind, d)
-  if is_done then placed, waiting = placed + count, waiting + count_waiting end
+  if is_done then job_count, waiting = job_count + count, waiting + count_waiting end
 end
 if entries[1] then
   write('XTRIM', keys.dispatch, 'MINID', entry_ids.successor(last_id))
   left = redis.call('XLEN', keys.dispatch)
 end
-return { last_id, left, placed, waiting }
+return { last_id, left, job_count, waiting }

@@ -1,16 +1,17 @@
 #!lua flags=allow-oom
--- drain_node: the node takes no new work. What it still holds after `within_ms` is dispatched
--- elsewhere (rule 13).
+-- drain_node: the node gets no new jobs. The jobs that it still holds after `within_ms` are
+-- dispatched to other nodes (rule 13, node registration).
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV
 --   now_arg         ms                     used in a cell with a manual clock only
 --   name            node name
 --   epoch_arg       number
---   within_ms       ms                     how long it may take to finish; 0: give back now
+--   within_ms       ms                     time to finish its attempts; 0: hand them back now
 -- Reply: live attempts left
 -- Refusals: NODE_UNKNOWN, NODE_SUPERSEDED, INVALID_MESSAGE
--- Events: NodeDraining, NodeDrained, AttemptEnded, JobDispatched, JobQueued, JobFailed, ResultDelivered
+-- Events: NodeDraining, NodeDrained, AttemptEnded, JobDispatched, JobQueued, JobFailed,
+--   ResultDelivered
 -- Bound: 16 leases, 8 fills each
 -- include: attempts
 -- include: clock

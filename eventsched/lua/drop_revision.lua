@@ -1,19 +1,20 @@
 #!lua flags=allow-oom
--- drop_revision: one step of deleting the records of a set's projections that belong to no live revision.
--- The last step also deletes the checkpoint of the revision: the next revision starts from the beginning.
+-- drop_revision: one step of deleting the records that belong to no live revision of a projection
+-- of the set. The last step also deletes the checkpoint of the revision: the next revision starts
+-- from the beginning.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV
 --   now_arg         ms                     used in a cell with a manual clock only
---   revision_set       name
---   epoch           number                 of the caller's lease: nobody else rebuilds meanwhile
---   lease_ms         ms                     more of it
---   cursor          where the last step ended; 0 to begin
+--   revision_set    name
+--   epoch           number                 of the caller's lease: no other process rebuilds
+--   lease_ms        ms                     for so long the lease lasts from now on
+--   cursor          end of the last step; 0 to begin
 --   then per projection: name
--- Reply: [fenced] or [dropped, cursor of the next step (0: done), number of records deleted]
+-- Reply: [fenced] or [count, cursor of the next step (0: done), number of records deleted]
 -- Refusals: none
 -- Events: none
--- Bound: 256 keys looked at
+-- Bound: 256 keys scanned
 -- include: clock
 -- include: keys
 -- include: write
@@ -27,12 +28,12 @@ for _, projection in each_projection(ARGV) do
   live[projection.name] = redis.call('GET', keys.of('active_revision', projection.name)) or ''
 end
 local page = redis.call('SCAN', cursor, 'MATCH', keys.of('view', '*'), 'COUNT', scanned_max)
-local dropped = 0
+local count = 0
 for _, key in ipairs(page[2]) do
   local projection, revision = string.match(key, ':view:([^:]+):([^:]+):')
   if live[projection] and live[projection] ~= revision then
-    dropped = dropped + write('UNLINK', key)
+    count = count + write('UNLINK', key)
   end
 end
 if page[1] == '0' then write('DEL', keys.of('checkpoint', revision_set)) end
-return { 'dropped', page[1], dropped }
+return { 'dropped', page[1], count }

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- drop_session_indexes: delete the index of a session once the last entry that it names has been trimmed.
+-- drop_session_indexes: delete the indexes of sessions whose last entry has been trimmed.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV
@@ -14,13 +14,13 @@
 -- include: write
 local first = redis.call('XRANGE', keys.log, '-', '+', 'COUNT', 1)[1]
 if not first then return 0 end
-local dropped = 0
+local count = 0
 for _, session in each_session(ARGV) do
   local index = keys.of('session_index', session.name)
   local last = redis.call('LINDEX', index, -1)
   if last and entry_ids.precedes(last, first[1]) then
     write('UNLINK', index)
-    dropped = dropped + 1
+    count = count + 1
   end
 end
-return dropped
+return count

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
--- erase_session: the log says that the key of an encrypted session is destroyed. Once, as far as
--- the last 10,000 sessions are known: a second event would say nothing new and change no view.
+-- erase_session: record in the log that the key of an encrypted session is destroyed. The call
+-- appends one event for each of the last 10,000 sessions; a second event would change no view.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV
@@ -17,7 +17,7 @@
 -- include: sessions
 -- include: validate
 -- include: write
-local remembered_max = 10000
+local sessions_max = 10000
 if not validate.is_name(name) then return validate.invalid('session', 'a name') end
 if not string.match(key_id, '^' .. string.rep('%x', 16) .. '$') then
   return validate.invalid('key', '16 hex digits')
@@ -25,12 +25,14 @@ end
 -- A retired session has no record any more; the caller has checked its history.
 local s = sessions.get(name)
 if s and s.status ~= 'retired' then
-  if s.status ~= 'closed' then return validate.invalid('session', 'closed first, it is ' .. s.status) end
+  if s.status ~= 'closed' then
+    return validate.invalid('session', 'closed first, it is ' .. s.status)
+  end
   if s.key ~= key_id then return validate.invalid('key', 'the key of the session') end
 end
 if redis.call('ZSCORE', keys.erased, name) then return 'duplicate' end
 
 events.SessionErased(keys.full(name), s and s.tp or '', key_id)
 write('ZADD', keys.erased, clock.text(), name)
-write('ZREMRANGEBYRANK', keys.erased, 0, -remembered_max - 1)
+write('ZREMRANGEBYRANK', keys.erased, 0, -sessions_max - 1)
 return 'ok'

@@ -1,5 +1,6 @@
 #!lua flags=allow-oom
--- extend_lease: the handler needs longer; never beyond 300 s after dispatch (rule 19).
+-- extend_lease: extend the lease of an attempt, to at most 300 s after its dispatch (rule 19, lease
+-- duration).
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV

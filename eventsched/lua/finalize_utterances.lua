@@ -1,5 +1,6 @@
 #!lua flags=allow-oom
--- finalize_utterances: producers ask that their current utterance ends here (rules 1, 2).
+-- finalize_utterances: finalize the current utterances of sessions at the request of their
+-- producers (rules 1, one order per session; 2, finalize reasons).
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV
@@ -23,8 +24,8 @@ local function check(s, epoch, utterance)
   if not epoch then return 'INVALID_MESSAGE field=epoch limit=a whole number' end
   if not utterance then return 'INVALID_MESSAGE field=utterance limit=a whole number' end
   local refusal = sessions.refusal(s, epoch)
-  -- A finalize that comes after the end of the session, for an utterance that is complete, is no
-  -- error (rule 1).
+  -- A finalize of a complete utterance is no error after the end of the session (rule 1, one order
+  -- per session).
   if refusal == 'SESSION_CLOSED' and utterance < s.utterance then return nil end
   return refusal
 end

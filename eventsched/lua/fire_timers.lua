@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
--- fire_timers: call the handlers of the timers that are due, in order, a bounded number at a time
--- (rules 2, 5, 6, 8, 10, 13, 14, 18, 20, 25). A timer whose cause is gone does nothing. An error
--- becomes a dead letter.
+-- fire_timers: call the handlers of the timers that are due, in order, a bounded number at a time.
+-- A timer whose cause has ended has no effect. An error becomes a dead letter. The modules of the
+-- handlers name the rules (include/timer_handlers.lua).
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV
@@ -9,8 +9,8 @@
 -- Reply: [fired, next_ms, now_ms]   next_ms: when the next is due, or -1
 -- Refusals: none
 -- Events: any but those of opening, resuming, registering and results
--- Bound: 16 timers; 16 leases of 256, 32 outcomes or 256 keys each, and the open outcomes of a session;
---   8 jobs of utterances that end, each with 64 requirements and 8 fills
+-- Bound: 16 timers; 16 leases of 256, 32 outcomes or 256 keys each, and the open outcomes of a
+--   session; 8 jobs of utterances that end, each with 64 requirements and 8 fills
 -- include: clock
 -- include: dead_letters
 -- include: keys
@@ -18,7 +18,7 @@
 -- include: write
 local fired_max = '16'
 
--- A timer is removed before its handler runs, which may set it again.
+-- A timer is removed before its handler runs, because the handler may set the timer again.
 local function fire(member, due_ms)
   local kind, id = string.match(member, '^(%a+)|(.*)$')
   write('ZREM', keys.timers, member)
@@ -30,14 +30,14 @@ local due = redis.call('ZRANGEBYSCORE', keys.timers, '-inf', clock.text(), 'LIMI
 local fired = 0
 for _, member in ipairs(due) do
   fired = fired + 1
-  -- A handler before may have cancelled this timer, or set it to a time that has not come.
+  -- An earlier handler may have cancelled this timer, or set it to a later time.
   local due_ms = tonumber(redis.call('ZSCORE', keys.timers, member))
   if due_ms and due_ms <= now then
     local is_done, ends_call = fire(member, due_ms)
     if is_done and ends_call then break end
   end
 end
--- Sessions that close at commit set and cancel timers, too.
+-- Sessions that close at commit set and cancel timers as well.
 return function()
   local next_due = redis.call('ZRANGE', keys.timers, 0, 0, 'WITHSCORES')
   return { fired, next_due[2] and tonumber(next_due[2]) or -1, now }

@@ -1,15 +1,15 @@
 #!lua flags=allow-oom
--- heartbeat_node: the registration is alive. The node learns which attempts it no longer holds
--- (rule 13).
+-- heartbeat_node: renew the registration. The reply names the attempts that the node no longer
+-- holds (rule 13, node registration).
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV
 --   now_arg         ms                     used in a cell with a manual clock only
 --   name            node name
 --   epoch_arg       number
---   load            number                 as the node reports it; shown to people, no decision uses it
+--   load            number                 as the node reports it; no decision uses the value
 --   then per lease, at most 256: job_key, attempt (that the node believes to hold)
--- Reply: [job_key…] of those that the node no longer holds
+-- Reply: [job_key…] of the attempts that the node no longer holds
 -- Refusals: NODE_UNKNOWN, NODE_SUPERSEDED, INVALID_MESSAGE
 -- Events: none
 -- Bound: the leases given, at most 256
@@ -30,11 +30,11 @@ if not nodes.is_current(node, epoch) then
   return validate.refuse('NODE_UNKNOWN')
 end
 write('HSET', keys.of('node', name), 'seen', clock.text(), 'load', load)
-local lost = {}
+local lost_jobs = {}
 for _, lease in each_lease(ARGV) do
   local job = jobs.load_header(lease.job_key)
   local is_held = job and job.status == 'running' and job.node == name and job.epoch == epoch
     and numbers.text[job.attempt] == lease.attempt
-  if not is_held then lost[#lost + 1] = lease.job_key end
+  if not is_held then lost_jobs[#lost_jobs + 1] = lease.job_key end
 end
-return lost
+return lost_jobs

@@ -1,10 +1,11 @@
 #!lua flags=allow-oom
--- keep_alive: producers that have sent nothing for a while are still there (rule 8).
+-- keep_alive: keep sessions open whose producers have sent nothing for a while (rule 8, idle
+-- sessions).
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV
 --   now_arg         ms                     used in a cell with a manual clock only
---   then per session, at most 32: name, epoch, confirmed (out id or empty)
+--   then per session, at most 32: name, epoch, confirmed (id of an outbox entry, or empty)
 -- Reply: per session `ok` or `refused CODE key=value`
 -- Refusals: SESSION_UNKNOWN, SESSION_SUPERSEDED, SESSION_CLOSED, INVALID_MESSAGE
 -- Events: none

@@ -5,9 +5,9 @@
 -- ARGV
 --   now_arg         ms                     not used
 --   projection      name
---   revision           <version>.<revision>
+--   revision        <version>.<revision>
 --   then per record, at most 256: entity (its id)
--- Reply: per record its fields and values in a list, which is empty where there is none
+-- Reply: per record its fields and values in a list, which is empty for a missing record
 -- Refusals: INVALID_MESSAGE
 -- Events: none
 -- Bound: the arguments, at most 256

@@ -1,12 +1,13 @@
 #!lua flags=allow-oom
--- mark_playback: sound begins or ends where this session listens (rule 5).
+-- mark_playback: synthesised speech begins or ends to play at the listener of this session (rule 5,
+-- no pause during playback).
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV
 --   now_arg         ms                     used in a cell with a manual clock only
---   name            session name           where the sound plays
+--   name            session name           at whose listener the speech plays
 --   epoch_arg       number
---   origin          full session id        whose speech it is
+--   origin          full session id        whose speech was translated
 --   target          language
 --   utterance       number
 --   started         0 | 1
@@ -24,7 +25,9 @@ local number = validate.int(utterance, 0, 1e12)
 if not epoch then return validate.invalid('epoch', 'a whole number') end
 if not number then return validate.invalid('utterance', 'a whole number') end
 if started ~= '0' and started ~= '1' then return validate.invalid('started', '0 or 1') end
-if not validate.is_target(target) then return validate.invalid('target', 'a language, never auto') end
+if not validate.is_target(target) then
+  return validate.invalid('target', 'a language, never auto')
+end
 if not keys.name(origin) then return validate.invalid('origin', 'a session of this cell') end
 local refusal = sessions.refusal(s, epoch)
 if refusal then return redis.error_reply(refusal) end

@@ -1,5 +1,6 @@
 #!lua
--- open_session: a producer opens a session under a name and a token of its choice (rules 7, 12).
+-- open_session: open a session under the name and the token that the producer chose (rules 7,
+-- resumable sessions; 12, audience).
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV
@@ -37,12 +38,15 @@ local members_max = 32
 local targets_max, features_max = 8, 16
 local s = sessions.get(name)
 if s then
-  local granted = tokens.epoch_of(s, token)
-  if not granted then return validate.invalid('session', 'this id exists with another token') end
+  local epoch = tokens.epoch_of(s, token)
+  if not epoch then
+    return validate.invalid('session', 'this id exists with another token')
+  end
   if s.status ~= 'open' then return validate.refuse('SESSION_CLOSED') end
-  return { granted, s.next_seq, s.utterance, '0-0' }
+  return { epoch, s.next_seq, s.utterance, '0-0' }
 end
-local sample_rate_hz, priority_no = validate.int(sample_rate, 8000, 48000), validate.int(priority, 0, 2)
+local sample_rate_hz = validate.int(sample_rate, 8000, 48000)
+local priority_no = validate.int(priority, 0, 2)
 if not validate.is_name(name) then return validate.invalid('session', 'a name') end
 if not validate.is_name(token) then return validate.invalid('token', 'a name') end
 if not validate.is_name(tenant) then return validate.invalid('tenant', 'a name') end
@@ -57,7 +61,9 @@ local hex_16 = '^' .. string.rep('%x', 16) .. '$'
 if features_hash ~= 'none' and not string.match(features_hash, hex_16) then
   return validate.invalid('features_hash', '16 hex digits or none')
 end
-if encoding ~= 'pcm16' and encoding ~= 'opus' then return validate.invalid('encoding', 'pcm16 or opus') end
+if encoding ~= 'pcm16' and encoding ~= 'opus' then
+  return validate.invalid('encoding', 'pcm16 or opus')
+end
 if listen_language ~= '' and not validate.is_target(listen_language) then
   return validate.invalid('listen_language', 'a language, never auto')
 end
@@ -75,16 +81,17 @@ if room_name and redis.call('HLEN', keys.of('room', room_name)) >= members_max t
 end
 
 local now, full = clock.now(), keys.full(name)
--- A small hash is searched from its start: the fields that are read most come first.
+-- A small hash is searched from its start, so the fields that are read most come first.
 write('HSET', keys.of('session', name), 'status', 'open', 'out_no', '0', 'out_bytes', '0',
   'out_low', '0', 'used', '', 'epoch', '1', 'utterance', '0', 'turn', '0',
   'heard', sessions.encode_buffer(), 'tenant', tenant, 'tp', tp,
   'source', source, 'targets', targets, 'features', features, 'features_hash', features_hash,
-  'encoding', encoding, 'sample_rate', sample_rate_hz, 'priority', priority_no, 'room', room, 'listen_language', listen_language,
-  'key', key_id, 'tokens', tokens.with(nil, token, 1))
+  'encoding', encoding, 'sample_rate', sample_rate_hz, 'priority', priority_no, 'room', room,
+  'listen_language', listen_language, 'key', key_id, 'tokens', tokens.with(nil, token, 1))
 affinity.start(name)
-events.SessionOpened(full, tp, { tenant = tenant, source = source, targets = targets, features = features,
-  features_hash = features_hash, encoding = encoding, sample_rate = sample_rate_hz, priority = priority_no, room = room,
+events.SessionOpened(full, tp, { tenant = tenant, source = source, targets = targets,
+  features = features, features_hash = features_hash, encoding = encoding,
+  sample_rate = sample_rate_hz, priority = priority_no, room = room,
   listen_language = listen_language, key = key_id })
 if room_name then
   write('HSET', keys.of('room', room_name), full, listen_language)

@@ -1,14 +1,16 @@
 #!lua flags=allow-oom
--- promote_revision: readers and the live fold change to a new revision, at the log id at which both are
--- equal. The next save of the live owner is refused as `rebuilt`: it folds its batch again.
+-- promote_revision: switch readers and the live fold to a new revision, at the log id at which both
+-- revisions are equal. The next save of the live owner is refused as `rebuilt`, and the owner folds
+-- its batch again.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV
 --   now_arg         ms                     used in a cell with a manual clock only
 --   set             name                   of the live set
---   revision_set       name                   of the revision
+--   revision_set    name                   of the revision
 --   epoch           number                 of the caller's lease on the revision
---   then per projection: name, live (its revision as the caller knows it), revision (the new one)
+--   then per projection: name, live (the live revision that the caller expects), revision (the new
+--     revision)
 -- Reply: [switched], [behind, the live checkpoint], [fenced] or [rebuilt, projection]
 -- Refusals: none
 -- Events: none

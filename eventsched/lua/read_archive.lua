@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
--- read_archive: how far the archive holds the log, and how far the log is. After this call no entry
--- is appended with a time before the `now` of the reply: everything older is complete.
+-- read_archive: the positions of the archive and of the log. After this call no entry is appended
+-- with a time before the `now` of the reply, so all older entries are complete.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV

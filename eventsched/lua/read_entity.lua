@@ -1,14 +1,13 @@
 #!lua flags=no-writes
--- read_entity: authoritative state of sessions, jobs or nodes, together with the last id of the
--- log: the state is exactly what the log says up to that id, whatever other calls do meanwhile
--- (decision 4).
+-- read_entity: the authoritative state of sessions, jobs or nodes, together with the last id of the
+-- log. The state equals the fold of the log up to that id.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV
 --   now_arg         ms                     not used
 --   kind            session | job | node
 --   then per entity: name (in the cell, or its job key)
--- Reply: JSON: {last, found: [{…} per entity]}; an entity that is not there is {}
+-- Reply: JSON: {last, entities: [{…} per entity]}; a missing entity is {}
 -- Refusals: none
 -- Events: none
 -- Bound: the entities given; a session's open outcomes, a node's leases
@@ -30,17 +29,19 @@ local function due(member)
   return redis.call('ZSCORE', keys.timers, member) or nil
 end
 
--- The state of the job of an open outcome, and the timers that will end it. The timer of a lease is
--- the one of its registration, which is due no later than the deadline.
+-- The state of the job of an open outcome, and the timers that will end the job. The timer of a
+-- lease is the timer of its registration, which is due no later than the deadline.
 local function job_of(s, full, target, utterance)
-  local key = table.concat({ s.tenant, full, utterance, 'translation', target, s.features_hash }, ':')
+  local key =
+    table.concat({ s.tenant, full, utterance, 'translation', target, s.features_hash }, ':')
   local job = jobs.load_header(key) or {}
-  local lease = job.status == 'running' and due('leases|' .. job.node .. '|' .. numbers.text[job.epoch])
+  local lease = job.status == 'running'
+    and due('leases|' .. job.node .. '|' .. numbers.text[job.epoch])
   return { key = key, status = job.status, deadline = job.deadline, lease = lease or nil,
     wait = due('wait|' .. key) }
 end
 
--- How each held outcome has ended, without bodies and audio.
+-- The kind of each held ending.
 local function held_of(name)
   local key, kinds = keys.of('out_of_order', name), {}
   for _, field in ipairs(redis.call('HKEYS', key)) do
@@ -59,7 +60,8 @@ function read.session(name)
   s.token, s.tokens = nil, nil
   local outcomes, outcome_jobs, ready, gaps = hash(keys.of('outcomes', name)), {}, {}, {}
   for field, stored in pairs(outcomes) do
-    outcome_jobs[field] = job_of(s, full, string.match(field, '^(.*)/'), string.match(stored, '^%d+'))
+    local target, utterance = string.match(field, '^(.*)/'), string.match(stored, '^%d+')
+    outcome_jobs[field] = job_of(s, full, target, utterance)
   end
   for field in pairs(s) do
     local target = string.match(field, '^a:(.*)$')
@@ -79,7 +81,8 @@ function read.job(key)
   if not job then return {} end
   local tag
   if job.status == 'queued' then
-    local requirement = table.concat({ core.source, core.target, table.concat(core.features or {}, ',') }, ':')
+    local features = table.concat(core.features or {}, ',')
+    local requirement = table.concat({ core.source, core.target, features }, ':')
     tag = redis.call('ZSCORE', keys.of('waiting', job.priority, requirement), job.member) or nil
   end
   return { hash = job, tag = tag }
@@ -100,6 +103,6 @@ function read.node(name)
 end
 
 local last = redis.call('XREVRANGE', keys.log, '+', '-', 'COUNT', 1)
-local found = {}
-for i, entity in each_entity(ARGV) do found[i] = read[kind](entity.name) end
-return cjson.encode({ last = last[1] and last[1][1] or '0-0', found = found })
+local entities = {}
+for i, entity in each_entity(ARGV) do entities[i] = read[kind](entity.name) end
+return cjson.encode({ last = last[1] and last[1][1] or '0-0', entities = entities })

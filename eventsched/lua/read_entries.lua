@@ -5,7 +5,7 @@
 -- ARGV
 --   now_arg         ms                     not used
 --   then per entry, at most 1000: id
--- Reply: the entries that are still there, in the order of the ids
+-- Reply: the entries that still exist, in the order of the ids
 -- Refusals: INVALID_MESSAGE
 -- Events: none
 -- Bound: the arguments, at most 1000

@@ -1,29 +1,30 @@
 #!lua flags=no-writes
--- read_entry_numbers: what numbers the entries of an audio or out stream, without their payload.
+-- read_entry_numbers: the numbers of the entries of an audio stream or an outbox, without payload.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV
 --   now_arg         ms                     not used
---   kind            audio | out
+--   kind            audio | outbox
 --   session         name
 --   after           entry id               0-0 to begin
--- Reply: [id, mark, …]   mark: `d` of an audio chunk, `i` of an out entry
+-- Reply: [id, number, …]   number: field `d` of an audio chunk, field `i` of an outbox entry
 -- Refusals: none
 -- Events: none
 -- Bound: 128 entries
 -- include: keys
 local entries_max = 128
-local mark = kind == 'audio' and 'd' or 'i'
+local number_field = kind == 'audio' and 'd' or 'i'
 
-local marks = {}
-local entries = redis.call('XRANGE', keys.of(kind, session), '(' .. after, '+', 'COUNT', entries_max)
+local numbered = {}
+local stream = keys.of(kind, session)
+local entries = redis.call('XRANGE', stream, '(' .. after, '+', 'COUNT', entries_max)
 for _, entry in ipairs(entries) do
   local fields = entry[2]
   for i = 1, #fields, 2 do
-    if fields[i] == mark then
-      marks[#marks + 1] = entry[1]
-      marks[#marks + 1] = fields[i + 1]
+    if fields[i] == number_field then
+      numbered[#numbered + 1] = entry[1]
+      numbered[#numbered + 1] = fields[i + 1]
     end
   end
 end
-return marks
+return numbered

@@ -1,5 +1,5 @@
 #!lua flags=no-writes
--- read_views: records of one live read model, together with the checkpoint that they are at.
+-- read_views: records of one live read model, together with its checkpoint.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV
@@ -13,8 +13,8 @@
 -- Bound: the arguments
 -- include: keys
 local live = redis.call('GET', keys.of('active_revision', projection)) or ''
-local found = { redis.call('GET', keys.of('checkpoint', set)) or '0-0', live }
+local views = { redis.call('GET', keys.of('checkpoint', set)) or '0-0', live }
 for i, record in each_record(ARGV) do
-  found[i + 2] = redis.call('HGETALL', keys.of('view', projection .. ':' .. live, record.entity))
+  views[i + 2] = redis.call('HGETALL', keys.of('view', projection .. ':' .. live, record.entity))
 end
-return found
+return views

@@ -1,6 +1,7 @@
 #!lua flags=allow-oom
--- record_results: what a node reports of its attempts: fencing, at most one result for each job,
--- delivery in order (rules 21-25).
+-- record_results: record the results that a node reports for its attempts, with fencing, at most
+-- one result for each job, and delivery in order (rules 21, fencing; 23, one result per job; 24, no
+-- speech; 25, ordered delivery).
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV
@@ -33,11 +34,13 @@ local epoch = validate.int(epoch_arg, 0, 1e9)
 if not epoch then return validate.invalid('epoch', 'a whole number') end
 
 local function ending_of(job, result, log_id)
-  return { kind = result.status == 'ok' and 'result' or 'no_speech', code = json.optional(result.code),
-    body = result.body, audio = result.audio, job = job.key, cause = 'log/' .. log_id, tp = job.tp }
+  return { kind = result.status == 'ok' and 'result' or 'no_speech',
+    code = json.optional(result.code), body = result.body, audio = result.audio,
+    job = job.key, cause = 'log/' .. log_id, tp = job.tp }
 end
 
--- ok and no_speech: the job ends, its outcome is published, and its slot serves waiting jobs.
+-- A result with status ok or no_speech: the job ends, its outcome is published, and its slot is
+-- filled.
 local function record(job, result)
   jobs.set_ended(job, result.status, result.code)
   local id = events.ResultRecorded(job, node, epoch, result)
@@ -46,8 +49,8 @@ local function record(job, result)
   if freed then assign.fill(freed, 'log/' .. id) end
 end
 
--- A complete result replaces an empty one of the same token that is still held. Returns whether it
--- did.
+-- Replace an empty result with the same token that is still held by a complete result. Returns
+-- whether the result was replaced.
 local function replace(job, result)
   local held = delivery.find_held(job.name, job.target, job.delivery_no)
   if not held or held.kind ~= 'no_speech' or result.status ~= 'ok' then return false end
@@ -57,8 +60,9 @@ local function replace(job, result)
   return true
 end
 
--- MODEL_NOT_AVAILABLE: the node is not chosen for this feature for a while (rule 14).
-local function suspend(feature)
+-- The node is not chosen for this feature for a while (rule 14, missing model). `code` is the code
+-- that the node reported.
+local function suspend(feature, code)
   local registration = nodes.get(node)
   if not nodes.is_current(registration, epoch) then return end
   local until_ms = clock.now() + settings.suspend_ms
@@ -68,7 +72,7 @@ local function suspend(feature)
     suspended[#suspended + 1] = feature
     nodes.set_suspended(registration, suspended)
   end
-  events.NodeSuspended(registration, feature, until_ms)
+  events.NodeSuspended(registration, 'feature', feature, code, until_ms)
 end
 
 local function fail(job, result)
@@ -77,7 +81,7 @@ local function fail(job, result)
     if not strings.set_of(job.features)[result.feature] then
       return 'INVALID_MESSAGE field=feature limit=one of the job\'s features'
     end
-    suspend(result.feature)
+    suspend(result.feature, result.code)
     attempts.redispatch(job, 'suspended', result.code, '')
   elseif result.retryable == '1' then
     attempts.redispatch(job, 'failed', result.code, '')

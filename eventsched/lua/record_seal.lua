@@ -1,22 +1,21 @@
 #!lua flags=allow-oom
--- record_seal: the archive holds the log up to here, on disk: what is after `from` and not after
--- `to` may be trimmed from now on. With from = to = 0-0 the call says that there is an archive at
--- all.
+-- record_seal: the archive has stored the log up to `to` on disk, so the entries after `from` up to
+-- `to` may be trimmed. A call with from = to = 0-0 creates the archive of the cell.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV
 --   now_arg         ms                     used in a cell with a manual clock only
 --   epoch           number                 of the caller's lease on the set `archive`
---   from            log id                 how far the caller knew the archive to be
+--   from            log id                 position of the archive that the caller expects
 --   to              log id
 --   of              text                   which archive: fingerprint of its public key
 --   passed          number                 entries that the log ever had up to `to`
 --   audio           0 | 1                  1: chunks stay until they are archived, too
 --   then per session: name, last_chunk (id up to which the archive holds its audio)
--- Reply: recorded, fenced (another process archives), moved (the archive is not at `from`) or other (the
---   cell has another archive)
+-- Reply: recorded, fenced (another process archives), moved (the archive is not at `from`) or other
+--   (the cell has another archive)
 -- Refusals: INVALID_MESSAGE
--- Events: none (trimming, which follows from it, appends one)
+-- Events: none (the trimming that follows appends an event)
 -- Bound: the arguments, at most 250 sessions; the open outcomes of each
 -- include: cache
 -- include: entry_ids

@@ -1,19 +1,21 @@
 #!lua
--- register_node: a node serves under a new epoch, with all its slots free (rule 13).
+-- register_node: register a node under a new epoch, with all its slots free (rule 13, node
+-- registration).
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV
 --   now_arg         ms                     used in a cell with a manual clock only
 --   name            node name
 --   token           text                   of the process; the same again gets the same reply
---   sources             languages, joined by comma, sorted
+--   sources         languages, joined by comma, sorted
 --   targets         languages, joined by comma, sorted
 --   features        names, joined by comma, sorted
 --   slots           1 to 256
 --   version         text
 -- Reply: [epoch, inbox_from, heartbeat_ms]
 -- Refusals: INVALID_MESSAGE, BACKPRESSURE
--- Events: NodeLost, NodeRegistered, AttemptEnded, JobDispatched, JobQueued, JobFailed, ResultDelivered
+-- Events: NodeLost, NodeRegistered, AttemptEnded, JobDispatched, JobQueued, JobFailed,
+--   ResultDelivered
 -- Bound: 1,024 pairs of a new class and the cell's waiting requirements; 16 leases; 8 fills each
 -- include: assign
 -- include: attempts
@@ -35,11 +37,13 @@ if old and old.status ~= 'gone' and stored[1] == token then
   return { old.epoch, stored[2], settings.heartbeat_ms }
 end
 local slots_no = validate.int(slots, 1, 256)
-local asr_no, targets_no = #strings.split(sources), #strings.split(targets)
+local sources_no, targets_no = #strings.split(sources), #strings.split(targets)
 if not keys.name(keys.full(name)) then return validate.invalid('node', 'a name') end
 if token == '' then return validate.invalid('token', 'not empty') end
 if not slots_no then return validate.invalid('slots', '1 to 256') end
-if asr_no < 1 or asr_no > side_max then return validate.invalid('sources', '1 to 64 languages') end
+if sources_no < 1 or sources_no > side_max then
+  return validate.invalid('sources', '1 to 64 languages')
+end
 if targets_no < 1 or targets_no > side_max then
   return validate.invalid('targets', '1 to 64 languages')
 end
@@ -48,7 +52,7 @@ if not validate.are_languages(targets) or strings.set_of(targets).auto then
   return validate.invalid('targets', 'languages, none of them auto')
 end
 if not validate.are_names(features) then return validate.invalid('features', 'names') end
-if asr_no * targets_no > pairs_max then return validate.invalid('targets', '1024 pairs') end
+if sources_no * targets_no > pairs_max then return validate.invalid('targets', '1024 pairs') end
 if #strings.split(features) > features_max then return validate.invalid('features', '16') end
 if backpressure.is_active() then
   return validate.refuse('BACKPRESSURE', 'retry_after_ms=1000')

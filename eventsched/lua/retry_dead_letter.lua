@@ -1,20 +1,21 @@
 #!lua flags=allow-oom
--- retry_dead_letter: process a dead letter again: a new entry in `work`, or the timer at once.
+-- retry_dead_letter: process a dead letter again, as a new entry in the dispatch queue or as a
+-- timer that is due at once.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV
 --   now_arg         ms                     used in a cell with a manual clock only
---   dead_id         id of an entry in `dead`
---   force           0 | 1                  1: also one that had begun to write (`partial`)
--- Reply: [word, retried, passed_over], the numbers counting targets (1 for a fill or a timer)
---   retried         it is processed again; its entry in `dead` is gone
---   passed_over     every target has its job or its outcome already; its entry is gone
---   partial         had begun to write: nothing done without force
---   projection      an event that could not be folded: a rebuild helps; nothing done
---   unreadable      no entry of `work`: nothing done
---   unknown         no such entry
+--   dead_id         id of a dead letter
+--   force           0 | 1                  1: even if the failed attempt had written (`partial`)
+-- Reply: [word, retry_count, skip_count], the numbers counting targets (1 for a fill or a timer)
+--   retry_count         the entry is processed again; the dead letter is deleted
+--   skip_count     every target has a job or an ended outcome; the dead letter is deleted
+--   partial         the failed attempt had written: nothing changes without force
+--   projection      an event that could not be folded: nothing changes; a rebuild folds it
+--   unreadable      no entry of the dispatch queue: nothing changes
+--   unknown         no such dead letter
 -- Refusals: INVALID_MESSAGE
--- Events: none (what is processed again appends its own)
+-- Events: none (the later processing appends its own)
 -- Bound: 32 targets of one entry, the open outcomes of its session
 -- include: clock
 -- include: dispatch_entry
@@ -25,16 +26,16 @@
 -- include: validate
 -- include: write
 if not string.match(dead_id, '^%d+%-%d+$') then
-  return validate.invalid('id', 'the id of an entry in dead')
+  return validate.invalid('id', 'the id of a dead letter')
 end
 
-local found = redis.call('XRANGE', keys.dead_letters, dead_id, dead_id)[1]
-if not found then return { 'unknown', 0, 0 } end
-local letter = reply.by_name(found[2])
+local stored = redis.call('XRANGE', keys.dead_letters, dead_id, dead_id)[1]
+if not stored then return { 'unknown', 0, 0 } end
+local letter = reply.by_name(stored[2])
 if letter.from ~= 'dispatch' and letter.from ~= 'timers' then return { 'projection', 0, 0 } end
 if letter.partial == '1' and force ~= '1' then return { 'partial', 0, 0 } end
 
-local retried, passed_over = 1, 0
+local retry_count, skip_count = 1, 0
 if letter.from == 'timers' then
   local kind, id = string.match(letter.id, '^(%a+)|(.*)$')
   timers.set(clock.now(), kind, id)
@@ -43,9 +44,9 @@ elseif letter.k == 'fill' then
 else
   local is_readable, entry = pcall(dispatch_entry.decode, letter.d)
   if not is_readable then return { 'unreadable', 0, 0 } end
-  entry.targets, passed_over = utterance_jobs.missing(entry)
-  retried = #entry.targets
-  if retried > 0 then dispatch_entry.append(entry) end
+  entry.targets, skip_count = utterance_jobs.missing(entry)
+  retry_count = #entry.targets
+  if retry_count > 0 then dispatch_entry.append(entry) end
 end
 write('XDEL', keys.dead_letters, dead_id)
-return { retried > 0 and 'retried' or 'passed_over', retried, passed_over }
+return { retry_count > 0 and 'retried' or 'passed_over', retry_count, skip_count }

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
--- save_views: store the views that a batch has changed, the checkpoint after it and the place of
--- the set's consumer group, in one step: after a crash before this call the batch is read again,
--- after a crash after it it is not. The caller's lease is extended.
+-- save_views: store the changed views of a batch, the checkpoint after the batch and the position
+-- of the consumer group, in one step. After a crash before this call the batch is read again; after
+-- a crash after this call it is not. The lease of the caller is extended.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV
@@ -9,10 +9,10 @@
 --   set             name
 --   group           name                   consumer group; empty for a revision, which has none
 --   epoch           number                 of the caller's lease
---   from            log id                 checkpoint that the batch starts from; 0-0 at the start
+--   from            log id                 checkpoint before the batch; 0-0 at the start
 --   to              log id                 checkpoint after the batch
---   count           number                 entries of the log that the group has passed by it
---   lease_ms         ms                     for so long the caller holds the set from now on
+--   count           number                 entries of the log that the group passes with the batch
+--   lease_ms        ms                     for so long the lease lasts from now on
 --   then sections, each beginning with its number of items:
 --     revisions   projection, revision             as they were when the batch was folded
 --     and of each of these revisions, in their order:
@@ -20,29 +20,29 @@
 --       runs of puts   entity, the id that changed it last, its field `v`, then field, value
 --     runs of indexes   session, then log ids
 --     dead     log id, type, d, reason       d is JSON
---   A run is a list of items of equal length: how many they are, how many arguments each has, the items.
---   No item has more than a thousand arguments, since `unpack` takes no more.
+--   A run is a list of items of equal length: the number of items, the number of arguments of each,
+--   the items. No item has more than a thousand arguments, because `unpack` takes no more.
 -- Reply: saved, fenced (another process holds the set), moved (the checkpoint is not `from`) or
---   rebuilt (a revision was switched: fold again)
+--   rebuilt (a revision was promoted: fold again)
 -- Refusals: none
--- Events: none (what could not be folded goes to `dead`)
+-- Events: none (events that could not be folded become dead letters)
 -- Bound: the arguments
 -- include: clock
 -- include: keys
 -- include: write
 
 local at = sections_at - 1
-local function take()
+local function next_argument()
   at = at + 1
   return ARGV[at]
 end
-local function number()
-  return tonumber(take())
+local function next_number()
+  return tonumber(next_argument())
 end
--- The next run: the places of its first and its last argument, and the number of arguments of an
+-- The next run: the indexes of its first and its last argument, and the number of arguments of an
 -- item.
-local function run()
-  local items, length = number(), number()
+local function next_run()
+  local items, length = next_number(), next_number()
   local first = at + 1
   at = at + items * length
   return first, at, length
@@ -55,10 +55,10 @@ if (redis.call('GET', keys.of('checkpoint', set)) or '0-0') ~= from then
   return 'moved'
 end
 local records = {}
-for i = 1, number() do
-  local projection, revision = take(), take()
+for i = 1, next_number() do
+  local projection, revision = next_argument(), next_argument()
   local live = redis.call('GET', keys.of('active_revision', projection))
-  -- A live set writes live revisions only; a revision never writes what readers see.
+  -- A live set writes live revisions only; a rebuild never writes records that readers use.
   if (live == revision) ~= (group ~= '') then return 'rebuilt' end
   records[i] = keys.of('view', projection, revision) .. ':'
 end
@@ -72,11 +72,11 @@ else
   write('HSET', active, 'until', ends)
 end
 for _, record in ipairs(records) do
-  for _ = 1, number() do
-    write('UNLINK', record .. take())
+  for _ = 1, next_number() do
+    write('UNLINK', record .. next_argument())
   end
-  for _ = 1, number() do
-    local first, last, length = run()
+  for _ = 1, next_number() do
+    local first, last, length = next_run()
     for i = first, last, length do
       local entity, changed_by, form = ARGV[i], ARGV[i + 1], ARGV[i + 2]
       write('HSET', record .. entity, 'at', changed_by, 'v', form,
@@ -85,17 +85,17 @@ for _, record in ipairs(records) do
   end
 end
 local indexes = keys.of('session_index', '')
-for _ = 1, number() do
-  local first, last, length = run()
+for _ = 1, next_number() do
+  local first, last, length = next_run()
   for i = first, last, length do
     local session = ARGV[i]
     write('RPUSH', indexes .. session, unpack(ARGV, i + 1, i + length - 1))
   end
 end
-for _ = 1, number() do
-  local id, kind, d, reason = take(), take(), take(), take()
-  write('XADD', keys.dead_letters, string.format('%d-*', clock.now()), 'from', 'log', 'id', id, 'k', kind,
-    'd', d, 'reason', reason, 'partial', '0')
+for _ = 1, next_number() do
+  local id, kind, d, reason = next_argument(), next_argument(), next_argument(), next_argument()
+  write('XADD', keys.dead_letters, string.format('%d-*', clock.now()), 'from', 'log', 'id', id,
+    'k', kind, 'd', d, 'reason', reason, 'partial', '0')
 end
 write('SET', keys.of('checkpoint', set), to)
 return 'saved'

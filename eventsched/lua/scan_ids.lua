@@ -5,11 +5,11 @@
 -- ARGV
 --   now_arg         ms                     not used
 --   kind            as in eventsched/schema/keys.py; with parts of the id, joined by colon
---   cursor          where the last step ended; 0 to begin
+--   cursor          end of the last step; 0 to begin
 -- Reply: [cursor of the next step (0: done), ids]
 -- Refusals: none
 -- Events: none
--- Bound: 512 keys looked at
+-- Bound: 512 keys scanned
 -- include: keys
 local scanned_max = 512
 

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
--- send_partials: a preliminary transcript goes to the listeners at once, and is stored nowhere else
--- (rules 21, 26).
+-- send_partials: append partial results to the outboxes of their recipients. They are stored
+-- nowhere else (rules 21, fencing; 26, partial results).
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV

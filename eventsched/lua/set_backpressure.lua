@@ -1,6 +1,5 @@
 #!lua flags=allow-oom
--- set_backpressure: start or end backpressure for a reason. While a reason is active, producers and
--- new nodes are refused.
+-- set_backpressure: refuse producers and new nodes from now on, or serve them again.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV
@@ -20,8 +19,10 @@
 -- include: validate
 local reasons = { memory = true, group = true, archive = true, dead_letters = true }
 local seen_no, limit_no = validate.int(seen, 0, 1e14), validate.int(limit, 0, 1e14)
-if not reasons[reason] then return validate.invalid('reason', 'memory, group, archive or dead_letters') end
-if is_active ~= '0' and is_active ~= '1' then return validate.invalid('is_active', '0 or 1') end
+if not reasons[reason] then
+  return validate.invalid('reason', 'memory, group, archive or dead_letters')
+end
+if raised ~= '0' and raised ~= '1' then return validate.invalid('raised', '0 or 1') end
 if not seen_no or not limit_no then return validate.invalid('seen', 'whole numbers below 1e14') end
 local active = strings.set_of(redis.call('HGET', keys.counters, 'backpressure') or '')
 if (active[reason] or false) == (is_active == '1') then return 'unchanged' end

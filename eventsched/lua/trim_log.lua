@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
--- trim_log: remove entries from the beginning of the log, no further than all of these: what every
--- consumer group has passed and saved; what the archive holds, or without an archive what is older
--- than `log_retention_ms`; and what is older than `log_keep_ms`.
+-- trim_log: remove entries from the beginning of the log. An entry is removed only if every
+-- consumer group has passed and saved it; if the archive holds it or, without an archive, if it is
+-- older than `log_retention_ms`; and if it is older than `log_keep_ms`.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 -- ARGV
@@ -36,11 +36,11 @@ else
   return { 0, 0, '0-0' }
 end
 
--- A group of another program may have read entries that it has not acknowledged, and the group of a
--- set moves when the set saves: the earliest of place, pending entry and checkpoint counts. A
+-- A group of another program may have entries that are not acknowledged, and the group of a set
+-- moves when the set saves. So the earliest of position, pending entry and checkpoint counts. A
 -- running rebuild reads the log from its start, without a group.
-for _, flat in ipairs(redis.call('XINFO', 'GROUPS', keys.log)) do
-  local group = reply.by_name(flat)
+for _, group_reply in ipairs(redis.call('XINFO', 'GROUPS', keys.log)) do
+  local group = reply.by_name(group_reply)
   keep_from(entry_ids.successor(group['last-delivered-id']))
   if group.pending > 0 then
     keep_from(redis.call('XPENDING', keys.log, group.name)[2])
@@ -48,13 +48,13 @@ for _, flat in ipairs(redis.call('XINFO', 'GROUPS', keys.log)) do
   local checkpoint = redis.call('GET', keys.of('checkpoint', group.name))
   if checkpoint then keep_from(entry_ids.successor(checkpoint)) end
   local rebuild = 'rebuild-' .. group.name
-  local ends = redis.call('HGET', keys.of('lease', rebuild), 'until')
-  if ends and tonumber(ends) > now then
+  local until_ms = redis.call('HGET', keys.of('lease', rebuild), 'until')
+  if until_ms and tonumber(until_ms) > now then
     keep_from(entry_ids.successor(redis.call('GET', keys.of('checkpoint', rebuild)) or '0-0'))
   end
 end
 
--- `~`: only whole nodes of the stream, none of which reaches beyond the floor.
+-- `~` removes only whole nodes of the stream, and no node that reaches beyond the floor.
 local count = write('XTRIM', keys.log, 'MINID', '~', floor, 'LIMIT', trimmed_max)
 if count == 0 then return { 0, 0, floor } end
 local total = write('HINCRBY', keys.counters, 'trimmed', count)

@@ -228,7 +228,7 @@ class ProjectionStore(CellConnection):
     async def read_entities(self, kind: str, names: Sequence[str]) -> tuple[str, list[Any]]:
         """The last log id, and the state of entities at it; `{}` for an unknown entity."""
         reply = msgspec.json.decode(await self.run("read_entity", kind, *names))
-        return reply["last"], list(reply["found"])
+        return reply["last"], list(reply["entities"])
 
     async def read_records(
         self, projection_set: str, projection: str, entities: Sequence[str]

@@ -23,6 +23,7 @@ POLICY_VERSION = 1
 
 Outcome: TypeAlias = Literal["result", "no_speech", "failed", "missing"]
 Rule: TypeAlias = Literal["turn", "session", "load", "last", "fill"]
+SuspensionScope: TypeAlias = Literal["node", "feature", "language_pair"]
 
 
 class Data(msgspec.Struct, frozen=True, tag=True, tag_field="type", omit_defaults=True):
@@ -162,7 +163,7 @@ class RoomLeft(Data, frozen=True, kw_only=True):
 
 
 class JobQueued(Data, frozen=True, kw_only=True):
-    """The job waits for a slot, or waits at a higher priority (`aged`). By dispatch or a timer."""
+    """The job waits for a slot. By dispatch, a timer, a node or a session."""
 
     utterance: int
     target: str
@@ -171,12 +172,27 @@ class JobQueued(Data, frozen=True, kw_only=True):
     features: list[str] = []
     attempt: int
     """The attempt that the next slot will start."""
-    reason: Literal["NO_POOL_FOR_LANG_PAIR", "NO_AVAILABLE_NODE", "aged"]
+    reason: Literal["NO_POOL_FOR_LANG_PAIR", "NO_AVAILABLE_NODE"]
     priority: int
     tag: int
     member: str
     """Its place among equals in the queue: `<16-digit entry count>:<job_key>`."""
     deadline_ms: int
+
+
+class JobPromoted(Data, frozen=True, kw_only=True):
+    """The job has waited for half of its time and waits at a higher priority now. By a timer.
+
+    Its tag, its member and its deadline stay as JobQueued named them.
+    """
+
+    utterance: int
+    target: str
+    delivery_no: int
+    attempt: int
+    """The attempt that the next slot will start."""
+    priority: int
+    """The priority at which the job waits from now on."""
 
 
 class ClassSeen(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -359,20 +375,28 @@ class NodeLost(Data, frozen=True, kw_only=True):
 
 
 class NodeSuspended(Data, frozen=True, kw_only=True):
-    """The node said it lacks this service's model: not chosen for it until then."""
+    """The node is not chosen for the subject until then (rule 14, missing model). By a node."""
 
     epoch: int
-    feature: str
+    scope: SuspensionScope
+    subject: str = ""
+    """The feature, or the language pair as `<source>><target>`; empty for the whole node."""
+    reason: Literal["MODEL_NOT_AVAILABLE"]
+    """Code of the report that led to the suspension."""
     until_ms: int
     cls: str = msgspec.field(name="class")
+    """Capability class of the node with this suspension."""
 
 
 class NodeResumed(Data, frozen=True, kw_only=True):
-    """The mark is over. By a timer."""
+    """That suspension has ended; the node can be chosen again. By a timer."""
 
     epoch: int
-    feature: str
+    scope: SuspensionScope
+    subject: str = ""
+    reason: Literal["expired"]
     cls: str = msgspec.field(name="class")
+    """Capability class of the node without this suspension."""
 
 
 # --- the cell -------------------------------------------------------------------------------
@@ -439,6 +463,7 @@ AnyData: TypeAlias = (
     | RoomJoined
     | RoomLeft
     | JobQueued
+    | JobPromoted
     | JobDispatched
     | AttemptEnded
     | JobFailed

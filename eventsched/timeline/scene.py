@@ -17,6 +17,7 @@ from eventsched.schema.events import (
     Event,
     JobDispatched,
     JobFailed,
+    JobPromoted,
     JobQueued,
     PlaybackEnded,
     PlaybackStarted,
@@ -100,6 +101,7 @@ class _SceneBuilder:
         self._finalized: dict[int, Event] = {}
         self._undispatched: dict[tuple[int, str], Event] = {}
         self._queued: dict[str, Event] = {}
+        self._promoted: dict[str, Event] = {}
         self._running: dict[str, Event] = {}
         self._ready: dict[tuple[str, int], Event] = {}
         self._playing: dict[tuple[str, str, str, int], Event] = {}
@@ -136,7 +138,7 @@ class _SceneBuilder:
             label = f"u{utterance} {target}"
             self._span(WAITING, "undispatched", event, end_ms, label=label, is_open=True)
         for event in self._queued.values():
-            title = f"waits since {_time_since(event, end_ms)}"
+            title = f"waits since {_time_since(event, end_ms)}{self._promotion(event)}"
             self._span(
                 WAITING,
                 "waiting",
@@ -225,8 +227,16 @@ class _SceneBuilder:
 
     def queued(self, event: Event, data: JobQueued) -> None:
         self._end_dispatch_wait(event, data)
-        if data.reason != "aged":
-            self._queued[event.job] = event
+        self._queued[event.job] = event
+        self._promoted.pop(event.job, None)
+
+    def promoted(self, event: Event, _: JobPromoted) -> None:
+        self._promoted[event.job] = event
+
+    def _promotion(self, begin: Event) -> str:
+        """When the job moved to a higher priority during the wait that began then."""
+        promoted = self._promoted.get(begin.job)
+        return f", promoted after {_time_since(begin, promoted.ms)}" if promoted else ""
 
     def dispatched(self, event: Event, data: JobDispatched) -> None:
         self._end_dispatch_wait(event, data)
@@ -238,7 +248,10 @@ class _SceneBuilder:
         if begin is None:
             return
         reason = begin.data.reason  # type: ignore[union-attr]
-        title = f"{_job_label(begin)} waited {_time_since(begin, event.ms)}: {reason}, then {how}"
+        title = (
+            f"{_job_label(begin)} waited {_time_since(begin, event.ms)}: {reason}"
+            f"{self._promotion(begin)}, then {how}"
+        )
         self._span(
             WAITING,
             "waiting",
@@ -328,6 +341,7 @@ _STEPS: dict[type, Callable[[_SceneBuilder, Event, Any], None]] = {
     PlaybackStarted: _SceneBuilder.playback_started,
     PlaybackEnded: _SceneBuilder.playback_ended,
     JobQueued: _SceneBuilder.queued,
+    JobPromoted: _SceneBuilder.promoted,
     JobDispatched: _SceneBuilder.dispatched,
     AttemptEnded: _SceneBuilder.attempt_ended,
     ResultRecorded: _SceneBuilder.recorded,

@@ -17,14 +17,14 @@ from eventsched.store.transport import Arg
 from tests.archive.archives import Archived
 from tests.fixtures_store import START_MS, TimedStore
 from tests.scripts.calls import contents
-from tests.scripts.headers import HeldToHeaders
+from tests.scripts.headers import HeaderCheckingTransport
 from tests.scripts.jobs_of import finish_one, speak
 
 
 @pytest.fixture
 def calls(store: TimedStore, redis: Client, archived: Archived) -> ArchiveCalls:
     """Each call is held to its script's header."""
-    store.transport = archived.views.transport = HeldToHeaders(redis, redis)
+    store.transport = archived.views.transport = HeaderCheckingTransport(redis, redis)
     return ArchiveCalls(archived.views)
 
 

@@ -67,7 +67,7 @@ async def test_each_node_is_told_with_why_it_was_passed_over(
         "other": ("free", ""),
         "full": ("full", ""),
         "draining": ("draining", ""),
-        "suspended": ("suspended", "lacks tts"),
+        "suspended": ("suspended", "feature tts: MODEL_NOT_AVAILABLE"),
         "french": ("unable", "no target es"),
         "plain": ("unable", "no feature tts"),
         "gone": ("gone", "drained"),  # only just: what went before the job was made is left out

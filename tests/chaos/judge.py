@@ -34,7 +34,7 @@ from eventsched.schema.events import (
 )
 from tests.chaos import speech
 from tests.chaos.producer import HeardOne, Record, Spoken
-from tests.simulation.actors import Told
+from tests.simulation.actors import Observations
 from tests.simulation.check import violations as broken_in_log
 
 Key = tuple[str, str, int]
@@ -90,12 +90,12 @@ def _ends(log: Sequence[Event]) -> list[str]:
     return [f"{session}: never closed" for session in sorted(opened - closed)]
 
 
-def _told(record: Record) -> Told:
+def _told(record: Record) -> Observations:
     """What simulated producers would have written down."""
-    told = Told(broken=list(record.broken))
+    told = Observations(broken=list(record.broken))
     for session, spoken in record.sessions.items():
         told.acked[session] = dict(enumerate(spoken.sizes[: spoken.acked]))
-        told.heard[session] = [msgspec.to_builtins(one) for one in spoken.heard]
+        told.entries[session] = [msgspec.to_builtins(one) for one in spoken.heard]
     return told
 
 

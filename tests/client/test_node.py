@@ -282,7 +282,7 @@ async def test_rule_14_a_missing_model_marks_the_node(client: Client, store: Tim
     async with serving(client, node_of(handler, features=["voice"])):
         await say(client, store, features=["voice"])
         suspended = await recorded(store, "NodeSuspended")
-    assert suspended.feature == "voice"
+    assert (suspended.scope, suspended.subject) == ("feature", "voice")
 
 
 async def test_a_retriable_failure_goes_to_another_node(client: Client, store: TimedStore) -> None:

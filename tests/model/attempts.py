@@ -1,4 +1,5 @@
-"""Attempts: how they end, what nodes may still say of them (rules 13, 14, 20-25).
+"""How attempts end, and which reports of nodes count (rules 13, node registration; 14, missing
+model; 20 to 25).
 
 Owns: `decide` of results, partials, lease extension, registration and draining.
 Never does: time (timers.py). Read next: timers.py.
@@ -40,7 +41,9 @@ TOO_LATE = {"JOB_TIMEOUT", "NODE_LOST"}
 
 
 def stop(w: World, key: str, reason: str, code: str = "") -> str:
-    """The attempt gives its slot back and its node is told. The node, if it can take work now."""
+    """The attempt ends: its slot is free and its node gets a cancel. Returns the node if it can
+    take a job.
+    """
     core, held = w.cores[key], w.jobs[key].attempts[-1]
     data = AttemptEnded(
         utterance=core.utterance,
@@ -52,8 +55,8 @@ def stop(w: World, key: str, reason: str, code: str = "") -> str:
     )
     w.emit(data, session=core.session, job=key, node=held.node)
     name = name_of(held.node)
-    told = {"attempt": held.attempt, "epoch": held.epoch, "reason": reason}
-    w.append(w.keys.inbox(name), t="cancel", j=key, c="", d=told, b=b"")
+    cancel = {"attempt": held.attempt, "epoch": held.epoch, "reason": reason}
+    w.append(w.keys.inbox(name), t="cancel", j=key, c="", d=cancel, b=b"")
     return _freed(w, name, held.epoch)
 
 
@@ -81,7 +84,7 @@ def fail(w: World, key: str, code: str) -> None:
 
 
 def redispatch(w: World, key: str, reason: str, code: str = "") -> None:
-    """Stop, try again elsewhere, then let the freed slot serve those who wait (rule 20)."""
+    """Rule 20, dispatching again: stop the attempt, start the next, then fill the freed slot."""
     held = w.jobs[key].attempts[-1]
     freed = stop(w, key, reason, code)
     if held.attempt > REDISPATCHED_MAX:
@@ -93,8 +96,10 @@ def redispatch(w: World, key: str, reason: str, code: str = "") -> None:
         queue.fill(w, freed, "")
 
 
-def recover(w: World, name: str, epoch: int, reason: str) -> None:
-    """What a registration held goes elsewhere, 16 a call; the rest by a timer that is due."""
+def requeue_leases(w: World, name: str, epoch: int, reason: str) -> None:
+    """Dispatch the jobs of a registration again, 16 a call; a timer that is due at once does the
+    rest.
+    """
     for key in leases(w, name, epoch)[:RECOVERED_MAX]:
         redispatch(w, key, reason)
     if leases(w, name, epoch):
@@ -104,12 +109,12 @@ def recover(w: World, name: str, epoch: int, reason: str) -> None:
 def leases(w: World, name: str, epoch: int) -> list[str]:
     """Live attempts of a registration, the oldest first."""
     live = w.nodes[name].live.items()
-    held = sorted((one.since_ms, key) for key, one in live if one.epoch == epoch)
+    held = sorted((lease.since_ms, key) for key, lease in live if lease.epoch == epoch)
     return [key for _, key in held]
 
 
-def give_up(w: World, key: str, name: str, target: str, number: int, reason: str) -> str:
-    """Rule 25: the number ends as missing, and whatever its job does stops in the same step."""
+def skip(w: World, key: str, name: str, target: str, number: int, reason: str) -> str:
+    """Rule 25, ordered delivery: the number ends as missing, and its job ends in the same step."""
     status = w.jobs[key].status if key in w.jobs else ""
     delivery.send(w, name, target, number, Ending("missing", key), reason)
     if status == "queued":
@@ -121,7 +126,7 @@ def give_up(w: World, key: str, name: str, target: str, number: int, reason: str
 
 
 def refusal(w: World, key: str, node: str, epoch: int, attempt: int) -> str:
-    """Rules 21 and 23: why this token no longer counts; empty when it is the current one."""
+    """Rules 21 and 23: why the token is refused; empty for the current token."""
     job = w.jobs[key]
     held = job.attempts[-1] if job.attempts else None
     if held is None or (held.node, held.epoch) != (node, epoch):
@@ -145,7 +150,7 @@ def refuse(
     what: Literal["result", "partial", "extend"],
     code: str,
 ) -> Refused:
-    """It is on record that this no longer counts."""
+    """The refusal is recorded in the log."""
     data = ResultRefused(attempt=attempt, epoch=epoch, what=what, code=code)
     w.emit(data, session=w.jobs[key].session, job=key, node=node)
     return Refused(code)
@@ -166,7 +171,7 @@ def record_results(
             replies.append(refused)
     name = name_of(node)
     if nodes.is_current(w, name, epoch):
-        held = [one.since_ms for one in w.nodes[name].live.values() if one.epoch == epoch]
+        held = [lease.since_ms for lease in w.nodes[name].live.values() if lease.epoch == epoch]
         w.trim(w.keys.inbox(name), str(min(held, default=w.now)))
     session.settle(w)
     return replies
@@ -222,7 +227,7 @@ def _ending(result: NodeResult, log_id: str) -> Ending:
 
 
 def _record(w: World, node: str, epoch: int, result: NodeResult) -> None:
-    """The job ends, its slot serves those who wait, its outcome is on its way."""
+    """The job ends, its outcome is published, and its slot is filled."""
     core, key = w.cores[result.job], result.job
     data = _said(w, epoch, result, ResultRecorded)
     log_id = w.emit(data, session=core.session, job=key, node=node, body=result.body)
@@ -234,7 +239,7 @@ def _record(w: World, node: str, epoch: int, result: NodeResult) -> None:
 
 
 def _replaces(w: World, result: NodeResult) -> bool:
-    """Rule 23: an empty one that still waits behind a gap gives way to a complete one."""
+    """Rule 23: a complete result replaces an empty result that is still held."""
     core = w.cores[result.job]
     held = delivery.held(w, name_of(core.session), core.target).get(core.delivery_no)
     return held is not None and held.kind == "no_speech" and result.status == "ok"
@@ -253,7 +258,7 @@ def _failed(w: World, node: str, result: NodeResult) -> None:
     if result.code == "MODEL_NOT_AVAILABLE":
         if result.feature not in w.cores[key].features:
             raise invalid("feature")
-        nodes.mark(w, name_of(node), result.feature)
+        nodes.suspend(w, name_of(node), result.feature)
         redispatch(w, key, "suspended", result.code)
     elif result.retryable:
         redispatch(w, key, "failed", result.code)
@@ -305,7 +310,7 @@ def _tell_partial(w: World, node: str, epoch: int, key: str, attempt: int, body:
 
 
 def extend_lease(w: World, node: str, epoch: int, *, job: str, attempt: int, more_ms: int) -> int:
-    """Rule 19: only the handler asks for more, never beyond 300 s after dispatch."""
+    """Rule 19: only the handler extends a lease, to at most 300 s after dispatch."""
     if not 1 <= more_ms <= HELD_MS_MAX:
         raise invalid("more_ms")
     if job not in w.jobs:
@@ -343,7 +348,7 @@ def register_node(
         nodes.lose(w, name, "superseded")
     grant = nodes.enter(w, name, token, sources, targets, features, slots, version)
     if is_alive:
-        recover(w, name, grant.epoch - 1, "superseded")
+        requeue_leases(w, name, grant.epoch - 1, "superseded")
     queue.fill(w, name, "")
     session.settle(w)
     return grant
@@ -358,7 +363,7 @@ def drain_node(w: World, node: str, epoch: int, *, within_ms: int) -> int:
     nodes.begin_drain(w, name)
     w.set_timer(w.now + within_ms, "drain", name)
     if within_ms == 0:
-        recover(w, name, epoch, "drained")
+        requeue_leases(w, name, epoch, "drained")
     nodes.finish_drain(w, name)
     session.settle(w)
     return len(leases(w, name, epoch))

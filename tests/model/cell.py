@@ -1,7 +1,8 @@
-"""The cell itself: `decide` of its creation and of new settings.
+"""The cell: `decide` of its creation and of new settings.
 
-Owns: configure_cell as a function of what is known.
-Never does: check a setting's bounds; eventsched/schema/settings.py does, before a call is made.
+Owns: configure_cell as a function of the state of the model.
+Never does: check the bounds of a setting; eventsched/schema/settings.py does, before a call is
+made.
 Read next: machine.py.
 """
 
@@ -23,13 +24,13 @@ BELOW = 10**14
 def configure_cell(
     w: World, settings: Mapping[str, Any], *, overwrite: bool, manual_clock: bool = False
 ) -> Literal["created", "changed", "kept"]:
-    """All of them are taken, or none; without `overwrite` only what the cell lacks."""
+    """All settings are stored, or none; without `overwrite` only those that the cell lacks."""
     if not all(_NAME.fullmatch(name) and _is_whole(value) for name, value in settings.items()):
         raise invalid("settings")
     is_new = w.stored_settings is None
     before = w.stored_settings or {}
-    told = {name: int(value) for name, value in settings.items()}
-    w.stored_settings = before | told if overwrite else told | before
+    stored = {name: int(value) for name, value in settings.items()}
+    w.stored_settings = before | stored if overwrite else stored | before
     known = {k: v for k, v in w.stored_settings.items() if k in Settings.__struct_fields__}
     w.settings = msgspec.structs.replace(w.settings, **known)
     if is_new:

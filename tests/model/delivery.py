@@ -1,6 +1,6 @@
-"""Outcomes in order per (session, target): rules 23-25, and what listeners get.
+"""Outcomes in order for each (session, target): rules 23 to 25, and the entries of outboxes.
 
-Owns: what is owed, what waits behind a gap, what goes out, the listeners' streams.
+Owns: open outcomes, held endings, deliveries, outboxes.
 Never does: jobs and nodes. Read next: session.py.
 """
 
@@ -27,28 +27,28 @@ def next_no(w: World, name: str, target: str) -> int:
 
 
 def held(w: World, name: str, target: str) -> dict[int, Ending]:
-    """What has its end and waits behind a gap, by number."""
+    """The endings that are held because of a gap, by number."""
     waiting = w.held.get(name, {})
     return {number: ending for (to, number), ending in waiting.items() if to == target}
 
 
 def audience(w: World, name: str, owed: OpenOutcome) -> tuple[list[str], list[str], list[str]]:
-    """All recipients, those that can be told (names), those that have closed."""
+    """All recipients, the names of the open ones, and those that have closed."""
     to = list(owed.recipients) or [w.keys.full(name)]
-    told, skipped = [], []
+    recipients, skipped = [], []
     for listener in to:
         view = w.sessions.get(name_of(listener))
         if view is not None and view.status in ("open", "closing"):
-            told.append(name_of(listener))
+            recipients.append(name_of(listener))
         else:
             skipped.append(listener)
-    return to, told, skipped
+    return to, recipients, skipped
 
 
 def tell(
     w: World, listener: str, kind: str, d: dict[str, Any], body: bytes = b"", audio: bytes = b""
 ) -> None:
-    """One numbered entry in a listener's stream."""
+    """Append one numbered entry to an outbox."""
     soft = w.soft[listener]
     soft.out_no += 1
     soft.out_bytes += len(body) + len(audio)
@@ -57,7 +57,7 @@ def tell(
 
 
 def confirm(w: World, listener: str, out_id: str) -> None:
-    """What the reader has handled goes; the confirmed entry stays as its bookmark."""
+    """Remove the entries that the listener has read; the confirmed entry stays as its bookmark."""
     soft = w.soft[listener]
     if out_id and parse_id(soft.confirmed or "0-0") < parse_id(out_id):
         w.trim(w.keys.outbox(listener), out_id)
@@ -65,10 +65,10 @@ def confirm(w: World, listener: str, out_id: str) -> None:
 
 
 def send(w: World, name: str, target: str, number: int, ending: Ending, reason: str = "") -> None:
-    """The next number goes out with this end: the order moves on, the outcome is closed."""
+    """Deliver the next number with this ending: the order advances, the outcome is closed."""
     owed = w.sessions[name].open_outcomes[outcome_key(target, number)]
     full = w.keys.full(name)
-    to, told, skipped = audience(w, name, owed)
+    to, recipients, skipped = audience(w, name, owed)
     data: ResultMissing | ResultDelivered
     if ending.kind == "missing":
         data = ResultMissing(
@@ -99,7 +99,7 @@ def send(w: World, name: str, target: str, number: int, ending: Ending, reason: 
         "outcome": ending.kind,
         "log": log_id,
     } | ({"code": ending.code} if ending.code else {})
-    for listener in told:
+    for listener in recipients:
         tell(w, listener, "result", d, ending.body, ending.audio)
     w.touched.add(name)
 
@@ -110,7 +110,7 @@ def hold(w: World, name: str, target: str, number: int, ending: Ending) -> None:
 
 
 def longest_ready(w: World, name: str, target: str) -> tuple[int, int] | None:
-    """(number, since when) of what has been ready for longest."""
+    """(number, since when) of the ending that has been held for longest."""
     view = w.sessions[name]
     ready = [
         (view.open_outcomes[outcome_key(target, no)].ready_ms, str(no))
@@ -120,7 +120,7 @@ def longest_ready(w: World, name: str, target: str) -> tuple[int, int] | None:
 
 
 def watch_gap(w: World, name: str, target: str) -> None:
-    """A gap is waited for from the moment a later number became ready."""
+    """Set the gap timer, from the moment at which a later number became ready."""
     of = f"{w.keys.full(name)}|{target}"
     longest = longest_ready(w, name, target)
     if longest:
@@ -130,7 +130,9 @@ def watch_gap(w: World, name: str, target: str) -> None:
 
 
 def go_on(w: World, name: str, target: str) -> int:
-    """What waits and now can go goes, so many in one step; the rest at once by the timer."""
+    """Deliver the held endings that are next, 64 in a step; a timer that is due at once does the
+    rest.
+    """
     sent = 0
     while sent < IN_STEP_MAX:
         number = next_no(w, name, target)
@@ -146,7 +148,7 @@ def go_on(w: World, name: str, target: str) -> int:
 
 
 def finish(w: World, name: str, target: str, number: int, ending: Ending) -> None:
-    """The outcome has its end: it goes out if it is next, else it waits behind the gap."""
+    """The outcome has its ending: deliver the ending if its number is next, else hold it."""
     if open_outcome(w, name, target, number) is None:
         return
     if next_no(w, name, target) != number:

@@ -1,6 +1,7 @@
-"""The scripts on a real server beside the model, step by step, with time moved by hand.
+"""The scripts on a real server compared with the model, step by step, with time moved by hand.
 
-Owns: the kinds of step; after each: same reply or refusal, same events, same content of every key.
+Owns: the kinds of step; after each the same reply or refusal, the same events, the same content of
+every key.
 Never does: decide what is right: tests/model/session.py and its neighbours do.
 Read next: test_model.py.
 """
@@ -163,7 +164,9 @@ class Machine(RuleBasedStateMachine):
         into: list[str],
         cache_live_state: int,
     ) -> None:
-        """A newer version gives it what it lacks; then somebody speaks, and is mostly served."""
+        """A newer version adds the settings that the cell lacks; then a session speaks and is
+        mostly served.
+        """
         at_first = at_first | {"cache_live_state": cache_live_state}
         self.both("configure_cell", at_first, overwrite=False, manual_clock=True)
         self.both("configure_cell", WHOLE, overwrite=False, manual_clock=True)
@@ -179,33 +182,36 @@ class Machine(RuleBasedStateMachine):
 
     # --- both sides -------------------------------------------------------------------------
 
-    def both(self, method: str, *args: Any, **given: Any) -> Any:
-        """The reply, the same from both; or the refusal."""
+    def both(self, method: str, *args: Any, **overrides: Any) -> Any:
+        """The reply or the refusal, the same from the script and from the model."""
         after = self.world.log_id
         decide = next(getattr(part, method) for part in DECIDE if hasattr(part, method))
         self.world.begin(self.at_ms)
-        told = _plain(_told(lambda: decide(self.world, *args, **given)))
-        said = _told(lambda: run(getattr(self.store, method)(*args, **given)))
-        assert _plain(said) == told, f"{method}: the script says {said}, the model {told}"
+        expected = _plain(_outcome_of(lambda: decide(self.world, *args, **overrides)))
+        actual = _outcome_of(lambda: run(getattr(self.store, method)(*args, **overrides)))
+        assert _plain(actual) == expected, (
+            f"{method}: the script says {actual}, the model {expected}"
+        )
         self.compare(after)
-        for one in said if isinstance(said, list) else [said]:
-            count(f"{method}: {one.code if isinstance(one, Refused) else 'done'}")
-        return said
+        for item in actual if isinstance(actual, list) else [actual]:
+            count(f"{method}: {item.code if isinstance(item, Refused) else 'done'}")
+        return actual
 
     def compare(self, after: str) -> None:
         """The same events since an id, and the same content of every key."""
         dump = self.wire.dump(self.store.keys, after)
         _, raw = dump.get(self.store.keys.log, ("stream", []))
         events = [codec.decode(entry_id.decode(), fields) for entry_id, fields in raw]
-        for appended, told in zip(events, self.world.events, strict=False):
-            assert appended == told, f"appended\n  {appended}\nthe model says\n  {told}"
+        for appended, expected in zip(events, self.world.events, strict=False):
+            assert appended == expected, f"appended\n  {appended}\nthe model says\n  {expected}"
         assert _types(events) == _types(self.world.events)
         for kind in set(_types(events)):
             count(f"event {kind}")
-        there, told_of = stored.found(self.store.keys, dump), stored.expected(self.world)
-        for key in sorted(there.keys() | told_of.keys()):
-            assert there.get(key) == told_of.get(key), (
-                f"{key}\n  is   {there.get(key)}\n  told {told_of.get(key)}"
+        on_server = stored.actual(self.store.keys, dump)
+        in_model = stored.expected(self.world)
+        for key in sorted(on_server.keys() | in_model.keys()):
+            assert on_server.get(key) == in_model.get(key), (
+                f"{key}\n  on the server {on_server.get(key)}\n  in the model  {in_model.get(key)}"
             )
 
     def token(self) -> str:
@@ -223,25 +229,25 @@ class Machine(RuleBasedStateMachine):
     def configure(
         self, names: list[str], is_back: bool, overwrite: bool, manual_clock: bool
     ) -> None:
-        """What runs already goes by the new settings from here on; its clock stays."""
-        told = {name: (WHOLE if is_back and name in WHOLE else OTHER)[name] for name in names}
-        self.both("configure_cell", told, overwrite=overwrite, manual_clock=manual_clock)
+        """A running cell uses the new settings from here on; its clock stays."""
+        values = {name: (WHOLE if is_back and name in WHOLE else OTHER)[name] for name in names}
+        self.both("configure_cell", values, overwrite=overwrite, manual_clock=manual_clock)
 
-    @rule(asked=st.sampled_from(MALFORMED))
-    def ask_what_breaks_a_limit(self, asked: tuple[str, dict[str, Any]]) -> None:
-        script, wrong = asked
+    @rule(wrong_call=st.sampled_from(MALFORMED))
+    def ask_what_breaks_a_limit(self, wrong_call: tuple[str, dict[str, Any]]) -> None:
+        script, wrong = wrong_call
         if script == "configure_cell":
-            said = self.both(script, wrong, overwrite=True)
+            reply = self.both(script, wrong, overwrite=True)
         elif script == "open_session":
-            said = self.both(script, **self.opening(**wrong))
+            reply = self.both(script, **self.opening(**wrong))
         else:
-            said = self.both(script, **self.registration(node="n9", **wrong))
-        assert isinstance(said, Refused)
+            reply = self.both(script, **self.registration(node="n9", **wrong))
+        assert isinstance(reply, Refused)
 
     # --- sessions ---------------------------------------------------------------------------
 
-    def opening(self, **given: Any) -> dict[str, Any]:
-        asked: dict[str, Any] = {
+    def opening(self, **overrides: Any) -> dict[str, Any]:
+        defaults: dict[str, Any] = {
             "name": f"s{len(self.sessions) + 1}",
             "token": self.token(),
             "tenant": "acme",
@@ -256,7 +262,7 @@ class Machine(RuleBasedStateMachine):
             "listen_language": "",
             "traceparent": "",
         }
-        return asked | given
+        return defaults | overrides
 
     @rule(
         tenant=st.sampled_from(TENANTS),
@@ -279,7 +285,7 @@ class Machine(RuleBasedStateMachine):
         is_traced: bool,
         key: str,
     ) -> None:
-        asked = self.opening(
+        fields = self.opening(
             tenant=tenant,
             source=source,
             targets=into,
@@ -291,7 +297,7 @@ class Machine(RuleBasedStateMachine):
             traceparent=PARENT if is_traced else "",
             key=key,
         )
-        grant = self.both("open_session", **asked)
+        grant = self.both("open_session", **fields)
         if isinstance(grant, SessionGrant):
             self.sessions.append(grant)
 
@@ -305,7 +311,7 @@ class Machine(RuleBasedStateMachine):
             self.both("open_session", **self.opening(name=name, token=token))
 
     def session(self, which: int) -> SessionGrant:
-        """The newest first: those are mostly open."""
+        """A session; the newest first, because those are mostly open."""
         return self.sessions[-1 - which % len(self.sessions)]
 
     @precondition(lambda self: self.sessions)
@@ -315,22 +321,22 @@ class Machine(RuleBasedStateMachine):
         soft = self.world.soft.get(grant.session.partition(".")[2])
         token = {"new": self.token(), "bad": "a b"}.get(how, soft.tokens[-1][0] if soft else "t")
         name = grant.session if how != "unknown" else self.store.keys.full("nobody")
-        said = self.both("resume_session", name, token)
-        if isinstance(said, SessionGrant):
-            self.sessions[self.sessions.index(grant)] = said
+        reply = self.both("resume_session", name, token)
+        if isinstance(reply, SessionGrant):
+            self.sessions[self.sessions.index(grant)] = reply
 
     # --- audio ------------------------------------------------------------------------------
 
-    def chunk(self, grant: SessionGrant, **given: Any) -> Chunk:
+    def chunk(self, grant: SessionGrant, **overrides: Any) -> Chunk:
         soft = self.world.soft.get(grant.session.partition(".")[2])
-        asked: dict[str, Any] = {
+        defaults: dict[str, Any] = {
             "session": grant.session,
             "epoch": grant.epoch,
             "seq": soft.next_seq if soft else 0,
             "ms": 100,
             "payload": b"ab",
         }
-        return Chunk(**asked | given)
+        return Chunk(**defaults | overrides)
 
     @precondition(lambda self: self.sessions)
     @rule(
@@ -383,7 +389,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.sessions)
     @rule(which=small, other=small, finals=st.lists(st.booleans(), min_size=2, max_size=8))
     def append_batch(self, which: int, other: int, finals: list[bool]) -> None:
-        """Chunks of two sessions in turn; what repeats a number is a duplicate."""
+        """Chunks of two sessions in turn; a chunk with a repeated number is a duplicate."""
         ahead: dict[str, int] = {}
         chunks = []
         for at, end_of_utterance in enumerate(finals):
@@ -398,7 +404,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.sessions)
     @rule(which=small, times=st.sampled_from([6, 10, 24, 36]))
     def speak_much(self, which: int, times: int) -> None:
-        """Many short utterances: more than one step may do at once."""
+        """Many short utterances: more than one step may dispatch or deliver."""
         first = self.chunk(self.session(which), end_of_utterance=True)
         chunks = [msgspec.structs.replace(first, seq=first.seq + no) for no in range(times)]
         for at in range(0, times, CHUNKS_MAX):
@@ -410,16 +416,16 @@ class Machine(RuleBasedStateMachine):
         grant = self.session(which)
         view = self.world.sessions.get(grant.session.partition(".")[2])
         number = max(0, view.utterance + by) if view else 0
-        asked = [
+        finalizes = [
             Finalize(session=grant.session, epoch=grant.epoch, utterance=number + more)
             for more in range(times)
         ]
-        self.both("finalize_utterances", asked)
+        self.both("finalize_utterances", finalizes)
 
     @precondition(lambda self: self.sessions)
     @rule(which=small, confirms=st.sampled_from(["", "some", "some", "x"]))
     def keep_alive(self, which: int, confirms: str) -> None:
-        items = [(one.session, one.epoch, "") for one in self.sessions[-3:]]
+        items = [(grant.session, grant.epoch, "") for grant in self.sessions[-3:]]
         grant = self.session(which)
         out = self.world.streams.get(self.store.keys.outbox(grant.session.partition(".")[2]), [])
         confirmed = out[len(out) // 2].id if confirms == "some" and out else ""
@@ -438,12 +444,12 @@ class Machine(RuleBasedStateMachine):
     )
     def mark(self, which: int, origin: int, language: str, utterance: int, started: bool) -> None:
         grant = self.session(which)
-        heard = self.session(origin).session
+        origin_id = self.session(origin).session
         self.both(
             "mark_playback",
             grant.session,
             grant.epoch,
-            origin=heard,
+            origin=origin_id,
             target=language,
             utterance=utterance,
             started=started,
@@ -475,15 +481,15 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.sessions)
     @rule(which=small, key=st.sampled_from([KEY, KEY, KEY[::-1], "0123"]))
     def erase(self, which: int, key: str) -> None:
-        """Open ones are refused; closed and retired ones are erased, once."""
+        """An open session is refused; a closed or retired session is erased, once."""
         self.both("erase_session", self.session(which).session, key)
 
     # --- nodes ------------------------------------------------------------------------------
 
-    def registration(self, **given: Any) -> dict[str, Any]:
-        asked: dict[str, Any] = {"node": "n1", "token": self.token(), "slots": 2, "version": "1"}
-        asked |= KINDS[0] | given
-        return asked | {"node": self.store.keys.full(asked["node"])}
+    def registration(self, **overrides: Any) -> dict[str, Any]:
+        defaults: dict[str, Any] = {"node": "n1", "token": self.token(), "slots": 2, "version": "1"}
+        defaults |= KINDS[0] | overrides
+        return defaults | {"node": self.store.keys.full(defaults["node"])}
 
     @rule(
         name=st.sampled_from(["n1", "n2", "n3"]),
@@ -491,7 +497,7 @@ class Machine(RuleBasedStateMachine):
         slots=st.sampled_from([1, 2, 3, 24]),
     )
     def register(self, name: str, kind: dict[str, Any], slots: int) -> None:
-        """Under an id that is alive it ends the older registration."""
+        """A registration under an id that is alive ends the older registration."""
         grant = self.both("register_node", **self.registration(node=name, slots=slots, **kind))
         if isinstance(grant, NodeGrant):
             self.registered.append(grant)
@@ -534,7 +540,9 @@ class Machine(RuleBasedStateMachine):
         statuses=st.lists(st.sampled_from(["ok", "ok", "no_speech", "failed"]), max_size=3),
     )
     def speak_and_be_served(self, which: int, is_long: bool, statuses: list[str]) -> None:
-        """As it goes when nothing comes between; what has no status here runs on."""
+        """A session speaks and its job is served without interruption; a job without a status stays
+        running.
+        """
         self.append(which, 100, 2, True)
         self.dispatch()
         if is_long:
@@ -544,14 +552,14 @@ class Machine(RuleBasedStateMachine):
             self.say(-1, status=status)
 
     def attempt(self, which: int, *, is_live: bool) -> tuple[str, str, int, int] | None:
-        """(job, node, epoch, attempt) of one that runs, or of any that ever did."""
-        found = [
-            (key, one.node, one.epoch, one.attempt)
+        """(job, node, epoch, attempt) of a running attempt, or of any attempt."""
+        attempts = [
+            (key, attempt.node, attempt.epoch, attempt.attempt)
             for key, job in self.world.jobs.items()
-            for one in job.attempts
-            if not is_live or (job.status == "running" and not one.ended_ms)
+            for attempt in job.attempts
+            if not is_live or (job.status == "running" and not attempt.ended_ms)
         ]
-        return found[which % len(found)] if found else None
+        return attempts[which % len(attempts)] if attempts else None
 
     @precondition(lambda self: self.attempt(0, is_live=True))
     @rule(
@@ -575,10 +583,10 @@ class Machine(RuleBasedStateMachine):
         feature: str = "",
         is_live: bool = True,
     ) -> None:
-        found = self.attempt(which, is_live=is_live)
-        if found is None:
+        target_attempt = self.attempt(which, is_live=is_live)
+        if target_attempt is None:
             return
-        key, node, epoch, attempt = found
+        key, node, epoch, attempt = target_attempt
         body = codec.encode_text(Text(source_text="hi", text=text))
         result = NodeResult(
             job=key,
@@ -601,8 +609,8 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.attempt(0, is_live=True))
     @rule(which=st.integers(0, 40), is_known=st.sampled_from([True, True, False]))
     def lack_a_model(self, which: int, is_known: bool) -> None:
-        found = self.attempt(which, is_live=True)
-        features = self.world.cores[found[0]].features if found and is_known else []
+        attempt = self.attempt(which, is_live=True)
+        features = self.world.cores[attempt[0]].features if attempt and is_known else []
         feature = features[which % len(features)] if features else "nothing"
         self.say(which, status="failed", code="MODEL_NOT_AVAILABLE", feature=feature)
 
@@ -613,10 +621,10 @@ class Machine(RuleBasedStateMachine):
         by=st.sampled_from([0, 0, 0, 1]),
     )
     def result_of_any_attempt(self, which: int, status: str, by: int) -> None:
-        """Mostly a stale one; an empty one that waits is replaced by a complete one."""
-        found = self.attempt(which, is_live=False)
-        assert found is not None
-        key, node, epoch, attempt = found
+        """Mostly of a stale attempt; a held empty result is replaced by a complete one."""
+        target_attempt = self.attempt(which, is_live=False)
+        assert target_attempt is not None
+        key, node, epoch, attempt = target_attempt
         result = NodeResult(
             job=key,
             attempt=attempt + by,
@@ -637,7 +645,7 @@ class Machine(RuleBasedStateMachine):
         self.both("record_results", held.node, held.epoch, [result])
 
     def held_empty(self) -> list[str]:
-        """Jobs whose empty result waits behind a gap."""
+        """Jobs whose empty result is held because of a gap."""
         return [
             ending.job
             for waiting in self.world.held.values()
@@ -650,20 +658,20 @@ class Machine(RuleBasedStateMachine):
         which=small, statuses=st.lists(st.sampled_from(["ok", "no_speech", "failed"]), max_size=20)
     )
     def results_of_one_node(self, which: int, statuses: list[str]) -> None:
-        """All that it holds, the newest first, in one call."""
+        """Results for all attempts of a node, the newest first, in one call."""
         grant = self.node(which)
         node = self.world.nodes[grant.node.partition(".")[2]]
         held = sorted(node.live.items(), reverse=True)
         results = [
             NodeResult(
                 job=key,
-                attempt=one.attempt,
+                attempt=attempt.attempt,
                 status=status,  # type: ignore[arg-type]
                 code="BROKEN" if status == "failed" else "",
                 retryable=True,
                 body=_TEXT if status == "ok" else b"",
             )
-            for (key, one), status in zip(held, statuses, strict=False)
+            for (key, attempt), status in zip(held, statuses, strict=False)
         ]
         self.both("record_results", grant.node, grant.epoch, results)
 
@@ -683,11 +691,11 @@ class Machine(RuleBasedStateMachine):
         ),
     )
     def result_that_breaks_a_limit(self, which: int, wrong: dict[str, Any]) -> None:
-        found = self.attempt(which, is_live=False)
-        assert found is not None
-        key, node, epoch, attempt = found
-        asked: dict[str, Any] = {"job": key, "attempt": attempt, "status": "ok"}
-        self.both("record_results", node, epoch, [NodeResult(**asked | wrong)])
+        target_attempt = self.attempt(which, is_live=False)
+        assert target_attempt is not None
+        key, node, epoch, attempt = target_attempt
+        defaults: dict[str, Any] = {"job": key, "attempt": attempt, "status": "ok"}
+        self.both("record_results", node, epoch, [NodeResult(**defaults | wrong)])
 
     @precondition(lambda self: self.attempt(0, is_live=False))
     @rule(
@@ -697,9 +705,9 @@ class Machine(RuleBasedStateMachine):
         size=st.sampled_from([3, 3, 65_537]),
     )
     def partial(self, which: int, is_live: bool, by: int, size: int) -> None:
-        found = self.attempt(which, is_live=is_live)
-        if found is not None:
-            key, node, epoch, attempt = found
+        target_attempt = self.attempt(which, is_live=is_live)
+        if target_attempt is not None:
+            key, node, epoch, attempt = target_attempt
             item = (key, max(0, attempt + by), b"p" * size)
             self.both("send_partials", node, epoch, [item, ("none", 1, b"")])
 
@@ -710,9 +718,9 @@ class Machine(RuleBasedStateMachine):
         more_ms=st.sampled_from([1, 30_000, 300_000, 300_001]),
     )
     def extend(self, which: int, is_live: bool, more_ms: int) -> None:
-        found = self.attempt(which, is_live=is_live)
-        if found is not None:
-            key, node, epoch, attempt = found
+        target_attempt = self.attempt(which, is_live=is_live)
+        if target_attempt is not None:
+            key, node, epoch, attempt = target_attempt
             self.both("extend_lease", node, epoch, job=key, attempt=attempt, more_ms=more_ms)
 
     # --- roles ------------------------------------------------------------------------------
@@ -735,7 +743,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(by=st.sampled_from([-1, 0, 0]))
     def tick_to_the_next_timer(self, by: int) -> None:
-        """At its very time it fires; one millisecond before, it does not."""
+        """The timer fires exactly when it is due, and not one millisecond earlier."""
         now = self.world.now
         due = [ms for ms in self.world.timers.values() if ms > now]
         if due:
@@ -756,11 +764,13 @@ class Machine(RuleBasedStateMachine):
 
     @rule()
     def projector_catches_up(self) -> None:
-        """Dispatch copies a group's context from its view, as far as it is folded (rule 29)."""
+        """Dispatch copies the context of a group from its view, as far as the view is folded (rule
+        29).
+        """
         keys = self.store.keys
         self.wire.call("SET", keys.active_revision("group"), "1.1")
         before, _, stamp = self.wire.call("GET", keys.clock).decode().rpartition("|")
-        # As if somebody else had called.
+        # As if another program had called.
         self.wire.call("SET", keys.clock, f"{before}|{int(stamp) + 1}")
         for name, view in self.world.groups.items():
             fields = Groups().encode(view, None)
@@ -773,27 +783,28 @@ class Machine(RuleBasedStateMachine):
 
     def work(self) -> list[Entry]:
         work = self.world.streams.get(self.store.keys.dispatch, [])
-        return [one for one in work if isinstance(one.fields["d"], Work)]
+        return [entry for entry in work if isinstance(entry.fields["d"], Work)]
 
     @precondition(lambda self: self.work())
     @rule(which=small, how=st.sampled_from(["twice", "broken", "parked"]))
     def work_comes_again(self, which: int, how: str) -> None:
-        """An entry is in the queue again: as it was, so that no script can read it, or back from
-        the dead letters, where it was for a reason that has passed."""
-        one = self.work()[which % len(self.work())]
+        """An entry is in the queue again: unchanged, unreadable for every script, or back from the
+        dead letters after the cause of its failure has ended.
+        """
+        queued = self.work()[which % len(self.work())]
         key = self.store.keys.dispatch
-        ((_, kept),) = self.wire.call("XRANGE", key, one.id, one.id)
-        d, told = one.fields["d"], kept[b"d"].decode()
+        ((_, stored_fields),) = self.wire.call("XRANGE", key, queued.id, queued.id)
+        d, line = queued.fields["d"], stored_fields[b"d"].decode()
         if how == "broken":
-            d, told = Broken(d), told[:-1]
+            d, line = Broken(d), line[:-1]
         self.world.begin(self.at_ms)
         fields = {"k": "utterance", "d": d}
         if how == "parked":
             key = self.store.keys.dead_letters
-            fields |= {"from": "dispatch", "id": one.id, "partial": "0"}
+            fields |= {"from": "dispatch", "id": queued.id, "partial": "0"}
         entry = self.world.append(key, **fields)
-        told_fields = [part for pair in (fields | {"d": told}).items() for part in pair]
-        self.wire.call("XADD", key, entry, *told_fields)
+        arguments = [part for pair in (fields | {"d": line}).items() for part in pair]
+        self.wire.call("XADD", key, entry, *arguments)
         self.compare(self.world.log_id)
 
     @rule()
@@ -809,7 +820,7 @@ class Machine(RuleBasedStateMachine):
         self.both("retry_dead_letter", dead_id, force=False)
 
 
-def _told(call: Callable[[], Any]) -> Any:
+def _outcome_of(call: Callable[[], Any]) -> Any:
     try:
         return call()
     except Refused as refused:
@@ -819,7 +830,7 @@ def _told(call: Callable[[], Any]) -> Any:
 def _plain(reply: Any) -> Any:
     """A refusal as its code and those of its fields that programs read."""
     if isinstance(reply, list):
-        return [_plain(one) for one in reply]
+        return [_plain(item) for item in reply]
     if isinstance(reply, Refused):
         fields = {name: value for name, value in reply.fields.items() if name not in PROSE}
         return reply.code, fields

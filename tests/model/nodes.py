@@ -1,7 +1,9 @@
-"""Nodes: registration, abilities, slots, draining, marks (rules 13-16).
+"""Nodes: registration, abilities, slots, draining, suspensions (rules 13, node registration; 14,
+missing model; 15, two reasons to wait; 16, choosing a node).
 
-Owns: `decide` of registering, heartbeats and draining; who is able, who has a free slot.
-Never does: what follows for jobs (attempts.py). Read next: queue.py.
+Owns: `decide` of registering, heartbeats and draining; which nodes are able, which have a free
+slot.
+Never does: the consequences for jobs (attempts.py). Read next: queue.py.
 """
 
 from __future__ import annotations
@@ -60,7 +62,12 @@ def declares(node: Node, source: str, target: str, features: Sequence[str]) -> b
 
 
 def is_able(node: Node, source: str, target: str, features: Sequence[str]) -> bool:
-    return declares(node, source, target, features) and not set(features) & set(node.suspended)
+    return declares(node, source, target, features) and not _excludes(node, features)
+
+
+def _excludes(node: Node, features: Sequence[str]) -> bool:
+    """Only features are suspended."""
+    return bool(set(features) & set(node.suspended("feature")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +78,7 @@ class Class:
     nodes: dict[str, Node]
 
     def seen(self, w: World) -> ClassSeen:
-        """Rule 17: what a decision looks at."""
+        """Rule 17, evidence: the class as a decision sees it."""
         free = sorted((load(node), name) for name, node in self.nodes.items() if has_slot(node))
         draining = len([1 for node in self.nodes.values() if node.status == "draining"])
         return ClassSeen(
@@ -85,22 +92,22 @@ class Class:
 
 
 def classes(w: World) -> list[Class]:
-    found: dict[str, dict[str, Node]] = {}
+    members: dict[str, dict[str, Node]] = {}
     for name, node in w.nodes.items():
         if node.status != "gone":
-            found.setdefault(node.cls, {})[name] = node
-    return [Class(class_, found[class_]) for class_ in sorted(found)]
+            members.setdefault(node.cls, {})[name] = node
+    return [Class(class_, members[class_]) for class_ in sorted(members)]
 
 
 def serving(
     w: World, source: str, target: str, features: Sequence[str]
 ) -> tuple[list[Class], bool]:
-    """Classes that can do it now; whether any node is declared for it at all (rule 15)."""
+    """The classes that can serve the requirement now; whether any node declares it (rule 15)."""
     usable, is_declared = [], False
     for class_ in classes(w):
-        one = next(iter(class_.nodes.values()))
-        is_declared |= declares(one, source, target, features)
-        if is_able(one, source, target, features):
+        member = next(iter(class_.nodes.values()))
+        is_declared |= declares(member, source, target, features)
+        if is_able(member, source, target, features):
             usable.append(class_)
     return usable, is_declared
 
@@ -122,11 +129,12 @@ def check_registration(
         "token": bool(token),
         "slots": 1 <= slots <= SLOTS_MAX,
         "sources": 1 <= len(sources) <= SIDE_MAX
-        and all(LANGUAGE.fullmatch(one) for one in sources),
+        and all(LANGUAGE.fullmatch(source) for source in sources),
         "targets": 1 <= len(targets) <= SIDE_MAX
-        and all(LANGUAGE.fullmatch(one) and one != "auto" for one in targets)
+        and all(LANGUAGE.fullmatch(target) and target != "auto" for target in targets)
         and len(sources) * len(targets) <= PAIRS_MAX,
-        "features": len(features) <= SERVICES_MAX and all(NAME.fullmatch(one) for one in features),
+        "features": len(features) <= SERVICES_MAX
+        and all(NAME.fullmatch(feature) for feature in features),
     }
     wrong = [field for field, fit in fits.items() if not fit]
     if wrong:
@@ -145,7 +153,9 @@ def enter(
     slots: int,
     version: str,
 ) -> NodeGrant:
-    """The registration exists, with all its slots free. The caller recovers an older one's."""
+    """The registration exists, with all its slots free. The caller requeues the leases of an older
+    one.
+    """
     inbox = w.streams.get(w.keys.inbox(name), [])
     inbox_from = inbox[-1].id if inbox else "0-0"
     epoch = w.nodes[name].epoch + 1 if name in w.nodes else 1
@@ -184,7 +194,9 @@ def stale_registration(w: World, name: str, epoch: int) -> Refused:
 def heartbeat_node(
     w: World, node: str, epoch: int, *, load: int, held: Sequence[tuple[str, int]]
 ) -> list[str]:
-    """Rule 13: it keeps the registration alive, and learns what it holds no more."""
+    """Rule 13, node registration: renew the registration; the reply names the attempts that it
+    lost.
+    """
     name = name_of(node)
     if not 0 <= load <= 1_000_000:
         raise invalid("load")
@@ -201,7 +213,7 @@ def holds(w: World, node: str, epoch: int, key: str, attempt: int) -> bool:
     return (job.node, job.epoch, job.attempt) == (node, epoch, attempt)
 
 
-# --- going, draining, marks -----------------------------------------------------------------
+# --- going, draining, suspensions -----------------------------------------------------------------
 
 
 def _gone(w: World, name: str) -> None:
@@ -210,7 +222,7 @@ def _gone(w: World, name: str) -> None:
 
 
 def lose(w: World, name: str, reason: str) -> None:
-    """The registration is over. The caller recovers what it held."""
+    """The registration has ended. The caller requeues its leases."""
     node = w.nodes[name]
     why = "silent" if reason == "silent" else "superseded"
     data = NodeLost(epoch=node.epoch, reason=why, leases=live(node))  # type: ignore[arg-type]
@@ -231,18 +243,30 @@ def finish_drain(w: World, name: str) -> None:
         _gone(w, name)
 
 
-def mark(w: World, name: str, feature: str) -> None:
-    """Rule 14: the node is not chosen for this service for a while."""
+def suspend(w: World, name: str, feature: str) -> None:
+    """Rule 14, missing model: the node is not chosen for this feature for a while."""
     node = w.nodes[name]
     until_ms = w.now + w.settings.suspend_ms
-    cls = class_id(node, {*node.suspended, feature})  # type: ignore[arg-type]
-    data = NodeSuspended(epoch=node.epoch, feature=feature, until_ms=until_ms, cls=cls)
+    data = NodeSuspended(
+        epoch=node.epoch,
+        scope="feature",
+        subject=feature,
+        reason="MODEL_NOT_AVAILABLE",
+        until_ms=until_ms,
+        cls=class_id(node, [*_other_suspended(node, feature), feature]),
+    )
     w.emit(data, node=node.node)
     w.set_timer(until_ms, "suspension", f"{name}|{feature}")
 
 
-def unmark(w: World, name: str, feature: str) -> None:
+def resume(w: World, name: str, feature: str) -> None:
     node = w.nodes[name]
-    left = [one for one in node.suspended if one != feature]
-    data = NodeResumed(epoch=node.epoch, feature=feature, cls=class_id(node, left))
+    cls = class_id(node, _other_suspended(node, feature))
+    data = NodeResumed(
+        epoch=node.epoch, scope="feature", subject=feature, reason="expired", cls=cls
+    )
     w.emit(data, node=node.node)
+
+
+def _other_suspended(node: Node, feature: str) -> list[str]:
+    return [other for other in node.suspended("feature") if other != feature]

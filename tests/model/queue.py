@@ -1,6 +1,6 @@
-"""Waiting for a slot, and getting one: rules 15-20.
+"""Waiting for a slot, and dispatch: rules 15 to 20.
 
-Owns: the order of those who wait, the choice of a node with its evidence, dispatch and fill.
+Owns: the order of waiting jobs, the choice of a node with its evidence, dispatch and fill.
 Never does: how an attempt ends (attempts.py). Read next: attempts.py.
 """
 
@@ -12,7 +12,15 @@ from typing import Literal
 
 import msgspec
 
-from eventsched.schema.events import Affinity, ClassSeen, JobDispatched, JobQueued, Rank, Rule
+from eventsched.schema.events import (
+    Affinity,
+    ClassSeen,
+    JobDispatched,
+    JobPromoted,
+    JobQueued,
+    Rank,
+    Rule,
+)
 from eventsched.schema.keys import name_of
 from tests.model import nodes
 from tests.model.world import Core, World
@@ -30,9 +38,9 @@ def priority_of(w: World, key: str) -> int:
 
 
 def waiting(w: World, requirement: str) -> list[tuple[Order, str]]:
-    """Those who wait for this requirement, in their order."""
-    found = [(key, job) for key, job in w.queued() if w.cores[key].requirement == requirement]
-    return sorted(((job.priority, job.tag, job.member), key) for key, job in found)
+    """The waiting jobs of this requirement, in order."""
+    jobs = [(key, job) for key, job in w.queued() if w.cores[key].requirement == requirement]
+    return sorted(((job.priority, job.tag, job.member), key) for key, job in jobs)
 
 
 def reason(is_declared: bool) -> Why:
@@ -44,7 +52,7 @@ def why_waiting(w: World, core: Core) -> Why:
 
 
 def add(w: World, key: str, attempt: int, why: Why, cause: str) -> None:
-    """Rule 18: the first time it pays for its audio; dispatched again, it keeps its place."""
+    """Rule 18, fair waiting: the tenant is charged once; a later attempt keeps its tag."""
     core, job = w.cores[key], w.jobs.get(key)
     if job is not None and job.member:
         tag, member = job.tag, job.member
@@ -58,18 +66,7 @@ def add(w: World, key: str, attempt: int, why: Why, cause: str) -> None:
     w.set_timer(deadline_ms, "wait", key)
     if priority > 0:
         w.set_timer(w.now + w.settings.queue_timeout_ms // 2, "age", key)
-    data = _queued(core, attempt, why, (priority, tag, member), deadline_ms)
-    w.emit(data, session=core.session, job=key, cause=cause)
-
-
-def _queued(
-    core: Core,
-    attempt: int,
-    why: Literal["NO_POOL_FOR_LANG_PAIR", "NO_AVAILABLE_NODE", "aged"],
-    order: Order,
-    deadline_ms: int,
-) -> JobQueued:
-    return JobQueued(
+    data = JobQueued(
         utterance=core.utterance,
         target=core.target,
         delivery_no=core.delivery_no,
@@ -77,22 +74,29 @@ def _queued(
         features=core.features,
         attempt=attempt,
         reason=why,
-        priority=order[0],
-        tag=order[1],
-        member=order[2],
+        priority=priority,
+        tag=tag,
+        member=member,
         deadline_ms=deadline_ms,
     )
+    w.emit(data, session=core.session, job=key, cause=cause)
 
 
 def age(w: World, key: str) -> None:
-    """Half of its time is over: it moves to the first priority."""
-    job = w.jobs[key]
-    data = _queued(w.cores[key], job.attempt, "aged", (0, job.tag, job.member), job.deadline_ms)
+    """The job has waited for half of its time: it is promoted to the first priority."""
+    job, core = w.jobs[key], w.cores[key]
+    data = JobPromoted(
+        utterance=core.utterance,
+        target=core.target,
+        delivery_no=core.delivery_no,
+        attempt=job.attempt,
+        priority=0,
+    )
     w.emit(data, session=job.session, job=key)
 
 
 def leave(w: World, key: str) -> None:
-    """It waits no more: its timers go."""
+    """The job no longer waits: its timers are cancelled."""
     w.drop_timer("wait", key)
     w.drop_timer("age", key)
 
@@ -116,27 +120,27 @@ class Choice:
 
 
 def _passed_over(w: World, name: str, core: Core, last: str) -> str:
-    """Why the node used last is not taken; empty when it is."""
+    """Why the last node of the session is not chosen; empty if it is."""
     node = w.nodes.get(name)
     if node is None or node.status == "gone":
         return "gone"
     if node.status == "draining":
         return "draining"
-    asked = (core.source, core.target, core.features)
-    if not nodes.is_able(node, *asked):
-        return "suspended" if nodes.declares(node, *asked) else "unable"
+    requirement = (core.source, core.target, core.features)
+    if not nodes.is_able(node, *requirement):
+        return "suspended" if nodes.declares(node, *requirement) else "unable"
     if not nodes.has_slot(node):
         return "full"
     return "last" if name == last else ""
 
 
 def least_loaded(w: World, core: Core, last: str) -> str:
-    """Smallest load, then smallest name; the last node only where there is no other."""
-    asked = (core.source, core.target, core.features)
+    """Smallest load, then smallest name; the last node only if there is no other."""
+    requirement = (core.source, core.target, core.features)
     free = [
         (name == last, nodes.load(node), name)
         for name, node in w.nodes.items()
-        if nodes.has_slot(node) and nodes.is_able(node, *asked)
+        if nodes.has_slot(node) and nodes.is_able(node, *requirement)
     ]
     return min(free)[2] if free else ""
 
@@ -168,7 +172,7 @@ def lease_ms(w: World, audio_ms: int) -> int:
 
 
 def give(w: World, key: str, attempt: int, choice: Choice, cause: str) -> None:
-    """The node holds a slot for this attempt, and finds it in its inbox."""
+    """The node holds a slot for this attempt and gets the assignment in its inbox."""
     core, node = w.cores[key], w.nodes[choice.node]
     at, by_target = w.contexts.get(name_of(core.session), ("", {}))
     context = by_target.get(f"context:{core.target}")
@@ -199,14 +203,19 @@ def give(w: World, key: str, attempt: int, choice: Choice, cause: str) -> None:
         context_at=context_at,
     )
     log_id = w.emit(data, session=core.session, job=key, node=node.node, cause=cause)
-    told = msgspec.to_builtins(core) | {
+    assignment = msgspec.to_builtins(core) | {
         "attempt": attempt,
         "epoch": node.epoch,
         "deadline_ms": deadline_ms,
         "context_at": context_at,
     }
     w.append(
-        w.keys.inbox(choice.node), t="assign", j=key, c=f"log/{log_id}", d=told, b=context or b""
+        w.keys.inbox(choice.node),
+        t="assign",
+        j=key,
+        c=f"log/{log_id}",
+        d=assignment,
+        b=context or b"",
     )
 
 
@@ -214,7 +223,7 @@ def give(w: World, key: str, attempt: int, choice: Choice, cause: str) -> None:
 
 
 def requirements_of(w: World, node: str) -> list[str]:
-    """Waiting requirements that this node's class serves."""
+    """The waiting requirements that the class of this node serves."""
     able = set()
     for key, _ in w.queued():
         core = w.cores[key]
@@ -224,16 +233,16 @@ def requirements_of(w: World, node: str) -> list[str]:
 
 
 def fill(w: World, name: str, cause: str) -> None:
-    """A free slot goes to the best of those who wait, at most 8 in a step."""
-    given = 0
-    while given < FILLED_MAX and nodes.has_slot(w.nodes[name]):
+    """The free slots of a node go to the best waiting jobs, at most 8 in a step."""
+    filled = 0
+    while filled < FILLED_MAX and nodes.has_slot(w.nodes[name]):
         heads = sorted(waiting(w, requirement)[0] for requirement in requirements_of(w, name))
         if not heads:
             return
         order, key = heads[0]
         ranks = [Rank(priority=head[0], tag=head[1], member=head[2]) for head, _ in heads[:2]]
         _serve(w, key, order)
-        (class_,) = (one for one in nodes.classes(w) if name in one.nodes)
+        (class_,) = (class_ for class_ in nodes.classes(w) if name in class_.nodes)
         choice = Choice(
             name,
             "fill",
@@ -243,13 +252,13 @@ def fill(w: World, name: str, cause: str) -> None:
             runner_up=ranks[1] if len(ranks) > 1 else None,
         )
         give(w, key, w.jobs[key].attempt, choice, cause)
-        given += 1
+        filled += 1
     if nodes.has_slot(w.nodes[name]) and requirements_of(w, name):
         w.append(w.keys.dispatch, k="fill", d=name)
 
 
 def _serve(w: World, key: str, order: Order) -> None:
-    """Virtual time moves up to the tag served; an F that is not above it is dropped."""
+    """Virtual time advances to the tag of the job; a finish tag that is not above it is dropped."""
     leave(w, key)
     w.virtual = max(w.virtual, order[1])
     w.finish = {tenant: due for tenant, due in w.finish.items() if due > w.virtual}
@@ -258,7 +267,7 @@ def _serve(w: World, key: str, order: Order) -> None:
 def place(w: World, key: str, attempt: int, cause: str, *, last: str = "", freed: str = "") -> str:
     """A job that needs a slot: behind those of its requirement, else on the node chosen for it.
 
-    `freed` is the node whose slot it has just given back: others who wait for that one go first.
+    `freed` is the node whose slot the job has just released: other jobs that wait for it go first.
     Returns why it waits; nothing when it goes to a node at once.
     """
     core = w.cores[key]

@@ -1,7 +1,7 @@
-"""Sessions: opening, audio, finalizing, playback, closing (rules 1-8, 12).
+"""Sessions: opening, audio, finalizing, playback, closing (rules 1 to 8, and 12, audience).
 
-Owns: `decide` of the producer's scripts. Each mirrors the method of `Store` of the same name:
-it returns its reply or raises its refusal, and what it appends is in `World.events`.
+Owns: `decide` of the scripts of producers. Each function mirrors the method of `Store` with the
+same name: it returns the reply or raises the refusal; the appended events are in `World.events`.
 Never does: jobs and nodes. Read next: delivery.py.
 """
 
@@ -31,7 +31,7 @@ from eventsched.schema.ids import parse_id
 from eventsched.schema.keys import LANGUAGE, NAME, cell_of, name_of
 from eventsched.store.session_commands import Chunk, Finalize, Receipt, SessionGrant
 from projections.session import Session
-from tests.model import delivery, owing
+from tests.model import delivery, utterance_jobs
 from tests.model.world import Buffered, Soft, Work, World, invalid
 
 Reason = Literal["pause", "max_duration", "final", "max_bytes", "close"]
@@ -114,8 +114,9 @@ def open_session(
         "token": bool(NAME.fullmatch(token)),
         "tenant": bool(NAME.fullmatch(tenant)),
         "source": bool(LANGUAGE.fullmatch(source)),
-        "targets": len(set(targets)) <= 8 and all(is_target(one) for one in targets),
-        "features": len(set(features)) <= 16 and all(NAME.fullmatch(one) for one in features),
+        "targets": len(set(targets)) <= 8 and all(is_target(target) for target in targets),
+        "features": len(set(features)) <= 16
+        and all(NAME.fullmatch(feature) for feature in features),
         "features_hash": features_hash == "none" or bool(HEX_16.fullmatch(features_hash)),
         "encoding": encoding in ("pcm16", "opus"),
         "listen_language": not listen_language or is_target(listen_language),
@@ -156,7 +157,7 @@ def open_session(
 
 
 def _opened_before(w: World, name: str, token: str) -> SessionGrant:
-    """Rule 7: the same token again gets the same reply."""
+    """Rule 7, resumable sessions: the same token again gets the same reply."""
     view, soft = w.sessions[name], w.soft[name]
     epoch = soft.epoch_of(token)
     if epoch is None:
@@ -227,7 +228,9 @@ def _check_chunk(w: World, view: Session, soft: Soft, chunk: Chunk) -> None:
 
 
 def _append(w: World, name: str, chunk: Chunk) -> list[int]:
-    """Rule 2: (a) a pause before it, (b) the chunk, (c) what it completes."""
+    """Rule 2, finalize reasons: (a) a pause before the chunk, (b) the chunk, (c) the utterance that
+    it completes.
+    """
     soft, finalized = w.soft[name], []
     now = w.now
     paused = now - soft.heard_ms >= w.settings.pause_ms
@@ -235,8 +238,8 @@ def _append(w: World, name: str, chunk: Chunk) -> list[int]:
         finalized.append(finalize(w, name, "pause"))
     _store_chunk(w, name, chunk)
     soft.next_seq, soft.seen_ms = chunk.seq + 1, now
-    total_ms = sum(one.ms for one in soft.buffer)
-    total_bytes = sum(one.size for one in soft.buffer)
+    total_ms = sum(chunk.ms for chunk in soft.buffer)
+    total_bytes = sum(chunk.size for chunk in soft.buffer)
     holds: dict[Reason, bool] = {
         "max_duration": total_ms >= w.settings.audio_ms_max,
         "final": chunk.end_of_utterance,
@@ -274,8 +277,11 @@ def _store_chunk(w: World, name: str, chunk: Chunk) -> None:
     soft.heard_ms = now
 
 
-def finalize_utterances(w: World, asked: Sequence[Finalize]) -> list[Receipt | Refused]:
-    return [_finalized(w, one.session, one.epoch, one.utterance) for one in asked]
+def finalize_utterances(w: World, finalizes: Sequence[Finalize]) -> list[Receipt | Refused]:
+    return [
+        _finalized(w, finalize.session, finalize.epoch, finalize.utterance)
+        for finalize in finalizes
+    ]
 
 
 def _finalized(w: World, session: str, epoch: int, utterance: int) -> Receipt | Refused:
@@ -295,7 +301,7 @@ def _finalized(w: World, session: str, epoch: int, utterance: int) -> Receipt | 
 
 
 def members(w: World, room: str) -> dict[str, str]:
-    """Who is in the room, and what they hear."""
+    """The members of the room, with the language that each listens to."""
     return {
         view.session: view.listen_language
         for view in w.sessions.values()
@@ -304,16 +310,16 @@ def members(w: World, room: str) -> dict[str, str]:
 
 
 def targets_of(w: World, view: Session) -> dict[str, list[str]]:
-    """Rule 12: target -> recipients; none named means the speaker."""
-    heard: dict[str, list[str]] = {}
+    """Rule 12, audience: target -> recipients; an empty list means the speaker."""
+    recipients: dict[str, list[str]] = {}
     for member, listen_language in members(w, view.room).items() if view.room else ():
         if member != view.session and listen_language:
-            heard.setdefault(listen_language, []).append(member)
-    return heard or {target: [] for target in view.targets}
+            recipients.setdefault(listen_language, []).append(member)
+    return recipients or {target: [] for target in view.targets}
 
 
 def finalize(w: World, name: str, reason: Reason) -> int:
-    """The open utterance is complete, and each of its targets owes an outcome."""
+    """The open utterance is complete, and each of its targets has an open outcome."""
     view, soft = w.sessions[name], w.soft[name]
     first, last = soft.buffer[0], soft.buffer[-1]
     by_target = targets_of(w, view)
@@ -330,15 +336,15 @@ def finalize(w: World, name: str, reason: Reason) -> int:
         last=last.id,
         first_seq=first.seq,
         count=len(soft.buffer),
-        bytes=sum(one.size for one in soft.buffer),
-        ms=sum(one.ms for one in soft.buffer),
+        bytes=sum(chunk.size for chunk in soft.buffer),
+        ms=sum(chunk.ms for chunk in soft.buffer),
         targets=owed,
     )
     log_id = w.emit(data, session=view.session, cause=f"audio:{view.session}/{last.id}")
     utterance, soft.buffer = view.utterance, []
     trim_audio(w, name)
     if owed:
-        owing.dispatch(w, _work_of(view, soft, data, log_id))
+        utterance_jobs.dispatch(w, _work_of(view, soft, data, log_id))
     return utterance
 
 
@@ -368,14 +374,14 @@ def _work_of(view: Session, soft: Soft, data: UtteranceFinalized, log_id: str) -
 
 
 def trim_audio(w: World, name: str) -> None:
-    """Audio stays for the oldest utterance that is open or owes an outcome."""
+    """Audio stays for the oldest utterance that is open or has an open outcome."""
     view, soft = w.sessions[name], w.soft[name]
-    owed = sorted((one.utterance, one.first) for one in view.open_outcomes.values())
-    firsts = [owed[0][1]] if owed else [one.id for one in soft.buffer[:1]]
-    kept = w.audio.get(name, [])
+    owed = sorted((outcome.utterance, outcome.first) for outcome in view.open_outcomes.values())
+    firsts = [owed[0][1]] if owed else [chunk.id for chunk in soft.buffer[:1]]
+    chunks = w.audio.get(name, [])
     if not firsts:
-        kept = []
-    w.audio[name] = [one for one in kept if parse_id(one.id) >= parse_id(firsts[0])]
+        chunks = []
+    w.audio[name] = [chunk for chunk in chunks if parse_id(chunk.id) >= parse_id(firsts[0])]
 
 
 # --- playback, keepalive --------------------------------------------------------------------
@@ -471,7 +477,7 @@ def erase_session(w: World, session: str, key: str) -> Literal["ok", "duplicate"
 
 
 def close(w: World, name: str, reason: Literal["asked", "idle"]) -> None:
-    """Rule 6: no more chunks; what is buffered is finalized."""
+    """Rule 6, two-step close: no more chunks; buffered audio is finalized."""
     full = w.keys.full(name)
     log_id = w.emit(SessionClosing(reason=reason), session=full)
     if w.soft[name].buffer:
@@ -486,7 +492,7 @@ def close(w: World, name: str, reason: Literal["asked", "idle"]) -> None:
 
 
 def settle(w: World) -> None:
-    """Sessions that owe nothing more let go of their audio, and close if they were asked to."""
+    """Sessions without an open outcome release their audio; closing sessions are closed."""
     for name in sorted(w.touched):
         view = w.sessions.get(name)
         if view is not None and not view.open_outcomes:

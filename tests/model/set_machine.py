@@ -1,8 +1,9 @@
-"""The scripts of projector, rebuild, archiver and trimming beside their model, time moved by hand.
+"""The scripts of projector, rebuild, archiver and trimming compared with their model, with time
+moved by hand.
 
-Two projectors of one set, one of a newer version of it, two builders and an archiver call in any
-order, with epochs, checkpoints and revisions that may be stale, while the log is trimmed.
-Owns: the kinds of step; after each: same reply, same content of every key.
+Two projectors of one set, one of a newer version of the set, two rebuilds and an archiver call in
+any order, with epochs, checkpoints and revisions that may be stale, while the log is trimmed.
+Owns: the kinds of step; after each the same reply and the same content of every key.
 Read next: sets.py (what is right), test_model.py.
 """
 
@@ -24,7 +25,6 @@ from eventsched.projection.store import Changes, DeadLetter, ProjectionStore, Pu
 from eventsched.schema.ids import START, parse_id
 from eventsched.schema.settings import Settings
 from eventsched.store.cell import Store
-from eventsched.store.replies import fields_of
 from projections.node import Nodes
 from projections.session import Sessions
 from tests.model import sets
@@ -78,8 +78,8 @@ class SetMachine(RuleBasedStateMachine):
             cache_live_state=cache_live_state,
         )
         self.sets = Sets(settings)
-        told = msgspec.to_builtins(settings)
-        run(self.store.configure_cell(told, overwrite=False, manual_clock=True))
+        values = msgspec.to_builtins(settings)
+        run(self.store.configure_cell(values, overwrite=False, manual_clock=True))
         self.something_happens()
         self.hold(DUO, "a", LEASE_MS)
 
@@ -88,12 +88,12 @@ class SetMachine(RuleBasedStateMachine):
         if names:
             self.wire.call("DEL", *names)
 
-    def both(self, name: str, said: Any, told: Any) -> Any:
-        """The reply, the same from both."""
-        assert said == told, f"{name}: the script says {said}, the model {told}"
-        assert self._stored() == self._told(), name
-        count(f"{name}: {_word(said)}")
-        return said
+    def both(self, name: str, actual: Any, expected: Any) -> Any:
+        """The reply, the same from the script and from the model."""
+        assert actual == expected, f"{name}: the script says {actual}, the model {expected}"
+        assert self._actual() == self._expected(), name
+        count(f"{name}: {_word(actual)}")
+        return actual
 
     def decided(self, name: str, call: Callable[[], Any], decide: Callable[[Sets], Any]) -> Any:
         self.sets.now_ms = self.at_ms
@@ -101,48 +101,48 @@ class SetMachine(RuleBasedStateMachine):
 
     # --- what is stored ---------------------------------------------------------------------------
 
-    def _stored(self) -> dict[str, Any]:
+    def _actual(self) -> dict[str, Any]:
         call, keys = self.wire.call, self.store.keys
-        found: dict[str, Any] = {}
+        content: dict[str, Any] = {}
         for name in self.wire.names(f"{keys.prefix}*"):
             kind = name.removeprefix(keys.prefix).partition(":")[0]
             if kind in ("checkpoint", "active_revision"):
-                found[name] = call("GET", name).decode()
+                content[name] = call("GET", name).decode()
             elif kind in ("view", "lease", "archive"):
-                found[name] = fields_of(call("HGETALL", name))
+                content[name] = _pairs(call("HGETALL", name))
             elif kind == "session_index":
-                found[name] = [one.decode() for one in call("LRANGE", name, 0, -1)]
-        found["dead_letters"] = [
-            fields_of(fields) for _, fields in call("XRANGE", keys.dead_letters, "-", "+")
+                content[name] = [item.decode() for item in call("LRANGE", name, 0, -1)]
+        content["dead_letters"] = [
+            _pairs(fields) for _, fields in call("XRANGE", keys.dead_letters, "-", "+")
         ]
-        found["log"] = [one.decode() for one, _ in call("XRANGE", keys.log, "-", "+")]
-        found["groups"] = {
-            told[b"name"].decode(): (told[b"last-delivered-id"].decode(), told[b"pending"])
-            for told in map(fields_of, call("XINFO", "GROUPS", keys.log))
+        content["log"] = [entry_id.decode() for entry_id, _ in call("XRANGE", keys.log, "-", "+")]
+        content["groups"] = {
+            group[b"name"].decode(): (group[b"last-delivered-id"].decode(), group[b"pending"])
+            for group in map(_pairs, call("XINFO", "GROUPS", keys.log))
         }
-        return found
+        return content
 
-    def _told(self) -> dict[str, Any]:
+    def _expected(self) -> dict[str, Any]:
         keys, s = self.store.keys, self.sets
-        told: dict[str, Any] = {keys.checkpoint(k): v for k, v in s.checkpoints.items()}
-        told |= {
+        content: dict[str, Any] = {keys.checkpoint(k): v for k, v in s.checkpoints.items()}
+        content |= {
             keys.active_revision(projection): revision for projection, revision in s.live.items()
         }
-        told |= {keys.view(p, b, e): _named(f) for (p, b, e), f in s.records.items()}
-        told |= {keys.session_index(session): ids for session, ids in s.indexes.items()}
+        content |= {keys.view(p, b, e): _named(f) for (p, b, e), f in s.records.items()}
+        content |= {keys.session_index(session): ids for session, ids in s.indexes.items()}
         for name, hold in s.holds.items():
             fields: dict[str, Any] = {"owner": hold.owner, "epoch": hold.epoch}
             fields |= {"until": hold.until_ms}
             fields |= {} if hold.passed is None else {"passed": hold.passed}
-            told[keys.lease(name)] = _named(fields)
-        told["dead_letters"] = [
+            content[keys.lease(name)] = _named(fields)
+        content["dead_letters"] = [
             _named({"from": "log", "id": i, "k": k, "d": d, "reason": r, "partial": 0})
-            for i, k, d, r in s.dead
+            for i, k, d, r in s.dead_letters
         ]
-        told |= {keys.archive: _named(dict(s.archive))} if s.archive else {}
-        told["log"] = s.log[s.gone :]
-        told["groups"] = {name: (place, 0) for name, place in s.groups.items()}
-        return told
+        content |= {keys.archive: _named(dict(s.archive))} if s.archive else {}
+        content["log"] = s.log[s.gone :]
+        content["groups"] = {name: (place, 0) for name, place in s.groups.items()}
+        return content
 
     # --- time and the log -------------------------------------------------------------------------
 
@@ -153,7 +153,7 @@ class SetMachine(RuleBasedStateMachine):
             self.at_ms += 10
 
     def something_happens(self) -> None:
-        """An event is appended by some script."""
+        """Some script appends an event."""
         keys = self.store.keys
         is_raised = bool(self.wire.call("HGET", keys.counters, "backpressure"))
         run(self.store.set_backpressure("dead_letters", is_active=not is_raised, seen=1, limit=1))
@@ -199,7 +199,7 @@ class SetMachine(RuleBasedStateMachine):
         return hold is not None and hold.until_ms > self.at_ms
 
     def epoch(self, name: str, back: int) -> int:
-        """Mostly the newest that was given, else the one before it."""
+        """Mostly the newest epoch, else the one before it."""
         return self.epochs[name][-2 if back > 3 else -1]
 
     # --- folding ----------------------------------------------------------------------------------
@@ -207,14 +207,16 @@ class SetMachine(RuleBasedStateMachine):
     @precondition(lambda self: len(self.epochs[LIVE]) > 1)
     @rule(back=which, part=which, is_stale=which, has_poison=st.booleans(), is_dropped=which)
     def save(self, back: int, part: int, is_stale: int, has_poison: bool, is_dropped: int) -> None:
-        """What is behind the checkpoint, or some of it, by who may no longer be who folds."""
+        """Save the events after the checkpoint, or some of them; the caller may have lost its
+        lease.
+        """
         start = self.sets.checkpoints.get(LIVE, START)
         behind = self.behind(start)
         folded = behind[: part + 1] if part < 4 else behind
         revisions = [(name, self.sets.live.get(name, "1.1")) for name in PARTS]
         if is_stale == 5:
             revisions[1] = ("node", "1.9")
-        told = Save(
+        batch = Save(
             projection_set=LIVE,
             group=LIVE,
             epoch=self.epoch(LIVE, back),
@@ -235,11 +237,15 @@ class SetMachine(RuleBasedStateMachine):
             if has_poison and folded
             else [],
         )
-        self.decided("save", lambda: run(self.views.save(told)), lambda s: sets.save(s, told))
+        self.decided("save", lambda: run(self.views.save(batch)), lambda s: sets.save(s, batch))
 
     def behind(self, start: str) -> list[str]:
-        """What a fold that has come to `start` reads next."""
-        return [one for one in self.sets.log[self.sets.gone :] if parse_id(one) > parse_id(start)]
+        """The entries that a fold at `start` reads next."""
+        return [
+            entry_id
+            for entry_id in self.sets.log[self.sets.gone :]
+            if parse_id(entry_id) > parse_id(start)
+        ]
 
     def _put(self, entity: int) -> Put:
         self.writes += 1
@@ -248,7 +254,7 @@ class SetMachine(RuleBasedStateMachine):
 
     @rule()
     def fold_all(self) -> None:
-        """As a projector does when nothing comes between."""
+        """Save everything, as an undisturbed projector does."""
         self.hold(DUO, "a", LEASE_MS)
         self.save(0, 5, 0, False, 0)
 
@@ -263,13 +269,13 @@ class SetMachine(RuleBasedStateMachine):
     @precondition(lambda self: len(self.epochs[BUILD]) > 1)
     @rule(back=which, part=which, is_stale=which, catches_up=st.booleans())
     def save_revision(self, back: int, part: int, is_stale: int, catches_up: bool) -> None:
-        """A revision writes what nobody reads yet, as far as the live set is, or less."""
+        """A rebuild saves up to the checkpoint of the live set, or less."""
         start = self.sets.checkpoints.get(BUILD, START)
         live = self.sets.checkpoints.get(LIVE, START)
         revisions = self.new_revisions()
         if is_stale == 5:
             revisions = [(name, self.sets.live.get(name, "1.1")) for name in PARTS]
-        told = Save(
+        batch = Save(
             projection_set=BUILD,
             group="",
             epoch=self.epoch(BUILD, back),
@@ -282,7 +288,7 @@ class SetMachine(RuleBasedStateMachine):
             ],
         )
         self.decided(
-            "save revision", lambda: run(self.views.save(told)), lambda s: sets.save(s, told)
+            "save revision", lambda: run(self.views.save(batch)), lambda s: sets.save(s, batch)
         )
 
     @precondition(lambda self: len(self.epochs[BUILD]) > 1)
@@ -320,7 +326,7 @@ class SetMachine(RuleBasedStateMachine):
 
     @rule()
     def rebuild(self) -> None:
-        """As a rebuild does when nothing comes between."""
+        """A complete rebuild without interruption."""
         self.acquire_revision("x", LEASE_MS)
         if len(self.epochs[BUILD]) < 2:
             return
@@ -347,7 +353,7 @@ class SetMachine(RuleBasedStateMachine):
     def seal(self, back: int, further: int, is_stale: int) -> None:
         log, start = self.sets.log, self.sets.archive.get("to", START)
         at = min(len(log), (log.index(start) + 1 if start != START else 0) + further)
-        given: dict[str, Any] = {
+        fields: dict[str, Any] = {
             "start": "1-1" if is_stale == 5 and at else start,
             "to": log[at - 1] if at else START,
             "of": "other" if is_stale == 4 and self.sets.archive else "key",
@@ -357,29 +363,29 @@ class SetMachine(RuleBasedStateMachine):
         epoch = self.epoch(ARCHIVE, back)
         self.decided(
             "seal",
-            lambda: run(self.archive.record(epoch, heard={}, **given)),
-            lambda s: sets.record(s, epoch, **given),
+            lambda: run(self.archive.record(epoch, heard={}, **fields)),
+            lambda s: sets.record(s, epoch, **fields),
         )
 
     @rule()
     def seal_all(self) -> None:
-        """As an archiver does when nothing comes between."""
+        """Seal everything, as an undisturbed archiver does."""
         self.acquire_archive("p")
         if len(self.epochs[ARCHIVE]) > 1:
             self.seal(0, 6, 0)
 
     @rule(of=st.sampled_from(["key", "key", "other"]), is_later=st.booleans())
     def abandon(self, of: str, is_later: bool) -> None:
-        """The archive is lost, or was: while an archiver holds it, it is not."""
+        """The archive is abandoned, unless an archiver has a lease on it."""
         self.at_ms += LEASE_MS if is_later else 0
 
-        def said() -> str:
+        def refused_field() -> str:
             try:
                 return run(self.archive.abandon(of))
             except InvalidMessage as refused:
                 return refused.fields["field"]
 
-        self.decided("abandon", said, lambda s: sets.abandon(s, of))
+        self.decided("abandon", refused_field, lambda s: sets.abandon(s, of))
 
     @rule()
     def look(self) -> None:
@@ -404,6 +410,13 @@ class SetMachine(RuleBasedStateMachine):
         )
 
 
+def _pairs(reply: Any) -> dict[bytes, Any]:
+    """A reply of names and values, in either form of the client."""
+    if isinstance(reply, dict):
+        return reply
+    return dict(zip(reply[::2], reply[1::2], strict=True))
+
+
 def _named(fields: dict[str, Any]) -> dict[bytes, bytes]:
     return {
         name.encode(): value if isinstance(value, bytes) else str(value).encode()
@@ -411,11 +424,11 @@ def _named(fields: dict[str, Any]) -> dict[bytes, bytes]:
     }
 
 
-def _word(said: Any) -> str:
-    if said is None:
+def _word(reply: Any) -> str:
+    if reply is None:
         return "fenced"
-    if isinstance(said, Trimmed):
-        return "some" if said.count else "none"
-    if isinstance(said, tuple):
-        return str(said[0])
-    return said if isinstance(said, str) else type(said).__name__
+    if isinstance(reply, Trimmed):
+        return "some" if reply.count else "none"
+    if isinstance(reply, tuple):
+        return str(reply[0])
+    return reply if isinstance(reply, str) else type(reply).__name__

@@ -1,7 +1,8 @@
-"""Projection sets: `decide` of who folds, what is saved, which revision is live, what may go.
+"""Projection sets: `decide` of leases, saves, revisions, the archive and trimming.
 
-Owns: the scripts of projector, rebuild, archiver and trimming, as functions of what is known.
-Never does: fold (projections/ do), scripts of sessions, jobs and nodes (their own modules).
+Owns: the scripts of projector, rebuild, archiver and trimming, as functions of the state of the
+model.
+Never does: fold (projections/ do); scripts of sessions, jobs and nodes (their own modules).
 Read next: set_machine.py.
 """
 
@@ -20,7 +21,7 @@ from eventsched.schema.settings import Settings
 
 @dataclass(slots=True)
 class Hold:
-    """Who folds a set."""
+    """The lease of a set."""
 
     owner: str
     epoch: int
@@ -34,7 +35,7 @@ Record = tuple[str, str, str]
 
 
 class Sets:
-    """What one cell stores of its projection sets."""
+    """The state of one cell that belongs to its projection sets."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -50,7 +51,7 @@ class Sets:
         self.checkpoints: dict[str, str] = {}
         self.records: dict[Record, dict[str, bytes]] = {}
         self.indexes: dict[str, list[str]] = {}
-        self.dead: list[tuple[str, str, bytes, str]] = []
+        self.dead_letters: list[tuple[str, str, bytes, str]] = []
 
     def append(self) -> None:
         """Some event is in the log."""
@@ -68,7 +69,7 @@ class Sets:
 def acquire(
     s: Sets, projection_set: ProjectionSet, owner: str, lease_ms: int
 ) -> SetLease | Standby | OtherVersion:
-    versions = [(one.name, one.version) for one in projection_set.projections]
+    versions = [(projection.name, projection.version) for projection in projection_set.projections]
     return _acquire(s, projection_set.name, owner, lease_ms, versions, has_group=True)
 
 
@@ -108,29 +109,31 @@ def _acquire(
 # --- folding --------------------------------------------------------------------------------------
 
 
-def save(s: Sets, told: Save) -> Saved:
-    if s._is_fenced(told.projection_set, told.epoch):
+def save(s: Sets, batch: Save) -> Saved:
+    if s._is_fenced(batch.projection_set, batch.epoch):
         return "fenced"
-    if s.checkpoints.get(told.projection_set, START) != told.start:
+    if s.checkpoints.get(batch.projection_set, START) != batch.start:
         return "moved"
-    for one in told.changes:
-        if (s.live.get(one.projection) == one.revision) != bool(told.group):
+    for change in batch.changes:
+        if (s.live.get(change.projection) == change.revision) != bool(batch.group):
             return "rebuilt"
-    hold = s.holds[told.projection_set]
-    hold.until_ms = s.now_ms + told.lease_ms
-    if told.group:
-        s.groups[told.group] = told.to
-        hold.passed = (hold.passed or 0) + told.count
-    for one in told.changes:
-        for drop in one.drops:
-            s.records.pop((one.projection, one.revision, drop), None)
-        for put in one.puts:
-            record = s.records.setdefault((one.projection, one.revision, put.entity), {})
+    hold = s.holds[batch.projection_set]
+    hold.until_ms = s.now_ms + batch.lease_ms
+    if batch.group:
+        s.groups[batch.group] = batch.to
+        hold.passed = (hold.passed or 0) + batch.count
+    for change in batch.changes:
+        for drop in change.drops:
+            s.records.pop((change.projection, change.revision, drop), None)
+        for put in change.puts:
+            record = s.records.setdefault((change.projection, change.revision, put.entity), {})
             record.update(put.fields, at=put.at.encode())
-    for session, ids in told.indexes.items():
+    for session, ids in batch.indexes.items():
         s.indexes.setdefault(session, []).extend(ids)
-    s.dead += [(dead.id, dead.type, dead.context, dead.reason) for dead in told.dead_letters]
-    s.checkpoints[told.projection_set] = told.to
+    s.dead_letters += [
+        (dead.id, dead.type, dead.context, dead.reason) for dead in batch.dead_letters
+    ]
+    s.checkpoints[batch.projection_set] = batch.to
     return "saved"
 
 
@@ -156,11 +159,11 @@ def switch(
 def drop_all(
     s: Sets, revision_set: str, epoch: int, lease_ms: int, projection_set: ProjectionSet
 ) -> int | None:
-    """All steps of it: records of these projections that belong to no live revision are gone."""
+    """All steps: the records of these projections that belong to no live revision are deleted."""
     if s._is_fenced(revision_set, epoch):
         return None
     s.holds[revision_set].until_ms = s.now_ms + lease_ms
-    names = {one.name for one in projection_set.projections}
+    names = {projection.name for projection in projection_set.projections}
     old = [r for r in s.records if r[0] in names and s.live.get(r[0], "") != r[1]]
     for record in old:
         del s.records[record]
@@ -172,7 +175,7 @@ def drop_all(
 
 
 def look(s: Sets) -> ArchiveState:
-    """How far the archive holds the log, and how far the log is, at this time."""
+    """The positions of the archive and of the log at this time."""
     left = s.log[s.gone :]
     return ArchiveState(
         now_ms=s.now_ms,
@@ -204,7 +207,7 @@ def record(
 
 
 def abandon(s: Sets, of: str) -> Abandoned | Literal["key", "archive"]:
-    """A lost archive is one no longer, unless somebody writes it; what is refused is named."""
+    """The cell no longer has an archive, unless an archiver writes it; a refusal is named."""
     if not s.archive:
         return "duplicate"
     if s.archive["of"] != of:
@@ -220,7 +223,9 @@ def abandon(s: Sets, of: str) -> Abandoned | Literal["key", "archive"]:
 
 
 def trim(s: Sets) -> Trimmed:
-    """All goes that the archive holds, or is too old, and that every set is done with."""
+    """Remove the entries that the archive holds, or that are too old, and that every set has
+    passed.
+    """
     floors = [(max(0, s.now_ms - s.settings.log_keep_ms), 0)]
     if s.archive:
         floors.append(_behind(s.archive["to"]))
@@ -236,7 +241,7 @@ def trim(s: Sets) -> Trimmed:
         if rebuild is not None and rebuild.until_ms > s.now_ms:
             floors.append(_behind(s.checkpoints.get(f"rebuild-{name}", START)))
     floor = min(floors)
-    count = sum(parse_id(one) < floor for one in s.log[s.gone :])
+    count = sum(parse_id(entry_id) < floor for entry_id in s.log[s.gone :])
     if count:
         s.gone += count
         s.append()
@@ -249,7 +254,7 @@ def _behind(entry_id: str) -> tuple[int, int]:
 
 
 def drop_session_indexes(s: Sets) -> int:
-    """IndexEntries that name nothing that is left."""
+    """Delete the indexes that name no entry of the log any more."""
     first = parse_id(s.log[s.gone])
     old = [session for session, ids in s.indexes.items() if parse_id(ids[-1]) < first]
     for session in old:

@@ -1,7 +1,7 @@
-"""What the model says each key of the cell holds, and what it holds.
+"""The expected and the actual content of every key of the cell.
 
-Owns: the content of every key as plain values, empty ones left out, on both sides.
-Never does: decisions. The log itself is compared event by event (machine.py).
+Owns: the content of every key as plain values, without empty ones, on both sides.
+Never does: decisions. The log is compared event by event (machine.py).
 Read next: machine.py.
 """
 
@@ -28,25 +28,25 @@ NOT_COMPARED = {
 }
 SCORED = {"timers", "tenant_finish_tag", "erased", "free", "leases", "out_of_order_at", "waiting"}
 """Sorted sets: a score of 0 says something."""
-LOOKED_AT = "requirements:"
+COMPARED_AT = "requirements:"
 """Their scores say in which order a class looks at requirements, if they are more than 64."""
 BEGINS = ("session", "utterance", "target", "delivery_no", "tp")
 """What is left of the core of a job that has ended."""
-NOT_TOLD = {"reason", "looked", "out_low"}
+NOT_COMPARED_FIELDS = {"reason", "looked", "out_low"}
 """Prose of a Lua error; a counter of looks; where the oldest entry of 16 MiB begins."""
 
 
 def expected(w: World) -> Content:
-    """By key without its prefix; what is empty is not there."""
-    told: Content = {}
+    """The content by key without its prefix; empty keys are left out."""
+    content: Content = {}
     for name, soft in w.soft.items():
-        told |= _session(w, name, soft)
+        content |= _session(w, name, soft)
     for key in w.jobs:
-        told[f"job:{key}"] = _job(w, key)
+        content[f"job:{key}"] = _job(w, key)
     for name in w.nodes:
-        told |= _node(w, name)
-    told |= _classes(w) | _queues(w) | _rooms(w)
-    told["counters"] = {
+        content |= _node(w, name)
+    content |= _classes(w) | _queues(w) | _rooms(w)
+    content["counters"] = {
         "entry": w.entries,
         "virtual": w.virtual,
         "backpressure": ",".join(sorted(w.backpressure)),
@@ -54,21 +54,21 @@ def expected(w: World) -> Content:
         "obsolete": w.obsolete,
         "duplicate_finalizes": w.duplicate_finalizes,
     }
-    told["settings"] = w.stored_settings or {}
-    told["timers"] = w.timers
-    told["erased"] = w.erased
+    content["settings"] = w.stored_settings or {}
+    content["timers"] = w.timers
+    content["erased"] = w.erased
     for key, entries in w.streams.items():
-        told[key.removeprefix(w.keys.prefix)] = [_entry(one) for one in entries]
+        content[key.removeprefix(w.keys.prefix)] = [_entry(entry) for entry in entries]
     plain = {
         key: value if key.partition(":")[0] in SCORED or not isinstance(value, dict)
         else _filled(value)
-        for key, value in told.items()
+        for key, value in content.items()
     }  # fmt: skip
     return {key: value for key, value in plain.items() if value}
 
 
 def _filled(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of a hash that are empty or zero may as well not be there; numbers as text."""
+    """The fields of a hash that are not empty or zero; numbers as text."""
     plain = {k: v if isinstance(v, (dict, list)) else str(v) for k, v in fields.items()}
     return {k: v for k, v in plain.items() if v not in ("", "0", "0-0")}
 
@@ -83,10 +83,10 @@ def _entry(entry: Entry) -> tuple[str, dict[str, Any]]:
 
 
 def _work(work: Work) -> dict[str, Any]:
-    """Whom the targets go to is in the session's outcomes."""
-    owed = [{"target": one.target, "delivery_no": one.delivery_no} for one in work.targets]
-    told: dict[str, Any] = msgspec.to_builtins(work)
-    return told | {"targets": owed}
+    """The recipients of the targets are in the outcomes of the session."""
+    owed = [{"target": target.target, "delivery_no": target.delivery_no} for target in work.targets]
+    fields: dict[str, Any] = msgspec.to_builtins(work)
+    return fields | {"targets": owed}
 
 
 def _session(w: World, name: str, soft: Soft) -> Content:
@@ -120,30 +120,32 @@ def _session(w: World, name: str, soft: Soft) -> Content:
     fields |= {f"a:{target}": number for target, number in view.allocated.items()}
     fields |= {f"d:{target}": number for target, number in view.delivered.items()}
     fields |= {
-        f"w:{key.rpartition('/')[0]}": 1 for key, one in view.open_outcomes.items() if one.outcome
+        f"w:{key.rpartition('/')[0]}": 1
+        for key, outcome in view.open_outcomes.items()
+        if outcome.outcome
     }
-    told: Content = {
+    content: Content = {
         f"session:{name}": fields,
         f"outcomes:{name}": {
-            key: f"{one.utterance}|{one.first}|{','.join(one.recipients)}"
-            for key, one in view.open_outcomes.items()
+            key: f"{outcome.utterance}|{outcome.first}|{','.join(outcome.recipients)}"
+            for key, outcome in view.open_outcomes.items()
         },
         f"out_of_order:{name}": _held(w, name),
         f"playing:{name}": view.playbacks,
         f"audio:{name}": w.audio.get(name, []),
     }
     for target in view.allocated:
-        told[f"out_of_order_at:{name}:{target}"] = {
-            key.rpartition("/")[2]: one.ready_ms
-            for key, one in view.open_outcomes.items()
-            if one.outcome and key.rpartition("/")[0] == target
+        content[f"out_of_order_at:{name}:{target}"] = {
+            key.rpartition("/")[2]: outcome.ready_ms
+            for key, outcome in view.open_outcomes.items()
+            if outcome.outcome and key.rpartition("/")[0] == target
         }
-    return told
+    return content
 
 
 def _heard(soft: Soft) -> str:
     first, last = (soft.buffer[0], soft.buffer[-1]) if soft.buffer else (None, None)
-    size, ms = sum(one.size for one in soft.buffer), sum(one.ms for one in soft.buffer)
+    size, ms = sum(chunk.size for chunk in soft.buffer), sum(chunk.ms for chunk in soft.buffer)
     numbers = [soft.next_seq, soft.seen_ms, len(soft.buffer), size, ms, first.seq if first else 0]
     ends = [first.id if first else "", last.id if last else ""]
     return "|".join(map(str, [*numbers, soft.heard_ms, *ends]))
@@ -152,9 +154,14 @@ def _heard(soft: Soft) -> str:
 def _held(w: World, name: str) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     for (target, number), ending in w.held.get(name, {}).items():
-        told = {"kind": ending.kind, "code": ending.code, "job": ending.job, "cause": ending.cause}
-        told["tp"] = w.soft[name].tp
-        fields[f"{target}/{number}"] = _filled(told)
+        values = {
+            "kind": ending.kind,
+            "code": ending.code,
+            "job": ending.job,
+            "cause": ending.cause,
+        }
+        values["tp"] = w.soft[name].tp
+        fields[f"{target}/{number}"] = _filled(values)
         fields[f"{target}/{number}/body"] = ending.body.hex()
         fields[f"{target}/{number}/audio"] = ending.audio.hex()
     return fields
@@ -182,7 +189,7 @@ def _job(w: World, key: str) -> dict[str, Any]:
 
 def _node(w: World, name: str) -> Content:
     node, process = w.nodes[name], w.processes[name]
-    told: Content = {
+    content: Content = {
         f"node:{name}": {
             "status": node.status,
             "epoch": node.epoch,
@@ -191,7 +198,7 @@ def _node(w: World, name: str) -> Content:
             "sources": ",".join(node.sources),
             "targets": ",".join(node.targets),
             "features": ",".join(node.features),
-            "suspended": ",".join(sorted(node.suspended)),
+            "suspended": ",".join(node.suspended("feature")),
             "token": process.token,
             "version": process.version,
             "inbox_from": process.inbox_from,
@@ -200,65 +207,67 @@ def _node(w: World, name: str) -> Content:
         }
     }
     for key, held in node.live.items():
-        told.setdefault(f"leases:{name}:{held.epoch}", {})[key] = held.since_ms
-    return told
+        content.setdefault(f"leases:{name}:{held.epoch}", {})[key] = held.since_ms
+    return content
 
 
 def _classes(w: World) -> Content:
-    told: Content = {"classes": set()}
+    content: Content = {"classes": set()}
     for class_ in nodes.classes(w):
-        one = next(iter(class_.nodes.values()))
-        told["classes"].add(class_.id)
-        told[f"class:{class_.id}"] = {
-            "sources": ",".join(one.sources),
-            "targets": ",".join(one.targets),
-            "features": ",".join(one.features),
-            "suspended": ",".join(sorted(one.suspended)),
+        member = next(iter(class_.nodes.values()))
+        content["classes"].add(class_.id)
+        content[f"class:{class_.id}"] = {
+            "sources": ",".join(member.sources),
+            "targets": ",".join(member.targets),
+            "features": ",".join(member.features),
+            "suspended": ",".join(member.suspended("feature")),
             "draining": class_.seen(w).draining,
         }
-        told[f"members:{class_.id}"] = set(class_.nodes)
+        content[f"members:{class_.id}"] = set(class_.nodes)
         free = {name: node for name, node in class_.nodes.items() if nodes.has_slot(node)}
-        told[f"free:{class_.id}"] = {name: nodes.load(node) for name, node in free.items()}
-        told[f"requirements:{class_.id}"] = set(queue.requirements_of(w, next(iter(class_.nodes))))
-        for source in one.sources:
-            for target in one.targets:
-                told.setdefault(f"pair:{source}:{target}", set()).add(class_.id)
-    return told
+        content[f"free:{class_.id}"] = {name: nodes.load(node) for name, node in free.items()}
+        content[f"requirements:{class_.id}"] = set(
+            queue.requirements_of(w, next(iter(class_.nodes)))
+        )
+        for source in member.sources:
+            for target in member.targets:
+                content.setdefault(f"pair:{source}:{target}", set()).add(class_.id)
+    return content
 
 
 def _queues(w: World) -> Content:
-    told: Content = {"requirements": set(), "tenant_queued": {}, "tenant_finish_tag": w.finish}
+    content: Content = {"requirements": set(), "tenant_queued": {}, "tenant_finish_tag": w.finish}
     for key, job in w.queued():
         core = w.cores[key]
-        told["requirements"].add(core.requirement)
-        told["tenant_queued"][core.tenant] = told["tenant_queued"].get(core.tenant, 0) + 1
-        told.setdefault(f"waiting:{job.priority}:{core.requirement}", {})[job.member] = job.tag
-    return told
+        content["requirements"].add(core.requirement)
+        content["tenant_queued"][core.tenant] = content["tenant_queued"].get(core.tenant, 0) + 1
+        content.setdefault(f"waiting:{job.priority}:{core.requirement}", {})[job.member] = job.tag
+    return content
 
 
 def _rooms(w: World) -> Content:
-    told: Content = {}
+    content: Content = {}
     for view in w.sessions.values():
         if view.in_room:
-            told.setdefault(f"room:{name_of(view.room)}", {})[view.session] = (
+            content.setdefault(f"room:{name_of(view.room)}", {})[view.session] = (
                 view.listen_language or "-"
             )
-    return told
+    return content
 
 
 # --- what is there --------------------------------------------------------------------------
 
 
-def found(keys: Keys, dump: Mapping[str, tuple[str, Any]]) -> Content:
-    """The cell's keys as they are on the server, in the words of `expected`."""
-    told: Content = {}
+def actual(keys: Keys, dump: Mapping[str, tuple[str, Any]]) -> Content:
+    """The keys of the cell on the server, in the form of `expected`."""
+    content: Content = {}
     for key, (kind, raw) in dump.items():
         short = key.removeprefix(keys.prefix)
         if short.partition(":")[0] not in NOT_COMPARED:
             value = READ[kind](short, raw)
             if value:
-                told[short] = value
-    return told
+                content[short] = value
+    return content
 
 
 def _pairs(raw: Sequence[bytes]) -> list[tuple[str, bytes]]:
@@ -273,7 +282,7 @@ def _hash(short: str, raw: Sequence[bytes]) -> dict[str, Any]:
 
 
 def _field(short: str, name: str, value: bytes) -> Any:
-    if name in NOT_TOLD:
+    if name in NOT_COMPARED_FIELDS:
         return value.decode() if short.startswith("session:") and name == "reason" else ""
     if short.startswith("out_of_order:") and name.endswith(("/body", "/audio")):
         return value.hex()
@@ -283,13 +292,13 @@ def _field(short: str, name: str, value: bytes) -> Any:
 
 
 def _string(short: str, raw: bytes) -> dict[str, Any]:
-    """The only texts are the records of jobs."""
+    """The only string keys are the records of jobs."""
     parts = parts_of(short.partition(":")[2], raw)
     return _filled(parts | {"core": msgspec.json.decode(parts["core"])})
 
 
 def _zset(short: str, raw: Sequence[bytes]) -> dict[str, int] | set[str]:
-    if short.startswith(LOOKED_AT):
+    if short.startswith(COMPARED_AT):
         return {member for member, _ in _pairs(raw)}
     return {member: int(float(score)) for member, score in _pairs(raw)}
 
@@ -302,19 +311,21 @@ def _stream(short: str, raw: Sequence[Any]) -> list[Any]:
 
 def _entry_fields(raw: Sequence[bytes]) -> dict[str, Any]:
     fields = dict(_pairs(raw))
-    told: dict[str, Any] = {
+    content: dict[str, Any] = {
         name: value if name in ("a", "b") else value.decode()
         for name, value in fields.items()
         if name != "reason"
     }
-    if told.get("k") == "utterance":
-        is_broken = not told["d"].endswith("}")  # the model's Broken leaves out the last brace
-        told["d"] = (
-            fields_of(told["d"] + "}") | {"broken": True} if is_broken else fields_of(told["d"])
+    if content.get("k") == "utterance":
+        is_broken = not content["d"].endswith("}")  # the model's Broken leaves out the last brace
+        content["d"] = (
+            fields_of(content["d"] + "}") | {"broken": True}
+            if is_broken
+            else fields_of(content["d"])
         )
-    elif told["d"].startswith("{"):
-        told["d"] = msgspec.json.decode(told["d"])
-    return told
+    elif content["d"].startswith("{"):
+        content["d"] = msgspec.json.decode(content["d"])
+    return content
 
 
 READ: dict[str, Callable[[str, Any], Any]] = {

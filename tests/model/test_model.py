@@ -1,6 +1,6 @@
-"""Whatever is asked, in whatever order: the scripts do what the rules say, and nothing else.
+"""Random sequences of calls: the scripts do what the rules say, and nothing else.
 
-Each example is a fresh cell. EXAMPLES=… asks for more of them, with new ones each time.
+Each example is a fresh cell. EXAMPLES=… asks for more examples, with new ones each time.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ CALLED_BY_SETS = {
 
 
 def cannot_write(script: str) -> bool:
-    """The server sees to it: a function with this flag has no command that writes."""
+    """The server guarantees it: a function with this flag has no command that writes."""
     return source(script).startswith("#!lua flags=no-writes\n")
 
 
-CALLED_BY_CELLS = {one for one in lua_library.names() if not cannot_write(one)} - CALLED_BY_SETS
+CALLED_BY_CELLS = {name for name in lua_library.names() if not cannot_write(name)} - CALLED_BY_SETS
 """All others: what has no step yet is missed there."""
 
 
@@ -74,7 +74,7 @@ def test_scripts_of_projection_sets_reply_and_store_what_the_model_says(client: 
 def assert_agree(
     machine: type[RuleBasedStateMachine], wire: Wire, profile: settings, names: set[str]
 ) -> None:
-    """Model and scripts do, and each of these scripts had its step."""
+    """Model and scripts agree, and each of these scripts was called."""
     run_state_machine_as_test(type(machine.__name__, (machine,), {"wire": wire}), settings=profile)
     if not EXAMPLES:  # of few new sequences none may call it
         assert sorted(names - wire.called) == [], "these have no step"
@@ -82,7 +82,7 @@ def assert_agree(
 
 @contextmanager
 def one_entry_a_node(client: Sync) -> Iterator[None]:
-    """A trim lets go of whole nodes of the stream: so it is exact, and can be foretold."""
+    """A trim removes whole nodes of the stream: with one entry a node it is exact."""
     option = "stream-node-max-entries"
     before: Any = client.config_get(option)[option]
     client.config_set(option, 1)

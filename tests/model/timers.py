@@ -1,4 +1,4 @@
-"""What becomes true when time passes, and the queue of work (rules 2, 5, 6, 8, 10, 11, 13, 14, 18).
+"""Timers and the dispatch queue (rules 2, 5, 6, 8, 10, 11, 13, 14 and 18).
 
 Owns: `decide` of fire_timers, dispatch_jobs, retry_dead_letter and set_backpressure.
 Never does: choose a node (queue.py). Read next: stored.py.
@@ -15,7 +15,7 @@ from eventsched.schema.events import BackpressureEnded, BackpressureStarted, Ses
 from eventsched.schema.ids import parse_id
 from eventsched.schema.keys import job_key, name_of
 from eventsched.store.role_commands import DispatchReply, RetryOutcome, TimerReply
-from tests.model import attempts, delivery, nodes, owing, queue, session
+from tests.model import attempts, delivery, nodes, queue, session, utterance_jobs
 from tests.model.world import Broken, Entry, Work, World
 
 FIRED_MAX = 16
@@ -76,7 +76,7 @@ def _playback(w: World, of: str) -> None:
 
 
 def _gap(w: World, of: str) -> None:
-    """What is missing in front of what has been ready for too long is given up."""
+    """The numbers before an ending that was held for too long are skipped."""
     full, _, target = of.partition("|")
     name = name_of(full)
     longest = delivery.longest_ready(w, name, target) if name in w.sessions else None
@@ -89,17 +89,17 @@ def _gap(w: World, of: str) -> None:
         is_held = number in delivery.held(w, name, target)
         if w.now < ready_ms + w.settings.delivery_gap_timeout_ms or number >= ready_no or is_held:
             break
-        freed.add(_give_up(w, name, target, number, "gap"))
+        freed.add(_skip(w, name, target, number, "gap"))
         delivery.go_on(w, name, target)
     delivery.go_on(w, name, target)
     _fill_all(w, freed)
 
 
-def _give_up(w: World, name: str, target: str, number: int, reason: str) -> str:
+def _skip(w: World, name: str, target: str, number: int, reason: str) -> str:
     view = w.sessions[name]
     owed = view.open_outcomes[f"{target}/{number}"]
     key = job_key(view.tenant, view.session, owed.utterance, target, view.features_hash)
-    return attempts.give_up(w, key, name, target, number, reason)
+    return attempts.skip(w, key, name, target, number, reason)
 
 
 def _fill_all(w: World, freed: set[str]) -> None:
@@ -108,7 +108,7 @@ def _fill_all(w: World, freed: set[str]) -> None:
 
 
 def _close(w: World, full: str) -> None:
-    """The close wait is over: what is open ends as missing, in order."""
+    """The close wait is over: open outcomes end as missing, in order."""
     name = name_of(full)
     view = w.sessions.get(name)
     if view is None or view.status != "closing":
@@ -118,7 +118,7 @@ def _close(w: World, full: str) -> None:
         number = delivery.next_no(w, name, target)
         while given_up < GIVEN_UP_MAX and delivery.open_outcome(w, name, target, number):
             if number not in delivery.held(w, name, target):
-                freed.add(_give_up(w, name, target, number, "close"))
+                freed.add(_skip(w, name, target, number, "close"))
                 given_up += 1
             if delivery.go_on(w, name, target) == delivery.IN_STEP_MAX:
                 break
@@ -130,8 +130,9 @@ def _close(w: World, full: str) -> None:
 
 
 def _leases(w: World, of: str, at_ms: int) -> bool:
-    """What a registration holds beyond its time goes elsewhere, 16 a call (rule 19). True when
-    more is over by now: that goes before what is due after it."""
+    """The jobs of expired leases of a registration are dispatched again, 16 a call (rule 19). True
+    if more leases have expired by now: they come before timers that were due later.
+    """
     name, _, epoch = of.rpartition("|")
     held = attempts.leases(w, name, int(epoch))
     if not held:
@@ -148,7 +149,7 @@ def _leases(w: World, of: str, at_ms: int) -> bool:
 
 
 def _look_ms(w: World, key: str, at_ms: int) -> int:
-    """When a lease is looked at next: not before it is 15 s old, since it cannot end before."""
+    """When a lease may have expired: not before it is 15 s old."""
     first_ms = w.jobs[key].dispatched_ms + nodes.LEASE_MS_MIN
     return first_ms if first_ms > at_ms else w.deadlines[key]
 
@@ -174,31 +175,31 @@ def _node(w: World, name: str) -> None:
         w.set_timer(due_ms, "node", name)
     else:
         nodes.lose(w, name, "silent")
-        attempts.recover(w, name, node.epoch, "node_lost")
+        attempts.requeue_leases(w, name, node.epoch, "node_lost")
 
 
 def _lost(w: World, of: str) -> None:
     full, epoch, reason = of.split("|")
-    attempts.recover(w, name_of(full), int(epoch), reason)
+    attempts.requeue_leases(w, name_of(full), int(epoch), reason)
 
 
 def _drain(w: World, name: str) -> None:
     node = w.nodes.get(name)
     if node is not None and node.status == "draining":
-        attempts.recover(w, name, node.epoch, "drained")
+        attempts.requeue_leases(w, name, node.epoch, "drained")
         nodes.finish_drain(w, name)
 
 
-def _mark(w: World, of: str) -> None:
+def _suspension(w: World, of: str) -> None:
     name, _, feature = of.partition("|")
     node = w.nodes.get(name)
-    if node is not None and node.status != "gone" and feature in node.suspended:
-        nodes.unmark(w, name, feature)
+    if node is not None and node.status != "gone" and feature in node.suspended("feature"):
+        nodes.resume(w, name, feature)
         queue.fill(w, name, "")
 
 
 def _retire(w: World, full: str) -> None:
-    """The event first; then the records go (here in one call, with fewer than 256 keys)."""
+    """The event first; then the records are deleted (here in one call, below 256 keys)."""
     name = name_of(full)
     view = w.sessions.get(name)
     if view is None or view.status != "closed":
@@ -229,7 +230,7 @@ FIRE: dict[str, Callable[[World, str], None]] = {
     "node": _node,
     "lost": _lost,
     "drain": _drain,
-    "suspension": _mark,
+    "suspension": _suspension,
     "retire": _retire,
 }
 
@@ -238,7 +239,7 @@ FIRE: dict[str, Callable[[World, str], None]] = {
 
 
 def dispatch_jobs(w: World, back_ms: int = 0) -> DispatchReply:
-    """Each target that is still owed and has no job yet gets one, once (rules 10, 11)."""
+    """Each target with an open outcome and without a job gets a job, once (rules 10, 11)."""
     if back_ms:
         w.dispatcher_until = w.now + back_ms
     work = w.streams.setdefault(w.keys.dispatch, [])
@@ -247,7 +248,7 @@ def dispatch_jobs(w: World, back_ms: int = 0) -> DispatchReply:
     for entry in batch:
         placed, found_none = _dispatch(w, entry)
         jobs, waiting = jobs + placed, waiting + found_none
-    left = [one for one in w.streams[w.keys.dispatch] if one not in batch]
+    left = [entry for entry in w.streams[w.keys.dispatch] if entry not in batch]
     w.streams[w.keys.dispatch] = left
     return DispatchReply(batch[-1].id if batch else "0-0", len(left), jobs, waiting)
 
@@ -261,7 +262,7 @@ def _dispatch(w: World, entry: Entry) -> tuple[int, int]:
     if isinstance(d, Broken):
         _park(w, "dispatch", entry.id, entry.fields["k"], d)
         return 0, 0
-    return owing.place(w, d)
+    return utterance_jobs.place(w, d)
 
 
 # --- what could not be processed ------------------------------------------------------------
@@ -274,25 +275,25 @@ def _park(w: World, source: str, entry_id: str, kind: str, d: Broken | str) -> N
 
 
 def retry_dead_letter(w: World, dead_id: str, *, force: bool) -> RetryOutcome:
-    """A fresh entry of `work`, or the timer again; targets that are served are passed over."""
+    """A new entry of the dispatch queue, or the timer again; targets with a job are skipped."""
     dead = w.streams.get(w.keys.dead_letters, [])
-    found = [one for one in dead if parse_id(one.id) == parse_id(dead_id)]
-    if not found:
+    letters = [letter for letter in dead if parse_id(letter.id) == parse_id(dead_id)]
+    if not letters:
         return RetryOutcome("unknown", 0, 0)
-    d = found[0].fields["d"]
+    d = letters[0].fields["d"]
     if isinstance(d, Broken):
         return RetryOutcome("unreadable", 0, 0)
-    dead.remove(found[0])
+    dead.remove(letters[0])
     if not isinstance(d, Work):
-        kind, _, of = found[0].fields["id"].partition("|")
+        kind, _, of = letters[0].fields["id"].partition("|")
         w.set_timer(w.now, kind, of)
         return RetryOutcome("retried", 1, 0)
-    wanted = owing.still_owed(w, d)
-    passed_over = len(d.targets) - len(wanted)
-    if not wanted:
+    targets = utterance_jobs.missing_targets(w, d)
+    passed_over = len(d.targets) - len(targets)
+    if not targets:
         return RetryOutcome("passed_over", 0, passed_over)
-    w.append(w.keys.dispatch, k="utterance", d=replace(d, targets=wanted))
-    return RetryOutcome("retried", len(wanted), passed_over)
+    w.append(w.keys.dispatch, k="utterance", d=replace(d, targets=targets))
+    return RetryOutcome("retried", len(targets), passed_over)
 
 
 def set_backpressure(

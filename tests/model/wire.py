@@ -23,7 +23,7 @@ T = TypeVar("T")
 Sync = redis.Redis | redis.cluster.RedisCluster
 
 DUMP = """
-local found = {}
+local entries = {}
 for i, key in ipairs(KEYS) do
   local kind, value = redis.call('TYPE', key).ok, ''
   if kind == 'string' then value = redis.call('GET', key) end
@@ -33,9 +33,9 @@ for i, key in ipairs(KEYS) do
   if kind == 'stream' then
     value = redis.call('XRANGE', key, i == 1 and '(' .. ARGV[1] or '-', '+')
   end
-  found[i] = { kind, value }
+  entries[i] = { kind, value }
 end
-return found
+return entries
 """
 
 
@@ -56,7 +56,7 @@ def run(call: Coroutine[Any, Any, T]) -> T:
 
 
 class Wire:
-    """Transport over a client that blocks."""
+    """A transport over a blocking client."""
 
     def __init__(self, client: Sync) -> None:
         self.client = client
@@ -90,16 +90,16 @@ class Wire:
 
     def names(self, pattern: str) -> list[str]:
         """Keys that match."""
-        found: Any = self.client.keys(pattern)
-        return [name.decode() for name in found]
+        names: Any = self.client.keys(pattern)
+        return [name.decode() for name in names]
 
     def dump(self, keys: Keys, after: str) -> dict[str, tuple[str, Any]]:
-        """Every key of the cell with its type and content; of the log what came after an id."""
+        """Every key of the cell with its type and content; of the log the entries after an id."""
         names = sorted(set(self.names(f"{keys.prefix}*")) - {keys.log})
         names.insert(0, keys.log)
-        found = self.call("EVAL", DUMP, len(names), *names, after)
+        dumps = self.call("EVAL", DUMP, len(names), *names, after)
         return {
             name: (kind.decode(), value)
-            for name, (kind, value) in zip(names, found, strict=True)
+            for name, (kind, value) in zip(names, dumps, strict=True)
             if kind != b"none"
         }

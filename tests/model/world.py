@@ -1,4 +1,4 @@
-"""What the model knows: decided state, folded from the events it takes, and soft state beside it.
+"""The state of the model: authoritative state, folded from its events, and ephemeral state.
 
 Owns: time, entry ids, appending an event and folding it at once with the shared projections.
 Never does: decisions (session.py and its neighbours), I/O.
@@ -28,7 +28,7 @@ TOKENS_MAX = 8
 
 @dataclass(frozen=True, slots=True)
 class Buffered:
-    """One chunk of the utterance that is not finalized yet."""
+    """One chunk of the open utterance."""
 
     id: str
     seq: int
@@ -38,7 +38,7 @@ class Buffered:
 
 @dataclass(slots=True)
 class Soft:
-    """What a session's scripts go by that is in no event, or in none yet."""
+    """State of a session that is in no event, or in none yet."""
 
     tp: str
     seen_ms: int
@@ -63,7 +63,7 @@ class Soft:
 
 @dataclass(slots=True)
 class Process:
-    """What is known of the process behind a node's registration."""
+    """The process that holds the registration of a node."""
 
     token: str
     version: str
@@ -73,7 +73,7 @@ class Process:
 
 
 class Work(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """An entry of `work`: an utterance whose targets want jobs."""
+    """An entry of the dispatch queue: an utterance whose targets need jobs."""
 
     session: str
     utterance: int
@@ -104,7 +104,7 @@ class Broken(msgspec.Struct, frozen=True):
 
 
 class Core(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What never changes about a job."""
+    """The fields of a job that never change."""
 
     tenant: str
     session: str
@@ -133,7 +133,7 @@ class Core(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How an outcome ended, with what its listeners get."""
+    """How an outcome ended, with the payload for its recipients."""
 
     kind: str
     job: str
@@ -152,7 +152,7 @@ class Entry:
 
 
 class World:
-    """One cell as the model has it."""
+    """The state of one cell in the model."""
 
     def __init__(self, cell: str) -> None:
         self.keys = Keys(cell)
@@ -175,7 +175,7 @@ class World:
         self.held: dict[str, dict[tuple[str, int], Ending]] = {}
         self.timers: dict[str, int] = {}
         self.deadlines: dict[str, int] = {}
-        """When the leases of running jobs end: as dispatched, or later where handlers asked."""
+        """When the leases of running jobs end: as dispatched, or later after an extension."""
         self.streams: dict[str, list[Entry]] = {}
         self.audio: dict[str, list[Event]] = {}
         self.contexts: dict[str, tuple[str, dict[str, bytes]]] = {}
@@ -188,8 +188,8 @@ class World:
         self.erased: dict[str, int] = {}
         """Session -> when its SessionErased was appended."""
         self.dispatcher_until = 0
-        self.given_at_once = 0
-        """Jobs that the current call has given away beside what it decides."""
+        self.eager_jobs = 0
+        """Jobs that the current call has dispatched eagerly."""
         self.obsolete = 0
         self.duplicate_finalizes = 0
         self.events: list[Event] = []
@@ -203,13 +203,13 @@ class World:
     # --- one call ---------------------------------------------------------------------------
 
     def begin(self, asked_ms: int) -> None:
-        """A call comes, at this time of the server's clock."""
+        """A call begins at this time of the server clock."""
         self.events, self.touched, self._asked_ms = [], set(), asked_ms
-        self.given_at_once = 0
+        self.eager_jobs = 0
 
     @property
     def now(self) -> int:
-        """The time of this call: it never goes back."""
+        """The time of this call; time never goes back."""
         behind = self._last_ms - (self._asked_ms + self._offset_ms)
         if behind > 0:
             self._offset_ms += behind
@@ -234,7 +234,7 @@ class World:
         cause: str = "",
         body: bytes = b"",
     ) -> str:
-        """The event is in the log, and every view has folded it."""
+        """The event is appended, and every view has folded it."""
         soft = self.soft.get(name_of(session)) if session else None
         event = Event(
             id=self.next_id(self.keys.log),
@@ -267,12 +267,14 @@ class World:
         return entry.id
 
     def trim(self, stream: str, before: str) -> None:
-        """Entries below the id are gone."""
-        kept = self.streams.get(stream, [])
-        self.streams[stream] = [one for one in kept if parse_id(one.id) >= parse_id(before)]
+        """The entries before the id are removed."""
+        entries = self.streams.get(stream, [])
+        self.streams[stream] = [
+            entry for entry in entries if parse_id(entry.id) >= parse_id(before)
+        ]
 
     def forget_stream(self, stream: str) -> None:
-        """The key is gone, and with it what numbered its entries."""
+        """The key is deleted, and with it the numbers of its entries."""
         self.streams.pop(stream, None)
         self._ids.pop(stream, None)
 
@@ -280,7 +282,7 @@ class World:
         self.timers[f"{kind}|{of}"] = due_ms
 
     def set_timer_sooner(self, due_ms: int, kind: str, of: str) -> None:
-        """One that is there already may only come sooner."""
+        """A timer that exists already is only moved to an earlier time."""
         self.set_timer(min(due_ms, self.timers.get(f"{kind}|{of}", due_ms)), kind, of)
 
     def drop_timer(self, kind: str, of: str) -> None:

@@ -36,7 +36,7 @@ CALLERS = (
 )
 """Where tests of the scripts are, and fast enough to run for each mutant."""
 READERS = {"test_headers.py", "test_loader.py"}
-ALONE = {"test_call.py", "test_memory.py", "test_cache.py", "test_any_sequence.py"}
+ALONE = {"test_call.py", "test_cache.py", "test_any_sequence.py"}
 """Long, or of Lua in general: for the file that they are named after, and for no other."""
 FILES_MAX = 5
 """The likeliest files; beyond them the model, which calls every script."""

@@ -10,6 +10,7 @@ from eventsched.schema.events import (
     AttemptEnded,
     JobDispatched,
     JobFailed,
+    JobPromoted,
     JobQueued,
     NodeDrained,
     NodeDraining,
@@ -21,9 +22,10 @@ from eventsched.schema.events import (
     ResultRecorded,
     ResultRefused,
     ResultReplaced,
+    SuspensionScope,
 )
 from projections.job import Job, Jobs
-from projections.node import Node, Nodes
+from projections.node import Node, Nodes, Suspension
 from tests.projections.folded_log import S1, FoldedLog, job_key
 
 KEY = job_key(0)
@@ -125,7 +127,8 @@ def test_rule_15_and_18_a_queued_job_has_its_place_and_its_reason(log: JobLog) -
 def test_rule_18_promotion_changes_the_priority_alone(log: JobLog) -> None:
     log.queued(1_000)
     before = log.job
-    log.queued(6_000, reason="aged", priority=0, deadline_ms=11_000)
+    promoted = JobPromoted(utterance=0, target="es", delivery_no=0, attempt=1, priority=0)
+    log.at(6_000, promoted)
     assert log.job.priority == 0
     assert (log.job.reason, log.job.deadline_ms) == (before.reason, before.deadline_ms)
 
@@ -218,7 +221,7 @@ def test_rule_13_a_registered_node_has_its_abilities_and_free_slots(log: JobLog)
     node = log.node()
     assert (node.node, node.epoch, node.status, node.slots, node.cls) == (N1, 1, "alive", 2, "k1")
     assert (node.sources, node.targets, node.features) == (("en",), ("es",), ("tone",))
-    assert (node.live, node.suspended) == ({}, {})
+    assert (node.live, node.suspensions) == ({}, ())
 
 
 def test_rule_16_live_attempts_are_those_that_hold_slots(log: JobLog) -> None:
@@ -261,21 +264,51 @@ def test_rule_13_a_drained_node_is_gone(log: JobLog) -> None:
     )  # fmt: skip
 
 
-def test_rule_14_suspending_and_resuming_change_the_class(log: JobLog) -> None:
-    suspended = NodeSuspended(epoch=1, feature="tone", until_ms=61_000, cls="k2")
-    log.at(1_000, suspended, node=N1, job="")
-    assert (log.node().suspended, log.node().cls) == ({"tone": 61_000}, "k2")
-    log.at(61_000, NodeResumed(epoch=1, feature="tone", cls="k1"), node=N1, job="")
-    assert (log.node().suspended, log.node().cls) == ({}, "k1")
+def suspended(
+    scope: SuspensionScope = "feature", subject: str = "tone", until_ms: int = 61_000
+) -> NodeSuspended:
+    return NodeSuspended(
+        epoch=1, scope=scope, subject=subject, reason="MODEL_NOT_AVAILABLE", until_ms=until_ms,
+        cls="k2",
+    )  # fmt: skip
+
+
+def resumed(scope: SuspensionScope, subject: str) -> NodeResumed:
+    return NodeResumed(epoch=1, scope=scope, subject=subject, reason="expired", cls="k1")
+
+
+def test_rule_14_a_suspension_and_its_end_move_the_node_between_classes(log: JobLog) -> None:
+    log.at(1_000, suspended(), node=N1, job="")
+    assert log.node().suspensions == (Suspension("feature", "tone", 61_000, "MODEL_NOT_AVAILABLE"),)
+    assert (log.node().suspended("feature"), log.node().cls) == (["tone"], "k2")
+    log.at(61_000, resumed("feature", "tone"), node=N1, job="")
+    assert (log.node().suspensions, log.node().cls) == ((), "k1")
+
+
+def test_rule_14_a_later_suspension_of_the_same_subject_replaces_the_earlier(log: JobLog) -> None:
+    log.at(1_000, suspended(), node=N1, job="")
+    log.at(2_000, suspended(until_ms=62_000), node=N1, job="")
+    assert [each.until_ms for each in log.node().suspensions] == [62_000]
+
+
+def test_rule_14_suspensions_of_different_scopes_end_one_by_one(log: JobLog) -> None:
+    log.at(1_000, suspended("node", ""), node=N1, job="")
+    log.at(1_000, suspended("language_pair", "en>es"), node=N1, job="")
+    log.at(1_000, suspended(), node=N1, job="")
+    subjects = [(each.scope, each.subject) for each in log.node().suspensions]
+    assert subjects == [("feature", "tone"), ("language_pair", "en>es"), ("node", "")]
+    log.at(2_000, resumed("node", ""), node=N1, job="")
+    assert log.node().suspended("node") == []
+    assert log.node().suspended("language_pair") == ["en>es"]
+    assert log.node().suspended("feature") == ["tone"]
 
 
 def test_rule_14_a_new_registration_is_not_suspended(log: JobLog) -> None:
-    suspended = NodeSuspended(epoch=1, feature="tone", until_ms=61_000, cls="k2")
-    log.at(1_000, suspended, node=N1, job="")
+    log.at(1_000, suspended(), node=N1, job="")
     log.at(2_000, NodeLost(epoch=1, reason="silent"), node=N1, job="")
-    assert log.node().suspended == {}
+    assert log.node().suspensions == ()
     log.registered(3_000, epoch=2)
-    assert (log.node().suspended, log.node().cls) == ({}, "k1")
+    assert (log.node().suspensions, log.node().cls) == ((), "k1")
 
 
 def test_rule_1_events_of_a_node_that_never_registered_make_no_record(log: JobLog) -> None:

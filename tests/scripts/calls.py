@@ -1,4 +1,4 @@
-"""Calls that the store's typed methods would not make, and proof that one changed nothing."""
+"""Calls that the typed methods of the store would not make, and proofs that nothing has changed."""
 
 from __future__ import annotations
 
@@ -12,58 +12,58 @@ from tests.fixtures_store import TimedStore
 
 
 async def call(store: TimedStore, script: str, *args: Arg) -> Any:
-    """The bare reply of a script, given whatever arguments."""
+    """The bare reply of a script to any arguments."""
     return await store.transport.run(script, [store.keys.log], [store.at_ms, *args])
 
 
 async def code_of(store: TimedStore, script: str, *args: Arg) -> str:
-    """How a script refuses; a refusal of one item counts as well."""
+    """The refusal of a call, or of its first item."""
     try:
         reply = await call(store, script, *args)
     except Refused as refused:
-        return said_by(refused)
+        return message_of(refused)
     if isinstance(reply, list) and isinstance(reply[0], bytes) and reply[0].startswith(b"refused "):
         return reply[0].removeprefix(b"refused ").decode()
     raise AssertionError(f"{script} took {args}: {reply}")
 
 
 async def contents(redis: Client, store: TimedStore) -> dict[bytes, bytes | None]:
-    """All that the cell holds, but for its clock."""
-    found: dict[bytes, bytes | None] = {}
+    """Everything in the cell except its clock."""
+    dumps: dict[bytes, bytes | None] = {}
     async for key in redis.scan_iter(match=f"{store.keys.prefix}*", count=1_000):
         if key != store.keys.clock.encode():
-            found[key] = await redis.dump(key)
-    return found
+            dumps[key] = await redis.dump(key)
+    return dumps
 
 
-def chunk(session: SessionGrant, seq: int, **given: Any) -> Chunk:
-    """100 ms of PCM16 unless told otherwise."""
-    asked: dict[str, Any] = {"epoch": session.epoch, "ms": 100, "payload": b"\1\2" * 1_600}
-    return Chunk(session=session.session, seq=seq, **asked | given)
+def chunk(session: SessionGrant, seq: int, **overrides: Any) -> Chunk:
+    """100 ms of PCM16, unless overridden."""
+    defaults: dict[str, Any] = {"epoch": session.epoch, "ms": 100, "payload": b"\1\2" * 1_600}
+    return Chunk(session=session.session, seq=seq, **defaults | overrides)
 
 
-async def append(store: TimedStore, session: SessionGrant, seq: int, **given: Any) -> Receipt:
-    """One chunk, or its refusal raised."""
-    (reply,) = await store.append_audio([chunk(session, seq, **given)])
+async def append(store: TimedStore, session: SessionGrant, seq: int, **overrides: Any) -> Receipt:
+    """Append one chunk, or raise its refusal."""
+    (reply,) = await store.append_audio([chunk(session, seq, **overrides)])
     if not isinstance(reply, Receipt):
         raise reply
     return reply
 
 
 async def refused(store: TimedStore, *chunks: Chunk) -> str:
-    """How the last of these chunks is refused."""
+    """The refusal of the last of these chunks."""
     *_, reply = await store.append_audio(chunks)
     assert isinstance(reply, Refused), reply
-    return said_by(reply)
+    return message_of(reply)
 
 
-def said_by(refused: Refused) -> str:
-    """The refusal without what is always to be done about one of its code."""
+def message_of(refused: Refused) -> str:
+    """The refusal without the remedy that belongs to its code."""
     return str(refused).removesuffix(f"; {refused.remedy}")
 
 
 async def events(store: TimedStore, *types: str) -> list[Any]:
-    """Events of the given types, with `data` as whatever it is."""
+    """Events of the given types; `data` is untyped."""
     return list(await store.log(*types))
 
 

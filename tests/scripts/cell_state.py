@@ -1,7 +1,7 @@
-"""`check(store)`: what must be true of a cell's nodes and jobs after any sequence of calls.
+"""`check(store)`: what must be true of the nodes and jobs of a cell after any sequence of calls.
 
-Owns: decided state of jobs, nodes, classes, slots and queues against the fold of the log, and
-against each other. Never does: sessions and delivery.
+Owns: authoritative state of jobs, nodes, classes, slots and queues compared with the fold of the
+log, and with each other. Never does: sessions and delivery.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _OUTCOMES = {"ok": "result", "no_speech": "no_speech", "failed": "failed", "miss
 
 
 async def check(store: TimedStore, *, idle: bool = True) -> None:
-    """`idle`: `work` is empty, so that no free slot may have somebody waiting for it."""
+    """`idle`: the dispatch queue is empty, so no job may wait for a slot that is free."""
     events = await store.log()
     jobs: dict[str, Job] = _fold(Jobs(), events)
     nodes: dict[str, Node] = _fold(Nodes(), events)
@@ -57,39 +57,39 @@ async def zset(store: TimedStore, key: str) -> dict[str, int]:
 
 
 async def members(store: TimedStore, key: str) -> set[str]:
-    return {one.decode() for one in await store.transport.command("SMEMBERS", key, key=key)}
+    return {member.decode() for member in await store.transport.command("SMEMBERS", key, key=key)}
 
 
 async def _check_job(store: TimedStore, key: str, job: Job) -> None:
-    kept = await job_record(store, key)
-    assert kept, f"no record of {key}"
-    assert (kept["status"], int(kept["attempt"])) == (job.status, job.attempt), key
+    fields = await job_record(store, key)
+    assert fields, f"no record of {key}"
+    assert (fields["status"], int(fields["attempt"])) == (job.status, job.attempt), key
     if job.status == "running":
-        assert store.keys.full(kept["node"]) == job.node
-        assert int(kept["epoch"]) == job.epoch
-        assert int(kept["dispatched"]) == job.dispatched_ms
-        assert job.deadline_ms <= int(kept["deadline"]) <= job.dispatched_ms + 300_000
+        assert store.keys.full(fields["node"]) == job.node
+        assert int(fields["epoch"]) == job.epoch
+        assert int(fields["dispatched"]) == job.dispatched_ms
+        assert job.deadline_ms <= int(fields["deadline"]) <= job.dispatched_ms + 300_000
     if job.status == "queued":
-        assert int(kept["priority"]) == job.priority
-        assert (int(kept["tag"]), kept["member"]) == (job.tag, job.member)
-        assert int(kept["deadline"]) == job.deadline_ms
+        assert int(fields["priority"]) == job.priority
+        assert (int(fields["tag"]), fields["member"]) == (job.tag, job.member)
+        assert int(fields["deadline"]) == job.deadline_ms
     if job.status == "ended":
-        assert _OUTCOMES[kept["outcome"]] == job.outcome
-        assert kept["code"] == job.code
+        assert _OUTCOMES[fields["outcome"]] == job.outcome
+        assert fields["code"] == job.code
 
 
 async def _check_node(store: TimedStore, name: str, node: Node) -> None:
-    kept = await store.read_hash(store.keys.node(name))
-    assert (kept["status"], int(kept["epoch"])) == (node.status, node.epoch)
-    assert (kept["class"], int(kept["slots"])) == (node.cls, node.slots)
-    assert kept["suspended"] == ",".join(sorted(node.suspended))
-    assert kept["sources"] == ",".join(node.sources)
-    assert kept["targets"] == ",".join(node.targets)
-    assert kept["features"] == ",".join(node.features)
+    fields = await store.read_hash(store.keys.node(name))
+    assert (fields["status"], int(fields["epoch"])) == (node.status, node.epoch)
+    assert (fields["class"], int(fields["slots"])) == (node.cls, node.slots)
+    assert fields["suspended"] == ",".join(node.suspended("feature"))
+    assert fields["sources"] == ",".join(node.sources)
+    assert fields["targets"] == ",".join(node.targets)
+    assert fields["features"] == ",".join(node.features)
 
 
 async def _check_slots(store: TimedStore, jobs: dict[str, Job], nodes: dict[str, Node]) -> None:
-    """Leases are the live attempts, never more than the slots; nothing else is a lease."""
+    """The leases are the live attempts, and never more than the slots."""
     running = {key: job for key, job in jobs.items() if job.status == "running"}
     for name, node in nodes.items():
         for epoch in range(1, node.epoch + 1):
@@ -115,10 +115,12 @@ async def _check_classes(
     assert await members(store, store.keys.classes) == set(by_class)
     requirements = {requirement_of(job) for job in waiting.values()}
     for class_id, inside in by_class.items():
-        one = next(iter(inside.values()))
-        assert all(signature(node) == signature(one) for node in inside.values())
-        kept = await store.read_hash(store.keys.node_class(class_id))
-        assert int(kept["draining"]) == len([1 for n in inside.values() if n.status == "draining"])
+        member = next(iter(inside.values()))
+        assert all(signature(node) == signature(member) for node in inside.values())
+        fields = await store.read_hash(store.keys.node_class(class_id))
+        assert int(fields["draining"]) == len(
+            [1 for n in inside.values() if n.status == "draining"]
+        )
         assert await members(store, store.keys.members(class_id)) == set(inside)
         free = {
             name: 1000 * live_of(node) // node.slots
@@ -126,7 +128,7 @@ async def _check_classes(
             if node.status == "alive" and live_of(node) < node.slots
         }
         assert await zset(store, store.keys.free(class_id)) == free
-        listed = {requirement for requirement in requirements if serves(one, requirement)}
+        listed = {requirement for requirement in requirements if serves(member, requirement)}
         assert set(await zset(store, store.keys.requirements_of(class_id))) == listed
     await _check_pairs(store, nodes, by_class)
     await _check_no_class_is_left(store, nodes, by_class)
@@ -141,8 +143,8 @@ async def _check_pairs(
                 serving = {
                     class_id
                     for class_id, inside in by_class.items()
-                    for one in inside.values()
-                    if source in one.sources and target in one.targets
+                    for node in inside.values()
+                    if source in node.sources and target in node.targets
                 }
                 assert await members(store, store.keys.pair(source, target)) == serving
 
@@ -181,7 +183,7 @@ async def _check_queues(store: TimedStore, jobs: dict[str, Job], waiting: dict[s
 
 
 async def _check_fair_share(store: TimedStore, events: list[Event]) -> None:
-    """Rule 18: V, F and every tag follow from the events."""
+    """Rule 18, fair waiting: V, F and every tag follow from the events."""
     virtual, finish, paid = 0, dict[str, int](), set[str]()
     spoken: dict[tuple[str, int], int] = {}
     for event in events:
@@ -198,8 +200,8 @@ async def _check_fair_share(store: TimedStore, events: list[Event]) -> None:
     cell = await store.read_hash(store.keys.counters)
     assert int(cell.get("virtual", "0")) == virtual
     assert int(cell.get("entry", "0")) == len(paid)
-    kept = await zset(store, store.keys.tenant_finish_tag)
-    assert kept == {tenant: due for tenant, due in finish.items() if due > virtual}
+    tags = await zset(store, store.keys.tenant_finish_tag)
+    assert tags == {tenant: due for tenant, due in finish.items() if due > virtual}
 
 
 async def _check_timers(store: TimedStore, jobs: dict[str, Job], nodes: dict[str, Node]) -> None:
@@ -210,16 +212,17 @@ async def _check_timers(store: TimedStore, jobs: dict[str, Job], nodes: dict[str
     alive = {f"node|{name}" for name, node in nodes.items() if node.status != "gone"}
     assert {member for member in due if member.startswith("node|")} == alive
     marks = {
-        f"suspension|{name}|{feature}": until
+        f"suspension|{name}|{suspension.subject}": suspension.until_ms
         for name, node in nodes.items()
-        for feature, until in node.suspended.items()
+        for suspension in node.suspensions
     }
     assert marks.items() <= due.items()
 
 
 async def _check_lease_timers(store: TimedStore, jobs: dict[str, Job], due: dict[str, int]) -> None:
-    """One of each registration with live leases, due by the end of the first to end; one that is
-    left over from earlier leases is due within 15 s too."""
+    """Each registration with live leases has one timer, due by the end of its first lease; a timer
+    that is left from earlier leases is due within 15 s as well.
+    """
     for key, job in jobs.items():
         if job.status == "running":
             ends_ms = int((await job_record(store, key))["deadline"])
@@ -248,10 +251,10 @@ def requirement_of(job: Job) -> str:
 
 def serves(node: Node, requirement: str) -> bool:
     source, target, features = requirement.split(":")
-    asked = set(features.split(",")) - {""}
-    usable = set(node.features) - set(node.suspended)
-    return source in node.sources and target in node.targets and asked <= usable
+    required = set(features.split(",")) - {""}
+    usable = set(node.features) - set(node.suspended("feature"))
+    return source in node.sources and target in node.targets and required <= usable
 
 
 def signature(node: Node) -> tuple[object, ...]:
-    return (node.sources, node.targets, node.features, tuple(sorted(node.suspended)))
+    return (node.sources, node.targets, node.features, tuple(node.suspended("feature")))

@@ -1,7 +1,7 @@
-"""What each script's header says, read from the file; and a transport that holds calls to it.
+"""The headers of the scripts, parsed; and a transport that compares calls with them.
 
 Owns: the form of a header (keys, arguments, reply, refusals, events, bound).
-Never does: trust it. Read next: test_headers.py.
+Read next: test_headers.py.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import Any
 
 from eventsched.errors import Refused, from_reply
 from eventsched.schema.codec import UndecodableEvent, decode
-from eventsched.schema.ids import format_id, parse_id
 from eventsched.store.client import Client
 from eventsched.store.transport import Arg, RedisTransport, entries_of
 
@@ -33,7 +32,7 @@ BY_ANY = frozenset({"ClockAdjusted"})
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """One header. `events` is none where it says `any but …`."""
+    """One header. `events` is None for `any but …`."""
 
     keys: tuple[str, ...]
     args: tuple[str, ...]
@@ -46,26 +45,26 @@ class Header:
 
 
 def source(name: str) -> str:
-    """The file as it is written."""
+    """The text of the file."""
     return files("eventsched").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
 
 
 @cache
 def header(name: str) -> Header:
-    """The header of a script. Raises KeyError when a part of it is missing."""
+    """The header of a script. Raises KeyError if a part is missing."""
     lines = _COMMENTS.match(source(name).partition("\n")[2])[0]  # type: ignore[index]
     keys, _, rest = lines.partition("\n-- ARGV\n")[0].partition("\n-- KEYS\n")[2].partition("\0")
     args = lines.partition("\n-- ARGV\n")[2].partition("\n-- Reply")[0]
     fixed, more, _ = (args + rest).partition("--   then ")
     parts = {part[1]: part[2] for part in _PART.finditer(lines)}
-    told = parts["Events"]
+    event_names = parts["Events"]
     return Header(
         tuple(_ROW.findall(keys)),
         tuple(_ROW.findall(fixed)),
         bool(more),
         parts["Reply"],
         frozenset(_CODE.findall(parts["Refusals"])),
-        None if told.startswith("any but") else frozenset(_NAME.findall(told)),
+        None if event_names.startswith("any but") else frozenset(_NAME.findall(event_names)),
         parts["Bound"],
     )
 
@@ -76,8 +75,8 @@ def may_append(script: str, kind: str) -> bool:
     return kind in BY_ANY or (kind in allowed if allowed is not None else kind not in NOT_BY_TIMERS)
 
 
-class HeldToHeaders(RedisTransport):
-    """The real transport; each call that runs alone is compared with its script's header."""
+class HeaderCheckingTransport(RedisTransport):
+    """The real transport; each call that runs alone is compared with the header of its script."""
 
     def __init__(self, calling: Client, blocking: Client) -> None:
         super().__init__(calling, blocking)
@@ -99,17 +98,18 @@ class HeldToHeaders(RedisTransport):
             await self._compare(script, keys[0], alone)
         for item in reply if isinstance(reply, list) else ():
             if isinstance(item, bytes) and item.startswith(b"refused "):
-                told = from_reply(item.removeprefix(b"refused ").decode())
-                assert told is not None, (script, item)
-                assert told.code in header(script).refusals, (script, item)
+                refusal = from_reply(item.removeprefix(b"refused ").decode())
+                assert refusal is not None, (script, item)
+                assert refusal.code in header(script).refusals, (script, item)
         return reply
 
     async def _compare(self, script: str, log: str, alone: int) -> None:
-        """What is new in the log; it is of this script if no other call began meanwhile."""
-        after = f"({format_id(*self._seen)}"
-        found = await self.command("XRANGE", log, after, "+", key=log)
-        for entry_id, fields in entries_of(found):
-            self._seen = max(self._seen, parse_id(entry_id))
+        """The new entries of the log; they are of this script if no other call began."""
+        after = "({}-{}".format(*self._seen)
+        entries = await self.command("XRANGE", log, after, "+", key=log)
+        for entry_id, fields in entries_of(entries):
+            ms, _, number = entry_id.partition("-")
+            self._seen = max(self._seen, (int(ms), int(number)))
             kind = fields[1].decode()
             assert alone != self._begun or may_append(script, kind), (script, kind)
             try:

@@ -1,4 +1,6 @@
-"""Shorthands of the tests about nodes and jobs: a job that runs, refusals, what an event says."""
+"""Steps of tests about nodes and jobs: speak, report a result, read assignments, refusals and
+events.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +18,10 @@ from tests.job_record import job_record
 
 
 async def speak(
-    store: TimedStore, name: str, *, ms: int = 100, count: int = 1, **given: Any
+    store: TimedStore, name: str, *, ms: int = 100, count: int = 1, **overrides: Any
 ) -> SessionGrant:
     """A new session with `count` finalized utterances of `ms` each; nothing is dispatched yet."""
-    session = await store.open(name, **given)
+    session = await store.open(name, **overrides)
     for seq in range(count):
         await store.say(session, seq, ms=ms, end_of_utterance=True)
     return session
@@ -35,11 +37,13 @@ async def cancelled(store: TimedStore, node: NodeGrant) -> list[dict[str, Any]]:
 
 
 async def reply(
-    store: TimedStore, node: NodeGrant, job: str, attempt: int = 1, **given: Any
+    store: TimedStore, node: NodeGrant, job: str, attempt: int = 1, **overrides: Any
 ) -> str:
-    """What the script says to this result: `ok` or the code of its refusal."""
-    asked: dict[str, Any] = {"job": job, "attempt": attempt, "status": "ok"}
-    (refused,) = await store.record_results(node.node, node.epoch, [NodeResult(**asked | given)])
+    """Report this result: `ok`, or the code of the refusal."""
+    defaults: dict[str, Any] = {"job": job, "attempt": attempt, "status": "ok"}
+    (refused,) = await store.record_results(
+        node.node, node.epoch, [NodeResult(**defaults | overrides)]
+    )
     return refused.code if refused else "ok"
 
 
@@ -59,26 +63,26 @@ async def code_of(call: Awaitable[object]) -> str:
 
 
 async def logged(store: TimedStore, *types: str) -> list[Any]:
-    """Events of the log, or those of the given types; what they say is not checked by type."""
+    """Events of the log, or those of the given types; their data is untyped."""
     return list(await store.log(*types))
 
 
 async def last(store: TimedStore, kind: str) -> Any:
-    """What the newest event of this type says."""
+    """The data of the newest event of this type."""
     return (await store.log(kind))[-1].data
 
 
 async def order_of_dispatch(store: TimedStore) -> list[str]:
     """`<session>/<utterance>` of every dispatch, oldest first."""
-    told = []
+    order = []
     for event in await store.log("JobDispatched"):
         _, session, utterance, *_ = event.job.split(":")
-        told.append(f"{session.partition('.')[2]}/{utterance}")
-    return told
+        order.append(f"{session.partition('.')[2]}/{utterance}")
+    return order
 
 
 async def finish_one(store: TimedStore, node: NodeGrant) -> str:
-    """The node ends the attempt it has held for longest; the job key."""
+    """The node ends the attempt that it has held for longest; returns the job key."""
     name = node.node.partition(".")[2]
     key = store.keys.leases(name, node.epoch)
     (job,) = await store.transport.command("ZRANGE", key, 0, 0, key=key)
@@ -87,8 +91,8 @@ async def finish_one(store: TimedStore, node: NodeGrant) -> str:
     return str(job.decode())
 
 
-async def take_parked(store: TimedStore) -> list[dict[str, str]]:
-    """What is in `dead`, oldest first; it is empty afterwards."""
+async def take_dead_letters(store: TimedStore) -> list[dict[str, str]]:
+    """The dead letters, oldest first; they are deleted."""
     entries = await store.read_range(store.keys.dead_letters, "-", "+", 100)
     await store.transport.command("DEL", store.keys.dead_letters, key=store.keys.dead_letters)
     return [

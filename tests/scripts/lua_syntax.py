@@ -1,4 +1,4 @@
-"""What the syntax tree of a Lua file says: the names that it takes from elsewhere, what it calls.
+"""The syntax tree of a Lua file: free names, calls, declared names, members of tables.
 
 Owns: the scopes of Lua 5.1. Never does: run Lua. Read next: test_includes.py.
 """
@@ -19,7 +19,7 @@ _parser = Parser(Language(tree_sitter_lua.language()))
 
 
 def tree(source: str) -> Node:
-    """The root of the file's tree. ValueError where it is not Lua."""
+    """The root of the syntax tree. Raises ValueError for text that is not Lua."""
     root = _parser.parse(source.encode()).root_node
     if root.has_error:
         raise ValueError(f"not Lua: {source[:80]!r}")
@@ -32,14 +32,14 @@ def text(node: Node) -> str:
 
 
 def walk(node: Node) -> Iterator[Node]:
-    """The node and all below it, in the order of the file."""
+    """The node and all its descendants, in the order of the file."""
     yield node
     for child in node.children:
         yield from walk(child)
 
 
 def calls(source: str, *, of: str | None = None) -> Iterator[tuple[str, list[Node]]]:
-    """Each call: the function as it is written, and its arguments. `of`: that function alone."""
+    """Each call: the function as written, and its arguments. `of` selects one function."""
     for node in walk(tree(source)):
         if node.type != "function_call":
             continue
@@ -50,21 +50,21 @@ def calls(source: str, *, of: str | None = None) -> Iterator[tuple[str, list[Nod
 
 
 def free_names(source: str) -> set[str]:
-    """Names that are declared nowhere in the file: builtins and what its includes give it."""
+    """Names that the file does not declare: builtins and included modules."""
     scopes = _Scopes()
     scopes.visit(tree(source))
     return scopes.free
 
 
 def reassigned_names(source: str) -> set[str]:
-    """Locals of the file itself that a function gives another value."""
+    """Locals of the file to which a function assigns another value."""
     scopes = _Scopes()
     scopes.visit(tree(source))
     return scopes.reassigned
 
 
 class _Scopes:
-    """Walks a tree with the names that are declared where it is."""
+    """Walks a tree with the names that are in scope."""
 
     def __init__(self) -> None:
         self.free = set[str]()
@@ -106,7 +106,7 @@ class _Scopes:
         if named.type == "assignment_statement":
             named, values = named.named_children
             self.visit(values)
-        self._open[-1] |= {text(one) for one in named.named_children}
+        self._open[-1] |= {text(node) for node in named.named_children}
 
     def _assignment(self, node: Node) -> None:
         for target in node.named_children[0].named_children:
@@ -127,23 +127,23 @@ class _Scopes:
     def _function(self, node: Node) -> None:
         parameters = node.child_by_field_name("parameters")
         assert parameters is not None
-        named = {text(one) for one in parameters.named_children if one.type == "identifier"}
+        named = {text(node) for node in parameters.named_children if node.type == "identifier"}
         self._within(named, node.child_by_field_name("body"))
 
     def _loop(self, node: Node) -> None:
         clause = node.child_by_field_name("clause")
         assert clause is not None
         first, *rest = clause.named_children
-        for one in rest:
-            self.visit(one)
+        for child in rest:
+            self.visit(child)
         listed = first.named_children if first.type == "variable_list" else [first]
-        self._within({text(one) for one in listed}, node.child_by_field_name("body"))
+        self._within({text(node) for node in listed}, node.child_by_field_name("body"))
 
     def _block(self, node: Node) -> None:
         self._within(set(), node)
 
     def _repeat(self, node: Node) -> None:
-        """What its block declares is known in its condition, too."""
+        """The names of the block are in scope in the condition as well."""
         self._open.append(set())
         for child in node.children:
             (self._children if child.type == "block" else self.visit)(child)
@@ -173,7 +173,7 @@ def declared_names(source: str) -> Iterator[str]:
             if listed is None:
                 yield text(first)
         if listed is not None:
-            yield from (text(one) for one in listed.named_children if one.type == "identifier")
+            yield from (text(node) for node in listed.named_children if node.type == "identifier")
         if node.type == "function_declaration" and node.children[0].type == "local":
             name = node.child_by_field_name("name")
             assert name is not None
@@ -181,28 +181,28 @@ def declared_names(source: str) -> Iterator[str]:
 
 
 def functions(source: str) -> dict[str, str]:
-    """The text of each function that the file declares at its top level, by its name."""
-    found = {}
+    """The text of each top-level function of the file, by name."""
+    functions_by_name = {}
     for node in tree(source).named_children:
         if node.type == "function_declaration":
             name = node.child_by_field_name("name")
             assert name is not None
-            found[text(name)] = text(node)
-    return found
+            functions_by_name[text(name)] = text(node)
+    return functions_by_name
 
 
 def members(source: str, name: str) -> set[str]:
-    """What the table `name` has: in its constructor, assigned to it, or declared as a function."""
-    found = set[str]()
+    """The members of the table `name`: in its constructor, assigned, or declared as functions."""
+    names = set[str]()
     for node in walk(tree(source)):
         if node.type == "dot_index_expression" and text(node.children[0]) == name:
             assert node.parent is not None
             if node.parent.type in ("variable_list", "function_declaration"):
-                found.add(text(node.children[2]))
+                names.add(text(node.children[2]))
         if node.type == "assignment_statement":
             targets, values = node.named_children
             for target, value in zip(targets.named_children, values.named_children, strict=False):
                 if text(target) == name and value.type == "table_constructor":
-                    named = [one.child_by_field_name("name") for one in value.named_children]
-                    found |= {text(one) for one in named if one is not None}
-    return found
+                    named = [node.child_by_field_name("name") for node in value.named_children]
+                    names |= {text(node) for node in named if node is not None}
+    return names

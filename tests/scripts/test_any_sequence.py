@@ -1,6 +1,7 @@
-"""Rules 11, 13-21, 23: whatever nodes, jobs and time do, decided state equals the fold of the log.
+"""Rules 11, 13 to 21 and 23: after any sequence of calls the authoritative state equals the fold of
+the log.
 
-Each example is a fresh cell and a sequence of calls; `cell_state.check` looks after every one.
+Each example is a fresh cell and a sequence of calls; `cell_state.check` runs after every call.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ SERVICES = ("tts", "vad")
 
 
 class Play:
-    """A cell that is played with: what it has granted, and one method per kind of step."""
+    """A cell under random calls: its grants, and one method for each kind of step."""
 
     def __init__(self, store: TimedStore, rng: random.Random) -> None:
         self.store, self.rng = store, rng
@@ -67,15 +68,15 @@ class Play:
             ms = self.rng.choice([20, 300, 1000])
             chunks.append(chunk(grant, seq, ms=ms, payload=bytes(ms * 32), end_of_utterance=True))
             seq += 1
-        calls = [chunks] if self.rng.random() < 0.5 else [[one] for one in chunks]
-        replies = [reply for one in calls for reply in await self.store.append_audio(one)]
+        calls = [chunks] if self.rng.random() < 0.5 else [[chunk] for chunk in chunks]
+        replies = [reply for call in calls for reply in await self.store.append_audio(call)]
         self.sessions[at] = (grant, seq)
         if refused := {reply.code for reply in replies if isinstance(reply, Refused)}:
             assert refused <= {"SESSION_CLOSED", "SESSION_UNKNOWN"}
             del self.sessions[at]
 
     async def dispatch(self) -> None:
-        """Whether or not it will be back: then whoever finalizes goes on as it would."""
+        """With or without a presence lease, so that finalizing calls dispatch eagerly or not."""
         await self.store.dispatch_jobs(self.rng.choice([0, 4_000]))
 
     async def close(self) -> None:
@@ -97,12 +98,12 @@ class Play:
         )
 
     async def result(self) -> None:
-        """Mostly of a current attempt, at times of an old one or from somebody else."""
+        """Mostly for a current attempt, sometimes for an old one or from another node."""
         await self._learn()
         if not self.seen:
             return
-        one = self.seen[-self.rng.randint(1, min(8, len(self.seen)))]
-        node, epoch, job, attempt = one
+        seen = self.seen[-self.rng.randint(1, min(8, len(self.seen)))]
+        node, epoch, job, attempt = seen
         status: Any = self.rng.choice(["ok", "ok", "no_speech", "failed", "failed"])
         code = ""
         if status == "failed":
@@ -143,9 +144,9 @@ class Play:
 
     async def _learn(self) -> None:
         for event in await logged(self.store, "JobDispatched"):
-            one = (event.node, event.data.epoch, event.job, event.data.attempt)
-            if one not in self.seen:
-                self.seen.append(one)
+            attempt = (event.node, event.data.epoch, event.job, event.data.attempt)
+            if attempt not in self.seen:
+                self.seen.append(attempt)
 
     def steps(self) -> list[Callable[[], Awaitable[None]]]:
         often = [self.say] * 6 + [self.dispatch] * 6 + [self.result] * 5 + [self.join] * 3

@@ -1,4 +1,6 @@
-"""Rules 19 and 20: leases, and what follows the end of an attempt."""
+"""Rules 19, lease duration, and 20, dispatching again: leases, and what follows the end of an
+attempt.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,7 @@ from tests.scripts.jobs_of import (
     refusal,
     reply,
     speak,
-    take_parked,
+    take_dead_letters,
 )
 
 LEASES = [  # base s, factor, audio s -> lease s
@@ -56,13 +58,13 @@ async def test_rule_19_lease_cases(
     session = await store.open()
     await say_for(store, session, int(audio_s * 1_000))
     assert await store.dispatch() == 1
-    said = await last(store, "JobDispatched")
-    assert said.audio_ms == int(audio_s * 1_000)
-    assert said.deadline_ms == store.at_ms + lease_s * 1_000
+    dispatch = await last(store, "JobDispatched")
+    assert dispatch.audio_ms == int(audio_s * 1_000)
+    assert dispatch.deadline_ms == store.at_ms + lease_s * 1_000
     (message,) = await assigned(store, node)
-    assert message["deadline_ms"] == said.deadline_ms
-    while store.at_ms < said.deadline_ms - 1:
-        store.tick(min(10_000, said.deadline_ms - 1 - store.at_ms))
+    assert message["deadline_ms"] == dispatch.deadline_ms
+    while store.at_ms < dispatch.deadline_ms - 1:
+        store.tick(min(10_000, dispatch.deadline_ms - 1 - store.at_ms))
         await store.heartbeat_node(node.node, node.epoch, load=0, held=[])
         await store.timers()
     assert await logged(store, "AttemptEnded") == []
@@ -72,7 +74,7 @@ async def test_rule_19_lease_cases(
 
 
 async def say_for(store: TimedStore, session: Any, ms: int) -> None:
-    """One utterance of so many milliseconds; of none at all: a byte that is no millisecond."""
+    """One utterance of this many milliseconds; for 0, a byte that is shorter than a millisecond."""
     seq = 0
     while ms > 1_000:
         await store.say(session, seq, ms=1_000)
@@ -147,7 +149,7 @@ async def test_rule_19_the_handler_may_ask_for_more_up_to_300_s_after_dispatch(
 
 
 @pytest.mark.parametrize(
-    ("given", "field"),
+    ("overrides", "field"),
     [
         ({"epoch": -1}, "epoch"),
         ({"attempt": 0}, "attempt"),
@@ -156,20 +158,20 @@ async def test_rule_19_the_handler_may_ask_for_more_up_to_300_s_after_dispatch(
     ],
 )
 async def test_rule_19_a_malformed_extension_is_refused(
-    store: TimedStore, given: dict[str, Any], field: str
+    store: TimedStore, overrides: dict[str, Any], field: str
 ) -> None:
     node = await store.join()
     await speak(store, "s1")
     await store.dispatch()
     (message,) = await assigned(store, node)
     before = await store.types()
-    asked = {"epoch": 1, "job": message["j"], "attempt": 1, "more_ms": 1_000} | given
-    refused = await refusal(store.extend_lease(node.node, **asked))
+    arguments = {"epoch": 1, "job": message["j"], "attempt": 1, "more_ms": 1_000} | overrides
+    refused = await refusal(store.extend_lease(node.node, **arguments))
     assert (refused.code, refused.fields["field"]) == ("INVALID_MESSAGE", field)
     assert await store.types() == before
 
 
-async def test_rule_20_a_lease_end_goes_to_another_node_and_the_old_one_is_told(
+async def test_rule_20_after_a_lease_end_another_node_gets_the_job_and_the_old_one_a_cancel(
     store: TimedStore,
 ) -> None:
     old = await store.join("n1", slots=1)
@@ -186,10 +188,10 @@ async def test_rule_20_a_lease_end_goes_to_another_node_and_the_old_one_is_told(
     assert message["j"] == cancel["j"]
     assert message["attempt"] == 2
     assert (await store.types())[-2:] == ["AttemptEnded", "JobDispatched"]
-    said = await last(store, "JobDispatched")
-    assert (said.rule, said.last) == ("load", old.node)
-    assert said.affinity == Affinity(node=old.node, why="last")
-    assert said.deadline_ms == store.at_ms + 31_000
+    dispatch = await last(store, "JobDispatched")
+    assert (dispatch.rule, dispatch.last) == ("load", old.node)
+    assert dispatch.affinity == Affinity(node=old.node, why="last")
+    assert dispatch.deadline_ms == store.at_ms + 31_000
     await check(store)
 
 
@@ -224,8 +226,8 @@ async def test_rule_20_the_last_node_is_taken_if_it_is_the_only_candidate(
         code="BROKEN",
         retryable=True,
     )
-    said = await last(store, "JobDispatched")
-    assert (said.rule, said.last, said.attempt) == ("last", node.node, 2)
+    dispatch = await last(store, "JobDispatched")
+    assert (dispatch.rule, dispatch.last, dispatch.attempt) == ("last", node.node, 2)
     await check(store)
 
 
@@ -245,9 +247,9 @@ async def test_rule_20_a_fill_excludes_nobody(store: TimedStore) -> None:
     assert await order_of_dispatch(store) == ["s1/0", "s2/0"]
     assert (await last(store, "JobQueued")).attempt == 2
     await reply(store, node, (await assigned(store, node))[1]["j"])
-    said = (await logged(store, "JobDispatched"))[-1]
-    assert said.node == node.node
-    assert (said.data.rule, said.data.attempt) == ("fill", 2)
+    dispatch = (await logged(store, "JobDispatched"))[-1]
+    assert dispatch.node == node.node
+    assert (dispatch.data.rule, dispatch.data.attempt) == ("fill", 2)
     await check(store)
 
 
@@ -264,8 +266,8 @@ async def test_rule_20_at_most_three_dispatches_again_then_job_timeout(store: Ti
     failed = await last(store, "JobFailed")
     assert (failed.code, failed.attempt) == ("JOB_TIMEOUT", 4)
     assert (await store.types())[-3:] == ["AttemptEnded", "JobFailed", "ResultDelivered"]
-    (heard,) = await store.out(session)
-    assert (heard["outcome"], heard["code"]) == ("failed", "JOB_TIMEOUT")
+    (entry,) = await store.out(session)
+    assert (entry["outcome"], entry["code"]) == ("failed", "JOB_TIMEOUT")
     await check(store)
     # Its node never spoke: what it says now is not a repetition, it is too late.
     job = (await logged(store, "JobFailed"))[0].job
@@ -291,11 +293,11 @@ async def test_rule_20_at_most_three_dispatches_again_then_the_nodes_code(
     await speak(store, "s1")
     await store.dispatch()
     job = (await assigned(store, node))[0]["j"]
-    given: dict[str, Any] = {"status": "failed", "retryable": True}
+    failure: dict[str, Any] = {"status": "failed", "retryable": True}
     for attempt in range(1, 5):
-        assert await reply(store, node, job, attempt, code=f"BROKEN{attempt}", **given) == "ok"
+        assert await reply(store, node, job, attempt, code=f"BROKEN{attempt}", **failure) == "ok"
     assert (await last(store, "JobFailed")).code == "BROKEN4"
-    assert await reply(store, node, job, 4, code="BROKEN4", **given) == "DUPLICATE_RESULT"
+    assert await reply(store, node, job, 4, code="BROKEN4", **failure) == "DUPLICATE_RESULT"
     await check(store)
 
 
@@ -316,12 +318,12 @@ async def test_rule_20_a_failure_that_is_not_retriable_ends_the_job_at_once(
     ]
     ended = await last(store, "AttemptEnded")
     assert (ended.reason, ended.code) == ("failed", "BROKEN")
-    (heard,) = await store.out(session)
-    assert (heard["outcome"], heard["code"]) == ("failed", "BROKEN")
+    (entry,) = await store.out(session)
+    assert (entry["outcome"], entry["code"]) == ("failed", "BROKEN")
     await check(store)
 
 
-async def test_rule_20_a_timer_whose_cause_is_gone_does_nothing(store: TimedStore) -> None:
+async def test_rule_20_a_timer_whose_cause_has_ended_does_nothing(store: TimedStore) -> None:
     node = await store.join(slots=1)
     await speak(store, "s1")
     await speak(store, "s2")
@@ -353,16 +355,16 @@ async def test_rule_20_a_timer_whose_cause_is_gone_does_nothing(store: TimedStor
     await check(store)
 
 
-async def test_an_unknown_timer_is_parked_and_the_others_fire(store: TimedStore) -> None:
+async def test_an_unknown_timer_is_dead_lettered_and_the_others_fire(store: TimedStore) -> None:
     await store.join()
     key = store.keys.timers
     await store.transport.command("ZADD", key, 1, "nonsense|x", 2, "without a bar", key=key)
     store.tick(15_000)
     await store.timers()
     assert (await last(store, "NodeLost")).reason == "silent"
-    parked = await take_parked(store)
-    assert [one["id"] for one in parked] == ["nonsense|x", "without a bar"]
-    assert {(one["from"], one["partial"]) for one in parked} == {("timers", "0")}
+    parked = await take_dead_letters(store)
+    assert [letter["id"] for letter in parked] == ["nonsense|x", "without a bar"]
+    assert {(letter["from"], letter["partial"]) for letter in parked} == {("timers", "0")}
 
 
 @pytest.mark.parametrize("tp", ["", '00-1/"a"|\\, é-01'], ids=["plain", "escaped"])
@@ -381,14 +383,14 @@ async def test_whatever_its_traceparent_is_a_job_goes_again_waits_and_ends(
     own = ("attempt", "c")
     assert without(again, *own) == without(first, *own)
     assert await reply(store, node, first["j"], 2, status="failed", code="BAD") == "ok"
-    assert [one.traceparent for one in await logged(store, "ResultDelivered")] == [tp, tp]
+    assert [event.traceparent for event in await logged(store, "ResultDelivered")] == [tp, tp]
     for job, code in ((first["j"], "BAD"), (second["j"], "")):
-        kept = await job_record(store, job)
-        said = {name: first[name] for name in ("session", "target", "tp")}
-        core = msgspec.json.decode(kept["core"])
-        assert (kept["status"], kept["code"]) == ("ended", code)
-        assert without(core, "utterance", "delivery_no", "code") == said
-    assert await take_parked(store) == []
+        fields = await job_record(store, job)
+        expected = {name: first[name] for name in ("session", "target", "tp")}
+        core = msgspec.json.decode(fields["core"])
+        assert (fields["status"], fields["code"]) == ("ended", code)
+        assert without(core, "utterance", "delivery_no", "code") == expected
+    assert await take_dead_letters(store) == []
     await check(store)
 
 

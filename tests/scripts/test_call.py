@@ -1,7 +1,7 @@
-"""Functions stay on the server: nothing that one call knew is left for the next, but what is
-known of cells.
+"""Modules stay on the server from call to call: no state of one call is left for the next, except
+the cache.
 
-That is test_memory.py's.
+test_cache.py tests the cache.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from eventsched.store.client import Client
 from eventsched.store.session_commands import Receipt
 from eventsched.store.transport import RedisTransport
 from tests.fixtures_store import TimedStore
+from tests.scripts.added_scripts import add_script
 from tests.scripts.calls import chunk
 from tests.scripts.lua_syntax import reassigned_names
-from tests.scripts.probing import add_script
 from tests.scripts.test_any_sequence import Play
 
 INCLUDES = {
@@ -34,21 +34,21 @@ INCLUDES = {
 MODULES = [name for name, text in INCLUDES.items() if f"\nlocal {name} =" in text]
 PROBE = """#!lua
 %s
-local function told(value)
+local function plain(value)
   if type(value) == 'function' then return 'function' end
   if type(value) ~= 'table' then return tostring(value) end
-  local found = {}
-  for name, one in pairs(value) do found[tostring(name)] = told(one) end
-  return found
+  local fields = {}
+  for name, field in pairs(value) do fields[tostring(name)] = plain(field) end
+  return fields
 end
-local found = {}
-for name, module in pairs({ %s }) do found[name] = told(module) end
-return cjson.encode(found)
+local modules = {}
+for name, module in pairs({ %s }) do modules[name] = plain(module) end
+return cjson.encode(modules)
 """
 STEPS = 150
 
 
-def test_what_a_module_knows_of_a_call_it_keeps_in_its_table() -> None:
+def test_a_module_stores_its_state_in_its_table() -> None:
     """So the probe below sees all there is: no function gives a local of its file a new value."""
     for name, text in INCLUDES.items():
         assert reassigned_names(text) == set(), name
@@ -60,7 +60,7 @@ def test_a_function_that_reassigns_a_local_of_its_file_is_noticed() -> None:
 
 
 async def state(store: TimedStore) -> Any:
-    """What a call begins with, but for what is known of cells."""
+    """The state of the modules at the beginning of a call, without the cache."""
     return json.loads(await store.transport.run("probe", [store.keys.log], ["7"]))
 
 

@@ -1,4 +1,6 @@
-"""A cell is made once; its settings are whole numbers, or nothing of them is taken."""
+"""configure_cell: a cell is created once; its settings are whole numbers, or none of them is
+stored.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +63,9 @@ async def test_a_cell_that_lost_its_group_gets_it_again(fresh: Store) -> None:
     assert len(await fresh.transport.command("XINFO", "GROUPS", key, key=key)) == 1
 
 
-async def test_a_key_of_another_kind_in_place_of_work_is_an_error(fresh: Store) -> None:
+async def test_a_key_of_another_kind_in_place_of_the_dispatch_queue_is_an_error(
+    fresh: Store,
+) -> None:
     key = fresh.keys.dispatch
     await fresh.transport.command("SET", key, "x", key=key)
     with pytest.raises(ResponseError, match="WRONGTYPE"):
@@ -78,7 +82,7 @@ async def test_settings_are_replaced_where_that_is_asked_for(fresh: Store) -> No
 
 
 @pytest.mark.parametrize(
-    ("mode", "told"),
+    ("mode", "message"),
     [
         ("server", "no json"), ("server", "7"), ("server", "[1]"), ("server", '{"a": 1.5}'),
         ("server", '{"a": "1"}'), ("server", '{"a": 1, "b": 1e14}'), ("server", '{"a:b": 1}'),
@@ -87,11 +91,11 @@ async def test_settings_are_replaced_where_that_is_asked_for(fresh: Store) -> No
 )  # fmt: skip
 @pytest.mark.parametrize("exists", [False, True])
 async def test_malformed_settings_change_nothing(
-    fresh: Store, mode: str, told: str, exists: bool
+    fresh: Store, mode: str, message: str, exists: bool
 ) -> None:
     if exists:
         await fresh.configure_cell({"pause_ms": 500}, overwrite=False)
-    args: list[Any] = ["", mode, 1, told]
+    args: list[Any] = ["", mode, 1, message]
     with pytest.raises(InvalidMessage):
         await fresh.transport.run("configure_cell", [fresh.keys.log], args)
     assert await settings_of(fresh) == ({"pause_ms": "500"} if exists else {})

@@ -1,4 +1,4 @@
-"""Rules 12, 15, 16, 17, 29: who gets the job, why, and with which context."""
+"""Rules 12, 15, 16, 17 and 29: which node gets the job, why, and with which context."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ async def test_rule_15_the_two_reasons_to_wait(
     store: TimedStore, node: dict[str, Any] | None, reason: str
 ) -> None:
     if node is not None:
-        given = dict(node)
-        states = [given.pop(state, None) for state in ("full", "drain", "suspension")]
-        grant = await store.join(slots=1, **given)
+        fields = dict(node)
+        states = [fields.pop(state, None) for state in ("full", "drain", "suspension")]
+        grant = await store.join(slots=1, **fields)
         if any(states):
             await speak(store, "before", **TTS)
             await store.dispatch()
@@ -118,10 +118,10 @@ async def test_rule_16_an_id_that_begins_another_goes_first(store: TimedStore) -
 
 
 @pytest.mark.parametrize("place", range(9))
-async def test_rule_16_ids_are_told_apart_wherever_they_differ(
+async def test_rule_16_ids_are_ordered_by_their_first_different_byte(
     store: TimedStore, place: int
 ) -> None:
-    """The one that comes first is said last, and ends with what would come last."""
+    """The name that is first by bytes ends with the digit that would sort last."""
     for letter, features in (("b", ["tts"]), ("Z", []), ("_", ["vad"])):
         end = "9" if letter == "Z" else "0"
         await store.join(f"{'n' * place}{letter}{end * (9 - place)}", features=features, slots=1)
@@ -154,16 +154,16 @@ async def test_rule_16_affinity_to_the_node_of_the_turn_then_of_the_session(
     await store.dispatch()
     await store.say(session, 12, end_of_utterance=True)
     await store.dispatch()
-    said = [event.data for event in await logged(store, "JobDispatched")]
-    assert [(d.turn, d.rule) for d in said] == [(0, "load"), (0, "turn"), (1, "session")]
+    dispatches = [event.data for event in await logged(store, "JobDispatched")]
+    assert [(d.turn, d.rule) for d in dispatches] == [(0, "load"), (0, "turn"), (1, "session")]
     assert await ran_on(store) == ["n2", "n2", "n2"]
-    assert said[0].affinity is None
-    assert said[1].affinity == Affinity(node=store.keys.full("n2"))
+    assert dispatches[0].affinity is None
+    assert dispatches[1].affinity == Affinity(node=store.keys.full("n2"))
     await check(store)
 
 
-async def spoil(store: TimedStore, node: NodeGrant, why: str) -> None:
-    """Make the node that the session used last unusable for this reason."""
+async def make_unusable(store: TimedStore, node: NodeGrant, why: str) -> None:
+    """Make the last node of the session unusable for this reason."""
     if why == "full":
         await speak(store, "other", **TTS)
         await store.dispatch()
@@ -196,18 +196,18 @@ async def test_rule_17_the_event_says_why_the_affinity_node_was_not_taken(
         await speak(store, "busy", **TTS)
         await store.dispatch()
     await store.join("n2", features=["tts"], slots=4)
-    await spoil(store, node, why)
+    await make_unusable(store, node, why)
     if why == "full":
         assert (await ran_on(store))[-1] == "n1"
     await store.say(session, 1, end_of_utterance=True)
     await store.dispatch()
-    said = await last(store, "JobDispatched")
+    dispatch = await last(store, "JobDispatched")
     assert (await ran_on(store))[-1] == "n2"
-    assert said.affinity == Affinity(node=node.node, why=why)
+    assert dispatch.affinity == Affinity(node=node.node, why=why)
     await check(store)
 
 
-async def test_rule_17_a_node_that_cannot_do_the_pair_is_unable_whatever_its_marks(
+async def test_rule_17_a_node_without_the_language_pair_is_unable_despite_suspensions(
     store: TimedStore,
 ) -> None:
     await store.join("n1", targets=["es"], slots=4)
@@ -254,9 +254,14 @@ async def test_rule_17_the_evidence_names_each_class_of_the_requirement(store: T
         load=500,
         free=1,
     )
-    said = await last(store, "JobDispatched")
-    assert said.classes == sorted([plain, tts], key=lambda seen: seen.id)
-    assert (said.rule, said.policy, said.compared, said.winner) == ("load", 1, 0, None)
+    dispatch = await last(store, "JobDispatched")
+    assert dispatch.classes == sorted([plain, tts], key=lambda seen: seen.id)
+    assert (dispatch.rule, dispatch.policy, dispatch.compared, dispatch.winner) == (
+        "load",
+        1,
+        0,
+        None,
+    )
     await check(store)
 
 
@@ -294,7 +299,7 @@ async def test_rule_17_a_fill_of_many_slots_counts_the_requirements_that_are_lef
     assert fills[2].runner_up is None
 
 
-async def keep_context(store: TimedStore, session: str, target: str, at: str) -> None:
+async def store_context(store: TimedStore, session: str, target: str, at: str) -> None:
     live, view = store.keys.active_revision("group"), store.keys.view("group", "1.0", session)
     await store.transport.command("SET", live, "1.0", key=live)
     pairs = ("v", b"\x80", f"context:{target}", b"\x91\x92\xa2hi\xc0", "at", at)
@@ -305,22 +310,22 @@ async def test_rule_29_the_groups_context_is_copied_unread_and_named_in_the_even
     store: TimedStore,
 ) -> None:
     node = await store.join(targets=["es", "fr"], slots=4)
-    await keep_context(store, "s1", "es", "900-3")
+    await store_context(store, "s1", "es", "900-3")
     await speak(store, "s1", targets=["es", "fr"])
     await speak(store, "s2")
     await store.dispatch()
     got = {(m["session"], m["target"]): m for m in await assigned(store, node)}
-    told = {
+    contexts = {
         (event.session, event.data.target): event.data.context_at
         for event in await logged(store, "JobDispatched")
     }
-    one, other = (store.keys.full("s1"), "es"), (store.keys.full("s1"), "fr")
-    assert got[one]["b"] == b"\x91\x92\xa2hi\xc0"
-    assert got[one]["context_at"] == "900-3"
-    assert told[one] == "900-3"
+    first, other = (store.keys.full("s1"), "es"), (store.keys.full("s1"), "fr")
+    assert got[first]["b"] == b"\x91\x92\xa2hi\xc0"
+    assert got[first]["context_at"] == "900-3"
+    assert contexts[first] == "900-3"
     for key in (other, (store.keys.full("s2"), "es")):
         assert got[key]["b"] == b""
-        assert got[key]["context_at"] == told[key] == ""
+        assert got[key]["context_at"] == contexts[key] == ""
 
 
 async def test_rule_29_a_job_that_waited_gets_the_context_of_its_dispatch(
@@ -328,7 +333,7 @@ async def test_rule_29_a_job_that_waited_gets_the_context_of_its_dispatch(
 ) -> None:
     await speak(store, "s1")
     await store.dispatch()
-    await keep_context(store, "s1", "es", "900-7")
+    await store_context(store, "s1", "es", "900-7")
     node = await store.join()
     (message,) = await assigned(store, node)
     assert message["context_at"] == "900-7"
@@ -343,7 +348,7 @@ async def test_rule_12_one_job_per_target_each_once(store: TimedStore) -> None:
     (message,) = [m for m in await assigned(store, node) if m["target"] == "fr"]
     session = store.keys.full("s1")
     assert message["j"] == f"acme:{session}:0:translation:fr:none"
-    asked = (
+    names = (
         "session",
         "utterance",
         "turn",
@@ -359,7 +364,7 @@ async def test_rule_12_one_job_per_target_each_once(store: TimedStore) -> None:
         "epoch",
         "attempt",
     )
-    assert [message[name] for name in asked] == [
+    assert [message[name] for name in names] == [
         session,
         0,
         0,
@@ -377,16 +382,18 @@ async def test_rule_12_one_job_per_target_each_once(store: TimedStore) -> None:
     ]
 
 
-async def test_rule_17_evidence_follows_a_mark_within_one_call(store: TimedStore) -> None:
+async def test_rule_17_evidence_follows_a_suspension_within_one_call(store: TimedStore) -> None:
     """The first result of the call shows a class of two; after the second one is left in it."""
     first = await store.join("n1", features=["tts"], slots=2)
     await speak(store, "s1", count=2, **TTS)
     await store.dispatch()
     second = await store.join("n2", features=["tts"], slots=4)
-    one, two = [message["j"] for message in await assigned(store, first)]
+    first_job, second_job = [message["j"] for message in await assigned(store, first)]
     results = [
-        NodeResult(job=one, attempt=1, status="failed", code="BROKEN", retryable=True),
-        NodeResult(job=two, attempt=1, status="failed", code="MODEL_NOT_AVAILABLE", feature="tts"),
+        NodeResult(job=first_job, attempt=1, status="failed", code="BROKEN", retryable=True),
+        NodeResult(
+            job=second_job, attempt=1, status="failed", code="MODEL_NOT_AVAILABLE", feature="tts"
+        ),
     ]
     assert await store.record_results(first.node, first.epoch, results) == [None, None]
     before, after = [event.data.classes for event in await logged(store, "JobDispatched")][-2:]

@@ -1,4 +1,4 @@
-"""close_session and what follows: the wait, the end, retirement (rules 6 and 10)."""
+"""close_session: the close wait, the end and the retirement of a session (rules 6 and 10)."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ HOUR_MS = 3_600_000
 
 
 async def assigned(
-    store: TimedStore, count: int, **given: Any
+    store: TimedStore, count: int, **overrides: Any
 ) -> tuple[NodeGrant, SessionGrant, list[dict[str, Any]]]:
     await store.configure_cell({"node_lost_ms": 24 * HOUR_MS}, overwrite=True)
     node = await store.join(slots=256, targets=["es", "fr"])
-    session = await store.open(**given)
+    session = await store.open(**overrides)
     for seq in range(count):
         await append(store, session, seq, ms=20, payload=b"xx", end_of_utterance=True)
     await store.dispatch()
@@ -33,7 +33,8 @@ async def assigned(
 
 async def states(store: TimedStore, session: SessionGrant) -> list[str]:
     return [
-        one["state"] if one["t"] == "state" else one["outcome"] for one in await store.out(session)
+        entry["state"] if entry["t"] == "state" else entry["outcome"]
+        for entry in await store.out(session)
     ]
 
 
@@ -62,7 +63,7 @@ async def test_rule_6_a_session_that_owes_nothing_closes_at_once(store: TimedSto
     assert (fields[1], fields[15]) == (b"SessionClosed", b"{}")
 
 
-async def test_close_said_again_is_a_duplicate(store: TimedStore, redis: Client) -> None:
+async def test_a_repeated_close_is_a_duplicate(store: TimedStore, redis: Client) -> None:
     _, session, _ = await assigned(store, 1)
     replies = await asyncio.gather(*(store.close_session(session.session, 1) for _ in range(10)))
     assert sorted(replies) == ["duplicate"] * 9 + ["ok"]
@@ -94,15 +95,15 @@ async def test_rule_6_after_the_wait_what_is_open_ends_as_missing_in_order(
     assert not [e for e in await store.types() if e in ("ResultMissing", "SessionClosed")]
     store.tick(1)
     await store.timers()
-    heard = [
-        (one["target"], one["delivery_no"], one["outcome"])
-        for one in await store.out(session)
-        if one["t"] == "result"
+    outcomes = [
+        (entry["target"], entry["delivery_no"], entry["outcome"])
+        for entry in await store.out(session)
+        if entry["t"] == "result"
     ]
-    assert [(no, outcome) for target, no, outcome in heard if target == "es"] == [
+    assert [(no, outcome) for target, no, outcome in outcomes if target == "es"] == [
         (0, "missing"), (1, "missing"), (2, "result"), (3, "missing"),
     ]  # fmt: skip
-    assert [(no, outcome) for target, no, outcome in heard if target == "fr"] == [
+    assert [(no, outcome) for target, no, outcome in outcomes if target == "fr"] == [
         (0, "result"), (1, "missing"), (2, "missing"), (3, "missing"),
     ]  # fmt: skip
     (closed,) = await events(store, "SessionClosed")
@@ -320,7 +321,7 @@ async def test_a_late_timekeeper_catches_up_in_order(store: TimedStore) -> None:
         await store.dispatch()
         store.tick(30_000)
     assert await store.types() == [
-        "SessionOpened", "UtteranceFinalized", "SessionClosing", "JobQueued", "JobQueued",
+        "SessionOpened", "UtteranceFinalized", "SessionClosing", "JobQueued", "JobPromoted",
         "JobFailed", "ResultDelivered", "SessionClosed",
     ]  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Outcomes in order, once each, and the streams that listeners read (rules 22-26)."""
+"""Ordered delivery of outcomes, once each, and the outboxes (rules 22 to 26)."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ def text(words: str) -> bytes:
 
 
 async def assigned(
-    store: TimedStore, count: int, **given: Any
+    store: TimedStore, count: int, **overrides: Any
 ) -> tuple[NodeGrant, SessionGrant, list[dict[str, Any]]]:
-    """A session with this many utterances, all of them with a node."""
+    """A session with this many utterances, each with a running job."""
     node = await store.join(slots=256)
-    session = await store.open(**given)
+    session = await store.open(**overrides)
     for seq in range(count):
         await append(store, session, seq, ms=20, payload=b"xx", end_of_utterance=True)
     await store.dispatch()
     return node, session, await store.inbox(node)
 
 
-async def heard(store: TimedStore, session: SessionGrant) -> list[tuple[int, str]]:
-    """(delivery_no, outcome) in the order that the listener got them."""
-    out = [one for one in await store.out(session) if one["t"] == "result"]
-    return [(one["delivery_no"], one["outcome"]) for one in out]
+async def outcomes_in_outbox(store: TimedStore, session: SessionGrant) -> list[tuple[int, str]]:
+    """(delivery_no, outcome) in the order of the outbox."""
+    out = [entry for entry in await store.out(session) if entry["t"] == "result"]
+    return [(entry["delivery_no"], entry["outcome"]) for entry in out]
 
 
 async def empty(
@@ -57,11 +57,11 @@ async def test_rule_22_a_result_is_one_event_with_text_and_audio_by_name(
     (event,) = await events(store, "ResultRecorded")
     assert (event.data.audio_bytes, event.data.audio_sha256) == (4, SHA)
     assert codec.decode_text(event.body).text == "hi"
-    (one,) = await store.out(session)
-    assert (one["a"], one["b"]) == (b"RIFF", text("hi"))
+    (entry,) = await store.out(session)
+    assert (entry["a"], entry["b"]) == (b"RIFF", text("hi"))
     (delivered,) = await events(store, "ResultDelivered")
     assert (delivered.body, delivered.data.to) == (text("hi"), [session.session])
-    assert one["log"] == delivered.id
+    assert entry["log"] == delivered.id
 
 
 async def test_rule_25_results_go_out_in_order_whatever_order_they_come_in(
@@ -70,10 +70,10 @@ async def test_rule_25_results_go_out_in_order_whatever_order_they_come_in(
     node, session, messages = await assigned(store, 5)
     for place in (3, 1, 4, 0):
         await store.answer(node, messages[place], body=text(f"{place}"))
-    assert [number for number, _ in await heard(store, session)] == [0, 1]
+    assert [number for number, _ in await outcomes_in_outbox(store, session)] == [0, 1]
     await store.answer(node, messages[2], body=text("2"))
-    assert await heard(store, session) == [(number, "result") for number in range(5)]
-    bodies = [codec.decode_text(one["b"]).text for one in await store.out(session)]
+    assert await outcomes_in_outbox(store, session) == [(number, "result") for number in range(5)]
+    bodies = [codec.decode_text(entry["b"]).text for entry in await store.out(session)]
     assert bodies == ["0", "1", "2", "3", "4"]
 
 
@@ -81,7 +81,7 @@ async def test_rule_25_held_audio_goes_out_with_its_result(store: TimedStore) ->
     node, session, messages = await assigned(store, 2)
     await store.answer(node, messages[1], audio=b"later", audio_sha256=SHA)
     await store.answer(node, messages[0])
-    assert [one["a"] for one in await store.out(session)] == [b"", b"later"]
+    assert [entry["a"] for entry in await store.out(session)] == [b"", b"later"]
     assert await store.read_hash(store.keys.out_of_order("s1")) == {}
 
 
@@ -94,7 +94,7 @@ async def test_rule_25_targets_do_not_wait_for_each_other(store: TimedStore) -> 
     for message in await store.inbox(node):
         if (message["target"], message["utterance"]) != ("es", 0):
             await store.answer(node, message)
-    out = [(one["target"], one["delivery_no"]) for one in await store.out(session)]
+    out = [(entry["target"], entry["delivery_no"]) for entry in await store.out(session)]
     assert out == [("fr", 0), ("fr", 1)]
 
 
@@ -110,10 +110,10 @@ async def test_rule_25_a_gap_is_waited_for_from_when_a_later_one_was_ready(
     await store.heartbeat_node(node.node, 1, load=0, held=[])
     store.tick(9_999)
     await store.timers()
-    assert await heard(store, session) == []
+    assert await outcomes_in_outbox(store, session) == []
     store.tick(1)
     await store.timers()
-    assert await heard(store, session) == [(0, "missing"), (1, "result")]
+    assert await outcomes_in_outbox(store, session) == [(0, "missing"), (1, "result")]
     (missing,) = await events(store, "ResultMissing")
     assert (missing.ms, missing.data.reason) == (ready_ms + 30_000, "gap")
     (ended,) = await events(store, "AttemptEnded")
@@ -139,11 +139,11 @@ async def test_rule_25_what_comes_after_missing_is_refused_and_on_record(
         await store.answer(node, messages[0])
     (refusal,) = await events(store, "ResultRefused")
     assert (refusal.job, refusal.data.what) == (messages[0]["j"], "result")
-    assert await heard(store, session) == [(0, "missing"), (1, "result")]
+    assert await outcomes_in_outbox(store, session) == [(0, "missing"), (1, "result")]
 
 
 async def keep(store: TimedStore, node: NodeGrant, messages: list[dict[str, Any]]) -> None:
-    """Nothing but gaps can end what these messages hold."""
+    """Extend the leases, so that only gaps can end the outcomes."""
     await store.configure_cell({"node_lost_ms": 3_600_000}, overwrite=True)
     for message in messages:
         await store.extend_lease(
@@ -160,16 +160,22 @@ async def test_rule_25_each_gap_is_waited_for_by_its_own_later_one(store: TimedS
     await store.keep_alive([(session.session, 1, "")])
     store.tick(10_000)
     await store.timers()
-    assert await heard(store, session) == [(0, "missing"), (1, "result")]
+    assert await outcomes_in_outbox(store, session) == [(0, "missing"), (1, "result")]
     store.tick(19_999)
     await store.timers()
-    assert len(await heard(store, session)) == 2
+    assert len(await outcomes_in_outbox(store, session)) == 2
     store.tick(1)
     await store.timers()
-    assert (await heard(store, session))[2:] == [(2, "missing"), (3, "missing"), (4, "result")]
+    assert (await outcomes_in_outbox(store, session))[2:] == [
+        (2, "missing"),
+        (3, "missing"),
+        (4, "result"),
+    ]
 
 
-async def test_rule_25_an_early_ready_one_gives_up_all_gaps_before_it(store: TimedStore) -> None:
+async def test_rule_25_an_ending_that_was_held_too_long_skips_all_gaps_before_it(
+    store: TimedStore,
+) -> None:
     node, session, messages = await assigned(store, 4)
     await keep(store, node, messages)
     await store.answer(node, messages[3])
@@ -177,7 +183,7 @@ async def test_rule_25_an_early_ready_one_gives_up_all_gaps_before_it(store: Tim
     await store.answer(node, messages[1])
     store.tick(10_000)
     await store.timers()
-    assert await heard(store, session) == [
+    assert await outcomes_in_outbox(store, session) == [
         (0, "missing"), (1, "result"), (2, "missing"), (3, "result"),
     ]  # fmt: skip
 
@@ -190,11 +196,11 @@ async def test_rule_25_a_gap_that_closes_in_time_is_none(store: TimedStore) -> N
     await store.answer(node, messages[0])
     store.tick(60_000 - 29_999 - 1)
     await store.timers()
-    assert await heard(store, session) == [(0, "result"), (1, "result")]
+    assert await outcomes_in_outbox(store, session) == [(0, "result"), (1, "result")]
     assert not await events(store, "ResultMissing")
 
 
-async def test_rule_25_many_gaps_are_given_up_in_bounded_steps(store: TimedStore) -> None:
+async def test_rule_25_many_gaps_are_skipped_in_bounded_steps(store: TimedStore) -> None:
     node, session, messages = await assigned(store, 100)
     await keep(store, node, messages)
     await store.answer(node, messages[99])
@@ -203,7 +209,9 @@ async def test_rule_25_many_gaps_are_given_up_in_bounded_steps(store: TimedStore
     await store.fire_timers()
     assert 0 < len(await events(store, "ResultMissing")) <= 32
     await store.timers()
-    assert await heard(store, session) == [(n, "missing") for n in range(99)] + [(99, "result")]
+    assert await outcomes_in_outbox(store, session) == [(n, "missing") for n in range(99)] + [
+        (99, "result")
+    ]
 
 
 async def test_rule_25_many_that_waited_go_out_in_bounded_steps(store: TimedStore) -> None:
@@ -211,9 +219,9 @@ async def test_rule_25_many_that_waited_go_out_in_bounded_steps(store: TimedStor
     for message in messages[1:]:
         await store.answer(node, message)
     await store.answer(node, messages[0])
-    assert len(await heard(store, session)) == 65
+    assert len(await outcomes_in_outbox(store, session)) == 65
     await store.timers()
-    assert await heard(store, session) == [(number, "result") for number in range(201)]
+    assert await outcomes_in_outbox(store, session) == [(number, "result") for number in range(201)]
 
 
 async def test_rule_25_a_close_in_the_middle_of_such_steps_keeps_the_order(
@@ -230,15 +238,17 @@ async def test_rule_25_a_close_in_the_middle_of_such_steps_keeps_the_order(
     store.tick(1)
     await store.timers()
     results = [(number, "result") for number in range(131)]
-    assert await heard(store, session) == results + [(n, "missing") for n in range(131, 140)]
+    assert await outcomes_in_outbox(store, session) == results + [
+        (n, "missing") for n in range(131, 140)
+    ]
     (closed,) = await events(store, "SessionClosed")
     assert closed.data.missing == 9
 
 
-async def test_rule_25_racing_results_are_heard_in_order(store: TimedStore) -> None:
+async def test_rule_25_racing_results_are_delivered_in_order(store: TimedStore) -> None:
     node, session, messages = await assigned(store, 30)
     await asyncio.gather(*(store.answer(node, message) for message in reversed(messages)))
-    assert await heard(store, session) == [(number, "result") for number in range(30)]
+    assert await outcomes_in_outbox(store, session) == [(number, "result") for number in range(30)]
 
 
 async def test_rule_25_a_result_and_its_gap_race_to_one_outcome(store: TimedStore) -> None:
@@ -250,7 +260,7 @@ async def test_rule_25_a_result_and_its_gap_race_to_one_outcome(store: TimedStor
     late = (store.answer(node, message) for message in messages[0::2])
     await asyncio.gather(*late, store.fire_timers(), store.fire_timers(), return_exceptions=True)
     await store.timers()
-    assert [number for number, _ in await heard(store, session)] == list(range(16))
+    assert [number for number, _ in await outcomes_in_outbox(store, session)] == list(range(16))
 
 
 async def test_rule_25_an_outcome_that_ended_makes_no_job(store: TimedStore) -> None:
@@ -261,7 +271,7 @@ async def test_rule_25_an_outcome_that_ended_makes_no_job(store: TimedStore) -> 
     await store.close_session(session.session, 1)
     store.tick(30_000)
     await store.timers()
-    assert await heard(store, session) == [(0, "missing")]
+    assert await outcomes_in_outbox(store, session) == [(0, "missing")]
     await store.join()
     assert await store.dispatch() == 0
     assert (await store.read_hash(store.keys.counters))["obsolete"] == "1"
@@ -269,7 +279,7 @@ async def test_rule_25_an_outcome_that_ended_makes_no_job(store: TimedStore) -> 
 
 
 @pytest.mark.parametrize("code", ["NO_SPEECH", "ASR_EMPTY", ""])
-async def test_rule_24_no_text_ends_the_job_and_advances_the_order(
+async def test_rule_24_no_speech_ends_the_job_and_advances_the_order(
     store: TimedStore, code: str
 ) -> None:
     node = await store.join(slots=1)
@@ -281,9 +291,9 @@ async def test_rule_24_no_text_ends_the_job_and_advances_the_order(
     await empty(store, node, first, code)
     (_, second) = await store.inbox(node)  # the freed slot serves the next at once
     await store.answer(node, second)
-    assert await heard(store, session) == [(0, "no_speech"), (1, "result")]
+    assert await outcomes_in_outbox(store, session) == [(0, "no_speech"), (1, "result")]
     delivered = await events(store, "ResultDelivered")
-    assert [(one.data.outcome, one.data.code) for one in delivered] == [
+    assert [(event.data.outcome, event.data.code) for event in delivered] == [
         ("no_speech", code), ("result", ""),
     ]  # fmt: skip
     (recorded, _) = await events(store, "ResultRecorded")
@@ -296,24 +306,24 @@ async def test_rule_24_no_text_ends_the_job_and_advances_the_order(
     )
 
 
-async def test_rule_24_no_text_makes_no_group_part(store: TimedStore) -> None:
+async def test_rule_24_no_speech_makes_no_group_part(store: TimedStore) -> None:
     node, _, messages = await assigned(store, 2)
     await empty(store, node, messages[0])
     await store.answer(node, messages[1])
     parts = [e for e in await events(store, "ResultDelivered") if e.data.outcome == "result"]
     assert [part.data.utterance for part in parts] == [1]
     silent = [e for e in await events(store, "ResultDelivered") if e.data.outcome == "no_speech"]
-    assert [one.body for one in silent] == [b""]
+    assert [event.body for event in silent] == [b""]
 
 
-async def test_rule_24_no_text_said_again_is_refused(store: TimedStore) -> None:
+async def test_rule_24_a_repeated_no_speech_is_refused(store: TimedStore) -> None:
     node, session, (message,) = await assigned(store, 1)
     await empty(store, node, message)
     for _ in range(2):
         with pytest.raises(LeaseLost) as refused:
             await empty(store, node, message)
         assert refused.value.code == "DUPLICATE_RESULT"
-    assert await heard(store, session) == [(0, "no_speech")]
+    assert await outcomes_in_outbox(store, session) == [(0, "no_speech")]
     assert len(await events(store, "ResultRecorded")) == 1
 
 
@@ -331,7 +341,7 @@ async def test_rule_23_a_complete_result_replaces_an_empty_one_that_waits(
     score = await store.transport.command("ZSCORE", ready, "1", key=ready)
     assert int(float(score)) == waits_since
     await store.answer(node, messages[0])
-    assert await heard(store, session) == [(0, "result"), (1, "result")]
+    assert await outcomes_in_outbox(store, session) == [(0, "result"), (1, "result")]
     assert (await store.out(session))[1]["b"] == text("late")
     assert (await job_record(store, messages[1]["j"]))["outcome"] == "ok"
 
@@ -342,7 +352,11 @@ async def test_rule_23_only_once_and_only_while_it_waits(store: TimedStore) -> N
     await empty(store, node, messages[1])
     await store.answer(node, messages[1])
     await store.answer(node, messages[0])
-    assert await heard(store, session) == [(0, "result"), (1, "result"), (2, "no_speech")]
+    assert await outcomes_in_outbox(store, session) == [
+        (0, "result"),
+        (1, "result"),
+        (2, "no_speech"),
+    ]
     for message in messages:
         with pytest.raises(LeaseLost) as refused:
             await store.answer(node, message)
@@ -377,19 +391,19 @@ async def test_rule_23_another_token_replaces_nothing(store: TimedStore) -> None
         await store.answer(newer, messages[1])
     assert refused.value.code == "NODE_MISMATCH"
     assert not await events(store, "ResultReplaced")
-    assert await heard(store, session) == []
+    assert await outcomes_in_outbox(store, session) == []
 
 
 async def test_rule_25_a_failure_takes_its_place_in_the_order(store: TimedStore) -> None:
     node, session, messages = await assigned(store, 2)
     await store.answer(node, messages[1])
     await store.answer(node, messages[0], status="failed", code="BROKEN", body=b"")
-    assert await heard(store, session) == [(0, "failed"), (1, "result")]
+    assert await outcomes_in_outbox(store, session) == [(0, "failed"), (1, "result")]
     (failed, _) = await store.out(session)
     assert failed["code"] == "BROKEN"
 
 
-async def test_rule_26_partials_go_to_the_listeners_at_once_and_nowhere_else(
+async def test_rule_26_partials_are_appended_to_outboxes_at_once_and_nowhere_else(
     store: TimedStore, redis: Client
 ) -> None:
     node, session, messages = await assigned(store, 2)
@@ -397,9 +411,14 @@ async def test_rule_26_partials_go_to_the_listeners_at_once_and_nowhere_else(
     audio = await redis.dump(store.keys.audio("s1"))
     partial = (messages[1]["j"], 1, text("so f"))
     assert await store.send_partials(node.node, 1, [partial]) == [None]
-    (one,) = await store.out(session)
-    assert (one["t"], one["utterance"], one["target"], one["attempt"]) == ("partial", 1, "es", 1)
-    assert one["b"] == text("so f")
+    (entry,) = await store.out(session)
+    assert (entry["t"], entry["utterance"], entry["target"], entry["attempt"]) == (
+        "partial",
+        1,
+        "es",
+        1,
+    )
+    assert entry["b"] == text("so f")
     assert await store.types() == log
     assert await redis.dump(store.keys.audio("s1")) == audio
 
@@ -409,14 +428,14 @@ async def test_rule_26_a_partial_of_an_ended_job_has_no_effect(store: TimedStore
     await store.answer(node, message)
     (refused,) = await store.send_partials(node.node, 1, [(message["j"], 1, b"x")])
     assert isinstance(refused, LeaseLost)
-    assert [one["t"] for one in await store.out(session)] == ["result"]
+    assert [entry["t"] for entry in await store.out(session)] == ["result"]
 
 
 # --- the listener's stream --------------------------------------------------------------------
 
 
 async def numbers(store: TimedStore, session: SessionGrant) -> list[int]:
-    return [int(one["i"].partition(":")[0]) for one in await store.out(session)]
+    return [int(entry["i"].partition(":")[0]) for entry in await store.out(session)]
 
 
 async def test_a_listener_sees_numbers_without_a_hole(store: TimedStore) -> None:
@@ -504,7 +523,7 @@ async def test_an_out_entry_names_its_event(store: TimedStore) -> None:
     for message in messages:
         await store.answer(node, message)
     await store.close_session(session.session, 1)
-    named = [one["log"] for one in await store.out(session)]
+    named = [entry["log"] for entry in await store.out(session)]
     kinds = ("ResultDelivered", "SessionClosing", "SessionClosed")
     assert named == [event.id for event in await events(store, *kinds)]
 
@@ -513,6 +532,6 @@ async def test_results_of_one_call_are_delivered_together_in_order(store: TimedS
     node, session, messages = await assigned(store, 16)
     results = [NodeResult(job=m["j"], attempt=1, status="ok", body=b"") for m in reversed(messages)]
     assert await store.record_results(node.node, 1, results) == [None] * 16
-    assert await heard(store, session) == [(number, "result") for number in range(16)]
-    kept = await store.read_range(store.keys.audio("s1"), "-", "+", 10)
-    assert [msgspec.json.decode(fields[15])["seq"] for _, fields in kept] == []
+    assert await outcomes_in_outbox(store, session) == [(number, "result") for number in range(16)]
+    chunks = await store.read_range(store.keys.audio("s1"), "-", "+", 10)
+    assert [msgspec.json.decode(fields[15])["seq"] for _, fields in chunks] == []

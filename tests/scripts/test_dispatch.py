@@ -1,5 +1,6 @@
-"""Rules 10, 11, 25 and the parking of what cannot be dispatched: reading, choosing, trimming are
-one step, whoever calls."""
+"""dispatch_jobs: reading, choosing and trimming are one step, for any number of callers; entries
+that cannot be dispatched become dead letters (rules 10, 11, 25).
+"""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from redis.exceptions import ResponseError
 from eventsched.errors import InvalidMessage
 from eventsched.store.cell import Store
 from eventsched.store.client import open_client
-from eventsched.store.replies import decode_text, named_fields_of
+from eventsched.store.replies import named_fields_of
 from eventsched.store.transport import RedisTransport
 from tests.dispatch_entries import fields_of, line_of
 from tests.fixtures_store import TimedStore
@@ -28,7 +29,7 @@ from tests.scripts.jobs_of import (
     order_of_dispatch,
     reply,
     speak,
-    take_parked,
+    take_dead_letters,
 )
 from tests.server_kinds import Server
 
@@ -49,12 +50,12 @@ async def test_rule_11_12_entries_a_call_and_how_many_are_left(store: TimedStore
     await store.join(slots=64)
     await speak(store, "s1", count=18)
     entries = await store.read_range(store.keys.dispatch, "-", "+", 100)
-    told = await store.dispatch_jobs()
-    assert (told.jobs, told.left, told.last_id) == (12, 6, entries[11][0])
-    told = await store.dispatch_jobs()
-    assert (told.jobs, told.left, told.last_id) == (6, 0, entries[17][0])
-    told = await store.dispatch_jobs()
-    assert (told.jobs, told.left, told.last_id) == (0, 0, "0-0")
+    reply = await store.dispatch_jobs()
+    assert (reply.jobs, reply.left, reply.last_id) == (12, 6, entries[11][0])
+    reply = await store.dispatch_jobs()
+    assert (reply.jobs, reply.left, reply.last_id) == (6, 0, entries[17][0])
+    reply = await store.dispatch_jobs()
+    assert (reply.jobs, reply.left, reply.last_id) == (0, 0, "0-0")
     await check(store)
 
 
@@ -66,17 +67,17 @@ async def test_rule_11_racing_dispatchers_dispatch_each_job_once(
         await speak(store, f"s{i}", count=20)
     jobs = 0
 
-    async def run(one: Store) -> None:
+    async def run(dispatcher: Store) -> None:
         nonlocal jobs
         while True:
-            told = await one.dispatch_jobs()
-            jobs += told.jobs
-            if not told.left:
+            reply = await dispatcher.dispatch_jobs()
+            jobs += reply.jobs
+            if not reply.left:
                 return
 
     async with anyio.create_task_group() as group:
-        for one in dispatchers:
-            group.start_soon(run, one)
+        for dispatcher in dispatchers:
+            group.start_soon(run, dispatcher)
     assert jobs == 200
     messages = [message["j"] for message in await assigned(store, node)]
     assert len(messages) == len(set(messages)) == 200
@@ -86,8 +87,8 @@ async def test_rule_11_racing_dispatchers_dispatch_each_job_once(
     await check(store)
 
 
-async def work_of(store: TimedStore) -> tuple[str, dict[str, Any]]:
-    """The newest entry of `work` as it is, and what it says."""
+async def newest_entry(store: TimedStore) -> tuple[str, dict[str, Any]]:
+    """The newest entry of the dispatch queue as text, and decoded."""
     ((_, fields),) = await store.read_range(store.keys.dispatch, "-", "+", 1, newest_first=True)
     named = named_fields_of(fields)
     assert named["k"] == b"utterance"
@@ -95,28 +96,28 @@ async def work_of(store: TimedStore) -> tuple[str, dict[str, Any]]:
     return text, fields_of(text)
 
 
-async def put_work(store: TimedStore, d: str | dict[str, Any], k: str = "utterance") -> None:
-    told = d if isinstance(d, str) else msgspec.json.encode(d).decode()
+async def put_entry(store: TimedStore, d: str | dict[str, Any], k: str = "utterance") -> None:
+    text = d if isinstance(d, str) else msgspec.json.encode(d).decode()
     key = store.keys.dispatch
-    await store.transport.command("XADD", key, "*", "k", k, "d", told, key=key)
+    await store.transport.command("XADD", key, "*", "k", k, "d", text, key=key)
 
 
-async def test_rule_10_the_same_work_again_has_no_effect_at_any_time(store: TimedStore) -> None:
+async def test_rule_10_a_repeated_entry_has_no_effect_at_any_time(store: TimedStore) -> None:
     """While it runs, while it waits, after it ended: the key is taken."""
     node = await store.join(slots=1)
     await speak(store, "s1")
-    first, _ = await work_of(store)
+    first, _ = await newest_entry(store)
     await store.dispatch()
     await speak(store, "s2")
-    second, _ = await work_of(store)
+    second, _ = await newest_entry(store)
     await store.dispatch()
     before = await store.types()
-    await put_work(store, first)
-    await put_work(store, second)
+    await put_entry(store, first)
+    await put_entry(store, second)
     assert await store.dispatch() == 0
     await reply(store, node, (await assigned(store, node))[0]["j"])
     after = await store.types()
-    await put_work(store, first)
+    await put_entry(store, first)
     assert await store.dispatch() == 0
     assert await store.types() == after
     assert after[: len(before)] == before
@@ -136,17 +137,17 @@ async def test_rule_34_the_longest_names_there_are_are_dispatched(store: TimedSt
 async def test_rule_10_a_target_that_is_named_twice_is_one_job(store: TimedStore) -> None:
     await store.join(slots=4)
     await speak(store, "s1")
-    told, _ = await work_of(store)
+    entry, _ = await newest_entry(store)
     key = store.keys.dispatch
     await store.transport.command("XDEL", key, await store.last_id(key), key=key)
-    assert told.count(" es/0 ") == 1
-    await put_work_at_now(store, told.replace(" es/0 ", " es/0,es/0 "))
+    assert entry.count(" es/0 ") == 1
+    await put_entry_at_now(store, entry.replace(" es/0 ", " es/0,es/0 "))
     assert await store.dispatch() == 1
     assert (await store.read_hash(store.keys.counters))["obsolete"] == "1"
     await check(store)
 
 
-async def test_rule_25_work_whose_outcome_has_ended_is_obsolete(store: TimedStore) -> None:
+async def test_rule_25_an_entry_whose_outcome_has_ended_is_obsolete(store: TimedStore) -> None:
     await store.join()
     session = await speak(store, "s1", count=2)
     await store.close_session(session.session, session.epoch)
@@ -161,10 +162,10 @@ async def test_rule_25_work_whose_outcome_has_ended_is_obsolete(store: TimedStor
     await check(store)
 
 
-async def test_rule_25_work_of_a_session_that_is_retired_is_obsolete(store: TimedStore) -> None:
+async def test_rule_25_an_entry_of_a_retired_session_is_obsolete(store: TimedStore) -> None:
     await store.join()
     session = await speak(store, "s1")
-    told, _ = await work_of(store)
+    entry, _ = await newest_entry(store)
     await store.dispatch()
     (dispatched,) = await logged(store, "JobDispatched")
     await store.close_session(session.session, session.epoch)
@@ -173,7 +174,7 @@ async def test_rule_25_work_of_a_session_that_is_retired_is_obsolete(store: Time
         await store.timers()
     assert await logged(store, "SessionRetired") != []
     assert await job_record(store, dispatched.job) == {}
-    await put_work(store, told)
+    await put_entry(store, entry)
     assert await store.dispatch() == 0
     assert len(await logged(store, "JobDispatched")) == 1
 
@@ -210,24 +211,24 @@ POISON: dict[str, dict[str, Any] | str] = {
 
 
 @pytest.mark.parametrize("case", POISON)
-async def test_a_poisoned_entry_is_parked_before_it_wrote_and_the_others_go_on(
+async def test_an_unreadable_entry_is_dead_lettered_before_a_write_and_the_others_go_on(
     store: TimedStore, case: str
 ) -> None:
     node = await store.join(slots=1)  # one job runs, one waits: both ways are tried
     await speak(store, "s1")
     await speak(store, "s3")
-    _, good = await work_of(store)
+    _, good = await newest_entry(store)
     store.tick(1)
     wrong = POISON[case]
     if isinstance(wrong, dict):
         wrong = line_of({k: v for k, v in (good | wrong).items() if v is not None})
     key = store.keys.dispatch
     await store.transport.command("XDEL", key, await store.last_id(key), key=key)
-    await put_work_at_now(store, wrong)  # in place of the good one, whose outcome is open
+    await put_entry_at_now(store, wrong)  # in place of the good one, whose outcome is open
     store.tick(1)
     await speak(store, "s2")
     await store.dispatch()
-    (parked,) = await take_parked(store)
+    (parked,) = await take_dead_letters(store)
     assert (parked["from"], parked["k"], parked["partial"]) == ("dispatch", "utterance", "0")
     assert parked["d"] == wrong
     assert parked["reason"]
@@ -238,13 +239,15 @@ async def test_a_poisoned_entry_is_parked_before_it_wrote_and_the_others_go_on(
     await check(store)
 
 
-async def put_work_at_now(store: TimedStore, d: str) -> None:
+async def put_entry_at_now(store: TimedStore, d: str) -> None:
     key = store.keys.dispatch
     parts = ("XADD", key, f"{store.at_ms}-*", "k", "utterance", "d", d)
     await store.transport.command(*parts, key=key)
 
 
-async def test_what_fails_after_it_wrote_is_parked_as_partial(store: TimedStore) -> None:
+async def test_an_entry_that_fails_after_a_write_is_dead_lettered_as_partial(
+    store: TimedStore,
+) -> None:
     """The node's inbox is broken from outside: the error comes after the slot was taken."""
     await store.join()
     key = store.keys.inbox("n1")
@@ -252,7 +255,7 @@ async def test_what_fails_after_it_wrote_is_parked_as_partial(store: TimedStore)
     await speak(store, "s1")
     await speak(store, "s2", targets=["fr"])
     assert await store.dispatch() == 1
-    (parked,) = await take_parked(store)
+    (parked,) = await take_dead_letters(store)
     assert parked["partial"] == "1"
     assert "WRONGTYPE" in parked["reason"]
     assert (await last(store, "JobQueued")).target == "fr"
@@ -267,30 +270,35 @@ async def test_a_command_that_fails_before_the_first_write_names_its_error(
     key = store.keys.active_revision("group")
     await store.transport.command("HSET", key, "a", "b", key=key)
     await store.dispatch()
-    (parked,) = await take_parked(store)
+    (parked,) = await take_dead_letters(store)
     assert parked["partial"] == "0"
     assert "WRONGTYPE" in parked["reason"]
     await store.transport.command("DEL", key, key=key)
-    await put_work(store, parked["d"])  # put back, it is dispatched
+    await put_entry(store, parked["d"])  # put back, it is dispatched
     assert await store.dispatch() == 1
     await check(store)
 
 
 async def group_of(store: TimedStore) -> dict[str, Any]:
-    """What the server says of the group that goes with `work`."""
+    """The consumer group of the dispatch queue as the server reports it."""
     key = store.keys.dispatch
-    (group,) = await store.transport.command("XINFO", "GROUPS", key, key=key)
-    return named_fields_of(group)
+    (reply,) = await store.transport.command("XINFO", "GROUPS", key, key=key)
+    flat = [part for pair in reply.items() for part in pair] if isinstance(reply, dict) else reply
+    return {_word(flat[i]): flat[i + 1] for i in range(0, len(flat), 2)}
+
+
+def _word(text: bytes | str) -> str:
+    return text if isinstance(text, str) else text.decode()
 
 
 async def test_the_group_says_how_far_dispatch_is(store: TimedStore) -> None:
-    """For whoever looks with XINFO; nothing is read by it."""
+    """For readers of XINFO; no entry is read through the group."""
     await store.join(slots=64)
     await speak(store, "s1", count=14)
     for left in (2, 0):
-        told = await store.dispatch_jobs()
+        reply = await store.dispatch_jobs()
         group = await group_of(store)
-        assert decode_text(group["last-delivered-id"]) == told.last_id
+        assert _word(group["last-delivered-id"]) == reply.last_id
         assert (group["lag"], group["pending"], group["consumers"]) == (left, 0, 0)
 
 

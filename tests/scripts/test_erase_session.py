@@ -1,4 +1,4 @@
-"""erase_session: it is on record, once, that the key of an encrypted session is destroyed."""
+"""erase_session: the log records, once, that the key of an encrypted session is destroyed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def retired(store: TimedStore) -> SessionGrant:
 async def test_the_key_is_in_the_opening_event_and_in_every_assignment(store: TimedStore) -> None:
     node = await store.join()
     session, plain = await store.open(key=KEY), await store.open("plain")
-    assert [one.data.key for one in await events(store, "SessionOpened")] == [KEY, ""]
+    assert [event.data.key for event in await events(store, "SessionOpened")] == [KEY, ""]
     await store.say(session, 0, end_of_utterance=True)
     await store.say(plain, 0, end_of_utterance=True)
     await store.dispatch()
@@ -54,7 +54,7 @@ async def test_a_retired_session_is_erased_as_well(store: TimedStore) -> None:
     assert (await store.types())[-2:] == ["SessionRetired", "SessionErased"]
 
 
-async def test_asking_again_appends_nothing(store: TimedStore, redis: Client) -> None:
+async def test_a_repeated_call_appends_nothing(store: TimedStore, redis: Client) -> None:
     session = await closed(store)
     replies = [store.erase_session(session.session, KEY) for _ in range(10)]
     assert sorted(await asyncio.gather(*replies)) == [*["duplicate"] * 9, "ok"]
@@ -99,8 +99,8 @@ async def test_what_is_malformed_changes_nothing(
 ) -> None:
     await closed(store)
     before = await contents(redis, store)
-    told = await code_of(store, "erase_session", name, key)
-    assert told.startswith(f"INVALID_MESSAGE {field}:")
+    refusal = await code_of(store, "erase_session", name, key)
+    assert refusal.startswith(f"INVALID_MESSAGE {field}:")
     assert await contents(redis, store) == before
 
 

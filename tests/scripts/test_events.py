@@ -1,4 +1,4 @@
-"""events.lua and events.py name the same events with the same fields, of the same types."""
+"""events.lua and events.py have the same events with the same fields of the same types."""
 
 from __future__ import annotations
 
@@ -40,25 +40,27 @@ def body(name: str) -> str:
 
 
 def written(name: str) -> dict[str, str]:
-    """Each field that the function writes, with how its value begins where the text says so."""
-    found = dict[str, str]()
+    """Each field that the function writes, with the first character of its value if the text shows
+    it.
+    """
+    fields_written = dict[str, str]()
     for node in walk(tree(body(name))):
         if node.type == "string":
-            found |= dict(_KEY.findall(text_of(node)))
+            fields_written |= dict(_KEY.findall(text_of(node)))
         if node.type == "field" and (key := node.child_by_field_name("name")) is not None:
-            found[text_of(key)] = "?"
-    found |= dict.fromkeys(re.findall(r'"(\w+)":\' \.\. json\.quote\(', body(name)), '"')
+            fields_written[text_of(key)] = "?"
+    fields_written |= dict.fromkeys(re.findall(r'"(\w+)":\' \.\. json\.quote\(', body(name)), '"')
     for function, begins in (("json.string_field", '"'), ("json.list_field", "[")):
         for _, arguments in calls(body(name), of=function):
-            found[text_of(arguments[0]).strip("'")] = begins
-    return found
+            fields_written[text_of(arguments[0]).strip("'")] = begins
+    return fields_written
 
 
 def begins(kind: Any) -> str:
-    """How JSON of this type begins, but for numbers."""
+    """The first character of JSON of this type; empty for numbers."""
     if get_origin(kind) is list:
         return "["
-    if kind is str or (get_args(kind) and all(isinstance(one, str) for one in get_args(kind))):
+    if kind is str or (get_args(kind) and all(isinstance(word, str) for word in get_args(kind))):
         return '"'
     return ""
 
@@ -84,8 +86,8 @@ def test_a_field_that_is_written_as_text_has_the_type_of_its_struct(name: str) -
 
 @pytest.mark.parametrize("name", sorted(STRUCTS))
 def test_a_function_appends_events_of_its_own_type(name: str) -> None:
-    told = set(re.findall(r"'([A-Z]\w+)'", FUNCTIONS[f"events.{name}"]))
-    assert told & set(STRUCTS) == {name}
+    names = set(re.findall(r"'([A-Z]\w+)'", FUNCTIONS[f"events.{name}"]))
+    assert names & set(STRUCTS) == {name}
 
 
 def test_no_other_file_appends_an_event() -> None:
@@ -95,5 +97,5 @@ def test_no_other_file_appends_an_event() -> None:
                 continue
             source = file.read_text(encoding="utf-8")
             for _, arguments in calls(source.partition("\n")[2], of="write"):
-                words = [text_of(one) for one in arguments]
+                words = [text_of(argument) for argument in arguments]
                 assert not (words[0] == "'XADD'" and "'v'" in words), f"{file.name}: {words}"

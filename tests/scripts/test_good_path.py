@@ -1,4 +1,4 @@
-"""The main job by its scripts alone: chunk, finalize, dispatch, result, delivery, close."""
+"""The main path by its scripts alone: chunk, finalize, dispatch, result, delivery, close."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ async def test_one_utterance_goes_all_the_way(store: TimedStore) -> None:
     (message,) = await store.inbox(node)
     assert message["t"] == "assign" and message["count"] == 2 and message["ms"] == 200
     await store.answer(node, message)
-    (heard,) = await store.out(session)
-    assert heard["outcome"] == "result" and heard["i"] == f"1:{len(heard['b'])}"
+    (entry,) = await store.out(session)
+    assert entry["outcome"] == "result" and entry["i"] == f"1:{len(entry['b'])}"
     assert await store.close_session(session.session, session.epoch) == "ok"
     assert await store.types() == [
         "NodeRegistered",

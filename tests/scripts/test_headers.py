@@ -1,4 +1,4 @@
-"""Each script's header, its locals, its row in the table and its Python call say the same."""
+"""The header of each script agrees with its locals, its row in the table and its Python call."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ def test_only_opening_ingest_and_registration_stop_for_want_of_memory(name: str)
 @pytest.mark.parametrize("name", NAMES)
 def test_a_header_opens_with_the_name_and_has_every_part(name: str) -> None:
     assert source(name).split("\n")[1].startswith(f"-- {name}: ")
-    told = header(name)
-    assert told.keys == ("log_key",)
-    assert told.args[0] == "now_arg"
-    assert told.reply
-    assert told.bound
+    parts = header(name)
+    assert parts.keys == ("log_key",)
+    assert parts.args[0] == "now_arg"
+    assert parts.reply
+    assert parts.bound
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -70,7 +70,7 @@ def test_no_body_reads_an_argument_by_its_number(name: str) -> None:
     """But for the script whose arguments are sections of any length."""
     root = tree(source(name).partition("\n")[2])
     indexed = [text(node) for node in walk(root) if node.type == "bracket_index_expression"]
-    by_number = [one for one in indexed if re.match(r"(?:KEYS|ARGV)\[", one)]
+    by_number = [expression for expression in indexed if re.match(r"(?:KEYS|ARGV)\[", expression)]
     assert by_number == [] or lua_library.Arguments.of(source(name)).has_sections
     assert not re.search(r"ARGV\[\d+\]", "".join(by_number))
 
@@ -89,7 +89,11 @@ def test_items_have_the_fields_that_the_header_names(name: str) -> None:
         return
     assert all(re.fullmatch(r"[a-z_0-9]+", field) for field in arguments.fields)
     indexed = [text(node) for node in walk(root) if node.type == "dot_index_expression"]
-    read = {one.partition(".")[2] for one in indexed if one.startswith(f"{arguments.item}.")}
+    read = {
+        expression.partition(".")[2]
+        for expression in indexed
+        if expression.startswith(f"{arguments.item}.")
+    }
     assert read == set(arguments.fields)
 
 
@@ -102,9 +106,9 @@ def test_a_bound_of_items_is_the_one_that_the_loader_keeps(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_a_header_refuses_is_a_code_and_in_the_source(name: str) -> None:
-    told, whole = header(name).refusals, lua_library.library_of([name]).source
-    assert told <= set(errors.BY_CODE)
-    for code in told:
+    refusals, whole = header(name).refusals, lua_library.library_of([name]).source
+    assert refusals <= set(errors.BY_CODE)
+    for code in refusals:
         parts = ["validate.invalid(", f"'{code} field="] if code == "INVALID_MESSAGE" else [code]
         assert any(part in whole.replace("function validate.invalid(", "") for part in parts), code
 
@@ -120,21 +124,21 @@ def test_what_a_script_refuses_itself_is_in_its_header(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_a_header_appends_is_an_event_and_in_the_source(name: str) -> None:
-    told = header(name).events
-    if told is None:
+    appended = header(name).events
+    if appended is None:
         assert name == "fire_timers"
         return
-    for kind in told & VOCABULARY:
+    for kind in appended & VOCABULARY:
         assert re.search(rf"(?<!function )events\.{kind}\b", lua_library.library().source), kind
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_a_script_appends_itself_is_in_its_header(name: str) -> None:
     body = code_of(name)
-    told = header(name).events
+    appended = header(name).events
     own = set(re.findall(r"\bevents\.([A-Z]\w+)", body))
     assert own <= VOCABULARY
-    assert told is None or own <= told
+    assert appended is None or own <= appended
 
 
 def table() -> dict[str, tuple[str, str]]:
@@ -150,23 +154,23 @@ def test_the_table_has_a_row_for_every_script_and_no_other() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_row_says_what_its_header_says(name: str) -> None:
     refusals, appended = table()[name]
-    told = header(name)
-    assert set(re.findall(r"[A-Z_]{4,}", refusals)) == told.refusals
-    if told.events is None:
+    parts = header(name)
+    assert set(re.findall(r"[A-Z_]{4,}", refusals)) == parts.refusals
+    if parts.events is None:
         assert appended.strip().startswith("any but")
     else:
-        assert set(re.findall(r"[A-Z][A-Za-z]+", appended)) == told.events & VOCABULARY
+        assert set(re.findall(r"[A-Z][A-Za-z]+", appended)) == parts.events & VOCABULARY
 
 
 @dataclass
 class Counting:
-    """The real transport; notes how many arguments each script was given."""
+    """The real transport; records the number of arguments of each script."""
 
     inner: Any
-    given: dict[str, int]
+    counts: dict[str, int]
 
     async def run(self, script: str, keys: Sequence[str], args: Sequence[Arg]) -> Any:
-        self.given[script] = len(args)
+        self.counts[script] = len(args)
         assert len(keys) == len(header(script).keys)
         return await self.inner.run(script, keys, args)
 
@@ -174,8 +178,8 @@ class Counting:
 async def test_the_typed_calls_give_as_many_arguments_as_the_headers_name(
     store: TimedStore,
 ) -> None:
-    given: dict[str, int] = {}
-    counted = Store(Counting(store.transport, given), store.cell, now_ms=lambda: store.at_ms)  # type: ignore[arg-type]
+    counts: dict[str, int] = {}
+    counted = Store(Counting(store.transport, counts), store.cell, now_ms=lambda: store.at_ms)  # type: ignore[arg-type]
     session, node = store.keys.full("s1"), store.keys.full("n1")
     opened: dict[str, Any] = {
         "name": "s1", "token": "t", "tenant": "acme", "source": "en", "targets": ["es"],
@@ -218,5 +222,5 @@ async def test_the_typed_calls_give_as_many_arguments_as_the_headers_name(
             await make()
         except Refused as refused:
             assert refused.code in header(script).refusals
-        assert given[script] == len(header(script).args) + more, script
+        assert counts[script] == len(header(script).args) + more, script
         assert header(script).has_more == bool(more), script

@@ -21,6 +21,7 @@ from tests.scripts.lua_syntax import (
 )
 
 FOLDER = files("eventsched") / "lua"
+COLUMNS_MAX = 100
 UPVALUES_MAX, LOCALS_MAX = 60, 200
 """Limits of Lua 5.1 for one function."""
 READS = {
@@ -33,9 +34,9 @@ READS = {
 
 def names_in(folder: str) -> list[str]:
     return sorted(
-        one.name.removesuffix(".lua")
-        for one in FOLDER.joinpath(folder).iterdir()
-        if one.name.endswith(".lua")
+        file.name.removesuffix(".lua")
+        for file in FOLDER.joinpath(folder).iterdir()
+        if file.name.endswith(".lua")
     )
 
 
@@ -59,8 +60,8 @@ def included(path: str) -> list[str]:
 
 @pytest.mark.parametrize("path", FILES)
 def test_a_file_includes_exactly_the_modules_that_it_uses(path: str) -> None:
-    given = set() if "/" in path else lua_library.Arguments.of(read(path)).locals
-    used = free_names(code(path)) - BUILTINS - given
+    arguments = set() if "/" in path else lua_library.Arguments.of(read(path)).locals
+    used = free_names(code(path)) - BUILTINS - arguments
     assert sorted(used) == included(path)
 
 
@@ -73,9 +74,14 @@ def test_an_include_is_a_line_of_its_own(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", FILES)
+def test_no_line_is_longer_than_100_columns(path: str) -> None:
+    assert [line for line in read(path).splitlines() if len(line) > COLUMNS_MAX] == []
+
+
+@pytest.mark.parametrize("path", FILES)
 def test_no_local_hides_a_module_that_the_file_includes(path: str) -> None:
-    given = set() if "/" in path else lua_library.Arguments.of(read(path)).locals
-    assert {*declared_names(code(path)), *given} & set(included(path)) == set()
+    arguments = set() if "/" in path else lua_library.Arguments.of(read(path)).locals
+    assert {*declared_names(code(path)), *arguments} & set(included(path)) == set()
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -111,7 +117,9 @@ def test_every_write_goes_through_the_module_write(path: str) -> None:
 @pytest.mark.parametrize("path", FILES)
 def test_every_member_of_a_module_that_a_file_uses_exists(path: str) -> None:
     """Lua would notice only when the line runs."""
-    single_keys = set(re.findall(r"'(\w+)'", read("include/keys").partition("local ones")[2]))
+    single_keys = set(
+        re.findall(r"'(\w+)'", read("include/keys").partition("local single_keys")[2])
+    )
     for node in walk(tree(code(path))):
         if node.type != "dot_index_expression" or len(node.children) != 3:
             continue

@@ -1,4 +1,4 @@
-"""append_audio and finalize_utterances: what an utterance is (rules 1-4, 7, 33)."""
+"""append_audio and finalize_utterances: the limits of an utterance (rules 1 to 4, 7 and 33)."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from tests.scripts.calls import append, call, chunk, code_of, contents, events, 
 
 
 async def chunks_of(store: TimedStore, name: str = "s1") -> list[tuple[int, int]]:
-    """(seq, utterance) of the chunks that are kept."""
-    kept = await store.read_range(store.keys.audio(name), "-", "+", 10_000)
-    told = [msgspec.json.decode(fields[15]) for _, fields in kept]
-    return [(d["seq"], d["utterance"]) for d in told]
+    """(seq, utterance) of the stored chunks."""
+    chunks = await store.read_range(store.keys.audio(name), "-", "+", 10_000)
+    data = [msgspec.json.decode(fields[15]) for _, fields in chunks]
+    return [(d["seq"], d["utterance"]) for d in data]
 
 
 async def test_rule_1_a_finalize_of_another_index_is_a_counted_duplicate(
@@ -43,8 +43,8 @@ async def test_rule_1_a_finalize_of_another_index_is_a_counted_duplicate(
 async def test_rule_1_racing_finalizes_have_one_effect(store: TimedStore) -> None:
     session = await store.open()
     await store.say(session, 0)
-    asked = (store.finalize_utterance(session.session, 1, 0) for _ in range(20))
-    replies = await asyncio.gather(*asked)
+    calls = (store.finalize_utterance(session.session, 1, 0) for _ in range(20))
+    replies = await asyncio.gather(*calls)
     assert sorted(reply.status for reply in replies) == ["duplicate"] * 19 + ["ok"]
     assert await finalized(store) == [(0, 0, "final", 280)]
     assert await store.dispatch() == 1
@@ -66,21 +66,23 @@ async def test_rule_1_finalizes_of_one_call_are_each_answered_for_itself(
     for name in ("s1", "s2", "s3"):
         await store.say(await store.open(name), 0)
     await store.close_session(store.keys.full("s3"), 1)
-    asked = [("s1", 1, 0), ("s1", 1, 0), ("s2", 2, 0), ("s1", 1, 1), ("s3", 1, 0), ("s3", 1, 1),
+    finalizes = [("s1", 1, 0), ("s1", 1, 0), ("s2", 2, 0), ("s1", 1, 1), ("s3", 1, 0), ("s3", 1, 1),
              ("s4", 1, 0), ("s2", 1, 0)]  # fmt: skip
     replies = await store.finalize_utterances([
         Finalize(session=store.keys.full(name), epoch=epoch, utterance=number)
-        for name, epoch, number in asked
+        for name, epoch, number in finalizes
     ])  # fmt: skip
-    assert [one.code if isinstance(one, Refused) else one.status for one in replies] == [
+    assert [reply.code if isinstance(reply, Refused) else reply.status for reply in replies] == [
         "ok", "duplicate", "INVALID_MESSAGE", "duplicate", "duplicate", "SESSION_CLOSED",
         "SESSION_UNKNOWN", "ok",
     ]  # fmt: skip
     ended = await events(store, "UtteranceFinalized")
-    assert [store.keys.full(name) for name in ("s3", "s1", "s2")] == [one.session for one in ended]
+    assert [store.keys.full(name) for name in ("s3", "s1", "s2")] == [
+        event.session for event in ended
+    ]
     for name in ("s1", "s2"):
-        kept = await store.read_hash(store.keys.session(name))
-        assert (kept["utterance"], kept["turn"], heard_of(kept)["count"]) == ("1", "1", "0")
+        fields = await store.read_hash(store.keys.session(name))
+        assert (fields["utterance"], fields["turn"], heard_of(fields)["count"]) == ("1", "1", "0")
 
 
 @pytest.mark.parametrize(
@@ -202,8 +204,8 @@ async def test_rule_3_an_empty_last_chunk_ends_what_is_buffered(store: TimedStor
     assert reply == Receipt("ok", 1, (0,))
     (event,) = await events(store, "UtteranceFinalized")
     assert (event.data.count, event.data.bytes, event.data.ms) == (2, 3_200, 100)
-    kept = await store.read_range(store.keys.audio("s1"), event.data.first, event.data.last, 10)
-    assert len(kept) == event.data.count
+    chunks = await store.read_range(store.keys.audio("s1"), event.data.first, event.data.last, 10)
+    assert len(chunks) == event.data.count
 
 
 async def test_rule_3_an_empty_last_chunk_after_a_pause_belongs_to_nothing(
@@ -269,8 +271,8 @@ async def test_rule_7_a_chunk_sent_again_has_no_effect(store: TimedStore, redis:
 async def test_rule_7_racing_senders_of_one_chunk_store_it_once(store: TimedStore) -> None:
     session = await store.open()
     for seq in range(5):
-        asked = (store.say(session, seq, end_of_utterance=seq == 4) for _ in range(10))
-        replies = await asyncio.gather(*asked)
+        calls = (store.say(session, seq, end_of_utterance=seq == 4) for _ in range(10))
+        replies = await asyncio.gather(*calls)
         assert sorted(reply.status for reply in replies) == ["duplicate"] * 9 + ["ok"]
     assert await counts(store) == [5]
 
@@ -287,28 +289,28 @@ async def test_rule_7_a_gap_names_the_expected_chunk(store: TimedStore, redis: C
 
 
 async def test_rule_7_within_a_batch_each_chunk_counts_before_the_next(store: TimedStore) -> None:
-    one, two = await store.open("s1"), await store.open("s2")
+    first, second = await store.open("s1"), await store.open("s2")
     big = b"x" * 65_537
     replies = await store.append_audio(
         [
-            chunk(one, 0), chunk(two, 0, end_of_utterance=True), chunk(one, 1),
-            chunk(one, 1), chunk(one, 3),
-            chunk(one, 2, payload=big), chunk(one, 2, end_of_utterance=True), chunk(two, 2),
-            chunk(one, 3),
+            chunk(first, 0), chunk(second, 0, end_of_utterance=True), chunk(first, 1),
+            chunk(first, 1), chunk(first, 3),
+            chunk(first, 2, payload=big), chunk(first, 2, end_of_utterance=True), chunk(second, 2),
+            chunk(first, 3),
         ]
     )  # fmt: skip
-    told = [r.status if isinstance(r, Receipt) else r.code for r in replies]
-    assert told == [
+    statuses = [r.status if isinstance(r, Receipt) else r.code for r in replies]
+    assert statuses == [
         "ok", "ok", "ok", "duplicate", "SEQ_GAP", "CHUNK_TOO_LARGE", "ok", "SEQ_GAP", "ok",
     ]  # fmt: skip
     assert [(e.session, e.data.count) for e in await events(store, "UtteranceFinalized")] == [
-        (two.session, 1), (one.session, 3),
+        (second.session, 1), (first.session, 3),
     ]  # fmt: skip
     assert await chunks_of(store) == [(0, 0), (1, 0), (2, 0), (3, 1)]
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("overrides", "message"),
     [
         ({"payload": b"x" * 65_537}, "CHUNK_TOO_LARGE limit=65536 B"),
         ({"ms": 19}, "INVALID_MESSAGE ms: 20 to 1000 ms"),
@@ -323,12 +325,12 @@ async def test_rule_7_within_a_batch_each_chunk_counts_before_the_next(store: Ti
     ],
 )
 async def test_append_refuses_what_is_malformed(
-    store: TimedStore, redis: Client, given: dict[str, Any], told: str
+    store: TimedStore, redis: Client, overrides: dict[str, Any], message: str
 ) -> None:
     session = await store.open()
     await store.say(session, 0)
     before = await contents(redis, store)
-    assert await refused(store, chunk(session, **{"seq": 1} | given)) == told
+    assert await refused(store, chunk(session, **{"seq": 1} | overrides)) == message
     assert await contents(redis, store) == before
 
 
@@ -369,11 +371,11 @@ async def test_a_chunk_after_close_is_refused(store: TimedStore, redis: Client) 
 async def test_racing_append_and_close_lose_no_chunk_that_was_taken(store: TimedStore) -> None:
     for number in range(8):
         session = await store.open(f"s{number}")
-        said, _ = await asyncio.gather(
+        replies, _ = await asyncio.gather(
             store.append_audio([chunk(session, 0)]), store.close_session(session.session, 1)
         )
         ends = [event.session for event in await events(store, "UtteranceFinalized")]
-        assert ends.count(session.session) == isinstance(said[0], Receipt)
+        assert ends.count(session.session) == isinstance(replies[0], Receipt)
 
 
 async def test_audio_is_kept_while_its_outcome_is_open(store: TimedStore) -> None:
@@ -391,7 +393,7 @@ async def test_audio_is_kept_while_its_outcome_is_open(store: TimedStore) -> Non
     assert [seq for seq, _ in await chunks_of(store)] == [2, 3, 4]
 
 
-async def test_audio_of_what_is_settled_goes(store: TimedStore) -> None:
+async def test_audio_without_an_open_outcome_is_trimmed(store: TimedStore) -> None:
     node, session = await store.join(), await store.open()
     await store.say(session, 0, end_of_utterance=True)
     await store.dispatch()
@@ -409,8 +411,8 @@ async def test_finalized_names_its_chunks_and_its_turn_for_dispatch(store: Timed
     await store.dispatch()
     (event,) = await events(store, "UtteranceFinalized")
     (message,) = await store.inbox(node)
-    kept = await store.read_range(store.keys.audio("s1"), event.data.first, event.data.last, 10)
-    assert [chunk_id for chunk_id, _ in kept] == [event.data.first, event.data.last]
+    chunks = await store.read_range(store.keys.audio("s1"), event.data.first, event.data.last, 10)
+    assert [chunk_id for chunk_id, _ in chunks] == [event.data.first, event.data.last]
     for field in ("first", "last", "count", "bytes", "ms", "padding_ms", "turn", "utterance"):
         assert message[field] == getattr(event.data, field), field
     assert (event.traceparent, message["tp"]) == ("00-ab-cd-01", "00-ab-cd-01")

@@ -1,4 +1,6 @@
-"""Rule 19: each lease ends at its own time, though one timer watches over all of a registration."""
+"""Rule 19, lease duration: each lease ends at its own time, although one timer covers a
+registration.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from eventsched.store.role_commands import TimerReply
 from tests.fixtures_store import START_MS, TimedStore
 from tests.job_record import falsify
 from tests.scripts.cell_state import check, zset
-from tests.scripts.jobs_of import assigned, last, logged, reply, speak, take_parked
+from tests.scripts.jobs_of import assigned, last, logged, reply, speak, take_dead_letters
 
 HOUR_MS = 3_600_000
 LEASE_MS = 31_000
@@ -21,7 +23,7 @@ LEASE_MS = 31_000
 
 @pytest.fixture
 async def calm(store: TimedStore) -> TimedStore:
-    """Nothing but leases ends within the hour."""
+    """Within the hour only leases end."""
     slow = {"node_lost_ms": HOUR_MS, "idle_ms": HOUR_MS, "queue_timeout_ms": HOUR_MS}
     await store.configure_cell(slow | {"delivery_gap_timeout_ms": HOUR_MS}, overwrite=True)
     return store
@@ -33,7 +35,7 @@ async def say(store: TimedStore, name: str, count: int = 1) -> None:
 
 
 async def until(store: TimedStore, ms: int) -> None:
-    """It is so late after the start, and a timer has fired each timer at its very time."""
+    """Advance to this time after the start; each timer fires exactly when it is due."""
     while store.at_ms < START_MS + ms:
         await store.timers()
         next_ms = (await store.fire_timers()).next_ms or HOUR_MS
@@ -42,28 +44,28 @@ async def until(store: TimedStore, ms: int) -> None:
 
 
 async def ended(store: TimedStore) -> list[tuple[str, int]]:
-    """Attempts that ended without a result: `<session>/<utterance>`, how late after the start."""
-    told = []
+    """Attempts that ended without a result: `<session>/<utterance>`, and the ms after the start."""
+    ends = []
     for event in await logged(store, "AttemptEnded"):
         assert event.data.reason == "lease"
-        told.append((said(event.job), event.ms - START_MS))
-    return told
+        ends.append((utterance_name(event.job), event.ms - START_MS))
+    return ends
 
 
-def said(job: str) -> str:
+def utterance_name(job: str) -> str:
     _, session, utterance, *_ = job.split(":")
     return f"{session.partition('.')[2]}/{utterance}"
 
 
 async def extend(store: TimedStore, node: NodeGrant, job: str, more_ms: int) -> int:
-    asked: dict[str, Any] = {"job": job, "attempt": 1, "more_ms": more_ms}
-    return await store.extend_lease(node.node, node.epoch, **asked) - START_MS
+    defaults: dict[str, Any] = {"job": job, "attempt": 1, "more_ms": more_ms}
+    return await store.extend_lease(node.node, node.epoch, **defaults) - START_MS
 
 
-async def watched(store: TimedStore) -> dict[str, int]:
-    """When each registration's leases are looked at, after the start."""
+async def timers_of(store: TimedStore) -> dict[str, int]:
+    """The time after the start at which the leases of each registration are checked."""
     timers = await zset(store, store.keys.timers)
-    return {one: ms - START_MS for one, ms in timers.items() if one.startswith("leases|")}
+    return {member: ms - START_MS for member, ms in timers.items() if member.startswith("leases|")}
 
 
 async def test_rule_19_a_registration_has_one_timer_however_much_it_holds(
@@ -73,7 +75,7 @@ async def test_rule_19_a_registration_has_one_timer_however_much_it_holds(
     await say(calm, "s1", 2)
     calm.tick(5_000)
     await say(calm, "s2")
-    assert await watched(calm) == {"leases|n1|1": 15_000}
+    assert await timers_of(calm) == {"leases|n1|1": 15_000}
     await check(calm)
 
 
@@ -96,7 +98,7 @@ async def test_rule_19_a_lease_that_was_extended_ends_at_its_new_time(calm: Time
     node = await calm.join()
     await say(calm, "s1", 2)
     first = (await assigned(calm, node))[0]["j"]
-    for _ in range(2):  # asked again, it says the same
+    for _ in range(2):  # a repeated call gets the same reply
         assert await extend(calm, node, first, 45_000) == 45_000
     await until(calm, 32_000)
     assert await ended(calm) == [("s1/1", LEASE_MS)]
@@ -114,14 +116,14 @@ async def test_rule_19_leases_of_two_nodes_end_each_at_its_own_time(calm: TimedS
     await say(calm, "s2")
     await until(calm, 4_002)
     await say(calm, "s3")
-    assert await watched(calm) == {"leases|n1|1": 15_000, "leases|n2|1": 19_001}
+    assert await timers_of(calm) == {"leases|n1|1": 15_000, "leases|n2|1": 19_001}
     await until(calm, 36_000)
     assert await ended(calm) == [("s1/0", 31_000), ("s2/0", 35_001), ("s3/0", 35_002)]
     await check(calm)
 
 
 async def ends_at_once(calm: TimedStore, leases: int) -> TimerReply:
-    """All of one node's, in one call at their last ms."""
+    """All leases of one node, in one call at their last ms."""
     await calm.join(slots=leases)
     await say(calm, "s1", leases)
     await until(calm, LEASE_MS - 1)
@@ -137,7 +139,7 @@ async def test_rule_19_what_ends_at_once_ends_16_a_call_by_its_key(calm: TimedSt
     await calm.timers()
     keys = [event.job for event in await logged(calm, "AttemptEnded")]
     assert keys == sorted(event.job for event in (await logged(calm, "JobDispatched"))[:20])
-    assert await watched(calm) == {"leases|n1|1": LEASE_MS + 15_000}
+    assert await timers_of(calm) == {"leases|n1|1": LEASE_MS + 15_000}
     await check(calm)
 
 
@@ -147,7 +149,9 @@ async def test_rule_19_16_that_end_at_once_are_all_in_one_call(calm: TimedStore)
     assert len(await ended(calm)) == 16
 
 
-async def test_rule_19_what_is_left_of_one_node_goes_before_another(calm: TimedStore) -> None:
+async def test_rule_19_remaining_leases_of_a_node_end_before_those_of_another(
+    calm: TimedStore,
+) -> None:
     """Of leases that end at the same time, in the next call: a call stays short."""
     await calm.join("n1", slots=17)
     await say(calm, "s1", 17)
@@ -173,7 +177,7 @@ async def test_rule_19_leases_whose_timer_was_lost_end_in_the_order_of_their_end
     calm.tick(40_000)
     await redis.zadd(calm.keys.timers, {"leases|n1|1": calm.at_ms})
     await calm.fire_timers()
-    assert [one for one, _ in await ended(calm)] == ["s1/1", "s1/0"]
+    assert [job for job, _ in await ended(calm)] == ["s1/1", "s1/0"]
 
 
 async def test_rule_19_a_late_timekeeper_ends_leases_in_the_order_of_their_ends(
@@ -189,7 +193,7 @@ async def test_rule_19_a_late_timekeeper_ends_leases_in_the_order_of_their_ends(
     assert len(await calm.log("JobDispatched")) == 3
     calm.tick(60_000)
     await calm.timers()
-    assert [one for one, _ in await ended(calm)] == ["s1/0", "s2/0", "s3/0"]
+    assert [job for job, _ in await ended(calm)] == ["s1/0", "s2/0", "s3/0"]
     await check(calm)
 
 
@@ -221,12 +225,12 @@ async def test_rule_19_leases_of_a_registration_that_is_over_end_too(
     rest = (await logged(calm, "AttemptEnded"))[16:]
     assert {(event.data.reason, event.ms - START_MS) for event in rest} == {("lease", LEASE_MS)}
     assert len(rest) == 4
-    assert await watched(calm) == {"leases|n1|1": 46_000, "leases|n1|2": 35_000}
+    assert await timers_of(calm) == {"leases|n1|1": 46_000, "leases|n1|2": 35_000}
     await until(calm, 35_999)
     await check(calm)
     await until(calm, 36_000 + LEASE_MS)
     await calm.timers()
-    assert "leases|n1|1" not in await watched(calm)
+    assert "leases|n1|1" not in await timers_of(calm)
     await check(calm)
 
 
@@ -241,7 +245,7 @@ async def test_rule_19_a_lease_ends_while_its_node_drains(calm: TimedStore) -> N
 
 
 @pytest.mark.parametrize("idle_ms", [10_000, 15_000, 20_000])
-async def test_rule_19_a_node_that_was_idle_is_watched_again(
+async def test_rule_19_a_node_that_was_idle_has_a_timer_again(
     calm: TimedStore, idle_ms: int
 ) -> None:
     """The timer of earlier leases is still there, due just now, or gone."""
@@ -249,7 +253,7 @@ async def test_rule_19_a_node_that_was_idle_is_watched_again(
     await say(calm, "s1")
     calm.tick(100)
     assert await reply(calm, node, (await assigned(calm, node))[0]["j"]) == "ok"
-    assert await watched(calm) == {"leases|n1|1": 15_000}
+    assert await timers_of(calm) == {"leases|n1|1": 15_000}
     await until(calm, idle_ms)
     await say(calm, "s2")
     await check(calm)
@@ -258,7 +262,7 @@ async def test_rule_19_a_node_that_was_idle_is_watched_again(
     await check(calm)
 
 
-async def test_rule_19_a_slot_that_is_given_back_and_taken_in_one_call_is_watched(
+async def test_rule_19_a_slot_released_and_acquired_in_one_call_has_a_timer(
     calm: TimedStore,
 ) -> None:
     """After the last lease of a node has ended, in a result or by its time, the next one begins."""
@@ -266,7 +270,7 @@ async def test_rule_19_a_slot_that_is_given_back_and_taken_in_one_call_is_watche
     await say(calm, "s1", 3)
     await until(calm, 16_000)
     first = (await assigned(calm, node))[0]["j"]
-    for expected in ("ok", "DUPLICATE_RESULT"):  # asked again, it moves nothing
+    for expected in ("ok", "DUPLICATE_RESULT"):  # a repeated call changes nothing
         assert await reply(calm, node, first) == expected
     assert (await last(calm, "JobDispatched")).rule == "fill"
     await check(calm)
@@ -282,7 +286,7 @@ async def test_rule_19_a_timer_that_is_due_too_late_comes_sooner(
     await calm.join()
     await redis.zadd(calm.keys.timers, {"leases|n1|1": START_MS + HOUR_MS})
     await say(calm, "s1")
-    assert await watched(calm) == {"leases|n1|1": 15_000}
+    assert await timers_of(calm) == {"leases|n1|1": 15_000}
 
 
 async def test_rule_19_a_lease_that_cannot_be_ended_does_not_keep_others(
@@ -293,7 +297,7 @@ async def test_rule_19_a_lease_that_cannot_be_ended_does_not_keep_others(
     await falsify(redis, calm, (await logged(calm, "JobDispatched"))[0].job, "core", 5)
     await until(calm, LEASE_MS)
     assert await ended(calm) == [("s1/1", LEASE_MS)]
-    (parked,) = await take_parked(calm)
+    (parked,) = await take_dead_letters(calm)
     assert (parked["from"], parked["id"], parked["partial"]) == ("timers", "leases|n1|1", "0")
 
 
@@ -305,5 +309,5 @@ async def test_rule_19_leases_that_cannot_be_ended_are_not_tried_again_and_again
     for event in await logged(calm, "JobDispatched"):
         await falsify(redis, calm, event.job, "core", 5)
     await until(calm, LEASE_MS + 14_999)
-    assert len(await take_parked(calm)) == 16
-    assert await watched(calm) == {"leases|n1|1": LEASE_MS + 15_000}
+    assert len(await take_dead_letters(calm)) == 16
+    assert await timers_of(calm) == {"leases|n1|1": LEASE_MS + 15_000}

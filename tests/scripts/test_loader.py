@@ -1,4 +1,4 @@
-"""The loader, and the twins: keys in Lua and Python, codes in the table and in the domain."""
+"""The loader; keys in Lua and Python are the same, and refusal codes are those of rule 32."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from eventsched.store.client import Client, open_client
 from eventsched.store.transport import RedisTransport
 from tests.functions import load_functions
 from tests.known_keys import is_known
-from tests.scripts.probing import add_script
+from tests.scripts.added_scripts import add_script
 from tests.server_kinds import Server
 
 RULE_32 = {
@@ -31,18 +31,18 @@ RULE_32 = {
 
 @pytest.fixture
 def lua(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """Lua files by path, in place of those of the package."""
-    found: dict[str, str] = {}
+    """Lua files by path, instead of those of the package."""
+    texts: dict[str, str] = {}
 
     def read(path: str) -> str:
-        if path not in found:
+        if path not in texts:
             raise lua_library.IncludeError(f"no such Lua file: {path}")
-        return found[path]
+        return texts[path]
 
     monkeypatch.setattr(lua_library, "_read", read)
     for root in lua_library.ROOTS:
-        found[f"include/{root}.lua"] = f"-- {root}\nreturn {{}}\n"
-    return found
+        texts[f"include/{root}.lua"] = f"-- {root}\nreturn {{}}\n"
+    return texts
 
 
 def test_includes_stand_before_their_users_once(lua: dict[str, str]) -> None:
@@ -182,7 +182,7 @@ INCLUDES = files("eventsched") / "lua" / "include"
 CALL_LUA, KEYS_LUA = (
     (INCLUDES / name).read_text(encoding="utf-8") for name in ("call.lua", "keys.lua")
 )
-ONES = re.findall(r"'(\w+)'", KEYS_LUA.partition("local ones = {")[2].partition("}")[0])
+ONES = re.findall(r"'(\w+)'", KEYS_LUA.partition("local single_keys = {")[2].partition("}")[0])
 IN_PYTHON = {"counters": "counters", "class": "node_class"}
 ARGS: dict[str, tuple[str | int, ...]] = {
     "audio": ("s",), "inbox": ("n",), "outbox": ("s",), "session": ("s",), "outcomes": ("s",),
@@ -213,8 +213,8 @@ async def _in_lua(client: Client, body: str) -> Any:
 
 async def test_single_keys_are_the_same_in_lua_and_python(client: Client) -> None:
     for kind in ONES:
-        told = await _in_lua(client, f"return keys.{kind}")
-        assert told.decode() == getattr(Keys("c7"), IN_PYTHON.get(kind, kind))
+        key = await _in_lua(client, f"return keys.{kind}")
+        assert key.decode() == getattr(Keys("c7"), IN_PYTHON.get(kind, kind))
     assert (await _in_lua(client, "return keys.log")).decode() == Keys("c7").log
     assert (await _in_lua(client, "return keys.full('x')")).decode() == Keys("c7").full("x")
 
@@ -225,8 +225,8 @@ async def test_keys_with_an_id_are_the_same_in_lua_and_python(client: Client) ->
         name = "requirements_of" if kind == "requirements" else IN_PYTHON.get(kind, kind)
         key = getattr(keys, name)(*args)
         parts = [str(args[0]), ":".join(map(str, args[1:]))]
-        given = ", ".join(f"'{part}'" for part in parts if part)
-        assert (await _in_lua(client, f"return keys.of('{kind}', {given})")).decode() == key
+        arguments = ", ".join(f"'{part}'" for part in parts if part)
+        assert (await _in_lua(client, f"return keys.of('{kind}', {arguments})")).decode() == key
 
 
 def test_every_kind_that_scripts_build_is_a_row_of_the_table() -> None:
@@ -290,8 +290,8 @@ def test_rule_32_a_reply_becomes_the_class_of_its_code() -> None:
 def test_rule_32_every_refusal_says_what_to_do_about_it() -> None:
     """INVALID_MESSAGE brings its own remedy; of the others each has one."""
     for code, kind in errors.BY_CODE.items():
-        given = {"field": "a", "limit": "1", "remedy": "send 1"}
-        assert str(kind(code, given)).endswith("; send 1")
+        fields = {"field": "a", "limit": "1", "remedy": "send 1"}
+        assert str(kind(code, fields)).endswith("; send 1")
         if kind is not errors.InvalidMessage:
             assert str(kind(code, {"epoch": "2"})) == f"{code} epoch=2; {kind.remedy}"
             assert kind.remedy

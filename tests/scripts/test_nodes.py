@@ -1,4 +1,4 @@
-"""Rule 13: registering, heartbeats, draining, losing a node."""
+"""Rule 13, node registration: registering, heartbeats, draining, loss of a node."""
 
 from __future__ import annotations
 
@@ -26,9 +26,13 @@ async def test_rule_13_a_registration_has_an_epoch_and_a_place_to_read_from(
 ) -> None:
     node = await store.join(sources=["en", "de"], features=["tts"], version="1.2")
     assert (node.epoch, node.inbox_from, node.heartbeat_ms) == (1, "0-0", 5_000)
-    said = await last(store, "NodeRegistered")
-    assert (said.sources, said.targets, said.features) == (["de", "en"], ["es"], ["tts"])
-    assert (said.slots, said.version, said.epoch) == (2, "1.2", 1)
+    registration = await last(store, "NodeRegistered")
+    assert (registration.sources, registration.targets, registration.features) == (
+        ["de", "en"],
+        ["es"],
+        ["tts"],
+    )
+    assert (registration.slots, registration.version, registration.epoch) == (2, "1.2", 1)
     await check(store)
 
 
@@ -93,8 +97,8 @@ MALFORMED: dict[str, tuple[dict[str, Any], str]] = {
 async def test_rule_33_and_34_a_malformed_registration_is_refused_and_changes_nothing(
     store: TimedStore, case: str
 ) -> None:
-    given, field = MALFORMED[case]
-    refused = await refusal(store.join(**given))
+    fields, field = MALFORMED[case]
+    refused = await refusal(store.join(**fields))
     assert (refused.code, refused.fields["field"]) == ("INVALID_MESSAGE", field)
     assert await store.types() == []
     assert await members(store, store.keys.classes) == set()
@@ -105,9 +109,13 @@ async def test_rule_33_the_largest_registration_is_taken(store: TimedStore) -> N
     languages = [f"a{chr(97 + i % 26)}{chr(97 + i // 26)}" for i in range(64)]
     features = [f"s{i}".ljust(64, "x") for i in range(16)]
     await store.join(sources=languages, targets=languages[:16], features=features, slots=256)
-    said = await last(store, "NodeRegistered")
-    assert (len(said.sources), len(said.targets), len(said.features)) == (64, 16, 16)
-    assert said.slots == 256
+    registration = await last(store, "NodeRegistered")
+    assert (len(registration.sources), len(registration.targets), len(registration.features)) == (
+        64,
+        16,
+        16,
+    )
+    assert registration.slots == 256
     await check(store)
 
 
@@ -135,7 +143,7 @@ async def test_rule_33_a_cell_has_256_classes(store: TimedStore) -> None:
     assert len(await logged(store, "NodeRegistered")) == 257
 
 
-async def test_rule_13_the_newcomer_supersedes_and_the_older_process_is_told(
+async def test_rule_13_a_new_registration_supersedes_and_the_older_process_gets_an_error(
     store: TimedStore,
 ) -> None:
     old = await store.join(slots=1)
@@ -157,14 +165,14 @@ async def test_rule_13_the_newcomer_supersedes_and_the_older_process_is_told(
     assert (ended.reason, ended.epoch, ended.attempt) == ("superseded", 1, 1)
     again = await last(store, "JobDispatched")
     assert (again.epoch, again.attempt) == (2, 2)
-    told = await refusal(store.heartbeat_node(old.node, 1, load=0, held=[]))
-    assert told.code == "NODE_SUPERSEDED"
+    refused = await refusal(store.heartbeat_node(old.node, 1, load=0, held=[]))
+    assert refused.code == "NODE_SUPERSEDED"
     assert (await refusal(store.drain_node(old.node, 1, within_ms=0))).code == "NODE_SUPERSEDED"
     assert await reply(store, old, message["j"]) == "NODE_MISMATCH"
     await check(store)
 
 
-async def test_rule_13_a_newcomer_reads_its_inbox_from_behind_what_the_older_one_got(
+async def test_rule_13_a_new_registration_reads_its_inbox_after_the_entries_of_the_older_one(
     store: TimedStore,
 ) -> None:
     old = await store.join(slots=1)
@@ -218,7 +226,7 @@ async def test_rule_13_a_heartbeat_never_resurrects(store: TimedStore) -> None:
     await check(store)
 
 
-async def test_rule_13_a_heartbeat_is_refused_when_malformed_or_from_nobody(
+async def test_rule_13_a_malformed_or_unknown_heartbeat_is_refused(
     store: TimedStore,
 ) -> None:
     node = await store.join()
@@ -316,7 +324,7 @@ async def test_rule_13_a_node_that_holds_nothing_is_drained_at_once(store: Timed
     await check(store)
 
 
-async def test_rule_13_what_a_draining_node_holds_after_its_bound_goes_elsewhere(
+async def test_rule_13_leases_of_a_draining_node_after_its_time_are_dispatched_again(
     store: TimedStore,
 ) -> None:
     node = await store.join("n1", slots=20)
@@ -377,7 +385,7 @@ async def test_rule_13_a_silent_node_that_drains_is_lost(store: TimedStore) -> N
     await check(store)
 
 
-async def test_rule_13_a_registration_serves_those_who_wait(store: TimedStore) -> None:
+async def test_rule_13_a_registration_serves_waiting_jobs(store: TimedStore) -> None:
     await speak(store, "s1")
     await store.dispatch()
     assert (await last(store, "JobQueued")).reason == "NO_POOL_FOR_LANG_PAIR"

@@ -1,4 +1,6 @@
-"""mark_playback: sound that plays to a speaker is no pause of theirs (rule 5)."""
+"""mark_playback: while synthesised speech plays to a speaker, a pause does not end an utterance
+(rule 5).
+"""
 
 from __future__ import annotations
 
@@ -104,7 +106,7 @@ async def test_rule_5_every_open_playback_has_to_end(store: TimedStore) -> None:
     assert await finalized(store) == [(0, 0, "pause", 220)]
 
 
-async def test_rule_5_a_deadline_ends_what_nobody_ends(store: TimedStore) -> None:
+async def test_rule_5_a_deadline_ends_a_playback_without_an_end(store: TimedStore) -> None:
     session = await store.open()
     begun = store.at_ms
     await mark(store, session, started=True)
@@ -146,7 +148,7 @@ async def test_an_ended_playback_of_a_silent_session_leaves_no_timer(store: Time
     assert timers == [f"idle|{session.session}".encode()]
 
 
-async def test_rule_5_only_where_it_is_heard(store: TimedStore) -> None:
+async def test_rule_5_only_at_the_session_that_listens(store: TimedStore) -> None:
     listen_language, origin = await store.open(), await store.open("origin")
     await store.say(listen_language, 0)
     await store.say(origin, 0)
@@ -156,7 +158,7 @@ async def test_rule_5_only_where_it_is_heard(store: TimedStore) -> None:
     assert [e.session for e in await events(store, "UtteranceFinalized")] == [origin.session]
 
 
-async def test_a_mark_said_again_is_a_duplicate(store: TimedStore, redis: Client) -> None:
+async def test_a_repeated_playback_mark_is_a_duplicate(store: TimedStore, redis: Client) -> None:
     session = await store.open()
     assert await mark(store, session, started=False) == "duplicate"
     assert await mark(store, session, started=True) == "ok"
@@ -171,8 +173,8 @@ async def test_a_mark_said_again_is_a_duplicate(store: TimedStore, redis: Client
 async def test_racing_marks_have_one_effect(store: TimedStore) -> None:
     session = await store.open()
     for started in (True, False):
-        asked = (mark(store, session, started=started) for _ in range(10))
-        replies = await asyncio.gather(*asked)
+        calls = (mark(store, session, started=started) for _ in range(10))
+        replies = await asyncio.gather(*calls)
         assert sorted(replies) == ["duplicate"] * 9 + ["ok"]
     assert await store.types() == ["SessionOpened", "PlaybackStarted", "PlaybackEnded"]
 
@@ -203,8 +205,8 @@ async def test_mark_refuses_what_is_malformed(
     args: list[str | int] = [1, store.keys.full("s1"), "es", 0, 1]
     args[place] = value
     before = await contents(redis, store)
-    told = await code_of(store, "mark_playback", "s1", *args)
-    assert told.startswith("INVALID_MESSAGE")
+    refusal = await code_of(store, "mark_playback", "s1", *args)
+    assert refusal.startswith("INVALID_MESSAGE")
     assert await contents(redis, store) == before
     assert await call(store, "mark_playback", "s1", 1, store.keys.full("s1"), "es", 0, 1) == b"ok"
 

@@ -1,4 +1,4 @@
-"""Rules 21 to 24 and 26: who may speak for a job, once, and with what."""
+"""Rules 21 to 24 and 26: which reports of a job count, once, and with which contents."""
 
 from __future__ import annotations
 
@@ -32,25 +32,25 @@ async def others(store: TimedStore, server: Server) -> AsyncIterator[list[Store]
         await client.aclose()
 
 
-async def running(store: TimedStore, **given: Any) -> tuple[NodeGrant, str]:
+async def running(store: TimedStore, **overrides: Any) -> tuple[NodeGrant, str]:
     """A node that runs one job."""
-    node = await store.join(**given)
+    node = await store.join(**overrides)
     await speak(store, "s1")
     await store.dispatch()
     return node, (await assigned(store, node))[0]["j"]
 
 
-async def say_anything(
+async def refusals_of_token(
     store: TimedStore, node: NodeGrant, job: str, attempt: int, epoch: int | None = None
 ) -> set[str]:
-    """Result, partial and extend with this token: the codes that they are refused with."""
+    """Result, partial and extension with this token: the codes of their refusals."""
     epoch = node.epoch if epoch is None else epoch
     result = NodeResult(job=job, attempt=attempt, status="ok", body=b"stale")
-    told = await store.record_results(node.node, epoch, [result])
-    told += await store.send_partials(node.node, epoch, [(job, attempt, b"stale")])
-    codes = {one.code for one in told if one is not None}
-    assert len(told) == 2
-    assert None not in told
+    replies = await store.record_results(node.node, epoch, [result])
+    replies += await store.send_partials(node.node, epoch, [(job, attempt, b"stale")])
+    codes = {reply.code for reply in replies if reply is not None}
+    assert len(replies) == 2
+    assert None not in replies
     extended = await refusal(
         store.extend_lease(node.node, epoch, job=job, attempt=attempt, more_ms=1_000)
     )
@@ -69,7 +69,7 @@ async def test_rule_21_a_stale_token_is_refused_recorded_and_has_no_effect(
         (node, 2, 1, "ATTEMPT_MISMATCH"),
     ):
         before = len(await logged(store))
-        assert await say_anything(store, who, job, attempt, epoch) == {code}
+        assert await refusals_of_token(store, who, job, attempt, epoch) == {code}
         refused = (await logged(store))[before:]
         assert [e.type for e in refused] == ["ResultRefused"] * 3
         assert [e.data.what for e in refused] == ["result", "partial", "extend"]
@@ -86,16 +86,18 @@ async def test_rule_21_a_stale_token_is_refused_recorded_and_has_no_effect(
 async def test_rule_21_an_unknown_job_is_refused_and_not_recorded(store: TimedStore) -> None:
     node, _ = await running(store)
     before = await store.types()
-    assert await say_anything(store, node, "acme:none:0:translation:es:none", 1) == {"JOB_UNKNOWN"}
-    assert await say_anything(store, node, "", 1) == {"JOB_UNKNOWN"}
+    assert await refusals_of_token(store, node, "acme:none:0:translation:es:none", 1) == {
+        "JOB_UNKNOWN"
+    }
+    assert await refusals_of_token(store, node, "", 1) == {"JOB_UNKNOWN"}
     assert await store.types() == before
 
 
 async def test_rule_21_the_older_attempt_on_the_same_node_is_stale(store: TimedStore) -> None:
     node, job = await running(store, slots=1)
-    given: dict[str, Any] = {"status": "failed", "code": "BROKEN", "retryable": True}
-    assert await reply(store, node, job, 1, **given) == "ok"
-    assert await say_anything(store, node, job, 1) == {"ATTEMPT_MISMATCH"}
+    failure: dict[str, Any] = {"status": "failed", "code": "BROKEN", "retryable": True}
+    assert await reply(store, node, job, 1, **failure) == "ok"
+    assert await refusals_of_token(store, node, job, 1) == {"ATTEMPT_MISMATCH"}
     assert await reply(store, node, job, 2) == "ok"
     await check(store)
 
@@ -106,10 +108,10 @@ async def test_rule_21_while_the_job_waits_again_its_old_token_has_lost_the_leas
     node, job = await running(store, slots=1)
     await speak(store, "s2")
     await store.dispatch()
-    given: dict[str, Any] = {"status": "failed", "code": "BROKEN", "retryable": True}
-    assert await reply(store, node, job, 1, **given) == "ok"
-    assert await say_anything(store, node, job, 1) == {"LEASE_LOST"}
-    assert await say_anything(store, node, job, 2) == {"LEASE_LOST"}
+    failure: dict[str, Any] = {"status": "failed", "code": "BROKEN", "retryable": True}
+    assert await reply(store, node, job, 1, **failure) == "ok"
+    assert await refusals_of_token(store, node, job, 1) == {"LEASE_LOST"}
+    assert await refusals_of_token(store, node, job, 2) == {"LEASE_LOST"}
     await check(store)
 
 
@@ -126,7 +128,7 @@ async def test_rule_21_a_lost_node_holds_nothing_even_before_its_job_is_dispatch
     ended = {e.job for e in await logged(store, "AttemptEnded")}
     held = [job for job in dispatched if job not in ended]
     assert len(held) == 1
-    assert await say_anything(store, node, held[0], 1) == {"LEASE_LOST"}
+    assert await refusals_of_token(store, node, held[0], 1) == {"LEASE_LOST"}
     await store.timers()
     await check(store)
 
@@ -159,17 +161,17 @@ async def test_rule_23_many_at_once_say_the_same_and_one_counts(
     store: TimedStore, others: list[Store]
 ) -> None:
     node, job = await running(store)
-    told: list[str] = []
+    codes: list[str] = []
 
-    async def send(one: Store, status: Any, code: str) -> None:
+    async def send(other: Store, status: Any, code: str) -> None:
         result = NodeResult(job=job, attempt=1, status=status, code=code)
-        (refused,) = await one.record_results(node.node, node.epoch, [result])
-        told.append(refused.code if refused else "ok")
+        (refused,) = await other.record_results(node.node, node.epoch, [result])
+        codes.append(refused.code if refused else "ok")
 
     async with anyio.create_task_group() as group:
-        for i, one in enumerate(others):
-            group.start_soon(send, one, *[("ok", ""), ("no_speech", ""), ("failed", "X")][i % 3])
-    assert sorted(told) == ["DUPLICATE_RESULT"] * 7 + ["ok"]
+        for i, other in enumerate(others):
+            group.start_soon(send, other, *[("ok", ""), ("no_speech", ""), ("failed", "X")][i % 3])
+    assert sorted(codes) == ["DUPLICATE_RESULT"] * 7 + ["ok"]
     assert len(await logged(store, "ResultDelivered")) == 1
     await check(store)
 
@@ -190,8 +192,8 @@ async def test_rule_23_a_complete_result_replaces_an_empty_one_that_waits_behind
     await check(store)
     assert await reply(store, node, second, body=b"later") == "DUPLICATE_RESULT"
     assert await reply(store, node, first, body=b"one") == "ok"
-    heard = [(m["utterance"], m["outcome"], m["b"]) for m in await store.out(session)]
-    assert heard == [(0, "result", b"one"), (1, "result", b"late")]
+    outcomes = [(m["utterance"], m["outcome"], m["b"]) for m in await store.out(session)]
+    assert outcomes == [(0, "result", b"one"), (1, "result", b"late")]
     assert await reply(store, node, second, body=b"latest") == "DUPLICATE_RESULT"
     await check(store)
 
@@ -231,8 +233,8 @@ async def test_rule_22_audio_is_in_the_output_and_named_in_the_log(store: TimedS
     assert recorded.data.audio_bytes == 512_000
     assert recorded.data.audio_sha256 == sha
     session = await store.resume_session(store.keys.full("s1"), "new")
-    (heard,) = await store.out(session)
-    assert heard["a"] == AUDIO
+    (entry,) = await store.out(session)
+    assert entry["a"] == AUDIO
 
 
 MALFORMED: dict[str, tuple[dict[str, Any], str]] = {
@@ -258,14 +260,16 @@ async def test_rule_22_a_malformed_result_is_refused_and_the_others_count(
     await speak(store, "s1", count=2)
     await store.dispatch()
     first, second = [message["j"] for message in await assigned(store, node)]
-    given, field = MALFORMED[case]
-    asked: dict[str, Any] = {"job": first, "attempt": 1, "status": "ok"}
+    fields, field = MALFORMED[case]
+    defaults: dict[str, Any] = {"job": first, "attempt": 1, "status": "ok"}
     good = NodeResult(job=second, attempt=1, status="ok")
-    told = await store.record_results(node.node, node.epoch, [NodeResult(**asked | given), good])
-    assert told[0] is not None
-    assert told[0].code == "INVALID_MESSAGE"
-    assert told[0].fields["field"] == field
-    assert told[1] is None
+    replies = await store.record_results(
+        node.node, node.epoch, [NodeResult(**defaults | fields), good]
+    )
+    assert replies[0] is not None
+    assert replies[0].code == "INVALID_MESSAGE"
+    assert replies[0].fields["field"] == field
+    assert replies[1] is None
     assert len(await logged(store, "ResultRecorded")) == 1
     await check(store)
 
@@ -295,12 +299,12 @@ async def test_the_largest_calls_are_taken(store: TimedStore) -> None:
     held = [(job, 1)] * 256
     assert await store.heartbeat_node(node.node, node.epoch, load=0, held=held) == []
     result = NodeResult(job=job, attempt=1, status="ok")
-    told = await store.record_results(node.node, node.epoch, [result] * 16)
-    assert [one and one.code for one in told] == [None] + ["DUPLICATE_RESULT"] * 15
+    replies = await store.record_results(node.node, node.epoch, [result] * 16)
+    assert [reply and reply.code for reply in replies] == [None] + ["DUPLICATE_RESULT"] * 15
     await check(store)
 
 
-async def test_rule_26_a_partial_goes_to_the_listeners_and_nowhere_else(
+async def test_rule_26_a_partial_is_appended_to_outboxes_alone(
     store: TimedStore,
 ) -> None:
     node, job = await running(store)
@@ -308,14 +312,14 @@ async def test_rule_26_a_partial_goes_to_the_listeners_and_nowhere_else(
     assert await store.send_partials(node.node, node.epoch, [(job, 1, b"he")] * 2) == [None, None]
     assert await store.types() == before
     session = await store.resume_session(store.keys.full("s1"), "new")
-    heard = await store.out(session)
-    assert [(m["t"], m["target"], m["attempt"], m["b"]) for m in heard] == [
+    entries = await store.out(session)
+    assert [(m["t"], m["target"], m["attempt"], m["b"]) for m in entries] == [
         ("partial", "es", 1, b"he")
     ] * 2
-    told = await store.send_partials(
+    replies = await store.send_partials(
         node.node, node.epoch, [(job, 0, b""), (job, 1, b"x" * 65_537), (job, 1, b"ok")]
     )
-    assert [one and one.fields["field"] for one in told] == ["attempt", "body", None]
+    assert [reply and reply.fields["field"] for reply in replies] == ["attempt", "body", None]
     await reply(store, node, job)
     (late,) = await store.send_partials(node.node, node.epoch, [(job, 1, b"late")])
     assert late is not None
@@ -346,5 +350,5 @@ async def test_rule_25_a_live_attempt_whose_outcome_ended_is_cancelled_and_its_s
         "JobDispatched",
     ]
     assert (await last(store, "AttemptEnded")).reason == "cancelled"
-    assert await say_anything(store, node, job, 1) == {"LEASE_LOST"}
+    assert await refusals_of_token(store, node, job, 1) == {"LEASE_LOST"}
     await check(store)

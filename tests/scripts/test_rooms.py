@@ -1,4 +1,6 @@
-"""Who hears an utterance: the speaker alone, or the other members of a room (rule 12)."""
+"""The recipients of an utterance: the speaker alone, or the other members of a room (rule 12,
+audience).
+"""
 
 from __future__ import annotations
 
@@ -13,10 +15,13 @@ from tests.fixtures_store import TimedStore
 from tests.scripts.calls import contents, events
 
 
-async def owed(store: TimedStore) -> list[dict[str, list[str]]]:
+async def recipients_of(store: TimedStore) -> list[dict[str, list[str]]]:
     """Target -> recipients (names) of each finalized utterance."""
     return [
-        {one.target: [who.partition(".")[2] for who in one.to] for one in event.data.targets}
+        {
+            target.target: [who.partition(".")[2] for who in target.to]
+            for target in event.data.targets
+        }
         for event in await events(store, "UtteranceFinalized")
     ]
 
@@ -35,12 +40,12 @@ async def test_rule_12_alone_there_is_one_job_per_target_for_the_speaker(
     node = await store.join(targets=["es", "fr", "it"], slots=8)
     session = await store.open(targets=["fr", "es"])
     await store.say(session, 0, end_of_utterance=True)
-    assert await owed(store) == [{"es": [], "fr": []}]
+    assert await recipients_of(store) == [{"es": [], "fr": []}]
     assert await store.dispatch() == 2
     for message in await store.inbox(node):
         await store.answer(node, message)
-    heard = {one["target"]: one["delivery_no"] for one in await store.out(session)}
-    assert heard == {"es": 0, "fr": 0}
+    numbers = {entry["target"]: entry["delivery_no"] for entry in await store.out(session)}
+    assert numbers == {"es": 0, "fr": 0}
 
 
 async def test_rule_12_in_a_room_there_is_one_job_per_language_that_others_hear(
@@ -52,25 +57,25 @@ async def test_rule_12_in_a_room_there_is_one_job_per_language_that_others_hear(
     other = await enter(store, "c", "fr")
     mute = await enter(store, "deaf", "")
     await store.say(speaker, 0, end_of_utterance=True)
-    assert await owed(store) == [{"es": ["a", "b"], "fr": ["c"]}]
+    assert await recipients_of(store) == [{"es": ["a", "b"], "fr": ["c"]}]
     assert await store.dispatch() == 2
     for message in await store.inbox(node):
         await store.answer(node, message)
     for session in listeners:
-        (heard,) = await store.out(session)
-        assert (heard["session"], heard["target"]) == (speaker.session, "es")
-    assert [one["target"] for one in await store.out(other)] == ["fr"]
+        (entry,) = await store.out(session)
+        assert (entry["session"], entry["target"]) == (speaker.session, "es")
+    assert [entry["target"] for entry in await store.out(other)] == ["fr"]
     assert await store.out(speaker) == []
     assert await store.out(mute) == []
 
 
-async def test_rule_12_with_nobody_else_who_hears_the_alone_rule_applies(
+async def test_rule_12_without_another_listener_the_rule_for_one_speaker_applies(
     store: TimedStore,
 ) -> None:
     speaker = await enter(store, "speaker", "fr")
     await enter(store, "deaf", "")
     await store.say(speaker, 0, end_of_utterance=True)
-    assert await owed(store) == [{"it": []}]
+    assert await recipients_of(store) == [{"it": []}]
 
 
 async def test_rule_12_members_are_read_when_the_utterance_is_finalized(store: TimedStore) -> None:
@@ -82,7 +87,11 @@ async def test_rule_12_members_are_read_when_the_utterance_is_finalized(store: T
     await store.say(speaker, 2, end_of_utterance=True)
     await store.close_session(later.session, 1)
     await store.say(speaker, 3, end_of_utterance=True)
-    assert await owed(store) == [{"es": ["late"]}, {"es": ["late", "later"]}, {"es": ["late"]}]
+    assert await recipients_of(store) == [
+        {"es": ["late"]},
+        {"es": ["late", "later"]},
+        {"es": ["late"]},
+    ]
     numbers = [e.data.targets[0].delivery_no for e in await events(store, "UtteranceFinalized")]
     assert numbers == [0, 1, 2]
 
@@ -91,7 +100,7 @@ async def test_rule_12_rooms_do_not_hear_each_other(store: TimedStore) -> None:
     speaker = await enter(store, "speaker", "it")
     await enter(store, "elsewhere", "es", room="r2")
     await store.say(speaker, 0, end_of_utterance=True)
-    assert await owed(store) == [{"it": []}]
+    assert await recipients_of(store) == [{"it": []}]
 
 
 async def test_rule_34_a_room_may_have_the_longest_name_there_is(store: TimedStore) -> None:
@@ -108,7 +117,7 @@ async def test_rule_12_a_closing_member_leaves_and_still_speaks_its_last_words(
     speaker, _ = await enter(store, "speaker", "it"), await enter(store, "b", "es")
     await store.say(speaker, 0)
     await store.close_session(speaker.session, 1)
-    assert await owed(store) == [{"es": ["b"]}]
+    assert await recipients_of(store) == [{"es": ["b"]}]
     assert await store.types() == [
         "SessionOpened", "RoomJoined", "SessionOpened", "RoomJoined", "SessionClosing",
         "UtteranceFinalized", "RoomLeft",
@@ -133,8 +142,8 @@ async def test_rule_12_the_thirty_third_member_is_refused_until_one_leaves(
 async def test_rule_12_racing_for_the_last_place_one_gets_it(store: TimedStore) -> None:
     for i in range(31):
         await enter(store, f"m{i}", "es")
-    asked = (enter(store, f"late{i}", "es") for i in range(10))
-    replies = await asyncio.gather(*asked, return_exceptions=True)
+    calls = (enter(store, f"late{i}", "es") for i in range(10))
+    replies = await asyncio.gather(*calls, return_exceptions=True)
     assert sum(isinstance(reply, SessionGrant) for reply in replies) == 1
     assert len(await store.read_hash(store.keys.room("r1"))) == 32
 
@@ -145,11 +154,13 @@ async def test_rule_12_a_full_room_makes_one_job_per_language(store: TimedStore)
     for number, language in enumerate(languages):
         await enter(store, f"m{number}", language)
     await store.say(speaker, 0, end_of_utterance=True)
-    assert await owed(store) == [{language: [f"m{i}"] for i, language in enumerate(languages)}]
+    assert await recipients_of(store) == [
+        {language: [f"m{i}"] for i, language in enumerate(languages)}
+    ]
     assert await store.dispatch() == 31
 
 
-async def test_a_racing_leaver_is_heard_by_nobody_or_by_those_who_were_there(
+async def test_a_racing_leaver_has_no_recipients_or_those_that_were_members(
     store: TimedStore,
 ) -> None:
     speaker = await enter(store, "speaker", "it")
@@ -159,7 +170,7 @@ async def test_a_racing_leaver_is_heard_by_nobody_or_by_those_who_were_there(
             store.say(speaker, number, end_of_utterance=True),
             store.close_session(member.session, 1),
         )
-    for targets in await owed(store):
+    for targets in await recipients_of(store):
         assert targets in ({"it": []}, *({"es": [f"m{i}"]} for i in range(8)))
 
 
@@ -175,7 +186,7 @@ async def test_rule_25_a_recipient_that_has_closed_is_named_as_skipped(store: Ti
     (event,) = await events(store, "ResultDelivered")
     assert event.data.to == [gone.session, stays.session]
     assert event.data.skipped == [gone.session]
-    assert [one["t"] for one in await store.out(gone)] == ["state", "state"]
+    assert [entry["t"] for entry in await store.out(gone)] == ["state", "state"]
     assert len(await store.out(stays)) == 1
 
 
@@ -186,12 +197,14 @@ async def test_rule_25_a_recipient_that_still_closes_hears_it(store: TimedStore)
     await store.say(member, 0, end_of_utterance=True)
     await store.close_session(member.session, 1)
     await store.dispatch()
-    (message,) = [one for one in await store.inbox(node) if one["session"] == speaker.session]
+    (message,) = [
+        message for message in await store.inbox(node) if message["session"] == speaker.session
+    ]
     await store.answer(node, message)
-    assert [one["t"] for one in await store.out(member)] == ["state", "result"]
+    assert [entry["t"] for entry in await store.out(member)] == ["state", "result"]
 
 
-async def test_a_speaker_without_targets_owes_nothing_until_somebody_hears(
+async def test_a_speaker_without_targets_opens_no_outcome_until_a_member_listens(
     store: TimedStore,
 ) -> None:
     room = store.keys.full("r1")
@@ -199,7 +212,7 @@ async def test_a_speaker_without_targets_owes_nothing_until_somebody_hears(
     await store.say(speaker, 0, end_of_utterance=True)
     await enter(store, "b", "es")
     await store.say(speaker, 1, end_of_utterance=True)
-    assert await owed(store) == [{}, {"es": ["b"]}]
+    assert await recipients_of(store) == [{}, {"es": ["b"]}]
     assert await store.dispatch() == 1
-    kept = await store.read_range(store.keys.audio("speaker"), "-", "+", 10)
-    assert len(kept) == 1
+    chunks = await store.read_range(store.keys.audio("speaker"), "-", "+", 10)
+    assert len(chunks) == 1

@@ -1,4 +1,6 @@
-"""open_session, resume_session and keep_alive: who may append, and until when (rules 7, 8, 18)."""
+"""open_session, resume_session and keep_alive: which producer may append, and for how long (rules
+7, 8, 18).
+"""
 
 from __future__ import annotations
 
@@ -41,8 +43,8 @@ async def test_rule_7_the_same_token_opens_once(store: TimedStore) -> None:
 
 
 async def test_rule_7_of_racing_tokens_one_opens(store: TimedStore) -> None:
-    asked = (store.open(token=f"t{i}") for i in range(20))
-    replies = await asyncio.gather(*asked, return_exceptions=True)
+    calls = (store.open(token=f"t{i}") for i in range(20))
+    replies = await asyncio.gather(*calls, return_exceptions=True)
     assert sum(isinstance(reply, InvalidMessage) for reply in replies) == 19
     assert await store.types() == ["SessionOpened"]
 
@@ -78,9 +80,9 @@ async def test_open_refuses_what_is_malformed(
     store: TimedStore, redis: Client, field: str, value: str | int
 ) -> None:
     before = await contents(redis, store)
-    told = await code_of(store, "open_session", *(OPEN | {field: value}).values())
+    refusal = await code_of(store, "open_session", *(OPEN | {field: value}).values())
     named = {"name": "session", "features": "features"}.get(field, field)
-    assert told.startswith(f"INVALID_MESSAGE {named}:")
+    assert refusal.startswith(f"INVALID_MESSAGE {named}:")
     assert await contents(redis, store) == before
 
 
@@ -124,12 +126,12 @@ async def test_rule_7_a_lower_epoch_is_superseded_everywhere(
         with pytest.raises(SessionSuperseded) as refused:
             await attempt
         assert refused.value.fields == {"epoch": "2"}
-    (kept,) = await store.keep_alive([(old.session, old.epoch, "")])
-    assert isinstance(kept, SessionSuperseded)
+    (reply,) = await store.keep_alive([(old.session, old.epoch, "")])
+    assert isinstance(reply, SessionSuperseded)
     assert await contents(redis, store) == before
 
 
-async def test_an_epoch_that_was_never_given_is_refused(store: TimedStore) -> None:
+async def test_an_unknown_epoch_is_refused(store: TimedStore) -> None:
     session = await store.open()
     with pytest.raises(InvalidMessage):
         await append(store, session, 0, epoch=2)
@@ -140,19 +142,19 @@ async def test_an_epoch_that_was_never_given_is_refused(store: TimedStore) -> No
 
 async def test_rule_7_the_same_token_resumes_once(store: TimedStore) -> None:
     session = await store.open()
-    asked = (store.resume_session(session.session, "t2") for _ in range(20))
-    replies = await asyncio.gather(*asked)
+    calls = (store.resume_session(session.session, "t2") for _ in range(20))
+    replies = await asyncio.gather(*calls)
     assert {reply.epoch for reply in replies} == {2}
     assert await store.types() == ["SessionOpened", "SessionResumed"]
 
 
-async def test_rule_7_racing_resumes_leave_one_who_may_append(store: TimedStore) -> None:
+async def test_rule_7_racing_resumes_leave_one_producer_that_may_append(store: TimedStore) -> None:
     session = await store.open()
-    asked = (store.resume_session(session.session, f"r{i}") for i in range(8))
-    grants = await asyncio.gather(*asked)
+    calls = (store.resume_session(session.session, f"r{i}") for i in range(8))
+    grants = await asyncio.gather(*calls)
     assert sorted(grant.epoch for grant in grants) == list(range(2, 10))
-    said = await asyncio.gather(*(store.say(g, 0) for g in grants), return_exceptions=True)
-    pairs = zip(grants, said, strict=True)
+    replies = await asyncio.gather(*(store.say(g, 0) for g in grants), return_exceptions=True)
+    pairs = zip(grants, replies, strict=True)
     taken = [grant.epoch for grant, reply in pairs if isinstance(reply, Receipt)]
     assert taken == [9]
 
@@ -170,12 +172,12 @@ async def test_rule_7_a_late_retry_does_not_take_the_session_back(store: TimedSt
     assert len(await events(store, "SessionResumed")) == 2
 
 
-async def test_tokens_of_the_last_eight_epochs_are_kept(store: TimedStore) -> None:
+async def test_the_tokens_of_the_last_eight_epochs_are_stored(store: TimedStore) -> None:
     session = await store.open()
     for i in range(20):
         await store.resume_session(session.session, f"r{i}")
-    kept = await store.read_hash(store.keys.session("s1"))
-    assert kept["tokens"] == ",".join(f"r{i}:{i + 2}" for i in range(12, 20))
+    fields = await store.read_hash(store.keys.session("s1"))
+    assert fields["tokens"] == ",".join(f"r{i}:{i + 2}" for i in range(12, 20))
 
 
 async def test_rule_7_resume_names_the_last_entry_that_was_handled(store: TimedStore) -> None:
@@ -186,13 +188,13 @@ async def test_rule_7_resume_names_the_last_entry_that_was_handled(store: TimedS
     await store.dispatch()
     (message,) = await store.inbox(node)
     await store.answer(node, message)
-    ((heard, _),) = await store.read_range(store.keys.outbox("s1"), "-", "+", 2)
+    ((entry, _),) = await store.read_range(store.keys.outbox("s1"), "-", "+", 2)
     assert (await store.resume_session(session.session, "t3")).out_id == "0-0"
-    await store.keep_alive([(session.session, session.epoch + 1, heard)])
-    assert (await store.resume_session(session.session, "t4")).out_id == heard
+    await store.keep_alive([(session.session, session.epoch + 1, entry)])
+    assert (await store.resume_session(session.session, "t4")).out_id == entry
 
 
-async def test_rule_7_what_is_gone_is_unknown(store: TimedStore, redis: Client) -> None:
+async def test_rule_7_a_retired_session_is_unknown(store: TimedStore, redis: Client) -> None:
     before = await contents(redis, store)
     gone = store.keys.full("gone")
     with pytest.raises(SessionUnknown):
@@ -203,10 +205,10 @@ async def test_rule_7_what_is_gone_is_unknown(store: TimedStore, redis: Client) 
         await store.close_session(gone, 1)
     with pytest.raises(SessionUnknown):
         await store.mark_playback(gone, 1, origin=gone, target="es", utterance=0, started=True)
-    (kept,) = await store.keep_alive([(gone, 1, "")])
-    assert isinstance(kept, SessionUnknown)
-    told = await code_of(store, "append_audio", "gone", 1, 0, 100, 0, b"aa", "")
-    assert told == "SESSION_UNKNOWN"
+    (reply,) = await store.keep_alive([(gone, 1, "")])
+    assert isinstance(reply, SessionUnknown)
+    refusal = await code_of(store, "append_audio", "gone", 1, 0, 100, 0, b"aa", "")
+    assert refusal == "SESSION_UNKNOWN"
     assert await contents(redis, store) == before
 
 
@@ -312,9 +314,9 @@ async def test_keep_alive_takes_32_sessions(store: TimedStore) -> None:
 
 
 async def test_keep_alive_answers_for_each_session(store: TimedStore) -> None:
-    one, two = await store.open("s1"), await store.open("s2")
-    await store.close_session(two.session, two.epoch)
-    replies = await store.keep_alive([(two.session, 1, ""), (one.session, 1, "")])
+    first, second = await store.open("s1"), await store.open("s2")
+    await store.close_session(second.session, second.epoch)
+    replies = await store.keep_alive([(second.session, 1, ""), (first.session, 1, "")])
     assert isinstance(replies[0], SessionClosedError)
     assert replies[1] is None
 

@@ -1,4 +1,6 @@
-"""Rules 15 and 18: who waits, for how long, in which order, and what a freed slot does."""
+"""Rules 15, two reasons to wait, and 18, fair waiting: the queue, its order, and the use of a freed
+slot.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from eventsched.schema.events import Event, JobDispatched, JobQueued
+from eventsched.schema.events import Event, JobDispatched, JobPromoted, JobQueued
 from eventsched.schema.keys import name_of
 from eventsched.schema.settings import Settings
 from eventsched.store.client import Client
@@ -31,7 +33,7 @@ from tests.scripts.jobs_of import (
 )
 
 
-async def work_left(store: TimedStore) -> list[dict[bytes, bytes]]:
+async def entries_left(store: TimedStore) -> list[dict[bytes, bytes]]:
     entries = await store.read_range(store.keys.dispatch, "-", "+", 100)
     return [fields_of(fields) for _, fields in entries]
 
@@ -56,8 +58,8 @@ async def test_rule_18_a_job_waits_until_its_deadline_then_fails_with_the_code_o
     store.tick(1)
     await store.timers()
     assert (await last(store, "JobFailed")).code == code
-    (heard,) = [m for m in await store.out(session) if m["t"] == "result"]
-    assert (heard["outcome"], heard["code"]) == ("failed", code)
+    (entry,) = [m for m in await store.out(session) if m["t"] == "result"]
+    assert (entry["outcome"], entry["code"]) == ("failed", code)
     await check(store)
 
 
@@ -119,7 +121,9 @@ async def test_rule_18_a_flooding_tenant_does_not_hold_up_a_small_one(store: Tim
     await check(store)
 
 
-async def test_rule_18_at_half_of_its_time_a_job_moves_to_priority_0(store: TimedStore) -> None:
+async def test_rule_18_at_half_of_its_time_a_job_is_promoted_to_priority_0(
+    store: TimedStore,
+) -> None:
     node = await store.join(slots=1)
     await speak(store, "busy")
     await store.dispatch()
@@ -127,11 +131,11 @@ async def test_rule_18_at_half_of_its_time_a_job_moves_to_priority_0(store: Time
     await store.dispatch()
     store.tick(4_999)
     await store.timers()
-    assert "aged" not in [e.data.reason for e in await logged(store, "JobQueued")]
+    assert await logged(store, "JobPromoted") == []
     store.tick(1)
     await store.timers()
-    aged = await last(store, "JobQueued")
-    assert (aged.reason, aged.priority, aged.attempt) == ("aged", 0, 1)
+    promoted = await last(store, "JobPromoted")
+    assert (promoted.priority, promoted.attempt) == (0, 1)
     await check(store)
     await speak(store, "now", priority=0, tenant="b")  # the same tag, but younger
     await store.dispatch()
@@ -139,13 +143,13 @@ async def test_rule_18_at_half_of_its_time_a_job_moves_to_priority_0(store: Time
     assert (await order_of_dispatch(store))[1] == "old/0"
     await check(store)
     await store.timers()
-    assert len([e for e in await logged(store, "JobQueued") if e.data.reason == "aged"]) == 1
+    assert len(await logged(store, "JobPromoted")) == 1
 
 
-async def test_rule_18_an_interactive_job_needs_no_ageing(store: TimedStore) -> None:
+async def test_rule_18_an_interactive_job_is_not_promoted(store: TimedStore) -> None:
     await speak(store, "s1", priority=0)
     await store.dispatch()
-    kinds = [one.partition("|")[0] for one in await zset(store, store.keys.timers)]
+    kinds = [member.partition("|")[0] for member in await zset(store, store.keys.timers)]
     assert "wait" in kinds
     assert "age" not in kinds
     store.tick(5_000)
@@ -153,7 +157,7 @@ async def test_rule_18_an_interactive_job_needs_no_ageing(store: TimedStore) -> 
     assert len(await logged(store, "JobQueued")) == 1
 
 
-async def test_rule_18_a_fill_is_of_8_slots_and_leaves_one_entry_in_work(
+async def test_rule_18_a_fill_is_of_8_slots_and_leaves_one_entry_in_the_dispatch_queue(
     store: TimedStore,
 ) -> None:
     """Ten wait and twenty slots come: eight are filled at once, two are left for `work`."""
@@ -161,7 +165,7 @@ async def test_rule_18_a_fill_is_of_8_slots_and_leaves_one_entry_in_work(
     await store.dispatch()
     node = await store.join(slots=20)
     assert len(await assigned(store, node)) == 8
-    assert await work_left(store) == [{b"k": b"fill", b"d": b"n1"}]
+    assert await entries_left(store) == [{b"k": b"fill", b"d": b"n1"}]
     await check(store, idle=False)
     await speak(store, "new")
     await store.dispatch()
@@ -172,7 +176,7 @@ async def test_rule_18_a_fill_is_of_8_slots_and_leaves_one_entry_in_work(
     await check(store)
 
 
-async def test_rule_18_what_a_fill_leaves_is_filled_by_its_entry_in_work(
+async def test_rule_18_the_entry_of_a_fill_fills_the_remaining_slots(
     store: TimedStore,
 ) -> None:
     await speak(store, "old", count=10)
@@ -268,7 +272,7 @@ async def test_rule_18_a_dispatched_again_job_keeps_its_tag_and_does_not_pay_aga
 
 
 @pytest.mark.parametrize("how", ["failed", "lease"])
-async def test_rule_18_the_slot_of_a_failed_attempt_is_compared_for_all_who_wait(
+async def test_rule_18_the_slot_of_a_failed_attempt_is_compared_for_all_waiting_jobs(
     store: TimedStore, how: str
 ) -> None:
     """The job whose attempt ended does not pass by an interactive one of another requirement."""
@@ -375,30 +379,32 @@ async def test_rule_18_from_half_of_its_time_on_only_smaller_tags_of_its_require
             await end_one(store, fails=kind == "fail")
         await store.dispatch()
     await check(store)
-    who_went_before_whom(await logged(store, "JobQueued", "JobDispatched", "JobFailed"))
+    types = ("JobQueued", "JobPromoted", "JobDispatched", "JobFailed")
+    assert_order_of_dispatch(await logged(store, *types))
 
 
 async def end_one(store: TimedStore, *, fails: bool) -> None:
     key = store.keys.leases("n1", 1)
     for job in await store.transport.command("ZRANGE", key, 0, 0, key=key):
         attempt = int((await job_record(store, job.decode()))["attempt"])
-        given: dict[str, Any] = (
+        failure: dict[str, Any] = (
             {"status": "failed", "code": "BROKEN", "retryable": True} if fails else {}
         )
         grant = await store.join(targets=["es", "fr"])
-        assert await reply(store, grant, job.decode(), attempt, **given) == "ok"
+        assert await reply(store, grant, job.decode(), attempt, **failure) == "ok"
 
 
-def who_went_before_whom(events: list[Event]) -> None:
-    """The bound, and the whole order of rule 18, as the log tells them."""
+def assert_order_of_dispatch(events: list[Event]) -> None:
+    """The bound, and the complete order of rule 18, in the events of the log."""
     waiting: dict[str, JobQueued] = {}
     since: dict[str, int] = {}
     for event in events:
         match event.data:
             case JobQueued() as data:
-                if data.reason != "aged":
-                    since[event.job] = event.ms
+                since[event.job] = event.ms
                 waiting[event.job] = data
+            case JobPromoted(priority=priority):
+                waiting[event.job] = msgspec.structs.replace(waiting[event.job], priority=priority)
             case JobDispatched() as data:
                 taken = waiting.pop(event.job, None)
                 passed = {j: w for j, w in waiting.items() if w.target == data.target}

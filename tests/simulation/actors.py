@@ -1,8 +1,9 @@
-"""Who takes part in a simulated cluster: producers, nodes, roles, and somebody who means harm.
+"""The participants of a simulated cluster: producers, nodes, roles, and a hostile caller.
 
-Owns: small actors that keep the protocol of the client and node libraries over a Store; the roles
-are the real ones. Each acts at random, from the world's seed.
-Never does: judge. What producers were told is kept in `Told`; check.py compares it with the log.
+Owns: small actors that follow the protocol of the client and node libraries over a Store; the roles
+are the real ones. Each actor acts at random, from the seed of the world.
+Never does: judge. `Observations` holds the replies to producers; check.py compares them with the
+log.
 """
 
 from __future__ import annotations
@@ -52,27 +53,27 @@ SPEECH_MS = (100, 300, 1_000)
 
 
 def core_set() -> ProjectionSet:
-    (core,) = (one for one in load_sets() if one.name == "core")
+    (core,) = (projection_set for projection_set in load_sets() if projection_set.name == "core")
     return core
 
 
 @dataclass
-class Told:
-    """What the outside world knows: acknowledged chunks, and what listeners heard."""
+class Observations:
+    """What the outside world has seen: acknowledged chunks, and the entries that listeners read."""
 
     acked: dict[str, dict[int, int]] = field(default_factory=dict)
     """session -> seq -> bytes, as acknowledged."""
-    heard: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    entries: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     opened: set[str] = field(default_factory=set)
     done: set[str] = field(default_factory=set)
     broken: list[str] = field(default_factory=list)
 
 
 class Cluster:
-    """Everybody of one seed."""
+    """All actors of one seed."""
 
-    def __init__(self, world: World, told: Told) -> None:
-        self.world, self.told, self.rng = world, told, world.rng
+    def __init__(self, world: World, observations: Observations) -> None:
+        self.world, self.observations, self.rng = world, observations, world.rng
         self.store = Store(world.transport, CELL, now_ms=world.clock)
         self.views = ProjectionStore(world.transport, CELL, now_ms=world.clock)
         self.is_calm = False
@@ -86,7 +87,7 @@ class Cluster:
         await self.world.transport.sleep(self.rng.randint(low_ms, high_ms) / 1000)
 
     async def patiently(self, call: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
-        """The reply, however often the server is away or asks to wait."""
+        """The reply, after any number of outages and requests to wait."""
         while True:
             try:
                 return await call()
@@ -102,7 +103,7 @@ class Cluster:
         self.world.start(group, group, make())
 
     def process(self, name: str) -> str:
-        """A new name: a process that is replaced while frozen wakes up beside its successor."""
+        """A new name: a process that was replaced while frozen wakes up beside its successor."""
         self._count += 1
         return f"{name}#{self._count}"
 
@@ -113,11 +114,11 @@ class Cluster:
             self.start_role(f"projector-{number}", self._project)
 
     def start_trimming(self) -> None:
-        """The log goes behind everybody: not what somebody still needs."""
+        """The log is trimmed, up to the entries that are still needed."""
         self.start_role("trimming", lambda: Trimmer(self.views).run())
 
     def start_archivers(self, path: Path, each: int) -> None:
-        """They seal the log into this folder, so that it can be trimmed behind them."""
+        """Seal the log into this folder, so that it can be trimmed."""
         _, key = ArchiveFolder.open_or_make(path, None)
         for number in range(each):
             self.start_role(f"archiver-{number}", lambda: self._archive(path, key))
@@ -139,7 +140,7 @@ class Cluster:
     async def _keep_on(
         self, step: Callable[[], Awaitable[Any]], busy: Sequence[str], idle_ms: tuple[int, int]
     ) -> None:
-        """Step after step; a pause where the server is away, and where there was nothing to do."""
+        """Step after step, with a pause if the server is away or there is nothing to do."""
         while True:
             try:
                 stepped = await step()
@@ -151,22 +152,22 @@ class Cluster:
 
     # --- producers ------------------------------------------------------------------------------
 
-    def start_producer(self, name: str, chunks: int, **asked: Any) -> None:
-        Producer(self, name, chunks, asked).start(resume=False)
+    def start_producer(self, name: str, chunks: int, **settings: Any) -> None:
+        Producer(self, name, chunks, settings).start(resume=False)
 
-    def start_node(self, name: str, **asked: Any) -> None:
-        SimNode(self, name, asked).start()
+    def start_node(self, name: str, **settings: Any) -> None:
+        SimNode(self, name, settings).start()
 
 
 class Producer:
-    """One session: speaks, listens, is killed and resumed, closes in the end."""
+    """One session: speaks, listens, is killed and resumed, closes at the end."""
 
-    def __init__(self, cluster: Cluster, name: str, chunks: int, asked: dict[str, Any]) -> None:
+    def __init__(self, cluster: Cluster, name: str, chunks: int, settings: dict[str, Any]) -> None:
         self.cluster, self.world, self.rng = cluster, cluster.world, cluster.rng
         self.name, self.session = name, f"{CELL}.{name}"
-        self.left, self.asked = chunks, asked
-        self.acked = cluster.told.acked.setdefault(self.session, {})
-        self.heard = cluster.told.heard.setdefault(self.session, [])
+        self.left, self.settings = chunks, settings
+        self.acked = cluster.observations.acked.setdefault(self.session, {})
+        self.entries = cluster.observations.entries.setdefault(self.session, [])
         self.position = "0-0"
 
     def start(self, *, resume: bool) -> None:
@@ -183,7 +184,7 @@ class Producer:
 
     async def _grant(self, token: str, resume: bool) -> SessionGrant | None:
         store = self.cluster.store
-        if resume and self.session in self.cluster.told.opened:
+        if resume and self.session in self.cluster.observations.opened:
             resumed = self.cluster.patiently(lambda: store.resume_session(self.session, token))
             try:
                 granted: SessionGrant = await resumed
@@ -207,11 +208,11 @@ class Producer:
         }
         try:
             granted = await self.cluster.patiently(
-                lambda: store.open_session(**opened | self.asked)
+                lambda: store.open_session(**opened | self.settings)
             )
         except SessionClosedError:
             return None
-        self.cluster.told.opened.add(self.session)
+        self.cluster.observations.opened.add(self.session)
         return granted
 
     async def _speak(self, token: str, resume: bool) -> None:
@@ -234,18 +235,18 @@ class Producer:
         if dice < 0.8:
             await self._append(grant)
         elif dice < 0.86:
-            asked = Finalize(
+            finalize = Finalize(
                 session=self.session, epoch=grant.epoch, utterance=self.rng.randint(0, 5)
             )
-            (reply,) = await self.cluster.patiently(lambda: store.finalize_utterances([asked]))
+            (reply,) = await self.cluster.patiently(lambda: store.finalize_utterances([finalize]))
             if isinstance(reply, Refused):
                 raise reply
         elif dice < 0.9:
             await self.cluster.patiently(
                 lambda: store.keep_alive([(self.session, grant.epoch, self.position)])
             )
-        elif self.heard:
-            result = self.rng.choice(self.heard[-4:])
+        elif self.entries:
+            result = self.rng.choice(self.entries[-4:])
             started = self.rng.random() < 0.6
             await self.cluster.patiently(
                 lambda: store.mark_playback(
@@ -259,7 +260,7 @@ class Producer:
             )
 
     async def _append(self, grant: SessionGrant) -> None:
-        """A batch of chunks from the next one on; what was refused is sent again another time."""
+        """A batch of chunks from the next one on; refused chunks are sent again later."""
         seq = len(self.acked)
         upto = seq + self.rng.choice((1, 1, 1, 2, 4))
         chunks = [self._chunk(grant, at) for at in range(seq, upto)]
@@ -277,10 +278,10 @@ class Producer:
                 raise reply
 
     def _chunk(self, grant: SessionGrant, seq: int) -> Chunk:
-        """What is said is the same whoever says it again: it hangs on the number alone."""
-        said = Random(f"{self.world.seed} {self.name} {seq}")
-        ms, end_of_utterance = said.choice(SPEECH_MS), said.random() < 0.3
-        size = 0 if end_of_utterance and said.random() < 0.2 else ms
+        """The chunk depends on its number alone, so a repeated chunk is the same."""
+        words = Random(f"{self.world.seed} {self.name} {seq}")
+        ms, end_of_utterance = words.choice(SPEECH_MS), words.random() < 0.3
+        size = 0 if end_of_utterance and words.random() < 0.2 else ms
         return Chunk(
             session=self.session,
             epoch=grant.epoch,
@@ -297,37 +298,37 @@ class Producer:
             self.left -= 1
 
     def _learn(self, expected: int) -> None:
-        """The server has chunks whose acknowledgement was cut: their sizes are not known."""
+        """The server has chunks whose acknowledgement was lost: their sizes are unknown."""
         for seq in range(len(self.acked), expected):
             self.acked[seq] = -1
 
     async def _listen(self) -> None:
-        """One reader from where the last one stopped; its position survives it."""
+        """One reader, beginning at the position of the last one."""
         key, store = self.cluster.store.keys.outbox(self.name), self.cluster.store
-        while self.session not in self.cluster.told.done:
+        while self.session not in self.cluster.observations.done:
             try:
-                found = await store.transport.read_blocking({key: self.position}, 1_000, 50)
+                streams = await store.transport.read_blocking({key: self.position}, 1_000, 50)
             except ServerUnavailable:
                 await self.cluster.sleep(50, 400)
                 continue
-            for entry_id, fields in found.get(key, ()):
+            for entry_id, fields in streams.get(key, ()):
                 self.position = entry_id
                 self._hear(fields_of(fields))
 
     def _hear(self, entry: dict[bytes, bytes]) -> None:
         data = msgspec.json.decode(entry[b"d"])
         if entry[b"t"] == b"result":
-            self.heard.append(data)
+            self.entries.append(data)
         elif entry[b"t"] == b"state" and data["state"] == "closed":
-            self.cluster.told.done.add(self.session)
+            self.cluster.observations.done.add(self.session)
 
 
 class SimNode:
     """One worker process after another under the same id."""
 
-    def __init__(self, cluster: Cluster, name: str, asked: dict[str, Any]) -> None:
+    def __init__(self, cluster: Cluster, name: str, settings: dict[str, Any]) -> None:
         self.cluster, self.world, self.rng = cluster, cluster.world, cluster.rng
-        self.store, self.name, self.asked = cluster.store, name, asked
+        self.store, self.name, self.settings = cluster.store, name, settings
 
     def start(self) -> None:
         """Also while an older process of this id is frozen: it is superseded then."""
@@ -350,7 +351,7 @@ class SimNode:
                 alive[0] = False
 
     def _register(self, token: str) -> Callable[[], Coroutine[Any, Any, NodeGrant]]:
-        asked: dict[str, Any] = {
+        defaults: dict[str, Any] = {
             "sources": ["en"],
             "targets": ["es"],
             "features": [],
@@ -358,7 +359,7 @@ class SimNode:
             "version": "1",
         }
         return lambda: self.store.register_node(
-            node=f"{CELL}.{self.name}", token=token, **asked | self.asked
+            node=f"{CELL}.{self.name}", token=token, **defaults | self.settings
         )
 
     async def _serve(
@@ -367,11 +368,11 @@ class SimNode:
         key, position = self.store.keys.inbox(self.name), grant.inbox_from
         while alive[0]:
             try:
-                found = await self.store.transport.read_blocking({key: position}, 500, 16)
+                streams = await self.store.transport.read_blocking({key: position}, 500, 16)
             except ServerUnavailable:
                 await self.cluster.sleep(50, 300)
                 continue
-            for entry_id, fields in found.get(key, ()):
+            for entry_id, fields in streams.get(key, ()):
                 position = entry_id
                 self._take(group, grant, held, fields_of(fields))
             if self.rng.random() < 0.004 and not self.cluster.is_calm:
@@ -444,7 +445,9 @@ class SimNode:
         if reply is not None:
             self.world.refusals[reply.code] += 1
         elif not is_whole:
-            self.cluster.told.broken.append(f"{job}: a current attempt found its audio trimmed")
+            self.cluster.observations.broken.append(
+                f"{job}: a current attempt found its audio trimmed"
+            )
 
     async def _has_audio(self, data: dict[str, Any]) -> bool:
         key = self.store.keys.audio(data["session"].partition(".")[2])
@@ -495,13 +498,13 @@ class SimNode:
         return NodeResult(job=job, attempt=attempt, status="ok", body=body)
 
 
-def _text(said: str) -> bytes:
-    return codec.encode_text(Text(source_text="hello", text=said))
+def _text(words: str) -> bytes:
+    return codec.encode_text(Text(source_text="hello", text=words))
 
 
-def _sealed(said: str) -> bytes:
-    """What nobody without the key can read; here nobody has one."""
-    return codec.encode_text(Text(sealed=said.encode(), characters=len(said)))
+def _sealed(words: str) -> bytes:
+    """A text that only the holder of the key can read; in the simulation there is none."""
+    return codec.encode_text(Text(sealed=words.encode(), characters=len(words)))
 
 
 class Mischief:
@@ -523,11 +526,11 @@ class Mischief:
 
     async def _harm(self) -> None:
         store, rng = self.store, self.cluster.rng
-        session = rng.choice([*sorted(self.cluster.told.opened), f"{CELL}.nobody"])
+        session = rng.choice([*sorted(self.cluster.observations.opened), f"{CELL}.nobody"])
         big = Chunk(
             session=session,
             epoch=1,
-            seq=len(self.cluster.told.acked.get(session, ())),
+            seq=len(self.cluster.observations.acked.get(session, ())),
             ms=100,
             payload=b"x" * 65_537,
         )
@@ -572,16 +575,16 @@ class Mischief:
 
 
 async def erase(cluster: Cluster, name: str) -> None:
-    """Whoever has destroyed the key of a closed session says so, and again when unsure."""
+    """The owner of the key of a closed session records its destruction, and again if unsure."""
     session = f"{CELL}.{name}"
     while True:
         await cluster.sleep(100, 2_000)
-        if session in cluster.told.done:
+        if session in cluster.observations.done:
             await cluster.patiently(lambda: cluster.store.erase_session(session, KEY))
 
 
 async def lift_pressure(cluster: Cluster) -> None:
-    """Somebody measures again: no pressure lasts."""
+    """A new measurement ends every backpressure."""
     while True:
         await cluster.sleep(500, 2_000)
         try:

@@ -1,8 +1,9 @@
-"""What must hold at the end of a seed, from the log and from what the outside was told.
+"""What must hold at the end of a seed, from the log and from the observations outside.
 
-Owns: the promises as a reader of the log sees them, written without the product's own folds; only
-decisions are computed again by the product's own replay, which shares nothing with its scripts.
-Read next: eventsched/audit/verify.py (the same, from stored state, on any system).
+Owns: the guarantees as a reader of the log sees them, written without the folds of the product.
+Only decisions are computed again by the replay of the product, which shares nothing with its
+scripts.
+Read next: eventsched/audit/verify.py (the same from stored state, on any system).
 """
 
 from __future__ import annotations
@@ -25,26 +26,26 @@ from eventsched.schema.events import (
     UtteranceFinalized,
 )
 from eventsched.schema.ids import parse_id
-from tests.simulation.actors import Told
+from tests.simulation.actors import Observations
 
 
-def violations(log: Sequence[Event], told: Told) -> list[str]:
-    """Every broken promise, each in a line."""
+def violations(log: Sequence[Event], observations: Observations) -> list[str]:
+    """Every violation, one line each."""
     return [
-        *told.broken,
+        *observations.broken,
         *_order(log),
-        *_chunks(log, told),
+        *_chunks(log, observations),
         *_attempts(log),
         *_slots(log),
         *_outcomes(log),
         *_decisions(log),
-        *_heard(told),
+        *_heard(observations),
         *_erased(log),
     ]
 
 
 def _erased(log: Sequence[Event]) -> list[str]:
-    """A session is erased once, after its close, however often that is said."""
+    """A session is erased once, after its close, however often the call is repeated."""
     closed: set[str] = set()
     erased: set[str] = set()
     broken = []
@@ -63,7 +64,7 @@ def _order(log: Sequence[Event]) -> list[str]:
     return [] if ids == sorted(set(ids)) else ["the log's ids do not rise"]
 
 
-def _chunks(log: Sequence[Event], told: Told) -> list[str]:
+def _chunks(log: Sequence[Event], observations: Observations) -> list[str]:
     """Every acknowledged byte is in exactly one utterance (rules 2, 6, 7)."""
     covered: dict[str, Counter[int]] = defaultdict(Counter)
     closed = {event.session for event in log if event.type == "SessionClosed"}
@@ -72,7 +73,7 @@ def _chunks(log: Sequence[Event], told: Told) -> list[str]:
             first = event.data.first_seq
             covered[event.session].update(range(first, first + event.data.count))
     broken = []
-    for session, acked in told.acked.items():
+    for session, acked in observations.acked.items():
         lost = [seq for seq, size in acked.items() if size > 0 and not covered[session][seq]]
         twice = [seq for seq, times in covered[session].items() if times > 1]
         if session in closed and lost:
@@ -111,7 +112,7 @@ def _attempts(log: Sequence[Event]) -> list[str]:
 
 
 def _slots(log: Sequence[Event]) -> list[str]:
-    """A registration never holds more than its slots (16)."""
+    """A registration never holds more leases than it has slots (16, choosing a node)."""
     slots: dict[tuple[str, int], int] = {}
     live: Counter[tuple[str, int]] = Counter()
     broken = []
@@ -133,37 +134,37 @@ def _slots(log: Sequence[Event]) -> list[str]:
 def _outcomes(log: Sequence[Event]) -> list[str]:
     """Each number ends in exactly one of the four, in order, without holes (25)."""
     owed: dict[tuple[str, str], list[int]] = defaultdict(list)
-    given: dict[tuple[str, str], list[int]] = defaultdict(list)
+    ended: dict[tuple[str, str], list[int]] = defaultdict(list)
     for event in log:
         if isinstance(event.data, UtteranceFinalized):
             for target in event.data.targets:
                 owed[event.session, target.target].append(target.delivery_no)
         elif isinstance(event.data, ResultDelivered | ResultMissing):
-            given[event.session, event.data.target].append(event.data.delivery_no)
+            ended[event.session, event.data.target].append(event.data.delivery_no)
     return [
-        f"{session} {target}: owed {owed[session, target][-3:]}, gave {given[session, target][-3:]}"
+        f"{session} {target}: owed {owed[session, target][-3:]}, gave {ended[session, target][-3:]}"
         for session, target in owed
         if owed[session, target] != list(range(len(owed[session, target])))
-        or given[session, target] != owed[session, target]
+        or ended[session, target] != owed[session, target]
     ]
 
 
 def _decisions(log: Sequence[Event]) -> list[str]:
-    """Every choice of a node and every wait is what the log before it comes to (15-18, 20)."""
+    """Every choice of a node and every wait follows from the log before it (15 to 18, 20)."""
     replay = Replay(SchedulerState.empty())
     for event in log:
         replay.add(event)
     return [str(difference) for difference in replay.report.differences]
 
 
-def _heard(told: Told) -> list[str]:
-    """What a listener heard of one (speaker, target) is in order and nothing comes twice."""
+def _heard(observations: Observations) -> list[str]:
+    """The entries of one (speaker, target) at a listener are in order, each once."""
     broken = []
-    for listener, heard in told.heard.items():
+    for listener, entries in observations.entries.items():
         last: dict[tuple[str, str], int] = {}
-        for result in heard:
+        for result in entries:
             key = (result["session"], result["target"])
             if result["delivery_no"] <= last.get(key, -1):
-                broken.append(f"{listener}: {key} heard {result['delivery_no']} after {last[key]}")
+                broken.append(f"{listener}: {key} got {result['delivery_no']} after {last[key]}")
             last[key] = result["delivery_no"]
     return broken

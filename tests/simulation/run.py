@@ -42,7 +42,7 @@ from tests.simulation.actors import (
     KEY,
     Cluster,
     Mischief,
-    Told,
+    Observations,
     core_set,
     erase,
     lift_pressure,
@@ -79,7 +79,7 @@ SETTINGS = Settings(
 
 @dataclass
 class Verdict:
-    """What one seed showed."""
+    """The result of one seed."""
 
     seed: int
     calls: int
@@ -107,8 +107,8 @@ def _simulate(
     server.flushall()
     load_functions(server)
     random.seed(seed)  # what roles draw for their pauses
-    world, told = World(server, seed), Told()
-    cluster = Cluster(world, told)
+    world, observations = World(server, seed), Observations()
+    cluster = Cluster(world, observations)
     settings = {name: getattr(SETTINGS, name) for name in SETTINGS.__struct_fields__}
     settings["log_retention_ms"] = 0 if seed % EVERY else 4_000
     settings["cache_live_state"] = cache_live_state
@@ -120,14 +120,14 @@ def _simulate(
     world.run_until(lambda: _has_begun(world), calls_max=5_000, ms_max=60_000)
     cluster.is_calm, world.odds = True, QUIET
     ends_ms = world.now_ms + LIVENESS_MS
-    while (open_ := _not_ended(server, told, archive)) and world.now_ms < ends_ms:
+    while (open_ := _not_ended(server, observations, archive)) and world.now_ms < ends_ms:
         world.run_until(lambda: False, calls_max=100, ms_max=LIVENESS_MS)
     broken = _verified(cluster, world, archive)
     if archive is not None:
         broken += _archived(cluster, world, archive) + _given_up(cluster, world)
     has_trimmed = world.untrim(cluster.store.keys.log)
     log = _log(cluster, world)
-    broken += violations(log, told) + _tame(world, log)
+    broken += violations(log, observations) + _tame(world, log)
     if has_trimmed:  # now it can be folded from its start
         broken += _verified(cluster, world, None, passed_over=("I10", "log"))
     if open_:
@@ -135,18 +135,20 @@ def _simulate(
     broken += _parked(server)
     world.close()
     events = Counter(event.type for event in log)
-    events["AudioChunkAppended"] = sum(len(acked) for acked in told.acked.values())
+    events["AudioChunkAppended"] = sum(len(acked) for acked in observations.acked.values())
     return Verdict(seed, world.calls, broken, events, world.refusals, world.faults, world.index)
 
 
 def _has_begun(world: World) -> bool:
-    """Enough has gone wrong, and every node has come: one may be frozen before it registers."""
+    """Enough faults have happened, and every node has registered; a node may be frozen before it
+    registers.
+    """
     nodes: Any = world.server.keys(f"es1:{{{CELL}}}:node:*")
     return sum(world.faults.values()) >= FAULTS_MIN and len(nodes) >= NODES_MIN
 
 
 def _tame(world: World, log: Sequence[Event]) -> list[str]:
-    """A seed in which too little happened proves nothing."""
+    """A seed with too few events proves nothing."""
     sessions = {event.session for event in log if event.type == "SessionOpened"}
     nodes = {event.node for event in log if event.type == "NodeRegistered"}
     happened = {
@@ -158,10 +160,10 @@ def _tame(world: World, log: Sequence[Event]) -> list[str]:
     return [f"only {n} {what}" for what, (n, least) in happened.items() if n < least]
 
 
-def _not_ended(server: redis.Redis, told: Told, archive: Path | None) -> list[str]:
+def _not_ended(server: redis.Redis, observations: Observations, archive: Path | None) -> list[str]:
     """Sessions that were opened and are neither closed nor retired; an archive without segments."""
     open_ = [] if archive is None or [*archive.glob("*/*.json")] else [archive.name]
-    for session in sorted(told.opened):
+    for session in sorted(observations.opened):
         status: Any = server.hget(f"es1:{{{CELL}}}:session:{session.partition('.')[2]}", "status")
         if status in (b"open", b"closing"):
             open_.append(session)
@@ -202,11 +204,17 @@ def _verified(
 ) -> list[str]:
     """What `eventsched verify` finds, while views may still be on their way.
 
-    `passed_over`: what is told of this invariant at this place is of no account.
+    `passed_over`: a violation of this invariant at this place is ignored.
     """
     history = _history(cluster, world, archive)
-    found = world.complete(Verifier(cluster.views, core_set(), history=history).run()).violations
-    return [str(one) for one in found if (one.invariant, one.where) != passed_over]
+    violations_found = world.complete(
+        Verifier(cluster.views, core_set(), history=history).run()
+    ).violations
+    return [
+        str(violation)
+        for violation in violations_found
+        if (violation.invariant, violation.where) != passed_over
+    ]
 
 
 def _history(cluster: Cluster, world: World, archive: Path | None) -> History:
@@ -216,28 +224,28 @@ def _history(cluster: Cluster, world: World, archive: Path | None) -> History:
 
 
 def _archived(cluster: Cluster, world: World, archive: Path) -> list[str]:
-    """Archive and log are all that ever was, each entry once; nobody has touched what is sealed."""
+    """Archive and log together are complete, each entry once; the sealed segments are unchanged."""
     world.keep(cluster.store.keys.log)
     both = world.complete(_all(_history(cluster, world, archive)))
     audited = verifier.Verifier(archive, projection_set=core_set()).run()
     broken = [f"audit: {problem}" for problem in audited.problems]
     logged = [
         (entry_id.decode(), [part for field in fields.items() for part in field])
-        for entry_id, fields in world.kept
+        for entry_id, fields in world.logged
     ]
     if both != logged:
-        broken.append(f"{len(world.kept)} entries were logged, archive and log have {len(both)}")
+        broken.append(f"{len(world.logged)} entries were logged, archive and log have {len(both)}")
     return broken
 
 
 def _given_up(cluster: Cluster, world: World) -> list[str]:
-    """Then the archive is lost: what is left of the log goes on without it."""
+    """The archive is abandoned: the rest of the log goes on without it."""
     calls = ArchiveCalls(cluster.views)
     of = world.complete(calls.look()).of
     world.now_ms += LEASE_MS
     world.complete(calls.abandon(of))
     broken = _verified(cluster, world, None)
-    return [f"given up: {one}" for one in broken]
+    return [f"given up: {violation}" for violation in broken]
 
 
 async def _all(history: History) -> list[Entry]:
@@ -250,7 +258,7 @@ def _log(cluster: Cluster, world: World) -> list[Event]:
 
 
 def _parked(server: redis.Redis) -> list[str]:
-    """Nothing that the product's own scripts write may end in `dead`."""
+    """The scripts of the product add no dead letters."""
     entries: Any = server.xrange(f"es1:{{{CELL}}}:dead_letters")
     return [f"parked: {fields}" for _, fields in entries]
 
@@ -267,7 +275,7 @@ def some(seeds: list[int], cache_live_state: int | None = None) -> list[Verdict]
 
 
 def report(verdicts: list[Verdict]) -> dict[str, Any]:
-    """Occurrences over all seeds, and what never occurred."""
+    """Occurrences over all seeds, and the faults that never occurred."""
     totals: dict[str, Counter[str]] = {
         "events": Counter(),
         "refusals": Counter(),
@@ -299,14 +307,14 @@ def run_many(first: int, count: int, workers: int = 2) -> list[Verdict]:
 
 
 def _commit() -> str:
-    told = subprocess.run(
+    completed = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
     )
-    return told.stdout.strip() or "unknown"
+    return completed.stdout.strip() or "unknown"
 
 
 def tell(verdict: Verdict, console: Console, *, index: bool) -> None:
-    """A failure is a seed and a commit; alone, also what went wrong on the way."""
+    """A failure is a seed and a commit; for a single seed also the occurrences."""
     console.print(f"seed {verdict.seed} at {_commit()}:")
     for line in verdict.broken[:20] + (verdict.index if index else []):
         console.print(f"  {line}", markup=False)
@@ -317,16 +325,16 @@ def main(
     seeds: Annotated[int, typer.Option(help="How many.")] = 100,
     first: Annotated[int, typer.Option(help="The first of them.")] = 0,
 ) -> None:
-    """Simulate whole clusters; exit code 1 when a seed fails or something never occurred."""
+    """Simulate whole clusters; exit code 1 if a seed fails or something never occurred."""
     console, started = Console(soft_wrap=True), time.monotonic()
     verdicts = run_many(first, seeds) if seed is None else some([seed])
     for verdict in verdicts:
         if verdict.broken:
             tell(verdict, console, index=seed is not None)
-    told = report(verdicts) | {"seconds": round(time.monotonic() - started, 1)}
-    console.print_json(data=told)
+    summary = report(verdicts) | {"seconds": round(time.monotonic() - started, 1)}
+    console.print_json(data=summary)
     is_short = len(verdicts) < 100
-    raise typer.Exit(1 if told["failed"] or (told["never"] and not is_short) else 0)
+    raise typer.Exit(1 if summary["failed"] or (summary["never"] and not is_short) else 0)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 """Virtual time and faults: one call at a time on a real server, in an order drawn from a seed.
 
-Owns: the scheduler of coroutines, the transport that they reach Redis through, the faults.
+Owns: the scheduler of coroutines, the transport through which they reach Redis, the faults.
 Never does: anything of the product: roles are the real ones, scripts run on a real server.
-Read next: actors.py (who takes part), run.py (a seed from start to verdict).
+Read next: actors.py (the participants), run.py (a seed from start to verdict).
 
 An actor is a coroutine that awaits only its transport. Each await reaches the world as a request;
-the world picks who goes on, at which virtual time, and what goes wrong.
+the world picks the actor that continues, its virtual time, and the fault.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ FAULTS = {
 
 
 class Crashed(BaseException):
-    """Thrown into an actor that is killed: not even a handler of Exception sees it."""
+    """Thrown into an actor that is killed: no handler of Exception catches it."""
 
 
 @dataclass(slots=True)
 class Request:
-    """What an actor waits for: a call on the server, or a time."""
+    """The request of an actor: a call on the server, or a time to wait for."""
 
     call: Callable[[], Any] | None = None
     until_ms: int = 0
@@ -61,7 +61,7 @@ class Request:
 
 @dataclass(slots=True)
 class Actor:
-    """One coroutine; those of one process share `group` and die and freeze together."""
+    """One coroutine; the coroutines of one process share `group`, and die and freeze together."""
 
     name: str
     group: str
@@ -74,7 +74,7 @@ class Actor:
 
 @dataclass(frozen=True, slots=True)
 class Odds:
-    """How often a call meets each fault, in thousandths."""
+    """The probability of each fault of a call, in thousandths."""
 
     lost: int = 8
     cut: int = 8
@@ -91,13 +91,13 @@ QUIET = Odds(0, 0, 0, 0, 0, 0, 0)
 
 
 class SimTransport:
-    """The seam: every call becomes a request to the world."""
+    """The transport that turns every call into a request to the world."""
 
     def __init__(self, world: World) -> None:
         self._world = world
 
     async def run(self, script: str, keys: Sequence[str], args: Sequence[Arg]) -> Any:
-        # the time of a call is the time at which it runs, not at which it was asked for
+        # the time of a call is the time at which it runs, not the time of the request
         return await Request(lambda: self._world.evaluate(script, keys, args))
 
     async def command(self, *parts: Arg, key: str) -> Any:
@@ -107,10 +107,10 @@ class SimTransport:
         self, streams: Mapping[str, str], block_ms: int, count: int
     ) -> dict[str, list[Entry]]:
         until_ms = self._world.now_ms + block_ms
-        found: dict[str, list[Entry]] = await Request(
+        entries: dict[str, list[Entry]] = await Request(
             lambda: self._world.read(streams, count), until_ms, (streams, count)
         )
-        return found
+        return entries
 
     async def sleep(self, seconds: float) -> None:
         await Request(until_ms=self._world.now_ms + max(1, round(seconds * 1000)))
@@ -139,7 +139,7 @@ class World:
     refusals: Counter[str] = field(default_factory=Counter)
     on_crash: dict[str, Callable[[], None]] = field(default_factory=dict)
     index: list[str] = field(default_factory=list)
-    kept: list[tuple[bytes, dict[bytes, bytes]]] = field(default_factory=list)
+    logged: list[tuple[bytes, dict[bytes, bytes]]] = field(default_factory=list)
     """The log as far as it was ever about to be trimmed."""
 
     def __post_init__(self) -> None:
@@ -152,8 +152,8 @@ class World:
         self.actors.append(Actor(name, group, coroutine, self.now_ms))
 
     def crash(self, group: str) -> None:
-        """The process is gone; what restarts it was said with `on_crash`."""
-        for actor in [one for one in self.actors if one.group == group]:
+        """The process dies; `on_crash` says how it is restarted."""
+        for actor in [actor for actor in self.actors if actor.group == group]:
             self.actors.remove(actor)
             if inspect.getcoroutinestate(actor.coroutine) == inspect.CORO_CREATED:
                 actor.coroutine.close()  # it had not begun: nothing of it can be thrown at
@@ -171,18 +171,18 @@ class World:
             restart()
 
     def clock(self) -> int:
-        """What the server's clock says: virtual time and its steps."""
+        """The clock of the server: virtual time and its steps."""
         return self.now_ms + self.skew_ms
 
     # --- what a call does -----------------------------------------------------------------------
 
     def evaluate(self, script: str, keys: Sequence[str], args: Sequence[Arg]) -> Any:
         function = lua_library.library().function(script)
-        told = [str(self.clock()), *args[1:]]
+        args_with_clock = [str(self.clock()), *args[1:]]
         if script == "trim_log":
             self.keep(keys[0])
         try:
-            return self.server.fcall(function, len(keys), *keys, *told)
+            return self.server.fcall(function, len(keys), *keys, *args_with_clock)
         except redis.ResponseError as error:
             refused = from_reply(str(error))
             if refused is None:
@@ -191,22 +191,22 @@ class World:
             raise refused from None
 
     def keep(self, log: str) -> None:
-        """Remember what the log has: some of it may go."""
-        after = "(" + self.kept[-1][0].decode() if self.kept else "-"
-        self.kept += self.server.xrange(log, after)
+        """Remember the entries of the log, because some may be trimmed."""
+        after = "(" + self.logged[-1][0].decode() if self.logged else "-"
+        self.logged += self.server.xrange(log, after)
 
     def untrim(self, log: str) -> bool:
-        """The log is as if nothing had ever been trimmed. Returns whether something was."""
+        """Restore the trimmed entries of the log. Returns whether there were any."""
         self.keep(log)
-        if self.server.xlen(log) == len(self.kept):
+        if self.server.xlen(log) == len(self.logged):
             return False
         self.server.delete(log)
-        for entry_id, fields in self.kept:
+        for entry_id, fields in self.logged:
             self.server.xadd(log, fields, id=entry_id)
         return True
 
     def close(self) -> None:
-        """Nobody goes on: what is left of each actor ends here, without a word."""
+        """Every actor ends here."""
         for actor in self.actors:
             actor.coroutine.close()
         self.actors.clear()
@@ -217,14 +217,14 @@ class World:
         )
         pairs = reply.items() if isinstance(reply, dict) else reply or []
         return {
-            key.decode() if isinstance(key, bytes) else key: entries_of(found)
-            for key, found in pairs
+            key.decode() if isinstance(key, bytes) else key: entries_of(entries)
+            for key, entries in pairs
         }
 
     # --- the loop -------------------------------------------------------------------------------
 
     def run_until(self, done: Callable[[], bool], *, calls_max: int, ms_max: int) -> bool:
-        """Go on until `done`, or until so many calls or so much virtual time: then false."""
+        """Run until `done`, or until this many calls or this much virtual time: then false."""
         ends_calls, ends_ms = self.calls + calls_max, self.now_ms + ms_max
         while not done():
             if self.calls >= ends_calls or self.now_ms >= ends_ms or not self.actors:
@@ -236,16 +236,16 @@ class World:
         return max(actor.ready_ms, self.thawed_ms.get(actor.group, 0))
 
     def _step(self) -> None:
-        ready = [one for one in self.actors if self._ready_at(one) <= self.now_ms]
+        ready = [actor for actor in self.actors if self._ready_at(actor) <= self.now_ms]
         if not ready:
-            self.now_ms = min(self._ready_at(one) for one in self.actors)
-            ready = [one for one in self.actors if self._ready_at(one) <= self.now_ms]
+            self.now_ms = min(self._ready_at(actor) for actor in self.actors)
+            ready = [actor for actor in self.actors if self._ready_at(actor) <= self.now_ms]
         actor = self.rng.choice(ready)
         if actor.request is None or not self._serve(actor, actor.request):
             self._resume(actor)
 
     def _serve(self, actor: Actor, request: Request) -> bool:
-        """Do what the actor waits for. True when it has to wait on, or is no more."""
+        """Serve the request of the actor. True if it has to wait longer, or has ended."""
         if request.call is None:
             return False
         self.calls += 1
@@ -273,7 +273,7 @@ class World:
         return False
 
     def _draw(self) -> str:
-        """The fault of this call, if any; those of machines and clocks happen beside it."""
+        """The fault of this call, if any; faults of machines and clocks are separate."""
         odds, at = self.odds, self.rng.randrange(1000)
         for name, weight in (
             ("lost", odds.lost),
@@ -293,7 +293,7 @@ class World:
         return ""
 
     def _freeze(self) -> None:
-        group = self.rng.choice(sorted({one.group for one in self.actors}))
+        group = self.rng.choice(sorted({actor.group for actor in self.actors}))
         self.thawed_ms[group] = self.now_ms + self.rng.choice((300, 2_000, 20_000, 45_000))
         self.faults["frozen"] += 1
         # a listener keeps its place for itself: two of them would be one reader reading twice
@@ -335,7 +335,7 @@ class World:
         actor.ready_ms = request.until_ms if request.call is None else self.now_ms
 
     def complete(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        """Run one coroutine to its end with nothing going wrong and nobody else acting."""
+        """Run one coroutine to its end without faults and without other actors."""
         answer: Any = None
         error: BaseException | None = None
         while True:

@@ -162,6 +162,20 @@ async def test_retries_waits_and_missing_outcomes_are_drawn(store: TimedStore) -
     assert 'class="cross"' in picture
 
 
+async def test_a_wait_tells_when_the_job_was_promoted(store: TimedStore) -> None:
+    await speak(store, "s1")
+    await store.dispatch()
+    store.tick(5_000)
+    await store.timers()
+    waiting = build_scene(await store.log()).spans[-1]
+    assert waiting.title == "waits since 5.00 s, promoted after 5.00 s"
+    store.tick(1_000)
+    await store.join("n1")
+    log = [event for event in await store.log() if event.session]
+    (ended,) = [span for span in build_scene(log).spans if span.kind == "waiting"]
+    assert "NO_POOL_FOR_LANG_PAIR, promoted after 5.00 s, then to n1" in ended.title
+
+
 async def test_every_session_of_a_random_play_can_be_drawn(store: TimedStore) -> None:
     log = await random_log(store, 5, 150)
     for session in {event.session for event in log if event.session}:

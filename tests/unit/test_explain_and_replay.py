@@ -17,6 +17,7 @@ from eventsched.schema.events import (
     Data,
     Event,
     JobDispatched,
+    JobPromoted,
     JobQueued,
     NodeRegistered,
     Rank,
@@ -103,6 +104,35 @@ def test_a_log_that_follows_the_rules_agrees() -> None:
     assert report.differences == []
     assert (report.dispatches, report.queued) == (3, 1)
     assert report.by_rule == {"load": 2, "fill": 1}
+
+
+def promoted(ms: int, utterance: int, priority: int = 0) -> Event:
+    data = JobPromoted(
+        utterance=utterance, target="es", delivery_no=utterance, attempt=1, priority=priority
+    )
+    return event(ms, data, job=key(utterance))
+
+
+def test_a_promoted_job_keeps_its_place_at_the_highest_priority() -> None:
+    *before, last = log()
+    assert isinstance(last.data, JobDispatched)
+    winner = Rank(priority=0, tag=5, member=f"{1:016d}:{key(2)}")
+    last = msgspec.structs.replace(last, data=msgspec.structs.replace(last.data, winner=winner))
+    promotion = promoted(3_900, 2)
+    assert replayed([*before[:8], promotion, *before[8:], last]).differences == []
+    assert not is_decision(promotion)
+
+
+@pytest.mark.parametrize(
+    ("utterance", "priority", "recomputed"), [(0, 0, "it does not wait"), (2, 1, 0)]
+)
+def test_a_promotion_without_its_cause_is_a_difference(
+    utterance: int, priority: int, recomputed: object
+) -> None:
+    events = log()
+    events.insert(8, promoted(3_900, utterance, priority))
+    first, *_ = replayed(events).differences
+    assert (first.field, first.recorded, first.recomputed) == ("priority", priority, recomputed)
 
 
 @pytest.mark.parametrize(

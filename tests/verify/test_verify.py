@@ -21,6 +21,7 @@ from eventsched.schema.events import (
     Event,
     JobDispatched,
     JobFailed,
+    JobPromoted,
     PlaybackEnded,
     ResultDelivered,
     ResultMissing,
@@ -235,8 +236,8 @@ async def _lost_outbox_entry(busy: BusyCell, redis: Any) -> None:
 
 
 async def _view(busy: BusyCell, redis: Any, name: str, entity: str, **changes: Any) -> None:
-    key = busy.store.keys.view(name, "2.1", entity)
     projection = next(each for each in CORE.projections if each.name == name)
+    key = busy.store.keys.view(name, f"{projection.version}.1", entity)
     stored = {field.decode(): value for field, value in (await redis.hgetall(key)).items()}
     codec = record_codec(projection)
     changed = msgspec.structs.replace(codec.decode(stored), **changes)
@@ -257,12 +258,12 @@ async def _lost_view(busy: BusyCell, redis: Any) -> None:
 
 async def _unknown_view(busy: BusyCell, redis: Any) -> None:
     await redis.copy(
-        busy.store.keys.view("node", "2.1", "n1"), busy.store.keys.view("node", "2.1", "n9")
+        busy.store.keys.view("node", "3.1", "n1"), busy.store.keys.view("node", "3.1", "n9")
     )
 
 
 async def _unreadable_view(busy: BusyCell, redis: Any) -> None:
-    await redis.hset(busy.store.keys.view("node", "2.1", "n1"), "v", b"\xc1")
+    await redis.hset(busy.store.keys.view("node", "3.1", "n1"), "v", b"\xc1")
 
 
 async def _forged_index(busy: BusyCell, redis: Any) -> None:
@@ -523,6 +524,10 @@ def failed(no: int) -> JobFailed:
     return JobFailed(utterance=no, target="es", delivery_no=no, attempt=1, code="NODE_LOST")
 
 
+def promoted(no: int, priority: int = 0) -> JobPromoted:
+    return JobPromoted(utterance=no, target="es", delivery_no=no, attempt=1, priority=priority)
+
+
 def ended(no: int, reason: Any = "lease", epoch: int = 1) -> AttemptEnded:
     return AttemptEnded(utterance=no, target="es", attempt=1, epoch=epoch, reason=reason)
 
@@ -535,6 +540,8 @@ FORGED: list[tuple[str, str, Data, int, str]] = [
     ("I2", "a skipped attempt", dispatched(5, 2), 5, "n1"),
     ("I2", "a second end", failed(2), 2, ""),
     ("I2", "an end of a missing job", failed(8), 8, ""),
+    ("I2", "a promotion of a running job", promoted(1), 1, ""),
+    ("I2", "a promotion to the same priority", promoted(5, priority=1), 5, ""),
     ("I2", "another outcome than its own", delivered(1, "failed"), 1, ""),
     ("I3", "a result of an older attempt", recorded(1, attempt=7), 1, "n1"),
     ("I3", "a result of an older registration", recorded(1, epoch=7), 1, "n1"),

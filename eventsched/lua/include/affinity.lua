@@ -1,12 +1,12 @@
--- affinity: the node that the last job of a session went to, and for which turn (rule 16). The
--- session's field `used` is `node|turn`, or empty.
+-- affinity: the node of the last job of a session, and the turn of that job (rule 16, choosing a
+-- node). The field `used` of the session is `node|turn`, or empty.
 -- include: cache
 -- include: call
 -- include: keys
 -- include: write
-local affinity = { deferred = {}, changed = {} }
+local affinity = { is_deferred = {}, values = {} }
 
-call.on_begin(function() affinity.deferred, affinity.changed = {}, {} end)
+call.on_begin(function() affinity.is_deferred, affinity.values = {}, {} end)
 
 local cached = cache.register('affinity', 'live', function(name)
   local used = redis.call('HGET', keys.of('session', name), 'used') or ''
@@ -14,13 +14,13 @@ local cached = cache.register('affinity', 'live', function(name)
   return { node = node or '', turn = turn or '' }
 end)
 
--- The node, empty when there is none yet, and the turn, as text.
+-- The node, empty if no job has been dispatched yet, and the turn, as text.
 function affinity.get(name)
   local used = cached.read_through(name)
   return used.node, used.turn
 end
 
--- The session has just been opened: it has used no node.
+-- The session has just been opened: no job has been dispatched yet.
 function affinity.start(name)
   cached.put(name, { node = '', turn = '' })
 end
@@ -29,16 +29,16 @@ function affinity.evict(name)
   cached.evict(name)
 end
 
--- From here on the caller writes the field, together with other fields of the session:
--- `affinity.changed` holds the value that this call has given it.
+-- The caller writes the field at commit, together with other fields of the session. The value to
+-- write is in `affinity.values`.
 function affinity.defer_write(name)
-  affinity.deferred[name] = true
+  affinity.is_deferred[name] = true
 end
 
 function affinity.set(name, node, turn)
   local value = node .. '|' .. turn
-  if not affinity.deferred[name] then write('HSET', keys.of('session', name), 'used', value) end
-  affinity.changed[name] = value
+  if not affinity.is_deferred[name] then write('HSET', keys.of('session', name), 'used', value) end
+  affinity.values[name] = value
   local used = cached.read_through(name)
   used.node, used.turn = node, turn
 end

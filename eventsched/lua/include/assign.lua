@@ -1,4 +1,5 @@
--- assign: the only code that gives a job to a node (rules 15-18, 20).
+-- assign: chooses a node for a job and dispatches the job; no other code does (rules 15, two
+-- reasons to wait; 16, choosing a node; 17, evidence; 18, fair waiting; 20, dispatching again).
 -- include: affinity
 -- include: cache
 -- include: call
@@ -13,7 +14,7 @@
 -- include: queue
 -- include: settings
 -- include: write
-local assign = { deadlines = {}, filled_max = 8 }
+local assign = { deadlines = {}, fills_max = 8 }
 local policy = '1'
 local as_text = numbers.text
 
@@ -24,19 +25,20 @@ local group_view = cache.register_single('group_view', 'stable', function()
   return live and 'group:' .. live
 end)
 
--- The context that the group view has for this job, and the log id that the view is at. Dispatch
--- copies it as it is and never waits for it (rule 29).
+-- The context of this job in the group view, and the log id up to which the view is folded.
+-- Dispatch copies both unread and never waits for a later context (rule 29, context of a job).
 local function context_of(job)
   local view = group_view.read_through()
   if not view then return '', '' end
-  local stored = redis.call('HMGET', keys.of('view', view, job.name), 'context:' .. job.target, 'at')
+  local stored =
+    redis.call('HMGET', keys.of('view', view, job.name), 'context:' .. job.target, 'at')
   if not stored[1] then return '', '' end
   return stored[1], stored[2] or ''
 end
 
--- When a lease that begins now ends, as text, for `audio_ms` as text. Rule 19: it lasts
--- clamp(ceil(base_s + audio_s * factor), 15, 60) seconds, in whole seconds. The call computes each
--- once.
+-- When a lease that begins now ends, as text, for `audio_ms` as text. The lease lasts
+-- clamp(ceil(base_s + audio_s * factor), 15, 60) seconds (rule 19, lease duration). A call computes
+-- each deadline once.
 local function deadline_of(audio_ms)
   local deadline = assign.deadlines[audio_ms]
   if not deadline then
@@ -48,8 +50,8 @@ local function deadline_of(audio_ms)
   return deadline
 end
 
--- Why the node that the session used last is passed over; empty when it can take the job.
-local function reason_against(name, job, matching)
+-- Why the last node of the session is not chosen; empty if it can take the job.
+local function rejection_of(name, job, matching)
   local node = nodes.get(name)
   if not node or node.status == 'gone' then return 'gone' end
   if node.status == 'draining' then return 'draining' end
@@ -60,8 +62,8 @@ local function reason_against(name, job, matching)
   return nodes.declares(node, job) and 'suspended' or 'unable'
 end
 
--- The name of the least loaded node of these classes: smallest (load, name). A node other than
--- `last` is preferred; `last` is chosen if it is the only one.
+-- The name of the least loaded node of these classes: the smallest (load, name). A node other than
+-- `last` is preferred. `last` is chosen if no other node has a free slot.
 local function least_loaded(matching, last)
   local best, spare
   for _, class in ipairs(matching) do
@@ -74,18 +76,18 @@ local function least_loaded(matching, last)
   return best and best.name
 end
 
--- The decision: a node and the evidence for it, or the reason to wait. Changes nothing.
+-- The decision: a node with the evidence, or the reason to wait. The function writes nothing.
 local function choose(job)
   local matching, is_declared = classes.matching(job.source, job.target, job.features)
   local choice = { classes = classes.evidence(matching), last = job.avoid and keys.full(job.avoid),
     policy = policy, node = nil, rule = nil, affinity = nil, reason = nil }
-  local used, used_turn = affinity.get(job.name)
-  if used ~= '' then
-    local why = reason_against(used, job, matching)
-    choice.affinity = events.affinity(used, why)
-    if why == '' then
-      choice.node = used
-      choice.rule = used_turn == job.turn and 'turn' or 'session'
+  local last_node, last_turn = affinity.get(job.name)
+  if last_node ~= '' then
+    local rejection = rejection_of(last_node, job, matching)
+    choice.affinity = events.affinity(last_node, rejection)
+    if rejection == '' then
+      choice.node = last_node
+      choice.rule = last_turn == job.turn and 'turn' or 'session'
       return choice
     end
   end
@@ -95,8 +97,9 @@ local function choose(job)
   return choice
 end
 
--- Take the slot, write the job, append the event, put the assignment into the inbox of the node.
-local function give(job, choice, cause)
+-- Acquire the slot, write the job, append the event, and add the assignment to the inbox of the
+-- node.
+local function dispatch(job, choice, cause)
   local node = nodes.get(choice.node)
   local context, context_at = context_of(job)
   local deadline = deadline_of(job.ms)
@@ -105,11 +108,12 @@ local function give(job, choice, cause)
   affinity.set(job.name, node.name, job.turn)
   local id = events.JobDispatched(job, node, cause, choice, deadline, context_at)
   write('XADD', node.inbox, clock.entry_id(), 't', 'assign', 'j', job.key, 'c', 'log/' .. id,
-    'd', job.head .. job.rest .. ',"attempt":' .. as_text[job.attempt] .. ',"epoch":' .. node.epoch_text
-      .. ',"deadline_ms":' .. deadline .. ',"context_at":"' .. context_at .. '"}', 'b', context)
+    'd', job.head .. job.rest .. ',"attempt":' .. as_text[job.attempt] .. ',"epoch":'
+      .. node.epoch_text .. ',"deadline_ms":' .. deadline .. ',"context_at":"' .. context_at
+      .. '"}', 'b', context)
 end
 
--- Of the next jobs of several requirements the first two, and how many were compared.
+-- The first two of the heads of several requirements, and how many heads were compared.
 local function best_two(heads)
   local best, second, compared = nil, nil, 0
   for _, head in pairs(heads) do
@@ -123,35 +127,40 @@ local function best_two(heads)
   return best, second, compared
 end
 
--- The node has a free slot: the best of the first 64 waiting requirements of its class takes it, at most
--- 8 times; what is left becomes one `fill` entry in `work`. Returns how many jobs were given.
+-- Fill the free slots of a node: the heads of the first 64 waiting requirements of its class are
+-- compared and the best job takes a slot, for at most 8 slots. If free slots and waiting jobs are
+-- left, one `fill` entry in the dispatch queue continues. Returns how many jobs were dispatched.
 function assign.fill(node, cause)
   if not nodes.has_slot(node) then return 0 end
-  local free, given, heads = node.slots - nodes.lease_count(node), 0, {}
+  local free, filled, heads = node.slots - nodes.lease_count(node), 0, {}
   local requirements = classes.requirements(node.class)
   if #requirements == 0 then return 0 end
   for _, requirement in ipairs(requirements) do heads[requirement] = queue.head(requirement) end
-  while free > 0 and given < assign.filled_max do
+  while free > 0 and filled < assign.fills_max do
     local best, second, compared = best_two(heads)
     if not best then break end
     local job = jobs.load(string.sub(best.member, 18))
     queue.take(job)
-    give(job, { node = node.name, rule = 'fill', classes = classes.evidence(classes.only(node.class)),
-      policy = policy, compared = as_text[compared], winner = best, runner_up = second }, cause)
+    dispatch(job, { node = node.name, rule = 'fill',
+      classes = classes.evidence(classes.only(node.class)), policy = policy,
+      compared = as_text[compared], winner = best, runner_up = second }, cause)
     heads[best.requirement] = queue.head(best.requirement)
-    free, given = free - 1, given + 1
+    free, filled = free - 1, filled + 1
   end
   for _, requirement in ipairs(requirements) do
     if heads[requirement] then classes.rotate(node.class, requirement) end
   end
-  if free > 0 and #classes.requirements(node.class) > 0 then dispatch_entry.append_fill(node.name) end
-  return given
+  if free > 0 and #classes.requirements(node.class) > 0 then
+    dispatch_entry.append_fill(node.name)
+  end
+  return filled
 end
 
--- A job needs a slot. While jobs with its requirement wait it joins them, and a free node takes the best
--- of them. job.attempt is the attempt to start, job.avoid the node of the one before. `freed` is
--- the node whose slot this job has just released: other jobs that wait for that node are compared
--- first. Returns nil, or why the job waits: no node at all, or none with a free slot (rule 15).
+-- Dispatch the job, or queue it. While jobs with the same requirement wait, the job is queued as
+-- well, and a free node takes the best of them. `job.attempt` is the attempt to start, `job.avoid`
+-- the node of the previous attempt. `freed` is the node whose slot this job has just released: jobs
+-- that wait for that node are compared before the job gets the slot back. Returns nil, or the
+-- reason to wait (rule 15, two reasons to wait).
 function assign.place(job, cause, freed)
   if queue.has_waiting(queue.requirement_of(job)) then
     local matching, is_declared = classes.matching(job.source, job.target, job.features)
@@ -165,7 +174,7 @@ function assign.place(job, cause, freed)
   local choice = choose(job)
   if choice.node and not (freed and choice.node == freed.name
     and #classes.requirements(freed.class) > 0) then
-    give(job, choice, cause)
+    dispatch(job, choice, cause)
     return nil
   end
   queue.add(job, choice.reason, cause)

@@ -1,4 +1,5 @@
--- attempts: how an attempt ends without a result, and what follows (rules 13, 14, 20, 25).
+-- attempts: ends attempts that have no result, and starts the next ones (rules 13, node
+-- registration; 14, missing model; 20, dispatching again; 25, ordered delivery).
 -- include: assign
 -- include: clock
 -- include: delivery
@@ -17,8 +18,8 @@ local attempts = { redispatched_max = 3, requeued_max = 16 }
 local code_of_reason = { lease = 'JOB_TIMEOUT', node_lost = 'NODE_LOST', superseded = 'NODE_LOST',
   drained = 'NODE_LOST' }
 
--- The attempt releases its slot, and its node gets an order to cancel it. Returns the node if it
--- can take work.
+-- End the attempt: release its slot and send its node a cancel. Returns the node if it can take a
+-- job.
 function attempts.stop(job, reason, code, cause)
   events.AttemptEnded(job, reason, code, cause)
   write('XADD', keys.of('inbox', job.node), clock.entry_id(), 't', 'cancel',
@@ -27,7 +28,7 @@ function attempts.stop(job, reason, code, cause)
   return nodes.release_slot(job.node, job.epoch, job.key)
 end
 
--- The job has failed, and so has its outcome.
+-- The job ends as failed, and so does its outcome.
 function attempts.fail(job, code, cause)
   jobs.set_ended(job, 'failed', code)
   events.JobFailed(job, code, cause)
@@ -35,7 +36,7 @@ function attempts.fail(job, code, cause)
     { kind = 'failed', code = code, job = job.key, cause = cause, tp = job.tp })
 end
 
--- The next attempt is dispatched like a first one. After three re-dispatches the job fails.
+-- Dispatch or queue the next attempt. After three re-dispatches the job fails.
 function attempts.retry(job, reason, code, cause, freed)
   if job.attempt > attempts.redispatched_max then
     attempts.fail(job, json.optional(code) or code_of_reason[reason], cause)
@@ -45,15 +46,15 @@ function attempts.retry(job, reason, code, cause, freed)
   assign.place(job, cause, freed)
 end
 
--- Stop the attempt and start the next one elsewhere; then the freed slot serves waiting jobs.
+-- Stop the attempt and start the next one on another node; then fill the freed slot.
 function attempts.redispatch(job, reason, code, cause)
   local freed = attempts.stop(job, reason, code, cause)
   attempts.retry(job, reason, code, cause, freed)
   if freed then assign.fill(freed, cause) end
 end
 
--- Dispatch again what a registration that has ended held: 16 leases a call, the rest when a timer
--- that is due at once fires.
+-- Dispatch the jobs of a registration that has ended again: 16 leases a call, the rest in a timer
+-- that is due at once.
 function attempts.requeue_leases(name, epoch, reason)
   local leases = keys.of('leases', name, string.format('%d', epoch))
   for _, job_key in ipairs(redis.call('ZRANGE', leases, 0, attempts.requeued_max - 1)) do
@@ -64,19 +65,24 @@ function attempts.requeue_leases(name, epoch, reason)
   end
 end
 
--- The leases of a registration that have expired at `at`, in the order in which they expired; and
--- when to look again, nil if the registration holds none. A lease younger than 15 s cannot have
--- expired and is not read.
+-- The leases of a registration that have expired at `at`, in the order of their ends; and the next
+-- time at which leases may have expired, nil if the registration holds none. A lease younger than
+-- 15 s cannot have expired and is not read.
 function attempts.expired_leases(name, epoch, at)
   local leases, youngest = keys.of('leases', name, epoch), numbers.text[at - nodes.lease_ms_min]
   local old = redis.call('ZRANGEBYSCORE', leases, '-inf', youngest)
-  local young = redis.call('ZRANGEBYSCORE', leases, '(' .. youngest, '+inf', 'WITHSCORES', 'LIMIT', '0', '1')
+  local young = redis.call('ZRANGEBYSCORE', leases, '(' .. youngest, '+inf', 'WITHSCORES', 'LIMIT',
+    '0', '1')
   local expired, ends = {}, {}
   local next_ms = (tonumber(young[2]) or clock.now()) + nodes.lease_ms_min
   for _, job_key in ipairs(old) do
     local end_ms = jobs.lease_deadline(job_key) or next_ms -- no record: `verify` reports it
     ends[job_key] = end_ms
-    if end_ms <= at then expired[#expired + 1] = job_key else next_ms = math.min(next_ms, end_ms) end
+    if end_ms <= at then
+      expired[#expired + 1] = job_key
+    else
+      next_ms = math.min(next_ms, end_ms)
+    end
   end
   table.sort(expired, function(a, b)
     if ends[a] ~= ends[b] then return ends[a] < ends[b] end
@@ -92,9 +98,9 @@ function attempts.end_registration(node, reason)
   events.NodeLost(node, reason, leases)
 end
 
--- The outcome of the job has been skipped: whatever the job does stops in the same step (rule 25).
--- Returns the node that can take work now. The caller fills it after all skips, or the slot would
--- go to a job that is skipped next.
+-- The outcome of the job has been skipped: the job ends in the same step (rule 25, ordered
+-- delivery). Returns the node that can take a job now. The caller fills the node after all skips;
+-- otherwise the slot could go to a job that is skipped next.
 function attempts.cancel(job, cause)
   if job.status == 'queued' then
     queue.remove(job)

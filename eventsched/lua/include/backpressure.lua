@@ -1,4 +1,4 @@
--- backpressure: whether the cell, or a tenant, accepts more (rule 18).
+-- backpressure: whether the cell, or a tenant, accepts more (rule 18, fair waiting).
 -- include: cache
 -- include: keys
 -- include: queue
@@ -9,12 +9,12 @@ local cached = cache.register_single('is_backpressure_active', 'stable', functio
   return (redis.call('HGET', keys.counters, 'backpressure') or '') ~= ''
 end)
 
--- Whether the cell accepts nothing more for now.
+-- Whether the cell refuses producers and nodes.
 function backpressure.is_active()
   return cached.read_through()
 end
 
--- Why the tenant can send nothing more for now, or nil.
+-- Why producers of the tenant are refused, or nil.
 function backpressure.refusal(tenant)
   if backpressure.is_active() then return 'BACKPRESSURE retry_after_ms=1000' end
   if queue.tenant_count(tenant) >= settings.tenant_queue_max then

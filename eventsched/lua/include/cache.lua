@@ -1,18 +1,18 @@
--- cache: what the functions have read of a cell, from call to call. Its owners read through it
--- (they say how a missing value is read), put what they have written, and evict. Nobody else sees
+-- cache: values of a cell that stay in memory from call to call. The module that owns a kind of
+-- value reads through the cache, puts a value after writing it, and evicts. No other module sees
 -- the values.
 --
--- When it is valid. Each call stores a generation in the clock's record, a number that the cell
--- never had. A call uses the cache only if the generation in Redis equals the one that the previous
--- call on this server stored. Otherwise another server was the primary meanwhile, another release's
--- functions have written, or the data was set back, and the call starts with an empty cache. So
--- does the call after one that failed or added a dead letter: such a call may have ended between a
--- write and its `put`.
+-- Validity. Each call stores a new generation in the record of the clock, a number that the cell
+-- has never had. A call uses the cache only if the generation in Redis equals the one that the
+-- previous call on this server stored. Otherwise another server was the primary meanwhile,
+-- functions of another release have written, or the data was restored from a backup, and the call
+-- starts with an empty cache. The call after a call that failed, or that added a dead letter,
+-- starts with an empty cache as well: that call may have ended between a write and its `put`.
 --
--- Two tiers. `stable` holds what hardly ever changes: settings, registrations, classes. Its keys
--- are written by `cache.write_stable`, which invalidates everything. `live` mirrors state that
--- every call changes: loads, queues, sessions, open outcomes. The setting `cache_live_state` = 0
--- switches it off: then a call starts without it.
+-- Two tiers. `stable` holds values that seldom change: settings, registrations, classes. Their keys
+-- are written by `cache.write_stable`, which invalidates the whole cache. `live` mirrors state that
+-- every call changes: loads, queues, sessions, open outcomes. With the setting
+-- `cache_live_state` = 0 each call starts with an empty `live` tier.
 -- include: call
 -- include: clock
 -- include: keys
@@ -20,8 +20,8 @@
 local cache = { cell = nil }
 local items_max = 16384
 local kinds = {}
--- `cells`: by the key of the log. `items`: how many the calls before have added to all cells.
--- `newest`: the last generation that was given out.
+-- `cells`: the caches by the key of the log. `items`: the number of items that earlier calls have
+-- added to all cells. `newest`: the last generation that this server has created.
 local store = { cells = {}, items = 0, newest = 0 }
 
 call.on_begin(function() cache.cell = nil end)
@@ -43,9 +43,10 @@ local function new_cell(generation)
   return cell
 end
 
--- A generation that the cell never had, nor another server of it: microseconds of the server's
--- time, and more than every one before. (Two servers whose clocks were set back could give out the
--- same one; then both would have to write to the cell without having seen the other's writes.)
+-- A generation that neither this cell nor another server of it has had: the time of the server in
+-- microseconds, and greater than every earlier generation. (Two servers whose clocks were set back
+-- could create the same generation. A stale cache would need both to write to the cell, each
+-- without the writes of the other.)
 function cache.new_generation(last)
   local time = redis.call('TIME')
   local least = math.max(store.newest, tonumber(last) or 0) + 1
@@ -53,8 +54,8 @@ function cache.new_generation(last)
   return string.format('%d', store.newest)
 end
 
--- Calls that follow start with an empty cache. This call keeps what it has read: it has made the
--- changes.
+-- The next call starts with an empty cache. This call keeps its values: it has made the changes
+-- itself.
 function cache.invalidate()
   local cell = store.cells[call.log_key]
   if cell then store.cells[call.log_key], store.items = nil, store.items - cell.counted end
@@ -69,12 +70,12 @@ local function keeps_live(cell)
   return cell.keeps_live
 end
 
--- The call that reads the clock gets the cell's cache. Once there are too many items, those of all
--- cells go.
+-- Reading the clock opens the cache of the cell. If there are too many items, the caches of all
+-- cells are dropped.
 clock.on_read(function(generation)
   if store.items > items_max then store.cells, store.items = {}, 0 end
   local cell = store.cells[call.log_key]
-  if generation == '' then -- nobody has configured the cell: nothing stays
+  if generation == '' then -- the cell is not configured: nothing is cached
     cache.cell = new_cell('')
     return ''
   elseif cell and cell.generation == generation then
@@ -97,12 +98,12 @@ local function open()
   return cache.cell
 end
 
--- A kind of value, by id. `read(id)` reads a value from Redis; nil is not cached.
+-- Register a kind of value, by id. `read(id)` reads a value from Redis; nil is not cached.
 function cache.register(name, tier, read)
   kinds[#kinds + 1] = { name = name, tier = tier, is_single = false }
   local kind = {}
 
-  -- The value, from the cache or as it is read.
+  -- The value from the cache, or else from Redis.
   function kind.read_through(id)
     local value = (cache.cell or open())[name][id]
     if value == nil then
@@ -117,7 +118,7 @@ function cache.register(name, tier, read)
     return (cache.cell or open())[name][id]
   end
 
-  -- The value that the caller has written.
+  -- Cache the value that the caller has written.
   function kind.put(id, value)
     local cell = cache.cell or open()
     local values = cell[name]
@@ -136,7 +137,7 @@ function cache.register(name, tier, read)
     (cache.cell or open())[name] = {}
   end
 
-  -- A value holds so many items more, which count like values.
+  -- A value has this many more items, which count like values.
   function kind.grow(items)
     local cell = cache.cell or open()
     cell[tier] = cell[tier] + items
@@ -144,7 +145,7 @@ function cache.register(name, tier, read)
   return kind
 end
 
--- A single value of the cell. `read()` never returns nil.
+-- Register a single value of the cell. `read()` never returns nil.
 function cache.register_single(name, tier, read)
   kinds[#kinds + 1] = { name = name, tier = tier, is_single = true }
   local kind = {}
@@ -172,7 +173,7 @@ function cache.write_stable(...)
   return write(...)
 end
 
--- For tests: what is cached of a cell, by kind, with its generation and the number of items of each
+-- For tests: the cached values of a cell by kind, its generation, and the number of items of each
 -- tier.
 function cache.contents(log_key)
   return store.cells[log_key]

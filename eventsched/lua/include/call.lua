@@ -1,11 +1,11 @@
--- call: the life of one call, as a unit of work. Modules stay on the server from call to call. Each
--- registers once, when it is loaded,
---   on_begin   how a call begins for it, so that no call meets what another one left there;
---   on_commit  how it writes what it deferred. The module that was loaded last commits first, before
---              those that it uses. Handlers run when the script has returned, and also when it failed:
---              Redis rolls nothing back, so what the call has done until then has to be complete;
---   on_error   what else is due when a call has failed.
--- The entry function (eventsched/store/library.py) runs them: no script can forget to.
+-- call: the life of one call, as a unit of work. Modules stay in memory from call to call. A module
+-- registers its handlers once, when it is loaded:
+--   on_begin   reset the state of the module, so that no call sees the state of another call;
+--   on_commit  write the deferred changes. The module that was loaded last commits first, before
+--              the modules that it uses. The handlers run after the script has returned, and also
+--              after it has failed: Redis rolls nothing back, so the changes must be complete;
+--   on_error   clean up after a call that has failed.
+-- The entry function (eventsched/store/library.py) runs the handlers; scripts do not.
 local call = { log_key = '', now_arg = '', has_written = false, commits_left = 0 }
 local begins, commits, errors = {}, {}, {}
 
@@ -35,7 +35,7 @@ function call.commit()
   end
 end
 
--- The handlers that have not been called yet commit, each for itself: the caller gets the
+-- Run the commit handlers that have not run yet, each on its own. The caller of the script gets the
 -- first error.
 function call.fail()
   while call.commits_left > 0 do

@@ -1,6 +1,6 @@
--- classes: a capability class is the set of nodes with equal (sources, targets, features, suspended).
--- Dispatch compares classes, not nodes: any node of a class can take the job, and the least loaded
--- one is first.
+-- classes: a capability class is the set of nodes with equal (sources, targets, features, suspended
+-- features). Dispatch compares classes instead of nodes: every node of a class can take the same
+-- jobs, and the least loaded node is first.
 -- include: cache
 -- include: call
 -- include: events
@@ -13,13 +13,14 @@ local first_free_max, first_free_last = 8, '7'
 local requirements_last = '63'
 local as_text = numbers.text
 
--- The load of one node whose place in its class is not written yet.
+-- The load of one node that is not written to the sorted set of its class yet.
 call.on_begin(function()
   classes.pending_class, classes.pending_node, classes.pending_load = nil, nil, nil
 end)
 
 function classes.id_of(sources, targets, features, suspended)
-  return string.sub(redis.sha1hex(table.concat({ sources, targets, features, suspended }, '|')), 1, 12)
+  local signature = table.concat({ sources, targets, features, suspended }, '|')
+  return string.sub(redis.sha1hex(signature), 1, 12)
 end
 
 -- A class: `total` members, of which `draining` take no new work.
@@ -32,13 +33,14 @@ local definitions = cache.register('classes', 'stable', function(id)
   }
 end)
 
--- Its nodes with a free slot: the first of them as `nodes`, { name, load } each in order; how many
--- there are as `count`; what an event says of the class as `evidence`, until that changes.
+-- The nodes of a class with a free slot: `nodes` lists the first ones in order, { name, load }
+-- each; `count` is the number of all; `evidence` is the JSON of the class for events, until it
+-- changes.
 local free_nodes = cache.register('free_nodes', 'live', function()
   return { nodes = nil, count = nil, evidence = nil }
 end)
 
--- The ids of the classes of a language pair; the result of `matching` for a requirement; the first
+-- The ids of the classes of a language pair; the result of `matching` by requirement; the first
 -- requirements with waiting jobs that a class serves.
 local ids_of_pair = cache.register('pairs', 'stable', function(pair)
   local source, target = string.match(pair, '^(.*):(.*)$')
@@ -78,23 +80,23 @@ end
 
 call.on_commit(write_load)
 
--- The least loaded nodes with a free slot: at least the first two, if there are as many. With them,
--- how many nodes of the class have a free slot.
+-- The least loaded nodes with a free slot: at least the first two, if the class has two. The second
+-- result is the number of nodes of the class with a free slot.
 function classes.first_free(class)
   local free = free_nodes.read_through(class.id)
   local list = free.nodes
   if list and (list[2] or #list == free.count) then return list, free.count end
   write_load()
   list = {}
-  local found = redis.call('ZRANGE', class.key_of_free, '0', first_free_last, 'WITHSCORES')
-  for i = 1, #found, 2 do
-    list[#list + 1] = { name = found[i], load = numbers.value[found[i + 1]] }
+  local stored = redis.call('ZRANGE', class.key_of_free, '0', first_free_last, 'WITHSCORES')
+  for i = 1, #stored, 2 do
+    list[#list + 1] = { name = stored[i], load = numbers.value[stored[i + 1]] }
   end
   free.nodes, free.count = list, free.count or redis.call('ZCARD', class.key_of_free)
   return list, free.count
 end
 
--- What an event says of the class at this moment, as JSON (rule 17).
+-- The state of the class for an event, as JSON (rule 17, evidence).
 local function evidence_of(class)
   local free = free_nodes.read_through(class.id)
   if not free.evidence then
@@ -106,8 +108,8 @@ local function evidence_of(class)
   return free.evidence
 end
 
--- The evidence of several classes, as the items of a JSON array; empty for none. It is put together
--- anew only when a part of it has changed.
+-- The evidence of several classes, as the items of a JSON array; empty for none. The text is joined
+-- again only if a part has changed.
 function classes.evidence(matching)
   local parts, has_changed = matching.parts, false
   for i = 1, #matching do
@@ -118,9 +120,9 @@ function classes.evidence(matching)
   return matching.evidence
 end
 
--- The place of a node among those with a free slot: by its load, or none. It is written when the
--- load of another node is set, when somebody reads the first nodes, or at commit: a node that frees
--- eight slots in a call moves once.
+-- Set the load of a node, or nil if it has no free slot. The write is deferred until the load of
+-- another node is set, the first nodes are read, or the call commits: a node that frees eight slots
+-- in a call is written once.
 function classes.set_load(id, node, load)
   if classes.pending_node ~= node or classes.pending_class ~= id then write_load() end
   classes.pending_class, classes.pending_node, classes.pending_load = id, node, load
@@ -131,8 +133,8 @@ function classes.precedes(node, load, other)
   return load < other.load or load == other.load and strings.precedes(node, other.name)
 end
 
--- The load of a node was `old` and is `load`; nil means that it had, or has, no free slot. The
--- cached list follows.
+-- Change the load of a node from `old` to `load`; nil stands for no free slot. The cached list is
+-- updated.
 function classes.move(id, node, old, load)
   classes.set_load(id, node, load)
   local free = free_nodes.peek(id)
@@ -153,8 +155,8 @@ function classes.move(id, node, old, load)
     if last and load <= last.load then
       while at > 1 and classes.precedes(node, load, list[at - 1]) do at = at - 1 end
     end
-    -- After the last one the node has a place only if the list is complete: else others are between
-    -- them.
+    -- Append to the list only if it is complete. Otherwise nodes that are not in the list may come
+    -- before this node.
     if list[at] or is_complete then
       item = item or { name = node, load = nil }
       item.load = load
@@ -201,8 +203,8 @@ local function find_matching(source, target, features)
   return { usable = usable, is_declared = is_declared }
 end
 
--- The classes that can take a job with this requirement now, and whether any node is declared for it
--- (rule 15). `features` is joined text.
+-- The classes that can take a job with this requirement now, and whether any node is declared for
+-- it (rule 15, two reasons to wait). `features` is joined text.
 function classes.matching(source, target, features)
   local requirement = source .. ':' .. target .. ':' .. features
   local match = matches.peek(requirement)
@@ -213,13 +215,15 @@ function classes.matching(source, target, features)
   return match.usable, match.is_declared
 end
 
--- A node joins. `declared` holds its sources, targets, features and suspended as joined text. A new class
--- is entered for each of its language pairs (at most 1,024) and watches the requirements that it serves.
+-- A node joins. `declared` has its sources, targets, features and suspended features as joined
+-- text. A new class is added to each of its language pairs (at most 1,024) and watches the
+-- requirements that it serves.
 function classes.join(id, node, declared)
   if cache.write_stable('SADD', keys.of('members', id), node) == 1
     and write('SADD', keys.classes, id) == 1 then
-    cache.write_stable('HSET', keys.of('class', id), 'sources', declared.sources, 'targets', declared.targets,
-      'features', declared.features, 'suspended', declared.suspended, 'draining', '0')
+    cache.write_stable('HSET', keys.of('class', id), 'sources', declared.sources,
+      'targets', declared.targets, 'features', declared.features,
+      'suspended', declared.suspended, 'draining', '0')
     local sources, targets = strings.split(declared.sources), strings.split(declared.targets)
     for _, source in ipairs(sources) do
       for _, target in ipairs(targets) do
@@ -232,13 +236,13 @@ function classes.join(id, node, declared)
   classes.evict(id)
 end
 
--- Of the requirements with waiting jobs that this class serves the 64 that were not compared for
--- longest.
+-- Of the requirements with waiting jobs that this class serves, the 64 whose last comparison is
+-- oldest.
 function classes.requirements(id)
   return watched.read_through(id)
 end
 
--- The class compares this requirement after all others.
+-- The class compares this requirement last from now on.
 function classes.rotate(id, requirement)
   local list = watched.peek(id)
   if list and #list == 1 and list[1] == requirement then return end
@@ -253,8 +257,8 @@ function classes.unwatch(id, requirement)
   write('ZREM', keys.of('requirements', id), requirement)
 end
 
--- A new class watches every requirement with waiting jobs that it serves. Bound: the waiting requirements of
--- the cell.
+-- A new class watches every requirement with waiting jobs that it serves. Bound: the waiting
+-- requirements of the cell.
 function classes.watch(id, sources, targets)
   local class = definitions.read_through(id)
   local waiting = redis.call('SMEMBERS', keys.requirements)

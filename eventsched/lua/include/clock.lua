@@ -1,8 +1,8 @@
--- clock: the time of the call, in ms. It is time + offset and never goes back: where it would be
--- before the last call's, the offset is raised and ClockAdjusted appended. A jump ahead is taken as
--- it is. The time is the server's; in a cell with a manual clock it is the time that the caller
--- gives, or else the last one. The record of the clock is one line, `mode|offset|last
--- time|generation`; `cache` says what the generation is for.
+-- clock: the time of the call, in ms. The time is the time of the server plus an offset, and never
+-- goes back: if it would be earlier than the time of the previous call, the offset is increased and
+-- ClockAdjusted is appended. A jump ahead is accepted. In a cell with a manual clock the time is
+-- the argument of the caller, or else the time of the previous call. The record of the clock is one
+-- line, `mode|offset|last time|generation`. The module `cache` uses the generation.
 -- include: call
 -- include: keys
 -- include: write
@@ -11,19 +11,19 @@ local hooks = {}
 
 call.on_begin(function() clock.at, clock.at_text, clock.id = nil, nil, nil end)
 
--- Modules that need the clock themselves register here what the clock needs of them:
--- `append(behind_ms, offset_ms)` appends ClockAdjusted;
+-- The clock calls two functions of modules that use the clock themselves. They register here.
+-- `append(behind_ms, offset_ms)` appends ClockAdjusted.
 function clock.on_adjusted(append)
   hooks.adjusted = append
 end
 
--- `next_of(generation)` takes the generation that the record has, and returns the one to store.
+-- `next_of(generation)` takes the generation in the record and returns the generation to store.
 function clock.on_read(next_of)
   hooks.read = next_of
 end
 
--- Mode, offset, last time and generation, as text. In a cell that nobody has configured the mode
--- and the generation are empty.
+-- Mode, offset, last time and generation, as text. In a cell that is not configured the mode and
+-- the generation are empty.
 function clock.record()
   return string.match(redis.call('GET', keys.clock) or '|0|0|', '^(%a*)|(%d+)|(%d+)|(%d*)$')
 end

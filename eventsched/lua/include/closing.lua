@@ -1,6 +1,6 @@
--- closing: how a session ends (rule 6). It accepts nothing more when it closes, and is closed when
--- all its outcomes have ended. Closing sessions end at commit, before `sessions` stores what the
--- call has changed.
+-- closing: how a session ends (rule 6, two-step close). A closing session accepts no chunks; it is
+-- closed when all its outcomes have ended. Sessions are closed at commit, before `sessions` stores
+-- the changes of the call.
 -- include: call
 -- include: clock
 -- include: delivery
@@ -16,7 +16,7 @@
 -- include: write
 local closing = { skipped_max = 32 }
 
--- The session accepts no more chunks; what it has is finalized. `reason` is asked or idle.
+-- The session accepts no more chunks; buffered audio is finalized. `reason` is asked or idle.
 function closing.start(s, reason)
   write('HSET', keys.of('session', s.name), 'status', 'closing', 'reason', reason)
   s.status = 'closing'
@@ -29,7 +29,7 @@ function closing.start(s, reason)
   timers.cancel_both('idle', 'pause', s.full)
   timers.set(clock.now() + settings.close_wait_ms, 'close', s.full)
   outbox.notify(s.name, { state = 'closing', log = id })
-  delivery.touched[s.name] = true
+  delivery.ended_in[s.name] = true
 end
 
 local function finish(s)
@@ -44,11 +44,11 @@ local function finish(s)
   sessions.evict(s.name)
 end
 
--- Sessions without an open outcome let go of their audio, and a closing one is closed. Bound: the
--- sessions whose outcomes this call has ended.
+-- Trim the audio of sessions that have no open outcome, and close those that are closing. Bound:
+-- the sessions with outcomes that this call has ended.
 local function close_finished()
   local names = {}
-  for name in pairs(delivery.touched) do names[#names + 1] = name end
+  for name in pairs(delivery.ended_in) do names[#names + 1] = name end
   if not names[1] then return end
   table.sort(names)
   for _, name in ipairs(names) do

@@ -1,5 +1,5 @@
--- dead_letters: entries and timers that could not be processed, with the error. `partial` is 1 when
--- the processing had written something before it failed.
+-- dead_letters: entries and timers that could not be processed, with the error. `partial` is 1 if
+-- the processing wrote something before it failed.
 -- include: cache
 -- include: call
 -- include: clock
@@ -8,7 +8,7 @@
 -- include: write
 local dead_letters = {}
 
--- The failure may have been anywhere: calls that follow read everything anew.
+-- The cache may not match Redis after a failure, so later calls read everything again.
 function dead_letters.add(from, id, kind, d, failure)
   local partial = call.has_written and '1' or '0'
   cache.invalidate()
@@ -16,8 +16,8 @@ function dead_letters.add(from, id, kind, d, failure)
     'reason', strings.error_text(failure), 'partial', partial)
 end
 
--- Call `process(...)`; an error becomes a dead letter, and the caller goes on. Returns whether it
--- succeeded, and the first two results.
+-- Call `process(...)`. An error becomes a dead letter, and the caller continues. Returns whether
+-- the call succeeded, and its first two results.
 function dead_letters.guard(from, id, kind, d, process, ...)
   call.has_written = false
   local is_done, first, second = pcall(process, ...)

@@ -1,7 +1,7 @@
--- delivery: the outcomes of a session, in order for each (session, target) (rules 23-25). A
--- delivery number is opened when its utterance is finalized, and ends exactly once: as result,
--- no_speech, failed or missing. An ending whose predecessor is still open is held until the gap
--- closes, or is skipped.
+-- delivery: the outcomes of a session, in order for each (session, target) (rules 23, one result
+-- per job; 24, no speech; 25, ordered delivery). A delivery number is opened when its utterance is
+-- finalized, and ends exactly once: as result, no_speech, failed or missing. An ending with an open
+-- predecessor is held until the predecessor has ended or is skipped.
 -- include: cache
 -- include: call
 -- include: clock
@@ -15,11 +15,11 @@
 -- include: strings
 -- include: timers
 -- include: write
-local delivery = { touched = {}, step_max = 64 }
+local delivery = { ended_in = {}, step_max = 64 }
 local as_text, as_number = numbers.text, numbers.value
 
--- The sessions whose outcomes this call has ended.
-call.on_begin(function() delivery.touched = {} end)
+-- The names of the sessions with outcomes that this call has ended.
+call.on_begin(function() delivery.ended_in = {} end)
 
 -- The open outcomes of a session: `utterance|first|to` by `target/number`.
 local cached
@@ -41,8 +41,8 @@ function delivery.has_ended(session)
   return next(cached.read_through(session)) == nil
 end
 
--- An open outcome, or nil: { utterance, first, to }. `first` is the first chunk of the utterance,
--- `to` the full ids of its recipients, joined; empty means the speaker.
+-- An open outcome, or nil: { utterance, first, to }. `first` is the id of the first chunk of the
+-- utterance, `to` the joined full ids of the recipients; empty stands for the speaker.
 function delivery.find_outcome(session, target, number)
   local stored = cached.read_through(session)[target .. '/' .. number]
   if not stored then return nil end
@@ -50,7 +50,7 @@ function delivery.find_outcome(session, target, number)
   return { utterance = utterance, first = first, to = to }
 end
 
--- The utterance owes its recipients an outcome with this number.
+-- Open an outcome with this delivery number for the recipients of the utterance.
 function delivery.open_outcome(session, target, number, utterance, first, to)
   local field, value = target .. '/' .. number, as_text[utterance] .. '|' .. first .. '|' .. to
   local open = cached.read_through(session)
@@ -84,8 +84,8 @@ local function speaker_of(session, target)
   return speaker
 end
 
--- The outboxes that an outcome goes to; all recipients and those of them that have closed, as
--- joined full ids.
+-- The outboxes that an outcome is appended to; the joined full ids of all recipients; the joined
+-- full ids of the recipients that have closed.
 local function recipients_of(speaker, outcome)
   if outcome.to == '' then
     local full = keys.full(speaker.name)
@@ -100,7 +100,7 @@ local function recipients_of(speaker, outcome)
   return boxes, outcome.to, table.concat(skipped, ',')
 end
 
--- A preliminary transcript goes to the recipients of the outcome. `d` is a table.
+-- Append a partial result to the outboxes of the recipients. `d` is a table.
 function delivery.publish_partial(session, outcome, d, body)
   local d_json = cjson.encode(d)
   for _, box in ipairs((recipients_of(outbox.get(session), outcome))) do
@@ -116,10 +116,10 @@ local function deliver(session, target, number, outcome, ending, speaker)
   close_outcome(session, target .. '/' .. number_text)
   local append = ending.kind == 'missing' and events.ResultMissing or events.ResultDelivered
   local id = append(full, target, number_text, outcome, ending, to, skipped)
-  local d = '{"session":"' .. full .. '","utterance":' .. outcome.utterance .. ',"target":"' .. target
-    .. '","delivery_no":' .. number_text .. ',"outcome":"' .. ending.kind .. '"'
-    .. (json.optional(ending.code) and ',"code":' .. json.quote(ending.code) or '') .. ',"log":"' .. id
-    .. '"}'
+  local d = '{"session":"' .. full .. '","utterance":' .. outcome.utterance .. ',"target":"'
+    .. target .. '","delivery_no":' .. number_text .. ',"outcome":"' .. ending.kind .. '"'
+    .. (json.optional(ending.code) and ',"code":' .. json.quote(ending.code) or '')
+    .. ',"log":"' .. id .. '"}'
   local audio, next_no = ending.audio or '', as_text[number + 1]
   if boxes[1] == speaker then
     outbox.append(speaker, 'result', d, body, audio, 'd:' .. target, next_no)
@@ -129,7 +129,7 @@ local function deliver(session, target, number, outcome, ending, speaker)
     speaker.next_no[target] = number + 1
     for _, box in ipairs(boxes) do outbox.append(box, 'result', d, body, audio) end
   end
-  delivery.touched[session] = true
+  delivery.ended_in[session] = true
 end
 
 -- The number that is delivered next.
@@ -137,7 +137,7 @@ function delivery.next_number(session, target)
   return speaker_of(session, target).next_no[target]
 end
 
-local function take_held(session, target, number)
+local function remove_held(session, target, number)
   local held, field = keys.of('out_of_order', session), target .. '/' .. number
   local stored = redis.call('HMGET', held, field, field .. '/body', field .. '/audio')
   if not stored[1] then return nil end
@@ -148,10 +148,11 @@ local function take_held(session, target, number)
   return ending
 end
 
--- Set the gap timer by the number that has been held for longest, or cancel it. The session's field
--- `w:<target>` says whether there is one.
+-- Set the gap timer by the ending that has been held for longest, or cancel the timer. The field
+-- `w:<target>` of the session exists while endings of the target are held.
 local function update_gap_timer(session, target)
-  local longest = redis.call('ZRANGE', keys.of('out_of_order_at', session, target), 0, 0, 'WITHSCORES')
+  local held_at = keys.of('out_of_order_at', session, target)
+  local longest = redis.call('ZRANGE', held_at, 0, 0, 'WITHSCORES')
   local id = keys.full(session) .. '|' .. target
   local speaker = speaker_of(session, target)
   if longest[1] then
@@ -164,13 +165,13 @@ local function update_gap_timer(session, target)
   speaker.has_held[target] = longest[1] ~= nil
 end
 
--- Deliver the held endings that are next in order: at most 64 in a step; the rest when the gap
--- timer fires at once. Returns how many were delivered.
+-- Deliver the held endings that are next in order, at most 64 in a call. A gap timer that is due at
+-- once delivers the rest. Returns how many were delivered.
 function delivery.drain_ready(session, target)
   local number, count = delivery.next_number(session, target), 0
   while count < delivery.step_max do
     local outcome = delivery.find_outcome(session, target, number)
-    local ending = outcome and take_held(session, target, number)
+    local ending = outcome and remove_held(session, target, number)
     if not ending then break end
     deliver(session, target, number, outcome, ending, speaker_of(session, target))
     number, count = number + 1, count + 1
@@ -200,7 +201,7 @@ function delivery.find_held(session, target, number)
   return stored and cjson.decode(stored) or nil
 end
 
--- The outcome has this ending: deliver it if it is next, else hold it.
+-- End an outcome: deliver the ending if its number is next, else hold it.
 function delivery.publish(session, target, number, ending)
   local outcome = delivery.find_outcome(session, target, number)
   if not outcome then return end
@@ -214,7 +215,7 @@ function delivery.publish(session, target, number, ending)
   if speaker.has_held[target] then delivery.drain_ready(session, target) end
 end
 
--- The next number will not come: its recipients get the outcome `missing`. `outcome` is open.
+-- End the next number as missing. `outcome` is open.
 function delivery.skip(session, target, number, outcome, ending)
   deliver(session, target, number, outcome, ending, speaker_of(session, target))
 end

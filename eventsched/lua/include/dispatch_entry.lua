@@ -1,7 +1,7 @@
--- dispatch_entry: an utterance that wants jobs, as it waits in the stream `dispatch` for the
--- dispatcher. An entry is one line: first the words that dispatch decides by, separated by spaces,
--- which no name, language or id contains (rule 34); then the end of each job's core, unchanged.
--- Numbers that are only passed on stay text.
+-- dispatch_entry: a finalized utterance in the dispatch queue. An entry is one line: first the
+-- words that dispatch needs, separated by spaces, which no name, language or id contains (rule 34,
+-- names); then the end of the core of each job, unchanged. Numbers that dispatch does not compute
+-- with stay text.
 -- include: clock
 -- include: json
 -- include: keys
@@ -28,8 +28,8 @@ end
 
 -- The end of the core that all jobs of the utterance share, without the last brace.
 function dispatch_entry.details(tp, tenant, turn, source, ms, priority, audio)
-  return '"tp":' .. json.quote(tp) .. ',"tenant":"' .. tenant .. '","turn":' .. turn .. ',"source":"'
-    .. source .. '","ms":' .. ms .. ',"priority":' .. priority .. ',' .. audio
+  return '"tp":' .. json.quote(tp) .. ',"tenant":"' .. tenant .. '","turn":' .. turn
+    .. ',"source":"' .. source .. '","ms":' .. ms .. ',"priority":' .. priority .. ',' .. audio
 end
 
 local function decode_line(d)
@@ -45,7 +45,9 @@ local function decode_line(d)
   end
   local rest = string.sub(d, at, -2)
   local tp = ''
-  if string.sub(rest, 1, #no_traceparent) ~= no_traceparent then tp = cjson.decode('{' .. rest .. '}').tp end
+  if string.sub(rest, 1, #no_traceparent) ~= no_traceparent then
+    tp = cjson.decode('{' .. rest .. '}').tp
+  end
   return { session = session, name = name, utterance = utterance, log = log, tenant = tenant,
     features_hash = features_hash, source = source, turn = turn, ms = ms,
     priority = priorities[priority], features = features, targets = targets, tp = tp, rest = rest }
@@ -72,12 +74,13 @@ function dispatch_entry.encode(entry)
     .. table.concat(targets, ',') .. ' ' .. entry.rest .. '}'
 end
 
--- The utterance waits for the dispatcher.
+-- Add the utterance to the dispatch queue.
 function dispatch_entry.append(entry)
-  write('XADD', keys.dispatch, clock.entry_id(), 'k', 'utterance', 'd', dispatch_entry.encode(entry))
+  write('XADD', keys.dispatch, clock.entry_id(), 'k', 'utterance',
+    'd', dispatch_entry.encode(entry))
 end
 
--- The node waits for the dispatcher to fill its free slots.
+-- Ask the dispatcher to fill the free slots of the node.
 function dispatch_entry.append_fill(node)
   write('XADD', keys.dispatch, clock.entry_id(), 'k', 'fill', 'd', node)
 end

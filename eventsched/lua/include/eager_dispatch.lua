@@ -16,7 +16,7 @@ local jobs_max = 8
 
 call.on_begin(function() eager_dispatch.jobs_left = nil end)
 
--- Until when a dispatcher counts as present, in ms.
+-- When the presence lease of the dispatcher ends, in ms.
 local lease = cache.register_single('dispatcher_lease', 'live', function()
   return tonumber(redis.call('HGET', keys.counters, 'dispatcher')) or 0
 end)
@@ -26,7 +26,7 @@ function eager_dispatch.renew_lease(until_ms)
   lease.put(until_ms)
 end
 
--- Whether this call may assign so many jobs.
+-- Whether this call may assign this many jobs.
 local function is_allowed(count)
   if not eager_dispatch.jobs_left then
     eager_dispatch.jobs_left = lease.read_through() > clock.now() and jobs_max or 0
@@ -36,9 +36,9 @@ local function is_allowed(count)
   return true
 end
 
--- The jobs of a finalized utterance are assigned or queued, or the utterance waits in the dispatch
--- queue. An error becomes a dead letter, as in dispatch_jobs: the finalize itself succeeds. `entry`
--- is what `dispatch_entry.decode` returns.
+-- Assign or queue the jobs of a finalized utterance, or add the utterance to the dispatch queue. An
+-- error becomes a dead letter, as in dispatch_jobs: the finalize itself succeeds. `entry` has the
+-- form that `dispatch_entry.decode` returns.
 function eager_dispatch.dispatch(entry)
   if not is_allowed(#entry.targets) then
     dispatch_entry.append(entry)

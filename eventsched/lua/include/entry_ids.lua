@@ -1,4 +1,4 @@
--- entry_ids: ids of stream entries, `<ms>-<number>`. They do not sort as text.
+-- entry_ids: ids of stream entries, `<ms>-<number>`. Their order is not the order of their texts.
 local entry_ids = {}
 
 local function parts(id)

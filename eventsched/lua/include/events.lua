@@ -1,9 +1,9 @@
--- events: one function for each event type of eventsched/schema/events.py, under its name. Each appends
--- one event and returns its id. No other file puts the JSON of an event together; a test compares
--- the field names with the structs. An event that every chunk or job has is concatenated: cjson
--- takes several times as long. What comes from outside as free text is escaped (`json.quote`);
--- names, languages and ids need no escaping (rule 34). Arguments that end up in concatenated JSON
--- as numbers are text, unless they are described otherwise.
+-- events: one function for each event type of eventsched/schema/events.py, with the same name. Each
+-- function appends one event and returns its id. No other file builds the JSON of events; a test
+-- compares the field names with the structs. The JSON of frequent events is concatenated, because
+-- cjson takes several times as long. Free text from outside is escaped (`json.quote`); names,
+-- languages and ids need no escaping (rule 34, names). Arguments for numbers in concatenated JSON
+-- are text, unless a comment says otherwise.
 -- include: clock
 -- include: json
 -- include: keys
@@ -31,22 +31,25 @@ local function append_of_cell(t, d)
   return append(keys.log, t, '', '', '', '', '', cjson.encode(d), '')
 end
 
--- Sessions. `s` is a session as `sessions.get` returns it, `full` the full id of one.
+-- Sessions. `s` is a session as `sessions.get` returns it, `full` the full id of a session.
 
--- `o` holds the fields by name; lists in it are joined text.
-function events.SessionOpened(full, tp, o)
+-- `fields` are the fields by name; lists are joined text.
+function events.SessionOpened(full, tp, fields)
   return append_of_session('SessionOpened', full, tp, {
-    tenant = o.tenant, source = o.source, targets = json.optional_list(strings.split(o.targets)),
-    features = json.optional_list(strings.split(o.features)), features_hash = o.features_hash,
-    encoding = o.encoding, sample_rate = o.sample_rate, priority = o.priority, room = json.optional(o.room), listen_language = json.optional(o.listen_language),
-    epoch = 1, key = json.optional(o.key) })
+    tenant = fields.tenant, source = fields.source,
+    targets = json.optional_list(strings.split(fields.targets)),
+    features = json.optional_list(strings.split(fields.features)),
+    features_hash = fields.features_hash, encoding = fields.encoding,
+    sample_rate = fields.sample_rate, priority = fields.priority,
+    room = json.optional(fields.room), listen_language = json.optional(fields.listen_language),
+    epoch = 1, key = json.optional(fields.key) })
 end
 
 function events.SessionResumed(s, epoch)
   return append_of_session('SessionResumed', s.full, s.tp, { epoch = epoch })
 end
 
--- On the audio stream of the session, not on the log. `seq` and `ms` are numbers.
+-- Appended to the audio stream of the session, not to the log. `seq` and `ms` are numbers.
 function events.AudioChunkAppended(s, seq, ms, end_of_utterance, payload)
   return append(keys.of('audio', s.name), 'AudioChunkAppended', s.full, '', '', '', s.tp,
     '{"seq":' .. as_text[seq] .. ',"ms":' .. as_text[ms] .. ',"utterance":' .. as_text[s.utterance]
@@ -55,15 +58,18 @@ end
 
 -- One item of `targets` in UtteranceFinalized; `to` is joined text.
 function events.target(target, delivery_no, to)
-  return '{"target":"' .. target .. '","delivery_no":' .. delivery_no .. json.list_field('to', to) .. '}'
+  return '{"target":"' .. target .. '","delivery_no":' .. delivery_no
+    .. json.list_field('to', to) .. '}'
 end
 
 -- The open utterance of `s`; `targets` are items as `events.target` returns them, joined by commas.
 function events.UtteranceFinalized(s, reason, padding_ms, targets)
-  return append(keys.log, 'UtteranceFinalized', s.full, '', '', 'audio:' .. s.full .. '/' .. s.buf_last,
+  return append(keys.log, 'UtteranceFinalized', s.full, '', '',
+    'audio:' .. s.full .. '/' .. s.buf_last,
     s.tp, '{"utterance":' .. as_text[s.utterance] .. ',"turn":' .. as_text[s.turn] .. ',"ms":'
-      .. as_text[s.buf_ms] .. ',"reason":"' .. reason .. '","first":"' .. s.buf_first .. '","last":"'
-      .. s.buf_last .. '","count":' .. as_text[s.buf_count] .. ',"bytes":' .. as_text[s.buf_bytes]
+      .. as_text[s.buf_ms] .. ',"reason":"' .. reason .. '","first":"' .. s.buf_first
+      .. '","last":"' .. s.buf_last .. '","count":' .. as_text[s.buf_count]
+      .. ',"bytes":' .. as_text[s.buf_bytes]
       .. ',"padding_ms":' .. padding_ms .. ',"first_seq":' .. as_text[s.buf_seq]
       .. (targets ~= '' and ',"targets":[' .. targets .. ']}' or '}'), '')
 end
@@ -73,13 +79,15 @@ function events.SessionClosing(s, reason)
 end
 
 function events.SessionClosed(s, missing)
-  return append_of_session('SessionClosed', s.full, s.tp, { missing = missing > 0 and missing or nil })
+  return append_of_session('SessionClosed', s.full, s.tp,
+    { missing = missing > 0 and missing or nil })
 end
 
 -- `targets` is a table.
 function events.SessionRetired(s, targets)
   return append_of_session('SessionRetired', s.full, s.tp, { tenant = s.tenant,
-    features_hash = s.features_hash, utterances = s.utterance, targets = json.optional_list(targets) })
+    features_hash = s.features_hash, utterances = s.utterance,
+    targets = json.optional_list(targets) })
 end
 
 function events.SessionErased(full, tp, key)
@@ -97,33 +105,42 @@ function events.PlaybackEnded(s, origin, target, utterance, reason)
 end
 
 function events.RoomJoined(full, tp, room, listen_language)
-  return append_of_session('RoomJoined', full, tp, { room = room, listen_language = json.optional(listen_language) })
+  return append_of_session('RoomJoined', full, tp,
+    { room = room, listen_language = json.optional(listen_language) })
 end
 
 function events.RoomLeft(s)
   return append_of_session('RoomLeft', s.full, s.tp, { room = s.room })
 end
 
--- Jobs. `job` is one as `jobs` creates and loads it; `cause` names an entry, or is empty.
+-- Jobs. `job` is a job as `jobs` creates and loads it; `cause` names an entry, or is empty.
 
 function events.JobQueued(job, reason, cause, tag, deadline)
   return append(keys.log, 'JobQueued', job.session, job.key, '', cause, job.tp,
     '{"utterance":' .. job.utterance .. ',"target":"' .. job.target .. '","delivery_no":'
-      .. job.delivery_no .. ',"source":"' .. job.source .. '"' .. json.list_field('features', job.features)
-      .. ',"attempt":' .. as_text[job.attempt] .. ',"reason":"' .. reason .. '","priority":'
+      .. job.delivery_no .. ',"source":"' .. job.source .. '"'
+      .. json.list_field('features', job.features) .. ',"attempt":' .. as_text[job.attempt]
+      .. ',"reason":"' .. reason .. '","priority":'
       .. as_text[job.priority] .. ',"tag":' .. tag .. ',"member":"' .. job.member
       .. '","deadline_ms":' .. deadline .. '}', '')
 end
 
--- One item of `classes` in JobDispatched. `head` is the name of the least loaded node, if there is
--- one.
+-- The job keeps its tag, its member and its deadline.
+function events.JobPromoted(job)
+  return append(keys.log, 'JobPromoted', job.session, job.key, '', '', job.tp,
+    '{"utterance":' .. job.utterance .. ',"target":"' .. job.target .. '","delivery_no":'
+      .. job.delivery_no .. ',"attempt":' .. as_text[job.attempt] .. ',"priority":'
+      .. as_text[job.priority] .. '}', '')
+end
+
+-- One item of `classes` in JobDispatched. `head` is the name of the least loaded node, or nil.
 function events.class_seen(id, head, load, free, full, draining)
   return '{"id":"' .. id .. '"'
     .. (head and ',"head":"' .. keys.full(head) .. '","load":' .. as_text[load] or '') .. ',"free":'
     .. as_text[free] .. ',"full":' .. as_text[full] .. ',"draining":' .. as_text[draining] .. '}'
 end
 
--- `affinity` in JobDispatched: the node that was used last; `why` it was passed over, or empty.
+-- `affinity` in JobDispatched: the last node of the session; `why` it is not chosen, or empty.
 function events.affinity(node, why)
   return '{"node":"' .. keys.full(node) .. '"' .. json.string_field('why', why) .. '}'
 end
@@ -134,20 +151,23 @@ function events.rank(head)
     .. head.member .. '"}'
 end
 
--- `choice` is the decision as `assign` makes it. Its `classes` and `affinity` are JSON.
+-- `choice` is the decision of `assign`. Its `classes` and `affinity` are JSON.
 function events.JobDispatched(job, node, cause, choice, deadline, context_at)
   local compared = choice.compared
   return append(keys.log, 'JobDispatched', job.session, job.key, node.full, cause, job.tp,
     '{"utterance":' .. job.utterance .. ',"target":"' .. job.target .. '","delivery_no":'
       .. job.delivery_no .. ',"turn":' .. job.turn .. ',"source":"' .. job.source .. '"'
-      .. json.list_field('features', job.features) .. ',"attempt":' .. as_text[job.attempt] .. ',"epoch":'
-      .. node.epoch_text .. ',"deadline_ms":' .. deadline .. ',"audio_ms":' .. job.ms .. ',"rule":"'
+      .. json.list_field('features', job.features) .. ',"attempt":' .. as_text[job.attempt]
+      .. ',"epoch":' .. node.epoch_text .. ',"deadline_ms":' .. deadline
+      .. ',"audio_ms":' .. job.ms .. ',"rule":"'
       .. choice.rule .. '","policy":' .. choice.policy
       .. (choice.affinity and ',"affinity":' .. choice.affinity or '')
       .. ',"classes":[' .. choice.classes .. ']'
-      .. (compared and ',"compared":' .. compared .. ',"winner":' .. events.rank(choice.winner) or '')
+      .. (compared and ',"compared":' .. compared .. ',"winner":'
+        .. events.rank(choice.winner) or '')
       .. (choice.runner_up and ',"runner_up":' .. events.rank(choice.runner_up) or '')
-      .. json.string_field('last', choice.last) .. json.string_field('context_at', context_at) .. '}', '')
+      .. json.string_field('last', choice.last)
+      .. json.string_field('context_at', context_at) .. '}', '')
 end
 
 function events.AttemptEnded(job, reason, code, cause)
@@ -162,7 +182,7 @@ function events.JobFailed(job, code, cause)
       delivery_no = tonumber(job.delivery_no), attempt = job.attempt, code = code }), '')
 end
 
--- `epoch` is a number; `result` holds what the node reported, by name.
+-- `epoch` is a number; `result` has the fields of the report by name.
 local function append_result(t, job, node, epoch, result)
   return append(keys.log, t, job.session, job.key, keys.full(node), '', job.tp,
     '{"utterance":' .. job.utterance .. ',"target":"' .. job.target .. '","delivery_no":'
@@ -186,7 +206,7 @@ function events.ResultRefused(job, node, epoch, attempt, what, code)
     cjson.encode({ attempt = attempt, epoch = epoch, what = what, code = code }), '')
 end
 
--- The number `number` of a target has this end; `to` and `skipped` are joined text.
+-- The delivery number `number` of a target has ended; `to` and `skipped` are joined text.
 function events.ResultDelivered(full, target, number, outcome, ending, to, skipped)
   local code = ending.code
   return append(keys.log, 'ResultDelivered', full, ending.job, '', ending.cause or '', ending.tp,
@@ -203,13 +223,14 @@ function events.ResultMissing(full, target, number, outcome, ending, to, skipped
       .. json.list_field('skipped', skipped) .. '}', '')
 end
 
--- Nodes. `node` is one as `nodes.get` returns it.
+-- Nodes. `node` is a node as `nodes.get` returns it.
 
--- `version` is what the node reports of itself; lists are joined text.
+-- `version` is the version that the node reports; lists are joined text.
 function events.NodeRegistered(node, version)
-  return append_of_node('NodeRegistered', node.full, { epoch = node.epoch, sources = strings.split(node.sources),
-    targets = strings.split(node.targets), features = json.optional_list(strings.split(node.features)),
-    slots = node.slots, version = json.optional(version), class = node.class })
+  return append_of_node('NodeRegistered', node.full, { epoch = node.epoch,
+    sources = strings.split(node.sources), targets = strings.split(node.targets),
+    features = json.optional_list(strings.split(node.features)), slots = node.slots,
+    version = json.optional(version), class = node.class })
 end
 
 function events.NodeDraining(node)
@@ -225,14 +246,16 @@ function events.NodeLost(node, reason, leases)
     leases = leases > 0 and leases or nil })
 end
 
-function events.NodeSuspended(node, feature, until_ms)
-  return append_of_node('NodeSuspended', node.full, { epoch = node.epoch, feature = feature,
-    until_ms = until_ms, class = node.class })
+-- `scope` is node, feature or language_pair. `subject` is the feature, the language pair as
+-- `<source>><target>`, or empty for the whole node.
+function events.NodeSuspended(node, scope, subject, reason, until_ms)
+  return append_of_node('NodeSuspended', node.full, { epoch = node.epoch, scope = scope,
+    subject = json.optional(subject), reason = reason, until_ms = until_ms, class = node.class })
 end
 
-function events.NodeResumed(node, feature)
-  return append_of_node('NodeResumed', node.full, { epoch = node.epoch, feature = feature,
-    class = node.class })
+function events.NodeResumed(node, scope, subject, reason)
+  return append_of_node('NodeResumed', node.full, { epoch = node.epoch, scope = scope,
+    subject = json.optional(subject), reason = reason, class = node.class })
 end
 
 -- The cell.

@@ -3,8 +3,8 @@
 -- include: write
 local groups = {}
 
--- The group exists when this returns; the result is true if this call has created it. Its first
--- entry is the one after the id `from`. Further words of XGROUP CREATE may follow.
+-- Create the group if it does not exist; returns true if this call has created it. The group reads
+-- the entries after the id `from`. More arguments of XGROUP CREATE may follow.
 function groups.create(stream, name, from, ...)
   local is_done, failure = pcall(write, 'XGROUP', 'CREATE', stream, name, from, 'MKSTREAM', ...)
   if is_done then return true end

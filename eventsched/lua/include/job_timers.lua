@@ -1,18 +1,19 @@
--- job_timers: what happens when a job has waited for long: age, wait (rules 18, 20).
+-- job_timers: the timers of a waiting job: age and wait (rules 18, fair waiting; 20, dispatching
+-- again).
 -- include: attempts
 -- include: classes
 -- include: jobs
 -- include: queue
 local job_timers = {}
 
--- Half of its time has passed: the job gets the highest priority.
+-- The job has waited for half of its time: it gets the highest priority.
 function job_timers.age(job_key)
   local job = jobs.load(job_key)
   if not job or job.status ~= 'queued' or job.priority == 0 then return end
   queue.promote(job)
 end
 
--- The job has waited for as long as it may: it fails.
+-- The queue timeout has passed: the job fails.
 function job_timers.wait(job_key)
   local job = jobs.load(job_key)
   if not job or job.status ~= 'queued' then return end

@@ -1,9 +1,10 @@
--- jobs: the job record. That it exists is the idempotency key (rules 10, 11). It is one line,
+-- jobs: the job record. Its existence is the idempotency key (rules 10, job identity; 11, one
+-- atomic dispatch). The record is one line,
 --   status|attempt|node|epoch|at|deadline|place|outcome|core
 -- node, epoch: of the last attempt. at: when a running job was dispatched. deadline: when the lease
--- of a running job ends, or the wait of a queued one. place: `priority,tag,entry` in the queue,
--- once the job has waited. core: JSON that never changes, as assignments repeat it; of an ended job
--- only its beginning, and the code.
+-- of a running job ends, or the wait of a queued job. place: `priority,tag,entry` in the queue,
+-- once the job has waited. core: JSON that never changes and that assignments repeat; of an ended
+-- job only the first fields, and the code.
 -- include: clock
 -- include: json
 -- include: keys
@@ -13,14 +14,15 @@ local jobs = {}
 local as_text, as_number = numbers.text, numbers.value
 
 local record_pattern = '^(%a+)|(%d+)|([^|]*)|(%d*)|(%d*)|(%d*)|([^|]*)|([^|]*)|()'
-local header_pattern = record_pattern .. '{"session":"([^"]+)","utterance":(%d+),"target":"([^"]+)",'
+local header_pattern = record_pattern
+  .. '{"session":"([^"]+)","utterance":(%d+),"target":"([^"]+)",'
   .. '"delivery_no":(%d+),"tp":"([^"\\]*)"()'
-local body_pattern = '^,"tenant":"([^"]+)","turn":(%d+),"source":"([^"]+)","ms":(%d+),"priority":(%d),'
-  .. '"encoding":"[^"]+","sample_rate":%d+,()'
+local body_pattern = '^,"tenant":"([^"]+)","turn":(%d+),"source":"([^"]+)","ms":(%d+),'
+  .. '"priority":(%d),' .. '"encoding":"[^"]+","sample_rate":%d+,()'
 
--- The job of one target of `entry`, an utterance as `dispatch_entry` decodes it. Numbers that are
--- only passed on are text. `record` is the key of the record; `head` and `rest` are the core
--- without its last brace.
+-- The job of one target of `entry`, an utterance as `dispatch_entry` decodes it. Numbers that
+-- dispatch does not compute with are text. `record` is the key of the record; `head` and `rest` are
+-- the core without its last brace.
 function jobs.create(key, record, entry, target, delivery_no)
   return {
     key = key, record = record, attempt = 1, name = entry.name, is_new = true,
@@ -35,7 +37,7 @@ end
 
 local is_text_number = { utterance = true, delivery_no = true, turn = true, ms = true }
 
--- Read the core with cjson: its free text holds something that JSON escapes.
+-- Read the core with cjson: its free text has characters that JSON escapes.
 local function decode_core(job)
   for name, value in pairs(cjson.decode(string.sub(job.stored, job.core_at))) do
     if job[name] == nil then
@@ -45,8 +47,8 @@ local function decode_core(job)
   job.features = table.concat(job.features or {}, ',')
 end
 
--- What a result needs of a job: the token, the state and the beginning of the core; nil without a
--- record. `at` and `deadline` are text.
+-- The fields of a job that a result needs: the fencing token, the state and the first fields of the
+-- core; nil without a record. `at` and `deadline` are text.
 function jobs.load_header(key)
   local record = keys.of('job', key)
   local stored = redis.call('GET', record)
@@ -72,7 +74,7 @@ function jobs.load_header(key)
   return job
 end
 
--- Add everything else that the core says to a job whose header is loaded.
+-- Add the other fields of the core to a job whose header is loaded.
 function jobs.load_body(job)
   if job.head then return job end
   job.head, job.rest = string.sub(job.stored, job.core_at, -2), ''
@@ -137,22 +139,22 @@ function jobs.set_deadline(job, deadline)
   store(job, 'running', job.at, deadline, '', job.head, job.rest)
 end
 
--- The job waits at its place in the queue until `deadline`. `tag` and `deadline` are text.
+-- The job waits in the queue until `deadline`. `tag` and `deadline` are text.
 function jobs.set_queued(job, tag, deadline)
   job.deadline = deadline
   job.place = as_text[job.priority] .. ',' .. tag .. ',' .. string.sub(job.member, 1, 16)
   store(job, 'queued', '', deadline, '', job.head, job.rest)
 end
 
--- The beginning of the core, as far as `load_header` reads it.
+-- The first fields of the core, which `load_header` reads.
 local function core_head(job)
   if job.core_to then return string.sub(job.stored, job.core_at, job.core_to - 1) end
   return '{"session":"' .. job.session .. '","utterance":' .. job.utterance .. ',"target":"'
     .. job.target .. '","delivery_no":' .. job.delivery_no .. ',"tp":' .. json.quote(job.tp)
 end
 
--- The job has ended. Its record stays until its session retires, without what only a next attempt
--- needs.
+-- The job has ended. Its record stays until its session retires, without the fields that only
+-- another attempt needs.
 function jobs.set_ended(job, outcome, code)
   job.place = ''
   store(job, 'ended', '', '', outcome, core_head(job),

@@ -1,5 +1,5 @@
--- json: parts of JSON as text, for what every job and chunk has: cjson takes several times as long.
--- Names, languages, ids and codes hold nothing that JSON escapes (rule 34); free text may.
+-- json: JSON as concatenated text, for frequent events: cjson takes several times as long. Names,
+-- languages, ids and codes have no characters that JSON escapes (rule 34, names); free text may.
 local json = {}
 
 -- Any text as a JSON string.
@@ -20,13 +20,14 @@ function json.list_field(name, joined)
   return ',"' .. name .. '":["' .. string.gsub(joined, ',', '","') .. '"]'
 end
 
--- For tables that cjson encodes: nil in place of an empty text, so that the field is left out,
+-- For tables that cjson encodes: nil instead of an empty text, so that the field is omitted.
 function json.optional(value)
   if value and value ~= '' then return value end
   return nil
 end
 
--- and in place of an empty list, which cjson would encode as an object.
+-- For tables that cjson encodes: nil instead of an empty list, which cjson would encode as an
+-- object.
 function json.optional_list(list)
   if list and #list > 0 then return list end
   return nil

@@ -1,10 +1,11 @@
--- keys: every key that scripts build. A test compares them with eventsched/schema/keys.py, which says what
--- each holds. Ids in keys are names within the cell; the key of the log says which cell that is.
+-- keys: every key that scripts build. A test compares them with eventsched/schema/keys.py, which
+-- describes their contents. Ids in keys are names within the cell; the key of the log names the
+-- cell.
 -- include: call
 local keys = {}
-local ones = {
-  'dispatch', 'dead_letters', 'timers', 'clock', 'settings', 'counters', 'classes', 'requirements', 'tenant_queued', 'tenant_finish_tag',
-  'archive', 'erased',
+local single_keys = {
+  'dispatch', 'dead_letters', 'timers', 'clock', 'settings', 'counters', 'classes', 'requirements',
+  'tenant_queued', 'tenant_finish_tag', 'archive', 'erased',
 }
 
 call.on_begin(function()
@@ -13,7 +14,7 @@ call.on_begin(function()
   keys.cell_name = string.match(keys.prefix, '{(.-)}')
   keys.full_pattern = keys.cell_name .. '%.([%w_-]+)'
   keys.whole_pattern = '^' .. keys.full_pattern .. '$'
-  for _, kind in ipairs(ones) do keys[kind] = keys.prefix .. kind end
+  for _, kind in ipairs(single_keys) do keys[kind] = keys.prefix .. kind end
 end)
 
 function keys.of(kind, id, part)
@@ -27,8 +28,8 @@ function keys.full(name)
   return keys.cell_name .. '.' .. name
 end
 
--- The name of a full id; nil for an id of another cell and for what is no id, so that no id reaches
--- a key outside the cell.
+-- The name in a full id; nil for an id of another cell and for text that is not an id, so that no
+-- caller reaches a key outside the cell.
 function keys.name(full)
   local name = string.match(full or '', keys.whole_pattern)
   return name and #name <= 64 and name or nil

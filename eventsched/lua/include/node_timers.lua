@@ -1,5 +1,5 @@
--- node_timers: what happens when a timer of a node fires: leases (rule 19), node, lost and drain
--- (rule 13), suspension (rule 14).
+-- node_timers: the timers of a node: leases (rule 19, lease duration); node, lost and drain (rule
+-- 13, node registration); suspension (rule 14, missing model).
 -- include: assign
 -- include: attempts
 -- include: clock
@@ -17,9 +17,9 @@ local function end_lease(job_key)
   attempts.redispatch(jobs.load(job_key), 'lease', nil, '')
 end
 
--- Expired leases of a registration are dispatched again, 16 a call, and the timer is set to when
--- more may have expired. Returns true when that is in the past: timers that were due later wait for
--- the next call, so that a late timer catches up in order.
+-- Dispatch the jobs of expired leases of a registration again, 16 a call, and set the timer to the
+-- time at which more leases may have expired. Returns true if that time is in the past: timers that
+-- were due later wait for the next call, so that a late timer catches up in order.
 function node_timers.leases(id, at)
   local name, epoch = string.match(id, '^(.-)|(%d+)$')
   local expired, next_ms = attempts.expired_leases(name, epoch, at)
@@ -30,13 +30,13 @@ function node_timers.leases(id, at)
       ended = ended + 1
     end
   end
-  -- If no lease could be ended, the next try is not at once.
+  -- If no lease could be ended, the timer is not due at once.
   if ended > 0 and #expired > attempts.requeued_max then next_ms = at end
   timers.set_earlier(next_ms, 'leases', id)
   return next_ms <= clock.now()
 end
 
--- No heartbeat came for a while: the registration has ended.
+-- No heartbeat came within `node_lost_ms`: the registration has ended.
 function node_timers.node(name)
   local node = nodes.get(name)
   if not node or node.status == 'gone' then return end
@@ -47,13 +47,13 @@ function node_timers.node(name)
   attempts.requeue_leases(name, node.epoch, 'node_lost')
 end
 
--- More leases of a registration that has ended.
+-- Requeue more leases of a registration that has ended.
 function node_timers.lost(id)
   local full, epoch, reason = string.match(id, '^(.-)|(%d+)|(.*)$')
   attempts.requeue_leases(keys.name(full), tonumber(epoch), reason)
 end
 
--- A draining node may hold its leases no longer.
+-- The time to drain is over: the remaining leases are dispatched again.
 function node_timers.drain(name)
   local node = nodes.get(name)
   if not node or node.status ~= 'draining' then return end
@@ -61,17 +61,18 @@ function node_timers.drain(name)
   nodes.finish_drain(node)
 end
 
--- The node is chosen again for a feature that it lacked.
+-- The suspension of a feature has ended: the node can be chosen for the feature again.
 function node_timers.suspension(id)
   local name, feature = string.match(id, '^(.-)|(.*)$')
   local node = nodes.get(name)
-  if not node or node.status == 'gone' or not strings.set_of(node.suspended)[feature] then return end
+  if not node or node.status == 'gone' then return end
+  if not strings.set_of(node.suspended)[feature] then return end
   local suspended = {}
   for _, other in ipairs(strings.split(node.suspended)) do
     if other ~= feature then suspended[#suspended + 1] = other end
   end
   nodes.set_suspended(node, suspended)
-  events.NodeResumed(node, feature)
+  events.NodeResumed(node, 'feature', feature, 'expired')
   assign.fill(node, '')
 end
 return node_timers

@@ -1,5 +1,6 @@
--- nodes: registrations, slots and leases. The load of a node is counted from its leases (rule 16);
--- leases belong to a registration, which is (node, epoch) (rule 13).
+-- nodes: registrations, slots and leases. The load of a node is the count of its leases (rule 16,
+-- choosing a node). Leases belong to a registration, which is (node, epoch) (rule 13, node
+-- registration).
 -- include: cache
 -- include: classes
 -- include: clock
@@ -10,20 +11,22 @@
 -- include: write
 local nodes = { lease_ms_min = 15000 }
 
--- What few calls need of a registration is read when it is asked for.
+-- Fields of a registration that few calls need. They are read on first access.
 local declared_fields = { sources = true, targets = true, features = true, suspended = true }
 local lazy = { __index = function(node, field)
   if not declared_fields[field] then return nil end
-  local stored = redis.call('HMGET', keys.of('node', node.name), 'sources', 'targets', 'features', 'suspended')
-  node.sources, node.targets, node.features, node.suspended = stored[1], stored[2], stored[3], stored[4]
+  local stored = redis.call('HMGET', keys.of('node', node.name), 'sources', 'targets', 'features',
+    'suspended')
+  node.sources, node.targets = stored[1], stored[2]
+  node.features, node.suspended = stored[3], stored[4]
   return rawget(node, field)
 end }
 
 -- `epoch` is text. `leases` is the key of the leases.
 local function new(name, status, epoch, class, slots)
-  return setmetatable({ name = name, full = keys.full(name), status = status, epoch = tonumber(epoch),
-    epoch_text = epoch, class = class, slots = tonumber(slots), inbox = keys.of('inbox', name),
-    leases = keys.of('leases', name, epoch) }, lazy)
+  return setmetatable({ name = name, full = keys.full(name), status = status,
+    epoch = tonumber(epoch), epoch_text = epoch, class = class, slots = tonumber(slots),
+    inbox = keys.of('inbox', name), leases = keys.of('leases', name, epoch) }, lazy)
 end
 
 local registrations = cache.register('nodes', 'stable', function(name)
@@ -42,11 +45,11 @@ function nodes.get(name)
   return registrations.read_through(name) or nil
 end
 
--- The node serves under this epoch from now on. After its features more fields may follow, with
--- their values.
+-- Register the node under this epoch. More fields with their values may follow the features.
 function nodes.register(name, epoch, class, slots, sources, targets, features, ...)
-  cache.write_stable('HSET', keys.of('node', name), 'status', 'alive', 'epoch', epoch, 'class', class,
-    'slots', slots, 'sources', sources, 'targets', targets, 'features', features, 'suspended', '', ...)
+  cache.write_stable('HSET', keys.of('node', name), 'status', 'alive', 'epoch', epoch,
+    'class', class, 'slots', slots, 'sources', sources, 'targets', targets, 'features', features,
+    'suspended', '', ...)
   local node = new(name, 'alive', epoch, class, slots)
   node.sources, node.targets, node.features, node.suspended = sources, targets, features, ''
   registrations.put(name, node)
@@ -55,7 +58,7 @@ function nodes.register(name, epoch, class, slots, sources, targets, features, .
   return node
 end
 
--- Whether the node declared what this job requires; a suspension may exclude it all the same.
+-- Whether the node declares the languages and features of the job. Suspensions are not checked.
 function nodes.declares(node, job)
   if not strings.set_of(node.sources)[job.source] then return false end
   if not strings.set_of(node.targets)[job.target] then return false end
@@ -79,14 +82,14 @@ function nodes.has_slot(node)
   return node.status == 'alive' and nodes.lease_count(node) < node.slots
 end
 
--- Enter the node at its load among those of its class that have a free slot.
+-- Write the load of the node to the sorted set of its class.
 function nodes.publish_load(node)
   if node.status ~= 'alive' then return end
   classes.set_load(node.class, node.name, load_of(node, nodes.lease_count(node)))
   classes.evict(node.class)
 end
 
--- `change` leases more have been stored than the `count` before. The class follows.
+-- The number of stored leases has changed from `count` by `change`. The class is updated.
 local function change_count(node, count, change)
   lease_counts.put(node.leases, count + change)
   if node.status == 'alive' then
@@ -94,12 +97,14 @@ local function change_count(node, count, change)
   end
 end
 
--- One timer watches all leases of a registration. The first lease sets it to when that lease can
--- end at the earliest; while a lease is live, no call sets the timer later than one ends.
+-- One timer covers all leases of a registration. The first lease sets the timer to the earliest
+-- time at which that lease can end. While a lease is live, no call sets the timer later than its
+-- end.
 function nodes.acquire_slot(node, job_key)
   local count = nodes.lease_count(node)
   if count == 0 then
-    timers.set_earlier(clock.now() + nodes.lease_ms_min, 'leases', node.name .. '|' .. node.epoch_text)
+    local id = node.name .. '|' .. node.epoch_text
+    timers.set_earlier(clock.now() + nodes.lease_ms_min, 'leases', id)
   end
   if write('ZADD', node.leases, clock.text(), job_key) == 1 then change_count(node, count, 1) end
 end
@@ -109,8 +114,8 @@ function nodes.is_current(node, epoch)
   return node and node.status ~= 'gone' and node.epoch == epoch
 end
 
--- The registration (name, epoch) no longer holds a slot for the job. Returns the node if it can
--- take work now.
+-- Release the slot that the registration (name, epoch) holds for the job. Returns the node if it
+-- can take a job now.
 function nodes.release_slot(name, epoch, job_key)
   local node = nodes.get(name)
   if not nodes.is_current(node, epoch) then
@@ -126,7 +131,7 @@ function nodes.release_slot(name, epoch, job_key)
   return node
 end
 
--- The inbox keeps what a live attempt may still need: the entries since the oldest live attempt.
+-- Trim the inbox to the entries since the oldest live attempt.
 function nodes.trim_inbox(node)
   local oldest = redis.call('ZRANGE', node.leases, '0', '0', 'WITHSCORES')
   write('XTRIM', node.inbox, 'MINID', oldest[2] or clock.text())
@@ -147,7 +152,7 @@ function nodes.deregister(node)
   timers.cancel_both('node', 'drain', node.name)
 end
 
--- The node takes no new work.
+-- The node gets no new jobs.
 function nodes.start_drain(node)
   node.status = 'draining'
   cache.write_stable('HSET', keys.of('node', node.name), 'status', 'draining')
@@ -157,22 +162,23 @@ function nodes.start_drain(node)
   events.NodeDraining(node)
 end
 
--- A draining node that holds nothing any more is gone.
+-- A draining node without leases is gone.
 function nodes.finish_drain(node)
   if node.status ~= 'draining' or nodes.lease_count(node) > 0 then return end
   nodes.deregister(node)
   events.NodeDrained(node)
 end
 
--- The node's suspended features are these: it moves to the class that has them, with its load and its
--- drain.
+-- Set the suspended features of the node. The node moves to the class with these suspensions, with
+-- its load and its drain.
 function nodes.set_suspended(node, suspended)
   table.sort(suspended)
   leave_class(node)
   node.suspended = table.concat(suspended, ',')
   node.class = classes.id_of(node.sources, node.targets, node.features, node.suspended)
   classes.join(node.class, node.name, node)
-  cache.write_stable('HSET', keys.of('node', node.name), 'class', node.class, 'suspended', node.suspended)
+  cache.write_stable('HSET', keys.of('node', node.name), 'class', node.class,
+    'suspended', node.suspended)
   if node.status == 'draining' then
     cache.write_stable('HINCRBY', keys.of('class', node.class), 'draining', 1)
   end

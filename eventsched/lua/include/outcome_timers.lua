@@ -1,5 +1,5 @@
--- outcome_timers: what happens when outcomes did not end in time: gap (rule 25), close (rule 6).
--- They are skipped in order, at most 32 a call.
+-- outcome_timers: the timers of outcomes that did not end in time: gap (rule 25, ordered delivery)
+-- and close (rule 6, two-step close). Outcomes are skipped in order, at most 32 a call.
 -- include: assign
 -- include: attempts
 -- include: clock
@@ -14,7 +14,7 @@
 -- include: write
 local outcome_timers = {}
 
--- Skip the next number; whatever its job does stops. Adds the node that becomes free to `freed`.
+-- Skip the next number and cancel its job. Adds the node with the freed slot to `freed`.
 local function skip(s, target, number, reason, freed)
   local outcome = delivery.find_outcome(s.name, target, number)
   local key = table.concat({ s.tenant, s.full, string.format('%d', outcome.utterance),
@@ -26,7 +26,7 @@ local function skip(s, target, number, reason, freed)
   if node then freed[node.name] = node end
 end
 
--- After all skips the freed nodes take waiting jobs.
+-- Fill the freed nodes after all skips.
 local function fill_all(freed)
   local names = {}
   for name in pairs(freed) do names[#names + 1] = name end
@@ -34,19 +34,21 @@ local function fill_all(freed)
   for _, name in ipairs(names) do assign.fill(freed[name], '') end
 end
 
--- An ending was held for as long as it may be: the numbers before it are skipped, and it is
--- delivered.
+-- An ending was held for the delivery gap timeout: the numbers before it are skipped, and the
+-- ending is delivered.
 function outcome_timers.gap(id)
   local full, target = string.match(id, '^(.-)|(.*)$')
   local s = sessions.get(keys.name(full))
   if not s then return end
-  local longest = redis.call('ZRANGE', keys.of('out_of_order_at', s.name, target), 0, 0, 'WITHSCORES')
+  local held_since = keys.of('out_of_order_at', s.name, target)
+  local longest = redis.call('ZRANGE', held_since, 0, 0, 'WITHSCORES')
   if not longest[1] then return end
   local held_no, held_at = tonumber(longest[1]), tonumber(longest[2])
   local number, skipped, freed = delivery.next_number(s.name, target), 0, {}
   while clock.now() >= held_at + settings.delivery_gap_timeout_ms and number < held_no
     and skipped < closing.skipped_max do
-    if delivery.find_held(s.name, target, number) then break end -- more are held than one step delivers
+    -- More endings are held than one step delivers.
+    if delivery.find_held(s.name, target, number) then break end
     skip(s, target, number, 'gap', freed)
     skipped = skipped + 1
     delivery.drain_ready(s.name, target)
@@ -70,7 +72,7 @@ local function open_targets(s)
   return targets
 end
 
--- The session has been closing for as long as it may: what is open ends as missing.
+-- The close wait is over: open outcomes end as missing.
 function outcome_timers.close(full)
   local s = sessions.get(keys.name(full))
   if not s or s.status ~= 'closing' then return end
@@ -88,7 +90,7 @@ function outcome_timers.close(full)
   end
   write('HINCRBY', keys.of('session', s.name), 'missing', skipped)
   timers.set(clock.now(), 'close', full)
-  delivery.touched[s.name] = true
+  delivery.ended_in[s.name] = true
   fill_all(freed)
 end
 return outcome_timers

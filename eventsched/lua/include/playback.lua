@@ -1,5 +1,6 @@
--- playback: sound that plays where a session listens. While there is some, a pause does not end an
--- utterance (rule 5). The field of a playback is `origin/target/utterance`.
+-- playback: synthesised speech that plays at the listener of a session. While a playback is open, a
+-- pause does not end an utterance (rule 5, no pause during playback). The field of a playback is
+-- `origin/target/utterance`.
 -- include: clock
 -- include: events
 -- include: keys

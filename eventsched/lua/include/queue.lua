@@ -1,5 +1,5 @@
 -- queue: jobs that wait for a slot. Order: priority, then start-time fair queuing between tenants
--- with integer tags, then age (rule 18). There is one sorted set, a line, for each (priority,
+-- with integer tags, then age (rule 18, fair waiting). There is one sorted set for each (priority,
 -- requirement). Counters that the call has changed are written at commit.
 -- include: cache
 -- include: call
@@ -12,16 +12,17 @@
 -- include: settings
 -- include: timers
 -- include: write
-local queue = { lines = {}, finish = {}, changes = {}, virtual = nil, entry = nil, has_counted = nil }
+local queue = { sets = {}, finish = {}, changes = {}, virtual = nil, entry = nil,
+  has_new_counters = nil }
 local first_max, first_last = 16, '15'
 local as_text = numbers.text
 
 call.on_begin(function()
-  queue.lines, queue.finish, queue.changes = {}, {}, {}
-  queue.virtual, queue.entry, queue.has_counted = nil, nil, nil
+  queue.sets, queue.finish, queue.changes = {}, {}, {}
+  queue.virtual, queue.entry, queue.has_new_counters = nil, nil, nil
 end)
 
--- Whether a job with a requirement waits; how many jobs of a tenant wait.
+-- Whether jobs with a requirement wait; how many jobs of a tenant wait.
 local waiting_requirements = cache.register('waiting_requirements', 'live', function(requirement)
   return redis.call('SISMEMBER', keys.requirements, requirement) == 1
 end)
@@ -41,53 +42,53 @@ function queue.tenant_count(tenant)
   return tenant_counts.read_through(tenant) + (queue.changes[tenant] or 0)
 end
 
--- A line: its key, and its first jobs once they have been read.
-local function line_of(priority, requirement)
-  local lines = queue.lines[requirement]
-  if not lines then
-    lines = {}
-    queue.lines[requirement] = lines
+-- A sorted set: its key, and its first jobs once they have been read.
+local function set_of(priority, requirement)
+  local sets = queue.sets[requirement]
+  if not sets then
+    sets = {}
+    queue.sets[requirement] = sets
   end
-  local line = lines[priority]
-  if not line then
-    line = { key = keys.of('waiting', as_text[priority], requirement), first = nil, at = nil }
-    lines[priority] = line
+  local set = sets[priority]
+  if not set then
+    set = { key = keys.of('waiting', as_text[priority], requirement), first = nil, at = nil }
+    sets[priority] = set
   end
-  return line
+  return set
 end
 
--- The first jobs of a line as [member, tag, …], from the place `line.at` on.
-local function first_of(line)
-  local first = line.first
-  if not first or line.at > #first and #first == 2 * first_max then
-    first = redis.call('ZRANGE', line.key, '0', first_last, 'WITHSCORES')
-    line.at, line.first = 1, first
+-- The first jobs of a sorted set as [member, tag, …], beginning at the index `set.at`.
+local function heads_of(set)
+  local first = set.first
+  if not first or set.at > #first and #first == 2 * first_max then
+    first = redis.call('ZRANGE', set.key, '0', first_last, 'WITHSCORES')
+    set.at, set.first = 1, first
   end
   return first
 end
 
-local function enter_line(priority, requirement, tag, member)
-  local line = line_of(priority, requirement)
-  write('ZADD', line.key, tag, member)
-  line.first = nil
+local function add_to_set(priority, requirement, tag, member)
+  local set = set_of(priority, requirement)
+  write('ZADD', set.key, tag, member)
+  set.first = nil
 end
 
-local function leave_line(priority, requirement, member)
-  local line = line_of(priority, requirement)
-  write('ZREM', line.key, member)
-  if line.first and line.first[line.at] == member then
-    line.at = line.at + 2
+local function remove_from_set(priority, requirement, member)
+  local set = set_of(priority, requirement)
+  write('ZREM', set.key, member)
+  if set.first and set.first[set.at] == member then
+    set.at = set.at + 2
   else
-    line.first = nil
+    set.first = nil
   end
 end
 
 -- The next job of a requirement, or nil: { priority, tag, tag_text, member, requirement }.
 function queue.head(requirement)
   for priority = 0, 2 do
-    local line = line_of(priority, requirement)
-    local first = first_of(line)
-    local member, tag = first[line.at], first[line.at + 1]
+    local set = set_of(priority, requirement)
+    local first = heads_of(set)
+    local member, tag = first[set.at], first[set.at + 1]
     if member then
       return { priority = priority, tag = tonumber(tag), tag_text = tag, member = member,
         requirement = requirement }
@@ -110,30 +111,32 @@ local function read_counters()
   end
 end
 
--- A job gets its tag and its place when it waits for the first time, and keeps both when it waits
--- again. The tenant pays for the job's audio.
-local function enter(job)
+-- A job gets its tag and its member when it waits for the first time, and keeps both when it waits
+-- again. The tenant is charged for the audio of the job.
+local function assign_place(job)
   if job.member then return end
   read_counters()
-  local finish = queue.finish[job.tenant] or tonumber(redis.call('ZSCORE', keys.tenant_finish_tag, job.tenant)) or 0
+  local finish = queue.finish[job.tenant]
+    or tonumber(redis.call('ZSCORE', keys.tenant_finish_tag, job.tenant)) or 0
   job.tag = math.max(queue.virtual, finish)
   queue.finish[job.tenant] = job.tag + math.max(job.ms, 1)
-  queue.entry, queue.has_counted = queue.entry + 1, true
+  queue.entry, queue.has_new_counters = queue.entry + 1, true
   job.member = string.format('%016d:', queue.entry) .. job.key
 end
 
--- Why a job waits: all its nodes are busy, or no node is declared for it (rule 15).
+-- Why a job waits: all nodes that can serve it are busy, or no node declares it (rule 15, two
+-- reasons to wait).
 function queue.reason(is_declared)
   return is_declared and 'NO_AVAILABLE_NODE' or 'NO_POOL_FOR_LANG_PAIR'
 end
 
--- The job waits. Classes that can take it watch its requirement.
+-- Queue the job. The classes that can serve it watch its requirement.
 function queue.add(job, reason, cause)
   local now, requirement = clock.now(), queue.requirement_of(job)
-  enter(job)
+  assign_place(job)
   local tag = as_text[job.tag]
   local deadline = as_text[now + settings.queue_timeout_ms]
-  enter_line(job.priority, requirement, tag, job.member)
+  add_to_set(job.priority, requirement, tag, job.member)
   queue.changes[job.tenant] = (queue.changes[job.tenant] or 0) + 1
   if not queue.has_waiting(requirement) then
     write('SADD', keys.requirements, requirement)
@@ -150,21 +153,21 @@ function queue.add(job, reason, cause)
   events.JobQueued(job, reason, cause, tag, deadline)
 end
 
--- The job has waited for half of its time: from now on it waits with the highest priority (rule
--- 18).
+-- The job has waited for half of its time: it waits at the highest priority from now on (rule 18,
+-- fair waiting).
 function queue.promote(job)
   local requirement = queue.requirement_of(job)
-  leave_line(job.priority, requirement, job.member)
+  remove_from_set(job.priority, requirement, job.member)
   job.priority = 0
   local tag = as_text[job.tag]
-  enter_line(0, requirement, tag, job.member)
+  add_to_set(0, requirement, tag, job.member)
   jobs.set_queued(job, tag, job.deadline)
-  events.JobQueued(job, 'aged', '', tag, job.deadline)
+  events.JobPromoted(job)
 end
 
 function queue.remove(job)
   local requirement = queue.requirement_of(job)
-  leave_line(job.priority, requirement, job.member)
+  remove_from_set(job.priority, requirement, job.member)
   queue.changes[job.tenant] = (queue.changes[job.tenant] or 0) - 1
   timers.cancel_both('wait', 'age', job.key)
   if not queue.head(requirement) then
@@ -176,15 +179,15 @@ function queue.remove(job)
   end
 end
 
--- The job leaves the queue for a slot: virtual time moves up to its tag.
+-- Remove the job from the queue to dispatch it. Virtual time advances to its tag.
 function queue.take(job)
   queue.remove(job)
   read_counters()
-  if job.tag > queue.virtual then queue.virtual, queue.has_counted = job.tag, true end
+  if job.tag > queue.virtual then queue.virtual, queue.has_new_counters = job.tag, true end
 end
 
--- Write the counters: waiting jobs of each tenant, entries, virtual time, what tenants have to pay.
--- Bound: the tenants of this call.
+-- Write the counters: waiting jobs by tenant, entries, virtual time, finish tags of tenants. Bound:
+-- the tenants of this call.
 call.on_commit(function()
   for tenant, change in pairs(queue.changes) do
     if change ~= 0 then
@@ -193,7 +196,7 @@ call.on_commit(function()
       tenant_counts.put(tenant, waiting)
     end
   end
-  if not queue.has_counted then return end
+  if not queue.has_new_counters then return end
   local virtual = string.format('%d', queue.virtual)
   write('HSET', keys.counters, 'virtual', virtual, 'entry', string.format('%d', queue.entry))
   for tenant, finish in pairs(queue.finish) do

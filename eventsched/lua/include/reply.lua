@@ -1,4 +1,4 @@
--- reply: replies of commands that list names and values in turn.
+-- reply: replies of commands that alternate names and values.
 local reply = {}
 
 function reply.by_name(flat)

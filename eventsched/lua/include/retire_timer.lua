@@ -1,5 +1,5 @@
--- retire_timer: the records of a closed session go after a while (rule 10): first the event
--- SessionRetired, then the keys, 256 a call.
+-- retire_timer: a closed session is retired after its retention (rule 10, job identity): the event
+-- SessionRetired is appended first, then the keys are deleted, 256 a call.
 -- include: archive
 -- include: clock
 -- include: events
@@ -22,13 +22,14 @@ local function targets_of(session)
   return list
 end
 
--- Delete job records from the utterance `retired_to` on. Returns the utterance up to which they are
--- gone.
+-- Delete job records, beginning at the utterance `retired_to`. Returns the utterance up to which
+-- they are deleted.
 local function delete_jobs(s, session, targets)
   local from = tonumber(redis.call('HGET', session, 'retired_to')) or 0
-  -- The last call deletes further keys beside jobs.
+  -- The last call deletes other keys as well.
   local jobs_max = keys_max - #targets - 6
-  local upto = math.min(s.utterance, from + math.max(1, math.floor(jobs_max / math.max(#targets, 1))))
+  local utterances_max = math.max(1, math.floor(jobs_max / math.max(#targets, 1)))
+  local upto = math.min(s.utterance, from + utterances_max)
   for utterance = from, upto - 1 do
     for _, target in ipairs(targets) do
       write('DEL', keys.of('job', table.concat({ s.tenant, s.full, string.format('%d', utterance),
@@ -58,8 +59,8 @@ function retire_timer.retire(full)
     return timers.set(clock.now(), 'retire', full)
   end
   for _, target in ipairs(targets) do write('DEL', keys.of('out_of_order_at', name, target)) end
-  write('DEL', session, keys.of('outcomes', name), keys.of('out_of_order', name), keys.of('playing', name),
-    keys.of('audio', name), keys.of('outbox', name))
+  write('DEL', session, keys.of('outcomes', name), keys.of('out_of_order', name),
+    keys.of('playing', name), keys.of('audio', name), keys.of('outbox', name))
   sessions.forget(name)
 end
 return retire_timer

@@ -1,4 +1,4 @@
--- session_audio: how long the chunks of a session are kept.
+-- session_audio: trims the audio stream of a session.
 -- include: archive
 -- include: clock
 -- include: delivery
@@ -8,8 +8,9 @@
 -- include: write
 local session_audio = {}
 
--- Keep the chunks from the oldest utterance on that is open or has an open outcome, and from the
--- oldest one that the archive lacks, where it takes audio. Bound: the open outcomes of the session.
+-- Keep the chunks since the oldest utterance that is open or has an open outcome. If the archive
+-- stores audio, keep the chunks that it does not hold yet as well. Bound: the open outcomes of the
+-- session.
 function session_audio.trim(s)
   local oldest, first
   for _, stored in pairs(delivery.open_outcomes(s.name)) do

@@ -1,5 +1,5 @@
--- session_timers: what happens when a timer of a session fires: pause (rule 2), idle (rule 8),
--- playback (rule 5).
+-- session_timers: the timers of a session: pause (rule 2, finalize reasons), idle (rule 8, idle
+-- sessions), playback (rule 5, no pause during playback).
 -- include: clock
 -- include: closing
 -- include: keys
@@ -10,7 +10,8 @@
 -- include: utterances
 local session_timers = {}
 
--- No chunk came for a while: the open utterance ends. A later chunk has moved the time.
+-- No chunk came within `pause_ms`: the open utterance is finalized. If a later chunk came, the
+-- timer is set again.
 function session_timers.pause(full)
   local s = sessions.get(keys.name(full))
   if not s or s.status ~= 'open' or s.buf_bytes == 0 or playback.is_active(s) then return end
@@ -19,16 +20,16 @@ function session_timers.pause(full)
   utterances.finalize(s, 'pause')
 end
 
--- The producer was not there for a while: the session closes.
+-- No sign of the producer came within `idle_ms`: the session closes.
 function session_timers.idle(full)
   local s = sessions.get(keys.name(full))
   if not s or s.status ~= 'open' then return end
-  local due = s.seen + settings.idle_ms
+  local due = s.seen_at + settings.idle_ms
   if due > clock.now() then return timers.set(due, 'idle', full) end
   closing.start(s, 'idle')
 end
 
--- No report came that the playback has ended.
+-- The end of the playback was not reported before its deadline.
 function session_timers.playback(id)
   local full, field = string.match(id, '^(.-)|(.*)$')
   local s = sessions.get(keys.name(full))

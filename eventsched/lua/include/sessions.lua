@@ -1,5 +1,5 @@
--- sessions: the write state of a session (rules 1-8, 12). What a call changes of the open utterance
--- is stored at commit, once.
+-- sessions: the write state of a session (rules 1 to 8, session and utterance; 12, audience).
+-- Changes of the open utterance are stored once, at commit.
 -- include: affinity
 -- include: cache
 -- include: call
@@ -8,19 +8,20 @@
 -- include: keys
 -- include: numbers
 -- include: write
-local sessions = { loaded = {} }
+local sessions = { by_name = {} }
 local as_text, as_number = numbers.text, numbers.value
 
--- The sessions that this call has asked for, by name; false for one that does not exist.
-call.on_begin(function() sessions.loaded = {} end)
+-- The sessions that this call has loaded, by name; false for a session that does not exist.
+call.on_begin(function() sessions.by_name = {} end)
 
--- The field `heard`: the number of the next chunk and when the producer was last there; then of the
--- open utterance its chunks, bytes, ms, first chunk number, time of the last chunk, and ids of the
--- first and the last chunk. One field, because each field of a hash is searched for at every chunk.
+-- The field `heard`: the number of the next chunk and the time of the last sign of the producer;
+-- then, of the open utterance, its chunks, bytes, ms, first chunk number, time of the last chunk,
+-- and ids of the first and the last chunk. It is one field, because a hash is searched for each
+-- field at every chunk.
 local buffer_pattern = '^(%d+)|(%d+)|(%d+)|(%d+)|(%d+)|(%d+)|(%d+)|([^|]*)|(.*)$'
 local fields = { 'status', 'epoch', 'utterance', 'heard', 'tenant', 'tp' }
--- Fields that only finalizing and opening need are read together when one is asked for, the last
--- two one by one.
+-- Fields that only finalizing and opening need are read together on first access. The rare fields
+-- are read one by one.
 local late_fields = { 'turn', 'source', 'targets', 'features', 'features_hash', 'encoding',
   'sample_rate', 'priority', 'room', 'key' }
 local rare_fields = { tokens = true, archived = true }
@@ -50,13 +51,15 @@ local function load(name, with_late_fields)
   local stored = redis.call('HMGET', keys.of('session', name),
     unpack(with_late_fields and all_fields or fields))
   if not stored[1] then return nil end
-  local next_seq, seen, count, bytes, ms, seq, at, first, last = string.match(stored[4], buffer_pattern)
+  local next_seq, seen_at, count, bytes, ms, seq, at, first, last =
+    string.match(stored[4], buffer_pattern)
   local s = {
     name = name, full = keys.full(name), status = stored[1], epoch = as_number[stored[2]],
     utterance = as_number[stored[3]], tenant = stored[5], tp = stored[6],
-    next_seq = as_number[next_seq], seen = tonumber(seen), buf_count = as_number[count],
+    next_seq = as_number[next_seq], seen_at = tonumber(seen_at), buf_count = as_number[count],
     buf_bytes = as_number[bytes], buf_ms = as_number[ms], buf_seq = as_number[seq],
-    buf_at = tonumber(at), buf_first = first, buf_last = last, is_dirty = false, has_moved_on = false,
+    buf_at = tonumber(at), buf_first = first, buf_last = last, is_dirty = false,
+    has_new_utterance = false,
     turn = nil, source = nil, targets = nil, features = nil,
     features_hash = nil, encoding = nil, sample_rate = nil, priority = nil, room = nil, key = nil,
   }
@@ -66,22 +69,22 @@ end
 
 local cached = cache.register('sessions', 'live', load)
 
--- A session by its name, or nil. A caller that needs all fields asks for them at once,
--- `with_late_fields`.
+-- A session by its name, or nil. A caller that needs all fields sets `with_late_fields`, to read
+-- them at once.
 function sessions.get(name, with_late_fields)
-  local s = sessions.loaded[name]
+  local s = sessions.by_name[name]
   if s == nil then
     s = cached.peek(name)
     if not s then
       s = load(name, with_late_fields)
       if s then cached.put(name, s) end
     end
-    sessions.loaded[name] = s or false
+    sessions.by_name[name] = s or false
   end
   return s or nil
 end
 
--- The session has closed: few calls ask for it any more.
+-- Remove the session from the cache: it has closed, and few calls need it.
 function sessions.evict(name)
   cached.evict(name)
   affinity.evict(name)
@@ -90,7 +93,7 @@ end
 
 -- The session has retired: it no longer exists.
 function sessions.forget(name)
-  sessions.loaded[name] = false
+  sessions.by_name[name] = false
   sessions.evict(name)
 end
 
@@ -98,34 +101,34 @@ local function time_text(value)
   return value == clock.now() and clock.text() or as_text[value]
 end
 
--- The field `heard`, of a session that has just been opened without `s`.
+-- The field `heard`; without `s` that of a new session.
 function sessions.encode_buffer(s)
   if not s then return '0|' .. clock.text() .. '|0|0|0|0|0||' end
-  return as_text[s.next_seq] .. '|' .. time_text(s.seen) .. '|' .. as_text[s.buf_count] .. '|'
+  return as_text[s.next_seq] .. '|' .. time_text(s.seen_at) .. '|' .. as_text[s.buf_count] .. '|'
     .. as_text[s.buf_bytes] .. '|' .. as_text[s.buf_ms] .. '|' .. as_text[s.buf_seq] .. '|'
     .. time_text(s.buf_at) .. '|' .. s.buf_first .. '|' .. s.buf_last
 end
 
--- The producer was there just now.
+-- The producer has just sent something.
 function sessions.touch(s)
-  s.seen, s.is_dirty = clock.now(), true
+  s.seen_at, s.is_dirty = clock.now(), true
 end
 
--- Store the open utterance and the counters of each session that the call has changed.
+-- Store the open utterance and the counters of each changed session.
 call.on_commit(function()
-  for name, s in pairs(sessions.loaded) do
+  for name, s in pairs(sessions.by_name) do
     if s and s.is_dirty then
-      local key, used = keys.of('session', name), affinity.changed[name]
-      if s.has_moved_on and used then
-        write('HSET', key, 'used', used, 'utterance', as_text[s.utterance], 'turn', as_text[s.turn],
-          'heard', sessions.encode_buffer(s))
-      elseif s.has_moved_on then
+      local key, affinity_value = keys.of('session', name), affinity.values[name]
+      if s.has_new_utterance and affinity_value then
+        write('HSET', key, 'used', affinity_value, 'utterance', as_text[s.utterance],
+          'turn', as_text[s.turn], 'heard', sessions.encode_buffer(s))
+      elseif s.has_new_utterance then
         write('HSET', key, 'utterance', as_text[s.utterance], 'turn', as_text[s.turn],
           'heard', sessions.encode_buffer(s))
       else
         write('HSET', key, 'heard', sessions.encode_buffer(s))
       end
-      s.is_dirty, s.has_moved_on = false, false
+      s.is_dirty, s.has_new_utterance = false, false
     end
   end
 end)
@@ -134,7 +137,9 @@ end)
 function sessions.refusal(s, epoch)
   if not s then return 'SESSION_UNKNOWN' end
   if epoch < s.epoch then return 'SESSION_SUPERSEDED epoch=' .. string.format('%d', s.epoch) end
-  if epoch > s.epoch then return 'INVALID_MESSAGE field=epoch limit=no such epoch of the session' end
+  if epoch > s.epoch then
+    return 'INVALID_MESSAGE field=epoch limit=no such epoch of the session'
+  end
   if s.status ~= 'open' then return 'SESSION_CLOSED' end
   return nil
 end

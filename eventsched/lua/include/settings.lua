@@ -1,4 +1,4 @@
--- settings: `settings.<name>` is a setting of the cell, a whole number; nil when the cell lacks it.
+-- settings: `settings.<name>` is a setting of the cell, a whole number; nil if the cell has none.
 -- include: cache
 -- include: keys
 -- include: reply
@@ -9,5 +9,7 @@ local function read()
 end
 
 local cached = cache.register_single('settings', 'stable', read)
-local settings = setmetatable({}, { __index = function(_, name) return cached.read_through()[name] end })
+local settings = setmetatable({}, { __index = function(_, name)
+  return cached.read_through()[name]
+end })
 return settings

@@ -1,21 +1,22 @@
--- strings: lists as text joined by commas (names and languages hold no comma, rule 34), and order.
+-- strings: lists as text joined by commas, which no name or language contains (rule 34, names); the
+-- order of texts.
 local strings = {}
 local byte = string.byte
 
 function strings.split(joined)
-  local out = {}
-  for word in string.gmatch(joined or '', '[^,]+') do out[#out + 1] = word end
-  return out
+  local words = {}
+  for word in string.gmatch(joined or '', '[^,]+') do words[#words + 1] = word end
+  return words
 end
 
 function strings.set_of(joined)
-  local out = {}
-  for word in string.gmatch(joined or '', '[^,]+') do out[word] = true end
-  return out
+  local words = {}
+  for word in string.gmatch(joined or '', '[^,]+') do words[word] = true end
+  return words
 end
 
--- Whether `a` sorts before `b` by bytes: `<` on text follows the locale of the server. Four bytes
--- at a time; a text that ends first comes first.
+-- Whether `a` sorts before `b` by bytes. The operator `<` on text follows the locale of the server.
+-- Compares four bytes at a time; a prefix sorts before the longer text.
 function strings.precedes(a, b)
   for i = 1, #a + 1, 4 do
     local a1, a2, a3, a4 = byte(a, i, i + 3)

@@ -1,13 +1,15 @@
--- timer_handlers: the handler of each kind of timer. It is called with the id of the timer and the
--- time at which it was due, checks that the cause still holds, and may return true to end the call.
+-- timer_handlers: the handler of each kind of timer. A handler gets the id of the timer and the
+-- time at which it was due, and checks that the cause of the timer still holds. A handler that
+-- returns true ends the call.
 -- include: job_timers
 -- include: node_timers
 -- include: outcome_timers
 -- include: retire_timer
 -- include: session_timers
 local timer_handlers = {
-  age = job_timers.age, close = outcome_timers.close, drain = node_timers.drain, gap = outcome_timers.gap,
-  idle = session_timers.idle, leases = node_timers.leases, lost = node_timers.lost,
+  age = job_timers.age, close = outcome_timers.close, drain = node_timers.drain,
+  gap = outcome_timers.gap, idle = session_timers.idle, leases = node_timers.leases,
+  lost = node_timers.lost,
   suspension = node_timers.suspension, node = node_timers.node, pause = session_timers.pause,
   playback = session_timers.playback, retire = retire_timer.retire, wait = job_timers.wait,
 }

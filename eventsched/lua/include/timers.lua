@@ -1,5 +1,5 @@
--- timers: one sorted set of due times per cell. A timer may be lost or left over: when it fires,
--- its handler checks that its cause still holds. `due` is in ms.
+-- timers: one sorted set of due times per cell. A timer may be left over after its cause has ended,
+-- so its handler checks the cause. `due` is in ms.
 -- include: keys
 -- include: numbers
 -- include: write
@@ -20,7 +20,7 @@ function timers.cancel(kind, id)
   write('ZREM', keys.timers, kind .. '|' .. id)
 end
 
--- Two kinds of timer with the same id.
+-- Cancel two kinds of timer with the same id.
 function timers.cancel_both(kind, other, id)
   write('ZREM', keys.timers, kind .. '|' .. id, other .. '|' .. id)
 end

@@ -1,5 +1,5 @@
--- utterance_jobs: the jobs of a finalized utterance, one for each target, created once (rules 10,
--- 11).
+-- utterance_jobs: creates the jobs of a finalized utterance, one for each target, once (rules 10,
+-- job identity; 11, one atomic dispatch).
 -- include: assign
 -- include: delivery
 -- include: jobs
@@ -7,9 +7,9 @@
 -- include: write
 local utterance_jobs = {}
 
--- The jobs of `entry` (as `dispatch_entry` decodes it) that have neither a record nor an ended
--- outcome (rules 10, 25), and how many of its targets need none. The outcomes of a new utterance
--- are open: this call has opened them.
+-- The jobs of `entry` (as `dispatch_entry` decodes it) that have no record and whose outcome is
+-- open (rules 10, job identity; 25, ordered delivery), and the number of its other targets. The
+-- outcomes of a new utterance are open: this call has opened them.
 function utterance_jobs.missing(entry)
   local list, obsolete = {}, 0
   -- Most utterances have one target. A target that is named twice gets one job.
@@ -29,7 +29,7 @@ function utterance_jobs.missing(entry)
   return list, obsolete
 end
 
--- Assign or queue each missing job. Returns how many they are, and how many wait for a slot.
+-- Assign or queue each missing job. Returns the number of jobs, and how many wait for a slot.
 function utterance_jobs.place(entry)
   local list, obsolete = utterance_jobs.missing(entry)
   if obsolete > 0 then write('HINCRBY', keys.counters, 'obsolete', obsolete) end

@@ -1,5 +1,6 @@
--- utterances: chunks become utterances; a finalized utterance opens its outcomes and wants jobs
--- (rules 1-4, 12).
+-- utterances: appends chunks and finalizes utterances. A finalize opens the outcomes of the
+-- utterance and starts its jobs (rules 1, one order per session; 2, finalize reasons; 3, no empty
+-- utterance; 4, silence per utterance; 12, audience).
 -- include: clock
 -- include: delivery
 -- include: dispatch_entry
@@ -16,7 +17,8 @@
 -- include: write
 local utterances = {}
 local as_text = numbers.text
-local padding_ms = { pause = '220', max_duration = '220', final = '280', max_bytes = '0', close = '220' }
+local padding_ms =
+  { pause = '220', max_duration = '220', final = '280', max_bytes = '0', close = '220' }
 
 local function empty_buffer(s)
   s.buf_count, s.buf_bytes, s.buf_ms, s.buf_seq = 0, 0, 0, 0
@@ -24,9 +26,9 @@ local function empty_buffer(s)
   s.is_dirty = true
 end
 
--- Rule 12: in a room there is one job for each language that others listen to. Alone, or where
--- nobody else listens, there is one for each target of the session, for the speaker. Returns the
--- targets in order and, by target, the full ids of its recipients.
+-- In a room there is one job for each language to which other members listen (rule 12, audience).
+-- Alone, or if no other member listens, there is one job for each target of the session, for the
+-- speaker. Returns the targets in order and, by target, the full ids of its recipients.
 local function recipients_of(s)
   local by_target, order = {}, {}
   if s.room ~= '' then
@@ -49,7 +51,7 @@ local function recipients_of(s)
 end
 
 -- Each target gets its next delivery number and an open outcome. Returns the targets as { target,
--- delivery_no } and as the event lists them.
+-- delivery_no } and as the items of the event.
 local function open_outcomes(s)
   local order, by_target = recipients_of(s)
   local targets, items = {}, {}
@@ -63,29 +65,33 @@ local function open_outcomes(s)
   return targets, table.concat(items, ',')
 end
 
--- The open utterance is complete, once: the index moves on (rules 2, 3).
+-- Finalize the open utterance, once: the index of the session advances (rules 2, finalize reasons;
+-- 3, no empty utterance).
 function utterances.finalize(s, reason)
   local targets, items = open_outcomes(s)
   local utterance, turn, ms = as_text[s.utterance], as_text[s.turn], as_text[s.buf_ms]
   local range = '"first":"' .. s.buf_first .. '","last":"' .. s.buf_last .. '","count":'
-    .. as_text[s.buf_count] .. ',"bytes":' .. as_text[s.buf_bytes] .. ',"padding_ms":' .. padding_ms[reason]
+    .. as_text[s.buf_count] .. ',"bytes":' .. as_text[s.buf_bytes] .. ',"padding_ms":'
+    .. padding_ms[reason]
   local id = events.UtteranceFinalized(s, reason, padding_ms[reason], items)
   s.utterance = s.utterance + 1
   if reason ~= 'max_duration' then s.turn = s.turn + 1 end
-  s.has_moved_on = true
+  s.has_new_utterance = true
   empty_buffer(s)
   session_audio.trim(s)
   if not targets[1] then return end
   eager_dispatch.dispatch({ is_new = true, session = s.full, name = s.name, utterance = utterance,
-    turn = turn, ms = ms, tenant = s.tenant, source = s.source, features_hash = s.features_hash, log = id,
+    turn = turn, ms = ms, tenant = s.tenant, source = s.source, features_hash = s.features_hash,
+    log = id,
     tp = s.tp, priority = s.priority, targets = targets, features = s.features,
-    rest = dispatch_entry.details(s.tp, s.tenant, turn, s.source, ms, as_text[s.priority], '"encoding":"'
-      .. s.encoding .. '","sample_rate":' .. s.sample_rate .. json.list_field('features', s.features)
-      .. json.string_field('key', s.key) .. ',' .. range) })
+    rest = dispatch_entry.details(s.tp, s.tenant, turn, s.source, ms, as_text[s.priority],
+      '"encoding":"' .. s.encoding .. '","sample_rate":' .. s.sample_rate
+      .. json.list_field('features', s.features) .. json.string_field('key', s.key) .. ','
+      .. range) })
 end
 
--- Store one chunk whose number is the next one: rule 2 (a), (b), (c). Returns the utterances that
--- it finalized, each after a space.
+-- Store the next chunk (rule 2, steps a to c). Returns the finalized utterances, each after a
+-- space.
 function utterances.append(s, seq, ms, end_of_utterance, payload)
   local now, finalized = clock.now(), ''
   if s.buf_bytes > 0 and now - s.buf_at >= settings.pause_ms and not playback.is_active(s) then
@@ -93,7 +99,7 @@ function utterances.append(s, seq, ms, end_of_utterance, payload)
     utterances.finalize(s, 'pause')
   end
   local id = events.AudioChunkAppended(s, seq, ms, end_of_utterance, payload)
-  s.next_seq, s.seen, s.is_dirty = seq + 1, now, true
+  s.next_seq, s.seen_at, s.is_dirty = seq + 1, now, true
   if #payload > 0 or s.buf_bytes > 0 then
     if s.buf_count == 0 then
       s.buf_first, s.buf_seq = id, seq

@@ -1,5 +1,5 @@
--- validate: what a caller may send, and how a script refuses the rest. Joined ids and keys rely on
--- rule 34: no name or language holds `:`, `/`, `,` or `|`.
+-- validate: checks of arguments, and error replies. Joined ids and keys rely on names and languages
+-- without `:`, `/`, `,` and `|` (rule 34, names).
 -- include: strings
 local validate = {}
 
@@ -33,7 +33,7 @@ function validate.are_languages(joined)
   return true
 end
 
--- Whether joined text is a list of at most `most` words that each pass `check`.
+-- Whether joined text is a list of at most `most` words, each of which passes `check`.
 function validate.list_of(joined, most, check)
   local words = strings.split(joined)
   if #words > most or table.concat(words, ',') ~= joined then return false end

@@ -1,5 +1,5 @@
--- write: the only way in which scripts change anything. `call.has_written` tells a batch whether an
--- error came before or after the first change of an item: Redis rolls nothing back.
+-- write: the only function through which scripts change data. `call.has_written` tells a batch
+-- whether an item failed before or after its first write, because Redis rolls nothing back.
 -- include: call
 return function(...)
   call.has_written = true

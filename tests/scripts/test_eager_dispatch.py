@@ -1,5 +1,6 @@
-"""Whoever finalizes dispatches in the same step, while a dispatcher is there and `work` is empty:
-the same decisions, the same events, one call less (rules 10, 11, 16-18)."""
+"""Eager dispatch: a finalizing call dispatches its jobs itself while a dispatcher is present and
+the dispatch queue is empty, with the same decisions and events (rules 10, 11, 16 to 18).
+"""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ from tests.scripts.jobs_of import (
     logged,
     order_of_dispatch,
     speak,
-    take_parked,
+    take_dead_letters,
 )
 
 BACK_MS = 4_000
@@ -28,7 +29,7 @@ EIGHT = ["ar", "de", "es", "fr", "it", "ja", "ko", "pt"]
 
 
 async def work(store: TimedStore) -> int:
-    """Entries that wait for the dispatcher."""
+    """The number of entries in the dispatch queue."""
     return len(await store.read_range(store.keys.dispatch, "-", "+", 100))
 
 
@@ -43,9 +44,9 @@ async def test_rule_11_one_call_finalizes_and_dispatches(store: TimedStore) -> N
     (assignment,) = await assigned(store, node)
     assert assignment["j"] == dispatched.job
     await store.say(session, 1)
-    asked = (session.session, session.epoch, 1)
-    assert (await store.finalize_utterance(*asked)).status == "ok"
-    assert (await store.finalize_utterance(*asked)).status == "duplicate"
+    finalize = (session.session, session.epoch, 1)
+    assert (await store.finalize_utterance(*finalize)).status == "ok"
+    assert (await store.finalize_utterance(*finalize)).status == "duplicate"
     assert await order_of_dispatch(store) == ["s1/0", "s1/1"]
     assert await store.dispatch() == 0
     await check(store)
@@ -53,7 +54,7 @@ async def test_rule_11_one_call_finalizes_and_dispatches(store: TimedStore) -> N
 
 async def test_the_events_and_the_assignment_are_those_of_the_dispatcher(store: TimedStore) -> None:
     """The same day twice, the second time through `work`."""
-    told = dict[str, Any]()
+    outcomes = dict[str, Any]()
     for name, back_ms in (("s1", BACK_MS), ("s2", 0)):
         node = await store.join(token=name, slots=3, targets=["es", "fr"], features=["tts"])
         await store.dispatch_jobs(back_ms)
@@ -61,15 +62,15 @@ async def test_the_events_and_the_assignment_are_those_of_the_dispatcher(store: 
             store, name, count=2, targets=["es", "fr"], features=["tts"], key="0123456789abcdef"
         )
         await store.dispatch()
-        assignments = [_same(one) for one in (await assigned(store, node))[-3:]]
-        events = [_told(one) for one in await store.log("JobDispatched", "JobQueued")]
-        told[name] = (assignments, events[-4:])
+        assignments = [_same(message) for message in (await assigned(store, node))[-3:]]
+        events = [_told(event) for event in await store.log("JobDispatched", "JobQueued")]
+        outcomes[name] = (assignments, events[-4:])
         for _ in range(4):
             await finish_one(store, node)
         await store.drain_node(node.node, node.epoch, within_ms=1_000)
         store.tick(BACK_MS)
-    assert len(told["s1"][0]) == 3
-    assert told["s1"] == told["s2"]
+    assert len(outcomes["s1"][0]) == 3
+    assert outcomes["s1"] == outcomes["s2"]
     await check(store)
 
 
@@ -84,7 +85,7 @@ def _told(event: Event) -> tuple[str, dict[str, Any]]:
     return event.type, {name: getattr(event.data, name) for name in fields if name not in own}
 
 
-async def test_without_a_dispatcher_jobs_wait_in_work(store: TimedStore) -> None:
+async def test_without_a_dispatcher_jobs_wait_in_the_dispatch_queue(store: TimedStore) -> None:
     """It said until when it will be back; from that moment on it is not there."""
     await store.join(slots=8)
     await store.dispatch_jobs(BACK_MS)
@@ -113,17 +114,17 @@ async def test_a_dispatcher_that_cannot_dispatch_is_not_there(store: TimedStore)
     assert await order_of_dispatch(store) == []
 
 
-async def test_rule_15_only_those_whose_nodes_are_full_count_as_waiting(store: TimedStore) -> None:
+async def test_rule_15_only_jobs_with_full_nodes_count_as_waiting(store: TimedStore) -> None:
     """For them a dispatcher pauses; what no node can do is no reason to."""
     await store.join(slots=1)
     await speak(store, "s1", targets=["fr"])
     await speak(store, "s2", count=4)
-    told = await store.dispatch_jobs()
-    assert (told.jobs, told.waiting) == (5, 3)
+    reply = await store.dispatch_jobs()
+    assert (reply.jobs, reply.waiting) == (5, 3)
     await check(store)
 
 
-async def test_nobody_goes_ahead_of_what_waits_in_work(store: TimedStore) -> None:
+async def test_no_job_overtakes_the_dispatch_queue(store: TimedStore) -> None:
     await store.join(slots=64)
     await speak(store, "s1", count=14)
     await store.dispatch_jobs(BACK_MS)  # takes twelve of them
@@ -142,7 +143,7 @@ async def test_rule_18_a_job_that_finds_no_slot_waits_as_it_would(store: TimedSt
     assert queued.data.reason == "NO_POOL_FOR_LANG_PAIR"
     node = await store.join(slots=1)
     await speak(store, "s2")
-    assert [one.data.reason for one in await logged(store, "JobQueued")][1:] == [
+    assert [event.data.reason for event in await logged(store, "JobQueued")][1:] == [
         "NO_AVAILABLE_NODE"
     ]
     await finish_one(store, node)
@@ -151,12 +152,12 @@ async def test_rule_18_a_job_that_finds_no_slot_waits_as_it_would(store: TimedSt
     await check(store)
 
 
-async def test_a_call_gives_eight_jobs_away_at_most(store: TimedStore) -> None:
+async def test_a_call_dispatches_at_most_eight_jobs(store: TimedStore) -> None:
     await store.join(slots=64, targets=EIGHT)
     await store.dispatch_jobs(BACK_MS)
     session = await store.open("s1", targets=EIGHT[:3])
-    asked = [_final(session, seq) for seq in range(4)]
-    assert [_word(one) for one in await store.append_audio(asked)] == ["ok"] * 4
+    chunks = [_final(session, seq) for seq in range(4)]
+    assert [_word(reply) for reply in await store.append_audio(chunks)] == ["ok"] * 4
     assert await order_of_dispatch(store) == ["s1/0"] * 3 + ["s1/1"] * 3
     assert await work(store) == 2
     await store.dispatch()
@@ -166,8 +167,8 @@ async def test_a_call_gives_eight_jobs_away_at_most(store: TimedStore) -> None:
     await check(store)
 
 
-def _word(told: Receipt | Refused) -> str:
-    return told.code if isinstance(told, Refused) else told.status
+def _word(reply: Receipt | Refused) -> str:
+    return reply.code if isinstance(reply, Refused) else reply.status
 
 
 def _final(session: SessionGrant, seq: int) -> Chunk:
@@ -195,7 +196,7 @@ async def test_a_pause_and_a_close_dispatch_too(store: TimedStore) -> None:
     await check(store)
 
 
-async def test_what_cannot_be_dispatched_is_parked_and_the_finalize_holds(
+async def test_an_error_of_eager_dispatch_is_dead_lettered_and_the_finalize_succeeds(
     store: TimedStore,
 ) -> None:
     """As in `work`: nothing of it was written, and once what broke is mended it goes again."""
@@ -216,13 +217,15 @@ async def test_what_cannot_be_dispatched_is_parked_and_the_finalize_holds(
     await check(store)
 
 
-async def test_what_fails_after_it_wrote_is_parked_as_partial(store: TimedStore) -> None:
+async def test_an_entry_that_fails_after_a_write_is_dead_lettered_as_partial(
+    store: TimedStore,
+) -> None:
     await store.join()
     await store.dispatch_jobs(BACK_MS)
     key = store.keys.inbox("n1")
     await store.transport.command("SET", key, "x", key=key)
     session = await speak(store, "s1")
-    (parked,) = await take_parked(store)
+    (parked,) = await take_dead_letters(store)
     assert (parked["from"], parked["k"], parked["partial"]) == ("dispatch", "utterance", "1")
     (finalized,) = await store.log("UtteranceFinalized")
     assert parked["id"] == finalized.id
@@ -250,11 +253,11 @@ async def test_rule_11_producers_that_finalize_while_dispatchers_run(store: Time
         for back_ms in (1, 2):
             tasks.start_soon(dispatches, back_ms)
     await store.dispatch()
-    messages = [one["j"] for one in await assigned(store, node)]
+    messages = [message["j"] for message in await assigned(store, node)]
     assert len(messages) == len(set(messages)) == 120
     order = await order_of_dispatch(store)
-    for name in {one.partition("/")[0] for one in order}:
-        assert [one for one in order if one.startswith(f"{name}/")] == [
+    for name in {place.partition("/")[0] for place in order}:
+        assert [place for place in order if place.startswith(f"{name}/")] == [
             f"{name}/{number}" for number in range(20)
         ]
     await check(store)
@@ -267,7 +270,7 @@ async def test_rule_18_what_a_call_queues_itself_counts_for_its_next_chunk(
     await store.configure_cell({"tenant_queue_max": 3}, overwrite=True)
     await store.dispatch_jobs(BACK_MS)
     session = await store.open("s1")
-    told = await store.append_audio([_final(session, seq) for seq in range(4)])
-    assert [_word(one) for one in told] == ["ok"] * 3 + ["BACKPRESSURE"]
+    replies = await store.append_audio([_final(session, seq) for seq in range(4)])
+    assert [_word(reply) for reply in replies] == ["ok"] * 3 + ["BACKPRESSURE"]
     assert len(await logged(store, "JobQueued")) == 3
     await check(store)

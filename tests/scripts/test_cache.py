@@ -1,4 +1,4 @@
-"""What is known of a cell from call to call is what is stored, unless somebody else was there."""
+"""The Lua cache: its values equal the stored values, unless another program wrote to the cell."""
 
 from __future__ import annotations
 
@@ -24,18 +24,20 @@ from eventsched.store.node_commands import NodeResult
 from eventsched.store.replies import decode_text
 from eventsched.store.transport import RedisTransport
 from tests.fixtures_store import TimedStore
+from tests.scripts.added_scripts import add_script
 from tests.scripts.calls import chunk, events
 from tests.scripts.cell_state import check, members, zset
-from tests.scripts.probing import add_script
 from tests.scripts.test_any_sequence import Play
 
 LUA = files("eventsched") / "lua"
 CHANGE = r"([\w.]+)\('(SET|HSET\w*|HINCRBY|HDEL|DEL|UNLINK|SADD|SREM)',\s*([^\n]+)"
-STANDS = r"live\b|keys\.(?:settings|archive)\b|keys\.of\('(?:live|node|class|pair|members)'"
-SOFT = {("heartbeat_node", "'seen'"), ("record_seal", "'to'")}
-"""What is written beside it in the same keys, and is not kept."""
-KEPT_MAX = 16_384
-KEPT = """#!lua
+STABLE = (
+    r"live\b|keys\.(?:settings|archive)\b|keys\.of\('(?:active_revision|node|class|pair|members)'"
+)
+NOT_CACHED = {("heartbeat_node", "'seen'"), ("record_seal", "'to'")}
+"""Fields of the same keys that are not cached."""
+ITEMS_MAX = 16_384
+CACHE_SCRIPT = """#!lua
 -- include: cache
 -- include: keys
 -- include: numbers
@@ -53,13 +55,13 @@ local found = { nodes = {}, leases = {}, classes = {}, free_nodes = {}, sessions
 for name, s in pairs(cell.sessions) do
   found.sessions[name] = { status = s.status, epoch = text[s.epoch], tenant = s.tenant, tp = s.tp,
     utterance = text[s.utterance], turn = rawget(s, 'turn') and text[s.turn],
-    heard = table.concat({ text[s.next_seq], text[s.seen], text[s.buf_count], text[s.buf_bytes],
+    heard = table.concat({ text[s.next_seq], text[s.seen_at], text[s.buf_count], text[s.buf_bytes],
       text[s.buf_ms], text[s.buf_seq], text[s.buf_at], s.buf_first, s.buf_last }, '|'),
     tokens = rawget(s, 'tokens'), archived = rawget(s, 'archived') }
 end
 for name, node in pairs(cell.nodes) do
   found.nodes[name] = node and { status = node.status, epoch = node.epoch_text, class = node.class,
-    slots = text[node.slots], asr = rawget(node, 'asr'), targets = rawget(node, 'targets'),
+    slots = text[node.slots], sources = rawget(node, 'sources'), targets = rawget(node, 'targets'),
     features = rawget(node, 'features'), suspended = rawget(node, 'suspended') }
   found.leases[name] = node and cell.leases[node.leases] or nil
 end
@@ -80,18 +82,18 @@ return cjson.encode(found)
 
 
 @pytest.fixture
-def kept_script(monkeypatch: pytest.MonkeyPatch) -> None:
-    add_script(monkeypatch, "kept", KEPT)
+def cache_script(monkeypatch: pytest.MonkeyPatch) -> None:
+    add_script(monkeypatch, "cached_contents", CACHE_SCRIPT)
 
 
 @pytest.fixture
-async def played(redis: Client, cells: Callable[[], str], kept_script: None) -> TimedStore:
+async def played(redis: Client, cells: Callable[[], str], cache_script: None) -> TimedStore:
     store = TimedStore(RedisTransport(redis, redis), cells())
     await store.configure_cell(msgspec.to_builtins(Settings()), overwrite=False, manual_clock=True)
     return store
 
 
-FOLLOWED = {
+WRITERS = {
     r"node\.leases|keys\.of\('leases'": {"nodes"},
     r"free\b|class\.key_of_free|keys\.of\('free'": {"classes"},
     r"keys\.requirements": {"queue"},
@@ -102,103 +104,103 @@ FOLLOWED = {
         "resume_session", "record_seal", "outcome_timers", "retire_timer",
     },
 }  # fmt: skip
-"""What is kept and moves, by the key under which it is stored: the files that write it."""
+"""The modules that write live state and update the cache, by the key of the state."""
 COUNTED = (
     "nodes", "classes", "pairs", "waiting_requirements", "tenant_counts", "sessions", "outboxes",
     "outcomes", "affinity",
 )  # fmt: skip
 
 
-def things_in(told: Any) -> int:
-    """As many as have to be counted."""
-    owed = sum(len(one) for one in dict(told["outcomes"]).values())
-    return sum(len(told[part]) for part in COUNTED) + owed
+def item_count(cached: Any) -> int:
+    """The number of items that the cache has to count."""
+    owed = sum(len(outcomes) for outcomes in dict(cached["outcomes"]).values())
+    return sum(len(cached[part]) for part in COUNTED) + owed
 
 
-async def kept(store: Store) -> Any:
-    """What is kept of a cell; nothing where it has changed since."""
-    told = json.loads(await store.transport.run("kept", [store.keys.log], [""]))
-    return told if told.get("generation") == await stamp(store) else {}
+async def cached_contents(store: Store) -> Any:
+    """The cached values of a cell; empty if the cell has changed since."""
+    contents = json.loads(await store.transport.run("cached_contents", [store.keys.log], [""]))
+    return contents if contents.get("generation") == await generation_of(store) else {}
 
 
-async def stamp(store: Store) -> str:
+async def generation_of(store: Store) -> str:
     clock = await store.transport.command("GET", store.keys.clock, key=store.keys.clock)
     return str(clock.decode().rpartition("|")[2])
 
 
 def words(joined: str) -> dict[str, bool]:
-    return {one: True for one in joined.split(",") if one}
+    return {word: True for word in joined.split(",") if word}
 
 
 async def assert_stored(redis: Client, store: TimedStore) -> int:
-    """All that is kept is what is stored. Returns how many things those are."""
-    told = await kept(store)
-    if not told:
+    """Every cached value equals the stored one. Returns the number of items."""
+    cached = await cached_contents(store)
+    if not cached:
         return 0
-    for name, node in dict(told["nodes"]).items():
+    for name, node in dict(cached["nodes"]).items():
         stored = await store.read_hash(store.keys.node(name))
         assert {f: stored[f] for f in node} == node if node else not stored, name
-    for class_id, known in dict(told["classes"]).items():
+    for class_id, known in dict(cached["classes"]).items():
         stored = await store.read_hash(store.keys.node_class(class_id))
         assert words(stored["features"]) == dict(known["features"])
         assert words(stored["suspended"]) == dict(known["suspended"])
         assert int(stored["draining"]) == known["draining"]
         assert await redis.scard(store.keys.members(class_id)) == known["total"]
-    for pair, ids in dict(told["pairs"]).items():
+    for pair, ids in dict(cached["pairs"]).items():
         stored_ids = await redis.smembers(store.keys.pair(*pair.split(":")))
         assert sorted(map(decode_text, stored_ids)) == list(ids)
-    if told.get("settings"):
+    if cached.get("settings"):
         stored = await store.read_hash(store.keys.settings)
-        assert {f: int(v) for f, v in stored.items()} == told["settings"]
-    if "group_view" in told:
+        assert {f: int(v) for f, v in stored.items()} == cached["settings"]
+    if "group_view" in cached:
         live = await redis.get(store.keys.active_revision("group"))
-        assert told["group_view"] == (f"group:{decode_text(live)}" if live else False)
-    if "keeps_audio" in told:
+        assert cached["group_view"] == (f"group:{decode_text(live)}" if live else False)
+    if "keeps_audio" in cached:
         archive = await store.read_hash(store.keys.archive)
-        assert told["keeps_audio"] == (archive.get("audio") == "1")
-    if "is_backpressure_active" in told:
+        assert cached["keeps_audio"] == (archive.get("audio") == "1")
+    if "is_pressed" in cached:
         pressure = await store.read_hash(store.keys.counters)
-        assert told["is_backpressure_active"] == bool(pressure.get("backpressure"))
-    await assert_slots_stored(redis, store, told)
-    await assert_requirements_stored(redis, store, told)
-    await assert_sessions_stored(store, told)
-    assert told["count"] >= things_in(told)
-    return things_in(told)
+        assert cached["is_pressed"] == bool(pressure.get("pressure"))
+    await assert_slots_stored(redis, store, cached)
+    await assert_requirements_stored(redis, store, cached)
+    await assert_sessions_stored(store, cached)
+    assert cached["count"] >= item_count(cached)
+    return item_count(cached)
 
 
-async def assert_sessions_stored(store: TimedStore, told: Any) -> None:
-    for name, session in dict(told["sessions"]).items():
+async def assert_sessions_stored(store: TimedStore, cached: Any) -> None:
+    for name, session in dict(cached["sessions"]).items():
         stored = await store.read_hash(store.keys.session(name))
         assert {field: stored.get(field, "") for field in session} == session, name
-    for name, box in dict(told["outboxes"]).items():
+    for name, box in dict(cached["outboxes"]).items():
         stored = await store.read_hash(store.keys.session(name))
         assert box["is_open"] == (stored["status"] in ("open", "closing"))
-        told_so_far = [box[one] for one in ("number", "total", "low")]
-        assert [int(stored[one]) for one in ("out_no", "out_bytes", "out_low")] == told_so_far
+        expected = [box[counter] for counter in ("number", "total", "low")]
+        assert [int(stored[counter]) for counter in ("out_no", "out_bytes", "out_low")] == expected
         for target, number in dict(box["next_no"]).items():
             assert int(stored.get(f"d:{target}", 0)) == number
             assert (f"w:{target}" in stored) == box["has_held"][target]
-    for name, used in dict(told["affinity"]).items():
+    for name, used in dict(cached["affinity"]).items():
         assert (await store.read_hash(store.keys.session(name)))["used"] == used
-    for name, owed in dict(told["outcomes"]).items():
+    for name, owed in dict(cached["outcomes"]).items():
         assert await store.read_hash(store.keys.outcomes(name)) == dict(owed or {})
 
 
-async def assert_slots_stored(redis: Client, store: TimedStore, told: Any) -> None:
-    for name, leased in dict(told["leases"]).items():
-        epoch = dict(told["nodes"])[name]["epoch"]
+async def assert_slots_stored(redis: Client, store: TimedStore, cached_cell: Any) -> None:
+    for name, leased in dict(cached_cell["leases"]).items():
+        epoch = dict(cached_cell["nodes"])[name]["epoch"]
         assert await redis.zcard(store.keys.leases(name, int(epoch))) == leased, name
-    for class_id, cached in dict(told["free_nodes"]).items():
+    for class_id, cached in dict(cached_cell["free_nodes"]).items():
         free = await zset(store, store.keys.free(class_id))
         assert len(free) == cached["count"]
-        known = [(one["name"], one["load"]) for one in cached["nodes"]]
+        known = [(node["name"], node["load"]) for node in cached["nodes"]]
         assert known == list(free.items())[: len(known)]
         if "evidence" in cached:
             assert json.loads(cached["evidence"]) == await evidence(store, class_id, free)
 
 
 async def evidence(store: TimedStore, class_id: str, free: dict[str, int]) -> dict[str, Any]:
-    """What an event of now says of a class."""
+    """The state of a class as an event of this moment would have it."""
     draining = int((await store.read_hash(store.keys.node_class(class_id)))["draining"])
     full = len(await members(store, store.keys.members(class_id))) - len(free) - draining
     first = [{"head": store.keys.full(node), "load": load} for node, load in free.items()][:1]
@@ -206,21 +208,21 @@ async def evidence(store: TimedStore, class_id: str, free: dict[str, int]) -> di
     return {"id": class_id} | (first[0] if first else {}) | counts
 
 
-async def assert_requirements_stored(redis: Client, store: TimedStore, told: Any) -> None:
+async def assert_requirements_stored(redis: Client, store: TimedStore, cached: Any) -> None:
     waiting = await members(store, store.keys.requirements)
-    for requirement, waits in dict(told["waiting_requirements"]).items():
+    for requirement, waits in dict(cached["waiting_requirements"]).items():
         assert waits == (requirement in waiting)
-    for class_id, awaited in dict(told["watched_requirements"]).items():
+    for class_id, awaited in dict(cached["watched_requirements"]).items():
         assert list(await zset(store, store.keys.requirements_of(class_id)))[:64] == list(awaited)
     backlog = await store.read_hash(store.keys.tenant_queued)
-    for tenant, count in dict(told["tenant_counts"]).items():
+    for tenant, count in dict(cached["tenant_counts"]).items():
         assert int(backlog.get(tenant, 0)) == count
-    if "dispatcher_lease" in told:
+    if "dispatcher_lease" in cached:
         counters = await store.read_hash(store.keys.counters)
-        assert int(counters.get("dispatcher", 0)) == told["dispatcher_lease"]
+        assert int(counters.get("dispatcher", 0)) == cached["dispatcher_lease"]
 
 
-async def test_rule_17_what_is_kept_is_what_is_stored(redis: Client, played: TimedStore) -> None:
+async def test_rule_17_cached_values_equal_stored_values(redis: Client, played: TimedStore) -> None:
     play, views = Play(played, random.Random(11)), ProjectionStore(played.transport, played.cell)
 
     async def configure() -> None:
@@ -240,13 +242,13 @@ async def test_rule_17_what_is_kept_is_what_is_stored(redis: Client, played: Tim
     for _ in range(300):
         await play.rng.choice([*play.steps(), *play.steps(), configure, press, hold])()
         seen += await assert_stored(redis, played)
-        told = await kept(played)
-        parts |= {part for part in COUNTED if told.get(part)}
+        cached = await cached_contents(played)
+        parts |= {part for part in COUNTED if cached.get(part)}
     assert parts == set(COUNTED)
     assert seen > 2_000
 
 
-async def test_rule_15_the_least_loaded_are_known_as_they_are_stored(
+async def test_rule_15_the_cached_least_loaded_nodes_equal_the_stored_ones(
     redis: Client, played: TimedStore
 ) -> None:
     """Of more nodes than are known at a time, whatever is taken and given back. Each session speaks
@@ -262,10 +264,10 @@ async def test_rule_15_the_least_loaded_are_known_as_they_are_stored(
         else:
             await played.say(await played.open(f"s{step}"), 0, end_of_utterance=True)
             assert await played.dispatch() == 1
-            given = (await events(played, "JobDispatched"))[-1]
-            held.append((given.node.partition(".")[2], given.job))
+            dispatch = (await events(played, "JobDispatched"))[-1]
+            held.append((dispatch.node.partition(".")[2], dispatch.job))
         assert await assert_stored(redis, played)
-        (free,) = dict((await kept(played))["free_nodes"]).values()
+        (free,) = dict((await cached_contents(played))["free_nodes"]).values()
         seen.add(len(free["nodes"]))
     assert {1, 2, 8} <= seen
     assert max(seen) == 8
@@ -280,13 +282,13 @@ async def test_rule_16_two_utterances_of_one_call_go_to_one_node(
     await played.dispatch_jobs(4_000)
     session = await played.open("s1")
     await played.append_audio([chunk(session, seq, end_of_utterance=True) for seq in (0, 1, 2)])
-    given = [(event.node, event.data.rule) for event in await events(played, "JobDispatched")]
+    dispatches = [(event.node, event.data.rule) for event in await events(played, "JobDispatched")]
     n1, n2 = played.keys.full("n1"), played.keys.full("n2")
-    assert given == [(n1, "load"), (n1, "session"), (n2, "load")]
+    assert dispatches == [(n1, "load"), (n1, "session"), (n2, "load")]
     await assert_stored(redis, played)
 
 
-async def test_rule_16_a_slot_that_nobody_held_is_not_given_back(
+async def test_rule_16_a_slot_without_a_lease_is_not_released(
     redis: Client, played: TimedStore
 ) -> None:
     """Its lease went in a call that failed behind that; then its node's result comes."""
@@ -310,7 +312,7 @@ async def test_rule_16_a_slot_that_nobody_held_is_not_given_back(
     assert await redis.zcard(played.keys.leases("n1", 1)) == 1
 
 
-async def test_rule_24_an_order_that_was_not_written_is_not_gone_by(
+async def test_rule_24_an_order_that_was_not_written_is_not_cached(
     redis: Client, played: TimedStore
 ) -> None:
     """A delivery fails and is parked; the same call goes on with those behind it."""
@@ -321,14 +323,16 @@ async def test_rule_24_an_order_that_was_not_written_is_not_gone_by(
     await redis.set(played.keys.outbox("s1"), "no stream")
     played.tick(10_000)
     await played.fire_timers()
-    said = [event.data.delivery_no for event in await events(played, "ResultDelivered")]
-    assert said == [0]
+    numbers = [event.data.delivery_no for event in await events(played, "ResultDelivered")]
+    assert numbers == [0]
     assert sorted(await played.read_hash(played.keys.outcomes("s1"))) == ["es/1", "es/2"]
     await redis.delete(played.keys.outbox("s1"))
     await assert_stored(redis, played)
 
 
-async def test_what_is_read_again_is_counted_once(redis: Client, played: TimedStore) -> None:
+async def test_a_value_that_is_read_again_is_counted_once(
+    redis: Client, played: TimedStore
+) -> None:
     node = await played.join("n1", slots=1, targets=["es", "fr"])
     session = await played.open("s1", targets=["es", "fr"])
     for seq in range(40):
@@ -338,11 +342,11 @@ async def test_what_is_read_again_is_counted_once(redis: Client, played: TimedSt
         last = (await played.inbox(node))[-1]
         ended = NodeResult(job=last["j"], attempt=1, status="ok")
         await played.record_results(node.node, 1, [ended])
-    told = await kept(played)
-    assert things_in(told) <= told["count"] <= things_in(told) + 5
+    cached = await cached_contents(played)
+    assert item_count(cached) <= cached["count"] <= item_count(cached) + 5
 
 
-async def test_rule_18_pressure_counts_from_the_next_call_on(played: TimedStore) -> None:
+async def test_rule_18_backpressure_applies_from_the_next_call_on(played: TimedStore) -> None:
     await played.open("before")
     await played.set_backpressure("memory", is_active=True, seen=1, limit=1)
     with pytest.raises(Backpressure):
@@ -351,7 +355,7 @@ async def test_rule_18_pressure_counts_from_the_next_call_on(played: TimedStore)
     await played.open("after")
 
 
-async def test_rule_13_what_another_release_changed_is_not_used(
+async def test_rule_13_values_that_another_release_changed_are_not_used(
     redis: Client, played: TimedStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its functions keep their own: as those of a server do that was the primary for a while."""
@@ -359,7 +363,7 @@ async def test_rule_13_what_another_release_changed_is_not_used(
     session = await played.open("s1")
     await played.say(session, 0, end_of_utterance=True)
     await played.dispatch()
-    assert dict((await kept(played))["nodes"])["n1"]["status"] == "alive"
+    assert dict((await cached_contents(played))["nodes"])["n1"]["status"] == "alive"
     with monkeypatch.context() as other:
         add_script(other, "later", "#!lua\nreturn 'of another release'\n")
         await played.drain_node(node.node, node.epoch, within_ms=60_000)
@@ -368,7 +372,7 @@ async def test_rule_13_what_another_release_changed_is_not_used(
     assert [event.data.utterance for event in await events(played, "JobQueued")] == [1]
 
 
-async def test_rule_16_slots_that_another_release_gave_are_counted(
+async def test_rule_16_leases_that_another_release_gave_are_counted(
     redis: Client, played: TimedStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node = await played.join("n1", slots=1)
@@ -391,7 +395,7 @@ async def test_rule_16_slots_that_another_release_gave_are_counted(
     await check(played)
 
 
-async def test_what_was_lost_with_a_server_is_not_known_to_the_one_before(
+async def test_data_that_a_server_lost_is_not_in_the_cache_of_the_earlier_primary(
     redis: Client, played: TimedStore, cells: Callable[[], str]
 ) -> None:
     """All data go back to what they were two calls ago, as on a primary that returns as the replica
@@ -409,21 +413,21 @@ async def test_what_was_lost_with_a_server_is_not_known_to_the_one_before(
         await redis.delete(key)
     for key, value in before.items():
         await redis.restore(key, 0, value)
-    assert await kept(played) == {}
+    assert await cached_contents(played) == {}
     assert await played.dispatch() == 2
     assert len(await events(played, "JobDispatched")) == 1
     assert len(await events(played, "JobQueued")) == 1
     await check(played)
 
 
-async def test_each_call_leaves_a_stamp_that_the_cell_never_had(
+async def test_each_call_stores_a_generation_that_the_cell_never_had(
     redis: Client, played: TimedStore
 ) -> None:
     """Although time stands still: what is known after it can be told from what was known before."""
-    seen = [await stamp(played)]
+    seen = [await generation_of(played)]
 
     async def see() -> None:
-        seen.append(await stamp(played))
+        seen.append(await generation_of(played))
 
     session = await played.open("s1")
     await see()
@@ -440,7 +444,7 @@ async def test_each_call_leaves_a_stamp_that_the_cell_never_had(
     assert seen == sorted(set(seen), key=int)
 
 
-async def test_nothing_is_known_after_a_call_that_failed_or_parked(
+async def test_the_cache_is_empty_after_a_call_that_failed_or_added_a_dead_letter(
     redis: Client, played: TimedStore
 ) -> None:
     """It may have ended anywhere."""
@@ -448,29 +452,32 @@ async def test_nothing_is_known_after_a_call_that_failed_or_parked(
     session = await played.open("s1")
     await played.say(session, 0, end_of_utterance=True)
     await played.dispatch()
-    assert await kept(played)
-    leases, jobs = played.keys.leases("n1", 1), [one["j"] for one in await played.inbox(node)]
+    assert await cached_contents(played)
+    leases, jobs = (
+        played.keys.leases("n1", 1),
+        [message["j"] for message in await played.inbox(node)],
+    )
     whole = await redis.dump(leases) or b""
     await redis.set(leases, "no sorted set")
     results = [NodeResult(job=jobs[0], attempt=1, status="no_speech")]
     with pytest.raises(ResponseError, match="WRONGTYPE"):
         await played.record_results(node.node, 1, results)
-    assert not await kept(played)
+    assert not await cached_contents(played)
     await played.heartbeat_node(node.node, 1, load=0, held=[])
-    assert await kept(played)
+    assert await cached_contents(played)
     await played.say(session, 1, end_of_utterance=True)
     await played.dispatch()
     assert await redis.xlen(played.keys.dead_letters) == 1
-    assert not await kept(played)
+    assert not await cached_contents(played)
     await redis.restore(leases, 0, whole, replace=True)
 
 
-async def test_of_a_cell_that_nobody_configured_nothing_is_kept(
-    redis: Client, cells: Callable[[], str], kept_script: None
+async def test_a_cell_that_is_not_configured_has_no_cache(
+    redis: Client, cells: Callable[[], str], cache_script: None
 ) -> None:
     store = TimedStore(RedisTransport(redis, redis), cells())
     await unknown_beats(store, "n1")
-    assert json.loads(await store.transport.run("kept", [store.keys.log], [""])) == {}
+    assert json.loads(await store.transport.run("cached_contents", [store.keys.log], [""])) == {}
 
 
 async def unknown_beats(store: Store, name: str) -> None:
@@ -478,7 +485,7 @@ async def unknown_beats(store: Store, name: str) -> None:
         await store.heartbeat_node(f"{store.cell}.{name}", 1, load=0, held=[])
 
 
-async def test_what_is_kept_is_bounded(
+async def test_the_cache_is_bounded(
     redis: Client, played: TimedStore, cells: Callable[[], str]
 ) -> None:
     """By things in all cells of a server, whatever nodes somebody asks for: at one of the calls
@@ -487,26 +494,26 @@ async def test_what_is_kept_is_bounded(
     await other.configure_cell(msgspec.to_builtins(Settings()), overwrite=False)
     await unknown_beats(other, "n1")
     counts = []
-    for first in range(0, KEPT_MAX + 600, 100):
+    for first in range(0, ITEMS_MAX + 600, 100):
         async with anyio.create_task_group() as tasks:
             for number in range(first, first + 100):
                 tasks.start_soon(unknown_beats, played, f"n{number}")
-        counts.append((await kept(played))["count"])
-    assert max(counts) <= KEPT_MAX
-    assert counts[-1] < KEPT_MAX // 2
-    assert not await kept(other)
+        counts.append((await cached_contents(played))["count"])
+    assert max(counts) <= ITEMS_MAX
+    assert counts[-1] < ITEMS_MAX // 2
+    assert not await cached_contents(other)
 
 
-async def test_a_program_that_asks_for_what_is_there_changes_nothing(played: TimedStore) -> None:
+async def test_configuring_the_stored_settings_changes_nothing(played: TimedStore) -> None:
     await played.join()
     await unknown_beats(played, "n9")
-    before, settings = await kept(played), msgspec.to_builtins(Settings())
+    before, settings = await cached_contents(played), msgspec.to_builtins(Settings())
     assert before
     assert await played.configure_cell(settings, overwrite=False) == "kept"
     assert await played.configure_cell(settings, overwrite=True) == "changed"
-    assert await kept(played) == before
+    assert await cached_contents(played) == before
     await played.configure_cell(settings | {"delivery_gap_timeout_ms": 7}, overwrite=True)
-    assert not await kept(played)
+    assert not await cached_contents(played)
 
 
 async def test_without_the_cache_of_live_state_each_call_reads_it_anew(
@@ -530,7 +537,7 @@ async def test_without_the_cache_of_live_state_each_call_reads_it_anew(
     await redis.zrem(leases, "another job")
 
 
-async def test_a_slot_is_free_again_although_the_call_that_gave_it_back_failed(
+async def test_a_slot_is_free_although_the_call_that_released_it_failed(
     redis: Client, played: TimedStore
 ) -> None:
     """Nothing is rolled back: where the node stands is put off until the call ends, in any way."""
@@ -539,7 +546,7 @@ async def test_a_slot_is_free_again_although_the_call_that_gave_it_back_failed(
     for seq in range(2):
         await played.say(session, seq, end_of_utterance=True)
     assert await played.dispatch() == 2
-    jobs = [one["j"] for one in await played.inbox(node)]
+    jobs = [message["j"] for message in await played.inbox(node)]
     key = played.keys.job(jobs[1])
     whole = await redis.getset(key, "what no script wrote")
     assert whole is not None
@@ -554,26 +561,26 @@ async def test_a_slot_is_free_again_although_the_call_that_gave_it_back_failed(
 
 
 def lua_texts() -> dict[str, str]:
-    texts = {one.name[:-4]: one.read_text() for one in LUA.iterdir() if one.name[-4:] == ".lua"}
-    return texts | {one.name[:-4]: one.read_text() for one in (LUA / "include").iterdir()}
+    texts = {file.name[:-4]: file.read_text() for file in LUA.iterdir() if file.name[-4:] == ".lua"}
+    return texts | {file.name[:-4]: file.read_text() for file in (LUA / "include").iterdir()}
 
 
-def test_what_moves_is_written_by_those_who_follow_it() -> None:
+def test_live_state_is_written_only_by_modules_that_update_the_cache() -> None:
     """Whoever else writes it has to say so to memory, and is told here."""
     reads = "ZRANGE|ZCARD|ZSCORE|HGET|HMGET|SMEMBERS|EXISTS"
-    for key, writers in FOLLOWED.items():
+    for key, writers in WRITERS.items():
         writes = re.compile(rf"\('(?!{reads})[A-Z]+', (?:{key})")
         assert {name for name, text in lua_texts().items() if writes.search(text)} == writers, key
 
 
-def test_what_stands_is_written_through_memory_alone() -> None:
+def test_stable_state_is_written_through_the_cache_alone() -> None:
     """Whoever adds a write of it is told here, if not by a decision on what is no more."""
-    found = 0
+    count = 0
     for name, text in lua_texts().items():
         for call in re.finditer(CHANGE, text):
-            if not re.match(STANDS, call[3]) and "'backpressure'" not in call[3]:
+            if not re.match(STABLE, call[3]) and "'pressure'" not in call[3]:
                 continue
-            found += 1
-            is_soft = any(name == file and field in call[3] for file, field in SOFT)
+            count += 1
+            is_soft = any(name == file and field in call[3] for file, field in NOT_CACHED)
             assert call[1] == ("write" if is_soft else "cache.write_stable"), f"{name}: {call[0]}"
-    assert found > 15
+    assert count > 15

@@ -1,6 +1,6 @@
-"""What a finalized utterance owes: a job for each target, given away at once or by the dispatcher.
+"""The jobs of a finalized utterance, one for each target, dispatched eagerly or by the dispatcher.
 
-Owns: rules 10 and 11, and when whoever finalizes dispatches.
+Owns: rules 10, job identity, and 11, one atomic dispatch; when a finalizing call dispatches itself.
 Never does: choose a node (queue.py). Read next: queue.py.
 """
 
@@ -11,31 +11,31 @@ from eventsched.schema.keys import job_key, name_of
 from tests.model import delivery, queue
 from tests.model.world import Core, Work, World
 
-AT_ONCE_MAX = 8
+EAGER_JOBS_MAX = 8
 """Jobs that one call gives away itself."""
 
 
 def dispatch(w: World, work: Work) -> None:
-    """Nobody goes ahead of what is in `work`, and without a dispatcher all of it waits there."""
-    may_give = AT_ONCE_MAX - w.given_at_once if w.dispatcher_until > w.now else 0
-    if len(work.targets) > may_give or w.streams.get(w.keys.dispatch):
+    """Dispatch the jobs in this call if the dispatch queue is empty and a dispatcher is present."""
+    jobs_left = EAGER_JOBS_MAX - w.eager_jobs if w.dispatcher_until > w.now else 0
+    if len(work.targets) > jobs_left or w.streams.get(w.keys.dispatch):
         w.append(w.keys.dispatch, k="utterance", d=work)
     else:
-        w.given_at_once += len(work.targets)
+        w.eager_jobs += len(work.targets)
         place(w, work)
 
 
 def place(w: World, work: Work) -> tuple[int, int]:
-    """Each target still owed and without a job gets one: how many, how many find no slot."""
-    wanted = {_key_of(work, one): _core_of(work, one) for one in still_owed(w, work)}
-    w.obsolete += len(work.targets) - len(wanted)
-    w.cores |= wanted
-    told = [queue.place(w, key, 1, f"log/{work.log}") for key in wanted]
-    return len(wanted), told.count("NO_AVAILABLE_NODE")
+    """Create a job for each missing target: how many there are, how many find no slot."""
+    cores = {_key_of(work, one): _core_of(work, one) for one in missing_targets(w, work)}
+    w.obsolete += len(work.targets) - len(cores)
+    w.cores |= cores
+    told = [queue.place(w, key, 1, f"log/{work.log}") for key in cores]
+    return len(cores), told.count("NO_AVAILABLE_NODE")
 
 
-def still_owed(w: World, work: Work) -> list[Target]:
-    """Targets that nobody has made a job of, and whose listeners still wait."""
+def missing_targets(w: World, work: Work) -> list[Target]:
+    """The targets that have no job yet and whose outcome is open."""
     name = name_of(work.session)
     return [
         one

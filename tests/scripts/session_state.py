@@ -1,6 +1,7 @@
-"""Decided state beside the fold of the log: after every test of a script both say the same.
+"""The authoritative state of sessions compared with the fold of the log, after every test of a
+script.
 
-Owns: the comparison for sessions: hash, outcomes, held, ready, playing, rooms, audio, order.
+Owns: the comparison of hash, outcomes, held endings, playback, rooms, audio and delivery order.
 Never does: steps of a test. Read next: projections/session.py (the fold).
 """
 
@@ -20,7 +21,7 @@ from tests.scripts.cell_state import zset
 
 
 async def assert_sessions_are_folded(store: TimedStore) -> None:
-    """Every session's records equal what the log says of it, and nothing else is there."""
+    """The records of every session equal the fold of the log, and no other record exists."""
     log = await store.log()
     views = _views(log)
     assert_order(log)
@@ -28,10 +29,10 @@ async def assert_sessions_are_folded(store: TimedStore) -> None:
         if view is not None:
             await _assert_same(store, name, view)
         else:
-            kept = await store.read_hash(store.keys.session(name))
-            assert kept.get("status", "retired") == "retired", (name, kept)
-    parked = await store.read_range(store.keys.dead_letters, "-", "+", 10)
-    assert not [fields for _, fields in parked if b"timers" in fields], parked
+            fields = await store.read_hash(store.keys.session(name))
+            assert fields.get("status", "retired") == "retired", (name, fields)
+    letters = await store.read_range(store.keys.dead_letters, "-", "+", 10)
+    assert not [letter for _, letter in letters if b"timers" in letter], letters
 
 
 def _views(log: Iterable[Event]) -> dict[str, Session | None]:
@@ -43,7 +44,9 @@ def _views(log: Iterable[Event]) -> dict[str, Session | None]:
 
 
 def assert_order(log: Iterable[Event]) -> None:
-    """Rule 25: numbers of one (session, target) end once each, in order, without a hole."""
+    """Rule 25, ordered delivery: the numbers of one (session, target) end once, in order, without a
+    hole.
+    """
     following = dict[tuple[str, str], int]()
     for event in log:
         if isinstance(event.data, (ResultDelivered, ResultMissing)):
@@ -53,9 +56,9 @@ def assert_order(log: Iterable[Event]) -> None:
 
 
 async def _assert_same(store: TimedStore, name: str, view: Session) -> None:
-    kept = await store.read_hash(store.keys.session(name))
+    fields = await store.read_hash(store.keys.session(name))
     outcomes = await store.read_hash(store.keys.outcomes(name))
-    assert _decided(kept) == _told(view), name
+    assert _decided(fields) == _told(view), name
     assert outcomes == {
         key: f"{owed.utterance}|{owed.first}|{','.join(owed.recipients)}"
         for key, owed in view.open_outcomes.items()
@@ -63,13 +66,13 @@ async def _assert_same(store: TimedStore, name: str, view: Session) -> None:
     playing = await store.read_hash(store.keys.playing(name))
     assert {key: int(until) for key, until in playing.items()} == view.playbacks, name
     await _assert_held(store, name, view)
-    await _assert_audio(store, name, view, int(heard_of(kept)["next_seq"]))
+    await _assert_audio(store, name, view, int(heard_of(fields)["next_seq"]))
     if view.room:
         members = await store.read_hash(store.keys.room(name_of(view.room)))
         assert (members.get(view.session) == view.listen_language) == view.in_room, name
 
 
-def _decided(kept: dict[str, str]) -> dict[str, Any]:
+def _decided(stored: dict[str, str]) -> dict[str, Any]:
     numbers = ("epoch", "utterance", "turn", "sample_rate", "priority")
     texts = (
         "status",
@@ -82,17 +85,17 @@ def _decided(kept: dict[str, str]) -> dict[str, Any]:
         "key",
     )
     return (
-        {field: int(kept[field]) for field in numbers}
-        | {field: kept[field] for field in texts}
-        | {"targets": kept["targets"], "features": kept["features"]}
-        | {"used": kept["used"]}
-        | {"reason": kept.get("reason", "")}
-        | {field: int(value) for field, value in kept.items() if field[:2] in ("a:", "d:")}
+        {field: int(stored[field]) for field in numbers}
+        | {field: stored[field] for field in texts}
+        | {"targets": stored["targets"], "features": stored["features"]}
+        | {"used": stored["used"]}
+        | {"reason": stored.get("reason", "")}
+        | {field: int(value) for field, value in stored.items() if field[:2] in ("a:", "d:")}
     )
 
 
 def _told(view: Session) -> dict[str, Any]:
-    told = msgspec.structs.asdict(view)
+    values = msgspec.structs.asdict(view)
     fields = (
         "epoch",
         "utterance",
@@ -110,7 +113,7 @@ def _told(view: Session) -> dict[str, Any]:
         "reason",
     )
     return (
-        {field: told[field] for field in fields}
+        {field: values[field] for field in fields}
         | {"targets": ",".join(view.targets), "features": ",".join(view.features)}
         | {"used": f"{name_of(view.node)}|{view.node_turn}" if view.node else ""}
         | {f"a:{target}": number for target, number in view.allocated.items()}
@@ -119,7 +122,7 @@ def _told(view: Session) -> dict[str, Any]:
 
 
 async def _assert_held(store: TimedStore, name: str, view: Session) -> None:
-    """What is ready but waits is held with its end, and watched by its target's gap timer."""
+    """An ending that is not next is held, and the gap timer of its target is set."""
     waiting = {key: owed for key, owed in view.open_outcomes.items() if owed.outcome}
     held = await store.read_hash(store.keys.out_of_order(name))
     ends = {
@@ -140,8 +143,15 @@ async def _assert_held(store: TimedStore, name: str, view: Session) -> None:
         assert (f"gap|{view.session}|{target}" in timers) == bool(ready), (name, target)
 
 
+async def _scores(store: TimedStore, key: str) -> dict[str, int]:
+    flat = await store.transport.command("ZRANGE", key, 0, -1, "WITHSCORES", key=key)
+    is_nested = bool(flat) and isinstance(flat[0], (list, tuple))
+    pairs = flat if is_nested else zip(flat[::2], flat[1::2], strict=True)
+    return {member.decode(): int(float(score)) for member, score in pairs}
+
+
 async def _assert_audio(store: TimedStore, name: str, view: Session, next_seq: int) -> None:
-    """I1: kept chunks are consecutive up to the last; what is owed still has its first one."""
+    """I1: the chunks are consecutive up to the last; each open outcome has its first chunk."""
     chunks = await store.read_range(store.keys.audio(name), "-", "+", 100_000)
     seqs = [msgspec.json.decode(fields[15])["seq"] for _, fields in chunks]
     assert seqs == list(range(next_seq - len(seqs), next_seq)), name

@@ -1,4 +1,6 @@
-"""Rule 14: a missing model marks (node, service) for 60 s and the job goes elsewhere."""
+"""Rule 14, missing model: MODEL_NOT_AVAILABLE suspends the node for the feature for 60 s, and the
+job is dispatched again.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ MISSING: dict[str, Any] = {
 }
 
 
-async def test_rule_14_a_missing_model_marks_the_node_and_dispatches_the_job_again(
+async def test_rule_14_a_missing_model_suspends_the_node_and_dispatches_the_job_again(
     store: TimedStore,
 ) -> None:
     first = await store.join("n1", features=["tts"])
@@ -28,19 +30,20 @@ async def test_rule_14_a_missing_model_marks_the_node_and_dispatches_the_job_aga
     assert await reply(store, first, message["j"], **MISSING) == "ok"
     assert (await store.types())[-3:] == ["NodeSuspended", "AttemptEnded", "JobDispatched"]
     suspended = await last(store, "NodeSuspended")
-    assert (suspended.feature, suspended.until_ms) == ("tts", START_MS + 60_000)
+    assert (suspended.scope, suspended.subject) == ("feature", "tts")
+    assert (suspended.reason, suspended.until_ms) == ("MODEL_NOT_AVAILABLE", START_MS + 60_000)
     ended = await last(store, "AttemptEnded")
     assert (ended.reason, ended.code) == ("suspended", "MODEL_NOT_AVAILABLE")
     (again,) = await assigned(store, second)
     assert again["attempt"] == 2
-    said = await last(store, "JobDispatched")
-    assert said.affinity.why == "suspended"
-    assert said.last == first.node
+    dispatch = await last(store, "JobDispatched")
+    assert dispatch.affinity.why == "suspended"
+    assert dispatch.last == first.node
     assert len(await cancelled(store, first)) == 1
     await check(store)
 
 
-async def test_rule_14_a_marked_node_serves_requirements_without_that_service(
+async def test_rule_14_a_suspended_node_serves_requirements_without_that_feature(
     store: TimedStore,
 ) -> None:
     node = await store.join(features=["tts"], slots=4)
@@ -55,7 +58,7 @@ async def test_rule_14_a_marked_node_serves_requirements_without_that_service(
     await check(store)
 
 
-async def test_rule_14_the_end_of_a_mark_serves_those_who_wait(store: TimedStore) -> None:
+async def test_rule_14_the_end_of_a_suspension_serves_waiting_jobs(store: TimedStore) -> None:
     node = await store.join(features=["tts"])
     await store.configure_cell({"queue_timeout_ms": 100_000}, overwrite=True)
     await speak(store, "s1", **TTS)
@@ -70,11 +73,13 @@ async def test_rule_14_the_end_of_a_mark_serves_those_who_wait(store: TimedStore
     store.tick(5)
     await store.timers()
     assert (await store.types())[-2:] == ["NodeResumed", "JobDispatched"]
+    resumed = await last(store, "NodeResumed")
+    assert (resumed.scope, resumed.subject, resumed.reason) == ("feature", "tts", "expired")
     assert (await last(store, "JobDispatched")).rule == "fill"
     await check(store)
 
 
-async def test_rule_14_it_counts_as_one_dispatch_again_and_fails_with_the_nodes_code(
+async def test_rule_14_it_counts_as_one_dispatch_again_and_fails_with_the_code_of_the_node(
     store: TimedStore,
 ) -> None:
     nodes = {
@@ -93,7 +98,7 @@ async def test_rule_14_it_counts_as_one_dispatch_again_and_fails_with_the_nodes_
     await check(store)
 
 
-async def test_rule_14_a_service_that_the_job_does_not_name_is_malformed(
+async def test_rule_14_a_feature_that_the_job_does_not_name_is_malformed(
     store: TimedStore,
 ) -> None:
     node = await store.join(features=["tts", "vad"])
@@ -102,22 +107,22 @@ async def test_rule_14_a_service_that_the_job_does_not_name_is_malformed(
     (message,) = await assigned(store, node)
     before = await store.types()
     for feature in ("vad", "", "tts,vad", "nothing"):
-        asked = MISSING | {"feature": feature}
-        assert await reply(store, node, message["j"], **asked) == "INVALID_MESSAGE"
+        report = MISSING | {"feature": feature}
+        assert await reply(store, node, message["j"], **report) == "INVALID_MESSAGE"
     assert await store.types() == before
     await check(store)
 
 
-async def test_rule_14_a_second_word_makes_the_mark_last_longer_and_says_so(
+async def test_rule_14_a_second_report_extends_the_suspension_with_an_event(
     store: TimedStore,
 ) -> None:
     node = await store.join(features=["tts"], slots=2)
     await speak(store, "s1", count=2, **TTS)
     await store.dispatch()
-    one, two = await assigned(store, node)
-    await reply(store, node, one["j"], **MISSING)
+    first, second = await assigned(store, node)
+    await reply(store, node, first["j"], **MISSING)
     store.tick(10_000)
-    await reply(store, node, two["j"], **MISSING)
+    await reply(store, node, second["j"], **MISSING)
     until = [e.data.until_ms for e in await logged(store, "NodeSuspended")]
     assert until == [START_MS + 60_000, START_MS + 70_000]
     await check(store)
@@ -132,15 +137,15 @@ async def test_rule_14_a_second_word_makes_the_mark_last_longer_and_says_so(
     await check(store)
 
 
-async def test_rule_14_two_marks_end_each_at_its_time(store: TimedStore) -> None:
+async def test_rule_14_two_suspensions_end_each_at_its_time(store: TimedStore) -> None:
     both: dict[str, Any] = {"features": ["tts", "vad"], "features_hash": "0123456789abcdef"}
     node = await store.join(features=["tts", "vad"], slots=2)
     await speak(store, "s1", count=2, **both)
     await store.dispatch()
-    one, two = await assigned(store, node)
-    await reply(store, node, one["j"], **MISSING)
+    first, second = await assigned(store, node)
+    await reply(store, node, first["j"], **MISSING)
     store.tick(5_000)
-    await reply(store, node, two["j"], **MISSING | {"feature": "vad"})
+    await reply(store, node, second["j"], **MISSING | {"feature": "vad"})
     await check(store)
     seen = []
     for _ in range(13):
@@ -152,15 +157,15 @@ async def test_rule_14_two_marks_end_each_at_its_time(store: TimedStore) -> None
     assert seen == [0] * 10 + [1, 2, 2]
 
 
-async def test_rule_14_a_draining_node_can_be_marked(store: TimedStore) -> None:
+async def test_rule_14_a_draining_node_can_be_suspended(store: TimedStore) -> None:
     node = await store.join(features=["tts"], slots=2)
     await speak(store, "s1", count=2, **TTS)
     await store.dispatch()
     await store.drain_node(node.node, node.epoch, within_ms=60_000)
-    one, two = await assigned(store, node)
-    await reply(store, node, one["j"], **MISSING)
+    first, second = await assigned(store, node)
+    await reply(store, node, first["j"], **MISSING)
     await check(store)
-    await reply(store, node, two["j"], **MISSING)
+    await reply(store, node, second["j"], **MISSING)
     assert (await store.types())[-4:] == [
         "NodeSuspended",
         "AttemptEnded",
@@ -170,7 +175,7 @@ async def test_rule_14_a_draining_node_can_be_marked(store: TimedStore) -> None:
     await check(store)
 
 
-async def test_rule_14_a_new_registration_has_no_marks(store: TimedStore) -> None:
+async def test_rule_14_a_new_registration_has_no_suspensions(store: TimedStore) -> None:
     node = await store.join(features=["tts"], slots=1)
     await speak(store, "s1", **TTS)
     await store.dispatch()
@@ -185,7 +190,7 @@ async def test_rule_14_a_new_registration_has_no_marks(store: TimedStore) -> Non
     assert await logged(store, "NodeResumed") == []
 
 
-async def test_rule_14_requirements_are_listed_for_the_class_that_a_mark_makes(
+async def test_rule_14_a_class_that_a_suspension_creates_watches_its_requirements(
     store: TimedStore,
 ) -> None:
     """The suspended node's new class learns what waits, and does not list what it cannot do."""

@@ -1,4 +1,4 @@
-"""A script beside those of the package, in one library with them: it sees what they see."""
+"""A test script in one library with the scripts of the package."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from eventsched.store import library as lua_library
 
 
 def add_script(monkeypatch: pytest.MonkeyPatch, name: str, text: str, **modules: str) -> None:
-    """From now on every transport's library has the script, and it may include these modules."""
+    """The library of every transport has the script from now on; the script may include these
+    modules.
+    """
     read = lua_library._read
     texts = {f"{path}.lua": body for path, body in {name: text, **modules}.items()}
     monkeypatch.setattr(lua_library, "_read", lambda path: texts.get(path) or read(path))
