@@ -1,1 +1,1 @@
-"""The producer's side: clients, sessions, results."""
+"""For producers and listeners: clients, sessions and the outcomes that they receive."""

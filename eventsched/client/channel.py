@@ -1,8 +1,7 @@
-"""What one client's sessions of one cell share: appends, finalizes, the listener, keepalives.
+"""The tasks that a client's sessions of one cell share.
 
-Owns: the tasks behind any number of sessions: those that append and finalize (coalesced), one
-that listens, one that says which quiet sessions are still there.
-Never does: numbering, resending (session.py).
+Owns: batching of appends and finalizes over all sessions, the reader of their outboxes, keepalives.
+Must not: number or resend chunks (append_buffer.py, session.py).
 Read next: store/batcher.py, subscription.py, session.py.
 """
 
@@ -22,30 +21,31 @@ from eventsched.store.retry import Backoff
 
 APPEND_ITEMS_MAX = 16
 FINALIZE_ITEMS_MAX = 8
-"""Chunks and finalizes a call: a millisecond of script time, in which nobody else is served."""
+"""Chunks and finalizes in one call: about a millisecond, in which Redis serves no other client."""
 APPEND_BYTES_MAX = 1024 * 1024
 KEEPALIVE_S = 15
-"""Or a quarter of the cell's idle time, if that is set to less than a minute."""
+"""A session that sent nothing for so long sends a keepalive; a quarter of the setting `idle_ms` if
+this is shorter."""
 TICK_S = 1.0
 
 log = structlog.get_logger("eventsched.client.session")
 
 
 class Producer(Protocol):
-    """What the channel knows of a session."""
+    """A session as the multiplexer sees it."""
 
     id: str
     epoch: int
     quiet_s: int
-    """Seconds since it sent anything."""
+    """Seconds since the session sent anything."""
 
     @property
     def confirmed(self) -> str:
-        """Last entry of its out stream that was handled; empty when none was."""
+        """Id of the last entry of the outbox that was handled; empty if none was."""
 
 
 class CellMultiplexer:
-    """Open while `run` runs."""
+    """Sends and receives for all sessions of one cell while `run` runs."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -76,13 +76,13 @@ class CellMultiplexer:
             tasks.start_soon(self._keep_alive)
 
     async def _append(self, chunks: Sequence[Chunk]) -> list[Receipt | Refused]:
-        # Sent twice is stored once: the numbers tell.
+        # Chunks have numbers, so a repeated call stores none of them twice.
         return await Backoff(self.store.transport).call(lambda: self.store.append_audio(chunks))
 
-    async def _finalize(self, asked: Sequence[Finalize]) -> list[Receipt | Refused]:
-        # Asked twice is complete once: the index tells.
+    async def _finalize(self, requests: Sequence[Finalize]) -> list[Receipt | Refused]:
+        # A request names its utterance, so a repeated call completes none twice.
         return await Backoff(self.store.transport).call(
-            lambda: self.store.finalize_utterances(asked)
+            lambda: self.store.finalize_utterances(requests)
         )
 
     async def _keep_alive(self) -> None:
@@ -93,25 +93,26 @@ class CellMultiplexer:
                 producer.quiet_s += 1
             async with backoff.attempt():
                 if self.producers:
-                    due_s = await self._due_s()
-                    await self.greet([p for p in self.producers.values() if p.quiet_s >= due_s])
+                    due_s = await self._keepalive_due_s()
+                    due = [p for p in self.producers.values() if p.quiet_s >= due_s]
+                    await self.send_keepalives(due)
 
-    async def _due_s(self) -> float:
-        """After how much quiet a session says that it is there. Asked again once a minute."""
+    async def _keepalive_due_s(self) -> float:
+        """After how many quiet seconds a keepalive is due. The setting is read once a minute."""
         if self._ticks % 60 == 0:
-            kept = await self.store.read_hash(self.store.keys.settings)
-            self._keepalive_s = min(KEEPALIVE_S, int(kept["idle_ms"]) / 4_000)
+            settings = await self.store.read_hash(self.store.keys.settings)
+            self._keepalive_s = min(KEEPALIVE_S, int(settings["idle_ms"]) / 4_000)
         self._ticks += 1
         return self._keepalive_s
 
-    async def greet(self, producers: Sequence[Producer]) -> None:
-        """These are still there, and have handled what they confirm."""
-        for at in range(0, len(producers), APPEND_ITEMS_MAX):
-            some = producers[at : at + APPEND_ITEMS_MAX]
-            replies = await self.store.keep_alive([(p.id, p.epoch, p.confirmed) for p in some])
-            for producer, refused in zip(some, replies, strict=True):
+    async def send_keepalives(self, producers: Sequence[Producer]) -> None:
+        """Keep these sessions open, and confirm what they have handled."""
+        for start in range(0, len(producers), APPEND_ITEMS_MAX):
+            batch = producers[start : start + APPEND_ITEMS_MAX]
+            replies = await self.store.keep_alive([(p.id, p.epoch, p.confirmed) for p in batch])
+            for producer, refused in zip(batch, replies, strict=True):
                 producer.quiet_s = 0
-                # One that closes at this moment has left already.
+                # A session that was closed during the call is no longer among the producers.
                 if refused is not None and producer.id in self.producers:
                     del self.producers[producer.id]
                     log.warning("session gone", session=producer.id, code=refused.code)

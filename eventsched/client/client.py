@@ -1,7 +1,9 @@
-"""The library's entrance: connect, open a session, resume one.
+"""The entry point of the library: connect, open a session, resume a session.
 
-Owns: `connect`, `Client`, the names and tokens that clients make (rule 7), what a session may ask.
-Never does: starting roles. Read next: session.py (producing), node/node.py (serving).
+Owns: `connect`, `Client`, the names and tokens that clients create (rule 7, resumable sessions),
+the checks of a session's arguments, and the end of a session's block.
+Must not: start roles.
+Read next: session.py (producing), node/node.py (serving).
 """
 
 from __future__ import annotations
@@ -54,8 +56,8 @@ if TYPE_CHECKING:
     from eventsched.encryption.cipher import SessionCipher
 
 FORMATS = ("pcm16", "opus")
-LAST_WORDS_S = 5.0
-"""How long a cancelled session may take to ask for its close."""
+CANCELLED_CLOSE_S = 5.0
+"""How long a cancelled block may take to request the close of its session."""
 
 warn_on_stderr()
 log = structlog.get_logger("eventsched.client.client")
@@ -72,7 +74,7 @@ async def connect(
 ) -> AsyncIterator[Client]:
     """Connect to a server; the client works for as long as the block lasts.
 
-    A server without cells gets them. A standalone server and a cluster are told apart by asking.
+    A server without cells gets them. Whether the server is a cluster is detected.
 
     Args:
         url: Address of the server: `redis://`, `rediss://` or `unix://`. Default: EVENTSCHED_URL,
@@ -100,7 +102,7 @@ async def connect(
 
 @asynccontextmanager
 async def running_client(client: Client) -> AsyncIterator[Client]:
-    """The client's tasks run while the block lasts. What the block raises comes out as it is."""
+    """Run the client's tasks while the block lasts. An exception of the block stays unchanged."""
     raised: Exception | None = None
     async with anyio.create_task_group() as tasks:
         for channel in client.channels.values():
@@ -114,8 +116,8 @@ async def running_client(client: Client) -> AsyncIterator[Client]:
         raise raised
 
 
-class _Asked(msgspec.Struct, frozen=True, kw_only=True):
-    """What a session asks for, checked."""
+class _Request(msgspec.Struct, frozen=True, kw_only=True):
+    """The checked arguments of a session."""
 
     tenant: str
     source: str
@@ -143,9 +145,9 @@ class Client:
     ) -> None:
         self.stores = stores
         self.keys = keys
-        """Where the keys of encrypted sessions are; none: such sessions cannot be read."""
+        """The keys of encrypted sessions; without a key store they cannot be opened or read."""
         self.url = url
-        """Where another thread can connect to the same server; empty when it cannot."""
+        """Address at which another thread can connect to the server; empty if it cannot."""
         self.channels = {cell: CellMultiplexer(store) for cell, store in stores.items()}
         self._rng = rng or random.SystemRandom()
 
@@ -210,7 +212,7 @@ class Client:
         """
         name = self.new_name()
         key = self._new_key() if encrypt else None
-        asked = _Asked(
+        request = _Request(
             tenant=check_name("tenant", tenant),
             source=check_language("source", source, auto=True),
             targets=_languages("targets", targets),
@@ -229,8 +231,8 @@ class Client:
             raise InvalidMessage.of(
                 "listen_language", "only in a room", "name the room, or use targets"
             )
-        cell = keys.cell_of(asked.room) if asked.room else keys.pick_cell(name, self.cells)
-        return self._during(partial(self._open, keys.Keys(cell).full(name), asked, key))
+        cell = keys.cell_of(request.room) if request.room else keys.pick_cell(name, self.cells)
+        return self._during(partial(self._open, keys.Keys(cell).full(name), request, key))
 
     def resume(self, session_id: str) -> AbstractAsyncContextManager[Session]:
         """Take an open session over when the block is entered; close it when the block ends.
@@ -249,7 +251,7 @@ class Client:
         """
         return self._during(partial(self._resume, check_id("session", session_id)))
 
-    # --- inside -----------------------------------------------------------------------------
+    # --- opening and closing ----------------------------------------------------------------
 
     def _new_key(self) -> Key:
         if self.keys is None:
@@ -258,24 +260,24 @@ class Client:
             )
         return Key.new()
 
-    async def _open(self, full_id: str, asked: _Asked, key: Key | None) -> Session:
+    async def _open(self, full_id: str, request: _Request, key: Key | None) -> Session:
         channel, token = self._channel_of(full_id), self.new_name()
-        seal = sealing(full_id, key) if key else None
-        # The same token again gets the same reply, so a lost one does no harm.
+        cipher = sealing(full_id, key) if key else None
+        # A repeated call with the same token gets the same reply: a lost reply does no harm.
         grant = await Backoff(channel.store.transport).call(
             lambda: channel.store.open_session(
                 name=keys.name_of(full_id),
                 token=token,
-                features_hash=features_hash(asked.features),
-                **msgspec.structs.asdict(asked),
+                features_hash=features_hash(request.features),
+                **msgspec.structs.asdict(request),
             ),
         )
         if key is not None:
-            await self._keep(key, channel.store, grant)
-        return self._joined(channel, grant, asked.encoding, asked.sample_rate, seal)
+            await self._store_key(key, channel.store, grant)
+        return self._register(channel, grant, request.encoding, request.sample_rate, cipher)
 
-    async def _keep(self, key: Key, store: Store, grant: SessionGrant) -> None:
-        """The key is kept before anything is said; else the session is over before it began."""
+    async def _store_key(self, key: Key, store: Store, grant: SessionGrant) -> None:
+        """Store the key before any audio is encrypted with it; close the session if that fails."""
         assert self.keys is not None
         try:
             await self.keys.put(grant.session, key)
@@ -286,24 +288,24 @@ class Client:
     async def _resume(self, session_id: str) -> Session:
         channel, token = self._channel_of(session_id), self.new_name()
         store = channel.store
-        kept = await store.read_hash(store.keys.session(keys.name_of(session_id)))
-        key_id = kept.get("key")
-        seal = await seal_of(self.keys, session_id, key_id) if key_id else None
-        # Whoever has no key for it leaves the session where it is.
+        record = await store.read_hash(store.keys.session(keys.name_of(session_id)))
+        key_id = record.get("key")
+        # A missing key raises here, before the present producer loses the session.
+        cipher = await seal_of(self.keys, session_id, key_id) if key_id else None
         grant = await Backoff(store.transport).call(lambda: store.resume_session(session_id, token))
-        return self._joined(
-            channel, grant, cast("Format", kept["encoding"]), int(kept["sample_rate"]), seal
+        return self._register(
+            channel, grant, cast("Format", record["encoding"]), int(record["sample_rate"]), cipher
         )
 
-    def _joined(
+    def _register(
         self,
         channel: CellMultiplexer,
         grant: SessionGrant,
         encoding: Format,
         sample_rate: int,
-        seal: SessionCipher | None,
+        cipher: SessionCipher | None,
     ) -> Session:
-        session = Session(channel, grant, encoding, sample_rate, keys=self.keys, seal=seal)
+        session = Session(channel, grant, encoding, sample_rate, keys=self.keys, cipher=cipher)
         channel.producers[session.id] = session
         log.debug("session open", session=session.id, epoch=session.epoch)
         return session
@@ -314,12 +316,12 @@ class Client:
         try:
             yield session
         except anyio.get_cancelled_exc_class():
-            await self._ask_to_close(session)
+            await self._request_close(session)
             raise
         except Exception:
             try:
                 await self._close(session)
-            except Refused as refused:  # what the block raised is what counts
+            except Refused as refused:  # the exception of the block takes precedence
                 log.warning("session not closed", session=session.id, error=str(refused))
             raise
         else:
@@ -332,18 +334,18 @@ class Client:
             return
         try:
             if not await session.close():
-                log.warning("session's end not seen", session=session.id)
-        except (SessionSuperseded, SessionUnknown) as gone:
-            log.warning("session gone", session=session.id, code=gone.code)
+                log.warning("session not closed in time", session=session.id)
+        except (SessionSuperseded, SessionUnknown) as refused:
+            log.warning("session gone", session=session.id, code=refused.code)
         except ServerUnavailable as error:
-            # Nobody keeps it alive any more: it closes by itself when it is idle.
+            # Without keepalives the session is idle, and the server closes it.
             log.warning("session not closed", session=session.id, error=str(error))
 
-    async def _ask_to_close(self, session: Session) -> None:
-        """Cancelled: say that the session is over, wait for nothing."""
+    async def _request_close(self, session: Session) -> None:
+        """Request the close of a cancelled session without waiting for its outcomes."""
         if session.is_detached:
             return
-        with anyio.move_on_after(LAST_WORDS_S, shield=True):
+        with anyio.move_on_after(CANCELLED_CLOSE_S, shield=True):
             try:
                 await self.store_of(session.id).close_session(session.id, session.epoch)
             except (SessionSuperseded, SessionUnknown, ServerUnavailable) as error:
@@ -364,7 +366,7 @@ class Client:
 
 
 def features_hash(features: Sequence[str]) -> str:
-    """Rule 10: the first 16 hex digits of SHA-256 over the sorted features; `none` without."""
+    """The first 16 hex digits of SHA-256 over the sorted features (rule 10, job identity)."""
     if not features:
         return "none"
     return hashlib.sha256(",".join(sorted(set(features))).encode()).hexdigest()[:16]

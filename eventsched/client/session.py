@@ -1,8 +1,10 @@
-"""The producer's side of one session: audio in, results out.
+"""One session as its producer uses it: audio in, outcomes out.
 
-Owns: numbering chunks, sending again what may not have arrived, what was heard and handled.
-Never does: batching over sessions (channel.py), judging audio (audio/chunks.py).
-Read next: client.py (opening), results.py (what is heard), audio/chunks.py.
+Owns: the calls of a session and their replies, sending chunks again after a lost reply or a gap,
+and the position up to which outcomes are handled.
+Must not: batch over sessions (channel.py), hold chunks (append_buffer.py), check audio
+(audio/chunks.py).
+Read next: client.py (opening), append_buffer.py, results.py (the outcomes).
 """
 
 from __future__ import annotations
@@ -35,8 +37,8 @@ if TYPE_CHECKING:
     from eventsched.encryption.cipher import SessionCipher
 
 RESENDS_MAX = 3
-PRESSED_MAX = 10
-"""How often a closing session waits for pressure to end while it holds audio."""
+BACKPRESSURE_WAITS_MAX = 10
+"""How often a closing session with pending audio waits for backpressure to end."""
 CLOSE_MARGIN_S = 5.0
 
 log = structlog.get_logger("eventsched.client.session")
@@ -56,7 +58,7 @@ class Session:
         sample_rate: int,
         *,
         keys: KeyStore | None = None,
-        seal: SessionCipher | None = None,
+        cipher: SessionCipher | None = None,
     ) -> None:
         self.id = grant.session
         """Full id of the session, `<cell>.<name>`."""
@@ -68,13 +70,13 @@ class Session:
         self.is_detached = False
         self._channel = channel
         self._keys = keys
-        self._seal = seal
-        """Encrypts its audio; none when the session is not encrypted."""
+        self._cipher = cipher
+        """Encrypts the audio; none if the session is not encrypted."""
         self._utterance = grant.utterance
-        self._turn = anyio.Lock(fast_acquire=True)  # free, it costs no turn of the event loop
+        self._turn = anyio.Lock(fast_acquire=True)  # a free lock costs no switch of tasks
         self._buffer = AppendBuffer(grant.next_seq)
         self._start = grant.out_id
-        self._box: Subscription | None = None
+        self._subscription: Subscription | None = None
         self._taken = self._handled = ""
 
     @property
@@ -89,7 +91,7 @@ class Session:
 
     @property
     def confirmed(self) -> str:
-        """Id of the last result that was handled, that is, after which another was asked for."""
+        """Id of the last outcome that was handled: the caller has asked for the next one."""
         return self._handled
 
     # --- audio in ---------------------------------------------------------------------------
@@ -124,7 +126,7 @@ class Session:
             ServerUnavailable: The server is away. The audio counts as appended and is sent before
                 anything else, as after a cancelled call.
         """
-        bytes_max = chunks.CHUNK_BYTES_MAX - (self._seal.overhead_bytes if self._seal else 0)
+        bytes_max = chunks.CHUNK_BYTES_MAX - (self._cipher.overhead_bytes if self._cipher else 0)
         pieces = chunks.cut(
             audio,
             self.encoding,
@@ -172,11 +174,11 @@ class Session:
         """
         async with self._turn:
             await self._flush()
-            asked = Finalize(session=self.id, epoch=self.epoch, utterance=self._utterance)
-            (reply,) = await self._channel.finalizes.submit([asked])
+            request = Finalize(session=self.id, epoch=self.epoch, utterance=self._utterance)
+            (reply,) = await self._channel.finalizes.submit([request])
             if isinstance(reply, Refused):
                 raise reply
-            self._learn(reply)
+            self._utterance = reply.utterance
         return reply
 
     def _number(self, pieces: Sequence[Piece], *, end_of_utterance: bool) -> list[Chunk]:
@@ -193,11 +195,11 @@ class Session:
         ]
 
     def _encrypted(self, seq: int, payload: bytes) -> bytes:
-        return self._seal.chunk(seq, payload) if self._seal else payload
+        return self._cipher.chunk(seq, payload) if self._cipher else payload
 
     def _bytes_of(self, chunk: Chunk) -> int:
-        """How many bytes of the caller's audio it holds."""
-        overhead = self._seal.overhead_bytes if self._seal and chunk.payload else 0
+        """How many bytes of the caller's audio the chunk holds."""
+        overhead = self._cipher.overhead_bytes if self._cipher and chunk.payload else 0
         return len(chunk.payload) - overhead
 
     def _withdraw(self, accepted: Sequence[Chunk]) -> int:
@@ -227,20 +229,20 @@ class Session:
             batch = self._buffer.batch(chunks_max=APPEND_ITEMS_MAX, bytes_max=APPEND_BYTES_MAX)
             confirmed, refused = await self._send(batch)
             self._buffer.confirm(len(confirmed))
-            for receipt in confirmed:
-                self._learn(receipt)
             receipts += confirmed
+            if confirmed:
+                self._utterance = confirmed[-1].utterance
             if refused is not None:
                 raise refused
         return receipts
 
     async def _flush_before_close(self) -> None:
         """As `_flush`, and wait for backpressure to end: no later call would send the audio."""
-        for _ in range(PRESSED_MAX):
+        for _ in range(BACKPRESSURE_WAITS_MAX):
             try:
                 await self._flush()
-            except Backpressure as pressed:
-                await self._channel.store.transport.sleep(pressed.retry_after_ms / 1_000)
+            except Backpressure as refused:
+                await self._channel.store.transport.sleep(refused.retry_after_ms / 1_000)
             else:
                 return
         await self._flush()
@@ -272,9 +274,6 @@ class Session:
             return chunks
         return [msgspec.structs.replace(chunks[0], confirmed=self._handled), *chunks[1:]]
 
-    def _learn(self, receipt: Receipt) -> None:
-        self._utterance = receipt.utterance
-
     # --- results out ------------------------------------------------------------------------
 
     def results(self, *, after: str | Outcome | None = None, partials: bool = False) -> Results:
@@ -297,33 +296,33 @@ class Session:
         """
         if after is not None:
             self._taken = after if isinstance(after, str) else after.id
-            self._listen(self._taken)
+            self._subscribe(self._taken)
         return Results(self._next_entry, self._keys, partials=partials)
 
     async def _next_entry(self) -> OutboxEntry | None:
         """The next entry of the outbox; none after the session's end."""
-        box = self._box or self._listen(self._start)
+        subscription = self._subscription or self._subscribe(self._start)
         self._handled = self._taken
-        entry = await self._channel.listener.take(box)
+        entry = await self._channel.listener.take(subscription)
         if entry is not None and entry.kind != "truncated":
             self._taken = entry.id
         return entry
 
-    def _listen(self, after: str) -> Subscription:
+    def _subscribe(self, after: str) -> Subscription:
         _check_position(after)
-        if self._box is not None:
-            self._channel.listener.remove(self._box)
-        self._box = Subscription(self.id, after)
-        self._channel.listener.add(self._box)
-        return self._box
+        if self._subscription is not None:
+            self._channel.listener.remove(self._subscription)
+        self._subscription = Subscription(self.id, after)
+        self._channel.listener.add(self._subscription)
+        return self._subscription
 
     # --- playback ---------------------------------------------------------------------------
 
     async def playback_started(self, result: Result) -> None:
-        """Record that the sound of a result starts to play where this session hears it.
+        """Record that the audio of a result starts to play for this session.
 
-        Until it ends, a pause does not complete this session's utterance. The playback counts as
-        ended after the setting `playback_ms` if no end is recorded.
+        Until the playback ends, a pause does not complete this session's utterance. Without a
+        recorded end, the playback counts as ended after the setting `playback_ms`.
 
         Args:
             result: The result that plays, as the session received it.
@@ -334,17 +333,20 @@ class Session:
             SessionSuperseded: Another producer has resumed the session.
             SessionUnknown: The records of the session are deleted.
         """
-        await self._mark(result, started=True)
+        await self._mark_playback(result, started=True)
 
     async def playback_ended(self, result: Result) -> None:
-        """Record that the sound of a result no longer plays; harmless if it never started.
+        """Record that the playback of a result has ended; harmless if it never started.
 
         Args:
-            result: The result that played. Errors are those of `playback_started`.
-        """
-        await self._mark(result, started=False)
+            result: The result that played.
 
-    async def _mark(self, result: object, *, started: bool) -> None:
+        Raises:
+            Refused: As `playback_started`.
+        """
+        await self._mark_playback(result, started=False)
+
+    async def _mark_playback(self, result: object, *, started: bool) -> None:
         if not isinstance(result, Result) or not result.id:
             raise InvalidMessage.of(
                 "result",
@@ -380,7 +382,7 @@ class Session:
         yet can still be taken afterwards.
 
         Returns:
-            False if the end was not seen within the setting `close_wait_ms` and some seconds.
+            False if the session was not closed within the setting `close_wait_ms` and 5 s.
 
         Raises:
             ServerUnavailable: The server is away and the session is open. Audio that may not have
@@ -393,18 +395,18 @@ class Session:
             await self._flush_before_close()
             self._channel.producers.pop(self.id, None)
             await Backoff(store.transport).call(lambda: store.close_session(self.id, self.epoch))
-        box = self._box or self._listen(self._start)
-        box.drains = True
-        self._channel.listener.look_again()
+        subscription = self._subscription or self._subscribe(self._start)
+        subscription.drains = True
+        self._channel.listener.interrupt()
         settings = await store.read_hash(store.keys.settings)
         wait_s = int(settings["close_wait_ms"]) / 1_000 + CLOSE_MARGIN_S
-        return await happens_within(store.transport, wait_s, box.closed)
+        return await happens_within(store.transport, wait_s, subscription.closed)
 
     def _release(self) -> None:
         """Stop listening and sending keepalives. `Client` calls it when the block ends."""
         self._channel.producers.pop(self.id, None)
-        if self._box is not None:
-            self._channel.listener.remove(self._box)
+        if self._subscription is not None:
+            self._channel.listener.remove(self._subscription)
 
 
 class Results:
@@ -444,5 +446,5 @@ def _check_position(after: str) -> None:
     ms, _, seq = after.partition("-")
     if after != START and not (ms.isdecimal() and seq.isdecimal() and int(ms)):
         raise InvalidMessage.of(
-            "after", f"the id of a result expected, got {after!r:.80}", "copy it"
+            "after", f"the id of an outcome expected, got {after!r:.80}", "pass an outcome"
         )

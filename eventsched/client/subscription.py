@@ -1,9 +1,9 @@
-"""What a session hears: one reader per client and cell for all of its sessions.
+"""The outboxes of a client's sessions in one cell, read by one reader.
 
-Owns: the blocking read over many `out` streams, each session's mailbox and its position, and
-noticing what was trimmed before it could be read.
-Never does: confirming (channel.py sends positions along with appends and keepalives).
-Read next: session.py (`results`), lua/include/delivery.lua (what writes the entries).
+Owns: the blocking read over many outboxes, the subscription of each session with its position, and
+the detection of entries that were trimmed before they were read.
+Must not: confirm positions; channel.py sends them along with appends and keepalives.
+Read next: session.py (`results`), lua/include/outbox.lua (which writes the entries).
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from eventsched.store.transport import Entry
 START = "0-0"
 BLOCK_MS = 2_000
 READ_COUNT = 64
-MAILBOX_ENTRIES = 256
-MAILBOX_BYTES = 4 * 1024 * 1024
-"""A mailbox beyond either is not read on until its owner has taken some of it."""
+ENTRIES_MAX = 256
+BYTES_MAX = 4 * 1024 * 1024
+"""A subscription beyond either bound is not read until its session takes some entries."""
 
 log = structlog.get_logger("eventsched.client.subscription")
 Kind: TypeAlias = Literal["result", "partial", "state", "truncated"]
 
 
 class OutboxEntry(msgspec.Struct, frozen=True):
-    """One entry of an `out` stream, or the news that some before it are gone."""
+    """One entry of an outbox, or (`truncated`) the fact that entries before the next are gone."""
 
     id: str
     number: int
@@ -48,7 +48,7 @@ class OutboxEntry(msgspec.Struct, frozen=True):
 
 
 def parse(entry: Entry) -> OutboxEntry:
-    """An entry as deliver.tell writes it; `i` is `<number>:<bytes so far>`."""
+    """An entry as outbox.append writes it; `i` is `<number>:<bytes so far>`."""
     entry_id, flat = entry
     fields = dict(zip(flat[::2], flat[1::2], strict=True))
     return OutboxEntry(
@@ -62,119 +62,129 @@ def parse(entry: Entry) -> OutboxEntry:
 
 
 def before(entry_id: str) -> str:
-    """The greatest id below this one: reading after it shows the entry again."""
+    """The greatest id below this one: a read after it returns the entry again."""
     ms, seq = map(int, entry_id.split("-"))
     return f"{ms}-{seq - 1}" if seq else f"{ms - 1}-{(1 << 64) - 1}"
 
 
 class Subscription:
-    """What one session was told and nobody has taken yet.
+    """The entries of one session's outbox that were read and are not taken yet.
 
-    Entries are numbered without holes. Reading starts at the entry `after` itself: if it is
-    gone, or a number is left out later, the reader was overtaken and is told `truncated` once.
+    Entries are numbered without holes. Reading starts at the entry `after` itself: if this entry is
+    gone, or a number is missing later, entries were trimmed before they were read. Each such hole
+    becomes one entry of the kind `truncated`.
     """
 
     def __init__(self, session: str, after: str) -> None:
         self.session = session
         self.position = START if after == START else before(after)
         self.drains = False
-        """Read on without bound: the session closes, so what is left is bounded itself."""
+        """Read without a bound: the session closes, so the rest of its outbox is bounded."""
         self.closed = anyio.Event()
         self._bookmark = "" if after == START else after
         self._expected = 1
-        self._told: deque[OutboxEntry] = deque()
+        self._entries: deque[OutboxEntry] = deque()
         self._bytes = 0
-        self._came = anyio.Event()
+        self._arrived = anyio.Event()
 
     @property
     def wants_more(self) -> bool:
+        """Whether the reader should read this outbox."""
         if self.closed.is_set():
             return False
-        has_room = len(self._told) < MAILBOX_ENTRIES and self._bytes < MAILBOX_BYTES
+        has_room = len(self._entries) < ENTRIES_MAX and self._bytes < BYTES_MAX
         return has_room or self.drains
 
     def put(self, entries: Sequence[Entry]) -> None:
-        for entry in entries:
-            self.position = entry[0]
-            told = self._parsed(entry)
-            if told is not None and not self._is_bookmark(told):
-                self._keep(told)
-        self._came.set()
+        """Add entries that the reader has read."""
+        for raw_entry in entries:
+            self.position = raw_entry[0]
+            entry = self._parse(raw_entry)
+            if entry is not None and not self._is_bookmark(entry):
+                self._append(entry)
+        self._arrived.set()
 
-    def _parsed(self, entry: Entry) -> OutboxEntry | None:
-        """None where no script wrote it: it has no number, so whoever listens misses nothing."""
+    def _parse(self, entry: Entry) -> OutboxEntry | None:
+        """None for an entry that no script wrote; it has no number, so no hole is detected."""
         try:
             return parse(entry)
         except (KeyError, ValueError, msgspec.DecodeError) as error:
-            told = {"session": self.session, "entry": entry[0], "error": str(error)}
-            log.error("no entry of a script", **told)
+            fields = {"session": self.session, "entry": entry[0], "error": str(error)}
+            log.error("outbox entry not understood, skipped", **fields)
             return None
 
-    def _is_bookmark(self, told: OutboxEntry) -> bool:
+    def _is_bookmark(self, entry: OutboxEntry) -> bool:
+        """Whether this is the entry `after` which the session continues; asked once."""
         bookmark, self._bookmark = self._bookmark, ""
         if not bookmark:
             return False
-        # Not there any more: any number that follows is beyond a gap.
-        self._expected = told.number + 1 if told.id == bookmark else -1
-        return told.id == bookmark
+        # If the bookmark is trimmed, no number equals -1: the next entry follows a hole.
+        self._expected = entry.number + 1 if entry.id == bookmark else -1
+        return entry.id == bookmark
 
-    def _keep(self, told: OutboxEntry) -> None:
-        if told.number != self._expected:
-            self._told.append(OutboxEntry(before(told.id), 0, "truncated", {}, b"", b""))
-        self._expected = told.number + 1
-        self._told.append(told)
-        self._bytes += told.size
-        if told.kind == "state" and told.data.get("state") == "closed":
+    def _append(self, entry: OutboxEntry) -> None:
+        if entry.number != self._expected:
+            self._entries.append(OutboxEntry(before(entry.id), 0, "truncated", {}, b"", b""))
+        self._expected = entry.number + 1
+        self._entries.append(entry)
+        self._bytes += entry.size
+        if entry.kind == "state" and entry.data.get("state") == "closed":
             self.closed.set()
 
     def pop(self) -> OutboxEntry | None:
-        """The oldest that nobody has taken."""
-        if not self._told:
+        """Take the oldest entry, if there is one."""
+        if not self._entries:
             return None
-        told = self._told.popleft()
-        self._bytes -= told.size
-        return told
+        entry = self._entries.popleft()
+        self._bytes -= entry.size
+        return entry
 
     async def wait(self) -> None:
-        """Until something may have come."""
-        if not self._told:
-            self._came = anyio.Event()
-            await self._came.wait()
+        """Return when there may be an entry to take."""
+        if not self._entries:
+            self._arrived = anyio.Event()
+            await self._arrived.wait()
 
 
 class SubscriptionReader:
-    """Reads for every mailbox of one cell; `run` must run somewhere."""
+    """Reads for all subscriptions of one cell while `run` runs."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._boxes: dict[str, Subscription] = {}
+        self._subscriptions: dict[str, Subscription] = {}
+        """By key of the outbox."""
         self._changed = anyio.Event()
         self._reading: anyio.CancelScope | None = None
 
-    def add(self, box: Subscription) -> None:
-        self._boxes[self._store.keys.outbox(name_of(box.session))] = box
-        self.look_again()
+    def add(self, subscription: Subscription) -> None:
+        """Read for this subscription; it replaces an earlier one of the same session."""
+        self._subscriptions[self._key(subscription)] = subscription
+        self.interrupt()
 
-    def remove(self, box: Subscription) -> None:
-        key = self._store.keys.outbox(name_of(box.session))
-        if self._boxes.get(key) is box:
-            del self._boxes[key]
+    def remove(self, subscription: Subscription) -> None:
+        """Stop reading for this subscription."""
+        key = self._key(subscription)
+        if self._subscriptions.get(key) is subscription:
+            del self._subscriptions[key]
 
-    async def take(self, box: Subscription) -> OutboxEntry | None:
-        """The oldest entry that nobody has taken; none when the session is closed and all is."""
+    def _key(self, subscription: Subscription) -> str:
+        return self._store.keys.outbox(name_of(subscription.session))
+
+    async def take(self, subscription: Subscription) -> OutboxEntry | None:
+        """Wait for an entry and take it; none once the session is closed and all are taken."""
         while True:
-            was_full = not box.wants_more
-            told = box.pop()
-            if told is not None:
-                if was_full and box.wants_more:
-                    self.look_again()
-                return told
-            if box.closed.is_set():
+            was_full = not subscription.wants_more
+            entry = subscription.pop()
+            if entry is not None:
+                if was_full and subscription.wants_more:
+                    self.interrupt()
+                return entry
+            if subscription.closed.is_set():
                 return None
-            await box.wait()
+            await subscription.wait()
 
-    def look_again(self) -> None:
-        """Who wants more has changed: end the present wait, which loses nothing."""
+    def interrupt(self) -> None:
+        """End the present read, because another set of outboxes is to be read. Loses nothing."""
         self._changed.set()
         if self._reading is not None:
             self._reading.cancel()
@@ -187,15 +197,15 @@ class SubscriptionReader:
 
     async def _step(self) -> None:
         self._changed = anyio.Event()
-        wanted = {key: box for key, box in self._boxes.items() if box.wants_more}
+        wanted = {key: each for key, each in self._subscriptions.items() if each.wants_more}
         if not wanted:
             await self._changed.wait()
             return
-        positions = {key: box.position for key, box in wanted.items()}
-        found: dict[str, list[Entry]] = {}
+        positions = {key: subscription.position for key, subscription in wanted.items()}
+        reply: dict[str, list[Entry]] = {}
         with anyio.CancelScope() as self._reading:
-            found = await self._store.transport.read_blocking(positions, BLOCK_MS, READ_COUNT)
+            reply = await self._store.transport.read_blocking(positions, BLOCK_MS, READ_COUNT)
         self._reading = None
-        for key, entries in found.items():
-            if self._boxes.get(key) is wanted[key]:
+        for key, entries in reply.items():
+            if self._subscriptions.get(key) is wanted[key]:
                 wanted[key].put(entries)

@@ -614,7 +614,7 @@ async def test_rule_8_a_session_that_is_gone_is_not_kept_alive(
     async with opened(client) as session:
         store.tick(60_000)
         await store.timers()
-        await client.channels[store.cell].greet([session])
+        await client.channels[store.cell].send_keepalives([session])
         assert client.channels[store.cell].producers == {}
         with pytest.raises(eventsched.SessionClosedError):
             await session.append(CHUNK)

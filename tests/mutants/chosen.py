@@ -361,9 +361,9 @@ FAULTS = (
     ),
     Fault(
         "a reader that was overtaken is not told",
-        "_keep",
-        "if told.number != self._expected:",
-        "if told.number < self._expected:",
+        "_append",
+        "if entry.number != self._expected:",
+        "if entry.number < self._expected:",
         (
             "tests/unit/test_subscription.py",
             SESSION,

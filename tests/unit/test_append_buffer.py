@@ -1,4 +1,4 @@
-"""The buffer of a session's chunks: bounds, confirmation, and what is sent again (rule 7)."""
+"""The buffer of a session's chunks: its bounds and what it resends (rule 7, resumable sessions)."""
 
 import pytest
 

@@ -1,12 +1,12 @@
-"""What a session hears has no holes: what was trimmed before it was read shows as `truncated`."""
+"""A subscription has no hidden holes: entries that were trimmed unread show as `truncated`."""
 
 import msgspec
 import pytest
 from structlog.testing import capture_logs
 
 from eventsched.client.subscription import (
-    MAILBOX_BYTES,
-    MAILBOX_ENTRIES,
+    BYTES_MAX,
+    ENTRIES_MAX,
     START,
     Subscription,
     before,
@@ -15,48 +15,49 @@ from eventsched.store.transport import Entry
 
 
 def entry(number: int, kind: str = "result", **data: object) -> Entry:
-    told = msgspec.json.encode(data)
-    flat = [b"t", kind.encode(), b"i", b"%d:0" % number, b"d", told, b"b", b"", b"a", b""]
+    encoded = msgspec.json.encode(data)
+    flat = [b"t", kind.encode(), b"i", b"%d:0" % number, b"d", encoded, b"b", b"", b"a", b""]
     return f"{number}-0", flat
 
 
-def taken(box: Subscription) -> list[str]:
-    kinds = []
-    while told := box.pop():
-        kinds.append(told.kind if told.kind == "truncated" else told.id)
-    return kinds
+def taken(subscription: Subscription) -> list[str]:
+    """Take all entries: their ids, or `truncated`."""
+    words = []
+    while popped := subscription.pop():
+        words.append(popped.kind if popped.kind == "truncated" else popped.id)
+    return words
 
 
-def test_from_the_start_everything_is_heard() -> None:
-    box = Subscription("c0.s", START)
-    box.put([entry(1), entry(2)])
-    assert taken(box) == ["1-0", "2-0"]
+def test_from_the_start_every_entry_is_taken() -> None:
+    subscription = Subscription("c0.s", START)
+    subscription.put([entry(1), entry(2)])
+    assert taken(subscription) == ["1-0", "2-0"]
 
 
-def test_from_the_start_a_missing_first_entry_is_told() -> None:
-    box = Subscription("c0.s", START)
-    box.put([entry(3), entry(4)])
-    assert taken(box) == ["truncated", "3-0", "4-0"]
+def test_from_the_start_a_missing_first_entry_is_reported() -> None:
+    subscription = Subscription("c0.s", START)
+    subscription.put([entry(3), entry(4)])
+    assert taken(subscription) == ["truncated", "3-0", "4-0"]
 
 
-def test_after_an_entry_that_is_kept_only_what_follows_is_heard() -> None:
-    box = Subscription("c0.s", "2-0")
-    assert box.position == before("2-0")
-    box.put([entry(2), entry(3)])
-    assert taken(box) == ["3-0"]
+def test_after_an_entry_that_exists_only_later_ones_are_taken() -> None:
+    subscription = Subscription("c0.s", "2-0")
+    assert subscription.position == before("2-0")
+    subscription.put([entry(2), entry(3)])
+    assert taken(subscription) == ["3-0"]
 
 
-def test_after_an_entry_that_is_gone_truncated_is_told_once() -> None:
-    box = Subscription("c0.s", "2-0")
-    box.put([entry(7), entry(8)])
-    assert taken(box) == ["truncated", "7-0", "8-0"]
+def test_after_an_entry_that_is_gone_truncated_is_reported_once() -> None:
+    subscription = Subscription("c0.s", "2-0")
+    subscription.put([entry(7), entry(8)])
+    assert taken(subscription) == ["truncated", "7-0", "8-0"]
 
 
-def test_each_hole_is_told_once() -> None:
-    box = Subscription("c0.s", START)
-    box.put([entry(1), entry(5), entry(6)])
-    box.put([entry(9)])
-    assert taken(box) == ["1-0", "truncated", "5-0", "6-0", "truncated", "9-0"]
+def test_each_hole_is_reported_once() -> None:
+    subscription = Subscription("c0.s", START)
+    subscription.put([entry(1), entry(5), entry(6)])
+    subscription.put([entry(9)])
+    assert taken(subscription) == ["1-0", "truncated", "5-0", "6-0", "truncated", "9-0"]
 
 
 @pytest.mark.parametrize(
@@ -70,42 +71,42 @@ def test_each_hole_is_told_once() -> None:
         [b"t"],
     ],
 )
-def test_what_no_script_wrote_is_named_and_passed_by(flat: list[bytes]) -> None:
-    box = Subscription("c0.s", START)
-    with capture_logs() as told:
-        box.put([entry(1), ("1-5", flat), entry(2)])
-    assert taken(box) == ["1-0", "2-0"]
-    assert box.position == "2-0"
-    assert [(line["session"], line["entry"]) for line in told] == [("c0.s", "1-5")]
+def test_an_entry_that_no_script_wrote_is_logged_and_skipped(flat: list[bytes]) -> None:
+    subscription = Subscription("c0.s", START)
+    with capture_logs() as lines:
+        subscription.put([entry(1), ("1-5", flat), entry(2)])
+    assert taken(subscription) == ["1-0", "2-0"]
+    assert subscription.position == "2-0"
+    assert [(line["session"], line["entry"]) for line in lines] == [("c0.s", "1-5")]
 
 
 @pytest.mark.parametrize(
     ("entry_id", "lower"), [("5-3", "5-2"), ("5-0", f"4-{(1 << 64) - 1}"), ("1-1", "1-0")]
 )
-def test_reading_after_the_id_before_shows_the_entry(entry_id: str, lower: str) -> None:
+def test_a_read_after_the_id_before_returns_the_entry(entry_id: str, lower: str) -> None:
     assert before(entry_id) == lower
 
 
-def test_a_full_mailbox_is_not_read_on_until_some_is_taken() -> None:
-    box = Subscription("c0.s", START)
-    box.put([entry(number) for number in range(1, MAILBOX_ENTRIES + 1)])
-    assert not box.wants_more
-    box.pop()
-    assert box.wants_more
+def test_a_full_subscription_is_not_read_until_an_entry_is_taken() -> None:
+    subscription = Subscription("c0.s", START)
+    subscription.put([entry(number) for number in range(1, ENTRIES_MAX + 1)])
+    assert not subscription.wants_more
+    subscription.pop()
+    assert subscription.wants_more
 
 
-def test_bytes_fill_a_mailbox_too() -> None:
-    box = Subscription("c0.s", START)
+def test_bytes_fill_a_subscription_as_well() -> None:
+    subscription = Subscription("c0.s", START)
     entry_id, flat = entry(1)
-    box.put([(entry_id, [*flat[:-1], bytes(MAILBOX_BYTES)])])
-    assert not box.wants_more
+    subscription.put([(entry_id, [*flat[:-1], bytes(BYTES_MAX)])])
+    assert not subscription.wants_more
 
 
 def test_a_closing_session_is_read_to_its_end_and_no_further() -> None:
-    box = Subscription("c0.s", START)
-    box.put([entry(number) for number in range(1, MAILBOX_ENTRIES + 1)])
-    box.drains = True
-    assert box.wants_more
-    box.put([entry(MAILBOX_ENTRIES + 1, "state", state="closed")])
-    assert box.closed.is_set()
-    assert not box.wants_more
+    subscription = Subscription("c0.s", START)
+    subscription.put([entry(number) for number in range(1, ENTRIES_MAX + 1)])
+    subscription.drains = True
+    assert subscription.wants_more
+    subscription.put([entry(ENTRIES_MAX + 1, "state", state="closed")])
+    assert subscription.closed.is_set()
+    assert not subscription.wants_more
