@@ -1,1 +1,1 @@
-"""The node's side: registration, heartbeats, jobs and their attempts."""
+"""Nodes: registration, heartbeats, jobs and their attempts."""

@@ -1,8 +1,9 @@
-"""Running a handler, wherever it runs, and what its end means.
+"""Running a handler, and the result that follows from what it returns or raises.
 
-Owns: the three ways to run (in the loop, in a thread, in a process) and the table from what a
-handler gives or raises to the result that is told.
-Never does: leases, cancelling (registration.py). Read next: job.py.
+Owns: the three ways to run a handler (in the event loop, in a thread, in a process), and the
+mapping from a value or exception to the result that is reported.
+Must not: manage leases, cancel attempts (registration.py).
+Read next: job.py.
 """
 
 from __future__ import annotations
@@ -37,16 +38,17 @@ from eventsched.node.job import (
 from eventsched.node.process_pool import HandlerRaised, process_pool
 from eventsched.store.node_commands import NodeResult
 
-Ending: TypeAlias = Result | NoSpeech | NoSpeechError | JobError
-AsyncHandler: TypeAlias = Callable[[Job], Awaitable[Ending]]
-BlockingHandler: TypeAlias = Callable[[BlockingJob], Ending]
+Returned: TypeAlias = Result | NoSpeech | NoSpeechError | JobError
+"""What a handler may return."""
+AsyncHandler: TypeAlias = Callable[[Job], Awaitable[Returned]]
+BlockingHandler: TypeAlias = Callable[[BlockingJob], Returned]
 Handler: TypeAlias = AsyncHandler | BlockingHandler
 Run: TypeAlias = Callable[[Job], Awaitable[Any]]
 Runner: TypeAlias = Callable[[], AbstractAsyncContextManager[Run]]
-"""Runs the handler for as long as its block lasts: processes end with it."""
+"""A block in which the handler can run; its worker processes end with the block."""
 
 HANDLER_ERROR = "HANDLER_ERROR"
-"""The handler raised something unforeseen: a fault here, another node may do better."""
+"""The handler raised an unexpected exception. Another node may not have this fault."""
 BLANK = "BLANK"
 MODEL_NOT_AVAILABLE = "MODEL_NOT_AVAILABLE"
 
@@ -54,9 +56,9 @@ log = structlog.get_logger("eventsched.node.node")
 
 
 def runner(handler: Any, *, slots: int, processes: bool) -> Runner:
-    """How to run the handler: in the loop if it is asynchronous, else in threads or processes.
+    """Run an asynchronous handler in the event loop, and a plain one in threads or processes.
 
-    Raises InvalidMessage for what cannot run.
+    Raises InvalidMessage for a handler that cannot run.
     """
     check_handler(handler, processes=processes)
     if processes:
@@ -66,7 +68,7 @@ def runner(handler: Any, *, slots: int, processes: bool) -> Runner:
 
 @asynccontextmanager
 async def _in_this_process(handler: Any, slots: int) -> AsyncIterator[Run]:
-    yield partial(_awaited, handler) if is_async(handler) else _Threads(handler, slots)
+    yield partial(_call, handler) if is_async(handler) else _Threads(handler, slots)
 
 
 @asynccontextmanager
@@ -74,25 +76,26 @@ async def _in_processes(handler: BlockingHandler, slots: int) -> AsyncIterator[R
     async with process_pool(pickled(handler), size=slots) as pool:
 
         async def run(job: Job) -> Any:
-            # Cancelled, its process is killed: nothing keeps computing for nobody.
+            # If the attempt is cancelled, its process is killed.
             return await pool.run(await load_audio(job))
 
         yield run
 
 
-async def _awaited(handler: Any, job: Job) -> Any:
-    """What the handler returns, awaited if it can be, in the event loop."""
-    ending = handler(job)
-    while inspect.isawaitable(ending):
-        ending = await ending
-    return ending
+async def _call(handler: Any, job: Job) -> Any:
+    """Call the handler in the event loop; an awaitable that it returns is awaited."""
+    returned = handler(job)
+    while inspect.isawaitable(returned):
+        returned = await returned
+    return returned
 
 
 class _Threads:
     """Runs a plain function in threads.
 
-    A thread cannot be stopped: one whose job was cancelled goes on until its handler ends. As many
-    may do so as there are slots; beyond that, jobs fail at once and go to other nodes.
+    A thread cannot be stopped: after a cancelled attempt it is busy until its handler returns.
+    Once as many threads as slots are busy for cancelled attempts, new attempts fail at once and go
+    to other nodes.
     """
 
     def __init__(self, handler: Any, slots: int) -> None:
@@ -105,30 +108,30 @@ class _Threads:
 
     async def __call__(self, job: Job) -> Any:
         if self._is_async:
-            return await _awaited(self._handler, job)
-        ending = await self._in_thread(job)
-        if inspect.iscoroutine(ending):
-            # A wrapper around an `async def`. What it gave has not begun, and would be given the
-            # job of a plain function: it begins again with the one that it expects.
-            ending.close()
+            return await _call(self._handler, job)
+        returned = await self._in_thread(job)
+        if inspect.iscoroutine(returned):
+            # The handler wraps an `async def`. The coroutine has not started, and it would use the
+            # BlockingJob of a plain function: call the handler again with a Job.
+            returned.close()
             self._is_async = True
-            return await _awaited(self._handler, job)
-        return await ending if inspect.isawaitable(ending) else ending
+            return await _call(self._handler, job)
+        return await returned if inspect.isawaitable(returned) else returned
 
     async def _in_thread(self, job: Job) -> Any:
-        loaded = await load_audio(job)
+        blocking_job = await load_audio(job)
         if self._busy >= self._busy_max:
             raise RuntimeError(f"{self._busy} threads are busy with calls that were cancelled")
         try:
             return await anyio.to_thread.run_sync(
-                self._call, loaded, abandon_on_cancel=True, limiter=self._limiter
+                self._call, blocking_job, abandon_on_cancel=True, limiter=self._limiter
             )
         finally:
-            mark_cancelled(loaded)
+            mark_cancelled(blocking_job)
 
-    def _call(self, loaded: BlockingJob) -> Any:
+    def _call(self, blocking_job: BlockingJob) -> Any:
         with self._counted():
-            return self._handler(loaded)
+            return self._handler(blocking_job)
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
@@ -141,32 +144,33 @@ class _Threads:
                 self._busy -= 1
 
 
-async def end_of(run: Run, job: Job, is_cancelled: Callable[[], bool]) -> NodeResult:
-    """How the attempt ended. Does not return if `is_cancelled`: then the cancellation comes out.
+async def run_attempt(run: Run, job: Job, is_cancelled: Callable[[], bool]) -> NodeResult:
+    """Run the handler and return the result to report.
 
-    Whatever else a handler raises is HANDLER_ERROR, exits and cancellations of its own included:
-    the node serves on.
+    If the attempt was cancelled from outside (`is_cancelled`), the cancellation is raised. All
+    other exceptions of a handler become HANDLER_ERROR, also SystemExit and a cancellation by the
+    handler itself: the node continues to serve.
     """
     try:
         try:
-            ending = await run(job)
+            returned = await run(job)
         except BaseException as error:
             outcome = outcome_of(error)
             if outcome is None:
                 raise
-            ending = outcome
-        result = told(job, ending)
+            returned = outcome
+        result = result_of(job, returned)
     except BaseException as error:
         if _ends_the_task(error, is_cancelled):
             raise
-        result = failed_by(job, error)
+        result = handler_error(job, error)
     if not is_cancelled():
-        await _forget_cancellation()
+        await _clear_cancellation()
     return result
 
 
 def _ends_the_task(error: BaseException, is_cancelled: Callable[[], bool]) -> bool:
-    """Whether the event loop, and not the handler, ends this task by the exception."""
+    """Whether the event loop, not the handler, ends this task with the exception."""
     if isinstance(error, asyncio.CancelledError):
         return is_cancelled()
     return isinstance(error, GeneratorExit) and not _in_event_loop()
@@ -175,13 +179,13 @@ def _ends_the_task(error: BaseException, is_cancelled: Callable[[], bool]) -> bo
 def _in_event_loop() -> bool:
     try:
         asyncio.get_running_loop()
-    except RuntimeError:  # Python closes the coroutines of an event loop that is gone
+    except RuntimeError:  # Python closes the coroutines of an event loop that no longer exists
         return False
     return True
 
 
-async def _forget_cancellation() -> None:
-    """Undo a handler's `cancel()` of its own task: it would cancel the next wait, which is ours."""
+async def _clear_cancellation() -> None:
+    """Undo a handler's `cancel()` of its own task, which would cancel the report of its result."""
     task = asyncio.current_task()
     if task is None or not task.cancelling():
         return
@@ -191,44 +195,44 @@ async def _forget_cancellation() -> None:
         await asyncio.sleep(0)
 
 
-def failed_by(job: Job, error: BaseException) -> NodeResult:
-    """The attempt failed by an exception that is no outcome: one log line, HANDLER_ERROR."""
-    about: dict[str, Any] = {"session": job.session, "job": job.key, "attempt": job.attempt}
-    if isinstance(error, HandlerRaised):  # in another process: its traceback is a text here
-        log.error("handler failed", **about, error=error.error, exception=error.trace)
+def handler_error(job: Job, error: BaseException) -> NodeResult:
+    """Log an unexpected exception of a handler; the result to report is HANDLER_ERROR."""
+    fields: dict[str, Any] = {"session": job.session, "job": job.key, "attempt": job.attempt}
+    if isinstance(error, HandlerRaised):  # raised in another process, with its traceback as text
+        log.error("handler failed", **fields, error=error.error, exception=error.trace)
     else:
-        log.error("handler failed", **about, error=_shown(error), exc_info=error)
-    return told(job, JobError(HANDLER_ERROR, retryable=True))
+        log.error("handler failed", **fields, error=_repr(error), exc_info=error)
+    return result_of(job, JobError(HANDLER_ERROR, retryable=True))
 
 
-def _shown(error: BaseException) -> str:
+def _repr(error: BaseException) -> str:
     try:
         return f"{error!r:.500}"
-    except BaseException:  # noqa: BLE001 - a handler's own class may fail at this as well
+    except BaseException:  # noqa: BLE001 - `__repr__` of a handler's own class may raise
         return type(error).__name__
 
 
-def told(job: Job, ending: Any) -> NodeResult:
-    """What is said of the attempt; raises TypeError, InvalidMessage for what cannot be said."""
-    if isinstance(ending, NoSpeech | NoSpeechError):
-        return NodeResult(job=job.key, attempt=job.attempt, status="no_speech", code=ending.code)
-    if isinstance(ending, JobError):
-        if ending.code == MODEL_NOT_AVAILABLE and ending.feature not in job.features:
+def result_of(job: Job, returned: Any) -> NodeResult:
+    """The result to report. Raises TypeError, InvalidMessage if the value cannot be reported."""
+    if isinstance(returned, NoSpeech | NoSpeechError):
+        return NodeResult(job=job.key, attempt=job.attempt, status="no_speech", code=returned.code)
+    if isinstance(returned, JobError):
+        if returned.code == MODEL_NOT_AVAILABLE and returned.feature not in job.features:
             features = ", ".join(job.features) or "none"
             raise InvalidMessage.of("feature", f"one of the job's ({features})", "name it")
         return NodeResult(
             job=job.key,
             attempt=job.attempt,
             status="failed",
-            code=ending.code,
-            retryable=ending.retryable,
-            feature=ending.feature,
+            code=returned.code,
+            retryable=returned.retryable,
+            feature=returned.feature,
         )
-    if not isinstance(ending, Result):
-        raise TypeError(f"a handler returns a Result, NoSpeech or JobError, not {ending!r:.80}")
-    if ending.is_blank:
+    if not isinstance(returned, Result):
+        raise TypeError(f"a handler returns a Result, NoSpeech or JobError, not {returned!r:.80}")
+    if returned.is_blank:
         return NodeResult(job=job.key, attempt=job.attempt, status="no_speech", code=BLANK)
-    body, audio = encode_result_of(job, ending)
+    body, audio = encode_result_of(job, returned)
     return NodeResult(
         job=job.key,
         attempt=job.attempt,

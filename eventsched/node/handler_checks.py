@@ -1,8 +1,9 @@
-"""What can be a handler, decided where it is declared.
+"""Checks of a handler at its declaration.
 
-Owns: refusing what could never give a result, with the remedy; telling asynchronous handlers from
-plain ones.
-Never does: run a handler (executor.py). Read next: node.py.
+Owns: refusing objects that cannot work as a handler, with the remedy, and the distinction between
+asynchronous and plain handlers.
+Must not: run a handler (executor.py).
+Read next: node.py.
 """
 
 from __future__ import annotations
@@ -20,20 +21,20 @@ TOP_LEVEL = "define it at the top level of a module, under a name of its own"
 
 
 def check_handler(handler: Any, *, processes: bool) -> None:
-    """Raises InvalidMessage for what cannot run as a handler, or not in another process."""
+    """Raise InvalidMessage if this cannot run as a handler, or with `processes` in a process."""
     if inspect.isclass(handler) or not callable(handler):
         raise _refusal(
-            f"a function or an object that can be called expected, got {_named(handler)}",
+            f"a function or a callable object expected, got {_name_of(handler)}",
             "pass a function, or an instance instead of its class",
         )
     if _is_any_of(handler, inspect.isgeneratorfunction, inspect.isasyncgenfunction):
         raise _refusal(
-            f"{_named(handler)} is a generator, which gives no result",
-            "return the Result instead of yielding it; job.partial() sends what comes before",
+            f"{_name_of(handler)} is a generator, which returns no result",
+            "return the Result instead of yielding it; job.partial() sends partial results",
         )
     if not _takes_a_job(handler):
         raise _refusal(
-            f"{_named(handler)} cannot be called with a job alone",
+            f"{_name_of(handler)} cannot be called with a job alone",
             "take one positional argument, the job",
         )
     if processes:
@@ -41,18 +42,18 @@ def check_handler(handler: Any, *, processes: bool) -> None:
 
 
 def is_async(handler: Any) -> bool:
-    """Whether it is certain that calling the handler gives a coroutine."""
+    """Whether a call of the handler certainly returns a coroutine."""
     return _is_any_of(handler, inspect.iscoroutinefunction)
 
 
 def pickled(handler: Any) -> bytes:
-    """The handler as another process can load it; InvalidMessage when none could."""
+    """The handler in pickled form. Raises InvalidMessage if no other process can load it."""
     try:
         return pickle.dumps(handler)
     except Exception as error:
         raise InvalidMessage.of(
             "processes",
-            f"{_named(handler)} cannot be loaded by another process: {error}",
+            f"{_name_of(handler)} cannot be loaded by another process: {error}",
             TOP_LEVEL,
         ) from error
 
@@ -61,22 +62,22 @@ def _check_for_processes(handler: Any) -> None:
     if is_async(handler):
         raise InvalidMessage.of(
             "processes",
-            f"a plain function expected, {_named(handler)} is asynchronous",
+            f"a plain function expected, {_name_of(handler)} is asynchronous",
             "use def instead of async def",
         )
     function = _function_of(handler)
     name = getattr(function, "__qualname__", "")
     if "<locals>" in name or "<lambda>" in name:
         raise InvalidMessage.of(
-            "processes", f"{_named(handler)} cannot be loaded by another process", TOP_LEVEL
+            "processes", f"{_name_of(handler)} cannot be loaded by another process", TOP_LEVEL
         )
     if getattr(function, "__module__", "") == "__main__" and not _main_is_a_file():
         raise InvalidMessage.of(
             "processes",
-            f"{_named(handler)} was typed in, no other process can load it",
+            f"{_name_of(handler)} was typed in, no other process can load it",
             "write it into a module and import that",
         )
-    if not inspect.isfunction(handler):  # a function has its name in its module only later
+    if not inspect.isfunction(handler):  # a decorated function is not yet in its module
         pickled(handler)
 
 
@@ -86,7 +87,7 @@ def _main_is_a_file() -> bool:
 
 
 def _function_of(handler: Any) -> Any:
-    """What runs when the handler is called: for a partial, a method or an object as well."""
+    """The function that a call of the handler runs, also for a partial, a method or an object."""
     while isinstance(handler, functools.partial):
         handler = handler.func
     if inspect.isroutine(handler):
@@ -101,7 +102,7 @@ def _is_any_of(handler: Any, *tests: Callable[[Any], bool]) -> bool:
 def _takes_a_job(handler: Any) -> bool:
     try:
         signature = inspect.signature(handler)
-    except (TypeError, ValueError):  # not known, of some that are written in C
+    except (TypeError, ValueError):  # some functions in C have no signature
         return True
     try:
         signature.bind(None)
@@ -110,7 +111,7 @@ def _takes_a_job(handler: Any) -> bool:
     return True
 
 
-def _named(handler: Any) -> str:
+def _name_of(handler: Any) -> str:
     name = getattr(handler, "__qualname__", "")
     return f"{name:.80}" if isinstance(name, str) and name else f"{handler!r:.80}"
 

@@ -1,9 +1,11 @@
-"""Heartbeats, from outside the handlers' thread: a busy handler does not make its node lost.
+"""Heartbeats of a registration, sent from a thread of their own.
 
-Owns: the heartbeat loop, a thread with its own event loop and connection that runs it, and its
-silence when the handlers' event loop is gone or does not turn: a node that serves nothing must not
-be given jobs.
-Never does: judging what the server says: it is handed to the registration (registration.py).
+A handler that keeps its event loop busy must not make its node lost, so heartbeats need a thread
+with an event loop and a connection of its own. A node whose event loop has stopped must not get
+jobs, so heartbeats pause while that loop does not run callbacks.
+
+Owns: the loop that sends heartbeats, its thread, and watching the handlers' event loop.
+Must not: act on the reply of the server; the registration does (registration.py).
 Read next: registration.py, lua/heartbeat_node.lua.
 """
 
@@ -29,75 +31,78 @@ from eventsched.store.node_commands import NodeGrant
 from eventsched.store.retry import Backoff
 from eventsched.store.transport import RedisTransport
 
-Held: TypeAlias = tuple[str, int]
-"""An attempt: job key and number."""
+AttemptId: TypeAlias = tuple[str, int]
+"""Job key and number of an attempt."""
 CONNECT_S = 1.0
 JOIN_S = 2.0
 LOOP_SILENT_S = 60.0
-"""How long the handlers' event loop may be busy without a turn. By then the leases of its jobs have
-ended, but for those that were extended, which takes a turn."""
+"""How long the handlers' event loop may run no callback before heartbeats pause. By then the leases
+of its jobs have expired: an extension needs a callback."""
 
 log = structlog.get_logger("eventsched.node.node")
 
 
-class Body(Protocol):
-    """What beats: the registration. `held` is read from the heart's thread."""
+class Registered(Protocol):
+    """A registration as heartbeats see it. The heartbeat thread calls `attempts` and `load`."""
 
     grant: NodeGrant
 
-    def held(self) -> Sequence[Held]: ...
+    def attempts(self) -> Sequence[AttemptId]: ...
 
     def load(self) -> int: ...
 
-    def lost(self, attempts: Sequence[Held]) -> None:
-        """These are no longer this registration's."""
+    def on_lost(self, attempts: Sequence[AttemptId]) -> None:
+        """These attempts no longer belong to the registration."""
 
-    def ended(self, error: Exception) -> None:
-        """The registration is no longer the current one, or nobody says that it is alive."""
+    def on_end(self, error: Exception) -> None:
+        """The registration is no longer the current one, or heartbeats have failed."""
 
 
 Post: TypeAlias = Callable[[Callable[[], None]], object]
-"""Runs a call where the body lives."""
+"""Runs a callback in the event loop of the registration."""
 
 
-async def beat(store: Store, body: Body, post: Post, turns: Callable[[], bool]) -> None:
-    """Say that the registration is alive, until it no longer is; nothing while `turns()` is false.
-
-    `turns` says whether the event loop that serves does anything.
-    """
-    backoff = Backoff(store.transport, log, node=body.grant.node)
+async def send_heartbeats(
+    store: Store, registration: Registered, post: Post, is_serving: Callable[[], bool]
+) -> None:
+    """Send heartbeats until the registration is over; none while `is_serving()` is false."""
+    backoff = Backoff(store.transport, log, node=registration.grant.node)
     while True:
         async with backoff.attempt():
             try:
-                if turns():
-                    await _beat_once(store, body, post)
+                if is_serving():
+                    await _send_heartbeat(store, registration, post)
             except (NodeUnknown, NodeSuperseded) as error:
-                post(partial(body.ended, error))
+                post(partial(registration.on_end, error))
                 return
-            await store.transport.sleep(body.grant.heartbeat_ms / 1_000)
+            await store.transport.sleep(registration.grant.heartbeat_ms / 1_000)
 
 
-async def _beat_once(store: Store, body: Body, post: Post) -> None:
-    held, grant = body.held(), body.grant
-    gone = set(await store.heartbeat_node(grant.node, grant.epoch, load=body.load(), held=held))
-    if gone:
-        lost = [attempt for attempt in held if attempt[0] in gone]
-        post(partial(body.lost, lost))
+async def _send_heartbeat(store: Store, registration: Registered, post: Post) -> None:
+    attempts, grant = registration.attempts(), registration.grant
+    lost_jobs = set(
+        await store.heartbeat_node(grant.node, grant.epoch, load=registration.load(), held=attempts)
+    )
+    if lost_jobs:
+        lost = [attempt for attempt in attempts if attempt[0] in lost_jobs]
+        post(partial(registration.on_lost, lost))
 
 
 @asynccontextmanager
-async def beating(store: Store, body: Body, url: str) -> AsyncIterator[None]:
-    """The heart beats while the block lasts: in a thread of its own if it can connect to `url`."""
+async def sending_heartbeats(
+    store: Store, registration: Registered, url: str
+) -> AsyncIterator[None]:
+    """Send heartbeats while the block lasts: from a thread if it can connect to `url`."""
     if url:
-        heart = _Thread(body, url)
+        thread = _HeartbeatThread(registration, url)
         try:
             yield
         finally:
             with anyio.CancelScope(shield=True):
-                await heart.stop()
+                await thread.stop()
         return
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(beat, store, body, lambda call: call(), lambda: True)
+        tasks.start_soon(send_heartbeats, store, registration, lambda call: call(), lambda: True)
         try:
             yield
         finally:
@@ -105,54 +110,54 @@ async def beating(store: Store, body: Body, url: str) -> AsyncIterator[None]:
 
 
 class LoopGone(Exception):
-    """Raised when the event loop that is watched was closed."""
+    """Raised when the watched event loop is closed."""
 
 
 class LoopWatch:
-    """Whether an event loop turns, asked from another thread."""
+    """Detects from another thread whether an event loop still runs callbacks."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, node: str) -> None:
         self._loop = loop
         self._node = node
-        self._asked_s: float | None = None
-        """When the loop was asked to turn, and has not yet."""
+        self._scheduled_s: float | None = None
+        """When a callback was scheduled that has not run yet."""
         self._is_silent = False
 
-    def turns(self) -> bool:
-        """Whether it runs and has turned within LOOP_SILENT_S. Raises LoopGone.
+    def is_turning(self) -> bool:
+        """Whether the loop has run a callback within LOOP_SILENT_S. Raises LoopGone.
 
-        A log line says when that changes.
+        A log line reports each change.
         """
         if self._loop.is_closed():
             raise LoopGone("event loop closed")
         now_s = time.monotonic()
-        asked_s = self._asked_s
-        if asked_s is None:
-            asked_s = self._asked_s = now_s
-            with suppress(RuntimeError):  # closed a moment ago
-                self._loop.call_soon_threadsafe(self._turned)
-        silent_s = now_s - asked_s
+        scheduled_s = self._scheduled_s
+        if scheduled_s is None:
+            scheduled_s = self._scheduled_s = now_s
+            with suppress(RuntimeError):  # the loop was closed a moment ago
+                self._loop.call_soon_threadsafe(self._on_turn)
+        silent_s = now_s - scheduled_s
         is_silent = silent_s > LOOP_SILENT_S or not self._loop.is_running()
         if is_silent != self._is_silent:
             self._is_silent = is_silent
             if is_silent:
-                log.error("no heartbeat: event loop stands still", node=self._node, s=int(silent_s))
+                log.error("heartbeats paused: event loop blocked", node=self._node, s=int(silent_s))
             else:
-                log.warning("event loop turns again", node=self._node)
+                log.warning("heartbeats resumed", node=self._node)
         return not is_silent
 
-    def _turned(self) -> None:
-        self._asked_s = None
+    def _on_turn(self) -> None:
+        self._scheduled_s = None
 
 
-class _Thread:
-    """A thread with its own event loop: it beats even while a handler keeps the other loop busy."""
+class _HeartbeatThread:
+    """Sends heartbeats from a thread with an event loop and a connection of its own."""
 
-    def __init__(self, body: Body, url: str) -> None:
-        self._body = body
+    def __init__(self, registration: Registered, url: str) -> None:
+        self._registration = registration
         self._url = url
         self._home = asyncio.get_running_loop()
-        self._watch = LoopWatch(self._home, body.grant.node)
+        self._watch = LoopWatch(self._home, registration.grant.node)
         self._lock = threading.Lock()
         self._must_stop = False
         self._stop: Callable[[], object] | None = None
@@ -160,7 +165,7 @@ class _Thread:
         self._thread.start()
 
     async def stop(self) -> None:
-        """The thread has ended when this returns, or does as soon as its server answers."""
+        """End the thread and wait for it, at most JOIN_S: it may wait for its server."""
         with self._lock:
             self._must_stop = True
             if self._stop is not None:
@@ -168,9 +173,9 @@ class _Thread:
         await anyio.to_thread.run_sync(self._thread.join, JOIN_S)
 
     def _main(self) -> None:
-        anyio.run(self._live)
+        anyio.run(self._run)
 
-    async def _live(self) -> None:
+    async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         with anyio.CancelScope() as scope:
             with self._lock:
@@ -178,32 +183,34 @@ class _Thread:
                 if self._must_stop:
                     return
             try:
-                await self._connect_and_beat()
+                await self._connect_and_send()
             except LoopGone as error:
-                log.error("no heartbeat any more", node=self._body.grant.node, error=str(error))
-            except Exception as error:  # noqa: BLE001 - told where the registration lives
-                self._post(partial(self._body.ended, error))
+                log.error("heartbeats ended", node=self._registration.grant.node, error=str(error))
+            except Exception as error:  # noqa: BLE001 - raised in the registration's event loop
+                self._post(partial(self._registration.on_end, error))
             finally:
                 with self._lock:
                     self._stop = None
 
     def _post(self, call: Callable[[], None]) -> None:
-        with suppress(RuntimeError):  # the loop is closed: `turns` says so
+        with suppress(RuntimeError):  # the loop is closed: `is_turning` raises LoopGone
             self._home.call_soon_threadsafe(call)
 
-    async def _connect_and_beat(self) -> None:
-        cell = cell_of(self._body.grant.node)
+    async def _connect_and_send(self) -> None:
+        cell = cell_of(self._registration.grant.node)
         while not self._home.is_closed():
             try:
-                with anyio.CancelScope(shield=True):  # half open it could not be closed
+                with anyio.CancelScope(shield=True):  # a cancelled connect would leak a connection
                     client = await open_client(self._url)
                 try:
                     store = Store(RedisTransport(client, client), cell)
-                    await beat(store, self._body, self._post, self._watch.turns)
+                    await send_heartbeats(
+                        store, self._registration, self._post, self._watch.is_turning
+                    )
                     return
                 finally:
                     with anyio.CancelScope(shield=True):
                         await client.aclose()
             except ServerUnavailable as error:
-                log.warning("no heartbeat: server away", error=str(error))
+                log.warning("no heartbeat: server unavailable", error=str(error))
                 await anyio.sleep(CONNECT_S)

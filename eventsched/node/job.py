@@ -1,7 +1,8 @@
-"""One job as its handler sees it.
+"""One attempt as its handler sees it.
 
-Owns: reading its audio, its context, partials, asking for more time; the ways in which it ends.
-Never does: running the handler (executor.py), telling the result (registration.py).
+Owns: reading audio and context, partial results, extending the lease, and the exceptions by which
+a handler ends an attempt.
+Must not: run the handler (executor.py) or report its result (registration.py).
 Read next: node.py, executor.py.
 """
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 EXTEND_S_MAX = 300
 READ_COUNT = 64
-"""Chunks a read of audio: up to 4 MiB."""
+"""Chunks in one read of audio: up to 4 MiB."""
 
 log = structlog.get_logger("eventsched.node.node")
 _CONTEXT = msgspec.msgpack.Decoder(list[ContextText])
@@ -74,9 +75,9 @@ def _job_error(code: str, retryable: bool, feature: str) -> JobError:
 
 
 def outcome_of(error: BaseException) -> NoSpeechError | JobError | None:
-    """The outcome that a handler raised; none when the exception is none.
+    """The outcome that a handler raised; none if the exception is no outcome.
 
-    Task groups raise groups: one that holds nothing but outcomes counts as its first.
+    Task groups raise exception groups: a group of nothing but outcomes counts as its first one.
     """
     if isinstance(error, (NoSpeechError, JobError)):
         return error
@@ -87,7 +88,7 @@ def outcome_of(error: BaseException) -> NoSpeechError | JobError | None:
 
 
 class Assignment(msgspec.Struct, frozen=True, kw_only=True):
-    """What the inbox says of a job: written by lua/include/assign.lua."""
+    """The data of an assignment in a node's inbox, as lua/include/assign.lua writes it."""
 
     session: str
     utterance: int
@@ -110,36 +111,36 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     context_at: str = ""
     tp: str = ""
     key: str = ""
-    """Id of the session's key; empty when it is not encrypted."""
+    """Id of the session's key; empty if the session is not encrypted."""
 
 
-class _Voice(Protocol):
-    """What a job needs of the registration that holds it."""
+class _Reporter(Protocol):
+    """The registration of a job, as the job sees it."""
 
     store: Store
 
-    async def say_partial(self, key: str, attempt: int, body: bytes) -> None: ...
+    async def send_partial(self, key: str, attempt: int, body: bytes) -> None: ...
 
     async def extend(self, key: str, attempt: int, more_ms: int) -> int: ...
 
 
 class _Facts:
-    """What is known of a job without asking anybody."""
+    """The facts of an assignment, for both kinds of handlers."""
 
     def __init__(self, key: str, assignment: Assignment) -> None:
         a = assignment
         self.key = key
         """The job key."""
         self.attempt = a.attempt
-        """Number of the attempt, from 1; the next one follows if this one ends without a result."""
+        """Number of the attempt, from 1."""
         self.session = a.session
         """Full id of the session."""
         self.utterance = a.utterance
         """Index of the utterance in its session, from 0."""
         self.turn = a.turn
-        """Number of the stretch of speech that the utterance is a piece of."""
+        """Number of the turn that the utterance belongs to."""
         self.source = a.source
-        """Language that is spoken, or `auto`."""
+        """Source language, or `auto`."""
         self.target = a.target
         """Language to produce."""
         self.features = tuple(a.features)
@@ -151,7 +152,7 @@ class _Facts:
         self.ms = a.ms
         """Length of the audio in milliseconds, without padding."""
         self.padding_ms = a.padding_ms
-        """Silence to append, in milliseconds, so that a recogniser finds the end of the speech."""
+        """Silence after the audio, in milliseconds, so that a recogniser detects the end."""
         self.priority = a.priority
         """0 interactive, 1 normal, 2 background."""
         self.traceparent = a.tp
@@ -165,11 +166,13 @@ class _Facts:
 class Job(_Facts):
     """One attempt to process an utterance into one target language, for asynchronous handlers."""
 
-    def __init__(self, key: str, assignment: Assignment, context: bytes, voice: _Voice) -> None:
+    def __init__(
+        self, key: str, assignment: Assignment, context: bytes, reporter: _Reporter
+    ) -> None:
         super().__init__(key, assignment)
         self._assignment = assignment
-        self._voice = voice
-        self._said = context
+        self._reporter = reporter
+        self._context_body = context
         self._cipher: SessionCipher | None = None
 
     async def audio(self) -> bytes:
@@ -180,7 +183,7 @@ class Job(_Facts):
             each preceded by its length as a big-endian 16-bit integer, without padding.
 
         Raises:
-            JobError: AUDIO_INCOMPLETE (retryable) if not all of it is there; AUDIO_UNREADABLE if
+            JobError: AUDIO_INCOMPLETE (retryable) if chunks are missing; AUDIO_UNREADABLE if
                 encrypted audio does not decrypt.
             ServerUnavailable: The server is away.
         """
@@ -199,39 +202,40 @@ class Job(_Facts):
         return [packet for chunk in await self._payloads() for packet in split_opus(chunk)]
 
     async def _payloads(self) -> list[bytes]:
-        a, found = self._assignment, await self._chunks()
-        if len(found) != a.count or sum(len(chunk.body) for chunk in found) != a.bytes:
+        a, chunks = self._assignment, await self._chunks()
+        if len(chunks) != a.count or sum(len(chunk.body) for chunk in chunks) != a.bytes:
             raise JobError("AUDIO_INCOMPLETE", retryable=True)
-        return [chunk.body for chunk in found] if self._cipher is None else self._opened(found)
+        if self._cipher is None:
+            return [chunk.body for chunk in chunks]
+        return self._decrypt(self._cipher, chunks)
 
     async def _chunks(self) -> list[Event]:
-        a, store = self._assignment, self._voice.store
+        a, store = self._assignment, self._reporter.store
         key, low = store.keys.audio(name_of(a.session)), a.first
-        found: list[Event] = []
+        chunks: list[Event] = []
         while True:
             entries = await store.read_range(key, low, a.last, READ_COUNT)
-            found += [codec.decode(entry_id, fields) for entry_id, fields in entries]
-            if len(entries) < READ_COUNT or len(found) > a.count:
-                return found
+            chunks += [codec.decode(entry_id, fields) for entry_id, fields in entries]
+            if len(entries) < READ_COUNT or len(chunks) > a.count:
+                return chunks
             low = f"({entries[-1][0]}"
 
-    def _opened(self, found: list[Event]) -> list[bytes]:
-        """What the chunks say: each opens in its own place only, and none may be left out."""
-        assert self._cipher is not None
-        numbers = [chunk.data.seq for chunk in found if isinstance(chunk.data, AudioChunkAppended)]
-        if numbers != list(range(numbers[0], numbers[0] + len(found))):
+    def _decrypt(self, cipher: SessionCipher, chunks: list[Event]) -> list[bytes]:
+        """The payloads. A chunk decrypts with its own number only; none may be missing."""
+        numbers = [chunk.data.seq for chunk in chunks if isinstance(chunk.data, AudioChunkAppended)]
+        if numbers != list(range(numbers[0], numbers[0] + len(chunks))):
             raise JobError("AUDIO_UNREADABLE")
         try:
             return [
-                self._cipher.decrypt_chunk(seq, chunk.body)
-                for seq, chunk in zip(numbers, found, strict=True)
+                cipher.decrypt_chunk(seq, chunk.body)
+                for seq, chunk in zip(numbers, chunks, strict=True)
             ]
         except DecryptionError as error:
-            log.error("sealed", session=self.session, job=self.key, error=str(error))
+            log.error("audio not decrypted", session=self.session, job=self.key, error=str(error))
             raise JobError("AUDIO_UNREADABLE") from error
 
     async def partial(self, text: str | None = None, *, source_text: str = "") -> None:
-        """Send a partial result to the listeners at once; it is stored nowhere else.
+        """Send a partial result to the listeners at once; it is not stored.
 
         Args:
             text: The translation so far, or none.
@@ -240,10 +244,10 @@ class Job(_Facts):
         Raises:
             LeaseLost: The attempt is no longer the current one.
         """
-        said = Text(source_text=source_text, text=text)
+        body = Text(source_text=source_text, text=text)
         if self._cipher is not None:
-            said = self._cipher.encrypt_text("partial", self.utterance, self.target, said)
-        await self._voice.say_partial(self.key, self.attempt, codec.encode_text(said))
+            body = self._cipher.encrypt_text("partial", self.utterance, self.target, body)
+        await self._reporter.send_partial(self.key, self.attempt, codec.encode_text(body))
 
     async def extend(self, seconds: float) -> int:
         """Extend the lease to `seconds` from now, and never beyond 300 s after dispatch.
@@ -258,7 +262,7 @@ class Job(_Facts):
             LeaseLost: The attempt is no longer the current one.
         """
         more_ms = max(1, min(round(seconds * 1_000), EXTEND_S_MAX * 1_000))
-        self.deadline_ms = await self._voice.extend(self.key, self.attempt, more_ms)
+        self.deadline_ms = await self._reporter.extend(self.key, self.attempt, more_ms)
         return self.deadline_ms
 
 
@@ -276,8 +280,8 @@ class BlockingJob(_Facts):
 
     @property
     def is_cancelled(self) -> bool:
-        """Whether the attempt is over, so that the handler should stop; always false in a process,
-        which is killed instead."""
+        """Whether the attempt is over, so that the handler should stop. Always false in a process,
+        because the process is killed instead."""
         return self._is_cancelled
 
     def audio(self) -> bytes:
@@ -298,7 +302,7 @@ class BlockingJob(_Facts):
             LeaseLost: The attempt is no longer the current one.
             RuntimeError: The handler runs in a process.
         """
-        job = self._spoken_for()
+        job = self._job_to_send()
         anyio.from_thread.run(lambda: job.partial(text, source_text=source_text))
 
     def extend(self, seconds: float) -> int:
@@ -308,10 +312,10 @@ class BlockingJob(_Facts):
             LeaseLost: The attempt is no longer the current one.
             RuntimeError: The handler runs in a process.
         """
-        self.deadline_ms = anyio.from_thread.run(self._spoken_for().extend, seconds)
+        self.deadline_ms = anyio.from_thread.run(self._job_to_send().extend, seconds)
         return self.deadline_ms
 
-    def _spoken_for(self) -> Job:
+    def _job_to_send(self) -> Job:
         if self._job is None:
             raise RuntimeError("a job in a process cannot send: use a thread (processes=False)")
         return self._job
@@ -335,7 +339,7 @@ async def prepare(job: Job, keys: KeyStore | None) -> None:
         except (KeyMissing, KeyStoreError, MissingDependencyError) as error:
             log.error("no key", session=job.session, job=job.key, error=str(error))
             raise JobError("KEY_MISSING", retryable=True) from error
-    job.context = context_of(job._said, job._cipher, job.target)
+    job.context = context_of(job._context_body, job._cipher, job.target)
 
 
 async def load_audio(job: Job) -> BlockingJob:
@@ -358,19 +362,19 @@ def _silence(job: _Facts) -> bytes:
 
 
 def context_of(
-    said: bytes, cipher: SessionCipher | None, target: str
+    body: bytes, cipher: SessionCipher | None, target: str
 ) -> list[tuple[str, str | None]]:
-    """The context that a group view keeps; what does not open or cannot be read is left out."""
-    found: list[tuple[str, str | None]] = []
-    for part in _CONTEXT.decode(said) if said else ():
+    """The context in the body of an assignment, without parts that cannot be decrypted or read."""
+    texts: list[tuple[str, str | None]] = []
+    for part in _CONTEXT.decode(body) if body else ():
         if not part.sealed:
-            found.append((part.source_text, part.text))
+            texts.append((part.source_text, part.text))
         elif cipher is not None:
-            sealed = Text(sealed=part.sealed, characters=part.characters)
+            encrypted = Text(sealed=part.sealed, characters=part.characters)
             try:
-                text = cipher.decrypt_text("result", part.utterance, target, sealed)
+                text = cipher.decrypt_text("result", part.utterance, target, encrypted)
             except (DecryptionError, codec.UnreadableText) as error:
                 log.error("context not readable", session=cipher.session, error=str(error))
             else:
-                found.append((text.source_text, text.text))
-    return found
+                texts.append((text.source_text, text.text))
+    return texts

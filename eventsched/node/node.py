@@ -1,7 +1,8 @@
-"""A node: what it can do, and the loop that registers and serves.
+"""A node: its declaration, and the loop that registers it and runs its attempts.
 
-Owns: the declaration and its limits, the handler, registering, registering again, draining.
-Never does: what happens within one registration (registration.py).
+Owns: the declaration and its limits, the handler, registering anew after a lost registration,
+draining.
+Must not: handle what happens within one registration (registration.py).
 Read next: registration.py, job.py.
 
     node = eventsched.Node("gpu-1", sources=["en"], targets=["es"], slots=4)
@@ -54,7 +55,7 @@ class Node:
 
     Args:
         name: Name of the node, or its full id. A second process with the same name ends the
-            registration of the first. Use names that come back, not one for each start.
+            registration of the first. Use stable names, not a new one for each start.
         sources: Source languages that it recognises, 1 to 64; `auto` if it detects the language.
         targets: Target languages that it produces, 1 to 64; at most 1,024 pairs with the sources.
         features: Features beside languages, such as voices, at most 16.
@@ -142,11 +143,11 @@ class Node:
     async def run(self, es: Client) -> None:
         """Register and run attempts until drained or cancelled.
 
-        A lost registration is replaced by a new one. A server that is away, or that is under
-        backpressure, is waited for.
+        A lost registration is replaced by a new one. While the server is away or under
+        backpressure, the node tries again.
 
         Args:
-            es: The client whose server is served, as `connect` makes it.
+            es: A client of the server, as `connect` yields it.
 
         Raises:
             NodeSuperseded: A newer process has registered under this name.
@@ -168,12 +169,14 @@ class Node:
         while not self._drain.is_set():
             grant = await self._register(store, full_id, es.new_name())
             log.info("serving", node=full_id, epoch=grant.epoch, slots=self.slots)
-            serving = Registration(store, grant, run, slots=self.slots, url=es.url, keys=es.keys)
-            if await serving.run(self._drain, self._drain_s) == "unknown":
+            registration = Registration(
+                store, grant, run, slots=self.slots, url=es.url, keys=es.keys
+            )
+            if await registration.run(self._drain, self._drain_s) == "unknown":
                 log.warning("registration lost, registering again", node=full_id)
 
     async def _register(self, store: Store, full_id: str, token: str) -> NodeGrant:
-        """As often as it takes; the token makes a repeated call harmless."""
+        """Try until the node is registered. The token makes a repeated call harmless."""
         backoff = Backoff(store.transport, log, node=full_id)
         while True:
             async with backoff.attempt():
@@ -188,7 +191,7 @@ class Node:
                         version=self.version,
                     )
                 except Backpressure as pressure:
-                    log.warning("not registered yet", node=full_id, why=str(pressure))
+                    log.warning("not registered yet", node=full_id, reason=str(pressure))
                     await store.transport.sleep(pressure.retry_after_ms / 1_000)
 
 

@@ -1,14 +1,16 @@
 """The worker processes of a node whose handler runs in processes.
 
-Owns: starting, loading, using and ending them; saying how one died; their log lines.
-Never does: what happens inside one (process_worker.py). Read next: executor.py.
+Owns: starting, loading, using and ending the processes, reporting how one died, and writing their
+log lines.
+Must not: do what happens inside a worker (process_worker.py).
+Read next: executor.py.
 
-Why not a library: `anyio.to_process` talks over the worker's standard input and output, which a
-handler's C library or child program shares; keeps its standard error in a pipe that nobody reads;
-drops its log lines; and leaves it in the terminal's process group, so that Ctrl-C ends what should
-be drained. `concurrent.futures` cannot end one call without breaking the whole pool, and a bare
-`multiprocessing.Process` gives neither the log lines nor a session of its own. What is left to do
-here is small: one socket a worker, and one job at a time.
+Why not a library: `anyio.to_process` uses the worker's standard input and output, which a handler's
+C library or child program shares. It leaves the worker's standard error in a pipe without a reader,
+drops its log lines, and keeps it in the terminal's process group, so that Ctrl-C ends a worker that
+should be drained. `concurrent.futures` cannot end one call without breaking the whole pool. A bare
+`multiprocessing.Process` has neither log lines nor a process session of its own. This module is
+small in comparison: one socket for each worker, and one job at a time.
 """
 
 from __future__ import annotations
@@ -51,7 +53,7 @@ from eventsched.node.process_worker import (
 )
 
 END_S = 5.0
-"""How long workers may take to end by themselves, once the node has no more jobs for them."""
+"""How long idle workers may take to exit when the pool closes."""
 POLL_S = 0.01
 _PROGRAM = (
     "import sys; sys.path.insert(0, sys.argv.pop(1)); "
@@ -62,10 +64,10 @@ log = structlog.get_logger("eventsched.node.node")
 
 
 class HandlerRaised(EventschedError):
-    """Raised when a handler in a process raised something that is no outcome.
+    """Raised when a handler in a process raised an exception that is no outcome.
 
-    `error` and `trace` are that exception and its traceback, as text: its class need not exist
-    in the node's process.
+    `error` and `trace` are the exception and its traceback as text, because its class need not
+    exist in the node's process.
     """
 
     def __init__(self, error: str, trace: str) -> None:
@@ -75,15 +77,15 @@ class HandlerRaised(EventschedError):
 
 
 class WorkerDied(EventschedError):
-    """Raised when the process of a handler ended before its job; the text says how."""
+    """Raised when the process of a handler ended before its job did; the text says how."""
 
 
 @asynccontextmanager
 async def process_pool(handler: bytes, *, size: int) -> AsyncIterator[ProcessPool]:
-    """A pool for a pickled handler; its processes end when the block does.
+    """A pool of processes for a pickled handler. They end with the block.
 
-    One process has loaded the handler when the block begins: what no process can load is refused
-    before any job is taken. Raises InvalidMessage.
+    One process has loaded the handler when the block begins, so a handler that no process can load
+    is refused before any job. Raises InvalidMessage.
     """
     if process_worker.is_worker():
         raise RuntimeError(
@@ -100,7 +102,7 @@ async def process_pool(handler: bytes, *, size: int) -> AsyncIterator[ProcessPoo
 
 
 class ProcessPool:
-    """Up to `size` processes, each with the handler loaded; started when they are needed."""
+    """Up to `size` processes that have loaded the handler, started on demand."""
 
     def __init__(self, handler: bytes, size: int) -> None:
         self._handler = handler
@@ -111,7 +113,7 @@ class ProcessPool:
         self._context = copy_context()
 
     async def start(self) -> None:
-        """The handler can be loaded, and is in one process. Raises InvalidMessage."""
+        """Load the handler in one process. Raises InvalidMessage."""
         worker = self._start()
         try:
             await worker.load()
@@ -125,25 +127,25 @@ class ProcessPool:
         self._idle.append(worker)
 
     async def run(self, job: BlockingJob) -> Result | NoSpeech | JobError:
-        """The job's outcome. Cancelled, its process is killed, with all that this has started.
+        """Run the handler and return its outcome. If cancelled, kill the process and its children.
 
         Raises HandlerRaised, WorkerDied.
         """
         async with self._limiter:
             while True:
-                waiting = self._take()
-                worker = waiting or self._start()
+                idle = self._take()
+                worker = idle or self._start()
                 try:
-                    return await self._run_by(worker, job)
+                    return await self._run_on(worker, job)
                 except WorkerDied:
-                    if waiting is None or worker.has_begun:
+                    if idle is None or worker.has_begun:
                         raise
-                    # It was dying when it was taken: the job has not begun, and goes to another.
+                    # The idle worker was about to die. The job has not begun: try another worker.
                     self._report(worker)
 
-    async def _run_by(self, worker: _Worker, job: BlockingJob) -> Result | NoSpeech | JobError:
+    async def _run_on(self, worker: _Worker, job: BlockingJob) -> Result | NoSpeech | JobError:
         try:
-            # Cancelled while it still loads, it goes on: the next job would wait from anew.
+            # A cancellation does not end the loading: the next job can use the worker.
             await worker.load()
         except BaseException:
             self._put_back(worker)
@@ -158,7 +160,7 @@ class ProcessPool:
             self._put_back(worker)
 
     def _take(self) -> _Worker | None:
-        """The process that was used last, if one waits for a job."""
+        """The idle process that was used last, if there is one."""
         return self._idle.pop() if self._idle else None
 
     def _start(self) -> _Worker:
@@ -174,7 +176,7 @@ class ProcessPool:
             worker.kill()
 
     def on_end(self, worker: _Worker) -> None:
-        """The worker's process has ended; one that had no job says so here."""
+        """A worker's process has ended; an idle one is reported here."""
         self._workers.discard(worker)
         if worker in self._idle:
             self._idle.remove(worker)
@@ -185,26 +187,26 @@ class ProcessPool:
             log.warning("worker process ended", pid=worker.pid, how=worker.end)
 
     def on_line(self, line: Line) -> None:
-        """A worker's log line is written here, in this process's form."""
-        # In the context of the pool, not in that of the job for which the worker was started.
+        """Write a worker's log line with the logging configuration of this process."""
+        # In the context of the pool, not of the job for which the worker was started.
         try:
             self._context.run(_write, line)
-        except Exception as error:  # noqa: BLE001 - no line is a reason to lose a worker
+        except Exception as error:  # noqa: BLE001 - a log line must not cost a worker
             log.error("log line of a worker not written", error=f"{error!r:.500}")
 
     async def close(self) -> None:
-        """No process of the pool is left when this returns."""
+        """End all processes: idle ones exit, the others are killed after END_S."""
         self._is_closing = True
         for worker in self._workers:
             worker.close()
         with anyio.move_on_after(END_S):
             for worker in list(self._workers):
                 await worker.ended.wait()
-        left = list(self._workers)
-        for worker in left:
+        remaining = list(self._workers)
+        for worker in remaining:
             worker.kill()
         with anyio.move_on_after(END_S):
-            for worker in left:
+            for worker in remaining:
                 await worker.ended.wait()
 
 
@@ -222,11 +224,11 @@ class _Worker(asyncio.Protocol):
         self._frames = Frames()
         self._decoder = msgspec.msgpack.Decoder(ToNode)
         self._answers: list[Ended | Raised] = []
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
         self._to_load = b""
         self._is_loaded = False
         self.has_begun = False
-        """Whether its latest job has."""
+        """Whether the handler has begun with the latest job."""
         self._is_failed = False
         self._is_closing = False
 
@@ -236,19 +238,19 @@ class _Worker(asyncio.Protocol):
 
     @property
     def is_usable(self) -> bool:
-        """Whether it has its handler, or will have it."""
+        """Whether the worker has loaded its handler, or is loading it."""
         return not (self._is_failed or self._is_closing or self.end)
 
     # --- starting -----------------------------------------------------------------------------
 
     def start(self, handler: bytes) -> None:
-        """The process is started; `load` waits until it has the handler."""
-        self._to_load = frame(_loading(handler))
-        # In the loop's own thread: the kernel ends the worker when the thread that started it does.
+        """Start the process; `load` waits until it has loaded the handler."""
+        self._to_load = frame(_load_message(handler))
+        # In the event loop's thread: the kernel kills the worker when its starting thread ends.
         self._process, self._socket = _spawn()
 
     async def load(self) -> None:
-        """The handler is loaded. Raises HandlerRaised, WorkerDied."""
+        """Wait until the handler is loaded. Raises HandlerRaised, WorkerDied."""
         await self._connect()
         while not self._is_loaded:
             await self._wait()
@@ -260,14 +262,14 @@ class _Worker(asyncio.Protocol):
         if self._socket is None:
             return
         sock, self._socket = self._socket, None
-        with anyio.CancelScope(shield=True):  # half open it could not be closed
+        with anyio.CancelScope(shield=True):  # a cancelled connect would leak the socket
             loop = asyncio.get_running_loop()
             await loop.create_unix_connection(lambda: self, sock=sock)
         self._send(self._to_load)
         self._to_load = b""
 
     async def run(self, job: BlockingJob) -> Result | NoSpeech | JobError:
-        """The job's outcome. Raises HandlerRaised, WorkerDied."""
+        """Run the handler and return its outcome. Raises HandlerRaised, WorkerDied."""
         self.has_begun = False
         self._send(frame(Call(pickle.dumps(job))))
         while not self._answers:
@@ -281,10 +283,10 @@ class _Worker(asyncio.Protocol):
         return answer
 
     async def _wait(self) -> None:
-        """Something has come from the worker. Raises WorkerDied when nothing will."""
+        """Wait for a message or the end of the worker. Raises WorkerDied at its end."""
         if not self.end:
-            await self._news.wait()
-            self._news.clear()
+            await self._changed.wait()
+            self._changed.clear()
         if self.end and not self._answers:
             raise WorkerDied(f"worker process {self.pid} ended by {self.end}")
 
@@ -292,7 +294,7 @@ class _Worker(asyncio.Protocol):
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(data)
 
-    # --- what asyncio calls -------------------------------------------------------------------
+    # --- callbacks of asyncio -----------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
@@ -315,22 +317,22 @@ class _Worker(asyncio.Protocol):
             self.has_begun = True
         else:
             self._answers.append(message)
-        self._news.set()
+        self._changed.set()
 
     def connection_lost(self, _: Exception | None) -> None:
         if not self._is_closing:
-            self._end_group()  # dead already, or out of reach
+            self._end_group()  # the worker is dead, or can no longer be reached
         self._reap()
 
     # --- ending -------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """It ends by itself, as soon as it sees that its socket is closed."""
+        """Close the socket; the worker exits when it notices."""
         self._is_closing = True
         self._close_socket()
 
     def kill(self) -> None:
-        """It ends at once, with all the programs that its handler has started."""
+        """Kill the worker and all programs that its handler has started."""
         self._is_closing = True
         self._end_group()
         self._close_socket()
@@ -338,26 +340,26 @@ class _Worker(asyncio.Protocol):
     def _close_socket(self) -> None:
         if self._transport is not None:
             self._transport.abort()
-        elif self._socket is not None:  # nobody has waited for it yet
+        elif self._socket is not None:  # `load` was never called
             self._socket.close()
             self._socket = None
             self._reap()
 
     def _end_group(self) -> None:
         process = self._process
-        if process is not None and process.returncode is None:  # else its number may be another's
+        if process is not None and process.returncode is None:  # else its pid may be reused
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
 
     def _reap(self) -> None:
-        """Its end is known as soon as the kernel tells."""
+        """Record how the process ended, once the kernel reports it."""
         assert self._process is not None
         code = self._process.poll()
         if code is None:
             asyncio.get_running_loop().call_later(POLL_S, self._reap)
             return
         self.end = how_ended(code)
-        self._news.set()
+        self._changed.set()
         self.ended.set()
         self._pool.on_end(self)
 
@@ -384,10 +386,10 @@ def _outcome(ended: Ended) -> Result | NoSpeech | JobError:
 
 
 def _spawn() -> tuple[subprocess.Popen[bytes], socket.socket]:
-    """A worker process, and this end of the socket to it."""
-    ours, theirs = map(_private, socket.socketpair())
-    # Inherited by the worker, which receives both signals only once it ignores them.
-    earlier = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    """Start a worker process; returns the process and the node's end of its socket."""
+    ours, theirs = map(_above_standard, socket.socketpair())
+    # The worker inherits the blocked signals, and unblocks them once it ignores them.
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         process = subprocess.Popen(
             [
@@ -398,20 +400,20 @@ def _spawn() -> tuple[subprocess.Popen[bytes], socket.socket]:
             stdout=2 if _is_open(2) else subprocess.DEVNULL,
             stderr=None if _is_open(2) else subprocess.DEVNULL,
             pass_fds=[theirs.fileno()],
-            start_new_session=True,  # Ctrl-C in a terminal reaches neither it nor its children
+            start_new_session=True,  # so that Ctrl-C reaches neither the worker nor its children
         )
     except BaseException:
         ours.close()
         raise
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, earlier)
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
         theirs.close()
     ours.setblocking(False)
     return process, ours
 
 
-def _private(sock: socket.socket) -> socket.socket:
-    """The socket under a descriptor above 2, also where a standard descriptor is closed."""
+def _above_standard(sock: socket.socket) -> socket.socket:
+    """The socket with a descriptor above 2, even if a standard descriptor is closed."""
     if sock.fileno() > 2:
         return sock
     with sock:
@@ -426,10 +428,10 @@ def _is_open(descriptor: int) -> bool:
     return True
 
 
-def _loading(handler: bytes) -> Load:
+def _load_message(handler: bytes) -> Load:
     module, file = _main_program() if b"__main__" in handler else ("", "")
     return Load(
-        path=[one or str(Path.cwd()) for one in sys.path],
+        path=[entry or str(Path.cwd()) for entry in sys.path],
         handler=handler,
         main_module=module,
         main_file=file,
@@ -439,7 +441,7 @@ def _loading(handler: bytes) -> Load:
 
 
 def _main_program() -> tuple[str, str]:
-    """How `__main__` was started here: by a module's name, or by a file."""
+    """How this program was started: by the name of a module, or by a file."""
     main = sys.modules["__main__"]
     spec = getattr(main, "__spec__", None)
     if spec is not None:
@@ -448,11 +450,11 @@ def _main_program() -> tuple[str, str]:
 
 
 def _log_level() -> int:
-    """From which level on structlog writes here; all, if its configuration does not say."""
+    """The level of structlog in this process; NOTSET if its configuration has none."""
     try:
         level = getattr(structlog.get_logger().bind(), "get_effective_level", None)
         return int(level()) if callable(level) else logging.NOTSET
-    except Exception:  # noqa: BLE001 - an application's own kind of logger
+    except Exception:  # noqa: BLE001 - a logger class of the application may raise anything
         return logging.NOTSET
 
 
@@ -472,7 +474,7 @@ def _write(line: Line) -> None:
 def _write_record(line: Line) -> None:
     logger = logging.getLogger(line.logger)
     level = logging.getLevelName(line.level)
-    if not isinstance(level, int):  # a level of the handler's own
+    if not isinstance(level, int):  # a level that the handler's module defined
         level = logging.INFO
     if not logger.isEnabledFor(level):
         return

@@ -1,12 +1,13 @@
 """One worker process: loads a node's handler and runs it for one job at a time.
 
 Owns: the frames that a node and its worker exchange, and everything that runs in the worker:
-signals, log lines, the handler, the end.
-Never does: choose jobs, or decide how long one may take. Read next: process_pool.py.
+signals, log lines, the handler, the exit.
+Must not: choose jobs, or limit their time.
+Read next: process_pool.py.
 
-A frame is four bytes of length (big endian) and a message in MessagePack, over a socket that is
-neither of the descriptors 0, 1 and 2. These belong to the handler: 0 is empty, 1 and 2 are the
-node's standard error. Log lines travel in frames, so that the node writes them in its own form.
+A frame is a length of four bytes (big endian) and a message in MessagePack. The socket has a
+descriptor above 2, because the descriptors 0, 1 and 2 belong to the handler: 0 is empty, 1 and 2
+are the node's standard error. Log lines travel in frames, so that the node formats them.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from eventsched.subprocesses import die_with_parent
 FRAME_BYTES_MAX = 128 * 1024 * 1024
 """More than any job: the setting `audio_bytes_max` ends at 100,000,000."""
 LINE_BYTES_MAX = 64 * 1024
-"""Of a longer log line each value is cut to VALUE_CHARACTERS_MAX, and FIELDS_MAX are left."""
+"""A longer log line is reduced to FIELDS_MAX fields of VALUE_CHARACTERS_MAX each."""
 VALUE_CHARACTERS_MAX = 4_000
 TRACE_CHARACTERS_MAX = 20_000
 NAME_CHARACTERS_MAX = 100
@@ -52,18 +53,18 @@ _HEADER = struct.Struct(">I")
 
 
 class Load(msgspec.Struct, tag="load"):
-    """Node to worker, first: where modules are found, and the handler."""
+    """Node to worker, first: the search path of modules, and the handler."""
 
     path: list[str]
     handler: bytes
     """Pickled."""
     main_module: str
     main_file: str
-    """The node's main program, if the handler is defined there: by name or by file."""
+    """The node's main program by name or by file, if the handler is defined there."""
     log_level: int
-    """Of structlog in the node: what it would not write need not be sent."""
+    """Level of structlog in the node: lines below it need not be sent."""
     root_level: int
-    """Of the root logger of `logging` in the node."""
+    """Level of the root logger of `logging` in the node."""
 
 
 class Call(msgspec.Struct, tag="call"):
@@ -73,11 +74,11 @@ class Call(msgspec.Struct, tag="call"):
 
 
 class Loaded(msgspec.Struct, tag="loaded"):
-    """Worker to node: the handler is there, jobs may come."""
+    """Worker to node: the handler is loaded, jobs can be sent."""
 
 
 class Begun(msgspec.Struct, tag="begun"):
-    """Worker to node: the handler is about to run, so the job may have effects."""
+    """Worker to node: the handler is about to run, so from now on the job may have effects."""
 
 
 class Ended(msgspec.Struct, tag="ended"):
@@ -85,7 +86,7 @@ class Ended(msgspec.Struct, tag="ended"):
 
     result: Result | None = None
     no_speech: str = ""
-    """Code of a NoSpeech."""
+    """Code of a NoSpeech or NoSpeechError."""
     failed: str = ""
     """Code of a JobError."""
     retryable: bool = False
@@ -93,7 +94,7 @@ class Ended(msgspec.Struct, tag="ended"):
 
 
 class Raised(msgspec.Struct, tag="raised"):
-    """Worker to node: the handler, or the loading of it, raised something else."""
+    """Worker to node: the handler, or its loading, raised another exception."""
 
     error: str
     trace: str
@@ -103,12 +104,12 @@ class Line(msgspec.Struct, tag="line"):
     """Worker to node: a line for its log."""
 
     logger: str
-    """Name of the logger; empty for structlog's without a name."""
+    """Name of the logger; empty for a logger of structlog without a name."""
     level: str
     event: str
     fields: dict[str, Any]
     is_record: bool = False
-    """It came through `logging`, not through structlog."""
+    """The line was logged with `logging`, not with structlog."""
 
 
 ToWorker: TypeAlias = Load | Call
@@ -116,14 +117,14 @@ ToNode: TypeAlias = Loaded | Begun | Ended | Raised | Line
 
 
 class ProtocolBroken(EventschedError):
-    """Raised when the other end sent something that is no frame of this protocol."""
+    """Raised when the other end sent bytes that are no frame of this protocol."""
 
 
 _encoder = msgspec.msgpack.Encoder(enc_hook=repr)
 
 
 def frame(message: ToWorker | ToNode) -> bytes:
-    """The message as it travels. Raises ValueError when it is larger than FRAME_BYTES_MAX."""
+    """Encode a message as a frame. Raises ValueError if it is larger than FRAME_BYTES_MAX."""
     body = _encoder.encode(message)
     if len(body) > FRAME_BYTES_MAX:
         raise ValueError(f"{len(body)} bytes for another process, at most {FRAME_BYTES_MAX}")
@@ -137,7 +138,7 @@ class Frames:
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """The bodies that are complete with these bytes. Raises ProtocolBroken."""
+        """The bodies of the frames that these bytes complete. Raises ProtocolBroken."""
         self._buffer += data
         while len(self._buffer) >= _HEADER.size:
             (size,) = _HEADER.unpack_from(self._buffer)
@@ -155,48 +156,48 @@ class Frames:
 
 
 def main() -> None:
-    """Serve the node at the other end of the socket until it closes it.
+    """Serve the node until it closes the socket.
 
-    Arguments: the socket's descriptor, the node's process.
+    Arguments: the descriptor of the socket, the pid of the node.
     """
     descriptor, parent = map(int, sys.argv[1:])
     ignore_signals()
     die_with_parent(signal.SIGKILL)
-    if os.getppid() != parent:  # it ended before the kernel was asked to tell
+    if os.getppid() != parent:  # the node ended before `die_with_parent` took effect
         os._exit(1)
     connection = Connection(socket.socket(fileno=descriptor))
     Worker(connection).run()
 
 
 def is_worker() -> bool:
-    """Whether this process is a worker: it must not start workers of its own."""
+    """Whether this process is a worker; a worker must not start workers."""
     return Worker.of_this_process is not None
 
 
 def ignore_signals() -> None:
-    """SIGINT and SIGTERM do nothing here: they ask the node to drain, and the job goes on.
+    """Ignore SIGINT and SIGTERM: they ask the node to drain, and the job continues meanwhile.
 
-    By handlers that do nothing: programs that a handler starts have the usual ones again, and
-    can be ended by these signals.
+    The signals get functions that do nothing instead of SIG_IGN, because programs that a handler
+    starts inherit SIG_IGN and could not be ended by these signals.
     """
     for number in SIGNALS:
         signal.signal(number, lambda *_: None)
         signal.siginterrupt(number, False)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # blocked until here, by who started us
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # the node blocked them
 
 
 class Connection:
-    """The worker's end of the socket; any thread may send."""
+    """The worker's end of the socket. Any thread may send."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
         self._lock = threading.Lock()
         self._process = os.getpid()
         os.set_inheritable(sock.fileno(), False)
-        os.register_at_fork(after_in_child=self._let_go)
+        os.register_at_fork(after_in_child=self._close_in_child)
 
-    def _let_go(self) -> None:
-        """A fork of the worker is not the worker: the node must not wait for it."""
+    def _close_in_child(self) -> None:
+        """A forked child must not keep the socket open, or the node would wait for the child."""
         self._lock = threading.Lock()
         self._socket.close()
 
@@ -210,14 +211,14 @@ class Connection:
             self._socket.sendall(data)
 
     def messages(self) -> Iterator[ToWorker]:
-        """What the node sends, until it closes the socket or is gone."""
+        """The messages of the node, until it closes the socket or ends."""
         decoder = msgspec.msgpack.Decoder(ToWorker)
         frames = Frames()
-        while data := self._received():
+        while data := self._receive():
             for body in frames.feed(data):
                 yield decoder.decode(body)
 
-    def _received(self) -> bytes:
+    def _receive(self) -> bytes:
         try:
             return self._socket.recv(1 << 16)
         except OSError:
@@ -225,7 +226,7 @@ class Connection:
 
 
 class Worker:
-    """Runs jobs in the main thread; another one reads, and notices the node's end meanwhile."""
+    """Runs jobs in the main thread; a second thread reads, and notices the end of the node."""
 
     of_this_process: ClassVar[Worker | None] = None
 
@@ -238,7 +239,7 @@ class Worker:
     def run(self) -> None:
         Worker.of_this_process = self
         threading.Thread(target=self._read, name="node", daemon=True).start()
-        with suppress(OSError):  # the node is gone
+        with suppress(OSError):  # the node has ended
             while (message := self._messages.get()) is not None:
                 self._is_busy = True
                 self._connection.send(self._answer(message))
@@ -248,11 +249,11 @@ class Worker:
         for message in self._connection.messages():
             self._messages.put(message)
         if self._is_busy:
-            end_group()  # nobody waits for the job any more
+            end_group()  # the result of the job is not awaited any more
         self._messages.put(None)
 
     def _answer(self, message: ToWorker) -> ToNode:
-        """What comes of a message; whatever is raised meanwhile is an answer, too."""
+        """Process a message. An exception becomes an answer as well."""
         try:
             if isinstance(message, Load):
                 self._load(message)
@@ -261,9 +262,9 @@ class Worker:
             answer = self._run(pickle.loads(message.job))
             frame(answer)
             return answer
-        except BaseException as error:  # noqa: BLE001 - an exit as well: the worker serves on
+        except BaseException as error:  # noqa: BLE001 - SystemExit must not end the worker
             trace = "".join(traceback.format_exception(error))
-            return Raised(_shown(error), _cut(trace, TRACE_CHARACTERS_MAX))
+            return Raised(_repr(error), _shorten(trace, TRACE_CHARACTERS_MAX))
 
     def _load(self, message: Load) -> None:
         sys.path[:] = message.path
@@ -271,15 +272,15 @@ class Worker:
         if message.main_module or message.main_file:
             load_main(message.main_module, message.main_file)
         self._handler = pickle.loads(message.handler)
-        ignore_signals()  # again: a module may have set handlers of its own
+        ignore_signals()  # again: an imported module may have set signal handlers
 
     def _run(self, job: BlockingJob) -> Ended:
-        about = {"session": job.session, "job": job.key, "attempt": job.attempt}
+        fields = {"session": job.session, "job": job.key, "attempt": job.attempt}
         _current.clear()
-        _current.update(about)
+        _current.update(fields)
         try:
-            with bound_contextvars(**about):
-                return ended(self._outcome(job))
+            with bound_contextvars(**fields):
+                return encode_outcome(self._outcome(job))
         finally:
             _current.clear()
 
@@ -289,7 +290,7 @@ class Worker:
             if hasattr(returned, "__await__"):
                 import asyncio
 
-                returned = asyncio.run(_awaited(returned))
+                returned = asyncio.run(_await(returned))
         except BaseException as error:
             outcome = outcome_of(error)
             if outcome is None:
@@ -299,15 +300,15 @@ class Worker:
 
 
 _current: dict[str, Any] = {}
-"""What the running job's log lines are about, for all threads of the worker."""
+"""The fields of the running job in log lines, for all threads of the worker."""
 
 
-async def _awaited(ending: Any) -> Any:
-    return await ending
+async def _await(awaitable: Any) -> Any:
+    return await awaitable
 
 
-def ended(outcome: Any) -> Ended:
-    """The outcome as a message. Raises TypeError for anything else."""
+def encode_outcome(outcome: Any) -> Ended:
+    """The outcome as a message. Raises TypeError if it is none."""
     if isinstance(outcome, NoSpeech | NoSpeechError):
         return Ended(no_speech=outcome.code)
     if isinstance(outcome, JobError):
@@ -325,8 +326,8 @@ def ended(outcome: Any) -> Ended:
 
 
 def load_main(module: str, file: str) -> None:
-    """The node's main program is `__main__` here as well, without its `if __name__ == …` part."""
-    name = "__mp_main__"  # the name that multiprocessing has made customary
+    """Load the node's main program as `__main__`, without its `if __name__ == "__main__"` part."""
+    name = "__mp_main__"  # as multiprocessing calls it
     if module:
         names = runpy.run_module(module, run_name=name, alter_sys=True)
     else:
@@ -337,16 +338,16 @@ def load_main(module: str, file: str) -> None:
 
 
 def end_group() -> None:
-    """Ends this process, with the programs that its handler has started."""
+    """End this process and the programs that its handler has started."""
     if os.getpgrp() == os.getpid():
         os.killpg(0, signal.SIGKILL)
     os._exit(1)
 
 
-def _shown(value: object) -> str:
+def _repr(value: object) -> str:
     try:
         return f"{value!r:.500}".encode(errors="replace").decode()
-    except BaseException:  # noqa: BLE001 - a handler's own class may fail at this as well
+    except BaseException:  # noqa: BLE001 - `__repr__` of a handler's own class may raise
         return type(value).__name__
 
 
@@ -354,9 +355,9 @@ def _shown(value: object) -> str:
 
 
 def forward_logs(connection: Connection, log_level: int, root_level: int) -> None:
-    """What is logged from now on, through structlog or `logging`, goes to the node.
+    """Send all further log lines, of structlog and `logging`, to the node.
 
-    A module that configures one of the two itself, as the handler's may, has its own way.
+    A module that configures structlog or `logging` itself replaces this.
     """
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(log_level),
@@ -376,7 +377,7 @@ def forward_logs(connection: Connection, log_level: int, root_level: int) -> Non
 
 
 class _Named:
-    """What structlog wraps: nothing but the logger's name."""
+    """The logger that structlog wraps; it holds the name only."""
 
     def __init__(self, *names: Any) -> None:
         self.name = str(names[0]) if names else ""
@@ -386,7 +387,7 @@ class _Named:
 
 
 class _Forward:
-    """The last of structlog's processors: it sends the line."""
+    """The last processor of structlog: sends the line."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -412,12 +413,12 @@ class _Records(logging.Handler):
                 fields["exception"] = logging.Formatter().formatException(record.exc_info)
             line = Line(record.name, record.levelname, record.getMessage(), fields, is_record=True)
             _send_line(self._connection, line)
-        except Exception:  # noqa: BLE001 - as every handler of `logging` does it
+        except Exception:  # noqa: BLE001 - as all handlers of `logging` do
             self.handleError(record)
 
 
 def _send_line(connection: Connection, line: Line) -> None:
-    """A line is never why a job fails: what cannot be sent is written on standard error."""
+    """Send a line, or write it to standard error: a log line must not fail a job."""
     line = _bounded(line)
     try:
         if not connection.is_ours:
@@ -428,34 +429,34 @@ def _send_line(connection: Connection, line: Line) -> None:
 
 
 def _bounded(line: Line) -> Line:
-    """The line, if it can be encoded and is not too long; else what matters of it, as text."""
-    with suppress(Exception):  # a value may be of a class that cannot be encoded
+    """The line, reduced to short texts if it cannot be encoded or is too long."""
+    with suppress(Exception):  # the class of a value may not be encodable
         if len(_encoder.encode(line)) <= LINE_BYTES_MAX:
             return line
     fields = list(line.fields.items())[:FIELDS_MAX]
     return Line(
-        _cut(line.logger, VALUE_CHARACTERS_MAX),
+        _shorten(line.logger, VALUE_CHARACTERS_MAX),
         line.level,
-        _cut(line.event, VALUE_CHARACTERS_MAX),
-        {_cut(_text(name), NAME_CHARACTERS_MAX): _small(value) for name, value in fields},
+        _shorten(line.event, VALUE_CHARACTERS_MAX),
+        {_shorten(_text(name), NAME_CHARACTERS_MAX): _small(value) for name, value in fields},
         line.is_record,
     )
 
 
 def _small(value: Any) -> Any:
-    """The value, if it can be encoded and is small; else the beginning and end of its text."""
+    """The value, or the beginning and end of its text if it cannot be encoded or is large."""
     with suppress(Exception):
         if len(_encoder.encode(value)) <= VALUE_CHARACTERS_MAX:
             return value
-    return _cut(_text(value), VALUE_CHARACTERS_MAX)
+    return _shorten(_text(value), VALUE_CHARACTERS_MAX)
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else _shown(value)
+    return value if isinstance(value, str) else _repr(value)
 
 
-def _cut(text: str, characters_max: int) -> str:
-    """Valid text of at most that length, without its middle if it is longer."""
+def _shorten(text: str, characters_max: int) -> str:
+    """Valid text of at most this length; a longer text loses its middle."""
     text = text.encode(errors="replace").decode()
     if len(text) <= characters_max:
         return text

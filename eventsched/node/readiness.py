@@ -1,7 +1,8 @@
-"""Which of some nodes have not registered yet.
+"""Waiting for nodes to register.
 
-Owns: the question, for commands that start nodes and wait for them.
-Never does: starting them (subprocesses.py). Read next: registration.py.
+Owns: the check that commands repeat until all nodes that they started are registered.
+Must not: start nodes (subprocesses.py).
+Read next: registration.py.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from eventsched.store.cell import Store
 
 
 async def missing_node(stores: Mapping[str, Store], nodes: Sequence[str]) -> str:
-    """The first of these nodes, each `<cell>.<name>`, that is not alive; empty if all are."""
+    """The first of these nodes (full ids) that is not registered; empty if all are."""
     for node in nodes:
         store = stores[cell_of(node)]
         record = await store.read_hash(store.keys.node(name_of(node)))

@@ -1,12 +1,13 @@
-"""SystemExit and KeyboardInterrupt in the tasks of a handler end that task, not the event loop.
+"""SystemExit and KeyboardInterrupt in a task of a handler end this task, not the event loop.
 
 Owns: the task factory of an event loop while a node serves in it.
-Never does: handle what a handler itself raises (executor.py). Read next: node.py.
+Must not: handle exceptions that the handler itself raises (executor.py).
+Read next: node.py.
 
-asyncio lets these two exceptions leave the event loop from whichever task raises them. A handler
-that runs the recogniser in a task of its own (a task group, `asyncio.gather`) would so end the
-whole node with one `sys.exit()` of a library. In tasks that a handler starts, both become
-ExitInTask, which reaches the handler as any other error does.
+asyncio re-raises these two exceptions from the event loop, whichever task raised them. If a handler
+runs its model in a task (a task group, `asyncio.gather`), one `sys.exit()` in a library would end
+the whole node. In tasks that a handler starts, both become ExitInTask, which reaches the handler
+like any other error.
 """
 
 from __future__ import annotations
@@ -27,22 +28,22 @@ class ExitInTask(Exception):
 
 @contextmanager
 def exits_contained() -> Iterator[None]:
-    """Tasks that handlers start in the running event loop cannot end it, while the block lasts."""
+    """While the block lasts, tasks that handlers start cannot end the running event loop."""
     loop = asyncio.get_running_loop()
-    present: Any = loop.get_task_factory()
-    containing = present if isinstance(present, _TaskFactory) else _TaskFactory(present)
-    loop.set_task_factory(containing)
-    containing.users += 1
+    current: Any = loop.get_task_factory()
+    factory = current if isinstance(current, _TaskFactory) else _TaskFactory(current)
+    loop.set_task_factory(factory)
+    factory.users += 1
     try:
         yield
     finally:
-        containing.users -= 1
-        if not containing.users and loop.get_task_factory() is containing:
-            loop.set_task_factory(containing.inner)
+        factory.users -= 1
+        if not factory.users and loop.get_task_factory() is factory:
+            loop.set_task_factory(factory.inner)
 
 
 class _TaskFactory:
-    """Creates tasks as `inner` does (asyncio itself without one); those of handlers contained."""
+    """Creates tasks as `inner` or asyncio does, and wraps the coroutines of handlers' tasks."""
 
     def __init__(self, inner: Any) -> None:
         self.inner = inner
@@ -60,10 +61,10 @@ class _TaskFactory:
 
 
 class _Contained(Coroutine[Any, Any, Any]):
-    """A coroutine that raises ExitInTask where the one inside raises an exit.
+    """A coroutine that raises ExitInTask where the inner coroutine raises an exit.
 
-    A class, not an `async def` around the other: cancelled before its first step, that one would
-    never start the coroutine inside, and Python would warn of it.
+    An `async def` around the inner coroutine would not do: if it is cancelled before its first
+    step, the inner coroutine never starts, and Python warns about it.
     """
 
     def __init__(self, inner: Coroutine[Any, Any, Any]) -> None:
@@ -86,8 +87,8 @@ class _Contained(Coroutine[Any, Any, Any]):
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)  # cr_frame, cr_code, …: for stacks and task names
 
-    def _step(self, step: Callable[..., Any], *given: Any) -> Any:
+    def _step(self, step: Callable[..., Any], *args: Any) -> Any:
         try:
-            return step(*given)
+            return step(*args)
         except (SystemExit, KeyboardInterrupt) as error:
             raise ExitInTask(f"{error!r} in a task of the handler") from error

@@ -56,7 +56,7 @@ def test_the_log_names_the_job_whose_handler_ignores_its_cancellation(data: Path
         node.wait_for_log('"draining"')
         os.kill(node.pid, signal.SIGTERM)
         assert node.ended() == 143
-        (line,) = [line for line in node.log.read_text().splitlines() if "left behind" in line]
+        (line,) = [line for line in node.log.read_text().splitlines() if "abandoned" in line]
         assert ":translation:es:" in line
 
 

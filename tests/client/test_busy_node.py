@@ -135,9 +135,9 @@ async def test_a_node_whose_event_loop_is_gone_is_lost(server: Server, cell: str
 def test_the_watch_of_a_loop_ends_when_the_loop_is_closed() -> None:
     loop = asyncio.new_event_loop()
     watch = LoopWatch(loop, "c0.gpu-1")
-    assert not watch.turns()  # it does not run
-    loop.run_until_complete(asyncio.to_thread(watch.turns))
-    assert loop.run_until_complete(asyncio.to_thread(watch.turns))
+    assert not watch.is_turning()  # it does not run
+    loop.run_until_complete(asyncio.to_thread(watch.is_turning))
+    assert loop.run_until_complete(asyncio.to_thread(watch.is_turning))
     loop.close()
     with pytest.raises(LoopGone):
-        watch.turns()
+        watch.is_turning()

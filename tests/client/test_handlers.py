@@ -393,7 +393,7 @@ def has_too_many(job: Job, model: str) -> Any: ...
         (Yields(), "is a generator"),
         (functools.partial(yields), "is a generator"),
         (Yields, "instead of its class"),
-        ("handler", "can be called"),
+        ("handler", "callable"),
         (lacks_a_parameter, "with a job alone"),
         (has_too_many, "with a job alone"),
     ],

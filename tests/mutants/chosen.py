@@ -372,8 +372,8 @@ FAULTS = (
     ),
     Fault(
         "a lost node keeps its name",
-        "beat",
-        "post(partial(body.ended, error))",
+        "send_heartbeats",
+        "post(partial(registration.on_end, error))",
         "pass",
         (
             f"{NODE}::test_an_attempt_that_the_cancel_missed_is_stopped_by_the_heartbeat",
@@ -382,8 +382,8 @@ FAULTS = (
     ),
     Fault(
         "a heartbeat's lost attempts run on",
-        "_beat_once",
-        "post(partial(body.lost, lost))",
+        "_send_heartbeat",
+        "post(partial(registration.on_lost, lost))",
         "pass",
         (
             f"{NODE}::test_an_attempt_that_the_cancel_missed_is_stopped_by_the_heartbeat",
@@ -413,8 +413,8 @@ FAULTS = (
     ),
     Fault(
         "a handler that fails costs nothing and is never told",
-        "failed_by",
-        "return told(job, JobError(HANDLER_ERROR, retryable=True))",
+        "handler_error",
+        "return result_of(job, JobError(HANDLER_ERROR, retryable=True))",
         "raise error",
         (NODE,),
     ),

@@ -137,7 +137,7 @@ async def test_a_handler_that_ends_in_spite_of_its_cancel_learns_that_nobody_hea
             if attempt.number == 2:
                 await until("the cancel comes", lambda: attempt.scope.cancel_called)
         attempt.has_ended = True
-        heard.append(attempt.is_given_up)
+        heard.append(attempt.is_abandoned)
 
     async with running(attempts):
         attempts.start(KEY, 1, stubborn)
