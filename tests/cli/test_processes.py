@@ -130,7 +130,7 @@ def test_a_lost_archive_is_abandoned_by_its_key_and_with_yes(tmp_path: Path) -> 
         assert key, running.stderr
         held = run(data, "audit", "abandon", key[1], "--yes")
         assert (held.returncode, held.stdout) == (1, b"")
-        assert b"one that no archiver has a hold on" in held.stderr
+        assert b"one that no archiver has a lease on" in held.stderr
         os.kill(up.pid, signal.SIGTERM)
         assert up.ended() == 0
     shutil.rmtree(archive)
