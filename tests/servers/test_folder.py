@@ -65,7 +65,7 @@ def test_folder_of_another_user_is_refused_and_nothing_in_it_is_run(
 @pytest.mark.parametrize(
     "words", [("status",), ("verify",), ("history",), ("dead-letters",), ("up",)]
 )
-def test_commands_do_not_use_a_folder_of_another_user(
+def test_commands_do_not_obey_a_folder_of_another_user(
     foreign: Path, tmp_path: Path, words: tuple[str, ...]
 ) -> None:
     (tmp_path / ".eventsched").symlink_to(foreign)
