@@ -44,7 +44,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
         assert [each.returncode for each in done] == [0, 0], done
         outcomes = [{line["type"]: line for line in json_lines_of(each)} for each in done]
         assert {each["outcome"]["text"] for each in outcomes} == {f"{450 * 32 + 280 * 32} octetos"}
-        assert not any(each["outcome"]["sealed"] for each in outcomes)
+        assert not any(each["outcome"]["encrypted"] for each in outcomes)
         yield System(data, keys, *(each["session"]["session"] for each in outcomes))
 
 
