@@ -1,6 +1,6 @@
-"""Our jobs and our latency beside those of the peers, in the same rounds.
+"""The comparison with other job queues: throughput and latency, measured in the same rounds.
 
-Owns: which side is measured when, and the ratios between them.
+Owns: the order of the measurements in a round, the ratios between the sides.
 Never does: run a peer's program (peers/programs.py). Read next: run.py.
 """
 
@@ -22,7 +22,7 @@ OURS = "eventsched"
 
 
 class Drains(Bench, frozen=True, kw_only=True):
-    """As many jobs for each, one worker process each."""
+    """Throughput: the same number of jobs and one worker process for each side."""
 
     name: ClassVar = "jobs"
     what: ClassVar = "jobs enqueued beforehand, one worker process, a handler that does nothing"
@@ -32,11 +32,12 @@ class Drains(Bench, frozen=True, kw_only=True):
     utterances: int = 20
 
     async def compare(self, stage: Stage, peers: list[Peer]) -> Report:
-        one = partial(self.one, stage, peers)
-        seen = await in_rounds(stage.rounds, one, stage.moved, warm_up=False)
-        return stage.told(self, seen, curves={})
+        measure_round = partial(self.round, stage, peers)
+        rounds = await in_rounds(stage.rounds, measure_round, stage.on_progress, warm_up=False)
+        return stage.report_of(self, rounds, curves={})
 
-    async def one(self, stage: Stage, peers: list[Peer]) -> Round:
+    async def round(self, stage: Stage, peers: list[Peer]) -> Round:
+        """Measure each side once."""
         ours = Jobs(sessions=self.sessions, utterances=self.utterances)
         parts = {f"{OURS}, {part}": await ours.measure(stage, part) for part in PARTS}
         for peer in peers:
@@ -46,7 +47,7 @@ class Drains(Bench, frozen=True, kw_only=True):
 
 
 def drain_ratios(rates: Mapping[str, float]) -> dict[str, float]:
-    """Ours over the best Python peer's and over BullMQ's, of those that were measured."""
+    """Return our rate divided by the best Python peer's and by BullMQ's, if they were measured."""
     python = [rates[name] for name in PYTHON_PEERS if name in rates]
     ratios = {}
     for part in (TWO_VIEWS, NO_VIEWS):
@@ -59,21 +60,22 @@ def drain_ratios(rates: Mapping[str, float]) -> dict[str, float]:
 
 
 class Latencies(Bench, frozen=True, kw_only=True):
-    """The call that hands a job over -> its handler starts, for each at each rate."""
+    """Latency: from the producer's call to the start of the handler, at each rate."""
 
     name: ClassVar = "latency"
     what: ClassVar = "the call that hands a job over -> its handler starts, open loop"
     scales: ClassVar = ("calls",)
 
     calls: int = 3_000
-    """At the highest rate; a quarter at the lowest."""
+    """Calls at the highest rate; a quarter of them at the lowest rate."""
 
     async def compare(self, stage: Stage, peers: list[Peer]) -> Report:
-        one = partial(self.one, stage, peers)
-        seen = await in_rounds(stage.rounds, one, stage.moved, warm_up=False)
-        return stage.told(self, seen, curves={})
+        measure_round = partial(self.round, stage, peers)
+        rounds = await in_rounds(stage.rounds, measure_round, stage.on_progress, warm_up=False)
+        return stage.report_of(self, rounds, curves={})
 
-    async def one(self, stage: Stage, peers: list[Peer]) -> Round:
+    async def round(self, stage: Stage, peers: list[Peer]) -> Round:
+        """Measure each side once at each rate."""
         ours = Latency(calls=self.calls)
         parts: dict[str, Figures] = {}
         ratios: dict[str, float] = {}
@@ -92,7 +94,7 @@ def _latency_ratios(parts: Mapping[str, Figures], peers: list[Peer], rate: int) 
     ours = parts[f"{OURS}, {rate}/s"]
     return {
         f"{rate}/s: {OURS} / best Python peer, {figure}": (
-            ours[figure] / min(one[figure] for one in python)
+            ours[figure] / min(peer[figure] for peer in python)
         )
         for figure in ("p50_ms", "p99_ms")
         if python

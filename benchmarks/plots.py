@@ -1,4 +1,4 @@
-"""The plots of docs/benchmarks.md, from one run's JSON.
+"""The plots of docs/benchmarks.md, from the results of one run.
 
 Owns: four SVG files. Never does: measure, write text. Read next: publish.py.
 """
@@ -32,7 +32,7 @@ LOOK: Any = {
 
 
 def draw(results: Results, folder: Path) -> None:
-    """All plots, as SVG, into the folder."""
+    """Write all plots as SVG files into the folder."""
     with mpl.rc_context(LOOK):
         _save(_throughput(results), folder / "throughput.svg")
         _save(_latency(results), folder / "latency.svg")
@@ -46,16 +46,16 @@ def _save(figure: Any, path: Path) -> None:
 
 
 def _throughput(results: Results) -> Any:
-    """Bars: jobs a second, the fastest on top."""
+    """Return bars of the jobs per second, the fastest on top."""
     parts = results.report("jobs").parts
     ranked = sorted(parts, key=lambda part: parts[part]["rate_per_s"].median)
     figure, axes = plt.subplots(figsize=(8, 0.4 * len(ranked) + 1.2))
     spreads = [parts[part]["rate_per_s"] for part in ranked]
     colors = [BLUE if part.startswith(OURS) else GREY for part in ranked]
     bars = axes.barh(
-        ranked, [one.median for one in spreads], xerr=_errors(spreads), color=colors, capsize=2
+        ranked, [each.median for each in spreads], xerr=_errors(spreads), color=colors, capsize=2
     )
-    axes.bar_label(bars, [f"{one.median:,.0f}" for one in spreads], padding=14, fontsize=9)
+    axes.bar_label(bars, [f"{each.median:,.0f}" for each in spreads], padding=14, fontsize=9)
     axes.set_xlabel("jobs a second, one worker process (median, lowest to highest round)")
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.margins(x=0.15)
@@ -63,14 +63,14 @@ def _throughput(results: Results) -> Any:
 
 
 def _latency(results: Results) -> Any:
-    """Lines: percentiles of each, a panel for each rate."""
+    """Return lines of the percentiles, with a panel for each rate."""
     parts = results.report("latency").parts
     names = [OURS, *(peer.name for peer in results.peers)]
     figure, panels = plt.subplots(1, len(RATES), figsize=(10, 4.5), sharey=True)
     for axes, rate in zip(panels, RATES, strict=True):
         for name in names:
-            found = parts[f"{name}, {rate}/s"]
-            values = [found[share].median for share in SHARES]
+            figures = parts[f"{name}, {rate}/s"]
+            values = [figures[share].median for share in SHARES]
             width, above = (2.6, 3) if name == OURS else (1.3, 2)
             axes.plot(
                 list(SHARES.values()), values, marker="o", ms=4, lw=width, label=name,
@@ -86,7 +86,7 @@ def _latency(results: Results) -> Any:
 
 
 def _cost(results: Results) -> Any:
-    """Lines: Redis CPU of one dispatch against nodes, and against pairs."""
+    """Return lines of the Redis CPU of a dispatch against nodes and against language pairs."""
     curves = results.report("dispatch").curves
     figure, panels = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True)
     for axes, (name, points) in zip(panels, curves.items(), strict=True):
@@ -102,7 +102,7 @@ def _cost(results: Results) -> Any:
 
 
 def _sessions(results: Results) -> Any:
-    """Lines: latency against live sessions, with the limit; the server's load."""
+    """Return lines of the latency against live sessions, with its limit and the server's load."""
     points = results.report("sessions").curves["sessions"]
     figure, axes = plt.subplots(figsize=(8, 3.8))
     _curve(axes, points, "p99_ms", color=BLUE, label="p99")
@@ -117,32 +117,32 @@ def _sessions(results: Results) -> Any:
     load.plot([point.x for point in points], loads, color=RED, alpha=0.35, label="Redis CPU")
     load.set_ylabel("Redis CPU, % of one core")
     load.set_ylim(0, 105)
-    handles = [handle for one in (axes, load) for handle in one.get_legend_handles_labels()[0]]
+    handles = [handle for each in (axes, load) for handle in each.get_legend_handles_labels()[0]]
     axes.legend(handles=handles, fontsize=8, loc="lower right", ncols=2, frameon=False)
     return figure
 
 
 def _log_ms(axes: Any) -> None:
-    """Milliseconds over decades, as plain numbers."""
+    """Set a logarithmic axis of milliseconds with plain numbers."""
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _curve(axes: Any, points: Sequence[Point], figure: str, **look: Any) -> None:
+def _curve(axes: Any, points: Sequence[Point], figure: str, **options: Any) -> None:
     spreads = [point.figures[figure] for point in points]
     axes.errorbar(
         [point.x for point in points],
-        [one.median for one in spreads],
+        [each.median for each in spreads],
         yerr=_errors(spreads),
         marker="o",
         ms=4,
         capsize=2,
-        **look,
+        **options,
     )
 
 
 def _errors(spreads: Sequence[Spread]) -> list[list[float]]:
-    """How far the lowest and the highest round are from the median."""
-    below = [one.median - one.low for one in spreads]
-    return [below, [one.high - one.median for one in spreads]]
+    """Return the distances of the lowest and the highest round from the median."""
+    below = [each.median - each.low for each in spreads]
+    return [below, [each.high - each.median for each in spreads]]

@@ -1,6 +1,6 @@
-"""What one run of all benchmarks leaves: the only source of documents and plots.
+"""The results of one run of all benchmarks: the source of the documents and plots.
 
-Owns: the file's shape. Never does: measure. Read next: publish.py.
+Owns: the form of the file. Never does: measure. Read next: publish.py.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from benchmarks.micro.figures import Report, Spread
 
 
 class Rival(msgspec.Struct, frozen=True):
-    """A peer that was measured, and how it was set."""
+    """A measured peer with its settings."""
 
     name: str
     version: str
@@ -19,21 +19,23 @@ class Rival(msgspec.Struct, frozen=True):
 
 
 class Results(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything was seen on one machine, on one server, in one run."""
+    """The results of one run, on one machine with one server."""
 
     made: str
     server: str
     machine: str
     rounds: int
     scale: float
-    """Times the usual work; below 1 for a quick look."""
+    """Factor of the usual amount of work."""
     peers: list[Rival]
     left_out: dict[str, str]
-    """Peers that could not be set up, and why."""
+    """Peer that could not be measured -> reason."""
     reports: list[Report]
 
     def report(self, name: str) -> Report:
-        return next(one for one in self.reports if one.bench == name)
+        """Return the report of a benchmark."""
+        return next(report for report in self.reports if report.bench == name)
 
     def figure(self, bench: str, part: str, figure: str) -> Spread:
+        """Return one figure of a benchmark."""
         return self.report(bench).parts[part][figure]

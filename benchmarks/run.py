@@ -1,8 +1,8 @@
-"""All benchmarks, ours and the peers', on one server in one run: one JSON.
+"""Run all benchmarks of eventsched and the peers on one server and write one JSON file.
 
     python -m benchmarks.run --out benchmarks/results.json
 
-Owns: the order of things, progress, the file.
+Owns: the order of the benchmarks, messages about progress, the file.
 Never does: measure (benchmarks/micro/, compare.py), write documents (publish.py).
 Read next: compare.py, publish.py.
 """
@@ -32,17 +32,15 @@ from eventsched.errors import EventschedError
 from eventsched.runtime import run_async
 
 RESULTS = Path(__file__).parent / "results.json"
-TRIED_JOBS = 100
+TRIAL_JOBS = 100
 ALONE = [name for name in BENCHES if name not in (Drains.name, Latencies.name)]
-"""Benchmarks in which no peer takes part."""
+"""Benchmarks without peers."""
 ALL_PEERS = ",".join(NAMES)
-Out = Annotated[Path, typer.Option(metavar="FILE", help="Where the figures go.")]
-Rounds = Annotated[int, typer.Option(min=1, max=100, help="Rounds that count.")]
-Scale = Annotated[float, typer.Option(min=0.001, max=100, help="Times the work of each round.")]
-Peers = Annotated[str, typer.Option(help="Which ones, joined by comma; empty for none.")]
-Traces = Annotated[
-    str, typer.Option(metavar="DIR", help="RTTM files whose rhythm live sessions speak.")
-]
+Out = Annotated[Path, typer.Option(metavar="FILE", help="Output file.")]
+Rounds = Annotated[int, typer.Option(min=1, max=100, help="Number of rounds.")]
+Scale = Annotated[float, typer.Option(min=0.001, max=100, help="Factor of the work of each round.")]
+Peers = Annotated[str, typer.Option(help="Names of the peers, joined by commas; may be empty.")]
+Traces = Annotated[str, typer.Option(metavar="DIR", help="RTTM files for the pattern of speech.")]
 
 
 def main(
@@ -52,41 +50,41 @@ def main(
     peers: Peers = ALL_PEERS,
     traces: Traces = "",
 ) -> None:
-    """Measure everything on one server, and write one JSON."""
+    """Run all benchmarks on one server and write one JSON file."""
     try:
         if traces:
-            stretches_in(Path(traces))  # they are needed last: what is wrong is said first
-        found, left_out = _prepare([name for name in peers.split(",") if name])
-        results = run_async(lambda: _measure(found, left_out, rounds, scale, traces))
+            stretches_in(Path(traces))  # check the files before the first benchmark
+        prepared, left_out = _prepare([name for name in peers.split(",") if name])
+        results = run_async(lambda: _measure(prepared, left_out, rounds, scale, traces))
     except EventschedError as error:
-        _tell(str(error))
+        _print(str(error))
         raise typer.Exit(1) from None
     out.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n")
-    _tell(f"written: {out}")
+    _print(f"written: {out}")
 
 
 def _prepare(names: list[str]) -> tuple[list[Peer], dict[str, str]]:
-    """Those that can be set up here, and why others cannot."""
-    found, left_out = [], {}
+    """Install the peers; return them, and the reasons for those that cannot be installed."""
+    prepared, left_out = [], {}
     for name in names:
-        _tell(f"setting up {name}")
+        _print(f"setting up {name}")
         try:
-            found.append(prepare(name))
-        except NoPeer as why:
-            left_out[name] = str(why)
-            _tell(f"left out: {why}")
-    return found, left_out
+            prepared.append(prepare(name))
+        except NoPeer as error:
+            left_out[name] = str(error)
+            _print(f"left out: {error}")
+    return prepared, left_out
 
 
 async def _measure(
     peers: list[Peer], left_out: dict[str, str], rounds: int, scale: float, traces: str
 ) -> Results:
     name = ""
-    async with open_stage(rounds, lambda done: _tell(f"{name}: {done} done")) as stage:
+    async with open_stage(rounds, lambda done: _print(f"{name}: {done} done")) as stage:
         working = await _try(stage, peers, left_out)
         reports = []
         for name, run in _all(stage, working, scale, traces):
-            _tell(f"measuring {name}")
+            _print(f"measuring {name}")
             reports.append(await run())
         return Results(
             made=datetime.now(UTC).date().isoformat(),
@@ -101,15 +99,15 @@ async def _measure(
 
 
 async def _try(stage: Stage, peers: list[Peer], left_out: dict[str, str]) -> list[Peer]:
-    """Those that work off a few jobs; it warms them up, too."""
+    """Return the peers that process a few jobs, which warms them up too."""
     working = []
     for peer in peers:
-        _tell(f"trying {peer.name} {peer.version}")
+        _print(f"trying {peer.name} {peer.version}")
         try:
-            await drain(stage, peer, TRIED_JOBS)
-        except BenchFailed as why:
-            left_out[peer.name] = str(why)
-            _tell(f"left out: {why}")
+            await drain(stage, peer, TRIAL_JOBS)
+        except BenchFailed as error:
+            left_out[peer.name] = str(error)
+            _print(f"left out: {error}")
         else:
             working.append(peer)
     return working
@@ -125,9 +123,9 @@ def _all(
         yield name, partial(bench.scaled(scale).run, stage)
 
 
-def _tell(what: str) -> None:
+def _print(message: str) -> None:
     now = datetime.now().astimezone().strftime("%H:%M:%S")
-    sys.stderr.write(f"{now}  {what}\n")
+    sys.stderr.write(f"{now}  {message}\n")
 
 
 if __name__ == "__main__":

@@ -166,7 +166,7 @@ class Backpressure(Refused):
 
     @property
     def accepted_bytes(self) -> int:
-        """How many bytes of the audio that an append was given are stored; 0 for other calls."""
+        """Number of bytes of an append's audio that are stored; 0 for other calls."""
         return int(self.fields.get("accepted_bytes", "0"))
 
 

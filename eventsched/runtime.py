@@ -1,6 +1,6 @@
-"""How a program's event loop is run: uvloop where it is installed, Ctrl-C in order.
+"""The event loop of a program: uvloop if it is installed, and an orderly end by Ctrl-C.
 
-Owns: `run_async`. Never does: choosing what runs. Read next: interrupts.py.
+Owns: `run_async`. Never does: choose what runs. Read next: interrupts.py.
 """
 
 from __future__ import annotations
@@ -17,23 +17,25 @@ from eventsched.interrupts import ExitTimer, Interrupted, interruptible
 
 Outcome = TypeVar("Outcome")
 GC_OBJECTS = 50_000
-"""New objects between two looks of Python's garbage collector (its default is 700): events and
-records come by the thousand and make no cycles, and looking at them took a third of a fold."""
+"""New objects between two runs of Python's garbage collector, whose default is 700. Events and
+records are created by the thousand without cycles; with the default, the collector took a third of
+the time of a fold."""
 
 
 class LoopEnded(EventschedError):
-    """Raised when something that ran in the event loop has ended the loop itself."""
+    """Raised when code in the event loop has ended the loop itself."""
 
 
 STOPPED = "Event loop stopped before Future completed"
-"""How asyncio and uvloop begin to say that somebody has called the loop's `stop`."""
+"""Start of the message of asyncio and uvloop after a call of the loop's `stop`."""
 
 
 def run_async(main: Callable[[], Coroutine[Any, Any, Outcome]]) -> Outcome:
-    """Run it to its end in an event loop of its own.
+    """Run `main` in an event loop of its own and return its result.
 
-    Raises KeyboardInterrupt when Ctrl-C has ended it, LoopEnded when code in the loop did, by an
-    exit or by stopping it.
+    Raises:
+        KeyboardInterrupt: Ctrl-C has ended it.
+        LoopEnded: code in the loop has ended it, by an exit or by stopping the loop.
     """
     gc.set_threshold(GC_OBJECTS, *gc.get_threshold()[1:])
     uvloop = importlib.util.find_spec("uvloop") is not None

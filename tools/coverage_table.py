@@ -1,8 +1,9 @@
-"""Writes docs/coverage.md: how much of each package the tests run, from the data of coverage.
+"""Write docs/coverage.md, the test coverage of each package, from the data of `coverage`.
 
     make coverage
 
-Owns: the table. Never does: measuring (pyproject.toml says what is measured, and how).
+Owns: the table. Never does: measure; pyproject.toml configures the measurement.
+Read next: docs/coverage.md.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ TARGET = ROOT / "docs" / "coverage.md"
 HEAD = """\
 # Coverage
 
-Which lines and branches of each package `make test` runs, with a server of the wheel; the processes
-that tests start count as well. The Lua scripts are not in it: `make mutants` shows how well their
-tests look. `make coverage` writes this page anew.
+The share of lines and branches of each package that `make test` runs, with the server of the wheel
+and including the processes that tests start. The Lua scripts are not included: `make mutants`
+measures their tests. `make coverage` writes this page.
 
 | package | modules | statements | lines run | branches taken |
 |---|---:|---:|---:|---:|
@@ -39,6 +40,7 @@ class Counted(NamedTuple):
     taken: int = 0
 
     def plus(self, summary: dict[str, int]) -> Counted:
+        """Return the sums with one more module."""
         return Counted(
             self.modules + 1,
             self.statements + summary["num_statements"],
@@ -49,22 +51,23 @@ class Counted(NamedTuple):
 
 
 def package_of(file: str) -> str:
-    """`eventsched/store/cell.py` -> `eventsched/store`; a module beside packages is in the root."""
+    """Return the package of a file; a module outside a package belongs to the root package."""
     parts = Path(file).parts
     return "/".join(parts[:2]) if len(parts) > 2 else parts[0]
 
 
 def counted(files: dict[str, dict[str, dict[str, int]]]) -> dict[str, Counted]:
-    """By package, in order; the last row is all of them."""
-    found: defaultdict[str, Counted] = defaultdict(Counted)
+    """Return the sums by package in alphabetical order; the last key is `all`."""
+    sums: defaultdict[str, Counted] = defaultdict(Counted)
     for file in sorted(files):
         for name in (package_of(file), "all"):
-            found[name] = found[name].plus(files[file]["summary"])
-    everything = found.pop("all", Counted())
-    return dict(sorted(found.items())) | {"all": everything}
+            sums[name] = sums[name].plus(files[file]["summary"])
+    total = sums.pop("all", Counted())
+    return dict(sorted(sums.items())) | {"all": total}
 
 
 def row(name: str, sums: Counted) -> str:
+    """Return the table row of a package."""
     cells = (name, str(sums.modules), str(sums.statements), _share(sums.run, sums.statements))
     return f"| {' | '.join((*cells, _share(sums.taken, sums.branches)))} |\n"
 

@@ -1,8 +1,9 @@
-"""Draws docs/demo.svg: the live screen of the demo amid a run, from a real run.
+"""Draw docs/demo.svg: the screen of the demo during a real run.
 
     .venv/bin/python tools/draw_demo.py
 
-Needs the `speech` extra; with apertium and apertium-eng-spa the Spanish column is translated.
+It needs the extra `speech`. The Spanish column has translations if apertium and apertium-eng-spa
+are installed.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from eventsched.store.connection import open_connection
 
 TARGET = Path(__file__).parents[1] / "docs" / "demo.svg"
 COLUMNS = 124
-# Rich's own frame, without the fonts that it would fetch from elsewhere.
+# Rich's own frame, without fonts from other hosts.
 FORMAT = """\
 <svg viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg" xml:space="preserve">
 <style>
@@ -48,7 +49,7 @@ FORMAT = """\
 
 
 class Frames:
-    """Keeps the board with the most results while some jobs wait and others are worked on."""
+    """Stores the board with the most results while other jobs wait and others are in progress."""
 
     def __init__(self) -> None:
         self.best: Board | None = None
@@ -61,7 +62,7 @@ class Frames:
         self, kind: type[BaseException] | None, error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:  # fmt: skip
-        """Nothing to undo."""
+        """Do nothing."""
 
     def say(self, text: str) -> None:
         print(text)
@@ -80,7 +81,7 @@ async def main() -> None:
         async with open_connection(data=Path(folder), settings=settings) as connection:
             verdict = await run_demo(connection, frames)
     if not verdict.is_good or frames.best is None:
-        raise SystemExit("\n".join(verdict.problems) or "no frame with jobs on their way")
+        raise SystemExit("\n".join(verdict.problems) or "no frame with jobs in progress")
     console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True)
     console.print(Group(sessions_table(frames.best), Text(), jobs_table(frames.best)))
     console.save_svg(str(TARGET), title="make demo", theme=MONOKAI, code_format=FORMAT)

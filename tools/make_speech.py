@@ -2,14 +2,14 @@
 # requires-python = ">=3.11"
 # dependencies = ["soundfile>=0.13,<1"]
 # ///
-"""Speaks the bundled sentences with flite and writes where each one is.
+"""Synthesise the bundled sentences with flite and write the time of each sentence.
 
-    uv run tools/make_speech.py     # needs the program flite with voices slt, rms and awb
+    uv run tools/make_speech.py     # needs the program flite with the voices slt, rms and awb
 
-The files are WAV with IMA ADPCM, four bits a sample: a quarter of PCM16, and `read_wav` reads them.
+The files are WAV with IMA ADPCM: four bits per sample, a quarter of PCM16. `read_wav` reads them.
 
 Owns: eventsched/demo/speech/voices/*.wav and the times in voices/index.json; the sentences in that
-file are its input. Never does: recognising (tests/speech/ does). Read next: speech/samples.py.
+file are its input. Never does: recognise speech. Read next: demo/speech/samples.py.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PAUSE_MS = 400
 
 
 def speak(text: str, voice: str) -> bytes:
-    """The sentence as mono PCM16 at 16 kHz."""
+    """Return the sentence as mono PCM16 at 16 kHz."""
     with tempfile.NamedTemporaryFile(suffix=".wav") as file:
         subprocess.run(["flite", "-voice", voice, "-t", text, "-o", file.name], check=True)
         with wave.open(file.name, "rb") as spoken:
@@ -41,7 +41,7 @@ def speak(text: str, voice: str) -> bytes:
 
 
 def write(path: Path, pcm: bytes) -> None:
-    """The file as compressed WAV; its last block is filled with silence."""
+    """Write a compressed WAV file; its last block ends with silence."""
     samples = memoryview(array("h", pcm))
     with soundfile.SoundFile(path, "w", RATE, channels=1, subtype="IMA_ADPCM") as file:
         file.buffer_write(samples, dtype="int16")

@@ -1,8 +1,8 @@
-"""Writes what documents take from the code: `python -m tools.pages`.
+"""Write the generated parts of the documents: `python -m tools.pages`.
 
 Owns: docs/settings.md, from the descriptions of the settings; the column of tests in docs/rules.md,
-from the names of the tests. `tests/docs/test_pages.py` holds both files to it.
-Never does: read anything but the repository.
+from the names of the tests. `tests/docs/test_pages.py` fails if one of them is out of date.
+Never does: read files outside the repository. Read next: settings_page.py.
 """
 
 from __future__ import annotations
@@ -24,38 +24,38 @@ FILES_MAX = 4
 
 
 def files_by_rule() -> dict[int, dict[str, int]]:
-    """Rule -> file of tests -> how many tests of the rule the file has."""
-    found: dict[int, dict[str, int]] = {}
+    """Return rule -> test file -> number of its tests for the rule."""
+    by_rule: dict[int, dict[str, int]] = {}
     for path in sorted(ROOT.glob("tests/**/test_*.py")):
         file = path.relative_to(ROOT).as_posix()
         for numbers in TEST.findall(path.read_text(encoding="utf-8")):
-            for number in (int(one) for one in numbers if one):
-                files = found.setdefault(number, {})
+            for number in (int(digits) for digits in numbers if digits):
+                files = by_rule.setdefault(number, {})
                 files[file] = files.get(file, 0) + 1
-    return found
+    return by_rule
 
 
 def tests_cell(files: dict[str, int]) -> str:
-    """The files with the most tests of a rule, and how many more there are."""
-    most = sorted(files, key=lambda file: (-files[file], file))
-    named = ", ".join(f"`{file}`" for file in most[:FILES_MAX])
-    more = len(most) - FILES_MAX
-    return f"{named} and {more} more" if more > 0 else named
+    """Return the files with the most tests of a rule, and the number of the other files."""
+    ordered = sorted(files, key=lambda file: (-files[file], file))
+    names = ", ".join(f"`{file}`" for file in ordered[:FILES_MAX])
+    more = len(ordered) - FILES_MAX
+    return f"{names} and {more} more" if more > 0 else names
 
 
 def rules_page(text: str) -> str:
-    """docs/rules.md with the column of tests as it should be."""
-    found = files_by_rule()
+    """Return the text of docs/rules.md with the current column of tests."""
+    by_rule = files_by_rule()
 
     def row(match: re.Match[str]) -> str:
         cells = [match[part] for part in ("number", "name", "text", "code")]
-        return f"| {' | '.join([*cells, tests_cell(found.get(int(match['number']), {}))])} |"
+        return f"| {' | '.join([*cells, tests_cell(by_rule.get(int(match['number']), {}))])} |"
 
     return RULE.sub(row, text)
 
 
 def pages() -> Iterator[tuple[Path, str]]:
-    """Each file that is written here, with its text as it should be."""
+    """Yield each generated file with its current text."""
     yield RULES, rules_page(RULES.read_text(encoding="utf-8"))
     yield SETTINGS, settings_page()
 

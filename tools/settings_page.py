@@ -1,4 +1,4 @@
-"""The text of docs/settings.md, from the settings themselves.
+"""The text of docs/settings.md, generated from the settings.
 
 Owns: the page. Name, default and bounds come from the Struct, the description from the text below
 each field, the unit from the name of the field's type. A setting without one of them is an error.
@@ -35,17 +35,17 @@ HEAD = f"""\
 Written by `python -m tools.pages`; do not edit by hand. The source is
 `{Settings.__module__.replace(".", "/")}.py`.
 
-Settings belong to a cell and are stored in Redis, so that every process decides by the same
-values. A new cell gets the defaults. A role that is started with other values changes them for all
-processes, from the next call on. There are three ways to set a value; a flag wins over a variable:
+The settings of a cell are stored in Redis, so that all processes use the same values. A new cell
+gets the defaults. A role that is started with other values changes them for all processes, from the
+next call on. There are three ways to set a value; a flag takes precedence over a variable:
 
 - `eventsched up --set pause_ms=500`, or `eventsched run dispatcher --set pause_ms=500`;
 - the environment variable `{PREFIX}PAUSE_MS=500` of a role;
 - `eventsched.connect(settings={{"pause_ms": 500}})` in a program.
 
-An unknown name, also a misspelt environment variable, or a value out of bounds stops the start with
-a message that names the setting, its bounds and the remedy. `eventsched status` shows what is late
-or waits; [operations.md](operations.md) says which settings to change when.
+The start fails if a name is unknown, an environment variable misspelt or a value out of bounds; the
+message names the setting, its bounds and the remedy. `eventsched status` shows lag and waiting
+jobs; [operations.md](operations.md) describes when to change which setting.
 
 | setting | default | unit | least | most | meaning |
 |---|---:|---|---:|---:|---|
@@ -70,7 +70,7 @@ class Setting:
 
 
 def described() -> Iterator[Setting]:
-    """Each setting in the order of the Struct."""
+    """Yield the settings in the order of the Struct."""
     shape = msgspec.inspect.type_info(Settings)
     assert isinstance(shape, msgspec.inspect.StructType)
     texts, types = _source()
@@ -89,7 +89,7 @@ def described() -> Iterator[Setting]:
 
 
 def _source() -> tuple[dict[str, str], dict[str, str]]:
-    """Of each field the text below it, in one line, and the name of its type."""
+    """Return the description of each field in one line, and the name of its type."""
     body = ast.parse(inspect.getsource(Settings)).body[0]
     assert isinstance(body, ast.ClassDef)
     texts: dict[str, str] = {}
@@ -105,5 +105,5 @@ def _source() -> tuple[dict[str, str], dict[str, str]]:
 
 
 def settings_page() -> str:
-    """All of docs/settings.md."""
-    return HEAD + "\n".join(one.row() for one in described()) + "\n"
+    """Return the text of docs/settings.md."""
+    return HEAD + "\n".join(setting.row() for setting in described()) + "\n"

@@ -1,7 +1,8 @@
-"""What the documentation site has beside docs/: a hook of mkdocs.
+"""A hook of mkdocs: the pages of the documentation site that are not in docs/.
 
-Owns: the pages that lie elsewhere in the repository and the links between all of them; the
-reference, a page for each group of public names, none of which may be without a docstring.
+Owns: the pages from other folders of the repository, and the links between all pages; the
+reference, with a page for each group of public names. A public name without a docstring is an
+error.
 Never does: write into docs/. Read next: mkdocs.yml.
 """
 
@@ -29,8 +30,8 @@ OUTSIDE = {
     "eventsched/lua/README.md": "functions.md",
     **{f"{name}.md": f"{name}.md" for name in AS_THEY_ARE},
 }
-"""Place in the repository -> place on the site. Pages of docs/ keep their places."""
-SOURCES = {place: source for source, place in OUTSIDE.items()}
+"""Path in the repository -> path on the site. Pages of docs/ have the same path in both."""
+SOURCES = {path: source for source, path in OUTSIDE.items()}
 LINK = re.compile(r"(?<=\]\()(?!\w+:)([^)#\s]+)(?=[)#])")
 GROUPS = {
     "errors": ("Errors", "What the library raises; every class derives from EventschedError."),
@@ -41,18 +42,18 @@ GROUPS = {
 SERVING = {"BlockingJob", "Job", "JobError", "NoSpeechError", "Node"}
 
 
-MADE_BY_THE_LIBRARY = {"BlockingJob", "Client", "Job", "Session"}
-"""Classes whose constructor is not for users."""
+NOT_FOR_USERS = {"BlockingJob", "Client", "Job", "Session"}
+"""Classes whose constructor only the library calls."""
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Adds the pages from elsewhere, and the reference."""
-    for source, place in OUTSIDE.items():
+    """Add the pages from other folders, and the reference."""
+    for source, path in OUTSIDE.items():
         text = (ROOT / source).read_text(encoding="utf-8")
-        files.append(File.generated(config, place, content=text))
-    for group, (title, told) in GROUPS.items():
+        files.append(File.generated(config, path, content=text))
+    for group, (title, description) in GROUPS.items():
         names = [name for name in eventsched.__all__ if group_of(name) == group]
-        content = "\n\n".join([f"# {title}", told, *map(directive, names)]) + "\n"
+        content = "\n\n".join([f"# {title}", description, *map(directive, names)]) + "\n"
         files.append(File.generated(config, f"reference/{group}.md", content=content))
     missing = list(undocumented())
     if missing:
@@ -61,26 +62,26 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Links that are right in the repository become links that are right on the site."""
-    place = page.file.src_uri
-    source = SOURCES.get(place, f"docs/{place}")
+    """Convert links between files of the repository to links between pages of the site."""
+    path = page.file.src_uri
+    source = SOURCES.get(path, f"docs/{path}")
 
-    def moved(match: re.Match[str]) -> str:
+    def site_link(match: re.Match[str]) -> str:
         target = normpath(join(dirname(source), match[1]))
         on_site = OUTSIDE.get(target, target.removeprefix("docs/"))
-        return relpath(on_site, dirname(place) or ".")
+        return relpath(on_site, dirname(path) or ".")
 
-    return LINK.sub(moved, markdown)
+    return LINK.sub(site_link, markdown)
 
 
 def directive(name: str) -> str:
-    """What mkdocstrings replaces by the description of a public name."""
-    merges = str(name not in MADE_BY_THE_LIBRARY).lower()
+    """Return the directive that mkdocstrings replaces by the description of a public name."""
+    merges = str(name not in NOT_FOR_USERS).lower()
     return f"::: eventsched.{name}\n    options:\n      merge_init_into_class: {merges}"
 
 
 def group_of(name: str) -> str:
-    """The page that describes a public name."""
+    """Return the group whose page describes a public name."""
     value = getattr(eventsched, name)
     if isinstance(value, type) and issubclass(value, eventsched.EventschedError):
         return "errors"
@@ -90,15 +91,15 @@ def group_of(name: str) -> str:
 
 
 def undocumented() -> Iterator[str]:
-    """Public names, and public methods and properties of public classes, without a docstring."""
+    """Yield the public names, methods and properties that have no docstring."""
     for name in eventsched.__all__:
         value = getattr(eventsched, name)
         if not is_documented(value):
             yield name
         members = vars(value) if isinstance(value, type) else {}
-        for member, made in members.items():
-            is_code = isinstance(made, FunctionType | property | classmethod | staticmethod)
-            if is_code and not member.startswith("_") and not is_documented(made):
+        for member, attribute in members.items():
+            is_code = isinstance(attribute, FunctionType | property | classmethod | staticmethod)
+            if is_code and not member.startswith("_") and not is_documented(attribute):
                 yield f"{name}.{member}"
 
 

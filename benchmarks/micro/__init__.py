@@ -1,10 +1,11 @@
-"""Benchmarks: `python -m benchmarks.micro NAME`, each against a throw-away server of its own.
+"""Benchmarks: `python -m benchmarks.micro NAME`, each with a temporary server of its own.
 
-figures.py   what a benchmark reports: medians with their spread, never a single number
-measure.py   what a stretch of work cost, and rounds in which sides are measured in turn
-stage.py     the server that a benchmark uses up
-load.py      cells with nodes, sessions and utterances to work on
-suite.py     the benchmarks there are; one module each
+figures.py   the report of a benchmark: medians with their spread
+measure.py   the cost of a block of work; rounds in which the sides are measured in turn
+stage.py     the server of a benchmark
+load.py      cells with nodes, sessions and utterances
+suite.py     the list of the benchmarks, one module each
 
-Never does: judge. Read next: measure.py, dispatch.py (the shortest whole benchmark).
+Owns: the measurements. Never does: compare with a goal (benchmarks/targets.py).
+Read next: measure.py, dispatch.py (the shortest complete benchmark).
 """

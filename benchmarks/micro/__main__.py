@@ -1,4 +1,4 @@
-"""`python -m benchmarks.micro NAME`: measure one part."""
+"""`python -m benchmarks.micro NAME` runs one benchmark."""
 
 import sys
 

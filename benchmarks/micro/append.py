@@ -1,7 +1,7 @@
-"""`bench append`: audio in, through the public API.
+"""Benchmark `append`: audio appended through the public API.
 
-Owns: many sessions of one producer process, against bare XADD by the same client library.
-Never does: dispatch what becomes of it. Read next: client/session.py, client/channel.py, raw.py.
+Owns: many sessions of one producer process, compared with plain XADD of the same client library.
+Never does: dispatch jobs. Read next: client/session.py, client/channel.py, raw.py.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CHUNK = bytes(CHUNK_MS * PCM16_BYTES_PER_MS)
 
 
 class Append(Bench, frozen=True, kw_only=True):
-    """Each session awaits its receipt before it appends again."""
+    """Each session waits for its receipt before it appends the next chunk."""
 
     name: ClassVar = "append"
     what: ClassVar = "100 ms chunks of PCM16, many sessions, one producer process"
@@ -33,19 +33,19 @@ class Append(Bench, frozen=True, kw_only=True):
 
     sessions: int = 200
     chunks: int = 150
-    """Of each session."""
+    """Chunks of each session."""
 
     async def run(self, stage: Stage) -> Report:
         count = self.sessions * self.chunks
 
-        async def one() -> Round:
+        async def measure_round() -> Round:
             parts = {"append": await self._append(stage)}
             await stage.clear()
             parts["xadd pipelined"] = await xadd_pipelined(stage.redis, count, CHUNK)
-            compared = ratio(parts, "append", "xadd pipelined", "rate_per_s")
-            return Round(parts, {"append / xadd pipelined, rate_per_s": compared})
+            rate_ratio = ratio(parts, "append", "xadd pipelined", "rate_per_s")
+            return Round(parts, {"append / xadd pipelined, rate_per_s": rate_ratio})
 
-        return await stage.report(self, one)
+        return await stage.report(self, measure_round)
 
     async def _append(self, stage: Stage) -> Figures:
         count = self.sessions * self.chunks
@@ -56,7 +56,7 @@ class Append(Bench, frozen=True, kw_only=True):
                 for _ in range(self.sessions)
             ]
             for session in sessions:
-                session.detach()  # nobody works on it: a close would wait in vain
+                session.detach()  # without nodes, a close would wait for outcomes in vain
             async with metering(stage.redis) as cost, anyio.create_task_group() as tasks:
                 for session in sessions:
                     tasks.start_soon(self._speak, session)

@@ -1,6 +1,6 @@
-"""`bench archive`: from the log to sealed segments, and back.
+"""Benchmark `archive`: sealing the log into segments, verifying them, reading one session.
 
-Owns: its settings and parts. Never does: measure (sealing.py). Read next: sealing.py.
+Owns: the settings and the parts. Never does: measure (sealing.py). Read next: sealing.py.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from eventsched.schema.ids import START
 
 
 class Archive(Bench, frozen=True, kw_only=True):
-    """One process. `seal` is from memory, `gather and fold` what comes before it."""
+    """One process. `gather and fold` prepares a segment in memory, `seal` writes it."""
 
     name: ClassVar = "archive"
     what: ClassVar = "log to sealed segments, verifying them, one session out of all of them"
@@ -27,7 +27,7 @@ class Archive(Bench, frozen=True, kw_only=True):
 
     jobs: int = 10_000
     archived: int = 1_000_000
-    """Events of the archive that is verified, and in which one session is looked for."""
+    """Events of the archive that is verified and searched for one session."""
 
     async def run(self, stage: Stage) -> Report:
         require_packages("pyarrow", "cryptography")
@@ -40,14 +40,14 @@ class Archive(Bench, frozen=True, kw_only=True):
             views = ProjectionStore(store.transport, store.cell)
             log = await views.read_log(START, 100 * self.jobs)
             large, key = ArchiveFolder.open_or_make(stage.folder / "large", None)
-            many = sealing.fill(large, key, store.cell, core, log, self.archived)
+            events = sealing.fill(large, key, store.cell, core, log, self.archived)
 
-            async def one() -> Round:
+            async def measure_round() -> Round:
                 parts = {"redis to sealed": await sealing.from_redis(stage, views, log, core)}
                 parts |= await sealing.from_memory(stage, store.cell, log, core)
-                parts["verify"] = await sealing.verify(stage, large, many)
+                parts["verify"] = await sealing.verify(stage, large, events)
                 history = History(None, ArchiveFolder.open(large.path).cell(store.cell), core)
                 parts["one session"] = await sealing.find(stage, history, log)
                 return Round(parts)
 
-            return await stage.report(self, one)
+            return await stage.report(self, measure_round)

@@ -1,6 +1,6 @@
-"""`bench dispatch`: from work that waits to assignments in inboxes.
+"""Benchmark `dispatch`: from the dispatch queue to assignments in inboxes.
 
-Owns: what a dispatch costs, and how that grows with nodes and with language pairs.
+Owns: the cost of a dispatch, and its growth with the number of nodes and of language pairs.
 Never does: run handlers (jobs.py). Read next: lua/dispatch_jobs.lua.
 """
 
@@ -16,12 +16,12 @@ from eventsched.roles.dispatcher import Dispatcher
 from eventsched.schema.keys import name_of
 
 EACH = 4
-"""Utterances of a session: the first is placed by load, the others by affinity."""
+"""Utterances of a session: the node of the first is chosen by load, of the others by affinity."""
 LANGUAGES = ("en", "de", "fr", "it", "pt", "nl", "pl", "cs", "sv", "da")
 
 
 class Dispatch(Bench, frozen=True, kw_only=True):
-    """Utterances are finalized beforehand; one dispatcher works them off."""
+    """Utterances are finalized first; then one dispatcher dispatches their jobs."""
 
     name: ClassVar = "dispatch"
     what: ClassVar = "work that waits -> assignments in inboxes, full evidence in each event"
@@ -36,7 +36,7 @@ class Dispatch(Bench, frozen=True, kw_only=True):
         nodes = {f"{count} nodes": count for count in (16, 64, 200, 500, 1_000)}
         pairs = {f"{count} pairs": count for count in (1, 10, 100)}
 
-        async def one() -> Round:
+        async def measure_round() -> Round:
             parts = {"dispatch": await self._measure(stage, self.jobs, self.nodes, 1)}
             for part, count in nodes.items():
                 parts[part] = await self._measure(stage, self.curve_jobs, count, 1)
@@ -54,32 +54,32 @@ class Dispatch(Bench, frozen=True, kw_only=True):
                 },
             )
 
-        return await stage.report(self, one, curves={"nodes": nodes, "pairs": pairs})
+        return await stage.report(self, measure_round, curves={"nodes": nodes, "pairs": pairs})
 
     async def _measure(self, stage: Stage, jobs: int, nodes: int, pairs: int) -> Figures:
-        """All of it is given out by one dispatcher; `pairs` is a square number, or 10."""
+        """Measure one dispatcher until the queue is empty; `pairs` is 1, 10 or 100."""
         sources, targets = _languages(pairs)
         async with stage.fresh() as connection:
             (store,) = connection.stores.values()
-            granted = await register_nodes(
+            grants = await register_nodes(
                 store, nodes, classes=self.classes, sources=sources, targets=targets
             )
-            every = [(source, target) for source in sources for target in targets]
-            sessions = await open_sessions(store, -(-jobs // EACH), every)
+            all_pairs = [(source, target) for source in sources for target in targets]
+            sessions = await open_sessions(store, -(-jobs // EACH), all_pairs)
             await finalize_utterances(store, sessions, range(EACH))
             dispatcher, count = Dispatcher(store), len(sessions) * EACH
             async with metering(stage.redis) as cost:
                 while (await dispatcher.step()).left:
                     pass
-            given = sum([
-                await stage.redis.xlen(store.keys.inbox(name_of(one.node))) for one in granted
+            assigned = sum([
+                await stage.redis.xlen(store.keys.inbox(name_of(grant.node))) for grant in grants
             ])  # fmt: skip
-        if given != count:
-            raise BenchFailed(f"{given} of {count} jobs are in inboxes")
+        if assigned != count:
+            raise BenchFailed(f"{assigned} of {count} jobs are in inboxes")
         return cost.per_item(count)
 
 
 def _languages(pairs: int) -> tuple[list[str], list[str]]:
-    """So many sources and targets that they make so many pairs."""
+    """Return source and target languages that form this number of pairs."""
     each = 10 if pairs == 100 else 1
     return list(LANGUAGES[:each]), list(LANGUAGES[: pairs // each])

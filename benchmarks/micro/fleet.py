@@ -1,6 +1,6 @@
 """The processes that a benchmark measures: roles, and a node whose handler does nothing.
 
-Owns: starting them as anybody would, and the facts that a benchmark waits for.
+Owns: starting them with the command line, and the conditions that a benchmark waits for.
 Never does: measure. Read next: noop.py, projecting.py, jobs.py.
 """
 
@@ -27,7 +27,7 @@ NODE = "noop"
 
 
 class Fleet:
-    """One cell's processes; they end when the block of `fleet_of` does."""
+    """The processes of one cell; they end with the block of `fleet_of`."""
 
     def __init__(self, stage: Stage, store: Store, processes: Children) -> None:
         self._store = store
@@ -38,49 +38,51 @@ class Fleet:
         return self._processes.pids
 
     async def roles(self, *names: str) -> int:
-        """`eventsched run …` is running; its process."""
+        """Start `eventsched run …` with these roles and return its process id."""
         await self._processes.start("eventsched.cli", "--quiet", "run", *names)
         return self.pids[-1]
 
     async def projector(self) -> None:
-        """Session and group views are folded, up to what the log holds now."""
+        """Start a projector of session and group views and wait until it has caught up."""
         await self._processes.start("benchmarks.micro.projecting")
         await self.until_folded()
 
     async def node(self) -> None:
-        """A node with as many slots as there may be has registered."""
+        """Start a node with the maximum number of slots and wait until it is registered."""
         full_id = self._store.keys.full(NODE)
         await self._processes.start("benchmarks.micro.noop", full_id, str(SLOTS_MAX))
         await until(self._is_registered, "the node is registered")
 
     async def until_delivered(self) -> None:
-        """Nothing is left to place, waits for a slot or holds one."""
+        """Wait until the dispatch queue is empty, no job waits and no slot is in use."""
         await until(self._is_done, "all jobs are delivered")
 
     async def until_folded(self) -> None:
+        """Wait until the views have caught up with the log."""
         await until(self._is_folded, "views have caught up")
 
     async def _is_registered(self) -> bool:
         return bool(await self._store.read_hash(self._store.keys.node(NODE)))
 
     async def _is_done(self) -> bool:
-        keys, ask = self._store.keys, self._store.transport.command
+        keys, command = self._store.keys, self._store.transport.command
         leases = keys.leases(NODE, 1)
         return not (
-            await ask("XLEN", keys.dispatch, key=keys.dispatch)
-            or await ask("SCARD", keys.requirements, key=keys.requirements)
-            or await ask("ZCARD", leases, key=leases)
+            await command("XLEN", keys.dispatch, key=keys.dispatch)
+            or await command("SCARD", keys.requirements, key=keys.requirements)
+            or await command("ZCARD", leases, key=leases)
         )
 
     async def _is_folded(self) -> bool:
         key = self._store.keys.checkpoint("core")
-        folded = await self._store.transport.command("GET", key, key=key)
+        checkpoint = await self._store.transport.command("GET", key, key=key)
         last_id = await self._store.last_id(self._store.keys.log)
-        return (folded.decode() if folded else START) == last_id
+        return (checkpoint.decode() if checkpoint else START) == last_id
 
 
 @asynccontextmanager
 async def fleet_of(stage: Stage, store: Store) -> AsyncIterator[Fleet]:
+    """Yield a fleet without processes; all that are started end with the block."""
     async with children(stage.folder / "log", stage.url) as processes:
         yield Fleet(stage, store, processes)
 
@@ -89,8 +91,10 @@ async def fleet_of(stage: Stage, store: Store) -> AsyncIterator[Fleet]:
 async def live_sessions(
     stage: Stage, count: int
 ) -> AsyncIterator[tuple[Store, Fleet, list[Session]]]:
-    """So many open sessions of this process, and all that serves them beside it: a dispatcher with
-    a timer, a projector and a node. Nobody waits for the sessions' close."""
+    """Yield open sessions of this process, and the processes that serve them.
+
+    These are a dispatcher with a timer, a projector and a node. The sessions are not closed.
+    """
     async with stage.fresh() as connection:
         (store,) = connection.stores.values()
         async with fleet_of(stage, store) as fleet:
@@ -107,10 +111,10 @@ async def live_sessions(
                 yield store, fleet, sessions
 
 
-async def until(holds: Callable[[], Awaitable[bool]], what: str) -> None:
-    """Returns when it holds; BenchFailed when it does not for long."""
+async def until(condition: Callable[[], Awaitable[bool]], what: str) -> None:
+    """Wait until the condition is true. Raises BenchFailed with `what` after `STALLED_S`."""
     ends_at = time.monotonic() + STALLED_S
-    while not await holds():
+    while not await condition():
         if time.monotonic() > ends_at:
             raise BenchFailed(f"not within {STALLED_S:.0f} s: {what}")
         await anyio.sleep(POLL_S)

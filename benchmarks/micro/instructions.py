@@ -1,14 +1,15 @@
-"""Instructions that the server executes for one call of a script, counted by callgrind.
+"""The number of instructions that the server executes for a script call, by callgrind.
 
     python benchmarks/micro/instructions.py --server /usr/bin/redis-server
     python benchmarks/micro/instructions.py --server … --baseline before.json --out after.json
 
-Owns: a server under callgrind, the same calls in the same order at every run, counts per item.
-Never does: measure time. A count does not depend on what else the machine does: two runs of the
-same code differ by less than 1 %. Times are measured by the benchmarks beside this one.
+Owns: a server under callgrind, the same calls in the same order in each run, counts per item.
+Never does: measure time; the other benchmarks do. A count does not depend on the load of the
+machine: two runs of the same code differ by less than 1 %. Read next: measure.py.
 
-The count of a kind of call is everything that the server executed between the first and the last
-of them, divided by the number of items: the script, reading the request and writing the reply.
+The count of a kind of call is the number of all instructions between the first and the last of
+these calls, divided by the number of items. It includes the script, reading the request and writing
+the reply.
 """
 
 from __future__ import annotations
@@ -50,12 +51,12 @@ BODY = codec.encode_text(
 SESSIONS = 20
 NODES, CLASSES, SLOTS = 200, 4, 64
 WARM_UP = 60
-"""Calls of a kind before those that count: caches and tables have their size then."""
+"""Calls of a kind before the counted ones, so that caches and tables have their final size."""
 STARTED_WITHIN_S = 60.0
 
 
 class Client:
-    """A transport whose calls block, for coroutines that never wait for anything else."""
+    """A transport with blocking calls, for coroutines that wait for nothing else."""
 
     def __init__(self, socket: Path) -> None:
         self.redis = redis.Redis(unix_socket_path=str(socket), socket_timeout=300)
@@ -80,7 +81,7 @@ class Client:
 
 
 def done(call: Coroutine[Any, Any, T]) -> T:
-    """The result of a coroutine that never waits."""
+    """Run a coroutine that never waits and return its result."""
     try:
         call.send(None)
     except StopIteration as end:
@@ -97,7 +98,7 @@ class Server:
     client: Client
 
     def counted(self, calls: Iterable[Coroutine[Any, Any, Any]]) -> int:
-        """Instructions of these calls together."""
+        """Run the calls and return the number of their instructions."""
         self._control("-z")
         for call in calls:
             done(call)
@@ -115,7 +116,7 @@ class Server:
 
 @contextmanager
 def running(server: Path) -> Iterator[Server]:
-    """The program at `server` under callgrind; it ends with the block."""
+    """Run the program `server` under callgrind until the block ends."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         socket = folder / "socket"
@@ -151,7 +152,7 @@ def _wait_until_it_answers(client: Client, process: subprocess.Popen[bytes]) -> 
 
 
 class Cell:
-    """One cell with a clock of its own, and the calls that are counted on it."""
+    """One cell with a manual clock, and the calls that are counted."""
 
     def __init__(self, server: Server, name: str, nodes: int) -> None:
         self.at_ms = START_MS
@@ -160,9 +161,9 @@ class Cell:
         done(self.store.configure_cell(settings, overwrite=False, manual_clock=True))
         self.nodes = [self._node(number, nodes) for number in range(nodes)]
         self.sessions = [self._session(number) for number in range(SESSIONS)]
-        self.next_seq = dict.fromkeys((one.session for one in self.sessions), 0)
-        self.utterance = dict.fromkeys((one.session for one in self.sessions), 0)
-        self.seen = dict.fromkeys((one.node for one in self.nodes), "-")
+        self.next_seq = dict.fromkeys((grant.session for grant in self.sessions), 0)
+        self.utterance = dict.fromkeys((grant.session for grant in self.sessions), 0)
+        self.positions = dict.fromkeys((grant.node for grant in self.nodes), "-")
 
     def _node(self, number: int, nodes: int) -> Any:
         classes = min(nodes, CLASSES)
@@ -184,7 +185,7 @@ class Cell:
         )  # fmt: skip
 
     async def append(self, number: int) -> None:
-        """One chunk of 3,200 B."""
+        """Append one chunk of 3,200 B."""
         self.at_ms += 5
         session = self.sessions[number % SESSIONS]
         seq = self.next_seq[session.session]
@@ -194,44 +195,45 @@ class Cell:
         assert not isinstance(reply, Exception), reply
 
     async def finalize(self, number: int) -> None:
-        """One utterance; while a dispatcher is there, with the dispatch of its job."""
+        """Finalize one utterance; with a dispatcher present, this dispatches its job too."""
         self.at_ms += 5
         session = self.sessions[number % SESSIONS].session
-        asked = Finalize(session=session, epoch=1, utterance=self.utterance[session])
+        request = Finalize(session=session, epoch=1, utterance=self.utterance[session])
         self.utterance[session] += 1
-        (reply,) = await self.store.finalize_utterances([asked])
+        (reply,) = await self.store.finalize_utterances([request])
         assert not isinstance(reply, Exception), reply
         assert reply.status == "ok"
 
     async def dispatch(self) -> None:
-        """Twelve utterances that wait."""
+        """Dispatch twelve utterances from the queue."""
         self.at_ms += 5
         reply = await self.store.dispatch_jobs()
         assert reply.jobs == 12, reply
 
     async def record(self, node: str, results: list[NodeResult]) -> None:
+        """Record the results of a node."""
         self.at_ms += 5
         replies = await self.store.record_results(node, 1, results)
         assert replies == [None] * len(results), replies
 
     def assigned(self) -> list[tuple[str, list[NodeResult]]]:
-        """Per node the results of what is new in its inbox, as a speech service would end them."""
-        found = []
+        """Return results for the new assignments of each node."""
+        by_node = []
         for node in self.nodes:
             inbox = self.store.keys.inbox(name_of(node.node))
-            raw = self.store.transport.redis.xrange(inbox, self.seen[node.node])  # type: ignore[attr-defined]
+            entries = self.store.transport.redis.xrange(inbox, self.positions[node.node])  # type: ignore[attr-defined]
             results = [
                 NodeResult(job=fields[b"j"].decode(), attempt=1, status="ok", body=BODY)
-                for _, fields in raw
+                for _, fields in entries
             ]
-            if raw:
-                self.seen[node.node] = f"({raw[-1][0].decode()}"
-                found.append((node.node, results))
-        return found
+            if entries:
+                self.positions[node.node] = f"({entries[-1][0].decode()}"
+                by_node.append((node.node, results))
+        return by_node
 
 
 def appends(server: Server, calls: int) -> float:
-    """Chunks, one a call."""
+    """Count appends of one chunk per call."""
     cell = Cell(server, "append", 1)
     for number in range(WARM_UP):
         done(cell.append(number))
@@ -239,33 +241,33 @@ def appends(server: Server, calls: int) -> float:
 
 
 def finalizes_and_results(server: Server, calls: int) -> dict[str, float]:
-    """Finalizes that dispatch their job in the same call, then its result, one a call each."""
+    """Count finalizes that dispatch their job in the same call, and results, one item per call."""
     cell = Cell(server, "live", 8)
     done(cell.store.dispatch_jobs(60_000))
-    spent = {"finalize": 0, "result": 0}
+    totals = {"finalize": 0, "result": 0}
     each = 20
     rounds = [False] * (WARM_UP // each) + [True] * -(-calls // each)
     number = 0
-    for counts in rounds:
+    for is_counted in rounds:
         for _ in range(each):
             done(cell.append(number))
             number += 1
         count = server.counted(cell.finalize(no) for no in range(number - each, number))
-        ended = [
+        records = [
             cell.record(node, [result]) for node, results in cell.assigned() for result in results
         ]
-        assert len(ended) == each, len(ended)
-        results_count = server.counted(ended)
-        if counts:
-            spent["finalize"] += count
-            spent["result"] += results_count
+        assert len(records) == each, len(records)
+        results_count = server.counted(records)
+        if is_counted:
+            totals["finalize"] += count
+            totals["result"] += results_count
         done(cell.store.dispatch_jobs(60_000))
     items = each * sum(rounds)
-    return {name: count / items for name, count in spent.items()}
+    return {name: count / items for name, count in totals.items()}
 
 
 def dispatches_and_results(server: Server, calls: int) -> dict[str, float]:
-    """Jobs of entries that wait, twelve a call, of 200 nodes in four classes; results by eights."""
+    """Count dispatches to 200 nodes, twelve per call, and results, eight per call."""
     cell = Cell(server, "many", NODES)
     warm_up = 5
     for number in range((calls + warm_up) * 12):
@@ -280,12 +282,12 @@ def dispatches_and_results(server: Server, calls: int) -> dict[str, float]:
         for at in range(0, len(results), 8)
     ]
     items = sum(len(results) for _, results in batches)
-    spent = server.counted(cell.record(node, results) for node, results in batches)
-    return {"dispatch": dispatch, "result, many a call": spent / items}
+    count = server.counted(cell.record(node, results) for node, results in batches)
+    return {"dispatch": dispatch, "result, many a call": count / items}
 
 
 def fills(server: Server, calls: int) -> float:
-    """Results whose slot goes to a job that waits, eight a call."""
+    """Count results whose slot is given to a waiting job, eight per call."""
     cell = Cell(server, "fill", 1)
     waiting = SLOTS + 8 * (calls + 3)
     for number in range(waiting):
@@ -294,22 +296,22 @@ def fills(server: Server, calls: int) -> float:
     while done(cell.store.dispatch_jobs()).left:
         pass
     node = cell.nodes[0].node
-    spent = 0
+    total = 0
     for number in range(calls + 2):
         inbox = cell.store.keys.inbox(name_of(node))
-        raw: Any = cell.store.transport.redis.xrange(inbox, cell.seen[node], count=8)  # type: ignore[attr-defined]
-        cell.seen[node] = f"({raw[-1][0].decode()}"
+        entries: Any = cell.store.transport.redis.xrange(inbox, cell.positions[node], count=8)  # type: ignore[attr-defined]
+        cell.positions[node] = f"({entries[-1][0].decode()}"
         results = [
             NodeResult(job=fields[b"j"].decode(), attempt=1, status="ok", body=BODY)
-            for _, fields in raw
+            for _, fields in entries
         ]
         count = server.counted([cell.record(node, results)])
-        spent += count if number >= 2 else 0
-    return spent / (8 * calls)
+        total += count if number >= 2 else 0
+    return total / (8 * calls)
 
 
 def measured(program: Path, calls: int) -> dict[str, int]:
-    """Instructions an item, by kind of call."""
+    """Return the instructions per item of each kind of call."""
     with running(program) as server:
         counts = {"append": appends(server, 4 * calls)}
         counts |= finalizes_and_results(server, 2 * calls)
@@ -318,10 +320,10 @@ def measured(program: Path, calls: int) -> dict[str, int]:
     return {name: round(count) for name, count in counts.items()}
 
 
-def table(counts: Mapping[str, int], before: Mapping[str, int]) -> Iterator[str]:
-    """A line for each kind of call."""
+def table(counts: Mapping[str, int], baseline: Mapping[str, int]) -> Iterator[str]:
+    """Yield a line for each kind of call, with the change from the baseline."""
     for name, count in counts.items():
-        old = before.get(name)
+        old = baseline.get(name)
         change = f"{old:>10,} {100 * (count / old - 1):+7.2f} %" if old else ""
         yield f"{name:<20} {count:>10,} {change}"
 
@@ -329,18 +331,18 @@ def table(counts: Mapping[str, int], before: Mapping[str, int]) -> Iterator[str]
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--server", type=Path, help="redis-server or valkey-server")
-    parser.add_argument("--calls", type=int, default=100, help="how many of a kind, roughly")
+    parser.add_argument("--calls", type=int, default=100, help="approximate calls of each kind")
     parser.add_argument("--baseline", type=Path, help="JSON of an earlier run, to compare with")
-    parser.add_argument("--out", type=Path, help="where to write the counts as JSON")
-    asked = parser.parse_args()
-    server = asked.server or shutil.which("redis-server")
+    parser.add_argument("--out", type=Path, help="output file for the counts as JSON")
+    arguments = parser.parse_args()
+    server = arguments.server or shutil.which("redis-server")
     if server is None or shutil.which("valgrind") is None:
-        parser.error("valgrind and a server are needed: install them, or name one by --server")
-    before = json.loads(asked.baseline.read_text()) if asked.baseline else {}
-    counts = measured(Path(server), asked.calls)
-    sys.stdout.write("\n".join(table(counts, before)) + "\n")
-    if asked.out:
-        asked.out.write_text(json.dumps(counts, indent=1) + "\n")
+        parser.error("valgrind and a server are needed: install them, or use --server")
+    baseline = json.loads(arguments.baseline.read_text()) if arguments.baseline else {}
+    counts = measured(Path(server), arguments.calls)
+    sys.stdout.write("\n".join(table(counts, baseline)) + "\n")
+    if arguments.out:
+        arguments.out.write_text(json.dumps(counts, indent=1) + "\n")
 
 
 if __name__ == "__main__":

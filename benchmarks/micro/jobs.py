@@ -1,8 +1,8 @@
-"""`bench jobs`: how fast finalized utterances are worked off, to the last delivery.
+"""Benchmark `jobs`: throughput of finalized utterances, up to the last delivery.
 
-Owns: what runs meanwhile, and the clock, which is the log's: from the dispatcher's first decision
-to the last delivery.
-Never does: follow a single job (latency.py). Read next: fleet.py, outcomes.py.
+Owns: the processes that run meanwhile, and the measured time: by the times of the log's events,
+from the dispatcher's first decision to the last delivery.
+Never does: measure a single job (latency.py). Read next: fleet.py, outcomes.py.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from benchmarks.micro.stage import Bench, Stage
 
 TWO_VIEWS, NO_VIEWS, ALL_VIEWS = "session and group views", "no views", "all four views"
 PARTS = (TWO_VIEWS, NO_VIEWS, ALL_VIEWS)
-"""What a projector process folds meanwhile."""
+"""The views that a projector process folds meanwhile."""
 
 
 class Jobs(Bench, frozen=True, kw_only=True):
@@ -32,31 +32,31 @@ class Jobs(Bench, frozen=True, kw_only=True):
     utterances: int = 20
 
     async def run(self, stage: Stage) -> Report:
-        async def one() -> Round:
+        async def measure_round() -> Round:
             return Round({part: await self.measure(stage, part) for part in PARTS})
 
-        return await stage.report(self, one)
+        return await stage.report(self, measure_round)
 
     async def measure(self, stage: Stage, part: str) -> Figures:
-        """One drain. `queued_percent`: jobs that found no free slot at first."""
+        """Measure one run; `queued_percent` is the share of jobs that waited for a slot."""
         count = self.sessions * self.utterances
         async with stage.fresh() as connection:
             (store,) = connection.stores.values()
             sessions = await open_sessions(store, self.sessions)
             await finalize_utterances(store, sessions, range(self.utterances))
-            begun = await store.last_id(store.keys.log)
+            start_id = await store.last_id(store.keys.log)
             async with fleet_of(stage, store) as fleet:
                 await _project(fleet, part)
                 await fleet.node()
                 async with metering(stage.redis, fleet.pids) as cost:
-                    cost.watch(await fleet.roles("dispatcher"))  # its start-up is no job's
+                    cost.watch(await fleet.roles("dispatcher"))  # without the CPU of its start
                     await fleet.until_delivered()
                     if part != NO_VIEWS:
                         await fleet.until_folded()
-            seen = await outcomes_after(store, begun)
-        seen.check(count)
-        queued = {"queued_percent": 100 * seen.queued / count}
-        return cost.per_item(count, seconds=seen.seconds) | queued
+            outcomes = await outcomes_after(store, start_id)
+        outcomes.check(count)
+        queued = {"queued_percent": 100 * outcomes.queued / count}
+        return cost.per_item(count, seconds=outcomes.seconds) | queued
 
 
 async def _project(fleet: Fleet, part: str) -> None:

@@ -1,9 +1,9 @@
-"""`bench latency`: how long after finalize() the handler starts.
+"""Benchmark `latency`: the time from finalize() to the start of the handler.
 
-Owns: an open loop: finalize is called at its moment, however the calls before it fare; the clock
-of both ends is this machine's. Its tasks are asyncio's own, as in the peers' producers: 4 instead
-of 22 µs each of the process that is measured.
-Never does: saturate anything (jobs.py). Read next: fleet.py, noop.py.
+Owns: an open loop: each finalize() is called at its time, even if earlier calls are slow. Both
+times are by this machine's clock. The calls are tasks of asyncio, as in the peers' producers: a
+task costs the measured process 4 µs, one of anyio 22 µs.
+Never does: saturate the system (jobs.py). Read next: fleet.py, noop.py.
 """
 
 from __future__ import annotations
@@ -25,58 +25,61 @@ from eventsched.client.session import Session
 CHUNK = bytes(CHUNK_MS * PCM16_BYTES_PER_MS)
 RATES = (200, 2_000)
 WARM_UP = 400
-"""Utterances before those that count."""
+"""Utterances before the measured ones."""
 SPREAD_MS = 5
-"""Speakers are not in step: 20 ms are four times the 5 between calls at 200/s, and without this
-every chunk would be sent in the very moment of somebody else's finalize()."""
+"""Random delay of a chunk. At 200/s a call comes every 5 ms, and a chunk takes 20 ms; without the
+delay, each chunk would be sent at the same time as another session's finalize()."""
 
 
 Call = Callable[[int], Coroutine[Any, Any, None]]
 
 
 class Latency(Bench, frozen=True, kw_only=True):
-    """A dispatcher with a timer, a projector and a node: a process each."""
+    """One process for dispatcher and timer, one for the projector and one for the node."""
 
     name: ClassVar = "latency"
     what: ClassVar = "finalize() is called -> the handler starts, open loop"
     scales: ClassVar = ("calls",)
 
     calls: int = 4_000
-    """At each rate; a quarter at the lowest."""
+    """Calls at each rate; a quarter of them at the lowest rate."""
     sessions: int = 200
 
     async def run(self, stage: Stage) -> Report:
-        async def one() -> Round:
+        async def measure_round() -> Round:
             return Round({f"{rate}/s": await self.measure(stage, rate) for rate in RATES})
 
-        return await stage.report(self, one)
+        return await stage.report(self, measure_round)
 
     def count(self, rate: int) -> int:
-        """How many calls are measured at this rate."""
+        """Return the number of measured calls at this rate."""
         return max(1, self.calls // 4 if rate == min(RATES) else self.calls)
 
     async def measure(self, stage: Stage, rate: int) -> Figures:
-        """One stretch at one rate."""
+        """Measure the latency at one rate."""
         count = self.count(rate)
-        wanted = min(self.sessions, count)
-        async with live_sessions(stage, wanted) as (store, fleet, sessions):
+        session_count = min(self.sessions, count)
+        async with live_sessions(stage, session_count) as (store, fleet, sessions):
             calls = _Calls(sessions)
             await calls.begin()
-            await open_loop(rate, min(WARM_UP, count), calls.one)
+            await open_loop(rate, min(WARM_UP, count), calls.finalize)
             await fleet.until_delivered()
-            begun = await store.last_id(store.keys.log)
+            start_id = await store.last_id(store.keys.log)
             calls.called_ns.clear()
             async with metering(stage.redis, [*fleet.pids]) as cost:
-                await open_loop(rate, count, calls.one)
+                await open_loop(rate, count, calls.finalize)
                 await fleet.until_delivered()
-            seen = await outcomes_after(store, begun)
-        seen.check(count)
-        waits = [(seen.started_ns[one] - at) / 1e6 for one, at in calls.called_ns.items()]
-        return percentiles(waits) | cost.per_item(count)
+            outcomes = await outcomes_after(store, start_id)
+        outcomes.check(count)
+        waits_ms = [
+            (outcomes.started_ns[utterance] - called_ns) / 1e6
+            for utterance, called_ns in calls.called_ns.items()
+        ]
+        return percentiles(waits_ms) | cost.per_item(count)
 
 
 class _Calls:
-    """Sessions that take turns: whichever holds audio is the next to be finalized."""
+    """Sessions that finalize in turn: the next one is the first that has audio."""
 
     def __init__(self, sessions: list[Session]) -> None:
         self._sessions = sessions
@@ -85,19 +88,19 @@ class _Calls:
         self.called_ns: dict[Utterance, int] = {}
 
     async def begin(self) -> None:
-        """Every session holds audio that can be finalized."""
+        """Append audio to every session."""
         for session in self._sessions:
             await self._refill(session)
 
-    async def one(self, _: int) -> None:
-        """Where no session is ready, the wait for one counts too."""
+    async def finalize(self, _: int) -> None:
+        """Finalize the next session; the latency includes the wait for a session with audio."""
         called_ns = time.time_ns()
         session = await self._ready.get()
         receipt = await session.finalize()
         if len(receipt.finalized) != 1:
             raise BenchFailed(f"finalize() found nothing to finalize: {receipt}")
         self.called_ns[session.id, receipt.finalized[0]] = called_ns
-        # the next chunk comes when it has been spoken
+        # The next chunk exists after its duration.
         await asyncio.sleep((CHUNK_MS + self._spread.uniform(0, SPREAD_MS)) / 1_000)
         await self._refill(session)
 
@@ -107,9 +110,9 @@ class _Calls:
 
 
 async def open_loop(rate: int, count: int, call: Call) -> None:
-    """`call(number)` starts at its moment, `rate` times a second; returns when all have ended."""
-    begins = time.perf_counter()
+    """Start `call(number)` at a fixed rate per second; return when all calls have ended."""
+    start_s = time.perf_counter()
     async with asyncio.TaskGroup() as tasks:
         for number in range(count):
-            await asyncio.sleep(max(0.0, begins + number / rate - time.perf_counter()))
+            await asyncio.sleep(max(0.0, start_s + number / rate - time.perf_counter()))
             tasks.create_task(call(number))

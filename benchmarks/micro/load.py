@@ -1,7 +1,7 @@
-"""Cells with something to work on: nodes, sessions, finalized utterances.
+"""The load of a benchmark: nodes, sessions and finalized utterances in a cell.
 
-Owns: making them by the calls that everybody makes, many at a time.
-Never does: anything that is measured. Read next: dispatch.py, jobs.py.
+Owns: creating them with the usual calls, many at a time.
+Never does: measure. Read next: dispatch.py, jobs.py.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ async def register_nodes(
     sources: Sequence[str] = ("en",),
     targets: Sequence[str] = ("es",),
 ) -> list[NodeGrant]:
-    """Nodes with as many slots as there may be, spread over `classes` capability classes."""
+    """Register nodes with the maximum number of slots in `classes` capability classes."""
     return [
         await store.register_node(
             node=store.keys.full(f"node-{number:04d}"),
@@ -48,13 +48,13 @@ async def register_nodes(
 async def open_sessions(
     store: Store, count: int, pairs: Sequence[tuple[str, str]] = (("en", "es"),)
 ) -> list[SessionGrant]:
-    """Sessions of one tenant; session i speaks and hears the (i mod n)-th pair."""
-    granted: list[SessionGrant] = []
+    """Open sessions of one tenant; session i has the (i mod n)-th of the n language pairs."""
+    grants: list[SessionGrant] = []
 
     async def open_some(numbers: Iterable[int]) -> None:
         for number in numbers:
             source, target = pairs[number % len(pairs)]
-            granted.append(
+            grants.append(
                 await store.open_session(
                     name=f"session-{number:05d}", token=f"token-{number}", tenant="bench",
                     source=source, targets=[target], features=[], features_hash="none",
@@ -66,22 +66,22 @@ async def open_sessions(
     async with anyio.create_task_group() as tasks:
         for first in range(AT_ONCE):
             tasks.start_soon(open_some, range(first, count, AT_ONCE))
-    return sorted(granted, key=lambda grant: grant.session)
+    return sorted(grants, key=lambda grant: grant.session)
 
 
 async def finalize_utterances(
     store: Store, sessions: Sequence[SessionGrant], numbers: Iterable[int]
 ) -> None:
-    """These utterances of every session, of one final chunk each, are finalized."""
+    """Finalize these utterances of every session; each is one final chunk."""
     payload = bytes(CHUNK_MS * PCM16_BYTES_PER_MS)
     for number in numbers:
         for at in range(0, len(sessions), APPENDED_MAX):
             chunks = [
                 Chunk(
-                    session=one.session, epoch=one.epoch, seq=number, ms=CHUNK_MS,
+                    session=grant.session, epoch=grant.epoch, seq=number, ms=CHUNK_MS,
                     payload=payload, end_of_utterance=True,
                 )
-                for one in sessions[at : at + APPENDED_MAX]
+                for grant in sessions[at : at + APPENDED_MAX]
             ]  # fmt: skip
             for receipt in await store.append_audio(chunks):
                 if not isinstance(receipt, Receipt) or not receipt.finalized:

@@ -1,7 +1,8 @@
-"""What a stretch of work cost, and rounds of it.
+"""The cost of a block of work, and rounds of measurements.
 
-Owns: the server's counters before and after (INFO: CPU, commands, bytes, script time), the CPU of
-processes, CPU stolen by the machine's other guests, rounds with warm-up and repetition.
+Owns: the differences of the server's counters (INFO: CPU, commands, bytes, script time), the CPU
+time of processes, the share of CPU that other guests of the machine steal, rounds with a warm-up
+and repetitions.
 Never does: choose what is measured. Read next: figures.py, dispatch.py.
 """
 
@@ -21,15 +22,15 @@ from benchmarks.micro.figures import Figures, Round, Spread, over_rounds
 
 STOLEN_PERCENT_MAX = 5.0
 REPEATS_MAX = 5
-"""Rounds measured again because of stolen CPU; after that the rest counts as it is."""
+"""Maximum number of rounds that are repeated because of stolen CPU."""
 SCRIPTS = ("fcall", "evalsha", "eval")
 _OWN = ("info", "config", "client", "hello", "ping", "select", "flushall")
-"""Commands of the measuring and of connecting, which are no item's."""
+"""Commands of the measurement and of connecting, which do not count."""
 
 
 @dataclass
 class Cost:
-    """Totals of one stretch; complete when its block has ended."""
+    """The totals of one block; complete when the block has ended."""
 
     seconds: float = 0.0
     redis_cpu_s: float = 0.0
@@ -41,14 +42,19 @@ class Cost:
     memory_bytes: int = 0
     script_p999_us: float = 0.0
     watched: dict[int, float | None] = field(default_factory=dict)
-    """Other processes, and the CPU that each had used when it began to count."""
+    """Process id -> CPU seconds that the process had used before it was watched."""
 
     def watch(self, pid: int) -> None:
-        """From now on this process's CPU counts."""
+        """Count the CPU of this process from now on."""
         self.watched[pid] = cpu_of(pid)
 
     def per_item(self, items: int, *, seconds: float | None = None) -> dict[str, float]:
-        """The figures of a part; `seconds` where the stretch's length was told by events."""
+        """Return the figures of a part.
+
+        Args:
+            items: number of items that were processed.
+            seconds: duration by the times of events; the default is the duration of the block.
+        """
         figures = {
             "rate_per_s": items / (seconds or self.seconds),
             "redis_cpu_us": self.redis_cpu_s * 1e6 / items,
@@ -67,73 +73,81 @@ class Cost:
 
 @asynccontextmanager
 async def metering(redis: Redis, pids: Sequence[int] | None = None) -> AsyncIterator[Cost]:
-    """The cost of the block at the server and at its clients.
+    """Measure the cost of the block at the server and at its clients.
 
-    Those are this process, or the processes `pids` and what the block watches.
+    Args:
+        redis: a client of the server.
+        pids: the processes of the clients; the default is this process.
     """
     await redis.config_set("latency-tracking-info-percentiles", "50 99 99.9")
     await redis.config_resetstat()
     cost = Cost()
     for pid in [os.getpid()] if pids is None else pids:
         cost.watch(pid)
-    before, begins = await redis.info("all"), time.perf_counter()
+    before, start_s = await redis.info("all"), time.perf_counter()
     yield cost
-    cost.seconds = time.perf_counter() - begins
+    cost.seconds = time.perf_counter() - start_s
     _fill(cost, before, await redis.info("all"))
-    spent = [_grown(cpu_of(pid), used_s) for pid, used_s in cost.watched.items()]
-    cost.client_cpu_s = None if None in spent else sum(one for one in spent if one is not None)
+    spent = [_difference(cpu_of(pid), used_s) for pid, used_s in cost.watched.items()]
+    cost.client_cpu_s = None if None in spent else sum(s for s in spent if s is not None)
 
 
-def _grown(now: float | None, then: float | None) -> float | None:
-    return None if now is None or then is None else now - then
+def _difference(now: float | None, before: float | None) -> float | None:
+    return None if now is None or before is None else now - before
 
 
 def _fill(cost: Cost, before: dict[str, Any], after: dict[str, Any]) -> None:
-    def grown(name: str) -> Any:
+    """Set the totals of `cost` from the replies of INFO before and after the block."""
+
+    def difference(name: str) -> Any:
         return after[name] - before[name]
 
-    cost.redis_cpu_s = grown("used_cpu_user") + grown("used_cpu_sys")
-    cost.net_in_bytes = grown("total_net_input_bytes")
-    cost.net_out_bytes = grown("total_net_output_bytes")
-    cost.memory_bytes = grown("used_memory")
-    for name, told in after.items():
+    cost.redis_cpu_s = difference("used_cpu_user") + difference("used_cpu_sys")
+    cost.net_in_bytes = difference("total_net_input_bytes")
+    cost.net_out_bytes = difference("total_net_output_bytes")
+    cost.memory_bytes = difference("used_memory")
+    for name, statistics in after.items():
         kind, _, command = name.partition("_")
         if kind != "cmdstat" or command.partition("|")[0] in _OWN:
             continue
         if command in SCRIPTS:
-            cost.script_calls += told["calls"]
+            cost.script_calls += statistics["calls"]
         else:
-            cost.commands += told["calls"]
+            cost.commands += statistics["calls"]
     for command in SCRIPTS:
-        told = after.get(f"latency_percentiles_usec_{command}", {})
-        cost.script_p999_us = max(cost.script_p999_us, float(told.get("p99.9", 0.0)))
+        latencies = after.get(f"latency_percentiles_usec_{command}", {})
+        cost.script_p999_us = max(cost.script_p999_us, float(latencies.get("p99.9", 0.0)))
 
 
 def cpu_of(pid: int) -> float | None:
-    """CPU seconds that a process has used; none where the system does not say."""
+    """Return the CPU seconds that a process has used; None if the system does not report them."""
     if pid == os.getpid():
         return time.process_time()
     try:
-        told = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
-    return (int(told[11]) + int(told[12])) / os.sysconf("SC_CLK_TCK")
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 class Stolen:
-    """How much of the machine's CPU others have had since this was made (Linux; else nothing)."""
+    """The share of the machine's CPU that was stolen since the creation of the object.
+
+    Other guests of the host steal CPU. The share is known on Linux only, elsewhere it is 0.
+    """
 
     def __init__(self) -> None:
-        self._begin = _machine_ticks()
+        self._start = _machine_ticks()
 
     def percent(self) -> float:
-        all_now, stolen_now = _machine_ticks()
-        passed = all_now - self._begin[0]
-        return 100 * (stolen_now - self._begin[1]) / passed if passed else 0.0
+        """Return the share in percent."""
+        total_now, stolen_now = _machine_ticks()
+        total = total_now - self._start[0]
+        return 100 * (stolen_now - self._start[1]) / total if total else 0.0
 
 
 def _machine_ticks() -> tuple[int, int]:
-    """All ticks there were, and those that were stolen."""
+    """Return the number of all ticks, and of the stolen ones."""
     try:
         line = Path("/proc/stat").read_text().partition("\n")[0]
     except OSError:
@@ -144,7 +158,7 @@ def _machine_ticks() -> tuple[int, int]:
 
 @dataclass(frozen=True, slots=True)
 class Rounds:
-    """What all rounds saw."""
+    """The result of all rounds."""
 
     rounds: int
     repeated: int
@@ -155,31 +169,39 @@ class Rounds:
 
 async def in_rounds(
     count: int,
-    one: Callable[[], Awaitable[Round]],
-    moved: Callable[[int], None] = lambda _: None,
+    measure_round: Callable[[], Awaitable[Round]],
+    on_progress: Callable[[int], None] = lambda _: None,
     *,
     warm_up: bool = True,
 ) -> Rounds:
-    """One round to warm up, then `count` that count; `moved` hears how many are done."""
+    """Measure a number of rounds; a round with too much stolen CPU is repeated.
+
+    Args:
+        count: number of rounds in the result.
+        measure_round: measures one round.
+        on_progress: called with the number of rounds done so far, the warm-up included.
+        warm_up: whether one more round is measured first and left out.
+    """
     if warm_up:
-        await one()
-        moved(1)
-    kept: list[Round] = []
-    most, repeated = 0.0, 0
-    while len(kept) < count:
+        await measure_round()
+        on_progress(1)
+    rounds: list[Round] = []
+    highest_percent, repeated = 0.0, 0
+    while len(rounds) < count:
         stolen = Stolen()
-        seen = await one()
+        result = await measure_round()
         percent = stolen.percent()
         if percent > STOLEN_PERCENT_MAX and repeated < REPEATS_MAX:
             repeated += 1
             continue
-        most = max(most, percent)
-        kept.append(seen)
-        moved(int(warm_up) + len(kept))
-    parts = {name: over_rounds([one.parts[name] for one in kept]) for name in kept[0].parts}
-    return Rounds(count, repeated, round(most, 2), parts, over_rounds([one.ratios for one in kept]))
+        highest_percent = max(highest_percent, percent)
+        rounds.append(result)
+        on_progress(int(warm_up) + len(rounds))
+    parts = {name: over_rounds([each.parts[name] for each in rounds]) for name in rounds[0].parts}
+    ratios = over_rounds([each.ratios for each in rounds])
+    return Rounds(count, repeated, round(highest_percent, 2), parts, ratios)
 
 
 def ratio(parts: dict[str, Figures], over: str, under: str, figure: str) -> float:
-    """How a figure of one part compares with the same of another, within one round."""
+    """Return a figure of part `over` divided by the same figure of part `under`."""
     return parts[over][figure] / parts[under][figure]

@@ -1,9 +1,9 @@
-"""A node whose handler does nothing: what remains is the scheduler.
+"""A node with a handler that does nothing, so that only the scheduler is measured.
 
     EVENTSCHED_URL=URL python -m benchmarks.micro.noop NAME SLOTS
 
-Owns: telling when each handler started (its result's source text, in ns since the epoch).
-Read next: jobs.py, latency.py.
+Owns: the handler. Its result's source text is the time of its start, in ns since the epoch.
+Never does: measure. Read next: jobs.py, latency.py.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from eventsched.runtime import run_async
 
 
 def make(name: str, slots: int) -> Node:
-    """Serves en:es."""
+    """Return a node for the language pair en:es."""
     node = Node(name, sources=["en"], targets=["es"], slots=slots, version="bench")
 
     @node.job
@@ -34,7 +34,7 @@ def make(name: str, slots: int) -> Node:
 
 
 async def serve(url: str, node: Node) -> None:
-    """Until SIGTERM."""
+    """Run the node until a signal."""
     async with connect(url) as es, anyio.create_task_group() as tasks:
         tasks.start_soon(node.run, es)
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
@@ -45,6 +45,6 @@ async def serve(url: str, node: Node) -> None:
 
 
 if __name__ == "__main__":
-    given_name, given_slots = sys.argv[1:]
-    given_node = make(given_name, int(given_slots))
-    run_async(lambda: serve(os.environ["EVENTSCHED_URL"], given_node))
+    name_argument, slots_argument = sys.argv[1:]
+    noop_node = make(name_argument, int(slots_argument))
+    run_async(lambda: serve(os.environ["EVENTSCHED_URL"], noop_node))

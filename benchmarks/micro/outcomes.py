@@ -1,6 +1,6 @@
-"""What the log says became of the jobs of one stretch.
+"""The outcomes of a benchmark's jobs, from the log.
 
-Owns: one reading of it, and the check that every job was delivered exactly once.
+Owns: reading them, and the check that each job was delivered exactly once.
 Never does: write. Read next: jobs.py, latency.py, sessions.py.
 """
 
@@ -24,12 +24,12 @@ from eventsched.store.cell import Store
 
 READ_COUNT = 1_000
 Utterance = tuple[str, int]
-"""A session and a number in it."""
+"""A session and the number of an utterance in it."""
 
 
 @dataclass
 class Outcomes:
-    """Times by the server's clock in ms, handlers' starts by this machine's in ns."""
+    """Counts and times. Times in ms are by the server's clock, in ns by this machine's clock."""
 
     finalized: int = 0
     queued: int = 0
@@ -40,24 +40,27 @@ class Outcomes:
 
     @property
     def seconds(self) -> float:
-        """From the first decision to the last delivery."""
+        """Time from the first dispatch decision to the last delivery."""
         return max(1, self.last_ms - self.first_ms) / 1_000
 
     @property
     def doubled(self) -> int:
+        """Number of deliveries beyond the first of each result."""
         return sum(times - 1 for times in self.delivered.values())
 
-    def lost(self, owed: int) -> int:
-        return owed - len(self.delivered)
+    def lost(self, expected: int) -> int:
+        """Return the number of expected results that were not delivered."""
+        return expected - len(self.delivered)
 
-    def check(self, owed: int) -> None:
-        """Raises BenchFailed unless each job was delivered once."""
-        if self.lost(owed) or self.doubled:
+    def check(self, expected: int) -> None:
+        """Check that each job was delivered once. Raises BenchFailed."""
+        if self.lost(expected) or self.doubled:
             raise BenchFailed(
-                f"{len(self.delivered)} of {owed} results were delivered, {self.doubled} twice"
+                f"{len(self.delivered)} of {expected} results were delivered, {self.doubled} twice"
             )
 
     def count(self, event: Event, ms: int) -> None:
+        """Add one event."""
         match event.data:
             case UtteranceFinalized(targets=targets):
                 self.finalized += len(targets)
@@ -74,11 +77,11 @@ class Outcomes:
                 self.last_ms = ms
 
 
-async def outcomes_after(store: Store, begun: str) -> Outcomes:
-    """Of everything behind the log id `begun`."""
-    seen = Outcomes()
-    while entries := await store.read_range(store.keys.log, f"({begun}", "+", READ_COUNT):
+async def outcomes_after(store: Store, last_id: str) -> Outcomes:
+    """Return the outcomes of all log entries after `last_id`."""
+    outcomes = Outcomes()
+    while entries := await store.read_range(store.keys.log, f"({last_id}", "+", READ_COUNT):
         for entry_id, fields in entries:
-            seen.count(codec.decode(entry_id, fields), ms_of(entry_id))
-        begun = entries[-1][0]
-    return seen
+            outcomes.count(codec.decode(entry_id, fields), ms_of(entry_id))
+        last_id = entries[-1][0]
+    return outcomes

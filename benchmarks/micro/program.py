@@ -1,6 +1,6 @@
-"""`python -m benchmarks.micro NAME`: measure one part against a throw-away server of its own.
+"""`python -m benchmarks.micro NAME`: run one benchmark with a temporary server of its own.
 
-Owns: the command of each benchmark, progress, the table.
+Owns: the command of each benchmark, the progress bar, the printed tables.
 Never does: measure. Read next: suite.py, figures.py.
 """
 
@@ -29,20 +29,20 @@ Parts: TypeAlias = Mapping[str, Mapping[str, Spread]]
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
-    help="Measure one part, against a server that is started for it and thrown away.",
+    help="Run one benchmark with a temporary server of its own.",
 )
 app.callback()(root)
 
-Rounds = Annotated[int, typer.Option(help="Rounds that count; one more warms up.")]
+Rounds = Annotated[int, typer.Option(help="Number of rounds, without the warm-up.")]
 Traces = Annotated[
     Path | None,
-    typer.Option(metavar="DIR", help="RTTM files whose rhythm is spoken [samples of its own]."),
+    typer.Option(metavar="DIR", help="RTTM files for the pattern of speech [bundled samples]."),
 ]
-Scale = Annotated[float, typer.Option(help="Times the work of each round.")]
+Scale = Annotated[float, typer.Option(help="Factor of the work of each round.")]
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run one benchmark; the exit code."""
+    """Run one benchmark and return the exit code."""
     return run_program(app, "python -m benchmarks.micro", args)
 
 
@@ -69,8 +69,8 @@ def _help(bench: type[Bench]) -> str:
 async def _measure(options: Options, bench: Bench, rounds: int, scale: float) -> None:
     _check(options, rounds, scale)
     bench = bench.scaled(scale)
-    with progress(f"bench {bench.name}", bench.steps(rounds)) as moved:
-        async with open_stage(rounds, moved) as stage:
+    with progress(f"bench {bench.name}", bench.steps(rounds)) as set_progress:
+        async with open_stage(rounds, set_progress) as stage:
             report = await bench.run(stage)
     if options.json:
         print_json(report)
@@ -81,7 +81,7 @@ async def _measure(options: Options, bench: Bench, rounds: int, scale: float) ->
 def _check(options: Options, rounds: int, scale: float) -> None:
     if options.url or options.data:
         raise InvalidMessage.of(
-            "url", "a benchmark uses up a server of its own", "leave --url and --data out"
+            "url", "a benchmark starts a server of its own", "leave out --url and --data"
         )
     if not 1 <= rounds <= ROUNDS_MAX:
         raise InvalidMessage.of("rounds", f"1 to {ROUNDS_MAX}, not {rounds}", "choose another")
@@ -97,16 +97,16 @@ for _bench in BENCHES.values():
 
 
 def show(report: Report) -> None:
-    """The report as people read it: a table of parts, one of each curve, the ratios."""
+    """Print the report: a table of the parts, a table of each curve, the ratios."""
     out = console()
     out.print(f"[bold]{report.bench}[/]  {report.what}", markup=True)
     out.print(f"[dim]{report.server}, {report.machine}; {_rounds(report)}[/]", markup=True)
-    told = "  ".join(f"{name} {value}" for name, value in report.settings.items())
-    out.print(f"[dim]{told}[/]\n", markup=True)
-    for columns in _fitting(report.parts):
+    settings = "  ".join(f"{name} {value}" for name, value in report.settings.items())
+    out.print(f"[dim]{settings}[/]\n", markup=True)
+    for columns in _split(report.parts):
         out.print(_table(columns))
     for name, points in report.curves.items():
-        for columns in _fitting({f"{point.x:,} {name}": point.figures for point in points}):
+        for columns in _split({f"{point.x:,} {name}": point.figures for point in points}):
             out.print(_table(columns))
     for name, spread in report.ratios.items():
         out.print(f"{name}: {told_spread(spread)}")
@@ -116,24 +116,24 @@ def _rounds(report: Report) -> str:
     repeated = f", {report.repeated} repeated" if report.repeated else ""
     return (
         f"median (lowest-highest) of {report.rounds} rounds{repeated}, "
-        f"{report.stolen_percent:g} % of CPU stolen at most"
+        f"at most {report.stolen_percent:g} % of CPU stolen"
     )
 
 
-def _fitting(parts: Parts) -> Iterator[Parts]:
-    """The parts, so many at a time as fit beside each other."""
-    named = list(parts.items())
-    for first in range(0, len(named), COLUMNS_MAX):
-        yield dict(named[first : first + COLUMNS_MAX])
+def _split(parts: Parts) -> Iterator[Parts]:
+    """Yield the parts in groups of at most COLUMNS_MAX, one group per table."""
+    items = list(parts.items())
+    for first in range(0, len(items), COLUMNS_MAX):
+        yield dict(items[first : first + COLUMNS_MAX])
 
 
 def _table(parts: Parts) -> Table:
-    """A column for each part, a row for each figure."""
-    made = table("", *parts, right=tuple(parts))
+    """Return a table with a column for each part and a row for each figure."""
+    result = table("", *parts, right=tuple(parts))
     for figure in _figures(parts):
         cells = [told_spread(part[figure]) if figure in part else "" for part in parts.values()]
-        made.add_row(figure, *cells)
-    return made
+        result.add_row(figure, *cells)
+    return result
 
 
 def _figures(parts: Parts) -> Iterator[str]:
@@ -141,6 +141,7 @@ def _figures(parts: Parts) -> Iterator[str]:
 
 
 def told_spread(spread: Spread) -> str:
+    """Return the median, with the lowest and the highest value if they differ."""
     if spread.low == spread.high:
         return _number(spread.median)
     return f"{_number(spread.median)} ({_number(spread.low)}-{_number(spread.high)})"

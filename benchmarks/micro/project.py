@@ -1,7 +1,7 @@
-"""`bench project`: session and group views anew from the log.
+"""Benchmark `project`: rebuild of session and group views from the log.
 
-Owns: one rebuild of both in one pass, against reading the log alone.
-Never does: fold live (jobs.py). Read next: roles/rebuild.py, worked.py.
+Owns: one rebuild of both views in one pass, compared with reading the log alone.
+Never does: measure live projection (jobs.py). Read next: roles/rebuild.py, worked.py.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from eventsched.store.cell import Store
 
 
 class Project(Bench, frozen=True, kw_only=True):
-    """One process; the log of so many jobs is made once, and folded in every round."""
+    """One process. The log is written once and folded in every round."""
 
     name: ClassVar = "project"
     what: ClassVar = "rebuild of session and group views in one pass, one process"
@@ -37,35 +37,35 @@ class Project(Bench, frozen=True, kw_only=True):
             views = ProjectionStore(store.transport, store.cell)
             await _fold_live(views)
 
-            async def one() -> Round:
+            async def measure_round() -> Round:
                 parts = {"rebuild": await _rebuild(stage, views)}
                 parts["xrange"] = await _read(stage, store, views)
-                compared = ratio(parts, "rebuild", "xrange", "rate_per_s")
-                return Round(parts, {"rebuild / xrange, rate_per_s": compared})
+                rate_ratio = ratio(parts, "rebuild", "xrange", "rate_per_s")
+                return Round(parts, {"rebuild / xrange, rate_per_s": rate_ratio})
 
-            return await stage.report(self, one)
+            return await stage.report(self, measure_round)
 
 
 async def _fold_live(views: ProjectionStore) -> None:
-    """There is something that a rebuild can take the place of."""
+    """Create the live views, which the rebuild replaces."""
     projector = Projector(views, session_and_group())
-    while (stepped := await projector.step()).state == "folded":
+    while (result := await projector.step()).state == "folded":
         pass
-    if stepped.state != "idle":
-        raise BenchFailed(f"the log was not folded: {stepped.state} {stepped.detail}")
+    if result.state != "idle":
+        raise BenchFailed(f"the log was not folded: {result.state} {result.detail}")
     await projector.release()
 
 
 async def _rebuild(stage: Stage, views: ProjectionStore) -> Figures:
     async with metering(stage.redis) as cost:
-        rebuilt = await Rebuild(views, session_and_group(), VIEWS).run()
-    if rebuilt is None or rebuilt.skipped:
-        raise BenchFailed(f"the views were not rebuilt: {rebuilt}")
-    return cost.per_item(rebuilt.entries)
+        outcome = await Rebuild(views, session_and_group(), VIEWS).run()
+    if outcome is None or outcome.skipped:
+        raise BenchFailed(f"the views were not rebuilt: {outcome}")
+    return cost.per_item(outcome.entries)
 
 
 async def _read(stage: Stage, store: Store, views: ProjectionStore) -> Figures:
-    """Every entry of the log, as the rebuild reads them."""
+    """Read all entries of the log, as the rebuild does."""
     at, count, upto = START, 0, await store.last_id(store.keys.log)
     async with metering(stage.redis) as cost:
         while entries := await views.read_log(at, READ_MAX, upto):

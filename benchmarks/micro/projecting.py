@@ -1,9 +1,9 @@
-"""A projector of session and group views alone.
+"""A projector of the session and group views only.
 
     EVENTSCHED_URL=URL python -m benchmarks.micro.projecting
 
-Owns: which views a benchmark has projected meanwhile; `eventsched run projector` folds all four.
-Read next: jobs.py, roles/projector.py.
+Owns: the choice of these views; `eventsched run projector` folds all four.
+Never does: measure. Read next: jobs.py, roles/projector.py.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ VIEWS = ("session", "group")
 
 
 def session_and_group() -> ProjectionSet:
-    """The built-in set, reduced to these two."""
-    core = next(one for one in load_sets() if one.name == "core")
-    chosen = tuple(one for one in core.projections if one.name in VIEWS)
-    return ProjectionSet(core.name, chosen, core.sessions)
+    """Return the built-in projection set with these two views only."""
+    core = next(each for each in load_sets() if each.name == "core")
+    projections = tuple(each for each in core.projections if each.name in VIEWS)
+    return ProjectionSet(core.name, projections, core.sessions)
 
 
 async def project(url: str) -> None:
-    """Until SIGTERM."""
+    """Run the projector until a signal."""
     async with open_connection(url) as connection, anyio.create_task_group() as tasks:
         for store in connection.stores.values():
             projector = Projector(ProjectionStore(store.transport, store.cell), session_and_group())

@@ -1,7 +1,7 @@
-"""`bench raw`: what the parts cost without a scheduler, by the same client on the same server.
+"""Benchmark `raw`: the cost of plain Redis commands with the same client and server.
 
-Owns: the floor: ping, XADD, a script that does nothing, XRANGE; the memory of a log entry.
-Never does: anything of the scheduler's, save filling the log whose memory is looked at.
+Owns: the lower bounds: PING, XADD, a script that does nothing, XRANGE; the memory of a log entry.
+Never does: measure the scheduler; it only writes the log whose memory is measured.
 Read next: append.py, project.py, which compare with it.
 """
 
@@ -26,7 +26,7 @@ READ_COUNT = 1_000
 
 
 class Raw(Bench, frozen=True, kw_only=True):
-    """One client, one connection; `pipelined` sends 64 commands at once."""
+    """One client with one connection; `pipelined` sends 64 commands at a time."""
 
     name: ClassVar = "raw"
     what: ClassVar = "floor: bare commands by the same client; memory of a log entry"
@@ -36,14 +36,14 @@ class Raw(Bench, frozen=True, kw_only=True):
     jobs: int = 2_000
 
     async def run(self, stage: Stage) -> Report:
-        async def one() -> Round:
-            return Round(await self._floor(stage) | {"log": await self._log(stage)})
+        async def measure_round() -> Round:
+            return Round(await self._commands(stage) | {"log": await self._log(stage)})
 
-        return await stage.report(self, one)
+        return await stage.report(self, measure_round)
 
-    async def _floor(self, stage: Stage) -> dict[str, Figures]:
+    async def _commands(self, stage: Stage) -> dict[str, Figures]:
         await stage.clear()
-        redis: Any = stage.redis  # its own types leave out what it returns
+        redis: Any = stage.redis  # the types of redis-py are incomplete
         payload = bytes(CHUNK_MS * PCM16_BYTES_PER_MS)
         sha = await redis.script_load(NOOP)
         few = self.calls // 4
@@ -56,22 +56,22 @@ class Raw(Bench, frozen=True, kw_only=True):
         }
 
     async def _each(self, redis: Any, count: int, call: Callable[[], Awaitable[Any]]) -> Figures:
-        """One call after the other: the rate is that of round trips."""
+        """Measure one call after the other, so that the rate is that of round trips."""
         async with metering(redis) as cost:
             for _ in range(count):
                 await call()
         return cost.per_item(count) | {"round_trip_us": cost.seconds * 1e6 / count}
 
     async def _xrange(self, redis: Any) -> Figures:
-        """All entries that are there, 1,000 a call."""
-        last, count = "-", 0
+        """Measure reading all entries of the stream, 1,000 a call."""
+        start, count = "-", 0
         async with metering(redis) as cost:
-            while found := await redis.xrange(STREAM, last, "+", READ_COUNT):
-                last, count = f"({found[-1][0].decode()}", count + len(found)
+            while entries := await redis.xrange(STREAM, start, "+", READ_COUNT):
+                start, count = f"({entries[-1][0].decode()}", count + len(entries)
         return cost.per_item(count)
 
     async def _log(self, stage: Stage) -> Figures:
-        """The stream's own memory: MEMORY USAGE less the bytes of all values in it."""
+        """Measure the log's memory: MEMORY USAGE without the bytes of the values."""
         redis: Any = stage.redis
         async with stage.fresh() as connection:
             (store,) = connection.stores.values()
@@ -87,7 +87,7 @@ class Raw(Bench, frozen=True, kw_only=True):
 
 
 async def xadd_pipelined(redis: Redis, count: int, payload: bytes) -> Figures:
-    """Bare appends of the same bytes, as fast as the client can send them."""
+    """Measure XADD of the same bytes, as fast as the client can send them."""
     async with metering(redis) as cost:
         for _ in range(0, count, BATCH):
             async with redis.pipeline(transaction=False) as pipe:

@@ -1,8 +1,8 @@
-"""Parts of `bench archive`, each one round's measurement.
+"""The parts of benchmark `archive`; each function measures one round.
 
-Owns: sealing from Redis and from memory, verifying, finding one session among many events; an
-archive of many events: the log's own, again and again under other names and times.
-Never does: live work. Read next: archive/sealer.py, archive/verifier.py, history/log.py.
+Owns: sealing from Redis and from memory, verifying, reading one session from many events; an
+archive of many events, which are copies of the log with other names and times.
+Never does: schedule jobs. Read next: archive/sealer.py, archive/verifier.py, history/log.py.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def _empty(stage: Stage, cell: str) -> Iterator[tuple[CellFolder, SigningKey]]:
 async def from_redis(
     stage: Stage, views: ProjectionStore, log: list[Entry], core: ProjectionSet
 ) -> Figures:
-    """The archiver as it runs, from an empty folder to the log's end."""
+    """Measure the archiver from an empty folder to the end of the log."""
     await stage.redis.delete(views.keys.archive, views.keys.lease("archive"))
     with _empty(stage, views.cell) as (folder, key):
         archiver = Archiver(views, folder, key, core)
@@ -63,18 +63,20 @@ async def from_redis(
 async def from_memory(
     stage: Stage, cell: str, log: list[Entry], core: ProjectionSet
 ) -> dict[str, Figures]:
-    """Gathering decodes and folds each entry; sealing makes trees, columns, files, signature."""
-    some = log[:ENTRIES_MAX]
+    """Measure one segment: first decoding and folding its entries, then writing its files."""
+    entries = log[:ENTRIES_MAX]
     with _empty(stage, cell) as (folder, key):
         sealer = Sealer(folder, key, core)
         async with metering(stage.redis) as gather:
-            sealer.add(some)
+            sealer.add(entries)
         async with metering(stage.redis) as seal:
             sealer.seal()
-    return {"gather and fold": gather.per_item(len(some)), "seal": seal.per_item(len(some))}
+    count = len(entries)
+    return {"gather and fold": gather.per_item(count), "seal": seal.per_item(count)}
 
 
 async def verify(stage: Stage, archive: ArchiveFolder, events: int) -> Figures:
+    """Measure the verification of the archive."""
     async with metering(stage.redis) as cost:
         report = Verifier(archive.path).run()
     if report.problems or report.events != events:
@@ -83,46 +85,56 @@ async def verify(stage: Stage, archive: ArchiveFolder, events: int) -> Figures:
 
 
 async def find(stage: Stage, history: History, log: list[Entry]) -> Figures:
-    """The whole history of one session, opening the archive included."""
+    """Measure reading the whole history of one session, opening the archive included."""
     session = next(fields[5] for _, fields in log if fields[5]).decode().partition(".")[2]
-    begins = time.perf_counter()
+    start_s = time.perf_counter()
     async with metering(stage.redis) as cost:
-        found = [
+        entries = [
             entry async for entry in history.entries(where=EntryFilter(session=renamed(session, 0)))
         ]
-    if not found:
-        raise BenchFailed(f"nothing was found of {session}")
-    return cost.per_item(1) | {"found": len(found), "seconds": time.perf_counter() - begins}
+    if not entries:
+        raise BenchFailed(f"no entry of {session} was found")
+    return cost.per_item(1) | {"found": len(entries), "seconds": time.perf_counter() - start_s}
 
 
-def renamed(session: str, round_: int) -> str:
-    """`session-00007` in the n-th telling of the log."""
-    return session.replace("session-", f"s{round_}-", 1)
+def renamed(session: str, copy: int) -> str:
+    """Return the name of session `session-00007` in a copy of the log."""
+    return session.replace("session-", f"s{copy}-", 1)
 
 
 def fill(
     archive: ArchiveFolder, key: SigningKey, cell: str, core: ProjectionSet,
     log: list[Entry], at_least: int,
 ) -> int:  # fmt: skip
-    """Seal the log again and again, under other names and times; how many events that made.
+    """Seal copies of the log with other names and times and return the number of events.
 
-    Without read models: nobody looks at them here, and folding them takes most of the time.
+    The segments have no read models: the benchmark does not use them, and folding takes most of
+    the time.
+
+    Args:
+        archive: a new archive.
+        key: the archive's key.
+        cell: the cell of the log.
+        core: the projection set, for its name.
+        log: the entries to copy.
+        at_least: minimum number of events.
     """
     folder = archive.cell(cell)
     folder.path.mkdir()
     sealer = Sealer(folder, key, ProjectionSet(core.name, (), core.sessions))
     span_ms = ms_of(log[-1][0]) - ms_of(log[0][0]) + 1
-    count = round_ = 0
+    count = copy = 0
     while count < at_least:
         for first in range(0, len(log), ENTRIES_MAX):
-            some = log[first : first + ENTRIES_MAX]
-            sealer.add([_again(entry, round_, round_ * span_ms) for entry in some])
+            entries = log[first : first + ENTRIES_MAX]
+            sealer.add([_copy(entry, copy, copy * span_ms) for entry in entries])
             sealer.seal()
-        count, round_ = count + len(log), round_ + 1
+        count, copy = count + len(log), copy + 1
     return count
 
 
-def _again(entry: Entry, round_: int, later_ms: int) -> Entry:
+def _copy(entry: Entry, copy: int, later_ms: int) -> Entry:
+    """Return the entry of a copy of the log, with another session name and a later time."""
     (ms, seq), fields = parse_id(entry[0]), entry[1]
-    name = b"s%d-" % round_
-    return format_id(ms + later_ms, seq), [one.replace(b"session-", name) for one in fields]
+    name = b"s%d-" % copy
+    return format_id(ms + later_ms, seq), [field.replace(b"session-", name) for field in fields]

@@ -1,7 +1,8 @@
-"""`bench sessions`: how many live sessions the machine carries in real time.
+"""Benchmark `sessions`: the number of live sessions that the machine supports in real time.
 
-Owns: levels of more and more sessions, each in real time, until one does not hold: p99 from the
-call that finalizes to the handler's start within 10 ms, and nothing late, lost or doubled.
+Owns: levels with more and more sessions, until a level fails. A level passes if the p99 from the
+call that finalizes to the start of the handler is at most 10 ms, and no chunk is late and no result
+lost or delivered twice.
 Never does: replay whole conversations (`eventsched loadtest`). Read next: talk.py, latency.py.
 """
 
@@ -40,30 +41,30 @@ from eventsched.loadtest.rttm import SAMPLES
 
 P99_MS_MAX = 10.0
 LATE_S = 0.1
-"""A chunk that is stored after the next one is complete is late."""
+"""A chunk is late if it is stored after this time, when the next chunk is complete."""
 LEVELS = (100, 250, 500, 750, 1_000, 1_250, 1_500, 2_000, 2_500, 3_000)
 SETTLE_S = 2
-"""At each level's start, which does not count: everybody begins at once."""
-AGAIN = 3
-"""Rounds of a level that did not hold at first: their medians count."""
+"""Time at the start of each level that is not measured, since all sessions start together."""
+RETRY_ROUNDS = 3
+"""Rounds of a level that failed at first; their medians count."""
 PART = "level"
 log = structlog.get_logger("benchmarks.micro")
 
 
 class Sessions(Bench, frozen=True, kw_only=True):
-    """Producers in this process; dispatcher with timer, projector and node beside it."""
+    """The producers are in this process; roles and node have processes of their own."""
 
     name: ClassVar = "sessions"
     what: ClassVar = "live sessions in real time, 100 ms chunks: more of them until p99 > 10 ms"
 
     seconds: int = 15
-    """At each level."""
+    """Measured time of each level."""
     levels: tuple[int, ...] = LEVELS
     traces: str = ""
-    """Folder of RTTM files whose pauses and lengths are drawn; without, the samples'."""
+    """Folder of RTTM files for the durations of speech and silence; else the bundled samples."""
 
     def scaled(self, by: float) -> Self:
-        """Never so few or so short that nobody ends an utterance."""
+        """Return a smaller or larger benchmark, large enough that utterances end."""
         levels = dict.fromkeys(max(50, round(level * by)) for level in self.levels)
         seconds = max(2, round(self.seconds * by))
         return msgspec.structs.replace(self, seconds=seconds, levels=tuple(levels))
@@ -72,53 +73,53 @@ class Sessions(Bench, frozen=True, kw_only=True):
         return len(self.levels)
 
     async def run(self, stage: Stage) -> Report:
-        """Each level once, and again if it did not hold; ends with the first that does not."""
+        """Measure level after level, a failed one again, up to the first that fails twice."""
         stretches = stretches_in(Path(self.traces) if self.traces else SAMPLES)
-        seen: dict[int, Rounds] = {}
+        levels: dict[int, Rounds] = {}
         largest = 0
         for number, level in enumerate(self.levels, 1):
-            one = partial(self._measure, stage, stretches, level)
-            rounds = await _level(one)
-            stage.moved(number)
+            measure_round = partial(self._measure, stage, stretches, level)
+            rounds = await _level(measure_round)
+            stage.on_progress(number)
             if rounds is None:
                 break
-            seen[level] = rounds
-            if not holds(rounds.parts[PART]):
+            levels[level] = rounds
+            if not passes(rounds.parts[PART]):
                 break
             largest = level
-        if not seen:
+        if not levels:
             raise BenchFailed(f"not even {self.levels[0]} sessions could be measured")
-        return _report(self, stage, seen, largest)
+        return _report(self, stage, levels, largest)
 
     async def _measure(self, stage: Stage, stretches: Sequence[Stretch], level: int) -> Round:
         async with live_sessions(stage, level) as (store, fleet, sessions):
-            live = _Live(sessions)
-            begun = await store.last_id(store.keys.log)
-            cost = await live.talk(stage, fleet, stretches, self.seconds)
-            seen = await outcomes_after(store, begun)
-        return Round({PART: live.figures(seen, cost, self.seconds)})
+            speakers = _Speakers(sessions)
+            start_id = await store.last_id(store.keys.log)
+            cost = await speakers.talk(stage, fleet, stretches, self.seconds)
+            outcomes = await outcomes_after(store, start_id)
+        return Round({PART: speakers.figures(outcomes, cost, self.seconds)})
 
 
-async def _level(one: Callable[[], Awaitable[Round]]) -> Rounds | None:
-    """What was seen of a level; none of one that is refused or stalls, which does not hold."""
-    seen: Rounds | None = None
+async def _level(measure_round: Callable[[], Awaitable[Round]]) -> Rounds | None:
+    """Measure a level; None if it could not be measured, because calls were refused or stalled."""
+    rounds: Rounds | None = None
     try:
-        seen = await in_rounds(1, one, warm_up=False)
-        if not holds(seen.parts[PART]):
-            seen = await in_rounds(AGAIN, one, warm_up=False)
+        rounds = await in_rounds(1, measure_round, warm_up=False)
+        if not passes(rounds.parts[PART]):
+            rounds = await in_rounds(RETRY_ROUNDS, measure_round, warm_up=False)
     except* EventschedError as errors:
-        log.warning("level given up", reason=str(errors.exceptions[0]))
-    return seen
+        log.warning("level failed", reason=str(errors.exceptions[0]))
+    return rounds
 
 
-def holds(figures: Mapping[str, Spread]) -> bool:
-    """In time, and nothing late, lost or doubled: not in any round where that was counted."""
-    told = ("late_chunks", "lost", "doubled")
-    return figures["p99_ms"].median <= P99_MS_MAX and not any(figures[one].median for one in told)
+def passes(figures: Mapping[str, Spread]) -> bool:
+    """Whether the median p99 is low enough, and no median of late, lost or doubled is above 0."""
+    errors = ("late_chunks", "lost", "doubled")
+    return figures["p99_ms"].median <= P99_MS_MAX and not any(figures[e].median for e in errors)
 
 
-class _Live:
-    """Sessions whose speakers talk at the same time, each in its own rhythm."""
+class _Speakers:
+    """Sessions whose speakers talk at the same time, each with random pauses of its own."""
 
     def __init__(self, sessions: list[Session]) -> None:
         self._sessions = sessions
@@ -129,62 +130,61 @@ class _Live:
     async def talk(
         self, stage: Stage, fleet: Fleet, stretches: Sequence[Stretch], seconds: int
     ) -> Cost:
-        """Everybody has talked for so long, and what they said is delivered."""
-        begins = time.perf_counter()
+        """Let all speakers talk for this time, wait for all outcomes and return the cost."""
+        start_s = time.perf_counter()
         self._settled_ns = time.time_ns() + SETTLE_S * 1_000_000_000
         async with anyio.create_task_group() as tasks:
             for number, session in enumerate(self._sessions):
                 speech = partial(chunks_of, stretches, Random(number))
-                tasks.start_soon(self._speak, session, speech, begins, SETTLE_S + seconds)
+                tasks.start_soon(self._speak, session, speech, start_s, SETTLE_S + seconds)
             await anyio.sleep(SETTLE_S)
             async with metering(stage.redis, fleet.pids) as cost:
-                await anyio.sleep(begins + SETTLE_S + seconds - time.perf_counter())
+                await anyio.sleep(start_s + SETTLE_S + seconds - time.perf_counter())
         await fleet.until_delivered()
         return cost
 
     async def _speak(
-        self, session: Session, speech: Callable[[], Iterator[Moment]], begins: float, ends_s: int
+        self, session: Session, speech: Callable[[], Iterator[Moment]], start_s: float, total_s: int
     ) -> None:
         for due_ms, end_of_utterance in speech():
-            if due_ms > ends_s * 1_000:
+            if due_ms > total_s * 1_000:
                 return
-            due = begins + due_ms / 1_000
-            await anyio.sleep(max(0.0, due - time.perf_counter()))
+            due_s = start_s + due_ms / 1_000
+            await anyio.sleep(max(0.0, due_s - time.perf_counter()))
             called_ns = time.time_ns()
             receipt = await session.append(CHUNK, end_of_utterance=end_of_utterance)
             for utterance in receipt.finalized:
                 self._called_ns[session.id, utterance] = called_ns
             if called_ns >= self._settled_ns:
                 self._chunks += 1
-                self._late += time.perf_counter() > due + LATE_S
+                self._late += time.perf_counter() > due_s + LATE_S
 
-    def figures(self, seen: Outcomes, cost: Cost, seconds: int) -> Figures:
-        """Of what was called after settling; what was lost or doubled, of all."""
-        waits = [
-            (seen.started_ns[one] - at) / 1e6
-            for one, at in self._called_ns.items()
-            if at >= self._settled_ns and one in seen.started_ns
+    def figures(self, outcomes: Outcomes, cost: Cost, seconds: int) -> Figures:
+        """Return the latencies after the settling time, and the errors of the whole time."""
+        waits_ms = [
+            (outcomes.started_ns[utterance] - called_ns) / 1e6
+            for utterance, called_ns in self._called_ns.items()
+            if called_ns >= self._settled_ns and utterance in outcomes.started_ns
         ]
-        counted = {
+        counts = {
             "late_chunks": self._late,
-            "lost": seen.lost(len(self._called_ns)),
-            "doubled": seen.doubled,
-            "utterances_per_s": len(waits) / seconds,
+            "lost": outcomes.lost(len(self._called_ns)),
+            "doubled": outcomes.doubled,
+            "utterances_per_s": len(waits_ms) / seconds,
         }
         shares = {"redis_cpu_percent": 100 * cost.redis_cpu_s / cost.seconds}
-        return percentiles(waits) | counted | shares | cost.per_item(max(1, self._chunks))
+        return percentiles(waits_ms) | counts | shares | cost.per_item(max(1, self._chunks))
 
 
-def _report(bench: Sessions, stage: Stage, seen: Mapping[int, Rounds], largest: int) -> Report:
-    every = list(seen.values())
-    whole = Rounds(
+def _report(bench: Sessions, stage: Stage, levels: Mapping[int, Rounds], largest: int) -> Report:
+    total = Rounds(
         rounds=1,
-        repeated=sum(one.repeated for one in every),
-        stolen_percent=max(one.stolen_percent for one in every),
+        repeated=sum(rounds.repeated for rounds in levels.values()),
+        stolen_percent=max(rounds.stolen_percent for rounds in levels.values()),
         parts={"largest that holds": {"sessions": spread_of([largest])}},
         ratios={},
     )
-    points = [Point(level, one.parts[PART]) for level, one in seen.items()]
-    # Whose rhythm it was, not where it lay on this machine.
+    points = [Point(level, rounds.parts[PART]) for level, rounds in levels.items()]
+    # The report has the folder's name, not its path on this machine.
     bench = msgspec.structs.replace(bench, traces=Path(bench.traces).name)
-    return stage.told(bench, whole, curves={"sessions": points})
+    return stage.report_of(bench, total, curves={"sessions": points})

@@ -1,8 +1,8 @@
-"""Where benchmarks run: a server on loopback that is theirs to use up.
+"""The server of a benchmark: a temporary server on loopback.
 
-Owns: starting and ending it (the server on PATH, else the wheel's; nothing is kept on disk), a
-fresh start for each round, what is said of server and machine in a report.
-Never does: touch a server that somebody named. Read next: measure.py.
+Owns: starting and ending it (the program on PATH, else the wheel's; without persistence), an empty
+server for each round, the description of server and machine in a report.
+Never does: use a server that a user named. Read next: measure.py.
 """
 
 from __future__ import annotations
@@ -29,61 +29,61 @@ from eventsched.server.testing import LocalServer
 from eventsched.store.connection import Connection, open_connection
 
 ROUNDS = 5
-Moved = Callable[[int], None]
+Progress = Callable[[int], None]
 
 
 class _LoopbackServer(LocalServer):
-    """Reached by TCP, as servers are in earnest; every client of a comparison goes this way."""
+    """A server with a TCP address, as in production; all clients of a comparison use it."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         port = str(free_ports(1)[0])
         self.url = f"redis://127.0.0.1:{port}"
-        kept = {"save": "", "appendonly": "no"} | ENCODING_OPTIONS
-        self.options = kept | {"port": port, "bind": "127.0.0.1"}
+        options = {"save": "", "appendonly": "no"} | ENCODING_OPTIONS
+        self.options = options | {"port": port, "bind": "127.0.0.1"}
 
 
 class Bench(msgspec.Struct, frozen=True, kw_only=True):
-    """One benchmark; its fields are its settings, as a report shows them."""
+    """One benchmark. Its fields are its settings, which are part of the report."""
 
     name: ClassVar[str]
     what: ClassVar[str]
-    """What is measured, between which moments."""
+    """Description of the measurement, with its start and its end."""
     scales: ClassVar[tuple[str, ...]] = ()
-    """Fields that say how much work there is."""
+    """Names of the fields with the amount of work."""
 
     def scaled(self, by: float) -> Self:
-        """As much work, times `by`."""
-        changed = {name: max(1, round(getattr(self, name) * by)) for name in self.scales}
-        return msgspec.structs.replace(self, **changed)
+        """Return the benchmark with the amount of work multiplied by `by`."""
+        fields = {name: max(1, round(getattr(self, name) * by)) for name in self.scales}
+        return msgspec.structs.replace(self, **fields)
 
     def steps(self, rounds: int) -> int:
-        """How many steps of progress there are."""
+        """Return the number of steps of the progress bar."""
         return 1 + rounds
 
     async def run(self, stage: Stage) -> Report:
-        """Measures. Raises BenchFailed when the work was not done."""
+        """Measure and return the report. Raises BenchFailed if the work was not done."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """The server, a plain client of it, and how many rounds are to count."""
+    """The server, a client of it, and the number of rounds."""
 
     url: str
     server: str
     redis: Redis
     folder: Path
     rounds: int = ROUNDS
-    moved: Moved = lambda _: None
+    on_progress: Progress = lambda _: None
 
     async def clear(self) -> None:
-        """Nothing is left of earlier rounds."""
+        """Delete all data of the server."""
         await self.redis.flushall()
 
     @asynccontextmanager
     async def fresh(self) -> AsyncIterator[Connection]:
-        """A connection to an empty server with one new cell."""
+        """Yield a connection to the emptied server, with one new cell."""
         await self.clear()
         async with open_connection(self.url) as connection:
             yield connection
@@ -91,52 +91,59 @@ class Stage:
     async def report(
         self,
         bench: Bench,
-        one: Callable[[], Awaitable[Round]],
+        measure_round: Callable[[], Awaitable[Round]],
         *,
         curves: Mapping[str, Mapping[str, int]] | None = None,
     ) -> Report:
-        """Rounds of `one`, told as the report of `bench`. `curves` names, for each curve, the
-        parts that are its points, with their places."""
-        seen = await in_rounds(self.rounds, one, self.moved)
-        points = {
-            name: [Point(x, seen.parts.pop(part)) for part, x in places.items()]
-            for name, places in (curves or {}).items()
-        }
-        return self.told(bench, seen, curves=points)
+        """Measure the rounds and return the report of the benchmark.
 
-    def told(self, bench: Bench, seen: Rounds, *, curves: dict[str, list[Point]]) -> Report:
-        """The report of what was seen."""
+        Args:
+            bench: the benchmark.
+            measure_round: measures one round.
+            curves: name of a curve -> its points, as name of a part -> x value.
+        """
+        rounds = await in_rounds(self.rounds, measure_round, self.on_progress)
+        points = {
+            name: [Point(x, rounds.parts.pop(part)) for part, x in x_values.items()]
+            for name, x_values in (curves or {}).items()
+        }
+        return self.report_of(bench, rounds, curves=points)
+
+    def report_of(self, bench: Bench, rounds: Rounds, *, curves: dict[str, list[Point]]) -> Report:
+        """Return the report of measured rounds."""
         return Report(
             bench=bench.name,
             what=bench.what,
             server=self.server,
             machine=machine(),
             settings=msgspec.structs.asdict(bench),
-            rounds=seen.rounds,
-            repeated=seen.repeated,
-            stolen_percent=seen.stolen_percent,
-            parts=seen.parts,
-            ratios=seen.ratios,
+            rounds=rounds.rounds,
+            repeated=rounds.repeated,
+            stolen_percent=rounds.stolen_percent,
+            parts=rounds.parts,
+            ratios=rounds.ratios,
             curves=curves,
         )
 
 
 def machine() -> str:
-    """What the figures were seen on, without naming the machine."""
+    """Return a description of the machine without its name."""
     cores, python = os.cpu_count(), platform.python_version()
     return f"{cores} cores, {platform.machine()}, {platform.system()}, Python {python}"
 
 
 @asynccontextmanager
-async def open_stage(rounds: int = ROUNDS, moved: Moved = lambda _: None) -> AsyncIterator[Stage]:
-    """A server that is gone when the block ends."""
+async def open_stage(
+    rounds: int = ROUNDS, on_progress: Progress = lambda _: None
+) -> AsyncIterator[Stage]:
+    """Start a server that ends with the block, and yield its stage."""
     with tempfile.TemporaryDirectory(prefix="eventsched-bench-") as name:
         folder = Path(name)
         server = _LoopbackServer(folder / "server")
         await anyio.to_thread.run_sync(server.start)
         redis = Redis.from_url(server.url)
         try:
-            yield Stage(server.url, str(server.binary), redis, folder, rounds, moved)
+            yield Stage(server.url, str(server.binary), redis, folder, rounds, on_progress)
         finally:
             with anyio.CancelScope(shield=True):
                 await redis.aclose()

@@ -1,6 +1,6 @@
-"""The benchmarks there are.
+"""The list of the benchmarks.
 
-Owns: their list, by name. Never does: run them (program.py). Read next: dispatch.py.
+Owns: the table from name to benchmark. Never does: run them (program.py). Read next: dispatch.py.
 """
 
 from __future__ import annotations
@@ -16,5 +16,6 @@ from benchmarks.micro.sessions import Sessions
 from benchmarks.micro.stage import Bench
 
 BENCHES: dict[str, type[Bench]] = {
-    one.name: one for one in (Append, Archive, Dispatch, Jobs, Latency, Project, Sessions, Raw)
+    bench.name: bench
+    for bench in (Append, Archive, Dispatch, Jobs, Latency, Project, Sessions, Raw)
 }

@@ -1,6 +1,6 @@
-"""Speech as people speak: how long, and how long not, drawn from recorded conversations.
+"""Random speech with the durations of speech and silence in recorded conversations.
 
-Owns: the distribution in RTTM files, and a speaker who follows it at random.
+Owns: reading the durations from RTTM files, and a speaker that draws from them at random.
 Never does: I/O with a server. Read next: sessions.py, loadtest/rttm.py.
 """
 
@@ -16,17 +16,20 @@ from eventsched.errors import InvalidMessage
 from eventsched.loadtest.rttm import CHUNK_MS, read_rttm
 
 Stretch: TypeAlias = tuple[int, int]
-"""So many ms of silence, then so many of speech."""
+"""Milliseconds of silence, then milliseconds of speech."""
 
 Moment: TypeAlias = tuple[int, bool]
-"""The ms from the start at which a chunk is complete, and whether it is its stretch's last."""
+"""Time in ms at which a chunk is complete, and whether it is the last chunk of its stretch."""
 
 
 def stretches_in(folder: Path) -> list[Stretch]:
-    """Of every speaker of every conversation in the folder."""
+    """Return the stretches of all speakers of all conversations in the folder.
+
+    Raises InvalidMessage if the folder has no RTTM file.
+    """
     files = sorted(folder.glob("*.rttm"))
     if not files:
-        raise InvalidMessage.of("traces", f"no *.rttm in {folder}", "name a folder that has some")
+        raise InvalidMessage.of("traces", f"no *.rttm in {folder}", "name another folder")
     return [
         (after.start_ms - before.end_ms, after.ms)
         for path in files
@@ -37,9 +40,9 @@ def stretches_in(folder: Path) -> list[Stretch]:
 
 
 def chunks_of(stretches: Sequence[Stretch], rng: Random) -> Iterator[Moment]:
-    """A speaker without end, in chunks of 100 ms."""
+    """Yield the chunks of an endless speaker, 100 ms each."""
     silence_ms, speech_ms = rng.choice(stretches)
-    at_ms = rng.randrange(-speech_ms, silence_ms + 1)  # somewhere amid what goes on
+    at_ms = rng.randrange(-speech_ms, silence_ms + 1)  # start at a random time of a stretch
     while True:
         count = max(1, round(speech_ms / CHUNK_MS))
         for number in range(1, count + 1):

@@ -1,7 +1,7 @@
-"""A log as real work leaves it: sessions opened, jobs dispatched, results delivered.
+"""A log with opened sessions, dispatched jobs and delivered results, written by the real scripts.
 
-Owns: working off jobs in this process, role by role, without waiting.
-Never does: anything that is measured. Read next: load.py.
+Owns: processing jobs in this process, role by role, without waiting.
+Never does: measure. Read next: load.py.
 """
 
 from __future__ import annotations
@@ -17,33 +17,33 @@ from eventsched.store.replies import fields_of
 
 EACH = 20
 NODES = 8
-TOLD_MAX = 16
+RESULTS_MAX = 16
 BODY = codec.encode_text(
     Text(source_text="good morning everyone", text="buenos días a todos", language="en")
 )
 
 
 async def worked_log(store: Store, jobs: int) -> None:
-    """At least so many jobs have been dispatched and delivered."""
+    """Dispatch and deliver at least this number of jobs."""
     nodes = await register_nodes(store, NODES)
     sessions = await open_sessions(store, -(-jobs // EACH))
-    dispatcher, told = Dispatcher(store), dict.fromkeys((one.node for one in nodes), "-")
+    dispatcher, positions = Dispatcher(store), dict.fromkeys((node.node for node in nodes), "-")
     for number in range(EACH):
         await finalize_utterances(store, sessions, [number])
         while (await dispatcher.step()).left:
-            await _tell_all(store, nodes, told)
-        await _tell_all(store, nodes, told)
+            await _record_all(store, nodes, positions)
+        await _record_all(store, nodes, positions)
 
 
-async def _tell_all(store: Store, nodes: list[NodeGrant], told: dict[str, str]) -> None:
-    """Each node gives the results of what is new in its inbox."""
+async def _record_all(store: Store, nodes: list[NodeGrant], positions: dict[str, str]) -> None:
+    """Record a result for each new assignment in the nodes' inboxes."""
     for node in nodes:
         inbox = store.keys.inbox(name_of(node.node))
-        while entries := await store.read_range(inbox, told[node.node], "+", TOLD_MAX):
-            told[node.node] = f"({entries[-1][0]}"
-            named = [fields_of(flat) for _, flat in entries]
+        while entries := await store.read_range(inbox, positions[node.node], "+", RESULTS_MAX):
+            positions[node.node] = f"({entries[-1][0]}"
+            assignments = [fields_of(flat) for _, flat in entries]
             results = [
-                NodeResult(job=one[b"j"].decode(), attempt=1, status="ok", body=BODY)
-                for one in named
+                NodeResult(job=fields[b"j"].decode(), attempt=1, status="ok", body=BODY)
+                for fields in assignments
             ]
             await store.record_results(node.node, node.epoch, results)

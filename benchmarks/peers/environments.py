@@ -1,6 +1,6 @@
-"""An environment for each peer: their requirements contradict each other's and our own.
+"""One environment for each peer, since their requirements are in conflict.
 
-Owns: making them below benchmarks/out (git-ignored), once, and what is installed in them.
+Owns: creating the environments below benchmarks/out (ignored by git), and their packages.
 Never does: run a peer (programs.py). Read next: requirements/, package.json, harness.py.
 """
 
@@ -26,59 +26,59 @@ PYTHON_PEERS = {
     "streaq": "streaq",
     "docket": "pydocket",
 }
-"""Name -> what it is called where it comes from."""
+"""Name -> name of the package."""
 BULLMQ = "bullmq"
 NAMES = (*PYTHON_PEERS, BULLMQ)
 
 
 class NoPeer(Exception):
-    """Raised when a peer cannot be set up here; says why."""
+    """Raised when a peer cannot be installed; the message is the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A peer that is installed."""
+    """An installed peer."""
 
     name: str
     version: str
     settings: str
-    """In words, as its program states them."""
+    """Description of its settings, from the docstring of its program."""
     program: tuple[str, ...]
-    """What to run; `work` or `produce` comes behind."""
+    """Command to run; the argument `work` or `produce` is appended."""
     folder: Path
-    """Where to run it."""
+    """Working directory of the command."""
 
 
 def prepare(name: str) -> Peer:
-    """The peer, installed unless it is. Raises NoPeer."""
+    """Install the peer unless it is installed, and return it. Raises NoPeer."""
     return _bullmq() if name == BULLMQ else _python(name)
 
 
 def _python(name: str) -> Peer:
-    wanted = (HERE / "requirements" / f"{name}.txt").read_text()
+    requirements = (HERE / "requirements" / f"{name}.txt").read_text()
     folder = OUT / name
     python = folder / "bin" / "python"
     installed = folder / "installed.txt"
-    if not installed.exists() or installed.read_text() != wanted:
+    if not installed.exists() or installed.read_text() != requirements:
         shutil.rmtree(folder, ignore_errors=True)
         _install_python(name, folder, python)
-        installed.write_text(wanted)
+        installed.write_text(requirements)
     package = PYTHON_PEERS[name]
-    asked = f"from importlib.metadata import version; print(version({package!r}))"
-    version = _run(name, str(python), "-c", asked).strip()
+    code = f"from importlib.metadata import version; print(version({package!r}))"
+    version = _run(name, str(python), "-c", code).strip()
     source = HERE / f"peer_{name}.py"
     docs = ast.get_docstring(ast.parse(source.read_text())) or ""
     return Peer(name, version, settings_in(docs), (str(python), source.name), HERE)
 
 
 def _install_python(name: str, folder: Path, python: Path) -> None:
-    wanted = str(HERE / "requirements" / f"{name}.txt")
+    requirements = str(HERE / "requirements" / f"{name}.txt")
     if uv := shutil.which("uv"):
         _run(name, uv, "venv", "--quiet", "--python", sys.executable, str(folder))
-        _run(name, uv, "pip", "install", "--quiet", "--python", str(python), "-r", wanted)
+        _run(name, uv, "pip", "install", "--quiet", "--python", str(python), "-r", requirements)
     else:
         _run(name, sys.executable, "-m", "venv", str(folder))
-        _run(name, str(python), "-m", "pip", "install", "--quiet", "-r", wanted)
+        _run(name, str(python), "-m", "pip", "install", "--quiet", "-r", requirements)
 
 
 def _bullmq() -> Peer:
@@ -87,22 +87,23 @@ def _bullmq() -> Peer:
         raise NoPeer(f"{BULLMQ}: node and npm are not on PATH")
     folder, source = OUT / BULLMQ, HERE / f"peer_{BULLMQ}.mjs"
     folder.mkdir(parents=True, exist_ok=True)
-    wanted, there = (HERE / "package.json").read_text(), folder / "package.json"
-    if not there.exists() or there.read_text() != wanted or not (folder / "node_modules").is_dir():
-        there.write_text(wanted)
+    manifest, installed = (HERE / "package.json").read_text(), folder / "package.json"
+    is_installed = installed.exists() and installed.read_text() == manifest
+    if not is_installed or not (folder / "node_modules").is_dir():
+        installed.write_text(manifest)
         _run(BULLMQ, npm, "install", "--no-audit", "--no-fund", "--silent", cwd=folder)
-    shutil.copy(source, folder)  # a module finds its packages beside itself
-    told = json.loads((folder / "node_modules" / BULLMQ / "package.json").read_text())
+    shutil.copy(source, folder)  # node searches for packages in the folder of the module
+    package = json.loads((folder / "node_modules" / BULLMQ / "package.json").read_text())
     settings = settings_in(source.read_text().partition("*/")[0])
-    return Peer(BULLMQ, told["version"], settings, (node, source.name), folder)
+    return Peer(BULLMQ, package["version"], settings, (node, source.name), folder)
 
 
 def settings_in(docs: str) -> str:
-    """The paragraph that begins with `Settings:`, as one line."""
-    found = re.search(r"Settings: (.*?)(?:\n[ *]*\n|\Z)", docs, re.DOTALL)
-    if found is None:
-        raise NoPeer("a peer's program must state its settings")
-    return " ".join(re.sub(r"\n *\*", "\n", found[1]).split())
+    """Return the paragraph that starts with `Settings:`, as one line. Raises NoPeer."""
+    match = re.search(r"Settings: (.*?)(?:\n[ *]*\n|\Z)", docs, re.DOTALL)
+    if match is None:
+        raise NoPeer("a peer's program must describe its settings")
+    return " ".join(re.sub(r"\n *\*", "\n", match[1]).split())
 
 
 def _run(name: str, *command: str, cwd: Path | None = None) -> str:

@@ -1,12 +1,14 @@
-"""What the programs of all peers share: the work order, the producer, the handler's note.
+"""The shared part of the peers' programs: their order, the producer, the record of the handlers.
 
-Each peer is a program of its own in an environment of its own, so this imports nothing else:
+Each peer is a program in an environment of its own, so this module imports the standard library
+only:
 
     python peer_NAME.py work        one worker process, with the peer's own runner
     python peer_NAME.py produce     one producer process
 
-Owns: the work order (environment), the burst and the open loop of a producer, what handlers saw.
-Never does: measure the server, compare (peers.py, which starts the programs).
+Owns: the order (environment variables), the burst and the open loop of a producer, the times at
+which handlers start.
+Never does: measure the server, compare. Read next: programs.py, which starts the programs.
 """
 
 from __future__ import annotations
@@ -23,35 +25,35 @@ from typing import Any
 URL = os.environ.get("BENCH_URL", "redis://127.0.0.1:6379")
 COUNT = int(os.environ.get("BENCH_COUNT", "1"))
 RATE = int(os.environ.get("BENCH_RATE", "0"))
-"""Jobs a second; 0 for all at once."""
+"""Jobs per second; 0 sends all jobs at once."""
 OUT = Path(os.environ.get("BENCH_OUT", "peer.json"))
 CONCURRENCY = 256
-"""Jobs at a time, as the node of eventsched has slots."""
+"""Jobs at the same time: the number of slots of eventsched's node."""
 BATCH = 500
 HELLO = -1
-"""The job that shows that the worker works."""
+"""Number of the job that shows that the worker runs."""
 HELLO_S = 30.0
 _WORKING = OUT.with_suffix(".working")
 
 Job = tuple[int, int]
-"""Its number, and when the producer called, in ns since the epoch."""
-_seen: list[tuple[int, int, int]] = []
+"""Number of the job, and time of the producer's call in ns since the epoch."""
+_starts: list[tuple[int, int, int]] = []
 _cpu_s: list[float] = []
 
 
 def started(number: int, called_ns: int) -> None:
-    """The handler of a job has started. The last one of all writes down what was seen."""
+    """Record the start of a handler; the last one writes the record to the output file."""
     now = time.time_ns()
     if number == HELLO:
         _WORKING.touch()
         return
-    if not _seen:
+    if not _starts:
         _cpu_s.append(time.process_time())
-    _seen.append((number, called_ns, now))
-    if len(_seen) == COUNT:
-        told = {"jobs": _seen, "cpu_s": time.process_time() - _cpu_s[0]}
+    _starts.append((number, called_ns, now))
+    if len(_starts) == COUNT:
+        record = {"jobs": _starts, "cpu_s": time.process_time() - _cpu_s[0]}
         draft = OUT.with_suffix(".draft")
-        draft.write_text(json.dumps(told))
+        draft.write_text(json.dumps(record))
         draft.rename(OUT)
 
 
@@ -59,7 +61,7 @@ async def produce(
     enqueue: Callable[[Job], Awaitable[Any]],
     enqueue_many: Callable[[Sequence[Job]], Awaitable[Any]],
 ) -> None:
-    """All jobs at once, or each at its moment when the worker works."""
+    """Send all jobs at once, or at the rate RATE once the worker runs."""
     if not RATE:
         for first in range(0, COUNT, BATCH):
             numbers = range(first, min(COUNT, first + BATCH))
@@ -73,17 +75,17 @@ async def produce(
 
 
 async def open_loop(enqueue: Callable[[Job], Awaitable[Any]]) -> None:
-    """Each call starts at its moment, however those before it fare."""
-    begins = time.perf_counter()
+    """Start each call at its time, even if earlier calls are slow."""
+    start_s = time.perf_counter()
     tasks = set()
     for number in range(COUNT):
-        await asyncio.sleep(max(0.0, begins + number / RATE - time.perf_counter()))
+        await asyncio.sleep(max(0.0, start_s + number / RATE - time.perf_counter()))
         tasks.add(asyncio.ensure_future(enqueue((number, time.time_ns()))))
     await asyncio.gather(*tasks)
 
 
 def each(enqueue: Callable[[Job], Awaitable[Any]]) -> Callable[[Sequence[Job]], Awaitable[Any]]:
-    """For peers without a call that takes many."""
+    """Return `enqueue_many` for a peer without a call for many jobs."""
 
     async def enqueue_many(jobs: Sequence[Job]) -> None:
         await asyncio.gather(*(enqueue(job) for job in jobs))
@@ -92,7 +94,7 @@ def each(enqueue: Callable[[Job], Awaitable[Any]]) -> Callable[[Sequence[Job]], 
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
-    """On uvloop where it is, as eventsched does."""
+    """Run on uvloop if it is installed, as eventsched does."""
     try:
         import uvloop
     except ImportError:
@@ -102,5 +104,5 @@ def run(main: Coroutine[Any, Any, None]) -> None:
 
 
 def serve(*, work: Callable[[], None], produce: Callable[[], None]) -> None:
-    """The program: do what the command line says."""
+    """Run the function that the command line names."""
     {"work": work, "produce": produce}[sys.argv[1]]()

@@ -22,17 +22,17 @@ const helloMs = 30_000;
 const nowNs = () => (performance.timeOrigin + performance.now()) * 1e6;
 
 function work() {
-  const seen = [];
+  const starts = [];
   let cpuBefore;
   const handle = async ({ data }) => {
     const now = nowNs();
     if (data.number === hello) return writeFileSync(working, "");
     cpuBefore ??= process.cpuUsage();
-    seen.push([data.number, data.calledNs, now]);
-    if (seen.length === count) {
+    starts.push([data.number, data.calledNs, now]);
+    if (starts.length === count) {
       const used = process.cpuUsage(cpuBefore);
-      const told = { jobs: seen, cpu_s: (used.user + used.system) / 1e6 };
-      writeFileSync(`${out}.draft`, JSON.stringify(told));
+      const record = { jobs: starts, cpu_s: (used.user + used.system) / 1e6 };
+      writeFileSync(`${out}.draft`, JSON.stringify(record));
       renameSync(`${out}.draft`, out);
     }
   };

@@ -1,7 +1,7 @@
-"""Runs a peer's producer and worker, a process each, and measures both ends.
+"""Run a peer's producer and worker, one process each, and measure them.
 
-Owns: the work order, the processes' life, figures with the names that ours have.
-Never does: compare (compare.py). Read next: harness.py (inside the processes), environments.py.
+Owns: the order for the processes, their start and end, figures with the same names as ours.
+Never does: compare (compare.py). Read next: harness.py (in the processes), environments.py.
 """
 
 from __future__ import annotations
@@ -28,31 +28,29 @@ PRODUCE_S = 120.0
 END_S = 10.0
 
 
-class Seen(msgspec.Struct, frozen=True):
-    """What a worker's handlers saw."""
+class Starts(msgspec.Struct, frozen=True):
+    """The starts of a worker's handlers."""
 
     jobs: list[tuple[int, float, float]]
-    """Number; when the producer called and when the handler started, in ns."""
+    """Number of the job, time of the producer's call, time of the handler's start, in ns."""
     cpu_s: float
-    """Of the worker, from the first job to the last."""
+    """CPU time of the worker, from the first job to the last."""
 
 
 async def drain(stage: Stage, peer: Peer, count: int) -> Figures:
-    """Jobs are enqueued beforehand; the clock runs from the first handler's start to the last's."""
+    """Measure enqueued jobs, from the start of the first handler to the start of the last."""
     await stage.clear()
     order = _order(stage, peer, count, rate=0)
     with anyio.fail_after(PRODUCE_S):
         async with _running(stage, peer, "produce", order) as producer:
             await _ended(peer, producer)
     async with metering(stage.redis) as cost, _running(stage, peer, "work", order) as worker:
-        seen = await _seen(peer, worker, order)
-    starts = [started for _, _, started in seen.jobs]
-    seconds = (max(starts) - min(starts)) / 1e9
-    return _figures(cost, seen, count, seconds)
+        starts = await _starts(peer, worker, order)
+    return _figures(cost, starts, count)
 
 
 async def pace(stage: Stage, peer: Peer, *, rate: int, count: int, warm_up: int) -> Figures:
-    """An open loop of so many jobs a second; the first `warm_up` of them do not count."""
+    """Measure an open loop of `rate` jobs per second, without the first `warm_up` jobs."""
     await stage.clear()
     order = _order(stage, peer, warm_up + count, rate=rate)
     async with (
@@ -60,25 +58,30 @@ async def pace(stage: Stage, peer: Peer, *, rate: int, count: int, warm_up: int)
         _running(stage, peer, "work", order) as worker,
         _running(stage, peer, "produce", order),
     ):
-        seen = await _seen(peer, worker, order)
-    waits = [(started - called) / 1e6 for number, called, started in seen.jobs if number >= warm_up]
-    starts = [started for _, _, started in seen.jobs]
-    seconds = (max(starts) - min(starts)) / 1e9
-    return percentiles(waits) | _figures(cost, seen, warm_up + count, seconds)
+        starts = await _starts(peer, worker, order)
+    waits_ms = [
+        (started_ns - called_ns) / 1e6
+        for number, called_ns, started_ns in starts.jobs
+        if number >= warm_up
+    ]
+    return percentiles(waits_ms) | _figures(cost, starts, warm_up + count)
 
 
-def _figures(cost: Cost, seen: Seen, count: int, seconds: float) -> dict[str, float]:
-    numbers = {number for number, _, _ in seen.jobs}
+def _figures(cost: Cost, starts: Starts, count: int) -> dict[str, float]:
+    """Return the figures per job. Raises BenchFailed if a job was not handled."""
+    numbers = {number for number, _, _ in starts.jobs}
     if len(numbers) != count:
         raise BenchFailed(f"{len(numbers)} of {count} jobs were handled")
-    own = {"client_cpu_us": seen.cpu_s * 1e6 / count}
-    return cost.per_item(count, seconds=seconds) | own
+    times_ns = [started_ns for _, _, started_ns in starts.jobs]
+    seconds = (max(times_ns) - min(times_ns)) / 1e9
+    client_cpu = {"client_cpu_us": starts.cpu_s * 1e6 / count}
+    return cost.per_item(count, seconds=seconds) | client_cpu
 
 
 def _order(stage: Stage, peer: Peer, count: int, *, rate: int) -> dict[str, str]:
     out = stage.folder / f"{peer.name}.json"
-    for left in (out, out.with_suffix(".working")):
-        left.unlink(missing_ok=True)
+    for old in (out, out.with_suffix(".working")):
+        old.unlink(missing_ok=True)
     return {
         "BENCH_URL": stage.url,
         "BENCH_COUNT": str(count),
@@ -87,7 +90,8 @@ def _order(stage: Stage, peer: Peer, count: int, *, rate: int) -> dict[str, str]
     }
 
 
-async def _seen(peer: Peer, worker: subprocess.Popen[bytes], order: Mapping[str, str]) -> Seen:
+async def _starts(peer: Peer, worker: subprocess.Popen[bytes], order: Mapping[str, str]) -> Starts:
+    """Wait until the worker has written its record, and return it. Raises BenchFailed."""
     out = anyio.Path(order["BENCH_OUT"])
 
     async def is_done() -> bool:
@@ -96,7 +100,7 @@ async def _seen(peer: Peer, worker: subprocess.Popen[bytes], order: Mapping[str,
         return await out.exists()
 
     await until(is_done, f"{peer.name} has handled all jobs")
-    return msgspec.json.decode(await out.read_bytes(), type=Seen)
+    return msgspec.json.decode(await out.read_bytes(), type=Starts)
 
 
 async def _ended(peer: Peer, producer: subprocess.Popen[bytes]) -> None:
@@ -106,31 +110,33 @@ async def _ended(peer: Peer, producer: subprocess.Popen[bytes]) -> None:
 
 @asynccontextmanager
 async def _running(
-    stage: Stage, peer: Peer, what: str, order: Mapping[str, str]
+    stage: Stage, peer: Peer, program: str, order: Mapping[str, str]
 ) -> AsyncIterator[subprocess.Popen[bytes]]:
-    """The program runs while the block does; it and its children have ended afterwards."""
-    log = stage.folder / f"{peer.name}-{what}.log"
-    process = _start(peer, what, order, log)
+    """Run the program `work` or `produce`; it and its children end with the block."""
+    log = stage.folder / f"{peer.name}-{program}.log"
+    process = _start(peer, program, order, log)
     try:
         yield process
-    except BenchFailed as failed:
-        words = log.read_text(errors="replace").strip().splitlines()
-        raise BenchFailed(f"{failed}: {words[-1]}" if words else str(failed)) from None
+    except BenchFailed as error:
+        lines = log.read_text(errors="replace").strip().splitlines()
+        raise BenchFailed(f"{error}: {lines[-1]}" if lines else str(error)) from None
     finally:
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(_end, process)
 
 
-def _start(peer: Peer, what: str, order: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
-    with log.open("wb") as said:
+def _start(
+    peer: Peer, program: str, order: Mapping[str, str], log: Path
+) -> subprocess.Popen[bytes]:
+    with log.open("wb") as output:
         return subprocess.Popen(
-            [*peer.program, what],
+            [*peer.program, program],
             cwd=peer.folder,
             env=os.environ | order,
             stdin=subprocess.DEVNULL,
-            stdout=said,
-            stderr=said,
-            start_new_session=True,  # a group of its own, with whatever it starts
+            stdout=output,
+            stderr=output,
+            start_new_session=True,  # a process group of its own, with its children
             preexec_fn=die_with_parent,  # noqa: PLW1509 - one call into libc, no lock taken
         )
 

@@ -31,7 +31,7 @@ Set = Annotated[
     typer.Option(
         "--set",
         metavar="NAME=VALUE",
-        help="Change a setting, such as pause_ms=500 or EVENTSCHED_PAUSE_MS; repeatable.",
+        help="Set a setting, such as pause_ms=500; repeatable [EVENTSCHED_PAUSE_MS].",
     ),
 ]
 

@@ -317,7 +317,7 @@ def _length(pcm: bytes) -> str:
 
 
 def _outcome_text(outcome: Outcome) -> Text:
-    """The texts of a result, or why there are none."""
+    """Return the texts of a result, or the reason why there are none."""
     match outcome:
         case NoSpeech(code=code) | Failed(code=code):
             return Text(code)
@@ -327,11 +327,11 @@ def _outcome_text(outcome: Outcome) -> Text:
     if outcome.text is not None and outcome.text != outcome.source_text:
         text.append(f" → {outcome.text}" if outcome.source_text else outcome.text)
     if outcome.is_encrypted:
-        text.append("sealed: its key is not here", "yellow")
+        text.append("encrypted: its key is not in the key store", "yellow")
     if outcome.is_unreadable:
-        text.append("unreadable: its node sent no text that this program knows", "yellow")
+        text.append("unreadable: its node sent text in an unknown form", "yellow")
     if isinstance(outcome, Result) and outcome.audio:
-        text.append(f" ({len(outcome.audio):,} B of sound)", "dim")
+        text.append(f" ({len(outcome.audio):,} B of audio)", "dim")
     return text
 
 
@@ -340,10 +340,11 @@ _ABSENT: dict[str, Any] = {
     "source_text": "", "text": None, "language": "", "audio": None,
     "is_encrypted": False, "is_unreadable": False, "log": "",
 }  # fmt: skip
-"""The value of a field that an outcome does not have: every line has the same fields."""
+"""Values of fields that an outcome does not have, so that every line has the same fields."""
 
 
 def _as_json(source: Source, outcome: Outcome) -> dict[str, Any]:
+    """Return the JSON object of an outcome."""
     fields = _ABSENT | msgspec.structs.asdict(outcome)
     return {
         "type": "partial" if isinstance(outcome, Partial) else "outcome",
@@ -358,7 +359,7 @@ def _as_json(source: Source, outcome: Outcome) -> dict[str, Any]:
         "text": fields["text"],
         "language": fields["language"],
         "audio_bytes": len(fields["audio"] or b""),
-        "sealed": fields["is_encrypted"],
+        "encrypted": fields["is_encrypted"],
         "unreadable": fields["is_unreadable"],
         "log": fields["log"],
     }

@@ -1,4 +1,4 @@
-"""Each benchmark runs, in a tiny size, and reports the fields that programs read."""
+"""Each benchmark runs with little work and reports the expected fields."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.micro import sessions
 from benchmarks.micro.program import main
-from benchmarks.micro.sessions import Sessions, holds
+from benchmarks.micro.sessions import Sessions, passes
 from benchmarks.micro.stage import open_stage
 from benchmarks.micro.suite import BENCHES
 from eventsched.loadtest.rttm import SAMPLES
@@ -51,18 +51,18 @@ def test_a_benchmark_prints_one_json_object(
     assert report["rounds"] == 1
     assert report["server"].split()[0] in ("Redis", "Valkey")
     assert set(report["parts"]) == PARTS[name]
-    curves = {name: [one["x"] for one in points] for name, points in report["curves"].items()}
+    curves = {name: [point["x"] for point in points] for name, points in report["curves"].items()}
     assert curves == CURVES.get(name, {})
     assert set(report["ratios"]) == RATIOS.get(name, set())
     for part, figures in report["parts"].items():
         assert part == "log" or set(figures) >= PER_ITEM
-        assert all(one["low"] <= one["median"] <= one["high"] for one in figures.values())
+        assert all(each["low"] <= each["median"] <= each["high"] for each in figures.values())
 
 
 async def test_sessions_are_counted_level_by_level(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sessions, "AGAIN", 1)
+    monkeypatch.setattr(sessions, "RETRY_ROUNDS", 1)
     (tmp_path / "one.rttm").write_text((SAMPLES / "kitchen.rttm").read_text())
     async with open_stage() as stage:
         report = await Sessions(seconds=2, levels=(20,), traces=str(tmp_path)).run(stage)
@@ -73,31 +73,33 @@ async def test_sessions_are_counted_level_by_level(
     assert (figures["lost"].high, figures["doubled"].high) == (0, 0)
     assert figures["utterances_per_s"].low > 0
     largest = report.parts["largest that holds"]["sessions"].median
-    assert largest == (20 if holds(figures) else 0)
+    assert largest == (20 if passes(figures) else 0)
 
 
-def test_traces_must_be_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_without_traces_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["sessions", "--traces", str(tmp_path)]) == 1
     assert "no *.rttm in" in capsys.readouterr().err
 
 
-def test_people_get_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_json_a_table_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["raw", "--rounds", "1", "--scale", "0.01"]) == 0
-    told = capsys.readouterr().out
-    assert "xadd pipelined" in told
-    assert "redis_cpu_us" in told
+    output = capsys.readouterr().out
+    assert "xadd pipelined" in output
+    assert "redis_cpu_us" in output
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("arguments", "message"),
     [
         (["--url", "redis://127.0.0.1:1"], "a server of its own"),
         (["--rounds", "0"], "1 to 100"),
         (["--scale", "0"], "0.001 to 100"),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_line(
-    given: list[str], told: str, capsys: pytest.CaptureFixture[str]
+def test_invalid_arguments_are_refused(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["raw", *given]) == 1
-    assert told in capsys.readouterr().err
+    assert main(["raw", *arguments]) == 1
+    assert message in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Figures: what is counted, per item, and how rounds become medians. Nothing about speed."""
+"""Figures per item and the medians of rounds; no assertion is about speed."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def test_a_spread_is_the_median_with_the_extremes_in_four_digits() -> None:
 
 
 def test_percentiles_are_by_nearest_rank() -> None:
-    found = percentiles(float(value) for value in reversed(range(1_000)))
-    assert found == {
+    figures = percentiles(float(value) for value in reversed(range(1_000)))
+    assert figures == {
         "p50_ms": 500.0, "p90_ms": 900.0, "p99_ms": 990.0, "p999_ms": 999.0, "max_ms": 999.0,
     }  # fmt: skip
 
@@ -35,15 +35,15 @@ def test_ratios_are_between_parts() -> None:
 
 async def test_the_first_round_warms_up_and_does_not_count() -> None:
     values = iter([100.0, 1.0, 2.0, 3.0])
-    moves: list[int] = []
+    steps: list[int] = []
 
-    async def one() -> Round:
+    async def measure_round() -> Round:
         return Round({"part": {"x": next(values)}}, {"r": 2.0})
 
-    seen = await in_rounds(3, one, moves.append)
-    assert (seen.parts["part"]["x"].median, seen.parts["part"]["x"].high) == (2.0, 3.0)
-    assert seen.ratios["r"].median == 2.0
-    assert moves == [1, 2, 3, 4]
+    rounds = await in_rounds(3, measure_round, steps.append)
+    assert (rounds.parts["part"]["x"].median, rounds.parts["part"]["x"].high) == (2.0, 3.0)
+    assert rounds.ratios["r"].median == 2.0
+    assert steps == [1, 2, 3, 4]
 
 
 async def test_rounds_with_much_stolen_cpu_are_repeated_within_a_bound(
@@ -52,14 +52,14 @@ async def test_rounds_with_much_stolen_cpu_are_repeated_within_a_bound(
     monkeypatch.setattr(Stolen, "percent", lambda _: 50.0)
     calls = 0
 
-    async def one() -> Round:
+    async def measure_round() -> Round:
         nonlocal calls
         calls += 1
         return Round({"part": {"x": float(calls)}})
 
-    seen = await in_rounds(2, one, lambda _: None)
-    assert (seen.repeated, calls) == (measure.REPEATS_MAX, 1 + measure.REPEATS_MAX + 2)
-    assert seen.stolen_percent == 50.0
+    rounds = await in_rounds(2, measure_round, lambda _: None)
+    assert (rounds.repeated, calls) == (measure.REPEATS_MAX, 1 + measure.REPEATS_MAX + 2)
+    assert rounds.stolen_percent == 50.0
 
 
 async def test_commands_scripts_and_bytes_are_counted_per_item() -> None:
@@ -75,6 +75,6 @@ async def test_commands_scripts_and_bytes_are_counted_per_item() -> None:
     assert figures["client_cpu_us"] > 0
 
 
-def test_the_cpu_of_a_process_that_is_gone_is_unknown() -> None:
+def test_the_cpu_of_an_ended_process_is_unknown() -> None:
     assert cpu_of(2**22 + 1) is None
     assert cpu_of(os.getpid()) is not None

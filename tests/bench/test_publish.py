@@ -1,4 +1,4 @@
-"""The documents show the figures of the run that is stored, all of them and no others."""
+"""The documents show exactly the figures of the stored run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def stored() -> Results:
     return read(RESULTS)
 
 
-def test_the_document_is_what_the_json_says(results: Results) -> None:
+def test_the_document_shows_the_figures_of_the_json(results: Results) -> None:
     assert DOC.read_text() == document(results)
 
 
@@ -34,13 +34,13 @@ def test_the_readme_shows_the_same_run(results: Results) -> None:
     assert with_table(text, results) == text
 
 
-def test_every_benchmark_is_told_and_every_plot_is_there(results: Results) -> None:
+def test_every_benchmark_is_reported_and_every_plot_exists(results: Results) -> None:
     assert {report.bench for report in results.reports} <= set(BENCHES)  # some may be newer
     assert {*ALONE, "jobs", "latency"} == set(BENCHES)
-    assert {file for file, _ in PLOTTED.values()} == {one.name for one in PLOTS.glob("*.svg")}
+    assert {file for file, _ in PLOTTED.values()} == {path.name for path in PLOTS.glob("*.svg")}
 
 
-def test_each_peer_was_measured_or_its_absence_is_told(results: Results) -> None:
+def test_each_peer_was_measured_or_has_a_reason_why_not(results: Results) -> None:
     assert {peer.name for peer in results.peers} | set(results.left_out) == set(NAMES)
     jobs = results.report("jobs").parts
     assert {part for part in jobs if not part.startswith(OURS)} == {p.name for p in results.peers}
@@ -69,7 +69,7 @@ def test_a_peer_that_was_left_out_leaves_its_rows_empty(results: Results) -> Non
 @pytest.mark.parametrize(
     ("median", "reached"), [(2.0, "goal"), (1.5, "goal"), (1.2, "floor"), (0.9, "missed")]
 )
-def test_what_is_reached_is_judged_by_the_median(median: float, reached: str) -> None:
+def test_the_median_decides_what_is_reached(median: float, reached: str) -> None:
     target = Target("x", lambda _: None, 1.0, 1.5)
     assert target.reached(Spread(median, 0, 9)) == reached
     assert target.reached(None) == "not measured"
@@ -82,17 +82,18 @@ def test_less_can_be_better() -> None:
 
 
 def test_every_target_finds_its_figure(results: Results) -> None:
-    peers_are_here = {peer.name for peer in results.peers} == set(NAMES)
-    found = [target.find(results) for target in TARGETS]
-    assert not peers_are_here or all(found)
-    assert slowest_scripts(results) in found
+    has_all_peers = {peer.name for peer in results.peers} == set(NAMES)
+    figures = [target.find(results) for target in TARGETS]
+    assert not has_all_peers or all(figures)
+    assert slowest_scripts(results) in figures
 
 
 @pytest.mark.parametrize("path", sorted(HERE.glob("peer_*")), ids=lambda path: path.stem)
 def test_each_peer_states_its_settings(path: Path) -> None:
-    told = settings_in(path.read_text().partition('\n"""\n' if path.suffix == ".py" else "*/")[0])
-    assert "256" in told
-    assert "\n" not in told
+    end = '\n"""\n' if path.suffix == ".py" else "*/"
+    settings = settings_in(path.read_text().partition(end)[0])
+    assert "256" in settings
+    assert "\n" not in settings
 
 
 def test_ratios_are_against_the_best_python_peer_and_against_bullmq() -> None:
@@ -106,7 +107,7 @@ def test_ratios_are_against_the_best_python_peer_and_against_bullmq() -> None:
     assert drain_ratios({name: rate for name, rate in rates.items() if OURS in name}) == {}
 
 
-def test_a_run_whose_traces_are_not_there_ends_before_it_measures(
+def test_a_run_without_traces_in_its_folder_ends_before_it_measures(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(typer.Exit) as ended:

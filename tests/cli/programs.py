@@ -1,6 +1,6 @@
-"""`eventsched` as users run it: real processes in a folder of their own.
+"""Real `eventsched` processes with a data folder of their own.
 
-Owns: starting one, waiting for its first line, its output as JSON; a WAV file to stream.
+Owns: starting a process, waiting for its first line, its output as JSON; a WAV file to stream.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Program:
         return self._process.pid
 
     def first_json(self) -> dict[str, Any]:
-        """What its first line says; waits for it."""
+        """Wait for the first line of output and return it as JSON."""
         return json.loads(self.first_line())  # type: ignore[no-any-return]
 
     def first_line(self) -> str:
@@ -63,18 +63,18 @@ class Program:
         wait_for(f"{words!r} in {self.log}", lambda: words in self.log.read_text())
 
     def signal_group(self, number: int) -> None:
-        """What Ctrl-C does: the signal goes to the whole group of the terminal."""
+        """Send a signal to the process group, as Ctrl-C in a terminal does."""
         os.killpg(self.pid, number)
 
     def has_ended(self) -> bool:
         return self._process.poll() is not None
 
     def ended(self) -> int:
-        """Its exit code, once it has ended."""
+        """Wait for the end and return the exit code."""
         return self._process.wait(END_S)
 
     def output(self) -> bytes:
-        """What is left of its standard output, once it has ended."""
+        """Wait for the end and return the rest of standard output."""
         assert self._process.stdout
         output = self._process.stdout.read()
         self.ended()
@@ -92,7 +92,7 @@ class Program:
 def program(
     data: Path, *words: str, env: dict[str, str] | None = None, stdin: int | None = None
 ) -> Iterator[Program]:
-    """Runs until the block ends, at the latest."""
+    """Run a command at most until the block ends."""
     running = Program(data, *words, env=env, stdin=stdin)
     try:
         yield running
@@ -103,7 +103,7 @@ def program(
 def run(
     data: Path, *words: str, stdin: bytes = b"", env: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[bytes]:
-    """One command from start to end."""
+    """Run one command and wait for its end."""
     return subprocess.run(
         command(*words),
         cwd=ROOT,
@@ -116,10 +116,10 @@ def run(
 
 
 def json_of(done: subprocess.CompletedProcess[bytes]) -> Any:
-    """The one JSON object that a command printed; it must have gone well."""
-    (one,) = json_lines_of(done)
+    """Return the only JSON object that a successful command printed."""
+    (value,) = json_lines_of(done)
     assert done.returncode == 0, done.stderr.decode()
-    return one
+    return value
 
 
 def json_lines_of(done: subprocess.CompletedProcess[bytes]) -> list[Any]:
@@ -136,7 +136,7 @@ def environment(data: Path) -> dict[str, str]:
 
 
 def write_wav(path: Path, ms: int, *, rate: int = 16_000) -> Path:
-    """A tone of that length."""
+    """Write a tone of this duration."""
     count = ms * rate // 1_000
     tone = array("h", (round(8_000 * math.sin(at / 9)) for at in range(count)))
     with wave.open(str(path), "wb") as file:

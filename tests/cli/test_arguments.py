@@ -1,4 +1,4 @@
-"""No process that the product starts shows a secret in its arguments, or runs what lies around."""
+"""No process shows a secret in its arguments or imports modules of the current folder."""
 
 from __future__ import annotations
 
@@ -40,18 +40,18 @@ def arguments_of(mark: str) -> dict[int, list[str]]:
     return {pid: words[pid] for pid in marked if pid in words}
 
 
-class Seen:
-    """Every process that was there at any of the looks."""
+class Processes:
+    """All processes that were running at one of the checks."""
 
     def __init__(self) -> None:
         self.mark = uuid.uuid4().hex
         self.by_pid: dict[int, list[str]] = {}
 
     def names(self, *words: str) -> bool:
-        """Whether each of these words was in the arguments of some process so far."""
+        """Whether each of these words was in the arguments of a process so far."""
         self.by_pid |= arguments_of(self.mark)
-        told = [word for words in self.by_pid.values() for word in words]
-        return all(any(word in one for one in told) for word in words)
+        arguments = [word for words in self.by_pid.values() for word in words]
+        return all(any(word in argument for argument in arguments) for word in words)
 
     def assert_none_holds(self, secret: str) -> None:
         assert [words for words in self.by_pid.values() if secret in " ".join(words)] == []
@@ -74,45 +74,51 @@ def test_children_of_a_replay_get_the_url_by_their_environment(
     tmp_path: Path, secret_server: tuple[str, str]
 ) -> None:
     url, secret = secret_server
-    seen = Seen()
-    env = {"EVENTSCHED_URL": url, MARK: seen.mark}
+    processes = Processes()
+    env = {"EVENTSCHED_URL": url, MARK: processes.mark}
     words = ("loadtest", str(SAMPLES / "standup.rttm"), "--nodes", "1", "--json")
     with program(tmp_path / "data", *words, env=env) as trace:
-        wait_for("its processes run", lambda: seen.names("loadtest.worker", "eventsched.cli", "up"))
+        wait_for(
+            "its processes run", lambda: processes.names("loadtest.worker", "eventsched.cli", "up")
+        )
         os.kill(trace.pid, signal.SIGINT)
         trace.ended()
-        children = seen.children(of=trace.pid)
-    seen.assert_none_holds(secret)
+        children = processes.children(of=trace.pid)
+    processes.assert_none_holds(secret)
     assert all("-P" in words for words in children if "-m" in words)
     assert sum("-m" in words for words in children) == 2
 
 
 @pytest.mark.parametrize("folder", ["data", "x" * 100], ids=["short path", "long path"])
 def test_embedded_server_and_its_watchdog_show_no_secret(tmp_path: Path, folder: str) -> None:
-    seen = Seen()
+    processes = Processes()
     data = tmp_path / folder
-    with program(data, "up", "--json", env={MARK: seen.mark}) as up:
-        told = up.first_json()
-        wait_for("the watchdog and the server run", lambda: seen.names("watchdog.py", "valkey"))
+    with program(data, "up", "--json", env={MARK: processes.mark}) as up:
+        output = up.first_json()
+        wait_for(
+            "the watchdog and the server run", lambda: processes.names("watchdog.py", "valkey")
+        )
         announced = (data / "server.json").read_text()
-    assert told["url"].startswith("unix://")
+    assert output["url"].startswith("unix://")
     assert "redis://" not in announced  # so there is no password at all
-    assert not any("redis://" in word for words in seen.by_pid.values() for word in words)
+    assert not any("redis://" in word for words in processes.by_pid.values() for word in words)
 
 
 def test_embedded_server_on_loopback_shows_no_password(tmp_path: Path) -> None:
     """No socket can be made: the folder's path is too long, and so is the one of short paths."""
-    seen = Seen()
+    processes = Processes()
     data, runtime = tmp_path / ("x" * 100), tmp_path / ("y" * 100)
     runtime.mkdir(mode=0o700)
-    env = {MARK: seen.mark, "XDG_RUNTIME_DIR": str(runtime)}
+    env = {MARK: processes.mark, "XDG_RUNTIME_DIR": str(runtime)}
     with program(data, "up", "--json", env=env) as up:
         assert up.first_json()["url"].startswith("redis://127.0.0.1:")
-        wait_for("the watchdog and the server run", lambda: seen.names("watchdog.py", "valkey"))
+        wait_for(
+            "the watchdog and the server run", lambda: processes.names("watchdog.py", "valkey")
+        )
         announced = (data / "server.json").read_text()
         secret = announced.partition("redis://:")[2].partition("@")[0]
     assert len(secret) == 32
-    seen.assert_none_holds(secret)
+    processes.assert_none_holds(secret)
     assert secret not in up.log.read_text()
 
 

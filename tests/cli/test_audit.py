@@ -1,4 +1,4 @@
-"""`run archiver`, `audit` and `query` as programs: good output, and one line for what is not."""
+"""`run archiver`, `audit` and `query`: their output, and one line for each error."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from tests.fixtures_store import TimedStore
 pytestmark = pytest.mark.parametrize("server", ["embedded"], indirect=True)
 
 
-class Told:
-    """Runs commands; keeps what the last one said."""
+class CommandRunner:
+    """Runs commands and stores the output of the last one."""
 
     def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
         self._capsys = capsys
         self.out = self.err = ""
 
     def run(self, *args: str | Path) -> int:
-        code = main([str(one) for one in args])
+        code = main([str(argument) for argument in args])
         self.out, self.err = self._capsys.readouterr()
         return code
 
     def refused(self, *args: str | Path) -> str:
-        """The one line of a command that fails by something expected."""
+        """Run a command that fails with an expected error and return its one line."""
         assert self.run(*args) == 1
         assert self.out == ""
         assert self.err.count("\n") == 1, self.err
@@ -39,13 +39,13 @@ class Told:
 
 
 @pytest.fixture
-def told(capfd: pytest.CaptureFixture[str]) -> Told:
-    return Told(capfd)
+def runner(capfd: pytest.CaptureFixture[str]) -> CommandRunner:
+    return CommandRunner(capfd)
 
 
 @pytest_asyncio.fixture
 async def archive(store: TimedStore, tmp_path: Path) -> Archived:
-    """Three segments."""
+    """An archive of three segments."""
     archived = Archived(store, tmp_path / "archive")
     await archived.set(archive_entries_max=8)
     await archived.talk("s1", 5)
@@ -53,74 +53,78 @@ async def archive(store: TimedStore, tmp_path: Path) -> Archived:
     return archived
 
 
-async def run(told: Told, *args: str | Path) -> int:
-    """In a thread: commands bring their own event loop."""
-    return await run_sync(told.run, *args)
+async def run(runner: CommandRunner, *args: str | Path) -> int:
+    """Run in a thread, since a command has an event loop of its own."""
+    return await run_sync(runner.run, *args)
 
 
-async def refused(told: Told, *args: str | Path) -> str:
-    return await run_sync(told.refused, *args)
+async def refused(runner: CommandRunner, *args: str | Path) -> str:
+    return await run_sync(runner.refused, *args)
 
 
-async def test_an_untouched_archive_and_one_that_was_touched(archive: Archived, told: Told) -> None:
-    assert await run(told, "audit", "verify", archive.path) == 0
-    assert told.out.startswith("unchanged: ")
+async def test_an_unchanged_archive_and_a_changed_one(
+    archive: Archived, runner: CommandRunner
+) -> None:
+    assert await run(runner, "audit", "verify", archive.path) == 0
+    assert runner.out.startswith("unchanged: ")
     name = archive.folder.cell(archive.store.cell).records()[1].file("events").name
     path = archive.path / archive.store.cell / name
     path.write_bytes(path.read_bytes()[:-1] + b"!")
-    assert await run(told, "audit", "verify", archive.path) == 1
-    assert f"CHANGED  {archive.store.cell}/{name}: is not the file that was sealed" in told.out
-    assert await run(told, "--json", "audit", "verify", archive.path) == 1
-    report = json.loads(told.out)
+    assert await run(runner, "audit", "verify", archive.path) == 1
+    assert f"CHANGED  {archive.store.cell}/{name}: is not the file that was sealed" in runner.out
+    assert await run(runner, "--json", "audit", "verify", archive.path) == 1
+    report = json.loads(runner.out)
     assert report["clean"] is False
     assert report["problems"][0]["where"] == f"{archive.store.cell}/{name}"
 
 
-async def test_a_checkpoint_shows_what_was_cut_off(
-    archive: Archived, told: Told, tmp_path: Path
+async def test_a_checkpoint_shows_removed_segments(
+    archive: Archived, runner: CommandRunner, tmp_path: Path
 ) -> None:
-    kept = tmp_path / "kept"
-    assert await run(told, "audit", "checkpoint", archive.path, "--out", kept) == 0
-    assert await run(told, "audit", "verify", archive.path, "--checkpoint", kept) == 0
+    checkpoint = tmp_path / "checkpoint"
+    assert await run(runner, "audit", "checkpoint", archive.path, "--out", checkpoint) == 0
+    assert await run(runner, "audit", "verify", archive.path, "--checkpoint", checkpoint) == 0
     last = archive.folder.cell(archive.store.cell).records()[-1]
-    for one in (archive.path / archive.store.cell).glob(f"*_*{padded_id(last.last)}*"):
-        one.unlink()
-    assert await run(told, "audit", "verify", archive.path) == 0
-    assert await run(told, "audit", "verify", archive.path, "--checkpoint", kept) == 1
-    assert "segments, the archive" in told.out
+    for path in (archive.path / archive.store.cell).glob(f"*_*{padded_id(last.last)}*"):
+        path.unlink()
+    assert await run(runner, "audit", "verify", archive.path) == 0
+    assert await run(runner, "audit", "verify", archive.path, "--checkpoint", checkpoint) == 1
+    assert "segments, the archive" in runner.out
 
 
-async def test_a_proof_is_small_and_holds_by_itself(
-    archive: Archived, told: Told, tmp_path: Path
+async def test_a_proof_is_small_and_valid_without_the_archive(
+    archive: Archived, runner: CommandRunner, tmp_path: Path
 ) -> None:
     proof = tmp_path / "proof"
     for event in await archive.store.log():
         assert (
-            await run(told, "audit", "prove", event.id, "--archive", archive.path, "--out", proof)
+            await run(runner, "audit", "prove", event.id, "--archive", archive.path, "--out", proof)
             == 0
         )
         assert proof.stat().st_size < 2_000
-        assert await run(told, "audit", "check-proof", proof) == 0
-        assert told.out.startswith(f"valid: {event.type} {event.id} of cell")
+        assert await run(runner, "audit", "check-proof", proof) == 0
+        assert runner.out.startswith(f"valid: {event.type} {event.id} of cell")
     key = archive.path / "archive.pub"
-    assert await run(told, "--json", "audit", "check-proof", proof, "--key", key) == 0
-    assert json.loads(told.out)["valid"] is True
+    assert await run(runner, "--json", "audit", "check-proof", proof, "--key", key) == 0
+    assert json.loads(runner.out)["valid"] is True
 
 
-async def test_a_changed_proof_does_not_hold(archive: Archived, told: Told, tmp_path: Path) -> None:
+async def test_a_changed_proof_is_not_valid(
+    archive: Archived, runner: CommandRunner, tmp_path: Path
+) -> None:
     proof = tmp_path / "proof"
     event = (await archive.store.log())[5]
-    await run(told, "audit", "prove", event.id, "--archive", archive.path, "--out", proof)
+    await run(runner, "audit", "prove", event.id, "--archive", archive.path, "--out", proof)
     content = proof.read_bytes()
     for at in range(0, len(content), 11):
         changed = bytearray(content)
         changed[at] ^= 1
         proof.write_bytes(bytes(changed))
-        assert "proof" in await refused(told, "audit", "check-proof", proof)
+        assert "proof" in await refused(runner, "audit", "check-proof", proof)
 
 
 async def test_bad_input_is_one_line_and_changes_nothing(
-    archive: Archived, told: Told, tmp_path: Path
+    archive: Archived, runner: CommandRunner, tmp_path: Path
 ) -> None:
     other = Archived(archive.store, tmp_path / "other")
     (tmp_path / "mine").mkdir()
@@ -128,23 +132,23 @@ async def test_bad_input_is_one_line_and_changes_nothing(
     before = sums(tmp_path)
     pub = other.path / "archive.pub"
     prove = ("audit", "prove", "--archive", archive.path)
-    assert "no folder" in await refused(told, "audit", "verify", tmp_path / "nowhere")
-    assert "is no archive" in await refused(told, "audit", "verify", tmp_path / "mine")
-    assert "no segment yet" in await refused(told, "audit", "checkpoint", other.path)
-    assert "is no entry id" in await refused(told, *prove, "yesterday")
-    assert "no event 5-0" in await refused(told, *prove, "5-0")
-    assert "cannot read" in await refused(told, "audit", "check-proof", tmp_path / "none")
+    assert "no folder" in await refused(runner, "audit", "verify", tmp_path / "nowhere")
+    assert "is no archive" in await refused(runner, "audit", "verify", tmp_path / "mine")
+    assert "no segment yet" in await refused(runner, "audit", "checkpoint", other.path)
+    assert "is no entry id" in await refused(runner, *prove, "yesterday")
+    assert "no event 5-0" in await refused(runner, *prove, "5-0")
+    assert "cannot read" in await refused(runner, "audit", "check-proof", tmp_path / "none")
     letter = tmp_path / "mine" / "letter"
-    assert "cannot be read" in await refused(told, "audit", "check-proof", letter)
-    assert "no public key" in await refused(told, "audit", "check-proof", letter, "--key", letter)
-    assert "--archive" in await refused(told, "query", "SELECT 1")
-    assert "is no archive" in await refused(told, "query", "SELECT 1", "--archive", letter.parent)
-    assert "add --archive DIR" in await refused(told, "run", "archiver")
+    assert "cannot be read" in await refused(runner, "audit", "check-proof", letter)
+    assert "no public key" in await refused(runner, "audit", "check-proof", letter, "--key", letter)
+    assert "--archive" in await refused(runner, "query", "SELECT 1")
+    assert "is no archive" in await refused(runner, "query", "SELECT 1", "--archive", letter.parent)
+    assert "add --archive DIR" in await refused(runner, "run", "archiver")
     mine = ("run", "archiver", "--archive", tmp_path / "mine")
-    assert "no archive and not empty" in await refused(told, *mine)
+    assert "no archive and not empty" in await refused(runner, *mine)
     key = ("--archive-key", tmp_path / "other.key")
-    foreign = await refused(told, "run", "archiver", "--archive", archive.path, *key)
+    foreign = await refused(runner, "run", "archiver", "--archive", archive.path, *key)
     assert "is not the key of" in foreign
-    assert await run(told, "audit", "verify", archive.path, "--key", pub) == 1
-    assert "is key" in told.out
+    assert await run(runner, "audit", "verify", archive.path, "--key", pub) == 1
+    assert "is key" in runner.out
     assert sums(tmp_path) == before

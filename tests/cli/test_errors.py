@@ -1,4 +1,4 @@
-"""Bad input: one clear line on stderr, no traceback; exit code 1, or 2 for an unreadable line."""
+"""Bad input: one line on stderr without a traceback; exit code 1, or 2 for a bad command line."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.unit.controls import NASTY, hidden_in
 
 
 @pytest.fixture(autouse=True)
-def _as_it_was(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+def _restore(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.delenv("EVENTSCHED_URL", raising=False)
     monkeypatch.chdir(tmp_path)
     yield
@@ -24,7 +24,7 @@ def _as_it_was(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None
 
 
 def failed(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
-    """Exit code and the one line."""
+    """Run a command that fails; return its exit code and the one line on stderr."""
     code = main(words)
     out, err = capsys.readouterr()
     assert out == ""
@@ -34,7 +34,7 @@ def failed(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (("up", "--set", "pause_ms=soon"), "pause_ms"),
         (("up", "--set", "pause_ms=0"), "pause_ms"),
@@ -71,19 +71,19 @@ def failed(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
     ],
 )
 def test_a_bad_value_is_one_line_and_exit_code_1(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, words: tuple[str, ...], said: str
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, words: tuple[str, ...], message: str
 ) -> None:
     write_wav(tmp_path / "ok.wav", 100)
     (tmp_path / "ok.rttm").write_text("SPEAKER t 1 0 1 <NA> <NA> a <NA> <NA>\n")
     code, line = failed(capsys, *words)
     assert code == 1
-    assert said in line
+    assert message in line
 
 
 def test_control_characters_in_an_error_are_visible(capsys: pytest.CaptureFixture[str]) -> None:
-    words = ("loadtest", f"{NASTY}.rttm"), ("stream", f"{NASTY}.wav", "-t", "es"), (NASTY,)
-    for given in words:
-        line = failed(capsys, *given)[1]
+    commands = ("loadtest", f"{NASTY}.rttm"), ("stream", f"{NASTY}.wav", "-t", "es"), (NASTY,)
+    for arguments in commands:
+        line = failed(capsys, *arguments)[1]
         assert hidden_in(line) == set()
         assert "title" in line
 
@@ -102,7 +102,7 @@ def test_lines_of_a_recording_that_are_not_used_are_counted(
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (("statsu",), "Did you mean"),
         (("up", "--speed"), "No such option"),
@@ -110,11 +110,11 @@ def test_lines_of_a_recording_that_are_not_used_are_counted(
     ],
 )
 def test_a_line_that_cannot_be_read_is_exit_code_2(
-    capsys: pytest.CaptureFixture[str], words: tuple[str, ...], said: str
+    capsys: pytest.CaptureFixture[str], words: tuple[str, ...], message: str
 ) -> None:
     code, line = failed(capsys, *words)
     assert code == 2
-    assert said in line
+    assert message in line
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_a_database_that_the_server_does_not_have_is_exit_code_2(
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "said"),
+    ("name", "value", "messages"),
     [
         ("EVENTSCHED_DELIVERY_GAP_TIMEOUT_MS", "-5",
          ("EVENTSCHED_DELIVERY_GAP_TIMEOUT_MS",
@@ -159,17 +159,17 @@ def test_a_bad_setting_in_the_environment_stops_the_start(
     tmp_path: Path,
     name: str,
     value: str,
-    said: tuple[str, ...],
+    messages: tuple[str, ...],
 ) -> None:
     monkeypatch.setenv(name, value)
     code, line = failed(capsys, "up")
     assert code == 1
-    for words in said:
-        assert words in line
+    for message in messages:
+        assert message in line
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_else_the_environment_names_is_no_setting() -> None:
+def test_other_variables_are_not_settings() -> None:
     others = ("URL", "DATA", "KEYS", "RETENTION", "ARCHIVE", "ARCHIVE_AUDIO", "ARCHIVE_KEY",
               "TEST_SERVERS", "TEST_IMAGE")  # fmt: skip
     assert chosen({f"EVENTSCHED_{name}": "x" for name in others}) == {}
@@ -180,7 +180,7 @@ def test_what_else_the_environment_names_is_no_setting() -> None:
     [("history", "c0.x"), ("state", "session", "c0.x"), ("status",), ("verify",), ("dead-letters",),
      ("rebuild", "session")],
 )  # fmt: skip
-def test_reading_where_nothing_ran_makes_nothing(
+def test_reading_a_folder_without_data_creates_nothing(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, words: tuple[str, ...]
 ) -> None:
     code, line = failed(capsys, *words, "--data", "elsewhere")
@@ -193,7 +193,7 @@ def test_options_may_stand_before_the_command(capsys: pytest.CaptureFixture[str]
     assert "elsewhere" in failed(capsys, "--data", "elsewhere", "status")[1]
 
 
-def test_what_was_said_on_the_line_counts_before_the_environment(
+def test_options_take_precedence_over_the_environment(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EVENTSCHED_DATA", "from-outside")
@@ -210,5 +210,5 @@ def test_every_listed_command_is_there(capsys: pytest.CaptureFixture[str], name:
 
 def test_without_a_command_the_commands_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
-    told = capsys.readouterr().out
-    assert all(name in told for name in COMMANDS)
+    output = capsys.readouterr().out
+    assert all(name in output for name in COMMANDS)

@@ -1,6 +1,6 @@
-"""The main job from the command line: `up` and `node` run, the other commands look at it.
+"""The main job from the command line: `up` and `node` run, the other commands read.
 
-Real processes, one system for the module: an embedded server in a folder of its own.
+The module has one system of real processes, with an embedded server in a folder of its own.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from tests.unit.wavs import PCM, Encoding, fmt_body, wav_of
 
 
 class System(NamedTuple):
-    """What runs, and two sessions that went through it."""
+    """The running system, and the output of two streamed sessions."""
 
     data: Path
     url: str
     sessions: list[str]
-    heard: list[dict[str, Any]]
+    output: list[dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
@@ -44,32 +44,32 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
         url = up.first_json()["url"]
         node.wait_for_log("serving")
         done = run(data, "stream", *files, "--source", "en", "--target", "es", "--json")
-        heard = json_lines_of(done)
+        output = json_lines_of(done)
         assert done.returncode == 0, done.stderr.decode()
-        sessions = [one["session"] for one in heard if one["type"] == "session"]
-        yield System(data, url, sessions, heard)
+        sessions = [line["session"] for line in output if line["type"] == "session"]
+        yield System(data, url, sessions, output)
 
 
-def test_each_file_is_a_session_and_its_results_come(system: System) -> None:
-    outcomes = {one["source"]: one for one in system.heard if one["type"] == "outcome"}
+def test_each_file_is_a_session_with_results(system: System) -> None:
+    outcomes = {line["source"]: line for line in system.output if line["type"] == "outcome"}
     padding = 280 * 32
     assert outcomes["a"]["source_text"] == f"{450 * 32 + padding} bytes"
     assert outcomes["b"]["text"] == f"{700 * 32 + padding} octetos"
-    assert system.heard[-1] == {
+    assert system.output[-1] == {
         "type": "summary", "sessions": 2, "incomplete": [],
         "result": 2, "no_speech": 0, "failed": 0, "missing": 0,
     }  # fmt: skip
 
 
 def test_history_is_every_event_in_order(system: System) -> None:
-    found = json_lines_of(run(system.data, "history", system.sessions[0], "--json"))
-    ids = [parse_id(one["id"]) for one in found]
+    lines = json_lines_of(run(system.data, "history", system.sessions[0], "--json"))
+    ids = [parse_id(line["id"]) for line in lines]
     assert ids == sorted(ids)
-    by_type = {one["type"]: one for one in found}
-    assert len(by_type) == len(found)
+    by_type = {line["type"]: line for line in lines}
+    assert len(by_type) == len(lines)
     assert next(iter(by_type)) == "SessionOpened"
     assert list(by_type)[-1] == "SessionClosed"
-    # The close may be asked for before or after the result comes.
+    # The session may begin to close before or after the result arrives.
     assert [name for name in by_type if not name.startswith("Session")] == [
         "UtteranceFinalized", "JobDispatched", "ResultRecorded", "ResultDelivered",
     ]  # fmt: skip
@@ -119,8 +119,8 @@ def test_rebuild_then_verify_is_clean_on_the_running_system(system: System) -> N
 
 def test_raw_pcm_comes_from_stdin(system: System) -> None:
     done = run(system.data, "stream", "-", "-t", "es", "--json", stdin=bytes(32_001))
-    outcomes = [one for one in json_lines_of(done) if one["type"] == "outcome"]
-    assert [one["source_text"] for one in outcomes] == [f"{32_000 + 280 * 32} bytes"]
+    outcomes = [line for line in json_lines_of(done) if line["type"] == "outcome"]
+    assert [line["source_text"] for line in outcomes] == [f"{32_000 + 280 * 32} bytes"]
 
 
 @pytest.mark.parametrize("size", [None, 0, 0xFFFF_FFFF])
@@ -128,8 +128,8 @@ def test_a_wav_on_stdin_is_decoded_as_it_comes(system: System, size: int | None)
     fmt = fmt_body(Encoding(PCM, 16), 2, 48_000)
     wav = wav_of(fmt, bytes(48_000 * 4), riff_size=size, data_size=size)
     done = run(system.data, "stream", "-", "-t", "es", "--json", stdin=wav)
-    outcomes = [one for one in json_lines_of(done) if one["type"] == "outcome"]
-    assert [one["source_text"] for one in outcomes] == [f"{32_000 + 280 * 32} bytes"]
+    outcomes = [line for line in json_lines_of(done) if line["type"] == "outcome"]
+    assert [line["source_text"] for line in outcomes] == [f"{32_000 + 280 * 32} bytes"]
 
 
 @pytest.mark.parametrize("length", [100, 64_000])
@@ -143,23 +143,23 @@ def test_a_container_on_stdin_is_refused_by_name_and_files_beside_it_are_not(
     (line,) = done.stderr.decode().splitlines()
     assert line.startswith("eventsched: INVALID_MESSAGE standard input: ")
     assert "got Ogg; decode it first: ffmpeg" in line
-    found = json_lines_of(done)
-    assert [one["source"] for one in found if one["type"] == "outcome"] == ["talk"]
-    assert found[-1] | {"result": 1, "incomplete": []} == found[-1]
+    lines = json_lines_of(done)
+    assert [line["source"] for line in lines if line["type"] == "outcome"] == ["talk"]
+    assert lines[-1] | {"result": 1, "incomplete": []} == lines[-1]
 
 
-def test_files_of_one_name_are_told_apart_by_their_folders(system: System, tmp_path: Path) -> None:
+def test_files_of_the_same_name_are_labelled_by_their_paths(system: System, tmp_path: Path) -> None:
     files = [str(tmp_path / folder / "talk.wav") for folder in ("ann", "ben")]
     for file in files:
         Path(file).parent.mkdir()
         write_wav(Path(file), 100)
     done = run(system.data, "stream", *files, "-t", "es", "--json")
-    outcomes = [one for one in json_lines_of(done) if one["type"] == "outcome"]
-    assert sorted(one["source"] for one in outcomes) == files
+    outcomes = [line for line in json_lines_of(done) if line["type"] == "outcome"]
+    assert sorted(line["source"] for line in outcomes) == files
 
 
-def test_a_pause_on_stdin_ends_an_utterance_with_all_that_was_said_before(system: System) -> None:
-    """Nothing is held back until more comes: a pipe may be silent for long."""
+def test_a_pause_on_stdin_ends_an_utterance_with_all_audio_before_it(system: System) -> None:
+    """All audio is sent before the next read, since a pipe may be silent for a long time."""
     read, write = os.pipe()
     with program(system.data, "stream", "-", "-t", "es", "--json", stdin=read) as stream:
         os.write(write, bytes(32_000))
@@ -170,14 +170,14 @@ def test_a_pause_on_stdin_ends_an_utterance_with_all_that_was_said_before(system
     os.close(read)
 
 
-def test_partials_come_when_asked_for(system: System) -> None:
+def test_partials_are_printed_with_the_option(system: System) -> None:
     done = run(system.data, "stream", "-", "-t", "es", "--json", "--partials", stdin=bytes(9_600))
-    assert [one["type"] for one in json_lines_of(done)] == [
+    assert [line["type"] for line in json_lines_of(done)] == [
         "session", "partial", "outcome", "summary",
     ]  # fmt: skip
 
 
-def test_text_of_a_node_cannot_steer_the_terminal(system: System, tmp_path: Path) -> None:
+def test_text_of_a_node_cannot_control_the_terminal(system: System, tmp_path: Path) -> None:
     def output(*words: str) -> str:
         done = run(system.data, *words)
         assert done.returncode == 0, done.stderr
@@ -188,19 +188,19 @@ def test_text_of_a_node_cannot_steer_the_terminal(system: System, tmp_path: Path
         node.wait_for_log("serving")
         speech = str(write_wav(tmp_path / f"{NASTY}.wav", 450))
         streamed = output("stream", speech, "-t", "it")
-        found = json_lines_of(run(system.data, "stream", speech, "-t", "it", "--json"))
-    session, job = found[0]["session"], f"{found[0]['session']}:0:it"
-    told = output("history", session)
-    seen = [streamed, told, *(output(*words) for words in (
+        lines = json_lines_of(run(system.data, "stream", speech, "-t", "it", "--json"))
+    session, job = lines[0]["session"], f"{lines[0]['session']}:0:it"
+    history = output("history", session)
+    outputs = [streamed, history, *(output(*words) for words in (
         ("why", job), ("state", "job", job), ("state", "session", session), ("status",),
     ))]  # fmt: skip
-    assert [hidden_in(one) for one in seen] == [set()] * len(seen)
+    assert [hidden_in(text) for text in outputs] == [set()] * len(outputs)
     assert f"{VISIBLE} [red]a[/] → {VISIBLE}" in " ".join(streamed.split())
-    assert VISIBLE in "".join(told.split())
-    (outcome,) = [one for one in found if one["type"] == "outcome"]
+    assert VISIBLE in "".join(history.split())
+    (outcome,) = [line for line in lines if line["type"] == "outcome"]
     assert outcome["text"] == NASTY
     events = json_lines_of(run(system.data, "history", session, "--json"))
-    (recorded,) = [one for one in events if one["type"] == "ResultRecorded"]
+    (recorded,) = [line for line in events if line["type"] == "ResultRecorded"]
     assert recorded["text"]["text"] == NASTY
     svg = tmp_path / "picture.svg"
     output("history", session, "--svg", str(svg))
@@ -213,19 +213,19 @@ def test_a_failed_outcome_is_exit_code_1(system: System) -> None:
     assert "NO_FRENCH" in done.stdout.decode()
 
 
-def test_dead_lists_reasons_and_retry_puts_back(system: System) -> None:
-    kept = Keys("c0")
+def test_dead_letters_are_listed_with_reasons_and_retried(system: System) -> None:
+    keys = Keys("c0")
     origin = {"from": "dispatch", "id": "1-1", "k": "fill", "d": "echo-1"}
     with redis.Redis.from_url(system.url, decode_responses=True) as client:
-        dead_id = str(client.xadd(kept.dead_letters, {**origin, "reason": "why", "partial": 1}))
-        (one,) = json_lines_of(run(system.data, "dead-letters", "--json"))
-        assert (one["id"], one["reason"], one["partial"]) == (f"c0/{dead_id}", "why", True)
-        refused = run(system.data, "dead-letters", "retry", one["id"])
+        dead_id = str(client.xadd(keys.dead_letters, {**origin, "reason": "why", "partial": 1}))
+        (line,) = json_lines_of(run(system.data, "dead-letters", "--json"))
+        assert (line["id"], line["reason"], line["partial"]) == (f"c0/{dead_id}", "why", True)
+        refused = run(system.data, "dead-letters", "retry", line["id"])
         assert refused.returncode == 1
         assert b"--force" in refused.stderr
-        retry = json_of(run(system.data, "dead-letters", "retry", one["id"], "--force", "--json"))
+        retry = json_of(run(system.data, "dead-letters", "retry", line["id"], "--force", "--json"))
         assert retry["outcome"] == "retried"
-        assert client.xlen(kept.dead_letters) == 0
+        assert client.xlen(keys.dead_letters) == 0
 
 
 @pytest.mark.parametrize(
@@ -251,7 +251,7 @@ def test_an_unknown_id_is_one_line_and_exit_code_1(system: System, words: tuple[
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (("history", "--since", "yesterday"), "--since: 'yesterday' is no position"),
         (("history", "--type", "JobFaild"), "did you mean JobFailed?"),
@@ -265,23 +265,23 @@ def test_an_unknown_id_is_one_line_and_exit_code_1(system: System, words: tuple[
         (("why", "{s}:0:es", "--since", "2020-01-01"), "with --replay only"),
     ],
 )
-def test_what_cannot_be_asked_is_one_line_and_exit_code_1(
-    system: System, words: tuple[str, ...], said: str
+def test_an_invalid_question_is_one_line_and_exit_code_1(
+    system: System, words: tuple[str, ...], message: str
 ) -> None:
-    done = run(system.data, *[one.format(s=system.sessions[0]) for one in words])
+    done = run(system.data, *[word.format(s=system.sessions[0]) for word in words])
     assert done.returncode == 1
     assert done.stdout == b""
     (line,) = done.stderr.decode().splitlines()
-    assert said in line
+    assert message in line
 
 
 def test_history_of_everything_and_of_some(system: System) -> None:
     everything = json_lines_of(run(system.data, "history", "--json"))
-    assert {one["session"] for one in everything} >= set(system.sessions)
+    assert {line["session"] for line in everything} >= set(system.sessions)
     some = json_lines_of(
         run(system.data, "history", "--json", "--node", "echo-1", "--type", "JobDispatched")
     )
-    assert {(one["type"], one["node"]) for one in some} == {("JobDispatched", "c0.echo-1")}
+    assert {(line["type"], line["node"]) for line in some} == {("JobDispatched", "c0.echo-1")}
     late = json_lines_of(run(system.data, "history", "--json", "--since", some[-1]["id"]))
     assert late[0]["id"] == some[-1]["id"]
     lines = run(system.data, "history", "--tenant", "default").stdout.decode().splitlines()
@@ -289,7 +289,7 @@ def test_history_of_everything_and_of_some(system: System) -> None:
     assert any(system.sessions[0] in line for line in lines)
 
 
-def test_follow_goes_on_until_it_is_interrupted(system: System) -> None:
+def test_follow_continues_until_it_is_interrupted(system: System) -> None:
     with program(system.data, "history", "--json", "--follow") as following:
         assert following.first_json()["type"] == "NodeRegistered"
         following.signal_group(signal.SIGINT)
@@ -307,16 +307,16 @@ def test_a_session_is_drawn(system: System, tmp_path: Path) -> None:
     assert b"cannot write" in refused.stderr
 
 
-def test_why_tells_the_rule_and_the_stages_and_replay_agrees(system: System) -> None:
+def test_why_shows_the_rule_and_the_stages_and_replay_agrees(system: System) -> None:
     job = f"{system.sessions[0]}:0:es"
-    found = json_of(run(system.data, "why", job, "--json"))
-    assert [one["rule"] for one in found["decisions"]] == ["load"]
-    assert [one["name"] for one in found["stages"]] == [
+    explanation = json_of(run(system.data, "why", job, "--json"))
+    assert [each["rule"] for each in explanation["decisions"]] == ["load"]
+    assert [each["name"] for each in explanation["stages"]] == [
         "speech", "finalize", "dispatch", "attempt 1", "delivery",
     ]  # fmt: skip
-    shown = run(system.data, "why", job).stdout.decode()
-    assert "c0.echo-1 by load" in shown
-    assert max(map(len, shown.splitlines()[1:])) <= 80
+    text = run(system.data, "why", job).stdout.decode()
+    assert "c0.echo-1 by load" in text
+    assert max(map(len, text.splitlines()[1:])) <= 80
     replayed = json_of(run(system.data, "why", "--replay", "--json"))
     assert replayed["agrees"]
     assert replayed["dispatches"] >= 2
@@ -324,31 +324,31 @@ def test_why_tells_the_rule_and_the_stages_and_replay_agrees(system: System) -> 
 
 
 def test_a_decision_that_was_tampered_with_is_exit_code_1(system: System) -> None:
-    kept = Keys("c0")
+    keys = Keys("c0")
     with redis.Redis.from_url(system.url) as client:
-        entries = client.xrange(kept.log)
-        told = next(f for _, f in entries if f[b"t"] == b"JobDispatched")
-        forged = {**told, b"d": told[b"d"].replace(b'"load"', b'"last"', 1)}
+        entries = client.xrange(keys.log)
+        fields = next(f for _, f in entries if f[b"t"] == b"JobDispatched")
+        forged = {**fields, b"d": fields[b"d"].replace(b'"load"', b'"last"', 1)}
         try:
-            forged_id = client.xadd(kept.log, forged)
+            forged_id = client.xadd(keys.log, forged)
             done = run(system.data, "why", "--replay")
         finally:
-            client.xdel(kept.log, forged_id)
+            client.xdel(keys.log, forged_id)
     assert done.returncode == 1
     assert f"log/{forged_id.decode()}" in done.stdout.decode()
 
 
 def test_state_at_a_moment(system: System) -> None:
     session = system.sessions[0]
-    found = json_lines_of(run(system.data, "history", session, "--json"))
-    opened, finalized = found[0]["id"], found[1]["id"]
+    lines = json_lines_of(run(system.data, "history", session, "--json"))
+    opened, finalized = lines[0]["id"], lines[1]["id"]
 
     def utterance(at: str) -> Any:
         return json_of(run(system.data, "state", "session", session, "--at", at, "--json"))
 
     assert utterance(opened)["view"].get("utterance", 0) == 0
     assert utterance(finalized)["view"]["utterance"] == 1
-    assert utterance(found[1]["time"])["at"] >= finalized
+    assert utterance(lines[1]["time"])["at"] >= finalized
 
 
 def test_logs_are_json_lines_where_stderr_is_no_terminal(system: System) -> None:

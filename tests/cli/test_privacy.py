@@ -13,7 +13,7 @@ from tests.cli.programs import json_lines_of, json_of, program, run, write_wav
 
 
 class System(NamedTuple):
-    """What runs; a session that is encrypted, one that is not."""
+    """The running system, an encrypted session and a plain one."""
 
     data: Path
     keys: Path
@@ -41,25 +41,25 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
             run(data, *words, "--encrypt", "--keys", str(keys)),
             run(data, *words),
         ]
-        assert [one.returncode for one in done] == [0, 0], done
-        heard = [{line["type"]: line for line in json_lines_of(one)} for one in done]
-        assert {one["outcome"]["text"] for one in heard} == {f"{450 * 32 + 280 * 32} octetos"}
-        assert not any(one["outcome"]["sealed"] for one in heard)
-        yield System(data, keys, *(one["session"]["session"] for one in heard))
+        assert [each.returncode for each in done] == [0, 0], done
+        outcomes = [{line["type"]: line for line in json_lines_of(each)} for each in done]
+        assert {each["outcome"]["text"] for each in outcomes} == {f"{450 * 32 + 280 * 32} octetos"}
+        assert not any(each["outcome"]["encrypted"] for each in outcomes)
+        yield System(data, keys, *(each["session"]["session"] for each in outcomes))
 
 
-def test_history_shows_that_something_was_said_and_how_much(system: System) -> None:
+def test_history_shows_the_length_of_encrypted_texts(system: System) -> None:
     done = run(system.data, "history", system.secret)
-    told = " ".join(done.stdout.decode().split())
-    assert "encrypted, 24 characters" in told
-    assert "octetos" not in told
-    assert "encrypted with key" in told
+    history = " ".join(done.stdout.decode().split())
+    assert "encrypted, 24 characters" in history
+    assert "octetos" not in history
+    assert "encrypted with key" in history
 
 
-def test_history_shows_the_words_to_who_has_the_key(system: System) -> None:
-    told = run(system.data, "history", system.secret, env=system.env).stdout.decode()
-    assert "octetos" in told
-    assert "encrypted, " not in told
+def test_history_shows_the_texts_with_the_key(system: System) -> None:
+    history = run(system.data, "history", system.secret, env=system.env).stdout.decode()
+    assert "octetos" in history
+    assert "encrypted, " not in history
 
 
 def test_history_takes_the_key_store_as_an_option(system: System) -> None:
@@ -69,7 +69,7 @@ def test_history_takes_the_key_store_as_an_option(system: System) -> None:
     assert not any(text.get("sealed") for text in texts)
 
 
-def test_the_option_counts_more_than_the_environment(system: System, tmp_path: Path) -> None:
+def test_the_option_takes_precedence_over_the_environment(system: System, tmp_path: Path) -> None:
     others = tmp_path / "others"
     others.mkdir(mode=0o700)
     done = run(system.data, "history", system.secret, "--keys", str(others), env=system.env)
@@ -78,26 +78,27 @@ def test_the_option_counts_more_than_the_environment(system: System, tmp_path: P
     assert b"octetos" not in done.stdout
 
 
-def test_a_key_in_another_ones_place_opens_nothing(system: System, tmp_path: Path) -> None:
+def test_another_session_s_key_decrypts_nothing(system: System, tmp_path: Path) -> None:
     others = tmp_path / "others"
     others.mkdir(mode=0o700)
     (others / f"{system.secret}.key").write_bytes(bytes(32))
     done = run(system.data, "history", system.secret, "--keys", str(others), "--json")
     lines = json_lines_of(done)
     assert done.returncode == 0, done.stderr
-    told = [line["undecodable"] for line in lines if "undecodable" in line]
+    reasons = [line["undecodable"] for line in lines if "undecodable" in line]
     assert (
-        told
+        reasons
         == [f"{system.secret}: no result text 0 es {24} encrypted with key {Key(bytes(32)).id}"] * 2
     )
     assert "text" not in lines[-1]
 
 
 @pytest.mark.parametrize(
-    ("mode", "told"), [(None, "no key store"), (0o755, "is open to others (mode 755): chmod 700")]
+    ("mode", "message"),
+    [(None, "no key store"), (0o755, "is open to others (mode 755): chmod 700")],
 )
-def test_history_names_what_is_wrong_with_a_key_store(
-    system: System, tmp_path: Path, mode: int | None, told: str
+def test_history_names_the_error_of_a_key_store(
+    system: System, tmp_path: Path, mode: int | None, message: str
 ) -> None:
     folder = tmp_path / "unfit"
     if mode is not None:
@@ -106,7 +107,7 @@ def test_history_names_what_is_wrong_with_a_key_store(
     done = run(system.data, "history", system.secret, "--keys", str(folder))
     assert done.returncode == 1
     assert done.stderr.decode().count("\n") == 1
-    assert told in done.stderr.decode()
+    assert message in done.stderr.decode()
 
 
 def test_a_session_is_erased_and_the_file_rewritten(system: System) -> None:
@@ -115,9 +116,9 @@ def test_a_session_is_erased_and_the_file_rewritten(system: System) -> None:
     first, second = done.stdout.decode().splitlines()
     assert first == f"{system.secret}: erased"
     assert second.startswith("append-only file rewritten: ")
-    again = json_lines_of(run(system.data, "erase", system.secret, "--json", env=system.env))
-    assert again[0] == {"session": system.secret, "outcome": "already_erased"}
-    assert again[1]["append_only_file_bytes"] > 0
+    second_run = json_lines_of(run(system.data, "erase", system.secret, "--json", env=system.env))
+    assert second_run[0] == {"session": system.secret, "outcome": "already_erased"}
+    assert second_run[1]["append_only_file_bytes"] > 0
     assert list(system.keys.iterdir()) == []
     history = json_lines_of(run(system.data, "history", system.secret, "--json"))
     assert history[-1]["type"] == "SessionErased"
@@ -127,7 +128,7 @@ def test_a_session_is_erased_and_the_file_rewritten(system: System) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "keys", "told"),
+    ("words", "keys", "message"),
     [
         (("{plain}",), True, "was not encrypted: its texts are part of the log"),
         (("c0.nobody",), True, "no session c0.nobody"),
@@ -137,18 +138,18 @@ def test_a_session_is_erased_and_the_file_rewritten(system: System) -> None:
         (("--older-than", "1m", "--keys", "/nowhere"), False, "no key store /nowhere"),
     ],
 )
-def test_what_will_not_do_is_one_line_and_exit_code_1(
-    system: System, words: tuple[str, ...], keys: bool, told: str
+def test_an_invalid_erasure_is_one_line_and_exit_code_1(
+    system: System, words: tuple[str, ...], keys: bool, message: str
 ) -> None:
-    given = [one.format(plain=system.plain, secret=system.secret) for one in words]
-    done = run(system.data, "erase", *given, env=system.env if keys else None)
+    arguments = [word.format(plain=system.plain, secret=system.secret) for word in words]
+    done = run(system.data, "erase", *arguments, env=system.env if keys else None)
     assert done.returncode == 1
     assert done.stderr.decode().count("\n") == 1
-    assert told in done.stderr.decode()
+    assert message in done.stderr.decode()
     assert done.stdout == b""
 
 
-def test_retention_may_come_from_outside(system: System) -> None:
+def test_the_environment_sets_the_retention(system: System) -> None:
     env = system.env | {"EVENTSCHED_RETENTION": "30d"}
     done = run(system.data, "erase", env=env)
     assert done.returncode == 0, done.stderr

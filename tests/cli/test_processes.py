@@ -1,4 +1,4 @@
-"""How commands end: by Ctrl-C, by SIGTERM, and what is left of them."""
+"""The end of commands by Ctrl-C and SIGTERM, and the state that they leave."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from tests.cli.programs import END_S, json_lines_of, json_of, program, run, writ
 def test_ctrl_c_ends_up_and_leaves_nothing_running(tmp_path: Path) -> None:
     data = tmp_path / "data"
     with program(data, "up", "--json") as up:
-        told = up.first_json()
-        assert told["ready"]
-        assert told["roles"] == ["dispatcher", "projector", "timer"]
+        output = up.first_json()
+        assert output["ready"]
+        assert output["roles"] == ["dispatcher", "projector", "timer"]
         up.signal_group(signal.SIGINT)
         assert up.ended() == 130
         assert "Traceback" not in up.log.read_text()
@@ -41,10 +41,10 @@ def test_what_ran_can_be_read_after_everything_has_stopped(tmp_path: Path) -> No
         assert role.first_json()["cells"] == ["c0", "c1"]
         os.kill(role.pid, signal.SIGTERM)
         assert role.ended() == 0
-    (found,) = json_lines_of(run(data, "status", "--json"))
-    assert [cell["cell"] for cell in found["cells"]] == ["c0", "c1"]
+    (status,) = json_lines_of(run(data, "status", "--json"))
+    assert [cell["cell"] for cell in status["cells"]] == ["c0", "c1"]
     assert not any(
-        each["is_running"] for each in found["cells"][0]["consumers"] if each["stream"] == "log"
+        each["is_running"] for each in status["cells"][0]["consumers"] if each["stream"] == "log"
     )
 
 
@@ -70,7 +70,7 @@ def test_ctrl_c_ends_the_audio_and_a_second_one_the_wait(tmp_path: Path) -> None
         assert "Traceback" not in stream.log.read_text()
 
 
-def test_a_stream_without_any_audio_on_standard_input_says_so(tmp_path: Path) -> None:
+def test_a_stream_without_audio_on_standard_input_is_an_error(tmp_path: Path) -> None:
     done = run(tmp_path / "data", "stream", "-", "-t", "es", "--json")
     assert done.returncode == 1
     assert b"no audio came on standard input" in done.stderr
@@ -111,7 +111,7 @@ def test_any_number_of_ctrl_c_at_the_end_of_a_stream_is_no_traceback(
     ["typer", "rich", "anyio", "eventsched.cli.app", "redis", "eventsched.client.client"],
 )
 def test_ctrl_c_while_python_still_imports_is_no_traceback(tmp_path: Path, imported: str) -> None:
-    """At that moment Python says, by `-X importtime`, that it has imported this module."""
+    """The signal follows the line of `-X importtime` about the module."""
     speech = str(write_wav(tmp_path / "a.wav", 60_000))
     env = {"PYTHONPROFILEIMPORTTIME": "1"}
     with program(tmp_path / "data", "stream", speech, "-t", "es", "--realtime", env=env) as stream:
@@ -121,7 +121,7 @@ def test_ctrl_c_while_python_still_imports_is_no_traceback(tmp_path: Path, impor
         assert "Traceback" not in stream.log.read_text()
 
 
-def test_a_lost_archive_is_given_up_by_its_key_and_in_so_many_words(tmp_path: Path) -> None:
+def test_a_lost_archive_is_abandoned_by_its_key_and_with_yes(tmp_path: Path) -> None:
     data, archive = tmp_path / "data", tmp_path / "archive"
     with program(data, "up", "--archive", str(archive), "--json") as up:
         up.wait_for_log('"archives"')
@@ -130,7 +130,7 @@ def test_a_lost_archive_is_given_up_by_its_key_and_in_so_many_words(tmp_path: Pa
         assert key, running.stderr
         held = run(data, "audit", "abandon", key[1], "--yes")
         assert (held.returncode, held.stdout) == (1, b"")
-        assert b"one that no archiver has a hold on" in held.stderr
+        assert b"one that no archiver has a lease on" in held.stderr
         os.kill(up.pid, signal.SIGTERM)
         assert up.ended() == 0
     shutil.rmtree(archive)
@@ -138,8 +138,8 @@ def test_a_lost_archive_is_given_up_by_its_key_and_in_so_many_words(tmp_path: Pa
     assert asked.returncode == 1
     assert asked.stdout.startswith(b"c0: the archive up to ")
     assert asked.stderr == (b"eventsched: nothing was changed; add --yes to abandon the archive\n")
-    told = json_of(run(data, "audit", "abandon", key[1], "--yes", "--json"))
-    assert (told["key"], told["abandoned"]) == (key[1], True)
+    output = json_of(run(data, "audit", "abandon", key[1], "--yes", "--json"))
+    assert (output["key"], output["abandoned"]) == (key[1], True)
     again = run(data, "audit", "abandon", key[1], "--yes")
     assert again.returncode == 1
     assert b"c0 has none" in again.stderr

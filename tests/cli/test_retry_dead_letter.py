@@ -1,4 +1,4 @@
-"""`dead-letters retry`, by its script: what goes again, what is passed over, what stays."""
+"""The script of `dead-letters retry`: retried entries, skipped targets, entries that stay."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from tests.dispatch_entries import fields_of, line_of
 from tests.fixtures_store import TimedStore
 
 
-async def parked(store: TimedStore, redis: Client, **fields: str | bytes) -> str:
-    """An entry of `dead` as the dispatch script writes it."""
-    whole: dict[Any, Any] = {"from": "dispatch", "id": "1-1", "k": "utterance", "reason": "why"}
-    added: Any = await redis.xadd(store.keys.dead_letters, whole | {"partial": "0"} | fields)
-    return added.decode()  # type: ignore[no-any-return]
+async def add_dead_letter(store: TimedStore, redis: Client, **fields: str | bytes) -> str:
+    """Add a dead letter as the dispatch script writes it."""
+    fields_: dict[Any, Any] = {"from": "dispatch", "id": "1-1", "k": "utterance", "reason": "why"}
+    entry_id: Any = await redis.xadd(store.keys.dead_letters, fields_ | {"partial": "0"} | fields)
+    return entry_id.decode()  # type: ignore[no-any-return]
 
 
-async def taken_work(store: TimedStore, redis: Client) -> bytes:
-    """The entry that an utterance in two languages made, taken out of `work`."""
+async def take_queue_entry(store: TimedStore, redis: Client) -> bytes:
+    """Return the queue entry of an utterance with two targets, and delete it from the queue."""
     session = await store.open(targets=["es", "fr"])
     await store.say(session, 0, end_of_utterance=True)
     ((entry_id, flat),) = await store.read_range(store.keys.dispatch, "-", "+", 10)
@@ -31,62 +31,58 @@ async def taken_work(store: TimedStore, redis: Client) -> bytes:
 async def test_a_retried_entry_is_dispatched_with_the_fields_it_had(
     store: TimedStore, redis: Client
 ) -> None:
-    work = await taken_work(store, redis)
-    dead_id = await parked(store, redis, d=work)
+    entry = await take_queue_entry(store, redis)
+    dead_id = await add_dead_letter(store, redis, d=entry)
     done = await store.retry_dead_letter(dead_id, force=False)
     assert (done.word, done.retried, done.passed_over) == ("retried", 2, 0)
     assert await redis.xlen(store.keys.dead_letters) == 0
     assert await store.dispatch() == 2
 
 
-async def test_targets_that_have_their_job_are_passed_over(
-    store: TimedStore, redis: Client
-) -> None:
-    work = await taken_work(store, redis)
-    assert work.count(b" es/0,fr/0 ") == 1
-    first = await parked(store, redis, d=work.replace(b" es/0,fr/0 ", b" es/0 "))
+async def test_targets_that_have_a_job_are_skipped(store: TimedStore, redis: Client) -> None:
+    entry = await take_queue_entry(store, redis)
+    assert entry.count(b" es/0,fr/0 ") == 1
+    first = await add_dead_letter(store, redis, d=entry.replace(b" es/0,fr/0 ", b" es/0 "))
     await store.retry_dead_letter(first, force=False)
     assert await store.dispatch() == 1
-    done = await store.retry_dead_letter(await parked(store, redis, d=work), force=False)
+    done = await store.retry_dead_letter(await add_dead_letter(store, redis, d=entry), force=False)
     assert (done.word, done.retried, done.passed_over) == ("retried", 1, 1)
     assert await store.dispatch() == 1
-    done = await store.retry_dead_letter(await parked(store, redis, d=work), force=False)
+    done = await store.retry_dead_letter(await add_dead_letter(store, redis, d=entry), force=False)
     assert (done.word, done.retried, done.passed_over) == ("passed_over", 0, 2)
     assert await redis.xlen(store.keys.dead_letters) == 0
     assert await store.dispatch() == 0
 
 
-async def test_targets_whose_outcome_ended_are_passed_over(
-    store: TimedStore, redis: Client
-) -> None:
-    work = await taken_work(store, redis)
-    await store.close_session(work.partition(b" ")[0].decode(), 1)
+async def test_targets_whose_outcome_ended_are_skipped(store: TimedStore, redis: Client) -> None:
+    entry = await take_queue_entry(store, redis)
+    await store.close_session(entry.partition(b" ")[0].decode(), 1)
     store.tick(60_000)
     await store.timers()
     assert len(await store.log("ResultMissing")) == 2
-    done = await store.retry_dead_letter(await parked(store, redis, d=work), force=False)
+    done = await store.retry_dead_letter(await add_dead_letter(store, redis, d=entry), force=False)
     assert (done.word, done.passed_over) == ("passed_over", 2)
 
 
 @pytest.mark.parametrize("d", ["", "{", "7", "c0.s1 0 1-1"])
-async def test_what_nobody_can_read_stays(store: TimedStore, redis: Client, d: str) -> None:
-    done = await store.retry_dead_letter(await parked(store, redis, d=d), force=True)
+async def test_an_unreadable_entry_stays(store: TimedStore, redis: Client, d: str) -> None:
+    done = await store.retry_dead_letter(await add_dead_letter(store, redis, d=d), force=True)
     assert (done.word, done.retried, done.passed_over) == ("unreadable", 0, 0)
     assert await redis.xlen(store.keys.dead_letters) == 1
     assert await redis.xlen(store.keys.dispatch) == 0
 
 
 async def test_a_number_without_its_target_cannot_be_read(store: TimedStore, redis: Client) -> None:
-    told = fields_of((await taken_work(store, redis)).decode())
-    dead_id = await parked(store, redis, d=line_of(told | {"targets": [0]}).encode())
+    fields = fields_of((await take_queue_entry(store, redis)).decode())
+    dead_id = await add_dead_letter(store, redis, d=line_of(fields | {"targets": [0]}).encode())
     assert (await store.retry_dead_letter(dead_id, force=True)).word == "unreadable"
     assert await redis.xlen(store.keys.dead_letters) == 1
 
 
-async def test_one_that_had_begun_to_write_goes_only_by_force(
-    store: TimedStore, redis: Client
-) -> None:
-    dead_id = await parked(store, redis, d=await taken_work(store, redis), partial="1")
+async def test_a_partial_entry_is_retried_only_with_force(store: TimedStore, redis: Client) -> None:
+    dead_id = await add_dead_letter(
+        store, redis, d=await take_queue_entry(store, redis), partial="1"
+    )
     assert (await store.retry_dead_letter(dead_id, force=False)).word == "partial"
     assert await redis.xlen(store.keys.dead_letters) == 1
     assert (await store.retry_dead_letter(dead_id, force=True)).word == "retried"
@@ -95,7 +91,9 @@ async def test_one_that_had_begun_to_write_goes_only_by_force(
 async def test_a_timer_fires_again(store: TimedStore, redis: Client) -> None:
     session = await store.open()
     await store.say(session, 0)
-    dead_id = await parked(store, redis, **{"from": "timers"}, id=f"idle|{session.session}", d="")
+    dead_id = await add_dead_letter(
+        store, redis, **{"from": "timers"}, id=f"idle|{session.session}", d=""
+    )
     store.tick(3_600_000)
     await redis.delete(store.keys.timers)
     assert (await store.retry_dead_letter(dead_id, force=False)).word == "retried"
@@ -104,20 +102,20 @@ async def test_a_timer_fires_again(store: TimedStore, redis: Client) -> None:
     assert closing.session == session.session
 
 
-async def test_a_fill_goes_again(store: TimedStore, redis: Client) -> None:
-    dead_id = await parked(store, redis, k="fill", d="n1")
+async def test_a_fill_is_queued_again(store: TimedStore, redis: Client) -> None:
+    dead_id = await add_dead_letter(store, redis, k="fill", d="n1")
     assert (await store.retry_dead_letter(dead_id, force=False)).word == "retried"
     ((_, fields),) = await store.read_range(store.keys.dispatch, "-", "+", 10)
     assert fields == [b"k", b"fill", b"d", b"n1"]
 
 
-async def test_what_no_projection_could_fold_stays(store: TimedStore, redis: Client) -> None:
-    dead_id = await parked(store, redis, **{"from": "log"}, d="{}")
+async def test_an_entry_that_could_not_be_folded_stays(store: TimedStore, redis: Client) -> None:
+    dead_id = await add_dead_letter(store, redis, **{"from": "log"}, d="{}")
     assert (await store.retry_dead_letter(dead_id, force=True)).word == "projection"
     assert await redis.xlen(store.keys.dead_letters) == 1
 
 
-async def test_an_entry_that_is_not_there_is_said_so(store: TimedStore) -> None:
+async def test_a_missing_entry_is_unknown(store: TimedStore) -> None:
     assert (await store.retry_dead_letter("1-1", force=False)).word == "unknown"
     with pytest.raises(InvalidMessage):
         await store.retry_dead_letter("latest", force=False)

@@ -1,4 +1,4 @@
-"""Closed pipes, full disks, odd encodings, closed descriptors: a quiet end or one line."""
+"""Closed pipes, full disks, unusual encodings, closed descriptors: a silent end or one line."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ LATIN = {"PYTHONIOENCODING": "latin-1"}
 
 
 @dataclass(frozen=True)
-class Place:
-    """A data folder where a session was served, roles and a node still running."""
+class System:
+    """A data folder with one finished session; the roles and a node are running."""
 
     data: Path
     speech: Path
@@ -40,7 +40,7 @@ class Place:
     job: str
 
     def words(self, name: str) -> list[str]:
-        """A command that prints something, by its name here."""
+        """Return the arguments of a command that prints something, by its name in this module."""
         speech, session = str(self.speech), self.session
         return {
             "help": ["--help"],
@@ -63,7 +63,7 @@ SHORT = ("help", "history", "history json", "state", "why", "status", "verify")
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     folder = tmp_path_factory.mktemp("streams")
     data, speech = folder / "data", write_wav(folder / "a.wav", 300)
     with (
@@ -75,11 +75,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         lines = json_lines_of(run(data, "stream", str(speech), "-t", "es", "--json"))
         session = lines[0]["session"]
         jobs = json_lines_of(run(data, "history", "--type", "JobDispatched", "--json"))
-        yield Place(data, speech, session, jobs[0]["job"])
+        yield System(data, speech, session, jobs[0]["job"])
 
 
 def start(
-    place: Place,
+    system: System,
     name: str,
     *,
     stdout: int | IO[bytes],
@@ -87,31 +87,31 @@ def start(
     stderr: int | IO[bytes] = subprocess.PIPE,
 ) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        command(*place.words(name)), cwd=ROOT, env=environment(place.data) | (env or {}),
+        command(*system.words(name)), cwd=ROOT, env=environment(system.data) | (env or {}),
         stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr,
     )  # fmt: skip
 
 
 def ended(process: subprocess.Popen[bytes]) -> tuple[int, str]:
-    """Exit code and what it said on standard error."""
-    _, said = process.communicate(timeout=END_S)
-    return process.returncode, said.decode()
+    """Wait for the end; return the exit code and the output on standard error."""
+    _, stderr = process.communicate(timeout=END_S)
+    return process.returncode, stderr.decode()
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_reader_that_is_gone_ends_a_command_quietly(place: Place, name: str) -> None:
+def test_reader_that_is_gone_ends_a_command_quietly(system: System, name: str) -> None:
     read, write = os.pipe()
     os.close(read)
-    process = start(place, name, stdout=write)
+    process = start(system, name, stdout=write)
     os.close(write)
     assert ended(process) == (1, "")
 
 
 @pytest.mark.parametrize("name", ["stream", "stream json", "watch", "watch json"])
 def test_reader_that_goes_after_the_first_line_ends_a_command_quietly(
-    place: Place, name: str
+    system: System, name: str
 ) -> None:
-    process = start(place, name, stdout=subprocess.PIPE)
+    process = start(system, name, stdout=subprocess.PIPE)
     assert process.stdout
     assert process.stdout.readline()
     process.stdout.close()
@@ -120,59 +120,59 @@ def test_reader_that_goes_after_the_first_line_ends_a_command_quietly(
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_full_disk_is_one_line(place: Place, name: str) -> None:
+def test_full_disk_is_one_line(system: System, name: str) -> None:
     with open("/dev/full", "wb") as full:
-        process = start(place, name, stdout=full)
-        said = "eventsched: cannot write to standard output: No space left on device\n"
-        assert ended(process) == (1, said)
+        process = start(system, name, stdout=full)
+        line = "eventsched: cannot write to standard output: No space left on device\n"
+        assert ended(process) == (1, line)
 
 
 @pytest.mark.parametrize("env", [LATIN, ASCII], ids=["latin-1", "ASCII"])
 @pytest.mark.parametrize("name", SHORT)
 def test_character_that_the_encoding_lacks_is_replaced(
-    place: Place, name: str, env: dict[str, str]
+    system: System, name: str, env: dict[str, str]
 ) -> None:
-    done = run(place.data, *place.words(name), env=env)
+    done = run(system.data, *system.words(name), env=env)
     assert (done.returncode, done.stderr) == (0, b"")
     text = done.stdout.decode("latin-1" if env is LATIN else "ascii")
     if name == "status":
         assert "en -> es, fr" in text
 
 
-def test_json_is_exact_whatever_the_encoding(place: Place) -> None:
-    lines = [run(place.data, *place.words("history json"), env=env) for env in ({}, LATIN, ASCII)]
+def test_json_is_exact_whatever_the_encoding(system: System) -> None:
+    lines = [run(system.data, *system.words("history json"), env=env) for env in ({}, LATIN, ASCII)]
     assert lines[0].stdout == lines[1].stdout == lines[2].stdout
     assert json_lines_of(lines[0])
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&-", "<&- >&- 2>&-"])
 @pytest.mark.parametrize("name", ["status", "history json", "stream"])
-def test_descriptor_that_is_closed_ends_no_command(place: Place, name: str, closed: str) -> None:
+def test_descriptor_that_is_closed_ends_no_command(system: System, name: str, closed: str) -> None:
     done = subprocess.run(
-        ["sh", "-c", f'exec "$@" {closed}', "sh", *command(*place.words(name))],
-        cwd=ROOT, env=environment(place.data), capture_output=True, timeout=END_S, check=False,
+        ["sh", "-c", f'exec "$@" {closed}', "sh", *command(*system.words(name))],
+        cwd=ROOT, env=environment(system.data), capture_output=True, timeout=END_S, check=False,
     )  # fmt: skip
     assert done.returncode == 0
     assert done.stderr == b""
     assert bool(done.stdout) == (">&-" not in closed.replace("2>&-", ""))
 
 
-def test_standard_input_that_is_closed_or_unreadable_is_one_line(place: Place) -> None:
-    for redirected, said in (("<&-", "no audio came"), ("0>/dev/null", "Bad file descriptor")):
+def test_standard_input_that_is_closed_or_unreadable_is_one_line(system: System) -> None:
+    for redirected, message in (("<&-", "no audio came"), ("0>/dev/null", "Bad file descriptor")):
         words = command("stream", "-", "-t", "es", "--json")
         done = subprocess.run(
             ["sh", "-c", f'exec "$@" {redirected}', "sh", *words],
-            cwd=ROOT, env=environment(place.data), capture_output=True, timeout=END_S, check=False,
+            cwd=ROOT, env=environment(system.data), capture_output=True, timeout=END_S, check=False,
         )  # fmt: skip
         assert done.returncode == 1
         (line,) = done.stderr.decode().splitlines()
-        assert said in line
+        assert message in line
 
 
-def test_service_whose_log_cannot_be_written_goes_on(place: Place) -> None:
+def test_service_whose_log_cannot_be_written_goes_on(system: System) -> None:
     with open("/dev/full", "wb") as full:
         process = subprocess.Popen(
-            command("run", "timer", "--json", "-vv"), cwd=ROOT, env=environment(place.data),
+            command("run", "timer", "--json", "-vv"), cwd=ROOT, env=environment(system.data),
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=full,
         )  # fmt: skip
         assert process.stdout
@@ -198,19 +198,19 @@ def test_pipe_that_does_not_block_gets_all_of_the_output() -> None:
         assert process.wait(END_S) == 0
 
 
-def test_file_whose_name_is_no_text_is_streamed_and_named(place: Place) -> None:
-    name = os.fsdecode(bytes(place.speech.parent) + b"/\xff.wav")
-    os.link(place.speech, name)
+def test_file_whose_name_is_no_text_is_streamed_and_named(system: System) -> None:
+    name = os.fsdecode(bytes(system.speech.parent) + b"/\xff.wav")
+    os.link(system.speech, name)
     for words, as_shown in (((), "\\udcff"), (("--json",), '"\\udcff"')):
-        done = run(place.data, "stream", name, "-t", "es", *words)
+        done = run(system.data, "stream", name, "-t", "es", *words)
         assert (done.returncode, done.stderr) == (0, b"")
         assert as_shown in done.stdout.decode()
-    missing = run(place.data, "stream", name + ".none", "-t", "es")
+    missing = run(system.data, "stream", name + ".none", "-t", "es")
     assert len(missing.stderr.splitlines()) == 1
 
 
 def test_output_that_fails_in_another_thread_raises_in_the_main_one() -> None:
-    """A thread that draws must not print a traceback of its own."""
+    """The thread must not print a traceback of its own."""
     code = (
         "import sys, threading\n"
         "from eventsched.cli.standard_streams import OutputFailed, open_standard_streams\n"

@@ -1,4 +1,4 @@
-"""How a node's process ends when its handlers do not let go, or end the event loop."""
+"""The end of a node's process whose handlers ignore signals, or end the event loop."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @contextmanager
 def node_with_a_job(data: Path, name: str) -> Iterator[Program]:
-    """The node has registered, and one utterance is on its way to it."""
+    """Run a node that is registered, and stream one utterance for it."""
     speech = str(write_wav(data.parent / f"{name}.wav", 450))
     words = ("stream", speech, "--source", "en", "-t", NODES[name], "--json")
     with program(data, "node", f"tests.cli.stubborn:{name}") as node:
@@ -71,10 +71,12 @@ def test_a_third_signal_ends_the_node_at_once(data: Path) -> None:
         assert "did not end in time" not in node.log.read_text()
 
 
-@pytest.mark.parametrize(("name", "says"), [("exits", "SystemExit"), ("stops", "stopped")])
-def test_a_node_whose_event_loop_ends_says_so_and_fails(data: Path, name: str, says: str) -> None:
+@pytest.mark.parametrize(("name", "message"), [("exits", "SystemExit"), ("stops", "stopped")])
+def test_a_node_whose_event_loop_ends_fails_with_a_message(
+    data: Path, name: str, message: str
+) -> None:
     with node_with_a_job(data, name) as node:
         assert node.ended() == 1
         last = node.log.read_text().splitlines()[-1]
         assert last.startswith("eventsched: the event loop was ended by ")
-        assert says in last
+        assert message in last

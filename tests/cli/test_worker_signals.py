@@ -1,4 +1,4 @@
-"""Worker processes of a node's process: signals to all of them, and their end with the node."""
+"""Worker processes of a node: signals to all of them, and their end with the node."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Running(NamedTuple):
 
 @contextmanager
 def running(folder: Path) -> Iterator[Running]:
-    """A server with its roles, a node with one job in hand, and who waits for its result."""
+    """Run a server with its roles, a node with one running job, and a stream that waits for it."""
     data, release = folder / "data", folder / "release"
     speech = str(write_wav(folder / "a.wav", 450))
     words = ("stream", speech, "--source", "en", "-t", "es", "--json")
@@ -64,10 +64,10 @@ def is_gone(pid: int) -> bool:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("reach", ["group", "every process"])
-def test_a_drain_by_a_signal_to_all_processes_finishes_what_is_in_hand(
+def test_a_drain_by_a_signal_to_all_processes_finishes_the_running_job(
     tmp_path: Path, number: signal.Signals, reach: str
 ) -> None:
-    """The group as Ctrl-C in a terminal, every process as a service manager's stop."""
+    """Ctrl-C in a terminal signals the group; a service manager signals every process."""
     with running(tmp_path) as (node, stream, release, started):
         workers = workers_of(node)
         assert started["worker"] in workers
@@ -103,7 +103,7 @@ def test_a_second_signal_ends_the_workers_with_the_node(tmp_path: Path) -> None:
         wait_for("its workers have ended", lambda: all(is_gone(pid) for pid in workers))
 
 
-def test_what_a_handler_writes_is_in_the_node_s_log_with_job_and_session(tmp_path: Path) -> None:
+def test_the_node_s_log_has_a_handler_s_output_with_job_and_session(tmp_path: Path) -> None:
     with running(tmp_path) as (node, _, release, started):
         node.wait_for_log("printed by the handler\n")
         release.touch()

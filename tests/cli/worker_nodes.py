@@ -1,4 +1,4 @@
-"""Nodes whose handlers run in processes: for `test_worker_signals`."""
+"""Nodes with handlers in processes, for `test_worker_signals`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ waits = eventsched.Node("waits", sources=["en"], targets=["es"], slots=2)
 
 @waits.job(processes=True)
 def wait(_: eventsched.BlockingJob) -> eventsched.Result:
-    """Says where it runs, then waits for the file that RELEASE names."""
+    """Log the process id, then wait for the file that RELEASE names."""
     structlog.get_logger().info("handler started", worker=os.getpid())
     logging.getLogger("library").warning("its library warns")
     sys.stdout.write("printed by the handler\n")

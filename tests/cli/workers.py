@@ -1,4 +1,4 @@
-"""Nodes for tests, as users write theirs: `eventsched node tests.cli.workers:echo`."""
+"""Nodes for tests, written as users write them: `eventsched node tests.cli.workers:echo`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ not_a_node = "echo"
 
 @echo.job
 async def repeat(job: eventsched.Job) -> eventsched.Result:
-    """How many bytes were said; French is beyond it."""
+    """Return the number of bytes of the audio; fail for French."""
     if job.target == "fr":
         raise eventsched.JobError("NO_FRENCH")
     await job.partial(source_text="…")
@@ -24,10 +24,10 @@ async def repeat(job: eventsched.Job) -> eventsched.Result:
 
 @idle.job
 async def never(job: eventsched.Job) -> eventsched.Result:
-    raise AssertionError(f"nobody asks for Portuguese: {job.key}")
+    raise AssertionError(f"no test asks for Portuguese: {job.key}")
 
 
 @hostile.job
 async def steer(job: eventsched.Job) -> eventsched.Result:
-    """Words that would steer a terminal."""
+    """Return texts with control characters of a terminal."""
     return eventsched.Result(source_text=f"{NASTY} [red]a[/]", text=NASTY)

@@ -1,4 +1,4 @@
-"""The access lists of docs/operations.md are enough for what each user does, and for no more."""
+"""The access lists of docs/operations.md allow each user its commands and no others."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LISTS = dict(LIST.findall((ROOT / "docs/operations.md").read_text(encoding="utf-
     ]
 )
 def listed(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LocalServer]:
-    """A server with these users."""
+    """Start a server with the users of the access lists."""
     with LocalServer(tmp_path / "own", is_cluster=request.param, durable=True) as server:
         for user, rules in LISTS.items():
             server.call("ACL", "SETUSER", user, "reset", *rules.replace("PASSWORD", user).split())

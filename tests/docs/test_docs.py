@@ -1,4 +1,4 @@
-"""What the documents name exists; what they show as code runs."""
+"""Files, commands and variables in the documents exist, and their code runs."""
 
 from __future__ import annotations
 
@@ -70,15 +70,19 @@ def test_named_variables_exist(name: str) -> None:
 
 
 def test_each_dependency_has_its_range_and_its_reason() -> None:
-    told = tomllib.loads(_text("pyproject.toml"))
-    project = told["project"]
+    configuration = tomllib.loads(_text("pyproject.toml"))
+    project = configuration["project"]
     extras = project["optional-dependencies"].values()
-    asked = [*told["build-system"]["requires"], *project["dependencies"], *chain(*extras)]
-    ranges = {one: REQUIREMENT.fullmatch(one) for one in asked}
-    assert [one for one, found in ranges.items() if found is None] == []
+    requirements = [
+        *configuration["build-system"]["requires"],
+        *project["dependencies"],
+        *chain(*extras),
+    ]
+    ranges = {each: REQUIREMENT.fullmatch(each) for each in requirements}
+    assert [each for each, match in ranges.items() if match is None] == []
     table = _text("ARCHITECTURE.md").partition("## Dependencies, and why")[2]
     reasoned = {name for row in PACKAGES.findall(table) for name in row.split(", ")} - {"package"}
-    assert reasoned == {found[1] for found in ranges.values() if found}
+    assert reasoned == {match[1] for match in ranges.values() if match}
 
 
 def test_the_program_lists_its_commands() -> None:
@@ -86,15 +90,15 @@ def test_the_program_lists_its_commands() -> None:
 
 
 def test_the_commands_of_the_audit_can_be_read() -> None:
-    """Each command line that it shows names a command, and options that this one has."""
+    """Each command line in the document names a command, and options that the command has."""
     lines = [line[2:] for line in _text("docs/audit.md").splitlines() if line.startswith("$ event")]
     assert len(lines) > 10
     for line in lines:
         _, name, *words = shlex.split(line.partition(" | ")[0])
-        made = command_of(import_module(module_of(name)), name)
-        if hasattr(made, "commands"):
-            made = made.commands[words[0]]
-        known = {one for each in made.params for one in each.opts}
+        command = command_of(import_module(module_of(name)), name)
+        if hasattr(command, "commands"):
+            command = command.commands[words[0]]
+        known = {option for parameter in command.params for option in parameter.opts}
         assert {word for word in words if word.startswith("--")} <= known, line
 
 
@@ -102,8 +106,8 @@ def test_each_script_has_its_row_and_each_row_its_script() -> None:
     assert sorted(ROW.findall(_text("eventsched/lua/README.md"))) == lua_library.names()
 
 
-def test_each_rule_of_the_domain_has_tests_that_bear_its_number() -> None:
-    """`grep -rn rule_18 tests` shows what holds rule 18."""
+def test_each_rule_of_the_domain_has_tests_with_its_number() -> None:
+    """`grep -rn rule_18 tests` lists the tests of rule 18."""
     code = "\n".join(path.read_text() for path in ROOT.glob("tests/**/test_*.py"))
     named = re.findall(r"def test_rule_(\d+)(?:_and_(\d+))?_", code)
     assert {int(number) for pair in named for number in pair if number} == set(range(1, RULES + 1))
@@ -117,7 +121,7 @@ async def test_the_snippets_of_the_readme_run(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Producer and node as printed, against a server with every role; `cell` cleans up after."""
+    """Run producer and node on a server with every role; the fixture `cell` cleans up."""
     produce, serve = SNIPPET.findall(_text("README.md"))
     voice = next((ROOT / "eventsched/demo/speech/voices").glob("*.wav"))
     (tmp_path / "talk.wav").write_bytes(voice.read_bytes())

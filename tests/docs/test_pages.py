@@ -1,4 +1,4 @@
-"""What documents take from the code is what the code says today."""
+"""The generated parts of the documents are up to date."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def _rows() -> list[re.Match[str]]:
 @pytest.mark.parametrize(
     ("path", "text"), list(pages()), ids=lambda value: getattr(value, "name", "")
 )
-def test_a_written_page_is_as_the_tool_writes_it(path: Path, text: str) -> None:
-    """Otherwise: `python -m tools.pages`."""
+def test_a_generated_page_is_up_to_date(path: Path, text: str) -> None:
+    """To update: `python -m tools.pages`."""
     assert path.read_text(encoding="utf-8") == text
 
 
@@ -34,7 +34,7 @@ def test_every_rule_has_one_row_with_a_name_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("number", NUMBERS)
-def test_the_code_that_holds_a_rule_exists(number: int) -> None:
+def test_the_code_of_a_rule_exists(number: int) -> None:
     named = NAMED.findall(_rows()[number - 1]["code"])
     assert named != []
     missing = [
@@ -49,10 +49,11 @@ def test_every_rule_has_tests_and_no_test_cites_another_number() -> None:
 
 def test_every_setting_has_a_unit_bounds_and_a_description() -> None:
     settings = list(described())
-    assert [one.name for one in settings] == list(Settings.__struct_fields__)
-    for one in settings:
-        assert one.least <= one.default <= one.most, one.name
-        assert one.description.endswith(".") and "|" not in one.description, one.name
+    assert [setting.name for setting in settings] == list(Settings.__struct_fields__)
+    for setting in settings:
+        assert setting.least <= setting.default <= setting.most, setting.name
+        description = setting.description
+        assert description.endswith(".") and "|" not in description, setting.name
 
 
 def test_the_settings_that_rules_name_exist() -> None:

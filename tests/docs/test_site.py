@@ -1,4 +1,4 @@
-"""The documentation site builds strictly, needs nothing from elsewhere, and misses no name."""
+"""The documentation site builds strictly, loads nothing from other hosts, and has all names."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def _build(config: Path, into: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site as `make docs` builds it."""
+    """Build the site as `make docs` does."""
     into = tmp_path_factory.mktemp("site")
-    built = _build(ROOT / "mkdocs.yml", into)
-    assert built.returncode == 0, built.stderr
+    done = _build(ROOT / "mkdocs.yml", into)
+    assert done.returncode == 0, done.stderr
     return into
 
 
-def test_no_page_loads_anything_from_elsewhere(site: Path) -> None:
+def test_no_page_loads_anything_from_other_hosts(site: Path) -> None:
     pages, styles = list(site.rglob("*.html")), list(site.rglob("*.css"))
     assert len(pages) > 25
     assert [page.name for page in pages if FOREIGN.search(page.read_text())] == []
@@ -58,7 +58,7 @@ def test_a_name_without_a_docstring_would_be_missed(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize(
-    ("text", "complaint"),
+    ("text", "message"),
     [
         ("[nowhere](nowhere.md)", "nowhere.md"),
         ("[nothing](index.md#nothing)", "nothing"),
@@ -66,9 +66,7 @@ def test_a_name_without_a_docstring_would_be_missed(monkeypatch: pytest.MonkeyPa
     ],
     ids=["link", "anchor", "reference"],
 )
-def test_a_strict_build_fails_for_what_leads_nowhere(
-    tmp_path: Path, text: str, complaint: str
-) -> None:
+def test_a_strict_build_fails_for_a_broken_link(tmp_path: Path, text: str, message: str) -> None:
     pages = tmp_path / "docs"
     pages.mkdir()
     (pages / "index.md").write_text(f"# Start\n\n{text}\n")
@@ -76,6 +74,6 @@ def test_a_strict_build_fails_for_what_leads_nowhere(
     config.write_text(
         f"INHERIT: {ROOT / 'mkdocs.yml'}\nhooks: []\nnav: [index.md]\nplugins: [autorefs]\n"
     )
-    built = _build(config, tmp_path / "site")
-    assert built.returncode != 0
-    assert complaint in built.stderr
+    done = _build(config, tmp_path / "site")
+    assert done.returncode != 0
+    assert message in done.stderr

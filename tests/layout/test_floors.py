@@ -1,7 +1,7 @@
-"""The packages are floors of a house: each imports floors below its own, none above.
+"""The packages form layers: a package imports packages of lower layers only.
 
-Every import counts, also one inside a function or for type checkers alone. What the test cannot
-see is a name that is imported as text (`eventsched/__init__.py`, entry points).
+Every import counts, also inside a function or for type checkers only. The test does not find
+imports by name (`eventsched/__init__.py`, entry points).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 BASE = "the root of eventsched"
-FLOORS = (
+LAYERS = (
     (BASE,),
     ("schema",),
     ("audio", "encryption"),
@@ -28,29 +28,29 @@ FLOORS = (
     ("timeline", "loadtest", "demo"),
     ("cli",),
 )
-"""From the ground up. Packages of one floor do not import each other."""
+"""From the lowest layer up. Packages of one layer do not import each other."""
 BASE_MODULES = {
     "__init__", "addresses", "errors", "escaping", "formatting", "interrupts", "logs",
     "private_files", "runtime",
 }  # fmt: skip
 BASE_MODULES |= {"subprocesses"}
-ROLES_ALONE = {"cli"}
+IMPORTERS_OF_ROLES = {"cli"}
 """Only commands start roles."""
-SEEN_BY_PROJECTIONS = {BASE, "schema", "projection"}
-"""A read model is a pure fold: it sees events, and the form that the runtime expects of it."""
-LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
+IMPORTS_OF_PROJECTIONS = {BASE, "schema", "projection"}
+"""A read model is a pure fold: it imports events and the protocol of projections only."""
+LEVEL = {package: level for level, packages in enumerate(LAYERS) for package in packages}
 
 
 class Import(NamedTuple):
-    """`file` of the package `room` imports something of `target`."""
+    """`file` of package `source` imports a name of package `target`."""
 
     file: str
-    room: str
+    source: str
     target: str
 
 
-def room_of(parts: tuple[str, ...]) -> str:
-    """The package that a module belongs to: ("eventsched", "store", "cell") -> "store"."""
+def package_of(parts: tuple[str, ...]) -> str:
+    """Return the package of a module: ("eventsched", "store", "cell") -> "store"."""
     if parts[0] == "projections":
         return "projections"
     is_package = (ROOT / "eventsched" / parts[1]).is_dir() if len(parts) > 1 else False
@@ -58,7 +58,7 @@ def room_of(parts: tuple[str, ...]) -> str:
 
 
 def sources() -> Mapping[str, str]:
-    """Every module of both packages: path below the repository -> source."""
+    """Return the path and the source of each module of eventsched and projections."""
     return {
         path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
         for package in ("eventsched", "projections")
@@ -67,16 +67,16 @@ def sources() -> Mapping[str, str]:
 
 
 def imports_of(file: str, source: str) -> Iterator[Import]:
-    """What the module imports of both packages; its own package is left out."""
-    room = room_of(tuple(file.removesuffix(".py").split("/")))
+    """Yield the imports of a module from other packages of the repository."""
+    package = package_of(tuple(file.removesuffix(".py").split("/")))
     for node in ast.walk(ast.parse(source)):
-        for name in _named(node):
+        for name in _imported_names(node):
             parts = tuple(name.split("."))
-            if parts[0] in ("eventsched", "projections") and room_of(parts) != room:
-                yield Import(file, room, room_of(parts))
+            if parts[0] in ("eventsched", "projections") and package_of(parts) != package:
+                yield Import(file, package, package_of(parts))
 
 
-def _named(node: ast.AST) -> Iterator[str]:
+def _imported_names(node: ast.AST) -> Iterator[str]:
     if isinstance(node, ast.Import):
         yield from (alias.name for alias in node.names)
     if isinstance(node, ast.ImportFrom):
@@ -86,32 +86,32 @@ def _named(node: ast.AST) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def imports() -> list[Import]:
-    return [one for file, source in sources().items() for one in imports_of(file, source)]
+    return [each for file, source in sources().items() for each in imports_of(file, source)]
 
 
-def test_every_module_is_in_a_package_that_has_its_floor() -> None:
-    rooms = {room_of(tuple(file.removesuffix(".py").split("/"))) for file in sources()}
-    assert rooms == LEVEL.keys()
-    flat = {path.stem for path in (ROOT / "eventsched").glob("*.py")}
-    assert flat == BASE_MODULES, "a module lies flat in eventsched/: move it into its package"
+def test_every_package_has_a_layer() -> None:
+    packages = {package_of(tuple(file.removesuffix(".py").split("/"))) for file in sources()}
+    assert packages == LEVEL.keys()
+    root_modules = {path.stem for path in (ROOT / "eventsched").glob("*.py")}
+    assert root_modules == BASE_MODULES, "move a new module of eventsched/ into a package"
 
 
-def test_no_package_imports_one_of_its_own_floor_or_above(imports: list[Import]) -> None:
-    up = [one for one in imports if LEVEL.get(one.target, 0) >= LEVEL.get(one.room, 0)]
-    assert up == []
+def test_no_package_imports_its_own_or_a_higher_layer(imports: list[Import]) -> None:
+    upward = [each for each in imports if LEVEL.get(each.target, 0) >= LEVEL.get(each.source, 0)]
+    assert upward == []
 
 
 def test_only_programs_import_roles(imports: list[Import]) -> None:
-    assert {one.room for one in imports if one.target == "roles"} <= ROLES_ALONE
+    assert {each.source for each in imports if each.target == "roles"} <= IMPORTERS_OF_ROLES
 
 
-def test_schema_imports_the_root_alone(imports: list[Import]) -> None:
-    assert {one.target for one in imports if one.room == "schema"} <= {BASE}
+def test_schema_imports_only_the_root(imports: list[Import]) -> None:
+    assert {each.target for each in imports if each.source == "schema"} <= {BASE}
 
 
-def test_read_models_import_events_and_the_form_of_a_projection(imports: list[Import]) -> None:
-    targets = {one.target for one in imports if one.room == "projections"}
-    assert {"schema", "projection"} <= targets <= SEEN_BY_PROJECTIONS
+def test_read_models_import_events_and_the_protocol_of_projections(imports: list[Import]) -> None:
+    targets = {each.target for each in imports if each.source == "projections"}
+    assert {"schema", "projection"} <= targets <= IMPORTS_OF_PROJECTIONS
 
 
 def test_an_import_anywhere_in_a_module_counts() -> None:

@@ -1,4 +1,4 @@
-"""What runs before a commit and on a push are this project's own targets, nothing fetched."""
+"""The hooks before a commit and on a push call targets of the Makefile and fetch nothing."""
 
 from __future__ import annotations
 

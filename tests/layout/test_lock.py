@@ -1,4 +1,4 @@
-"""The lock file: every dependency, one release within its range, with hashes and no address."""
+"""The lock files: one release of each dependency within its range, with hashes and no URL."""
 
 from __future__ import annotations
 
@@ -24,26 +24,27 @@ LOCKS = {
 }
 
 
-def asked_for(extras: set[str]) -> Iterator[Requirement]:
+def requirements_of(extras: set[str]) -> Iterator[Requirement]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    asked = list(project["dependencies"])
+    requirements = list(project["dependencies"])
     for extra in extras:
-        asked += project["optional-dependencies"][extra]
-    yield from map(Requirement, asked)
+        requirements += project["optional-dependencies"][extra]
+    yield from map(Requirement, requirements)
 
 
 @pytest.mark.parametrize("name", LOCKS)
 def test_every_dependency_is_locked_within_its_range(name: str) -> None:
     text = (FOLDER / name).read_text()
     locked = [(canonicalize_name(pin[1]), pin[2]) for pin in PINNED.finditer(text)]
-    for asked in asked_for(LOCKS[name]):
-        releases = [release for found, release in locked if found == canonicalize_name(asked.name)]
-        assert releases, f"{asked} is not in requirements/{name}: make lock"
-        assert all(asked.specifier.contains(release) for release in releases), asked
+    for requirement in requirements_of(LOCKS[name]):
+        package = canonicalize_name(requirement.name)
+        releases = [release for pinned, release in locked if pinned == package]
+        assert releases, f"{requirement} is not in requirements/{name}: make lock"
+        assert all(requirement.specifier.contains(each) for each in releases), requirement
 
 
 @pytest.mark.parametrize("name", LOCKS)
-def test_a_lock_file_holds_pins_with_hashes_and_nothing_else(name: str) -> None:
+def test_a_lock_file_has_only_pins_with_hashes(name: str) -> None:
     text = (FOLDER / name).read_text()
     rest = [line for line in PINNED.sub("", text).splitlines() if not line.startswith("#")]
     assert rest == []
@@ -57,9 +58,9 @@ def test_every_extra_is_in_a_lock_file() -> None:
 
 def test_the_files_that_set_up_and_test_name_the_same_versions_of_python() -> None:
     classifiers = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["classifiers"]
-    named = [
-        re.fullmatch(r"Programming Language :: Python :: (3\.\d+)", one) for one in classifiers
+    matches = [
+        re.fullmatch(r"Programming Language :: Python :: (3\.\d+)", each) for each in classifiers
     ]
-    assert tuple(found[1] for found in named if found) == PYTHONS
+    assert tuple(match[1] for match in matches if match) == PYTHONS
     workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
     assert tuple(re.findall(r'"(3\.\d+)"', workflow)) == PYTHONS

@@ -1,4 +1,4 @@
-"""No test sleeps to be right: it waits for a fact within a bound (`until`, `wait_for`)."""
+"""Tests do not sleep: they wait for a condition with a time limit (`until`, `wait_for`)."""
 
 from __future__ import annotations
 
@@ -8,35 +8,35 @@ from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
 IN_REAL_TIME = {"chaos", "soak"}
-"""Whole systems under a schedule of faults; what they promise is judged from the log afterwards."""
+"""Folders with runs of whole systems under a schedule of faults; the log is checked afterwards."""
 SLEEPS = {"time.sleep", "anyio.sleep", "asyncio.sleep"}
 MARK = "# sleeps: "
 
 
 def sleeps(source: str) -> Iterator[int]:
-    """The lines that call one of SLEEPS."""
+    """Yield the lines that call one of SLEEPS."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Call) and ast.unparse(node.func) in SLEEPS:
             yield node.lineno
 
 
-def test_each_sleep_says_what_takes_so_long() -> None:
-    """Work that is simulated, a fault that lasts, a moment that varies: `# sleeps: …`."""
-    silent = []
+def test_each_sleep_has_a_reason() -> None:
+    """A comment `# sleeps: …` names the reason: simulated work, a lasting fault, a varying time."""
+    without_reason = []
     for path in sorted(TESTS.rglob("*.py")):
         if path.relative_to(TESTS).parts[0] not in IN_REAL_TIME:
             source = path.read_text(encoding="utf-8")
             if "sleep(" not in source:
                 continue
             lines = source.splitlines()
-            silent += [
-                f"{path.relative_to(TESTS)}:{line}: wait for a fact, or say why: {MARK}…"
+            without_reason += [
+                f"{path.relative_to(TESTS)}:{line}: wait for a condition, or add a reason: {MARK}…"
                 for line in sleeps(source)
                 if MARK not in lines[line - 1]
             ]
-    assert silent == []
+    assert without_reason == []
 
 
-def test_a_sleep_is_seen_in_every_form() -> None:
+def test_a_sleep_is_found_in_every_form() -> None:
     source = "import time\ntime.sleep(1)\nasync def f():\n    await anyio.sleep(0)\n"
     assert list(sleeps(source + "    await store.sleep(1)\n")) == [2, 4]

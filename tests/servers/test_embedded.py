@@ -1,4 +1,4 @@
-"""The embedded server lives exactly as long as one of its users, and its data longer."""
+"""The embedded server ends with the last of its users, and its data stay."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def assert_gone_in_time(data: Path, server_pid: int) -> None:
-    """No process, no lock and no announcement is left, two seconds from now at the latest."""
+    """Wait up to two seconds until no process, no lock and no announcement exists."""
     wait_for("the server is gone", lambda: not is_alive(server_pid), within_s=GONE_S)
     wait_for("its lock is free", lambda: is_free(data / SERVER_LOCK), within_s=GONE_S)
     assert read_announcement(data) is None
@@ -80,8 +80,8 @@ def setting(url: str, name: str) -> str:
 
 async def test_named_server_is_used_as_it_is(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EVENTSCHED_URL", "rediss://env:1")
-    with using("redis://given:1", data=data) as given, using(data=data) as from_environment:
-        assert (given, from_environment) == ("redis://given:1", "rediss://env:1")
+    with using("redis://given:1", data=data) as argument, using(data=data) as from_environment:
+        assert (argument, from_environment) == ("redis://given:1", "rediss://env:1")
         async with use(data=data) as url:
             assert url == from_environment
     assert os.listdir(data.parent) == []
@@ -101,16 +101,16 @@ async def test_default_folder_lies_where_the_program_was_started(
     assert (tmp_path / ".eventsched").stat().st_mode & 0o077 == 0
 
 
-def test_start_is_told_once_and_joining_is_not(data: Path) -> None:
-    kept = structlog.get_config()["wrapper_class"]
+def test_a_start_is_logged_once_and_joining_is_not(data: Path) -> None:
+    wrapper_class = structlog.get_config()["wrapper_class"]
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.INFO))
     try:
-        with capture_logs() as told, using(data=data), using(data=data):
+        with capture_logs() as entries, using(data=data), using(data=data):
             pass
     finally:
-        structlog.configure(wrapper_class=kept)
-    assert [entry["event"] for entry in told] == ["starting a server"]
-    assert told[0]["data"] == str(data)
+        structlog.configure(wrapper_class=wrapper_class)
+    assert [entry["event"] for entry in entries] == ["starting a server"]
+    assert entries[0]["data"] == str(data)
 
 
 def test_folder_that_cannot_be_made_is_one_clear_error(tmp_path: Path) -> None:
@@ -144,10 +144,10 @@ def test_server_is_reached_by_a_socket_that_only_its_owner_can_open(data: Path) 
 
 @pytest.mark.parametrize("name", ["a[b]", "*", "what?", 'a "quote"', "back\\slash", "new\nline"])
 def test_data_folder_of_any_name_gets_the_configured_server(data: Path, name: str) -> None:
-    """The configuration comes by standard input: no path in it can be taken for a pattern."""
+    """The server reads its configuration from standard input, so no path in it is a pattern."""
     with using(data=data / name) as url:
-        told = {one: setting(url, one) for one in ("dir", "port", "appendonly")}
-        assert told == {"dir": str(data / name), "port": "0", "appendonly": "yes"}
+        settings = {name: setting(url, name) for name in ("dir", "port", "appendonly")}
+        assert settings == {"dir": str(data / name), "port": "0", "appendonly": "yes"}
         assert ask(url, "SET", "kept", "yes")
     with using(data=data / name) as url:
         assert ask(url, "GET", "kept") == "yes"
@@ -183,7 +183,7 @@ def test_short_path_that_was_removed_is_made_again_by_the_next_user(data: Path) 
 def test_place_of_short_paths_that_is_not_private_is_not_used(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A socket there could be another user's: a loopback port with a password is used instead."""
+    """A socket there may be another user's, so the address is a loopback port with a password."""
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     (tmp_path / f"eventsched-{os.geteuid()}").mkdir(mode=0o755)
     (tmp_path / f"eventsched-{os.geteuid()}").chmod(0o755)
@@ -241,7 +241,7 @@ exec {server} {arguments}
 
 
 def put_program(folder: Path, arguments: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The only server on PATH is one that starts with these arguments, whatever it is told."""
+    """Put one server on PATH that starts with these arguments and ignores its options."""
     wheel = in_wheel()
     assert wheel
     program = folder / "bin" / "redis-server"
@@ -252,17 +252,17 @@ def put_program(folder: Path, arguments: str, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [("--appendonly no", r"appendonly 'no' instead of 'yes'"),
      ("--appendonly yes --bind 127.0.0.1 --port {port}", r"port '\d+' instead of '0'")],
     ids=["append mode", "port"],
 )  # fmt: skip
 def test_started_server_that_is_configured_otherwise_is_refused_and_ended(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: str, said: str
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: str, message: str
 ) -> None:
     listens = f"--port 0 --unixsocket server.sock {arguments}".format(port=free_ports(1)[0])
     put_program(tmp_path, listens, monkeypatch)
-    with pytest.raises(ServerUnavailable, match=said):
+    with pytest.raises(ServerUnavailable, match=message):
         using(data=data).__enter__()
     wait_for("nothing is left", lambda: _nothing_runs_in(data), within_s=GONE_S)
 
@@ -280,7 +280,7 @@ def test_started_server_that_listens_elsewhere_is_refused_and_ended(
         ask(f"redis://127.0.0.1:{port}", "PING")
 
 
-# --- as long as one of its users -------------------------------------------------------------
+# --- users of one server ----------------------------------------------------------------------
 
 
 def test_two_processes_meet_and_the_server_outlives_each_but_not_both(data: Path) -> None:
@@ -359,10 +359,10 @@ def test_forked_child_of_a_user_leaves_its_parent_a_user(data: Path) -> None:
 
 
 def test_starter_killed_before_there_is_a_watchdog_leaves_the_way_free(data: Path) -> None:
-    """The kernel takes its locks back; who waited for it starts a server instead."""
+    """The kernel releases its locks, and a waiting user starts a server instead."""
     data.mkdir(mode=0o700)
     with users(data, role="starter") as [starter]:
-        assert starter.hear_number() == starter.pid
+        assert starter.read_number() == starter.pid
         with users(data) as [waiting]:
             starter.kill()
             waiting.wait_until_joined()
@@ -370,7 +370,7 @@ def test_starter_killed_before_there_is_a_watchdog_leaves_the_way_free(data: Pat
 
 
 def test_starter_killed_before_the_announcement_leaves_no_server(data: Path) -> None:
-    """The watchdog is on its own at once: it still announces, finds no user, and stops."""
+    """The watchdog still announces the server, finds no user, and stops it."""
     data.mkdir(mode=0o700)
     lock = FileLock(data / SERVER_LOCK)
     assert lock.try_exclusive()
@@ -408,7 +408,7 @@ def test_killed_server_is_started_anew_with_its_data(data: Path) -> None:
 
 
 def _is_written(url: str) -> bool:
-    """`everysec` may hold an answered write back while the disk is busy."""
+    """`everysec` may delay an acknowledged write while the disk is busy."""
     client = probe(url)
     try:
         return bool(client.info("persistence")["aof_buffer_length"] == 0)
@@ -435,14 +435,14 @@ def test_no_second_server_writes_while_one_without_watchdog_still_ends(data: Pat
         os.kill(_parent_of(old_pid), signal.SIGKILL)
         with users(data) as [newcomer]:
             with pytest.raises(TimeoutError):
-                wait_for("a second one", lambda: _announced_pid(data) != old_pid, within_s=1.0)
+                wait_for("a second server", lambda: _announced_pid(data) != old_pid, within_s=1.0)
             os.kill(old_pid, signal.SIGCONT)
             assert newcomer.wait_until_joined().server_pid != old_pid
             assert newcomer.ask("incr") == 2
 
 
 def test_server_without_a_watchdog_makes_way_for_one_that_has(data: Path) -> None:
-    """As it is where the kernel does not end a server together with its watchdog."""
+    """The case of a kernel that does not end a server together with its watchdog."""
     data.mkdir(mode=0o700)
     lock = FileLock(data / SERVER_LOCK)
     assert lock.try_exclusive()
@@ -466,8 +466,8 @@ def _sets(url: str, key: str, value: str) -> bool:
 
 
 def _announced_pid(data: Path) -> int | None:
-    told = read_announcement(data)
-    return told.pid if told else None
+    announcement = read_announcement(data)
+    return announcement.pid if announcement else None
 
 
 def _parent_of(pid: int) -> int:
@@ -487,7 +487,7 @@ def test_announcement_from_before_a_power_loss_is_not_believed(data: Path) -> No
 
 @pytest.fixture
 def stranger(tmp_path: Path) -> Iterator[LocalServer]:
-    """Another folder's server, on a loopback port with a password."""
+    """The server of another folder, on a loopback port with a password."""
     server = LocalServer(tmp_path / "stranger")
     server.url, listening = listen_on_loopback()
     server.options = listening | {"save": "", "appendonly": "no"}
@@ -529,7 +529,7 @@ def test_announcement_that_cannot_be_read_is_none(data: Path, content: str) -> N
 def test_waiting_user_does_not_join_the_strangers_server_that_a_left_over_names(
     data: Path, stranger: LocalServer
 ) -> None:
-    """The starter holds the lock and has not yet removed the left-over when another looks."""
+    """Another user reads the old announcement before the starter has removed it."""
     data.mkdir(mode=0o700)
     left_over = f'{{"url": "{stranger.url}", "pid": 1}}'
     (data / watchdog.ANNOUNCEMENT).write_text(left_over)
@@ -545,7 +545,7 @@ def test_waiting_user_does_not_join_the_strangers_server_that_a_left_over_names(
 
 
 def _was_looked_at(server: LocalServer) -> bool:
-    """Whether somebody asked for its folder; nobody else has a reason to."""
+    """Whether a client has asked for its folder; only a user of the folder does."""
     return "cmdstat_config|get" in server.call("INFO", "commandstats")
 
 
@@ -563,7 +563,7 @@ def test_copied_folder_gets_a_server_of_its_own(data: Path, tmp_path: Path) -> N
 def test_folder_made_anew_under_a_running_server_gets_another_one(
     data: Path, tmp_path: Path
 ) -> None:
-    """The end of the old one does not remove what the new one announced."""
+    """The end of the old server does not remove the announcement of the new server."""
     with users(data) as [old]:
         old.wait_until_joined()
         data.rename(tmp_path / "moved away")
@@ -572,15 +572,17 @@ def test_folder_made_anew_under_a_running_server_gets_another_one(
             assert new
             assert new.pid != old.server_pid
             old.kill()
-            wait_for("the old one is gone", lambda: not is_alive(old.server_pid), within_s=GONE_S)
+            wait_for(
+                "the old server has ended", lambda: not is_alive(old.server_pid), within_s=GONE_S
+            )
             assert read_announcement(data) == new
 
 
-# --- at the end of one and the start of the next ---------------------------------------------
+# --- the end of a server and the start of the next --------------------------------------------
 
 
 def test_newcomer_while_the_last_server_is_being_stopped_gets_a_new_one(data: Path) -> None:
-    """The watchdog has the users' lock and waits for a server that cannot hear it yet."""
+    """The watchdog has the users lock and waits for a server that does not react yet."""
     with users(data) as [last]:
         last.wait_until_joined()
         last.ask("incr")
@@ -606,7 +608,7 @@ def test_users_that_come_and_go_without_pause_lose_nothing(data: Path) -> None:
         with users(data) as [user]:
             user.wait_until_joined()
             assert user.ask("incr") == turn
-            user.kill()  # the next one comes while the watchdog is deciding
+            user.kill()  # the next user starts while the watchdog checks for users
 
 
 def test_server_that_does_not_stop_in_order_is_killed(data: Path) -> None:
@@ -634,7 +636,7 @@ async def test_cancelled_start_leaves_no_user_behind(data: Path) -> None:
 
 def test_servers_of_a_killed_test_run_are_gone(data: Path) -> None:
     with users(data, role="tester") as [tester]:
-        server_pid = tester.hear_number()
+        server_pid = tester.read_number()
         assert is_alive(server_pid)
         tester.kill()
         assert_gone_in_time(data, server_pid)

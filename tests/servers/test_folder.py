@@ -1,4 +1,4 @@
-"""A data folder is obeyed only if it is private to its owner; each refusal names the remedy."""
+"""A data folder is used only if it is private to its owner; each refusal names the remedy."""
 
 from __future__ import annotations
 
@@ -55,10 +55,10 @@ def refused(data: Path) -> str:
 def test_folder_of_another_user_is_refused_and_nothing_in_it_is_run(
     foreign: Path, tmp_path: Path
 ) -> None:
-    said = refused(foreign)
-    assert f"belongs to user {foreign.stat().st_uid}" in said
-    assert "--data" in said
-    assert "--url" in said
+    message = refused(foreign)
+    assert f"belongs to user {foreign.stat().st_uid}" in message
+    assert "--data" in message
+    assert "--url" in message
     assert not (tmp_path / "it-ran").exists()
 
 
@@ -84,9 +84,9 @@ def test_folder_that_others_may_open_is_refused_with_the_command_that_helps(
     data: Path, mode: int
 ) -> None:
     data.chmod(mode)
-    said = refused(data)
-    assert f"mode {mode:o}" in said
-    assert f"chmod 700 {data}" in said
+    message = refused(data)
+    assert f"mode {mode:o}" in message
+    assert f"chmod 700 {data}" in message
     data.chmod(0o700)
     with using(data=data):
         pass
@@ -128,9 +128,9 @@ def test_program_that_is_no_known_server_is_not_run(data: Path, tmp_path: Path, 
     program.write_text(f"#!/bin/sh\ntouch {tmp_path}/it-ran\n")
     program.chmod(0o755)
     (data / PROGRAM).write_text(str(program))
-    said = refused(data)
-    assert f"{program}, which is no redis-server or valkey-server on PATH" in said
-    assert "PATH, or remove" in said
+    message = refused(data)
+    assert f"{program}, which is no redis-server or valkey-server on PATH" in message
+    assert "PATH, or remove" in message
     assert not (tmp_path / "it-ran").exists()
 
 
@@ -155,10 +155,10 @@ def test_what_is_made_is_private_whatever_the_umask(tmp_path: Path) -> None:
     data = tmp_path / "deep" / "er" / "data"
     subprocess.run([sys.executable, "-c", code, data], check=True, timeout=60, cwd=tmp_path,
                    env=environment(data), stdout=subprocess.DEVNULL)  # fmt: skip
-    made = [tmp_path / "deep", *(tmp_path / "deep").rglob("*")]
-    assert data / "appendonlydir" in made
-    assert data / LOG in made
-    assert {path: path.stat().st_mode & 0o077 for path in made} == dict.fromkeys(made, 0)
+    paths = [tmp_path / "deep", *(tmp_path / "deep").rglob("*")]
+    assert data / "appendonlydir" in paths
+    assert data / LOG in paths
+    assert {path: path.stat().st_mode & 0o077 for path in paths} == dict.fromkeys(paths, 0)
 
 
 def test_private_file_is_made_for_its_owner_and_opened_only_as_a_regular_file(
@@ -190,6 +190,6 @@ def test_file_of_another_user_in_the_folder_is_refused(data: Path, foreign: Path
 
 
 def test_folder_is_made_where_there_is_none(tmp_path: Path) -> None:
-    made = open_data_folder(tmp_path / "x" / "y")
-    assert made == (tmp_path / "x" / "y").resolve()
-    assert stat.S_IMODE(made.stat().st_mode) == 0o700
+    folder = open_data_folder(tmp_path / "x" / "y")
+    assert folder == (tmp_path / "x" / "y").resolve()
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
