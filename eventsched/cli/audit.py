@@ -16,7 +16,7 @@ import typer
 from eventsched.cli.options import Options, command
 
 if TYPE_CHECKING:
-    from eventsched.archive.commands import ArchiveCalls, ArchiveState
+    from eventsched.archive.commands import ArchiveCommands, ArchiveState
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Check an archive's folder.")
 
@@ -165,45 +165,55 @@ async def abandon(options: Options, key: Lost = "", yes: Yes = False) -> int:
     trimmed from the log stays gone; ArchiveAbandoned puts that on record, and another archive may
     begin. Stop the archivers first.
     """
-    from eventsched.archive.commands import ArchiveCalls
+    from eventsched.archive.commands import ArchiveCommands
     from eventsched.projection.store import ProjectionStore
 
     async with options.connect() as connection:
         views = [
             ProjectionStore(store.transport, store.cell) for store in connection.stores.values()
         ]
-        for calls, look in await _with_key([ArchiveCalls(one) for one in views], key):
+        for calls, state in await _with_key([ArchiveCommands(one) for one in views], key):
             if yes:
                 await calls.abandon(key)
-            _print_abandoned(calls.views.cell, look, yes=yes, as_json=options.json)
+            _print_abandoned(calls.store.cell, state, yes=yes, as_json=options.json)
     if not yes:
         typer.echo("eventsched: nothing is changed; --yes gives it up", err=True)
     return 0 if yes else 1
 
 
-async def _with_key(cells: list[ArchiveCalls], key: str) -> list[tuple[ArchiveCalls, ArchiveState]]:
+async def _with_key(
+    cells: list[ArchiveCommands], key: str
+) -> list[tuple[ArchiveCommands, ArchiveState]]:
     """The cells that this archive is of. Raises InvalidMessage naming those that there are."""
     from eventsched.errors import InvalidMessage
 
-    found = [(calls, await calls.look()) for calls in cells]
-    named = [(calls, look) for calls, look in found if key and look.of == key]
+    found = [(calls, await calls.read_state()) for calls in cells]
+    named = [(calls, state) for calls, state in found if key and state.fingerprint == key]
     if not named:
-        have = ", ".join(f"{calls.views.cell} has {look.of or 'none'}" for calls, look in found)
+        have = ", ".join(
+            f"{calls.store.cell} has {state.fingerprint or 'none'}" for calls, state in found
+        )
         raise InvalidMessage.of("KEY", f"{key!r} is no archive's: {have}", "name one of these")
     return named
 
 
-def _print_abandoned(cell: str, look: ArchiveState, *, yes: bool, as_json: bool) -> None:
+def _print_abandoned(cell: str, state: ArchiveState, *, yes: bool, as_json: bool) -> None:
     from eventsched.cli.output import print_json, print_line
     from eventsched.formatting import plural
 
     if as_json:
-        told = {"cell": cell, "key": look.of, "to": look.to, "gone": look.gone, "abandoned": yes}
+        told = {
+            "cell": cell,
+            "key": state.fingerprint,
+            "to": state.to,
+            "gone": state.trimmed,
+            "abandoned": yes,
+        }
         print_json(told)
         return
     verb = "is abandoned" if yes else "would be abandoned"
-    gone = plural(look.gone, "entry", "entries")
-    print_line(f"{cell}: the archive up to {look.to} {verb}; the log has lost {gone} to it")
+    gone = plural(state.trimmed, "entry", "entries")
+    print_line(f"{cell}: the archive up to {state.to} {verb}; the log has lost {gone} to it")
 
 
 def _write(content: bytes, out: Path | None) -> None:

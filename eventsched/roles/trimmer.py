@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import structlog
 
-from eventsched.archive.commands import ArchiveCalls
+from eventsched.archive.commands import ArchiveCommands
 from eventsched.projection.store import ProjectionStore
 from eventsched.store.retry import Backoff
 
@@ -26,7 +26,7 @@ class Trimmer:
 
     def __init__(self, views: ProjectionStore) -> None:
         self._views = views
-        self._calls = ArchiveCalls(views)
+        self._calls = ArchiveCommands(views)
         self._since_index_cleanup = 0
 
     async def step(self) -> int:

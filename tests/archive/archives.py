@@ -11,7 +11,7 @@ from typing import Any
 
 import projections
 from eventsched.archive.archiver import Archiver
-from eventsched.archive.commands import ArchiveCalls
+from eventsched.archive.commands import ArchiveCommands
 from eventsched.archive.layout import ArchiveFolder
 from eventsched.history.log import History
 from eventsched.projection.store import ProjectionStore
@@ -36,7 +36,7 @@ class Archived:
         self.store = store
         self.views = views_of(store)
         self.path = path
-        self.folder, self.key = ArchiveFolder.open_or_make(path, None)
+        self.folder, self.key = ArchiveFolder.open_or_create(path, None)
         self.node: NodeGrant | None = None
         self.sessions: dict[str, SessionGrant] = {}
         self.seqs: dict[str, int] = {}
@@ -90,7 +90,7 @@ class Archived:
         """All that may go has gone; how many entries."""
         count = 0
         for _ in range(STEPS_MAX):
-            trimmed = await ArchiveCalls(self.views).trim()
+            trimmed = await ArchiveCommands(self.views).trim()
             count += trimmed.count
             if not trimmed.is_more:
                 return count

@@ -19,9 +19,9 @@ import pyarrow.parquet as pq
 from msgspec.structs import replace
 
 from eventsched.archive import merkle
-from eventsched.archive.layout import PUBLIC, RECORD, stem
-from eventsched.archive.manifest import CHAIN_START, Record, chained, encode
-from eventsched.archive.segment import encoded
+from eventsched.archive.layout import PUBLIC, RECORD, file_stem
+from eventsched.archive.manifest import CHAIN_START, Record, chain_after, encode
+from eventsched.archive.segment import encode_parquet
 from eventsched.archive.signing import SigningKey, public_line
 
 Files = dict[str, bytes]
@@ -42,7 +42,7 @@ class Tamperer:
     def __init__(self, untouched: Files, seed: int) -> None:
         self.untouched = untouched
         self.rng = random.Random(seed)
-        self.key = SigningKey.make()
+        self.key = SigningKey.generate()
         self.cell = next(name for name in untouched if name != PUBLIC).partition("/")[0]
         self.kinds: list[Callable[[Files], None]] = [
             self.flip, self.insert_bytes, self.cut_bytes, self.swap_bytes, self.shorten,
@@ -135,7 +135,7 @@ class Tamperer:
         return sorted(found, key=lambda one: one.n)
 
     def _put(self, files: Files, record: Record) -> None:
-        files[f"{self.cell}/{stem(record.first, record.last)}.json"] = encode(record) + b"\n"
+        files[f"{self.cell}/{file_stem(record.first, record.last)}.json"] = encode(record) + b"\n"
 
     def _put_right(self, files: Files, records: list[Record]) -> None:
         """The records, with trees and chain as they follow from them; old signatures."""
@@ -145,7 +145,7 @@ class Tamperer:
         for n, record in enumerate(records):
             changed = replace(record, n=n)
             tree.append(merkle.leaf_hash(bytes.fromhex(changed.root)))
-            chain = chained(chain, changed.segment)
+            chain = chain_after(chain, changed.segment)
             events += changed.events
             head = replace(
                 changed.head, segments=n + 1, events=events, last=changed.last,
@@ -225,7 +225,9 @@ class Tamperer:
         if not name:
             return
         table = edit(pq.read_table(pa.BufferReader(files[f"{self.cell}/{name}"])))
-        content = encoded([column.combine_chunks() for column in table.columns], table.schema)
+        content = encode_parquet(
+            [column.combine_chunks() for column in table.columns], table.schema
+        )
         files[f"{self.cell}/{name}"] = content
         sums[name] = replace(sums[name], bytes=len(content), sha256=sha256(content).hexdigest())
         record = replace(record, files=list(sums.values()))
@@ -300,7 +302,7 @@ class Tamperer:
         files = dict(self.untouched)
         records = self._records(files)
         for record in records[self.rng.randrange(len(records)) :]:
-            del files[f"{self.cell}/{stem(record.first, record.last)}.json"]
+            del files[f"{self.cell}/{file_stem(record.first, record.last)}.json"]
             for one in record.files:
                 del files[f"{self.cell}/{one.name}"]
         return files

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
-from eventsched.archive.commands import ArchiveCalls
+from eventsched.archive.commands import ArchiveCommands
 from eventsched.audit.verify import Verifier
 from eventsched.errors import Backpressure
 from eventsched.roles.backpressure import BackpressureMonitor
@@ -19,7 +19,7 @@ from eventsched.roles.projector import Projector
 from eventsched.roles.rebuild import Rebuild, RebuildFailed
 from eventsched.store.lag import ConsumerLag
 from tests.archive.archives import CORE, Archived, seal_all
-from tests.projector.counts import COUNTS, Counted
+from tests.projector.counts import COUNTS, UtteranceCount
 
 LIMIT = 60
 
@@ -73,14 +73,14 @@ async def test_an_archive_that_is_lost_for_good_is_given_up_and_all_goes_on(
     archived: Archived, tmp_path: Path
 ) -> None:
     await dead(archived)
-    watch, calls = BackpressureMonitor(archived.store), ArchiveCalls(archived.views)
+    watch, calls = BackpressureMonitor(archived.store), ArchiveCommands(archived.views)
     await archived.trim()
     await watch.step()
     with pytest.raises(Backpressure):
         await archived.talk("s1")
     shutil.rmtree(archived.path)
     archived.store.tick(1_000_000)
-    assert await calls.abandon((await calls.look()).of) == "ok"
+    assert await calls.abandon((await calls.read_state()).fingerprint) == "ok"
     await watch.step()
     await archived.talk("s1")
     await archived.project()
@@ -151,7 +151,7 @@ async def counted(archived: Archived) -> tuple[int, list[MutableMapping[str, Any
             pass
     await one.release()
     _, (record,) = await archived.views.read_records("counts", "counts", ["s1"])
-    found = msgspec.msgpack.decode(record["v"], type=Counted).utterances
+    found = msgspec.msgpack.decode(record["v"], type=UtteranceCount).utterances
     return found, [line for line in told if line["log_level"] == "warning"]
 
 

@@ -201,6 +201,6 @@ async def test_a_copy_that_ends_before_the_log_begins_is_refused(
 async def test_the_archive_of_another_cell_is_refused(archived: Archived, tmp_path: Path) -> None:
     await archived.talk("s1", 2)
     await archived.seal()
-    other, _ = ArchiveFolder.open_or_make(tmp_path / "other", None)
+    other, _ = ArchiveFolder.open_or_create(tmp_path / "other", None)
     with pytest.raises(ArchiveError, match="not the archive of cell"):
         await archived.history(archive=other)

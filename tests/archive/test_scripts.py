@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from eventsched.archive.commands import ArchiveCalls, ArchiveState, Trimmed
+from eventsched.archive.commands import ArchiveCommands, ArchiveState, Trimmed
 from eventsched.errors import InvalidMessage
 from eventsched.projection.protocol import ProjectionSet
 from eventsched.projection.store import SetLease
@@ -22,52 +22,59 @@ from tests.scripts.jobs_of import finish_one, speak
 
 
 @pytest.fixture
-def calls(store: TimedStore, redis: Client, archived: Archived) -> ArchiveCalls:
+def calls(store: TimedStore, redis: Client, archived: Archived) -> ArchiveCommands:
     """Each call is held to its script's header."""
     store.transport = archived.views.transport = HeldToHeaders(redis, redis)
-    return ArchiveCalls(archived.views)
+    return ArchiveCommands(archived.views)
 
 
-async def holding(calls: ArchiveCalls, owner: str = "a") -> int:
+async def holding(calls: ArchiveCommands, owner: str = "a") -> int:
     held = await calls.acquire(owner, 10_000)
     assert isinstance(held, SetLease)
     return held.epoch
 
 
-async def record(calls: ArchiveCalls, epoch: int, to: str, start: str = "0-0", **more: str) -> str:
-    of = more.pop("of", "key")
-    heard = more
+async def record(
+    calls: ArchiveCommands, epoch: int, to: str, start: str = "0-0", **more: str
+) -> str:
+    key, audio_to = more.pop("of", "key"), more
     return await calls.record(
-        epoch, start=start, to=to, of=of, passed=3, audio=bool(heard), heard=heard
+        epoch,
+        start=start,
+        to=to,
+        fingerprint=key,
+        processed=3,
+        audio=bool(audio_to),
+        audio_to=audio_to,
     )
 
 
 # --- read_archive ---------------------------------------------------------------------------------
 
 
-async def test_a_cell_without_an_archive_says_so(calls: ArchiveCalls) -> None:
-    look = await calls.look()
-    assert look == ArchiveState(START_MS, 0, 0, "", "", "", "", 50_000, 300_000)
-    assert look.gone == 0
+async def test_a_cell_without_an_archive_says_so(calls: ArchiveCommands) -> None:
+    state = await calls.read_state()
+    assert state == ArchiveState(START_MS, 0, 0, "", "", "", "", 50_000, 300_000)
+    assert state.trimmed == 0
 
 
 async def test_log_and_archive_are_told_at_one_moment(
-    calls: ArchiveCalls, archived: Archived
+    calls: ArchiveCommands, archived: Archived
 ) -> None:
     await archived.talk()
     log = await archived.log()
     assert await record(calls, await holding(calls), log[2][0]) == "recorded"
-    look = await calls.look()
-    assert (look.first, look.last, look.added) == (log[0][0], log[-1][0], len(log))
-    assert (look.to, look.of) == (log[2][0], "key")
-    assert await calls.look() == look, "looking changes nothing"
+    state = await calls.read_state()
+    assert (state.first, state.last, state.added) == (log[0][0], log[-1][0], len(log))
+    assert (state.to, state.fingerprint) == (log[2][0], "key")
+    assert await calls.read_state() == state, "looking changes nothing"
 
 
 # --- record_seal ----------------------------------------------------------------------------------
 
 
 async def test_the_archive_is_a_consumer_group_that_passes_what_is_sealed(
-    calls: ArchiveCalls, archived: Archived, redis: Client
+    calls: ArchiveCommands, archived: Archived, redis: Client
 ) -> None:
     await archived.talk()
     log = await archived.log()
@@ -77,32 +84,32 @@ async def test_the_archive_is_a_consumer_group_that_passes_what_is_sealed(
     assert group["pending"] == 0
 
 
-async def test_saying_it_again_is_harmless(calls: ArchiveCalls, archived: Archived) -> None:
+async def test_saying_it_again_is_harmless(calls: ArchiveCommands, archived: Archived) -> None:
     await archived.talk()
     log = await archived.log()
     epoch = await holding(calls)
     assert await record(calls, epoch, log[2][0]) == "recorded"
-    look = await calls.look()
+    state = await calls.read_state()
     assert await record(calls, epoch, log[2][0]) == "recorded"
-    assert await calls.look() == look
+    assert await calls.read_state() == state
     assert await record(calls, epoch, log[4][0], start=log[2][0]) == "recorded"
 
 
 async def test_only_the_holder_from_where_the_archive_is_with_its_own_key(
-    calls: ArchiveCalls, archived: Archived
+    calls: ArchiveCommands, archived: Archived
 ) -> None:
     await archived.talk()
     log = await archived.log()
     epoch = await holding(calls)
     assert await record(calls, epoch + 1, log[2][0]) == "fenced"
     assert await record(calls, epoch, log[2][0]) == "recorded"
-    look = await calls.look()
+    state = await calls.read_state()
     assert await record(calls, epoch, log[4][0], start=log[1][0]) == "moved"
     assert await record(calls, epoch, log[4][0], start=log[2][0], of="other") == "other"
     archived.store.tick(10_001)
     later = await holding(calls, "b")
     assert await record(calls, epoch, log[4][0], start=log[2][0]) == "fenced"
-    assert (await calls.look()).to == look.to
+    assert (await calls.read_state()).to == state.to
     assert await record(calls, later, log[4][0], start=log[2][0]) == "recorded"
 
 
@@ -114,20 +121,20 @@ async def test_only_the_holder_from_where_the_archive_is_with_its_own_key(
     ],
 )  # fmt: skip
 async def test_a_malformed_call_is_refused_and_changes_nothing(
-    calls: ArchiveCalls, archived: Archived, place: int, value: str, field: str
+    calls: ArchiveCommands, archived: Archived, place: int, value: str, field: str
 ) -> None:
     await archived.talk()
     epoch = await holding(calls)
     args: list[Arg] = [epoch, "0-1", "5-0", "key", "3", "1", "s1", "5-0"]
     args[place] = value
     with pytest.raises(InvalidMessage) as refused:
-        await calls.views.run("record_seal", *args)
+        await calls.store.run("record_seal", *args)
     assert refused.value.fields["field"] == field
-    assert (await calls.look()).to == ""
+    assert (await calls.read_state()).to == ""
 
 
 async def test_audio_goes_when_it_is_archived_and_not_before(
-    calls: ArchiveCalls, archived: Archived, redis: Client
+    calls: ArchiveCommands, archived: Archived, redis: Client
 ) -> None:
     epoch = await holding(calls)
     assert await record(calls, epoch, "0-0", s1="0-0") == "recorded"
@@ -145,7 +152,7 @@ async def test_audio_goes_when_it_is_archived_and_not_before(
 
 
 async def test_a_session_retires_when_its_audio_is_archived(
-    calls: ArchiveCalls, archived: Archived
+    calls: ArchiveCommands, archived: Archived
 ) -> None:
     store = archived.store
     epoch = await holding(calls)
@@ -164,7 +171,7 @@ async def test_a_session_retires_when_its_audio_is_archived(
 
 
 async def test_what_is_archived_goes_as_soon_as_its_outcome_has_ended(
-    calls: ArchiveCalls, archived: Archived
+    calls: ArchiveCommands, archived: Archived
 ) -> None:
     """How far a session's audio is archived is known to the calls that come after."""
     store = archived.store
@@ -182,7 +189,7 @@ async def test_what_is_archived_goes_as_soon_as_its_outcome_has_ended(
 
 
 async def test_without_archived_audio_it_goes_as_ever(
-    calls: ArchiveCalls, archived: Archived, redis: Client
+    calls: ArchiveCommands, archived: Archived, redis: Client
 ) -> None:
     assert await record(calls, await holding(calls), "0-0") == "recorded"
     await archived.talk("s1", 2)
@@ -192,7 +199,7 @@ async def test_without_archived_audio_it_goes_as_ever(
 # --- abandon_archive ------------------------------------------------------------------------------
 
 
-async def lost(calls: ArchiveCalls, archived: Archived) -> tuple[int, str]:
+async def lost(calls: ArchiveCommands, archived: Archived) -> tuple[int, str]:
     """An archive that held a part of the log, and that nobody writes any more: epoch, how far."""
     await archived.talk()
     epoch, to = await holding(calls), (await archived.log())[2][0]
@@ -202,19 +209,19 @@ async def lost(calls: ArchiveCalls, archived: Archived) -> tuple[int, str]:
 
 
 async def test_what_is_given_up_is_no_archive_any_more_and_on_record(
-    calls: ArchiveCalls, archived: Archived, redis: Client
+    calls: ArchiveCommands, archived: Archived, redis: Client
 ) -> None:
     _, to = await lost(calls, archived)
     assert await calls.abandon("key") == "ok"
-    look = await calls.look()
-    assert (look.to, look.of) == ("", "")
+    state = await calls.read_state()
+    assert (state.to, state.fingerprint) == ("", "")
     assert await redis.xinfo_groups(archived.store.keys.log) == []
     (event,) = await archived.store.log("ArchiveAbandoned")
     assert event.data == ArchiveAbandoned(of="key", to=to, gone=0)
 
 
 async def test_giving_up_again_is_harmless(
-    calls: ArchiveCalls, archived: Archived, redis: Client
+    calls: ArchiveCommands, archived: Archived, redis: Client
 ) -> None:
     await lost(calls, archived)
     await calls.abandon("key")
@@ -225,7 +232,7 @@ async def test_giving_up_again_is_harmless(
 
 @pytest.mark.parametrize("of", ["", "other", "KEY", "key "])
 async def test_another_archive_is_not_given_up(
-    calls: ArchiveCalls, archived: Archived, redis: Client, of: str
+    calls: ArchiveCommands, archived: Archived, redis: Client, of: str
 ) -> None:
     await lost(calls, archived)
     before = await contents(redis, archived.store)
@@ -235,7 +242,7 @@ async def test_another_archive_is_not_given_up(
 
 
 async def test_an_archive_that_somebody_writes_is_not_given_up(
-    calls: ArchiveCalls, archived: Archived, redis: Client
+    calls: ArchiveCommands, archived: Archived, redis: Client
 ) -> None:
     await lost(calls, archived)
     await holding(calls, "b")
@@ -251,19 +258,19 @@ async def test_an_archive_that_somebody_writes_is_not_given_up(
 
 
 async def test_an_archiver_that_wakes_after_its_archive_was_given_up_is_fenced(
-    calls: ArchiveCalls, archived: Archived
+    calls: ArchiveCommands, archived: Archived
 ) -> None:
     epoch, to = await lost(calls, archived)
     await calls.abandon("key")
     for start in ("0-0", to):
         assert await record(calls, epoch, to, start=start) == "fenced"
-    assert (await calls.look()).of == ""
+    assert (await calls.read_state()).fingerprint == ""
     assert await holding(calls, "b") > epoch
     assert await record(calls, await holding(calls, "b"), "0-0", of="another") == "recorded"
 
 
 async def test_the_event_says_how_much_is_gone_for_good(
-    calls: ArchiveCalls, archived: Archived
+    calls: ArchiveCommands, archived: Archived
 ) -> None:
     ids = await settled(archived)
     await record(calls, await holding(calls), ids[-20])
@@ -277,7 +284,7 @@ async def test_the_event_says_how_much_is_gone_for_good(
 # --- trim_log -------------------------------------------------------------------------------------
 
 
-async def trimmed_to(calls: ArchiveCalls, archived: Archived) -> tuple[str, Trimmed]:
+async def trimmed_to(calls: ArchiveCommands, archived: Archived) -> tuple[str, Trimmed]:
     """The log's first entry after trimming, and what the call said."""
     trimmed = await calls.trim()
     return (await archived.log())[0][0], trimmed
@@ -292,7 +299,7 @@ async def settled(archived: Archived, utterances: int = 20) -> list[str]:
 
 
 async def test_what_everybody_has_passed_goes_with_an_event(
-    calls: ArchiveCalls, archived: Archived
+    calls: ArchiveCommands, archived: Archived
 ) -> None:
     ids = await settled(archived)
     await record(calls, await holding(calls), ids[-20])
@@ -307,7 +314,7 @@ async def test_what_everybody_has_passed_goes_with_an_event(
 
 
 async def test_nothing_goes_without_archive_and_retention(
-    calls: ArchiveCalls, archived: Archived
+    calls: ArchiveCommands, archived: Archived
 ) -> None:
     ids = await settled(archived)
     archived.store.tick(10_000_000)
@@ -315,7 +322,7 @@ async def test_nothing_goes_without_archive_and_retention(
 
 
 async def test_without_an_archive_what_is_older_than_the_retention_goes(
-    calls: ArchiveCalls, archived: Archived
+    calls: ArchiveCommands, archived: Archived
 ) -> None:
     ids = await settled(archived)
     await archived.set(log_retention_ms=1_000)
@@ -326,7 +333,7 @@ async def test_without_an_archive_what_is_older_than_the_retention_goes(
 
 
 async def test_an_archive_that_is_not_as_far_holds_everything_behind_it(
-    calls: ArchiveCalls, archived: Archived
+    calls: ArchiveCommands, archived: Archived
 ) -> None:
     """Retention is for a log without an archive: a dead archiver loses nothing."""
     ids = await settled(archived)
@@ -339,7 +346,7 @@ async def test_an_archive_that_is_not_as_far_holds_everything_behind_it(
 
 
 async def test_a_set_that_has_not_saved_holds_what_it_lacks(
-    calls: ArchiveCalls, archived: Archived
+    calls: ArchiveCommands, archived: Archived
 ) -> None:
     """A set of somebody's own counts as much as `core`, from the moment it is there."""
     ids = await settled(archived)
@@ -350,7 +357,7 @@ async def test_a_set_that_has_not_saved_holds_what_it_lacks(
 
 
 async def test_a_running_rebuild_holds_what_it_has_not_folded(
-    calls: ArchiveCalls, archived: Archived
+    calls: ArchiveCommands, archived: Archived
 ) -> None:
     ids = await settled(archived)
     await record(calls, await holding(calls), ids[-1])
@@ -362,7 +369,9 @@ async def test_a_running_rebuild_holds_what_it_has_not_folded(
     assert (await trimmed_to(calls, archived))[0] != ids[0]
 
 
-async def test_what_is_young_is_kept_in_any_case(calls: ArchiveCalls, archived: Archived) -> None:
+async def test_what_is_young_is_kept_in_any_case(
+    calls: ArchiveCommands, archived: Archived
+) -> None:
     ids = await settled(archived)
     await record(calls, await holding(calls), ids[-1])
     await archived.set(log_keep_ms=600_000)
@@ -371,7 +380,7 @@ async def test_what_is_young_is_kept_in_any_case(calls: ArchiveCalls, archived: 
     assert (await trimmed_to(calls, archived))[0] != ids[0]
 
 
-async def test_an_empty_cell_has_nothing_to_trim(calls: ArchiveCalls) -> None:
+async def test_an_empty_cell_has_nothing_to_trim(calls: ArchiveCommands) -> None:
     assert await calls.trim() == Trimmed(0, False, "0-0")
 
 
@@ -379,7 +388,7 @@ async def test_an_empty_cell_has_nothing_to_trim(calls: ArchiveCalls) -> None:
 
 
 async def test_an_index_goes_when_all_that_it_names_is_gone(
-    calls: ArchiveCalls, archived: Archived, redis: Client
+    calls: ArchiveCommands, archived: Archived, redis: Client
 ) -> None:
     await settled(archived)
     await archived.talk("s2", 20)
@@ -398,5 +407,5 @@ async def test_an_index_goes_when_all_that_it_names_is_gone(
     assert await calls.drop_session_indexes() == 0
 
 
-async def test_a_name_that_has_no_index_is_passed_by(calls: ArchiveCalls) -> None:
-    assert await calls.views.run("drop_session_indexes", "nobody", "", "a:b") == 0
+async def test_a_name_that_has_no_index_is_passed_by(calls: ArchiveCommands) -> None:
+    assert await calls.store.run("drop_session_indexes", "nobody", "", "a:b") == 0

@@ -123,7 +123,7 @@ async def test_a_crash_at_any_step_leaves_what_is_written_again_byte_for_byte(
                 steps = step
                 break
             finally:
-                one.let_go()  # the kernel does so when a process ends
+                one.discard()  # the kernel does so when a process ends
         archived.store.tick(20_000)  # its hold ends
         archived.folder = ArchiveFolder.open(archived.path)
         await archived.seal(audio=audio)
@@ -188,7 +188,7 @@ async def test_two_archivers_take_turns_and_one_seals(archived: Archived) -> Non
     await archived.set(archive_entries_max=8)
     await archived.talk("s1", 6)
     first, second = archived.archiver(), archived.archiver()
-    assert (await first.step()).state in ("sealed", "gathered")
+    assert (await first.step()).state in ("sealed", "buffered")
     assert (await second.step()).state == "standby"
     await first.release()
     await seal_all(second)
@@ -218,13 +218,13 @@ async def test_what_a_zombie_sealed_counts_for_the_next_one(archived: Archived) 
     await archived.seal()
     await archived.talk("s1", 2)
     zombie = archived.archiver()
-    calls = zombie._calls
+    calls = zombie._commands
     record = calls.record
 
     async def late(epoch: int, **given: Any) -> Any:
         if given["to"] != given["start"]:
             archived.store.tick(20_000)
-            await archived.archiver()._calls.acquire("heir", 10)
+            await archived.archiver()._commands.acquire("heir", 10)
         return await record(epoch, **given)
 
     calls.record = late  # type: ignore[method-assign]
@@ -253,7 +253,7 @@ async def refused(archived: Archived, match: str, **given: Any) -> None:
 async def test_another_archive_of_this_cell_is_refused(archived: Archived, tmp_path: Path) -> None:
     await archived.talk()
     await archived.seal()
-    folder, key = ArchiveFolder.open_or_make(tmp_path / "other", None)
+    folder, key = ArchiveFolder.open_or_create(tmp_path / "other", None)
     await refused(archived, "has another archive", path=folder.path, key=key)
     assert (await archived.store.transport.command(
         "HGET", archived.store.keys.archive, "of", key=archived.store.keys.archive
@@ -287,34 +287,34 @@ def test_a_folder_that_is_no_archive_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter").write_text("dear")
     with pytest.raises(ArchiveError, match="no archive and not empty"):
-        ArchiveFolder.open_or_make(tmp_path / "mine", None)
+        ArchiveFolder.open_or_create(tmp_path / "mine", None)
     assert sums(tmp_path) == {"mine/letter": sha256(b"dear").hexdigest()}
     with pytest.raises(ArchiveError, match="no folder"):
         ArchiveFolder.open(tmp_path / "nowhere")
 
 
 def test_a_key_of_another_archive_is_refused(tmp_path: Path) -> None:
-    ArchiveFolder.open_or_make(tmp_path / "a", None)
-    ArchiveFolder.open_or_make(tmp_path / "b", None)
+    ArchiveFolder.open_or_create(tmp_path / "a", None)
+    ArchiveFolder.open_or_create(tmp_path / "b", None)
     before = sums(tmp_path)
     with pytest.raises(ArchiveError, match="is not the key of"):
-        ArchiveFolder.open_or_make(tmp_path / "a", tmp_path / "b.key")
+        ArchiveFolder.open_or_create(tmp_path / "a", tmp_path / "b.key")
     (tmp_path / "a.key").unlink()
     with pytest.raises(ArchiveError, match="cannot read the key"):
-        ArchiveFolder.open_or_make(tmp_path / "a", None)
+        ArchiveFolder.open_or_create(tmp_path / "a", None)
     (tmp_path / "a.key").write_text("nonsense")
     with pytest.raises(ArchiveError, match="no Ed25519 private key"):
-        ArchiveFolder.open_or_make(tmp_path / "a", None)
+        ArchiveFolder.open_or_create(tmp_path / "a", None)
     assert {k: v for k, v in sums(tmp_path).items() if k != "a.key"} == {
         k: v for k, v in before.items() if k != "a.key"
     }
 
 
 def test_the_private_key_is_its_owners_alone(tmp_path: Path) -> None:
-    ArchiveFolder.open_or_make(tmp_path / "a", None)
+    ArchiveFolder.open_or_create(tmp_path / "a", None)
     assert (tmp_path / "a.key").stat().st_mode & 0o777 == 0o600
-    with pytest.raises(ArchiveError, match="cannot make the key"):
-        SigningKey.make().write(tmp_path / "a.key")
+    with pytest.raises(ArchiveError, match="cannot create the key"):
+        SigningKey.generate().write(tmp_path / "a.key")
 
 
 # --- audio -------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.parametrize("server", ["embedded"], indirect=True)
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files that no record names are looked at again a moment later: here nobody writes."""
-    monkeypatch.setattr(verifier, "LISTED_AGAIN_S", 0)
+    monkeypatch.setattr(verifier, "RELIST_S", 0)
 
 
 class Folder:
