@@ -816,7 +816,7 @@ class Unanswered(Cutting):
 
 
 @pytest.mark.parametrize("command", ["GET", "EXISTS", "XINFO"])
-async def test_a_set_that_was_taken_amid_silence_is_taken_again(
+async def test_a_lease_that_was_acquired_without_a_reply_is_acquired_again(
     store: TimedStore, command: str
 ) -> None:
     await talk(store)

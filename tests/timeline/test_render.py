@@ -55,12 +55,14 @@ def titles(picture: str) -> str:
 
 
 def talk(*starts: int, text: str = "hola", session: str = "c0.s1") -> list[Event]:
-    """A session of one-second utterances that begin at these times, each with its result."""
-    found: list[Event] = []
+    """The events of one-second utterances that begin at these times, each with its result."""
+    events: list[Event] = []
 
     def add(ms: int, data: Any, **more: Any) -> None:
         kind = type(data).__name__
-        found.append(Event(id=f"{ms}-{len(found)}", type=kind, session=session, data=data, **more))
+        events.append(
+            Event(id=f"{ms}-{len(events)}", type=kind, session=session, data=data, **more)
+        )
 
     add(starts[0], SessionOpened(tenant="acme", source="en", targets=["es"]))
     for u, first in enumerate(starts):
@@ -79,10 +81,10 @@ def talk(*starts: int, text: str = "hola", session: str = "c0.s1") -> list[Event
         add(at + 300, ResultRecorded(status="ok", **place), job=f"j{u}", node="c0.n1")
         delivered = ResultDelivered(utterance=u, target="es", delivery_no=u, outcome="result")
         add(at + 300, delivered, job=f"j{u}", body=codec.encode_text(Text(text=text)))
-    return found
+    return events
 
 
-def test_what_was_said_and_named_cannot_break_out() -> None:
+def test_texts_and_names_are_escaped() -> None:
     nasty = "</title><script>alert(1)</script> & \x00\x1b[31m ]]> \ud800"
     events = talk(0, text=nasty.replace("\ud800", ""), session=f"c0.{nasty}")
     picture = draw(events)
@@ -107,7 +109,7 @@ def test_any_text_is_well_formed_and_shows_its_control_characters(text: str) -> 
     assert f"session c0.{VISIBLE}" in words
 
 
-def test_it_needs_nothing_from_elsewhere() -> None:
+def test_the_picture_loads_nothing() -> None:
     picture = draw(talk(0, 2_000))
     assert re.findall(r"(?:href|src|@import|url\()[^#)]*", picture) == ["url("] * 4
     assert picture.count("http") == 1  # its own name space
@@ -119,10 +121,10 @@ def test_an_empty_session_and_one_that_only_opened_can_be_drawn() -> None:
 
 
 def test_each_utterance_and_outcome_is_named() -> None:
-    told = texts(draw(talk(0, 2_000, 4_000)))
+    shown = texts(draw(talk(0, 2_000, 4_000)))
     for u in range(3):
-        assert told.count(f"u{u}") == 2  # the utterance and its result
-        assert f"u{u} es" in told
+        assert shown.count(f"u{u}") == 2  # the utterance and its result
+        assert f"u{u} es" in shown
 
 
 def test_a_sealed_text_is_said_to_be_sealed() -> None:
@@ -160,7 +162,7 @@ async def test_a_bad_day_shows_retries_gaps_waits_and_what_is_missing(store: Tim
     assert 'class="cross"' in picture
 
 
-async def test_every_session_of_a_random_play_can_be_drawn(store: TimedStore) -> None:
+async def test_every_session_of_a_random_log_can_be_drawn(store: TimedStore) -> None:
     log = await random_log(store, 5, 150)
     for session in {event.session for event in log if event.session}:
         events = [event for event in log if event.session == session]
@@ -172,10 +174,10 @@ async def test_every_session_of_a_random_play_can_be_drawn(store: TimedStore) ->
         ET.fromstring(draw(events))
 
 
-# --- long ones, crowded ones ----------------------------------------------------------------
+# --- long and crowded sessions ----------------------------------------------------------------
 
 
-def test_a_long_session_goes_on_below_and_its_silence_is_left_out() -> None:
+def test_a_long_session_continues_in_rows_without_its_silence() -> None:
     busy = [at * 3_000 for at in range(40)]
     later = [3_600_000 + at * 3_000 for at in range(40)]
     scene = scene_of(talk(*busy, *later))
@@ -196,7 +198,7 @@ def test_four_hours_are_one_picture_of_bounded_height() -> None:
     assert len(picture) < 4_000_000
 
 
-def test_a_little_that_is_left_makes_no_row_of_its_own() -> None:
+def test_a_short_rest_has_no_row_of_its_own() -> None:
     for last_ms in (9_000, 29_000, 31_000, 62_000):
         scene = scene_of(talk(*range(0, last_ms, 3_000), last_ms))
         rows = rows_of(scene)
@@ -206,19 +208,19 @@ def test_a_little_that_is_left_makes_no_row_of_its_own() -> None:
 
 
 def test_one_utterance_is_one_row_without_an_overview() -> None:
-    told = texts(draw(talk(583)))
-    assert told.count("audio") == 1
-    assert "overview" not in told
-    assert "1 utterance, 1 outcome" in told
+    shown = texts(draw(talk(583)))
+    assert shown.count("audio") == 1
+    assert "overview" not in shown
+    assert "1 utterance, 1 outcome" in shown
 
 
-def test_the_legend_names_what_is_there_and_nothing_else() -> None:
-    told = texts(draw(talk(0, 2_000)))
-    assert {"audio arrives", "attempt: ok", "result"} <= set(told)
-    assert not {"missing", "playback", "waits for a slot", "no text", "cancelled"} & set(told)
+def test_the_legend_has_only_the_kinds_that_are_drawn() -> None:
+    shown = texts(draw(talk(0, 2_000)))
+    assert {"audio arrives", "attempt: ok", "result"} <= set(shown)
+    assert not {"missing", "playback", "waits for a slot", "no text", "cancelled"} & set(shown)
 
 
-def test_no_label_hangs_on_what_a_viewer_may_not_know() -> None:
+def test_labels_use_no_property_that_viewers_may_not_support() -> None:
     """Viewers that paint outlines over letters hid all labels that had one."""
     picture = draw(talk(0, 2_000))
     assert "paint-order" not in picture
@@ -226,7 +228,7 @@ def test_no_label_hangs_on_what_a_viewer_may_not_know() -> None:
     assert "stroke" not in style.partition("{")[2].partition("}")[0]
 
 
-def test_labels_outside_stand_on_paper_of_their_own() -> None:
+def test_labels_outside_have_a_background() -> None:
     for group in ET.fromstring(draw(talk(0, 2_000, 4_000))).iter(f"{SVG}g"):
         parts = list(group)
         behind = [at for at, one in enumerate(parts) if one.tag == f"{SVG}text"
@@ -238,7 +240,7 @@ def test_labels_outside_stand_on_paper_of_their_own() -> None:
             assert left <= float(label.get("x", "")) < left + wide
 
 
-def test_at_the_end_of_a_row_a_label_stands_before_what_it_names() -> None:
+def test_at_the_end_of_a_row_a_label_is_before_its_item() -> None:
     roomy, last = (
         Item(what=None, x=x, width=MARK, label="u12 es BAD_AUDIO", is_bold=True)
         for x in (300.0, PLOT - MARK)
@@ -281,7 +283,7 @@ def test_the_times_of_a_row_do_not_run_into_each_other() -> None:
 
 
 def axes(picture: str) -> list[list[tuple[float, str]]]:
-    """The times above each row with their places."""
+    """The times above each row, with their x positions."""
     found: dict[str, list[tuple[float, str]]] = defaultdict(list)
     for one in ET.fromstring(picture).iter(f"{SVG}text"):
         if re.fullmatch(r"\d\d:\d\d:\d\d(\.\d+)?", one.text or ""):
