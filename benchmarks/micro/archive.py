@@ -39,7 +39,7 @@ class Archive(Bench, frozen=True, kw_only=True):
             await worked_log(store, self.jobs)
             views = ProjectionStore(store.transport, store.cell)
             log = await views.read_log(START, 100 * self.jobs)
-            large, key = ArchiveFolder.open_or_make(stage.folder / "large", None)
+            large, key = ArchiveFolder.open_or_create(stage.folder / "large", None)
             events = sealing.fill(large, key, store.cell, core, log, self.archived)
 
             async def measure_round() -> Round:

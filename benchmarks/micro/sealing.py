@@ -34,7 +34,7 @@ ENTRIES_MAX = Settings().archive_entries_max
 @contextmanager
 def _empty(stage: Stage, cell: str) -> Iterator[tuple[CellFolder, SigningKey]]:
     path = stage.folder / "fresh"
-    folder, key = ArchiveFolder.open_or_make(path, None)
+    folder, key = ArchiveFolder.open_or_create(path, None)
     try:
         folder.cell(cell).path.mkdir()
         yield folder.cell(cell), key
@@ -51,7 +51,7 @@ async def from_redis(
     with _empty(stage, views.cell) as (folder, key):
         archiver = Archiver(views, folder, key, core)
         async with metering(stage.redis) as cost:
-            while (await archiver.step(now=True)).state in ("gathered", "sealed"):
+            while (await archiver.step(now=True)).state in ("buffered", "sealed"):
                 pass
         await archiver.release()
         sealed = sum(record.events for record in folder.records())

@@ -1,16 +1,21 @@
-"""The archive: what happened, sealed in files that need no server and show every change.
+"""The archive: log entries sealed in files that are read without a server and show any change.
 
-merkle.py     trees of RFC 6962                       (start here: it needs nothing else)
-codec.py      the stored bytes of one log entry
-signing.py    the signing key and its public half
-manifest.py     what one sealed segment is: its record, its signed head
-layout.py     names of files, an archive's folder
-segment.py    entries -> columns -> Parquet            snapshot.py  records that folds start from
-sealer.py       one segment, from entries to files       archiver.py  seals the log
-roles/trimmer.py   what of the log may go                   commands.py     scripts of the archive
-history/log.py    archive and log as one history           config.py      what runs an archiver
-verifier.py      verify and prove, without a server       sql.py     SQL over the files
+merkle.py       Merkle trees of RFC 6962 (start here: it needs nothing else)
+codec.py        the stored bytes of a log entry
+signing.py      the signing key and its public key
+manifest.py     the record of a sealed segment, and its signed tree head
+layout.py       the folder of an archive and the names of its files
+segment.py      the Parquet files of a segment
+snapshot.py     snapshots of the read models, from which folds start
+sealer.py       makes a segment from entries
+archiver.py     the role that seals the log
+commands.py     the scripts of the archive
+config.py       the settings of the role
+threads.py      runs file access in a thread
+verifier.py     verifies and proves without a server
+sql.py          SQL over the files
 
-Never does: import pyarrow, cryptography or duckdb before they are needed (extras `archive` and
+Next: history/log.py (archive and log as one history), roles/trimmer.py (trims the log).
+Must not: import pyarrow, cryptography or duckdb before they are needed (extras `archive` and
 `query`).
 """

@@ -1,15 +1,15 @@
-"""The archiver role: seals the log, segment by segment, and says how far.
+"""The archiver role: seals the log segment by segment and records its progress in Redis.
 
-Owns: who archives (a hold fenced by epoch, and a lock on the folder), where a segment ends, the
-audio beside it, what is told to Redis once files are on disk, the checks that folder and cell
+Owns: the right to archive (a lease with an epoch, and a lock on the folder), the end of a segment,
+reading its audio, recording progress after the files are on disk, the checks that folder and cell
 belong together.
-Never does: trim (timers do, by what this one has told); change what is sealed.
+Must not: trim the log (the trimmer does, up to the recorded progress), or change sealed files.
 Read next: sealer.py, lua/record_seal.lua, roles/trimmer.py.
 
-A segment begins behind the one before it and ends after so many entries, or where the window of
-time ends that its first entry lies in (settings `archive_entries_max`, `archive_window_ms`). So its
-range follows from the log alone: who does it again after a crash writes the same files. Order:
-files, record, Redis; each may be done twice.
+A segment begins after the previous one. It ends after `archive_entries_max` entries, or at the end
+of the time window (`archive_window_ms`) of its first entry. So its range follows from the log
+alone, and an archiver that repeats it after a crash writes the same files. The order is files,
+record, Redis; each step may be repeated.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import structlog
 
 from eventsched.archive import threads
 from eventsched.archive.codec import encode_entry
-from eventsched.archive.commands import ArchiveCalls, ArchiveState
+from eventsched.archive.commands import ArchiveCommands, ArchiveState
 from eventsched.archive.layout import LOCK, CellFolder
 from eventsched.archive.manifest import Record
 from eventsched.archive.sealer import Finalized, Sealer
@@ -46,28 +46,28 @@ RETRY_S = 0.25
 IDLE_S = 0.2
 DISK_S = 5
 READ_MAX = 500
-"""Entries of one read: what is done with them holds up whatever else this process does."""
+"""Entries of one read. Their processing blocks the event loop."""
 AUDIO_BYTES_MAX = 64 * 1024 * 1024
-"""A segment with so much audio ends with the read that passes it."""
+"""A segment ends with the read that exceeds this amount of audio."""
 AUDIO_READ_MAX = 128
 
-State: TypeAlias = Literal["gathered", "sealed", "idle", "standby", "turned_away", "unable"]
+State: TypeAlias = Literal["buffered", "sealed", "idle", "standby", "lease_lost", "unable"]
 log = structlog.get_logger("eventsched.archiver")
 
 
 class StepResult(msgspec.Struct, frozen=True):
-    """What one step did."""
+    """What a step did."""
 
     state: State
     record: Record | None = None
 
 
 class Archiver:
-    """One process's part in archiving one cell. `run` until cancelled, or `step` by step."""
+    """Archives one cell. `run` until cancelled, or call `step`."""
 
     def __init__(
         self,
-        views: ProjectionStore,
+        store: ProjectionStore,
         folder: CellFolder,
         key: SigningKey,
         projection_set: ProjectionSet,
@@ -75,8 +75,8 @@ class Archiver:
         audio: bool = False,
         owner: str | None = None,
     ) -> None:
-        self._views = views
-        self._calls = ArchiveCalls(views)
+        self._store = store
+        self._commands = ArchiveCommands(store)
         self._folder = folder
         self._lock = FileLock(folder.path / LOCK)
         self._key = key
@@ -85,160 +85,160 @@ class Archiver:
         self._owner = owner or secrets.token_hex(8)
         self._epoch = 0
         self._sealer: Sealer | None = None
-        self._has_held = False
-        self._log = log.bind(cell=views.cell, archive=str(folder.path.parent))
+        self._had_lease = False
+        self._log = log.bind(cell=store.cell, archive=str(folder.path.parent))
 
     async def step(self, *, now: bool = False) -> StepResult:
-        """Hold the archive or try to; gather what is next, and seal it when a segment is complete.
+        """Acquire the lease, buffer the next entries, and seal a segment when it is complete.
 
-        With `now` a segment is complete when the log has no more. Raises ArchiveError when this
+        With `now` a segment is also complete at the end of the log. Raises ArchiveError if this
         folder cannot be the archive of this cell.
         """
-        held = await self._calls.acquire(self._owner, LEASE_MS)
-        if not isinstance(held, SetLease):
-            self.let_go()
+        lease = await self._commands.acquire(self._owner, LEASE_MS)
+        if not isinstance(lease, SetLease):
+            self.discard()
             return StepResult("standby")
         try:
-            look = await self._calls.look()
+            state = await self._commands.read_state()
             sealer = self._sealer
-            if sealer is None or held.epoch != self._epoch or look.to != sealer.sealed_to:
-                sealer = await self._take_over(held, look)
+            if sealer is None or lease.epoch != self._epoch or state.to != sealer.sealed_to:
+                sealer = await self._take_over(lease, state)
             if sealer is None:
-                return StepResult("turned_away")
-            return await self._go_on(sealer, look, now=now)
+                return StepResult("lease_lost")
+            return await self._read_and_seal(sealer, state, now=now)
         except BaseException:
-            self.let_go()  # what is gathered may lack something: it is read again
+            self.discard()  # the buffer may be incomplete: read its entries again
             raise
 
-    def let_go(self) -> None:
-        """What is gathered is dropped, and the folder is free for another."""
+    def discard(self) -> None:
+        """Discard the buffered entries and release the lock on the folder."""
         self._sealer = None
         self._lock.release()
 
     # --- taking over ------------------------------------------------------------------------
 
-    async def _take_over(self, held: SetLease, look: ArchiveState) -> Sealer | None:
-        """Go on where the folder ends, if it is this cell's; none while another writes there."""
-        self._sealer, self._epoch, self._has_held = None, held.epoch, True
-        self._check_whose(look)
+    async def _take_over(self, lease: SetLease, state: ArchiveState) -> Sealer | None:
+        """Continue at the end of the folder; None while another process has its lock."""
+        self._sealer, self._epoch, self._had_lease = None, lease.epoch, True
+        self._check_key(state)
         make_private_folder(self._folder.path)
-        if not self._lock.try_exclusive():  # one that lost its hold while it was frozen
+        if not self._lock.try_exclusive():  # a paused process that has lost its lease
             return None
         sealer = await threads.in_thread(partial(Sealer, self._folder, self._key, self._set))
-        await self._check_end(sealer, look)
+        await self._check_end(sealer, state)
         removed = self._folder.remove_unfinished()
-        if not await self._tell(sealer, look.to or START):
+        if not await self._record(sealer, state.to or START):
             return None
-        if not sealer.records:  # from now on nothing is trimmed that is not archived
-            sealer.skipped = (await self._calls.look()).gone
+        if not sealer.records:  # from now on only archived entries are trimmed
+            sealer.skipped = (await self._commands.read_state()).trimmed
         self._sealer = sealer
-        self._log.info("archives", epoch=held.epoch, to=sealer.sealed_to, removed=len(removed))
+        self._log.info("archiving", epoch=lease.epoch, to=sealer.sealed_to, removed=len(removed))
         return sealer
 
-    def _check_whose(self, look: ArchiveState) -> None:
-        if look.of and look.of != fingerprint(self._key.public):
+    def _check_key(self, state: ArchiveState) -> None:
+        if state.fingerprint and state.fingerprint != fingerprint(self._key.public):
             raise ArchiveError(
-                f"cell {self._views.cell} has another archive (key {look.of}): "
+                f"cell {self._store.cell} has another archive (key {state.fingerprint}): "
                 f"{self._folder.path.parent} has key {fingerprint(self._key.public)}"
             )
 
-    async def _check_end(self, sealer: Sealer, look: ArchiveState) -> None:
-        """The folder ends where Redis knows it to, or later by what was sealed and not yet told."""
-        here, there = parse_id(sealer.sealed_to), parse_id(look.to or START)
-        if here < there:
+    async def _check_end(self, sealer: Sealer, state: ArchiveState) -> None:
+        """Check that the folder ends at the recorded end, or after it with entries of this log."""
+        sealed_to, recorded_to = parse_id(sealer.sealed_to), parse_id(state.to or START)
+        if sealed_to < recorded_to:
             raise ArchiveError(
                 f"{self._folder.path} ends at {sealer.sealed_to}, "
-                f"the cell's archive at {look.to}: segments are missing"
+                f"the cell's archive at {state.to}: segments are missing"
             )
-        if here == there:
+        if sealed_to == recorded_to:
             return
-        found = entries_of(await self._views.run("read_entries", sealer.sealed_to))
+        entries = entries_of(await self._store.run("read_entries", sealer.sealed_to))
         record = sealer.records[-1]
         path = self._folder.path / record.file("events").name
-        if [encode_entry(one) for one in found] != entries_at(path, [record.events - 1]):
+        if [encode_entry(entry) for entry in entries] != entries_at(path, [record.events - 1]):
             raise ArchiveError(f"{self._folder.path} is the archive of another log")
 
-    async def _tell(self, sealer: Sealer, start: str) -> bool:
-        """Redis knows how far the archive is, if it may still be this one that says so."""
-        word = await self._calls.record(
+    async def _record(self, sealer: Sealer, start: str) -> bool:
+        """Record the end of the archive in Redis. False if the lease was lost."""
+        word = await self._commands.record(
             self._epoch,
             start=start,
             to=sealer.sealed_to,
-            of=fingerprint(self._key.public),
-            passed=sealer.passed,
+            fingerprint=fingerprint(self._key.public),
+            processed=sealer.processed,
             audio=self._audio,
-            heard=sealer.heard,
+            audio_to=sealer.audio_to,
         )
         if word == "recorded":
             return True
-        self.let_go()
+        self.discard()
         if word == "other":
-            raise ArchiveError(f"cell {self._views.cell} has got another archive meanwhile")
+            raise ArchiveError(f"cell {self._store.cell} has another archive now")
         self._log.warning("turned away", word=word)
         return False
 
     # --- one segment ------------------------------------------------------------------------
 
-    async def _go_on(self, sealer: Sealer, look: ArchiveState, *, now: bool) -> StepResult:
-        """One read. `look` came before it: what is older than its time is complete."""
-        at_once = AUDIO_READ_MAX if self._audio else READ_MAX
-        most = max(1, min(look.entries_max - len(sealer.gathered), at_once))
-        entries = await self._views.read_log(sealer.last, most)
-        first = sealer.gathered.first or (entries[0][0] if entries else "")
+    async def _read_and_seal(self, sealer: Sealer, state: ArchiveState, *, now: bool) -> StepResult:
+        """Read once. `state` was read before: entries before its time are complete."""
+        read_max = AUDIO_READ_MAX if self._audio else READ_MAX
+        count = max(1, min(state.entries_max - len(sealer.open_segment), read_max))
+        entries = await self._store.read_log(sealer.last, count)
+        first = sealer.open_segment.first or (entries[0][0] if entries else "")
         if not first:
             return StepResult("idle")
-        ends_ms = _window_end(first, look.window_ms)
-        within = _before(entries, ends_ms)
-        for finalized in sealer.add(within):
+        end_ms = _window_end(first, state.window_ms)
+        in_window = _before(entries, end_ms)
+        for finalized in sealer.add(in_window):
             if self._audio:
-                await self._hear(sealer, finalized)
-        is_over = look.now_ms >= ends_ms or now
-        if not _is_full(sealer, look.entries_max) and not (is_over and len(within) < most):
-            return StepResult("gathered" if len(within) == most else "idle")
+                await self._add_audio(sealer, finalized)
+        is_over = state.now_ms >= end_ms or now
+        if not _is_full(sealer, state.entries_max) and not (is_over and len(in_window) < count):
+            return StepResult("buffered" if len(in_window) == count else "idle")
         start = sealer.sealed_to
         record = await threads.in_thread(sealer.seal)
         self._log.info("sealed", segment=record.n, entries=record.events, to=record.last)
-        return StepResult("sealed" if await self._tell(sealer, start) else "turned_away", record)
+        return StepResult("sealed" if await self._record(sealer, start) else "lease_lost", record)
 
-    async def _hear(self, sealer: Sealer, finalized: Finalized) -> None:
-        """The chunks of an utterance as they are stored: all of them, or none where some are gone.
+    async def _add_audio(self, sealer: Sealer, finalized: Finalized) -> None:
+        """Add the stored chunks of an utterance, unless some of them were trimmed.
 
-        They are there unless they were let go before audio was archived.
+        Chunks are trimmed before they are archived only while audio is not archived.
         """
         event, data = finalized
-        key = self._views.keys.audio(name_of(event.session))
-        reply = await self._views.transport.command(
+        key = self._store.keys.audio(name_of(event.session))
+        reply = await self._store.transport.command(
             "XRANGE", key, data.first, data.last, "COUNT", data.count, key=key
         )
-        chunks = [encode_entry(one) for one in entries_of(reply)]
+        chunks = [encode_entry(entry) for entry in entries_of(reply)]
         if len(chunks) == data.count:
-            sealer.hear(Utterance(event.id, event.session, data.utterance, chunks), data)
+            sealer.add_audio(Utterance(event.id, event.session, data.utterance, chunks), data)
 
     # --- the role ---------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Archive until cancelled, then let a standby take over at once."""
-        transport = self._views.transport
-        backoff = Backoff(transport, log, role="archiver", cell=self._views.cell)
-        pauses = {"idle": IDLE_S, "standby": RETRY_S, "turned_away": RETRY_S, "unable": DISK_S}
+        """Archive until cancelled, then release the lease for a standby."""
+        transport = self._store.transport
+        backoff = Backoff(transport, log, role="archiver", cell=self._store.cell)
+        pauses = {"idle": IDLE_S, "standby": RETRY_S, "lease_lost": RETRY_S, "unable": DISK_S}
         try:
             while True:
                 async with backoff.attempt():
                     try:
-                        stepped = await self.step()
-                    except OSError as error:  # the disk is full, or away: nothing is lost by it
+                        result = await self.step()
+                    except OSError as error:  # the disk is full or unavailable: nothing is lost
                         self._log.error("cannot write", error=str(error))
-                        stepped = StepResult("unable")
-                    await transport.sleep(pauses.get(stepped.state, 0))
+                        result = StepResult("unable")
+                    await transport.sleep(pauses.get(result.state, 0))
         finally:
             with anyio.move_on_after(1, shield=True), suppress(ServerUnavailable):
                 await self.release()
 
     async def release(self) -> None:
-        """Give the archive up, if this one holds it."""
-        self.let_go()
-        if self._has_held:
-            await self._calls.acquire(self._owner, 0)
+        """Release the lease and the lock on the folder."""
+        self.discard()
+        if self._had_lease:
+            await self._commands.acquire(self._owner, 0)
 
 
 def _window_end(first: str, window_ms: int) -> int:
@@ -246,13 +246,13 @@ def _window_end(first: str, window_ms: int) -> int:
     return ms - ms % window_ms + window_ms
 
 
-def _before(entries: list[Entry], ends_ms: int) -> list[Entry]:
-    """Those of the window: mostly all of them, which the last one tells."""
-    if not entries or ms_of(entries[-1][0]) < ends_ms:
+def _before(entries: list[Entry], end_ms: int) -> list[Entry]:
+    """The entries before this time; the last entry shows whether these are all."""
+    if not entries or ms_of(entries[-1][0]) < end_ms:
         return entries
-    return [one for one in entries if ms_of(one[0]) < ends_ms]
+    return [entry for entry in entries if ms_of(entry[0]) < end_ms]
 
 
 def _is_full(sealer: Sealer, entries_max: int) -> bool:
-    gathered = sealer.gathered
-    return len(gathered) >= entries_max or gathered.audio_bytes >= AUDIO_BYTES_MAX
+    segment = sealer.open_segment
+    return len(segment) >= entries_max or segment.audio_bytes >= AUDIO_BYTES_MAX

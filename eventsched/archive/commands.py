@@ -1,7 +1,8 @@
-"""Typed calls for the archive: one per script.
+"""Calls of the archive: one per script.
 
-Owns: how archiver and trimming talk to Redis. Read next: archiver.py, roles/trimmer.py.
-Never does: files, waiting.
+Owns: the arguments and replies of these scripts.
+Must not: access files, or wait.
+Read next: archiver.py and roles/trimmer.py (the callers), lua/README.md.
 """
 
 from __future__ import annotations
@@ -17,58 +18,60 @@ from eventsched.store.lag import ARCHIVE
 from eventsched.store.transport import Arg
 
 SET = ProjectionSet(ARCHIVE, ())
-"""The archive's consumer group, held like a projection set."""
+"""The archive's consumer group, leased like a projection set."""
 NAMES_MAX = 500
 Abandoned: TypeAlias = Literal["ok", "duplicate"]
 Recorded: TypeAlias = Literal["recorded", "fenced", "moved", "other"]
 
 
 class ArchiveState(msgspec.Struct, frozen=True):
-    """Log and archive at one moment."""
+    """The log and the archive of a cell at one time."""
 
     now_ms: int
     added: int
-    """Entries that the log has ever had."""
-    kept: int
+    """Entries that the log ever had."""
+    log_entries: int
+    """Entries that the log has now."""
     first: str
     last: str
     to: str
-    """Archived up to here; empty: the cell has no archive."""
-    of: str
-    """Fingerprint of the archive's key."""
+    """Id of the last archived entry; empty if the cell has no archive."""
+    fingerprint: str
+    """Of the archive's key."""
     entries_max: int
     window_ms: int
-    """Where a segment ends."""
+    """With `entries_max`, the limits of a segment."""
 
     @property
-    def gone(self) -> int:
-        return self.added - self.kept
+    def trimmed(self) -> int:
+        """Entries that were trimmed from the log."""
+        return self.added - self.log_entries
 
 
 class Trimmed(msgspec.Struct, frozen=True):
-    """What one call of trim_log did."""
+    """What one call of the script trim_log did."""
 
     count: int
     is_more: bool
     before: str
-    """All before this id may go."""
+    """Entries before this id may be trimmed."""
 
 
-class ArchiveCalls:
-    """Calls of one cell."""
+class ArchiveCommands:
+    """The archive's calls of one cell."""
 
-    def __init__(self, views: ProjectionStore) -> None:
-        self.views = views
+    def __init__(self, store: ProjectionStore) -> None:
+        self.store = store
 
     async def acquire(self, owner: str, lease_ms: int) -> SetLease | Standby | OtherVersion:
-        """Become or stay the one that archives this cell; 0 ms gives it up."""
-        return await self.views.acquire(SET, owner, lease_ms)
+        """Acquire or renew the lease of the cell's archive; 0 ms releases it."""
+        return await self.store.acquire(SET, owner, lease_ms)
 
-    async def look(self) -> ArchiveState:
-        """Whatever is older than its `now_ms` is complete."""
-        now, added, kept, *ids, entries_max, window_ms = await self.views.run("read_archive")
-        first, last, to, of = [one.decode() for one in ids]
-        return ArchiveState(now, added, kept, first, last, to, of, entries_max, window_ms)
+    async def read_state(self) -> ArchiveState:
+        """The state of log and archive. No entry with a time before its `now_ms` is added later."""
+        now, added, entries, *texts, entries_max, window_ms = await self.store.run("read_archive")
+        first, last, to, key = [text.decode() for text in texts]
+        return ArchiveState(now, added, entries, first, last, to, key, entries_max, window_ms)
 
     async def record(
         self,
@@ -76,38 +79,51 @@ class ArchiveCalls:
         *,
         start: str,
         to: str,
-        of: str,
-        passed: int,
+        fingerprint: str,
+        processed: int,
         audio: bool,
-        heard: Mapping[str, str],
+        audio_to: Mapping[str, str],
     ) -> Recorded:
-        """The archive holds the log up to `to`, and of these sessions the audio up to a chunk."""
-        args: list[Arg] = [epoch, start, to, of, passed, int(audio)]
-        pairs = [part for pair in heard.items() for part in pair] if audio else []
-        for some in _some(pairs) or [[]]:
-            word: Recorded = (await self.views.run("record_seal", *args, *some)).decode()
+        """Record that the archive has the log up to `to`.
+
+        Args:
+            epoch: Of the caller's lease.
+            start: The end of the archive before.
+            to: Id of the last archived entry.
+            fingerprint: Of the archive's key.
+            processed: Entries that the log ever had up to `to`.
+            audio: Whether the archive has audio.
+            audio_to: Session -> id of the last archived chunk of its audio.
+        """
+        args: list[Arg] = [epoch, start, to, fingerprint, processed, int(audio)]
+        pairs = [part for pair in audio_to.items() for part in pair] if audio else []
+        for part in _parts(pairs) or [[]]:
+            word: Recorded = (await self.store.run("record_seal", *args, *part)).decode()
             if word != "recorded":
                 return word
         return "recorded"
 
-    async def abandon(self, of: str) -> Abandoned:
-        """The archive with this key is lost: the cell has none any more. InvalidMessage if held."""
-        word: Abandoned = (await self.views.run("abandon_archive", of)).decode()
+    async def abandon(self, fingerprint: str) -> Abandoned:
+        """The cell no longer has the archive with this key, which is lost.
+
+        Raises InvalidMessage while an archiver has its lease.
+        """
+        word: Abandoned = (await self.store.run("abandon_archive", fingerprint)).decode()
         return word
 
     async def trim(self) -> Trimmed:
-        """One step of trimming the log."""
-        count, is_more, before = await self.views.run("trim_log")
+        """Trim a bounded number of entries from the log."""
+        count, is_more, before = await self.store.run("trim_log")
         return Trimmed(count, bool(is_more), before.decode())
 
     async def drop_session_indexes(self) -> int:
-        """Every index that names nothing that is left goes."""
+        """Drop the session indexes all of whose entries were trimmed; returns their number."""
         dropped = 0
-        async for names in self.views.scan("session_index"):
-            for some in _some(names):
-                dropped += await self.views.run("drop_session_indexes", *some)
+        async for names in self.store.scan("session_index"):
+            for part in _parts(names):
+                dropped += await self.store.run("drop_session_indexes", *part)
         return dropped
 
 
-def _some(names: Sequence[str]) -> list[Sequence[str]]:
-    return [names[at : at + NAMES_MAX] for at in range(0, len(names), NAMES_MAX)]
+def _parts(names: Sequence[str]) -> list[Sequence[str]]:
+    return [names[start : start + NAMES_MAX] for start in range(0, len(names), NAMES_MAX)]

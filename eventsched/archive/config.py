@@ -1,6 +1,8 @@
-"""The archiver as a role: a folder, its key, and an archiver for each cell.
+"""Settings of the archiver role: a folder, its key, and whether audio is archived.
 
-Owns: what somebody who runs the role has to say. Read next: archiver.py, ../running.py.
+Owns: opening the archive, and making an archiver for each cell.
+Must not: archive.
+Read next: archiver.py, roles/runner.py.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class ArchiveSettings(msgspec.Struct, frozen=True):
-    """Where segments go, who signs them, and whether utterances' audio goes with them."""
+    """The folder for segments, the key that signs them, and whether audio is archived."""
 
     folder: ArchiveFolder
     key: SigningKey
@@ -30,17 +32,19 @@ class ArchiveSettings(msgspec.Struct, frozen=True):
 
     @classmethod
     def into(cls, folder: Path, key: Path | None, *, audio: bool) -> ArchiveSettings:
-        """The archive in this folder; it and its key are made if it is empty.
+        """Open the archive in this folder; create it and its key if the folder is empty.
 
-        Raises ArchiveError for any other folder or key, and where a package is missing.
+        Raises ArchiveError for any other folder or key, MissingDependencyError.
         """
         require_packages("pyarrow", "cryptography")
-        return cls(*ArchiveFolder.open_or_make(folder, key), audio)
+        return cls(*ArchiveFolder.open_or_create(folder, key), audio)
 
     def archiver(self, store: Store) -> Archiver:
-        """One for the store's cell."""
+        """An archiver for the cell of the store."""
         from eventsched.archive.archiver import Archiver
 
         core = indexing_set(load_sets())
-        views = ProjectionStore(store.transport, store.cell)
-        return Archiver(views, self.folder.cell(store.cell), self.key, core, audio=self.audio)
+        projection_store = ProjectionStore(store.transport, store.cell)
+        return Archiver(
+            projection_store, self.folder.cell(store.cell), self.key, core, audio=self.audio
+        )

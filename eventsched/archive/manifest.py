@@ -1,13 +1,14 @@
-"""What one sealed segment is, in one small JSON file; and the signed head that ends it.
+"""Defines the record of a sealed segment, a small JSON file, and the signed tree head in it.
 
-Owns: the records, their one encoding, the chain over them, what is signed.
-Never does: read segments. Read next: sealer.py (writes them), verifier.py (holds files against
-them).
+Owns: the fields of records and heads, their only encoding, the chain over records, the signed
+bytes.
+Must not: read segments.
+Read next: sealer.py (writes records), verifier.py (verifies files against them).
 
-A record names the segment's range, the root over its entries and the SHA-256 of each of its files.
-Its head speaks for the whole archive up to here: the root of the tree over the segments' roots,
-and a chain of SHA-256 over the records, so that nothing that a record says can change unseen.
-A head is complete in itself: exported, it is a checkpoint.
+A record has the range of the segment, the Merkle root over its entries and the SHA-256 of each of
+its files. Its tree head covers the archive up to this segment: the root of the tree over the roots
+of all segments, and a SHA-256 chain over their records, which shows any change of a record. An
+exported head is a checkpoint.
 """
 
 from __future__ import annotations
@@ -29,22 +30,22 @@ Count = Annotated[int, msgspec.Meta(ge=0, lt=10**14)]
 S = TypeVar("S", bound=msgspec.Struct)
 
 
-class Head(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The archive of one cell up to one segment, signed."""
+class TreeHead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The signed head of a cell's archive after a segment."""
 
     format: int = FORMAT
     cell: str
     segments: Annotated[int, msgspec.Meta(ge=1, lt=10**9)]
     skipped: Count
-    """Entries that the log had lost before the archive began."""
+    """Entries that were trimmed from the log before the first segment."""
     events: Count
-    """Entries in these segments."""
+    """Entries in the segments."""
     last: str
-    """Id of the last of them."""
+    """Id of the last entry."""
     root: Hex
-    """Of the tree whose leaves are the segments' roots."""
+    """Root of the tree whose leaves are the roots of the segments."""
     records: Hex
-    """Of the chain over their records."""
+    """The chain over their records."""
     key: str
     """Public key, base64."""
     signature: str = ""
@@ -56,10 +57,10 @@ class Head(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     def unsigned(self) -> bytes:
         return _SIGNED + encode(msgspec.structs.replace(self, signature=""))
 
-    def signed(self, key: SigningKey) -> Head:
-        whose = msgspec.structs.replace(self, key=b64encode(key.public).decode(), signature="")
-        signature = b64encode(key.sign(whose.unsigned())).decode()
-        return msgspec.structs.replace(whose, signature=signature)
+    def signed(self, key: SigningKey) -> TreeHead:
+        unsigned = msgspec.structs.replace(self, key=b64encode(key.public).decode(), signature="")
+        signature = b64encode(key.sign(unsigned.unsigned())).decode()
+        return msgspec.structs.replace(unsigned, signature=signature)
 
     def is_signed_by(self, public: bytes) -> bool:
         signature = from_base64(self.signature)
@@ -69,7 +70,7 @@ class Head(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class FileSum(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One file of a segment."""
+    """A file of a segment."""
 
     name: str
     bytes: Count
@@ -77,7 +78,7 @@ class FileSum(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Segment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is in one segment; the chain runs over it."""
+    """The content of a segment; the chain covers these fields."""
 
     format: int = FORMAT
     n: Annotated[int, msgspec.Meta(ge=0, lt=10**9)]
@@ -86,30 +87,30 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     last: str
     events: Annotated[int, msgspec.Meta(ge=1, lt=10**9)]
     root: Hex
-    """Over the stored bytes of its entries, in their order."""
+    """Merkle root over the stored bytes of its entries, in order."""
     files: list[FileSum]
     is_full: bool
-    """Whether its snapshot has every record; else those that this segment changed."""
+    """Whether its snapshot has all records; otherwise those that this segment changed."""
     versions: dict[str, int]
-    """Of the projections whose records the snapshot has."""
+    """Versions of the projections whose records the snapshot has."""
     utterances: Count = 0
-    """With their audio."""
+    """Utterances with audio."""
 
     def file(self, kind: str) -> FileSum:
-        """The file of a kind. Raises ArchiveError when the record has none."""
-        for one in self.files:
-            if one.name.endswith(f".{kind}.parquet"):
-                return one
+        """The file of a kind. Raises ArchiveError if the record has none."""
+        for file in self.files:
+            if file.name.endswith(f".{kind}.parquet"):
+                return file
         raise ArchiveError(f"segment {self.n} of {self.cell} has no {kind} file")
 
 
 class Record(Segment, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One segment and the signed head of the archive that ends with it."""
+    """A segment, and the signed head of the archive after it."""
 
-    head: Head
+    head: TreeHead
 
     @classmethod
-    def of(cls, segment: Segment, head: Head) -> Record:
+    def of(cls, segment: Segment, head: TreeHead) -> Record:
         return cls(**msgspec.structs.asdict(segment), head=head)
 
     @property
@@ -117,21 +118,21 @@ class Record(Segment, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return Segment(**{name: getattr(self, name) for name in Segment.__struct_fields__})
 
 
-def chained(before: bytes, segment: Segment) -> bytes:
-    """The chain after this segment."""
+def chain_after(before: bytes, segment: Segment) -> bytes:
+    """The chain after this segment, given the chain before it."""
     return sha256(before + encode(segment)).digest()
 
 
-def encode(told: msgspec.Struct) -> bytes:
-    return msgspec.json.encode(told)
+def encode(value: msgspec.Struct) -> bytes:
+    return msgspec.json.encode(value)
 
 
 def decode(data: bytes, kind: type[S], where: str) -> S:
-    """What these bytes, a line of JSON, say. Raises ArchiveError for any encoding but our own."""
+    """Decode a line of JSON. Raises ArchiveError for any encoding other than ours."""
     try:
-        told = msgspec.json.decode(data, type=kind)
+        value = msgspec.json.decode(data, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ArchiveError(f"{where} cannot be read: {error}") from error
-    if encode(told) + b"\n" != data:
+    if encode(value) + b"\n" != data:
         raise ArchiveError(f"{where} is not as it was written")
-    return told
+    return value

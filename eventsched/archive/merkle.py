@@ -1,10 +1,11 @@
-"""Merkle trees as RFC 6962 defines them (section 2.1): one hash stands for a list, in order.
+"""Merkle trees of RFC 6962, section 2.1: one hash for an ordered list.
 
-Owns: leaf and node hashes, the root of a list, growing a root leaf by leaf in O(log n) memory,
-inclusion proofs and their check.
-Never does: I/O, keys, what a leaf means. Read next: sealer.py.
+Owns: hashes of leaves and nodes, the root of a list, appending leaves in O(log n) memory, inclusion
+proofs and their verification.
+Must not: do I/O, use keys, or know the meaning of a leaf.
+Read next: sealer.py (appends leaves), verifier.py (verifies proofs).
 
-    root of nothing   SHA-256 of the empty string
+    empty list        SHA-256 of the empty string
     leaf              SHA-256(0x00 || bytes)
     node              SHA-256(0x01 || left || right); left holds the largest power of two that fits
 """
@@ -23,7 +24,7 @@ def leaf_hash(data: bytes) -> bytes:
 
 
 def leaf_hashes(entries: Iterable[bytes]) -> list[bytes]:
-    """The leaf hash of each: one loop, since this is what sealing and verifying spend time on."""
+    """The leaf hash of each entry, in one loop: sealing and verifying spend most time here."""
     hashed = sha256
     return [hashed(b"\x00" + data).digest() for data in entries]
 
@@ -33,7 +34,7 @@ def node_hash(left: bytes, right: bytes) -> bytes:
 
 
 def _level_above(level: Sequence[bytes]) -> list[bytes]:
-    """One level up: pairs are hashed, an odd one out rises as it is."""
+    """The next level: the hash of each pair; an unpaired last node is copied."""
     hashed = sha256
     lefts, rights = level[::2], level[1::2]
     above = [hashed(b"\x01" + a + b).digest() for a, b in zip(lefts, rights, strict=False)]
@@ -51,12 +52,12 @@ def root_of(leaves: Sequence[bytes]) -> bytes:
 
 
 class Tree:
-    """A growing list of leaf hashes, of which only what later roots need is kept."""
+    """An append-only list of leaf hashes. Stores only the hashes that later roots need."""
 
     def __init__(self, leaves: Iterable[bytes] = ()) -> None:
         self.size = 0
         self._peaks: list[bytes] = []
-        """Roots of the full subtrees, the largest first: one for each bit that is set in `size`."""
+        """Roots of the complete subtrees, largest first: one for each bit set in `size`."""
         for leaf in leaves:
             self.append(leaf)
 
@@ -71,34 +72,34 @@ class Tree:
     def root(self) -> bytes:
         if not self._peaks:
             return EMPTY
-        *rest, found = self._peaks
+        *rest, root = self._peaks
         for peak in reversed(rest):
-            found = node_hash(peak, found)
-        return found
+            root = node_hash(peak, root)
+        return root
 
 
 def prove(leaves: Sequence[bytes], index: int) -> list[bytes]:
-    """The audit path of one leaf, from the leaf's sibling up."""
+    """The audit path of a leaf, from its sibling up."""
     path: list[bytes] = []
-    level, place = list(leaves), index
+    level, at = list(leaves), index
     while len(level) > 1:
-        sibling = place ^ 1
+        sibling = at ^ 1
         if sibling < len(level):
             path.append(level[sibling])
-        level, place = _level_above(level), place >> 1
+        level, at = _level_above(level), at >> 1
     return path
 
 
 def root_by_path(leaf: bytes, index: int, size: int, path: Sequence[bytes]) -> bytes | None:
-    """The root that a path leads to from this leaf; none when the path cannot be of such a tree."""
+    """The root that the path gives for this leaf; None if the path does not fit the tree."""
     if not 0 <= index < size:
         return None
-    found, place, last, steps = leaf, index, size - 1, list(path)
+    root, at, last, steps = leaf, index, size - 1, list(path)
     while last:
-        if place & 1 or place < last:
+        if at & 1 or at < last:
             if not steps:
                 return None
             sibling = steps.pop(0)
-            found = node_hash(sibling, found) if place & 1 else node_hash(found, sibling)
-        place, last = place >> 1, last >> 1
-    return None if steps else found
+            root = node_hash(sibling, root) if at & 1 else node_hash(root, sibling)
+        at, last = at >> 1, last >> 1
+    return None if steps else root

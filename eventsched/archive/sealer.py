@@ -1,8 +1,9 @@
-"""Sealing: entries become one segment of the archive.
+"""Seals entries as a segment of the archive.
 
-Owns: one cell's segments as they grow: what is gathered, the trees and the chain so far, the files
-and their record. The same entries under the same key give the same files.
-Never does: Redis; where a segment ends is its caller's. Read next: archiver.py, manifest.py.
+Owns: the segments of one cell: the buffered entries, the Merkle tree and the chain up to now, the
+files and their record. The same entries and the same key always give the same files.
+Must not: call Redis, or decide where a segment ends (the archiver does).
+Read next: archiver.py (the caller), manifest.py, segment.py.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from hashlib import sha256
 from typing import TypeAlias
 
 from eventsched.archive import merkle
-from eventsched.archive.layout import CellFolder, stem
-from eventsched.archive.manifest import CHAIN_START, FileSum, Head, Record, Segment, chained
+from eventsched.archive.layout import CellFolder, file_stem
+from eventsched.archive.manifest import CHAIN_START, FileSum, Record, Segment, TreeHead, chain_after
 from eventsched.archive.segment import (
-    Rows,
+    RowBuffer,
     Utterance,
     audio_parquet,
     sessions_parquet,
@@ -33,24 +34,24 @@ from eventsched.store.transport import Entry
 Finalized: TypeAlias = tuple[Event, UtteranceFinalized]
 
 
-class Gathered:
-    """The entries of the segment that comes next."""
+class OpenSegment:
+    """The buffered entries of the next segment."""
 
     def __init__(self) -> None:
-        self.rows = Rows()
+        self.rows = RowBuffer()
         self.first = self.last = ""
         self.indexes: dict[str, list[int]] = {}
         self.utterances: list[Utterance] = []
         self.audio_bytes = 0
-        self.heard: dict[str, str] = {}
-        """Session -> last chunk of its last utterance here; by its name in the cell."""
+        self.audio_to: dict[str, str] = {}
+        """Session, by its name in the cell -> last chunk of its last utterance in the segment."""
 
     def __len__(self) -> int:
         return len(self.rows)
 
 
 class Sealer:
-    """Writes one cell's segments, from where its folder ends."""
+    """Writes the segments of one cell, from the end of its folder on."""
 
     def __init__(self, folder: CellFolder, key: SigningKey, projection_set: ProjectionSet) -> None:
         self.folder = folder
@@ -58,114 +59,114 @@ class Sealer:
         self._set = projection_set
         self.records = folder.records()
         self.skipped = self.records[0].head.skipped if self.records else 0
-        """Entries that the log had lost before the first segment."""
-        self.heard: Mapping[str, str] = {}
-        """Of the segment sealed last: session -> up to which chunk its audio is sealed."""
+        """Entries that were trimmed from the log before the first segment."""
+        self.audio_to: Mapping[str, str] = {}
+        """Of the last sealed segment: session -> the last chunk whose audio is sealed."""
         self._tree = merkle.Tree()
         self._chain = CHAIN_START
         for record in self.records:
-            self._grow(record.segment)
+            self._append(record.segment)
         self._fold = fold_at(folder, self.records, len(self.records) - 1, projection_set)
-        self.gathered = Gathered()
+        self.open_segment = OpenSegment()
         self._last: EntryId = check_id(self.records[-1].last) if self.records else (-1, 0)
 
-    def _grow(self, segment: Segment) -> None:
+    def _append(self, segment: Segment) -> None:
         self._tree.append(merkle.leaf_hash(bytes.fromhex(segment.root)))
-        self._chain = chained(self._chain, segment)
+        self._chain = chain_after(self._chain, segment)
 
     @property
     def sealed_to(self) -> str:
         return self.records[-1].last if self.records else START
 
     @property
-    def passed(self) -> int:
-        """Entries that the log ever had up to there."""
+    def processed(self) -> int:
+        """Entries that the log ever had up to `sealed_to`."""
         return self.skipped + (self.records[-1].head.events if self.records else 0)
 
     @property
     def last(self) -> str:
-        """The last entry that is sealed or gathered."""
-        return self.gathered.last or self.sealed_to
+        """Id of the last sealed or buffered entry."""
+        return self.open_segment.last or self.sealed_to
 
     def add(self, entries: Sequence[Entry]) -> list[Finalized]:
-        """Gather entries, in the log's order; the utterances that were finalized by them.
+        """Buffer entries, in the order of the log; return the utterances that they finalize.
 
-        Raises ArchiveError for entries in another order.
+        Raises ArchiveError if the entries are in another order.
         """
         if not entries:
             return []
-        gathered, row = self.gathered, len(self.gathered)
-        self._last = gathered.rows.add(entries, self._last)
-        gathered.first = gathered.first or entries[0][0]
-        gathered.last = entries[-1][0]
+        segment, row = self.open_segment, len(self.open_segment)
+        self._last = segment.rows.add(entries, self._last)
+        segment.first = segment.first or entries[0][0]
+        segment.last = entries[-1][0]
         finalized: list[Finalized] = []
         for row_no, entry in enumerate(entries, row):
-            one = decode_event(entry)
-            for session in sessions_of(one, self._set):
-                gathered.indexes.setdefault(session, []).append(row_no)
-            if not isinstance(one, Event):
+            event = decode_event(entry)
+            for session in sessions_of(event, self._set):
+                segment.indexes.setdefault(session, []).append(row_no)
+            if not isinstance(event, Event):
                 continue
-            self._fold.add(one)
-            if isinstance(one.data, UtteranceFinalized):
-                finalized.append((one, one.data))
-                gathered.heard[name_of(one.session)] = one.data.last
+            self._fold.add(event)
+            if isinstance(event.data, UtteranceFinalized):
+                finalized.append((event, event.data))
+                segment.audio_to[name_of(event.session)] = event.data.last
         return finalized
 
-    def hear(self, utterance: Utterance, data: UtteranceFinalized) -> None:
-        """The audio of an utterance that was finalized in what is gathered."""
-        self.gathered.utterances.append(utterance)
-        self.gathered.audio_bytes += data.bytes
+    def add_audio(self, utterance: Utterance, data: UtteranceFinalized) -> None:
+        """Buffer the audio of an utterance that a buffered entry finalizes."""
+        self.open_segment.utterances.append(utterance)
+        self.open_segment.audio_bytes += data.bytes
 
     def seal(self) -> Record:
-        """Everything gathered is one segment, on disk when this returns."""
-        gathered = self.gathered
-        segment, files = self._made(gathered)
-        self._grow(segment)
+        """Write the buffered entries as a segment. It is on disk when this returns."""
+        open_segment = self.open_segment
+        segment, files = self._encode(open_segment)
+        self._append(segment)
         record = Record.of(segment, self._head(segment))
         for name, content in files.items():
             self.folder.write(name, content)
         self.folder.write_record(record)
         self.records.append(record)
-        self.heard, self.gathered = gathered.heard, Gathered()
+        self.audio_to, self.open_segment = open_segment.audio_to, OpenSegment()
         return record
 
-    def _made(self, gathered: Gathered) -> tuple[Segment, dict[str, bytes]]:
-        """The segment, and the content of its files by their names."""
+    def _encode(self, open_segment: OpenSegment) -> tuple[Segment, dict[str, bytes]]:
+        """The segment, and the content of its files by name."""
         n = len(self.records)
         is_full = n % FULL_EVERY == 0 or self.records[-1].versions != self._fold.versions
-        kept = self._fold.take(last=gathered.last, is_full=is_full)
-        made = {
-            "events": gathered.rows.parquet(),
-            "sessions": sessions_parquet(gathered.indexes),
-            "snapshot": snapshot_parquet(kept),
+        snapshot = self._fold.snapshot(last=open_segment.last, is_full=is_full)
+        contents = {
+            "events": open_segment.rows.parquet(),
+            "sessions": sessions_parquet(open_segment.indexes),
+            "snapshot": snapshot_parquet(snapshot),
         }
-        if gathered.utterances:
-            made["audio"] = audio_parquet(gathered.utterances)
-        name = stem(gathered.first, gathered.last)
-        files = {f"{name}.{kind}.parquet": content for kind, content in made.items()}
+        if open_segment.utterances:
+            contents["audio"] = audio_parquet(open_segment.utterances)
+        name = file_stem(open_segment.first, open_segment.last)
+        files = {f"{name}.{kind}.parquet": content for kind, content in contents.items()}
         segment = Segment(
             n=n,
             cell=self.folder.cell,
-            first=gathered.first,
-            last=gathered.last,
-            events=len(gathered),
-            root=merkle.root_of(merkle.leaf_hashes(gathered.rows.entries())).hex(),
+            first=open_segment.first,
+            last=open_segment.last,
+            events=len(open_segment),
+            root=merkle.root_of(merkle.leaf_hashes(open_segment.rows.entries())).hex(),
             files=[
                 FileSum(name=each, bytes=len(content), sha256=sha256(content).hexdigest())
                 for each, content in files.items()
             ],
             is_full=is_full,
             versions=dict(self._fold.versions),
-            utterances=len(gathered.utterances),
+            utterances=len(open_segment.utterances),
         )
         return segment, files
 
-    def _head(self, segment: Segment) -> Head:
-        return Head(
+    def _head(self, segment: Segment) -> TreeHead:
+        return TreeHead(
             cell=segment.cell,
             segments=self._tree.size,
             skipped=self.skipped,
-            events=self.passed - self.skipped + segment.events,
+            events=self.processed - self.skipped + segment.events,
             last=segment.last,
             root=self._tree.root().hex(),
             records=self._chain.hex(),

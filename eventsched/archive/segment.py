@@ -1,13 +1,14 @@
-"""One segment as Parquet, zstd: a row per entry in the log's order.
+"""Encodes and decodes the files of a segment: Parquet with zstd, a row per entry in log order.
 
-Owns: the columns of its files, in both directions.
-Never does: signatures, files' names. Read next: sealer.py, history/log.py.
+Owns: the columns of the files.
+Must not: sign, or choose the names of files.
+Read next: sealer.py (writes segments), history/log.py (reads them).
 
-    events     ms seq type session job node cause data   to query by; data is the JSON of `d`
-               entry                                     the stored bytes: what leaves are made of
+    events     ms seq type session job node cause data   for queries; data is the JSON of `d`
+               entry                                     the stored bytes, which the leaves hash
     sessions   session rows                              its index: row numbers, 4 bytes each
     audio      entry_id session utterance chunks         stored bytes of each chunk, with payload
-    snapshot   projection entity at view                 view is msgpack; none where it was dropped
+    snapshot   projection entity at view                 view is msgpack; null if it was dropped
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from eventsched.schema.ids import EntryId, format_id, parse_id
 from eventsched.store.transport import Entry
 
 require_packages("pyarrow")
-import pyarrow as pa  # noqa: E402  one clear line where it is missing
+import pyarrow as pa  # noqa: E402  after a clear error if it is missing
 import pyarrow.compute as pc  # noqa: E402
 import pyarrow.parquet as pq  # noqa: E402
 
@@ -63,8 +64,8 @@ SNAPSHOT = pa.schema(
 )
 
 
-class Rows:
-    """The rows of a segment as they are gathered."""
+class RowBuffer:
+    """The buffered rows of a segment."""
 
     def __init__(self) -> None:
         self._rows: list[tuple[Any, ...]] = []
@@ -73,17 +74,17 @@ class Rows:
         return len(self._rows)
 
     def add(self, entries: Sequence[Entry], after: EntryId) -> EntryId:
-        """A row each, in the log's order; the last one's place. Raises ArchiveError for another."""
+        """Add a row per entry and return the last id. Raises ArchiveError unless ids increase."""
         append, last = self._rows.append, after
         for entry in entries:
             entry_id, fields = entry
-            place = parse_id(entry_id)
-            if place <= last:
+            id_ = parse_id(entry_id)
+            if id_ <= last:
                 raise ArchiveError(f"entry {entry_id} does not follow {format_id(*last)}")
-            last = place
-            nine = fields[1::2] if len(fields) == 18 else _NONE
-            kind, _, session, job, node, cause, _, data, _ = nine
-            append((*place, kind, session, job, node, cause, data, encode_entry(entry)))
+            last = id_
+            values = fields[1::2] if len(fields) == 18 else _NO_VALUES
+            kind, _, session, job, node, cause, _, data, _ = values
+            append((*id_, kind, session, job, node, cause, data, encode_entry(entry)))
         return last
 
     def entries(self) -> list[bytes]:
@@ -91,13 +92,13 @@ class Rows:
 
     def parquet(self) -> bytes:
         columns = zip(*self._rows, strict=True)
-        return encoded(
+        return encode_parquet(
             [_column(list(each), field) for each, field in zip(columns, EVENTS, strict=True)],
             EVENTS,
         )
 
 
-_NONE = [b""] * 9
+_NO_VALUES = [b""] * 9
 
 
 def _column(values: list[Any], field: Any) -> Any:
@@ -105,18 +106,18 @@ def _column(values: list[Any], field: Any) -> Any:
         return pa.array(values, field.type)
     try:
         return pa.array(values, pa.binary()).cast(pa.string())
-    except pa.ArrowInvalid:  # no script writes this: something to query by, not what is proved
+    except pa.ArrowInvalid:  # not written by a script; the column is for queries only
         return pa.array([value.decode(errors="replace") for value in values], pa.string())
 
 
 def sessions_parquet(indexes: Mapping[str, Sequence[int]]) -> bytes:
     names = sorted(indexes)
     rows = [array("I", indexes[name]).tobytes() for name in names]
-    return encoded([pa.array(names, pa.string()), pa.array(rows, pa.binary())], SESSIONS)
+    return encode_parquet([pa.array(names, pa.string()), pa.array(rows, pa.binary())], SESSIONS)
 
 
 class Utterance(msgspec.Struct, frozen=True):
-    """The audio of one UtteranceFinalized."""
+    """The audio of the utterance that an UtteranceFinalized event ends."""
 
     entry_id: str
     session: str
@@ -126,36 +127,36 @@ class Utterance(msgspec.Struct, frozen=True):
 
 def audio_parquet(utterances: Sequence[Utterance]) -> bytes:
     columns = [
-        pa.array([one.entry_id for one in utterances], pa.string()),
-        pa.array([one.session for one in utterances], pa.string()),
-        pa.array([one.utterance for one in utterances], pa.int64()),
-        pa.array([list(one.chunks) for one in utterances], pa.list_(pa.binary())),
+        pa.array([each.entry_id for each in utterances], pa.string()),
+        pa.array([each.session for each in utterances], pa.string()),
+        pa.array([each.utterance for each in utterances], pa.int64()),
+        pa.array([list(each.chunks) for each in utterances], pa.list_(pa.binary())),
     ]
-    return encoded(columns, AUDIO, row_group=64)
+    return encode_parquet(columns, AUDIO, row_group=64)
 
 
-class Kept(msgspec.Struct, frozen=True):
-    """One record of a read model in a snapshot."""
+class SnapshotRecord(msgspec.Struct, frozen=True):
+    """A record of a read model in a snapshot."""
 
     projection: str
     entity: str
     at: str
     view: bytes | None
-    """None: there is no record any more."""
+    """None: the record was dropped."""
 
 
-def snapshot_parquet(kept: Sequence[Kept]) -> bytes:
+def snapshot_parquet(records: Sequence[SnapshotRecord]) -> bytes:
     columns = [
-        pa.array([one.projection for one in kept], pa.string()),
-        pa.array([one.entity for one in kept], pa.string()),
-        pa.array([one.at for one in kept], pa.string()),
-        pa.array([one.view for one in kept], pa.binary()),
+        pa.array([record.projection for record in records], pa.string()),
+        pa.array([record.entity for record in records], pa.string()),
+        pa.array([record.at for record in records], pa.string()),
+        pa.array([record.view for record in records], pa.binary()),
     ]
-    return encoded(columns, SNAPSHOT)
+    return encode_parquet(columns, SNAPSHOT)
 
 
-def encoded(columns: Sequence[Any], schema: Any, *, row_group: int = ROW_GROUP) -> bytes:
-    """The same columns always give the same bytes."""
+def encode_parquet(columns: Sequence[Any], schema: Any, *, row_group: int = ROW_GROUP) -> bytes:
+    """The Parquet file of these columns. The same columns always give the same bytes."""
     sink = pa.BufferOutputStream()
     pq.write_table(
         pa.Table.from_arrays(columns, schema=schema),
@@ -165,15 +166,15 @@ def encoded(columns: Sequence[Any], schema: Any, *, row_group: int = ROW_GROUP) 
         row_group_size=row_group,
         write_statistics=["ms", "seq"] if "ms" in schema.names else False,
     )
-    found: bytes = sink.getvalue().to_pybytes()
-    return found
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
 
 
 # --- reading --------------------------------------------------------------------------------
 
 
 def read_table(path: Path, columns: Sequence[str] | None = None) -> Any:
-    """A file's columns. Raises ArchiveError when it is not the Parquet that we write."""
+    """The columns of a file. Raises ArchiveError if it is not valid Parquet."""
     try:
         return pq.read_table(path, columns=columns, use_threads=False, partitioning=None)
     except (OSError, pa.ArrowException) as error:
@@ -182,29 +183,28 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> Any:
 
 def read_entries(path: Path) -> list[bytes]:
     """The stored bytes of every row."""
-    found: list[bytes] = _only_entries(path, read_table(path, ["entry"]))
-    return found
+    return _entry_column(path, read_table(path, ["entry"]))
 
 
 def rows_of_session(path: Path, session: str) -> list[int]:
     """Row numbers of a session's index; `path` is a sessions file."""
     table = read_table(path)
-    place = pc.index(table.column("session"), session).as_py()
-    if place < 0:
+    index = pc.index(table.column("session"), session).as_py()
+    if index < 0:
         return []
     rows = array("I")
-    rows.frombytes(table.column("rows")[place].as_py())
+    rows.frombytes(table.column("rows")[index].as_py())
     return list(rows)
 
 
 def sessions_in(path: Path) -> list[str]:
-    """Every session that a segment has something of."""
-    found: list[str] = read_table(path, ["session"]).column("session").to_pylist()
-    return found
+    """The sessions whose indexes list entries of the segment."""
+    names: list[str] = read_table(path, ["session"]).column("session").to_pylist()
+    return names
 
 
 def entries_at(path: Path, rows: Sequence[int]) -> list[bytes]:
-    """The stored bytes of some rows, in their order: reads only the row groups that hold them."""
+    """The stored bytes of these rows, in order. Reads only the row groups that have them."""
     try:
         with pq.ParquetFile(path) as file:
             return _entries_at(file, rows)
@@ -213,30 +213,29 @@ def entries_at(path: Path, rows: Sequence[int]) -> list[bytes]:
 
 
 def _entries_at(file: Any, rows: Sequence[int]) -> list[bytes]:
-    found: list[bytes] = []
-    ends = 0
-    left = list(rows)
+    entries: list[bytes] = []
+    end = 0
     for group in range(file.metadata.num_row_groups):
-        begins, ends = ends, ends + file.metadata.row_group(group).num_rows
-        inside = [row - begins for row in left if begins <= row < ends]
-        if inside:
+        start, end = end, end + file.metadata.row_group(group).num_rows
+        in_group = [row - start for row in rows if start <= row < end]
+        if in_group:
             column = file.read_row_group(group, columns=["entry"], use_threads=False)["entry"]
-            found += column.take(pa.array(inside)).to_pylist()
-    return found
+            entries += column.take(pa.array(in_group)).to_pylist()
+    return entries
 
 
 def entries_where(
     path: Path, *, ms: tuple[int, int], equal: Mapping[str, str]
 ) -> list[tuple[int, int, bytes]]:
-    """(ms, seq, stored bytes) of rows within a time and with these column values."""
-    wanted: Any = (pc.field("ms") >= ms[0]) & (pc.field("ms") <= ms[1])
+    """(ms, seq, stored bytes) of the rows in a range of times with these column values."""
+    condition: Any = (pc.field("ms") >= ms[0]) & (pc.field("ms") <= ms[1])
     for name, value in equal.items():
-        wanted &= pc.field(name) == value
+        condition &= pc.field(name) == value
     try:
         table = pq.read_table(
             path,
             columns=["ms", "seq", "entry"],
-            filters=wanted,
+            filters=condition,
             use_threads=False,
             partitioning=None,
         )
@@ -246,14 +245,14 @@ def entries_where(
     return list(zip(*columns, strict=True))
 
 
-def read_snapshot(path: Path) -> list[Kept]:
+def read_snapshot(path: Path) -> list[SnapshotRecord]:
     table = read_table(path)
     columns = [table.column(name).to_pylist() for name in SNAPSHOT.names]
-    return [Kept(*row) for row in zip(*columns, strict=True)]
+    return [SnapshotRecord(*row) for row in zip(*columns, strict=True)]
 
 
 def read_audio(path: Path, entry_id: str) -> list[bytes]:
-    """The stored chunks of one utterance."""
+    """The stored chunks of the utterance that this entry finalizes."""
     try:
         table = pq.read_table(
             path,
@@ -267,16 +266,16 @@ def read_audio(path: Path, entry_id: str) -> list[bytes]:
     return [chunk for row in table.column("chunks").to_pylist() for chunk in row]
 
 
-def _only_entries(path: Path, table: Any) -> list[bytes]:
+def _entry_column(path: Path, table: Any) -> list[bytes]:
     if table.schema.names != ["entry"] or table.schema.field("entry").type != pa.binary():
         raise ArchiveError(f"{path} has no column of stored bytes")
     column = table.column("entry")
     if column.null_count:
         raise ArchiveError(f"{path} has rows without stored bytes")
-    found: list[bytes] = column.to_pylist()
-    return found
+    entries: list[bytes] = column.to_pylist()
+    return entries
 
 
 def unreadable(path: Path, error: Exception) -> ArchiveError:
-    first = str(error).strip().partition("\n")[0]
-    return ArchiveError(f"{path} cannot be read: {first[:200]}")
+    first_line = str(error).strip().partition("\n")[0]
+    return ArchiveError(f"{path} cannot be read: {first_line[:200]}")

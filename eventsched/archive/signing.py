@@ -1,11 +1,12 @@
-"""The archive's key: Ed25519 by `cryptography`.
+"""The key of an archive: Ed25519 by `cryptography`.
 
-Owns: the private key's file (made on first use, readable by its owner alone), the public half's
-file, signatures and their check.
-Never does: say what is signed. Read next: manifest.py.
+Owns: the file of the private key (created on first use, readable by its owner only), the file of
+the public key, signatures and their verification.
+Must not: define the signed bytes.
+Read next: manifest.py (defines them).
 
-Who has the private key can seal another history under it. So it lies beside the archive's folder
-and not in it, and auditors keep the public half, or a checkpoint, somewhere else.
+The owner of the private key can sign a different history. So the key is stored beside the archive's
+folder, not in it, and auditors store the public key or a checkpoint elsewhere.
 """
 
 from __future__ import annotations
@@ -23,24 +24,24 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 KEY_BYTES = 32
-PUBLIC_LEAD = "eventsched archive ed25519 "
-"""A public key's file is one line: this and the key in base64."""
+PUBLIC_PREFIX = "eventsched archive ed25519 "
+"""The file of a public key is one line: this prefix and the key in base64."""
 
 
 class SigningKey:
-    """The private key of one archive."""
+    """The private key of an archive."""
 
     def __init__(self, key: Ed25519PrivateKey) -> None:
         self._key = key
         self.public = key.public_key().public_bytes_raw()
 
     @classmethod
-    def make(cls) -> SigningKey:
+    def generate(cls) -> SigningKey:
         return cls(_ed25519().Ed25519PrivateKey.generate())
 
     @classmethod
     def read(cls, path: Path) -> SigningKey:
-        """Raises ArchiveError when there is none, or not one of ours."""
+        """Read a private key. Raises ArchiveError if there is none, or of another kind."""
         serialization = _serialization()
         try:
             key = serialization.load_pem_private_key(path.read_bytes(), password=None)
@@ -53,30 +54,30 @@ class SigningKey:
         return cls(key)
 
     def write(self, path: Path) -> None:
-        """For its owner alone; never over a key that is there."""
+        """Write the key for its owner only. Raises ArchiveError if the file exists."""
         make_private_folder(path.parent)
         try:
-            made = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         except OSError as error:
-            raise ArchiveError(f"cannot make the key {path}: {error.strerror}") from error
-        with os.fdopen(made, "wb") as file:
+            raise ArchiveError(f"cannot create the key {path}: {error.strerror}") from error
+        with os.fdopen(descriptor, "wb") as file:
             file.write(self._pem())
             file.flush()
             os.fsync(file.fileno())
 
     def _pem(self) -> bytes:
-        told = _serialization()
+        formats = _serialization()
         return self._key.private_bytes(
-            told.Encoding.PEM, told.PrivateFormat.PKCS8, told.NoEncryption()
+            formats.Encoding.PEM, formats.PrivateFormat.PKCS8, formats.NoEncryption()
         )
 
     def sign(self, data: bytes) -> bytes:
-        """The same bytes under the same key give the same signature."""
+        """The signature of these bytes; the same bytes and key always give the same signature."""
         return self._key.sign(data)
 
 
 def is_signed(public: bytes, data: bytes, signature: bytes) -> bool:
-    """Whether the holder of this key's private half signed exactly these bytes."""
+    """Whether the owner of the private key signed exactly these bytes."""
     ed25519 = _ed25519()
     from cryptography.exceptions import InvalidSignature
 
@@ -88,24 +89,24 @@ def is_signed(public: bytes, data: bytes, signature: bytes) -> bool:
 
 
 def public_line(public: bytes) -> bytes:
-    """The content of a public key's file."""
-    return f"{PUBLIC_LEAD}{b64encode(public).decode()}\n".encode()
+    """The content of the file of a public key."""
+    return f"{PUBLIC_PREFIX}{b64encode(public).decode()}\n".encode()
 
 
 def read_public(path: Path) -> bytes:
-    """The public key of a file. Raises ArchiveError for any other content."""
+    """Read a public key. Raises ArchiveError for any other content."""
     try:
-        told = path.read_bytes()
+        content = path.read_bytes()
     except OSError as error:
         raise ArchiveError(f"cannot read the public key {path}: {error.strerror}") from error
-    public = from_base64(told.decode("ascii", "replace").removeprefix(PUBLIC_LEAD).strip())
-    if public is None or len(public) != KEY_BYTES or public_line(public) != told:
+    public = from_base64(content.decode("ascii", "replace").removeprefix(PUBLIC_PREFIX).strip())
+    if public is None or len(public) != KEY_BYTES or public_line(public) != content:
         raise ArchiveError(f"{path} is no public key of an archive")
     return public
 
 
 def from_base64(text: str) -> bytes | None:
-    """The bytes of base64 in its one proper form; none for any other text."""
+    """Decode canonical base64; None for any other text."""
     try:
         data = b64decode(text, validate=True)
     except ValueError:
@@ -114,7 +115,7 @@ def from_base64(text: str) -> bytes | None:
 
 
 def fingerprint(public: bytes) -> str:
-    """What people compare."""
+    """A short hash of a public key, for people to compare."""
     return sha256(public).hexdigest()[:16]
 
 

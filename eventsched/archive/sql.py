@@ -1,8 +1,9 @@
-"""SQL over an archive: DuckDB reads the Parquet files as they are.
+"""Runs SQL over an archive: DuckDB reads its Parquet files.
 
-Owns: the views `events`, `jobs` and `sessions`; that a statement reads this archive and nothing
-else, and changes nothing.
-Never does: verify (verifier.py), decrypt. Read next: segment.py (the columns), docs/query.md.
+Owns: the views `events`, `jobs` and `sessions`; the restriction of a statement to reading this
+archive.
+Must not: verify (verifier.py does), or decrypt.
+Read next: segment.py (the columns), docs/query.md.
 """
 
 from __future__ import annotations
@@ -54,10 +55,10 @@ FROM events WHERE session <> '' GROUP BY session
 
 
 class Query:
-    """One statement's answer."""
+    """The result of a statement."""
 
     def __init__(self, folder: ArchiveFolder, sql: str) -> None:
-        """Raises ArchiveError when there is nothing to read, or the statement will not do."""
+        """Raises ArchiveError if the archive is empty or the statement is not one SELECT."""
         require_packages("duckdb", "pyarrow", extra="query")
         import duckdb
 
@@ -66,18 +67,18 @@ class Query:
         try:
             self._open(files, str(folder.path.resolve()))
             self._check(sql)
-            self._answer = self._connection.execute(sql)
+            self._result = self._connection.execute(sql)
         except duckdb.Error as error:
             raise ArchiveError(_first_line(error)) from error
-        self.columns: list[str] = [name for name, *_ in self._answer.description or ()]
+        self.columns: list[str] = [name for name, *_ in self._result.description or ()]
 
     def _open(self, files: Sequence[str], folder: str) -> None:
-        """The views are there; from now on nothing else can be reached."""
+        """Create the views, then block access to anything else."""
         run = self._connection.execute
         run(EVENTS.replace("$files", _literal([_as_pattern(file) for file in files])))
         run(JOBS)
         run(SESSIONS)
-        # DuckDB checks the pattern that it is given, then each file that the pattern finds.
+        # DuckDB checks the given pattern, then each file that it matches.
         run(f"SET allowed_directories = {_literal([folder, _as_pattern(folder)])}")
         run("SET enable_external_access = false")
         run("SET lock_configuration = true")
@@ -85,17 +86,17 @@ class Query:
     def _check(self, sql: str) -> None:
         import duckdb
 
-        kinds = [one.type for one in self._connection.extract_statements(sql)]
+        kinds = [each.type for each in self._connection.extract_statements(sql)]
         if kinds != [duckdb.StatementType.SELECT]:
-            raise ArchiveError("one SELECT is needed: an archive is read, never changed")
+            raise ArchiveError("a single SELECT is required: an archive is read-only")
 
     def rows(self) -> Iterator[tuple[Any, ...]]:
-        """Row after row. Raises ArchiveError when a file cannot be read."""
+        """The rows. Raises ArchiveError if a file cannot be read."""
         import duckdb
 
         try:
-            while some := self._answer.fetchmany(READ_MAX):
-                yield from some
+            while rows := self._result.fetchmany(READ_MAX):
+                yield from rows
         except duckdb.Error as error:
             raise ArchiveError(_first_line(error)) from error
 
@@ -104,20 +105,20 @@ class Query:
 
 
 def _files(folder: ArchiveFolder) -> list[str]:
-    """Of what is sealed, and of nothing that is in the making."""
-    found = []
+    """The event files of all sealed segments; incomplete files are not read."""
+    paths = []
     for name in folder.cells():
         cell = folder.cell(name)
-        found += [
+        paths += [
             str((cell.path / record.file("events").name).resolve()) for record in cell.records()
         ]
-    if not found:
+    if not paths:
         raise ArchiveError(f"{folder.path} has no segment yet")
-    return found
+    return paths
 
 
 def _as_pattern(path: str) -> str:
-    """The pattern that finds this path alone: DuckDB takes every file name for a pattern."""
+    """A pattern that matches only this path; DuckDB treats every file name as a pattern."""
     return re.sub(r"([*?\[])", r"[\1]", path)
 
 

@@ -1,9 +1,9 @@
-"""Work on the archive's files, beside the event loop.
+"""Runs file access of the archive in a thread, so that the event loop continues.
 
-Owns: the one way in which archiver and readers wait for a disk.
-Never does: say what is done there. Read next: archiver.py, history/log.py.
-
-They call `disk.in_thread`, so that a simulation, which has no event loop, can put its own there.
+Owns: the only way in which archiver and readers wait for a disk. Callers use `threads.in_thread`,
+so that the simulation, which has no event loop, can replace it.
+Must not: know what the work is.
+Read next: archiver.py, history/log.py.
 """
 
 from __future__ import annotations
@@ -17,5 +17,5 @@ T = TypeVar("T")
 
 
 async def in_thread(work: Callable[[], T]) -> T:
-    """What `work` returns; whatever else the process does goes on meanwhile."""
+    """Run `work` in a thread and return its result."""
     return await run_sync(work)

@@ -1,10 +1,12 @@
-"""Verify and prove: an archive's folder against itself, a key and a checkpoint. No server.
+"""Verifies an archive's folder against a key and a checkpoint, and proves events. No server.
 
-Owns: what is held against what, in an order that finds a change with the least work; proofs.
-Never does: write. Read next: manifest.py (what is signed), merkle.py, snapshot.py.
+Owns: the checks, in an order that finds a change with the least work; proofs.
+Must not: write.
+Read next: manifest.py (the signed bytes), merkle.py, snapshot.py.
 
-An unsigned change anywhere breaks a hash that a signed head leads to. Segments that are cut off at
-the end, or a whole history sealed anew with the key, can only be seen by who kept a checkpoint.
+An unsigned change of any file breaks a hash that a signed tree head covers. Segments that are
+removed at the end, or a history that was sealed again with the same key, can only be detected with
+a checkpoint.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import msgspec
 from eventsched.archive import merkle
 from eventsched.archive.codec import decode_entry
 from eventsched.archive.layout import PART, PUBLIC, ArchiveFolder, CellFolder
-from eventsched.archive.manifest import CHAIN_START, Head, Record, chained, decode, encode
+from eventsched.archive.manifest import CHAIN_START, Record, TreeHead, chain_after, decode, encode
 from eventsched.archive.signing import fingerprint, from_base64, read_public
 from eventsched.errors import ArchiveError, NotFound
 from eventsched.projection.fold import decode_event
@@ -33,13 +35,13 @@ from eventsched.store.transport import Entry
 
 PROOF_BYTES_MAX = 2_000
 _BLOCK = 1 << 20
-LISTED_AGAIN_S = 0.5
-"""A running archiver names a segment's files a moment after they appear."""
+RELIST_S = 0.5
+"""A running archiver writes a segment's record shortly after its files."""
 Progress = Callable[[int], None]
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """One thing that is not as it was sealed."""
+    """A difference from the sealed state."""
 
     where: str
     what: str
@@ -49,10 +51,10 @@ class Problem(msgspec.Struct, frozen=True):
 
 
 class AuditReport(msgspec.Struct, kw_only=True):
-    """What was looked at."""
+    """The result of a verification."""
 
     key: str = ""
-    """Fingerprint."""
+    """Fingerprint of the archive's key."""
     cells: int = 0
     segments: int = 0
     events: int = 0
@@ -61,7 +63,7 @@ class AuditReport(msgspec.Struct, kw_only=True):
 
 
 class Verifier:
-    """One look at one archive."""
+    """Verifies an archive once."""
 
     def __init__(
         self,
@@ -71,7 +73,7 @@ class Verifier:
         key: Path | None = None,
         projection_set: ProjectionSet | None = None,
     ) -> None:
-        """Raises ArchiveError when `path` is no archive, or key or checkpoint cannot be used."""
+        """Raises ArchiveError if `path` is not an archive, or key or checkpoint are not valid."""
         self.folder = ArchiveFolder.open(path)
         self.report = AuditReport(key=fingerprint(self.folder.public))
         self._public = read_public(key) if key is not None else self.folder.public
@@ -79,22 +81,22 @@ class Verifier:
         self._set = projection_set
         self._progress: Progress = lambda _: None
 
-    def on_progress(self, told: Progress) -> None:
-        """Call this with the number of events that have been looked at."""
-        self._progress = told
+    def on_progress(self, progress: Progress) -> None:
+        """Call `progress` with the number of verified events."""
+        self._progress = progress
 
     def run(self) -> AuditReport:
-        """Everything that is wrong."""
+        """Verify everything and return the report."""
         self.report.problems = list(self.problems())
         return self.report
 
     def problems(self) -> Iterator[Problem]:
-        """One after the other, what is cheap to find first."""
+        """The problems, cheap checks first."""
         if self._public != self.folder.public:
-            said = fingerprint(self.folder.public)
-            yield Problem(PUBLIC, f"is key {said}, not {fingerprint(self._public)}")
-        yield from self._strange()
-        sound: list[tuple[CellFolder, list[Record]]] = []
+            key = fingerprint(self.folder.public)
+            yield Problem(PUBLIC, f"is key {key}, not {fingerprint(self._public)}")
+        yield from self._foreign_files()
+        readable: list[tuple[CellFolder, list[Record]]] = []
         for name in self.folder.cells():
             cell = self.folder.cell(name)
             try:
@@ -103,41 +105,41 @@ class Verifier:
                 yield Problem(name, str(error))
                 continue
             yield from self._records(cell, records)
-            sound.append((cell, records))
-        yield from self._checkpoints({cell.cell: records for cell, records in sound})
-        for cell, records in sound:
+            readable.append((cell, records))
+        yield from self._checkpoints({cell.cell: records for cell, records in readable})
+        for cell, records in readable:
             yield from self._sums(cell, records)
-        for cell, records in sound:
+        for cell, records in readable:
             yield from self._leaves(cell, records)
             if self._set is not None:
                 yield from self._snapshots(cell, records, self._set)
 
-    # --- what is there ----------------------------------------------------------------------
+    # --- records and heads-------------------------------------------------------------------
 
-    def _strange(self) -> Iterator[Problem]:
-        """Files that belong to no archive."""
+    def _foreign_files(self) -> Iterator[Problem]:
+        """Files that are not part of an archive."""
         for path in sorted(self.folder.path.iterdir()):
             is_cell = path.is_dir() and CELL.fullmatch(path.name)
             if path.name != PUBLIC and not is_cell and path.suffix != PART:
                 yield Problem(path.name, "is not part of the archive")
 
     def _records(self, cell: CellFolder, records: Sequence[Record]) -> Iterator[Problem]:
-        """The chain over the records, the tree over their roots, and the signed heads."""
+        """Check the chain over the records, the tree over their roots, and the signed heads."""
         self.report.cells += 1
         tree, chain, events = merkle.Tree(), CHAIN_START, 0
         skipped = records[0].head.skipped if records else 0
         for record in records:
             tree.append(merkle.leaf_hash(bytes.fromhex(record.root)))
-            chain = chained(chain, record.segment)
+            chain = chain_after(chain, record.segment)
             events += record.events
             where = f"{cell.cell} segment {record.n}"
             head = record.head
-            said = Head(
+            expected = TreeHead(
                 cell=cell.cell, segments=tree.size, skipped=skipped, events=events,
                 last=record.last, root=tree.root().hex(), records=chain.hex(), key=head.key,
                 signature=head.signature,
             )  # fmt: skip
-            if head != said:
+            if head != expected:
                 yield Problem(where, "does not follow from the segments up to it")
             elif not head.is_signed_by(self._public):
                 yield Problem(where, f"is not signed by key {fingerprint(self._public)}")
@@ -145,40 +147,40 @@ class Verifier:
         yield from self._unlisted(cell, records)
 
     def _unlisted(self, cell: CellFolder, records: Sequence[Record]) -> Iterator[Problem]:
-        strange = _unlisted(cell, records)
-        if strange:
-            time.sleep(LISTED_AGAIN_S)
-            strange &= _unlisted(cell, cell.records())
-        for name in sorted(strange):
+        unlisted = _unlisted(cell, records)
+        if unlisted:
+            time.sleep(RELIST_S)
+            unlisted &= _unlisted(cell, cell.records())
+        for name in sorted(unlisted):
             yield Problem(f"{cell.cell}/{name}", "is named by no segment")
 
     def _checkpoints(self, records: dict[str, list[Record]]) -> Iterator[Problem]:
-        """What was signed then still holds: nothing is cut off, nothing sealed anew."""
+        """Check that no segment of the checkpoint was removed or sealed again."""
         for head in self._heads:
             self.report.checkpoints += 1
             where = f"checkpoint of {head.cell}"
-            found = records.get(head.cell, [])
-            if len(found) < head.segments:
-                what = f"has {head.segments} segments, the archive {len(found)}"
+            segments = records.get(head.cell, [])
+            if len(segments) < head.segments:
+                what = f"has {head.segments} segments, the archive {len(segments)}"
                 yield Problem(where, what)
                 continue
-            if found[head.segments - 1].head != head:
-                what = f"differs from segment {head.segments - 1}: history was sealed anew"
+            if segments[head.segments - 1].head != head:
+                what = f"differs from segment {head.segments - 1}: history was sealed again"
                 yield Problem(where, what)
 
-    # --- what is in the files ---------------------------------------------------------------
+    # --- content of the files ---------------------------------------------------------------
 
     def _sums(self, cell: CellFolder, records: Sequence[Record]) -> Iterator[Problem]:
         for record in records:
-            for one in record.files:
-                path = cell.path / one.name
+            for file in record.files:
+                path = cell.path / file.name
                 if not path.is_file():
-                    yield Problem(f"{cell.cell}/{one.name}", "is missing")
-                elif path.stat().st_size != one.bytes or _sum_of(path) != one.sha256:
-                    yield Problem(f"{cell.cell}/{one.name}", "is not the file that was sealed")
+                    yield Problem(f"{cell.cell}/{file.name}", "is missing")
+                elif path.stat().st_size != file.bytes or _sha256_of(path) != file.sha256:
+                    yield Problem(f"{cell.cell}/{file.name}", "is not the file that was sealed")
 
     def _leaves(self, cell: CellFolder, records: Sequence[Record]) -> Iterator[Problem]:
-        """The entries themselves give the root that is signed."""
+        """Check that the entries give the signed root."""
         from eventsched.archive.segment import read_entries
 
         for record in records:
@@ -200,7 +202,7 @@ class Verifier:
     def _snapshots(
         self, cell: CellFolder, records: Sequence[Record], projection_set: ProjectionSet
     ) -> Iterator[Problem]:
-        """Folding anew from the first entry gives every snapshot: with `--snapshots`."""
+        """Check that a fold from the first entry gives every snapshot; with `--snapshots`."""
         from eventsched.archive.segment import read_entries, read_snapshot
         from eventsched.archive.snapshot import SnapshotFold
 
@@ -213,32 +215,32 @@ class Verifier:
                 return
             try:
                 for data in read_entries(cell.path / record.file("events").name):
-                    one = decode_event(decode_entry(data))
-                    if isinstance(one, Event):
-                        fold.add(one)
-                kept = read_snapshot(cell.path / record.file("snapshot").name)
+                    event = decode_event(decode_entry(data))
+                    if isinstance(event, Event):
+                        fold.add(event)
+                snapshot = read_snapshot(cell.path / record.file("snapshot").name)
             except (ArchiveError, ValueError) as error:
                 yield Problem(where, str(error))
                 return
-            if kept != fold.take(last=record.last, is_full=record.is_full):
+            if snapshot != fold.snapshot(last=record.last, is_full=record.is_full):
                 yield Problem(where, "its snapshot does not follow from the entries")
 
 
 def _unlisted(cell: CellFolder, records: Sequence[Record]) -> set[str]:
-    named = {one.name for record in records for one in record.files}
+    named = {file.name for record in records for file in record.files}
     return set(cell.names()) - named - set(cell.record_names())
 
 
-def _sum_of(path: Path) -> str:
-    found = sha256()
+def _sha256_of(path: Path) -> str:
+    digest = sha256()
     with path.open("rb") as file:
         while block := file.read(_BLOCK):
-            found.update(block)
-    return found.hexdigest()
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _range(where: str, record: Record, entries: Sequence[bytes]) -> Iterator[Problem]:
-    """The segment begins and ends where its record says."""
+    """Check that the first and last entries are those of the record."""
     try:
         ends = decode_entry(entries[0])[0], decode_entry(entries[-1])[0]
     except (ValueError, UnicodeDecodeError) as error:
@@ -252,7 +254,7 @@ def _range(where: str, record: Record, entries: Sequence[bytes]) -> Iterator[Pro
 
 
 def checkpoint_of(folder: ArchiveFolder) -> bytes:
-    """The newest signed head of each cell, a line each: to be kept elsewhere."""
+    """The newest signed head of each cell, a line each, to be stored elsewhere."""
     lines = []
     for name in folder.cells():
         records = folder.cell(name).records()
@@ -263,13 +265,13 @@ def checkpoint_of(folder: ArchiveFolder) -> bytes:
     return b"".join(lines)
 
 
-def read_checkpoint(path: Path, public: bytes) -> list[Head]:
+def read_checkpoint(path: Path, public: bytes) -> list[TreeHead]:
     """The heads of an exported checkpoint. Raises ArchiveError unless this key signed them all."""
     try:
         lines = path.read_bytes().splitlines(keepends=True)
     except OSError as error:
         raise ArchiveError(f"cannot read {path}: {error.strerror}") from error
-    heads = [decode(line, Head, f"checkpoint {path}") for line in lines]
+    heads = [decode(line, TreeHead, f"checkpoint {path}") for line in lines]
     if not heads or len({head.cell for head in heads}) != len(heads):
         raise ArchiveError(f"checkpoint {path} has no heads, or two of one cell")
     for head in heads:
@@ -282,34 +284,34 @@ def read_checkpoint(path: Path, public: bytes) -> list[Head]:
 
 
 class Proof(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One event is in the archive whose head was signed. Complete in itself, below 2 KB."""
+    """Proves that an event is in an archive with this signed head. Self-contained, below 2 KB."""
 
     format: int = 1
     id: str
     entry: str
-    """Stored bytes, deflated, base64; empty when there is no room for them."""
+    """Stored bytes, deflated, base64; empty if they would exceed the size."""
     leaf: str
     """Leaf hash, base64."""
     index: int
     size: int
     path: str
-    """From the leaf to the segment's root: hashes, joined, base64."""
+    """Hashes from the leaf to the segment's root, joined, base64."""
     segment_path: str
-    """From the segment's root to the head's."""
+    """Hashes from the segment's root to the root of the head, joined, base64."""
     segment: int
-    head: Head
+    head: TreeHead
 
 
 def prove(folder: ArchiveFolder, entry_id: str, cell: str | None = None) -> Proof:
-    """That the event is in the archive. Raises NotFound, ArchiveError."""
-    place = check_id(entry_id)
+    """Prove that the event is in the archive. Raises NotFound, ArchiveError."""
+    id_ = check_id(entry_id)
     for name in [cell] if cell else folder.cells():
         records = folder.cell(name).records()
         for record in records:
-            if check_id(record.first) <= place <= check_id(record.last):
-                found = _proof(folder.cell(name), records, record, entry_id)
-                if found is not None:
-                    return found
+            if check_id(record.first) <= id_ <= check_id(record.last):
+                proof = _proof(folder.cell(name), records, record, entry_id)
+                if proof is not None:
+                    return proof
     raise NotFound(f"no event {entry_id} in {folder.path}")
 
 
@@ -324,7 +326,7 @@ def _proof(
         return None
     index = ids.index(entry_id)
     leaves = merkle.leaf_hashes(entries)
-    roots = [merkle.leaf_hash(bytes.fromhex(one.root)) for one in records]
+    roots = [merkle.leaf_hash(bytes.fromhex(each.root)) for each in records]
     proof = Proof(
         id=entry_id,
         entry=_base64(zlib.compress(entries[index], 9)),
@@ -341,22 +343,22 @@ def _proof(
     return msgspec.structs.replace(proof, entry="")
 
 
-class Checked(msgspec.Struct, frozen=True):
-    """What a proof shows."""
+class VerifiedProof(msgspec.Struct, frozen=True):
+    """A proof that was verified."""
 
     proof: Proof
     key: str
     entry: Entry | None
-    """The entry itself, when the proof has it."""
+    """The entry, if the proof has it."""
 
 
-def check_proof(data: bytes, public: bytes | None, where: str) -> Checked:
-    """What the proof shows. Raises ArchiveError when it shows nothing."""
+def check_proof(data: bytes, public: bytes | None, where: str) -> VerifiedProof:
+    """Verify a proof. Raises ArchiveError if it is not valid."""
     proof = decode(data, Proof, where)
     head = proof.head
-    whose = head.public if public is None else public
-    if not head.is_signed_by(whose):
-        raise ArchiveError(f"{where} is not signed by key {fingerprint(whose)}")
+    key = head.public if public is None else public
+    if not head.is_signed_by(key):
+        raise ArchiveError(f"{where} is not signed by key {fingerprint(key)}")
     leaf = from_base64(proof.leaf)
     root = _root(leaf, proof.index, proof.size, proof.path)
     top = _root(
@@ -367,7 +369,7 @@ def check_proof(data: bytes, public: bytes | None, where: str) -> Checked:
     )
     if leaf is None or top is None or top.hex() != head.root:
         raise ArchiveError(f"{where} does not lead from the event to the signed root")
-    return Checked(proof, fingerprint(whose), _entry_of(proof, leaf, where))
+    return VerifiedProof(proof, fingerprint(key), _entry_of(proof, leaf, where))
 
 
 def _entry_of(proof: Proof, leaf: bytes, where: str) -> Entry | None:
@@ -385,20 +387,20 @@ def _entry_of(proof: Proof, leaf: bytes, where: str) -> Entry | None:
 
 
 def _inflated(packed: bytes) -> bytes:
-    """Only one packed entry, of a bounded size."""
-    inflating = zlib.decompressobj()
-    data = inflating.decompress(packed, 1 << 20)
-    if not inflating.eof or inflating.unused_data:
-        raise ValueError("not packed as it was")
+    """Inflate an entry of a bounded size. Raises ValueError for any other data."""
+    decompressor = zlib.decompressobj()
+    data = decompressor.decompress(packed, 1 << 20)
+    if not decompressor.eof or decompressor.unused_data:
+        raise ValueError("not deflated as a single entry")
     return data
 
 
 def _root(leaf: bytes | None, index: int, size: int, path: str) -> bytes | None:
     hashes = from_base64(path)
-    wide = merkle.HASH_BYTES
-    if leaf is None or hashes is None or len(leaf) != wide or len(hashes) % wide:
+    width = merkle.HASH_BYTES
+    if leaf is None or hashes is None or len(leaf) != width or len(hashes) % width:
         return None
-    steps = [hashes[at : at + wide] for at in range(0, len(hashes), wide)]
+    steps = [hashes[at : at + width] for at in range(0, len(hashes), width)]
     return merkle.root_by_path(leaf, index, size, steps)
 
 

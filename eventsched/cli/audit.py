@@ -17,7 +17,7 @@ import typer
 from eventsched.cli.options import Options, command
 
 if TYPE_CHECKING:
-    from eventsched.archive.commands import ArchiveCalls, ArchiveState
+    from eventsched.archive.commands import ArchiveCommands, ArchiveState
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Verify an archive.")
 
@@ -176,30 +176,34 @@ async def abandon(options: Options, key: KeyId = "", yes: Yes = False) -> int:
     Entries that were trimmed from the log are lost with the archive. The event ArchiveAbandoned
     records this, and a new archive may start. Stop the archivers first.
     """
-    from eventsched.archive.commands import ArchiveCalls
+    from eventsched.archive.commands import ArchiveCommands
     from eventsched.projection.store import ProjectionStore
 
     async with options.connect() as connection:
-        views = [
+        stores = [
             ProjectionStore(store.transport, store.cell) for store in connection.stores.values()
         ]
-        for calls, state in await _with_key([ArchiveCalls(each) for each in views], key):
+        for calls, state in await _with_key([ArchiveCommands(each) for each in stores], key):
             if yes:
                 await calls.abandon(key)
-            _print_abandoned(calls.views.cell, state, yes=yes, as_json=options.json)
+            _print_abandoned(calls.store.cell, state, yes=yes, as_json=options.json)
     if not yes:
         typer.echo("eventsched: nothing was changed; add --yes to abandon the archive", err=True)
     return 0 if yes else 1
 
 
-async def _with_key(cells: list[ArchiveCalls], key: str) -> list[tuple[ArchiveCalls, ArchiveState]]:
+async def _with_key(
+    cells: list[ArchiveCommands], key: str
+) -> list[tuple[ArchiveCommands, ArchiveState]]:
     """Return the cells of this archive with their state. Raises InvalidMessage if there is none."""
     from eventsched.errors import InvalidMessage
 
-    states = [(calls, await calls.look()) for calls in cells]
-    matches = [(calls, state) for calls, state in states if key and state.of == key]
+    states = [(calls, await calls.read_state()) for calls in cells]
+    matches = [(calls, state) for calls, state in states if key and state.fingerprint == key]
     if not matches:
-        keys = ", ".join(f"{calls.views.cell} has {state.of or 'none'}" for calls, state in states)
+        keys = ", ".join(
+            f"{calls.store.cell} has {state.fingerprint or 'none'}" for calls, state in states
+        )
         raise InvalidMessage.of("KEY", f"no archive has key {key!r}: {keys}", "name one of these")
     return matches
 
@@ -209,11 +213,11 @@ def _print_abandoned(cell: str, state: ArchiveState, *, yes: bool, as_json: bool
     from eventsched.formatting import plural
 
     if as_json:
-        fields = {"cell": cell, "key": state.of, "last_id": state.to}
-        print_json(fields | {"entries_lost": state.gone, "abandoned": yes})
+        fields = {"cell": cell, "key": state.fingerprint, "last_id": state.to}
+        print_json(fields | {"entries_lost": state.trimmed, "abandoned": yes})
         return
     verb = "is abandoned" if yes else "would be abandoned"
-    entries = plural(state.gone, "entry", "entries")
+    entries = plural(state.trimmed, "entry", "entries")
     print_line(
         f"{cell}: the archive up to {state.to} {verb}; {entries} of the log that only it has "
         f"{'are' if yes else 'would be'} lost"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import structlog
 
-from eventsched.archive.commands import ArchiveCalls
+from eventsched.archive.commands import ArchiveCommands
 from eventsched.projection.store import ProjectionStore
 from eventsched.store.retry import Backoff
 
@@ -28,7 +28,7 @@ class Trimmer:
 
     def __init__(self, store: ProjectionStore) -> None:
         self._store = store
-        self._calls = ArchiveCalls(store)
+        self._calls = ArchiveCommands(store)
         self._since_index_cleanup = 0
 
     async def step(self) -> int:

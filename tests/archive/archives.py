@@ -1,7 +1,7 @@
-"""A cell with things to archive, and an archive for it.
+"""A cell with events to archive, and an archive for it.
 
-Owns: speaking and answering, archivers over a folder, sealing and trimming until nothing is left.
-Never does: assert.
+Owns: sessions with results, archivers over a folder, sealing and trimming to the end.
+Must not: assert.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 import projections
 from eventsched.archive.archiver import Archiver
-from eventsched.archive.commands import ArchiveCalls
+from eventsched.archive.commands import ArchiveCommands
 from eventsched.archive.layout import ArchiveFolder
 from eventsched.history.log import History
 from eventsched.projection.store import ProjectionStore
@@ -30,21 +30,21 @@ def views_of(store: TimedStore, transport: Any = None) -> ProjectionStore:
 
 
 class Archived:
-    """A cell, its archive, and somebody who speaks."""
+    """A cell with sessions, and its archive."""
 
     def __init__(self, store: TimedStore, path: Path) -> None:
         self.store = store
         self.views = views_of(store)
         self.path = path
-        self.folder, self.key = ArchiveFolder.open_or_make(path, None)
+        self.folder, self.key = ArchiveFolder.open_or_create(path, None)
         self.node: NodeGrant | None = None
         self.sessions: dict[str, SessionGrant] = {}
         self.seqs: dict[str, int] = {}
 
-    # --- what happens -----------------------------------------------------------------------
+    # --- events ---------------------------------------------------------------------------
 
     async def talk(self, name: str = "s1", utterances: int = 1) -> None:
-        """Utterances of a session, each with its result."""
+        """Add utterances of a session, each with its result."""
         self.node = self.node or await self.store.join(slots=8)
         if name not in self.sessions:
             self.sessions[name], self.seqs[name] = await self.store.open(name), 0
@@ -66,50 +66,50 @@ class Archived:
         await self.store.configure_cell(settings, overwrite=True)
 
     async def project(self) -> None:
-        """Views and indexes are as far as the log."""
-        one = Projector(self.views, CORE)
-        while (await one.step()).state == "folded":
+        """Project all events of the log."""
+        projector = Projector(self.views, CORE)
+        while (await projector.step()).state == "folded":
             pass
-        await one.release()
+        await projector.release()
 
     # --- the archive ------------------------------------------------------------------------
 
-    def archiver(self, transport: Any = None, path: Path | None = None, **given: Any) -> Archiver:
+    def archiver(self, transport: Any = None, path: Path | None = None, **options: Any) -> Archiver:
         folder = (ArchiveFolder.open(path) if path else self.folder).cell(self.store.cell)
         views = views_of(self.store, transport)
-        return Archiver(views, folder, given.pop("key", self.key), CORE, **given)
+        return Archiver(views, folder, options.pop("key", self.key), CORE, **options)
 
-    async def seal(self, **given: Any) -> int:
-        """All of the log is sealed; into how many segments."""
-        one = self.archiver(**given)
-        sealed = await seal_all(one)
-        await one.release()
+    async def seal(self, **options: Any) -> int:
+        """Seal all of the log; return the number of new segments."""
+        archiver = self.archiver(**options)
+        sealed = await seal_all(archiver)
+        await archiver.release()
         return sealed
 
     async def trim(self) -> int:
-        """All that may go has gone; how many entries."""
+        """Trim all that may be trimmed; return the number of entries."""
         count = 0
         for _ in range(STEPS_MAX):
-            trimmed = await ArchiveCalls(self.views).trim()
+            trimmed = await ArchiveCommands(self.views).trim()
             count += trimmed.count
             if not trimmed.is_more:
                 return count
-        raise AssertionError("trimming never ends")
+        raise AssertionError(f"trimming does not end within {STEPS_MAX} calls")
 
-    async def history(self, **given: Any) -> History:
-        archive = given.pop("archive", self.folder)
-        return await History.open(given.pop("store", self.views), archive, CORE, **given)
+    async def history(self, **options: Any) -> History:
+        archive = options.pop("archive", self.folder)
+        return await History.open(options.pop("store", self.views), archive, CORE, **options)
 
     async def log(self, after: str = "0-0") -> list[Entry]:
-        """What the log still has."""
+        """The entries that the log still has."""
         return await self.views.read_log(after, 1_000_000)
 
 
-async def seal_all(one: Archiver) -> int:
+async def seal_all(archiver: Archiver) -> int:
     sealed = 0
     for _ in range(STEPS_MAX):
-        stepped = await one.step(now=True)
-        sealed += stepped.state == "sealed"
-        if stepped.state in ("idle", "standby"):
+        result = await archiver.step(now=True)
+        sealed += result.state == "sealed"
+        if result.state in ("idle", "standby"):
             return sealed
     raise AssertionError("sealing never ends")

@@ -1,8 +1,8 @@
-"""Somebody who has the archive's folder and not its key.
+"""Random changes of an archive by an attacker who has its folder and not its key.
 
-Owns: changes at random: of bytes, files, entries, records, signatures; some as clever as can be
-done without the key: every hash below the signed one is made right again.
-Never does: look whether they are found.
+Owns: changes of bytes, files, entries, records and signatures. Some of them repair every unsigned
+hash, which is all that is possible without the key.
+Must not: check whether the changes are found.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import pyarrow.parquet as pq
 from msgspec.structs import replace
 
 from eventsched.archive import merkle
-from eventsched.archive.layout import PUBLIC, RECORD, stem
-from eventsched.archive.manifest import CHAIN_START, Record, chained, encode
-from eventsched.archive.segment import encoded
+from eventsched.archive.layout import PUBLIC, RECORD, file_stem
+from eventsched.archive.manifest import CHAIN_START, Record, chain_after, encode
+from eventsched.archive.segment import encode_parquet
 from eventsched.archive.signing import SigningKey, public_line
 
 Files = dict[str, bytes]
@@ -37,67 +37,67 @@ def files_of(folder: Path) -> Files:
 
 
 class Tamperer:
-    """One change after another, each to the untouched archive."""
+    """Makes changes, each to the unchanged archive."""
 
-    def __init__(self, untouched: Files, seed: int) -> None:
-        self.untouched = untouched
+    def __init__(self, original: Files, seed: int) -> None:
+        self.original = original
         self.rng = random.Random(seed)
-        self.key = SigningKey.make()
-        self.cell = next(name for name in untouched if name != PUBLIC).partition("/")[0]
+        self.key = SigningKey.generate()
+        self.cell = next(name for name in original if name != PUBLIC).partition("/")[0]
         self.kinds: list[Callable[[Files], None]] = [
             self.flip, self.insert_bytes, self.cut_bytes, self.swap_bytes, self.shorten,
             self.remove, self.swap_files, self.copy_file, self.rename, self.other_parquet,
             self.edit_entry, self.drop_entry, self.double_entry, self.swap_entries,
             self.edit_column, self.edit_segment, self.edit_head, self.edit_signature,
-            self.sign_anew, self.drop_segment, self.swap_segments,
+            self.sign_again, self.drop_segment, self.swap_segments,
         ]  # fmt: skip
 
     def change(self) -> tuple[str, Files]:
-        """What was done, and the files after it; they differ from the untouched ones."""
+        """The kind of a change, and the files after it, which differ from the unchanged ones."""
         while True:
-            kind, files = self.rng.choice(self.kinds), dict(self.untouched)
+            kind, files = self.rng.choice(self.kinds), dict(self.original)
             kind(files)
-            if files != self.untouched:
+            if files != self.original:
                 return kind.__name__, files
 
     # --- bytes ------------------------------------------------------------------------------
 
-    def _some(self, files: Files) -> str:
+    def _any_name(self, files: Files) -> str:
         return self.rng.choice(list(files))
 
-    def _place(self, content: bytes | bytearray) -> int:
+    def _offset(self, content: bytes | bytearray) -> int:
         return self.rng.randrange(len(content))
 
     def flip(self, files: Files) -> None:
-        name = self._some(files)
+        name = self._any_name(files)
         content = bytearray(files[name])
-        content[self._place(content)] ^= 1 << self.rng.randrange(8)
+        content[self._offset(content)] ^= 1 << self.rng.randrange(8)
         files[name] = bytes(content)
 
     def insert_bytes(self, files: Files) -> None:
-        name = self._some(files)
-        at, added = self._place(files[name]), self.rng.randbytes(self.rng.randint(1, 9))
+        name = self._any_name(files)
+        at, added = self._offset(files[name]), self.rng.randbytes(self.rng.randint(1, 9))
         files[name] = files[name][:at] + added + files[name][at:]
 
     def cut_bytes(self, files: Files) -> None:
-        name = self._some(files)
-        at = self._place(files[name])
+        name = self._any_name(files)
+        at = self._offset(files[name])
         files[name] = files[name][:at] + files[name][at + self.rng.randint(1, 9) :]
 
     def swap_bytes(self, files: Files) -> None:
-        name = self._some(files)
+        name = self._any_name(files)
         content = bytearray(files[name])
-        wide = self.rng.randint(1, 16)
-        if len(content) > 2 * wide:
-            a, b = sorted(self.rng.sample(range(0, len(content) - wide, wide), 2))
-            content[a : a + wide], content[b : b + wide] = (
-                content[b : b + wide], content[a : a + wide],
+        width = self.rng.randint(1, 16)
+        if len(content) > 2 * width:
+            a, b = sorted(self.rng.sample(range(0, len(content) - width, width), 2))
+            content[a : a + width], content[b : b + width] = (
+                content[b : b + width], content[a : a + width],
             )  # fmt: skip
         files[name] = bytes(content)
 
     def shorten(self, files: Files) -> None:
-        name = self._some(files)
-        files[name] = files[name][: self._place(files[name])]
+        name = self._any_name(files)
+        files[name] = files[name][: self._offset(files[name])]
 
     # --- files ------------------------------------------------------------------------------
 
@@ -105,12 +105,12 @@ class Tamperer:
         return self.rng.choice([name for name in files if name.startswith(f"{self.cell}/")])
 
     def remove(self, files: Files) -> None:
-        """Any file; of the last segment's record see `truncations`."""
+        """Any file except the record of the last segment; see `truncated`."""
         last = max(name for name in files if RECORD.fullmatch(Path(name).name))
         del files[self.rng.choice([name for name in files if name != last])]
 
     def swap_files(self, files: Files) -> None:
-        a, b = self._some(files), self._some(files)
+        a, b = self._any_name(files), self._any_name(files)
         files[a], files[b] = files[b], files[a]
 
     def copy_file(self, files: Files) -> None:
@@ -127,25 +127,25 @@ class Tamperer:
     # --- records ----------------------------------------------------------------------------
 
     def _records(self, files: Files) -> list[Record]:
-        found = [
+        records = [
             msgspec.json.decode(content, type=Record)
             for name, content in files.items()
             if RECORD.fullmatch(Path(name).name)
         ]
-        return sorted(found, key=lambda one: one.n)
+        return sorted(records, key=lambda record: record.n)
 
     def _put(self, files: Files, record: Record) -> None:
-        files[f"{self.cell}/{stem(record.first, record.last)}.json"] = encode(record) + b"\n"
+        files[f"{self.cell}/{file_stem(record.first, record.last)}.json"] = encode(record) + b"\n"
 
-    def _put_right(self, files: Files, records: list[Record]) -> None:
-        """The records, with trees and chain as they follow from them; old signatures."""
+    def _put_repaired(self, files: Files, records: list[Record]) -> None:
+        """Write the records with repaired trees and chain, and the old signatures."""
         for name in [name for name in files if RECORD.fullmatch(Path(name).name)]:
             del files[name]
         tree, chain, events = merkle.Tree(), CHAIN_START, 0
         for n, record in enumerate(records):
             changed = replace(record, n=n)
             tree.append(merkle.leaf_hash(bytes.fromhex(changed.root)))
-            chain = chained(chain, changed.segment)
+            chain = chain_after(chain, changed.segment)
             events += changed.events
             head = replace(
                 changed.head, segments=n + 1, events=events, last=changed.last,
@@ -153,7 +153,7 @@ class Tamperer:
             )  # fmt: skip
             self._put(files, replace(changed, head=head))
 
-    def _scrambled(self, value: Any) -> Any:
+    def _changed(self, value: Any) -> Any:
         """Another value of the same type."""
         if isinstance(value, bool):
             return not value
@@ -171,61 +171,63 @@ class Tamperer:
         n = self.rng.randrange(len(records))
         names = [name for name in Record.__struct_fields__ if name not in ("head", "n")]
         name = self.rng.choice(names)
-        value = self._scrambled(getattr(records[n], name))
+        value = self._changed(getattr(records[n], name))
         records[n] = replace(records[n], **{name: value})
         if self.rng.random() < 0.5:
-            self._put_right(files, records)
+            self._put_repaired(files, records)
         else:
             self._put(files, records[n])
 
     def edit_head(self, files: Files) -> None:
         record = self.rng.choice(self._records(files))
         name = self.rng.choice(record.head.__struct_fields__)
-        value = self._scrambled(getattr(record.head, name))
+        value = self._changed(getattr(record.head, name))
         self._put(files, replace(record, head=replace(record.head, **{name: value})))
 
     def edit_signature(self, files: Files) -> None:
-        """One that belongs to another head, or that another key made."""
+        """A signature of another head, or by another key."""
         records = self._records(files)
-        one, other = self.rng.choice(records), self.rng.choice(records)
-        head = replace(one.head, signature=other.head.signature)
+        record, other = self.rng.choice(records), self.rng.choice(records)
+        head = replace(record.head, signature=other.head.signature)
         if self.rng.random() < 0.5:
-            head = replace(one.head.signed(self.key), key=one.head.key)
-        self._put(files, replace(one, head=head))
+            head = replace(record.head.signed(self.key), key=record.head.key)
+        self._put(files, replace(record, head=head))
 
-    def sign_anew(self, files: Files) -> None:
-        """By another key, which it names; the folder's public key stays."""
+    def sign_again(self, files: Files) -> None:
+        """Sign a head with another key; the public key of the folder stays."""
         records = self._records(files)
-        one = self.rng.choice(records)
-        self._put(files, replace(one, head=one.head.signed(self.key)))
+        record = self.rng.choice(records)
+        self._put(files, replace(record, head=record.head.signed(self.key)))
 
     def drop_segment(self, files: Files) -> None:
-        """One that others follow, and the rest made to fit."""
+        """Drop a segment that others follow, and repair the rest."""
         records = self._records(files)
-        gone = records.pop(self.rng.randrange(len(records) - 1))
-        for one in gone.files:
-            del files[f"{self.cell}/{one.name}"]
-        self._put_right(files, records)
+        dropped = records.pop(self.rng.randrange(len(records) - 1))
+        for file in dropped.files:
+            del files[f"{self.cell}/{file.name}"]
+        self._put_repaired(files, records)
 
     def swap_segments(self, files: Files) -> None:
         records = self._records(files)
         a, b = self.rng.sample(range(len(records)), 2)
         records[a], records[b] = records[b], records[a]
-        self._put_right(files, records)
+        self._put_repaired(files, records)
 
     # --- entries ----------------------------------------------------------------------------
 
-    def _rewritten(self, files: Files, kind: str, edit: Callable[[Any], Any]) -> None:
-        """A file of a segment with other rows, and everything that can be made right, right."""
+    def _rewrite(self, files: Files, kind: str, edit: Callable[[Any], Any]) -> None:
+        """Change the rows of a file of a segment, and repair all that can be repaired."""
         records = self._records(files)
         n = self.rng.randrange(len(records))
         record = records[n]
-        sums = {one.name: one for one in record.files}
+        sums = {file.name: file for file in record.files}
         name = next((name for name in sums if f".{kind}." in name), "")
         if not name:
             return
         table = edit(pq.read_table(pa.BufferReader(files[f"{self.cell}/{name}"])))
-        content = encoded([column.combine_chunks() for column in table.columns], table.schema)
+        content = encode_parquet(
+            [column.combine_chunks() for column in table.columns], table.schema
+        )
         files[f"{self.cell}/{name}"] = content
         sums[name] = replace(sums[name], bytes=len(content), sha256=sha256(content).hexdigest())
         record = replace(record, files=list(sums.values()))
@@ -234,7 +236,7 @@ class Tamperer:
             record = replace(record, root=merkle.root_of(leaves).hex(), events=len(table))
         records[n] = record
         if self.rng.random() < 0.7:
-            self._put_right(files, records)
+            self._put_repaired(files, records)
         elif self.rng.random() < 0.5:
             self._put(files, record)
 
@@ -246,26 +248,26 @@ class Tamperer:
             entries = table.column("entry").to_pylist()
             at = self.rng.randrange(len(entries))
             content = bytearray(entries[at])
-            content[self._place(content)] ^= 1 << self.rng.randrange(8)
+            content[self._offset(content)] ^= 1 << self.rng.randrange(8)
             entries[at] = bytes(content)
             column = table.schema.get_field_index("entry")
             return table.set_column(column, table.schema.field(column), pa.array(entries))
 
-        self._rewritten(files, "events", edit)
+        self._rewrite(files, "events", edit)
 
     def drop_entry(self, files: Files) -> None:
         def edit(table: Any) -> Any:
-            gone = self.rng.randrange(len(table))
-            return self._rows(table, [at for at in range(len(table)) if at != gone])
+            dropped = self.rng.randrange(len(table))
+            return self._rows(table, [at for at in range(len(table)) if at != dropped])
 
-        self._rewritten(files, "events", edit)
+        self._rewrite(files, "events", edit)
 
     def double_entry(self, files: Files) -> None:
         def edit(table: Any) -> Any:
             at = self.rng.randrange(len(table))
             return self._rows(table, sorted([*range(len(table)), at]))
 
-        self._rewritten(files, "events", edit)
+        self._rewrite(files, "events", edit)
 
     def swap_entries(self, files: Files) -> None:
         def edit(table: Any) -> Any:
@@ -274,10 +276,10 @@ class Tamperer:
             order[a], order[b] = order[b], order[a]
             return self._rows(table, order)
 
-        self._rewritten(files, "events", edit)
+        self._rewrite(files, "events", edit)
 
     def edit_column(self, files: Files) -> None:
-        """What is there to query by says something else than the stored bytes."""
+        """Change a query column, so that it differs from the stored bytes."""
 
         def edit(table: Any) -> Any:
             name = self.rng.choice(["type", "session", "data"])
@@ -286,34 +288,34 @@ class Tamperer:
             column = table.schema.get_field_index(name)
             return table.set_column(column, table.schema.field(column), pa.array(values))
 
-        self._rewritten(files, "events", edit)
+        self._rewrite(files, "events", edit)
 
     def other_parquet(self, files: Files) -> None:
-        """IndexEntries, snapshots and audio with a row less."""
+        """Remove a row of the session indexes, the snapshot or the audio."""
         kind = self.rng.choice(["sessions", "snapshot", "audio"])
-        self._rewritten(files, kind, lambda table: table.slice(0, len(table) - 1))
+        self._rewrite(files, kind, lambda table: table.slice(0, len(table) - 1))
 
-    # --- what only a checkpoint shows -------------------------------------------------------
+    # --- found only with a checkpoint -------------------------------------------------------
 
     def truncated(self) -> Files:
-        """The last segments are gone without a trace."""
-        files = dict(self.untouched)
+        """Remove the last segments completely."""
+        files = dict(self.original)
         records = self._records(files)
         for record in records[self.rng.randrange(len(records)) :]:
-            del files[f"{self.cell}/{stem(record.first, record.last)}.json"]
-            for one in record.files:
-                del files[f"{self.cell}/{one.name}"]
+            del files[f"{self.cell}/{file_stem(record.first, record.last)}.json"]
+            for file in record.files:
+                del files[f"{self.cell}/{file.name}"]
         return files
 
     def resealed(self) -> Files:
-        """Somebody with a key of his own has put another history in its place."""
-        files = dict(self.untouched)
+        """Replace the history by another one, signed with another key."""
+        files = dict(self.original)
         records = self._records(files)[: self.rng.randint(1, 3)]
-        self._put_right(files, records)
+        self._put_repaired(files, records)
         for record in self._records(files):
             self._put(files, replace(record, head=record.head.signed(self.key)))
-        kept = {f"{self.cell}/{one.name}" for record in records for one in record.files}
-        for name in [name for name in files if name.endswith(".parquet") and name not in kept]:
+        named = {f"{self.cell}/{file.name}" for record in records for file in record.files}
+        for name in [name for name in files if name.endswith(".parquet") and name not in named]:
             del files[name]
         files[PUBLIC] = public_line(self.key.public)
         return files

@@ -1,4 +1,4 @@
-"""What the archiver writes is its owner's alone, whatever the umask."""
+"""Only the owner can read what the archiver writes, whatever the umask."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def _open_umask() -> Iterator[None]:
 
 @pytest.mark.usefixtures("_open_umask")
 async def test_folders_files_and_key_are_private(store: TimedStore, tmp_path: Path) -> None:
-    top = tmp_path / "made" / "on the way"
+    top = tmp_path / "new" / "parent"
     archived = Archived(store, top / "archive")
     await archived.talk()
     await archived.seal()
-    made = [tmp_path / "made", *(tmp_path / "made").rglob("*")]
-    names = {path.suffix for path in made}
+    created = [tmp_path / "new", *(tmp_path / "new").rglob("*")]
+    names = {path.suffix for path in created}
     assert {".pub", ".key", ".json", ".parquet"} <= names
-    assert {path: path.stat().st_mode & 0o077 for path in made} == dict.fromkeys(made, 0)
+    assert {path: path.stat().st_mode & 0o077 for path in created} == dict.fromkeys(created, 0)

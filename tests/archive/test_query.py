@@ -1,4 +1,4 @@
-"""SQL over an archive: what the log says, and nothing but the archive."""
+"""SQL over an archive returns the events of the log and reads only the archive."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ DOCS = Path(__file__).parents[2] / "docs" / "query.md"
 
 
 def ask(archived: Archived, sql: str) -> list[tuple[object, ...]]:
-    asked = Query(archived.folder, sql)
+    query = Query(archived.folder, sql)
     try:
-        return list(asked.rows())
+        return list(query.rows())
     finally:
-        asked.close()
+        query.close()
 
 
 async def worked(archived: Archived) -> None:
@@ -37,10 +37,10 @@ async def worked(archived: Archived) -> None:
 
 async def test_events_are_those_of_the_log(archived: Archived) -> None:
     await worked(archived)
-    found = ask(archived, "SELECT cell, id, type, session, job, node FROM events ORDER BY ms, seq")
+    rows = ask(archived, "SELECT cell, id, type, session, job, node FROM events ORDER BY ms, seq")
     log = await archived.store.log()
     cell = archived.store.cell
-    assert found == [(cell, e.id, e.type, e.session, e.job, e.node) for e in log]
+    assert rows == [(cell, e.id, e.type, e.session, e.job, e.node) for e in log]
 
 
 @pytest.mark.parametrize(
@@ -51,14 +51,14 @@ async def test_folder_whose_name_could_be_a_pattern_is_read_alone(
 ) -> None:
     await worked(archived)
     expected = ask(archived, "SELECT count(*) FROM events")
-    for one in (name, similar):
-        shutil.copytree(archived.path, archived.path.parent / one)
+    for copy in (name, similar):
+        shutil.copytree(archived.path, archived.path.parent / copy)
     folder = ArchiveFolder.open(archived.path.parent / name)
     for file in (archived.path.parent / similar).rglob("*.parquet"):
         file.write_bytes(b"not to be read")
-    asked = Query(folder, "SELECT count(*) FROM events")
-    assert list(asked.rows()) == expected
-    asked.close()
+    query = Query(folder, "SELECT count(*) FROM events")
+    assert list(query.rows()) == expected
+    query.close()
     other = f"SELECT * FROM read_parquet('{archived.path}/*/*.events.parquet')"
     with pytest.raises(ArchiveError, match="disabled by configuration"):
         Query(folder, other)
@@ -92,16 +92,16 @@ async def test_every_query_of_the_docs_runs(archived: Archived) -> None:
 @pytest.mark.parametrize(
     ("sql", "match"),
     [
-        ("DROP VIEW jobs", "one SELECT"),
-        ("SELECT 1; SELECT 2", "one SELECT"),
-        ("COPY events TO 'x.csv'", "one SELECT"),
-        ("", "one SELECT"),
+        ("DROP VIEW jobs", "a single SELECT"),
+        ("SELECT 1; SELECT 2", "a single SELECT"),
+        ("COPY events TO 'x.csv'", "a single SELECT"),
+        ("", "a single SELECT"),
         ("SELEC", "syntax error"),
         ("SELECT nothing FROM events", "nothing"),
         ("SELECT * FROM read_text('/etc/hostname')", "file system operations are disabled"),
     ],
 )
-async def test_what_will_not_do_is_one_clear_error_and_changes_nothing(
+async def test_a_statement_that_is_not_one_select_is_refused_and_changes_nothing(
     archived: Archived, sql: str, match: str
 ) -> None:
     await worked(archived)

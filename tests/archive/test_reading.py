@@ -1,4 +1,4 @@
-"""Archive and log are one history: each event once, in order, whatever is trimmed meanwhile."""
+"""Archive and log are read as one history: each event once, in order, while entries are trimmed."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from eventsched.store.transport import Arg, Entry
 from tests.archive.archives import CORE, Archived, views_of
 
 
-class Busy:
-    """A transport amid a system: before any call something else may happen."""
+class Interleaved:
+    """A transport that lets other things happen before each call."""
 
     def __init__(self, inner: Any, meanwhile: Any) -> None:
         self._inner, self._meanwhile = inner, meanwhile
@@ -45,7 +45,7 @@ class Busy:
 
 
 class Meanwhile:
-    """Somebody speaks, seals and trims, drawn from a seed; it keeps all that was ever logged."""
+    """Random steps of speech, sealing and trimming; records all entries that were ever logged."""
 
     def __init__(self, archived: Archived, seed: int) -> None:
         self.archived, self.rng = archived, random.Random(seed)
@@ -80,12 +80,12 @@ def _small_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log, "IDS_MAX", 3)
 
 
-async def read(history: History, *given: Any, **more: Any) -> list[Entry]:
-    return [one async for one in history.entries(*given, **more)]
+async def read(history: History, *args: Any, **kwargs: Any) -> list[Entry]:
+    return [entry async for entry in history.entries(*args, **kwargs)]
 
 
 async def busy(archived: Archived, seed: int) -> tuple[Meanwhile, History]:
-    """A log of which much is sealed and gone, and a reader amid more of that."""
+    """A log that is mostly sealed and trimmed, and a reader while that continues."""
     meanwhile = Meanwhile(archived, seed)
     await archived.set(log_keep_ms=0, archive_entries_max=meanwhile.rng.choice([7, 23, 60]))
     await archived.talk("s1", 6)
@@ -96,7 +96,7 @@ async def busy(archived: Archived, seed: int) -> tuple[Meanwhile, History]:
         await meanwhile.archiver.step(now=True)
     await archived.trim()
     await meanwhile.note()
-    views = views_of(archived.store, Busy(archived.store.transport, meanwhile))
+    views = views_of(archived.store, Interleaved(archived.store.transport, meanwhile))
     return meanwhile, await archived.history(store=views)
 
 
@@ -105,41 +105,41 @@ async def test_no_gap_and_no_overlap_while_others_seal_and_trim(
     archived: Archived, seed: int
 ) -> None:
     meanwhile, history = await busy(archived, seed)
-    found = await read(history)
-    assert found == meanwhile.all[: len(found)]
-    assert parse_id(found[-1][0]) >= parse_id(meanwhile.all[0][0])
-    assert await archived.views.trimmed_count(), "something was trimmed"
+    entries = await read(history)
+    assert entries == meanwhile.all[: len(entries)]
+    assert parse_id(entries[-1][0]) >= parse_id(meanwhile.all[0][0])
+    assert await archived.views.trimmed_count(), "entries were trimmed"
     meanwhile.left = 0
-    rest = await read(history, found[-1][0])
-    assert found + rest == meanwhile.all
+    rest = await read(history, entries[-1][0])
+    assert entries + rest == meanwhile.all
 
 
 @pytest.mark.parametrize("seed", range(6))
-async def test_a_sessions_index_has_no_gap_and_no_overlap_either(
-    archived: Archived, seed: int
-) -> None:
+async def test_a_sessions_index_has_no_gap_and_no_overlap(archived: Archived, seed: int) -> None:
     meanwhile, history = await busy(archived, seed)
-    found = await read(history, where=EntryFilter(session="s1"))
+    entries = await read(history, where=EntryFilter(session="s1"))
     meanwhile.left = 0
-    rest = await read(history, found[-1][0], where=EntryFilter(session="s1"))
-    assert found + rest == [one for one in meanwhile.all if b"s1" in one[1][5]]
+    rest = await read(history, entries[-1][0], where=EntryFilter(session="s1"))
+    assert entries + rest == [entry for entry in meanwhile.all if b"s1" in entry[1][5]]
 
 
-async def test_a_range_a_job_and_a_node_are_what_fits(archived: Archived) -> None:
+async def test_filters_by_range_job_and_node_return_the_matching_entries(
+    archived: Archived,
+) -> None:
     meanwhile, history = await busy(archived, 1)
     meanwhile.left = 0
     everything = meanwhile.all
     after, upto = everything[5][0], everything[-6][0]
     assert await read(history, after, upto) == everything[6:-5]
     assert await read(history, upto, after) == []
-    job = next(one[1][7] for one in everything[20:] if one[1][7])
-    of_job = [one for one in everything if one[1][7] == job]
+    job = next(entry[1][7] for entry in everything[20:] if entry[1][7])
+    of_job = [entry for entry in everything if entry[1][7] == job]
     assert await read(history, where=EntryFilter(job=job.decode())) == of_job
     node = archived.store.keys.full("n1")
-    of_node = [one for one in everything if one[1][9] == node.encode()]
+    of_node = [entry for entry in everything if entry[1][9] == node.encode()]
     assert await read(history, where=EntryFilter(node=node)) == of_node
     assert await read(history, after, upto, where=EntryFilter(node=node)) == [
-        one for one in everything[6:-5] if one in of_node
+        entry for entry in everything[6:-5] if entry in of_node
     ]
 
 
@@ -150,8 +150,8 @@ async def test_the_archive_alone_is_read_without_a_server(archived: Archived) ->
     await archived.seal()
     await meanwhile.note()
     alone = await History.open(None, archived.folder, CORE, cell=archived.store.cell)
-    found = await read(alone)
-    assert found == meanwhile.all
+    entries = await read(alone)
+    assert entries == meanwhile.all
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -167,19 +167,19 @@ async def test_read_models_at_any_event_equal_the_fold_from_the_start(
             event = decode_event(entry)
             assert isinstance(event, Event)
             folded.fold(event, whole=False)
-        found = await history.folding_at(meanwhile.all[cut][0])
-        for told, part in zip(found.parts, folded.parts, strict=True):
-            assert told.views == part.views
+        folding = await history.folding_at(meanwhile.all[cut][0])
+        for part, expected in zip(folding.parts, folded.parts, strict=True):
+            assert part.views == expected.views
 
 
-async def test_a_trimmed_log_without_its_archive_is_no_history(archived: Archived) -> None:
+async def test_a_trimmed_log_without_its_archive_is_refused(archived: Archived) -> None:
     meanwhile, _ = await busy(archived, 3)
     meanwhile.left = 0
     history = await archived.history(archive=None)
     with pytest.raises(ArchiveError, match="--archive DIR or EVENTSCHED_ARCHIVE"):
         await read(history)
-    kept = await archived.log()
-    assert await read(history, kept[0][0]) == kept[1:]
+    left = await archived.log()
+    assert await read(history, left[0][0]) == left[1:]
 
 
 async def test_a_copy_that_ends_before_the_log_begins_is_refused(
@@ -201,6 +201,6 @@ async def test_a_copy_that_ends_before_the_log_begins_is_refused(
 async def test_the_archive_of_another_cell_is_refused(archived: Archived, tmp_path: Path) -> None:
     await archived.talk("s1", 2)
     await archived.seal()
-    other, _ = ArchiveFolder.open_or_make(tmp_path / "other", None)
+    other, _ = ArchiveFolder.open_or_create(tmp_path / "other", None)
     with pytest.raises(ArchiveError, match="not the archive of cell"):
         await archived.history(archive=other)

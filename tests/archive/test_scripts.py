@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from eventsched.archive.commands import ArchiveCalls, ArchiveState, Trimmed
+from eventsched.archive.commands import ArchiveCommands, ArchiveState, Trimmed
 from eventsched.errors import InvalidMessage
 from eventsched.projection.protocol import ProjectionSet
 from eventsched.projection.store import SetLease
@@ -22,87 +22,96 @@ from tests.scripts.jobs_of import finish_one, speak
 
 
 @pytest.fixture
-def calls(store: TimedStore, redis: Client, archived: Archived) -> ArchiveCalls:
+def calls(store: TimedStore, redis: Client, archived: Archived) -> ArchiveCommands:
     """Each call is held to its script's header."""
     store.transport = archived.views.transport = HeaderCheckingTransport(redis, redis)
-    return ArchiveCalls(archived.views)
+    return ArchiveCommands(archived.views)
 
 
-async def holding(calls: ArchiveCalls, owner: str = "a") -> int:
-    held = await calls.acquire(owner, 10_000)
-    assert isinstance(held, SetLease)
-    return held.epoch
+async def lease_epoch(calls: ArchiveCommands, owner: str = "a") -> int:
+    lease = await calls.acquire(owner, 10_000)
+    assert isinstance(lease, SetLease)
+    return lease.epoch
 
 
-async def record(calls: ArchiveCalls, epoch: int, to: str, start: str = "0-0", **more: str) -> str:
-    of = more.pop("of", "key")
-    heard = more
+async def record(
+    calls: ArchiveCommands, epoch: int, to: str, start: str = "0-0", **more: str
+) -> str:
+    key, audio_to = more.pop("of", "key"), more
     return await calls.record(
-        epoch, start=start, to=to, of=of, passed=3, audio=bool(heard), heard=heard
+        epoch,
+        start=start,
+        to=to,
+        fingerprint=key,
+        processed=3,
+        audio=bool(audio_to),
+        audio_to=audio_to,
     )
 
 
 # --- read_archive ---------------------------------------------------------------------------------
 
 
-async def test_a_cell_without_an_archive_says_so(calls: ArchiveCalls) -> None:
-    look = await calls.look()
-    assert look == ArchiveState(START_MS, 0, 0, "", "", "", "", 50_000, 300_000)
-    assert look.gone == 0
+async def test_the_state_of_a_cell_without_an_archive(calls: ArchiveCommands) -> None:
+    state = await calls.read_state()
+    assert state == ArchiveState(START_MS, 0, 0, "", "", "", "", 50_000, 300_000)
+    assert state.trimmed == 0
 
 
-async def test_log_and_archive_are_told_at_one_moment(
-    calls: ArchiveCalls, archived: Archived
+async def test_the_state_has_log_and_archive_at_one_time(
+    calls: ArchiveCommands, archived: Archived
 ) -> None:
     await archived.talk()
     log = await archived.log()
-    assert await record(calls, await holding(calls), log[2][0]) == "recorded"
-    look = await calls.look()
-    assert (look.first, look.last, look.added) == (log[0][0], log[-1][0], len(log))
-    assert (look.to, look.of) == (log[2][0], "key")
-    assert await calls.look() == look, "looking changes nothing"
+    assert await record(calls, await lease_epoch(calls), log[2][0]) == "recorded"
+    state = await calls.read_state()
+    assert (state.first, state.last, state.added) == (log[0][0], log[-1][0], len(log))
+    assert (state.to, state.fingerprint) == (log[2][0], "key")
+    assert await calls.read_state() == state, "reading changes nothing"
 
 
 # --- record_seal ----------------------------------------------------------------------------------
 
 
-async def test_the_archive_is_a_consumer_group_that_passes_what_is_sealed(
-    calls: ArchiveCalls, archived: Archived, redis: Client
+async def test_the_archive_is_a_consumer_group_at_the_last_sealed_entry(
+    calls: ArchiveCommands, archived: Archived, redis: Client
 ) -> None:
     await archived.talk()
     log = await archived.log()
-    assert await record(calls, await holding(calls), log[2][0]) == "recorded"
+    assert await record(calls, await lease_epoch(calls), log[2][0]) == "recorded"
     (group,) = await redis.xinfo_groups(archived.store.keys.log)
     assert (group["name"], group["last-delivered-id"]) == (b"archive", log[2][0].encode())
     assert group["pending"] == 0
 
 
-async def test_saying_it_again_is_harmless(calls: ArchiveCalls, archived: Archived) -> None:
-    await archived.talk()
-    log = await archived.log()
-    epoch = await holding(calls)
-    assert await record(calls, epoch, log[2][0]) == "recorded"
-    look = await calls.look()
-    assert await record(calls, epoch, log[2][0]) == "recorded"
-    assert await calls.look() == look
-    assert await record(calls, epoch, log[4][0], start=log[2][0]) == "recorded"
-
-
-async def test_only_the_holder_from_where_the_archive_is_with_its_own_key(
-    calls: ArchiveCalls, archived: Archived
+async def test_recording_a_seal_again_changes_nothing(
+    calls: ArchiveCommands, archived: Archived
 ) -> None:
     await archived.talk()
     log = await archived.log()
-    epoch = await holding(calls)
+    epoch = await lease_epoch(calls)
+    assert await record(calls, epoch, log[2][0]) == "recorded"
+    state = await calls.read_state()
+    assert await record(calls, epoch, log[2][0]) == "recorded"
+    assert await calls.read_state() == state
+    assert await record(calls, epoch, log[4][0], start=log[2][0]) == "recorded"
+
+
+async def test_a_seal_needs_the_lease_the_end_of_the_archive_and_its_key(
+    calls: ArchiveCommands, archived: Archived
+) -> None:
+    await archived.talk()
+    log = await archived.log()
+    epoch = await lease_epoch(calls)
     assert await record(calls, epoch + 1, log[2][0]) == "fenced"
     assert await record(calls, epoch, log[2][0]) == "recorded"
-    look = await calls.look()
+    state = await calls.read_state()
     assert await record(calls, epoch, log[4][0], start=log[1][0]) == "moved"
     assert await record(calls, epoch, log[4][0], start=log[2][0], of="other") == "other"
     archived.store.tick(10_001)
-    later = await holding(calls, "b")
+    later = await lease_epoch(calls, "b")
     assert await record(calls, epoch, log[4][0], start=log[2][0]) == "fenced"
-    assert (await calls.look()).to == look.to
+    assert (await calls.read_state()).to == state.to
     assert await record(calls, later, log[4][0], start=log[2][0]) == "recorded"
 
 
@@ -114,41 +123,41 @@ async def test_only_the_holder_from_where_the_archive_is_with_its_own_key(
     ],
 )  # fmt: skip
 async def test_a_malformed_call_is_refused_and_changes_nothing(
-    calls: ArchiveCalls, archived: Archived, place: int, value: str, field: str
+    calls: ArchiveCommands, archived: Archived, place: int, value: str, field: str
 ) -> None:
     await archived.talk()
-    epoch = await holding(calls)
+    epoch = await lease_epoch(calls)
     args: list[Arg] = [epoch, "0-1", "5-0", "key", "3", "1", "s1", "5-0"]
     args[place] = value
     with pytest.raises(InvalidMessage) as refused:
-        await calls.views.run("record_seal", *args)
+        await calls.store.run("record_seal", *args)
     assert refused.value.fields["field"] == field
-    assert (await calls.look()).to == ""
+    assert (await calls.read_state()).to == ""
 
 
-async def test_audio_goes_when_it_is_archived_and_not_before(
-    calls: ArchiveCalls, archived: Archived, redis: Client
+async def test_audio_is_trimmed_only_after_it_is_archived(
+    calls: ArchiveCommands, archived: Archived, redis: Client
 ) -> None:
-    epoch = await holding(calls)
+    epoch = await lease_epoch(calls)
     assert await record(calls, epoch, "0-0", s1="0-0") == "recorded"
     await archived.talk("s1", 2)
     key = archived.store.keys.audio("s1")
     chunks = [entry_id for entry_id, _ in await archived.store.read_range(key, "-", "+", 100)]
-    assert len(chunks) == 4, "results are out, and audio is still here"
+    assert len(chunks) == 4, "results are delivered, and the audio is still stored"
     log = await archived.log()
     assert await record(calls, epoch, log[-1][0], s1=chunks[1]) == "recorded"
-    left = [entry_id for entry_id, _ in await archived.store.read_range(key, "-", "+", 100)]
-    assert left == chunks[2:]
+    chunks_left = [entry_id for entry_id, _ in await archived.store.read_range(key, "-", "+", 100)]
+    assert chunks_left == chunks[2:]
     assert await record(calls, epoch, log[-1][0], log[-1][0], s1=chunks[3]) == "recorded"
     assert await redis.xlen(key) == 0
     assert await record(calls, epoch, log[-1][0], log[-1][0], unknown=chunks[3]) == "recorded"
 
 
 async def test_a_session_retires_when_its_audio_is_archived(
-    calls: ArchiveCalls, archived: Archived
+    calls: ArchiveCommands, archived: Archived
 ) -> None:
     store = archived.store
-    epoch = await holding(calls)
+    epoch = await lease_epoch(calls)
     await record(calls, epoch, "0-0", s1="0-0")
     await archived.talk("s1")
     await archived.close("s1")
@@ -163,12 +172,12 @@ async def test_a_session_retires_when_its_audio_is_archived(
     assert "SessionRetired" in await store.types()
 
 
-async def test_what_is_archived_goes_as_soon_as_its_outcome_has_ended(
-    calls: ArchiveCalls, archived: Archived
+async def test_archived_audio_is_trimmed_when_its_outcome_has_ended(
+    calls: ArchiveCommands, archived: Archived
 ) -> None:
-    """How far a session's audio is archived is known to the calls that come after."""
+    """Later calls know the last archived chunk of a session."""
     store = archived.store
-    epoch, node = await holding(calls), await store.join()
+    epoch, node = await lease_epoch(calls), await store.join()
     await record(calls, epoch, "0-0", s1="0-0")
     await speak(store, "s1")
     audio = store.keys.audio("s1")
@@ -181,10 +190,10 @@ async def test_what_is_archived_goes_as_soon_as_its_outcome_has_ended(
     assert await store.read_range(audio, "-", "+", 10) == []
 
 
-async def test_without_archived_audio_it_goes_as_ever(
-    calls: ArchiveCalls, archived: Archived, redis: Client
+async def test_if_audio_is_not_archived_it_is_trimmed_as_usual(
+    calls: ArchiveCommands, archived: Archived, redis: Client
 ) -> None:
-    assert await record(calls, await holding(calls), "0-0") == "recorded"
+    assert await record(calls, await lease_epoch(calls), "0-0") == "recorded"
     await archived.talk("s1", 2)
     assert await redis.xlen(archived.store.keys.audio("s1")) == 0
 
@@ -192,29 +201,29 @@ async def test_without_archived_audio_it_goes_as_ever(
 # --- abandon_archive ------------------------------------------------------------------------------
 
 
-async def lost(calls: ArchiveCalls, archived: Archived) -> tuple[int, str]:
-    """An archive that held a part of the log, and that nobody writes any more: epoch, how far."""
+async def lost(calls: ArchiveCommands, archived: Archived) -> tuple[int, str]:
+    """An archive of a part of the log, without a lease: its epoch and its end."""
     await archived.talk()
-    epoch, to = await holding(calls), (await archived.log())[2][0]
+    epoch, to = await lease_epoch(calls), (await archived.log())[2][0]
     assert await record(calls, epoch, to) == "recorded"
     archived.store.tick(10_001)
     return epoch, to
 
 
-async def test_what_is_given_up_is_no_archive_any_more_and_on_record(
-    calls: ArchiveCalls, archived: Archived, redis: Client
+async def test_an_abandoned_archive_is_removed_and_the_log_records_it(
+    calls: ArchiveCommands, archived: Archived, redis: Client
 ) -> None:
     _, to = await lost(calls, archived)
     assert await calls.abandon("key") == "ok"
-    look = await calls.look()
-    assert (look.to, look.of) == ("", "")
+    state = await calls.read_state()
+    assert (state.to, state.fingerprint) == ("", "")
     assert await redis.xinfo_groups(archived.store.keys.log) == []
     (event,) = await archived.store.log("ArchiveAbandoned")
     assert event.data == ArchiveAbandoned(of="key", to=to, gone=0)
 
 
-async def test_giving_up_again_is_harmless(
-    calls: ArchiveCalls, archived: Archived, redis: Client
+async def test_abandoning_again_changes_nothing(
+    calls: ArchiveCommands, archived: Archived, redis: Client
 ) -> None:
     await lost(calls, archived)
     await calls.abandon("key")
@@ -224,8 +233,8 @@ async def test_giving_up_again_is_harmless(
 
 
 @pytest.mark.parametrize("of", ["", "other", "KEY", "key "])
-async def test_another_archive_is_not_given_up(
-    calls: ArchiveCalls, archived: Archived, redis: Client, of: str
+async def test_another_archive_is_not_abandoned(
+    calls: ArchiveCommands, archived: Archived, redis: Client, of: str
 ) -> None:
     await lost(calls, archived)
     before = await contents(redis, archived.store)
@@ -234,11 +243,11 @@ async def test_another_archive_is_not_given_up(
     assert await contents(redis, archived.store) == before
 
 
-async def test_an_archive_that_somebody_writes_is_not_given_up(
-    calls: ArchiveCalls, archived: Archived, redis: Client
+async def test_an_archive_with_a_lease_is_not_abandoned(
+    calls: ArchiveCommands, archived: Archived, redis: Client
 ) -> None:
     await lost(calls, archived)
-    await holding(calls, "b")
+    await lease_epoch(calls, "b")
     before = await contents(redis, archived.store)
     with pytest.raises(InvalidMessage, match="archive: one that no archiver has a lease on"):
         await calls.abandon("key")
@@ -250,23 +259,23 @@ async def test_an_archive_that_somebody_writes_is_not_given_up(
     assert await calls.abandon("key") == "ok"
 
 
-async def test_an_archiver_that_wakes_after_its_archive_was_given_up_is_fenced(
-    calls: ArchiveCalls, archived: Archived
+async def test_an_archiver_that_resumes_after_its_archive_was_abandoned_is_fenced(
+    calls: ArchiveCommands, archived: Archived
 ) -> None:
     epoch, to = await lost(calls, archived)
     await calls.abandon("key")
     for start in ("0-0", to):
         assert await record(calls, epoch, to, start=start) == "fenced"
-    assert (await calls.look()).of == ""
-    assert await holding(calls, "b") > epoch
-    assert await record(calls, await holding(calls, "b"), "0-0", of="another") == "recorded"
+    assert (await calls.read_state()).fingerprint == ""
+    assert await lease_epoch(calls, "b") > epoch
+    assert await record(calls, await lease_epoch(calls, "b"), "0-0", of="another") == "recorded"
 
 
-async def test_the_event_says_how_much_is_gone_for_good(
-    calls: ArchiveCalls, archived: Archived
+async def test_the_event_has_the_number_of_lost_entries(
+    calls: ArchiveCommands, archived: Archived
 ) -> None:
     ids = await settled(archived)
-    await record(calls, await holding(calls), ids[-20])
+    await record(calls, await lease_epoch(calls), ids[-20])
     _, trimmed = await trimmed_to(calls, archived)
     archived.store.tick(10_000)
     await calls.abandon("key")
@@ -277,45 +286,45 @@ async def test_the_event_says_how_much_is_gone_for_good(
 # --- trim_log -------------------------------------------------------------------------------------
 
 
-async def trimmed_to(calls: ArchiveCalls, archived: Archived) -> tuple[str, Trimmed]:
-    """The log's first entry after trimming, and what the call said."""
+async def trimmed_to(calls: ArchiveCommands, archived: Archived) -> tuple[str, Trimmed]:
+    """The first entry of the log after trimming, and the reply."""
     trimmed = await calls.trim()
     return (await archived.log())[0][0], trimmed
 
 
 async def settled(archived: Archived, utterances: int = 20) -> list[str]:
-    """A log that `core` has passed; its ids."""
+    """The ids of a log that `core` has processed."""
     await archived.set(log_keep_ms=0)
     await archived.talk("s1", utterances)
     await archived.project()
     return [entry_id for entry_id, _ in await archived.log()]
 
 
-async def test_what_everybody_has_passed_goes_with_an_event(
-    calls: ArchiveCalls, archived: Archived
+async def test_entries_that_all_consumers_have_processed_are_trimmed_with_an_event(
+    calls: ArchiveCommands, archived: Archived
 ) -> None:
     ids = await settled(archived)
-    await record(calls, await holding(calls), ids[-20])
+    await record(calls, await lease_epoch(calls), ids[-20])
     first, trimmed = await trimmed_to(calls, archived)
     assert trimmed.count == ids.index(first) > 0
     (event,) = await archived.store.log("StreamTrimmed")
-    told = StreamTrimmed(stream="log", before=first, count=trimmed.count, total=trimmed.count)
-    assert event.data == told
+    expected = StreamTrimmed(stream="log", before=first, count=trimmed.count, total=trimmed.count)
+    assert event.data == expected
     again, more = await trimmed_to(calls, archived)
-    assert (again, more.count) == (first, 0), "nothing more may go: no event, no change"
+    assert (again, more.count) == (first, 0), "nothing else may be trimmed: no event, no change"
     assert len(await archived.store.log("StreamTrimmed")) == 1
 
 
-async def test_nothing_goes_without_archive_and_retention(
-    calls: ArchiveCalls, archived: Archived
+async def test_without_archive_and_retention_nothing_is_trimmed(
+    calls: ArchiveCommands, archived: Archived
 ) -> None:
     ids = await settled(archived)
     archived.store.tick(10_000_000)
     assert (await trimmed_to(calls, archived))[0] == ids[0]
 
 
-async def test_without_an_archive_what_is_older_than_the_retention_goes(
-    calls: ArchiveCalls, archived: Archived
+async def test_without_an_archive_entries_older_than_the_retention_are_trimmed(
+    calls: ArchiveCommands, archived: Archived
 ) -> None:
     ids = await settled(archived)
     await archived.set(log_retention_ms=1_000)
@@ -325,35 +334,35 @@ async def test_without_an_archive_what_is_older_than_the_retention_goes(
     assert parse_id(ids[0]) < parse_id(first) <= parse_id(ids[40])
 
 
-async def test_an_archive_that_is_not_as_far_holds_everything_behind_it(
-    calls: ArchiveCalls, archived: Archived
+async def test_entries_that_are_not_archived_are_not_trimmed(
+    calls: ArchiveCommands, archived: Archived
 ) -> None:
-    """Retention is for a log without an archive: a dead archiver loses nothing."""
+    """The retention applies only without an archive: a dead archiver loses nothing."""
     ids = await settled(archived)
     await archived.set(log_retention_ms=1_000)
-    await record(calls, await holding(calls), ids[30])
+    await record(calls, await lease_epoch(calls), ids[30])
     archived.store.tick(100_000_000)
     first, trimmed = await trimmed_to(calls, archived)
     assert parse_id(first) <= parse_id(ids[31])
     assert trimmed.count
 
 
-async def test_a_set_that_has_not_saved_holds_what_it_lacks(
-    calls: ArchiveCalls, archived: Archived
+async def test_entries_that_a_set_has_not_saved_are_not_trimmed(
+    calls: ArchiveCommands, archived: Archived
 ) -> None:
-    """A set of somebody's own counts as much as `core`, from the moment it is there."""
+    """A user's set counts like `core` as soon as it has a lease."""
     ids = await settled(archived)
-    await record(calls, await holding(calls), ids[-1])
+    await record(calls, await lease_epoch(calls), ids[-1])
     late = ProjectionSet("late", ())
     assert isinstance(await archived.views.acquire(late, "x", 10_000), SetLease)
     assert (await trimmed_to(calls, archived))[0] == ids[0]
 
 
-async def test_a_running_rebuild_holds_what_it_has_not_folded(
-    calls: ArchiveCalls, archived: Archived
+async def test_entries_that_a_running_rebuild_has_not_folded_are_not_trimmed(
+    calls: ArchiveCommands, archived: Archived
 ) -> None:
     ids = await settled(archived)
-    await record(calls, await holding(calls), ids[-1])
+    await record(calls, await lease_epoch(calls), ids[-1])
     await archived.views.acquire_revision("rebuild-core", "x", 10_000)
     assert (await trimmed_to(calls, archived))[0] == ids[0]
     archived.store.tick(9_999)
@@ -362,24 +371,26 @@ async def test_a_running_rebuild_holds_what_it_has_not_folded(
     assert (await trimmed_to(calls, archived))[0] != ids[0]
 
 
-async def test_what_is_young_is_kept_in_any_case(calls: ArchiveCalls, archived: Archived) -> None:
+async def test_entries_younger_than_the_minimum_age_are_not_trimmed(
+    calls: ArchiveCommands, archived: Archived
+) -> None:
     ids = await settled(archived)
-    await record(calls, await holding(calls), ids[-1])
+    await record(calls, await lease_epoch(calls), ids[-1])
     await archived.set(log_keep_ms=600_000)
     assert (await trimmed_to(calls, archived))[0] == ids[0]
     archived.store.tick(600_001)
     assert (await trimmed_to(calls, archived))[0] != ids[0]
 
 
-async def test_an_empty_cell_has_nothing_to_trim(calls: ArchiveCalls) -> None:
+async def test_an_empty_cell_has_nothing_to_trim(calls: ArchiveCommands) -> None:
     assert await calls.trim() == Trimmed(0, False, "0-0")
 
 
 # --- drop_session_indexes -------------------------------------------------------------------------
 
 
-async def test_an_index_goes_when_all_that_it_names_is_gone(
-    calls: ArchiveCalls, archived: Archived, redis: Client
+async def test_an_index_is_dropped_when_all_its_entries_are_trimmed(
+    calls: ArchiveCommands, archived: Archived, redis: Client
 ) -> None:
     await settled(archived)
     await archived.talk("s2", 20)
@@ -387,7 +398,7 @@ async def test_an_index_goes_when_all_that_it_names_is_gone(
     keys = archived.store.keys
     assert await calls.drop_session_indexes() == 0
     ids = [entry_id for entry_id, _ in await archived.log()]
-    await record(calls, await holding(calls), ids[-20])
+    await record(calls, await lease_epoch(calls), ids[-20])
     await calls.trim()
     first = (await archived.log())[0][0]
     last: Any = (await redis.lrange(keys.session_index("s1"), 0, -1))[-1]
@@ -398,5 +409,5 @@ async def test_an_index_goes_when_all_that_it_names_is_gone(
     assert await calls.drop_session_indexes() == 0
 
 
-async def test_a_name_that_has_no_index_is_passed_by(calls: ArchiveCalls) -> None:
-    assert await calls.views.run("drop_session_indexes", "nobody", "", "a:b") == 0
+async def test_a_name_without_an_index_is_ignored(calls: ArchiveCommands) -> None:
+    assert await calls.store.run("drop_session_indexes", "nobody", "", "a:b") == 0

@@ -1,4 +1,4 @@
-"""Sealing: a crash anywhere leaves what the next one writes again, byte for byte."""
+"""Sealing: after a crash at any step the next archiver writes the same bytes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.projector.test_projector import Cut, Cutting
 
 
 def sums(folder: Path) -> dict[str, str]:
-    """Every file below, with its content's hash."""
+    """The hash of every file below, by name."""
     return {
         str(path.relative_to(folder)): sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
@@ -44,46 +44,46 @@ async def test_every_entry_is_sealed_as_it_was_stored(archived: Archived) -> Non
     await archived.close("s1")
     assert await archived.seal() == 3
     history = await archived.history(store=None, cell=archived.store.cell)
-    assert [one async for one in history.entries()] == await archived.log()
+    assert [entry async for entry in history.entries()] == await archived.log()
     records = archived.folder.cell(archived.store.cell).records()
     assert [record.events for record in records] == [10, 10, 8]
     assert [record.is_full for record in records] == [True, False, False]
     assert problems(archived) == []
 
 
-async def test_a_segment_ends_where_its_window_does(archived: Archived) -> None:
+async def test_a_segment_ends_at_the_end_of_its_window(archived: Archived) -> None:
     await archived.set(archive_window_ms=1_000)
     await archived.talk("s1")
     in_first = len(await archived.log())
-    one = archived.archiver()
-    assert (await one.step()).state == "idle", "the window is not over"
+    archiver = archived.archiver()
+    assert (await archiver.step()).state == "idle", "the window is not over"
     archived.store.tick(1_000)
     await archived.talk("s1")
-    stepped = await one.step()
-    assert stepped.state == "sealed"
-    assert stepped.record is not None
-    assert stepped.record.events == in_first
-    assert (await one.step()).state == "idle"
+    result = await archiver.step()
+    assert result.state == "sealed"
+    assert result.record is not None
+    assert result.record.events == in_first
+    assert (await archiver.step()).state == "idle"
 
 
 # --- crashes -----------------------------------------------------------------------------------
 
 
 class Died(BaseException):
-    """The process is gone here: nothing of it runs on."""
+    """Raised where the process dies."""
 
 
 def dying_at(step: int, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
-    """The n-th thing that is done to files does not happen; says how many were asked for."""
+    """Die at the n-th file operation. Returns a function that counts the operations."""
     done = 0
 
     def counted(inner: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*given: Any, **more: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
             nonlocal done
             done += 1
             if done == step:
                 raise Died
-            return inner(*given, **more)
+            return inner(*args, **kwargs)
 
         return call
 
@@ -94,7 +94,7 @@ def dying_at(step: int, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
 
 
 @pytest.mark.parametrize("audio", [False, True])
-async def test_a_crash_at_any_step_leaves_what_is_written_again_byte_for_byte(
+async def test_after_a_crash_at_any_step_the_same_bytes_are_written(
     archived: Archived, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, audio: bool
 ) -> None:
     await archived.talk("s1", 1)
@@ -104,18 +104,18 @@ async def test_a_crash_at_any_step_leaves_what_is_written_again_byte_for_byte(
     before = tmp_path / "before"
     shutil.copytree(archived.path, before)
     await archived.seal(audio=audio)
-    wanted = sums(archived.path)
+    expected = sums(archived.path)
     steps = 0
     for step in range(1, 100):
         shutil.rmtree(archived.path)
         shutil.copytree(before, archived.path)
         archived.folder = ArchiveFolder.open(archived.path)
         await _rewind(archived, before, chunks)
-        one = archived.archiver(audio=audio, owner=f"h{step}")
+        archiver = archived.archiver(audio=audio, owner=f"h{step}")
         with monkeypatch.context() as patched:
             count = dying_at(step, patched)
             try:
-                await seal_all(one)
+                await seal_all(archiver)
             except Died:
                 pass
             else:
@@ -123,17 +123,17 @@ async def test_a_crash_at_any_step_leaves_what_is_written_again_byte_for_byte(
                 steps = step
                 break
             finally:
-                one.let_go()  # the kernel does so when a process ends
-        archived.store.tick(20_000)  # its hold ends
+                archiver.discard()  # the kernel releases the lock when a process ends
+        archived.store.tick(20_000)  # its lease ends
         archived.folder = ArchiveFolder.open(archived.path)
         await archived.seal(audio=audio)
-        assert sums(archived.path) == wanted, f"after a crash at step {step}"
+        assert sums(archived.path) == expected, f"after a crash at step {step}"
     assert steps > 10
     assert problems(archived) == []
 
 
 async def _rewind(archived: Archived, before: Path, chunks: list[Entry]) -> None:
-    """Redis as it was when the folder was as in `before`."""
+    """Restore Redis to the time of the folder `before`."""
     command, keys = archived.views.transport.command, archived.store.keys
     end = CellFolder(before / archived.store.cell).records()[-1].last
     await command("HSET", keys.archive, "to", end, key=keys.archive)
@@ -144,7 +144,9 @@ async def _rewind(archived: Archived, before: Path, chunks: list[Entry]) -> None
 
 
 @pytest.mark.parametrize("after", [False, True])
-async def test_a_crash_around_telling_redis_is_made_good(archived: Archived, after: bool) -> None:
+async def test_a_crash_while_recording_the_seal_is_repaired(
+    archived: Archived, after: bool
+) -> None:
     await archived.talk("s1", 2)
     await archived.seal()
     transport = Cutting(archived.store, "", after=after)
@@ -154,28 +156,28 @@ async def test_a_crash_around_telling_redis_is_made_good(archived: Archived, aft
     transport._script = "record_seal"
     with pytest.raises(Cut):
         await cut.step(now=True)
-    archived.store.tick(20_000)  # its hold ends
+    archived.store.tick(20_000)  # its lease ends
     await archived.seal()
     folder = archived.folder.cell(archived.store.cell)
     assert folder.records()[-1].last == (await archived.log())[-1][0]
     assert problems(archived) == []
 
 
-async def test_a_server_that_goes_away_amid_a_segment_loses_nothing(archived: Archived) -> None:
+async def test_an_unavailable_server_during_a_segment_loses_nothing(archived: Archived) -> None:
     await archived.set(archive_entries_max=8)
     await archived.talk("s1", 4)
 
-    class Away(Cutting):
+    class Unavailable(Cutting):
         async def command(self, *parts: Any, key: str) -> Any:
             if parts[0] == "XRANGE" and self._script:
                 self._script = ""
-                raise ServerUnavailable("gone")
+                raise ServerUnavailable("no answer")
             return await super().command(*parts, key=key)
 
-    one = archived.archiver(Away(archived.store, "none", after=False))
+    archiver = archived.archiver(Unavailable(archived.store, "none", after=False))
     with pytest.raises(ServerUnavailable):
-        await seal_all(one)
-    await seal_all(one)
+        await seal_all(archiver)
+    await seal_all(archiver)
     assert problems(archived) == []
     history = await archived.history(store=None, cell=archived.store.cell)
     assert [entry async for entry in history.entries()] == await archived.log()
@@ -188,7 +190,7 @@ async def test_two_archivers_take_turns_and_one_seals(archived: Archived) -> Non
     await archived.set(archive_entries_max=8)
     await archived.talk("s1", 6)
     first, second = archived.archiver(), archived.archiver()
-    assert (await first.step()).state in ("sealed", "gathered")
+    assert (await first.step()).state in ("sealed", "buffered")
     assert (await second.step()).state == "standby"
     await first.release()
     await seal_all(second)
@@ -196,40 +198,42 @@ async def test_two_archivers_take_turns_and_one_seals(archived: Archived) -> Non
     assert problems(archived) == []
 
 
-async def test_one_that_wakes_after_its_hold_ended_is_turned_away(archived: Archived) -> None:
-    """Frozen, it still has the folder's lock: nobody writes beside it."""
+async def test_an_archiver_that_resumes_after_its_lease_ended_is_turned_away(
+    archived: Archived,
+) -> None:
+    """While paused it has the lock on the folder, so that no other archiver writes."""
     await archived.set(archive_entries_max=8)
     await archived.talk("s1", 6)
-    frozen, heir = archived.archiver(), archived.archiver()
-    await frozen.step()
+    paused, heir = archived.archiver(), archived.archiver()
+    await paused.step()
     archived.store.tick(20_000)
-    assert (await heir.step()).state == "turned_away"
-    assert (await frozen.step()).state == "standby", "it sees that it is no longer asked for"
+    assert (await heir.step()).state == "lease_lost"
+    assert (await paused.step()).state == "standby", "it sees that it has lost the lease"
     await seal_all(heir)
-    assert (await frozen.step(now=True)).state == "standby"
+    assert (await paused.step(now=True)).state == "standby"
     assert problems(archived) == []
     history = await archived.history(store=None, cell=archived.store.cell)
     assert [entry async for entry in history.entries()] == await archived.log()
 
 
-async def test_what_a_zombie_sealed_counts_for_the_next_one(archived: Archived) -> None:
-    """It woke within its own step: its files are there, its word to Redis is refused."""
+async def test_the_next_archiver_adopts_the_segment_of_a_fenced_one(archived: Archived) -> None:
+    """Its lease ended during its step: its files are written, its record in Redis is refused."""
     await archived.talk("s1", 2)
     await archived.seal()
     await archived.talk("s1", 2)
     zombie = archived.archiver()
-    calls = zombie._calls
-    record = calls.record
+    commands = zombie._commands
+    record = commands.record
 
-    async def late(epoch: int, **given: Any) -> Any:
-        if given["to"] != given["start"]:
+    async def late(epoch: int, **kwargs: Any) -> Any:
+        if kwargs["to"] != kwargs["start"]:
             archived.store.tick(20_000)
-            await archived.archiver()._calls.acquire("heir", 10)
-        return await record(epoch, **given)
+            await archived.archiver()._commands.acquire("heir", 10)
+        return await record(epoch, **kwargs)
 
-    calls.record = late  # type: ignore[method-assign]
-    stepped = await zombie.step(now=True)
-    assert stepped.state == "turned_away"
+    commands.record = late  # type: ignore[method-assign]
+    result = await zombie.step(now=True)
+    assert result.state == "lease_lost"
     archived.store.tick(20_000)
     await archived.seal()
     assert problems(archived) == []
@@ -237,23 +241,23 @@ async def test_what_a_zombie_sealed_counts_for_the_next_one(archived: Archived) 
     assert archived.folder.cell(archived.store.cell).records()[-1].last == log[-1][0]
 
 
-# --- folders that will not do ------------------------------------------------------------------
+# --- folders that are refused ------------------------------------------------------------------
 
 
-async def refused(archived: Archived, match: str, **given: Any) -> None:
-    """One clear line, and nothing changes."""
+async def refused(archived: Archived, match: str, **options: Any) -> None:
+    """Assert that an archiver is refused with this message and changes nothing."""
     before = sums(archived.path)
-    one = archived.archiver(**given)
+    archiver = archived.archiver(**options)
     with pytest.raises(ArchiveError, match=match):
-        await seal_all(one)
-    await one.release()
+        await seal_all(archiver)
+    await archiver.release()
     assert sums(archived.path) == before
 
 
 async def test_another_archive_of_this_cell_is_refused(archived: Archived, tmp_path: Path) -> None:
     await archived.talk()
     await archived.seal()
-    folder, key = ArchiveFolder.open_or_make(tmp_path / "other", None)
+    folder, key = ArchiveFolder.open_or_create(tmp_path / "other", None)
     await refused(archived, "has another archive", path=folder.path, key=key)
     assert (await archived.store.transport.command(
         "HGET", archived.store.keys.archive, "of", key=archived.store.keys.archive
@@ -273,7 +277,7 @@ async def test_a_folder_whose_last_segments_are_missing_is_refused(archived: Arc
 async def test_the_archive_of_another_log_is_refused(
     archived: Archived, store: Any, tmp_path: Path
 ) -> None:
-    """A server whose data were lost begins anew under old ids."""
+    """A server that lost its data starts again with the same ids."""
     await archived.talk("s1", 4)
     await archived.seal()
     keys = archived.store.keys
@@ -283,67 +287,67 @@ async def test_the_archive_of_another_log_is_refused(
     await refused(archived, "archive of another log")
 
 
-def test_a_folder_that_is_no_archive_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_that_is_no_archive_is_not_changed(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter").write_text("dear")
     with pytest.raises(ArchiveError, match="no archive and not empty"):
-        ArchiveFolder.open_or_make(tmp_path / "mine", None)
+        ArchiveFolder.open_or_create(tmp_path / "mine", None)
     assert sums(tmp_path) == {"mine/letter": sha256(b"dear").hexdigest()}
     with pytest.raises(ArchiveError, match="no folder"):
         ArchiveFolder.open(tmp_path / "nowhere")
 
 
 def test_a_key_of_another_archive_is_refused(tmp_path: Path) -> None:
-    ArchiveFolder.open_or_make(tmp_path / "a", None)
-    ArchiveFolder.open_or_make(tmp_path / "b", None)
+    ArchiveFolder.open_or_create(tmp_path / "a", None)
+    ArchiveFolder.open_or_create(tmp_path / "b", None)
     before = sums(tmp_path)
     with pytest.raises(ArchiveError, match="is not the key of"):
-        ArchiveFolder.open_or_make(tmp_path / "a", tmp_path / "b.key")
+        ArchiveFolder.open_or_create(tmp_path / "a", tmp_path / "b.key")
     (tmp_path / "a.key").unlink()
     with pytest.raises(ArchiveError, match="cannot read the key"):
-        ArchiveFolder.open_or_make(tmp_path / "a", None)
+        ArchiveFolder.open_or_create(tmp_path / "a", None)
     (tmp_path / "a.key").write_text("nonsense")
     with pytest.raises(ArchiveError, match="no Ed25519 private key"):
-        ArchiveFolder.open_or_make(tmp_path / "a", None)
+        ArchiveFolder.open_or_create(tmp_path / "a", None)
     assert {k: v for k, v in sums(tmp_path).items() if k != "a.key"} == {
         k: v for k, v in before.items() if k != "a.key"
     }
 
 
-def test_the_private_key_is_its_owners_alone(tmp_path: Path) -> None:
-    ArchiveFolder.open_or_make(tmp_path / "a", None)
+def test_only_the_owner_can_read_the_private_key(tmp_path: Path) -> None:
+    ArchiveFolder.open_or_create(tmp_path / "a", None)
     assert (tmp_path / "a.key").stat().st_mode & 0o777 == 0o600
-    with pytest.raises(ArchiveError, match="cannot make the key"):
-        SigningKey.make().write(tmp_path / "a.key")
+    with pytest.raises(ArchiveError, match="cannot create the key"):
+        SigningKey.generate().write(tmp_path / "a.key")
 
 
 # --- audio -------------------------------------------------------------------------------------
 
 
-async def test_the_audio_of_each_utterance_lies_beside_it(archived: Archived) -> None:
-    one = archived.archiver(audio=True)
-    await one.step()
+async def test_the_audio_of_each_utterance_is_archived(archived: Archived) -> None:
+    archiver = archived.archiver(audio=True)
+    await archiver.step()
     await archived.talk("s1", 3)
     chunks = await archived.store.read_range(archived.store.keys.audio("s1"), "-", "+", 100)
-    await seal_all(one)
-    await one.release()
+    await seal_all(archiver)
+    await archiver.release()
     record = archived.folder.cell(archived.store.cell).records()[-1]
     assert record.utterances == 3
     path = archived.folder.cell(archived.store.cell).path
     finalized = await archived.store.log("UtteranceFinalized")
-    found = []
+    archived_chunks = []
     for event in finalized:
         assert isinstance(event.data, UtteranceFinalized)
-        found += [
-            decode_entry(one) for one in read_audio(path / record.file("audio").name, event.id)
+        archived_chunks += [
+            decode_entry(data) for data in read_audio(path / record.file("audio").name, event.id)
         ]
-    assert found == chunks
+    assert archived_chunks == chunks
     assert await archived.store.read_range(archived.store.keys.audio("s1"), "-", "+", 9) == []
     assert len(read_entries(path / record.file("events").name)) == record.events
     assert problems(archived) == []
 
 
-async def test_audio_that_was_gone_before_is_not_made_up(archived: Archived) -> None:
+async def test_audio_that_was_trimmed_before_is_not_archived(archived: Archived) -> None:
     await archived.talk("s1", 2)
     await archived.seal(audio=True)
     record = archived.folder.cell(archived.store.cell).records()[-1]

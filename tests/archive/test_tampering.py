@@ -1,4 +1,4 @@
-"""Whatever somebody without the key does to an archive is found: 10,000 changes at random."""
+"""Any change of an archive without its key is found: 10,000 random changes."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ pytestmark = pytest.mark.parametrize("server", ["embedded"], indirect=True)
 
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files that no record names are looked at again a moment later: here nobody writes."""
-    monkeypatch.setattr(verifier, "LISTED_AGAIN_S", 0)
+    """Do not wait before files without a record are listed again: here no archiver writes."""
+    monkeypatch.setattr(verifier, "RELIST_S", 0)
 
 
 class Folder:
-    """The archive on disk, whose files are changed and put back."""
+    """An archive on disk whose files are changed and restored."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.untouched = self._there = files_of(path)
+        self.original = self._files = files_of(path)
 
-    def holds(self, files: Files) -> None:
-        """From now on the folder has exactly these."""
-        for name in self._there.keys() - files.keys():
+    def set(self, files: Files) -> None:
+        """Make these the files of the folder."""
+        for name in self._files.keys() - files.keys():
             (self.path / name).unlink()
         for name, content in files.items():
-            if self._there.get(name) != content:
+            if self._files.get(name) != content:
                 (self.path / name).write_bytes(content)
-        self._there = files
+        self._files = files
 
     def is_found(self, checkpoint: Path | None = None) -> bool:
         try:
@@ -51,12 +51,12 @@ class Folder:
 async def sealed(archived: Archived) -> Folder:
     """Three small segments with audio."""
     await archived.set(archive_entries_max=9)
-    one = archived.archiver(audio=True)
-    await one.step()
+    archiver = archived.archiver(audio=True)
+    await archiver.step()
     await archived.talk("s1", 3)
     await archived.talk("s2", 3)
-    await seal_all(one)
-    await one.release()
+    await seal_all(archiver)
+    await archiver.release()
     assert len(archived.folder.cell(archived.store.cell).records()) == 3
     return Folder(archived.path)
 
@@ -64,63 +64,63 @@ async def sealed(archived: Archived) -> Folder:
 @pytest.mark.parametrize("seed", range(10))
 async def test_every_change_is_found(archived: Archived, seed: int) -> None:
     folder = await sealed(archived)
-    assert not folder.is_found(), "untouched"
-    tamperer = Tamperer(folder.untouched, seed)
-    done: dict[str, int] = {}
+    assert not folder.is_found(), "original"
+    tamperer = Tamperer(folder.original, seed)
+    changes: dict[str, int] = {}
     for _ in range(CHANGES):
         kind, files = tamperer.change()
-        folder.holds(files)
+        folder.set(files)
         assert folder.is_found(), kind
-        folder.holds(folder.untouched)
-        done[kind] = done.get(kind, 0) + 1
-    assert not folder.is_found(), "put back"
-    assert len(done) == len(tamperer.kinds)
+        folder.set(folder.original)
+        changes[kind] = changes.get(kind, 0) + 1
+    assert not folder.is_found(), "restored"
+    assert len(changes) == len(tamperer.kinds)
 
 
-async def test_what_is_cut_off_or_sealed_anew_is_found_by_a_checkpoint(
+async def test_a_checkpoint_finds_removed_segments_and_a_resealed_history(
     archived: Archived, tmp_path: Path
 ) -> None:
     folder = await sealed(archived)
-    kept = tmp_path / "kept"
-    kept.write_bytes(checkpoint_of(ArchiveFolder.open(archived.path)))
-    assert not folder.is_found(kept)
-    tamperer = Tamperer(folder.untouched, 1)
+    checkpoint = tmp_path / "checkpoint"
+    checkpoint.write_bytes(checkpoint_of(ArchiveFolder.open(archived.path)))
+    assert not folder.is_found(checkpoint)
+    tamperer = Tamperer(folder.original, 1)
     for _ in range(200):
-        folder.holds(tamperer.truncated())
-        assert not folder.is_found(), "nobody can see that without a checkpoint"
-        assert folder.is_found(kept)
-        folder.holds(tamperer.resealed())
-        assert not folder.is_found(), "nor that"
-        assert folder.is_found(kept)
-        folder.holds(folder.untouched)
+        folder.set(tamperer.truncated())
+        assert not folder.is_found(), "not detectable without a checkpoint"
+        assert folder.is_found(checkpoint)
+        folder.set(tamperer.resealed())
+        assert not folder.is_found(), "not detectable without a checkpoint"
+        assert folder.is_found(checkpoint)
+        folder.set(folder.original)
 
 
 async def test_a_checkpoint_stays_good_while_the_archive_grows(
     archived: Archived, tmp_path: Path
 ) -> None:
     folder = await sealed(archived)
-    kept = tmp_path / "kept"
-    kept.write_bytes(checkpoint_of(ArchiveFolder.open(archived.path)))
+    checkpoint = tmp_path / "checkpoint"
+    checkpoint.write_bytes(checkpoint_of(ArchiveFolder.open(archived.path)))
     archived.store.tick(20_000)
     await archived.talk("s3", 4)
     await archived.seal(audio=True)
-    assert not Folder(folder.path).is_found(kept)
+    assert not Folder(folder.path).is_found(checkpoint)
 
 
 async def test_a_changed_checkpoint_is_refused(archived: Archived, tmp_path: Path) -> None:
     await sealed(archived)
     content = checkpoint_of(ArchiveFolder.open(archived.path))
-    kept = tmp_path / "kept"
+    checkpoint = tmp_path / "checkpoint"
     for at in range(0, len(content), 7):
         changed = bytearray(content)
         changed[at] ^= 1
-        kept.write_bytes(bytes(changed))
+        checkpoint.write_bytes(bytes(changed))
         with pytest.raises(ArchiveError, match="checkpoint"):
-            Verifier(archived.path, checkpoint=kept)
+            Verifier(archived.path, checkpoint=checkpoint)
 
 
 async def test_every_snapshot_follows_from_the_entries(archived: Archived, tmp_path: Path) -> None:
-    """An archiver that folds wrongly, with the key, is found by folding anew."""
+    """A wrong snapshot by an archiver with the key is found by folding again."""
     folder = await sealed(archived)
     assert not Verifier(folder.path, projection_set=CORE).run().problems
     wrong = archived.folder.cell(archived.store.cell).records()[1]
@@ -130,5 +130,5 @@ async def test_every_snapshot_follows_from_the_entries(archived: Archived, tmp_p
         .file("snapshot").name,
         folder.path / archived.store.cell / name,
     )  # fmt: skip
-    told = [str(one) for one in Verifier(folder.path, projection_set=CORE).run().problems]
-    assert any("does not follow from the entries" in one for one in told)
+    problems = [str(each) for each in Verifier(folder.path, projection_set=CORE).run().problems]
+    assert any("does not follow from the entries" in problem for problem in problems)

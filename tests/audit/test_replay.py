@@ -1,4 +1,4 @@
-"""`why --replay`: the log bears out every decision, and a changed one is told."""
+"""`why --replay` computes every decision again and reports those that differ from the log."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from tests.systems import SECOND, serving, system
 
 
 def replayed(log: Sequence[Event]) -> ReplayReport:
-    done = Replay(SchedulerState.empty())
+    result = Replay(SchedulerState.empty())
     for event in log:
-        done.add(event)
-    return done.report
+        result.add(event)
+    return result.report
 
 
 @pytest.mark.parametrize("seed", range(4))
 async def test_every_decision_of_a_random_play_is_computed_again_as_it_was(
     store: TimedStore, seed: int
 ) -> None:
-    """The simulation replays every seed as well; here, marks and many classes are frequent."""
+    """The simulation replays every seed as well; here suspensions and many classes are frequent."""
     log = await random_log(store, seed, 150)
     report = replayed(log)
     assert report.differences == []
@@ -45,10 +45,10 @@ async def test_every_decision_of_a_random_play_is_computed_again_as_it_was(
 
 async def test_a_range_is_judged_by_what_was_before_it(store: TimedStore, redis: Client) -> None:
     log = await random_log(store, 1, 150)
-    past, middle = await source_of(store, redis), parse_position(log[len(log) // 2].id, "since")
-    whole = await replay(past, store.cell, None, None, lambda _: None)
-    late = await replay(past, store.cell, middle, None, lambda _: None)
-    early = await replay(past, store.cell, None, middle, lambda _: None)
+    source, middle = await source_of(store, redis), parse_position(log[len(log) // 2].id, "since")
+    whole = await replay(source, store.cell, None, None, lambda _: None)
+    late = await replay(source, store.cell, middle, None, lambda _: None)
+    early = await replay(source, store.cell, None, middle, lambda _: None)
     assert whole.agrees and late.agrees and early.agrees
     assert whole.events == len(log)
     assert (early.last, late.first) == (middle.first, middle.first)
@@ -58,7 +58,7 @@ async def test_a_range_is_judged_by_what_was_before_it(store: TimedStore, redis:
 async def test_more_than_64_waiting_requirements_are_judged_by_their_heads(
     store: TimedStore,
 ) -> None:
-    """The log does not say which 64 were looked at; it says that both ranks were next."""
+    """The log does not have the 64 requirements that were compared, only the first two ranks."""
     languages = [a + b for a in "abcdefgh" for b in "klmnopqrs"]
     for at, target in enumerate(languages):
         await speak(store, f"s{at}", targets=[target])
@@ -68,21 +68,21 @@ async def test_more_than_64_waiting_requirements_are_judged_by_their_heads(
     log = await store.log()
     report = replayed(log)
     assert (report.by_rule["fill"], report.differences) == (4, [])
-    place = next(at for at, event in enumerate(log) if event.type == "JobDispatched")
-    nobody = Rank(priority=0, tag=0, member=f"{1:016d}:{log[place].job}")
-    found = replayed([*log[:place], with_data(log[place], runner_up=nobody), *log[place + 1 :]])
-    assert "runner_up" in {one.field for one in found.differences}
+    index = next(at for at, event in enumerate(log) if event.type == "JobDispatched")
+    nobody = Rank(priority=0, tag=0, member=f"{1:016d}:{log[index].job}")
+    changed = replayed([*log[:index], with_data(log[index], runner_up=nobody), *log[index + 1 :]])
+    assert "runner_up" in {difference.field for difference in changed.differences}
 
 
-# --- what was tampered with -----------------------------------------------------------------
+# --- tampered logs -----------------------------------------------------------------
 
 
 async def eventful(store: TimedStore) -> Sequence[Event]:
     """A log with a choice by load, by turn, of a second attempt, by fill, and a wait."""
     a, b = await store.join("a", slots=2), await store.join("b", slots=4)
-    one = await speak(store, "s1")
+    session = await speak(store, "s1")
     await store.dispatch()
-    await store.say(one, 1, end_of_utterance=True)
+    await store.say(session, 1, end_of_utterance=True)
     await store.dispatch()
     failed: dict[str, Any] = {"status": "failed", "code": "BROKEN", "retryable": True}
     (job, *_) = [message["j"] for message in await assigned(store, a)]
@@ -96,7 +96,7 @@ async def eventful(store: TimedStore) -> Sequence[Event]:
     return log
 
 
-def place_of(log: Sequence[Event], fits: Callable[[Any], bool]) -> int:
+def index_of(log: Sequence[Event], fits: Callable[[Any], bool]) -> int:
     return next(at for at, event in enumerate(log) if fits(event.data))
 
 
@@ -131,41 +131,45 @@ CHANGES: list[tuple[str, Callable[[Any], bool], Callable[[Any], dict[str, Any]]]
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("field", "fits", "change"), CHANGES, ids=[one[0] for one in CHANGES])
-async def test_evidence_that_was_tampered_with_is_told(
+@pytest.mark.parametrize(
+    ("field", "fits", "change"), CHANGES, ids=[change[0] for change in CHANGES]
+)
+async def test_tampered_evidence_is_reported(
     store: TimedStore,
     field: str,
     fits: Callable[[Any], bool],
     change: Callable[[Any], dict[str, Any]],
 ) -> None:
     log = list(await eventful(store))
-    place = place_of(log, fits)
-    log[place] = with_data(log[place], **change(log[place].data))
+    index = index_of(log, fits)
+    log[index] = with_data(log[index], **change(log[index].data))
     differences = replayed(log).differences
-    assert field in {one.field for one in differences if one.id == log[place].id}
-    assert f"log/{log[place].id}" in str(differences[0])
+    assert field in {each.field for each in differences if each.id == log[index].id}
+    assert f"log/{log[index].id}" in str(differences[0])
 
 
 @pytest.mark.parametrize("rule", ["load", "session", "fill"])
-async def test_another_node_than_the_rule_gives_is_told(store: TimedStore, rule: str) -> None:
+async def test_a_node_that_the_rule_does_not_choose_is_reported(
+    store: TimedStore, rule: str
+) -> None:
     log = list(await eventful(store))
-    place = place_of(log, by(rule))
-    event = log[place]
+    index = index_of(log, by(rule))
+    event = log[index]
     other = store.keys.full("b" if event.node.endswith(".a") else "a")
-    log[place] = msgspec.structs.replace(event, node=other)
-    assert event.id in {one.id for one in replayed(log).differences}
+    log[index] = msgspec.structs.replace(event, node=other)
+    assert event.id in {difference.id for difference in replayed(log).differences}
 
 
-async def test_a_dispatch_that_is_cut_out_is_told_by_those_after_it(store: TimedStore) -> None:
+async def test_a_removed_dispatch_is_reported_by_later_ones(store: TimedStore) -> None:
     log = list(await eventful(store))
-    del log[place_of(log, by("load"))]
+    del log[index_of(log, by("load"))]
     assert not replayed(log).agrees
 
 
-async def test_a_job_that_waited_although_a_node_was_free_is_told(store: TimedStore) -> None:
+async def test_a_job_that_waited_although_a_node_was_free_is_reported(store: TimedStore) -> None:
     log = list(await eventful(store))
-    queued = place_of(log, is_queued)
-    first = place_of(log, lambda data: isinstance(data, JobDispatched))
+    queued = index_of(log, is_queued)
+    first = index_of(log, lambda data: isinstance(data, JobDispatched))
     log.insert(first, msgspec.structs.replace(log[queued], id=log[first].id))
     difference = replayed(log).differences[0]
     assert (difference.field, difference.recorded) == ("node", "")

@@ -1,4 +1,4 @@
-"""`why JOB`: what each decision saw of all nodes, and where the time went."""
+"""`why JOB`: the nodes that each decision compared, and the time of each stage."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.scripts.jobs_of import assigned, reply, speak
 TTS: dict[str, Any] = {"features": ["tts"], "features_hash": "0123456789abcdef"}
 
 
-async def explained(store: TimedStore, redis: Client, job: str) -> JobExplanation:
+async def explain_job(store: TimedStore, redis: Client, job: str) -> JobExplanation:
     return await why(await source_of(store, redis), job)
 
 
@@ -27,15 +27,16 @@ def key(store: TimedStore, session: str = "s1", utterance: int = 0, features: st
 
 def verdicts(store: TimedStore, decision: Decision) -> dict[str, tuple[str, str]]:
     return {
-        one.node.removeprefix(f"{store.cell}."): (one.verdict, one.detail) for one in decision.nodes
+        node.node.removeprefix(f"{store.cell}."): (node.verdict, node.detail)
+        for node in decision.nodes
     }
 
 
-def stages(found: JobExplanation) -> list[tuple[str, int, str]]:
-    return [(one.name, one.ms, one.waited_for) for one in found.stages]
+def stages(explanation: JobExplanation) -> list[tuple[str, int, str]]:
+    return [(stage.name, stage.ms, stage.waited_for) for stage in explanation.stages]
 
 
-async def test_each_node_is_told_with_why_it_was_passed_over(
+async def test_each_node_is_listed_with_the_reason_why_it_was_not_chosen(
     store: TimedStore, redis: Client
 ) -> None:
     both: dict[str, Any] = {"features": ["tts"], "slots": 1}
@@ -46,13 +47,13 @@ async def test_each_node_is_told_with_why_it_was_passed_over(
         store, suspended, key(store, "s0", features=TTS["features_hash"]),
         status="failed", code="MODEL_NOT_AVAILABLE", feature="tts",
     )  # fmt: skip
-    store.tick(10_000)  # nobody else came for it in time
+    store.tick(10_000)  # no other node registered in time
     await store.timers()
-    for name, given in {
+    for name, options in {
         "full": both, "draining": both, "french": both | {"targets": ["fr"]},
         "plain": {"slots": 4}, "gone": both, "chosen": both | {"slots": 4}, "other": both,
     }.items():  # fmt: skip
-        grant = await store.join(name, **given)
+        grant = await store.join(name, **options)
         if name in ("full", "draining"):  # each takes a job, and one of them drains
             await speak(store, f"busy-{name}", **TTS)
             await store.dispatch()
@@ -60,8 +61,8 @@ async def test_each_node_is_told_with_why_it_was_passed_over(
             await store.drain_node(grant.node, grant.epoch, within_ms=60_000)
     await speak(store, "s1", **TTS)
     await store.dispatch()
-    found = await explained(store, redis, key(store, features=TTS["features_hash"]))
-    (decision,) = found.decisions
+    explanation = await explain_job(store, redis, key(store, features=TTS["features_hash"]))
+    (decision,) = explanation.decisions
     assert verdicts(store, decision) == {
         "chosen": ("chosen", ""),
         "other": ("free", ""),
@@ -69,14 +70,14 @@ async def test_each_node_is_told_with_why_it_was_passed_over(
         "draining": ("draining", ""),
         "suspended": ("suspended", "feature tts: MODEL_NOT_AVAILABLE"),
         "french": ("unable", "no target es"),
-        "plain": ("unable", "no feature tts"),
-        "gone": ("gone", "drained"),  # only just: what went before the job was made is left out
+        "plain": ("unable", "no service tts"),
+        "gone": ("gone", "drained"),  # gone after the job was made; earlier ones are not listed
     }
     assert (decision.rule, decision.node) == ("load", store.keys.full("chosen"))
-    assert sum(one.draining for one in decision.classes) == 1
+    assert sum(each.draining for each in decision.classes) == 1
 
 
-async def test_a_second_attempt_tells_where_the_first_was_and_why_it_ended(
+async def test_a_second_attempt_has_the_node_and_the_end_of_the_first(
     store: TimedStore, redis: Client
 ) -> None:
     first, second = await store.join("n1"), await store.join("n2")
@@ -87,10 +88,10 @@ async def test_a_second_attempt_tells_where_the_first_was_and_why_it_ended(
     await reply(store, first, key(store), status="failed", code="BROKEN", retryable=True)
     store.tick(300)
     assert await reply(store, second, key(store), 2) == "ok"
-    found = await explained(store, redis, key(store))
-    assert (found.outcome, found.attempts) == ("result", 2)
+    explanation = await explain_job(store, redis, key(store))
+    assert (explanation.outcome, explanation.attempts) == ("result", 2)
     n1, n2 = store.keys.full("n1"), store.keys.full("n2")
-    assert stages(found)[1:] == [
+    assert stages(explanation)[1:] == [
         ("finalize", 0, "by final"),
         ("dispatch", 7, f"to {n1} by load"),
         ("attempt 1", 200, f"on {n1}: failed, BROKEN"),
@@ -98,12 +99,12 @@ async def test_a_second_attempt_tells_where_the_first_was_and_why_it_ended(
         ("attempt 2", 300, f"on {n2}: ok"),
         ("delivery", 0, "#0 in order"),
     ]
-    one, two = found.decisions
-    assert (one.last, two.last) == ("", n1)
-    assert verdicts(store, two)["n1"] == ("last", "the previous attempt ran there")
+    first_decision, second_decision = explanation.decisions
+    assert (first_decision.last, second_decision.last) == ("", n1)
+    assert verdicts(store, second_decision)["n1"] == ("last", "the attempt before was there")
 
 
-async def test_a_wait_tells_for_what_how_many_were_before_it_and_what_ended_it(
+async def test_a_wait_has_its_reason_the_jobs_ahead_and_its_end(
     store: TimedStore, redis: Client
 ) -> None:
     node = await store.join("n1", slots=1)
@@ -114,33 +115,33 @@ async def test_a_wait_tells_for_what_how_many_were_before_it_and_what_ended_it(
     store.tick(400)
     await reply(store, node, key(store, "s0"))
     await reply(store, node, key(store, "s1"))
-    found = await explained(store, redis, key(store, "s1", 1))
-    waited, given = found.decisions
-    assert (waited.reason, waited.ahead) == ("NO_AVAILABLE_NODE", 1)
-    assert waited.detail == "other jobs of the same requirement already wait"
-    assert verdicts(store, waited) == {"n1": ("full", "")}
-    assert (given.rule, given.compared) == ("fill", 1)
-    name, ms, told = stages(found)[3]
+    explanation = await explain_job(store, redis, key(store, "s1", 1))
+    queued, dispatched = explanation.decisions
+    assert (queued.reason, queued.ahead) == ("NO_AVAILABLE_NODE", 1)
+    assert queued.detail == "jobs of the same requirement wait already: it joins them"
+    assert verdicts(store, queued) == {"n1": ("full", "")}
+    assert (dispatched.rule, dispatched.compared) == ("fill", 1)
+    name, ms, waited_for = stages(explanation)[3]
     assert (name, ms) == ("wait for a slot", 400)
-    assert told.startswith(f"NO_AVAILABLE_NODE, until {node.node} had a slot (freed by log/")
-    assert found.stages[-1].is_open
-    assert found.stages[-1].waited_for == f"still on {node.node}"
+    assert waited_for.startswith(f"NO_AVAILABLE_NODE, until {node.node} had a slot (freed by log/")
+    assert explanation.stages[-1].is_open
+    assert explanation.stages[-1].waited_for == f"still on {node.node}"
 
 
-async def test_a_slot_that_was_given_back_goes_to_those_who_wait(
-    store: TimedStore, redis: Client
-) -> None:
+async def test_a_released_slot_is_given_to_a_waiting_job(store: TimedStore, redis: Client) -> None:
     node = await store.join("n1", targets=["es", "fr"], slots=1)
     await speak(store, "s1")
     await store.dispatch()
     await speak(store, "s2", targets=["fr"])
     await store.dispatch()
     await reply(store, node, key(store), status="failed", code="BROKEN", retryable=True)
-    found = await explained(store, redis, key(store))
-    assert found.decisions[1].detail == ("the slot that it has just released goes to a waiting job")
+    explanation = await explain_job(store, redis, key(store))
+    assert explanation.decisions[1].detail == (
+        "the slot that it has just given back goes to those who wait for it"
+    )
 
 
-async def test_a_result_behind_a_gap_tells_whose_turn_it_was(
+async def test_a_result_behind_a_gap_names_the_missing_number(
     store: TimedStore, redis: Client
 ) -> None:
     node = await store.join("n1", slots=4)
@@ -149,11 +150,11 @@ async def test_a_result_behind_a_gap_tells_whose_turn_it_was(
     await reply(store, node, key(store, utterance=1))
     store.tick(900)
     await reply(store, node, key(store, utterance=0), status="no_speech")
-    found = await explained(store, redis, key(store, utterance=1))
-    assert stages(found)[-1] == ("delivery", 900, "#1 in order, after #0 (u0: no_speech)")
+    explanation = await explain_job(store, redis, key(store, utterance=1))
+    assert stages(explanation)[-1] == ("delivery", 900, "#1 in order, behind #0 (u0: no_speech)")
 
 
-async def test_an_outcome_that_was_given_up_and_one_that_was_never_dispatched(
+async def test_a_missing_outcome_and_one_that_was_never_dispatched(
     store: TimedStore, redis: Client
 ) -> None:
     node = await store.join("n1", slots=4)
@@ -162,15 +163,15 @@ async def test_an_outcome_that_was_given_up_and_one_that_was_never_dispatched(
     await reply(store, node, key(store, utterance=1))
     store.tick(30_000)
     await store.timers()
-    found = await explained(store, redis, key(store))
-    assert (found.outcome, found.attempts) == ("missing", 1)
-    assert found.stages[-1].waited_for == "missing: gap"
+    explanation = await explain_job(store, redis, key(store))
+    assert (explanation.outcome, explanation.attempts) == ("missing", 1)
+    assert explanation.stages[-1].waited_for == "given up: gap"
     session = await speak(store, "s2")
     await store.close_session(session.session, session.epoch)
     store.tick(30_000)
     await store.timers()
-    found = await explained(store, redis, key(store, "s2"))
-    assert (found.outcome, found.attempts, found.decisions) == ("missing", 0, [])
+    explanation = await explain_job(store, redis, key(store, "s2"))
+    assert (explanation.outcome, explanation.attempts, explanation.decisions) == ("missing", 0, [])
 
 
 async def test_a_job_is_found_by_session_utterance_and_target(
@@ -180,20 +181,18 @@ async def test_a_job_is_found_by_session_utterance_and_target(
     await store.join()
     await store.dispatch()
     for short in (f"{session.session}:1:es", f"{session.session}:u1:es"):
-        assert (await explained(store, redis, short)).job == key(store, utterance=1)
+        assert (await explain_job(store, redis, short)).job == key(store, utterance=1)
 
 
 @pytest.mark.parametrize(
     "job", ["nothing", "a:b", "{s1}:7:es", "{s1}:0:fr", "acme:{s1}:7:translation:es:none"]
 )
-async def test_a_job_that_is_not_there_is_not_found(
-    store: TimedStore, redis: Client, job: str
-) -> None:
+async def test_an_unknown_job_is_not_found(store: TimedStore, redis: Client, job: str) -> None:
     session = await speak(store, "s1")
     await store.join()
     await store.dispatch()
     with pytest.raises(NotFound, match="no job"):
-        await explained(store, redis, job.format(s1=session.session))
+        await explain_job(store, redis, job.format(s1=session.session))
 
 
 async def test_decisions_of_a_retired_session_are_explained_from_its_history(
@@ -204,10 +203,10 @@ async def test_decisions_of_a_retired_session_are_explained_from_its_history(
     await store.dispatch()
     (message,) = await assigned(store, node)
     await reply(store, node, message["j"])
-    before = await explained(store, redis, message["j"])
+    before = await explain_job(store, redis, message["j"])
     await store.close_session(session.session, session.epoch)
     for _ in range(2):
         store.tick(7_200_000)
         await store.timers()
     assert [event.type for event in await store.log("SessionRetired")] == ["SessionRetired"]
-    assert await explained(store, redis, message["j"]) == before
+    assert await explain_job(store, redis, message["j"]) == before

@@ -18,7 +18,7 @@ import eventsched
 import projections
 from eventsched.archive import verifier
 from eventsched.archive.archiver import Archiver
-from eventsched.archive.commands import ArchiveCalls
+from eventsched.archive.commands import ArchiveCommands
 from eventsched.archive.layout import ArchiveFolder
 from eventsched.audit.erasure import (
     Eraser,
@@ -83,7 +83,7 @@ class Speaking:
         self.key_store = key_store
         self.store: Store = connection.stores["c0"]
         self.views = ProjectionStore(self.store.transport, "c0")
-        self.folder, self._signing = ArchiveFolder.open_or_make(path, None)
+        self.folder, self._signing = ArchiveFolder.open_or_create(path, None)
         self.eraser = Eraser(connection, key_store)
         self._said: dict[bytes, Secret] = {}
 
@@ -251,7 +251,7 @@ async def test_without_an_archive_trimmed_sessions_are_skipped_and_counted(
 
 
 async def trimmed(all_of: Speaking, session: str) -> bool:
-    calls = ArchiveCalls(all_of.views)
+    calls = ArchiveCommands(all_of.views)
     await calls.trim()
     await calls.drop_session_indexes()
     log = await all_of.views.read_log("0-0", 10_000)

@@ -21,30 +21,30 @@ from tests.fixtures_store import TimedStore
 from tests.random_history import random_log, source_of
 
 
-async def answers(past: HistorySource, log: list[Event]) -> dict[str, Any]:
+async def answers(source: HistorySource, log: list[Event]) -> dict[str, Any]:
     """Answers about a few sessions, jobs and nodes, and about all decisions."""
-    reader, told = Reader(past), {}
-    told["all"] = [one.id async for one in reader.history(EventFilter())]
+    reader, answer = Reader(source), {}
+    answer["all"] = [event.id async for event in reader.history(EventFilter())]
     for session in sorted({event.session for event in log if event.session})[:3]:
-        found = reader.history(EventFilter(session=session))
-        told[session] = [one.id async for one in found]
+        events = reader.history(EventFilter(session=session))
+        answer[session] = [event.id async for event in events]
     for node in sorted({event.node for event in log if event.node}):
-        told[node] = [one.id async for one in reader.history(EventFilter(node=node))]
+        answer[node] = [event.id async for event in reader.history(EventFilter(node=node))]
     for event in log[:: max(1, len(log) // 12)]:
         at = parse_position(event.id, "at")
         for kind, entity in (("session", event.session), ("node", event.node), ("job", event.job)):
             if entity:
-                told[f"{kind} {entity} {event.id}"] = await state(reader, kind, entity, at)
+                answer[f"{kind} {entity} {event.id}"] = await state(reader, kind, entity, at)
     delivered = {event.job for event in log if event.type == "ResultDelivered"}
     for job in sorted(delivered)[:6]:  # one that waits still waits longer at the next look
-        told[f"why {job}"] = msgspec.to_builtins(await why(past, job))
-    (cell,) = past.cells
+        answer[f"why {job}"] = msgspec.to_builtins(await why(source, job))
+    (cell,) = source.cells
     middle = parse_position(log[len(log) // 2].id, "since")
     for since in (None, middle):
-        report = await replay(past, cell, since, None, lambda _: None)
+        report = await replay(source, cell, since, None, lambda _: None)
         assert report.agrees
-        told[f"replay {since}"] = msgspec.to_builtins(report)
-    return told
+        answer[f"replay {since}"] = msgspec.to_builtins(report)
+    return answer
 
 
 async def state(reader: Reader, kind: str, entity: str, at: Any) -> Any:
@@ -54,7 +54,7 @@ async def state(reader: Reader, kind: str, entity: str, at: Any) -> Any:
         return None
 
 
-async def test_answers_are_the_same_hot_cold_and_across(
+async def test_answers_from_log_archive_and_both_are_the_same(
     store: TimedStore, redis: Client, tmp_path: Path
 ) -> None:
     log = list(await random_log(store, 2, 120))
@@ -72,14 +72,14 @@ async def test_answers_are_the_same_hot_cold_and_across(
     assert await archived.trim() > 0
     trimmed = (await store.log("StreamTrimmed"))[-1].id
     across = await answers(HistorySource(connection, folder), log)
-    assert [one for one in across["all"] if one != trimmed][: len(hot["all"])] == hot["all"]
+    assert [id_ for id_ in across["all"] if id_ != trimmed][: len(hot["all"])] == hot["all"]
     same = [name for name in hot if not name.startswith(("all", "replay"))]
     assert {name: across[name] for name in same} == {name: hot[name] for name in same}
     with pytest.raises(ArchiveError, match="--archive"):
         await answers(HistorySource(connection), log)
 
 
-async def test_an_archive_alone_says_where_it_ends(
+async def test_a_position_after_the_end_of_an_archive_is_refused(
     store: TimedStore, redis: Client, tmp_path: Path
 ) -> None:
     archived = Archived(store, tmp_path / "archive")
@@ -91,13 +91,13 @@ async def test_an_archive_alone_says_where_it_ends(
     last = (await store.log())[-1].id
     with pytest.raises(InvalidMessage, match="behind the archive's end"):
         await reader.state("session", session, parse_position(last, "at"))
-    found = await reader.state("session", session)
-    assert (found.view.utterance, found.is_live) == (1, False)
+    state = await reader.state("session", session)
+    assert (state.view.utterance, state.is_live) == (1, False)
     both = Reader(HistorySource((await source_of(store, redis)).connection, reader._source.archive))
     assert (await both.state("session", session, parse_position(last, "at"))).view.utterance == 2
 
 
-async def test_with_the_beginning_gone_for_good_what_is_left_is_told_and_no_more(
+async def test_without_the_beginning_only_the_stored_events_are_used(
     store: TimedStore, redis: Client, tmp_path: Path
 ) -> None:
     archived = Archived(store, tmp_path / "archive")
@@ -108,14 +108,14 @@ async def test_with_the_beginning_gone_for_good_what_is_left_is_told_and_no_more
     await archived.talk("s1", 60)
     await archived.project()
     assert await archived.trim() > 0
-    past, session = await source_of(store, redis), store.keys.full("s1")
-    kept = [one async for one in Reader(past).history(EventFilter(session=session))]
-    assert 0 < len(kept) < 500
-    found = await why(past, f"{session}:119:es")
-    assert [(one.rule, one.nodes) for one in found.decisions] == [("session", [])]
-    assert found.outcome == "result"
-    with pytest.raises(NotFound, match="first entries"):
-        await replay(past, store.cell, None, None, lambda _: None)
+    source, session = await source_of(store, redis), store.keys.full("s1")
+    events = [event async for event in Reader(source).history(EventFilter(session=session))]
+    assert 0 < len(events) < 500
+    explanation = await why(source, f"{session}:119:es")
+    assert [(each.rule, each.nodes) for each in explanation.decisions] == [("session", [])]
+    assert explanation.outcome == "result"
+    with pytest.raises(NotFound, match="beginning"):
+        await replay(source, store.cell, None, None, lambda _: None)
     with pytest.raises(NotFound, match="the beginning of the history is gone"):
-        await Reader(past).state("session", session, parse_position(kept[-1].id, "at"))
-    assert (await Reader(past).state("session", session)).is_live
+        await Reader(source).state("session", session, parse_position(events[-1].id, "at"))
+    assert (await Reader(source).state("session", session)).is_live

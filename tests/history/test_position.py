@@ -26,11 +26,11 @@ from eventsched.history.position import parse_position
         ("0-0", "0-0", "0-0"),
     ],
 )
-def test_an_id_is_that_entry_and_a_time_its_whole_millisecond(
+def test_an_id_is_its_entry_and_a_time_is_its_millisecond(
     text: str, before: str, first: str
 ) -> None:
-    moment = parse_position(text, "--at")
-    assert (moment.before, moment.first) == (before, first)
+    position = parse_position(text, "--at")
+    assert (position.before, position.first) == (before, first)
 
 
 def test_a_time_ends_with_the_last_entry_of_its_millisecond() -> None:
@@ -79,7 +79,7 @@ def test_a_date_without_hyphens_is_a_date() -> None:
         "1969-01-01",
     ],
 )
-def test_what_is_no_moment_is_refused_with_the_remedy(text: str) -> None:
+def test_text_that_is_no_position_is_refused_with_the_remedy(text: str) -> None:
     with pytest.raises(InvalidMessage) as caught:
         parse_position(text, "--since")
     assert caught.value.fields["field"] == "--since"

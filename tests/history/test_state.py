@@ -21,8 +21,8 @@ from tests.scripts.test_any_sequence import Play
 KINDS = ("session", "group", "job", "node")
 
 
-class Seen(NamedTuple):
-    """One live record, at a checkpoint."""
+class Observation(NamedTuple):
+    """A record of an active view at a checkpoint."""
 
     checkpoint: str
     kind: str
@@ -32,22 +32,24 @@ class Seen(NamedTuple):
     at: str
 
 
-async def live(folder: CoreProjector, reader: Reader, entities: dict[str, list[str]]) -> list[Seen]:
-    """What the live views say of everything that there has ever been."""
+async def read_active(
+    projector: CoreProjector, reader: Reader, entities: dict[str, list[str]]
+) -> list[Observation]:
+    """The active views of all entities that there have ever been."""
     seen = []
     for kind in KINDS:
-        checkpoint, records = await folder.views.read_records("core", kind, entities[kind])
+        checkpoint, records = await projector.views.read_records("core", kind, entities[kind])
         for entity, record in zip(entities[kind], records, strict=True):
             view = None
             if record:
                 view = record_codec(reader.projections[kind]).decode(record)
             at = record.get("at", b"").decode()
-            seen.append(Seen(checkpoint, kind, entity, view, at))
+            seen.append(Observation(checkpoint, kind, entity, view, at))
     return seen
 
 
 async def known(store: TimedStore) -> dict[str, list[str]]:
-    """Names of every session, job and node that the log has, by kind."""
+    """The sessions, jobs and nodes in the log, by kind."""
     log = await store.log()
     sessions = {event.session.partition(".")[2] for event in log if event.session}
     nodes = {event.node.partition(".")[2] for event in log if event.node}
@@ -56,57 +58,61 @@ async def known(store: TimedStore) -> dict[str, list[str]]:
     return {kind: sorted(names) for kind, names in named.items()}
 
 
-async def was(reader: Reader, store: TimedStore, seen: Seen) -> tuple[Any, str]:
-    """What `state --at` says now of that moment; none where it says that there is no record."""
-    entity = seen.entity if seen.kind == "job" else store.keys.full(seen.entity)
+async def state_at(reader: Reader, store: TimedStore, observation: Observation) -> tuple[Any, str]:
+    """The answer of `state --at` for the checkpoint; None if there is no record."""
+    entity = (
+        observation.entity if observation.kind == "job" else store.keys.full(observation.entity)
+    )
     try:
-        found = await reader.state(seen.kind, entity, parse_position(seen.checkpoint, "at"))
+        state = await reader.state(
+            observation.kind, entity, parse_position(observation.checkpoint, "at")
+        )
     except NotFound:
         return None, ""
-    assert not found.is_live
-    return (None, "") if found.dropped_at else (found.view, found.at)
+    assert not state.is_live
+    return (None, "") if state.dropped_at else (state.view, state.at)
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_the_state_at_any_moment_is_what_the_live_view_said_then(
+async def test_the_state_at_any_position_is_that_of_the_view_at_the_time(
     store: TimedStore, redis: Client, seed: int
 ) -> None:
     reader = Reader(await source_of(store, redis))
-    play, folder, rng = (
+    play, projector, rng = (
         Play(store, random.Random(seed)),
         CoreProjector(store, 7),
         random.Random(seed),
     )
-    seen: list[Seen] = []
+    seen: list[Observation] = []
     for _ in range(120):
         await play.rng.choice(play.steps())()
-        if rng.random() < 0.4 and await folder.step() == "folded":
-            seen += await live(folder, reader, await known(store))
+        if rng.random() < 0.4 and await projector.step() == "folded":
+            seen += await read_active(projector, reader, await known(store))
     for _ in range(2):  # everything ends, then it retires
         store.tick(7_200_000)
         await store.timers()
-    await folder.all()
-    seen += await live(folder, reader, await known(store))
-    await folder.release()
-    cuts = {one.checkpoint for one in seen}
-    assert len(cuts) > 20
-    some = [one for one in seen if one.view is not None]
-    assert {one.kind for one in some} == set(KINDS)
-    for one in rng.sample(seen, 100):
-        assert await was(reader, store, one) == (one.view, one.at), one
-    for one in rng.sample(some, 60):
-        assert await was(reader, store, one) == (one.view, one.at), one
+    await projector.all()
+    seen += await read_active(projector, reader, await known(store))
+    await projector.release()
+    checkpoints = {each.checkpoint for each in seen}
+    assert len(checkpoints) > 20
+    with_record = [each for each in seen if each.view is not None]
+    assert {each.kind for each in with_record} == set(KINDS)
+    for each in rng.sample(seen, 100):
+        assert await state_at(reader, store, each) == (each.view, each.at), each
+    for each in rng.sample(with_record, 60):
+        assert await state_at(reader, store, each) == (each.view, each.at), each
 
 
-async def test_a_moment_is_inclusive_to_the_entry(store: TimedStore, redis: Client) -> None:
+async def test_a_position_includes_its_entry(store: TimedStore, redis: Client) -> None:
     reader = Reader(await source_of(store, redis))
     await store.join()
     session = await speak(store, "s1", count=2)
     await store.dispatch()
     ids = [event.id for event in await store.log() if event.session == session.session]
     counts = [
-        (await reader.state("session", session.session, parse_position(one, "at"))).view.dispatches
-        for one in ids
+        (await reader.state("session", session.session, parse_position(id_, "at"))).view.dispatches
+        for id_ in ids
     ]
     assert counts == [0, 0, 0, 1, 2]
     whole = await reader.state("session", session.session, parse_position(ids[-1], "at"))
@@ -114,7 +120,7 @@ async def test_a_moment_is_inclusive_to_the_entry(store: TimedStore, redis: Clie
     assert (whole.view, whole.at) == (now.view, now.at)
 
 
-async def test_before_it_began_and_in_the_future_is_said_in_one_line(
+async def test_a_position_before_the_first_event_or_in_the_future_is_refused(
     store: TimedStore, redis: Client
 ) -> None:
     reader = Reader(await source_of(store, redis))
@@ -130,7 +136,7 @@ async def test_before_it_began_and_in_the_future_is_said_in_one_line(
         await reader.state("session", session.session, parse_position("9999-01-01", "at"))
 
 
-async def test_after_its_retirement_a_record_is_shown_as_it_was_with_its_end(
+async def test_a_retired_record_is_shown_with_its_last_state_and_its_end(
     store: TimedStore, redis: Client
 ) -> None:
     reader = Reader(await source_of(store, redis))

@@ -18,7 +18,7 @@ from hypothesis import event as count
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from eventsched.archive.commands import ArchiveCalls, Trimmed
+from eventsched.archive.commands import ArchiveCommands, Trimmed
 from eventsched.errors import InvalidMessage
 from eventsched.projection.protocol import ProjectionSet
 from eventsched.projection.store import Changes, DeadLetter, ProjectionStore, Put, Save, SetLease
@@ -61,7 +61,7 @@ class SetMachine(RuleBasedStateMachine):
         cell = f"p{secrets.token_hex(7)}"
         self.store = Store(self.wire, cell, now_ms=lambda: self.at_ms)
         self.views = ProjectionStore(self.wire, cell, now_ms=lambda: self.at_ms)
-        self.archive = ArchiveCalls(self.views)
+        self.archive = ArchiveCommands(self.views)
         self.sets: Sets
         self.epochs: dict[str, list[int]] = {LIVE: [0], BUILD: [0], ARCHIVE: [0]}
         self.writes = 0
@@ -356,14 +356,14 @@ class SetMachine(RuleBasedStateMachine):
         fields: dict[str, Any] = {
             "start": "1-1" if is_stale == 5 and at else start,
             "to": log[at - 1] if at else START,
-            "of": "other" if is_stale == 4 and self.sets.archive else "key",
-            "passed": at,
+            "fingerprint": "other" if is_stale == 4 and self.sets.archive else "key",
+            "processed": at,
             "audio": False,
         }
         epoch = self.epoch(ARCHIVE, back)
         self.decided(
             "seal",
-            lambda: run(self.archive.record(epoch, heard={}, **fields)),
+            lambda: run(self.archive.record(epoch, audio_to={}, **fields)),
             lambda s: sets.record(s, epoch, **fields),
         )
 
@@ -389,7 +389,7 @@ class SetMachine(RuleBasedStateMachine):
 
     @rule()
     def look(self) -> None:
-        self.decided("look", lambda: run(self.archive.look()), sets.look)
+        self.decided("look", lambda: run(self.archive.read_state()), sets.look)
 
     @rule(
         times=st.integers(1, 4),

@@ -180,29 +180,29 @@ def look(s: Sets) -> ArchiveState:
     return ArchiveState(
         now_ms=s.now_ms,
         added=len(s.log),
-        kept=len(left),
+        log_entries=len(left),
         first=left[0] if left else "",
         last=left[-1] if left else "",
         to=s.archive.get("to", ""),
-        of=s.archive.get("of", ""),
+        fingerprint=s.archive.get("of", ""),
         entries_max=s.settings.archive_entries_max,
         window_ms=s.settings.archive_window_ms,
     )
 
 
 def record(
-    s: Sets, epoch: int, *, start: str, to: str, of: str, passed: int, audio: bool
+    s: Sets, epoch: int, *, start: str, to: str, fingerprint: str, processed: int, audio: bool
 ) -> Recorded:
     """The archive holds the log up to `to`."""
     if s._is_fenced("archive", epoch):
         return "fenced"
-    if s.archive and s.archive["of"] != of:
+    if s.archive and s.archive["of"] != fingerprint:
         return "other"
     if s.archive.get("to", START) not in (start, to):
         return "moved"
     s.groups["archive"] = to
-    s.archive = {"to": to, "of": of, "audio": str(int(audio))}
-    s.holds["archive"].passed = passed
+    s.archive = {"to": to, "of": fingerprint, "audio": str(int(audio))}
+    s.holds["archive"].passed = processed
     return "recorded"
 
 

@@ -1,6 +1,6 @@
-"""A user's read model: how many utterances each session has had.
+"""A user's read model: the number of utterances of each session.
 
-Its first event does not make a record anew: what is folded twice shows.
+An event that is folded twice is counted twice.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from eventsched.schema.events import Event
 from eventsched.schema.keys import name_of
 
 
-class Counted(msgspec.Struct, frozen=True):
+class UtteranceCount(msgspec.Struct, frozen=True):
     utterances: int = 0
 
 
 class Counts:
-    name, version, view, handles = "counts", 1, Counted, frozenset({"UtteranceFinalized"})
+    name, version, view, handles = "counts", 1, UtteranceCount, frozenset({"UtteranceFinalized"})
 
-    def initial(self) -> Counted:
-        return Counted()
+    def initial(self) -> UtteranceCount:
+        return UtteranceCount()
 
     def route(self, event: Event) -> tuple[str, ...]:
         return (name_of(event.session),)
 
-    def apply(self, view: Counted, _: Event) -> Counted:
-        return Counted(view.utterances + 1)
+    def apply(self, view: UtteranceCount, _: Event) -> UtteranceCount:
+        return UtteranceCount(view.utterances + 1)
 
 
 COUNTS = ProjectionSet("counts", (Counts(),))

@@ -1,4 +1,4 @@
-"""A user's own read model: found by its package's entry point, a set of its own."""
+"""A user's read model is loaded by the entry point of its package, as a set of its own."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tests.fixtures_store import TimedStore
 
 @pytest.fixture
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ProjectionSet:
-    """What an installed package says of itself; the set that it makes."""
-    said = tmp_path / "speech_minutes-1.dist-info"
-    said.mkdir()
-    (said / "METADATA").write_text("Metadata-Version: 2.1\nName: speech-minutes\nVersion: 1\n")
-    (said / "entry_points.txt").write_text(
+    """The set of an installed package, loaded by its entry point."""
+    metadata = tmp_path / "speech_minutes-1.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: speech-minutes\nVersion: 1\n")
+    (metadata / "entry_points.txt").write_text(
         "[eventsched.projections]\nminutes = examples.minutes:Minutes\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
@@ -44,7 +44,7 @@ async def test_a_projection_of_another_package_is_folded_as_a_set_of_its_own(
         pass
     assert await views.active_revision("minutes") == "1.1"
     days = [f"1970-01-0{number}" for number in (1, 2, 3)]
-    kept = await views.load("minutes", "1.1", days)
-    told = [msgspec.msgpack.decode(one["v"], type=Day) for one in kept[:2]]
-    assert told == [Day(utterances=3, audio_ms=1_500), Day(utterances=1, audio_ms=40)]
-    assert kept[2] == {}
+    records = await views.load("minutes", "1.1", days)
+    folded = [msgspec.msgpack.decode(each["v"], type=Day) for each in records[:2]]
+    assert folded == [Day(utterances=3, audio_ms=1_500), Day(utterances=1, audio_ms=40)]
+    assert records[2] == {}

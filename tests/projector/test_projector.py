@@ -1,4 +1,4 @@
-"""The consumer-group runtime: who folds, what is saved, and what a crash anywhere leaves."""
+"""The projector: leases, atomic saves, and the state after a crash at any call."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from eventsched.store.replies import named_fields_of
 from eventsched.store.transport import Arg, Entry
 from projections.session import Session, Sessions
 from tests.fixtures_store import TimedStore
-from tests.projector.counts import COUNTS, Counted
+from tests.projector.counts import COUNTS, UtteranceCount
 from tests.systems import until
 
 CORE = projections.core
 
 
 class Cut(Exception):
-    """The process died here."""
+    """Raised where the process dies."""
 
 
 class Cutting:
-    """A transport that dies once, before or after one script took effect."""
+    """A transport whose process dies once, before or after one script took effect."""
 
     def __init__(self, store: TimedStore, script: str, *, after: bool) -> None:
         self._inner = store.transport
@@ -66,7 +66,7 @@ class Cutting:
 
 
 class Frozen(Cutting):
-    """A transport whose process stands still before one script, while something happens."""
+    """A transport whose process is paused before one script, while something else happens."""
 
     def __init__(
         self, store: TimedStore, script: str, meanwhile: Callable[[], Awaitable[None]]
@@ -82,7 +82,7 @@ class Frozen(Cutting):
 
 
 class Spying(Cutting):
-    """A transport that remembers what was saved."""
+    """A transport that records the arguments of saves."""
 
     def __init__(self, store: TimedStore) -> None:
         super().__init__(store, "", after=False)
@@ -90,26 +90,25 @@ class Spying(Cutting):
 
     async def run(self, script: str, keys: Sequence[str], args: Sequence[Arg]) -> Any:
         if script == "save_views":
-            told = [one if isinstance(one, bytes) else str(one).encode() for one in args]
-            self.saved.append(told)
+            self.saved.append([a if isinstance(a, bytes) else str(a).encode() for a in args])
         return await super().run(script, keys, args)
 
 
 class Waiting(Cutting):
-    """A transport that notes what the projector does with the log, and dies when it waits."""
+    """A transport that records reads of the log and saves, and dies at the first wait."""
 
     def __init__(self, store: TimedStore) -> None:
         super().__init__(store, "", after=False)
-        self.did: list[str] = []
+        self.calls: list[str] = []
 
     async def run(self, script: str, keys: Sequence[str], args: Sequence[Arg]) -> Any:
         if script == "save_views":
-            self.did.append(script)
+            self.calls.append(script)
         return await super().run(script, keys, args)
 
     async def command(self, *parts: Any, key: str) -> Any:
         if parts[0] == "XRANGE":
-            self.did.append("read")
+            self.calls.append("read")
         return await super().command(*parts, key=key)
 
     async def read_blocking(
@@ -122,12 +121,12 @@ def views_of(store: TimedStore, transport: Any = None) -> ProjectionStore:
     return ProjectionStore(transport or store.transport, store.cell, now_ms=lambda: store.at_ms)
 
 
-def projector(store: TimedStore, transport: Any = None, **given: Any) -> Projector:
-    return Projector(views_of(store, transport), given.pop("of", CORE), **given)
+def projector_of(store: TimedStore, transport: Any = None, **options: Any) -> Projector:
+    return Projector(views_of(store, transport), options.pop("of", CORE), **options)
 
 
 async def talk(store: TimedStore, utterances: int = 3, name: str = "s1") -> None:
-    """A session with a node, some utterances and their results."""
+    """Add a session with a node, some utterances and their results."""
     node = await store.join()
     session = await store.open(name)
     for seq in range(utterances):
@@ -137,15 +136,15 @@ async def talk(store: TimedStore, utterances: int = 3, name: str = "s1") -> None
         await store.answer(node, (await store.inbox(node))[-1])
 
 
-async def fold_all(one: Projector) -> int:
-    """Step until nothing is left; how many entries were folded."""
+async def fold_all(projector: Projector) -> int:
+    """Step until no entry is left; return the number of folded entries."""
     folded = 0
     for _ in range(1_000):
-        stepped = await one.step()
-        folded += stepped.count
-        if stepped.state in ("idle", "standby"):
+        result = await projector.step()
+        folded += result.count
+        if result.state in ("idle", "standby"):
             return folded
-    raise AssertionError("never done")
+    raise AssertionError("the projector does not reach the end of the log")
 
 
 async def view_of(store: TimedStore, entity: str, name: str = "session") -> Any:
@@ -153,30 +152,30 @@ async def view_of(store: TimedStore, entity: str, name: str = "session") -> Any:
     revision = await views.active_revision(name)
     assert revision is not None
     (stored,) = await views.load(name, revision, [entity])
-    projection = next(one for one in CORE.projections if one.name == name)
+    projection = next(each for each in CORE.projections if each.name == name)
     return record_codec(projection).decode(stored) if stored else None
 
 
 async def records(store: TimedStore, name: str) -> dict[str, dict[str, bytes]]:
-    """Every record of a live view with all its fields, by entity."""
+    """All records of the active revision with all their fields, by entity."""
     transport = store.transport
     revision = await views_of(store).active_revision(name)
-    found = {}
+    by_entity = {}
     for event in await store.log():
         entities = {"job": event.job, "node": event.node}.get(name, event.session)
         entity = entities if name == "job" else entities.partition(".")[2]
         key = store.keys.view(name, revision or "", entity)
         reply = await transport.command("HGETALL", key, key=key)
         if reply:
-            found[entity] = named_fields_of(reply)
-    return found
+            by_entity[entity] = named_fields_of(reply)
+    return by_entity
 
 
 # --- folding -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("batch_max", [128, 4])
-async def test_whoever_has_read_all_there_was_waits_without_reading_again(
+async def test_a_projector_at_the_end_of_the_log_waits_without_reading_again(
     store: TimedStore, batch_max: int
 ) -> None:
     await talk(store)
@@ -184,14 +183,14 @@ async def test_whoever_has_read_all_there_was_waits_without_reading_again(
     assert rest
     waiting = Waiting(store)
     with pytest.raises(Cut):
-        await projector(store, waiting, batch_max=batch_max).run()
-    assert waiting.did == ["read", "save_views"] * (whole + 1)
+        await projector_of(store, waiting, batch_max=batch_max).run()
+    assert waiting.calls == ["read", "save_views"] * (whole + 1)
 
 
 async def test_views_follow_the_log(store: TimedStore) -> None:
     await talk(store)
     log = await store.log()
-    assert await fold_all(projector(store)) == len(log)
+    assert await fold_all(projector_of(store)) == len(log)
     session = await view_of(store, "s1")
     assert isinstance(session, Session)
     assert (session.utterance, session.results, session.delivered) == (3, 3, {"es": 3})
@@ -204,18 +203,18 @@ async def test_views_follow_the_log(store: TimedStore) -> None:
 
 async def test_small_batches_and_large_ones_make_the_same_records(store: TimedStore) -> None:
     await talk(store, 5)
-    await fold_all(projector(store, batch_max=2))
+    await fold_all(projector_of(store, batch_max=2))
     small = {name: await records(store, name) for name in ("session", "group", "job", "node")}
-    rebuilt = await Rebuild(views_of(store), CORE, list(small)).run()
-    assert rebuilt is not None
-    assert rebuilt.entries == len(await store.log())
+    report = await Rebuild(views_of(store), CORE, list(small)).run()
+    assert report is not None
+    assert report.entries == len(await store.log())
     assert {name: await records(store, name) for name in small} == small
     assert all(small.values())
 
 
-async def test_29_dispatch_gets_the_context_of_what_was_folded(store: TimedStore) -> None:
+async def test_29_dispatch_gets_the_context_that_was_folded(store: TimedStore) -> None:
     await talk(store, 2)
-    await fold_all(projector(store))
+    await fold_all(projector_of(store))
     session = await store.resume_session(store.keys.full("s1"), "again")
     await store.say(session, session.next_seq, end_of_utterance=True)
     await store.dispatch()
@@ -227,37 +226,37 @@ async def test_29_dispatch_gets_the_context_of_what_was_folded(store: TimedStore
 async def test_the_index_of_a_session_is_its_log_ids_in_order(store: TimedStore) -> None:
     await talk(store, 2, "s1")
     await talk(store, 1, "s2")
-    await fold_all(projector(store, batch_max=3))
+    await fold_all(projector_of(store, batch_max=3))
     for name in ("s1", "s2"):
         key = store.keys.session_index(name)
         index = await store.transport.command("LRANGE", key, 0, -1, key=key)
-        told = [one.id for one in await store.log() if one.session == store.keys.full(name)]
-        assert [raw.decode() for raw in index] == told
+        ids = [event.id for event in await store.log() if event.session == store.keys.full(name)]
+        assert [raw.decode() for raw in index] == ids
 
 
-async def test_a_retired_session_leaves_no_view_but_its_index(store: TimedStore) -> None:
+async def test_a_retired_session_leaves_only_its_index(store: TimedStore) -> None:
     await talk(store, 1)
     session = await store.resume_session(store.keys.full("s1"), "again")
     await store.close_session(session.session, session.epoch)
-    one = projector(store)
-    await fold_all(one)
+    projector = projector_of(store)
+    await fold_all(projector)
     assert await view_of(store, "s1") is not None
     store.tick(3_700_000)
     await store.timers()
     assert "SessionRetired" in await store.types()
-    await fold_all(one)
+    await fold_all(projector)
     assert await view_of(store, "s1") is None
     assert await view_of(store, "s1", "group") is None
     key = store.keys.session_index("s1")
     assert await store.transport.command("LLEN", key, key=key) > 0
 
 
-# --- who folds -----------------------------------------------------------------------------
+# --- leases --------------------------------------------------------------------------------
 
 
-async def test_a_standby_waits_until_the_hold_has_ended(store: TimedStore) -> None:
+async def test_a_standby_waits_until_the_lease_has_ended(store: TimedStore) -> None:
     await talk(store)
-    first, second = projector(store), projector(store)
+    first, second = projector_of(store), projector_of(store)
     assert (await first.step()).state == "folded"
     assert (await second.step()).state == "standby"
     store.tick(LEASE_MS - 1)
@@ -268,9 +267,9 @@ async def test_a_standby_waits_until_the_hold_has_ended(store: TimedStore) -> No
     assert await first.step() == StepResult("lease_lost", detail="fenced")
 
 
-async def test_each_step_renews_the_hold(store: TimedStore) -> None:
-    """Whether there is something to save, nothing, or what cannot be folded."""
-    first, second = projector(store), projector(store)
+async def test_each_step_renews_the_lease(store: TimedStore) -> None:
+    """Also if there is nothing to save."""
+    first, second = projector_of(store), projector_of(store)
     assert (await first.step()).state == "idle"
     for state in ("idle", "folded", "idle"):
         if state == "folded":
@@ -283,7 +282,7 @@ async def test_each_step_renews_the_hold(store: TimedStore) -> None:
 
 
 async def test_a_released_set_is_taken_over_at_once(store: TimedStore) -> None:
-    first, second = projector(store), projector(store)
+    first, second = projector_of(store), projector_of(store)
     await first.step()
     await first.release()
     assert (await second.step()).state == "idle"
@@ -291,20 +290,20 @@ async def test_a_released_set_is_taken_over_at_once(store: TimedStore) -> None:
 
 async def test_a_zombie_that_read_before_the_takeover_cannot_save(store: TimedStore) -> None:
     await talk(store, 2)
-    live = projector(store)
+    live = projector_of(store)
 
     async def take_over() -> None:
         store.tick(LEASE_MS)
         assert await fold_all(live) == len(await store.log()), "what the zombie had read, again"
 
-    zombie = projector(store, Frozen(store, "save_views", take_over))
+    zombie = projector_of(store, Frozen(store, "save_views", take_over))
     assert await zombie.step() == StepResult("lease_lost", detail="fenced")
     assert (await view_of(store, "s1")).results == 2
     assert (await zombie.step()).state == "standby"
 
 
 async def test_a_zombie_that_wakes_before_reading_takes_no_entries(store: TimedStore) -> None:
-    live, zombie = projector(store), projector(store)
+    live, zombie = projector_of(store), projector_of(store)
     assert (await zombie.step()).state == "idle"
     store.tick(LEASE_MS)
     assert (await live.step()).state == "idle"
@@ -313,46 +312,46 @@ async def test_a_zombie_that_wakes_before_reading_takes_no_entries(store: TimedS
     assert await fold_all(live) == len(await store.log())
 
 
-async def test_the_consumer_group_stands_where_the_views_are(store: TimedStore) -> None:
-    """Redis itself says how far a set is: nothing is read ahead of what is saved."""
+async def test_the_position_of_the_consumer_group_is_that_of_the_views(store: TimedStore) -> None:
+    """The position in Redis is that of the last save: no entry is read ahead."""
     await talk(store, 4)
-    one = projector(store, batch_max=5)
+    projector = projector_of(store, batch_max=5)
     for _ in range(2):
-        assert (await one.step()).count == 5
+        assert (await projector.step()).count == 5
     group = await group_of(store, "core")
-    assert group["last-delivered-id"] == one.checkpoint.encode()
+    assert group["last-delivered-id"] == projector.checkpoint.encode()
     assert (group["pending"], group["entries-read"]) == (0, 10)
     assert group["lag"] == len(await store.log()) - 10
-    await fold_all(one)
+    await fold_all(projector)
     assert (await group_of(store, "core"))["lag"] == 0
 
 
-async def test_a_group_that_somebody_destroyed_comes_back_where_the_views_are(
+async def test_a_destroyed_group_is_created_again_at_the_position_of_the_views(
     store: TimedStore,
 ) -> None:
-    """As if nothing had been: not at the start, which would count as far behind."""
+    """At its last position; at the start it would have a large lag."""
     await talk(store, 4)
-    one = projector(store)
-    await fold_all(one)
+    projector = projector_of(store)
+    await fold_all(projector)
     before = await group_of(store, "core")
     key = store.keys.log
     await store.transport.command("XGROUP", "DESTROY", key, "core", key=key)
-    assert (await one.step()).state == "idle"
+    assert (await projector.step()).state == "idle"
     assert await group_of(store, "core") == before
     await store.open("s2")
-    assert (await one.step()).count == 1
+    assert (await projector.step()).count == 1
     group = await group_of(store, "core")
     assert (group["lag"], group["entries-read"]) == (0, before["entries-read"] + 1)
 
 
-async def test_after_a_long_wait_most_of_the_hold_is_left_for_folding(store: TimedStore) -> None:
-    second = projector(store)
+async def test_after_a_long_wait_most_of_the_lease_is_left_for_folding(store: TimedStore) -> None:
+    second = projector_of(store)
 
-    async def look() -> None:
-        store.tick(900)  # loading and folding take their time
+    async def try_second() -> None:
+        store.tick(900)  # loading and folding take time
         assert (await second.step()).state == "standby"
 
-    first = projector(store, Frozen(store, "save_views", look))
+    first = projector_of(store, Frozen(store, "save_views", try_second))
     assert (await first.step()).state == "idle"
     await store.open()
     store.tick(BLOCK_MS + LINGER_MS)
@@ -362,7 +361,7 @@ async def test_after_a_long_wait_most_of_the_hold_is_left_for_folding(store: Tim
 async def group_of(store: TimedStore, name: str) -> dict[str, Any]:
     key = store.keys.log
     groups = await store.transport.command("XINFO", "GROUPS", key, key=key)
-    (group,) = [one for one in map(named_fields_of, groups) if one["name"] == name.encode()]
+    (group,) = [each for each in map(named_fields_of, groups) if each["name"] == name.encode()]
     return group
 
 
@@ -373,9 +372,9 @@ async def test_a_crash_at_any_call_changes_nothing_of_the_records(
 ) -> None:
     await talk(store, 4)
     with pytest.raises(Cut):
-        await fold_all(projector(store, Cutting(store, script, after=after), batch_max=5))
+        await fold_all(projector_of(store, Cutting(store, script, after=after), batch_max=5))
     store.tick(LEASE_MS)
-    await fold_all(projector(store, batch_max=5))
+    await fold_all(projector_of(store, batch_max=5))
     live = {name: await records(store, name) for name in ("session", "group", "job", "node")}
     await Rebuild(views_of(store), CORE, list(live)).run()
     assert {name: await records(store, name) for name in live} == live
@@ -385,48 +384,46 @@ async def test_a_crash_at_any_call_changes_nothing_of_the_records(
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before it", "after it"])
-async def test_the_same_projector_goes_on_after_a_lost_reply(
-    store: TimedStore, after: bool
-) -> None:
+async def test_a_projector_continues_after_a_lost_reply(store: TimedStore, after: bool) -> None:
     session, node = await store.open(), await store.join()
     cutting = Cutting(store, "", after=after)
-    one = projector(store, cutting)
+    projector = projector_of(store, cutting)
     for seq in range(3):
-        await fold_all(one)  # so that what is folded twice is counted twice
+        await fold_all(projector)  # so that an event that is folded twice is counted twice
         await store.say(session, seq, end_of_utterance=True)
         await store.dispatch()
         await store.answer(node, (await store.inbox(node))[-1])
         cutting.arm("save_views")
         with pytest.raises(Cut):
-            await one.step()
-        await fold_all(one)
+            await projector.step()
+        await fold_all(projector)
     view = await view_of(store, "s1")
     assert (view.utterance, view.results, view.dispatches) == (3, 3, 3)
 
 
-async def test_a_group_that_was_set_back_by_hand_gets_nothing_folded_twice(
+async def test_entries_are_not_folded_twice_after_a_group_was_set_back(
     store: TimedStore, redis: Any
 ) -> None:
     await talk(store, 2)
-    one = projector(store)
-    await fold_all(one)
+    projector = projector_of(store)
+    await fold_all(projector)
     before = await records(store, "session")
     opened = (await store.log("SessionOpened"))[0]
     await redis.xgroup_setid(store.keys.log, CORE.name, opened.id)
     store.tick(1)
     await store.join("n2")
-    await fold_all(one)
+    await fold_all(projector)
     assert await records(store, "session") == before
     assert await view_of(store, "n2", "node") is not None
 
 
-async def test_a_record_is_written_when_it_changes_and_not_again(store: TimedStore) -> None:
+async def test_a_record_is_written_only_when_it_changes(store: TimedStore) -> None:
     await talk(store, 1)
     spying = Spying(store)
-    one = projector(store, spying)
-    await fold_all(one)
+    projector = projector_of(store, spying)
+    await fold_all(projector)
     await store.join("n2")
-    await fold_all(one)
+    await fold_all(projector)
     assert b"n2" in spying.saved[-1]
     assert b"s1" not in spying.saved[-1]
 
@@ -436,7 +433,7 @@ class Open(msgspec.Struct, frozen=True):
 
 
 class Holding:
-    """A field for each session that was opened, until one is closed."""
+    """A record with a field for each opened session; closing any session drops the record."""
 
     name, version, view = "holding", 1, Open
     handles = frozenset({"SessionOpened", "SessionClosed"})
@@ -460,59 +457,59 @@ class Holding:
 
 
 @pytest.mark.parametrize("batch_max", [1, 64])
-async def test_a_record_that_was_dropped_and_is_there_again_has_nothing_of_the_first(
+async def test_a_record_that_was_dropped_and_made_again_has_no_earlier_field(
     store: TimedStore, batch_max: int
 ) -> None:
     first = await store.open("s1")
     await store.close_session(first.session, first.epoch)
     await store.open("s2")
     await store.open("s3")
-    one = projector(store, of=ProjectionSet("holding", (Holding(),)), batch_max=batch_max)
-    await fold_all(one)
-    (kept,) = await views_of(store).load("holding", "1.1", ["all"])
+    projector = projector_of(store, of=ProjectionSet("holding", (Holding(),)), batch_max=batch_max)
+    await fold_all(projector)
+    (record,) = await views_of(store).load("holding", "1.1", ["all"])
     last = (await store.log("SessionOpened"))[-1]
     full = store.keys.full
-    assert kept == {"v": b"", full("s2"): b"!", full("s3"): b"!", "at": last.id.encode()}
+    assert record == {"v": b"", full("s2"): b"!", full("s3"): b"!", "at": last.id.encode()}
 
 
-async def test_a_record_of_very_many_fields_is_written_whole(store: TimedStore) -> None:
+async def test_a_record_of_very_many_fields_is_written_completely(store: TimedStore) -> None:
     view = Open(frozenset(f"f{n}" for n in range(2_500)))
     views = views_of(store)
-    held = await views.acquire(ProjectionSet("holding", (Holding(),)), "me", LEASE_MS)
-    assert isinstance(held, SetLease)
+    lease = await views.acquire(ProjectionSet("holding", (Holding(),)), "me", LEASE_MS)
+    assert isinstance(lease, SetLease)
     put = Put("all", "5-1", Holding().encode(view, None))
     save = Save(
-        projection_set="holding", group="holding", epoch=held.epoch, start=START, to="5-1",
+        projection_set="holding", group="holding", epoch=lease.epoch, start=START, to="5-1",
         lease_ms=LEASE_MS, changes=[Changes("holding", "1.1", [put])],
     )  # fmt: skip
     assert await views.save(save) == "saved"
-    (kept,) = await views.load("holding", "1.1", ["all"])
-    assert Holding().decode(kept) == view
+    (record,) = await views.load("holding", "1.1", ["all"])
+    assert Holding().decode(record) == view
 
 
-async def test_a_index_too_long_for_one_command_keeps_its_order(store: TimedStore) -> None:
+async def test_an_index_too_long_for_one_command_keeps_its_order(store: TimedStore) -> None:
     views = views_of(store)
-    held = await views.acquire(ProjectionSet("holding", (Holding(),)), "me", LEASE_MS)
-    assert isinstance(held, SetLease)
+    lease = await views.acquire(ProjectionSet("holding", (Holding(),)), "me", LEASE_MS)
+    assert isinstance(lease, SetLease)
     indexes = {"s1": ["1-1", "2-1", "3-1"], "s2": [f"{n}-1" for n in range(1, 2_000)]}
     save = Save(
-        projection_set="holding", group="holding", epoch=held.epoch, start=START, to="2000-1",
+        projection_set="holding", group="holding", epoch=lease.epoch, start=START, to="2000-1",
         lease_ms=LEASE_MS, changes=[Changes("holding", "1.1")], indexes=indexes,
     )  # fmt: skip
     assert await views.save(save) == "saved"
     for session, ids in indexes.items():
         key = store.keys.session_index(session)
-        kept = await store.transport.command("LRANGE", key, 0, -1, key=key)
-        assert [one.decode() for one in kept] == ids
+        index = await store.transport.command("LRANGE", key, 0, -1, key=key)
+        assert [raw.decode() for raw in index] == ids
 
 
 async def test_a_save_from_another_checkpoint_is_refused(store: TimedStore) -> None:
     await talk(store, 2)
-    one = projector(store, batch_max=2)
-    await one.step()
-    one.checkpoint = "1-1"
-    assert await one.step() == StepResult("lease_lost", detail="moved")
-    await fold_all(one)
+    projector = projector_of(store, batch_max=2)
+    await projector.step()
+    projector.checkpoint = "1-1"
+    assert await projector.step() == StepResult("lease_lost", detail="moved")
+    await fold_all(projector)
     assert (await view_of(store, "s1")).results == 2
 
 
@@ -520,7 +517,7 @@ async def test_a_save_from_another_checkpoint_is_refused(store: TimedStore) -> N
 
 
 class Picky(Sessions):
-    """Sessions that cannot stand one kind of event."""
+    """The session projection, which raises at one type of event."""
 
     name = "picky"
     bad = "ResultDelivered"
@@ -539,21 +536,21 @@ async def dead_of(store: TimedStore) -> list[dict[str, str]]:
     ]
 
 
-async def test_poison_is_parked_after_three_tries_with_its_reason(store: TimedStore) -> None:
+async def test_poison_is_a_dead_letter_with_its_reason_after_three_tries(store: TimedStore) -> None:
     await talk(store, 1)
-    one = projector(store, of=ProjectionSet("picky", (Picky(),)))
-    states = [(await one.step()).state for _ in range(5)]
+    projector = projector_of(store, of=ProjectionSet("picky", (Picky(),)))
+    states = [(await projector.step()).state for _ in range(5)]
     assert states == ["folded", "retry", "folded", "idle", "idle"], "first tried in its batch"
     (dead,) = await dead_of(store)
     (bad,) = await store.log("ResultDelivered")
     assert (dead["from"], dead["id"], dead["k"]) == ("log", bad.id, "ResultDelivered")
     assert dead["reason"] == "ValueError: no ResultDelivered, please"
-    told = msgspec.json.decode(dead["d"])
-    assert told == {"set": "picky", "projections": ["picky"], "tries": 3}
+    context = msgspec.json.decode(dead["d"])
+    assert context == {"set": "picky", "projections": ["picky"], "tries": 3}
 
 
 class Exiting(Picky):
-    """Sessions whose code, or a library of theirs, exits at one kind of event."""
+    """The session projection, which exits at one type of event."""
 
     def apply(self, view: Session | None, event: Event) -> Session | None:
         if event.type == self.bad:
@@ -561,18 +558,18 @@ class Exiting(Picky):
         return super().apply(view, event)
 
 
-async def test_an_event_at_which_a_projection_exits_is_parked_and_ends_no_projector(
+async def test_an_event_at_which_a_projection_exits_is_a_dead_letter(
     store: TimedStore,
 ) -> None:
     await talk(store, 1)
-    await fold_all(projector(store, of=ProjectionSet("picky", (Exiting(),))))
+    await fold_all(projector_of(store, of=ProjectionSet("picky", (Exiting(),))))
     (dead,) = await dead_of(store)
     assert (dead["k"], dead["reason"]) == ("ResultDelivered", "SystemExit: no model")
 
 
-async def test_what_comes_after_poison_is_folded(store: TimedStore) -> None:
+async def test_events_after_poison_are_folded(store: TimedStore) -> None:
     await talk(store, 2)
-    await fold_all(projector(store, of=ProjectionSet("picky", (Picky(),))))
+    await fold_all(projector_of(store, of=ProjectionSet("picky", (Picky(),))))
     assert len(await dead_of(store)) == 2
     views = views_of(store)
     (stored,) = await views.load("picky", "2.1", ["s1"])
@@ -583,39 +580,39 @@ async def test_what_comes_after_poison_is_folded(store: TimedStore) -> None:
 async def test_one_failing_projection_does_not_hold_up_the_others(store: TimedStore) -> None:
     await talk(store, 2)
     of = ProjectionSet("two", (Picky(), Sessions()))
-    await fold_all(projector(store, of=of))
+    await fold_all(projector_of(store, of=of))
     assert (await view_of(store, "s1")).results == 2
-    assert {msgspec.json.decode(one["d"])["projections"][0] for one in await dead_of(store)} == {
-        "picky"
-    }
+    assert {
+        msgspec.json.decode(letter["d"])["projections"][0] for letter in await dead_of(store)
+    } == {"picky"}
 
 
-async def test_an_unknown_type_is_parked_never_dropped(store: TimedStore, redis: Any) -> None:
+async def test_an_event_of_unknown_type_is_a_dead_letter(store: TimedStore, redis: Any) -> None:
     await store.open()
     fields = dict.fromkeys(FIELDS, "")
-    strange = await redis.xadd(store.keys.log, fields | {"t": "MoonRisen", "v": "9", "d": "{}"})
-    await fold_all(projector(store))
+    entry_id = await redis.xadd(store.keys.log, fields | {"t": "MoonRisen", "v": "9", "d": "{}"})
+    await fold_all(projector_of(store))
     (dead,) = await dead_of(store)
-    assert (dead["id"], dead["reason"]) == (strange.decode(), "unknown type MoonRisen")
+    assert (dead["id"], dead["reason"]) == (entry_id.decode(), "unknown type MoonRisen")
     assert (await view_of(store, "s1")).status == "open"
     with pytest.raises(UndecodableEvent):
         await store.log()
 
 
-async def test_a_version_from_the_future_is_parked_at_once_and_stays_in_its_index(
+async def test_an_event_of_a_newer_version_is_a_dead_letter_at_once_and_in_its_index(
     store: TimedStore, redis: Any
 ) -> None:
-    """Trying again would not make it known; a later program reads it where it is."""
+    """More tries would not help; a later program reads the event in the index."""
     await talk(store, 1)
     later = {"t": "SessionResumed", "v": "2", "s": store.keys.full("s1"), "d": '{"era":2}'}
-    strange = await redis.xadd(store.keys.log, dict.fromkeys(FIELDS, "") | later)
-    one = projector(store)
-    stepped = await one.step()
-    assert (stepped.state, stepped.dead_lettered) == ("folded", 1)
+    entry_id = await redis.xadd(store.keys.log, dict.fromkeys(FIELDS, "") | later)
+    projector = projector_of(store)
+    result = await projector.step()
+    assert (result.state, result.dead_lettered) == ("folded", 1)
     (dead,) = await dead_of(store)
     assert dead["reason"] == "SessionResumed: version 2, this program reads 1 to 1"
     key = store.keys.session_index("s1")
-    assert (await store.transport.command("LRANGE", key, -1, -1, key=key)) == [strange]
+    assert (await store.transport.command("LRANGE", key, -1, -1, key=key)) == [entry_id]
     assert (await view_of(store, "s1")).epoch == 1
 
 
@@ -624,34 +621,34 @@ async def test_a_version_from_the_future_is_parked_at_once_and_stays_in_its_inde
 
 async def test_a_rebuild_switches_readers_and_drops_the_old_revision(store: TimedStore) -> None:
     await talk(store, 3)
-    one = projector(store)
-    await fold_all(one)
+    projector = projector_of(store)
+    await fold_all(projector)
     old = await records(store, "session")
-    rebuilt = await Rebuild(views_of(store), CORE, ["session", "group"]).run()
-    assert rebuilt is not None
-    assert (rebuilt.revisions, rebuilt.dropped) == ({"session": "2.2", "group": "2.2"}, 2)
+    report = await Rebuild(views_of(store), CORE, ["session", "group"]).run()
+    assert report is not None
+    assert (report.revisions, report.dropped) == ({"session": "2.2", "group": "2.2"}, 2)
     assert await views_of(store).active_revision("session") == "2.2"
     assert await views_of(store).active_revision("job") == "2.1"
     assert await records(store, "session") == old
     assert await views_of(store).load("session", "2.1", ["s1"]) == [{}]
 
 
-async def test_the_live_fold_goes_on_upon_the_new_revision(store: TimedStore) -> None:
+async def test_the_projector_continues_with_the_new_revision(store: TimedStore) -> None:
     await talk(store, 1)
-    one = projector(store)
-    await fold_all(one)
+    projector = projector_of(store)
+    await fold_all(projector)
     await Rebuild(views_of(store), CORE, ["session"]).run()
     session = await store.resume_session(store.keys.full("s1"), "again")
     await store.say(session, session.next_seq, end_of_utterance=True)
-    assert await one.step() == StepResult("lease_lost", detail="rebuilt")
-    await fold_all(one)
+    assert await projector.step() == StepResult("lease_lost", detail="rebuilt")
+    await fold_all(projector)
     assert (await view_of(store, "s1")).utterance == 2
     assert await views_of(store).load("session", "2.1", ["s1"]) == [{}]
 
 
-async def test_what_a_crashed_rebuild_left_is_dropped_by_the_next(store: TimedStore) -> None:
+async def test_records_of_a_crashed_rebuild_are_dropped_by_the_next(store: TimedStore) -> None:
     await talk(store, 3)
-    await fold_all(projector(store))
+    await fold_all(projector_of(store))
     views = views_of(store, Cutting(store, "promote_revision", after=False))
     broken = Rebuild(views, CORE, ["session"])
     with pytest.raises(Cut):
@@ -665,8 +662,8 @@ async def test_what_a_crashed_rebuild_left_is_dropped_by_the_next(store: TimedSt
     with pytest.raises(Cut):
         await Rebuild(views, CORE, ["session"], owner="me").run()
     assert await views.active_revision("session") == "2.2", "switched, then died before dropping"
-    rebuilt = await Rebuild(views_of(store), CORE, ["group"]).run()
-    assert rebuilt is not None
+    report = await Rebuild(views_of(store), CORE, ["group"]).run()
+    assert report is not None
     assert await records(store, "session") == before
     assert await views.load("session", "2.1", ["s1"]) == [{}]
     assert await views.checkpoint("rebuild-core") == START
@@ -676,34 +673,34 @@ SPEAKERS = ["s1", "s2", "s3", "s4"]
 
 
 async def counted(store: TimedStore) -> list[int]:
-    """The utterances of each speaker, as the live view has them."""
+    """The number of utterances of each speaker in the active view."""
     revision = await views_of(store).active_revision("counts")
-    found = await views_of(store).load("counts", revision or "", SPEAKERS)
-    return [msgspec.msgpack.decode(one["v"], type=Counted).utterances for one in found]
+    stored = await views_of(store).load("counts", revision or "", SPEAKERS)
+    return [msgspec.msgpack.decode(each["v"], type=UtteranceCount).utterances for each in stored]
 
 
 async def take_turns(store: TimedStore) -> None:
-    """They speak one after the other, three times each; the live view has it."""
+    """Each speaker speaks three times, in turns; the active view counts the utterances."""
     sessions = [await store.open(name) for name in SPEAKERS]
     for seq in range(3):
         for session in sessions:
             await store.say(session, seq, end_of_utterance=True)
-    await fold_all(projector(store, of=COUNTS))
+    await fold_all(projector_of(store, of=COUNTS))
     assert await counted(store) == [3, 3, 3, 3]
 
 
-def keep_little(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A rebuild saves after each entry, and keeps two records in memory."""
+def limit_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make a rebuild save after each entry and keep two records in memory."""
     monkeypatch.setattr("eventsched.history.log.READ_MAX", 1)
     monkeypatch.setattr("eventsched.roles.rebuild.CHANGED_MAX", 1)
     monkeypatch.setattr("eventsched.projection.fold.CACHED_MAX", 2)
 
 
-async def test_a_build_of_more_records_than_stay_in_memory_is_the_same(
+async def test_a_rebuild_of_more_records_than_fit_in_memory_is_the_same(
     store: TimedStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await take_turns(store)
-    keep_little(monkeypatch)
+    limit_memory(monkeypatch)
     assert await Rebuild(views_of(store), COUNTS, ["counts"]).run() is not None
     assert await views_of(store).active_revision("counts") == "1.2"
     assert await counted(store) == [3, 3, 3, 3]
@@ -718,7 +715,7 @@ async def test_records_of_a_rebuild_that_crashed_before_its_first_checkpoint_do_
         await Rebuild(views, COUNTS, ["counts"], owner="me").run()
     assert {} not in await views.load("counts", "1.2", SPEAKERS)
     assert await views.checkpoint("rebuild-counts") == START
-    keep_little(monkeypatch)
+    limit_memory(monkeypatch)
     assert await Rebuild(views, COUNTS, ["counts"], owner="me").run() is not None
     assert await counted(store) == [3, 3, 3, 3]
 
@@ -730,51 +727,51 @@ async def test_two_rebuilds_of_a_set_do_not_run_at_once(store: TimedStore) -> No
     assert await Rebuild(views_of(store), CORE, ["session"]).run() is not None
 
 
-async def test_a_rebuild_that_folds_for_long_before_it_saves_holds_its_set(
+async def test_a_rebuild_renews_its_lease_while_it_folds(
     store: TimedStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await talk(store, 1)
-    await fold_all(projector(store))
+    await fold_all(projector_of(store))
     views = views_of(store)
     history = History(views, None, CORE)
-    whole = history.batches
+    batches = history.batches
 
     async def one_by_one(after: str, upto: str) -> AsyncIterator[Sequence[Entry]]:
-        async for entries in whole(after, upto):
+        async for entries in batches(after, upto):
             for entry in entries:
                 store.tick(6_000)
                 assert await Rebuild(views, CORE, ["session"]).run() is None
                 yield [entry]
 
     monkeypatch.setattr(history, "batches", one_by_one)
-    rebuilt = await Rebuild(views, CORE, ["session"], history=history).run()
-    assert rebuilt is not None
-    assert (rebuilt.entries, rebuilt.revisions) == (len(await store.log()), {"session": "2.2"})
+    report = await Rebuild(views, CORE, ["session"], history=history).run()
+    assert report is not None
+    assert (report.entries, report.revisions) == (len(await store.log()), {"session": "2.2"})
 
 
 async def test_a_rebuild_without_any_projector_ever_is_as_empty_as_the_live_view(
     store: TimedStore,
 ) -> None:
     await talk(store, 1)
-    rebuilt = await Rebuild(views_of(store), CORE, ["session"]).run()
-    assert rebuilt is not None
-    assert rebuilt.entries == 0
-    assert await fold_all(projector(store)) == len(await store.log())
+    report = await Rebuild(views_of(store), CORE, ["session"]).run()
+    assert report is not None
+    assert report.entries == 0
+    assert await fold_all(projector_of(store)) == len(await store.log())
 
 
 class NewerSessions(Sessions):
-    """The same records under a new version."""
+    """The session projection with a newer version."""
 
     version = Sessions.version + 1
 
 
-async def test_a_newer_version_waits_then_rebuilds_what_it_finds(store: TimedStore) -> None:
+async def test_a_newer_version_waits_then_rebuilds(store: TimedStore) -> None:
     await talk(store, 2)
-    old = projector(store)
+    old = projector_of(store)
     await fold_all(old)
     await old.release()
     newer = ProjectionSet("core", (NewerSessions(), *CORE.projections[1:]), CORE.sessions)
-    new = projector(store, of=newer)
+    new = projector_of(store, of=newer)
     assert (await new.step()).state == "other_version"
     assert await new._rebuild_outdated()
     assert (await new.step()).state == "idle"
@@ -785,27 +782,27 @@ async def test_a_newer_version_waits_then_rebuilds_what_it_finds(store: TimedSto
     assert not await old._rebuild_outdated()
 
 
-# --- around it -----------------------------------------------------------------------------
+# --- other ---------------------------------------------------------------------------------
 
 
-def test_the_built_in_set_is_what_its_modules_say() -> None:
-    assert [one.name for one in CORE.projections] == ["session", "group", "job", "node"]
-    assert all(isinstance(one, Projection) for one in CORE.projections)
-    assert [one for one in load_sets() if one.name == "core"] == [CORE]
+def test_the_built_in_set_has_the_projections_of_its_modules() -> None:
+    assert [each.name for each in CORE.projections] == ["session", "group", "job", "node"]
+    assert all(isinstance(each, Projection) for each in CORE.projections)
+    assert [each for each in load_sets() if each.name == "core"] == [CORE]
 
 
-class Away(Cutting):
-    """A transport whose server does not answer one script, once."""
+class Unavailable(Cutting):
+    """A transport whose server does not answer a script, once."""
 
     async def run(self, script: str, keys: Sequence[str], args: Sequence[Arg]) -> Any:
         try:
             return await super().run(script, keys, args)
         except Cut as error:
-            raise ServerUnavailable("away") from error
+            raise ServerUnavailable("no answer") from error
 
 
-class Mute(Cutting):
-    """A server that does not answer one command, once."""
+class Unanswered(Cutting):
+    """A transport whose server does not answer a command, once."""
 
     def __init__(self, store: TimedStore, command: str) -> None:
         super().__init__(store, "", after=False)
@@ -819,39 +816,41 @@ class Mute(Cutting):
 
 
 @pytest.mark.parametrize("command", ["GET", "EXISTS", "XINFO"])
-async def test_a_set_that_was_taken_amid_silence_is_taken_again(
+async def test_a_lease_that_was_acquired_without_a_reply_is_acquired_again(
     store: TimedStore, command: str
 ) -> None:
     await talk(store)
-    one = projector(store, Mute(store, command))
+    projector = projector_of(store, Unanswered(store, command))
     with pytest.raises(ServerUnavailable):
-        await one.step()
-    assert not one.is_active
-    assert await fold_all(one) == len(await store.log())
+        await projector.step()
+    assert not projector.is_active
+    assert await fold_all(projector) == len(await store.log())
 
 
 async def until_folded(store: TimedStore) -> None:
-    """Return when the live views are as far as the log."""
+    """Return when the active views have all events of the log."""
 
     async def are_equal() -> bool:
         return await views_of(store).checkpoint("core") == await store.last_id(store.keys.log)
 
-    await until("the views are as far as the log", are_equal)
+    await until("the views have all events of the log", are_equal)
 
 
 @pytest.mark.parametrize("script", ["acquire_set_lease", "save_views"])
-async def test_run_goes_on_after_the_server_was_away(store: TimedStore, script: str) -> None:
+async def test_run_continues_after_the_server_was_unavailable(
+    store: TimedStore, script: str
+) -> None:
     await talk(store, 1)
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(projector(store, Away(store, script, after=True)).run)
+        tasks.start_soon(projector_of(store, Unavailable(store, script, after=True)).run)
         await until_folded(store)
         tasks.cancel_scope.cancel()
     assert (await view_of(store, "s1")).results == 1
 
 
-async def test_run_leaves_the_set_to_a_standby_when_it_is_cancelled(store: TimedStore) -> None:
+async def test_run_releases_the_lease_when_it_is_cancelled(store: TimedStore) -> None:
     await talk(store, 1)
-    first, second = projector(store), projector(store)
+    first, second = projector_of(store), projector_of(store)
     async with anyio.create_task_group() as outer:
         async with anyio.create_task_group() as inner:
             inner.start_soon(first.run)

@@ -118,8 +118,8 @@ class Cluster:
         self.start_role("trimming", lambda: Trimmer(self.views).run())
 
     def start_archivers(self, path: Path, each: int) -> None:
-        """Seal the log into this folder, so that it can be trimmed."""
-        _, key = ArchiveFolder.open_or_make(path, None)
+        """They seal the log into this folder, so that it can be trimmed behind them."""
+        _, key = ArchiveFolder.open_or_create(path, None)
         for number in range(each):
             self.start_role(f"archiver-{number}", lambda: self._archive(path, key))
 
@@ -128,9 +128,9 @@ class Cluster:
         folder = ArchiveFolder.open(path).cell(CELL)
         archiver = Archiver(self.views, folder, key, core_set(), owner=self.token())
         try:
-            await self._keep_on(archiver.step, ("gathered", "sealed"), idle_ms=(100, 800))
+            await self._keep_on(archiver.step, ("buffered", "sealed"), idle_ms=(100, 800))
         finally:
-            archiver.let_go()
+            archiver.discard()
 
     async def _project(self) -> None:
         """The real projector, step by step: its `run` needs an event loop to be cancelled in."""

@@ -26,7 +26,7 @@ from rich.progress import Progress
 
 from eventsched.archive import threads, verifier
 from eventsched.archive.archiver import LEASE_MS
-from eventsched.archive.commands import ArchiveCalls
+from eventsched.archive.commands import ArchiveCommands
 from eventsched.archive.layout import ArchiveFolder
 from eventsched.audit.verify import Verifier
 from eventsched.errors import BY_CODE
@@ -239,11 +239,11 @@ def _archived(cluster: Cluster, world: World, archive: Path) -> list[str]:
 
 
 def _given_up(cluster: Cluster, world: World) -> list[str]:
-    """The archive is abandoned: the rest of the log goes on without it."""
-    calls = ArchiveCalls(cluster.views)
-    of = world.complete(calls.look()).of
+    """Then the archive is lost: what is left of the log goes on without it."""
+    calls = ArchiveCommands(cluster.views)
+    key = world.complete(calls.read_state()).fingerprint
     world.now_ms += LEASE_MS
-    world.complete(calls.abandon(of))
+    world.complete(calls.abandon(key))
     broken = _verified(cluster, world, None)
     return [f"given up: {violation}" for violation in broken]
 

@@ -55,7 +55,7 @@ def titles(picture: str) -> str:
 
 
 def talk(*starts: int, text: str = "hola", session: str = "c0.s1") -> list[Event]:
-    """A session of one-second utterances that begin at these times, each with its result."""
+    """The events of one-second utterances that begin at these times, each with its result."""
     events: list[Event] = []
 
     def add(ms: int, data: Any, **more: Any) -> None:
@@ -109,7 +109,7 @@ def test_any_text_is_well_formed_and_shows_its_control_characters(text: str) -> 
     assert f"session c0.{VISIBLE}" in words
 
 
-def test_the_svg_is_self_contained() -> None:
+def test_the_picture_loads_nothing() -> None:
     picture = draw(talk(0, 2_000))
     assert re.findall(r"(?:href|src|@import|url\()[^#)]*", picture) == ["url("] * 4
     assert picture.count("http") == 1  # its own name space
@@ -121,10 +121,10 @@ def test_an_empty_session_and_one_that_only_opened_can_be_drawn() -> None:
 
 
 def test_each_utterance_and_outcome_is_named() -> None:
-    labels = texts(draw(talk(0, 2_000, 4_000)))
+    shown = texts(draw(talk(0, 2_000, 4_000)))
     for u in range(3):
-        assert labels.count(f"u{u}") == 2  # the utterance and its result
-        assert f"u{u} es" in labels
+        assert shown.count(f"u{u}") == 2  # the utterance and its result
+        assert f"u{u} es" in shown
 
 
 def test_an_encrypted_text_is_shown_as_encrypted() -> None:
@@ -162,21 +162,7 @@ async def test_retries_waits_and_missing_outcomes_are_drawn(store: TimedStore) -
     assert 'class="cross"' in picture
 
 
-async def test_a_wait_tells_when_the_job_was_promoted(store: TimedStore) -> None:
-    await speak(store, "s1")
-    await store.dispatch()
-    store.tick(5_000)
-    await store.timers()
-    waiting = build_scene(await store.log()).spans[-1]
-    assert waiting.title == "waits since 5.00 s, promoted after 5.00 s"
-    store.tick(1_000)
-    await store.join("n1")
-    log = [event for event in await store.log() if event.session]
-    (ended,) = [span for span in build_scene(log).spans if span.kind == "waiting"]
-    assert "NO_POOL_FOR_LANG_PAIR, promoted after 5.00 s, then to n1" in ended.title
-
-
-async def test_every_session_of_a_random_play_can_be_drawn(store: TimedStore) -> None:
+async def test_every_session_of_a_random_log_can_be_drawn(store: TimedStore) -> None:
     log = await random_log(store, 5, 150)
     for session in {event.session for event in log if event.session}:
         events = [event for event in log if event.session == session]
@@ -191,7 +177,7 @@ async def test_every_session_of_a_random_play_can_be_drawn(store: TimedStore) ->
 # --- long and crowded sessions ----------------------------------------------------------------
 
 
-def test_a_long_session_has_several_rows_and_one_for_its_silence() -> None:
+def test_a_long_session_continues_in_rows_without_its_silence() -> None:
     busy = [at * 3_000 for at in range(40)]
     later = [3_600_000 + at * 3_000 for at in range(40)]
     scene = build_scene(talk(*busy, *later))
@@ -212,7 +198,7 @@ def test_four_hours_are_one_picture_of_bounded_height() -> None:
     assert len(picture) < 4_000_000
 
 
-def test_a_short_rest_makes_no_row() -> None:
+def test_a_short_rest_has_no_row_of_its_own() -> None:
     for last_ms in (9_000, 29_000, 31_000, 62_000):
         scene = build_scene(talk(*range(0, last_ms, 3_000), last_ms))
         rows = split_rows(scene)
@@ -222,19 +208,19 @@ def test_a_short_rest_makes_no_row() -> None:
 
 
 def test_one_utterance_is_one_row_without_an_overview() -> None:
-    labels = texts(draw(talk(583)))
-    assert labels.count("audio") == 1
-    assert "overview" not in labels
-    assert "1 utterance, 1 outcome" in labels
+    shown = texts(draw(talk(583)))
+    assert shown.count("audio") == 1
+    assert "overview" not in shown
+    assert "1 utterance, 1 outcome" in shown
 
 
-def test_the_legend_names_the_drawn_shapes_only() -> None:
-    labels = texts(draw(talk(0, 2_000)))
-    assert {"audio arrives", "attempt: ok", "result"} <= set(labels)
-    assert not {"missing", "playback", "waits for a slot", "no text", "cancelled"} & set(labels)
+def test_the_legend_has_only_the_kinds_that_are_drawn() -> None:
+    shown = texts(draw(talk(0, 2_000)))
+    assert {"audio arrives", "attempt: ok", "result"} <= set(shown)
+    assert not {"missing", "playback", "waits for a slot", "no text", "cancelled"} & set(shown)
 
 
-def test_labels_need_no_optional_feature_of_a_viewer() -> None:
+def test_labels_use_no_property_that_viewers_may_not_support() -> None:
     """Viewers that paint outlines over letters hid all labels that had one."""
     picture = draw(talk(0, 2_000))
     assert "paint-order" not in picture
@@ -299,7 +285,7 @@ def test_the_times_of_a_row_do_not_overlap() -> None:
 
 
 def axes(picture: str) -> list[list[tuple[float, str]]]:
-    """The times above each row with their places."""
+    """The times above each row, with their x positions."""
     found: dict[str, list[tuple[float, str]]] = defaultdict(list)
     for one in ET.fromstring(picture).iter(f"{SVG}text"):
         if re.fullmatch(r"\d\d:\d\d:\d\d(\.\d+)?", one.text or ""):
