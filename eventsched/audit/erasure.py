@@ -1,11 +1,13 @@
-"""Erasure: a session's key is destroyed, that is on record, and files are written anew.
+"""Erasure by crypto-shredding: destroy a session's key, record that, rewrite the server's file.
 
-Owns: the order of these steps, which sessions are old enough, waiting for the append-only file.
-Never does: remove what is sealed from the log, views or archive: it is proved by its bytes, and
-without the key they say nothing. Read next: encryption/keystore.py, lua/erase_session.lua.
+Owns: the order of these steps, the choice of sessions by age, the rewrite of the append-only file.
+Must not: remove ciphertexts from the log, the views or the archive. The archive's proofs need their
+bytes, and without the key they cannot be decrypted.
+Read next: encryption/keystore.py, lua/erase_session.lua.
 
-The key goes first: a crash after it leaves a session that nobody can read and that is not on record
-yet, but the key store knows of it until it is. Each step may be done twice.
+The key is destroyed first. After a crash between the two steps, the session cannot be decrypted but
+SessionErased is not recorded yet; the key store keeps a tombstone until it is. Every step may be
+repeated.
 """
 
 from __future__ import annotations
@@ -26,38 +28,46 @@ from eventsched.schema.events import Event, SessionClosed, SessionErased, Sessio
 from eventsched.store.cell import Store
 from eventsched.store.connection import Connection
 
-WAIT_S = 0.2
+POLL_S = 0.2
+"""Interval at which the progress of the rewrite is read."""
 _RUNNING = ("aof_rewrite_in_progress", "aof_rewrite_scheduled")
 
-Word: TypeAlias = Literal["erased", "again"]
+EraseResult: TypeAlias = Literal["erased", "already_erased"]
 Progress: TypeAlias = Callable[[int], None]
 
 
 class NotErasable(EventschedError):
-    """Raised when a session cannot be erased; nothing was changed."""
+    """Raised when a session cannot be erased. Nothing was changed."""
 
 
 class FilesNotRewritten(EventschedError):
-    """Raised when the server does not write its append-only file anew."""
+    """Raised when the server does not rewrite its append-only file."""
 
 
-class Known(msgspec.Struct, frozen=True):
-    """What a session's history says of its key."""
+class ErasureState(msgspec.Struct, frozen=True):
+    """What the history of a session says about its erasure."""
 
     session: str
     key: str
+    """Id of its key; empty if the session is not encrypted."""
     closed_ms: int
-    """0 while it is not over."""
+    """0 until the session is closed."""
     is_erased: bool
 
     @property
-    def is_over(self) -> bool:
-        """It is closed, and there is a key to destroy."""
+    def is_erasable(self) -> bool:
+        """Whether the session is encrypted and closed."""
         return bool(self.key and self.closed_ms)
 
 
 class Eraser:
-    """Erases sessions of one server, whose keys are in one key store."""
+    """Erases sessions of one server, whose keys are in one key store.
+
+    Args:
+        connection: The server.
+        key_store: The keys.
+        archive: The archive with the entries that are trimmed from the log.
+    """
 
     def __init__(
         self,
@@ -65,68 +75,73 @@ class Eraser:
         key_store: KeyStore,
         archive: ArchiveFolder | None = None,
     ) -> None:
-        """`archive` has what the log no longer has of sessions."""
         self._connection = connection
         self._key_store = key_store
         self._reader = Reader(HistorySource(connection, archive))
         self.unknown = 0
-        """Keys that were left alone: this server knows nothing of their sessions."""
+        """Keys that `older_than` skipped because this server has no history of their sessions."""
 
-    async def find(self, session: str) -> Known:
-        """The session, if it can be erased. Raises NotFound, NotForgotten."""
-        known = await self._known(keys.complete(session, self._connection.cells))
-        if not known.key:
+    async def find(self, session: str) -> ErasureState:
+        """Return the state of a session that can be erased. Raises NotFound, NotErasable."""
+        state = await self._state(keys.complete(session, self._connection.cells))
+        if not state.key:
             raise NotErasable(
-                f"{session} was not encrypted: its texts are part of the log and of the archive, "
-                "which nothing removes; open sessions with encrypt, see docs/privacy.md"
+                f"{session} was not encrypted: its texts are in the log and the archive and "
+                "cannot be removed; open sessions with encrypt, see docs/privacy.md"
             )
-        if not known.closed_ms:
+        if not state.closed_ms:
             raise NotErasable(f"{session} is not closed yet: close it, then erase it")
-        return known
+        return state
 
     async def older_than(
-        self, age_ms: int, sessions: Sequence[str], moved: Progress
-    ) -> AsyncIterator[Known]:
-        """Those that closed so long ago, by each cell's own clock. `moved` is told how many were
-        looked at.
+        self, age_ms: int, sessions: Sequence[str], progress: Progress
+    ) -> AsyncIterator[ErasureState]:
+        """Yield the sessions that closed at least `age_ms` ago, by the clocks of their cells.
+
+        Args:
+            age_ms: The age.
+            sessions: The sessions to check, by their full ids.
+            progress: Called with the number of sessions checked so far.
         """
         stores = self._connection.stores
         now_ms = {cell: (await store.read_clock()).last_ms for cell, store in stores.items()}
         for count, session in enumerate(sessions, 1):
-            known = await self._if_known(session)
-            moved(count)
-            if known is None:
+            state = await self._find_state(session)
+            progress(count)
+            if state is None:
                 self.unknown += 1
-            elif known.is_over and now_ms[keys.cell_of(session)] - known.closed_ms >= age_ms:
-                yield known
+            elif state.is_erasable and now_ms[keys.cell_of(session)] - state.closed_ms >= age_ms:
+                yield state
 
-    async def _if_known(self, session: str) -> Known | None:
+    async def _find_state(self, session: str) -> ErasureState | None:
         if keys.cell_of(session) not in self._connection.stores:
             return None
         try:
-            return await self._known(session)
+            return await self._state(session)
         except NotFound:
             return None
 
-    async def erase(self, known: Known) -> Word:
-        """The session's key is destroyed, and that is on record; `again` if it was before.
+    async def erase(self, state: ErasureState) -> EraseResult:
+        """Destroy the session's key and record SessionErased, if it is not recorded yet.
 
-        Raises KeyMissing, KeyStoreError.
+        Raises:
+            KeyMissing: The key store has never had the key.
+            KeyStoreError: The key store cannot be written.
         """
         try:
-            await self._key_store.destroy(known.session)
+            await self._key_store.destroy(state.session)
         except KeyMissing:
-            if not known.is_erased:
+            if not state.is_erased:
                 raise
-        word = "duplicate"  # when a backup had brought the key back
-        if not known.is_erased:
-            store = self._connection.store_of(known.session)
-            word = await store.erase_session(known.session, known.key)
-        await self._key_store.settle(known.session)
-        return "erased" if word == "ok" else "again"
+        reply = "duplicate"  # a backup may have restored the key of an erased session
+        if not state.is_erased:
+            store = self._connection.store_of(state.session)
+            reply = await store.erase_session(state.session, state.key)
+        await self._key_store.settle(state.session)
+        return "erased" if reply == "ok" else "already_erased"
 
-    async def _known(self, session: str) -> Known:
-        """Raises NotFound when its history is gone, or the beginning that names its key."""
+    async def _state(self, session: str) -> ErasureState:
+        """Read the state from the history. Raises NotFound if SessionOpened is not in it."""
         key: str | None = None
         closed_ms, is_erased = 0, False
         async for event in self._reader.history(Wanted(session=session)):
@@ -140,46 +155,55 @@ class Eraser:
                 case SessionErased():
                     is_erased = True
         if key is None:
-            raise NotFound(f"the beginning of {session}, which names its key, is gone from the log")
-        return Known(session, key, closed_ms, is_erased)
+            raise NotFound(
+                f"SessionOpened of {session}, which names its key, is trimmed from the log"
+            )
+        return ErasureState(session, key, closed_ms, is_erased)
 
 
-async def rewrite_files(store: Store, moved: Progress) -> int | None:
-    """The append-only file of the server of this cell holds what there is now, and nothing else.
+async def rewrite_files(store: Store, progress: Progress) -> int | None:
+    """Rewrite the append-only file of the cell's server, so that it has only the present data.
 
-    Returns when it is done: its size in bytes; none where the server keeps no such file. `moved`
-    is told how much of 100 is done. Raises FilesNotRewritten.
+    Args:
+        store: The cell.
+        progress: Called with the percentage done.
+
+    Returns:
+        The size of the new file in bytes; None if the server has no append-only file.
+
+    Raises:
+        FilesNotRewritten: The server refused the rewrite, or it failed.
     """
     transport, log_key = store.transport, store.keys.log
-    told = await transport.command("INFO", "persistence", key=log_key)
-    if not int(told["aof_enabled"]):
+    info = await transport.command("INFO", "persistence", key=log_key)
+    if not int(info["aof_enabled"]):
         return None
-    while _is_running(told):  # it began before what was erased
-        told = await _later(store)
+    while _is_running(info):  # a running rewrite began before the erasure
+        info = await _poll(store)
     try:
         await transport.command("BGREWRITEAOF", key=log_key)
     except (redis.exceptions.ResponseError, ServerUnavailable) as error:
-        raise FilesNotRewritten(f"the append-only file stays as it was: {error}") from error
-    while _is_running(told := await _later(store)):
-        moved(_percent(told))
-    if told["aof_last_bgrewrite_status"] != "ok":
-        raise FilesNotRewritten("the append-only file stays as it was: see the server's log")
-    moved(100)
-    return int(told["aof_current_size"])
+        raise FilesNotRewritten(f"the append-only file was not rewritten: {error}") from error
+    while _is_running(info := await _poll(store)):
+        progress(_percent(info))
+    if info["aof_last_bgrewrite_status"] != "ok":
+        raise FilesNotRewritten("the append-only file was not rewritten: see the server's log")
+    progress(100)
+    return int(info["aof_current_size"])
 
 
-async def _later(store: Store) -> dict[str, str | int]:
-    await store.transport.sleep(WAIT_S)
-    told: dict[str, str | int] = await store.transport.command(
+async def _poll(store: Store) -> dict[str, str | int]:
+    await store.transport.sleep(POLL_S)
+    info: dict[str, str | int] = await store.transport.command(
         "INFO", "persistence", key=store.keys.log
     )
-    return told
+    return info
 
 
-def _is_running(told: dict[str, str | int]) -> bool:
-    return any(int(told[name]) for name in _RUNNING)
+def _is_running(info: dict[str, str | int]) -> bool:
+    return any(int(info[name]) for name in _RUNNING)
 
 
-def _percent(told: dict[str, str | int]) -> int:
-    done, total = int(told["current_save_keys_processed"]), int(told["current_save_keys_total"])
+def _percent(info: dict[str, str | int]) -> int:
+    done, total = int(info["current_save_keys_processed"]), int(info["current_save_keys_total"])
     return 100 * done // total if total else 0

@@ -12,7 +12,7 @@ from eventsched.cli.options import Archive, Keys, Options, command
 from eventsched.errors import InvalidMessage, KeyStoreError
 
 if TYPE_CHECKING:
-    from eventsched.audit.erasure import Eraser, Known
+    from eventsched.audit.erasure import Eraser, ErasureState
     from eventsched.encryption.keystore import KeyStore
     from eventsched.store.connection import Connection
 
@@ -43,7 +43,7 @@ async def erase(
 ) -> None:
     """Destroy the key of an encrypted session: what was said can be read by nobody any more.
 
-    That is on record as an event. Then the server's append-only file is written anew. Asking again
+    That is on record as an event. Then the server's append-only file is rewritten. Asking again
     is harmless.
     """
     from eventsched.archive.layout import ArchiveFolder
@@ -62,13 +62,13 @@ async def erase(
     async with options.connect() as connection:
         eraser = Eraser(connection, key_store, folder)
         count = 0
-        async for known in _due(eraser, key_store, session, age_ms):
-            word = await eraser.erase(known)
+        async for state in _due(eraser, key_store, session, age_ms):
+            result = await eraser.erase(state)
             count += 1
             if options.json:
-                print_json({"session": known.session, "word": word})
+                print_json({"session": state.session, "result": result})
             else:
-                print_line(f"{known.session}: {'was ' * (word == 'again')}erased")
+                print_line(f"{state.session}: {result.replace('_', ' ')}")
         if age_ms is not None and not count and not options.json:
             print_line(f"nothing with a key has been closed for {older_than}")
         if eraser.unknown:
@@ -88,7 +88,7 @@ def age_of(told: str) -> int:
 
 async def _due(
     eraser: Eraser, key_store: KeyStore, session: str | None, age_ms: int | None
-) -> AsyncIterator[Known]:
+) -> AsyncIterator[ErasureState]:
     from eventsched.cli.output import progress
 
     if session is not None:
@@ -96,8 +96,8 @@ async def _due(
     elif age_ms is not None:
         sessions = await key_store.sessions()
         with progress("sessions with a key", len(sessions)) as moved:
-            async for known in eraser.older_than(age_ms, sessions, moved):
-                yield known
+            async for state in eraser.older_than(age_ms, sessions, moved):
+                yield state
 
 
 async def _rewrite(connection: Connection, options: Options) -> None:
@@ -115,6 +115,6 @@ async def _rewrite(connection: Connection, options: Options) -> None:
         if options.json:
             print_json(told)
         elif done is None:
-            print_line(f"no append-only file{where}: nothing to write anew")
+            print_line(f"no append-only file{where}: nothing to rewrite")
         else:
-            print_line(f"append-only file{where} written anew: {size(done)}")
+            print_line(f"append-only file{where} rewritten: {size(done)}")

@@ -109,14 +109,14 @@ def test_history_names_what_is_wrong_with_a_key_store(
     assert told in done.stderr.decode()
 
 
-def test_a_session_is_erased_and_the_file_written_anew(system: System) -> None:
+def test_a_session_is_erased_and_the_file_rewritten(system: System) -> None:
     done = run(system.data, "erase", system.secret, env=system.env)
     assert done.returncode == 0, done.stderr
     first, second = done.stdout.decode().splitlines()
     assert first == f"{system.secret}: erased"
-    assert second.startswith("append-only file written anew: ")
+    assert second.startswith("append-only file rewritten: ")
     again = json_lines_of(run(system.data, "erase", system.secret, "--json", env=system.env))
-    assert again[0] == {"session": system.secret, "word": "again"}
+    assert again[0] == {"session": system.secret, "result": "already_erased"}
     assert again[1]["append_only_file_bytes"] > 0
     assert list(system.keys.iterdir()) == []
     history = json_lines_of(run(system.data, "history", system.secret, "--json"))

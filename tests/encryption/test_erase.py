@@ -159,7 +159,7 @@ async def speaking(
             yield one
 
 
-async def test_nothing_of_a_erased_session_is_left_anywhere(
+async def test_no_plaintext_of_an_erased_session_is_left(
     own_server: LocalServer, tmp_path: Path, key_store: KeyFolder
 ) -> None:
     """Every byte of the server's folder, the archive and the key store is looked at."""
@@ -206,12 +206,12 @@ async def test_a_retired_session_is_erased_by_its_history(
         session, _ = await all_of.talk(encrypt=True)
         await all_of.retired(session)
         assert await all_of.erase(session) == "erased"
-        assert await all_of.erase(session) == "again"
+        assert await all_of.erase(session) == "already_erased"
         assert await key_store.sessions() == []
         await all_of.check_all()
 
 
-async def test_a_session_of_which_the_log_has_nothing_is_erased_by_the_archive(
+async def test_a_session_trimmed_from_the_log_is_erased_with_the_archive(
     own_server: LocalServer, tmp_path: Path, key_store: KeyFolder
 ) -> None:
     async with speaking(
@@ -226,26 +226,26 @@ async def test_a_session_of_which_the_log_has_nothing_is_erased_by_the_archive(
             await all_of.erase(session)
         eraser = Eraser(all_of.connection, key_store, all_of.folder)
         assert await eraser.erase(await eraser.find(session)) == "erased"
-        assert await eraser.erase(await eraser.find(session)) == "again"
+        assert await eraser.erase(await eraser.find(session)) == "already_erased"
         assert await key_store.sessions() == []
 
 
-async def test_without_an_archive_what_the_log_has_lost_is_left_alone_and_counted(
+async def test_without_an_archive_trimmed_sessions_are_skipped_and_counted(
     own_server: LocalServer, tmp_path: Path, key_store: KeyFolder
 ) -> None:
-    kept = {"session_retention_ms": 200, "log_keep_ms": 1, "log_retention_ms": 1}
-    async with speaking(own_server, tmp_path, key_store, **kept) as all_of:
+    settings = {"session_retention_ms": 200, "log_keep_ms": 1, "log_retention_ms": 1}
+    async with speaking(own_server, tmp_path, key_store, **settings) as all_of:
         lost, _ = await all_of.talk(encrypt=True)
         await all_of.retired(lost)
         await all_of.talk(encrypt=False)
         await until("its events have left the log", partial(trimmed, all_of, lost))
-        known, _ = await all_of.talk(encrypt=True)
+        state, _ = await all_of.talk(encrypt=True)
         key = await key_store.get(lost)
-        await all_of.store.erase_session(lost, key.id)  # of its history only this end is left
-        with pytest.raises(NotFound, match="which names its key, is gone"):
+        await all_of.store.erase_session(lost, key.id)  # the only entry left of its history
+        with pytest.raises(NotFound, match="which names its key, is trimmed"):
             await all_of.erase(lost)
-        looked = all_of.eraser.older_than(0, [lost, "c0.nobody", known], lambda _: None)
-        assert [one.session async for one in looked] == [known]
+        candidates = all_of.eraser.older_than(0, [lost, "c0.nobody", state], lambda _: None)
+        assert [state.session async for state in candidates] == [state]
         assert all_of.eraser.unknown == 2
 
 
@@ -257,20 +257,20 @@ async def trimmed(all_of: Speaking, session: str) -> bool:
     return all(session.encode() not in fields for _, fields in log)
 
 
-async def test_a_crash_between_key_and_event_is_completed_by_asking_again(
+async def test_a_crash_between_key_and_event_is_completed_by_the_next_erase(
     own_server: LocalServer, tmp_path: Path, key_store: KeyFolder
 ) -> None:
     async with speaking(own_server, tmp_path, key_store) as all_of:
         session, _ = await all_of.talk(encrypt=True)
-        await key_store.destroy(session)  # and then it died
+        await key_store.destroy(session)  # and the process crashes
         sessions = await key_store.sessions()
-        async for known in all_of.eraser.older_than(0, sessions, lambda _: None):
-            assert await all_of.eraser.erase(known) == "erased"
+        async for state in all_of.eraser.older_than(0, sessions, lambda _: None):
+            assert await all_of.eraser.erase(state) == "erased"
         assert len(await erased(all_of, session)) == 1
         assert await key_store.sessions() == []
 
 
-async def test_a_key_that_a_backup_brought_back_is_destroyed_again(
+async def test_a_key_restored_from_a_backup_is_destroyed_again(
     own_server: LocalServer, tmp_path: Path, key_store: KeyFolder
 ) -> None:
     async with speaking(own_server, tmp_path, key_store) as all_of:
@@ -278,23 +278,23 @@ async def test_a_key_that_a_backup_brought_back_is_destroyed_again(
         key = await key_store.get(session)
         await all_of.erase(session)
         await key_store.put(session, key)
-        assert await all_of.erase(session) == "again"
+        assert await all_of.erase(session) == "already_erased"
         assert await key_store.sessions() == []
         assert len(await erased(all_of, session)) == 1
 
 
-async def test_what_cannot_be_erased_is_refused_in_a_line_and_changes_nothing(
+async def test_a_session_that_cannot_be_erased_is_refused_and_unchanged(
     own_server: LocalServer, tmp_path: Path, key_store: KeyFolder
 ) -> None:
     async with speaking(own_server, tmp_path, key_store) as all_of:
         plain, _ = await all_of.talk(encrypt=False)
         running_one, _ = await all_of.talk(encrypt=True, close=False)
-        for session, told, error in (
+        for session, message, error in (
             (plain, "was not encrypted", NotErasable),
             (running_one, "is not closed yet", NotErasable),
             ("c0.nobody", "no session", NotFound),
         ):
-            with pytest.raises(error, match=told):
+            with pytest.raises(error, match=message):
                 await all_of.erase(session)
         other = Eraser(all_of.connection, KeyFolder(tmp_path / "other"))
         (tmp_path / "other").mkdir(mode=0o700)
@@ -305,7 +305,7 @@ async def test_what_cannot_be_erased_is_refused_in_a_line_and_changes_nothing(
         assert await erased(all_of, closed) == []
 
 
-async def test_age_counts_from_the_close_and_only_what_is_known_goes(
+async def test_age_counts_from_the_close_and_unknown_sessions_are_skipped(
     own_server: LocalServer, tmp_path: Path, key_store: KeyFolder
 ) -> None:
     async with speaking(own_server, tmp_path, key_store) as all_of:
@@ -313,33 +313,35 @@ async def test_age_counts_from_the_close_and_only_what_is_known_goes(
         still_open, _ = await all_of.talk(encrypt=True, close=False)
         await all_of.talk(encrypt=False)
         key = await key_store.get(old)
-        await key_store.put("c0.elsewhere", key)  # of another server, for all that is known here
+        await key_store.put("c0.elsewhere", key)  # a session of another server
         await key_store.put("c9.elsewhere", key)
 
         async def due(age_ms: int) -> list[str]:
             sessions, seen = await key_store.sessions(), list[int]()
-            looked = all_of.eraser.older_than(age_ms, sessions, seen.append)
-            found = [one.session async for one in looked]
+            candidates = all_of.eraser.older_than(age_ms, sessions, seen.append)
+            due_sessions = [state.session async for state in candidates]
             assert seen == [1, 2, 3, 4]
-            return found
+            return due_sessions
 
         async def is_old_enough() -> bool:
             return await due(300) == [old]
 
         assert await due(60_000) == []
         await until("it is old enough", is_old_enough)
-        one = Eraser(all_of.connection, key_store)
-        async for known in one.older_than(300, await key_store.sessions(), lambda _: None):
-            assert await all_of.eraser.erase(known) == "erased"
+        eraser = Eraser(all_of.connection, key_store)
+        async for state in eraser.older_than(300, await key_store.sessions(), lambda _: None):
+            assert await all_of.eraser.erase(state) == "erased"
         left = sorted([still_open, "c0.elsewhere", "c9.elsewhere"])
         assert await key_store.sessions() == left
-        assert one.unknown == 2
+        assert eraser.unknown == 2
 
 
 async def erased(all_of: Speaking, session: str) -> list[Event]:
-    found = Reader(HistorySource(all_of.connection)).history(Wanted(session=session))
+    history = Reader(HistorySource(all_of.connection)).history(Wanted(session=session))
     return [
-        one async for one in found if isinstance(one, Event) and isinstance(one.data, SessionErased)
+        entry
+        async for entry in history
+        if isinstance(entry, Event) and isinstance(entry.data, SessionErased)
     ]
 
 
@@ -353,32 +355,34 @@ async def erased(all_of: Speaking, session: str) -> list[Event]:
         pytest.param(True, id="cluster", marks=pytest.mark.cluster),
     ],
 )
-async def test_what_is_gone_from_memory_leaves_the_file(tmp_path: Path, is_cluster: bool) -> None:
+async def test_a_rewrite_removes_deleted_values_from_the_file(
+    tmp_path: Path, is_cluster: bool
+) -> None:
     folder = tmp_path / "own"
-    gone, kept = secrets.token_hex(1_000), secrets.token_hex(1_000)
+    deleted, stored = secrets.token_hex(1_000), secrets.token_hex(1_000)
     with LocalServer(folder, durable=True, is_cluster=is_cluster) as server:
         async with open_connection(server.url) as connection:
-            key = connection.stores["c0"].keys.session_index("gone")
-            server.call("RPUSH", key, gone)
-            server.call("RPUSH", connection.stores["c0"].keys.session_index("kept"), kept)
+            key = connection.stores["c0"].keys.session_index("deleted")
+            server.call("RPUSH", key, deleted)
+            server.call("RPUSH", connection.stores["c0"].keys.session_index("stored"), stored)
             server.call("DEL", key)
-            assert found_in(folder, gone.encode()), "the file still tells what was deleted"
+            assert found_in(folder, deleted.encode()), "the file still has the deleted value"
             size = await rewrite_files(connection.stores["c0"], lambda _: None)
-            assert size is not None and size > len(kept)
-            # the old file goes in the background, a moment after the new one counts
-            await until("the old file is gone", lambda: not found_in(folder, gone.encode()))
-            assert found_in(folder, kept.encode())
+            assert size is not None and size > len(stored)
+            # the server removes the old file in the background
+            await until("the old file is gone", lambda: not found_in(folder, deleted.encode()))
+            assert found_in(folder, stored.encode())
 
 
-async def test_a_server_without_such_a_file_has_nothing_to_write_anew(tmp_path: Path) -> None:
+async def test_a_server_without_an_append_only_file_rewrites_nothing(tmp_path: Path) -> None:
     with LocalServer(tmp_path / "own") as server:
         async with open_connection(server.url) as connection:
             assert await rewrite_files(connection.stores["c0"], lambda _: None) is None
 
 
-async def test_a_server_that_refuses_is_told_in_a_line(own_server: LocalServer) -> None:
+async def test_a_server_that_refuses_the_rewrite_is_reported(own_server: LocalServer) -> None:
     """As managed servers do; the key is destroyed all the same."""
     own_server.call("ACL", "SETUSER", "default", "-bgrewriteaof")
     async with open_connection(own_server.url) as connection:
-        with pytest.raises(FilesNotRewritten, match="stays as it was"):
+        with pytest.raises(FilesNotRewritten, match="was not rewritten"):
             await rewrite_files(connection.stores["c0"], lambda _: None)
