@@ -1,9 +1,9 @@
-"""A picture of one session, as SVG that needs nothing else.
+"""The timeline of one session, as a self-contained SVG.
 
-scene.py     events -> spans and marks in lanes: what there is to see   (start here)
-paging.py    time -> rows: how long a row is, where nothing happened
-packing.py   spans and labels -> places, so that nothing covers anything
-drawing.py   places -> SVG, by the XML library that comes with Python: it escapes every text
+scene.py     events -> spans, marks and moments in lanes   (start here)
+rows.py      time -> rows of equal length, and quiet stretches
+packing.py   spans and labels -> tracks without overlaps
+render.py    tracks -> SVG, by the XML library of Python, which escapes every text
 
-Never does: I/O. No library draws it: a few dozen rectangles, lines and texts do not need one.
+Must not: do I/O. It needs no drawing library for rectangles, lines and texts.
 """

@@ -1,7 +1,7 @@
-"""Places as SVG: shapes, colours, the legend, the axis.
+"""Renders a scene as SVG: shapes, colours, the legend, the axis.
 
-Owns: how everything looks. Colour never tells alone: what ended badly has a shape of its own.
-Never does: decide what is shown (scene.py). Read next: scene.py, packing.py.
+Owns: the appearance. Information never depends on colour alone: every failure has its own shape.
+Must not: decide what is shown (scene.py). Read next: scene.py, packing.py.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from xml.etree.ElementTree import Element, SubElement, indent, tostring
 from eventsched.escaping import escape_controls
 from eventsched.formatting import clock, day_and_clock, duration, plural
 from eventsched.schema.events import Event
-from eventsched.timeline.packing import MARK, PAD, SPAN_MIN, Item, cut_middle, pack, text_width
-from eventsched.timeline.rows import Row, rows_of, ticks
-from eventsched.timeline.scene import AUDIO, UTTERANCES, Mark, Scene, Span, scene_of
+from eventsched.timeline.packing import MARK, PAD, SPAN_MIN, Item, pack, text_width, truncate_middle
+from eventsched.timeline.rows import Row, split_rows, ticks
+from eventsched.timeline.scene import AUDIO, UTTERANCES, Mark, Scene, Span, build_scene
 
 WIDTH, GUTTER, MARGIN = 1_000, 112, 16
 PLOT = WIDTH - GUTTER - MARGIN
@@ -26,8 +26,8 @@ text{font:12px system-ui,-apple-system,'Segoe UI','DejaVu Sans',sans-serif;fill:
 .bad{fill:#c4252f;font-weight:600}.lane{fill:#f6f8fa}.grid{stroke:#d8dee4}
 .audio{fill:#3b6fb6}.utterance{fill:#cfe0f5;stroke:#3b6fb6}
 .waiting{fill:url(#waits);stroke:#b08000}
-.untaken{fill:url(#untaken);stroke:#8b949e}.held{fill:url(#holds);stroke:#7a4fb5}
-.given_up{fill:url(#gone);stroke:#c4252f}
+.undispatched{fill:url(#undispatched);stroke:#8b949e}.ready{fill:url(#holds);stroke:#7a4fb5}
+.abandoned{fill:url(#gone);stroke:#c4252f}
 .ok{fill:#2f8f4e}.no_speech{fill:#8b949e}.lost{fill:#d1434b}.cancelled{fill:#b98aa0}
 .running{fill:#a9d8b8;stroke:#2f8f4e}.playback{fill:#7cc4bd}
 .failed,.missing,.refused{fill:#c4252f}
@@ -40,7 +40,7 @@ text{font:12px system-ui,-apple-system,'Segoe UI','DejaVu Sans',sans-serif;fill:
 LEGEND: Sequence[tuple[str, str, str]] = (
     ("span", "audio", "audio arrives"),
     ("span", "utterance", "utterance until finalized"),
-    ("span", "untaken", "waits for a dispatcher"),
+    ("span", "undispatched", "waits for a dispatcher"),
     ("span", "waiting", "waits for a slot"),
     ("span", "running", "attempt, not ended yet"),
     ("span", "ok", "attempt: ok"),
@@ -48,8 +48,8 @@ LEGEND: Sequence[tuple[str, str, str]] = (
     ("lost", "lost", "attempt lost or failed"),
     ("again", "ok", "attempt 2 or later"),
     ("lost", "cancelled", "cancelled"),
-    ("span", "held", "ready, waits behind a gap"),
-    ("span", "given_up", "given up in the end"),
+    ("span", "ready", "ready, waits for an earlier outcome"),
+    ("span", "abandoned", "missing in the end"),
     ("mark", "ok", "result"),
     ("mark", "no_speech", "no text"),
     ("mark", "failed", "failed"),
@@ -59,22 +59,24 @@ LEGEND: Sequence[tuple[str, str, str]] = (
 )
 BAD = frozenset({"lost", "failed", "missing"})
 LONGEST = (
-    ("untaken", "wait for a dispatcher"), ("waiting", "wait for a slot"), ("held", "gap"),
-)  # fmt: skip
+    ("undispatched", "wait for a dispatcher"),
+    ("waiting", "wait for a slot"),
+    ("ready", "wait for an earlier outcome"),
+)
 CROSSED = ("lost", "cancelled")
-OVERVIEW = {"audio": 0, "untaken": 10, "waiting": 10, "held": 17, "given_up": 17}
-"""Kinds in the overview, and how far down."""
+OVERVIEW = {"audio": 0, "undispatched": 10, "waiting": 10, "ready": 17, "abandoned": 17}
+"""Kinds in the overview, and their distance from its top."""
 _NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-"""What XML cannot say, however it is escaped."""
+"""Characters that XML cannot contain, escaped or not."""
 CROSS = 5.0
-DARK = ("utterance", "untaken", "waiting", "held", "given_up", "running", "playback")
-"""Kinds whose labels inside are dark."""
+DARK = ("utterance", "undispatched", "waiting", "ready", "abandoned", "running", "playback")
+"""Kinds with a dark label inside."""
 
 
 def draw(events: Sequence[Event]) -> str:
-    """One session's events, in their order, as one SVG document."""
-    scene = scene_of(events)
-    rows = rows_of(scene)
+    """Draw the events of one session, in order, as an SVG document."""
+    scene = build_scene(events)
+    rows = split_rows(scene)
     root = Element("svg", {"xmlns": "http://www.w3.org/2000/svg", "width": str(WIDTH)})
     _define(root)
     paper = SubElement(root, "rect", {"width": "100%", "height": "100%", "fill": "#fff"})
@@ -101,7 +103,7 @@ def _define(root: Element) -> None:
         ("waits", "#fdf3d0", "#efcd6a"),
         ("holds", "#f3ecfc", "#cdb8ea"),
         ("gone", "#fdecec", "#f0b6b9"),
-        ("untaken", "#f4f5f7", "#d2d7dc"),
+        ("undispatched", "#f4f5f7", "#d2d7dc"),
     ):
         size = {"width": "6", "height": "6", "patternUnits": "userSpaceOnUse"}
         hatch = SubElement(defs, "pattern", {"id": name} | size)
@@ -110,13 +112,13 @@ def _define(root: Element) -> None:
 
 
 def _head(root: Element, scene: Scene) -> float:
-    """Title, what the session was, what went wrong, the legend."""
+    """Draw the title, the summary, the failures and the legend; return the next y."""
     _title(root, f"session {scene.session}")
     _text(root, MARGIN, 26, f"Session {scene.session}", "title")
     length = duration(scene.to_ms - scene.from_ms)
     zone = day_and_clock(scene.from_ms)
-    about = f"{scene.about}; " if scene.about else ""  # not known of a stretch amid a session
-    _text(root, MARGIN, 44, f"{about}{zone}, {length}", "dim")
+    summary = f"{scene.summary}; " if scene.summary else ""  # unknown without SessionOpened
+    _text(root, MARGIN, 44, f"{summary}{zone}, {length}", "dim")
     _text(root, MARGIN, 62, *_counts(scene))
     longest = _longest(scene)
     _text(root, MARGIN, 78, longest)
@@ -124,20 +126,20 @@ def _head(root: Element, scene: Scene) -> float:
 
 
 def _counts(scene: Scene) -> tuple[str, str]:
-    """What there was and how it ended; in red if any of it ended badly."""
-    kinds = [one.kind for one in scene.spans]
-    ends = [one.ends for one in scene.spans if one.ends]
+    """Return the counts of utterances and outcomes, and the class `bad` if any failed."""
+    kinds = [span.kind for span in scene.spans]
+    outcomes = [span.outcome for span in scene.spans if span.outcome]
     bad = [
-        (ends.count("missing"), "missing"),
-        (ends.count("failed"), "failed"),
+        (outcomes.count("missing"), "missing"),
+        (outcomes.count("failed"), "failed"),
         (kinds.count("lost"), f"attempt{'s' * (kinds.count('lost') > 1)} lost or failed"),
     ]
     also = [
-        (sum(one.kind == "refused" for one in scene.marks), "refused"),
-        (sum(one.kind == "resumed" for one in scene.moments), "resumed"),
+        (sum(mark.kind == "refused" for mark in scene.marks), "refused"),
+        (sum(moment.kind == "resumed" for moment in scene.moments), "resumed"),
     ]
-    spoken = plural(kinds.count("utterance"), "utterance")
-    parts = [f"{spoken}, {plural(len(ends), 'outcome')}"]
+    utterances = plural(kinds.count("utterance"), "utterance")
+    parts = [f"{utterances}, {plural(len(outcomes), 'outcome')}"]
     parts += [f"{count} {what}" for count, what in (*bad, *also) if count]
     return " · ".join(parts), "bad" if any(count for count, _ in bad) else ""
 
@@ -152,11 +154,11 @@ def _longest(scene: Scene) -> str:
 
 
 def _legend(root: Element, scene: Scene, y: float) -> float:
-    """What the shapes mean that are there."""
+    """Draw the legend of the shapes that occur; return the next y."""
     x = float(MARGIN)
-    seen = _seen(scene)
+    shapes = _shapes(scene)
     for shape, kind, words in LEGEND:
-        if ("span" if shape == "lost" else shape, kind) not in seen:
+        if ("span" if shape == "lost" else shape, kind) not in shapes:
             continue
         lead = 27 if shape == "lost" else 23
         wide = lead + 11 + text_width(words)
@@ -165,23 +167,24 @@ def _legend(root: Element, scene: Scene, y: float) -> float:
         if shape == "mark":
             _shape(root, kind, x + 9, y - 4)
         else:
-            span = Span(lane="", kind=kind, from_ms=0, to_ms=0, is_again=shape == "again")
+            span = Span(lane="", kind=kind, from_ms=0, to_ms=0, is_retry=shape == "again")
             _bar(root, span, x, y - 10, 18, 12, ends=True)
         _text(root, x + lead, y, words, "dim")
         x += wide
     return y + 16
 
 
-def _seen(scene: Scene) -> set[tuple[str, str]]:
-    """Shape and kind of all that is drawn; a second attempt counts as such, however it ended."""
-    seen = {("span", one.kind) for one in scene.spans if one.to_ms > one.from_ms or not one.ends}
-    seen |= {("mark", one.ends) for one in scene.spans}
-    seen |= {("mark", one.kind) for one in scene.marks}
-    return seen | {("again", "ok") for one in scene.spans if one.is_again}
+def _shapes(scene: Scene) -> set[tuple[str, str]]:
+    """The (shape, kind) pairs that occur; each retry counts as (again, ok)."""
+    drawn = [span for span in scene.spans if span.to_ms > span.from_ms or not span.outcome]
+    shapes = {("span", span.kind) for span in drawn}
+    shapes |= {("mark", span.outcome) for span in scene.spans}
+    shapes |= {("mark", mark.kind) for mark in scene.marks}
+    return shapes | {("again", "ok") for span in scene.spans if span.is_retry}
 
 
 def _overview(root: Element, scene: Scene, rows: Sequence[Row], y: float) -> float:
-    """The whole session in one strip: where there was speech, where it waited, what went wrong."""
+    """Draw the whole session in one strip: speech, waits and failures; return the next y."""
     begin, length = rows[0].from_ms, rows[-1].to_ms - rows[0].from_ms
     scale = PLOT / length
 
@@ -191,24 +194,24 @@ def _overview(root: Element, scene: Scene, rows: Sequence[Row], y: float) -> flo
     height = 26
     _rect(root, GUTTER, y, PLOT, height, "lane")
     _text(root, MARGIN, y + 17, "overview", "dim")
-    for one in scene.spans:
-        if one.kind in OVERVIEW and one.to_ms > one.from_ms:
-            line = OVERVIEW[one.kind]
-            wide = max(1.0, (one.to_ms - one.from_ms) * scale)
-            tall = 8 if one.kind == "audio" else 6
-            _rect(root, at(one.from_ms), y + 2 + line, wide, tall, one.kind)
-    for one in scene.spans:
-        if _is_bad(one):
-            _rect(root, at(one.to_ms) - 1, y, 2, height, "failed")
+    for span in scene.spans:
+        if span.kind in OVERVIEW and span.to_ms > span.from_ms:
+            top = OVERVIEW[span.kind]
+            span_width = max(1.0, (span.to_ms - span.from_ms) * scale)
+            span_height = 8 if span.kind == "audio" else 6
+            _rect(root, at(span.from_ms), y + 2 + top, span_width, span_height, span.kind)
+    for span in scene.spans:
+        if _is_bad(span):
+            _rect(root, at(span.to_ms) - 1, y, 2, height, "failed")
     for moment in scene.moments:
         _line(root, at(moment.at_ms), y - 2, at(moment.at_ms), y + height + 2, moment.kind)
     free_from = 0.0
     for row in rows:
         _line(root, at(row.from_ms), y + height, at(row.from_ms), y + height + 4, "grid")
-        told = clock(row.from_ms)[:8]
-        ends = at(row.from_ms) + text_width(told)
+        label = clock(row.from_ms)[:8]
+        ends = at(row.from_ms) + text_width(label)
         if at(row.from_ms) >= free_from and ends < WIDTH - MARGIN:
-            _text(root, at(row.from_ms), y + height + 15, told, "dim")
+            _text(root, at(row.from_ms), y + height + 15, label, "dim")
             free_from = ends
     return y + height + 15 + ROW_GAP
 
@@ -217,14 +220,15 @@ def _overview(root: Element, scene: Scene, rows: Sequence[Row], y: float) -> flo
 
 
 def _quiet(root: Element, row: Row, y: float) -> float:
-    told = f"{clock(row.from_ms)[:8]}   nothing for {duration(row.to_ms - row.from_ms)}"
+    """Draw a quiet stretch as one line; return the next y."""
+    label = f"{clock(row.from_ms)[:8]}   nothing for {duration(row.to_ms - row.from_ms)}"
     _line(root, GUTTER, y - 4, WIDTH - MARGIN, y - 4, "grid")
-    _text(root, GUTTER + PAD, y + 9, told, "dim")
+    _text(root, GUTTER + PAD, y + 9, label, "dim")
     return y + AXIS + 6
 
 
 def _row(root: Element, scene: Scene, row: Row, y: float) -> float:
-    """One stretch of time with each lane that has something in it."""
+    """Draw a row with every lane that has an item in it; return the next y."""
     top = y
     y += AXIS
     lanes = [(lane, _items(scene, row, lane)) for lane in scene.lanes]
@@ -248,12 +252,12 @@ def _row(root: Element, scene: Scene, row: Row, y: float) -> float:
 
 
 def _retries(root: Element, attempts: Sequence[tuple[Item, float]]) -> None:
-    """From where an attempt was lost a line leads to where the job was tried again."""
+    """Draw a line from a lost attempt to the next attempt of the job."""
     lost: dict[str, tuple[float, float]] = {}
-    for item, y in sorted(attempts, key=lambda one: one[0].x):
-        before = lost.pop(item.chain, None)
-        if before is not None:
-            points = f"{_n(before[0])},{_n(before[1])} {_n(GUTTER + item.x)},{_n(before[1])} "
+    for item, y in sorted(attempts, key=lambda pair: pair[0].x):
+        start = lost.pop(item.chain, None)
+        if start is not None:
+            points = f"{_n(start[0])},{_n(start[1])} {_n(GUTTER + item.x)},{_n(start[1])} "
             points += f"{_n(GUTTER + item.x)},{_n(y)}"
             SubElement(root, "polyline", {"class": "retry", "points": points})
         if item.tail and item.chain:
@@ -261,53 +265,57 @@ def _retries(root: Element, attempts: Sequence[tuple[Item, float]]) -> None:
 
 
 def _short(lane: str) -> str:
-    return cut_middle(lane.removeprefix("node "), GUTTER - 8 - PAD)
+    return truncate_middle(lane.removeprefix("node "), GUTTER - 8 - PAD)
 
 
 def _items(scene: Scene, row: Row, lane: str) -> list[Item]:
-    """What of a lane lies in a row; what goes on from the row before has no label again."""
-    spans = [one for one in scene.spans if one.lane == lane and _is_in(row, one)]
-    marks = [one for one in scene.marks if one.lane == lane]
-    return [_piece(one, row) for one in spans] + [
-        Item(what=one, x=_x(row, one.at_ms), width=MARK)
-        for one in marks
-        if row.from_ms <= one.at_ms < row.to_ms
+    """Return the parts of a lane's spans, and its marks, that are in the row."""
+    spans = [span for span in scene.spans if span.lane == lane and _is_in(row, span)]
+    marks = [mark for mark in scene.marks if mark.lane == lane]
+    return [_clip(span, row) for span in spans] + [
+        Item(source=mark, x=_x(row, mark.at_ms), width=MARK)
+        for mark in marks
+        if row.from_ms <= mark.at_ms < row.to_ms
     ]
 
 
 def _is_in(row: Row, span: Span) -> bool:
-    """Whether some of it lies in the row; what only ends where the row begins does not."""
+    """Whether a part of the span is in the row; its end alone counts only with an outcome."""
     if span.from_ms >= row.to_ms or span.to_ms < row.from_ms:
         return False
-    return span.to_ms > row.from_ms or span.from_ms == row.from_ms or bool(span.ends)
+    return span.to_ms > row.from_ms or span.from_ms == row.from_ms or bool(span.outcome)
 
 
-def _piece(span: Span, row: Row) -> Item:
+def _clip(span: Span, row: Row) -> Item:
+    """The part of the span that is in the row."""
     begin, end = max(span.from_ms, row.from_ms), min(span.to_ms, row.to_ms)
     ends_here = span.to_ms < row.to_ms
-    wide = (end - begin) * PLOT / (row.to_ms - row.from_ms)
+    width = (end - begin) * PLOT / (row.to_ms - row.from_ms)
     tail = 0.0
     if ends_here:
-        tail = MARK if span.ends else CROSS if span.kind in CROSSED else 0.0
+        tail = MARK if span.outcome else CROSS if span.kind in CROSSED else 0.0
     return Item(
-        what=span, x=_x(row, begin), width=wide if span.ends else max(SPAN_MIN, wide), tail=tail,
-        label=_label(span, row, wide), is_bold=_is_bad(span), chain=span.chain,
+        source=span, x=_x(row, begin), tail=tail,
+        width=width if span.outcome else max(SPAN_MIN, width),
+        label=_label(span, row, width), is_bold=_is_bad(span), chain=span.chain,
     )  # fmt: skip
 
 
 def _is_bad(span: Span) -> bool:
-    return span.kind in BAD or span.ends in BAD
+    return span.kind in BAD or span.outcome in BAD
 
 
-def _label(span: Span, row: Row, wide: float) -> str:
-    """An outcome is named where it comes, another span where it begins; and a piece in another row
-    again, if there is room in it.
+def _label(span: Span, row: Row, width: float) -> str:
+    """The label of a span's part in this row.
+
+    A span with an outcome has its label in the row where it ends, another span where it begins. In
+    every other row the label is repeated if it fits inside.
     """
     begins, ends = span.from_ms >= row.from_ms, span.to_ms < row.to_ms
-    if (span.ends and ends) or (begins and not span.ends):
+    if (span.outcome and ends) or (begins and not span.outcome):
         return span.label
-    again = span.label if begins or not span.label else f"… {span.label}"
-    return again if text_width(again) + 2 * PAD <= wide else ""
+    repeated = span.label if begins or not span.label else f"… {span.label}"
+    return repeated if text_width(repeated) + 2 * PAD <= width else ""
 
 
 def _x(row: Row, ms: int) -> float:
@@ -320,32 +328,33 @@ def _axis(root: Element, row: Row, y: float, bottom: float) -> None:
     for ms in ticks(row, row_ms):
         x = GUTTER + _x(row, ms)
         _line(root, x, y, x, bottom, "grid")
-        at = clock(ms) if row_ms < 10_000 else clock(ms)[:8]
-        ends = x + text_width(at)
+        label = clock(ms) if row_ms < 10_000 else clock(ms)[:8]
+        ends = x + text_width(label)
         if x >= free_from and ends < WIDTH:
-            _text(root, x, y - 5, at, "dim")
+            _text(root, x, y - 5, label, "dim")
             free_from = ends + PAD
 
 
 def _moments(root: Element, scene: Scene, row: Row, y: float, bottom: float) -> float:
-    """Lines through all lanes; their labels stand below, one under the other where they meet.
-    Returns where that ends.
+    """Draw the moments as lines through all lanes, with labels below that do not overlap.
+
+    Returns the next y.
     """
     below = 0.0
     ends = [0.0, 0.0, 0.0]
-    for one in scene.moments:
-        if not row.from_ms <= one.at_ms < row.to_ms:
+    for moment in scene.moments:
+        if not row.from_ms <= moment.at_ms < row.to_ms:
             continue
-        x = GUTTER + _x(row, one.at_ms)
-        _line(root, x, y - 2, x, bottom + 3, one.kind)
-        wide = text_width(one.label) + 8
-        left = x + 3 if x + wide < WIDTH - MARGIN else x - wide + 4
+        x = GUTTER + _x(row, moment.at_ms)
+        _line(root, x, y - 2, x, bottom + 3, moment.kind)
+        width = text_width(moment.label) + 8
+        left = x + 3 if x + width < WIDTH - MARGIN else x - width + 4
         level = next((at for at, end in enumerate(ends) if end <= left), None)
         if level is not None:
-            ends[level] = left + wide
-            kind = "resumed-text" if one.kind == "resumed" else "dim"
+            ends[level] = left + width
+            kind = "resumed-text" if moment.kind == "resumed" else "dim"
             below = max(below, 14.0 + 12 * level)
-            _text(root, left, bottom + 12 + 12 * level, one.label, kind)
+            _text(root, left, bottom + 12 + 12 * level, moment.label, kind)
     return bottom + below
 
 
@@ -355,21 +364,21 @@ def _moments(root: Element, scene: Scene, row: Row, y: float, bottom: float) -> 
 def _item(root: Element, item: Item, y: float) -> None:
     group = SubElement(root, "g")
     x, middle = GUTTER + item.x, y + TRACK / 2
-    what = item.what
-    assert isinstance(what, Span | Mark)
-    if what.title:
-        _title(group, what.title)
-    if isinstance(what, Mark):
-        _shape(group, what.kind, x + MARK / 2, middle)
+    source = item.source
+    assert isinstance(source, Span | Mark)
+    if source.title:
+        _title(group, source.title)
+    if isinstance(source, Mark):
+        _shape(group, source.kind, x + MARK / 2, middle)
         return
     end = x + item.width
     if item.width:
-        _bar(group, what, x, y, item.width, TRACK, ends=bool(item.tail))
-    if what.ends and item.tail:
-        _shape(group, what.ends, end + MARK / 2, middle)
+        _bar(group, source, x, y, item.width, TRACK, ends=bool(item.tail))
+    if source.outcome and item.tail:
+        _shape(group, source.outcome, end + MARK / 2, middle)
     if item.is_inside:
-        _text(group, x + PAD, middle + 4, item.label, "dark" if what.kind in DARK else "in")
-    elif item.label:  # on paper of its own: no line goes through it
+        _text(group, x + PAD, middle + 4, item.label, "dark" if source.kind in DARK else "in")
+    elif item.label:  # on a background, so that no line crosses it
         left = GUTTER + item.begin + PAD if item.is_before else end + item.tail + PAD
         _rect(group, left - 1, y, item.label_width - 2 * PAD + 2, TRACK, "lane")
         _text(group, left, middle + 4, item.label, "bad" if item.is_bold else "")
@@ -378,8 +387,8 @@ def _item(root: Element, item: Item, y: float) -> None:
 def _bar(
     root: Element, span: Span, x: float, y: float, width: float, height: float, *, ends: bool
 ) -> None:
-    """A span; one that ended badly ends with a cross."""
-    kinds = [span.kind, *["again"] * span.is_again, *["open"] * span.is_open]
+    """Draw a span, with a cross at the end of a lost or cancelled attempt."""
+    kinds = [span.kind, *["again"] * span.is_retry, *["open"] * span.is_open]
     _rect(root, x, y + 0.5, width, height - 1, " ".join(kinds), rounded=2)
     if ends and span.kind in CROSSED:
         _cross(root, x + width, y + height / 2, 3.6, "cross")
@@ -391,7 +400,7 @@ def _cross(root: Element, x: float, y: float, size: float, kind: str) -> None:
 
 
 def _shape(root: Element, kind: str, x: float, y: float) -> None:
-    """An outcome: a disc, a ring, a square, a cross; a triangle for what was refused."""
+    """Draw an outcome as a disc, ring, square or cross; a refused message as a triangle."""
     match kind:
         case "missing":
             _cross(root, x, y, 4.4, "cross")
@@ -402,8 +411,8 @@ def _shape(root: Element, kind: str, x: float, y: float) -> None:
             SubElement(root, "polygon", {"class": kind, "points": points})
         case "no_speech":
             at = {"cx": _n(x), "cy": _n(y), "r": "3.4"}
-            look = {"fill": "#fff", "stroke": "#6e7781", "stroke-width": "2"}
-            SubElement(root, "circle", at | look)
+            style = {"fill": "#fff", "stroke": "#6e7781", "stroke-width": "2"}
+            SubElement(root, "circle", at | style)
         case _:
             SubElement(root, "circle", {"class": kind, "cx": _n(x), "cy": _n(y), "r": "4.3"})
 
@@ -426,17 +435,17 @@ def _text(
 ) -> None:  # fmt: skip
     if not words:
         return
-    look = {"class": kind} if kind else {}
-    made = SubElement(root, "text", {"x": _n(x), "y": _n(y)} | look)
+    attributes = {"class": kind} if kind else {}
+    element = SubElement(root, "text", {"x": _n(x), "y": _n(y)} | attributes)
     if anchor:
-        made.set("text-anchor", anchor)
-    made.text = _printable(words)
+        element.set("text-anchor", anchor)
+    element.text = _printable(words)
     if full and full != words:
-        _title(made, full)
+        _title(element, full)
 
 
 def _title(root: Element, words: str) -> None:
-    """What is shown where the pointer rests."""
+    """Add a tooltip."""
     SubElement(root, "title").text = _printable(words)
 
 
@@ -445,5 +454,5 @@ def _printable(words: str) -> str:
 
 
 def _n(value: float) -> str:
-    """One digit is enough for a pixel, and keeps files small."""
+    """Format a coordinate with one decimal, which keeps files small."""
     return f"{value:.1f}".rstrip("0").rstrip(".")

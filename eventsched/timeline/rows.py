@@ -1,7 +1,7 @@
-"""Time in rows, as notes are written: a long session goes on below instead of getting dense.
+"""Rows of time: a long session continues in the next row, like lines of music.
 
-Owns: how long a row is, where its ticks are, which stretches nothing happened in.
-Never does: pixels other than a row's width. Read next: packing.py.
+Owns: the length of a row, its ticks, and the quiet stretches, which take one row each.
+Must not: compute pixels. Read next: packing.py.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import msgspec
 
 from eventsched.timeline.scene import Scene
 
-PER_ROW = 10
-"""Utterances that a row may hold; one row in ten may hold more."""
+UTTERANCES_MAX = 10
+"""Utterances of a row; one row in ten may have more."""
 ROWS_MAX = 120
-STUB, FEW = 0.25, 4
-"""So little of a row is not worth one more where they are few: they get a bit longer instead."""
+STUB, FEW_ROWS = 0.25, 4
+"""Up to FEW_ROWS rows are lengthened, if the last would be shorter than this part of a row."""
 ROW_MS_MIN = 1_000
-NICE_MS = (
+ROUND_MS = (
     100, 200, 500, 1_000, 2_000, 5_000, 10_000, 15_000, 20_000, 30_000, 60_000, 120_000, 180_000,
     300_000, 600_000, 900_000, 1_800_000, 3_600_000, 7_200_000, 14_400_000,
 )  # fmt: skip
@@ -28,53 +28,53 @@ TICKS_MAX = 10
 
 
 class Row(msgspec.Struct, frozen=True):
-    """One stretch of time."""
+    """One row: a stretch of time."""
 
     from_ms: int
     to_ms: int
     is_quiet: bool = False
-    """Nothing happened in it."""
+    """No event is in this stretch."""
 
 
-def nice(ms: float) -> int:
-    """The next length that people count by."""
-    for one in NICE_MS:
-        if ms <= one:
-            return one
-    days = -(-ms // NICE_MS[-1])
-    return int(days) * NICE_MS[-1]
+def round_up(ms: float) -> int:
+    """Round up to a length that is usual on a time axis."""
+    for length in ROUND_MS:
+        if ms <= length:
+            return length
+    count = -(-ms // ROUND_MS[-1])
+    return int(count) * ROUND_MS[-1]
 
 
 def row_length(scene: Scene) -> int:
-    """The longest at which rows are not crowded: it follows the busy stretches, not the pauses."""
+    """The longest row length at which nine rows in ten have at most UTTERANCES_MAX utterances."""
     starts = [span.from_ms for span in scene.spans if span.kind == "utterance"]
     length = max(ROW_MS_MIN, scene.to_ms - scene.from_ms)
-    longest = nice(length)
-    for row_ms in reversed([one for one in NICE_MS if ROW_MS_MIN <= one < longest]):
-        if length / longest > ROWS_MAX or _crowd(starts, longest) <= PER_ROW:
+    longest = round_up(length)
+    for row_ms in reversed([each for each in ROUND_MS if ROW_MS_MIN <= each < longest]):
+        if length / longest > ROWS_MAX or _utterances_per_row(starts, longest) <= UTTERANCES_MAX:
             break
         longest = row_ms
     return longest
 
 
-def _crowd(starts: Sequence[int], row_ms: int) -> int:
-    """How many utterances the fullest rows hold, but for one in ten."""
-    counts = sorted(Counter(one // row_ms for one in starts).values())
+def _utterances_per_row(starts: Sequence[int], row_ms: int) -> int:
+    """The 90th percentile of the utterances in a row of this length."""
+    counts = sorted(Counter(start // row_ms for start in starts).values())
     return counts[(len(counts) * 9 - 1) // 10] if counts else 0
 
 
-def rows_of(scene: Scene) -> list[Row]:
-    """The session's time in rows of one length; neighbours in which nothing happened are one."""
+def split_rows(scene: Scene) -> list[Row]:
+    """Split the session into rows of equal length; merge adjacent quiet rows."""
     row_ms = row_length(scene)
     tick = tick_ms(row_ms)
     first = scene.from_ms - scene.from_ms % tick
     length = scene.to_ms - first + 1
     count = max(1, ceil(length / row_ms - STUB))
-    if count <= FEW:
+    if count <= FEW_ROWS:
         row_ms = ceil(length / count / tick) * tick
     rows: list[Row] = []
     for begin in range(first, scene.to_ms + 1, row_ms):
-        row = Row(begin, begin + row_ms, is_quiet=not _anything(scene, begin, begin + row_ms))
+        row = Row(begin, begin + row_ms, is_quiet=not _has_content(scene, begin, begin + row_ms))
         if row.is_quiet and rows and rows[-1].is_quiet:
             row = Row(rows.pop().from_ms, row.to_ms, is_quiet=True)
         rows.append(row)
@@ -82,19 +82,20 @@ def rows_of(scene: Scene) -> list[Row]:
 
 
 def tick_ms(row_ms: int) -> int:
-    """How far apart the ticks of a row are."""
-    return nice(row_ms / TICKS_MAX)
+    """The interval of the ticks of a row."""
+    return round_up(row_ms / TICKS_MAX)
 
 
 def ticks(row: Row, row_ms: int) -> Sequence[int]:
+    """The times of the ticks in a row."""
     step = tick_ms(row_ms)
     first = -(-row.from_ms // step) * step
     return range(first, row.to_ms, step)
 
 
-def _anything(scene: Scene, begin: int, end: int) -> bool:
+def _has_content(scene: Scene, begin: int, end: int) -> bool:
     return (
-        any(one.from_ms < end and one.to_ms >= begin for one in scene.spans)
-        or any(begin <= one.at_ms < end for one in scene.marks)
-        or any(begin <= one.at_ms < end for one in scene.moments)
+        any(span.from_ms < end and span.to_ms >= begin for span in scene.spans)
+        or any(begin <= mark.at_ms < end for mark in scene.marks)
+        or any(begin <= moment.at_ms < end for moment in scene.moments)
     )

@@ -1,7 +1,7 @@
-"""What there is to see of a session: spans, marks and moments, each in a lane.
+"""The scene of a session: spans, marks and moments, each in a lane.
 
-Owns: which events make which span, what it is called, and what the tooltip says.
-Never does: pixels. Read next: paging.py, drawing.py.
+Owns: the spans that events make, their labels and their tooltips.
+Must not: compute pixels. Read next: rows.py, render.py.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from eventsched.schema.events import (
 from eventsched.schema.keys import name_of
 
 AUDIO, UTTERANCES, WAITING, PLAYBACK = "audio", "utterances", "waiting", "playback"
-PICKED_UP_MS = 100
-"""A job that dispatch takes up within this is not shown as waiting for it."""
+DISPATCH_WAIT_MS_MIN = 100
+"""A shorter wait for the dispatcher is not drawn."""
 
 
 class Span(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that lasted."""
+    """An interval: an utterance, a wait, an attempt, a playback."""
 
     lane: str
     kind: str
@@ -48,17 +48,17 @@ class Span(msgspec.Struct, frozen=True, kw_only=True):
     label: str = ""
     title: str = ""
     is_open: bool = False
-    """It had not ended when the last event came."""
-    is_again: bool = False
+    """The interval had not ended at the last event."""
+    is_retry: bool = False
     """A second attempt or later."""
     chain: str = ""
-    """The job: its spans follow each other in one line where they can, else a line joins them."""
-    ends: str = ""
-    """The outcome that it ends in: drawn as a shape at its end."""
+    """The job. Its spans share a track if possible; otherwise a line joins them."""
+    outcome: str = ""
+    """The outcome at its end, which is drawn as a shape."""
 
 
 class Mark(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that happened, and did not last."""
+    """A point in time in one lane."""
 
     lane: str
     kind: str
@@ -67,7 +67,7 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Moment(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that happened to the session as a whole."""
+    """A point in time of the session as a whole, drawn through all lanes."""
 
     kind: str
     at_ms: int
@@ -75,10 +75,10 @@ class Moment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Scene(msgspec.Struct, kw_only=True):
-    """One session."""
+    """Everything that is drawn of one session."""
 
     session: str = ""
-    about: str = ""
+    summary: str = ""
     from_ms: int = 0
     to_ms: int = 0
     lanes: list[str] = []
@@ -88,7 +88,7 @@ class Scene(msgspec.Struct, kw_only=True):
     moments: list[Moment] = []
 
 
-class _Building:
+class _SceneBuilder:
     """Folds the events of one session into a scene."""
 
     def __init__(self, events: Sequence[Event]) -> None:
@@ -97,7 +97,7 @@ class _Building:
             session=events[0].session, from_ms=events[0].ms, to_ms=max(last, default=events[0].ms)
         )
         self._finalized: dict[int, Event] = {}
-        self._untaken: dict[tuple[int, str], Event] = {}
+        self._undispatched: dict[tuple[int, str], Event] = {}
         self._queued: dict[str, Event] = {}
         self._running: dict[str, Event] = {}
         self._ready: dict[tuple[str, int], Event] = {}
@@ -108,17 +108,17 @@ class _Building:
             step = _STEPS.get(type(event.data))
             if step is not None:
                 step(self, event, event.data)
-        self._leave_open()
-        nodes = [_lane_of(one) for one in sorted(self._nodes)]
-        targets = [f"→ {one}" for one in sorted(self._targets)]
+        self._add_open_spans()
+        nodes = [_lane_of(node) for node in sorted(self._nodes)]
+        targets = [f"→ {target}" for target in sorted(self._targets)]
         self.scene.lanes = [AUDIO, UTTERANCES, WAITING, *nodes, *targets, PLAYBACK]
 
-    def _span(self, lane: str, kind: str, begin: Event, to_ms: int, **told: Any) -> None:
-        span = Span(lane=lane, kind=kind, from_ms=begin.ms, to_ms=to_ms, **told)
+    def _span(self, lane: str, kind: str, begin: Event, to_ms: int, **fields: Any) -> None:
+        span = Span(lane=lane, kind=kind, from_ms=begin.ms, to_ms=to_ms, **fields)
         self.scene.spans.append(span)
 
-    def _mark(self, lane: str, kind: str, event: Event, **told: Any) -> None:
-        self.scene.marks.append(Mark(lane=lane, kind=kind, at_ms=event.ms, **told))
+    def _mark(self, lane: str, kind: str, event: Event, **fields: Any) -> None:
+        self.scene.marks.append(Mark(lane=lane, kind=kind, at_ms=event.ms, **fields))
 
     def _node(self, full_id: str) -> str:
         self._nodes[full_id] = None
@@ -128,37 +128,43 @@ class _Building:
         self._targets[target] = None
         return f"→ {target}"
 
-    def _leave_open(self) -> None:
-        """What had not ended goes to the picture's end."""
+    def _add_open_spans(self) -> None:
+        """Extend every interval that has not ended to the end of the scene."""
         end_ms = self.scene.to_ms
-        for (utterance, target), event in self._untaken.items():
+        for (utterance, target), event in self._undispatched.items():
             label = f"u{utterance} {target}"
-            self._span(WAITING, "untaken", event, end_ms, label=label, is_open=True)
+            self._span(WAITING, "undispatched", event, end_ms, label=label, is_open=True)
         for event in self._queued.values():
-            title = f"waits since {_after(event, end_ms)}"
+            title = f"waits since {_time_since(event, end_ms)}"
             self._span(
-                WAITING, "waiting", event, end_ms, label=_place(event), title=title, is_open=True
+                WAITING,
+                "waiting",
+                event,
+                end_ms,
+                label=_job_label(event),
+                title=title,
+                is_open=True,
             )
         for event in self._running.values():
             self._attempt(event, end_ms, "running", "still running", is_open=True)
         for event in self._ready.values():
             data: Any = event.data
             label = f"u{data.utterance}"
-            title = f"{label} is ready, behind a gap"
+            title = f"{label} is ready, waits for an earlier outcome"
             self._span(
-                self._target(data.target), "held", event, end_ms, label=label, title=title,
+                self._target(data.target), "ready", event, end_ms, label=label, title=title,
                 is_open=True,
             )  # fmt: skip
         for event in self._playing.values():
-            self._span(PLAYBACK, "playback", event, end_ms, label=_place(event), is_open=True)
+            self._span(PLAYBACK, "playback", event, end_ms, label=_job_label(event), is_open=True)
 
     # --- the session ------------------------------------------------------------------------
 
     def opened(self, event: Event, data: SessionOpened) -> None:
-        heard = f" → {', '.join(data.targets)}" if data.targets else ""
+        targets = f" → {', '.join(data.targets)}" if data.targets else ""
         room = f", room {data.room}" if data.room else ""
         self.scene.session = event.session
-        self.scene.about = f"tenant {data.tenant}, {data.source}{heard}{room}"
+        self.scene.summary = f"tenant {data.tenant}, {data.source}{targets}{room}"
         self.moment(event, "opened", "opened")
 
     def moment(self, event: Event, kind: str, label: str) -> None:
@@ -176,49 +182,53 @@ class _Building:
     def finalized(self, event: Event, data: UtteranceFinalized) -> None:
         first_ms, last_ms = _ms(data.first), _ms(data.last)
         self._finalized[data.utterance] = event
-        for one in data.targets:
-            self._untaken[data.utterance, one.target] = event
+        for target in data.targets:
+            self._undispatched[data.utterance, target.target] = event
         self.scene.from_ms = min(self.scene.from_ms, first_ms)
-        said = f"u{data.utterance}: {data.ms / 1000:.2f} s in {data.count} chunks"
+        title = f"u{data.utterance}: {data.ms / 1000:.2f} s in {data.count} chunks"
+        delay = _duration(event.ms - last_ms)
         add = self.scene.spans.append
-        add(Span(lane=AUDIO, kind="audio", from_ms=first_ms, to_ms=last_ms, title=said))
+        add(Span(lane=AUDIO, kind="audio", from_ms=first_ms, to_ms=last_ms, title=title))
         add(
             Span(
                 lane=UTTERANCES, kind="utterance", from_ms=first_ms, to_ms=event.ms,
                 label=f"u{data.utterance}",
-                title=f"{said}, by {data.reason} {_took(event.ms - last_ms)} after the last chunk",
+                title=f"{title}, by {data.reason} {delay} after the last chunk",
             )
         )  # fmt: skip
 
     def playback_started(self, event: Event, data: PlaybackStarted) -> None:
-        self._playing[_sound(event, data)] = event
+        self._playing[_playback(event, data)] = event
 
     def playback_ended(self, event: Event, data: PlaybackEnded) -> None:
-        begin = self._playing.pop(_sound(event, data), None)
+        begin = self._playing.pop(_playback(event, data), None)
         if begin is not None:
             title = f"u{data.utterance} → {data.target} at {event.session}: {data.reason}"
-            self._span(PLAYBACK, "playback", begin, event.ms, label=_place(event), title=title)
+            self._span(PLAYBACK, "playback", begin, event.ms, label=_job_label(event), title=title)
 
     # --- jobs -------------------------------------------------------------------------------
 
-    def _taken(self, event: Event, data: JobQueued | JobDispatched | ResultMissing) -> None:
-        """Dispatch has looked at the job for the first time, or nobody ever will."""
-        begin = self._untaken.pop((data.utterance, data.target), None)
-        if begin is not None and event.ms - begin.ms > PICKED_UP_MS:
-            title = f"{_place(event)} waited {_after(begin, event.ms)} for a dispatcher"
-            goes_on = isinstance(event.data, JobQueued)
+    def _end_dispatch_wait(
+        self, event: Event, data: JobQueued | JobDispatched | ResultMissing
+    ) -> None:
+        """The job was dispatched or queued for the first time, or will never be."""
+        begin = self._undispatched.pop((data.utterance, data.target), None)
+        if begin is not None and event.ms - begin.ms > DISPATCH_WAIT_MS_MIN:
+            title = f"{_job_label(event)} waited {_time_since(begin, event.ms)} for a dispatcher"
+            is_queued = isinstance(event.data, JobQueued)
             self._span(
-                WAITING, "untaken", begin, event.ms, label="" if goes_on else _place(event),
+                WAITING, "undispatched", begin, event.ms,
+                label="" if is_queued else _job_label(event),
                 title=title, chain=event.job,
             )  # fmt: skip
 
     def queued(self, event: Event, data: JobQueued) -> None:
-        self._taken(event, data)
+        self._end_dispatch_wait(event, data)
         if data.reason != "aged":
             self._queued[event.job] = event
 
     def dispatched(self, event: Event, data: JobDispatched) -> None:
-        self._taken(event, data)
+        self._end_dispatch_wait(event, data)
         self._end_wait(event, f"to {name_of(event.node)} by {data.rule}")
         self._running[event.job] = event
 
@@ -227,9 +237,15 @@ class _Building:
         if begin is None:
             return
         reason = begin.data.reason  # type: ignore[union-attr]
-        title = f"{_place(begin)} waited {_after(begin, event.ms)}: {reason}, then {how}"
+        title = f"{_job_label(begin)} waited {_time_since(begin, event.ms)}: {reason}, then {how}"
         self._span(
-            WAITING, "waiting", begin, event.ms, label=_place(begin), title=title, chain=event.job
+            WAITING,
+            "waiting",
+            begin,
+            event.ms,
+            label=_job_label(begin),
+            title=title,
+            chain=event.job,
         )
 
     def attempt_ended(self, event: Event, data: AttemptEnded) -> None:
@@ -247,24 +263,24 @@ class _Building:
         self._ready[data.target, data.delivery_no] = event
 
     def _attempt(
-        self, begin: Event, to_ms: int, kind: str, how: str, shown: str = "", *,
+        self, begin: Event, to_ms: int, kind: str, how: str, suffix: str = "", *,
         is_open: bool = False,
     ) -> None:  # fmt: skip
         data = begin.data
         assert isinstance(data, JobDispatched)
-        place = _place(begin) + (f" ×{data.attempt}" if data.attempt > 1 else "")  # noqa: RUF001
+        label = _job_label(begin) + (f" ×{data.attempt}" if data.attempt > 1 else "")  # noqa: RUF001
         title = (
-            f"{place} on {begin.node}, by {data.rule}, attempt {data.attempt}: {how} "
-            f"after {_after(begin, to_ms)}"
+            f"{label} on {begin.node}, by {data.rule}, attempt {data.attempt}: {how} "
+            f"after {_time_since(begin, to_ms)}"
         )
         self._span(
             self._node(begin.node), kind, begin, to_ms,
-            label=f"{place} {shown}".rstrip(), title=title, is_open=is_open,
-            is_again=data.attempt > 1, chain=begin.job,
+            label=f"{label} {suffix}".rstrip(), title=title, is_open=is_open,
+            is_retry=data.attempt > 1, chain=begin.job,
         )  # fmt: skip
 
     def failed(self, event: Event, data: JobFailed) -> None:
-        self._end_wait(event, f"given up: {data.code}")
+        self._end_wait(event, f"failed: {data.code}")
         self._ready[data.target, data.delivery_no] = event
 
     def refused(self, event: Event, data: ResultRefused) -> None:
@@ -277,68 +293,70 @@ class _Building:
         title = f"u{data.utterance} #{data.delivery_no} {data.outcome} {data.code}".rstrip()
         title += self._since_finalized(event, data.utterance)
         if event.ms > begin.ms:
-            title += f"; it was ready and waited {_after(begin, event.ms)} behind a gap"
+            title += (
+                f"; it was ready and waited {_time_since(begin, event.ms)} for an earlier outcome"
+            )
         self._span(
-            self._target(data.target), "held", begin, event.ms, label=f"u{data.utterance}",
-            title=title + _said(event), ends=kind,
+            self._target(data.target), "ready", begin, event.ms, label=f"u{data.utterance}",
+            title=title + _text(event), outcome=kind,
         )  # fmt: skip
 
     def missing(self, event: Event, data: ResultMissing) -> None:
-        self._taken(event, data)
-        self._end_wait(event, "given up")
+        self._end_dispatch_wait(event, data)
+        self._end_wait(event, "missing")
         self._ready.pop((data.target, data.delivery_no), None)
         begin = self._finalized.get(data.utterance, event)
-        title = f"u{data.utterance} #{data.delivery_no} missing, given up by {data.reason}"
+        title = f"u{data.utterance} #{data.delivery_no} missing ({data.reason})"
         self._span(
-            self._target(data.target), "given_up", begin, event.ms,
+            self._target(data.target), "abandoned", begin, event.ms,
             label=f"u{data.utterance} missing",
-            title=title + self._since_finalized(event, data.utterance), ends="missing",
+            title=title + self._since_finalized(event, data.utterance), outcome="missing",
         )  # fmt: skip
 
     def _since_finalized(self, event: Event, utterance: int) -> str:
         begin = self._finalized.get(utterance)
-        return f", {_after(begin, event.ms)} after finalize" if begin else ""
+        return f", {_time_since(begin, event.ms)} after finalize" if begin else ""
 
 
-_STEPS: dict[type, Callable[[_Building, Event, Any], None]] = {
-    SessionOpened: _Building.opened,
-    SessionResumed: _Building.resumed,
-    SessionClosing: _Building.closing,
-    SessionClosed: _Building.closed,
-    UtteranceFinalized: _Building.finalized,
-    PlaybackStarted: _Building.playback_started,
-    PlaybackEnded: _Building.playback_ended,
-    JobQueued: _Building.queued,
-    JobDispatched: _Building.dispatched,
-    AttemptEnded: _Building.attempt_ended,
-    ResultRecorded: _Building.recorded,
-    JobFailed: _Building.failed,
-    ResultRefused: _Building.refused,
-    ResultDelivered: _Building.delivered,
-    ResultMissing: _Building.missing,
+_STEPS: dict[type, Callable[[_SceneBuilder, Event, Any], None]] = {
+    SessionOpened: _SceneBuilder.opened,
+    SessionResumed: _SceneBuilder.resumed,
+    SessionClosing: _SceneBuilder.closing,
+    SessionClosed: _SceneBuilder.closed,
+    UtteranceFinalized: _SceneBuilder.finalized,
+    PlaybackStarted: _SceneBuilder.playback_started,
+    PlaybackEnded: _SceneBuilder.playback_ended,
+    JobQueued: _SceneBuilder.queued,
+    JobDispatched: _SceneBuilder.dispatched,
+    AttemptEnded: _SceneBuilder.attempt_ended,
+    ResultRecorded: _SceneBuilder.recorded,
+    JobFailed: _SceneBuilder.failed,
+    ResultRefused: _SceneBuilder.refused,
+    ResultDelivered: _SceneBuilder.delivered,
+    ResultMissing: _SceneBuilder.missing,
 }
 
 
-def scene_of(events: Sequence[Event]) -> Scene:
-    """The scene of one session's events, in their order; of none, nothing."""
-    return _Building(events).scene if events else Scene()
+def build_scene(events: Sequence[Event]) -> Scene:
+    """Build the scene of one session from its events, in order; an empty one without events."""
+    return _SceneBuilder(events).scene if events else Scene()
 
 
 def _lane_of(node: str) -> str:
     return f"node {name_of(node)}"
 
 
-def _sound(event: Event, data: Any) -> tuple[str, str, str, int]:
+def _playback(event: Event, data: Any) -> tuple[str, str, str, int]:
     return event.session, data.origin, data.target, data.utterance
 
 
-def _place(event: Event) -> str:
+def _job_label(event: Event) -> str:
     data: Any = event.data
     return f"u{data.utterance} {data.target}"
 
 
-def _said(event: Event) -> str:
-    """The text, where it is one that can be read."""
+def _text(event: Event) -> str:
+    """The text of the result, in lines of their own; empty without one."""
     if not event.body:
         return ""
     try:
@@ -346,15 +364,15 @@ def _said(event: Event) -> str:
     except codec.UnreadableText:
         return "\n(unreadable)"
     if text.sealed:
-        return f"\n(sealed, {text.characters} characters)"
-    return "".join(f"\n{one}" for one in (text.source_text, text.text) if one)
+        return f"\n(encrypted, {text.characters} characters)"
+    return "".join(f"\n{part}" for part in (text.source_text, text.text) if part)
 
 
-def _after(begin: Event, to_ms: int) -> str:
-    return _took(to_ms - begin.ms)
+def _time_since(begin: Event, to_ms: int) -> str:
+    return _duration(to_ms - begin.ms)
 
 
-def _took(ms: int) -> str:
+def _duration(ms: int) -> str:
     return f"{ms} ms" if ms < 1_000 else f"{ms / 1000:.2f} s"
 
 

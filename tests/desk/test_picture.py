@@ -1,4 +1,4 @@
-"""The picture of a session: whole, well formed, with nothing on top of anything else."""
+"""The timeline of a session: complete, well-formed, without overlaps."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from eventsched.timeline.packing import (
     SLACK,
     TRACKS_MAX,
     Item,
-    cut_end,
-    cut_middle,
     pack,
     text_width,
+    truncate,
+    truncate_middle,
 )
 from eventsched.timeline.render import PLOT, WIDTH, draw
-from eventsched.timeline.rows import PER_ROW, rows_of
-from eventsched.timeline.scene import scene_of
+from eventsched.timeline.rows import UTTERANCES_MAX, split_rows
+from eventsched.timeline.scene import build_scene
 from tests.desk.pasts import played
 from tests.fixtures_store import TimedStore
 from tests.scripts.jobs_of import assigned, finish_one, reply, speak
@@ -47,20 +47,22 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 def texts(picture: str) -> list[str]:
     root = ET.fromstring(picture)
-    return [one.text or "" for one in root.iter(f"{SVG}text")]
+    return [element.text or "" for element in root.iter(f"{SVG}text")]
 
 
 def titles(picture: str) -> str:
-    return "\n".join(one.text or "" for one in ET.fromstring(picture).iter(f"{SVG}title"))
+    return "\n".join(element.text or "" for element in ET.fromstring(picture).iter(f"{SVG}title"))
 
 
 def talk(*starts: int, text: str = "hola", session: str = "c0.s1") -> list[Event]:
     """A session of one-second utterances that begin at these times, each with its result."""
-    found: list[Event] = []
+    events: list[Event] = []
 
     def add(ms: int, data: Any, **more: Any) -> None:
         kind = type(data).__name__
-        found.append(Event(id=f"{ms}-{len(found)}", type=kind, session=session, data=data, **more))
+        events.append(
+            Event(id=f"{ms}-{len(events)}", type=kind, session=session, data=data, **more)
+        )
 
     add(starts[0], SessionOpened(tenant="acme", source="en", targets=["es"]))
     for u, first in enumerate(starts):
@@ -79,15 +81,15 @@ def talk(*starts: int, text: str = "hola", session: str = "c0.s1") -> list[Event
         add(at + 300, ResultRecorded(status="ok", **place), job=f"j{u}", node="c0.n1")
         delivered = ResultDelivered(utterance=u, target="es", delivery_no=u, outcome="result")
         add(at + 300, delivered, job=f"j{u}", body=codec.encode_text(Text(text=text)))
-    return found
+    return events
 
 
-def test_what_was_said_and_named_cannot_break_out() -> None:
+def test_texts_and_names_are_escaped() -> None:
     nasty = "</title><script>alert(1)</script> & \x00\x1b[31m ]]> \ud800"
     events = talk(0, text=nasty.replace("\ud800", ""), session=f"c0.{nasty}")
     picture = draw(events)
     root = ET.fromstring(picture)
-    assert {one.tag for one in root.iter()} <= {
+    assert {element.tag for element in root.iter()} <= {
         f"{SVG}{name}"
         for name in ("svg", "style", "defs", "pattern", "path", "g", "rect", "line", "circle",
                      "polygon", "polyline", "text", "title")
@@ -107,7 +109,7 @@ def test_any_text_is_well_formed_and_shows_its_control_characters(text: str) -> 
     assert f"session c0.{VISIBLE}" in words
 
 
-def test_it_needs_nothing_from_elsewhere() -> None:
+def test_the_svg_is_self_contained() -> None:
     picture = draw(talk(0, 2_000))
     assert re.findall(r"(?:href|src|@import|url\()[^#)]*", picture) == ["url("] * 4
     assert picture.count("http") == 1  # its own name space
@@ -119,22 +121,22 @@ def test_an_empty_session_and_one_that_only_opened_can_be_drawn() -> None:
 
 
 def test_each_utterance_and_outcome_is_named() -> None:
-    told = texts(draw(talk(0, 2_000, 4_000)))
+    labels = texts(draw(talk(0, 2_000, 4_000)))
     for u in range(3):
-        assert told.count(f"u{u}") == 2  # the utterance and its result
-        assert f"u{u} es" in told
+        assert labels.count(f"u{u}") == 2  # the utterance and its result
+        assert f"u{u} es" in labels
 
 
-def test_a_sealed_text_is_said_to_be_sealed() -> None:
+def test_an_encrypted_text_is_shown_as_encrypted() -> None:
     *before, last = talk(0)
     sealed = Event(
         id=last.id, type=last.type, session=last.session, job=last.job, data=last.data,
         body=codec.encode_text(Text(sealed=b"opaque", characters=6)),
     )  # fmt: skip
-    assert "(sealed, 6 characters)" in titles(draw([*before, sealed]))
+    assert "(encrypted, 6 characters)" in titles(draw([*before, sealed]))
 
 
-async def test_a_bad_day_shows_retries_gaps_waits_and_what_is_missing(store: TimedStore) -> None:
+async def test_retries_waits_and_missing_outcomes_are_drawn(store: TimedStore) -> None:
     node = await store.join("n1", slots=1)
     session = await speak(store, "s1", count=3)
     await store.dispatch()
@@ -147,14 +149,14 @@ async def test_a_bad_day_shows_retries_gaps_waits_and_what_is_missing(store: Tim
     await store.resume_session(session.session, "another")
     await speak(store, "other", count=1)
     events = [event for event in await store.log() if event.session == session.session]
-    scene = scene_of(events)
+    scene = build_scene(events)
     kinds = defaultdict(list)
     for span in scene.spans:
         kinds[span.kind].append(span)
     assert [span.label for span in kinds["lost"]] == ["u0 es BROKEN"]
     assert kinds["waiting"]
-    assert any(span.is_again for span in kinds["ok"])
-    assert [one.kind for one in scene.moments] == ["opened", "resumed"]
+    assert any(span.is_retry for span in kinds["ok"])
+    assert [moment.kind for moment in scene.moments] == ["opened", "resumed"]
     picture = draw(events)
     assert "1 attempt lost or failed · 1 resumed" in " ".join(texts(picture))
     assert 'class="cross"' in picture
@@ -164,27 +166,27 @@ async def test_every_session_of_a_random_play_can_be_drawn(store: TimedStore) ->
     log = await played(store, 5, 150)
     for session in {event.session for event in log if event.session}:
         events = [event for event in log if event.session == session]
-        scene = scene_of(events)
-        assert all(one.from_ms <= one.to_ms for one in scene.spans)
-        assert {one.lane for one in scene.spans} <= set(scene.lanes)
+        scene = build_scene(events)
+        assert all(span.from_ms <= span.to_ms for span in scene.spans)
+        assert {span.lane for span in scene.spans} <= set(scene.lanes)
         ends = sum(event.type in ("ResultDelivered", "ResultMissing") for event in events)
-        assert sum(bool(one.ends) for one in scene.spans) == ends
+        assert sum(bool(span.outcome) for span in scene.spans) == ends
         ET.fromstring(draw(events))
 
 
-# --- long ones, crowded ones ----------------------------------------------------------------
+# --- long and crowded sessions ----------------------------------------------------------------
 
 
-def test_a_long_session_goes_on_below_and_its_silence_is_left_out() -> None:
+def test_a_long_session_has_several_rows_and_one_for_its_silence() -> None:
     busy = [at * 3_000 for at in range(40)]
     later = [3_600_000 + at * 3_000 for at in range(40)]
-    scene = scene_of(talk(*busy, *later))
-    rows = rows_of(scene)
+    scene = build_scene(talk(*busy, *later))
+    rows = split_rows(scene)
     assert sum(row.is_quiet for row in rows) == 1
     assert len(rows) < 30
     for row in rows:
         inside = [at for at in (*busy, *later) if row.from_ms <= at < row.to_ms]
-        assert len(inside) <= PER_ROW
+        assert len(inside) <= UTTERANCES_MAX
     assert rows[0].from_ms <= scene.from_ms
     assert rows[-1].to_ms > scene.to_ms
     assert all(a.to_ms == b.from_ms for a, b in pairwise(rows))
@@ -196,29 +198,29 @@ def test_four_hours_are_one_picture_of_bounded_height() -> None:
     assert len(picture) < 4_000_000
 
 
-def test_a_little_that_is_left_makes_no_row_of_its_own() -> None:
+def test_a_short_rest_makes_no_row() -> None:
     for last_ms in (9_000, 29_000, 31_000, 62_000):
-        scene = scene_of(talk(*range(0, last_ms, 3_000), last_ms))
-        rows = rows_of(scene)
+        scene = build_scene(talk(*range(0, last_ms, 3_000), last_ms))
+        rows = split_rows(scene)
         filled = (scene.to_ms - rows[-1].from_ms) / (rows[-1].to_ms - rows[-1].from_ms)
         assert filled > 0.25, (last_ms, rows)
         assert len({row.to_ms - row.from_ms for row in rows}) == 1
 
 
 def test_one_utterance_is_one_row_without_an_overview() -> None:
-    told = texts(draw(talk(583)))
-    assert told.count("audio") == 1
-    assert "overview" not in told
-    assert "1 utterance, 1 outcome" in told
+    labels = texts(draw(talk(583)))
+    assert labels.count("audio") == 1
+    assert "overview" not in labels
+    assert "1 utterance, 1 outcome" in labels
 
 
-def test_the_legend_names_what_is_there_and_nothing_else() -> None:
-    told = texts(draw(talk(0, 2_000)))
-    assert {"audio arrives", "attempt: ok", "result"} <= set(told)
-    assert not {"missing", "playback", "waits for a slot", "no text", "cancelled"} & set(told)
+def test_the_legend_names_the_drawn_shapes_only() -> None:
+    labels = texts(draw(talk(0, 2_000)))
+    assert {"audio arrives", "attempt: ok", "result"} <= set(labels)
+    assert not {"missing", "playback", "waits for a slot", "no text", "cancelled"} & set(labels)
 
 
-def test_no_label_hangs_on_what_a_viewer_may_not_know() -> None:
+def test_labels_need_no_optional_feature_of_a_viewer() -> None:
     """Viewers that paint outlines over letters hid all labels that had one."""
     picture = draw(talk(0, 2_000))
     assert "paint-order" not in picture
@@ -226,7 +228,7 @@ def test_no_label_hangs_on_what_a_viewer_may_not_know() -> None:
     assert "stroke" not in style.partition("{")[2].partition("}")[0]
 
 
-def test_labels_outside_stand_on_paper_of_their_own() -> None:
+def test_labels_outside_have_a_background() -> None:
     for group in ET.fromstring(draw(talk(0, 2_000, 4_000))).iter(f"{SVG}g"):
         parts = list(group)
         behind = [at for at, one in enumerate(parts) if one.tag == f"{SVG}text"
@@ -238,9 +240,9 @@ def test_labels_outside_stand_on_paper_of_their_own() -> None:
             assert left <= float(label.get("x", "")) < left + wide
 
 
-def test_at_the_end_of_a_row_a_label_stands_before_what_it_names() -> None:
+def test_at_the_end_of_a_row_a_label_is_before_its_item() -> None:
     roomy, last = (
-        Item(what=None, x=x, width=MARK, label="u12 es BAD_AUDIO", is_bold=True)
+        Item(source=None, x=x, width=MARK, label="u12 es BAD_AUDIO", is_bold=True)
         for x in (300.0, PLOT - MARK)
     )
     assert pack([roomy, last], PLOT) == 1
@@ -249,34 +251,36 @@ def test_at_the_end_of_a_row_a_label_stands_before_what_it_names() -> None:
     assert last.end == PLOT
 
 
-def test_without_room_on_either_side_a_label_is_cut_but_never_in_its_first_word() -> None:
-    cut, gone = (Item(what=None, x=10, width=20, label="u12 es BAD_AUDIO") for _ in range(2))
-    pack([cut], 30 + 2 * PAD + text_width("u12 es …"))
-    assert cut.label == "u12 es…"
-    pack([gone], 30 + 2 * PAD + text_width("u1"))
-    assert gone.label == ""
+def test_without_room_a_label_is_truncated_but_never_in_its_first_word() -> None:
+    truncated, omitted = (
+        Item(source=None, x=10, width=20, label="u12 es BAD_AUDIO") for _ in range(2)
+    )
+    pack([truncated], 30 + 2 * PAD + text_width("u12 es …"))
+    assert truncated.label == "u12 es…"
+    pack([omitted], 30 + 2 * PAD + text_width("u1"))
+    assert omitted.label == ""
 
 
 def test_capitals_and_bold_letters_are_given_more_room() -> None:
     assert text_width("GPU_FELL_OVER") > text_width("gpu_fell_over")
     assert text_width("GPU_FELL_OVER", is_bold=True) >= 99.6 * 12 / 11, "in DejaVu Sans Bold"
     assert text_width("u12 es ×2") >= 56.7 * 12 / 11  # noqa: RUF001
-    assert cut_end("u1", 0) == ""
+    assert truncate("u1", 0) == ""
 
 
-def test_nodes_whose_names_begin_alike_can_be_told_apart() -> None:
-    first, second = (cut_middle(f"gpu-in-the-second-rack-{n}", 100) for n in (1, 2))
+def test_node_names_with_a_common_prefix_stay_distinct() -> None:
+    first, second = (truncate_middle(f"gpu-in-the-second-rack-{n}", 100) for n in (1, 2))
     assert first != second
     assert (first[:4], first[-2:]) == ("gpu-", "-1")
     assert text_width(first) <= 100
-    assert cut_middle("gpu-1", 100) == "gpu-1"
+    assert truncate_middle("gpu-1", 100) == "gpu-1"
 
 
-def test_the_times_of_a_row_do_not_run_into_each_other() -> None:
+def test_the_times_of_a_row_do_not_overlap() -> None:
     for last_ms in (1_100, 1_950, 5_300, 12_400, 61_000):
         for axis in axes(draw(talk(583, last_ms))):
-            for (x, told), (after, _) in pairwise(axis):
-                assert x + text_width(told) <= after
+            for (x, label), (after, _) in pairwise(axis):
+                assert x + text_width(label) <= after
             assert axis[-1][0] + text_width(axis[-1][1]) < WIDTH
 
 
@@ -297,11 +301,11 @@ DRAWN = st.tuples(
 
 
 @given(st.lists(DRAWN, max_size=40))
-def test_nothing_covers_anything_else(
+def test_items_do_not_overlap(
     drawn: list[tuple[float, float, str, float, str]],
 ) -> None:
     items = [
-        Item(what=None, x=x, width=min(width, PLOT - x), label=label, tail=tail, chain=chain)
+        Item(source=None, x=x, width=min(width, PLOT - x), label=label, tail=tail, chain=chain)
         for x, width, label, tail, chain in drawn
     ]
     assert pack(items, PLOT) <= TRACKS_MAX
