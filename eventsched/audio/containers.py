@@ -1,7 +1,7 @@
 """Container formats of audio, recognised by their first bytes.
 
-Owns: the signatures, the check for MPEG and ADTS frames, which have no signature.
-Never does: decoding, I/O. Read next: audio/wav.py.
+Owns: the signatures, and the check for MPEG and ADTS frames, which have no signature.
+Must not: decode audio, do I/O. Read next: audio/wav.py.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 HEAD_BYTES = 3_200
-"""So many bytes decide: enough for two frames of any MPEG audio. 100 ms of PCM16 at 16 kHz."""
+"""Bytes needed to recognise a format: two frames of any MPEG audio. 100 ms of PCM16 at 16 kHz."""
 WAV_FORMS = (b"RIFF", b"RIFX", b"RF64", b"BW64")
 _SIGNATURES: Sequence[tuple[int, bytes, str]] = (
     (0, b"OggS", "Ogg"),
@@ -24,7 +24,7 @@ _SIGNATURES: Sequence[tuple[int, bytes, str]] = (
 )
 """Offset, bytes at it, name."""
 _FRAMES_MIN = 2
-"""Frame headers that must follow each other: PCM16 near silence often begins like one of them."""
+"""Consecutive frame headers required, because quiet PCM16 often looks like a single one."""
 _KBITS = {
     (1, 1): (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
     (1, 2): (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
@@ -32,17 +32,20 @@ _KBITS = {
     (2, 1): (32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
     (2, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
-"""MPEG version (2 also means 2.5) and layer -> kbit/s by index, from 1. Layer III of 2 is as II."""
+"""(MPEG version, layer) -> kbit/s by index from 1.
+
+Version 2 includes 2.5; its layers II and III have the same rates.
+"""
 _RATES = (44_100, 48_000, 32_000)
 
 
 def is_wav(head: bytes) -> bool:
-    """Whether a WAV begins so."""
+    """Whether these are the first bytes of a WAV file."""
     return head[:4] in WAV_FORMS and head[8:12] == b"WAVE"
 
 
 def container_of(head: bytes) -> str | None:
-    """The name of the format that begins so; None for a WAV, and for what has no container."""
+    """Return the name of the container format; None for a WAV file and for raw audio."""
     for offset, signature, name in _SIGNATURES:
         if head.startswith(signature, offset):
             return name
@@ -67,20 +70,20 @@ def _is_id3(head: bytes) -> bool:
 
 
 def _has_frames(head: bytes, frame: Callable[[bytes], tuple[int, bytes] | None]) -> bool:
-    """Frames follow each other to the end of `head`, all of one kind."""
+    """Whether `head` consists of consecutive frames of one kind."""
     at = count = 0
     kind = b""
-    while at + 7 <= len(head):  # the longer one of the two headers
-        found = frame(head[at : at + 7])
-        if found is None or (count and found[1] != kind):
+    while at + 7 <= len(head):  # the longer of the two headers
+        header = frame(head[at : at + 7])
+        if header is None or (count and header[1] != kind):
             return False
-        size, kind = found
+        size, kind = header
         at, count = at + size, count + 1
     return count >= _FRAMES_MIN
 
 
 def _mpeg_frame(header: bytes) -> tuple[int, bytes] | None:
-    """Length in bytes, and what all frames of a stream share; None when it is no frame header."""
+    """Return the frame's size and the header bits common to a stream; None if it is no header."""
     if header[0] != 0xFF or header[1] & 0xE0 != 0xE0:
         return None
     version, layer = header[1] >> 3 & 3, 4 - (header[1] >> 1 & 3)
@@ -98,7 +101,7 @@ def _mpeg_frame(header: bytes) -> tuple[int, bytes] | None:
 
 
 def _adts_frame(header: bytes) -> tuple[int, bytes] | None:
-    """As `_mpeg_frame`, for AAC in ADTS."""
+    """The same for AAC in ADTS."""
     if header[0] != 0xFF or header[1] & 0xF6 != 0xF0 or header[2] >> 2 & 0xF > 12:
         return None
     size = (header[3] & 3) << 11 | header[4] << 3 | header[5] >> 5

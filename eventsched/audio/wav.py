@@ -1,12 +1,12 @@
-"""WAV files as the mono PCM16 that recognisers expect.
+"""Decodes WAV files to the mono PCM16 that recognisers expect.
 
-Owns: decoding samples, mixing to mono, resampling; all of it in blocks, from files and streams.
-Never does: sending. Read next: riff.py (headers), chunks.py (chunks), client/session.py
+Owns: decoding samples, mixing to mono, resampling; all in blocks, from files and streams.
+Must not: send audio. Read next: riff.py (headers), chunks.py (chunks), client/session.py
 (producing).
 
 numpy decodes linear samples exactly, so that the mean of the channels has no bias. miniaudio
-decodes A-law, mu-law and ADPCM. soxr resamples: what the target rate cannot show is below -60 dB.
-All three are loaded when they are needed first.
+decodes A-law, mu-law and ADPCM. soxr resamples; aliases stay below -60 dB. All three are imported
+at their first use.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Samples = NDArray[np.float64]
-    """Of one channel, in units of PCM16."""
+    """Samples of one channel, in units of PCM16."""
 
 RATE = 16_000
 FILE_BYTES_MAX = 1 << 30
 PCM_BYTES_MAX = 1 << 30
-"""What is decoded of a file at most: nine hours at 16 kHz."""
+"""The most PCM16 that a file may decode to: nine hours at 16 kHz."""
 BLOCK_BYTES = 1 << 20
 FULL_SCALE = 32_768
 _FLOAT_MAX = 1_000.0
-"""Float samples are cut off there, far beyond full scale, so that no sum overflows."""
+"""Float samples are clipped there, far beyond full scale, so that no sum overflows."""
 
 
 def read_wav(path: str | os.PathLike[str], *, rate: int = RATE) -> bytes:
@@ -60,49 +60,53 @@ def read_wav(path: str | os.PathLike[str], *, rate: int = RATE) -> bytes:
 
 
 def parse_wav(data: bytes, *, rate: int = RATE, name: str = "wav") -> bytes:
-    """As `read_wav`, from the bytes of a file."""
+    """Decode the bytes of a WAV file; see `read_wav`."""
     return _decode(io.BytesIO(data), rate, name)
 
 
 def resample(samples: array[int], source: int, target: int) -> array[int]:
-    """The samples at another rate, band-limited. Raises InvalidMessage for a rate out of range."""
+    """Resample with a band limit. Raises InvalidMessage for a rate out of range."""
     if source == target:
         return samples
     import numpy as np
 
     resampler = Resampler(source, target)
-    made = resampler.feed(np.frombuffer(samples, np.int16).astype(np.float64))
+    resampled = resampler.feed(np.frombuffer(samples, np.int16).astype(np.float64))
     out = array("h")
-    out.frombytes(_pcm16(made).tobytes() + _pcm16(resampler.finish()).tobytes())
+    out.frombytes(_pcm16(resampled).tobytes() + _pcm16(resampler.finish()).tobytes())
     return out
 
 
 class WavDecoder:
-    """Takes a WAV piece by piece and gives its audio as mono PCM16 at one rate."""
+    """Decodes a WAV file incrementally to mono PCM16.
+
+    Args:
+        rate: Sample rate of the returned audio in Hz.
+        name: Name of the file in error messages.
+    """
 
     def __init__(self, rate: int = RATE, name: str = "wav") -> None:
-        """`name`: what errors call the file."""
         self._rate = rate
         self._name = name
         self._riff = RiffReader(name)
         self._resampler: Resampler | None = None
         self._rest = b""
-        """Of a frame whose end has not come yet."""
+        """The first bytes of an incomplete frame."""
         self._has_audio = False
 
     def feed(self, data: bytes | memoryview) -> bytes:
-        """The audio that this piece completes. Raises InvalidMessage when it is no WAV."""
+        """Return the audio of all complete frames. Raises InvalidMessage if it is no WAV."""
         audio = self._riff.feed(data)
         form = self._riff.format
         if form is None or not len(audio):
             return b""
-        held = self._rest + bytes(audio)
-        whole = len(held) // form.block_bytes * form.block_bytes
-        self._rest = held[whole:]
+        frames = self._rest + bytes(audio)
+        whole = len(frames) // form.block_bytes * form.block_bytes
+        self._rest = frames[whole:]
         if not whole:
             return b""
         self._has_audio = True
-        samples = _mono(memoryview(held)[:whole], form, self._riff)
+        samples = _mono(memoryview(frames)[:whole], form, self._riff)
         if form.rate != self._rate:
             if self._resampler is None:
                 self._resampler = Resampler(form.rate, self._rate)
@@ -110,7 +114,7 @@ class WavDecoder:
         return _pcm16(samples, "<").tobytes()
 
     def finish(self) -> bytes:
-        """The rest of the audio. Raises InvalidMessage when there was none at all."""
+        """Return the rest of the audio. Raises InvalidMessage if there was none at all."""
         self._riff.finish()
         if not self._has_audio:
             raise _bad(self._name, "a WAV file without audio", "record again")
@@ -118,21 +122,23 @@ class WavDecoder:
 
 
 class StreamDecoder:
-    """Takes a stream piece by piece and gives mono PCM16 at 16 kHz.
+    """Decodes a stream incrementally to mono PCM16 at 16 kHz.
 
-    The first bytes decide what the stream is: a WAV is decoded, another container is refused, all
-    else is raw PCM16, mono, 16 kHz already.
+    The first bytes determine the format: a WAV is decoded, another container is refused, everything
+    else is raw PCM16, mono, 16 kHz.
+
+    Args:
+        name: Name of the stream in error messages.
     """
 
     def __init__(self, name: str) -> None:
-        """`name`: what errors call the stream."""
         self._name = name
         self._head = b""
         self._wav: WavDecoder | None = None
         self._is_decided = False
 
     def feed(self, data: bytes) -> bytes:
-        """The audio that this piece completes. Raises InvalidMessage for another container."""
+        """Return the decoded audio. Raises InvalidMessage for another container."""
         if self._wav is not None:
             return self._wav.feed(data)
         self._head += data
@@ -143,11 +149,12 @@ class StreamDecoder:
         return self._raw()
 
     def finish(self) -> bytes:
-        """The rest of the audio. Raises InvalidMessage, also for a WAV without audio."""
-        made = b"" if self._is_decided else self._decide()
-        return made if self._wav is None else made + self._wav.finish()
+        """Return the rest of the audio. Raises InvalidMessage, also for a WAV without audio."""
+        pcm = b"" if self._is_decided else self._decide()
+        return pcm if self._wav is None else pcm + self._wav.finish()
 
     def _decide(self) -> bytes:
+        """Choose the decoder by the first bytes, and decode them."""
         self._is_decided = True
         container = container_of(self._head)
         if container is not None:
@@ -169,7 +176,7 @@ class StreamDecoder:
 
 
 class Resampler:
-    """Changes the rate of samples that come block by block; they are in units of PCM16."""
+    """Resamples blocks of samples, in units of PCM16."""
 
     def __init__(self, source: int, target: int) -> None:
         for name, rate in (("source rate", source), ("target rate", target)):
@@ -180,21 +187,22 @@ class Resampler:
         self._stream = soxr.ResampleStream(source, target, 1, dtype="float64", quality="HQ")
 
     def feed(self, samples: Samples) -> Samples:
-        made: Samples = self._stream.resample_chunk(samples)
-        return made
+        """Return the resampled audio that is complete."""
+        resampled: Samples = self._stream.resample_chunk(samples)
+        return resampled
 
     def finish(self) -> Samples:
-        """What the last samples become."""
+        """Return the rest of the resampled audio."""
         import numpy as np
 
-        made: Samples = self._stream.resample_chunk(np.empty(0, np.float64), last=True)
-        return made
+        rest: Samples = self._stream.resample_chunk(np.empty(0, np.float64), last=True)
+        return rest
 
 
 def _decode(file: BinaryIO, rate: int, name: str) -> bytes:
-    """All audio of a file, one block in memory at a time beside the result."""
+    """Decode a file block by block."""
     decoder = WavDecoder(rate, name)
-    pcm = io.BytesIO()  # its value is not copied in the end
+    pcm = io.BytesIO()  # getvalue() does not copy
     while block := file.read(BLOCK_BYTES):
         pcm.write(decoder.feed(block))
         if pcm.tell() > PCM_BYTES_MAX or file.tell() > FILE_BYTES_MAX:
@@ -205,7 +213,7 @@ def _decode(file: BinaryIO, rate: int, name: str) -> bytes:
 
 
 def _mono(frames: memoryview, form: WavFormat, riff: RiffReader) -> Samples:
-    """The mean of the channels of whole frames, or of whole blocks of ADPCM."""
+    """Return the mean of the channels of whole frames or whole ADPCM blocks."""
     import numpy as np
 
     values = _linear(frames, form) if form.width else _compressed(frames, form, riff)
@@ -213,20 +221,20 @@ def _mono(frames: memoryview, form: WavFormat, riff: RiffReader) -> Samples:
     total: Samples = np.zeros(by_channel.shape[1])
     for channel in by_channel:
         total += channel
-    total *= _unit(form)  # a power of two, so that a half stays a half when it is rounded
+    total *= _unit(form)  # a power of two is exact, so halves are rounded as halves
     total /= form.channels
     return total
 
 
 def _unit(form: WavFormat) -> float:
-    """What one step of a sample is in units of PCM16."""
+    """The value of one quantisation step in units of PCM16."""
     if form.tag == FLOAT:
         return float(FULL_SCALE)
     return 2.0 ** (16 - 8 * form.width) if form.width else 1.0
 
 
 def _linear(frames: memoryview, form: WavFormat) -> Samples:
-    """Samples of one number each, as their format has them; 0 is silence."""
+    """Decode linear samples to numbers in which 0 is silence."""
     import numpy as np
 
     if form.tag == FLOAT:
@@ -242,17 +250,17 @@ def _linear(frames: memoryview, form: WavFormat) -> Samples:
 
 
 def _of_24_bits(frames: memoryview, endian: str) -> Samples:
-    """Three bytes a sample: the upper three of four."""
+    """Decode 24-bit samples as the upper three bytes of 32-bit samples."""
     import numpy as np
 
-    wide = np.zeros((len(frames) // 3, 4), np.uint8)
+    padded = np.zeros((len(frames) // 3, 4), np.uint8)
     upper = slice(1, 4) if endian == "<" else slice(0, 3)
-    wide[:, upper] = np.frombuffer(frames, np.uint8).reshape(-1, 3)
-    return wide.view(f"{endian}i4").ravel().astype(np.float64) / 256.0
+    padded[:, upper] = np.frombuffer(frames, np.uint8).reshape(-1, 3)
+    return padded.view(f"{endian}i4").ravel().astype(np.float64) / 256.0
 
 
 def _compressed(blocks: memoryview, form: WavFormat, riff: RiffReader) -> NDArray[np.int16]:
-    """A-law, mu-law and ADPCM: the blocks as a small file of their own."""
+    """Decode A-law, mu-law or ADPCM blocks as a WAV file of their own."""
     import miniaudio  # type: ignore[import-untyped]
     import numpy as np
 
@@ -273,13 +281,13 @@ def _compressed(blocks: memoryview, form: WavFormat, riff: RiffReader) -> NDArra
 
 
 def _pcm16(samples: Samples, endian: str = "=") -> NDArray[np.int16]:
-    """To the nearest whole number, halves to the even one: no drift to one side."""
+    """Round to integers, halves to even, so that rounding has no bias."""
     import numpy as np
 
-    whole: NDArray[np.int16] = (
+    pcm: NDArray[np.int16] = (
         np.rint(samples).clip(-FULL_SCALE, FULL_SCALE - 1).astype(f"{endian}i2")
     )
-    return whole
+    return pcm
 
 
 def _bad(name: str, limit: str, remedy: str) -> InvalidMessage:

@@ -16,7 +16,7 @@ import msgspec
 import structlog
 
 from eventsched.audio import chunks
-from eventsched.audio.chunks import Format, Piece
+from eventsched.audio.chunks import AudioChunk, Format
 from eventsched.client.channel import APPEND_BYTES_MAX, APPEND_ITEMS_MAX, CellMultiplexer
 from eventsched.client.results import Delivered, heard
 from eventsched.client.subscription import START, OutboxEntry, Subscription
@@ -134,7 +134,7 @@ class Session:
                 anything else, as after a cancelled call.
         """
         bytes_max = chunks.CHUNK_BYTES_MAX - (self._seal.overhead_bytes if self._seal else 0)
-        pieces = chunks.cut(
+        pieces = chunks.split_audio(
             audio,
             self.encoding,
             self.sample_rate,
@@ -161,7 +161,7 @@ class Session:
             self._turn.release()
         return _merged(receipts[earlier : earlier + len(numbered)])
 
-    def _take(self, pieces: Sequence[Piece], *, end_of_utterance: bool) -> list[Chunk]:
+    def _take(self, pieces: Sequence[AudioChunk], *, end_of_utterance: bool) -> list[Chunk]:
         """From here on the audio counts as appended."""
         numbered = self._number(pieces, end_of_utterance=end_of_utterance)
         self._unsure += numbered
@@ -190,7 +190,7 @@ class Session:
             self._learn(reply)
         return reply
 
-    def _number(self, pieces: Sequence[Piece], *, end_of_utterance: bool) -> list[Chunk]:
+    def _number(self, pieces: Sequence[AudioChunk], *, end_of_utterance: bool) -> list[Chunk]:
         numbered = [
             Chunk(
                 session=self.id,

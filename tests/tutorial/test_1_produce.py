@@ -48,6 +48,6 @@ async def test_what_will_not_do_is_refused_with_the_remedy(url: str) -> None:
                 await session.append(SILENCE[:320])
             assert str(caught.value) == (
                 "INVALID_MESSAGE audio: at least 20 ms a chunk, got 10; "
-                "collect more before sending, or mark the last chunk final"
+                "collect more before sending, or mark the last chunk as the end of the utterance"
             )
             assert session.next_seq == 0

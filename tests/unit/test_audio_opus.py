@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eventsched.audio.chunks import cut, join_opus, opus_ms, packet_half_ms, split_opus
+from eventsched.audio.chunks import join_opus, opus_ms, packet_half_ms, split_audio, split_opus
 from eventsched.errors import InvalidMessage
 
 # RFC 6716, table 2: frame sizes in ms by configuration number.
@@ -60,7 +60,7 @@ def test_code_3_says_how_many_frames_up_to_120_ms(config: int) -> None:
 )
 def test_a_malformed_packet_is_refused(packet: bytes, says: str) -> None:
     with pytest.raises(InvalidMessage, match=says) as caught:
-        cut([packet], "opus", 16_000)
+        split_audio([packet], "opus", 16_000)
     assert caught.value.fields["field"] == "audio"
     assert "u16 big-endian" in caught.value.fields["remedy"]
 
@@ -80,7 +80,7 @@ def test_a_first_frame_of_252_bytes_or_more_has_a_length_of_two_bytes() -> None:
 )
 def test_malformed_framing_is_refused(payload: bytes, says: str) -> None:
     with pytest.raises(InvalidMessage, match=says):
-        cut(payload, "opus", 16_000)
+        split_audio(payload, "opus", 16_000)
 
 
 TWENTY_MS = bytes([toc(1, 0)]) + bytes(30)
@@ -90,7 +90,7 @@ TWO_AND_A_HALF_MS = bytes([toc(16, 0)]) + bytes(10)
 
 def test_a_list_and_its_framing_are_the_same_chunk() -> None:
     packets = [TWENTY_MS] * 5
-    assert cut(packets, "opus", 16_000) == cut(join_opus(packets), "opus", 16_000)
+    assert split_audio(packets, "opus", 16_000) == split_audio(join_opus(packets), "opus", 16_000)
 
 
 def test_half_milliseconds_add_up() -> None:
@@ -101,21 +101,21 @@ def test_half_milliseconds_add_up() -> None:
 
 def test_more_than_a_second_is_cut_between_packets() -> None:
     packets = [TWENTY_MS] * 53 + [FIVE_MS] * 3
-    pieces = cut(packets, "opus", 16_000)
-    assert [piece.ms for piece in pieces] == [100] * 10 + [75]
-    assert [packet for piece in pieces for packet in split_opus(piece.payload)] == packets
+    chunks = split_audio(packets, "opus", 16_000)
+    assert [chunk.ms for chunk in chunks] == [100] * 10 + [75]
+    assert [packet for chunk in chunks for packet in split_opus(chunk.payload)] == packets
 
 
 def test_a_rest_too_short_alone_stays_with_the_chunk_before() -> None:
-    pieces = cut([TWENTY_MS] * 50 + [FIVE_MS], "opus", 16_000)
-    assert [piece.ms for piece in pieces] == [100] * 9 + [105]
+    chunks = split_audio([TWENTY_MS] * 50 + [FIVE_MS], "opus", 16_000)
+    assert [chunk.ms for chunk in chunks] == [100] * 9 + [105]
 
 
 def test_a_short_chunk_is_refused_unless_final() -> None:
     with pytest.raises(InvalidMessage, match="at least 20 ms"):
-        cut([FIVE_MS], "opus", 16_000)
-    assert cut([FIVE_MS], "opus", 16_000, end_of_utterance=True)[0].ms == 5
-    assert cut([], "opus", 16_000, end_of_utterance=True)[0].payload == b""
+        split_audio([FIVE_MS], "opus", 16_000)
+    assert split_audio([FIVE_MS], "opus", 16_000, end_of_utterance=True)[0].ms == 5
+    assert split_audio([], "opus", 16_000, end_of_utterance=True)[0].payload == b""
 
 
 @given(st.lists(st.binary(min_size=1, max_size=40).map(lambda b: bytes([b[0] & ~3]) + b[1:])))
@@ -126,8 +126,8 @@ def test_framing_takes_apart_what_it_joins(packets: list[bytes]) -> None:
 @given(st.binary(max_size=80))
 def test_any_bytes_are_a_chunk_or_a_typed_refusal(payload: bytes) -> None:
     try:
-        pieces = cut(payload, "opus", 16_000, end_of_utterance=True)
+        chunks = split_audio(payload, "opus", 16_000, end_of_utterance=True)
     except InvalidMessage as refused:
         assert {"field", "limit", "remedy"} <= set(refused.fields)
     else:
-        assert b"".join(piece.payload for piece in pieces) == payload
+        assert b"".join(chunk.payload for chunk in chunks) == payload

@@ -2,7 +2,7 @@
 
 import pytest
 
-from eventsched.audio.chunks import CHUNK_BYTES_MAX, cut, pcm_bytes, pcm_ms
+from eventsched.audio.chunks import CHUNK_BYTES_MAX, pcm_bytes, pcm_ms, split_audio
 from eventsched.errors import ChunkTooLarge, InvalidMessage
 
 
@@ -27,7 +27,7 @@ def test_rule_9_duration_of_pcm_is_its_samples_over_the_rate(size: int, rate: in
 
 def test_half_a_sample_is_refused() -> None:
     with pytest.raises(InvalidMessage) as caught:
-        cut(bytes(641), "pcm16", 16_000)
+        split_audio(bytes(641), "pcm16", 16_000)
     assert caught.value.fields["field"] == "audio"
     assert "641" in caught.value.fields["limit"]
     assert "even" in caught.value.fields["remedy"]
@@ -35,17 +35,17 @@ def test_half_a_sample_is_refused() -> None:
 
 @pytest.mark.parametrize("ms", [20, 21, 100, 999, 1_000])
 def test_up_to_a_second_is_one_chunk(ms: int) -> None:
-    (piece,) = cut(bytes(pcm_bytes(ms, 16_000)), "pcm16", 16_000)
-    assert piece.ms == ms
+    (chunk,) = split_audio(bytes(pcm_bytes(ms, 16_000)), "pcm16", 16_000)
+    assert chunk.ms == ms
 
 
 @pytest.mark.parametrize("ms", [0, 1, 19])
 def test_a_chunk_below_20_ms_is_refused_unless_final(ms: int) -> None:
     pcm = bytes(pcm_bytes(ms, 16_000))
     with pytest.raises(InvalidMessage, match="at least 20 ms"):
-        cut(pcm, "pcm16", 16_000)
-    (piece,) = cut(pcm, "pcm16", 16_000, end_of_utterance=True)
-    assert piece.ms == ms
+        split_audio(pcm, "pcm16", 16_000)
+    (chunk,) = split_audio(pcm, "pcm16", 16_000, end_of_utterance=True)
+    assert chunk.ms == ms
 
 
 @pytest.mark.parametrize(
@@ -61,28 +61,28 @@ def test_a_chunk_below_20_ms_is_refused_unless_final(ms: int) -> None:
 def test_more_than_a_second_is_cut_into_100_ms(ms: int, lengths: list[int]) -> None:
     pcm = bytes(range(256)) * (ms * 32 // 256 + 1)
     pcm = pcm[: pcm_bytes(ms, 16_000)]
-    pieces = cut(pcm, "pcm16", 16_000)
-    assert [piece.ms for piece in pieces] == lengths
-    assert b"".join(piece.payload for piece in pieces) == pcm
+    chunks = split_audio(pcm, "pcm16", 16_000)
+    assert [chunk.ms for chunk in chunks] == lengths
+    assert b"".join(chunk.payload for chunk in chunks) == pcm
 
 
 def test_a_second_at_48_khz_is_cut_because_of_its_bytes() -> None:
-    pieces = cut(bytes(96_000), "pcm16", 48_000)
-    assert [piece.ms for piece in pieces] == [100] * 10
-    assert all(len(piece.payload) <= CHUNK_BYTES_MAX for piece in pieces)
+    chunks = split_audio(bytes(96_000), "pcm16", 48_000)
+    assert [chunk.ms for chunk in chunks] == [100] * 10
+    assert all(len(chunk.payload) <= CHUNK_BYTES_MAX for chunk in chunks)
 
 
 def test_a_list_is_no_pcm() -> None:
     with pytest.raises(InvalidMessage, match="bytes of PCM16"):
-        cut([b"\0\0" * 320], "pcm16", 16_000)
+        split_audio([b"\0\0" * 320], "pcm16", 16_000)
 
 
 def test_a_chunk_that_cannot_be_cut_small_enough_is_too_large() -> None:
     # One Opus packet is never cut: 65,533 bytes and its length fit, the next packet does not.
     packet = b"\x08" + bytes(65_532)
-    (piece,) = cut([packet], "opus", 16_000)
-    assert len(piece.payload) == 65_535
+    (chunk,) = split_audio([packet], "opus", 16_000)
+    assert len(chunk.payload) == 65_535
     with pytest.raises(ChunkTooLarge) as caught:
-        cut([packet, packet[:9]], "opus", 16_000)
+        split_audio([packet, packet[:9]], "opus", 16_000)
     assert caught.value.fields["limit"].startswith("65536 bytes")
     assert caught.value.fields["remedy"]
