@@ -316,7 +316,7 @@ def _ended_by(begin: Event, event: Event, session_events: Sequence[Event]) -> st
     node = event.node
     match begin.data, event.data:
         case _, JobQueued(reason=reason):
-            return f"{reason}: it queues"
+            return f"queued, {reason}"
         case JobQueued(reason=reason), JobDispatched():
             return f"{reason}, until {node} had a slot" + _by(event)
         case _, JobDispatched(rule=rule):

@@ -1,7 +1,7 @@
-"""Looking for plaintext: every value of a cell, every byte of a folder.
+"""Search for plaintext in every value of a cell and every byte of a folder.
 
-Owns: reading all there is, in no form but its own. What is searched for must be found where it is
-(the tests look at an unencrypted session the same way), or the search would prove nothing.
+Owns: reading all values and files without decoding them. The tests search for the plaintext of an
+unencrypted session as well, because a search that finds nothing proves nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pyarrow import parquet
 from eventsched.store.cell import Store
 
 WINDOW = 12
-"""So many bytes of a text in a row are found again, even in a file that breaks up long ones."""
+"""Length of a searched part of a text: a file may split a long text."""
 _READ: dict[str, tuple[str, ...]] = {
     "string": ("GET",),
     "hash": ("HGETALL",),
@@ -27,8 +27,8 @@ _READ: dict[str, tuple[str, ...]] = {
 
 
 async def all_values(store: Store) -> bytes:
-    """Names and values of every key of the cell, one behind the other."""
-    found, cursor, command = b"", 0, store.transport.command
+    """The names and values of all keys of the cell, concatenated."""
+    values, cursor, command = b"", 0, store.transport.command
     while True:
         match = f"{store.keys.prefix}*"
         cursor, names = await command(
@@ -38,9 +38,9 @@ async def all_values(store: Store) -> bytes:
             kind = (await command("TYPE", name, key=name.decode())).decode()
             read, *bounds = _READ[kind]
             value = await command(read, name, *bounds, key=name.decode())
-            found += name + b"".join(_flat(value))
+            values += name + b"".join(_flat(value))
         if not int(cursor):
-            return found
+            return values
 
 
 def _flat(value: Any) -> Iterator[bytes]:
@@ -51,12 +51,12 @@ def _flat(value: Any) -> Iterator[bytes]:
     elif isinstance(value, dict):
         yield from _flat([*value.keys(), *value.values()])
     elif isinstance(value, list | tuple | set):
-        for one in value:
-            yield from _flat(one)
+        for item in value:
+            yield from _flat(item)
 
 
 def archived_values(folder: Path) -> bytes:
-    """What the archive's files say once they are unpacked, column by column."""
+    """The values of the archive's files, concatenated column by column."""
     columns = (
         column
         for file in sorted(folder.rglob("*.parquet"))
@@ -65,17 +65,17 @@ def archived_values(folder: Path) -> bytes:
     return b"".join(part for column in columns for part in _flat(column))
 
 
-def found_in(folder: Path, plain: bytes) -> list[str]:
-    """The files below the folder that hold any part of `plain`, each a window long."""
+def files_containing(folder: Path, plain: bytes) -> list[str]:
+    """The files below the folder that contain a part of `plain`, WINDOW bytes long."""
     windows = [plain[at : at + WINDOW] for at in range(0, len(plain) - WINDOW + 1, WINDOW)]
-    return [str(file.relative_to(folder)) for file in _files(folder) if _holds(file, windows)]
+    return [str(file.relative_to(folder)) for file in _files(folder) if _contains(file, windows)]
 
 
 def _files(folder: Path) -> Iterable[Path]:
     return (file for file in folder.rglob("*") if file.is_file() and not file.is_symlink())
 
 
-def _holds(file: Path, windows: list[bytes]) -> bool:
+def _contains(file: Path, windows: list[bytes]) -> bool:
     try:
         content = file.read_bytes()
     except FileNotFoundError:  # the server has just removed it

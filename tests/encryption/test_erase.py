@@ -1,4 +1,4 @@
-"""What is erased can be read nowhere: not in Redis, its files, the archive, nor with its key."""
+"""An erased session cannot be read: not from Redis, its files, or the archive."""
 
 from __future__ import annotations
 
@@ -41,16 +41,16 @@ from eventsched.server.testing import LocalServer
 from eventsched.store.cell import Store
 from eventsched.store.connection import Connection, open_connection
 from tests.archive.archives import seal_all
-from tests.encryption.searching import all_values, archived_values, found_in
+from tests.encryption.searching import all_values, archived_values, files_containing
 from tests.outcomes import next_result
 from tests.systems import serving, until
 
-SAID_BYTES = 40
+TEXT_BYTES = 40
 
 
 @dataclass(frozen=True)
 class Secret:
-    """What one session's speaker said: sound, words, translation, partial words, an answer."""
+    """The plaintexts of one session: audio, words, translation, partial words, speech."""
 
     audio: bytes
     words: str
@@ -60,7 +60,7 @@ class Secret:
 
     @classmethod
     def new(cls) -> Secret:
-        w = partial(secrets.token_hex, SAID_BYTES)
+        w = partial(secrets.token_hex, TEXT_BYTES)
         return cls(os.urandom(3_200), w(), w(), w(), os.urandom(2_000))
 
     @property
@@ -74,8 +74,8 @@ class Secret:
         }
 
 
-class Speaking:
-    """A server of its own with the roles, an archive, a node, and sessions that speak."""
+class ErasureSystem:
+    """A server with all roles, an archive, a node, and sessions with utterances."""
 
     def __init__(self, connection: Connection, es: Client, key_store: KeyFolder, path: Path):
         self.connection = connection
@@ -85,39 +85,39 @@ class Speaking:
         self.views = ProjectionStore(self.store.transport, "c0")
         self.folder, self._signing = ArchiveFolder.open_or_create(path, None)
         self.eraser = Eraser(connection, key_store)
-        self._said: dict[bytes, Secret] = {}
+        self._secrets: dict[bytes, Secret] = {}
 
     def node(self) -> eventsched.Node:
         node = eventsched.Node("n1", sources=["de"], targets=["es"], slots=4)
 
         @node.job
         async def translate(job: eventsched.Job) -> eventsched.Result:
-            said = self._said[(await job.audio())[:16]]
-            await job.partial(source_text=said.partial)
-            return eventsched.Result(source_text=said.words, text=said.text, audio=said.sound)
+            secret = self._secrets[(await job.audio())[:16]]
+            await job.partial(source_text=secret.partial)
+            return eventsched.Result(source_text=secret.words, text=secret.text, audio=secret.sound)
 
         return node
 
     async def talk(self, *, encrypt: bool, close: bool = True) -> tuple[str, Secret]:
-        """One session of two utterances, heard to its end."""
-        said = Secret.new()
-        self._said[said.audio[:16]] = said
+        """A session of two utterances whose results have arrived."""
+        secret = Secret.new()
+        self._secrets[secret.audio[:16]] = secret
         async with self.es.session("acme", "de", ["es"], encrypt=encrypt) as session:
             for _ in range(2):
-                await session.append(said.audio, end_of_utterance=True)
+                await session.append(secret.audio, end_of_utterance=True)
                 with anyio.fail_after(20):
-                    heard = await next_result(session.results())
-                assert (heard.text, heard.audio) == (said.text, said.sound)
+                    result = await next_result(session.results())
+                assert (result.text, result.audio) == (secret.text, secret.sound)
             if not close:
                 session.detach()
-        return session.id, said
+        return session.id, secret
 
     async def archive(self) -> None:
-        """Everything up to now is sealed, with audio."""
+        """Seal the whole log, with audio."""
         cell = self.folder.cell("c0")
-        one = Archiver(self.views, cell, self._signing, projections.core, audio=True)
-        await seal_all(one)
-        await one.release()
+        archiver = Archiver(self.views, cell, self._signing, projections.core, audio=True)
+        await seal_all(archiver)
+        await archiver.release()
 
     async def erase(self, session: str) -> str:
         return await self.eraser.erase(await self.eraser.find(session))
@@ -131,7 +131,7 @@ class Speaking:
         await until(f"{session} is retired", is_gone)
 
     async def check_all(self) -> None:
-        """Verify is clean, views equal a rebuild, the archive has everything and is whole."""
+        """Verify is clean, views equal a rebuild, and the archive is complete and untouched."""
         await self.archive()
         report = await Verifier(self.views, projections.core).run()
         assert report.violations == []
@@ -147,53 +147,57 @@ class Speaking:
 
 
 @asynccontextmanager
-async def speaking(
+async def erasure_system_of(
     server: LocalServer, tmp_path: Path, key_store: KeyFolder, **settings: int
-) -> AsyncIterator[Speaking]:
+) -> AsyncIterator[ErasureSystem]:
     async with (
         open_connection(server.url, settings=settings) as connection,
         running(connection),
         running_client(Client(connection.stores, url=server.url, keys=key_store)) as es,
     ):
-        one = Speaking(connection, es, key_store, tmp_path / "archive")
-        async with serving(es, one.node()):
-            yield one
+        erasure_system = ErasureSystem(connection, es, key_store, tmp_path / "archive")
+        async with serving(es, erasure_system.node()):
+            yield erasure_system
 
 
 async def test_no_plaintext_of_an_erased_session_is_left(
     own_server: LocalServer, tmp_path: Path, key_store: KeyFolder
 ) -> None:
-    """Every byte of the server's folder, the archive and the key store is looked at."""
-    async with speaking(own_server, tmp_path, key_store) as all_of:
-        plain_id, plain = await all_of.talk(encrypt=False)
-        secret_id, secret = await all_of.talk(encrypt=True)
-        await all_of.archive()
+    """Every byte of the server's folder, the archive and the key store is searched."""
+    async with erasure_system_of(own_server, tmp_path, key_store) as target:
+        plain_id, plain = await target.talk(encrypt=False)
+        secret_id, secret = await target.talk(encrypt=True)
+        await target.archive()
         key = (await key_store.get(secret_id)).secret
         for what, content in secret.all.items():
-            assert found_in(tmp_path, content) == [], what
-        for what, content in plain.all.items():  # what is looked for this way is found
-            assert any(name.startswith("own/") for name in found_in(tmp_path, content)), what
-        assert plain.words.encode() in archived_values(all_of.folder.path)
-        assert found_in(tmp_path, key) == [f"keys/{secret_id}.key"]
+            assert files_containing(tmp_path, content) == [], what
+        for what, content in plain.all.items():  # the search finds plaintext where it is
+            assert any(name.startswith("own/") for name in files_containing(tmp_path, content)), (
+                what
+            )
+        assert plain.words.encode() in archived_values(target.folder.path)
+        assert files_containing(tmp_path, key) == [f"keys/{secret_id}.key"]
 
-        assert await all_of.erase(secret_id) == "erased"
-        moved: list[int] = []
-        size = await rewrite_files(all_of.store, moved.append)
-        await all_of.archive()
+        assert await target.erase(secret_id) == "erased"
+        percentages: list[int] = []
+        size = await rewrite_files(target.store, percentages.append)
+        await target.archive()
 
-        assert size is not None and size > 0 and moved[-1] == 100
-        assert found_in(tmp_path, key) == []
-        assert found_in(tmp_path / "own", plain.words.encode()), "and this still is"
-        values = await all_values(all_of.store)
+        assert size is not None and size > 0 and percentages[-1] == 100
+        assert files_containing(tmp_path, key) == []
+        assert files_containing(tmp_path / "own", plain.words.encode()), (
+            "the unencrypted session stays"
+        )
+        values = await all_values(target.store)
         assert plain.words.encode() in values
         for what, content in {"key": key, **secret.all}.items():
-            assert found_in(tmp_path, content) == [], what
+            assert files_containing(tmp_path, content) == [], what
             assert content not in values, what
-            assert content not in archived_values(all_of.folder.path), what
-        await all_of.check_all()
-        found = Reader(HistorySource(all_of.connection)).history(EventFilter(session=secret_id))
-        history = [one async for one in found]
-        assert [one.type for one in history if isinstance(one, Event)][-1] == "SessionErased"
+            assert content not in archived_values(target.folder.path), what
+        await target.check_all()
+        entries = Reader(HistorySource(target.connection)).history(EventFilter(session=secret_id))
+        types = [entry.type async for entry in entries if isinstance(entry, Event)]
+        assert types[-1] == "SessionErased"
         with pytest.raises(KeyMissing):
             await key_store.get(secret_id)
         assert list(key_store.path.iterdir()) == []
@@ -203,29 +207,31 @@ async def test_no_plaintext_of_an_erased_session_is_left(
 async def test_a_retired_session_is_erased_by_its_history(
     own_server: LocalServer, tmp_path: Path, key_store: KeyFolder
 ) -> None:
-    async with speaking(own_server, tmp_path, key_store, session_retention_ms=200) as all_of:
-        session, _ = await all_of.talk(encrypt=True)
-        await all_of.retired(session)
-        assert await all_of.erase(session) == "erased"
-        assert await all_of.erase(session) == "already_erased"
+    async with erasure_system_of(
+        own_server, tmp_path, key_store, session_retention_ms=200
+    ) as target:
+        session, _ = await target.talk(encrypt=True)
+        await target.retired(session)
+        assert await target.erase(session) == "erased"
+        assert await target.erase(session) == "already_erased"
         assert await key_store.sessions() == []
-        await all_of.check_all()
+        await target.check_all()
 
 
 async def test_a_session_trimmed_from_the_log_is_erased_with_the_archive(
     own_server: LocalServer, tmp_path: Path, key_store: KeyFolder
 ) -> None:
-    async with speaking(
+    async with erasure_system_of(
         own_server, tmp_path, key_store, session_retention_ms=200, log_keep_ms=1
-    ) as all_of:
-        session, _ = await all_of.talk(encrypt=True)
-        await all_of.retired(session)
-        await all_of.talk(encrypt=False)
-        await all_of.archive()
-        await until("its events have left the log", partial(trimmed, all_of, session))
+    ) as target:
+        session, _ = await target.talk(encrypt=True)
+        await target.retired(session)
+        await target.talk(encrypt=False)
+        await target.archive()
+        await until("its events have left the log", partial(trimmed, target, session))
         with pytest.raises(ArchiveError, match="say where that is with --archive DIR"):
-            await all_of.erase(session)
-        eraser = Eraser(all_of.connection, key_store, all_of.folder)
+            await target.erase(session)
+        eraser = Eraser(target.connection, key_store, target.folder)
         assert await eraser.erase(await eraser.find(session)) == "erased"
         assert await eraser.erase(await eraser.find(session)) == "already_erased"
         assert await key_store.sessions() == []
@@ -235,91 +241,91 @@ async def test_without_an_archive_trimmed_sessions_are_skipped_and_counted(
     own_server: LocalServer, tmp_path: Path, key_store: KeyFolder
 ) -> None:
     settings = {"session_retention_ms": 200, "log_keep_ms": 1, "log_retention_ms": 1}
-    async with speaking(own_server, tmp_path, key_store, **settings) as all_of:
-        lost, _ = await all_of.talk(encrypt=True)
-        await all_of.retired(lost)
-        await all_of.talk(encrypt=False)
-        await until("its events have left the log", partial(trimmed, all_of, lost))
-        state, _ = await all_of.talk(encrypt=True)
+    async with erasure_system_of(own_server, tmp_path, key_store, **settings) as target:
+        lost, _ = await target.talk(encrypt=True)
+        await target.retired(lost)
+        await target.talk(encrypt=False)
+        await until("its events have left the log", partial(trimmed, target, lost))
+        state, _ = await target.talk(encrypt=True)
         key = await key_store.get(lost)
-        await all_of.store.erase_session(lost, key.id)  # the only entry left of its history
+        await target.store.erase_session(lost, key.id)  # the only entry left of its history
         with pytest.raises(NotFound, match="which names its key, is trimmed"):
-            await all_of.erase(lost)
-        candidates = all_of.eraser.older_than(0, [lost, "c0.nobody", state], lambda _: None)
+            await target.erase(lost)
+        candidates = target.eraser.older_than(0, [lost, "c0.nobody", state], lambda _: None)
         assert [state.session async for state in candidates] == [state]
-        assert all_of.eraser.unknown == 2
+        assert target.eraser.unknown == 2
 
 
-async def trimmed(all_of: Speaking, session: str) -> bool:
-    calls = ArchiveCommands(all_of.views)
+async def trimmed(target: ErasureSystem, session: str) -> bool:
+    calls = ArchiveCommands(target.views)
     await calls.trim()
     await calls.drop_session_indexes()
-    log = await all_of.views.read_log("0-0", 10_000)
+    log = await target.views.read_log("0-0", 10_000)
     return all(session.encode() not in fields for _, fields in log)
 
 
 async def test_a_crash_between_key_and_event_is_completed_by_the_next_erase(
     own_server: LocalServer, tmp_path: Path, key_store: KeyFolder
 ) -> None:
-    async with speaking(own_server, tmp_path, key_store) as all_of:
-        session, _ = await all_of.talk(encrypt=True)
+    async with erasure_system_of(own_server, tmp_path, key_store) as target:
+        session, _ = await target.talk(encrypt=True)
         await key_store.destroy(session)  # and the process crashes
         sessions = await key_store.sessions()
-        async for state in all_of.eraser.older_than(0, sessions, lambda _: None):
-            assert await all_of.eraser.erase(state) == "erased"
-        assert len(await erased(all_of, session)) == 1
+        async for state in target.eraser.older_than(0, sessions, lambda _: None):
+            assert await target.eraser.erase(state) == "erased"
+        assert len(await erased(target, session)) == 1
         assert await key_store.sessions() == []
 
 
 async def test_a_key_restored_from_a_backup_is_destroyed_again(
     own_server: LocalServer, tmp_path: Path, key_store: KeyFolder
 ) -> None:
-    async with speaking(own_server, tmp_path, key_store) as all_of:
-        session, _ = await all_of.talk(encrypt=True)
+    async with erasure_system_of(own_server, tmp_path, key_store) as target:
+        session, _ = await target.talk(encrypt=True)
         key = await key_store.get(session)
-        await all_of.erase(session)
+        await target.erase(session)
         await key_store.put(session, key)
-        assert await all_of.erase(session) == "already_erased"
+        assert await target.erase(session) == "already_erased"
         assert await key_store.sessions() == []
-        assert len(await erased(all_of, session)) == 1
+        assert len(await erased(target, session)) == 1
 
 
 async def test_a_session_that_cannot_be_erased_is_refused_and_unchanged(
     own_server: LocalServer, tmp_path: Path, key_store: KeyFolder
 ) -> None:
-    async with speaking(own_server, tmp_path, key_store) as all_of:
-        plain, _ = await all_of.talk(encrypt=False)
-        running_one, _ = await all_of.talk(encrypt=True, close=False)
+    async with erasure_system_of(own_server, tmp_path, key_store) as target:
+        plain, _ = await target.talk(encrypt=False)
+        running_one, _ = await target.talk(encrypt=True, close=False)
         for session, message, error in (
             (plain, "was not encrypted", NotErasable),
             (running_one, "is not closed yet", NotErasable),
             ("c0.nobody", "no session", NotFound),
         ):
             with pytest.raises(error, match=message):
-                await all_of.erase(session)
-        other = Eraser(all_of.connection, KeyFolder(tmp_path / "other"))
+                await target.erase(session)
+        other = Eraser(target.connection, KeyFolder(tmp_path / "other"))
         (tmp_path / "other").mkdir(mode=0o700)
-        closed, _ = await all_of.talk(encrypt=True)
+        closed, _ = await target.talk(encrypt=True)
         with pytest.raises(KeyMissing, match="another key store"):
             await other.erase(await other.find(closed))
         assert sorted(await key_store.sessions()) == sorted([running_one, closed])
-        assert await erased(all_of, closed) == []
+        assert await erased(target, closed) == []
 
 
 async def test_age_counts_from_the_close_and_unknown_sessions_are_skipped(
     own_server: LocalServer, tmp_path: Path, key_store: KeyFolder
 ) -> None:
-    async with speaking(own_server, tmp_path, key_store) as all_of:
-        old, _ = await all_of.talk(encrypt=True)
-        still_open, _ = await all_of.talk(encrypt=True, close=False)
-        await all_of.talk(encrypt=False)
+    async with erasure_system_of(own_server, tmp_path, key_store) as target:
+        old, _ = await target.talk(encrypt=True)
+        still_open, _ = await target.talk(encrypt=True, close=False)
+        await target.talk(encrypt=False)
         key = await key_store.get(old)
         await key_store.put("c0.elsewhere", key)  # a session of another server
         await key_store.put("c9.elsewhere", key)
 
         async def due(age_ms: int) -> list[str]:
             sessions, seen = await key_store.sessions(), list[int]()
-            candidates = all_of.eraser.older_than(age_ms, sessions, seen.append)
+            candidates = target.eraser.older_than(age_ms, sessions, seen.append)
             due_sessions = [state.session async for state in candidates]
             assert seen == [1, 2, 3, 4]
             return due_sessions
@@ -329,16 +335,16 @@ async def test_age_counts_from_the_close_and_unknown_sessions_are_skipped(
 
         assert await due(60_000) == []
         await until("it is old enough", is_old_enough)
-        eraser = Eraser(all_of.connection, key_store)
+        eraser = Eraser(target.connection, key_store)
         async for state in eraser.older_than(300, await key_store.sessions(), lambda _: None):
-            assert await all_of.eraser.erase(state) == "erased"
+            assert await target.eraser.erase(state) == "erased"
         left = sorted([still_open, "c0.elsewhere", "c9.elsewhere"])
         assert await key_store.sessions() == left
         assert eraser.unknown == 2
 
 
-async def erased(all_of: Speaking, session: str) -> list[Event]:
-    history = Reader(HistorySource(all_of.connection)).history(EventFilter(session=session))
+async def erased(target: ErasureSystem, session: str) -> list[Event]:
+    history = Reader(HistorySource(target.connection)).history(EventFilter(session=session))
     return [
         entry
         async for entry in history
@@ -367,12 +373,16 @@ async def test_a_rewrite_removes_deleted_values_from_the_file(
             server.call("RPUSH", key, deleted)
             server.call("RPUSH", connection.stores["c0"].keys.session_index("stored"), stored)
             server.call("DEL", key)
-            assert found_in(folder, deleted.encode()), "the file still has the deleted value"
+            assert files_containing(folder, deleted.encode()), (
+                "the file still has the deleted value"
+            )
             size = await rewrite_files(connection.stores["c0"], lambda _: None)
             assert size is not None and size > len(stored)
             # the server removes the old file in the background
-            await until("the old file is gone", lambda: not found_in(folder, deleted.encode()))
-            assert found_in(folder, stored.encode())
+            await until(
+                "the old file is gone", lambda: not files_containing(folder, deleted.encode())
+            )
+            assert files_containing(folder, stored.encode())
 
 
 async def test_a_server_without_an_append_only_file_rewrites_nothing(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ async def test_the_largest_chunk_is_smaller_by_the_overhead(
         session.detach()
 
 
-async def test_a_packet_too_large_when_sealed_is_refused_with_the_limit_that_counts(
+async def test_a_packet_too_large_when_encrypted_is_refused_with_its_own_limit(
     store: TimedStore, key_store: KeyFolder
 ) -> None:
     async with client_of(store, key_store) as es, es.session(**ASKED, encoding="opus") as session:
@@ -91,7 +91,7 @@ class Pressed(TimedStore):
         return replies
 
 
-async def test_what_was_accepted_is_told_in_bytes_of_the_callers_audio(
+async def test_accepted_bytes_count_the_callers_audio(
     store: TimedStore, key_store: KeyFolder
 ) -> None:
     pressed = Pressed(store.transport, store.cell)  # type: ignore[arg-type]

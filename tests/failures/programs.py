@@ -1,6 +1,6 @@
-"""Real processes of the program, for tests that kill, freeze and wake them.
+"""Real processes of the program, for tests that kill, suspend and resume them.
 
-Owns: starting `eventsched …`, what it says, its end. Nothing started here outlives its test.
+Owns: starting `eventsched …`, its output, its end. No process started here outlives its test.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ READY_S = 20.0
 
 
 class Program:
-    """One process; what it says on either stream is in `said`."""
+    """One process; `output` has what it wrote on either stream."""
 
     def __init__(self, log: Path, arguments: Sequence[str]) -> None:
         self._log = log
@@ -36,15 +36,15 @@ class Program:
             )
 
     @property
-    def said(self) -> str:
+    def output(self) -> str:
         return self._log.read_text(errors="replace")
 
-    async def says(self, words: str, within_s: float = READY_S) -> None:
-        """Return as soon as it has said this."""
+    async def wait_for(self, words: str, within_s: float = READY_S) -> None:
+        """Return as soon as the output contains these words."""
         ends_at = time.monotonic() + within_s
-        while words not in self.said:
-            assert self.process.poll() is None, f"ended: {self.said[-2_000:]}"
-            assert time.monotonic() < ends_at, f"did not say {words!r}: {self.said[-2_000:]}"
+        while words not in self.output:
+            assert self.process.poll() is None, f"ended: {self.output[-2_000:]}"
+            assert time.monotonic() < ends_at, f"no {words!r} in: {self.output[-2_000:]}"
             await anyio.sleep(0.01)  # sleeps: asks again, within a bound
 
     def kill(self) -> None:
@@ -80,7 +80,7 @@ class Programs:
     async def role(self, url: str, *roles: str) -> Program:
         """`eventsched run ROLE…`, ready."""
         program = self.start("eventsched.cli", "--url", url, "run", *roles)
-        await program.says("ready: ")
+        await program.wait_for("ready: ")
         return program
 
 

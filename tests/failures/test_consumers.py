@@ -66,13 +66,13 @@ async def test_a_projector_suspended_beyond_its_lease_saves_nothing_when_it_resu
 
 async def _replace_frozen(store: Store, sleeper: Program, other: Program) -> None:
     """`sleeper` has the lease, is suspended and replaced, and loses its lease when it resumes."""
-    epoch, losses = await _epoch(store), sleeper.said.count("lease lost")
+    epoch, losses = await _epoch(store), sleeper.output.count("lease lost")
     sleeper.freeze()
     await until("the other has the lease", lambda: _is_beyond(store, epoch))
     await _until_it_folds(store, "the other folds")
     new_epoch = await _epoch(store)
     sleeper.wake()
-    await until("the sleeper is fenced", lambda: sleeper.said.count("lease lost") > losses)
+    await until("the sleeper is fenced", lambda: sleeper.output.count("lease lost") > losses)
     await _until_it_folds(store, "views follow")
     assert await _epoch(store) == new_epoch, "the other still has the lease"
     assert other.process.poll() is None
@@ -165,7 +165,7 @@ async def _connected(url: str, **settings: int) -> AsyncIterator[Store]:
 
 @asynccontextmanager
 async def _speaking(store: Store) -> AsyncIterator[None]:
-    """Something happens all the time, for as long as the block lasts."""
+    """Append utterances continuously while the block runs."""
     async with anyio.create_task_group() as tasks:
         grant, is_over = await _opened(store), anyio.Event()
 
@@ -206,7 +206,7 @@ async def _say(store: Store, grant: SessionGrant, seq: int) -> None:
 
 
 async def _holding(url: str, fleet: Programs, store: Store) -> Program:
-    """The projector that folds, since it is alone."""
+    """Start the only projector, which folds."""
     program = await fleet.role(url, "projector")
     await _until_it_folds(store, "it folds")
     return program
@@ -226,7 +226,7 @@ async def _has_folded(store: Store, log_id: str) -> bool:
 
 
 async def _until_it_folds(store: Store, what: str) -> None:
-    """What is in the log now is folded when this returns, while more is added."""
+    """Wait until all entries that are in the log now are folded."""
     last = await store.last_id(store.keys.log)
     await until(what, lambda: _has_folded(store, last))
 
@@ -241,10 +241,10 @@ async def _log(store: Store) -> list[Event]:
 
 
 async def _until_logged(store: Store, kind: str, count: int) -> None:
-    async def is_told() -> bool:
+    async def is_logged() -> bool:
         return sum(event.type == kind for event in await _log(store)) >= count
 
-    await until(f"{count} {kind}", is_told, within_s=TAKEOVER_S)
+    await until(f"{count} {kind}", is_logged, within_s=TAKEOVER_S)
 
 
 async def _has_dead_letters(store: Store, count: int) -> bool:
@@ -259,6 +259,6 @@ def _asked(url: str, *arguments: str) -> str:
 
 
 def _verify(url: str) -> None:
-    told = json.loads(_asked(url, "verify"))
-    assert told["clean"]
-    assert told["cells"][0]["records"] > 0
+    report = json.loads(_asked(url, "verify"))
+    assert report["clean"]
+    assert report["cells"][0]["records"] > 0

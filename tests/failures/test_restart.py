@@ -1,4 +1,4 @@
-"""Rule 31: a server that was killed knows what it knew: jobs, slots, order, what was said."""
+"""Rule 31, state follows from events: a killed server keeps jobs, slots, order and texts."""
 
 from __future__ import annotations
 

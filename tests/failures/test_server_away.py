@@ -1,4 +1,4 @@
-"""The server goes away and comes back under real processes: nobody is started again."""
+"""The server goes away and comes back; no process has to be restarted."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def _wire(folder: Path, server: LocalServer, name: str = "wire") -> Proxy:
 async def test_up_a_node_and_a_session_outlive_a_killed_server_without_a_busy_loop(
     own_server: LocalServer, fleet: Programs, tmp_path: Path
 ) -> None:
-    """Every try is a connection through a wire of ours that counts it."""
+    """A proxy counts the connections, one for each attempt."""
     roles, nodes = _wire(tmp_path, own_server, "roles"), _wire(tmp_path, own_server, "nodes")
     speakers = _wire(tmp_path, own_server, "speakers")
     async with roles.listening(), nodes.listening(), speakers.listening():
         up = await fleet.role(roles.url, "dispatcher", "projector", "timer")
         node = fleet.start("tests.chaos.worker", nodes.url, "c0.gpu", "2", "es", "0", "1", "async")
-        await node.says("ready: ")
+        await node.wait_for("ready: ")
         async with eventsched.connect(speakers.url) as es, es.session("a", "en", ["es"]) as session:
             await until("the node serves", lambda: _is_alive(es.stores["c0"], "gpu"))
             results = session.results()
@@ -57,11 +57,11 @@ async def test_up_a_node_and_a_session_outlive_a_killed_server_without_a_busy_lo
             await anyio.to_thread.run_sync(own_server.kill)
             before = [wire.seen["no_server"] for wire in (roles, nodes, speakers)]
             begins = time.monotonic()
-            told = await anyio.to_thread.run_sync(ask, own_server.url, "status")
-            assert told.returncode == 1
-            assert told.stdout == ""
-            assert told.stderr.startswith("eventsched: no server answers at unix://")
-            assert told.stderr.count("\n") == 1
+            status = await anyio.to_thread.run_sync(ask, own_server.url, "status")
+            assert status.returncode == 1
+            assert status.stdout == ""
+            assert status.stderr.startswith("eventsched: no server answers at unix://")
+            assert status.stderr.count("\n") == 1
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(_come_back, own_server)
                 await session.append(SECOND, end_of_utterance=True)  # waits until it is stored
@@ -85,32 +85,32 @@ async def test_up_a_node_and_a_session_outlive_a_killed_server_without_a_busy_lo
         assert 0 < count <= loops * 4 * (6 + away_s), f"{tries} tries in {away_s:.1f} s"
     assert up.process.poll() is node.process.poll() is None
     for program, loops in ((up, 4), (node, 2)):
-        assert 1 <= program.said.count("server away") <= 2 * loops, program.said
+        assert 1 <= program.output.count("server away") <= 2 * loops, program.output
     assert ask(own_server.url, "verify").returncode == 0
 
 
 async def test_a_server_that_is_loading_its_data_is_reported_away_in_one_line(
     tmp_path: Path,
 ) -> None:
-    """It takes connections and tells of itself, and answers nothing else."""
+    """The server accepts connections and answers INFO only."""
     slowly = {"enable-debug-command": "yes", "loading-process-events-interval-bytes": "1024"}
     with LocalServer(tmp_path / "slow", options=slowly) as server:
         async with eventsched.connect(server.url):
             server.call("DEBUG", "POPULATE", 10_000, "filling", 100)
         server.call("CONFIG", "SET", "key-load-delay", 1_000)  # microseconds for each key
         loading = await anyio.to_thread.run_sync(_reload, server)
-        told = await anyio.to_thread.run_sync(ask, server.url, "status")
-        assert told.returncode == 1
-        assert told.stderr.startswith("eventsched: no answer from the server: ")
-        assert "loading" in told.stderr
-        assert told.stderr.count("\n") == 1
+        status = await anyio.to_thread.run_sync(ask, server.url, "status")
+        assert status.returncode == 1
+        assert status.stderr.startswith("eventsched: no answer from the server: ")
+        assert "loading" in status.stderr
+        assert status.stderr.count("\n") == 1
         server.call("CONFIG", "SET", "key-load-delay", 0)
         loading.join()
         assert ask(server.url, "status").returncode == 0
 
 
 def _reload(server: LocalServer) -> threading.Thread:
-    """It has begun to load when this returns."""
+    """Return when the server is loading its data."""
 
     def reload() -> None:
         client = redis.Redis.from_url(server.url, socket_timeout=60)
@@ -132,12 +132,12 @@ async def test_a_watching_status_shows_that_the_server_is_away_and_back(
 ) -> None:
     async with eventsched.connect(own_server.url):
         watching = fleet.start("eventsched.cli", "--url", own_server.url, "status", "-w")
-        await watching.says("cell c0")
+        await watching.wait_for("cell c0")
         await anyio.to_thread.run_sync(own_server.kill)
-        await watching.says("server away: no answer from the server")
-        shown = watching.said.count("cell c0")
+        await watching.wait_for("server away: no answer from the server")
+        shown = watching.output.count("cell c0")
         await anyio.to_thread.run_sync(own_server.start)
-        await until("it shows the cell again", lambda: watching.said.count("cell c0") > shown)
+        await until("it shows the cell again", lambda: watching.output.count("cell c0") > shown)
 
 
 async def _come_back(server: LocalServer) -> None:
@@ -167,7 +167,7 @@ async def test_functions_that_may_not_be_loaded_are_named_with_the_remedy(
 async def test_audio_buffered_while_the_server_was_away_is_stored_first_and_before_the_close(
     own_server: LocalServer, tmp_path: Path
 ) -> None:
-    """ServerUnavailable means: kept. Every second of it, also when it is raised twice."""
+    """After ServerUnavailable all audio stays buffered, also if the error is raised twice."""
     wire = _wire(tmp_path, own_server)
     node = eventsched.Node("gpu", sources=["en"], targets=["es"])
 
@@ -199,7 +199,7 @@ async def test_audio_buffered_while_the_server_was_away_is_stored_first_and_befo
 
 
 async def test_a_server_that_cannot_write_is_retried(own_server: LocalServer) -> None:
-    """Its disk is full (MISCONF) or its replicas are gone (NOREPLICAS): roles and nodes stay."""
+    """A full disk (MISCONF) or missing replicas (NOREPLICAS) end no role and no node."""
     node = eventsched.Node("gpu", sources=["en"], targets=["es"])
 
     @node.job
@@ -225,7 +225,7 @@ async def _may_write_again(server: LocalServer) -> None:
 
 
 def _refusals(server: LocalServer) -> int:
-    """How many commands it has refused for want of replicas."""
+    """The number of commands refused because of missing replicas."""
     counted = server.call("INFO", "errorstats").get("errorstat_NOREPLICAS", {"count": 0})
     return int(counted["count"])
 
@@ -261,11 +261,11 @@ async def _append_patiently(session: eventsched.Session) -> None:
     try:
         await session.append(SECOND, end_of_utterance=True)
     except eventsched.ServerUnavailable:
-        await session.finalize()  # what was kept goes before it
+        await session.finalize()  # buffered audio is sent first
 
 
 async def _until_replicated(cluster: LocalCluster) -> None:
-    """Writes that no replica has are lost in a failover: ARCHITECTURE says so."""
+    """A failover loses writes that no replica has; see ARCHITECTURE."""
     for primary in cluster.primaries:
         await anyio.to_thread.run_sync(primary.call, "WAIT", 1, 900)
 

@@ -10,8 +10,8 @@ NAMED = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
 
 
 def _rows() -> list[str]:
-    told = (ROOT / "docs/failures.md").read_text().splitlines()
-    rows = [line for line in told if line.startswith("| ")]
+    lines = (ROOT / "docs/failures.md").read_text().splitlines()
+    rows = [line for line in lines if line.startswith("| ")]
     return [line for line in rows if not line.startswith("| what fails")]
 
 

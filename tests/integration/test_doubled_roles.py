@@ -1,4 +1,4 @@
-"""Two sessions talk at once on three nodes, every role doubled: one outcome each, verify clean."""
+"""Two sessions, three nodes, every role twice: each utterance has one outcome, verify is clean."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ async def test_doubled_roles_do_each_thing_once(server: Server, cell: str) -> No
             server.url, await check_server(client), RedisTransport(client, client), dict(es.stores)
         )
         async with running(twice), serving(es, *_nodes(cell)):
-            heard: list[Sequence[str]] = []
+            outcomes_of_sessions: list[Sequence[str]] = []
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(_talk, es, heard)
-                tasks.start_soon(_talk, es, heard)
+                tasks.start_soon(_talk, es, outcomes_of_sessions)
+                tasks.start_soon(_talk, es, outcomes_of_sessions)
                 assert await _violations(es, cell) == []
-            assert heard == [["result"] * UTTERANCES] * 2
+            assert outcomes_of_sessions == [["result"] * UTTERANCES] * 2
             assert await _violations(es, cell) == []
         await client.aclose()
 
@@ -51,7 +51,7 @@ async def _answer(job: eventsched.Job) -> eventsched.Result:
     return eventsched.Result(text=f"{len(await job.audio())} bytes")
 
 
-async def _talk(es: Client, heard: list[Sequence[str]]) -> None:
+async def _talk(es: Client, outcomes_of_sessions: list[Sequence[str]]) -> None:
     async with es.session("acme", "en", ["es"]) as session:
         for _ in range(UTTERANCES):
             await session.append(SECOND, end_of_utterance=True)
@@ -61,10 +61,10 @@ async def _talk(es: Client, heard: list[Sequence[str]]) -> None:
                 outcomes.append(outcome.outcome)
                 if len(outcomes) == UTTERANCES:
                     break
-        heard.append(outcomes)
+        outcomes_of_sessions.append(outcomes)
 
 
 async def _violations(es: Client, cell: str) -> list[str]:
-    (core,) = (one for one in load_sets() if one.name == "core")
+    (core,) = (each for each in load_sets() if each.name == "core")
     report = await Verifier(ProjectionStore(es.stores[cell].transport, cell), core).run()
     return [str(violation) for violation in report.violations]

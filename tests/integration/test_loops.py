@@ -1,4 +1,4 @@
-"""What the dispatcher's and the timer's loops wait for: never past what is already there."""
+"""The loops of the dispatcher and the timer never wait while entries or timers are due."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ async def test_an_entry_appended_before_the_wait_ends_it_at_once(store: TimedSto
     dispatcher = Dispatcher(store)
     await store.say(session, 0, end_of_utterance=True)
     assert (await dispatcher.step()).left == 0
-    store.tick(PRESENCE_LEASE_MS)  # from here on its producers count on nobody
+    store.tick(PRESENCE_LEASE_MS)  # the presence lease ends
     await store.say(session, 1, end_of_utterance=True)  # between the call and the wait
     with anyio.fail_after(1):
         await dispatcher.wait()
