@@ -20,9 +20,9 @@ TARGET = ROOT / "docs" / "coverage.md"
 HEAD = """\
 # Coverage
 
-Which lines and branches of each package `make test` runs, with a server of the wheel; the processes
-that tests start count as well. The Lua scripts are not in it: `make mutants` shows how well their
-tests look. `make coverage` writes this page anew.
+The lines and branches of each package that `make test` runs, with the server of the wheel.
+Processes that tests start are included. Lua functions are not; `make mutants` shows how well they
+are tested. `make coverage` writes this page.
 
 | package | modules | statements | lines run | branches taken |
 |---|---:|---:|---:|---:|

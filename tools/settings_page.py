@@ -36,16 +36,16 @@ Written by `python -m tools.pages`; do not edit by hand. The source is
 `{Settings.__module__.replace(".", "/")}.py`.
 
 Settings belong to a cell and are stored in Redis, so that every process decides by the same
-values. A new cell gets the defaults. A role that is started with other values changes them for all
-processes, from the next call on. There are three ways to set a value; a flag wins over a variable:
+values. A new cell gets the defaults. A role that starts with other values changes them for all
+processes, from the next call on. There are three ways to set a value; a flag overrides a variable:
 
 - `eventsched up --set pause_ms=500`, or `eventsched run dispatcher --set pause_ms=500`;
 - the environment variable `{PREFIX}PAUSE_MS=500` of a role;
 - `eventsched.connect(settings={{"pause_ms": 500}})` in a program.
 
-An unknown name, also a misspelt environment variable, or a value out of bounds stops the start with
-a message that names the setting, its bounds and the remedy. `eventsched status` shows what is late
-or waits; [operations.md](operations.md) says which settings to change when.
+An unknown name (also a misspelt environment variable) or a value out of bounds prevents the start,
+with a message that names the setting, its bounds and the remedy. `eventsched status` shows lag and
+waiting jobs; [operations.md](operations.md) says which settings to change when.
 
 | setting | default | unit | least | most | meaning |
 |---|---:|---|---:|---:|---|
