@@ -21,24 +21,24 @@ $(STAMP): pyproject.toml requirements/dev.txt tools/setup
 	@tools/setup
 	@touch $@
 
-# xdist gives each core a part of the tests; a core that is done takes over from the others.
+# Each core runs a part of the tests; a core that is done takes tests from the others.
 PYTEST := $(BIN)/python -m pytest
 PARALLEL := -n auto --dist worksteal
 FAST := tests/unit tests/projections tests/golden tests/layout tests/docs/test_docs.py \
 	tests/docs/test_pages.py tests/docs/test_glossary_and_decisions.py \
 	tests/archive/test_merkle.py tests/encryption/test_keystore.py
-# Pure as well, but they decode and resample minutes of audio.
+# Also pure, but they decode and resample minutes of audio.
 NOT_FAST := $(addprefix --ignore=tests/unit/,test_containers.py test_wav_channels.py test_wav_headers.py)
 
 test: $(STAMP)  ## Run the tests that need no cluster, on all cores: 7 minutes on two
-	@echo "$@: expect at most 7 minutes on two cores; the last line tells the time that passed"
+	@echo "$@: expect at most 7 minutes on two cores; the last line shows the time"
 	@$(PYTEST) $(PARALLEL) -m "not cluster" $(ARGS)
 
 test-cluster: $(STAMP)  ## Run the tests that need a cluster: 3 minutes on two cores
-	@echo "$@: expect at most 3 minutes on two cores; the last line tells the time that passed"
+	@echo "$@: expect at most 3 minutes on two cores; the last line shows the time"
 	@EVENTSCHED_TEST_SERVERS=$${EVENTSCHED_TEST_SERVERS:-cluster} $(PYTEST) $(PARALLEL) -m cluster $(ARGS)
 
-test-fast: $(STAMP)  ## Run the tests of pure code, without any server: 10 seconds
+test-fast: $(STAMP)  ## Run the tests of pure code, without a server: 10 seconds
 	@EVENTSCHED_TEST_SERVERS=none $(PYTEST) -q -m "not served" $(FAST) $(NOT_FAST) $(ARGS)
 
 coverage: $(STAMP)  ## Measure which lines the tests run, and write docs/coverage.md: 10 minutes
@@ -47,26 +47,26 @@ coverage: $(STAMP)  ## Measure which lines the tests run, and write docs/coverag
 	@$(BIN)/python -m coverage combine --quiet
 	@$(BIN)/python -m tools.coverage_table
 
-test-servers: $(STAMP)  ## Run all tests on every kind of server found: wheel, PATH, container
+test-servers: $(STAMP)  ## Run all tests on each kind of server found: wheel, PATH, container
 	@EVENTSCHED_TEST_SERVERS=all $(PYTEST) $(PARALLEL) $(ARGS)
 
-lint: $(STAMP)  ## Check the rules of style, and that ruff would format nothing anew
+lint: $(STAMP)  ## Check style and formatting (ruff)
 	@$(BIN)/ruff check . $(ARGS)
 	@$(BIN)/ruff format --check --quiet . || { echo "remedy: $(BIN)/ruff format ." >&2; exit 1; }
 
-lock: $(STAMP)  ## Write the lock file anew: requirements/*.txt, with hashes
+lock: $(STAMP)  ## Write the lock file: requirements/*.txt, with hashes
 	@tools/lock
 
-api: $(STAMP)  ## Record the public names and signatures anew, and their stub for type checkers
+api: $(STAMP)  ## Record the public names and signatures, and the stub for type checkers
 	@$(BIN)/python -m tests.unit.public_api
 
-types: $(STAMP)  ## Check types strictly
+types: $(STAMP)  ## Check types (mypy, strict)
 	@$(BIN)/mypy $(ARGS)
 
 demo: $(STAMP)  ## Run the main job on real speech: server, roles, recognising nodes
 	@EVENTSCHED_QUEUE_TIMEOUT_MS=60000 $(BIN)/eventsched demo $(ARGS)
 
-docs: $(STAMP)  ## Write the generated pages anew and build the site into site/
+docs: $(STAMP)  ## Write the generated pages and build the site into site/
 	@$(BIN)/python -m tools.pages
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict $(ARGS)
 
@@ -75,18 +75,18 @@ sim: $(STAMP)  ## Simulate whole clusters under faults: SEEDS=1000, or one with 
 	@$(BIN)/python -m tests.simulation.run $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
 
 SOAK_MINUTES ?= 5
-soak: $(STAMP)  ## Conversations in a loop: memory's slope, then a dead archiver: SOAK_MINUTES=30
+soak: $(STAMP)  ## Measure memory over conversations, then with a dead archiver: SOAK_MINUTES=30
 	@$(BIN)/python -m tests.soak.run --minutes $(SOAK_MINUTES)
 
 MINUTES ?= 5
 CHAOS_SERVER ?= embedded
-chaos: $(STAMP)  ## Real processes under faults: SEED=7 MINUTES=5 TRACES=DIR CHAOS_SERVER=path
+chaos: $(STAMP)  ## Run real processes under faults: SEED=7 MINUTES=5 TRACES=DIR CHAOS_SERVER=path
 	@$(BIN)/python -m tests.chaos.run --seed $(or $(SEED),1) --minutes $(MINUTES) --server $(CHAOS_SERVER) $(if $(TRACES),--traces $(TRACES)) $(ARGS)
 
-mutants: $(STAMP)  ## Change scripts and code one place at a time: do tests notice? SEED=2
+mutants: $(STAMP)  ## List changes of the code that no test notices: SEED=2
 	@$(BIN)/python -m tests.mutants.run $(if $(SEED),--seed $(SEED)) $(ARGS)
 
-bench: $(STAMP)  ## Measure everything, ours and the peers', and write docs/benchmarks.md: TRACES=DIR
+bench: $(STAMP)  ## Measure this and other schedulers, and write docs/benchmarks.md: TRACES=DIR
 	@$(BIN)/python -c "import matplotlib" 2>/dev/null || tools/setup bench
 	@$(BIN)/python -m benchmarks.run $(if $(TRACES),--traces $(TRACES)) $(ARGS)
 	@$(BIN)/python -m benchmarks.publish --plots

@@ -21,7 +21,7 @@ from benchmarks.micro.figures import Report, Spread
 from benchmarks.micro.program import told_spread
 from benchmarks.results import Results
 from benchmarks.run import RESULTS
-from benchmarks.targets import TARGETS
+from benchmarks.targets import TARGETS, Target
 from eventsched.cli.output import console
 from eventsched.formatting import table
 
@@ -105,7 +105,7 @@ def with_table(text: str, results: Results) -> str:
     """The README with the table of this run between its marks."""
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{seen_on(results)}\n\n{reach(results)}\n{END}{after}"
+    return f"{before}{BEGIN}\n{seen_on(results)}\n\n{headlines(results)}\n{END}{after}"
 
 
 def document(results: Results) -> str:
@@ -139,10 +139,23 @@ def reach(results: Results) -> str:
     return "\n".join([*head, *(f"| {' | '.join(row)} |" for row in _rows(results))])
 
 
+def headlines(results: Results) -> str:
+    """The few figures that the README shows; each says what it is without the others."""
+    rows = [(target.headline, _seen(target, results)) for target in TARGETS if target.headline]
+    return "\n".join(
+        ["| what | seen |", "|---|---|", *(f"| {what} | {seen} |" for what, seen in rows)]
+    )
+
+
+def _seen(target: Target, results: Results) -> str:
+    seen = target.find(results)
+    return "" if seen is None else _with_unit(told_spread(seen), target.unit)
+
+
 def _rows(results: Results) -> Iterator[list[str]]:
     for target in TARGETS:
         seen = target.find(results)
-        told = "" if seen is None else _with_unit(told_spread(seen), target.unit)
+        told = _seen(target, results)
         limits = [_limit(value, target.unit, target.more) for value in (target.floor, target.goal)]
         yield [target.what, told, *limits, target.reached(seen)]
 
