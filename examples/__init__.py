@@ -1,1 +1,1 @@
-"""Small nodes to start from: `eventsched node examples.echo_node:node`."""
+"""A small node and a read model to start from: `eventsched node examples.echo_node:node`."""

@@ -1,4 +1,4 @@
-"""A node that says how much it heard: the smallest handler that reads its audio.
+"""A node that returns the length of the audio: the smallest handler that reads audio.
 
 eventsched node examples.echo_node:node
 """
@@ -16,7 +16,7 @@ node = eventsched.Node(
 
 @node.job
 async def echo(job: eventsched.Job) -> eventsched.Result:
-    """Its result names the length of what it got, and how much was said before."""
+    """Return the length of the audio and the number of earlier results in the context."""
     audio = await job.audio()
-    heard = f"{len(audio)} bytes in {job.source}"
-    return eventsched.Result(source_text=heard, text=f"{heard}, after {len(job.context)} others")
+    length = f"{len(audio)} bytes in {job.source}"
+    return eventsched.Result(source_text=length, text=f"{length}, after {len(job.context)} others")

@@ -1,11 +1,12 @@
-"""A read model of your own: how much was said on each day.
+"""An example of your own read model: the amount of speech on each day.
 
-A projector folds it once your package names it by an entry point:
+A projector folds it once your package names it in an entry point:
 
     [project.entry-points."eventsched.projections"]
     minutes = "examples.minutes:Minutes"
 
-`eventsched state minutes 2026-11-25` reads a record, `eventsched rebuild minutes` folds all anew.
+`eventsched state minutes 2026-11-25` reads a record; `eventsched rebuild minutes` folds the whole
+history again.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from eventsched.schema.events import Event, UtteranceFinalized
 
 
 class Day(msgspec.Struct, frozen=True, kw_only=True):
-    """One record."""
+    """The record of one day."""
 
     utterances: int = 0
     audio_ms: int = 0
 
 
 class Minutes:
-    """Pure: no clock but the event's, so the same events give the same records."""
+    """The fold. It reads no clock but the events' times, so equal events give equal records."""
 
     name = "minutes"
     version = 1
@@ -36,7 +37,7 @@ class Minutes:
         return Day()
 
     def route(self, event: Event) -> list[str]:
-        """The record's id: the day."""
+        """The ids of the records that the event changes: its day."""
         return [datetime.fromtimestamp(event.ms / 1_000, tz=UTC).date().isoformat()]
 
     def apply(self, view: Day, event: Event) -> Day:

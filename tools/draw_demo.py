@@ -67,7 +67,7 @@ class Frames:
     def say(self, text: str) -> None:
         print(text)
 
-    def moved(self, board: Board, rows: Sequence[Row]) -> None:
+    def update(self, board: Board, rows: Sequence[Row]) -> None:
         steps = [row.step for row in board.rows.values()]
         if "waiting" in steps and "working" in steps and steps.count("result") >= self._results:
             self.best, self._results = copy.deepcopy(board), steps.count("result")

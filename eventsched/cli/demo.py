@@ -82,7 +82,7 @@ async def _show(options: Options, connection: Connection, verdict: Verdict) -> N
     for problem in verdict.problems:
         out.print(Text(problem, "red"))
     jobs = plural(len(verdict.board.rows), "job")
-    summary = f"{jobs}, {verdict.heard} results, word accuracy {verdict.accuracy:.2f}"
+    summary = f"{jobs}, {verdict.received} results, word accuracy {verdict.accuracy:.2f}"
     out.print(Text(summary, "bold green" if verdict.is_good else "bold red"))
     where = f" --data {options.data}" if options.data and not options.url else ""
     out.print(Text(f"next: eventsched{where} history {session}", "dim"))
@@ -93,7 +93,7 @@ def _as_json(verdict: Verdict) -> dict[str, Any]:
         "passed": verdict.is_good,
         "problems": verdict.problems,
         "word_accuracy": round(verdict.accuracy, 3),
-        "results": verdict.heard,
+        "results": verdict.received,
         "sessions": verdict.board.speakers,
         "jobs": list(verdict.board.rows.values()),
     }

@@ -182,7 +182,7 @@ async def _show_progress(replay: Replay, expected: Expected) -> None:
                 f"{record.done_s / max(speech_s, 0.001):.0%}",
                 f"{len(record.sessions)} of {expected.sessions}",
                 f"{record.chunks:,}",
-                f"{len(record.heard):,}",
+                f"{len(record.received):,}",
             )
             live.update(table)
             await anyio.sleep(0.25)

@@ -1,9 +1,9 @@
-"""The main job on real speech, to look at: `eventsched demo`.
+"""The demo, `eventsched demo`: rooms, nodes and results on recorded speech.
 
-    run.py        starts roles, nodes and speakers, watches, ends all of it      (start here)
-    speakers.py   the speakers: bundled recordings, said at their own pace
-    scoreboard.py      what the log says of each job, and what of it is not as it should be
-    view.py       the board on a terminal, or as lines elsewhere
+    run.py          starts roles, nodes and speakers, follows the log, ends everything (start here)
+    speakers.py     the speakers: bundled recordings at their own pace
+    scoreboard.py   the progress of each job according to the log, and the faults in it
+    view.py         the scoreboard as tables on a terminal, or as lines elsewhere
 
-A user of the library and of the log like any other: nothing in eventsched depends on it.
+The demo uses the library and the log as any application does. Only the command depends on it.
 """

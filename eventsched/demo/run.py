@@ -1,10 +1,11 @@
-"""The main job, once, on real speech: server, roles, nodes, speakers, and what came of it.
+"""One conversation of the demo, from the start of its nodes to the verdict.
 
-Owns: the order in which these start and end, watching the log meanwhile, the verdict.
-Never does: drawing (view.py). Read next: scoreboard.py, speakers.py, speech/worker.py.
+Owns: the order in which nodes and speakers start and end, following the log, the verdict.
+Must not: draw (view.py).
+Read next: scoreboard.py, speakers.py, speech/worker.py.
 
-Nodes are processes of their own; the roles run in this one. Whatever ends the block (all was
-heard, an error, Ctrl-C), sessions are closed, nodes drained, roles stopped, in this order.
+Nodes are processes of their own; the roles run in this process. However the block ends (all
+outcomes received, an error, Ctrl-C), sessions are closed, then nodes drained, then roles stopped.
 """
 
 from __future__ import annotations
@@ -36,20 +37,21 @@ from eventsched.subprocesses import children
 
 TENANT = "demo"
 SOURCE = "en"
-HEARS = ("en", "es", "en")
-"""What the speakers hear, in their order: so some of each one's words go into two languages."""
+LISTEN_LANGUAGES = ("en", "es", "en")
+"""The listen languages of the speakers, chosen so that some utterances need two languages."""
 WATCH_S = 0.1
 WATCH_COUNT = 500
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What came of the demo."""
+    """The result of the demo."""
 
     board: Board
     problems: list[str]
     accuracy: float
-    heard: int
+    received: int
+    """Outcomes that all speakers received."""
 
     @property
     def is_good(self) -> bool:
@@ -59,13 +61,13 @@ class Verdict:
 async def run_demo(
     connection: Connection, show: Show, *, nodes: int = 3, speed: float = 1.0
 ) -> Verdict:
-    """Everything once; `speed` times the pace of real speech.
+    """Run the demo once, at `speed` times the pace of real speech.
 
     Raises SpeechNotInstalled before anything is started.
     """
     require_recogniser()
     if not Translator(SOURCE, "es").available:
-        show.say("no apertium with apertium-eng-spa here: Spanish results come untranslated")
+        show.say("apertium with apertium-eng-spa is not installed: no translations into Spanish")
     store = next(iter(connection.stores.values()))  # a room lives in one cell
     async with (
         speech_nodes(connection.url, store, nodes, show),
@@ -81,10 +83,10 @@ async def run_demo(
                 await sessions.enter_async_context(_session(es, room, listen_language)),
                 listen_language,
             )
-            for sample, listen_language in zip(spoken, HEARS, strict=True)
+            for sample, listen_language in zip(spoken, LISTEN_LANGUAGES, strict=True)
         ]
         conversation = Conversation(speakers)
-        board = Board({one.session.id: one.name for one in speakers})
+        board = Board({speaker.session.id: speaker.name for speaker in speakers})
         async with watching(store, log_from, board, show):
             await conversation.run(speed)
     return judge(conversation, board, spoken)
@@ -95,21 +97,21 @@ def _session(es: Client, room: str, listen_language: str) -> AbstractAsyncContex
 
 
 def judge(conversation: Conversation, board: Board, spoken: Sequence[Sample]) -> Verdict:
-    """What was to be seen and heard, against what was."""
-    said = {sample.speaker: [u.text for u in sample.utterances] for sample in spoken}
-    found = problems(board, said, conversation.owed_languages()) + conversation.unheard()
+    """Compare the log and the received outcomes with the recordings."""
+    texts = {sample.speaker: [u.text for u in sample.utterances] for sample in spoken}
+    faults = problems(board, texts, conversation.expected_languages())
     return Verdict(
         board=board,
-        problems=found,
-        accuracy=accuracy(list(board.rows.values()), said),
-        heard=sum(len(one.heard) for one in conversation.speakers),
+        problems=faults + conversation.delivery_faults(),
+        accuracy=accuracy(list(board.rows.values()), texts),
+        received=sum(len(speaker.received) for speaker in conversation.speakers),
     )
 
 
 @asynccontextmanager
 async def speech_nodes(url: str, store: Store, count: int, show: Show) -> AsyncIterator[None]:
-    """So many nodes are registered, each a process, for as long as the block lasts."""
-    # Names of this run alone: a demo beside it must not take its nodes over.
+    """Run `count` nodes, each in a process, while the block lasts; all are registered before it."""
+    # The names are unique: another demo on this server must not supersede these nodes.
     run = secrets.token_hex(2)
     names = [store.keys.full(f"speech-{run}-{number}") for number in range(1, count + 1)]
     with tempfile.TemporaryDirectory(prefix="eventsched-demo-") as folder:
@@ -124,7 +126,7 @@ async def speech_nodes(url: str, store: Store, count: int, show: Show) -> AsyncI
 
 @asynccontextmanager
 async def watching(store: Store, after: str, board: Board, show: Show) -> AsyncIterator[None]:
-    """The board follows the log while the block lasts, and to the log's end then."""
+    """Update the board from the log while the block lasts, then up to the end of the log."""
     views = ProjectionStore(store.transport, store.cell)
 
     async def catch_up() -> None:
@@ -134,7 +136,7 @@ async def watching(store: Store, after: str, board: Board, show: Show) -> AsyncI
             for entry in entries:
                 event = decode_event(entry)
                 if isinstance(event, Event):
-                    show.moved(board, board.take(event))
+                    show.update(board, board.apply(event))
 
     async def follow() -> None:
         while True:

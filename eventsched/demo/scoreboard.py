@@ -1,7 +1,8 @@
-"""What the log says of each job of the demo: where it went, how long each step took.
+"""The progress of each job of the demo according to the log, with the time of each step.
 
-Owns: folding events of the demo's sessions into rows, and judging them in the end.
-Never does: I/O. Read next: view.py.
+Owns: folding the events of the demo's sessions into rows, and the faults in these rows.
+Must not: do I/O.
+Read next: view.py.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ ACCURACY_MIN = 0.8
 
 @dataclass(slots=True)
 class Row:
-    """One utterance on its way into one language. Times are those of the log; 0: not yet."""
+    """One utterance in one target language. Times are times of the log; 0 if not reached yet."""
 
     speaker: str
     utterance: int
     target: str
     to: tuple[str, ...]
-    """Who hears it."""
+    """Names of the speakers who receive the outcome."""
     audio_ms: int
     finalized_ms: int
     node: str = ""
@@ -36,11 +37,12 @@ class Row:
     outcome: str = ""
     code: str = ""
     said: str = ""
+    """The transcript. (The names of the fields are those of `eventsched demo --json`.)"""
     translation: str | None = None
 
     @property
     def step(self) -> str:
-        """What happened last."""
+        """The last step that was reached, or the outcome."""
         if self.outcome:
             return self.outcome
         if self.recorded_ms:
@@ -49,22 +51,22 @@ class Row:
 
     @property
     def waited_ms(self) -> int | None:
-        """From the utterance's end to a node's slot."""
+        """From the end of the utterance to the dispatch."""
         return self.dispatched_ms - self.finalized_ms if self.dispatched_ms else None
 
     @property
     def worked_ms(self) -> int | None:
-        """From the slot to the node's result: recognition and translation."""
+        """From the dispatch to the node's result: recognition and translation."""
         return self.recorded_ms - self.dispatched_ms if self.recorded_ms else None
 
     @property
     def held_ms(self) -> int | None:
-        """From the result to its delivery: behind an earlier one that was not there yet."""
+        """From the result to its delivery, which waits for earlier results."""
         return self.delivered_ms - self.recorded_ms if self._is_delivered else None
 
     @property
     def total_ms(self) -> int | None:
-        """From the utterance's end to its listeners."""
+        """From the end of the utterance to the delivery."""
         return self.delivered_ms - self.finalized_ms if self.delivered_ms else None
 
     @property
@@ -77,14 +79,14 @@ class Board:
     """The rows, in the order in which their utterances ended."""
 
     speakers: Mapping[str, str]
-    """Session -> who speaks there."""
+    """Names of the speakers by session."""
     rows: dict[tuple[str, int, str], Row] = field(default_factory=dict)
-    """By session, utterance and target."""
+    """Rows by session, utterance and target."""
     states: dict[str, str] = field(default_factory=dict)
-    """Session -> open, closing or closed."""
+    """`open`, `closing` or `closed` by session."""
 
-    def take(self, event: Event) -> list[Row]:
-        """The rows that the event made or moved on; none for what is not the demo's."""
+    def apply(self, event: Event) -> list[Row]:
+        """Apply an event; returns the rows that it created or changed."""
         if event.session not in self.speakers:
             return []
         match event.data:
@@ -104,25 +106,25 @@ class Board:
             ):
                 row = self.rows.get((event.session, event.data.utterance, event.data.target))
                 if row is not None:
-                    _move(row, event)
+                    _update(row, event)
                     return [row]
         return []
 
     def _finalized(self, event: Event, data: events.UtteranceFinalized) -> Iterator[Row]:
-        for owed in data.targets:
-            key = (event.session, data.utterance, owed.target)
+        for target in data.targets:
+            key = (event.session, data.utterance, target.target)
             self.rows[key] = Row(
                 speaker=self.speakers[event.session],
                 utterance=data.utterance,
-                target=owed.target,
-                to=tuple(self.speakers.get(one, name_of(one)) for one in owed.to),
+                target=target.target,
+                to=tuple(self.speakers.get(id_, name_of(id_)) for id_ in target.to),
                 audio_ms=data.ms,
                 finalized_ms=event.ms,
             )
             yield self.rows[key]
 
 
-def _move(row: Row, event: Event) -> None:
+def _update(row: Row, event: Event) -> None:
     match event.data:
         case events.JobDispatched() as data:
             row.node, row.attempt = name_of(event.node), data.attempt
@@ -137,9 +139,9 @@ def _move(row: Row, event: Event) -> None:
             row.delivered_ms, row.outcome, row.code = event.ms, "missing", data.reason
 
 
-def accuracy(rows: list[Row], said: Mapping[str, list[str]]) -> float:
-    """The word accuracy over all rows; `said` is what each speaker really said, in order."""
-    expected = [said[row.speaker][row.utterance] for row in rows]
+def accuracy(rows: list[Row], texts: Mapping[str, list[str]]) -> float:
+    """The word accuracy over all rows; `texts` holds the spoken sentences by speaker, in order."""
+    expected = [texts[row.speaker][row.utterance] for row in rows]
     words = sum(len(text.split()) for text in expected)
     right = sum(
         word_accuracy(text, row.said) * len(text.split())
@@ -149,21 +151,28 @@ def accuracy(rows: list[Row], said: Mapping[str, list[str]]) -> float:
 
 
 def problems(
-    board: Board, said: Mapping[str, list[str]], owed: Mapping[str, list[str]]
+    board: Board, texts: Mapping[str, list[str]], languages: Mapping[str, list[str]]
 ) -> list[str]:
-    """What is not as it should be, one line each; `owed`: speaker -> languages others hear."""
-    found = []
-    for speaker, texts in said.items():
+    """The faults in the rows, one line each.
+
+    Args:
+        board: The rows at the end of the demo.
+        texts: The spoken sentences by speaker, in order.
+        languages: The expected target languages by speaker.
+    """
+    faults = []
+    for speaker, sentences in texts.items():
         rows = [row for row in board.rows.values() if row.speaker == speaker]
-        expected = [(at, target) for at in range(len(texts)) for target in owed[speaker]]
-        seen = [(row.utterance, row.target) for row in rows]
-        if sorted(seen) != sorted(expected):
-            found.append(f"{speaker}: {len(expected)} jobs expected, {len(seen)} seen")
+        expected = [(at, target) for at in range(len(sentences)) for target in languages[speaker]]
+        actual = [(row.utterance, row.target) for row in rows]
+        if sorted(actual) != sorted(expected):
+            faults.append(f"{speaker}: {len(expected)} jobs expected, {len(actual)} in the log")
             continue
         for row in rows:
             place = f"{speaker} {row.utterance} → {row.target}"
+            sentence = sentences[row.utterance]
             if row.outcome != "result":
-                found.append(f"{place}: {row.step} {row.code}".rstrip())
-            elif word_accuracy(texts[row.utterance], row.said) < ACCURACY_MIN:
-                found.append(f"{place}: heard “{row.said}”, said “{texts[row.utterance]}”")
-    return found
+                faults.append(f"{place}: {row.step} {row.code}".rstrip())
+            elif word_accuracy(sentence, row.said) < ACCURACY_MIN:
+                faults.append(f"{place}: recognised “{row.said}”, spoken “{sentence}”")
+    return faults

@@ -1,7 +1,8 @@
-"""The demo's speakers: bundled recordings, said at their own pace, and what each listener hears.
+"""The speakers of the demo: they send bundled recordings and receive each other's outcomes.
 
-Owns: pacing, marking the end of each sentence, collecting what was heard.
-Never does: reading the log (scoreboard.py). Read next: client/session.py, run.py.
+Owns: pacing, marking the end of each sentence, collecting the received outcomes.
+Must not: read the log (scoreboard.py).
+Read next: client/session.py, run.py.
 """
 
 from __future__ import annotations
@@ -17,49 +18,51 @@ from eventsched.demo.speech.samples import BYTES_PER_MS, Sample
 
 CHUNK_MS = 100
 STAGGER_MS = 700
-"""After so long the next speaker starts: they talk at once, but not in step."""
+"""Time between the starts of two speakers, so that they talk at once, but not in step."""
 WAIT_S = 60.0
-"""How long after the last word everything must have been heard."""
+"""How long after the last word all outcomes must have been received."""
 
 
 @dataclass(slots=True)
 class Speaker:
-    """One person: what they say, what they hear, in which language."""
+    """One speaker with a recording, a session and the outcomes that it received."""
 
     sample: Sample
     session: Session
     listen_language: str
-    heard: list[FinalOutcome] = field(default_factory=list)
+    received: list[FinalOutcome] = field(default_factory=list)
 
     @property
     def name(self) -> str:
         return self.sample.speaker
 
     async def speak(self, starts_ms: int, speed: float) -> None:
-        """Say every sentence at its moment; the end of each is marked."""
+        """Send every sentence at its time in the recording, and mark its end."""
         begins = anyio.current_time() + starts_ms / 1_000 / speed
         for utterance, pcm in zip(self.sample.utterances, self.sample.spoken(), strict=True):
             size = CHUNK_MS * BYTES_PER_MS
             for at in range(0, len(pcm), size):
                 chunk = pcm[at : at + size]
-                # A chunk exists once its last sample was spoken.
+                # A chunk is complete once its last sample was spoken.
                 spoken_ms = utterance.from_ms + (at + len(chunk)) / BYTES_PER_MS
                 await anyio.sleep_until(begins + spoken_ms / 1_000 / speed)
                 await self.session.append(chunk, end_of_utterance=at + size >= len(pcm))
 
 
 class Conversation:
-    """Speakers of one room, each with a session that is open."""
+    """The speakers of one room, each with an open session."""
 
     def __init__(self, speakers: Sequence[Speaker]) -> None:
         self.speakers = speakers
-        self._owed = (len(speakers) - 1) * sum(len(one.sample.utterances) for one in speakers)
-        self._heard_all = anyio.Event()
+        utterances = sum(len(speaker.sample.utterances) for speaker in speakers)
+        self._expected = (len(speakers) - 1) * utterances
+        self._all_received = anyio.Event()
 
     async def run(self, speed: float) -> None:
-        """All speak and listen; returns when all was heard, or the wait was over, and closes.
+        """Let all speak and listen, and close the sessions once all outcomes are received.
 
-        A session that closes hears nothing more, so all stay until everyone has heard all.
+        A closed session receives nothing more, so all stay open until the last outcome, or until
+        WAIT_S have passed.
         """
         async with anyio.create_task_group() as listening:
             for speaker in self.speakers:
@@ -68,7 +71,7 @@ class Conversation:
                 for number, speaker in enumerate(self.speakers):
                     speaking.start_soon(speaker.speak, number * STAGGER_MS, speed)
             with anyio.move_on_after(WAIT_S):
-                await self._heard_all.wait()
+                await self._all_received.wait()
             async with anyio.create_task_group() as closing:
                 for speaker in self.speakers:
                     closing.start_soon(_close, speaker.session)
@@ -78,37 +81,39 @@ class Conversation:
         async for outcome in speaker.session.results():
             if isinstance(outcome, Partial | Truncated):
                 continue
-            speaker.heard.append(outcome)
-            if sum(len(one.heard) for one in self.speakers) == self._owed:
-                self._heard_all.set()
+            speaker.received.append(outcome)
+            if sum(len(each.received) for each in self.speakers) == self._expected:
+                self._all_received.set()
 
-    def owed_languages(self) -> dict[str, list[str]]:
-        """Speaker -> the languages that the others hear: one job for each."""
+    def expected_languages(self) -> dict[str, list[str]]:
+        """The listen languages of the others by speaker: each needs one job an utterance."""
         return {
             speaker.name: sorted(
-                {one.listen_language for one in self.speakers if one is not speaker}
+                {other.listen_language for other in self.speakers if other is not speaker}
             )
             for speaker in self.speakers
         }
 
-    def unheard(self) -> list[str]:
-        """Who did not hear everything, in order and once, one line each."""
-        found = []
+    def delivery_faults(self) -> list[str]:
+        """One line for each listener that did not receive all outcomes of a speaker in order."""
+        faults = []
         for listener in self.speakers:
             for speaker in self.speakers:
                 numbers = [
-                    one.delivery_no
-                    for one in listener.heard
-                    if one.session == speaker.session.id and one.target == listener.listen_language
+                    outcome.delivery_no
+                    for outcome in listener.received
+                    if outcome.session == speaker.session.id
+                    and outcome.target == listener.listen_language
                 ]
                 expected = range(len(speaker.sample.utterances)) if speaker is not listener else ()
                 if numbers != list(expected):
-                    found.append(
-                        f"{listener.name} heard {numbers} of {speaker.name}, not {list(expected)}"
+                    faults.append(
+                        f"{listener.name} received {numbers} of {speaker.name}, "
+                        f"expected {list(expected)}"
                     )
-        return found
+        return faults
 
 
 async def _close(session: Session) -> None:
     await session.close()
-    session.detach()  # closed already: its block's end need not ask again
+    session.detach()  # the session is closed: its block need not close it again

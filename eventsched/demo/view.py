@@ -1,6 +1,8 @@
-"""The board as people see it: tables that move on a terminal, a line a step elsewhere.
+"""The display of the demo: live tables on a terminal, one line for each step elsewhere.
 
-Owns: the look of the demo. Never does: reading, judging (scoreboard.py). Read next: run.py.
+Owns: the appearance of the demo.
+Must not: read events or judge them (scoreboard.py).
+Read next: run.py.
 """
 
 from __future__ import annotations
@@ -18,11 +20,11 @@ from eventsched.formatting import NONE, Text, duration, table
 
 COLOURS = {"waiting": "yellow", "working": "cyan", "recorded": "cyan"}
 STEPS = ("WAITED", "WORKED", "HELD", "TOTAL")
-"""For a slot; on the node; for an earlier result to go first; from the last word to listeners."""
+"""Until the dispatch; on the node; until earlier results are delivered; all of it."""
 
 
 class Show(Protocol):
-    """What the demo says while it runs."""
+    """The display while the demo runs."""
 
     def __enter__(self) -> Self: ...
 
@@ -32,19 +34,19 @@ class Show(Protocol):
     ) -> None: ...  # fmt: skip
 
     def say(self, text: str) -> None:
-        """What is being prepared."""
+        """Show a message."""
 
-    def moved(self, board: Board, rows: Sequence[Row]) -> None:
-        """These rows are new, or one step further."""
+    def update(self, board: Board, rows: Sequence[Row]) -> None:
+        """Show that these rows are new or have reached another step."""
 
 
 def show_for(console: Console) -> Show:
-    """What suits where the output goes."""
-    return Moving(console) if console.is_terminal else Lines(console)
+    """Live tables if the console is a terminal, else lines."""
+    return LiveTables(console) if console.is_terminal else Lines(console)
 
 
 class Lines:
-    """A line a step."""
+    """One line for each step."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -58,14 +60,14 @@ class Lines:
     def say(self, text: str) -> None:
         self._console.print(text, soft_wrap=True)
 
-    def moved(self, board: Board, rows: Sequence[Row]) -> None:
+    def update(self, board: Board, rows: Sequence[Row]) -> None:
         for row in rows:
             place = f"{row.speaker:7} u{row.utterance} → {row.target}  {row.step:8}"
-            self._console.print(f"{place}  {_told(row)}".rstrip(), soft_wrap=True)
+            self._console.print(f"{place}  {_details(row)}".rstrip(), soft_wrap=True)
 
 
-class Moving:
-    """Both tables, redrawn in place; the last state of them stays."""
+class LiveTables:
+    """Both tables, redrawn in place; their last state remains."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -81,29 +83,31 @@ class Moving:
     def say(self, text: str) -> None:
         self._live.console.print(Text(text, "dim"))  # above the tables, where it stays
 
-    def moved(self, board: Board, rows: Sequence[Row]) -> None:
+    def update(self, board: Board, rows: Sequence[Row]) -> None:
         self._live.update(Group(sessions_table(board), Text(), jobs_table(board)))
 
 
 def sessions_table(board: Board) -> Table:
-    """Who is there, and what was said last."""
-    made = table("SPEAKER", "SESSION", "STATE", "SAID")
+    """The sessions with their transcripts."""
+    sessions = table("SPEAKER", "SESSION", "STATE", "SAID")
     for session, speaker in board.speakers.items():
-        said = {row.utterance: row.said for row in board.rows.values() if row.speaker == speaker}
-        made.add_row(speaker, session, board.states.get(session, "opening"), _lines(said))
-    return made
+        rows = [row for row in board.rows.values() if row.speaker == speaker]
+        transcripts = {row.utterance: row.said for row in rows}
+        state = board.states.get(session, "opening")
+        sessions.add_row(speaker, session, state, _lines(transcripts))
+    return sessions
 
 
-def _lines(said: dict[int, str]) -> RenderableType:
-    return Text("\n".join(text or "…" for _, text in sorted(said.items())))
+def _lines(transcripts: dict[int, str]) -> RenderableType:
+    return Text("\n".join(text or "…" for _, text in sorted(transcripts.items())))
 
 
 def jobs_table(board: Board) -> Table:
-    """Where each utterance went, and how long each step took."""
-    made = table("SAID BY", "INTO", "SPEECH", "NODE", *STEPS, "TEXT", right=("SPEECH", *STEPS))
+    """The jobs with the node and the time of each step."""
+    jobs = table("SAID BY", "INTO", "SPEECH", "NODE", *STEPS, "TEXT", right=("SPEECH", *STEPS))
     for row in board.rows.values():
         steps = (row.waited_ms, row.worked_ms, row.held_ms, row.total_ms)
-        made.add_row(
+        jobs.add_row(
             f"{row.speaker} {row.utterance}",
             row.target,
             duration(row.audio_ms),
@@ -111,7 +115,7 @@ def jobs_table(board: Board) -> Table:
             *map(duration, steps),
             _ending(row),
         )
-    return made
+    return jobs
 
 
 def _ending(row: Row) -> Text:
@@ -120,8 +124,8 @@ def _ending(row: Row) -> Text:
     return Text(f"{row.step} {row.code}".rstrip(), COLOURS.get(row.step, "red"))
 
 
-def _told(row: Row) -> str:
-    """What its latest step has to say."""
+def _details(row: Row) -> str:
+    """The details of the last step."""
     if row.outcome == "result":
         text = f"“{row.said}”"
         if row.translation is not None and row.translation != row.said:

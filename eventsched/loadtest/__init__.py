@@ -1,6 +1,7 @@
-"""Replays recorded conversations as load, and compares what came out with what had to.
+"""Load test: replays recorded conversations and compares the outcome with the expectation.
 
-rttm.py      who spoke when, from NIST's format, and what must come out of it
-replay.py    sessions that speak and listen   worker.py  a simulated node
-judge.py     what came out, compared
+rttm.py      reads who spoke when (NIST's RTTM format) and computes the expectation
+replay.py    sessions that speak and listen
+worker.py    a simulated node
+judge.py     compares the log and the received outcomes with the expectation
 """

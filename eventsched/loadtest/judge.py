@@ -1,7 +1,8 @@
-"""Compares a replay with what the files say must come of it.
+"""Compares a replay with the expectation that follows from its files.
 
 Owns: reading the log of the replayed sessions, the figures and the verdict.
-Never does: send anything. Read next: rttm.py (the expectation), replay.py (what was heard).
+Must not: write to a server.
+Read next: rttm.py (the expectation), replay.py (the received outcomes).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from eventsched.history.log import History
-from eventsched.loadtest.replay import Record, heard_twice, out_of_order
+from eventsched.loadtest.replay import Record, out_of_order, received_twice
 from eventsched.loadtest.rttm import Expected
 from eventsched.projection.fold import FailedEvent, decode_event
 from eventsched.schema.events import (
@@ -37,7 +38,7 @@ class Spread(msgspec.Struct, frozen=True):
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """What came out. `is_good` when nothing was lost, doubled, out of order or unexpected."""
+    """The result of a replay, good if no outcome was lost, duplicated, out of order or missing."""
 
     sessions: int
     utterances: int
@@ -56,9 +57,9 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """Events of the replayed sessions that this program does not know."""
     chunks: int
     dispatch_ms: Spread
-    """Finalize appended (its event's time) to handler started."""
+    """From the time of UtteranceFinalized to the start of the handler."""
     result_ms: Spread
-    """Finalize appended to result heard."""
+    """From the time of UtteranceFinalized to the receipt of the result."""
     wall_s: float
 
     @property
@@ -73,13 +74,13 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-class _Seen:
-    """The log of the replayed sessions, counted."""
+class _Counts:
+    """Counts of the events of the replayed sessions."""
 
     def __init__(self, sessions: set[str]) -> None:
         self._sessions = sessions
         self.finalized_ms: dict[tuple[str, int], int] = {}
-        self.owed: set[tuple[str, str, int]] = set()
+        self.opened: set[tuple[str, str, int]] = set()
         self.ended: list[tuple[str, str, int]] = []
         self.jobs: set[str] = set()
         self.attempts: list[tuple[str, int]] = []
@@ -96,7 +97,7 @@ class _Seen:
             case UtteranceFinalized() as data:
                 self.finalized_ms[event.session, data.utterance] = event.ms
                 for target in data.targets:
-                    self.owed.add((event.session, target.target, target.delivery_no))
+                    self.opened.add((event.session, target.target, target.delivery_no))
             case JobDispatched() as data:
                 self.jobs.add(event.job)
                 self.attempts.append((event.job, data.attempt))
@@ -120,33 +121,38 @@ async def judge(
     expected: Expected,
     wall_s: float,
 ) -> Verdict:
-    """Read what each cell's history says since `started` (id by cell) and compare."""
-    seen = _Seen(set(record.sessions))
+    """Read the history of each cell since `started` (id by cell) and compare."""
+    counts = _Counts(set(record.sessions))
     for cell, history in histories.items():
         async for entry in history.entries(started[cell]):
-            seen.count(decode_event(entry))
+            counts.count(decode_event(entry))
+    finalized_ms = counts.finalized_ms
     dispatch = [
-        one.started_ms - seen.finalized_ms[one.session, one.utterance]
-        for one in record.heard
-        if one.started_ms
+        receipt.started_ms - finalized_ms[receipt.session, receipt.utterance]
+        for receipt in record.received
+        if receipt.started_ms
     ]
-    result = [one.heard_ms - seen.finalized_ms[one.session, one.utterance] for one in record.heard]
-    doubled = len(seen.attempts) - len(set(seen.attempts)) + len(seen.ended) - len(set(seen.ended))
+    result = [
+        receipt.received_ms - finalized_ms[receipt.session, receipt.utterance]
+        for receipt in record.received
+    ]
+    repeated = len(counts.attempts) - len(set(counts.attempts))
+    repeated += len(counts.ended) - len(set(counts.ended))
     return Verdict(
         sessions=len(record.sessions),
-        utterances=len(seen.finalized_ms),
+        utterances=len(counts.finalized_ms),
         utterances_expected=expected.utterances,
-        jobs=len(seen.jobs),
+        jobs=len(counts.jobs),
         jobs_expected=expected.jobs,
-        results=seen.outcomes.count("result"),
-        failed=seen.failed,
-        expired=seen.expired,
-        missing=seen.missing,
-        lost=len(seen.owed - set(seen.ended)),
-        duplicates=doubled + heard_twice(record.heard),
-        out_of_order=out_of_order(record.heard),
+        results=counts.outcomes.count("result"),
+        failed=counts.failed,
+        expired=counts.expired,
+        missing=counts.missing,
+        lost=len(counts.opened - set(counts.ended)),
+        duplicates=repeated + received_twice(record.received),
+        out_of_order=out_of_order(record.received),
         truncated=record.truncated,
-        unreadable=seen.unreadable,
+        unreadable=counts.unreadable,
         chunks=record.chunks,
         dispatch_ms=spread(dispatch),
         result_ms=spread(result),
@@ -155,7 +161,7 @@ async def judge(
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Percentiles by nearest rank; zeros of nothing."""
+    """Percentiles by nearest rank; zeros without values."""
     if not values:
         return Spread(0.0, 0.0, 0.0, 0.0)
     ranked = sorted(values)

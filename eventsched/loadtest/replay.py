@@ -1,7 +1,7 @@
-"""Replays conversations against a server and records what every listener heard.
+"""Replays conversations against a server and records the outcomes that every listener receives.
 
-Owns: opening, speaking at each segment's moment, listening, closing; what was heard and when.
-Never does: judge (judge.py), start processes (cli/loadtest.py).
+Owns: opening sessions, sending audio at the time of each segment, listening, closing.
+Must not: judge (judge.py), start processes (cli/loadtest.py).
 Read next: rttm.py, judge.py.
 """
 
@@ -23,17 +23,17 @@ from eventsched.errors import Backpressure, EventschedError
 from eventsched.loadtest.rttm import Conversation, Speaker
 
 STALLED_S = 120.0
-"""A file whose listeners hear nothing new for so long after its end is given up, and judged."""
+"""A replay whose listeners receive nothing for so long after its end is judged as it is."""
 BYTES_PER_MS = 32
 
 
 class ForeignNode(EventschedError):
-    """Raised when somebody else's node took a job of the replay."""
+    """Raised when a node that does not belong to the replay took one of its jobs."""
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
-    """One outcome at one listener."""
+class Received:
+    """One outcome as one listener received it."""
 
     listener: str
     session: str
@@ -42,30 +42,30 @@ class Heard:
     delivery_no: int
     outcome: str
     started_ms: float
-    """When its handler started; 0 when there is no result."""
-    heard_ms: float
+    """When its handler started; 0 if the outcome is no result."""
+    received_ms: float
 
 
 @dataclass
 class Record:
-    """What a replay saw."""
+    """The sessions of a replay and the outcomes that they received."""
 
     sessions: list[str] = field(default_factory=list)
-    heard: list[Heard] = field(default_factory=list)
+    received: list[Received] = field(default_factory=list)
     truncated: int = 0
     chunks: int = 0
     done_s: float = 0.0
-    """Speech that has been sent."""
+    """Seconds of speech that were sent."""
 
 
 @dataclass
-class _Ready:
-    """A speaker's session and how much it has to hear."""
+class Participant:
+    """A speaker with an open session, and how many outcomes it is to receive."""
 
     speaker: Speaker
     session: Session
-    owed: int
-    heard: int = 0
+    expected: int
+    received: int = 0
 
 
 class Replay:
@@ -79,11 +79,11 @@ class Replay:
         self.speed = speed
         self._run_id = run_id
         self._rooms = count()
-        """A room for each file: two files may have one name, and any name is a file's."""
+        """Number of the next room: rooms are numbered, because files may have equal names."""
         self.record = Record()
 
     async def run(self) -> Record:
-        """Everything was said, and heard or given up."""
+        """Replay everything; returns once all outcomes are received, or none has come for long."""
         begins = time.monotonic()
         async with anyio.create_task_group() as tasks:
             for conversation in self.conversations:
@@ -93,7 +93,7 @@ class Replay:
     async def _converse(self, conversation: Conversation, begins: float) -> None:
         room = f"loadtest-{self._run_id}-{next(self._rooms)}"
         async with AsyncExitStack() as stack:
-            ready = []
+            participants = []
             for speaker in conversation.speakers:
                 session = await stack.enter_async_context(
                     self._es.session(
@@ -105,26 +105,27 @@ class Replay:
                     )
                 )
                 self.record.sessions.append(session.id)
-                ready.append(_Ready(speaker, session, _owed(conversation, speaker)))
+                expected = expected_outcomes(conversation, speaker)
+                participants.append(Participant(speaker, session, expected))
             async with anyio.create_task_group() as tasks:
-                for one in ready:
-                    tasks.start_soon(self._listen, one)
-                await self._speak_all(ready, begins)
-                await self._until_heard(ready)
+                for participant in participants:
+                    tasks.start_soon(self._listen, participant)
+                await self._speak_all(participants, begins)
+                await self._until_received(participants)
                 tasks.cancel_scope.cancel()
 
-    async def _speak_all(self, ready: Sequence[_Ready], begins: float) -> None:
+    async def _speak_all(self, participants: Sequence[Participant], begins: float) -> None:
         async with anyio.create_task_group() as tasks:
-            for one in ready:
-                tasks.start_soon(self._speak, one, begins)
+            for participant in participants:
+                tasks.start_soon(self._speak, participant, begins)
 
-    async def _speak(self, one: _Ready, begins: float) -> None:
-        for segment in one.speaker.segments:
+    async def _speak(self, participant: Participant, begins: float) -> None:
+        for segment in participant.speaker.segments:
             for start_ms, ms, end_of_utterance in segment.chunks():
                 due = begins + (start_ms + ms) / 1000 / self.speed
                 await anyio.sleep(max(0.0, due - time.monotonic()))
                 await self._append(
-                    one.session, bytes(ms * BYTES_PER_MS), end_of_utterance=end_of_utterance
+                    participant.session, bytes(ms * BYTES_PER_MS), end_of_utterance=end_of_utterance
                 )
             self.record.done_s += segment.ms / 1000
 
@@ -132,29 +133,30 @@ class Replay:
         while True:
             try:
                 await session.append(payload, end_of_utterance=end_of_utterance)
-            except Backpressure as pressed:
-                await anyio.sleep(pressed.retry_after_ms / 1000)
+            except Backpressure as refused:
+                await anyio.sleep(refused.retry_after_ms / 1000)
                 continue
             self.record.chunks += 1
             return
 
-    async def _listen(self, one: _Ready) -> None:
-        async for outcome in one.session.results():
+    async def _listen(self, participant: Participant) -> None:
+        async for outcome in participant.session.results():
             match outcome:
                 case Truncated():
                     self.record.truncated += 1
                 case Partial():
                     pass
                 case _:
-                    one.heard += 1
-                    self.record.heard.append(_heard(one.session.id, outcome))
+                    participant.received += 1
+                    self.record.received.append(_received(participant.session.id, outcome))
 
-    async def _until_heard(self, ready: Sequence[_Ready]) -> None:
-        await _stable(lambda: sum(one.heard for one in ready), upto=sum(one.owed for one in ready))
+    async def _until_received(self, participants: Sequence[Participant]) -> None:
+        expected = sum(participant.expected for participant in participants)
+        await _until_stable(lambda: sum(each.received for each in participants), expected)
 
 
-def _owed(conversation: Conversation, listener: Speaker) -> int:
-    """A listener hears every utterance of the others, in its language."""
+def expected_outcomes(conversation: Conversation, listener: Speaker) -> int:
+    """A listener receives one outcome for every utterance of the others."""
     return sum(
         segment.utterances
         for speaker in conversation.speakers
@@ -163,25 +165,25 @@ def _owed(conversation: Conversation, listener: Speaker) -> int:
     )
 
 
-async def _stable(count: Callable[[], int], *, upto: int) -> None:
-    """Until `count` has come to `upto`, or has not moved for a long while."""
-    seen, moved = -1, time.monotonic()
-    while seen < upto and time.monotonic() - moved < STALLED_S:
-        if count() != seen:
-            seen, moved = count(), time.monotonic()
+async def _until_stable(count: Callable[[], int], expected: int) -> None:
+    """Wait until `count()` is `expected`, or has not changed for STALLED_S."""
+    last, changed_s = -1, time.monotonic()
+    while last < expected and time.monotonic() - changed_s < STALLED_S:
+        if count() != last:
+            last, changed_s = count(), time.monotonic()
         await anyio.sleep(0.05)
 
 
-def _heard(listener: str, outcome: FinalOutcome) -> Heard:
-    """What one listener heard. A result says in its source text when its handler started."""
+def _received(listener: str, outcome: FinalOutcome) -> Received:
+    """One outcome of one listener. The source text of a result is the start of its handler."""
     try:
         started_ms = float(outcome.source_text) if isinstance(outcome, Result) else 0.0
     except ValueError:
         raise ForeignNode(
-            f"a node that is not of this replay answered {outcome.session}: "
-            f"end it, or replay on another server"
+            f"a node that does not belong to this load test answered {outcome.session}: "
+            f"stop that node, or use another server"
         ) from None
-    return Heard(
+    return Received(
         listener,
         outcome.session,
         outcome.target,
@@ -193,18 +195,21 @@ def _heard(listener: str, outcome: FinalOutcome) -> Heard:
     )
 
 
-def out_of_order(heard: Sequence[Heard]) -> int:
-    """Outcomes that a listener heard before an earlier one of the same speaker and target."""
+def out_of_order(received: Sequence[Received]) -> int:
+    """How many outcomes a listener received after a later one of the same speaker and target."""
     last: dict[tuple[str, str, str], int] = {}
     count = 0
-    for one in heard:
-        key = (one.listener, one.session, one.target)
-        count += one.delivery_no < last.get(key, -1)
-        last[key] = max(one.delivery_no, last.get(key, -1))
+    for receipt in received:
+        key = (receipt.listener, receipt.session, receipt.target)
+        count += receipt.delivery_no < last.get(key, -1)
+        last[key] = max(receipt.delivery_no, last.get(key, -1))
     return count
 
 
-def heard_twice(heard: Sequence[Heard]) -> int:
-    """Outcomes that a listener heard more than once."""
-    seen = Counter((one.listener, one.session, one.target, one.delivery_no) for one in heard)
-    return sum(times - 1 for times in seen.values())
+def received_twice(received: Sequence[Received]) -> int:
+    """How many outcomes listeners received more than once."""
+    times = Counter(
+        (receipt.listener, receipt.session, receipt.target, receipt.delivery_no)
+        for receipt in received
+    )
+    return sum(count - 1 for count in times.values())

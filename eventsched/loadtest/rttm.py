@@ -1,11 +1,12 @@
-"""Who spoke when (RTTM), and what a correct scheduler makes of it.
+"""RTTM files (who spoke when), and the outcome that a correct scheduler produces from them.
 
-Owns: reading and checking RTTM, merging overlapping segments of one speaker, the expectation that
-is computed from the files alone.
-Never does: I/O with a server. Read next: replay.py.
+Owns: reading and checking RTTM, merging overlapping segments of a speaker, and the expectation,
+which is computed from the files alone.
+Must not: connect to a server.
+Read next: replay.py.
 
 One recording is one room; a file may hold several. Its speakers, by first appearance, are its
-sessions: speaker i speaks `en` and hears `langs[i mod n]`.
+sessions: speaker i speaks `en` and listens to `langs[i mod n]`.
 """
 
 from __future__ import annotations
@@ -20,25 +21,25 @@ from pathlib import Path
 from eventsched.errors import InvalidMessage
 
 UTTERANCE_MS_MAX = 10_000
-"""The cell's `audio_ms_max`: a longer segment is cut into pieces of this length."""
+"""The setting `audio_ms_max`: a longer segment becomes several utterances."""
 SPEAKERS_MAX = 32
 """Members of a room."""
 CHUNK_MS = 100
 END_MS_MAX = 7 * 86_400_000
 _FIELDS_MIN = 8
 _FIELD = re.compile(r"[^ \t\r\v\f]+")
-"""ASCII white space separates fields; a name may hold any other."""
+"""ASCII white space separates fields; a name may contain other white space."""
 _COMMENT = ";;"
 _ZERO_LENGTH = "SPEAKER of 0 s"
 _WORD_MAX = 20
 _KINDS_SHOWN_MAX = 3
 SAMPLES = Path(__file__).parent / "samples"
-"""Conversations that were made up, for whoever has none at hand."""
+"""Invented conversations, for a load test without files."""
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """One stretch of speech in ms from the start of the recording."""
+    """An interval of speech, in milliseconds from the start of the recording."""
 
     start_ms: int
     ms: int
@@ -52,11 +53,11 @@ class Segment:
         return -(-self.ms // UTTERANCE_MS_MAX)
 
     def chunks(self) -> list[tuple[int, int, bool]]:
-        """(start_ms, ms, final): 100 ms each, the last one shorter and marked final."""
+        """(start_ms, ms, end_of_utterance): 100 ms each, the last one shorter and marked."""
         starts = range(0, self.ms, CHUNK_MS)
         return [
-            (self.start_ms + at, min(CHUNK_MS, self.ms - at), at + CHUNK_MS >= self.ms)
-            for at in starts
+            (self.start_ms + start, min(CHUNK_MS, self.ms - start), start + CHUNK_MS >= self.ms)
+            for start in starts
         ]
 
 
@@ -87,14 +88,14 @@ class Conversation:
 
 @dataclass(frozen=True, slots=True)
 class RttmFile:
-    """What one file holds."""
+    """The conversations of one file."""
 
     conversations: tuple[Conversation, ...]
-    """By first appearance of their recordings."""
+    """In the order in which their recordings first appear."""
     unused: Mapping[str, int]
-    """Type of line -> how many were not used; comments and empty lines are not counted."""
+    """Number of lines that were not used, by type, without comments and empty lines."""
     lines: int
-    """All that could have been used."""
+    """Number of lines without comments and empty lines."""
 
     def describe_unused(self) -> str:
         """`2 of 9 lines not used: 1 SPKR-INFO, 1 SPEAKER of 0 s`; empty where all were used."""
@@ -110,7 +111,7 @@ class RttmFile:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What must come out, from the files alone."""
+    """The expected counts, computed from the files alone."""
 
     sessions: int
     utterances: int
@@ -118,7 +119,7 @@ class Expected:
 
 
 def read_rttm(path: Path, langs: Sequence[str]) -> RttmFile:
-    """The conversations in one file. Raises InvalidMessage naming the line and what is wrong."""
+    """The conversations in one file. Raises InvalidMessage, which names the line and the fault."""
     try:
         text = path.read_text(encoding="utf-8-sig")  # with or without a byte order mark
     except (OSError, UnicodeDecodeError) as error:
@@ -171,7 +172,7 @@ def _conversation(
         limit = f"{path}: at most {SPEAKERS_MAX} speakers of one recording, got {len(spoken)}"
         raise InvalidMessage.of("file", limit, "split it")
     merged = {speaker: merge(segments) for speaker, segments in spoken.items()}
-    # Stable: of two that start at one moment, the one whose line comes first.
+    # The sort is stable: speakers who start at the same time stay in the order of their lines.
     order = sorted(merged, key=lambda speaker: merged[speaker][0].start_ms)
     return Conversation(
         name,
@@ -205,16 +206,16 @@ def _segment(fields: Sequence[str], where: str) -> Segment:
 
 
 def _ms(seconds: Decimal) -> int:
-    """Whole milliseconds, exact: decimal seconds are never made floats."""
-    if seconds.adjusted() > 9:  # beyond any bound; as an int it might fill the memory
+    """Whole milliseconds, exact, because decimal seconds are never converted to floats."""
+    if seconds.adjusted() > 9:  # beyond any bound; an int of this size might exhaust the memory
         return END_MS_MAX + 1
     return int((seconds * 1000).to_integral_value())
 
 
 def merge(segments: Iterable[Segment]) -> tuple[Segment, ...]:
-    """In order of time; those of one speaker that overlap are one."""
+    """Segments of one speaker in order of time, with overlapping ones merged."""
     merged: list[Segment] = []
-    for segment in sorted(segments, key=lambda one: (one.start_ms, one.ms)):
+    for segment in sorted(segments, key=lambda segment: (segment.start_ms, segment.ms)):
         if merged and segment.start_ms < merged[-1].end_ms:
             last = merged[-1]
             end_ms = max(last.end_ms, segment.end_ms)
@@ -225,16 +226,19 @@ def merge(segments: Iterable[Segment]) -> tuple[Segment, ...]:
 
 
 def expect(conversations: Iterable[Conversation]) -> Expected:
-    """utterances = sum of ceil(ms / 10,000); jobs = per utterance the distinct languages that the
-    other speakers of its recording hear."""
+    """The counts that the conversations lead to.
+
+    Utterances: the sum of ceil(ms / 10,000) over all segments. Jobs: for each utterance, the number
+    of different languages that the other speakers of its recording listen to.
+    """
     sessions = utterances = jobs = 0
     for conversation in conversations:
         for speaker in conversation.speakers:
             spoken = sum(segment.utterances for segment in speaker.segments)
-            heard = {
+            languages = {
                 other.listen_language for other in conversation.speakers if other is not speaker
             }
             sessions += 1
             utterances += spoken
-            jobs += spoken * len(heard)
+            jobs += spoken * len(languages)
     return Expected(sessions, utterances, jobs)

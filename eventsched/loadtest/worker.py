@@ -1,9 +1,10 @@
-"""One simulated node of a replay: a real process with the real node library.
+"""One simulated node of a load test: a process of its own that uses the node library.
 
     EVENTSCHED_URL=URL python -m eventsched.loadtest.worker NAME SLOTS LANGS RTF SPEED
 
-Owns: holding each job for rtf times its audio, divided by speed; saying when its handler started
-(the result's source text, in ms), so that the replay can tell how long dispatch took.
+Owns: a handler that takes `rtf` times the length of the audio, divided by `speed`, and returns its
+start time in ms as the source text, so that the replay can measure the time of dispatch.
+Must not: process speech.
 Read next: replay.py.
 """
 
@@ -22,12 +23,12 @@ from eventsched.node.job import Job
 from eventsched.node.node import Node
 
 
-def make(name: str, slots: int, langs: list[str], rtf: float, speed: float) -> Node:
-    """A node that serves every pair of a replay."""
+def make_node(name: str, slots: int, langs: list[str], rtf: float, speed: float) -> Node:
+    """A node for every language pair of a load test."""
     node = Node(name, sources=["en"], targets=langs, slots=slots, version="loadtest")
 
     @node.job
-    async def hold(job: Job) -> Result:
+    async def simulate(job: Job) -> Result:
         started_ms = time.time() * 1000
         await job.audio()
         await anyio.sleep(job.ms / 1000 * rtf / speed)
@@ -38,7 +39,7 @@ def make(name: str, slots: int, langs: list[str], rtf: float, speed: float) -> N
 
 async def _main(*arguments: str) -> int:
     name, slots, langs, rtf, speed = arguments
-    node = make(name, int(slots), langs.split(","), float(rtf), float(speed))
+    node = make_node(name, int(slots), langs.split(","), float(rtf), float(speed))
     async with connect(os.environ["EVENTSCHED_URL"]) as es:
         sys.stdout.write(f"ready: {name}\n")
         sys.stdout.flush()

@@ -110,12 +110,16 @@ class ChaosReplay(Replay):
                         "loadtest", "en", room=room, listen_language=speaker.listen_language
                     )
                 )
-                ready.append(traced._Ready(speaker, session, traced._owed(conversation, speaker)))
+                ready.append(
+                    traced.Participant(
+                        speaker, session, traced.expected_outcomes(conversation, speaker)
+                    )
+                )
             async with anyio.create_task_group() as tasks:
                 for one in ready:
                     tasks.start_soon(self._listen, one)
                 await self._speak_all(ready, begins)
-                await self._until_heard(ready)
+                await self._until_received(ready)
                 for one in ready:
                     await close(self.kept, one.session)
 
@@ -128,9 +132,9 @@ class ChaosReplay(Replay):
         )
         self.record.chunks += 1
 
-    async def _listen(self, one: traced._Ready) -> None:
+    async def _listen(self, one: traced.Participant) -> None:
         async for told in hearing(self.kept, one.session):
-            one.heard += not isinstance(told, eventsched.Truncated)
+            one.received += not isinstance(told, eventsched.Truncated)
 
 
 async def say(kept: Record, session: Session, ms: int, *, end_of_utterance: bool) -> None:

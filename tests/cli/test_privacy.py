@@ -130,7 +130,7 @@ def test_a_session_is_erased_and_the_file_rewritten(system: System) -> None:
 @pytest.mark.parametrize(
     ("words", "keys", "message"),
     [
-        (("{plain}",), True, "was not encrypted: its texts are part of the log"),
+        (("{plain}",), True, "was not encrypted: its texts are in the log"),
         (("c0.nobody",), True, "no session c0.nobody"),
         (("{secret}",), False, "no key store is named: --keys DIR, or EVENTSCHED_KEYS"),
         ((), True, "INVALID_MESSAGE SESSION: none is named; name one, or give --older-than AGE"),

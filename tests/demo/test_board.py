@@ -56,14 +56,19 @@ def board() -> Board:
 
 def row_after(board: Board, *happened: Event) -> Row:
     for one in happened:
-        board.take(one)
+        board.apply(one)
     (row,) = board.rows.values()
     return row
 
 
 def test_each_step_moves_the_row_and_is_timed(board: Board) -> None:
     row = row_after(board, finalized())
-    assert (row.speaker, row.to, row.step, row.waited_ms) == ("anna", ("robert",), "waiting", None)
+    assert (row.speaker, row.to, row.step, row.waited_ms) == (
+        "anna",
+        ("robert",),
+        "waiting",
+        None,
+    )
     assert row_after(board, dispatched()).step == "working"
     assert row_after(board, recorded()).step == "recorded"
     row = row_after(board, delivered())
@@ -74,13 +79,13 @@ def test_each_step_moves_the_row_and_is_timed(board: Board) -> None:
 
 
 def test_each_event_tells_which_rows_moved(board: Board) -> None:
-    assert len(board.take(finalized())) == 1
-    assert board.take(dispatched()) == list(board.rows.values())
+    assert len(board.apply(finalized())) == 1
+    assert board.apply(dispatched()) == list(board.rows.values())
 
 
 def test_events_of_others_are_left_alone(board: Board) -> None:
     stranger = event(1, events.SessionOpened(tenant="acme", source="en"), session="c0.x")
-    assert board.take(stranger) == []
+    assert board.apply(stranger) == []
     assert not board.states
     assert not board.rows
 
@@ -91,7 +96,7 @@ def test_sessions_are_followed_to_their_end(board: Board) -> None:
         (events.SessionClosing(reason="asked"), "closing"),
         (events.SessionClosed(), "closed"),
     ):
-        board.take(event(1, data))
+        board.apply(event(1, data))
         assert board.states == {ANNA: state}
 
 
@@ -104,7 +109,7 @@ def test_all_words_delivered_is_no_problem(board: Board) -> None:
 @pytest.mark.parametrize(
     ("happened", "problem"),
     [
-        ([], "anna: 1 jobs expected, 0 seen"),
+        ([], "anna: 1 jobs expected, 0 in the log"),
         ([finalized()], "anna 0 → es: waiting"),
         ([finalized(), dispatched()], "anna 0 → es: working"),
         ([finalized(), delivered(outcome="failed", code="JOB_TIMEOUT")],
@@ -113,12 +118,12 @@ def test_all_words_delivered_is_no_problem(board: Board) -> None:
             utterance=0, target="es", delivery_no=0, reason="gap"))],
          "anna 0 → es: missing gap"),
         ([finalized(), dispatched(), recorded(said="god mourning"), delivered()],
-         "anna 0 → es: heard “god mourning”, said “good morning”"),
+         "anna 0 → es: recognised “god mourning”, spoken “good morning”"),
     ],
 )  # fmt: skip
 def test_whatever_is_not_as_it_should_be_is_named(
     board: Board, happened: list[Event], problem: str
 ) -> None:
     for one in happened:
-        board.take(one)
+        board.apply(one)
     assert problems(board, SAID, OWED) == [problem]

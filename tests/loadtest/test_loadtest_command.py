@@ -55,14 +55,14 @@ def test_a_replay_comes_out_as_the_file_says(server: Server, cell: str) -> None:
 async def test_files_of_one_name_are_rooms_of_their_own(own_server: LocalServer) -> None:
     async with open_connection(own_server.url) as connection, running(connection):
         es = Client(connection.stores, url=connection.url)
-        node = worker.make("held", slots=4, langs=["en", "es"], rtf=0.3, speed=50)
+        node = worker.make_node("held", slots=4, langs=["en", "es"], rtf=0.3, speed=50)
         async with running_client(es), anyio.create_task_group() as tasks:
             tasks.start_soon(node.run, es)
             twice = [*read_rttm(FILE, ["en", "es"]).conversations] * 2
             record = await Replay(es, twice, speed=50, run_id="twice").run()
             tasks.cancel_scope.cancel()
         rooms = await _rooms(connection.stores["c0"])
-    assert (len(record.sessions), len(record.heard)) == (2 * 3, 2 * (3 * 2 + 2 * 2 + 2 * 2))
+    assert (len(record.sessions), len(record.received)) == (2 * 3, 2 * (3 * 2 + 2 * 2 + 2 * 2))
     assert sorted(rooms.values()) == [3, 3]
 
 

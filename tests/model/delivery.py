@@ -49,19 +49,19 @@ def tell(
     w: World, listener: str, kind: str, d: dict[str, Any], body: bytes = b"", audio: bytes = b""
 ) -> None:
     """Append one numbered entry to an outbox."""
-    soft = w.soft[listener]
-    soft.out_no += 1
-    soft.out_bytes += len(body) + len(audio)
-    i = f"{soft.out_no}:{soft.out_bytes}"
+    state = w.session_states[listener]
+    state.out_no += 1
+    state.out_bytes += len(body) + len(audio)
+    i = f"{state.out_no}:{state.out_bytes}"
     w.append(w.keys.outbox(listener), t=kind, i=i, d=d, b=body, a=audio)
 
 
 def confirm(w: World, listener: str, out_id: str) -> None:
     """Remove the entries that the listener has read; the confirmed entry stays as its bookmark."""
-    soft = w.soft[listener]
-    if out_id and parse_id(soft.confirmed or "0-0") < parse_id(out_id):
+    state = w.session_states[listener]
+    if out_id and parse_id(state.confirmed or "0-0") < parse_id(out_id):
         w.trim(w.keys.outbox(listener), out_id)
-        soft.confirmed = out_id
+        state.confirmed = out_id
 
 
 def send(w: World, name: str, target: str, number: int, ending: Ending, reason: str = "") -> None:

@@ -28,7 +28,7 @@ from eventsched.store.session_commands import Chunk, Finalize, SessionGrant
 from projections.group import Groups
 from tests.model import attempts, cell, nodes, session, stored, timers
 from tests.model.wire import Wire, run
-from tests.model.world import Broken, Entry, Work, World
+from tests.model.world import Broken, DispatchEntry, Entry, World
 
 START_MS = 1_000_000
 SETTINGS = Settings(
@@ -234,7 +234,7 @@ class Machine(RuleBasedStateMachine):
         self.both("configure_cell", values, overwrite=overwrite, manual_clock=manual_clock)
 
     @rule(wrong_call=st.sampled_from(MALFORMED))
-    def ask_what_breaks_a_limit(self, wrong_call: tuple[str, dict[str, Any]]) -> None:
+    def call_beyond_a_limit(self, wrong_call: tuple[str, dict[str, Any]]) -> None:
         script, wrong = wrong_call
         if script == "configure_cell":
             reply = self.both(script, wrong, overwrite=True)
@@ -305,9 +305,9 @@ class Machine(RuleBasedStateMachine):
     @rule(which=small, is_same=st.booleans())
     def open_again(self, which: int, is_same: bool) -> None:
         name = self.session(which).session.partition(".")[2]
-        soft = self.world.soft.get(name)
-        if soft is not None:  # a session that is gone could be opened anew, under its old name
-            token = soft.tokens[0][0] if is_same else "other"
+        state = self.world.session_states.get(name)
+        if state is not None:  # a session that is gone could be opened anew, under its old name
+            token = state.tokens[0][0] if is_same else "other"
             self.both("open_session", **self.opening(name=name, token=token))
 
     def session(self, which: int) -> SessionGrant:
@@ -318,8 +318,8 @@ class Machine(RuleBasedStateMachine):
     @rule(which=small, how=st.sampled_from(["new", "again", "new", "bad", "unknown"]))
     def resume(self, which: int, how: str) -> None:
         grant = self.session(which)
-        soft = self.world.soft.get(grant.session.partition(".")[2])
-        token = {"new": self.token(), "bad": "a b"}.get(how, soft.tokens[-1][0] if soft else "t")
+        state = self.world.session_states.get(grant.session.partition(".")[2])
+        token = {"new": self.token(), "bad": "a b"}.get(how, state.tokens[-1][0] if state else "t")
         name = grant.session if how != "unknown" else self.store.keys.full("nobody")
         reply = self.both("resume_session", name, token)
         if isinstance(reply, SessionGrant):
@@ -328,11 +328,11 @@ class Machine(RuleBasedStateMachine):
     # --- audio ------------------------------------------------------------------------------
 
     def chunk(self, grant: SessionGrant, **overrides: Any) -> Chunk:
-        soft = self.world.soft.get(grant.session.partition(".")[2])
+        state = self.world.session_states.get(grant.session.partition(".")[2])
         defaults: dict[str, Any] = {
             "session": grant.session,
             "epoch": grant.epoch,
-            "seq": soft.next_seq if soft else 0,
+            "seq": state.next_seq if state else 0,
             "ms": 100,
             "payload": b"ab",
         }
@@ -381,7 +381,7 @@ class Machine(RuleBasedStateMachine):
             ]
         ),
     )
-    def append_what_breaks_a_limit(self, which: int, wrong: dict[str, Any]) -> None:
+    def append_beyond_a_limit(self, which: int, wrong: dict[str, Any]) -> None:
         if "session" in wrong:
             wrong = {"session": self.store.keys.full(wrong["session"])}
         self.both("append_audio", [self.chunk(self.session(which), **wrong)])
@@ -457,7 +457,7 @@ class Machine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.sessions)
     @rule(which=small, started=st.booleans())
-    def mark_what_plays(self, which: int, started: bool) -> None:
+    def mark_open_playback(self, which: int, started: bool) -> None:
         grant = self.session(which)
         view = self.world.sessions.get(grant.session.partition(".")[2])
         for mark in list(view.playbacks)[:1] if view else ():
@@ -531,7 +531,7 @@ class Machine(RuleBasedStateMachine):
         grant = self.node(which)
         self.both("drain_node", grant.node, grant.epoch, within_ms=within_ms)
 
-    # --- what nodes say ---------------------------------------------------------------------
+    # --- reports of nodes ---------------------------------------------------------------------
 
     @precondition(lambda self: self.sessions)
     @rule(
@@ -608,7 +608,7 @@ class Machine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.attempt(0, is_live=True))
     @rule(which=st.integers(0, 40), is_known=st.sampled_from([True, True, False]))
-    def lack_a_model(self, which: int, is_known: bool) -> None:
+    def report_a_missing_model(self, which: int, is_known: bool) -> None:
         attempt = self.attempt(which, is_live=True)
         features = self.world.cores[attempt[0]].features if attempt and is_known else []
         feature = features[which % len(features)] if features else "nothing"
@@ -636,7 +636,7 @@ class Machine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.held_empty())
     @rule(is_complete=st.booleans())
-    def replace_what_waits(self, is_complete: bool) -> None:
+    def replace_a_held_result(self, is_complete: bool) -> None:
         key = self.held_empty()[0]
         held = self.world.jobs[key].attempts[-1]
         body = codec.encode_text(Text(source_text="so", text="pues"))
@@ -779,19 +779,19 @@ class Machine(RuleBasedStateMachine):
             self.wire.call("HSET", key, "at", self.world.log_id, *flat)
             self.world.contexts[name] = (self.world.log_id, dict(fields))
 
-    # --- what cannot be processed -----------------------------------------------------------
+    # --- entries that cannot be processed ---------------------------------------------------
 
-    def work(self) -> list[Entry]:
-        work = self.world.streams.get(self.store.keys.dispatch, [])
-        return [entry for entry in work if isinstance(entry.fields["d"], Work)]
+    def utterance_entries(self) -> list[Entry]:
+        entries = self.world.streams.get(self.store.keys.dispatch, [])
+        return [entry for entry in entries if isinstance(entry.fields["d"], DispatchEntry)]
 
-    @precondition(lambda self: self.work())
+    @precondition(lambda self: self.utterance_entries())
     @rule(which=small, how=st.sampled_from(["twice", "broken", "parked"]))
-    def work_comes_again(self, which: int, how: str) -> None:
+    def entry_comes_again(self, which: int, how: str) -> None:
         """An entry is in the queue again: unchanged, unreadable for every script, or back from the
         dead letters after the cause of its failure has ended.
         """
-        queued = self.work()[which % len(self.work())]
+        queued = self.utterance_entries()[which % len(self.utterance_entries())]
         key = self.store.keys.dispatch
         ((_, stored_fields),) = self.wire.call("XRANGE", key, queued.id, queued.id)
         d, line = queued.fields["d"], stored_fields[b"d"].decode()
@@ -814,7 +814,7 @@ class Machine(RuleBasedStateMachine):
         self.both("fire_timers")
 
     @rule(which=small)
-    def retry_what_is_dead(self, which: int) -> None:
+    def retry_dead_letters(self, which: int) -> None:
         dead = self.world.streams.get(self.store.keys.dead_letters, [])
         dead_id = dead[which % len(dead)].id if dead else "1-0"
         self.both("retry_dead_letter", dead_id, force=False)

@@ -265,10 +265,10 @@ def _serve(w: World, key: str, order: Order) -> None:
 
 
 def place(w: World, key: str, attempt: int, cause: str, *, last: str = "", freed: str = "") -> str:
-    """A job that needs a slot: behind those of its requirement, else on the node chosen for it.
+    """Queue the job if jobs of its requirement wait, else dispatch it to the chosen node.
 
     `freed` is the node whose slot the job has just released: other jobs that wait for it go first.
-    Returns why it waits; nothing when it goes to a node at once.
+    Returns why the job waits; empty if it was dispatched.
     """
     core = w.cores[key]
     if waiting(w, core.requirement):

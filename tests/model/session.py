@@ -32,7 +32,7 @@ from eventsched.schema.keys import LANGUAGE, NAME, cell_of, name_of
 from eventsched.store.session_commands import Chunk, Finalize, Receipt, SessionGrant
 from projections.session import Session
 from tests.model import delivery, utterance_jobs
-from tests.model.world import Buffered, Soft, Work, World, invalid
+from tests.model.world import Buffered, DispatchEntry, SessionState, World, invalid
 
 Reason = Literal["pause", "max_duration", "final", "max_bytes", "close"]
 PADDING_MS: dict[Reason, int] = {
@@ -134,7 +134,7 @@ def open_session(
     if room and len(members(w, room)) >= MEMBERS_MAX:
         raise invalid("room")
     full = w.keys.full(name)
-    w.soft[name] = Soft(tp=traceparent, seen_ms=w.now, tokens=[(token, 1)])
+    w.session_states[name] = SessionState(tp=traceparent, seen_ms=w.now, tokens=[(token, 1)])
     opened = SessionOpened(
         tenant=tenant,
         source=source,
@@ -158,13 +158,13 @@ def open_session(
 
 def _opened_before(w: World, name: str, token: str) -> SessionGrant:
     """Rule 7, resumable sessions: the same token again gets the same reply."""
-    view, soft = w.sessions[name], w.soft[name]
-    epoch = soft.epoch_of(token)
+    view, state = w.sessions[name], w.session_states[name]
+    epoch = state.epoch_of(token)
     if epoch is None:
         raise invalid("session")
     if view.status != "open":
         raise Refused("SESSION_CLOSED")
-    return SessionGrant(view.session, epoch, soft.next_seq, view.utterance, "0-0")
+    return SessionGrant(view.session, epoch, state.next_seq, view.utterance, "0-0")
 
 
 def resume_session(w: World, session: str, token: str) -> SessionGrant:
@@ -176,14 +176,14 @@ def resume_session(w: World, session: str, token: str) -> SessionGrant:
         raise Refused("SESSION_CLOSED")
     if not NAME.fullmatch(token):
         raise invalid("token")
-    soft = w.soft[name]
-    epoch = soft.epoch_of(token)
+    state = w.session_states[name]
+    epoch = state.epoch_of(token)
     if epoch is None:
         epoch = view.epoch + 1
-        soft.remember(token, epoch)
-        soft.seen_ms = w.now
+        state.remember(token, epoch)
+        state.seen_ms = w.now
         w.emit(SessionResumed(epoch=epoch), session=session)
-    return SessionGrant(session, epoch, soft.next_seq, view.utterance, soft.confirmed or "0-0")
+    return SessionGrant(session, epoch, state.next_seq, view.utterance, state.confirmed or "0-0")
 
 
 # --- audio ----------------------------------------------------------------------------------
@@ -201,21 +201,21 @@ def append_audio(w: World, chunks: Sequence[Chunk]) -> list[Receipt | Refused]:
 
 def _take(w: World, chunk: Chunk) -> Receipt:
     name = name_of(chunk.session)
-    view, soft = checked(w, name, chunk.epoch), w.soft[name]
+    view, state = checked(w, name, chunk.epoch), w.session_states[name]
     if chunk.confirmed and not re.fullmatch(r"\d+-\d+", chunk.confirmed):
         raise invalid("confirmed")
-    if chunk.seq >= soft.next_seq:
-        _check_chunk(w, view, soft, chunk)
+    if chunk.seq >= state.next_seq:
+        _check_chunk(w, view, state, chunk)
     delivery.confirm(w, name, chunk.confirmed)
-    if chunk.seq < soft.next_seq:
+    if chunk.seq < state.next_seq:
         return Receipt("duplicate", view.utterance)
     finalized = _append(w, name, chunk)
     return Receipt("ok", w.sessions[name].utterance, tuple(finalized))
 
 
-def _check_chunk(w: World, view: Session, soft: Soft, chunk: Chunk) -> None:
-    if chunk.seq > soft.next_seq:
-        raise Refused("SEQ_GAP", {"expected": str(soft.next_seq)})
+def _check_chunk(w: World, view: Session, state: SessionState, chunk: Chunk) -> None:
+    if chunk.seq > state.next_seq:
+        raise Refused("SEQ_GAP", {"expected": str(state.next_seq)})
     if len(chunk.payload) > CHUNK_BYTES_MAX:
         raise Refused("CHUNK_TOO_LARGE")
     if chunk.ms > 1_000 or (chunk.ms < 20 and not chunk.end_of_utterance):
@@ -231,28 +231,28 @@ def _append(w: World, name: str, chunk: Chunk) -> list[int]:
     """Rule 2, finalize reasons: (a) a pause before the chunk, (b) the chunk, (c) the utterance that
     it completes.
     """
-    soft, finalized = w.soft[name], []
+    state, finalized = w.session_states[name], []
     now = w.now
-    paused = now - soft.heard_ms >= w.settings.pause_ms
-    if soft.buffer and paused and not w.sessions[name].playbacks:
+    paused = now - state.heard_ms >= w.settings.pause_ms
+    if state.buffer and paused and not w.sessions[name].playbacks:
         finalized.append(finalize(w, name, "pause"))
     _store_chunk(w, name, chunk)
-    soft.next_seq, soft.seen_ms = chunk.seq + 1, now
-    total_ms = sum(chunk.ms for chunk in soft.buffer)
-    total_bytes = sum(chunk.size for chunk in soft.buffer)
+    state.next_seq, state.seen_ms = chunk.seq + 1, now
+    total_ms = sum(chunk.ms for chunk in state.buffer)
+    total_bytes = sum(chunk.size for chunk in state.buffer)
     holds: dict[Reason, bool] = {
         "max_duration": total_ms >= w.settings.audio_ms_max,
         "final": chunk.end_of_utterance,
         "max_bytes": total_bytes > w.settings.audio_bytes_max,
     }
     reasons = [reason for reason, does in holds.items() if does]
-    if reasons and soft.buffer:
+    if reasons and state.buffer:
         finalized.append(finalize(w, name, reasons[-1]))
     return finalized
 
 
 def _store_chunk(w: World, name: str, chunk: Chunk) -> None:
-    soft, view, now = w.soft[name], w.sessions[name], w.now
+    state, view, now = w.session_states[name], w.sessions[name], w.now
     entry_id = w.next_id(w.keys.audio(name))
     data = AudioChunkAppended(
         seq=chunk.seq,
@@ -264,17 +264,17 @@ def _store_chunk(w: World, name: str, chunk: Chunk) -> None:
         id=entry_id,
         type="AudioChunkAppended",
         session=view.session,
-        traceparent=soft.tp,
+        traceparent=state.tp,
         data=data,
         body=chunk.payload,
     )
     w.audio.setdefault(name, []).append(event)
-    if not chunk.payload and not soft.buffer:
+    if not chunk.payload and not state.buffer:
         return  # an empty utterance stays empty (rule 3)
-    if not soft.buffer:
+    if not state.buffer:
         w.set_timer(now + w.settings.pause_ms, "pause", view.session)
-    soft.buffer.append(Buffered(entry_id, chunk.seq, chunk.ms, len(chunk.payload)))
-    soft.heard_ms = now
+    state.buffer.append(Buffered(entry_id, chunk.seq, chunk.ms, len(chunk.payload)))
+    state.heard_ms = now
 
 
 def finalize_utterances(w: World, finalizes: Sequence[Finalize]) -> list[Receipt | Refused]:
@@ -290,7 +290,7 @@ def _finalized(w: World, session: str, epoch: int, utterance: int) -> Receipt | 
     is_late = why is not None and why.code == "SESSION_CLOSED"
     if why is not None and not (is_late and utterance < w.sessions[name].utterance):
         return why
-    if utterance != w.sessions[name].utterance or not w.soft[name].buffer:
+    if utterance != w.sessions[name].utterance or not w.session_states[name].buffer:
         w.duplicate_finalizes += 1
         return Receipt("duplicate", w.sessions[name].utterance)
     finalize(w, name, "final")
@@ -320,8 +320,8 @@ def targets_of(w: World, view: Session) -> dict[str, list[str]]:
 
 def finalize(w: World, name: str, reason: Reason) -> int:
     """The open utterance is complete, and each of its targets has an open outcome."""
-    view, soft = w.sessions[name], w.soft[name]
-    first, last = soft.buffer[0], soft.buffer[-1]
+    view, state = w.sessions[name], w.session_states[name]
+    first, last = state.buffer[0], state.buffer[-1]
     by_target = targets_of(w, view)
     owed = [
         Target(target=target, delivery_no=view.allocated.get(target, 0), to=sorted(to))
@@ -335,21 +335,23 @@ def finalize(w: World, name: str, reason: Reason) -> int:
         first=first.id,
         last=last.id,
         first_seq=first.seq,
-        count=len(soft.buffer),
-        bytes=sum(chunk.size for chunk in soft.buffer),
-        ms=sum(chunk.ms for chunk in soft.buffer),
+        count=len(state.buffer),
+        bytes=sum(chunk.size for chunk in state.buffer),
+        ms=sum(chunk.ms for chunk in state.buffer),
         targets=owed,
     )
     log_id = w.emit(data, session=view.session, cause=f"audio:{view.session}/{last.id}")
-    utterance, soft.buffer = view.utterance, []
+    utterance, state.buffer = view.utterance, []
     trim_audio(w, name)
     if owed:
-        utterance_jobs.dispatch(w, _work_of(view, soft, data, log_id))
+        utterance_jobs.dispatch(w, _dispatch_entry_of(view, state, data, log_id))
     return utterance
 
 
-def _work_of(view: Session, soft: Soft, data: UtteranceFinalized, log_id: str) -> Work:
-    return Work(
+def _dispatch_entry_of(
+    view: Session, state: SessionState, data: UtteranceFinalized, log_id: str
+) -> DispatchEntry:
+    return DispatchEntry(
         session=view.session,
         utterance=data.utterance,
         turn=data.turn,
@@ -366,7 +368,7 @@ def _work_of(view: Session, soft: Soft, data: UtteranceFinalized, log_id: str) -
         ms=data.ms,
         padding_ms=data.padding_ms,
         priority=view.priority,
-        tp=soft.tp,
+        tp=state.tp,
         key=view.key,
         log=log_id,
         targets=data.targets,
@@ -375,9 +377,9 @@ def _work_of(view: Session, soft: Soft, data: UtteranceFinalized, log_id: str) -
 
 def trim_audio(w: World, name: str) -> None:
     """Audio stays for the oldest utterance that is open or has an open outcome."""
-    view, soft = w.sessions[name], w.soft[name]
+    view, state = w.sessions[name], w.session_states[name]
     owed = sorted((outcome.utterance, outcome.first) for outcome in view.open_outcomes.values())
-    firsts = [owed[0][1]] if owed else [chunk.id for chunk in soft.buffer[:1]]
+    firsts = [owed[0][1]] if owed else [chunk.id for chunk in state.buffer[:1]]
     chunks = w.audio.get(name, [])
     if not firsts:
         chunks = []
@@ -395,7 +397,7 @@ def keep_alive(w: World, items: Sequence[tuple[str, int, str]]) -> list[Refused 
         if confirmed and not re.fullmatch(r"\d+-\d+", confirmed):
             why = invalid("confirmed")
         if why is None:
-            w.soft[name].seen_ms = w.now
+            w.session_states[name].seen_ms = w.now
             delivery.confirm(w, name, confirmed)
         replies.append(why)
     return replies
@@ -422,7 +424,7 @@ def mark_playback(
         return "duplicate"
     if started and len(view.playbacks) >= PLAYBACKS_MAX:
         raise invalid("playback")
-    w.soft[name].seen_ms = w.now
+    w.session_states[name].seen_ms = w.now
     if not started:
         end_playback(w, name, mark, "ended")
         return "ok"
@@ -436,13 +438,13 @@ def mark_playback(
 def end_playback(
     w: World, name: str, mark: str, reason: Literal["ended", "deadline", "closed"]
 ) -> None:
-    view, soft = w.sessions[name], w.soft[name]
+    view, state = w.sessions[name], w.session_states[name]
     origin, target, utterance = mark.split("/")
     data = PlaybackEnded(origin=origin, target=target, utterance=int(utterance), reason=reason)
     w.emit(data, session=view.session)
     w.drop_timer("playback", f"{view.session}|{mark}")
-    if soft.buffer and reason != "closed":  # rule 5 no longer holds the pause back
-        due_ms = max(w.now, soft.heard_ms + w.settings.pause_ms)
+    if state.buffer and reason != "closed":  # rule 5 no longer holds the pause back
+        due_ms = max(w.now, state.heard_ms + w.settings.pause_ms)
         w.set_timer(due_ms, "pause", view.session)
 
 
@@ -480,7 +482,7 @@ def close(w: World, name: str, reason: Literal["asked", "idle"]) -> None:
     """Rule 6, two-step close: no more chunks; buffered audio is finalized."""
     full = w.keys.full(name)
     log_id = w.emit(SessionClosing(reason=reason), session=full)
-    if w.soft[name].buffer:
+    if w.session_states[name].buffer:
         finalize(w, name, "close")
     if w.sessions[name].room:
         w.emit(RoomLeft(room=w.sessions[name].room), session=full)
@@ -505,7 +507,7 @@ def _end(w: World, name: str) -> None:
     full = w.keys.full(name)
     for mark in list(w.sessions[name].playbacks):
         end_playback(w, name, mark, "closed")
-    log_id = w.emit(SessionClosed(missing=w.soft[name].given_up), session=full)
+    log_id = w.emit(SessionClosed(missing=w.session_states[name].given_up), session=full)
     w.drop_timer("close", full)
     w.set_timer(w.now + w.settings.session_retention_ms, "retire", full)
     delivery.tell(w, name, "state", {"state": "closed", "log": log_id})

@@ -99,7 +99,7 @@ class SetMachine(RuleBasedStateMachine):
         self.sets.now_ms = self.at_ms
         return self.both(name, call(), decide(self.sets))
 
-    # --- what is stored ---------------------------------------------------------------------------
+    # --- stored content ---------------------------------------------------------------------------
 
     def _actual(self) -> dict[str, Any]:
         call, keys = self.wire.call, self.store.keys
@@ -334,7 +334,7 @@ class SetMachine(RuleBasedStateMachine):
         self.switch(0, 0)
         self.drop_old_revisions(0)
 
-    # --- what may go ------------------------------------------------------------------------------
+    # --- trimming ------------------------------------------------------------------------------
 
     @precondition(lambda self: not self.is_held(ARCHIVE))
     @rule(owner=st.sampled_from("pq"))

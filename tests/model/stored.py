@@ -17,7 +17,7 @@ from eventsched.schema.keys import Keys, name_of
 from tests.dispatch_entries import fields_of
 from tests.job_record import parts_of
 from tests.model import nodes, queue
-from tests.model.world import Broken, Entry, Soft, Work, World
+from tests.model.world import Broken, DispatchEntry, Entry, SessionState, World
 
 Content = dict[str, Any]
 NOT_COMPARED = {
@@ -39,8 +39,8 @@ NOT_COMPARED_FIELDS = {"reason", "looked", "out_low"}
 def expected(w: World) -> Content:
     """The content by key without its prefix; empty keys are left out."""
     content: Content = {}
-    for name, soft in w.soft.items():
-        content |= _session(w, name, soft)
+    for name, state in w.session_states.items():
+        content |= _session(w, name, state)
     for key in w.jobs:
         content[f"job:{key}"] = _job(w, key)
     for name in w.nodes:
@@ -76,20 +76,22 @@ def _filled(fields: Mapping[str, Any]) -> dict[str, Any]:
 def _entry(entry: Entry) -> tuple[str, dict[str, Any]]:
     d = entry.fields["d"]
     if isinstance(d, Broken):
-        d = _work(d.work) | {"broken": True}
-    elif isinstance(d, Work):
-        d = _work(d)
+        d = _dispatch_entry(d.entry) | {"broken": True}
+    elif isinstance(d, DispatchEntry):
+        d = _dispatch_entry(d)
     return entry.id, entry.fields | {"d": d}
 
 
-def _work(work: Work) -> dict[str, Any]:
+def _dispatch_entry(entry: DispatchEntry) -> dict[str, Any]:
     """The recipients of the targets are in the outcomes of the session."""
-    owed = [{"target": target.target, "delivery_no": target.delivery_no} for target in work.targets]
-    fields: dict[str, Any] = msgspec.to_builtins(work)
+    owed = [
+        {"target": target.target, "delivery_no": target.delivery_no} for target in entry.targets
+    ]
+    fields: dict[str, Any] = msgspec.to_builtins(entry)
     return fields | {"targets": owed}
 
 
-def _session(w: World, name: str, soft: Soft) -> Content:
+def _session(w: World, name: str, state: SessionState) -> Content:
     view = w.sessions[name]
     fields: dict[str, Any] = {
         "status": view.status,
@@ -109,13 +111,13 @@ def _session(w: World, name: str, soft: Soft) -> Content:
         "turn": view.turn,
         "used": f"{name_of(view.node)}|{view.node_turn}" if view.node else "",
         "reason": view.reason,
-        "tp": soft.tp,
-        "tokens": ",".join(f"{token}:{epoch}" for token, epoch in soft.tokens),
-        "heard": _heard(soft),
-        "out_no": soft.out_no,
-        "out_bytes": soft.out_bytes,
-        "confirmed": soft.confirmed,
-        "missing": soft.given_up,
+        "tp": state.tp,
+        "tokens": ",".join(f"{token}:{epoch}" for token, epoch in state.tokens),
+        "heard": _heard(state),
+        "out_no": state.out_no,
+        "out_bytes": state.out_bytes,
+        "confirmed": state.confirmed,
+        "missing": state.given_up,
     }
     fields |= {f"a:{target}": number for target, number in view.allocated.items()}
     fields |= {f"d:{target}": number for target, number in view.delivered.items()}
@@ -143,12 +145,19 @@ def _session(w: World, name: str, soft: Soft) -> Content:
     return content
 
 
-def _heard(soft: Soft) -> str:
-    first, last = (soft.buffer[0], soft.buffer[-1]) if soft.buffer else (None, None)
-    size, ms = sum(chunk.size for chunk in soft.buffer), sum(chunk.ms for chunk in soft.buffer)
-    numbers = [soft.next_seq, soft.seen_ms, len(soft.buffer), size, ms, first.seq if first else 0]
+def _heard(state: SessionState) -> str:
+    first, last = (state.buffer[0], state.buffer[-1]) if state.buffer else (None, None)
+    size, ms = sum(chunk.size for chunk in state.buffer), sum(chunk.ms for chunk in state.buffer)
+    numbers = [
+        state.next_seq,
+        state.seen_ms,
+        len(state.buffer),
+        size,
+        ms,
+        first.seq if first else 0,
+    ]
     ends = [first.id if first else "", last.id if last else ""]
-    return "|".join(map(str, [*numbers, soft.heard_ms, *ends]))
+    return "|".join(map(str, [*numbers, state.heard_ms, *ends]))
 
 
 def _held(w: World, name: str) -> dict[str, Any]:
@@ -160,7 +169,7 @@ def _held(w: World, name: str) -> dict[str, Any]:
             "job": ending.job,
             "cause": ending.cause,
         }
-        values["tp"] = w.soft[name].tp
+        values["tp"] = w.session_states[name].tp
         fields[f"{target}/{number}"] = _filled(values)
         fields[f"{target}/{number}/body"] = ending.body.hex()
         fields[f"{target}/{number}/audio"] = ending.audio.hex()

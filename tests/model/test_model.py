@@ -76,7 +76,7 @@ def assert_agree(
 ) -> None:
     """Model and scripts agree, and each of these scripts was called."""
     run_state_machine_as_test(type(machine.__name__, (machine,), {"wire": wire}), settings=profile)
-    if not EXAMPLES:  # of few new sequences none may call it
+    if not EXAMPLES:  # few new sequences may not call every script
         assert sorted(names - wire.called) == [], "these have no step"
 
 

@@ -16,7 +16,7 @@ from eventsched.schema.ids import parse_id
 from eventsched.schema.keys import job_key, name_of
 from eventsched.store.role_commands import DispatchReply, RetryOutcome, TimerReply
 from tests.model import attempts, delivery, nodes, queue, session, utterance_jobs
-from tests.model.world import Broken, Entry, Work, World
+from tests.model.world import Broken, DispatchEntry, Entry, World
 
 FIRED_MAX = 16
 ENTRIES_MAX = 12
@@ -29,7 +29,7 @@ def fire_timers(w: World) -> TimerReply:
     fired = 0
     for _, timer in due:
         fired += 1
-        if w.timers.get(timer, now + 1) <= now:  # one before it may have dropped or moved it
+        if w.timers.get(timer, now + 1) <= now:  # an earlier one may have dropped or moved it
             at_ms = w.timers.pop(timer)
             kind, _, of = timer.partition("|")
             if kind == "leases":
@@ -47,10 +47,10 @@ def _pause(w: World, full: str) -> None:
     view = w.sessions.get(name_of(full))
     if view is None or view.status != "open" or view.playbacks:
         return
-    soft = w.soft[name_of(full)]
-    if not soft.buffer:
+    state = w.session_states[name_of(full)]
+    if not state.buffer:
         return
-    due_ms = soft.heard_ms + w.settings.pause_ms
+    due_ms = state.heard_ms + w.settings.pause_ms
     if due_ms > w.now:
         w.set_timer(due_ms, "pause", full)
     else:
@@ -61,7 +61,7 @@ def _idle(w: World, full: str) -> None:
     view = w.sessions.get(name_of(full))
     if view is None or view.status != "open":
         return
-    due_ms = w.soft[name_of(full)].seen_ms + w.settings.idle_ms
+    due_ms = w.session_states[name_of(full)].seen_ms + w.settings.idle_ms
     if due_ms > w.now:
         w.set_timer(due_ms, "idle", full)
     else:
@@ -123,7 +123,7 @@ def _close(w: World, full: str) -> None:
             if delivery.go_on(w, name, target) == delivery.IN_STEP_MAX:
                 break
             number = delivery.next_no(w, name, target)
-    w.soft[name].given_up += given_up
+    w.session_states[name].given_up += given_up
     w.set_timer(w.now, "close", full)
     w.touched.add(name)
     _fill_all(w, freed)
@@ -216,7 +216,7 @@ def _retire(w: World, full: str) -> None:
     w.audio.pop(name, None)
     w.forget_stream(w.keys.audio(name))
     w.forget_stream(w.keys.outbox(name))
-    del w.soft[name]
+    del w.session_states[name]
 
 
 FIRE: dict[str, Callable[[World, str], None]] = {
@@ -244,7 +244,7 @@ def dispatch_jobs(w: World, back_ms: int = 0) -> DispatchReply:
         w.dispatcher_until = w.now + back_ms
     work = w.streams.setdefault(w.keys.dispatch, [])
     batch, jobs, waiting = work[:ENTRIES_MAX], 0, 0
-    _ = w.now  # time goes on even when there is nothing to do
+    _ = w.now  # reading the clock advances the time
     for entry in batch:
         placed, found_none = _dispatch(w, entry)
         jobs, waiting = jobs + placed, waiting + found_none
@@ -284,7 +284,7 @@ def retry_dead_letter(w: World, dead_id: str, *, force: bool) -> RetryOutcome:
     if isinstance(d, Broken):
         return RetryOutcome("unreadable", 0, 0)
     dead.remove(letters[0])
-    if not isinstance(d, Work):
+    if not isinstance(d, DispatchEntry):
         kind, _, of = letters[0].fields["id"].partition("|")
         w.set_timer(w.now, kind, of)
         return RetryOutcome("retried", 1, 0)

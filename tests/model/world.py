@@ -37,7 +37,7 @@ class Buffered:
 
 
 @dataclass(slots=True)
-class Soft:
+class SessionState:
     """State of a session that is in no event, or in none yet."""
 
     tp: str
@@ -72,7 +72,7 @@ class Process:
     load: int = 0
 
 
-class Work(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class DispatchEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """An entry of the dispatch queue: an utterance whose targets need jobs."""
 
     session: str
@@ -100,7 +100,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Broken(msgspec.Struct, frozen=True):
     """An entry of the dispatch queue that cannot be read: its last brace is missing."""
 
-    work: Work
+    entry: DispatchEntry
 
 
 class Core(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -169,7 +169,7 @@ class World:
             (Jobs(), self.jobs),
             (Nodes(), self.nodes),
         ]
-        self.soft: dict[str, Soft] = {}
+        self.session_states: dict[str, SessionState] = {}
         self.processes: dict[str, Process] = {}
         self.cores: dict[str, Core] = {}
         self.held: dict[str, dict[tuple[str, int], Ending]] = {}
@@ -235,7 +235,7 @@ class World:
         body: bytes = b"",
     ) -> str:
         """The event is appended, and every view has folded it."""
-        soft = self.soft.get(name_of(session)) if session else None
+        state = self.session_states.get(name_of(session)) if session else None
         event = Event(
             id=self.next_id(self.keys.log),
             type=type(data).__name__,
@@ -243,7 +243,7 @@ class World:
             job=job,
             node=node,
             cause=cause,
-            traceparent=soft.tp if soft else "",
+            traceparent=state.tp if state else "",
             data=data,
             body=body,
         )
@@ -288,7 +288,7 @@ class World:
     def drop_timer(self, kind: str, of: str) -> None:
         self.timers.pop(f"{kind}|{of}", None)
 
-    # --- who is who -------------------------------------------------------------------------
+    # --- lookups -------------------------------------------------------------------------
 
     def queued(self) -> Iterator[tuple[str, Job]]:
         """Jobs that wait for a slot."""

@@ -127,7 +127,7 @@ async def test_rule_19_the_handler_may_ask_for_more_up_to_300_s_after_dispatch(
         until = await store.extend_lease(node.node, 1, job=job, attempt=1, more_ms=more_ms)
         return until - START_MS
 
-    assert await extend(1_000) == 31_000  # never shorter than it is
+    assert await extend(1_000) == 31_000  # a lease never becomes shorter
     assert await extend(60_000) == 60_000
     assert await extend(60_000) == 60_000
     store.tick(50_000)
@@ -269,7 +269,7 @@ async def test_rule_20_at_most_three_dispatches_again_then_job_timeout(store: Ti
     (entry,) = await store.out(session)
     assert (entry["outcome"], entry["code"]) == ("failed", "JOB_TIMEOUT")
     await check(store)
-    # Its node never spoke: what it says now is not a repetition, it is too late.
+    # The node had sent no report: this one is late, not a duplicate.
     job = (await logged(store, "JobFailed"))[0].job
     assert await reply(store, node, job, 4) == "LEASE_LOST"
     assert await reply(store, node, job, 3) == "ATTEMPT_MISMATCH"

@@ -291,7 +291,7 @@ async def test_rule_16_two_utterances_of_one_call_go_to_one_node(
 async def test_rule_16_a_slot_without_a_lease_is_not_released(
     redis: Client, played: TimedStore
 ) -> None:
-    """Its lease went in a call that failed behind that; then its node's result comes."""
+    """The lease was removed in a call that failed later; then the node sends the result."""
     await played.configure_cell({"queue_timeout_ms": 300_000}, overwrite=True)
     node = await played.join("n1", slots=1)
     session = await played.open("s1")
@@ -315,11 +315,11 @@ async def test_rule_16_a_slot_without_a_lease_is_not_released(
 async def test_rule_24_an_order_that_was_not_written_is_not_cached(
     redis: Client, played: TimedStore
 ) -> None:
-    """A delivery fails and is parked; the same call goes on with those behind it."""
+    """A delivery fails and becomes a dead letter; the same call continues with the next ones."""
     session = await played.open("s1")
     for seq in range(3):
         await played.say(session, seq, end_of_utterance=True)
-    await played.dispatch()  # no node can do it: the three fail together
+    await played.dispatch()  # no node can serve them: the three fail together
     await redis.set(played.keys.outbox("s1"), "no stream")
     played.tick(10_000)
     await played.fire_timers()
@@ -423,7 +423,7 @@ async def test_data_that_a_server_lost_is_not_in_the_cache_of_the_earlier_primar
 async def test_each_call_stores_a_generation_that_the_cell_never_had(
     redis: Client, played: TimedStore
 ) -> None:
-    """Although time stands still: what is known after it can be told from what was known before."""
+    """Even if the time does not advance, each call stores another generation."""
     seen = [await generation_of(played)]
 
     async def see() -> None:
@@ -540,7 +540,7 @@ async def test_without_the_cache_of_live_state_each_call_reads_it_anew(
 async def test_a_slot_is_free_although_the_call_that_released_it_failed(
     redis: Client, played: TimedStore
 ) -> None:
-    """Nothing is rolled back: where the node stands is put off until the call ends, in any way."""
+    """Nothing is rolled back: the deferred load of the node is written however the call ends."""
     node = await played.join("n1", slots=2)
     session = await played.open("s1")
     for seq in range(2):
@@ -566,7 +566,7 @@ def lua_texts() -> dict[str, str]:
 
 
 def test_live_state_is_written_only_by_modules_that_update_the_cache() -> None:
-    """Whoever else writes it has to say so to memory, and is told here."""
+    """Every module that writes live state has to update the cache."""
     reads = "ZRANGE|ZCARD|ZSCORE|HGET|HMGET|SMEMBERS|EXISTS"
     for key, writers in WRITERS.items():
         writes = re.compile(rf"\('(?!{reads})[A-Z]+', (?:{key})")
@@ -574,7 +574,7 @@ def test_live_state_is_written_only_by_modules_that_update_the_cache() -> None:
 
 
 def test_stable_state_is_written_through_the_cache_alone() -> None:
-    """Whoever adds a write of it is told here, if not by a decision on what is no more."""
+    """A write that bypasses the cache fails this test."""
     count = 0
     for name, text in lua_texts().items():
         for call in re.finditer(CHANGE, text):

@@ -85,7 +85,7 @@ async def test_a_call_begins_as_the_first_one_did(
 async def test_a_call_that_fails_halfway_has_written_what_it_deferred(
     redis: Client, store: TimedStore
 ) -> None:
-    """The first chunk is stored and its number is taken: to send it again changes nothing."""
+    """The first chunk is stored with its number: a repeated chunk changes nothing."""
     first, broken = await store.open("s1"), await store.open("s2")
     key = store.keys.session("s2")
     whole = await redis.dump(key) or b""

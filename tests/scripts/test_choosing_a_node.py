@@ -189,7 +189,7 @@ async def test_rule_17_the_event_says_why_the_affinity_node_was_not_taken(
     await store.dispatch()
     (message,) = await assigned(store, node)
     await reply(store, node, message["j"])
-    if why == "draining":  # it must hold something, or it is gone at once
+    if why == "draining":  # without a lease a draining node is gone at once
         await speak(store, "busy", **TTS)
         await store.dispatch()
     if why == "suspended":

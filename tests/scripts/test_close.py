@@ -138,7 +138,7 @@ async def test_rule_6_live_attempts_and_waiting_jobs_stop_with_their_outcomes(
         "ZRANGE", store.keys.timers, 0, -1, key=store.keys.timers
     )
     kinds = sorted(member.decode().partition("|")[0] for member in timers)
-    assert kinds == ["leases", "node", "retire"]  # of leases that have ended: it finds none
+    assert kinds == ["leases", "node", "retire"]  # the timer of leases that have ended
 
 
 async def test_rule_6_a_close_wait_of_many_ends_in_bounded_steps(store: TimedStore) -> None:

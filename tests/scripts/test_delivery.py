@@ -227,7 +227,7 @@ async def test_rule_25_many_that_waited_go_out_in_bounded_steps(store: TimedStor
 async def test_rule_25_a_close_in_the_middle_of_such_steps_keeps_the_order(
     store: TimedStore,
 ) -> None:
-    """130 wait behind the first, another is missing: closing ends all of them in order."""
+    """130 endings are held for the first, another is missing: closing ends all of them in order."""
     node, session, messages = await assigned(store, 140)
     await keep(store, node, messages)
     for message in messages[1:131]:
@@ -498,7 +498,7 @@ async def test_a_stream_holds_sixteen_mebibytes_and_not_more(store: TimedStore) 
 async def test_what_is_within_sixteen_mebibytes_stays_for_a_reader_that_confirms(
     store: TimedStore,
 ) -> None:
-    """Bytes that were confirmed away no longer count against what came after them."""
+    """Bytes of confirmed entries no longer count."""
     node, session, (message,) = await assigned(store, 1)
     await bulk(store, node, message, 200)
     newest = await store.read_range(store.keys.outbox("s1"), "-", "+", 8, newest_first=True)

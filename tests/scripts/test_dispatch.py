@@ -103,7 +103,7 @@ async def put_entry(store: TimedStore, d: str | dict[str, Any], k: str = "uttera
 
 
 async def test_rule_10_a_repeated_entry_has_no_effect_at_any_time(store: TimedStore) -> None:
-    """While it runs, while it waits, after it ended: the key is taken."""
+    """While the job runs, waits, or has ended: its key exists."""
     node = await store.join(slots=1)
     await speak(store, "s1")
     first, _ = await newest_entry(store)
@@ -214,7 +214,7 @@ POISON: dict[str, dict[str, Any] | str] = {
 async def test_an_unreadable_entry_is_dead_lettered_before_a_write_and_the_others_go_on(
     store: TimedStore, case: str
 ) -> None:
-    node = await store.join(slots=1)  # one job runs, one waits: both ways are tried
+    node = await store.join(slots=1)  # one job runs, one waits
     await speak(store, "s1")
     await speak(store, "s3")
     _, good = await newest_entry(store)
@@ -224,7 +224,7 @@ async def test_an_unreadable_entry_is_dead_lettered_before_a_write_and_the_other
         wrong = line_of({k: v for k, v in (good | wrong).items() if v is not None})
     key = store.keys.dispatch
     await store.transport.command("XDEL", key, await store.last_id(key), key=key)
-    await put_entry_at_now(store, wrong)  # in place of the good one, whose outcome is open
+    await put_entry_at_now(store, wrong)  # instead of the valid entry, whose outcome is open
     store.tick(1)
     await speak(store, "s2")
     await store.dispatch()
@@ -274,7 +274,7 @@ async def test_a_command_that_fails_before_the_first_write_names_its_error(
     assert parked["partial"] == "0"
     assert "WRONGTYPE" in parked["reason"]
     await store.transport.command("DEL", key, key=key)
-    await put_entry(store, parked["d"])  # put back, it is dispatched
+    await put_entry(store, parked["d"])  # the restored entry is dispatched
     assert await store.dispatch() == 1
     await check(store)
 
@@ -305,7 +305,7 @@ async def test_the_group_says_how_far_dispatch_is(store: TimedStore) -> None:
 async def test_a_cell_without_its_group_is_an_error_and_changes_nothing(
     store: TimedStore,
 ) -> None:
-    """The next program that starts makes it again."""
+    """The next program that starts creates the group again."""
     await store.join()
     await speak(store, "s1")
     key = store.keys.dispatch

@@ -28,7 +28,7 @@ BACK_MS = 4_000
 EIGHT = ["ar", "de", "es", "fr", "it", "ja", "ko", "pt"]
 
 
-async def work(store: TimedStore) -> int:
+async def queue_length(store: TimedStore) -> int:
     """The number of entries in the dispatch queue."""
     return len(await store.read_range(store.keys.dispatch, "-", "+", 100))
 
@@ -37,7 +37,7 @@ async def test_rule_11_one_call_finalizes_and_dispatches(store: TimedStore) -> N
     node = await store.join()
     await store.dispatch_jobs(BACK_MS)
     session = await speak(store, "s1")
-    assert await work(store) == 0
+    assert await queue_length(store) == 0
     finalized, dispatched = (await store.log())[-2:]
     assert (finalized.type, dispatched.type) == ("UtteranceFinalized", "JobDispatched")
     assert dispatched.cause == f"log/{finalized.id}"
@@ -86,15 +86,15 @@ def _told(event: Event) -> tuple[str, dict[str, Any]]:
 
 
 async def test_without_a_dispatcher_jobs_wait_in_the_dispatch_queue(store: TimedStore) -> None:
-    """It said until when it will be back; from that moment on it is not there."""
+    """The presence lease of the dispatcher has ended."""
     await store.join(slots=8)
     await store.dispatch_jobs(BACK_MS)
     store.tick(BACK_MS - 1)
     await speak(store, "s1")
-    assert await work(store) == 0
+    assert await queue_length(store) == 0
     store.tick(1)
     await speak(store, "s2")
-    assert await work(store) == 1
+    assert await queue_length(store) == 1
     assert await order_of_dispatch(store) == ["s1/0"]
     await store.dispatch_jobs(BACK_MS)
     await speak(store, "s3")
@@ -110,12 +110,12 @@ async def test_a_dispatcher_that_cannot_dispatch_is_not_there(store: TimedStore)
     with pytest.raises(ResponseError, match="NOGROUP"):
         await store.dispatch_jobs(BACK_MS)
     await speak(store, "s2")
-    assert await work(store) == 2
+    assert await queue_length(store) == 2
     assert await order_of_dispatch(store) == []
 
 
 async def test_rule_15_only_jobs_with_full_nodes_count_as_waiting(store: TimedStore) -> None:
-    """For them a dispatcher pauses; what no node can do is no reason to."""
+    """A dispatcher pauses for them, but not for jobs that no node can serve."""
     await store.join(slots=1)
     await speak(store, "s1", targets=["fr"])
     await speak(store, "s2", count=4)
@@ -129,7 +129,7 @@ async def test_no_job_overtakes_the_dispatch_queue(store: TimedStore) -> None:
     await speak(store, "s1", count=14)
     await store.dispatch_jobs(BACK_MS)  # takes twelve of them
     await speak(store, "s2")
-    assert await work(store) == 3
+    assert await queue_length(store) == 3
     await store.dispatch_jobs(BACK_MS)
     await speak(store, "s3")
     assert (await order_of_dispatch(store))[-4:] == ["s1/12", "s1/13", "s2/0", "s3/0"]
@@ -148,7 +148,7 @@ async def test_rule_18_a_job_that_finds_no_slot_waits_as_it_would(store: TimedSt
     ]
     await finish_one(store, node)
     assert await order_of_dispatch(store) == ["s1/0", "s2/0"]
-    assert await work(store) == 0
+    assert await queue_length(store) == 0
     await check(store)
 
 
@@ -159,10 +159,10 @@ async def test_a_call_dispatches_at_most_eight_jobs(store: TimedStore) -> None:
     chunks = [_final(session, seq) for seq in range(4)]
     assert [_word(reply) for reply in await store.append_audio(chunks)] == ["ok"] * 4
     assert await order_of_dispatch(store) == ["s1/0"] * 3 + ["s1/1"] * 3
-    assert await work(store) == 2
+    assert await queue_length(store) == 2
     await store.dispatch()
     await speak(store, "s2", targets=EIGHT)
-    assert await work(store) == 0
+    assert await queue_length(store) == 0
     assert len(await order_of_dispatch(store)) == 20
     await check(store)
 
@@ -192,21 +192,21 @@ async def test_a_pause_and_a_close_dispatch_too(store: TimedStore) -> None:
     await store.timers()
     await store.close_session(closing.session, closing.epoch)
     assert await order_of_dispatch(store) == ["s1/0", "s2/0"]
-    assert await work(store) == 0
+    assert await queue_length(store) == 0
     await check(store)
 
 
 async def test_an_error_of_eager_dispatch_is_dead_lettered_and_the_finalize_succeeds(
     store: TimedStore,
 ) -> None:
-    """As in `work`: nothing of it was written, and once what broke is mended it goes again."""
+    """As in the dispatch queue: nothing was written, and a retry succeeds after the repair."""
     await store.join()
     await store.dispatch_jobs(BACK_MS)
     key = store.keys.active_revision("group")
     await store.transport.command("HSET", key, "a", "b", key=key)
     session = await speak(store, "s1")
     (entry,) = await store.read_range(store.keys.dead_letters, "-", "+", 100)
-    assert await work(store) == 0
+    assert await queue_length(store) == 0
     assert await order_of_dispatch(store) == []
     await store.transport.command("DEL", key, key=key)
     retried = await store.retry_dead_letter(entry[0], force=False)
@@ -266,7 +266,7 @@ async def test_rule_11_producers_that_finalize_while_dispatchers_run(store: Time
 async def test_rule_18_what_a_call_queues_itself_counts_for_its_next_chunk(
     store: TimedStore,
 ) -> None:
-    """Three may wait, nobody serves, and each chunk is a job."""
+    """Three jobs may wait, there is no node, and each chunk is a job."""
     await store.configure_cell({"tenant_queue_max": 3}, overwrite=True)
     await store.dispatch_jobs(BACK_MS)
     session = await store.open("s1")

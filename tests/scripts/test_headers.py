@@ -83,7 +83,7 @@ def test_arguments_beyond_the_named_ones_are_announced(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_items_have_the_fields_that_the_header_names(name: str) -> None:
-    """Each field that the body reads is one of them, and it reads each."""
+    """The body reads all of these fields, and no other."""
     arguments, root = lua_library.Arguments.of(source(name)), tree(source(name).partition("\n")[2])
     if not arguments.item:
         return

@@ -67,7 +67,7 @@ def test_a_file_includes_exactly_the_modules_that_it_uses(path: str) -> None:
 
 @pytest.mark.parametrize("path", FILES)
 def test_an_include_is_a_line_of_its_own(path: str) -> None:
-    """The loader reads whole lines only: it would take an indented one for a comment."""
+    """The loader reads whole lines only; an indented include would be a comment."""
     lines = [line for line in read(path).splitlines() if "include:" in line]
     assert lines == [f"-- include: {name}" for name in included(path)]
     assert set(included(path)) <= set(MODULES)

@@ -224,7 +224,7 @@ async def test_rule_3_an_empty_last_chunk_after_a_pause_belongs_to_nothing(
 
 
 async def test_rule_4_silence_is_measured_per_utterance(store: TimedStore) -> None:
-    """The first chunk after a long silence begins an utterance; it is none of its own."""
+    """The first chunk after a long silence begins an utterance with the chunks that follow."""
     session = await store.open()
     await store.say(session, 0, end_of_utterance=True)
     seq = 1

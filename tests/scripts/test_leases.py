@@ -169,7 +169,7 @@ async def test_rule_19_remaining_leases_of_a_node_end_before_those_of_another(
 async def test_rule_19_leases_whose_timer_was_lost_end_in_the_order_of_their_ends(
     calm: TimedStore, redis: Client
 ) -> None:
-    """Time went on without it: two are over when it is back."""
+    """Two leases have expired when the timer role returns."""
     node = await calm.join()
     await say(calm, "s1", 2)
     await extend(calm, node, (await assigned(calm, node))[0]["j"], 32_000)
@@ -213,7 +213,7 @@ async def test_rule_13_the_silence_of_a_node_comes_before_leases_that_ended_late
 async def test_rule_19_leases_of_a_registration_that_is_over_end_too(
     calm: TimedStore, redis: Client
 ) -> None:
-    """16 of 20 were dispatched again when it ended; the timer to go on with the rest was lost."""
+    """16 of 20 leases were dispatched again at its end; the timer for the rest was lost."""
     await calm.join(slots=20)
     await say(calm, "s1", 20)
     calm.tick(5_000)

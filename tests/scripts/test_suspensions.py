@@ -193,7 +193,7 @@ async def test_rule_14_a_new_registration_has_no_suspensions(store: TimedStore) 
 async def test_rule_14_a_class_that_a_suspension_creates_watches_its_requirements(
     store: TimedStore,
 ) -> None:
-    """The suspended node's new class learns what waits, and does not list what it cannot do."""
+    """The new class watches the waiting requirements that it serves, and no other."""
     node = await store.join(features=["tts"], slots=1)
     await speak(store, "s1", **TTS)
     await speak(store, "s2")

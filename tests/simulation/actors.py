@@ -331,7 +331,7 @@ class SimNode:
         self.store, self.name, self.settings = cluster.store, name, settings
 
     def start(self) -> None:
-        """Also while an older process of this id is frozen: it is superseded then."""
+        """An older process of this id that is frozen is superseded."""
         group = self.cluster.process(f"node-{self.name}")
         self.world.on_crash[group] = self.start
         self.world.start(f"{group} main", group, self._main(group))

@@ -106,7 +106,7 @@ def _simulate(
 ) -> Verdict:
     server.flushall()
     load_functions(server)
-    random.seed(seed)  # what roles draw for their pauses
+    random.seed(seed)  # for the random pauses of roles
     world, observations = World(server, seed), Observations()
     cluster = Cluster(world, observations)
     settings = {name: getattr(SETTINGS, name) for name in SETTINGS.__struct_fields__}
@@ -128,7 +128,7 @@ def _simulate(
     has_trimmed = world.untrim(cluster.store.keys.log)
     log = _log(cluster, world)
     broken += violations(log, observations) + _tame(world, log)
-    if has_trimmed:  # now it can be folded from its start
+    if has_trimmed:  # the log can be folded from its start again
         broken += _verified(cluster, world, None, passed_over=("I10", "log"))
     if open_:
         broken.append(f"never closed, or never sealed: {open_}")

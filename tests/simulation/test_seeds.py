@@ -22,7 +22,7 @@ def test_a_seed_replays_exactly() -> None:
 
 
 def test_a_seed_ends_the_same_whether_or_not_live_state_is_cached() -> None:
-    """In a process of its own, as `run_many` does: a seed sets what is global in the process."""
+    """Each seed runs in its own process, as in `run_many`: a seed sets global state."""
     with ProcessPoolExecutor(1) as pool:
         uncached, cached = (pool.submit(some, [7, 9], live).result() for live in (0, 1))
     assert uncached == cached

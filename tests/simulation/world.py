@@ -53,7 +53,7 @@ class Request:
     until_ms: int = 0
     block: tuple[Mapping[str, str], int] | None = None
     is_local: bool = False
-    """It reaches no server: it may be late, or the process may die at it, and nothing else."""
+    """A wait reaches no server: it may be late, or the process may die during it."""
 
     def __await__(self) -> Generator[Request, Any, Any]:
         return (yield self)
@@ -117,7 +117,7 @@ class SimTransport:
 
 
 async def on_disk(work: Callable[[], T]) -> T:
-    """In place of `disk.in_thread`: a process may die before or after what it does to files."""
+    """Instead of `disk.in_thread`: a process may die before or after a write to files."""
     done: T = await Request(work, is_local=True)
     return done
 
@@ -140,7 +140,7 @@ class World:
     on_crash: dict[str, Callable[[], None]] = field(default_factory=dict)
     index: list[str] = field(default_factory=list)
     logged: list[tuple[bytes, dict[bytes, bytes]]] = field(default_factory=list)
-    """The log as far as it was ever about to be trimmed."""
+    """The entries of the log before each trim."""
 
     def __post_init__(self) -> None:
         self.rng = random.Random(self.seed)
@@ -156,7 +156,7 @@ class World:
         for actor in [actor for actor in self.actors if actor.group == group]:
             self.actors.remove(actor)
             if inspect.getcoroutinestate(actor.coroutine) == inspect.CORO_CREATED:
-                actor.coroutine.close()  # it had not begun: nothing of it can be thrown at
+                actor.coroutine.close()  # it had not begun, so nothing can be thrown into it
                 continue
             try:
                 actor.coroutine.throw(Crashed())
@@ -174,7 +174,7 @@ class World:
         """The clock of the server: virtual time and its steps."""
         return self.now_ms + self.skew_ms
 
-    # --- what a call does -----------------------------------------------------------------------
+    # --- the effect of a call -----------------------------------------------------------------
 
     def evaluate(self, script: str, keys: Sequence[str], args: Sequence[Arg]) -> Any:
         function = lua_library.library().function(script)
@@ -296,7 +296,7 @@ class World:
         group = self.rng.choice(sorted({actor.group for actor in self.actors}))
         self.thawed_ms[group] = self.now_ms + self.rng.choice((300, 2_000, 20_000, 45_000))
         self.faults["frozen"] += 1
-        # a listener keeps its place for itself: two of them would be one reader reading twice
+        # a listener stores its own position: two would read every entry twice
         if self.rng.random() < 0.5 and not group.startswith("listener"):
             self._replace(group)
             self.faults["replaced while frozen"] += 1

@@ -1,9 +1,9 @@
-"""Real speech for the demo: bundled recordings, an offline recogniser, an offline translator.
+"""Speech for the demo: bundled recordings, an offline recogniser, an offline translator.
 
-    samples      who says what, and the recordings themselves
+    samples      the recordings and their texts
     recogniser   PCM16 to words, with pocketsphinx (extra `speech`)
     translator   words to another language, with apertium where it is installed
-    nodes        both behind a node, as any user would write one
+    nodes        a node whose handler uses both
 
-Never does: scheduling. Nothing else in eventsched imports this package, but for the demo.
+Must not: schedule. Only the demo imports this package.
 """

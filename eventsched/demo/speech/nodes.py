@@ -1,10 +1,11 @@
-"""The recogniser and the translator behind a node, as any user would write one.
+"""A node whose handler recognises and translates speech.
 
     eventsched node eventsched.demo.speech.nodes:node
 
-Owns: the handler. Recognising is bound by the CPU and holds the interpreter's lock, so the handler
-runs in processes of its own, each with a model and translators that stay loaded.
-Never does: anything that a node of yours could not. Read next: recogniser.py, translator.py.
+Owns: the handler. Recognition is bound by the CPU and holds the interpreter lock, so the handler
+runs in processes of its own, in each of which model and translators stay loaded.
+Must not: use anything but the public interface of nodes.
+Read next: recogniser.py, translator.py.
 """
 
 from __future__ import annotations
@@ -24,17 +25,17 @@ from eventsched.node.node import Node
 
 SOURCE = "en"
 TARGETS = ("en", "es")
-"""Spanish is served without apertium too: a result without a translation is still a result."""
+"""Without apertium, a result in Spanish has a transcript and no translation."""
 
 recogniser = cache(Recogniser)
 
 
 @cache
 def translator(target: str) -> Translator:
-    """This process's translator, which ends with it."""
-    made = Translator(SOURCE, target)
-    atexit.register(made.close)
-    return made
+    """The translator of this process, which ends with the process."""
+    instance = Translator(SOURCE, target)
+    atexit.register(instance.close)
+    return instance
 
 
 class Handler:
@@ -57,7 +58,7 @@ class Handler:
 
 
 def warm_handler() -> Handler:
-    """The handler as a worker process loads it: with its model, so that no job waits for that."""
+    """The handler with its model loaded, as a worker process unpickles it."""
     recognise(b"", RATE)
     for target in TARGETS:
         with suppress(TranslationFailed):
@@ -66,14 +67,14 @@ def warm_handler() -> Handler:
 
 
 def make_node(name: str, *, slots: int = 1) -> Node:
-    """A node that listens to English and answers in TARGETS."""
-    made = Node(name, sources=[SOURCE], targets=TARGETS, slots=slots)
-    made.job(processes=True)(Handler())
-    return made
+    """A node from English into TARGETS."""
+    speech_node = Node(name, sources=[SOURCE], targets=TARGETS, slots=slots)
+    speech_node.job(processes=True)(Handler())
+    return speech_node
 
 
 def recognise(pcm: bytes, sample_rate: int) -> str:
-    """The words, by the recogniser of the process that this runs in."""
+    """The words of an utterance, by the recogniser of this process."""
     return recogniser().recognise(
         pcm if sample_rate == RATE else resample(array("h", pcm), sample_rate, RATE).tobytes()
     )

@@ -1,8 +1,9 @@
-"""English speech to words, offline.
+"""An offline recogniser of English speech.
 
-Owns: one pocketsphinx decoder and its model, which its wheel carries.
-Never does: scheduling, or leaving its thread. It is bound by the CPU (0.2 of real time) and holds
-the interpreter's lock meanwhile, so it belongs in a process of its own. Read next: nodes.py.
+Owns: one pocketsphinx decoder with the model in its wheel.
+Must not: use threads. Recognition is bound by the CPU (0.2 of real time) and holds the interpreter
+lock, so it belongs in a process of its own.
+Read next: nodes.py.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ class SpeechNotInstalled(EventschedError):
 
 
 def require_recogniser() -> None:
-    """Raises SpeechNotInstalled unless a Recogniser can be made here; cheap, loads no model."""
+    """Raise SpeechNotInstalled if the recogniser is not installed. Loads no model."""
     _pocketsphinx()
 
 
@@ -36,30 +37,32 @@ def _pocketsphinx() -> Any:
 
 
 class Recogniser:
-    """A decoder that is kept: loading its model takes far longer than a sentence."""
+    """A decoder for many utterances: loading its model takes far longer than one utterance."""
 
     def __init__(self) -> None:
         self._pocketsphinx = _pocketsphinx()
         self._decoder = self._pocketsphinx.Decoder(loglevel="FATAL", samprate=RATE)
 
     def recognise(self, pcm: bytes) -> str:
-        """The words of one utterance (mono PCM16 at 16 kHz), lower case; empty when none.
+        """The words of one utterance (mono PCM16 at 16 kHz) in lower case; empty without speech.
 
-        The last word is only heard with some silence behind it: 200 ms will do.
+        The last word is only recognised if some silence follows it; 200 ms are enough.
         """
         if not self._holds_speech(pcm):
-            return ""  # asked nevertheless, the decoder makes up a word
+            return ""  # the decoder would return a word for noise
         decoder = self._decoder
         decoder.start_utt()
         try:
             decoder.process_raw(pcm, full_utt=True)
         finally:
-            decoder.end_utt()  # or the decoder would refuse the next utterance
-        heard = decoder.hyp()
-        return heard.hypstr if heard else ""
+            decoder.end_utt()  # else the decoder refuses the next utterance
+        hypothesis = decoder.hyp()
+        return hypothesis.hypstr if hypothesis else ""
 
     def _holds_speech(self, pcm: bytes) -> bool:
-        detector = self._pocketsphinx.Vad(sample_rate=RATE)  # it remembers: a new one each time
+        detector = self._pocketsphinx.Vad(
+            sample_rate=RATE
+        )  # stateful, so a new one for each utterance
         size = detector.frame_bytes
         frames = (pcm[at : at + size] for at in range(0, len(pcm) - size + 1, size))
         return any(detector.is_speech(frame) for frame in frames)

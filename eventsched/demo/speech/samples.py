@@ -1,7 +1,8 @@
 """The bundled recordings: three speakers, three sentences each, spoken by synthetic voices.
 
 Owns: reading voices/index.json and the WAV files beside it.
-Never does: making them (tools/make_speech.py). Read next: recogniser.py.
+Must not: create them (tools/make_speech.py).
+Read next: recogniser.py.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ BYTES_PER_MS = RATE * 2 // 1000
 
 
 class Utterance(msgspec.Struct, frozen=True):
-    """One sentence and where the recording holds it."""
+    """One sentence and its place in the recording."""
 
     text: str
     from_ms: int
@@ -33,7 +34,7 @@ class Sample(msgspec.Struct, frozen=True):
     def pcm(self) -> bytes:
         """The whole recording: mono PCM16 at 16 kHz.
 
-        The file is compressed in blocks; what fills its last block is left out.
+        The file is compressed in blocks; the padding of its last block is left out.
         """
         with as_file(files(__package__) / "voices" / f"{self.speaker}.wav") as path:
             return read_wav(path)[: self.utterances[-1].to_ms * BYTES_PER_MS]

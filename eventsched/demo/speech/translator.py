@@ -1,8 +1,9 @@
-"""Words to another language, offline.
+"""An offline translator of texts.
 
-Owns: one apertium pipeline per pair and process, started when first used, and its protocol: a
-text ends with a NUL byte, each stage (`-z`) flushes at it, the translation ends with one too.
-Never does: recognising; failing for want of apertium: without it a translation is none.
+Owns: one apertium pipeline for each language pair and process, started on first use, and its
+protocol: a NUL byte ends a text, each stage (`-z`) flushes at it, and a NUL byte ends the
+translation.
+Must not: recognise speech; fail without apertium (then there is no translation).
 Read next: nodes.py.
 """
 
@@ -21,12 +22,12 @@ from pathlib import Path
 from eventsched.errors import EventschedError
 
 CODES = {"ca": "cat", "en": "eng", "es": "spa", "fr": "fra", "gl": "glg", "pt": "por"}
-"""Language tags to the codes that apertium names its modes by."""
+"""Apertium's language codes by language tag."""
 REPLY_S_MAX = 10.0
 SPECIAL = re.compile(r"([\[\]{}^$/\\@<>])")
 ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 END = ".[]"
-"""Ends the sentence without a mark of its own, as apertium's own text filter does."""
+"""Ends a sentence that has no full stop, as apertium's own text filter does."""
 
 
 class TranslationFailed(EventschedError):
@@ -44,11 +45,11 @@ class Translator:
 
     @property
     def available(self) -> bool:
-        """Whether `translate` gives a text."""
+        """Whether `translate` returns a translation."""
         return self.same or self._mode is not None
 
     def translate(self, text: str) -> str | None:
-        """The text in the target language; none when nothing here can translate it."""
+        """The text in the target language; none if apertium or the pair is not installed."""
         if self.same or not text:
             return text
         if self._mode is None:
@@ -57,33 +58,33 @@ class Translator:
             if not self._stages:
                 self._stages = start_pipeline(self._mode)
             try:
-                return decode(self._ask(encode(text)))
+                return decode(self._exchange(encode(text)))
             except (OSError, TranslationFailed) as error:
-                self._stop()  # a late answer must not become the next text's
+                self._stop()  # a late reply must not be taken for that of the next text
                 raise TranslationFailed(f"apertium did not translate: {error}") from error
 
     def close(self) -> None:
-        """Ends the pipeline's programs and waits for them."""
+        """End the programs of the pipeline and wait for them."""
         with self._lock:
             self._stop()
 
-    def _ask(self, question: bytes) -> bytes:
+    def _exchange(self, request: bytes) -> bytes:
         sink, source = self._stages[0].stdin, self._stages[-1].stdout
         assert sink is not None
         assert source is not None
-        sink.write(question)
+        sink.write(request)
         sink.flush()
-        answer = bytearray()
+        reply = bytearray()
         until = time.monotonic() + REPLY_S_MAX
-        while not answer.endswith(b"\0"):
+        while not reply.endswith(b"\0"):
             ready, _, _ = select.select([source], [], [], max(until - time.monotonic(), 0))
             if not ready:
                 raise TranslationFailed(f"no answer within {REPLY_S_MAX:.0f} s")
-            got = os.read(source.fileno(), 1 << 16)
-            if not got:
+            data = os.read(source.fileno(), 1 << 16)
+            if not data:
                 raise TranslationFailed("its programs ended")
-            answer += got
-        return bytes(answer[:-1])
+            reply += data
+        return bytes(reply[:-1])
 
     def _stop(self) -> None:
         stages, self._stages = self._stages, []
@@ -97,7 +98,7 @@ class Translator:
 
 
 def find_mode(source: str, target: str) -> Path | None:
-    """The file that lists the pair's stages; none where apertium or the pair is not installed."""
+    """The mode file of a language pair; none if apertium or the pair is not installed."""
     program = shutil.which("apertium")
     names = [CODES.get(tag, tag) for tag in (source, target)]
     if program is None:
@@ -108,7 +109,7 @@ def find_mode(source: str, target: str) -> Path | None:
 
 
 def stage_commands(mode: str) -> list[list[str]]:
-    """The commands of a mode file, each told to flush at NUL; unknown words go unmarked."""
+    """The commands of a mode file, with options to flush at NUL and not to mark unknown words."""
     commands = []
     for stage in mode.strip().split("|"):
         words = shlex.split(stage.replace("$1", "-n").replace("$2", ""))
@@ -117,7 +118,7 @@ def stage_commands(mode: str) -> list[list[str]]:
 
 
 def start_pipeline(mode: Path) -> list[subprocess.Popen[bytes]]:
-    """Starts the mode's programs, each reading what the one before it writes."""
+    """Start the programs of a mode file as a pipeline."""
     stages: list[subprocess.Popen[bytes]] = []
     for command in stage_commands(mode.read_text()):
         before = stages[-1].stdout if stages else None
@@ -126,23 +127,23 @@ def start_pipeline(mode: Path) -> list[subprocess.Popen[bytes]]:
                 command,
                 stdin=before or subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                # Ctrl-C is for us: what is in flight is still translated. They end at end of file.
+                # Ctrl-C must not end them: pending texts are still translated. They end with stdin.
                 start_new_session=True,
             )
         )
         if before is not None:
-            before.close()  # only the stages hold the pipes between them
+            before.close()  # only the stages keep the pipes between them open
     return stages
 
 
 def encode(text: str) -> bytes:
-    """A plain text as apertium's stream format."""
-    spoken = re.sub(r"\bi\b", "I", text.replace("\0", " "))  # recognisers write it small
-    return SPECIAL.sub(r"\\\1", spoken).encode() + END.encode() + b"\0"
+    """A plain text in apertium's stream format."""
+    cased = re.sub(r"\bi\b", "I", text.replace("\0", " "))  # recognisers write it in lower case
+    return SPECIAL.sub(r"\\\1", cased).encode() + END.encode() + b"\0"
 
 
 def decode(stream: bytes) -> str:
-    """The text of a reply, without the mark that ended the sentence."""
+    """The text of a reply, without the added end of the sentence."""
     text = stream.decode("utf-8", "replace")
     text = ESCAPED.sub(r"\1", text.removesuffix("[]").rstrip().removesuffix("."))
     return " ".join(text.split())

@@ -1,10 +1,11 @@
-"""The speech node in a process of its own, warm before it registers.
+"""A process with one speech node, which loads its model before it registers.
 
     EVENTSCHED_URL=URL python -m eventsched.demo.speech.worker NAME
 
-Owns: the life of that process: it says one line once it has a server, registers once its model is
-loaded, and SIGTERM or SIGINT drains it, in a bounded time whether or not the server is still there.
-Never does: handling (nodes.py). Read next: demo/run.py, which starts it.
+Owns: the life of this process. It prints one line when it is connected, registers once its model is
+loaded, and drains at SIGTERM or SIGINT, in bounded time even if the server is away.
+Must not: process speech (nodes.py).
+Read next: demo/run.py, which starts it.
 """
 
 from __future__ import annotations

@@ -151,8 +151,8 @@ end
 -- Set the gap timer by the ending that has been held for longest, or cancel the timer. The field
 -- `w:<target>` of the session exists while endings of the target are held.
 local function update_gap_timer(session, target)
-  local held_at = keys.of('out_of_order_at', session, target)
-  local longest = redis.call('ZRANGE', held_at, 0, 0, 'WITHSCORES')
+  local longest = redis.call('ZRANGE', keys.of('out_of_order_at', session, target), 0, 0,
+    'WITHSCORES')
   local id = keys.full(session) .. '|' .. target
   local speaker = speaker_of(session, target)
   if longest[1] then

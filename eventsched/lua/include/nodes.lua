@@ -103,8 +103,8 @@ end
 function nodes.acquire_slot(node, job_key)
   local count = nodes.lease_count(node)
   if count == 0 then
-    local id = node.name .. '|' .. node.epoch_text
-    timers.set_earlier(clock.now() + nodes.lease_ms_min, 'leases', id)
+    timers.set_earlier(clock.now() + nodes.lease_ms_min, 'leases',
+      node.name .. '|' .. node.epoch_text)
   end
   if write('ZADD', node.leases, clock.text(), job_key) == 1 then change_count(node, count, 1) end
 end
