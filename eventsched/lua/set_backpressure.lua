@@ -22,7 +22,7 @@ local seen_no, limit_no = validate.int(seen, 0, 1e14), validate.int(limit, 0, 1e
 if not reasons[reason] then
   return validate.invalid('reason', 'memory, group, archive or dead_letters')
 end
-if raised ~= '0' and raised ~= '1' then return validate.invalid('raised', '0 or 1') end
+if is_active ~= '0' and is_active ~= '1' then return validate.invalid('is_active', '0 or 1') end
 if not seen_no or not limit_no then return validate.invalid('seen', 'whole numbers below 1e14') end
 local active = strings.set_of(redis.call('HGET', keys.counters, 'backpressure') or '')
 if (active[reason] or false) == (is_active == '1') then return 'unchanged' end
