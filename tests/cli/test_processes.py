@@ -124,7 +124,7 @@ def test_ctrl_c_while_python_still_imports_is_no_traceback(tmp_path: Path, impor
 def test_a_lost_archive_is_abandoned_by_its_key_and_with_yes(tmp_path: Path) -> None:
     data, archive = tmp_path / "data", tmp_path / "archive"
     with program(data, "up", "--archive", str(archive), "--json") as up:
-        up.wait_for_log('"archives"')
+        up.wait_for_log('"archiving"')
         running = run(data, "audit", "abandon")
         key = re.search(r"c0 has ([0-9a-f]+);", running.stderr.decode())
         assert key, running.stderr
