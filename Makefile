@@ -23,7 +23,7 @@ $(STAMP): pyproject.toml requirements/dev.txt tools/setup
 
 # Each core runs a part of the tests; a core that is done takes tests from the others.
 PYTEST := $(BIN)/python -m pytest
-PARALLEL := -n auto --dist worksteal
+PARALLEL := -n $$(( $$(getconf _NPROCESSORS_ONLN) + 1 )) --dist worksteal
 FAST := tests/unit tests/projections tests/golden tests/layout tests/docs/test_docs.py \
 	tests/docs/test_pages.py tests/docs/test_glossary_and_decisions.py \
 	tests/archive/test_merkle.py tests/encryption/test_keystore.py

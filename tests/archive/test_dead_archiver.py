@@ -164,7 +164,7 @@ async def test_a_set_that_starts_after_trimming_logs_the_remedy(
     trimmed_count = await archived.views.trimmed_count()
     count, (line,) = await counted(archived)
     assert count < 14
-    assert (line["event"], line["entries_gone"]) == ("starts mid-history", trimmed_count)
+    assert (line["event"], line["trimmed_entries"]) == ("starts mid-history", trimmed_count)
     assert line["projection_set"] == "counts"
     assert line["remedy"] == f"eventsched rebuild counts --archive {archived.path}"
     await Rebuild(archived.views, COUNTS, ["counts"], history=await archived.history()).run()

@@ -70,7 +70,7 @@ async def test_each_node_is_listed_with_the_reason_why_it_was_not_chosen(
         "draining": ("draining", ""),
         "suspended": ("suspended", "feature tts: MODEL_NOT_AVAILABLE"),
         "french": ("unable", "no target es"),
-        "plain": ("unable", "no service tts"),
+        "plain": ("unable", "no feature tts"),
         "gone": ("gone", "drained"),  # gone after the job was made; earlier ones are not listed
     }
     assert (decision.rule, decision.node) == ("load", store.keys.full("chosen"))
@@ -101,7 +101,7 @@ async def test_a_second_attempt_has_the_node_and_the_end_of_the_first(
     ]
     first_decision, second_decision = explanation.decisions
     assert (first_decision.last, second_decision.last) == ("", n1)
-    assert verdicts(store, second_decision)["n1"] == ("last", "the attempt before was there")
+    assert verdicts(store, second_decision)["n1"] == ("last", "the previous attempt ran there")
 
 
 async def test_a_wait_has_its_reason_the_jobs_ahead_and_its_end(
@@ -118,7 +118,7 @@ async def test_a_wait_has_its_reason_the_jobs_ahead_and_its_end(
     explanation = await explain_job(store, redis, key(store, "s1", 1))
     queued, dispatched = explanation.decisions
     assert (queued.reason, queued.ahead) == ("NO_AVAILABLE_NODE", 1)
-    assert queued.detail == "jobs of the same requirement wait already: it joins them"
+    assert queued.detail == "other jobs of the same requirement already wait"
     assert verdicts(store, queued) == {"n1": ("full", "")}
     assert (dispatched.rule, dispatched.compared) == ("fill", 1)
     name, ms, waited_for = stages(explanation)[3]
@@ -137,7 +137,7 @@ async def test_a_released_slot_is_given_to_a_waiting_job(store: TimedStore, redi
     await reply(store, node, key(store), status="failed", code="BROKEN", retryable=True)
     explanation = await explain_job(store, redis, key(store))
     assert explanation.decisions[1].detail == (
-        "the slot that it has just given back goes to those who wait for it"
+        "the slot that it has just released goes to a waiting job"
     )
 
 
@@ -151,7 +151,7 @@ async def test_a_result_behind_a_gap_names_the_missing_number(
     store.tick(900)
     await reply(store, node, key(store, utterance=0), status="no_speech")
     explanation = await explain_job(store, redis, key(store, utterance=1))
-    assert stages(explanation)[-1] == ("delivery", 900, "#1 in order, behind #0 (u0: no_speech)")
+    assert stages(explanation)[-1] == ("delivery", 900, "#1 in order, after #0 (u0: no_speech)")
 
 
 async def test_a_missing_outcome_and_one_that_was_never_dispatched(
@@ -165,7 +165,7 @@ async def test_a_missing_outcome_and_one_that_was_never_dispatched(
     await store.timers()
     explanation = await explain_job(store, redis, key(store))
     assert (explanation.outcome, explanation.attempts) == ("missing", 1)
-    assert explanation.stages[-1].waited_for == "given up: gap"
+    assert explanation.stages[-1].waited_for == "missing: gap"
     session = await speak(store, "s2")
     await store.close_session(session.session, session.epoch)
     store.tick(30_000)

@@ -143,7 +143,7 @@ async def test_poison_entries_become_dead_letters_and_all_others_are_processed(
         await until("both are dead letters", lambda: _has_dead_letters(store, 2))
         await until("all is folded", lambda: _is_folded(store))
         listed = [json.loads(line) for line in _asked(own_server.url, "dead-letters").splitlines()]
-        assert [letter["from"] for letter in listed] == ["dispatch", "log"]
+        assert [letter["source"] for letter in listed] == ["dispatch", "log"]
         assert "no line of a session" in listed[0]["reason"]
         assert "SomethingNew" in listed[1]["reason"]
         assert not any(letter["partial"] for letter in listed)

@@ -134,7 +134,7 @@ async def test_a_watching_status_shows_that_the_server_is_away_and_back(
         watching = fleet.start("eventsched.cli", "--url", own_server.url, "status", "-w")
         await watching.wait_for("cell c0")
         await anyio.to_thread.run_sync(own_server.kill)
-        await watching.wait_for("server away: no answer from the server")
+        await watching.wait_for("server unavailable: no answer from the server")
         shown = watching.output.count("cell c0")
         await anyio.to_thread.run_sync(own_server.start)
         await until("it shows the cell again", lambda: watching.output.count("cell c0") > shown)

@@ -114,7 +114,7 @@ async def test_without_the_beginning_only_the_stored_events_are_used(
     explanation = await why(source, f"{session}:119:es")
     assert [(each.rule, each.nodes) for each in explanation.decisions] == [("session", [])]
     assert explanation.outcome == "result"
-    with pytest.raises(NotFound, match="beginning"):
+    with pytest.raises(NotFound, match="first entries"):
         await replay(source, store.cell, None, None, lambda _: None)
     with pytest.raises(NotFound, match="the beginning of the history is gone"):
         await Reader(source).state("session", session, parse_position(events[-1].id, "at"))

@@ -33,8 +33,8 @@ def test_words_of_each_speaker_are_recognised(recogniser: Recogniser, sample: Sa
 
 
 def test_order_of_speakers_does_not_matter(recogniser: Recogniser) -> None:
-    """One decoder serves whoever speaks next: what it heard before leaves no trace."""
-    spoken = [pcm + SILENCE for sample in samples() for pcm in sample.spoken()]
+    """One decoder serves all speakers; an earlier utterance does not change a later one."""
+    spoken = [pcm + SILENCE for sample in samples() for pcm in sample.spoken()[:2]]
     forwards = [recogniser.recognise(pcm) for pcm in spoken]
     backwards = [recogniser.recognise(pcm) for pcm in reversed(spoken)]
     assert backwards[::-1] == forwards
