@@ -81,7 +81,7 @@ class Session(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
     source: str
     opened_ms: int
     updated_ms: int
-    """Time of the last event of this session."""
+    """Time of the last event that changed this record."""
     status: Status = "open"
     epoch: int = 1
     targets: tuple[str, ...] = ()

@@ -119,3 +119,14 @@ async def test_an_archive_without_segments_and_a_missing_package_are_told(
     monkeypatch.setattr(errors, "find_spec", lambda package: None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'eventsched\[query\]'"):
         Query(archived.folder, "SELECT 1")
+
+
+async def test_the_document_names_every_column_of_every_view(archived: Archived) -> None:
+    await worked(archived)
+    text = (Path(__file__).parents[2] / "docs" / "query.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| \w+ \| (.*) \|$", text, re.MULTILINE)
+    documented = {view: re.findall(r"`(\w+)`", columns) for view, columns in rows}
+    assert documented.keys() == {"events", "jobs", "sessions"}
+    for view, names in documented.items():
+        columns = ask(archived, f"SELECT column_name FROM (DESCRIBE SELECT * FROM {view})")
+        assert [name for (name,) in columns] == names, view

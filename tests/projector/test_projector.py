@@ -572,7 +572,7 @@ async def test_events_after_poison_are_folded(store: TimedStore) -> None:
     await fold_all(projector_of(store, of=ProjectionSet("picky", (Picky(),))))
     assert len(await dead_of(store)) == 2
     views = views_of(store)
-    (stored,) = await views.load("picky", "2.1", ["s1"])
+    (stored,) = await views.load("picky", f"{Sessions.version}.1", ["s1"])
     session = Picky().decode(stored)
     assert (session.utterance, session.results) == (2, 0)
 
@@ -626,11 +626,12 @@ async def test_a_rebuild_switches_readers_and_drops_the_old_revision(store: Time
     old = await records(store, "session")
     report = await Rebuild(views_of(store), CORE, ["session", "group"]).run()
     assert report is not None
-    assert (report.revisions, report.dropped) == ({"session": "2.2", "group": "2.2"}, 2)
-    assert await views_of(store).active_revision("session") == "2.2"
+    revisions = {"session": f"{Sessions.version}.2", "group": "2.2"}
+    assert (report.revisions, report.dropped) == (revisions, 2)
+    assert await views_of(store).active_revision("session") == f"{Sessions.version}.2"
     assert await views_of(store).active_revision("job") == "2.1"
     assert await records(store, "session") == old
-    assert await views_of(store).load("session", "2.1", ["s1"]) == [{}]
+    assert await views_of(store).load("session", f"{Sessions.version}.1", ["s1"]) == [{}]
 
 
 async def test_the_projector_continues_with_the_new_revision(store: TimedStore) -> None:
@@ -643,7 +644,7 @@ async def test_the_projector_continues_with_the_new_revision(store: TimedStore) 
     assert await projector.step() == StepResult("lease_lost", detail="rebuilt")
     await fold_all(projector)
     assert (await view_of(store, "s1")).utterance == 2
-    assert await views_of(store).load("session", "2.1", ["s1"]) == [{}]
+    assert await views_of(store).load("session", f"{Sessions.version}.1", ["s1"]) == [{}]
 
 
 async def test_records_of_a_crashed_rebuild_are_dropped_by_the_next(store: TimedStore) -> None:
@@ -654,18 +655,20 @@ async def test_records_of_a_crashed_rebuild_are_dropped_by_the_next(store: Timed
     with pytest.raises(Cut):
         await broken._fold_and_promote(
             await views.acquire_revision(broken.revision_set, "me", 10_000),  # type: ignore[arg-type]
-            ["2.1"],
-            ["2.2"],
+            [f"{Sessions.version}.1"],
+            [f"{Sessions.version}.2"],
         )
     before = await records(store, "session")
     views = views_of(store, Cutting(store, "drop_revision", after=False))
     with pytest.raises(Cut):
         await Rebuild(views, CORE, ["session"], owner="me").run()
-    assert await views.active_revision("session") == "2.2", "switched, then died before dropping"
+    assert await views.active_revision("session") == f"{Sessions.version}.2", (
+        "switched, then died before dropping"
+    )
     report = await Rebuild(views_of(store), CORE, ["group"]).run()
     assert report is not None
     assert await records(store, "session") == before
-    assert await views.load("session", "2.1", ["s1"]) == [{}]
+    assert await views.load("session", f"{Sessions.version}.1", ["s1"]) == [{}]
     assert await views.checkpoint("rebuild-core") == START
 
 
@@ -746,7 +749,10 @@ async def test_a_rebuild_renews_its_lease_while_it_folds(
     monkeypatch.setattr(history, "batches", one_by_one)
     report = await Rebuild(views, CORE, ["session"], history=history).run()
     assert report is not None
-    assert (report.entries, report.revisions) == (len(await store.log()), {"session": "2.2"})
+    assert (report.entries, report.revisions) == (
+        len(await store.log()),
+        {"session": f"{Sessions.version}.2"},
+    )
 
 
 async def test_a_rebuild_without_any_projector_ever_is_as_empty_as_the_live_view(
@@ -775,7 +781,7 @@ async def test_a_newer_version_waits_then_rebuilds(store: TimedStore) -> None:
     assert (await new.step()).state == "other_version"
     assert await new._rebuild_outdated()
     assert (await new.step()).state == "idle"
-    assert (await views_of(store).active_revision("session")) == "3.2"
+    assert (await views_of(store).active_revision("session")) == f"{Sessions.version + 1}.2"
     assert (await old.step()).state == "standby"
     await new.release()
     assert (await old.step()).state == "other_version"

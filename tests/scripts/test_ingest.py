@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any
 
 import msgspec
@@ -86,16 +87,26 @@ async def test_rule_1_finalizes_of_one_call_are_each_answered_for_itself(
 
 
 @pytest.mark.parametrize(
-    "args",
-    [("x", 0), ("", 0), (1, "x"), (1, ""), (1, -1), (2, 0), (1,), (1, 0, *("s1", 1, 0) * 64)],
+    ("args", "field"),
+    [
+        (("x", 0), "epoch"),
+        (("", 0), "epoch"),
+        ((2, 0), "epoch"),
+        ((1, "x"), "utterance"),
+        ((1, ""), "utterance"),
+        ((1, -1), "utterance"),
+        ((1,), "finalizes"),
+        ((1, 0, *("s1", 1, 0) * 64), "finalizes"),
+    ],
 )
 async def test_finalize_refuses_what_is_malformed(
-    store: TimedStore, redis: Client, args: tuple[int | str, ...]
+    store: TimedStore, redis: Client, args: tuple[int | str, ...], field: str
 ) -> None:
     session = await store.open()
     await store.say(session, 0)
     before = await contents(redis, store)
-    assert (await code_of(store, "finalize_utterances", "s1", *args)).startswith("INVALID_MESSAGE")
+    code = await code_of(store, "finalize_utterances", "s1", *args)
+    assert re.match(rf"INVALID_MESSAGE (field=)?{field}\b", code), code
     assert await contents(redis, store) == before
 
 

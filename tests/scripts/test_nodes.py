@@ -81,15 +81,15 @@ MALFORMED: dict[str, tuple[dict[str, Any], str]] = {
         },
         "targets",
     ),
-    "17 services": ({"features": [f"s{i}" for i in range(17)]}, "features"),
+    "17 features": ({"features": [f"s{i}" for i in range(17)]}, "features"),
     "a language with a colon": ({"sources": ["en:es"]}, "sources"),
     "a language with a bar": ({"sources": ["en|es"]}, "sources"),
     "one letter": ({"targets": ["e"]}, "targets"),
     "four letters": ({"targets": ["engl"]}, "targets"),
     "an open tag": ({"targets": ["en-"]}, "targets"),
     "a target of auto": ({"targets": ["auto"]}, "targets"),
-    "a service with a colon": ({"features": ["a:b"]}, "features"),
-    "a service of 65 letters": ({"features": ["a" * 65]}, "features"),
+    "a feature with a colon": ({"features": ["a:b"]}, "features"),
+    "a feature of 65 letters": ({"features": ["a" * 65]}, "features"),
 }
 
 
@@ -105,7 +105,7 @@ async def test_rule_33_and_34_a_malformed_registration_is_refused_and_changes_no
 
 
 async def test_rule_33_the_largest_registration_is_taken(store: TimedStore) -> None:
-    """64 languages on one side and 1,024 pairs, 16 services of 64 characters, 256 slots."""
+    """64 languages on one side and 1,024 pairs, 16 features of 64 characters, 256 slots."""
     languages = [f"a{chr(97 + i % 26)}{chr(97 + i // 26)}" for i in range(64)]
     features = [f"s{i}".ljust(64, "x") for i in range(16)]
     await store.join(sources=languages, targets=languages[:16], features=features, slots=256)
