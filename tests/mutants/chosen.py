@@ -362,7 +362,7 @@ FAULTS = (
     ),
     Fault(
         "a reader that was overtaken is not told",
-        "_append",
+        "_enqueue",
         "if entry.number != self._expected:",
         "if entry.number < self._expected:",
         (
