@@ -124,7 +124,7 @@ def _tokens(code: str) -> Iterator[tokenize.TokenInfo]:
 FAULTS = (
     Fault(
         "what a zombie saves counts",
-        "_fold",
+        "_fold_and_save",
         'if reply != "saved":',
         'if reply == "never":',
         (PROJECTOR,),
