@@ -232,6 +232,10 @@ class Groups:
         return None
 
     def route(self, event: Event) -> tuple[str, ...]:
+        """Return the name of the event's session.
+
+        For a playback, this is the session whose speech is played.
+        """
         data = event.data
         if isinstance(data, PlaybackStarted | PlaybackEnded):
             return (name_of(data.origin),)

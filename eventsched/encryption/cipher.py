@@ -53,7 +53,7 @@ class SessionCipher:
         return self._encrypt(payload, "chunk", seq) if payload else payload
 
     def decrypt_chunk(self, seq: int, ciphertext: bytes) -> bytes:
-        """Decrypt one chunk of audio."""
+        """Decrypt one chunk of audio. An empty chunk stays empty."""
         return self._decrypt(ciphertext, "chunk", seq) if ciphertext else ciphertext
 
     def encrypt_text(self, kind: ResultKind, utterance: int, target: str, text: Text) -> Text:
