@@ -113,12 +113,13 @@ def jobs_table(board: Board) -> Table:
             duration(row.audio_ms),
             row.node or NONE,
             *map(duration, steps),
-            _ending(row),
+            _outcome_text(row),
         )
     return jobs
 
 
-def _ending(row: Row) -> Text:
+def _outcome_text(row: Row) -> Text:
+    """Return the translation of a result, otherwise the job's current step with its error code."""
     if row.outcome == "result":
         return Text(NONE if row.translation is None else row.translation)
     return Text(f"{row.step} {row.code}".rstrip(), COLOURS.get(row.step, "red"))
