@@ -393,7 +393,7 @@ class SimNode:
         while alive[0]:
             try:
                 lost = await self.store.heartbeat_node(
-                    grant.node, grant.epoch, load=len(held), held=list(held.items())
+                    grant.node, grant.epoch, load=len(held), attempts=list(held.items())
                 )
                 for job in lost:
                     held.pop(job, None)
@@ -545,7 +545,7 @@ class Mischief:
                 )
                 self._count(await store.record_results(f"{CELL}.n0", 1, [stray]))
             case 3:
-                await store.heartbeat_node(f"{CELL}.nobody", 1, load=0, held=[])
+                await store.heartbeat_node(f"{CELL}.nobody", 1, load=0, attempts=[])
             case 4:
                 await store.mark_playback(
                     session, 1, origin="other.cell", target="es", utterance=0, started=True
