@@ -92,7 +92,7 @@ def sessions_table(board: Board) -> Table:
     sessions = table("SPEAKER", "SESSION", "STATE", "SAID")
     for session, speaker in board.speakers.items():
         rows = [row for row in board.rows.values() if row.speaker == speaker]
-        transcripts = {row.utterance: row.said for row in rows}
+        transcripts = {row.utterance: row.transcript for row in rows}
         state = board.states.get(session, "opening")
         sessions.add_row(speaker, session, state, _lines(transcripts))
     return sessions
@@ -128,8 +128,8 @@ def _outcome_text(row: Row) -> Text:
 def _details(row: Row) -> str:
     """The details of the last step."""
     if row.outcome == "result":
-        text = f"“{row.said}”"
-        if row.translation is not None and row.translation != row.said:
+        text = f"“{row.transcript}”"
+        if row.translation is not None and row.translation != row.transcript:
             text += f" → “{row.translation}”"
         return f"{text}  for {', '.join(row.to)}, {duration(row.total_ms)} after its end"
     if row.outcome:
