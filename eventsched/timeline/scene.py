@@ -379,7 +379,7 @@ def _text(event: Event) -> str:
         text = codec.decode_text(event.body)
     except codec.UnreadableText:
         return "\n(unreadable)"
-    if text.sealed:
+    if text.encrypted:
         return f"\n(encrypted, {text.characters} characters)"
     return "".join(f"\n{part}" for part in (text.source_text, text.text) if part)
 

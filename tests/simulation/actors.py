@@ -494,7 +494,7 @@ class SimNode:
                 code="MODEL_NOT_AVAILABLE",
                 feature=features[0],
             )
-        body = _sealed("hola") if "key" in data else _text("hola")
+        body = _encrypted("hola") if "key" in data else _text("hola")
         return NodeResult(job=job, attempt=attempt, status="ok", body=body)
 
 
@@ -502,9 +502,9 @@ def _text(words: str) -> bytes:
     return codec.encode_text(Text(source_text="hello", text=words))
 
 
-def _sealed(words: str) -> bytes:
+def _encrypted(words: str) -> bytes:
     """A text that only the holder of the key can read; in the simulation there is none."""
-    return codec.encode_text(Text(sealed=words.encode(), characters=len(words)))
+    return codec.encode_text(Text(encrypted=words.encode(), characters=len(words)))
 
 
 class Mischief:
