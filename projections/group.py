@@ -137,7 +137,7 @@ def _delivered(view: SessionGroups, event: Event, data: ResultDelivered) -> Sess
         data.utterance,
         text.source_text,
         text.text,
-        text.sealed,
+        text.encrypted,
         text.characters,
     )
     return _with_group(
@@ -201,8 +201,10 @@ def _parts(group: Group, context: Sequence[ContextText]) -> tuple[Part, ...]:
     first = group.next_index - len(context)
     return tuple(
         [
-            Part(index, said.utterance, said.source_text, said.text, said.sealed, said.characters)
-            for index, said in enumerate(context, first)
+            Part(
+                index, part.utterance, part.source_text, part.text, part.encrypted, part.characters
+            )
+            for index, part in enumerate(context, first)
         ]
     )
 
@@ -232,6 +234,10 @@ class Groups:
         return None
 
     def route(self, event: Event) -> tuple[str, ...]:
+        """Return the name of the event's session.
+
+        For a playback, this is the session whose speech is played.
+        """
         data = event.data
         if isinstance(data, PlaybackStarted | PlaybackEnded):
             return (name_of(data.origin),)

@@ -144,7 +144,7 @@ def _attempt_ended(view: Node, event: Event, data: AttemptEnded) -> Node:
 
 
 def _without(view: Node, job: str, data: ResultRecorded | AttemptEnded) -> dict[str, LiveAttempt]:
-    """Remove the attempt of the job, if it is this attempt of this registration."""
+    """Return `view.live` without the attempt, if it is this attempt of this registration."""
     attempt = view.live.get(job)
     if attempt is None or (attempt.attempt, attempt.epoch) != (data.attempt, data.epoch):
         return view.live

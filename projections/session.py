@@ -350,8 +350,10 @@ class Sessions:
         return after
 
     def encode(self, view: Session, before: Session | None) -> dict[str, bytes]:
-        """Store each of the last utterances in a field of its own, `u<index mod 16>`, because an
-        event changes one or two of them."""
+        """Return the field `v`, and a field for each utterance that changed since `before`.
+
+        The field of an utterance is `u<index mod 16>`. An event changes one or two utterances.
+        """
         fields = {"v": _encode(replace(view, recent=()))}
         for utterance in _changed(view.recent, before.recent if before is not None else ()):
             fields[f"u{utterance.utterance % RECENT_MAX}"] = _encode(utterance)

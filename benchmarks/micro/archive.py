@@ -37,13 +37,15 @@ class Archive(Bench, frozen=True, kw_only=True):
         async with stage.fresh() as connection:
             (store,) = connection.stores.values()
             await worked_log(store, self.jobs)
-            views = ProjectionStore(store.transport, store.cell)
-            log = await views.read_log(START, 100 * self.jobs)
+            projection_store = ProjectionStore(store.transport, store.cell)
+            log = await projection_store.read_log(START, 100 * self.jobs)
             large, key = ArchiveFolder.open_or_create(stage.folder / "large", None)
             events = sealing.fill(large, key, store.cell, core, log, self.archived)
 
             async def measure_round() -> Round:
-                parts = {"redis to sealed": await sealing.from_redis(stage, views, log, core)}
+                parts = {
+                    "redis to sealed": await sealing.from_redis(stage, projection_store, log, core)
+                }
                 parts |= await sealing.from_memory(stage, store.cell, log, core)
                 parts["verify"] = await sealing.verify(stage, large, events)
                 history = History(None, ArchiveFolder.open(large.path).cell(store.cell), core)

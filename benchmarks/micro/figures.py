@@ -74,7 +74,10 @@ def over_rounds(rounds: Sequence[Figures]) -> dict[str, Spread]:
 
 
 def percentiles(values: Iterable[float]) -> dict[str, float]:
-    """Return p50, p90, p99 and p99.9 by nearest rank, and the maximum, of values in ms."""
+    """Return p50, p90, p99, p99.9 and the maximum of values in ms.
+
+    p is the sorted value at index floor(n * p). Raises BenchFailed without values.
+    """
     ranked = sorted(values)
     if not ranked:
         raise BenchFailed("nothing was measured")

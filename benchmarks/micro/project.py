@@ -34,21 +34,21 @@ class Project(Bench, frozen=True, kw_only=True):
         async with stage.fresh() as connection:
             (store,) = connection.stores.values()
             await worked_log(store, self.jobs)
-            views = ProjectionStore(store.transport, store.cell)
-            await _fold_live(views)
+            projection_store = ProjectionStore(store.transport, store.cell)
+            await _fold_live(projection_store)
 
             async def measure_round() -> Round:
-                parts = {"rebuild": await _rebuild(stage, views)}
-                parts["xrange"] = await _read(stage, store, views)
+                parts = {"rebuild": await _rebuild(stage, projection_store)}
+                parts["xrange"] = await _read(stage, store, projection_store)
                 rate_ratio = ratio(parts, "rebuild", "xrange", "rate_per_s")
                 return Round(parts, {"rebuild / xrange, rate_per_s": rate_ratio})
 
             return await stage.report(self, measure_round)
 
 
-async def _fold_live(views: ProjectionStore) -> None:
+async def _fold_live(projection_store: ProjectionStore) -> None:
     """Create the live views, which the rebuild replaces."""
-    projector = Projector(views, session_and_group())
+    projector = Projector(projection_store, session_and_group())
     while (result := await projector.step()).state == "folded":
         pass
     if result.state != "idle":
@@ -56,18 +56,18 @@ async def _fold_live(views: ProjectionStore) -> None:
     await projector.release()
 
 
-async def _rebuild(stage: Stage, views: ProjectionStore) -> Figures:
+async def _rebuild(stage: Stage, projection_store: ProjectionStore) -> Figures:
     async with metering(stage.redis) as cost:
-        outcome = await Rebuild(views, session_and_group(), VIEWS).run()
+        outcome = await Rebuild(projection_store, session_and_group(), VIEWS).run()
     if outcome is None or outcome.skipped:
         raise BenchFailed(f"the views were not rebuilt: {outcome}")
     return cost.per_item(outcome.entries)
 
 
-async def _read(stage: Stage, store: Store, views: ProjectionStore) -> Figures:
+async def _read(stage: Stage, store: Store, projection_store: ProjectionStore) -> Figures:
     """Read all entries of the log, as the rebuild does."""
     at, count, upto = START, 0, await store.last_id(store.keys.log)
     async with metering(stage.redis) as cost:
-        while entries := await views.read_log(at, READ_MAX, upto):
+        while entries := await projection_store.read_log(at, READ_MAX, upto):
             at, count = entries[-1][0], count + len(entries)
     return cost.per_item(count)

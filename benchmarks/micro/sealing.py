@@ -44,12 +44,12 @@ def _empty(stage: Stage, cell: str) -> Iterator[tuple[CellFolder, SigningKey]]:
 
 
 async def from_redis(
-    stage: Stage, views: ProjectionStore, log: list[Entry], core: ProjectionSet
+    stage: Stage, projection_store: ProjectionStore, log: list[Entry], core: ProjectionSet
 ) -> Figures:
     """Measure the archiver from an empty folder to the end of the log."""
-    await stage.redis.delete(views.keys.archive, views.keys.lease("archive"))
-    with _empty(stage, views.cell) as (folder, key):
-        archiver = Archiver(views, folder, key, core)
+    await stage.redis.delete(projection_store.keys.archive, projection_store.keys.lease("archive"))
+    with _empty(stage, projection_store.cell) as (folder, key):
+        archiver = Archiver(projection_store, folder, key, core)
         async with metering(stage.redis) as cost:
             while (await archiver.step(now=True)).state in ("buffered", "sealed"):
                 pass

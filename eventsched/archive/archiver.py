@@ -102,7 +102,7 @@ class Archiver:
             state = await self._commands.read_state()
             sealer = self._sealer
             if sealer is None or lease.epoch != self._epoch or state.to != sealer.sealed_to:
-                sealer = await self._take_over(lease, state)
+                sealer = await self._open_sealer(lease, state)
             if sealer is None:
                 return StepResult("lease_lost")
             return await self._read_and_seal(sealer, state, now=now)
@@ -117,8 +117,13 @@ class Archiver:
 
     # --- taking over ------------------------------------------------------------------------
 
-    async def _take_over(self, lease: SetLease, state: ArchiveState) -> Sealer | None:
-        """Continue at the end of the folder; None while another process has its lock."""
+    async def _open_sealer(self, lease: SetLease, state: ArchiveState) -> Sealer | None:
+        """Return a sealer that continues at the end of the archive.
+
+        Checks that the folder is this cell's archive, and records its end in Redis. Returns None if
+        another process has the folder's lock, or if the lease is lost. Raises ArchiveError if the
+        folder is not this cell's archive.
+        """
         self._sealer, self._epoch, self._had_lease = None, lease.epoch, True
         self._check_key(state)
         make_private_folder(self._folder.path)
@@ -180,7 +185,12 @@ class Archiver:
     # --- one segment ------------------------------------------------------------------------
 
     async def _read_and_seal(self, sealer: Sealer, state: ArchiveState, *, now: bool) -> StepResult:
-        """Read once. `state` was read before: entries before its time are complete."""
+        """Read the next entries into the open segment, and seal it if it is complete.
+
+        A segment is complete if it is full, or if its window is over and no entry of the window is
+        left to read. `state` must have been read before the entries. `now` treats the window as
+        over.
+        """
         read_max = AUDIO_READ_MAX if self._audio else READ_MAX
         count = max(1, min(state.entries_max - len(sealer.open_segment), read_max))
         entries = await self._store.read_log(sealer.last, count)

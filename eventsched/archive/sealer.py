@@ -65,12 +65,13 @@ class Sealer:
         self._tree = merkle.Tree()
         self._chain = CHAIN_START
         for record in self.records:
-            self._append(record.segment)
+            self._extend_tree(record.segment)
         self._fold = fold_at(folder, self.records, len(self.records) - 1, projection_set)
         self.open_segment = OpenSegment()
         self._last: EntryId = check_id(self.records[-1].last) if self.records else (-1, 0)
 
-    def _append(self, segment: Segment) -> None:
+    def _extend_tree(self, segment: Segment) -> None:
+        """Add the segment's root to the Merkle tree, and the segment to the hash chain."""
         self._tree.append(merkle.leaf_hash(bytes.fromhex(segment.root)))
         self._chain = chain_after(self._chain, segment)
 
@@ -113,7 +114,10 @@ class Sealer:
         return finalized
 
     def add_audio(self, utterance: Utterance, data: UtteranceFinalized) -> None:
-        """Buffer the audio of an utterance that a buffered entry finalizes."""
+        """Add the chunks of `utterance` to the open segment.
+
+        `data` is its event, which `add` has already buffered.
+        """
         self.open_segment.utterances.append(utterance)
         self.open_segment.audio_bytes += data.bytes
 
@@ -121,7 +125,7 @@ class Sealer:
         """Write the buffered entries as a segment. It is on disk when this returns."""
         open_segment = self.open_segment
         segment, files = self._encode(open_segment)
-        self._append(segment)
+        self._extend_tree(segment)
         record = Record.of(segment, self._head(segment))
         for name, content in files.items():
             self.folder.write(name, content)

@@ -39,8 +39,8 @@ class SnapshotFold:
         self.at: dict[str, dict[str, str]] = {name: {} for name in self.versions}
         """Projection -> entity -> id of the last event that changed it before the last snapshot."""
 
-    def start_from(self, records: Mapping[tuple[str, str], SnapshotRecord]) -> None:
-        """Continue from a snapshot."""
+    def load(self, records: Mapping[tuple[str, str], SnapshotRecord]) -> None:
+        """Load the records of a snapshot; `add` then folds the events after it."""
         parts = {part.projection.name: part for part in self.folding.parts}
         codecs = {name: WholeRecordCodec(part.projection.view) for name, part in parts.items()}
         for record in records.values():
@@ -50,7 +50,7 @@ class SnapshotFold:
 
     def add(self, event: Event) -> None:
         """Fold an event. A projection that cannot fold it skips it, as the projector does."""
-        self.folding.fold(event, whole=False)
+        self.folding.fold(event, atomic=False)
 
     def snapshot(self, *, last: str, is_full: bool) -> list[SnapshotRecord]:
         """All records, or those that changed since the last call, by projection and entity."""
@@ -96,7 +96,7 @@ def fold_at(
     """
     fold = SnapshotFold(projection_set)
     if n >= 0 and _is_usable(records, n, fold.versions):
-        fold.start_from(records_at(folder, records, n))
+        fold.load(records_at(folder, records, n))
         return fold
     for record in records[: n + 1]:
         for data in read_entries(folder.path / record.file("events").name):

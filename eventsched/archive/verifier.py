@@ -195,7 +195,7 @@ class Verifier:
             elif merkle.root_of(merkle.leaf_hashes(entries)).hex() != record.root:
                 yield Problem(where, "its entries are not those that were sealed")
             else:
-                yield from _range(where, record, entries)
+                yield from _check_range(where, record, entries)
             self.report.events += len(entries)
             self._progress(self.report.events)
 
@@ -239,7 +239,7 @@ def _sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _range(where: str, record: Record, entries: Sequence[bytes]) -> Iterator[Problem]:
+def _check_range(where: str, record: Record, entries: Sequence[bytes]) -> Iterator[Problem]:
     """Check that the first and last entries are those of the record."""
     try:
         ends = decode_entry(entries[0])[0], decode_entry(entries[-1])[0]

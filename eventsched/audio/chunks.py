@@ -80,7 +80,10 @@ def split_audio(
 
 
 def check_chunk(payload: bytes, ms: int, bytes_max: int, *, end_of_utterance: bool) -> None:
-    """Raise if a chunk is empty, too short, too long or too large."""
+    """Raise if a chunk is too large, too long or too short.
+
+    With `end_of_utterance` the chunk may be short or empty.
+    """
     if len(payload) > bytes_max:
         raise ChunkTooLarge(
             "CHUNK_TOO_LARGE",
@@ -216,6 +219,11 @@ def check_packets(packets: Sequence[bytes]) -> list[bytes]:
 def _split_opus_audio(
     packets: list[bytes], bytes_max: int, *, end_of_utterance: bool
 ) -> list[AudioChunk]:
+    """Return one chunk if all packets fit in it, otherwise chunks of at least 100 ms.
+
+    A rest that is too short joins the last chunk. `end_of_utterance` permits a single chunk that is
+    short or empty. Raises ChunkTooLarge or InvalidMessage if a chunk is out of bounds.
+    """
     whole = AudioChunk(opus_ms(packets), join_opus(packets))
     if whole.ms <= CHUNK_MS_MAX and len(whole.payload) <= bytes_max:
         check_chunk(whole.payload, whole.ms, bytes_max, end_of_utterance=end_of_utterance)

@@ -45,7 +45,10 @@ def is_wav(head: bytes) -> bool:
 
 
 def container_of(head: bytes) -> str | None:
-    """Return the name of the container format; None for a WAV file and for raw audio."""
+    """Return the name of the container format.
+
+    None for a WAV file, and for anything that is not recognised.
+    """
     for offset, signature, name in _SIGNATURES:
         if head.startswith(signature, offset):
             return name

@@ -245,12 +245,12 @@ def _linear(frames: memoryview, form: WavFormat) -> Samples:
     if form.width == 1:
         return np.frombuffer(frames, np.uint8).astype(np.float64) - 128.0
     if form.width == 3:
-        return _of_24_bits(frames, form.endian)
+        return _decode_24_bit(frames, form.endian)
     return np.frombuffer(frames, f"{form.endian}i{form.width}").astype(np.float64)
 
 
-def _of_24_bits(frames: memoryview, endian: str) -> Samples:
-    """Decode 24-bit samples as the upper three bytes of 32-bit samples."""
+def _decode_24_bit(frames: memoryview, endian: str) -> Samples:
+    """Decode packed 24-bit samples to floats in the range of 24-bit integers."""
     import numpy as np
 
     padded = np.zeros((len(frames) // 3, 4), np.uint8)

@@ -132,12 +132,16 @@ def decision(state: SchedulerState | None, event: Event) -> Decision:
         )  # fmt: skip
     else:
         result = Decision(id=event.id, attempt=data.attempt, reason=data.reason, cause=event.cause)
-    return _with_nodes(result, state, event, data) if state else result
+    return _add_node_states(result, state, event, data) if state else result
 
 
-def _with_nodes(
+def _add_node_states(
     result: Decision, state: SchedulerState, event: Event, data: JobDispatched | JobQueued
 ) -> Decision:
+    """Return the decision with the state of each node.
+
+    If the job waits, also why, and how many jobs are ahead of it.
+    """
     job = state.job(event.job)
     requirement, last = Requirement.of(data), job.attempts[-1].node if job and job.attempts else ""
     since_ms = job.created_ms if job else event.ms

@@ -94,15 +94,19 @@ def choose(
         affinity=affinity,
         classes=[each.evidence for each in serving],
         last=last,
-        reason=reason(state, requirement),
+        reason=wait_reason(state, requirement),
     )
     if not node or _must_yield(state, job, node):
         return computed
     return msgspec.structs.replace(computed, node=node, rule=rule)
 
 
-def reason(state: SchedulerState, requirement: Requirement) -> str:
-    """Rule 15, two reasons to wait."""
+def wait_reason(state: SchedulerState, requirement: Requirement) -> str:
+    """Return why a job waits (rule 15, two reasons to wait).
+
+    NO_AVAILABLE_NODE if a registered node can serve the requirement, otherwise
+    NO_POOL_FOR_LANG_PAIR.
+    """
     return "NO_AVAILABLE_NODE" if state.is_declared(requirement) else "NO_POOL_FOR_LANG_PAIR"
 
 
@@ -177,7 +181,13 @@ def check_evidence(event: Event, data: JobDispatched) -> Iterator[tuple[str, Any
 
 
 def _check_load_evidence(event: Event, data: JobDispatched) -> Iterator[tuple[str, Any, Any]]:
-    """If a class is headed by the last node, its second node counts, which has no evidence."""
+    """Yield (field, recorded, expected) if the node or the rule contradicts the evidence.
+
+    The node must be the least loaded one in the evidence, and `rule` must say why it was chosen.
+    The job's last node is chosen only if no other node is free. If the last node heads a class with
+    a second free node, the evidence does not show that node, so a node that heads no class is
+    accepted.
+    """
     heads = sorted((seen.load, seen.head.encode(), seen.head) for seen in data.classes if seen.head)
     others = [name for *_, name in heads if name != data.last]
     has_second = any(seen.head == data.last and seen.free > 1 for seen in data.classes if seen.head)
@@ -243,7 +253,7 @@ def check_queued(
 ) -> Iterator[tuple[str, Any, Any]]:
     """Rules 15 (two reasons to wait) and 18 (fair waiting): whether, and why, the job must wait."""
     requirement = Requirement.of(data)
-    if data.reason != (expected := reason(state, requirement)):
+    if data.reason != (expected := wait_reason(state, requirement)):
         yield "reason", data.reason, expected
     if state.waiting.head(requirement):
         return  # jobs of its requirement already wait, so the job must wait as well

@@ -182,7 +182,7 @@ class SchedulerState:
 
     def add(self, event: Event) -> None:
         """Fold the event."""
-        self._folding.fold(event, whole=False)
+        self._folding.fold(event, atomic=False)
         if event.node:
             self._update_class(name_of(event.node))
         if event.job:

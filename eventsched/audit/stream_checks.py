@@ -89,8 +89,8 @@ class StreamChecks:
         oldest = await self._store.read_entry_numbers(kind, name, START)
         return not oldest or parse_id(oldest[0][0]) > parse_id(entry_id)
 
-    async def undispatched_utterances(self, name: str) -> set[int]:
-        """Utterances of a session that have a dispatch entry or a dead letter."""
+    async def utterances_with_entry(self, name: str) -> set[int]:
+        """Return the session's utterances with an entry in the dispatch stream or a dead letter."""
         keys = self._store.keys
         utterances: set[int] = set()
         for key in (keys.dispatch, keys.dead_letters):

@@ -157,7 +157,7 @@ class Verifier:
         """Check the event against the records before it, then fold it."""
         if isinstance(event, Event):
             self.report.add(violations_of(event, self._records))
-            failed = self._folding.fold(event, whole=False)
+            failed = self._folding.fold(event, atomic=False)
             self._drop_retired_jobs(event)
             self._note_trim(event)
         else:
@@ -218,12 +218,12 @@ class Verifier:
             self.report.add([Violation("I6", f"active_revision:{name}", what)])
             return
         for entities in _chunked(list(part.views)):
-            await self._compare_some_records(part, entities)
+            await self._compare_records_of(part, entities)
         if live is None:
             return
         async for ids in self._store.scan(f"view:{name}:{live}"):
             unknown = [id_ for id_ in ids if id_ not in part.views and self._is_live(name, id_)]
-            await self._compare_some_records(part, unknown)
+            await self._compare_records_of(part, unknown)
 
     def _is_live(self, projection: str, entity: str) -> bool:
         """False for jobs of a retired session, whose records are not compared."""
@@ -233,7 +233,11 @@ class Verifier:
     def _session_of(job_key: str) -> str:
         return name_of(job_key.split(":")[1])
 
-    async def _compare_some_records(self, part: ProjectionState, entities: Sequence[str]) -> None:
+    async def _compare_records_of(self, part: ProjectionState, entities: Sequence[str]) -> None:
+        """Read the stored records of the entities, and report each difference from the fold.
+
+        The log is folded up to the checkpoint of the records first.
+        """
         if not entities:
             return
         name = part.projection.name
@@ -315,7 +319,7 @@ class Verifier:
         for _ in range(LOOKUPS_MAX):
             if not utterances:
                 return
-            utterances -= await streams.undispatched_utterances(name)
+            utterances -= await streams.utterances_with_entry(name)
             view, stored = await self._read_session(name)
             utterances &= utterances_without_job(view, stored) if view is not None else set()
         if utterances:

@@ -66,6 +66,7 @@ class Commands(TyperGroup):
         super().__init__(**options | {"commands": commands})
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Import the module of the named command, and return the command that it defines."""
         name, _, rest = super().resolve_command(ctx, args)
         return name, command_of(import_module(module_of(str(name))), str(name)), rest
 

@@ -183,10 +183,10 @@ async def abandon(options: Options, key: KeyId = "", yes: Yes = False) -> int:
         stores = [
             ProjectionStore(store.transport, store.cell) for store in connection.stores.values()
         ]
-        for calls, state in await _with_key([ArchiveCommands(each) for each in stores], key):
+        for commands, state in await _with_key([ArchiveCommands(each) for each in stores], key):
             if yes:
-                await calls.abandon(key)
-            _print_abandoned(calls.store.cell, state, yes=yes, as_json=options.json)
+                await commands.abandon(key)
+            _print_abandoned(commands.store.cell, state, yes=yes, as_json=options.json)
     if not yes:
         typer.echo("eventsched: nothing was changed; add --yes to abandon the archive", err=True)
     return 0 if yes else 1
@@ -198,11 +198,11 @@ async def _with_key(
     """Return the cells of this archive with their state. Raises InvalidMessage if there is none."""
     from eventsched.errors import InvalidMessage
 
-    states = [(calls, await calls.read_state()) for calls in cells]
-    matches = [(calls, state) for calls, state in states if key and state.fingerprint == key]
+    states = [(commands, await commands.read_state()) for commands in cells]
+    matches = [(commands, state) for commands, state in states if key and state.fingerprint == key]
     if not matches:
         keys = ", ".join(
-            f"{calls.store.cell} has {state.fingerprint or 'none'}" for calls, state in states
+            f"{commands.store.cell} has {state.fingerprint or 'none'}" for commands, state in states
         )
         raise InvalidMessage.of("KEY", f"no archive has key {key!r}: {keys}", "name one of these")
     return matches

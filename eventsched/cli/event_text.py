@@ -74,7 +74,7 @@ def _quoted_text(event: Event) -> str:
     text = _text(event)
     if text is None:
         return "  unreadable" if event.body else ""
-    if text.sealed:
+    if text.encrypted:
         return f"  encrypted, {plural(text.characters, 'character')}"
     # The two texts are equal if the target language is the spoken one.
     parts = dict.fromkeys(part for part in (text.source_text, text.text) if part)

@@ -87,9 +87,11 @@ async def _rebuild(
 
     total = await store.transport.command("XLEN", store.keys.log, key=store.keys.log)
     with progress(f"{store.cell} {', '.join(names)}", total) as set_progress:
-        views = ProjectionStore(store.transport, store.cell)
-        history = await History.open(views, archive, projection_set)
-        rebuild = Rebuild(views, projection_set, names, history=history, progress=set_progress)
+        projection_store = ProjectionStore(store.transport, store.cell)
+        history = await History.open(projection_store, archive, projection_set)
+        rebuild = Rebuild(
+            projection_store, projection_set, names, history=history, progress=set_progress
+        )
         outcome = await rebuild.run()
     if outcome is None:
         raise RebuildRunning(f"a rebuild of {projection_set.name} is running in {store.cell}; wait")

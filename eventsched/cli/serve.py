@@ -93,7 +93,7 @@ def settings_of(assignments: Sequence[str]) -> dict[str, int]:
     Args:
         assignments: values of `--set`, each `NAME=VALUE`.
     """
-    from eventsched.schema.settings import checked, chosen
+    from eventsched.schema.settings import chosen, parse_settings
 
     values: dict[str, str] = {}
     for assignment in assignments:
@@ -103,7 +103,7 @@ def settings_of(assignments: Sequence[str]) -> dict[str, int]:
                 "--set", f"NAME=VALUE expected, got {assignment!r}", "add a value"
             )
         values[name] = value
-    return chosen() | checked(values)
+    return chosen() | parse_settings(values)
 
 
 async def serve(

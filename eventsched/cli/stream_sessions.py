@@ -146,7 +146,7 @@ class Streams:
             self._show_session(source, session)
             all_outcomes = anyio.Event()
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._listen, source, session, all_outcomes)
+                tasks.start_soon(self._receive_outcomes, source, session, all_outcomes)
                 await self._feed(source, session)
                 if await session.close():
                     await all_outcomes.wait()
@@ -243,7 +243,10 @@ class Streams:
             self._next_note_s = anyio.current_time() + BACKPRESSURE_NOTE_S
         await anyio.sleep(error.retry_after_ms / 1_000)
 
-    async def _listen(self, source: Source, session: Session, all_outcomes: anyio.Event) -> None:
+    async def _receive_outcomes(
+        self, source: Source, session: Session, all_outcomes: anyio.Event
+    ) -> None:
+        """Show each outcome, and count each except partial results; then set `all_outcomes`."""
         async for outcome in session.results(partials=self._partials):
             if not isinstance(outcome, Partial):
                 self._ended[outcome.outcome] += 1

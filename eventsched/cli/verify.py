@@ -65,10 +65,10 @@ async def _verify(store: Store, archive: ArchiveFolder | None) -> Report:
 
     total = await store.transport.command("XLEN", store.keys.log, key=store.keys.log)
     core = indexing_set(load_sets())
-    views = ProjectionStore(store.transport, store.cell)
-    history = await History.open(views, archive, core)
+    projection_store = ProjectionStore(store.transport, store.cell)
+    history = await History.open(projection_store, archive, core)
     with progress(f"verifying {store.cell}", total) as set_progress:
-        return await Verifier(views, core, set_progress, history=history).run()
+        return await Verifier(projection_store, core, set_progress, history=history).run()
 
 
 def _show(cell: str, report: Report) -> None:

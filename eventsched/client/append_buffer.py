@@ -81,7 +81,7 @@ class AppendBuffer:
         return chunks if chunks and chunks[0].seq == expected else []
 
     def withdraw(self, seq: int) -> None:
-        """The pending chunks from number `seq` on were not accepted; their numbers are free."""
+        """Remove the pending chunks from number `seq` on; their numbers are assigned again."""
         while self._pending and self._pending[-1].seq >= seq:
             chunk = self._pending.pop()
             self._pending_bytes -= len(chunk.payload)

@@ -249,7 +249,7 @@ async def _read_body(entry: OutboxEntry, keys: KeyStore | None) -> _Body:
 
 async def _decrypt(entry: OutboxEntry, keys: KeyStore | None) -> _Body:
     data, text = entry.data, codec.decode_text(entry.body)
-    if not text.sealed:
+    if not text.encrypted:
         return _Body(text, entry.audio)
     cipher = await load_cipher(keys, data["session"])
     what: ResultKind = "partial" if entry.kind == "partial" else "result"

@@ -62,12 +62,6 @@ def parse(entry: Entry) -> OutboxEntry:
     )
 
 
-def before(entry_id: str) -> str:
-    """The greatest id below this one: a read after it returns the entry again."""
-    ms, seq = map(int, entry_id.split("-"))
-    return f"{ms}-{seq - 1}" if seq else f"{ms - 1}-{(1 << 64) - 1}"
-
-
 class Subscription:
     """The entries of one session's outbox that were read and are not taken yet.
 
@@ -102,7 +96,7 @@ class Subscription:
             self.position = raw_entry[0]
             entry = self._parse(raw_entry)
             if entry is not None and not self._is_bookmark(entry):
-                self._append(entry)
+                self._enqueue(entry)
         self._arrived.set()
 
     def _parse(self, entry: Entry) -> OutboxEntry | None:
@@ -123,9 +117,13 @@ class Subscription:
         self._expected = entry.number + 1 if entry.id == bookmark else -1
         return entry.id == bookmark
 
-    def _append(self, entry: OutboxEntry) -> None:
+    def _enqueue(self, entry: OutboxEntry) -> None:
+        """Append the entry, preceded by a `truncated` entry if entries before it are missing.
+
+        Sets `closed` if the session is closed.
+        """
         if entry.number != self._expected:
-            self._entries.append(OutboxEntry(before(entry.id), 0, "truncated", {}, b"", b""))
+            self._entries.append(OutboxEntry(id_before(entry.id), 0, "truncated", {}, b"", b""))
         self._expected = entry.number + 1
         self._entries.append(entry)
         self._bytes += entry.size

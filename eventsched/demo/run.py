@@ -127,11 +127,11 @@ async def speech_nodes(url: str, store: Store, count: int, show: Show) -> AsyncI
 @asynccontextmanager
 async def watching(store: Store, after: str, board: Board, show: Show) -> AsyncIterator[None]:
     """Update the board from the log while the block lasts, then up to the end of the log."""
-    views = ProjectionStore(store.transport, store.cell)
+    projection_store = ProjectionStore(store.transport, store.cell)
 
     async def catch_up() -> None:
         nonlocal after
-        while entries := await views.read_log(after, WATCH_COUNT):
+        while entries := await projection_store.read_log(after, WATCH_COUNT):
             after = entries[-1][0]
             for entry in entries:
                 event = decode_event(entry)

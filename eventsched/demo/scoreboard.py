@@ -20,7 +20,10 @@ ACCURACY_MIN = 0.8
 
 @dataclass(slots=True)
 class Row:
-    """One utterance in one target language. Times are times of the log; 0 if not reached yet."""
+    """One utterance in one target language. Times are times of the log; 0 if not reached yet.
+
+    The fields have the same names in the output of `eventsched demo --json`.
+    """
 
     speaker: str
     utterance: int
@@ -36,8 +39,7 @@ class Row:
     delivered_ms: int = 0
     outcome: str = ""
     code: str = ""
-    said: str = ""
-    """The transcript. (The names of the fields are those of `eventsched demo --json`.)"""
+    transcript: str = ""
     translation: str | None = None
 
     @property
@@ -132,7 +134,7 @@ def _update(row: Row, event: Event) -> None:
         case events.ResultRecorded():
             row.recorded_ms = event.ms
             text = codec.decode_text(event.body)
-            row.said, row.translation = text.source_text, text.text
+            row.transcript, row.translation = text.source_text, text.text
         case events.ResultDelivered() as data:
             row.delivered_ms, row.outcome, row.code = event.ms, data.outcome, data.code
         case events.ResultMissing() as data:
@@ -144,7 +146,7 @@ def accuracy(rows: list[Row], texts: Mapping[str, list[str]]) -> float:
     expected = [texts[row.speaker][row.utterance] for row in rows]
     words = sum(len(text.split()) for text in expected)
     right = sum(
-        word_accuracy(text, row.said) * len(text.split())
+        word_accuracy(text, row.transcript) * len(text.split())
         for text, row in zip(expected, rows, strict=True)
     )
     return right / words if words else 0.0
@@ -173,6 +175,6 @@ def problems(
             sentence = sentences[row.utterance]
             if row.outcome != "result":
                 faults.append(f"{place}: {row.step} {row.code}".rstrip())
-            elif word_accuracy(sentence, row.said) < ACCURACY_MIN:
-                faults.append(f"{place}: recognised “{row.said}”, spoken “{sentence}”")
+            elif word_accuracy(sentence, row.transcript) < ACCURACY_MIN:
+                faults.append(f"{place}: recognised “{row.transcript}”, spoken “{sentence}”")
     return faults

@@ -92,7 +92,7 @@ def sessions_table(board: Board) -> Table:
     sessions = table("SPEAKER", "SESSION", "STATE", "SAID")
     for session, speaker in board.speakers.items():
         rows = [row for row in board.rows.values() if row.speaker == speaker]
-        transcripts = {row.utterance: row.said for row in rows}
+        transcripts = {row.utterance: row.transcript for row in rows}
         state = board.states.get(session, "opening")
         sessions.add_row(speaker, session, state, _lines(transcripts))
     return sessions
@@ -113,12 +113,13 @@ def jobs_table(board: Board) -> Table:
             duration(row.audio_ms),
             row.node or NONE,
             *map(duration, steps),
-            _ending(row),
+            _outcome_text(row),
         )
     return jobs
 
 
-def _ending(row: Row) -> Text:
+def _outcome_text(row: Row) -> Text:
+    """Return the translation of a result, otherwise the job's current step with its error code."""
     if row.outcome == "result":
         return Text(NONE if row.translation is None else row.translation)
     return Text(f"{row.step} {row.code}".rstrip(), COLOURS.get(row.step, "red"))
@@ -127,8 +128,8 @@ def _ending(row: Row) -> Text:
 def _details(row: Row) -> str:
     """The details of the last step."""
     if row.outcome == "result":
-        text = f"“{row.said}”"
-        if row.translation is not None and row.translation != row.said:
+        text = f"“{row.transcript}”"
+        if row.translation is not None and row.translation != row.transcript:
             text += f" → “{row.translation}”"
         return f"{text}  for {', '.join(row.to)}, {duration(row.total_ms)} after its end"
     if row.outcome:

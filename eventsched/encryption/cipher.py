@@ -53,7 +53,7 @@ class SessionCipher:
         return self._encrypt(payload, "chunk", seq) if payload else payload
 
     def decrypt_chunk(self, seq: int, ciphertext: bytes) -> bytes:
-        """Decrypt one chunk of audio."""
+        """Decrypt one chunk of audio. An empty chunk stays empty."""
         return self._decrypt(ciphertext, "chunk", seq) if ciphertext else ciphertext
 
     def encrypt_text(self, kind: ResultKind, utterance: int, target: str, text: Text) -> Text:
@@ -61,7 +61,7 @@ class SessionCipher:
         plain = codec.encode_text(text)
         characters = len(text.source_text) + len(text.text or "")
         ciphertext = self._encrypt(plain, kind, "text", utterance, target, characters)
-        return Text(sealed=ciphertext, characters=characters)
+        return Text(encrypted=ciphertext, characters=characters)
 
     def decrypt_text(self, kind: ResultKind, utterance: int, target: str, text: Text) -> Text:
         """Decrypt a text.
@@ -70,7 +70,7 @@ class SessionCipher:
             UnreadableText: The decrypted bytes are no text. A node with the key can send any bytes.
         """
         place = (kind, "text", utterance, target, text.characters)
-        return codec.decode_text(self._decrypt(text.sealed, *place))
+        return codec.decode_text(self._decrypt(text.encrypted, *place))
 
     def encrypt_speech(self, utterance: int, target: str, audio: bytes) -> bytes:
         """Encrypt the synthesised speech of a result."""

@@ -71,7 +71,7 @@ class EventDecryptor:
             return event
         try:
             text = codec.decode_text(event.body)
-            cipher = await self._cipher(event.session) if text.sealed else None
+            cipher = await self._cipher(event.session) if text.encrypted else None
             if cipher is None:
                 return event
             plain = cipher.decrypt_text("result", data.utterance, data.target, text)

@@ -120,7 +120,10 @@ class KeyFolder:
         self.path = Path(path)
 
     async def put(self, session: str, key: Key) -> None:
-        """Write the key to disk atomically; never replace another key."""
+        """Write the key to disk atomically; never replace another key.
+
+        Raises KeyStoreError if the session has a key, or if the key cannot be written.
+        """
         await _in_thread(lambda: self._put(session, key))
 
     async def get(self, session: str) -> Key:
@@ -146,6 +149,10 @@ class KeyFolder:
     # --- in a thread ------------------------------------------------------------------------
 
     def _put(self, session: str, key: Key) -> None:
+        """Write the key to a new file. A tombstone does not prevent it.
+
+        Raises FileExistsError if the session has a key; `put` turns it into KeyStoreError.
+        """
         make_private_folder(self.path)
         self._check_private()
         path = self._path(session)

@@ -159,7 +159,7 @@ class History:
         async for entry in self.entries(start, entry_id):
             event = decode_event(entry)
             if isinstance(event, Event):
-                folding.fold(event, whole=False)
+                folding.fold(event, atomic=False)
         return folding
 
     async def nearest_folding(self, entry_id: str) -> tuple[str, Folding]:

@@ -170,7 +170,7 @@ class Reader:
             cells = self._source.cells
         next_events = {}
         for cell in cells:
-            rest = self._of_cell(cell, where, ends.get(cell, ""))
+            rest = self._events_of_cell(cell, where, ends.get(cell, ""))
             if (first := await anext(rest, None)) is not None:
                 next_events[cell] = first, rest
         while next_events:
@@ -180,9 +180,14 @@ class Reader:
             if (following := await anext(rest, None)) is not None:
                 next_events[cell] = following, rest
 
-    async def _of_cell(
+    async def _events_of_cell(
         self, cell: str, where: EventFilter, end: str
     ) -> AsyncIterator[Event | FailedEvent]:
+        """Yield the cell's events in the range of `where`; `end` is the last id if it has no end.
+
+        They are limited to the session of `where`, or without a session to its node. The caller
+        applies the other filters.
+        """
         entries_where = EntryFilter(
             session=keys.name_of(where.index), node="" if where.index else where.node
         )
@@ -242,9 +247,11 @@ class Reader:
         raise NotFound(f"no {kind} {entity}")
 
     async def job_key(self, text: str) -> str:
-        """The key of a job, given its key or `<session>:<utterance>:<target>`.
+        """Return the key of the job that the text names.
 
-        Raises NotFound if there is no such job.
+        A text in the form of a job key is returned without a look-up. Any other text must be
+        `<session>:<utterance>:<target>`. Raises NotFound if the text is neither, or if the job
+        `<session>:<utterance>:<target>` does not exist.
         """
         parts = text.split(":")
         if len(parts) != 3:
@@ -265,6 +272,8 @@ class Reader:
 
     async def state(self, kind: str, entity: str, at: LogPosition | None = None) -> State:
         """The record of `entity` in the read model `kind`, now or at a position.
+
+        `entity` may be `<id>/<part>`: the state is then that part.
 
         The current record is read from the active view. A record that the view does not have, and
         a record at a position, is folded from events. Raises NotFound; InvalidMessage for an
@@ -334,7 +343,7 @@ class Reader:
             event = decode_event(entry)
             if isinstance(event, FailedEvent):
                 continue
-            folding.fold(event, whole=False)  # skips an event that cannot be folded, as live
+            folding.fold(event, atomic=False)  # skips an event that cannot be folded, as live
             view = select(part.views.get(record))
             if view is not None:
                 state = view, part.changed[record], ""

@@ -171,8 +171,8 @@ class _CellReader:
         )
 
     async def _set(self, name: str) -> ConsumerStatus:
-        views = ProjectionStore(self._store.transport, self._store.cell)
-        return await self._log_consumer(name, await views.checkpoint(name))
+        projection_store = ProjectionStore(self._store.transport, self._store.cell)
+        return await self._log_consumer(name, await projection_store.checkpoint(name))
 
     async def _archive(self) -> list[ConsumerStatus]:
         """Return the status of the archive; empty if the cell has none."""
@@ -181,8 +181,8 @@ class _CellReader:
 
     async def _log_consumer(self, name: str, checkpoint: str) -> ConsumerStatus:
         """Return the status of a consumer that has processed the log up to `checkpoint`."""
-        views = ProjectionStore(self._store.transport, self._store.cell)
-        next_entries = await views.read_log(checkpoint, 1)
+        projection_store = ProjectionStore(self._store.transport, self._store.cell)
+        next_entries = await projection_store.read_log(checkpoint, 1)
         lease = await self._store.read_hash(self._keys.lease(name))
         return ConsumerStatus(
             consumer=name,

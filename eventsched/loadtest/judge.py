@@ -28,7 +28,7 @@ from eventsched.schema.events import (
 EXPIRED = frozenset({"NO_POOL_FOR_LANG_PAIR", "NO_AVAILABLE_NODE"})
 
 
-class Spread(msgspec.Struct, frozen=True):
+class Percentiles(msgspec.Struct, frozen=True):
     """Milliseconds."""
 
     p50: float
@@ -56,9 +56,9 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     unreadable: int
     """Events of the replayed sessions that this program does not know."""
     chunks: int
-    dispatch_ms: Spread
+    dispatch_ms: Percentiles
     """From the time of UtteranceFinalized to the start of the handler."""
-    result_ms: Spread
+    result_ms: Percentiles
     """From the time of UtteranceFinalized to the receipt of the result."""
     wall_s: float
 
@@ -154,16 +154,19 @@ async def judge(
         truncated=record.truncated,
         unreadable=counts.unreadable,
         chunks=record.chunks,
-        dispatch_ms=spread(dispatch),
-        result_ms=spread(result),
+        dispatch_ms=percentiles_of(dispatch),
+        result_ms=percentiles_of(result),
         wall_s=round(wall_s, 1),
     )
 
 
-def spread(values: Sequence[float]) -> Spread:
-    """Percentiles by nearest rank; zeros without values."""
+def percentiles_of(values: Sequence[float]) -> Percentiles:
+    """Return p50, p95, p99 and the maximum; all are zero without values.
+
+    p is the sorted value at index floor(n * p).
+    """
     if not values:
-        return Spread(0.0, 0.0, 0.0, 0.0)
+        return Percentiles(0.0, 0.0, 0.0, 0.0)
     ranked = sorted(values)
     at = [ranked[min(len(ranked) - 1, int(len(ranked) * share))] for share in (0.5, 0.95, 0.99)]
-    return Spread(*(round(value, 2) for value in (*at, ranked[-1])))
+    return Percentiles(*(round(value, 2) for value in (*at, ranked[-1])))

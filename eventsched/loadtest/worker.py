@@ -24,7 +24,10 @@ from eventsched.node.node import Node
 
 
 def make_node(name: str, slots: int, langs: list[str], rtf: float, speed: float) -> Node:
-    """A node for every language pair of a load test."""
+    """Return a node that simulates jobs from English to `langs`.
+
+    A job lasts its audio's duration * rtf / speed.
+    """
     node = Node(name, sources=["en"], targets=langs, slots=slots, version="loadtest")
 
     @node.job

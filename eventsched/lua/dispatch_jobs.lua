@@ -7,7 +7,7 @@
 --   log_key         es1:{cell}:log         stream
 -- ARGV
 --   now_arg         ms                     used in a cell with a manual clock only
---   back_arg        0 to 60000 ms          how long the presence lease of the dispatcher lasts;
+--   lease_arg       0 to 60000 ms          how long the presence lease of the dispatcher lasts;
 --                                          until then finalizing calls dispatch eagerly
 -- Reply: [last_id, left, jobs, waiting]   last_id: of the last entry read; left: entries not read
 --   yet; waiting: jobs whose nodes have no free slot
@@ -38,14 +38,14 @@ local function process(id, kind, d)
   return utterance_jobs.place(dispatch_entry.decode(d))
 end
 
-local back_ms = validate.int(back_arg, 0, 60000)
-if not back_ms then return validate.invalid('back_ms', '0 to 60000 ms') end
+local lease_ms = validate.int(lease_arg, 0, 60000)
+if not lease_ms then return validate.invalid('lease_ms', '0 to 60000 ms') end
 clock.now()
 local entries = redis.call('XRANGE', keys.dispatch, '-', '+', 'COUNT', entries_max)
 local last_id = entries[1] and entries[#entries][1] or '0-0'
 -- A cell that was never configured has no group: the call fails here, before any other write.
 if entries[1] then write('XGROUP', 'SETID', keys.dispatch, group, last_id) end
-if back_ms > 0 then eager_dispatch.renew_lease(clock.now() + back_ms) end
+if lease_ms > 0 then eager_dispatch.renew_lease(clock.now() + lease_ms) end
 local job_count, waiting, left = 0, 0, 0
 for _, entry in ipairs(entries) do
   local id, kind, d = entry[1], entry[2][2], entry[2][4]

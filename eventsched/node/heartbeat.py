@@ -81,7 +81,9 @@ async def send_heartbeats(
 async def _send_heartbeat(store: Store, registration: Registered, post: Post) -> None:
     attempts, grant = registration.attempts(), registration.grant
     lost_jobs = set(
-        await store.heartbeat_node(grant.node, grant.epoch, load=registration.load(), held=attempts)
+        await store.heartbeat_node(
+            grant.node, grant.epoch, load=registration.load(), attempts=attempts
+        )
     )
     if lost_jobs:
         lost = [attempt for attempt in attempts if attempt[0] in lost_jobs]

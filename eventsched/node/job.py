@@ -367,10 +367,10 @@ def context_of(
     """The context in the body of an assignment, without parts that cannot be decrypted or read."""
     texts: list[tuple[str, str | None]] = []
     for part in _CONTEXT.decode(body) if body else ():
-        if not part.sealed:
+        if not part.encrypted:
             texts.append((part.source_text, part.text))
         elif cipher is not None:
-            encrypted = Text(sealed=part.sealed, characters=part.characters)
+            encrypted = Text(encrypted=part.encrypted, characters=part.characters)
             try:
                 text = cipher.decrypt_text("result", part.utterance, target, encrypted)
             except (DecryptionError, codec.UnreadableText) as error:

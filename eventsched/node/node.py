@@ -25,7 +25,7 @@ import structlog
 from eventsched.client.client import Client
 from eventsched.errors import Backpressure, InvalidMessage
 from eventsched.node.executor import Handler, Run, Runner, runner
-from eventsched.node.registration import Registration
+from eventsched.node.registration import DrainLimit, Registration
 from eventsched.node.task_guard import exits_contained
 from eventsched.schema import keys
 from eventsched.schema.validation import (
@@ -91,7 +91,7 @@ class Node:
         self.version = version
         self._runner: Runner | None = None
         self._drain = anyio.Event()
-        self._drain_s = [DRAIN_S]
+        self._drain_s = DrainLimit(DRAIN_S)
 
     @overload
     def job(self, handler: H) -> H: ...
@@ -137,7 +137,7 @@ class Node:
         Args:
             within_s: After so many seconds, 300 at most, attempts that still run go to other nodes.
         """
-        self._drain_s[0] = min(max(within_s, 0.0), DRAIN_S_MAX)
+        self._drain_s.seconds = min(max(within_s, 0.0), DRAIN_S_MAX)
         self._drain.set()
 
     async def run(self, es: Client) -> None:

@@ -441,7 +441,7 @@ def _load_message(handler: bytes) -> Load:
 
 
 def _main_program() -> tuple[str, str]:
-    """How this program was started: by the name of a module, or by a file."""
+    """Return (module, "") if the program is a module, otherwise ("", absolute path of its file)."""
     main = sys.modules["__main__"]
     spec = getattr(main, "__spec__", None)
     if spec is not None:

@@ -238,14 +238,18 @@ class Worker:
 
     def run(self) -> None:
         Worker.of_this_process = self
-        threading.Thread(target=self._read, name="node", daemon=True).start()
+        threading.Thread(target=self._receive_messages, name="node", daemon=True).start()
         with suppress(OSError):  # the node has ended
             while (message := self._messages.get()) is not None:
                 self._is_busy = True
                 self._connection.send(self._answer(message))
                 self._is_busy = False
 
-    def _read(self) -> None:
+    def _receive_messages(self) -> None:
+        """Put the node's messages into the queue.
+
+        If the connection ends during a job, kill this process and the programs of its handler.
+        """
         for message in self._connection.messages():
             self._messages.put(message)
         if self._is_busy:

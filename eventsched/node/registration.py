@@ -53,6 +53,13 @@ End: TypeAlias = Literal["drained", "unknown"]
 _ASSIGNMENT = msgspec.json.Decoder(Assignment)
 
 
+class DrainLimit:
+    """How long a drain may last; `seconds` may be lowered while the drain runs."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+
 class Registration:
     """Runs the attempts that are assigned to one registration, until its end."""
 
@@ -92,8 +99,12 @@ class Registration:
             size_of=lambda item: len(item[2]),
         )
 
-    async def run(self, drain: anyio.Event, within_s: list[float]) -> End:
-        """Serve until the registration is over. Raises NodeSuperseded, and errors of heartbeats."""
+    async def run(self, drain: anyio.Event, drain_s: DrainLimit) -> End:
+        """Serve until the registration is over, and return how it ended.
+
+        `drain` starts the drain. `drain_s.seconds` limits it, and may be lowered while it runs.
+        Raises NodeSuperseded, and errors of heartbeats.
+        """
         async with (
             sending_heartbeats(self.store, self, self._url),
             anyio.create_task_group() as tasks,
@@ -103,7 +114,7 @@ class Registration:
             tasks.start_soon(self._partials.run)
             tasks.start_soon(self._attempts.run)
             tasks.start_soon(self._read_inbox)
-            tasks.start_soon(self._drain_on_request, drain, within_s)
+            tasks.start_soon(self._drain_on_request, drain, drain_s)
         if isinstance(self._end, Exception):
             raise self._end
         assert self._end is not None
@@ -232,10 +243,10 @@ class Registration:
 
     # --- the end ------------------------------------------------------------------------------
 
-    async def _drain_on_request(self, requested: anyio.Event, within_s: list[float]) -> None:
+    async def _drain_on_request(self, requested: anyio.Event, drain_s: DrainLimit) -> None:
         await requested.wait()
         self._is_draining = True
-        left_s = within_s[0]
+        left_s = drain_s.seconds
         log.info("draining", node=self.grant.node, attempts=len(self._attempts))
         backoff = Backoff(self.store.transport, log, node=self.grant.node)
         while True:
@@ -243,7 +254,7 @@ class Registration:
                 if await self._is_drained(left_s):
                     break
                 await self.store.transport.sleep(DRAIN_POLL_S)
-                left_s = max(0.0, min(left_s, within_s[0]) - DRAIN_POLL_S)
+                left_s = max(0.0, min(left_s, drain_s.seconds) - DRAIN_POLL_S)
         self._finish("drained")
 
     async def _is_drained(self, left_s: float) -> bool:

@@ -65,14 +65,14 @@ class BatchProcessor:
         for at, event in enumerate(events):
             if at and at % ENTRIES_PER_TURN == 0:
                 await anyio.lowlevel.checkpoint()
-            failure = fold(event, whole=True) if isinstance(event, Event) else event
+            failure = fold(event, atomic=True) if isinstance(event, Event) else event
             if failure is None:
                 continue
             if failure.event is not None:  # an entry that cannot be decoded needs no second try
                 if self._has_more_tries(failure.id):
                     failed, count = failure, at
                     break
-                fold(failure.event, whole=False)  # only the projections that fail skip the event
+                fold(failure.event, atomic=False)  # only the projections that fail skip the event
             dead_letters.append(failure)
         done = events[:count]
         last_id = done[-1].id if done else ""

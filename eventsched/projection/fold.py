@@ -143,7 +143,10 @@ class ProjectionState:
         return Changes(self.projection.name, self.revision, puts, list(self._dropped))
 
     def clear_changes(self) -> None:
-        """Call after a save. Evicts the older half of the records if there are too many."""
+        """Forget the changes after a save.
+
+        If there are too many records, evict the older half.
+        """
         self.changed.clear()
         self._saved.clear()
         self._dropped.clear()
@@ -174,10 +177,10 @@ class Folding:
             for kind in part.projection.handles:
                 self._by_type.setdefault(kind, []).append(part)
 
-    def fold(self, event: Event, *, whole: bool) -> FailedEvent | None:
+    def fold(self, event: Event, *, atomic: bool) -> FailedEvent | None:
         """Fold an event; return a FailedEvent if a projection raises.
 
-        With `whole` a failure changes no record; without it the other projections fold the event.
+        With `atomic` a failure changes no record; without it the other projections fold the event.
         """
         changes: list[Change] = []
         failed: list[tuple[str, BaseException]] = []
@@ -188,7 +191,7 @@ class Folding:
                 raise
             except BaseException as error:  # noqa: BLE001  also SystemExit of a user's code
                 failed.append((part.projection.name, error))
-        if not (failed and whole):
+        if not (failed and atomic):
             for part, entity, after in changes:
                 part.apply(entity, after, event.id)
         if not failed:

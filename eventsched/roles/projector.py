@@ -114,7 +114,7 @@ class Projector:
         entries = await self._store.read_log(self.checkpoint, self._batch_max)
         if not entries:
             return await self._renew("idle")
-        return await self._fold(self._lease, entries)
+        return await self._fold_and_save(self._lease, entries)
 
     async def _renew(self, state: State, detail: str = "") -> StepResult:
         """Renew the lease in a step that saves nothing."""
@@ -151,7 +151,12 @@ class Projector:
             remedy = f"eventsched rebuild {names} --archive {folder}"
         self._log.warning("starts mid-history", trimmed_entries=trimmed, remedy=remedy)
 
-    async def _fold(self, lease: SetLease, entries: Sequence[Entry]) -> StepResult:
+    async def _fold_and_save(self, lease: SetLease, entries: Sequence[Entry]) -> StepResult:
+        """Fold the entries and save the changes.
+
+        Returns `retry` if the first entry cannot be folded, and `lease_lost` if the save is
+        refused.
+        """
         assert self._batches is not None
         batch = await self._batches.fold(entries)
         if not batch.count:
@@ -204,14 +209,17 @@ class Projector:
         try:
             while True:
                 async with backoff.attempt():
-                    await self._pause(await self.step())
+                    await self._prepare_next_step(await self.step())
         finally:
             # without a server the lease expires
             with anyio.move_on_after(1, shield=True), suppress(ServerUnavailable):
                 await self.release()
 
-    async def _pause(self, result: StepResult) -> None:
-        """Wait until the next step is due: at once after a full batch."""
+    async def _prepare_next_step(self, result: StepResult) -> None:
+        """Wait for new entries or for the time of a retry; after a full batch, do not wait.
+
+        For `other_version` rebuild the outdated projections instead.
+        """
         transport = self._store.transport
         match result.state:
             case "idle" | "folded" if result.count < self._batch_max:

@@ -32,14 +32,14 @@ def _dispatchers(store: Store, _: ArchiveSettings | None) -> list[Run]:
 
 
 def _projectors(store: Store, archive_settings: ArchiveSettings | None) -> list[Run]:
-    views = ProjectionStore(store.transport, store.cell)
+    projection_store = ProjectionStore(store.transport, store.cell)
     archive = archive_settings.folder if archive_settings else None
-    return [Projector(views, each, archive=archive).run for each in load_sets()]
+    return [Projector(projection_store, each, archive=archive).run for each in load_sets()]
 
 
 def _timers(store: Store, _: ArchiveSettings | None) -> list[Run]:
-    views = ProjectionStore(store.transport, store.cell)
-    return [Timer(store).run, BackpressureMonitor(store).run, Trimmer(views).run]
+    projection_store = ProjectionStore(store.transport, store.cell)
+    return [Timer(store).run, BackpressureMonitor(store).run, Trimmer(projection_store).run]
 
 
 def _archivers(store: Store, archive_settings: ArchiveSettings | None) -> list[Run]:

@@ -28,14 +28,14 @@ class Trimmer:
 
     def __init__(self, store: ProjectionStore) -> None:
         self._store = store
-        self._calls = ArchiveCommands(store)
+        self._commands = ArchiveCommands(store)
         self._since_index_cleanup = 0
 
     async def step(self) -> int:
         """Trim everything that may be trimmed now; return the number of removed entries."""
         count = 0
         for _ in range(CALLS_MAX):
-            trimmed = await self._calls.trim()
+            trimmed = await self._commands.trim()
             count += trimmed.count
             if not trimmed.is_more:
                 break
@@ -43,7 +43,7 @@ class Trimmer:
         if self._since_index_cleanup >= INDEX_CLEANUP_ENTRIES or (
             self._since_index_cleanup and not count
         ):
-            dropped = await self._calls.drop_session_indexes()
+            dropped = await self._commands.drop_session_indexes()
             log.debug("indexes cleaned up", cell=self._store.cell, dropped=dropped)
             self._since_index_cleanup = 0
         if count:

@@ -515,7 +515,7 @@ class Text(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The translation; None if it is missing."""
     language: str = ""
     """Recognised language, if the source language is `auto`."""
-    sealed: bytes = b""
+    encrypted: bytes = b""
     """The fields above, encrypted; they are empty in that case."""
     characters: int = 0
     """Number of encrypted characters, for rule 28, group bounds."""
@@ -528,5 +528,5 @@ class ContextText(msgspec.Struct, frozen=True, array_like=True):
     text: str | None = None
     utterance: int = -1
     """Number of the utterance; this field and those below are absent without encryption."""
-    sealed: bytes = b""
+    encrypted: bytes = b""
     characters: int = 0

@@ -98,7 +98,7 @@ def chosen(environ: Mapping[str, str] | None = None, /, **arguments: int | None)
     """
     values: dict[str, object] = _from(os.environ if environ is None else environ)
     values |= {name: value for name, value in arguments.items() if value is not None}
-    return checked(values)
+    return parse_settings(values)
 
 
 def _from(environ: Mapping[str, str]) -> dict[str, object]:
@@ -118,7 +118,7 @@ def _from(environ: Mapping[str, str]) -> dict[str, object]:
     }
 
 
-def checked(values: Mapping[str, object]) -> dict[str, int]:
+def parse_settings(values: Mapping[str, object]) -> dict[str, int]:
     """Return the settings as numbers. Raises InvalidMessage for an unknown name or a bad value."""
     for name, value in values.items():
         if name not in _BOUNDS:

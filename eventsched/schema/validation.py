@@ -33,11 +33,11 @@ def check_url(url: str) -> str:
             "url", f"must start with {', '.join(SCHEMES)}", f"got {display_url(url)!r}"
         )
     if is_unescaped(url):
-        raise unescaped_password(url)
+        raise url_escape_error(url)
     return url
 
 
-def unescaped_password(url: str) -> InvalidMessage:
+def url_escape_error(url: str) -> InvalidMessage:
     """Return the error for a URL whose user, password, path or options are not escaped."""
     return InvalidMessage.of(
         "url",

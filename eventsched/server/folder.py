@@ -52,12 +52,16 @@ def open_data_folder(data: Path) -> Path:
             f"in it are yours, then run: chmod 700 {shlex.quote(str(folder))}; or name another "
             f"folder with --data"
         )
-    for path in _files_in_use(folder):
+    for path in _paths_to_check(folder):
         _check_file(path)
     return folder
 
 
-def _files_in_use(folder: Path) -> Iterator[Path]:
+def _paths_to_check(folder: Path) -> Iterator[Path]:
+    """Yield the paths that user processes, the watchdog and the server open in the folder.
+
+    A file may be missing.
+    """
     yield from (folder / name for name in _NAMES)
     if (folder / _APPEND_ONLY).is_dir():
         yield from (folder / _APPEND_ONLY).iterdir()

@@ -114,9 +114,10 @@ def read_announcement(folder: Path) -> Announcement | None:
 
 
 def announced_url(folder: Path, announcement: Announcement) -> str | None:
-    """Return the announced address: the folder's own socket, or a loopback port with a password.
+    """Return the URL at which a client reaches the announced server.
 
-    Returns None for any other address, which this folder's watchdog cannot have announced.
+    For any announced Unix socket, this is the URL of the folder's own socket. An announced loopback
+    port is returned only with a password. Returns None for any other address.
     """
     if _is_direct(announcement.url, folder):
         return announcement.url
@@ -194,7 +195,7 @@ def ask(url: str, folder: Path, *, append_only: str = "yes") -> State:
         if is_free(folder / watchdog.ALIVE):
             client.shutdown()  # it has no watchdog; the next server gets one
             return "silent"
-        difference = _difference(actual, _expected(url) | {"appendonly": append_only})
+        difference = _difference(actual, _listen_options(url) | {"appendonly": append_only})
         if difference:
             client.shutdown(nosave=True)
             raise ServerUnavailable(
@@ -213,8 +214,11 @@ def ask(url: str, folder: Path, *, append_only: str = "yes") -> State:
     return "ready"
 
 
-def _expected(url: str) -> dict[str, str]:
-    """Return the options of a server at this address, as CONFIG GET returns them."""
+def _listen_options(url: str) -> dict[str, str]:
+    """Return the options that CONFIG GET must show for a server at this URL.
+
+    These are the port, and for a TCP URL the bind address.
+    """
     if url.startswith("unix://"):
         return {"port": "0"}
     return {"port": str(urlsplit(url).port), "bind": LOOPBACK}

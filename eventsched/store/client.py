@@ -60,7 +60,7 @@ async def open_client(url: str) -> Client:
 
     Raises InvalidMessage for a URL that cannot be parsed, ServerUnavailable.
     """
-    client = _unconnected(url)
+    client = _make_client(url)
     try:
         info = await client.info("cluster")
         if not info.get("cluster_enabled"):
@@ -72,8 +72,8 @@ async def open_client(url: str) -> Client:
     return await _open_cluster(url)
 
 
-def _unconnected(url: str) -> aioredis.Redis:
-    """The client. It does not connect yet, but its options are checked."""
+def _make_client(url: str) -> aioredis.Redis:
+    """Return a client that is not connected yet; check its options."""
     try:
         pool = FastPool.from_url(check_url(url), max_connections=CONNECTIONS_MAX)
         pool.connection_class = fast_connection(pool.connection_class)

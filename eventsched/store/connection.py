@@ -22,7 +22,7 @@ from redis.exceptions import ResponseError
 
 from eventsched.errors import InvalidMessage, ServerUnavailable
 from eventsched.schema import keys
-from eventsched.schema.settings import Settings, checked
+from eventsched.schema.settings import Settings, parse_settings
 from eventsched.schema.validation import check_between
 from eventsched.server.embedded import DEFAULT_DATA, use
 from eventsched.server.folder import PROGRAM
@@ -85,7 +85,7 @@ async def open_connection(
     """
     if cells is not None:
         check_between("cells", cells, 1, CELLS_MAX)
-    new_settings = checked(settings or {})
+    new_settings = parse_settings(settings or {})
     if not (create or url or os.environ.get("EVENTSCHED_URL")):
         _check_folder(data or DEFAULT_DATA)
     async with AsyncExitStack() as stack:

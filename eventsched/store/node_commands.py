@@ -72,17 +72,17 @@ class NodeCommands(CellConnection):
         return NodeGrant(node, epoch, inbox_from.decode(), heartbeat_ms)
 
     async def heartbeat_node(
-        self, node: str, epoch: int, *, load: int, held: Sequence[tuple[str, int]]
+        self, node: str, epoch: int, *, load: int, attempts: Sequence[tuple[str, int]]
     ) -> list[str]:
         """The node is alive.
 
         Args:
-            held: (job key, attempt) of each lease that the node believes it owns.
+            attempts: (job key, attempt) of each lease that the node believes it owns.
 
         Returns:
-            The job keys of `held` whose leases the node has lost.
+            The job keys of `attempts` whose leases the node has lost.
         """
-        args: list[Arg] = [part for pair in held for part in pair]
+        args: list[Arg] = [part for pair in attempts for part in pair]
         reply = await self.run("heartbeat_node", name_of(node), epoch, load, *args)
         return [job.decode() for job in reply]
 

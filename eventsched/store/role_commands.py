@@ -52,14 +52,15 @@ class RoleCommands(CellConnection):
         reply = await self.run("set_backpressure", reason, int(is_active), seen, limit)
         return reply.decode()  # type: ignore[no-any-return]
 
-    async def dispatch_jobs(self, back_ms: int = 0) -> DispatchReply:
+    async def dispatch_jobs(self, lease_ms: int = 0) -> DispatchReply:
         """Dispatch or queue the jobs of up to 12 entries of the dispatch stream.
 
         Args:
-            back_ms: The caller calls again within this time. Until then a call that finalizes an
-                utterance may assign its jobs itself if the dispatch stream is empty.
+            lease_ms: How long the presence lease of the dispatcher lasts. Until it expires, a call
+                that finalizes an utterance may assign its jobs itself if the dispatch stream is
+                empty.
         """
-        last_id, left, jobs, waiting = await self.run("dispatch_jobs", back_ms)
+        last_id, left, jobs, waiting = await self.run("dispatch_jobs", lease_ms)
         return DispatchReply(last_id.decode(), left, jobs, waiting)
 
     async def fire_timers(self) -> TimerReply:

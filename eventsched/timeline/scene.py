@@ -163,26 +163,26 @@ class _SceneBuilder:
 
     # --- the session ------------------------------------------------------------------------
 
-    def opened(self, event: Event, data: SessionOpened) -> None:
+    def on_session_opened(self, event: Event, data: SessionOpened) -> None:
         targets = f" → {', '.join(data.targets)}" if data.targets else ""
         room = f", room {data.room}" if data.room else ""
         self.scene.session = event.session
         self.scene.summary = f"tenant {data.tenant}, {data.source}{targets}{room}"
-        self.moment(event, "opened", "opened")
+        self._add_moment(event, "opened", "opened")
 
-    def moment(self, event: Event, kind: str, label: str) -> None:
+    def _add_moment(self, event: Event, kind: str, label: str) -> None:
         self.scene.moments.append(Moment(kind=kind, at_ms=event.ms, label=label))
 
-    def resumed(self, event: Event, data: SessionResumed) -> None:
-        self.moment(event, "resumed", f"resumed, epoch {data.epoch}")
+    def on_session_resumed(self, event: Event, data: SessionResumed) -> None:
+        self._add_moment(event, "resumed", f"resumed, epoch {data.epoch}")
 
-    def closing(self, event: Event, data: SessionClosing) -> None:
-        self.moment(event, "closing", "closing" + (" (idle)" if data.reason == "idle" else ""))
+    def on_session_closing(self, event: Event, data: SessionClosing) -> None:
+        self._add_moment(event, "closing", "closing" + (" (idle)" if data.reason == "idle" else ""))
 
-    def closed(self, event: Event, _: SessionClosed) -> None:
-        self.moment(event, "closed", "closed")
+    def on_session_closed(self, event: Event, _: SessionClosed) -> None:
+        self._add_moment(event, "closed", "closed")
 
-    def finalized(self, event: Event, data: UtteranceFinalized) -> None:
+    def on_utterance_finalized(self, event: Event, data: UtteranceFinalized) -> None:
         first_ms, last_ms = ms_of(data.first), ms_of(data.last)
         self._finalized[data.utterance] = event
         for target in data.targets:
@@ -200,10 +200,10 @@ class _SceneBuilder:
             )
         )  # fmt: skip
 
-    def playback_started(self, event: Event, data: PlaybackStarted) -> None:
+    def on_playback_started(self, event: Event, data: PlaybackStarted) -> None:
         self._playing[_playback(event, data)] = event
 
-    def playback_ended(self, event: Event, data: PlaybackEnded) -> None:
+    def on_playback_ended(self, event: Event, data: PlaybackEnded) -> None:
         begin = self._playing.pop(_playback(event, data), None)
         if begin is not None:
             title = f"u{data.utterance} → {data.target} at {event.session}: {data.reason}"
@@ -225,12 +225,12 @@ class _SceneBuilder:
                 title=title, chain=event.job,
             )  # fmt: skip
 
-    def queued(self, event: Event, data: JobQueued) -> None:
+    def on_job_queued(self, event: Event, data: JobQueued) -> None:
         self._end_dispatch_wait(event, data)
         self._queued[event.job] = event
         self._promoted.pop(event.job, None)
 
-    def promoted(self, event: Event, _: JobPromoted) -> None:
+    def on_job_promoted(self, event: Event, _: JobPromoted) -> None:
         self._promoted[event.job] = event
 
     def _promotion(self, begin: Event) -> str:
@@ -238,7 +238,7 @@ class _SceneBuilder:
         promoted = self._promoted.get(begin.job)
         return f", promoted after {_time_since(begin, promoted.ms)}" if promoted else ""
 
-    def dispatched(self, event: Event, data: JobDispatched) -> None:
+    def on_job_dispatched(self, event: Event, data: JobDispatched) -> None:
         self._end_dispatch_wait(event, data)
         self._end_wait(event, f"to {name_of(event.node)} by {data.rule}")
         self._running[event.job] = event
@@ -262,14 +262,14 @@ class _SceneBuilder:
             chain=event.job,
         )
 
-    def attempt_ended(self, event: Event, data: AttemptEnded) -> None:
+    def on_attempt_ended(self, event: Event, data: AttemptEnded) -> None:
         begin = self._running.pop(event.job, None)
         if begin is not None:
             kind = "cancelled" if data.reason == "cancelled" else "lost"
             how = data.code or data.reason
             self._attempt(begin, event.ms, kind, f"{data.reason} {data.code}".strip(), how)
 
-    def recorded(self, event: Event, data: ResultRecorded) -> None:
+    def on_result_recorded(self, event: Event, data: ResultRecorded) -> None:
         begin = self._running.pop(event.job, None)
         if begin is not None:
             kind = "ok" if data.status == "ok" else "no_speech"
@@ -293,15 +293,15 @@ class _SceneBuilder:
             is_retry=data.attempt > 1, chain=begin.job,
         )  # fmt: skip
 
-    def failed(self, event: Event, data: JobFailed) -> None:
+    def on_job_failed(self, event: Event, data: JobFailed) -> None:
         self._end_wait(event, f"failed: {data.code}")
         self._ready[data.target, data.delivery_no] = event
 
-    def refused(self, event: Event, data: ResultRefused) -> None:
+    def on_result_refused(self, event: Event, data: ResultRefused) -> None:
         title = f"{data.what} of attempt {data.attempt} refused: {data.code}"
         self._mark(self._node(event.node), "refused", event, title=title)
 
-    def delivered(self, event: Event, data: ResultDelivered) -> None:
+    def on_result_delivered(self, event: Event, data: ResultDelivered) -> None:
         kind = {"result": "ok", "no_speech": "no_speech", "failed": "failed"}[data.outcome]
         begin = self._ready.pop((data.target, data.delivery_no), event)
         title = f"u{data.utterance} #{data.delivery_no} {data.outcome} {data.code}".rstrip()
@@ -315,7 +315,8 @@ class _SceneBuilder:
             title=title + _text(event), outcome=kind,
         )  # fmt: skip
 
-    def missing(self, event: Event, data: ResultMissing) -> None:
+    def on_result_missing(self, event: Event, data: ResultMissing) -> None:
+        """End the waits of the job, and draw an abandoned span in its target's lane."""
         self._end_dispatch_wait(event, data)
         self._end_wait(event, "missing")
         self._ready.pop((data.target, data.delivery_no), None)
@@ -333,22 +334,22 @@ class _SceneBuilder:
 
 
 _STEPS: dict[type, Callable[[_SceneBuilder, Event, Any], None]] = {
-    SessionOpened: _SceneBuilder.opened,
-    SessionResumed: _SceneBuilder.resumed,
-    SessionClosing: _SceneBuilder.closing,
-    SessionClosed: _SceneBuilder.closed,
-    UtteranceFinalized: _SceneBuilder.finalized,
-    PlaybackStarted: _SceneBuilder.playback_started,
-    PlaybackEnded: _SceneBuilder.playback_ended,
-    JobQueued: _SceneBuilder.queued,
-    JobPromoted: _SceneBuilder.promoted,
-    JobDispatched: _SceneBuilder.dispatched,
-    AttemptEnded: _SceneBuilder.attempt_ended,
-    ResultRecorded: _SceneBuilder.recorded,
-    JobFailed: _SceneBuilder.failed,
-    ResultRefused: _SceneBuilder.refused,
-    ResultDelivered: _SceneBuilder.delivered,
-    ResultMissing: _SceneBuilder.missing,
+    SessionOpened: _SceneBuilder.on_session_opened,
+    SessionResumed: _SceneBuilder.on_session_resumed,
+    SessionClosing: _SceneBuilder.on_session_closing,
+    SessionClosed: _SceneBuilder.on_session_closed,
+    UtteranceFinalized: _SceneBuilder.on_utterance_finalized,
+    PlaybackStarted: _SceneBuilder.on_playback_started,
+    PlaybackEnded: _SceneBuilder.on_playback_ended,
+    JobQueued: _SceneBuilder.on_job_queued,
+    JobPromoted: _SceneBuilder.on_job_promoted,
+    JobDispatched: _SceneBuilder.on_job_dispatched,
+    AttemptEnded: _SceneBuilder.on_attempt_ended,
+    ResultRecorded: _SceneBuilder.on_result_recorded,
+    JobFailed: _SceneBuilder.on_job_failed,
+    ResultRefused: _SceneBuilder.on_result_refused,
+    ResultDelivered: _SceneBuilder.on_result_delivered,
+    ResultMissing: _SceneBuilder.on_result_missing,
 }
 
 
@@ -378,7 +379,7 @@ def _text(event: Event) -> str:
         text = codec.decode_text(event.body)
     except codec.UnreadableText:
         return "\n(unreadable)"
-    if text.sealed:
+    if text.encrypted:
         return f"\n(encrypted, {text.characters} characters)"
     return "".join(f"\n{part}" for part in (text.source_text, text.text) if part)
 

@@ -75,14 +75,14 @@ async def test_after_a_lost_archive_is_abandoned_the_cell_continues(
     archived: Archived, tmp_path: Path
 ) -> None:
     await dead(archived)
-    monitor, calls = BackpressureMonitor(archived.store), ArchiveCommands(archived.views)
+    monitor, commands = BackpressureMonitor(archived.store), ArchiveCommands(archived.views)
     await archived.trim()
     await monitor.step()
     with pytest.raises(Backpressure):
         await archived.talk("s1")
     shutil.rmtree(archived.path)
     archived.store.tick(1_000_000)
-    assert await calls.abandon((await calls.read_state()).fingerprint) == "ok"
+    assert await commands.abandon((await commands.read_state()).fingerprint) == "ok"
     await monitor.step()
     await archived.talk("s1")
     await archived.project()

@@ -166,7 +166,7 @@ async def test_read_models_at_any_event_equal_the_fold_from_the_start(
         for entry in meanwhile.all[: cut + 1]:
             event = decode_event(entry)
             assert isinstance(event, Event)
-            folded.fold(event, whole=False)
+            folded.fold(event, atomic=False)
         folding = await history.folding_at(meanwhile.all[cut][0])
         for part, expected in zip(folding.parts, folded.parts, strict=True):
             assert part.views == expected.views

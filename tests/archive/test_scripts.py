@@ -22,23 +22,23 @@ from tests.scripts.jobs_of import finish_one, speak
 
 
 @pytest.fixture
-def calls(store: TimedStore, redis: Client, archived: Archived) -> ArchiveCommands:
+def commands(store: TimedStore, redis: Client, archived: Archived) -> ArchiveCommands:
     """Each call is held to its script's header."""
     store.transport = archived.views.transport = HeaderCheckingTransport(redis, redis)
     return ArchiveCommands(archived.views)
 
 
-async def lease_epoch(calls: ArchiveCommands, owner: str = "a") -> int:
-    lease = await calls.acquire(owner, 10_000)
+async def lease_epoch(commands: ArchiveCommands, owner: str = "a") -> int:
+    lease = await commands.acquire(owner, 10_000)
     assert isinstance(lease, SetLease)
     return lease.epoch
 
 
 async def record(
-    calls: ArchiveCommands, epoch: int, to: str, start: str = "0-0", **more: str
+    commands: ArchiveCommands, epoch: int, to: str, start: str = "0-0", **more: str
 ) -> str:
     key, audio_to = more.pop("of", "key"), more
-    return await calls.record(
+    return await commands.record(
         epoch,
         start=start,
         to=to,
@@ -52,67 +52,67 @@ async def record(
 # --- read_archive ---------------------------------------------------------------------------------
 
 
-async def test_the_state_of_a_cell_without_an_archive(calls: ArchiveCommands) -> None:
-    state = await calls.read_state()
+async def test_the_state_of_a_cell_without_an_archive(commands: ArchiveCommands) -> None:
+    state = await commands.read_state()
     assert state == ArchiveState(START_MS, 0, 0, "", "", "", "", 50_000, 300_000)
     assert state.trimmed == 0
 
 
 async def test_the_state_has_log_and_archive_at_one_time(
-    calls: ArchiveCommands, archived: Archived
+    commands: ArchiveCommands, archived: Archived
 ) -> None:
     await archived.talk()
     log = await archived.log()
-    assert await record(calls, await lease_epoch(calls), log[2][0]) == "recorded"
-    state = await calls.read_state()
+    assert await record(commands, await lease_epoch(commands), log[2][0]) == "recorded"
+    state = await commands.read_state()
     assert (state.first, state.last, state.added) == (log[0][0], log[-1][0], len(log))
     assert (state.to, state.fingerprint) == (log[2][0], "key")
-    assert await calls.read_state() == state, "reading changes nothing"
+    assert await commands.read_state() == state, "reading changes nothing"
 
 
 # --- record_seal ----------------------------------------------------------------------------------
 
 
 async def test_the_archive_is_a_consumer_group_at_the_last_sealed_entry(
-    calls: ArchiveCommands, archived: Archived, redis: Client
+    commands: ArchiveCommands, archived: Archived, redis: Client
 ) -> None:
     await archived.talk()
     log = await archived.log()
-    assert await record(calls, await lease_epoch(calls), log[2][0]) == "recorded"
+    assert await record(commands, await lease_epoch(commands), log[2][0]) == "recorded"
     (group,) = await redis.xinfo_groups(archived.store.keys.log)
     assert (group["name"], group["last-delivered-id"]) == (b"archive", log[2][0].encode())
     assert group["pending"] == 0
 
 
 async def test_recording_a_seal_again_changes_nothing(
-    calls: ArchiveCommands, archived: Archived
+    commands: ArchiveCommands, archived: Archived
 ) -> None:
     await archived.talk()
     log = await archived.log()
-    epoch = await lease_epoch(calls)
-    assert await record(calls, epoch, log[2][0]) == "recorded"
-    state = await calls.read_state()
-    assert await record(calls, epoch, log[2][0]) == "recorded"
-    assert await calls.read_state() == state
-    assert await record(calls, epoch, log[4][0], start=log[2][0]) == "recorded"
+    epoch = await lease_epoch(commands)
+    assert await record(commands, epoch, log[2][0]) == "recorded"
+    state = await commands.read_state()
+    assert await record(commands, epoch, log[2][0]) == "recorded"
+    assert await commands.read_state() == state
+    assert await record(commands, epoch, log[4][0], start=log[2][0]) == "recorded"
 
 
 async def test_a_seal_needs_the_lease_the_end_of_the_archive_and_its_key(
-    calls: ArchiveCommands, archived: Archived
+    commands: ArchiveCommands, archived: Archived
 ) -> None:
     await archived.talk()
     log = await archived.log()
-    epoch = await lease_epoch(calls)
-    assert await record(calls, epoch + 1, log[2][0]) == "fenced"
-    assert await record(calls, epoch, log[2][0]) == "recorded"
-    state = await calls.read_state()
-    assert await record(calls, epoch, log[4][0], start=log[1][0]) == "moved"
-    assert await record(calls, epoch, log[4][0], start=log[2][0], of="other") == "other"
+    epoch = await lease_epoch(commands)
+    assert await record(commands, epoch + 1, log[2][0]) == "fenced"
+    assert await record(commands, epoch, log[2][0]) == "recorded"
+    state = await commands.read_state()
+    assert await record(commands, epoch, log[4][0], start=log[1][0]) == "moved"
+    assert await record(commands, epoch, log[4][0], start=log[2][0], of="other") == "other"
     archived.store.tick(10_001)
-    later = await lease_epoch(calls, "b")
-    assert await record(calls, epoch, log[4][0], start=log[2][0]) == "fenced"
-    assert (await calls.read_state()).to == state.to
-    assert await record(calls, later, log[4][0], start=log[2][0]) == "recorded"
+    later = await lease_epoch(commands, "b")
+    assert await record(commands, epoch, log[4][0], start=log[2][0]) == "fenced"
+    assert (await commands.read_state()).to == state.to
+    assert await record(commands, later, log[4][0], start=log[2][0]) == "recorded"
 
 
 @pytest.mark.parametrize(
@@ -123,42 +123,42 @@ async def test_a_seal_needs_the_lease_the_end_of_the_archive_and_its_key(
     ],
 )  # fmt: skip
 async def test_a_malformed_call_is_refused_and_changes_nothing(
-    calls: ArchiveCommands, archived: Archived, place: int, value: str, field: str
+    commands: ArchiveCommands, archived: Archived, place: int, value: str, field: str
 ) -> None:
     await archived.talk()
-    epoch = await lease_epoch(calls)
+    epoch = await lease_epoch(commands)
     args: list[Arg] = [epoch, "0-1", "5-0", "key", "3", "1", "s1", "5-0"]
     args[place] = value
     with pytest.raises(InvalidMessage) as refused:
-        await calls.store.run("record_seal", *args)
+        await commands.store.run("record_seal", *args)
     assert refused.value.fields["field"] == field
-    assert (await calls.read_state()).to == ""
+    assert (await commands.read_state()).to == ""
 
 
 async def test_audio_is_trimmed_only_after_it_is_archived(
-    calls: ArchiveCommands, archived: Archived, redis: Client
+    commands: ArchiveCommands, archived: Archived, redis: Client
 ) -> None:
-    epoch = await lease_epoch(calls)
-    assert await record(calls, epoch, "0-0", s1="0-0") == "recorded"
+    epoch = await lease_epoch(commands)
+    assert await record(commands, epoch, "0-0", s1="0-0") == "recorded"
     await archived.talk("s1", 2)
     key = archived.store.keys.audio("s1")
     chunks = [entry_id for entry_id, _ in await archived.store.read_range(key, "-", "+", 100)]
     assert len(chunks) == 4, "results are delivered, and the audio is still stored"
     log = await archived.log()
-    assert await record(calls, epoch, log[-1][0], s1=chunks[1]) == "recorded"
+    assert await record(commands, epoch, log[-1][0], s1=chunks[1]) == "recorded"
     chunks_left = [entry_id for entry_id, _ in await archived.store.read_range(key, "-", "+", 100)]
     assert chunks_left == chunks[2:]
-    assert await record(calls, epoch, log[-1][0], log[-1][0], s1=chunks[3]) == "recorded"
+    assert await record(commands, epoch, log[-1][0], log[-1][0], s1=chunks[3]) == "recorded"
     assert await redis.xlen(key) == 0
-    assert await record(calls, epoch, log[-1][0], log[-1][0], unknown=chunks[3]) == "recorded"
+    assert await record(commands, epoch, log[-1][0], log[-1][0], unknown=chunks[3]) == "recorded"
 
 
 async def test_a_session_retires_when_its_audio_is_archived(
-    calls: ArchiveCommands, archived: Archived
+    commands: ArchiveCommands, archived: Archived
 ) -> None:
     store = archived.store
-    epoch = await lease_epoch(calls)
-    await record(calls, epoch, "0-0", s1="0-0")
+    epoch = await lease_epoch(commands)
+    await record(commands, epoch, "0-0", s1="0-0")
     await archived.talk("s1")
     await archived.close("s1")
     store.tick(3_600_000)
@@ -166,24 +166,24 @@ async def test_a_session_retires_when_its_audio_is_archived(
     assert "SessionRetired" not in await store.types()
     assert len(await store.read_range(store.keys.audio("s1"), "-", "+", 10)) == 2
     last = (await archived.log())[-1][0]
-    assert await record(calls, epoch, last, s1="0-0") == "recorded"
+    assert await record(commands, epoch, last, s1="0-0") == "recorded"
     store.tick(60_000)
     await store.timers()
     assert "SessionRetired" in await store.types()
 
 
 async def test_archived_audio_is_trimmed_when_its_outcome_has_ended(
-    calls: ArchiveCommands, archived: Archived
+    commands: ArchiveCommands, archived: Archived
 ) -> None:
     """Later calls know the last archived chunk of a session."""
     store = archived.store
-    epoch, node = await lease_epoch(calls), await store.join()
-    await record(calls, epoch, "0-0", s1="0-0")
+    epoch, node = await lease_epoch(commands), await store.join()
+    await record(commands, epoch, "0-0", s1="0-0")
     await speak(store, "s1")
     audio = store.keys.audio("s1")
     ((chunk, _),) = await store.read_range(audio, "-", "+", 10)
     last = (await archived.log())[-1][0]
-    assert await record(calls, epoch, last, s1=chunk) == "recorded"
+    assert await record(commands, epoch, last, s1=chunk) == "recorded"
     assert len(await store.read_range(audio, "-", "+", 10)) == 1, "its outcome is open"
     await store.dispatch()
     await finish_one(store, node)
@@ -191,9 +191,9 @@ async def test_archived_audio_is_trimmed_when_its_outcome_has_ended(
 
 
 async def test_if_audio_is_not_archived_it_is_trimmed_as_usual(
-    calls: ArchiveCommands, archived: Archived, redis: Client
+    commands: ArchiveCommands, archived: Archived, redis: Client
 ) -> None:
-    assert await record(calls, await lease_epoch(calls), "0-0") == "recorded"
+    assert await record(commands, await lease_epoch(commands), "0-0") == "recorded"
     await archived.talk("s1", 2)
     assert await redis.xlen(archived.store.keys.audio("s1")) == 0
 
@@ -201,21 +201,21 @@ async def test_if_audio_is_not_archived_it_is_trimmed_as_usual(
 # --- abandon_archive ------------------------------------------------------------------------------
 
 
-async def lost(calls: ArchiveCommands, archived: Archived) -> tuple[int, str]:
+async def lost(commands: ArchiveCommands, archived: Archived) -> tuple[int, str]:
     """An archive of a part of the log, without a lease: its epoch and its end."""
     await archived.talk()
-    epoch, to = await lease_epoch(calls), (await archived.log())[2][0]
-    assert await record(calls, epoch, to) == "recorded"
+    epoch, to = await lease_epoch(commands), (await archived.log())[2][0]
+    assert await record(commands, epoch, to) == "recorded"
     archived.store.tick(10_001)
     return epoch, to
 
 
 async def test_an_abandoned_archive_is_removed_and_the_log_records_it(
-    calls: ArchiveCommands, archived: Archived, redis: Client
+    commands: ArchiveCommands, archived: Archived, redis: Client
 ) -> None:
-    _, to = await lost(calls, archived)
-    assert await calls.abandon("key") == "ok"
-    state = await calls.read_state()
+    _, to = await lost(commands, archived)
+    assert await commands.abandon("key") == "ok"
+    state = await commands.read_state()
     assert (state.to, state.fingerprint) == ("", "")
     assert await redis.xinfo_groups(archived.store.keys.log) == []
     (event,) = await archived.store.log("ArchiveAbandoned")
@@ -223,62 +223,64 @@ async def test_an_abandoned_archive_is_removed_and_the_log_records_it(
 
 
 async def test_abandoning_again_changes_nothing(
-    calls: ArchiveCommands, archived: Archived, redis: Client
+    commands: ArchiveCommands, archived: Archived, redis: Client
 ) -> None:
-    await lost(calls, archived)
-    await calls.abandon("key")
+    await lost(commands, archived)
+    await commands.abandon("key")
     before = await contents(redis, archived.store)
-    assert await calls.abandon("key") == "duplicate"
+    assert await commands.abandon("key") == "duplicate"
     assert await contents(redis, archived.store) == before
 
 
 @pytest.mark.parametrize("of", ["", "other", "KEY", "key "])
 async def test_another_archive_is_not_abandoned(
-    calls: ArchiveCommands, archived: Archived, redis: Client, of: str
+    commands: ArchiveCommands, archived: Archived, redis: Client, of: str
 ) -> None:
-    await lost(calls, archived)
+    await lost(commands, archived)
     before = await contents(redis, archived.store)
     with pytest.raises(InvalidMessage, match="INVALID_MESSAGE key: the key of this archive, key"):
-        await calls.abandon(of)
+        await commands.abandon(of)
     assert await contents(redis, archived.store) == before
 
 
 async def test_an_archive_with_a_lease_is_not_abandoned(
-    calls: ArchiveCommands, archived: Archived, redis: Client
+    commands: ArchiveCommands, archived: Archived, redis: Client
 ) -> None:
-    await lost(calls, archived)
-    await lease_epoch(calls, "b")
+    await lost(commands, archived)
+    await lease_epoch(commands, "b")
     before = await contents(redis, archived.store)
     with pytest.raises(InvalidMessage, match="archive: one that no archiver has a lease on"):
-        await calls.abandon("key")
+        await commands.abandon("key")
     assert await contents(redis, archived.store) == before
     archived.store.tick(9_999)
     with pytest.raises(InvalidMessage):
-        await calls.abandon("key")
+        await commands.abandon("key")
     archived.store.tick(1)
-    assert await calls.abandon("key") == "ok"
+    assert await commands.abandon("key") == "ok"
 
 
 async def test_an_archiver_that_resumes_after_its_archive_was_abandoned_is_fenced(
-    calls: ArchiveCommands, archived: Archived
+    commands: ArchiveCommands, archived: Archived
 ) -> None:
-    epoch, to = await lost(calls, archived)
-    await calls.abandon("key")
+    epoch, to = await lost(commands, archived)
+    await commands.abandon("key")
     for start in ("0-0", to):
-        assert await record(calls, epoch, to, start=start) == "fenced"
-    assert (await calls.read_state()).fingerprint == ""
-    assert await lease_epoch(calls, "b") > epoch
-    assert await record(calls, await lease_epoch(calls, "b"), "0-0", of="another") == "recorded"
+        assert await record(commands, epoch, to, start=start) == "fenced"
+    assert (await commands.read_state()).fingerprint == ""
+    assert await lease_epoch(commands, "b") > epoch
+    assert (
+        await record(commands, await lease_epoch(commands, "b"), "0-0", of="another") == "recorded"
+    )
 
 
 async def test_the_event_has_the_number_of_lost_entries(
-    calls: ArchiveCommands, archived: Archived
+    commands: ArchiveCommands, archived: Archived
 ) -> None:
     ids = await settled(archived)
-    await record(calls, await lease_epoch(calls), ids[-20])
-    _, trimmed = await trimmed_to(calls, archived)
+    await record(commands, await lease_epoch(commands), ids[-20])
+    _, trimmed = await trimmed_to(commands, archived)
     archived.store.tick(10_000)
-    await calls.abandon("key")
+    await commands.abandon("key")
     (event,) = await archived.store.log("ArchiveAbandoned")
     assert event.data == ArchiveAbandoned(of="key", to=ids[-20], gone=trimmed.count)
 
@@ -286,9 +288,9 @@ async def test_the_event_has_the_number_of_lost_entries(
 # --- trim_log -------------------------------------------------------------------------------------
 
 
-async def trimmed_to(calls: ArchiveCommands, archived: Archived) -> tuple[str, Trimmed]:
+async def trimmed_to(commands: ArchiveCommands, archived: Archived) -> tuple[str, Trimmed]:
     """The first entry of the log after trimming, and the reply."""
-    trimmed = await calls.trim()
+    trimmed = await commands.trim()
     return (await archived.log())[0][0], trimmed
 
 
@@ -301,113 +303,113 @@ async def settled(archived: Archived, utterances: int = 20) -> list[str]:
 
 
 async def test_entries_that_all_consumers_have_processed_are_trimmed_with_an_event(
-    calls: ArchiveCommands, archived: Archived
+    commands: ArchiveCommands, archived: Archived
 ) -> None:
     ids = await settled(archived)
-    await record(calls, await lease_epoch(calls), ids[-20])
-    first, trimmed = await trimmed_to(calls, archived)
+    await record(commands, await lease_epoch(commands), ids[-20])
+    first, trimmed = await trimmed_to(commands, archived)
     assert trimmed.count == ids.index(first) > 0
     (event,) = await archived.store.log("StreamTrimmed")
     expected = StreamTrimmed(stream="log", before=first, count=trimmed.count, total=trimmed.count)
     assert event.data == expected
-    again, more = await trimmed_to(calls, archived)
+    again, more = await trimmed_to(commands, archived)
     assert (again, more.count) == (first, 0), "nothing else may be trimmed: no event, no change"
     assert len(await archived.store.log("StreamTrimmed")) == 1
 
 
 async def test_without_archive_and_retention_nothing_is_trimmed(
-    calls: ArchiveCommands, archived: Archived
+    commands: ArchiveCommands, archived: Archived
 ) -> None:
     ids = await settled(archived)
     archived.store.tick(10_000_000)
-    assert (await trimmed_to(calls, archived))[0] == ids[0]
+    assert (await trimmed_to(commands, archived))[0] == ids[0]
 
 
 async def test_without_an_archive_entries_older_than_the_retention_are_trimmed(
-    calls: ArchiveCommands, archived: Archived
+    commands: ArchiveCommands, archived: Archived
 ) -> None:
     ids = await settled(archived)
     await archived.set(log_retention_ms=1_000)
     archived.store.at_ms = ms_of(ids[40]) + 1_000
-    first, trimmed = await trimmed_to(calls, archived)
+    first, trimmed = await trimmed_to(commands, archived)
     assert trimmed.before == format_id(ms_of(ids[40]), 0)
     assert parse_id(ids[0]) < parse_id(first) <= parse_id(ids[40])
 
 
 async def test_entries_that_are_not_archived_are_not_trimmed(
-    calls: ArchiveCommands, archived: Archived
+    commands: ArchiveCommands, archived: Archived
 ) -> None:
     """The retention applies only without an archive: a dead archiver loses nothing."""
     ids = await settled(archived)
     await archived.set(log_retention_ms=1_000)
-    await record(calls, await lease_epoch(calls), ids[30])
+    await record(commands, await lease_epoch(commands), ids[30])
     archived.store.tick(100_000_000)
-    first, trimmed = await trimmed_to(calls, archived)
+    first, trimmed = await trimmed_to(commands, archived)
     assert parse_id(first) <= parse_id(ids[31])
     assert trimmed.count
 
 
 async def test_entries_that_a_set_has_not_saved_are_not_trimmed(
-    calls: ArchiveCommands, archived: Archived
+    commands: ArchiveCommands, archived: Archived
 ) -> None:
     """A user's set counts like `core` as soon as it has a lease."""
     ids = await settled(archived)
-    await record(calls, await lease_epoch(calls), ids[-1])
+    await record(commands, await lease_epoch(commands), ids[-1])
     late = ProjectionSet("late", ())
     assert isinstance(await archived.views.acquire(late, "x", 10_000), SetLease)
-    assert (await trimmed_to(calls, archived))[0] == ids[0]
+    assert (await trimmed_to(commands, archived))[0] == ids[0]
 
 
 async def test_entries_that_a_running_rebuild_has_not_folded_are_not_trimmed(
-    calls: ArchiveCommands, archived: Archived
+    commands: ArchiveCommands, archived: Archived
 ) -> None:
     ids = await settled(archived)
-    await record(calls, await lease_epoch(calls), ids[-1])
+    await record(commands, await lease_epoch(commands), ids[-1])
     await archived.views.acquire_revision("rebuild-core", "x", 10_000)
-    assert (await trimmed_to(calls, archived))[0] == ids[0]
+    assert (await trimmed_to(commands, archived))[0] == ids[0]
     archived.store.tick(9_999)
-    assert (await trimmed_to(calls, archived))[0] == ids[0]
+    assert (await trimmed_to(commands, archived))[0] == ids[0]
     archived.store.tick(1)  # it died
-    assert (await trimmed_to(calls, archived))[0] != ids[0]
+    assert (await trimmed_to(commands, archived))[0] != ids[0]
 
 
 async def test_entries_younger_than_the_minimum_age_are_not_trimmed(
-    calls: ArchiveCommands, archived: Archived
+    commands: ArchiveCommands, archived: Archived
 ) -> None:
     ids = await settled(archived)
-    await record(calls, await lease_epoch(calls), ids[-1])
+    await record(commands, await lease_epoch(commands), ids[-1])
     await archived.set(log_keep_ms=600_000)
-    assert (await trimmed_to(calls, archived))[0] == ids[0]
+    assert (await trimmed_to(commands, archived))[0] == ids[0]
     archived.store.tick(600_001)
-    assert (await trimmed_to(calls, archived))[0] != ids[0]
+    assert (await trimmed_to(commands, archived))[0] != ids[0]
 
 
-async def test_an_empty_cell_has_nothing_to_trim(calls: ArchiveCommands) -> None:
-    assert await calls.trim() == Trimmed(0, False, "0-0")
+async def test_an_empty_cell_has_nothing_to_trim(commands: ArchiveCommands) -> None:
+    assert await commands.trim() == Trimmed(0, False, "0-0")
 
 
 # --- drop_session_indexes -------------------------------------------------------------------------
 
 
 async def test_an_index_is_dropped_when_all_its_entries_are_trimmed(
-    calls: ArchiveCommands, archived: Archived, redis: Client
+    commands: ArchiveCommands, archived: Archived, redis: Client
 ) -> None:
     await settled(archived)
     await archived.talk("s2", 20)
     await archived.project()
     keys = archived.store.keys
-    assert await calls.drop_session_indexes() == 0
+    assert await commands.drop_session_indexes() == 0
     ids = [entry_id for entry_id, _ in await archived.log()]
-    await record(calls, await lease_epoch(calls), ids[-20])
-    await calls.trim()
+    await record(commands, await lease_epoch(commands), ids[-20])
+    await commands.trim()
     first = (await archived.log())[0][0]
     last: Any = (await redis.lrange(keys.session_index("s1"), 0, -1))[-1]
     assert parse_id(first) > parse_id(last.decode())
-    assert await calls.drop_session_indexes() == 1
+    assert await commands.drop_session_indexes() == 1
     assert await redis.exists(keys.session_index("s1")) == 0
     assert await redis.exists(keys.session_index("s2")) == 1
-    assert await calls.drop_session_indexes() == 0
+    assert await commands.drop_session_indexes() == 0
 
 
-async def test_a_name_without_an_index_is_ignored(calls: ArchiveCommands) -> None:
-    assert await calls.store.run("drop_session_indexes", "nobody", "", "a:b") == 0
+async def test_a_name_without_an_index_is_ignored(commands: ArchiveCommands) -> None:
+    assert await commands.store.run("drop_session_indexes", "nobody", "", "a:b") == 0

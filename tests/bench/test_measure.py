@@ -17,7 +17,7 @@ def test_a_spread_is_the_median_with_the_extremes_in_four_digits() -> None:
     assert (spread.median, spread.low, spread.high) == (3.0, 1.235, 20_000.0)
 
 
-def test_percentiles_are_by_nearest_rank() -> None:
+def test_percentiles_are_the_sorted_values_at_their_share_of_the_count() -> None:
     figures = percentiles(float(value) for value in reversed(range(1_000)))
     assert figures == {
         "p50_ms": 500.0, "p90_ms": 900.0, "p99_ms": 990.0, "p999_ms": 999.0, "max_ms": 999.0,

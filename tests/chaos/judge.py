@@ -33,7 +33,7 @@ from eventsched.schema.events import (
     UtteranceFinalized,
 )
 from tests.chaos import speech
-from tests.chaos.producer import HeardOne, Record, Spoken
+from tests.chaos.producer import ReceivedOutcome, Record, Spoken
 from tests.simulation.actors import Observations
 from tests.simulation.check import violations as broken_in_log
 
@@ -55,7 +55,7 @@ class Judged(msgspec.Struct, kw_only=True):
     failed: int = 0
     failed_codes: dict[str, int] = {}
     missing: int = 0
-    heard: int = 0
+    received: int = 0
     truncated: int = 0
     events: dict[str, int] = {}
 
@@ -65,7 +65,7 @@ def judge(log: Sequence[Event], record: Record) -> Judged:
     judged = Judged(
         sessions=len(record.sessions),
         chunks=sum(len(one.sizes) for one in record.sessions.values()),
-        heard=sum(len(one.heard) for one in record.sessions.values()),
+        received=sum(len(one.received) for one in record.sessions.values()),
         truncated=sum(one.truncated for one in record.sessions.values()),
         events=dict(Counter(event.type for event in log)),
     )
@@ -95,7 +95,7 @@ def _told(record: Record) -> Observations:
     told = Observations(broken=list(record.broken))
     for session, spoken in record.sessions.items():
         told.acked[session] = dict(enumerate(spoken.sizes[: spoken.acked]))
-        told.entries[session] = [msgspec.to_builtins(one) for one in spoken.heard]
+        told.entries[session] = [msgspec.to_builtins(one) for one in spoken.received]
     return told
 
 
@@ -165,7 +165,7 @@ def _expected(session: str, data: UtteranceFinalized, record: Record) -> str:
 
 
 def _listeners(log: Sequence[Event], record: Record) -> list[str]:
-    """Each heard exactly what the log says was sent to it, if it heard its end."""
+    """A listener whose results ended received exactly the outcomes that the log says were sent."""
     sent: dict[str, dict[Key, tuple[str, int, str]]] = defaultdict(dict)
     for event in log:
         data = event.data
@@ -183,23 +183,23 @@ def _listeners(log: Sequence[Event], record: Record) -> list[str]:
 
 
 def _listener(listener: str, spoken: Spoken, sent: Mapping[Key, tuple[str, int, str]]) -> list[str]:
-    heard = {(one.session, one.target, one.delivery_no): one for one in spoken.heard}
+    received = {(one.session, one.target, one.delivery_no): one for one in spoken.received}
     broken = []
-    strange = [key for key, one in heard.items() if sent.get(key) != _said(one)]
+    strange = [key for key, one in received.items() if sent.get(key) != _content(one)]
     if strange:
-        broken.append(f"{listener}: heard what was not sent: {strange[:NAMED_MAX]}")
-    unheard = [key for key in sent if key not in heard]
-    if unheard and spoken.heard_end and not spoken.truncated:
-        broken.append(f"{listener}: did not hear {len(unheard)}: {unheard[:NAMED_MAX]}")
-    if unheard and not spoken.heard_end:
-        first = min(place for place, key in enumerate(sent) if key in unheard)
-        later = [key for place, key in enumerate(sent) if place > first and key in heard]
+        broken.append(f"{listener}: received outcomes that were not sent: {strange[:NAMED_MAX]}")
+    missed = [key for key in sent if key not in received]
+    if missed and spoken.results_ended and not spoken.truncated:
+        broken.append(f"{listener}: did not receive {len(missed)}: {missed[:NAMED_MAX]}")
+    if missed and not spoken.results_ended:
+        first = min(place for place, key in enumerate(sent) if key in missed)
+        later = [key for place, key in enumerate(sent) if place > first and key in received]
         if later:
-            broken.append(f"{listener}: passed over {unheard[:NAMED_MAX]}, then heard on")
+            broken.append(f"{listener}: skipped {missed[:NAMED_MAX]}, but received later outcomes")
     return broken
 
 
-def _said(one: HeardOne) -> tuple[str, int, str]:
+def _content(one: ReceivedOutcome) -> tuple[str, int, str]:
     return one.outcome, one.utterance, one.text
 
 

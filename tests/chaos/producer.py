@@ -48,7 +48,7 @@ class Plan(msgspec.Struct, kw_only=True):
     seed: int
 
 
-class HeardOne(msgspec.Struct, frozen=True, kw_only=True):
+class ReceivedOutcome(msgspec.Struct, frozen=True, kw_only=True):
     """One outcome at one listener."""
 
     session: str
@@ -66,10 +66,10 @@ class Spoken(msgspec.Struct, kw_only=True):
     """Bytes of each chunk that the library took, by number."""
     acked: int = 0
     """So many of them are known to be stored: their append returned, or a later one, or close."""
-    heard: list[HeardOne] = []
+    received: list[ReceivedOutcome] = []
     truncated: int = 0
-    heard_end: bool = False
-    """Its results ended by themselves: it heard everything it ever would."""
+    results_ended: bool = False
+    """The iteration of its results ended, so it has received every outcome."""
     is_guest: bool = False
 
 
@@ -178,13 +178,13 @@ async def hearing(kept: Record, session: Session) -> AsyncIterator[eventsched.Ou
         if isinstance(told, eventsched.Truncated):
             spoken.truncated += 1
         elif not isinstance(told, eventsched.Partial):
-            spoken.heard.append(_heard(told))
+            spoken.received.append(_received(told))
         yield told
-    spoken.heard_end = True
+    spoken.results_ended = True
 
 
-def _heard(told: FinalOutcome) -> HeardOne:
-    return HeardOne(
+def _received(told: FinalOutcome) -> ReceivedOutcome:
+    return ReceivedOutcome(
         session=told.session,
         target=told.target,
         utterance=told.utterance,

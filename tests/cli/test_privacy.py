@@ -66,7 +66,7 @@ def test_history_takes_the_key_store_as_an_option(system: System) -> None:
     done = run(system.data, "history", system.secret, "--keys", str(system.keys), "--json")
     texts = [line["text"] for line in json_lines_of(done) if "text" in line]
     assert [text["text"] for text in texts] == [f"{450 * 32 + 280 * 32} octetos"] * 2
-    assert not any(text.get("sealed") for text in texts)
+    assert not any(text.get("encrypted") for text in texts)
 
 
 def test_the_option_takes_precedence_over_the_environment(system: System, tmp_path: Path) -> None:

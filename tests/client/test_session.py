@@ -21,9 +21,9 @@ from eventsched.schema.keys import name_of
 from eventsched.store.cell import Store
 from eventsched.store.transport import Arg, Entry, Transport
 from tests.fixtures_store import TimedStore
-from tests.heard import forget_chunks, heard_of
 from tests.outcomes import next_of, next_result
 from tests.server_kinds import Server
+from tests.session_buffer import buffer_of, forget_chunks
 from tests.systems import SECOND, WITHIN_S, client_of, until
 
 CHUNK = SECOND[:3_200]
@@ -256,7 +256,7 @@ async def test_rule_7_what_a_server_forgot_is_sent_again_from_what_is_held(
         assert receipt.status == "ok"
         seen = [payload[0] for payload in await chunks_of(store, session)]
         assert seen == [0, 1, 2, 3, 4, 5, 2, 3, 4, 5, 6]
-        assert heard_of(await store.read_hash(key))["next_seq"] == "7"
+        assert buffer_of(await store.read_hash(key))["next_seq"] == "7"
 
 
 async def test_rule_7_a_gap_that_cannot_be_filled_is_told(

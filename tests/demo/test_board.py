@@ -34,13 +34,13 @@ def dispatched(ms: int = 1_010) -> Event:
     ), node="c0.n1")  # fmt: skip
 
 
-def recorded(said: str = "good morning") -> Event:
+def recorded(transcript: str = "good morning") -> Event:
     return event(
         1_510,
         events.ResultRecorded(
             utterance=0, target="es", delivery_no=0, attempt=1, epoch=1, status="ok"
         ),
-        body=codec.encode_text(Text(source_text=said, text="buenos días")),
+        body=codec.encode_text(Text(source_text=transcript, text="buenos días")),
     )
 
 
@@ -72,7 +72,7 @@ def test_each_step_moves_the_row_and_is_timed(board: Board) -> None:
     assert row_after(board, dispatched()).step == "working"
     assert row_after(board, recorded()).step == "recorded"
     row = row_after(board, delivered())
-    assert (row.step, row.node, row.said, row.translation) == (
+    assert (row.step, row.node, row.transcript, row.translation) == (
         "result", "n1", "good morning", "buenos días",
     )  # fmt: skip
     assert (row.waited_ms, row.worked_ms, row.held_ms, row.total_ms) == (10, 500, 20, 530)
@@ -117,7 +117,7 @@ def test_all_words_delivered_is_no_problem(board: Board) -> None:
         ([finalized(), event(9, events.ResultMissing(
             utterance=0, target="es", delivery_no=0, reason="gap"))],
          "anna 0 → es: missing gap"),
-        ([finalized(), dispatched(), recorded(said="god mourning"), delivered()],
+        ([finalized(), dispatched(), recorded(transcript="god mourning"), delivered()],
          "anna 0 → es: recognised “god mourning”, spoken “good morning”"),
     ],
 )  # fmt: skip

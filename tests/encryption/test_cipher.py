@@ -41,7 +41,7 @@ def test_an_encrypted_text_shows_its_number_of_characters_and_nothing_else(
     encrypted = cipher.encrypt_text("result", 7, "es", TEXT)
     assert (encrypted.source_text, encrypted.text, encrypted.language) == ("", None, "")
     assert encrypted.characters == len("Grüßesaludos")
-    assert b"saludos" not in encrypted.sealed
+    assert b"saludos" not in encrypted.encrypted
     without = Text(source_text="Grüße")
     assert cipher.encrypt_text("result", 7, "es", without).characters == len("Grüße")
 
@@ -74,11 +74,11 @@ OTHERS: dict[str, Callable[[SessionCipher], object]] = {
         "result", 7, "es", c.encrypt_text("partial", 7, "es", TEXT)
     ),
     "speech as a text": lambda c: c.decrypt_text(
-        "result", 7, "es", Text(sealed=c.encrypt_speech(7, "es", SPEECH), characters=0)
+        "result", 7, "es", Text(encrypted=c.encrypt_speech(7, "es", SPEECH), characters=0)
     ),
     "another length": lambda c: c.decrypt_text(
         "result", 7, "es",
-        Text(sealed=c.encrypt_text("result", 7, "es", TEXT).sealed, characters=13),
+        Text(encrypted=c.encrypt_text("result", 7, "es", TEXT).encrypted, characters=13),
     ),
     "an empty ciphertext": lambda c: c.decrypt_speech(7, "es", b""),
     "a truncated ciphertext": lambda c: c.decrypt_chunk(7, b"x" * 27),
@@ -102,7 +102,7 @@ def test_another_session_or_another_key_does_not_decrypt(cipher: SessionCipher) 
 
 def encrypted_nonsense(cipher: SessionCipher) -> Text:
     """A node with the key may send any bytes."""
-    return Text(sealed=cipher._encrypt(b"\xc1", "result", "text", 7, "es", 1), characters=1)
+    return Text(encrypted=cipher._encrypt(b"\xc1", "result", "text", 7, "es", 1), characters=1)
 
 
 def test_encrypted_bytes_that_are_no_text_are_unreadable(cipher: SessionCipher) -> None:
@@ -112,7 +112,7 @@ def test_encrypted_bytes_that_are_no_text_are_unreadable(cipher: SessionCipher) 
 
 def test_an_unreadable_text_is_left_out_of_a_context(cipher: SessionCipher) -> None:
     texts = encrypted_nonsense(cipher), cipher.encrypt_text("result", 7, "es", TEXT)
-    parts = [ContextText("", None, 7, text.sealed, text.characters) for text in texts]
+    parts = [ContextText("", None, 7, text.encrypted, text.characters) for text in texts]
     assert context_of(msgspec.msgpack.encode(parts), cipher, "es") == [("Grüße", "saludos")]
 
 

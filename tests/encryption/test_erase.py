@@ -257,9 +257,9 @@ async def test_without_an_archive_trimmed_sessions_are_skipped_and_counted(
 
 
 async def trimmed(target: ErasureSystem, session: str) -> bool:
-    calls = ArchiveCommands(target.views)
-    await calls.trim()
-    await calls.drop_session_indexes()
+    commands = ArchiveCommands(target.views)
+    await commands.trim()
+    await commands.drop_session_indexes()
     log = await target.views.read_log("0-0", 10_000)
     return all(session.encode() not in fields for _, fields in log)
 

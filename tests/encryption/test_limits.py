@@ -1,4 +1,4 @@
-"""Limits hold for what travels: a sealed chunk or sound is 28 bytes longer than what it says."""
+"""Limits hold for the ciphertext: encrypted audio is 28 bytes longer than its plaintext."""
 
 from __future__ import annotations
 
@@ -108,15 +108,15 @@ async def test_accepted_bytes_count_the_callers_audio(
 
 
 def test_results_have_the_same_limits_less_the_overhead() -> None:
-    seal = SessionCipher("c0.s1", Key.new())
+    cipher = SessionCipher("c0.s1", Key.new())
     most = bytes(AUDIO_BYTES_MAX - OVERHEAD_BYTES)
-    assert len(encode_result(Result(audio=most), seal, 0, "es")[1]) == AUDIO_BYTES_MAX
+    assert len(encode_result(Result(audio=most), cipher, 0, "es")[1]) == AUDIO_BYTES_MAX
     with pytest.raises(eventsched.InvalidMessage, match=f"at most {len(most)} bytes"):
-        encode_result(Result(audio=most + b"x"), seal, 0, "es")
-    body, _ = encode_result(Result(text="x" * 60_000), seal, 0, "es")
+        encode_result(Result(audio=most + b"x"), cipher, 0, "es")
+    body, _ = encode_result(Result(text="x" * 60_000), cipher, 0, "es")
     assert codec.decode_text(body).characters == 60_000
     with pytest.raises(eventsched.InvalidMessage, match=f"at most {BODY_BYTES_MAX} bytes"):
-        encode_result(Result(text="x" * BODY_BYTES_MAX), seal, 0, "es")
+        encode_result(Result(text="x" * BODY_BYTES_MAX), cipher, 0, "es")
 
 
 def test_what_is_not_encrypted_travels_as_it_did() -> None:

@@ -107,7 +107,7 @@ class Play:
         """What is due happens, the node ends what it has done long enough, work is given out."""
         alive = [(one.session, one.epoch, "") for one in self.sessions.values()]
         await self.store.keep_alive(alive)
-        await self.store.heartbeat_node(self.node.node, self.node.epoch, load=0, held=[])
+        await self.store.heartbeat_node(self.node.node, self.node.epoch, load=0, attempts=[])
         await self.store.timers()
         key = self.store.keys.leases(name_of(self.node.node), self.node.epoch)
         done = await self.store.transport.command(

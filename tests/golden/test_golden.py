@@ -1,8 +1,8 @@
 """What a released version has written decodes for ever, to what it meant.
 
 Owns: the corpora `v<version>.jsonl`: entries as scripts write them, and what they say; and
-`sealed-<form>.jsonl`, what was encrypted, with a key that is there beside it. A line once released
-is never changed or removed; what is new adds a line.
+`encrypted-<form>.jsonl`: ciphertexts, each with its key and its plaintext. A line once released is
+never changed or removed; a new form adds a line.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from eventsched.schema import codec, events, upcasting
 from eventsched.schema.codec import UndecodableEvent
 
 CORPORA = sorted(Path(__file__).parent.glob("v*.jsonl"))
-SEALED = Path(__file__).parent / "sealed-1.jsonl"
+ENCRYPTED = Path(__file__).parent / "encrypted-1.jsonl"
 TYPES: dict[str, type] = {kind.__name__: kind for kind in get_args(events.AnyData)}
 
 
@@ -79,21 +79,21 @@ def test_every_line_decodes_to_what_it_meant(path: Path) -> None:
             assert says(all_of(codec.decode_text(event.body)), line["text"]), where
 
 
-@pytest.mark.parametrize("line", lines_of(SEALED), ids=lambda line: line["kind"])
-def test_what_was_sealed_opens_to_what_it_was(line: dict[str, Any]) -> None:
+@pytest.mark.parametrize("line", lines_of(ENCRYPTED), ids=lambda line: line["kind"])
+def test_every_encrypted_line_decrypts_to_its_plaintext(line: dict[str, Any]) -> None:
     key = Key(bytes.fromhex(line["key"]))
     assert key.id == line["key_id"]
-    seal, sealed = SessionCipher(line["session"], key), base64.b64decode(line["sealed"])
+    cipher, encrypted = SessionCipher(line["session"], key), base64.b64decode(line["encrypted"])
     match line["kind"]:
         case "chunk":
-            assert seal.decrypt_chunk(line["seq"], sealed) == base64.b64decode(line["plain"])
+            assert cipher.decrypt_chunk(line["seq"], encrypted) == base64.b64decode(line["plain"])
         case "sound":
-            plain = seal.decrypt_speech(line["utterance"], line["target"], sealed)
+            plain = cipher.decrypt_speech(line["utterance"], line["target"], encrypted)
             assert plain == base64.b64decode(line["plain"])
         case what:
-            text = codec.decode_text(sealed)
+            text = codec.decode_text(encrypted)
             assert text.characters == line["characters"]
-            plain_text = seal.decrypt_text(what, line["utterance"], line["target"], text)
+            plain_text = cipher.decrypt_text(what, line["utterance"], line["target"], text)
             assert says(all_of(plain_text), line["text"])
 
 

@@ -517,13 +517,13 @@ class Machine(RuleBasedStateMachine):
     def all_beat(self) -> None:
         for grant in self.registered[-3:]:
             held = [(key, job.attempt) for key, job in list(self.world.jobs.items())[-3:]]
-            self.both("heartbeat_node", grant.node, grant.epoch, load=3, held=held)
+            self.both("heartbeat_node", grant.node, grant.epoch, load=3, attempts=held)
 
     @precondition(lambda self: self.registered)
     @rule(which=small, load=st.sampled_from([0, 1_000_001]), by=st.sampled_from([-1, 0, 1]))
     def beat(self, which: int, load: int, by: int) -> None:
         grant = self.node(which)
-        self.both("heartbeat_node", grant.node, max(0, grant.epoch + by), load=load, held=[])
+        self.both("heartbeat_node", grant.node, max(0, grant.epoch + by), load=load, attempts=[])
 
     @precondition(lambda self: self.registered)
     @rule(which=small, within_ms=st.sampled_from([0, 5_000, 60_000, 300_001]))
@@ -725,9 +725,9 @@ class Machine(RuleBasedStateMachine):
 
     # --- roles ------------------------------------------------------------------------------
 
-    @rule(back_ms=st.sampled_from([0, 2_000, 60_000]))
-    def dispatch(self, back_ms: int = 0) -> None:
-        self.both("dispatch_jobs", back_ms)
+    @rule(lease_ms=st.sampled_from([0, 2_000, 60_000]))
+    def dispatch(self, lease_ms: int = 0) -> None:
+        self.both("dispatch_jobs", lease_ms)
 
     @rule(ms=st.sampled_from([1, 50, 999, 2_000, 3_000, 5_000]), times=st.integers(1, 2))
     def tick(self, ms: int, times: int) -> None:

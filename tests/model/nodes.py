@@ -192,7 +192,7 @@ def stale_registration(w: World, name: str, epoch: int) -> Refused:
 
 
 def heartbeat_node(
-    w: World, node: str, epoch: int, *, load: int, held: Sequence[tuple[str, int]]
+    w: World, node: str, epoch: int, *, load: int, attempts: Sequence[tuple[str, int]]
 ) -> list[str]:
     """Rule 13, node registration: renew the registration; the reply names the attempts that it
     lost.
@@ -203,7 +203,7 @@ def heartbeat_node(
     if not is_current(w, name, epoch):
         raise stale_registration(w, name, epoch)
     w.processes[name].seen_ms, w.processes[name].load = w.now, load
-    return [key for key, attempt in held if not holds(w, node, epoch, key, attempt)]
+    return [key for key, attempt in attempts if not holds(w, node, epoch, key, attempt)]
 
 
 def holds(w: World, node: str, epoch: int, key: str, attempt: int) -> bool:

@@ -238,10 +238,10 @@ FIRE: dict[str, Callable[[World, str], None]] = {
 # --- work -----------------------------------------------------------------------------------
 
 
-def dispatch_jobs(w: World, back_ms: int = 0) -> DispatchReply:
+def dispatch_jobs(w: World, lease_ms: int = 0) -> DispatchReply:
     """Each target with an open outcome and without a job gets a job, once (rules 10, 11)."""
-    if back_ms:
-        w.dispatcher_until = w.now + back_ms
+    if lease_ms:
+        w.dispatcher_until = w.now + lease_ms
     work = w.streams.setdefault(w.keys.dispatch, [])
     batch, jobs, waiting = work[:ENTRIES_MAX], 0, 0
     _ = w.now  # reading the clock advances the time

@@ -124,7 +124,7 @@ def _tokens(code: str) -> Iterator[tokenize.TokenInfo]:
 FAULTS = (
     Fault(
         "what a zombie saves counts",
-        "_fold",
+        "_fold_and_save",
         'if reply != "saved":',
         'if reply == "never":',
         (PROJECTOR,),
@@ -362,7 +362,7 @@ FAULTS = (
     ),
     Fault(
         "a reader that was overtaken is not told",
-        "_append",
+        "_enqueue",
         "if entry.number != self._expected:",
         "if entry.number < self._expected:",
         (

@@ -22,7 +22,7 @@ def readable(source_text: str, text: str | None = None) -> bytes:
 
 def encrypted(characters: int, body: bytes = b"?") -> bytes:
     """A text that this test cannot decrypt; its length is readable."""
-    return encode_text(Text(sealed=body, characters=characters))
+    return encode_text(Text(encrypted=body, characters=characters))
 
 
 class FoldedLog:

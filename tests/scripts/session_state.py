@@ -16,8 +16,8 @@ from eventsched.schema.events import Event, ResultDelivered, ResultMissing
 from eventsched.schema.keys import name_of
 from projections.session import Session, Sessions
 from tests.fixtures_store import TimedStore
-from tests.heard import heard_of
 from tests.scripts.cell_state import zset
+from tests.session_buffer import buffer_of
 
 
 async def assert_sessions_are_folded(store: TimedStore) -> None:
@@ -66,7 +66,7 @@ async def _assert_same(store: TimedStore, name: str, view: Session) -> None:
     playing = await store.read_hash(store.keys.playing(name))
     assert {key: int(until) for key, until in playing.items()} == view.playbacks, name
     await _assert_held(store, name, view)
-    await _assert_audio(store, name, view, int(heard_of(fields)["next_seq"]))
+    await _assert_audio(store, name, view, int(buffer_of(fields)["next_seq"]))
     if view.room:
         members = await store.read_hash(store.keys.room(name_of(view.room)))
         assert (members.get(view.session) == view.listen_language) == view.in_room, name

@@ -127,7 +127,7 @@ class Play:
 
     async def beat(self) -> None:
         for grant in self.nodes:
-            call = self.store.heartbeat_node(grant.node, grant.epoch, load=0, held=[])
+            call = self.store.heartbeat_node(grant.node, grant.epoch, load=0, attempts=[])
             assert await code_of(call) in ("ok", "NODE_SUPERSEDED", "NODE_UNKNOWN")
 
     async def drain(self) -> None:

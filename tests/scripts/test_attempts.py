@@ -65,7 +65,7 @@ async def test_rule_19_lease_cases(
     assert message["deadline_ms"] == dispatch.deadline_ms
     while store.at_ms < dispatch.deadline_ms - 1:
         store.tick(min(10_000, dispatch.deadline_ms - 1 - store.at_ms))
-        await store.heartbeat_node(node.node, node.epoch, load=0, held=[])
+        await store.heartbeat_node(node.node, node.epoch, load=0, attempts=[])
         await store.timers()
     assert await logged(store, "AttemptEnded") == []
     store.tick(1)
@@ -103,12 +103,12 @@ async def test_rule_19_heartbeats_do_not_move_a_lease(store: TimedStore) -> None
     for _ in range(31):
         store.tick(1_000)
         held = [(message["j"], 1)]
-        await store.heartbeat_node(node.node, node.epoch, load=1, held=held)
+        await store.heartbeat_node(node.node, node.epoch, load=1, attempts=held)
         await store.timers()
     assert (await last(store, "AttemptEnded")).reason == "lease"
     assert (await logged(store, "AttemptEnded"))[0].ms == START_MS + 31_000
     held = [(message["j"], 1)]
-    lost = await store.heartbeat_node(node.node, node.epoch, load=1, held=held)
+    lost = await store.heartbeat_node(node.node, node.epoch, load=1, attempts=held)
     assert lost == [message["j"]]
     await check(store)
 
@@ -131,18 +131,18 @@ async def test_rule_19_the_handler_may_ask_for_more_up_to_300_s_after_dispatch(
     assert await extend(60_000) == 60_000
     assert await extend(60_000) == 60_000
     store.tick(50_000)
-    await store.heartbeat_node(node.node, 1, load=0, held=[])
+    await store.heartbeat_node(node.node, 1, load=0, attempts=[])
     await store.timers()
     assert await extend(60_000) == 110_000
     assert await extend(300_000) == 300_000
     for _ in range(24):
         store.tick(10_000)
-        await store.heartbeat_node(node.node, 1, load=0, held=[])
+        await store.heartbeat_node(node.node, 1, load=0, attempts=[])
         await store.timers()
     assert await extend(300_000) == 300_000
     assert await logged(store, "AttemptEnded") == []
     store.tick(10_000)
-    await store.heartbeat_node(node.node, 1, load=0, held=[])
+    await store.heartbeat_node(node.node, 1, load=0, attempts=[])
     await store.timers()
     assert (await last(store, "AttemptEnded")).reason == "lease"
     await check(store)
@@ -179,7 +179,7 @@ async def test_rule_20_after_a_lease_end_another_node_gets_the_job_and_the_old_o
     await store.dispatch()
     store.tick(30_000)
     new = await store.join("n2", slots=1)
-    await store.heartbeat_node(old.node, 1, load=0, held=[])
+    await store.heartbeat_node(old.node, 1, load=0, attempts=[])
     store.tick(1_000)
     await store.timers()
     (cancel,) = await cancelled(store, old)
@@ -260,7 +260,7 @@ async def test_rule_20_at_most_three_dispatches_again_then_job_timeout(store: Ti
     await store.dispatch()
     for _ in range(4 * 31 + 5):
         store.tick(1_000)
-        await store.heartbeat_node(node.node, 1, load=0, held=[])
+        await store.heartbeat_node(node.node, 1, load=0, attempts=[])
         await store.timers()
     assert [e.data.attempt for e in await logged(store, "JobDispatched")] == [1, 2, 3, 4]
     failed = await last(store, "JobFailed")

@@ -301,13 +301,13 @@ async def test_rule_16_a_slot_without_a_lease_is_not_released(
     (running,) = await played.inbox(node)
     await redis.set(played.keys.tenant_finish_tag, "no sorted set")
     played.tick(40_000)
-    await played.heartbeat_node(node.node, 1, load=0, held=[])
+    await played.heartbeat_node(node.node, 1, load=0, attempts=[])
     await played.timers()
     assert await redis.xlen(played.keys.dead_letters) >= 1
     await redis.delete(played.keys.tenant_finish_tag)
     ended = NodeResult(job=running["j"], attempt=1, status="ok")
     await played.record_results(node.node, 1, [ended])
-    await played.heartbeat_node(node.node, 1, load=0, held=[])
+    await played.heartbeat_node(node.node, 1, load=0, attempts=[])
     assert await assert_stored(redis, played)
     assert await redis.zcard(played.keys.leases("n1", 1)) == 1
 
@@ -463,7 +463,7 @@ async def test_the_cache_is_empty_after_a_call_that_failed_or_added_a_dead_lette
     with pytest.raises(ResponseError, match="WRONGTYPE"):
         await played.record_results(node.node, 1, results)
     assert not await cached_contents(played)
-    await played.heartbeat_node(node.node, 1, load=0, held=[])
+    await played.heartbeat_node(node.node, 1, load=0, attempts=[])
     assert await cached_contents(played)
     await played.say(session, 1, end_of_utterance=True)
     await played.dispatch()
@@ -482,7 +482,7 @@ async def test_a_cell_that_is_not_configured_has_no_cache(
 
 async def unknown_beats(store: Store, name: str) -> None:
     with pytest.raises(Refused, match="NODE_UNKNOWN"):
-        await store.heartbeat_node(f"{store.cell}.{name}", 1, load=0, held=[])
+        await store.heartbeat_node(f"{store.cell}.{name}", 1, load=0, attempts=[])
 
 
 async def test_the_cache_is_bounded(

@@ -347,7 +347,7 @@ async def test_a_timer_that_another_set_anew_in_the_same_call_is_not_due(
     store.tick(14_000)
     await store.join("n2")
     store.tick(26_000)
-    await store.heartbeat_node(store.keys.full("n2"), 1, load=0, held=[])
+    await store.heartbeat_node(store.keys.full("n2"), 1, load=0, attempts=[])
     await store.timers()
     assert [e.data.reason for e in await events(store, "AttemptEnded")] == ["node_lost"]
     assert len(await events(store, "JobDispatched")) == 2

@@ -107,7 +107,7 @@ async def test_rule_25_a_gap_is_waited_for_from_when_a_later_one_was_ready(
     ready_ms = store.at_ms
     await store.extend_lease(node.node, 1, job=messages[0]["j"], attempt=1, more_ms=100_000)
     store.tick(20_000)
-    await store.heartbeat_node(node.node, 1, load=0, held=[])
+    await store.heartbeat_node(node.node, 1, load=0, attempts=[])
     store.tick(9_999)
     await store.timers()
     assert await outcomes_in_outbox(store, session) == []
@@ -130,9 +130,9 @@ async def test_rule_25_what_comes_after_missing_is_refused_and_on_record(
     await store.extend_lease(node.node, 1, job=messages[0]["j"], attempt=1, more_ms=100_000)
     await store.answer(node, messages[1])
     store.tick(14_000)
-    await store.heartbeat_node(node.node, 1, load=0, held=[])
+    await store.heartbeat_node(node.node, 1, load=0, attempts=[])
     store.tick(14_000)
-    await store.heartbeat_node(node.node, 1, load=0, held=[])
+    await store.heartbeat_node(node.node, 1, load=0, attempts=[])
     store.tick(2_000)
     await store.timers()
     with pytest.raises(LeaseLost):

@@ -24,7 +24,7 @@ from tests.scripts.jobs_of import (
     take_dead_letters,
 )
 
-BACK_MS = 4_000
+LEASE_MS = 4_000
 EIGHT = ["ar", "de", "es", "fr", "it", "ja", "ko", "pt"]
 
 
@@ -35,7 +35,7 @@ async def queue_length(store: TimedStore) -> int:
 
 async def test_rule_11_one_call_finalizes_and_dispatches(store: TimedStore) -> None:
     node = await store.join()
-    await store.dispatch_jobs(BACK_MS)
+    await store.dispatch_jobs(LEASE_MS)
     session = await speak(store, "s1")
     assert await queue_length(store) == 0
     finalized, dispatched = (await store.log())[-2:]
@@ -55,9 +55,9 @@ async def test_rule_11_one_call_finalizes_and_dispatches(store: TimedStore) -> N
 async def test_the_events_and_the_assignment_are_those_of_the_dispatcher(store: TimedStore) -> None:
     """The same day twice, the second time through `work`."""
     outcomes = dict[str, Any]()
-    for name, back_ms in (("s1", BACK_MS), ("s2", 0)):
+    for name, lease_ms in (("s1", LEASE_MS), ("s2", 0)):
         node = await store.join(token=name, slots=3, targets=["es", "fr"], features=["tts"])
-        await store.dispatch_jobs(back_ms)
+        await store.dispatch_jobs(lease_ms)
         await speak(
             store, name, count=2, targets=["es", "fr"], features=["tts"], key="0123456789abcdef"
         )
@@ -68,7 +68,7 @@ async def test_the_events_and_the_assignment_are_those_of_the_dispatcher(store: 
         for _ in range(4):
             await finish_one(store, node)
         await store.drain_node(node.node, node.epoch, within_ms=1_000)
-        store.tick(BACK_MS)
+        store.tick(LEASE_MS)
     assert len(outcomes["s1"][0]) == 3
     assert outcomes["s1"] == outcomes["s2"]
     await check(store)
@@ -88,15 +88,15 @@ def _told(event: Event) -> tuple[str, dict[str, Any]]:
 async def test_without_a_dispatcher_jobs_wait_in_the_dispatch_queue(store: TimedStore) -> None:
     """The presence lease of the dispatcher has ended."""
     await store.join(slots=8)
-    await store.dispatch_jobs(BACK_MS)
-    store.tick(BACK_MS - 1)
+    await store.dispatch_jobs(LEASE_MS)
+    store.tick(LEASE_MS - 1)
     await speak(store, "s1")
     assert await queue_length(store) == 0
     store.tick(1)
     await speak(store, "s2")
     assert await queue_length(store) == 1
     assert await order_of_dispatch(store) == ["s1/0"]
-    await store.dispatch_jobs(BACK_MS)
+    await store.dispatch_jobs(LEASE_MS)
     await speak(store, "s3")
     assert await order_of_dispatch(store) == ["s1/0", "s2/0", "s3/0"]
     await check(store)
@@ -108,7 +108,7 @@ async def test_a_dispatcher_that_cannot_dispatch_is_not_there(store: TimedStore)
     await store.transport.command("XGROUP", "DESTROY", key, "dispatch", key=key)
     await speak(store, "s1")
     with pytest.raises(ResponseError, match="NOGROUP"):
-        await store.dispatch_jobs(BACK_MS)
+        await store.dispatch_jobs(LEASE_MS)
     await speak(store, "s2")
     assert await queue_length(store) == 2
     assert await order_of_dispatch(store) == []
@@ -127,17 +127,17 @@ async def test_rule_15_only_jobs_with_full_nodes_count_as_waiting(store: TimedSt
 async def test_no_job_overtakes_the_dispatch_queue(store: TimedStore) -> None:
     await store.join(slots=64)
     await speak(store, "s1", count=14)
-    await store.dispatch_jobs(BACK_MS)  # takes twelve of them
+    await store.dispatch_jobs(LEASE_MS)  # takes twelve of them
     await speak(store, "s2")
     assert await queue_length(store) == 3
-    await store.dispatch_jobs(BACK_MS)
+    await store.dispatch_jobs(LEASE_MS)
     await speak(store, "s3")
     assert (await order_of_dispatch(store))[-4:] == ["s1/12", "s1/13", "s2/0", "s3/0"]
     await check(store)
 
 
 async def test_rule_18_a_job_that_finds_no_slot_waits_as_it_would(store: TimedStore) -> None:
-    await store.dispatch_jobs(BACK_MS)
+    await store.dispatch_jobs(LEASE_MS)
     await speak(store, "s1")
     (queued,) = await logged(store, "JobQueued")
     assert queued.data.reason == "NO_POOL_FOR_LANG_PAIR"
@@ -154,7 +154,7 @@ async def test_rule_18_a_job_that_finds_no_slot_waits_as_it_would(store: TimedSt
 
 async def test_a_call_dispatches_at_most_eight_jobs(store: TimedStore) -> None:
     await store.join(slots=64, targets=EIGHT)
-    await store.dispatch_jobs(BACK_MS)
+    await store.dispatch_jobs(LEASE_MS)
     session = await store.open("s1", targets=EIGHT[:3])
     chunks = [_final(session, seq) for seq in range(4)]
     assert [_word(reply) for reply in await store.append_audio(chunks)] == ["ok"] * 4
@@ -188,7 +188,7 @@ async def test_a_pause_and_a_close_dispatch_too(store: TimedStore) -> None:
     await store.say(paused, 0)
     store.tick(3_000)
     await store.say(closing, 0)
-    await store.dispatch_jobs(BACK_MS)
+    await store.dispatch_jobs(LEASE_MS)
     await store.timers()
     await store.close_session(closing.session, closing.epoch)
     assert await order_of_dispatch(store) == ["s1/0", "s2/0"]
@@ -201,7 +201,7 @@ async def test_an_error_of_eager_dispatch_is_dead_lettered_and_the_finalize_succ
 ) -> None:
     """As in the dispatch queue: nothing was written, and a retry succeeds after the repair."""
     await store.join()
-    await store.dispatch_jobs(BACK_MS)
+    await store.dispatch_jobs(LEASE_MS)
     key = store.keys.active_revision("group")
     await store.transport.command("HSET", key, "a", "b", key=key)
     session = await speak(store, "s1")
@@ -221,7 +221,7 @@ async def test_an_entry_that_fails_after_a_write_is_dead_lettered_as_partial(
     store: TimedStore,
 ) -> None:
     await store.join()
-    await store.dispatch_jobs(BACK_MS)
+    await store.dispatch_jobs(LEASE_MS)
     key = store.keys.inbox("n1")
     await store.transport.command("SET", key, "x", key=key)
     session = await speak(store, "s1")
@@ -242,16 +242,16 @@ async def test_rule_11_producers_that_finalize_while_dispatchers_run(store: Time
         for seq in range(20):
             await store.say(session, seq, end_of_utterance=True)
 
-    async def dispatches(back_ms: int) -> None:
+    async def dispatches(lease_ms: int) -> None:
         for _ in range(30):
-            await store.dispatch_jobs(back_ms)
+            await store.dispatch_jobs(lease_ms)
             store.tick(1)
 
     async with anyio.create_task_group() as tasks:
         for name in ("s1", "s2", "s3", "s4", "s5", "s6"):
             tasks.start_soon(speaks, name)
-        for back_ms in (1, 2):
-            tasks.start_soon(dispatches, back_ms)
+        for lease_ms in (1, 2):
+            tasks.start_soon(dispatches, lease_ms)
     await store.dispatch()
     messages = [message["j"] for message in await assigned(store, node)]
     assert len(messages) == len(set(messages)) == 120
@@ -268,7 +268,7 @@ async def test_rule_18_what_a_call_queues_itself_counts_for_its_next_chunk(
 ) -> None:
     """Three jobs may wait, there is no node, and each chunk is a job."""
     await store.configure_cell({"tenant_queue_max": 3}, overwrite=True)
-    await store.dispatch_jobs(BACK_MS)
+    await store.dispatch_jobs(LEASE_MS)
     session = await store.open("s1")
     replies = await store.append_audio([_final(session, seq) for seq in range(4)])
     assert [_word(reply) for reply in replies] == ["ok"] * 3 + ["BACKPRESSURE"]

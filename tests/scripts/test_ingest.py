@@ -13,8 +13,8 @@ from eventsched.errors import InvalidMessage, Refused, SeqGap, SessionClosedErro
 from eventsched.store.client import Client
 from eventsched.store.session_commands import Finalize, Receipt
 from tests.fixtures_store import START_MS, TimedStore
-from tests.heard import heard_of
 from tests.scripts.calls import append, call, chunk, code_of, contents, events, finalized, refused
+from tests.session_buffer import buffer_of
 
 
 async def chunks_of(store: TimedStore, name: str = "s1") -> list[tuple[int, int]]:
@@ -83,7 +83,7 @@ async def test_rule_1_finalizes_of_one_call_are_each_answered_for_itself(
     ]
     for name in ("s1", "s2"):
         fields = await store.read_hash(store.keys.session(name))
-        assert (fields["utterance"], fields["turn"], heard_of(fields)["count"]) == ("1", "1", "0")
+        assert (fields["utterance"], fields["turn"], buffer_of(fields)["count"]) == ("1", "1", "0")
 
 
 @pytest.mark.parametrize(

@@ -165,7 +165,7 @@ async def test_rule_13_a_new_registration_supersedes_and_the_older_process_gets_
     assert (ended.reason, ended.epoch, ended.attempt) == ("superseded", 1, 1)
     again = await last(store, "JobDispatched")
     assert (again.epoch, again.attempt) == (2, 2)
-    refused = await refusal(store.heartbeat_node(old.node, 1, load=0, held=[]))
+    refused = await refusal(store.heartbeat_node(old.node, 1, load=0, attempts=[]))
     assert refused.code == "NODE_SUPERSEDED"
     assert (await refusal(store.drain_node(old.node, 1, within_ms=0))).code == "NODE_SUPERSEDED"
     assert await reply(store, old, message["j"]) == "NODE_MISMATCH"
@@ -206,7 +206,7 @@ async def test_rule_13_a_heartbeat_keeps_a_node_alive(store: TimedStore) -> None
     node = await store.join()
     for _ in range(4):
         store.tick(14_999)
-        assert await store.heartbeat_node(node.node, node.epoch, load=3, held=[]) == []
+        assert await store.heartbeat_node(node.node, node.epoch, load=3, attempts=[]) == []
         await store.timers()
     assert await store.types() == ["NodeRegistered"]
     store.tick(15_000)
@@ -219,7 +219,7 @@ async def test_rule_13_a_heartbeat_never_resurrects(store: TimedStore) -> None:
     store.tick(15_000)
     await store.timers()
     for _ in range(2):
-        refused = await refusal(store.heartbeat_node(node.node, node.epoch, load=0, held=[]))
+        refused = await refusal(store.heartbeat_node(node.node, node.epoch, load=0, attempts=[]))
         assert refused.code == "NODE_UNKNOWN"
     assert (await store.join()).epoch == 2
     assert (await store.types())[1:] == ["NodeLost", "NodeRegistered"]
@@ -231,15 +231,17 @@ async def test_rule_13_a_malformed_or_unknown_heartbeat_is_refused(
 ) -> None:
     node = await store.join()
     for epoch in (2, 99):
-        refused = await refusal(store.heartbeat_node(node.node, epoch, load=0, held=[]))
+        refused = await refusal(store.heartbeat_node(node.node, epoch, load=0, attempts=[]))
         assert refused.code == "NODE_UNKNOWN"
     unknown = store.keys.full("nobody")
-    assert (await refusal(store.heartbeat_node(unknown, 1, load=0, held=[]))).code == "NODE_UNKNOWN"
+    assert (
+        await refusal(store.heartbeat_node(unknown, 1, load=0, attempts=[]))
+    ).code == "NODE_UNKNOWN"
     for epoch, load, field in ((-1, 0, "epoch"), (1, -1, "load")):
-        refused = await refusal(store.heartbeat_node(node.node, epoch, load=load, held=[]))
+        refused = await refusal(store.heartbeat_node(node.node, epoch, load=load, attempts=[]))
         assert (refused.code, refused.fields["field"]) == ("INVALID_MESSAGE", field)
     many = [("job", 1)] * 257
-    refused = await refusal(store.heartbeat_node(node.node, 1, load=0, held=many))
+    refused = await refusal(store.heartbeat_node(node.node, 1, load=0, attempts=many))
     assert refused.fields["field"] == "leases"
 
 
@@ -252,9 +254,9 @@ async def test_rule_13_a_heartbeat_names_the_attempts_that_the_node_no_longer_ho
     first, second = [message["j"] for message in await assigned(store, node)]
     assert await reply(store, node, first) == "ok"
     held = [(first, 1), (second, 1), ("acme:none", 1)]
-    lost = await store.heartbeat_node(node.node, node.epoch, load=1, held=held)
+    lost = await store.heartbeat_node(node.node, node.epoch, load=1, attempts=held)
     assert lost == [first, "acme:none"]
-    lost = await store.heartbeat_node(node.node, node.epoch, load=1, held=[(second, 2)])
+    lost = await store.heartbeat_node(node.node, node.epoch, load=1, attempts=[(second, 2)])
     assert lost == [second]
 
 
@@ -306,7 +308,7 @@ async def test_rule_13_a_draining_node_finishes_what_it_has_and_gets_nothing_new
     await speak(store, "s2")
     await store.dispatch()
     assert (await last(store, "JobQueued")).reason == "NO_AVAILABLE_NODE"
-    assert await store.heartbeat_node(node.node, node.epoch, load=1, held=[]) == []
+    assert await store.heartbeat_node(node.node, node.epoch, load=1, attempts=[]) == []
     await check(store)
     await finish_one(store, node)
     assert (await store.types())[-3:] == ["ResultRecorded", "NodeDrained", "ResultDelivered"]
@@ -335,7 +337,7 @@ async def test_rule_13_leases_of_a_draining_node_after_its_time_are_dispatched_a
     assert await store.drain_node(node.node, node.epoch, within_ms=10_000) == 20
     assert len(await logged(store, "NodeDraining")) == 1
     store.tick(9_999)
-    await store.heartbeat_node(node.node, node.epoch, load=0, held=[])
+    await store.heartbeat_node(node.node, node.epoch, load=0, attempts=[])
     await store.timers()
     assert await logged(store, "AttemptEnded") == []
     store.tick(1)

@@ -297,7 +297,7 @@ async def test_the_largest_calls_are_taken(store: TimedStore) -> None:
     partials = await store.send_partials(node.node, node.epoch, [(job, 1, b"x")] * 32)
     assert partials == [None] * 32
     held = [(job, 1)] * 256
-    assert await store.heartbeat_node(node.node, node.epoch, load=0, held=held) == []
+    assert await store.heartbeat_node(node.node, node.epoch, load=0, attempts=held) == []
     result = NodeResult(job=job, attempt=1, status="ok")
     replies = await store.record_results(node.node, node.epoch, [result] * 16)
     assert [reply and reply.code for reply in replies] == [None] + ["DUPLICATE_RESULT"] * 15
@@ -342,7 +342,7 @@ async def test_rule_25_a_live_attempt_whose_outcome_ended_is_cancelled_and_its_s
     await store.close_session(session.session, session.epoch)
     for _ in range(3):
         store.tick(10_000)
-        await store.heartbeat_node(node.node, 1, load=0, held=[])
+        await store.heartbeat_node(node.node, 1, load=0, attempts=[])
         await store.timers()
     assert [t for t in await store.types() if t not in ("SessionClosed", "RoomLeft")][-3:] == [
         "ResultMissing",

@@ -67,7 +67,7 @@ async def test_rule_14_the_end_of_a_suspension_serves_waiting_jobs(store: TimedS
     await reply(store, node, message["j"], **MISSING)
     for _ in range(5):
         store.tick(11_999)
-        await store.heartbeat_node(node.node, node.epoch, load=0, held=[])
+        await store.heartbeat_node(node.node, node.epoch, load=0, attempts=[])
         await store.timers()
     assert await logged(store, "NodeResumed") == []
     store.tick(5)
@@ -128,7 +128,7 @@ async def test_rule_14_a_second_report_extends_the_suspension_with_an_event(
     await check(store)
     for _ in range(5):
         store.tick(10_000)
-        await store.heartbeat_node(node.node, node.epoch, load=0, held=[])
+        await store.heartbeat_node(node.node, node.epoch, load=0, attempts=[])
         await store.timers()
     assert await logged(store, "NodeResumed") == []
     store.tick(10_000)
@@ -150,7 +150,7 @@ async def test_rule_14_two_suspensions_end_each_at_its_time(store: TimedStore) -
     seen = []
     for _ in range(13):
         store.tick(5_000)
-        await store.heartbeat_node(node.node, node.epoch, load=0, held=[])
+        await store.heartbeat_node(node.node, node.epoch, load=0, attempts=[])
         await store.timers()
         await check(store)
         seen.append(len(await logged(store, "NodeResumed")))

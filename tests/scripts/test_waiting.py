@@ -281,7 +281,7 @@ async def test_rule_18_the_slot_of_a_failed_attempt_is_compared_for_all_waiting_
     await store.dispatch()
     (message,) = await assigned(store, node)
     store.tick(25_000)
-    await store.heartbeat_node(node.node, node.epoch, load=0, held=[])
+    await store.heartbeat_node(node.node, node.epoch, load=0, attempts=[])
     await speak(store, "s2", targets=["fr"], priority=0)
     await store.dispatch()
     if how == "failed":
@@ -373,7 +373,7 @@ async def test_rule_18_from_half_of_its_time_on_only_smaller_tags_of_its_require
             await store.dispatch()
         elif kind == "tick":
             store.tick(rest[0])
-            await store.heartbeat_node(node.node, node.epoch, load=0, held=[])
+            await store.heartbeat_node(node.node, node.epoch, load=0, attempts=[])
             await store.timers()
         else:
             await end_one(store, fails=kind == "fail")

@@ -393,7 +393,7 @@ class SimNode:
         while alive[0]:
             try:
                 lost = await self.store.heartbeat_node(
-                    grant.node, grant.epoch, load=len(held), held=list(held.items())
+                    grant.node, grant.epoch, load=len(held), attempts=list(held.items())
                 )
                 for job in lost:
                     held.pop(job, None)
@@ -494,7 +494,7 @@ class SimNode:
                 code="MODEL_NOT_AVAILABLE",
                 feature=features[0],
             )
-        body = _sealed("hola") if "key" in data else _text("hola")
+        body = _encrypted("hola") if "key" in data else _text("hola")
         return NodeResult(job=job, attempt=attempt, status="ok", body=body)
 
 
@@ -502,9 +502,9 @@ def _text(words: str) -> bytes:
     return codec.encode_text(Text(source_text="hello", text=words))
 
 
-def _sealed(words: str) -> bytes:
+def _encrypted(words: str) -> bytes:
     """A text that only the holder of the key can read; in the simulation there is none."""
-    return codec.encode_text(Text(sealed=words.encode(), characters=len(words)))
+    return codec.encode_text(Text(encrypted=words.encode(), characters=len(words)))
 
 
 class Mischief:
@@ -545,7 +545,7 @@ class Mischief:
                 )
                 self._count(await store.record_results(f"{CELL}.n0", 1, [stray]))
             case 3:
-                await store.heartbeat_node(f"{CELL}.nobody", 1, load=0, held=[])
+                await store.heartbeat_node(f"{CELL}.nobody", 1, load=0, attempts=[])
             case 4:
                 await store.mark_playback(
                     session, 1, origin="other.cell", target="es", utterance=0, started=True

@@ -240,10 +240,10 @@ def _archived(cluster: Cluster, world: World, archive: Path) -> list[str]:
 
 def _given_up(cluster: Cluster, world: World) -> list[str]:
     """Then the archive is lost: what is left of the log goes on without it."""
-    calls = ArchiveCommands(cluster.views)
-    key = world.complete(calls.read_state()).fingerprint
+    commands = ArchiveCommands(cluster.views)
+    key = world.complete(commands.read_state()).fingerprint
     world.now_ms += LEASE_MS
-    world.complete(calls.abandon(key))
+    world.complete(commands.abandon(key))
     broken = _verified(cluster, world, None)
     return [f"given up: {violation}" for violation in broken]
 

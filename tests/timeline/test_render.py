@@ -129,11 +129,11 @@ def test_each_utterance_and_outcome_is_named() -> None:
 
 def test_an_encrypted_text_is_shown_as_encrypted() -> None:
     *before, last = talk(0)
-    sealed = Event(
+    encrypted = Event(
         id=last.id, type=last.type, session=last.session, job=last.job, data=last.data,
-        body=codec.encode_text(Text(sealed=b"opaque", characters=6)),
+        body=codec.encode_text(Text(encrypted=b"opaque", characters=6)),
     )  # fmt: skip
-    assert "(encrypted, 6 characters)" in titles(draw([*before, sealed]))
+    assert "(encrypted, 6 characters)" in titles(draw([*before, encrypted]))
 
 
 async def test_retries_waits_and_missing_outcomes_are_drawn(store: TimedStore) -> None:

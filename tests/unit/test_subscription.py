@@ -8,7 +8,6 @@ from eventsched.client.subscription import (
     BYTES_MAX,
     ENTRIES_MAX,
     Subscription,
-    before,
 )
 from eventsched.schema.ids import START
 from eventsched.store.transport import Entry
@@ -42,7 +41,7 @@ def test_from_the_start_a_missing_first_entry_is_reported() -> None:
 
 def test_after_an_entry_that_exists_only_later_ones_are_taken() -> None:
     subscription = Subscription("c0.s", "2-0")
-    assert subscription.position == before("2-0")
+    assert subscription.position == "1-18446744073709551615"
     subscription.put([entry(2), entry(3)])
     assert taken(subscription) == ["3-0"]
 
@@ -78,13 +77,6 @@ def test_an_entry_that_no_script_wrote_is_logged_and_skipped(flat: list[bytes]) 
     assert taken(subscription) == ["1-0", "2-0"]
     assert subscription.position == "2-0"
     assert [(line["session"], line["entry"]) for line in lines] == [("c0.s", "1-5")]
-
-
-@pytest.mark.parametrize(
-    ("entry_id", "lower"), [("5-3", "5-2"), ("5-0", f"4-{(1 << 64) - 1}"), ("1-1", "1-0")]
-)
-def test_a_read_after_the_id_before_returns_the_entry(entry_id: str, lower: str) -> None:
-    assert before(entry_id) == lower
 
 
 def test_a_full_subscription_is_not_read_until_an_entry_is_taken() -> None:

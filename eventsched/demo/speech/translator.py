@@ -49,7 +49,10 @@ class Translator:
         return self.same or self._mode is not None
 
     def translate(self, text: str) -> str | None:
-        """The text in the target language; none if apertium or the pair is not installed."""
+        """Return the text in the target language; None if apertium or the pair is not installed.
+
+        Raises TranslationFailed.
+        """
         if self.same or not text:
             return text
         if self._mode is None:

@@ -1,7 +1,6 @@
-"""What a session has heard, as it is stored: its parts, and a server that has forgotten some of it.
+"""The field `heard` of a session: its parts by name, and the loss of its last chunks.
 
-Owns: the parts of the field `heard` by name. Never does: what they mean, which is said in
-eventsched/lua/include/sessions.lua.
+Owns: reading and changing the stored field. Must not: interpret it; lua/include/sessions.lua does.
 """
 
 from __future__ import annotations
@@ -12,12 +11,12 @@ from typing import Any
 PARTS = ("next_seq", "seen", "count", "bytes", "ms", "seq", "at", "first", "last")
 
 
-def heard_of(session: Mapping[str, str]) -> dict[str, str]:
+def buffer_of(session: Mapping[str, str]) -> dict[str, str]:
     return dict(zip(PARTS, session["heard"].split("|"), strict=True))
 
 
 async def forget_chunks(redis: Any, key: str, next_seq: int) -> None:
-    """As after a failover: the chunks from this one on never came."""
+    """Remove the chunks from `next_seq` on, as a failover that loses them does."""
     _, _, rest = (await redis.hget(key, "heard")).partition(b"|")
     await redis.hset(key, "heard", b"%d|%b" % (next_seq, rest))
     clock = key.partition("session:")[0] + "clock"
