@@ -163,7 +163,8 @@ class Tamperer:
             return {name: number + 1 for name, number in value.items()}
         if isinstance(value, list):
             return self.rng.sample(value, len(value)) if self.rng.random() < 0.5 else value[:-1]
-        at = self.rng.choice([at for at, letter in enumerate(value) if letter.isdigit()])
+        digits = [at for at, letter in enumerate(value) if letter.isdigit()]
+        at = self.rng.choice(digits or range(len(value)))
         return value[:at] + str(self.rng.randrange(1, 10)) + value[at + 1 :]
 
     def edit_segment(self, files: Files) -> None:
