@@ -197,12 +197,6 @@ def rows_of_session(path: Path, session: str) -> list[int]:
     return list(rows)
 
 
-def sessions_in(path: Path) -> list[str]:
-    """The sessions whose indexes list entries of the segment."""
-    names: list[str] = read_table(path, ["session"]).column("session").to_pylist()
-    return names
-
-
 def entries_at(path: Path, rows: Sequence[int]) -> list[bytes]:
     """The stored bytes of these rows, in order. Reads only the row groups that have them."""
     try:
