@@ -12,7 +12,7 @@ from eventsched.history.source import HistorySource
 from eventsched.projection.protocol import load_sets
 from eventsched.projection.store import ProjectionStore
 from eventsched.roles.projector import Projector
-from eventsched.schema.events import Event, NodeRegistered
+from eventsched.schema.events import Event
 from eventsched.store.client import Client, check_server
 from eventsched.store.connection import Connection
 from tests.fixtures_store import TimedStore
@@ -55,7 +55,3 @@ async def random_log(store: TimedStore, seed: int, steps: int) -> Sequence[Event
 def with_data(event: Event, **changes: Any) -> Event:
     """The event with other data."""
     return msgspec.structs.replace(event, data=msgspec.structs.replace(event.data, **changes))
-
-
-def nodes_in(log: Sequence[Event]) -> set[str]:
-    return {event.node for event in log if isinstance(event.data, NodeRegistered)}

@@ -38,6 +38,7 @@ from eventsched.schema.events import (
     ResultReplaced,
     UtteranceFinalized,
 )
+from eventsched.schema.ids import ms_of
 from projections.node import Node, Suspension
 
 ORDER = ("chosen", "last", "free", "full", "draining", "suspended", "unable", "gone")
@@ -256,7 +257,7 @@ def _outcome(end: Event | None) -> tuple[str, str]:
 def _speech(finalized: Event) -> list[Stage]:
     data = finalized.data
     assert isinstance(data, UtteranceFinalized)
-    first_ms, last_ms = _ms(data.first), _ms(data.last)
+    first_ms, last_ms = ms_of(data.first), ms_of(data.last)
     amount = f"{data.count} chunk{'s' * (data.count != 1)}, {data.bytes:,} B"
     return [
         Stage(name="speech", from_ms=first_ms, ms=last_ms - first_ms, waited_for=amount),
@@ -374,7 +375,3 @@ def _waits_for(at: Event) -> str:
             return "not dispatched yet"
         case _:
             return "waits for an earlier number"
-
-
-def _ms(entry_id: str) -> int:
-    return int(entry_id.partition("-")[0])

@@ -19,7 +19,7 @@ from eventsched.history.source import HistorySource, session_of_job
 from eventsched.projection.fold import FailedEvent, decode_event
 from eventsched.schema import keys
 from eventsched.schema.events import Event
-from eventsched.schema.ids import START, parse_id
+from eventsched.schema.ids import START, id_before, ms_of, parse_id
 
 Progress = Callable[[int], None]
 """Called with the number of entries read so far."""
@@ -39,7 +39,7 @@ async def why(source: HistorySource, job: str) -> JobExplanation:
     history = await source.history_for(session)
     decisions = await _decisions(history, [event for event in session_events if event.job == key])
     last = await source.last_id(keys.cell_of(session))
-    return explain(key, session_events, decisions, int(last.partition("-")[0]))
+    return explain(key, session_events, decisions, ms_of(last))
 
 
 async def _decisions(history: History, job: Sequence[Event]) -> list[Decision]:
@@ -48,7 +48,7 @@ async def _decisions(history: History, job: Sequence[Event]) -> list[Decision]:
     if not events or not await history.is_complete():
         return [decision(None, event) for event in events]
     ids = [event.id for event in events]
-    start = _just_before(ids[0])
+    start = id_before(ids[0])
     state = await _state_at(history, start)
     decisions = []
     async for entry in history.entries(start, ids[-1]):
@@ -105,8 +105,3 @@ async def _state_at(history: History, entry_id: str) -> SchedulerState:
     if parse_id(entry_id) == parse_id(START):
         return SchedulerState.empty()
     return SchedulerState(await history.folding_at(entry_id))
-
-
-def _just_before(entry_id: str) -> str:
-    ms, seq = parse_id(entry_id)
-    return LogPosition(ms, seq, entry_id).before

@@ -12,6 +12,8 @@ import typer
 
 from eventsched.cli.options import Options, command
 from eventsched.errors import EventschedError, InvalidMessage, NotFound
+from eventsched.schema.ids import ms_of
+from eventsched.store.replies import fields_of
 
 if TYPE_CHECKING:
     from eventsched.store.cell import Store
@@ -78,8 +80,7 @@ async def _entries(store: Store) -> list[dict[str, Any]]:
     low = "-"
     while page := await store.read_range(store.keys.dead_letters, low, "+", PAGE):
         for entry_id, flat in page:
-            fields = dict(zip(flat[::2], flat[1::2], strict=True))
-            text = {k.decode(): v.decode(errors="replace") for k, v in fields.items()}
+            text = {k.decode(): v.decode(errors="replace") for k, v in fields_of(flat).items()}
             letters.append({
                 "id": f"{store.cell}/{entry_id}",
                 "source": text.get("from", ""),
@@ -103,7 +104,7 @@ def _show(letters: list[dict[str, Any]]) -> None:
     result = table("ID", "TIME", "ENTRY", "REASON")
     result.columns[0].no_wrap = True
     for letter in letters[:SHOWN_MAX]:
-        time = day_and_clock(int(letter["id"].partition("/")[2].partition("-")[0]))
+        time = day_and_clock(ms_of(letter["id"].partition("/")[2]))
         entry = f"{letter['kind']} {letter['source']}/{letter['source_id']}"
         entry += " (partial)" * letter["partial"]
         result.add_row(letter["id"], time, Text(entry), Text(letter["reason"]))

@@ -14,6 +14,7 @@ from msgspec.structs import FieldInfo
 
 from eventsched.cli.options import Archive, Options, command
 from eventsched.escaping import escape_controls
+from eventsched.schema.ids import ms_of
 
 Kind = Annotated[
     str, typer.Argument(metavar="KIND", help="session, group, job, node or another read model.")
@@ -95,9 +96,9 @@ def show(record: dict[str, Any]) -> None:
     rows = [(_heading(name), _cell(name, value)) for name, value in plain.items()]
     source = "" if record["is_live"] else ", computed from its events"
     if record["dropped_at"]:
-        dropped_ms = int(record["dropped_at"].partition("-")[0])
+        dropped_ms = ms_of(record["dropped_at"])
         source += f"; ended {day_and_clock(dropped_ms)} (log/{record['dropped_at']})"
-    at_ms = int(record["at"].partition("-")[0])
+    at_ms = ms_of(record["at"])
     rows.append(("as of", f"{day_and_clock(at_ms)} (log/{record['at']}){source}"))
     console().print(pairs(f"{record['kind']} {record['id']}", rows))
     for name, value in view.items():

@@ -14,6 +14,7 @@ from eventsched.escaping import escape_controls
 from eventsched.formatting import Text, clock, day_and_clock, duration
 from eventsched.projection.fold import FailedEvent
 from eventsched.schema.events import Event
+from eventsched.schema.ids import ms_of
 
 STYLES = {
     "ResultDelivered": "green",
@@ -53,7 +54,7 @@ class Timeline:
 
     def show(self, event: Event | FailedEvent) -> None:
         """Print one event, after a line with its day if the day is a new one."""
-        ms = int(event.id.partition("-")[0])
+        ms = ms_of(event.id)
         self._begin_day(ms)
         if isinstance(event, FailedEvent):
             name, after, description = Text("unreadable", "red"), "", event.reason
@@ -88,7 +89,7 @@ class Timeline:
         """Return the time since the event's cause, else since its job's last event, else ''."""
         stream, _, cause = event.cause.rpartition("/")
         if stream and cause:
-            return duration(event.ms - int(cause.partition("-")[0]))
+            return duration(event.ms - ms_of(cause))
         last_ms = self._last_ms.get(event.job)
         return duration(event.ms - last_ms) if event.job and last_ms is not None else ""
 

@@ -13,6 +13,7 @@ import typer
 
 from eventsched.cli.options import Archive, Options, command
 from eventsched.errors import InvalidMessage
+from eventsched.schema.ids import ms_of
 
 if TYPE_CHECKING:
     from eventsched.audit.explain import Decision, JobExplanation
@@ -129,7 +130,7 @@ def _show_decision(decision: Decision) -> None:
 
     out = console()
     out.print()
-    time = clock(int(decision.id.partition("-")[0]))
+    time = clock(ms_of(decision.id))
     out.print(Text(f"{time}  attempt {decision.attempt}: {_choice(decision)}", "bold"))
     for line in _evidence(decision):
         out.print(Text(f"  {line}"))

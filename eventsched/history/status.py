@@ -12,9 +12,11 @@ import msgspec
 
 from eventsched.projection.protocol import load_sets
 from eventsched.projection.store import ProjectionStore
+from eventsched.schema.ids import ms_of
 from eventsched.store.cell import Store
 from eventsched.store.connection import Connection
 from eventsched.store.lag import ARCHIVE, ConsumerLag
+from eventsched.store.replies import fields_of
 
 SCAN_MAX = 2_000
 """Waiting jobs of one requirement and priority that are read to find the oldest."""
@@ -259,7 +261,7 @@ class _CellReader:
         return await self._store.transport.command(name, key, *more, key=key)
 
     def _age(self, entry_id: str) -> int:
-        return max(0, self._now_ms - int(entry_id.partition("-")[0]))
+        return max(0, self._now_ms - ms_of(entry_id))
 
 
 def _words(joined: str) -> list[str]:
@@ -267,5 +269,4 @@ def _words(joined: str) -> list[str]:
 
 
 def _field(flat: list[bytes], name: bytes) -> str:
-    fields = dict(zip(flat[::2], flat[1::2], strict=True))
-    return fields.get(name, b"").decode(errors="replace")
+    return fields_of(flat).get(name, b"").decode(errors="replace")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import structlog
 
+from eventsched.schema.ids import START
 from eventsched.store.cell import Store
 from eventsched.store.retry import Backoff
 from eventsched.store.role_commands import DispatchReply
@@ -36,12 +37,12 @@ class Dispatcher:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._last_id = "0-0"
+        self._last_id = START
 
     async def step(self) -> DispatchReply:
         """Call the script once. It dispatches a bounded number of entries."""
         reply = await self._store.dispatch_jobs(PRESENCE_LEASE_MS)
-        if reply.last_id != "0-0":
+        if reply.last_id != START:
             self._last_id = reply.last_id
             log.debug("dispatched", cell=self._store.cell, jobs=reply.jobs, left=reply.left)
         return reply

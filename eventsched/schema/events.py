@@ -17,6 +17,8 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+from eventsched.schema.ids import ms_of
+
 FIELDS = ("t", "v", "s", "j", "n", "c", "tp", "d", "b")
 SCHEMA_VERSION = 1
 POLICY_VERSION = 1
@@ -504,7 +506,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     @property
     def ms(self) -> int:
         """Time of the event: milliseconds of the cell's clock."""
-        return int(self.id.partition("-")[0])
+        return ms_of(self.id)
 
 
 class Text(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -25,6 +25,7 @@ from eventsched.projection.store import Changes, DeadLetter, ProjectionStore, Pu
 from eventsched.schema.ids import START, parse_id
 from eventsched.schema.settings import Settings
 from eventsched.store.cell import Store
+from eventsched.store.replies import fields_of
 from projections.node import Nodes
 from projections.session import Sessions
 from tests.model import sets
@@ -109,16 +110,16 @@ class SetMachine(RuleBasedStateMachine):
             if kind in ("checkpoint", "active_revision"):
                 content[name] = call("GET", name).decode()
             elif kind in ("view", "lease", "archive"):
-                content[name] = _pairs(call("HGETALL", name))
+                content[name] = fields_of(call("HGETALL", name))
             elif kind == "session_index":
                 content[name] = [item.decode() for item in call("LRANGE", name, 0, -1)]
         content["dead_letters"] = [
-            _pairs(fields) for _, fields in call("XRANGE", keys.dead_letters, "-", "+")
+            fields_of(fields) for _, fields in call("XRANGE", keys.dead_letters, "-", "+")
         ]
         content["log"] = [entry_id.decode() for entry_id, _ in call("XRANGE", keys.log, "-", "+")]
         content["groups"] = {
             group[b"name"].decode(): (group[b"last-delivered-id"].decode(), group[b"pending"])
-            for group in map(_pairs, call("XINFO", "GROUPS", keys.log))
+            for group in map(fields_of, call("XINFO", "GROUPS", keys.log))
         }
         return content
 
@@ -408,13 +409,6 @@ class SetMachine(RuleBasedStateMachine):
             lambda: run(self.archive.drop_session_indexes()),
             sets.drop_session_indexes,
         )
-
-
-def _pairs(reply: Any) -> dict[bytes, Any]:
-    """A reply of names and values, in either form of the client."""
-    if isinstance(reply, dict):
-        return reply
-    return dict(zip(reply[::2], reply[1::2], strict=True))
 
 
 def _named(fields: dict[str, Any]) -> dict[bytes, bytes]:

@@ -19,6 +19,12 @@ from tests.fixtures_store import TimedStore
 from tests.scripts.cell_state import zset
 from tests.session_buffer import buffer_of
 
+NUMBERS = ("epoch", "utterance", "turn", "sample_rate", "priority")
+TEXTS = (
+    "status", "tenant", "source", "encoding", "room", "listen_language", "features_hash", "key",
+)  # fmt: skip
+"""Fields of a session that are stored with the values of its view."""
+
 
 async def assert_sessions_are_folded(store: TimedStore) -> None:
     """The records of every session equal the fold of the log, and no other record exists."""
@@ -58,7 +64,7 @@ def assert_order(log: Iterable[Event]) -> None:
 async def _assert_same(store: TimedStore, name: str, view: Session) -> None:
     fields = await store.read_hash(store.keys.session(name))
     outcomes = await store.read_hash(store.keys.outcomes(name))
-    assert _decided(fields) == _told(view), name
+    assert _stored_fields(fields) == _expected_fields(view), name
     assert outcomes == {
         key: f"{owed.utterance}|{owed.first}|{','.join(owed.recipients)}"
         for key, owed in view.open_outcomes.items()
@@ -72,21 +78,10 @@ async def _assert_same(store: TimedStore, name: str, view: Session) -> None:
         assert (members.get(view.session) == view.listen_language) == view.in_room, name
 
 
-def _decided(stored: dict[str, str]) -> dict[str, Any]:
-    numbers = ("epoch", "utterance", "turn", "sample_rate", "priority")
-    texts = (
-        "status",
-        "tenant",
-        "source",
-        "encoding",
-        "room",
-        "listen_language",
-        "features_hash",
-        "key",
-    )
+def _stored_fields(stored: dict[str, str]) -> dict[str, Any]:
     return (
-        {field: int(stored[field]) for field in numbers}
-        | {field: stored[field] for field in texts}
+        {field: int(stored[field]) for field in NUMBERS}
+        | {field: stored[field] for field in TEXTS}
         | {"targets": stored["targets"], "features": stored["features"]}
         | {"used": stored["used"]}
         | {"reason": stored.get("reason", "")}
@@ -94,26 +89,10 @@ def _decided(stored: dict[str, str]) -> dict[str, Any]:
     )
 
 
-def _told(view: Session) -> dict[str, Any]:
+def _expected_fields(view: Session) -> dict[str, Any]:
     values = msgspec.structs.asdict(view)
-    fields = (
-        "epoch",
-        "utterance",
-        "turn",
-        "sample_rate",
-        "priority",
-        "status",
-        "tenant",
-        "source",
-        "encoding",
-        "room",
-        "listen_language",
-        "key",
-        "features_hash",
-        "reason",
-    )
     return (
-        {field: values[field] for field in fields}
+        {field: values[field] for field in (*NUMBERS, *TEXTS, "reason")}
         | {"targets": ",".join(view.targets), "features": ",".join(view.features)}
         | {"used": f"{name_of(view.node)}|{view.node_turn}" if view.node else ""}
         | {f"a:{target}": number for target, number in view.allocated.items()}
@@ -141,13 +120,6 @@ async def _assert_held(store: TimedStore, name: str, view: Session) -> None:
         }
         assert ready == expected, (name, target)
         assert (f"gap|{view.session}|{target}" in timers) == bool(ready), (name, target)
-
-
-async def _scores(store: TimedStore, key: str) -> dict[str, int]:
-    flat = await store.transport.command("ZRANGE", key, 0, -1, "WITHSCORES", key=key)
-    is_nested = bool(flat) and isinstance(flat[0], (list, tuple))
-    pairs = flat if is_nested else zip(flat[::2], flat[1::2], strict=True)
-    return {member.decode(): int(float(score)) for member, score in pairs}
 
 
 async def _assert_audio(store: TimedStore, name: str, view: Session, next_seq: int) -> None:

@@ -63,7 +63,7 @@ async def test_the_events_and_the_assignment_are_those_of_the_dispatcher(store: 
         )
         await store.dispatch()
         assignments = [_same(message) for message in (await assigned(store, node))[-3:]]
-        events = [_told(event) for event in await store.log("JobDispatched", "JobQueued")]
+        events = [_event_fields(event) for event in await store.log("JobDispatched", "JobQueued")]
         outcomes[name] = (assignments, events[-4:])
         for _ in range(4):
             await finish_one(store, node)
@@ -79,7 +79,7 @@ def _same(assignment: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in assignment.items() if name not in own}
 
 
-def _told(event: Event) -> tuple[str, dict[str, Any]]:
+def _event_fields(event: Event) -> tuple[str, dict[str, Any]]:
     own = ("deadline_ms", "epoch", "tag", "member")
     fields = event.data.__struct_fields__
     return event.type, {name: getattr(event.data, name) for name in fields if name not in own}

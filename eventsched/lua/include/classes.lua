@@ -53,10 +53,6 @@ local watched = cache.register('watched_requirements', 'live', function(id)
   return redis.call('ZRANGE', keys.of('requirements', id), '0', requirements_last)
 end)
 
-function classes.get(id)
-  return definitions.read_through(id)
-end
-
 -- The class alone, in the form of a result of `matching`.
 function classes.only(id)
   local class = definitions.read_through(id)
