@@ -155,17 +155,17 @@ def _seen(target: Target, results: Results) -> str:
 def _rows(results: Results) -> Iterator[list[str]]:
     for target in TARGETS:
         seen = target.find(results)
-        told = _seen(target, results)
+        shown = _seen(target, results)
         limits = [_limit(value, target.unit, target.more) for value in (target.floor, target.goal)]
-        yield [target.what, told, *limits, target.reached(seen)]
+        yield [target.what, shown, *limits, target.reached(seen)]
 
 
 def _limit(value: float | None, unit: str, more: bool) -> str:
     return "" if value is None else f"{'≥' if more else '≤'} {_with_unit(f'{value:,g}', unit)}"
 
 
-def _with_unit(told: str, unit: str) -> str:
-    return f"{told}{'' if unit == 'x' else ' '}{unit}".strip()
+def _with_unit(shown: str, unit: str) -> str:
+    return f"{shown}{'' if unit == 'x' else ' '}{unit}".strip()
 
 
 def _not_better(results: Results) -> str:
@@ -183,8 +183,8 @@ def _behind(results: Results) -> Iterator[str]:
         theirs = jobs[name]["rate_per_s"].median
         worse = [part for part in ours if jobs[part]["rate_per_s"].median < theirs]
         if worse:
-            told = "; ".join(f"{p} {told_spread(jobs[p]['rate_per_s'])}" for p in worse)
-            yield f"{name} drains {theirs:,.0f} jobs a second ({told})"
+            shown = "; ".join(f"{p} {told_spread(jobs[p]['rate_per_s'])}" for p in worse)
+            yield f"{name} drains {theirs:,.0f} jobs a second ({shown})"
     yield from _slower(results)
 
 
@@ -202,8 +202,11 @@ def _slower(results: Results) -> Iterator[str]:
 
 
 def _section(report: Report) -> str:
-    told = ", ".join(f"{name} {_setting(value)}" for name, value in report.settings.items())
-    parts = [f"## {report.bench}", f"{report.what[:1].upper()}{report.what[1:]}. Settings: {told}."]
+    shown = ", ".join(f"{name} {_setting(value)}" for name, value in report.settings.items())
+    parts = [
+        f"## {report.bench}",
+        f"{report.what[:1].upper()}{report.what[1:]}. Settings: {shown}.",
+    ]
     if report.bench in PLOTTED:
         file, what = PLOTTED[report.bench]
         parts.append(f"![{what}](benchmarks/{file})")

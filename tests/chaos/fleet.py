@@ -126,8 +126,8 @@ class Fleet:
 
     def _was_ready(self, member: Member) -> bool:
         """Whether the process that has ended ever said that it was."""
-        told = member.log.read_bytes()[member.log_from :].splitlines()
-        return any(line.startswith(b"ready: ") for line in told)
+        lines = member.log.read_bytes()[member.log_from :].splitlines()
+        return any(line.startswith(b"ready: ") for line in lines)
 
     async def end(self) -> None:
         """All have ended in order when this returns; who does not in time is odd."""
@@ -150,5 +150,5 @@ class Fleet:
 
 
 def _last_words(log: Path) -> str:
-    told = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return " | ".join(told[-3:])[-600:]
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return " | ".join(lines[-3:])[-600:]

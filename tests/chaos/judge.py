@@ -92,11 +92,11 @@ def _ends(log: Sequence[Event]) -> list[str]:
 
 def _told(record: Record) -> Observations:
     """What simulated producers would have written down."""
-    told = Observations(broken=list(record.broken))
+    observations = Observations(broken=list(record.broken))
     for session, spoken in record.sessions.items():
-        told.acked[session] = dict(enumerate(spoken.sizes[: spoken.acked]))
-        told.entries[session] = [msgspec.to_builtins(one) for one in spoken.received]
-    return told
+        observations.acked[session] = dict(enumerate(spoken.sizes[: spoken.acked]))
+        observations.entries[session] = [msgspec.to_builtins(one) for one in spoken.received]
+    return observations
 
 
 def _audio(

@@ -94,10 +94,10 @@ class ChaosReplay(Replay):
         es: eventsched.Client,
         conversations: Sequence[Conversation],
         speed: float,
-        kept: Record,
+        chaos_record: Record,
     ) -> None:
         super().__init__(es, conversations, speed=speed, run_id=secrets.token_hex(4))
-        self.kept = kept
+        self.chaos_record = chaos_record
 
     async def _converse(self, conversation: Conversation, begins: float) -> None:
         """As it is, but listeners go on to their sessions' ends."""
@@ -121,11 +121,11 @@ class ChaosReplay(Replay):
                 await self._speak_all(ready, begins)
                 await self._until_received(ready)
                 for one in ready:
-                    await close(self.kept, one.session)
+                    await close(self.chaos_record, one.session)
 
     async def _append(self, session: Session, payload: bytes, *, end_of_utterance: bool) -> None:
         await say(
-            self.kept,
+            self.chaos_record,
             session,
             len(payload) // speech.BYTES_PER_MS,
             end_of_utterance=end_of_utterance,
@@ -133,23 +133,23 @@ class ChaosReplay(Replay):
         self.record.chunks += 1
 
     async def _listen(self, one: traced.Participant) -> None:
-        async for told in hearing(self.kept, one.session):
-            one.received += not isinstance(told, eventsched.Truncated)
+        async for delivery in received_outcomes(self.chaos_record, one.session):
+            one.received += not isinstance(delivery, eventsched.Truncated)
 
 
-async def say(kept: Record, session: Session, ms: int, *, end_of_utterance: bool) -> None:
+async def say(chaos_record: Record, session: Session, ms: int, *, end_of_utterance: bool) -> None:
     """The chunk is the library's when this returns: stored, or kept to be sent first."""
-    spoken = kept.sessions.setdefault(session.id, Spoken())
+    spoken = chaos_record.sessions.setdefault(session.id, Spoken())
     while True:
         payload = speech.chunk(session.id, session.next_seq, ms)
         try:
             await session.append(payload, end_of_utterance=end_of_utterance)
         except eventsched.Backpressure as pressed:
-            kept.pressed += 1
+            chaos_record.pressed += 1
             await anyio.sleep(pressed.retry_after_ms / 1_000)
             continue
         except eventsched.ServerUnavailable:
-            kept.unavailable += 1
+            chaos_record.unavailable += 1
             spoken.sizes.append(len(payload))  # it is taken, and goes before whatever comes next
         else:
             spoken.sizes.append(len(payload))
@@ -158,39 +158,41 @@ async def say(kept: Record, session: Session, ms: int, *, end_of_utterance: bool
         return
 
 
-async def close(kept: Record, session: Session) -> None:
+async def close(chaos_record: Record, session: Session) -> None:
     """Closed, however long the server is away."""
-    spoken = kept.sessions.setdefault(session.id, Spoken())
+    spoken = chaos_record.sessions.setdefault(session.id, Spoken())
     while True:
         try:
             await session.close()
         except eventsched.ServerUnavailable:
-            kept.unavailable += 1
+            chaos_record.unavailable += 1
             continue
         spoken.acked = len(spoken.sizes)
         return
 
 
-async def hearing(kept: Record, session: Session) -> AsyncIterator[eventsched.Outcome]:
+async def received_outcomes(
+    chaos_record: Record, session: Session
+) -> AsyncIterator[eventsched.Outcome]:
     """What the session hears, put on record."""
-    spoken = kept.sessions.setdefault(session.id, Spoken())
-    async for told in session.results():
-        if isinstance(told, eventsched.Truncated):
+    spoken = chaos_record.sessions.setdefault(session.id, Spoken())
+    async for delivery in session.results():
+        if isinstance(delivery, eventsched.Truncated):
             spoken.truncated += 1
-        elif not isinstance(told, eventsched.Partial):
-            spoken.received.append(_received(told))
-        yield told
+        elif not isinstance(delivery, eventsched.Partial):
+            spoken.received.append(_received(delivery))
+        yield delivery
     spoken.results_ended = True
 
 
-def _received(told: FinalOutcome) -> ReceivedOutcome:
+def _received(delivery: FinalOutcome) -> ReceivedOutcome:
     return ReceivedOutcome(
-        session=told.session,
-        target=told.target,
-        utterance=told.utterance,
-        delivery_no=told.delivery_no,
-        outcome=told.outcome,
-        text=(told.text or "") if isinstance(told, eventsched.Result) else "",
+        session=delivery.session,
+        target=delivery.target,
+        utterance=delivery.utterance,
+        delivery_no=delivery.delivery_no,
+        outcome=delivery.outcome,
+        text=(delivery.text or "") if isinstance(delivery, eventsched.Result) else "",
     )
 
 
@@ -200,8 +202,8 @@ def _received(told: FinalOutcome) -> ReceivedOutcome:
 class Guests:
     """Short sessions, alone: each opens, speaks, may leave and come back, hears all, closes."""
 
-    def __init__(self, es: eventsched.Client, kept: Record, plan: Plan, seed: int) -> None:
-        self._es, self._kept, self._rng = es, kept, Random(seed)
+    def __init__(self, es: eventsched.Client, chaos_record: Record, plan: Plan, seed: int) -> None:
+        self._es, self._chaos_record, self._rng = es, chaos_record, Random(seed)
         self._ends = time.monotonic() + plan.guests_s
 
     async def run(self) -> None:
@@ -209,11 +211,11 @@ class Guests:
             try:
                 await self._one()
             except eventsched.ServerUnavailable:
-                self._kept.unfinished += 1
+                self._chaos_record.unfinished += 1
             except (eventsched.SessionUnknown, eventsched.SessionClosedError) as gone:
                 # Left open while the server was away for longer than it may be idle.
                 log.warning("guest gone", code=gone.code)
-                self._kept.unfinished += 1
+                self._chaos_record.unfinished += 1
             await anyio.sleep(self._rng.uniform(0.05, 0.5))
 
     async def _one(self) -> None:
@@ -221,31 +223,31 @@ class Guests:
         targets = self._rng.choice([["es"], ["en", "es"]])
         last: eventsched.Outcome | None = None
         async with self._es.session(tenant, "en", targets) as session:
-            self._kept.sessions.setdefault(session.id, Spoken()).is_guest = True
+            self._chaos_record.sessions.setdefault(session.id, Spoken()).is_guest = True
             await self._speak(session)
             if self._rng.random() < 0.5:
                 if self._rng.random() < 0.5:
                     last = await self._hear_one(session)
                 session.detach()
             else:
-                await close(self._kept, session)
+                await close(self._chaos_record, session)
         if not session.is_detached:
             return await self._hear_rest(session)
         await anyio.sleep(self._rng.uniform(0.0, 1.0))
         async with self._es.resume(session.id) as resumed:
-            self._kept.resumed += 1
+            self._chaos_record.resumed += 1
             self._come_back(resumed)
             if last is not None:
                 resumed.results(after=last)
             await self._speak(resumed)
-            await close(self._kept, resumed)
+            await close(self._chaos_record, resumed)
         return await self._hear_rest(resumed)
 
     def _come_back(self, resumed: Session) -> None:
         """What was not known to be stored, and is not, went with the process that left."""
-        spoken = self._kept.sessions[resumed.id]
+        spoken = self._chaos_record.sessions[resumed.id]
         if not spoken.acked <= resumed.next_seq <= len(spoken.sizes):
-            self._kept.broken.append(
+            self._chaos_record.broken.append(
                 f"{resumed.id}: resumed at {resumed.next_seq}, "
                 f"{spoken.acked} acknowledged, {len(spoken.sizes)} sent"
             )
@@ -256,17 +258,17 @@ class Guests:
         """Its numbers go on where the session is: nothing of it is said twice or left out."""
         for _ in range(self._rng.randint(*GUEST_CHUNKS)):
             ms = self._rng.choice([20, 100, 300])
-            await say(self._kept, session, ms, end_of_utterance=self._rng.random() < 0.3)
+            await say(self._chaos_record, session, ms, end_of_utterance=self._rng.random() < 0.3)
             await anyio.sleep(self._rng.uniform(0.0, 0.05))
 
     async def _hear_one(self, session: Session) -> eventsched.Outcome | None:
-        async for told in hearing(self._kept, session):
-            return told
+        async for delivery in received_outcomes(self._chaos_record, session):
+            return delivery
         return None
 
     async def _hear_rest(self, session: Session) -> None:
         """The results go on after the block, until the session's end."""
-        async for _ in hearing(self._kept, session):
+        async for _ in received_outcomes(self._chaos_record, session):
             pass
 
 
@@ -289,15 +291,15 @@ def conversations_of(plan: Plan) -> list[Conversation]:
 async def main(*arguments: str) -> None:
     url, plan_path, record_path = arguments
     plan = msgspec.json.decode(Path(plan_path).read_bytes(), type=Plan)  # noqa: ASYNC240
-    kept = Record()
+    chaos_record = Record()
     try:
         async with eventsched.connect(url) as es, anyio.create_task_group() as tasks:
             for number in range(plan.guests):
-                tasks.start_soon(Guests(es, kept, plan, plan.seed * 1_000 + number).run)
-            replay = ChaosReplay(es, conversations_of(plan), plan.speed, kept)
+                tasks.start_soon(Guests(es, chaos_record, plan, plan.seed * 1_000 + number).run)
+            replay = ChaosReplay(es, conversations_of(plan), plan.speed, chaos_record)
             tasks.start_soon(replay.run)
     finally:
-        Path(record_path).write_bytes(msgspec.json.encode(kept))  # noqa: ASYNC240
+        Path(record_path).write_bytes(msgspec.json.encode(chaos_record))  # noqa: ASYNC240
 
 
 if __name__ == "__main__":

@@ -183,7 +183,7 @@ class Run:
     @asynccontextmanager
     async def _producers(self) -> AsyncIterator[subprocess.Popen[bytes]]:
         conversations = _chosen(self.traces, self.rng, self.length_s * SPEED * 1_000)
-        told = Plan(
+        producer_plan = Plan(
             conversations=[
                 (
                     one.name,
@@ -205,7 +205,7 @@ class Run:
         )
         self._sessions = sum(len(one.speakers) for one in conversations)
         plan_file, record_file = self.folder / "plan.json", self.folder / "record.json"
-        plan_file.write_bytes(msgspec.json.encode(told))
+        plan_file.write_bytes(msgspec.json.encode(producer_plan))
         with (self.folder / "producers.log").open("ab") as log:
             process = subprocess.Popen(  # noqa: ASYNC220 - it returns at once
                 [sys.executable, "-m", "tests.chaos.producer", self.wires["producers"].url,
@@ -248,18 +248,18 @@ class Run:
         """`verify` needs no pause: it is run again and again amid the faults."""
         while True:
             await anyio.sleep(8)
-            told = await self._verify()
-            if told is not None:
+            output = await self._verify()
+            if output is not None:
                 self.report.verified_meanwhile += 1
-                self._take(told, "meanwhile")
+                self._take(output, "meanwhile")
 
     async def _verify_at_last(self) -> None:
-        told = await self._verify()
-        if told is None:
+        output = await self._verify()
+        if output is None:
             self.report.violations.append("verify could not be run")
             return
-        self._take(told, "at last")
-        for cell in told["cells"]:
+        self._take(output, "at last")
+        for cell in output["cells"]:
             counts = ("events", "sessions", "jobs", "nodes", "records", "dead_letters")
             self.report.verified = {name: cell[name] for name in counts}
             if cell["dead_letters"] or cell["failed_entries"]:
@@ -267,8 +267,8 @@ class Run:
                     f"dead letters: {cell['dead_letters']}, {cell['failed_entries'][:3]}"
                 )
 
-    def _take(self, told: dict[str, Any], when: str) -> None:
-        for cell in told["cells"]:
+    def _take(self, output: dict[str, Any], when: str) -> None:
+        for cell in output["cells"]:
             self.report.violations += [
                 f"verify {when}: {one['invariant']} {one['where']}: {one['what']}"
                 for one in cell["violations"]
@@ -335,8 +335,8 @@ def _stretch(conversation: Conversation, rng: Random, length_ms: float) -> Conve
             for again in range(int(length_ms // period_ms) + 1)
             for one in speaker.segments
         ]
-        kept = tuple(one for one in moved if 0 <= one.start_ms < length_ms)
-        speakers.append(Speaker(speaker.name, speaker.listen_language, kept))
+        selected = tuple(one for one in moved if 0 <= one.start_ms < length_ms)
+        speakers.append(Speaker(speaker.name, speaker.listen_language, selected))
     return Conversation(conversation.name, tuple(speakers))
 
 
@@ -357,8 +357,8 @@ async def _until(seconds: float, holds: Any, what: str) -> None:
 
 
 async def _serve(store: Store, nodes: int) -> bool:
-    kept = [await store.read_hash(store.keys.node(f"node-{number}")) for number in range(nodes)]
-    return all(one.get("status") == "alive" for one in kept)
+    records = [await store.read_hash(store.keys.node(f"node-{number}")) for number in range(nodes)]
+    return all(one.get("status") == "alive" for one in records)
 
 
 async def _has_ended(process: subprocess.Popen[bytes]) -> bool:
@@ -389,10 +389,10 @@ async def _read_log(store: Store) -> list[Event]:
 
 
 def _commit() -> str:
-    told = subprocess.run(
+    output = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
     )
-    return os.environ.get("CHAOS_COMMIT") or told.stdout.strip() or "unknown"
+    return os.environ.get("CHAOS_COMMIT") or output.stdout.strip() or "unknown"
 
 
 # --- the command ----------------------------------------------------------------------------------

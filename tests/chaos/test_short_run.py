@@ -21,12 +21,12 @@ def test_a_short_run_has_no_violation(tmp_path: Path) -> None:
         cwd=ROOT, capture_output=True, text=True, timeout=170, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3_000:]
-    told = json.loads(done.stdout)
-    assert told["good"]
-    assert told["violations"] == []
-    assert told["judged"]["results"] > 50
-    assert told["verified"]["dead_letters"] == 0
-    assert any(name.startswith("killed") for name in told["faults"])
+    report = json.loads(done.stdout)
+    assert report["good"]
+    assert report["violations"] == []
+    assert report["judged"]["results"] > 50
+    assert report["verified"]["dead_letters"] == 0
+    assert any(name.startswith("killed") for name in report["faults"])
 
 
 def test_each_kind_of_fault_is_in_a_short_plan() -> None:

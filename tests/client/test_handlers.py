@@ -173,10 +173,10 @@ async def test_whatever_a_handler_raises_is_its_error_in_one_line_and_the_node_s
         await say(client, store)
         await recorded(store, "JobFailed", 2)
         assert not await store.log("NodeLost")
-    told = [line for line in lines if line["event"] == "handler failed"]
-    first = [line for line in told if line["session"] == session]
+    failures = [line for line in lines if line["event"] == "handler failed"]
+    first = [line for line in failures if line["session"] == session]
     assert [line["attempt"] for line in first] == [1, 2, 3, 4]
-    assert len(told) == 8
+    assert len(failures) == 8
     assert all(session in line["job"] for line in first)
     assert len([line for line in lines if line["log_level"] == "error"]) == 8
 
@@ -455,6 +455,6 @@ async def test_jobs_fail_at_once_when_cancelled_calls_have_taken_all_threads(
     finally:
         release.set()
     assert failed.code == "HANDLER_ERROR"
-    told = [line["error"] for line in lines if line["event"] == "handler failed"]
-    assert told
-    assert all("2 threads are busy" in error for error in told)
+    failures = [line["error"] for line in lines if line["event"] == "handler failed"]
+    assert failures
+    assert all("2 threads are busy" in error for error in failures)

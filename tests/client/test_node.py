@@ -72,11 +72,11 @@ async def test_a_job_has_its_facts_its_audio_and_its_padding(
     client: Client, store: TimedStore
 ) -> None:
     seen: list[Job] = []
-    heard: list[bytes] = []
+    received: list[bytes] = []
 
     async def handler(job: Job) -> eventsched.Result:
         seen.append(job)
-        heard.append(await job.audio())
+        received.append(await job.audio())
         return eventsched.Result(text="hola")
 
     async with serving(client, node_of(handler, features=["voice"])):
@@ -90,7 +90,7 @@ async def test_a_job_has_its_facts_its_audio_and_its_padding(
     assert job.key.startswith(f"acme:{session}:0:translation:es:")
     assert job.context == []
     assert job.padding_ms == 280
-    assert heard == [pcm + bytes(280 * 32)]
+    assert received == [pcm + bytes(280 * 32)]
 
 
 async def test_a_handler_begins_before_the_node_asks_for_more(
@@ -121,25 +121,25 @@ async def test_a_handler_begins_before_the_node_asks_for_more(
 
 
 async def test_a_long_utterance_is_read_whole(client: Client, store: TimedStore) -> None:
-    heard: list[bytes] = []
+    received: list[bytes] = []
 
     async def handler(job: Job) -> eventsched.Result:
-        heard.append(await job.audio())
+        received.append(await job.audio())
         return eventsched.Result(text="hola")
 
     pcm = bytes(range(250)) * (32 * 9_950 // 250)  # 100 chunks: more than one read
     async with serving(client, node_of(handler)):
         await say(client, store, pcm)
         await recorded(store)
-    assert heard[0][: len(pcm)] == pcm
+    assert received[0][: len(pcm)] == pcm
 
 
 async def test_an_opus_job_has_its_packets(client: Client, store: TimedStore) -> None:
     packets = [bytes([1 << 3]) + bytes([number] * 20) for number in range(8)]
-    heard: list[Any] = []
+    received: list[Any] = []
 
     async def handler(job: Job) -> eventsched.Result:
-        heard.append((await job.packets(), await job.audio()))
+        received.append((await job.packets(), await job.audio()))
         return eventsched.Result(text="hola")
 
     async with serving(client, node_of(handler)), opened(client, encoding="opus") as session:
@@ -147,7 +147,7 @@ async def test_an_opus_job_has_its_packets(client: Client, store: TimedStore) ->
         await session.append(packets[5:], end_of_utterance=True)
         await store.dispatch()
         await recorded(store)
-    assert heard == [(packets, eventsched.audio.chunks.join_opus(packets))]
+    assert received == [(packets, eventsched.audio.chunks.join_opus(packets))]
 
 
 async def test_audio_that_is_not_all_there_is_tried_elsewhere(
@@ -457,14 +457,14 @@ async def test_a_partial_of_a_lost_attempt_stops_it(
 
 async def test_a_thread_that_was_given_up_is_told(client: Client, store: TimedStore) -> None:
     await never_silent(store)
-    told = threading.Event()
+    cancellation_seen = threading.Event()
     started = threading.Event()
 
     def handler(job: BlockingJob) -> eventsched.Result:
         started.set()
         for _ in range(2_000):
             if job.is_cancelled:
-                told.set()
+                cancellation_seen.set()
                 return eventsched.Result()
             threading.Event().wait(0.005)
         raise AssertionError("nobody said so")
@@ -474,7 +474,7 @@ async def test_a_thread_that_was_given_up_is_told(client: Client, store: TimedSt
         await until("started", started.is_set)
         store.tick(31_000)
         await store.timers()
-        await until("told", told.is_set)
+        await until("the thread sees its cancellation", cancellation_seen.is_set)
 
 
 async def test_a_process_that_was_given_up_is_killed(
@@ -632,7 +632,7 @@ async def test_a_result_whose_reply_was_lost_counts_once(
 ) -> None:
     transport: Cut = cut(store)
     transport.of = "record_results"
-    told: list[str] = []
+    texts: list[str] = []
 
     async def handler(job: Job) -> eventsched.Result:
         setattr(transport, cuts, 3)
@@ -641,10 +641,10 @@ async def test_a_result_whose_reply_was_lost_counts_once(
     async with serving(client, node_of(handler)), opened(client) as session:
         await session.append(SECOND, end_of_utterance=True)
         await store.dispatch()
-        told = [(await next_result(session.results())).text or ""]
+        texts = [(await next_result(session.results())).text or ""]
         await until("all tries made", lambda: not getattr(transport, cuts))
         await until("free", lambda: is_free(store))
-    assert told == ["hola"]
+    assert texts == ["hola"]
     assert len(await store.log("ResultRecorded")) == 1
 
 

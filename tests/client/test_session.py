@@ -373,9 +373,9 @@ async def test_results_come_in_order_and_end_with_the_session(
             for message in reversed(await store.inbox(node)):
                 text = eventsched.Result(text=f"hola {message['utterance']}")
                 await store.answer(node, message, body=body_of(text))
-        heard = [outcome async for outcome in session.results()]
-        results = [outcome for outcome in heard if isinstance(outcome, eventsched.Result)]
-        assert results == heard
+        received = [outcome async for outcome in session.results()]
+        results = [outcome for outcome in received if isinstance(outcome, eventsched.Result)]
+        assert results == received
         assert [(r.outcome, r.utterance, r.text) for r in results] == [
             ("result", number, f"hola {number}") for number in range(3)
         ]
@@ -390,16 +390,16 @@ async def is_closing(store: TimedStore, session: Session) -> bool:
 async def test_results_wait_for_what_comes_later(client: Client, store: TimedStore) -> None:
     async with opened(client) as session:
         results = session.results()
-        heard: list[str | None] = []
+        received: list[str | None] = []
 
         async def listen() -> None:
-            heard.append((await next_result(results)).text)
+            received.append((await next_result(results)).text)
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(listen)
             await session.append(CHUNK, end_of_utterance=True)
             await served(store, session, 1)
-        assert heard == ["hola 0"]
+        assert received == ["hola 0"]
 
 
 async def test_a_session_opened_later_is_heard_at_once(
@@ -482,14 +482,14 @@ async def test_a_text_that_is_none_is_named_and_the_others_are_heard(
                 node, message, body=body if bad else body_of(eventsched.Result(text="hola"))
             )
         results, with_bad = session.results(), []
-        with anyio.fail_after(WITHIN_S), capture_logs() as told:
+        with anyio.fail_after(WITHIN_S), capture_logs() as log_lines:
             with_bad = [await next_result(results), await next_result(results)]
-            (heard,) = [await next_result(other.results())]
+            (received,) = [await next_result(other.results())]
         assert [(one.utterance, one.text, one.is_unreadable) for one in with_bad] == [
             (0, None, True), (1, "hola", False),
         ]  # fmt: skip
-        assert (heard.text, heard.is_unreadable) == ("hola", False)
-        (line,) = told
+        assert (received.text, received.is_unreadable) == ("hola", False)
+        (line,) = log_lines
         assert (line["session"], line["entry"]) == (session.id, with_bad[0].id)
         assert f"eventsched history {session.id}" in line["remedy"]
 

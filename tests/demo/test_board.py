@@ -20,10 +20,10 @@ def event(ms: int, data: events.AnyData, *, session: str = ANNA, **more: Any) ->
 
 
 def finalized(ms: int = 1_000) -> Event:
-    owed = events.Target(target="es", delivery_no=0, to=[ROBERT])
+    open_target = events.Target(target="es", delivery_no=0, to=[ROBERT])
     return event(ms, events.UtteranceFinalized(
         utterance=0, turn=0, reason="final", first="1-0", last="2-0", first_seq=0, count=2,
-        bytes=6_400, ms=200, targets=[owed],
+        bytes=6_400, ms=200, targets=[open_target],
     ))  # fmt: skip
 
 

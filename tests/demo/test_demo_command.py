@@ -80,13 +80,13 @@ def start(demos: list[Demo], data: Path, *arguments: str, **environ: str) -> Dem
 def test_every_word_comes_through_and_nothing_stays(demos: list[Demo], tmp_path: Path) -> None:
     demo = start(demos, tmp_path, "--speed", "3", "--nodes", "2", "--json")
     out, err = demo.process.communicate(timeout=100)
-    told = json.loads(out)
-    assert (demo.process.returncode, told["problems"], err) == (0, [], "")
-    assert told["word_accuracy"] >= ACCURACY_MIN
-    transcripts = {job["transcript"] for job in told["jobs"]}
+    report = json.loads(out)
+    assert (demo.process.returncode, report["problems"], err) == (0, [], "")
+    assert report["word_accuracy"] >= ACCURACY_MIN
+    transcripts = {job["transcript"] for job in report["jobs"]}
     assert transcripts == {u.text for sample in samples() for u in sample.utterances}
-    assert len(told["jobs"]) == 15
-    assert told["results"] == 18
+    assert len(report["jobs"]) == 15
+    assert report["results"] == 18
     wait_for("its processes to end", lambda: not demo.left_running(), ENDED_S)
 
 

@@ -67,8 +67,8 @@ async def test_duration_is_that_of_the_audio_and_the_guard_counts_what_is_stored
         await session.append(bytes(3_200))
         await session.append(bytes(640), end_of_utterance=True)
         (finalized,) = [one.data for one in await store.log("UtteranceFinalized")]
-        told = finalized.ms, finalized.bytes, finalized.count  # type: ignore[union-attr]
-        assert told == (120, 3_840 + 2 * OVERHEAD_BYTES, 2)
+        amounts = finalized.ms, finalized.bytes, finalized.count  # type: ignore[union-attr]
+        assert amounts == (120, 3_840 + 2 * OVERHEAD_BYTES, 2)
         session.detach()
 
 
@@ -98,12 +98,14 @@ async def test_accepted_bytes_count_the_callers_audio(
     async with client_of(pressed, key_store) as es, es.session(**ASKED) as session:
         with pytest.raises(eventsched.Backpressure) as caught:
             await session.append(bytes(3_200 * 100))
-        kept = await stored(store, session)
-        assert 0 < len(kept) < 100
-        assert caught.value.accepted_bytes == 3_200 * len(kept)
+        stored_chunks = await stored(store, session)
+        assert 0 < len(stored_chunks) < 100
+        assert caught.value.accepted_bytes == 3_200 * len(stored_chunks)
         await store.set_backpressure("memory", is_active=False, seen=0, limit=8)
         assert isinstance(await session.append(bytes(3_200)), Receipt)
-        assert [seq for seq, _, _ in await stored(store, session)] == list(range(len(kept) + 1))
+        assert [seq for seq, _, _ in await stored(store, session)] == list(
+            range(len(stored_chunks) + 1)
+        )
         session.detach()
 
 

@@ -297,15 +297,15 @@ def _tell_partial(w: World, node: str, epoch: int, key: str, attempt: int, body:
         raise refuse(w, key, node, epoch, attempt, "partial", why)
     core = w.cores[key]
     name = name_of(core.session)
-    owed = delivery.open_outcome(w, name, core.target, core.delivery_no)
-    assert owed is not None, "a running job's outcome is open"
+    pending = delivery.open_outcome(w, name, core.target, core.delivery_no)
+    assert pending is not None, "a running job's outcome is open"
     d = {
         "session": core.session,
         "utterance": core.utterance,
         "target": core.target,
         "attempt": attempt,
     }
-    for listener in delivery.audience(w, name, owed)[1]:
+    for listener in delivery.audience(w, name, pending)[1]:
         delivery.tell(w, listener, "partial", d, body)
 
 

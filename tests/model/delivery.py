@@ -32,9 +32,9 @@ def held(w: World, name: str, target: str) -> dict[int, Ending]:
     return {number: ending for (to, number), ending in waiting.items() if to == target}
 
 
-def audience(w: World, name: str, owed: OpenOutcome) -> tuple[list[str], list[str], list[str]]:
+def audience(w: World, name: str, pending: OpenOutcome) -> tuple[list[str], list[str], list[str]]:
     """All recipients, the names of the open ones, and those that have closed."""
-    to = list(owed.recipients) or [w.keys.full(name)]
+    to = list(pending.recipients) or [w.keys.full(name)]
     recipients, skipped = [], []
     for listener in to:
         view = w.sessions.get(name_of(listener))
@@ -66,13 +66,13 @@ def confirm(w: World, listener: str, out_id: str) -> None:
 
 def send(w: World, name: str, target: str, number: int, ending: Ending, reason: str = "") -> None:
     """Deliver the next number with this ending: the order advances, the outcome is closed."""
-    owed = w.sessions[name].open_outcomes[outcome_key(target, number)]
+    pending = w.sessions[name].open_outcomes[outcome_key(target, number)]
     full = w.keys.full(name)
-    to, recipients, skipped = audience(w, name, owed)
+    to, recipients, skipped = audience(w, name, pending)
     data: ResultMissing | ResultDelivered
     if ending.kind == "missing":
         data = ResultMissing(
-            utterance=owed.utterance,
+            utterance=pending.utterance,
             target=target,
             delivery_no=number,
             reason=cast("Literal['gap', 'close']", reason),
@@ -81,7 +81,7 @@ def send(w: World, name: str, target: str, number: int, ending: Ending, reason: 
         )
     else:
         data = ResultDelivered(
-            utterance=owed.utterance,
+            utterance=pending.utterance,
             target=target,
             delivery_no=number,
             outcome=cast("Literal['result', 'no_speech', 'failed']", ending.kind),
@@ -93,7 +93,7 @@ def send(w: World, name: str, target: str, number: int, ending: Ending, reason: 
     log_id = w.emit(data, session=full, job=ending.job, cause=ending.cause, body=body)
     d = {
         "session": full,
-        "utterance": owed.utterance,
+        "utterance": pending.utterance,
         "target": target,
         "delivery_no": number,
         "outcome": ending.kind,

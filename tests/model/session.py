@@ -323,7 +323,7 @@ def finalize(w: World, name: str, reason: Reason) -> int:
     view, state = w.sessions[name], w.session_states[name]
     first, last = state.buffer[0], state.buffer[-1]
     by_target = targets_of(w, view)
-    owed = [
+    open_targets = [
         Target(target=target, delivery_no=view.allocated.get(target, 0), to=sorted(to))
         for target, to in sorted(by_target.items())
     ]
@@ -338,12 +338,12 @@ def finalize(w: World, name: str, reason: Reason) -> int:
         count=len(state.buffer),
         bytes=sum(chunk.size for chunk in state.buffer),
         ms=sum(chunk.ms for chunk in state.buffer),
-        targets=owed,
+        targets=open_targets,
     )
     log_id = w.emit(data, session=view.session, cause=f"audio:{view.session}/{last.id}")
     utterance, state.buffer = view.utterance, []
     trim_audio(w, name)
-    if owed:
+    if open_targets:
         utterance_jobs.dispatch(w, _dispatch_entry_of(view, state, data, log_id))
     return utterance
 
@@ -378,8 +378,10 @@ def _dispatch_entry_of(
 def trim_audio(w: World, name: str) -> None:
     """Audio stays for the oldest utterance that is open or has an open outcome."""
     view, state = w.sessions[name], w.session_states[name]
-    owed = sorted((outcome.utterance, outcome.first) for outcome in view.open_outcomes.values())
-    firsts = [owed[0][1]] if owed else [chunk.id for chunk in state.buffer[:1]]
+    open_targets = sorted(
+        (outcome.utterance, outcome.first) for outcome in view.open_outcomes.values()
+    )
+    firsts = [open_targets[0][1]] if open_targets else [chunk.id for chunk in state.buffer[:1]]
     chunks = w.audio.get(name, [])
     if not firsts:
         chunks = []

@@ -84,11 +84,11 @@ def _entry(entry: Entry) -> tuple[str, dict[str, Any]]:
 
 def _dispatch_entry(entry: DispatchEntry) -> dict[str, Any]:
     """The recipients of the targets are in the outcomes of the session."""
-    owed = [
+    open_targets = [
         {"target": target.target, "delivery_no": target.delivery_no} for target in entry.targets
     ]
     fields: dict[str, Any] = msgspec.to_builtins(entry)
-    return fields | {"targets": owed}
+    return fields | {"targets": open_targets}
 
 
 def _session(w: World, name: str, state: SessionState) -> Content:

@@ -97,8 +97,8 @@ def _gap(w: World, of: str) -> None:
 
 def _skip(w: World, name: str, target: str, number: int, reason: str) -> str:
     view = w.sessions[name]
-    owed = view.open_outcomes[f"{target}/{number}"]
-    key = job_key(view.tenant, view.session, owed.utterance, target, view.features_hash)
+    outcome = view.open_outcomes[f"{target}/{number}"]
+    key = job_key(view.tenant, view.session, outcome.utterance, target, view.features_hash)
     return attempts.skip(w, key, name, target, number, reason)
 
 

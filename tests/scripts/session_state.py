@@ -66,8 +66,8 @@ async def _assert_same(store: TimedStore, name: str, view: Session) -> None:
     outcomes = await store.read_hash(store.keys.outcomes(name))
     assert _stored_fields(fields) == _expected_fields(view), name
     assert outcomes == {
-        key: f"{owed.utterance}|{owed.first}|{','.join(owed.recipients)}"
-        for key, owed in view.open_outcomes.items()
+        key: f"{pending.utterance}|{pending.first}|{','.join(pending.recipients)}"
+        for key, pending in view.open_outcomes.items()
     }, name
     playing = await store.read_hash(store.keys.playing(name))
     assert {key: int(until) for key, until in playing.items()} == view.playbacks, name
@@ -102,20 +102,20 @@ def _expected_fields(view: Session) -> dict[str, Any]:
 
 async def _assert_held(store: TimedStore, name: str, view: Session) -> None:
     """An ending that is not next is held, and the gap timer of its target is set."""
-    waiting = {key: owed for key, owed in view.open_outcomes.items() if owed.outcome}
+    waiting = {key: pending for key, pending in view.open_outcomes.items() if pending.outcome}
     held = await store.read_hash(store.keys.out_of_order(name))
     ends = {
         key: msgspec.json.decode(value)["kind"]
         for key, value in held.items()
         if not key.endswith(("/body", "/audio"))
     }
-    assert ends == {key: owed.outcome for key, owed in waiting.items()}, name
+    assert ends == {key: pending.outcome for key, pending in waiting.items()}, name
     timers = await zset(store, store.keys.timers)
     for target in view.allocated:
         ready = await zset(store, store.keys.out_of_order_at(name, target))
         expected = {
-            key.rpartition("/")[2]: owed.ready_ms
-            for key, owed in waiting.items()
+            key.rpartition("/")[2]: pending.ready_ms
+            for key, pending in waiting.items()
             if key.rpartition("/")[0] == target
         }
         assert ready == expected, (name, target)
@@ -128,5 +128,5 @@ async def _assert_audio(store: TimedStore, name: str, view: Session, next_seq: i
     seqs = [msgspec.json.decode(fields[15])["seq"] for _, fields in chunks]
     assert seqs == list(range(next_seq - len(seqs), next_seq)), name
     ids = [chunk_id for chunk_id, _ in chunks]
-    for owed in view.open_outcomes.values():
-        assert owed.first in ids, (name, owed)
+    for pending in view.open_outcomes.values():
+        assert pending.first in ids, (name, pending)

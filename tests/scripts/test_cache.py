@@ -113,8 +113,8 @@ COUNTED = (
 
 def item_count(cached: Any) -> int:
     """The number of items that the cache has to count."""
-    owed = sum(len(outcomes) for outcomes in dict(cached["outcomes"]).values())
-    return sum(len(cached[part]) for part in COUNTED) + owed
+    pending = sum(len(outcomes) for outcomes in dict(cached["outcomes"]).values())
+    return sum(len(cached[part]) for part in COUNTED) + pending
 
 
 async def cached_contents(store: Store) -> Any:
@@ -182,8 +182,8 @@ async def assert_sessions_stored(store: TimedStore, cached: Any) -> None:
             assert (f"w:{target}" in stored) == box["has_held"][target]
     for name, used in dict(cached["affinity"]).items():
         assert (await store.read_hash(store.keys.session(name)))["used"] == used
-    for name, owed in dict(cached["outcomes"]).items():
-        assert await store.read_hash(store.keys.outcomes(name)) == dict(owed or {})
+    for name, pending in dict(cached["outcomes"]).items():
+        assert await store.read_hash(store.keys.outcomes(name)) == dict(pending or {})
 
 
 async def assert_slots_stored(redis: Client, store: TimedStore, cached_cell: Any) -> None:

@@ -133,19 +133,20 @@ def _slots(log: Sequence[Event]) -> list[str]:
 
 def _outcomes(log: Sequence[Event]) -> list[str]:
     """Each number ends in exactly one of the four, in order, without holes (25)."""
-    owed: dict[tuple[str, str], list[int]] = defaultdict(list)
+    expected: dict[tuple[str, str], list[int]] = defaultdict(list)
     ended: dict[tuple[str, str], list[int]] = defaultdict(list)
     for event in log:
         if isinstance(event.data, UtteranceFinalized):
             for target in event.data.targets:
-                owed[event.session, target.target].append(target.delivery_no)
+                expected[event.session, target.target].append(target.delivery_no)
         elif isinstance(event.data, ResultDelivered | ResultMissing):
             ended[event.session, event.data.target].append(event.data.delivery_no)
     return [
-        f"{session} {target}: owed {owed[session, target][-3:]}, gave {ended[session, target][-3:]}"
-        for session, target in owed
-        if owed[session, target] != list(range(len(owed[session, target])))
-        or ended[session, target] != owed[session, target]
+        f"{session} {target}: expected {expected[session, target][-3:]}, "
+        f"delivered {ended[session, target][-3:]}"
+        for session, target in expected
+        if expected[session, target] != list(range(len(expected[session, target])))
+        or ended[session, target] != expected[session, target]
     ]
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import eventsched
 from eventsched.errors import ArchiveError
 from eventsched.schema.ids import (
     AFTER_ALL,
@@ -78,3 +81,10 @@ def test_padded_ids_sort_as_text_as_ids_sort_as_numbers(
 ) -> None:
     text, other = format_id(ms, seq), format_id(other_ms, other_seq)
     assert (padded_id(text) < padded_id(other)) == (parse_id(text) < parse_id(other))
+
+
+def test_no_other_module_takes_an_id_apart() -> None:
+    folder = Path(eventsched.__file__).parent
+    modules = [path for path in folder.rglob("*.py") if path != folder / "schema" / "ids.py"]
+    assert len(modules) > 100
+    assert [path.name for path in modules if 'partition("-")' in path.read_text()] == []
