@@ -79,7 +79,8 @@ async def test_close_refuses_what_is_malformed(
 ) -> None:
     await store.open()
     before = await contents(redis, store)
-    assert (await code_of(store, "close_session", "s1", epoch)).startswith("INVALID_MESSAGE")
+    refusal = await code_of(store, "close_session", "s1", epoch)
+    assert refusal.startswith("INVALID_MESSAGE epoch:")
     assert await contents(redis, store) == before
 
 

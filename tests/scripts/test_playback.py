@@ -204,9 +204,10 @@ async def test_mark_refuses_what_is_malformed(
     await store.open()
     args: list[str | int] = [1, store.keys.full("s1"), "es", 0, 1]
     args[place] = value
+    field = ("epoch", "origin", "target", "utterance", "started")[place]
     before = await contents(redis, store)
     refusal = await code_of(store, "mark_playback", "s1", *args)
-    assert refusal.startswith("INVALID_MESSAGE")
+    assert refusal.startswith(f"INVALID_MESSAGE {field}:")
     assert await contents(redis, store) == before
     assert await call(store, "mark_playback", "s1", 1, store.keys.full("s1"), "es", 0, 1) == b"ok"
 

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 
 import pytest
 
@@ -295,16 +296,23 @@ async def test_rule_8_idle_finalizes_what_is_buffered_and_a_late_timekeeper_keep
 
 
 @pytest.mark.parametrize(
-    "args", [("s1", 1), ("s1", "x", ""), ("s1", 1, "now"), ("s1", 1, "9" * 30 + "-0")]
+    ("args", "field"),
+    [
+        (("s1", 1), "sessions"),
+        (("s1", "x", ""), "epoch"),
+        (("s1", 1, "now"), "confirmed"),
+        (("s1", 1, "9" * 30 + "-0"), "confirmed"),
+        (("s1", 1, "") * 513, "sessions"),
+    ],
 )
 async def test_keep_alive_refuses_what_is_malformed(
-    store: TimedStore, redis: Client, args: tuple[str | int, ...]
+    store: TimedStore, redis: Client, args: tuple[str | int, ...], field: str
 ) -> None:
     await store.open()
     store.tick(1)
     before = await contents(redis, store)
-    assert (await code_of(store, "keep_alive", *args)).startswith("INVALID_MESSAGE")
-    assert (await code_of(store, "keep_alive", *("s1", 1, "") * 513)).startswith("INVALID_MESSAGE")
+    refusal = await code_of(store, "keep_alive", *args)
+    assert re.match(rf"INVALID_MESSAGE (field=)?{field}\b", refusal), refusal
     assert await contents(redis, store) == before
 
 
