@@ -173,6 +173,13 @@ def test_a_result_of_other_types_is_refused_where_it_is_made(
     assert caught.value.fields["remedy"]
 
 
+def test_a_refused_result_does_not_show_what_was_spoken() -> None:
+    with pytest.raises(eventsched.InvalidMessage) as caught:
+        eventsched.Result(source_text={"words": "my card number"})  # type: ignore[arg-type]
+    assert "dict" in str(caught.value)
+    assert "card" not in str(caught.value)
+
+
 def test_a_node_has_one_handler() -> None:
     node = eventsched.Node("gpu-1", sources=["en"], targets=["es"])
     node.job(len)  # type: ignore[type-var]
