@@ -2,7 +2,7 @@
 
 Owns: capability classes with their heads and loads, the waiting jobs of each requirement in order,
 and whether a node can take a requirement. All of it is computed from the fold of sessions, jobs and
-nodes (rules 13 to 18).
+nodes (rules 13 to 18, node registration to fair waiting).
 Must not: do I/O, use state that scripts stored. So it is an independent check of the scripts.
 Read next: replay.py (computes decisions again), explain.py (explains decisions).
 """

@@ -40,35 +40,50 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """
 
     pause_ms: Ms = 3_000
-    """A pause of this length between two chunks finalizes the utterance (rule 2)."""
+    """A pause of this length between two chunks finalizes the utterance (rule 2, finalize
+    reasons)."""
     audio_ms_max: Ms = 10_000
-    """An utterance with this duration of audio is finalized; the turn continues (rule 2)."""
+    """An utterance with this duration of audio is finalized; the turn continues (rule 2, finalize
+    reasons)."""
     audio_bytes_max: Bytes = 512_000
-    """An utterance with more buffered audio than this is finalized, as a guard (rule 2)."""
+    """An utterance with more buffered audio than this is finalized, as a guard (rule 2, finalize
+    reasons)."""
     idle_ms: Ms = 60_000
-    """A session without append, mark, resume or keepalive is closed after this time (rule 8)."""
+    """A session without append, mark, resume or keepalive is closed after this time (rule 8, idle
+    sessions)."""
     close_wait_ms: Ms = 30_000
-    """The open outcomes of a closing session end as missing after this time (rule 6)."""
+    """The open outcomes of a closing session end as missing after this time (rule 6, two-step
+    close)."""
     playback_ms: Ms = 30_000
-    """A playback without an end mark counts as ended after this time (rule 5)."""
+    """A playback without an end mark counts as ended after this time (rule 5, no pause during
+    playback)."""
     delivery_gap_timeout_ms: Ms = 30_000
-    """An outcome ends as missing this long after a later one in the order was ready (rule 25)."""
+    """An outcome ends as missing this long after a later one in the order was ready (rule 25,
+    ordered delivery)."""
     queue_timeout_ms: Ms = 10_000
-    """A waiting job fails after this time; after half of it, its priority is 0 (rule 18)."""
+    """A waiting job fails after this time; after half of it, its priority is 0 (rule 18, fair
+    waiting)."""
     heartbeat_ms: Ms = 5_000
-    """Interval of a node's heartbeats; the reply to its registration carries it (rule 13)."""
+    """Interval of a node's heartbeats; the reply to its registration carries it (rule 13, node
+    registration)."""
     node_lost_ms: Ms = 15_000
-    """A node without a heartbeat for this long is lost; its jobs are dispatched again (rule 13)."""
+    """A node without a heartbeat for this long is lost; its jobs are dispatched again (rule 13,
+    node registration)."""
     suspend_ms: Ms = 60_000
-    """A node that reports a missing model is suspended for the feature for this long (rule 14)."""
+    """A node that reports a missing model is suspended for the feature for this long (rule 14,
+    missing model)."""
     session_retention_ms: Ms = 3_600_000
-    """The records of a closed session are deleted after this time; its events stay (rule 10)."""
+    """The records of a closed session are deleted after this time; its events stay (rule 10, job
+    identity)."""
     lease_base_ms: Ms = 30_000
-    """The part of a lease's duration that does not depend on the audio (rule 19)."""
+    """The part of a lease's duration that does not depend on the audio (rule 19, lease
+    duration)."""
     lease_factor_thousandths: Thousandths = 500
-    """A lease is longer by this many thousandths of the duration of the audio (rule 19)."""
+    """A lease is longer by this many thousandths of the duration of the audio (rule 19, lease
+    duration)."""
     tenant_queue_max: Jobs = 10_000
-    """A tenant with this many waiting jobs in a cell is refused with BACKPRESSURE (rule 18)."""
+    """A tenant with this many waiting jobs in a cell is refused with BACKPRESSURE (rule 18, fair
+    waiting)."""
     memory_percent_max: Percent = 80
     """Backpressure starts when the server uses this percentage of its maxmemory, if it has one."""
     projection_lag_max: Entries = 50_000

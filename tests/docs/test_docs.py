@@ -38,6 +38,18 @@ PACKAGES = re.compile(r"^\| ([a-z][\w, -]*?)(?: \([^)]*\))? \| ", re.MULTILINE)
 REQUIREMENT = re.compile(r"([\w-]+)(?:\[\w+\])?>=[\d.]+,<\d+(?: *;.*)?", re.DOTALL)
 SNIPPET = re.compile(r"```python\n(.*?)```", re.DOTALL)
 RULES = 34
+CITING = [
+    path
+    for pattern in (
+        "eventsched/**/*.py",
+        "eventsched/**/*.lua",
+        "projections/*.py",
+        "docs/**/*.md",
+        "*.md",
+    )
+    for path in ROOT.glob(pattern)
+    if path.name != "rules.md"
+]
 ROW = re.compile(r"^\| `(\w+)` \|", re.MULTILINE)
 
 
@@ -111,6 +123,21 @@ def test_each_rule_of_the_domain_has_tests_with_its_number() -> None:
     code = "\n".join(path.read_text() for path in ROOT.glob("tests/**/test_*.py"))
     named = re.findall(r"def test_rule_(\d+)(?:_and_(\d+))?_", code)
     assert {int(number) for pair in named for number in pair if number} == set(range(1, RULES + 1))
+
+
+def test_each_citation_of_a_rule_has_its_number_and_its_name() -> None:
+    """Code and documents cite `rule 18, fair waiting`, or a range with its subject in brackets."""
+    rows = re.findall(r"^\| (\d+) \| ([^|]+?) \|", _text("docs/rules.md"), re.MULTILINE)
+    cited = 0
+    for path in sorted(CITING):
+        text = re.sub(r"\s*\n\s*(?:--|#|>)?\s*", " ", path.read_text())
+        for citation in re.finditer(r"\b[Rr]ules? (\d+)(.{0,40})", text):
+            number, rest = citation.groups()
+            is_range = re.match(r" to \d+(?: and \d+)?(?:, | \()[a-z]", rest)
+            is_named = rest.startswith((f", {dict(rows)[number]}", f" ({dict(rows)[number]})"))
+            assert is_named or is_range, f"{path}: {citation[0]}"
+            cited += 1
+    assert cited > RULES
 
 
 @pytest.mark.parametrize("server", ["embedded"], indirect=True)

@@ -90,8 +90,8 @@ function utterances.finalize(s, reason)
       .. range) })
 end
 
--- Store the next chunk (rule 2, steps a to c). Returns the finalized utterances, each after a
--- space.
+-- Store the next chunk (rule 2, finalize reasons: steps a to c). Returns the finalized utterances,
+-- each after a space.
 function utterances.append(s, seq, ms, end_of_utterance, payload)
   local now, finalized = clock.now(), ''
   if s.buf_bytes > 0 and now - s.buf_at >= settings.pause_ms and not playback.is_active(s) then
