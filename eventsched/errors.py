@@ -14,7 +14,10 @@
     │   ├── LeaseLost             LEASE_LOST, NODE_MISMATCH, ATTEMPT_MISMATCH, DUPLICATE_RESULT
     │   └── JobUnknown            JOB_UNKNOWN
     ├── ServerUnavailable         no server answers, or the server cannot be used
-    │   └── CommandRefused        the server refuses a command that eventsched needs
+    │   ├── ServerAway            no server answers now; a later call may succeed
+    │   ├── ServerRefused         the server refuses this user, or is not one that can be used
+    │   │   └── CommandRefused    the server refuses a command that eventsched needs
+    │   └── UnexpectedReply       an error reply that means a defect, or foreign data
     ├── NotFound                  no such session, group, job or node
     ├── KeyMissing                the key of an encrypted session is not in the key store
     ├── KeyStoreError             no key store is named, or it cannot be used
@@ -40,8 +43,20 @@ class ServerUnavailable(EventschedError):
     """Raised when no server answers, or when the server cannot be used."""
 
 
-class CommandRefused(ServerUnavailable):
+class ServerAway(ServerUnavailable):
+    """Raised when no server answers now, for example during a failover; later calls may succeed."""
+
+
+class ServerRefused(ServerUnavailable):
+    """Raised when a server refuses the user or the client, or when eventsched cannot use it."""
+
+
+class CommandRefused(ServerRefused):
     """Raised when a server refuses a command that eventsched needs; the message names both."""
+
+
+class UnexpectedReply(ServerUnavailable):
+    """Raised for an error reply that means a defect of eventsched, or data of another program."""
 
 
 class NotFound(EventschedError):

@@ -16,7 +16,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Literal, TypeAlias
 
 import msgspec
-import redis.exceptions
 
 from eventsched.archive.layout import ArchiveFolder
 from eventsched.encryption.keystore import KeyStore
@@ -182,7 +181,7 @@ async def rewrite_files(store: Store, progress: Progress) -> int | None:
         info = await _poll(store)
     try:
         await transport.command("BGREWRITEAOF", key=log_key)
-    except (redis.exceptions.ResponseError, ServerUnavailable) as error:
+    except ServerUnavailable as error:
         raise FilesNotRewritten(f"the append-only file was not rewritten: {error}") from error
     while _is_running(info := await _poll(store)):
         progress(_percent(info))

@@ -1,9 +1,9 @@
 """Opens a client and checks that its server is usable.
 
 Owns: parsing the URL, detecting a cluster, the checks of version, memory policy and role at
-connect, the messages about a server that refuses.
+connect, closing connections to a server whose role has changed.
 Must not: start a server or change its settings.
-Read next: server/discovery.py (the minimum version), fast_client.py.
+Read next: server/discovery.py (the minimum version), error_replies.py, access.py, fast_client.py.
 """
 
 from __future__ import annotations
@@ -15,18 +15,14 @@ from typing import Any, TypeAlias, cast
 
 import redis.asyncio as aioredis
 from redis.asyncio.cluster import RedisCluster
-from redis.exceptions import (
-    AuthenticationError,
-    NoPermissionError,
-    RedisClusterException,
-    RedisError,
-)
+from redis.exceptions import RedisClusterException, RedisError
 
 from eventsched.addresses import ESCAPES, display_url
-from eventsched.errors import InvalidMessage, ServerUnavailable
+from eventsched.errors import InvalidMessage, ServerRefused
 from eventsched.schema.validation import check_url
-from eventsched.server.commands import check_commands, refusal_of, without_arguments
 from eventsched.server.discovery import FLOOR_TEXT, is_new_enough
+from eventsched.store.access import check_commands
+from eventsched.store.error_replies import CLIENT_ERRORS, translate
 from eventsched.store.fast_client import FastPool, fast_connection
 
 Client: TypeAlias = "aioredis.Redis | RedisCluster"
@@ -35,11 +31,6 @@ _FACTS = ("maxmemory_policy", "maxmemory", "role")
 _VERSION = re.compile(r"(\d+)\.(\d+)")
 CONNECTIONS_MAX = 1_000
 """Far more than a process uses at once: an exhausted pool looks like an unreachable server."""
-_AUTHENTICATION = (
-    "HELLO must be called", "invalid username-password pair", "NOAUTH", "WRONGPASS",
-    "Authentication required", "without any password configured",
-)  # fmt: skip
-"""Parts of messages about user and password, for which redis-py does not always have a type."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +56,9 @@ async def open_client(url: str) -> Client:
         info = await client.info("cluster")
         if not info.get("cluster_enabled"):
             return client
-    except (RedisError, OSError) as error:
+    except CLIENT_ERRORS as error:
         await client.aclose()
-        raise unreachable(url, error) from None  # redis-py's message may contain a password
+        raise translate(error, display_url(url)) from None  # redis-py's may contain a password
     await client.aclose()
     return await _open_cluster(url)
 
@@ -116,32 +107,9 @@ async def _open_cluster(url: str) -> RedisCluster:
         raise _unreadable(url) from None
     try:
         return await client.initialize()
-    except (RedisError, RedisClusterException, OSError) as error:
+    except CLIENT_ERRORS as error:
         await client.aclose()
-        raise unreachable(url, error) from None
-
-
-def unreachable(url: str, error: Exception) -> ServerUnavailable:
-    """The error for a server that does not answer, or refuses to."""
-    place = display_url(url)
-    if isinstance(error, AuthenticationError) or any(
-        word in str(error) for word in _AUTHENTICATION
-    ):
-        return ServerUnavailable(
-            f"the server at {place} refuses user or password; "
-            f"name them in the URL, as USER:PASSWORD@ before the host"
-        )
-    refused = refusal_of(error, f"the server at {place}")
-    if refused is not None:
-        return refused
-    if isinstance(error, NoPermissionError):
-        return ServerUnavailable(f"the server at {place}: {permission_message(error)}")
-    return ServerUnavailable(f"no server answers at {place}: {without_arguments(error)}")
-
-
-def permission_message(error: NoPermissionError) -> str:
-    """The message for a command that the server's access list forbids."""
-    return f"{error}; grant it (ACL SETUSER), or name another user in the URL"
+        raise translate(error, display_url(url)) from None
 
 
 def _unreadable(url: str) -> InvalidMessage:
@@ -154,7 +122,7 @@ def _unreadable(url: str) -> InvalidMessage:
 
 
 async def check_server(client: Client) -> ServerFacts:
-    """Check a server and return its facts. Raises ServerUnavailable with the remedy.
+    """Check a server and return its facts. Raises ServerRefused with the remedy.
 
     Every primary of a cluster is checked: one that evicts keys is enough to lose decisions.
     """
@@ -174,20 +142,20 @@ async def check_server(client: Client) -> ServerFacts:
 
 
 def check_info(info: Mapping[str, Any]) -> ServerFacts:
-    """The facts in a server's INFO. Raises ServerUnavailable if the server is not usable."""
+    """The facts in a server's INFO. Raises ServerRefused if the server is not usable."""
     family = "valkey" if "valkey_version" in info else "redis"
     version = str(info.get(f"{family}_version", ""))
     numbers = _VERSION.match(version)
     if numbers and not is_new_enough(family, (int(numbers[1]), int(numbers[2]))):
-        raise ServerUnavailable(f"the server is {family} {version}; eventsched needs {FLOOR_TEXT}")
+        raise ServerRefused(f"the server is {family} {version}; eventsched needs {FLOOR_TEXT}")
     hidden = [name for name in _FACTS if name not in info] + ([] if numbers else ["version"])
     if hidden:
-        raise ServerUnavailable(
+        raise ServerRefused(
             f"the server's INFO has no {', '.join(hidden)}: use a server that tells it"
         )
     policy = str(info["maxmemory_policy"])
     if policy != "noeviction":
-        raise ServerUnavailable(
+        raise ServerRefused(
             f"the server's maxmemory-policy is {policy}: it would drop what was decided; "
             f"run: redis-cli CONFIG SET maxmemory-policy noeviction (and set it in its file)"
         )
@@ -196,3 +164,17 @@ def check_info(info: Mapping[str, Any]) -> ServerFacts:
     is_cluster = bool(info.get("cluster_enabled"))
     primary = f"{info['master_host']}:{info['master_port']}" if info["role"] == "slave" else ""
     return ServerFacts(family, version, is_cluster, maxmemory_bytes, primary, warnings)
+
+
+async def reconnect(client: Client) -> None:
+    """Close the client's connections: each call that follows opens a new one.
+
+    A connection outlives a change of roles, after which the address of the URL may belong to
+    another server. A connection that is in use is closed when its call ends. A cluster client
+    follows a change of roles itself.
+    """
+    if isinstance(client, RedisCluster):
+        return
+    pool = client.connection_pool
+    await pool.update_active_connections_for_reconnect()  # type: ignore[no-untyped-call]
+    await pool.disconnect(inuse_connections=False)

@@ -20,15 +20,24 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from eventsched.errors import InvalidMessage, ServerUnavailable
+from eventsched.addresses import display_url
+from eventsched.errors import (
+    InvalidMessage,
+    ServerAway,
+    ServerUnavailable,
+    UnexpectedReply,
+)
 from eventsched.schema import keys
 from eventsched.schema.settings import Settings, parse_settings
 from eventsched.schema.validation import check_between
 from eventsched.server.embedded import DEFAULT_DATA, use
 from eventsched.server.folder import PROGRAM
+from eventsched.store.access import check_access
 from eventsched.store.cell import Store
 from eventsched.store.client import Client, ServerFacts, check_server, open_client
-from eventsched.store.transport import RedisTransport, retry_policy, translate_errors
+from eventsched.store.error_replies import translate_errors
+from eventsched.store.retry import Backoff, EventLoopTime
+from eventsched.store.transport import RedisTransport, retry_policy
 
 CELLS_MAX = 64
 CLOSE_S = 1.0
@@ -70,6 +79,7 @@ async def open_connection(
     create: bool = True,
     cells: int | None = None,
     settings: Mapping[str, int] | None = None,
+    wait: bool = False,
 ) -> AsyncIterator[Connection]:
     """Find the server, or start one in `data`, and make sure that its cells exist.
 
@@ -80,6 +90,7 @@ async def open_connection(
             started only if `data` has the data of an earlier one.
         cells: Number of cells of a new server (default 1); an existing server must have as many.
         settings: Replace these settings of all cells.
+        wait: Wait for a server that is away, without a limit. Any other error is raised at once.
 
     Raises ServerUnavailable, InvalidMessage.
     """
@@ -88,24 +99,43 @@ async def open_connection(
     new_settings = parse_settings(settings or {})
     if not (create or url or os.environ.get("EVENTSCHED_URL")):
         _check_folder(data or DEFAULT_DATA)
-    async with AsyncExitStack() as stack:
-        address = await stack.enter_async_context(use(url, data=data))
-        calling = await _open(stack, address)
-        with translate_errors():
-            facts = await check_server(calling)
-        if create and facts.primary:
-            raise ServerUnavailable(
-                f"this server is a replica and takes no writes: name its primary, {facts.primary}"
-            )
-        for warning in facts.warnings:
-            log.debug("server", warning=warning)
-        transport = RedisTransport(calling, await _open(stack, address))
-        with translate_errors():
-            names = await (_list_cells(calling, cells) if create else _find_cells(calling))
+    async with use(url, data=data) as address:
+        backoff = Backoff(EventLoopTime(), log, server=display_url(address))
+        while True:
+            async with AsyncExitStack() as stack, backoff.attempt(ServerAway if wait else ()):
+                connection = await _connect(stack, address, create, cells, new_settings)
+                connected = stack.pop_all()
+                break
+        async with connected:
+            yield connection
+
+
+async def _connect(
+    stack: AsyncExitStack,
+    address: str,
+    create: bool,
+    cells: int | None,
+    settings: Mapping[str, int],
+) -> Connection:
+    """Open the clients, check the server and its user, and return the connection."""
+    calling = await _open(stack, address)
+    with translate_errors():
+        facts = await check_server(calling)
+    if create and facts.primary:
+        raise ServerAway(
+            f"this server is a replica and takes no writes: name its primary, {facts.primary}"
+        )
+    for warning in facts.warnings:
+        log.debug("server", warning=warning)
+    transport = RedisTransport(calling, await _open(stack, address))
+    with translate_errors():
+        names = await (_list_cells(calling, cells) if create else _find_cells(calling))
         stores = {name: Store(transport, name) for name in names}
         if create:
-            await _configure(stores.values(), new_settings)
-        yield Connection(address, facts, transport, stores)
+            await check_access(calling, stores[names[0]].keys.log)
+    if create:
+        await _configure(stores.values(), settings)
+    return Connection(address, facts, transport, stores)
 
 
 def _check_folder(folder: Path) -> None:
@@ -181,7 +211,7 @@ async def _read_cells(client: Client) -> list[str]:
         return []
     names: list[str] = value.decode(errors="replace").split(",")
     if not all(keys.CELL.fullmatch(name) for name in names):
-        raise ServerUnavailable(
+        raise UnexpectedReply(
             f"the key {keys.CELLS} holds {value!r:.80} instead of the names of cells: "
             f"it is not from eventsched, use another database"
         )

@@ -180,6 +180,15 @@ def names() -> list[str]:
     return sorted(f.name[:-4] for f in folder.iterdir() if f.name.endswith(".lua"))
 
 
+def sources_of(script: str) -> list[str]:
+    """The source of a script, followed by those of all modules that it includes."""
+    text = _read(f"{script}.lua")
+    modules: dict[str, str] = {}
+    for include in (*ROOTS, *_INCLUDE.findall(text)):
+        _add_module(include, modules, ())
+    return [text, *modules.values()]
+
+
 @cache
 def library() -> Library:
     """The library of this package."""

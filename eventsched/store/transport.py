@@ -2,48 +2,42 @@
 
 Owns: the `Transport` protocol and its implementation with redis-py: FCALL, loading the function
 library if the server lacks it, bounded jittered retries (safe, because every script deduplicates),
-blocking reads on a connection of their own, connection errors as ServerUnavailable.
-Must not: know keys or decide.
-Read next: cell_connection.py (the caller), library.py, docs/adr/0014-transport-seam.md.
+blocking reads on a connection of their own, testing the access list again after it refused a
+command.
+Must not: know keys, decide, or classify errors.
+Read next: cell_connection.py (the caller), error_replies.py, access.py, library.py,
+docs/adr/0014-transport-seam.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, cast
 
 import anyio
-import redis.exceptions
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
+from redis.exceptions import OutOfMemoryError, ResponseError
 
-from eventsched.errors import Backpressure, ServerUnavailable, from_reply
-from eventsched.server.commands import refusal_of, without_arguments
+from eventsched.errors import (
+    Backpressure,
+    CommandRefused,
+    ServerAway,
+    ServerUnavailable,
+    from_reply,
+)
 from eventsched.store import library as lua_library
-from eventsched.store.client import permission_message
+from eventsched.store.access import check_access
+from eventsched.store.client import reconnect
+from eventsched.store.error_replies import CLIENT_ERRORS, has_other_role, translate
+from eventsched.store.needed_commands import commands_of
 from eventsched.store.replies import decode_text
 
 Arg: TypeAlias = bytes | str | int
 Entry: TypeAlias = tuple[str, list[bytes]]
 """One stream entry: its id and the flat list of its fields."""
 
-_UNAVAILABLE = (
-    redis.exceptions.ConnectionError,
-    redis.exceptions.TimeoutError,
-    OSError,
-    # A cluster during a failover, after redis-py has refreshed its slots.
-    redis.exceptions.ClusterError,
-    redis.exceptions.RedisClusterException,
-    redis.exceptions.AskError,
-    redis.exceptions.TryAgainError,
-    redis.exceptions.ReadOnlyError,
-)
-_UNABLE = ("MISCONF", "NOREPLICAS", "BUSY ")
-"""Errors of a server that is reachable but cannot execute: its disk is full, its replicas are gone,
-or another client's script does not end."""
-_UNLOADABLE = (redis.exceptions.ReadOnlyError, redis.exceptions.NoPermissionError)
 _KEYLESS = ("INFO", "TIME", "BGREWRITEAOF", "FUNCTION LOAD")
 """Commands without a key. On a cluster they are sent to the server of the call's `key`."""
 RETRIES = 3
@@ -76,30 +70,6 @@ def retry_policy() -> Retry:
     return Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.5), RETRIES)
 
 
-@contextmanager
-def translate_errors() -> Iterator[None]:
-    """Raise ServerUnavailable for a server that is unreachable, loading, or refuses to serve."""
-    try:
-        yield
-    except _UNAVAILABLE as error:
-        refused = refusal_of(error)
-        if refused is not None:
-            raise refused from None  # of HELLO or AUTH: the original has the password
-        raise ServerUnavailable(f"no answer from the server: {without_arguments(error)}") from error
-    except redis.exceptions.NoPermissionError as error:
-        refused = refusal_of(error)
-        raise (
-            refused or ServerUnavailable(f"the server refuses: {permission_message(error)}")
-        ) from error
-    except redis.exceptions.ResponseError as error:
-        refused = refusal_of(error)
-        if refused is not None:
-            raise refused from None  # the original error repeats the arguments of the call
-        if str(error).startswith(_UNABLE):
-            raise ServerUnavailable(f"the server cannot: {error}") from error
-        raise
-
-
 class RedisTransport:
     """The transport over redis-py.
 
@@ -112,21 +82,38 @@ class RedisTransport:
         self._calling = calling
         self._blocking = blocking
         self._slots = anyio.Semaphore(CALLS_MAX, fast_acquire=True)
+        self._untested: set[str] = set()
+        """Scripts whose commands the access list may have lost, because it has refused one."""
 
     async def run(self, script: str, keys: Sequence[str], args: Sequence[Arg]) -> Any:
+        if script in self._untested:
+            await self._test_access(script, keys[0])
         call = ("FCALL", lua_library.library().function(script), len(keys), *keys, *args)
+        try:
+            return await self._run(call, keys[0])
+        except CLIENT_ERRORS as error:
+            refusal = await self._translated(error)
+        except CommandRefused as error:
+            refusal = error
+        if isinstance(refusal, CommandRefused):
+            self._untested.update(lua_library.names())
+            await self._test_access(script, keys[0])  # raises an error that names all commands
+        raise refusal
+
+    async def _run(self, call: Sequence[Arg], key: str) -> Any:
+        """Send a call of a function; load the functions first if the server lacks them."""
         try:
             try:
                 return await self._send(*call)
-            except redis.exceptions.ResponseError as error:
+            except ResponseError as error:
                 if not lua_library.is_missing(error):
                     raise
-            await self._load(keys[0])
+            await self._load(key)
             return await self._send(*call)
-        except redis.exceptions.OutOfMemoryError:
+        except OutOfMemoryError:
             # The server ran out of memory before backpressure started: the call changed nothing.
             raise Backpressure("BACKPRESSURE", {"retry_after_ms": "1000"}) from None
-        except redis.exceptions.ResponseError as error:
+        except ResponseError as error:
             refused = from_reply(str(error))
             if refused is None:
                 raise
@@ -136,26 +123,44 @@ class RedisTransport:
         """Load our functions into the server of `key`; other clients may do so at the same time."""
         try:
             await self.command("FUNCTION LOAD", "REPLACE", lua_library.library().source, key=key)
-        except ServerUnavailable as error:
-            if not isinstance(error.__cause__, _UNLOADABLE):
-                raise
-            kind = type(error)
-            raise kind(
+        except CommandRefused as error:
+            raise CommandRefused(
                 "the server lacks the functions of this release and does not let us load them: "
-                f"{error.__cause__}; run `eventsched status` once against its primary, or as a "
-                "user with +function|load; eventsched needs FUNCTION, because its decisions are "
-                "functions on the server"
-            ) from error
+                f"{error}; run `eventsched status` once as a user with +function|load"
+            ) from None
+        except ServerAway as error:  # for example, because its memory is full
+            raise ServerAway(f"the server lacks the functions of this release: {error}") from None
+
+    async def _test_access(self, script: str, key: str) -> None:
+        """Test whether the access list allows what a script needs, before it is called again.
+
+        Raises CommandRefused, which names all commands that are missing. A user who may not ask
+        gets no answer; then the call is made.
+        """
+        try:
+            await check_access(self._calling, key, sorted({"FCALL", *commands_of(script)}))
+        except CLIENT_ERRORS as error:
+            raise await self._translated(error) from None
+        self._untested.discard(script)
+
+    async def _translated(self, error: Exception) -> ServerUnavailable:
+        """Return the exception of the public interface; connect anew after a change of roles."""
+        if has_other_role(error):
+            await reconnect(self._calling)
+            await reconnect(self._blocking)
+        return translate(error)
 
     async def command(self, *parts: Arg, key: str) -> Any:
-        if isinstance(self._calling, RedisCluster) and parts[0] in _KEYLESS:
-            return await self._send(*parts, target_nodes=self._calling.get_node_from_key(key))
-        return await self._send(*parts)  # redis-py derives the slot from the command
+        try:
+            if isinstance(self._calling, RedisCluster) and parts[0] in _KEYLESS:
+                return await self._send(*parts, target_nodes=self._calling.get_node_from_key(key))
+            return await self._send(*parts)  # redis-py derives the slot from the command
+        except CLIENT_ERRORS as error:
+            raise await self._translated(error) from None
 
     async def _send(self, *parts: Arg, **target: Any) -> Any:
         async with self._slots:
-            with translate_errors():
-                return await cast("Awaitable[Any]", self._calling.execute_command(*parts, **target))
+            return await cast("Awaitable[Any]", self._calling.execute_command(*parts, **target))
 
     async def read_blocking(
         self, streams: Mapping[str, str], block_ms: int, count: int
@@ -163,8 +168,10 @@ class RedisTransport:
         block = min(block_ms, BLOCK_MS_MAX)
         ids = streams.values()
         parts: list[Arg] = ["XREAD", "COUNT", count, "BLOCK", block, "STREAMS", *streams, *ids]
-        with translate_errors():
+        try:
             reply = await cast("Awaitable[Any]", self._blocking.execute_command(*parts))
+        except CLIENT_ERRORS as error:
+            raise await self._translated(error) from None
         return dict(_by_key(reply))
 
     async def sleep(self, seconds: float) -> None:

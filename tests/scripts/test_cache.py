@@ -12,9 +12,8 @@ from typing import Any
 import anyio
 import msgspec
 import pytest
-from redis.exceptions import ResponseError
 
-from eventsched.errors import Backpressure, Refused
+from eventsched.errors import Backpressure, Refused, UnexpectedReply
 from eventsched.projection.protocol import load_sets
 from eventsched.projection.store import ProjectionStore
 from eventsched.schema.settings import Settings
@@ -460,7 +459,7 @@ async def test_the_cache_is_empty_after_a_call_that_failed_or_added_a_dead_lette
     whole = await redis.dump(leases) or b""
     await redis.set(leases, "no sorted set")
     results = [NodeResult(job=jobs[0], attempt=1, status="no_speech")]
-    with pytest.raises(ResponseError, match="WRONGTYPE"):
+    with pytest.raises(UnexpectedReply, match="WRONGTYPE"):
         await played.record_results(node.node, 1, results)
     assert not await cached_contents(played)
     await played.heartbeat_node(node.node, 1, load=0, attempts=[])
@@ -551,7 +550,7 @@ async def test_a_slot_is_free_although_the_call_that_released_it_failed(
     whole = await redis.getset(key, "what no script wrote")
     assert whole is not None
     results = [NodeResult(job=job, attempt=1, status="no_speech") for job in jobs]
-    with pytest.raises(ResponseError):
+    with pytest.raises(UnexpectedReply):
         await played.record_results(node.node, node.epoch, results)
     (class_id,) = await redis.smembers(played.keys.classes)
     free = await redis.zscore(played.keys.free(decode_text(class_id)), "n1")

@@ -14,8 +14,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from redis.exceptions import ResponseError
 
+from eventsched.errors import UnexpectedReply
 from eventsched.schema.keys import Keys
 from eventsched.schema.settings import Settings
 from eventsched.store.client import Client
@@ -90,7 +90,7 @@ async def test_a_call_that_fails_halfway_has_written_what_it_deferred(
     key = store.keys.session("s2")
     whole = await redis.dump(key) or b""
     await redis.set(key, "no hash")
-    with pytest.raises(ResponseError, match="WRONGTYPE"):
+    with pytest.raises(UnexpectedReply, match="WRONGTYPE"):
         await store.append_audio([chunk(first, 0), chunk(broken, 0)])
     assert await redis.xlen(store.keys.audio("s1")) == 1
     (again,) = await store.append_audio([chunk(first, 0)])
@@ -132,11 +132,11 @@ async def test_a_module_that_was_loaded_later_commits_first_and_each_one_once(
         return await transport.run("unit", [log], args)
 
     assert await run("", "") == [b"decides", b"first commits", b"second commits"]
-    with pytest.raises(ResponseError, match="halfway"):
+    with pytest.raises(UnexpectedReply, match="halfway"):
         await run("", "fail")
     ended = [b"first commits", b"second commits"]
     assert (await run("", "log"))[:6] == [b"decides", *ended, *ended, b"fails"]
     assert await run("", "") == [b"decides", *ended]
-    with pytest.raises(ResponseError, match="no commit"):
+    with pytest.raises(UnexpectedReply, match="no commit"):
         await run("broken", "")
     assert (await run("", "log"))[:4] == [b"decides", *ended, b"fails"]

@@ -8,9 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from redis.exceptions import ResponseError
 
-from eventsched.errors import InvalidMessage
+from eventsched.errors import InvalidMessage, UnexpectedReply
 from eventsched.store.cell import Store
 from eventsched.store.client import Client
 from eventsched.store.transport import RedisTransport
@@ -68,7 +67,7 @@ async def test_a_key_of_another_kind_in_place_of_the_dispatch_queue_is_an_error(
 ) -> None:
     key = fresh.keys.dispatch
     await fresh.transport.command("SET", key, "x", key=key)
-    with pytest.raises(ResponseError, match="WRONGTYPE"):
+    with pytest.raises(UnexpectedReply, match="WRONGTYPE"):
         await fresh.configure_cell({"pause_ms": 500}, overwrite=False)
     assert await settings_of(fresh) == {}
     await fresh.transport.command("DEL", key, key=key)

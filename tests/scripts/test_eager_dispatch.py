@@ -8,9 +8,8 @@ from typing import Any
 
 import anyio
 import pytest
-from redis.exceptions import ResponseError
 
-from eventsched.errors import Refused
+from eventsched.errors import Refused, ServerAway
 from eventsched.schema.events import Event
 from eventsched.store.session_commands import Chunk, Receipt, SessionGrant
 from tests.fixtures_store import TimedStore
@@ -107,7 +106,7 @@ async def test_a_dispatcher_that_cannot_dispatch_is_not_there(store: TimedStore)
     key = store.keys.dispatch
     await store.transport.command("XGROUP", "DESTROY", key, "dispatch", key=key)
     await speak(store, "s1")
-    with pytest.raises(ResponseError, match="NOGROUP"):
+    with pytest.raises(ServerAway, match="NOGROUP"):
         await store.dispatch_jobs(LEASE_MS)
     await speak(store, "s2")
     assert await queue_length(store) == 2

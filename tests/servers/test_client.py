@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import subprocess
 from collections.abc import Iterator
-from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -14,7 +12,6 @@ from redis.asyncio.cluster import RedisCluster
 
 from eventsched.errors import CommandRefused, InvalidMessage, ServerUnavailable
 from eventsched.schema.keys import CELLS
-from eventsched.server.commands import NEEDED
 from eventsched.server.discovery import Binary, in_wheel
 from eventsched.server.testing import LocalCluster, LocalServer, wait_for
 from eventsched.store.client import Client, check_info, check_server, open_client
@@ -202,15 +199,6 @@ async def test_user_without_the_command_command_is_not_refused(
     own_server.call("ACL", "SETUSER", "bob", "on", ">b", "~*", "+@all", "-command")
     async with open_connection(own_server.url.replace("://", "://bob:b@")) as connection:
         assert connection.cells == ["c0"]
-
-
-def test_every_command_of_the_scripts_is_checked_at_connect(own_server: LocalServer) -> None:
-    known = set(own_server.call("COMMAND LIST"))
-    folder = files("eventsched") / "lua"
-    texts = [file.read_text() for file in Path(str(folder)).rglob("*.lua")]
-    called = {word for text in texts for word in re.findall(r"'([A-Z]+)'", text)}
-    assert {word for word in called if word.lower() in known} <= set(NEEDED)
-    assert {name.lower() for name in NEEDED} <= known
 
 
 def test_missing_fields_of_info_are_refused_by_name() -> None:
