@@ -23,17 +23,16 @@ import anyio
 import anyio.to_thread
 import structlog
 
-from eventsched.errors import NodeSuperseded, NodeUnknown, ServerUnavailable
+from eventsched.errors import NodeSuperseded, NodeUnknown
 from eventsched.schema.keys import cell_of
 from eventsched.store.cell import Store
 from eventsched.store.client import open_client
 from eventsched.store.node_commands import NodeGrant
-from eventsched.store.retry import Backoff
+from eventsched.store.retry import Backoff, EventLoopTime
 from eventsched.store.transport import RedisTransport
 
 AttemptId: TypeAlias = tuple[str, int]
 """Job key and number of an attempt."""
-CONNECT_S = 1.0
 JOIN_S = 2.0
 LOOP_SILENT_S = 60.0
 """How long the handlers' event loop may run no callback before heartbeats pause. By then the leases
@@ -199,13 +198,14 @@ class _HeartbeatThread:
             self._home.call_soon_threadsafe(call)
 
     async def _connect_and_send(self) -> None:
-        cell = cell_of(self._registration.grant.node)
+        node = self._registration.grant.node
+        backoff = Backoff(EventLoopTime(), log, node=node)
         while not self._home.is_closed():
-            try:
+            async with backoff.attempt():
                 with anyio.CancelScope(shield=True):  # a cancelled connect would leak a connection
                     client = await open_client(self._url)
                 try:
-                    store = Store(RedisTransport(client, client), cell)
+                    store = Store(RedisTransport(client, client), cell_of(node))
                     await send_heartbeats(
                         store, self._registration, self._post, self._watch.is_turning
                     )
@@ -213,6 +213,3 @@ class _HeartbeatThread:
                 finally:
                     with anyio.CancelScope(shield=True):
                         await client.aclose()
-            except ServerUnavailable as error:
-                log.warning("no heartbeat: server unavailable", error=str(error))
-                await anyio.sleep(CONNECT_S)

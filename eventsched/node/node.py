@@ -17,6 +17,7 @@ Read next: registration.py, job.py.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar, overload
 
 import anyio
@@ -25,7 +26,7 @@ import structlog
 from eventsched.client.client import Client
 from eventsched.errors import Backpressure, InvalidMessage
 from eventsched.node.executor import Handler, Run, Runner, runner
-from eventsched.node.registration import DrainLimit, Registration
+from eventsched.node.registration import SILENT_S, DrainLimit, Registration
 from eventsched.node.task_guard import exits_contained
 from eventsched.schema import keys
 from eventsched.schema.validation import (
@@ -41,7 +42,7 @@ from eventsched.schema.validation import (
 )
 from eventsched.store.cell import Store
 from eventsched.store.node_commands import NodeGrant
-from eventsched.store.retry import Backoff
+from eventsched.store.retry import Backoff, run_until
 
 DRAIN_S = 60.0
 DRAIN_S_MAX = 300.0
@@ -143,8 +144,9 @@ class Node:
     async def run(self, es: Client) -> None:
         """Register and run attempts until drained or cancelled.
 
-        A lost registration is replaced by a new one. While the server is away or under
-        backpressure, the node tries again.
+        A lost registration is replaced by a new one. While the server is away, refuses calls or
+        is under backpressure, the node tries again. A drain does not wait for a server that does
+        not answer within 5 s.
 
         Args:
             es: A client of the server, as `connect` yields it.
@@ -167,7 +169,10 @@ class Node:
     async def _serve(self, es: Client, full_id: str, run: Run) -> None:
         store = es.store_of(full_id)
         while not self._drain.is_set():
-            grant = await self._register(store, full_id, es.new_name())
+            register = partial(self._register, store, full_id, es.new_name())
+            grant = await run_until(partial(self._wait_for_drain, store), register)
+            if grant is None:
+                return
             log.info("serving", node=full_id, epoch=grant.epoch, slots=self.slots)
             registration = Registration(
                 store, grant, run, slots=self.slots, url=es.url, keys=es.keys
@@ -175,10 +180,15 @@ class Node:
             if await registration.run(self._drain, self._drain_s) == "unknown":
                 log.warning("registration lost, registering again", node=full_id)
 
-    async def _register(self, store: Store, full_id: str, token: str) -> NodeGrant:
-        """Try until the node is registered. The token makes a repeated call harmless."""
+    async def _wait_for_drain(self, store: Store) -> None:
+        """Return when the node is to drain and a call in flight has had its time to end."""
+        await self._drain.wait()
+        await store.transport.sleep(SILENT_S)
+
+    async def _register(self, store: Store, full_id: str, token: str) -> NodeGrant | None:
+        """Try until the node is registered, or drained. A repeated token gets the same reply."""
         backoff = Backoff(store.transport, log, node=full_id)
-        while True:
+        while not self._drain.is_set():
             async with backoff.attempt():
                 try:
                     return await store.register_node(
@@ -193,6 +203,7 @@ class Node:
                 except Backpressure as pressure:
                     log.warning("not registered yet", node=full_id, reason=str(pressure))
                     await store.transport.sleep(pressure.retry_after_ms / 1_000)
+        return None
 
 
 def _languages(field: str, values: Sequence[str], *, auto: bool) -> list[str]:

@@ -23,7 +23,13 @@ import structlog
 from structlog.contextvars import bind_contextvars
 
 from eventsched.encryption.keystore import KeyStore
-from eventsched.errors import LeaseLost, NodeSuperseded, NodeUnknown, Refused
+from eventsched.errors import (
+    LeaseLost,
+    NodeSuperseded,
+    NodeUnknown,
+    Refused,
+    ServerUnavailable,
+)
 from eventsched.node.attempts import Attempt, Attempts
 from eventsched.node.executor import Run, handler_error, run_attempt
 from eventsched.node.heartbeat import AttemptId, sending_heartbeats
@@ -34,7 +40,7 @@ from eventsched.store.batcher import Batcher
 from eventsched.store.cell import Store
 from eventsched.store.node_commands import NodeGrant, NodeResult
 from eventsched.store.replies import fields_of
-from eventsched.store.retry import Backoff
+from eventsched.store.retry import Backoff, run_until
 from eventsched.store.transport import Entry
 
 BLOCK_MS = 2_000
@@ -47,6 +53,9 @@ RESULTS_BYTES_MAX = 4 * 1024 * 1024
 REPORT_TRIES = 64
 """With their pauses about a minute, which is the longest lease."""
 DRAIN_POLL_S = 0.1
+SILENT_S = 5.0
+"""How long a drain waits for an answer of the server. Without one, the node's leases expire and
+its jobs go to other nodes."""
 
 log = structlog.get_logger("eventsched.node.node")
 End: TypeAlias = Literal["drained", "unknown"]
@@ -84,6 +93,8 @@ class Registration:
         self._end: End | Exception | None = None
         self._position = grant.inbox_from
         self._is_draining = False
+        self._is_answered = False
+        """Whether the server has answered a call of the drain since this was last set to False."""
         self._tasks: anyio.abc.TaskGroup | None = None
         self._results: Batcher[NodeResult, Refused | None] = Batcher(
             self._report_results,
@@ -202,7 +213,11 @@ class Registration:
         return await self._run(job)
 
     async def _report(self, job: Job, result: NodeResult) -> None:
-        (refused,) = await self._results.submit([result])
+        try:
+            (refused,) = await self._results.submit([result])
+        except ServerUnavailable as error:  # the lease expires, and the node continues
+            log.error("result not reported", session=job.session, job=job.key, error=str(error))
+            return
         # An attempt reports once, so a duplicate is this call repeated after a lost reply.
         if refused is not None and refused.code != "DUPLICATE_RESULT":
             log.warning("result refused", session=job.session, job=job.key, code=str(refused))
@@ -246,16 +261,31 @@ class Registration:
     async def _drain_on_request(self, requested: anyio.Event, drain_s: DrainLimit) -> None:
         await requested.wait()
         self._is_draining = True
-        left_s = drain_s.seconds
         log.info("draining", node=self.grant.node, attempts=len(self._attempts))
+        await run_until(self._wait_for_silence, partial(self._wait_until_drained, drain_s))
+        self._finish("drained")
+
+    async def _wait_until_drained(self, drain_s: DrainLimit) -> None:
+        """Ask the server to drain the node until it has no attempts left."""
+        left_s = drain_s.seconds
         backoff = Backoff(self.store.transport, log, node=self.grant.node)
         while True:
             async with backoff.attempt():
-                if await self._is_drained(left_s):
-                    break
+                is_drained = await self._is_drained(left_s)
+                self._is_answered = True
+                if is_drained:
+                    return
                 await self.store.transport.sleep(DRAIN_POLL_S)
                 left_s = max(0.0, min(left_s, drain_s.seconds) - DRAIN_POLL_S)
-        self._finish("drained")
+
+    async def _wait_for_silence(self) -> None:
+        """Return when the server has not answered for SILENT_S."""
+        while True:
+            self._is_answered = False
+            await self.store.transport.sleep(SILENT_S)
+            if not self._is_answered:
+                log.error("drain without its server", node=self.grant.node, silent_s=SILENT_S)
+                return
 
     async def _is_drained(self, left_s: float) -> bool:
         """Ask the server to drain the node; whether it has no live attempts left.
