@@ -2,7 +2,7 @@
 
 Owns: the list of commands, each of which is imported only when a user calls it; error messages of
 one line on stderr; exit codes: 0 success, 1 failure or refusal, 2 an unreadable command line or a
-server without a command that eventsched needs, 130 Ctrl-C.
+server that refuses the user or that eventsched cannot use, 130 Ctrl-C.
 Never does: the work of a command. Read next: options.py.
 
 To add a command, add a module with its name to this package and a line to COMMANDS. The module has
@@ -25,7 +25,7 @@ from eventsched import interrupts
 from eventsched.addresses import without_secrets
 from eventsched.cli.options import command_of, root
 from eventsched.cli.standard_streams import OutputFailed
-from eventsched.errors import CommandRefused, EventschedError
+from eventsched.errors import EventschedError, ServerRefused
 from eventsched.escaping import escape_controls
 
 COMMANDS = {
@@ -55,7 +55,7 @@ def module_of(command: str) -> str:
 
 
 REFUSED = 2
-"""Exit code if the server refuses a Redis command; a retry does not help."""
+"""Exit code if the server refuses the user or a command; a retry does not help."""
 
 
 class Commands(TyperGroup):
@@ -109,7 +109,7 @@ def _run(program: typer.Typer, name: str, args: Sequence[str]) -> int:
             return 1
         if isinstance(cause, OSError):
             return _fail(name, _system_message(cause), 1)
-        return _fail(name, str(cause), REFUSED if isinstance(cause, CommandRefused) else 1)
+        return _fail(name, str(cause), REFUSED if isinstance(cause, ServerRefused) else 1)
 
 
 def _usage_code(error: TyperException) -> int:

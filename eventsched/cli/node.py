@@ -6,6 +6,7 @@ Owns: importing the module, draining on a signal. Read next: node/node.py.
 from __future__ import annotations
 
 import sys
+from contextlib import AsyncExitStack
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -36,17 +37,36 @@ async def node(options: Options, target: Target, name: Name = None, keys: Keys =
     """Run the node of a module; the module is imported from the current folder.
 
     SIGTERM or Ctrl-C drains the node: it gets no new jobs and finishes those that it has. A second
-    signal cancels these jobs and ends the program within 10 s, a third signal ends it at once.
+    signal cancels these jobs and ends the program within 10 s, a third signal ends it at once. The
+    command waits for a server that is away. A drain does not wait for it longer than 5 s.
     """
-    from eventsched.client.client import connect
+    import anyio
+
+    from eventsched.client.client import Client, running_client
+    from eventsched.encryption.keystore import find_key_store
 
     declared = find_node(target)
     if name is not None:
         from eventsched.schema.validation import check_address
 
         declared.name = check_address("--name", name)
-    async with connect(options.url, data=options.data, keys=keys) as es:
-        return await drain_on_signal(lambda: declared.run(es), declared.drain)
+    connecting = anyio.CancelScope()
+
+    async def main() -> None:
+        async with AsyncExitStack() as stack:
+            with connecting:
+                connection = await stack.enter_async_context(
+                    options.connect(create=True, wait=True)
+                )
+                client = Client(connection.stores, url=connection.url, keys=find_key_store(keys))
+            if not connecting.cancelled_caught:
+                await declared.run(await stack.enter_async_context(running_client(client)))
+
+    def drain() -> None:
+        connecting.cancel()
+        declared.drain()
+
+    return await drain_on_signal(main, drain)
 
 
 def find_node(target: str) -> Node:

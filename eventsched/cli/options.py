@@ -110,12 +110,20 @@ class Options:
         create: bool = False,
         cells: int | None = None,
         settings: Mapping[str, int] | None = None,
+        wait: bool = False,
     ) -> AbstractAsyncContextManager[Connection]:
-        """Connect to the named server. Without `create`, it must have cells already."""
+        """Connect to the named server.
+
+        Args:
+            create: create missing cells; without it, the server must have cells already.
+            cells: number of cells of a new server.
+            settings: settings that replace those of the cells.
+            wait: wait for a server that is away.
+        """
         from eventsched.store.connection import open_connection
 
         return open_connection(
-            self.url, data=self.data, create=create, cells=cells, settings=settings
+            self.url, data=self.data, create=create, cells=cells, settings=settings, wait=wait
         )
 
     @asynccontextmanager

@@ -115,7 +115,8 @@ async def serve(
 ) -> int:
     """Run the roles until a signal and return the exit code.
 
-    Once the roles run, print the server's URL on stdout.
+    Once the roles run, print the server's URL on stdout. A signal also ends the wait for a server
+    that is away.
 
     Args:
         options: the options of every command.
@@ -126,20 +127,28 @@ async def serve(
     """
     settings = settings_of(assignments)
     archiver_settings = archive.archiver_settings(roles)
+    import anyio
+
     from eventsched.addresses import display_url
     from eventsched.cli.output import print_json, print_line
     from eventsched.roles.runner import running
 
-    async with (
-        options.connect(create=True, cells=cells, settings=settings) as connection,
-        running(connection, roles, archiver_settings),
-    ):
-        url, names = display_url(connection.url), connection.cells
-        # Before the output: a signal may arrive as soon as a reader knows that the roles run.
-        with open_signals(signal.SIGINT, signal.SIGTERM) as signals:
+    async def run() -> None:
+        async with (
+            options.connect(create=True, cells=cells, settings=settings, wait=True) as connection,
+            running(connection, roles, archiver_settings),
+        ):
+            url, names = display_url(connection.url), connection.cells
             if options.json:
                 status = {"ready": True, "url": url, "cells": names, "roles": roles}
                 print_json(status | {"pid": os.getpid()})
             else:
                 print_line(f"ready: {url}  cells: {', '.join(names)}  roles: {', '.join(roles)}")
-            return 130 if await signals.get() == signal.SIGINT else 0
+            await anyio.sleep_forever()
+
+    async with anyio.create_task_group() as tasks:
+        with open_signals(signal.SIGINT, signal.SIGTERM) as signals:
+            tasks.start_soon(run)
+            number = await signals.get()
+        tasks.cancel_scope.cancel()  # a second Ctrl-C has its usual effect
+    return 130 if number == signal.SIGINT else 0

@@ -66,6 +66,10 @@ class Proxy:
         for one in self._open:
             one.cancel()
 
+    def leads_to(self, server: Path) -> None:
+        """New connections go to the socket of this server; those that are open stay."""
+        self._server = server
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
