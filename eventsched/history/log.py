@@ -233,6 +233,8 @@ class History:
                 return indexed
         high = format_id(*upto) if upto != AFTER_ALL else "+"
         entries = await store.read_log(format_id(*after), READ_MAX, high)
+        if not entries and await self._has_begun(store, after):
+            await store.check_log_exists()
         to = parse_id(entries[-1][0]) if entries else after
         is_last = len(entries) < READ_MAX
         if where == ALL_ENTRIES:
@@ -243,6 +245,10 @@ class History:
             if where.matches(entry) and self._is_listed(entry, where.index)
         ]
         return _LogRead(matching, to, is_last=is_last)
+
+    async def _has_begun(self, store: ProjectionStore, after: EntryId) -> bool:
+        """Whether the log has had entries: a missing log then does not mean an empty one."""
+        return after > BEFORE_ALL or await store.checkpoint(self._set.name) != START
 
     async def _read_index(
         self, store: ProjectionStore, after: EntryId, upto: EntryId, where: EntryFilter

@@ -3,6 +3,7 @@
 -- lost, nothing waits for the archive, and a new archive may begin.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
+--   absent_key      es1:{cell}:absent      no key: never exists
 -- ARGV
 --   now_arg         ms                     used in a cell with a manual clock only
 --   of              text                   which archive: fingerprint of its public key

@@ -4,6 +4,7 @@
 -- resumable sessions).
 -- KEYS
 --   log_key         es1:{cell}:log         stream
+--   absent_key      es1:{cell}:absent      no key: never exists
 -- ARGV
 --   now_arg         ms                     used in a cell with a manual clock only
 --   then per chunk, at most 32: session (name), epoch, seq, ms, end_of_utterance (0|1), payload,

@@ -3,6 +3,7 @@
 -- gets the settings of a newer version that it lacks and the consumer group of the dispatch queue.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
+--   absent_key      es1:{cell}:absent      no key: never exists
 -- ARGV
 --   now_arg         ms                     starting time of a manual clock, else empty
 --   mode            server | manual        clock of a new cell

@@ -5,6 +5,7 @@
 -- stays in the dispatch queue until it is dispatched. The consumer group only shows the position.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
+--   absent_key      es1:{cell}:absent      no key: never exists
 -- ARGV
 --   now_arg         ms                     used in a cell with a manual clock only
 --   lease_arg       0 to 60000 ms          how long the presence lease of the dispatcher lasts;

@@ -2,6 +2,7 @@
 -- drop_session_indexes: delete the indexes of sessions whose last entry has been trimmed.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
+--   absent_key      es1:{cell}:absent      no key: never exists
 -- ARGV
 --   now_arg         ms                     not used
 --   then per session, at most 1000: name

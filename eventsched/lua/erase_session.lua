@@ -3,6 +3,7 @@
 -- appends one event for each of the last 10,000 sessions; a second event would change no view.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
+--   absent_key      es1:{cell}:absent      no key: never exists
 -- ARGV
 --   now_arg         ms                     used in a cell with a manual clock only
 --   name            session name

@@ -3,6 +3,7 @@
 -- producers (rules 1, one order per session; 2, finalize reasons).
 -- KEYS
 --   log_key         es1:{cell}:log         stream
+--   absent_key      es1:{cell}:absent      no key: never exists
 -- ARGV
 --   now_arg         ms                     used in a cell with a manual clock only
 --   then per finalize, at most 16: session (name), epoch,

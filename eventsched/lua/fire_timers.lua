@@ -4,6 +4,7 @@
 -- handlers name the rules (include/timer_handlers.lua).
 -- KEYS
 --   log_key         es1:{cell}:log         stream
+--   absent_key      es1:{cell}:absent      no key: never exists
 -- ARGV
 --   now_arg         ms                     used in a cell with a manual clock only
 -- Reply: [fired, next_ms, now_ms]   next_ms: when the next is due, or -1

@@ -2,6 +2,7 @@
 -- load_views: records of one read model.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
+--   absent_key      es1:{cell}:absent      no key: never exists
 -- ARGV
 --   now_arg         ms                     not used
 --   projection      name

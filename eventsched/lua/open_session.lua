@@ -3,6 +3,7 @@
 -- resumable sessions; 12, audience).
 -- KEYS
 --   log_key         es1:{cell}:log         stream
+--   absent_key      es1:{cell}:absent      no key: never exists
 -- ARGV
 --   now_arg         ms                     used in a cell with a manual clock only
 --   name            name                   128 random bits

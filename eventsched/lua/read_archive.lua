@@ -3,6 +3,7 @@
 -- with a time before the `now` of the reply, so all older entries are complete.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
+--   absent_key      es1:{cell}:absent      no key: never exists
 -- ARGV
 --   now_arg         ms                     used in a cell with a manual clock only
 -- Reply: [now, entries added so far, entries left, first id or empty, last id or empty,

@@ -3,6 +3,7 @@
 -- log. The state equals the fold of the log up to that id.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
+--   absent_key      es1:{cell}:absent      no key: never exists
 -- ARGV
 --   now_arg         ms                     not used
 --   kind            session | job | node

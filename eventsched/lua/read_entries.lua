@@ -2,6 +2,7 @@
 -- read_entries: entries of the log by their ids, as the index of a session lists them.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
+--   absent_key      es1:{cell}:absent      no key: never exists
 -- ARGV
 --   now_arg         ms                     not used
 --   then per entry, at most 1000: id

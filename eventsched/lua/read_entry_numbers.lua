@@ -2,6 +2,7 @@
 -- read_entry_numbers: the numbers of the entries of an audio stream or an outbox, without payload.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
+--   absent_key      es1:{cell}:absent      no key: never exists
 -- ARGV
 --   now_arg         ms                     not used
 --   kind            audio | outbox

@@ -2,6 +2,7 @@
 -- read_views: records of one live read model, together with its checkpoint.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
+--   absent_key      es1:{cell}:absent      no key: never exists
 -- ARGV
 --   now_arg         ms                     not used
 --   set             name

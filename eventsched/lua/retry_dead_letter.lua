@@ -3,6 +3,7 @@
 -- timer that is due at once.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
+--   absent_key      es1:{cell}:absent      no key: never exists
 -- ARGV
 --   now_arg         ms                     used in a cell with a manual clock only
 --   dead_id         id of a dead letter

@@ -2,6 +2,7 @@
 -- scan_ids: one step through the ids of a kind of key, as they are stored.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
+--   absent_key      es1:{cell}:absent      no key: never exists
 -- ARGV
 --   now_arg         ms                     not used
 --   kind            as in eventsched/schema/keys.py; with parts of the id, joined by colon

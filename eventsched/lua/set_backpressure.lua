@@ -2,6 +2,7 @@
 -- set_backpressure: refuse producers and new nodes from now on, or serve them again.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
+--   absent_key      es1:{cell}:absent      no key: never exists
 -- ARGV
 --   now_arg         ms                     used in a cell with a manual clock only
 --   reason          memory | group | archive | dead_letters

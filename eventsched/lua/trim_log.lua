@@ -4,6 +4,7 @@
 -- older than `log_retention_ms`; and if it is older than `log_keep_ms`.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
+--   absent_key      es1:{cell}:absent      no key: never exists
 -- ARGV
 --   now_arg         ms                     used in a cell with a manual clock only
 -- Reply: [entries trimmed, 1 if there may be more, id before which all may go]

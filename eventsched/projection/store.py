@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
+from eventsched.errors import ServerUnavailable
 from eventsched.projection.protocol import Projection, ProjectionSet
 from eventsched.schema.ids import START
 from eventsched.store.cell_connection import CellConnection
@@ -164,6 +165,12 @@ class ProjectionStore(CellConnection):
     async def read_log(self, after: str, count: int, upto: str = "+") -> list[Entry]:
         """Log entries after `after`, oldest first."""
         return await self.read_range(self.keys.log, f"({after}", upto, count)
+
+    async def check_log_exists(self) -> None:
+        """Check that the cell has a log. Raises ServerUnavailable if it is missing."""
+        log = self.keys.log
+        if not await self.transport.command("EXISTS", log, key=log):
+            raise ServerUnavailable(f"the log of cell {self.cell} is not on this server now")
 
     async def is_log_complete(self) -> bool:
         """Whether no entry has been trimmed from the log."""

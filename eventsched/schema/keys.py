@@ -46,6 +46,12 @@ S  ephemeral state: it may be lost.
     session_index:<session> list   D  log ids of the session's events
     erased                  zset   S  the last 10,000 erased sessions, by time
     archive                 hash   D  to: last archived log id; of: key fingerprint; audio: 0 | 1
+
+Every call of a script declares two keys: `log`, and `absent`, which never exists and which no
+script reads or writes. While a Redis Cluster moves the slot of a cell key by key, a server refuses
+a call that declares a key which it does not have (TRYAGAIN, or ASK to the other server, which
+replies TRYAGAIN). So a call is refused before its script runs. With the log alone, a script would
+run, and fail at the first key that is on the other server, after some of its writes.
 """
 
 from __future__ import annotations
@@ -108,6 +114,16 @@ class Keys:
     @property
     def log(self) -> str:
         return self._key("log")
+
+    @property
+    def absent(self) -> str:
+        """Return the key that never exists, which every call declares beside the log."""
+        return self._key("absent")
+
+    @property
+    def declared(self) -> tuple[str, str]:
+        """Return the keys that every call of a script declares."""
+        return self.log, self.absent
 
     @property
     def dispatch(self) -> str:

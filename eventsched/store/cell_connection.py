@@ -29,7 +29,7 @@ class CellConnection:
     async def run(self, script: str, *args: Arg) -> Any:
         """Run the function of a script and return its reply. Raises Refused, ServerUnavailable."""
         now = self._now_ms() if self._now_ms else ""
-        return await self.transport.run(script, [self.keys.log], [now, *args])
+        return await self.transport.run(script, self.keys.declared, [now, *args])
 
     async def read_range(
         self, key: str, low: str, high: str, count: int, *, newest_first: bool = False

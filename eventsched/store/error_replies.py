@@ -87,6 +87,7 @@ KINDS = {
 """Error word -> kind. The message decides about ERR; every other word is OURS."""
 _MESSAGES = {
     "max number of clients": Kind.AWAY,
+    "no such key": Kind.AWAY,  # of XINFO: the stream is not here, see NOGROUP
     "Function not found": Kind.AWAY,  # flushed between its load and its call
     "Script attempted to access a non local key": Kind.AWAY,  # the slot of the key moves
     "unknown command": Kind.REFUSED,

@@ -46,6 +46,7 @@ end
 -- While a library is loaded, Lua's standard functions are missing: the first call makes modules.
 local scripts
 local function enter(script, keys, args)
+  if not keys[2] then return redis.error_reply('INVALID_MESSAGE field=keys limit={keys}') end
   scripts = scripts or make()
   scripts.begin(keys, args)
   local is_done, reply = pcall(scripts.decide, script, keys, args)
@@ -54,6 +55,7 @@ local function enter(script, keys, args)
   error(reply, 0)
 end
 {entrances}"""
+_KEYS = "the log and the key `absent` of a cell"
 _ARGUMENT = re.compile(r"^--   (\w+) +\S.*$", re.MULTILINE)
 _ITEMS = re.compile(r"^--   then per (\w+)(?:, at most (\d+))?: (.*(?:\n--     .*)*)", re.MULTILINE)
 _NOTE = re.compile(r"\([^()]*\)|\n-- +")
@@ -215,7 +217,9 @@ def library_of(scripts: Iterable[str]) -> Library:
     )
     return Library(
         release,
-        _LIBRARY.format(release=release, includes=includes, bodies=bodies, entrances=entrances),
+        _LIBRARY.format(
+            release=release, includes=includes, bodies=bodies, entrances=entrances, keys=_KEYS
+        ),
     )
 
 

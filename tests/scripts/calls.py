@@ -13,7 +13,7 @@ from tests.fixtures_store import TimedStore
 
 async def call(store: TimedStore, script: str, *args: Arg) -> Any:
     """The bare reply of a script to any arguments."""
-    return await store.transport.run(script, [store.keys.log], [store.at_ms, *args])
+    return await store.transport.run(script, store.keys.declared, [store.at_ms, *args])
 
 
 async def code_of(store: TimedStore, script: str, *args: Arg) -> str:

@@ -118,7 +118,7 @@ def item_count(cached: Any) -> int:
 
 async def cached_contents(store: Store) -> Any:
     """The cached values of a cell; empty if the cell has changed since."""
-    contents = json.loads(await store.transport.run("cached_contents", [store.keys.log], [""]))
+    contents = json.loads(await store.transport.run("cached_contents", store.keys.declared, [""]))
     return contents if contents.get("generation") == await generation_of(store) else {}
 
 
@@ -476,7 +476,7 @@ async def test_a_cell_that_is_not_configured_has_no_cache(
 ) -> None:
     store = TimedStore(RedisTransport(redis, redis), cells())
     await unknown_beats(store, "n1")
-    assert json.loads(await store.transport.run("cached_contents", [store.keys.log], [""])) == {}
+    assert json.loads(await store.transport.run("cached_contents", store.keys.declared, [""])) == {}
 
 
 async def unknown_beats(store: Store, name: str) -> None:

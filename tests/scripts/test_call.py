@@ -61,7 +61,7 @@ def test_a_function_that_reassigns_a_local_of_its_file_is_noticed() -> None:
 
 async def state(store: TimedStore) -> Any:
     """The state of the modules at the beginning of a call, without the cache."""
-    return json.loads(await store.transport.run("probe", [store.keys.log], ["7"]))
+    return json.loads(await store.transport.run("probe", store.keys.declared, ["7"]))
 
 
 async def test_a_call_begins_as_the_first_one_did(
@@ -126,10 +126,10 @@ async def test_a_module_that_was_loaded_later_commits_first_and_each_one_once(
     redis: Client, cells: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add_script(monkeypatch, "unit", UNIT, **{"include/unit": UNIT_MODULE})
-    transport, log = RedisTransport(redis, redis), Keys(cells()).log
+    transport, declared = RedisTransport(redis, redis), Keys(cells()).declared
 
     async def run(*args: str) -> Any:
-        return await transport.run("unit", [log], args)
+        return await transport.run("unit", declared, args)
 
     assert await run("", "") == [b"decides", b"first commits", b"second commits"]
     with pytest.raises(UnexpectedReply, match="halfway"):

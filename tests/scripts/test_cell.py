@@ -96,7 +96,7 @@ async def test_malformed_settings_change_nothing(
         await fresh.configure_cell({"pause_ms": 500}, overwrite=False)
     args: list[Any] = ["", mode, 1, message]
     with pytest.raises(InvalidMessage):
-        await fresh.transport.run("configure_cell", [fresh.keys.log], args)
+        await fresh.transport.run("configure_cell", fresh.keys.declared, args)
     assert await settings_of(fresh) == ({"pause_ms": "500"} if exists else {})
 
 

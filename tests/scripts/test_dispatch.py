@@ -342,5 +342,5 @@ async def test_backpressure_starts_and_ends_by_events(store: TimedStore) -> None
 )
 async def test_malformed_pressure_is_refused(store: TimedStore, args: list[str | int]) -> None:
     with pytest.raises(InvalidMessage):
-        await store.transport.run("set_backpressure", [store.keys.log], [store.at_ms, *args])
+        await store.transport.run("set_backpressure", store.keys.declared, [store.at_ms, *args])
     assert await store.types() == []

@@ -49,7 +49,7 @@ def test_only_opening_ingest_and_registration_stop_for_want_of_memory(name: str)
 def test_a_header_opens_with_the_name_and_has_every_part(name: str) -> None:
     assert source(name).split("\n")[1].startswith(f"-- {name}: ")
     parts = header(name)
-    assert parts.keys == ("log_key",)
+    assert parts.keys == ("log_key", "absent_key")
     assert parts.args[0] == "now_arg"
     assert parts.reply
     assert parts.bound

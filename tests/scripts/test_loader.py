@@ -105,10 +105,10 @@ async def test_items_are_read_in_order_and_too_many_or_a_part_are_refused(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add_script(monkeypatch, "items", ITEMS)
-    transport, log = RedisTransport(client, client), Keys("c7").log
+    transport, declared = RedisTransport(client, client), Keys("c7").declared
 
     async def run(*args: str) -> Any:
-        return await transport.run("items", [log], ["", "n", *args])
+        return await transport.run("items", declared, ["", "n", *args])
 
     assert await run() == [b"n", 0, []]
     assert await run("a", "1", "x", "b", "2", "y") == [b"n", 2, [b"a-1", b"b-2"]]
@@ -297,6 +297,19 @@ def test_rule_32_every_refusal_says_what_to_do_about_it() -> None:
             assert kind.remedy
 
 
+# --- declared keys ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", lua_library.names())
+async def test_a_call_that_does_not_declare_the_absent_key_is_refused(
+    client: Client, name: str
+) -> None:
+    transport, keys = RedisTransport(client, client), Keys("c7")
+    with pytest.raises(errors.InvalidMessage, match="keys: the log and the key `absent`"):
+        await transport.run(name, [keys.log], [""])
+    assert await client.exists(keys.clock) == 0
+
+
 # --- foreign slots ----------------------------------------------------------------------------
 
 
@@ -322,6 +335,6 @@ def test_a_function_cannot_reach_a_slot_that_it_was_not_given(
     library = lua_library.library_of(["s"])
     server.process.call("FUNCTION", "LOAD", library.source)
     with pytest.raises(Exception, match=r"do not hash to the same slot|non local key"):
-        server.process.call("FCALL", library.function("s"), 1, Keys("here").log)
+        server.process.call("FCALL", library.function("s"), 2, *Keys("here").declared)
     assert server.process.call("EXISTS", Keys("there").log) == 0
     server.process.call("FUNCTION", "DELETE", library.name)

@@ -286,7 +286,7 @@ async def test_malformed_calls_are_refused_as_a_whole(store: TimedStore) -> None
         ("send_partials", ["n1", 1, job, 1], "partials"),
         ("send_partials", ["n1", 1, *[job, 1, ""] * 65], "partials"),
     ):
-        refused = await refusal(run(script, [store.keys.log], [store.at_ms, *args]))
+        refused = await refusal(run(script, store.keys.declared, [store.at_ms, *args]))
         assert (refused.code, refused.fields["field"]) == ("INVALID_MESSAGE", field)
     assert await store.types() == before
 

@@ -21,7 +21,7 @@ function call.on_error(handler)
   errors[#errors + 1] = handler
 end
 
--- `keys_given` names the key of the log; the first of `args` is the time of a manual clock.
+-- The first of `keys_given` is the log; the first of `args` is the time of a manual clock.
 function call.begin(keys_given, args)
   call.log_key, call.now_arg, call.has_written = keys_given[1], args[1] or '', false
   call.commits_left = #commits
