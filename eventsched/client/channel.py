@@ -1,6 +1,7 @@
 """The tasks that a client's sessions of one cell share.
 
-Owns: batching of appends and finalizes over all sessions, the reader of their outboxes, keepalives.
+Owns: batching of appends and finalizes over all sessions, the reader of their outboxes, keepalives,
+the present owner of each session in this client.
 Must not: number or resend chunks (append_buffer.py, session.py).
 Read next: store/batcher.py, subscription.py, session.py.
 """
@@ -14,7 +15,7 @@ import anyio.abc
 import structlog
 
 from eventsched.client.subscription import SubscriptionReader
-from eventsched.errors import Refused
+from eventsched.errors import Refused, SessionSuperseded, SessionUnknown
 from eventsched.store.batcher import Batcher
 from eventsched.store.cell import Store
 from eventsched.store.retry import Backoff
@@ -44,6 +45,9 @@ class Producer(Protocol):
     def confirmed(self) -> str:
         """Id of the last entry of the outbox that was handled; empty if none was."""
 
+    def _on_end(self, refused: Refused) -> None:
+        """The producer no longer owns the session, or the records of the session are deleted."""
+
 
 class CellMultiplexer:
     """Sends and receives for all sessions of one cell while `run` runs."""
@@ -65,9 +69,36 @@ class CellMultiplexer:
             bytes_max=APPEND_BYTES_MAX,
             size_of=lambda _: 0,
         )
-        self.producers: dict[str, Producer] = {}
+        self._producers: dict[str, Producer] = {}
+        """The present owner of each session, by id of the session."""
         self._keepalive_s: float = KEEPALIVE_S
         self._ticks = 0
+
+    @property
+    def producers(self) -> list[Producer]:
+        """The producers that are kept alive."""
+        return list(self._producers.values())
+
+    def register(self, producer: Producer) -> None:
+        """Keep this producer alive. Of two owners of a session the one with the lower epoch ends.
+
+        Replies arrive in any order, so the lower epoch may be registered last.
+        """
+        other = self._producers.get(producer.id)
+        if other is None:
+            self._producers[producer.id] = producer
+            return
+        replaced, owner = sorted((other, producer), key=lambda each: each.epoch)
+        self._producers[producer.id] = owner
+        fields = {"epoch": str(owner.epoch)}
+        replaced._on_end(SessionSuperseded("SESSION_SUPERSEDED", fields))
+
+    def unregister(self, producer: Producer) -> bool:
+        """Stop keeping this producer alive; return whether it was. Another owner is not touched."""
+        if self._producers.get(producer.id) is not producer:
+            return False
+        del self._producers[producer.id]
+        return True
 
     async def run(self) -> None:
         async with anyio.create_task_group() as tasks:
@@ -90,12 +121,12 @@ class CellMultiplexer:
         backoff = Backoff(self.store.transport, log, cell=self.store.cell)
         while True:
             await self.store.transport.sleep(TICK_S)
-            for producer in self.producers.values():
+            for producer in self._producers.values():
                 producer.quiet_s += 1
             async with backoff.attempt():
-                if self.producers:
+                if self._producers:
                     due_s = await self._keepalive_due_s()
-                    due = [p for p in self.producers.values() if p.quiet_s >= due_s]
+                    due = [p for p in self._producers.values() if p.quiet_s >= due_s]
                     await self.send_keepalives(due)
 
     async def _keepalive_due_s(self) -> float:
@@ -113,7 +144,9 @@ class CellMultiplexer:
             replies = await self.store.keep_alive([(p.id, p.epoch, p.confirmed) for p in batch])
             for producer, refused in zip(batch, replies, strict=True):
                 producer.quiet_s = 0
-                # A session that was closed during the call is no longer among the producers.
-                if refused is not None and producer.id in self.producers:
-                    del self.producers[producer.id]
+                # A producer that closed its session, or was replaced during the call, is not
+                # registered any more.
+                if refused is not None and self.unregister(producer):
                     log.warning("session gone", session=producer.id, code=refused.code)
+                    if isinstance(refused, SessionSuperseded | SessionUnknown):
+                        producer._on_end(refused)

@@ -307,7 +307,7 @@ class Client:
         cipher: SessionCipher | None,
     ) -> Session:
         session = Session(channel, grant, encoding, sample_rate, keys=self.keys, cipher=cipher)
-        channel.producers[session.id] = session
+        channel.register(session)
         log.debug("session open", session=session.id, epoch=session.epoch)
         return session
 

@@ -9,7 +9,9 @@ Read next: client.py (opening), append_buffer.py, results.py (the outcomes).
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from copy import copy
 from typing import TYPE_CHECKING
 
 import anyio
@@ -29,6 +31,8 @@ from eventsched.errors import (
     Refused,
     SeqGap,
     ServerUnavailable,
+    SessionSuperseded,
+    SessionUnknown,
 )
 from eventsched.schema.ids import START, is_id, ms_of
 from eventsched.store.retry import Backoff, happens_within
@@ -79,6 +83,8 @@ class Session:
         self._start = grant.out_id
         self._subscription: Subscription | None = None
         self._taken = self._handled = ""
+        self._refusal: Refused | None = None
+        """Why this producer no longer owns the session; none while it does."""
 
     @property
     def next_seq(self) -> int:
@@ -145,7 +151,8 @@ class Session:
             earlier = len(self._buffer)
             accepted = self._accept(pieces, end_of_utterance=end_of_utterance)
             try:
-                receipts = await self._flush()
+                with self._owned():
+                    receipts = await self._flush()
             except Refused as refused:
                 refused.fields["accepted_bytes"] = str(self._withdraw(accepted))
                 raise
@@ -174,11 +181,12 @@ class Session:
             ServerUnavailable: The server is away; the call may be repeated.
         """
         async with self._turn:
-            await self._flush()
-            request = Finalize(session=self.id, epoch=self.epoch, utterance=self._utterance)
-            (reply,) = await self._channel.finalizes.submit([request])
-            if isinstance(reply, Refused):
-                raise reply
+            with self._owned():
+                await self._flush()
+                request = Finalize(session=self.id, epoch=self.epoch, utterance=self._utterance)
+                (reply,) = await self._channel.finalizes.submit([request])
+                if isinstance(reply, Refused):
+                    raise reply
             self._utterance = reply.utterance
         return reply
 
@@ -290,11 +298,15 @@ class Session:
         Returns:
             An asynchronous iterator of Result, NoSpeech, Failed, Missing, Truncated and, if asked
             for, Partial. It ends with the session and waits for a server that is away. A text that
-            cannot be decrypted or read does not end it: see Result.
+            cannot be decrypted or read does not end it: see Result. Once another producer has
+            resumed the session, it raises SessionSuperseded; once the records of the session are
+            deleted, SessionUnknown.
 
         Raises:
             InvalidMessage: `after` is not the id of an outcome.
+            SessionSuperseded: Another producer has resumed the session.
         """
+        self._check_owner()
         if after is not None:
             self._taken = after if isinstance(after, str) else after.id
             self._subscribe(self._taken)
@@ -302,12 +314,38 @@ class Session:
 
     async def _next_entry(self) -> OutboxEntry | None:
         """The next entry of the outbox; none after the session's end."""
+        self._check_owner()
         subscription = self._subscription or self._subscribe(self._start)
         self._handled = self._taken
         entry = await self._channel.listener.take(subscription)
         if entry is not None and entry.kind != "truncated":
             self._taken = entry.id
         return entry
+
+    def _on_end(self, refused: Refused) -> None:
+        """This producer no longer owns the session: its results end with the refusal."""
+        self._refusal = refused
+        if self._subscription is not None:
+            self._channel.listener.remove(self._subscription)
+            self._subscription.fail(refused)
+
+    @contextmanager
+    def _owned(self) -> Iterator[None]:
+        """End the results as well if a call in the block is refused because of the owner."""
+        try:
+            yield
+        except (SessionSuperseded, SessionUnknown) as refused:
+            self._channel.unregister(self)
+            self._on_end(refused)
+            raise
+
+    def _check_owner(self) -> None:
+        """Raise the refusal if this producer no longer owns the session.
+
+        Its subscription would replace that of the present owner.
+        """
+        if self._refusal is not None:
+            raise copy(self._refusal)
 
     def _subscribe(self, after: str) -> Subscription:
         _check_position(after)
@@ -355,16 +393,17 @@ class Session:
                 "pass a Result of `results()`",
             )
         store = self._channel.store
-        await Backoff(store.transport).call(
-            lambda: store.mark_playback(
-                self.id,
-                self.epoch,
-                origin=result.session,
-                target=result.target,
-                utterance=result.utterance,
-                started=started,
-            ),
-        )
+        with self._owned():
+            await Backoff(store.transport).call(
+                lambda: store.mark_playback(
+                    self.id,
+                    self.epoch,
+                    origin=result.session,
+                    target=result.target,
+                    utterance=result.utterance,
+                    started=started,
+                ),
+            )
         self.quiet_s = 0
 
     # --- the end ----------------------------------------------------------------------------
@@ -393,9 +432,12 @@ class Session:
         """
         store = self._channel.store
         async with self._turn:
-            await self._flush_before_close()
-            self._channel.producers.pop(self.id, None)
-            await Backoff(store.transport).call(lambda: store.close_session(self.id, self.epoch))
+            with self._owned():
+                await self._flush_before_close()
+                self._channel.unregister(self)
+                await Backoff(store.transport).call(
+                    lambda: store.close_session(self.id, self.epoch)
+                )
         subscription = self._subscription or self._subscribe(self._start)
         subscription.drains = True
         self._channel.listener.interrupt()
@@ -405,7 +447,7 @@ class Session:
 
     def _release(self) -> None:
         """Stop listening and sending keepalives. `Client` calls it when the block ends."""
-        self._channel.producers.pop(self.id, None)
+        self._channel.unregister(self)
         if self._subscription is not None:
             self._channel.listener.remove(self._subscription)
 

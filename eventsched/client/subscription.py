@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from copy import copy
 from typing import Any, Literal, TypeAlias
 
 import anyio
 import msgspec
 import structlog
 
+from eventsched.errors import Refused
 from eventsched.schema.ids import START, id_before
 from eventsched.schema.keys import name_of
 from eventsched.store.cell import Store
@@ -76,6 +78,8 @@ class Subscription:
         self.drains = False
         """Read without a bound: the session closes, so the rest of its outbox is bounded."""
         self.closed = anyio.Event()
+        self.refusal: Refused | None = None
+        """Why nothing more is taken from it."""
         self._bookmark = "" if after == START else after
         self._expected = 1
         self._entries: deque[OutboxEntry] = deque()
@@ -130,6 +134,11 @@ class Subscription:
         if entry.kind == "state" and entry.data.get("state") == "closed":
             self.closed.set()
 
+    def fail(self, refused: Refused) -> None:
+        """End the subscription: the next call that takes an entry raises this refusal."""
+        self.refusal = refused
+        self._arrived.set()
+
     def pop(self) -> OutboxEntry | None:
         """Take the oldest entry, if there is one."""
         if not self._entries:
@@ -170,8 +179,13 @@ class SubscriptionReader:
         return self._store.keys.outbox(name_of(subscription.session))
 
     async def take(self, subscription: Subscription) -> OutboxEntry | None:
-        """Wait for an entry and take it; none once the session is closed and all are taken."""
+        """Wait for an entry and take it; none once the session is closed and all are taken.
+
+        Raises the refusal with which the subscription has ended.
+        """
         while True:
+            if subscription.refusal is not None:
+                raise copy(subscription.refusal)
             was_full = not subscription.wants_more
             entry = subscription.pop()
             if entry is not None:

@@ -558,6 +558,95 @@ async def test_rule_7_a_session_resumed_before_anything_was_handled_hears_it_all
                 assert (await next_result(resumed.results())).utterance == 0
 
 
+class Listener:
+    """Listens to a session; `code` is the refusal with which its results end."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self.code = ""
+
+    async def run(self) -> None:
+        try:
+            async for _ in self._session.results():
+                pass
+        except eventsched.Refused as refused:
+            self.code = refused.code
+
+
+async def test_rule_7_a_session_resumed_in_the_same_process_ends_its_first_owner_alone(
+    client: Client, store: TimedStore
+) -> None:
+    channel = client.channels[store.cell]
+    async with contextlib.AsyncExitStack() as first_block, anyio.create_task_group() as tasks:
+        first = await first_block.enter_async_context(opened(client))
+        listener = Listener(first)
+        tasks.start_soon(listener.run)
+        await anyio.lowlevel.checkpoint()
+        async with client.resume(first.id) as second:
+            second.detach()
+            await until("its results end", lambda: listener.code == "SESSION_SUPERSEDED")
+            with pytest.raises(eventsched.SessionSuperseded):
+                first.results()
+            with pytest.raises(eventsched.SessionSuperseded):
+                await first.append(CHUNK)
+            with pytest.raises(eventsched.SessionSuperseded):
+                await first.close()
+            await first_block.aclose()
+            assert channel.producers == [second]
+            await second.append(CHUNK, end_of_utterance=True)
+            await served(store, second, 1)
+            with anyio.fail_after(5):
+                assert (await next_result(second.results())).utterance == 0
+
+
+async def test_rule_7_a_late_keepalive_of_the_first_owner_leaves_the_second_alone(
+    client: Client, store: TimedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channel = client.channels[store.cell]
+    sent, may_continue, keep_alive = anyio.Event(), anyio.Event(), store.keep_alive
+
+    async def keep_alive_late(items: Sequence[tuple[str, int, str]]) -> Any:
+        sent.set()
+        await may_continue.wait()
+        return await keep_alive(items)
+
+    async with opened(client) as first, anyio.create_task_group() as tasks:
+        monkeypatch.setattr(channel.store, "keep_alive", keep_alive_late)
+        tasks.start_soon(channel.send_keepalives, [first])
+        await sent.wait()
+        async with client.resume(first.id) as second:
+            second.detach()
+            first.quiet_s = 15
+            may_continue.set()
+            await until("the reply is there", lambda: first.quiet_s == 0)
+            assert channel.producers == [second]
+
+
+async def test_rule_7_results_end_when_another_process_has_resumed_the_session(
+    client: Client, store: TimedStore
+) -> None:
+    channel = client.channels[store.cell]
+    async with opened(client) as session, anyio.create_task_group() as tasks:
+        listener = Listener(session)
+        tasks.start_soon(listener.run)
+        await store.resume_session(session.id, "another")
+        await channel.send_keepalives([session])
+        await until("its results end", lambda: listener.code == "SESSION_SUPERSEDED")
+        assert channel.producers == []
+
+
+async def test_rule_7_of_two_owners_in_one_process_the_higher_epoch_stays(
+    client: Client, store: TimedStore
+) -> None:
+    """Their replies may arrive in the other order."""
+    channel = client.channels[store.cell]
+    async with opened(client) as first, client.resume(first.id) as second:
+        second.detach()
+        channel.register(first)
+        assert channel.producers == [second]
+        assert not channel.unregister(first)
+
+
 async def served_all(store: TimedStore) -> None:
     node = await store.join(slots=3)
     await store.dispatch()
@@ -615,7 +704,7 @@ async def test_rule_8_a_session_that_is_gone_is_not_kept_alive(
         store.tick(60_000)
         await store.timers()
         await client.channels[store.cell].send_keepalives([session])
-        assert client.channels[store.cell].producers == {}
+        assert client.channels[store.cell].producers == []
         with pytest.raises(eventsched.SessionClosedError):
             await session.append(CHUNK)
 
