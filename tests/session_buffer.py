@@ -20,5 +20,5 @@ async def forget_chunks(redis: Any, key: str, next_seq: int) -> None:
     _, _, rest = (await redis.hget(key, "heard")).partition(b"|")
     await redis.hset(key, "heard", b"%d|%b" % (next_seq, rest))
     clock = key.partition("session:")[0] + "clock"
-    before, _, stamp = (await redis.get(clock)).rpartition(b"|")
-    await redis.set(clock, b"%b|%d" % (before, int(stamp) - 1))
+    before = (await redis.get(clock)).rpartition(b"|")[0]
+    await redis.set(clock, before + b"|0.1")  # a generation that no call has stored

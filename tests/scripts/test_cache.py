@@ -435,12 +435,41 @@ async def test_each_call_stores_a_generation_that_the_cell_never_had(
         await see()
         await played.join(f"n{seq}")
         await see()
-    ahead = str(int(seen[-1]) + 10**12)  # as a server's whose clock was set back
+    seconds, _, number = seen[-1].partition(".")
+    ahead = f"{int(seconds) + 10**6}.{number}"  # as a server's whose clock was set back
     await redis.set(played.keys.clock, f"manual|0|{played.at_ms}|{ahead}")
     await played.dispatch()
     seen.append(ahead)
     await see()
-    assert seen == sorted(set(seen), key=int)
+    assert seen == sorted(set(seen), key=_parts)
+
+
+def _parts(generation: str) -> tuple[int, int]:
+    seconds, _, number = generation.partition(".")
+    return int(seconds), int(number)
+
+
+@pytest.mark.parametrize(
+    "generation",
+    [
+        "9007199256.740993",  # the year 2255: as microseconds a number above 2^53
+        "9007199254740990.7",
+        "7.9007199254740990",
+        "9007199254740993.1",
+        "1.99999999999999999999",
+        "99999999999999999999",
+    ],
+)
+async def test_whatever_generation_is_stored_each_call_stores_another_one(
+    redis: Client, played: TimedStore, generation: str
+) -> None:
+    """In a double, 2^53 + 1 is 2^53: two releases, or two servers, would trust a stale cache."""
+    await redis.set(played.keys.clock, f"manual|0|{played.at_ms}|{generation}")
+    seen = [generation]
+    for _ in range(4):
+        await played.dispatch()
+        seen.append(await generation_of(played))
+    assert len(set(seen)) == len(seen)
 
 
 async def test_the_cache_is_empty_after_a_call_that_failed_or_added_a_dead_letter(

@@ -20,9 +20,12 @@
 local cache = { cell = nil }
 local items_max = 16384
 local kinds = {}
+-- A generation is `<seconds>.<number>`; generations compare by seconds, then by number. Both parts
+-- stay far below 2^53, up to which a double adds 1 exactly.
+local part_max = 2 ^ 52
 -- `cells`: the caches by the key of the log. `items`: the number of items that earlier calls have
--- added to all cells. `newest`: the last generation that this server has created.
-local store = { cells = {}, items = 0, newest = 0 }
+-- added to all cells. `seconds`, `number`: the last generation that this server has created.
+local store = { cells = {}, items = 0, seconds = 0, number = 0 }
 
 call.on_begin(function() cache.cell = nil end)
 
@@ -43,15 +46,36 @@ local function new_cell(generation)
   return cell
 end
 
--- A generation that neither this cell nor another server of it has had: the time of the server in
--- microseconds, and greater than every earlier generation. (Two servers whose clocks were set back
--- could create the same generation. A stale cache would need both to write to the cell, each
--- without the writes of the other.)
+-- The parts of a generation; 0 and 0 for text that is no generation, which no call creates.
+local function parts(generation)
+  local seconds, number = string.match(generation or '', '^(%d+)%.(%d+)$')
+  seconds, number = tonumber(seconds) or part_max, tonumber(number) or part_max
+  if seconds >= part_max or number >= part_max then return 0, 0 end
+  return seconds, number
+end
+
+local function text()
+  return string.format('%d.%d', store.seconds, store.number)
+end
+
+-- A generation that neither this cell nor another server of it has had: the time of the server, in
+-- seconds and microseconds, if this is greater than every earlier generation, and otherwise the
+-- greatest earlier generation with the next number. (Two servers whose clocks were set back could
+-- create the same generation. A stale cache would need both to write to the cell, each without the
+-- writes of the other.)
 function cache.new_generation(last)
-  local time = redis.call('TIME')
-  local least = math.max(store.newest, tonumber(last) or 0) + 1
-  store.newest = math.max(time[1] * 1000000 + time[2], least)
-  return string.format('%d', store.newest)
+  local time, seconds, number = redis.call('TIME'), parts(last)
+  if store.seconds > seconds or store.seconds == seconds and store.number > number then
+    seconds, number = store.seconds, store.number
+  end
+  local now, micros = tonumber(time[1]), tonumber(time[2])
+  if now > seconds or now == seconds and micros > number then
+    seconds, number = now, micros
+  else
+    number = number + 1
+  end
+  store.seconds, store.number = seconds, number
+  return text()
 end
 
 -- The next call starts with an empty cache. This call keeps its values: it has made the changes
@@ -79,8 +103,8 @@ clock.on_read(function(generation)
     cache.cell = new_cell('')
     return ''
   elseif cell and cell.generation == generation then
-    store.newest = store.newest + 1
-    cell.generation = string.format('%d', store.newest)
+    store.number = store.number + 1
+    cell.generation = text()
     if not keeps_live(cell) then empty(cell, 'live') end
   else
     cache.invalidate()

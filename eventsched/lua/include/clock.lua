@@ -25,7 +25,7 @@ end
 -- Mode, offset, last time and generation, as text. In a cell that is not configured the mode and
 -- the generation are empty.
 function clock.record()
-  return string.match(redis.call('GET', keys.clock) or '|0|0|', '^(%a*)|(%d+)|(%d+)|(%d*)$')
+  return string.match(redis.call('GET', keys.clock) or '|0|0|', '^(%a*)|(%d+)|(%d+)|([%d.]*)$')
 end
 
 function clock.write_record(mode, offset, last, generation)
