@@ -31,6 +31,7 @@ from eventsched.schema.events import Event, SessionRetired, StreamTrimmed
 from eventsched.schema.ids import START, parse_id
 from eventsched.schema.keys import name_of
 from eventsched.store.lag import ConsumerLag
+from projections.node import Node
 from projections.session import Session
 
 ENTITIES_MAX = 32
@@ -277,7 +278,9 @@ class Verifier:
     ) -> int:
         if not names:
             return 0
-        last, entities = await self._store.read_entities(kind, names)
+        nodes = [name for name in names if kind == "node" and name in folded]
+        epochs = {name: _epochs_of(folded[name]) for name in nodes}
+        last, entities = await self._store.read_entities(kind, names, epochs)
         await self._fold_to(last)
         for name, stored in zip(names, entities, strict=True):
             if kind == "job" and self._session_of(name) not in self._records.sessions:
@@ -325,6 +328,14 @@ class Verifier:
         if utterances:
             what = f"utterances {sorted(utterances)[:5]} have no job, entry or dead letter"
             self.report.add([Violation("I8", f"outcomes:{name}", what)])
+
+
+def _epochs_of(node: Node) -> list[int]:
+    """The registrations of a node that have live attempts.
+
+    A lost registration keeps its leases until its jobs are dispatched again.
+    """
+    return sorted({attempt.epoch for attempt in node.live.values()})
 
 
 def _chunked(entities: Sequence[str]) -> Iterable[Sequence[str]]:

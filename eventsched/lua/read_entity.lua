@@ -7,7 +7,8 @@
 -- ARGV
 --   now_arg         ms                     not used
 --   kind            session | job | node
---   then per entity: name (in the cell, or its job key)
+--   then per entity: name (in the cell, or its job key), epochs (of a node: earlier registrations
+--     whose leases are read as well, joined by comma; else empty)
 -- Reply: JSON: {last, entities: [{…} per entity]}; a missing entity is {}
 -- Refusals: none
 -- Events: none
@@ -17,6 +18,7 @@ local epochs_back = 2
 -- include: keys
 -- include: numbers
 -- include: reply
+-- include: strings
 
 local function hash(key)
   return reply.by_name(redis.call('HGETALL', key))
@@ -89,15 +91,17 @@ function read.job(key)
   return { hash = job, tag = tag }
 end
 
-function read.node(name)
+-- The leases of the present registration, of the two before it, and of `epochs`.
+function read.node(name, epochs)
   local node = hash(keys.of('node', name))
   if not node.status then return {} end
   node.token, node.tokens = nil, nil
-  local leases = {}
-  for epoch = math.max(1, node.epoch - epochs_back), tonumber(node.epoch) do
-    local no = string.format('%d', epoch)
-    leases[no] = scores(keys.of('leases', name, no))
+  local leases, present = {}, tonumber(node.epoch)
+  local numbers_read = strings.split(epochs)
+  for epoch = math.max(1, present - epochs_back), present do
+    numbers_read[#numbers_read + 1] = string.format('%d', epoch)
   end
+  for _, no in ipairs(numbers_read) do leases[no] = scores(keys.of('leases', name, no)) end
   return { hash = node, leases = leases,
     member = redis.call('SISMEMBER', keys.of('members', node.class), name),
     free = redis.call('ZSCORE', keys.of('free', node.class), name) or nil }
@@ -105,5 +109,5 @@ end
 
 local last = redis.call('XREVRANGE', keys.log, '+', '-', 'COUNT', 1)
 local entities = {}
-for i, entity in each_entity(ARGV) do entities[i] = read[kind](entity.name) end
+for i, entity in each_entity(ARGV) do entities[i] = read[kind](entity.name, entity.epochs) end
 return cjson.encode({ last = last[1] and last[1][1] or '0-0', entities = entities })

@@ -232,9 +232,21 @@ class ProjectionStore(CellConnection):
 
     # --- state to compare with the log ------------------------------------------------------------
 
-    async def read_entities(self, kind: str, names: Sequence[str]) -> tuple[str, list[Any]]:
-        """The last log id, and the state of entities at it; `{}` for an unknown entity."""
-        reply = msgspec.json.decode(await self.run("read_entity", kind, *names))
+    async def read_entities(
+        self, kind: str, names: Sequence[str], epochs: Mapping[str, Iterable[int]] | None = None
+    ) -> tuple[str, list[Any]]:
+        """The last log id, and the state of entities at it; `{}` for an unknown entity.
+
+        Args:
+            kind: session, job or node.
+            names: Names in the cell, or job keys.
+            epochs: By name of a node, registrations whose leases are read as well. Those of the
+                present registration and of the two before it are always read.
+        """
+        args: list[Arg] = []
+        for name in names:
+            args += (name, ",".join(map(str, (epochs or {}).get(name, ()))))
+        reply = msgspec.json.decode(await self.run("read_entity", kind, *args))
         return reply["last"], list(reply["entities"])
 
     async def read_records(

@@ -108,6 +108,25 @@ async def busy(store: TimedStore) -> BusyCell:
 # --- a correct system ------------------------------------------------------------------------
 
 
+async def test_leases_of_earlier_registrations_are_found_before_they_are_dispatched_again(
+    store: TimedStore,
+) -> None:
+    """A node with more leases than one call dispatches again registers four times at once."""
+    await store.join(slots=20)
+    session = await store.open()
+    for seq in range(20):
+        await store.say(session, seq, end_of_utterance=True)
+    await store.dispatch()
+    for number in range(4):
+        await store.join(token=f"again-{number}", slots=1, targets=["fr"])
+    await project(store)
+    assert (await verified(store)).violations == []
+    store.tick(1)
+    await store.timers()
+    await project(store)
+    assert (await verified(store)).violations == []
+
+
 async def test_an_empty_cell_is_clean(store: TimedStore) -> None:
     report = await verified(store)
     assert report.is_clean
