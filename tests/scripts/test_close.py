@@ -15,6 +15,7 @@ from eventsched.store.session_commands import SessionGrant
 from tests.fixtures_store import TimedStore
 from tests.job_record import job_record
 from tests.scripts.calls import append, code_of, contents, events, finalized
+from tests.scripts.cell_state import check
 
 HOUR_MS = 3_600_000
 
@@ -311,6 +312,49 @@ async def test_rule_10_a_retired_id_that_is_opened_anew_is_not_retired_by_its_pa
     await store.timers()
     await store.say(again, 0)
     assert len(await events(store, "SessionRetired")) == 1
+
+
+async def test_rule_10_a_queued_entry_of_a_retired_session_is_not_of_its_successor(
+    store: TimedStore,
+) -> None:
+    """The dispatch queue has an utterance of the first session when its name comes back."""
+    await _retired_with_a_queued_utterance(store)
+    node, session = await store.join(), await store.open(token="second")
+    await store.say(session, 0, ms=500, end_of_utterance=True)
+    assert await store.dispatch() == 1
+    (assignment,) = await store.inbox(node)
+    _, second = await events(store, "UtteranceFinalized")
+    assert (assignment["first"], assignment["ms"]) == (second.data.first, 500)
+    await check(store)
+
+
+async def test_rule_10_a_dead_letter_of_a_retired_session_is_not_of_its_successor(
+    store: TimedStore,
+) -> None:
+    await _retired_with_a_queued_utterance(store)
+    ((_, fields),) = await store.read_range(store.keys.dispatch, "-", "+", 1)
+    key = store.keys.dead_letters
+    dead_id = await store.transport.command(
+        "XADD", key, "*", "from", "dispatch", "id", "1-1", "k", "utterance", "d", fields[3],
+        "reason", "a defect", "partial", "0", key=key,
+    )  # fmt: skip
+    session = await store.open(token="second")
+    await store.say(session, 0, ms=500, end_of_utterance=True)
+    outcome = await store.retry_dead_letter(dead_id.decode(), force=False)
+    assert (outcome.word, outcome.retried, outcome.passed_over) == ("passed_over", 0, 1)
+    await store.transport.command("DEL", key, key=key)
+
+
+async def _retired_with_a_queued_utterance(store: TimedStore) -> None:
+    session = await store.open()
+    await store.say(session, 0, end_of_utterance=True)
+    await store.close_session(session.session, 1)
+    store.tick(31_000)
+    await store.timers()
+    store.tick(HOUR_MS)
+    await store.timers()
+    assert (await store.types())[-1] == "SessionRetired"
+    store.tick(1)
 
 
 async def test_a_late_timekeeper_catches_up_in_order(store: TimedStore) -> None:

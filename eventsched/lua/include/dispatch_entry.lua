@@ -3,6 +3,7 @@
 -- names); then the end of the core of each job, unchanged. Numbers that dispatch does not compute
 -- with stay text.
 -- include: clock
+-- include: entry_ids
 -- include: json
 -- include: keys
 -- include: numbers
@@ -60,6 +61,7 @@ function dispatch_entry.decode(d)
   local entry = decode_line(d)
   if not entry.name or #entry.name > 64 then error('session is no name of this cell', 0) end
   if not entry.priority then error('priority is above 2', 0) end
+  if not entry_ids.is_valid(entry.log) then error('log is no entry id', 0) end
   if type(entry.tp) ~= 'string' then error('tp is no string', 0) end
   return entry
 end

@@ -2,15 +2,24 @@
 -- job identity; 11, one atomic dispatch).
 -- include: assign
 -- include: delivery
+-- include: entry_ids
 -- include: jobs
 -- include: keys
 -- include: write
 local utterance_jobs = {}
 
+-- Whether the entry is of an earlier session with the same name: the utterance was finalized before
+-- the present session was opened.
+local function is_outdated(entry)
+  local opened = redis.call('HGET', keys.of('session', entry.name), 'opened')
+  return opened and entry_ids.precedes(entry.log, opened)
+end
+
 -- The jobs of `entry` (as `dispatch_entry` decodes it) that have no record and whose outcome is
 -- open (rules 10, job identity; 25, ordered delivery), and the number of its other targets. The
 -- outcomes of a new utterance are open: this call has opened them.
 function utterance_jobs.missing(entry)
+  if not entry.is_new and is_outdated(entry) then return {}, #entry.targets end
   local list, obsolete = {}, 0
   -- Most utterances have one target. A target that is named twice gets one job.
   local listed = entry.targets[2] and {}
