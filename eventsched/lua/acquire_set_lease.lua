@@ -14,7 +14,7 @@
 --   then per projection: name, version
 -- Reply: [acquired, epoch, live revision per projection], [standby, ms until the lease until_ms] or
 --   [version, projection, its live revision]: code of another version folds the projection
--- Refusals: none
+-- Refusals: INVALID_MESSAGE
 -- Events: none
 -- Bound: the projections of the set
 -- include: cache
@@ -22,7 +22,23 @@
 -- include: groups
 -- include: keys
 -- include: reply
+-- include: validate
 -- include: write
+if not validate.is_name(set) then return validate.invalid('set', 'a name') end
+if group ~= '' and not validate.is_name(group) then
+  return validate.invalid('group', 'a name or empty')
+end
+if owner == '' or not validate.is_text(owner, 255) then
+  return validate.invalid('owner', 'text of 1 to 255 bytes')
+end
+if not validate.int(lease_ms, 0, 3600000) then
+  return validate.invalid('lease_ms', '0 to 3600000 ms')
+end
+for _, projection in each_projection(ARGV) do
+  if not validate.is_name(projection.name) or not validate.int(projection.version, 0, 1e9) then
+    return validate.invalid('projections', 'a name and a whole number each')
+  end
+end
 local now, active = clock.now(), keys.of('lease', set)
 local stored = redis.call('HMGET', active, 'owner', 'epoch', 'until', 'passed')
 local epoch, until_ms = tonumber(stored[2]) or 0, tonumber(stored[3]) or 0

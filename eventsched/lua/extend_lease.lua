@@ -24,6 +24,7 @@
 local lease_ms_max = 300000
 local epoch, attempt = validate.int(epoch_arg, 0, 1e9), validate.int(attempt_arg, 1, 1e6)
 local more = validate.int(more_ms, 1, lease_ms_max)
+if not validate.is_name(node) then return validate.invalid('node', 'a name') end
 if not epoch then return validate.invalid('epoch', 'a whole number') end
 if not attempt then return validate.invalid('attempt', 'a whole number') end
 if not more then return validate.invalid('more_ms', '1 to 300000 ms') end

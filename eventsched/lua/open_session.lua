@@ -71,6 +71,7 @@ end
 if key_id ~= '' and not string.match(key_id, hex_16) then
   return validate.invalid('key', '16 hex digits or empty')
 end
+if not validate.is_text(tp, 255) then return validate.invalid('tp', 'text of up to 255 bytes') end
 if not sample_rate_hz then return validate.invalid('sample_rate', '8000 to 48000 Hz') end
 if not priority_no then return validate.invalid('priority', '0, 1 or 2') end
 local room_name = room ~= '' and keys.name(room) or nil

@@ -33,6 +33,7 @@
 local audio_max = 512000
 local epoch = validate.int(epoch_arg, 0, 1e9)
 if not epoch then return validate.invalid('epoch', 'a whole number') end
+if not validate.is_name(node) then return validate.invalid('node', 'a name') end
 
 local function ending_of(job, result, log_id)
   return { kind = result.status == 'ok' and 'result' or 'no_speech',
@@ -101,6 +102,9 @@ local function check(result, attempt)
   end
   if result.status == 'failed' and result.code == '' then
     return 'INVALID_MESSAGE field=code limit=a failure names its code'
+  end
+  if not validate.is_text(result.code, 255) then
+    return 'INVALID_MESSAGE field=code limit=text of up to 255 bytes'
   end
   if #result.audio > audio_max then return 'INVALID_MESSAGE field=audio limit=512000 B' end
   if #result.audio > 0 and result.status ~= 'ok' then

@@ -32,6 +32,7 @@ end
 if not validate.int(passed, 0, 1e14) then
   return validate.invalid('passed', 'a whole number below 1e14')
 end
+if not validate.is_name(of) then return validate.invalid('of', 'a fingerprint') end
 if audio ~= '0' and audio ~= '1' then return validate.invalid('audio', '0 or 1') end
 for _, session in each_session(ARGV) do
   if not entry_ids.is_valid(session.last_chunk or '') then

@@ -40,7 +40,12 @@ end
 local slots_no = validate.int(slots, 1, 256)
 local sources_no, targets_no = #strings.split(sources), #strings.split(targets)
 if not keys.name(keys.full(name)) then return validate.invalid('node', 'a name') end
-if token == '' then return validate.invalid('token', 'not empty') end
+if token == '' or not validate.is_text(token, 255) then
+  return validate.invalid('token', 'text of 1 to 255 bytes')
+end
+if not validate.is_text(version, 1024) then
+  return validate.invalid('version', 'text of up to 1024 bytes')
+end
 if not slots_no then return validate.invalid('slots', '1 to 256') end
 if sources_no < 1 or sources_no > side_max then
   return validate.invalid('sources', '1 to 64 languages')

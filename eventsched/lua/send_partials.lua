@@ -21,6 +21,7 @@
 local body_max = 65536
 local epoch = validate.int(epoch_arg, 0, 1e9)
 if not epoch then return validate.invalid('epoch', 'a whole number') end
+if not validate.is_name(node) then return validate.invalid('node', 'a name') end
 
 -- Why the partial is refused, or nil.
 local function take(partial)
