@@ -15,6 +15,7 @@
     │   └── JobUnknown            JOB_UNKNOWN
     ├── ServerUnavailable         no server answers, or the server cannot be used
     │   ├── ServerAway            no server answers now; a later call may succeed
+    │   │   └── CellUnknown       CELL_UNKNOWN: the server does not have this cell
     │   ├── ServerRefused         the server refuses this user, or is not one that can be used
     │   │   └── CommandRefused    the server refuses a command that eventsched needs
     │   └── UnexpectedReply       an error reply that means a defect, or foreign data
@@ -57,6 +58,23 @@ class CommandRefused(ServerRefused):
 
 class UnexpectedReply(ServerUnavailable):
     """Raised for an error reply that means a defect of eventsched, or data of another program."""
+
+
+class CellUnknown(ServerAway):
+    """Raised when the server does not have the cell: its data is lost, or is another server's.
+
+    Roles configure the cell again. Other calls are repeated until then, as while no server answers.
+    """
+
+    code = "CELL_UNKNOWN"
+
+    @classmethod
+    def of(cls, cell: str) -> CellUnknown:
+        """Return the error for a cell."""
+        return cls(
+            f"{cls.code} cell={cell}; the server does not have this cell: start a role on it "
+            "(`eventsched up`), or check the URL"
+        )
 
 
 class NotFound(EventschedError):

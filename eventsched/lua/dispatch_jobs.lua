@@ -44,7 +44,6 @@ if not lease_ms then return validate.invalid('lease_ms', '0 to 60000 ms') end
 clock.now()
 local entries = redis.call('XRANGE', keys.dispatch, '-', '+', 'COUNT', entries_max)
 local last_id = entries[1] and entries[#entries][1] or '0-0'
--- A cell that was never configured has no group: the call fails here, before any other write.
 if entries[1] then write('XGROUP', 'SETID', keys.dispatch, group, last_id) end
 if lease_ms > 0 then eager_dispatch.renew_lease(clock.now() + lease_ms) end
 local job_count, waiting, left = 0, 0, 0

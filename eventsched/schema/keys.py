@@ -79,6 +79,11 @@ def cell_of(full_id: str) -> str:
 def name_of(full_id: str) -> str:
     """Return the name of a full id: `c0.abc` -> `abc`."""
     return full_id.partition(".")[2]
+def cell_of_key(key: str) -> str:
+    """Return the cell of a key: `es1:{c0}:log` -> `c0`."""
+    return key.partition("{")[2].partition("}")[0]
+
+
 
 
 def job_key(tenant: str, session: str, utterance: int, target: str, features_hash: str) -> str:

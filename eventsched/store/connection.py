@@ -56,10 +56,27 @@ class Connection:
     transport: RedisTransport
     stores: Mapping[str, Store]
     """By cell, in the order in which names are assigned to cells."""
+    settings: Mapping[str, int] | None = None
+    """Settings of the cells that this process creates; None if it may not create cells."""
 
     @property
     def cells(self) -> list[str]:
         return list(self.stores)
+
+    async def create_cells(self) -> None:
+        """Create the cells again on a server that has lost its data, as at the first start.
+
+        Raises ServerUnavailable if this process may not create cells, or if the server has others.
+        """
+        if self.settings is None:
+            raise ServerUnavailable("this process may not create cells: start a role")
+        names = ",".join(self.cells)
+        await self.transport.command("SET", keys.CELLS, names, "NX", key=keys.CELLS)
+        stored = await self.transport.command("GET", keys.CELLS, key=keys.CELLS)
+        if stored != names.encode():
+            raise ServerUnavailable(f"the server has other cells now: {stored!r:.80}, not {names}")
+        await _configure(self.stores.values(), self.settings)
+        log.warning("cells created, the server had lost them", cells=names)
 
     def store_of(self, full_id: str) -> Store:
         """The store for `<cell>.<name>`. Raises InvalidMessage for an unknown cell."""
@@ -135,7 +152,7 @@ async def _connect(
             await check_access(calling, stores[names[0]].keys.log)
     if create:
         await _configure(stores.values(), settings)
-    return Connection(address, facts, transport, stores)
+    return Connection(address, facts, transport, stores, settings if create else None)
 
 
 def _check_folder(folder: Path) -> None:

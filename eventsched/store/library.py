@@ -20,10 +20,15 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
+from eventsched.errors import CellUnknown
+
 _INCLUDE = re.compile(r"^-- include: (\w+)\n", re.MULTILINE)
 _FIRST = re.compile(r"#!lua(?: flags=([\w,-]+))?\n")
-ROOTS = ("call", "cache", "events")
-"""Modules of every library: the entry function calls `call`, the clock needs the others."""
+ROOTS = ("call", "clock", "cache", "events")
+"""Modules of every library: the entry function calls `call` and `clock`, the clock needs the
+others."""
+CREATES = "configure_cell"
+"""The script that creates a cell; every other one refuses a cell that is not configured."""
 _LIBRARY = """#!lua name=eventsched_{release}
 local function make()
 -- Locals, because the server looks each global up in two tables.
@@ -35,6 +40,9 @@ local setmetatable, rawget = setmetatable, rawget
 
 -- A script may return a function, which computes the reply after the commit.
 function scripts.decide(script, keys, args)
+  if script ~= '{creates}' and not clock.is_configured() then
+    return redis.error_reply('{cell_unknown}')
+  end
   local reply = scripts[script](keys, args)
   call.commit()
   if type(reply) == 'function' then return reply() end
@@ -218,7 +226,13 @@ def library_of(scripts: Iterable[str]) -> Library:
     return Library(
         release,
         _LIBRARY.format(
-            release=release, includes=includes, bodies=bodies, entrances=entrances, keys=_KEYS
+            release=release,
+            includes=includes,
+            bodies=bodies,
+            entrances=entrances,
+            creates=CREATES,
+            cell_unknown=CellUnknown.code,
+            keys=_KEYS,
         ),
     )
 

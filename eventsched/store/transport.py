@@ -22,11 +22,13 @@ from redis.exceptions import OutOfMemoryError, ResponseError
 
 from eventsched.errors import (
     Backpressure,
+    CellUnknown,
     CommandRefused,
     ServerAway,
     ServerUnavailable,
     from_reply,
 )
+from eventsched.schema.keys import cell_of_key
 from eventsched.store import library as lua_library
 from eventsched.store.access import check_access
 from eventsched.store.client import reconnect
@@ -114,6 +116,8 @@ class RedisTransport:
             # The server ran out of memory before backpressure started: the call changed nothing.
             raise Backpressure("BACKPRESSURE", {"retry_after_ms": "1000"}) from None
         except ResponseError as error:
+            if str(error).startswith(CellUnknown.code):
+                raise CellUnknown.of(cell_of_key(key)) from None
             refused = from_reply(str(error))
             if refused is None:
                 raise

@@ -500,14 +500,6 @@ async def test_the_cache_is_empty_after_a_call_that_failed_or_added_a_dead_lette
     await redis.restore(leases, 0, whole, replace=True)
 
 
-async def test_a_cell_that_is_not_configured_has_no_cache(
-    redis: Client, cells: Callable[[], str], cache_script: None
-) -> None:
-    store = TimedStore(RedisTransport(redis, redis), cells())
-    await unknown_beats(store, "n1")
-    assert json.loads(await store.transport.run("cached_contents", store.keys.declared, [""])) == {}
-
-
 async def unknown_beats(store: Store, name: str) -> None:
     with pytest.raises(Refused, match="NODE_UNKNOWN"):
         await store.heartbeat_node(f"{store.cell}.{name}", 1, load=0, attempts=[])

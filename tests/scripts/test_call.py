@@ -60,8 +60,13 @@ def test_a_function_that_reassigns_a_local_of_its_file_is_noticed() -> None:
 
 
 async def state(store: TimedStore) -> Any:
-    """The state of the modules at the beginning of a call, without the cache."""
-    return json.loads(await store.transport.run("probe", store.keys.declared, ["7"]))
+    """The state of the modules at the beginning of a call, without the cache.
+
+    The entry function has read the record of the clock already.
+    """
+    modules = json.loads(await store.transport.run("probe", store.keys.declared, ["7"]))
+    assert modules["clock"].pop("stored").startswith("manual|")
+    return modules
 
 
 async def test_a_call_begins_as_the_first_one_did(
@@ -71,9 +76,9 @@ async def test_a_call_begins_as_the_first_one_did(
     probe = PROBE % ("".join(f"-- include: {name}\n" for name in MODULES), modules)
     add_script(monkeypatch, "probe", probe)
     store = TimedStore(RedisTransport(redis, redis), cells())
+    await store.configure_cell(msgspec.to_builtins(Settings()), overwrite=False, manual_clock=True)
     first = await state(store)
     assert len(first) == len(MODULES)
-    await store.configure_cell(msgspec.to_builtins(Settings()), overwrite=False, manual_clock=True)
     play = Play(store, random.Random(7))
     for step in range(STEPS):
         await play.rng.choice(play.steps())()
@@ -126,7 +131,9 @@ async def test_a_module_that_was_loaded_later_commits_first_and_each_one_once(
     redis: Client, cells: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add_script(monkeypatch, "unit", UNIT, **{"include/unit": UNIT_MODULE})
-    transport, declared = RedisTransport(redis, redis), Keys(cells()).declared
+    keys = Keys(cells())
+    transport, declared = RedisTransport(redis, redis), keys.declared
+    await redis.set(keys.clock, "server|0|0|0.1")
 
     async def run(*args: str) -> Any:
         return await transport.run("unit", declared, args)

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from eventsched.errors import InvalidMessage, UnexpectedReply
+from eventsched.errors import CellUnknown, InvalidMessage, UnexpectedReply
 from eventsched.store.cell import Store
 from eventsched.store.client import Client
+from eventsched.store.library import names
 from eventsched.store.transport import RedisTransport
 from tests.fixtures_store import TimedStore
 
@@ -103,3 +104,12 @@ async def test_malformed_settings_change_nothing(
 async def test_two_cells_of_a_server_have_their_own(fresh: Store, store: TimedStore) -> None:
     await fresh.configure_cell({"pause_ms": 77}, overwrite=False)
     assert (await settings_of(store))["pause_ms"] != "77"
+
+
+@pytest.mark.parametrize("script", [name for name in names() if name != "configure_cell"])
+async def test_no_script_writes_to_a_cell_that_is_not_configured(
+    fresh: Store, redis: Client, script: str
+) -> None:
+    with pytest.raises(CellUnknown, match=f"CELL_UNKNOWN cell={fresh.cell}; "):
+        await fresh.run(script)
+    assert [key async for key in redis.scan_iter(match=f"{fresh.keys.prefix}*")] == []

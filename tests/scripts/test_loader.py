@@ -106,6 +106,7 @@ async def test_items_are_read_in_order_and_too_many_or_a_part_are_refused(
 ) -> None:
     add_script(monkeypatch, "items", ITEMS)
     transport, declared = RedisTransport(client, client), Keys("c7").declared
+    await client.set(Keys("c7").clock, "server|0|0|0.1")
 
     async def run(*args: str) -> Any:
         return await transport.run("items", declared, ["", "n", *args])
@@ -331,6 +332,7 @@ def test_a_function_cannot_reach_a_slot_that_it_was_not_given(
     assert server.process is not None
     parts = ", ".join(f"{name} = function() end" for name in ("begin", "commit", "fail"))
     lua["include/call.lua"] = f"return {{ {parts} }}\n"
+    lua["include/clock.lua"] = "return { is_configured = function() return true end }\n"
     lua["s.lua"] = f"#!lua\nreturn redis.call('SET', '{Keys('there').log}', KEYS[1])\n"
     library = lua_library.library_of(["s"])
     server.process.call("FUNCTION", "LOAD", library.source)

@@ -99,10 +99,7 @@ end
 clock.on_read(function(generation)
   if store.items > items_max then store.cells, store.items = {}, 0 end
   local cell = store.cells[call.log_key]
-  if generation == '' then -- the cell is not configured: nothing is cached
-    cache.cell = new_cell('')
-    return ''
-  elseif cell and cell.generation == generation then
+  if cell and cell.generation == generation then
     store.number = store.number + 1
     cell.generation = text()
     if not keeps_live(cell) then empty(cell, 'live') end

@@ -6,10 +6,12 @@
 -- include: call
 -- include: keys
 -- include: write
-local clock = { at = nil, at_text = nil, id = nil }
+local clock = { at = nil, at_text = nil, id = nil, stored = nil }
 local hooks = {}
 
-call.on_begin(function() clock.at, clock.at_text, clock.id = nil, nil, nil end)
+call.on_begin(function()
+  clock.at, clock.at_text, clock.id, clock.stored = nil, nil, nil, nil
+end)
 
 -- The clock calls two functions of modules that use the clock themselves. They register here.
 -- `append(behind_ms, offset_ms)` appends ClockAdjusted.
@@ -22,14 +24,23 @@ function clock.on_read(next_of)
   hooks.read = next_of
 end
 
+-- Whether the cell is configured. Otherwise the server has lost the data of the cell, or never had
+-- it, and the call must write nothing: a later configuration would find half of a cell.
+function clock.is_configured()
+  if clock.stored == nil then clock.stored = redis.call('GET', keys.clock) end
+  return clock.stored ~= false
+end
+
 -- Mode, offset, last time and generation, as text. In a cell that is not configured the mode and
 -- the generation are empty.
 function clock.record()
-  return string.match(redis.call('GET', keys.clock) or '|0|0|', '^(%a*)|(%d+)|(%d+)|([%d.]*)$')
+  local stored = clock.is_configured() and clock.stored or '|0|0|'
+  return string.match(stored, '^(%a*)|(%d+)|(%d+)|([%d.]*)$')
 end
 
 function clock.write_record(mode, offset, last, generation)
-  write('SET', keys.clock, mode .. '|' .. offset .. '|' .. last .. '|' .. generation)
+  clock.stored = mode .. '|' .. offset .. '|' .. last .. '|' .. generation
+  write('SET', keys.clock, clock.stored)
 end
 
 local function read()
