@@ -50,6 +50,8 @@ def test_every_service_is_asked_how_it_does_by_a_command_that_exists() -> None:
     features = dict(SERVICE.findall(FILE.read_text().partition("\nservices:\n")[2]))
     assert {"redis", "node-1", "node-2", *ROLES} <= set(features)
     assert [name for name, text in features.items() if "healthcheck:" not in text] == []
+    roles = re.findall(r'"status", "--check", "--role", "(\w+)"', FILE.read_text())
+    assert sorted(roles) == sorted(ROLES)
     asked = re.findall(r"eventsched[\", ]+--json[\", ]+(\w+)", FILE.read_text())
     assert asked
     assert set(asked) <= set(COMMANDS)

@@ -39,12 +39,17 @@ class ArchiveSettings(msgspec.Struct, frozen=True):
         require_packages("pyarrow", "cryptography")
         return cls(*ArchiveFolder.open_or_create(folder, key), audio)
 
-    def archiver(self, store: Store) -> Archiver:
-        """An archiver for the cell of the store."""
+    def archiver(self, store: Store, *, owner: str | None = None) -> Archiver:
+        """An archiver for the cell of the store; `owner` identifies it as owner of the lease."""
         from eventsched.archive.archiver import Archiver
 
         core = indexing_set(load_sets())
         projection_store = ProjectionStore(store.transport, store.cell)
         return Archiver(
-            projection_store, self.folder.cell(store.cell), self.key, core, audio=self.audio
+            projection_store,
+            self.folder.cell(store.cell),
+            self.key,
+            core,
+            audio=self.audio,
+            owner=owner,
         )

@@ -1,6 +1,7 @@
-"""`eventsched status`: consumer lag, dead letters, waiting jobs, nodes and warnings.
+"""`eventsched status`: roles, consumer lag, dead letters, waiting jobs, nodes and warnings.
 
-Owns: printing the status once, or again and again. Read next: history/status.py, status_view.py.
+Owns: printing the status once, or again and again; the check for health checks and alarms.
+Read next: history/status.py, history/problems.py, status_view.py.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import anyio
 import typer
 
 from eventsched.cli.options import Options, command
-from eventsched.errors import ServerUnavailable
+from eventsched.errors import InvalidMessage, ServerUnavailable
 
 if TYPE_CHECKING:
     from eventsched.store.connection import Connection
@@ -20,19 +21,73 @@ Watch = Annotated[bool, typer.Option("--watch", "-w", help="Repeat until Ctrl-C.
 Every = Annotated[
     float, typer.Option("--every", min=0.1, max=3_600, help="Seconds between repeats of --watch.")
 ]
+Check = Annotated[
+    bool,
+    typer.Option("--check", help="Print only what needs a person; exit code 1 if there is any."),
+]
+Role = Annotated[
+    str, typer.Option("--role", metavar="ROLE", help="With --check: check this role only (cheap).")
+]
 
 
 @command
-async def status(options: Options, watch: Watch = False, every: Every = 1.0) -> None:
-    """Show consumer lag, dead letters, backpressure, waiting jobs and nodes of each cell.
+async def status(
+    options: Options,
+    watch: Watch = False,
+    every: Every = 1.0,
+    check: Check = False,
+    role: Role = "",
+) -> int:
+    """Show roles, consumer lag, dead letters, backpressure, waiting jobs and nodes of each cell.
 
     LAG is the number of entries that a consumer has not processed, OLDEST the age of the oldest.
     """
+    from eventsched.history.roles import MEANINGS
+
+    if role and (not check or role not in MEANINGS):
+        raise InvalidMessage.of(
+            "--role", f"with --check, one of {', '.join(MEANINGS)}", "name one of these roles"
+        )
     async with options.connect() as connection:
+        if check:
+            return await _check(connection, options.json, role)
         if watch:
             await _watch(connection, options.json, every)
-        else:
-            await _once(connection, options.json)
+        await _once(connection, options.json)
+    return 0
+
+
+async def _check(connection: Connection, as_json: bool, role: str) -> int:
+    """Print the conditions that need a person and return the exit code."""
+    from eventsched.cli.output import print_json, print_line
+
+    problems = await _role_problems(connection, role) if role else await _problems(connection)
+    if as_json:
+        print_json({"ok": not problems, "problems": problems})
+    else:
+        for problem in problems or ["ok"]:
+            print_line(problem)
+    return 1 if problems else 0
+
+
+async def _problems(connection: Connection) -> list[str]:
+    from eventsched.history.problems import problems_of
+    from eventsched.history.status import read_status
+
+    return problems_of(await read_status(connection))
+
+
+async def _role_problems(connection: Connection, role: str) -> list[str]:
+    """Return the problems of one role; a few reads for each cell."""
+    from eventsched.history.problems import role_problems
+    from eventsched.history.roles import read_roles
+    from eventsched.history.status import read_now
+
+    return [
+        f"{store.cell}: {problem}"
+        for store in connection.stores.values()
+        for problem in role_problems(await read_roles(store, await read_now(store), [role]))
+    ]
 
 
 async def _once(connection: Connection, as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""The tables of `eventsched status`: consumers, nodes and waiting jobs of each cell.
+"""The tables of `eventsched status`: roles, consumers, nodes and waiting jobs of each cell.
 
 Owns: the text form of an SystemStatus. Never does: reads. Read next: history/status.py, output.py.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from rich.console import Group, RenderableType
 
 from eventsched.formatting import NONE, Text, clock, duration, plural, size, table
+from eventsched.history.roles import RoleStatus
 from eventsched.history.status import (
     CellStatus,
     ClassStatus,
@@ -47,7 +48,26 @@ def _cell(cell: CellStatus) -> list[RenderableType]:
     if cell.dead_letters:
         count = plural(cell.dead_letters, "dead letter")
         head.append(f"  {count}, newest: {cell.newest_dead_letter}", "red")
-    return [head, _consumers(cell.consumers), "", _nodes(cell.classes), *_waiting(cell)]
+    parts = [_roles(cell), "", _consumers(cell.consumers), "", _nodes(cell.classes)]
+    return [head, *parts, *_waiting(cell)]
+
+
+def _roles(cell: CellStatus) -> RenderableType:
+    result = table("ROLE", "RUNS", "SINCE", "SEEN", "", right=("RUNS", "SINCE", "SEEN"))
+    for role in cell.roles:
+        since = duration(cell.now_ms - role.since_ms) if role.running else NONE
+        seen = f"{duration(max(0, cell.now_ms - role.seen_ms))} ago" if role.seen_ms else NONE
+        note = Text(role.problem, "red") if role.problem else Text(_standbys(role), "dim")
+        result.add_row(role.name, str(role.running), since, seen, note)
+    return result
+
+
+def _standbys(role: RoleStatus) -> str:
+    if not role.owner:
+        return ""
+    return f"owner {role.owner}" + (
+        f", {plural(role.standbys, 'standby', 'standbys')}" if role.standbys else ""
+    )
 
 
 def _consumers(consumers: list[ConsumerStatus]) -> RenderableType:

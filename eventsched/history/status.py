@@ -1,4 +1,4 @@
-"""The status of a server: consumer lag, dead letters, waiting jobs and nodes of each cell.
+"""The status of a server: roles, consumer lag, dead letters, waiting jobs and nodes of each cell.
 
 Owns: the reads for `eventsched status`; their number is bounded.
 Never does: write, decide. Read next: store/lag.py, schema/keys.py, cli/status.py.
@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from eventsched.history.roles import RoleStatus, read_roles
 from eventsched.projection.protocol import load_sets
 from eventsched.projection.store import ProjectionStore
 from eventsched.schema.ids import ms_of
@@ -82,6 +83,7 @@ class CellStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Without an archive, older entries are trimmed from the log; 0 keeps all entries."""
     backpressure: list[str]
     """Reasons of the backpressure; empty without backpressure."""
+    roles: list[RoleStatus]
     consumers: list[ConsumerStatus]
     waiting: list[WaitingJobs]
     classes: list[ClassStatus]
@@ -112,6 +114,16 @@ async def read_status(connection: Connection) -> SystemStatus:
     )
 
 
+async def read_now(store: Store) -> int:
+    """Return the current time of a cell's clock, as its scripts compute it."""
+    clock = await store.read_clock()
+    if clock.is_manual:
+        return clock.last_ms
+    seconds, micros = await store.transport.command("TIME", key=store.keys.clock)
+    now = int(seconds) * 1_000 + int(micros) // 1_000 + clock.offset_ms
+    return max(now, clock.last_ms)
+
+
 class _CellReader:
     """Reads the status of one cell."""
 
@@ -123,7 +135,7 @@ class _CellReader:
 
     async def read(self) -> CellStatus:
         """Return the status of the cell."""
-        self._now_ms = await self._clock()
+        self._now_ms = await read_now(self._store)
         counters = await self._store.read_hash(self._keys.counters)
         classes = [await self._class(id_) for id_ in await self._members(self._keys.classes)]
         requirements = await self._members(self._keys.requirements)
@@ -137,6 +149,7 @@ class _CellReader:
             log_entries=await self._command("XLEN", self._keys.log),
             log_retention_ms=int(settings.get("log_retention_ms", "0")),
             backpressure=_words(counters.get("backpressure", "")),
+            roles=await read_roles(self._store, self._now_ms),
             consumers=[
                 await self._dispatch(),
                 *[await self._set(projection_set.name) for projection_set in load_sets()],
@@ -151,15 +164,6 @@ class _CellReader:
             dead_letters=await self._command("XLEN", self._keys.dead_letters),
             newest_dead_letter=_field(newest[0][1], b"reason") if newest else "",
         )
-
-    async def _clock(self) -> int:
-        """Return the current time of the cell's clock, as its scripts compute it."""
-        clock = await self._store.read_clock()
-        if clock.is_manual:
-            return clock.last_ms
-        seconds, micros = await self._store.transport.command("TIME", key=self._keys.clock)
-        now = int(seconds) * 1_000 + int(micros) // 1_000 + clock.offset_ms
-        return max(now, clock.last_ms)
 
     async def _dispatch(self) -> ConsumerStatus:
         """Return the status of the dispatcher; dispatched entries are trimmed from its queue."""

@@ -1,85 +1,129 @@
 """Runs roles for every cell of a connection.
 
-Owns: the names of the roles, and the loops that each role runs for a cell.
+Owns: the names of the roles, the loops that each role runs for a cell, and their supervision.
 Must not: do the work of a role.
-Read next: dispatcher.py, projector.py, timer.py, archive/archiver.py.
+Read next: supervisor.py, presence.py, dispatcher.py, projector.py, timer.py, archive/archiver.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+import secrets
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import anyio
 
 from eventsched.archive.config import ArchiveSettings
-from eventsched.projection.protocol import load_sets
+from eventsched.projection.protocol import ProjectionSet, load_sets
 from eventsched.projection.store import ProjectionStore
 from eventsched.roles.backpressure import BackpressureMonitor
 from eventsched.roles.dispatcher import Dispatcher
+from eventsched.roles.presence import PresenceRenewer, Role
 from eventsched.roles.projector import Projector
+from eventsched.roles.supervisor import Run, Supervisor
 from eventsched.roles.timer import Timer
 from eventsched.roles.trimmer import Trimmer
 from eventsched.store.cell import Store
 from eventsched.store.connection import Connection
 
-Run: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
+
+class Process(NamedTuple):
+    """What the roles of this process share."""
+
+    instance: str
+    """Opaque id of the process, and the owner of its leases."""
+    archive: ArchiveSettings | None = None
 
 
-def _dispatchers(store: Store, _: ArchiveSettings | None) -> list[Run]:
-    return [Dispatcher(store).run]
+Loops: TypeAlias = dict[tuple[str, str], Run]
+"""The loops of a role in a cell: (projection set or empty, name of the loop) -> its start."""
 
 
-def _projectors(store: Store, archive_settings: ArchiveSettings | None) -> list[Run]:
+def _dispatcher(store: Store, _: Process) -> Loops:
+    return {("", "dispatcher"): lambda: Dispatcher(store).run()}
+
+
+def _projector(store: Store, process: Process) -> Loops:
     projection_store = ProjectionStore(store.transport, store.cell)
-    archive = archive_settings.folder if archive_settings else None
-    return [Projector(projection_store, each, archive=archive).run for each in load_sets()]
+    archive = process.archive.folder if process.archive else None
+
+    def starting(projection_set: ProjectionSet) -> Run:
+        return lambda: Projector(
+            projection_store, projection_set, archive=archive, owner=process.instance
+        ).run()
+
+    return {(each.name, f"projector {each.name}"): starting(each) for each in load_sets()}
 
 
-def _timers(store: Store, _: ArchiveSettings | None) -> list[Run]:
+def _timer(store: Store, _: Process) -> Loops:
     projection_store = ProjectionStore(store.transport, store.cell)
-    return [Timer(store).run, BackpressureMonitor(store).run, Trimmer(projection_store).run]
+    return {
+        ("", "timer"): lambda: Timer(store).run(),
+        ("", "backpressure"): lambda: BackpressureMonitor(store).run(),
+        ("", "trimmer"): lambda: Trimmer(projection_store).run(),
+    }
 
 
-def _archivers(store: Store, archive_settings: ArchiveSettings | None) -> list[Run]:
-    return [archive_settings.archiver(store).run] if archive_settings else []
+def _archiver(store: Store, process: Process) -> Loops:
+    archive = process.archive
+    if archive is None:
+        return {}
+    return {("", "archiver"): lambda: archive.archiver(store, owner=process.instance).run()}
 
 
-ROLES: dict[str, Callable[[Store, ArchiveSettings | None], list[Run]]] = {
-    "dispatcher": _dispatchers,
-    "projector": _projectors,
-    "timer": _timers,
-    "archiver": _archivers,
+ROLES: dict[str, Callable[[Store, Process], Loops]] = {
+    "dispatcher": _dispatcher,
+    "projector": _projector,
+    "timer": _timer,
+    "archiver": _archiver,
 }
 
 
+def roles_of(store: Store, names: Sequence[str], process: Process) -> list[Role]:
+    """Return the roles of a cell, each with its supervised loops."""
+    roles = []
+    for name in names:
+        supervisors: dict[str, list[Supervisor]] = {}
+        for (projection_set, loop), run in ROLES[name](store, process).items():
+            supervisor = Supervisor(loop, store.cell, run, store.transport)
+            supervisors.setdefault(projection_set, []).append(supervisor)
+        roles += [Role(name, each, loops) for each, loops in supervisors.items()]
+    return roles
+
+
 async def run_roles(
-    connection: Connection, roles: Sequence[str], archive_settings: ArchiveSettings | None = None
+    connection: Connection, names: Sequence[str], archive_settings: ArchiveSettings | None = None
 ) -> None:
-    """Run these roles for every cell until cancelled; an unexpected error in a role ends them all.
+    """Run these roles for every cell until cancelled.
+
+    An unforeseen error ends the loop that raised it and no other; `Supervisor` starts it again.
 
     Args:
         connection: The server and its cells.
-        roles: Names in ROLES.
+        names: Names in ROLES.
         archive_settings: The archive to seal into; without it no archiver runs.
     """
+    process = Process(secrets.token_hex(8), archive_settings)
     async with anyio.create_task_group() as tasks:
-        for role in roles:
-            for store in connection.stores.values():
-                for run in ROLES[role](store, archive_settings):
-                    tasks.start_soon(run, name=f"{role} {store.cell}")
+        for store in connection.stores.values():
+            roles = roles_of(store, names, process)
+            for role in roles:
+                for loop in role.loops:
+                    tasks.start_soon(loop.run, name=f"{loop.name} {store.cell}")
+            renewer = PresenceRenewer(store, process.instance, roles, connection.create_cells)
+            tasks.start_soon(renewer.run, name=f"presence {store.cell}")
 
 
 @asynccontextmanager
 async def running(
     connection: Connection,
-    roles: Sequence[str] = tuple(ROLES),
+    names: Sequence[str] = tuple(ROLES),
     archive_settings: ArchiveSettings | None = None,
 ) -> AsyncIterator[None]:
     """Run the roles in this process while the block runs; see `run_roles`."""
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(run_roles, connection, roles, archive_settings)
+        tasks.start_soon(run_roles, connection, names, archive_settings)
         try:
             yield
         finally:

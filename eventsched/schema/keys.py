@@ -54,6 +54,8 @@ a call that declares a key which it does not have (TRYAGAIN, or ASK to the other
 replies TRYAGAIN). So a call is refused before its script runs. With the log alone, a script would
 run, and fail at the first key that is on the other server, after some of its writes.
 """
+    presence                hash   S  the roles of processes:
+                                      `<role>|<set>|<instance>` -> seen|since|state|error
 
 from __future__ import annotations
 
@@ -180,6 +182,10 @@ class Keys:
         return self._key("archive")
 
     def audio(self, session: str) -> str:
+    @property
+    def presence(self) -> str:
+        return self._key("presence")
+
         return self._key("audio", session)
 
     def inbox(self, node: str) -> str:

@@ -1,4 +1,4 @@
-"""Calls of the roles and of operators: dispatch, fire timers, backpressure, retry dead letters.
+"""Calls of the roles and of operators: dispatch, timers, presence, backpressure, dead letters.
 
 Owns: the arguments and replies of these scripts.
 Must not: decide, retry or wait; the scripts decide, the roles loop.
@@ -7,11 +7,13 @@ Read next: lua/README.md (what each script decides), roles/dispatcher.py, roles/
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
 
 from eventsched.store.cell_connection import CellConnection
+from eventsched.store.replies import fields_of
 
 
 class DispatchReply(msgspec.Struct, frozen=True):
@@ -42,6 +44,31 @@ class RetryOutcome(msgspec.Struct, frozen=True):
     passed_over: int
 
 
+PRESENCE_MS = 15_000
+"""A process whose last renewal is older is gone."""
+
+
+class RolePresence(msgspec.Struct, frozen=True):
+    """A role of a process: its state at the last renewal."""
+
+    role: str
+    projection_set: str
+    """The set of a projector; empty for other roles."""
+    state: Literal["running", "failing", "ended"]
+    error: str = ""
+    """The last error of a failing role, one line."""
+
+
+class StoredPresence(RolePresence, frozen=True, kw_only=True):
+    """A role of a process as the cell has it."""
+
+    instance: str
+    """Opaque id of the process; for a projector or archiver it is the owner of the lease too."""
+    since_ms: int
+    seen_ms: int
+    """Time of the last renewal."""
+
+
 class RoleCommands(CellConnection):
     """The calls of a cell that roles and operators make."""
 
@@ -68,7 +95,44 @@ class RoleCommands(CellConnection):
         fired, next_ms, now_ms = await self.run("fire_timers")
         return TimerReply(fired, None if next_ms < 0 else next_ms, now_ms)
 
+    async def renew_presence(
+        self, instance: str, since_ms: int, roles: Sequence[RolePresence]
+    ) -> int:
+        """The roles of this process are there. Return the time of the first renewal.
+
+        Args:
+            instance: Opaque id of the process.
+            since_ms: The reply of the first renewal; 0 at the first one.
+            roles: The roles of the process, at most 64.
+        """
+        texts = [
+            text
+            for each in roles
+            for text in (each.role, each.projection_set, each.state, each.error)
+        ]
+        return int(await self.run("renew_presence", instance, since_ms, *texts))
+
+    async def read_presence(self) -> list[StoredPresence]:
+        """Return the roles of the processes that were seen within the last hour."""
+        reply = await self.transport.command("HGETALL", self.keys.presence, key=self.keys.presence)
+        return [_presence(name, value) for name, value in fields_of(reply).items()]
+
     async def retry_dead_letter(self, dead_id: str, *, force: bool) -> RetryOutcome:
         """Process a dead letter again; with `force` also one that was processed in part."""
         word, retried, passed_over = await self.run("retry_dead_letter", dead_id, int(force))
         return RetryOutcome(word.decode(), retried, passed_over)
+
+
+def _presence(name: bytes, value: bytes) -> StoredPresence:
+    """Decode a field of the key `presence`; lua/renew_presence.lua writes it."""
+    role, projection_set, instance = name.decode().split("|")
+    seen, since, state, error = value.decode(errors="replace").split("|", 3)
+    return StoredPresence(
+        role,
+        projection_set,
+        state,  # type: ignore[arg-type]
+        error,
+        instance=instance,
+        since_ms=int(since),
+        seen_ms=int(seen),
+    )

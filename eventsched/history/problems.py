@@ -1,0 +1,54 @@
+"""The conditions of a server that need a person, as `eventsched status --check` prints them.
+
+Owns: the list of these conditions. Never does: reads, decide.
+Read next: status.py, docs/operations.md (what to do about each).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from eventsched.formatting import duration, plural
+from eventsched.history.roles import RoleStatus
+from eventsched.history.status import CellStatus, ConsumerStatus, SystemStatus
+from eventsched.store.lag import ARCHIVE
+
+LATE_MS = {"dispatch": 5_000, ARCHIVE: 600_000}
+"""Lag from which a consumer is late; the archiver seals every five minutes."""
+LATE_MS_DEFAULT = 10_000
+
+
+def problems_of(status: SystemStatus) -> list[str]:
+    """Return one line for each condition that needs a person."""
+    return [f"{cell.cell}: {problem}" for cell in status.cells for problem in _of_cell(cell)]
+
+
+def role_problems(roles: list[RoleStatus]) -> list[str]:
+    """Return one line for each role that is missing or failing."""
+    return [f"{role.name}: {role.problem}" for role in roles if role.problem]
+
+
+def _of_cell(cell: CellStatus) -> Iterator[str]:
+    yield from role_problems(cell.roles)
+    for reason in cell.backpressure:
+        yield f"backpressure ({reason}): producers are refused"
+    if cell.dead_letters:
+        count = plural(cell.dead_letters, "dead letter")
+        yield f"{count}, newest: {cell.newest_dead_letter}"
+    for consumer in cell.consumers:
+        if _is_late(consumer):
+            yield f"{consumer.consumer} is {duration(consumer.oldest_ms)} late"
+    for waiting in cell.waiting:
+        if waiting.reason == "NO_POOL_FOR_LANG_PAIR":
+            pair = f"{waiting.source} → {waiting.target}"
+            yield f"{plural(waiting.jobs, 'job')} {pair} wait: no node serves them"
+    for each in cell.classes:
+        if each.suspended and each.nodes:
+            names = ", ".join(node.node for node in each.nodes)
+            yield f"suspended for {', '.join(each.suspended)}: {names}"
+
+
+def _is_late(consumer: ConsumerStatus) -> bool:
+    return bool(consumer.lag) and consumer.oldest_ms > LATE_MS.get(
+        consumer.consumer, LATE_MS_DEFAULT
+    )
