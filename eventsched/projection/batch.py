@@ -68,11 +68,11 @@ class BatchProcessor:
             failure = fold(event, atomic=True) if isinstance(event, Event) else event
             if failure is None:
                 continue
-            if failure.event is not None:  # an entry that cannot be decoded needs no second try
-                if self._has_more_tries(failure.id):
-                    failed, count = failure, at
-                    break
-                fold(failure.event, atomic=False)  # only the projections that fail skip the event
+            if not failure.is_permanent and self._has_more_tries(failure.id):
+                failed, count = failure, at
+                break
+            if failure.event is not None:  # only the projections that fail skip the event
+                fold(failure.event, atomic=False)
             dead_letters.append(failure)
         done = events[:count]
         last_id = done[-1].id if done else ""
@@ -121,7 +121,7 @@ class BatchProcessor:
         context = {
             "set": self._set.name,
             "projections": failure.projections,
-            "tries": self._tries_max,
+            "tries": 1 if failure.is_permanent else self._tries_max,
         }
         event_type = failure.event.type if failure.event else ""
         return DeadLetter(failure.id, event_type, msgspec.json.encode(context), failure.reason)

@@ -17,7 +17,7 @@ import msgspec
 
 from eventsched.projection.protocol import Projection, ProjectionSet, record_codec
 from eventsched.projection.store import Changes, Put
-from eventsched.schema.codec import UndecodableEvent, decode
+from eventsched.schema.codec import UndecodableEvent, UnreadableText, decode
 from eventsched.schema.events import Event
 from eventsched.schema.keys import name_of
 from eventsched.store.transport import Entry
@@ -37,6 +37,8 @@ class FailedEvent(msgspec.Struct, frozen=True):
     reason: str
     session: str = ""
     """The session of the event, if its envelope can be read."""
+    is_permanent: bool = False
+    """Whether every further try would fail as well: no decoder reads the entry or its text."""
 
 
 Change: TypeAlias = "tuple[ProjectionState, str, Any]"
@@ -197,7 +199,9 @@ class Folding:
         if not failed:
             return None
         names = tuple(name for name, _ in failed)
-        return FailedEvent(event.id, event, names, _describe(failed[0][1]), event.session)
+        is_permanent = all(isinstance(error, UnreadableText) for _, error in failed)
+        reason = _describe(failed[0][1])
+        return FailedEvent(event.id, event, names, reason, event.session, is_permanent)
 
 
 def _describe(error: BaseException) -> str:
@@ -209,7 +213,7 @@ def decode_event(entry: Entry) -> Event | FailedEvent:
     try:
         return decode(*entry)
     except UndecodableEvent as error:
-        return FailedEvent(error.entry_id, None, (), error.reason, error.session)
+        return FailedEvent(error.entry_id, None, (), error.reason, error.session, is_permanent=True)
 
 
 def sessions_of(event: Event | FailedEvent, projection_set: ProjectionSet) -> Iterable[str]:
