@@ -25,11 +25,12 @@ import structlog
 
 from eventsched.archive import threads
 from eventsched.archive.codec import encode_entry
-from eventsched.archive.commands import ArchiveCommands, ArchiveState
+from eventsched.archive.commands import LEASE_MS, ArchiveCommands, ArchiveState
 from eventsched.archive.layout import LOCK, CellFolder
 from eventsched.archive.manifest import Record
 from eventsched.archive.sealer import Finalized, Sealer
-from eventsched.archive.segment import Utterance, entries_at
+from eventsched.archive.segment import Utterance
+from eventsched.archive.set_aside import is_in_log
 from eventsched.archive.signing import SigningKey, fingerprint
 from eventsched.errors import ArchiveError, ServerUnavailable
 from eventsched.private_files import make_private_folder
@@ -41,7 +42,6 @@ from eventsched.server.locks import FileLock
 from eventsched.store.retry import Backoff
 from eventsched.store.transport import Entry, entries_of
 
-LEASE_MS = 15_000
 RETRY_S = 0.25
 IDLE_S = 0.2
 DISK_S = 5
@@ -157,11 +157,13 @@ class Archiver:
             )
         if sealed_to == recorded_to:
             return
-        entries = entries_of(await self._store.run("read_entries", sealer.sealed_to))
-        record = sealer.records[-1]
-        path = self._folder.path / record.file("events").name
-        if [encode_entry(entry) for entry in entries] != entries_at(path, [record.events - 1]):
-            raise ArchiveError(f"{self._folder.path} is the archive of another log")
+        if not await is_in_log(self._store, self._folder, sealer.records[-1]):
+            raise ArchiveError(
+                f"{self._folder.path} is the archive of another log, or the log has lost entries "
+                f"up to {sealer.sealed_to}, which only the archive has; if the server has lost its "
+                f"last writes, set these segments aside: eventsched audit set-aside "
+                f"--archive {self._folder.path.parent} --why TEXT"
+            )
 
     async def _record(self, sealer: Sealer, start: str) -> bool:
         """Record the end of the archive in Redis. False if the lease was lost."""

@@ -12,6 +12,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+from eventsched.archive.layout import SetAsideNote
 from eventsched.projection.protocol import ProjectionSet
 from eventsched.projection.store import OtherVersion, ProjectionStore, SetLease, Standby
 from eventsched.store.lag import ARCHIVE
@@ -19,8 +20,10 @@ from eventsched.store.transport import Arg
 
 SET = ProjectionSet(ARCHIVE, ())
 """The archive's consumer group, leased like a projection set."""
+LEASE_MS = 15_000
 NAMES_MAX = 500
 Abandoned: TypeAlias = Literal["ok", "duplicate"]
+SetAsideReply: TypeAlias = Literal["ok", "duplicate", "fenced"]
 Recorded: TypeAlias = Literal["recorded", "fenced", "moved", "other"]
 
 
@@ -109,6 +112,31 @@ class ArchiveCommands:
         Raises InvalidMessage while an archiver has its lease.
         """
         word: Abandoned = (await self.store.run("abandon_archive", fingerprint)).decode()
+        return word
+
+    async def set_aside(
+        self, epoch: int, note: SetAsideNote, roots: Sequence[str]
+    ) -> SetAsideReply:
+        """The log records that these segments, which it has lost, are set aside.
+
+        Raises InvalidMessage for another archive than the cell's, or a reason that is too long.
+        """
+        word: SetAsideReply = (
+            await self.store.run(
+                "set_aside_archive",
+                epoch,
+                note.key,
+                note.first_segment,
+                note.segments,
+                note.entries,
+                note.first,
+                note.last,
+                note.head,
+                ",".join(roots),
+                note.why,
+                note.by,
+            )
+        ).decode()
         return word
 
     async def trim(self) -> Trimmed:

@@ -10,6 +10,7 @@ Read next: manifest.py (the records), sealer.py (the writer).
     DIR/<cell>/<first>_<last>.sessions.parquet   session -> its rows
     DIR/<cell>/<first>_<last>.snapshot.parquet   read models at the last entry
     DIR/<cell>/<first>_<last>.audio.parquet      with --audio: the chunks of each utterance
+    DIR/<cell>/set-aside/<first>_<last>/         segments that the log has lost (set_aside.py)
     DIR.key                               the private key: beside the folder, not in it
 
 `*.part` is an incomplete file; `lock` is empty. Names follow from the range of ids alone, so an
@@ -20,7 +21,10 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
+
+import msgspec
 
 from eventsched.archive.manifest import Record, decode, encode
 from eventsched.archive.signing import SigningKey, public_line, read_public
@@ -33,6 +37,9 @@ PUBLIC = "archive.pub"
 PART = ".part"
 LOCK = "lock"
 """An empty file in a cell's folder; its writer locks it."""
+SET_ASIDE = "set-aside"
+NOTE = "note.json"
+"""In each folder of segments that are set aside; written last."""
 KINDS = ("events", "sessions", "snapshot", "audio")
 _STEM = r"\d{15}-\d{6,19}_\d{15}-\d{6,19}"
 RECORD = re.compile(rf"{_STEM}\.json")
@@ -43,23 +50,68 @@ def file_stem(first: str, last: str) -> str:
     return f"{padded_id(first)}_{padded_id(last)}"
 
 
-class CellFolder:
-    """The segments of a cell. Each record is read once."""
+class SetAsideNote(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Segments that were set aside, because the log had lost them."""
 
-    def __init__(self, path: Path) -> None:
+    cell: str
+    key: str
+    """Fingerprint of the archive's public key."""
+    first_segment: int
+    segments: int
+    entries: int
+    first: str
+    """Id of their first entry."""
+    last: str
+    head: str
+    """Root of the tree over all segments up to the last of these."""
+    why: str
+    by: str
+
+    @classmethod
+    def of(cls, tail: Sequence[Record], *, key: str, why: str, by: str) -> SetAsideNote:
+        """Return the note for the last segments of an archive."""
+        first, last = tail[0], tail[-1]
+        return cls(
+            cell=first.cell,
+            key=key,
+            first_segment=first.n,
+            segments=len(tail),
+            entries=sum(record.events for record in tail),
+            first=first.first,
+            last=last.last,
+            head=last.head.root,
+            why=why,
+            by=by,
+        )
+
+
+class CellFolder:
+    """The segments of a cell. A record is read once, unless its file is replaced.
+
+    Args:
+        path: The folder.
+        cell: The cell; by default the name of the folder.
+    """
+
+    def __init__(self, path: Path, cell: str = "") -> None:
         self.path = path
-        self.cell = path.name
-        self._read: dict[str, Record] = {}
+        self.cell = cell or path.name
+        self._read: dict[tuple[str, int], Record] = {}
 
     def records(self) -> list[Record]:
         """All segments, in order. Raises ArchiveError if they are not one sequence."""
-        names = self.record_names()
-        for name in names:
-            if name not in self._read:
-                self._read[name] = self.read(name)
-        records = sorted((self._read[name] for name in names), key=lambda record: record.n)
+        records = self.listed_records()
         check_sequence(self.path, records)
         return records
+
+    def listed_records(self) -> list[Record]:
+        """The segments that are in the folder, in order. Raises ArchiveError for other records."""
+        found: dict[tuple[str, int], Record] = {}
+        for name in self.record_names():
+            file = (name, (self.path / name).stat().st_ino)
+            found[file] = self._read.get(file) or self.read(name)
+        self._read = found
+        return sorted(found.values(), key=lambda record: record.n)
 
     def record_names(self) -> list[str]:
         return [name for name in self.names() if RECORD.fullmatch(name)]
@@ -69,7 +121,22 @@ class CellFolder:
         if not self.path.is_dir():
             return []
         names = os.listdir(self.path)
-        return sorted(name for name in names if name != LOCK and not name.endswith(PART))
+        others = (LOCK, NOTE, SET_ASIDE)
+        return sorted(name for name in names if name not in others and not name.endswith(PART))
+
+    def path_of(self, note: SetAsideNote) -> Path:
+        """The folder for these segments that are set aside."""
+        return self.path / SET_ASIDE / file_stem(note.first, note.last)
+
+    def set_aside_folders(self) -> list[Path]:
+        """The folders of segments that are set aside, those with a note only."""
+        path = self.path / SET_ASIDE
+        names = sorted(os.listdir(path)) if path.is_dir() else []
+        return [path / name for name in names if (path / name / NOTE).is_file()]
+
+    def set_aside_note(self, path: Path) -> SetAsideNote:
+        """The note in a folder of segments that are set aside. Raises ArchiveError."""
+        return decode(_content(path / NOTE), SetAsideNote, str(path / NOTE))
 
     def read(self, name: str) -> Record:
         path = self.path / name

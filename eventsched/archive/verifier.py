@@ -15,6 +15,7 @@ import time
 import zlib
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from hashlib import sha256
 from pathlib import Path
 
@@ -22,7 +23,15 @@ import msgspec
 
 from eventsched.archive import merkle
 from eventsched.archive.codec import decode_entry
-from eventsched.archive.layout import PART, PUBLIC, ArchiveFolder, CellFolder
+from eventsched.archive.layout import (
+    NOTE,
+    PART,
+    PUBLIC,
+    SET_ASIDE,
+    ArchiveFolder,
+    CellFolder,
+    SetAsideNote,
+)
 from eventsched.archive.manifest import CHAIN_START, Record, TreeHead, chain_after, decode, encode
 from eventsched.archive.signing import fingerprint, from_base64, read_public
 from eventsched.errors import ArchiveError, NotFound
@@ -60,6 +69,8 @@ class AuditReport(msgspec.Struct, kw_only=True):
     events: int = 0
     checkpoints: int = 0
     problems: list[Problem] = []
+    set_aside: list[SetAsideNote] = []
+    """Segments that an operator has set aside, because the log had lost them."""
 
 
 class Verifier:
@@ -80,6 +91,8 @@ class Verifier:
         self._heads = read_checkpoint(checkpoint, self._public) if checkpoint is not None else []
         self._set = projection_set
         self._progress: Progress = lambda _: None
+        self._tails: list[tuple[CellFolder, list[Record]]] = []
+        """Segments that were set aside, by their folder."""
 
     def on_progress(self, progress: Progress) -> None:
         """Call `progress` with the number of verified events."""
@@ -105,12 +118,15 @@ class Verifier:
                 yield Problem(name, str(error))
                 continue
             yield from self._records(cell, records)
+            yield from self._set_aside(cell, records)
             readable.append((cell, records))
         yield from self._checkpoints({cell.cell: records for cell, records in readable})
-        for cell, records in readable:
+        for cell, records in [*readable, *self._tails]:
             yield from self._sums(cell, records)
-        for cell, records in readable:
+        for cell, records in self._tails:
             yield from self._leaves(cell, records)
+        for cell, records in readable:
+            yield from self._leaves(cell, records, counted=True)
             if self._set is not None:
                 yield from self._snapshots(cell, records, self._set)
 
@@ -154,10 +170,52 @@ class Verifier:
         for name in sorted(unlisted):
             yield Problem(f"{cell.cell}/{name}", "is named by no segment")
 
+    def _set_aside(self, cell: CellFolder, records: Sequence[Record]) -> Iterator[Problem]:
+        """Check the segments that were set aside: each follows from the one before it."""
+        chains = {(record.n, record.head.records) for record in records}
+        for path in cell.set_aside_folders():
+            folder = CellFolder(path, cell.cell)
+            where = f"{cell.cell}/{SET_ASIDE}/{path.name}"
+            try:
+                note, tail = cell.set_aside_note(path), folder.listed_records()
+            except ArchiveError as error:
+                yield Problem(where, str(error))
+                continue
+            self.report.set_aside.append(note)
+            self._tails.append((folder, tail))
+            chains |= {(record.n, record.head.records) for record in tail}
+            if not tail or note != SetAsideNote.of(tail, key=note.key, why=note.why, by=note.by):
+                yield Problem(f"{where}/{NOTE}", "does not describe the segments beside it")
+        for folder, tail in self._tails:
+            if folder.cell == cell.cell:
+                yield from self._heads_of_tail(folder, tail, chains)
+
+    def _heads_of_tail(
+        self, folder: CellFolder, tail: Sequence[Record], chains: AbstractSet[tuple[int, str]]
+    ) -> Iterator[Problem]:
+        """Check the signed heads against `chains`, the chain values by number of the segment."""
+        for record in tail:
+            before = {bytes.fromhex(value) for n, value in chains if n == record.n - 1}
+            follows = {
+                chain_after(value, record.segment).hex() for value in before or {CHAIN_START}
+            }
+            head = record.head
+            where = f"{folder.cell}/{SET_ASIDE}/{folder.path.name} segment {record.n}"
+            if head.records not in follows or head.last != record.last:
+                yield Problem(where, "does not follow from the segments up to it")
+            elif not head.is_signed_by(self._public):
+                yield Problem(where, f"is not signed by key {fingerprint(self._public)}")
+
     def _checkpoints(self, records: dict[str, list[Record]]) -> Iterator[Problem]:
-        """Check that no segment of the checkpoint was removed or sealed again."""
+        """Check that no segment of the checkpoint was removed or sealed again.
+
+        A segment that was set aside is neither.
+        """
+        set_aside = [record.head for _, tail in self._tails for record in tail]
         for head in self._heads:
             self.report.checkpoints += 1
+            if head in set_aside:
+                continue
             where = f"checkpoint of {head.cell}"
             segments = records.get(head.cell, [])
             if len(segments) < head.segments:
@@ -179,8 +237,10 @@ class Verifier:
                 elif path.stat().st_size != file.bytes or _sha256_of(path) != file.sha256:
                     yield Problem(f"{cell.cell}/{file.name}", "is not the file that was sealed")
 
-    def _leaves(self, cell: CellFolder, records: Sequence[Record]) -> Iterator[Problem]:
-        """Check that the entries give the signed root."""
+    def _leaves(
+        self, cell: CellFolder, records: Sequence[Record], *, counted: bool = False
+    ) -> Iterator[Problem]:
+        """Check that the entries give the signed root; count them with `counted`."""
         from eventsched.archive.segment import read_entries
 
         for record in records:
@@ -196,8 +256,9 @@ class Verifier:
                 yield Problem(where, "its entries are not those that were sealed")
             else:
                 yield from _check_range(where, record, entries)
-            self.report.events += len(entries)
-            self._progress(self.report.events)
+            if counted:
+                self.report.events += len(entries)
+                self._progress(self.report.events)
 
     def _snapshots(
         self, cell: CellFolder, records: Sequence[Record], projection_set: ProjectionSet

@@ -1,12 +1,13 @@
-"""`eventsched audit`: verify an archive, prove that it contains an event, or abandon it.
+"""`eventsched audit`: verify an archive, prove events, set segments aside, or abandon the archive.
 
-Owns: the printed results of `verify`, `checkpoint`, `prove`, `check-proof` and `abandon`. Only
-`abandon` needs a server: it records in the cells that their archive is lost.
-Never does: hashing, signing. Read next: archive/verifier.py, archive/commands.py.
+Owns: the printed results of `verify`, `checkpoint`, `prove`, `check-proof`, `set-aside` and
+`abandon`. The last two need a server: they record in the cells what log or archive have lost.
+Never does: hashing, signing. Read next: archive/verifier.py, archive/set_aside.py.
 """
 
 from __future__ import annotations
 
+import secrets
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,6 +19,7 @@ from eventsched.cli.options import Options, command
 
 if TYPE_CHECKING:
     from eventsched.archive.commands import ArchiveCommands, ArchiveState
+    from eventsched.archive.layout import SetAsideNote
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Verify an archive.")
 
@@ -48,6 +50,13 @@ KeyId = Annotated[
     str, typer.Argument(metavar="[KEY]", help="Key fingerprint, as the archiver logs it.")
 ]
 Yes = Annotated[bool, typer.Option("--yes", help="Abandon the archive and the entries in it.")]
+Why = Annotated[
+    str, typer.Option("--why", metavar="TEXT", help="The reason, 1 to 500 bytes; it is recorded.")
+]
+By = Annotated[
+    str, typer.Option("--by", metavar="NAME", help="Who does it, for the record [USER@HOST].")
+]
+SetAsideYes = Annotated[bool, typer.Option("--yes", help="Set the segments aside.")]
 SHOWN_MAX = 20
 """Problems in the text output; --json prints all."""
 
@@ -64,7 +73,7 @@ async def verify(
     """Find every edit, deletion, insertion and reordering; the exit code is 1 if there is one.
 
     With a checkpoint, the command also finds segments that were removed from the end, and history
-    that was sealed again with the same key.
+    that was sealed again with the same key. Segments that were set aside are listed as such.
     """
     from eventsched.archive.verifier import Verifier
     from eventsched.cli.output import print_json, progress
@@ -96,6 +105,11 @@ def _show(report: Any) -> None:
     from eventsched.cli.output import print_line
     from eventsched.formatting import plural
 
+    for note in report.set_aside:
+        print_line(
+            f"SET ASIDE  {note.cell}: {plural(note.segments, 'segment')}, {note.first} to "
+            f"{note.last}, which the log had lost; by {note.by}: {note.why}"
+        )
     for problem in report.problems[:SHOWN_MAX]:
         print_line(f"CHANGED  {problem}")
     if len(report.problems) > SHOWN_MAX:
@@ -167,6 +181,72 @@ async def check_proof(options: Options, file: ProofFile, key: KeyFile = None) ->
     )
 
 
+@app.command(name="set-aside")
+@command
+async def set_aside(
+    options: Options,
+    archive: Archive,
+    why: Why,
+    by: By = "",
+    yes: SetAsideYes = False,
+) -> int:
+    """Set the last segments of an archive aside, which the log has lost.
+
+    A server that loses its last writes has a shorter log than the archive, and the archiver refuses
+    to continue. The files of these segments move to a sub-folder, unchanged, and the event
+    ArchiveSetAside records it. Without --yes, the command prints what it would move, changes
+    nothing and ends with exit code 1.
+    """
+    from eventsched.archive.layout import ArchiveFolder, SetAsideNote
+    from eventsched.archive.set_aside import SetAside
+    from eventsched.archive.signing import fingerprint
+    from eventsched.projection.store import ProjectionStore
+
+    folder = ArchiveFolder.open(archive)
+    by, found = by or _operator(), False
+    async with options.connect() as connection:
+        for store in connection.stores.values():
+            projection_store = ProjectionStore(store.transport, store.cell)
+            action = SetAside(projection_store, folder.cell(store.cell), folder.public)
+            if yes:
+                note = await action.run(why=why, by=by, owner=secrets.token_hex(8))
+            else:
+                tail, key = await action.lost_tail(), fingerprint(folder.public)
+                note = SetAsideNote.of(tail, key=key, why=why, by=by) if tail else None
+            found = found or note is not None
+            _print_set_aside(store.cell, note, yes=yes, as_json=options.json)
+    if found and not yes:
+        typer.echo("eventsched: nothing was changed; add --yes to set the segments aside", err=True)
+    return 1 if found and not yes else 0
+
+
+def _operator() -> str:
+    """The user and the host of this process."""
+    import getpass
+    import socket
+
+    return f"{getpass.getuser()}@{socket.gethostname()}"
+
+
+def _print_set_aside(cell: str, note: SetAsideNote | None, *, yes: bool, as_json: bool) -> None:
+    from eventsched.cli.output import print_json, print_line
+    from eventsched.formatting import plural
+
+    if as_json:
+        segments = msgspec.to_builtins(note) if note else None
+        print_json({"cell": cell, "set_aside": yes and note is not None, "segments": segments})
+    elif note is None:
+        print_line(f"{cell}: the log has lost no segment, nothing to set aside")
+    else:
+        verb = "are set aside" if yes else "would be set aside"
+        segments = plural(note.segments, "segment")
+        entries = plural(note.entries, "entry", "entries")
+        print_line(
+            f"{cell}: {segments} with {entries}, {note.first} to {note.last}, which the log has "
+            f"lost, {verb}"
+        )
+
+
 @app.command(name="abandon")
 @command
 async def abandon(options: Options, key: KeyId = "", yes: Yes = False) -> int:
@@ -174,7 +254,8 @@ async def abandon(options: Options, key: KeyId = "", yes: Yes = False) -> int:
 
     Without --yes, the command prints what would be lost, changes nothing and ends with exit code 1.
     Entries that were trimmed from the log are lost with the archive. The event ArchiveAbandoned
-    records this, and a new archive may start. Stop the archivers first.
+    records this, and a new archive may start. Stop the archivers first. The folder, if it is found
+    again, can be used after `audit set-aside`.
     """
     from eventsched.archive.commands import ArchiveCommands
     from eventsched.projection.store import ProjectionStore

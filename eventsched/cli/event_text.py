@@ -211,6 +211,11 @@ def _abandoned(_: Event, d: events.ArchiveAbandoned) -> str:
     return f"archive {d.of} with the log up to {d.to}: {gone} lost"
 
 
+def _set_aside(_: Event, d: events.ArchiveSetAside) -> str:
+    segments = plural(d.segments, "segment")
+    return f"{segments} of archive {d.of}, {d.first} to {d.last}, by {d.by}: {d.why}"
+
+
 _DESCRIPTIONS: dict[type, Callable[[Event, Any], str]] = {
     events.SessionOpened: _opened,
     events.SessionResumed: lambda _, d: f"epoch {d.epoch}",
@@ -244,4 +249,5 @@ _DESCRIPTIONS: dict[type, Callable[[Event, Any], str]] = {
     events.ClockAdjusted: _adjusted,
     events.StreamTrimmed: _trimmed,
     events.ArchiveAbandoned: _abandoned,
+    events.ArchiveSetAside: _set_aside,
 }

@@ -451,6 +451,30 @@ class ArchiveAbandoned(Data, frozen=True, kw_only=True):
     """Number of log entries that only the archive had."""
 
 
+class ArchiveSetAside(Data, frozen=True, kw_only=True):
+    """The last segments of the archive, which the log had lost, were set aside. By an operator.
+
+    The files of these segments are kept in another folder. The archive continues without them.
+    """
+
+    of: str
+    """Fingerprint of the archive's public key."""
+    first_segment: int = 0
+    """Number of the first of these segments."""
+    segments: int
+    entries: int
+    first: str
+    """Id of their first entry."""
+    last: str
+    head: str
+    """Root of the tree over all segments of the archive up to the last of these."""
+    roots: list[str]
+    """Merkle roots of these segments, of the first 64 at most."""
+    why: str
+    by: str
+    """Name of the operator, as the command reported it."""
+
+
 AnyData: TypeAlias = (
     SessionOpened
     | SessionResumed
@@ -485,6 +509,7 @@ AnyData: TypeAlias = (
     | ClockAdjusted
     | StreamTrimmed
     | ArchiveAbandoned
+    | ArchiveSetAside
 )
 
 

@@ -36,6 +36,7 @@ S  ephemeral state: it may be lost.
     tenant_queued           hash   D  tenant -> waiting jobs
     tenant_finish_tag       zset   D  tenant -> F of fair queuing; values below V are dropped
     counters                hash   D  entry count, virtual time, classes, trimmed; backpressure
+                                   set_aside: the last segments that were set aside
                                    + S field dispatcher: end of the dispatcher's presence lease
     clock                   string S  mode|offset|last|generation (Store.read_clock)
     settings                hash   S  the cell's settings
@@ -47,6 +48,8 @@ S  ephemeral state: it may be lost.
     session_index:<session> list   D  log ids of the session's events
     erased                  zset   S  the last 10,000 erased sessions, by time
     archive                 hash   D  to: last archived log id; of: key fingerprint; audio: 0 | 1
+    presence                hash   S  the roles of processes:
+                                      `<role>|<set>|<instance>` -> seen|since|state|error
 
 Every call of a script declares two keys: `log`, and `absent`, which never exists and which no
 script reads or writes. While a Redis Cluster moves the slot of a cell key by key, a server refuses
@@ -54,8 +57,6 @@ a call that declares a key which it does not have (TRYAGAIN, or ASK to the other
 replies TRYAGAIN). So a call is refused before its script runs. With the log alone, a script would
 run, and fail at the first key that is on the other server, after some of its writes.
 """
-    presence                hash   S  the roles of processes:
-                                      `<role>|<set>|<instance>` -> seen|since|state|error
 
 from __future__ import annotations
 
@@ -78,14 +79,14 @@ def cell_of(full_id: str) -> str:
     return full_id.partition(".")[0]
 
 
-def name_of(full_id: str) -> str:
-    """Return the name of a full id: `c0.abc` -> `abc`."""
-    return full_id.partition(".")[2]
 def cell_of_key(key: str) -> str:
     """Return the cell of a key: `es1:{c0}:log` -> `c0`."""
     return key.partition("{")[2].partition("}")[0]
 
 
+def name_of(full_id: str) -> str:
+    """Return the name of a full id: `c0.abc` -> `abc`."""
+    return full_id.partition(".")[2]
 
 
 def job_key(tenant: str, session: str, utterance: int, target: str, features_hash: str) -> str:
@@ -181,11 +182,11 @@ class Keys:
     def archive(self) -> str:
         return self._key("archive")
 
-    def audio(self, session: str) -> str:
     @property
     def presence(self) -> str:
         return self._key("presence")
 
+    def audio(self, session: str) -> str:
         return self._key("audio", session)
 
     def inbox(self, node: str) -> str:

@@ -91,16 +91,16 @@ async def test_a_second_process_does_all_the_work_if_the_first_is_killed_or_susp
             await fleet.role(own_server.url, "dispatcher")
         first = await fleet.role(own_server.url, role)
         second = await fleet.role(own_server.url, role)
-        grant = await _opened(store)
+        grant = await opened(store)
         event_type = "JobQueued" if role == "dispatcher" else "JobFailed"
-        await _say(store, grant, 0)
+        await say(store, grant, 0)
         await _until_logged(store, event_type, 1)
         first.freeze()
-        await _say(store, grant, 1)
+        await say(store, grant, 1)
         await _until_logged(store, event_type, 2)
         first.wake()
         second.kill()
-        await _say(store, grant, 2)
+        await say(store, grant, 2)
         await _until_logged(store, event_type, 3)
         assert first.process.poll() is None
         await fleet.role(own_server.url, "projector")
@@ -135,10 +135,10 @@ async def test_poison_entries_become_dead_letters_and_all_others_are_processed(
     async with _connected(own_server.url) as store:
         await fleet.role(own_server.url, "dispatcher", "timer")
         await fleet.role(own_server.url, "projector")
-        grant = await _opened(store)
+        grant = await opened(store)
         own_server.call("XADD", store.keys.dispatch, "*", "k", "utterance", "d", "{")
         own_server.call("XADD", store.keys.log, "*", *_strange())
-        await _say(store, grant, 0)
+        await say(store, grant, 0)
         await _until_logged(store, "JobQueued", 1)
         await until("both are dead letters", lambda: _has_dead_letters(store, 2))
         await until("all is folded", lambda: _is_folded(store))
@@ -167,11 +167,11 @@ async def _connected(url: str, **settings: int) -> AsyncIterator[Store]:
 async def _speaking(store: Store) -> AsyncIterator[None]:
     """Append utterances continuously while the block runs."""
     async with anyio.create_task_group() as tasks:
-        grant, is_over = await _opened(store), anyio.Event()
+        grant, is_over = await opened(store), anyio.Event()
 
         async def speak() -> None:
             for seq in range(100_000):
-                await _say(store, grant, seq)
+                await say(store, grant, seq)
                 if is_over.is_set():
                     return
                 await anyio.sleep(0.01)  # sleeps: the pace of the speech
@@ -183,16 +183,16 @@ async def _speaking(store: Store) -> AsyncIterator[None]:
             is_over.set()
 
 
-async def _opened(store: Store) -> SessionGrant:
+async def opened(store: Store, name: str = "s1") -> SessionGrant:
     return await store.open_session(
-        name="s1", token="t1", tenant="acme", source="en", targets=["es"], features=[],
+        name=name, token="t1", tenant="acme", source="en", targets=["es"], features=[],
         features_hash="none", encoding="pcm16", sample_rate=16_000, priority=1, room="",
         listen_language="",
         traceparent="",
     )  # fmt: skip
 
 
-async def _say(store: Store, grant: SessionGrant, seq: int) -> None:
+async def say(store: Store, grant: SessionGrant, seq: int) -> None:
     chunk = Chunk(
         session=grant.session,
         epoch=grant.epoch,

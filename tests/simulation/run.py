@@ -25,8 +25,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from eventsched.archive import threads, verifier
-from eventsched.archive.archiver import LEASE_MS
-from eventsched.archive.commands import ArchiveCommands
+from eventsched.archive.commands import LEASE_MS, ArchiveCommands
 from eventsched.archive.layout import ArchiveFolder
 from eventsched.audit.verify import Verifier
 from eventsched.errors import BY_CODE

@@ -281,5 +281,13 @@ function events.ArchiveAbandoned(of, to, gone)
   return append_of_cell('ArchiveAbandoned', { of = of, to = to, gone = gone })
 end
 
+-- `fields` are the fields by name, `roots` is joined text.
+function events.ArchiveSetAside(fields, roots)
+  return append_of_cell('ArchiveSetAside', { of = fields.of, first = fields.first,
+    last = fields.last, first_segment = fields.first_segment, segments = fields.segments,
+    entries = fields.entries, head = fields.head, roots = strings.split(roots), why = fields.why,
+    by = fields.by })
+end
+
 clock.on_adjusted(events.ClockAdjusted)
 return events
