@@ -78,7 +78,7 @@ class Eraser:
         self._key_store = key_store
         self._reader = Reader(HistorySource(connection, archive))
         self.unknown = 0
-        """Keys that `older_than` skipped because this server has no history of their sessions."""
+        """Keys that `older_than` skipped because they are of no session of this server."""
 
     async def find(self, session: str) -> ErasureState:
         """Return the state of a session that can be erased. Raises NotFound, NotErasable."""
@@ -107,7 +107,7 @@ class Eraser:
         for count, session in enumerate(sessions, 1):
             state = await self._find_state(session)
             progress(count)
-            if state is None:
+            if state is None or await self._other_key(state):
                 self.unknown += 1
             elif state.is_erasable and now_ms[keys.cell_of(session)] - state.closed_ms >= age_ms:
                 yield state
@@ -124,9 +124,16 @@ class Eraser:
         """Destroy the session's key and record SessionErased, if it is not recorded yet.
 
         Raises:
+            NotErasable: The key in the store is not the session's key; nothing was changed.
             KeyMissing: The key store has never had the key.
             KeyStoreError: The key store cannot be written.
         """
+        other = await self._other_key(state)
+        if other:
+            raise NotErasable(
+                f"the key of {state.session} is {state.key or 'none'}, and this key store has "
+                f"{other} for it: that is the key of another server's session"
+            )
         try:
             await self._key_store.destroy(state.session)
         except KeyMissing:
@@ -138,6 +145,14 @@ class Eraser:
             reply = await store.erase_session(state.session, state.key)
         await self._key_store.settle(state.session)
         return "erased" if reply == "ok" else "already_erased"
+
+    async def _other_key(self, state: ErasureState) -> str:
+        """The id of the key in the store if it is not the session's; otherwise an empty text."""
+        try:
+            key = await self._key_store.get(state.session)
+        except KeyMissing:
+            return ""
+        return key.id if key.id != state.key else ""
 
     async def _state(self, session: str) -> ErasureState:
         """Read the state from the history. Raises NotFound if SessionOpened is not in it."""

@@ -78,7 +78,7 @@ async def erase(
             print_line(f"no session with a key has been closed for {older_than}")
         if eraser.unknown:
             keys_text = plural(eraser.unknown, "key")
-            notes().print(f"{keys_text} not destroyed: this server does not know their sessions")
+            notes().print(f"{keys_text} not destroyed: not the keys of this server's sessions")
         if count:
             await _rewrite(connection, options)
 

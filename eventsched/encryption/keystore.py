@@ -11,6 +11,8 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import shlex
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn, Protocol, TypeAlias, TypeVar
@@ -18,12 +20,15 @@ from typing import NoReturn, Protocol, TypeAlias, TypeVar
 from anyio import to_thread
 
 from eventsched.errors import KeyMissing, KeyStoreError
-from eventsched.private_files import make_private_folder
+from eventsched.private_files import make_private_folder, open_private
 from eventsched.schema.validation import check_id
 
 VARIABLE = "EVENTSCHED_KEYS"
 """The environment variable that names the key folder."""
 KEY_BYTES = 32
+_ZEROES = bytes(KEY_BYTES)
+"""Content of the file of a key that is being destroyed."""
+_OTHERS = stat.S_IRWXG | stat.S_IRWXO
 T = TypeVar("T")
 
 
@@ -34,7 +39,7 @@ class Key:
         secret: 32 random bytes.
 
     Raises:
-        ValueError: The secret has another length.
+        ValueError: The secret has another length, or is all zeroes.
     """
 
     __slots__ = ("id", "secret")
@@ -42,6 +47,8 @@ class Key:
     def __init__(self, secret: bytes) -> None:
         if len(secret) != KEY_BYTES:
             raise ValueError(f"{KEY_BYTES} bytes expected, got {len(secret)}")
+        if secret == _ZEROES:
+            raise ValueError("all bytes are zero, as of a destroyed key")
         self.secret = secret
         self.id = hashlib.sha256(b"eventsched key\0" + secret).hexdigest()[:16]
 
@@ -106,14 +113,35 @@ def find_key_store(keys: AnyKeys | None) -> KeyStore | None:
     return KeyFolder(keys) if isinstance(keys, str | os.PathLike) else keys
 
 
+class KeyFolderMissing(KeyStoreError):
+    """Raised when the folder of a key store does not exist: no key was ever put into it."""
+
+
+async def has_key(keys: KeyStore | None, session: str) -> bool:
+    """Whether the store has the session's key.
+
+    Then only what this key has encrypted is authentic: plain data of the session is not of its
+    producer or a node. Raises KeyStoreError.
+    """
+    if keys is None:
+        return False
+    try:
+        await keys.get(session)
+    except (KeyMissing, KeyFolderMissing):
+        return False
+    return True
+
+
 class KeyFolder:
     """A key store in a folder: one file for each key, readable by its owner alone.
 
-    `<session>.key` has the 32 bytes. An empty `<session>.destroyed` replaces it until `settle`.
+    `<session>.key` has the 32 bytes. An empty `<session>.destroyed` replaces it until `settle`. A
+    crash at any point leaves the key, or the mark that it is destroyed.
 
     Args:
         path: The folder. The first `put` creates it with mode 700. Every method raises
-            KeyStoreError if other users have access to it.
+            KeyStoreError if the folder is open to other users, or if it or the file of the key is
+            a link or belongs to another user.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -140,7 +168,7 @@ class KeyFolder:
 
     async def settle(self, session: str) -> None:
         """Remove the tombstone, if there is one."""
-        await _in_thread(lambda: self._tombstone(session).unlink(missing_ok=True))
+        await _in_thread(lambda: self._settle(session))
 
     async def sessions(self) -> list[str]:
         """Return the full ids of sessions with a key or a tombstone, sorted."""
@@ -153,7 +181,10 @@ class KeyFolder:
 
         Raises FileExistsError if the session has a key; `put` turns it into KeyStoreError.
         """
+        is_new = not self.path.exists()
         make_private_folder(self.path)
+        if is_new:
+            _sync(self.path.parent)
         self._check_private()
         path = self._path(session)
         draft = path.with_suffix(f".{secrets.token_hex(8)}.new")
@@ -166,30 +197,44 @@ class KeyFolder:
 
     def _get(self, session: str) -> Key:
         self._check_private()
-        path = self._path(session)
+        path, is_marked = self._path(session), _exists(self._tombstone(session))
         try:
-            return Key(path.read_bytes())
+            secret = _read_key(path)
         except FileNotFoundError:
-            state = "is destroyed" if self._tombstone(session).exists() else "does not exist"
-            raise KeyMissing(f"the key of {session} {state}: key store {self.path}") from None
+            secret = None
+        if secret is None or (secret == _ZEROES and is_marked):
+            state = "is destroyed" if is_marked else "does not exist"
+            raise KeyMissing(f"the key of {session} {state}: key store {self.path}")
+        try:
+            return Key(secret)
         except ValueError as error:
             raise KeyStoreError(f"{path} is no key: {error}") from None
 
     def _destroy(self, session: str) -> None:
         self._check_private()
         path, tombstone = self._path(session), self._tombstone(session)
-        if not path.exists():
-            if tombstone.exists():
+        if not _exists(path):
+            if _exists(tombstone):
                 return
             raise KeyMissing(
                 f"no key of {session} in {self.path}: did the session use another key store?"
             )
-        tombstone.touch(mode=0o600)
-        with path.open("r+b") as file:  # overwrites the blocks, if the file system does
-            file.write(bytes(KEY_BYTES))
+        # The mark is on disk before the key is damaged: a crash leaves one or the other.
+        os.close(open_private(tombstone, os.O_WRONLY | os.O_CREAT))
+        _sync(self.path)
+        with os.fdopen(open_private(path, os.O_RDWR), "r+b") as file:
+            file.write(_ZEROES)  # overwrites the blocks, if the file system does
+            file.flush()
             os.fsync(file.fileno())
         path.unlink()
         _sync(self.path)
+
+    def _settle(self, session: str) -> None:
+        tombstone = self._tombstone(session)
+        if _exists(self.path):
+            self._check_private()
+            tombstone.unlink(missing_ok=True)
+            _sync(self.path)
 
     def _sessions(self) -> list[str]:
         self._check_private()
@@ -203,15 +248,45 @@ class KeyFolder:
         return self.path / f"{check_id('session', session)}.destroyed"
 
     def _check_private(self) -> None:
+        """Raise KeyStoreError unless the folder is this user's alone."""
         try:
-            mode = self.path.stat().st_mode
+            status = self.path.lstat()
         except FileNotFoundError:
-            raise KeyStoreError(f"no key store {self.path}: see {VARIABLE}") from None
-        if mode & 0o077:
+            raise KeyFolderMissing(f"no key store {self.path}: see {VARIABLE}") from None
+        if stat.S_ISLNK(status.st_mode):
+            target = shlex.quote(str(self.path.resolve()))
             raise KeyStoreError(
-                f"key store {self.path} is open to others (mode {mode & 0o777:o}): "
-                f"chmod 700 {self.path}"
+                f"key store {self.path} is a link: name the folder that it points to, {target}"
             )
+        if not stat.S_ISDIR(status.st_mode):
+            raise KeyStoreError(f"key store {self.path} is no folder: see {VARIABLE}")
+        if status.st_uid != os.geteuid():
+            raise KeyStoreError(
+                f"key store {self.path} belongs to user {status.st_uid}, not to the current user "
+                f"{os.geteuid()}: name a folder of your own, or run as its owner"
+            )
+        if status.st_mode & _OTHERS:
+            raise KeyStoreError(
+                f"key store {self.path} is open to others (mode {stat.S_IMODE(status.st_mode):o}): "
+                f"chmod 700 {shlex.quote(str(self.path))}"
+            )
+
+
+def _exists(path: Path) -> bool:
+    """Whether the name exists; a link exists even if its target does not."""
+    return os.path.lexists(path)
+
+
+def _read_key(path: Path) -> bytes:
+    """The bytes of a key file. Raises FileNotFoundError, KeyStoreError if it is no file of ours."""
+    try:
+        descriptor = open_private(path, os.O_RDONLY)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise KeyStoreError(f"{path} is no key: {error.strerror}") from None
+    with os.fdopen(descriptor, "rb") as file:
+        return file.read(KEY_BYTES + 1)
 
 
 async def _in_thread(function: Callable[[], T]) -> T:

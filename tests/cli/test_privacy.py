@@ -81,14 +81,14 @@ def test_the_option_takes_precedence_over_the_environment(system: System, tmp_pa
 def test_another_session_s_key_decrypts_nothing(system: System, tmp_path: Path) -> None:
     others = tmp_path / "others"
     others.mkdir(mode=0o700)
-    (others / f"{system.secret}.key").write_bytes(bytes(32))
+    other = Key(bytes([7]) * 32)
+    (others / f"{system.secret}.key").write_bytes(other.secret)
     done = run(system.data, "history", system.secret, "--keys", str(others), "--json")
     lines = json_lines_of(done)
     assert done.returncode == 0, done.stderr
     reasons = [line["undecodable"] for line in lines if "undecodable" in line]
     assert (
-        reasons
-        == [f"{system.secret}: no result text 0 es {24} encrypted with key {Key(bytes(32)).id}"] * 2
+        reasons == [f"{system.secret}: no result text 0 es {24} encrypted with key {other.id}"] * 2
     )
     assert "text" not in lines[-1]
 

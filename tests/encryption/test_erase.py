@@ -28,7 +28,7 @@ from eventsched.audit.erasure import (
 )
 from eventsched.audit.verify import Verifier
 from eventsched.client.client import Client, running_client
-from eventsched.encryption.keystore import KeyFolder
+from eventsched.encryption.keystore import Key, KeyFolder
 from eventsched.errors import ArchiveError, KeyMissing, NotFound
 from eventsched.history.reader import EventFilter, Reader
 from eventsched.history.source import HistorySource
@@ -310,6 +310,24 @@ async def test_a_session_that_cannot_be_erased_is_refused_and_unchanged(
             await other.erase(await other.find(closed))
         assert sorted(await key_store.sessions()) == sorted([running_one, closed])
         assert await erased(target, closed) == []
+
+
+async def test_the_key_of_another_server_s_session_is_not_destroyed(
+    own_server: LocalServer, tmp_path: Path, key_store: KeyFolder
+) -> None:
+    """A server that names a session like one of another server cannot have its key destroyed."""
+    async with erasure_system_of(own_server, tmp_path, key_store) as target:
+        session, _ = await target.talk(encrypt=True)
+        foreign = KeyFolder(tmp_path / "foreign")
+        key = Key.new()
+        await foreign.put(session, key)
+        eraser = Eraser(target.connection, foreign)
+        with pytest.raises(NotErasable, match=f"this key store has {key.id} for it"):
+            await eraser.erase(await eraser.find(session))
+        assert [state async for state in eraser.older_than(0, [session], lambda _: None)] == []
+        assert eraser.unknown == 1
+        assert (await foreign.get(session)).secret == key.secret
+        assert await erased(target, session) == []
 
 
 async def test_age_counts_from_the_close_and_unknown_sessions_are_skipped(
