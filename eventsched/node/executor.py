@@ -229,7 +229,8 @@ def result_of(job: Job, returned: Any) -> NodeResult:
             feature=returned.feature,
         )
     if not isinstance(returned, Result):
-        raise TypeError(f"a handler returns a Result, NoSpeech or JobError, not {returned!r:.80}")
+        kind = type(returned).__name__  # not the value: a log would show what was spoken
+        raise TypeError(f"a handler returns a Result, NoSpeech or JobError, not {kind}")
     if returned.is_blank:
         return NodeResult(job=job.key, attempt=job.attempt, status="no_speech", code=BLANK)
     body, audio = encode_result_of(job, returned)

@@ -318,7 +318,8 @@ def encode_outcome(outcome: Any) -> Ended:
     if isinstance(outcome, JobError):
         return Ended(failed=outcome.code, retryable=outcome.retryable, feature=outcome.feature)
     if not isinstance(outcome, Result):
-        raise TypeError(f"a handler returns a Result, NoSpeech or JobError, not {outcome!r:.80}")
+        kind = type(outcome).__name__  # not the value: a log would show what was spoken
+        raise TypeError(f"a handler returns a Result, NoSpeech or JobError, not {kind}")
     return Ended(
         Result(
             text=outcome.text,
