@@ -187,7 +187,8 @@ class SessionSuperseded(Refused):
 class Backpressure(Refused):
     """Raised when the cell refuses work for now; `eventsched status` shows the reason.
 
-    After an append, the field `accepted_bytes` is the number of bytes of audio that were stored.
+    After an append, the field `accepted_bytes` is the number of bytes of audio that count as
+    appended; append the rest later.
     """
 
     remedy = "try again after retry_after_ms; `eventsched status` shows the reason"
@@ -199,7 +200,7 @@ class Backpressure(Refused):
 
     @property
     def accepted_bytes(self) -> int:
-        """Number of bytes of an append's audio that are stored; 0 for other calls."""
+        """Number of bytes of an append's audio that count as appended; 0 for other calls."""
         return int(self.fields.get("accepted_bytes", "0"))
 
 

@@ -28,7 +28,7 @@ import msgspec
 import structlog
 
 from eventsched.client.subscription import OutboxEntry
-from eventsched.encryption.decrypt import load_cipher
+from eventsched.encryption.decrypt import check_plain, load_cipher, not_encrypted
 from eventsched.encryption.keystore import KeyStore
 from eventsched.errors import DecryptionError, InvalidMessage, KeyMissing, KeyStoreError
 from eventsched.schema import codec
@@ -95,7 +95,7 @@ class Result(_Numbered, frozen=True, kw_only=True):
     """Synthesised speech in any encoding that the listeners know, at most 512,000 bytes."""
     is_encrypted: bool = False
     """Text and audio could not be decrypted, for instance because their key is not in the key
-    store; they are left out."""
+    store, or were not encrypted in a session that has a key; they are left out."""
     is_unreadable: bool = False
     """The node sent a text in an unknown form; a log line names the remedy."""
 
@@ -179,18 +179,26 @@ Outcome: TypeAlias = FinalOutcome | Partial | Truncated
 """What `Session.results` yields. Each class names its outcome by a word in `outcome`."""
 
 
-async def read_outcome(entry: OutboxEntry, keys: KeyStore | None) -> Outcome:
+async def read_outcome(
+    entry: OutboxEntry, keys: KeyStore | None, encrypted_session: str = ""
+) -> Outcome:
     """The outcome in an entry of an outbox, decrypted if the key store has the speaker's key.
 
     A text that cannot be decrypted or read is left out, and the outcome says so: an exception here
-    would keep the listener from all later outcomes.
+    would keep the listener from all later outcomes. So is a text that is not encrypted although its
+    session has a key: it is not the text of a node with the key.
+
+    Args:
+        entry: The entry.
+        keys: The key store of the listener.
+        encrypted_session: Full id of the listener's own session, if that is encrypted.
     """
     if entry.kind == "truncated":
         return Truncated(id=entry.id)
     data, code = entry.data, entry.data.get("code", "")
     fields = {"id": entry.id} | {name: data[name] for name in ("session", "utterance", "target")}
     if entry.kind == "partial":
-        body = await _read_body(entry, keys)
+        body = await _read_body(entry, keys, encrypted_session)
         return Partial(
             **fields,
             text=body.text.text,
@@ -207,7 +215,7 @@ async def read_outcome(entry: OutboxEntry, keys: KeyStore | None) -> Outcome:
             return Failed(**fields, code=code)
         case "missing":
             return Missing(**fields)
-    body = await _read_body(entry, keys)
+    body = await _read_body(entry, keys, encrypted_session)
     return Result(
         **fields,
         text=body.text.text,
@@ -228,10 +236,10 @@ class _Body(NamedTuple):
     is_unreadable: bool = False
 
 
-async def _read_body(entry: OutboxEntry, keys: KeyStore | None) -> _Body:
+async def _read_body(entry: OutboxEntry, keys: KeyStore | None, encrypted_session: str) -> _Body:
     session = entry.data["session"]
     try:
-        return await _decrypt(entry, keys)
+        return await _decrypt(entry, keys, encrypted_session)
     except (KeyMissing, KeyStoreError, DecryptionError) as error:
         log.warning("text not decrypted", session=session, entry=entry.id, error=str(error))
         return _Body(is_encrypted=True)
@@ -246,9 +254,12 @@ async def _read_body(entry: OutboxEntry, keys: KeyStore | None) -> _Body:
         return _Body(is_unreadable=True)
 
 
-async def _decrypt(entry: OutboxEntry, keys: KeyStore | None) -> _Body:
+async def _decrypt(entry: OutboxEntry, keys: KeyStore | None, encrypted_session: str) -> _Body:
     data, text = entry.data, codec.decode_text(entry.body)
     if not text.encrypted:
+        if data["session"] == encrypted_session:
+            raise not_encrypted(encrypted_session)
+        await check_plain(keys, data["session"])
         return _Body(text, entry.audio)
     cipher = await load_cipher(keys, data["session"])
     what: ResultKind = "partial" if entry.kind == "partial" else "result"

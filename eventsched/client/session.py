@@ -113,7 +113,8 @@ class Session:
 
         Args:
             audio: PCM16 bytes; for an Opus session a list of packets, or bytes in which each
-                packet is preceded by its length as a big-endian 16-bit integer.
+                packet is preceded by its length as a big-endian 16-bit integer. Empty audio sends
+                what waits from earlier calls; it is malformed if nothing waits.
             end_of_utterance: The utterance ends with this audio. Then the audio may be shorter
                 than 20 ms, or empty.
 
@@ -124,9 +125,10 @@ class Session:
             InvalidMessage: The audio is not what the session takes; nothing was sent.
             ChunkTooLarge: A packet has more than 65,536 bytes; nothing was sent.
             Backpressure: The cell, the tenant or the server takes no more for now. So much of the
-                audio as `accepted_bytes` says is stored; append the rest after `retry_after_ms`.
-                Also raised, with nothing stored, while more than 32 MiB of audio wait for a
-                server that is away.
+                audio as `accepted_bytes` says is appended; append the rest, which may be empty,
+                after `retry_after_ms`. In an encrypted session all of it is appended, and what is
+                not stored yet is sent before anything else. Also raised, with nothing stored, while
+                more than 32 MiB of audio wait for a server that is away.
             SessionClosedError: The session is closing or closed.
             SessionSuperseded: Another producer has resumed the session.
             SessionUnknown: The records of the session are deleted.
@@ -134,13 +136,16 @@ class Session:
                 anything else, as after a cancelled call.
         """
         bytes_max = chunks.CHUNK_BYTES_MAX - (self._cipher.overhead_bytes if self._cipher else 0)
-        pieces = chunks.split_audio(
-            audio,
-            self.encoding,
-            self.sample_rate,
-            end_of_utterance=end_of_utterance,
-            bytes_max=bytes_max,
-        )
+        pieces: list[AudioChunk] = []
+        is_empty = isinstance(audio, bytes | bytearray | list | tuple) and not audio
+        if not is_empty or end_of_utterance or not self._buffer:
+            pieces = chunks.split_audio(
+                audio,
+                self.encoding,
+                self.sample_rate,
+                end_of_utterance=end_of_utterance,
+                bytes_max=bytes_max,
+            )
         try:
             await self._turn.acquire()
         except anyio.get_cancelled_exc_class():
@@ -158,7 +163,9 @@ class Session:
                 raise
         finally:
             self._turn.release()
-        return _merged(receipts[earlier : earlier + len(accepted)])
+        if not accepted:
+            return _merged(receipts, self._utterance)
+        return _merged(receipts[earlier : earlier + len(accepted)], self._utterance)
 
     def _accept(self, pieces: Sequence[AudioChunk], *, end_of_utterance: bool) -> list[Chunk]:
         """The audio counts as appended once it is in the buffer."""
@@ -214,10 +221,13 @@ class Session:
     def _withdraw(self, accepted: Sequence[Chunk]) -> int:
         """The chunks of a refused call that are still pending were not appended after all.
 
-        Chunks that an earlier call left pending stay: they count as appended. Returns how many
-        bytes of the call's audio are stored.
+        Chunks that an earlier call left pending stay: they count as appended. So do those of an
+        encrypted session. They have been sent, and other audio under their numbers would give the
+        server a choice between two ciphertexts that both decrypt. Returns how many bytes of the
+        call's audio are stored, or stay.
         """
-        self._buffer.withdraw(accepted[0].seq)
+        if accepted and self._cipher is None:
+            self._buffer.withdraw(accepted[0].seq)
         stored = [chunk for chunk in accepted if chunk.seq < self._buffer.next_seq]
         return sum(map(self._bytes_of, stored))
 
@@ -310,7 +320,8 @@ class Session:
         if after is not None:
             self._taken = after if isinstance(after, str) else after.id
             self._subscribe(self._taken)
-        return Results(self._next_entry, self._keys, partials=partials)
+        own = self.id if self._cipher is not None else ""
+        return Results(self._next_entry, self._keys, encrypted_session=own, partials=partials)
 
     async def _next_entry(self) -> OutboxEntry | None:
         """The next entry of the outbox; none after the session's end."""
@@ -460,10 +471,12 @@ class Results:
         next_entry: Callable[[], Awaitable[OutboxEntry | None]],
         keys: KeyStore | None,
         *,
+        encrypted_session: str,
         partials: bool,
     ) -> None:
         self._next_entry = next_entry
         self._keys = keys
+        self._encrypted_session = encrypted_session
         self._kinds = {"result", "truncated", "partial"} if partials else {"result", "truncated"}
 
     def __aiter__(self) -> Results:
@@ -475,14 +488,15 @@ class Results:
             if entry is None:
                 raise StopAsyncIteration
             if entry.kind in self._kinds:
-                return await read_outcome(entry, self._keys)
+                return await read_outcome(entry, self._keys, self._encrypted_session)
 
 
-def _merged(receipts: Sequence[Receipt]) -> Receipt:
-    """One receipt for several chunks."""
+def _merged(receipts: Sequence[Receipt], utterance: int) -> Receipt:
+    """One receipt for several chunks; `utterance` is the current one if there are none."""
     finalized = tuple(number for receipt in receipts for number in receipt.finalized)
     is_new = any(receipt.status == "ok" for receipt in receipts)
-    return Receipt("ok" if is_new else "duplicate", receipts[-1].utterance, finalized)
+    last = receipts[-1].utterance if receipts else utterance
+    return Receipt("ok" if is_new else "duplicate", last, finalized)
 
 
 def _check_position(after: str) -> None:

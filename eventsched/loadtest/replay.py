@@ -134,6 +134,7 @@ class Replay:
             try:
                 await session.append(payload, end_of_utterance=end_of_utterance)
             except Backpressure as refused:
+                payload = payload[refused.accepted_bytes :]
                 await anyio.sleep(refused.retry_after_ms / 1000)
                 continue
             self.record.chunks += 1

@@ -16,8 +16,8 @@ import structlog
 
 from eventsched.audio.chunks import SAMPLE_BYTES, Format, pcm_bytes, split_opus
 from eventsched.client.results import Result, encode_result
-from eventsched.encryption.decrypt import load_cipher
-from eventsched.encryption.keystore import KeyStore
+from eventsched.encryption.decrypt import load_cipher, not_encrypted
+from eventsched.encryption.keystore import KeyStore, has_key
 from eventsched.errors import DecryptionError, KeyMissing, KeyStoreError, MissingDependencyError
 from eventsched.schema import codec
 from eventsched.schema.events import AudioChunkAppended, ContextText, Event, Text
@@ -221,9 +221,15 @@ class Job(_Facts):
             low = f"({entries[-1][0]}"
 
     def _decrypt(self, cipher: SessionCipher, chunks: list[Event]) -> list[bytes]:
-        """The payloads. A chunk decrypts with its own number only; none may be missing."""
+        """The payloads. A chunk decrypts with its own number only; none may be missing or emptied.
+
+        An empty chunk is not encrypted, so it is accepted only where it takes nothing from the
+        audio: before the first chunk with audio, and at the end, as `end_of_utterance` sends it.
+        """
         numbers = [chunk.data.seq for chunk in chunks if isinstance(chunk.data, AudioChunkAppended)]
-        if numbers != list(range(numbers[0], numbers[0] + len(chunks))):
+        sizes = [len(chunk.body) for chunk in chunks]
+        first = next((at for at, size in enumerate(sizes) if size), 0)
+        if numbers != list(range(numbers[0], numbers[0] + len(chunks))) or 0 in sizes[first:-1]:
             raise JobError("AUDIO_UNREADABLE")
         try:
             return [
@@ -330,16 +336,24 @@ class BlockingJob(_Facts):
 async def prepare(job: Job, keys: KeyStore | None) -> None:
     """Decrypt the context of a job, and let it decrypt its audio. Call it before the handler.
 
-    Raises JobError (KEY_MISSING, retryable: another node may have the key).
+    Raises JobError: KEY_MISSING (retryable: another node may have the key); AUDIO_UNREADABLE if the
+    assignment says that the session is not encrypted, although it has a key.
     """
     key_id = job._assignment.key
-    if key_id:
-        try:
+    try:
+        if key_id:
             job._cipher = await load_cipher(keys, job.session, key_id)
-        except (KeyMissing, KeyStoreError, MissingDependencyError) as error:
-            log.error("no key", session=job.session, job=job.key, error=str(error))
-            raise JobError("KEY_MISSING", retryable=True) from error
+        elif await has_key(keys, job.session):
+            log.error("not encrypted, although the session has a key", **_names_of(job))
+            raise JobError("AUDIO_UNREADABLE")
+    except (KeyMissing, KeyStoreError, MissingDependencyError) as error:
+        log.error("no key", **_names_of(job), error=str(error))
+        raise JobError("KEY_MISSING", retryable=True) from error
     job.context = context_of(job._context_body, job._cipher, job.target)
+
+
+def _names_of(job: Job) -> dict[str, str]:
+    return {"session": job.session, "job": job.key}
 
 
 async def load_audio(job: Job) -> BlockingJob:
@@ -364,11 +378,17 @@ def _silence(job: _Facts) -> bytes:
 def context_of(
     body: bytes, cipher: SessionCipher | None, target: str
 ) -> list[tuple[str, str | None]]:
-    """The context in the body of an assignment, without parts that cannot be decrypted or read."""
+    """The context in the body of an assignment, without parts that cannot be decrypted or read.
+
+    In an encrypted session a part that is not encrypted is left out as well.
+    """
     texts: list[tuple[str, str | None]] = []
     for part in _CONTEXT.decode(body) if body else ():
-        if not part.encrypted:
+        if not part.encrypted and cipher is None:
             texts.append((part.source_text, part.text))
+        elif not part.encrypted and cipher is not None:
+            error_text = str(not_encrypted(cipher.session))
+            log.error("context not readable", session=cipher.session, error=error_text)
         elif cipher is not None:
             encrypted = Text(encrypted=part.encrypted, characters=part.characters)
             try:
