@@ -212,15 +212,16 @@ class ArchiveFolder:
 
     @classmethod
     def open_or_create(cls, path: Path, key_path: Path | None) -> tuple[ArchiveFolder, SigningKey]:
-        """Open an archive and its key; create both in an empty folder. Raises ArchiveError."""
+        """Open an archive and its key; create both in an empty folder. Raises ArchiveError.
+
+        Processes that create the same archive at the same time get the same key.
+        """
         key_path = key_path or path.with_name(f"{path.resolve().name}.key")
         if (path / PUBLIC).is_file():
             return _with_key(cls.open(path), key_path)
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if path.exists() and not _may_become_archive(path):
             raise ArchiveError(f"{path} is no archive and not empty: choose another folder")
-        key = SigningKey.read(key_path) if key_path.exists() else SigningKey.generate()
-        if not key_path.exists():
-            key.write(key_path)
+        key = SigningKey.read_or_create(key_path)
         make_private_folder(path)
         _create(path / PUBLIC, public_line(key.public))
         return _with_key(cls.open(path), key_path)
@@ -235,6 +236,11 @@ class ArchiveFolder:
     def cell(self, name: str) -> CellFolder:
         """The folder of a cell; it may not exist yet."""
         return self._cells.setdefault(name, CellFolder(self.path / name))
+
+
+def _may_become_archive(path: Path) -> bool:
+    """Whether the folder is empty, or has only what another process is creating now."""
+    return path.is_dir() and all(name == PUBLIC or name.endswith(PART) for name in os.listdir(path))
 
 
 def _with_key(folder: ArchiveFolder, key_path: Path) -> tuple[ArchiveFolder, SigningKey]:

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import os
 from base64 import b64decode, b64encode
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eventsched.errors import ArchiveError, require_packages
-from eventsched.private_files import make_private_folder
+from eventsched.private_files import make_private_folder, private_file
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -53,17 +54,42 @@ class SigningKey:
             raise ArchiveError(f"{path} holds no Ed25519 private key")
         return cls(key)
 
+    @classmethod
+    def read_or_create(cls, path: Path) -> SigningKey:
+        """Read the key; without a file, create it. Concurrent callers get the same key."""
+        if not path.exists():
+            with suppress(FileExistsError):  # another process was first
+                cls.generate()._create(path)
+        return cls.read(path)
+
     def write(self, path: Path) -> None:
         """Write the key for its owner only. Raises ArchiveError if the file exists."""
-        make_private_folder(path.parent)
         try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            self._create(path)
+        except FileExistsError as error:
+            raise ArchiveError(f"cannot create the key {path}: {error.strerror}") from error
+
+    def _create(self, path: Path) -> None:
+        """Create the file for its owner only."""
+        try:
+            make_private_folder(path.parent)
+            self._write_whole(path)
+        except FileExistsError:
+            raise
         except OSError as error:
             raise ArchiveError(f"cannot create the key {path}: {error.strerror}") from error
-        with os.fdopen(descriptor, "wb") as file:
+
+    def _write_whole(self, path: Path) -> None:
+        """Create the file with its whole content: no process reads a part of a key."""
+        part = path.with_name(f"{path.name}.{os.getpid()}.part")
+        with private_file(part) as file:
             file.write(self._pem())
             file.flush()
             os.fsync(file.fileno())
+        try:
+            os.link(part, path)
+        finally:
+            part.unlink()
 
     def _pem(self) -> bytes:
         formats = _serialization()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -295,6 +297,31 @@ def test_a_folder_that_is_no_archive_is_not_changed(tmp_path: Path) -> None:
     assert sums(tmp_path) == {"mine/letter": sha256(b"dear").hexdigest()}
     with pytest.raises(ArchiveError, match="no folder"):
         ArchiveFolder.open(tmp_path / "nowhere")
+
+
+def test_processes_that_create_an_archive_at_the_same_time_share_its_key(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from eventsched.archive.layout import ArchiveFolder;"
+        "sys.stdin.readline();"
+        "print(ArchiveFolder.open_or_create(Path(sys.argv[1]), None)[1].public.hex())"
+    )
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path / "new")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(4)
+    ]
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("begin\n")
+        process.stdin.flush()
+    keys = {process.communicate(timeout=60)[0] for process in processes}
+    assert [process.returncode for process in processes] == [0, 0, 0, 0]
+    assert keys == {f"{ArchiveFolder.open(tmp_path / 'new').public.hex()}\n"}
+    assert sorted(os.listdir(tmp_path)) == ["new", "new.key"]
 
 
 def test_a_key_of_another_archive_is_refused(tmp_path: Path) -> None:
