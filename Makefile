@@ -79,9 +79,10 @@ soak: $(STAMP)  ## Measure memory over conversations, then with a dead archiver:
 	@$(BIN)/python -m tests.soak.run --minutes $(SOAK_MINUTES)
 
 MINUTES ?= 5
+TOPOLOGY ?= standalone
 CHAOS_SERVER ?= embedded
-chaos: $(STAMP)  ## Run real processes under faults: SEED=7 MINUTES=5 TRACES=DIR CHAOS_SERVER=path
-	@$(BIN)/python -m tests.chaos.run --seed $(or $(SEED),1) --minutes $(MINUTES) --server $(CHAOS_SERVER) $(if $(TRACES),--traces $(TRACES)) $(ARGS)
+chaos: $(STAMP)  ## Run real processes under faults: SEED=7 MINUTES=5 TOPOLOGY=pair|cluster TRACES=DIR
+	@$(BIN)/python -m tests.chaos.run --seed $(or $(SEED),1) --minutes $(MINUTES) --topology $(TOPOLOGY) --server $(CHAOS_SERVER) $(if $(TRACES),--traces $(TRACES)) $(ARGS)
 
 mutants: $(STAMP)  ## List changes of the code that no test notices: SEED=2
 	@$(BIN)/python -m tests.mutants.run $(if $(SEED),--seed $(SEED)) $(ARGS)

@@ -60,6 +60,7 @@ class LocalServer:
         folder: the data folder of the server.
         binary: the server program; the default is the one that `find` returns.
         is_cluster: whether the server is a cluster of its own with all hash slots.
+        has_port: whether the server listens on a loopback port, which other servers can reach.
         durable: whether acknowledged writes survive `kill`.
         options: further options of the server.
     """
@@ -70,6 +71,7 @@ class LocalServer:
         binary: Binary | None = None,
         *,
         is_cluster: bool = False,
+        has_port: bool = False,
         durable: bool = False,
         options: Mapping[str, str] | None = None,
     ) -> None:
@@ -78,7 +80,7 @@ class LocalServer:
         self.is_cluster = is_cluster
         self.pid = 0
         make_private_folder(folder)
-        self.url, listening = _cluster_address() if is_cluster else listen_in(folder)
+        self.url, listening = _address(folder, is_cluster=is_cluster, has_port=has_port)
         self.options = listening | (_DURABLE if durable else _VOLATILE) | dict(options or {})
         self._users = FileLock(folder / watchdog.USERS)
 
@@ -164,18 +166,25 @@ class LocalServer:
         self.stop()
 
 
-def _cluster_address() -> tuple[str, dict[str, str]]:
-    """Return a loopback address; cluster clients cannot use a unix socket."""
+def _address(folder: Path, *, is_cluster: bool, has_port: bool) -> tuple[str, dict[str, str]]:
+    """Return an address as a URL and as the server's options.
+
+    Servers reach each other, and clients reach a cluster, only on ports.
+    """
+    if not (is_cluster or has_port):
+        return listen_in(folder)
     port, bus = map(str, free_ports(2))
-    return f"redis://127.0.0.1:{port}", {
-        "port": port,
-        "bind": "127.0.0.1",
+    options = {"port": port, "bind": "127.0.0.1", "repl-diskless-sync-delay": "0"}
+    return f"redis://127.0.0.1:{port}", options | (_cluster_options(bus) if is_cluster else {})
+
+
+def _cluster_options(bus: str) -> dict[str, str]:
+    return {
         "cluster-enabled": "yes",
         "cluster-port": bus,
         "cluster-announce-ip": "127.0.0.1",
         "cluster-node-timeout": "1000",
         "cluster-require-full-coverage": "no",
-        "repl-diskless-sync-delay": "0",
     }
 
 
@@ -195,10 +204,17 @@ class LocalCluster:
     is_cluster = True
 
     def __init__(
-        self, folder: Path, binary: Binary | None = None, *, durable: bool = False
+        self,
+        folder: Path,
+        binary: Binary | None = None,
+        *,
+        durable: bool = False,
+        options: Mapping[str, str] | None = None,
     ) -> None:
         servers: list[LocalServer] = [
-            ClusterMember(folder / f"node{number}", binary, is_cluster=True, durable=durable)
+            ClusterMember(
+                folder / f"node{number}", binary, is_cluster=True, durable=durable, options=options
+            )
             for number in range(6)
         ]
         self.primaries, self.replicas = servers[:3], servers[3:]

@@ -1,70 +1,104 @@
-"""What goes wrong, when, and to whom: all of it drawn from the seed before the run begins.
+"""The plan of a run: which fault occurs when, drawn from the seed before the run begins.
 
-Owns: the kinds of fault, the plan of a run, doing each of them and undoing it.
-Never does: judge. Read next: fleet.py, proxy.py.
+Owns: the kinds of faults, their weights, the topologies in which they can occur, the plan.
+Must not: cause a fault, or judge. Read next: injector.py.
 
-A plan is the same for the same seed and length. What it meets is not: processes run in real time.
+The plan is the same for the same seed, length and kinds. Its effects are not: processes run in
+real time.
 """
 
 from __future__ import annotations
 
-import signal
-from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from random import Random
 
-import anyio
-import anyio.to_thread
-import structlog
-
-from eventsched.server.testing import LocalServer
-from tests.chaos.fleet import ROLES, Fleet, Member
-from tests.chaos.proxy import Proxy
-
-log = structlog.get_logger("chaos")
-
 GAP_S = 1.6
-"""Faults begin so far apart, on average; they overlap."""
-KINDS: dict[str, int] = {
+"""The mean time between the beginnings of two faults; faults overlap."""
+PROCESS_KINDS = {
     "kill_role": 10,
     "freeze_role": 8,
     "kill_node": 8,
     "freeze_node": 7,
     "twin_node": 3,
-    "restart_server": 5,
-    "freeze_server": 2,
-    "storm": 8,
-    "lag": 5,
+}
+NETWORK_KINDS = {
+    "cuts": 8,
+    "delay": 5,
     "blackout": 4,
     "stall": 3,
 }
-"""Weights: how often each is drawn beside the others."""
+SERVER_KINDS = {
+    "restart_server": 5,
+    "freeze_server": 2,
+    "busy_script": 2,
+    "flush_functions": 2,
+    "memory": 2,
+    "narrow_access": 2,
+    "rotate_password": 2,
+    "unblock": 4,
+}
+REPLICA_KINDS = {
+    "failover": 4,
+    "rolling_restart": 1,
+}
+CLUSTER_KINDS = {
+    "move_slot": 4,
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One thing that goes wrong."""
+    """One fault of a plan."""
 
     at_s: float
     kind: str
     pick: float
-    """Chooses whom: 0 to 1."""
+    """Chooses the process, proxy or server that the fault affects: 0 to 1."""
     seconds: float
     strength: float
+    """0 to 1; chooses among the variants of a kind."""
 
 
-def plan(seed: int, length_s: float) -> list[Fault]:
-    """Everything that goes wrong, in order of time; each kind comes before any comes again."""
+def kinds_of(topology: str) -> dict[str, int]:
+    """The kinds that can occur in this topology, with their weights."""
+    kinds = PROCESS_KINDS | NETWORK_KINDS | SERVER_KINDS
+    if topology in ("pair", "cluster"):
+        kinds |= REPLICA_KINDS
+    if topology == "cluster":
+        kinds |= CLUSTER_KINDS
+    return kinds
+
+
+def choose_kinds(topology: str, names: str) -> dict[str, int]:
+    """The named kinds with their weights; all kinds of the topology if no name is given.
+
+    Args:
+        topology: the topology of the run.
+        names: names of kinds, separated by commas.
+    """
+    kinds = kinds_of(topology)
+    if not names:
+        return kinds
+    unknown = set(names.split(",")) - set(kinds)
+    if unknown:
+        raise SystemExit(f"no kinds {', '.join(unknown)} in {topology}; of {', '.join(kinds)}")
+    return {name: kinds[name] for name in names.split(",")}
+
+
+def plan(
+    seed: int, length_s: float, weights: Mapping[str, int], gap_s: float = GAP_S
+) -> list[Fault]:
+    """All faults of a run, in order of time; each kind occurs before any kind occurs again."""
     rng = Random(f"faults-{seed}")
-    kinds = list(KINDS)
+    kinds = list(weights)
     rng.shuffle(kinds)
     faults, at_s = list[Fault](), rng.uniform(0.5, 1.5)
     while at_s < length_s:
-        kind = kinds.pop() if kinds else rng.choices(list(KINDS), list(KINDS.values()))[0]
+        kind = kinds.pop() if kinds else rng.choices(list(weights), list(weights.values()))[0]
         seconds = _length(kind, rng)
         faults.append(Fault(at_s, kind, rng.random(), seconds, rng.random()))
-        at_s += rng.expovariate(1 / GAP_S)
+        at_s += rng.expovariate(1 / gap_s)
     return faults
 
 
@@ -82,147 +116,11 @@ def _length(kind: str, rng: Random) -> float:
             return rng.choice([rng.uniform(0.1, 2.0), rng.uniform(5.2, 6.5)])
         case "blackout":
             return rng.uniform(0.2, 4.0)
-        case "storm" | "lag":
+        case "cuts" | "delay":
             return rng.uniform(1.0, 6.0)
+        case "narrow_access" | "rotate_password" | "memory" | "move_slot":
+            return rng.uniform(1.0, 5.0)
+        case "busy_script":
+            return rng.choice([rng.uniform(0.3, 1.0), rng.uniform(1.0, 6.0)])
         case _:
             return 0.0
-
-
-class Mischief:
-    """Does what a plan says, to a fleet, its wires and the server."""
-
-    def __init__(self, fleet: Fleet, proxies: Sequence[Proxy], server: LocalServer) -> None:
-        self._fleet = fleet
-        self._proxies = proxies
-        self._server = server
-        self._server_turn = anyio.Lock()
-        self.done: Counter[str] = Counter()
-        self._ways: dict[str, Callable[[Fault], Awaitable[None]]] = {
-            "kill_role": self._kill,
-            "freeze_role": self._freeze,
-            "kill_node": self._kill,
-            "freeze_node": self._freeze,
-            "twin_node": self._twin,
-            "restart_server": self._restart_server,
-            "freeze_server": self._freeze_server,
-            "storm": self._storm,
-            "lag": self._lag,
-            "blackout": self._blackout,
-            "stall": self._stall,
-        }
-
-    async def run(self, faults: Sequence[Fault]) -> None:
-        """All has been done and undone when this returns."""
-        begins = anyio.current_time()
-        async with anyio.create_task_group() as tasks:
-            for fault in faults:
-                await anyio.sleep(max(0.0, begins + fault.at_s - anyio.current_time()))
-                tasks.start_soon(self._do, fault)
-
-    async def _do(self, fault: Fault) -> None:
-        log.info("fault", kind=fault.kind, at_s=round(fault.at_s, 1), s=round(fault.seconds, 1))
-        await self._ways[fault.kind](fault)
-
-    # --- processes ------------------------------------------------------------------------------
-
-    def _picked(self, fault: Fault) -> Member | None:
-        """One that no other fault is at, and that runs; none when there is no such."""
-        kinds: Sequence[str] = ROLES if fault.kind.endswith("role") else ("node",)
-        free = [
-            one
-            for one in self._fleet.members
-            if one.kind in kinds and one.is_running and not one.is_busy
-        ]
-        if not free:
-            self.done["nobody left for " + fault.kind] += 1
-            return None
-        return free[int(fault.pick * len(free))]
-
-    async def _kill(self, fault: Fault) -> None:
-        member = self._picked(fault)
-        if member is not None:
-            self.done[f"killed {member.kind}"] += 1
-            self._fleet.kill(member)
-
-    async def _freeze(self, fault: Fault) -> None:
-        member = self._picked(fault)
-        if member is None:
-            return
-        self.done[f"froze {member.kind}"] += 1
-        await self._frozen(member, fault.seconds)
-
-    async def _frozen(self, member: Member, seconds: float) -> None:
-        member.is_busy = True
-        try:
-            member.send(signal.SIGSTOP)
-            await anyio.sleep(seconds)
-        finally:
-            member.send(signal.SIGCONT)
-            member.is_busy = False
-
-    async def _twin(self, fault: Fault) -> None:
-        """The node freezes, a new process takes its name, the old one wakes up beside it."""
-        member = self._picked(fault)
-        if member is None:
-            return
-        self.done["froze node and started its twin"] += 1
-        twin = self._fleet.add_twin(member)
-        await self._frozen(member, fault.seconds)
-        await anyio.sleep(2.0)  # both run: the older is told, ends, and its successor comes
-        self._fleet.kill(twin)
-
-    # --- the server -----------------------------------------------------------------------------
-
-    async def _restart_server(self, fault: Fault) -> None:
-        async with self._server_turn:
-            self.done["restarted server"] += 1
-            await anyio.to_thread.run_sync(self._server.kill)
-            await anyio.sleep(fault.seconds)
-            await anyio.to_thread.run_sync(self._server.start)
-
-    async def _freeze_server(self, fault: Fault) -> None:
-        async with self._server_turn:
-            self.done["froze server"] += 1
-            self._server.pause()
-            try:
-                await anyio.sleep(fault.seconds)
-            finally:
-                self._server.resume()
-
-    # --- the wires ------------------------------------------------------------------------------
-
-    def _wire(self, fault: Fault) -> Proxy:
-        return self._proxies[int(fault.pick * len(self._proxies))]
-
-    async def _storm(self, fault: Fault) -> None:
-        """Connections are cut before and after the server has acted, and in the middle of words."""
-        proxy = self._wire(fault)
-        self.done[f"storm at {proxy.name}"] += 1
-        weather = proxy.weather
-        weather.cut_before = weather.cut_after = 0.002 + 0.02 * fault.strength
-        weather.cut_amid = weather.cut_after / 2
-        await anyio.sleep(fault.seconds)
-        weather.cut_before = weather.cut_after = weather.cut_amid = 0.0
-
-    async def _lag(self, fault: Fault) -> None:
-        proxy = self._wire(fault)
-        self.done[f"lag at {proxy.name}"] += 1
-        proxy.weather.delay_s = 0.002 + 0.08 * fault.strength
-        await anyio.sleep(fault.seconds)
-        proxy.weather.delay_s = 0.0
-
-    async def _blackout(self, fault: Fault) -> None:
-        proxy = self._wire(fault)
-        self.done[f"blackout at {proxy.name}"] += 1
-        proxy.weather.is_open = False
-        proxy.cut_all()
-        await anyio.sleep(fault.seconds)
-        proxy.weather.is_open = True
-
-    async def _stall(self, fault: Fault) -> None:
-        """Bytes stay in the wire; some stay there for longer than the clients' patience."""
-        proxy = self._wire(fault)
-        self.done[f"stall at {proxy.name}"] += 1
-        proxy.weather.flows = False
-        await anyio.sleep(fault.seconds)
-        proxy.weather.flows = True

@@ -1,7 +1,7 @@
-"""The processes of a chaos run, and a supervisor that starts again whatever ends.
+"""The processes of a run, and a supervisor that starts each ended process again.
 
-Owns: starting, killing, freezing; noticing a process that ended although nobody ended it.
-Never does: choose whom (faults.py).
+Owns: starting, killing; noticing a process that ended although the run did not end it.
+Must not: choose a process (process_faults.py).
 """
 
 from __future__ import annotations
@@ -22,31 +22,41 @@ import anyio
 from eventsched.subprocesses import die_with_parent
 from tests.chaos.worker import SUPERSEDED
 
-Kind = Literal["dispatcher", "projector", "timer", "node"]
-ROLES: tuple[Kind, ...] = ("dispatcher", "projector", "timer")
+Kind = Literal["dispatcher", "projector", "timer", "archiver", "node"]
+ROLES: tuple[Kind, ...] = ("dispatcher", "projector", "timer", "archiver")
+NO_SERVER = {"node": 1}
+"""Exit codes of a process that ended before it was ready: `connect` does not wait for a server."""
+REFUSED = 2
+"""Exit code of a role whose first call the server refused, for its password or its access list."""
 END_S = 15.0
 POLL_S = 0.02
 
 
 @dataclass
 class Member:
-    """One place in the fleet, held by one process after another."""
+    """One place in the fleet, which one process after another fills."""
 
     name: str
     kind: Kind
     arguments: Sequence[str]
     process: subprocess.Popen[bytes] | None = None
     is_busy: bool = False
-    """A fault is at work here: no second one at the same time."""
+    """A fault affects it: no second fault at the same time."""
     was_killed: bool = False
     starts: int = 0
     log: Path = field(default_factory=Path)
     log_from: int = 0
-    """Where in the log the present process begins."""
+    """The offset in the log at which the output of the present process begins."""
 
     @property
     def is_running(self) -> bool:
         return self.process is not None and self.process.poll() is None
+
+    @property
+    def was_ready(self) -> bool:
+        """Whether the process, which has ended, reported that it was ready."""
+        lines = self.log.read_bytes()[self.log_from :].splitlines()
+        return any(line.startswith(b"ready: ") for line in lines)
 
     def send(self, number: signal.Signals) -> None:
         if self.process is not None:
@@ -54,15 +64,15 @@ class Member:
 
 
 class Fleet:
-    """All members, kept running until `end`."""
+    """All members; each is started again when it ends, until `end`."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._ends = False
+        self._is_ending = False
         self.members: list[Member] = []
         self.twins: list[Member] = []
-        self.odd_ends: list[str] = []
-        """Processes that ended although nobody ended them."""
+        self.unexpected_ends: list[str] = []
+        """Processes that ended by themselves."""
         self.ended: Counter[str] = Counter()
 
     def add(self, name: str, kind: Kind, *arguments: str) -> Member:
@@ -72,7 +82,7 @@ class Fleet:
         return member
 
     def add_twin(self, member: Member) -> Member:
-        """A second process under the same name: a node's newer one ends the older one's service."""
+        """Start a second process of this name: it supersedes the older one."""
         twin = Member(f"{member.name}-twin", member.kind, member.arguments)
         twin.log = self._folder / f"{twin.name}-{len(self.twins)}-{member.starts}.log"
         self._start(twin)
@@ -98,8 +108,8 @@ class Fleet:
         member.send(signal.SIGKILL)
 
     async def supervise(self) -> None:
-        """Start again whatever has ended, until told to stop."""
-        while not self._ends:
+        """Start each ended process again, until `end` is called."""
+        while not self._is_ending:
             for member in self.members:
                 if not member.is_running and not member.is_busy:
                     self._account(member)
@@ -113,35 +123,34 @@ class Fleet:
         return twin.is_running
 
     def _account(self, member: Member) -> None:
+        """Count the end of a process; the end of a process that had been ready is unexpected."""
         assert member.process is not None
         code = member.process.returncode
         if member.was_killed:
             self.ended["killed"] += 1
         elif member.kind == "node" and code == SUPERSEDED:
             self.ended["superseded"] += 1
-        elif code == 1 and not self._was_ready(member):
-            self.ended["found no server"] += 1
+        elif code == NO_SERVER.get(member.kind) and not member.was_ready:
+            self.ended["no server at start"] += 1
+        elif code == REFUSED and not member.was_ready:
+            self.ended["refused at start"] += 1
         else:
-            self.odd_ends.append(f"{member.name} ended with {code}: {_last_words(member.log)}")
-
-    def _was_ready(self, member: Member) -> bool:
-        """Whether the process that has ended ever said that it was."""
-        lines = member.log.read_bytes()[member.log_from :].splitlines()
-        return any(line.startswith(b"ready: ") for line in lines)
+            last_lines = _last_lines(member.log)
+            self.unexpected_ends.append(f"{member.name} ended with {code}: {last_lines}")
 
     async def end(self) -> None:
-        """All have ended in order when this returns; who does not in time is odd."""
-        self._ends = True
-        everyone = [*self.members, *self.twins]
-        for member in everyone:
+        """Return when all processes have ended in order; one that does not is unexpected."""
+        self._is_ending = True
+        members = [*self.members, *self.twins]
+        for member in members:
             member.send(signal.SIGCONT)
             member.send(signal.SIGTERM)
         ends_at = time.monotonic() + END_S
-        for member in everyone:
+        for member in members:
             while member.is_running and time.monotonic() < ends_at:  # noqa: ASYNC110 - a process
                 await asyncio.sleep(POLL_S)
             if member.is_running:
-                self.odd_ends.append(f"{member.name} did not end in {END_S} s")
+                self.unexpected_ends.append(f"{member.name} did not end in {END_S} s")
                 member.send(signal.SIGKILL)
             assert member.process is not None
             member.process.wait()
@@ -149,6 +158,6 @@ class Fleet:
                 self._account(member)
 
 
-def _last_words(log: Path) -> str:
+def _last_lines(log: Path) -> str:
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
     return " | ".join(lines[-3:])[-600:]

@@ -1,19 +1,19 @@
-"""What is a violation, and what is only a pity.
+"""The verdict of a run: what is a violation, and what is only counted.
 
-Owns: comparing three things that know nothing of each other: what the producers were told (and what
-they said), what the log holds, what the listeners heard.
-Never does: fold with the product's projections (`eventsched verify` does, beside this).
-Read next: tests/simulation/check.py (what of the log alone must hold), producer.py (the record).
+Owns: comparing three independent sources: the record of the producers, the log, and the outcomes
+that listeners received.
+Must not: fold with the product's projections (`eventsched verify` does, see verification.py).
+Read next: tests/simulation/check.py (what must hold in the log alone), producer.py (the record).
 
-Violations: a chunk that was taken is in no utterance, or in two, or with other bytes; a text that
-is not made of exactly the utterance's audio; an attempt dispatched twice, a job ended twice, an
-effect by a token that was not current, a node above its slots; a number that has no outcome, or
-two, or comes out of order; a listener that did not hear what was sent to it, or heard anything
-twice or out of order; an outcome that the log does not know; an entry in `dead`; a session that
-does not end; a process that ends by itself; anything that `verify` finds.
+Violations: an acknowledged chunk is in no utterance, or in two, or with other bytes; a text is not
+made of exactly the utterance's audio; an attempt is dispatched twice, a job ends twice, a call with
+an old token has an effect, a node has more jobs than slots; a delivery number has no outcome, or
+two, or one out of order; a listener misses an outcome, or receives one twice or out of order; an
+outcome is not in the log; a dead letter; a session that does not end; a process that ends by
+itself; anything that `verify` finds; an entry that archive and log have lost or changed.
 
-Legitimate, and counted: `failed` (a job met three dying nodes), expired (nobody was free in time),
-`missing` (the gap was waited for), utterances cut by a pause that was an outage, BACKPRESSURE.
+Legitimate, and counted: `failed` (three nodes of a job died), expired jobs (no node was free in
+time), `missing` (the gap timed out), utterances cut by a pause that was an outage, BACKPRESSURE.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from eventsched.schema.events import (
     SessionClosing,
     UtteranceFinalized,
 )
+from eventsched.schema.ids import START, parse_id
 from tests.chaos import speech
 from tests.chaos.producer import ReceivedOutcome, Record, Spoken
 from tests.simulation.actors import Observations
@@ -60,17 +61,25 @@ class Judged(msgspec.Struct, kw_only=True):
     events: dict[str, int] = {}
 
 
-def judge(log: Sequence[Event], record: Record) -> Judged:
-    """Hold the log, the record and each other against each other."""
+def judge(log: Sequence[Event], record: Record, *, since: str = START) -> Judged:
+    """Compare the log and the record.
+
+    Args:
+        log: all events.
+        record: the record of the producers.
+        since: id of an event; the record lacks sessions that were opened up to it.
+    """
     judged = Judged(
         sessions=len(record.sessions),
-        chunks=sum(len(one.sizes) for one in record.sessions.values()),
-        received=sum(len(one.received) for one in record.sessions.values()),
-        truncated=sum(one.truncated for one in record.sessions.values()),
+        chunks=sum(len(spoken.sizes) for spoken in record.sessions.values()),
+        received=sum(len(spoken.received) for spoken in record.sessions.values()),
+        truncated=sum(spoken.truncated for spoken in record.sessions.values()),
         events=dict(Counter(event.type for event in log)),
     )
-    judged.violations += broken_in_log(log, _told(record))
+    judged.violations += broken_in_log(log, _observations(record))
     judged.violations += _ends(log)
+    older = _sessions_opened_until(log, since)
+    log = [event for event in log if event.session not in older]
     finalized = {
         (event.session, event.data.utterance): event.data
         for event in log
@@ -83,19 +92,29 @@ def judge(log: Sequence[Event], record: Record) -> Judged:
     return judged
 
 
+def _sessions_opened_until(log: Sequence[Event], entry_id: str) -> set[str]:
+    return {
+        event.session
+        for event in log
+        if event.type == "SessionOpened" and parse_id(event.id) <= parse_id(entry_id)
+    }
+
+
 def _ends(log: Sequence[Event]) -> list[str]:
-    """Every session that was opened is closed, and it was not idleness that closed a busy one."""
+    """Every session that was opened is closed."""
     closed = {event.session for event in log if event.type == "SessionClosed"}
     opened = {event.session for event in log if event.type == "SessionOpened"}
     return [f"{session}: never closed" for session in sorted(opened - closed)]
 
 
-def _told(record: Record) -> Observations:
-    """What simulated producers would have written down."""
+def _observations(record: Record) -> Observations:
+    """The record in the form that the producers of the simulation write."""
     observations = Observations(broken=list(record.broken))
     for session, spoken in record.sessions.items():
         observations.acked[session] = dict(enumerate(spoken.sizes[: spoken.acked]))
-        observations.entries[session] = [msgspec.to_builtins(one) for one in spoken.received]
+        observations.entries[session] = [
+            msgspec.to_builtins(outcome) for outcome in spoken.received
+        ]
     return observations
 
 
@@ -104,7 +123,7 @@ def _audio(
     finalized: Mapping[tuple[str, int], UtteranceFinalized],
     record: Record,
 ) -> list[str]:
-    """Utterances follow each other without a hole, hold what was said, and nothing else."""
+    """The utterances of a session contain all of its audio, without a hole, and nothing else."""
     broken = []
     by_session: dict[str, list[UtteranceFinalized]] = defaultdict(list)
     for (session, _), data in finalized.items():
@@ -112,12 +131,12 @@ def _audio(
     for session, utterances in by_session.items():
         spoken = record.sessions.get(session)
         if spoken is None:
-            broken.append(f"{session}: in the log, and no producer knows it")
+            broken.append(f"{session}: in the log, but in no producer's record")
             continue
         broken += _utterances(session, utterances, spoken)
     opened = {event.session for event in log if event.type == "SessionOpened"}
-    lost = [one for one in record.sessions if one not in opened]
-    return broken + [f"{session}: opened, and the log does not know it" for session in lost]
+    lost = [session for session in record.sessions if session not in opened]
+    return broken + [f"{session}: opened, but not in the log" for session in lost]
 
 
 def _utterances(
@@ -146,7 +165,7 @@ def _texts(
         if not isinstance(data, ResultDelivered) or data.outcome == "failed":
             continue
         if (data.outcome == "no_speech") != speech.is_silent(event.job):
-            broken.append(f"{event.job}: {data.outcome}, which it is not")
+            broken.append(f"{event.job}: {data.outcome} is the wrong outcome")
         if data.outcome == "result":
             text = codec.decode_text(event.body).text
             if text != _expected(event.session, finalized[event.session, data.utterance], record):
@@ -155,7 +174,7 @@ def _texts(
 
 
 def _expected(session: str, data: UtteranceFinalized, record: Record) -> str:
-    """Of what was said. An utterance that holds more is told by `_utterances`, too."""
+    """The digest of the recorded audio. `_utterances` reports an utterance with more audio."""
     sizes = record.sessions.get(session, Spoken()).sizes
     audio = b"".join(
         speech.chunk(session, data.first_seq + at, size // speech.BYTES_PER_MS)
@@ -183,9 +202,12 @@ def _listeners(log: Sequence[Event], record: Record) -> list[str]:
 
 
 def _listener(listener: str, spoken: Spoken, sent: Mapping[Key, tuple[str, int, str]]) -> list[str]:
-    received = {(one.session, one.target, one.delivery_no): one for one in spoken.received}
+    received = {
+        (outcome.session, outcome.target, outcome.delivery_no): outcome
+        for outcome in spoken.received
+    }
     broken = []
-    strange = [key for key, one in received.items() if sent.get(key) != _content(one)]
+    strange = [key for key, outcome in received.items() if sent.get(key) != _content(outcome)]
     if strange:
         broken.append(f"{listener}: received outcomes that were not sent: {strange[:NAMED_MAX]}")
     missed = [key for key in sent if key not in received]
@@ -199,8 +221,8 @@ def _listener(listener: str, spoken: Spoken, sent: Mapping[Key, tuple[str, int, 
     return broken
 
 
-def _content(one: ReceivedOutcome) -> tuple[str, int, str]:
-    return one.outcome, one.utterance, one.text
+def _content(outcome: ReceivedOutcome) -> tuple[str, int, str]:
+    return outcome.outcome, outcome.utterance, outcome.text
 
 
 def _count(

@@ -1,11 +1,11 @@
-"""Who speaks in a chaos run, and the record of what was acknowledged and heard.
+"""The producers of a chaos run, and the record of acknowledged chunks and received outcomes.
 
     python -m tests.chaos.producer URL PLAN.json RECORD.json
 
-Owns: a replay of conversations, and beside it guests: short sessions that come, leave open, are
-resumed and go. Each chunk's size is kept from the moment the library took it, each outcome from
-the moment it was heard. This process is never killed; its connections are cut all the time.
-Never does: judge (judge.py).
+Owns: a replay of conversations, and guests: short sessions that are opened, detached, resumed and
+closed. The record has each chunk from the moment the library accepted it, and each outcome from the
+moment it was received. This process is never killed; its connections are cut all the time.
+Must not: judge (judge.py).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import structlog
 import eventsched
 from eventsched.client.results import FinalOutcome
 from eventsched.client.session import Session
-from eventsched.loadtest import replay as traced
+from eventsched.loadtest import replay as loadtest
 from eventsched.loadtest.replay import Replay
 from eventsched.loadtest.rttm import Conversation, Segment, Speaker
 from eventsched.logs import configure_logs
@@ -36,15 +36,15 @@ GUEST_CHUNKS = (2, 12)
 
 
 class Plan(msgspec.Struct, kw_only=True):
-    """What to say."""
+    """What the producers speak."""
 
     conversations: list[tuple[str, list[tuple[str, str, list[tuple[int, int]]]]]]
-    """Name, then speakers: name, language that is heard, segments as (start_ms, ms)."""
+    """Name, then speakers: name, listen language, segments as (start_ms, ms)."""
     speed: float
     guests: int
-    """So many at a time."""
+    """Number of guests at a time."""
     guests_s: float
-    """New ones come for so long."""
+    """How long new guests come."""
     seed: int
 
 
@@ -60,12 +60,12 @@ class ReceivedOutcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Spoken(msgspec.Struct, kw_only=True):
-    """One session as its producer knows it."""
+    """One session in the record."""
 
     sizes: list[int] = []
-    """Bytes of each chunk that the library took, by number."""
+    """Bytes of each chunk that the library accepted, by number."""
     acked: int = 0
-    """So many of them are known to be stored: their append returned, or a later one, or close."""
+    """Number of acknowledged chunks: their append returned, or a later append, or close."""
     received: list[ReceivedOutcome] = []
     truncated: int = 0
     results_ended: bool = False
@@ -74,20 +74,20 @@ class Spoken(msgspec.Struct, kw_only=True):
 
 
 class Record(msgspec.Struct, kw_only=True):
-    """Everything that this side knows."""
+    """Everything that the producers saw."""
 
     sessions: dict[str, Spoken] = {}
     unavailable: int = 0
-    """How often the library gave up for a while, having kept what it took."""
-    pressed: int = 0
+    """How often a call raised ServerUnavailable; the library keeps the audio that it accepted."""
+    backpressure: int = 0
     resumed: int = 0
     broken: list[str] = []
     unfinished: int = 0
-    """Guests whose session could not be opened, resumed or closed while the server was away."""
+    """Guests whose session could not be opened, resumed or closed."""
 
 
 class ChaosReplay(Replay):
-    """The trace's replay, with audio that can be told apart, and a record."""
+    """The replay of the load test, with distinct audio for each chunk, and a record."""
 
     def __init__(
         self,
@@ -100,28 +100,28 @@ class ChaosReplay(Replay):
         self.chaos_record = chaos_record
 
     async def _converse(self, conversation: Conversation, begins: float) -> None:
-        """As it is, but listeners go on to their sessions' ends."""
+        """As in a load test, but listeners read to the end of their sessions."""
         room = f"{conversation.name}-{self._run_id}"[-64:]
         async with AsyncExitStack() as stack:
-            ready = []
+            participants = []
             for speaker in conversation.speakers:
                 session = await stack.enter_async_context(
                     self._es.session(
                         "loadtest", "en", room=room, listen_language=speaker.listen_language
                     )
                 )
-                ready.append(
-                    traced.Participant(
-                        speaker, session, traced.expected_outcomes(conversation, speaker)
+                participants.append(
+                    loadtest.Participant(
+                        speaker, session, loadtest.expected_outcomes(conversation, speaker)
                     )
                 )
             async with anyio.create_task_group() as tasks:
-                for one in ready:
-                    tasks.start_soon(self._listen, one)
-                await self._speak_all(ready, begins)
-                await self._until_received(ready)
-                for one in ready:
-                    await close(self.chaos_record, one.session)
+                for participant in participants:
+                    tasks.start_soon(self._listen, participant)
+                await self._speak_all(participants, begins)
+                await self._until_received(participants)
+                for participant in participants:
+                    await close(self.chaos_record, participant.session)
 
     async def _append(self, session: Session, payload: bytes, *, end_of_utterance: bool) -> None:
         await say(
@@ -132,34 +132,34 @@ class ChaosReplay(Replay):
         )
         self.record.chunks += 1
 
-    async def _listen(self, one: traced.Participant) -> None:
-        async for delivery in received_outcomes(self.chaos_record, one.session):
-            one.received += not isinstance(delivery, eventsched.Truncated)
+    async def _listen(self, participant: loadtest.Participant) -> None:
+        async for delivery in received_outcomes(self.chaos_record, participant.session):
+            participant.received += not isinstance(delivery, eventsched.Truncated)
 
 
 async def say(chaos_record: Record, session: Session, ms: int, *, end_of_utterance: bool) -> None:
-    """The chunk is the library's when this returns: stored, or kept to be sent first."""
+    """Append a chunk; it is stored when this returns, or kept by the library to be sent first."""
     spoken = chaos_record.sessions.setdefault(session.id, Spoken())
     while True:
         payload = speech.chunk(session.id, session.next_seq, ms)
         try:
             await session.append(payload, end_of_utterance=end_of_utterance)
-        except eventsched.Backpressure as pressed:
-            chaos_record.pressed += 1
-            await anyio.sleep(pressed.retry_after_ms / 1_000)
+        except eventsched.Backpressure as refused:
+            chaos_record.backpressure += 1
+            await anyio.sleep(refused.retry_after_ms / 1_000)
             continue
         except eventsched.ServerUnavailable:
             chaos_record.unavailable += 1
-            spoken.sizes.append(len(payload))  # it is taken, and goes before whatever comes next
+            spoken.sizes.append(len(payload))  # accepted: it is sent before any later chunk
         else:
             spoken.sizes.append(len(payload))
             spoken.acked = len(spoken.sizes)
-        assert session.next_seq == len(spoken.sizes), "the library's numbers are its own"
+        assert session.next_seq == len(spoken.sizes), "the library numbers the chunks"
         return
 
 
 async def close(chaos_record: Record, session: Session) -> None:
-    """Closed, however long the server is away."""
+    """Close the session, however long the server is away."""
     spoken = chaos_record.sessions.setdefault(session.id, Spoken())
     while True:
         try:
@@ -174,7 +174,7 @@ async def close(chaos_record: Record, session: Session) -> None:
 async def received_outcomes(
     chaos_record: Record, session: Session
 ) -> AsyncIterator[eventsched.Outcome]:
-    """What the session hears, put on record."""
+    """Yield the outcomes of a session, and record them."""
     spoken = chaos_record.sessions.setdefault(session.id, Spoken())
     async for delivery in session.results():
         if isinstance(delivery, eventsched.Truncated):
@@ -200,7 +200,7 @@ def _received(delivery: FinalOutcome) -> ReceivedOutcome:
 
 
 class Guests:
-    """Short sessions, alone: each opens, speaks, may leave and come back, hears all, closes."""
+    """Short sessions without a room; some are detached and resumed by the same process."""
 
     def __init__(self, es: eventsched.Client, chaos_record: Record, plan: Plan, seed: int) -> None:
         self._es, self._chaos_record, self._rng = es, chaos_record, Random(seed)
@@ -209,16 +209,17 @@ class Guests:
     async def run(self) -> None:
         while time.monotonic() < self._ends:
             try:
-                await self._one()
-            except eventsched.ServerUnavailable:
+                await self._run_guest()
+            except (eventsched.ServerUnavailable, eventsched.Backpressure):
                 self._chaos_record.unfinished += 1
-            except (eventsched.SessionUnknown, eventsched.SessionClosedError) as gone:
-                # Left open while the server was away for longer than it may be idle.
-                log.warning("guest gone", code=gone.code)
+            except (eventsched.SessionUnknown, eventsched.SessionClosedError) as error:
+                # Detached for longer than *idle_ms*, because the server was away; or lost with
+                # the data of the server.
+                log.warning("session is gone", code=error.code)
                 self._chaos_record.unfinished += 1
             await anyio.sleep(self._rng.uniform(0.05, 0.5))
 
-    async def _one(self) -> None:
+    async def _run_guest(self) -> None:
         tenant = self._rng.choice(["guest", "other"])
         targets = self._rng.choice([["es"], ["en", "es"]])
         last: eventsched.Outcome | None = None
@@ -227,24 +228,24 @@ class Guests:
             await self._speak(session)
             if self._rng.random() < 0.5:
                 if self._rng.random() < 0.5:
-                    last = await self._hear_one(session)
+                    last = await self._receive_first(session)
                 session.detach()
             else:
                 await close(self._chaos_record, session)
         if not session.is_detached:
-            return await self._hear_rest(session)
+            return await self._receive_all(session)
         await anyio.sleep(self._rng.uniform(0.0, 1.0))
         async with self._es.resume(session.id) as resumed:
             self._chaos_record.resumed += 1
-            self._come_back(resumed)
+            self._compare_position(resumed)
             if last is not None:
                 resumed.results(after=last)
             await self._speak(resumed)
             await close(self._chaos_record, resumed)
-        return await self._hear_rest(resumed)
+        return await self._receive_all(resumed)
 
-    def _come_back(self, resumed: Session) -> None:
-        """What was not known to be stored, and is not, went with the process that left."""
+    def _compare_position(self, resumed: Session) -> None:
+        """Check the next chunk number; audio that was neither acknowledged nor stored is lost."""
         spoken = self._chaos_record.sessions[resumed.id]
         if not spoken.acked <= resumed.next_seq <= len(spoken.sizes):
             self._chaos_record.broken.append(
@@ -255,18 +256,17 @@ class Guests:
         spoken.acked = len(spoken.sizes)
 
     async def _speak(self, session: Session) -> None:
-        """Its numbers go on where the session is: nothing of it is said twice or left out."""
         for _ in range(self._rng.randint(*GUEST_CHUNKS)):
             ms = self._rng.choice([20, 100, 300])
             await say(self._chaos_record, session, ms, end_of_utterance=self._rng.random() < 0.3)
             await anyio.sleep(self._rng.uniform(0.0, 0.05))
 
-    async def _hear_one(self, session: Session) -> eventsched.Outcome | None:
+    async def _receive_first(self, session: Session) -> eventsched.Outcome | None:
         async for delivery in received_outcomes(self._chaos_record, session):
             return delivery
         return None
 
-    async def _hear_rest(self, session: Session) -> None:
+    async def _receive_all(self, session: Session) -> None:
         """The results go on after the block, until the session's end."""
         async for _ in received_outcomes(self._chaos_record, session):
             pass
@@ -280,8 +280,8 @@ def conversations_of(plan: Plan) -> list[Conversation]:
         Conversation(
             name,
             tuple(
-                Speaker(who, listen_language, tuple(Segment(*segment) for segment in segments))
-                for who, listen_language, segments in speakers
+                Speaker(speaker, listen_language, tuple(Segment(*each) for each in segments))
+                for speaker, listen_language, segments in speakers
             ),
         )
         for name, speakers in plan.conversations

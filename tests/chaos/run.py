@@ -1,10 +1,10 @@
-"""One chaos run from start to verdict.
+"""One chaos run from its start to the verdict.
 
-    python -m tests.chaos.run --seed 7 --minutes 5 --traces DIR --server path
+    python -m tests.chaos.run --seed 7 --minutes 5 --topology pair --server path --traces DIR
 
-Owns: the whole of a run: server, wires, roles, nodes, producers, the faults of the seed, the end of
-all faults, then the verdict as one JSON object. Exit code 1 names seed and commit.
-Read next: faults.py (what goes wrong), judge.py (what is a violation), seeds.md (what was found).
+Owns: the phases of a run: start, faults, end of the faults, verdict, epilogues. The verdict is one
+JSON object. Exit code 1 means a violation; the last line names seed and commit.
+Read next: faults.py (what goes wrong), judge.py (what a violation is), seeds.md (what was found).
 """
 
 from __future__ import annotations
@@ -14,51 +14,36 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from random import Random
 from typing import Annotated, Any, NoReturn
-from urllib.parse import unquote
 
 import anyio
-import anyio.to_thread
 import msgspec
 import typer
+from anyio.to_thread import run_sync
 
-from eventsched.errors import ServerUnavailable
-from eventsched.loadtest.rttm import SAMPLES, Conversation, Segment, Speaker, read_rttm
+from eventsched.loadtest.rttm import SAMPLES
 from eventsched.logs import configure_logs
-from eventsched.projection.store import ProjectionStore
-from eventsched.schema import codec
-from eventsched.schema.events import Event
 from eventsched.schema.settings import Settings
-from eventsched.server.folder import PROGRAM
-from eventsched.server.testing import LocalServer
+from eventsched.server.discovery import Binary
 from eventsched.store.cell import Store
-from eventsched.store.connection import Connection, open_connection
-from tests.chaos.faults import Mischief, plan
-from tests.chaos.fleet import ROLES, Fleet
+from eventsched.store.connection import open_connection
+from tests.chaos import conversations
+from tests.chaos.epilogues import EpilogueReport, Epilogues
+from tests.chaos.faults import GAP_S, Fault, choose_kinds, plan
+from tests.chaos.injector import FaultInjector
 from tests.chaos.judge import Judged, judge
+from tests.chaos.log_follower import LogFollower, differences, read_history
 from tests.chaos.producer import Plan, Record
-from tests.chaos.proxy import Proxy
+from tests.chaos.system import READY_S, SPEED, Producers, System, until
+from tests.chaos.topologies import CELL, TOPOLOGIES
+from tests.chaos.verification import Verification
 from tests.server_kinds import _binary
 
-LANGS = ("en", "es")
-RTF = 0.3
-SPEED = 6.0
-ROOMS = 3
-PAUSE_MS = 1_000
-"""Before a conversation that is shorter than the run begins again."""
 GUESTS = 3
-NODES = ("async", "threads", "async", "async")
-SLOTS = 3
-EACH_ROLE = 2
-READY_S = 30.0
-QUIET_S = 150.0
-"""After the faults everything must have ended within this."""
-READ_COUNT = 5_000
 GAP_MS_SHORT = 3_000
 SETTINGS = Settings(
     node_lost_ms=4_000,
@@ -69,15 +54,9 @@ SETTINGS = Settings(
     close_wait_ms=10_000,
     lease_base_ms=15_000,
     session_retention_ms=60_000,
+    archive_window_ms=5_000,
+    log_keep_ms=10_000,
 )
-
-
-def _settings(rng: Random) -> Settings:
-    """Patient listeners, or such that give up soon: then `missing` cuts off what is under way."""
-    return msgspec.structs.replace(
-        SETTINGS,
-        delivery_gap_timeout_ms=rng.choice([SETTINGS.delivery_gap_timeout_ms, GAP_MS_SHORT]),
-    )
 
 
 class Report(msgspec.Struct, kw_only=True):
@@ -85,307 +64,191 @@ class Report(msgspec.Struct, kw_only=True):
 
     seed: int
     commit: str
+    topology: str
     server: str
     minutes: float
     good: bool = False
     violations: list[str] = []
     faults: dict[str, int] = {}
-    wires: dict[str, dict[str, int]] = {}
+    proxies: dict[str, dict[str, int]] = {}
     processes: dict[str, int] = {}
     producers: dict[str, int] = {}
     judged: Judged | None = None
     verified: dict[str, Any] = {}
-    verified_meanwhile: int = 0
+    verified_during_faults: int = 0
+    epilogues: dict[str, EpilogueReport] = {}
     quiet_after_s: float = 0.0
     wall_s: float = 0.0
+
+
+class Options(msgspec.Struct, kw_only=True, frozen=True):
+    """What a run is started with."""
+
+    seed: int
+    length_s: float
+    gap_s: float
+    topology: str
+    binary: Binary
+    upgrade: Binary | None
+    traces: Path
+    kinds: dict[str, int]
+    has_epilogues: bool
+
+    def faults(self) -> list[Fault]:
+        return plan(self.seed, self.length_s, self.kinds, self.gap_s)
 
 
 class Run:
     """Everything of one run."""
 
-    def __init__(self, folder: Path, seed: int, minutes: float, traces: Path, source: str) -> None:
-        self.folder, self.seed, self.length_s = folder, seed, minutes * 60
-        self.traces, self.rng = traces, Random(f"run-{seed}")
-        self.settings = msgspec.to_builtins(_settings(self.rng))
-        binary = _binary(source)
-        self.server = LocalServer(folder / "server", binary, durable=True)
-        # With it, what is kept can be read afterwards: `eventsched --data <folder>/server …`.
-        (folder / "server" / PROGRAM).write_text(str(self.server.binary.path))
-        socket = Path(unquote(self.server.url.removeprefix("unix://")))
-        self.wires = {
-            name: Proxy(name, folder, socket, Random(f"{name}-{seed}"))
-            for name in ("producers", "roles", "nodes")
-        }
-        self.fleet = Fleet(folder)
-        self.mischief = Mischief(self.fleet, list(self.wires.values()), self.server)
-        self.report = Report(seed=seed, commit=_commit(), server=str(binary), minutes=minutes)
+    def __init__(self, folder: Path, options: Options) -> None:
+        self._options = options
+        self._rng = Random(f"run-{options.seed}")
+        settings = msgspec.to_builtins(_settings(self._rng))
+        topology = TOPOLOGIES[options.topology](folder, options.seed, options.binary)
+        self._topology = topology
+        self._system = System(folder, topology, settings)
+        self._verification = Verification(self._system)
+        self._injector = FaultInjector(self._system.fleet, topology, options.upgrade)
+        self.report = Report(
+            seed=options.seed,
+            commit=_commit(),
+            topology=options.topology,
+            server=str(options.binary),
+            minutes=options.length_s / 60,
+        )
 
     async def run(self) -> Report:
         begins = time.monotonic()
-        with self.server:
-            async with AsyncExitStack() as stack:
-                for wire in self.wires.values():
-                    await stack.enter_async_context(wire.listening())
-                connection = await stack.enter_async_context(
-                    open_connection(self.server.url, settings=self.settings)
-                )
-                record = await self._all(connection)
-                log = await _read_log(connection.stores["c0"])
-            await self._verify_at_last()
-        self.report.judged = judged = judge(log, record)
-        self._sum_up(record, judged)
-        self.report.wall_s = round(time.monotonic() - begins, 1)
-        return self.report
+        async with AsyncExitStack() as stack:
+            for proxy in self._topology.all_proxies():
+                await stack.enter_async_context(proxy.listening())
+            try:
+                await run_sync(self._topology.start)
+                await self._run_system()
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await run_sync(self._topology.stop)
+        report = self.report
+        report.good = not report.violations
+        report.wall_s = round(time.monotonic() - begins, 1)
+        return report
 
-    async def _all(self, connection: Connection) -> Record:
-        """Everything that happens while the server is there."""
-        self._start_fleet()
-        store = connection.stores["c0"]
+    async def _run_system(self) -> None:
+        """Everything that happens while the servers run."""
+        connecting = open_connection(self._topology.admin_url, settings=self._system.settings)
+        async with connecting as connection, anyio.create_task_group() as tasks:
+            store = connection.stores[CELL]
+            self._system.start_fleet()
+            tasks.start_soon(self._system.fleet.supervise)
+            await self._system.until_ready(store)
+            await self._run_faults(store)
+            if self._options.has_epilogues:
+                await self._run_epilogues(store)
+            await self._system.fleet.end()
+            self._add_processes()
+
+    # --- the main phase -------------------------------------------------------------------------
+
+    async def _run_faults(self, store: Store) -> None:
+        follower = LogFollower(store)
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self.fleet.supervise)
-            await _until(READY_S, lambda: _serve(store, len(NODES)), "nodes serve")
-            async with self._producers() as producers:
-                sessions = await self._opened(store)
-                self._note(f"{sessions} sessions are open, faults begin")
-                async with anyio.create_task_group() as during:
-                    during.start_soon(self._verify_meanwhile)
-                    await self.mischief.run(plan(self.seed, self.length_s))
-                    during.cancel_scope.cancel()
-                for wire in self.wires.values():
-                    wire.weather.clear()
-                self._note("faults are over")
-                await self._until_quiet(store, producers)
-            await self.fleet.end()
-        return self._record()
+            tasks.start_soon(follower.run)
+            async with self._system.producers("producers", self._plan()) as producers:
+                await self._until_opened(follower)
+                self._note("the sessions are open, faults begin")
+                await self._cause_faults()
+                self._note("the faults have ended")
+                await self._until_quiet(store, follower, producers)
+                record = producers.record()
+            tasks.cancel_scope.cancel()
+        await follower.catch_up()
+        if record is None:
+            _fail([*self.report.violations, *self._system.fleet.unexpected_ends], self.report)
+        await self._judge(store, follower, record)
 
-    def _record(self) -> Record:
-        """What the producers noted. Without it nothing can be judged."""
-        file = self.folder / "record.json"
-        if not file.exists():
-            _fail(self.report.violations, self.seed, self.report.commit)
-        return msgspec.json.decode(file.read_bytes(), type=Record)
+    async def _cause_faults(self) -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._verification.repeat)
+            await self._injector.run(self._options.faults())
+            tasks.cancel_scope.cancel()
+        for proxy in self._topology.proxies:
+            proxy.faults.clear()
 
-    def _start_fleet(self) -> None:
-        roles, nodes = self.wires["roles"].url, self.wires["nodes"].url
-        for role in ROLES:
-            for number in range(EACH_ROLE):
-                self.fleet.add(
-                    f"{role}-{number}", role, "eventsched.cli", "--url", roles, "run", role,
-                )  # fmt: skip
-        for number, kind in enumerate(NODES):
-            self.fleet.add(
-                f"node-{number}", "node", "tests.chaos.worker", nodes, f"c0.node-{number}",
-                str(SLOTS), ",".join(LANGS), str(RTF), str(SPEED), kind,
-            )  # fmt: skip
-
-    # --- producers ------------------------------------------------------------------------------
-
-    @asynccontextmanager
-    async def _producers(self) -> AsyncIterator[subprocess.Popen[bytes]]:
-        conversations = _chosen(self.traces, self.rng, self.length_s * SPEED * 1_000)
-        producer_plan = Plan(
-            conversations=[
-                (
-                    one.name,
-                    [
-                        (
-                            who.name,
-                            who.listen_language,
-                            [(part.start_ms, part.ms) for part in who.segments],
-                        )
-                        for who in one.speakers
-                    ],
-                )
-                for one in conversations
-            ],
+    def _plan(self) -> Plan:
+        length_s = self._options.length_s
+        chosen = conversations.choose(self._options.traces, self._rng, length_s * SPEED * 1_000)
+        self._speakers = sum(len(conversation.speakers) for conversation in chosen)
+        return Plan(
+            conversations=conversations.as_plan(chosen),
             speed=SPEED,
             guests=GUESTS,
-            guests_s=self.length_s,
-            seed=self.seed,
+            guests_s=length_s,
+            seed=self._options.seed,
         )
-        self._sessions = sum(len(one.speakers) for one in conversations)
-        plan_file, record_file = self.folder / "plan.json", self.folder / "record.json"
-        plan_file.write_bytes(msgspec.json.encode(producer_plan))
-        with (self.folder / "producers.log").open("ab") as log:
-            process = subprocess.Popen(  # noqa: ASYNC220 - it returns at once
-                [sys.executable, "-m", "tests.chaos.producer", self.wires["producers"].url,
-                 str(plan_file), str(record_file)],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-            )  # fmt: skip
-        try:
-            yield process
-        finally:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
 
-    async def _opened(self, store: Store) -> int:
-        """The speakers' sessions are there: from now on nothing is spared."""
+    async def _until_opened(self, follower: LogFollower) -> None:
+        """Wait for the sessions of the conversations, which do not open in a fault."""
 
         async def are_open() -> bool:
-            log = await _read_log(store)
-            return sum(event.type == "RoomJoined" for event in log) >= self._sessions
+            joined = sum(event.type == "RoomJoined" for event in follower.events)
+            return joined >= self._speakers
 
-        await _until(READY_S, are_open, "sessions are open")
-        return self._sessions
+        await until(READY_S, are_open, "the sessions are open")
 
-    async def _until_quiet(self, store: Store, producers: subprocess.Popen[bytes]) -> None:
-        """Liveness: what was accepted ends, within its bound."""
+    async def _until_quiet(self, store: Store, follower: LogFollower, producers: Producers) -> None:
+        """What was accepted ends within its bound."""
         begins = time.monotonic()
-        try:
-            await _until(QUIET_S, lambda: _has_ended(producers), "the producers have ended")
-            await _until(QUIET_S, lambda: _is_quiet(store), "all is quiet")
-        except TimeoutError as late:
-            self.report.violations.append(f"liveness: {late}")
-        if producers.poll() != 0:
-            tail = (self.folder / "producers.log").read_text(errors="replace")[-2_000:]
-            self.report.violations.append(f"producers: {producers.returncode}, last said: {tail}")
+        self.report.violations += await self._system.until_quiet(store, follower, producers)
         self.report.quiet_after_s = round(time.monotonic() - begins, 1)
 
-    # --- verdict --------------------------------------------------------------------------------
-
-    async def _verify_meanwhile(self) -> None:
-        """`verify` needs no pause: it is run again and again amid the faults."""
-        while True:
-            await anyio.sleep(8)
-            output = await self._verify()
-            if output is not None:
-                self.report.verified_meanwhile += 1
-                self._take(output, "meanwhile")
-
-    async def _verify_at_last(self) -> None:
-        output = await self._verify()
-        if output is None:
-            self.report.violations.append("verify could not be run")
-            return
-        self._take(output, "at last")
-        for cell in output["cells"]:
-            counts = ("events", "sessions", "jobs", "nodes", "records", "dead_letters")
-            self.report.verified = {name: cell[name] for name in counts}
-            if cell["dead_letters"] or cell["failed_entries"]:
-                self.report.violations.append(
-                    f"dead letters: {cell['dead_letters']}, {cell['failed_entries'][:3]}"
-                )
-
-    def _take(self, output: dict[str, Any], when: str) -> None:
-        for cell in output["cells"]:
-            self.report.violations += [
-                f"verify {when}: {one['invariant']} {one['where']}: {one['what']}"
-                for one in cell["violations"]
-            ]
-
-    async def _verify(self) -> dict[str, Any] | None:
-        """What it says; none when the server went away under it."""
-        done = await anyio.run_process(
-            [sys.executable, "-m", "eventsched.cli", "--url", self.server.url, "--json", "verify"],
-            check=False,
-        )
-        if not done.stdout:
-            words = done.stderr.decode(errors="replace").strip().splitlines()
-            if not any("server" in word for word in words[-1:]):
-                self.report.violations.append(f"verify ended with: {words[-3:]}")
-            return None
-        return msgspec.json.decode(done.stdout)  # type: ignore[no-any-return]
-
-    def _sum_up(self, record: Record, judged: Judged) -> None:
-        report = self.report
-        report.violations += [f"process: {one}" for one in self.fleet.odd_ends]
-        report.violations += judged.violations
-        report.good = not report.violations
-        report.faults = dict(sorted(self.mischief.done.items()))
-        report.wires = {name: dict(sorted(wire.seen.items())) for name, wire in self.wires.items()}
-        report.processes = dict(self.fleet.ended) | {
-            "started": sum(member.starts for member in self.fleet.members)
+    async def _judge(self, store: Store, follower: LogFollower, record: Record) -> None:
+        report, verification = self.report, self._verification
+        await verification.finish()
+        report.violations += verification.violations
+        report.verified = verification.counts
+        report.verified_during_faults = verification.during_faults
+        history = await read_history(store, self._system.archive)
+        report.violations += differences(follower.entries, history)
+        report.judged = judge(follower.events, record)
+        report.violations += report.judged.violations
+        report.faults = dict(sorted(self._injector.done.items()))
+        report.proxies = {
+            proxy.name: dict(sorted(proxy.seen.items())) for proxy in self._topology.proxies
         }
         report.producers = {
             "unavailable": record.unavailable,
-            "pressed": record.pressed,
+            "backpressure": record.backpressure,
             "resumed": record.resumed,
             "unfinished": record.unfinished,
         }
 
+    # --- afterwards -----------------------------------------------------------------------------
+
+    async def _run_epilogues(self, store: Store) -> None:
+        epilogues = Epilogues(self._system, store, self._options.seed)
+        for name, run in epilogues.all.items():
+            self._note(f"epilogue {name}")
+            self.report.epilogues[name] = report = await run()
+            self.report.violations += [f"{name}: {each}" for each in report.violations]
+
+    def _add_processes(self) -> None:
+        fleet = self._system.fleet
+        self.report.violations += [f"process: {each}" for each in fleet.unexpected_ends]
+        self.report.processes = dict(fleet.ended) | {
+            "started": sum(member.starts for member in fleet.members)
+        }
+
     def _note(self, what: str) -> None:
-        sys.stderr.write(f"chaos {self.seed}: {what}\n")
+        sys.stderr.write(f"chaos {self._options.seed}: {what}\n")
 
 
-# --- conversations --------------------------------------------------------------------------------
-
-
-def _chosen(folder: Path, rng: Random, length_ms: float) -> list[Conversation]:
-    """Some rooms of the folder, each a stretch of the recording that fits the run."""
-    files = sorted(folder.glob("*.rttm"))
-    if not files:
-        raise SystemExit(f"no *.rttm in {folder}")
-    rooms = rng.sample(files, min(ROOMS, len(files)))
-    return [
-        _stretch(conversation, rng, length_ms)
-        for path in rooms
-        for conversation in read_rttm(path, LANGS).conversations
-    ]
-
-
-def _stretch(conversation: Conversation, rng: Random, length_ms: float) -> Conversation:
-    """A part of a long one; a short one again and again."""
-    begin = int(rng.uniform(0, max(0.0, conversation.end_ms - length_ms)))
-    period_ms = conversation.end_ms + PAUSE_MS
-    speakers = []
-    for speaker in conversation.speakers:
-        moved = [
-            Segment(one.start_ms + again * period_ms - begin, one.ms)
-            for again in range(int(length_ms // period_ms) + 1)
-            for one in speaker.segments
-        ]
-        selected = tuple(one for one in moved if 0 <= one.start_ms < length_ms)
-        speakers.append(Speaker(speaker.name, speaker.listen_language, selected))
-    return Conversation(conversation.name, tuple(speakers))
-
-
-# --- waiting --------------------------------------------------------------------------------------
-
-
-async def _until(seconds: float, holds: Any, what: str) -> None:
-    ends_at = time.monotonic() + seconds
-    while True:
-        try:
-            if await holds():
-                return
-        except ServerUnavailable:
-            pass  # it is back in a moment
-        if time.monotonic() > ends_at:
-            raise TimeoutError(f"not within {seconds:.0f} s: {what}")
-        await anyio.sleep(0.2)
-
-
-async def _serve(store: Store, nodes: int) -> bool:
-    records = [await store.read_hash(store.keys.node(f"node-{number}")) for number in range(nodes)]
-    return all(one.get("status") == "alive" for one in records)
-
-
-async def _has_ended(process: subprocess.Popen[bytes]) -> bool:
-    return process.poll() is not None
-
-
-async def _is_quiet(store: Store) -> bool:
-    """Every session is closed, nothing is in `work`, and the views are as new as the log."""
-    log = await _read_log(store)
-    ended = Counter(event.type for event in log)
-    views = ProjectionStore(store.transport, store.cell)
-    return (
-        ended["SessionOpened"] == ended["SessionClosed"]
-        and await store.last_id(store.keys.dispatch) == "0-0"
-        and await views.checkpoint("core") == log[-1].id
+def _settings(rng: Random) -> Settings:
+    """Gaps in the delivery order time out late or early: early, `missing` cuts work off."""
+    return msgspec.structs.replace(
+        SETTINGS,
+        delivery_gap_timeout_ms=rng.choice([SETTINGS.delivery_gap_timeout_ms, GAP_MS_SHORT]),
     )
-
-
-async def _read_log(store: Store) -> list[Event]:
-    events: list[Event] = []
-    after = "0-0"
-    while True:
-        entries = await store.read_range(store.keys.log, f"({after}", "+", READ_COUNT)
-        events += [codec.decode(entry_id, fields) for entry_id, fields in entries]
-        if len(entries) < READ_COUNT:
-            return events
-        after = entries[-1][0]
 
 
 def _commit() -> str:
@@ -399,30 +262,52 @@ def _commit() -> str:
 
 
 def main(
-    seed: Annotated[int, typer.Option(help="What goes wrong is drawn from it.")] = 1,
+    seed: Annotated[int, typer.Option(help="The faults are drawn from it.")] = 1,
     minutes: Annotated[float, typer.Option(help="Length of the faults.")] = 5.0,
-    traces: Annotated[Path, typer.Option(help="Folder of RTTM files.")] = SAMPLES,
+    gap: Annotated[float, typer.Option(help="Mean seconds between two faults.")] = GAP_S,
+    topology: Annotated[str, typer.Option(help=f"One of {', '.join(TOPOLOGIES)}.")] = "standalone",
     server: Annotated[str, typer.Option(help="embedded (the wheel's) or path.")] = "embedded",
+    upgrade: Annotated[
+        str, typer.Option(help="embedded or path: the first rolling restart moves to it.")
+    ] = "",
+    traces: Annotated[Path, typer.Option(help="Folder of RTTM files.")] = SAMPLES,
+    kinds: Annotated[
+        str, typer.Option(help="Cause only these kinds, such as unblock,memory.")
+    ] = "",
+    epilogues: Annotated[bool, typer.Option(help="Lose the tail, then everything.")] = True,
     keep: Annotated[Path | None, typer.Option(help="Keep logs and data in this folder.")] = None,
 ) -> None:
-    """Run once; JSON on stdout; exit code 1 when anything is violated."""
+    """Run once; JSON on stdout; exit code 1 for any violation."""
     configure_logs(0, quiet=False, is_service=True)
-    with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
-        place = keep or Path(folder)
-        place.mkdir(parents=True, exist_ok=True)
-        if any(place.iterdir()):
-            raise SystemExit(f"{place} is not empty: an earlier run's data would be judged too")
-        run = Run(place, seed, minutes, traces, server)
-        report = anyio.run(run.run)
+    options = Options(
+        seed=seed,
+        length_s=minutes * 60,
+        gap_s=gap,
+        topology=topology,
+        binary=_binary(server),
+        upgrade=_binary(upgrade) if upgrade else None,
+        traces=traces,
+        kinds=choose_kinds(topology, kinds),
+        has_epilogues=epilogues,
+    )
+    with tempfile.TemporaryDirectory(prefix="chaos-") as temporary:
+        folder = keep or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise SystemExit(f"{folder} is not empty: the data of an earlier run would be judged")
+        report = anyio.run(Run(folder, options).run)
     sys.stdout.write(msgspec.json.format(msgspec.json.encode(report)).decode() + "\n")
     if not report.good:
-        _fail(report.violations, seed, report.commit)
+        _fail(report.violations, report)
 
 
-def _fail(violations: Sequence[str], seed: int, commit: str) -> NoReturn:
+def _fail(violations: Sequence[str], report: Report) -> NoReturn:
     for violation in violations[:20]:
         sys.stderr.write(f"VIOLATION {violation}\n")
-    sys.stderr.write(f"chaos failed: seed {seed} at commit {commit}\n")
+    sys.stderr.write(
+        f"chaos failed: seed {report.seed}, {report.topology}, {report.server}, "
+        f"commit {report.commit}\n"
+    )
     raise SystemExit(1)
 
 

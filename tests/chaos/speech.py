@@ -1,7 +1,7 @@
-"""What is said, and what a node must make of it: both sides work it out from the same names.
+"""The audio of each chunk and the expected outcome of each job, computed from their names.
 
-Owns: the bytes of each chunk, and each job's expected ending. So a result tells whether exactly
-the audio that was acknowledged reached its node, once and in order.
+Owns: the bytes of each chunk, and how each job ends. So a result shows whether exactly the
+acknowledged audio reached its node, once and in order.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ LONG_S = 5.0
 
 
 def chunk(session: str, seq: int, ms: int) -> bytes:
-    """The audio of one chunk, unlike that of any other."""
+    """The audio of one chunk, distinct from that of any other."""
     return Random(f"{session}/{seq}").randbytes(ms * BYTES_PER_MS)
 
 
 def digest(audio: bytes, padding_ms: int) -> str:
-    """What a node answers for this audio and its padding of silence."""
+    """The text of the result for this audio and its padding of silence."""
     return hashlib.sha256(audio + bytes(pcm_bytes(padding_ms, RATE))).hexdigest()[:24]
 
 
@@ -37,8 +37,8 @@ def fails_first(job: str) -> bool:
 
 
 def holds_s(job: str, audio_s: float) -> float:
-    """How long a node takes for it: one job in 41 longer than a silent node is waited for, so
-    that its node may wake up while another is at it.
+    """How long the handler of a job takes: of one job in 41 longer than *node_lost_ms*, so that
+    its node may wake up while another node has the job.
     """
     return LONG_S if _number(job) % 41 == 2 else audio_s
 

@@ -1,4 +1,4 @@
-"""A chaos run of some seconds in every suite: each kind of fault comes at least once."""
+"""A chaos run of some seconds in every suite: each kind of fault occurs at least once."""
 
 from __future__ import annotations
 
@@ -7,16 +7,25 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.chaos.faults import KINDS, plan
+import pytest
+
+from eventsched.server.discovery import find
+from tests.chaos.faults import NETWORK_KINDS, PROCESS_KINDS, choose_kinds, kinds_of, plan
+from tests.chaos.fleet import Fleet
+from tests.chaos.injector import FaultInjector
+from tests.chaos.topologies import TOPOLOGIES
 
 ROOT = Path(__file__).parents[2]
-MINUTES = 0.35
+MINUTES = 0.2
+GAP_S = 0.7
 SEED = 1
+KINDS = choose_kinds("standalone", ",".join([*PROCESS_KINDS, *NETWORK_KINDS, "restart_server"]))
 
 
 def test_a_short_run_has_no_violation(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.chaos.run", "--seed", str(SEED), "--minutes", str(MINUTES),
+         "--gap", str(GAP_S), "--kinds", ",".join(KINDS), "--no-epilogues",
          "--keep", str(tmp_path / "run")],
         cwd=ROOT, capture_output=True, text=True, timeout=170, check=False,
     )  # fmt: skip
@@ -26,13 +35,27 @@ def test_a_short_run_has_no_violation(tmp_path: Path) -> None:
     assert report["violations"] == []
     assert report["judged"]["results"] > 50
     assert report["verified"]["dead_letters"] == 0
+    assert report["verified"]["trimmed_entries"] > 0
     assert any(name.startswith("killed") for name in report["faults"])
 
 
 def test_each_kind_of_fault_is_in_a_short_plan() -> None:
-    assert {fault.kind for fault in plan(SEED, MINUTES * 60)} == set(KINDS)
+    assert {fault.kind for fault in plan(SEED, MINUTES * 60, KINDS, GAP_S)} == set(KINDS)
+
+
+@pytest.mark.parametrize("topology", TOPOLOGIES)
+def test_each_kind_of_fault_is_in_a_plan_of_five_minutes(topology: str) -> None:
+    kinds = kinds_of(topology)
+    assert {fault.kind for fault in plan(7, 300, kinds)} == set(kinds)
 
 
 def test_a_seed_gives_the_same_plan_again() -> None:
-    assert plan(7, 300) == plan(7, 300)
-    assert plan(7, 300) != plan(8, 300)
+    assert plan(7, 300, KINDS) == plan(7, 300, KINDS)
+    assert plan(7, 300, KINDS) != plan(8, 300, KINDS)
+
+
+@pytest.mark.parametrize("topology", TOPOLOGIES)
+def test_each_kind_of_fault_has_an_action(topology: str, tmp_path: Path) -> None:
+    servers = TOPOLOGIES[topology](tmp_path, SEED, find())
+    injector = FaultInjector(Fleet(tmp_path), servers, None)
+    assert set(kinds_of(topology)) <= set(injector.actions)

@@ -2,8 +2,8 @@
 
     python -m tests.chaos.worker URL NAME SLOTS LANGS RTF SPEED KIND
 
-Owns: holding each job for rtf times its audio, divided by speed, and answering with a digest of
-exactly the audio it was given. KIND is `async` or `threads`: how its handler runs.
+Owns: a handler that takes rtf times the duration of the audio, divided by speed, and returns a
+digest of exactly the audio of its job. KIND is `async` or `threads`: how the handler runs.
 Read next: speech.py.
 """
 
@@ -20,7 +20,7 @@ from eventsched.logs import configure_logs
 from tests.chaos import speech
 
 SUPERSEDED = 3
-"""How a process ends that learns that a newer one has its name."""
+"""Exit code of a process that a newer process of its name has superseded."""
 
 
 def make(name: str, slots: int, langs: list[str], pace: float, kind: str) -> eventsched.Node:
@@ -59,7 +59,7 @@ async def _drain_on_signal(node: eventsched.Node) -> None:
 
 
 async def main(*arguments: str) -> int:
-    """0 when drained, 3 when a newer process has this name, 1 when no server is there at first."""
+    """Return 0 when drained, 3 when superseded, 1 when the server is unavailable at first."""
     url, name, slots, langs, rtf, speed, kind = arguments
     node = make(name, int(slots), langs.split(","), float(rtf) / float(speed), kind)
     code = 0

@@ -182,7 +182,7 @@ async def test_audio_buffered_while_the_server_was_away_is_stored_first_and_befo
     ):
         async with es.session("a", "en", ["es"]) as session:
             await session.append(SECOND)
-            wire.weather.is_open = False
+            wire.faults.is_open = False
             wire.cut_all()
             with anyio.fail_after(60):
                 for _ in range(2):
@@ -191,7 +191,7 @@ async def test_audio_buffered_while_the_server_was_away_is_stored_first_and_befo
                 with pytest.raises(eventsched.ServerUnavailable):
                     await session.close()
             assert session.next_seq == 3
-            wire.weather.is_open = True
+            wire.faults.is_open = True
         with anyio.fail_after(20):
             result = await next_result(session.results())
         assert result.text == str(3 * len(SECOND))

@@ -1,0 +1,38 @@
+"""The users of a run: producers, roles and nodes have a user and a password each.
+
+Owns: the access list of these users, which is the documented one, and the file that gives it to a
+server at each start.
+Read next: docs/operations.md (the access lists), access_faults.py.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+USERS = ("producers", "roles", "nodes")
+PASSWORD = "first-password"
+OTHER_PASSWORD = "second-password"
+ACL_FILE = "users.acl"
+_OPERATIONS = Path(__file__).parents[2] / "docs/operations.md"
+_ACCESS_LIST = re.compile(r"^ACL SETUSER scheduler +on +>PASSWORD +(.+)$", re.MULTILINE)
+
+
+def access_list() -> list[str]:
+    """The rules of the documented user for roles, nodes and producers."""
+    match = _ACCESS_LIST.search(_OPERATIONS.read_text(encoding="utf-8"))
+    assert match is not None, "docs/operations.md has the access list of the user scheduler"
+    return ["on", f">{PASSWORD}", *match[1].split()]
+
+
+def write_acl_file(folder: Path) -> dict[str, str]:
+    """Write the users of a server into its folder; return the option that names the file."""
+    lines = ["user default on nopass ~* &* +@all"]
+    lines += [f"user {user} {' '.join(access_list())}" for user in USERS]
+    (folder / ACL_FILE).write_text("\n".join(lines) + "\n")
+    return {"aclfile": ACL_FILE}
+
+
+def with_user(url: str, user: str) -> str:
+    """The URL with a user and its password."""
+    return url.replace("://", f"://{user}:{PASSWORD}@", 1)
