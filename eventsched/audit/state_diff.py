@@ -11,6 +11,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from eventsched.audit.invariants import Violation
+from eventsched.audit.missing_timers import (
+    missing_job_timers,
+    missing_node_timers,
+    missing_session_timers,
+)
 from eventsched.schema.keys import name_of
 from projections.job import Job
 from projections.node import Node
@@ -30,13 +35,15 @@ def session_differences(name: str, view: Session | None, stored: Stored) -> Iter
         if (view is None) != (status == "retired"):
             folded = "no session" if view is None else view.status
             yield Violation("I7", where, f"folded: {folded}, stored: {status}")
+        elif "hash" in stored and "retire" not in stored:
+            yield Violation("I8", where, "retired without a retire timer")
         return
-    yield from _differences("I7", where, _session_fields(view), _stored_fields(stored["hash"]))
-    outcomes = {
-        key: f"{outcome.utterance}|{outcome.first}|{','.join(outcome.recipients)}"
-        for key, outcome in view.open_outcomes.items()
-    }
-    yield from _differences("I7", f"outcomes:{name}", outcomes, stored["outcomes"] or {})
+    yield from _differences(
+        "I7", where, session_fields(view), stored_session_fields(stored["hash"])
+    )
+    yield from _differences(
+        "I7", f"outcomes:{name}", outcome_fields(view), stored["outcomes"] or {}
+    )
     playbacks = {key: str(until) for key, until in view.playbacks.items()}
     yield from _differences("I7", f"playing:{name}", playbacks, stored["playing"] or {})
     if view.room and view.in_room != ("room" in stored):
@@ -45,7 +52,8 @@ def session_differences(name: str, view: Session | None, stored: Stored) -> Iter
     yield from _missing_timers(name, view, stored)
 
 
-def _session_fields(view: Session) -> dict[str, str]:
+def session_fields(view: Session) -> dict[str, str]:
+    """The authoritative fields of a session's hash that are not empty."""
     fields = {
         "status": view.status,
         "epoch": view.epoch,
@@ -71,6 +79,14 @@ def _session_fields(view: Session) -> dict[str, str]:
     return {field: str(value) for field, value in fields.items() if str(value)}
 
 
+def outcome_fields(view: Session) -> dict[str, str]:
+    """The open outcomes as a session stores them."""
+    return {
+        key: f"{outcome.utterance}|{outcome.first}|{','.join(outcome.recipients)}"
+        for key, outcome in view.open_outcomes.items()
+    }
+
+
 _SESSION_FIELDS = {
     *("status", "epoch", "tenant", "source", "targets", "features", "features_hash", "encoding"),
     *("sample_rate", "priority", "room", "listen_language", "key", "utterance", "turn", "used"),
@@ -79,7 +95,8 @@ _SESSION_FIELDS = {
 """The authoritative fields of a session's hash, without the counters of each target."""
 
 
-def _stored_fields(session: Mapping[str, str]) -> dict[str, str]:
+def stored_session_fields(session: Mapping[str, str]) -> dict[str, str]:
+    """The same fields as they are stored."""
     return {
         field: value
         for field, value in session.items()
@@ -103,28 +120,18 @@ def _out_of_order_differences(name: str, view: Session, stored: Stored) -> Itera
         target, _, number = key.rpartition("/")
         if int(number) == view.delivered.get(target, 0):
             yield Violation("I9", f"out_of_order:{name}", f"{key} is next and is not delivered")
-        elif target not in (stored["gaps"] or {}):
-            yield Violation("I8", f"session:{name}", f"{key} waits for a number without a timer")
 
 
 def _missing_timers(name: str, view: Session, stored: Stored) -> Iterator[Violation]:
-    """I8, as far as one read shows: each running or waiting job has a timer."""
-    if view.status == "closing" and "close" not in stored:
-        yield Violation("I8", f"session:{name}", "closing without a timer")
+    """I8, as far as one read shows: each open state has the timer that ends it."""
+    for timer in missing_session_timers(view, stored):
+        yield Violation("I8", f"session:{name}", f"{timer.state} without a {timer.kind} timer")
+    for timer in missing_job_timers(view, stored):
+        yield Violation("I8", f"job:{timer.id}", f"{timer.state} without a {timer.kind} timer")
     for key, outcome in view.open_outcomes.items():
         job = (stored["jobs"] or {}).get(key, {})
-        status = job.get("status")
-        if status == "running" and not _has_lease_timer(job):
-            yield Violation("I8", f"job:{job['key']}", "runs without a timer for its lease")
-        elif status == "queued" and "wait" not in job:
-            yield Violation("I8", f"job:{job['key']}", "waits without a timer")
-        elif status == "ended" and not outcome.outcome:
+        if job.get("status") == "ended" and not outcome.outcome:
             yield Violation("I8", f"outcomes:{name}", f"{key} is open, its job has ended")
-
-
-def _has_lease_timer(job: Mapping[str, str]) -> bool:
-    """Whether the lease timer of the job's node is due no later than the end of this lease."""
-    return "lease" in job and int(job["lease"]) <= int(job["deadline"] or 0)
 
 
 def utterances_without_job(view: Session, stored: Stored) -> set[int]:
@@ -192,6 +199,8 @@ def node_differences(name: str, view: Node | None, stored: Stored) -> Iterator[V
     }
     yield from _differences("I7", where, fields, {field: node.get(field, "") for field in fields})
     yield from _lease_differences(name, view, stored)
+    for timer in missing_node_timers(name, view, stored):
+        yield Violation("I8", where, f"{timer.state} without a {timer.kind} timer")
 
 
 def _lease_differences(name: str, view: Node, stored: Stored) -> Iterator[Violation]:

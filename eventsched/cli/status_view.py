@@ -48,6 +48,8 @@ def _cell(cell: CellStatus) -> list[RenderableType]:
     if cell.dead_letters:
         count = plural(cell.dead_letters, "dead letter")
         head.append(f"  {count}, newest: {cell.newest_dead_letter}", "red")
+    if cell.stalled_timers:
+        head.append(f"  {plural(cell.stalled_timers, 'stalled timer')}", "red")
     parts = [_roles(cell), "", _consumers(cell.consumers), "", _nodes(cell.classes)]
     return [head, *parts, *_waiting(cell)]
 

@@ -146,6 +146,9 @@ class Missing(_Numbered, frozen=True, kw_only=True):
 
     outcome: ClassVar[Literal["missing"]] = "missing"
 
+    code: str = ""
+    """NO_OUTCOME: no utterance has this delivery number, and `utterance` is -1. Empty otherwise."""
+
 
 class Partial(_Delivery, frozen=True, kw_only=True):
     """A preliminary transcript, before the outcome of its utterance. May be repeated or lost."""
@@ -214,7 +217,7 @@ async def read_outcome(
         case "failed":
             return Failed(**fields, code=code)
         case "missing":
-            return Missing(**fields)
+            return Missing(**fields, code=code)
     body = await _read_body(entry, keys, encrypted_session)
     return Result(
         **fields,

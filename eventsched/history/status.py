@@ -90,6 +90,8 @@ class CellStatus(msgspec.Struct, frozen=True, kw_only=True):
     dead_letters: int
     newest_dead_letter: str
     """Reason of the newest dead letter."""
+    stalled_timers: int
+    """Number of timers whose last call had no effect and that are called again after a pause."""
 
 
 class SystemStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -163,6 +165,7 @@ class _CellReader:
             classes=classes,
             dead_letters=await self._command("XLEN", self._keys.dead_letters),
             newest_dead_letter=_field(newest[0][1], b"reason") if newest else "",
+            stalled_timers=await self._command("ZCARD", self._keys.stalled_timers),
         )
 
     async def _dispatch(self) -> ConsumerStatus:

@@ -29,8 +29,8 @@ if not nodes.is_current(node, epoch) then
   end
   return validate.refuse('NODE_UNKNOWN')
 end
-if node.status == 'alive' then nodes.start_drain(node) end
 timers.set(clock.now() + within, 'drain', name)
+if node.status == 'alive' then nodes.start_drain(node) end
 if within == 0 then attempts.requeue_leases(name, epoch, 'drained') end
 nodes.finish_drain(node)
 return nodes.lease_count(node)

@@ -26,6 +26,7 @@
 -- Bound: constant
 -- include: affinity
 -- include: backpressure
+-- include: call
 -- include: clock
 -- include: events
 -- include: keys
@@ -83,6 +84,7 @@ if room_name and redis.call('HLEN', keys.of('room', room_name)) >= members_max t
 end
 
 local now, full = clock.now(), keys.full(name)
+timers.set(now + settings.idle_ms, 'idle', full)
 -- A small hash is searched from its start, so the fields that are read most come first.
 write('HSET', keys.of('session', name), 'status', 'open', 'out_no', '0', 'out_bytes', '0',
   'out_low', '0', 'used', '', 'epoch', '1', 'utterance', '0', 'turn', '0',
@@ -91,14 +93,14 @@ write('HSET', keys.of('session', name), 'status', 'open', 'out_no', '0', 'out_by
   'encoding', encoding, 'sample_rate', sample_rate_hz, 'priority', priority_no, 'room', room,
   'listen_language', listen_language, 'key', key_id, 'tokens', tokens.with(nil, token, 1))
 affinity.start(name)
-local opened = events.SessionOpened(full, tp, { tenant = tenant, source = source, targets = targets,
-  features = features, features_hash = features_hash, encoding = encoding,
-  sample_rate = sample_rate_hz, priority = priority_no, room = room,
+local function undo() write('DEL', keys.of('session', name)) end
+local opened = call.append_or_undo(undo, events.SessionOpened, full, tp, { tenant = tenant,
+  source = source, targets = targets, features = features, features_hash = features_hash,
+  encoding = encoding, sample_rate = sample_rate_hz, priority = priority_no, room = room,
   listen_language = listen_language, key = key_id })
 write('HSET', keys.of('session', name), 'opened', opened)
 if room_name then
   write('HSET', keys.of('room', room_name), full, listen_language)
   events.RoomJoined(full, tp, room, listen_language)
 end
-timers.set(now + settings.idle_ms, 'idle', full)
 return { 1, 0, 0, '0-0' }

@@ -13,7 +13,7 @@
 -- Refusals: none
 -- Events: none
 -- Bound: the entities given; a session's open outcomes, a node's leases
-local epochs_back = 2
+local epochs_back, lost_reasons = 2, { 'node_lost', 'superseded', 'drained' }
 -- include: jobs
 -- include: keys
 -- include: numbers
@@ -40,8 +40,8 @@ local function job_of(s, full, target, utterance)
   local job = jobs.load_header(key) or {}
   local lease = job.status == 'running'
     and due('leases|' .. job.node .. '|' .. numbers.text[job.epoch])
-  return { key = key, status = job.status, deadline = job.deadline, lease = lease or nil,
-    wait = due('wait|' .. key) }
+  return { key = key, status = job.status, deadline = job.deadline, priority = job.priority,
+    lease = lease or nil, wait = due('wait|' .. key), age = due('age|' .. key) }
 end
 
 -- The kind of each held ending.
@@ -73,22 +73,27 @@ function read.session(name)
       gaps[target] = due('gap|' .. full .. '|' .. target)
     end
   end
+  local playing, playback_timers = hash(keys.of('playing', name)), {}
+  for field in pairs(playing) do
+    playback_timers[field] = due('playback|' .. full .. '|' .. field)
+  end
   local room = s.room ~= '' and redis.call('HGET', keys.of('room', keys.name(s.room)), full)
   return { hash = s, outcomes = outcomes, jobs = outcome_jobs, ready = ready, gaps = gaps,
-    held = held_of(name), playing = hash(keys.of('playing', name)), room = room or nil,
-    close = due('close|' .. full) }
+    held = held_of(name), playing = playing, playback_timers = playback_timers,
+    room = room or nil, idle = due('idle|' .. full), pause = due('pause|' .. full),
+    close = due('close|' .. full), retire = due('retire|' .. full) }
 end
 
 function read.job(key)
-  local job, core = jobs.fields(key)
+  local job, core, text = jobs.fields(key)
   if not job then return {} end
-  local tag
+  local tag, requirement
   if job.status == 'queued' then
     local features = table.concat(core.features or {}, ',')
-    local requirement = table.concat({ core.source, core.target, features }, ':')
+    requirement = table.concat({ core.source, core.target, features }, ':')
     tag = redis.call('ZSCORE', keys.of('waiting', job.priority, requirement), job.member) or nil
   end
-  return { hash = job, tag = tag }
+  return { hash = job, tag = tag, requirement = requirement, core = text }
 end
 
 -- The leases of the present registration, of the two before it, and of `epochs`.
@@ -97,12 +102,25 @@ function read.node(name, epochs)
   if not node.status then return {} end
   node.token, node.tokens = nil, nil
   local leases, present = {}, tonumber(node.epoch)
+  local lease_timers, lost_timers, suspension_timers = {}, {}, {}
   local numbers_read = strings.split(epochs)
   for epoch = math.max(1, present - epochs_back), present do
     numbers_read[#numbers_read + 1] = string.format('%d', epoch)
   end
-  for _, no in ipairs(numbers_read) do leases[no] = scores(keys.of('leases', name, no)) end
-  return { hash = node, leases = leases,
+  for _, no in ipairs(numbers_read) do
+    leases[no] = scores(keys.of('leases', name, no))
+    lease_timers[no] = due('leases|' .. name .. '|' .. no)
+    for _, reason in ipairs(lost_reasons) do
+      local id = 'lost|' .. keys.full(name) .. '|' .. no .. '|' .. reason
+      lost_timers[no] = lost_timers[no] or due(id)
+    end
+  end
+  for _, feature in ipairs(strings.split(node.suspended)) do
+    suspension_timers[feature] = due('suspension|' .. name .. '|' .. feature)
+  end
+  return { hash = node, leases = leases, lease_timers = lease_timers, lost_timers = lost_timers,
+    suspension_timers = suspension_timers, node = due('node|' .. name),
+    drain = due('drain|' .. name),
     member = redis.call('SISMEMBER', keys.of('members', node.class), name),
     free = redis.call('ZSCORE', keys.of('free', node.class), name) or nil }
 end

@@ -19,6 +19,7 @@
 -- Bound: the results given, at most 16; 64 deliveries, 8 fills and the session's open outcomes each
 -- include: assign
 -- include: attempts
+-- include: call
 -- include: clock
 -- include: delivery
 -- include: events
@@ -45,8 +46,9 @@ end
 -- filled.
 local function record(job, result)
   jobs.set_ended(job, result.status, result.code)
-  local id = events.ResultRecorded(job, node, epoch, result)
-  local freed = nodes.release_slot(node, epoch, job.key)
+  local id = call.append_or_undo(function() jobs.restore(job) end, events.ResultRecorded, job, node,
+    epoch, result)
+  local freed = nodes.release_slot(job)
   delivery.publish(job.name, job.target, job.delivery_no, ending_of(job, result, id))
   if freed then assign.fill(freed, 'log/' .. id) end
 end
@@ -57,7 +59,8 @@ local function replace(job, result)
   local held = delivery.find_held(job.name, job.target, job.delivery_no)
   if not held or held.kind ~= 'no_speech' or result.status ~= 'ok' then return false end
   jobs.set_ended(job, 'ok', result.code)
-  local id = events.ResultReplaced(job, node, epoch, result)
+  local id = call.append_or_undo(function() jobs.restore(job) end, events.ResultReplaced, job, node,
+    epoch, result)
   delivery.hold(job.name, job.target, job.delivery_no, ending_of(job, result, id))
   return true
 end

@@ -12,6 +12,7 @@
 -- Refusals: SESSION_UNKNOWN, SESSION_CLOSED, INVALID_MESSAGE
 -- Events: SessionResumed
 -- Bound: constant
+-- include: call
 -- include: events
 -- include: keys
 -- include: sessions
@@ -25,11 +26,14 @@ if not validate.is_name(token) then return validate.invalid('token', 'a name') e
 local epoch = tokens.epoch_of(s, token)
 if not epoch then
   epoch = s.epoch + 1
-  local field = tokens.with(s, token, epoch)
-  write('HSET', keys.of('session', name), 'epoch', epoch, 'tokens', field)
+  local session, field = keys.of('session', name), tokens.with(s, token, epoch)
+  local old_epoch, old_tokens = s.epoch, s.tokens
+  write('HSET', session, 'epoch', epoch, 'tokens', field)
+  call.append_or_undo(function()
+    write('HSET', session, 'epoch', old_epoch, 'tokens', old_tokens)
+  end, events.SessionResumed, s, epoch)
   s.epoch, s.tokens = epoch, field
   sessions.touch(s)
-  events.SessionResumed(s, epoch)
 end
 local confirmed = redis.call('HGET', keys.of('session', name), 'confirmed')
 return { epoch, s.next_seq, s.utterance, confirmed or '0-0' }

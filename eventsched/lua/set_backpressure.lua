@@ -14,6 +14,7 @@
 -- Events: BackpressureStarted, BackpressureEnded
 -- Bound: four reasons
 -- include: cache
+-- include: call
 -- include: events
 -- include: keys
 -- include: strings
@@ -25,16 +26,16 @@ if not reasons[reason] then
 end
 if is_active ~= '0' and is_active ~= '1' then return validate.invalid('is_active', '0 or 1') end
 if not seen_no or not limit_no then return validate.invalid('seen', 'whole numbers below 1e14') end
-local active = strings.set_of(redis.call('HGET', keys.counters, 'backpressure') or '')
+local stored = redis.call('HGET', keys.counters, 'backpressure') or ''
+local active = strings.set_of(stored)
 if (active[reason] or false) == (is_active == '1') then return 'unchanged' end
 active[reason] = is_active == '1' or nil
 local list = {}
 for name in pairs(active) do list[#list + 1] = name end
 table.sort(list)
 cache.write_stable('HSET', keys.counters, 'backpressure', table.concat(list, ','))
-if is_active == '1' then
-  events.BackpressureStarted(reason, seen_no, limit_no)
-  return 'started'
-end
-events.BackpressureEnded(reason, seen_no, limit_no)
-return 'ended'
+local append = is_active == '1' and events.BackpressureStarted or events.BackpressureEnded
+call.append_or_undo(function()
+  cache.write_stable('HSET', keys.counters, 'backpressure', stored)
+end, append, reason, seen_no, limit_no)
+return is_active == '1' and 'started' or 'ended'

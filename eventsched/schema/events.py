@@ -331,9 +331,11 @@ class ResultMissing(Data, frozen=True, kw_only=True):
     """
 
     utterance: int
+    """-1 with the reason `no_outcome`."""
     target: str
     delivery_no: int
-    reason: Literal["gap", "close"]
+    reason: Literal["gap", "close", "no_outcome"]
+    """`no_outcome`: no utterance has the number, because a call failed after allocating it."""
     to: list[str] = []
     skipped: list[str] = []
 

@@ -41,6 +41,7 @@ S  ephemeral state: it may be lost.
     clock                   string S  mode|offset|last|generation (Store.read_clock)
     settings                hash   S  the cell's settings
     timers                  zset   S  due times: `<kind>|<id>`
+    stalled_timers          zset   S  timers whose last calls had no effect: number of these calls
     lease:<set>             hash   S  owner of a projection set: epoch, until; D passed: count
     checkpoint:<set>        string D  last log id folded and saved
     active_revision:<projection> string D  `<version>.<revision>` that readers use
@@ -145,6 +146,10 @@ class Keys:
     @property
     def timers(self) -> str:
         return self._key("timers")
+
+    @property
+    def stalled_timers(self) -> str:
+        return self._key("stalled_timers")
 
     @property
     def clock(self) -> str:

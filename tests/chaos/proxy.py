@@ -94,10 +94,6 @@ class Proxy:
         for connection in self._clients:
             connection.cancel()
 
-    def leads_to(self, server: Path) -> None:
-        """New connections go to the socket of this server; those that are open stay."""
-        self._server = server
-
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         peer = writer.get_extra_info("peername")
         is_server = bool(peer) and peer[0] == SERVERS

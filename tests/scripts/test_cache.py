@@ -99,7 +99,7 @@ WRITERS = {
     r"keys\.of\('requirements'": {"classes"},
     r"keys\.tenant_queued": {"queue"},
     r"key, |session, |keys\.of\('session'": {
-        "sessions", "closing", "delivery", "outbox", "affinity", "utterances", "open_session",
+        "sessions", "closing", "delivery", "outbox", "affinity", "open_session",
         "resume_session", "record_seal", "outcome_timers", "retire_timer",
     },
 }  # fmt: skip

@@ -105,8 +105,11 @@ local function dispatch(job, choice, cause)
   local deadline = deadline_of(job.ms)
   nodes.acquire_slot(node, job.key)
   jobs.set_running(job, node, deadline)
+  local id = call.append_or_undo(function()
+    jobs.restore(job)
+    nodes.release_slot({ node = node.name, epoch = node.epoch, key = job.key })
+  end, events.JobDispatched, job, node, cause, choice, deadline, context_at)
   affinity.set(job.name, node.name, job.turn)
-  local id = events.JobDispatched(job, node, cause, choice, deadline, context_at)
   write('XADD', node.inbox, clock.entry_id(), 't', 'assign', 'j', job.key, 'c', 'log/' .. id,
     'd', job.head .. job.rest .. ',"attempt":' .. as_text[job.attempt] .. ',"epoch":'
       .. node.epoch_text .. ',"deadline_ms":' .. deadline .. ',"context_at":"' .. context_at
@@ -144,6 +147,7 @@ function assign.fill(node, cause)
     dispatch(job, { node = node.name, rule = 'fill',
       classes = classes.evidence(classes.only(node.class)), policy = policy,
       compared = as_text[compared], winner = best, runner_up = second }, cause)
+    queue.cancel_timers(job)
     heads[best.requirement] = queue.head(best.requirement)
     free, filled = free - 1, filled + 1
   end

@@ -1,6 +1,7 @@
 -- attempts: ends attempts that have no result, and starts the next ones (rules 13, node
 -- registration; 14, missing model; 20, dispatching again; 25, ordered delivery).
 -- include: assign
+-- include: call
 -- include: clock
 -- include: delivery
 -- include: events
@@ -19,19 +20,21 @@ local code_of_reason = { lease = 'JOB_TIMEOUT', node_lost = 'NODE_LOST', superse
   drained = 'NODE_LOST' }
 
 -- End the attempt: release its slot and send its node a cancel. Returns the node if it can take a
--- job.
+-- job. The slot is released first: a lease that is gone cannot end twice.
 function attempts.stop(job, reason, code, cause)
-  events.AttemptEnded(job, reason, code, cause)
+  local node = nodes.release_slot(job, function()
+    events.AttemptEnded(job, reason, code, cause)
+  end)
   write('XADD', keys.of('inbox', job.node), clock.entry_id(), 't', 'cancel',
     'j', job.key, 'c', '', 'd', cjson.encode({ attempt = job.attempt, epoch = job.epoch,
       reason = reason }), 'b', '')
-  return nodes.release_slot(job.node, job.epoch, job.key)
+  return node
 end
 
 -- The job ends as failed, and so does its outcome.
 function attempts.fail(job, code, cause)
   jobs.set_ended(job, 'failed', code)
-  events.JobFailed(job, code, cause)
+  call.append_or_undo(function() jobs.restore(job) end, events.JobFailed, job, code, cause)
   delivery.publish(job.name, job.target, job.delivery_no,
     { kind = 'failed', code = code, job = job.key, cause = cause, tp = job.tp })
 end
@@ -53,47 +56,62 @@ function attempts.redispatch(job, reason, code, cause)
   if freed then assign.fill(freed, cause) end
 end
 
--- Dispatch the jobs of a registration that has ended again: 16 leases a call, the rest in a timer
--- that is due at once.
-function attempts.requeue_leases(name, epoch, reason)
-  local leases = keys.of('leases', name, string.format('%d', epoch))
-  for _, job_key in ipairs(redis.call('ZRANGE', leases, 0, attempts.requeued_max - 1)) do
-    attempts.redispatch(jobs.load(job_key), reason, nil, '')
-  end
-  if redis.call('EXISTS', leases) == 1 then
-    timers.set(clock.now(), 'lost', string.format('%s|%d|%s', keys.full(name), epoch, reason))
-  end
+-- Returns the id of the timer.
+local function set_lost_timer(name, epoch, reason)
+  local id = string.format('%s|%d|%s', keys.full(name), epoch, reason)
+  timers.set(clock.now(), 'lost', id)
+  return id
 end
 
--- The leases of a registration that have expired at `at`, in the order of their ends; and the next
--- time at which leases may have expired, nil if the registration holds none. A lease younger than
--- 15 s cannot have expired and is not read.
+-- Dispatch the jobs of a registration that has ended again: 16 leases a call, the rest in a timer
+-- that is due at once. The timer is set first, so that it continues if this call fails. A lease
+-- without a running attempt is released: `verify` reports it.
+function attempts.requeue_leases(name, epoch, reason)
+  local leases = keys.of('leases', name, string.format('%d', epoch))
+  local job_keys = redis.call('ZRANGE', leases, 0, attempts.requeued_max - 1)
+  if not job_keys[1] then return end
+  local id = set_lost_timer(name, epoch, reason)
+  for _, job_key in ipairs(job_keys) do
+    local job = jobs.load(job_key)
+    if job and job.status == 'running' and job.node == name and job.epoch == epoch then
+      attempts.redispatch(job, reason, nil, '')
+    else
+      nodes.release_slot({ node = name, epoch = epoch, key = job_key })
+    end
+  end
+  if redis.call('EXISTS', leases) == 0 then timers.cancel('lost', id) end
+end
+
+-- The leases of a registration that have expired at `at`, in the order of their ends; the next time
+-- at which leases may have expired, nil if the registration holds none; and whether it holds leases
+-- that have not expired. A lease younger than 15 s cannot have expired and is not read.
 function attempts.expired_leases(name, epoch, at)
   local leases, youngest = keys.of('leases', name, epoch), numbers.text[at - nodes.lease_ms_min]
   local old = redis.call('ZRANGEBYSCORE', leases, '-inf', youngest)
   local young = redis.call('ZRANGEBYSCORE', leases, '(' .. youngest, '+inf', 'WITHSCORES', 'LIMIT',
     '0', '1')
-  local expired, ends = {}, {}
+  local expired, ends, has_live = {}, {}, young[1] ~= nil
   local next_ms = (tonumber(young[2]) or clock.now()) + nodes.lease_ms_min
   for _, job_key in ipairs(old) do
-    local end_ms = jobs.lease_deadline(job_key) or next_ms -- no record: `verify` reports it
-    ends[job_key] = end_ms
-    if end_ms <= at then
+    local end_ms = jobs.lease_deadline(job_key) -- nil without a running job: `verify` reports it
+    if end_ms and end_ms <= at then
+      ends[job_key] = end_ms
       expired[#expired + 1] = job_key
-    else
-      next_ms = math.min(next_ms, end_ms)
+    elseif end_ms then
+      has_live, next_ms = true, math.min(next_ms, end_ms)
     end
   end
   table.sort(expired, function(a, b)
     if ends[a] ~= ends[b] then return ends[a] < ends[b] end
     return strings.precedes(a, b)
   end)
-  return expired, (old[1] or young[1]) and next_ms
+  return expired, (old[1] or young[1]) and next_ms, has_live
 end
 
--- The registration has ended. The caller requeues its leases.
-function attempts.end_registration(node, reason)
+-- The registration has ended. The caller requeues its leases; if it cannot, the timer does.
+function attempts.end_registration(node, reason, code)
   local leases = nodes.lease_count(node)
+  if leases > 0 then set_lost_timer(node.name, node.epoch, code) end
   nodes.deregister(node)
   events.NodeLost(node, reason, leases)
 end
@@ -105,6 +123,7 @@ function attempts.cancel(job, cause)
   if job.status == 'queued' then
     queue.remove(job)
     jobs.set_ended(job, 'missing')
+    queue.cancel_timers(job)
   elseif job.status == 'running' then
     jobs.set_ended(job, 'missing')
     return attempts.stop(job, 'cancelled', nil, cause)

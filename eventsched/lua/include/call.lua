@@ -3,7 +3,8 @@
 --   on_begin   reset the state of the module, so that no call sees the state of another call;
 --   on_commit  write the deferred changes. The module that was loaded last commits first, before
 --              the modules that it uses. The handlers run after the script has returned, and also
---              after it has failed: Redis rolls nothing back, so the changes must be complete;
+--              after it has failed: Redis rolls nothing back, so the changes must be complete. A
+--              handler that fails runs once more, so it must not repeat what it has written;
 --   on_error   clean up after a call that has failed.
 -- The entry function (eventsched/store/library.py) runs the handlers; scripts do not.
 local call = { log_key = '', now_arg = '', has_written = false, commits_left = 0 }
@@ -30,13 +31,23 @@ end
 
 function call.commit()
   for i = call.commits_left, 1, -1 do
-    call.commits_left = i - 1
     commits[i]()
+    call.commits_left = i - 1
   end
 end
 
--- Run the commit handlers that have not run yet, each on its own. The caller of the script gets the
--- first error.
+-- Call `append(...)`, the second write of a change: the event of what is written already, or the
+-- counter of an entry. If it fails, `undo()` takes the first write back, so that a repeated call
+-- makes the change. Returns the result of `append`.
+function call.append_or_undo(undo, append, ...)
+  local is_done, id = pcall(append, ...)
+  if is_done then return id end
+  pcall(undo)
+  error(id, 0)
+end
+
+-- Run the commit handlers that have not succeeded yet, each on its own. The caller of the script
+-- gets the first error.
 function call.fail()
   while call.commits_left > 0 do
     local i = call.commits_left

@@ -64,7 +64,6 @@ end
 local function write_load()
   local id, node, load = classes.pending_class, classes.pending_node, classes.pending_load
   if not id then return end
-  classes.pending_class = nil
   local class = definitions.peek(id)
   local free = class and class.key_of_free or keys.of('free', id)
   if load then
@@ -72,6 +71,7 @@ local function write_load()
   else
     write('ZREM', free, node)
   end
+  classes.pending_class = nil
 end
 
 call.on_commit(write_load)

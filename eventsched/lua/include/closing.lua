@@ -18,28 +18,36 @@ local closing = { skipped_max = 32 }
 
 -- The session accepts no more chunks; buffered audio is finalized. `reason` is asked or idle.
 function closing.start(s, reason)
-  write('HSET', keys.of('session', s.name), 'status', 'closing', 'reason', reason)
+  local session = keys.of('session', s.name)
+  timers.set(clock.now() + settings.close_wait_ms, 'close', s.full)
+  write('HSET', session, 'status', 'closing', 'reason', reason)
   s.status = 'closing'
-  local id = events.SessionClosing(s, reason)
+  local id = call.append_or_undo(function()
+    write('HSET', session, 'status', 'open', 'reason', '')
+    s.status = 'open'
+  end, events.SessionClosing, s, reason)
   if s.buf_bytes > 0 then utterances.finalize(s, 'close') end
   if s.room ~= '' then
     write('HDEL', keys.of('room', keys.name(s.room)), s.full)
     events.RoomLeft(s)
   end
   timers.cancel_both('idle', 'pause', s.full)
-  timers.set(clock.now() + settings.close_wait_ms, 'close', s.full)
   outbox.notify(s.name, { state = 'closing', log = id })
   delivery.ended_in[s.name] = true
 end
 
 local function finish(s)
+  local session = keys.of('session', s.name)
   playback.finish_all(s)
-  local missing = tonumber(redis.call('HGET', keys.of('session', s.name), 'missing')) or 0
-  write('HSET', keys.of('session', s.name), 'status', 'closed')
-  s.status = 'closed'
-  local id = events.SessionClosed(s, missing)
-  timers.cancel('close', s.full)
+  local missing = tonumber(redis.call('HGET', session, 'missing')) or 0
   timers.set(clock.now() + settings.session_retention_ms, 'retire', s.full)
+  write('HSET', session, 'status', 'closed')
+  s.status = 'closed'
+  local id = call.append_or_undo(function()
+    write('HSET', session, 'status', 'closing')
+    s.status = 'closing'
+  end, events.SessionClosed, s, missing)
+  timers.cancel('close', s.full)
   outbox.notify(s.name, { state = 'closed', log = id })
   sessions.evict(s.name)
 end

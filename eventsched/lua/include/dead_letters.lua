@@ -5,6 +5,7 @@
 -- include: clock
 -- include: keys
 -- include: strings
+-- include: timers
 -- include: write
 local dead_letters = {}
 
@@ -14,6 +15,19 @@ function dead_letters.add(from, id, kind, d, failure)
   cache.invalidate()
   write('XADD', keys.dead_letters, clock.entry_id(), 'from', from, 'id', id, 'k', kind, 'd', d,
     'reason', strings.error_text(failure), 'partial', partial)
+end
+
+-- A handler of the timer has failed: the timer is due again after a pause. The first of several
+-- failures in a row becomes a dead letter; the others are counted.
+function dead_letters.back_off(member, failure)
+  local has_written = call.has_written
+  local count = timers.back_off(member)
+  call.has_written = has_written
+  if count == 1 then
+    dead_letters.add('timers', member, 'timer', '', failure)
+  else
+    cache.invalidate()
+  end
 end
 
 -- Call `process(...)`. An error becomes a dead letter, and the caller continues. Returns whether

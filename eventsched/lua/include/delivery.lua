@@ -61,9 +61,16 @@ end
 
 local function close_outcome(session, field)
   local open = cached.read_through(session)
+  if not open[field] then return end
   write('HDEL', keys.of('outcomes', session), field)
   open[field] = nil
   cached.grow(-1)
+end
+
+local function reopen_outcome(session, field, stored)
+  if not stored then return end
+  write('HSET', keys.of('outcomes', session), field, stored)
+  cached.evict(session)
 end
 
 -- The session has closed, or retired.
@@ -113,9 +120,12 @@ end
 local function deliver(session, target, number, outcome, ending, speaker)
   local boxes, to, skipped = recipients_of(speaker, outcome)
   local number_text, full, body = as_text[number], keys.full(session), ending.body or ''
-  close_outcome(session, target .. '/' .. number_text)
+  local field = target .. '/' .. number_text
+  local stored = cached.read_through(session)[field]
+  close_outcome(session, field)
   local append = ending.kind == 'missing' and events.ResultMissing or events.ResultDelivered
-  local id = append(full, target, number_text, outcome, ending, to, skipped)
+  local id = call.append_or_undo(function() reopen_outcome(session, field, stored) end, append,
+    full, target, number_text, outcome, ending, to, skipped)
   local d = '{"session":"' .. full .. '","utterance":' .. outcome.utterance .. ',"target":"'
     .. target .. '","delivery_no":' .. number_text .. ',"outcome":"' .. ending.kind .. '"'
     .. (json.optional(ending.code) and ',"code":' .. json.quote(ending.code) or '')
@@ -213,6 +223,15 @@ function delivery.publish(session, target, number, ending)
   end
   deliver(session, target, number, outcome, ending, speaker)
   if speaker.has_held[target] then delivery.drain_ready(session, target) end
+end
+
+-- End the next number as missing although it has no open outcome: an earlier call failed after it
+-- had allocated the number. The speaker is told, because the recipients are not known.
+function delivery.skip_hole(s, target, number)
+  remove_held(s.name, target, number)
+  deliver(s.name, target, number, { utterance = '-1', to = '' },
+    { kind = 'missing', reason = 'no_outcome', code = 'NO_OUTCOME', job = '', tp = s.tp },
+    speaker_of(s.name, target))
 end
 
 -- End the next number as missing. `outcome` is open.

@@ -20,5 +20,6 @@ function job_timers.wait(job_key)
   local _, is_declared = classes.matching(job.source, job.target, job.features)
   queue.remove(job)
   attempts.fail(job, queue.reason(is_declared), '')
+  queue.cancel_timers(job)
 end
 return job_timers

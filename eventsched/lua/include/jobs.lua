@@ -102,18 +102,19 @@ function jobs.lease_deadline(key)
   return stored and tonumber(string.match(stored, '^running|%d+|[^|]*|%d*|%d*|(%d+)|'))
 end
 
--- For `read_entity`: the fields of the record by name, as text, and the decoded core; nil without a
--- record.
+-- For `read_entity`: the fields of the record by name, as text, the decoded core, and the core as
+-- it is stored; nil without a record.
 function jobs.fields(key)
   local stored = redis.call('GET', keys.of('job', key))
   if not stored then return nil end
   local status, attempt, node, epoch, at, deadline, place, outcome, core_at =
     string.match(stored, record_pattern)
   local priority, tag, entry = string.match(place, '^(%d+),(%d+),(%d+)$')
-  local core = cjson.decode(string.sub(stored, core_at))
+  local text = string.sub(stored, core_at)
+  local core = cjson.decode(text)
   return { status = status, attempt = attempt, node = node, epoch = epoch, dispatched = at,
     deadline = deadline, priority = priority, tag = tag, member = entry and entry .. ':' .. key,
-    outcome = outcome, code = core.code or '' }, core
+    outcome = outcome, code = core.code or '' }, core, text
 end
 
 -- The code of a job that has failed.
@@ -151,6 +152,11 @@ local function core_head(job)
   if job.core_to then return string.sub(job.stored, job.core_at, job.core_to - 1) end
   return '{"session":"' .. job.session .. '","utterance":' .. job.utterance .. ',"target":"'
     .. job.target .. '","delivery_no":' .. job.delivery_no .. ',"tp":' .. json.quote(job.tp)
+end
+
+-- Store the record as this call has loaded it.
+function jobs.restore(job)
+  if job.stored then write('SET', job.record, job.stored) else write('DEL', job.record) end
 end
 
 -- The job has ended. Its record stays until its session retires, without the fields that only

@@ -2,6 +2,7 @@
 -- 13, node registration); suspension (rule 14, missing model).
 -- include: assign
 -- include: attempts
+-- include: call
 -- include: clock
 -- include: dead_letters
 -- include: events
@@ -22,14 +23,21 @@ end
 -- were due later wait for the next call, so that a late timer catches up in order.
 function node_timers.leases(id, at)
   local name, epoch = string.match(id, '^(.-)|(%d+)$')
-  local expired, next_ms = attempts.expired_leases(name, epoch, at)
+  local expired, next_ms, has_live = attempts.expired_leases(name, epoch, at)
   if not next_ms then return false end
-  local ended = 0
+  local ended, has_failed = 0, false
   for i = 1, math.min(#expired, attempts.requeued_max) do
-    if dead_letters.guard('timers', 'leases|' .. id, 'timer', '', end_lease, expired[i]) then
+    call.has_written = false
+    local is_done, failure = pcall(end_lease, expired[i])
+    if is_done then
       ended = ended + 1
+    elseif not has_failed then
+      has_failed = true
+      dead_letters.back_off('leases|' .. id, failure)
     end
   end
+  if ended == 0 and not has_live and not has_failed then timers.back_off('leases|' .. id) end
+  if ended == 0 and not has_live then return false end
   -- If no lease could be ended, the timer is not due at once.
   if ended > 0 and #expired > attempts.requeued_max then next_ms = at end
   timers.set_earlier(next_ms, 'leases', id)
@@ -43,7 +51,7 @@ function node_timers.node(name)
   local seen = tonumber(redis.call('HGET', keys.of('node', name), 'seen')) or 0
   local due = seen + settings.node_lost_ms
   if due > clock.now() then return timers.set(due, 'node', name) end
-  attempts.end_registration(node, 'silent')
+  attempts.end_registration(node, 'silent', 'node_lost')
   attempts.requeue_leases(name, node.epoch, 'node_lost')
 end
 

@@ -2,6 +2,7 @@
 -- choosing a node). Leases belong to a registration, which is (node, epoch) (rule 13, node
 -- registration).
 -- include: cache
+-- include: call
 -- include: classes
 -- include: clock
 -- include: events
@@ -114,16 +115,23 @@ function nodes.is_current(node, epoch)
   return node and node.status ~= 'gone' and node.epoch == epoch
 end
 
--- Release the slot that the registration (name, epoch) holds for the job. Returns the node if it
--- can take a job now.
-function nodes.release_slot(name, epoch, job_key)
-  local node = nodes.get(name)
-  if not nodes.is_current(node, epoch) then
-    write('ZREM', keys.of('leases', name, string.format('%d', epoch)), job_key)
-    return nil
+-- Release the slot that the registration (job.node, job.epoch) holds for the job. Then call
+-- `append`, if there is one, which appends the event of the attempt's end. If that fails, the lease
+-- is stored again. Returns the node if it can take a job now.
+function nodes.release_slot(job, append)
+  local node = nodes.get(job.node)
+  local is_current = nodes.is_current(node, job.epoch)
+  local leases = is_current and node.leases
+    or keys.of('leases', job.node, string.format('%d', job.epoch))
+  local count = is_current and nodes.lease_count(node)
+  local is_released = write('ZREM', leases, job.key) == 1
+  if append then
+    call.append_or_undo(function()
+      if is_released then write('ZADD', leases, job.at, job.key) end
+    end, append)
   end
-  local count = nodes.lease_count(node)
-  if write('ZREM', node.leases, job_key) == 1 then change_count(node, count, -1) end
+  if not is_current then return nil end
+  if is_released then change_count(node, count, -1) end
   if node.status == 'draining' then
     nodes.finish_drain(node)
     return nil
@@ -159,7 +167,12 @@ function nodes.start_drain(node)
   classes.set_load(node.class, node.name, nil)
   cache.write_stable('HINCRBY', keys.of('class', node.class), 'draining', 1)
   classes.evict(node.class)
-  events.NodeDraining(node)
+  call.append_or_undo(function()
+    node.status = 'alive'
+    cache.write_stable('HSET', keys.of('node', node.name), 'status', 'alive')
+    cache.write_stable('HINCRBY', keys.of('class', node.class), 'draining', -1)
+    nodes.publish_load(node)
+  end, events.NodeDraining, node)
 end
 
 -- A draining node without leases is gone.

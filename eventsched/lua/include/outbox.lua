@@ -3,6 +3,7 @@
 -- bytes. Counters in the session record: `out_no` is the number of entries so far, `out_bytes` the
 -- payload bytes so far, `out_low` the payload bytes before the oldest entry.
 -- include: cache
+-- include: call
 -- include: clock
 -- include: entry_ids
 -- include: keys
@@ -43,7 +44,7 @@ function outbox.append(box, kind, d, body, audio, ...)
   local stream, low = keys.of('outbox', box.name), box.low
   local total = box.total + #body + #audio
   local number_text, total_text = as_text[box.number + 1], as_text[total]
-  write('XADD', stream, 'MAXLEN', entries_max, clock.entry_id(), 't', kind,
+  local id = write('XADD', stream, 'MAXLEN', entries_max, clock.entry_id(), 't', kind,
     'i', number_text .. ':' .. total_text, 'd', d, 'b', body, 'a', audio)
   -- `low` is at most the position of the oldest entry: entries that were confirmed, or that MAXLEN
   -- removed, did not update `low`. So read the oldest entry before an entry is removed for its
@@ -57,7 +58,8 @@ function outbox.append(box, kind, d, body, audio, ...)
     write('XTRIM', stream, 'MINID', first_two[2][1])
     low = ends
   end
-  write('HSET', keys.of('session', box.name), 'out_no', number_text, 'out_bytes', total_text,
+  call.append_or_undo(function() write('XDEL', stream, id) end, write, 'HSET',
+    keys.of('session', box.name), 'out_no', number_text, 'out_bytes', total_text,
     'out_low', as_text[low], ...)
   box.number, box.total, box.low = box.number + 1, total, low
 end

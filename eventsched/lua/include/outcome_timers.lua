@@ -17,6 +17,7 @@ local outcome_timers = {}
 -- Skip the next number and cancel its job. Adds the node with the freed slot to `freed`.
 local function skip(s, target, number, reason, freed)
   local outcome = delivery.find_outcome(s.name, target, number)
+  if not outcome then return delivery.skip_hole(s, target, number) end
   local key = table.concat({ s.tenant, s.full, string.format('%d', outcome.utterance),
     'translation', target, s.features_hash }, ':')
   local job = jobs.load(key)
@@ -35,7 +36,7 @@ local function fill_all(freed)
 end
 
 -- An ending was held for the delivery gap timeout: the numbers before it are skipped, and the
--- ending is delivered.
+-- ending is delivered. If the ending cannot be delivered, the timer backs off.
 function outcome_timers.gap(id)
   local full, target = string.match(id, '^(.-)|(.*)$')
   local s = sessions.get(keys.name(full))
@@ -44,11 +45,12 @@ function outcome_timers.gap(id)
   local longest = redis.call('ZRANGE', held_since, 0, 0, 'WITHSCORES')
   if not longest[1] then return end
   local held_no, held_at = tonumber(longest[1]), tonumber(longest[2])
-  local number, skipped, freed = delivery.next_number(s.name, target), 0, {}
-  while clock.now() >= held_at + settings.delivery_gap_timeout_ms and number < held_no
-    and skipped < closing.skipped_max do
+  local first, skipped, freed = delivery.next_number(s.name, target), 0, {}
+  local is_due, number = clock.now() >= held_at + settings.delivery_gap_timeout_ms, first
+  while is_due and number < held_no and skipped < closing.skipped_max do
     -- More endings are held than one step delivers.
-    if delivery.find_held(s.name, target, number) then break end
+    if delivery.find_outcome(s.name, target, number)
+      and delivery.find_held(s.name, target, number) then break end
     skip(s, target, number, 'gap', freed)
     skipped = skipped + 1
     delivery.drain_ready(s.name, target)
@@ -56,40 +58,47 @@ function outcome_timers.gap(id)
   end
   delivery.drain_ready(s.name, target)
   fill_all(freed)
+  if is_due and delivery.next_number(s.name, target) == first then timers.back_off('gap|' .. id) end
 end
 
--- The targets with open outcomes, in order.
+-- The targets with open outcomes, in order, and the last open number of each.
 local function open_targets(s)
-  local is_listed, targets = {}, {}
+  local last_of, targets = {}, {}
   for field in pairs(delivery.open_outcomes(s.name)) do
-    local target = string.match(field, '^(.*)/%d+$')
-    if not is_listed[target] then
-      is_listed[target] = true
-      targets[#targets + 1] = target
-    end
+    local target, number = string.match(field, '^(.*)/(%d+)$')
+    if not last_of[target] then targets[#targets + 1] = target end
+    last_of[target] = math.max(last_of[target] or 0, tonumber(number))
   end
   table.sort(targets)
-  return targets
+  return targets, last_of
 end
 
--- The close wait is over: open outcomes end as missing.
+-- The close wait is over: open outcomes end as missing. If none can end, the timer backs off.
 function outcome_timers.close(full)
   local s = sessions.get(keys.name(full))
   if not s or s.status ~= 'closing' then return end
-  local skipped, freed = 0, {}
-  for _, target in ipairs(open_targets(s)) do
-    local number = delivery.next_number(s.name, target)
-    while skipped < closing.skipped_max and delivery.find_outcome(s.name, target, number) do
-      if not delivery.find_held(s.name, target, number) then
+  local skipped, has_advanced, freed = 0, false, {}
+  local targets, last_of = open_targets(s)
+  for _, target in ipairs(targets) do
+    local first = delivery.next_number(s.name, target)
+    local number = first
+    while skipped < closing.skipped_max and number <= last_of[target] do
+      if not delivery.find_outcome(s.name, target, number)
+        or not delivery.find_held(s.name, target, number) then
         skip(s, target, number, 'close', freed)
         skipped = skipped + 1
       end
       if delivery.drain_ready(s.name, target) == delivery.step_max then break end
       number = delivery.next_number(s.name, target)
     end
+    has_advanced = has_advanced or delivery.next_number(s.name, target) > first
   end
   write('HINCRBY', keys.of('session', s.name), 'missing', skipped)
-  timers.set(clock.now(), 'close', full)
+  if has_advanced or delivery.has_ended(s.name) then
+    timers.set(clock.now(), 'close', full)
+  else
+    timers.back_off('close|' .. full)
+  end
   delivery.ended_in[s.name] = true
   fill_all(freed)
 end

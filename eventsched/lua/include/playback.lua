@@ -1,6 +1,7 @@
 -- playback: synthesised speech that plays at the listener of a session. While a playback is open, a
 -- pause does not end an utterance (rule 5, no pause during playback). The field of a playback is
 -- `origin/target/utterance`.
+-- include: call
 -- include: clock
 -- include: events
 -- include: keys
@@ -14,18 +15,22 @@ function playback.is_active(s)
 end
 
 function playback.start(s, field, origin, target, utterance)
-  local until_ms = clock.now() + settings.playback_ms
-  write('HSET', keys.of('playing', s.name), field, string.format('%d', until_ms))
+  local until_ms, playing = clock.now() + settings.playback_ms, keys.of('playing', s.name)
   timers.set(until_ms, 'playback', s.full .. '|' .. field)
-  events.PlaybackStarted(s, origin, target, utterance, until_ms)
+  write('HSET', playing, field, string.format('%d', until_ms))
+  call.append_or_undo(function() write('HDEL', playing, field) end, events.PlaybackStarted, s,
+    origin, target, utterance, until_ms)
 end
 
 -- `reason` is ended, deadline or closed.
 function playback.finish(s, field, reason)
   local origin, target, utterance = string.match(field, '^(.-)/(.-)/(%d+)$')
-  write('HDEL', keys.of('playing', s.name), field)
+  local playing = keys.of('playing', s.name)
+  local until_ms = redis.call('HGET', playing, field)
+  write('HDEL', playing, field)
+  call.append_or_undo(function() write('HSET', playing, field, until_ms) end, events.PlaybackEnded,
+    s, origin, target, utterance, reason)
   timers.cancel('playback', s.full .. '|' .. field)
-  events.PlaybackEnded(s, origin, target, utterance, reason)
   if s.buf_count > 0 and reason ~= 'closed' then
     timers.set(math.max(clock.now(), s.buf_at + settings.pause_ms), 'pause', s.full)
   end

@@ -73,14 +73,16 @@ local function add_to_set(priority, requirement, tag, member)
   set.first = nil
 end
 
+-- Returns whether the member was in the set.
 local function remove_from_set(priority, requirement, member)
   local set = set_of(priority, requirement)
-  write('ZREM', set.key, member)
+  local count = write('ZREM', set.key, member)
   if set.first and set.first[set.at] == member then
     set.at = set.at + 2
   else
     set.first = nil
   end
+  return count == 1
 end
 
 -- The next job of a requirement, or nil: { priority, tag, tag_text, member, requirement }.
@@ -136,6 +138,10 @@ function queue.add(job, reason, cause)
   assign_place(job)
   local tag = as_text[job.tag]
   local deadline = as_text[now + settings.queue_timeout_ms]
+  timers.set(deadline, 'wait', job.key)
+  if job.priority > 0 then
+    timers.set(now + math.floor(settings.queue_timeout_ms / 2), 'age', job.key)
+  end
   add_to_set(job.priority, requirement, tag, job.member)
   queue.changes[job.tenant] = (queue.changes[job.tenant] or 0) + 1
   if not queue.has_waiting(requirement) then
@@ -146,11 +152,11 @@ function queue.add(job, reason, cause)
     end
   end
   jobs.set_queued(job, tag, deadline)
-  timers.set(deadline, 'wait', job.key)
-  if job.priority > 0 then
-    timers.set(now + math.floor(settings.queue_timeout_ms / 2), 'age', job.key)
-  end
-  events.JobQueued(job, reason, cause, tag, deadline)
+  call.append_or_undo(function()
+    queue.remove(job)
+    jobs.restore(job)
+    queue.cancel_timers(job)
+  end, events.JobQueued, job, reason, cause, tag, deadline)
 end
 
 -- The job has waited for half of its time: it waits at the highest priority from now on (rule 18,
@@ -165,11 +171,13 @@ function queue.promote(job)
   events.JobPromoted(job)
 end
 
+-- Remove the job from the queue. The caller cancels its timers when it has ended or dispatched the
+-- job: if that fails, the timer ends the job.
 function queue.remove(job)
   local requirement = queue.requirement_of(job)
-  remove_from_set(job.priority, requirement, job.member)
-  queue.changes[job.tenant] = (queue.changes[job.tenant] or 0) - 1
-  timers.cancel_both('wait', 'age', job.key)
+  if remove_from_set(job.priority, requirement, job.member) then
+    queue.changes[job.tenant] = (queue.changes[job.tenant] or 0) - 1
+  end
   if not queue.head(requirement) then
     write('SREM', keys.requirements, requirement)
     waiting_requirements.put(requirement, false)
@@ -177,6 +185,11 @@ function queue.remove(job)
       classes.unwatch(class.id, requirement)
     end
   end
+end
+
+-- The job waits no longer.
+function queue.cancel_timers(job)
+  timers.cancel_both('wait', 'age', job.key)
 end
 
 -- Remove the job from the queue to dispatch it. Virtual time advances to its tag.
@@ -192,8 +205,9 @@ call.on_commit(function()
   for tenant, change in pairs(queue.changes) do
     if change ~= 0 then
       local waiting = math.max(write('HINCRBY', keys.tenant_queued, tenant, change), 0)
-      if waiting == 0 then write('HDEL', keys.tenant_queued, tenant) end
+      queue.changes[tenant] = nil
       tenant_counts.put(tenant, waiting)
+      if waiting == 0 then write('HDEL', keys.tenant_queued, tenant) end
     end
   end
   if not queue.has_new_counters then return end

@@ -1,6 +1,7 @@
 -- retire_timer: a closed session is retired after its retention (rule 10, job identity): the event
 -- SessionRetired is appended first, then the keys are deleted, 256 a call.
 -- include: archive
+-- include: call
 -- include: clock
 -- include: events
 -- include: keys
@@ -48,8 +49,9 @@ function retire_timer.retire(full)
     if archive.keeps_audio() and not archive.holds_before(settings.session_retention_ms) then
       return timers.set(clock.now() + audio_wait_ms, 'retire', full)
     end
-    events.SessionRetired(s, targets_of(session))
     write('HSET', session, 'status', 'retired')
+    call.append_or_undo(function() write('HSET', session, 'status', 'closed') end,
+      events.SessionRetired, s, targets_of(session))
     s.status = 'retired'
   end
   local targets = targets_of(session)

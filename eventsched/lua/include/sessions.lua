@@ -59,7 +59,7 @@ local function load(name, with_late_fields)
     next_seq = as_number[next_seq], seen_at = tonumber(seen_at), buf_count = as_number[count],
     buf_bytes = as_number[bytes], buf_ms = as_number[ms], buf_seq = as_number[seq],
     buf_at = tonumber(at), buf_first = first, buf_last = last, is_dirty = false,
-    has_new_utterance = false,
+    has_new_utterance = false, numbers = {}, new_numbers = {},
     turn = nil, source = nil, targets = nil, features = nil,
     features_hash = nil, encoding = nil, sample_rate = nil, priority = nil, room = nil, key = nil,
   }
@@ -114,6 +114,25 @@ function sessions.touch(s)
   s.seen_at, s.is_dirty = clock.now(), true
 end
 
+-- The delivery number that the next utterance gets for the target; stored as `a:<target>`.
+function sessions.next_number(s, target)
+  local number = s.numbers[target]
+  if not number then
+    number = as_number[redis.call('HGET', keys.of('session', s.name), 'a:' .. target) or '0']
+    s.numbers[target] = number
+  end
+  return number
+end
+
+-- An utterance has taken the number.
+function sessions.allocate_number(s, target)
+  local number = s.numbers[target] + 1
+  s.numbers[target] = number
+  local new_numbers = s.new_numbers
+  new_numbers[#new_numbers + 1] = 'a:' .. target
+  new_numbers[#new_numbers + 1] = as_text[number]
+end
+
 -- Store the open utterance and the counters of each changed session.
 call.on_commit(function()
   for name, s in pairs(sessions.by_name) do
@@ -121,13 +140,14 @@ call.on_commit(function()
       local key, affinity_value = keys.of('session', name), affinity.values[name]
       if s.has_new_utterance and affinity_value then
         write('HSET', key, 'used', affinity_value, 'utterance', as_text[s.utterance],
-          'turn', as_text[s.turn], 'heard', sessions.encode_buffer(s))
+          'turn', as_text[s.turn], 'heard', sessions.encode_buffer(s), unpack(s.new_numbers))
       elseif s.has_new_utterance then
         write('HSET', key, 'utterance', as_text[s.utterance], 'turn', as_text[s.turn],
-          'heard', sessions.encode_buffer(s))
+          'heard', sessions.encode_buffer(s), unpack(s.new_numbers))
       else
         write('HSET', key, 'heard', sessions.encode_buffer(s))
       end
+      if s.has_new_utterance then s.new_numbers = {} end
       s.is_dirty, s.has_new_utterance = false, false
     end
   end

@@ -11,10 +11,10 @@
 -- include: numbers
 -- include: playback
 -- include: session_audio
+-- include: sessions
 -- include: settings
 -- include: strings
 -- include: timers
--- include: write
 local utterances = {}
 local as_text = numbers.text
 local padding_ms =
@@ -50,13 +50,14 @@ local function recipients_of(s)
   return order, by_target
 end
 
--- Each target gets its next delivery number and an open outcome. Returns the targets as { target,
+-- Each target gets its next delivery number and an open outcome. `sessions` stores the numbers at
+-- commit: a call that fails before the event uses no number. Returns the targets as { target,
 -- delivery_no } and as the items of the event.
 local function open_outcomes(s)
   local order, by_target = recipients_of(s)
   local targets, items = {}, {}
   for i, target in ipairs(order) do
-    local number = as_text[write('HINCRBY', keys.of('session', s.name), 'a:' .. target, '1') - 1]
+    local number = as_text[sessions.next_number(s, target)]
     local to = by_target[target] and table.concat(by_target[target], ',') or ''
     targets[i] = { target = target, delivery_no = number }
     items[i] = events.target(target, number, to)
@@ -75,11 +76,11 @@ function utterances.finalize(s, reason)
     .. padding_ms[reason]
   local id = events.UtteranceFinalized(s, reason, padding_ms[reason], items)
   s.utterance = s.utterance + 1
+  for _, item in ipairs(targets) do sessions.allocate_number(s, item.target) end
   if reason ~= 'max_duration' then s.turn = s.turn + 1 end
   s.has_new_utterance = true
   empty_buffer(s)
-  session_audio.trim(s)
-  if not targets[1] then return end
+  if not targets[1] then return session_audio.trim(s) end
   eager_dispatch.dispatch({ is_new = true, session = s.full, name = s.name, utterance = utterance,
     turn = turn, ms = ms, tenant = s.tenant, source = s.source, features_hash = s.features_hash,
     log = id,
@@ -88,6 +89,7 @@ function utterances.finalize(s, reason)
       '"encoding":"' .. s.encoding .. '","sample_rate":' .. s.sample_rate
       .. json.list_field('features', s.features) .. json.string_field('key', s.key) .. ','
       .. range) })
+  session_audio.trim(s)
 end
 
 -- Store the next chunk (rule 2, finalize reasons: steps a to c). Returns the finalized utterances,
@@ -98,13 +100,12 @@ function utterances.append(s, seq, ms, end_of_utterance, payload)
     finalized = ' ' .. as_text[s.utterance]
     utterances.finalize(s, 'pause')
   end
+  local is_buffered = #payload > 0 or s.buf_bytes > 0
+  if is_buffered and s.buf_count == 0 then timers.set(now + settings.pause_ms, 'pause', s.full) end
   local id = events.AudioChunkAppended(s, seq, ms, end_of_utterance, payload)
   s.next_seq, s.seen_at, s.is_dirty = seq + 1, now, true
-  if #payload > 0 or s.buf_bytes > 0 then
-    if s.buf_count == 0 then
-      s.buf_first, s.buf_seq = id, seq
-      timers.set(now + settings.pause_ms, 'pause', s.full)
-    end
+  if is_buffered then
+    if s.buf_count == 0 then s.buf_first, s.buf_seq = id, seq end
     s.buf_last, s.buf_at, s.buf_count = id, now, s.buf_count + 1
     s.buf_bytes, s.buf_ms = s.buf_bytes + #payload, s.buf_ms + ms
   end
