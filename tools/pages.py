@@ -1,7 +1,8 @@
 """Write the generated parts of the documents: `python -m tools.pages`.
 
 Owns: docs/settings.md, from the descriptions of the settings; the column of tests in docs/rules.md,
-from the names of the tests. `tests/docs/test_pages.py` fails if one of them is out of date.
+from the names of the tests; the access list `minimal` in docs/operations.md, from the functions.
+`tests/docs/test_pages.py` fails if one of them is out of date.
 Never does: read files outside the repository. Read next: settings_page.py.
 """
 
@@ -11,10 +12,23 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from eventsched.schema.keys import LAYOUT
+from eventsched.store.needed_commands import all_commands
 from tools.settings_page import settings_page
 
 ROOT = Path(__file__).parents[1]
 RULES, SETTINGS = ROOT / "docs/rules.md", ROOT / "docs/settings.md"
+OPERATIONS = ROOT / "docs/operations.md"
+MINIMAL = re.compile(r"^(ACL SETUSER minimal +).*$", re.MULTILINE)
+GRANTS = (
+    "@connection",
+    "acl|whoami",
+    "acl|dryrun",
+    "cluster|slots",
+    "cluster|shards",
+    "cluster|info",
+)
+"""What a user needs beside the commands of calls: to connect and to ask about its access list."""
 RULE = re.compile(
     r"^\| (?P<number>\d+) \| (?P<name>[^|]+) \| (?P<text>[^|]+) \| (?P<code>[^|]+) \|.*\|$",
     re.MULTILINE,
@@ -54,10 +68,17 @@ def rules_page(text: str) -> str:
     return RULE.sub(row, text)
 
 
+def operations_page(text: str) -> str:
+    """Return the text of docs/operations.md with the current commands of the user `minimal`."""
+    grants = " ".join(f"+{name}" for name in (*GRANTS, *map(str.lower, all_commands())))
+    return MINIMAL.sub(rf"\1on >PASSWORD ~{LAYOUT}:* resetchannels {grants}", text)
+
+
 def pages() -> Iterator[tuple[Path, str]]:
     """Yield each generated file with its current text."""
     yield RULES, rules_page(RULES.read_text(encoding="utf-8"))
     yield SETTINGS, settings_page()
+    yield OPERATIONS, operations_page(OPERATIONS.read_text(encoding="utf-8"))
 
 
 def main() -> None:

@@ -289,7 +289,8 @@ class Client:
     async def _resume(self, session_id: str) -> Session:
         channel, token = self._channel_of(session_id), self.new_name()
         store = channel.store
-        record = await store.read_hash(store.keys.session(keys.name_of(session_id)))
+        read = partial(store.read_hash, store.keys.session(keys.name_of(session_id)))
+        record = await Backoff(store.transport).call(read)
         key_id = record.get("key")
         # A missing key raises here, before the present producer loses the session.
         cipher = await load_cipher(self.keys, session_id, key_id) if key_id else None

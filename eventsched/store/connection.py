@@ -107,19 +107,22 @@ async def open_connection(
             started only if `data` has the data of an earlier one.
         cells: Number of cells of a new server (default 1); an existing server must have as many.
         settings: Replace these settings of all cells.
-        wait: Wait for a server that is away, without a limit. Any other error is raised at once.
+        wait: Wait for a named server that is away, without a limit. Any other error is raised at
+            once.
 
     Raises ServerUnavailable, InvalidMessage.
     """
     if cells is not None:
         check_between("cells", cells, 1, CELLS_MAX)
     new_settings = parse_settings(settings or {})
-    if not (create or url or os.environ.get("EVENTSCHED_URL")):
+    is_named = bool(url or os.environ.get("EVENTSCHED_URL"))
+    if not (create or is_named):
         _check_folder(data or DEFAULT_DATA)
     async with use(url, data=data) as address:
         backoff = Backoff(EventLoopTime(), log, server=display_url(address))
+        errors = ServerAway if wait and is_named else ()
         while True:
-            async with AsyncExitStack() as stack, backoff.attempt(ServerAway if wait else ()):
+            async with AsyncExitStack() as stack, backoff.attempt(errors):
                 connection = await _connect(stack, address, create, cells, new_settings)
                 connected = stack.pop_all()
                 break

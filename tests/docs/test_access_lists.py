@@ -73,6 +73,11 @@ async def _one_utterance(url: str) -> None:
         tasks.cancel_scope.cancel()
 
 
+async def test_the_system_runs_with_the_commands_that_calls_need(listed: LocalServer) -> None:
+    with anyio.fail_after(60):
+        await _one_utterance(_url(listed, "minimal"))
+
+
 async def test_the_system_runs_and_the_auditor_reads(listed: LocalServer) -> None:
     with anyio.fail_after(60):
         await _one_utterance(_url(listed, "scheduler"))
