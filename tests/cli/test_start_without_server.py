@@ -64,7 +64,7 @@ def test_a_signal_ends_the_wait(
 def test_a_command_waits_for_a_server_that_loads_its_data(tmp_path: Path) -> None:
     slowly = {"enable-debug-command": "yes", "loading-process-events-interval-bytes": "1024"}
     with LocalServer(tmp_path / "slow", durable=True, options=slowly) as server:
-        server.call("DEBUG", "POPULATE", 20_000, "filling", 100)
+        server.call("DEBUG", "POPULATE", 60_000, "filling", 100)
         server.call("CONFIG", "SET", "key-load-delay", 1_000)  # microseconds for each key
         loading = _reload(server)
         with program(tmp_path / "data", "run", "timer", "--url", server.url) as started:

@@ -96,7 +96,7 @@ async def test_a_server_that_is_loading_its_data_is_reported_away_in_one_line(
     slowly = {"enable-debug-command": "yes", "loading-process-events-interval-bytes": "1024"}
     with LocalServer(tmp_path / "slow", options=slowly) as server:
         async with eventsched.connect(server.url):
-            server.call("DEBUG", "POPULATE", 10_000, "filling", 100)
+            server.call("DEBUG", "POPULATE", 60_000, "filling", 100)
         server.call("CONFIG", "SET", "key-load-delay", 1_000)  # microseconds for each key
         loading = await anyio.to_thread.run_sync(_reload, server)
         status = await anyio.to_thread.run_sync(ask, server.url, "status")
