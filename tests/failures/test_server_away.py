@@ -79,12 +79,12 @@ async def test_up_a_node_and_a_session_outlive_a_killed_server_without_a_busy_lo
     assert [first.outcome, second.outcome] == drawn
     assert not isinstance(second, eventsched.Truncated)
     assert second.utterance == 1
-    # Loops: four of the roles; the node's inbox and heart; the listener, keepalives, the append.
+    # Loops: five of the roles; the node's inbox and heart; the listener, keepalives, the append.
     # Each call makes up to four tries, then waits 50 ms, 100 ms, … 2 s.
-    for count, loops in zip(tries, (4, 2, 3), strict=True):
+    for count, loops in zip(tries, (5, 2, 3), strict=True):
         assert 0 < count <= loops * 4 * (6 + away_s), f"{tries} tries in {away_s:.1f} s"
     assert up.process.poll() is node.process.poll() is None
-    for program, loops in ((up, 4), (node, 2)):
+    for program, loops in ((up, 6), (node, 2)):
         assert 1 <= program.output.count("server away") <= 2 * loops, program.output
     assert ask(own_server.url, "verify").returncode == 0
 
