@@ -17,6 +17,7 @@ from eventsched.projection.protocol import Projection, ProjectionSet, load_sets,
 from eventsched.projection.store import Changes, ProjectionStore, Put, Save, SetLease
 from eventsched.roles.projector import BLOCK_MS, LEASE_MS, LINGER_MS, Projector, StepResult
 from eventsched.roles.rebuild import Rebuild
+from eventsched.schema import codec
 from eventsched.schema.codec import UndecodableEvent
 from eventsched.schema.events import FIELDS, Event
 from eventsched.schema.ids import START
@@ -547,6 +548,34 @@ async def test_poison_is_a_dead_letter_with_its_reason_after_three_tries(store: 
     assert dead["reason"] == "ValueError: no ResultDelivered, please"
     context = msgspec.json.decode(dead["d"])
     assert context == {"set": "picky", "projections": ["picky"], "tries": 3}
+
+
+class Reading(Sessions):
+    """The session projection, which also reads the text of results."""
+
+    name = "reading"
+
+    def apply(self, view: Session | None, event: Event) -> Session | None:
+        if event.type == "ResultDelivered":
+            codec.decode_text(event.body)
+        return super().apply(view, event)
+
+
+async def test_a_text_that_no_decoder_reads_is_a_dead_letter_at_once(store: TimedStore) -> None:
+    """The first byte is that of a map, so the script accepts it; the map is not complete."""
+    node = await store.join()
+    await store.say(await store.open(), 0, end_of_utterance=True)
+    await store.dispatch()
+    await store.answer(node, (await store.inbox(node))[-1], body=b"\x81")
+    projector = projector_of(store, of=ProjectionSet("reading", (Reading(),)))
+    states = [(await projector.step()).state for _ in range(2)]
+    assert states == ["folded", "idle"]
+    (dead,) = await dead_of(store)
+    (bad,) = await store.log("ResultDelivered")
+    assert dead["id"] == bad.id
+    assert dead["reason"].startswith("UnreadableText: ")
+    assert msgspec.json.decode(dead["d"])["tries"] == 1
+    assert projector.checkpoint == await store.last_id(store.keys.log)
 
 
 class Exiting(Picky):
