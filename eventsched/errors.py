@@ -251,6 +251,7 @@ JOB_CODES = frozenset(
         "JOB_TIMEOUT",
         "NODE_LOST",
         "MODEL_NOT_AVAILABLE",
+        "RESULT_UNREADABLE",
     }
 )
 """Codes with which a job fails; nodes may define further codes. They do not refuse a call."""

@@ -1,6 +1,6 @@
 """The node: its registration, its abilities, and the attempts that hold its slots.
 
-Owns: rules 13 (node registration), 14 (missing model) and 16 (choosing a node) as a fold: status,
+Owns: rules 13 (node registration), 14 (suspended nodes) and 16 (choosing a node) as a fold: status,
 epoch, capability class, live attempts.
 Must not: do I/O, read a clock, decide anything. Read next: __init__.py (the set `core`).
 """
@@ -41,7 +41,7 @@ class LiveAttempt(msgspec.Struct, frozen=True, omit_defaults=True, array_like=Tr
 
 
 class Suspension(msgspec.Struct, frozen=True, order=True, omit_defaults=True, array_like=True):
-    """The node is not chosen for the subject until then (rule 14, missing model)."""
+    """The node is not chosen for the subject until then (rule 14, suspended nodes)."""
 
     scope: SuspensionScope
     subject: str
@@ -80,6 +80,11 @@ class Node(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
         """The subjects of this scope for which the node is suspended, in their order."""
         return [one.subject for one in self.suspensions if one.scope == scope]
 
+    @property
+    def suspension_words(self) -> list[str]:
+        """The suspensions as the scripts store them: features, and `*` for the whole node."""
+        return ["*"] * bool(self.suspended("node")) + self.suspended("feature")
+
 
 def _registered(view: Node | None, event: Event, data: NodeRegistered) -> Node:
     """Rule 13, node registration: a new registration starts with all slots free."""
@@ -114,7 +119,7 @@ def _lost(view: Node, event: Event, data: NodeLost) -> Node:
 
 
 def _suspended(view: Node, _: Event, data: NodeSuspended) -> Node:
-    """Rule 14, missing model: a suspension moves the node to the class of its new signature."""
+    """Rule 14, suspended nodes: a suspension moves the node to the class of its new signature."""
     suspension = Suspension(data.scope, data.subject, data.until_ms, data.reason)
     suspensions = tuple(sorted([*_others(view, data), suspension]))
     return replace(view, suspensions=suspensions, cls=data.cls)

@@ -90,7 +90,7 @@ def missing_abilities(node: Node, requirement: Requirement) -> list[str]:
 
 
 def suspensions_against(node: Node, requirement: Requirement) -> list[Suspension]:
-    """The suspensions that exclude the node from the requirement (rule 14, missing model)."""
+    """The suspensions that exclude the node from the requirement (rule 14, suspended nodes)."""
     if not node.suspensions:
         return []
     subjects: dict[SuspensionScope, tuple[str, ...]] = {

@@ -195,7 +195,7 @@ def node_differences(name: str, view: Node | None, stored: Stored) -> Iterator[V
         "sources": ",".join(view.sources),
         "targets": ",".join(view.targets),
         "features": ",".join(view.features),
-        "suspended": ",".join(view.suspended("feature")),
+        "suspended": ",".join(view.suspension_words),
     }
     yield from _differences("I7", where, fields, {field: node.get(field, "") for field in fields})
     yield from _lease_differences(name, view, stored)

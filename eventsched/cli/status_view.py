@@ -133,6 +133,8 @@ def _load(leases: int, slots: int) -> str:
 
 
 def _suspended_text(suspended: list[str]) -> Text:
+    if "*" in suspended:
+        return Text(" suspended", "yellow")
     return Text(f" suspended for {', '.join(suspended)}" if suspended else "", "yellow")
 
 

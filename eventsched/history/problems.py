@@ -45,7 +45,8 @@ def _of_cell(cell: CellStatus) -> Iterator[str]:
     for each in cell.classes:
         if each.suspended and each.nodes:
             names = ", ".join(node.node for node in each.nodes)
-            yield f"suspended for {', '.join(each.suspended)}: {names}"
+            subjects = "every job" if "*" in each.suspended else ", ".join(each.suspended)
+            yield f"suspended for {subjects}: {names}"
 
 
 def _is_late(consumer: ConsumerStatus) -> bool:

@@ -70,6 +70,7 @@ class ClassStatus(msgspec.Struct, frozen=True, kw_only=True):
     targets: list[str]
     features: list[str]
     suspended: list[str]
+    """Features for which the nodes are suspended; `*` means every job."""
     nodes: list[NodeStatus]
 
 

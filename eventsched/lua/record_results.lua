@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- record_results: record the results that a node reports for its attempts, with fencing, at most
--- one result for each job, and delivery in order (rules 21, fencing; 23, one result per job; 24, no
--- speech; 25, ordered delivery).
+-- one result for each job, and delivery in order (rules 14, suspended nodes; 21, fencing; 23, one
+-- result per job; 24, no speech; 25, ordered delivery).
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 --   absent_key      es1:{cell}:absent      no key: never exists
@@ -26,12 +26,14 @@
 -- include: fencing
 -- include: jobs
 -- include: json
+-- include: keys
 -- include: nodes
 -- include: settings
 -- include: strings
 -- include: timers
 -- include: validate
-local audio_max = 512000
+-- include: write
+local body_max, code_max, audio_max, unreadable_max = 65536, 64, 512000, 3
 local epoch = validate.int(epoch_arg, 0, 1e9)
 if not epoch then return validate.invalid('epoch', 'a whole number') end
 if not validate.is_name(node) then return validate.invalid('node', 'a name') end
@@ -65,19 +67,46 @@ local function replace(job, result)
   return true
 end
 
--- The node is not chosen for this feature for a while (rule 14, missing model). `code` is the code
--- that the node reported.
-local function suspend(feature, code)
+-- The node is not chosen for a while, for this feature or for any job (rule 14, suspended nodes).
+-- `subject` is a feature or `nodes.whole`, `reason` the code of the report.
+local function suspend(subject, reason)
   local registration = nodes.get(node)
   if not nodes.is_current(registration, epoch) then return end
   local until_ms = clock.now() + settings.suspend_ms
-  timers.set(until_ms, 'suspension', node .. '|' .. feature)
-  if not strings.set_of(registration.suspended)[feature] then
+  timers.set(until_ms, 'suspension', node .. '|' .. subject)
+  if not strings.set_of(registration.suspended)[subject] then
     local suspended = strings.split(registration.suspended)
-    suspended[#suspended + 1] = feature
+    suspended[#suspended + 1] = subject
     nodes.set_suspended(registration, suspended)
   end
-  events.NodeSuspended(registration, 'feature', feature, code, until_ms)
+  local scope, feature = nodes.scope_of(subject)
+  events.NodeSuspended(registration, scope, feature, reason, until_ms)
+end
+
+-- Whether the body can be the text of a result: empty, or a map in MessagePack. Only the type is
+-- checked: a fold dead-letters any other body that no decoder reads.
+local function is_readable(body)
+  local first = string.byte(body)
+  return not first or first >= 0x80 and first <= 0x8f or first == 0xde or first == 0xdf
+end
+
+-- The text of the result cannot be read: the attempt fails, and another node may do better. The
+-- third such result within the time of a suspension suspends the node.
+local function fail_unreadable(job)
+  local key, now = keys.of('node', node), clock.now()
+  local count, since = string.match(redis.call('HGET', key, 'unreadable') or '', '^(%d+)|(%d+)$')
+  if not count or now - tonumber(since) > settings.suspend_ms then
+    count, since = 0, clock.text()
+  end
+  count = tonumber(count) + 1
+  if count >= unreadable_max then
+    write('HDEL', key, 'unreadable')
+    suspend(nodes.whole, 'RESULT_UNREADABLE')
+  else
+    write('HSET', key, 'unreadable', count .. '|' .. since)
+  end
+  jobs.load_body(job)
+  attempts.redispatch(job, 'failed', 'RESULT_UNREADABLE', '')
 end
 
 local function fail(job, result)
@@ -106,9 +135,10 @@ local function check(result, attempt)
   if result.status == 'failed' and result.code == '' then
     return 'INVALID_MESSAGE field=code limit=a failure names its code'
   end
-  if not validate.is_text(result.code, 255) then
-    return 'INVALID_MESSAGE field=code limit=text of up to 255 bytes'
+  if not validate.is_text(result.code, code_max) then
+    return 'INVALID_MESSAGE field=code limit=text of up to 64 bytes'
   end
+  if #result.body > body_max then return 'INVALID_MESSAGE field=body limit=65536 B' end
   if #result.audio > audio_max then return 'INVALID_MESSAGE field=audio limit=512000 B' end
   if #result.audio > 0 and result.status ~= 'ok' then
     return 'INVALID_MESSAGE field=audio limit=goes with ok only'
@@ -127,12 +157,18 @@ local function take(result)
   local refusal = check(result, attempt)
   if refusal then return refusal end
   refusal = fencing.refusal(job, node, epoch, attempt)
-  if refusal == 'DUPLICATE_RESULT' and replace(job, result) then return nil end
+  if refusal == 'DUPLICATE_RESULT' and is_readable(result.body) and replace(job, result) then
+    return nil
+  end
   if refusal then
     fencing.record_refusal(job, node, epoch, attempt, 'result', refusal)
     return refusal
   end
   if result.status == 'failed' then return fail(job, result) end
+  if not is_readable(result.body) then
+    fail_unreadable(job)
+    return nil
+  end
   record(job, result)
   return nil
 end

@@ -33,7 +33,7 @@
 -- include: strings
 -- include: timers
 -- include: validate
-local classes_max, pairs_max, side_max, features_max = 256, 1024, 64, 16
+local classes_max, pairs_max, side_max, features_max, version_max = 256, 1024, 64, 16, 64
 local old = nodes.get(name)
 local stored = redis.call('HMGET', keys.of('node', name), 'token', 'inbox_from')
 if old and old.status ~= 'gone' and stored[1] == token then
@@ -45,8 +45,8 @@ if not keys.name(keys.full(name)) then return validate.invalid('node', 'a name')
 if token == '' or not validate.is_text(token, 255) then
   return validate.invalid('token', 'text of 1 to 255 bytes')
 end
-if not validate.is_text(version, 1024) then
-  return validate.invalid('version', 'text of up to 1024 bytes')
+if not validate.is_text(version, version_max) then
+  return validate.invalid('version', 'text of up to 64 bytes')
 end
 if not slots_no then return validate.invalid('slots', '1 to 256') end
 if sources_no < 1 or sources_no > side_max then

@@ -34,6 +34,7 @@ from eventsched.schema.validation import (
     PAIRS_MAX,
     SERVICES_MAX,
     SLOTS_MAX,
+    VERSION_BYTES_MAX,
     check_address,
     check_between,
     check_language,
@@ -61,7 +62,7 @@ class Node:
         targets: Target languages that it produces, 1 to 64; at most 1,024 pairs with the sources.
         features: Features beside languages, such as voices, at most 16.
         slots: Attempts that it runs at the same time, 1 to 256.
-        version: Free text for people, shown by `status`.
+        version: Free text for people, at most 64 bytes, shown by `status`.
 
     Raises:
         InvalidMessage: An argument is not acceptable; field, limit and remedy are named.
@@ -89,6 +90,10 @@ class Node:
         listed = check_list("features", features, SERVICES_MAX)
         self.features = [check_name("features", feature) for feature in listed]
         self.slots = check_between("slots", slots, 1, SLOTS_MAX)
+        if len(version.encode()) > VERSION_BYTES_MAX:
+            raise InvalidMessage.of(
+                "version", f"at most {VERSION_BYTES_MAX} bytes", "use a shorter version"
+            )
         self.version = version
         self._runner: Runner | None = None
         self._drain = anyio.Event()

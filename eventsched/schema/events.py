@@ -379,13 +379,13 @@ class NodeLost(Data, frozen=True, kw_only=True):
 
 
 class NodeSuspended(Data, frozen=True, kw_only=True):
-    """The node is not chosen for the subject until then (rule 14, missing model). By a node."""
+    """The node is not chosen for the subject until then (rule 14, suspended nodes). By a node."""
 
     epoch: int
     scope: SuspensionScope
     subject: str = ""
     """The feature, or the language pair as `<source>><target>`; empty for the whole node."""
-    reason: Literal["MODEL_NOT_AVAILABLE"]
+    reason: Literal["MODEL_NOT_AVAILABLE", "RESULT_UNREADABLE"]
     """Code of the report that led to the suspension."""
     until_ms: int
     cls: str = msgspec.field(name="class")

@@ -121,6 +121,7 @@ async def test_results_after_something_that_is_no_id(client: Client, after: str)
 @pytest.mark.parametrize(
     ("field", "given"),
     [
+        ("version", {"version": "ü" * 33}),
         ("name", {"name": "gpu 1"}),
         ("name", {"name": "c0."}),
         ("sources", {"sources": []}),

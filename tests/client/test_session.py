@@ -466,7 +466,7 @@ async def test_results_after_a_place_go_on_behind_it(client: Client, store: Time
 
 
 @pytest.mark.parametrize(
-    "body", [b"garbage", b"\xc1", b"\x93", b"\x81\xa4text\xa2\xff\xff", b"\x81\xa4text\x05"]
+    "body", [b"\x81", b"\xde\x00", b"\x81\xa4text\xa2\xff\xff", b"\x81\xa4text\x05"]
 )
 async def test_a_text_that_is_none_is_named_and_the_others_are_heard(
     client: Client, store: TimedStore, body: bytes

@@ -1,5 +1,5 @@
 """Nodes: registration, abilities, slots, draining, suspensions (rules 13, node registration; 14,
-missing model; 15, two reasons to wait; 16, choosing a node).
+suspended nodes; 15, two reasons to wait; 16, choosing a node).
 
 Owns: `decide` of registering, heartbeats and draining; which nodes are able, which have a free
 slot.
@@ -244,7 +244,7 @@ def finish_drain(w: World, name: str) -> None:
 
 
 def suspend(w: World, name: str, feature: str) -> None:
-    """Rule 14, missing model: the node is not chosen for this feature for a while."""
+    """Rule 14, suspended nodes: the node is not chosen for this feature for a while."""
     node = w.nodes[name]
     until_ms = w.now + w.settings.suspend_ms
     data = NodeSuspended(

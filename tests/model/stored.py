@@ -208,7 +208,7 @@ def _node(w: World, name: str) -> Content:
             "sources": ",".join(node.sources),
             "targets": ",".join(node.targets),
             "features": ",".join(node.features),
-            "suspended": ",".join(node.suspended("feature")),
+            "suspended": ",".join(node.suspension_words),
             "token": process.token,
             "version": process.version,
             "inbox_from": process.inbox_from,
@@ -230,7 +230,7 @@ def _classes(w: World) -> Content:
             "sources": ",".join(member.sources),
             "targets": ",".join(member.targets),
             "features": ",".join(member.features),
-            "suspended": ",".join(member.suspended("feature")),
+            "suspended": ",".join(member.suspension_words),
             "draining": class_.seen(w).draining,
         }
         content[f"members:{class_.id}"] = set(class_.nodes)

@@ -82,7 +82,7 @@ async def _check_node(store: TimedStore, name: str, node: Node) -> None:
     fields = await store.read_hash(store.keys.node(name))
     assert (fields["status"], int(fields["epoch"])) == (node.status, node.epoch)
     assert (fields["class"], int(fields["slots"])) == (node.cls, node.slots)
-    assert fields["suspended"] == ",".join(node.suspended("feature"))
+    assert fields["suspended"] == ",".join(node.suspension_words)
     assert fields["sources"] == ",".join(node.sources)
     assert fields["targets"] == ",".join(node.targets)
     assert fields["features"] == ",".join(node.features)
@@ -212,7 +212,7 @@ async def _check_timers(store: TimedStore, jobs: dict[str, Job], nodes: dict[str
     alive = {f"node|{name}" for name, node in nodes.items() if node.status != "gone"}
     assert {member for member in due if member.startswith("node|")} == alive
     marks = {
-        f"suspension|{name}|{suspension.subject}": suspension.until_ms
+        f"suspension|{name}|{suspension.subject or '*'}": suspension.until_ms
         for name, node in nodes.items()
         for suspension in node.suspensions
     }
@@ -253,8 +253,10 @@ def serves(node: Node, requirement: str) -> bool:
     source, target, features = requirement.split(":")
     required = set(features.split(",")) - {""}
     usable = set(node.features) - set(node.suspended("feature"))
+    if node.suspended("node"):
+        return False
     return source in node.sources and target in node.targets and required <= usable
 
 
 def signature(node: Node) -> tuple[object, ...]:
-    return (node.sources, node.targets, node.features, tuple(node.suspended("feature")))
+    return (node.sources, node.targets, node.features, tuple(node.suspension_words))

@@ -66,6 +66,7 @@ async def test_rule_13_the_same_token_registered_at_once_by_many_is_one_registra
 
 MALFORMED: dict[str, tuple[dict[str, Any], str]] = {
     "no slots": ({"slots": 0}, "slots"),
+    "a long version": ({"version": "x" * 65}, "version"),
     "too many slots": ({"slots": 257}, "slots"),
     "no token": ({"token": ""}, "token"),
     "nothing recognised": ({"sources": []}, "sources"),

@@ -10,6 +10,8 @@ import anyio
 import pytest
 import pytest_asyncio
 
+from eventsched.schema import codec
+from eventsched.schema.events import Text
 from eventsched.store.cell import Store
 from eventsched.store.client import open_client
 from eventsched.store.node_commands import NodeGrant, NodeResult
@@ -30,6 +32,11 @@ async def others(store: TimedStore, server: Server) -> AsyncIterator[list[Store]
     ]
     for client in clients:
         await client.aclose()
+
+
+def text(word: str) -> bytes:
+    """The body of a result with this translation."""
+    return codec.encode_text(Text(text=word))
 
 
 async def running(store: TimedStore, **overrides: Any) -> tuple[NodeGrant, str]:
@@ -135,12 +142,12 @@ async def test_rule_21_a_lost_node_holds_nothing_even_before_its_job_is_dispatch
 
 async def test_rule_23_a_job_ends_once(store: TimedStore) -> None:
     node, job = await running(store)
-    assert await reply(store, node, job, body=b"first") == "ok"
-    assert await reply(store, node, job, body=b"first") == "DUPLICATE_RESULT"
+    assert await reply(store, node, job, body=text("first")) == "ok"
+    assert await reply(store, node, job, body=text("first")) == "DUPLICATE_RESULT"
     assert await reply(store, node, job, status="no_speech") == "DUPLICATE_RESULT"
     assert await reply(store, node, job, status="failed", code="X") == "DUPLICATE_RESULT"
     assert await reply(store, node, job, 2) == "ATTEMPT_MISMATCH"
-    assert [e.body for e in await logged(store, "ResultDelivered")] == [b"first"]
+    assert [e.body for e in await logged(store, "ResultDelivered")] == [text("first")]
     assert len(await logged(store, "ResultRefused")) == 4
     await check(store)
 
@@ -187,14 +194,14 @@ async def test_rule_23_a_complete_result_replaces_an_empty_one_that_waits_behind
     assert await reply(store, node, second, status="no_speech") == "DUPLICATE_RESULT"
     assert await reply(store, node, second, 2) == "ATTEMPT_MISMATCH"
     assert await reply(store, node, second, status="failed", code="X") == "DUPLICATE_RESULT"
-    assert await reply(store, node, second, body=b"late") == "ok"
+    assert await reply(store, node, second, body=text("late")) == "ok"
     assert (await store.types())[-1] == "ResultReplaced"
     await check(store)
-    assert await reply(store, node, second, body=b"later") == "DUPLICATE_RESULT"
-    assert await reply(store, node, first, body=b"one") == "ok"
+    assert await reply(store, node, second, body=text("later")) == "DUPLICATE_RESULT"
+    assert await reply(store, node, first, body=text("one")) == "ok"
     outcomes = [(m["utterance"], m["outcome"], m["b"]) for m in await store.out(session)]
-    assert outcomes == [(0, "result", b"one"), (1, "result", b"late")]
-    assert await reply(store, node, second, body=b"latest") == "DUPLICATE_RESULT"
+    assert outcomes == [(0, "result", text("one")), (1, "result", text("late"))]
+    assert await reply(store, node, second, body=text("latest")) == "DUPLICATE_RESULT"
     await check(store)
 
 
@@ -203,7 +210,7 @@ async def test_rule_23_an_empty_result_that_was_delivered_is_not_replaced(
 ) -> None:
     node, job = await running(store)
     assert await reply(store, node, job, status="no_speech") == "ok"
-    assert await reply(store, node, job, body=b"late") == "DUPLICATE_RESULT"
+    assert await reply(store, node, job, body=text("late")) == "DUPLICATE_RESULT"
     await check(store)
 
 
@@ -228,7 +235,7 @@ AUDIO = b"\x01" * 512_000
 async def test_rule_22_audio_is_in_the_output_and_named_in_the_log(store: TimedStore) -> None:
     node, job = await running(store)
     sha = hashlib.sha256(AUDIO).hexdigest()
-    assert await reply(store, node, job, audio=AUDIO, audio_sha256=sha, body=b"t") == "ok"
+    assert await reply(store, node, job, audio=AUDIO, audio_sha256=sha, body=text("t")) == "ok"
     recorded = (await logged(store, "ResultRecorded"))[0]
     assert recorded.data.audio_bytes == 512_000
     assert recorded.data.audio_sha256 == sha
@@ -241,6 +248,8 @@ MALFORMED: dict[str, tuple[dict[str, Any], str]] = {
     "attempt 0": ({"attempt": 0}, "attempt"),
     "another status": ({"status": "great"}, "status"),
     "a failure without a code": ({"status": "failed"}, "code"),
+    "a long code": ({"status": "failed", "code": "X" * 65}, "code"),
+    "too much text": ({"body": text("x" * 65_536)}, "body"),
     "too much audio": ({"audio": AUDIO + b"\x01", "audio_sha256": "0" * 64}, "audio"),
     "audio without its hash": ({"audio": b"\x01"}, "audio_sha256"),
     "audio with half a hash": ({"audio": b"\x01", "audio_sha256": "0" * 32}, "audio_sha256"),

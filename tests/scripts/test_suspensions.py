@@ -1,11 +1,14 @@
-"""Rule 14, missing model: MODEL_NOT_AVAILABLE suspends the node for the feature for 60 s, and the
-job is dispatched again.
+"""Rule 14, suspended nodes: MODEL_NOT_AVAILABLE suspends the node for the feature for 60 s, three
+results whose text cannot be read suspend it for every job. The job is dispatched again.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
+from eventsched.store.node_commands import NodeGrant
 from tests.fixtures_store import START_MS, TimedStore
 from tests.scripts.cell_state import check
 from tests.scripts.jobs_of import assigned, cancelled, last, logged, reply, speak
@@ -204,3 +207,88 @@ async def test_rule_14_a_class_that_a_suspension_creates_watches_its_requirement
     await check(store)
     assert (await last(store, "JobDispatched")).rule == "fill"
     assert (await assigned(store, node))[-1]["session"] == store.keys.full("s2")
+
+
+PLAIN = b"plain text, not MessagePack"
+
+
+async def unreadable(store: TimedStore, node: NodeGrant, count: int) -> None:
+    """The node reports so many results that cannot be read, each for its newest assignment."""
+    for _ in range(count):
+        message = (await assigned(store, node))[-1]
+        assert await reply(store, node, message["j"], message["attempt"], body=PLAIN) == "ok"
+
+
+@pytest.mark.parametrize("body", [PLAIN, b"{}", b"\x93", b"\xc1", b"\xff"])
+async def test_rule_14_an_unreadable_result_is_a_failed_attempt_and_the_job_goes_on(
+    store: TimedStore, body: bytes
+) -> None:
+    broken = await store.join("n1", slots=1)
+    session = await speak(store, "s1")
+    await store.dispatch()
+    (message,) = await assigned(store, broken)
+    sound = await store.join("n2", slots=1)
+    assert await reply(store, broken, message["j"], body=body) == "ok"
+    assert (await store.types())[-2:] == ["AttemptEnded", "JobDispatched"]
+    ended = await last(store, "AttemptEnded")
+    assert (ended.reason, ended.code) == ("failed", "RESULT_UNREADABLE")
+    (again,) = await assigned(store, sound)
+    await store.answer(sound, again)
+    assert [entry["outcome"] for entry in await store.out(session)] == ["result"]
+    assert await logged(store, "NodeSuspended") == []
+    await check(store)
+
+
+async def test_rule_14_the_third_unreadable_result_suspends_the_node_for_every_job(
+    store: TimedStore,
+) -> None:
+    node = await store.join(slots=1)
+    await store.configure_cell({"queue_timeout_ms": 100_000}, overwrite=True)
+    await speak(store, "s1")
+    await speak(store, "s2")
+    await store.dispatch()
+    await unreadable(store, node, 2)
+    assert await logged(store, "NodeSuspended") == []
+    await check(store)
+    await unreadable(store, node, 1)
+    suspended = await last(store, "NodeSuspended")
+    assert (suspended.scope, suspended.subject) == ("node", "")
+    assert (suspended.reason, suspended.until_ms) == ("RESULT_UNREADABLE", START_MS + 60_000)
+    assert (await last(store, "JobQueued")).reason == "NO_AVAILABLE_NODE"
+    assert (
+        await store.transport.command(
+            "ZCARD", store.keys.leases("n1", 1), key=store.keys.leases("n1", 1)
+        )
+        == 0
+    )
+    await check(store)
+    await speak(store, "s3")
+    await store.dispatch()
+    assert (await store.types())[-1] == "JobQueued"
+    for _ in range(6):
+        store.tick(10_001)
+        await store.heartbeat_node(node.node, node.epoch, load=0, attempts=[])
+        await store.timers()
+    resumed = await last(store, "NodeResumed")
+    assert (resumed.scope, resumed.subject, resumed.reason) == ("node", "", "expired")
+    assert (await last(store, "JobDispatched")).rule == "fill"
+    await check(store)
+
+
+async def test_rule_14_unreadable_results_that_are_far_apart_suspend_nobody(
+    store: TimedStore,
+) -> None:
+    """Two within a minute, then two within the next one."""
+    node = await store.join(slots=1)
+    for name in ("s1", "s2", "s3", "s4"):
+        await speak(store, name)
+        await store.dispatch()
+        await unreadable(store, node, 1)
+        message = (await assigned(store, node))[-1]
+        await store.answer(node, message)
+        for _ in range(3):
+            store.tick(10_001)
+            await store.heartbeat_node(node.node, node.epoch, load=0, attempts=[])
+            await store.timers()
+    assert await logged(store, "NodeSuspended") == []
+    await check(store)

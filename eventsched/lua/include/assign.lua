@@ -20,19 +20,21 @@ local as_text = numbers.text
 
 call.on_begin(function() assign.deadlines = {} end)
 
+local context_max = 65536
 local group_view = cache.register_single('group_view', 'stable', function()
   local live = redis.call('GET', keys.of('active_revision', 'group'))
   return live and 'group:' .. live
 end)
 
 -- The context of this job in the group view, and the log id up to which the view is folded.
--- Dispatch copies both unread and never waits for a later context (rule 29, context of a job).
+-- Dispatch copies both unread and never waits for a later context (rule 29, context of a job). A
+-- context that is too large is not sent (rule 33, limits).
 local function context_of(job)
   local view = group_view.read_through()
   if not view then return '', '' end
   local stored =
     redis.call('HMGET', keys.of('view', view, job.name), 'context:' .. job.target, 'at')
-  if not stored[1] then return '', '' end
+  if not stored[1] or #stored[1] > context_max then return '', '' end
   return stored[1], stored[2] or ''
 end
 

@@ -1,5 +1,5 @@
 -- attempts: ends attempts that have no result, and starts the next ones (rules 13, node
--- registration; 14, missing model; 20, dispatching again; 25, ordered delivery).
+-- registration; 14, suspended nodes; 20, dispatching again; 25, ordered delivery).
 -- include: assign
 -- include: call
 -- include: clock

@@ -8,7 +8,8 @@
 -- include: numbers
 -- include: strings
 -- include: write
-local classes = { pending_class = nil, pending_node = nil, pending_load = nil }
+-- `whole_node` among the suspended features suspends the nodes of the class for every job.
+local classes = { pending_class = nil, pending_node = nil, pending_load = nil, whole_node = '*' }
 local first_free_max, first_free_last = 8, '7'
 local requirements_last = '63'
 local as_text = numbers.text
@@ -177,7 +178,10 @@ local function contains_all(set, features)
   return true
 end
 
-local function contains_any(set, features)
+-- Whether the nodes of the class are suspended for a requirement with these features.
+local function is_suspended(class, features)
+  local set = class.suspended
+  if set[classes.whole_node] then return true end
   for _, feature in ipairs(features) do
     if set[feature] then return true end
   end
@@ -191,7 +195,7 @@ local function find_matching(source, target, features)
     local class = definitions.read_through(id)
     if contains_all(class.features, features) then
       is_declared = true
-      if not contains_any(class.suspended, features) then
+      if not is_suspended(class, features) then
         usable[#usable + 1], usable.has[id] = class, true
       end
     end
@@ -263,7 +267,7 @@ function classes.watch(id, sources, targets)
     local source, target, features = string.match(requirement, '^(.-):(.-):(.*)$')
     features = strings.split(features)
     if sources[source] and targets[target] and contains_all(class.features, features)
-      and not contains_any(class.suspended, features) then
+      and not is_suspended(class, features) then
       classes.rotate(id, requirement)
     end
   end

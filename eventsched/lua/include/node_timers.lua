@@ -1,5 +1,5 @@
 -- node_timers: the timers of a node: leases (rule 19, lease duration); node, lost and drain (rule
--- 13, node registration); suspension (rule 14, missing model).
+-- 13, node registration); suspension (rule 14, suspended nodes).
 -- include: assign
 -- include: attempts
 -- include: call
@@ -69,18 +69,19 @@ function node_timers.drain(name)
   nodes.finish_drain(node)
 end
 
--- The suspension of a feature has ended: the node can be chosen for the feature again.
+-- A suspension has ended: the node can be chosen again, for the feature or for any job.
 function node_timers.suspension(id)
-  local name, feature = string.match(id, '^(.-)|(.*)$')
+  local name, subject = string.match(id, '^(.-)|(.*)$')
   local node = nodes.get(name)
   if not node or node.status == 'gone' then return end
-  if not strings.set_of(node.suspended)[feature] then return end
+  if not strings.set_of(node.suspended)[subject] then return end
   local suspended = {}
   for _, other in ipairs(strings.split(node.suspended)) do
-    if other ~= feature then suspended[#suspended + 1] = other end
+    if other ~= subject then suspended[#suspended + 1] = other end
   end
   nodes.set_suspended(node, suspended)
-  events.NodeResumed(node, 'feature', feature, 'expired')
+  local scope, feature = nodes.scope_of(subject)
+  events.NodeResumed(node, scope, feature, 'expired')
   assign.fill(node, '')
 end
 return node_timers

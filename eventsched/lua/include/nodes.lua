@@ -10,7 +10,8 @@
 -- include: strings
 -- include: timers
 -- include: write
-local nodes = { lease_ms_min = 15000 }
+-- `whole` in the list of suspensions stands for the whole node; any other word is a feature.
+local nodes = { lease_ms_min = 15000, whole = classes.whole_node }
 
 -- Fields of a registration that few calls need. They are read on first access.
 local declared_fields = { sources = true, targets = true, features = true, suspended = true }
@@ -182,7 +183,13 @@ function nodes.finish_drain(node)
   events.NodeDrained(node)
 end
 
--- Set the suspended features of the node. The node moves to the class with these suspensions, with
+-- Scope and subject of a suspension in an event, from a word in the list of suspensions.
+function nodes.scope_of(word)
+  if word == nodes.whole then return 'node', '' end
+  return 'feature', word
+end
+
+-- Set the suspensions of the node. The node moves to the class with these suspensions, with
 -- its load and its drain.
 function nodes.set_suspended(node, suspended)
   table.sort(suspended)
