@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +14,7 @@ import eventsched
 from eventsched.roles.runner import ROLES, running
 from eventsched.server.testing import LocalServer
 from eventsched.store.connection import open_connection
+from tests.failures.programs import ask
 from tools.pages import ROOT
 
 LIST = re.compile(r"^ACL SETUSER (\w+) +(.+)$", re.MULTILINE)
@@ -39,11 +38,6 @@ def listed(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[LocalServ
 def _url(server: LocalServer, user: str) -> str:
     scheme, _, place = server.url.partition("://")
     return f"{scheme}://{user}:{user}@{place.rpartition('@')[2]}"
-
-
-def _command(url: str, *words: str) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-m", "eventsched.cli", "--url", url, *words]
-    return subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
 
 
 def _node() -> eventsched.Node:
@@ -83,7 +77,7 @@ async def test_the_system_runs_and_the_auditor_reads(listed: LocalServer) -> Non
         await _one_utterance(_url(listed, "scheduler"))
     commands = [("scheduler", "verify"), ("auditor", "status"), ("auditor", "history")]
     for user, *words in [*commands, ("auditor", "why", "--replay")]:
-        done = await anyio.to_thread.run_sync(_command, _url(listed, user), *words)
+        done = await anyio.to_thread.run_sync(ask, _url(listed, user), *words)
         assert (done.returncode, done.stderr) == (0, ""), words
 
 

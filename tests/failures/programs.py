@@ -5,6 +5,7 @@ Owns: starting `eventsched …`, its output, its end. No process started here ou
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from pathlib import Path
 import anyio
 
 from eventsched.subprocesses import die_with_parent
+from tests.cli.programs import run
 
 READY_S = 20.0
 
@@ -97,10 +99,6 @@ def programs(folder: Path) -> Iterator[Programs]:
 
 def ask(url: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """`eventsched …` to its end."""
-    return subprocess.run(
-        [sys.executable, "-m", "eventsched.cli", "--url", url, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = run(Path(os.devnull), "--url", url, *arguments)
+    stdout, stderr = done.stdout.decode(), done.stderr.decode()
+    return subprocess.CompletedProcess(done.args, done.returncode, stdout, stderr)

@@ -9,12 +9,15 @@ import sys
 import venv
 import zipfile
 from collections.abc import Iterator
+from importlib.metadata import Distribution, distribution
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
 SPEECH_BYTES_MAX = 300_000
+SITE_PACKAGES = "import sysconfig; print(sysconfig.get_path('purelib'))"
 MAIN_JOB = """
 import anyio, eventsched
 
@@ -61,12 +64,44 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path) -> Path:
-    """Install the wheel with its dependencies; return the environment's `bin` folder."""
+    """Install the wheel and what it requires; return the environment's `bin` folder.
+
+    The required distributions are links to those of this environment: nothing else of it can be
+    imported, and no index is asked.
+    """
     folder = wheel.parent
-    venv.create(folder / "env", with_pip=True)
+    venv.create(folder / "env", with_pip=False)
     binaries = folder / "env" / "bin"
-    _run(str(binaries / "python"), "-m", "pip", "install", "--quiet", str(wheel), cwd=folder)
+    packages = Path(_run(str(binaries / "python"), "-c", SITE_PACKAGES, cwd=folder).strip())
+    for name in _required("eventsched") - {"eventsched"}:
+        _link(distribution(name), packages)
+    options = ("--quiet", "--offline", "--no-deps", "--python", str(binaries / "python"))
+    _run(sys.executable, "-m", "uv", "pip", "install", *options, str(wheel), cwd=folder)
     return binaries
+
+
+def _required(name: str, extras: frozenset[str] = frozenset()) -> set[str]:
+    """Return a distribution and all that it requires here, by their names."""
+    required: dict[str, frozenset[str]] = {}
+    pending = [(name, extras)]
+    while pending:
+        name, extras = pending.pop()
+        if extras <= required.get(name, frozenset()) and name in required:
+            continue
+        required[name] = required.get(name, frozenset()) | extras
+        for requirement in map(Requirement, distribution(name).requires or ()):
+            marker = requirement.marker
+            if marker is None or any(marker.evaluate({"extra": e}) for e in {"", *extras}):
+                pending.append((requirement.name, frozenset(requirement.extras)))
+    return set(required)
+
+
+def _link(installed: Distribution, packages: Path) -> None:
+    """Link the folders and modules of a distribution into site-packages."""
+    files = [file for file in installed.files or () if file.parts[0] != ".."]
+    for name in {file.parts[0] for file in files} - {"__pycache__"}:
+        if not (packages / name).exists():
+            (packages / name).symlink_to(Path(str(installed.locate_file(name))))
 
 
 @pytest.fixture

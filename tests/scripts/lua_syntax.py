@@ -6,6 +6,7 @@ Owns: the scopes of Lua 5.1. Never does: run Lua. Read next: test_includes.py.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 
 import tree_sitter_lua
 from tree_sitter import Language, Node, Parser
@@ -49,11 +50,12 @@ def calls(source: str, *, of: str | None = None) -> Iterator[tuple[str, list[Nod
             yield text(name), list(arguments.named_children) if arguments is not None else []
 
 
-def free_names(source: str) -> set[str]:
+@cache
+def free_names(source: str) -> frozenset[str]:
     """Names that the file does not declare: builtins and included modules."""
     scopes = _Scopes()
     scopes.visit(tree(source))
-    return scopes.free
+    return frozenset(scopes.free)
 
 
 def reassigned_names(source: str) -> set[str]:
@@ -191,7 +193,8 @@ def functions(source: str) -> dict[str, str]:
     return functions_by_name
 
 
-def members(source: str, name: str) -> set[str]:
+@cache
+def members(source: str, name: str) -> frozenset[str]:
     """The members of the table `name`: in its constructor, assigned, or declared as functions."""
     names = set[str]()
     for node in walk(tree(source)):
@@ -205,4 +208,4 @@ def members(source: str, name: str) -> set[str]:
                 if text(target) == name and value.type == "table_constructor":
                     named = [node.child_by_field_name("name") for node in value.named_children]
                     names |= {text(node) for node in named if node is not None}
-    return names
+    return frozenset(names)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.resources import files
 from typing import Any
 
@@ -20,7 +20,7 @@ from eventsched.schema.settings import Settings
 from eventsched.store.cell import Store
 from eventsched.store.client import Client
 from eventsched.store.node_commands import NodeResult
-from eventsched.store.replies import decode_text
+from eventsched.store.replies import decode_text, fields_of
 from eventsched.store.transport import RedisTransport
 from tests.fixtures_store import TimedStore
 from tests.scripts.added_scripts import add_script
@@ -136,8 +136,9 @@ async def assert_stored(redis: Client, store: TimedStore) -> int:
     cached = await cached_contents(store)
     if not cached:
         return 0
+    nodes = await hashes(redis, {name: store.keys.node(name) for name in cached["nodes"]})
     for name, node in dict(cached["nodes"]).items():
-        stored = await store.read_hash(store.keys.node(name))
+        stored = nodes[name]
         assert {f: stored[f] for f in node} == node if node else not stored, name
     for class_id, known in dict(cached["classes"]).items():
         stored = await store.read_hash(store.keys.node_class(class_id))
@@ -162,17 +163,32 @@ async def assert_stored(redis: Client, store: TimedStore) -> int:
         assert cached["is_pressed"] == bool(pressure.get("pressure"))
     await assert_slots_stored(redis, store, cached)
     await assert_requirements_stored(redis, store, cached)
-    await assert_sessions_stored(store, cached)
+    await assert_sessions_stored(redis, store, cached)
     assert cached["count"] >= item_count(cached)
     return item_count(cached)
 
 
-async def assert_sessions_stored(store: TimedStore, cached: Any) -> None:
+async def hashes(redis: Client, keys: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """Read hashes in one round trip: name -> fields, for each name and key."""
+    pipeline: Any = redis.pipeline(transaction=False)
+    for key in keys.values():
+        pipeline.hgetall(key)
+    replies = map(fields_of, await pipeline.execute())
+    return {
+        name: {field.decode(): value.decode() for field, value in reply.items()}
+        for name, reply in zip(keys, replies, strict=True)
+    }
+
+
+async def assert_sessions_stored(redis: Client, store: TimedStore, cached: Any) -> None:
+    names = {*cached["sessions"], *cached["outboxes"], *cached["affinity"]}
+    sessions = await hashes(redis, {name: store.keys.session(name) for name in names})
+    outcomes = await hashes(redis, {name: store.keys.outcomes(name) for name in cached["outcomes"]})
     for name, session in dict(cached["sessions"]).items():
-        stored = await store.read_hash(store.keys.session(name))
+        stored = sessions[name]
         assert {field: stored.get(field, "") for field in session} == session, name
     for name, box in dict(cached["outboxes"]).items():
-        stored = await store.read_hash(store.keys.session(name))
+        stored = sessions[name]
         assert box["is_open"] == (stored["status"] in ("open", "closing"))
         expected = [box[counter] for counter in ("number", "total", "low")]
         assert [int(stored[counter]) for counter in ("out_no", "out_bytes", "out_low")] == expected
@@ -180,9 +196,9 @@ async def assert_sessions_stored(store: TimedStore, cached: Any) -> None:
             assert int(stored.get(f"d:{target}", 0)) == number
             assert (f"w:{target}" in stored) == box["has_held"][target]
     for name, used in dict(cached["affinity"]).items():
-        assert (await store.read_hash(store.keys.session(name)))["used"] == used
+        assert sessions[name]["used"] == used
     for name, pending in dict(cached["outcomes"]).items():
-        assert await store.read_hash(store.keys.outcomes(name)) == dict(pending or {})
+        assert outcomes[name] == dict(pending or {})
 
 
 async def assert_slots_stored(redis: Client, store: TimedStore, cached_cell: Any) -> None:

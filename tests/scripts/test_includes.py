@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from functools import cache
 from importlib.resources import files
 
 import pytest
@@ -44,6 +45,7 @@ MODULES = names_in("include")
 FILES = [*names_in("."), *(f"include/{name}" for name in MODULES)]
 
 
+@cache
 def read(path: str) -> str:
     return FOLDER.joinpath(f"{path}.lua").read_text(encoding="utf-8")
 
