@@ -1,1 +1,1 @@
-"""A small node and a read model to start from: `eventsched node examples.echo_node:node`."""
+"""A small node and a read model to start from, and a checker of proofs that needs no eventsched."""

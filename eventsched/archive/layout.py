@@ -1,8 +1,9 @@
 """The folder of an archive: names of files, listing, writing.
 
-Owns: names; atomic writes; permissions, which give only the owner access, whatever the umask.
+Owns: names; atomic writes; permissions, which give only the owner access, whatever the umask; the
+checks of records that another user may have made: names, sizes, order, and the signature.
 Must not: read Parquet.
-Read next: manifest.py (the records), sealer.py (the writer).
+Read next: manifest.py (the records), sealed_file.py (reads files), sealer.py (writes them).
 
     DIR/archive.pub                       the public key; marks the folder as an archive
     DIR/<cell>/<first>_<last>.json        record of a segment, written last
@@ -21,13 +22,21 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
-from eventsched.archive.manifest import Record, decode, encode
-from eventsched.archive.signing import SigningKey, public_line, read_public
+from eventsched.archive.files import read_small
+from eventsched.archive.manifest import Record, SegmentTree, decode, encode
+from eventsched.archive.signing import (
+    PUBLIC_FILE_BYTES_MAX,
+    SigningKey,
+    decode_public,
+    fingerprint,
+    public_line,
+)
 from eventsched.errors import ArchiveError
 from eventsched.private_files import make_private_folder, private_file
 from eventsched.schema.ids import check_id, padded_id
@@ -41,6 +50,7 @@ SET_ASIDE = "set-aside"
 NOTE = "note.json"
 """In each folder of segments that are set aside; written last."""
 KINDS = ("events", "sessions", "snapshot", "audio")
+RECORD_BYTES_MAX = 64 * 1_024
 _STEM = r"\d{15}-\d{6,19}_\d{15}-\d{6,19}"
 RECORD = re.compile(rf"{_STEM}\.json")
 SEGMENT = re.compile(rf"({_STEM})\.({'|'.join(KINDS)})\.parquet")
@@ -48,6 +58,10 @@ SEGMENT = re.compile(rf"({_STEM})\.({'|'.join(KINDS)})\.parquet")
 
 def file_stem(first: str, last: str) -> str:
     return f"{padded_id(first)}_{padded_id(last)}"
+
+
+def file_name(stem: str, kind: str) -> str:
+    return f"{stem}.{kind}.parquet"
 
 
 class SetAsideNote(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -91,12 +105,47 @@ class CellFolder:
     Args:
         path: The folder.
         cell: The cell; by default the name of the folder.
+        public: The key of the archive; `signed_records` needs it.
     """
 
-    def __init__(self, path: Path, cell: str = "") -> None:
+    def __init__(self, path: Path, cell: str = "", public: bytes = b"") -> None:
         self.path = path
         self.cell = cell or path.name
+        self.checked_files: dict[str, tuple[int, ...]] = {}
+        """Name of a file -> its state when it was checked (sealed_file.py)."""
+        self._public = public
         self._read: dict[tuple[str, int], Record] = {}
+        self._signed: list[Record] = []
+        self._tree = SegmentTree()
+        self._lock = threading.Lock()
+
+    def signed_records(self) -> list[Record]:
+        """All segments, in order, up to the last head, which the archive's key has signed.
+
+        The last head covers every record. Whether the key is the right one is for the caller to
+        know. Raises ArchiveError if a record is not covered by the last head, or that not signed.
+        """
+        with self._lock:
+            records = self.records()
+            if records[: len(self._signed)] != self._signed:  # some were set aside meanwhile
+                self._tree, self._signed = SegmentTree(), []
+            try:
+                for record in records[len(self._signed) :]:
+                    self._check_signed(record, records[0].head.skipped, records[-1])
+            except ArchiveError:
+                self._tree, self._signed = SegmentTree(), []
+                raise
+            self._signed = records
+            return list(records)
+
+    def _check_signed(self, record: Record, skipped: int, last: Record) -> None:
+        if not self._tree.follows(record, skipped=skipped):
+            raise ArchiveError(
+                f"{self.path}: segment {record.n} does not follow from the segments up to it"
+            )
+        if record is last and not record.head.is_signed_by(self._public):
+            key = fingerprint(self._public)
+            raise ArchiveError(f"{self.path}: segment {record.n} is not signed by key {key}")
 
     def records(self) -> list[Record]:
         """All segments, in order. Raises ArchiveError if they are not one sequence."""
@@ -108,7 +157,7 @@ class CellFolder:
         """The segments that are in the folder, in order. Raises ArchiveError for other records."""
         found: dict[tuple[str, int], Record] = {}
         for name in self.record_names():
-            file = (name, (self.path / name).stat().st_ino)
+            file = (name, os.lstat(self.path / name).st_ino)
             found[file] = self._read.get(file) or self.read(name)
         self._read = found
         return sorted(found.values(), key=lambda record: record.n)
@@ -117,7 +166,12 @@ class CellFolder:
         return [name for name in self.names() if RECORD.fullmatch(name)]
 
     def names(self) -> list[str]:
-        """The files in the folder, without the lock and incomplete files."""
+        """The files in the folder, without the lock and incomplete files.
+
+        Raises ArchiveError if the folder is a link, which may lead out of the archive.
+        """
+        if self.path.is_symlink():
+            raise ArchiveError(f"{self.path} is a link")
         if not self.path.is_dir():
             return []
         names = os.listdir(self.path)
@@ -131,18 +185,26 @@ class CellFolder:
     def set_aside_folders(self) -> list[Path]:
         """The folders of segments that are set aside, those with a note only."""
         path = self.path / SET_ASIDE
+        if path.is_symlink():
+            raise ArchiveError(f"{path} is a link")
         names = sorted(os.listdir(path)) if path.is_dir() else []
         return [path / name for name in names if (path / name / NOTE).is_file()]
 
     def set_aside_note(self, path: Path) -> SetAsideNote:
         """The note in a folder of segments that are set aside. Raises ArchiveError."""
-        return decode(_content(path / NOTE), SetAsideNote, str(path / NOTE))
+        note = path / NOTE
+        return decode(read_small(note, RECORD_BYTES_MAX), SetAsideNote, str(note))
 
     def read(self, name: str) -> Record:
+        """The record with this name. Raises ArchiveError if it names files of another segment."""
         path = self.path / name
-        record = decode(_content(path), Record, str(path))
-        if f"{file_stem(record.first, record.last)}.json" != name or record.cell != self.cell:
+        record = decode(read_small(path, RECORD_BYTES_MAX), Record, str(path))
+        stem = file_stem(record.first, record.last)
+        if f"{stem}.json" != name or record.cell != self.cell:
             raise ArchiveError(f"{path} is the record of another segment")
+        names = [file.name for file in record.files]
+        if len(set(names)) < len(names) or not set(names) <= {file_name(stem, k) for k in KINDS}:
+            raise ArchiveError(f"{path} names files that are not of its segment")
         return record
 
     def write(self, name: str, content: bytes) -> None:
@@ -206,9 +268,10 @@ class ArchiveFolder:
         """Open an existing archive. Raises ArchiveError for any other folder."""
         if not path.is_dir():
             raise ArchiveError(f"there is no folder {path}")
-        if not (path / PUBLIC).is_file():
+        public = path / PUBLIC
+        if not os.path.lexists(public):
             raise ArchiveError(f"{path} is no archive: it has no {PUBLIC}")
-        return cls(path, read_public(path / PUBLIC))
+        return cls(path, decode_public(read_small(public, PUBLIC_FILE_BYTES_MAX), public))
 
     @classmethod
     def open_or_create(cls, path: Path, key_path: Path | None) -> tuple[ArchiveFolder, SigningKey]:
@@ -235,7 +298,7 @@ class ArchiveFolder:
 
     def cell(self, name: str) -> CellFolder:
         """The folder of a cell; it may not exist yet."""
-        return self._cells.setdefault(name, CellFolder(self.path / name))
+        return self._cells.setdefault(name, CellFolder(self.path / name, public=self.public))
 
 
 def _may_become_archive(path: Path) -> bool:
@@ -271,10 +334,3 @@ def sync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ArchiveError(f"cannot read {path}: {error.strerror}") from error

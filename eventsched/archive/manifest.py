@@ -5,10 +5,10 @@ bytes.
 Must not: read segments.
 Read next: sealer.py (writes records), verifier.py (verifies files against them).
 
-A record has the range of the segment, the Merkle root over its entries and the SHA-256 of each of
-its files. Its tree head covers the archive up to this segment: the root of the tree over the roots
-of all segments, and a SHA-256 chain over their records, which shows any change of a record. An
-exported head is a checkpoint.
+A record has a summary of the segment (cell, number, range of ids, number of entries, Merkle root
+over the entries) and the SHA-256 of each of its files. Its tree head covers the archive up to this
+segment: the root of the tree over the summaries of all segments, and a SHA-256 chain over their
+records, which shows any change of a record. An exported head is a checkpoint.
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ from typing import Annotated, TypeVar
 
 import msgspec
 
+from eventsched.archive import merkle
 from eventsched.archive.signing import SigningKey, from_base64, is_signed
 from eventsched.errors import ArchiveError
 
 FORMAT = 1
 CHAIN_START = bytes(32)
 _SIGNED = b"eventsched archive head 1\n"
+_LEAF = b"eventsched segment 1\n"
 Hex = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 Count = Annotated[int, msgspec.Meta(ge=0, lt=10**14)]
 S = TypeVar("S", bound=msgspec.Struct)
@@ -43,7 +45,7 @@ class TreeHead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     last: str
     """Id of the last entry."""
     root: Hex
-    """Root of the tree whose leaves are the roots of the segments."""
+    """Root of the tree whose leaves are the summaries of the segments."""
     records: Hex
     """The chain over their records."""
     key: str
@@ -76,18 +78,35 @@ class FileSum(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     bytes: Count
     sha256: Hex
 
+    @property
+    def kind(self) -> str:
+        """What it has: the part of its name before `.parquet`, such as `events`."""
+        return self.name.removesuffix(".parquet").rpartition(".")[2]
 
-class Segment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The content of a segment; the chain covers these fields."""
+
+class SegmentSummary(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The place and the entries of a segment: what the archive's tree has of it, and a proof."""
 
     format: int = FORMAT
     n: Annotated[int, msgspec.Meta(ge=0, lt=10**9)]
     cell: str
     first: str
+    """Id of the first entry."""
     last: str
+    """Id of the last entry."""
     events: Annotated[int, msgspec.Meta(ge=1, lt=10**9)]
+    """Entries in the segment: the size of their tree."""
     root: Hex
-    """Merkle root over the stored bytes of its entries, in order."""
+    """Merkle root over its entries, each with its position."""
+
+    def leaf(self) -> bytes:
+        """Its leaf in the archive's tree."""
+        return _LEAF + encode(self)
+
+
+class Segment(SegmentSummary, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The content of a segment; the chain covers these fields."""
+
     files: list[FileSum]
     is_full: bool
     """Whether its snapshot has all records; otherwise those that this segment changed."""
@@ -96,10 +115,16 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     utterances: Count = 0
     """Utterances with audio."""
 
+    @property
+    def summary(self) -> SegmentSummary:
+        return SegmentSummary(
+            **{name: getattr(self, name) for name in SegmentSummary.__struct_fields__}
+        )
+
     def file(self, kind: str) -> FileSum:
         """The file of a kind. Raises ArchiveError if the record has none."""
         for file in self.files:
-            if file.name.endswith(f".{kind}.parquet"):
+            if file.kind == kind:
                 return file
         raise ArchiveError(f"segment {self.n} of {self.cell} has no {kind} file")
 
@@ -116,6 +141,44 @@ class Record(Segment, frozen=True, kw_only=True, forbid_unknown_fields=True):
     @property
     def segment(self) -> Segment:
         return Segment(**{name: getattr(self, name) for name in Segment.__struct_fields__})
+
+
+class SegmentTree:
+    """The tree and the chain over the segments of a cell so far: what the next head signs."""
+
+    def __init__(self) -> None:
+        self._tree = merkle.Tree()
+        self._chain = CHAIN_START
+        self._events = 0
+
+    @property
+    def size(self) -> int:
+        """How many segments it has."""
+        return self._tree.size
+
+    def add(self, segment: Segment) -> None:
+        self._tree.append(merkle.leaf_hash(segment.summary.leaf()))
+        self._chain = chain_after(self._chain, segment)
+        self._events += segment.events
+
+    def head_after(self, segment: Segment, *, skipped: int) -> TreeHead:
+        """The head after this segment, which was added last; not signed."""
+        return TreeHead(
+            cell=segment.cell,
+            segments=self.size,
+            skipped=skipped,
+            events=self._events,
+            last=segment.last,
+            root=self._tree.root().hex(),
+            records=self._chain.hex(),
+            key="",
+        )
+
+    def follows(self, record: Record, *, skipped: int) -> bool:
+        """Add the segment of a record; whether the head of the record follows, but for its key."""
+        self.add(record.segment)
+        expected = self.head_after(record.segment, skipped=skipped)
+        return expected == msgspec.structs.replace(record.head, key="", signature="")
 
 
 def chain_after(before: bytes, segment: Segment) -> bytes:

@@ -13,8 +13,9 @@ from hashlib import sha256
 from typing import TypeAlias
 
 from eventsched.archive import merkle
-from eventsched.archive.layout import CellFolder, file_stem
-from eventsched.archive.manifest import CHAIN_START, FileSum, Record, Segment, TreeHead, chain_after
+from eventsched.archive.codec import entry_leaves
+from eventsched.archive.layout import CellFolder, file_name, file_stem
+from eventsched.archive.manifest import FileSum, Record, Segment, SegmentTree
 from eventsched.archive.segment import (
     RowBuffer,
     Utterance,
@@ -62,18 +63,12 @@ class Sealer:
         """Entries that were trimmed from the log before the first segment."""
         self.audio_to: Mapping[str, str] = {}
         """Of the last sealed segment: session -> the last chunk whose audio is sealed."""
-        self._tree = merkle.Tree()
-        self._chain = CHAIN_START
+        self._tree = SegmentTree()
         for record in self.records:
-            self._extend_tree(record.segment)
+            self._tree.add(record.segment)
         self._fold = fold_at(folder, self.records, len(self.records) - 1, projection_set)
         self.open_segment = OpenSegment()
         self._last: EntryId = check_id(self.records[-1].last) if self.records else (-1, 0)
-
-    def _extend_tree(self, segment: Segment) -> None:
-        """Add the segment's root to the Merkle tree, and the segment to the hash chain."""
-        self._tree.append(merkle.leaf_hash(bytes.fromhex(segment.root)))
-        self._chain = chain_after(self._chain, segment)
 
     @property
     def sealed_to(self) -> str:
@@ -125,8 +120,9 @@ class Sealer:
         """Write the buffered entries as a segment. It is on disk when this returns."""
         open_segment = self.open_segment
         segment, files = self._encode(open_segment)
-        self._extend_tree(segment)
-        record = Record.of(segment, self._head(segment))
+        self._tree.add(segment)
+        head = self._tree.head_after(segment, skipped=self.skipped)
+        record = Record.of(segment, head.signed(self._key))
         for name, content in files.items():
             self.folder.write(name, content)
         self.folder.write_record(record)
@@ -147,14 +143,16 @@ class Sealer:
         if open_segment.utterances:
             contents["audio"] = audio_parquet(open_segment.utterances)
         name = file_stem(open_segment.first, open_segment.last)
-        files = {f"{name}.{kind}.parquet": content for kind, content in contents.items()}
+        files = {file_name(name, kind): content for kind, content in contents.items()}
         segment = Segment(
             n=n,
             cell=self.folder.cell,
             first=open_segment.first,
             last=open_segment.last,
             events=len(open_segment),
-            root=merkle.root_of(merkle.leaf_hashes(open_segment.rows.entries())).hex(),
+            root=merkle.root_of(
+                merkle.leaf_hashes(entry_leaves(open_segment.rows.entries()))
+            ).hex(),
             files=[
                 FileSum(name=each, bytes=len(content), sha256=sha256(content).hexdigest())
                 for each, content in files.items()
@@ -164,15 +162,3 @@ class Sealer:
             utterances=len(open_segment.utterances),
         )
         return segment, files
-
-    def _head(self, segment: Segment) -> TreeHead:
-        return TreeHead(
-            cell=segment.cell,
-            segments=self._tree.size,
-            skipped=self.skipped,
-            events=self.processed - self.skipped + segment.events,
-            last=segment.last,
-            root=self._tree.root().hex(),
-            records=self._chain.hex(),
-            key="",
-        ).signed(self._key)

@@ -1,7 +1,8 @@
 """Encodes and decodes the files of a segment: Parquet with zstd, a row per entry in log order.
 
-Owns: the columns of the files.
-Must not: sign, or choose the names of files.
+Owns: the columns of the files. Values are plain: no dictionary, which a few bytes could expand
+without a bound (pages.py).
+Must not: sign, choose the names of files, or open a file by its name (sealed_file.py does).
 Read next: sealer.py (writes segments), history/log.py (reads them).
 
     events     ms seq type session job node cause data   for queries; data is the JSON of `d`
@@ -15,8 +16,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 
@@ -31,7 +31,6 @@ import pyarrow.compute as pc  # noqa: E402
 import pyarrow.parquet as pq  # noqa: E402
 
 ROW_GROUP = 8_192
-_REPEATED = ["type", "session", "job", "node", "projection"]
 EVENTS = pa.schema(
     [
         ("ms", pa.int64()),
@@ -62,6 +61,9 @@ SNAPSHOT = pa.schema(
         ("view", pa.binary()),
     ]
 )
+
+SCHEMAS = {"events": EVENTS, "sessions": SESSIONS, "audio": AUDIO, "snapshot": SNAPSHOT}
+"""Kind of a file -> its columns."""
 
 
 class RowBuffer:
@@ -162,7 +164,7 @@ def encode_parquet(columns: Sequence[Any], schema: Any, *, row_group: int = ROW_
         pa.Table.from_arrays(columns, schema=schema),
         sink,
         compression="zstd",
-        use_dictionary=[name for name in _REPEATED if name in schema.names],
+        use_dictionary=False,
         row_group_size=row_group,
         write_statistics=["ms", "seq"] if "ms" in schema.names else False,
     )
@@ -171,105 +173,86 @@ def encode_parquet(columns: Sequence[Any], schema: Any, *, row_group: int = ROW_
 
 
 # --- reading --------------------------------------------------------------------------------
+#
+# Every file is one that sealed_file.py has opened.
 
 
-def read_table(path: Path, columns: Sequence[str] | None = None) -> Any:
-    """The columns of a file. Raises ArchiveError if it is not valid Parquet."""
-    try:
-        return pq.read_table(path, columns=columns, use_threads=False, partitioning=None)
-    except (OSError, pa.ArrowException) as error:
-        raise unreadable(path, error) from error
-
-
-def read_entries(path: Path) -> list[bytes]:
+def read_entries(file: BinaryIO) -> list[bytes]:
     """The stored bytes of every row."""
-    return _entry_column(path, read_table(path, ["entry"]))
+    column = _read_table(file, columns=["entry"]).column("entry")
+    if column.null_count:
+        raise ArchiveError(f"{file.name} has rows without stored bytes")
+    entries: list[bytes] = column.to_pylist()
+    return entries
 
 
-def rows_of_session(path: Path, session: str) -> list[int]:
-    """Row numbers of a session's index; `path` is a sessions file."""
-    table = read_table(path)
+def rows_of_session(file: BinaryIO, session: str) -> list[int]:
+    """Row numbers of a session's index; `file` is a sessions file."""
+    table = _read_table(file)
     index = pc.index(table.column("session"), session).as_py()
     if index < 0:
         return []
     rows = array("I")
-    rows.frombytes(table.column("rows")[index].as_py())
+    try:
+        rows.frombytes(table.column("rows")[index].as_py())
+    except (TypeError, ValueError) as error:
+        raise unreadable(file, error) from error
     return list(rows)
 
 
-def entries_at(path: Path, rows: Sequence[int]) -> list[bytes]:
+def entries_at(file: BinaryIO, rows: Sequence[int]) -> list[bytes]:
     """The stored bytes of these rows, in order. Reads only the row groups that have them."""
     try:
-        with pq.ParquetFile(path) as file:
-            return _entries_at(file, rows)
+        with pq.ParquetFile(file) as parquet:
+            return _entries_at(parquet, rows)
     except (OSError, pa.ArrowException, IndexError) as error:
-        raise unreadable(path, error) from error
+        raise unreadable(file, error) from error
 
 
-def _entries_at(file: Any, rows: Sequence[int]) -> list[bytes]:
+def _entries_at(parquet: Any, rows: Sequence[int]) -> list[bytes]:
     entries: list[bytes] = []
     end = 0
-    for group in range(file.metadata.num_row_groups):
-        start, end = end, end + file.metadata.row_group(group).num_rows
+    for group in range(parquet.metadata.num_row_groups):
+        start, end = end, end + parquet.metadata.row_group(group).num_rows
         in_group = [row - start for row in rows if start <= row < end]
         if in_group:
-            column = file.read_row_group(group, columns=["entry"], use_threads=False)["entry"]
+            column = parquet.read_row_group(group, columns=["entry"], use_threads=False)["entry"]
             entries += column.take(pa.array(in_group)).to_pylist()
     return entries
 
 
 def entries_where(
-    path: Path, *, ms: tuple[int, int], equal: Mapping[str, str]
+    file: BinaryIO, *, ms: tuple[int, int], equal: Mapping[str, str]
 ) -> list[tuple[int, int, bytes]]:
     """(ms, seq, stored bytes) of the rows in a range of times with these column values."""
     condition: Any = (pc.field("ms") >= ms[0]) & (pc.field("ms") <= ms[1])
     for name, value in equal.items():
         condition &= pc.field(name) == value
-    try:
-        table = pq.read_table(
-            path,
-            columns=["ms", "seq", "entry"],
-            filters=condition,
-            use_threads=False,
-            partitioning=None,
-        )
-    except (OSError, pa.ArrowException) as error:
-        raise unreadable(path, error) from error
+    table = _read_table(file, columns=["ms", "seq", "entry"], filters=condition)
     columns = [table.column(name).to_pylist() for name in ("ms", "seq", "entry")]
     return list(zip(*columns, strict=True))
 
 
-def read_snapshot(path: Path) -> list[SnapshotRecord]:
-    table = read_table(path)
+def read_snapshot(file: BinaryIO) -> list[SnapshotRecord]:
+    table = _read_table(file)
     columns = [table.column(name).to_pylist() for name in SNAPSHOT.names]
     return [SnapshotRecord(*row) for row in zip(*columns, strict=True)]
 
 
-def read_audio(path: Path, entry_id: str) -> list[bytes]:
+def read_audio(file: BinaryIO, entry_id: str) -> list[bytes]:
     """The stored chunks of the utterance that this entry finalizes."""
-    try:
-        table = pq.read_table(
-            path,
-            columns=["chunks"],
-            filters=pc.field("entry_id") == entry_id,
-            use_threads=False,
-            partitioning=None,
-        )
-    except (OSError, pa.ArrowException) as error:
-        raise unreadable(path, error) from error
+    table = _read_table(file, columns=["chunks"], filters=pc.field("entry_id") == entry_id)
     return [chunk for row in table.column("chunks").to_pylist() for chunk in row]
 
 
-def _entry_column(path: Path, table: Any) -> list[bytes]:
-    if table.schema.names != ["entry"] or table.schema.field("entry").type != pa.binary():
-        raise ArchiveError(f"{path} has no column of stored bytes")
-    column = table.column("entry")
-    if column.null_count:
-        raise ArchiveError(f"{path} has rows without stored bytes")
-    entries: list[bytes] = column.to_pylist()
-    return entries
+def _read_table(file: BinaryIO, **options: Any) -> Any:
+    """A table of the file's rows. Raises ArchiveError if it is not valid Parquet."""
+    try:
+        return pq.read_table(file, use_threads=False, partitioning=None, **options)
+    except (OSError, pa.ArrowException) as error:
+        raise unreadable(file, error) from error
 
 
-def unreadable(path: Path, error: Exception) -> ArchiveError:
+def unreadable(file: BinaryIO, error: Exception) -> ArchiveError:
     first_line = str(error).strip().partition("\n")[0]
-    return ArchiveError(f"{path} cannot be read: {first_line[:200]}")
+    return ArchiveError(f"{file.name} cannot be read: {first_line[:200]}")

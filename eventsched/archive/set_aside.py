@@ -34,6 +34,7 @@ from eventsched.archive.layout import (
     sync_folder,
 )
 from eventsched.archive.manifest import Record
+from eventsched.archive.sealed_file import open_sealed
 from eventsched.archive.segment import entries_at
 from eventsched.archive.signing import fingerprint
 from eventsched.errors import ArchiveError
@@ -51,8 +52,9 @@ async def is_in_log(store: ProjectionStore, folder: CellFolder, record: Record) 
     entries = entries_of(await store.run("read_entries", record.last))
     if not entries:
         return False
-    path = folder.path / record.file("events").name
-    return [encode_entry(entry) for entry in entries] == entries_at(path, [record.events - 1])
+    with open_sealed(folder, record, "events") as file:
+        last = entries_at(file, [record.events - 1])
+    return [encode_entry(entry) for entry in entries] == last
 
 
 class SetAside:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 KEY_BYTES = 32
 PUBLIC_PREFIX = "eventsched archive ed25519 "
 """The file of a public key is one line: this prefix and the key in base64."""
+PUBLIC_FILE_BYTES_MAX = 1_024
 
 
 class SigningKey:
@@ -120,11 +121,17 @@ def public_line(public: bytes) -> bytes:
 
 
 def read_public(path: Path) -> bytes:
-    """Read a public key. Raises ArchiveError for any other content."""
+    """Read a public key that the user names. Raises ArchiveError for any other content."""
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read(PUBLIC_FILE_BYTES_MAX)
     except OSError as error:
         raise ArchiveError(f"cannot read the public key {path}: {error.strerror}") from error
+    return decode_public(content, path)
+
+
+def decode_public(content: bytes, path: Path) -> bytes:
+    """The public key in the content of the file `path`. Raises ArchiveError."""
     public = from_base64(content.decode("ascii", "replace").removeprefix(PUBLIC_PREFIX).strip())
     if public is None or len(public) != KEY_BYTES or public_line(public) != content:
         raise ArchiveError(f"{path} is no public key of an archive")

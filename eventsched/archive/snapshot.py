@@ -18,7 +18,9 @@ import msgspec
 from eventsched.archive.codec import decode_entry
 from eventsched.archive.layout import CellFolder
 from eventsched.archive.manifest import Record
+from eventsched.archive.sealed_file import open_sealed
 from eventsched.archive.segment import SnapshotRecord, read_entries, read_snapshot
+from eventsched.errors import ArchiveError
 from eventsched.projection.fold import Folding, decode_event
 from eventsched.projection.protocol import ProjectionSet, WholeRecordCodec
 from eventsched.schema.events import Event
@@ -40,11 +42,18 @@ class SnapshotFold:
         """Projection -> entity -> id of the last event that changed it before the last snapshot."""
 
     def load(self, records: Mapping[tuple[str, str], SnapshotRecord]) -> None:
-        """Load the records of a snapshot; `add` then folds the events after it."""
+        """Load the records of a snapshot; `add` then folds the events after it.
+
+        Raises ArchiveError if a record is not one of these projections.
+        """
         parts = {part.projection.name: part for part in self.folding.parts}
         codecs = {name: WholeRecordCodec(part.projection.view) for name, part in parts.items()}
         for record in records.values():
-            view = codecs[record.projection].decode({"v": record.view or b""})
+            try:
+                view = codecs[record.projection].decode({"v": record.view or b""})
+            except (KeyError, ValueError, msgspec.MsgspecError, RecursionError) as error:
+                what = f"{record.projection!r} {record.entity!r}"
+                raise ArchiveError(f"a snapshot has no readable record {what}") from error
             parts[record.projection].views[record.entity] = view
             self.at[record.projection][record.entity] = record.at
 
@@ -78,7 +87,9 @@ def records_at(folder: CellFolder, records: Sequence[Record], n: int) -> Records
         first -= 1
     state: Records = {}
     for segment in records[first : n + 1]:
-        for record in read_snapshot(folder.path / segment.file("snapshot").name):
+        with open_sealed(folder, segment, "snapshot") as file:
+            snapshot = read_snapshot(file)
+        for record in snapshot:
             if record.view is None:
                 state.pop((record.projection, record.entity), None)
             else:
@@ -99,7 +110,9 @@ def fold_at(
         fold.load(records_at(folder, records, n))
         return fold
     for record in records[: n + 1]:
-        for data in read_entries(folder.path / record.file("events").name):
+        with open_sealed(folder, record, "events") as file:
+            entries = read_entries(file)
+        for data in entries:
             event = decode_event(decode_entry(data))
             if isinstance(event, Event):
                 fold.add(event)

@@ -1,21 +1,29 @@
 """Runs SQL over an archive: DuckDB reads its Parquet files.
 
 Owns: the views `events`, `jobs` and `sessions`; the restriction of a statement to reading this
-archive.
-Must not: verify (verifier.py does), or decrypt.
+archive; its limits of time, memory and rows; its interruption. Every file is verified before DuckDB
+opens it (sealed_file.py).
+Must not: decrypt.
 Read next: segment.py (the columns), docs/query.md.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+
+import anyio
+import msgspec
+from anyio import to_thread
 
 from eventsched.archive.layout import ArchiveFolder
 from eventsched.errors import ArchiveError, require_packages
 
 READ_MAX = 1_000
+INTERRUPT_S = 0.05
+"""Interval at which a running statement is interrupted until it ends."""
 EVENTS = """
 CREATE VIEW events AS
 SELECT parse_path(filename)[-2] AS cell, ms || '-' || seq AS id, make_timestamp_ms(ms) AS time,
@@ -54,27 +62,76 @@ FROM events WHERE session <> '' GROUP BY session
 """
 
 
-class Query:
-    """The result of a statement."""
+class QueryLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """What a statement may use before it is ended."""
 
-    def __init__(self, folder: ArchiveFolder, sql: str) -> None:
-        """Raises ArchiveError if the archive is empty or the statement is not one SELECT."""
-        require_packages("duckdb", "pyarrow", extra="query")
+    seconds: float = 60.0
+    memory_mb: int = 1_024
+    """Megabytes of memory; nothing is written to a disk instead."""
+    rows: int = 1_000_000
+    """Rows of the result."""
+
+
+class Query:
+    """A statement over an archive and its result. Not for several threads, except `interrupt`.
+
+    Args:
+        folder: The archive.
+        sql: The statement.
+        limits: Its limits. The limit of time is for `run_query`.
+    """
+
+    def __init__(self, folder: ArchiveFolder, sql: str, limits: QueryLimits | None = None) -> None:
+        require_packages("duckdb", "pyarrow", "cryptography", extra="query")
         import duckdb
 
+        self._folder = folder
+        self._sql = sql
+        self._limits = limits or QueryLimits()
+        self._interrupted = threading.Event()
         self._connection = duckdb.connect()
-        files = _files(folder)
+        self._result: Any = None
+        self.columns: list[str] = []
+
+    def execute(self) -> None:
+        """Run the statement; `columns` and `rows()` then have its result.
+
+        Raises:
+            ArchiveError: The archive is empty or not as it was sealed, the statement is not one
+                SELECT, or it uses too much memory.
+        """
+        import duckdb
+
+        files = list(self._files())
         try:
-            self._open(files, str(folder.path.resolve()))
-            self._check(sql)
-            self._result = self._connection.execute(sql)
+            self._open(files, str(self._folder.path.resolve()))
+            self._check_statement()
+            self._result = self._connection.execute(self._sql)
         except duckdb.Error as error:
-            raise ArchiveError(_first_line(error)) from error
-        self.columns: list[str] = [name for name, *_ in self._result.description or ()]
+            raise self._error_of(error) from error
+        self.columns = [name for name, *_ in self._result.description or ()]
+
+    def _files(self) -> Iterator[str]:
+        """The event files of all sealed segments, verified; incomplete files are not read."""
+        from eventsched.archive.sealed_file import open_sealed
+
+        is_empty = True
+        for name in self._folder.cells():
+            cell = self._folder.cell(name)
+            for record in cell.signed_records():
+                if self._interrupted.is_set():
+                    raise ArchiveError("the query was interrupted")
+                open_sealed(cell, record, "events").close()
+                yield str((cell.path / record.file("events").name).resolve())
+                is_empty = False
+        if is_empty:
+            raise ArchiveError(f"{self._folder.path} has no segment yet")
 
     def _open(self, files: Sequence[str], folder: str) -> None:
         """Create the views, then block access to anything else."""
         run = self._connection.execute
+        run(f"SET memory_limit = '{self._limits.memory_mb}MB'")
+        run("SET temp_directory = ''")
         run(EVENTS.replace("$files", _literal([_as_pattern(file) for file in files])))
         run(JOBS)
         run(SESSIONS)
@@ -83,38 +140,99 @@ class Query:
         run("SET enable_external_access = false")
         run("SET lock_configuration = true")
 
-    def _check(self, sql: str) -> None:
+    def _check_statement(self) -> None:
         import duckdb
 
-        kinds = [each.type for each in self._connection.extract_statements(sql)]
+        kinds = [each.type for each in self._connection.extract_statements(self._sql)]
         if kinds != [duckdb.StatementType.SELECT]:
             raise ArchiveError("a single SELECT is required: an archive is read-only")
 
     def rows(self) -> Iterator[tuple[Any, ...]]:
-        """The rows. Raises ArchiveError if a file cannot be read."""
+        """The rows. Raises ArchiveError if a file cannot be read, or at a limit."""
         import duckdb
 
+        count = 0
         try:
             while rows := self._result.fetchmany(READ_MAX):
+                count += len(rows)
+                if count > self._limits.rows:
+                    raise ArchiveError(
+                        f"the result has more than {self._limits.rows:,} rows: "
+                        "add LIMIT, or raise --rows"
+                    )
                 yield from rows
         except duckdb.Error as error:
-            raise ArchiveError(_first_line(error)) from error
+            raise self._error_of(error) from error
+
+    def _error_of(self, error: Exception) -> ArchiveError:
+        import duckdb
+
+        if isinstance(error, duckdb.OutOfMemoryException):
+            return ArchiveError(
+                f"the query needs more than {self._limits.memory_mb:,} MB of memory: "
+                "raise --memory-mb"
+            )
+        if isinstance(error, duckdb.InterruptException):
+            return ArchiveError("the query was interrupted")
+        return ArchiveError(_first_line(error))
+
+    def interrupt(self) -> None:
+        """End the running statement; from another thread."""
+        self._interrupted.set()
+        self._connection.interrupt()
 
     def close(self) -> None:
         self._connection.close()
 
 
-def _files(folder: ArchiveFolder) -> list[str]:
-    """The event files of all sealed segments; incomplete files are not read."""
-    paths = []
-    for name in folder.cells():
-        cell = folder.cell(name)
-        paths += [
-            str((cell.path / record.file("events").name).resolve()) for record in cell.records()
-        ]
-    if not paths:
-        raise ArchiveError(f"{folder.path} has no segment yet")
-    return paths
+async def run_query(
+    folder: ArchiveFolder,
+    sql: str,
+    limits: QueryLimits,
+    show: Callable[[Query], None],
+) -> None:
+    """Run a statement in a thread, and `show` with its result in the same thread.
+
+    A cancellation, and the limit of time, interrupt the statement; the call waits until it ends.
+
+    Raises:
+        ArchiveError: As `Query.execute` and `Query.rows`, or at the limit of time.
+    """
+    query, has_ended = Query(folder, sql, limits), anyio.Event()
+    failure: Exception | None = None
+
+    def work() -> None:
+        query.execute()
+        show(query)
+
+    async def interrupt_when_cancelled() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            with anyio.CancelScope(shield=True):
+                while not has_ended.is_set():
+                    query.interrupt()
+                    await anyio.sleep(INTERRUPT_S)
+
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.cancel_scope.deadline = anyio.current_time() + limits.seconds
+            tasks.start_soon(interrupt_when_cancelled)
+            try:
+                await to_thread.run_sync(work)
+            except Exception as error:  # noqa: BLE001 - raised below, outside of the group
+                failure = error
+            finally:
+                has_ended.set()
+            is_late = tasks.cancel_scope.cancel_called
+            tasks.cancel_scope.cancel()
+    finally:
+        query.close()
+    if failure is None:
+        return
+    if is_late and isinstance(failure, ArchiveError):
+        raise ArchiveError(f"the query took more than {limits.seconds:g} s: raise --timeout")
+    raise failure
 
 
 def _as_pattern(path: str) -> str:

@@ -1,8 +1,8 @@
-"""Verifies an archive's folder against a key and a checkpoint, and proves events. No server.
+"""Verifies an archive's folder against a key and a checkpoint. No server.
 
-Owns: the checks, in an order that finds a change with the least work; proofs.
+Owns: the checks, in an order that finds a change with the least work; checkpoints.
 Must not: write.
-Read next: manifest.py (the signed bytes), merkle.py, snapshot.py.
+Read next: manifest.py (the signed bytes), merkle.py, snapshot.py, proof.py.
 
 An unsigned change of any file breaks a hash that a signed tree head covers. Segments that are
 removed at the end, or a history that was sealed again with the same key, can only be detected with
@@ -12,17 +12,15 @@ a checkpoint.
 from __future__ import annotations
 
 import time
-import zlib
-from base64 import b64encode
 from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
-from hashlib import sha256
 from pathlib import Path
 
 import msgspec
 
 from eventsched.archive import merkle
-from eventsched.archive.codec import decode_entry
+from eventsched.archive.codec import decode_entry, entry_leaves
+from eventsched.archive.files import FileFault
 from eventsched.archive.layout import (
     NOTE,
     PART,
@@ -32,18 +30,23 @@ from eventsched.archive.layout import (
     CellFolder,
     SetAsideNote,
 )
-from eventsched.archive.manifest import CHAIN_START, Record, TreeHead, chain_after, decode, encode
-from eventsched.archive.signing import fingerprint, from_base64, read_public
-from eventsched.errors import ArchiveError, NotFound
+from eventsched.archive.manifest import (
+    CHAIN_START,
+    Record,
+    SegmentTree,
+    TreeHead,
+    chain_after,
+    decode,
+    encode,
+)
+from eventsched.archive.signing import fingerprint, read_public
+from eventsched.errors import ArchiveError
 from eventsched.projection.fold import decode_event
 from eventsched.projection.protocol import ProjectionSet
 from eventsched.schema.events import Event
-from eventsched.schema.ids import check_id
 from eventsched.schema.keys import CELL
-from eventsched.store.transport import Entry
 
-PROOF_BYTES_MAX = 2_000
-_BLOCK = 1 << 20
+CHECKPOINT_BYTES_MAX = 16 << 20
 RELIST_S = 0.5
 """A running archiver writes a segment's record shortly after its files."""
 Progress = Callable[[int], None]
@@ -64,6 +67,9 @@ class AuditReport(msgspec.Struct, kw_only=True):
 
     key: str = ""
     """Fingerprint of the archive's key."""
+    is_key_checked: bool = False
+    """A trusted key or a checkpoint was given. Otherwise the key is the one in the folder: the
+    maker of the folder can sign any history with it."""
     cells: int = 0
     segments: int = 0
     events: int = 0
@@ -86,10 +92,15 @@ class Verifier:
     ) -> None:
         """Raises ArchiveError if `path` is not an archive, or key or checkpoint are not valid."""
         self.folder = ArchiveFolder.open(path)
-        self.report = AuditReport(key=fingerprint(self.folder.public))
+        self.report = AuditReport(
+            key=fingerprint(self.folder.public),
+            is_key_checked=key is not None or checkpoint is not None,
+        )
         self._public = read_public(key) if key is not None else self.folder.public
         self._heads = read_checkpoint(checkpoint, self._public) if checkpoint is not None else []
         self._set = projection_set
+        self._faulty: set[Path] = set()
+        """Files that are not those that were sealed."""
         self._progress: Progress = lambda _: None
         self._tails: list[tuple[CellFolder, list[Record]]] = []
         """Segments that were set aside, by their folder."""
@@ -130,34 +141,24 @@ class Verifier:
             if self._set is not None:
                 yield from self._snapshots(cell, records, self._set)
 
-    # --- records and heads-------------------------------------------------------------------
+    # --- records and heads -------------------------------------------------------------------
 
     def _foreign_files(self) -> Iterator[Problem]:
         """Files that are not part of an archive."""
         for path in sorted(self.folder.path.iterdir()):
-            is_cell = path.is_dir() and CELL.fullmatch(path.name)
+            is_cell = path.is_dir() and not path.is_symlink() and CELL.fullmatch(path.name)
             if path.name != PUBLIC and not is_cell and path.suffix != PART:
                 yield Problem(path.name, "is not part of the archive")
 
     def _records(self, cell: CellFolder, records: Sequence[Record]) -> Iterator[Problem]:
-        """Check the chain over the records, the tree over their roots, and the signed heads."""
+        """Check the chain over the records, the tree over them, and the signed heads."""
         self.report.cells += 1
-        tree, chain, events = merkle.Tree(), CHAIN_START, 0
-        skipped = records[0].head.skipped if records else 0
+        tree, skipped = SegmentTree(), records[0].head.skipped if records else 0
         for record in records:
-            tree.append(merkle.leaf_hash(bytes.fromhex(record.root)))
-            chain = chain_after(chain, record.segment)
-            events += record.events
             where = f"{cell.cell} segment {record.n}"
-            head = record.head
-            expected = TreeHead(
-                cell=cell.cell, segments=tree.size, skipped=skipped, events=events,
-                last=record.last, root=tree.root().hex(), records=chain.hex(), key=head.key,
-                signature=head.signature,
-            )  # fmt: skip
-            if head != expected:
+            if not tree.follows(record, skipped=skipped):
                 yield Problem(where, "does not follow from the segments up to it")
-            elif not head.is_signed_by(self._public):
+            elif not record.head.is_signed_by(self._public):
                 yield Problem(where, f"is not signed by key {fingerprint(self._public)}")
         self.report.segments += len(records)
         yield from self._unlisted(cell, records)
@@ -173,7 +174,12 @@ class Verifier:
     def _set_aside(self, cell: CellFolder, records: Sequence[Record]) -> Iterator[Problem]:
         """Check the segments that were set aside: each follows from the one before it."""
         chains = {(record.n, record.head.records) for record in records}
-        for path in cell.set_aside_folders():
+        try:
+            paths = cell.set_aside_folders()
+        except ArchiveError as error:
+            yield Problem(f"{cell.cell}/{SET_ASIDE}", str(error))
+            return
+        for path in paths:
             folder = CellFolder(path, cell.cell)
             where = f"{cell.cell}/{SET_ASIDE}/{path.name}"
             try:
@@ -229,30 +235,37 @@ class Verifier:
     # --- content of the files ---------------------------------------------------------------
 
     def _sums(self, cell: CellFolder, records: Sequence[Record]) -> Iterator[Problem]:
+        """Check the bytes of every file; later checks do not read a file with a fault."""
+        from eventsched.archive.sealed_file import open_sealed
+
         for record in records:
             for file in record.files:
-                path = cell.path / file.name
-                if not path.is_file():
-                    yield Problem(f"{cell.cell}/{file.name}", "is missing")
-                elif path.stat().st_size != file.bytes or _sha256_of(path) != file.sha256:
-                    yield Problem(f"{cell.cell}/{file.name}", "is not the file that was sealed")
+                try:
+                    open_sealed(cell, record, file.kind).close()
+                except FileFault as fault:
+                    yield Problem(f"{cell.cell}/{file.name}", fault.what)
+                    self._faulty.add(cell.path / file.name)
 
     def _leaves(
         self, cell: CellFolder, records: Sequence[Record], *, counted: bool = False
     ) -> Iterator[Problem]:
         """Check that the entries give the signed root; count them with `counted`."""
+        from eventsched.archive.sealed_file import open_sealed
         from eventsched.archive.segment import read_entries
 
         for record in records:
             where = f"{cell.cell} segment {record.n}"
             try:
-                entries = read_entries(cell.path / record.file("events").name)
+                if self._is_faulty(cell, record, "events"):
+                    continue
+                with open_sealed(cell, record, "events") as file:
+                    entries = read_entries(file)
             except ArchiveError as error:
                 yield Problem(where, str(error))
                 continue
             if len(entries) != record.events:
                 yield Problem(where, f"has {len(entries)} entries, not {record.events}")
-            elif merkle.root_of(merkle.leaf_hashes(entries)).hex() != record.root:
+            elif merkle.root_of(merkle.leaf_hashes(entry_leaves(entries))).hex() != record.root:
                 yield Problem(where, "its entries are not those that were sealed")
             else:
                 yield from _check_range(where, record, entries)
@@ -264,6 +277,7 @@ class Verifier:
         self, cell: CellFolder, records: Sequence[Record], projection_set: ProjectionSet
     ) -> Iterator[Problem]:
         """Check that a fold from the first entry gives every snapshot; with `--snapshots`."""
+        from eventsched.archive.sealed_file import open_sealed
         from eventsched.archive.segment import read_entries, read_snapshot
         from eventsched.archive.snapshot import SnapshotFold
 
@@ -275,29 +289,30 @@ class Verifier:
                 yield Problem(where, what)
                 return
             try:
-                for data in read_entries(cell.path / record.file("events").name):
+                if any(self._is_faulty(cell, record, kind) for kind in ("events", "snapshot")):
+                    return
+                with open_sealed(cell, record, "events") as file:
+                    entries = read_entries(file)
+                for data in entries:
                     event = decode_event(decode_entry(data))
                     if isinstance(event, Event):
                         fold.add(event)
-                snapshot = read_snapshot(cell.path / record.file("snapshot").name)
+                with open_sealed(cell, record, "snapshot") as file:
+                    snapshot = read_snapshot(file)
             except (ArchiveError, ValueError) as error:
                 yield Problem(where, str(error))
                 return
             if snapshot != fold.snapshot(last=record.last, is_full=record.is_full):
                 yield Problem(where, "its snapshot does not follow from the entries")
 
+    def _is_faulty(self, cell: CellFolder, record: Record, kind: str) -> bool:
+        """Whether the file is known to be another one than was sealed."""
+        return cell.path / record.file(kind).name in self._faulty
+
 
 def _unlisted(cell: CellFolder, records: Sequence[Record]) -> set[str]:
     named = {file.name for record in records for file in record.files}
     return set(cell.names()) - named - set(cell.record_names())
-
-
-def _sha256_of(path: Path) -> str:
-    digest = sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _check_range(where: str, record: Record, entries: Sequence[bytes]) -> Iterator[Problem]:
@@ -329,9 +344,13 @@ def checkpoint_of(folder: ArchiveFolder) -> bytes:
 def read_checkpoint(path: Path, public: bytes) -> list[TreeHead]:
     """The heads of an exported checkpoint. Raises ArchiveError unless this key signed them all."""
     try:
-        lines = path.read_bytes().splitlines(keepends=True)
+        with path.open("rb") as file:
+            content = file.read(CHECKPOINT_BYTES_MAX + 1)
     except OSError as error:
         raise ArchiveError(f"cannot read {path}: {error.strerror}") from error
+    if len(content) > CHECKPOINT_BYTES_MAX:
+        raise ArchiveError(f"{path} is no checkpoint: more than {CHECKPOINT_BYTES_MAX:,} bytes")
+    lines = content.splitlines(keepends=True)
     heads = [decode(line, TreeHead, f"checkpoint {path}") for line in lines]
     if not heads or len({head.cell for head in heads}) != len(heads):
         raise ArchiveError(f"checkpoint {path} has no heads, or two of one cell")
@@ -339,131 +358,3 @@ def read_checkpoint(path: Path, public: bytes) -> list[TreeHead]:
         if not head.is_signed_by(public):
             raise ArchiveError(f"checkpoint {path} is not signed by key {fingerprint(public)}")
     return heads
-
-
-# --- proofs ---------------------------------------------------------------------------------
-
-
-class Proof(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Proves that an event is in an archive with this signed head. Self-contained, below 2 KB."""
-
-    format: int = 1
-    id: str
-    entry: str
-    """Stored bytes, deflated, base64; empty if they would exceed the size."""
-    leaf: str
-    """Leaf hash, base64."""
-    index: int
-    size: int
-    path: str
-    """Hashes from the leaf to the segment's root, joined, base64."""
-    segment_path: str
-    """Hashes from the segment's root to the root of the head, joined, base64."""
-    segment: int
-    head: TreeHead
-
-
-def prove(folder: ArchiveFolder, entry_id: str, cell: str | None = None) -> Proof:
-    """Prove that the event is in the archive. Raises NotFound, ArchiveError."""
-    id_ = check_id(entry_id)
-    for name in [cell] if cell else folder.cells():
-        records = folder.cell(name).records()
-        for record in records:
-            if check_id(record.first) <= id_ <= check_id(record.last):
-                proof = _proof(folder.cell(name), records, record, entry_id)
-                if proof is not None:
-                    return proof
-    raise NotFound(f"no event {entry_id} in {folder.path}")
-
-
-def _proof(
-    cell: CellFolder, records: Sequence[Record], record: Record, entry_id: str
-) -> Proof | None:
-    from eventsched.archive.segment import read_entries
-
-    entries = read_entries(cell.path / record.file("events").name)
-    ids = [decode_entry(data)[0] for data in entries]
-    if entry_id not in ids:
-        return None
-    index = ids.index(entry_id)
-    leaves = merkle.leaf_hashes(entries)
-    roots = [merkle.leaf_hash(bytes.fromhex(each.root)) for each in records]
-    proof = Proof(
-        id=entry_id,
-        entry=_base64(zlib.compress(entries[index], 9)),
-        leaf=_base64(leaves[index]),
-        index=index,
-        size=len(leaves),
-        path=_base64(b"".join(merkle.prove(leaves, index))),
-        segment_path=_base64(b"".join(merkle.prove(roots, record.n))),
-        segment=record.n,
-        head=records[-1].head,
-    )
-    if len(encode(proof)) < PROOF_BYTES_MAX:
-        return proof
-    return msgspec.structs.replace(proof, entry="")
-
-
-class VerifiedProof(msgspec.Struct, frozen=True):
-    """A proof that was verified."""
-
-    proof: Proof
-    key: str
-    entry: Entry | None
-    """The entry, if the proof has it."""
-
-
-def check_proof(data: bytes, public: bytes | None, where: str) -> VerifiedProof:
-    """Verify a proof. Raises ArchiveError if it is not valid."""
-    proof = decode(data, Proof, where)
-    head = proof.head
-    key = head.public if public is None else public
-    if not head.is_signed_by(key):
-        raise ArchiveError(f"{where} is not signed by key {fingerprint(key)}")
-    leaf = from_base64(proof.leaf)
-    root = _root(leaf, proof.index, proof.size, proof.path)
-    top = _root(
-        None if root is None else merkle.leaf_hash(root),
-        proof.segment,
-        head.segments,
-        proof.segment_path,
-    )
-    if leaf is None or top is None or top.hex() != head.root:
-        raise ArchiveError(f"{where} does not lead from the event to the signed root")
-    return VerifiedProof(proof, fingerprint(key), _entry_of(proof, leaf, where))
-
-
-def _entry_of(proof: Proof, leaf: bytes, where: str) -> Entry | None:
-    if not proof.entry:
-        return None
-    packed = from_base64(proof.entry)
-    try:
-        data = _inflated(packed or b"")
-        entry = decode_entry(data)
-    except (zlib.error, ValueError) as error:
-        raise ArchiveError(f"{where} holds no entry: {error}") from error
-    if merkle.leaf_hash(data) != leaf or entry[0] != proof.id:
-        raise ArchiveError(f"{where} holds another entry than the one it proves")
-    return entry
-
-
-def _inflated(packed: bytes) -> bytes:
-    """Inflate an entry of a bounded size. Raises ValueError for any other data."""
-    decompressor = zlib.decompressobj()
-    data = decompressor.decompress(packed, 1 << 20)
-    if not decompressor.eof or decompressor.unused_data:
-        raise ValueError("not deflated as a single entry")
-    return data
-
-
-def _root(leaf: bytes | None, index: int, size: int, path: str) -> bytes | None:
-    hashes = from_base64(path)
-    width = merkle.HASH_BYTES
-    if leaf is None or hashes is None or len(leaf) != width or len(hashes) % width:
-        return None
-    steps = [hashes[at : at + width] for at in range(0, len(hashes), width)]
-    return merkle.root_by_path(leaf, index, size, steps)
-
-
-def _base64(data: bytes) -> str:
-    return b64encode(data).decode()

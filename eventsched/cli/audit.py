@@ -2,7 +2,8 @@
 
 Owns: the printed results of `verify`, `checkpoint`, `prove`, `check-proof`, `set-aside` and
 `abandon`. The last two need a server: they record in the cells what log or archive have lost.
-Never does: hashing, signing. Read next: archive/verifier.py, archive/set_aside.py.
+Never does: hashing, signing. Read next: archive/verifier.py, archive/proof.py,
+archive/set_aside.py.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from eventsched.cli.options import Options, command
 if TYPE_CHECKING:
     from eventsched.archive.commands import ArchiveCommands, ArchiveState
     from eventsched.archive.layout import SetAsideNote
+    from eventsched.archive.proof import CheckedProof
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Verify an archive.")
 
@@ -27,8 +29,11 @@ Dir = Annotated[Path, typer.Argument(metavar="DIR", help="The archive's folder."
 Archive = Annotated[Path, typer.Option("--archive", metavar="DIR", help="The archive's folder.")]
 KeyFile = Annotated[
     Path | None,
-    typer.Option("--key", metavar="FILE", help="Trusted public key [DIR/archive.pub]."),
+    typer.Option("--key", metavar="FILE", help="Trusted public key, kept outside of the archive."),
 ]
+KEY_NOT_CHECKED = "consistent, key not checked"
+"""The verdict without a trusted key: the files agree with each other, by a key that anybody can
+have made."""
 CheckpointFile = Annotated[
     Path | None,
     typer.Option("--checkpoint", metavar="FILE", help="An earlier output of `audit checkpoint`."),
@@ -74,6 +79,9 @@ async def verify(
 
     With a checkpoint, the command also finds segments that were removed from the end, and history
     that was sealed again with the same key. Segments that were set aside are listed as such.
+
+    Without a trusted key or a checkpoint, the verdict is "consistent, key not checked": the maker
+    of an archive can sign any history with a key of its own.
     """
     from eventsched.archive.verifier import Verifier
     from eventsched.cli.output import print_json, progress
@@ -121,7 +129,9 @@ def _show(report: Any) -> None:
     ]
     if report.checkpoints:
         parts.append(plural(report.checkpoints, "checkpoint head"))
-    verdict = plural(len(report.problems), "problem") if report.problems else "unchanged"
+    verdict = "unchanged" if report.is_key_checked else KEY_NOT_CHECKED
+    if report.problems:
+        verdict = plural(len(report.problems), "problem")
     print_line(f"{verdict}: {', '.join(parts)}, key {report.key}")
 
 
@@ -143,42 +153,66 @@ async def checkpoint(options: Options, dir_: Dir, out: Out = None) -> None:
 async def prove(
     options: Options, event: Event, archive: Archive, cell: Cell = None, out: Out = None
 ) -> None:
-    """Print a proof (JSON, below 2 KB) that the archive contains the event as it was sealed."""
+    """Print a proof (JSON) that the archive has the event, with its bytes, at its position."""
     from eventsched.archive.layout import ArchiveFolder
     from eventsched.archive.manifest import encode
-    from eventsched.archive.verifier import prove as prove_event
+    from eventsched.archive.proof import prove as prove_event
 
     _write(encode(prove_event(ArchiveFolder.open(archive), event, cell)) + b"\n", out)
 
 
 @app.command(name="check-proof")
 @command
-async def check_proof(options: Options, file: ProofFile, key: KeyFile = None) -> None:
-    """Check a proof without the archive; the exit code is 1 if it is not valid.
+async def check_proof(options: Options, file: ProofFile, key: KeyFile = None) -> int:
+    """Check a proof without the archive; the exit code is 0 only if it proves the event.
 
-    With --key, the signature must be by that key. Without it, the command prints the proof's key.
+    With --key, it proves that the owner of this key has sealed these bytes under this id, at this
+    position of this segment. Without a trusted key it proves nothing, and the exit code is 1.
     """
+    from eventsched.archive.proof import PROOF_BYTES_MAX
+    from eventsched.archive.proof import check_proof as check
     from eventsched.archive.signing import read_public
-    from eventsched.archive.verifier import check_proof as check
-    from eventsched.cli.output import print_json, print_line
+    from eventsched.cli.output import print_json
     from eventsched.errors import ArchiveError
 
     try:
-        data = file.read_bytes()
+        with file.open("rb") as content:
+            data = content.read(PROOF_BYTES_MAX + 1)
     except OSError as error:
         raise ArchiveError(f"cannot read {file}: {error.strerror}") from error
     result = check(data, read_public(key) if key else None, str(file))
-    proof = result.proof
-    event_type = result.entry[1][1].decode("ascii", "replace") if result.entry else ""
     if options.json:
-        fields = {"valid": True, "id": proof.id, "cell": proof.head.cell, "key": result.key}
-        print_json(fields | {"type": event_type, "segments": proof.head.segments})
-        return
-    event = event_type or f"leaf {proof.leaf} (its bytes are not in the proof)"
+        proof, entry_type = result.proof, _type_of(result)
+        fields: dict[str, Any] = {
+            "valid": result.is_key_checked,
+            "key_checked": result.is_key_checked,
+        }
+        fields |= {"id": proof.id, "cell": proof.head.cell, "type": entry_type, "key": result.key}
+        fields |= {"segment": proof.segment.n, "position": proof.position}
+        print_json(fields | {"segments": proof.head.segments, "events": proof.head.events})
+    else:
+        _show_proof(result)
+    return 0 if result.is_key_checked else 1
+
+
+def _type_of(result: CheckedProof) -> str:
+    return result.entry[1][1].decode("ascii", "replace")
+
+
+def _show_proof(result: CheckedProof) -> None:
+    from eventsched.cli.output import print_line
+
+    proof = result.proof
+    verdict = "valid" if result.is_key_checked else KEY_NOT_CHECKED
     print_line(
-        f"valid: {event} {proof.id} of cell {proof.head.cell} is entry {proof.index + 1:,} of "
-        f"segment {proof.segment}, signed by key {result.key} at {proof.head.events:,} events"
+        f"{verdict}: {_type_of(result)} {proof.id} of cell {proof.head.cell} is entry "
+        f"{proof.position + 1:,} of segment {proof.segment.n}, signed by key {result.key} at "
+        f"{proof.head.events:,} events"
     )
+    if not result.is_key_checked:
+        print_line(
+            "This does not prove who signed it: name the public key that you trust by --key."
+        )
 
 
 @app.command(name="set-aside")

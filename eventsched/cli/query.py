@@ -32,23 +32,40 @@ From = Annotated[
 ]
 
 
+Timeout = Annotated[
+    float, typer.Option("--timeout", metavar="SECONDS", min=0.001, help="Limit of time.")
+]
+MemoryMb = Annotated[
+    int, typer.Option("--memory-mb", metavar="MB", min=16, help="Limit of memory.")
+]
+Rows = Annotated[
+    int, typer.Option("--rows", metavar="N", min=1, help="Limit of the rows of the result.")
+]
+
+
 @command
-async def query(options: Options, sql: Sql, archive: From = None) -> None:
+async def query(
+    options: Options,
+    sql: Sql,
+    archive: From = None,
+    timeout: Timeout = 60,
+    memory_mb: MemoryMb = 1_024,
+    rows: Rows = 1_000_000,
+) -> None:
     """Query the archive with SQL (DuckDB). No server is needed.
 
     The views are events (cell, id, time, type, session, job, node, cause, data), jobs and sessions.
-    SELECT * FROM (DESCRIBE jobs) lists the columns of jobs. Times are UTC.
+    SELECT * FROM (DESCRIBE jobs) lists the columns of jobs. Times are UTC. The archive is verified
+    with its own public key before it is read. Ctrl-C interrupts the query.
     """
     from eventsched.archive.layout import ArchiveFolder
-    from eventsched.archive.sql import Query
+    from eventsched.archive.sql import QueryLimits, run_query
 
     if archive is None:
         raise InvalidMessage.of("--archive", "a folder is needed", "add --archive DIR")
-    query_ = Query(ArchiveFolder.open(archive), sql)
-    try:
-        _print_json(query_) if options.json else _show(query_)
-    finally:
-        query_.close()
+    limits = QueryLimits(seconds=timeout, memory_mb=memory_mb, rows=rows)
+    show = _print_json if options.json else _show
+    await run_query(ArchiveFolder.open(archive), sql, limits, show)
 
 
 def _print_json(query_: Any) -> None:

@@ -1,7 +1,8 @@
 """Reads archive and log as one history: every event once, in order, while entries are trimmed.
 
 Owns: the choice between sealed segments and the log, so that no entry is missed or read twice; the
-read models at any event.
+read models at any event. Nothing is read from an archive before it is verified: its key has signed
+the records, and each file has the sum of its record.
 Must not: write, wait, or decode events for its callers.
 Read next: source.py (all cells), archive/segment.py, archive/snapshot.py.
 
@@ -171,7 +172,7 @@ class History:
         if self._folder is not None:
             from eventsched.archive.snapshot import fold_at
 
-            folder, records = self._folder, await threads.in_thread(self._folder.records)
+            folder, records = self._folder, await threads.in_thread(self._folder.signed_records)
             n = sum(parse_id(record.last) <= parse_id(entry_id) for record in records) - 1
             if n >= 0:
                 fold = await threads.in_thread(partial(fold_at, folder, records, n, self._set))
@@ -184,7 +185,9 @@ class History:
         """Whether it begins with the first event that the cell ever had."""
         if self._store is not None and await self._store.is_log_complete():
             return True
-        records = await threads.in_thread(self._folder.records) if self._folder is not None else []
+        records = (
+            await threads.in_thread(self._folder.signed_records) if self._folder is not None else []
+        )
         return bool(records) and not records[0].head.skipped
 
     # --- sealed segments --------------------------------------------------------------------
@@ -193,7 +196,7 @@ class History:
         """The segments that the archive has now and that have entries in this range."""
         if self._folder is None:
             return []
-        records = await threads.in_thread(self._folder.records)
+        records = await threads.in_thread(self._folder.signed_records)
         return [
             record
             for record in records
@@ -203,24 +206,35 @@ class History:
     def _read_segment(
         self, record: Record, after: EntryId, upto: EntryId, where: EntryFilter
     ) -> list[Entry]:
-        from eventsched.archive.segment import entries_at, entries_where, rows_of_session
-
-        assert self._folder is not None
-        path = self._folder.path
-        events = path / record.file("events").name
-        if where.index:
-            rows = rows_of_session(path / record.file("sessions").name, where.index)
-            stored = entries_at(events, rows) if rows else []
-        else:
-            equal = {"node": where.node} if where.node else {}
-            ms = (after[0], upto[0])
-            stored = [data for *_, data in entries_where(events, ms=ms, equal=equal)]
-        entries = [decode_entry(data) for data in stored]
+        try:
+            entries = [decode_entry(data) for data in self._stored(record, after, upto, where)]
+        except ValueError as error:
+            raise ArchiveError(f"segment {record.n} of {record.cell}: {error}") from error
         return [
             entry
             for entry in entries
             if after < parse_id(entry[0]) <= upto and where.matches(entry)
         ]
+
+    def _stored(
+        self, record: Record, after: EntryId, upto: EntryId, where: EntryFilter
+    ) -> list[bytes]:
+        """The stored bytes of the entries of a segment that may match."""
+        from eventsched.archive.sealed_file import open_sealed
+        from eventsched.archive.segment import entries_at, entries_where, rows_of_session
+
+        assert self._folder is not None
+        if where.index:
+            with open_sealed(self._folder, record, "sessions") as file:
+                rows = rows_of_session(file, where.index)
+            if not rows:
+                return []
+            with open_sealed(self._folder, record, "events") as file:
+                return entries_at(file, rows)
+        equal = {"node": where.node} if where.node else {}
+        with open_sealed(self._folder, record, "events") as file:
+            matching_rows = entries_where(file, ms=(after[0], upto[0]), equal=equal)
+        return [data for *_, data in matching_rows]
 
     # --- the log ----------------------------------------------------------------------------
 

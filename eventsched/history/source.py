@@ -78,7 +78,7 @@ class HistorySource:
         if store is not None:
             return await store.last_id(store.keys.log)
         assert self.archive is not None
-        records = self.archive.cell(cell).records()
+        records = self.archive.cell(cell).signed_records()
         return records[-1].last if records else START
 
     async def check_not_ahead(self, cell: str, at: LogPosition, field: str) -> None:

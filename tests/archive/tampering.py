@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from msgspec.structs import replace
 
 from eventsched.archive import merkle
+from eventsched.archive.codec import entry_leaves
 from eventsched.archive.layout import PUBLIC, RECORD, file_stem
 from eventsched.archive.manifest import CHAIN_START, Record, chain_after, encode
 from eventsched.archive.segment import encode_parquet
@@ -144,7 +145,7 @@ class Tamperer:
         tree, chain, events = merkle.Tree(), CHAIN_START, 0
         for n, record in enumerate(records):
             changed = replace(record, n=n)
-            tree.append(merkle.leaf_hash(bytes.fromhex(changed.root)))
+            tree.append(merkle.leaf_hash(changed.summary.leaf()))
             chain = chain_after(chain, changed.segment)
             events += changed.events
             head = replace(
@@ -233,7 +234,7 @@ class Tamperer:
         sums[name] = replace(sums[name], bytes=len(content), sha256=sha256(content).hexdigest())
         record = replace(record, files=list(sums.values()))
         if kind == "events":
-            leaves = merkle.leaf_hashes(table.column("entry").to_pylist())
+            leaves = merkle.leaf_hashes(entry_leaves(table.column("entry").to_pylist()))
             record = replace(record, root=merkle.root_of(leaves).hex(), events=len(table))
         records[n] = record
         if self.rng.random() < 0.7:

@@ -6,11 +6,13 @@ import re
 import shutil
 from pathlib import Path
 
+import anyio
+import msgspec
 import pytest
 
 from eventsched import errors
 from eventsched.archive.layout import ArchiveFolder
-from eventsched.archive.sql import Query
+from eventsched.archive.sql import Query, QueryLimits, run_query
 from eventsched.errors import ArchiveError, MissingDependencyError
 from tests.archive.archives import Archived
 from tests.archive.test_sealing import sums
@@ -22,6 +24,7 @@ DOCS = Path(__file__).parents[2] / "docs" / "query.md"
 def ask(archived: Archived, sql: str) -> list[tuple[object, ...]]:
     query = Query(archived.folder, sql)
     try:
+        query.execute()
         return list(query.rows())
     finally:
         query.close()
@@ -57,11 +60,12 @@ async def test_folder_whose_name_could_be_a_pattern_is_read_alone(
     for file in (archived.path.parent / similar).rglob("*.parquet"):
         file.write_bytes(b"not to be read")
     query = Query(folder, "SELECT count(*) FROM events")
+    query.execute()
     assert list(query.rows()) == expected
     query.close()
     other = f"SELECT * FROM read_parquet('{archived.path}/*/*.events.parquet')"
     with pytest.raises(ArchiveError, match="disabled by configuration"):
-        Query(folder, other)
+        Query(folder, other).execute()
 
 
 async def test_jobs_and_sessions_say_what_came_of_each(archived: Archived) -> None:
@@ -115,7 +119,7 @@ async def test_an_archive_without_segments_and_a_missing_package_are_told(
     archived: Archived, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(ArchiveError, match="no segment yet"):
-        Query(ArchiveFolder.open(archived.path), "SELECT 1")
+        Query(ArchiveFolder.open(archived.path), "SELECT 1").execute()
     monkeypatch.setattr(errors, "find_spec", lambda package: None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'eventsched\[query\]'"):
         Query(archived.folder, "SELECT 1")
@@ -130,3 +134,57 @@ async def test_the_document_names_every_column_of_every_view(archived: Archived)
     for view, names in documented.items():
         columns = ask(archived, f"SELECT column_name FROM (DESCRIBE SELECT * FROM {view})")
         assert [name for (name,) in columns] == names, view
+
+
+# --- limits ------------------------------------------------------------------------------------
+
+ENDLESS = (
+    "SELECT count(*) FROM range(1000000000) a, range(1000) b WHERE (a.range * b.range) % 7 = 3"
+)
+
+
+async def run(archived: Archived, sql: str, **limits: float) -> list[tuple[object, ...]]:
+    rows: list[tuple[object, ...]] = []
+    query_limits = msgspec.convert(limits, QueryLimits)
+    await run_query(archived.folder, sql, query_limits, lambda query: rows.extend(query.rows()))
+    return rows
+
+
+async def test_a_result_has_a_limit_of_rows(archived: Archived) -> None:
+    await worked(archived)
+    assert len(await run(archived, "SELECT * FROM range(5)", rows=5)) == 5
+    with pytest.raises(ArchiveError, match="more than 5 rows: add LIMIT, or raise --rows"):
+        await run(archived, "SELECT * FROM range(6)", rows=5)
+
+
+async def test_a_query_has_a_limit_of_memory_and_writes_nothing(
+    archived: Archived, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    await worked(archived)
+    (tmp_path / "present").mkdir()
+    monkeypatch.chdir(tmp_path / "present")
+    with pytest.raises(ArchiveError, match="more than 64 MB of memory: raise --memory-mb"):
+        await run(archived, "SELECT list(range) FROM range(100000000)", memory_mb=64)
+    assert list((tmp_path / "present").iterdir()) == []
+
+
+async def test_a_query_has_a_limit_of_time(archived: Archived) -> None:
+    await worked(archived)
+    with anyio.fail_after(30), pytest.raises(ArchiveError, match=r"took more than 0\.2 s"):
+        await run(archived, ENDLESS, seconds=0.2)
+
+
+async def test_a_cancelled_query_ends(archived: Archived) -> None:
+    await worked(archived)
+    with anyio.fail_after(30):
+        with anyio.move_on_after(0.2) as scope:
+            await run(archived, ENDLESS)
+        assert scope.cancelled_caught
+
+
+async def test_a_statement_cannot_change_its_limits(archived: Archived) -> None:
+    await worked(archived)
+    with pytest.raises(ArchiveError, match="a single SELECT"):
+        await run(archived, "SET memory_limit = '100GB'")
+    with pytest.raises(ArchiveError):
+        await run(archived, "SELECT set_config('memory_limit', '100GB')")

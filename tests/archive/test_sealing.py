@@ -16,6 +16,7 @@ import pytest
 from eventsched.archive import layout
 from eventsched.archive.codec import decode_entry
 from eventsched.archive.layout import ArchiveFolder, CellFolder
+from eventsched.archive.sealed_file import open_sealed
 from eventsched.archive.segment import read_audio, read_entries
 from eventsched.archive.signing import SigningKey
 from eventsched.archive.verifier import Verifier
@@ -360,17 +361,17 @@ async def test_the_audio_of_each_utterance_is_archived(archived: Archived) -> No
     await archiver.release()
     record = archived.folder.cell(archived.store.cell).records()[-1]
     assert record.utterances == 3
-    path = archived.folder.cell(archived.store.cell).path
+    folder = archived.folder.cell(archived.store.cell)
     finalized = await archived.store.log("UtteranceFinalized")
     archived_chunks = []
     for event in finalized:
         assert isinstance(event.data, UtteranceFinalized)
-        archived_chunks += [
-            decode_entry(data) for data in read_audio(path / record.file("audio").name, event.id)
-        ]
+        with open_sealed(folder, record, "audio") as file:
+            archived_chunks += [decode_entry(data) for data in read_audio(file, event.id)]
     assert archived_chunks == chunks
     assert await archived.store.read_range(archived.store.keys.audio("s1"), "-", "+", 9) == []
-    assert len(read_entries(path / record.file("events").name)) == record.events
+    with open_sealed(folder, record, "events") as file:
+        assert len(read_entries(file)) == record.events
     assert problems(archived) == []
 
 

@@ -6,7 +6,6 @@ EXAMPLES=… asks for so many changes of each seed.
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from eventsched.archive.layout import ArchiveFolder
 from eventsched.archive.verifier import Verifier, checkpoint_of
 from eventsched.errors import ArchiveError
 from tests.archive.archives import CORE, Archived, seal_all
+from tests.archive.sealed import replace_file
 from tests.archive.tampering import Files, Tamperer, files_of
 
 SEEDS = 4
@@ -128,12 +128,8 @@ async def test_every_snapshot_follows_from_the_entries(archived: Archived, tmp_p
     """A wrong snapshot by an archiver with the key is found by folding again."""
     folder = await sealed(archived)
     assert not Verifier(folder.path, projection_set=CORE).run().problems
-    wrong = archived.folder.cell(archived.store.cell).records()[1]
-    name = wrong.file("snapshot").name
-    shutil.copy(
-        folder.path / archived.store.cell / archived.folder.cell(archived.store.cell).records()[2]
-        .file("snapshot").name,
-        folder.path / archived.store.cell / name,
-    )  # fmt: skip
+    cell = archived.folder.cell(archived.store.cell)
+    other = (cell.path / cell.records()[2].file("snapshot").name).read_bytes()
+    replace_file(folder.path, "snapshot", other, archived.store.cell, n=1)
     problems = [str(each) for each in Verifier(folder.path, projection_set=CORE).run().problems]
     assert any("does not follow from the entries" in problem for problem in problems)

@@ -63,9 +63,13 @@ async def refused(runner: CommandRunner, *args: str | Path) -> str:
 
 
 async def test_an_unchanged_archive_and_a_changed_one(
-    archive: Archived, runner: CommandRunner
+    archive: Archived, runner: CommandRunner, tmp_path: Path
 ) -> None:
     assert await run(runner, "audit", "verify", archive.path) == 0
+    assert runner.out.startswith("consistent, key not checked: ")
+    trusted = tmp_path / "trusted.pub"
+    trusted.write_bytes((archive.path / "archive.pub").read_bytes())
+    assert await run(runner, "audit", "verify", archive.path, "--key", trusted) == 0
     assert runner.out.startswith("unchanged: ")
     name = archive.folder.cell(archive.store.cell).records()[1].file("events").name
     path = archive.path / archive.store.cell / name
@@ -84,6 +88,7 @@ async def test_a_checkpoint_shows_removed_segments(
     checkpoint = tmp_path / "checkpoint"
     assert await run(runner, "audit", "checkpoint", archive.path, "--out", checkpoint) == 0
     assert await run(runner, "audit", "verify", archive.path, "--checkpoint", checkpoint) == 0
+    assert runner.out.startswith("unchanged: ")
     last = archive.folder.cell(archive.store.cell).records()[-1]
     for path in (archive.path / archive.store.cell).glob(f"*_*{padded_id(last.last)}*"):
         path.unlink()
@@ -95,18 +100,35 @@ async def test_a_checkpoint_shows_removed_segments(
 async def test_a_proof_is_small_and_valid_without_the_archive(
     archive: Archived, runner: CommandRunner, tmp_path: Path
 ) -> None:
-    proof = tmp_path / "proof"
+    proof, key = tmp_path / "proof", archive.path / "archive.pub"
     for event in await archive.store.log():
         assert (
             await run(runner, "audit", "prove", event.id, "--archive", archive.path, "--out", proof)
             == 0
         )
         assert proof.stat().st_size < 2_000
-        assert await run(runner, "audit", "check-proof", proof) == 0
+        assert await run(runner, "audit", "check-proof", proof, "--key", key) == 0
         assert runner.out.startswith(f"valid: {event.type} {event.id} of cell")
-    key = archive.path / "archive.pub"
     assert await run(runner, "--json", "audit", "check-proof", proof, "--key", key) == 0
     assert json.loads(runner.out)["valid"] is True
+
+
+async def test_a_proof_without_a_trusted_key_proves_nothing(
+    archive: Archived, runner: CommandRunner, tmp_path: Path
+) -> None:
+    proof = tmp_path / "proof"
+    event = (await archive.store.log())[5]
+    await run(runner, "audit", "prove", event.id, "--archive", archive.path, "--out", proof)
+    assert await run(runner, "audit", "check-proof", proof) == 1
+    assert runner.out.startswith(f"consistent, key not checked: {event.type} {event.id} of cell")
+    assert "does not prove who signed it" in runner.out
+    assert await run(runner, "--json", "audit", "check-proof", proof) == 1
+    checked = json.loads(runner.out)
+    assert (checked["valid"], checked["key_checked"]) == (False, False)
+    other = Archived(archive.store, tmp_path / "other").path / "archive.pub"
+    assert "not signed by key" in await refused(
+        runner, "audit", "check-proof", proof, "--key", other
+    )
 
 
 async def test_a_changed_proof_is_not_valid(
