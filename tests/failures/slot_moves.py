@@ -17,6 +17,7 @@ BATCH_KEYS = 10
 """Keys of one MIGRATE, as `redis-cli --cluster reshard` sends them."""
 MIGRATE_MS = 5_000
 WITHIN_S = 60.0
+NODE_TIMEOUT_MS = 15_000
 
 
 class SlotMove:
@@ -24,6 +25,8 @@ class SlotMove:
 
     def __init__(self, cluster: LocalCluster, cell: str) -> None:
         self._others = cluster.servers
+        for server in cluster.servers:  # a busy machine must not cause a failover as well
+            server.call("CONFIG", "SET", "cluster-node-timeout", NODE_TIMEOUT_MS)
         self.slot = int(cluster.primaries[0].call("CLUSTER", "KEYSLOT", Keys(cell).log))
         self.source = next(each for each in cluster.primaries if _serves(each, self.slot))
         self.target = next(each for each in cluster.primaries if each is not self.source)

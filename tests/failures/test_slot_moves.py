@@ -24,7 +24,7 @@ from eventsched.store import library as lua_library
 from eventsched.store.cell import Store
 from tests.archive.archives import CORE
 from tests.failures.programs import Programs, ask, programs
-from tests.failures.slot_moves import SlotMove, has_atomic_moves
+from tests.failures.slot_moves import WITHIN_S, SlotMove, has_atomic_moves
 from tests.systems import system, until
 
 HALF_MOVED_S = 4.0
@@ -68,7 +68,7 @@ class Speakers:
                     with suppress(eventsched.ServerUnavailable):  # the audio counts as appended
                         await session.append(CHUNK, end_of_utterance=True)
                     await anyio.sleep(PAUSE_S)  # sleeps: the pace of speech
-            await until("all is received", lambda: self._is_complete(session))
+            await until("all is received", lambda: self._is_complete(session), WITHIN_S)
             tasks.cancel_scope.cancel()
 
     async def _listen(self, session: eventsched.Session) -> None:
@@ -103,11 +103,10 @@ async def test_while_a_slot_moves_nothing_is_stored_twice_and_no_process_ends(
     own_cluster: LocalCluster, fleet: Programs, way: str
 ) -> None:
     """The slot moves to another server and back, under roles, a node and producers."""
-    url = own_cluster.url
+    url, move = own_cluster.url, SlotMove(own_cluster, "c0")
     roles = await fleet.role(url, "dispatcher", "projector", "timer")
     node = fleet.start("tests.chaos.worker", url, "c0.gpu", "4", "es", "0", "1", "async")
     await node.wait_for("ready: ")
-    move = SlotMove(own_cluster, "c0")
     async with eventsched.connect(url) as es:
         store, speakers = es.stores["c0"], Speakers(es, SPEAKERS)
         async with anyio.create_task_group() as tasks:
