@@ -20,6 +20,8 @@ from eventsched.errors import ArchiveError, InvalidMessage
 from eventsched.schema.events import ArchiveSetAside
 from tests.archive.archives import CORE, Archived
 from tests.archive.test_sealing import sums
+from tests.fixtures_store import TimedStore
+from tests.scripts.calls import call, code_of
 
 WHY = {"why": "the server was restored", "by": "ann@host", "owner": "o1"}
 
@@ -281,3 +283,46 @@ async def test_two_tails_may_be_set_aside(archived: Archived) -> None:
     report = audit(archived).report
     assert report.problems == []
     assert sorted(report.set_aside, key=lambda note: note.first) == [first, second]
+
+
+ROOT = "0123456789abcdef" * 4
+GOOD: dict[str, str | int] = {
+    "of": "key", "first_segment": 5, "segments": 2, "entries": 28, "first": "5-0", "last": "9-3",
+    "head": ROOT, "roots": f"{ROOT},{ROOT}", "why": "power loss", "by": "ann@host",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changed", "field"),
+    [
+        ({"first_segment": -1}, "segments"),
+        ({"segments": 0}, "segments"),
+        ({"entries": "x"}, "segments"),
+        ({"first": "yesterday"}, "last"),
+        ({"last": "4-9"}, "last"),
+        ({"head": ROOT[:-1]}, "roots"),
+        ({"roots": ""}, "roots"),
+        ({"roots": ",".join([ROOT] * 65)}, "roots"),
+        ({"roots": ROOT.upper()}, "roots"),
+        ({"why": ""}, "why"),
+        ({"by": "x" * 201}, "by"),
+    ],
+)
+async def test_a_malformed_call_is_refused(
+    store: TimedStore, changed: dict[str, str | int], field: str
+) -> None:
+    epoch = (await call(store, "acquire_set_lease", "archive", "p1", 15_000, "archive"))[1]
+    args = (GOOD | changed).values()
+    assert f" {field}: " in await code_of(store, "set_aside_archive", epoch, *args)
+    assert await store.log() == []
+
+
+async def test_only_the_owner_of_the_lease_sets_aside_and_each_tail_once(
+    store: TimedStore,
+) -> None:
+    epoch = (await call(store, "acquire_set_lease", "archive", "p1", 15_000, "archive"))[1]
+    for number, expected in ((epoch + 1, b"fenced"), (epoch, b"ok"), (epoch, b"duplicate")):
+        assert await call(store, "set_aside_archive", number, *GOOD.values()) == expected
+    assert await store.types() == ["ArchiveSetAside"]
+    await call(store, "record_seal", epoch, "0-0", "0-0", "another", 0, 0)
+    assert " key: " in await code_of(store, "set_aside_archive", epoch, *GOOD.values())
