@@ -3,6 +3,7 @@
 -- roles run, and when a role that is gone was last seen.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
+--   absent_key      es1:{cell}:absent      no key: never exists
 -- ARGV
 --   now_arg         ms                     used in a cell with a manual clock only
 --   instance        name                   of the process

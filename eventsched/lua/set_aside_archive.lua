@@ -3,6 +3,7 @@
 -- and archiving continues after the segment before them.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
+--   absent_key      es1:{cell}:absent      no key: never exists
 -- ARGV
 --   now_arg         ms                     used in a cell with a manual clock only
 --   epoch           number                 of the caller's lease on the set `archive`
