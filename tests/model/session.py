@@ -149,7 +149,7 @@ def open_session(
         epoch=1,
         key=key,
     )
-    w.session_states[name].opened = w.emit(opened, session=full)
+    w.emit(opened, session=full)
     if room:
         w.emit(RoomJoined(room=room, listen_language=listen_language), session=full)
     w.set_timer(w.now + w.settings.idle_ms, "idle", full)

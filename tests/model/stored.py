@@ -118,7 +118,6 @@ def _session(w: World, name: str, state: SessionState) -> Content:
         "out_bytes": state.out_bytes,
         "confirmed": state.confirmed,
         "missing": state.given_up,
-        "opened": state.opened,
     }
     fields |= {f"a:{target}": number for target, number in view.allocated.items()}
     fields |= {f"d:{target}": number for target, number in view.delivered.items()}

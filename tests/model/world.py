@@ -53,8 +53,6 @@ class SessionState:
     confirmed: str = ""
     given_up: int = 0
     """Outcomes that the end of the close wait has ended."""
-    opened: str = ""
-    """Id of its SessionOpened."""
 
     def epoch_of(self, token: str) -> int | None:
         return dict(self.tokens).get(token)

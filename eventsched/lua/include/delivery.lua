@@ -33,8 +33,13 @@ function delivery.open_outcomes(session)
   return cached.read_through(session)
 end
 
-function delivery.is_open(session, target, number)
-  return cached.read_through(session)[target .. '/' .. number] ~= nil
+-- Whether the outcome of this utterance, whose first chunk has the id `first`, is open. The chunk
+-- tells the utterance from that of an earlier session with the same name. All arguments are text.
+function delivery.is_open(session, target, number, utterance, first)
+  local stored, begins = cached.read_through(session)[target .. '/' .. number]
+  if not stored then return false end
+  begins = utterance .. '|' .. first .. '|'
+  return string.sub(stored, 1, #begins) == begins
 end
 
 function delivery.has_ended(session)

@@ -66,6 +66,11 @@ function dispatch_entry.decode(d)
   return entry
 end
 
+-- The id of the first chunk of the utterance.
+function dispatch_entry.first_chunk(entry)
+  return string.match(entry.rest, '"first":"([%d-]+)"') or ''
+end
+
 -- The line that `decode` reads.
 function dispatch_entry.encode(entry)
   local targets = {}

@@ -2,24 +2,17 @@
 -- job identity; 11, one atomic dispatch).
 -- include: assign
 -- include: delivery
--- include: entry_ids
+-- include: dispatch_entry
 -- include: jobs
 -- include: keys
 -- include: write
 local utterance_jobs = {}
 
--- Whether the entry is of an earlier session with the same name: the utterance was finalized before
--- the present session was opened.
-local function is_outdated(entry)
-  local opened = redis.call('HGET', keys.of('session', entry.name), 'opened')
-  return opened and entry_ids.precedes(entry.log, opened)
-end
-
 -- The jobs of `entry` (as `dispatch_entry` decodes it) that have no record and whose outcome is
 -- open (rules 10, job identity; 25, ordered delivery), and the number of its other targets. The
 -- outcomes of a new utterance are open: this call has opened them.
 function utterance_jobs.missing(entry)
-  if not entry.is_new and is_outdated(entry) then return {}, #entry.targets end
+  local first = not entry.is_new and dispatch_entry.first_chunk(entry)
   local list, obsolete = {}, 0
   -- Most utterances have one target. A target that is named twice gets one job.
   local listed = entry.targets[2] and {}
@@ -27,7 +20,8 @@ function utterance_jobs.missing(entry)
     local key = entry.tenant .. ':' .. entry.session .. ':' .. entry.utterance .. ':translation:'
       .. item.target .. ':' .. entry.features_hash
     local record = keys.of('job', key)
-    local is_open = entry.is_new or delivery.is_open(entry.name, item.target, item.delivery_no)
+    local is_open = entry.is_new
+      or delivery.is_open(entry.name, item.target, item.delivery_no, entry.utterance, first)
     if is_open and not (listed and listed[key]) and redis.call('EXISTS', record) == 0 then
       if listed then listed[key] = true end
       list[#list + 1] = jobs.create(key, record, entry, item.target, item.delivery_no)
