@@ -6,7 +6,7 @@ Must not: fold, write. Read next: verify.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -26,6 +26,10 @@ class Chunks(msgspec.Struct, frozen=True):
 
     ids: list[str]
     violations: list[Violation]
+    holes: list[str] = []
+    """Ids of the entries whose number does not follow that of the entry before."""
+    last: int = -1
+    """Number of the newest chunk."""
 
     @property
     def count(self) -> int:
@@ -37,10 +41,18 @@ class Chunks(msgspec.Struct, frozen=True):
             return
         ids, last = set(self.ids), parse_id(self.ids[-1] if self.ids else START)
         for key, outcome in view.open_outcomes.items():
+            if outcome.outcome:
+                continue  # the job has ended
             is_newer = self.ids and parse_id(outcome.first) > last
             if outcome.first not in ids and not is_newer:
                 what = f"the first chunk of {key}, {outcome.first}, is trimmed while it is open"
                 yield Violation("I10", f"audio:{name}", what)
+
+    def uncounted(self, name: str, stored: Mapping[str, Any]) -> Iterator[Violation]:
+        """I1: the session has counted every stored chunk. `stored` is newer than the chunks."""
+        counted = stored.get("hash", {}).get("heard", "").partition("|")[0]
+        if counted and int(counted) <= self.last:
+            yield Violation("I1", f"audio:{name}", f"chunk {self.last} is stored, not counted")
 
 
 class Outbox(msgspec.Struct, frozen=True):
@@ -48,6 +60,8 @@ class Outbox(msgspec.Struct, frozen=True):
 
     count: int
     violations: list[Violation]
+    holes: list[str] = []
+    """Ids of the entries whose number does not follow that of the entry before."""
 
 
 class StreamChecks:
@@ -58,19 +72,20 @@ class StreamChecks:
 
     async def chunks(self, name: str) -> Chunks:
         """I1: the chunk numbers of a session have no hole, as far as its audio is stored."""
-        ids, violations = await self._numbered("audio", name, "I1")
-        return Chunks(ids, violations)
+        numbered = await self._numbered("audio", name, "I1")
+        return Chunks(numbered.ids, numbered.violations, numbered.holes, numbered.last)
 
     async def outbox(self, name: str) -> Outbox:
         """I9: the numbers of an outbox have no hole."""
-        ids, violations = await self._numbered("outbox", name, "I9")
-        return Outbox(len(ids), violations)
+        numbered = await self._numbered("outbox", name, "I9")
+        return Outbox(len(numbered.ids), numbered.violations, numbered.holes)
 
     async def _numbered(
         self, kind: Literal["audio", "outbox"], name: str, invariant: str
-    ) -> tuple[list[str], list[Violation]]:
+    ) -> Chunks:
         """Return the ids of all stored entries, and a violation for every hole."""
         ids: list[str] = []
+        holes: list[str] = []
         violations: list[Violation] = []
         number: int | None = None
         while page := await self._store.read_entry_numbers(kind, name, ids[-1] if ids else START):
@@ -82,8 +97,9 @@ class StreamChecks:
                 if is_hole and (index or not await self._is_trimmed(kind, name, ids[-1])):
                     what = f"{entry_id}: number {number} after {previous}"
                     violations.append(Violation(invariant, f"{kind}:{name}", what))
+                    holes.append(entry_id)
                 ids.append(entry_id)
-        return ids, violations
+        return Chunks(ids, violations, holes, -1 if number is None else number)
 
     async def _is_trimmed(self, kind: Literal["audio", "outbox"], name: str, entry_id: str) -> bool:
         oldest = await self._store.read_entry_numbers(kind, name, START)
@@ -99,6 +115,10 @@ class StreamChecks:
                 if session == name:
                     utterances.add(utterance)
         return utterances
+
+    async def stalled_timer_count(self) -> int:
+        key = self._store.keys.stalled_timers
+        return int(await self._store.transport.command("ZCARD", key, key=key))
 
     async def dead_letter_count(self) -> int:
         key = self._store.keys.dead_letters

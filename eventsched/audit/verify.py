@@ -22,12 +22,12 @@ from eventsched.audit.state_diff import (
     session_differences,
     utterances_without_job,
 )
-from eventsched.audit.stream_checks import StreamChecks
+from eventsched.audit.stream_checks import Chunks, Outbox, StreamChecks
 from eventsched.history.log import History
 from eventsched.projection.fold import FailedEvent, ProjectionState, decode_event
 from eventsched.projection.protocol import ProjectionSet
 from eventsched.projection.store import ProjectionStore, is_made_by
-from eventsched.schema.events import Event, SessionRetired, StreamTrimmed
+from eventsched.schema.events import CellRepaired, Event, SessionRetired, StreamTrimmed
 from eventsched.schema.ids import START, parse_id
 from eventsched.schema.keys import name_of
 from eventsched.store.lag import ConsumerLag
@@ -62,6 +62,12 @@ class Report(msgspec.Struct, kw_only=True):
     outbox_entries: int = 0
     """Outbox entries still stored."""
     dead_letters: int = 0
+    stalled_timers: int = 0
+    """Timers whose last call had no effect and that are called again after a pause."""
+    repairs: int = 0
+    """Changes that a repair has recorded in the log."""
+    accepted: int = 0
+    """Violations of log entries that a repair has accepted, because the log does not change."""
     failed_entries: list[str] = []
     """Log entries that a projection could not fold: id and reason."""
     trimmed_entries: int = 0
@@ -108,6 +114,8 @@ class Verifier:
         self._history = history or History(store, None, projection_set)
         self._jobs_of: dict[str, set[str]] = {}
         self._recorded_trims = 0
+        self._log_violations: dict[str, list[Violation]] = {}
+        """The violations of log entries that no repair has accepted, by entry id."""
 
     async def run(self) -> Report:
         """Check the cell; return the report.
@@ -126,6 +134,8 @@ class Verifier:
         if self.report.is_complete:
             await self._compare_all()
         await self._check_trims()
+        for found in self._log_violations.values():
+            self.report.add(found)
         return self.report
 
     async def _compare_all(self) -> None:
@@ -157,7 +167,7 @@ class Verifier:
     def _fold(self, event: Event | FailedEvent) -> None:
         """Check the event against the records before it, then fold it."""
         if isinstance(event, Event):
-            self.report.add(violations_of(event, self._records))
+            self._check_event(event)
             failed = self._folding.fold(event, atomic=False)
             self._drop_retired_jobs(event)
             self._note_trim(event)
@@ -165,6 +175,15 @@ class Verifier:
             failed = event
         if failed is not None:
             self.report.failed_entries.append(f"{failed.id} {failed.reason}")
+
+    def _check_event(self, event: Event) -> None:
+        """Note the violations of the event. A repair accepts those of an earlier entry."""
+        if isinstance(event.data, CellRepaired):
+            self.report.repairs += 1
+            self.report.accepted += len(self._log_violations.pop(event.data.accepts, ()))
+        found = violations_of(event, self._records)
+        if found:
+            self._log_violations[event.id] = found
 
     def _drop_retired_jobs(self, event: Event) -> None:
         """Drop the records of a retired session's jobs, which are not compared."""
@@ -285,8 +304,15 @@ class Verifier:
         for name, stored in zip(names, entities, strict=True):
             if kind == "job" and self._session_of(name) not in self._records.sessions:
                 continue  # the session is retired, and its jobs are being removed
-            self.report.add(differences(name, folded.get(name), stored))
+            found = list(differences(name, folded.get(name), stored))
+            self.report.add(found)
+            await self._note_differences(kind, name, stored, found)
         return len(names)
+
+    async def _note_differences(
+        self, kind: str, name: str, stored: Mapping[str, Any], found: list[Violation]
+    ) -> None:
+        """Called for each entity, at the log id of its stored state. A repair plans its changes."""
 
     # --- I1, I8, I9, I10: streams -----------------------------------------------------------
 
@@ -300,10 +326,21 @@ class Verifier:
             self.report.add([*chunks.violations, *outbox.violations])
             view, stored = await self._read_session(name)
             if view is not None:
-                self.report.add(chunks.missing(name, view))
+                lost = [*chunks.missing(name, view), *chunks.uncounted(name, stored)]
+                self.report.add(lost)
+                await self._note_streams(name, chunks, outbox, lost)
                 utterances = utterances_without_job(view, stored)
                 await self._check_undispatched(streams, name, utterances)
         self.report.dead_letters = await streams.dead_letter_count()
+        self.report.stalled_timers = await streams.stalled_timer_count()
+
+    async def _note_streams(
+        self, name: str, chunks: Chunks, outbox: Outbox, lost: list[Violation]
+    ) -> None:
+        """Called for each session after its streams were read. A repair plans its changes."""
+
+    async def _note_undispatched(self, name: str, utterances: set[int]) -> None:
+        """Called for utterances without a job. A repair plans its changes."""
 
     async def _read_session(self, name: str) -> tuple[Session | None, Mapping[str, Any]]:
         """Return the session's record and its stored state, both at the same log id."""
@@ -326,6 +363,7 @@ class Verifier:
             view, stored = await self._read_session(name)
             utterances &= utterances_without_job(view, stored) if view is not None else set()
         if utterances:
+            await self._note_undispatched(name, utterances)
             what = f"utterances {sorted(utterances)[:5]} have no job, entry or dead letter"
             self.report.add([Violation("I8", f"outcomes:{name}", what)])
 

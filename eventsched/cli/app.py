@@ -39,6 +39,7 @@ COMMANDS = {
     "status": "Show consumer lag, dead letters, waiting jobs, nodes and their load.",
     "rebuild": "Rebuild read models from the log and switch readers to them.",
     "verify": "Check the invariants of the running system.",
+    "repair": "Bring a cell that verify finds broken to a clean state.",
     "query": "Query the archive with SQL.",
     "audit": "Verify an archive, or prove that it contains an event.",
     "erase": "Erase encrypted sessions by destroying their keys.",

@@ -216,6 +216,12 @@ def _set_aside(_: Event, d: events.ArchiveSetAside) -> str:
     return f"{segments} of archive {d.of}, {d.first} to {d.last}, by {d.by}: {d.why}"
 
 
+def _repaired(_: Event, d: events.CellRepaired) -> str:
+    given_up = f"; gives up {d.gives_up}" if d.gives_up else ""
+    by = f" ({d.by})" if d.by else ""
+    return f"{d.where}: {d.what}{given_up}; why: {d.why}{by}"
+
+
 _DESCRIPTIONS: dict[type, Callable[[Event, Any], str]] = {
     events.SessionOpened: _opened,
     events.SessionResumed: lambda _, d: f"epoch {d.epoch}",
@@ -250,4 +256,5 @@ _DESCRIPTIONS: dict[type, Callable[[Event, Any], str]] = {
     events.StreamTrimmed: _trimmed,
     events.ArchiveAbandoned: _abandoned,
     events.ArchiveSetAside: _set_aside,
+    events.CellRepaired: _repaired,
 }

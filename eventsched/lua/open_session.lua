@@ -85,6 +85,7 @@ end
 
 local now, full = clock.now(), keys.full(name)
 timers.set(now + settings.idle_ms, 'idle', full)
+if room_name then write('HSET', keys.of('room', room_name), full, listen_language) end
 -- A small hash is searched from its start, so the fields that are read most come first.
 write('HSET', keys.of('session', name), 'status', 'open', 'out_no', '0', 'out_bytes', '0',
   'out_low', '0', 'used', '', 'epoch', '1', 'utterance', '0', 'turn', '0',
@@ -98,8 +99,5 @@ call.append_or_undo(undo, events.SessionOpened, full, tp, { tenant = tenant,
   source = source, targets = targets, features = features, features_hash = features_hash,
   encoding = encoding, sample_rate = sample_rate_hz, priority = priority_no, room = room,
   listen_language = listen_language, key = key_id })
-if room_name then
-  write('HSET', keys.of('room', room_name), full, listen_language)
-  events.RoomJoined(full, tp, room, listen_language)
-end
+if room_name then events.RoomJoined(full, tp, room, listen_language) end
 return { 1, 0, 0, '0-0' }

@@ -477,6 +477,23 @@ class ArchiveSetAside(Data, frozen=True, kw_only=True):
     """Name of the operator, as the command reported it."""
 
 
+class CellRepaired(Data, frozen=True, kw_only=True):
+    """A repair changed stored state so that it follows from the log. By an operator."""
+
+    where: str
+    """The part that was changed, as `verify` names it."""
+    what: str
+    """The change."""
+    gives_up: str = ""
+    """What the change lost; empty if nothing."""
+    accepts: str = ""
+    """Id of the log entry whose violations are accepted, because the log does not change."""
+    why: str
+    """The operator's reason."""
+    by: str = ""
+    """The operator."""
+
+
 AnyData: TypeAlias = (
     SessionOpened
     | SessionResumed
@@ -512,6 +529,7 @@ AnyData: TypeAlias = (
     | StreamTrimmed
     | ArchiveAbandoned
     | ArchiveSetAside
+    | CellRepaired
 )
 
 

@@ -486,7 +486,7 @@ async def append(
         node=busy.store.keys.full(node) if node else "",
         data=data,  # type: ignore[arg-type]
     )
-    await redis.xadd(busy.store.keys.log, encode(event))
+    await redis.xadd(busy.store.keys.log, encode(event), id=f"{busy.store.at_ms}-*")
 
 
 def dispatched(utterance: int, attempt: int, epoch: int = 1) -> JobDispatched:

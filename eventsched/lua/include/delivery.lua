@@ -152,15 +152,20 @@ function delivery.next_number(session, target)
   return speaker_of(session, target).next_no[target]
 end
 
-local function remove_held(session, target, number)
+local function load_held(session, target, number)
   local held, field = keys.of('out_of_order', session), target .. '/' .. number
   local stored = redis.call('HMGET', held, field, field .. '/body', field .. '/audio')
   if not stored[1] then return nil end
   local ending = cjson.decode(stored[1])
   ending.body, ending.audio = stored[2] or '', stored[3] or ''
+  return ending
+end
+
+-- The ending of the number is delivered.
+local function remove_held(session, target, number)
+  local held, field = keys.of('out_of_order', session), target .. '/' .. number
   write('HDEL', held, field, field .. '/body', field .. '/audio')
   write('ZREM', keys.of('out_of_order_at', session, target), string.format('%d', number))
-  return ending
 end
 
 -- Set the gap timer by the ending that has been held for longest, or cancel the timer. The field
@@ -186,9 +191,10 @@ function delivery.drain_ready(session, target)
   local number, count = delivery.next_number(session, target), 0
   while count < delivery.step_max do
     local outcome = delivery.find_outcome(session, target, number)
-    local ending = outcome and remove_held(session, target, number)
+    local ending = outcome and load_held(session, target, number)
     if not ending then break end
     deliver(session, target, number, outcome, ending, speaker_of(session, target))
+    remove_held(session, target, number)
     number, count = number + 1, count + 1
   end
   update_gap_timer(session, target)

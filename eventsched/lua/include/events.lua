@@ -289,5 +289,14 @@ function events.ArchiveSetAside(fields, roots)
     by = fields.by })
 end
 
+-- `repair` has the full ids of a session, a job and a node, or empty texts, and the other fields of
+-- the event.
+function events.CellRepaired(repair)
+  return append(keys.log, 'CellRepaired', repair.session, repair.job, repair.node, '', '',
+    cjson.encode({ where = repair.where, what = repair.what,
+      gives_up = json.optional(repair.gives_up), accepts = json.optional(repair.accepts),
+      why = repair.why, by = json.optional(repair.by) }), '')
+end
+
 clock.on_adjusted(events.ClockAdjusted)
 return events

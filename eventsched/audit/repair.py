@@ -1,0 +1,362 @@
+"""Repair: bring a cell that `verify` finds broken to a state that it finds clean.
+
+Owns: the plan (which changes the violations call for) and its application, one change a call.
+Must not: change the log other than by appends; write a change that the log does not imply.
+Read next: verify.py (the comparison), repair_session.py, repair_job.py, repair_node.py (the
+changes), lua/repair_state.lua (the fence).
+
+What the log says wins. A change is computed from the fold up to an entry and is refused if a later
+entry concerns the same session, job or node; then the next round computes it again. So the system
+may run meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from eventsched.audit.invariants import Violation
+from eventsched.audit.repair_change import Change
+from eventsched.audit.repair_job import JobRepair, dispatch_entry, unfinished
+from eventsched.audit.repair_node import NodeRepair
+from eventsched.audit.repair_session import (
+    SessionFacts,
+    SessionRepair,
+    Settings,
+    StoredChunk,
+    facts_of,
+    unknown_session,
+)
+from eventsched.audit.stream_checks import Chunks, Outbox
+from eventsched.audit.verify import Report, Verifier
+from eventsched.history.log import EntryFilter, History
+from eventsched.projection.fold import decode_event
+from eventsched.projection.protocol import ProjectionSet
+from eventsched.projection.store import ProjectionStore
+from eventsched.schema.events import Event
+from eventsched.schema.ids import START
+from eventsched.store.replies import fields_of
+from projections.job import Job
+from projections.node import Node
+from projections.session import Session, outcome_key
+
+ROUNDS_MAX = 8
+"""A change may show another violation: the cell is checked again after each round."""
+CALLS_MAX = 100
+READ_MAX = 500
+Progress = Callable[[Change], None]
+"""Called with each change that has been applied."""
+Rebuilder = Callable[[str], Awaitable[bool]]
+"""Rebuilds a read model; false if a rebuild is running already."""
+
+
+class Plan(Verifier):
+    """One verification that also computes the changes for what it finds."""
+
+    def __init__(
+        self, store: ProjectionStore, projection_set: ProjectionSet, history: History
+    ) -> None:
+        super().__init__(store, projection_set, history=history)
+        self.changes: list[Change] = []
+        self._settings: Settings | None = None
+        self._facts: dict[str, SessionFacts] = {}
+
+    async def run(self) -> Report:
+        """Check the cell; then `changes` has the changes."""
+        report = await super().run()
+        for entry_id, found in self._log_violations.items():
+            self._add(
+                where=f"log/{entry_id}",
+                what="accept the violations of the entry",
+                reason="; ".join(f"{each.invariant} {each.what}" for each in found),
+                gives_up="nothing: the log does not change",
+                accepts=entry_id,
+            )
+        views = {
+            violation.where.split(":")[1]
+            for violation in report.violations
+            if violation.invariant == "I6"
+        }
+        for name in sorted(views):
+            self._add(
+                where=f"view:{name}", what="rebuild the read model",
+                reason="live records differ from the fold", step="rebuild", projection=name,
+            )  # fmt: skip
+        for violation in report.violations:
+            if violation.where.startswith("checkpoint:"):
+                self._plan_passed(violation)
+        if any(each.where == "log" and "are trimmed" in each.what for each in report.violations):
+            self._add(
+                where="log", what="record a trim", step="trim",
+                reason="entries are gone from the log without an event",
+                gives_up="these entries; state is not compared with a log that lacks its beginning",
+            )  # fmt: skip
+        return report
+
+    def _plan_passed(self, violation: Violation) -> None:
+        """The consumer passes the entries that were trimmed before it had read them."""
+        name = violation.where.partition(":")[2]
+        self._add(
+            where=violation.where, what="pass the trimmed entries", reason=violation.what,
+            gives_up="what the consumer would have made of these entries",
+            writes=(("HSET", f"lease:{name}", "passed", self.report.trimmed_entries),),
+        )  # fmt: skip
+
+    def _add(self, **fields: Any) -> None:
+        self.changes.append(Change(at=self.report.last_id, **fields))
+
+    async def _note_differences(
+        self, kind: str, name: str, stored: Mapping[str, Any], found: list[Violation]
+    ) -> None:
+        reason = "; ".join(f"{each.invariant} {each.what}" for each in found[:3])
+        at, keys, records = self.report.last_id, self._store.keys, self._records
+        settings = await self._read_settings()
+        if kind == "session" and found:
+            view = records.sessions.get(name)
+            if view is None:
+                self.changes.append(unknown_session(name, keys.full(name), stored, at))
+                return
+            facts = await self._read_facts(name)
+            repair = SessionRepair(name, view, stored, facts, settings, records.jobs, at)
+            self.changes += repair.changes(reason)
+        elif kind == "job":
+            job = records.jobs.get(name)
+            session_name = self._session_of(name)
+            session = records.sessions.get(session_name)
+            if found:
+                session_facts = await self._read_facts(session_name) if session else None
+                repair_job = JobRepair(name, job, stored, session, session_facts, settings, at)
+                self.changes += repair_job.changes(reason)
+            if job is not None and session is not None and _has_no_outcome(job, session):
+                self._add(
+                    where=f"job:{name}", what="fail the job", job=name, step="fail",
+                    reason="it has no open outcome", gives_up="the work of its attempt",
+                    attempt_end=("failed", "NO_OUTCOME"),
+                )  # fmt: skip
+            else:
+                self.changes += unfinished(job, name, at)
+        elif kind == "node" and found:
+            node = records.nodes.get(name)
+            repair_node = NodeRepair(name, keys.full(name), node, stored, records.nodes, at)
+            self.changes += repair_node.changes(reason)
+            if node is not None:
+                self._plan_slots(name, node)
+
+    def _plan_slots(self, name: str, node: Node) -> None:
+        """Dispatch the newest attempts again that are more than the node's slots."""
+        live = {job: each for job, each in node.live.items() if each.epoch == node.epoch}
+        newest_last = sorted(live, key=lambda job: (live[job].since_ms, job))
+        for job in newest_last[node.slots :]:
+            self._add(
+                where=f"leases:{name}", what="dispatch the job again", job=job, step="requeue",
+                reason=f"{len(live)} attempts on {node.slots} slots", attempt_end=("lease", ""),
+                gives_up="the work of the attempt",
+            )  # fmt: skip
+
+    async def _note_streams(
+        self, name: str, chunks: Chunks, outbox: Outbox, lost: list[Violation]
+    ) -> None:
+        full = self._store.keys.full(name)
+        if outbox.holes:
+            self._add(
+                where=f"outbox:{name}", what="trim the entries before the hole",
+                reason=outbox.violations[-1].what, session=full,
+                gives_up="entries that a listener has not read; it receives Truncated",
+                writes=(("XTRIM", f"outbox:{name}", "MINID", outbox.holes[-1]),),
+            )  # fmt: skip
+        if any(violation.invariant == "I1" for violation in lost):
+            await self._plan_buffer(name, full, lost[0].what)
+        if chunks.holes or any(violation.invariant == "I10" for violation in lost):
+            self._plan_audio(name, full, chunks, [*chunks.violations, *lost][0].what)
+
+    async def _plan_buffer(self, name: str, full: str, reason: str) -> None:
+        """Count the stored chunks."""
+        view, stored = await self._read_session(name)
+        if view is None:
+            return
+        facts = await self._read_facts(name)
+        settings = await self._read_settings()
+        at = self.report.last_id
+        repair = SessionRepair(name, view, stored, facts, settings, self._records.jobs, at)
+        self.changes += repair.changes(reason)
+
+    def _plan_audio(self, name: str, full: str, chunks: Chunks, reason: str) -> None:
+        """Fail the jobs whose audio is lost, and trim what is stored before the last hole."""
+        view = self._records.sessions[name]
+        for key, outcome in view.open_outcomes.items():
+            target = key.rpartition("/")[0]
+            job = next(
+                (
+                    job
+                    for job in self._records.jobs.values()
+                    if job.session == full
+                    and (job.utterance, job.target) == (outcome.utterance, target)
+                    and job.status != "ended"
+                ),
+                None,
+            )
+            is_lost = outcome.first not in chunks.ids or (
+                chunks.holes
+                and chunks.ids.index(outcome.first) < chunks.ids.index(chunks.holes[-1])
+            )
+            if job is not None and is_lost:
+                self._add(
+                    where=f"job:{job.job}", what="fail the job", reason=reason, step="fail",
+                    gives_up=f"utterance {outcome.utterance} in {target}", job=job.job,
+                    attempt_end=("failed", "AUDIO_INCOMPLETE"),
+                )  # fmt: skip
+        if chunks.holes:
+            self._add(
+                where=f"audio:{name}", what="trim the chunks before the hole", reason=reason,
+                gives_up="the chunks before the hole", session=full,
+                writes=(("XTRIM", f"audio:{name}", "MINID", chunks.holes[-1]),),
+            )  # fmt: skip
+
+    async def _note_undispatched(self, name: str, utterances: set[int]) -> None:
+        facts, view = await self._read_facts(name), self._records.sessions[name]
+        for utterance in sorted(utterances):
+            write = dispatch_entry(view, facts, utterance)
+            if write is not None:
+                self._add(
+                    where=f"outcomes:{name}", what=f"queue utterance {utterance} for dispatch",
+                    reason="it has no job, entry or dead letter", session=view.session,
+                    writes=(write,),
+                )  # fmt: skip
+
+    # --- facts beyond the fold ----------------------------------------------------------------
+
+    async def _read_settings(self) -> Settings:
+        if self._settings is None:
+            key = self._store.keys.settings
+            reply = fields_of(await self._store.transport.command("HGETALL", key, key=key))
+            values = {name.decode(): int(value) for name, value in reply.items()}
+            self._settings = msgspec.convert(values, Settings)
+        return self._settings
+
+    async def _read_facts(self, name: str) -> SessionFacts:
+        """The session's events up to the fold, and its streams."""
+        if name not in self._facts:
+            events = []
+            where = EntryFilter(session=name)
+            async for entry in self._history.entries(START, self.report.last_id, where):
+                event = decode_event(entry)
+                if isinstance(event, Event):
+                    events.append(event)
+            self._facts[name] = facts_of(
+                events, await self._read_chunks(name), await self._read_outbox(name)
+            )
+        return self._facts[name]
+
+    async def _read_chunks(self, name: str) -> list[StoredChunk]:
+        key, chunks, after = self._store.keys.audio(name), [], START
+        while entries := await self._store.read_range(key, f"({after}", "+", READ_MAX):
+            for entry_id, flat in entries:
+                fields = fields_of(flat)
+                data = msgspec.json.decode(fields[b"d"])
+                size = len(fields[b"b"])
+                chunks.append(StoredChunk(entry_id, data["seq"], data["ms"], size))
+            after = entries[-1][0]
+        return chunks
+
+    async def _read_outbox(self, name: str) -> tuple[int, int, int]:
+        """The counters of the outbox, from its oldest and its newest entry."""
+        key = self._store.keys.outbox(name)
+        newest = await self._store.read_range(key, "-", "+", 1, newest_first=True)
+        oldest = await self._store.read_range(key, "-", "+", 1)
+        if not newest:
+            return 0, 0, 0
+        number, total = map(int, fields_of(newest[0][1])[b"i"].split(b":"))
+        first = fields_of(oldest[0][1])
+        low = int(first[b"i"].split(b":")[1]) - len(first[b"b"]) - len(first[b"a"])
+        return number, total, low
+
+
+def _has_no_outcome(job: Job, session: Session) -> bool:
+    """Whether the job has not ended although its outcome has."""
+    key = outcome_key(job.target, job.delivery_no)
+    return job.status != "ended" and key not in session.open_outcomes
+
+
+class Repair(msgspec.Struct, kw_only=True):
+    """What a repair has done."""
+
+    rounds: int = 0
+    applied: list[Change] = []
+    left: list[Violation] = []
+    """Violations that remain; empty if the cell is clean."""
+
+
+class Repairer:
+    """Plans and applies the repair of one cell."""
+
+    def __init__(
+        self,
+        store: ProjectionStore,
+        projection_set: ProjectionSet,
+        history: History,
+        rebuild: Rebuilder,
+    ) -> None:
+        self._store, self._set, self._history = store, projection_set, history
+        self._rebuild = rebuild
+
+    async def plan(self) -> Plan:
+        """What `verify` finds, and the changes for it. Writes nothing."""
+        plan = Plan(self._store, self._set, self._history)
+        await plan.run()
+        return plan
+
+    async def apply(self, why: str, by: str, progress: Progress | None = None) -> Repair:
+        """Apply changes until the cell is clean, or until no change helps.
+
+        Args:
+            why: The operator's reason, for the events.
+            by: The operator, for the events.
+            progress: Called after each change.
+        """
+        done = Repair()
+        for done.rounds in range(1, ROUNDS_MAX + 1):
+            plan = await self.plan()
+            done.left = plan.report.violations
+            if plan.report.is_clean and not plan.changes:
+                return done
+            applied = 0
+            for change in plan.changes:
+                if await self._apply(change, why, by):
+                    applied += 1
+                    done.applied.append(change)
+                    if progress is not None:
+                        progress(change)
+            await self._complete(dispatches=any(change.dispatches for change in plan.changes))
+            if not applied:
+                return done
+        plan = await self.plan()
+        done.left = plan.report.violations
+        return done
+
+    async def _apply(self, change: Change, why: str, by: str) -> bool:
+        """Whether the change was applied; not if the cell has moved on."""
+        if change.step == "rebuild":
+            return await self._rebuild(change.projection)
+        if change.step == "trim":
+            return bool(await self._store.run("repair_trim", why, by))
+        if change.step == "write":
+            reply = await self._store.run("repair_state", *change.arguments(why, by))
+        else:
+            reply = await self._store.run(
+                "repair_job", change.at, change.job, change.step, *change.attempt_end,
+                change.what, change.gives_up, why, by,
+            )  # fmt: skip
+        return bool(reply == b"repaired")
+
+    async def _complete(self, *, dispatches: bool) -> None:
+        """Complete what the changes have begun, as the roles would: dispatch, fire timers."""
+        for _ in range(CALLS_MAX * dispatches):
+            _, left, *_ = await self._store.run("dispatch_jobs", 0)
+            if not left:
+                break
+        for _ in range(CALLS_MAX):
+            _, next_ms, now_ms = await self._store.run("fire_timers")
+            if not 0 <= next_ms <= now_ms:
+                return

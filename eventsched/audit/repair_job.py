@@ -1,0 +1,184 @@
+"""Changes that bring the stored record of a job to the fold of the log.
+
+Owns: the record, its place in the queue, and the step that the log has begun and not completed.
+Must not: do I/O. Facts beyond the fold are passed in.
+Read next: lua/include/jobs.lua (the form of the record), repair.py (the caller).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from eventsched.audit.repair_change import Change, Write
+from eventsched.audit.repair_session import SessionFacts, Settings, job_timer
+from eventsched.schema.keys import name_of
+from projections.job import Job
+from projections.session import Session
+
+_OUTCOMES = {"result": "ok"}
+
+
+class JobRepair:
+    """The changes of one job. `session` and `facts` are None if its session is unknown."""
+
+    def __init__(
+        self,
+        key: str,
+        view: Job | None,
+        stored: Mapping[str, Any],
+        session: Session | None,
+        facts: SessionFacts | None,
+        settings: Settings,
+        at: str,
+    ) -> None:
+        self._key, self._view, self._stored = key, view, stored
+        self._session, self._facts = session, facts
+        self._settings, self._at = settings, at
+
+    def changes(self, reason: str) -> Iterator[Change]:
+        """The changes that remove the differences."""
+        view = self._view
+        writes = self._leave_queue()
+        if view is None:
+            yield self._change("delete the record", reason, [*writes, ("DEL", f"job:{self._key}")])
+            return
+        if view.status != "ended" and (self._session is None or self._facts is None):
+            return  # the session is repaired first
+        writes.append(("SET", f"job:{self._key}", self._record(view)))
+        if view.status == "queued":
+            writes += self._enter_queue(view)
+        if view.status == "running":
+            writes += job_timer("leases", view, self._settings)
+        yield self._change(f"set the record: {view.status}", reason, writes)
+
+    def _change(self, what: str, reason: str, writes: list[Write]) -> Change:
+        return Change(
+            at=self._at,
+            where=f"job:{self._key}",
+            what=what,
+            reason=reason,
+            job=self._key,
+            session=self._session.session if self._session else "",
+            writes=tuple(writes),
+        )
+
+    def _leave_queue(self) -> list[Write]:
+        """Remove the job from the place at which its record says that it waits."""
+        job = self._stored.get("hash", {})
+        if job.get("status") != "queued" or not self._stored.get("requirement"):
+            return []
+        key = f"waiting:{job['priority']}:{self._stored['requirement']}"
+        return [("ZREM", key, job["member"])]
+
+    def _enter_queue(self, view: Job) -> list[Write]:
+        requirement = f"{view.source}:{view.target}:{','.join(view.features)}"
+        writes: list[Write] = [
+            ("ZADD", f"waiting:{view.priority}:{requirement}", view.tag, view.member),
+            ("SADD", "requirements", requirement),
+            *job_timer("wait", view, self._settings),
+        ]
+        if view.priority:
+            writes += job_timer("age", view, self._settings)
+        return writes
+
+    def _record(self, view: Job) -> str:
+        """The record as lua/include/jobs.lua stores it."""
+        attempt, node, epoch = view.attempt, name_of(view.node) if view.node else "", view.epoch
+        if not node and view.attempts:  # of a waiting or released job: the last attempt
+            node, epoch = name_of(view.attempts[-1].node), view.attempts[-1].epoch
+        status, dispatched, deadline, place, outcome = view.status, "", "", "", ""
+        if view.member and view.status != "ended":
+            place = f"{view.priority},{view.tag},{view.member[:16]}"
+        if view.status == "released":  # as before its end: lua/repair_job.lua starts the next one
+            status, dispatched = "running", str(view.attempts[-1].dispatched_ms)
+            deadline = str(view.attempts[-1].deadline_ms)
+        elif view.status == "running":
+            dispatched, deadline = str(view.dispatched_ms), str(view.deadline_ms)
+        elif view.status == "queued":
+            deadline = str(view.deadline_ms)
+        else:
+            outcome = _OUTCOMES.get(view.outcome, view.outcome)
+        parts = (status, attempt, node, epoch or "", dispatched, deadline, place, outcome)
+        return "|".join(map(str, parts)) + "|" + self._core(view)
+
+    def _core(self, view: Job) -> str:
+        stored = self._stored.get("core", "")
+        if stored and '"tenant":' in stored and view.status != "ended":
+            return str(stored)
+        fields: dict[str, Any] = {"session": view.session, "utterance": view.utterance}
+        fields |= {"target": view.target, "delivery_no": view.delivery_no}
+        fields["tp"] = self._facts.traceparent if self._facts else ""
+        if view.status == "ended":
+            if view.code:
+                fields["code"] = view.code
+            return msgspec.json.encode(fields).decode()
+        assert self._session is not None
+        assert self._facts is not None
+        return msgspec.json.encode(fields | details(self._session, self._facts, view)).decode()
+
+
+def details(session: Session, facts: SessionFacts, job: Job) -> dict[str, Any]:
+    """The part of the core that another attempt needs, in the order of the record."""
+    utterance = facts.finalized[job.utterance]
+    fields: dict[str, Any] = {"tenant": session.tenant, "turn": utterance.turn}
+    fields |= {"source": session.source, "ms": utterance.ms, "priority": session.priority}
+    fields |= {"encoding": session.encoding, "sample_rate": session.sample_rate}
+    if session.features:
+        fields["features"] = list(session.features)
+    if session.key:
+        fields["key"] = session.key
+    fields |= {"first": utterance.first, "last": utterance.last, "count": utterance.count}
+    return fields | {"bytes": utterance.bytes, "padding_ms": utterance.padding_ms}
+
+
+def unfinished(view: Job | None, key: str, at: str) -> Iterator[Change]:
+    """The step that the log has begun: nothing follows the end of an attempt, or an attempt is live
+    although its job has ended.
+    """
+    if view is None:
+        return
+    live = [attempt for attempt in view.attempts if not attempt.ended_ms]
+    if view.status == "released":
+        end = view.attempts[-1]
+        yield Change(
+            at=at,
+            where=f"job:{key}",
+            what="start the next attempt, or fail the job",
+            reason=f"attempt {end.attempt} ended ({end.end}), and nothing followed",
+            step="retry",
+            job=key,
+            attempt_end=(end.end, end.code),
+        )
+    elif view.status == "ended" and live:
+        yield Change(
+            at=at,
+            where=f"job:{key}",
+            what="end its attempt as cancelled",
+            reason=f"the job has ended, attempt {live[-1].attempt} has not",
+            step="cancel",
+            job=key,
+        )
+
+
+def dispatch_entry(session: Session, facts: SessionFacts, utterance: int) -> Write | None:
+    """The entry of the dispatch queue for the open outcomes of an utterance without jobs."""
+    event = facts.finalized.get(utterance)
+    if event is None:
+        return None
+    targets = [
+        key for key, each in session.open_outcomes.items()
+        if each.utterance == utterance and not each.outcome
+    ]  # fmt: skip
+    job = Job(
+        job="", session=session.session, utterance=utterance, target="", delivery_no=0,
+        source=session.source, features=session.features, created_ms=0, status="queued", attempt=1,
+    )  # fmt: skip
+    rest = msgspec.json.encode({"tp": facts.traceparent, **details(session, facts, job)}).decode()
+    words = (
+        session.session, utterance, "0-0", session.tenant, session.features_hash, session.source,
+        event.turn, event.ms, session.priority, ",".join(session.features), ",".join(targets),
+    )  # fmt: skip
+    return ("XADD", "dispatch", "k", "utterance", "d", " ".join(map(str, words)) + " " + rest[1:])

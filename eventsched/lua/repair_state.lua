@@ -1,0 +1,72 @@
+#!lua flags=allow-oom
+-- repair_state: write state that the log implies over the stored state, and record the change. The
+-- caller has computed the writes from the fold of the log up to `at`.
+-- KEYS
+--   log_key         es1:{cell}:log         stream
+-- ARGV
+--   now_arg         ms                     used in a cell with a manual clock only
+--   at              log id                 last entry of the fold
+--   session         full id or empty       of the event, as the next two
+--   job             job key or empty
+--   node            full id or empty
+--   where_arg       text                   of the event, as the next five
+--   what            text
+--   gives_up        text or empty
+--   accepts         log id or empty
+--   why             text
+--   by              text
+--   then sections, each beginning with its number of items:
+--     subjects  full ids and job keys: the call is refused if a later entry concerns one
+--     guards    key after the prefix of the cell, field, value that the field must have
+--     writes    the number of arguments, then command, key after the prefix, more arguments
+-- Reply: repaired, or moved (a later entry or another value of a guard: compute the change again)
+-- Refusals: INVALID_MESSAGE
+-- Events: CellRepaired
+-- Bound: the arguments
+-- include: cache
+-- include: clock
+-- include: entry_ids
+-- include: keys
+-- include: repair
+-- include: validate
+-- include: write
+local commands = { DEL = true, HDEL = true, HSET = true, SADD = true, SET = true, SREM = true,
+  XADD = true, XDEL = true, XTRIM = true, ZADD = true, ZREM = true }
+local place = sections_at - 1
+local function next_argument()
+  place = place + 1
+  return ARGV[place]
+end
+local function next_list(count)
+  local list = {}
+  for i = 1, count do list[i] = next_argument() end
+  return list
+end
+
+if not entry_ids.is_valid(at) then return validate.invalid('at', 'an entry id') end
+local subjects = next_list(tonumber(next_argument()))
+local has_moved = repair.has_moved(at, subjects)
+for _ = 1, tonumber(next_argument()) do
+  local key, field, value = next_argument(), next_argument(), next_argument()
+  if (redis.call('HGET', keys.prefix .. key, field) or '') ~= value then has_moved = true end
+end
+if has_moved then return 'moved' end
+local writes = {}
+for i = 1, tonumber(next_argument()) do
+  writes[i] = next_list(tonumber(next_argument()))
+  if not commands[writes[i][1]] then return validate.invalid('command', 'a command of a repair') end
+end
+
+-- The event comes first: no change is without one. If a write fails, the next repair completes it.
+repair.record({ session = session, job = job, node = node, where = where_arg, what = what,
+  gives_up = gives_up, accepts = accepts, why = why, by = by })
+cache.invalidate()
+for _, words in ipairs(writes) do
+  local command, full_key = words[1], keys.prefix .. words[2]
+  if command == 'XADD' then
+    write(command, full_key, clock.entry_id(), unpack(words, 3))
+  else
+    write(command, full_key, unpack(words, 3))
+  end
+end
+return 'repaired'

@@ -1,0 +1,29 @@
+#!lua flags=allow-oom
+-- repair_trim: record entries that are gone from the log without an event. They are lost.
+-- KEYS
+--   log_key         es1:{cell}:log         stream
+-- ARGV
+--   now_arg         ms                     used in a cell with a manual clock only
+--   why             text                   of the event, as the next
+--   by              text
+-- Reply: the number of entries that the event records as lost
+-- Refusals: none
+-- Events: CellRepaired, StreamTrimmed
+-- Bound: constant
+-- include: events
+-- include: keys
+-- include: repair
+-- include: reply
+-- include: write
+if redis.call('EXISTS', keys.log) == 0 then return 0 end
+local stream = reply.by_name(redis.call('XINFO', 'STREAM', keys.log))
+local total = stream['entries-added'] - stream['length']
+local lost = total - (tonumber(redis.call('HGET', keys.counters, 'trimmed')) or 0)
+if lost == 0 then return 0 end
+local count = string.format('%d', lost)
+repair.record({ session = '', job = '', node = '', where = 'log', what = 'record a trim',
+  gives_up = count .. ' entries of the log', accepts = '', why = why, by = by })
+local first = redis.call('XRANGE', keys.log, '-', '+', 'COUNT', 1)[1]
+write('HSET', keys.counters, 'trimmed', string.format('%d', total))
+events.StreamTrimmed('log', first[1], lost, total)
+return lost

@@ -1,0 +1,85 @@
+"""Repair brings each kind of corruption to a state that verify finds clean."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from eventsched.audit.repair import Plan, Repairer
+from eventsched.history.log import History
+from eventsched.roles.rebuild import Rebuild
+from eventsched.schema.events import Data
+from tests.fixtures_store import TimedStore
+from tests.scripts.calls import contents
+from tests.verify import test_verify
+from tests.verify.test_verify import (
+    CORE,
+    FORGED,
+    STORED,
+    BusyCell,
+    Corruption,
+    append,
+    project,
+    verified,
+    views_of,
+)
+
+busy = test_verify.busy
+WHY, BY = "a change by hand", "test"
+
+
+def repairer_of(store: TimedStore) -> Repairer:
+    views = views_of(store)
+
+    async def rebuild(name: str) -> bool:
+        return await Rebuild(views, CORE, [name]).run() is not None
+
+    return Repairer(views, CORE, History(views, None, CORE), rebuild)
+
+
+async def planned(store: TimedStore) -> Plan:
+    return await repairer_of(store).plan()
+
+
+async def test_a_clean_cell_has_nothing_to_repair(busy: BusyCell) -> None:
+    plan = await planned(busy.store)
+    assert plan.report.is_clean
+    assert plan.changes == []
+    done = await repairer_of(busy.store).apply(WHY, BY)
+    assert (done.rounds, done.applied, done.left) == (1, [], [])
+
+
+@pytest.mark.parametrize(
+    ("invariant", "corrupt"), STORED, ids=[f"{i}{c.__name__}" for i, c in STORED]
+)
+async def test_corrupted_state_is_repaired(
+    busy: BusyCell, redis: Any, invariant: str, corrupt: Corruption
+) -> None:
+    await corrupt(busy, redis)
+    before = await contents(redis, busy.store)
+    plan = await planned(busy.store)
+    assert plan.changes, plan.report.violations
+    assert await contents(redis, busy.store) == before, "a plan writes nothing"
+    done = await repairer_of(busy.store).apply(WHY, BY)
+    assert done.left == [], (invariant, [(c.where, c.what) for c in done.applied])
+    recorded = [event.data for event in await busy.store.log("CellRepaired")]
+    written = [change for change in done.applied if change.step != "rebuild"]
+    assert len(recorded) == len(written)
+    assert {data.why for data in recorded} <= {WHY}
+    await project(busy.store)
+    assert (await verified(busy.store)).violations == []
+
+
+@pytest.mark.parametrize(
+    ("invariant", "what", "data", "utterance", "node"),
+    FORGED,
+    ids=[f"{row[0]} {row[1]}" for row in FORGED],
+)
+async def test_a_forged_event_is_accepted_and_what_follows_is_repaired(
+    busy: BusyCell, redis: Any, invariant: str, what: str, data: Data, utterance: int, node: str
+) -> None:
+    await append(busy, redis, data, utterance=utterance, node=node)
+    done = await repairer_of(busy.store).apply(WHY, BY)
+    assert done.left == [], (invariant, what, [(c.where, c.what) for c in done.applied])
+    assert any(change.accepts for change in done.applied)
