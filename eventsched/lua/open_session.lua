@@ -95,7 +95,7 @@ write('HSET', keys.of('session', name), 'status', 'open', 'out_no', '0', 'out_by
   'listen_language', listen_language, 'key', key_id, 'tokens', tokens.with(nil, token, 1))
 affinity.start(name)
 local function undo() write('DEL', keys.of('session', name)) end
-call.append_or_undo(undo, events.SessionOpened, full, tp, { tenant = tenant,
+call.or_else(undo, events.SessionOpened, full, tp, { tenant = tenant,
   source = source, targets = targets, features = features, features_hash = features_hash,
   encoding = encoding, sample_rate = sample_rate_hz, priority = priority_no, room = room,
   listen_language = listen_language, key = key_id })

@@ -77,13 +77,17 @@ if supersedes then attempts.end_registration(old, 'superseded', 'superseded') en
 local last = redis.call('XREVRANGE', keys.of('inbox', name), '+', '-', 'COUNT', 1)
 local inbox_from = last[1] and last[1][1] or '0-0'
 timers.set(now + settings.node_lost_ms, 'node', name)
-local node = nodes.register(name, string.format('%d', (old and old.epoch or 0) + 1), class_id,
-  numbers.text[slots_no], sources, targets, features, 'token', token, 'version', version,
-  'inbox_from', inbox_from, 'seen', clock.text(), 'load', '0')
+local epoch_text = string.format('%d', (old and old.epoch or 0) + 1)
 -- Without its event the registration has no token: the repeated call registers the node again.
-call.append_or_undo(function()
+local node = call.or_else(function()
   cache.write_stable('HSET', keys.of('node', name), 'token', '')
-end, events.NodeRegistered, node, version)
+end, function()
+  local new = nodes.register(name, epoch_text, class_id, numbers.text[slots_no], sources, targets,
+    features, 'token', token, 'version', version, 'inbox_from', inbox_from, 'seen', clock.text(),
+    'load', '0')
+  events.NodeRegistered(new, version)
+  return new
+end)
 if supersedes then attempts.requeue_leases(name, old.epoch, 'superseded') end
 assign.fill(node, '')
 return { node.epoch, inbox_from, settings.heartbeat_ms }

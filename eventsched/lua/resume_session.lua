@@ -29,7 +29,7 @@ if not epoch then
   local session, field = keys.of('session', name), tokens.with(s, token, epoch)
   local old_epoch, old_tokens = s.epoch, s.tokens
   write('HSET', session, 'epoch', epoch, 'tokens', field)
-  call.append_or_undo(function()
+  call.or_else(function()
     write('HSET', session, 'epoch', old_epoch, 'tokens', old_tokens)
   end, events.SessionResumed, s, epoch)
   s.epoch, s.tokens = epoch, field

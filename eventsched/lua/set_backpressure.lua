@@ -35,7 +35,7 @@ for name in pairs(active) do list[#list + 1] = name end
 table.sort(list)
 cache.write_stable('HSET', keys.counters, 'backpressure', table.concat(list, ','))
 local append = is_active == '1' and events.BackpressureStarted or events.BackpressureEnded
-call.append_or_undo(function()
+call.or_else(function()
   cache.write_stable('HSET', keys.counters, 'backpressure', stored)
 end, append, reason, seen_no, limit_no)
 return is_active == '1' and 'started' or 'ended'

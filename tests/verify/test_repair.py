@@ -63,7 +63,7 @@ async def test_corrupted_state_is_repaired(
     assert await contents(redis, busy.store) == before, "a plan writes nothing"
     done = await repairer_of(busy.store).apply(WHY, BY)
     assert done.left == [], (invariant, [(c.where, c.what) for c in done.applied])
-    recorded = [event.data for event in await busy.store.log("CellRepaired")]
+    recorded: list[Any] = [event.data for event in await busy.store.log("CellRepaired")]
     written = [change for change in done.applied if change.step != "rebuild"]
     assert len(recorded) == len(written)
     assert {data.why for data in recorded} <= {WHY}

@@ -106,12 +106,14 @@ local function dispatch(job, choice, cause)
   local context, context_at = context_of(job)
   local deadline = deadline_of(job.ms)
   nodes.acquire_slot(node, job.key)
-  jobs.set_running(job, node, deadline)
-  local id = call.append_or_undo(function()
+  local id = call.or_else(function()
     jobs.restore(job)
     nodes.release_slot({ node = node.name, epoch = node.epoch, key = job.key })
-  end, events.JobDispatched, job, node, cause, choice, deadline, context_at)
-  affinity.set(job.name, node.name, job.turn)
+  end, function()
+    jobs.set_running(job, node, deadline)
+    affinity.set(job.name, node.name, job.turn)
+    return events.JobDispatched(job, node, cause, choice, deadline, context_at)
+  end)
   write('XADD', node.inbox, clock.entry_id(), 't', 'assign', 'j', job.key, 'c', 'log/' .. id,
     'd', job.head .. job.rest .. ',"attempt":' .. as_text[job.attempt] .. ',"epoch":'
       .. node.epoch_text .. ',"deadline_ms":' .. deadline .. ',"context_at":"' .. context_at
@@ -145,13 +147,18 @@ function assign.fill(node, cause)
     local best, second, compared = best_two(heads)
     if not best then break end
     local job = jobs.load(string.sub(best.member, 18))
-    queue.take(job)
-    dispatch(job, { node = node.name, rule = 'fill',
-      classes = classes.evidence(classes.only(node.class)), policy = policy,
-      compared = as_text[compared], winner = best, runner_up = second }, cause)
-    queue.cancel_timers(job)
+    if job and job.status == 'queued' then
+      queue.take(job)
+      dispatch(job, { node = node.name, rule = 'fill',
+        classes = classes.evidence(classes.only(node.class)), policy = policy,
+        compared = as_text[compared], winner = best, runner_up = second }, cause)
+      queue.cancel_timers(job)
+      free = free - 1
+    else
+      queue.drop(best)
+    end
     heads[best.requirement] = queue.head(best.requirement)
-    free, filled = free - 1, filled + 1
+    filled = filled + 1
   end
   for _, requirement in ipairs(requirements) do
     if heads[requirement] then classes.rotate(node.class, requirement) end

@@ -19,22 +19,26 @@ local attempts = { redispatched_max = 3, requeued_max = 16 }
 local code_of_reason = { lease = 'JOB_TIMEOUT', node_lost = 'NODE_LOST', superseded = 'NODE_LOST',
   drained = 'NODE_LOST' }
 
--- End the attempt: release its slot and send its node a cancel. Returns the node if it can take a
--- job. The slot is released first: a lease that is gone cannot end twice.
+local function send_cancel(job, reason)
+  write('XADD', keys.of('inbox', job.node), clock.entry_id(), 't', 'cancel',
+    'j', job.key, 'c', '', 'd', cjson.encode({ attempt = job.attempt, epoch = job.epoch,
+      reason = reason }), 'b', '')
+end
+
+-- End the attempt: release its slot and send its node a cancel. The slot is released first: a lease
+-- that is gone cannot end twice. Returns the node if it can take a job.
 function attempts.stop(job, reason, code, cause)
   local node = nodes.release_slot(job, function()
     events.AttemptEnded(job, reason, code, cause)
   end)
-  write('XADD', keys.of('inbox', job.node), clock.entry_id(), 't', 'cancel',
-    'j', job.key, 'c', '', 'd', cjson.encode({ attempt = job.attempt, epoch = job.epoch,
-      reason = reason }), 'b', '')
+  send_cancel(job, reason)
   return node
 end
 
 -- The job ends as failed, and so does its outcome.
 function attempts.fail(job, code, cause)
   jobs.set_ended(job, 'failed', code)
-  call.append_or_undo(function() jobs.restore(job) end, events.JobFailed, job, code, cause)
+  call.or_else(function() jobs.restore(job) end, events.JobFailed, job, code, cause)
   delivery.publish(job.name, job.target, job.delivery_no,
     { kind = 'failed', code = code, job = job.key, cause = cause, tp = job.tp })
 end
@@ -49,10 +53,21 @@ function attempts.retry(job, reason, code, cause, freed)
   assign.place(job, cause, freed)
 end
 
--- Stop the attempt and start the next one on another node; then fill the freed slot.
+-- Stop the attempt and start the next one on another node; then fill the freed slot. If the next
+-- one cannot be started, a timer starts it.
 function attempts.redispatch(job, reason, code, cause)
-  local freed = attempts.stop(job, reason, code, cause)
-  attempts.retry(job, reason, code, cause, freed)
+  local id = table.concat({ job.key, numbers.text[job.attempt], reason, code or '' }, '|')
+  local freed, has_ended
+  call.or_else(function()
+    if has_ended then timers.set(clock.now(), 'retry', id) end
+  end, function()
+    freed = nodes.release_slot(job, function()
+      events.AttemptEnded(job, reason, code, cause)
+      has_ended = true
+    end)
+    send_cancel(job, reason)
+    attempts.retry(job, reason, code, cause, freed)
+  end)
   if freed then assign.fill(freed, cause) end
 end
 

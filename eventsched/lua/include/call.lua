@@ -36,14 +36,14 @@ function call.commit()
   end
 end
 
--- Call `append(...)`, the second write of a change: the event of what is written already, or the
--- counter of an entry. If it fails, `undo()` takes the first write back, so that a repeated call
--- makes the change. Returns the result of `append`.
-function call.append_or_undo(undo, append, ...)
-  local is_done, id = pcall(append, ...)
-  if is_done then return id end
-  pcall(undo)
-  error(id, 0)
+-- Call `step(...)`, which completes a change that this call has begun to write. If it fails,
+-- `on_failure()` takes the beginning back, or sets a timer that completes the change; then the
+-- error is raised again. Returns the result of `step`.
+function call.or_else(on_failure, step, ...)
+  local is_done, result = pcall(step, ...)
+  if is_done then return result end
+  pcall(on_failure)
+  error(result, 0)
 end
 
 -- Run the commit handlers that have not succeeded yet, each on its own. The caller of the script

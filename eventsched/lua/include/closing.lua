@@ -22,7 +22,7 @@ function closing.start(s, reason)
   timers.set(clock.now() + settings.close_wait_ms, 'close', s.full)
   write('HSET', session, 'status', 'closing', 'reason', reason)
   s.status = 'closing'
-  local id = call.append_or_undo(function()
+  local id = call.or_else(function()
     write('HSET', session, 'status', 'open', 'reason', '')
     s.status = 'open'
   end, events.SessionClosing, s, reason)
@@ -43,7 +43,7 @@ local function finish(s)
   timers.set(clock.now() + settings.session_retention_ms, 'retire', s.full)
   write('HSET', session, 'status', 'closed')
   s.status = 'closed'
-  local id = call.append_or_undo(function()
+  local id = call.or_else(function()
     write('HSET', session, 'status', 'closing')
     s.status = 'closing'
   end, events.SessionClosed, s, missing)

@@ -129,7 +129,7 @@ local function deliver(session, target, number, outcome, ending, speaker)
   local stored = cached.read_through(session)[field]
   close_outcome(session, field)
   local append = ending.kind == 'missing' and events.ResultMissing or events.ResultDelivered
-  local id = call.append_or_undo(function() reopen_outcome(session, field, stored) end, append,
+  local id = call.or_else(function() reopen_outcome(session, field, stored) end, append,
     full, target, number_text, outcome, ending, to, skipped)
   local d = '{"session":"' .. full .. '","utterance":' .. outcome.utterance .. ',"target":"'
     .. target .. '","delivery_no":' .. number_text .. ',"outcome":"' .. ending.kind .. '"'

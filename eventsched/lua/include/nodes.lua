@@ -127,7 +127,7 @@ function nodes.release_slot(job, append)
   local count = is_current and nodes.lease_count(node)
   local is_released = write('ZREM', leases, job.key) == 1
   if append then
-    call.append_or_undo(function()
+    call.or_else(function()
       if is_released then write('ZADD', leases, job.at, job.key) end
     end, append)
   end
@@ -138,6 +138,12 @@ function nodes.release_slot(job, append)
     return nil
   end
   return node
+end
+
+-- Whether the registration of the job's attempt holds a lease for the job.
+function nodes.holds(job)
+  local leases = keys.of('leases', job.node, string.format('%d', job.epoch))
+  return redis.call('ZSCORE', leases, job.key) ~= false
 end
 
 -- Trim the inbox to the entries since the oldest live attempt.
@@ -168,7 +174,7 @@ function nodes.start_drain(node)
   classes.set_load(node.class, node.name, nil)
   cache.write_stable('HINCRBY', keys.of('class', node.class), 'draining', 1)
   classes.evict(node.class)
-  call.append_or_undo(function()
+  call.or_else(function()
     node.status = 'alive'
     cache.write_stable('HSET', keys.of('node', node.name), 'status', 'alive')
     cache.write_stable('HINCRBY', keys.of('class', node.class), 'draining', -1)

@@ -58,7 +58,7 @@ function outbox.append(box, kind, d, body, audio, ...)
     write('XTRIM', stream, 'MINID', first_two[2][1])
     low = ends
   end
-  call.append_or_undo(function() write('XDEL', stream, id) end, write, 'HSET',
+  call.or_else(function() write('XDEL', stream, id) end, write, 'HSET',
     keys.of('session', box.name), 'out_no', number_text, 'out_bytes', total_text,
     'out_low', as_text[low], ...)
   box.number, box.total, box.low = box.number + 1, total, low

@@ -18,7 +18,7 @@ function playback.start(s, field, origin, target, utterance)
   local until_ms, playing = clock.now() + settings.playback_ms, keys.of('playing', s.name)
   timers.set(until_ms, 'playback', s.full .. '|' .. field)
   write('HSET', playing, field, string.format('%d', until_ms))
-  call.append_or_undo(function() write('HDEL', playing, field) end, events.PlaybackStarted, s,
+  call.or_else(function() write('HDEL', playing, field) end, events.PlaybackStarted, s,
     origin, target, utterance, until_ms)
 end
 
@@ -28,7 +28,7 @@ function playback.finish(s, field, reason)
   local playing = keys.of('playing', s.name)
   local until_ms = redis.call('HGET', playing, field)
   write('HDEL', playing, field)
-  call.append_or_undo(function() write('HSET', playing, field, until_ms) end, events.PlaybackEnded,
+  call.or_else(function() write('HSET', playing, field, until_ms) end, events.PlaybackEnded,
     s, origin, target, utterance, reason)
   timers.cancel('playback', s.full .. '|' .. field)
   if s.buf_count > 0 and reason ~= 'closed' then

@@ -132,7 +132,17 @@ function queue.reason(is_declared)
   return is_declared and 'NO_AVAILABLE_NODE' or 'NO_POOL_FOR_LANG_PAIR'
 end
 
--- Queue the job. The classes that can serve it watch its requirement.
+-- The classes that can serve the job watch its requirement.
+local function watch(job, requirement)
+  write('SADD', keys.requirements, requirement)
+  waiting_requirements.put(requirement, true)
+  for _, class in ipairs((classes.matching(job.source, job.target, job.features))) do
+    classes.rotate(class.id, requirement)
+  end
+end
+
+-- Queue the job. The timers that end the wait are set first. If the call fails before the event,
+-- the job is as before.
 function queue.add(job, reason, cause)
   local now, requirement = clock.now(), queue.requirement_of(job)
   assign_place(job)
@@ -142,21 +152,17 @@ function queue.add(job, reason, cause)
   if job.priority > 0 then
     timers.set(now + math.floor(settings.queue_timeout_ms / 2), 'age', job.key)
   end
-  add_to_set(job.priority, requirement, tag, job.member)
-  queue.changes[job.tenant] = (queue.changes[job.tenant] or 0) + 1
-  if not queue.has_waiting(requirement) then
-    write('SADD', keys.requirements, requirement)
-    waiting_requirements.put(requirement, true)
-    for _, class in ipairs((classes.matching(job.source, job.target, job.features))) do
-      classes.rotate(class.id, requirement)
-    end
-  end
-  jobs.set_queued(job, tag, deadline)
-  call.append_or_undo(function()
+  call.or_else(function()
     queue.remove(job)
     jobs.restore(job)
     queue.cancel_timers(job)
-  end, events.JobQueued, job, reason, cause, tag, deadline)
+  end, function()
+    jobs.set_queued(job, tag, deadline)
+    add_to_set(job.priority, requirement, tag, job.member)
+    queue.changes[job.tenant] = (queue.changes[job.tenant] or 0) + 1
+    if not queue.has_waiting(requirement) then watch(job, requirement) end
+    events.JobQueued(job, reason, cause, tag, deadline)
+  end)
 end
 
 -- The job has waited for half of its time: it waits at the highest priority from now on (rule 18,
@@ -171,6 +177,26 @@ function queue.promote(job)
   events.JobPromoted(job)
 end
 
+-- The classes that can serve the requirement no longer watch it if no job waits.
+local function unwatch_if_empty(requirement)
+  if queue.head(requirement) then return end
+  write('SREM', keys.requirements, requirement)
+  waiting_requirements.put(requirement, false)
+  local source, target, features = string.match(requirement, '^(.-):(.-):(.*)$')
+  for _, class in ipairs((classes.matching(source, target, features))) do
+    classes.unwatch(class.id, requirement)
+  end
+end
+
+-- Remove a head whose job does not wait: a call failed before it had stored the job.
+function queue.drop(head)
+  if remove_from_set(head.priority, head.requirement, head.member) then
+    local tenant = string.match(head.member, '^%d+:([^:]+):')
+    queue.changes[tenant] = (queue.changes[tenant] or 0) - 1
+  end
+  unwatch_if_empty(head.requirement)
+end
+
 -- Remove the job from the queue. The caller cancels its timers when it has ended or dispatched the
 -- job: if that fails, the timer ends the job.
 function queue.remove(job)
@@ -178,13 +204,7 @@ function queue.remove(job)
   if remove_from_set(job.priority, requirement, job.member) then
     queue.changes[job.tenant] = (queue.changes[job.tenant] or 0) - 1
   end
-  if not queue.head(requirement) then
-    write('SREM', keys.requirements, requirement)
-    waiting_requirements.put(requirement, false)
-    for _, class in ipairs((classes.matching(job.source, job.target, job.features))) do
-      classes.unwatch(class.id, requirement)
-    end
-  end
+  unwatch_if_empty(requirement)
 end
 
 -- The job waits no longer.

@@ -50,7 +50,7 @@ function retire_timer.retire(full)
       return timers.set(clock.now() + audio_wait_ms, 'retire', full)
     end
     write('HSET', session, 'status', 'retired')
-    call.append_or_undo(function() write('HSET', session, 'status', 'closed') end,
+    call.or_else(function() write('HSET', session, 'status', 'closed') end,
       events.SessionRetired, s, targets_of(session))
     s.status = 'retired'
   end

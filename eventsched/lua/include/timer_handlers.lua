@@ -11,6 +11,7 @@ local timer_handlers = {
   gap = outcome_timers.gap, idle = session_timers.idle, leases = node_timers.leases,
   lost = node_timers.lost,
   suspension = node_timers.suspension, node = node_timers.node, pause = session_timers.pause,
-  playback = session_timers.playback, retire = retire_timer.retire, wait = job_timers.wait,
+  playback = session_timers.playback, retire = retire_timer.retire, retry = job_timers.retry,
+  wait = job_timers.wait,
 }
 return timer_handlers
