@@ -71,4 +71,4 @@ def replace_file(path: Path, kind: str, content: bytes, cell: str = CELL, n: int
         sums.append(FileSum(name=name, bytes=len(content), sha256=sha256(content).hexdigest()))
         return msgspec.structs.replace(segment, files=sums)
 
-    sign_again(path, edit)
+    sign_again(path, edit, cell)
