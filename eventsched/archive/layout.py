@@ -183,12 +183,17 @@ class CellFolder:
         return self.path / SET_ASIDE / file_stem(note.first, note.last)
 
     def set_aside_folders(self) -> list[Path]:
-        """The folders of segments that are set aside, those with a note only."""
+        """The folders of segments that are set aside, those with a note only.
+
+        Raises ArchiveError if a folder is a link, which may lead out of the archive.
+        """
         path = self.path / SET_ASIDE
-        if path.is_symlink():
-            raise ArchiveError(f"{path} is a link")
         names = sorted(os.listdir(path)) if path.is_dir() else []
-        return [path / name for name in names if (path / name / NOTE).is_file()]
+        folders = [path / name for name in names if os.path.lexists(path / name / NOTE)]
+        for folder in [path, *folders]:
+            if folder.is_symlink():
+                raise ArchiveError(f"{folder} is a link")
+        return folders
 
     def set_aside_note(self, path: Path) -> SetAsideNote:
         """The note in a folder of segments that are set aside. Raises ArchiveError."""

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from collections.abc import Set as AbstractSet
 from pathlib import Path
+from typing import TypeAlias
 
 import msgspec
 
@@ -29,6 +29,7 @@ from eventsched.archive.layout import (
     ArchiveFolder,
     CellFolder,
     SetAsideNote,
+    check_sequence,
 )
 from eventsched.archive.manifest import (
     CHAIN_START,
@@ -50,6 +51,8 @@ CHECKPOINT_BYTES_MAX = 16 << 20
 RELIST_S = 0.5
 """A running archiver writes a segment's record shortly after its files."""
 Progress = Callable[[int], None]
+Tail: TypeAlias = tuple[CellFolder, list[Record]]
+"""Segments that were set aside, and their folder."""
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -102,8 +105,7 @@ class Verifier:
         self._faulty: set[Path] = set()
         """Files that are not those that were sealed."""
         self._progress: Progress = lambda _: None
-        self._tails: list[tuple[CellFolder, list[Record]]] = []
-        """Segments that were set aside, by their folder."""
+        self._tails: list[Tail] = []
 
     def on_progress(self, progress: Progress) -> None:
         """Call `progress` with the number of verified events."""
@@ -151,17 +153,29 @@ class Verifier:
                 yield Problem(path.name, "is not part of the archive")
 
     def _records(self, cell: CellFolder, records: Sequence[Record]) -> Iterator[Problem]:
-        """Check the chain over the records, the tree over them, and the signed heads."""
+        """Check the records with their signed heads, and that they name every file."""
         self.report.cells += 1
+        yield from self._heads_of(cell, records, 0)
+        self.report.segments += len(records)
+        yield from self._unlisted(cell, records)
+
+    def _heads_of(
+        self, cell: CellFolder, records: Sequence[Record], start: int
+    ) -> Iterator[Problem]:
+        """Check the chain, the tree and the signed heads of the records from `start` on."""
         tree, skipped = SegmentTree(), records[0].head.skipped if records else 0
-        for record in records:
-            where = f"{cell.cell} segment {record.n}"
+        for record in records[:start]:
+            tree.add(record.segment)
+        for record in records[start:]:
+            where = f"{self._name(cell)} segment {record.n}"
             if not tree.follows(record, skipped=skipped):
                 yield Problem(where, "does not follow from the segments up to it")
             elif not record.head.is_signed_by(self._public):
                 yield Problem(where, f"is not signed by key {fingerprint(self._public)}")
-        self.report.segments += len(records)
-        yield from self._unlisted(cell, records)
+
+    def _name(self, cell: CellFolder) -> str:
+        """The folder in the archive: the cell, or its folder of segments that were set aside."""
+        return cell.path.relative_to(self.folder.path).as_posix()
 
     def _unlisted(self, cell: CellFolder, records: Sequence[Record]) -> Iterator[Problem]:
         unlisted = _unlisted(cell, records)
@@ -172,8 +186,8 @@ class Verifier:
             yield Problem(f"{cell.cell}/{name}", "is named by no segment")
 
     def _set_aside(self, cell: CellFolder, records: Sequence[Record]) -> Iterator[Problem]:
-        """Check the segments that were set aside: each follows from the one before it."""
-        chains = {(record.n, record.head.records) for record in records}
+        """Check the segments that were set aside, and that they follow from those before them."""
+        tails: list[Tail] = []
         try:
             paths = cell.set_aside_folders()
         except ArchiveError as error:
@@ -181,36 +195,46 @@ class Verifier:
             return
         for path in paths:
             folder = CellFolder(path, cell.cell)
-            where = f"{cell.cell}/{SET_ASIDE}/{path.name}"
             try:
-                note, tail = cell.set_aside_note(path), folder.listed_records()
+                tail, note = folder.listed_records(), cell.set_aside_note(path)
             except ArchiveError as error:
-                yield Problem(where, str(error))
+                yield Problem(self._name(folder), str(error))
                 continue
             self.report.set_aside.append(note)
-            self._tails.append((folder, tail))
-            chains |= {(record.n, record.head.records) for record in tail}
-            if not tail or note != SetAsideNote.of(tail, key=note.key, why=note.why, by=note.by):
-                yield Problem(f"{where}/{NOTE}", "does not describe the segments beside it")
-        for folder, tail in self._tails:
-            if folder.cell == cell.cell:
-                yield from self._heads_of_tail(folder, tail, chains)
+            if not tail or note != self._note_of(tail, note) or cell.path_of(note) != path:
+                yield Problem(
+                    f"{self._name(folder)}/{NOTE}", "does not describe the segments there"
+                )
+            for name in sorted(_unlisted(folder, tail)):
+                yield Problem(f"{self._name(folder)}/{name}", "is named by no segment")
+            if tail:
+                tails.append((folder, tail))
+        self._tails += tails
+        yield from self._heads_of_tails(records, tails)
 
-    def _heads_of_tail(
-        self, folder: CellFolder, tail: Sequence[Record], chains: AbstractSet[tuple[int, str]]
+    def _note_of(self, tail: Sequence[Record], note: SetAsideNote) -> SetAsideNote:
+        """The note that these segments must have; reason and operator are only in the note."""
+        return SetAsideNote.of(tail, key=self.report.key, why=note.why, by=note.by)
+
+    def _heads_of_tails(
+        self, records: Sequence[Record], tails: Sequence[Tail]
     ) -> Iterator[Problem]:
-        """Check the signed heads against `chains`, the chain values by number of the segment."""
-        for record in tail:
-            before = {bytes.fromhex(value) for n, value in chains if n == record.n - 1}
-            follows = {
-                chain_after(value, record.segment).hex() for value in before or {CHAIN_START}
-            }
-            head = record.head
-            where = f"{folder.cell}/{SET_ASIDE}/{folder.path.name} segment {record.n}"
-            if head.records not in follows or head.last != record.last:
+        """Check the signed heads of tails; each follows from the main sequence or another tail."""
+        sequences = [list(records)]
+        for folder, tail in sorted(tails, key=lambda each: each[1][0].n):
+            start = tail[0].n
+            before = next((each[:start] for each in sequences if _continues(each, tail[0])), None)
+            if before is None:
+                where = f"{self._name(folder)} segment {start}"
                 yield Problem(where, "does not follow from the segments up to it")
-            elif not head.is_signed_by(self._public):
-                yield Problem(where, f"is not signed by key {fingerprint(self._public)}")
+                continue
+            sequences.append([*before, *tail])
+            try:
+                check_sequence(folder.path, sequences[-1])
+            except ArchiveError as error:
+                yield Problem(self._name(folder), str(error))
+            else:
+                yield from self._heads_of(folder, sequences[-1], start)
 
     def _checkpoints(self, records: dict[str, list[Record]]) -> Iterator[Problem]:
         """Check that no segment of the checkpoint was removed or sealed again.
@@ -243,7 +267,7 @@ class Verifier:
                 try:
                     open_sealed(cell, record, file.kind).close()
                 except FileFault as fault:
-                    yield Problem(f"{cell.cell}/{file.name}", fault.what)
+                    yield Problem(f"{self._name(cell)}/{file.name}", fault.what)
                     self._faulty.add(cell.path / file.name)
 
     def _leaves(
@@ -254,7 +278,7 @@ class Verifier:
         from eventsched.archive.segment import read_entries
 
         for record in records:
-            where = f"{cell.cell} segment {record.n}"
+            where = f"{self._name(cell)} segment {record.n}"
             try:
                 if self._is_faulty(cell, record, "events"):
                     continue
@@ -313,6 +337,14 @@ class Verifier:
 def _unlisted(cell: CellFolder, records: Sequence[Record]) -> set[str]:
     named = {file.name for record in records for file in record.files}
     return set(cell.names()) - named - set(cell.record_names())
+
+
+def _continues(records: Sequence[Record], first: Record) -> bool:
+    """Whether the chain of `first` continues that of the segments with lower numbers."""
+    if first.n > len(records):
+        return False
+    before = bytes.fromhex(records[first.n - 1].head.records) if first.n else CHAIN_START
+    return chain_after(before, first.segment).hex() == first.head.records
 
 
 def _check_range(where: str, record: Record, entries: Sequence[bytes]) -> Iterator[Problem]:

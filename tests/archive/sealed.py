@@ -14,10 +14,16 @@ from pathlib import Path
 import msgspec
 
 import projections
-from eventsched.archive.layout import ArchiveFolder, CellFolder
+from eventsched.archive.layout import (
+    NOTE,
+    ArchiveFolder,
+    CellFolder,
+    SetAsideNote,
+    file_stem,
+)
 from eventsched.archive.manifest import FileSum, Record, Segment, SegmentTree, encode
 from eventsched.archive.sealer import Sealer
-from eventsched.archive.signing import SigningKey
+from eventsched.archive.signing import SigningKey, fingerprint
 from eventsched.schema.events import FIELDS
 from eventsched.store.transport import Entry
 
@@ -46,6 +52,30 @@ def seal_entries(path: Path, sizes: Sequence[int], cell: str = CELL) -> ArchiveF
         sealer.seal()
         number += size
     return folder
+
+
+def set_aside(path: Path, segments: int, cell: str = CELL) -> Path:
+    """Set the last segments of an archive aside, and return their folder."""
+    folder = ArchiveFolder.open(path).cell(cell)
+    tail = folder.records()[-segments:]
+    key = fingerprint(ArchiveFolder.open(path).public)
+    note = SetAsideNote.of(tail, key=key, why="the log has lost them", by="ann@host")
+    target = folder.path_of(note)
+    target.mkdir(parents=True, mode=0o700)
+    for record in tail:
+        names = [file.name for file in record.files]
+        for name in [*names, f"{file_stem(record.first, record.last)}.json"]:
+            (folder.path / name).rename(target / name)
+    (target / NOTE).write_bytes(encode(note) + b"\n")
+    return target
+
+
+def seal_more(path: Path, numbers: Sequence[int], cell: str = CELL) -> None:
+    """Seal a further segment, of the entries with these numbers."""
+    folder, key = ArchiveFolder.open_or_create(path, None)
+    sealer = Sealer(folder.cell(cell), key, projections.core)
+    sealer.add([entry_at(number) for number in numbers])
+    sealer.seal()
 
 
 def sign_again(path: Path, edit: Callable[[Segment], Segment], cell: str = CELL) -> None:
