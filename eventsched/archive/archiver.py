@@ -6,10 +6,10 @@ belong together.
 Must not: trim the log (the trimmer does, up to the recorded progress), or change sealed files.
 Read next: sealer.py, lua/record_seal.lua, roles/trimmer.py.
 
-A segment begins after the previous one. It ends after `archive_entries_max` entries, or at the end
-of the time window (`archive_window_ms`) of its first entry. So its range follows from the log
-alone, and an archiver that repeats it after a crash writes the same files. The order is files,
-record, Redis; each step may be repeated.
+A segment begins after the previous one. It ends after `archive_entries_max` entries, at the end of
+the time window (`archive_window_ms`) of its first entry, or at a number of bytes. So its range
+follows from the log alone, and an archiver that repeats it after a crash writes the same files. The
+order is files, record, Redis; each step may be repeated.
 """
 
 from __future__ import annotations
@@ -49,6 +49,9 @@ READ_MAX = 500
 """Entries of one read. Their processing blocks the event loop."""
 AUDIO_BYTES_MAX = 64 * 1024 * 1024
 """A segment ends with the read that exceeds this amount of audio."""
+ENTRY_BYTES_MAX = 256 * 1024 * 1024
+"""A segment ends with the read that exceeds this amount of entries: far below the limit of what a
+reader decompresses (pages.py)."""
 AUDIO_READ_MAX = 128
 
 State: TypeAlias = Literal["buffered", "sealed", "idle", "standby", "lease_lost", "unable"]
@@ -267,4 +270,8 @@ def _before(entries: list[Entry], end_ms: int) -> list[Entry]:
 
 def _is_full(sealer: Sealer, entries_max: int) -> bool:
     segment = sealer.open_segment
-    return len(segment) >= entries_max or segment.audio_bytes >= AUDIO_BYTES_MAX
+    return (
+        len(segment) >= entries_max
+        or segment.audio_bytes >= AUDIO_BYTES_MAX
+        or segment.rows.bytes >= ENTRY_BYTES_MAX
+    )

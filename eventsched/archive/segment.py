@@ -71,6 +71,8 @@ class RowBuffer:
 
     def __init__(self) -> None:
         self._rows: list[tuple[Any, ...]] = []
+        self.bytes = 0
+        """Stored bytes of the entries."""
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -86,7 +88,9 @@ class RowBuffer:
             last = id_
             values = fields[1::2] if len(fields) == 18 else _NO_VALUES
             kind, _, session, job, node, cause, _, data, _ = values
-            append((*id_, kind, session, job, node, cause, data, encode_entry(entry)))
+            stored = encode_entry(entry)
+            self.bytes += len(stored)
+            append((*id_, kind, session, job, node, cause, data, stored))
         return last
 
     def entries(self) -> list[bytes]:

@@ -186,6 +186,19 @@ async def test_an_unavailable_server_during_a_segment_loses_nothing(archived: Ar
     assert [entry async for entry in history.entries()] == await archived.log()
 
 
+async def test_a_segment_ends_at_an_amount_of_entries_that_readers_accept(
+    archived: Archived, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("eventsched.archive.archiver.ENTRY_BYTES_MAX", 2_000)
+    monkeypatch.setattr("eventsched.archive.archiver.READ_MAX", 4)
+    await archived.talk("s1", 6)
+    await archived.seal()
+    records = archived.folder.cell(archived.store.cell).records()
+    assert len(records) > 2
+    assert all(4 <= record.events <= 16 for record in records[:-1])
+    assert problems(archived) == []
+
+
 # --- two archivers -----------------------------------------------------------------------------
 
 

@@ -174,3 +174,30 @@ async def test_bad_input_is_one_line_and_changes_nothing(
     assert await run(runner, "audit", "verify", archive.path, "--key", pub) == 1
     assert "is key" in runner.out
     assert sums(tmp_path) == before
+
+
+async def test_a_query_ends_at_its_limits_with_one_line(
+    archive: Archived, runner: CommandRunner
+) -> None:
+    where = ("--archive", archive.path)
+    assert await run(runner, "query", "SELECT count(*) FROM events", *where, "--rows", "1") == 0
+    many = await run(runner, "query", "SELECT * FROM events", *where, "--rows", "3")
+    assert (many, runner.err.count("\n")) == (1, 1)
+    assert "more than 3 rows" in runner.err
+    sql = (
+        "SELECT count(*) FROM range(1000000000) a, range(1000) b WHERE (a.range * b.range) % 7 = 3"
+    )
+    assert "took more than 0.1 s" in await refused(runner, "query", sql, *where, "--timeout", "0.1")
+    sql = "SELECT list(range) FROM range(100000000)"
+    late = await refused(runner, "query", sql, *where, "--memory-mb", "64")
+    assert "more than 64 MB of memory" in late
+
+
+async def test_a_query_of_a_changed_archive_is_refused(
+    archive: Archived, runner: CommandRunner
+) -> None:
+    name = archive.folder.cell(archive.store.cell).records()[1].file("events").name
+    path = archive.path / archive.store.cell / name
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    sql = ("query", "SELECT count(*) FROM events", "--archive", archive.path)
+    assert "is not the file that was sealed" in await refused(runner, *sql)
