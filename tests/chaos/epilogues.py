@@ -16,10 +16,11 @@ import anyio
 import msgspec
 from anyio.to_thread import run_sync
 
-from eventsched.schema.ids import START, parse_id
+from eventsched.schema import codec
+from eventsched.schema.ids import START
 from eventsched.store.cell import Store
 from tests.chaos.judge import Judged, judge
-from tests.chaos.log_follower import LogFollower, read_history
+from tests.chaos.log_follower import READ_COUNT, LogFollower, read_history
 from tests.chaos.producer import Plan
 from tests.chaos.system import READY_S, SPEED, System, until
 from tests.chaos.verification import Verification
@@ -35,7 +36,7 @@ class EpilogueReport(msgspec.Struct, kw_only=True):
     violations: list[str] = []
     judged: Judged | None = None
     verified: dict[str, Any] = {}
-    lost_entries: int = 0
+    set_aside_entries: int = 0
 
 
 class Epilogues:
@@ -57,7 +58,8 @@ class Epilogues:
         await run_sync(system.topology.copy_data, copy)
         copied_to = await self._store.last_id(self._store.keys.log)
         async with system.producers("tail", self._plan()) as producers:
-            await until(READY_S, lambda: self._is_archived_beyond(copied_to), "the tail is sealed")
+            sealed = "sessions after the copy are sealed"
+            await until(READY_S, lambda: self._has_sealed_session_after(copied_to), sealed)
             await run_sync(system.topology.lose_tail, copy)
             await self._expect(report, "status shows the archiver's error", self._archiver_fails)
             await self._set_aside(report)
@@ -86,9 +88,12 @@ class Epilogues:
         except TimeoutError as late:
             report.violations.append(str(late))
 
-    async def _is_archived_beyond(self, entry_id: str) -> bool:
-        archive = await self._store.read_hash(self._store.keys.archive)
-        return parse_id(archive.get("to", START)) > parse_id(entry_id)
+    async def _has_sealed_session_after(self, entry_id: str) -> bool:
+        """Whether a session that was opened after this entry is in the archive."""
+        keys = self._store.keys
+        archived_to = (await self._store.read_hash(keys.archive)).get("to", START)
+        entries = await self._store.read_range(keys.log, f"({entry_id}", archived_to, READ_COUNT)
+        return any(codec.decode(*entry).type == "SessionOpened" for entry in entries)
 
     async def _archiver_fails(self) -> bool:
         """Whether `status` shows that an archiver has an error."""
@@ -105,7 +110,11 @@ class Epilogues:
             done = await self._system.eventsched(
                 "audit", "set-aside", "--archive", str(self._system.archive), "--why", WHY, "--yes"
             )
-            return done.returncode == 0
+            if done.returncode:
+                return False
+            segments = msgspec.json.decode(done.stdout)["segments"]
+            report.set_aside_entries = segments["entries"] if segments else 0
+            return True
 
         await self._expect(report, "the lost segments are set aside", is_done)
 

@@ -10,9 +10,11 @@ from typing import Any
 
 import anyio
 import msgspec
+import structlog
 
 from tests.chaos.system import System
 
+log = structlog.get_logger("chaos")
 EVERY_S = 8.0
 COUNTS = ("events", "sessions", "jobs", "nodes", "records", "dead_letters", "trimmed_entries")
 
@@ -67,5 +69,6 @@ class Verification:
             lines = done.stderr.decode(errors="replace").strip().splitlines()
             if not any("server" in line for line in lines[-1:]):
                 self.violations.append(f"verify ended with: {lines[-3:]}")
+            log.info("verify could not be run", error=lines[-1:])
             return None
         return msgspec.json.decode(done.stdout)  # type: ignore[no-any-return]
