@@ -18,15 +18,14 @@ PAUSE_MS = 1_000
 """The pause before a conversation that is shorter than the run begins again."""
 
 
-def choose(folder: Path, rng: Random, length_ms: float) -> list[Conversation]:
+def choose(folder: Path, rng: Random, length_ms: float, rooms: int) -> list[Conversation]:
     """Some meetings of the folder, each a part of the recording that fits the run."""
     files = sorted(folder.glob("*.rttm"))
     if not files:
         raise SystemExit(f"no *.rttm in {folder}")
-    rooms = rng.sample(files, min(ROOMS, len(files)))
     return [
         _part(conversation, rng, length_ms)
-        for path in rooms
+        for path in rng.sample(files, min(rooms, len(files)))
         for conversation in read_rttm(path, LANGS).conversations
     ]
 

@@ -91,6 +91,7 @@ class Options(msgspec.Struct, kw_only=True, frozen=True):
     binary: Binary
     upgrade: Binary | None
     traces: Path
+    rooms: int
     kinds: dict[str, int]
     has_epilogues: bool
 
@@ -177,7 +178,9 @@ class Run:
 
     def _plan(self) -> Plan:
         length_s = self._options.length_s
-        chosen = conversations.choose(self._options.traces, self._rng, length_s * SPEED * 1_000)
+        chosen = conversations.choose(
+            self._options.traces, self._rng, length_s * SPEED * 1_000, self._options.rooms
+        )
         self._speakers = sum(len(conversation.speakers) for conversation in chosen)
         return Plan(
             conversations=conversations.as_plan(chosen),
@@ -271,6 +274,7 @@ def main(
         str, typer.Option(help="embedded or path: the first rolling restart moves to it.")
     ] = "",
     traces: Annotated[Path, typer.Option(help="Folder of RTTM files.")] = SAMPLES,
+    rooms: Annotated[int, typer.Option(help="Number of conversations.")] = conversations.ROOMS,
     kinds: Annotated[
         str, typer.Option(help="Cause only these kinds, such as unblock,memory.")
     ] = "",
@@ -287,6 +291,7 @@ def main(
         binary=_binary(server),
         upgrade=_binary(upgrade) if upgrade else None,
         traces=traces,
+        rooms=rooms,
         kinds=choose_kinds(topology, kinds),
         has_epilogues=epilogues,
     )
