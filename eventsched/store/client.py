@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
 import redis.asyncio as aioredis
-from redis.asyncio.cluster import RedisCluster
-from redis.exceptions import RedisClusterException, RedisError
+from redis.asyncio.cluster import ClusterNode, RedisCluster
+from redis.exceptions import ClusterDownError, RedisClusterException, RedisError
 
 from eventsched.addresses import ESCAPES, display_url
 from eventsched.errors import InvalidMessage, ServerRefused
@@ -85,6 +85,19 @@ class _Cluster(RedisCluster):
         if command == "FCALL":
             return int(self.keyslot(args[2]))
         return await super()._determine_slot(command, *args)
+
+    def get_node(
+        self, host: str | None = None, port: int | None = None, node_name: str | None = None
+    ) -> ClusterNode:
+        """Raise ClusterDownError for a server that is not known yet, so that redis-py looks again.
+
+        A server may redirect (ASK) to one that was away when redis-py listed the servers; redis-py
+        itself would send the command to None.
+        """
+        node = super().get_node(host, port, node_name)
+        if node is None:
+            raise ClusterDownError(f"redirected to {node_name or port}, which is not known yet")
+        return node
 
     def use_fast_connections(self) -> None:
         """Use our connection class for all nodes, named or discovered. Call before connecting.

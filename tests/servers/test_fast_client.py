@@ -9,6 +9,7 @@ import pytest
 import pytest_asyncio
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.connection import AbstractConnection
+from redis.crc import key_slot
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from eventsched.server.testing import LocalCluster, LocalServer
@@ -71,6 +72,23 @@ async def test_every_node_of_a_cluster_uses_our_connection_class(cluster3: Local
     assert isinstance(client, RedisCluster)
     kinds = {node.connection_class.send_packed_command for node in client.get_nodes()}
     assert AbstractConnection.send_packed_command not in kinds
+    await client.aclose()
+
+
+async def test_a_redirection_to_a_server_that_is_not_known_yet_is_followed(
+    own_cluster: LocalCluster,
+) -> None:
+    """redis-py lists only the servers that are there; a restarted server may get a slot later."""
+    source, target, *_ = own_cluster.primaries
+    slot = 0
+    key = next(name for name in map(str, range(1_000_000)) if key_slot(name.encode()) == slot)
+    source_id, target_id = (server.call("CLUSTER", "MYID") for server in (source, target))
+    client = await open_client(own_cluster.url)
+    assert isinstance(client, RedisCluster)
+    target.call("CLUSTER", "SETSLOT", slot, "IMPORTING", source_id)
+    source.call("CLUSTER", "SETSLOT", slot, "MIGRATING", target_id)
+    del client.nodes_manager.nodes_cache[f"127.0.0.1:{target.options['port']}"]
+    assert await client.get(key) is None
     await client.aclose()
 
 
