@@ -117,6 +117,8 @@ async def test_rule_33_the_largest_registration_is_taken(store: TimedStore) -> N
         16,
     )
     assert registration.slots == 256
+    await store.join("n2", sources=languages[:16], targets=languages)
+    assert (await last(store, "NodeRegistered")).targets == sorted(languages)
     await check(store)
 
 
