@@ -126,8 +126,8 @@ class Plan(Verifier):
             session_name = self._session_of(name)
             session = records.sessions.get(session_name)
             if found:
-                session_facts = await self._read_facts(session_name) if session else None
-                repair_job = JobRepair(name, job, stored, session, session_facts, settings, at)
+                job_facts = await self._read_facts(session_name) if session else None
+                repair_job = JobRepair(name, job, stored, session, job_facts, settings, at)
                 self.changes += repair_job.changes(reason)
             if job is not None and session is not None and _has_no_outcome(job, session):
                 self._add(

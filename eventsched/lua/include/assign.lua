@@ -142,7 +142,11 @@ function assign.fill(node, cause)
   local free, filled, heads = node.slots - nodes.lease_count(node), 0, {}
   local requirements = classes.requirements(node.class)
   if #requirements == 0 then return 0 end
-  for _, requirement in ipairs(requirements) do heads[requirement] = queue.head(requirement) end
+  for _, requirement in ipairs(requirements) do
+    heads[requirement] = queue.head(requirement)
+    -- A call failed after the last job had left the queue: a fill must not look again and again.
+    if not heads[requirement] then classes.unwatch(node.class, requirement) end
+  end
   while free > 0 and filled < assign.fills_max do
     local best, second, compared = best_two(heads)
     if not best then break end
