@@ -117,15 +117,14 @@ def test_no_output_of_a_failing_system_shows_speech_or_keys(tmp_path: Path) -> N
         for name in SOURCES.keys() - {"threads", "library"}:
             words = ("node", f"{NODES}:{name}", "-vv")
             nodes[name] = stack.enter_context(program(data, *words, env=env))
+            nodes[name].wait_for_log("serving")  # not all at once: each start takes a core
         on_terminal = Terminal(data, "eventsched.cli", "node", f"{NODES}:threads", "-vv", env=env)
         stack.callback(on_terminal.close)
+        wait_for("a node on a terminal", partial(is_serving, on_terminal))
         by_library = Terminal(data, NODES, env=env)
         stack.callback(by_library.close)
-        for node in nodes.values():
-            node.wait_for_log("serving")
-        for terminal in (on_terminal, by_library):
-            wait_for("a node on a terminal", partial(is_serving, terminal))
-        with ThreadPoolExecutor() as pool:
+        wait_for("a node in a program", partial(is_serving, by_library))
+        with ThreadPoolExecutor(2) as pool:
             list(pool.map(speak, SOURCES))
         key_files = list(keys.glob("*.key"))
         secret_keys = [path.read_bytes() for path in key_files]
