@@ -56,7 +56,7 @@ Archive = Annotated[
         metavar="DIR",
         envvar="EVENTSCHED_ARCHIVE",
         show_envvar=False,
-        help="Read this archive too, or alone if no server is named [EVENTSCHED_ARCHIVE].",
+        help="Read this archive too, verified; alone if no server is named [EVENTSCHED_ARCHIVE].",
     ),
 ]
 """For commands that read history; most commands do not take it."""
