@@ -12,9 +12,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from redis.exceptions import ResponseError
 
-from eventsched.errors import EventschedError
+from eventsched.errors import EventschedError, UnexpectedReply
 from eventsched.schema.keys import name_of
 from eventsched.schema.settings import Settings
 from eventsched.store import library as lua_library
@@ -265,7 +264,7 @@ async def fails(scene: Scene, step: Step, write_no: int) -> bool:
     await scene.redis.set(key, write_no)
     try:
         await step(scene)
-    except ResponseError as error:
+    except UnexpectedReply as error:
         assert f"write {write_no} fails" in str(error)
         return True
     finally:
