@@ -12,13 +12,14 @@ import subprocess
 import sys
 import wave
 from array import array
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from eventsched.server.testing import wait_for
-from tests.cli.forked import run_forked
+from tests import forked
+from tests.forked import Forked, run_forked
 
 ROOT = Path(__file__).parents[2]
 END_S = 30.0
@@ -42,16 +43,12 @@ class Program:
         stdin: int | None = None,
     ) -> None:
         self.log = data.parent / f"{words[0]}-{len(list(data.parent.glob('*.log')))}.log"
-        with self.log.open("wb") as log:
-            self._process = subprocess.Popen(
-                command(*words),
-                cwd=ROOT,
-                env=environment(data) | (env or {}),
-                stdin=stdin,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                start_new_session=True,
-            )
+        read, write = os.pipe()
+        self._stdout = open(read, "rb")  # noqa: SIM115 - closed by `close`
+        with self.log.open("wb") as log, open(os.devnull, "rb") as nothing:
+            streams = (nothing.fileno() if stdin is None else stdin, write, log.fileno())
+            self._process = _started(words, environment(data), env, streams)
+        os.close(write)
 
     @property
     def pid(self) -> int:
@@ -62,8 +59,7 @@ class Program:
         return json.loads(self.first_line())  # type: ignore[no-any-return]
 
     def first_line(self) -> str:
-        assert self._process.stdout
-        line = self._process.stdout.readline()
+        line = self._stdout.readline()
         assert line, self.log.read_text()
         return line.decode()
 
@@ -71,8 +67,9 @@ class Program:
         wait_for(f"{words!r} in {self.log}", lambda: words in self.log.read_text())
 
     def signal_group(self, number: int) -> None:
-        """Send a signal to the process group, as Ctrl-C in a terminal does."""
-        os.killpg(self.pid, number)
+        """Send a signal to the process group, as Ctrl-C in a terminal does, unless it has ended."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, number)
 
     def has_ended(self) -> bool:
         return self._process.poll() is not None
@@ -83,8 +80,7 @@ class Program:
 
     def output(self) -> bytes:
         """Wait for the end and return the rest of standard output."""
-        assert self._process.stdout
-        output = self._process.stdout.read()
+        output = self._stdout.read()
         self.ended()
         return output
 
@@ -92,8 +88,29 @@ class Program:
         if self._process.poll() is None:
             self._process.kill()
             self._process.wait(END_S)
-        assert self._process.stdout
-        self._process.stdout.close()
+        self._stdout.close()
+
+
+def _started(
+    words: Sequence[str],
+    environ: dict[str, str],
+    env: dict[str, str] | None,
+    streams: tuple[int, int, int],
+) -> subprocess.Popen[bytes] | Forked:
+    """Start a command: in a new interpreter, which shows them in /proc, if it has variables."""
+    if env is None and not IS_MEASURED:
+        main = forked.command(words)
+        return Forked(main, ROOT, environ, streams, start_new_session=True)
+    stdin, stdout, stderr = streams
+    return subprocess.Popen(
+        command(*words),
+        cwd=ROOT,
+        env=environ | (env or {}),
+        stdin=stdin,
+        stdout=stdout,
+        stderr=stderr,
+        start_new_session=True,
+    )
 
 
 @contextmanager
@@ -109,9 +126,17 @@ def program(
 
 
 def run(
-    data: Path, *words: str, stdin: bytes = b"", env: dict[str, str] | None = None
+    data: Path,
+    *words: str,
+    stdin: bytes = b"",
+    env: dict[str, str] | None = None,
+    stdout: int | None = None,
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run one command and wait for its end: in a new interpreter if Python itself reads `env`."""
+    """Run one command and wait for its end: in a new interpreter if Python itself reads `env`.
+
+    Args:
+        stdout: A descriptor for the output, instead of the `stdout` of the result.
+    """
     environ = environment(data) | (env or {})
     if IS_MEASURED or _INTERPRETER.intersection(env or {}):
         return subprocess.run(
@@ -119,11 +144,12 @@ def run(
             cwd=ROOT,
             env=environ,
             input=stdin,
-            capture_output=True,
+            stdout=subprocess.PIPE if stdout is None else stdout,
+            stderr=subprocess.PIPE,
             timeout=LIMIT_S,
             check=False,
         )
-    return run_forked(words, ROOT, environ, stdin, LIMIT_S)
+    return run_forked(words, ROOT, environ, stdin, LIMIT_S, stdout=stdout)
 
 
 def json_of(done: subprocess.CompletedProcess[bytes]) -> Any:

@@ -102,9 +102,9 @@ def ended(process: subprocess.Popen[bytes]) -> tuple[int, str]:
 def test_reader_that_is_gone_ends_a_command_quietly(system: System, name: str) -> None:
     read, write = os.pipe()
     os.close(read)
-    process = start(system, name, stdout=write)
+    done = run(system.data, *system.words(name), stdout=write)
     os.close(write)
-    assert ended(process) == (1, "")
+    assert (done.returncode, done.stderr) == (1, b"")
 
 
 @pytest.mark.parametrize("name", ["stream", "stream json", "watch", "watch json"])
@@ -122,9 +122,9 @@ def test_reader_that_goes_after_the_first_line_ends_a_command_quietly(
 @pytest.mark.parametrize("name", COMMANDS)
 def test_full_disk_is_one_line(system: System, name: str) -> None:
     with open("/dev/full", "wb") as full:
-        process = start(system, name, stdout=full)
-        line = "eventsched: cannot write to standard output: No space left on device\n"
-        assert ended(process) == (1, line)
+        done = run(system.data, *system.words(name), stdout=full.fileno())
+    line = b"eventsched: cannot write to standard output: No space left on device\n"
+    assert (done.returncode, done.stderr) == (1, line)
 
 
 @pytest.mark.parametrize("env", [LATIN, ASCII], ids=["latin-1", "ASCII"])

@@ -13,11 +13,14 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import anyio
 
 from eventsched.subprocesses import die_with_parent
-from tests.cli.programs import run
+from tests import forked
+from tests.cli.programs import IS_MEASURED, run
+from tests.forked import Forked
 
 READY_S = 20.0
 
@@ -28,14 +31,7 @@ class Program:
     def __init__(self, log: Path, arguments: Sequence[str]) -> None:
         self._log = log
         with log.open("ab") as file:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=file,
-                start_new_session=True,
-                preexec_fn=die_with_parent,  # noqa: PLW1509 - one call into libc
-            )
+            self.process = _started(arguments, file)
 
     @property
     def output(self) -> str:
@@ -65,6 +61,23 @@ class Program:
             self.wake()
             self.process.terminate()
         return self.process.wait(20)
+
+
+def _started(arguments: Sequence[str], output: IO[bytes]) -> subprocess.Popen[bytes] | Forked:
+    """Start `python -m ARGUMENTS`; a command of the program is forked."""
+    if arguments[0] == "eventsched.cli" and not IS_MEASURED:
+        with open(os.devnull, "rb") as nothing:
+            streams = (nothing.fileno(), output.fileno(), output.fileno())
+            main = forked.command(arguments[1:])
+            return Forked(main, Path.cwd(), os.environ, streams, start_new_session=True)
+    return subprocess.Popen(
+        [sys.executable, "-m", *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        start_new_session=True,
+        preexec_fn=die_with_parent,  # noqa: PLW1509 - one call into libc
+    )
 
 
 class Programs:

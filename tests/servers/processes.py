@@ -1,9 +1,8 @@
 """Real processes that use an embedded server.
 
-python -m tests.servers.processes ROLE DATA   ROLE `user` joins the server and prints `URL PID`. For
-                                              each line `incr` it increments a counter and prints
-                                              it; for `fork` it prints the pid of a forked child,
-                                              which outlives it
+A `user` joins the server and prints `URL PID`. For each line `incr` it increments a counter and
+prints it; for `fork` it prints the pid of a forked child, which outlives it. A `starter` holds the
+locks of a folder whose server it never starts; a `tester` starts a `LocalServer`.
 
 Owns: starting, controlling and killing such processes. Never does: assertions about a server.
 """
@@ -12,14 +11,14 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Self
+from typing import Self, TextIO
 
 import structlog
 
@@ -28,6 +27,7 @@ from eventsched.server.embedded import using
 from eventsched.server.launch import SERVER_LOCK, probe
 from eventsched.server.locks import FileLock
 from eventsched.server.testing import LocalServer
+from tests.forked import Forked
 
 ROOT = Path(__file__).parents[2]
 COUNTER = "counter"
@@ -37,15 +37,16 @@ class UserProcess:
     """A process that uses the server of a folder until it is killed or leaves."""
 
     def __init__(self, data: Path, role: str = "user") -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__, role, data],
-            cwd=ROOT,
-            env={**os.environ, "EVENTSCHED_URL": ""},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+        stdin, self._stdin = _pipe()
+        self._stdout, stdout = _pipe()
+        with stdin, stdout:
+            self._process = Forked(
+                partial(be, role, data),
+                ROOT,
+                {**os.environ, "EVENTSCHED_URL": ""},
+                (stdin.fileno(), stdout.fileno(), 2),
+                start_new_session=True,
+            )
         self.url = ""
         self.server_pid = 0
 
@@ -65,9 +66,8 @@ class UserProcess:
 
     def ask(self, word: str) -> int:
         """Send one word and return the number that the process prints."""
-        assert self._process.stdin
-        self._process.stdin.write(f"{word}\n")
-        self._process.stdin.flush()
+        self._stdin.write(f"{word}\n")
+        self._stdin.flush()
         return self.read_number()
 
     def read_number(self) -> int:
@@ -76,8 +76,7 @@ class UserProcess:
 
     def leave(self) -> None:
         """Close its input, so that the process leaves the server and ends."""
-        assert self._process.stdin
-        self._process.stdin.close()
+        self._stdin.close()
         assert self._process.wait(10) == 0
 
     def kill(self) -> None:
@@ -91,15 +90,19 @@ class UserProcess:
     def close(self) -> None:
         if not self.has_ended:
             self.kill()
-        for pipe in (self._process.stdin, self._process.stdout):
-            assert pipe
+        for pipe in (self._stdin, self._stdout):
             pipe.close()
 
     def _read_line(self) -> str:
-        assert self._process.stdout
-        line = self._process.stdout.readline()
+        line = self._stdout.readline()
         assert line, "the process ended without output"
         return line
+
+
+def _pipe() -> tuple[TextIO, TextIO]:
+    """The two ends of a pipe: what is written to the second is read from the first."""
+    read, write = os.pipe()
+    return open(read), open(write, "w")
 
 
 @contextmanager
@@ -167,7 +170,7 @@ def _fork_a_sleeper() -> int:
     return child
 
 
-if __name__ == "__main__":
+def be(role: str, data: Path) -> None:
+    """Run one role in a process of its own."""
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
-    ROLES = {"user": be_user, "starter": be_starter, "tester": be_tester}
-    ROLES[sys.argv[1]](Path(sys.argv[2]))
+    {"user": be_user, "starter": be_starter, "tester": be_tester}[role](data)

@@ -1,4 +1,4 @@
-"""The modules that commands import, for the fork server of forked.py.
+"""The modules that forked processes import, for the fork server of forked.py.
 
 Libraries load some of their parts when a program first uses them: each module that
 `python -X importtime` shows for a command belongs here if it takes time.
@@ -25,6 +25,7 @@ LAZY = (
     "rich.markdown",
     "rich.progress",
     "rich.table",
+    "tests.servers.processes",
     "typer._adapters",
     "typer.rich_utils",
     "uvloop",
