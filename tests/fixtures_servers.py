@@ -16,6 +16,7 @@ import os
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import pytest
 import pytest_asyncio
@@ -29,6 +30,7 @@ from tests import server_kinds
 from tests.known_keys import is_known
 from tests.server_kinds import Choice, Server
 
+Sweeper: TypeAlias = redis.Redis | RedisCluster
 _CHOICE = pytest.StashKey[Choice]()
 _CLUSTERS = frozenset({"cluster3", "own_cluster"})
 _SERVERS = _CLUSTERS | {"server", "own_server"}
@@ -122,11 +124,21 @@ async def redis_client(server: Server) -> AsyncIterator[Client]:
     await client.aclose()
 
 
+@pytest.fixture(scope="session")
+def sweeper(server: Server) -> Iterator[Sweeper]:
+    """A client of `server` that deletes what tests leave."""
+    kind = RedisCluster if server.is_cluster else redis.Redis
+    with kind.from_url(server.url, decode_responses=True) as client:
+        yield client
+        if isinstance(client, RedisCluster):  # closing it leaves the connections of its nodes open
+            client.disconnect_connection_pools()  # type: ignore[no-untyped-call]
+
+
 @pytest.fixture
-def cells(server: Server) -> Iterator[Callable[[], str]]:
+def cells(sweeper: Sweeper) -> Iterator[Callable[[], str]]:
     """Fresh cell names, as many as are asked for. Afterwards no key may be left unaccounted."""
     yield lambda: f"t{secrets.token_hex(7)}"
-    unknown = _sweep(server)
+    unknown = _sweep(sweeper)
     assert not unknown, f"keys that eventsched/schema/keys.py does not list: {unknown}"
 
 
@@ -136,22 +148,17 @@ def cell(cells: Callable[[], str]) -> str:
     return cells()
 
 
-def _sweep(server: Server) -> list[str]:
+def _sweep(client: Sweeper) -> list[str]:
     """Delete what the test left; name the keys (with their type) that nobody documented."""
-    client = (RedisCluster if server.is_cluster else redis.Redis).from_url(
-        server.url, decode_responses=True
-    )
-    with client:
-        unknown = []
-        for found in client.scan_iter(count=1_000):
-            key, redis_type = str(found), str(client.type(found))
-            client.delete(key)
-            # a key that went between the two calls has no type any more
-            if redis_type != "none" and not is_known(key, redis_type):
-                unknown.append(f"{key} ({redis_type})")
-        if isinstance(client, RedisCluster):  # closing it leaves the connections of its nodes open
-            client.disconnect_connection_pools()  # type: ignore[no-untyped-call]
-    return sorted(unknown)
+    keys = [str(key) for key in client.scan_iter(count=1_000)]
+    pipeline: Any = client.pipeline(transaction=False)
+    for key in keys:
+        pipeline.type(key)
+        pipeline.delete(key)
+    types = pipeline.execute()[::2]
+    # a key that went between the two calls has no type any more
+    found = [pair for pair in zip(keys, types, strict=True) if pair[1] != "none"]
+    return sorted(f"{key} ({kind})" for key, kind in found if not is_known(key, kind))
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from eventsched.schema.keys import CELL, Keys
 from eventsched.server.testing import LocalCluster, LocalServer, wait_for
 from eventsched.store.client import Client, check_server, open_client
 from tests import server_kinds
-from tests.fixtures_servers import SAME_ON_CLUSTER, _sweep
+from tests.fixtures_servers import SAME_ON_CLUSTER, Sweeper, _sweep
 from tests.known_keys import KNOWN, is_known, types_of
 from tests.server_kinds import Server
 
@@ -33,19 +33,19 @@ async def test_server_is_of_the_kind_that_its_name_says(
 
 
 async def test_a_cell_takes_documented_keys_and_is_gone_afterwards(
-    server: Server, redis: Client, cell: str
+    sweeper: Sweeper, redis: Client, cell: str
 ) -> None:
     assert CELL.fullmatch(cell)
     await redis.xadd(Keys(cell).log, {"t": "x"})
     await redis.set(Keys(cell).job("acme:c0.a:0:translation:es:none"), "x")
-    assert _sweep(server) == []
+    assert _sweep(sweeper) == []
     assert await redis.exists(Keys(cell).log) == 0
 
 
-async def test_a_key_that_is_not_documented_is_told(server: Server, redis: Client) -> None:
+async def test_a_key_that_is_not_documented_is_told(sweeper: Sweeper, redis: Client) -> None:
     await redis.set("es1:{c0}:surprise", "x")
     await redis.set(Keys("c0").log, "not a stream")
-    assert _sweep(server) == ["es1:{c0}:log (string)", "es1:{c0}:surprise (string)"]
+    assert _sweep(sweeper) == ["es1:{c0}:log (string)", "es1:{c0}:surprise (string)"]
 
 
 def test_every_key_that_the_key_module_builds_is_known() -> None:
