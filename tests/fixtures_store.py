@@ -6,6 +6,7 @@ store.tick(ms) moves time; store.log() reads every event; store.timers() fires w
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -39,7 +40,7 @@ class TimedStore(Store):
     async def log(self, *types: str) -> list[Event]:
         """Every event of the log, or those of the given types."""
         entries = await self.read_range(self.keys.log, "-", "+", 100_000)
-        events = [_known(codec.decode(*entry), entry[1][15]) for entry in entries]
+        events = [_decoded(entry_id, tuple(fields)) for entry_id, fields in entries]
         return [event for event in events if not types or event.type in types]
 
     async def types(self) -> list[str]:
@@ -145,8 +146,10 @@ class TimedStore(Store):
             raise reply
 
 
-def _known(event: Event, data: bytes) -> Event:
-    """The event; the script that wrote it said nothing that the vocabulary has no word for."""
+@lru_cache(maxsize=10_000)
+def _decoded(entry_id: str, fields: tuple[bytes, ...]) -> Event:
+    """The event of an entry; every field that the script wrote is in the schema."""
+    event, data = codec.decode(entry_id, fields), fields[15]
     named = {field.encode_name for field in msgspec.structs.fields(event.data)}
     unknown = set(msgspec.json.decode(data)) - named
     assert not unknown, f"{event.type} has no {sorted(unknown)}: eventsched/schema/events.py"
