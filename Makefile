@@ -21,8 +21,9 @@ $(STAMP): pyproject.toml requirements/dev.txt tools/setup
 	@tools/setup
 	@touch $@
 
-# Each core runs a part of the tests; a core that is done takes tests from the others.
-PYTEST := $(BIN)/python -m pytest
+# Each core runs a part of the tests; a core that is done takes tests from the others. Python keeps
+# what it compiles: each process of the tests would compile the same modules anew.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
 PARALLEL := -n $$(( $$(getconf _NPROCESSORS_ONLN) + 1 )) --dist worksteal
 FAST := tests/unit tests/projections tests/golden tests/layout tests/docs/test_docs.py \
 	tests/docs/test_pages.py tests/docs/test_glossary_and_decisions.py \
