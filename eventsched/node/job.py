@@ -8,6 +8,7 @@ Read next: node.py, executor.py.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio.from_thread
@@ -24,6 +25,7 @@ from eventsched.schema.events import AudioChunkAppended, ContextText, Event, Tex
 from eventsched.schema.keys import name_of
 from eventsched.schema.validation import check_code
 from eventsched.store.cell import Store
+from eventsched.store.retry import Backoff
 
 if TYPE_CHECKING:
     from eventsched.encryption.cipher import SessionCipher
@@ -185,7 +187,7 @@ class Job(_Facts):
         Raises:
             JobError: AUDIO_INCOMPLETE (retryable) if chunks are missing; AUDIO_UNREADABLE if
                 encrypted audio does not decrypt.
-            ServerUnavailable: The server is away.
+            ServerUnavailable: The server does not answer, or refuses, for some eight seconds.
         """
         payload = b"".join(await self._payloads())
         return payload + _silence(self) if self.encoding == "pcm16" else payload
@@ -195,7 +197,7 @@ class Job(_Facts):
 
         Raises:
             JobError: As for `audio`.
-            ServerUnavailable: The server is away.
+            ServerUnavailable: As for `audio`.
         """
         if self.encoding != "opus":
             return []
@@ -213,8 +215,10 @@ class Job(_Facts):
         a, store = self._assignment, self._reporter.store
         key, low = store.keys.audio(name_of(a.session)), a.first
         chunks: list[Event] = []
+        backoff = Backoff(store.transport)
         while True:
-            entries = await store.read_range(key, low, a.last, READ_COUNT)
+            read = partial(store.read_range, key, low, a.last, READ_COUNT)
+            entries = await backoff.call(read)
             chunks += [codec.decode(entry_id, fields) for entry_id, fields in entries]
             if len(entries) < READ_COUNT or len(chunks) > a.count:
                 return chunks

@@ -21,8 +21,10 @@ from eventsched.server.testing import LocalCluster, LocalServer
 from eventsched.store.cell import Store
 from tests.chaos.proxy import Proxy
 from tests.failures.programs import Program, Programs, ask, programs
+from tests.failures.slot_moves import count_errors
 from tests.failures.test_server_away import _has
-from tests.systems import SECOND, until
+from tests.outcomes import next_result
+from tests.systems import SECOND, serving, system, until
 
 ROLES = ("dispatcher", "projector", "timer", "archiver")
 PAUSE_S = 0.2
@@ -167,6 +169,36 @@ async def test_an_access_list_that_becomes_narrower_and_wider_again_is_waited_fo
             await program.wait_for("the access list of the user app lacks ")
         await until("the producer learns it", lambda: bool(system.refusals), RECOVERY_S)
         own_server.call("ACL", "SETUSER", "app", "+@all")
+
+
+async def test_a_handler_waits_for_audio_that_the_access_list_refuses(
+    own_server: LocalServer,
+) -> None:
+    """An attempt that failed at once would use up all attempts of the job within a second."""
+    attempts: list[int] = []
+    node = eventsched.Node("gpu", sources=["en"], targets=["es"])
+
+    @node.job
+    async def handler(job: eventsched.Job) -> eventsched.Result:
+        attempts.append(job.attempt)
+        return eventsched.Result(text=str(len(await job.audio()) - job.padding_ms * 32))
+
+    url = _with_user(own_server)
+    async with (
+        system(own_server.url, "c0"),
+        eventsched.connect(url) as nodes,
+        serving(nodes, node),
+        eventsched.connect(own_server.url) as es,
+        es.session("acme", "en", ["es"]) as session,
+    ):
+        own_server.call("ACL", "SETUSER", "app", "-xrange")
+        await session.append(SECOND, end_of_utterance=True)
+        await until("the audio is refused", lambda: count_errors(own_server, "NOPERM") > 1)
+        own_server.call("ACL", "SETUSER", "app", "+xrange")
+        with anyio.fail_after(RECOVERY_S):
+            outcome = await next_result(session.results())
+    assert outcome.text == str(len(SECOND))
+    assert attempts == [1]
 
 
 # --- memory ---------------------------------------------------------------------------------
