@@ -20,7 +20,7 @@ from redis.retry import Retry
 from eventsched.server.testing import LocalServer, wait_for
 
 TIMEOUT_S = 30.0
-ROLES_S = 60.0
+WAIT_S = 60.0
 
 
 @contextmanager
@@ -45,6 +45,25 @@ def call(server: LocalServer, *command: str | int) -> Any:
         return client.execute_command(*command)  # type: ignore[no-untyped-call]
 
 
+def call_until_accepted(server: LocalServer, *command: str | int) -> None:
+    """Send one command until the server accepts it: it may not have seen another server yet."""
+    error = ""
+
+    def is_accepted() -> bool:
+        nonlocal error
+        try:
+            call(server, *command)
+        except redis.ResponseError as refused:
+            error = str(refused)
+            return False
+        return True
+
+    try:
+        wait_long(f"the server accepts {command}", is_accepted)
+    except TimeoutError as late:
+        raise TimeoutError(f"{late}: {error}") from late
+
+
 def info(server: LocalServer, section: str) -> dict[str, Any]:
     fields: dict[str, Any] = call(server, "INFO", section)
     return fields
@@ -63,4 +82,4 @@ async def run_command(*words: str) -> subprocess.CompletedProcess[bytes]:
 
 def wait_long(what: str, condition: Any) -> None:
     """Wait for a change of roles, which a busy machine delays."""
-    wait_for(what, condition, ROLES_S)
+    wait_for(what, condition, WAIT_S)

@@ -210,8 +210,11 @@ class Guests:
         while time.monotonic() < self._ends:
             try:
                 await self._run_guest()
-            except (eventsched.ServerUnavailable, eventsched.Backpressure):
+            except eventsched.ServerUnavailable:
                 self._chaos_record.unfinished += 1
+            except eventsched.Backpressure as refused:
+                self._chaos_record.backpressure += 1
+                await anyio.sleep(refused.retry_after_ms / 1_000)
             except (eventsched.SessionUnknown, eventsched.SessionClosedError) as error:
                 # Detached for longer than *idle_ms*, because the server was away; or lost with
                 # the data of the server.

@@ -6,13 +6,18 @@ Must not: lead clients to the new primary (topologies.py), or choose a time (ser
 
 from __future__ import annotations
 
+import time
+
 from eventsched.server.discovery import Binary
 from eventsched.server.testing import LocalServer
-from tests.chaos.commands import call, info, wait_long
+from tests.chaos.commands import call, call_until_accepted, info, wait_long
 
 PAUSE_MS = 20_000
 """The longest pause of writes during an exchange by hand."""
 FAILOVER_MS = 20_000
+CLUSTER_FAILOVER_S = 10.0
+"""Longer than the servers try it."""
+POLL_S = 0.05
 TRIES = 5
 
 
@@ -41,10 +46,14 @@ def wait_until_complete(replica: LocalServer) -> None:
 
 
 def exchange(primary: LocalServer, replica: LocalServer) -> None:
-    """Exchange the roles by the command FAILOVER."""
-    call(primary, "FAILOVER", "TO", *_address(replica), "TIMEOUT", FAILOVER_MS)
-    wait_long("no failover is going on", lambda: _failover_has_ended(primary))
-    assert is_primary(replica), "the server reports a failover that did not happen"
+    """Exchange the roles by the command FAILOVER; the server gives up if it takes too long."""
+    for _ in range(TRIES):
+        target = ("TO", *_address(replica), "TIMEOUT", FAILOVER_MS)
+        call_until_accepted(primary, "FAILOVER", *target)
+        wait_long("the failover has ended", lambda: _failover_has_ended(primary))
+        if is_primary(replica):
+            return
+    raise TimeoutError(f"FAILOVER was repeated {TRIES} times in vain")
 
 
 def _failover_has_ended(server: LocalServer) -> bool:
@@ -68,12 +77,12 @@ def _offset(replica: LocalServer) -> int:
 def exchange_in_cluster(primary: LocalServer, replica: LocalServer) -> None:
     """Exchange the roles by CLUSTER FAILOVER; the servers give up after 5 s, so it is repeated."""
     for _ in range(TRIES):
-        call(replica, "CLUSTER", "FAILOVER")
-        try:
-            wait_long("the roles are exchanged", lambda: _are_exchanged(primary, replica))
-        except TimeoutError:
-            continue
-        return
+        call_until_accepted(replica, "CLUSTER", "FAILOVER")
+        ends_at = time.monotonic() + CLUSTER_FAILOVER_S
+        while time.monotonic() < ends_at:
+            if _are_exchanged(primary, replica):
+                return
+            time.sleep(POLL_S)
     raise TimeoutError(f"CLUSTER FAILOVER was repeated {TRIES} times in vain")
 
 

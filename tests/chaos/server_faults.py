@@ -125,12 +125,13 @@ class ServerFaults:
         assert isinstance(cluster, Cluster)
 
         def move() -> str:
+            cluster.wait_until_stable()
             source = cluster.primary()
             targets = [server for server in cluster.primaries() if server is not source]
             target = targets[int(fault.pick * len(targets))]
             if fault.strength < 0.5 and slots.moves_by_server(source):
-                slots.move_by_server(cluster, source, target)
-                return "the server moved the slot"
+                is_moved = slots.move_by_server(cluster, source, target)
+                return "the server moved the slot" if is_moved else "the server moved no slot"
             slots.move_by_keys(cluster, source, target, fault.seconds)
             return "moved the slot by keys"
 

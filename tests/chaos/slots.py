@@ -11,7 +11,7 @@ import time
 from typing import Any
 
 from eventsched.server.testing import LocalServer
-from tests.chaos.commands import call, client_of, has, wait_long
+from tests.chaos.commands import call, call_until_accepted, client_of, has, wait_long
 from tests.chaos.proxy import LOOPBACK
 from tests.chaos.topologies import Cluster
 
@@ -25,15 +25,16 @@ def moves_by_server(server: LocalServer) -> bool:
     return has(server, "cluster", "migrateslots")
 
 
-def move_by_server(cluster: Cluster, source: LocalServer, target: LocalServer) -> None:
-    """Let the servers move the slot. Raises RuntimeError if they give up."""
+def move_by_server(cluster: Cluster, source: LocalServer, target: LocalServer) -> bool:
+    """Let the servers move the slot. False if they gave up, and the slot is where it was."""
     slot = cluster.slot
     where = ("SLOTSRANGE", slot, slot, "NODE", cluster.id_of(target))
-    call(source, "CLUSTER", "MIGRATESLOTS", *where)
+    call_until_accepted(source, "CLUSTER", "MIGRATESLOTS", *where)
     wait_long("the servers have moved the slot", lambda: bool(_state(source)))
     if _state(source) != "success":
-        raise RuntimeError(f"CLUSTER MIGRATESLOTS ended with {_newest_move(source)}")
+        return False
     _wait_until_all_know(cluster, target)
+    return True
 
 
 def _newest_move(source: LocalServer) -> dict[str, Any]:

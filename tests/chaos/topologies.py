@@ -268,6 +268,20 @@ class Cluster(Topology):
         """Each kind of client begins at another server."""
         return with_user(self.proxies[USERS.index(user)].url, user)
 
+    def wait_until_stable(self) -> None:
+        """Wait until no server takes another one for failed, and the slot has one owner."""
+        wait_long("all servers see each other", lambda: not self._failed())
+        self.primary()
+
+    def _failed(self) -> list[str]:
+        """The lines of CLUSTER NODES about servers that another server takes for failed."""
+        return [
+            line
+            for server in self.servers
+            for line in str(call(server, "CLUSTER", "NODES")).splitlines()
+            if {"fail", "fail?"} & set(line.split()[2].split(","))
+        ]
+
     def primary(self) -> LocalServer:
         owner = ""
 
@@ -303,6 +317,7 @@ class Cluster(Topology):
         raise LookupError("each primary has a replica")
 
     def fail_over(self, primary: LocalServer, *, by_hand: bool, cuts: bool) -> None:
+        self.wait_until_stable()
         replica = self.replica_of(primary)
         replication.wait_until_complete(replica)
         replication.exchange_in_cluster(primary, replica)
