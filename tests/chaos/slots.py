@@ -11,7 +11,7 @@ import time
 from typing import Any
 
 from eventsched.server.testing import LocalServer
-from tests.chaos.commands import call, call_until_accepted, client_of, has, wait_long
+from tests.chaos.commands import call, call_until_accepted, has, wait_long
 from tests.chaos.proxy import LOOPBACK
 from tests.chaos.topologies import Cluster
 
@@ -56,19 +56,18 @@ def move_by_keys(
     """Move the slot key by key; the batches are spread over this time."""
     slot, port = cluster.slot, target.options["port"]
     source_id, target_id = cluster.id_of(source), cluster.id_of(target)
-    call(target, "CLUSTER", "SETSLOT", slot, "IMPORTING", source_id)
-    call(source, "CLUSTER", "SETSLOT", slot, "MIGRATING", target_id)
-    with client_of(source) as client:
-        keys = int(call(source, "CLUSTER", "COUNTKEYSINSLOT", slot))
-        pause_s = seconds / max(1, keys // BATCH)
-        while names := client.execute_command("CLUSTER", "GETKEYSINSLOT", slot, BATCH):  # type: ignore[no-untyped-call]
-            client.execute_command(  # type: ignore[no-untyped-call]
-                "MIGRATE", LOOPBACK, port, "", 0, MIGRATE_MS, "KEYS", *names
-            )
-            time.sleep(pause_s)
+    call_until_accepted(target, "CLUSTER", "SETSLOT", slot, "IMPORTING", source_id)
+    call_until_accepted(source, "CLUSTER", "SETSLOT", slot, "MIGRATING", target_id)
+    keys = int(call(source, "CLUSTER", "COUNTKEYSINSLOT", slot))
+    pause_s = seconds / max(1, keys // BATCH)
+    while names := call(source, "CLUSTER", "GETKEYSINSLOT", slot, BATCH):
+        # REPLACE: a repeated MIGRATE finds keys that the failed one has moved.
+        where = (LOOPBACK, port, "", 0, MIGRATE_MS, "REPLACE", "KEYS")
+        call_until_accepted(source, "MIGRATE", *where, *names)
+        time.sleep(pause_s)
     others = [each for each in cluster.primaries() if each not in (source, target)]
     for server in (target, source, *others):
-        call(server, "CLUSTER", "SETSLOT", slot, "NODE", target_id)
+        call_until_accepted(server, "CLUSTER", "SETSLOT", slot, "NODE", target_id)
     _wait_until_all_know(cluster, target)
 
 
