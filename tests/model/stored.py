@@ -26,7 +26,16 @@ NOT_COMPARED = {
     "active_revision",  # written by the test in place of the projector
     "view",
 }
-SCORED = {"timers", "tenant_finish_tag", "erased", "free", "leases", "out_of_order_at", "waiting"}
+SCORED = {
+    "timers",
+    "stalled_timers",
+    "tenant_finish_tag",
+    "erased",
+    "free",
+    "leases",
+    "out_of_order_at",
+    "waiting",
+}
 """Sorted sets: a score of 0 says something."""
 COMPARED_AT = "requirements:"
 """Their scores say in which order a class looks at requirements, if they are more than 64."""
@@ -56,6 +65,7 @@ def expected(w: World) -> Content:
     }
     content["settings"] = w.stored_settings or {}
     content["timers"] = w.timers
+    content["stalled_timers"] = w.stalled_timers
     content["erased"] = w.erased
     for key, entries in w.streams.items():
         content[key.removeprefix(w.keys.prefix)] = [_entry(entry) for entry in entries]

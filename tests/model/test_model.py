@@ -47,6 +47,8 @@ CALLED_BY_SETS = {
 RECORD_A_REPORT = {"renew_presence", "set_aside_archive"}
 """They record what a process or an operator reports. Nothing is decided by it later; their own
 tests are tests/roles/test_presence.py and tests/archive/test_set_aside.py."""
+REPAIR = {"repair_job", "repair_state", "repair_trim"}
+"""They write the state that the fold of the log gives; tests/verify/test_repair.py checks it."""
 
 
 def cannot_write(script: str) -> bool:
@@ -55,7 +57,7 @@ def cannot_write(script: str) -> bool:
 
 
 CALLED_BY_CELLS = {name for name in lua_library.names() if not cannot_write(name)}
-CALLED_BY_CELLS -= CALLED_BY_SETS | RECORD_A_REPORT
+CALLED_BY_CELLS -= CALLED_BY_SETS | RECORD_A_REPORT | REPAIR
 """All others: what has no step yet is missed there."""
 
 

@@ -21,6 +21,7 @@ from tests.model.world import Broken, DispatchEntry, Entry, World
 FIRED_MAX = 16
 ENTRIES_MAX = 12
 GIVEN_UP_MAX = 32
+STALL_MS_MIN, STALL_MS_MAX = 1_000, 300_000
 
 
 def fire_timers(w: World) -> TimerReply:
@@ -38,9 +39,17 @@ def fire_timers(w: World) -> TimerReply:
             elif kind in FIRE:
                 FIRE[kind](w, of)
             else:
-                _park(w, "timers", timer, "timer", "")
+                _back_off(w, timer)
     session.settle(w)
     return TimerReply(fired, min(w.timers.values(), default=None), now)
+
+
+def _back_off(w: World, timer: str) -> None:
+    """A timer that cannot be handled is due again later; its first failure is a dead letter."""
+    count = w.stalled_timers[timer] = w.stalled_timers.get(timer, 0) + 1
+    w.timers[timer] = w.now + min(STALL_MS_MIN * 2 ** (count - 1), STALL_MS_MAX)
+    if count == 1:
+        _park(w, "timers", timer, "timer", "")
 
 
 def _pause(w: World, full: str) -> None:

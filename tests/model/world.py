@@ -174,6 +174,8 @@ class World:
         self.cores: dict[str, Core] = {}
         self.held: dict[str, dict[tuple[str, int], Ending]] = {}
         self.timers: dict[str, int] = {}
+        self.stalled_timers: dict[str, int] = {}
+        """Failures in a row, by timer."""
         self.deadlines: dict[str, int] = {}
         """When the leases of running jobs end: as dispatched, or later after an extension."""
         self.streams: dict[str, list[Entry]] = {}
