@@ -3,6 +3,7 @@
 -- of the log up to `at`, as far as a record can.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
+--   absent_key      es1:{cell}:absent      no key: never exists
 -- ARGV
 --   now_arg         ms                     used in a cell with a manual clock only
 --   at              log id                 last entry of the fold

@@ -3,6 +3,7 @@
 -- caller has computed the writes from the fold of the log up to `at`.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
+--   absent_key      es1:{cell}:absent      no key: never exists
 -- ARGV
 --   now_arg         ms                     used in a cell with a manual clock only
 --   at              log id                 last entry of the fold
@@ -30,8 +31,19 @@
 -- include: repair
 -- include: validate
 -- include: write
-local commands = { DEL = true, HDEL = true, HSET = true, SADD = true, SET = true, SREM = true,
-  XADD = true, XDEL = true, XTRIM = true, ZADD = true, ZREM = true }
+local commands = {
+  DEL = function(key, ...) write('DEL', key, ...) end,
+  HDEL = function(key, ...) write('HDEL', key, ...) end,
+  HSET = function(key, ...) write('HSET', key, ...) end,
+  SADD = function(key, ...) write('SADD', key, ...) end,
+  SET = function(key, ...) write('SET', key, ...) end,
+  SREM = function(key, ...) write('SREM', key, ...) end,
+  XADD = function(key, ...) write('XADD', key, clock.entry_id(), ...) end,
+  XDEL = function(key, ...) write('XDEL', key, ...) end,
+  XTRIM = function(key, ...) write('XTRIM', key, ...) end,
+  ZADD = function(key, ...) write('ZADD', key, ...) end,
+  ZREM = function(key, ...) write('ZREM', key, ...) end,
+}
 local place = sections_at - 1
 local function next_argument()
   place = place + 1
@@ -62,11 +74,6 @@ repair.record({ session = session, job = job, node = node, where = where_arg, wh
   gives_up = gives_up, accepts = accepts, why = why, by = by })
 cache.invalidate()
 for _, words in ipairs(writes) do
-  local command, full_key = words[1], keys.prefix .. words[2]
-  if command == 'XADD' then
-    write(command, full_key, clock.entry_id(), unpack(words, 3))
-  else
-    write(command, full_key, unpack(words, 3))
-  end
+  commands[words[1]](keys.prefix .. words[2], unpack(words, 3))
 end
 return 'repaired'

@@ -2,6 +2,7 @@
 -- repair_trim: record entries that are gone from the log without an event. They are lost.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
+--   absent_key      es1:{cell}:absent      no key: never exists
 -- ARGV
 --   now_arg         ms                     used in a cell with a manual clock only
 --   why             text                   of the event, as the next

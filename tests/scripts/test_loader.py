@@ -306,7 +306,7 @@ def test_rule_32_every_refusal_says_what_to_do_about_it() -> None:
 async def test_a_call_that_does_not_declare_the_absent_key_is_refused(
     client: Client, name: str
 ) -> None:
-    transport, keys = RedisTransport(client, client), Keys("c7")
+    transport, keys = RedisTransport(client, client), Keys("unused")
     with pytest.raises(errors.InvalidMessage, match="keys: the log and the key `absent`"):
         await transport.run(name, [keys.log], [""])
     assert await client.exists(keys.clock) == 0
