@@ -207,7 +207,7 @@ def _timers(*after: int) -> tuple[Step, Step]:
 
 
 async def _save(scene: Scene) -> None:
-    await project(scene.store)
+    await project(scene.store, owner="p1")
 
 
 async def _before_dispatch(scene: Scene) -> None:
