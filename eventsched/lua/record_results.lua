@@ -93,17 +93,18 @@ end
 -- The text of the result cannot be read: the attempt fails, and another node may do better. The
 -- third such result within the time of a suspension suspends the node.
 local function fail_unreadable(job)
-  local key, now = keys.of('node', node), clock.now()
-  local count, since = string.match(redis.call('HGET', key, 'unreadable') or '', '^(%d+)|(%d+)$')
+  local node_key, now = keys.of('node', node), clock.now()
+  local stored = redis.call('HGET', node_key, 'unreadable') or ''
+  local count, since = string.match(stored, '^(%d+)|(%d+)$')
   if not count or now - tonumber(since) > settings.suspend_ms then
     count, since = 0, clock.text()
   end
   count = tonumber(count) + 1
   if count >= unreadable_max then
-    write('HDEL', key, 'unreadable')
+    write('HDEL', node_key, 'unreadable')
     suspend(nodes.whole, 'RESULT_UNREADABLE')
   else
-    write('HSET', key, 'unreadable', count .. '|' .. since)
+    write('HSET', node_key, 'unreadable', count .. '|' .. since)
   end
   jobs.load_body(job)
   attempts.redispatch(job, 'failed', 'RESULT_UNREADABLE', '')

@@ -32,17 +32,17 @@
 -- include: validate
 -- include: write
 local commands = {
-  DEL = function(key, ...) write('DEL', key, ...) end,
-  HDEL = function(key, ...) write('HDEL', key, ...) end,
-  HSET = function(key, ...) write('HSET', key, ...) end,
-  SADD = function(key, ...) write('SADD', key, ...) end,
-  SET = function(key, ...) write('SET', key, ...) end,
-  SREM = function(key, ...) write('SREM', key, ...) end,
-  XADD = function(key, ...) write('XADD', key, clock.entry_id(), ...) end,
-  XDEL = function(key, ...) write('XDEL', key, ...) end,
-  XTRIM = function(key, ...) write('XTRIM', key, ...) end,
-  ZADD = function(key, ...) write('ZADD', key, ...) end,
-  ZREM = function(key, ...) write('ZREM', key, ...) end,
+  DEL = function(full_key, ...) write('DEL', full_key, ...) end,
+  HDEL = function(full_key, ...) write('HDEL', full_key, ...) end,
+  HSET = function(full_key, ...) write('HSET', full_key, ...) end,
+  SADD = function(full_key, ...) write('SADD', full_key, ...) end,
+  SET = function(full_key, ...) write('SET', full_key, ...) end,
+  SREM = function(full_key, ...) write('SREM', full_key, ...) end,
+  XADD = function(full_key, ...) write('XADD', full_key, clock.entry_id(), ...) end,
+  XDEL = function(full_key, ...) write('XDEL', full_key, ...) end,
+  XTRIM = function(full_key, ...) write('XTRIM', full_key, ...) end,
+  ZADD = function(full_key, ...) write('ZADD', full_key, ...) end,
+  ZREM = function(full_key, ...) write('ZREM', full_key, ...) end,
 }
 local place = sections_at - 1
 local function next_argument()

@@ -10,6 +10,7 @@
 -- include: write
 local sessions = { by_name = {} }
 local as_text, as_number = numbers.text, numbers.value
+local none = {}
 
 -- The sessions that this call has loaded, by name; false for a session that does not exist.
 call.on_begin(function() sessions.by_name = {} end)
@@ -59,7 +60,7 @@ local function load(name, with_late_fields)
     next_seq = as_number[next_seq], seen_at = tonumber(seen_at), buf_count = as_number[count],
     buf_bytes = as_number[bytes], buf_ms = as_number[ms], buf_seq = as_number[seq],
     buf_at = tonumber(at), buf_first = first, buf_last = last, is_dirty = false,
-    has_new_utterance = false, numbers = {}, new_numbers = {},
+    has_new_utterance = false, numbers = nil, new_numbers = nil,
     turn = nil, source = nil, targets = nil, features = nil,
     features_hash = nil, encoding = nil, sample_rate = nil, priority = nil, room = nil, key = nil,
   }
@@ -116,6 +117,7 @@ end
 
 -- The delivery number that the next utterance gets for the target; stored as `a:<target>`.
 function sessions.next_number(s, target)
+  if not s.numbers then s.numbers, s.new_numbers = {}, {} end
   local number = s.numbers[target]
   if not number then
     number = as_number[redis.call('HGET', keys.of('session', s.name), 'a:' .. target) or '0']
@@ -140,14 +142,15 @@ call.on_commit(function()
       local key, affinity_value = keys.of('session', name), affinity.values[name]
       if s.has_new_utterance and affinity_value then
         write('HSET', key, 'used', affinity_value, 'utterance', as_text[s.utterance],
-          'turn', as_text[s.turn], 'heard', sessions.encode_buffer(s), unpack(s.new_numbers))
+          'turn', as_text[s.turn], 'heard', sessions.encode_buffer(s),
+          unpack(s.new_numbers or none))
       elseif s.has_new_utterance then
         write('HSET', key, 'utterance', as_text[s.utterance], 'turn', as_text[s.turn],
-          'heard', sessions.encode_buffer(s), unpack(s.new_numbers))
+          'heard', sessions.encode_buffer(s), unpack(s.new_numbers or none))
       else
         write('HSET', key, 'heard', sessions.encode_buffer(s))
       end
-      if s.has_new_utterance then s.new_numbers = {} end
+      if s.new_numbers and s.has_new_utterance then s.new_numbers = {} end
       s.is_dirty, s.has_new_utterance = false, false
     end
   end

@@ -6,10 +6,11 @@
 -- include: keys
 -- include: numbers
 -- include: write
-local timers = { has_backed_off = {} }
+local timers = { has_backed_off = nil }
 local pause_ms_min, pause_ms_max = 1000, 300000
 
-call.on_begin(function() timers.has_backed_off = {} end)
+-- The timers that this call has set back; nil for none.
+call.on_begin(function() timers.has_backed_off = nil end)
 
 -- `due` may be text.
 function timers.set(due, kind, id)
@@ -37,12 +38,14 @@ function timers.back_off(member)
   local count = tonumber(write('ZADD', keys.stalled_timers, 'INCR', '1', member))
   local pause_ms = math.min(pause_ms_min * 2 ^ (count - 1), pause_ms_max)
   write('ZADD', keys.timers, numbers.text[clock.now() + pause_ms], member)
+  timers.has_backed_off = timers.has_backed_off or {}
   timers.has_backed_off[member] = true
   return count
 end
 
 -- The timer has fired with effect, or no longer exists: it is not stalled.
 function timers.clear_stall(member)
-  if not timers.has_backed_off[member] then write('ZREM', keys.stalled_timers, member) end
+  local set_back = timers.has_backed_off
+  if not (set_back and set_back[member]) then write('ZREM', keys.stalled_timers, member) end
 end
 return timers
