@@ -112,7 +112,8 @@ async def run_roles(
                 for loop in role.loops:
                     tasks.start_soon(loop.run, name=f"{loop.name} {store.cell}")
             renewer = PresenceRenewer(store, process.instance, roles, connection.create_cells)
-            tasks.start_soon(renewer.run, name=f"presence {store.cell}")
+            presence = Supervisor("presence", store.cell, renewer.run, store.transport)
+            tasks.start_soon(presence.run, name=f"presence {store.cell}")
 
 
 @asynccontextmanager

@@ -9,6 +9,7 @@ from structlog.testing import capture_logs
 from eventsched.history.roles import RoleStatus, read_roles
 from eventsched.history.status import read_now
 from eventsched.roles import runner
+from eventsched.roles.presence import PresenceRenewer
 from eventsched.roles.runner import Loops, Process, running
 from eventsched.schema.settings import Settings
 from eventsched.server.testing import LocalServer
@@ -56,6 +57,31 @@ async def test_an_error_ends_one_role_and_no_other_and_status_shows_it(
     (line, *_) = [line for line in lines if line["event"] == "role failed, starting it again"]
     assert isinstance(line["exc_info"], ZeroDivisionError)
     assert (line["role"], line["cell"]) == ("broken", "c0")
+
+
+async def test_an_error_of_the_presence_ends_no_role(
+    own_server: LocalServer, monkeypatch: Any
+) -> None:
+    calls, renew = [0], PresenceRenewer.renew
+
+    async def fails_once(renewer: PresenceRenewer) -> None:
+        calls[0] += 1
+        if calls[0] == 1:
+            raise ZeroDivisionError
+        await renew(renewer)
+
+    monkeypatch.setattr(PresenceRenewer, "renew", fails_once)
+    async with (
+        open_connection(own_server.url) as connection,
+        running(connection, ["dispatcher"]),
+    ):
+        store = connection.stores["c0"]
+
+        async def is_shown() -> bool:
+            return bool((await role(store, "dispatcher")).running)
+
+        await until("the presence is renewed after the error", is_shown)
+    assert calls[0] > 1
 
 
 async def test_cells_that_the_server_has_lost_are_created_with_the_settings_of_the_start(
