@@ -49,6 +49,11 @@ class Suspension(msgspec.Struct, frozen=True, order=True, omit_defaults=True, ar
     until_ms: int
     reason: str
 
+    @property
+    def word(self) -> str:
+        """The suspension as the scripts store it: the feature, or `*` for the whole node."""
+        return "*" if self.scope == "node" else self.subject
+
 
 class Node(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
     """One node, folded from the log."""
@@ -82,8 +87,8 @@ class Node(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
 
     @property
     def suspension_words(self) -> list[str]:
-        """The suspensions as the scripts store them: features, and `*` for the whole node."""
-        return ["*"] * bool(self.suspended("node")) + self.suspended("feature")
+        """The suspensions as the scripts store them, in their order: `*` precedes features."""
+        return sorted(each.word for each in self.suspensions if each.scope != "language_pair")
 
 
 def _registered(view: Node | None, event: Event, data: NodeRegistered) -> Node:

@@ -84,9 +84,9 @@ def missing_node_timers(
         if str(epoch) not in lost_timers:
             id_ = f"{view.node}|{epoch}|{_lost_reason(view, epoch)}"
             yield RequiredTimer("lost", id_, f"registration {epoch} has ended and has leases")
-    for feature in view.suspended("feature"):
-        if feature not in (stored["suspension_timers"] or {}):
-            yield RequiredTimer("suspension", f"{name}|{feature}", f"suspended for {feature}")
+    for word in view.suspension_words:
+        if word not in (stored["suspension_timers"] or {}):
+            yield RequiredTimer("suspension", f"{name}|{word}", f"suspended for {word}")
 
 
 def has_buffer(stored: Mapping[str, Any]) -> bool:

@@ -11,10 +11,10 @@ from typing import Any
 
 from eventsched.audit.missing_timers import missing_node_timers
 from eventsched.audit.repair_change import Change, Write, set_fields, set_timer
+from eventsched.audit.repair_session import LEASE_MS_MIN
+from eventsched.audit.state_diff import node_fields, signature_fields
 from eventsched.schema.ids import ms_of
 from projections.node import Node
-
-LEASE_MS_MIN = 15_000
 
 
 class NodeRepair:
@@ -74,16 +74,7 @@ class NodeRepair:
         )  # fmt: skip
 
     def _fields(self, view: Node) -> dict[str, str]:
-        fields = {
-            "status": view.status,
-            "epoch": str(view.epoch),
-            "class": view.cls,
-            "slots": str(view.slots),
-            "sources": ",".join(view.sources),
-            "targets": ",".join(view.targets),
-            "features": ",".join(view.features),
-            "suspended": ",".join(view.suspended("feature")),
-        }
+        fields = node_fields(view)
         changed = {key: text for key, text in fields.items() if self._hash.get(key) != text}
         if not self._hash:
             changed |= {"token": "", "version": view.version, "inbox_from": "0-0", "load": "0"}
@@ -139,13 +130,8 @@ class NodeRepair:
         if view.status == "gone":
             return self._leave(view.cls)
         peers = [each for each in self._nodes.values() if each.cls == view.cls]
-        fields = {
-            "sources": ",".join(view.sources),
-            "targets": ",".join(view.targets),
-            "features": ",".join(view.features),
-            "suspended": ",".join(view.suspended("feature")),
-            "draining": str(sum(each.status == "draining" for each in peers)),
-        }
+        draining = sum(each.status == "draining" for each in peers)
+        fields = signature_fields(view) | {"draining": str(draining)}
         load = self._free_load(view)
         writes: list[Write] = [
             ("SADD", "classes", view.cls),
@@ -159,7 +145,7 @@ class NodeRepair:
         return writes + [("SADD", pair, view.cls) for pair in pairs]
 
     def _timers(self, view: Node) -> list[Write]:
-        until = {each.subject: each.until_ms for each in view.suspensions}
+        until = {each.word: each.until_ms for each in view.suspensions}
         return [
             set_timer(timer.kind, timer.id, until.get(timer.id.partition("|")[2], 0))
             if timer.kind == "suspension"

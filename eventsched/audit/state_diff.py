@@ -187,20 +187,32 @@ def node_differences(name: str, view: Node | None, stored: Stored) -> Iterator[V
             folded = "no node" if view is None else view.status
             yield Violation("I7", where, f"folded: {folded}, stored: {node}")
         return
-    fields = {
+    fields = node_fields(view)
+    yield from _differences("I7", where, fields, {field: node.get(field, "") for field in fields})
+    yield from _lease_differences(name, view, stored)
+    for timer in missing_node_timers(name, view, stored):
+        yield Violation("I8", where, f"{timer.state} without a {timer.kind} timer")
+
+
+def node_fields(view: Node) -> dict[str, str]:
+    """The authoritative fields of a node's hash."""
+    return {
         "status": view.status,
         "epoch": str(view.epoch),
         "class": view.cls,
         "slots": str(view.slots),
+        **signature_fields(view),
+    }
+
+
+def signature_fields(view: Node) -> dict[str, str]:
+    """The fields that decide to which capability class a node belongs."""
+    return {
         "sources": ",".join(view.sources),
         "targets": ",".join(view.targets),
         "features": ",".join(view.features),
         "suspended": ",".join(view.suspension_words),
     }
-    yield from _differences("I7", where, fields, {field: node.get(field, "") for field in fields})
-    yield from _lease_differences(name, view, stored)
-    for timer in missing_node_timers(name, view, stored):
-        yield Violation("I8", where, f"{timer.state} without a {timer.kind} timer")
 
 
 def _lease_differences(name: str, view: Node, stored: Stored) -> Iterator[Violation]:

@@ -12,6 +12,8 @@ from eventsched.roles.rebuild import Rebuild
 from eventsched.schema.events import Data
 from tests.fixtures_store import TimedStore
 from tests.scripts.calls import contents
+from tests.scripts.jobs_of import speak
+from tests.scripts.test_suspensions import unreadable
 from tests.verify import test_verify
 from tests.verify.test_verify import (
     CORE,
@@ -20,6 +22,7 @@ from tests.verify.test_verify import (
     BusyCell,
     Corruption,
     append,
+    names,
     project,
     verified,
     views_of,
@@ -83,3 +86,22 @@ async def test_a_forged_event_is_accepted_and_what_follows_is_repaired(
     done = await repairer_of(busy.store).apply(WHY, BY)
     assert done.left == [], (invariant, what, [(c.where, c.what) for c in done.applied])
     assert any(change.accepts for change in done.applied)
+
+
+async def test_the_suspension_of_a_whole_node_is_repaired(store: TimedStore) -> None:
+    """Its field and its timer are lost: `verify` finds both, and the repair restores both."""
+    node = await store.join("n1", slots=1)
+    await speak(store, "s1")
+    await store.dispatch()
+    await unreadable(store, node, 3)
+    await project(store)
+    key = store.keys.node("n1")
+    assert (await store.read_hash(key))["suspended"] == "*"
+    await store.transport.command("HSET", key, "suspended", "", key=key)
+    await store.transport.command("ZREM", store.keys.timers, "suspension|n1|*", key=key)
+    assert names(await verified(store)) >= {"I7", "I8"}
+    done = await repairer_of(store).apply(WHY, BY)
+    assert done.left == []
+    assert (await store.read_hash(key))["suspended"] == "*"
+    timers = await store.transport.command("ZRANGE", store.keys.timers, 0, -1, key=key)
+    assert b"suspension|n1|*" in timers
