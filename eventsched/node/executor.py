@@ -33,6 +33,7 @@ from eventsched.node.job import (
     encode_result_of,
     load_audio,
     mark_cancelled,
+    no_outcome,
     outcome_of,
 )
 from eventsched.node.process_pool import HandlerRaised, process_pool
@@ -229,8 +230,7 @@ def result_of(job: Job, returned: Any) -> NodeResult:
             feature=returned.feature,
         )
     if not isinstance(returned, Result):
-        kind = type(returned).__name__  # not the value: a log would show what was spoken
-        raise TypeError(f"a handler returns a Result, NoSpeech or JobError, not {kind}")
+        raise no_outcome(returned)
     if returned.is_blank:
         return NodeResult(job=job.key, attempt=job.attempt, status="no_speech", code=BLANK)
     body, audio = encode_result_of(job, returned)

@@ -89,6 +89,15 @@ def outcome_of(error: BaseException) -> NoSpeechError | JobError | None:
     return None if None in outcomes else outcomes[0]
 
 
+def no_outcome(returned: Any) -> TypeError:
+    """The error for a handler that returned a value of another type.
+
+    The message has the type and not the value, because a log would show what was spoken.
+    """
+    kind = type(returned).__name__
+    return TypeError(f"a handler returns a Result, NoSpeech or JobError, not {kind}")
+
+
 class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     """The data of an assignment in a node's inbox, as lua/include/assign.lua writes it."""
 

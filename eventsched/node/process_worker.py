@@ -34,7 +34,7 @@ from structlog.contextvars import bound_contextvars
 
 from eventsched.client.results import NoSpeech, Result
 from eventsched.errors import EventschedError
-from eventsched.node.job import BlockingJob, JobError, NoSpeechError, outcome_of
+from eventsched.node.job import BlockingJob, JobError, NoSpeechError, no_outcome, outcome_of
 from eventsched.subprocesses import die_with_parent
 
 FRAME_BYTES_MAX = 128 * 1024 * 1024
@@ -318,8 +318,7 @@ def encode_outcome(outcome: Any) -> Ended:
     if isinstance(outcome, JobError):
         return Ended(failed=outcome.code, retryable=outcome.retryable, feature=outcome.feature)
     if not isinstance(outcome, Result):
-        kind = type(outcome).__name__  # not the value: a log would show what was spoken
-        raise TypeError(f"a handler returns a Result, NoSpeech or JobError, not {kind}")
+        raise no_outcome(outcome)
     return Ended(
         Result(
             text=outcome.text,
