@@ -79,11 +79,11 @@ class SetAside:
         """
         state = await self._commands.read_state()
         records = self._folder.records()
-        kept = self._recorded(state, records)
-        for record in reversed(records[kept:]):
+        recorded = self._recorded(state, records)
+        for record in reversed(records[recorded:]):
             if await is_in_log(self._store, self._folder, record):
                 return records[record.n + 1 :]
-        return records[kept:]
+        return records[recorded:]
 
     def _recorded(self, state: ArchiveState, records: Sequence[Record]) -> int:
         """How many segments the cell has recorded as archived."""
@@ -93,13 +93,13 @@ class SetAside:
                 f"{self._folder.path.parent} has key {self._key}"
             )
         to = state.to or START
-        kept = sum(parse_id(record.last) <= parse_id(to) for record in records)
-        if to != START and (not kept or records[kept - 1].last != to):
+        recorded = sum(parse_id(record.last) <= parse_id(to) for record in records)
+        if to != START and (not recorded or records[recorded - 1].last != to):
             raise ArchiveError(
                 f"{self._folder.path} has no segment that ends at {to}, "
                 f"as the cell's archive does: segments are missing"
             )
-        return kept
+        return recorded
 
     async def run(self, *, why: str, by: str, owner: str) -> SetAsideNote | None:
         """Set the lost tail aside and return its note; None if there is none.
