@@ -37,6 +37,7 @@ from eventsched.projection.protocol import ProjectionSet
 from eventsched.projection.store import ProjectionStore
 from eventsched.schema.events import Event
 from eventsched.schema.ids import START
+from eventsched.schema.keys import job_key
 from eventsched.store.replies import fields_of
 from projections.job import Job
 from projections.node import Node
@@ -185,23 +186,13 @@ class Plan(Verifier):
     def _plan_audio(self, name: str, full: str, chunks: Chunks, reason: str) -> None:
         """Fail the jobs whose audio is lost, and trim what is stored before the last hole."""
         view = self._records.sessions[name]
+        usable = set(chunks.ids[chunks.ids.index(chunks.holes[-1]) if chunks.holes else 0 :])
         for key, outcome in view.open_outcomes.items():
             target = key.rpartition("/")[0]
-            job = next(
-                (
-                    job
-                    for job in self._records.jobs.values()
-                    if job.session == full
-                    and (job.utterance, job.target) == (outcome.utterance, target)
-                    and job.status != "ended"
-                ),
-                None,
+            job = self._records.jobs.get(
+                job_key(view.tenant, full, outcome.utterance, target, view.features_hash)
             )
-            is_lost = outcome.first not in chunks.ids or (
-                chunks.holes
-                and chunks.ids.index(outcome.first) < chunks.ids.index(chunks.holes[-1])
-            )
-            if job is not None and is_lost:
+            if job is not None and job.status != "ended" and outcome.first not in usable:
                 self._add(
                     where=f"job:{job.job}", what="fail the job", reason=reason, step="fail",
                     gives_up=f"utterance {outcome.utterance} in {target}", job=job.job,
