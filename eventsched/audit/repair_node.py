@@ -12,7 +12,7 @@ from typing import Any
 from eventsched.audit.missing_timers import missing_node_timers
 from eventsched.audit.repair_change import Change, Write, set_fields, set_timer
 from eventsched.audit.repair_session import LEASE_MS_MIN
-from eventsched.audit.state_diff import node_fields, signature_fields
+from eventsched.audit.state_diff import live_leases, node_fields, scores_of, signature_fields
 from eventsched.schema.ids import ms_of
 from projections.node import Node
 
@@ -82,21 +82,18 @@ class NodeRepair:
         return changed
 
     def _leases(self, view: Node) -> list[Write]:
-        wanted = {(str(each.epoch), job): each.since_ms for job, each in view.live.items()}
-        stored = {
-            (epoch, job): since
-            for epoch, leases in self._stored["leases"].items()
-            for job, since in (leases or {}).items()
-        }
+        wanted, stored = live_leases(view), scores_of(self._stored["leases"])
         writes: list[Write] = []
-        for (epoch, job), since_ms in wanted.items():
-            if stored.get((epoch, job)) != str(since_ms):
+        for lease, since_ms in wanted.items():
+            epoch, _, job = lease.partition("/")
+            if stored.get(lease) != since_ms:
                 writes.append(("ZADD", f"leases:{self._name}:{epoch}", since_ms, job))
-        for epoch, job in sorted(stored.keys() - wanted.keys()):
+        for lease in sorted(stored.keys() - wanted.keys()):
+            epoch, _, job = lease.partition("/")
             writes.append(("ZREM", f"leases:{self._name}:{epoch}", job))
-        for epoch in sorted({epoch for epoch, _ in wanted}):
-            since = [ms for (other, _), ms in wanted.items() if other == epoch]
-            writes.append(set_timer("leases", f"{self._name}|{epoch}", min(since) + LEASE_MS_MIN))
+        for number in sorted({each.epoch for each in view.live.values()}):
+            first_ms = min(each.since_ms for each in view.live.values() if each.epoch == number)
+            writes.append(set_timer("leases", f"{self._name}|{number}", first_ms + LEASE_MS_MIN))
         return writes
 
     def _leave(self, class_id: str) -> list[Write]:

@@ -14,7 +14,12 @@ import msgspec
 
 from eventsched.audit.missing_timers import missing_job_timers, missing_session_timers
 from eventsched.audit.repair_change import Change, Write, delete_fields, set_fields, set_timer
-from eventsched.audit.state_diff import outcome_fields, session_fields, stored_session_fields
+from eventsched.audit.state_diff import (
+    outcome_fields,
+    scores_of,
+    session_fields,
+    stored_session_fields,
+)
 from eventsched.schema.events import (
     Event,
     JobFailed,
@@ -241,11 +246,7 @@ class SessionRepair:
         for field in sorted(held.keys() - ready.keys()):
             writes.append(("HDEL", key, field, f"{field}/body", f"{field}/audio"))
         wanted = {field: str(outcome.ready_ms) for field, outcome in ready.items()}
-        stored = {
-            f"{target}/{number}": score
-            for target, scores in self._stored["ready"].items()
-            for number, score in (scores or {}).items()
-        }
+        stored = scores_of(self._stored["ready"])
         targets = set()
         for field in sorted(wanted.keys() | stored.keys()):
             target, _, number = field.rpartition("/")

@@ -110,12 +110,7 @@ def _out_of_order_differences(name: str, view: Session, stored: Stored) -> Itera
     outcomes = {key: str(outcome.outcome) for key, outcome in ready.items()}
     yield from _differences("I7", f"out_of_order:{name}", outcomes, stored["held"] or {})
     times = {key: str(outcome.ready_ms) for key, outcome in ready.items()}
-    stored_times = {
-        f"{target}/{number}": score
-        for target, scores in (stored["ready"] or {}).items()
-        for number, score in (scores or {}).items()
-    }
-    yield from _differences("I7", f"out_of_order_at:{name}", times, stored_times)
+    yield from _differences("I7", f"out_of_order_at:{name}", times, scores_of(stored["ready"]))
     for key in ready:
         target, _, number = key.rpartition("/")
         if int(number) == view.delivered.get(target, 0):
@@ -215,16 +210,23 @@ def signature_fields(view: Node) -> dict[str, str]:
     }
 
 
+def live_leases(view: Node) -> dict[str, str]:
+    """The leases of the live attempts: `epoch/job key` -> the time of the dispatch."""
+    return {f"{attempt.epoch}/{job}": str(attempt.since_ms) for job, attempt in view.live.items()}
+
+
+def scores_of(sets: Mapping[str, Mapping[str, str] | None] | None) -> dict[str, str]:
+    """The scores of several sorted sets, by `name of the set/member`."""
+    return {
+        f"{name}/{member}": score
+        for name, scores in (sets or {}).items()
+        for member, score in (scores or {}).items()
+    }
+
+
 def _lease_differences(name: str, view: Node, stored: Stored) -> Iterator[Violation]:
-    attempts = {
-        f"{attempt.epoch}/{job}": str(attempt.since_ms) for job, attempt in view.live.items()
-    }
-    stored_leases = {
-        f"{epoch}/{job}": since
-        for epoch, leases in (stored["leases"] or {}).items()
-        for job, since in (leases or {}).items()
-    }
-    yield from _differences("I5", f"leases:{name}", attempts, stored_leases)
+    stored_leases = scores_of(stored["leases"])
+    yield from _differences("I5", f"leases:{name}", live_leases(view), stored_leases)
     used = sum(lease.startswith(f"{view.epoch}/") for lease in stored_leases)
     if used > view.slots:
         yield Violation("I5", f"leases:{name}", f"{used} leases on {view.slots} slots")

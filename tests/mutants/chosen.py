@@ -428,7 +428,7 @@ FAULTS = (
     Fault(
         "verify does not compare leases with live attempts",
         "_lease_differences",
-        'yield from _differences("I5", f"leases:{name}", attempts, stored_leases)',
+        'yield from _differences("I5", f"leases:{name}", live_leases(view), stored_leases)',
         "yield from ()",
         (VERIFY,),
     ),
