@@ -20,6 +20,8 @@ local epochs_back, lost_reasons = 2, { 'node_lost', 'superseded', 'drained' }
 -- include: reply
 -- include: strings
 
+-- `verify` reads what may be damaged: a field that is missing, or a record that cannot be read, is
+-- left out of the reply.
 local function hash(key)
   return reply.by_name(redis.call('HGETALL', key))
 end
@@ -35,9 +37,10 @@ end
 -- The state of the job of an open outcome, and the timers that will end the job. The timer of a
 -- lease is the timer of its registration, which is due no later than the deadline.
 local function job_of(s, full, target, utterance)
-  local key =
-    table.concat({ s.tenant, full, utterance, 'translation', target, s.features_hash }, ':')
-  local job = jobs.load_header(key) or {}
+  local key = table.concat({ s.tenant or '', full, utterance, 'translation', target,
+    s.features_hash or '' }, ':')
+  local is_readable, job = pcall(jobs.load_header, key)
+  if not is_readable or not job then job = {} end
   local lease = job.status == 'running'
     and due('leases|' .. job.node .. '|' .. numbers.text[job.epoch])
   return { key = key, status = job.status, deadline = job.deadline, priority = job.priority,
@@ -77,7 +80,8 @@ function read.session(name)
   for field in pairs(playing) do
     playback_timers[field] = due('playback|' .. full .. '|' .. field)
   end
-  local room = s.room ~= '' and redis.call('HGET', keys.of('room', keys.name(s.room)), full)
+  local room_name = keys.name(s.room)
+  local room = room_name and redis.call('HGET', keys.of('room', room_name), full)
   return { hash = s, outcomes = outcomes, jobs = outcome_jobs, ready = ready, gaps = gaps,
     held = held_of(name), playing = playing, playback_timers = playback_timers,
     room = room or nil, idle = due('idle|' .. full), pause = due('pause|' .. full),
@@ -101,7 +105,7 @@ function read.node(name, epochs)
   local node = hash(keys.of('node', name))
   if not node.status then return {} end
   node.token, node.tokens = nil, nil
-  local leases, present = {}, tonumber(node.epoch)
+  local leases, present, class = {}, tonumber(node.epoch) or 0, node.class or ''
   local lease_timers, lost_timers, suspension_timers = {}, {}, {}
   local numbers_read = strings.split(epochs)
   for epoch = math.max(1, present - epochs_back), present do
@@ -115,14 +119,14 @@ function read.node(name, epochs)
       lost_timers[no] = lost_timers[no] or due(id)
     end
   end
-  for _, feature in ipairs(strings.split(node.suspended)) do
+  for _, feature in ipairs(strings.split(node.suspended or '')) do
     suspension_timers[feature] = due('suspension|' .. name .. '|' .. feature)
   end
   return { hash = node, leases = leases, lease_timers = lease_timers, lost_timers = lost_timers,
     suspension_timers = suspension_timers, node = due('node|' .. name),
     drain = due('drain|' .. name),
-    member = redis.call('SISMEMBER', keys.of('members', node.class), name),
-    free = redis.call('ZSCORE', keys.of('free', node.class), name) or nil }
+    member = redis.call('SISMEMBER', keys.of('members', class), name),
+    free = redis.call('ZSCORE', keys.of('free', class), name) or nil }
 end
 
 local last = redis.call('XREVRANGE', keys.log, '+', '-', 'COUNT', 1)

@@ -105,3 +105,42 @@ async def test_the_suspension_of_a_whole_node_is_repaired(store: TimedStore) -> 
     assert (await store.read_hash(key))["suspended"] == "*"
     timers = await store.transport.command("ZRANGE", store.keys.timers, 0, -1, key=key)
     assert b"suspension|n1|*" in timers
+
+
+@pytest.mark.parametrize("field", ["tenant", "room", "features_hash", "source", "utterance"])
+async def test_a_session_that_has_lost_a_field_is_repaired(
+    busy: BusyCell, redis: Any, field: str
+) -> None:
+    key = busy.store.keys.session("s1")
+    before = await redis.hget(key, field)
+    await redis.hdel(key, field)
+    await _repaired(busy)
+    assert (await redis.hget(key, field) or b"") == (before or b"")
+
+
+@pytest.mark.parametrize("field", ["epoch", "class", "sources", "slots"])
+async def test_a_node_that_has_lost_a_field_is_repaired(
+    busy: BusyCell, redis: Any, field: str
+) -> None:
+    key = busy.store.keys.node("n1")
+    before = await redis.hget(key, field)
+    await redis.hdel(key, field)
+    await _repaired(busy)
+    assert await redis.hget(key, field) == before
+
+
+@pytest.mark.parametrize("record", [b"", b"running", b"running|1|n1|1|||||{"])
+async def test_a_job_whose_record_is_damaged_is_repaired(
+    busy: BusyCell, redis: Any, record: bytes
+) -> None:
+    (key,) = [key async for key in redis.scan_iter(f"{busy.store.keys.prefix}job:*s1:1:*")]
+    await redis.set(key, record)
+    await _repaired(busy)
+    assert await redis.get(key) != record
+
+
+async def _repaired(busy: BusyCell) -> None:
+    """The cell is clean after the repair."""
+    await verified(busy.store)
+    done = await repairer_of(busy.store).apply(WHY, BY)
+    assert done.left == [], [(c.where, c.what) for c in done.applied]

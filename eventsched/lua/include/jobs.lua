@@ -103,15 +103,16 @@ function jobs.lease_deadline(key)
 end
 
 -- For `read_entity`: the fields of the record by name, as text, the decoded core, and the core as
--- it is stored; nil without a record.
+-- it is stored; nil without a record that can be read.
 function jobs.fields(key)
   local stored = redis.call('GET', keys.of('job', key))
   if not stored then return nil end
   local status, attempt, node, epoch, at, deadline, place, outcome, core_at =
     string.match(stored, record_pattern)
+  local text = string.sub(stored, core_at or 1)
+  local is_readable, core = pcall(cjson.decode, text)
+  if not status or not is_readable then return nil end
   local priority, tag, entry = string.match(place, '^(%d+),(%d+),(%d+)$')
-  local text = string.sub(stored, core_at)
-  local core = cjson.decode(text)
   return { status = status, attempt = attempt, node = node, epoch = epoch, dispatched = at,
     deadline = deadline, priority = priority, tag = tag, member = entry and entry .. ':' .. key,
     outcome = outcome, code = core.code or '' }, core, text
