@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
-from eventsched.cli.options import Options, command
+from eventsched.cli.options import By, Options, Why, command, operator_name
 
 if TYPE_CHECKING:
     from eventsched.archive.commands import ArchiveCommands, ArchiveState
@@ -55,12 +55,6 @@ KeyId = Annotated[
     str, typer.Argument(metavar="[KEY]", help="Key fingerprint, as the archiver logs it.")
 ]
 Yes = Annotated[bool, typer.Option("--yes", help="Abandon the archive and the entries in it.")]
-Why = Annotated[
-    str, typer.Option("--why", metavar="TEXT", help="The reason, 1 to 500 bytes; it is recorded.")
-]
-By = Annotated[
-    str, typer.Option("--by", metavar="NAME", help="Who does it, for the record [USER@HOST].")
-]
 SetAsideYes = Annotated[bool, typer.Option("--yes", help="Set the segments aside.")]
 SHOWN_MAX = 20
 """Problems in the text output; --json prints all."""
@@ -237,7 +231,7 @@ async def set_aside(
     from eventsched.projection.store import ProjectionStore
 
     folder = ArchiveFolder.open(archive)
-    by, found = by or _operator(), False
+    by, found = by or operator_name(), False
     async with options.connect() as connection:
         for store in connection.stores.values():
             projection_store = ProjectionStore(store.transport, store.cell)
@@ -252,14 +246,6 @@ async def set_aside(
     if found and not yes:
         typer.echo("eventsched: nothing was changed; add --yes to set the segments aside", err=True)
     return 1 if found and not yes else 0
-
-
-def _operator() -> str:
-    """The user and the host of this process."""
-    import getpass
-    import socket
-
-    return f"{getpass.getuser()}@{socket.gethostname()}"
 
 
 def _print_set_aside(cell: str, note: SetAsideNote | None, *, yes: bool, as_json: bool) -> None:

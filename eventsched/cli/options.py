@@ -60,6 +60,13 @@ Archive = Annotated[
     ),
 ]
 """For commands that read history; most commands do not take it."""
+Why = Annotated[
+    str, typer.Option("--why", metavar="TEXT", help="The reason, 1 to 500 bytes; it is recorded.")
+]
+By = Annotated[
+    str, typer.Option("--by", metavar="NAME", help="Who does it, for the record [USER@HOST].")
+]
+"""For commands of operators that append an event; see `operator_name`."""
 Verbose = Annotated[int, typer.Option("--verbose", "-v", count=True, help="Log more; -vv most.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Log errors only.")]
 _COMMON: Mapping[str, Any] = {
@@ -235,3 +242,15 @@ def command_of(module: ModuleType, name: str) -> Any:
     typer_command = typer.main.get_command(app)
     typer_command.name = name
     return typer_command
+
+
+def operator_name() -> str:
+    """The user and the host of this process; a user without a name by its number."""
+    import getpass
+    import socket
+
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # as in a container that runs under any number
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"

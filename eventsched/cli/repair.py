@@ -6,15 +6,13 @@ Read next: audit/repair.py.
 
 from __future__ import annotations
 
-import getpass
-import socket
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
 
-from eventsched.cli.options import Archive, Options, command
+from eventsched.cli.options import Archive, By, Options, Why, command, operator_name
 from eventsched.errors import InvalidMessage
 
 if TYPE_CHECKING:
@@ -26,8 +24,6 @@ if TYPE_CHECKING:
     from eventsched.store.cell import Store
 
 Apply = Annotated[bool, typer.Option("--apply", help="Make the changes; without it, print them.")]
-Why = Annotated[str, typer.Option("--why", metavar="TEXT", help="The reason, for the events.")]
-By = Annotated[str, typer.Option("--by", metavar="NAME", help="The operator [default: USER@HOST].")]
 SHOWN_MAX = 50
 """Changes of a cell in the text output; --json prints all."""
 _SHOWN = ("where", "what", "reason", "gives_up")
@@ -48,7 +44,7 @@ async def repair(
     if apply and not why.strip():
         raise InvalidMessage.of("--why", "no reason is given", "say why the cell is repaired")
     folder = ArchiveFolder.open(archive) if archive else None
-    operator = by or f"{getpass.getuser()}@{socket.gethostname()}"
+    operator = by or operator_name()
     is_clean, cells = True, []
     async with options.connect() as connection:
         for store in connection.stores.values():

@@ -17,8 +17,8 @@
 --   code            text or empty          of the attempt's end, or of the failure
 --   what            text                   of the event, as the next three
 --   gives_up        text or empty
---   why             text
---   by              text
+--   why             text, 1 to 500 B
+--   by              text, 1 to 200 B
 -- Reply: repaired, or moved (a later entry concerns the job: compute the change again)
 -- Refusals: INVALID_MESSAGE
 -- Events: CellRepaired, AttemptEnded, JobDispatched, JobQueued, JobFailed, ResultDelivered,
@@ -27,6 +27,7 @@
 -- include: assign
 -- include: attempts
 -- include: entry_ids
+-- include: events
 -- include: jobs
 -- include: queue
 -- include: repair
@@ -34,9 +35,11 @@
 local steps = { retry = true, cancel = true, requeue = true, fail = true }
 if not entry_ids.is_valid(at) then return validate.invalid('at', 'an entry id') end
 if not steps[step] then return validate.invalid('step', 'retry, cancel, requeue or fail') end
+local refusal = repair.refusal(why, by, what, gives_up, reason, code)
+if refusal then return refusal end
 local job = jobs.load(job_key)
 if not job or repair.has_moved(at, { job_key }) then return 'moved' end
-repair.record({ session = job.session, job = job_key, node = '', where = 'job:' .. job_key,
+events.CellRepaired({ session = job.session, job = job_key, node = '', where = 'job:' .. job_key,
   what = what, gives_up = gives_up, accepts = '', why = why, by = by })
 local freed
 if step == 'retry' then

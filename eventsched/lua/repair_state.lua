@@ -14,8 +14,8 @@
 --   what            text
 --   gives_up        text or empty
 --   accepts         log id or empty
---   why             text
---   by              text
+--   why             text, 1 to 500 B
+--   by              text, 1 to 200 B
 --   then sections, each beginning with its number of items:
 --     subjects  full ids and job keys: the call is refused if a later entry concerns one
 --     guards    key after the prefix of the cell, field, value that the field must have
@@ -27,6 +27,7 @@
 -- include: cache
 -- include: clock
 -- include: entry_ids
+-- include: events
 -- include: keys
 -- include: repair
 -- include: validate
@@ -56,6 +57,8 @@ local function next_list(count)
 end
 
 if not entry_ids.is_valid(at) then return validate.invalid('at', 'an entry id') end
+local refusal = repair.refusal(why, by, where_arg, what, gives_up)
+if refusal then return refusal end
 local subjects = next_list(tonumber(next_argument()))
 local has_moved = repair.has_moved(at, subjects)
 for _ = 1, tonumber(next_argument()) do
@@ -70,7 +73,7 @@ for i = 1, tonumber(next_argument()) do
 end
 
 -- The event comes first: no change is without one. If a write fails, the next repair completes it.
-repair.record({ session = session, job = job, node = node, where = where_arg, what = what,
+events.CellRepaired({ session = session, job = job, node = node, where = where_arg, what = what,
   gives_up = gives_up, accepts = accepts, why = why, by = by })
 cache.invalidate()
 for _, words in ipairs(writes) do

@@ -5,10 +5,10 @@
 --   absent_key      es1:{cell}:absent      no key: never exists
 -- ARGV
 --   now_arg         ms                     used in a cell with a manual clock only
---   why             text                   of the event, as the next
---   by              text
+--   why             text, 1 to 500 B       of the event, as the next
+--   by              text, 1 to 200 B
 -- Reply: the number of entries that the event records as lost
--- Refusals: none
+-- Refusals: INVALID_MESSAGE
 -- Events: CellRepaired, StreamTrimmed
 -- Bound: constant
 -- include: events
@@ -16,13 +16,15 @@
 -- include: repair
 -- include: reply
 -- include: write
+local refusal = repair.refusal(why, by)
+if refusal then return refusal end
 if redis.call('EXISTS', keys.log) == 0 then return 0 end
 local stream = reply.by_name(redis.call('XINFO', 'STREAM', keys.log))
 local total = stream['entries-added'] - stream['length']
 local lost = total - (tonumber(redis.call('HGET', keys.counters, 'trimmed')) or 0)
 if lost == 0 then return 0 end
 local count = string.format('%d', lost)
-repair.record({ session = '', job = '', node = '', where = 'log', what = 'record a trim',
+events.CellRepaired({ session = '', job = '', node = '', where = 'log', what = 'record a trim',
   gives_up = count .. ' entries of the log', accepts = '', why = why, by = by })
 local first = redis.call('XRANGE', keys.log, '-', '+', 'COUNT', 1)[1]
 write('HSET', keys.counters, 'trimmed', string.format('%d', total))

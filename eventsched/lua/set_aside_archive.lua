@@ -45,8 +45,8 @@ end
 if not is_root(head) or not validate.list_of(roots, roots_max, is_root) or roots == '' then
   return validate.invalid('roots', '1 to 64 hashes of 64 hex digits')
 end
-if why == '' or #why > 500 then return validate.invalid('why', '1 to 500 B') end
-if by == '' or #by > 200 then return validate.invalid('by', '1 to 200 B') end
+local refusal = validate.operator_refusal(why, by)
+if refusal then return refusal end
 local active = keys.of('lease', 'archive')
 if redis.call('HGET', active, 'epoch') ~= epoch then return 'fenced' end
 local stored = redis.call('HGET', keys.archive, 'of')

@@ -1,9 +1,20 @@
--- repair: what the scripts of a repair share: the check that the log has not moved, the event.
--- include: events
+-- repair: what the scripts of a repair share: the checks of the texts of its event, and the check
+-- that the log has not moved.
 -- include: keys
 -- include: reply
+-- include: validate
 local repair = {}
-local later_max = 256
+local later_max, text_max = 256, 1000
+
+-- The refusal of the operator's reason or name, or of another text of the event; nil for none.
+function repair.refusal(why, by, ...)
+  for _, text in ipairs({ ... }) do
+    if not validate.is_text(text, text_max) then
+      return validate.invalid('change', 'texts of at most 1000 bytes')
+    end
+  end
+  return validate.operator_refusal(why, by)
+end
 
 -- Whether an entry after `at` concerns one of the subjects: full ids of sessions and nodes, job
 -- keys. Then the change was computed from an older state. More than 256 later entries count as
@@ -21,8 +32,4 @@ function repair.has_moved(at, subjects)
   return false
 end
 
--- Append the event of one change.
-function repair.record(fields)
-  return events.CellRepaired(fields)
-end
 return repair

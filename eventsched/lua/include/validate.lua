@@ -83,4 +83,14 @@ end
 function validate.invalid(field, limit)
   return validate.refuse('INVALID_MESSAGE', 'field=' .. field .. ' limit=' .. limit)
 end
+-- The refusal of an operator's reason or name, or nil.
+function validate.operator_refusal(why, by)
+  if why == '' or not validate.is_text(why, 500) then
+    return validate.invalid('why', 'text of 1 to 500 bytes')
+  end
+  if by == '' or not validate.is_text(by, 200) then
+    return validate.invalid('by', 'text of 1 to 200 bytes')
+  end
+  return nil
+end
 return validate
