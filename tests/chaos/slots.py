@@ -1,6 +1,6 @@
 """Moving the cell's slot to another primary of a cluster while clients use it.
 
-Owns: both ways: key by key, as `redis-cli --cluster reshard` does it, and as one command of the
+Owns: both ways: key by key (tests/slot_moves.py), spread over some time, and as one command of the
 server (CLUSTER MIGRATESLOTS).
 Must not: choose the target or the time (server_faults.py).
 """
@@ -12,12 +12,8 @@ from typing import Any
 
 from eventsched.server.testing import LocalServer
 from tests.chaos.commands import call, call_until_accepted, has, wait_long
-from tests.chaos.proxy import LOOPBACK
 from tests.chaos.topologies import Cluster
-
-BATCH = 10
-"""Keys of one MIGRATE."""
-MIGRATE_MS = 20_000
+from tests.slot_moves import BATCH_KEYS, KeyMove
 
 
 def moves_by_server(server: LocalServer) -> bool:
@@ -54,20 +50,13 @@ def move_by_keys(
     cluster: Cluster, source: LocalServer, target: LocalServer, seconds: float
 ) -> None:
     """Move the slot key by key; the batches are spread over this time."""
-    slot, port = cluster.slot, target.options["port"]
-    source_id, target_id = cluster.id_of(source), cluster.id_of(target)
-    call_until_accepted(target, "CLUSTER", "SETSLOT", slot, "IMPORTING", source_id)
-    call_until_accepted(source, "CLUSTER", "SETSLOT", slot, "MIGRATING", target_id)
-    keys = int(call(source, "CLUSTER", "COUNTKEYSINSLOT", slot))
-    pause_s = seconds / max(1, keys // BATCH)
-    while names := call(source, "CLUSTER", "GETKEYSINSLOT", slot, BATCH):
-        # REPLACE: a repeated MIGRATE finds keys that the failed one has moved.
-        where = (LOOPBACK, port, "", 0, MIGRATE_MS, "REPLACE", "KEYS")
-        call_until_accepted(source, "MIGRATE", *where, *names)
+    primaries = cluster.primaries()
+    move = KeyMove(cluster.slot, source, target, primaries, read=call, change=call_until_accepted)
+    move.begin()
+    pause_s = seconds / max(1, move.key_count() // BATCH_KEYS)
+    while move.move_keys(BATCH_KEYS):
         time.sleep(pause_s)
-    others = [each for each in cluster.primaries() if each not in (source, target)]
-    for server in (target, source, *others):
-        call_until_accepted(server, "CLUSTER", "SETSLOT", slot, "NODE", target_id)
+    move.end()
     _wait_until_all_know(cluster, target)
 
 
