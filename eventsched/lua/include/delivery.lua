@@ -237,7 +237,7 @@ function delivery.publish(session, target, number, ending)
 end
 
 -- End the next number as missing although it has no open outcome: an earlier call failed after it
--- had allocated the number. The speaker is told, because the recipients are not known.
+-- had allocated the number. The speaker receives it, because the recipients are not known.
 function delivery.skip_hole(s, target, number)
   remove_held(s.name, target, number)
   deliver(s.name, target, number, { utterance = '-1', to = '' },
