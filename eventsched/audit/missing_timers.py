@@ -16,7 +16,7 @@ from projections.node import Node
 from projections.session import Session
 
 _BUFFER_BYTES = 3
-"""Index in the field `heard` of a session: bytes of the open utterance."""
+"""Index in the field `buffer` of a session: bytes of the open utterance."""
 
 
 class RequiredTimer(msgspec.Struct, frozen=True):
@@ -91,8 +91,8 @@ def missing_node_timers(
 
 def has_buffer(stored: Mapping[str, Any]) -> bool:
     """Whether the open utterance of the session has audio."""
-    heard = stored["hash"].get("heard", "").split("|")
-    return len(heard) > _BUFFER_BYTES and heard[_BUFFER_BYTES] != "0"
+    buffer = stored["hash"].get("buffer", "").split("|")
+    return len(buffer) > _BUFFER_BYTES and buffer[_BUFFER_BYTES] != "0"
 
 
 def _has_lease_timer(job: Mapping[str, str]) -> bool:

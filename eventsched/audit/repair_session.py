@@ -98,8 +98,8 @@ def unknown_session(name: str, full: str, stored: Mapping[str, Any], at: str) ->
     """Retire it: the retire timer deletes its keys."""
     fields = stored["hash"]
     missing = {field: value for field, value in _NEW_FIELDS.items() if field not in fields}
-    if "heard" not in fields:
-        missing["heard"] = EMPTY_BUFFER
+    if "buffer" not in fields:
+        missing["buffer"] = EMPTY_BUFFER
     return Change(
         at=at,
         where=f"session:{name}",
@@ -142,7 +142,7 @@ class SessionRepair:
 
     def changes(self, reason: str) -> Iterator[Change]:
         """The changes that remove the differences; none if there are none."""
-        heard = (f"session:{self._name}", "heard", self._hash.get("heard", ""))
+        buffer = (f"session:{self._name}", "buffer", self._hash.get("buffer", ""))
         parts = [
             ("session", "set its fields", self._fields()),
             ("outcomes", "set its open outcomes", self._outcomes()),
@@ -161,7 +161,7 @@ class SessionRepair:
                     reason=reason,
                     gives_up=self._gives_up(kind, what),
                     session=self._view.session,
-                    guards=(heard,) if what == "set its fields" else (),
+                    guards=(buffer,) if what == "set its fields" else (),
                     writes=tuple(writes),
                 )
 
@@ -184,19 +184,19 @@ class SessionRepair:
             changed |= {field: "" for field in empty if field not in changed}
             changed["tp"] = self._facts.traceparent
         if not self._hash or "utterance" in changed or self._misses_chunks():
-            changed["heard"] = self._buffer()
+            changed["buffer"] = self._buffer()
         cleared = {field: "" for field in extra if field == "used"}
         deleted = [field for field in extra if field not in cleared]
         return set_fields(key, changed | cleared) + delete_fields(key, deleted)
 
     def _misses_chunks(self) -> bool:
         """Whether the counter of chunks is behind the stored chunks or the finalized ones."""
-        next_seq = int(self._hash.get("heard", "0").split("|")[0] or 0)
+        next_seq = int(self._hash.get("buffer", "0").split("|")[0] or 0)
         last = self._facts.chunks[-1].seq + 1 if self._facts.chunks else 0
         return next_seq < max(last, self._view.next_seq)
 
     def _buffer(self) -> str:
-        """The field `heard`: the open utterance, from the chunks after the finalized ones."""
+        """The field `buffer`: the open utterance, from the chunks after the finalized ones."""
         chunks = [chunk for chunk in self._facts.chunks if chunk.seq >= self._view.next_seq]
         next_seq = chunks[-1].seq + 1 if chunks else self._view.next_seq
         while chunks and not chunks[0].bytes:

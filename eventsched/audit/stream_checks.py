@@ -50,7 +50,7 @@ class Chunks(msgspec.Struct, frozen=True):
 
     def uncounted(self, name: str, stored: Mapping[str, Any]) -> Iterator[Violation]:
         """I1: the session has counted every stored chunk. `stored` is newer than the chunks."""
-        counted = stored.get("hash", {}).get("heard", "").partition("|")[0]
+        counted = stored.get("hash", {}).get("buffer", "").partition("|")[0]
         if counted and int(counted) <= self.last:
             yield Violation("I1", f"audio:{name}", f"chunk {self.last} is stored, not counted")
 

@@ -89,7 +89,7 @@ if room_name then write('HSET', keys.of('room', room_name), full, listen_languag
 -- A small hash is searched from its start, so the fields that are read most come first.
 write('HSET', keys.of('session', name), 'status', 'open', 'out_no', '0', 'out_bytes', '0',
   'out_low', '0', 'used', '', 'epoch', '1', 'utterance', '0', 'turn', '0',
-  'heard', sessions.encode_buffer(), 'tenant', tenant, 'tp', tp,
+  'buffer', sessions.encode_buffer(), 'tenant', tenant, 'tp', tp,
   'source', source, 'targets', targets, 'features', features, 'features_hash', features_hash,
   'encoding', encoding, 'sample_rate', sample_rate_hz, 'priority', priority_no, 'room', room,
   'listen_language', listen_language, 'key', key_id, 'tokens', tokens.with(nil, token, 1))

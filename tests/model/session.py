@@ -233,7 +233,7 @@ def _append(w: World, name: str, chunk: Chunk) -> list[int]:
     """
     state, finalized = w.session_states[name], []
     now = w.now
-    paused = now - state.heard_ms >= w.settings.pause_ms
+    paused = now - state.chunk_ms >= w.settings.pause_ms
     if state.buffer and paused and not w.sessions[name].playbacks:
         finalized.append(finalize(w, name, "pause"))
     _store_chunk(w, name, chunk)
@@ -274,7 +274,7 @@ def _store_chunk(w: World, name: str, chunk: Chunk) -> None:
     if not state.buffer:
         w.set_timer(now + w.settings.pause_ms, "pause", view.session)
     state.buffer.append(Buffered(entry_id, chunk.seq, chunk.ms, len(chunk.payload)))
-    state.heard_ms = now
+    state.chunk_ms = now
 
 
 def finalize_utterances(w: World, finalizes: Sequence[Finalize]) -> list[Receipt | Refused]:
@@ -446,7 +446,7 @@ def end_playback(
     w.emit(data, session=view.session)
     w.drop_timer("playback", f"{view.session}|{mark}")
     if state.buffer and reason != "closed":  # rule 5 no longer holds the pause back
-        due_ms = max(w.now, state.heard_ms + w.settings.pause_ms)
+        due_ms = max(w.now, state.chunk_ms + w.settings.pause_ms)
         w.set_timer(due_ms, "pause", view.session)
 
 

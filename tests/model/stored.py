@@ -123,7 +123,7 @@ def _session(w: World, name: str, state: SessionState) -> Content:
         "reason": view.reason,
         "tp": state.tp,
         "tokens": ",".join(f"{token}:{epoch}" for token, epoch in state.tokens),
-        "heard": _heard(state),
+        "buffer": _buffer(state),
         "out_no": state.out_no,
         "out_bytes": state.out_bytes,
         "confirmed": state.confirmed,
@@ -155,7 +155,7 @@ def _session(w: World, name: str, state: SessionState) -> Content:
     return content
 
 
-def _heard(state: SessionState) -> str:
+def _buffer(state: SessionState) -> str:
     first, last = (state.buffer[0], state.buffer[-1]) if state.buffer else (None, None)
     size, ms = sum(chunk.size for chunk in state.buffer), sum(chunk.ms for chunk in state.buffer)
     numbers = [
@@ -167,7 +167,7 @@ def _heard(state: SessionState) -> str:
         first.seq if first else 0,
     ]
     ends = [first.id if first else "", last.id if last else ""]
-    return "|".join(map(str, [*numbers, state.heard_ms, *ends]))
+    return "|".join(map(str, [*numbers, state.chunk_ms, *ends]))
 
 
 def _held(w: World, name: str) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def _pause(w: World, full: str) -> None:
     state = w.session_states[name_of(full)]
     if not state.buffer:
         return
-    due_ms = state.heard_ms + w.settings.pause_ms
+    due_ms = state.chunk_ms + w.settings.pause_ms
     if due_ms > w.now:
         w.set_timer(due_ms, "pause", full)
     else:

@@ -46,7 +46,7 @@ class SessionState:
     """(token, epoch), the newest last."""
     next_seq: int = 0
     buffer: list[Buffered] = field(default_factory=list)
-    heard_ms: int = 0
+    chunk_ms: int = 0
     """When the buffer's last chunk came."""
     out_no: int = 0
     out_bytes: int = 0

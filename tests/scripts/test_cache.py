@@ -54,7 +54,7 @@ local found = { nodes = {}, leases = {}, classes = {}, free_nodes = {}, sessions
 for name, s in pairs(cell.sessions) do
   found.sessions[name] = { status = s.status, epoch = text[s.epoch], tenant = s.tenant, tp = s.tp,
     utterance = text[s.utterance], turn = rawget(s, 'turn') and text[s.turn],
-    heard = table.concat({ text[s.next_seq], text[s.seen_at], text[s.buf_count], text[s.buf_bytes],
+    buffer = table.concat({ text[s.next_seq], text[s.seen_at], text[s.buf_count], text[s.buf_bytes],
       text[s.buf_ms], text[s.buf_seq], text[s.buf_at], s.buf_first, s.buf_last }, '|'),
     tokens = rawget(s, 'tokens'), archived = rawget(s, 'archived') }
 end

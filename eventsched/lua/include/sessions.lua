@@ -15,12 +15,12 @@ local none = {}
 -- The sessions that this call has loaded, by name; false for a session that does not exist.
 call.on_begin(function() sessions.by_name = {} end)
 
--- The field `heard`: the number of the next chunk and the time of the last sign of the producer;
+-- The field `buffer`: the number of the next chunk and the time of the last sign of the producer;
 -- then, of the open utterance, its chunks, bytes, ms, first chunk number, time of the last chunk,
 -- and ids of the first and the last chunk. It is one field, because a hash is searched for each
 -- field at every chunk.
 local buffer_pattern = '^(%d+)|(%d+)|(%d+)|(%d+)|(%d+)|(%d+)|(%d+)|([^|]*)|(.*)$'
-local fields = { 'status', 'epoch', 'utterance', 'heard', 'tenant', 'tp' }
+local fields = { 'status', 'epoch', 'utterance', 'buffer', 'tenant', 'tp' }
 -- Fields that only finalizing and opening need are read together on first access. The rare fields
 -- are read one by one.
 local late_fields = { 'turn', 'source', 'targets', 'features', 'features_hash', 'encoding',
@@ -102,7 +102,7 @@ local function time_text(value)
   return value == clock.now() and clock.text() or as_text[value]
 end
 
--- The field `heard`; without `s` that of a new session.
+-- The field `buffer`; without `s` that of a new session.
 function sessions.encode_buffer(s)
   if not s then return '0|' .. clock.text() .. '|0|0|0|0|0||' end
   return as_text[s.next_seq] .. '|' .. time_text(s.seen_at) .. '|' .. as_text[s.buf_count] .. '|'
@@ -142,13 +142,13 @@ call.on_commit(function()
       local key, affinity_value = keys.of('session', name), affinity.values[name]
       if s.has_new_utterance and affinity_value then
         write('HSET', key, 'used', affinity_value, 'utterance', as_text[s.utterance],
-          'turn', as_text[s.turn], 'heard', sessions.encode_buffer(s),
+          'turn', as_text[s.turn], 'buffer', sessions.encode_buffer(s),
           unpack(s.new_numbers or none))
       elseif s.has_new_utterance then
         write('HSET', key, 'utterance', as_text[s.utterance], 'turn', as_text[s.turn],
-          'heard', sessions.encode_buffer(s), unpack(s.new_numbers or none))
+          'buffer', sessions.encode_buffer(s), unpack(s.new_numbers or none))
       else
-        write('HSET', key, 'heard', sessions.encode_buffer(s))
+        write('HSET', key, 'buffer', sessions.encode_buffer(s))
       end
       if s.new_numbers and s.has_new_utterance then s.new_numbers = {} end
       s.is_dirty, s.has_new_utterance = false, false
