@@ -24,7 +24,6 @@ from eventsched.audit.repair_node import NodeRepair
 from eventsched.audit.repair_session import (
     SessionFacts,
     SessionRepair,
-    Settings,
     StoredChunk,
     facts_of,
     unknown_session,
@@ -38,6 +37,7 @@ from eventsched.projection.store import ProjectionStore
 from eventsched.schema.events import Event
 from eventsched.schema.ids import START
 from eventsched.schema.keys import job_key
+from eventsched.schema.settings import Settings
 from eventsched.store.replies import fields_of
 from projections.job import Job
 from projections.node import Node
@@ -220,10 +220,7 @@ class Plan(Verifier):
 
     async def _read_settings(self) -> Settings:
         if self._settings is None:
-            key = self._store.keys.settings
-            reply = fields_of(await self._store.transport.command("HGETALL", key, key=key))
-            values = {name.decode(): int(value) for name, value in reply.items()}
-            self._settings = msgspec.convert(values, Settings)
+            self._settings = await self._store.read_settings()
         return self._settings
 
     async def _read_facts(self, name: str) -> SessionFacts:

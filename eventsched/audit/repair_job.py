@@ -13,8 +13,9 @@ from typing import Any
 import msgspec
 
 from eventsched.audit.repair_change import Change, Write
-from eventsched.audit.repair_session import SessionFacts, Settings, job_timer
+from eventsched.audit.repair_session import SessionFacts, job_timer
 from eventsched.schema.keys import name_of
+from eventsched.schema.settings import Settings
 from projections.job import Job
 from projections.session import Session
 

@@ -29,6 +29,7 @@ from eventsched.schema.events import (
 )
 from eventsched.schema.ids import ms_of
 from eventsched.schema.keys import job_key, name_of
+from eventsched.schema.settings import Settings
 from projections.job import Job
 from projections.session import Session
 
@@ -58,15 +59,6 @@ class SessionFacts(msgspec.Struct, frozen=True):
     chunks: Sequence[StoredChunk]
     outbox: tuple[int, int, int]
     """Number of entries so far, bytes so far, bytes before the oldest entry."""
-
-
-class Settings(msgspec.Struct, frozen=True):
-    """The settings of the cell that due times depend on."""
-
-    close_wait_ms: int
-    session_retention_ms: int
-    delivery_gap_timeout_ms: int
-    queue_timeout_ms: int
 
 
 def facts_of(

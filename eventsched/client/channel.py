@@ -132,8 +132,8 @@ class CellMultiplexer:
     async def _keepalive_due_s(self) -> float:
         """After how many quiet seconds a keepalive is due. The setting is read once a minute."""
         if self._ticks % 60 == 0:
-            settings = await self.store.read_hash(self.store.keys.settings)
-            self._keepalive_s = min(KEEPALIVE_S, int(settings["idle_ms"]) / 4_000)
+            settings = await self.store.read_settings()
+            self._keepalive_s = min(KEEPALIVE_S, settings.idle_ms / 4_000)
         self._ticks += 1
         return self._keepalive_s
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
-from functools import partial
 from typing import TYPE_CHECKING
 
 import anyio
@@ -453,9 +452,8 @@ class Session:
         subscription = self._subscription or self._subscribe(self._start)
         subscription.drains = True
         self._channel.listener.interrupt()
-        read = partial(store.read_hash, store.keys.settings)
-        settings = await Backoff(store.transport).call(read)
-        wait_s = int(settings["close_wait_ms"]) / 1_000 + CLOSE_MARGIN_S
+        settings = await Backoff(store.transport).call(store.read_settings)
+        wait_s = settings.close_wait_ms / 1_000 + CLOSE_MARGIN_S
         return await happens_within(store.transport, wait_s, subscription.closed)
 
     def _release(self) -> None:

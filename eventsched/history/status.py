@@ -232,10 +232,10 @@ class _CellReader:
         if not job_key:
             return 0
         deadline = await self._command("ZSCORE", self._keys.timers, f"wait|{job_key}")
-        settings = await self._store.read_hash(self._keys.settings)
         if deadline is None:
             return 0  # the job got a slot in the meantime
-        return max(0, self._now_ms - int(float(deadline)) + int(settings["queue_timeout_ms"]))
+        settings = await self._store.read_settings()
+        return max(0, self._now_ms - int(float(deadline)) + settings.queue_timeout_ms)
 
     async def _class(self, class_id: str) -> ClassStatus:
         fields = await self._store.read_hash(self._keys.node_class(class_id))

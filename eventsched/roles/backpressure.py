@@ -59,9 +59,7 @@ class BackpressureMonitor:
 
     async def step(self) -> list[Measurement]:
         """Measure every reason once; record each change in the cell. Return the measurements."""
-        stored = await self._store.read_hash(self._store.keys.settings)
-        fields = {name: text for name, text in stored.items() if name in Settings.__struct_fields__}
-        settings = msgspec.convert(fields, Settings, strict=False)
+        settings = await self._store.read_settings()
         counters = await self._store.read_hash(self._store.keys.counters)
         active = set(counters.get("backpressure", "").split(","))
         measurements = []

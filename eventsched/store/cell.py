@@ -1,6 +1,6 @@
 """All calls of a cell that clients, nodes and roles make.
 
-Owns: the class that combines the calls per concern; the cell's own settings and clock.
+Owns: the class that combines the calls per concern; configuring the cell, and its clock.
 Must not: fold the log; projection/store.py has those calls.
 Read next: session_commands.py, node_commands.py, role_commands.py, cell_connection.py.
 """
@@ -13,7 +13,6 @@ from typing import Literal
 import msgspec
 
 from eventsched.store.node_commands import NodeCommands
-from eventsched.store.replies import fields_of
 from eventsched.store.role_commands import RoleCommands
 from eventsched.store.session_commands import SessionCommands
 
@@ -45,9 +44,3 @@ class Store(SessionCommands, NodeCommands, RoleCommands):
         value = await self.transport.command("GET", self.keys.clock, key=self.keys.clock)
         mode, offset, last, _ = (value or b"|0|0|").decode().split("|")
         return Clock(mode == "manual", int(offset), int(last))
-
-    async def read_hash(self, key: str) -> dict[str, str]:
-        """The fields of a hash as text; empty if the key does not exist."""
-        reply = await self.transport.command("HGETALL", key, key=key)
-        fields = fields_of(reply).items()
-        return {name.decode(): value.decode(errors="replace") for name, value in fields}

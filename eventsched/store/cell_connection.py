@@ -1,4 +1,4 @@
-"""Calls one cell: runs its functions and reads its streams.
+"""Calls one cell: runs its functions, reads its streams and its settings.
 
 Owns: the transport, the keys and the clock argument that every call of a cell needs.
 Must not: know a script's arguments or reply; the subclasses do.
@@ -10,8 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import msgspec
+
+from eventsched.errors import CellUnknown
 from eventsched.schema.ids import START
 from eventsched.schema.keys import Keys
+from eventsched.schema.settings import Settings
+from eventsched.store.replies import fields_of
 from eventsched.store.transport import Arg, Entry, Transport, entries_of
 
 
@@ -37,6 +42,27 @@ class CellConnection:
         """Up to `count` entries of a stream from `low` to `high`; `(` before an id excludes it."""
         parts = ("XREVRANGE", key, high, low) if newest_first else ("XRANGE", key, low, high)
         return entries_of(await self.transport.command(*parts, "COUNT", count, key=key))
+
+    async def read_settings(self) -> Settings:
+        """The cell's settings; a setting that the cell does not store has its default.
+
+        Raises:
+            CellUnknown: The cell is not configured.
+        """
+        stored = await self.read_hash(self.keys.settings)
+        if (
+            not stored
+            and await self.transport.command("GET", self.keys.clock, key=self.keys.clock) is None
+        ):
+            raise CellUnknown.of(self.cell)
+        fields = {name: text for name, text in stored.items() if name in Settings.__struct_fields__}
+        return msgspec.convert(fields, Settings, strict=False)
+
+    async def read_hash(self, key: str) -> dict[str, str]:
+        """The fields of a hash as text; empty if the key does not exist."""
+        reply = await self.transport.command("HGETALL", key, key=key)
+        fields = fields_of(reply).items()
+        return {name.decode(): value.decode(errors="replace") for name, value in fields}
 
     async def first_id(self, key: str) -> str:
         """Id of the oldest entry that a stream still has; `0-0` if it has none."""

@@ -159,8 +159,8 @@ async def test_a_job_that_claims_not_to_be_encrypted_reaches_no_handler(
     ):
         key = es.store_of(session.id).keys.session(name_of(session.id))
         assert await redis.execute_command("HSET", key, "key", "") == 0
-        await session.append(CHUNK, end_of_utterance=True)
         with anyio.fail_after(20), capture_logs() as lines:
+            await session.append(CHUNK, end_of_utterance=True)
             failed = await next_of(eventsched.Failed, session.results())
         assert (failed.code, jobs) == ("AUDIO_UNREADABLE", [])
         assert "not encrypted, although the session has a key" in [line["event"] for line in lines]

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from eventsched.errors import CellUnknown, InvalidMessage, UnexpectedReply
+from eventsched.schema.settings import Settings
 from eventsched.store.cell import Store
 from eventsched.store.client import Client
 from eventsched.store.library import names
@@ -53,6 +54,15 @@ async def test_a_cell_without_settings_is_there_all_the_same(fresh: Store) -> No
     assert await fresh.configure_cell({}, overwrite=True) == "changed"
     assert await fresh.configure_cell({"delivery_gap_timeout_ms": 2}, overwrite=False) == "kept"
     assert await settings_of(fresh) == {"delivery_gap_timeout_ms": "2"}
+
+
+async def test_a_setting_that_the_cell_does_not_store_has_its_default(fresh: Store) -> None:
+    with pytest.raises(CellUnknown, match="does not have this cell"):
+        await fresh.read_settings()
+    await fresh.configure_cell({}, overwrite=False)
+    assert await fresh.read_settings() == Settings()
+    await fresh.configure_cell({"pause_ms": 500}, overwrite=False)
+    assert await fresh.read_settings() == Settings(pause_ms=500)
 
 
 async def test_a_cell_that_lost_its_group_gets_it_again(fresh: Store) -> None:
