@@ -1,10 +1,11 @@
-"""What follows the verdict of a run: the server loses its last writes, then everything.
+"""What follows the verdict of a run: the server loses its last writes, then everything; then users
+lose each write command.
 
-Owns: both epilogues, each with new sessions that are judged like those of the run.
-Read next: run.py, topologies.py (how data are lost).
+Owns: the epilogues, each with new sessions that are judged like those of the run.
+Read next: run.py, topologies.py (how data are lost), users.py.
 
-In an epilogue no process may end by itself. What was acknowledged before the loss is not judged;
-the history that is left must be consistent, and new sessions must be served as ever.
+In an epilogue no process may end by itself. What was acknowledged before is not judged; the history
+that is left must be consistent, and new sessions must be served as ever.
 """
 
 from __future__ import annotations
@@ -19,15 +20,20 @@ from anyio.to_thread import run_sync
 from eventsched.schema import codec
 from eventsched.schema.ids import START
 from eventsched.store.cell import Store
+from tests.chaos.commands import call
 from tests.chaos.judge import Judged, judge
 from tests.chaos.log_follower import READ_COUNT, LogFollower, read_history
 from tests.chaos.producer import Plan
 from tests.chaos.system import READY_S, SPEED, System, until
+from tests.chaos.users import USERS, access_list, write_commands
 from tests.chaos.verification import Verification
 
 GUESTS = 3
 GUESTS_S = 8.0
+FORBIDDEN_S = 0.7
+ALLOWED_S = 0.8
 WHY = "the server lost its last writes"
+WHY_REPAIR = "users lacked write commands"
 
 
 class EpilogueReport(msgspec.Struct, kw_only=True):
@@ -37,6 +43,8 @@ class EpilogueReport(msgspec.Struct, kw_only=True):
     judged: Judged | None = None
     verified: dict[str, Any] = {}
     set_aside_entries: int = 0
+    repaired: list[str] = []
+    """What `repair` changed."""
 
 
 class Epilogues:
@@ -49,7 +57,30 @@ class Epilogues:
         self.all: dict[str, Callable[[], Awaitable[EpilogueReport]]] = {
             "lost_tail": self._lose_tail,
             "emptied": self._lose_everything,
+            "lost_rights": self._lose_rights,
         }
+
+    async def _lose_rights(self) -> EpilogueReport:
+        """Each write command is forbidden for a moment; the operator repairs the partial calls."""
+        system, report = self._system, EpilogueReport()
+        commands = await run_sync(write_commands, system.topology.primary())
+        plan = self._plan(GUESTS_S + len(commands) * (FORBIDDEN_S + ALLOWED_S))
+        last_id = await self._store.last_id(self._store.keys.log)
+        async with system.producers("rights", plan) as producers:
+            opened = "the producers have opened a session"
+            await until(READY_S, lambda: self._has_session(f"({last_id}", "+"), opened)
+            for command in commands:
+                await self._set_rules(f"-{command}")
+                await anyio.sleep(FORBIDDEN_S)
+                await self._set_rules("reset", *access_list())
+                await anyio.sleep(ALLOWED_S)
+            await self._expect(report, "the cell is repaired", lambda: self._repair(report))
+            await self._expect(report, "the producers have ended", producers.has_ended)
+            if failure := producers.failure():
+                report.violations.append(failure)
+        partial_until = await self._store.last_id(self._store.keys.log)
+        await self._serve_and_judge("after-lost-rights", report, partial_until)
+        return report
 
     async def _lose_tail(self) -> EpilogueReport:
         """The log loses entries that the archive has; the operator sets their segments aside."""
@@ -90,9 +121,12 @@ class Epilogues:
 
     async def _has_sealed_session_after(self, entry_id: str) -> bool:
         """Whether a session that was opened after this entry is in the archive."""
-        keys = self._store.keys
-        archived_to = (await self._store.read_hash(keys.archive)).get("to", START)
-        entries = await self._store.read_range(keys.log, f"({entry_id}", archived_to, READ_COUNT)
+        archived_to = (await self._store.read_hash(self._store.keys.archive)).get("to", START)
+        return await self._has_session(f"({entry_id}", archived_to)
+
+    async def _has_session(self, low: str, high: str) -> bool:
+        """Whether a session was opened within these entries of the log."""
+        entries = await self._store.read_range(self._store.keys.log, low, high, READ_COUNT)
         return any(codec.decode(*entry).type == "SessionOpened" for entry in entries)
 
     async def _archiver_fails(self) -> bool:
@@ -102,6 +136,32 @@ class Epilogues:
             return False
         (cell,) = msgspec.json.decode(done.stdout)["cells"]
         return any(role["role"] == "archiver" and role["error"] for role in cell["roles"])
+
+    async def _set_rules(self, *rules: str) -> None:
+        """Change the access list of each user on each server."""
+
+        def change() -> None:
+            for server in self._system.topology.servers:
+                for user in USERS:
+                    call(server, "ACL", "SETUSER", user, *rules)
+
+        await run_sync(change)
+
+    async def _repair(self, report: EpilogueReport) -> bool:
+        """Repair the cell and retry its dead letters; return whether it is clean."""
+        letters = await self._system.eventsched("dead-letters")
+        if letters.returncode:
+            return False
+        for letter in msgspec.json.decode(letters.stdout):
+            await self._system.eventsched("dead-letters", "retry", letter["id"], "--force")
+        done = await self._system.eventsched(
+            "repair", "--apply", "--why", WHY_REPAIR, "--archive", str(self._system.archive)
+        )
+        if not done.stdout:
+            return False
+        for cell in msgspec.json.decode(done.stdout)["cells"]:
+            report.repaired += [f"{each['where']}: {each['what']}" for each in cell["changes"]]
+        return done.returncode == 0
 
     async def _set_aside(self, report: EpilogueReport) -> None:
         """Set the segments aside that the log has lost, as an operator would."""
@@ -118,7 +178,9 @@ class Epilogues:
 
         await self._expect(report, "the lost segments are set aside", is_done)
 
-    async def _serve_and_judge(self, name: str, report: EpilogueReport) -> None:
+    async def _serve_and_judge(
+        self, name: str, report: EpilogueReport, partial_until: str = START
+    ) -> None:
         """Serve new sessions; judge them and the history that is left."""
         system = self._system
         before = await read_history(self._store, system.archive)
@@ -134,14 +196,14 @@ class Epilogues:
             report.violations.append(f"{name}: no record was written")
             return
         since = before[-1][0] if before else START
-        report.judged = judge(follower.events, record, since=since)
+        report.judged = judge(follower.events, record, since=since, partial_until=partial_until)
         report.violations += report.judged.violations
         verification = Verification(system)
         await verification.finish()
         report.violations += verification.violations
         report.verified = verification.counts
 
-    def _plan(self) -> Plan:
+    def _plan(self, guests_s: float = GUESTS_S) -> Plan:
         return Plan(
-            conversations=[], speed=SPEED, guests=GUESTS, guests_s=GUESTS_S, seed=self._seed
+            conversations=[], speed=SPEED, guests=GUESTS, guests_s=guests_s, seed=self._seed
         )

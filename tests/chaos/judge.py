@@ -18,6 +18,7 @@ time), `missing` (the gap timed out), utterances cut by a pause that was an outa
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
@@ -41,6 +42,7 @@ from tests.simulation.check import violations as broken_in_log
 Key = tuple[str, str, int]
 """Speaker, target, delivery number."""
 NAMED_MAX = 5
+_OF_ENTRY = re.compile(r"log/(\d+-\d+) ")
 
 
 class Judged(msgspec.Struct, kw_only=True):
@@ -61,13 +63,17 @@ class Judged(msgspec.Struct, kw_only=True):
     events: dict[str, int] = {}
 
 
-def judge(log: Sequence[Event], record: Record, *, since: str = START) -> Judged:
+def judge(
+    log: Sequence[Event], record: Record, *, since: str = START, partial_until: str = START
+) -> Judged:
     """Compare the log and the record.
 
     Args:
         log: all events.
         record: the record of the producers.
         since: id of an event; the record lacks sessions that were opened up to it.
+        partial_until: id of an event; calls up to it may have been partial, so that its decisions
+            may differ from the fold of the log.
     """
     judged = Judged(
         sessions=len(record.sessions),
@@ -76,7 +82,11 @@ def judge(log: Sequence[Event], record: Record, *, since: str = START) -> Judged
         truncated=sum(spoken.truncated for spoken in record.sessions.values()),
         events=dict(Counter(event.type for event in log)),
     )
-    judged.violations += broken_in_log(log, _observations(record))
+    judged.violations += [
+        violation
+        for violation in broken_in_log(log, _observations(record))
+        if not _is_of_entry_until(violation, partial_until)
+    ]
     judged.violations += _ends(log)
     older = _sessions_opened_until(log, since)
     log = [event for event in log if event.session not in older]
@@ -98,6 +108,12 @@ def _sessions_opened_until(log: Sequence[Event], entry_id: str) -> set[str]:
         for event in log
         if event.type == "SessionOpened" and parse_id(event.id) <= parse_id(entry_id)
     }
+
+
+def _is_of_entry_until(violation: str, entry_id: str) -> bool:
+    """Whether the violation is of an entry of the log up to this one."""
+    match = _OF_ENTRY.match(violation)
+    return match is not None and parse_id(match[1]) <= parse_id(entry_id)
 
 
 def _ends(log: Sequence[Event]) -> list[str]:

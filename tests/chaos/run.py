@@ -278,7 +278,7 @@ def main(
     kinds: Annotated[
         str, typer.Option(help="Cause only these kinds, such as unblock,memory.")
     ] = "",
-    epilogues: Annotated[bool, typer.Option(help="Lose the tail, then everything.")] = True,
+    epilogues: Annotated[bool, typer.Option(help="Lose the tail, everything, then rights.")] = True,
     keep: Annotated[Path | None, typer.Option(help="Keep logs and data in this folder.")] = None,
 ) -> None:
     """Run once; JSON on stdout; exit code 1 for any violation."""

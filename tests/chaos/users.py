@@ -10,6 +10,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from eventsched.server.testing import LocalServer
+from eventsched.store.library import names
+from eventsched.store.needed_commands import commands_of
+from tests.chaos.commands import call
+
 USERS = ("producers", "roles", "nodes")
 PASSWORD = "first-password"
 OTHER_PASSWORD = "second-password"
@@ -23,6 +28,12 @@ def access_list() -> list[str]:
     match = _ACCESS_LIST.search(_OPERATIONS.read_text(encoding="utf-8"))
     assert match is not None, "docs/operations.md has the access list of the user scheduler"
     return ["on", f">{PASSWORD}", *match[1].split()]
+
+
+def write_commands(server: LocalServer) -> list[str]:
+    """The commands that functions write with, in alphabetical order."""
+    called = frozenset().union(*map(commands_of, names()))
+    return sorted(set(call(server, "ACL", "CAT", "write")) & {each.lower() for each in called})
 
 
 def write_acl_file(folder: Path) -> dict[str, str]:
