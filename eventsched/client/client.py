@@ -24,7 +24,7 @@ import structlog
 from eventsched.audio.chunks import RATE_MAX, RATE_MIN, Format
 from eventsched.client.channel import CellMultiplexer
 from eventsched.client.session import Session
-from eventsched.encryption.decrypt import load_cipher, make_cipher
+from eventsched.encryption.decrypt import check_plain, load_cipher, make_cipher
 from eventsched.encryption.keystore import VARIABLE, AnyKeys, Key, KeyStore, find_key_store
 from eventsched.errors import (
     InvalidMessage,
@@ -248,6 +248,8 @@ class Client:
             SessionUnknown: There is no such session, or its records are deleted.
             SessionClosedError: The session is closing or closed.
             KeyMissing: The session is encrypted and its key is not in the key store.
+            DecryptionError: The server says that the session is not encrypted, although the key
+                store has its key.
             ServerUnavailable: The server is away.
         """
         return self._during(partial(self._resume, check_id("session", session_id)))
@@ -292,8 +294,11 @@ class Client:
         read = partial(store.read_hash, store.keys.session(keys.name_of(session_id)))
         record = await Backoff(store.transport).call(read)
         key_id = record.get("key")
-        # A missing key raises here, before the present producer loses the session.
+        # A missing key raises here, before the present producer loses the session. So does a record
+        # without a key if the key store has one: the server does not decide what is encrypted.
         cipher = await load_cipher(self.keys, session_id, key_id) if key_id else None
+        if cipher is None:
+            await check_plain(self.keys, session_id)
         grant = await Backoff(store.transport).call(lambda: store.resume_session(session_id, token))
         return self._register(
             channel, grant, cast("Format", record["encoding"]), int(record["sample_rate"]), cipher

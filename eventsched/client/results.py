@@ -189,7 +189,8 @@ async def read_outcome(
 
     A text that cannot be decrypted or read is left out, and the outcome says so: an exception here
     would keep the listener from all later outcomes. So is a text that is not encrypted although its
-    session has a key: it is not the text of a node with the key.
+    session has a key, or although the listener's session is encrypted: whoever can write to the
+    server can name any speaker.
 
     Args:
         entry: The entry.
@@ -260,7 +261,7 @@ async def _read_body(entry: OutboxEntry, keys: KeyStore | None, encrypted_sessio
 async def _decrypt(entry: OutboxEntry, keys: KeyStore | None, encrypted_session: str) -> _Body:
     data, text = entry.data, codec.decode_text(entry.body)
     if not text.encrypted:
-        if data["session"] == encrypted_session:
+        if encrypted_session:
             raise not_encrypted(encrypted_session)
         await check_plain(keys, data["session"])
         return _Body(text, entry.audio)

@@ -23,6 +23,7 @@ from eventsched.errors import DecryptionError
 from eventsched.node.job import Assignment, context_of, prepare
 from eventsched.schema import codec
 from eventsched.schema.events import ContextText, Event, ResultDelivered, Text
+from eventsched.schema.ids import format_id, ms_of
 from eventsched.schema.keys import name_of
 from eventsched.store.cell import Store
 from eventsched.store.client import Client
@@ -63,6 +64,43 @@ async def test_a_plain_result_in_an_encrypted_session_is_left_out_and_logged(
         assert line["error"] == f"{session.id}: not encrypted, although the session has a key"
         assert "transfer" not in repr(lines)
         session.detach()
+
+
+async def test_an_encrypted_session_receives_no_plain_result_of_an_invented_speaker(
+    store: TimedStore, redis: Client, key_store: KeyFolder
+) -> None:
+    async with client_of(store, key_store) as es, es.session(**ASKED, encrypt=True) as session:
+        await answered(store, session, FORGED)
+        outbox = store.keys.outbox(name_of(session.id))
+        ((entry_id, entry),) = await store.read_range(outbox, "-", "+", 10)
+        fields = [field.replace(session.id.encode(), b"c0.invented") for field in entry]
+        position = fields.index(b"i") + 1
+        number, total = map(int, fields[position].split(b":"))
+        fields[position] = b"%d:%d" % (number + 1, total)
+        await redis.execute_command("XADD", outbox, format_id(ms_of(entry_id), 1), *fields)
+        results = session.results()
+        with anyio.fail_after(20):
+            received = [await next_result(results) for _ in range(2)]
+        assert [(result.session, result.text) for result in received] == [
+            (session.id, None),
+            ("c0.invented", None),
+        ]
+        session.detach()
+
+
+async def test_a_session_with_a_key_is_not_resumed_as_a_plain_session(
+    store: TimedStore, redis: Client, key_store: KeyFolder
+) -> None:
+    """The server takes the key's id out of the session's record."""
+    async with client_of(store, key_store) as es:
+        async with es.session(**ASKED, encrypt=True) as session:
+            session.detach()
+        key = store.keys.session(name_of(session.id))
+        await redis.execute_command("HSET", key, "key", "")
+        with pytest.raises(DecryptionError, match="not encrypted, although the session has a key"):
+            async with es.resume(session.id):
+                raise AssertionError("resumed")
+        assert (await store.read_hash(key))["epoch"] == "1", "the producer has not lost the session"
 
 
 async def test_a_plain_result_of_another_speaker_with_a_key_is_left_out(
