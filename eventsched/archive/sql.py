@@ -1,8 +1,8 @@
 """Runs SQL over an archive: DuckDB reads its Parquet files.
 
 Owns: the views `events`, `jobs` and `sessions`; the restriction of a statement to reading this
-archive; its limits of time, memory and rows; its interruption. Every file is verified before DuckDB
-opens it (sealed_file.py).
+archive's event files; its limits of time, memory and rows; its interruption. Every file is verified
+before DuckDB opens it (sealed_file.py).
 Must not: decrypt.
 Read next: segment.py (the columns), docs/query.md.
 """
@@ -10,8 +10,12 @@ Read next: segment.py (the columns), docs/query.md.
 from __future__ import annotations
 
 import re
+import resource
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import anyio
@@ -21,9 +25,13 @@ from anyio import to_thread
 from eventsched.archive.layout import ArchiveFolder
 from eventsched.errors import ArchiveError, require_packages
 
-READ_MAX = 1_000
+FETCH_ROWS_MAX = 1_000
+FETCH_S_MAX = 0.05
+"""Fewer rows are fetched at once if a fetch takes longer: it cannot be interrupted."""
 INTERRUPT_S = 0.05
 """Interval at which a running statement is interrupted until it ends."""
+PROCESS_MB = 256
+"""Memory of the process beside its rows: packages, threads, output."""
 EVENTS = """
 CREATE VIEW events AS
 SELECT parse_path(filename)[-2] AS cell, ms || '-' || seq AS id, make_timestamp_ms(ms) AS time,
@@ -72,6 +80,21 @@ class QueryLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Rows of the result."""
 
 
+def limit_memory(limits: QueryLimits) -> None:
+    """Limit the memory of this process, which must be for one query, to the limit of the query.
+
+    DuckDB's own limit counts neither the values that it computes at once nor the rows in Python.
+    Only Linux has a limit that counts both; other systems have DuckDB's limit alone.
+    """
+    if sys.platform != "linux":
+        return
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[5])
+    present = pages * resource.getpagesize()
+    most = present + (limits.memory_mb + PROCESS_MB) * 1_000_000
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
+
+
 class Query:
     """A statement over an archive and its result. Not for several threads, except `interrupt`.
 
@@ -104,11 +127,13 @@ class Query:
 
         files = list(self._files())
         try:
-            self._open(files, str(self._folder.path.resolve()))
+            self._open(files)
             self._check_statement()
             self._result = self._connection.execute(self._sql)
         except duckdb.Error as error:
             raise self._error_of(error) from error
+        except MemoryError:
+            raise self._needs_more_memory() from None
         self.columns = [name for name, *_ in self._result.description or ()]
 
     def _files(self) -> Iterator[str]:
@@ -119,15 +144,14 @@ class Query:
         for name in self._folder.cells():
             cell = self._folder.cell(name)
             for record in cell.signed_records():
-                if self._interrupted.is_set():
-                    raise ArchiveError("the query was interrupted")
+                self._check_interrupted()
                 open_sealed(cell, record, "events").close()
                 yield str((cell.path / record.file("events").name).resolve())
                 is_empty = False
         if is_empty:
             raise ArchiveError(f"{self._folder.path} has no segment yet")
 
-    def _open(self, files: Sequence[str], folder: str) -> None:
+    def _open(self, files: Sequence[str]) -> None:
         """Create the views, then block access to anything else."""
         run = self._connection.execute
         run(f"SET memory_limit = '{self._limits.memory_mb}MB'")
@@ -136,7 +160,8 @@ class Query:
         run(JOBS)
         run(SESSIONS)
         # DuckDB checks the given pattern, then each file that it matches.
-        run(f"SET allowed_directories = {_literal([folder, _as_pattern(folder)])}")
+        allowed = {*files, *map(_as_pattern, files)}
+        run(f"SET allowed_paths = {_literal(sorted(allowed))}")
         run("SET enable_external_access = false")
         run("SET lock_configuration = true")
 
@@ -153,28 +178,51 @@ class Query:
 
         count = 0
         try:
-            while rows := self._result.fetchmany(READ_MAX):
+            for rows in self._batches():
                 count += len(rows)
                 if count > self._limits.rows:
                     raise ArchiveError(
                         f"the result has more than {self._limits.rows:,} rows: "
                         "add LIMIT, or raise --rows"
                     )
-                yield from rows
+                for row in rows:
+                    self._check_interrupted()
+                    yield row
         except duckdb.Error as error:
             raise self._error_of(error) from error
+        except MemoryError:
+            raise self._needs_more_memory() from None
+
+    def _batches(self) -> Iterator[list[tuple[Any, ...]]]:
+        """The rows in batches: one row first, then as many as a short fetch returns."""
+        size = 1
+        while True:
+            began_s = monotonic()
+            rows = self._result.fetchmany(size)
+            is_short = monotonic() - began_s < FETCH_S_MAX
+            self._check_interrupted()
+            if not rows:
+                return
+            yield rows
+            size = min(2 * size, FETCH_ROWS_MAX) if is_short else max(1, size // 4)
+
+    def _check_interrupted(self) -> None:
+        if self._interrupted.is_set():
+            raise ArchiveError("the query was interrupted")
 
     def _error_of(self, error: Exception) -> ArchiveError:
         import duckdb
 
         if isinstance(error, duckdb.OutOfMemoryException):
-            return ArchiveError(
-                f"the query needs more than {self._limits.memory_mb:,} MB of memory: "
-                "raise --memory-mb"
-            )
+            return self._needs_more_memory()
         if isinstance(error, duckdb.InterruptException):
             return ArchiveError("the query was interrupted")
         return ArchiveError(_first_line(error))
+
+    def _needs_more_memory(self) -> ArchiveError:
+        return ArchiveError(
+            f"the query needs more than {self._limits.memory_mb:,} MB of memory: raise --memory-mb"
+        )
 
     def interrupt(self) -> None:
         """End the running statement; from another thread."""

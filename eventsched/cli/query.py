@@ -59,11 +59,12 @@ async def query(
     with its own public key before it is read. Ctrl-C interrupts the query.
     """
     from eventsched.archive.layout import ArchiveFolder
-    from eventsched.archive.sql import QueryLimits, run_query
+    from eventsched.archive.sql import QueryLimits, limit_memory, run_query
 
     if archive is None:
         raise InvalidMessage.of("--archive", "a folder is needed", "add --archive DIR")
     limits = QueryLimits(seconds=timeout, memory_mb=memory_mb, rows=rows)
+    limit_memory(limits)
     show = _print_json if options.json else _show
     await run_query(ArchiveFolder.open(archive), sql, limits, show)
 

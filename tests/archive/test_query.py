@@ -16,6 +16,7 @@ from eventsched.archive.sql import Query, QueryLimits, run_query
 from eventsched.errors import ArchiveError, MissingDependencyError
 from tests.archive.archives import Archived
 from tests.archive.test_sealing import sums
+from tests.cli.programs import run as run_command
 
 pytestmark = pytest.mark.parametrize("server", ["embedded"], indirect=True)
 DOCS = Path(__file__).parents[2] / "docs" / "query.md"
@@ -166,6 +167,25 @@ async def test_a_query_has_a_limit_of_memory_and_writes_nothing(
     with pytest.raises(ArchiveError, match="more than 64 MB of memory: raise --memory-mb"):
         await run(archived, "SELECT list(range) FROM range(100000000)", memory_mb=64)
     assert list((tmp_path / "present").iterdir()) == []
+
+
+async def test_the_command_has_a_limit_of_memory_for_large_values(archived: Archived) -> None:
+    """DuckDB's limit does not count the values that one step computes, nor rows in Python."""
+    await worked(archived)
+    sql = "SELECT repeat('x', 5000000) FROM range(1000)"
+    words = ["--json", "query", sql, "--archive", str(archived.path), "--memory-mb", "64"]
+    done = await anyio.to_thread.run_sync(run_command, archived.path, *words)
+    assert done.returncode == 1
+    assert done.stderr.strip().endswith(b"more than 64 MB of memory: raise --memory-mb")
+
+
+async def test_a_file_beside_the_segments_is_not_read(archived: Archived) -> None:
+    await worked(archived)
+    folder = archived.path / archived.store.cell
+    (folder / "notes.csv").write_text("a,b\n1,2\n")
+    for name in ("notes.csv", "*.csv", "*.parquet"):
+        with pytest.raises(ArchiveError, match="file system operations are disabled"):
+            ask(archived, f"SELECT * FROM read_csv('{folder}/{name}')")
 
 
 async def test_a_query_has_a_limit_of_time(archived: Archived) -> None:

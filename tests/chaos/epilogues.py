@@ -152,7 +152,8 @@ class Epilogues:
         letters = await self._system.eventsched("dead-letters")
         if letters.returncode:
             return False
-        for letter in msgspec.json.decode(letters.stdout):
+        for line in letters.stdout.splitlines():
+            letter = msgspec.json.decode(line)
             await self._system.eventsched("dead-letters", "retry", letter["id"], "--force")
         done = await self._system.eventsched(
             "repair", "--apply", "--why", WHY_REPAIR, "--archive", str(self._system.archive)
