@@ -237,16 +237,23 @@ class Verifier:
                 yield from self._heads_of(folder, sequences[-1], start)
 
     def _checkpoints(self, records: dict[str, list[Record]]) -> Iterator[Problem]:
-        """Check that no segment of the checkpoint was removed or sealed again.
+        """Check that no segment of the checkpoint was removed, sealed again or set aside.
 
-        A segment that was set aside is neither.
+        A note about segments that were set aside proves nothing: whoever can write to the folder
+        can write one. Only the auditor can find out whether it is true.
         """
-        set_aside = [record.head for _, tail in self._tails for record in tail]
+        set_aside = {record.head: folder for folder, tail in self._tails for record in tail}
         for head in self._heads:
             self.report.checkpoints += 1
-            if head in set_aside:
-                continue
             where = f"checkpoint of {head.cell}"
+            if head in set_aside:
+                note = f"{self._name(set_aside[head])}/{NOTE}"
+                yield Problem(
+                    where,
+                    f"segment {head.segments - 1} was set aside: ask the operator whether {note} "
+                    "is true, then keep a new checkpoint",
+                )
+                continue
             segments = records.get(head.cell, [])
             if len(segments) < head.segments:
                 what = f"has {head.segments} segments, the archive {len(segments)}"

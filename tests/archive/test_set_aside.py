@@ -122,8 +122,13 @@ async def test_a_lost_tail_moves_byte_for_byte_and_archiving_continues(
     await archived.project()
     assert await archived.seal() >= 2
     report = audit(archived, checkpoint).report
-    assert report.problems == []
+    where = f"{archived.store.cell}/set-aside/"
+    (problem,) = report.problems
+    assert f"segment {tail[-1].n} was set aside: ask the operator whether {where}" in problem.what
     assert report.set_aside == [note]
+    checkpoint.write_bytes(checkpoint_of(archived.folder))
+    report = audit(archived, checkpoint).report
+    assert report.problems == []
     assert report.events == len(await archived.log())
     verified = await Verifier(archived.views, CORE, history=await archived.history()).run()
     assert (verified.is_clean, verified.is_complete) == (True, True), verified.violations
