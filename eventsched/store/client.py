@@ -1,7 +1,8 @@
 """Opens a client and checks that its server is usable.
 
-Owns: parsing the URL, detecting a cluster, the checks of version, memory policy and role at
-connect, closing connections to a server whose role has changed.
+Owns: parsing the URL, the warning about TLS without authentication, detecting a cluster, the checks
+of version, memory policy and role at connect, closing connections to a server whose role has
+changed.
 Must not: start a server or change its settings.
 Read next: server/discovery.py (the minimum version), error_replies.py, access.py, fast_client.py.
 """
@@ -11,9 +12,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, TypeAlias, cast
 
 import redis.asyncio as aioredis
+import structlog
 from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.exceptions import ClusterDownError, RedisClusterException, RedisError
 
@@ -31,6 +34,8 @@ _FACTS = ("maxmemory_policy", "maxmemory", "role")
 _VERSION = re.compile(r"(\d+)\.(\d+)")
 CONNECTIONS_MAX = 1_000
 """Far more than a process uses at once: an exhausted pool looks like an unreachable server."""
+
+log = structlog.get_logger("eventsched.store.client")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +57,7 @@ async def open_client(url: str) -> Client:
     Raises InvalidMessage for a URL that cannot be parsed, ServerUnavailable.
     """
     client = _make_client(url)
+    _warn_about_tls(url, client)
     try:
         info = await client.info("cluster")
         if not info.get("cluster_enabled"):
@@ -77,6 +83,26 @@ def _make_client(url: str) -> aioredis.Redis:
     if client.connection_pool.connection_kwargs.get("decode_responses"):
         raise InvalidMessage.of("url", "replies are read as bytes", "leave out decode_responses")
     return client
+
+
+def _warn_about_tls(url: str, client: aioredis.Redis) -> None:
+    """Log a warning if the options of a URL switch off a check of the server's certificate."""
+    options = client.connection_pool.connection_kwargs
+    if options.get("ssl_cert_reqs") == "none":
+        _warn(display_url(url), "ssl_cert_reqs=none: the server's certificate is not checked")
+    elif options.get("ssl_check_hostname") is False:
+        _warn(display_url(url), "ssl_check_hostname=false: any host's certificate is accepted")
+
+
+@cache
+def _warn(server: str, option: str) -> None:
+    """Log the warning, once per process and server."""
+    log.warning(
+        "the connection is encrypted, but its other end may be anybody",
+        server=server,
+        option=option,
+        remedy="leave the option out, and name your authority with ssl_ca_certs=FILE",
+    )
 
 
 class _Cluster(RedisCluster):

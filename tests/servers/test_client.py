@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 from redis.asyncio.cluster import RedisCluster
+from structlog.testing import capture_logs
 
 from eventsched.errors import CommandRefused, InvalidMessage, ServerUnavailable
 from eventsched.schema.keys import CELLS
 from eventsched.server.discovery import Binary, in_wheel
+from eventsched.server.launch import free_ports
 from eventsched.server.testing import LocalCluster, LocalServer, wait_for
 from eventsched.store.client import Client, check_info, check_server, open_client
 from eventsched.store.connection import open_connection
@@ -238,3 +240,24 @@ async def test_cluster_without_slots_is_refused_in_one_line(tmp_path: Path) -> N
         bare.call("CLUSTER", "FLUSHSLOTS")
         with pytest.raises(ServerUnavailable, match=f"{bare.url}.*slots"):
             await open_client(bare.url)
+
+
+@pytest.mark.parametrize(
+    ("option", "check"),
+    [("ssl_cert_reqs=none", "certificate is not checked"),
+     ("ssl_check_hostname=false", "any host's certificate"), ("ssl_cert_reqs=required", "")],
+)  # fmt: skip
+async def test_tls_without_authentication_is_a_warning_once_for_each_server(
+    option: str, check: str
+) -> None:
+    """Nothing listens at the two ports: the warning comes before the connection."""
+    ports = free_ports(2)
+    with capture_logs() as lines:
+        for port in [*ports, *ports]:
+            with pytest.raises(ServerUnavailable):
+                await open_client(f"rediss://me:hunter2@127.0.0.1:{port}?{option}")
+    warnings = [line for line in lines if line["log_level"] == "warning"]
+    shown = [f"rediss://127.0.0.1:{port}" for port in ports if check]
+    assert [line["server"] for line in warnings] == shown
+    assert all(check in line["option"] for line in warnings)
+    assert "hunter2" not in str(lines)
