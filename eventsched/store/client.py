@@ -4,7 +4,8 @@ Owns: parsing the URL, the warning about TLS without authentication, detecting a
 of version, memory policy and role at connect, closing connections to a server whose role has
 changed.
 Must not: start a server or change its settings.
-Read next: server/discovery.py (the minimum version), error_replies.py, access.py, fast_client.py.
+Read next: server/discovery.py (the minimum version), error_replies.py, access.py, library_check.py,
+fast_client.py.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from eventsched.server.discovery import FLOOR_TEXT, is_new_enough
 from eventsched.store.access import check_commands
 from eventsched.store.error_replies import CLIENT_ERRORS, translate
 from eventsched.store.fast_client import FastPool, fast_connection
+from eventsched.store.library_check import check_library
 
 Client: TypeAlias = "aioredis.Redis | RedisCluster"
 _FACTS = ("maxmemory_policy", "maxmemory", "role")
@@ -175,8 +177,10 @@ async def check_server(client: Client) -> ServerFacts:
     if isinstance(client, RedisCluster):
         for node in client.get_primaries():
             await check_commands(client, target_nodes=node)
+            await check_library(client, target_nodes=node)
     else:
         await check_commands(client)
+        await check_library(client)
     return facts[0]
 
 

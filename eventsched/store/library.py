@@ -217,15 +217,13 @@ def library_of(scripts: Iterable[str]) -> Library:
     bodies = "".join(_script(name, text) for name, text in texts.items())
     includes = "".join(modules.values())
     flags = {name: _flags(name, text) for name, text in texts.items()}
-    code = "\0".join((includes, bodies, *flags.values()))
-    release = hashlib.sha256(code.encode()).hexdigest()[:12]
-    entrances = "".join(
-        _ENTRANCE.format(script=name, function=_function(name, release), flags=flags[name])
-        for name in texts
-    )
-    return Library(
-        release,
-        _LIBRARY.format(
+
+    def source(release: str) -> str:
+        entrances = "".join(
+            _ENTRANCE.format(script=name, function=_function(name, release), flags=flags[name])
+            for name in texts
+        )
+        return _LIBRARY.format(
             release=release,
             includes=includes,
             bodies=bodies,
@@ -233,8 +231,10 @@ def library_of(scripts: Iterable[str]) -> Library:
             creates=CREATES,
             cell_unknown=CellUnknown.code,
             keys=_KEYS,
-        ),
-    )
+        )
+
+    release = hashlib.sha256(source("").encode()).hexdigest()[:12]
+    return Library(release, source(release))
 
 
 def _function(script: str, release: str) -> str:

@@ -16,6 +16,7 @@ _FUNCTIONS = "the functions that make every decision call it"
 SENT = {
     "INFO": "it tells the server's version, role and memory limit",
     "FUNCTION|LOAD": "it loads the functions that make every decision",
+    "FUNCTION|LIST": "it compares the loaded functions with its own",
     "FCALL": "it calls the functions that make every decision",
     "XREAD": "it waits for events, jobs and results",
     "GET": "it reads which cells the server has",
@@ -51,7 +52,7 @@ _AFTER_KEY = {
     "ZREMRANGEBYRANK": "0 0", "ZREMRANGEBYSCORE": "0 0", "ZSCORE": "m",
 }  # fmt: skip
 """The arguments of an example after its key; none for a command that is not listed."""
-_WITHOUT_KEY = {"INFO": "", "TIME": "", "SCAN": "0", "FUNCTION|LOAD": "code"}
+_WITHOUT_KEY = {"INFO": "", "TIME": "", "SCAN": "0", "FUNCTION|LIST": "", "FUNCTION|LOAD": "code"}
 
 
 @cache

@@ -26,6 +26,7 @@ from eventsched.errors import (
     CommandRefused,
     ServerAway,
     ServerUnavailable,
+    UnexpectedReply,
     from_reply,
 )
 from eventsched.schema.keys import cell_of_key
@@ -33,6 +34,7 @@ from eventsched.store import library as lua_library
 from eventsched.store.access import check_access
 from eventsched.store.client import reconnect
 from eventsched.store.error_replies import CLIENT_ERRORS, has_other_role, translate
+from eventsched.store.library_check import check_library
 from eventsched.store.needed_commands import commands_of
 from eventsched.store.replies import decode_text
 
@@ -134,6 +136,20 @@ class RedisTransport:
             ) from None
         except ServerAway as error:  # for example, because its memory is full
             raise ServerAway(f"the server lacks the functions of this release: {error}") from None
+        except UnexpectedReply:  # for example, because another library has our functions
+            await self._check_library(key)
+            raise
+
+    async def _check_library(self, key: str) -> None:
+        """Raise ServerRefused if the server of `key` has foreign functions with our names."""
+        try:
+            if isinstance(self._calling, RedisCluster):
+                node = self._calling.get_node_from_key(key)
+                await check_library(self._calling, target_nodes=node)
+            else:
+                await check_library(self._calling)
+        except CLIENT_ERRORS as error:
+            raise await self._translated(error) from None
 
     async def _test_access(self, script: str, key: str) -> None:
         """Test whether the access list allows what a script needs, before it is called again.
