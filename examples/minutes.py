@@ -1,9 +1,11 @@
 """An example of your own read model: the amount of speech on each day.
 
-A projector folds it once your package names it in an entry point:
+A projector folds it once your package names it in an entry point, and once the operator enables it:
 
     [project.entry-points."eventsched.projections"]
     minutes = "examples.minutes:Minutes"
+
+    export EVENTSCHED_PROJECTIONS=minutes
 
 `eventsched state minutes 2026-11-25` reads a record; `eventsched rebuild minutes` folds the whole
 history again.

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from eventsched.history.source import HistorySource
-from eventsched.projection.protocol import load_sets
+from eventsched.projection.installed import load_core
 from eventsched.projection.store import ProjectionStore
 from eventsched.roles.projector import Projector
 from eventsched.schema.events import Event
@@ -29,7 +29,7 @@ class CoreProjector:
     """Projects the log of a cell with the set `core`, a batch at a time."""
 
     def __init__(self, store: TimedStore, batch: int = 500) -> None:
-        (core,) = load_sets()
+        core = load_core()
         self.views = ProjectionStore(store.transport, store.cell, now_ms=lambda: store.at_ms)
         self._projector = Projector(self.views, core, batch_max=batch)
 

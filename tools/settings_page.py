@@ -44,7 +44,9 @@ next call on. There are three ways to set a value; a flag takes precedence over 
 - `eventsched.connect(settings={{"pause_ms": 500}})` in a program.
 
 The start fails if a name is unknown, an environment variable misspelt or a value out of bounds; the
-message names the setting, its bounds and the remedy. `eventsched status` shows lag and waiting
+message names the setting, its bounds and the remedy. Which read models of other packages run is not
+stored: `EVENTSCHED_PROJECTIONS` of each process names them
+([operations.md](operations.md#read-models-of-your-own)). `eventsched status` shows lag and waiting
 jobs; [operations.md](operations.md) describes when to change which setting.
 
 | setting | default | unit | least | most | meaning |

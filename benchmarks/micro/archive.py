@@ -13,7 +13,7 @@ from benchmarks.micro.worked import worked_log
 from eventsched.archive.layout import ArchiveFolder
 from eventsched.errors import require_packages
 from eventsched.history.log import History
-from eventsched.projection.protocol import indexing_set, load_sets
+from eventsched.projection.installed import load_core
 from eventsched.projection.store import ProjectionStore
 from eventsched.schema.ids import START
 
@@ -33,7 +33,7 @@ class Archive(Bench, frozen=True, kw_only=True):
         require_packages("pyarrow", "cryptography")
         from benchmarks.micro import sealing
 
-        core = indexing_set(load_sets())
+        core = load_core()
         async with stage.fresh() as connection:
             (store,) = connection.stores.values()
             await worked_log(store, self.jobs)

@@ -14,7 +14,8 @@ import sys
 
 import anyio
 
-from eventsched.projection.protocol import ProjectionSet, load_sets
+from eventsched.projection.installed import load_core
+from eventsched.projection.protocol import ProjectionSet
 from eventsched.projection.store import ProjectionStore
 from eventsched.roles.projector import Projector
 from eventsched.runtime import run_async
@@ -25,7 +26,7 @@ VIEWS = ("session", "group")
 
 def session_and_group() -> ProjectionSet:
     """Return the built-in projection set with these two views only."""
-    core = next(each for each in load_sets() if each.name == "core")
+    core = load_core()
     projections = tuple(each for each in core.projections if each.name in VIEWS)
     return ProjectionSet(core.name, projections, core.sessions)
 

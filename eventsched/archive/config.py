@@ -15,7 +15,7 @@ import msgspec
 from eventsched.archive.layout import ArchiveFolder
 from eventsched.archive.signing import SigningKey
 from eventsched.errors import require_packages
-from eventsched.projection.protocol import indexing_set, load_sets
+from eventsched.projection.installed import load_core
 from eventsched.projection.store import ProjectionStore
 from eventsched.store.cell import Store
 
@@ -43,7 +43,7 @@ class ArchiveSettings(msgspec.Struct, frozen=True):
         """An archiver for the cell of the store; `owner` identifies it as owner of the lease."""
         from eventsched.archive.archiver import Archiver
 
-        core = indexing_set(load_sets())
+        core = load_core()
         projection_store = ProjectionStore(store.transport, store.cell)
         return Archiver(
             projection_store,

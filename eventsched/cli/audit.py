@@ -80,9 +80,9 @@ async def verify(
     from eventsched.archive.verifier import Verifier
     from eventsched.cli.output import print_json, progress
     from eventsched.errors import ArchiveError
-    from eventsched.projection.protocol import indexing_set, load_sets
+    from eventsched.projection.installed import load_core
 
-    core = indexing_set(load_sets())
+    core = load_core()
     verifier = Verifier(
         dir_, checkpoint=checkpoint, key=key, projection_set=core if snapshots else None
     )

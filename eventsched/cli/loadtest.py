@@ -32,7 +32,7 @@ from eventsched.loadtest.judge import Verdict, judge
 from eventsched.loadtest.replay import Replay
 from eventsched.loadtest.rttm import Conversation, Expected, expect, read_rttm
 from eventsched.node.readiness import missing_node
-from eventsched.projection.protocol import indexing_set, load_sets
+from eventsched.projection.installed import load_core
 from eventsched.projection.store import ProjectionStore
 from eventsched.schema.validation import check_language
 from eventsched.store.connection import Connection
@@ -156,7 +156,7 @@ async def _run(
         record = await replay.run()
         tasks.cancel_scope.cancel()
     wall_s = time.monotonic() - start_s
-    core = indexing_set(load_sets())
+    core = load_core()
     histories = {
         store.cell: await History.open(ProjectionStore(store.transport, store.cell), archive, core)
         for store in stores

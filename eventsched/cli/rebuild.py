@@ -11,7 +11,7 @@ import msgspec
 import typer
 
 from eventsched.cli.options import Archive, Options, command
-from eventsched.errors import EventschedError, InvalidMessage
+from eventsched.errors import EventschedError
 
 if TYPE_CHECKING:
     from eventsched.archive.layout import ArchiveFolder
@@ -64,15 +64,13 @@ def _select(names: list[str]) -> list[tuple[ProjectionSet, list[str]]]:
 
     Raises InvalidMessage for an unknown name.
     """
-    from eventsched.projection.protocol import load_sets
+    from eventsched.projection.installed import load_sets, missing_read_model
 
     sets = load_sets()
     known = [projection.name for each in sets for projection in each.projections]
     for name in names:
         if name not in known:
-            raise InvalidMessage.of(
-                "NAME", f"no read model {name!r}", f"choose of {', '.join(known)}"
-            )
+            raise missing_read_model("NAME", name, known)
     selection = [(each, [p.name for p in each.projections if p.name in names]) for each in sets]
     return [(each, set_names) for each, set_names in selection if set_names]
 

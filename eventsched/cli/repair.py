@@ -65,10 +65,10 @@ async def repair(
 async def _open(store: Store, archive: ArchiveFolder | None) -> Repairer:
     from eventsched.audit.repair import Repairer
     from eventsched.history.log import History
-    from eventsched.projection.protocol import indexing_set, load_sets
+    from eventsched.projection.installed import load_core
     from eventsched.projection.store import ProjectionStore
 
-    core = indexing_set(load_sets())
+    core = load_core()
     projection_store = ProjectionStore(store.transport, store.cell)
     history = await History.open(projection_store, archive, core)
     return Repairer(projection_store, core, history, partial(_rebuild, projection_store, core))

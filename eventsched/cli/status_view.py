@@ -16,6 +16,7 @@ from eventsched.history.status import (
     NodeStatus,
     SystemStatus,
 )
+from eventsched.projection.installed import VARIABLE
 from eventsched.store.lag import ARCHIVE
 
 LATE_MS = {ARCHIVE: 600_000}
@@ -33,6 +34,10 @@ def panel(status: SystemStatus) -> RenderableType:
         head.append(f", maxmemory {size(status.maxmemory_bytes)}", "dim")
     parts: list[RenderableType] = [head]
     parts += [Text(f"warning: {warning}", "yellow") for warning in status.warnings]
+    parts += [
+        Text(f"projection {each.name} of {each.package}: not enabled ({VARIABLE})", "dim")
+        for each in status.projections_not_enabled
+    ]
     for cell in status.cells:
         parts += ["", *_cell(cell)]
     return Group(*parts)

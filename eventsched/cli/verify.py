@@ -60,11 +60,11 @@ async def _verify(store: Store, archive: ArchiveFolder | None) -> Report:
     from eventsched.audit.verify import Verifier
     from eventsched.cli.output import progress
     from eventsched.history.log import History
-    from eventsched.projection.protocol import indexing_set, load_sets
+    from eventsched.projection.installed import load_core
     from eventsched.projection.store import ProjectionStore
 
     total = await store.transport.command("XLEN", store.keys.log, key=store.keys.log)
-    core = indexing_set(load_sets())
+    core = load_core()
     projection_store = ProjectionStore(store.transport, store.cell)
     history = await History.open(projection_store, archive, core)
     with progress(f"verifying {store.cell}", total) as set_progress:

@@ -16,11 +16,12 @@ import anyio
 import msgspec
 
 from eventsched.encryption.decrypt import EventDecryptor
-from eventsched.errors import DecryptionError, InvalidMessage, NotFound
+from eventsched.errors import DecryptionError, NotFound
 from eventsched.history.log import ALL_ENTRIES, EntryFilter
 from eventsched.history.position import LogPosition
 from eventsched.history.source import HistorySource, session_of_job
 from eventsched.projection.fold import FailedEvent, Folding, decode_event, sessions_of
+from eventsched.projection.installed import missing_read_model
 from eventsched.projection.protocol import HasParts, Projection, record_codec
 from eventsched.projection.store import ProjectionStore, is_made_by
 from eventsched.schema import keys
@@ -99,7 +100,7 @@ class Reader:
 
     @property
     def projections(self) -> Mapping[str, Projection]:
-        """The installed read models by name."""
+        """The loaded read models by name."""
         return {part.name: part for each in self._source.sets for part in each.projections}
 
     # --- events ---------------------------------------------------------------------------------
@@ -281,9 +282,7 @@ class Reader:
         """
         projection = self.projections.get(kind)
         if projection is None:
-            raise InvalidMessage.of(
-                "kind", f"no read model {kind!r}", f"choose of {', '.join(self.projections)}"
-            )
+            raise missing_read_model("kind", kind, self.projections)
         whole, _, part = entity.partition("/")
         cell, record, where = self._locate(kind, whole)
         select = partial(_part_of, projection, part)

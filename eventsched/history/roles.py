@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from eventsched.projection.protocol import load_sets
+from eventsched.projection.installed import enabled_names
 from eventsched.store.cell import Store
 from eventsched.store.lag import ARCHIVE
 from eventsched.store.role_commands import PRESENCE_MS, StoredPresence
@@ -89,7 +89,7 @@ async def _needed(store: Store) -> list[tuple[str, str]]:
     )
     return [
         ("dispatcher", ""),
-        *((PROJECTOR, each.name) for each in load_sets()),
+        *((PROJECTOR, name) for name in enabled_names()),
         ("timer", ""),
         *([(ARCHIVER, "")] if has_archive else []),
     ]

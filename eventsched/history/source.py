@@ -13,7 +13,8 @@ from eventsched.archive.layout import ArchiveFolder
 from eventsched.errors import InvalidMessage, NotFound
 from eventsched.history.log import History
 from eventsched.history.position import LogPosition
-from eventsched.projection.protocol import ProjectionSet, indexing_set, load_sets
+from eventsched.projection.installed import load_sets
+from eventsched.projection.protocol import ProjectionSet, indexing_set
 from eventsched.projection.store import ProjectionStore
 from eventsched.schema import keys
 from eventsched.schema.ids import START, parse_id

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from eventsched.history.roles import RoleStatus, read_roles
-from eventsched.projection.protocol import load_sets
+from eventsched.projection.installed import NotEnabled, enabled_names, not_enabled
 from eventsched.projection.store import ProjectionStore
 from eventsched.schema.ids import ms_of
 from eventsched.store.cell import Store
@@ -102,6 +102,8 @@ class SystemStatus(msgspec.Struct, frozen=True, kw_only=True):
     is_cluster: bool
     maxmemory_bytes: int
     warnings: list[str]
+    projections_not_enabled: list[NotEnabled]
+    """Projections of installed packages that this process does not load."""
     cells: list[CellStatus]
 
 
@@ -113,6 +115,7 @@ async def read_status(connection: Connection) -> SystemStatus:
         is_cluster=facts.is_cluster,
         maxmemory_bytes=facts.maxmemory_bytes,
         warnings=list(facts.warnings),
+        projections_not_enabled=not_enabled(),
         cells=[await _CellReader(store).read() for store in connection.stores.values()],
     )
 
@@ -155,7 +158,7 @@ class _CellReader:
             roles=await read_roles(self._store, self._now_ms),
             consumers=[
                 await self._dispatch(),
-                *[await self._set(projection_set.name) for projection_set in load_sets()],
+                *[await self._set(name) for name in enabled_names()],
                 *await self._archive(),
             ],
             waiting=[

@@ -1,21 +1,20 @@
 """Defines a projection: a pure fold of events into records, one record per entity.
 
-Owns: the protocol that read models implement, and loading them by entry point.
-Must not: do I/O with a server, or import `projections` (entry points do).
-Read next: projections/session.py (a read model), roles/projector.py (runs projections).
+Owns: the protocol that read models implement, and the sets that are folded together.
+Must not: do I/O with a server, or import `projections`.
+Read next: installed.py (finds read models), projections/session.py (a read model),
+roles/projector.py (runs projections).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from importlib.metadata import entry_points
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
 from eventsched.schema.events import Event
 
-ENTRY_POINTS = "eventsched.projections"
 Step = Callable[[Any, Event, Any], Any]
 """`step(view, event, data) -> view`: how one event type changes a record."""
 
@@ -84,24 +83,9 @@ def handled(steps: Mapping[type, Step]) -> frozenset[str]:
     return frozenset(kind.__name__ for kind in steps)
 
 
-def load_sets() -> Sequence[ProjectionSet]:
-    """The installed sets: the built-in `core`, and a set for each projection of a user."""
-    sets = [_as_set(point.name, point.load()) for point in entry_points(group=ENTRY_POINTS)]
-    return sorted(sets, key=lambda projection_set: projection_set.name)
-
-
 def indexing_set(sets: Iterable[ProjectionSet]) -> ProjectionSet:
     """The set whose indexes list the events of each session: `core`."""
     return next(each for each in sets if each.sessions is not None)
-
-
-def _as_set(name: str, target: Any) -> ProjectionSet:
-    if isinstance(target, ProjectionSet):
-        return target
-    projection = target() if isinstance(target, type) else target
-    if not isinstance(projection, Projection):
-        raise TypeError(f"entry point {name!r} in {ENTRY_POINTS} is no projection: {target!r}")
-    return ProjectionSet(projection.name, (projection,))
 
 
 class WholeRecordCodec:

@@ -15,7 +15,8 @@ from typing import NamedTuple, TypeAlias
 import anyio
 
 from eventsched.archive.config import ArchiveSettings
-from eventsched.projection.protocol import ProjectionSet, load_sets
+from eventsched.projection.installed import load_sets
+from eventsched.projection.protocol import ProjectionSet
 from eventsched.projection.store import ProjectionStore
 from eventsched.roles.backpressure import BackpressureMonitor
 from eventsched.roles.dispatcher import Dispatcher

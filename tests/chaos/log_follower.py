@@ -15,7 +15,7 @@ import anyio
 from eventsched.archive.layout import ArchiveFolder
 from eventsched.errors import ServerUnavailable
 from eventsched.history.log import History
-from eventsched.projection.protocol import indexing_set, load_sets
+from eventsched.projection.installed import load_core
 from eventsched.projection.store import ProjectionStore
 from eventsched.schema import codec
 from eventsched.schema.events import Event
@@ -64,7 +64,7 @@ async def read_history(store: Store, archive: Path | None) -> list[Entry]:
     """All entries of the log, those that were trimmed from the archive."""
     projection_store = ProjectionStore(store.transport, store.cell)
     folder = ArchiveFolder.open(archive) if archive else None
-    history = await History.open(projection_store, folder, indexing_set(load_sets()))
+    history = await History.open(projection_store, folder, load_core())
     return [entry async for entry in history.entries()]
 
 

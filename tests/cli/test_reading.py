@@ -15,7 +15,7 @@ from eventsched.history.position import parse_position
 from eventsched.history.reader import EventFilter, Reader
 from eventsched.history.source import HistorySource
 from eventsched.projection.fold import FailedEvent
-from eventsched.projection.protocol import load_sets
+from eventsched.projection.installed import load_core
 from eventsched.projection.store import ProjectionStore
 from eventsched.roles.projector import Projector
 from eventsched.schema.events import FIELDS, Event
@@ -35,7 +35,7 @@ async def reader_of(store: TimedStore, redis: Client) -> Reader:
 
 async def fold(store: TimedStore) -> None:
     """Everything that is in the log so far."""
-    (core,) = load_sets()
+    core = load_core()
     views = ProjectionStore(store.transport, store.cell, now_ms=lambda: store.at_ms)
     projector = Projector(views, core)
     while (await projector.step()).state == "folded":

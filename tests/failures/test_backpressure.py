@@ -13,7 +13,8 @@ from redis.crc import key_slot
 import eventsched
 from eventsched.audit.verify import Verifier
 from eventsched.history.status import _CellReader
-from eventsched.projection.protocol import ProjectionSet, load_sets
+from eventsched.projection.installed import load_core
+from eventsched.projection.protocol import ProjectionSet
 from eventsched.projection.store import ProjectionStore
 from eventsched.roles.backpressure import BackpressureMonitor, Measurement
 from eventsched.roles.projector import Projector
@@ -323,7 +324,7 @@ def _serves(server: LocalServer, keys: Keys) -> bool:
 
 
 def _core() -> ProjectionSet:
-    return next(each for each in load_sets() if each.name == "core")
+    return load_core()
 
 
 def _views(store: TimedStore) -> ProjectionStore:

@@ -9,7 +9,7 @@ import anyio
 import eventsched
 from eventsched.audit.verify import Verifier
 from eventsched.client.client import Client
-from eventsched.projection.protocol import load_sets
+from eventsched.projection.installed import load_core
 from eventsched.projection.store import ProjectionStore
 from eventsched.roles.runner import running
 from eventsched.store.client import check_server, open_client
@@ -65,6 +65,6 @@ async def _talk(es: Client, outcomes_of_sessions: list[Sequence[str]]) -> None:
 
 
 async def _violations(es: Client, cell: str) -> list[str]:
-    (core,) = (each for each in load_sets() if each.name == "core")
+    core = load_core()
     report = await Verifier(ProjectionStore(es.stores[cell].transport, cell), core).run()
     return [str(violation) for violation in report.violations]

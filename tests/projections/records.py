@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from eventsched.projection.protocol import load_sets
+from eventsched.projection.installed import load_core
 from projections.group import Group, SessionGroups
 from projections.job import Job
 from projections.node import Node
@@ -26,7 +26,7 @@ PARTS = {"group": (Group,)}
 
 def record_text() -> str:
     """One paragraph for each projection."""
-    (core,) = (each for each in load_sets() if each.name == "core")
+    core = load_core()
     paragraphs = []
     for projection in core.projections:
         structs = (RECORDS[projection.name], *PARTS.get(projection.name, ()))

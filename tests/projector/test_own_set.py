@@ -1,37 +1,48 @@
-"""A user's read model is loaded by the entry point of its package, as a set of its own."""
+"""A read model of another package is a set of its own, and runs only if the operator enables it."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from eventsched.projection.protocol import ProjectionSet, load_sets
+from eventsched.errors import InvalidMessage
+from eventsched.projection.installed import VARIABLE, NotEnabled, load_core, load_sets, not_enabled
 from eventsched.projection.store import ProjectionStore
 from eventsched.roles.projector import Projector
 from examples.minutes import Day
+from tests.cli.programs import json_of, program, run
 from tests.fixtures_store import TimedStore
+
+HOSTILE = "open({mark!r}, 'a').write('imported')\nfrom examples.minutes import Minutes\n"
+
+
+def install(folder: Path, package: str, *points: str) -> None:
+    """Put the metadata of a package into the folder, as an installation does."""
+    metadata = folder / f"{package.replace('-', '_')}-1.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1\n")
+    lines = ["[eventsched.projections]", *points, ""]
+    (metadata / "entry_points.txt").write_text("\n".join(lines))
 
 
 @pytest.fixture
-def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ProjectionSet:
-    """The set of an installed package, loaded by its entry point."""
-    metadata = tmp_path / "speech_minutes-1.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: speech-minutes\nVersion: 1\n")
-    (metadata / "entry_points.txt").write_text(
-        "[eventsched.projections]\nminutes = examples.minutes:Minutes\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    core, minutes = load_sets()
-    assert (core.name, minutes.name) == ("core", "minutes")
-    return minutes
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of installed packages on the path of this process."""
+    site = tmp_path / "site"
+    site.mkdir()
+    monkeypatch.syspath_prepend(site)
+    return site
 
 
-async def test_a_projection_of_another_package_is_folded_as_a_set_of_its_own(
-    store: TimedStore, own: ProjectionSet
+async def test_an_enabled_projection_of_another_package_is_folded_as_a_set_of_its_own(
+    store: TimedStore, site: Path
 ) -> None:
+    install(site, "speech-minutes", "minutes = examples.minutes:Minutes")
+    core, minutes = load_sets({VARIABLE: "minutes"})
+    assert (core.name, minutes.name) == ("core", "minutes")
     session = await store.open()
     for seq in range(3):
         await store.say(session, seq, ms=500, end_of_utterance=True)
@@ -39,7 +50,7 @@ async def test_a_projection_of_another_package_is_folded_as_a_set_of_its_own(
     resumed = await store.open("s2")
     await store.say(resumed, 0, ms=40, end_of_utterance=True)
     views = ProjectionStore(store.transport, store.cell)
-    projector = Projector(views, own)
+    projector = Projector(views, minutes)
     while (await projector.step()).state != "idle":
         pass
     assert await views.active_revision("minutes") == "1.1"
@@ -48,3 +59,72 @@ async def test_a_projection_of_another_package_is_folded_as_a_set_of_its_own(
     folded = [msgspec.msgpack.decode(each["v"], type=Day) for each in records[:2]]
     assert folded == [Day(utterances=3, audio_ms=1_500), Day(utterances=1, audio_ms=40)]
     assert records[2] == {}
+
+
+@pytest.mark.parametrize("value", ["", "core", " core , ", "core,other"])
+def test_a_projection_that_is_not_named_is_not_imported(site: Path, value: str) -> None:
+    mark = site / "mark"
+    (site / "speech_hostile.py").write_text(HOSTILE.format(mark=str(mark)))
+    install(site, "speech-minutes", "minutes = speech_hostile:Minutes")
+    install(site, "speech-other", "other = examples.minutes:Other")
+    others = [NotEnabled(name="minutes", package="speech-minutes")]
+    if "other" not in value:
+        assert load_sets({VARIABLE: value}) == [load_core()]
+        others += [NotEnabled(name="other", package="speech-other")]
+    assert not_enabled({VARIABLE: value}) == others
+    assert not mark.exists()
+    assert "speech_hostile" not in sys.modules
+
+
+def test_no_command_or_role_imports_a_projection_that_is_not_named(
+    site: Path, tmp_path: Path
+) -> None:
+    mark = tmp_path / "mark"
+    (site / "speech_hostile.py").write_text(HOSTILE.format(mark=str(mark)))
+    install(site, "speech-minutes", "minutes = speech_hostile:Minutes")
+    here = {"PYTHONPATH": f"{site}:{Path(__file__).parents[2]}"}
+    data = tmp_path / "data"
+    with program(data, "up", "--json", env=here) as up:
+        up.first_line()
+        status = json_of(run(data, "status", "--json", env=here))
+        shown = run(data, "status", env=here).stdout.decode()
+        verified = run(data, "verify", env=here)
+        state = run(data, "state", "minutes", "2026-11-25", env=here)
+        assert not mark.exists()
+        enabled = here | {VARIABLE: "minutes"}
+        health = json_of(run(data, "status", "--json", env=enabled))
+        assert not mark.exists(), "status needs the names only"
+        run(data, "state", "minutes", "2026-11-25", env=enabled)
+        assert mark.read_text() == "imported"
+    assert status["projections_not_enabled"] == [{"name": "minutes", "package": "speech-minutes"}]
+    assert "projection minutes of speech-minutes: not enabled (EVENTSCHED_PROJECTIONS)" in shown
+    assert verified.returncode == 0
+    assert state.returncode == 1
+    assert b"of the package speech-minutes is not enabled; set EVENTSCHED_PROJECTIONS=minutes" in (
+        state.stderr
+    )
+    assert health["projections_not_enabled"] == []
+    sets = [each["projection_set"] for each in health["cells"][0]["roles"]]
+    assert [name for name in sets if name] == ["core", "minutes"]
+
+
+def test_a_name_that_no_package_or_more_than_one_has_is_refused(site: Path) -> None:
+    with pytest.raises(InvalidMessage, match="no installed package has the projection 'minutes'"):
+        load_sets({VARIABLE: "core,minutes"})
+    for package in ("speech-minutes", "a-copy"):
+        install(site, package, "minutes = nowhere:Minutes")
+    with pytest.raises(InvalidMessage, match="'minutes' is in several packages: a-copy, speech-"):
+        load_sets({VARIABLE: "core,minutes"})
+
+
+def test_the_built_in_set_is_never_that_of_another_package(site: Path) -> None:
+    install(site, "speech-core", "core = nowhere:core")
+    assert load_sets({VARIABLE: "core"}) == [load_core()]
+    assert not_enabled({VARIABLE: "core"}) == [NotEnabled(name="core", package="speech-core")]
+
+
+def test_a_projection_has_the_name_of_its_entry_point(site: Path) -> None:
+    """Otherwise it could fold into the records of another set."""
+    install(site, "speech-minutes", "hours = examples.minutes:Minutes")
+    with pytest.raises(TypeError, match="'hours' has the projection 'minutes'"):
+        load_sets({VARIABLE: "hours"})

@@ -13,7 +13,8 @@ import pytest
 import projections
 from eventsched.errors import ServerUnavailable
 from eventsched.history.log import History
-from eventsched.projection.protocol import Projection, ProjectionSet, load_sets, record_codec
+from eventsched.projection.installed import load_core
+from eventsched.projection.protocol import Projection, ProjectionSet, record_codec
 from eventsched.projection.store import Changes, ProjectionStore, Put, Save, SetLease
 from eventsched.roles.projector import BLOCK_MS, LEASE_MS, LINGER_MS, Projector, StepResult
 from eventsched.roles.rebuild import Rebuild
@@ -823,7 +824,7 @@ async def test_a_newer_version_waits_then_rebuilds(store: TimedStore) -> None:
 def test_the_built_in_set_has_the_projections_of_its_modules() -> None:
     assert [each.name for each in CORE.projections] == ["session", "group", "job", "node"]
     assert all(isinstance(each, Projection) for each in CORE.projections)
-    assert [each for each in load_sets() if each.name == "core"] == [CORE]
+    assert load_core() == CORE
 
 
 class Unavailable(Cutting):

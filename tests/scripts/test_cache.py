@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from eventsched.errors import Backpressure, Refused, UnexpectedReply
-from eventsched.projection.protocol import load_sets
+from eventsched.projection.installed import load_core
 from eventsched.projection.store import ProjectionStore
 from eventsched.schema.settings import Settings
 from eventsched.store.cell import Store
@@ -251,7 +251,7 @@ async def test_rule_17_cached_values_equal_stored_values(redis: Client, played: 
             await assert_stored(redis, played)
 
     async def hold() -> None:
-        await views.acquire(load_sets()[0], "me", 1_500)
+        await views.acquire(load_core(), "me", 1_500)
 
     seen, parts = 0, set[str]()
     for _ in range(300):

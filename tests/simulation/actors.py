@@ -32,7 +32,8 @@ from eventsched.errors import (
     SessionSuperseded,
     SessionUnknown,
 )
-from eventsched.projection.protocol import ProjectionSet, load_sets
+from eventsched.projection.installed import load_core
+from eventsched.projection.protocol import ProjectionSet
 from eventsched.projection.store import ProjectionStore
 from eventsched.roles.dispatcher import Dispatcher
 from eventsched.roles.projector import Projector
@@ -53,8 +54,7 @@ SPEECH_MS = (100, 300, 1_000)
 
 
 def core_set() -> ProjectionSet:
-    (core,) = (projection_set for projection_set in load_sets() if projection_set.name == "core")
-    return core
+    return load_core()
 
 
 @dataclass
