@@ -21,7 +21,12 @@ PYTHONS = ("3.11", "3.12", "3.13")
 LOCKS = {
     "dev.txt": {"speech", "fast", "archive", "query", "privacy", "docs", "dev"},
     "bench.txt": {"bench"},
+    "image.txt": {"fast", "archive"},
 }
+
+
+def _text(name: str) -> str:
+    return (FOLDER / name).read_text()
 
 
 def requirements_of(extras: set[str]) -> Iterator[Requirement]:
@@ -34,7 +39,7 @@ def requirements_of(extras: set[str]) -> Iterator[Requirement]:
 
 @pytest.mark.parametrize("name", LOCKS)
 def test_every_dependency_is_locked_within_its_range(name: str) -> None:
-    text = (FOLDER / name).read_text()
+    text = _text(name)
     locked = [(canonicalize_name(pin[1]), pin[2]) for pin in PINNED.finditer(text)]
     for requirement in requirements_of(LOCKS[name]):
         package = canonicalize_name(requirement.name)
@@ -43,9 +48,24 @@ def test_every_dependency_is_locked_within_its_range(name: str) -> None:
         assert all(requirement.specifier.contains(each) for each in releases), requirement
 
 
-@pytest.mark.parametrize("name", LOCKS)
+def test_what_builds_the_wheel_of_the_image_is_locked_within_its_range() -> None:
+    required = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
+    locked = {pin[1]: pin[2] for pin in PINNED.finditer(_text("build.txt"))}
+    for requirement in map(Requirement, required):
+        assert requirement.specifier.contains(locked[requirement.name])
+
+
+def test_the_image_has_releases_that_the_tests_run_with() -> None:
+    tested = {match[0].splitlines()[0] for match in PINNED.finditer(_text("dev.txt"))}
+    for name in ("image.txt", "build.txt"):
+        pins = {match[0].splitlines()[0] for match in PINNED.finditer(_text(name))}
+        assert pins
+        assert {pin.split()[0] for pin in pins} <= {pin.split()[0] for pin in tested}
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in FOLDER.glob("*.txt")))
 def test_a_lock_file_has_only_pins_with_hashes(name: str) -> None:
-    text = (FOLDER / name).read_text()
+    text = _text(name)
     rest = [line for line in PINNED.sub("", text).splitlines() if not line.startswith("#")]
     assert rest == []
     assert "://" not in text
