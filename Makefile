@@ -9,7 +9,7 @@ STAMP := .venv/.set-up
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-cluster test-fast coverage test-servers api lock sim chaos soak mutants bench lint types docs
+.PHONY: help setup demo test test-cluster test-fast coverage test-servers api lock image sim chaos soak mutants bench lint types docs
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -57,6 +57,9 @@ lint: $(STAMP)  ## Check style and formatting (ruff)
 
 lock: $(STAMP)  ## Write the lock file: requirements/*.txt, with hashes
 	@tools/lock
+
+image:  ## Build the container image and test it, with docker or podman
+	@tools/image
 
 api: $(STAMP)  ## Record the public names and signatures, and the stub for type checkers
 	@$(BIN)/python -m tests.unit.public_api

@@ -1,57 +1,286 @@
-"""docker-compose.yml names roles and commands that exist."""
+"""docker-compose.yml and Dockerfile: commands that exist, confined containers, no secret inside.
+
+Both files are read, not run; the command of Redis runs on a real server. `make image` builds and
+tests the image where a container engine is.
+"""
 
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from importlib import import_module
 from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+import yaml
 
 from eventsched.cli.app import COMMANDS
 from eventsched.node.node import Node
 from eventsched.roles.runner import ROLES
 from eventsched.schema.settings import PREFIX, Settings
+from eventsched.server.discovery import find
 from eventsched.server.embedded import ENCODING_OPTIONS
+from eventsched.server.testing import wait_for
 
-FILE = Path(__file__).parents[1] / "docker-compose.yml"
-COMMAND = re.compile(r'command: \["eventsched", "(\w+)", "([\w.:]+)"\]')
-SERVICE = re.compile(r"^  ([\w-]+):\n((?:    .*\n)+)", re.MULTILINE)
-HERE = {"URL", "DATA", "ARCHIVE"}
-"""What the environment may say beside settings."""
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "docker-compose.yml").read_text()
+FILE: dict[str, Any] = yaml.safe_load(TEXT)
+SERVICES: dict[str, dict[str, Any]] = FILE["services"]
+OURS = sorted(set(SERVICES) - {"redis"})
+NODES = ("node-1", "node-2")
+HERE = {"URL", "DATA", "ARCHIVE", "ARCHIVE_KEY"}
+"""Variables of the environment beside settings."""
+VARIABLE = re.compile(r"\$\{(\w+)(?:(:[-?])([^}]*))?\}")
+VERSION = re.compile(r"[a-z./]+:\d+\.\d+\.\d+(-[a-z]+)*")
+PASSWORD = "0123456789abcdefABCDEF"
+
+
+def instructions() -> list[tuple[str, str]]:
+    """The instructions of the Dockerfile in order, each with its arguments on one line."""
+    text = (ROOT / "Dockerfile").read_text()
+    lines = re.sub(r"\\\n\s*", "", re.sub(r"^#.*\n", "", text, flags=re.MULTILINE)).splitlines()
+    return [(line.partition(" ")[0], line.partition(" ")[2]) for line in lines if line]
+
+
+def defaults_of(text: str) -> str:
+    """The text with each variable that has a default replaced by it."""
+    return VARIABLE.sub(lambda match: match[3] if match[2] == ":-" else match[0], text)
+
+
+def server_script() -> str:
+    shell, options, script = SERVICES["redis"]["command"]
+    assert (shell, options) == ("sh", "-euc")
+    return str(script).replace("$$", "$")
+
+
+# --- what runs ----------------------------------------------------------------------------------
 
 
 def test_each_role_and_two_nodes_are_there() -> None:
-    commands = COMMAND.findall(FILE.read_text())
-    assert {what for how, what in commands if how == "run"} == set(ROLES)
-    assert len([what for how, what in commands if how == "node"]) == 2
+    commands = [tuple(SERVICES[name]["command"]) for name in OURS]
+    assert {(command[1], command[2]) for command in commands if command[1] == "run"} == {
+        ("run", role) for role in ROLES
+    }
+    assert [command[1] for command in commands].count("node") == len(NODES)
+    assert {command[0] for command in commands} == {"eventsched"}
+    assert {command[1] for command in commands} <= set(COMMANDS)
 
 
-def test_its_node_can_be_imported() -> None:
-    for how, what in COMMAND.findall(FILE.read_text()):
-        if how == "node":
-            module, _, name = what.partition(":")
-            assert isinstance(getattr(import_module(module), name), Node)
-
-
-def test_redis_keeps_and_never_evicts() -> None:
-    text = FILE.read_text()
-    for option in ("--appendonly", "--maxmemory-policy", "noeviction", "--maxmemory"):
-        assert option in text
-    for name, value in ENCODING_OPTIONS.items():
-        assert f'--{name}\n      - "{value}"' in text
+@pytest.mark.parametrize("name", NODES)
+def test_its_node_can_be_imported(name: str) -> None:
+    module, _, attribute = SERVICES[name]["command"][2].partition(":")
+    assert isinstance(getattr(import_module(module), attribute), Node)
+    copied = [text.split()[:-1] for kind, text in instructions() if kind == "COPY"]
+    assert [module.partition(".")[0]] in copied
 
 
 def test_every_setting_that_it_names_exists() -> None:
-    named = set(re.findall(rf"^\s+{PREFIX}(\w+):", FILE.read_text(), re.MULTILINE))
+    named = {
+        name.removeprefix(PREFIX)
+        for service in SERVICES.values()
+        for name in service.get("environment", {})
+        if name.startswith(PREFIX)
+    }
     assert named
     assert named <= HERE | {name.upper() for name in Settings.__struct_fields__}
 
 
-def test_every_service_is_asked_how_it_does_by_a_command_that_exists() -> None:
-    features = dict(SERVICE.findall(FILE.read_text().partition("\nservices:\n")[2]))
-    assert {"redis", "node-1", "node-2", *ROLES} <= set(features)
-    assert [name for name, text in features.items() if "healthcheck:" not in text] == []
-    roles = re.findall(r'"status", "--check", "--role", "(\w+)"', FILE.read_text())
-    assert sorted(roles) == sorted(ROLES)
-    asked = re.findall(r"eventsched[\", ]+--json[\", ]+(\w+)", FILE.read_text())
-    assert asked
-    assert set(asked) <= set(COMMANDS)
+def test_each_service_has_a_health_check_of_its_own() -> None:
+    checks = {name: service["healthcheck"]["test"] for name, service in SERVICES.items()}
+    for role in ROLES:
+        assert checks[role] == ["CMD", "eventsched", "status", "--check", "--role", role]
+    for name in NODES:
+        assert checks[name][0] == "CMD-SHELL"
+        assert checks[name][1].startswith("eventsched --json state node $$NODE_NAME | grep")
+        assert SERVICES[name]["environment"]["NODE_NAME"] == name
+    assert checks["redis"] == ["CMD-SHELL", "redis-cli ping | grep -q PONG"]
+
+
+# --- confinement --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_no_service_is_root_or_has_rights(name: str) -> None:
+    service = SERVICES[name]
+    user, _, group = service["user"].partition(":")
+    assert int(user) > 0
+    assert int(group) > 0
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert [each.partition(":")[0] for each in service["tmpfs"]] == ["/tmp"]
+    rights = {"privileged", "cap_add", "devices", "pid", "ipc", "network_mode", "userns_mode"}
+    assert rights & set(service) == set()
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_services_reach_each_other_only_and_publish_no_port(name: str) -> None:
+    service = SERVICES[name]
+    assert service["networks"] == ["private"]
+    assert FILE["networks"]["private"] == {"internal": True}
+    assert "ports" not in service
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_only_named_volumes_are_mounted_and_the_signing_key_by_the_archiver_alone(
+    name: str,
+) -> None:
+    mounts = dict(each.split(":") for each in SERVICES[name].get("volumes", []))
+    assert set(mounts) <= set(FILE["volumes"])
+    assert ("archive-key" in mounts) == (name == "archiver")
+    if name == "archiver":
+        environment = SERVICES[name]["environment"]
+        folder, key = environment["EVENTSCHED_ARCHIVE"], environment["EVENTSCHED_ARCHIVE_KEY"]
+        assert Path(key).parent == Path(mounts["archive-key"])
+        assert Path(mounts["archive-data"]) in Path(folder).parents
+        assert not Path(key).is_relative_to(mounts["archive-data"])
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_images_are_named_by_their_whole_version(name: str) -> None:
+    image = defaults_of(SERVICES[name]["image"])
+    assert VERSION.fullmatch(image), image
+    if name != "redis":
+        base = SERVICES[name]["build"]["args"]["PYTHON_IMAGE"]
+        assert ("ARG", f"PYTHON_IMAGE={defaults_of(base)}") in instructions()
+        assert VERSION.fullmatch(defaults_of(base)), base
+
+
+# --- the password -------------------------------------------------------------------------------
+
+
+def test_there_is_no_default_password_and_its_absence_is_named() -> None:
+    uses = [match for match in VARIABLE.finditer(TEXT) if match[1] == "REDIS_PASSWORD"]
+    assert len(uses) == 2
+    for match in uses:
+        assert match[2] == ":?", "no default, and an empty password is refused"
+        assert ".env" in match[3]
+        assert "docker-compose.yml" in match[3]
+    for name in OURS:
+        url = SERVICES[name]["environment"]["EVENTSCHED_URL"]
+        assert VARIABLE.sub("PASSWORD", url) == "redis://:PASSWORD@redis:6379/0"
+    named = re.findall(r"[A-Z_]*(?:PASS|AUTH|SECRET|TOKEN)[A-Z_]*", TEXT)
+    assert set(named) == {"REDIS_PASSWORD", "REDISCLI_AUTH"}
+
+
+def test_the_server_needs_the_password_and_shows_it_in_no_argument(tmp_path: Path) -> None:
+    binary = find()
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "redis-server").symlink_to(binary.path)
+    script = server_script().replace("\nCONFIG\n", "\nport 0\nunixsocket s\nCONFIG\n")
+    environ = {"REDISCLI_AUTH": PASSWORD, "PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin"}
+    process = subprocess.Popen(
+        ["sh", "-euc", script], cwd=tmp_path, env=environ, stdout=subprocess.DEVNULL
+    )
+    try:
+        wait_for("the server listens", (tmp_path / "s").is_socket)
+        url = f"unix://{tmp_path}/s"
+        with (
+            redis.Redis.from_url(url) as stranger,
+            pytest.raises(redis.exceptions.AuthenticationError),
+        ):
+            stranger.ping()
+        with redis.Redis.from_url(url, password=PASSWORD, decode_responses=True) as client:
+            config: Any = client.config_get("*")
+        arguments = Path(f"/proc/{process.pid}/cmdline").read_bytes().decode()
+    finally:
+        process.terminate()
+        assert process.wait(20) == 0, "the signal reaches the server itself"
+    assert "redis-server" in arguments or binary.path.name in arguments
+    assert PASSWORD not in arguments
+    assert (config["appendonly"], config["appendfsync"]) == ("yes", "always")
+    assert (config["maxmemory-policy"], config["maxmemory"]) == ("noeviction", str(2 << 30))
+    assert {name: config[name] for name in ENCODING_OPTIONS} == dict(ENCODING_OPTIONS)
+
+
+@pytest.mark.parametrize("password", ["", 'x" y', "a\nsave 1", "p@ss", "a/b"])
+def test_a_password_that_cannot_be_in_a_url_is_refused(tmp_path: Path, password: str) -> None:
+    done = subprocess.run(
+        ["sh", "-euc", server_script()], cwd=tmp_path, capture_output=True, text=True, check=False,
+        env={"REDISCLI_AUTH": password, "PATH": "/usr/bin:/bin"},
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == "REDIS_PASSWORD may have letters and digits only\n"
+
+
+# --- the image ----------------------------------------------------------------------------------
+
+
+def test_the_image_runs_as_the_user_of_the_compose_file() -> None:
+    lines = instructions()
+    kinds = [kind for kind, _ in lines]
+    final = lines[len(kinds) - 1 - kinds[::-1].index("FROM") :]
+    users = [text for kind, text in final if kind == "USER"]
+    assert users == [SERVICES["dispatcher"]["user"]]
+    user, _, group = users[0].partition(":")
+    after = [kind for kind, _ in final[[kind for kind, _ in final].index("USER") + 1 :]]
+    assert after == ["CMD"]
+    (accounts,) = (text for kind, text in final if kind == "RUN" and "useradd" in text)
+    assert f"--uid {user} --gid {group}" in accounts
+    for mount in SERVICES["archiver"]["volumes"]:
+        assert mount.partition(":")[2] in accounts.partition("install --directory --mode 700")[2]
+
+
+def test_the_image_has_only_packages_with_hashes_and_named_files() -> None:
+    lines = instructions()
+    installs = [text for kind, text in lines if kind == "RUN" and "pip " in text]
+    assert len(installs) == 4
+    for text in installs:
+        assert "--require-hashes" in text or ("--no-deps" in text and "--no-index" in text), text
+    assert "ADD" not in {kind for kind, _ in lines}
+    copied = {
+        word
+        for kind, text in lines
+        if kind == "COPY" and not text.startswith("--from=build ")
+        for word in text.split()[:-1]
+    }
+    assert "." not in copied
+    assert all((ROOT / name).exists() for name in copied)
+    assert {name.partition("/")[0] for name in copied} == allowed_in_image()
+    named = " ".join(text for kind, text in lines if kind in ("ARG", "ENV"))
+    assert not re.search(r"PASS|SECRET|TOKEN|KEY|AUTH", named)
+
+
+# --- ignore files -------------------------------------------------------------------------------
+
+SECRETS = (
+    ".env", ".env.local", "archive.key", "run/archive.key", "run/segments.key", "keys/c0.abc.key",
+    "server.pem", ".eventsched/server.json", "meeting/.eventsched/appendonlydir/a.aof", "dump.rdb",
+    "archive/c0/00001.parquet", "run/c0/00001.parquet", "run/archive.pub", "appendonlydir/x.aof",
+)  # fmt: skip
+
+
+def docker_patterns() -> list[str]:
+    lines = (ROOT / ".dockerignore").read_text().splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def allowed_in_image() -> set[str]:
+    return {line[1:] for line in docker_patterns() if line.startswith("!")}
+
+
+def test_nothing_gets_into_the_image_that_is_not_allowed_by_name() -> None:
+    patterns = docker_patterns()
+    assert patterns[0] == "*", "everything is left out first"
+    last = max(place for place, line in enumerate(patterns) if line.startswith("!"))
+    excluded = patterns[last + 1 :]
+    assert all(line.startswith("**/") for line in excluded)
+    matchers = [line.removeprefix("**/") for line in excluded]
+    for path in SECRETS:
+        inside = Path("examples") / path
+        assert any(part.match(matcher) for part in map(Path, inside.parts) for matcher in matchers)
+
+
+def test_git_ignores_keys_passwords_archives_and_data_folders(tmp_path: Path) -> None:
+    git = shutil.which("git")
+    assert git
+    shutil.copy(ROOT / ".gitignore", tmp_path)
+    subprocess.run([git, "init", "--quiet"], cwd=tmp_path, check=True)
+    done = subprocess.run(
+        [git, "check-ignore", "--stdin"], cwd=tmp_path, input="\n".join(SECRETS),
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.stdout.splitlines() == list(SECRETS)
