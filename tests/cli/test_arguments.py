@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import anyio
 import pytest
 
 from eventsched.loadtest.rttm import SAMPLES
@@ -17,7 +20,33 @@ from eventsched.subprocesses import children
 from tests.cli.programs import program
 
 MARK = "EVENTSCHED_TEST_MARK"
-SHADOWED = ("typer", "redis", "anyio", "msgspec", "eventsched", "json", "signal")
+SHADOWED = (
+    "typer", "redis", "anyio", "msgspec", "eventsched", "json", "signal", "structlog", "pickle",
+    "runpy", "socket", "numpy", "uvloop", "fcntl", "subprocess", "importlib",
+)  # fmt: skip
+OWN_PROGRAM = """
+import anyio, eventsched
+
+node = eventsched.Node("n", sources=["en"], targets=["es"])
+
+@node.job(processes=True)
+def answer(job):
+    return eventsched.Result(text=f"{len(job.audio())} bytes")
+
+async def main():
+    async with eventsched.connect() as es, anyio.create_task_group() as tasks:
+        tasks.start_soon(node.run, es)
+        async with es.session(tenant="acme", source="en", targets=["es"]) as session:
+            await session.append(bytes(3_200), end_of_utterance=True)
+            with anyio.fail_after(30):
+                async for result in session.results():
+                    print(result.outcome, result.text)
+                    break
+        tasks.cancel_scope.cancel()
+
+if __name__ == "__main__":
+    anyio.run(main)
+"""
 
 
 def arguments_of(mark: str) -> dict[int, list[str]]:
@@ -89,6 +118,39 @@ def test_children_of_a_replay_get_the_url_by_their_environment(
     assert sum("-m" in words for words in children) == 2
 
 
+def test_worker_processes_of_a_node_show_no_password(
+    tmp_path: Path, secret_server: tuple[str, str]
+) -> None:
+    url, secret = secret_server
+    processes = Processes()
+    env = {"EVENTSCHED_URL": url, MARK: processes.mark}
+    with (
+        program(tmp_path / "data", "up", "--json", env=env) as up,
+        program(tmp_path / "data", "node", "tests.cli.worker_nodes:waits", env=env) as node,
+    ):
+        up.first_line()
+        wait_for("its workers run", lambda: processes.names("process_worker"))
+        workers = [words for words in processes.children(of=node.pid) if "-c" in words]
+    assert workers
+    assert all("-P" in words for words in workers)
+    processes.assert_none_holds(secret)
+
+
+def test_processes_of_a_demo_show_no_password(
+    tmp_path: Path, secret_server: tuple[str, str]
+) -> None:
+    url, secret = secret_server
+    processes = Processes()
+    env = {"EVENTSCHED_URL": url, MARK: processes.mark}
+    with program(tmp_path / "data", "demo", "--nodes", "2", "--json", env=env) as demo:
+        wait_for("its nodes run", lambda: processes.names("demo.speech.worker"))
+        os.kill(demo.pid, signal.SIGINT)
+        demo.ended()
+        children = processes.children(of=demo.pid)
+    assert all("-P" in words for words in children if "-m" in words)
+    processes.assert_none_holds(secret)
+
+
 @pytest.mark.parametrize("folder", ["data", "x" * 100], ids=["short path", "long path"])
 def test_embedded_server_and_its_watchdog_show_no_secret(tmp_path: Path, folder: str) -> None:
     processes = Processes()
@@ -122,15 +184,55 @@ def test_embedded_server_on_loopback_shows_no_password(tmp_path: Path) -> None:
     assert secret not in up.log.read_text()
 
 
-async def test_children_do_not_import_from_the_present_folder(
-    tmp_path: Path, own_server: LocalServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def hostile_folder(tmp_path: Path) -> Iterator[Path]:
+    """A folder with modules that leave a mark when they are imported; no test may import one."""
     here = tmp_path / "here"
     here.mkdir()
     for name in SHADOWED:
         (here / f"{name}.py").write_text(f"open({str(tmp_path / 'it-ran')!r}, 'w')\n")
-    monkeypatch.chdir(here)
+    yield here
+    assert not (tmp_path / "it-ran").exists()
+
+
+async def test_children_do_not_import_from_the_present_folder(
+    tmp_path: Path,
+    own_server: LocalServer,
+    hostile_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Neither the children of commands, nor the worker processes of a node."""
+    (tmp_path / "own_program.py").write_text(OWN_PROGRAM)
+    monkeypatch.chdir(hostile_folder)
     async with children(tmp_path / "log", own_server.url) as fleet:
         line = await fleet.start("eventsched.cli", "--quiet", "up")
-    assert line.startswith("ready: ")
-    assert not (tmp_path / "it-ran").exists()
+        assert line.startswith("ready: ")
+        done = await anyio.run_process(
+            [sys.executable, str(tmp_path / "own_program.py")],
+            cwd=hostile_folder,
+            env=os.environ | {"EVENTSCHED_URL": own_server.url},
+            stderr=None,
+        )
+    assert done.stdout == b"result 12160 bytes\n"
+
+
+def test_the_watchdog_does_not_import_from_the_present_folder_or_the_data_folder(
+    tmp_path: Path, hostile_folder: Path
+) -> None:
+    """The working directory of the watchdog is the data folder."""
+    data = tmp_path / "data"
+    data.mkdir(mode=0o700)
+    for module in hostile_folder.iterdir():
+        (data / module.name).write_bytes(module.read_bytes())
+        (data / module.name).chmod(0o600)
+    command = [sys.executable, "-P", "-m", "eventsched.cli", "--data", str(data), "up", "--json"]
+    with subprocess.Popen(
+        command, cwd=hostile_folder, stdout=subprocess.PIPE, env=without_url()
+    ) as up:
+        assert up.stdout is not None
+        assert b'"url"' in up.stdout.readline()
+        up.terminate()
+
+
+def without_url() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name != "EVENTSCHED_URL"}
