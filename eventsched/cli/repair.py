@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from eventsched.archive.layout import ArchiveFolder
     from eventsched.audit.repair import Plan, Repair, Repairer
     from eventsched.audit.repair_change import Change
+    from eventsched.history.log import History
     from eventsched.projection.protocol import ProjectionSet
     from eventsched.projection.store import ProjectionStore
     from eventsched.store.cell import Store
@@ -71,13 +72,16 @@ async def _open(store: Store, archive: ArchiveFolder | None) -> Repairer:
     core = load_core()
     projection_store = ProjectionStore(store.transport, store.cell)
     history = await History.open(projection_store, archive, core)
-    return Repairer(projection_store, core, history, partial(_rebuild, projection_store, core))
+    rebuild = partial(_rebuild, projection_store, core, history)
+    return Repairer(projection_store, core, history, rebuild)
 
 
-async def _rebuild(store: ProjectionStore, core: ProjectionSet, name: str) -> bool:
+async def _rebuild(
+    store: ProjectionStore, core: ProjectionSet, history: History, name: str
+) -> bool:
     from eventsched.roles.rebuild import Rebuild
 
-    return await Rebuild(store, core, [name]).run() is not None
+    return await Rebuild(store, core, [name], history=history).run() is not None
 
 
 def _planned(cell: str, plan: Plan, *, shows: bool) -> dict[str, Any]:
