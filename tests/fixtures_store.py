@@ -20,10 +20,13 @@ from eventsched.store.cell import Store
 from eventsched.store.client import Client
 from eventsched.store.node_commands import NodeGrant, NodeResult
 from eventsched.store.replies import named_fields_of
-from eventsched.store.session_commands import Chunk, Finalize, Receipt, SessionGrant
+from eventsched.store.session_commands import Chunk, Finalize, Receipt, SessionGrant, hash_secret
 from eventsched.store.transport import RedisTransport
 
 START_MS = 1_000_000
+SECRET = "5ec4e7" + "0" * 26
+"""The resume secret of every session that a test opens by `TimedStore.open`."""
+SECRET_SHA1 = hash_secret(SECRET)
 
 
 class TimedStore(Store):
@@ -77,6 +80,7 @@ class TimedStore(Store):
         asked: dict[str, Any] = {
             "name": name,
             "token": f"token-{name}",
+            "secret_sha1": SECRET_SHA1,
             "tenant": "acme",
             "source": "en",
             "targets": ["es"],
@@ -90,6 +94,10 @@ class TimedStore(Store):
             "traceparent": "",
         }
         return await self.open_session(**asked | given)
+
+    async def resume(self, session: str, token: str) -> SessionGrant:
+        """Resume a session of `open` with its secret."""
+        return await self.resume_session(session, SECRET, token)
 
     async def say(
         self, session: SessionGrant, seq: int, *, ms: int = 100, end_of_utterance: bool = False

@@ -177,8 +177,9 @@ class Cell:
     def _session(self, number: int) -> SessionGrant:
         return done(
             self.store.open_session(
-                name=f"s{number}", token="t", tenant=f"tenant{number % 4}", source="en",
-                targets=["es"], features=[], features_hash="none", encoding="pcm16",
+                name=f"s{number}", token="t", secret_sha1="0" * 40,
+                tenant=f"tenant{number % 4}", source="en", targets=["es"], features=[],
+                features_hash="none", encoding="pcm16",
                 sample_rate=16_000,
                 priority=1, room="", listen_language="", traceparent="",
             )

@@ -56,7 +56,8 @@ async def open_sessions(
             source, target = pairs[number % len(pairs)]
             grants.append(
                 await store.open_session(
-                    name=f"session-{number:05d}", token=f"token-{number}", tenant="bench",
+                    name=f"session-{number:05d}", token=f"token-{number}", secret_sha1="0" * 40,
+                    tenant="bench",
                     source=source, targets=[target], features=[], features_hash="none",
                     encoding="pcm16", sample_rate=16_000, priority=1, room="",
                     listen_language="", traceparent="",

@@ -161,7 +161,10 @@ class SessionRepair:
         if kind == "out_of_order":
             return "synthesised speech of these results"
         if what == "set its fields" and not self._hash:
-            return "the tokens of its open and resume calls, and what its listener has confirmed"
+            return (
+                "its resume secret, the tokens of its open and resume calls, and what its listener "
+                "has confirmed"
+            )
         return ""
 
     def _fields(self) -> list[Write]:

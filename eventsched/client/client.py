@@ -1,7 +1,7 @@
 """The entry point of the library: connect, open a session, resume a session.
 
-Owns: `connect`, `Client`, the names and tokens that clients create (rule 7, resumable sessions),
-the checks of a session's arguments, and the end of a session's block.
+Owns: `connect`, `Client`, the names, tokens and secrets that clients create (rule 7, resumable
+sessions), the checks of a session's arguments, and the end of a session's block.
 Must not: start roles.
 Read next: session.py (producing), node/node.py (serving).
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
@@ -46,17 +47,20 @@ from eventsched.schema.validation import (
     check_language,
     check_list,
     check_name,
+    check_secret,
     check_traceparent,
 )
 from eventsched.store.cell import Store
 from eventsched.store.connection import open_connection
 from eventsched.store.retry import Backoff
-from eventsched.store.session_commands import SessionGrant
+from eventsched.store.session_commands import SessionGrant, hash_secret
 
 if TYPE_CHECKING:
     from eventsched.encryption.cipher import SessionCipher
 
 FORMATS = ("pcm16", "opus")
+SECRET_BYTES = 16
+"""Random bytes of a resume secret."""
 CANCELLED_CLOSE_S = 5.0
 """How long a cancelled block may take to request the close of its session."""
 
@@ -235,7 +239,7 @@ class Client:
         cell = keys.cell_of(request.room) if request.room else keys.pick_cell(name, self.cells)
         return self._during(partial(self._open, keys.Keys(cell).full(name), request, key))
 
-    def resume(self, session_id: str) -> AbstractAsyncContextManager[Session]:
+    def resume(self, session_id: str, secret: str) -> AbstractAsyncContextManager[Session]:
         """Take an open session over when the block is entered; close it when the block ends.
 
         Appending continues at `Session.next_seq`, results after the last one that was handled. The
@@ -243,16 +247,21 @@ class Client:
 
         Args:
             session_id: Full id of the session, `<cell>.<name>`, as `Session.id` has it.
+            secret: Its resume secret, as `Session.resume_secret` has it.
 
         Raises:
-            SessionUnknown: There is no such session, or its records are deleted.
+            InvalidMessage: An argument is not of this form.
+            SessionUnknown: There is no such session, its records are deleted, or the secret is not
+                the one of this session.
             SessionClosedError: The session is closing or closed.
             KeyMissing: The session is encrypted and its key is not in the key store.
             DecryptionError: The server says that the session is not encrypted, although the key
                 store has its key.
             ServerUnavailable: The server is away.
         """
-        return self._during(partial(self._resume, check_id("session", session_id)))
+        return self._during(
+            partial(self._resume, check_id("session", session_id), check_secret("secret", secret))
+        )
 
     # --- opening and closing ----------------------------------------------------------------
 
@@ -265,19 +274,21 @@ class Client:
 
     async def _open(self, full_id: str, request: _Request, key: Key | None) -> Session:
         channel, token = self._channel_of(full_id), self.new_name()
+        secret = secrets.token_hex(SECRET_BYTES)
         cipher = make_cipher(full_id, key) if key else None
         # A repeated call with the same token gets the same reply: a lost reply does no harm.
         grant = await Backoff(channel.store.transport).call(
             lambda: channel.store.open_session(
                 name=keys.name_of(full_id),
                 token=token,
+                secret_sha1=hash_secret(secret),
                 features_hash=features_hash(request.features),
                 **msgspec.structs.asdict(request),
             ),
         )
         if key is not None:
             await self._store_key(key, channel.store, grant)
-        return self._register(channel, grant, request.encoding, request.sample_rate, cipher)
+        return self._register(channel, grant, secret, request.encoding, request.sample_rate, cipher)
 
     async def _store_key(self, key: Key, store: Store, grant: SessionGrant) -> None:
         """Store the key before any audio is encrypted with it; close the session if that fails."""
@@ -288,31 +299,45 @@ class Client:
             await store.close_session(grant.session, grant.epoch)
             raise
 
-    async def _resume(self, session_id: str) -> Session:
+    async def _resume(self, session_id: str, secret: str) -> Session:
         channel, token = self._channel_of(session_id), self.new_name()
         store = channel.store
         read = partial(store.read_hash, store.keys.session(keys.name_of(session_id)))
         record = await Backoff(store.transport).call(read)
-        key_id = record.get("key")
         # A missing key raises here, before the present producer loses the session. So does a record
-        # without a key if the key store has one: the server does not decide what is encrypted.
+        # without a key if the key store has one: the server does not decide what is encrypted. With
+        # a wrong secret only the server answers: the session is unknown.
+        is_owner = record.get("secret_sha1") == hash_secret(secret)
+        key_id = record.get("key") if is_owner else ""
         cipher = await load_cipher(self.keys, session_id, key_id) if key_id else None
-        if cipher is None:
+        if is_owner and cipher is None:
             await check_plain(self.keys, session_id)
-        grant = await Backoff(store.transport).call(lambda: store.resume_session(session_id, token))
+        grant = await Backoff(store.transport).call(
+            lambda: store.resume_session(session_id, secret, token)
+        )
+        if not is_owner:  # the server has changed the record
+            await check_plain(self.keys, session_id)
         return self._register(
-            channel, grant, cast("Format", record["encoding"]), int(record["sample_rate"]), cipher
+            channel,
+            grant,
+            secret,
+            cast("Format", record["encoding"]),
+            int(record["sample_rate"]),
+            cipher,
         )
 
     def _register(
         self,
         channel: CellMultiplexer,
         grant: SessionGrant,
+        secret: str,
         encoding: Format,
         sample_rate: int,
         cipher: SessionCipher | None,
     ) -> Session:
-        session = Session(channel, grant, encoding, sample_rate, keys=self.keys, cipher=cipher)
+        session = Session(
+            channel, grant, secret, encoding, sample_rate, keys=self.keys, cipher=cipher
+        )
         channel.register(session)
         log.debug("session open", session=session.id, epoch=session.epoch)
         return session

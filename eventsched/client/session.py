@@ -59,6 +59,7 @@ class Session:
         self,
         channel: CellMultiplexer,
         grant: SessionGrant,
+        resume_secret: str,
         encoding: Format,
         sample_rate: int,
         *,
@@ -66,7 +67,11 @@ class Session:
         cipher: SessionCipher | None = None,
     ) -> None:
         self.id = grant.session
-        """Full id of the session, `<cell>.<name>`."""
+        """Full id of the session, `<cell>.<name>`. It is no secret: listeners receive it."""
+        self.resume_secret = resume_secret
+        """With the id, the right to resume the session: 32 hexadecimal digits. Give it only to a
+        process that may continue the session, never as an argument of a command; no log, event or
+        message shows it."""
         self.epoch = grant.epoch
         """Number of the producer that holds the session; each resume raises it."""
         self.encoding = encoding
@@ -421,6 +426,8 @@ class Session:
 
     def detach(self) -> None:
         """Keep the session open after its block ends, so that another process can resume it.
+
+        That process needs `id` and `resume_secret`.
 
         An open session without a producer is closed after the setting `idle_ms`.
         """

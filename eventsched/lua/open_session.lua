@@ -7,7 +7,8 @@
 -- ARGV
 --   now_arg         ms                     used in a cell with a manual clock only
 --   name            name                   128 random bits
---   token           text                   the same token again gets the same reply
+--   token           name                   the same token again gets the same reply
+--   secret_sha1     40 hex digits          SHA-1 of the secret that resumes the session
 --   tenant          name
 --   source          language
 --   targets         languages, joined by comma, sorted
@@ -51,6 +52,9 @@ local sample_rate_hz = validate.int(sample_rate, 8000, 48000)
 local priority_no = validate.int(priority, 0, 2)
 if not validate.is_name(name) then return validate.invalid('session', 'a name') end
 if not validate.is_name(token) then return validate.invalid('token', 'a name') end
+if not validate.is_hex(secret_sha1, 40) then
+  return validate.invalid('secret_sha1', '40 hex digits')
+end
 if not validate.is_name(tenant) then return validate.invalid('tenant', 'a name') end
 if not validate.is_language(source) then return validate.invalid('source', 'a language') end
 if not validate.list_of(targets, targets_max, validate.is_target) then
@@ -59,8 +63,7 @@ end
 if not validate.list_of(features, features_max, validate.is_name) then
   return validate.invalid('features', 'up to 16 names')
 end
-local hex_16 = '^' .. string.rep('%x', 16) .. '$'
-if features_hash ~= 'none' and not string.match(features_hash, hex_16) then
+if features_hash ~= 'none' and not validate.is_hex(features_hash, 16) then
   return validate.invalid('features_hash', '16 hex digits or none')
 end
 if encoding ~= 'pcm16' and encoding ~= 'opus' then
@@ -69,7 +72,7 @@ end
 if listen_language ~= '' and not validate.is_target(listen_language) then
   return validate.invalid('listen_language', 'a language, never auto')
 end
-if key_id ~= '' and not string.match(key_id, hex_16) then
+if key_id ~= '' and not validate.is_hex(key_id, 16) then
   return validate.invalid('key', '16 hex digits or empty')
 end
 if not validate.is_text(tp, 255) then return validate.invalid('tp', 'text of up to 255 bytes') end
@@ -92,7 +95,8 @@ write('HSET', keys.of('session', name), 'status', 'open', 'out_no', '0', 'out_by
   'buffer', sessions.encode_buffer(), 'tenant', tenant, 'tp', tp,
   'source', source, 'targets', targets, 'features', features, 'features_hash', features_hash,
   'encoding', encoding, 'sample_rate', sample_rate_hz, 'priority', priority_no, 'room', room,
-  'listen_language', listen_language, 'key', key_id, 'tokens', tokens.with(nil, token, 1))
+  'listen_language', listen_language, 'key', key_id, 'secret_sha1', secret_sha1,
+  'tokens', tokens.with(nil, token, 1))
 affinity.start(name)
 local function undo() write('DEL', keys.of('session', name)) end
 call.or_else(undo, events.SessionOpened, full, tp, { tenant = tenant,

@@ -63,7 +63,7 @@ local read = {}
 function read.session(name)
   local s, full = hash(keys.of('session', name)), keys.full(name)
   if not s.status then return {} end
-  s.token, s.tokens = nil, nil
+  s.tokens, s.secret_sha1 = nil, nil
   local outcomes, outcome_jobs, ready, gaps = hash(keys.of('outcomes', name)), {}, {}, {}
   for field, stored in pairs(outcomes) do
     local target, utterance = string.match(field, '^(.*)/'), string.match(stored, '^%d+')

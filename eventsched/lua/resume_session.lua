@@ -1,13 +1,14 @@
 #!lua flags=allow-oom
 -- resume_session: a producer takes a session over. Producers with older epochs can no longer append
--- (rule 7, resumable sessions).
+-- (rule 7, resumable sessions). A wrong secret gets the reply of a session that does not exist.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 --   absent_key      es1:{cell}:absent      no key: never exists
 -- ARGV
 --   now_arg         ms                     used in a cell with a manual clock only
 --   name            name
---   token           text                   the same token again gets the same reply
+--   secret          32 hex digits          the resume secret, of which the session has the SHA-1
+--   token           name                   the same token again gets the same reply
 -- Reply: [epoch, next_seq, utterance, out_id]   out_id: the last entry that the listener has read
 -- Refusals: SESSION_UNKNOWN, SESSION_CLOSED, INVALID_MESSAGE
 -- Events: SessionResumed
@@ -19,10 +20,13 @@
 -- include: tokens
 -- include: validate
 -- include: write
-local s = sessions.get(name)
-if not s then return validate.refuse('SESSION_UNKNOWN') end
-if s.status ~= 'open' then return validate.refuse('SESSION_CLOSED') end
+if not validate.is_hex(secret, 32) then return validate.invalid('secret', '32 hex digits') end
 if not validate.is_name(token) then return validate.invalid('token', 'a name') end
+local s = sessions.get(name)
+if not s or s.secret_sha1 ~= redis.sha1hex(secret) then
+  return validate.refuse('SESSION_UNKNOWN')
+end
+if s.status ~= 'open' then return validate.refuse('SESSION_CLOSED') end
 local epoch = tokens.epoch_of(s, token)
 if not epoch then
   epoch = s.epoch + 1

@@ -24,6 +24,7 @@ SLOTS_MAX = 256
 PRIORITY_MAX = 2
 SCHEMES = ("redis://", "rediss://", "unix://")
 TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+SECRET = re.compile(r"[0-9a-f]{32}")
 CODE = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
 
 
@@ -63,6 +64,15 @@ def check_id(field: str, value: object) -> str:
     if not isinstance(value, str) or not CELL.fullmatch(cell) or not NAME.fullmatch(name):
         raise InvalidMessage.of(
             field, f"<cell>.<name> expected, got {value!r:.80}", "pass the full id"
+        )
+    return value
+
+
+def check_secret(field: str, value: object) -> str:
+    """Return `value`, the resume secret of a session. The error does not show the value."""
+    if not isinstance(value, str) or not SECRET.fullmatch(value):
+        raise InvalidMessage.of(
+            field, "32 hexadecimal digits expected", "pass the session's resume_secret"
         )
     return value
 

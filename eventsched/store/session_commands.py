@@ -8,6 +8,7 @@ Read next: lua/README.md (what each script decides), client/channel.py (the call
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -65,6 +66,14 @@ class Receipt(msgspec.Struct, frozen=True):
     """Indices of the utterances that the call completed."""
 
 
+def hash_secret(secret: str) -> str:
+    """What a session stores of its resume secret: the SHA-1, which a function can compute.
+
+    SHA-1 suffices, because the secret is 128 random bits (docs/adr/0016-resume-secret.md).
+    """
+    return hashlib.sha1(secret.encode(), usedforsecurity=False).hexdigest()
+
+
 class SessionCommands(CellConnection):
     """The calls of a cell that concern sessions."""
 
@@ -73,6 +82,7 @@ class SessionCommands(CellConnection):
         *,
         name: str,
         token: str,
+        secret_sha1: str,
         tenant: str,
         source: str,
         targets: Sequence[str],
@@ -86,11 +96,15 @@ class SessionCommands(CellConnection):
         traceparent: str,
         key: str = "",
     ) -> SessionGrant:
-        """The session exists. A repeated call with the same token gets the same reply."""
+        """The session exists. A repeated call with the same token gets the same reply.
+
+        `secret_sha1` is the SHA-1 of the secret that resumes the session.
+        """
         reply = await self.run(
             "open_session",
             name,
             token,
+            secret_sha1,
             tenant,
             source,
             name_list(targets),
@@ -106,10 +120,13 @@ class SessionCommands(CellConnection):
         )
         return self._grant(name, reply)
 
-    async def resume_session(self, session: str, token: str) -> SessionGrant:
-        """The owner of this token may append from `next_seq`; earlier owners may not."""
+    async def resume_session(self, session: str, secret: str, token: str) -> SessionGrant:
+        """The owner of this token may append from `next_seq`; earlier owners may not.
+
+        A secret that is not the session's gets the reply of a session that does not exist.
+        """
         name = name_of(session)
-        return self._grant(name, await self.run("resume_session", name, token))
+        return self._grant(name, await self.run("resume_session", name, secret, token))
 
     def _grant(self, name: str, reply: Any) -> SessionGrant:
         epoch, next_seq, utterance, out_id = reply

@@ -238,7 +238,7 @@ class Guests:
         if not session.is_detached:
             return await self._receive_all(session)
         await anyio.sleep(self._rng.uniform(0.0, 1.0))
-        async with self._es.resume(session.id) as resumed:
+        async with self._es.resume(session.id, session.resume_secret) as resumed:
             self._chaos_record.resumed += 1
             self._compare_position(resumed)
             if last is not None:

@@ -6,7 +6,7 @@ import pytest
 
 import eventsched
 from eventsched.client.client import Client
-from tests.fixtures_store import TimedStore
+from tests.fixtures_store import SECRET, TimedStore
 from tests.server_kinds import Server
 from tests.systems import SECOND, client_of
 
@@ -94,19 +94,19 @@ async def test_a_chunk_after_close(client: Client, store: TimedStore) -> None:
 @pytest.mark.parametrize("session_id", ["", "c0", "c0.", "C0.abc", ".abc", "c0.a/b"])
 async def test_resuming_what_is_no_session_id(client: Client, session_id: str) -> None:
     with pytest.raises(eventsched.InvalidMessage, match=r"<cell>\.<name>"):
-        async with client.resume(session_id):
+        async with client.resume(session_id, SECRET):
             pytest.fail("resumed")
 
 
 async def test_resuming_a_session_that_never_was(client: Client, store: TimedStore) -> None:
     with pytest.raises(eventsched.SessionUnknown):
-        async with client.resume(store.keys.full("nobody")):
+        async with client.resume(store.keys.full("nobody"), SECRET):
             pytest.fail("resumed")
 
 
 async def test_resuming_a_session_of_another_cell(client: Client) -> None:
     with pytest.raises(eventsched.InvalidMessage, match="names no cell"):
-        async with client.resume("elsewhere.abc"):
+        async with client.resume("elsewhere.abc", SECRET):
             pytest.fail("resumed")
 
 

@@ -319,7 +319,7 @@ async def test_sessions_that_finalize_at_once_share_a_call(
         for session in sessions:
             await session.append(CHUNK)
         *others, older = sessions
-        await store.resume_session(older.id, "token")
+        await store.resume_session(older.id, older.resume_secret, "token")
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(is_refused, older)
             for session in others:
@@ -518,7 +518,10 @@ async def test_rule_7_a_resumed_session_goes_on_where_it_was(
     async with opened(client) as session:
         await session.append(CHUNK, end_of_utterance=True)
         await session.append(CHUNK)
-        async with client_of(store) as other, other.resume(session.id) as resumed:
+        async with (
+            client_of(store) as other,
+            other.resume(session.id, session.resume_secret) as resumed,
+        ):
             resumed.detach()
             assert (resumed.id, resumed.epoch) == (session.id, 2)
             assert (resumed.next_seq, resumed.utterance, resumed.sample_rate) == (2, 1, 16_000)
@@ -540,7 +543,10 @@ async def test_rule_7_a_resumed_session_hears_what_was_not_handled(
         assert (await next_result(results)).utterance == 0
         assert (await next_result(results)).utterance == 1  # so 0 was handled
         await session.append(CHUNK)
-        async with client_of(store) as other, other.resume(session.id) as resumed:
+        async with (
+            client_of(store) as other,
+            other.resume(session.id, session.resume_secret) as resumed,
+        ):
             resumed.detach()
             assert (await next_result(resumed.results())).utterance == 1
             assert (await next_result(resumed.results())).utterance == 2
@@ -552,7 +558,10 @@ async def test_rule_7_a_session_resumed_before_anything_was_handled_hears_it_all
     async with opened(client) as session:
         await session.append(CHUNK, end_of_utterance=True)
         await served(store, session, 1)
-        async with client_of(store) as other, other.resume(session.id) as resumed:
+        async with (
+            client_of(store) as other,
+            other.resume(session.id, session.resume_secret) as resumed,
+        ):
             resumed.detach()
             with anyio.fail_after(5):
                 assert (await next_result(resumed.results())).utterance == 0
@@ -582,7 +591,7 @@ async def test_rule_7_a_session_resumed_in_the_same_process_ends_its_first_owner
         listener = Listener(first)
         tasks.start_soon(listener.run)
         await anyio.lowlevel.checkpoint()
-        async with client.resume(first.id) as second:
+        async with client.resume(first.id, first.resume_secret) as second:
             second.detach()
             await until("its results end", lambda: listener.code == "SESSION_SUPERSEDED")
             with pytest.raises(eventsched.SessionSuperseded):
@@ -614,7 +623,7 @@ async def test_rule_7_a_late_keepalive_of_the_first_owner_leaves_the_second_alon
         monkeypatch.setattr(channel.store, "keep_alive", keep_alive_late)
         tasks.start_soon(channel.send_keepalives, [first])
         await sent.wait()
-        async with client.resume(first.id) as second:
+        async with client.resume(first.id, first.resume_secret) as second:
             second.detach()
             first.quiet_s = 15
             may_continue.set()
@@ -629,7 +638,7 @@ async def test_rule_7_results_end_when_another_process_has_resumed_the_session(
     async with opened(client) as session, anyio.create_task_group() as tasks:
         listener = Listener(session)
         tasks.start_soon(listener.run)
-        await store.resume_session(session.id, "another")
+        await store.resume_session(session.id, session.resume_secret, "another")
         await channel.send_keepalives([session])
         await until("its results end", lambda: listener.code == "SESSION_SUPERSEDED")
         assert channel.producers == []
@@ -640,7 +649,7 @@ async def test_rule_7_of_two_owners_in_one_process_the_higher_epoch_stays(
 ) -> None:
     """Their replies may arrive in the other order."""
     channel = client.channels[store.cell]
-    async with opened(client) as first, client.resume(first.id) as second:
+    async with opened(client) as first, client.resume(first.id, first.resume_secret) as second:
         second.detach()
         channel.register(first)
         assert channel.producers == [second]
@@ -752,7 +761,7 @@ async def test_the_end_of_a_superseded_session_is_somebody_elses(
     client: Client, store: TimedStore
 ) -> None:
     async with client.session("acme", "en", ["es"]) as session:
-        await store.resume_session(session.id, "another")
+        await store.resume_session(session.id, session.resume_secret, "another")
     assert (await store.types())[-1] == "SessionResumed"
 
 

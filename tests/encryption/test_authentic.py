@@ -98,7 +98,7 @@ async def test_a_session_with_a_key_is_not_resumed_as_a_plain_session(
         key = store.keys.session(name_of(session.id))
         await redis.execute_command("HSET", key, "key", "")
         with pytest.raises(DecryptionError, match="not encrypted, although the session has a key"):
-            async with es.resume(session.id):
+            async with es.resume(session.id, session.resume_secret):
                 raise AssertionError("resumed")
         assert (await store.read_hash(key))["epoch"] == "1", "the producer has not lost the session"
 

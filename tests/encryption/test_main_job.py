@@ -201,9 +201,9 @@ async def test_another_process_resumes_with_the_key(
             await session.append(PCM)
             session.detach()
         with pytest.raises(KeyStoreError, match="no key store is named"):
-            async with keyless.resume(session.id):
+            async with keyless.resume(session.id, session.resume_secret):
                 pass
-        async with es.resume(session.id) as again:
+        async with es.resume(session.id, session.resume_secret) as again:
             assert again.epoch == 2, "the client without the key did not resume the session"
             await again.finalize()
             with anyio.fail_after(20):
@@ -211,7 +211,7 @@ async def test_another_process_resumes_with_the_key(
             again.detach()
         await key_store.destroy(session.id)
         with pytest.raises(KeyMissing, match="is destroyed"):
-            async with es.resume(session.id):
+            async with es.resume(session.id, session.resume_secret):
                 pass
 
 

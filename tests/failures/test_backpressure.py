@@ -27,7 +27,7 @@ from eventsched.store.client import open_client
 from eventsched.store.lag import ConsumerLag
 from eventsched.store.session_commands import Chunk, SessionGrant
 from eventsched.store.transport import RedisTransport
-from tests.fixtures_store import TimedStore
+from tests.fixtures_store import SECRET_SHA1, TimedStore
 from tests.outcomes import next_result
 from tests.systems import SECOND, serving, system, until
 
@@ -281,7 +281,8 @@ def _defaults() -> dict[str, int]:
 
 async def _opened(store: Store, name: str) -> SessionGrant:
     return await store.open_session(
-        name=name, token=f"token-{name}", tenant="acme", source="en", targets=["es"], features=[],
+        name=name, token=f"token-{name}", secret_sha1=SECRET_SHA1, tenant="acme",
+        source="en", targets=["es"], features=[],
         features_hash="none", encoding="pcm16", sample_rate=16_000, priority=1, room="",
         listen_language="",
         traceparent="",

@@ -20,6 +20,7 @@ from eventsched.store.cell import Store
 from eventsched.store.connection import open_connection
 from eventsched.store.session_commands import Chunk, SessionGrant
 from tests.failures.programs import Program, Programs, ask, programs
+from tests.fixtures_store import SECRET_SHA1
 from tests.systems import until
 
 TAKEOVER_S = 2.0
@@ -185,7 +186,8 @@ async def _speaking(store: Store) -> AsyncIterator[None]:
 
 async def opened(store: Store, name: str = "s1") -> SessionGrant:
     return await store.open_session(
-        name=name, token="t1", tenant="acme", source="en", targets=["es"], features=[],
+        name=name, token="t1", secret_sha1=SECRET_SHA1, tenant="acme",
+        source="en", targets=["es"], features=[],
         features_hash="none", encoding="pcm16", sample_rate=16_000, priority=1, room="",
         listen_language="",
         traceparent="",

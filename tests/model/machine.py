@@ -98,6 +98,7 @@ KEY = "0123456789abcdef"
 BAD_OPENINGS: tuple[dict[str, Any], ...] = (
     {"name": "a b"},
     {"token": ""},
+    {"secret_sha1": "0123"},
     {"tenant": "a:b"},
     {"source": "english"},
     {"targets": ["auto"]},
@@ -132,6 +133,7 @@ MALFORMED = (
 )
 CHUNKS_MAX = 32
 """As many chunks as a call may have."""
+SECRET = "5ec4e7" + "0" * 26
 small = st.integers(0, 7)
 """Which of those that are there: of few, each is met often."""
 
@@ -250,6 +252,7 @@ class Machine(RuleBasedStateMachine):
         defaults: dict[str, Any] = {
             "name": f"s{len(self.sessions) + 1}",
             "token": self.token(),
+            "secret_sha1": session.sha1(SECRET),
             "tenant": "acme",
             "source": "en",
             "targets": ["es"],
@@ -315,13 +318,17 @@ class Machine(RuleBasedStateMachine):
         return self.sessions[-1 - which % len(self.sessions)]
 
     @precondition(lambda self: self.sessions)
-    @rule(which=small, how=st.sampled_from(["new", "again", "new", "bad", "unknown"]))
+    @rule(
+        which=small,
+        how=st.sampled_from(["new", "again", "new", "bad", "unknown", "stranger", "odd"]),
+    )
     def resume(self, which: int, how: str) -> None:
         grant = self.session(which)
         state = self.world.session_states.get(grant.session.partition(".")[2])
         token = {"new": self.token(), "bad": "a b"}.get(how, state.tokens[-1][0] if state else "t")
         name = grant.session if how != "unknown" else self.store.keys.full("nobody")
-        reply = self.both("resume_session", name, token)
+        secret = {"stranger": "0" * 32, "odd": "secret"}.get(how, SECRET)
+        reply = self.both("resume_session", name, secret, token)
         if isinstance(reply, SessionGrant):
             self.sessions[self.sessions.index(grant)] = reply
 

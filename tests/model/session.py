@@ -7,6 +7,7 @@ Never does: jobs and nodes. Read next: delivery.py.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from typing import Literal
@@ -45,6 +46,8 @@ PADDING_MS: dict[Reason, int] = {
 CHUNK_BYTES_MAX = 65_536
 MEMBERS_MAX = 32
 HEX_16 = re.compile("[0-9a-f]{16}")
+HEX_40 = re.compile("[0-9a-f]{40}")
+SECRET = re.compile("[0-9a-f]{32}")
 PLAYBACKS_MAX = 64
 
 
@@ -94,6 +97,7 @@ def open_session(
     *,
     name: str,
     token: str,
+    secret_sha1: str,
     tenant: str,
     source: str,
     targets: Sequence[str],
@@ -112,6 +116,7 @@ def open_session(
     fits = {
         "session": bool(NAME.fullmatch(name)),
         "token": bool(NAME.fullmatch(token)),
+        "secret_sha1": bool(HEX_40.fullmatch(secret_sha1)),
         "tenant": bool(NAME.fullmatch(tenant)),
         "source": bool(LANGUAGE.fullmatch(source)),
         "targets": len(set(targets)) <= 8 and all(is_target(target) for target in targets),
@@ -134,7 +139,9 @@ def open_session(
     if room and len(members(w, room)) >= MEMBERS_MAX:
         raise invalid("room")
     full = w.keys.full(name)
-    w.session_states[name] = SessionState(tp=traceparent, seen_ms=w.now, tokens=[(token, 1)])
+    w.session_states[name] = SessionState(
+        tp=traceparent, seen_ms=w.now, tokens=[(token, 1)], secret_sha1=secret_sha1
+    )
     opened = SessionOpened(
         tenant=tenant,
         source=source,
@@ -167,15 +174,21 @@ def _opened_before(w: World, name: str, token: str) -> SessionGrant:
     return SessionGrant(view.session, epoch, state.next_seq, view.utterance, "0-0")
 
 
-def resume_session(w: World, session: str, token: str) -> SessionGrant:
+def sha1(secret: str) -> str:
+    return hashlib.sha1(secret.encode(), usedforsecurity=False).hexdigest()
+
+
+def resume_session(w: World, session: str, secret: str, token: str) -> SessionGrant:
     name = name_of(session)
+    if not SECRET.fullmatch(secret):
+        raise invalid("secret")
+    if not NAME.fullmatch(token):
+        raise invalid("token")
     view = w.sessions.get(name)
-    if view is None:
+    if view is None or w.session_states[name].secret_sha1 != sha1(secret):
         raise Refused("SESSION_UNKNOWN")
     if view.status != "open":
         raise Refused("SESSION_CLOSED")
-    if not NAME.fullmatch(token):
-        raise invalid("token")
     state = w.session_states[name]
     epoch = state.epoch_of(token)
     if epoch is None:

@@ -123,6 +123,7 @@ def _session(w: World, name: str, state: SessionState) -> Content:
         "reason": view.reason,
         "tp": state.tp,
         "tokens": ",".join(f"{token}:{epoch}" for token, epoch in state.tokens),
+        "secret_sha1": state.secret_sha1,
         "buffer": _buffer(state),
         "out_no": state.out_no,
         "out_bytes": state.out_bytes,

@@ -44,6 +44,7 @@ class SessionState:
     seen_ms: int
     tokens: list[tuple[str, int]]
     """(token, epoch), the newest last."""
+    secret_sha1: str
     next_seq: int = 0
     buffer: list[Buffered] = field(default_factory=list)
     chunk_ms: int = 0

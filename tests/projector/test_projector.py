@@ -217,7 +217,7 @@ async def test_small_batches_and_large_ones_make_the_same_records(store: TimedSt
 async def test_29_dispatch_gets_the_context_that_was_folded(store: TimedStore) -> None:
     await talk(store, 2)
     await fold_all(projector_of(store))
-    session = await store.resume_session(store.keys.full("s1"), "again")
+    session = await store.resume(store.keys.full("s1"), "again")
     await store.say(session, session.next_seq, end_of_utterance=True)
     await store.dispatch()
     dispatched = (await store.log("JobDispatched"))[-1]
@@ -238,7 +238,7 @@ async def test_the_index_of_a_session_is_its_log_ids_in_order(store: TimedStore)
 
 async def test_a_retired_session_leaves_only_its_index(store: TimedStore) -> None:
     await talk(store, 1)
-    session = await store.resume_session(store.keys.full("s1"), "again")
+    session = await store.resume(store.keys.full("s1"), "again")
     await store.close_session(session.session, session.epoch)
     projector = projector_of(store)
     await fold_all(projector)
@@ -669,7 +669,7 @@ async def test_the_projector_continues_with_the_new_revision(store: TimedStore) 
     projector = projector_of(store)
     await fold_all(projector)
     await Rebuild(views_of(store), CORE, ["session"]).run()
-    session = await store.resume_session(store.keys.full("s1"), "again")
+    session = await store.resume(store.keys.full("s1"), "again")
     await store.say(session, session.next_seq, end_of_utterance=True)
     assert await projector.step() == StepResult("lease_lost", detail="rebuilt")
     await fold_all(projector)

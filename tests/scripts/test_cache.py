@@ -56,7 +56,8 @@ for name, s in pairs(cell.sessions) do
     utterance = text[s.utterance], turn = rawget(s, 'turn') and text[s.turn],
     buffer = table.concat({ text[s.next_seq], text[s.seen_at], text[s.buf_count], text[s.buf_bytes],
       text[s.buf_ms], text[s.buf_seq], text[s.buf_at], s.buf_first, s.buf_last }, '|'),
-    tokens = rawget(s, 'tokens'), archived = rawget(s, 'archived') }
+    tokens = rawget(s, 'tokens'),
+    secret_sha1 = rawget(s, 'secret_sha1'), archived = rawget(s, 'archived') }
 end
 for name, node in pairs(cell.nodes) do
   found.nodes[name] = node and { status = node.status, epoch = node.epoch_text, class = node.class,

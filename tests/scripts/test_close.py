@@ -198,7 +198,7 @@ async def test_rule_6_a_closed_session_is_closed_to_everything(
     for attempt in (
         store.say(session, 0),
         store.finalize_utterance(session.session, 1, 0),
-        store.resume_session(session.session, "t2"),
+        store.resume(session.session, "t2"),
         store.open(),
     ):
         with pytest.raises(SessionClosedError):
@@ -229,8 +229,8 @@ async def test_rule_10_retirement_comes_an_hour_after_the_end(
     left = [key for key in await contents(redis, store) if b":s1" in key or b".s1" in key]
     assert left == []
     with pytest.raises(SessionUnknown):
-        await store.resume_session(session.session, "t2")
-    assert (await store.resume_session(store.keys.full("other"), "t2")).epoch == 2
+        await store.resume(session.session, "t2")
+    assert (await store.resume(store.keys.full("other"), "t2")).epoch == 2
 
 
 async def test_rule_10_no_retry_outlives_the_job_record(store: TimedStore) -> None:
@@ -287,7 +287,7 @@ async def test_rule_10_a_retiring_session_is_closed_to_everything(store: TimedSt
     store.tick(HOUR_MS)
     await store.fire_timers()
     assert (await store.read_hash(store.keys.session("s1")))["status"] == "retired"
-    resume = store.resume_session(session.session, "t")
+    resume = store.resume(session.session, "t")
     for attempt in (store.say(session, 200), store.open(), resume):
         with pytest.raises(SessionClosedError):
             await attempt

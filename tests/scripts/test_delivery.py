@@ -476,7 +476,7 @@ async def test_a_confirmation_that_comes_late_does_not_take_the_bookmark_back(
     ids = [i for i, _ in await store.read_range(store.keys.outbox("s1"), "-", "+", 10)]
     await store.keep_alive([(session.session, 1, ids[1])])
     await append(store, session, 1, confirmed=ids[0])  # repeated after its reply was lost
-    resumed = await store.resume_session(session.session, "again")
+    resumed = await store.resume(session.session, "again")
     assert resumed.out_id == ids[1]
     assert await numbers(store, session) == [2, 3]
 

@@ -18,7 +18,7 @@ from eventsched.store.cell import Store
 from eventsched.store.node_commands import NodeResult
 from eventsched.store.session_commands import Chunk, Finalize
 from eventsched.store.transport import Arg
-from tests.fixtures_store import TimedStore
+from tests.fixtures_store import SECRET, SECRET_SHA1, TimedStore
 from tests.scripts.headers import header, source
 from tests.scripts.lua_syntax import free_names, text, tree, walk
 
@@ -182,8 +182,9 @@ async def test_the_typed_calls_give_as_many_arguments_as_the_headers_name(
     counted = Store(Counting(store.transport, counts), store.cell, now_ms=lambda: store.at_ms)  # type: ignore[arg-type]
     session, node = store.keys.full("s1"), store.keys.full("n1")
     opened: dict[str, Any] = {
-        "name": "s1", "token": "t", "tenant": "acme", "source": "en", "targets": ["es"],
-        "features": [], "features_hash": "none", "encoding": "pcm16", "sample_rate": 16_000,
+        "name": "s1", "token": "t", "secret_sha1": SECRET_SHA1, "tenant": "acme",
+        "source": "en", "targets": ["es"], "features": [],
+        "features_hash": "none", "encoding": "pcm16", "sample_rate": 16_000,
         "priority": 1,
         "room": "", "listen_language": "", "traceparent": "",
     }  # fmt: skip
@@ -198,7 +199,7 @@ async def test_the_typed_calls_give_as_many_arguments_as_the_headers_name(
             lambda: counted.set_backpressure("memory", is_active=True, seen=1, limit=1),
         ),
         ("open_session", 0, lambda: counted.open_session(**opened)),
-        ("resume_session", 0, lambda: counted.resume_session(session, "t")),
+        ("resume_session", 0, lambda: counted.resume_session(session, SECRET, "t")),
         ("append_audio", 7, lambda: counted.append_audio([chunk])),
         ("finalize_utterances", 3, lambda: counted.finalize_utterances([finalize])),
         ("keep_alive", 3, lambda: counted.keep_alive([(session, 1, "")])),

@@ -84,7 +84,7 @@ async def test_rule_21_a_stale_token_is_refused_recorded_and_has_no_effect(
             (code, attempt, epoch)
         }
         assert {e.node for e in refused} == {who.node}
-    session = await store.resume_session(store.keys.full("s1"), "new")
+    session = await store.resume(store.keys.full("s1"), "new")
     assert await store.out(session) == []
     await check(store)
     assert await reply(store, node, job) == "ok"
@@ -239,7 +239,7 @@ async def test_rule_22_audio_is_in_the_output_and_named_in_the_log(store: TimedS
     recorded = (await logged(store, "ResultRecorded"))[0]
     assert recorded.data.audio_bytes == 512_000
     assert recorded.data.audio_sha256 == sha
-    session = await store.resume_session(store.keys.full("s1"), "new")
+    session = await store.resume(store.keys.full("s1"), "new")
     (entry,) = await store.out(session)
     assert entry["a"] == AUDIO
 
@@ -320,7 +320,7 @@ async def test_rule_26_a_partial_is_appended_to_outboxes_alone(
     before = await store.types()
     assert await store.send_partials(node.node, node.epoch, [(job, 1, b"he")] * 2) == [None, None]
     assert await store.types() == before
-    session = await store.resume_session(store.keys.full("s1"), "new")
+    session = await store.resume(store.keys.full("s1"), "new")
     entries = await store.out(session)
     assert [(m["t"], m["target"], m["attempt"], m["b"]) for m in entries] == [
         ("partial", "es", 1, b"he")

@@ -19,13 +19,13 @@ from eventsched.errors import (
 )
 from eventsched.store.client import Client
 from eventsched.store.session_commands import Receipt
-from tests.fixtures_store import TimedStore
+from tests.fixtures_store import SECRET, SECRET_SHA1, TimedStore
 from tests.scripts.calls import append, call, code_of, contents, events
 
 OPEN: dict[str, str | int] = {
-    "name": "s1", "token": "t1", "tenant": "acme", "source": "en", "targets": "es",
-    "features": "", "features_hash": "none", "encoding": "pcm16", "sample_rate": 16_000,
-    "priority": 1,
+    "name": "s1", "token": "t1", "secret_sha1": SECRET_SHA1, "tenant": "acme", "source": "en",
+    "targets": "es", "features": "", "features_hash": "none", "encoding": "pcm16",
+    "sample_rate": 16_000, "priority": 1,
     "room": "", "listen_language": "", "tp": "", "key": "",
 }  # fmt: skip
 
@@ -63,7 +63,8 @@ async def test_rule_7_an_id_with_another_token_is_refused(store: TimedStore, red
     ("field", "value"),
     [
         ("name", ""), ("name", "a b"), ("name", "a:b"), ("name", "x" * 65), ("token", ""),
-        ("token", "a,b"), ("token", "a:1"), ("tenant", ""), ("tenant", "a:b"),
+        ("token", "a,b"), ("token", "a:1"), ("secret_sha1", ""), ("secret_sha1", "0" * 39),
+        ("secret_sha1", "0" * 41), ("secret_sha1", "g" * 40), ("tenant", ""), ("tenant", "a:b"),
         ("tenant", "x" * 65), ("source", ""), ("source", "english"), ("source", "en-"),
         ("source", "e"), ("source", "en-x"), ("source", "en-123456789"), ("source", "EN"),
         ("targets", "auto"), ("targets", "es/x"), ("targets", "es,,fr"),
@@ -102,7 +103,7 @@ async def test_rule_7_resume_goes_on_where_the_first_left(store: TimedStore) -> 
     first = await store.open()
     for seq in range(3):
         await store.say(first, seq, end_of_utterance=seq == 1)
-    second = await store.resume_session(first.session, "t2")
+    second = await store.resume(first.session, "t2")
     assert (second.epoch, second.next_seq, second.utterance) == (2, 3, 1)
     await store.say(second, 3, end_of_utterance=True)
     finals = await events(store, "UtteranceFinalized")
@@ -114,7 +115,7 @@ async def test_rule_7_a_lower_epoch_is_superseded_everywhere(
 ) -> None:
     old = await store.open()
     await store.say(old, 0)
-    await store.resume_session(old.session, "t2")
+    await store.resume(old.session, "t2")
     before = await contents(redis, store)
     for attempt in (
         store.say(old, 1),
@@ -143,7 +144,7 @@ async def test_an_unknown_epoch_is_refused(store: TimedStore) -> None:
 
 async def test_rule_7_the_same_token_resumes_once(store: TimedStore) -> None:
     session = await store.open()
-    calls = (store.resume_session(session.session, "t2") for _ in range(20))
+    calls = (store.resume(session.session, "t2") for _ in range(20))
     replies = await asyncio.gather(*calls)
     assert {reply.epoch for reply in replies} == {2}
     assert await store.types() == ["SessionOpened", "SessionResumed"]
@@ -151,7 +152,7 @@ async def test_rule_7_the_same_token_resumes_once(store: TimedStore) -> None:
 
 async def test_rule_7_racing_resumes_leave_one_producer_that_may_append(store: TimedStore) -> None:
     session = await store.open()
-    calls = (store.resume_session(session.session, f"r{i}") for i in range(8))
+    calls = (store.resume(session.session, f"r{i}") for i in range(8))
     grants = await asyncio.gather(*calls)
     assert sorted(grant.epoch for grant in grants) == list(range(2, 10))
     replies = await asyncio.gather(*(store.say(g, 0) for g in grants), return_exceptions=True)
@@ -162,9 +163,9 @@ async def test_rule_7_racing_resumes_leave_one_producer_that_may_append(store: T
 
 async def test_rule_7_a_late_retry_does_not_take_the_session_back(store: TimedStore) -> None:
     first = await store.open()
-    await store.resume_session(first.session, "t2")
-    third = await store.resume_session(first.session, "t3")
-    late_resume = await store.resume_session(first.session, "t2")
+    await store.resume(first.session, "t2")
+    third = await store.resume(first.session, "t3")
+    late_resume = await store.resume(first.session, "t2")
     late_open = await store.open()
     assert (late_resume.epoch, late_open.epoch) == (2, 1)
     with pytest.raises(SessionSuperseded):
@@ -176,30 +177,30 @@ async def test_rule_7_a_late_retry_does_not_take_the_session_back(store: TimedSt
 async def test_the_tokens_of_the_last_eight_epochs_are_stored(store: TimedStore) -> None:
     session = await store.open()
     for i in range(20):
-        await store.resume_session(session.session, f"r{i}")
+        await store.resume(session.session, f"r{i}")
     fields = await store.read_hash(store.keys.session("s1"))
     assert fields["tokens"] == ",".join(f"r{i}:{i + 2}" for i in range(12, 20))
 
 
 async def test_rule_7_resume_names_the_last_entry_that_was_handled(store: TimedStore) -> None:
     node, session = await store.join(), await store.open()
-    assert (await store.resume_session(session.session, "t2")).out_id == "0-0"
-    session = await store.resume_session(session.session, "t2")
+    assert (await store.resume(session.session, "t2")).out_id == "0-0"
+    session = await store.resume(session.session, "t2")
     await store.say(session, 0, end_of_utterance=True)
     await store.dispatch()
     (message,) = await store.inbox(node)
     await store.answer(node, message)
     ((entry, _),) = await store.read_range(store.keys.outbox("s1"), "-", "+", 2)
-    assert (await store.resume_session(session.session, "t3")).out_id == "0-0"
+    assert (await store.resume(session.session, "t3")).out_id == "0-0"
     await store.keep_alive([(session.session, session.epoch + 1, entry)])
-    assert (await store.resume_session(session.session, "t4")).out_id == entry
+    assert (await store.resume(session.session, "t4")).out_id == entry
 
 
 async def test_rule_7_a_retired_session_is_unknown(store: TimedStore, redis: Client) -> None:
     before = await contents(redis, store)
     gone = store.keys.full("gone")
     with pytest.raises(SessionUnknown):
-        await store.resume_session(gone, "t")
+        await store.resume(gone, "t")
     with pytest.raises(SessionUnknown):
         await store.finalize_utterance(gone, 1, 0)
     with pytest.raises(SessionUnknown):
@@ -217,14 +218,54 @@ async def test_resume_refuses_a_token_that_is_no_name(store: TimedStore) -> None
     session = await store.open()
     for token in ("", "a:1", "a,b", "x" * 65):
         with pytest.raises(InvalidMessage):
-            await store.resume_session(session.session, token)
+            await store.resume(session.session, token)
     assert await store.types() == ["SessionOpened"]
+
+
+async def test_rule_7_a_wrong_secret_gets_the_reply_of_an_unknown_session(
+    store: TimedStore, redis: Client
+) -> None:
+    session, closed = await store.open(), await store.open("closed")
+    await store.close_session(closed.session, closed.epoch)
+    before = await contents(redis, store)
+    refusals = [
+        await code_of(store, "resume_session", name, secret, token)
+        for name in ("s1", "closed", "nobody")
+        for secret in ("0" * 32, SECRET[:-1] + "1", SECRET.upper(), SECRET_SHA1[:32])
+        for token in ("token-s1", "token-closed", "another")
+    ]
+    assert set(refusals) == {"SESSION_UNKNOWN"}
+    assert await contents(redis, store) == before
+    assert (await store.resume(session.session, "another")).epoch == 2
+
+
+@pytest.mark.parametrize("secret", ["", "secret", "0" * 31, "0" * 33, "g" * 32, SECRET_SHA1])
+async def test_rule_7_resume_refuses_a_secret_of_another_form(
+    store: TimedStore, redis: Client, secret: str
+) -> None:
+    await store.open()
+    before = await contents(redis, store)
+    for name in ("s1", "nobody"):
+        assert await code_of(store, "resume_session", name, secret, "t") == (
+            "INVALID_MESSAGE secret: 32 hex digits"
+        )
+    assert await contents(redis, store) == before
+
+
+async def test_rule_7_the_server_has_the_hash_of_the_secret_alone(
+    store: TimedStore, redis: Client
+) -> None:
+    session = await store.open()
+    await store.resume(session.session, "t2")
+    fields = await store.read_hash(store.keys.session("s1"))
+    assert fields["secret_sha1"] == SECRET_SHA1
+    assert SECRET not in str(await contents(redis, store))
 
 
 async def test_a_session_that_closes_is_not_opened_or_resumed(store: TimedStore) -> None:
     session = await store.open()
     await store.close_session(session.session, session.epoch)
-    for attempt in (store.open(), store.resume_session(session.session, "t2")):
+    for attempt in (store.open(), store.resume(session.session, "t2")):
         with pytest.raises(SessionClosedError):
             await attempt
 
@@ -258,7 +299,7 @@ async def test_rule_8_append_mark_keepalive_and_resume_each_postpone_idle(
         assert await store.keep_alive([(session.session, session.epoch, "")]) == [None]
 
     async def resumes() -> None:
-        await store.resume_session(session.session, "t2")
+        await store.resume(session.session, "t2")
 
     for step in (acts, marks, keeps, resumes):
         store.tick(59_999)
@@ -274,11 +315,11 @@ async def test_rule_8_append_mark_keepalive_and_resume_each_postpone_idle(
 async def test_rule_8_until_idle_has_come_it_can_be_resumed(store: TimedStore) -> None:
     session = await store.open()
     store.tick(59_999)
-    assert (await store.resume_session(session.session, "t2")).epoch == 2
+    assert (await store.resume(session.session, "t2")).epoch == 2
     store.tick(60_000)
     await store.timers()
     with pytest.raises(SessionClosedError):
-        await store.resume_session(session.session, "t3")
+        await store.resume(session.session, "t3")
 
 
 async def test_rule_8_idle_finalizes_what_is_buffered_and_a_late_timekeeper_keeps_the_order(
@@ -339,10 +380,10 @@ async def test_pressure_refuses_open_and_ingest_and_nothing_else(store: TimedSto
         assert refused.value.retry_after_ms > 0
     assert (await store.say(session, 0)).status == "duplicate"
     assert (await store.finalize_utterance(session.session, 1, 0)).status == "ok"
-    assert (await store.resume_session(session.session, "t2")).epoch == 2
+    assert (await store.resume(session.session, "t2")).epoch == 2
     assert await store.keep_alive([(session.session, 2, "")]) == [None]
     await store.set_backpressure("memory", is_active=False, seen=70, limit=80)
-    session = await store.resume_session(session.session, "t2")
+    session = await store.resume(session.session, "t2")
     assert (await store.say(session, 1)).status == "ok"
     assert await store.close_session(session.session, 2) == "ok"
 

@@ -17,7 +17,7 @@ from eventsched.schema import codec
 from eventsched.schema.events import Text
 from eventsched.store.client import Client
 from eventsched.store.node_commands import NodeGrant
-from tests.fixtures_store import TimedStore
+from tests.fixtures_store import SECRET_SHA1, TimedStore
 from tests.scripts.added_scripts import add_script
 from tests.scripts.calls import call, code_of, contents
 from tests.scripts.cell_state import check
@@ -86,7 +86,23 @@ async def test_rule_33_an_open_refuses_a_trace_context_that_is_no_text(
 
 
 def _opening(name: str, tp: bytes) -> list[Any]:
-    return [name, "t", "acme", "en", "es", "", "none", "pcm16", 16_000, 1, "", "", tp, ""]
+    return [
+        name,
+        "t",
+        SECRET_SHA1,
+        "acme",
+        "en",
+        "es",
+        "",
+        "none",
+        "pcm16",
+        16_000,
+        1,
+        "",
+        "",
+        tp,
+        "",
+    ]
 
 
 @pytest.mark.parametrize("field", ["token", "version"])

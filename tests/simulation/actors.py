@@ -44,11 +44,12 @@ from eventsched.schema.events import Text
 from eventsched.store.cell import Store
 from eventsched.store.node_commands import NodeGrant, NodeResult
 from eventsched.store.replies import fields_of
-from eventsched.store.session_commands import Chunk, Finalize, SessionGrant
+from eventsched.store.session_commands import Chunk, Finalize, SessionGrant, hash_secret
 from tests.simulation.world import World
 
 CELL = "sim"
 KEY = "0123456789abcdef"
+SECRET = "5ec4e7" + "0" * 26
 """Id of the key of sessions that are encrypted."""
 SPEECH_MS = (100, 300, 1_000)
 
@@ -185,7 +186,9 @@ class Producer:
     async def _grant(self, token: str, resume: bool) -> SessionGrant | None:
         store = self.cluster.store
         if resume and self.session in self.cluster.observations.opened:
-            resumed = self.cluster.patiently(lambda: store.resume_session(self.session, token))
+            resumed = self.cluster.patiently(
+                lambda: store.resume_session(self.session, SECRET, token)
+            )
             try:
                 granted: SessionGrant = await resumed
             except (SessionUnknown, SessionClosedError):
@@ -194,6 +197,7 @@ class Producer:
         opened: dict[str, Any] = {
             "name": self.name,
             "token": f"open-{self.name}",
+            "secret_sha1": hash_secret(SECRET),
             "tenant": "acme",
             "source": "en",
             "targets": ["es"],
@@ -538,7 +542,8 @@ class Mischief:
             case 0:
                 self._count(await store.append_audio([big]))
             case 1:
-                await store.resume_session(f"{CELL}.nobody", "token")
+                await store.resume_session(session, "0" * 32, "stranger")
+                raise AssertionError(f"{session} was resumed with a wrong secret")
             case 2:
                 stray = NodeResult(
                     job="acme:sim.nobody:0:translation:es:none", attempt=1, status="ok"

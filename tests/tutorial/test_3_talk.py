@@ -58,8 +58,11 @@ async def test_a_lost_producer_is_followed_by_another(url: str) -> None:
             await lost.append(SILENCE)
             last = await next_result(lost.results())
 
-            # Another process that was told lost.id; it must come before a minute has passed.
-            async with eventsched.connect(url) as es2, es2.resume(lost.id) as session:
+            # Another process, with the id and the secret of the session, within a minute.
+            async with (
+                eventsched.connect(url) as es2,
+                es2.resume(lost.id, lost.resume_secret) as session,
+            ):
                 assert session.next_seq == 2  # so many chunks are stored: go on behind them
                 await session.append(SILENCE, end_of_utterance=True)
                 # Nothing is heard twice by who says where it was.

@@ -221,7 +221,7 @@ CALLS: dict[str, tuple[Step, Step]] = {
     "append with two targets": (_two_targets, _say_two_targets),
     "finalize": (_before_finalize, _finalize),
     "open": (_none, _open),
-    "resume": (_none, lambda scene: scene.store.resume_session(scene.sessions[1].session, "tok")),
+    "resume": (_none, lambda scene: scene.store.resume(scene.sessions[1].session, "tok")),
     "keep alive": (
         _none,
         lambda scene: scene.store.keep_alive([(scene.sessions[0].session, 1, "")]),

@@ -187,7 +187,7 @@ async def test_failures_and_recoveries_are_clean(busy: BusyCell) -> None:
         await store.timers()
         await store.join(f"n{round_no}", features=["tone"])
         await store.dispatch()
-        session = await store.resume_session(session.session, f"again-{round_no}")
+        session = await store.resume(session.session, f"again-{round_no}")
         assert (await verified(store)).violations == [], round_no
     await project(store)
     assert (await verified(store)).violations == []

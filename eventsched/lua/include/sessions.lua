@@ -25,7 +25,7 @@ local fields = { 'status', 'epoch', 'utterance', 'buffer', 'tenant', 'tp' }
 -- are read one by one.
 local late_fields = { 'turn', 'source', 'targets', 'features', 'features_hash', 'encoding',
   'sample_rate', 'priority', 'room', 'key' }
-local rare_fields = { tokens = true, archived = true }
+local rare_fields = { tokens = true, secret_sha1 = true, archived = true }
 local all_fields, is_late = { unpack(fields) }, {}
 for _, field in ipairs(late_fields) do
   is_late[field] = true

@@ -11,6 +11,11 @@ function validate.is_name(value)
   return #value <= 64 and string.match(value, '^[%w_-]+$') ~= nil
 end
 
+-- Whether the text is `digits` hexadecimal digits.
+function validate.is_hex(value, digits)
+  return #value == digits and string.match(value, '^%x+$') ~= nil
+end
+
 function validate.is_language(value)
   if value == 'auto' then return true end
   local base, region = string.match(value, '^([a-z]+)(.*)$')
