@@ -146,7 +146,7 @@ async def test_retries_waits_and_missing_outcomes_are_drawn(store: TimedStore) -
     for _ in range(3):
         store.tick(300)
         await finish_one(store, node)
-    await store.resume_session(session.session, "another")
+    await store.resume(session.session, "another")
     await speak(store, "other", count=1)
     events = [event for event in await store.log() if event.session == session.session]
     scene = build_scene(events)
