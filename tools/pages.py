@@ -21,7 +21,13 @@ RULES, SETTINGS = ROOT / "docs/rules.md", ROOT / "docs/settings.md"
 OPERATIONS = ROOT / "docs/operations.md"
 MINIMAL = re.compile(r"^(ACL SETUSER minimal +).*$", re.MULTILINE)
 GRANTS = (
-    "@connection",
+    "asking",
+    "auth",
+    "hello",
+    "ping",
+    "select",
+    "client|setinfo",
+    "client|setname",
     "acl|whoami",
     "acl|dryrun",
     "cluster|slots",

@@ -91,7 +91,14 @@ REFUSED = [
     ("auditor", "XADD es1:{c0}:log * t x"),
     ("auditor", "GET other"),
     ("auditor", "FCALL any 1 es1:{c0}:log"),
+    ("auditor", "KEYS *"),
+    ("auditor", "CLIENT LIST"),
+    ("auditor", "CLIENT PAUSE 1 ALL"),
+    ("scheduler", "CLIENT KILL USER auditor"),
 ]
+DANGEROUS = {"bgrewriteaof", "cluster|info", "cluster|shards", "cluster|slots"}
+"""Commands of the categories `admin` and `dangerous` that an access list may have."""
+DANGEROUS |= {"acl|dryrun", "acl|whoami", "function|list", "function|load", "info"}
 
 
 def test_a_user_may_do_no_more(listed: LocalServer) -> None:
@@ -101,3 +108,22 @@ def test_a_user_may_do_no_more(listed: LocalServer) -> None:
             client.execute_command(*command.split())  # type: ignore[no-untyped-call]
     with redis.Redis.from_url(_url(listed, "eraser")) as client:
         assert client.execute_command("BGREWRITEAOF")
+
+
+def test_no_user_may_disturb_the_server_or_other_users(listed: LocalServer) -> None:
+    client_commands = set(listed.call("ACL", "CAT", "connection")) - {"client|setinfo"}
+    risky = {each for each in client_commands if each.startswith("client|")} - {"client|setname"}
+    for category in ("admin", "dangerous"):
+        risky |= set(listed.call("ACL", "CAT", category))
+    for user in LISTS:
+        allowed = {command for command in risky - DANGEROUS if _may_run(listed, user, command)}
+        assert allowed == set(), user
+
+
+def _may_run(server: LocalServer, user: str, command: str) -> bool:
+    """Whether the user may run the command, with as many arguments as it needs."""
+    (details,) = server.call("COMMAND INFO", command)
+    words = command.split("|")
+    arguments = ["1"] * (abs(details[1]) - len(words))
+    reply = server.call("ACL", "DRYRUN", user, *words, *arguments)
+    return "no permissions to run" not in str(reply)
