@@ -1,7 +1,8 @@
 """Folders and files that only their owner may read.
 
 Owns: creating a folder with mode 0700 and a file with mode 0600, independent of the umask; opening
-a file without following a link; replacing a file atomically.
+a file without following a link; replacing a file atomically; the warning about a folder that
+another user may exchange.
 Never does: change the mode of an existing file or folder.
 Read next: server/folder.py, which checks a data folder.
 """
@@ -11,11 +12,17 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
+import structlog
+
 FOLDER_MODE = 0o700
 FILE_MODE = 0o600
+_OVERFLOW_UID = 65_534
+"""Owner of files whose owner has no number in this user namespace."""
+log = structlog.get_logger("eventsched.private_files")
 
 
 def make_private_folder(folder: Path) -> None:
@@ -29,6 +36,38 @@ def make_private_folder(folder: Path) -> None:
     except FileExistsError:
         if not folder.is_dir():  # another process may have created it in the meantime
             raise
+
+
+def exchangeable_in(folder: Path) -> Path | None:
+    """The nearest folder above in which another user may exchange the folder on this path.
+
+    None if there is none: each folder above belongs to this user or root, and others may not write
+    to it, or only to their own entries (sticky).
+    """
+    for parent in folder.resolve().parents:
+        status = parent.stat()
+        may_write = status.st_mode & stat.S_IWOTH or (
+            status.st_mode & stat.S_IWGRP and status.st_gid not in (0, os.getegid())
+        )
+        if may_write and not status.st_mode & stat.S_ISVTX:
+            return parent
+        if status.st_uid not in (0, os.geteuid(), _OVERFLOW_UID):
+            return parent
+    return None
+
+
+@cache
+def warn_if_exchangeable(folder: Path, kind: str) -> None:
+    """Log a line, once for each folder, if another user may put another folder in its place."""
+    parent = exchangeable_in(folder)
+    if parent is not None:
+        log.warning(
+            "another user may exchange a folder",
+            kind=kind,
+            folder=str(folder),
+            writable=str(parent),
+            remedy=f"move it to a place that only you may write to, or: chmod go-w {parent}",
+        )
 
 
 def open_private(path: Path, flags: int) -> int:

@@ -20,7 +20,7 @@ from typing import NoReturn, Protocol, TypeAlias, TypeVar
 from anyio import to_thread
 
 from eventsched.errors import KeyMissing, KeyStoreError
-from eventsched.private_files import make_private_folder, open_private
+from eventsched.private_files import make_private_folder, open_private, warn_if_exchangeable
 from eventsched.schema.validation import check_id
 
 VARIABLE = "EVENTSCHED_KEYS"
@@ -270,6 +270,7 @@ class KeyFolder:
                 f"key store {self.path} is open to others (mode {stat.S_IMODE(status.st_mode):o}): "
                 f"chmod 700 {shlex.quote(str(self.path))}"
             )
+        warn_if_exchangeable(self.path, "key store")
 
 
 def _exists(path: Path) -> bool:

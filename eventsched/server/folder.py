@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from eventsched.errors import ServerUnavailable
-from eventsched.private_files import make_private_folder
+from eventsched.private_files import make_private_folder, warn_if_exchangeable
 
 PROGRAM = "program"
 """File with the path of the program that wrote the data; another version may not read them."""
@@ -54,6 +54,7 @@ def open_data_folder(data: Path) -> Path:
         )
     for path in _paths_to_check(folder):
         _check_file(path)
+    warn_if_exchangeable(folder, "data folder")
     return folder
 
 

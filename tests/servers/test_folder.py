@@ -9,9 +9,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from eventsched.errors import ServerUnavailable
-from eventsched.private_files import make_private_folder, open_private, replace_private
+from eventsched.private_files import (
+    exchangeable_in,
+    make_private_folder,
+    open_private,
+    replace_private,
+)
 from eventsched.server import watchdog
 from eventsched.server.embedded import using
 from eventsched.server.folder import PROGRAM, open_data_folder
@@ -100,6 +106,33 @@ def test_folder_that_is_a_link_is_refused_and_its_place_named(data: Path, tmp_pa
     link.symlink_to(tmp_path / "nowhere")
     assert "is a link" in refused(link)
     assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize(
+    ("mode", "is_exchangeable"),
+    [(0o700, False), (0o755, False), (0o777, True), (0o1777, False)],
+)
+def test_a_folder_that_another_user_may_exchange_is_a_warning(
+    tmp_path: Path, mode: int, is_exchangeable: bool
+) -> None:
+    parent = tmp_path / "parent"
+    data = parent / "below" / "data"
+    data.mkdir(mode=0o700, parents=True)
+    parent.chmod(mode)
+    with capture_logs() as lines:
+        for _ in range(2):
+            open_data_folder(data)
+    warnings = [(line["event"], line["kind"], line["writable"]) for line in lines]
+    expected = ("another user may exchange a folder", "data folder", str(parent))
+    assert warnings == [expected] * is_exchangeable
+
+
+def test_a_folder_in_a_folder_of_another_user_is_exchangeable(foreign: Path) -> None:
+    if os.geteuid() == 0:
+        os.chown(foreign, NOBODY - 1, -1)
+        assert exchangeable_in(foreign / "data") == foreign
+    else:  # /usr belongs to root, who may do anything
+        assert exchangeable_in(foreign / "data") is None
 
 
 def test_folder_below_a_link_is_used(data: Path, tmp_path: Path) -> None:
