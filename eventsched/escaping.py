@@ -17,11 +17,20 @@ _CONTROLS = re.compile(
     r"\ud800-\udfff"  # lone surrogates: no encoding can write them
     "]"
 )
+_IN_LINES = {"\t": "\\t", "\n": "\\n", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 
 
 def escape_controls(text: str) -> str:
     """Return the text with control characters as `\\x1b` or `\\u202e`; tab and newline stay."""
     return _CONTROLS.sub(_escape, text)
+
+
+def escape_line(text: str) -> str:
+    """Return the text as one line: control characters, tabs and line ends are written out."""
+    line = escape_controls(text)
+    for character, escaped in _IN_LINES.items():
+        line = line.replace(character, escaped)
+    return line
 
 
 def _escape(match: re.Match[str]) -> str:

@@ -23,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text as RichText
 
-from eventsched.escaping import escape_controls
+from eventsched.escaping import escape_controls, escape_line
 from eventsched.formatting import Text
 
 WIDTH_DEFAULT = 120
@@ -52,8 +52,8 @@ def notes() -> Console:
 
 
 def print_line(text: str) -> None:
-    """Print one line of any length on stdout, with its control characters escaped."""
-    typer.echo(escape_controls(text))
+    """Print one line of any length on stdout; control characters and line ends are escaped."""
+    typer.echo(escape_line(text))
 
 
 def print_json(value: Any) -> None:

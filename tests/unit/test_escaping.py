@@ -90,6 +90,11 @@ def test_a_line_is_printed_with_visible_controls(capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().out == f"ready: {VISIBLE}\n"
 
 
+def test_a_line_stays_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    output.print_line("CHANGED a\nunchanged: 5 events\t1\u2028")
+    assert capsys.readouterr().out == "CHANGED a\\nunchanged: 5 events\\t1\\u2028\n"
+
+
 def test_json_is_exact(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     output.print_json({"text": "\x1b\u202e"})
     assert capfdbinary.readouterr().out == b'{"text":"\\u001b\xe2\x80\xae"}\n'
