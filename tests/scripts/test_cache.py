@@ -328,6 +328,28 @@ async def test_rule_16_a_slot_without_a_lease_is_not_released(
     assert await redis.zcard(played.keys.leases("n1", 1)) == 1
 
 
+async def test_rule_16_a_set_of_free_nodes_that_lacks_a_node_is_read_again(
+    redis: Client, played: TimedStore
+) -> None:
+    """The set was not written in a call that failed: the node has a free slot and is not listed."""
+    node = await played.join("n1", slots=2)
+    session = await played.open("s1")
+    await played.say(session, 0, end_of_utterance=True)
+    await played.dispatch()
+    class_id = (await played.read_hash(played.keys.node("n1")))["class"]
+    assert await redis.zrem(played.keys.free(class_id), "n1") == 1
+    await played.configure_cell({"queue_timeout_ms": 20_000}, overwrite=True)  # empties the cache
+    await played.say(session, 1, end_of_utterance=True)
+    await played.dispatch()
+    assert await assert_stored(redis, played)
+    first, _ = await played.inbox(node)
+    await played.answer(node, first)
+    assert await assert_stored(redis, played)
+    await played.say(await played.open("s2"), 0, end_of_utterance=True)
+    await played.dispatch()
+    assert await redis.zcard(played.keys.leases("n1", 1)) == 2
+
+
 async def test_rule_24_an_order_that_was_not_written_is_not_cached(
     redis: Client, played: TimedStore
 ) -> None:

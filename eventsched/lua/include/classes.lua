@@ -9,14 +9,17 @@
 -- include: strings
 -- include: write
 -- `whole_node` among the suspended features suspends the nodes of the class for every job.
-local classes = { pending_class = nil, pending_node = nil, pending_load = nil, whole_node = '*' }
+local classes = { pending_class = nil, pending_node = nil, pending_load = nil, pending_listed = nil,
+  whole_node = '*' }
 local first_free_max, first_free_last = 8, '7'
 local requirements_last = '63'
 local as_text = numbers.text
 
--- The load of one node that is not written to the sorted set of its class yet.
+-- The load of one node that is not written to the sorted set of its class yet. `pending_listed`:
+-- whether the set has the node, by the cache; nil if the cache is not updated with the load.
 call.on_begin(function()
   classes.pending_class, classes.pending_node, classes.pending_load = nil, nil, nil
+  classes.pending_listed = nil
 end)
 
 function classes.id_of(sources, targets, features, suspended)
@@ -61,18 +64,24 @@ function classes.only(id)
   return class.only
 end
 
--- Write the pending load.
+-- Write the pending load. If the stored set differs from the cached one, because an earlier call
+-- failed before it wrote the set, the set is read again.
 local function write_load()
   local id, node, load = classes.pending_class, classes.pending_node, classes.pending_load
   if not id then return end
   local class = definitions.peek(id)
   local free = class and class.key_of_free or keys.of('free', id)
+  local changed
   if load then
-    write('ZADD', free, as_text[load], node)
+    changed = write('ZADD', free, as_text[load], node)
   else
-    write('ZREM', free, node)
+    changed = write('ZREM', free, node)
   end
   classes.pending_class = nil
+  local is_listed = classes.pending_listed
+  if is_listed == nil then return end
+  local was_listed = (changed == 1) == (load == nil)
+  if was_listed ~= is_listed then free_nodes.evict(id) end
 end
 
 call.on_commit(write_load)
@@ -84,7 +93,7 @@ function classes.first_free(class)
   local list = free.nodes
   if list and (list[2] or #list == free.count) then return list, free.count end
   write_load()
-  list = {}
+  free, list = free_nodes.read_through(class.id), {}
   local stored = redis.call('ZRANGE', class.key_of_free, '0', first_free_last, 'WITHSCORES')
   for i = 1, #stored, 2 do
     list[#list + 1] = { name = stored[i], load = numbers.value[stored[i + 1]] }
@@ -119,9 +128,12 @@ end
 
 -- Set the load of a node, or nil if it has no free slot. The write is deferred until the load of
 -- another node is set, the first nodes are read, or the call commits: a node that frees eight slots
--- in a call is written once.
-function classes.set_load(id, node, load)
-  if classes.pending_node ~= node or classes.pending_class ~= id then write_load() end
+-- in a call is written once. `is_listed`: see `pending_listed`.
+function classes.set_load(id, node, load, is_listed)
+  if classes.pending_node ~= node or classes.pending_class ~= id then
+    write_load()
+    classes.pending_listed = is_listed
+  end
   classes.pending_class, classes.pending_node, classes.pending_load = id, node, load
 end
 
@@ -133,7 +145,7 @@ end
 -- Change the load of a node from `old` to `load`; nil stands for no free slot. The cached list is
 -- updated.
 function classes.move(id, node, old, load)
-  classes.set_load(id, node, load)
+  classes.set_load(id, node, load, old ~= nil)
   local free = free_nodes.peek(id)
   local list = free and free.nodes
   if not list then return end
