@@ -113,8 +113,9 @@ class TimedStore(Store):
             end_of_utterance=end_of_utterance,
         )
         (reply,) = await self.append_audio([chunk])
-        if not isinstance(reply, Receipt):
+        if isinstance(reply, Refused):
             raise reply
+        assert isinstance(reply, Receipt)
         return reply
 
     async def join(self, name: str = "n1", **given: Any) -> NodeGrant:

@@ -72,11 +72,24 @@ def session_fields(view: Session) -> dict[str, str]:
         "turn": view.turn,
         "used": f"{name_of(view.node)}|{view.node_turn}" if view.node else "",
         "reason": view.reason,
+        "outcomes": _open_outcomes(view),
     }
     assert set(fields) == _SESSION_FIELDS
     fields |= {f"a:{target}": number for target, number in view.allocated.items()}
     fields |= {f"d:{target}": number for target, number in view.delivered.items()}
     return {field: str(value) for field, value in fields.items() if str(value)}
+
+
+def _open_outcomes(view: Session) -> str:
+    """The number of open outcomes, and the oldest utterance that has one.
+
+    That is its number, how many of its outcomes are open, and the id of its first chunk.
+    """
+    if not view.open_outcomes:
+        return ""
+    oldest = min(view.open_outcomes.values(), key=lambda outcome: outcome.utterance)
+    left = sum(each.utterance == oldest.utterance for each in view.open_outcomes.values())
+    return f"{len(view.open_outcomes)}|{oldest.utterance}|{left}|{oldest.first}"
 
 
 def outcome_fields(view: Session) -> dict[str, str]:
@@ -90,7 +103,7 @@ def outcome_fields(view: Session) -> dict[str, str]:
 _SESSION_FIELDS = {
     *("status", "epoch", "tenant", "source", "targets", "features", "features_hash", "encoding"),
     *("sample_rate", "priority", "room", "listen_language", "key", "utterance", "turn", "used"),
-    "reason",
+    *("reason", "outcomes"),
 }
 """The authoritative fields of a session's hash, without the counters of each target."""
 

@@ -19,7 +19,7 @@ from eventsched.errors import Refused, SessionSuperseded, SessionUnknown
 from eventsched.store.batcher import Batcher
 from eventsched.store.cell import Store
 from eventsched.store.retry import Backoff
-from eventsched.store.session_commands import Chunk, Finalize, Receipt
+from eventsched.store.session_commands import Chunk, Finalize, Postponed, Receipt
 
 APPEND_ITEMS_MAX = 16
 FINALIZE_ITEMS_MAX = 8
@@ -55,7 +55,7 @@ class CellMultiplexer:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.listener = SubscriptionReader(store)
-        self.appends: Batcher[Chunk, Receipt | Refused] = Batcher(
+        self.appends: Batcher[Chunk, Receipt | Postponed | Refused] = Batcher(
             self._append,
             items_max=APPEND_ITEMS_MAX,
             in_flight=2,
@@ -107,7 +107,7 @@ class CellMultiplexer:
             tasks.start_soon(self.listener.run)
             tasks.start_soon(self._keep_alive)
 
-    async def _append(self, chunks: Sequence[Chunk]) -> list[Receipt | Refused]:
+    async def _append(self, chunks: Sequence[Chunk]) -> list[Receipt | Postponed | Refused]:
         # Chunks have numbers, so a repeated call stores none of them twice.
         return await Backoff(self.store.transport).call(lambda: self.store.append_audio(chunks))
 

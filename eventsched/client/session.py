@@ -272,7 +272,10 @@ class Session:
         await self._flush()
 
     async def _send(self, batch: list[Chunk]) -> tuple[list[Receipt], Refused | None]:
-        """The receipts of the chunks that are stored, in order, and why the next one is not."""
+        """The receipts of the chunks that are stored, in order, and why the next one is refused.
+
+        Chunks that the server postpones have no receipt: the caller sends them again.
+        """
         receipts: dict[int, Receipt] = {}
         chunks = batch
         refused: Refused | None = None

@@ -9,18 +9,34 @@
 --   now_arg         ms                     used in a cell with a manual clock only
 --   then per chunk, at most 32: session (name), epoch, seq, ms, end_of_utterance (0|1), payload,
 --     confirmed (id of an outbox entry, or empty)
--- Reply: per chunk `ok|duplicate utterance finalized…` or `refused CODE key=value`
+-- Reply: per chunk `ok|duplicate utterance finalized…`, `refused CODE key=value`, or `later
+--   next_seq`: the call has finalized so much that another call has to store this chunk and those
+--   after it
 -- Refusals: SESSION_UNKNOWN, SESSION_SUPERSEDED, SESSION_CLOSED, SEQ_GAP, CHUNK_TOO_LARGE,
 --   INVALID_MESSAGE, BACKPRESSURE
 -- Events: AudioChunkAppended (audio stream), UtteranceFinalized, JobDispatched, JobQueued
--- Bound: the chunks given, at most 32; 8 jobs assigned, each with 64 requirements and 8 fills
+-- Bound: the chunks given, at most 32; 8 finalizes or 64 outcomes; 8 jobs assigned, each with 64
+--   requirements and 8 fills
 -- include: backpressure
+-- include: delivery
 -- include: numbers
 -- include: outbox
 -- include: sessions
 -- include: utterances
 -- include: validate
-local payload_max = 65536
+local payload_max, outcomes_max, chunk_outcomes_max = 65536, 1024, 64
+-- The sessions of which this call stores no more chunks; nil for none.
+local postponed
+
+-- Why the chunk is refused because of the open outcomes of its session, or nil.
+local function outcomes_refusal(s, chunk, ms)
+  local count = delivery.count(s.name)
+  if count <= outcomes_max - chunk_outcomes_max then return nil end
+  local is_final = chunk.end_of_utterance == '1'
+  local _, opened = utterances.count_finalizes(s, ms, is_final, #chunk.payload)
+  if count < outcomes_max and count + opened <= outcomes_max then return nil end
+  return 'BACKPRESSURE cause=session_outcomes retry_after_ms=1000'
+end
 
 -- Returns why the chunk is refused, or nil; then true if the chunk is a duplicate.
 local function check(s, chunk, epoch, seq, ms)
@@ -32,6 +48,7 @@ local function check(s, chunk, epoch, seq, ms)
     return 'INVALID_MESSAGE field=confirmed limit=an entry id or empty'
   end
   if seq < s.next_seq then return nil, true end
+  if postponed and postponed[chunk.session] then return nil end
   if seq > s.next_seq then return 'SEQ_GAP expected=' .. string.format('%d', s.next_seq) end
   if #chunk.payload > payload_max then return 'CHUNK_TOO_LARGE limit=65536 B' end
   local is_final = chunk.end_of_utterance == '1'
@@ -41,7 +58,20 @@ local function check(s, chunk, epoch, seq, ms)
   if #chunk.payload == 0 and not is_final then
     return 'INVALID_MESSAGE field=payload limit=only a final chunk may be empty'
   end
-  return backpressure.refusal(s.tenant)
+  return backpressure.refusal(s.tenant) or outcomes_refusal(s, chunk, ms)
+end
+
+-- Whether another call has to store the chunk. The first finalizes of a call always have room.
+local function must_wait(s, chunk, ms)
+  if delivery.finalized == 0 then return false end
+  if postponed and postponed[chunk.session] then return true end
+  local is_final = chunk.end_of_utterance == '1'
+  if delivery.has_room(utterances.count_finalizes(s, ms, is_final, #chunk.payload)) then
+    return false
+  end
+  postponed = postponed or {}
+  postponed[chunk.session] = true
+  return true
 end
 
 local function append(chunk)
@@ -49,6 +79,9 @@ local function append(chunk)
   local ms, s = validate.int(chunk.ms, 0, 1000), sessions.get(chunk.session)
   local refusal, is_duplicate = check(s, chunk, epoch, seq, ms)
   if refusal then return 'refused ' .. refusal end
+  if not is_duplicate and must_wait(s, chunk, ms) then
+    return 'later ' .. string.format('%d', s.next_seq)
+  end
   outbox.confirm(chunk.session, chunk.confirmed)
   if is_duplicate then return 'duplicate ' .. numbers.text[s.utterance] end
   local finalized = utterances.append(s, seq, ms, chunk.end_of_utterance == '1', chunk.payload)

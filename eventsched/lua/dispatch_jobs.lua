@@ -14,7 +14,7 @@
 --   yet; waiting: jobs whose nodes have no free slot
 -- Refusals: INVALID_MESSAGE
 -- Events: JobDispatched, JobQueued
--- Bound: 12 entries of at most 32 targets; 64 requirements, 8 fills and the session's open outcomes
+-- Bound: 12 entries of at most 32 targets, none after 16 jobs or fills; 64 requirements and 8 fills
 --   each
 -- include: assign
 -- include: clock
@@ -24,37 +24,46 @@
 -- include: entry_ids
 -- include: keys
 -- include: nodes
+-- include: queue
 -- include: utterance_jobs
 -- include: validate
 -- include: write
-local group, entries_max = 'dispatch', '12'
+local group, entries_max, jobs_max = 'dispatch', '12', 16
 
--- Returns how many jobs the entry had, and how many of them wait for a slot.
+-- Returns how many jobs the entry had, how many of them wait for a slot, and how many were filled.
 local function process(id, kind, d)
   if kind == 'fill' then
     local node = nodes.get(d)
-    if node then assign.fill(node, 'dispatch/' .. id) end
-    return 0, 0
+    return 0, 0, node and assign.fill(node, 'dispatch/' .. id) or 0
   end
-  return utterance_jobs.place(dispatch_entry.decode(d))
+  local entry = dispatch_entry.decode(d)
+  queue.count_undispatched(entry.tenant, -#entry.targets)
+  return utterance_jobs.place(entry)
 end
 
 local lease_ms = validate.int(lease_arg, 0, 60000)
 if not lease_ms then return validate.invalid('lease_ms', '0 to 60000 ms') end
 clock.now()
 local entries = redis.call('XRANGE', keys.dispatch, '-', '+', 'COUNT', entries_max)
-local last_id = entries[1] and entries[#entries][1] or '0-0'
-if entries[1] then write('XGROUP', 'SETID', keys.dispatch, group, last_id) end
+local read_id = entries[1] and entries[#entries][1]
+if read_id then write('XGROUP', 'SETID', keys.dispatch, group, read_id) end
 if lease_ms > 0 then eager_dispatch.renew_lease(clock.now() + lease_ms) end
-local job_count, waiting, left = 0, 0, 0
+local last_id, job_count, waiting, filled, left = '0-0', 0, 0, 0, 0
 for _, entry in ipairs(entries) do
+  if job_count + filled >= jobs_max then break end
   local id, kind, d = entry[1], entry[2][2], entry[2][4]
-  local is_done, count, count_waiting =
+  last_id = id
+  local is_done, count, count_waiting, count_filled =
     dead_letters.guard('dispatch', id, kind, d or '', process, id, kind, d)
-  if is_done then job_count, waiting = job_count + count, waiting + count_waiting end
+  if is_done then
+    job_count, waiting, filled = job_count + count, waiting + count_waiting,
+      filled + (count_filled or 0)
+  end
 end
-if entries[1] then
+if read_id then
+  if last_id ~= read_id then write('XGROUP', 'SETID', keys.dispatch, group, last_id) end
   write('XTRIM', keys.dispatch, 'MINID', entry_ids.successor(last_id))
   left = redis.call('XLEN', keys.dispatch)
+  if left == 0 then queue.clear_undispatched() end
 end
 return { last_id, left, job_count, waiting }

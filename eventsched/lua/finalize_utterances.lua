@@ -6,12 +6,12 @@
 --   absent_key      es1:{cell}:absent      no key: never exists
 -- ARGV
 --   now_arg         ms                     used in a cell with a manual clock only
---   then per finalize, at most 16: session (name), epoch,
+--   then per finalize, at most 8: session (name), epoch,
 --     utterance (a duplicate if it is not the current one, or empty)
 -- Reply: per finalize `ok|duplicate utterance finalized…` or `refused CODE key=value`
 -- Refusals: SESSION_UNKNOWN, SESSION_SUPERSEDED, SESSION_CLOSED, INVALID_MESSAGE
 -- Events: UtteranceFinalized, JobDispatched, JobQueued
--- Bound: the finalizes given, at most 16; 32 members of a room each; 8 jobs assigned, each with
+-- Bound: the finalizes given, at most 8; 32 members of a room each; 8 jobs assigned, each with
 --   64 requirements and 8 fills
 -- include: keys
 -- include: numbers

@@ -11,11 +11,12 @@
 -- Reply: [fired, next_ms, now_ms]   next_ms: when the next is due, or -1
 -- Refusals: none
 -- Events: any but those of opening, resuming, registering and results
--- Bound: 16 timers; 16 leases of 256, 32 outcomes or 256 keys each, and the open outcomes of a
---   session; 8 jobs of utterances that end, each with 64 requirements and 8 fills
+-- Bound: 16 timers; 16 leases of 256 or 256 keys each; 8 outcomes that end and 16 that were held; 8
+--   finalizes or 64 outcomes; 8 jobs of utterances that end, each with 64 requirements and 8 fills
 -- include: call
 -- include: clock
 -- include: dead_letters
+-- include: delivery
 -- include: keys
 -- include: timer_handlers
 -- include: timers
@@ -52,7 +53,7 @@ for _, member in ipairs(due) do
   if due_ms and due_ms <= now then
     local ends_call = fire(member, due_ms)
     if has_stalled then timers.clear_stall(member) end
-    if ends_call then break end
+    if ends_call or delivery.is_exhausted() then break end
   end
 end
 -- Sessions that close at commit set and cancel timers as well.

@@ -33,6 +33,7 @@ S  ephemeral state: it may be lost.
     requirements:<class>    zset   D  those that the class can serve, least recently checked first
     waiting:<p>:<requirement> zset D  waiting jobs, by tag
     tenant_queued           hash   D  tenant -> waiting jobs
+    tenant_undispatched     hash   D  tenant -> outcomes of utterances in the dispatch queue
     tenant_finish_tag       zset   D  tenant -> F of fair queuing; values below V are dropped
     counters                hash   D  entry count, virtual time, classes, trimmed; backpressure
                                    set_aside: the last segments that were set aside
@@ -173,6 +174,10 @@ class Keys:
     @property
     def tenant_queued(self) -> str:
         return self._key("tenant_queued")
+
+    @property
+    def tenant_undispatched(self) -> str:
+        return self._key("tenant_undispatched")
 
     @property
     def tenant_finish_tag(self) -> str:

@@ -83,7 +83,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     duration)."""
     tenant_queue_max: Jobs = 10_000
     """A tenant with this many waiting jobs in a cell is refused with BACKPRESSURE (rule 18, fair
-    waiting)."""
+    waiting). Outcomes of utterances in the dispatch queue count as waiting jobs."""
     memory_percent_max: Percent = 80
     """Backpressure starts when the server uses this percentage of its maxmemory, if it has one."""
     projection_lag_max: Entries = 50_000

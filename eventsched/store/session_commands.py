@@ -66,6 +66,13 @@ class Receipt(msgspec.Struct, frozen=True):
     """Indices of the utterances that the call completed."""
 
 
+class Postponed(msgspec.Struct, frozen=True):
+    """The chunk is not stored: the call has finalized as much as one call may. Send it again."""
+
+    next_seq: int
+    """Number of the first chunk of the session that is not stored."""
+
+
 def hash_secret(secret: str) -> str:
     """What a session stores of its resume secret: the SHA-1, which a function can compute.
 
@@ -132,8 +139,12 @@ class SessionCommands(CellConnection):
         epoch, next_seq, utterance, out_id = reply
         return SessionGrant(self.keys.full(name), epoch, next_seq, utterance, out_id.decode())
 
-    async def append_audio(self, chunks: Sequence[Chunk]) -> list[Receipt | Refused]:
-        """Each chunk is stored, was stored by an earlier call, or is refused with a reason."""
+    async def append_audio(self, chunks: Sequence[Chunk]) -> list[Receipt | Postponed | Refused]:
+        """Each chunk is stored, was stored by an earlier call, or is refused with a reason.
+
+        A call finalizes at most 8 utterances, with at most 64 outcomes. The chunks of a session
+        from the one that would pass a limit are postponed.
+        """
         args: list[Arg] = []
         for c in chunks:
             args += (
@@ -149,7 +160,7 @@ class SessionCommands(CellConnection):
             replies = await self.run("append_audio", *args)
         except Backpressure as refusal:  # the server is full: no chunk was stored
             return [refusal] * len(chunks)
-        return [_receipt(item) for item in replies]
+        return [_stored(item) for item in replies]
 
     async def finalize_utterances(self, requests: Sequence[Finalize]) -> list[Receipt | Refused]:
         """Each utterance is complete, or its request is refused.
@@ -190,6 +201,11 @@ class SessionCommands(CellConnection):
         """The log records that the session's key, of this id, is destroyed."""
         reply = await self.run("erase_session", name_of(session), key)
         return reply.decode()  # type: ignore[no-any-return]
+
+
+def _stored(item: bytes) -> Receipt | Postponed | Refused:
+    word, _, rest = item.partition(b" ")
+    return Postponed(int(rest)) if word == b"later" else _receipt(item)
 
 
 def _receipt(item: bytes) -> Receipt | Refused:

@@ -142,6 +142,24 @@ async def test_sessions_that_append_at_once_share_a_call(client: Client, store: 
         assert [session.next_seq for session in sessions] == [1] * APPEND_ITEMS_MAX
 
 
+async def test_rule_33_what_a_call_postpones_is_sent_in_further_calls(
+    client: Client, store: TimedStore
+) -> None:
+    """A call holds 16 chunks, and each of them completes an utterance: it stores 8."""
+    async with contextlib.AsyncExitStack() as stack:
+        sessions = [await stack.enter_async_context(opened(client)) for _ in range(20)]
+        receipts: list[eventsched.Receipt] = []
+
+        async def append(session: Session) -> None:
+            receipts.append(await session.append(CHUNK, end_of_utterance=True))
+
+        async with anyio.create_task_group() as tasks:
+            for session in sessions:
+                tasks.start_soon(append, session)
+        assert [(receipt.status, receipt.finalized) for receipt in receipts] == [("ok", (0,))] * 20
+        assert [len(await chunks_of(store, session)) for session in sessions] == [1] * 20
+
+
 async def test_one_append_at_a_time_keeps_the_order_of_calls(
     client: Client, store: TimedStore
 ) -> None:

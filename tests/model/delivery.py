@@ -14,7 +14,7 @@ from eventsched.schema.keys import name_of
 from projections.session import OpenOutcome, outcome_key
 from tests.model.world import Ending, World
 
-IN_STEP_MAX = 64
+DRAINED_MAX = 16
 
 
 def open_outcome(w: World, name: str, target: str, number: int) -> OpenOutcome | None:
@@ -101,6 +101,7 @@ def send(w: World, name: str, target: str, number: int, ending: Ending, reason: 
     } | ({"code": ending.code} if ending.code else {})
     for listener in recipients:
         tell(w, listener, "result", d, ending.body, ending.audio)
+    w.ended += 1
     w.touched.add(name)
 
 
@@ -129,22 +130,23 @@ def watch_gap(w: World, name: str, target: str) -> None:
         w.drop_timer("gap", of)
 
 
-def go_on(w: World, name: str, target: str) -> int:
-    """Deliver the held endings that are next, 64 in a step; a timer that is due at once does the
-    rest.
+def go_on(w: World, name: str, target: str) -> bool:
+    """Deliver the held endings that are next, 16 in a call; a timer that is due at once does the
+    rest. Returns whether there is a rest.
     """
-    sent = 0
-    while sent < IN_STEP_MAX:
+    has_more = False
+    while not has_more:
         number = next_no(w, name, target)
-        ending = w.held.get(name, {}).pop((target, number), None)
-        if ending is None:
+        if (target, number) not in w.held.get(name, {}):
             break
-        send(w, name, target, number, ending)
-        sent += 1
+        has_more = w.drained >= DRAINED_MAX
+        if not has_more:
+            send(w, name, target, number, w.held[name].pop((target, number)))
+            w.drained += 1
     watch_gap(w, name, target)
-    if sent == IN_STEP_MAX:
+    if has_more:
         w.set_timer(w.now, "gap", f"{w.keys.full(name)}|{target}")
-    return sent
+    return has_more
 
 
 def finish(w: World, name: str, target: str, number: int, ending: Ending) -> None:

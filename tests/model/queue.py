@@ -232,13 +232,13 @@ def requirements_of(w: World, node: str) -> list[str]:
     return sorted(able)
 
 
-def fill(w: World, name: str, cause: str) -> None:
-    """The free slots of a node go to the best waiting jobs, at most 8 in a step."""
+def fill(w: World, name: str, cause: str) -> int:
+    """The free slots of a node go to the best waiting jobs, at most 8 in a step; how many do."""
     filled = 0
     while filled < FILLED_MAX and nodes.has_slot(w.nodes[name]):
         heads = sorted(waiting(w, requirement)[0] for requirement in requirements_of(w, name))
         if not heads:
-            return
+            return filled
         order, key = heads[0]
         ranks = [Rank(priority=head[0], tag=head[1], member=head[2]) for head, _ in heads[:2]]
         _serve(w, key, order)
@@ -255,6 +255,7 @@ def fill(w: World, name: str, cause: str) -> None:
         filled += 1
     if nodes.has_slot(w.nodes[name]) and requirements_of(w, name):
         w.append(w.keys.dispatch, k="fill", d=name)
+    return filled
 
 
 def _serve(w: World, key: str, order: Order) -> None:

@@ -30,10 +30,24 @@ from eventsched.schema.events import (
 )
 from eventsched.schema.ids import parse_id
 from eventsched.schema.keys import LANGUAGE, NAME, cell_of, name_of
-from eventsched.store.session_commands import Chunk, Finalize, Receipt, SessionGrant
+from eventsched.store.session_commands import (
+    Chunk,
+    Finalize,
+    Postponed,
+    Receipt,
+    SessionGrant,
+)
 from projections.session import Session
 from tests.model import delivery, utterance_jobs
-from tests.model.world import Buffered, DispatchEntry, SessionState, World, invalid
+from tests.model.world import (
+    FINALIZED_MAX,
+    OPENED_MAX,
+    Buffered,
+    DispatchEntry,
+    SessionState,
+    World,
+    invalid,
+)
 
 Reason = Literal["pause", "max_duration", "final", "max_bytes", "close"]
 PADDING_MS: dict[Reason, int] = {
@@ -45,6 +59,7 @@ PADDING_MS: dict[Reason, int] = {
 }
 CHUNK_BYTES_MAX = 65_536
 MEMBERS_MAX = 32
+OUTCOMES_MAX = 1_024
 HEX_16 = re.compile("[0-9a-f]{16}")
 HEX_40 = re.compile("[0-9a-f]{40}")
 SECRET = re.compile("[0-9a-f]{32}")
@@ -75,8 +90,9 @@ def checked(w: World, name: str, epoch: int) -> Session:
 def backpressure(w: World, tenant: str) -> Refused | None:
     if w.backpressure:
         return Refused("BACKPRESSURE", {"retry_after_ms": "1000"})
-    waiting = [key for key, _ in w.queued() if w.cores[key].tenant == tenant]
-    if len(waiting) >= w.settings.tenant_queue_max:
+    waiting = sum(w.cores[key].tenant == tenant for key, _ in w.queued())
+    waiting += w.undispatched.get(tenant, 0)
+    if waiting >= w.settings.tenant_queue_max:
         return Refused("BACKPRESSURE", {"retry_after_ms": str(w.settings.queue_timeout_ms // 2)})
     return None
 
@@ -202,28 +218,63 @@ def resume_session(w: World, session: str, secret: str, token: str) -> SessionGr
 # --- audio ----------------------------------------------------------------------------------
 
 
-def append_audio(w: World, chunks: Sequence[Chunk]) -> list[Receipt | Refused]:
-    replies: list[Receipt | Refused] = []
+def append_audio(w: World, chunks: Sequence[Chunk]) -> list[Receipt | Postponed | Refused]:
+    replies: list[Receipt | Postponed | Refused] = []
+    postponed: set[str] = set()
     for chunk in chunks:
         try:
-            replies.append(_take(w, chunk))
+            replies.append(_take(w, chunk, postponed))
         except Refused as refused:
             replies.append(refused)
     return replies
 
 
-def _take(w: World, chunk: Chunk) -> Receipt:
+def _take(w: World, chunk: Chunk, postponed: set[str]) -> Receipt | Postponed:
     name = name_of(chunk.session)
     view, state = checked(w, name, chunk.epoch), w.session_states[name]
     if chunk.confirmed and not re.fullmatch(r"\d+-\d+", chunk.confirmed):
         raise invalid("confirmed")
     if chunk.seq >= state.next_seq:
-        _check_chunk(w, view, state, chunk)
+        if name not in postponed:
+            _check_chunk(w, view, state, chunk)
+        if name in postponed or not _has_room(w, name, chunk):
+            postponed.add(name)
+            return Postponed(state.next_seq)
     delivery.confirm(w, name, chunk.confirmed)
     if chunk.seq < state.next_seq:
         return Receipt("duplicate", view.utterance)
     finalized = _append(w, name, chunk)
     return Receipt("ok", w.sessions[name].utterance, tuple(finalized))
+
+
+def _reasons(w: World, name: str, chunk: Chunk) -> tuple[bool, list[Reason]]:
+    """Rule 2, finalize reasons: whether a pause precedes the chunk, and the reasons after it."""
+    state = w.session_states[name]
+    is_paused = w.now - state.chunk_ms >= w.settings.pause_ms
+    is_paused = bool(state.buffer) and is_paused and not w.sessions[name].playbacks
+    before = [] if is_paused else state.buffer
+    size = sum(each.size for each in before) + len(chunk.payload)
+    ms = sum(each.ms for each in before) + (chunk.ms if size else 0)
+    holds: dict[Reason, bool] = {
+        "max_duration": ms >= w.settings.audio_ms_max,
+        "final": chunk.end_of_utterance,
+        "max_bytes": size > w.settings.audio_bytes_max,
+    }
+    return is_paused, [reason for reason, does in holds.items() if does and size]
+
+
+def _owed(w: World, name: str, chunk: Chunk) -> tuple[int, int]:
+    """How many utterances the chunk finalizes, and how many outcomes that opens."""
+    is_paused, reasons = _reasons(w, name, chunk)
+    count = is_paused + bool(reasons)
+    return count, count * len(targets_of(w, w.sessions[name]))
+
+
+def _has_room(w: World, name: str, chunk: Chunk) -> bool:
+    finalizes, outcomes = _owed(w, name, chunk)
+    if not w.finalized:
+        return True
+    return w.finalized + finalizes <= FINALIZED_MAX and w.opened + outcomes <= OPENED_MAX
 
 
 def _check_chunk(w: World, view: Session, state: SessionState, chunk: Chunk) -> None:
@@ -238,6 +289,10 @@ def _check_chunk(w: World, view: Session, state: SessionState, chunk: Chunk) -> 
     why = backpressure(w, view.tenant)
     if why is not None:
         raise why
+    owed = len(view.open_outcomes) + _owed(w, name_of(chunk.session), chunk)[1]
+    if len(view.open_outcomes) >= OUTCOMES_MAX or owed > OUTCOMES_MAX:
+        fields = {"cause": "session_outcomes", "retry_after_ms": "1000"}
+        raise Refused("BACKPRESSURE", fields)
 
 
 def _append(w: World, name: str, chunk: Chunk) -> list[int]:
@@ -245,21 +300,12 @@ def _append(w: World, name: str, chunk: Chunk) -> list[int]:
     it completes.
     """
     state, finalized = w.session_states[name], []
-    now = w.now
-    paused = now - state.chunk_ms >= w.settings.pause_ms
-    if state.buffer and paused and not w.sessions[name].playbacks:
+    is_paused, reasons = _reasons(w, name, chunk)
+    if is_paused:
         finalized.append(finalize(w, name, "pause"))
     _store_chunk(w, name, chunk)
-    state.next_seq, state.seen_ms = chunk.seq + 1, now
-    total_ms = sum(chunk.ms for chunk in state.buffer)
-    total_bytes = sum(chunk.size for chunk in state.buffer)
-    holds: dict[Reason, bool] = {
-        "max_duration": total_ms >= w.settings.audio_ms_max,
-        "final": chunk.end_of_utterance,
-        "max_bytes": total_bytes > w.settings.audio_bytes_max,
-    }
-    reasons = [reason for reason, does in holds.items() if does]
-    if reasons and state.buffer:
+    state.next_seq, state.seen_ms = chunk.seq + 1, w.now
+    if reasons:
         finalized.append(finalize(w, name, reasons[-1]))
     return finalized
 
@@ -355,6 +401,7 @@ def finalize(w: World, name: str, reason: Reason) -> int:
     )
     log_id = w.emit(data, session=view.session, cause=f"audio:{view.session}/{last.id}")
     utterance, state.buffer = view.utterance, []
+    w.finalized, w.opened = w.finalized + 1, w.opened + len(open_targets)
     trim_audio(w, name)
     if open_targets:
         utterance_jobs.dispatch(w, _dispatch_entry_of(view, state, data, log_id))

@@ -14,6 +14,7 @@ import msgspec
 
 from eventsched.schema import codec
 from eventsched.schema.keys import Keys, name_of
+from projections.session import Session
 from tests.dispatch_entries import fields_of
 from tests.job_record import parts_of
 from tests.model import nodes, queue
@@ -63,6 +64,7 @@ def expected(w: World) -> Content:
         "obsolete": w.obsolete,
         "duplicate_finalizes": w.duplicate_finalizes,
     }
+    content["tenant_undispatched"] = w.undispatched
     content["settings"] = w.stored_settings or {}
     content["timers"] = w.timers
     content["stalled_timers"] = w.stalled_timers
@@ -121,6 +123,7 @@ def _session(w: World, name: str, state: SessionState) -> Content:
         "turn": view.turn,
         "used": f"{name_of(view.node)}|{view.node_turn}" if view.node else "",
         "reason": view.reason,
+        "outcomes": _open_outcomes(view),
         "tp": state.tp,
         "tokens": ",".join(f"{token}:{epoch}" for token, epoch in state.tokens),
         "secret_sha1": state.secret_sha1,
@@ -154,6 +157,15 @@ def _session(w: World, name: str, state: SessionState) -> Content:
             if outcome.outcome and key.rpartition("/")[0] == target
         }
     return content
+
+
+def _open_outcomes(view: Session) -> str:
+    """Their number; of the oldest utterance its number, its open outcomes and its first chunk."""
+    if not view.open_outcomes:
+        return ""
+    oldest = min(outcome.utterance for outcome in view.open_outcomes.values())
+    firsts = [each.first for each in view.open_outcomes.values() if each.utterance == oldest]
+    return f"{len(view.open_outcomes)}|{oldest}|{len(firsts)}|{firsts[0]}"
 
 
 def _buffer(state: SessionState) -> str:

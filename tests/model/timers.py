@@ -20,7 +20,7 @@ from tests.model.world import Broken, DispatchEntry, Entry, World
 
 FIRED_MAX = 16
 ENTRIES_MAX = 12
-GIVEN_UP_MAX = 32
+JOBS_MAX = 16
 STALL_MS_MIN, STALL_MS_MAX = 1_000, 300_000
 
 
@@ -29,6 +29,8 @@ def fire_timers(w: World) -> TimerReply:
     due = sorted((ms, timer) for timer, ms in w.timers.items() if ms <= now)[:FIRED_MAX]
     fired = 0
     for _, timer in due:
+        if w.is_exhausted:
+            break
         fired += 1
         if w.timers.get(timer, now + 1) <= now:  # an earlier one may have dropped or moved it
             at_ms = w.timers.pop(timer)
@@ -93,7 +95,7 @@ def _gap(w: World, of: str) -> None:
         return
     ready_no, ready_ms = longest
     freed: set[str] = set()
-    for _ in range(GIVEN_UP_MAX):
+    while not w.is_exhausted:
         number = delivery.next_no(w, name, target)
         is_held = number in delivery.held(w, name, target)
         if w.now < ready_ms + w.settings.delivery_gap_timeout_ms or number >= ready_no or is_held:
@@ -125,11 +127,11 @@ def _close(w: World, full: str) -> None:
     given_up, freed = 0, set[str]()
     for target in sorted({key.rpartition("/")[0] for key in view.open_outcomes}):
         number = delivery.next_no(w, name, target)
-        while given_up < GIVEN_UP_MAX and delivery.open_outcome(w, name, target, number):
+        while not w.is_exhausted and delivery.open_outcome(w, name, target, number):
             if number not in delivery.held(w, name, target):
                 freed.add(_skip(w, name, target, number, "close"))
                 given_up += 1
-            if delivery.go_on(w, name, target) == delivery.IN_STEP_MAX:
+            if delivery.go_on(w, name, target):
                 break
             number = delivery.next_no(w, name, target)
     w.session_states[name].given_up += given_up
@@ -252,26 +254,33 @@ def dispatch_jobs(w: World, lease_ms: int = 0) -> DispatchReply:
     if lease_ms:
         w.dispatcher_until = w.now + lease_ms
     work = w.streams.setdefault(w.keys.dispatch, [])
-    batch, jobs, waiting = work[:ENTRIES_MAX], 0, 0
+    batch: list[Entry] = []
+    jobs = waiting = filled = 0
     _ = w.now  # reading the clock advances the time
-    for entry in batch:
-        placed, found_none = _dispatch(w, entry)
-        jobs, waiting = jobs + placed, waiting + found_none
+    for entry in work[:ENTRIES_MAX]:
+        if jobs + filled >= JOBS_MAX:
+            break
+        batch.append(entry)
+        placed, found_none, fills = _dispatch(w, entry)
+        jobs, waiting, filled = jobs + placed, waiting + found_none, filled + fills
     left = [entry for entry in w.streams[w.keys.dispatch] if entry not in batch]
     w.streams[w.keys.dispatch] = left
+    if batch and not left:
+        w.undispatched.clear()
     return DispatchReply(batch[-1].id if batch else "0-0", len(left), jobs, waiting)
 
 
-def _dispatch(w: World, entry: Entry) -> tuple[int, int]:
+def _dispatch(w: World, entry: Entry) -> tuple[int, int, int]:
     d = entry.fields["d"]
     if entry.fields["k"] == "fill":
         if d in w.nodes and w.nodes[d].status != "gone":
-            queue.fill(w, d, f"dispatch/{entry.id}")
-        return 0, 0
+            return 0, 0, queue.fill(w, d, f"dispatch/{entry.id}")
+        return 0, 0, 0
     if isinstance(d, Broken):
         _park(w, "dispatch", entry.id, entry.fields["k"], d)
-        return 0, 0
-    return utterance_jobs.place(w, d)
+        return 0, 0, 0
+    w.count_undispatched(d.tenant, -len(d.targets))
+    return *utterance_jobs.place(w, d), 0
 
 
 # --- what could not be processed ------------------------------------------------------------
@@ -302,6 +311,7 @@ def retry_dead_letter(w: World, dead_id: str, *, force: bool) -> RetryOutcome:
     if not targets:
         return RetryOutcome("passed_over", 0, passed_over)
     w.append(w.keys.dispatch, k="utterance", d=replace(d, targets=targets))
+    w.count_undispatched(d.tenant, len(targets))
     return RetryOutcome("retried", len(targets), passed_over)
 
 

@@ -20,6 +20,7 @@ def dispatch(w: World, entry: DispatchEntry) -> None:
     jobs_left = EAGER_JOBS_MAX - w.eager_jobs if w.dispatcher_until > w.now else 0
     if len(entry.targets) > jobs_left or w.streams.get(w.keys.dispatch):
         w.append(w.keys.dispatch, k="utterance", d=entry)
+        w.count_undispatched(entry.tenant, len(entry.targets))
     else:
         w.eager_jobs += len(entry.targets)
         place(w, entry)

@@ -24,6 +24,10 @@ from projections.node import Node, Nodes
 from projections.session import Session, Sessions
 
 TOKENS_MAX = 8
+FINALIZED_MAX = 8
+OPENED_MAX = 64
+ENDED_MAX = 8
+"""How much one call may finalize, open and end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +197,12 @@ class World:
         self.dispatcher_until = 0
         self.eager_jobs = 0
         """Jobs that the current call has dispatched eagerly."""
+        self.finalized = self.opened = self.ended = self.drained = 0
+        """Utterances that the current call has finalized, outcomes that it has opened and ended,
+        and how many of these had been held.
+        """
+        self.undispatched: dict[str, int] = {}
+        """Outcomes of utterances in the dispatch queue, by tenant."""
         self.obsolete = 0
         self.duplicate_finalizes = 0
         self.events: list[Event] = []
@@ -209,6 +219,14 @@ class World:
         """A call begins at this time of the server clock."""
         self.events, self.touched, self._asked_ms = [], set(), asked_ms
         self.eager_jobs = 0
+        self.finalized = self.opened = self.ended = self.drained = 0
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether the remaining timers wait for the next call."""
+        return (
+            self.ended >= ENDED_MAX or self.opened >= OPENED_MAX or self.finalized >= FINALIZED_MAX
+        )
 
     @property
     def now(self) -> int:
@@ -261,6 +279,11 @@ class World:
                     else:
                         views[entity] = view
         return event.id
+
+    def count_undispatched(self, tenant: str, change: int) -> None:
+        count = self.undispatched.pop(tenant, 0) + change
+        if count > 0:
+            self.undispatched[tenant] = count
 
     # --- streams and timers -----------------------------------------------------------------
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from eventsched.errors import Refused
 from eventsched.store.client import Client
-from eventsched.store.session_commands import Chunk, Receipt, SessionGrant
+from eventsched.store.session_commands import Chunk, Postponed, Receipt, SessionGrant
 from eventsched.store.transport import Arg
 from tests.fixtures_store import TimedStore
 
@@ -45,9 +45,17 @@ def chunk(session: SessionGrant, seq: int, **overrides: Any) -> Chunk:
 async def append(store: TimedStore, session: SessionGrant, seq: int, **overrides: Any) -> Receipt:
     """Append one chunk, or raise its refusal."""
     (reply,) = await store.append_audio([chunk(session, seq, **overrides)])
-    if not isinstance(reply, Receipt):
+    if isinstance(reply, Refused):
         raise reply
+    assert isinstance(reply, Receipt)
     return reply
+
+
+def word_of(reply: Receipt | Postponed | Refused) -> str:
+    """The status, the number of a postponed chunk, or the code of the refusal."""
+    if isinstance(reply, Postponed):
+        return f"later {reply.next_seq}"
+    return reply.code if isinstance(reply, Refused) else reply.status
 
 
 async def refused(store: TimedStore, *chunks: Chunk) -> str:

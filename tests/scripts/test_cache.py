@@ -113,7 +113,7 @@ COUNTED = (
 
 def item_count(cached: Any) -> int:
     """The number of items that the cache has to count."""
-    pending = sum(len(outcomes) for outcomes in dict(cached["outcomes"]).values())
+    pending = sum(len(outcomes["fields"]) for outcomes in dict(cached["outcomes"]).values())
     return sum(len(cached[part]) for part in COUNTED) + pending
 
 
@@ -182,7 +182,7 @@ async def hashes(redis: Client, keys: Mapping[str, str]) -> dict[str, dict[str, 
 
 
 async def assert_sessions_stored(redis: Client, store: TimedStore, cached: Any) -> None:
-    names = {*cached["sessions"], *cached["outboxes"], *cached["affinity"]}
+    names = {*cached["sessions"], *cached["outboxes"], *cached["affinity"], *cached["outcomes"]}
     sessions = await hashes(redis, {name: store.keys.session(name) for name in names})
     outcomes = await hashes(redis, {name: store.keys.outcomes(name) for name in cached["outcomes"]})
     for name, session in dict(cached["sessions"]).items():
@@ -199,7 +199,17 @@ async def assert_sessions_stored(redis: Client, store: TimedStore, cached: Any) 
     for name, used in dict(cached["affinity"]).items():
         assert sessions[name]["used"] == used
     for name, pending in dict(cached["outcomes"]).items():
-        assert outcomes[name] == dict(pending or {})
+        assert _record(pending) == sessions[name].get("outcomes", "")
+        known = dict(pending["fields"] or {})
+        assert len(known) == pending["known"] <= pending["count"]
+        assert known.items() <= outcomes[name].items()
+
+
+def _record(pending: Any) -> str:
+    """The field `outcomes` of the session record."""
+    if not pending["count"]:
+        return ""
+    return "{count}|{utterance}|{left}|{first}".format(**pending)
 
 
 async def assert_slots_stored(redis: Client, store: TimedStore, cached_cell: Any) -> None:
@@ -366,6 +376,25 @@ async def test_rule_24_an_order_that_was_not_written_is_not_cached(
     assert sorted(await played.read_hash(played.keys.outcomes("s1"))) == ["es/1", "es/2"]
     await redis.delete(played.keys.outbox("s1"))
     await assert_stored(redis, played)
+
+
+async def test_rule_6_a_session_whose_delivery_failed_closes(
+    redis: Client, played: TimedStore
+) -> None:
+    """The outcome has ended in the log, but its count was not written: the close counts again."""
+    session = await played.open("s1")
+    for seq in range(2):
+        await played.say(session, seq, end_of_utterance=True)
+    await played.dispatch()
+    await redis.set(played.keys.outbox("s1"), "no stream")
+    played.tick(10_000)
+    await played.fire_timers()
+    await redis.delete(played.keys.outbox("s1"))
+    await played.close_session(session.session, 1)
+    played.tick(30_000)
+    await played.timers()
+    stored = await played.read_hash(played.keys.session("s1"))
+    assert (stored["status"], stored["outcomes"]) == ("closed", "")
 
 
 async def test_a_value_that_is_read_again_is_counted_once(

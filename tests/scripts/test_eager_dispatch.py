@@ -9,10 +9,11 @@ from typing import Any
 import anyio
 import pytest
 
-from eventsched.errors import Refused, ServerAway
+from eventsched.errors import ServerAway
 from eventsched.schema.events import Event
-from eventsched.store.session_commands import Chunk, Receipt, SessionGrant
+from eventsched.store.session_commands import Chunk, SessionGrant
 from tests.fixtures_store import TimedStore
+from tests.scripts.calls import word_of
 from tests.scripts.cell_state import check
 from tests.scripts.jobs_of import (
     assigned,
@@ -156,7 +157,7 @@ async def test_a_call_dispatches_at_most_eight_jobs(store: TimedStore) -> None:
     await store.dispatch_jobs(LEASE_MS)
     session = await store.open("s1", targets=EIGHT[:3])
     chunks = [_final(session, seq) for seq in range(4)]
-    assert [_word(reply) for reply in await store.append_audio(chunks)] == ["ok"] * 4
+    assert [word_of(reply) for reply in await store.append_audio(chunks)] == ["ok"] * 4
     assert await order_of_dispatch(store) == ["s1/0"] * 3 + ["s1/1"] * 3
     assert await queue_length(store) == 2
     await store.dispatch()
@@ -164,10 +165,6 @@ async def test_a_call_dispatches_at_most_eight_jobs(store: TimedStore) -> None:
     assert await queue_length(store) == 0
     assert len(await order_of_dispatch(store)) == 20
     await check(store)
-
-
-def _word(reply: Receipt | Refused) -> str:
-    return reply.code if isinstance(reply, Refused) else reply.status
 
 
 def _final(session: SessionGrant, seq: int) -> Chunk:
@@ -270,6 +267,6 @@ async def test_rule_18_what_a_call_queues_itself_counts_for_its_next_chunk(
     await store.dispatch_jobs(LEASE_MS)
     session = await store.open("s1")
     replies = await store.append_audio([_final(session, seq) for seq in range(4)])
-    assert [_word(reply) for reply in replies] == ["ok"] * 3 + ["BACKPRESSURE"]
+    assert [word_of(reply) for reply in replies] == ["ok"] * 3 + ["BACKPRESSURE"]
     assert len(await logged(store, "JobQueued")) == 3
     await check(store)

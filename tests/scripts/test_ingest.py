@@ -13,7 +13,17 @@ from eventsched.errors import InvalidMessage, Refused, SeqGap, SessionClosedErro
 from eventsched.store.client import Client
 from eventsched.store.session_commands import Finalize, Receipt
 from tests.fixtures_store import START_MS, TimedStore
-from tests.scripts.calls import append, call, chunk, code_of, contents, events, finalized, refused
+from tests.scripts.calls import (
+    append,
+    call,
+    chunk,
+    code_of,
+    contents,
+    events,
+    finalized,
+    refused,
+    word_of,
+)
 from tests.session_buffer import buffer_of
 
 
@@ -310,7 +320,7 @@ async def test_rule_7_within_a_batch_each_chunk_counts_before_the_next(store: Ti
             chunk(first, 3),
         ]
     )  # fmt: skip
-    statuses = [r.status if isinstance(r, Receipt) else r.code for r in replies]
+    statuses = [word_of(reply) for reply in replies]
     assert statuses == [
         "ok", "ok", "ok", "duplicate", "SEQ_GAP", "CHUNK_TOO_LARGE", "ok", "SEQ_GAP", "ok",
     ]  # fmt: skip

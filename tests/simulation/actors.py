@@ -44,7 +44,13 @@ from eventsched.schema.events import Text
 from eventsched.store.cell import Store
 from eventsched.store.node_commands import NodeGrant, NodeResult
 from eventsched.store.replies import fields_of
-from eventsched.store.session_commands import Chunk, Finalize, SessionGrant, hash_secret
+from eventsched.store.session_commands import (
+    Chunk,
+    Finalize,
+    Postponed,
+    SessionGrant,
+    hash_secret,
+)
 from tests.simulation.world import World
 
 CELL = "sim"
@@ -272,6 +278,8 @@ class Producer:
             chunks[0] = self._chunk(grant, seq + 1)
         replies = await self.cluster.patiently(lambda: self.cluster.store.append_audio(chunks))
         for chunk, reply in zip(chunks, replies, strict=True):
+            if isinstance(reply, Postponed):
+                continue
             if not isinstance(reply, Refused):
                 self._acknowledged(chunk)
                 continue

@@ -324,6 +324,12 @@ async def _lost_outcome(busy: BusyCell, redis: Any) -> None:
     await redis.hdel(busy.store.keys.outcomes("s1"), "es/1")
 
 
+async def _forged_oldest(busy: BusyCell, redis: Any) -> None:
+    key = busy.store.keys.session("s1")
+    count, utterance, rest = (await redis.hget(key, "outcomes")).decode().split("|", 2)
+    await redis.hset(key, "outcomes", f"{count}|{int(utterance) + 1}|{rest}")
+
+
 async def _timer(busy: BusyCell, redis: Any, member: str) -> None:
     assert await redis.zrem(busy.store.keys.timers, member) == 1
 
@@ -406,6 +412,7 @@ STORED: list[tuple[str, Corruption]] = [
     ("I7", _lost_playback),
     ("I7", _lost_out_of_order_outcome),
     ("I7", _lost_outcome),
+    ("I7", _forged_oldest),
     ("I8", _lost_lease_timer),
     ("I8", _late_lease_timer),
     ("I8", _lost_wait_timer),

@@ -14,7 +14,7 @@
 -- include: timers
 -- include: utterances
 -- include: write
-local closing = { skipped_max = 32 }
+local closing = {}
 
 -- The session accepts no more chunks; buffered audio is finalized. `reason` is asked or idle.
 function closing.start(s, reason)

@@ -31,11 +31,11 @@ function dead_letters.back_off(member, failure)
 end
 
 -- Call `process(...)`. An error becomes a dead letter, and the caller continues. Returns whether
--- the call succeeded, and its first two results.
+-- the call succeeded, and its first three results.
 function dead_letters.guard(from, id, kind, d, process, ...)
   call.has_written = false
-  local is_done, first, second = pcall(process, ...)
+  local is_done, first, second, third = pcall(process, ...)
   if not is_done then dead_letters.add(from, id, kind, d, first) end
-  return is_done, first, second
+  return is_done, first, second, third
 end
 return dead_letters

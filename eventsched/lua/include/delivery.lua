@@ -15,67 +15,125 @@
 -- include: strings
 -- include: timers
 -- include: write
-local delivery = { ended_in = {}, step_max = 64 }
+local delivery = { ended_in = {}, finalized = 0, opened = 0, ended = 0, drained = 0 }
 local as_text, as_number = numbers.text, numbers.value
+local drained_max, ended_max, opened_max, finalized_max = 16, 8, 64, 8
 
--- The names of the sessions with outcomes that this call has ended.
-call.on_begin(function() delivery.ended_in = {} end)
-
--- The open outcomes of a session: `utterance|first|to` by `target/number`.
-local cached
-cached = cache.register('outcomes', 'live', function(session)
-  local open = reply.by_name(redis.call('HGETALL', keys.of('outcomes', session)))
-  for _ in pairs(open) do cached.grow(1) end
-  return open
+-- `ended_in`: the names of the sessions with outcomes that this call has ended. `finalized`,
+-- `opened`, `ended`, `drained`: how many utterances this call has finalized, how many outcomes it
+-- has opened and ended, and how many of these had been held.
+call.on_begin(function()
+  delivery.ended_in = {}
+  delivery.finalized, delivery.opened, delivery.ended, delivery.drained = 0, 0, 0, 0
 end)
 
-function delivery.open_outcomes(session)
-  return cached.read_through(session)
+-- Whether this call has done so much that its remaining timers wait for the next call.
+function delivery.is_exhausted()
+  return delivery.ended >= ended_max or delivery.opened >= opened_max
+    or delivery.finalized >= finalized_max
+end
+
+-- Whether this call may finalize so many more utterances, and open so many more outcomes.
+function delivery.has_room(finalizes, outcomes)
+  return delivery.finalized + finalizes <= finalized_max
+    and delivery.opened + outcomes <= opened_max
+end
+
+-- The open outcomes of a session, and the oldest utterance that has one: its number, how many of
+-- its outcomes are open, and the id of its first chunk. The session record stores them in the field
+-- `outcomes` as `count|utterance|left|first`, together with the delivery numbers, so that a call
+-- need not read the outcomes. `fields` has the outcomes that calls have read or opened, as
+-- `utterance|first|to` by `target/number`; `known` is their number. `targets` is nil until it has
+-- been read: the targets that have delivery numbers.
+local function parse(stored)
+  local count, utterance, left, first = string.match(stored or '', '^(%d+)|(%d+)|(%d+)|(.*)$')
+  if not count then
+    return { count = 0, utterance = nil, left = 0, first = '', known = 0, fields = {},
+      targets = nil }
+  end
+  return { count = as_number[count], utterance = utterance, left = as_number[left], first = first,
+    known = 0, fields = {}, targets = nil }
+end
+
+local cached = cache.register('outcomes', 'live', function(session)
+  return parse(redis.call('HGET', keys.of('session', session), 'outcomes'))
+end)
+
+-- The caller has read the field `outcomes` of the session record.
+function delivery.put_record(session, stored)
+  if not cached.peek(session) then cached.put(session, parse(stored)) end
+end
+
+-- The field `outcomes` of the session record.
+function delivery.record(session)
+  local open = cached.read_through(session)
+  if open.count == 0 then return '' end
+  return as_text[open.count] .. '|' .. open.utterance .. '|' .. as_text[open.left] .. '|'
+    .. open.first
+end
+
+-- The open outcome as it is stored, or nil.
+local function find_stored(session, field)
+  local open = cached.read_through(session)
+  local stored = open.fields[field]
+  if stored or open.known == open.count then return stored end
+  stored = redis.call('HGET', keys.of('outcomes', session), field)
+  if not stored then return nil end
+  open.fields[field], open.known = stored, open.known + 1
+  cached.grow(1)
+  return stored
+end
+
+-- The number of open outcomes.
+function delivery.count(session)
+  return cached.read_through(session).count
+end
+
+-- The id of the first chunk of the oldest utterance with an open outcome; empty without one.
+function delivery.oldest_chunk(session)
+  return cached.read_through(session).first
 end
 
 -- Whether the outcome of this utterance, whose first chunk has the id `first`, is open. The chunk
 -- tells the utterance from that of an earlier session with the same name. All arguments are text.
 function delivery.is_open(session, target, number, utterance, first)
-  local stored, begins = cached.read_through(session)[target .. '/' .. number]
+  local stored = find_stored(session, target .. '/' .. number)
   if not stored then return false end
-  begins = utterance .. '|' .. first .. '|'
+  local begins = utterance .. '|' .. first .. '|'
   return string.sub(stored, 1, #begins) == begins
 end
 
 function delivery.has_ended(session)
-  return next(cached.read_through(session)) == nil
+  return cached.read_through(session).count == 0
 end
 
 -- An open outcome, or nil: { utterance, first, to }. `first` is the id of the first chunk of the
 -- utterance, `to` the joined full ids of the recipients; empty stands for the speaker.
 function delivery.find_outcome(session, target, number)
-  local stored = cached.read_through(session)[target .. '/' .. number]
+  local stored = find_stored(session, target .. '/' .. number)
   if not stored then return nil end
   local utterance, first, to = string.match(stored, '^(%d+)|([^|]*)|(.*)$')
   return { utterance = utterance, first = first, to = to }
 end
 
--- Open an outcome with this delivery number for the recipients of the utterance.
-function delivery.open_outcome(session, target, number, utterance, first, to)
-  local field, value = target .. '/' .. number, as_text[utterance] .. '|' .. first .. '|' .. to
-  local open = cached.read_through(session)
-  write('HSET', keys.of('outcomes', session), field, value)
-  open[field] = value
-  cached.grow(1)
+-- Store outcomes of an utterance: `list` alternates `target/number` and `utterance|first|to`.
+function delivery.open_outcomes(session, list)
+  write('HSET', keys.of('outcomes', session), unpack(list))
 end
 
-local function close_outcome(session, field)
-  local open = cached.read_through(session)
-  if not open[field] then return end
-  write('HDEL', keys.of('outcomes', session), field)
-  open[field] = nil
-  cached.grow(-1)
-end
-
-local function reopen_outcome(session, field, stored)
-  if not stored then return end
-  write('HSET', keys.of('outcomes', session), field, stored)
-  cached.evict(session)
+-- The event of the utterance is appended, so its outcomes count.
+function delivery.count_opened(session, list, targets, utterance, first)
+  local open, count = cached.read_through(session), #targets
+  for i = 1, #list, 2 do open.fields[list[i]] = list[i + 1] end
+  open.known, open.count = open.known + count, open.count + count
+  if not open.utterance and count > 0 then
+    open.utterance, open.left, open.first = utterance, count, first
+  end
+  if open.targets then
+    for _, item in ipairs(targets) do open.targets[item.target] = true end
+  end
+  cached.grow(count)
+  delivery.finalized, delivery.opened = delivery.finalized + 1, delivery.opened + count
 end
 
 -- The session has closed, or retired.
@@ -112,6 +170,90 @@ local function recipients_of(speaker, outcome)
   return boxes, outcome.to, table.concat(skipped, ',')
 end
 
+-- The targets of a session that have delivery numbers, as a set.
+local function targets_of(session, open)
+  if not open.targets then
+    open.targets = {}
+    for _, field in ipairs(redis.call('HKEYS', keys.of('session', session))) do
+      local target = string.match(field, '^a:(.*)$')
+      if target then open.targets[target] = true end
+    end
+    -- The numbers of this call are stored at commit.
+    for field in pairs(open.fields) do open.targets[string.match(field, '^(.*)/')] = true end
+  end
+  return open.targets
+end
+
+-- The targets of a session that have delivery numbers, in order.
+function delivery.targets(session)
+  local list = {}
+  for target in pairs(targets_of(session, cached.read_through(session))) do
+    list[#list + 1] = target
+  end
+  table.sort(list)
+  return list
+end
+
+-- Set the oldest of these outcomes, each as it is stored. Returns their number.
+local function set_oldest(open, outcomes)
+  local oldest, count = nil, 0
+  open.utterance, open.left, open.first = nil, 0, ''
+  for _, stored in pairs(outcomes) do
+    count = count + 1
+    local text, first = string.match(stored, '^(%d+)|([^|]*)|')
+    local utterance = tonumber(text)
+    if not oldest or utterance < oldest then
+      oldest, open.utterance, open.left, open.first = utterance, text, 1, first
+    elseif utterance == oldest then
+      open.left = open.left + 1
+    end
+  end
+  return count
+end
+
+local function read_all(session)
+  return reply.by_name(redis.call('HGETALL', keys.of('outcomes', session)))
+end
+
+-- Find the oldest utterance with an open outcome. Outcomes end in order, so it is an utterance of
+-- the next number of a target; of the target `ended` this is `next_number`. Bound: the targets; all
+-- open outcomes if a number has no outcome.
+local function find_oldest(session, open, ended, next_number)
+  local list, missing = {}, {}
+  if open.count > 0 then
+    for target in pairs(targets_of(session, open)) do
+      local number = target == ended and next_number or speaker_of(session, target).next_no[target]
+      local stored = find_stored(session, target .. '/' .. as_text[number])
+      if stored then list[#list + 1] = stored else missing['a:' .. target] = number end
+    end
+    for field, number in pairs(missing) do
+      local allocated = redis.call('HGET', keys.of('session', session), field) or '0'
+      if tonumber(allocated) > number then
+        list = read_all(session)
+        break
+      end
+    end
+  end
+  set_oldest(open, list)
+end
+
+-- The event of the ending is appended, so the outcome is open no more.
+local function count_ended(session, target, number, utterance)
+  local open, field = cached.read_through(session), target .. '/' .. as_text[number]
+  open.fields[field], open.known, open.count = nil, open.known - 1, open.count - 1
+  cached.grow(-1)
+  if utterance ~= open.utterance then return end
+  open.left = open.left - 1
+  if open.left == 0 then find_oldest(session, open, target, number + 1) end
+end
+
+-- Count the open outcomes of a session again: a call failed between two of its writes.
+function delivery.count_again(session)
+  local open = cached.read_through(session)
+  open.count = set_oldest(open, read_all(session))
+  write('HSET', keys.of('session', session), 'outcomes', delivery.record(session))
+end
+
 -- Append a partial result to the outboxes of the recipients. `d` is a table.
 function delivery.publish_partial(session, outcome, d, body)
   local d_json = cjson.encode(d)
@@ -125,22 +267,26 @@ end
 local function deliver(session, target, number, outcome, ending, speaker)
   local boxes, to, skipped = recipients_of(speaker, outcome)
   local number_text, full, body = as_text[number], keys.full(session), ending.body or ''
-  local field = target .. '/' .. number_text
-  local stored = cached.read_through(session)[field]
-  close_outcome(session, field)
+  local field, outcomes = target .. '/' .. number_text, keys.of('outcomes', session)
+  local stored = find_stored(session, field) -- nil for a number without an outcome
+  if stored then write('HDEL', outcomes, field) end
   local append = ending.kind == 'missing' and events.ResultMissing or events.ResultDelivered
-  local id = call.or_else(function() reopen_outcome(session, field, stored) end, append,
-    full, target, number_text, outcome, ending, to, skipped)
+  local id = call.or_else(function()
+    if stored then write('HSET', outcomes, field, stored) end
+  end, append, full, target, number_text, outcome, ending, to, skipped)
+  if stored then count_ended(session, target, number, outcome.utterance) end
+  delivery.ended = delivery.ended + 1
   local d = '{"session":"' .. full .. '","utterance":' .. outcome.utterance .. ',"target":"'
     .. target .. '","delivery_no":' .. number_text .. ',"outcome":"' .. ending.kind .. '"'
     .. (json.optional(ending.code) and ',"code":' .. json.quote(ending.code) or '')
     .. ',"log":"' .. id .. '"}'
   local audio, next_no = ending.audio or '', as_text[number + 1]
+  local record = delivery.record(session)
   if boxes[1] == speaker then
-    outbox.append(speaker, 'result', d, body, audio, 'd:' .. target, next_no)
+    outbox.append(speaker, 'result', d, body, audio, 'd:' .. target, next_no, 'outcomes', record)
     speaker.next_no[target] = number + 1
   else
-    write('HSET', keys.of('session', session), 'd:' .. target, next_no)
+    write('HSET', keys.of('session', session), 'd:' .. target, next_no, 'outcomes', record)
     speaker.next_no[target] = number + 1
     for _, box in ipairs(boxes) do outbox.append(box, 'result', d, body, audio) end
   end
@@ -185,23 +331,23 @@ local function update_gap_timer(session, target)
   speaker.has_held[target] = longest[1] ~= nil
 end
 
--- Deliver the held endings that are next in order, at most 64 in a call. A gap timer that is due at
--- once delivers the rest. Returns how many were delivered.
+-- Deliver the held endings that are next in order, at most 16 in a call. A gap timer that is due at
+-- once delivers the rest. Returns whether the rest has to wait.
 function delivery.drain_ready(session, target)
-  local number, count = delivery.next_number(session, target), 0
-  while count < delivery.step_max do
+  local number, has_more = delivery.next_number(session, target), false
+  while true do
     local outcome = delivery.find_outcome(session, target, number)
     local ending = outcome and load_held(session, target, number)
     if not ending then break end
+    has_more = delivery.drained >= drained_max
+    if has_more then break end
     deliver(session, target, number, outcome, ending, speaker_of(session, target))
     remove_held(session, target, number)
-    number, count = number + 1, count + 1
+    number, delivery.drained = number + 1, delivery.drained + 1
   end
   update_gap_timer(session, target)
-  if count == delivery.step_max then
-    timers.set(clock.now(), 'gap', keys.full(session) .. '|' .. target)
-  end
-  return count
+  if has_more then timers.set(clock.now(), 'gap', keys.full(session) .. '|' .. target) end
+  return has_more
 end
 
 -- Hold an ending until its predecessors have ended.

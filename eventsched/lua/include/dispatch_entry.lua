@@ -7,6 +7,7 @@
 -- include: json
 -- include: keys
 -- include: numbers
+-- include: queue
 -- include: write
 local dispatch_entry = {}
 
@@ -83,6 +84,7 @@ end
 
 -- Add the utterance to the dispatch queue.
 function dispatch_entry.append(entry)
+  queue.count_undispatched(entry.tenant, #entry.targets)
   write('XADD', keys.dispatch, clock.entry_id(), 'k', 'utterance',
     'd', dispatch_entry.encode(entry))
 end

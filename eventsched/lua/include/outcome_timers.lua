@@ -1,9 +1,9 @@
 -- outcome_timers: the timers of outcomes that did not end in time: gap (rule 25, ordered delivery)
--- and close (rule 6, two-step close). Outcomes are skipped in order, at most 32 a call.
+-- and close (rule 6, two-step close). Outcomes are skipped in order. A call that has ended 8
+-- outcomes leaves the rest to a timer that is due at once.
 -- include: assign
 -- include: attempts
 -- include: clock
--- include: closing
 -- include: delivery
 -- include: jobs
 -- include: keys
@@ -45,14 +45,13 @@ function outcome_timers.gap(id)
   local longest = redis.call('ZRANGE', held_since, 0, 0, 'WITHSCORES')
   if not longest[1] then return end
   local held_no, held_at = tonumber(longest[1]), tonumber(longest[2])
-  local first, skipped, freed = delivery.next_number(s.name, target), 0, {}
+  local first, freed = delivery.next_number(s.name, target), {}
   local is_due, number = clock.now() >= held_at + settings.delivery_gap_timeout_ms, first
-  while is_due and number < held_no and skipped < closing.skipped_max do
+  while is_due and number < held_no and not delivery.is_exhausted() do
     -- More endings are held than one step delivers.
     if delivery.find_outcome(s.name, target, number)
       and delivery.find_held(s.name, target, number) then break end
     skip(s, target, number, 'gap', freed)
-    skipped = skipped + 1
     delivery.drain_ready(s.name, target)
     number = delivery.next_number(s.name, target)
   end
@@ -61,39 +60,27 @@ function outcome_timers.gap(id)
   if is_due and delivery.next_number(s.name, target) == first then timers.back_off('gap|' .. id) end
 end
 
--- The targets with open outcomes, in order, and the last open number of each.
-local function open_targets(s)
-  local last_of, targets = {}, {}
-  for field in pairs(delivery.open_outcomes(s.name)) do
-    local target, number = string.match(field, '^(.*)/(%d+)$')
-    if not last_of[target] then targets[#targets + 1] = target end
-    last_of[target] = math.max(last_of[target] or 0, tonumber(number))
-  end
-  table.sort(targets)
-  return targets, last_of
-end
-
 -- The close wait is over: open outcomes end as missing. If none can end, the timer backs off.
 function outcome_timers.close(full)
   local s = sessions.get(keys.name(full))
   if not s or s.status ~= 'closing' then return end
   local skipped, has_advanced, freed = 0, false, {}
-  local targets, last_of = open_targets(s)
-  for _, target in ipairs(targets) do
-    local first = delivery.next_number(s.name, target)
+  for _, target in ipairs(delivery.targets(s.name)) do
+    local first, allocated = delivery.next_number(s.name, target), sessions.next_number(s, target)
     local number = first
-    while skipped < closing.skipped_max and number <= last_of[target] do
+    while number < allocated and not delivery.is_exhausted() and not delivery.has_ended(s.name) do
       if not delivery.find_outcome(s.name, target, number)
         or not delivery.find_held(s.name, target, number) then
         skip(s, target, number, 'close', freed)
         skipped = skipped + 1
       end
-      if delivery.drain_ready(s.name, target) == delivery.step_max then break end
+      if delivery.drain_ready(s.name, target) then break end
       number = delivery.next_number(s.name, target)
     end
     has_advanced = has_advanced or delivery.next_number(s.name, target) > first
   end
   write('HINCRBY', keys.of('session', s.name), 'missing', skipped)
+  if not has_advanced then delivery.count_again(s.name) end
   if has_advanced or delivery.has_ended(s.name) then
     timers.set(clock.now(), 'close', full)
   else

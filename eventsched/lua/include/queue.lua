@@ -9,17 +9,18 @@
 -- include: jobs
 -- include: keys
 -- include: numbers
+-- include: reply
 -- include: settings
 -- include: timers
 -- include: write
 local queue = { sets = {}, finish = {}, changes = {}, virtual = nil, entry = nil,
-  has_new_counters = nil }
+  has_new_counters = nil, undispatched = nil }
 local first_max, first_last = 16, '15'
 local as_text = numbers.text
 
 call.on_begin(function()
   queue.sets, queue.finish, queue.changes = {}, {}, {}
-  queue.virtual, queue.entry, queue.has_new_counters = nil, nil, nil
+  queue.virtual, queue.entry, queue.has_new_counters, queue.undispatched = nil, nil, nil, nil
 end)
 
 -- Whether jobs with a requirement wait; how many jobs of a tenant wait.
@@ -38,8 +39,35 @@ function queue.has_waiting(requirement)
   return waiting_requirements.read_through(requirement)
 end
 
+-- The outcomes of the utterances in the dispatch queue, by tenant.
+local undispatched = cache.register_single('undispatched', 'live', function()
+  local counts = reply.by_name(redis.call('HGETALL', keys.tenant_undispatched))
+  for tenant, count in pairs(counts) do counts[tenant] = tonumber(count) end
+  return counts
+end)
+
+-- The jobs of the tenant that wait. Outcomes in the dispatch queue count at once, so that no
+-- producer outruns the dispatcher.
 function queue.tenant_count(tenant)
-  return tenant_counts.read_through(tenant) + (queue.changes[tenant] or 0)
+  local count = tenant_counts.read_through(tenant) + (queue.changes[tenant] or 0)
+    + (undispatched.read_through()[tenant] or 0)
+  local changes = queue.undispatched
+  return changes and count + (changes[tenant] or 0) or count
+end
+
+-- So many more outcomes of the tenant are in the dispatch queue.
+function queue.count_undispatched(tenant, change)
+  local changes = queue.undispatched or {}
+  queue.undispatched, changes[tenant] = changes, (changes[tenant] or 0) + change
+end
+
+-- The dispatch queue is empty. This corrects counts of entries that were lost or added by hand.
+function queue.clear_undispatched()
+  queue.undispatched = nil
+  if next(undispatched.read_through()) then
+    write('DEL', keys.tenant_undispatched)
+    undispatched.put({})
+  end
 end
 
 -- A sorted set: its key, and its first jobs once they have been read.
@@ -219,9 +247,24 @@ function queue.take(job)
   if job.tag > queue.virtual then queue.virtual, queue.has_new_counters = job.tag, true end
 end
 
+local function write_undispatched()
+  local counts = undispatched.read_through()
+  for tenant, change in pairs(queue.undispatched) do
+    if change ~= 0 then
+      local count = write('HINCRBY', keys.tenant_undispatched, tenant, change)
+      queue.undispatched[tenant], counts[tenant] = 0, count
+      if count <= 0 then
+        write('HDEL', keys.tenant_undispatched, tenant)
+        counts[tenant] = nil
+      end
+    end
+  end
+end
+
 -- Write the counters: waiting jobs by tenant, entries, virtual time, finish tags of tenants. Bound:
 -- the tenants of this call.
 call.on_commit(function()
+  if queue.undispatched then write_undispatched() end
   for tenant, change in pairs(queue.changes) do
     if change ~= 0 then
       local waiting = math.max(write('HINCRBY', keys.tenant_queued, tenant, change), 0)

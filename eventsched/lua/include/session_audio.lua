@@ -9,15 +9,10 @@
 local session_audio = {}
 
 -- Keep the chunks since the oldest utterance that is open or has an open outcome. If the archive
--- stores audio, keep the chunks that it does not hold yet as well. Bound: the open outcomes of the
--- session.
+-- stores audio, keep the chunks that it does not hold yet as well.
 function session_audio.trim(s)
-  local oldest, first
-  for _, stored in pairs(delivery.open_outcomes(s.name)) do
-    local utterance, id = string.match(stored, '^(%d+)|([^|]*)|')
-    if not oldest or tonumber(utterance) < oldest then oldest, first = tonumber(utterance), id end
-  end
-  if not first then
+  local first = delivery.oldest_chunk(s.name)
+  if first == '' then
     first = s.buf_first ~= '' and s.buf_first or string.format('%d-0', clock.now() + 1)
   end
   if archive.keeps_audio() then

@@ -20,7 +20,7 @@ call.on_begin(function() sessions.by_name = {} end)
 -- and ids of the first and the last chunk. It is one field, because a hash is searched for each
 -- field at every chunk.
 local buffer_pattern = '^(%d+)|(%d+)|(%d+)|(%d+)|(%d+)|(%d+)|(%d+)|([^|]*)|(.*)$'
-local fields = { 'status', 'epoch', 'utterance', 'buffer', 'tenant', 'tp' }
+local fields = { 'status', 'epoch', 'utterance', 'buffer', 'tenant', 'tp', 'outcomes' }
 -- Fields that only finalizing and opening need are read together on first access. The rare fields
 -- are read one by one.
 local late_fields = { 'turn', 'source', 'targets', 'features', 'features_hash', 'encoding',
@@ -64,6 +64,7 @@ local function load(name, with_late_fields)
     turn = nil, source = nil, targets = nil, features = nil,
     features_hash = nil, encoding = nil, sample_rate = nil, priority = nil, room = nil, key = nil,
   }
+  delivery.put_record(name, stored[7])
   if with_late_fields then set_late_fields(s, stored, #fields + 1) end
   return setmetatable(s, lazy)
 end
@@ -143,10 +144,11 @@ call.on_commit(function()
       if s.has_new_utterance and affinity_value then
         write('HSET', key, 'used', affinity_value, 'utterance', as_text[s.utterance],
           'turn', as_text[s.turn], 'buffer', sessions.encode_buffer(s),
-          unpack(s.new_numbers or none))
+          'outcomes', delivery.record(name), unpack(s.new_numbers or none))
       elseif s.has_new_utterance then
         write('HSET', key, 'utterance', as_text[s.utterance], 'turn', as_text[s.turn],
-          'buffer', sessions.encode_buffer(s), unpack(s.new_numbers or none))
+          'buffer', sessions.encode_buffer(s), 'outcomes', delivery.record(name),
+          unpack(s.new_numbers or none))
       else
         write('HSET', key, 'buffer', sessions.encode_buffer(s))
       end

@@ -52,29 +52,32 @@ end
 
 -- Each target gets its next delivery number and an open outcome. `sessions` stores the numbers at
 -- commit: a call that fails before the event uses no number. Returns the targets as { target,
--- delivery_no } and as the items of the event.
+-- delivery_no }, the outcomes as `delivery.open_outcomes` takes them, and the items of the event.
 local function open_outcomes(s)
   local order, by_target = recipients_of(s)
-  local targets, items = {}, {}
+  local targets, outcomes, items = {}, {}, {}
+  local stored = as_text[s.utterance] .. '|' .. s.buf_first .. '|'
   for i, target in ipairs(order) do
     local number = as_text[sessions.next_number(s, target)]
     local to = by_target[target] and table.concat(by_target[target], ',') or ''
     targets[i] = { target = target, delivery_no = number }
     items[i] = events.target(target, number, to)
-    delivery.open_outcome(s.name, target, number, s.utterance, s.buf_first, to)
+    outcomes[2 * i - 1], outcomes[2 * i] = target .. '/' .. number, stored .. to
   end
-  return targets, table.concat(items, ',')
+  if targets[1] then delivery.open_outcomes(s.name, outcomes) end
+  return targets, outcomes, table.concat(items, ',')
 end
 
 -- Finalize the open utterance, once: the index of the session advances (rules 2, finalize reasons;
 -- 3, no empty utterance).
 function utterances.finalize(s, reason)
-  local targets, items = open_outcomes(s)
+  local targets, outcomes, items = open_outcomes(s)
   local utterance, turn, ms = as_text[s.utterance], as_text[s.turn], as_text[s.buf_ms]
   local range = '"first":"' .. s.buf_first .. '","last":"' .. s.buf_last .. '","count":'
     .. as_text[s.buf_count] .. ',"bytes":' .. as_text[s.buf_bytes] .. ',"padding_ms":'
     .. padding_ms[reason]
   local id = events.UtteranceFinalized(s, reason, padding_ms[reason], items)
+  delivery.count_opened(s.name, outcomes, targets, utterance, s.buf_first)
   s.utterance = s.utterance + 1
   for _, item in ipairs(targets) do sessions.allocate_number(s, item.target) end
   if reason ~= 'max_duration' then s.turn = s.turn + 1 end
@@ -90,6 +93,17 @@ function utterances.finalize(s, reason)
       .. json.list_field('features', s.features) .. json.string_field('key', s.key) .. ','
       .. range) })
   session_audio.trim(s)
+end
+
+-- How many utterances the next chunk would finalize, and how many outcomes they would open.
+function utterances.count_finalizes(s, ms, end_of_utterance, bytes)
+  local is_paused = s.buf_bytes > 0 and clock.now() - s.buf_at >= settings.pause_ms
+    and not playback.is_active(s)
+  if not is_paused then bytes, ms = bytes + s.buf_bytes, ms + s.buf_ms end
+  local is_complete = bytes > 0 and (end_of_utterance or ms >= settings.audio_ms_max
+    or bytes > settings.audio_bytes_max)
+  local count = (is_paused and 1 or 0) + (is_complete and 1 or 0)
+  return count, count > 0 and count * #recipients_of(s) or 0
 end
 
 -- Store the next chunk (rule 2, finalize reasons: steps a to c). Returns the finalized utterances,
