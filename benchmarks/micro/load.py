@@ -17,7 +17,7 @@ from eventsched.store.session_commands import Chunk, Receipt, SessionGrant
 
 CHUNK_MS = 20
 PCM16_BYTES_PER_MS = 32
-APPENDED_MAX = 32
+APPENDED_MAX = 8
 AT_ONCE = 16
 SLOTS_MAX = 256
 

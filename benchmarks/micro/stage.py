@@ -29,6 +29,8 @@ from eventsched.server.testing import LocalServer
 from eventsched.store.connection import Connection, open_connection
 
 ROUNDS = 5
+SETTINGS = {"tenant_queue_max": 1_000_000}
+"""All load is of one tenant, and is finalized before it is dispatched."""
 Progress = Callable[[int], None]
 
 
@@ -85,7 +87,7 @@ class Stage:
     async def fresh(self) -> AsyncIterator[Connection]:
         """Yield a connection to the emptied server, with one new cell."""
         await self.clear()
-        async with open_connection(self.url) as connection:
+        async with open_connection(self.url, settings=SETTINGS) as connection:
             yield connection
 
     async def report(

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.micro import sessions
+from benchmarks.micro.growth import ROWS, exponent
 from benchmarks.micro.program import main
 from benchmarks.micro.sessions import Sessions, passes
 from benchmarks.micro.stage import open_stage
@@ -18,10 +19,12 @@ PER_ITEM = {
     "rate_per_s", "redis_cpu_us", "client_cpu_us", "script_calls", "commands", "net_in_bytes",
     "net_out_bytes", "memory_bytes",
 }  # fmt: skip
+GROWTH = {"exponent", "at most"}
 PARTS = {
     "append": {"append", "xadd pipelined"},
     "archive": {"redis to sealed", "gather and fold", "seal", "verify", "one session"},
     "dispatch": {"dispatch"},
+    "growth": {row.name for row in ROWS},
     "jobs": {"session and group views", "no views", "all four views"},
     "latency": {"200/s", "2000/s"},
     "project": {"rebuild", "xrange"},
@@ -55,8 +58,14 @@ def test_a_benchmark_prints_one_json_object(
     assert curves == CURVES.get(name, {})
     assert set(report["ratios"]) == RATIOS.get(name, set())
     for part, figures in report["parts"].items():
-        assert part == "log" or set(figures) >= PER_ITEM
+        assert part == "log" or set(figures) >= (GROWTH if name == "growth" else PER_ITEM)
         assert all(each["low"] <= each["median"] <= each["high"] for each in figures.values())
+
+
+def test_an_exponent_compares_the_smallest_with_the_largest_size() -> None:
+    assert exponent({10: 5.0, 100: 80.0, 1_000: 5.0}) == pytest.approx(0)
+    assert exponent({10: 5.0, 1_000: 500.0}) == pytest.approx(1)
+    assert exponent({10: 5.0, 1_000: 50_000.0}) == pytest.approx(2)
 
 
 async def test_sessions_are_counted_level_by_level(
