@@ -200,7 +200,8 @@ class Client:
             targets: Languages that the speaker wants, at most 8. In a room the languages that the
                 other members listen to take their place.
             features: Features that the nodes of its jobs must declare, at most 16.
-            room: Name of a room; its members hear each other.
+            room: Name of a room of the tenant; its members hear each other. `<cell>.<name>` places
+                the room in this cell.
             listen_language: Language in which this session hears the other members of the room.
             encoding: Encoding of the chunks: `pcm16` (mono, 16 bits, little-endian) or `opus`.
             sample_rate: Sample rate in Hz, 8,000 to 48,000.
@@ -222,7 +223,7 @@ class Client:
             source=check_language("source", source, auto=True),
             targets=_languages("targets", targets),
             features=_features(features),
-            room="" if room is None else self._room(room),
+            room="" if room is None else self._room(tenant, room),
             listen_language=""
             if listen_language is None
             else check_language("listen_language", listen_language, auto=False),
@@ -391,8 +392,8 @@ class Client:
             )
         return channel
 
-    def _room(self, room: str) -> str:
-        full_id = keys.complete(check_address("room", room), self.cells)
+    def _room(self, tenant: str, room: str) -> str:
+        full_id = keys.room_id(tenant, check_address("room", room), self.cells)
         self._channel_of(full_id)
         return full_id
 

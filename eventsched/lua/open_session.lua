@@ -17,7 +17,7 @@
 --   encoding        pcm16 | opus
 --   sample_rate     Hz
 --   priority        0 | 1 | 2
---   room            full id or empty
+--   room            `<cell>.<tenant>/<name>` with the tenant of the session, or empty
 --   listen_language language or empty
 --   tp              traceparent or empty
 --   key_id          16 hex digits of the key that encrypts the session, or empty
@@ -78,17 +78,19 @@ end
 if not validate.is_text(tp, 255) then return validate.invalid('tp', 'text of up to 255 bytes') end
 if not sample_rate_hz then return validate.invalid('sample_rate', '8000 to 48000 Hz') end
 if not priority_no then return validate.invalid('priority', '0, 1 or 2') end
-local room_name = room ~= '' and keys.name(room) or nil
-if room ~= '' and not room_name then return validate.invalid('room', 'a room of this cell') end
+local room_key, of_tenant = keys.room(room), keys.full(tenant) .. '/'
+if room ~= '' and not (room_key and string.sub(room, 1, #of_tenant) == of_tenant) then
+  return validate.invalid('room', 'a room of this cell and tenant')
+end
 local refusal = backpressure.refusal(tenant)
 if refusal then return redis.error_reply(refusal) end
-if room_name and redis.call('HLEN', keys.of('room', room_name)) >= members_max then
+if room_key and redis.call('HLEN', room_key) >= members_max then
   return validate.invalid('room', '32 members')
 end
 
 local now, full = clock.now(), keys.full(name)
 timers.set(now + settings.idle_ms, 'idle', full)
-if room_name then write('HSET', keys.of('room', room_name), full, listen_language) end
+if room_key then write('HSET', room_key, full, listen_language) end
 -- A small hash is searched from its start, so the fields that are read most come first.
 write('HSET', keys.of('session', name), 'status', 'open', 'out_no', '0', 'out_bytes', '0',
   'out_low', '0', 'used', '', 'epoch', '1', 'utterance', '0', 'turn', '0',
@@ -103,5 +105,5 @@ call.or_else(undo, events.SessionOpened, full, tp, { tenant = tenant,
   source = source, targets = targets, features = features, features_hash = features_hash,
   encoding = encoding, sample_rate = sample_rate_hz, priority = priority_no, room = room,
   listen_language = listen_language, key = key_id })
-if room_name then events.RoomJoined(full, tp, room, listen_language) end
+if room_key then events.RoomJoined(full, tp, room, listen_language) end
 return { 1, 0, 0, '0-0' }

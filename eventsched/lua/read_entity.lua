@@ -80,8 +80,8 @@ function read.session(name)
   for field in pairs(playing) do
     playback_timers[field] = due('playback|' .. full .. '|' .. field)
   end
-  local room_name = keys.name(s.room)
-  local room = room_name and redis.call('HGET', keys.of('room', room_name), full)
+  local room_key = keys.room(s.room)
+  local room = room_key and redis.call('HGET', room_key, full)
   return { hash = s, outcomes = outcomes, jobs = outcome_jobs, ready = ready, gaps = gaps,
     held = held_of(name), playing = playing, playback_timers = playback_timers,
     room = room or nil, idle = due('idle|' .. full), pause = due('pause|' .. full),

@@ -6,9 +6,9 @@ Read next: codec.py (bytes of a stream entry <-> Event), projections/ (the read 
 
 An event is one stream entry with the nine fields of `FIELDS`. Field `d` is the JSON of the type's
 Struct; field `b`, the body, is opaque to scripts. All times are integer milliseconds of the cell's
-clock, and the id of an entry starts with its time. Sessions, rooms and nodes are named in full:
-`<cell>.<name>`. Stored events stay readable: a new field takes a default, and a new meaning gets a
-new type.
+clock, and the id of an entry starts with its time. Sessions and nodes are named in full,
+`<cell>.<name>`, and rooms `<cell>.<tenant>/<name>`. Stored events stay readable: a new field takes
+a default, and a new meaning gets a new type.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ S  ephemeral state: it may be lost.
     out_of_order:<session>  hash   D  results after a gap: same fields, and `…/body`, `…/audio`
     out_of_order_at:<session>:<target> zset D  delivery numbers after a gap, by ready time
     playing:<session>       hash   D  open playbacks: `<origin>/<target>/<utterance>` -> deadline
-    room:<room>             hash   D  member session -> language that it listens to
+    room:<tenant>/<room>    hash   D  member session -> language that it listens to
     job:<job_key>           string D  the job; its existence is the idempotency key
                                    + S while it runs: the deadline of the attempt's lease
     node:<node>             hash   D  + S fields seen, load, unreadable (count|since)
@@ -103,6 +103,21 @@ def pick_cell(name: str, cells: list[str]) -> str:
 def complete(name: str, cells: list[str]) -> str:
     """Return the full id of a name; a full id is returned unchanged."""
     return name if "." in name else f"{pick_cell(name, cells)}.{name}"
+
+
+def room_id(tenant: str, room: str, cells: list[str]) -> str:
+    """Return the full id of a tenant's room, `<cell>.<tenant>/<name>`.
+
+    Rooms are named within their tenant: one name at two tenants is two rooms. No name has a `/`.
+
+    Args:
+        tenant: Name of the tenant.
+        room: Name of the room, or `<cell>.<name>`; the cell of a bare name is computed.
+        cells: Names of the cells of the server.
+    """
+    cell, _, name = room.rpartition(".")
+    within = f"{tenant}/{name}"
+    return f"{cell or pick_cell(within, cells)}.{within}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +235,7 @@ class Keys:
         return self._key("playing", session)
 
     def room(self, room: str) -> str:
+        """Return the key of the members of a room; `room` is `<tenant>/<name>`."""
         return self._key("room", room)
 
     def job(self, job_key: str) -> str:

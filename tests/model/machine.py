@@ -109,7 +109,8 @@ BAD_OPENINGS: tuple[dict[str, Any], ...] = (
     {"sample_rate": 7_999},
     {"sample_rate": 48_001},
     {"priority": 3},
-    {"room": "elsewhere.r1"},
+    {"room": "elsewhere.acme/r1"},
+    {"room": "r1"},
     {"listen_language": "auto"},
     {"key": "0123"},
 )
@@ -172,7 +173,7 @@ class Machine(RuleBasedStateMachine):
         at_first = at_first | {"cache_live_state": cache_live_state}
         self.both("configure_cell", at_first, overwrite=False, manual_clock=True)
         self.both("configure_cell", WHOLE, overwrite=False, manual_clock=True)
-        self.open("acme", "en", into, FEATURES[0], 1, None, False, "")
+        self.open("acme", "en", into, FEATURES[0], 1, None, True, False, "")
         if kind is not None:
             self.register("n1", kind, 2)
         self.speak_and_be_served(0, True, ["ok"])
@@ -274,6 +275,7 @@ class Machine(RuleBasedStateMachine):
         features=st.sampled_from([*FEATURES, FEATURES[0]]),
         priority=st.sampled_from([0, 1, 1, 2]),
         listen_language=st.sampled_from([None, None, "", "es", "fr", "es"]),
+        is_own_room=st.sampled_from([True, True, True, False]),
         is_traced=st.booleans(),
         key=st.sampled_from(["", KEY]),
     )
@@ -285,9 +287,11 @@ class Machine(RuleBasedStateMachine):
         features: tuple[list[str], str],
         priority: int,
         listen_language: str | None,
+        is_own_room: bool,
         is_traced: bool,
         key: str,
     ) -> None:
+        owner = tenant if is_own_room else "other"
         fields = self.opening(
             tenant=tenant,
             source=source,
@@ -295,7 +299,7 @@ class Machine(RuleBasedStateMachine):
             features=features[0],
             features_hash=features[1],
             priority=priority,
-            room="" if listen_language is None else self.store.keys.full(ROOM),
+            room="" if listen_language is None else self.store.keys.full(f"{owner}/{ROOM}"),
             listen_language=listen_language or "",
             traceparent=PARENT if is_traced else "",
             key=key,

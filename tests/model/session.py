@@ -105,6 +105,11 @@ def is_here(w: World, full: str) -> bool:
     return cell_of(full) == w.keys.cell and bool(NAME.fullmatch(name_of(full)))
 
 
+def is_room_of(w: World, full: str, tenant: str) -> bool:
+    owner, _, name = name_of(full).partition("/")
+    return cell_of(full) == w.keys.cell and owner == tenant and bool(NAME.fullmatch(name))
+
+
 # --- opening and resuming -------------------------------------------------------------------
 
 
@@ -144,7 +149,7 @@ def open_session(
         "key": not key or bool(HEX_16.fullmatch(key)),
         "sample_rate": 8_000 <= sample_rate <= 48_000,
         "priority": priority in (0, 1, 2),
-        "room": not room or is_here(w, room),
+        "room": not room or is_room_of(w, room, tenant),
     }
     wrong = [field for field, fit in fits.items() if not fit]
     if wrong:

@@ -42,7 +42,7 @@ class SessionLog(FoldedLog):
             features=["tone"],
             features_hash="abc",
             priority=2,
-            room="c0.r1",
+            room="c0.acme/r1",
             listen_language="en",
         )
         self.at(1_000, opened, session=S1)
@@ -96,7 +96,7 @@ def test_an_opened_session_has_the_fields_of_its_open(log: SessionLog) -> None:
     assert (view.targets, view.features, view.features_hash) == (("es", "fr"), ("tone",), "abc")
     assert (view.priority, view.room, view.listen_language, view.in_room) == (
         2,
-        "c0.r1",
+        "c0.acme/r1",
         "en",
         True,
     )
@@ -134,7 +134,7 @@ def test_rule_5_a_playback_is_open_in_the_session_of_its_listener_until_it_ends(
 
 def test_rule_6_closing_and_closed_are_two_steps(log: SessionLog) -> None:
     log.at(5_000, SessionClosing(reason="idle"), session=S1)
-    log.at(5_000, RoomLeft(room="c0.r1"), session=S1)
+    log.at(5_000, RoomLeft(room="c0.acme/r1"), session=S1)
     assert (log.view.status, log.view.reason, log.view.in_room) == ("closing", "idle", False)
     log.at(6_000, SessionClosed(), session=S1)
     assert (log.view.status, log.view.closed_ms) == ("closed", 6_000)

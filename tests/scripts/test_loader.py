@@ -188,7 +188,7 @@ ONES = re.findall(r"'(\w+)'", KEYS_LUA.partition("local single_keys = {")[2].par
 IN_PYTHON = {"counters": "counters", "class": "node_class"}
 ARGS: dict[str, tuple[str | int, ...]] = {
     "audio": ("s",), "inbox": ("n",), "outbox": ("s",), "session": ("s",), "outcomes": ("s",),
-    "out_of_order": ("s",), "out_of_order_at": ("s", "es"), "playing": ("s",), "room": ("r",),
+    "out_of_order": ("s",), "out_of_order_at": ("s", "es"), "playing": ("s",), "room": ("acme/r",),
     "job": ("a:c0.s:0:translation:es:none",), "node": ("n",), "leases": ("n", 3), "class": ("k",),
     "members": ("k",), "free": ("k",), "pair": ("en", "es"), "requirements": ("k",),
     "waiting": (1, "en:es:"), "lease": ("core",), "checkpoint": ("core",),
@@ -248,6 +248,8 @@ def test_every_kind_that_scripts_build_is_a_row_of_the_table() -> None:
         "cell_name",
         "full_pattern",
         "whole_pattern",
+        "room_pattern",
+        "room",
         "name",
         "full",
         "of",

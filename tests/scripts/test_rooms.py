@@ -27,10 +27,14 @@ async def recipients_of(store: TimedStore) -> list[dict[str, list[str]]]:
 
 
 async def enter(
-    store: TimedStore, name: str, listen_language: str, room: str = "r1"
+    store: TimedStore, name: str, listen_language: str, room: str = "r1", tenant: str = "acme"
 ) -> SessionGrant:
     return await store.open(
-        name, room=store.keys.full(room), listen_language=listen_language, targets=["it"]
+        name,
+        tenant=tenant,
+        room=store.keys.full(f"{tenant}/{room}"),
+        listen_language=listen_language,
+        targets=["it"],
     )
 
 
@@ -103,10 +107,48 @@ async def test_rule_12_rooms_do_not_hear_each_other(store: TimedStore) -> None:
     assert await recipients_of(store) == [{"it": []}]
 
 
+async def test_rule_12_a_room_is_named_within_its_tenant(store: TimedStore) -> None:
+    """One name at two tenants is two rooms: their members hear nothing of each other."""
+    node = await store.join(targets=["es", "it"], slots=8)
+    ann, ben = await enter(store, "ann", "es"), await enter(store, "ben", "it")
+    mallory = await enter(store, "mallory", "es", tenant="globex")
+    for session in (ann, ben, mallory):
+        await store.say(session, 0, end_of_utterance=True)
+    await store.dispatch()
+    for message in await store.inbox(node):
+        await store.answer(node, message)
+    heard = {name: {entry["session"] for entry in await store.out(session)}
+             for name, session in (("ann", ann), ("ben", ben), ("mallory", mallory))}  # fmt: skip
+    full = store.keys.full
+    assert heard == {"ann": {full("ben")}, "ben": {full("ann")}, "mallory": {full("mallory")}}
+    rooms = {event.session: event.data.room for event in await events(store, "RoomJoined")}
+    assert set(rooms.values()) == {full("acme/r1"), full("globex/r1")}
+    await store.close_session(mallory.session, 1)
+    assert set(await store.read_hash(store.keys.room("acme/r1"))) == {full("ann"), full("ben")}
+    assert await store.read_hash(store.keys.room("globex/r1")) == {}
+
+
+@pytest.mark.parametrize(
+    "room", ["globex/r1", "acme/../globex/r1", "acme/r1/globex", "/r1", "acme/", "r1", "acme.r1",
+             "acme/r1/", "acme//r1", "acme/r 1", "acme%/r1"],
+)  # fmt: skip
+async def test_rule_34_a_session_cannot_enter_the_room_of_another_tenant(
+    store: TimedStore, redis: Client, room: str
+) -> None:
+    await enter(store, "ann", "es", tenant="globex")
+    before = await contents(redis, store)
+    with pytest.raises(InvalidMessage) as refused:
+        await store.open("mallory", tenant="acme", room=store.keys.full(room), listen_language="es")
+    assert refused.value.fields["field"] == "room"
+    assert await contents(redis, store) == before
+
+
 async def test_rule_34_a_room_may_have_the_longest_name_there_is(store: TimedStore) -> None:
     longest = "r-_9" * 16
     await enter(store, "one", "es", room=longest)
-    assert await store.read_hash(store.keys.room(longest)) == {store.keys.full("one"): "es"}
+    assert await store.read_hash(store.keys.room(f"acme/{longest}")) == {
+        store.keys.full("one"): "es"
+    }
     with pytest.raises(InvalidMessage):
         await enter(store, "two", "es", room=f"{longest}s")
 
@@ -122,7 +164,7 @@ async def test_rule_12_a_closing_member_leaves_and_still_speaks_its_last_words(
         "SessionOpened", "RoomJoined", "SessionOpened", "RoomJoined", "SessionClosing",
         "UtteranceFinalized", "RoomLeft",
     ]  # fmt: skip
-    assert list(await store.read_hash(store.keys.room("r1"))) == [store.keys.full("b")]
+    assert list(await store.read_hash(store.keys.room("acme/r1"))) == [store.keys.full("b")]
 
 
 async def test_rule_12_the_thirty_third_member_is_refused_until_one_leaves(
@@ -145,7 +187,7 @@ async def test_rule_12_racing_for_the_last_place_one_gets_it(store: TimedStore) 
     calls = (enter(store, f"late{i}", "es") for i in range(10))
     replies = await asyncio.gather(*calls, return_exceptions=True)
     assert sum(isinstance(reply, SessionGrant) for reply in replies) == 1
-    assert len(await store.read_hash(store.keys.room("r1"))) == 32
+    assert len(await store.read_hash(store.keys.room("acme/r1"))) == 32
 
 
 async def test_rule_12_a_full_room_makes_one_job_per_language(store: TimedStore) -> None:
@@ -207,7 +249,7 @@ async def test_rule_25_a_recipient_that_still_closes_hears_it(store: TimedStore)
 async def test_a_speaker_without_targets_opens_no_outcome_until_a_member_listens(
     store: TimedStore,
 ) -> None:
-    room = store.keys.full("r1")
+    room = store.keys.full("acme/r1")
     speaker = await store.open("speaker", room=room, targets=[])
     await store.say(speaker, 0, end_of_utterance=True)
     await enter(store, "b", "es")

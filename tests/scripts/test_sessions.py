@@ -74,6 +74,7 @@ async def test_rule_7_an_id_with_another_token_is_refused(store: TimedStore, red
         ("sample_rate", ""), ("sample_rate", "16k"), ("sample_rate", 7_999),
         ("sample_rate", 48_001), ("priority", 3),
         ("priority", -1), ("room", "r1"), ("room", "other.r1"), ("room", "a:b"),
+        ("room", "other.acme/r1"),
         ("listen_language", "auto"), ("listen_language", "e s"), ("key", "none"),
         ("key", "0123456789abcde"),
     ],
@@ -92,7 +93,7 @@ async def test_open_takes_all_that_rule_34_allows(store: TimedStore) -> None:
     most: dict[str, str | int] = {
         "name": "x" * 64, "source": "auto", "targets": "de,en,es,fr,it,ja,pt-BR,zh-Hant",
         "features": "A_b-9", "features_hash": "0123456789abcdef", "encoding": "opus",
-        "room": store.keys.full("R_1-x"), "listen_language": "fil", "sample_rate": 48_000,
+        "room": store.keys.full("acme/R_1-x"), "listen_language": "fil", "sample_rate": 48_000,
         "priority": 0,
         "key": "0123456789abcdef",
     }  # fmt: skip

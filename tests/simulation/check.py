@@ -23,6 +23,7 @@ from eventsched.schema.events import (
     ResultMissing,
     ResultRecorded,
     ResultReplaced,
+    SessionOpened,
     UtteranceFinalized,
 )
 from eventsched.schema.ids import parse_id
@@ -41,6 +42,7 @@ def violations(log: Sequence[Event], observations: Observations) -> list[str]:
         *_decisions(log),
         *_heard(observations),
         *_erased(log),
+        *_rooms(log),
     ]
 
 
@@ -56,6 +58,22 @@ def _erased(log: Sequence[Event]) -> list[str]:
             if event.session not in closed or event.session in erased:
                 broken.append(f"{event.session}: erased twice, or before its close")
             erased.add(event.session)
+    return broken
+
+
+def _rooms(log: Sequence[Event]) -> list[str]:
+    """Only members of its room, which are sessions of its tenant, hear a session (rule 12)."""
+    rooms: dict[str, tuple[str, str]] = {}
+    broken = []
+    for event in log:
+        data = event.data
+        if isinstance(data, SessionOpened):
+            rooms[event.session] = data.tenant, data.room
+        elif isinstance(data, UtteranceFinalized):
+            recipients = {session for target in data.targets for session in target.to}
+            strangers = [who for who in recipients if rooms[who] != rooms[event.session]]
+            if strangers:
+                broken.append(f"{event.session}: {strangers} hear it, and are not in its room")
     return broken
 
 

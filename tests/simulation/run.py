@@ -176,9 +176,12 @@ def _populate(cluster: Cluster) -> None:
     cluster.start_node("n1", targets=["es", "fr"], features=["tts"], slots=1)
     cluster.start_node("n2", targets=["es", "fr", "en"], slots=2)
     cluster.start_producer("s0", rng.randint(20, 40))
-    cluster.start_producer("s1", rng.randint(20, 40), room=f"{CELL}.r", listen_language="es")
+    cluster.start_producer("s1", rng.randint(20, 40), room=f"{CELL}.acme/r", listen_language="es")
     cluster.start_producer(
-        "s2", rng.randint(20, 40), room=f"{CELL}.r", listen_language=rng.choice(("fr", "en", "de"))
+        "s2",
+        rng.randint(20, 40),
+        room=f"{CELL}.acme/r",
+        listen_language=rng.choice(("fr", "en", "de")),
     )
     cluster.start_producer(
         "s3",
@@ -187,6 +190,8 @@ def _populate(cluster: Cluster) -> None:
         tenant="globex",
         priority=rng.randint(0, 2),
         targets=["es", "fr"],
+        room=f"{CELL}.globex/r",
+        listen_language="es",
         key=KEY,
     )
     cluster.start_role("erasure", lambda: erase(cluster, "s3"))

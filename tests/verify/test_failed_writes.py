@@ -152,7 +152,7 @@ async def _say_two_targets(scene: Scene) -> None:
 
 
 async def _open(scene: Scene) -> None:
-    await scene.store.open("s9", room=scene.store.keys.full("r1"), listen_language="es")
+    await scene.store.open("s9", room=scene.store.keys.full("acme/r1"), listen_language="es")
 
 
 async def _heartbeat(scene: Scene) -> None:

@@ -28,7 +28,7 @@ function closing.start(s, reason)
   end, events.SessionClosing, s, reason)
   if s.buf_bytes > 0 then utterances.finalize(s, 'close') end
   if s.room ~= '' then
-    write('HDEL', keys.of('room', keys.name(s.room)), s.full)
+    write('HDEL', keys.room(s.room), s.full)
     events.RoomLeft(s)
   end
   timers.cancel_both('idle', 'pause', s.full)

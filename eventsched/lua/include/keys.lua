@@ -15,6 +15,7 @@ call.on_begin(function()
   keys.cell_name = string.match(keys.prefix, '{(.-)}')
   keys.full_pattern = keys.cell_name .. '%.([%w_-]+)'
   keys.whole_pattern = '^' .. keys.full_pattern .. '$'
+  keys.room_pattern = '^' .. keys.cell_name .. '%.(([%w_-]+)/([%w_-]+))$'
   for _, kind in ipairs(single_keys) do keys[kind] = keys.prefix .. kind end
 end)
 
@@ -34,5 +35,12 @@ end
 function keys.name(full)
   local name = string.match(full or '', keys.whole_pattern)
   return name and #name <= 64 and name or nil
+end
+
+-- The key of a room by its full id, `<cell>.<tenant>/<name>`; nil for text that is not the id of a
+-- room of this cell. Names have no `/`, so tenant and name of a room cannot be confused.
+function keys.room(full)
+  local room, tenant, name = string.match(full or '', keys.room_pattern)
+  return room and #tenant <= 64 and #name <= 64 and keys.of('room', room) or nil
 end
 return keys

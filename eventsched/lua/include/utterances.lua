@@ -32,7 +32,7 @@ end
 local function recipients_of(s)
   local by_target, order = {}, {}
   if s.room ~= '' then
-    local members = redis.call('HGETALL', keys.of('room', keys.name(s.room)))
+    local members = redis.call('HGETALL', keys.room(s.room))
     for i = 1, #members, 2 do
       local language = members[i + 1]
       if members[i] ~= s.full and language ~= '' then
