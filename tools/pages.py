@@ -26,7 +26,6 @@ GRANTS = (
     "hello",
     "ping",
     "select",
-    "client|setinfo",
     "client|setname",
     "acl|whoami",
     "acl|dryrun",

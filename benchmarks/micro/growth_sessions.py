@@ -91,9 +91,9 @@ async def long_dispatch_in_a_room(stage: Stage, utterances: int) -> float:
 
 async def _open(store: Store, name: str, room: str = "") -> SessionGrant:
     return await store.open_session(
-        name=name, token="token", tenant="bench", source="en",
+        name=name, token="token", secret_sha1="0" * 40, tenant="bench", source="en",
         targets=[] if room else ["es"], features=[], features_hash="none", encoding="pcm16",
-        sample_rate=16_000, priority=1, room=store.keys.full(room) if room else "",
+        sample_rate=16_000, priority=1, room=store.keys.full(f"bench/{room}") if room else "",
         listen_language=name if room else "", traceparent="",
     )  # fmt: skip
 
