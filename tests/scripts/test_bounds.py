@@ -28,7 +28,7 @@ def words(replies: Sequence[Receipt | Postponed | Refused]) -> list[str]:
 
 async def room_of_32(store: TimedStore) -> SessionGrant:
     """A session that 31 others listen to, each in a language of its own."""
-    room = store.keys.full("full")
+    room = store.keys.full("acme/full")
     members = [
         await store.open(name, targets=[], room=room, listen_language=name) for name in LANGUAGES
     ]

@@ -394,17 +394,16 @@ async def test_rule_18_a_tenant_with_too_many_waiting_jobs_is_refused_alone(
 ) -> None:
     await store.configure_cell({"tenant_queue_max": 2}, overwrite=True)
     busy, other = await store.open("busy"), await store.open("other", tenant="other")
-    for seq in range(2):
-        await store.say(busy, seq, end_of_utterance=True)
-    await store.say(busy, 2)
-    await store.dispatch()
-    for attempt in (store.open("more"), store.say(busy, 3)):
+    await store.say(busy, 0, end_of_utterance=True)
+    await store.say(busy, 1)
+    await store.say(await store.open("same"), 0, end_of_utterance=True)
+    for attempt in (store.open("more"), store.say(busy, 2)):
         with pytest.raises(Refused) as refused:
             await attempt
         assert (refused.value.code, refused.value.fields) == (
             "BACKPRESSURE", {"retry_after_ms": "5000"},
         )  # fmt: skip
     assert (await store.say(other, 0)).status == "ok"
-    assert (await store.finalize_utterance(busy.session, 1, 2)).status == "ok"
+    assert (await store.finalize_utterance(busy.session, 1, 1)).status == "ok"
     await store.dispatch()
     assert len(await events(store, "JobQueued")) == 3
