@@ -12,9 +12,11 @@
 -- Events: ArchiveAbandoned
 -- Bound: constant
 -- include: cache
+-- include: call
 -- include: clock
 -- include: events
 -- include: keys
+-- include: log_trim
 -- include: validate
 -- include: write
 local stored = redis.call('HMGET', keys.archive, 'of', 'to')
@@ -26,10 +28,13 @@ if until_ms > clock.now() then
   return validate.invalid('archive', 'one that no archiver has a lease on')
 end
 
-local trimmed = tonumber(redis.call('HGET', keys.counters, 'trimmed')) or 0
-events.ArchiveAbandoned(of, stored[2], trimmed)
-cache.write_stable('DEL', keys.archive)
-write('XGROUP', 'DESTROY', keys.log, 'archive')
 -- An archiver that is still in the middle of a segment is fenced: its seal is refused.
 write('HINCRBY', active, 'epoch', 1)
+write('XGROUP', 'DESTROY', keys.log, 'archive')
+local fields = redis.call('HGETALL', keys.archive)
+cache.write_stable('DEL', keys.archive)
+call.or_else(function()
+  cache.write_stable('HSET', keys.archive, unpack(fields))
+end, events.ArchiveAbandoned, of, stored[2],
+  log_trim.total())
 return 'ok'

@@ -18,6 +18,7 @@
 -- Events: none
 -- Bound: the projections of the set
 -- include: cache
+-- include: call
 -- include: clock
 -- include: groups
 -- include: keys
@@ -70,8 +71,8 @@ if group ~= '' then
   -- the entries of each save.
   if is_new and not checkpoint then
     local stream = reply.by_name(redis.call('XINFO', 'STREAM', keys.log))
-    write('HSET', active, 'passed',
-      string.format('%d', (stream['entries-added'] or 0) - (stream['length'] or 0)))
+    call.or_else(function() write('XGROUP', 'DESTROY', keys.log, group) end, write, 'HSET', active,
+      'passed', string.format('%d', (stream['entries-added'] or 0) - (stream['length'] or 0)))
   end
 end
 write('HSET', active, 'owner', owner, 'epoch', string.format('%d', epoch),

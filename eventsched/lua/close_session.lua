@@ -19,7 +19,11 @@
 local s, epoch = sessions.get(name), validate.int(epoch_arg, 0, 1e9)
 if not epoch then return validate.invalid('epoch', 'a whole number') end
 local refusal = sessions.refusal(s, epoch)
-if refusal == 'SESSION_CLOSED' then return 'duplicate' end
+if refusal == 'SESSION_CLOSED' then
+  -- The call before may have failed after it had closed the session.
+  if s.status == 'closing' then closing.finalize(s) end
+  return 'duplicate'
+end
 if refusal then return redis.error_reply(refusal) end
 closing.start(s, 'asked')
 return 'ok'

@@ -19,6 +19,7 @@
 -- include: keys
 -- include: reply
 -- include: validate
+-- include: write
 if mode ~= 'server' and mode ~= 'manual' then
   return validate.invalid('mode', 'server or manual')
 end
@@ -35,16 +36,20 @@ end
 local clock_mode, _, _, generation = clock.record()
 local exists = clock_mode ~= ''
 groups.create(keys.dispatch, 'dispatch', '0')
-if not exists then
-  clock.write_record(mode, '0', now_arg ~= '' and now_arg or '0', cache.new_generation(generation))
-end
--- A program that starts with the stored settings writes nothing, and the cache stays valid.
-local stored = reply.by_name(redis.call('HGETALL', keys.settings))
+local stored, changed = reply.by_name(redis.call('HGETALL', keys.settings)), {}
 for name, value in pairs(values) do
   local text = string.format('%d', value)
   if not stored[name] or overwrite == '1' and stored[name] ~= text then
-    cache.write_stable('HSET', keys.settings, name, text)
+    changed[#changed + 1] = name
+    changed[#changed + 1] = text
   end
 end
-if not exists then return 'created' end
-return overwrite == '1' and 'changed' or 'kept'
+if exists then
+  -- A program that starts with the stored settings writes nothing, and the cache stays valid.
+  if changed[1] then cache.write_stable('HSET', keys.settings, unpack(changed)) end
+  return overwrite == '1' and 'changed' or 'kept'
+end
+-- The record of the clock comes last: without it no other script accepts the cell.
+if changed[1] then write('HSET', keys.settings, unpack(changed)) end
+clock.write_record(mode, '0', now_arg ~= '' and now_arg or '0', cache.new_generation(generation))
+return 'created'

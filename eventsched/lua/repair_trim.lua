@@ -13,20 +13,18 @@
 -- Bound: constant
 -- include: events
 -- include: keys
+-- include: log_trim
 -- include: repair
 -- include: reply
--- include: write
 local refusal = repair.refusal(why, by)
 if refusal then return refusal end
 if redis.call('EXISTS', keys.log) == 0 then return 0 end
 local stream = reply.by_name(redis.call('XINFO', 'STREAM', keys.log))
-local total = stream['entries-added'] - stream['length']
-local lost = total - (tonumber(redis.call('HGET', keys.counters, 'trimmed')) or 0)
+local lost = stream['entries-added'] - stream['length'] - log_trim.total()
 if lost == 0 then return 0 end
 local count = string.format('%d', lost)
 events.CellRepaired({ session = '', job = '', node = '', where = 'log', what = 'record a trim',
   gives_up = count .. ' entries of the log', accepts = '', why = why, by = by })
 local first = redis.call('XRANGE', keys.log, '-', '+', 'COUNT', 1)[1]
-write('HSET', keys.counters, 'trimmed', string.format('%d', total))
-events.StreamTrimmed('log', first[1], lost, total)
+log_trim.record(first[1], lost)
 return lost

@@ -21,6 +21,7 @@
 -- Refusals: INVALID_MESSAGE
 -- Events: ArchiveSetAside
 -- Bound: the roots given, at most 64
+-- include: call
 -- include: entry_ids
 -- include: events
 -- include: keys
@@ -55,7 +56,10 @@ if stored and stored ~= of then
 end
 
 -- The hash of the tree names these segments: a repeated call appends no second event.
-if redis.call('HGET', keys.counters, 'set_aside') == head then return 'duplicate' end
-events.ArchiveSetAside(fields, roots)
+local before = redis.call('HGET', keys.counters, 'set_aside')
+if before == head then return 'duplicate' end
 write('HSET', keys.counters, 'set_aside', head)
+call.or_else(function()
+  write('HSET', keys.counters, 'set_aside', before or '')
+end, events.ArchiveSetAside, fields, roots)
 return 'ok'

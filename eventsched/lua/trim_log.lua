@@ -13,8 +13,8 @@
 -- Bound: 10,000 entries; the groups of the log
 -- include: clock
 -- include: entry_ids
--- include: events
 -- include: keys
+-- include: log_trim
 -- include: reply
 -- include: settings
 -- include: write
@@ -58,9 +58,8 @@ end
 -- `~` removes only whole nodes of the stream, and no node that reaches beyond the floor.
 local count = write('XTRIM', keys.log, 'MINID', '~', floor, 'LIMIT', trimmed_max)
 if count == 0 then return { 0, 0, floor } end
-local total = write('HINCRBY', keys.counters, 'trimmed', count)
 local first = redis.call('XRANGE', keys.log, '-', '+', 'COUNT', 1)[1]
 local before = first and first[1] or floor
-events.StreamTrimmed('log', before, count, total)
+log_trim.record(before, count)
 local is_more = entry_ids.precedes(before, floor) and count >= trimmed_max / 2
 return { count, is_more and 1 or 0, floor }

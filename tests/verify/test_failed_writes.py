@@ -1,298 +1,255 @@
-"""Each write of each call fails once: the repeated call, timers or a repair complete what is left.
-
-The library of these tests has another module `write`. It raises an error at the write whose number
-is stored in the key `fault` of the cell, once in a call.
-"""
+"""Each write of each call fails once; the repeated call, timers or a repair complete the rest."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import pytest
 
-from eventsched.errors import EventschedError, UnexpectedReply
+from eventsched.errors import CellUnknown, EventschedError, UnexpectedReply
 from eventsched.schema.keys import name_of
-from eventsched.schema.settings import Settings
 from eventsched.store import library as lua_library
+from eventsched.store.cell_connection import CellConnection
 from eventsched.store.client import Client
-from eventsched.store.node_commands import NodeGrant, NodeResult
-from eventsched.store.session_commands import Finalize, SessionGrant
 from eventsched.store.transport import RedisTransport
 from tests.fixtures_store import TimedStore
 from tests.scripts.session_state import assert_order
+from tests.session_buffer import buffer_of
+from tests.verify import scene as scene_module
+from tests.verify.scene import (
+    SETTINGS,
+    WRITES_MAX,
+    Scene,
+    Step,
+    abandon,
+    archive_lease,
+    before_dispatch,
+    clock_back,
+    close_first,
+    close_in_a_room,
+    closed_with_a_key,
+    configure,
+    damaged,
+    dead_letters,
+    drain,
+    drop_indexes,
+    erase,
+    extend_lease,
+    fails,
+    finalize_others,
+    fire,
+    half_dispatched_again,
+    has_no_index,
+    heartbeat,
+    held_result,
+    in_a_room,
+    in_turn,
+    is_abandoned,
+    is_adjusted,
+    is_configured,
+    is_sealed,
+    is_set_aside,
+    is_trimmed,
+    long_log,
+    lost_audio,
+    many_leases,
+    missing_model,
+    new_set,
+    no_step,
+    old_index,
+    open_in_room,
+    open_utterances,
+    other_owner,
+    partials,
+    pass_in_silence,
+    pass_time,
+    passed_the_trimmed,
+    presence,
+    read_archive,
+    rebuild,
+    recipients,
+    register,
+    release_archive,
+    repair,
+    retired,
+    retry_dead_letters,
+    retryable,
+    save,
+    say_more,
+    say_two_targets,
+    seal,
+    set_aside,
+    short_suspension,
+    take_over,
+    timer_kinds,
+    trim,
+    trim_by_hand,
+    two_targets,
+    up_to_now,
+)
 from tests.verify.test_repair import repairer_of
-from tests.verify.test_verify import project, verified
+from tests.verify.test_verify import verified
 
-FAILING_WRITE = """-- write: as in the package, but one write of a call fails.
--- include: call
-local state = { count = 0, fault = nil }
-call.on_begin(function()
-  state.count = 0
-  state.fault = tonumber(redis.call('GET', string.sub(call.log_key, 1, -4) .. 'fault') or '')
-end)
-return function(...)
-  call.has_written = true
-  state.count = state.count + 1
-  if state.count == state.fault then error('write ' .. state.count .. ' fails', 0) end
-  return redis.call(...)
-end
-"""
-WRITES_MAX = 120
-SETTINGS = Settings()
+failing_writes, scenes = scene_module.failing_writes, scene_module.scenes
 
 
-@pytest.fixture(autouse=True)
-def failing_writes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The library of every transport has the module that fails."""
-    read = lua_library._read
-
-    def read_other(path: str) -> str:
-        return FAILING_WRITE if path == "include/write.lua" else read(path)
-
-    monkeypatch.setattr(lua_library, "_read", read_other)
-    library = lua_library.library_of(lua_library.names())
-    monkeypatch.setattr(lua_library, "library", lambda: library)
-
-
-class Scene:
-    """A cell in the middle of its work: two jobs run, one waits, a playback is open."""
-
-    def __init__(self, store: TimedStore, redis: Client) -> None:
-        self.store, self.redis = store, redis
-        self.node: NodeGrant
-        self.sessions: list[SessionGrant] = []
-
-    async def start(self) -> Scene:
-        store = self.store
-        self.node = await store.join("n1", slots=2, features=["tone"])
-        await store.dispatch_jobs(60_000)
-        for name in ("s1", "s2", "s3"):
-            self.sessions.append(await store.open(name, features=["tone"] * (name == "s2")))
-        for session in self.sessions:
-            await store.say(session, 0, end_of_utterance=True)
-        await self.play(started=True)
-        await project(store)
-        return self
-
-    async def play(self, *, started: bool) -> None:
-        session = self.sessions[0].session
-        await self.store.mark_playback(
-            session, self.sessions[0].epoch, origin=session, target="es", utterance=0,
-            started=started,
-        )  # fmt: skip
-
-    async def results(self, **fields: Any) -> None:
-        """A result for each attempt of the node."""
-        results = [
-            NodeResult(job=job, attempt=attempt, **({"status": "ok"} | fields))
-            for job, attempt in await self.attempts()
-        ]
-        if results:
-            await self.store.record_results(self.node.node, self.node.epoch, results)
-
-    async def attempts(self) -> list[tuple[str, int]]:
-        """(job, attempt) of the live attempts that the node has been assigned."""
-        live = {}
-        for message in await self.store.inbox(self.node):
-            if message["t"] == "assign" and message["epoch"] == self.node.epoch:
-                live[message["j"]] = message["attempt"]
-        return list(live.items())[-2:]
-
-    async def end(self) -> None:
-        """Dispatch, answer and fire timers until every session has closed."""
-        store = self.store
-        for _ in range(6):
-            await store.dispatch()
-            await self.results()
-            for session in self.sessions:
-                with suppress(EventschedError):  # its open failed
-                    await store.close_session(session.session, session.epoch)
-            if await self.states() <= {"closed"}:
-                break
-            store.tick(20_000)
-            await store.timers()
-        await project(store)
-
-    async def states(self) -> set[str]:
-        """The states of the sessions."""
-        keys = [self.store.keys.session(name_of(each.session)) for each in self.sessions]
-        return {(await self.store.read_hash(key)).get("status", "closed") for key in keys}
-
-
-Step = Callable[[Scene], Awaitable[Any]]
-
-
-async def _say(scene: Scene) -> None:
-    """The first chunks of new utterances, one of them complete."""
-    for number, session in enumerate(scene.sessions):
-        await scene.store.say(session, 1, end_of_utterance=number == 0)
-
-
-async def _finalize(scene: Scene) -> None:
-    asked = [Finalize(session=each.session, epoch=1, utterance=1) for each in scene.sessions[1:]]
-    await scene.store.finalize_utterances(asked)
-
-
-async def _before_finalize(scene: Scene) -> None:
-    for session in scene.sessions[1:]:
-        await scene.store.say(session, 1)
-
-
-async def _two_targets(scene: Scene) -> None:
-    session = await scene.store.open("s8", targets=["es", "fr"])
-    if session not in scene.sessions:
-        scene.sessions.append(session)
-
-
-async def _say_two_targets(scene: Scene) -> None:
-    await scene.store.say(scene.sessions[-1], 0, end_of_utterance=True)
-
-
-async def _open(scene: Scene) -> None:
-    await scene.store.open("s9", room=scene.store.keys.full("acme/r1"), listen_language="es")
-
-
-async def _heartbeat(scene: Scene) -> None:
-    await scene.store.heartbeat_node(scene.node.node, scene.node.epoch, load=1, attempts=[])
-
-
-async def _none(scene: Scene) -> None:
-    del scene
-
-
-async def _extend(scene: Scene) -> None:
-    (job, attempt), *_ = await scene.attempts()
-    await scene.store.extend_lease(
-        scene.node.node, scene.node.epoch, job=job, attempt=attempt, more_ms=60_000
-    )
-
-
-async def _partials(scene: Scene) -> None:
-    partials = [(job, attempt, b"so far") for job, attempt in await scene.attempts()]
-    await scene.store.send_partials(scene.node.node, scene.node.epoch, partials)
-
-
-async def _register(scene: Scene) -> None:
-    scene.node = await scene.store.join("n1", token="other", slots=3, features=["tone"])
-
-
-async def _drain(scene: Scene) -> None:
-    await scene.store.drain_node(scene.node.node, scene.node.epoch, within_ms=0)
-
-
-async def _close(scene: Scene) -> None:
-    await scene.store.close_session(scene.sessions[0].session, scene.sessions[0].epoch)
-
-
-async def _missing_model(scene: Scene) -> None:
-    await scene.results(status="failed", code="MODEL_NOT_AVAILABLE", feature="tone")
-
-
-def _timers(*after: int) -> tuple[Step, Step]:
-    """Time passes, with timers between; then the timers that are due fire."""
-
-    async def before(scene: Scene) -> None:
-        for ms in after[:-1]:
-            scene.store.tick(ms)
-            await scene.store.timers()
-        scene.store.tick(after[-1])
-
-    async def fire(scene: Scene) -> None:
-        await scene.store.fire_timers()
-
-    return before, fire
-
-
-async def _save(scene: Scene) -> None:
-    await project(scene.store, owner="p1")
-
-
-async def _before_dispatch(scene: Scene) -> None:
-    scene.store.tick(61_000)  # the presence of the dispatcher ends
-    for session in scene.sessions:
-        await scene.store.say(session, 1, end_of_utterance=True)
+async def without_retry_timer(scene: Scene) -> None:
+    """Only a repair continues the job."""
+    timers = [member for member in await scene.timers() if member.startswith("retry|")]
+    assert await scene.redis.zrem(scene.store.keys.timers, *timers) == len(timers)
 
 
 CALLS: dict[str, tuple[Step, Step]] = {
-    "append with finalize": (_none, _say),
-    "append with two targets": (_two_targets, _say_two_targets),
-    "finalize": (_before_finalize, _finalize),
-    "open": (_none, _open),
-    "resume": (_none, lambda scene: scene.store.resume(scene.sessions[1].session, "tok")),
-    "keep alive": (
-        _none,
-        lambda scene: scene.store.keep_alive([(scene.sessions[0].session, 1, "")]),
+    "append_audio": (no_step, say_more),
+    "append_audio, two targets": (two_targets, say_two_targets),
+    "finalize_utterances": (open_utterances, finalize_others),
+    "open_session": (no_step, open_in_room),
+    "resume_session": (
+        no_step, lambda scene: scene.store.resume(scene.sessions[1].session, "tok"),
     ),
-    "playback starts": (
-        lambda scene: scene.play(started=False),
-        lambda scene: scene.play(started=True),
+    "keep_alive": (
+        no_step, lambda scene: scene.store.keep_alive([(scene.sessions[0].session, 1, "")]),
     ),
-    "playback ends": (_none, lambda scene: scene.play(started=False)),
-    "close": (_none, _close),
-    "dispatch": (_before_dispatch, lambda scene: scene.store.dispatch()),
-    "heartbeat": (_none, _heartbeat),
-    "register": (_none, _register),
-    "drain": (_none, _drain),
-    "results": (_none, lambda scene: scene.results()),
-    "no speech": (_none, lambda scene: scene.results(status="no_speech", code="ASR_EMPTY")),
-    "retryable failure": (
-        _none, lambda scene: scene.results(status="failed", code="X", retryable=True),
+    "mark_playback, start": (
+        lambda scene: scene.play(started=False), lambda scene: scene.play(started=True),
     ),
-    "failure": (_none, lambda scene: scene.results(status="failed", code="X")),
-    "missing model": (_none, _missing_model),
-    "partials": (_none, _partials),
-    "extend": (_none, _extend),
-    "timers: age": _timers(SETTINGS.queue_timeout_ms // 2),
-    "timers: wait": _timers(SETTINGS.queue_timeout_ms),
-    "timers: node lost": _timers(SETTINGS.node_lost_ms),
-    "timers: playback": _timers(15_000, SETTINGS.playback_ms - 15_000),
-    "timers: idle": _timers(20_000, 20_000, 20_000),
-    "save views": (_say, _save),
-    "backpressure": (
-        _none,
+    "mark_playback, end": (no_step, lambda scene: scene.play(started=False)),
+    "close_session": (no_step, close_first),
+    "close_session, in a room": (in_a_room, close_in_a_room),
+    "erase_session": (closed_with_a_key, erase),
+    "dispatch_jobs": (before_dispatch, lambda scene: scene.store.dispatch()),
+    "heartbeat_node": (no_step, heartbeat),
+    "register_node": (no_step, register),
+    "drain_node": (no_step, drain),
+    "record_results": (no_step, lambda scene: scene.results()),
+    "record_results, to a room": (recipients, lambda scene: scene.results()),
+    "record_results, after a held one": (held_result, lambda scene: scene.results()),
+    "record_results, no speech": (
+        no_step, lambda scene: scene.results(status="no_speech", code="ASR_EMPTY"),
+    ),
+    "record_results, retryable failure": (no_step, retryable),
+    "record_results, failure": (no_step, lambda scene: scene.results(status="failed", code="X")),
+    "record_results, missing model": (no_step, missing_model),
+    "send_partials": (no_step, partials),
+    "extend_lease": (no_step, extend_lease),
+    "retry_dead_letter": (dead_letters, retry_dead_letters),
+    "fire_timers age": (pass_in_silence(SETTINGS.queue_timeout_ms // 2), fire),
+    "fire_timers wait": (pass_in_silence(SETTINGS.queue_timeout_ms), fire),
+    "fire_timers node": (pass_in_silence(SETTINGS.node_lost_ms), fire),
+    "fire_timers playback": (pass_in_silence(15_000, SETTINGS.playback_ms - 15_000), fire),
+    "fire_timers idle": (pass_in_silence(20_000, 20_000, 20_000), fire),
+    "fire_timers pause": (in_turn(open_utterances, pass_time(SETTINGS.pause_ms)), fire),
+    "fire_timers leases": (pass_time(10_000, 10_000, 10_001, 1_000), fire),
+    "fire_timers gap": (in_turn(held_result, pass_time(10_000, 10_000, 10_000)), fire),
+    "fire_timers close": (in_turn(close_first, pass_time(10_000, 10_000, 10_000)), fire),
+    "fire_timers drain": (
+        in_turn(
+            lambda scene: scene.store.drain_node(
+                scene.node.node, scene.node.epoch, within_ms=5_000
+            ),
+            pass_time(5_000),
+        ),
+        fire,
+    ),
+    "fire_timers lost": (in_turn(many_leases, pass_time(1)), fire),
+    "fire_timers suspension": (in_turn(short_suspension, pass_time(5_000)), fire),
+    "fire_timers retire": (retired, fire),
+    "fire_timers retry": (half_dispatched_again, fire),
+    "acquire_set_lease": (other_owner, take_over),
+    "acquire_set_lease, new set": (
+        in_turn(long_log, trim), new_set,
+    ),
+    "save_views": (say_more, save),
+    "promote_revision+drop_revision": (no_step, rebuild),
+    "read_archive": (no_step, read_archive),
+    "read_archive, clock set back": (clock_back, read_archive),
+    "record_seal": (archive_lease, seal),
+    "record_seal, next segment": (in_turn(archive_lease, up_to_now), seal),
+    "abandon_archive": (in_turn(archive_lease, seal, release_archive), abandon),
+    "set_aside_archive": (archive_lease, set_aside),
+    "trim_log": (long_log, trim),
+    "drop_session_indexes": (old_index, drop_indexes),
+    "configure_cell": (no_step, configure),
+    "renew_presence": (no_step, presence),
+    "set_backpressure": (
+        no_step,
         lambda scene: scene.store.set_backpressure("memory", is_active=True, seen=2, limit=1),
     ),
+    "repair_state": (damaged, repair),
+    "repair_job": (in_turn(half_dispatched_again, without_retry_timer), repair),
+    "repair_job, lost audio": (lost_audio, repair),
+    "repair_trim": (trim_by_hand, repair),
 }  # fmt: skip
+"""By script, for `fire_timers` with the kind of the timer: what precedes the call, and the call."""
+CHECKS: dict[str, Step] = {
+    "acquire_set_lease, new set": passed_the_trimmed,
+    "read_archive, clock set back": is_adjusted,
+    "record_seal": is_sealed,
+    "record_seal, next segment": is_sealed,
+    "abandon_archive": is_abandoned,
+    "set_aside_archive": is_set_aside,
+    "trim_log": is_trimmed,
+    "drop_session_indexes": has_no_index,
+    "configure_cell": is_configured,
+    "repair_trim": is_trimmed,
+}
+"""What is true after the repeated call, besides what `verify` checks."""
 
 
-async def fails(scene: Scene, step: Step, write_no: int) -> bool:
-    """Make the call with a fault at this write; whether a write failed."""
-    key = f"{scene.store.keys.prefix}fault"
-    await scene.redis.set(key, write_no)
-    try:
-        await step(scene)
-    except UnexpectedReply as error:
-        assert f"write {write_no} fails" in str(error)
-        return True
-    finally:
-        await scene.redis.delete(key)
-    letters = await scene.store.read_range(scene.store.keys.dead_letters, "-", "+", 100)
-    return any(b"fails" in field for _, fields in letters for field in fields)
+class Called(NamedTuple):
+    """The scripts of a case, and the kind of its timer or an empty text."""
+
+    scripts: list[str]
+    timer: str
+
+    @classmethod
+    def by(cls, case: str) -> Called:
+        scripts, _, timer = case.partition(",")[0].partition(" ")
+        return cls(scripts.split("+"), timer)
+
+
+def test_each_script_that_writes_and_each_timer_has_a_case() -> None:
+    """A new one needs a case in CALLS."""
+    called = [Called.by(case) for case in CALLS]
+    writing = {
+        name for name in lua_library.names()
+        if not lua_library._read(f"{name}.lua").startswith("#!lua flags=no-writes")
+    }  # fmt: skip
+    assert {script for each in called for script in each.scripts} == writing
+    assert {each.timer for each in called} - {""} == timer_kinds()
+    assert set(CHECKS) <= set(CALLS)
 
 
 @pytest.fixture
-async def scenes(redis: Client, cells: Callable[[], str]) -> Callable[[], Awaitable[Scene]]:
-    async def new() -> Scene:
-        store = TimedStore(RedisTransport(redis, redis), cells())
-        settings = msgspec.to_builtins(SETTINGS)
-        await store.configure_cell(settings, overwrite=False, manual_clock=True)
-        return await Scene(store, redis).start()
+def called(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """The scripts that were called."""
+    scripts: set[str] = set()
+    run = CellConnection.run
 
-    return new
+    async def recording(self: CellConnection, script: str, *args: Any) -> Any:
+        scripts.add(script)
+        return await run(self, script, *args)
+
+    monkeypatch.setattr(CellConnection, "run", recording)
+    return scripts
 
 
 @pytest.mark.parametrize("name", CALLS)
 async def test_a_failed_write_is_completed(
-    scenes: Callable[[], Awaitable[Scene]], name: str
+    scenes: Callable[[], Awaitable[Scene]], called: set[str], name: str
 ) -> None:
     before, step = CALLS[name]
+    scripts, timer = Called.by(name)
     repaired: dict[int, list[str]] = {}
     for write_no in range(1, WRITES_MAX):
         scene = await scenes()
         await before(scene)
+        due = await scene.timers()
+        assert not timer or [m for m in due if m.partition("|")[0] == timer], due
+        called.clear()
         if not await fails(scene, step, write_no):
             break
         with suppress(EventschedError):  # the call had taken effect
@@ -300,7 +257,8 @@ async def test_a_failed_write_is_completed(
         await scene.end()
         report = await verified(scene.store)
         if report.is_clean:
-            assert_order(await scene.store.log())
+            if report.is_complete:
+                assert_order(await scene.store.log())
         else:
             found = [f"{each.invariant} {each.where} {each.what}" for each in report.violations]
             repaired[write_no] = found
@@ -308,6 +266,50 @@ async def test_a_failed_write_is_completed(
             assert done.left == [], (write_no, found, [(c.where, c.what) for c in done.applied])
             await scene.end()
         assert await scene.states() <= {"closed"}, (write_no, repaired.get(write_no))
+        await assert_all_audio_is_finalized(scene)
+        await CHECKS.get(name, no_step)(scene)
     else:
         raise AssertionError(f"{name} has more than {WRITES_MAX} writes")
+    assert called.issuperset(scripts)
     assert write_no > 1, "the call writes"
+
+
+async def assert_all_audio_is_finalized(scene: Scene) -> None:
+    """Every chunk of a session that has closed is in an utterance."""
+    if not await scene.views.is_log_complete():
+        return
+    for session in scene.sessions:
+        name = name_of(session.session)
+        fields = await scene.store.read_hash(scene.store.keys.session(name))
+        if not fields:
+            continue  # retired
+        chunks = 0
+        for event in await scene.store.log("UtteranceFinalized"):
+            if event.session == session.session:
+                assert event.data.first_seq == chunks
+                chunks += event.data.count
+        assert chunks == int(buffer_of(fields)["next_seq"]), name
+
+
+async def test_a_failed_write_of_a_new_cell_is_completed(
+    redis: Client, cells: Callable[[], str]
+) -> None:
+    """Until all settings are stored, no other script accepts the cell."""
+    settings = msgspec.to_builtins(SETTINGS)
+    for write_no in range(1, WRITES_MAX):
+        store = TimedStore(RedisTransport(redis, redis), cells())
+        key = f"{store.keys.prefix}fault"
+        await redis.set(key, write_no)
+        try:
+            await store.configure_cell(settings, overwrite=False, manual_clock=True)
+        except UnexpectedReply:
+            with pytest.raises(CellUnknown):
+                await store.open()
+        finally:
+            left = int(await redis.getdel(key) or 0)
+        if left > 0:
+            break
+        await store.configure_cell(settings, overwrite=False, manual_clock=True)
+        assert await store.read_settings() == SETTINGS
+        await store.open()
+    assert write_no == 4

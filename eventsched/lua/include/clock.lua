@@ -57,8 +57,10 @@ local function read()
   if behind_ms <= 0 then return clock.write_record(mode, offset, clock.text(), generation) end
   clock.at = last
   local offset_ms = tonumber(offset) + behind_ms
+  local before = clock.stored
   clock.write_record(mode, string.format('%d', offset_ms), clock.text(), generation)
-  hooks.adjusted(behind_ms, offset_ms)
+  call.or_else(function() write('SET', keys.clock, before) end, hooks.adjusted, behind_ms,
+    offset_ms)
 end
 
 function clock.now()

@@ -26,7 +26,7 @@ function closing.start(s, reason)
     write('HSET', session, 'status', 'open', 'reason', '')
     s.status = 'open'
   end, events.SessionClosing, s, reason)
-  if s.buf_bytes > 0 then utterances.finalize(s, 'close') end
+  closing.finalize(s)
   if s.room ~= '' then
     write('HDEL', keys.room(s.room), s.full)
     events.RoomLeft(s)
@@ -34,6 +34,11 @@ function closing.start(s, reason)
   timers.cancel_both('idle', 'pause', s.full)
   outbox.notify(s.name, { state = 'closing', log = id })
   delivery.ended_in[s.name] = true
+end
+
+-- Finalize the audio that a closing session has buffered.
+function closing.finalize(s)
+  if s.buf_bytes > 0 then utterances.finalize(s, 'close') end
 end
 
 local function finish(s)
@@ -55,6 +60,7 @@ end
 -- Trim the audio of sessions that have no open outcome, and close those that are closing. Bound:
 -- the sessions with outcomes that this call has ended.
 local function close_finished()
+  delivery.complete()
   local names = {}
   for name in pairs(delivery.ended_in) do names[#names + 1] = name end
   if not names[1] then return end
@@ -64,7 +70,7 @@ local function close_finished()
       local s = sessions.get(name)
       if s then
         session_audio.trim(s)
-        if s.status == 'closing' then finish(s) end
+        if s.status == 'closing' and s.buf_bytes == 0 then finish(s) end
       end
     end
   end

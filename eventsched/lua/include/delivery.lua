@@ -15,15 +15,17 @@
 -- include: strings
 -- include: timers
 -- include: write
-local delivery = { ended_in = {}, finalized = 0, opened = 0, ended = 0, drained = 0 }
+local delivery = { ended_in = {}, finalized = 0, opened = 0, ended = 0, drained = 0,
+  unfinished = nil }
 local as_text, as_number = numbers.text, numbers.value
 local drained_max, ended_max, opened_max, finalized_max = 16, 8, 64, 8
 
 -- `ended_in`: the names of the sessions with outcomes that this call has ended. `finalized`,
 -- `opened`, `ended`, `drained`: how many utterances this call has finalized, how many outcomes it
--- has opened and ended, and how many of these had been held.
+-- has opened and ended, and how many of these had been held. `unfinished`: the delivery whose event
+-- this call has appended and whose other writes it has not completed.
 call.on_begin(function()
-  delivery.ended_in = {}
+  delivery.ended_in, delivery.unfinished = {}, nil
   delivery.finalized, delivery.opened, delivery.ended, delivery.drained = 0, 0, 0, 0
 end)
 
@@ -142,9 +144,45 @@ function delivery.evict(session)
   outbox.evict(session)
 end
 
+-- The ending of the number is delivered.
+local function remove_held(session, target, number)
+  local held, field = keys.of('out_of_order', session), target .. '/' .. number
+  write('HDEL', held, field, field .. '/body', field .. '/audio')
+  write('ZREM', keys.of('out_of_order_at', session, target), string.format('%d', number))
+end
+
+-- Complete the delivery whose event is in the log: the order moves on, and the outboxes that lack
+-- the entry get it.
+local function complete()
+  local d = delivery.unfinished
+  local boxes, name, order, next_no = d.boxes, d.speaker.name, 'd:' .. d.target,
+    as_text[d.number + 1]
+  if not d.has_moved and boxes[1] == d.speaker then
+    outbox.append(d.speaker, 'result', d.text, d.body, d.audio, order, next_no, 'outcomes',
+      delivery.record(name))
+    d.appended = 1
+  elseif not d.has_moved then
+    write('HSET', keys.of('session', name), order, next_no, 'outcomes', delivery.record(name))
+  end
+  d.speaker.next_no[d.target], d.has_moved = d.number + 1, true
+  for i = d.appended + 1, #boxes do
+    outbox.append(boxes[i], 'result', d.text, d.body, d.audio)
+    d.appended = i
+  end
+  if d.is_held then remove_held(name, d.target, d.number) end
+  delivery.unfinished = nil
+end
+
+-- A write of the delivery has failed: do the rest, before the call delivers another number or ends.
+-- If a write fails again, `verify` reports what is missing.
+function delivery.complete()
+  if delivery.unfinished then pcall(complete) end
+end
+
 -- The outbox of the speaker, with the order of one target: `next_no` is the number that is
 -- delivered next, `has_held` says whether later numbers are held.
 local function speaker_of(session, target)
+  delivery.complete()
   local speaker = outbox.get(session)
   if not speaker.next_no[target] then
     local stored = redis.call('HMGET', keys.of('session', session), 'd:' .. target, 'w:' .. target)
@@ -263,8 +301,8 @@ function delivery.publish_partial(session, outcome, d, body)
 end
 
 -- Deliver the next number of (session, target). `ending` is { kind, code, body, audio, job, cause,
--- tp, reason }; `speaker` comes from `speaker_of`.
-local function deliver(session, target, number, outcome, ending, speaker)
+-- tp, reason }; `speaker` comes from `speaker_of`; `is_held` says whether the ending is held.
+local function deliver(session, target, number, outcome, ending, speaker, is_held)
   local boxes, to, skipped = recipients_of(speaker, outcome)
   local number_text, full, body = as_text[number], keys.full(session), ending.body or ''
   local field, outcomes = target .. '/' .. number_text, keys.of('outcomes', session)
@@ -280,17 +318,11 @@ local function deliver(session, target, number, outcome, ending, speaker)
     .. target .. '","delivery_no":' .. number_text .. ',"outcome":"' .. ending.kind .. '"'
     .. (json.optional(ending.code) and ',"code":' .. json.quote(ending.code) or '')
     .. ',"log":"' .. id .. '"}'
-  local audio, next_no = ending.audio or '', as_text[number + 1]
-  local record = delivery.record(session)
-  if boxes[1] == speaker then
-    outbox.append(speaker, 'result', d, body, audio, 'd:' .. target, next_no, 'outcomes', record)
-    speaker.next_no[target] = number + 1
-  else
-    write('HSET', keys.of('session', session), 'd:' .. target, next_no, 'outcomes', record)
-    speaker.next_no[target] = number + 1
-    for _, box in ipairs(boxes) do outbox.append(box, 'result', d, body, audio) end
-  end
   delivery.ended_in[session] = true
+  delivery.unfinished = { speaker = speaker, target = target, number = number, boxes = boxes,
+    appended = 0, text = d, body = body, audio = ending.audio or '', is_held = is_held,
+    has_moved = false }
+  complete()
 end
 
 -- The number that is delivered next.
@@ -305,13 +337,6 @@ local function load_held(session, target, number)
   local ending = cjson.decode(stored[1])
   ending.body, ending.audio = stored[2] or '', stored[3] or ''
   return ending
-end
-
--- The ending of the number is delivered.
-local function remove_held(session, target, number)
-  local held, field = keys.of('out_of_order', session), target .. '/' .. number
-  write('HDEL', held, field, field .. '/body', field .. '/audio')
-  write('ZREM', keys.of('out_of_order_at', session, target), string.format('%d', number))
 end
 
 -- Set the gap timer by the ending that has been held for longest, or cancel the timer. The field
@@ -341,8 +366,7 @@ function delivery.drain_ready(session, target)
     if not ending then break end
     has_more = delivery.drained >= drained_max
     if has_more then break end
-    deliver(session, target, number, outcome, ending, speaker_of(session, target))
-    remove_held(session, target, number)
+    deliver(session, target, number, outcome, ending, speaker_of(session, target), true)
     number, delivery.drained = number + 1, delivery.drained + 1
   end
   update_gap_timer(session, target)

@@ -55,10 +55,13 @@ function node_timers.node(name)
   attempts.requeue_leases(name, node.epoch, 'node_lost')
 end
 
--- Requeue more leases of a registration that has ended.
+-- Requeue more leases of a registration that has ended, or that drains.
 function node_timers.lost(id)
   local full, epoch, reason = string.match(id, '^(.-)|(%d+)|(.*)$')
-  attempts.requeue_leases(keys.name(full), tonumber(epoch), reason)
+  local name, epoch_no = keys.name(full), tonumber(epoch)
+  -- A call failed before the registration had ended.
+  if reason ~= 'drained' and nodes.is_current(nodes.get(name), epoch_no) then return end
+  attempts.requeue_leases(name, epoch_no, reason)
 end
 
 -- The time to drain is over: the remaining leases are dispatched again.

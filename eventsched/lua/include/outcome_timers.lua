@@ -4,6 +4,7 @@
 -- include: assign
 -- include: attempts
 -- include: clock
+-- include: closing
 -- include: delivery
 -- include: jobs
 -- include: keys
@@ -60,10 +61,17 @@ function outcome_timers.gap(id)
   if is_due and delivery.next_number(s.name, target) == first then timers.back_off('gap|' .. id) end
 end
 
--- The close wait is over: open outcomes end as missing. If none can end, the timer backs off.
+-- The close wait is over: open outcomes end as missing. If none can end, the timer backs off. Audio
+-- that is not finalized yet, because the call that closed the session failed, gets a wait of its
+-- own.
 function outcome_timers.close(full)
   local s = sessions.get(keys.name(full))
   if not s or s.status ~= 'closing' then return end
+  if s.buf_bytes > 0 then
+    timers.set(clock.now() + settings.close_wait_ms, 'close', full)
+    closing.finalize(s)
+    return
+  end
   local skipped, has_advanced, freed = 0, false, {}
   for _, target in ipairs(delivery.targets(s.name)) do
     local first, allocated = delivery.next_number(s.name, target), sessions.next_number(s, target)

@@ -1,0 +1,24 @@
+-- log_trim: records that the oldest entries of the log are gone.
+-- include: call
+-- include: events
+-- include: keys
+-- include: write
+local log_trim = {}
+
+-- How many trimmed entries the log records.
+function log_trim.total()
+  return tonumber(redis.call('HGET', keys.counters, 'trimmed')) or 0
+end
+
+-- Append the event for `count` entries before the id `before`, then store how many are trimmed by
+-- now. The entries are gone, so a step that fails is done again in the same call.
+function log_trim.record(before, count)
+  local total, has_event = log_trim.total() + count, false
+  local function complete()
+    if not has_event then events.StreamTrimmed('log', before, count, total) end
+    has_event = true
+    write('HSET', keys.counters, 'trimmed', string.format('%d', total))
+  end
+  call.or_else(complete, complete)
+end
+return log_trim
