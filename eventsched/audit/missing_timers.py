@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from projections.job import Job
 from projections.node import Node
 from projections.session import Session
 
@@ -64,6 +65,15 @@ def missing_job_timers(view: Session, stored: Mapping[str, Any]) -> Iterator[Req
                 yield RequiredTimer("wait", job["key"], "waits")
             if job.get("priority", 0) > 0 and "age" not in job:
                 yield RequiredTimer("age", job["key"], "waits below the highest priority")
+
+
+def retry_timer(view: Job) -> RequiredTimer | None:
+    """The timer of a job whose attempt has ended, and whose next attempt could not be started."""
+    if view.status != "released":
+        return None
+    ended = view.attempts[-1]
+    id_ = f"{view.job}|{ended.attempt}|{ended.end}|{ended.code}"
+    return RequiredTimer("retry", id_, f"attempt {ended.attempt} has ended")
 
 
 def missing_node_timers(

@@ -19,7 +19,7 @@ import msgspec
 
 from eventsched.audit.invariants import Violation
 from eventsched.audit.repair_change import Change
-from eventsched.audit.repair_job import JobRepair, dispatch_entry, unfinished
+from eventsched.audit.repair_job import JobRepair, dispatch_entry, next_attempt, uncancelled
 from eventsched.audit.repair_node import NodeRepair
 from eventsched.audit.repair_session import (
     SessionFacts,
@@ -136,14 +136,17 @@ class Plan(Verifier):
                     reason="it has no open outcome", gives_up="the work of its attempt",
                     attempt_end=("failed", "NO_OUTCOME"),
                 )  # fmt: skip
-            else:
-                self.changes += unfinished(job, name, at)
+            elif job is not None:
+                self.changes += uncancelled(job, name, at)
         elif kind == "node" and found:
             node = records.nodes.get(name)
             repair_node = NodeRepair(name, keys.full(name), node, stored, records.nodes, at)
             self.changes += repair_node.changes(reason)
             if node is not None:
                 self._plan_slots(name, node)
+
+    async def _note_released(self, key: str) -> None:
+        self.changes.append(next_attempt(self._records.jobs[key], key, self.report.last_id))
 
     def _plan_slots(self, name: str, node: Node) -> None:
         """Dispatch the newest attempts again that are more than the node's slots."""

@@ -135,25 +135,24 @@ def details(session: Session, facts: SessionFacts, job: Job) -> dict[str, Any]:
     return fields | {"bytes": utterance.bytes, "padding_ms": utterance.padding_ms}
 
 
-def unfinished(view: Job | None, key: str, at: str) -> Iterator[Change]:
-    """The step that the log has begun: nothing follows the end of an attempt, or an attempt is live
-    although its job has ended.
-    """
-    if view is None:
-        return
+def next_attempt(view: Job, key: str, at: str) -> Change:
+    """The log has the end of an attempt, and nothing continues the job."""
+    end = view.attempts[-1]
+    return Change(
+        at=at,
+        where=f"job:{key}",
+        what="start the next attempt, or fail the job",
+        reason=f"attempt {end.attempt} ended ({end.end}), and nothing followed",
+        step="retry",
+        job=key,
+        attempt_end=(end.end, end.code),
+    )
+
+
+def uncancelled(view: Job, key: str, at: str) -> Iterator[Change]:
+    """An attempt is live although its job has ended."""
     live = [attempt for attempt in view.attempts if not attempt.ended_ms]
-    if view.status == "released":
-        end = view.attempts[-1]
-        yield Change(
-            at=at,
-            where=f"job:{key}",
-            what="start the next attempt, or fail the job",
-            reason=f"attempt {end.attempt} ended ({end.end}), and nothing followed",
-            step="retry",
-            job=key,
-            attempt_end=(end.end, end.code),
-        )
-    elif view.status == "ended" and live:
+    if view.status == "ended" and live:
         yield Change(
             at=at,
             where=f"job:{key}",

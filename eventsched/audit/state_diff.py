@@ -170,6 +170,9 @@ def job_differences(key: str, view: Job | None, stored: Stored) -> Iterator[Viol
         lease_end_ms = int(job["deadline"] or 0)
         if not view.deadline_ms <= lease_end_ms <= view.dispatched_ms + LEASE_MS_MAX:
             fields |= {"deadline": str(view.deadline_ms)}
+    elif view.status == "released":  # the record stays until the next attempt starts
+        ended = view.attempts[-1]
+        fields |= {"status": "running", "node": name_of(ended.node), "epoch": str(ended.epoch)}
     elif view.status == "queued":
         fields |= {"priority": str(view.priority), "tag": str(view.tag), "member": view.member}
         fields |= {"deadline": str(view.deadline_ms)}

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from eventsched.audit.invariants import Records, Violation, violations_of
+from eventsched.audit.missing_timers import retry_timer
 from eventsched.audit.state_diff import (
     job_differences,
     node_differences,
@@ -307,7 +308,33 @@ class Verifier:
             found = list(differences(name, folded.get(name), stored))
             self.report.add(found)
             await self._note_differences(kind, name, stored, found)
+        if kind == "job":
+            for name in names:
+                await self._check_retry(name)
         return len(names)
+
+    async def _check_retry(self, key: str) -> None:
+        """I8: a job whose attempt has ended, and that no call has continued, has a timer.
+
+        The timer is not read at the same log id as the job. So it is missing only if the job has
+        not moved on before and after the timer was read.
+        """
+        missing = None
+        for _ in range(LOOKUPS_MAX):
+            job = self._records.jobs.get(key)
+            timer = retry_timer(job) if job is not None else None
+            if timer is None or await self._store.has_timer(timer.member):
+                return
+            if timer == missing:
+                what = f"{timer.state} without a {timer.kind} timer"
+                self.report.add([Violation("I8", f"job:{key}", what)])
+                await self._note_released(key)
+            missing = timer
+            last, _ = await self._store.read_entities("job", [key])
+            await self._fold_to(last)
+
+    async def _note_released(self, key: str) -> None:
+        """Called for a job without the timer that continues it. A repair plans its changes."""
 
     async def _note_differences(
         self, kind: str, name: str, stored: Mapping[str, Any], found: list[Violation]

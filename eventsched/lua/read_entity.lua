@@ -16,6 +16,7 @@
 local epochs_back, lost_reasons = 2, { 'node_lost', 'superseded', 'drained' }
 -- include: jobs
 -- include: keys
+-- include: nodes
 -- include: numbers
 -- include: reply
 -- include: strings
@@ -35,12 +36,14 @@ local function due(member)
 end
 
 -- The state of the job of an open outcome, and the timers that will end the job. The timer of a
--- lease is the timer of its registration, which is due no later than the deadline.
+-- lease is the timer of its registration, which is due no later than the deadline. A job whose
+-- record says that it runs, but that holds no lease, is released: its attempt has ended.
 local function job_of(s, full, target, utterance)
   local key = table.concat({ s.tenant or '', full, utterance, 'translation', target,
     s.features_hash or '' }, ':')
   local is_readable, job = pcall(jobs.load_header, key)
   if not is_readable or not job then job = {} end
+  if job.status == 'running' and not nodes.holds(job) then job.status = 'released' end
   local lease = job.status == 'running'
     and due('leases|' .. job.node .. '|' .. numbers.text[job.epoch])
   return { key = key, status = job.status, deadline = job.deadline, priority = job.priority,

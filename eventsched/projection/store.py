@@ -249,6 +249,11 @@ class ProjectionStore(CellConnection):
         reply = msgspec.json.decode(await self.run("read_entity", kind, *args))
         return reply["last"], list(reply["entities"])
 
+    async def has_timer(self, member: str) -> bool:
+        """Whether the timer `kind|id` exists."""
+        key = self.keys.timers
+        return await self.transport.command("ZSCORE", key, member, key=key) is not None
+
     async def read_records(
         self, projection_set: str, projection: str, entities: Sequence[str]
     ) -> tuple[str, list[dict[str, bytes]]]:
