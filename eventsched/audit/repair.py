@@ -12,7 +12,7 @@ may run meanwhile.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -21,6 +21,7 @@ from eventsched.audit.invariants import Violation
 from eventsched.audit.repair_change import Change
 from eventsched.audit.repair_job import JobRepair, dispatch_entry, next_attempt, uncancelled
 from eventsched.audit.repair_node import NodeRepair
+from eventsched.audit.repair_outbox import undelivered_changes
 from eventsched.audit.repair_session import (
     SessionFacts,
     SessionRepair,
@@ -35,7 +36,7 @@ from eventsched.projection.fold import decode_event
 from eventsched.projection.protocol import ProjectionSet
 from eventsched.projection.store import ProjectionStore
 from eventsched.schema.events import Event
-from eventsched.schema.ids import START
+from eventsched.schema.ids import START, id_before
 from eventsched.schema.keys import job_key
 from eventsched.schema.settings import Settings
 from eventsched.store.replies import fields_of
@@ -174,6 +175,19 @@ class Plan(Verifier):
             await self._plan_buffer(name, full, lost[0].what)
         if chunks.holes or any(violation.invariant == "I10" for violation in lost):
             self._plan_audio(name, full, chunks, [*chunks.violations, *lost][0].what)
+
+    async def _note_undelivered(
+        self, name: str, outbox: Outbox, undelivered: Sequence[str], stored: Mapping[str, Any]
+    ) -> None:
+        events: dict[str, Event] = {}
+        for log_id in {*undelivered, *outbox.delivered.values()}:
+            async for entry in self._history.entries(id_before(log_id), log_id):
+                event = decode_event(entry)
+                if isinstance(event, Event):
+                    events[log_id] = event
+        view = self._records.sessions[name]
+        at = self.report.last_id
+        self.changes += undelivered_changes(name, view, outbox, events, undelivered, stored, at)
 
     async def _plan_buffer(self, name: str, full: str, reason: str) -> None:
         """Count the stored chunks."""

@@ -50,7 +50,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def dispatches(self) -> bool:
         """Whether the change queues an utterance for dispatch."""
-        return any(write[0] == "XADD" for write in self.writes)
+        return any(write[:2] == ("XADD", "dispatch") for write in self.writes)
 
     def arguments(self, why: str, by: str) -> list[Arg]:
         """The arguments of lua/repair_state.lua."""

@@ -6,14 +6,14 @@ Must not: fold, write. Read next: verify.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
 from eventsched.audit.invariants import Violation
 from eventsched.projection.store import ProjectionStore
-from eventsched.schema.ids import START, parse_id
+from eventsched.schema.ids import AFTER_ALL, START, ms_of, parse_id
 from eventsched.schema.keys import name_of
 from eventsched.store.replies import fields_of
 from projections.session import Session
@@ -56,12 +56,50 @@ class Chunks(msgspec.Struct, frozen=True):
 
 
 class Outbox(msgspec.Struct, frozen=True):
-    """The stored entries of one outbox: how many, and the violations in their numbers."""
+    """The stored entries of one outbox: their ids, and the violations in their numbers."""
 
-    count: int
+    ids: list[str]
     violations: list[Violation]
     holes: list[str] = []
     """Ids of the entries whose number does not follow that of the entry before."""
+    delivered: dict[str, str] = {}
+    """Id of each result -> id of the log entry that it delivers."""
+    last: tuple[int, int] = (-1, -1)
+    """Number of the newest entry, and the payload bytes up to it."""
+
+    @property
+    def count(self) -> int:
+        return len(self.ids)
+
+    def undelivered(self, deliveries: Iterable[str], stored: Mapping[str, Any]) -> list[str]:
+        """I9: which of these log entries the outbox lacks, although they are not trimmed from it.
+
+        Args:
+            deliveries: Ids of the log entries that deliver to the session, read before the outbox.
+            stored: The state of the session, read after the outbox.
+        """
+        found = set(self.delivered.values())
+        first = min(map(parse_id, found), default=AFTER_ALL)
+        trimmed_ms = ms_of(stored.get("hash", {}).get("confirmed", START))
+        if self.ids:
+            trimmed_ms = max(trimmed_ms, ms_of(self.ids[0]))
+        return [
+            each
+            for each in deliveries
+            if each not in found and (ms_of(each) > trimmed_ms or parse_id(each) > first)
+        ]
+
+
+class _Numbered(NamedTuple):
+    """The entries of an audio stream or an outbox; the fields as in Chunks and Outbox."""
+
+    ids: list[str]
+    violations: list[Violation]
+    holes: list[str]
+    last: int
+    delivered: dict[str, str]
+    bytes: int
+    """Payload bytes up to the newest entry of an outbox."""
 
 
 class StreamChecks:
@@ -78,20 +116,24 @@ class StreamChecks:
     async def outbox(self, name: str) -> Outbox:
         """I9: the numbers of an outbox have no hole."""
         numbered = await self._numbered("outbox", name, "I9")
-        return Outbox(len(numbered.ids), numbered.violations, numbered.holes)
+        last = (numbered.last, numbered.bytes)
+        return Outbox(numbered.ids, numbered.violations, numbered.holes, numbered.delivered, last)
 
     async def _numbered(
         self, kind: Literal["audio", "outbox"], name: str, invariant: str
-    ) -> Chunks:
+    ) -> _Numbered:
         """Return the ids of all stored entries, and a violation for every hole."""
         ids: list[str] = []
+        delivered: dict[str, str] = {}
         holes: list[str] = []
         violations: list[Violation] = []
         number: int | None = None
+        total = -1
         while page := await self._store.read_entry_numbers(kind, name, ids[-1] if ids else START):
             for index, (entry_id, field) in enumerate(page):
                 previous = number
                 number = _number(kind, field)
+                total = _total(field) if kind == "outbox" else -1
                 is_hole = previous is not None and number != previous + 1
                 # the oldest entries may be trimmed between two reads
                 if is_hole and (index or not await self._is_trimmed(kind, name, ids[-1])):
@@ -99,7 +141,10 @@ class StreamChecks:
                     violations.append(Violation(invariant, f"{kind}:{name}", what))
                     holes.append(entry_id)
                 ids.append(entry_id)
-        return Chunks(ids, violations, holes, -1 if number is None else number)
+                if log_id := field.partition(b" ")[2] if kind == "outbox" else b"":
+                    delivered[entry_id] = log_id.decode()
+        last = -1 if number is None else number
+        return _Numbered(ids, violations, holes, last, delivered, total)
 
     async def _is_trimmed(self, kind: Literal["audio", "outbox"], name: str, entry_id: str) -> bool:
         oldest = await self._store.read_entry_numbers(kind, name, START)
@@ -137,6 +182,11 @@ def _number(kind: str, field: bytes) -> int:
     if kind == "audio":
         return int(msgspec.json.decode(field)["seq"])
     return int(field.partition(b":")[0])
+
+
+def _total(field: bytes) -> int:
+    """The payload bytes up to an entry of an outbox."""
+    return int(field.partition(b" ")[0].partition(b":")[2])
 
 
 def _utterance(fields: dict[bytes, bytes]) -> tuple[str, int] | None:

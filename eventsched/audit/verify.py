@@ -10,6 +10,7 @@ compared, so the system can keep running. Memory: the records of all sessions th
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -28,7 +29,14 @@ from eventsched.history.log import History
 from eventsched.projection.fold import FailedEvent, ProjectionState, decode_event
 from eventsched.projection.protocol import ProjectionSet
 from eventsched.projection.store import ProjectionStore, is_made_by
-from eventsched.schema.events import CellRepaired, Event, SessionRetired, StreamTrimmed
+from eventsched.schema.events import (
+    CellRepaired,
+    Event,
+    ResultDelivered,
+    ResultMissing,
+    SessionRetired,
+    StreamTrimmed,
+)
 from eventsched.schema.ids import START, parse_id
 from eventsched.schema.keys import name_of
 from eventsched.store.lag import ConsumerLag
@@ -39,6 +47,8 @@ ENTITIES_MAX = 32
 """Entities read in one script call."""
 VIOLATIONS_MAX = 1_000
 """Violations reported in full; further ones are only counted."""
+OUTBOX_MAX = 1_000
+"""Entries that an outbox has at most; lua/include/outbox.lua trims the others."""
 LOOKUPS_MAX = 2
 """How often a dispatch entry is looked up: a retry may be moving it back from the dead letters."""
 Progress = Callable[[int], None]
@@ -115,6 +125,10 @@ class Verifier:
         self._history = history or History(store, None, projection_set)
         self._jobs_of: dict[str, set[str]] = {}
         self._recorded_trims = 0
+        self._deliveries: dict[str, deque[str]] = {}
+        """Session -> ids of the last log entries that deliver to its listener."""
+        self._accepted_ids: set[str] = set()
+        """Log entries whose violations a repair has accepted."""
         self._log_violations: dict[str, list[Violation]] = {}
         """The violations of log entries that no repair has accepted, by entry id."""
 
@@ -171,6 +185,7 @@ class Verifier:
             self._check_event(event)
             failed = self._folding.fold(event, atomic=False)
             self._drop_retired_jobs(event)
+            self._note_delivery(event)
             self._note_trim(event)
         else:
             failed = event
@@ -182,9 +197,20 @@ class Verifier:
         if isinstance(event.data, CellRepaired):
             self.report.repairs += 1
             self.report.accepted += len(self._log_violations.pop(event.data.accepts, ()))
+            self._accepted_ids.add(event.data.accepts)
         found = violations_of(event, self._records)
         if found:
             self._log_violations[event.id] = found
+
+    def _note_delivery(self, event: Event) -> None:
+        """Note to whose outboxes the event says that an outcome was appended."""
+        data = event.data
+        if isinstance(data, SessionRetired):
+            self._deliveries.pop(name_of(event.session), None)
+        elif isinstance(data, ResultDelivered | ResultMissing):
+            for full in set(data.to) - set(data.skipped):
+                ids = self._deliveries.setdefault(name_of(full), deque(maxlen=OUTBOX_MAX))
+                ids.append(event.id)
 
     def _drop_retired_jobs(self, event: Event) -> None:
         """Drop the records of a retired session's jobs, which are not compared."""
@@ -347,6 +373,7 @@ class Verifier:
         streams = StreamChecks(self._store)
         for name in list(self._records.sessions):
             chunks = await streams.chunks(name)
+            deliveries = [*self._deliveries.get(name, ())]  # before the outbox is read
             outbox = await streams.outbox(name)
             self.report.audio_chunks += chunks.count
             self.report.outbox_entries += outbox.count
@@ -356,10 +383,28 @@ class Verifier:
                 lost = [*chunks.missing(name, view), *chunks.uncounted(name, stored)]
                 self.report.add(lost)
                 await self._note_streams(name, chunks, outbox, lost)
+                undelivered = outbox.undelivered(deliveries, stored)
+                await self._check_undelivered(name, outbox, undelivered, stored)
                 utterances = utterances_without_job(view, stored)
                 await self._check_undispatched(streams, name, utterances)
         self.report.dead_letters = await streams.dead_letter_count()
         self.report.stalled_timers = await streams.stalled_timer_count()
+
+    async def _check_undelivered(
+        self, name: str, outbox: Outbox, undelivered: Sequence[str], stored: Mapping[str, Any]
+    ) -> None:
+        """I9: the outbox has every outcome that the log says was delivered to the listener."""
+        undelivered = [each for each in undelivered if each not in self._accepted_ids]
+        for log_id in undelivered:
+            what = f"the outcome that log/{log_id} delivers is not in the outbox"
+            self.report.add([Violation("I9", f"outbox:{name}", what)])
+        if undelivered:
+            await self._note_undelivered(name, outbox, undelivered, stored)
+
+    async def _note_undelivered(
+        self, name: str, outbox: Outbox, undelivered: Sequence[str], stored: Mapping[str, Any]
+    ) -> None:
+        """Called for outcomes that an outbox lacks. A repair plans its changes."""
 
     async def _note_streams(
         self, name: str, chunks: Chunks, outbox: Outbox, lost: list[Violation]
