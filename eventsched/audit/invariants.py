@@ -30,6 +30,7 @@ from eventsched.schema.events import (
     SessionOpened,
     SessionResumed,
     SessionRetired,
+    Target,
     UtteranceFinalized,
 )
 from eventsched.schema.keys import name_of
@@ -85,8 +86,12 @@ def violations_of(event: Event, records: Records) -> list[Violation]:
     check = CHECKS.get(type(event.data))
     if check is None:
         return []
-    where = f"log/{event.id} {event.type} {event.job or event.session or event.node}"
+    where = _where(event)
     return [Violation(name, where, what) for name, what in check(event, event.data, records)]
+
+
+def _where(event: Event) -> str:
+    return f"log/{event.id} {event.type} {event.job or event.session or event.node}"
 
 
 def _find_session(event: Event, records: Records) -> tuple[Session | None, str]:
@@ -126,8 +131,54 @@ def _finalized(event: Event, data: UtteranceFinalized, records: Records) -> Find
         yield "I1", f"starts with chunk {data.first_seq} instead of {session.next_seq}"
     for target in data.targets:
         expected = session.allocated.get(target.target, 0)
-        if target.delivery_no < expected:  # a larger one: a call failed after allocating a number
-            yield "I9", f"{target.target} got number {target.delivery_no} instead of {expected}"
+        if target.delivery_no != expected:
+            yield "I9", _wrong_number(target, expected)
+
+
+def _wrong_number(target: Target, expected: int) -> str:
+    return f"{target.target} got number {target.delivery_no} instead of {expected}"
+
+
+class Hole(msgspec.Struct):
+    """Delivery numbers of a session and target that no utterance has: `first` up to before `end`.
+
+    The utterance after them violates I9, unless each of them is delivered as missing for the reason
+    `no_outcome`, or a repair accepts the violation.
+    """
+
+    session: str
+    target: str
+    first: int
+    end: int
+    violation: Violation
+
+    def explain(self, event: Event) -> bool:
+        """Whether the event delivers the last number of the hole. It takes them in order."""
+        data = event.data
+        if not isinstance(data, ResultMissing) or data.reason != "no_outcome":
+            return False
+        if (event.session, data.target, data.delivery_no) == (
+            self.session,
+            self.target,
+            self.first,
+        ):
+            self.first += 1
+        return self.first == self.end
+
+
+def holes_of(event: Event, records: Records) -> list[Hole]:
+    """The delivery numbers that the event skips, given the records before it."""
+    session, data = records.session(event), event.data
+    if session is None or not isinstance(data, UtteranceFinalized):
+        return []
+    holes = []
+    for target in data.targets:
+        expected = session.allocated.get(target.target, 0)
+        if target.delivery_no > expected:
+            violation = Violation("I9", _where(event), _wrong_number(target, expected))
+            place = (event.session, target.target, expected, target.delivery_no)
+            holes.append(Hole(*place, violation))
+    return holes
 
 
 def _closing(event: Event, _: SessionClosing, records: Records) -> Findings:

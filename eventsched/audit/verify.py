@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from eventsched.audit.invariants import Records, Violation, violations_of
+from eventsched.audit.invariants import Hole, Records, Violation, holes_of, violations_of
 from eventsched.audit.missing_timers import retry_timer
 from eventsched.audit.state_diff import (
     job_differences,
@@ -127,6 +127,8 @@ class Verifier:
         self._recorded_trims = 0
         self._deliveries: dict[str, deque[str]] = {}
         """Session -> ids of the last log entries that deliver to its listener."""
+        self._holes: list[tuple[str, Hole]] = []
+        """Delivery numbers that no utterance has and no event explains yet, by log entry."""
         self._accepted_ids: set[str] = set()
         """Log entries whose violations a repair has accepted."""
         self._log_violations: dict[str, list[Violation]] = {}
@@ -201,6 +203,19 @@ class Verifier:
         found = violations_of(event, self._records)
         if found:
             self._log_violations[event.id] = found
+            self._holes += [(event.id, hole) for hole in holes_of(event, self._records)]
+        if self._holes:
+            self._explain_holes(event)
+
+    def _explain_holes(self, event: Event) -> None:
+        """Drop the violation of a hole in delivery numbers that is delivered as missing."""
+        for entry_id, hole in self._holes:
+            if not hole.explain(event):
+                continue
+            found = self._log_violations.pop(entry_id, [])  # empty if a repair has accepted them
+            if left := [each for each in found if each != hole.violation]:
+                self._log_violations[entry_id] = left
+        self._holes = [each for each in self._holes if each[1].first < each[1].end]
 
     def _note_delivery(self, event: Event) -> None:
         """Note to whose outboxes the event says that an outcome was appended."""

@@ -589,6 +589,7 @@ FORGED: list[tuple[str, str, Data, int, str]] = [
     ("I5", "more attempts than slots", dispatched(5, 1), 5, "n1"),
     ("I8", "a job without an open outcome", dispatched(0, 2), 0, "n1"),
     ("I9", "a number allocated twice", finalized(9, 30, 3), -1, ""),
+    ("I9", "a hole in the allocated numbers", finalized(9, 30, 12), -1, ""),
     ("I9", "a skipped number", delivered(2), 2, ""),
     ("I9", "a number delivered twice", delivered(0), 0, ""),
     ("I9", "a missing number that was not next", missing(3), 3, ""),
@@ -607,6 +608,31 @@ async def test_a_forged_event_is_found(
     report = await verified(busy.store)
     assert invariant in names(report), report.violations
     assert any(f"log/{report.last_id} " in violation.where for violation in report.violations), what
+
+
+async def test_a_hole_is_a_violation_until_its_numbers_are_delivered_as_missing(
+    store: TimedStore, redis: Any
+) -> None:
+    await store.configure_cell({"cache_live_state": 0}, overwrite=True)
+    node = await store.join("n1", slots=4)
+    session = await store.open("s1")
+    await store.say(session, 0, end_of_utterance=True)
+    await redis.hset(store.keys.session("s1"), "a:es", 3)  # numbers 1 and 2 are lost
+    await store.say(session, 1, end_of_utterance=True)
+    await store.dispatch()
+    await project(store)
+    (violation,) = (await verified(store)).violations
+    assert violation.what == "es got number 3 instead of 1"
+    for message in await store.inbox(node):
+        await store.answer(node, message)
+    assert names(await verified(store)) == {"I9"}
+    await store.close_session(session.session, session.epoch)
+    store.tick(30_000)
+    await store.timers()
+    await project(store)
+    missing = [event.data.delivery_no for event in await store.log("ResultMissing")]
+    assert missing == [1, 2]
+    assert (await verified(store)).violations == []
 
 
 async def test_an_unknown_event_is_counted_with_its_reason(busy: BusyCell, redis: Any) -> None:
