@@ -16,10 +16,12 @@
 --   INVALID_MESSAGE
 -- Events: ResultRecorded, ResultReplaced, ResultRefused, ResultDelivered, AttemptEnded, JobFailed,
 --   JobDispatched, JobQueued, NodeSuspended, NodeDrained, SessionClosed
--- Bound: the results given, at most 16; 64 deliveries, 8 fills and the session's open outcomes each
+-- Bound: the results given, at most 16; 64 deliveries, 8 fills, the session's open outcomes and the
+--   1,024 language pairs of the node each
 -- include: assign
 -- include: attempts
 -- include: call
+-- include: classes
 -- include: clock
 -- include: delivery
 -- include: events
@@ -68,10 +70,12 @@ local function replace(job, result)
 end
 
 -- The node is not chosen for a while, for this feature or for any job (rule 14, suspended nodes).
--- `subject` is a feature or `nodes.whole`, `reason` the code of the report.
+-- `subject` is a feature or `nodes.whole`, `reason` the code of the report. Returns whether the node
+-- is suspended: the last node that can serve a requirement is never suspended for every job.
 local function suspend(subject, reason)
   local registration = nodes.get(node)
-  if not nodes.is_current(registration, epoch) then return end
+  if not nodes.is_current(registration, epoch) then return false end
+  if subject == nodes.whole and not classes.others_can_serve(registration) then return false end
   local until_ms = clock.now() + settings.suspend_ms
   timers.set(until_ms, 'suspension', node .. '|' .. subject)
   if not strings.set_of(registration.suspended)[subject] then
@@ -81,6 +85,7 @@ local function suspend(subject, reason)
   end
   local scope, feature = nodes.scope_of(subject)
   events.NodeSuspended(registration, scope, feature, reason, until_ms)
+  return true
 end
 
 -- Whether the body can be the text of a result: empty, or a map in MessagePack. Only the type is
@@ -91,7 +96,8 @@ local function is_readable(body)
 end
 
 -- The text of the result cannot be read: the attempt fails, and another node may do better. The
--- third such result within the time of a suspension suspends the node.
+-- third such result within the time of a suspension suspends the node, or a later one once other
+-- nodes can serve its requirements.
 local function fail_unreadable(job)
   local node_key, now = keys.of('node', node), clock.now()
   local stored = redis.call('HGET', node_key, 'unreadable') or ''
@@ -100,9 +106,8 @@ local function fail_unreadable(job)
     count, since = 0, clock.text()
   end
   count = tonumber(count) + 1
-  if count >= unreadable_max then
+  if count >= unreadable_max and suspend(nodes.whole, 'RESULT_UNREADABLE') then
     write('HDEL', node_key, 'unreadable')
-    suspend(nodes.whole, 'RESULT_UNREADABLE')
   else
     write('HSET', node_key, 'unreadable', count .. '|' .. since)
   end

@@ -27,6 +27,7 @@ REDISPATCHED_MAX = 3
 RECOVERED_MAX = 16
 HELD_MS_MAX = 300_000
 AUDIO_MAX, PARTIAL_MAX = 512_000, 65_536
+UNREADABLE_MAX = 3
 LOST_CODES = {
     "lease": "JOB_TIMEOUT",
     "node_lost": "NODE_LOST",
@@ -183,14 +184,36 @@ def _take(w: World, node: str, epoch: int, result: NodeResult) -> None:
         raise Refused("JOB_UNKNOWN")
     _check_result(result)
     why = refusal(w, key, node, epoch, result.attempt)
-    if why == "DUPLICATE_RESULT" and _replaces(w, result):
+    if why == "DUPLICATE_RESULT" and _is_readable(result.body) and _replaces(w, result):
         _replace(w, node, epoch, result)
     elif why:
         raise refuse(w, key, node, epoch, result.attempt, "result", why)
     elif result.status == "failed":
         _failed(w, node, result)
-    else:
+    elif _is_readable(result.body):
         _record(w, node, epoch, result)
+    else:
+        _unreadable(w, name_of(node), result)
+
+
+def _is_readable(body: bytes) -> bool:
+    """Whether the body is empty, or begins like a map in MessagePack."""
+    return not body or 0x80 <= body[0] <= 0x8F or body[0] in (0xDE, 0xDF)
+
+
+def _unreadable(w: World, name: str, result: NodeResult) -> None:
+    """Rule 14, suspended nodes: a failed attempt; the third one suspends the node for every job,
+    unless it is the last that can serve a requirement.
+    """
+    count, since_ms = w.unreadable.get(name, (0, w.now))
+    if w.now - since_ms > w.settings.suspend_ms:
+        count, since_ms = 0, w.now
+    if count + 1 >= UNREADABLE_MAX and nodes.others_can_serve(w, name):
+        w.unreadable.pop(name, None)
+        nodes.suspend(w, name, nodes.WHOLE, "RESULT_UNREADABLE")
+    else:
+        w.unreadable[name] = (count + 1, since_ms)
+    redispatch(w, result.job, "failed", "RESULT_UNREADABLE")
 
 
 def _check_result(result: NodeResult) -> None:

@@ -625,6 +625,19 @@ class Machine(RuleBasedStateMachine):
         feature = features[which % len(features)] if features else "nothing"
         self.say(which, status="failed", code="MODEL_NOT_AVAILABLE", feature=feature)
 
+    @precondition(lambda self: self.attempt(0, is_live=True))
+    @rule(which=st.integers(0, 40), count=st.integers(1, 4))
+    def report_text_that_cannot_be_read(self, which: int, count: int) -> None:
+        """One node, several times: the third suspends it, unless it is the last able one."""
+        target_attempt = self.attempt(which, is_live=True)
+        assert target_attempt is not None
+        node = target_attempt[1]
+        for _ in range(count):
+            live = self.world.nodes[node.partition(".")[2]].live
+            for key, held in sorted(live.items())[:1]:
+                result = NodeResult(job=key, attempt=held.attempt, status="ok", body=b"plain")
+                self.both("record_results", node, held.epoch, [result])
+
     @precondition(lambda self: self.attempt(0, is_live=False))
     @rule(
         which=st.integers(0, 80),

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from eventsched.errors import Refused
 from eventsched.schema.events import (
@@ -29,6 +30,8 @@ from tests.model.world import Process, World, invalid
 
 SIDE_MAX, PAIRS_MAX, SERVICES_MAX, SLOTS_MAX = 64, 1_024, 16, 256
 LEASE_MS_MIN = 15_000
+WHOLE = "*"
+"""The word for a suspension for every job."""
 
 
 def class_id(node: Node, suspended: Sequence[str]) -> str:
@@ -66,8 +69,21 @@ def is_able(node: Node, source: str, target: str, features: Sequence[str]) -> bo
 
 
 def _excludes(node: Node, features: Sequence[str]) -> bool:
-    """Only features are suspended."""
-    return bool(set(features) & set(node.suspended("feature")))
+    """Suspended for one of the features, or for every job."""
+    words = node.suspension_words
+    return WHOLE in words or bool(set(features) & set(words))
+
+
+def others_can_serve(w: World, name: str) -> bool:
+    """Whether others can serve each requirement that the node can serve now."""
+    node = w.nodes[name]
+    usable = [each for each in node.features if each not in node.suspension_words]
+    others = [each for other, each in w.nodes.items() if other != name and each.status == "alive"]
+    return all(
+        any(is_able(other, source, target, usable) for other in others)
+        for source in node.sources
+        for target in node.targets
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,30 +259,38 @@ def finish_drain(w: World, name: str) -> None:
         _gone(w, name)
 
 
-def suspend(w: World, name: str, feature: str) -> None:
-    """Rule 14, suspended nodes: the node is not chosen for this feature for a while."""
+def suspend(
+    w: World,
+    name: str,
+    word: str,
+    reason: Literal["MODEL_NOT_AVAILABLE", "RESULT_UNREADABLE"] = "MODEL_NOT_AVAILABLE",
+) -> None:
+    """Rule 14, suspended nodes: the node is not chosen for this feature, or for any job."""
     node = w.nodes[name]
     until_ms = w.now + w.settings.suspend_ms
     data = NodeSuspended(
         epoch=node.epoch,
-        scope="feature",
-        subject=feature,
-        reason="MODEL_NOT_AVAILABLE",
+        scope="node" if word == WHOLE else "feature",
+        subject="" if word == WHOLE else word,
+        reason=reason,
         until_ms=until_ms,
-        cls=class_id(node, [*_other_suspended(node, feature), feature]),
+        cls=class_id(node, [*_other_suspended(node, word), word]),
     )
     w.emit(data, node=node.node)
-    w.set_timer(until_ms, "suspension", f"{name}|{feature}")
+    w.set_timer(until_ms, "suspension", f"{name}|{word}")
 
 
-def resume(w: World, name: str, feature: str) -> None:
+def resume(w: World, name: str, word: str) -> None:
     node = w.nodes[name]
-    cls = class_id(node, _other_suspended(node, feature))
     data = NodeResumed(
-        epoch=node.epoch, scope="feature", subject=feature, reason="expired", cls=cls
+        epoch=node.epoch,
+        scope="node" if word == WHOLE else "feature",
+        subject="" if word == WHOLE else word,
+        reason="expired",
+        cls=class_id(node, _other_suspended(node, word)),
     )
     w.emit(data, node=node.node)
 
 
-def _other_suspended(node: Node, feature: str) -> list[str]:
-    return [other for other in node.suspended("feature") if other != feature]
+def _other_suspended(node: Node, word: str) -> list[str]:
+    return [other for other in node.suspension_words if other != word]

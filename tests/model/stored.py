@@ -238,6 +238,9 @@ def _node(w: World, name: str) -> Content:
             "load": process.load,
         }
     }
+    if name in w.unreadable:
+        count, since_ms = w.unreadable[name]
+        content[f"node:{name}"]["unreadable"] = f"{count}|{since_ms}"
     for key, held in node.live.items():
         content.setdefault(f"leases:{name}:{held.epoch}", {})[key] = held.since_ms
     return content

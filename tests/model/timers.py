@@ -202,10 +202,10 @@ def _drain(w: World, name: str) -> None:
 
 
 def _suspension(w: World, of: str) -> None:
-    name, _, feature = of.partition("|")
+    name, _, word = of.partition("|")
     node = w.nodes.get(name)
-    if node is not None and node.status != "gone" and feature in node.suspended("feature"):
-        nodes.resume(w, name, feature)
+    if node is not None and node.status != "gone" and word in node.suspension_words:
+        nodes.resume(w, name, word)
         queue.fill(w, name, "")
 
 

@@ -176,6 +176,8 @@ class World:
         ]
         self.session_states: dict[str, SessionState] = {}
         self.processes: dict[str, Process] = {}
+        self.unreadable: dict[str, tuple[int, int]] = {}
+        """Node -> its unreadable results in a row of time, and when the first came."""
         self.cores: dict[str, Core] = {}
         self.held: dict[str, dict[tuple[str, int], Ending]] = {}
         self.timers: dict[str, int] = {}

@@ -212,6 +212,15 @@ async def test_rule_14_a_class_that_a_suspension_creates_watches_its_requirement
 PLAIN = b"plain text, not MessagePack"
 
 
+async def busy(store: TimedStore, name: str, **given: Any) -> NodeGrant:
+    """A node with one slot, which a job holds."""
+    node = await store.join(name, slots=1, **given)
+    await speak(store, f"of-{name}")
+    await store.dispatch()
+    assert len(await assigned(store, node)) == 1
+    return node
+
+
 async def unreadable(store: TimedStore, node: NodeGrant, count: int) -> None:
     """The node reports so many results that cannot be read, each for its newest assignment."""
     for _ in range(count):
@@ -242,6 +251,7 @@ async def test_rule_14_an_unreadable_result_is_a_failed_attempt_and_the_job_goes
 async def test_rule_14_the_third_unreadable_result_suspends_the_node_for_every_job(
     store: TimedStore,
 ) -> None:
+    await busy(store, "n2")
     node = await store.join(slots=1)
     await store.configure_cell({"queue_timeout_ms": 100_000}, overwrite=True)
     await speak(store, "s1")
@@ -291,4 +301,91 @@ async def test_rule_14_unreadable_results_that_are_far_apart_suspend_nobody(
             await store.heartbeat_node(node.node, node.epoch, load=0, attempts=[])
             await store.timers()
     assert await logged(store, "NodeSuspended") == []
+    await check(store)
+
+
+async def test_rule_14_the_last_node_that_can_serve_a_requirement_is_not_suspended(
+    store: TimedStore,
+) -> None:
+    """As soon as another node can serve it, the next unreadable result suspends the node."""
+    node = await store.join("n1", slots=1)
+    await speak(store, "s1")
+    await store.dispatch()
+    await unreadable(store, node, 4)
+    failed = await last(store, "JobFailed")
+    assert (failed.code, failed.attempt) == ("RESULT_UNREADABLE", 4)
+    assert await logged(store, "NodeSuspended") == []
+    await check(store)
+    await speak(store, "s2")
+    await store.dispatch()
+    await store.join("n2", slots=1)
+    await unreadable(store, node, 1)
+    assert (await last(store, "NodeSuspended")).scope == "node"
+    await check(store)
+
+
+@pytest.mark.parametrize(
+    ("other", "is_suspended"),
+    [
+        ({}, True),
+        ({"features": ["tts", "vad"]}, True),
+        ({"features": ["vad"]}, False),
+        ({"targets": ["es"]}, False),
+        ({"sources": ["en"]}, False),
+    ],
+)
+async def test_rule_14_another_node_must_serve_each_requirement_of_a_suspended_one(
+    store: TimedStore, other: dict[str, Any], is_suspended: bool
+) -> None:
+    abilities: dict[str, Any] = {
+        "sources": ["de", "en"], "targets": ["es", "fr"], "features": ["tts"],
+    }  # fmt: skip
+    node = await store.join("n1", slots=4, **abilities)
+    await speak(store, "s1", count=3)
+    await store.dispatch()
+    await store.join("n2", slots=1, **abilities | other)
+    for message in await assigned(store, node):
+        assert await reply(store, node, message["j"], body=PLAIN) == "ok"
+    assert bool(await logged(store, "NodeSuspended")) == is_suspended
+    await check(store)
+
+
+async def test_rule_14_a_node_that_drains_or_is_suspended_serves_no_requirement(
+    store: TimedStore,
+) -> None:
+    node = await store.join("n1", slots=8)
+    await speak(store, "s1", count=5)
+    await store.dispatch()
+    draining, suspended = await busy(store, "n2"), await busy(store, "n3")
+    await store.drain_node(draining.node, draining.epoch, within_ms=60_000)
+    first, second, *others = await assigned(store, node)
+    for message in others:
+        await reply(store, node, message["j"], body=PLAIN)
+    (event,) = await logged(store, "NodeSuspended")
+    assert event.node == node.node, "n3 can serve"
+    await check(store)
+    await unreadable(store, suspended, 3)
+    assert len(await logged(store, "NodeSuspended")) == 1, "n2 drains, n1 is suspended"
+    del first, second
+    await check(store)
+
+
+async def test_rule_14_a_feature_for_which_the_node_is_suspended_needs_no_other_node(
+    store: TimedStore,
+) -> None:
+    node = await store.join("n1", slots=8, features=["tts"])
+    await speak(store, "s1", **TTS)
+    await speak(store, "s2", count=3)
+    await store.dispatch()
+    await store.join("n2", slots=1)
+    first, *others = await assigned(store, node)
+    for message in others[:2]:
+        await reply(store, node, message["j"], body=PLAIN)
+    await reply(store, node, others[2]["j"], body=PLAIN)
+    assert await logged(store, "NodeSuspended") == [], "only n1 has tts"
+    await reply(store, node, first["j"], **MISSING)
+    message = (await assigned(store, node))[-1]
+    await reply(store, node, message["j"], message["attempt"], body=PLAIN)
+    scopes = [event.data.scope for event in await logged(store, "NodeSuspended")]
+    assert scopes == ["feature", "node"]
     await check(store)

@@ -13,6 +13,7 @@ from eventsched.schema.events import Data
 from tests.fixtures_store import TimedStore
 from tests.scripts.calls import contents
 from tests.scripts.jobs_of import speak
+from tests.scripts.test_suspensions import busy as busy_node
 from tests.scripts.test_suspensions import unreadable
 from tests.verify import test_verify
 from tests.verify.test_verify import (
@@ -90,6 +91,7 @@ async def test_a_forged_event_is_accepted_and_what_follows_is_repaired(
 
 async def test_the_suspension_of_a_whole_node_is_repaired(store: TimedStore) -> None:
     """Its field and its timer are lost: `verify` finds both, and the repair restores both."""
+    await busy_node(store, "n2")
     node = await store.join("n1", slots=1)
     await speak(store, "s1")
     await store.dispatch()

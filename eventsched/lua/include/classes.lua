@@ -227,6 +227,36 @@ function classes.matching(source, target, features)
   return match.usable, match.is_declared
 end
 
+-- Whether the nodes other than this one can serve every requirement that this node can serve now. A
+-- node that drains takes no new job. The requirement with all usable features is the hardest one of
+-- each language pair. Bound: the 1,024 language pairs of a node, the classes of each.
+function classes.others_can_serve(node)
+  local suspended, usable, by_class = strings.set_of(node.suspended), {}, {}
+  for _, feature in ipairs(strings.split(node.features)) do
+    if not suspended[feature] then usable[#usable + 1] = feature end
+  end
+  local function can_serve(id)
+    if by_class[id] == nil then
+      local class = definitions.read_through(id)
+      local is_this = id == node.class and node.status == 'alive'
+      by_class[id] = class.total - class.draining > (is_this and 1 or 0)
+        and contains_all(class.features, usable) and not is_suspended(class, usable)
+    end
+    return by_class[id]
+  end
+  local targets = strings.split(node.targets)
+  for _, source in ipairs(strings.split(node.sources)) do
+    for _, target in ipairs(targets) do
+      local has_other = false
+      for _, id in ipairs(ids_of_pair.read_through(source .. ':' .. target)) do
+        has_other = has_other or can_serve(id)
+      end
+      if not has_other then return false end
+    end
+  end
+  return true
+end
+
 -- A node joins. `declared` has its sources, targets, features and suspended features as joined
 -- text. A new class is added to each of its language pairs (at most 1,024) and watches the
 -- requirements that it serves.
