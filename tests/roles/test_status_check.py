@@ -18,6 +18,7 @@ from eventsched.store.role_commands import RolePresence
 from tests.failures.programs import ask, programs
 from tests.fixtures_store import TimedStore
 from tests.scripts.jobs_of import assigned, reply, speak
+from tests.scripts.test_suspensions import busy, unreadable
 from tests.systems import until
 
 ALL = [
@@ -72,6 +73,18 @@ async def test_a_suspended_node_and_a_late_consumer_need_a_person(
         "core is 10.00 s late",
         f"suspended for tts: {node.node}",
     ]
+
+
+async def test_a_node_that_is_suspended_for_every_job_needs_a_person(
+    store: TimedStore, redis: Client
+) -> None:
+    await busy(store, "n2")
+    node = await store.join("n1", slots=1)
+    await speak(store, "s1")
+    await store.dispatch()
+    await unreadable(store, node, 3)
+    await store.renew_presence("p1", 0, ALL)
+    assert f"suspended for every job: {node.node}" in await problems(store, redis)
 
 
 async def test_jobs_that_no_node_serves_need_a_person(store: TimedStore, redis: Client) -> None:
