@@ -44,7 +44,6 @@ from eventsched.store.transport import Entry, entries_of
 
 RETRY_S = 0.25
 IDLE_S = 0.2
-DISK_S = 5
 READ_MAX = 500
 """Entries of one read. Their processing blocks the event loop."""
 AUDIO_BYTES_MAX = 64 * 1024 * 1024
@@ -54,7 +53,7 @@ ENTRY_BYTES_MAX = 256 * 1024 * 1024
 reader decompresses (pages.py)."""
 AUDIO_READ_MAX = 128
 
-State: TypeAlias = Literal["buffered", "sealed", "idle", "standby", "lease_lost", "unable"]
+State: TypeAlias = Literal["buffered", "sealed", "idle", "standby", "lease_lost"]
 log = structlog.get_logger("eventsched.archiver")
 
 
@@ -232,18 +231,24 @@ class Archiver:
     # --- the role ---------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Archive until cancelled, then release the lease for a standby."""
+        """Archive until cancelled, then release the lease for a standby.
+
+        Raises:
+            ArchiveError: The folder cannot be the archive of this cell, or cannot be written,
+                because the disk is full for example. Nothing is lost: `Supervisor` starts the role
+                again, and its presence is failing until then.
+        """
         transport = self._store.transport
         backoff = Backoff(transport, log, role="archiver", cell=self._store.cell)
-        pauses = {"idle": IDLE_S, "standby": RETRY_S, "lease_lost": RETRY_S, "unable": DISK_S}
+        pauses = {"idle": IDLE_S, "standby": RETRY_S, "lease_lost": RETRY_S}
         try:
             while True:
                 async with backoff.attempt():
                     try:
                         result = await self.step()
-                    except OSError as error:  # the disk is full or unavailable: nothing is lost
-                        self._log.error("cannot write", error=str(error))
-                        result = StepResult("unable")
+                    except OSError as error:
+                        what = f"cannot write to {self._folder.path}: {error.strerror or error}"
+                        raise ArchiveError(what) from error
                     await transport.sleep(pauses.get(result.state, 0))
         finally:
             with anyio.move_on_after(1, shield=True), suppress(ServerUnavailable):
