@@ -79,6 +79,7 @@ class SetAsideNote(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     head: str
     """Root of the tree over all segments up to the last of these."""
     why: str
+    """Empty if the folder has no note, likewise `by`."""
     by: str
 
     @classmethod
@@ -183,17 +184,23 @@ class CellFolder:
         return self.path / SET_ASIDE / file_stem(note.first, note.last)
 
     def set_aside_folders(self) -> list[Path]:
-        """The folders of segments that are set aside, those with a note only.
+        """The folders of segments that are set aside.
 
+        One without a note (`has_note`) is left by a move that was interrupted, or its note is lost.
         Raises ArchiveError if a folder is a link, which may lead out of the archive.
         """
         path = self.path / SET_ASIDE
         names = sorted(os.listdir(path)) if path.is_dir() else []
-        folders = [path / name for name in names if os.path.lexists(path / name / NOTE)]
+        folders = [path / name for name in names]
         for folder in [path, *folders]:
             if folder.is_symlink():
                 raise ArchiveError(f"{folder} is a link")
         return folders
+
+    @staticmethod
+    def has_note(path: Path) -> bool:
+        """Whether a folder of segments that are set aside has its note, which is written last."""
+        return os.path.lexists(path / NOTE)
 
     def set_aside_note(self, path: Path) -> SetAsideNote:
         """The note in a folder of segments that are set aside. Raises ArchiveError."""

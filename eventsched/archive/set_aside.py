@@ -125,7 +125,8 @@ class SetAside:
             raise ArchiveError(f"another process writes to {self._folder.path}: stop it first")
         try:
             for path in self._folder.set_aside_folders():
-                _remove_moved(self._folder, path)
+                if self._folder.has_note(path):
+                    _remove_moved(self._folder, path)
             tail = await self.lost_tail()
             if not tail:
                 return None

@@ -79,7 +79,8 @@ class AuditReport(msgspec.Struct, kw_only=True):
     checkpoints: int = 0
     problems: list[Problem] = []
     set_aside: list[SetAsideNote] = []
-    """Segments that an operator has set aside, because the log had lost them."""
+    """Segments that an operator has set aside, because the log had lost them; also those in a
+    folder without a note, whose reason is unknown."""
 
 
 class Verifier:
@@ -195,18 +196,28 @@ class Verifier:
             return
         for path in paths:
             folder = CellFolder(path, cell.cell)
+            if not path.is_dir():
+                yield Problem(self._name(folder), "is not part of the archive")
+                continue
             try:
-                tail, note = folder.listed_records(), cell.set_aside_note(path)
+                tail = folder.listed_records()
+                note = cell.set_aside_note(path) if cell.has_note(path) else None
             except ArchiveError as error:
                 yield Problem(self._name(folder), str(error))
                 continue
-            self.report.set_aside.append(note)
-            if not tail or note != self._note_of(tail, note) or cell.path_of(note) != path:
+            unlisted = _unlisted(folder, tail)
+            if note is None:
+                unlisted -= _linked(cell, folder)
+            elif not tail or note != self._note_of(tail, note) or cell.path_of(note) != path:
                 yield Problem(
                     f"{self._name(folder)}/{NOTE}", "does not describe the segments there"
                 )
-            for name in sorted(_unlisted(folder, tail)):
+            for name in sorted(unlisted):
                 yield Problem(f"{self._name(folder)}/{name}", "is named by no segment")
+            if note is None and tail:
+                note = SetAsideNote.of(tail, key=self.report.key, why="", by="")
+            if note is not None:
+                self.report.set_aside.append(note)
             if tail:
                 tails.append((folder, tail))
         self._tails += tails
@@ -344,6 +355,12 @@ class Verifier:
 def _unlisted(cell: CellFolder, records: Sequence[Record]) -> set[str]:
     named = {file.name for record in records for file in record.files}
     return set(cell.names()) - named - set(cell.record_names())
+
+
+def _linked(cell: CellFolder, folder: CellFolder) -> set[str]:
+    """The files of a move that was interrupted: the folder of the cell has them too."""
+    names = set(cell.names()) & set(folder.names())
+    return {name for name in names if (cell.path / name).samefile(folder.path / name)}
 
 
 def _continues(records: Sequence[Record], first: Record) -> bool:

@@ -108,9 +108,12 @@ def _show(report: Any) -> None:
     from eventsched.formatting import plural
 
     for note in report.set_aside:
+        reason = f"which the log had lost; by {note.by}: {note.why}"
+        if not note.why:
+            reason = "for an unknown reason: their folder has no note.json"
         print_line(
             f"SET ASIDE  {note.cell}: {plural(note.segments, 'segment')}, {note.first} to "
-            f"{note.last}, which the log had lost; by {note.by}: {note.why}"
+            f"{note.last}, {reason}"
         )
     for problem in report.problems[:SHOWN_MAX]:
         print_line(f"CHANGED  {problem}")

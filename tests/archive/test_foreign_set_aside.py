@@ -32,6 +32,7 @@ from eventsched.errors import ArchiveError
 from tests.archive.archives import Archived
 from tests.archive.sealed import CELL, seal_entries, seal_more, set_aside
 from tests.archive.test_foreign_archive import READERS, moved_behind_a_link
+from tests.failures.programs import ask
 
 
 @pytest.fixture
@@ -170,6 +171,35 @@ def test_a_note_describes_its_segments(path: Path, changes: dict[str, Any]) -> N
     note = msgspec.json.decode(file.read_bytes(), type=SetAsideNote)
     file.write_bytes(encode(replace(note, **changes)) + b"\n")
     assert problems(path)[0].endswith(f"{NOTE}: does not describe the segments there")
+
+
+def test_a_folder_without_its_note_is_listed_and_verified(path: Path) -> None:
+    """The reason is unknown. The segments follow from those before them, or a problem says so."""
+    (folder_of(path) / NOTE).unlink()
+    report = Verifier(path).run()
+    assert report.problems == []
+    (note,) = report.set_aside
+    assert (note.first_segment, note.segments, note.entries) == (1, 2, 5)
+    assert (note.why, note.by) == ("", "")
+    done = ask("", "audit", "verify", str(path))
+    assert done.returncode == 0
+    assert "2 segments" in done.stdout.splitlines()[0]
+    assert done.stdout.splitlines()[0].endswith("unknown reason: their folder has no note.json")
+    rewrite(path, lambda record: replace(record, head=replace(record.head, root="0" * 64)))
+    assert problems(path)[0].endswith("segment 1: does not follow from the segments up to it")
+
+
+def test_what_is_no_folder_of_segments_is_found(path: Path) -> None:
+    (path / CELL / SET_ASIDE / "x").write_bytes(b"")
+    assert problems(path) == [f"{CELL}/{SET_ASIDE}/x: is not part of the archive"]
+
+
+def test_files_without_note_and_record_are_found(path: Path) -> None:
+    for file in folder_of(path).glob("*.json"):
+        file.unlink()
+    found = problems(path)
+    assert found
+    assert all(problem.endswith("is named by no segment") for problem in found)
 
 
 def test_a_copy_of_a_folder_under_another_name_is_found(path: Path) -> None:

@@ -156,6 +156,9 @@ async def test_an_interrupted_move_is_completed_and_recorded_once(
             patch.setattr(os, "link", interrupted(os.link, step))
             with pytest.raises(KeyboardInterrupt):
                 await action(archived).run(**WHY)
+        report = audit(archived).report
+        assert report.problems == [], "an interrupted move is no change"
+        assert {each.why for each in report.set_aside} <= {""}
     for _ in range(files - 1):
         with monkeypatch.context() as patch:
             patch.setattr(Path, "unlink", interrupted(Path.unlink, 1))
