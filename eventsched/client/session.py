@@ -78,6 +78,8 @@ class Session:
         self.sample_rate = sample_rate
         self.quiet_s = 0
         self.is_detached = False
+        self._is_left = False
+        """The block has ended, and the session is detached: nothing more is received here."""
         self._channel = channel
         self._keys = keys
         self._cipher = cipher
@@ -315,10 +317,10 @@ class Session:
 
         Returns:
             An asynchronous iterator of Result, NoSpeech, Failed, Missing, Truncated and, if asked
-            for, Partial. It ends with the session and waits for a server that is away. A text that
-            cannot be decrypted or read does not end it: see Result. Once another producer has
-            resumed the session, it raises SessionSuperseded; once the records of the session are
-            deleted, SessionUnknown.
+            for, Partial. It ends with the session, or with the block of a session that is detached,
+            and waits for a server that is away. A text that cannot be decrypted or read does not
+            end it: see Result. Once another producer has resumed the session, it raises
+            SessionSuperseded; once the records of the session are deleted, SessionUnknown.
 
         Raises:
             InvalidMessage: `after` is not the id of an outcome.
@@ -371,7 +373,10 @@ class Session:
         if self._subscription is not None:
             self._channel.listener.remove(self._subscription)
         self._subscription = Subscription(self.id, after)
-        self._channel.listener.add(self._subscription)
+        if self._is_left:
+            self._subscription.end()
+        else:
+            self._channel.listener.add(self._subscription)
         return self._subscription
 
     # --- playback ---------------------------------------------------------------------------
@@ -432,7 +437,8 @@ class Session:
 
         That process needs `id` and `resume_secret`.
 
-        An open session without a producer is closed after the setting `idle_ms`.
+        An open session without a producer is closed after the setting `idle_ms`. The results end
+        with the block: the producer that resumes the session receives those that were not handled.
         """
         self.is_detached = True
 
@@ -469,8 +475,10 @@ class Session:
     def _release(self) -> None:
         """Stop listening and sending keepalives. `Client` calls it when the block ends."""
         self._channel.unregister(self)
+        self._is_left = self.is_detached
         if self._subscription is not None:
             self._channel.listener.remove(self._subscription)
+            self._subscription.end()
 
 
 class Results:

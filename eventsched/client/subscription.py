@@ -139,6 +139,11 @@ class Subscription:
         self.refusal = refused
         self._arrived.set()
 
+    def end(self) -> None:
+        """Nothing more is read for the subscription: it ends after the entries that it has."""
+        self.closed.set()
+        self._arrived.set()
+
     def pop(self) -> OutboxEntry | None:
         """Take the oldest entry, if there is one."""
         if not self._entries:

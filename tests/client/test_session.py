@@ -674,6 +674,44 @@ async def test_rule_7_of_two_owners_in_one_process_the_higher_epoch_stays(
         assert not channel.unregister(first)
 
 
+async def test_the_results_of_a_detached_session_end_with_its_block(
+    client: Client, store: TimedStore
+) -> None:
+    async with anyio.create_task_group() as tasks:
+        async with opened(client) as session:
+            await session.append(CHUNK, end_of_utterance=True)
+            await served(store, session, 1)
+            results = session.results()
+            assert (await next_result(results)).utterance == 0
+            ended = anyio.Event()
+
+            async def listen() -> None:
+                async for _ in results:
+                    raise AssertionError("there is one outcome")
+                ended.set()
+
+            tasks.start_soon(listen)
+            await anyio.lowlevel.checkpoint()
+            session.detach()
+        with anyio.fail_after(5):
+            await ended.wait()
+    with anyio.fail_after(5):
+        assert [each async for each in session.results()] == []
+        assert [each async for each in session.results(after="0-0")] == []
+    async with client.resume(session.id, session.resume_secret) as resumed:
+        with anyio.fail_after(5):
+            assert (await next_result(resumed.results(after="0-0"))).utterance == 0
+
+
+async def test_the_results_of_a_session_that_was_detached_without_listening_end(
+    client: Client,
+) -> None:
+    async with opened(client) as session:
+        session.detach()
+    with anyio.fail_after(5):
+        assert [each async for each in session.results()] == []
+
+
 async def served_all(store: TimedStore) -> None:
     node = await store.join(slots=3)
     await store.dispatch()
