@@ -28,7 +28,7 @@ from eventsched.archive.codec import encode_entry
 from eventsched.archive.commands import LEASE_MS, ArchiveCommands, ArchiveState
 from eventsched.archive.layout import LOCK, CellFolder
 from eventsched.archive.manifest import Record
-from eventsched.archive.sealer import Finalized, Sealer
+from eventsched.archive.sealer import Finalized, OpenSegment, Sealer
 from eventsched.archive.segment import Utterance
 from eventsched.archive.set_aside import is_in_log
 from eventsched.archive.signing import SigningKey, fingerprint
@@ -47,9 +47,9 @@ IDLE_S = 0.2
 READ_MAX = 500
 """Entries of one read. Their processing blocks the event loop."""
 AUDIO_BYTES_MAX = 64 * 1024 * 1024
-"""A segment ends with the read that exceeds this amount of audio."""
+"""A segment that stores audio ends with the utterance with which it reaches this amount."""
 ENTRY_BYTES_MAX = 256 * 1024 * 1024
-"""A segment ends with the read that exceeds this amount of entries: far below the limit of what a
+"""A segment ends with the entry with which it reaches this amount: far below the limit of what a
 reader decompresses (pages.py)."""
 AUDIO_READ_MAX = 128
 
@@ -203,11 +203,12 @@ class Archiver:
             return StepResult("idle")
         end_ms = _window_end(first, state.window_ms)
         in_window = _before(entries, end_ms)
-        for finalized in sealer.add(in_window):
+        is_full = partial(_is_full, entries_max=state.entries_max, audio=self._audio)
+        for finalized in sealer.add(in_window, is_full):
             if self._audio:
                 await self._add_audio(sealer, finalized)
         is_over = state.now_ms >= end_ms or now
-        if not _is_full(sealer, state.entries_max) and not (is_over and len(in_window) < count):
+        if not is_full(sealer.open_segment) and not (is_over and len(in_window) < count):
             return StepResult("buffered" if len(in_window) == count else "idle")
         start = sealer.sealed_to
         record = await threads.in_thread(sealer.seal)
@@ -226,7 +227,7 @@ class Archiver:
         )
         chunks = [encode_entry(entry) for entry in entries_of(reply)]
         if len(chunks) == data.count:
-            sealer.add_audio(Utterance(event.id, event.session, data.utterance, chunks), data)
+            sealer.add_audio(Utterance(event.id, event.session, data.utterance, chunks))
 
     # --- the role ---------------------------------------------------------------------------
 
@@ -273,10 +274,9 @@ def _before(entries: list[Entry], end_ms: int) -> list[Entry]:
     return [entry for entry in entries if ms_of(entry[0]) < end_ms]
 
 
-def _is_full(sealer: Sealer, entries_max: int) -> bool:
-    segment = sealer.open_segment
+def _is_full(segment: OpenSegment, *, entries_max: int, audio: bool) -> bool:
     return (
         len(segment) >= entries_max
-        or segment.audio_bytes >= AUDIO_BYTES_MAX
+        or (audio and segment.audio_bytes >= AUDIO_BYTES_MAX)
         or segment.rows.bytes >= ENTRY_BYTES_MAX
     )

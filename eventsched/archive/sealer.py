@@ -8,7 +8,7 @@ Read next: archiver.py (the caller), manifest.py, segment.py.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from typing import TypeAlias
 
@@ -44,6 +44,7 @@ class OpenSegment:
         self.indexes: dict[str, list[int]] = {}
         self.utterances: list[Utterance] = []
         self.audio_bytes = 0
+        """Of the utterances that its entries finalize, stored or not."""
         self.audio_to: dict[str, str] = {}
         """Session, by its name in the cell -> last chunk of its last utterance in the segment."""
 
@@ -84,37 +85,37 @@ class Sealer:
         """Id of the last sealed or buffered entry."""
         return self.open_segment.last or self.sealed_to
 
-    def add(self, entries: Sequence[Entry]) -> list[Finalized]:
+    def add(
+        self, entries: Sequence[Entry], is_full: Callable[[OpenSegment], bool] = lambda _: False
+    ) -> list[Finalized]:
         """Buffer entries, in the order of the log; return the utterances that they finalize.
+
+        The entry with which the open segment `is_full` is the last one that is buffered: so the end
+        of a segment does not depend on how many entries a call adds.
 
         Raises ArchiveError if the entries are in another order.
         """
-        if not entries:
-            return []
-        segment, row = self.open_segment, len(self.open_segment)
-        self._last = segment.rows.add(entries, self._last)
-        segment.first = segment.first or entries[0][0]
-        segment.last = entries[-1][0]
+        segment = self.open_segment
         finalized: list[Finalized] = []
-        for row_no, entry in enumerate(entries, row):
-            event = decode_event(entry)
+        for entry in entries:
+            event, row_no = decode_event(entry), len(segment)
+            self._last = segment.rows.add([entry], self._last)
+            segment.first, segment.last = segment.first or entry[0], entry[0]
             for session in sessions_of(event, self._set):
                 segment.indexes.setdefault(session, []).append(row_no)
-            if not isinstance(event, Event):
-                continue
-            self._fold.add(event)
-            if isinstance(event.data, UtteranceFinalized):
-                finalized.append((event, event.data))
-                segment.audio_to[name_of(event.session)] = event.data.last
+            if isinstance(event, Event):
+                self._fold.add(event)
+                if isinstance(event.data, UtteranceFinalized):
+                    finalized.append((event, event.data))
+                    segment.audio_bytes += event.data.bytes
+                    segment.audio_to[name_of(event.session)] = event.data.last
+            if is_full(segment):
+                break
         return finalized
 
-    def add_audio(self, utterance: Utterance, data: UtteranceFinalized) -> None:
-        """Add the chunks of `utterance` to the open segment.
-
-        `data` is its event, which `add` has already buffered.
-        """
+    def add_audio(self, utterance: Utterance) -> None:
+        """Add the chunks of an utterance, whose event `add` has buffered, to the open segment."""
         self.open_segment.utterances.append(utterance)
-        self.open_segment.audio_bytes += data.bytes
 
     def seal(self) -> Record:
         """Write the buffered entries as a segment. It is on disk when this returns."""

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -197,6 +198,40 @@ async def test_a_segment_ends_at_an_amount_of_entries_that_readers_accept(
     assert len(records) > 2
     assert all(4 <= record.events <= 16 for record in records[:-1])
     assert problems(archived) == []
+
+
+@pytest.mark.parametrize("audio", [False, True])
+async def test_segments_do_not_depend_on_how_many_entries_are_read_at_once(
+    archived: Archived, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, audio: bool
+) -> None:
+    """Archives of the same log, read in batches of other sizes, are the same files."""
+    limit = "AUDIO_BYTES_MAX" if audio else "ENTRY_BYTES_MAX"
+    monkeypatch.setattr(f"eventsched.archive.archiver.{limit}", 14_000 if audio else 2_500)
+    await archived.set(archive_entries_max=30)
+    await archived.talk("s1", 12)
+    key, log = archived.store.keys.archive, archived.store.keys.log
+    archives = []
+    for seed in range(8):
+        rng = Random(seed)
+        path = tmp_path / str(seed)
+        shutil.copytree(archived.path, path)
+        archiver = archived.archiver(path=path, audio=audio)
+        for _ in range(200):
+            for name in ("READ_MAX", "AUDIO_READ_MAX"):
+                size = 1_000 if not seed else rng.choice([1, 2, 3, 7, 20])
+                monkeypatch.setattr(f"eventsched.archive.archiver.{name}", size)
+            if (await archiver.step(now=True)).state == "idle":
+                break
+        await archiver.release()
+        assert Verifier(path, projection_set=None).run().problems == []
+        archives.append(sums(path))
+        await archived.store.transport.command("DEL", key, key=key)
+        await archived.store.transport.command("XGROUP", "DESTROY", log, "archive", key=log)
+    segments = len(ArchiveFolder.open(tmp_path / "0").cell(archived.store.cell).records())
+    assert segments > 2, "the limit of bytes ends segments"
+    assert segments > len(await archived.log()) / 30 + 1
+    for each in archives[1:]:
+        assert each == archives[0]
 
 
 # --- two archivers -----------------------------------------------------------------------------
