@@ -20,6 +20,7 @@ import structlog
 from eventsched.errors import Refused
 from eventsched.schema.ids import START, id_before
 from eventsched.schema.keys import name_of
+from eventsched.schema.nesting import check_json
 from eventsched.store.cell import Store
 from eventsched.store.replies import fields_of
 from eventsched.store.retry import Backoff
@@ -58,7 +59,7 @@ def parse(entry: Entry) -> OutboxEntry:
         entry_id,
         int(fields[b"i"].partition(b":")[0]),
         fields[b"t"].decode(),  # type: ignore[arg-type]
-        msgspec.json.decode(fields[b"d"], type=dict[str, Any]),
+        msgspec.json.decode(check_json(fields[b"d"]), type=dict[str, Any]),
         fields[b"b"],
         fields[b"a"],
     )

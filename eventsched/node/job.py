@@ -23,6 +23,7 @@ from eventsched.errors import DecryptionError, KeyMissing, KeyStoreError, Missin
 from eventsched.schema import codec
 from eventsched.schema.events import AudioChunkAppended, ContextText, Event, Text
 from eventsched.schema.keys import name_of
+from eventsched.schema.nesting import check_msgpack
 from eventsched.schema.validation import check_code
 from eventsched.store.cell import Store
 from eventsched.store.retry import Backoff
@@ -396,7 +397,7 @@ def context_of(
     In an encrypted session a part that is not encrypted is left out as well.
     """
     texts: list[tuple[str, str | None]] = []
-    for part in _CONTEXT.decode(body) if body else ():
+    for part in _CONTEXT.decode(check_msgpack(body)) if body else ():
         if not part.encrypted and cipher is None:
             texts.append((part.source_text, part.text))
         elif not part.encrypted and cipher is not None:

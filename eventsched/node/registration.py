@@ -36,6 +36,7 @@ from eventsched.node.heartbeat import AttemptId, sending_heartbeats
 from eventsched.node.job import Assignment, Job, prepare
 from eventsched.node.task_guard import in_handler
 from eventsched.schema.keys import name_of
+from eventsched.schema.nesting import check_json
 from eventsched.store.batcher import Batcher
 from eventsched.store.cell import Store
 from eventsched.store.node_commands import NodeGrant, NodeResult
@@ -178,7 +179,7 @@ class Registration:
             self._cancel(key, cancel["attempt"], cancel["reason"])
             return
         try:
-            assignment = _ASSIGNMENT.decode(fields[b"d"])
+            assignment = _ASSIGNMENT.decode(check_json(fields[b"d"]))
             job = Job(key, assignment, fields[b"b"], self)
         except msgspec.DecodeError as error:  # the lease expires, and the node continues
             log.error("assignment not understood", job=key, error=str(error))

@@ -2,8 +2,8 @@
 
 Owns: the encoding of the nine fields and of the texts in bodies. An entry of an unknown type or
 version raises UndecodableEvent, so that readers skip and count it; a body that is not a text raises
-UnreadableText.
-Never does: I/O. Read next: events.py, upcasting.py.
+UnreadableText. So does a value that is nested beyond 32 levels.
+Never does: I/O. Read next: events.py, upcasting.py, nesting.py.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, get_args
 import msgspec
 
 from eventsched.schema import events
+from eventsched.schema.nesting import check_json, check_msgpack
 from eventsched.schema.upcasting import upcast
 
 _DECODERS: dict[bytes, tuple[str, Callable[[bytes], Any]]] = {
@@ -58,6 +59,7 @@ def decode(entry_id: bytes | str, fields: Sequence[bytes]) -> events.Event:
         raise _undecodable(id_, f"unknown type {kind.decode(errors='replace')}", session)
     name, decode_data = decoder
     try:
+        check_json(data)
         if version != _CURRENT_VERSION:
             data = upcast(name, int(version), data)
         return events.Event(
@@ -99,7 +101,7 @@ def encode(event: events.Event) -> dict[str, bytes]:
 def decode_text(body: bytes) -> events.Text:
     """Return the text of a result; an empty body is an empty text. Raises UnreadableText."""
     try:
-        return _TEXT.decode(body) if body else events.Text()
+        return _TEXT.decode(check_msgpack(body)) if body else events.Text()
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise UnreadableText(str(error)) from error
 

@@ -26,6 +26,7 @@ from tests.server_kinds import Server
 from tests.session_buffer import buffer_of, forget_chunks
 from tests.systems import SECOND, WITHIN_S, client_of, until
 
+DEEP, DEEPER = (b"\x81\xa1x" + b"\x91" * levels + b"\xc0" for levels in (32, 2_000))
 CHUNK = SECOND[:3_200]
 
 
@@ -484,7 +485,9 @@ async def test_results_after_a_place_go_on_behind_it(client: Client, store: Time
 
 
 @pytest.mark.parametrize(
-    "body", [b"\x81", b"\xde\x00", b"\x81\xa4text\xa2\xff\xff", b"\x81\xa4text\x05"]
+    "body",
+    [b"\x81", b"\xde\x00", b"\x81\xa4text\xa2\xff\xff", b"\x81\xa4text\x05", DEEP, DEEPER],
+    ids=["cut", "no map", "no UTF-8", "no text", "33 levels", "2,000 levels"],
 )
 async def test_a_text_that_is_none_is_named_and_the_others_are_heard(
     client: Client, store: TimedStore, body: bytes

@@ -562,12 +562,17 @@ class Reading(Sessions):
         return super().apply(view, event)
 
 
-async def test_a_text_that_no_decoder_reads_is_a_dead_letter_at_once(store: TimedStore) -> None:
-    """The first byte is that of a map, so the script accepts it; the map is not complete."""
+@pytest.mark.parametrize(
+    "body", [b"\x81", b"\x81\xa1x" + b"\x91" * 2_000 + b"\xc0"], ids=["cut", "2,000 levels"]
+)
+async def test_a_text_that_no_decoder_reads_is_a_dead_letter_at_once(
+    store: TimedStore, body: bytes
+) -> None:
+    """The first byte is that of a map, so the script accepts it."""
     node = await store.join()
     await store.say(await store.open(), 0, end_of_utterance=True)
     await store.dispatch()
-    await store.answer(node, (await store.inbox(node))[-1], body=b"\x81")
+    await store.answer(node, (await store.inbox(node))[-1], body=body)
     projector = projector_of(store, of=ProjectionSet("reading", (Reading(),)))
     states = [(await projector.step()).state for _ in range(2)]
     assert states == ["folded", "idle"]
