@@ -144,6 +144,12 @@ local function check(result, attempt)
   if not validate.is_text(result.code, code_max) then
     return 'INVALID_MESSAGE field=code limit=text of up to 64 bytes'
   end
+  if result.retryable ~= '0' and result.retryable ~= '1' then
+    return 'INVALID_MESSAGE field=retryable limit=0 or 1'
+  end
+  if result.feature ~= '' and not validate.is_name(result.feature) then
+    return 'INVALID_MESSAGE field=feature limit=a name or empty'
+  end
   if #result.body > body_max then return 'INVALID_MESSAGE field=body limit=65536 B' end
   if #result.audio > audio_max then return 'INVALID_MESSAGE field=audio limit=512000 B' end
   if #result.audio > 0 and result.status ~= 'ok' then

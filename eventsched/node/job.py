@@ -24,7 +24,7 @@ from eventsched.schema import codec
 from eventsched.schema.events import AudioChunkAppended, ContextText, Event, Text
 from eventsched.schema.keys import name_of
 from eventsched.schema.nesting import check_msgpack
-from eventsched.schema.validation import check_code
+from eventsched.schema.validation import check_code, check_name
 from eventsched.store.cell import Store
 from eventsched.store.retry import Backoff
 
@@ -66,7 +66,7 @@ class JobError(Exception):
     def __init__(self, code: str, *, retryable: bool = False, feature: str = "") -> None:
         self.code = check_code("code", code)
         self.retryable = retryable
-        self.feature = feature
+        self.feature = check_name("feature", feature) if feature else ""
         super().__init__(code)
 
     def __reduce__(self) -> tuple[Any, ...]:
