@@ -50,8 +50,7 @@ end
 -- filled.
 local function record(job, result)
   jobs.set_ended(job, result.status, result.code)
-  local id = call.or_else(function() jobs.restore(job) end, events.ResultRecorded, job, node,
-    epoch, result)
+  local id = call.or_else(jobs.restore, events.ResultRecorded, job, node, epoch, result)
   local freed = nodes.release_slot(job)
   delivery.publish(job.name, job.target, job.delivery_no, ending_of(job, result, id))
   if freed then assign.fill(freed, 'log/' .. id) end
@@ -63,8 +62,7 @@ local function replace(job, result)
   local held = delivery.find_held(job.name, job.target, job.delivery_no)
   if not held or held.kind ~= 'no_speech' or result.status ~= 'ok' then return false end
   jobs.set_ended(job, 'ok', result.code)
-  local id = call.or_else(function() jobs.restore(job) end, events.ResultReplaced, job, node,
-    epoch, result)
+  local id = call.or_else(jobs.restore, events.ResultReplaced, job, node, epoch, result)
   delivery.hold(job.name, job.target, job.delivery_no, ending_of(job, result, id))
   return true
 end

@@ -99,6 +99,18 @@ local function choose(job)
   return choice
 end
 
+-- Write the job and append the event. Returns the id of the event.
+local function start(job, node, cause, choice, deadline, context_at)
+  jobs.set_running(job, node, deadline)
+  affinity.set(job.name, node.name, job.turn)
+  return events.JobDispatched(job, node, cause, choice, deadline, context_at)
+end
+
+local function undo_start(job, node)
+  jobs.restore(job)
+  nodes.release_slot({ node = node.name, epoch = node.epoch, key = job.key })
+end
+
 -- Acquire the slot, write the job, append the event, and add the assignment to the inbox of the
 -- node.
 local function dispatch(job, choice, cause)
@@ -106,14 +118,7 @@ local function dispatch(job, choice, cause)
   local context, context_at = context_of(job)
   local deadline = deadline_of(job.ms)
   nodes.acquire_slot(node, job.key)
-  local id = call.or_else(function()
-    jobs.restore(job)
-    nodes.release_slot({ node = node.name, epoch = node.epoch, key = job.key })
-  end, function()
-    jobs.set_running(job, node, deadline)
-    affinity.set(job.name, node.name, job.turn)
-    return events.JobDispatched(job, node, cause, choice, deadline, context_at)
-  end)
+  local id = call.or_else(undo_start, start, job, node, cause, choice, deadline, context_at)
   write('XADD', node.inbox, clock.entry_id(), 't', 'assign', 'j', job.key, 'c', 'log/' .. id,
     'd', job.head .. job.rest .. ',"attempt":' .. as_text[job.attempt] .. ',"epoch":'
       .. node.epoch_text .. ',"deadline_ms":' .. deadline .. ',"context_at":"' .. context_at

@@ -38,7 +38,7 @@ end
 -- The job ends as failed, and so does its outcome.
 function attempts.fail(job, code, cause)
   jobs.set_ended(job, 'failed', code)
-  call.or_else(function() jobs.restore(job) end, events.JobFailed, job, code, cause)
+  call.or_else(jobs.restore, events.JobFailed, job, code, cause)
   delivery.publish(job.name, job.target, job.delivery_no,
     { kind = 'failed', code = code, job = job.key, cause = cause, tp = job.tp })
 end

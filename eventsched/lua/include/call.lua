@@ -37,12 +37,13 @@ function call.commit()
 end
 
 -- Call `step(...)`, which completes a change that this call has begun to write. If it fails,
--- `on_failure()` takes the beginning back, or sets a timer that completes the change; then the
--- error is raised again. Returns the result of `step`.
-function call.or_else(on_failure, step, ...)
+-- `undo(...)` takes the beginning back, or sets a timer that completes the change; then the error is
+-- raised again. Both functions get the same arguments, so that frequent calls create no closures.
+-- Returns the result of `step`.
+function call.or_else(undo, step, ...)
   local is_done, result = pcall(step, ...)
   if is_done then return result end
-  pcall(on_failure)
+  pcall(undo, ...)
   error(result, 0)
 end
 

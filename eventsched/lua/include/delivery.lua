@@ -300,19 +300,26 @@ function delivery.publish_partial(session, outcome, d, body)
   end
 end
 
+-- Store an outcome again whose event could not be appended. `outcome` has no `first` if the number
+-- had no outcome.
+local function reopen_outcome(full, target, number, outcome)
+  if not outcome.first then return end
+  write('HSET', keys.of('outcomes', keys.name(full)), target .. '/' .. number,
+    outcome.utterance .. '|' .. outcome.first .. '|' .. outcome.to)
+end
+
 -- Deliver the next number of (session, target). `ending` is { kind, code, body, audio, job, cause,
 -- tp, reason }; `speaker` comes from `speaker_of`; `is_held` says whether the ending is held.
 local function deliver(session, target, number, outcome, ending, speaker, is_held)
   local boxes, to, skipped = recipients_of(speaker, outcome)
   local number_text, full, body = as_text[number], keys.full(session), ending.body or ''
-  local field, outcomes = target .. '/' .. number_text, keys.of('outcomes', session)
-  local stored = find_stored(session, field) -- nil for a number without an outcome
-  if stored then write('HDEL', outcomes, field) end
+  if outcome.first then
+    write('HDEL', keys.of('outcomes', session), target .. '/' .. number_text)
+  end
   local append = ending.kind == 'missing' and events.ResultMissing or events.ResultDelivered
-  local id = call.or_else(function()
-    if stored then write('HSET', outcomes, field, stored) end
-  end, append, full, target, number_text, outcome, ending, to, skipped)
-  if stored then count_ended(session, target, number, outcome.utterance) end
+  local id = call.or_else(reopen_outcome, append, full, target, number_text, outcome, ending, to,
+    skipped)
+  if outcome.first then count_ended(session, target, number, outcome.utterance) end
   delivery.ended = delivery.ended + 1
   local d = '{"session":"' .. full .. '","utterance":' .. outcome.utterance .. ',"target":"'
     .. target .. '","delivery_no":' .. number_text .. ',"outcome":"' .. ending.kind .. '"'

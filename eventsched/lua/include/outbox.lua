@@ -38,6 +38,15 @@ function outbox.evict(name)
   cached.evict(name)
 end
 
+local function store_counters(box, _, number_text, total_text, low, ...)
+  write('HSET', keys.of('session', box.name), 'out_no', number_text, 'out_bytes', total_text,
+    'out_low', as_text[low], ...)
+end
+
+local function remove_entry(box, id)
+  write('XDEL', keys.of('outbox', box.name), id)
+end
+
 -- Append one entry; `d` is JSON. More fields of the session, as name and value, may be written
 -- together with the counters.
 function outbox.append(box, kind, d, body, audio, ...)
@@ -58,9 +67,7 @@ function outbox.append(box, kind, d, body, audio, ...)
     write('XTRIM', stream, 'MINID', first_two[2][1])
     low = ends
   end
-  call.or_else(function() write('XDEL', stream, id) end, write, 'HSET',
-    keys.of('session', box.name), 'out_no', number_text, 'out_bytes', total_text,
-    'out_low', as_text[low], ...)
+  call.or_else(remove_entry, store_counters, box, id, number_text, total_text, low, ...)
   box.number, box.total, box.low = box.number + 1, total, low
 end
 

@@ -169,6 +169,20 @@ local function watch(job, requirement)
   end
 end
 
+local function enqueue(job, requirement, reason, cause, tag, deadline)
+  jobs.set_queued(job, tag, deadline)
+  add_to_set(job.priority, requirement, tag, job.member)
+  queue.changes[job.tenant] = (queue.changes[job.tenant] or 0) + 1
+  if not queue.has_waiting(requirement) then watch(job, requirement) end
+  events.JobQueued(job, reason, cause, tag, deadline)
+end
+
+local function undo_enqueue(job)
+  queue.remove(job)
+  jobs.restore(job)
+  queue.cancel_timers(job)
+end
+
 -- Queue the job. The timers that end the wait are set first. If the call fails before the event,
 -- the job is as before.
 function queue.add(job, reason, cause)
@@ -180,17 +194,7 @@ function queue.add(job, reason, cause)
   if job.priority > 0 then
     timers.set(now + math.floor(settings.queue_timeout_ms / 2), 'age', job.key)
   end
-  call.or_else(function()
-    queue.remove(job)
-    jobs.restore(job)
-    queue.cancel_timers(job)
-  end, function()
-    jobs.set_queued(job, tag, deadline)
-    add_to_set(job.priority, requirement, tag, job.member)
-    queue.changes[job.tenant] = (queue.changes[job.tenant] or 0) + 1
-    if not queue.has_waiting(requirement) then watch(job, requirement) end
-    events.JobQueued(job, reason, cause, tag, deadline)
-  end)
+  call.or_else(undo_enqueue, enqueue, job, requirement, reason, cause, tag, deadline)
 end
 
 -- The job has waited for half of its time: it waits at the highest priority from now on (rule 18,
