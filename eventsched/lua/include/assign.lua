@@ -144,9 +144,9 @@ end
 -- left, one `fill` entry in the dispatch queue continues. Returns how many jobs were dispatched.
 function assign.fill(node, cause)
   if not nodes.has_slot(node) then return 0 end
-  local free, filled, heads = node.slots - nodes.lease_count(node), 0, {}
   local requirements = classes.requirements(node.class)
   if #requirements == 0 then return 0 end
+  local free, filled, heads = node.slots - nodes.lease_count(node), 0, {}
   for _, requirement in ipairs(requirements) do
     heads[requirement] = queue.head(requirement)
     -- A call failed after the last job had left the queue: a fill must not look again and again.

@@ -103,15 +103,11 @@ function classes.first_free(class)
 end
 
 -- The state of the class for an event, as JSON (rule 17, evidence).
-local function evidence_of(class)
-  local free = free_nodes.read_through(class.id)
-  if not free.evidence then
-    local list, count = classes.first_free(class)
-    local first = list[1]
-    free.evidence = events.class_seen(class.id, first and first.name, first and first.load, count,
-      class.total - count - class.draining, class.draining)
-  end
-  return free.evidence
+local function new_evidence(class)
+  local list, count = classes.first_free(class)
+  local first = list[1]
+  return events.class_seen(class.id, first and first.name, first and first.load, count,
+    class.total - count - class.draining, class.draining)
 end
 
 -- The evidence of several classes, as the items of a JSON array; empty for none. The text is joined
@@ -119,7 +115,9 @@ end
 function classes.evidence(matching)
   local parts, has_changed = matching.parts, false
   for i = 1, #matching do
-    local part = evidence_of(matching[i])
+    local free = free_nodes.read_through(matching[i].id)
+    local part = free.evidence or new_evidence(matching[i])
+    free.evidence = part
     if parts[i] ~= part then parts[i], has_changed = part, true end
   end
   if has_changed then matching.evidence = table.concat(parts, ',') end

@@ -67,9 +67,11 @@ function dispatch_entry.decode(d)
   return entry
 end
 
--- The id of the first chunk of the utterance.
+-- The id of the first chunk of the utterance. The field is searched as plain text: a pattern would
+-- be tried at each byte before it.
 function dispatch_entry.first_chunk(entry)
-  return string.match(entry.rest, '"first":"([%d-]+)"') or ''
+  local _, at = string.find(entry.rest, 'first":"', 1, true)
+  return at and string.match(entry.rest, '^[%d-]+', at + 1) or ''
 end
 
 -- The line that `decode` reads.

@@ -17,7 +17,8 @@ end
 -- `,"<name>":["…"]` of a list joined by commas, or nothing for an empty list.
 function json.list_field(name, joined)
   if not joined or joined == '' then return '' end
-  return ',"' .. name .. '":["' .. string.gsub(joined, ',', '","') .. '"]'
+  if string.find(joined, ',', 1, true) then joined = string.gsub(joined, ',', '","') end
+  return ',"' .. name .. '":["' .. joined .. '"]'
 end
 
 -- For tables that cjson encodes: nil instead of an empty text, so that the field is omitted.
