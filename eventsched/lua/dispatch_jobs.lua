@@ -54,7 +54,7 @@ for _, entry in ipairs(entries) do
   local id, kind, d = entry[1], entry[2][2], entry[2][4]
   last_id = id
   local is_done, count, count_waiting, count_filled =
-    dead_letters.guard('dispatch', id, kind, d or '', process, id, kind, d)
+    dead_letters.guard('dispatch', process, id, kind, d)
   if is_done then
     job_count, waiting, filled = job_count + count, waiting + count_waiting,
       filled + (count_filled or 0)

@@ -53,19 +53,18 @@ local function deadline_of(audio_ms)
 end
 
 -- Why the last node of the session is not chosen; empty if it can take the job.
-local function rejection_of(name, job, matching)
-  local node = nodes.get(name)
+local function rejection_of(node, job, matching)
   if not node or node.status == 'gone' then return 'gone' end
   if node.status == 'draining' then return 'draining' end
   if matching.has[node.class] then
     if not nodes.has_slot(node) then return 'full' end
-    return name == job.avoid and 'last' or ''
+    return node.name == job.avoid and 'last' or ''
   end
   return nodes.declares(node, job) and 'suspended' or 'unable'
 end
 
--- The name of the least loaded node of these classes: the smallest (load, name). A node other than
--- `last` is preferred. `last` is chosen if no other node has a free slot.
+-- The least loaded node of these classes, or nil: the smallest (load, name). A node other than the
+-- node named `last` is preferred. `last` is chosen if no other node has a free slot.
 local function least_loaded(matching, last)
   local best, spare
   for _, class in ipairs(matching) do
@@ -75,18 +74,19 @@ local function least_loaded(matching, last)
     if first and (not best or classes.precedes(first.name, first.load, best)) then best = first end
   end
   best = best or spare
-  return best and best.name
+  return best and nodes.get(best.name)
 end
 
 -- The decision: a node with the evidence, or the reason to wait. The function writes nothing.
-local function choose(job)
-  local matching, is_declared = classes.matching(job.source, job.target, job.features)
+local function choose(job, requirement)
+  local matching, is_declared = classes.matching(requirement)
   local choice = { classes = classes.evidence(matching), last = job.avoid and keys.full(job.avoid),
     policy = policy, node = nil, rule = nil, affinity = nil, reason = nil }
-  local last_node, last_turn = affinity.get(job.name)
-  if last_node ~= '' then
+  local last_name, last_turn = affinity.get(job.name)
+  if last_name ~= '' then
+    local last_node = nodes.get(last_name)
     local rejection = rejection_of(last_node, job, matching)
-    choice.affinity = events.affinity(last_node, rejection)
+    choice.affinity = events.affinity(last_name, rejection)
     if rejection == '' then
       choice.node = last_node
       choice.rule = last_turn == job.turn and 'turn' or 'session'
@@ -94,7 +94,7 @@ local function choose(job)
     end
   end
   choice.node = least_loaded(matching, job.avoid)
-  choice.rule = choice.node and choice.node == job.avoid and 'last' or 'load'
+  choice.rule = choice.node and choice.node.name == job.avoid and 'last' or 'load'
   choice.reason = queue.reason(is_declared)
   return choice
 end
@@ -114,7 +114,7 @@ end
 -- Acquire the slot, write the job, append the event, and add the assignment to the inbox of the
 -- node.
 local function dispatch(job, choice, cause)
-  local node = nodes.get(choice.node)
+  local node = choice.node
   local context, context_at = context_of(job)
   local deadline = deadline_of(job.ms)
   nodes.acquire_slot(node, job.key)
@@ -158,7 +158,7 @@ function assign.fill(node, cause)
     local job = jobs.load(string.sub(best.member, 18))
     if job and job.status == 'queued' then
       queue.take(job)
-      dispatch(job, { node = node.name, rule = 'fill',
+      dispatch(job, { node = node, rule = 'fill',
         classes = classes.evidence(classes.only(node.class)), policy = policy,
         compared = as_text[compared], winner = best, runner_up = second }, cause)
       queue.cancel_timers(job)
@@ -184,17 +184,18 @@ end
 -- that wait for that node are compared before the job gets the slot back. Returns nil, or the
 -- reason to wait (rule 15, two reasons to wait).
 function assign.place(job, cause, freed)
-  if queue.has_waiting(queue.requirement_of(job)) then
-    local matching, is_declared = classes.matching(job.source, job.target, job.features)
+  local requirement = queue.requirement_of(job)
+  if queue.has_waiting(requirement) then
+    local matching, is_declared = classes.matching(requirement)
     local reason = queue.reason(is_declared)
     queue.add(job, reason, cause)
-    local name = least_loaded(matching, nil)
-    if not name then return reason end
-    assign.fill(nodes.get(name), cause)
+    local node = least_loaded(matching, nil)
+    if not node then return reason end
+    assign.fill(node, cause)
     return nil
   end
-  local choice = choose(job)
-  if choice.node and not (freed and choice.node == freed.name
+  local choice = choose(job, requirement)
+  if choice.node and not (freed and choice.node.name == freed.name
     and #classes.requirements(freed.class) > 0) then
     dispatch(job, choice, cause)
     return nil

@@ -139,6 +139,11 @@ function cache.register(name, tier, read)
     return (cache.cell or open())[name][id]
   end
 
+  -- The values in the cache, by id, for a caller that looks several of them up. They are read only.
+  function kind.values()
+    return (cache.cell or open())[name]
+  end
+
   -- Cache the value that the caller has written.
   function kind.put(id, value)
     local cell = cache.cell or open()

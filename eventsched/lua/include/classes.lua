@@ -113,11 +113,15 @@ end
 -- The evidence of several classes, as the items of a JSON array; empty for none. The text is joined
 -- again only if a part has changed.
 function classes.evidence(matching)
-  local parts, has_changed = matching.parts, false
+  local parts, has_changed, values = matching.parts, false, free_nodes.values()
   for i = 1, #matching do
-    local free = free_nodes.read_through(matching[i].id)
-    local part = free.evidence or new_evidence(matching[i])
-    free.evidence = part
+    local id = matching[i].id
+    local free = values[id] or free_nodes.read_through(id)
+    local part = free.evidence
+    if not part then
+      part = new_evidence(matching[i])
+      free.evidence = part
+    end
     if parts[i] ~= part then parts[i], has_changed = part, true end
   end
   if has_changed then matching.evidence = table.concat(parts, ',') end
@@ -198,7 +202,8 @@ local function is_suspended(class, features)
   return false
 end
 
-local function find_matching(source, target, features)
+local function find_matching(requirement)
+  local source, target, features = string.match(requirement, '^(.-):(.-):(.*)$')
   features = strings.split(features)
   local usable, is_declared = { has = {}, parts = {}, evidence = '' }, false
   for _, id in ipairs(ids_of_pair.read_through(source .. ':' .. target)) do
@@ -214,12 +219,11 @@ local function find_matching(source, target, features)
 end
 
 -- The classes that can take a job with this requirement now, and whether any node is declared for
--- it (rule 15, two reasons to wait). `features` is joined text.
-function classes.matching(source, target, features)
-  local requirement = source .. ':' .. target .. ':' .. features
+-- it (rule 15, two reasons to wait).
+function classes.matching(requirement)
   local match = matches.peek(requirement)
   if not match then
-    match = find_matching(source, target, features)
+    match = find_matching(requirement)
     matches.put(requirement, match)
   end
   return match.usable, match.is_declared

@@ -30,12 +30,12 @@ function dead_letters.back_off(member, failure)
   end
 end
 
--- Call `process(...)`. An error becomes a dead letter, and the caller continues. Returns whether
--- the call succeeded, and its first three results.
-function dead_letters.guard(from, id, kind, d, process, ...)
+-- Call `process(id, kind, d)`. An error becomes a dead letter, and the caller continues. Returns
+-- whether the call succeeded, and its first three results.
+function dead_letters.guard(from, process, id, kind, d)
   call.has_written = false
-  local is_done, first, second, third = pcall(process, ...)
-  if not is_done then dead_letters.add(from, id, kind, d, first) end
+  local is_done, first, second, third = pcall(process, id, kind, d)
+  if not is_done then dead_letters.add(from, id, kind, d or '', first) end
   return is_done, first, second, third
 end
 return dead_letters

@@ -18,7 +18,7 @@ end
 function job_timers.wait(job_key)
   local job = jobs.load(job_key)
   if not job or job.status ~= 'queued' then return end
-  local _, is_declared = classes.matching(job.source, job.target, job.features)
+  local _, is_declared = classes.matching(queue.requirement_of(job))
   queue.remove(job)
   attempts.fail(job, queue.reason(is_declared), '')
   queue.cancel_timers(job)

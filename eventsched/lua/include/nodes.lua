@@ -77,7 +77,9 @@ end
 
 -- floor(1000 x leases / slots), or nil when no slot is free.
 local function load_of(node, leases)
-  return leases < node.slots and math.floor(1000 * leases / node.slots) or nil
+  if leases >= node.slots then return nil end
+  local thousands = 1000 * leases
+  return (thousands - thousands % node.slots) / node.slots
 end
 
 function nodes.has_slot(node)

@@ -161,10 +161,10 @@ function queue.reason(is_declared)
 end
 
 -- The classes that can serve the job watch its requirement.
-local function watch(job, requirement)
+local function watch(requirement)
   write('SADD', keys.requirements, requirement)
   waiting_requirements.put(requirement, true)
-  for _, class in ipairs((classes.matching(job.source, job.target, job.features))) do
+  for _, class in ipairs((classes.matching(requirement))) do
     classes.rotate(class.id, requirement)
   end
 end
@@ -173,7 +173,7 @@ local function enqueue(job, requirement, reason, cause, tag, deadline)
   jobs.set_queued(job, tag, deadline)
   add_to_set(job.priority, requirement, tag, job.member)
   queue.changes[job.tenant] = (queue.changes[job.tenant] or 0) + 1
-  if not queue.has_waiting(requirement) then watch(job, requirement) end
+  if not queue.has_waiting(requirement) then watch(requirement) end
   events.JobQueued(job, reason, cause, tag, deadline)
 end
 
@@ -214,8 +214,7 @@ local function unwatch_if_empty(requirement)
   if queue.head(requirement) then return end
   write('SREM', keys.requirements, requirement)
   waiting_requirements.put(requirement, false)
-  local source, target, features = string.match(requirement, '^(.-):(.-):(.*)$')
-  for _, class in ipairs((classes.matching(source, target, features))) do
+  for _, class in ipairs((classes.matching(requirement))) do
     classes.unwatch(class.id, requirement)
   end
 end
