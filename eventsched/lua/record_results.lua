@@ -153,8 +153,8 @@ local function check(result, attempt)
   if #result.audio > 0 and result.status ~= 'ok' then
     return 'INVALID_MESSAGE field=audio limit=goes with ok only'
   end
-  if (#result.audio > 0) ~= (string.match(result.audio_sha256, '^%x+$') ~= nil
-    and #result.audio_sha256 == 64) then
+  local has_hash = #result.audio_sha256 == 64 and string.match(result.audio_sha256, '^%x+$') ~= nil
+  if (#result.audio > 0) ~= has_hash then
     return 'INVALID_MESSAGE field=audio_sha256 limit=64 hex digits with audio, empty without'
   end
   return nil

@@ -1,5 +1,6 @@
 -- validate: checks of arguments, and error replies. Joined ids and keys rely on names and languages
 -- without `:`, `/`, `,` and `|` (rule 34, names).
+-- include: numbers
 -- include: strings
 local validate = {}
 local byte, find, beyond_ascii = string.byte, string.find, '[\128-\255]'
@@ -73,9 +74,11 @@ function validate.is_text(value, bytes_max)
   return #value <= bytes_max and is_utf8(value)
 end
 
--- The text as a whole number from low to high, or nil.
+-- The text as a whole number from low to high, or nil. The table has small numbers, the most
+-- frequent ones.
 function validate.int(value, low, high)
-  local n = string.match(value or '', '^%d+$') and tonumber(value)
+  value = value or ''
+  local n = rawget(numbers.value, value) or string.match(value, '^%d+$') and tonumber(value)
   if n and n >= low and n <= high then return n end
   return nil
 end
