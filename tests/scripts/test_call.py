@@ -69,22 +69,56 @@ async def state(store: TimedStore) -> Any:
     return modules
 
 
-async def test_a_call_begins_as_the_first_one_did(
+@pytest.fixture
+async def probed(
     redis: Client, cells: Callable[[], str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+) -> TimedStore:
+    """A store whose library has the script `probe`, and no state of an earlier call."""
     modules = ", ".join(f"{name} = {name}" for name in MODULES)
     probe = PROBE % ("".join(f"-- include: {name}\n" for name in MODULES), modules)
     add_script(monkeypatch, "probe", probe)
     store = TimedStore(RedisTransport(redis, redis), cells())
     await store.configure_cell(msgspec.to_builtins(Settings()), overwrite=False, manual_clock=True)
-    first = await state(store)
+    return store
+
+
+async def test_a_call_begins_as_the_first_one_did(probed: TimedStore) -> None:
+    first = await state(probed)
     assert len(first) == len(MODULES)
-    play = Play(store, random.Random(7))
+    play = Play(probed, random.Random(7))
     for step in range(STEPS):
         await play.rng.choice(play.steps())()
         if step % 10 == 0:
-            assert await state(store) == first
+            assert await state(probed) == first
+    assert await state(probed) == first
+
+
+@pytest.mark.parametrize("broken", ["session", "tenant_queued", "audio", "free"])
+async def test_a_call_after_one_that_failed_in_its_commit_begins_as_the_first_one_did(
+    probed: TimedStore, redis: Client, broken: str
+) -> None:
+    """A commit handler that fails does not empty the state of its module."""
+    store, keys = probed, probed.keys
+    first = await state(store)
+    node, session = await store.join("n1", slots=1), await store.open("s1")
+    await store.dispatch_jobs(60_000)
+    await store.say(session, 0, end_of_utterance=True)
+    (assignment,) = await store.inbox(node)
+    (class_id,) = await redis.smembers(keys.classes)
+    key = {
+        "session": keys.session("s1"),
+        "tenant_queued": keys.tenant_queued,
+        "audio": keys.audio("s1"),
+        "free": keys.free(class_id.decode()),
+    }[broken]
+    await redis.set(key, "another type")
+    with pytest.raises(UnexpectedReply, match="WRONGTYPE"):
+        if broken in ("session", "tenant_queued"):
+            await store.say(session, 1, end_of_utterance=True)
+        else:
+            await store.answer(node, assignment)
     assert await state(store) == first
+    await redis.delete(key)
 
 
 async def test_a_call_that_fails_halfway_has_written_what_it_deferred(

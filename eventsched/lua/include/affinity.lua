@@ -4,9 +4,11 @@
 -- include: call
 -- include: keys
 -- include: write
-local affinity = { is_deferred = {}, values = {} }
+-- `deferred`: by session, the value of the field that its caller writes at commit; empty if no job
+-- has been dispatched.
+local affinity = { deferred = {} }
 
-call.on_begin(function() affinity.is_deferred, affinity.values = {}, {} end)
+call.on_reset(function() affinity.deferred = {} end)
 
 local cached = cache.register('affinity', 'live', function(name)
   local used = redis.call('HGET', keys.of('session', name), 'used') or ''
@@ -29,16 +31,18 @@ function affinity.evict(name)
   cached.evict(name)
 end
 
--- The caller writes the field at commit, together with other fields of the session. The value to
--- write is in `affinity.values`.
+-- The caller writes the field at commit, together with other fields of the session.
 function affinity.defer_write(name)
-  affinity.is_deferred[name] = true
+  affinity.deferred[name] = ''
 end
 
 function affinity.set(name, node, turn)
   local value = node .. '|' .. turn
-  if not affinity.is_deferred[name] then write('HSET', keys.of('session', name), 'used', value) end
-  affinity.values[name] = value
+  if affinity.deferred[name] then
+    affinity.deferred[name] = value
+  else
+    write('HSET', keys.of('session', name), 'used', value)
+  end
   local used = cached.read_through(name)
   used.node, used.turn = node, turn
 end

@@ -14,11 +14,11 @@
 -- include: queue
 -- include: settings
 -- include: write
-local assign = { deadlines = {}, fills_max = 8 }
+local assign = { deadlines = nil, fills_max = 8 }
 local policy = '1'
 local as_text = numbers.text
 
-call.on_begin(function() assign.deadlines = {} end)
+call.on_begin(function() assign.deadlines = nil end)
 
 local context_max = 65536
 local group_view = cache.register_single('group_view', 'stable', function()
@@ -42,12 +42,14 @@ end
 -- clamp(ceil(base_s + audio_s * factor), 15, 60) seconds (rule 19, lease duration). A call computes
 -- each deadline once.
 local function deadline_of(audio_ms)
-  local deadline = assign.deadlines[audio_ms]
+  local deadlines = assign.deadlines or {}
+  local deadline = deadlines[audio_ms]
   if not deadline then
     local lease_ms = settings.lease_base_ms + audio_ms * settings.lease_factor_thousandths / 1000
     local ms = math.min(math.max(math.ceil(lease_ms / 1000) * 1000, nodes.lease_ms_min), 60000)
     deadline = as_text[clock.now() + ms]
-    assign.deadlines[audio_ms] = deadline
+    deadlines[audio_ms] = deadline
+    assign.deadlines = deadlines
   end
   return deadline
 end

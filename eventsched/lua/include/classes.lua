@@ -17,10 +17,12 @@ local as_text = numbers.text
 
 -- The load of one node that is not written to the sorted set of its class yet. `pending_listed`:
 -- whether the set has the node, by the cache; nil if the cache is not updated with the load.
-call.on_begin(function()
+local function clear_load()
   classes.pending_class, classes.pending_node, classes.pending_load = nil, nil, nil
   classes.pending_listed = nil
-end)
+end
+
+call.on_reset(clear_load)
 
 function classes.id_of(sources, targets, features, suspended)
   local signature = table.concat({ sources, targets, features, suspended }, '|')
@@ -77,8 +79,8 @@ local function write_load()
   else
     changed = write('ZREM', free, node)
   end
-  classes.pending_class = nil
   local is_listed = classes.pending_listed
+  clear_load()
   if is_listed == nil then return end
   local was_listed = (changed == 1) == (load == nil)
   if was_listed ~= is_listed then free_nodes.evict(id) end

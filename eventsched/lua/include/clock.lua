@@ -8,6 +8,9 @@
 -- include: write
 local clock = { at = nil, at_text = nil, id = nil, stored = nil }
 local hooks = {}
+-- The record that this server has read or written last, as text and in parts: most calls read the
+-- record that the previous call has written.
+local known = { text = nil, mode = nil, offset = nil, last = nil, generation = nil }
 
 call.on_begin(function()
   clock.at, clock.at_text, clock.id, clock.stored = nil, nil, nil, nil
@@ -34,13 +37,20 @@ end
 -- Mode, offset, last time and generation, as text. In a cell that is not configured the mode and
 -- the generation are empty.
 function clock.record()
-  local stored = clock.is_configured() and clock.stored or '|0|0|'
-  return string.match(stored, '^(%a*)|(%d+)|(%d+)|([%d.]*)$')
+  local text = clock.stored or clock.is_configured() and clock.stored or '|0|0|'
+  if known.text ~= text then
+    known.mode, known.offset, known.last, known.generation =
+      string.match(text, '^(%a*)|(%d+)|(%d+)|([%d.]*)$')
+    known.text = text
+  end
+  return known.mode, known.offset, known.last, known.generation
 end
 
 function clock.write_record(mode, offset, last, generation)
   clock.stored = mode .. '|' .. offset .. '|' .. last .. '|' .. generation
   write('SET', keys.clock, clock.stored)
+  known.mode, known.offset, known.last, known.generation = mode, offset, last, generation
+  known.text = clock.stored
 end
 
 local function read()

@@ -61,9 +61,9 @@ end
 -- the sessions with outcomes that this call has ended.
 local function close_finished()
   delivery.complete()
+  if not next(delivery.ended_in) then return end
   local names = {}
   for name in pairs(delivery.ended_in) do names[#names + 1] = name end
-  if not names[1] then return end
   table.sort(names)
   for _, name in ipairs(names) do
     if delivery.has_ended(name) then
@@ -73,6 +73,7 @@ local function close_finished()
         if s.status == 'closing' and s.buf_bytes == 0 then finish(s) end
       end
     end
+    delivery.ended_in[name] = nil
   end
 end
 

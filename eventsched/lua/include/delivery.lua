@@ -15,17 +15,19 @@
 -- include: strings
 -- include: timers
 -- include: write
+-- `ended_in`: the names of the sessions with outcomes that this call has ended. `finalized`,
+-- `opened`, `ended`, `drained`: how many utterances this call has finalized, how many outcomes it
+-- has opened and ended, and how many of these had been held. `unfinished`: the delivery whose event
+-- this call has appended and whose other writes it has not completed.
 local delivery = { ended_in = {}, finalized = 0, opened = 0, ended = 0, drained = 0,
   unfinished = nil }
 local as_text, as_number = numbers.text, numbers.value
 local drained_max, ended_max, opened_max, finalized_max = 16, 8, 64, 8
 
--- `ended_in`: the names of the sessions with outcomes that this call has ended. `finalized`,
--- `opened`, `ended`, `drained`: how many utterances this call has finalized, how many outcomes it
--- has opened and ended, and how many of these had been held. `unfinished`: the delivery whose event
--- this call has appended and whose other writes it has not completed.
+call.on_reset(function() delivery.ended_in = {} end)
+
 call.on_begin(function()
-  delivery.ended_in, delivery.unfinished = {}, nil
+  delivery.unfinished = nil
   delivery.finalized, delivery.opened, delivery.ended, delivery.drained = 0, 0, 0, 0
 end)
 

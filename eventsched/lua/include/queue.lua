@@ -18,10 +18,12 @@ local queue = { sets = {}, finish = {}, changes = {}, virtual = nil, entry = nil
 local first_max, first_last = 16, '15'
 local as_text = numbers.text
 
-call.on_begin(function()
+local function reset()
   queue.sets, queue.finish, queue.changes = {}, {}, {}
   queue.virtual, queue.entry, queue.has_new_counters, queue.undispatched = nil, nil, nil, nil
-end)
+end
+
+call.on_reset(reset)
 
 -- Whether jobs with a requirement wait; how many jobs of a tenant wait.
 local waiting_requirements = cache.register('waiting_requirements', 'live', function(requirement)
@@ -262,12 +264,12 @@ local function write_undispatched()
       end
     end
   end
+  queue.undispatched = nil
 end
 
 -- Write the counters: waiting jobs by tenant, entries, virtual time, finish tags of tenants. Bound:
 -- the tenants of this call.
-call.on_commit(function()
-  if queue.undispatched then write_undispatched() end
+local function write_counters()
   for tenant, change in pairs(queue.changes) do
     if change ~= 0 then
       local waiting = math.max(write('HINCRBY', keys.tenant_queued, tenant, change), 0)
@@ -283,5 +285,12 @@ call.on_commit(function()
     write('ZADD', keys.tenant_finish_tag, string.format('%d', finish), tenant)
   end
   write('ZREMRANGEBYSCORE', keys.tenant_finish_tag, '-inf', virtual)
+end
+
+call.on_commit(function()
+  if queue.undispatched then write_undispatched() end
+  if not queue.virtual and not next(queue.sets) then return end
+  write_counters()
+  reset()
 end)
 return queue

@@ -8,12 +8,13 @@
 -- include: keys
 -- include: numbers
 -- include: write
+-- `by_name`: the sessions that this call has loaded; false for a session that does not exist.
 local sessions = { by_name = {} }
+
+call.on_reset(function() sessions.by_name = {} end)
+
 local as_text, as_number = numbers.text, numbers.value
 local none = {}
-
--- The sessions that this call has loaded, by name; false for a session that does not exist.
-call.on_begin(function() sessions.by_name = {} end)
 
 -- The field `buffer`: the number of the next chunk and the time of the last sign of the producer;
 -- then, of the open utterance, its chunks, bytes, ms, first chunk number, time of the last chunk,
@@ -140,8 +141,8 @@ end
 call.on_commit(function()
   for name, s in pairs(sessions.by_name) do
     if s and s.is_dirty then
-      local key, affinity_value = keys.of('session', name), affinity.values[name]
-      if s.has_new_utterance and affinity_value then
+      local key, affinity_value = keys.of('session', name), affinity.deferred[name]
+      if affinity_value and affinity_value ~= '' then
         write('HSET', key, 'used', affinity_value, 'utterance', as_text[s.utterance],
           'turn', as_text[s.turn], 'buffer', sessions.encode_buffer(s),
           'outcomes', delivery.record(name), unpack(s.new_numbers or none))
@@ -154,7 +155,9 @@ call.on_commit(function()
       end
       if s.new_numbers and s.has_new_utterance then s.new_numbers = {} end
       s.is_dirty, s.has_new_utterance = false, false
+      if affinity_value then affinity.deferred[name] = nil end
     end
+    sessions.by_name[name] = nil
   end
 end)
 
