@@ -1,19 +1,25 @@
 """Folds a batch of log entries for a projection set.
 
 Owns: loading the records that the batch changes, the bounded tries of an entry that cannot be
-folded, the session indexes.
+folded, the session indexes. An event that changes very many records is a batch of its own.
 Must not: read the log, or save.
 Read next: fold.py, roles/projector.py, roles/rebuild.py (the callers).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import anyio.lowlevel
 import msgspec
 
-from eventsched.projection.fold import FailedEvent, Folding, decode_event, sessions_of
+from eventsched.projection.fold import (
+    FailedEvent,
+    Folding,
+    ProjectionState,
+    decode_event,
+    sessions_of,
+)
 from eventsched.projection.protocol import ProjectionSet
 from eventsched.projection.store import Changes, DeadLetter, ProjectionStore
 from eventsched.schema.events import Event
@@ -23,6 +29,12 @@ ENTRIES_PER_TURN = 100
 """Entries folded before the event loop gets a turn, in which it receives the next read."""
 TRIES_MAX = 3
 """Tries of an entry that cannot be folded before it becomes a dead letter."""
+LOADED_PER_RENEWAL = 512
+"""Records loaded between two renewals of the lease: some 10 ms."""
+
+
+async def _no_renewal() -> None:
+    """For a fold whose lease is renewed elsewhere."""
 
 
 class Batch(msgspec.Struct, frozen=True):
@@ -39,7 +51,10 @@ class Batch(msgspec.Struct, frozen=True):
 
 
 class BatchProcessor:
-    """Folds the batches of one set in order. Changes accumulate until `saved`."""
+    """Folds the batches of one set in order. Changes accumulate until `saved`.
+
+    `renew` is awaited between the calls of a load of very many records.
+    """
 
     def __init__(
         self,
@@ -48,17 +63,22 @@ class BatchProcessor:
         folding: Folding,
         *,
         tries_max: int,
+        renew: Callable[[], Awaitable[None]] = _no_renewal,
     ) -> None:
         self._store = store
         self._set = projection_set
         self._folding = folding
         self._tries_max = tries_max
+        self._renew = renew
         self._tries: dict[str, int] = {}
 
     async def fold(self, entries: Sequence[Entry]) -> Batch:
-        """Fold entries up to the first one that fails and has tries left."""
+        """Fold entries up to the first one that fails and has tries left.
+
+        A large event is folded alone: the batch ends before it, or has no other entry.
+        """
         events = [decode_event(entry) for entry in entries]
-        await self._load([event for event in events if isinstance(event, Event)])
+        events = events[: await self._load(events)]
         dead_letters: list[FailedEvent] = []
         failed, count = None, len(events)
         fold = self._folding.fold
@@ -94,13 +114,25 @@ class BatchProcessor:
                     indexes.setdefault(session, []).append(event.id)
         return indexes
 
-    async def _load(self, events: Sequence[Event]) -> None:
+    async def _load(self, entries: Sequence[Event | FailedEvent]) -> int:
+        """Load the records that the entries change. Returns how many entries form the batch."""
+        events = [event for event in entries if isinstance(event, Event)]
+        count = len(events)
         for part in self._folding.parts:
-            entities = part.unknown(events)
-            if entities:
-                stored = await self._store.load(part.projection.name, part.revision, entities)
-                for entity, record in zip(entities, stored, strict=True):
-                    part.load(entity, record)
+            entities, part_count = part.unknown(events[:count])
+            count = min(count, part_count)
+            for first in range(0, len(entities), LOADED_PER_RENEWAL):
+                if first:
+                    await self._renew()
+                await self._load_some(part, entities[first : first + LOADED_PER_RENEWAL])
+        if count == len(events):
+            return len(entries)
+        return next(at for at, event in enumerate(entries) if event is events[count])
+
+    async def _load_some(self, part: ProjectionState, entities: Sequence[str]) -> None:
+        stored = await self._store.load(part.projection.name, part.revision, entities)
+        for entity, record in zip(entities, stored, strict=True):
+            part.load(entity, record)
 
     @property
     def changed(self) -> int:

@@ -24,6 +24,8 @@ from eventsched.store.transport import Entry
 
 CACHED_MAX = 20_000
 """Records of one projection in memory between batches."""
+LARGE_MIN = 256
+"""An event that changes more records of a projection is folded in a batch of its own."""
 
 
 class FailedEvent(msgspec.Struct, frozen=True):
@@ -71,13 +73,16 @@ class ProjectionState:
         """Put the stored record of an entity into memory; no fields: it has none."""
         self.views[entity] = self._codec.decode(fields) if fields else None
 
-    def unknown(self, events: Iterable[Event]) -> list[str]:
-        """Entities that the events change and that are not in memory."""
-        if self.is_all_loaded:
-            return []
+    def unknown(self, events: Sequence[Event]) -> tuple[list[str], int]:
+        """Entities that the events change and that are not in memory, and of how many events.
+
+        A large event ends the list before it, or is alone.
+        """
         missing: dict[str, None] = {}
+        if self.is_all_loaded:
+            return [], len(events)
         handles, views, route = self.projection.handles, self.views, self._route
-        for event in events:
+        for at, event in enumerate(events):
             if event.type not in handles:
                 continue
             try:
@@ -86,10 +91,15 @@ class ProjectionState:
                 raise
             except BaseException:  # noqa: BLE001  raised again by `compute`
                 continue
+            entities = list(entities)
+            if len(entities) >= LARGE_MIN and at:
+                return list(missing), at
             for entity in entities:
                 if entity not in views:
                     missing[entity] = None
-        return list(missing)
+            if len(entities) >= LARGE_MIN:
+                return list(missing), 1
+        return list(missing), len(events)
 
     def compute(self, event: Event) -> list[Change]:
         """The changes that the event makes. Applies none of them."""

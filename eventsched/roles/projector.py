@@ -8,18 +8,23 @@ Any number of projectors may run for a set. One has the lease; the others are st
 acquire it every 250 ms. A step reads the log after the checkpoint, without consuming entries. The
 save is fenced by the lease's epoch and also advances the consumer group. So a projector that was
 suspended past the end of its lease changes nothing when it resumes.
+
+An event that drops very many records, the retirement of a long session, is a step of its own: it
+drops them in several saves that do not move the checkpoint, and each of them renews the lease. A
+projector that continues after a crash drops the rest.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Literal, TypeAlias
 
 import anyio
 import msgspec
 import structlog
+from msgspec.structs import replace
 
 from eventsched.archive.layout import ArchiveFolder
 from eventsched.errors import ArchiveError, ServerUnavailable
@@ -27,7 +32,14 @@ from eventsched.history.log import History
 from eventsched.projection.batch import TRIES_MAX, Batch, BatchProcessor
 from eventsched.projection.fold import Folding
 from eventsched.projection.protocol import ProjectionSet
-from eventsched.projection.store import OtherVersion, ProjectionStore, Save, SetLease, Standby
+from eventsched.projection.store import (
+    Changes,
+    OtherVersion,
+    ProjectionStore,
+    Save,
+    SetLease,
+    Standby,
+)
 from eventsched.roles.rebuild import Rebuild, RebuildFailed
 from eventsched.schema.ids import START
 from eventsched.store.retry import Backoff
@@ -42,11 +54,17 @@ BLOCK_MS = 450
 """The longest wait for new entries; the step after it renews the lease."""
 BATCH_MAX = 64
 """Entries per batch: saving their changes takes less than a millisecond of script time."""
+DROPS_MAX = 256
+"""Records dropped in one save: less than a millisecond of script time."""
 LINGER_MS = 20
 """Pause after a wait, so that single events collect into fewer and fuller batches."""
 
 State: TypeAlias = Literal["folded", "idle", "standby", "other_version", "retry", "lease_lost"]
 _log = structlog.get_logger("eventsched.roles.projector")
+
+
+class _LeaseLost(Exception):
+    """Another projector has acquired the lease during a step."""
 
 
 class StepResult(msgspec.Struct, frozen=True):
@@ -123,6 +141,11 @@ class Projector:
             return self._lose_lease("fenced")
         return StepResult(state, detail=detail)
 
+    async def _renew_or_lose(self) -> None:
+        """Renew the lease while records are loaded. Raises _LeaseLost."""
+        if await self._store.acquire(self.set, self._owner, LEASE_MS) != self._lease:
+            raise _LeaseLost
+
     async def _acquire(self) -> StepResult | None:
         """Acquire the lease and start at the checkpoint. Return the step's result if refused."""
         lease = await self._store.acquire(self.set, self._owner, LEASE_MS)
@@ -135,7 +158,9 @@ class Projector:
         await self._warn_of_trimmed_entries()
         folding = Folding(self.set.projections, lease.revisions)
         self._lease, self._was_active = lease, True
-        self._batches = BatchProcessor(self._store, self.set, folding, tries_max=TRIES_MAX)
+        self._batches = BatchProcessor(
+            self._store, self.set, folding, tries_max=TRIES_MAX, renew=self._renew_or_lose
+        )
         self._log.info("lease acquired", epoch=lease.epoch, checkpoint=self.checkpoint)
         return None
 
@@ -158,12 +183,16 @@ class Projector:
         refused.
         """
         assert self._batches is not None
-        batch = await self._batches.fold(entries)
+        try:
+            batch = await self._batches.fold(entries)
+        except _LeaseLost:
+            return self._lose_lease("fenced")
         if not batch.count:
             return await self._retry(batch)
-        reply = await self._store.save(self._save(lease, batch))
-        if reply != "saved":
-            return self._lose_lease(reply)
+        for save in self._saves(lease, batch):
+            reply = await self._store.save(save)
+            if reply != "saved":
+                return self._lose_lease(reply)
         self._batches.saved()
         self.checkpoint = batch.to
         for failed in batch.dead_letters:
@@ -175,7 +204,24 @@ class Projector:
             )
         return StepResult("folded", batch.count, len(batch.dead_letters))
 
-    def _save(self, lease: SetLease, batch: Batch) -> Save:
+    def _saves(self, lease: SetLease, batch: Batch) -> Iterator[Save]:
+        """The saves of a batch. Those before the last one drop records and move no checkpoint."""
+        assert self._batches is not None
+        changes = self._batches.writes()
+        last = self._save(lease, batch, changes)
+        if sum(len(each.drops) for each in changes) <= DROPS_MAX:
+            yield last
+            return
+        for each in changes:
+            for first in range(0, len(each.drops), DROPS_MAX):
+                drops = each.drops[first : first + DROPS_MAX]
+                part = Changes(each.projection, each.revision, drops=drops)
+                yield replace(
+                    last, to=last.start, count=0, changes=[part], indexes={}, dead_letters=()
+                )
+        yield replace(last, changes=[replace(each, drops=()) for each in changes])
+
+    def _save(self, lease: SetLease, batch: Batch, changes: Sequence[Changes]) -> Save:
         assert self._batches is not None
         return Save(
             projection_set=self.set.name,
@@ -185,7 +231,7 @@ class Projector:
             to=batch.to,
             count=batch.count,
             lease_ms=LEASE_MS,
-            changes=self._batches.writes(),
+            changes=changes,
             indexes=batch.indexes,
             dead_letters=[self._batches.dead_letter(failed) for failed in batch.dead_letters],
         )
