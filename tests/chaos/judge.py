@@ -72,8 +72,8 @@ def judge(
         log: all events.
         record: the record of the producers.
         since: id of an event; the record lacks sessions that were opened up to it.
-        partial_until: id of an event; calls up to it may have been partial, so that its decisions
-            may differ from the fold of the log.
+        partial_until: id of an event; calls up to it may have been partial, so that decisions up to
+            it, and those about sessions that were opened up to it, may differ from the fold.
     """
     judged = Judged(
         sessions=len(record.sessions),
@@ -86,6 +86,7 @@ def judge(
         violation
         for violation in broken_in_log(log, _observations(record))
         if not _is_of_entry_until(violation, partial_until)
+        and not violation.startswith(tuple(_sessions_opened_until(log, partial_until)))
     ]
     judged.violations += _ends(log)
     older = _sessions_opened_until(log, since)

@@ -104,7 +104,7 @@ async def test_a_call_after_one_that_failed_in_its_commit_begins_as_the_first_on
     await store.dispatch_jobs(60_000)
     await store.say(session, 0, end_of_utterance=True)
     (assignment,) = await store.inbox(node)
-    (class_id,) = await redis.smembers(keys.classes)
+    (class_id,) = await redis.execute_command("SMEMBERS", keys.classes)
     key = {
         "session": keys.session("s1"),
         "tenant_queued": keys.tenant_queued,
@@ -112,11 +112,12 @@ async def test_a_call_after_one_that_failed_in_its_commit_begins_as_the_first_on
         "free": keys.free(class_id.decode()),
     }[broken]
     await redis.set(key, "another type")
+    speaks = broken in ("session", "tenant_queued")
+    call = (
+        store.say(session, 1, end_of_utterance=True) if speaks else store.answer(node, assignment)
+    )
     with pytest.raises(UnexpectedReply, match="WRONGTYPE"):
-        if broken in ("session", "tenant_queued"):
-            await store.say(session, 1, end_of_utterance=True)
-        else:
-            await store.answer(node, assignment)
+        await call
     assert await state(store) == first
     await redis.delete(key)
 

@@ -273,13 +273,14 @@ async def dead_letters(scene: Scene) -> None:
     """Of an utterance, of a slot to fill and of a timer."""
     await before_dispatch(scene)
     store, keys = scene.store, scene.store.keys
-    (entry_id, flat), *_ = await store.read_range(keys.dispatch, "-", "+", 10)
+    (entry_id, entry), *_ = await store.read_range(keys.dispatch, "-", "+", 10)
     await scene.redis.xdel(keys.dispatch, entry_id)
     letter = {b"from": b"dispatch", b"id": b"1-1", b"reason": b"why", b"partial": b"0"}
-    utterance = letter | dict(zip(flat[::2], flat[1::2], strict=True))
+    utterance = letter | dict(zip(entry[::2], entry[1::2], strict=True))
     timer = letter | {b"from": b"timers", b"id": b"node|n1", b"k": b"timer", b"d": b""}
     for fields in (utterance, letter | {b"k": b"fill", b"d": b"n1"}, timer):
-        await scene.redis.xadd(keys.dead_letters, fields)
+        flat = [part for pair in fields.items() for part in pair]
+        await scene.redis.execute_command("XADD", keys.dead_letters, "*", *flat)
 
 
 async def retry_dead_letters(scene: Scene) -> None:

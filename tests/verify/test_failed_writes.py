@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from eventsched.errors import CellUnknown, EventschedError, UnexpectedReply
+from eventsched.schema.events import UtteranceFinalized
 from eventsched.schema.keys import name_of
 from eventsched.store import library as lua_library
 from eventsched.store.cell_connection import CellConnection
@@ -286,6 +287,7 @@ async def assert_all_audio_is_finalized(scene: Scene) -> None:
         chunks = 0
         for event in await scene.store.log("UtteranceFinalized"):
             if event.session == session.session:
+                assert isinstance(event.data, UtteranceFinalized)
                 assert event.data.first_seq == chunks
                 chunks += event.data.count
         assert chunks == int(buffer_of(fields)["next_seq"]), name

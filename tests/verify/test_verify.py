@@ -630,9 +630,13 @@ async def test_a_hole_is_a_violation_until_its_numbers_are_delivered_as_missing(
     store.tick(30_000)
     await store.timers()
     await project(store)
-    missing = [event.data.delivery_no for event in await store.log("ResultMissing")]
-    assert missing == [1, 2]
+    assert [delivery_no_of(event) for event in await store.log("ResultMissing")] == [1, 2]
     assert (await verified(store)).violations == []
+
+
+def delivery_no_of(event: Event) -> int:
+    assert isinstance(event.data, ResultMissing)
+    return event.data.delivery_no
 
 
 async def test_an_unknown_event_is_counted_with_its_reason(busy: BusyCell, redis: Any) -> None:
