@@ -68,8 +68,8 @@ local function replace(job, result)
 end
 
 -- The node is not chosen for a while, for this feature or for any job (rule 14, suspended nodes).
--- `subject` is a feature or `nodes.whole`, `reason` the code of the report. Returns whether the node
--- is suspended: the last node that can serve a requirement is never suspended for every job.
+-- `subject` is a feature or `nodes.whole`, `reason` the code of the report. Returns whether the
+-- node is suspended: the last node that can serve a requirement is never suspended for every job.
 local function suspend(subject, reason)
   local registration = nodes.get(node)
   if not nodes.is_current(registration, epoch) then return false end
