@@ -134,11 +134,6 @@ class BatchProcessor:
         for entity, record in zip(entities, stored, strict=True):
             part.load(entity, record)
 
-    @property
-    def changed(self) -> int:
-        """The number of records that have changed since `saved`."""
-        return sum(len(part.changed) for part in self._folding.parts)
-
     def writes(self) -> list[Changes]:
         """For each projection, the records to write and to drop since `saved`."""
         return [part.writes() for part in self._folding.parts]
@@ -147,6 +142,12 @@ class BatchProcessor:
         """Call after the changes are stored."""
         for part in self._folding.parts:
             part.clear_changes()
+            part.evict()
+
+    def evict(self) -> list[Changes]:
+        """Bound the memory. Returns the changes that must be stored before the next batch."""
+        evicted = [part.evict() for part in self._folding.parts]
+        return [changes for changes in evicted if changes.puts or changes.drops]
 
     def dead_letter(self, failure: FailedEvent) -> DeadLetter:
         """The dead letter for an entry that was skipped."""

@@ -1,7 +1,8 @@
 """Folds log entries into records in memory.
 
 Owns: decoding, routing and applying events; which records have changed; that an event which
-cannot be folded changes no record of the projection that failed.
+cannot be folded changes no record of the projection that failed; the bounds of a record and of the
+records in memory, in bytes.
 Must not: do I/O. Call `load` with the stored record of an entity before an event changes it. That
 is not needed if the fold began at the start of the log and has evicted nothing: a new revision
 until its first eviction, a complete fold always.
@@ -22,8 +23,16 @@ from eventsched.schema.events import Event
 from eventsched.schema.keys import name_of
 from eventsched.store.transport import Entry
 
-CACHED_MAX = 20_000
-"""Records of one projection in memory between batches."""
+CACHED_BYTES_MAX = 64 * 1024 * 1024
+"""Size of the records of one projection in memory between batches, as an estimate."""
+ENTITY_BYTES = 1_024
+"""What a record takes in memory beyond its size as it is stored, as an estimate."""
+RECORD_BYTES_MAX = 1024 * 1024
+"""Size of a record as it is stored. An event that makes a record larger becomes a dead letter."""
+MEASURED_MIN = RECORD_BYTES_MAX // 16
+"""Above this estimate the size of a record is measured at each event that changes the record."""
+EVENT_BYTES = 256
+"""An event makes a record larger by this much and its text, as an estimate until it is stored."""
 LARGE_MIN = 256
 """An event that changes more records of a projection is folded in a batch of its own."""
 
@@ -40,11 +49,17 @@ class FailedEvent(msgspec.Struct, frozen=True):
     session: str = ""
     """The session of the event, if its envelope can be read."""
     is_permanent: bool = False
-    """Whether every further try would fail as well: no decoder reads the entry or its text."""
+    """Whether every further try would fail as well: no decoder reads the entry or its text, or a
+    record would be too large.
+    """
 
 
-Change: TypeAlias = "tuple[ProjectionState, str, Any]"
-"""(projection, entity, new record)."""
+Change: TypeAlias = "tuple[ProjectionState, str, Any, int]"
+"""(projection, entity, new record, its size)."""
+
+
+class RecordTooLarge(Exception):
+    """An event would make a record larger than RECORD_BYTES_MAX."""
 
 
 class ProjectionState:
@@ -59,7 +74,10 @@ class ProjectionState:
         self.is_all_loaded = is_new or complete
         """Whether an entity that is not in memory has no record."""
         self.views: dict[str, Any] = {}
-        """Entity -> record; None for an entity without a record."""
+        """Entity -> record; None for an entity without a record. Least recently changed first."""
+        self.bytes = 0
+        """Size of the records in memory, as an estimate."""
+        self._sizes: dict[str, int] = {}
         self.changed: dict[str, str] = {}
         """Entity -> id of the last event that changed its record since `clear_changes`."""
         self._saved: dict[str, Any] = {}
@@ -72,6 +90,11 @@ class ProjectionState:
     def load(self, entity: str, fields: Mapping[str, bytes]) -> None:
         """Put the stored record of an entity into memory; no fields: it has none."""
         self.views[entity] = self._codec.decode(fields) if fields else None
+        self._set_size(entity, ENTITY_BYTES + sum(map(len, fields.values())))
+
+    def _set_size(self, entity: str, size: int) -> None:
+        self.bytes += size - self._sizes.get(entity, 0)
+        self._sizes[entity] = size
 
     def unknown(self, events: Sequence[Event]) -> tuple[list[str], int]:
         """Entities that the events change and that are not in memory, and of how many events.
@@ -103,31 +126,47 @@ class ProjectionState:
 
     def compute(self, event: Event) -> list[Change]:
         """The changes that the event makes. Applies none of them."""
-        views, apply = self.views, self._apply
-        changes = []
+        views, apply, sizes = self.views, self._apply, self._sizes
+        growth = EVENT_BYTES + len(event.body)
+        changes: list[Change] = []
         for entity in self._route(event):
             before = views.get(entity) if self.is_all_loaded else views[entity]
             if before is None:
                 before = self.projection.initial()
             after = apply(before, event)
             if after is not before:
-                changes.append((self, entity, after))
+                size = sizes.get(entity, ENTITY_BYTES) + growth
+                if size > MEASURED_MIN and after is not None:
+                    size = self._measured(entity, after)
+                changes.append((self, entity, after, size))
         return changes
 
-    def apply(self, entity: str, after: Any, event_id: str) -> None:
+    def _measured(self, entity: str, view: Any) -> int:
+        """The size of a record as it is stored. Raises RecordTooLarge."""
+        size = sum(map(len, self._codec.encode(view, None).values()))
+        if size > RECORD_BYTES_MAX:
+            name = f"{self.projection.name} {entity}"
+            raise RecordTooLarge(f"record {name} has {size:,} B, at most {RECORD_BYTES_MAX:,} B")
+        return ENTITY_BYTES + size
+
+    def apply(self, entity: str, after: Any, size: int, event_id: str) -> None:
         """Replace the record of an entity; None drops it."""
         if after is None:
             self._drop(entity, event_id)
             return
+        before = self.views.pop(entity, None)
         if entity not in self.changed and not self.complete:
-            self._saved[entity] = self.views.get(entity)
+            self._saved[entity] = before
         self.views[entity] = after
         self.changed[entity] = event_id
+        self._set_size(entity, size)
 
     def _drop(self, entity: str, event_id: str) -> None:
+        self._set_size(entity, ENTITY_BYTES)
         if self.complete:
             self.views.pop(entity, None)
             self.changed.pop(entity, None)
+            self.bytes -= self._sizes.pop(entity)
         else:
             self._saved[entity] = self._dropped[entity] = self.views[entity] = None
             self.changed[entity] = event_id
@@ -146,26 +185,47 @@ class ProjectionState:
 
         A record that was dropped and made again is in both, so that no earlier field remains.
         """
-        views, saved, encode = self.views, self._saved, self._codec.encode
-        puts = [
-            Put(entity, at, encode(view, saved[entity]))
-            for entity, at in self.changed.items()
-            if (view := views[entity]) is not None
-        ]
+        puts = [self._put(entity) for entity in self.changed if self.views[entity] is not None]
         return Changes(self.projection.name, self.revision, puts, list(self._dropped))
 
-    def clear_changes(self) -> None:
-        """Forget the changes after a save.
+    def _put(self, entity: str) -> Put:
+        before = self._saved[entity]
+        fields = self._codec.encode(self.views[entity], before)
+        if before is None:  # otherwise some fields may be left out
+            self._set_size(entity, ENTITY_BYTES + sum(map(len, fields.values())))
+        return Put(entity, self.changed[entity], fields)
 
-        If there are too many records, evict the older half.
-        """
+    def clear_changes(self) -> None:
+        """Forget the changes after a save."""
         self.changed.clear()
         self._saved.clear()
         self._dropped.clear()
-        if len(self.views) > CACHED_MAX and not self.complete:
-            for entity in list(self.views)[: CACHED_MAX // 2]:
-                del self.views[entity]
-            self.is_all_loaded = False
+
+    def evict(self) -> Changes:
+        """Remove the least recently changed records if all of them are too large together.
+
+        Returns the records that must be stored before they are loaded again.
+        """
+        changes = Changes(self.projection.name, self.revision)
+        if self.bytes <= CACHED_BYTES_MAX or self.complete:
+            return changes
+        entities = []
+        for entity in self.views:
+            if self.bytes <= CACHED_BYTES_MAX * 3 // 4:
+                break
+            self.bytes -= self._sizes.pop(entity)
+            entities.append(entity)
+        unsaved = [each for each in entities if each in self.changed]
+        puts = [self._put(entity) for entity in unsaved if self.views[entity] is not None]
+        drops = list(self._dropped)
+        self._dropped.clear()
+        for entity in entities:
+            if entity in self.changed:
+                del self.changed[entity], self._saved[entity]
+            self.bytes -= self._sizes.pop(entity, 0)
+            del self.views[entity]
+        self.is_all_loaded = False
+        return Changes(self.projection.name, self.revision, puts, drops)
 
 
 class Folding:
@@ -204,14 +264,18 @@ class Folding:
             except BaseException as error:  # noqa: BLE001  also SystemExit of a user's code
                 failed.append((part.projection.name, error))
         if not (failed and atomic):
-            for part, entity, after in changes:
-                part.apply(entity, after, event.id)
+            for part, entity, after, size in changes:
+                part.apply(entity, after, size, event.id)
         if not failed:
             return None
         names = tuple(name for name, _ in failed)
-        is_permanent = all(isinstance(error, UnreadableText) for _, error in failed)
+        is_permanent = all(isinstance(error, _PERMANENT) for _, error in failed)
         reason = _describe(failed[0][1])
         return FailedEvent(event.id, event, names, reason, event.session, is_permanent)
+
+
+_PERMANENT = (UnreadableText, RecordTooLarge)
+"""Errors that every further try would raise again."""
 
 
 def _describe(error: BaseException) -> str:

@@ -5,7 +5,9 @@ Must not: affect the live fold before the promotion; write indexes or dead lette
 Read next: lua/promote_revision.lua, lua/drop_revision.lua.
 
 A revision is folded as a projection set of its own, with its own lease and checkpoint. One rebuild
-of a set runs at a time. The next rebuild drops the records that a crashed one left.
+of a set runs at a time. The next rebuild drops the records that a crashed one left. A record is
+written once if it stays in memory; if the records are too large together, those that have not
+changed for longest are written and evicted.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from msgspec.structs import replace
 
 from eventsched.errors import EventschedError
 from eventsched.history.log import History
-from eventsched.projection.batch import Batch, BatchProcessor
+from eventsched.projection.batch import BatchProcessor
 from eventsched.projection.fold import Folding
 from eventsched.projection.protocol import Projection, ProjectionSet
 from eventsched.projection.store import Changes, ProjectionStore, Save, SetLease
@@ -29,8 +31,6 @@ from eventsched.schema.ids import START, parse_id
 from eventsched.store.transport import Entry
 
 LEASE_MS = 10_000
-CHANGED_MAX = 8_000
-"""Changed records between two saves. A record that changes often is then written once."""
 PUT_MAX = 128
 """Records written in one script call, which takes 1 to 2 ms."""
 ATTEMPTS_MAX = 200
@@ -162,9 +162,12 @@ class Rebuild:
                 batch = await batches.fold(entries)
                 self._entries += batch.count
                 self._skipped += len(batch.dead_letters)
-                if batches.changed >= CHANGED_MAX or batch.to == upto:
-                    await self._save(lease, batches, checkpoint, batch)
+                if batch.to == upto:
+                    await self._save(lease, checkpoint, batches.writes(), batch.to)
+                    batches.saved()
                     checkpoint = batch.to
+                elif evicted := batches.evict():
+                    await self._save(lease, checkpoint, evicted, checkpoint)
                 self._progress(self._entries)
         return checkpoint
 
@@ -182,7 +185,7 @@ class Rebuild:
             raise RebuildFailed(f"{self.revision_set}: the log ends before {upto}")
 
     async def _save(
-        self, lease: SetLease, batches: BatchProcessor, checkpoint: str, batch: Batch
+        self, lease: SetLease, checkpoint: str, changes: Sequence[Changes], to: str
     ) -> None:
         """Save the changed records in several calls, and the checkpoint last.
 
@@ -197,10 +200,9 @@ class Rebuild:
             lease_ms=LEASE_MS,
             changes=(),
         )
-        for changes in _split(batches.writes()):
-            await self._save_or_fail(replace(part, changes=[changes]))
-        await self._save_or_fail(replace(part, to=batch.to))
-        batches.saved()
+        for some in _split(changes):
+            await self._save_or_fail(replace(part, changes=[some]))
+        await self._save_or_fail(replace(part, to=to))
 
     async def _save_or_fail(self, save: Save) -> None:
         reply = await self._store.save(save)

@@ -19,8 +19,8 @@ from eventsched.projection.store import Changes, ProjectionStore, Put, Save, Set
 from eventsched.roles.projector import BLOCK_MS, LEASE_MS, LINGER_MS, Projector, StepResult
 from eventsched.roles.rebuild import Rebuild
 from eventsched.schema import codec
-from eventsched.schema.codec import UndecodableEvent
-from eventsched.schema.events import FIELDS, Event
+from eventsched.schema.codec import UndecodableEvent, encode
+from eventsched.schema.events import FIELDS, Event, ResultRecorded
 from eventsched.schema.ids import START
 from eventsched.store.replies import named_fields_of
 from eventsched.store.transport import Arg, Entry
@@ -102,11 +102,26 @@ class Waiting(Cutting):
     def __init__(self, store: TimedStore) -> None:
         super().__init__(store, "", after=False)
         self.calls: list[str] = []
+        self.puts: dict[str, int] = {}
+        """Records written, by projection; only for sets of one projection."""
 
     async def run(self, script: str, keys: Sequence[str], args: Sequence[Arg]) -> Any:
         if script == "save_views":
             self.calls.append(script)
+            self._count_puts(list(args))
         return await super().run(script, keys, args)
+
+    def _count_puts(self, args: list[Arg]) -> None:
+        """See lua/save_views.lua: after the head, one revision, its drops and its runs of puts."""
+        if int(args[8]) != 1:
+            return
+        projection, at = str(args[9]), 11
+        at += 1 + int(args[at])
+        runs, at = int(args[at]), at + 1
+        for _ in range(runs):
+            count, length = int(args[at]), int(args[at + 1])
+            self.puts[projection] = self.puts.get(projection, 0) + count
+            at += 2 + count * length
 
     async def command(self, *parts: Any, key: str) -> Any:
         if parts[0] == "XRANGE":
@@ -728,10 +743,9 @@ async def take_turns(store: TimedStore) -> None:
 
 
 def limit_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make a rebuild save after each entry and keep two records in memory."""
+    """Make a rebuild read one entry at a time and keep one record in memory."""
     monkeypatch.setattr("eventsched.history.log.READ_MAX", 1)
-    monkeypatch.setattr("eventsched.roles.rebuild.CHANGED_MAX", 1)
-    monkeypatch.setattr("eventsched.projection.fold.CACHED_MAX", 2)
+    monkeypatch.setattr("eventsched.projection.fold.CACHED_BYTES_MAX", 2_000)
 
 
 async def test_a_rebuild_of_more_records_than_fit_in_memory_is_the_same(
@@ -742,6 +756,80 @@ async def test_a_rebuild_of_more_records_than_fit_in_memory_is_the_same(
     assert await Rebuild(views_of(store), COUNTS, ["counts"]).run() is not None
     assert await views_of(store).active_revision("counts") == "1.2"
     assert await counted(store) == [3, 3, 3, 3]
+
+
+async def test_a_rebuild_writes_each_record_once_if_all_fit_in_memory(store: TimedStore) -> None:
+    await take_turns(store)
+    counting = Waiting(store)
+    assert await Rebuild(views_of(store, counting), COUNTS, ["counts"]).run() is not None
+    assert await counted(store) == [3, 3, 3, 3]
+    assert counting.puts == {"counts": len(SPEAKERS)}
+
+
+async def test_a_rebuild_evicts_what_has_not_changed_for_longest(
+    store: TimedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two of four records fit; a record that changes again at once is not written in between."""
+    sessions = [await store.open(name) for name in SPEAKERS]
+    for session in sessions:
+        for seq in range(3):
+            await store.say(session, seq, end_of_utterance=True)
+    await fold_all(projector_of(store, of=COUNTS))
+    monkeypatch.setattr("eventsched.history.log.READ_MAX", 1)
+    monkeypatch.setattr("eventsched.projection.fold.CACHED_BYTES_MAX", 5_000)
+    counting = Waiting(store)
+    assert await Rebuild(views_of(store, counting), COUNTS, ["counts"]).run() is not None
+    assert await counted(store) == [3, 3, 3, 3]
+    assert counting.puts == {"counts": len(SPEAKERS)}
+
+
+class Transcript:
+    """A read model that keeps everything that a session says."""
+
+    name, version, view = "transcript", 1, bytes
+    handles = frozenset({"ResultRecorded", "SessionOpened"})
+
+    def initial(self) -> bytes:
+        return b""
+
+    def route(self, event: Event) -> tuple[str, ...]:
+        return (event.session.partition(".")[2],)
+
+    def apply(self, view: bytes, event: Event) -> bytes:
+        return view + event.body
+
+
+TRANSCRIPT = ProjectionSet("transcript", (Transcript(),))
+
+
+@pytest.mark.parametrize("is_rebuilt", [False, True])
+async def test_an_event_that_makes_a_record_too_large_is_a_dead_letter_that_names_the_record(
+    store: TimedStore, redis: Any, monkeypatch: pytest.MonkeyPatch, is_rebuilt: bool
+) -> None:
+    monkeypatch.setattr("eventsched.projection.fold.RECORD_BYTES_MAX", 100_000)
+    monkeypatch.setattr("eventsched.projection.fold.MEASURED_MIN", 6_250)
+    await store.open("s1")
+    for size in (60_000, 60_000, 20_000):
+        recorded = ResultRecorded(
+            utterance=0, target="es", delivery_no=0, attempt=1, epoch=1, status="ok"
+        )
+        event = Event(
+            id="", type="ResultRecorded", session=store.keys.full("s1"), data=recorded,
+            body=bytes(size),
+        )  # fmt: skip
+        await redis.xadd(store.keys.log, encode(event), id=f"{store.at_ms}-*")
+    await fold_all(projector_of(store, of=TRANSCRIPT))
+    if is_rebuilt:
+        report = await Rebuild(views_of(store), TRANSCRIPT, ["transcript"]).run()
+        assert report is not None
+        assert report.skipped == 1
+    revision = await views_of(store).active_revision("transcript")
+    (record,) = await views_of(store).load("transcript", revision or "", ["s1"])
+    assert msgspec.msgpack.decode(record["v"]) == bytes(80_000)
+    (letter,) = await dead_of(store)
+    assert letter["reason"] == (
+        "RecordTooLarge: record transcript s1 has 120,005 B, at most 100,000 B"
+    )
 
 
 async def test_records_of_a_rebuild_that_crashed_before_its_first_checkpoint_do_not_count(
