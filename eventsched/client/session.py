@@ -467,7 +467,7 @@ class Session:
                 )
         subscription = self._subscription or self._subscribe(self._start)
         subscription.drains = True
-        self._channel.listener.interrupt()
+        self._channel.listener.interrupt(subscription)
         settings = await Backoff(store.transport).call(store.read_settings)
         wait_s = settings.close_wait_ms / 1_000 + CLOSE_MARGIN_S
         return await happens_within(store.transport, wait_s, subscription.closed)

@@ -1,6 +1,6 @@
-"""The outboxes of a client's sessions in one cell, read by one reader.
+"""The outboxes of a client's sessions in one cell, read in shards.
 
-Owns: the blocking read over many outboxes, the subscription of each session with its position, and
+Owns: the blocking reads over many outboxes, the subscription of each session with its position, and
 the detection of entries that were trimmed before they were read.
 Must not: confirm positions; channel.py sends them along with appends and keepalives.
 Read next: session.py (`results`), lua/include/outbox.lua (which writes the entries).
@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeAlias
 import anyio
 import msgspec
 import structlog
+from anyio.abc import TaskGroup
 
 from eventsched.errors import Refused
 from eventsched.schema.ids import START, id_before
@@ -27,6 +28,8 @@ from eventsched.store.retry import Backoff
 from eventsched.store.transport import Entry
 
 BLOCK_MS = 2_000
+SHARD_MAX = 64
+"""Outboxes in one read."""
 READ_COUNT = 64
 ENTRIES_MAX = 256
 BYTES_MAX = 4 * 1024 * 1024
@@ -160,26 +163,85 @@ class Subscription:
             await self._arrived.wait()
 
 
-class SubscriptionReader:
-    """Reads for all subscriptions of one cell while `run` runs."""
+class _Shard:
+    """One blocking read over at most SHARD_MAX outboxes."""
 
     def __init__(self, store: Store) -> None:
-        self._store = store
-        self._subscriptions: dict[str, Subscription] = {}
+        self.subscriptions: dict[str, Subscription] = {}
         """By key of the outbox."""
+        self._store = store
         self._changed = anyio.Event()
         self._reading: anyio.CancelScope | None = None
 
+    def interrupt(self) -> None:
+        """End the present read, because another set of outboxes is to be read. Loses nothing."""
+        self._changed.set()
+        if self._reading is not None:
+            self._reading.cancel()
+
+    async def run(self) -> None:
+        """Read until cancelled."""
+        backoff = Backoff(self._store.transport, log, cell=self._store.cell)
+        while True:
+            async with backoff.attempt():
+                await self._step()
+
+    async def _step(self) -> None:
+        self._changed = anyio.Event()
+        wanted = {key: each for key, each in self.subscriptions.items() if each.wants_more}
+        if not wanted:
+            await self._changed.wait()
+            return
+        positions = {key: subscription.position for key, subscription in wanted.items()}
+        reply: dict[str, list[Entry]] = {}
+        with anyio.CancelScope() as self._reading:
+            reply = await self._store.transport.read_blocking(positions, BLOCK_MS, READ_COUNT)
+        self._reading = None
+        for key, entries in reply.items():
+            if self.subscriptions.get(key) is wanted[key]:
+                wanted[key].put(entries)
+
+
+class SubscriptionReader:
+    """Reads for all subscriptions of one cell while `run` runs.
+
+    Each wake of a read sends the names of its outboxes again. So a read has at most SHARD_MAX of
+    them, and the cost of an outcome does not grow with the subscriptions. A read has a connection
+    of its own.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._shards: list[_Shard] = []
+        self._shard_of: dict[str, _Shard] = {}
+        """By key of the outbox."""
+        self._tasks: TaskGroup | None = None
+
     def add(self, subscription: Subscription) -> None:
         """Read for this subscription; it replaces an earlier one of the same session."""
-        self._subscriptions[self._key(subscription)] = subscription
-        self.interrupt()
+        key = self._key(subscription)
+        shard = self._shard_of.get(key) or self._free_shard()
+        self._shard_of[key] = shard
+        shard.subscriptions[key] = subscription
+        shard.interrupt()
+
+    def _free_shard(self) -> _Shard:
+        """The first read that can take one more outbox, or a new one."""
+        for shard in self._shards:
+            if len(shard.subscriptions) < SHARD_MAX:
+                return shard
+        shard = _Shard(self._store)
+        self._shards.append(shard)
+        if self._tasks is not None:
+            self._tasks.start_soon(shard.run)
+        return shard
 
     def remove(self, subscription: Subscription) -> None:
         """Stop reading for this subscription."""
         key = self._key(subscription)
-        if self._subscriptions.get(key) is subscription:
-            del self._subscriptions[key]
+        shard = self._shard_of.get(key)
+        if shard is not None and shard.subscriptions[key] is subscription:
+            del shard.subscriptions[key], self._shard_of[key]
 
     def _key(self, subscription: Subscription) -> str:
         return self._store.keys.outbox(name_of(subscription.session))
@@ -196,35 +258,21 @@ class SubscriptionReader:
             entry = subscription.pop()
             if entry is not None:
                 if was_full and subscription.wants_more:
-                    self.interrupt()
+                    self.interrupt(subscription)
                 return entry
             if subscription.closed.is_set():
                 return None
             await subscription.wait()
 
-    def interrupt(self) -> None:
-        """End the present read, because another set of outboxes is to be read. Loses nothing."""
-        self._changed.set()
-        if self._reading is not None:
-            self._reading.cancel()
+    def interrupt(self, subscription: Subscription) -> None:
+        """Read again for this subscription: it wants more than when the present read began."""
+        shard = self._shard_of.get(self._key(subscription))
+        if shard is not None:
+            shard.interrupt()
 
     async def run(self) -> None:
-        backoff = Backoff(self._store.transport, log, cell=self._store.cell)
-        while True:
-            async with backoff.attempt():
-                await self._step()
-
-    async def _step(self) -> None:
-        self._changed = anyio.Event()
-        wanted = {key: each for key, each in self._subscriptions.items() if each.wants_more}
-        if not wanted:
-            await self._changed.wait()
-            return
-        positions = {key: subscription.position for key, subscription in wanted.items()}
-        reply: dict[str, list[Entry]] = {}
-        with anyio.CancelScope() as self._reading:
-            reply = await self._store.transport.read_blocking(positions, BLOCK_MS, READ_COUNT)
-        self._reading = None
-        for key, entries in reply.items():
-            if self._subscriptions.get(key) is wanted[key]:
-                wanted[key].put(entries)
+        """Read until cancelled."""
+        async with anyio.create_task_group() as self._tasks:
+            for shard in self._shards:
+                self._tasks.start_soon(shard.run)
+            await anyio.sleep_forever()

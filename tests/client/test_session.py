@@ -75,6 +75,8 @@ class Cut(Transport):
         self.of = ""
         """The one script whose replies get lost; empty: any."""
         self.scripts: list[str] = []
+        self.streams: list[int] = []
+        """How many streams each blocking read named."""
 
     async def run(self, script: str, keys: Sequence[str], args: Sequence[Arg]) -> Any:
         self.scripts.append(script)
@@ -93,6 +95,7 @@ class Cut(Transport):
     async def read_blocking(
         self, streams: Mapping[str, str], block_ms: int, count: int
     ) -> dict[str, list[Entry]]:
+        self.streams.append(len(streams))
         return await self._real.read_blocking(streams, block_ms, count)
 
     async def sleep(self, seconds: float) -> None:
@@ -437,6 +440,47 @@ async def test_a_session_opened_later_is_heard_at_once(
         with anyio.fail_after(subscription.BLOCK_MS / 2_000):
             assert (await next_result(second.results())).text == "hola 0"
         tasks.cancel_scope.cancel()
+
+
+async def test_a_read_names_a_bounded_number_of_outboxes(
+    client: Client, store: TimedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subscription, "SHARD_MAX", 2)
+    transport = cut(store)
+    async with contextlib.AsyncExitStack() as stack:
+        sessions = [await stack.enter_async_context(opened(client)) for _ in range(5)]
+        results = [session.results() for session in sessions]
+        received: list[str] = []
+
+        async def receive(number: int) -> None:
+            received.append((await next_result(results[number])).text or "")
+
+        async with anyio.create_task_group() as tasks:
+            for number, session in enumerate(sessions):
+                tasks.start_soon(receive, number)
+                await session.append(CHUNK, end_of_utterance=True)
+            node = await store.join(slots=5)
+            await store.dispatch()
+            for message in await store.inbox(node):
+                await store.answer(node, message, body=body_of(eventsched.Result(text="hola")))
+        assert received == ["hola"] * 5
+        assert max(transport.streams) == 2
+
+
+async def test_a_read_takes_the_outbox_of_a_session_in_place_of_one_that_has_ended(
+    client: Client, store: TimedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subscription, "SHARD_MAX", 1)
+    node = await store.join(slots=3)
+    for text in ("a", "b", "c"):
+        async with opened(client) as session:
+            await session.append(CHUNK, end_of_utterance=True)
+            await store.dispatch()
+            message = (await store.inbox(node))[-1]
+            await store.answer(node, message, body=body_of(eventsched.Result(text=text)))
+            assert (await next_result(session.results())).text == text
+    (channel,) = client.channels.values()
+    assert len(channel.listener._shards) == 1
 
 
 async def test_a_reader_that_was_overtaken_is_told_once(
