@@ -13,26 +13,37 @@ because a failover can lose what a server confirmed; the server then expects an 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
-from itertools import islice
+from collections.abc import Iterable, Sequence
+from itertools import chain
+
+import msgspec
 
 from eventsched.store.session_commands import Chunk
 
 STORED_CHUNKS_MAX = 256
-STORED_BYTES_MAX = 2 * 1024 * 1024
-"""Confirmed chunks beyond either bound are dropped, the oldest first."""
+"""Confirmed chunks beyond this number are dropped, whatever their length."""
 PENDING_BYTES_MAX = 32 * 1024 * 1024
 """Beyond it the buffer is full: the session takes no audio until a server confirms some."""
+
+
+class StoredLimits(msgspec.Struct, frozen=True):
+    """How much confirmed audio a session keeps: what a failover may lose, and no more."""
+
+    ms: int = 4_000
+    """Length of the audio."""
+    bytes: int = 128 * 1024
+    """Size of its chunks."""
 
 
 class AppendBuffer:
     """Chunks in the order of their numbers: first the stored ones, then the pending ones."""
 
-    def __init__(self, next_seq: int = 0) -> None:
+    def __init__(self, next_seq: int = 0, limits: StoredLimits | None = None) -> None:
         self.next_seq = next_seq
         """Number of the next chunk that is added."""
         self._stored: deque[Chunk] = deque()
-        self._stored_bytes = 0
+        self._stored_bytes = self._stored_ms = 0
+        self._limits = limits or StoredLimits()
         self._pending: deque[Chunk] = deque()
         self._pending_bytes = 0
 
@@ -53,14 +64,7 @@ class AppendBuffer:
 
     def batch(self, *, chunks_max: int, bytes_max: int) -> list[Chunk]:
         """The first pending chunks within both bounds; at least one if any is pending."""
-        batch: list[Chunk] = []
-        size = 0
-        for chunk in islice(self._pending, chunks_max):
-            size += len(chunk.payload)
-            if batch and size > bytes_max:
-                break
-            batch.append(chunk)
-        return batch
+        return _within(self._pending, chunks_max, bytes_max)
 
     def confirm(self, count: int) -> None:
         """The first `count` pending chunks are stored on the server."""
@@ -69,16 +73,28 @@ class AppendBuffer:
             self._pending_bytes -= len(chunk.payload)
             self._stored.append(chunk)
             self._stored_bytes += len(chunk.payload)
-        while len(self._stored) > STORED_CHUNKS_MAX or self._stored_bytes > STORED_BYTES_MAX:
-            self._stored_bytes -= len(self._stored.popleft().payload)
+            self._stored_ms += chunk.ms
+        while self._stores_too_much:
+            oldest = self._stored.popleft()
+            self._stored_bytes -= len(oldest.payload)
+            self._stored_ms -= oldest.ms
 
-    def resend(self, batch: Sequence[Chunk], *, expected: int) -> list[Chunk]:
-        """The chunks from number `expected` to the end of the batch; empty if one is not held.
+    @property
+    def _stores_too_much(self) -> bool:
+        is_too_much = self._stored_ms > self._limits.ms or self._stored_bytes > self._limits.bytes
+        return is_too_much or len(self._stored) > STORED_CHUNKS_MAX
 
-        The server lost chunks that it had confirmed, and expects them again.
+    def resend(
+        self, batch: Sequence[Chunk], *, expected: int, chunks_max: int, bytes_max: int
+    ) -> list[Chunk]:
+        """The first chunks from number `expected` on, within both bounds; empty if it is not held.
+
+        The server lost chunks that it had confirmed, and expects them again. They end with the
+        batch.
         """
-        chunks = [chunk for chunk in (*self._stored, *batch) if chunk.seq >= expected]
-        return chunks if chunks and chunks[0].seq == expected else []
+        chunks = (chunk for chunk in chain(self._stored, batch) if chunk.seq >= expected)
+        first = _within(chunks, chunks_max, bytes_max)
+        return first if first and first[0].seq == expected else []
 
     def withdraw(self, seq: int) -> None:
         """Remove the pending chunks from number `seq` on; their numbers are assigned again."""
@@ -86,3 +102,15 @@ class AppendBuffer:
             chunk = self._pending.pop()
             self._pending_bytes -= len(chunk.payload)
             self.next_seq = chunk.seq
+
+
+def _within(chunks: Iterable[Chunk], chunks_max: int, bytes_max: int) -> list[Chunk]:
+    """The first chunks within both bounds; at least one if there is any."""
+    first: list[Chunk] = []
+    size = 0
+    for chunk in chunks:
+        size += len(chunk.payload)
+        if first and (size > bytes_max or len(first) == chunks_max):
+            break
+        first.append(chunk)
+    return first

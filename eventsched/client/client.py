@@ -23,6 +23,7 @@ import msgspec
 import structlog
 
 from eventsched.audio.chunks import RATE_MAX, RATE_MIN, Format
+from eventsched.client.append_buffer import StoredLimits
 from eventsched.client.channel import CellMultiplexer
 from eventsched.client.session import Session
 from eventsched.encryption.decrypt import check_plain, load_cipher, make_cipher
@@ -61,6 +62,8 @@ if TYPE_CHECKING:
 FORMATS = ("pcm16", "opus")
 SECRET_BYTES = 16
 """Random bytes of a resume secret."""
+RESEND_MS_MAX = 60_000
+RESEND_BYTES_MAX = 16 * 1024 * 1024
 CANCELLED_CLOSE_S = 5.0
 """How long a cancelled block may take to request the close of its session."""
 
@@ -76,6 +79,8 @@ async def connect(
     cells: int | None = None,
     settings: Mapping[str, int] | None = None,
     keys: AnyKeys | None = None,
+    resend_ms: int = StoredLimits().ms,
+    resend_bytes: int = StoredLimits().bytes,
 ) -> AsyncIterator[Client]:
     """Connect to a server; the client works for as long as the block lasts.
 
@@ -90,16 +95,22 @@ async def connect(
         settings: Settings that replace those of the cells, by name, as whole numbers.
         keys: Key store for encrypted sessions, or the path of a key folder. Default: the folder
             that EVENTSCHED_KEYS names, else none.
+        resend_ms: How much confirmed audio each session keeps, 0 to 60,000 ms. A failover may lose
+            audio that the server had confirmed; the session then sends it again.
+        resend_bytes: The same in bytes, 0 to 16 MiB. The smaller bound counts.
 
     Raises:
         ServerUnavailable: No server answers, or it cannot be used; the message names the remedy.
-        InvalidMessage: The address, a setting or the number of cells is not acceptable.
+        InvalidMessage: The address, a setting or another argument is not acceptable.
     """
+    check_between("resend_ms", resend_ms, 0, RESEND_MS_MAX)
+    check_between("resend_bytes", resend_bytes, 0, RESEND_BYTES_MAX)
+    limits = StoredLimits(resend_ms, resend_bytes)
     folder = None if data is None else Path(data)
     async with (
         open_connection(url, data=folder, cells=cells, settings=settings) as connection,
         running_client(
-            Client(connection.stores, url=connection.url, keys=find_key_store(keys))
+            Client(connection.stores, url=connection.url, keys=find_key_store(keys), limits=limits)
         ) as client,
     ):
         yield client
@@ -147,6 +158,7 @@ class Client:
         url: str = "",
         rng: random.Random | None = None,
         keys: KeyStore | None = None,
+        limits: StoredLimits | None = None,
     ) -> None:
         self.stores = stores
         self.keys = keys
@@ -155,6 +167,7 @@ class Client:
         """Address at which another thread can connect to the server; empty if it cannot."""
         self.channels = {cell: CellMultiplexer(store) for cell, store in stores.items()}
         self._rng = rng or random.SystemRandom()
+        self._limits = limits
 
     @property
     def cells(self) -> list[str]:
@@ -337,7 +350,14 @@ class Client:
         cipher: SessionCipher | None,
     ) -> Session:
         session = Session(
-            channel, grant, secret, encoding, sample_rate, keys=self.keys, cipher=cipher
+            channel,
+            grant,
+            secret,
+            encoding,
+            sample_rate,
+            keys=self.keys,
+            cipher=cipher,
+            limits=self._limits,
         )
         channel.register(session)
         log.debug("session open", session=session.id, epoch=session.epoch)

@@ -20,7 +20,7 @@ import structlog
 
 from eventsched.audio import chunks
 from eventsched.audio.chunks import AudioChunk, Format
-from eventsched.client.append_buffer import AppendBuffer
+from eventsched.client.append_buffer import AppendBuffer, StoredLimits
 from eventsched.client.channel import APPEND_BYTES_MAX, APPEND_ITEMS_MAX, CellMultiplexer
 from eventsched.client.results import Outcome, Result, read_outcome
 from eventsched.client.subscription import OutboxEntry, Subscription
@@ -65,6 +65,7 @@ class Session:
         *,
         keys: KeyStore | None = None,
         cipher: SessionCipher | None = None,
+        limits: StoredLimits | None = None,
     ) -> None:
         self.id = grant.session
         """Full id of the session, `<cell>.<name>`. It is no secret: listeners receive it."""
@@ -86,7 +87,7 @@ class Session:
         """Encrypts the audio; none if the session is not encrypted."""
         self._utterance = grant.utterance
         self._turn = anyio.Lock(fast_acquire=True)  # a free lock costs no switch of tasks
-        self._buffer = AppendBuffer(grant.next_seq)
+        self._buffer = AppendBuffer(grant.next_seq, limits)
         self._start = grant.out_id
         self._subscription: Subscription | None = None
         self._taken = self._handled = ""
@@ -289,7 +290,12 @@ class Session:
                     receipts[chunk.seq] = reply
             if not isinstance(refused, SeqGap):
                 break
-            chunks = self._buffer.resend(batch, expected=refused.expected)
+            chunks = self._buffer.resend(
+                batch,
+                expected=refused.expected,
+                chunks_max=APPEND_ITEMS_MAX,
+                bytes_max=APPEND_BYTES_MAX,
+            )
             if not chunks:
                 raise refused
             log.warning("audio sent again", session=self.id, seq=refused.expected)

@@ -5,9 +5,9 @@ import pytest
 from eventsched.client import append_buffer
 from eventsched.client.append_buffer import (
     PENDING_BYTES_MAX,
-    STORED_BYTES_MAX,
     STORED_CHUNKS_MAX,
     AppendBuffer,
+    StoredLimits,
 )
 from eventsched.store.session_commands import Chunk
 
@@ -25,6 +25,10 @@ def filled(count: int, size: int = 1) -> AppendBuffer:
 
 def numbers(chunks: list[Chunk]) -> list[int]:
     return [chunk.seq for chunk in chunks]
+
+
+def resent(buffer: AppendBuffer, batch: list[Chunk], expected: int) -> list[Chunk]:
+    return buffer.resend(batch, expected=expected, chunks_max=16, bytes_max=1_000_000)
 
 
 def next_batch(buffer: AppendBuffer) -> list[Chunk]:
@@ -115,19 +119,19 @@ def test_refused_chunks_no_longer_fill_the_buffer(monkeypatch: pytest.MonkeyPatc
 def test_rule_7_confirmed_chunks_are_sent_again_before_the_batch() -> None:
     buffer = filled(6)
     buffer.confirm(4)
-    assert numbers(buffer.resend(next_batch(buffer), expected=2)) == [2, 3, 4, 5]
+    assert numbers(resent(buffer, next_batch(buffer), 2)) == [2, 3, 4, 5]
 
 
 def test_rule_7_the_batch_alone_is_sent_again_from_the_number_that_is_expected() -> None:
     buffer = filled(6)
-    assert numbers(buffer.resend(next_batch(buffer), expected=4)) == [4, 5]
+    assert numbers(resent(buffer, next_batch(buffer), 4)) == [4, 5]
 
 
 def test_rule_7_chunks_after_the_batch_are_not_sent_with_it() -> None:
     buffer = filled(6)
     buffer.confirm(2)
     batch = buffer.batch(chunks_max=2, bytes_max=1_000)
-    assert numbers(buffer.resend(batch, expected=1)) == [1, 2, 3]
+    assert numbers(resent(buffer, batch, 1)) == [1, 2, 3]
 
 
 @pytest.mark.parametrize("expected", [0, 9])
@@ -135,15 +139,29 @@ def test_rule_7_a_gap_that_cannot_be_filled_sends_nothing(expected: int) -> None
     buffer = AppendBuffer(next_seq=3)
     buffer.add([chunk(3), chunk(4)])
     buffer.confirm(1)
-    assert buffer.resend(next_batch(buffer), expected=expected) == []
+    assert resent(buffer, next_batch(buffer), expected) == []
 
 
 def test_resending_changes_neither_pending_nor_stored_chunks() -> None:
     buffer = filled(4)
     buffer.confirm(2)
     batch = next_batch(buffer)
-    assert buffer.resend(batch, expected=0) == buffer.resend(batch, expected=0)
+    assert resent(buffer, batch, 0) == resent(buffer, batch, 0)
     assert numbers(next_batch(buffer)) == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("chunks_max", "bytes_max", "count"), [(3, 1_000, 3), (9, 30, 3), (9, 35, 3), (9, 5, 1)]
+)
+def test_no_more_is_sent_again_than_one_call_takes(
+    chunks_max: int, bytes_max: int, count: int
+) -> None:
+    buffer = filled(8, size=10)
+    buffer.confirm(6)
+    chunks = buffer.resend(
+        next_batch(buffer), expected=1, chunks_max=chunks_max, bytes_max=bytes_max
+    )
+    assert numbers(chunks) == list(range(1, 1 + count))
 
 
 # --- bounds of the stored chunks --------------------------------------------------------------
@@ -151,26 +169,31 @@ def test_resending_changes_neither_pending_nor_stored_chunks() -> None:
 
 def first_held(buffer: AppendBuffer, count: int) -> int:
     """The lowest number that can be sent again, of `count` confirmed chunks."""
-    return next(seq for seq in range(count + 1) if seq == count or buffer.resend([], expected=seq))
+    return next(seq for seq in range(count + 1) if seq == count or resent(buffer, [], seq))
 
 
-def test_the_last_256_confirmed_chunks_are_held() -> None:
-    buffer = filled(300)
+@pytest.mark.parametrize(
+    ("limits", "first"),
+    [
+        (StoredLimits(), 260),  # 4 s of chunks of 100 ms
+        (StoredLimits(ms=1_000), 290),
+        (StoredLimits(ms=1_050), 290),
+        (StoredLimits(ms=60_000, bytes=50), 295),
+        (StoredLimits(ms=60_000), 300 - STORED_CHUNKS_MAX),
+        (StoredLimits(ms=0), 300),
+    ],
+)
+def test_confirmed_chunks_are_held_within_each_bound(limits: StoredLimits, first: int) -> None:
+    buffer = AppendBuffer(limits=limits)
+    buffer.add([chunk(seq, 10) for seq in range(300)])
     buffer.confirm(300)
-    assert first_held(buffer, 300) == 300 - STORED_CHUNKS_MAX == 44
-
-
-def test_the_last_2_mib_of_confirmed_chunks_are_held() -> None:
-    size = 64 * 1024
-    buffer = filled(40, size)
-    buffer.confirm(40)
-    assert first_held(buffer, 40) == 40 - STORED_BYTES_MAX // size == 8
+    assert first_held(buffer, 300) == first
 
 
 def test_old_chunks_are_dropped_as_later_ones_are_confirmed() -> None:
-    buffer = filled(STORED_CHUNKS_MAX)
-    buffer.confirm(STORED_CHUNKS_MAX)
-    assert first_held(buffer, STORED_CHUNKS_MAX) == 0
-    buffer.add([chunk(STORED_CHUNKS_MAX)])
+    buffer = filled(40)
+    buffer.confirm(40)
+    assert first_held(buffer, 40) == 0
+    buffer.add([chunk(40)])
     buffer.confirm(1)
-    assert first_held(buffer, STORED_CHUNKS_MAX) == 1
+    assert first_held(buffer, 41) == 1
