@@ -37,7 +37,7 @@ from eventsched.projection.protocol import ProjectionSet
 from eventsched.projection.store import ProjectionStore
 from eventsched.schema.events import Event
 from eventsched.schema.ids import START, id_before
-from eventsched.schema.keys import job_key
+from eventsched.schema.keys import job_key, name_of, session_of_job
 from eventsched.schema.settings import Settings
 from eventsched.store.replies import fields_of
 from projections.job import Job
@@ -125,7 +125,7 @@ class Plan(Verifier):
             self.changes += repair.changes(reason)
         elif kind == "job":
             job = records.jobs.get(name)
-            session_name = self._session_of(name)
+            session_name = name_of(session_of_job(name))
             session = records.sessions.get(session_name)
             if found:
                 job_facts = await self._read_facts(session_name) if session else None

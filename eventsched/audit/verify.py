@@ -38,7 +38,7 @@ from eventsched.schema.events import (
     StreamTrimmed,
 )
 from eventsched.schema.ids import START, parse_id
-from eventsched.schema.keys import name_of
+from eventsched.schema.keys import name_of, session_of_job
 from eventsched.store.lag import ConsumerLag
 from projections.node import Node
 from projections.session import Session
@@ -289,11 +289,12 @@ class Verifier:
 
     def _is_live(self, projection: str, entity: str) -> bool:
         """False for jobs of a retired session, whose records are not compared."""
-        return projection != "job" or self._session_of(entity) in self._records.sessions
+        return projection != "job" or not self._is_of_retired(entity)
 
-    @staticmethod
-    def _session_of(job_key: str) -> str:
-        return name_of(job_key.split(":")[1])
+    def _is_of_retired(self, job_key: str) -> bool:
+        """Whether the session of the job is retired; false for a text that is no job key."""
+        session = session_of_job(job_key)
+        return session != "" and name_of(session) not in self._records.sessions
 
     async def _compare_records_of(self, part: ProjectionState, entities: Sequence[str]) -> None:
         """Read the stored records of the entities, and report each difference from the fold.
@@ -344,7 +345,7 @@ class Verifier:
         last, entities = await self._store.read_entities(kind, names, epochs)
         await self._fold_to(last)
         for name, stored in zip(names, entities, strict=True):
-            if kind == "job" and self._session_of(name) not in self._records.sessions:
+            if kind == "job" and self._is_of_retired(name):
                 continue  # the session is retired, and its jobs are being removed
             found = list(differences(name, folded.get(name), stored))
             self.report.add(found)

@@ -246,7 +246,9 @@ class ProjectionStore(CellConnection):
         args: list[Arg] = []
         for name in names:
             args += (name, ",".join(map(str, (epochs or {}).get(name, ()))))
-        reply = msgspec.json.decode(await self.run("read_entity", kind, *args))
+        # Bytes that are not UTF-8, which a change by hand may leave, are a difference and no error.
+        text = (await self.run("read_entity", kind, *args)).decode(errors="replace")
+        reply = msgspec.json.decode(text)
         return reply["last"], list(reply["entities"])
 
     async def has_timer(self, member: str) -> bool:
@@ -264,12 +266,15 @@ class ProjectionStore(CellConnection):
         return checkpoint.decode(), [named_fields_of(record) for record in records]
 
     async def scan(self, kind: str) -> AsyncIterator[list[str]]:
-        """Ids of all keys of a kind, a few at a time; an id may come twice."""
+        """Ids of all keys of a kind, a few at a time; an id may come twice.
+
+        Bytes of an id that are not UTF-8 become the replacement character.
+        """
         cursor = "0"
         while True:
             reply, ids = await self.run("scan_ids", kind, cursor)
             cursor = reply.decode()
-            yield [id_.decode() for id_ in ids]
+            yield [id_.decode(errors="replace") for id_ in ids]
             if cursor == "0":
                 return
 

@@ -72,6 +72,7 @@ CELLS = f"{LAYOUT}:cells"
 
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 CELL = re.compile(r"[a-z0-9]{1,16}")
+_JOB_KEY_PARTS = 6
 LANGUAGE = re.compile(r"auto|[a-z]{2,3}(-[A-Za-z0-9]{2,8})?")
 
 
@@ -93,6 +94,12 @@ def name_of(full_id: str) -> str:
 def job_key(tenant: str, session: str, utterance: int, target: str, features_hash: str) -> str:
     """Return the key of a job (rule 10, job identity); `session` is the full id."""
     return f"{tenant}:{session}:{utterance}:translation:{target}:{features_hash}"
+
+
+def session_of_job(key: str) -> str:
+    """Return the full id of the session in a job key; empty if the text is no job key."""
+    parts = key.split(":")
+    return parts[1] if len(parts) == _JOB_KEY_PARTS and "." in parts[1] else ""
 
 
 def pick_cell(name: str, cells: list[str]) -> str:

@@ -7,6 +7,7 @@ Read next: lua/README.md (what each script decides), roles/dispatcher.py, roles/
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Literal
 
@@ -14,6 +15,11 @@ import msgspec
 
 from eventsched.store.cell_connection import CellConnection
 from eventsched.store.replies import fields_of
+
+_PRESENCE_NAME = re.compile(r"(?P<role>[^|]+)\|(?P<set>[^|]*)\|(?P<instance>[^|]+)")
+_PRESENCE = re.compile(
+    r"(?P<seen>\d{1,15})\|(?P<since>\d{1,15})\|(?P<state>running|failing|ended)\|(?P<error>.*)"
+)
 
 
 class DispatchReply(msgspec.Struct, frozen=True):
@@ -113,9 +119,13 @@ class RoleCommands(CellConnection):
         return int(await self.run("renew_presence", instance, since_ms, *texts))
 
     async def read_presence(self) -> list[StoredPresence]:
-        """Return the roles of the processes that were seen within the last hour."""
+        """Return the roles of the processes that were seen within the last hour.
+
+        Fields that `renew_presence` did not write are left out.
+        """
         reply = await self.transport.command("HGETALL", self.keys.presence, key=self.keys.presence)
-        return [_presence(name, value) for name, value in fields_of(reply).items()]
+        found = (_presence(name, value) for name, value in fields_of(reply).items())
+        return [presence for presence in found if presence is not None]
 
     async def retry_dead_letter(self, dead_id: str, *, force: bool) -> RetryOutcome:
         """Process a dead letter again; with `force` also one that was processed in part."""
@@ -123,16 +133,18 @@ class RoleCommands(CellConnection):
         return RetryOutcome(word.decode(), retried, passed_over)
 
 
-def _presence(name: bytes, value: bytes) -> StoredPresence:
-    """Decode a field of the key `presence`; lua/renew_presence.lua writes it."""
-    role, projection_set, instance = name.decode().split("|")
-    seen, since, state, error = value.decode(errors="replace").split("|", 3)
+def _presence(name: bytes, value: bytes) -> StoredPresence | None:
+    """Decode a field of the key `presence`, which lua/renew_presence.lua writes; None if other."""
+    name_match = _PRESENCE_NAME.fullmatch(name.decode(errors="replace"))
+    match = _PRESENCE.fullmatch(value.decode(errors="replace"))
+    if name_match is None or match is None:
+        return None
     return StoredPresence(
-        role,
-        projection_set,
-        state,  # type: ignore[arg-type]
-        error,
-        instance=instance,
-        since_ms=int(since),
-        seen_ms=int(seen),
+        name_match["role"],
+        name_match["set"],
+        match["state"],  # type: ignore[arg-type]
+        match["error"],
+        instance=name_match["instance"],
+        since_ms=int(match["since"]),
+        seen_ms=int(match["seen"]),
     )

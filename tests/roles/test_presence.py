@@ -97,6 +97,19 @@ async def test_processes_that_are_gone_for_an_hour_are_dropped_when_another_star
     assert [each.instance for each in await store.read_presence()] == ["p2"]
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("a|b|c|d", "1|1|running|"), ("timer||p2", "x|1|running|"), ("timer||p2", "1|1|idle|")],
+)
+async def test_a_field_that_no_process_wrote_is_left_out(
+    store: TimedStore, name: str, value: str
+) -> None:
+    await store.renew_presence("p1", 0, [DISPATCHER])
+    key = store.keys.presence
+    await store.transport.command("HSET", key, name, value, key=key)
+    assert [each.instance for each in await store.read_presence()] == ["p1"]
+
+
 async def test_a_cell_has_at_most_1024_roles(store: TimedStore) -> None:
     several = [RolePresence(f"r{number}", "", "running") for number in range(64)]
     for process in range(17):

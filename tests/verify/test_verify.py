@@ -390,6 +390,16 @@ async def _deleted_event(busy: BusyCell, redis: Any) -> None:
     await redis.xdel(busy.store.keys.log, log[5].id)
 
 
+async def _unknown_job_without_parts(busy: BusyCell, redis: Any) -> None:
+    await redis.set(busy.store.keys.job("x"), "1")
+
+
+async def _session_with_bytes_that_are_no_text(busy: BusyCell, redis: Any) -> None:
+    await redis.hset(
+        busy.store.keys.session("e"), mapping={"status": "open", "tenant": b"\xff\xfe"}
+    )
+
+
 STORED: list[tuple[str, Corruption]] = [
     ("I1", _lost_chunk),
     ("I5", _unknown_lease),
@@ -406,6 +416,8 @@ STORED: list[tuple[str, Corruption]] = [
     ("I7", _forged_index),
     ("I7", _forged_order),
     ("I7", _lost_session),
+    ("I7", _unknown_job_without_parts),
+    ("I7", _session_with_bytes_that_are_no_text),
     ("I7", _unknown_session),
     ("I7", _lost_job),
     ("I7", _lost_place),

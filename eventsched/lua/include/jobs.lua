@@ -103,7 +103,7 @@ function jobs.lease_deadline(key)
 end
 
 -- For `read_entity`: the fields of the record by name, as text, the decoded core, and the core as
--- it is stored; nil without a record that can be read.
+-- it is stored; nil without a record. The status of a record that cannot be read is `unreadable`.
 function jobs.fields(key)
   local stored = redis.call('GET', keys.of('job', key))
   if not stored then return nil end
@@ -111,7 +111,9 @@ function jobs.fields(key)
     string.match(stored, record_pattern)
   local text = string.sub(stored, core_at or 1)
   local is_readable, core = pcall(cjson.decode, text)
-  if not status or not is_readable then return nil end
+  if not status or not is_readable then
+    return { status = 'unreadable', attempt = '', deadline = '', outcome = '' }, {}, ''
+  end
   local priority, tag, entry = string.match(place, '^(%d+),(%d+),(%d+)$')
   return { status = status, attempt = attempt, node = node, epoch = epoch, dispatched = at,
     deadline = deadline, priority = priority, tag = tag, member = entry and entry .. ':' .. key,
