@@ -75,7 +75,9 @@ end
 if key_id ~= '' and not validate.is_hex(key_id, 16) then
   return validate.invalid('key', '16 hex digits or empty')
 end
-if not validate.is_text(tp, 255) then return validate.invalid('tp', 'text of up to 255 bytes') end
+if tp ~= '' and not validate.is_traceparent(tp) then
+  return validate.invalid('tp', 'a W3C traceparent or empty')
+end
 if not sample_rate_hz then return validate.invalid('sample_rate', '8000 to 48000 Hz') end
 if not priority_no then return validate.invalid('priority', '0, 1 or 2') end
 local room_key, of_tenant = keys.room(room), keys.full(tenant) .. '/'

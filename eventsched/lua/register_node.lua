@@ -7,7 +7,7 @@
 -- ARGV
 --   now_arg         ms                     used in a cell with a manual clock only
 --   name            node name
---   token           text                   of the process; the same again gets the same reply
+--   token           name                   of the process; the same again gets the same reply
 --   sources         languages, joined by comma, sorted
 --   targets         languages, joined by comma, sorted
 --   features        names, joined by comma, sorted
@@ -42,9 +42,7 @@ end
 local slots_no = validate.int(slots, 1, 256)
 local sources_no, targets_no = #strings.split(sources), #strings.split(targets)
 if not keys.name(keys.full(name)) then return validate.invalid('node', 'a name') end
-if token == '' or not validate.is_text(token, 255) then
-  return validate.invalid('token', 'text of 1 to 255 bytes')
-end
+if not validate.is_name(token) then return validate.invalid('token', 'a name') end
 if not validate.is_text(version, version_max) then
   return validate.invalid('version', 'text of up to 64 bytes')
 end

@@ -142,7 +142,7 @@ def check_registration(
 ) -> None:
     fits = {
         "node": bool(NAME.fullmatch(name)),
-        "token": bool(token),
+        "token": bool(NAME.fullmatch(token)),
         "slots": 1 <= slots <= SLOTS_MAX,
         "sources": 1 <= len(sources) <= SIDE_MAX
         and all(LANGUAGE.fullmatch(source) for source in sources),

@@ -26,6 +26,8 @@ from tests.scripts.calls import (
 )
 from tests.session_buffer import buffer_of
 
+TRACE = f"00-{'a' * 32}-{'b' * 16}-01"
+
 
 async def chunks_of(store: TimedStore, name: str = "s1") -> list[tuple[int, int]]:
     """(seq, utterance) of the stored chunks."""
@@ -425,7 +427,7 @@ async def test_audio_without_an_open_outcome_is_trimmed(store: TimedStore) -> No
 
 
 async def test_finalized_names_its_chunks_and_its_turn_for_dispatch(store: TimedStore) -> None:
-    node, session = await store.join(), await store.open(traceparent="00-ab-cd-01")
+    node, session = await store.join(), await store.open(traceparent=TRACE)
     await store.say(session, 0)
     store.tick(5)
     await store.say(session, 1, end_of_utterance=True)
@@ -436,5 +438,5 @@ async def test_finalized_names_its_chunks_and_its_turn_for_dispatch(store: Timed
     assert [chunk_id for chunk_id, _ in chunks] == [event.data.first, event.data.last]
     for field in ("first", "last", "count", "bytes", "ms", "padding_ms", "turn", "utterance"):
         assert message[field] == getattr(event.data, field), field
-    assert (event.traceparent, message["tp"]) == ("00-ab-cd-01", "00-ab-cd-01")
+    assert (event.traceparent, message["tp"]) == (TRACE, TRACE)
     assert event.cause == f"audio:{session.session}/{event.data.last}"

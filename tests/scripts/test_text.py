@@ -71,17 +71,23 @@ async def test_rule_33_text_is_what_python_decodes_and_not_too_long(
     assert 500 < sum(reply) < len(texts) - 500
 
 
-async def test_rule_33_an_open_refuses_a_trace_context_that_is_no_text(
+TRACE = f"00-{'0af7651916cd43dd' * 2}-{'b7ad6b7169203331'}-01".encode()
+
+
+async def test_rule_33_an_open_refuses_a_trace_context_of_another_form(
     redis: Client, store: TimedStore
 ) -> None:
     before = await contents(redis, store)
-    for odd in [*NOT_TEXT, b"x" * 256]:
+    near = [TRACE[1:], TRACE + b"0", TRACE.upper(), TRACE.replace(b"-", b"0"), TRACE[:-1] + b"\n"]
+    near += [TRACE.replace(b"-b7", b"b7-"), TRACE.replace(b"00-", b"0-0"), b"x" * 1_000_000]
+    for odd in [*NOT_TEXT, *ODD_TEXT, *near]:
         assert await code_of(store, "open_session", *_opening("s1", odd)) == (
-            "INVALID_MESSAGE tp: text of up to 255 bytes"
+            "INVALID_MESSAGE tp: a W3C traceparent or empty"
         )
     assert await contents(redis, store) == before
-    for number, odd in enumerate(ODD_TEXT):
-        assert await call(store, "open_session", *_opening(f"s{number}", odd)) == [1, 0, 0, b"0-0"]
+    for number, traceparent in enumerate([b"", TRACE]):
+        opening = _opening(f"s{number}", traceparent)
+        assert await call(store, "open_session", *opening) == [1, 0, 0, b"0-0"]
     await _is_readable(store)
 
 
@@ -105,20 +111,31 @@ def _opening(name: str, tp: bytes) -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize("field", ["token", "version"])
-async def test_rule_33_a_registration_refuses_what_is_no_text(
-    redis: Client, store: TimedStore, field: str
+async def test_rule_33_a_registration_refuses_a_version_that_is_no_text(
+    redis: Client, store: TimedStore
 ) -> None:
     before = await contents(redis, store)
-    too_long = {"token": 256, "version": 65}[field]
-    for odd in [*NOT_TEXT, b"x" * too_long]:
-        refused = await code_of(store, "register_node", *_registration("n1", **{field: odd}))
-        assert refused.startswith(f"INVALID_MESSAGE {field}: ")
+    for odd in [*NOT_TEXT, b"x" * 65]:
+        refused = await code_of(store, "register_node", *_registration("n1", version=odd))
+        assert refused.startswith("INVALID_MESSAGE version: ")
     assert await contents(redis, store) == before
     for number, odd in enumerate(ODD_TEXT):
-        reply = await call(store, "register_node", *_registration(f"n{number}", **{field: odd}))
+        reply = await call(store, "register_node", *_registration(f"n{number}", version=odd))
         assert reply[0] == 1
     await _is_readable(store)
+
+
+async def test_rule_33_a_registration_refuses_a_token_that_is_no_name(
+    redis: Client, store: TimedStore
+) -> None:
+    before = await contents(redis, store)
+    others = [text for text in ODD_TEXT if text != b"1e3"]
+    for odd in [*NOT_TEXT, *others, b"", b"x" * 65, b"x" * 1_000_000]:
+        refused = await code_of(store, "register_node", *_registration("n1", token=odd))
+        assert refused == "INVALID_MESSAGE token: a name"
+    assert await contents(redis, store) == before
+    reply = await call(store, "register_node", *_registration("n1", token=b"x" * 64))
+    assert reply[0] == 1
 
 
 def _registration(name: str, token: bytes = b"t", version: bytes = b"") -> list[Any]:

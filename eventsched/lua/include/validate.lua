@@ -17,6 +17,14 @@ function validate.is_hex(value, digits)
   return #value == digits and string.match(value, '^%x+$') ~= nil
 end
 
+-- Whether the text is a W3C traceparent: version, trace, parent and flags.
+function validate.is_traceparent(value)
+  if #value ~= 55 then return false end
+  local version, trace, parent, flags =
+    string.match(value, '^([0-9a-f]+)%-([0-9a-f]+)%-([0-9a-f]+)%-([0-9a-f]+)$')
+  return version ~= nil and #version == 2 and #trace == 32 and #parent == 16 and #flags == 2
+end
+
 function validate.is_language(value)
   if value == 'auto' then return true end
   local base, region = string.match(value, '^([a-z]+)(.*)$')
