@@ -10,16 +10,19 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
+import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_origin
 
 import msgspec
 
 import eventsched
 
 RECORD = Path(__file__).with_suffix(".txt")
+_NAME = re.compile(r"\b[A-Z]\w*\b")
 STUB = Path(eventsched.__file__).with_suffix(".pyi")
 _ENTERED = {"__aenter__", "__aexit__", "__aiter__", "__enter__", "__exit__", "__iter__", "__call__"}
 """Special methods that applications use: `async with`, `async for`, calls."""
@@ -82,7 +85,7 @@ def _attributes(kind: type) -> Iterator[str]:
             yield _member(name, inspect.getattr_static(kind, name))
     for base in kind.__mro__:
         if _is_ours(base):
-            annotated = {name: str(text) for name, text in _annotations(base).items()}
+            annotated = {name: _spelled(text, base) for name, text in _annotations(base).items()}
             assigned = dict.fromkeys(_assigned_in_init(base), "")
             for name, text in (assigned | annotated).items():
                 if name not in members | struct and name[0] != "_":
@@ -113,14 +116,26 @@ def _kind(thing: Any) -> str:
 def _signature(thing: Any, *, of_method: bool = False) -> str:
     found = inspect.signature(thing)
     parameters = [
-        one.replace(annotation=_bare(one.annotation)) for one in found.parameters.values()
+        parameter.replace(annotation=_bare(parameter.annotation, thing))
+        for parameter in found.parameters.values()
     ]
-    returned = _bare(found.return_annotation)
+    returned = _bare(found.return_annotation, thing)
     return str(found.replace(parameters=parameters[of_method:], return_annotation=returned))
 
 
-def _bare(annotation: Any) -> Any:
-    return _Bare(annotation) if isinstance(annotation, str) else annotation
+def _bare(annotation: Any, thing: Any) -> Any:
+    return _Bare(_spelled(annotation, thing)) if isinstance(annotation, str) else annotation
+
+
+def _spelled(annotation: Any, thing: Any) -> str:
+    """The annotation as text, with the words of a Literal instead of the name of its alias."""
+    names = vars(sys.modules[inspect.unwrap(thing).__module__])
+
+    def values(match: re.Match[str]) -> str:
+        alias = names.get(match[0])
+        return repr(alias).removeprefix("typing.") if get_origin(alias) is Literal else match[0]
+
+    return _NAME.sub(values, str(annotation))
 
 
 def _annotations(kind: type) -> dict[str, Any]:
