@@ -69,7 +69,7 @@ class Fleet:
         leases = keys.leases(NODE, 1)
         return not (
             await command("XLEN", keys.dispatch, key=keys.dispatch)
-            or await command("SCARD", keys.requirements, key=keys.requirements)
+            or await command("HLEN", keys.requirements, key=keys.requirements)
             or await command("ZCARD", leases, key=leases)
         )
 

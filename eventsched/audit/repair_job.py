@@ -78,7 +78,6 @@ class JobRepair:
         requirement = f"{view.source}:{view.target}:{','.join(view.features)}"
         writes: list[Write] = [
             ("ZADD", f"waiting:{view.priority}:{requirement}", view.tag, view.member),
-            ("SADD", "requirements", requirement),
             *job_timer("wait", view, self._settings),
         ]
         if view.priority:

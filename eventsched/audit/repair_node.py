@@ -34,6 +34,7 @@ class NodeRepair:
         parts = ("leases", "lease_timers", "lost_timers", "suspension_timers")
         self._stored: dict[str, Any] = {part: stored.get(part) or {} for part in parts}
         self._stored |= {part: stored[part] for part in ("node", "drain") if part in stored}
+        self._has_wrong_item = "wrong_item" in stored
         self._place = (bool(stored.get("member")), stored.get("free"))
         self._nodes, self._at = nodes, at
 
@@ -61,6 +62,10 @@ class NodeRepair:
         if writes or not self._is_in_place(self._view):
             writes += self._class(self._view)
         yield self._change(f"class:{self._view.cls}", "set its class", reason, writes)
+        writes = [("DEL", f"requirements:{old_class}")] if self._has_wrong_item else []
+        yield self._change(
+            f"requirements:{old_class}", "build its waiting requirements again", reason, writes
+        )
         yield self._change(f"node:{self._name}", "set its timers", reason, self._timers(self._view))
 
     def _change(

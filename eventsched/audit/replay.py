@@ -34,10 +34,6 @@ from eventsched.schema.events import (
 )
 from projections.job import Job
 
-REQUIREMENTS_MAX = 64
-"""A freed slot is compared with so many requirements. If more wait, the log does not say which."""
-FILLS_MAX = 8
-"""Jobs that one call dispatches to freed slots."""
 DIFFERENCES_MAX = 1_000
 """Differences reported in full; further ones are only counted."""
 Basis: TypeAlias = Literal["evidence", "fold"]
@@ -219,9 +215,6 @@ def check_against_state(
     """Yield where the decision differs from the state before it: (field, recorded, computed)."""
     if event.job in state.waiting:
         computed = choose_job(state, event.node)
-        if computed.compared > REQUIREMENTS_MAX - FILLS_MAX:  # the log does not say which 64
-            yield from _check_candidates(state, event, data)
-            return
     else:
         job = state.job(event.job)
         computed = choose(state, job, Requirement.of(data), event.session, data.turn)
@@ -232,20 +225,6 @@ def check_against_state(
 
 
 _COMPARED = ("rule", "affinity", "classes", "last", "compared", "winner", "runner_up")
-
-
-def _check_candidates(
-    state: SchedulerState, event: Event, data: JobDispatched
-) -> Iterator[tuple[str, Any, Any]]:
-    """Winner and runner-up must each be the next job of a requirement that the node serves."""
-    node = state.node(event.node)
-    heads = [rank for _, rank in state.waiting_for(node)] if node else []
-    for name in ("winner", "runner_up"):
-        rank = getattr(data, name)
-        if rank is not None and rank not in heads:
-            yield name, msgspec.to_builtins(rank), "the next of a waiting requirement"
-    if data.compared > REQUIREMENTS_MAX:
-        yield "compared", data.compared, REQUIREMENTS_MAX
 
 
 def check_queued(

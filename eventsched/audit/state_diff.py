@@ -178,6 +178,8 @@ def job_differences(key: str, view: Job | None, stored: Stored) -> Iterator[Viol
         fields |= {"deadline": str(view.deadline_ms)}
         if stored.get("tag") != str(view.tag):
             yield Violation("I7", where, f"its finish tag in the queue is {stored.get('tag')}")
+        if "head_fault" in stored:
+            yield Violation("I7", where, f"of its requirement: {stored['head_fault']}")
     else:
         fields |= {"outcome": view.outcome}
         job = {**job, "outcome": _outcome(job.get("outcome", ""))}
@@ -201,6 +203,9 @@ def node_differences(name: str, view: Node | None, stored: Stored) -> Iterator[V
     fields = node_fields(view)
     yield from _differences("I7", where, fields, {field: node.get(field, "") for field in fields})
     yield from _lease_differences(name, view, stored)
+    if "wrong_item" in stored:
+        what = f"{stored['wrong_item']} names no next job of a requirement"
+        yield Violation("I7", f"requirements:{view.cls}", what)
     for timer in missing_node_timers(name, view, stored):
         yield Violation("I8", where, f"{timer.state} without a {timer.kind} timer")
 

@@ -144,7 +144,7 @@ class _CellReader:
         self._now_ms = await read_now(self._store)
         counters = await self._store.read_hash(self._keys.counters)
         classes = [await self._class(id_) for id_ in await self._members(self._keys.classes)]
-        requirements = await self._members(self._keys.requirements)
+        requirements = sorted(await self._store.read_hash(self._keys.requirements))
         settings = await self._store.read_hash(self._keys.settings)
         newest = await self._store.read_range(
             self._keys.dead_letters, "-", "+", 1, newest_first=True

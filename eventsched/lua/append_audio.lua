@@ -15,8 +15,8 @@
 -- Refusals: SESSION_UNKNOWN, SESSION_SUPERSEDED, SESSION_CLOSED, SEQ_GAP, CHUNK_TOO_LARGE,
 --   INVALID_MESSAGE, BACKPRESSURE
 -- Events: AudioChunkAppended (audio stream), UtteranceFinalized, JobDispatched, JobQueued
--- Bound: the chunks given, at most 32; 8 finalizes or 64 outcomes; 8 jobs assigned, each with 64
---   requirements and 8 fills
+-- Bound: the chunks given, at most 32; 8 finalizes or 64 outcomes; 8 jobs assigned, each with 8
+--   fills
 -- include: backpressure
 -- include: delivery
 -- include: numbers

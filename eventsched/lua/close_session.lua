@@ -12,7 +12,7 @@
 -- Refusals: SESSION_UNKNOWN, SESSION_SUPERSEDED, INVALID_MESSAGE
 -- Events: SessionClosing, UtteranceFinalized, JobDispatched, JobQueued, RoomLeft, PlaybackEnded,
 --   SessionClosed
--- Bound: 32 members of a room, 64 playbacks; 8 jobs assigned, each with 64 requirements and 8 fills
+-- Bound: 32 members of a room, 64 playbacks; 8 jobs assigned, each with 8 fills
 -- include: closing
 -- include: sessions
 -- include: validate

@@ -14,7 +14,7 @@
 --   yet; waiting: jobs whose nodes have no free slot
 -- Refusals: INVALID_MESSAGE
 -- Events: JobDispatched, JobQueued
--- Bound: 12 entries of at most 32 targets, none after 16 jobs or fills; 64 requirements and 8 fills
+-- Bound: 12 entries of at most 32 targets, none after 16 jobs or fills; 8 fills
 --   each
 -- include: assign
 -- include: clock

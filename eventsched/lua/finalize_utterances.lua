@@ -12,7 +12,7 @@
 -- Refusals: SESSION_UNKNOWN, SESSION_SUPERSEDED, SESSION_CLOSED, INVALID_MESSAGE
 -- Events: UtteranceFinalized, JobDispatched, JobQueued
 -- Bound: the finalizes given, at most 8; 32 members of a room each; 8 jobs assigned, each with
---   64 requirements and 8 fills
+--   8 fills
 -- include: keys
 -- include: numbers
 -- include: sessions

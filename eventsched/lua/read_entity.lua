@@ -12,12 +12,14 @@
 -- Reply: JSON: {last, entities: [{…} per entity]}; a missing entity is {}
 -- Refusals: none
 -- Events: none
--- Bound: the entities given; a session's open outcomes, a node's leases
+-- Bound: the entities given; a session's open outcomes, a node's leases, the first 100 waiting
+--   requirements of its class
 local epochs_back, lost_reasons = 2, { 'node_lost', 'superseded', 'drained' }
 -- include: jobs
 -- include: keys
 -- include: nodes
 -- include: numbers
+-- include: queue
 -- include: reply
 -- include: strings
 
@@ -94,13 +96,15 @@ end
 function read.job(key)
   local job, core, text = jobs.fields(key)
   if not job then return {} end
-  local tag, requirement
+  local tag, requirement, head_fault
   if job.status == 'queued' then
     local features = table.concat(core.features or {}, ',')
     requirement = table.concat({ core.source, core.target, features }, ':')
     tag = redis.call('ZSCORE', keys.of('waiting', job.priority, requirement), job.member) or nil
+    head_fault = queue.head_fault(core.source, core.target, features)
   end
-  return { hash = job, tag = tag, requirement = requirement, core = text }
+  return { hash = job, tag = tag, requirement = requirement, core = text,
+    head_fault = head_fault }
 end
 
 -- The leases of the present registration, of the two before it, and of `epochs`.
@@ -129,7 +133,8 @@ function read.node(name, epochs)
     suspension_timers = suspension_timers, node = due('node|' .. name),
     drain = due('drain|' .. name),
     member = redis.call('SISMEMBER', keys.of('members', class), name),
-    free = redis.call('ZSCORE', keys.of('free', class), name) or nil }
+    free = redis.call('ZSCORE', keys.of('free', class), name) or nil,
+    wrong_item = queue.wrong_item(class) }
 end
 
 local last = redis.call('XREVRANGE', keys.log, '+', '-', 'COUNT', 1)

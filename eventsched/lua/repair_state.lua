@@ -23,12 +23,13 @@
 -- Reply: repaired, or moved (a later entry or another value of a guard: compute the change again)
 -- Refusals: INVALID_MESSAGE
 -- Events: CellRepaired
--- Bound: the arguments
+-- Bound: the arguments; the waiting requirements of the cell
 -- include: cache
 -- include: clock
 -- include: entry_ids
 -- include: events
 -- include: keys
+-- include: queue
 -- include: repair
 -- include: validate
 -- include: write
@@ -78,5 +79,13 @@ events.CellRepaired({ session = session, job = job, node = node, where = where_a
 cache.invalidate()
 for _, words in ipairs(writes) do
   commands[words[1]](keys.prefix .. words[2], unpack(words, 3))
+end
+-- The heads of the requirements follow from the queues and the classes.
+for _, words in ipairs(writes) do
+  local requirement = string.match(words[2], '^waiting:%d:(.*)$')
+  local class = string.match(words[2], '^members:(.*)$')
+    or string.match(words[2], '^requirements:(.*)$')
+  if requirement then queue.rebuild_head(requirement) end
+  if class then queue.rebuild_waiting(class) end
 end
 return 'repaired'

@@ -29,8 +29,8 @@ S  ephemeral state: it may be lost.
     members:<class>         set    D  nodes of the capability class
     free:<class>            zset   D  its nodes that have a free slot, by load
     pair:<src>:<tgt>        set    D  capability classes that serve the language pair
-    requirements            set    D  requirements with waiting jobs
-    requirements:<class>    zset   D  those that the class can serve, least recently checked first
+    requirements            hash   D  requirement with waiting jobs -> place of its next job
+    requirements:<class>    zset   D  `<place>:<requirement>` that the class can serve, in order
     waiting:<p>:<requirement> zset D  waiting jobs, by tag
     tenant_queued           hash   D  tenant -> waiting jobs
     tenant_undispatched     hash   D  tenant -> outcomes of utterances in the dispatch queue

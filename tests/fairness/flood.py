@@ -13,6 +13,7 @@ from statistics import median
 
 import msgspec
 
+from eventsched.client.client import features_hash
 from eventsched.schema.events import Event, JobDispatched, JobFailed, UtteranceFinalized
 from eventsched.schema.keys import name_of
 from eventsched.store.node_commands import NodeGrant, NodeResult
@@ -27,6 +28,10 @@ TIMES = 1_000
 SLOTS, JOB_MS = 8, 400
 """What the node can do: 20 jobs a second."""
 CALM_MS, FLOOD_MS, SETTLE_MS = 10_000, 15_000, 10_500
+FEATURES = [f"f{number:02}" for number in range(11)]
+"""Features of the node. Each subset of them is another requirement."""
+MANY = 1_500
+"""Requirements of a flood that asks for another subset of the features in each session."""
 
 
 class Tenant(msgspec.Struct, frozen=True):
@@ -54,23 +59,37 @@ class Waits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Play:
-    """A cell with a node, four ordinary tenants, and later one that floods."""
+    """A cell with a node, four ordinary tenants, and later one that floods.
 
-    def __init__(self, store: TimedStore) -> None:
+    `requirements`: the number of sessions of the flood, each with a requirement of its own.
+    """
+
+    def __init__(self, store: TimedStore, requirements: int = 1) -> None:
         self.store = store
+        self.flood = [f"{FLOODING.name}-{number}" for number in range(requirements)]
+        self.turn = 0
         self.sessions: dict[str, SessionGrant] = {}
         self.said: dict[str, int] = {}
         self.node: NodeGrant
 
     async def run(self) -> list[Waits]:
-        self.node = await self.store.join(slots=SLOTS)
-        for one in (*TENANTS, FLOODING):
-            grant = await self.store.open(one.name, tenant=one.name, priority=one.priority)
-            self.sessions[one.name], self.said[one.name] = grant, 0
+        self.node = await self.store.join(slots=SLOTS, features=FEATURES)
+        for one in TENANTS:
+            await self._open(one.name, one, [])
         await self._phase(CALM_MS, 0)
         flood_ms = self.store.at_ms
+        for number, name in enumerate(self.flood):
+            subset = [each for bit, each in enumerate(FEATURES) if number >> bit & 1]
+            await self._open(name, FLOODING, subset)
         await self._phase(FLOOD_MS, TIMES)
         return _measured(await self.store.log(), flood_ms)
+
+    async def _open(self, name: str, tenant: Tenant, features: list[str]) -> None:
+        grant = await self.store.open(
+            name, tenant=tenant.name, priority=tenant.priority, features=features,
+            features_hash=features_hash(features),
+        )  # fmt: skip
+        self.sessions[name], self.said[name] = grant, 0
 
     async def _phase(self, ms: int, times: int) -> None:
         for at_ms in range(0, ms, STEP_MS):
@@ -79,11 +98,18 @@ class Play:
                 if at_ms % EVERY_MS == number * STEP_MS * 7:  # not all at the same moment
                     await self._say(one.name, 1)
             if times:
-                await self._say(FLOODING.name, times * STEP_MS // EVERY_MS)
+                await self._flood(times * STEP_MS // EVERY_MS)
             await self._work()
         for _ in range(SETTLE_MS // STEP_MS):  # until nobody waits any more
             self.store.tick(STEP_MS)
             await self._work()
+
+    async def _flood(self, count: int) -> None:
+        """So many utterances, of one session after the other."""
+        each = count if len(self.flood) == 1 else 1
+        for _ in range(count // each):
+            await self._say(self.flood[self.turn % len(self.flood)], each)
+            self.turn += 1
 
     async def _say(self, name: str, count: int) -> None:
         """So many utterances of 100 ms."""
@@ -105,7 +131,8 @@ class Play:
 
     async def _work(self) -> None:
         """What is due happens, the node ends what it has done long enough, work is given out."""
-        alive = [(one.session, one.epoch, "") for one in self.sessions.values()]
+        ordinary = [self.sessions[one.name] for one in TENANTS]
+        alive = [(one.session, one.epoch, "") for one in ordinary]  # a flood is not idle for 60 s
         await self.store.keep_alive(alive)
         await self.store.heartbeat_node(self.node.node, self.node.epoch, load=0, attempts=[])
         await self.store.timers()
@@ -125,11 +152,11 @@ def _measured(log: Sequence[Event], flood_ms: int) -> list[Waits]:
     waits: dict[tuple[str, str], list[int]] = defaultdict(list)
     failed: Counter[tuple[str, str]] = Counter()
     for event in log:
-        data, name = event.data, name_of(event.session) if event.session else ""
+        data, name = event.data, name_of(event.session).partition("-")[0]
         if isinstance(data, UtteranceFinalized):
-            began[name, data.utterance] = event.ms
+            began[event.session, data.utterance] = event.ms
         elif isinstance(data, JobDispatched | JobFailed):
-            began_ms = began[name, data.utterance]
+            began_ms = began[event.session, data.utterance]
             phase = "calm" if began_ms < flood_ms else "flood"
             if isinstance(data, JobFailed):
                 failed[phase, name] += 1

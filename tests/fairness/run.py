@@ -1,6 +1,6 @@
 """Prints how long each tenant waits for a slot while one of them floods a thousandfold.
 
-python -m tests.fairness.run [--json]
+python -m tests.fairness.run [--json] [--requirements 1500]
 
 Owns: the server of one run, the table. Read next: flood.py (the play), docs/fairness.md.
 """
@@ -22,20 +22,20 @@ from eventsched.schema.settings import Settings
 from eventsched.server.testing import LocalServer
 from eventsched.store.client import open_client
 from eventsched.store.transport import RedisTransport
-from tests.fairness.flood import Play, Waits
+from tests.fairness.flood import FEATURES, Play, Waits
 from tests.fixtures_store import TimedStore
 
 PRIORITIES = {0: "0 interactive", 1: "1 normal", 2: "2 background"}
 
 
-async def played(url: str, cell: str) -> list[Waits]:
-    """The play on a fresh cell of this server."""
+async def played(url: str, cell: str, requirements: int = 1) -> list[Waits]:
+    """The play on a fresh cell of this server; the flood has so many requirements."""
     client = await open_client(url)
     try:
         store = TimedStore(RedisTransport(client, client), cell)
         settings = msgspec.to_builtins(Settings())
         await store.configure_cell(settings, overwrite=False, manual_clock=True)
-        return await Play(store).run()
+        return await Play(store, requirements).run()
     finally:
         await client.aclose()
 
@@ -59,10 +59,15 @@ def told(waits: Sequence[Waits]) -> str:
     return "\n".join(line.rstrip() for line in captured.get().splitlines())
 
 
-def main(json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
+def main(
+    json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    requirements: Annotated[
+        int, typer.Option(min=1, max=2 ** len(FEATURES), help="Requirements of the flood.")
+    ] = 1,
+) -> None:
     """Print the waiting times of each tenant, in calm and while one floods."""
     with tempfile.TemporaryDirectory() as folder, LocalServer(Path(folder)) as server:
-        waits = asyncio.run(played(server.url, "fair"))
+        waits = asyncio.run(played(server.url, "fair", requirements))
     typer.echo(msgspec.json.format(msgspec.json.encode(waits)) if json else told(waits))
 
 

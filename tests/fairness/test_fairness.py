@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from eventsched.schema.settings import Settings
-from tests.fairness.flood import FLOODING, JOB_MS, STEP_MS, TENANTS
+from tests.fairness.flood import FLOODING, JOB_MS, MANY, STEP_MS, TENANTS, Waits
 from tests.fairness.run import played, told
 from tests.server_kinds import Server
 
@@ -17,6 +18,19 @@ async def test_a_thousandfold_flood_holds_nobody_up_beyond_half_the_waiting_time
 ) -> None:
     waits = await played(server.url, cell)
     assert told(waits) in DOCS.read_text()
+    assert_bounded(waits)
+
+
+async def test_a_flood_of_many_requirements_holds_nobody_up_any_longer(
+    server: Server, cell: str
+) -> None:
+    """1,500 sessions of the flood, each with another set of features."""
+    waits = await played(server.url, cell, MANY)
+    assert told(waits) in DOCS.read_text()
+    assert_bounded(waits)
+
+
+def assert_bounded(waits: Sequence[Waits]) -> None:
     flood = {one.tenant: one for one in waits if one.phase == "flood"}
     a_slot_ms = JOB_MS + STEP_MS
     for one in TENANTS:

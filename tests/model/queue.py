@@ -43,6 +43,12 @@ def waiting(w: World, requirement: str) -> list[tuple[Order, str]]:
     return sorted(((job.priority, job.tag, job.member), key) for key, job in jobs)
 
 
+def place_of(w: World, requirement: str) -> str:
+    """The place of the first waiting job of this requirement, as text that sorts like the jobs."""
+    (priority, tag, member), _ = waiting(w, requirement)[0]
+    return f"{priority}:{tag:016d}:{member[:16]}"
+
+
 def reason(is_declared: bool) -> Why:
     return "NO_AVAILABLE_NODE" if is_declared else "NO_POOL_FOR_LANG_PAIR"
 

@@ -38,12 +38,12 @@ SCORED = {
     "waiting",
 }
 """Sorted sets: a score of 0 says something."""
-COMPARED_AT = "requirements:"
-"""Their scores say in which order a class looks at requirements, if they are more than 64."""
+HEADS = "requirements:"
+"""Their members sort like the heads of the requirements; the scores are 0."""
 BEGINS = ("session", "utterance", "target", "delivery_no", "tp")
 """What is left of the core of a job that has ended."""
-NOT_COMPARED_FIELDS = {"reason", "looked", "out_low"}
-"""Prose of a Lua error; a counter of looks; where the oldest entry of 16 MiB begins."""
+NOT_COMPARED_FIELDS = {"reason", "out_low"}
+"""Prose of a Lua error; where the oldest entry of 16 MiB begins."""
 
 
 def expected(w: World) -> Content:
@@ -261,9 +261,10 @@ def _classes(w: World) -> Content:
         content[f"members:{class_.id}"] = set(class_.nodes)
         free = {name: node for name, node in class_.nodes.items() if nodes.has_slot(node)}
         content[f"free:{class_.id}"] = {name: nodes.load(node) for name, node in free.items()}
-        content[f"requirements:{class_.id}"] = set(
-            queue.requirements_of(w, next(iter(class_.nodes)))
-        )
+        content[f"requirements:{class_.id}"] = {
+            f"{queue.place_of(w, requirement)}:{requirement}"
+            for requirement in queue.requirements_of(w, next(iter(class_.nodes)))
+        }
         for source in member.sources:
             for target in member.targets:
                 content.setdefault(f"pair:{source}:{target}", set()).add(class_.id)
@@ -271,10 +272,10 @@ def _classes(w: World) -> Content:
 
 
 def _queues(w: World) -> Content:
-    content: Content = {"requirements": set(), "tenant_queued": {}, "tenant_finish_tag": w.finish}
+    content: Content = {"requirements": {}, "tenant_queued": {}, "tenant_finish_tag": w.finish}
     for key, job in w.queued():
         core = w.cores[key]
-        content["requirements"].add(core.requirement)
+        content["requirements"][core.requirement] = queue.place_of(w, core.requirement)
         content["tenant_queued"][core.tenant] = content["tenant_queued"].get(core.tenant, 0) + 1
         content.setdefault(f"waiting:{job.priority}:{core.requirement}", {})[job.member] = job.tag
     return content
@@ -333,7 +334,7 @@ def _string(short: str, raw: bytes) -> dict[str, Any]:
 
 
 def _zset(short: str, raw: Sequence[bytes]) -> dict[str, int] | set[str]:
-    if short.startswith(COMPARED_AT):
+    if short.startswith(HEADS):
         return {member for member, _ in _pairs(raw)}
     return {member: int(float(score)) for member, score in _pairs(raw)}
 

@@ -113,7 +113,6 @@ async def _check_classes(
         if node.status != "gone":
             by_class.setdefault(node.cls, {})[name] = node
     assert await members(store, store.keys.classes) == set(by_class)
-    requirements = {requirement_of(job) for job in waiting.values()}
     for class_id, inside in by_class.items():
         member = next(iter(inside.values()))
         assert all(signature(node) == signature(member) for node in inside.values())
@@ -128,8 +127,12 @@ async def _check_classes(
             if node.status == "alive" and live_of(node) < node.slots
         }
         assert await zset(store, store.keys.free(class_id)) == free
-        listed = {requirement for requirement in requirements if serves(member, requirement)}
-        assert set(await zset(store, store.keys.requirements_of(class_id))) == listed
+        listed = [
+            f"{place}:{requirement}"
+            for requirement, place in places_of(waiting).items()
+            if serves(member, requirement)
+        ]
+        assert list(await zset(store, store.keys.requirements_of(class_id))) == sorted(listed)
     await _check_pairs(store, nodes, by_class)
     await _check_no_class_is_left(store, nodes, by_class)
 
@@ -163,9 +166,7 @@ async def _check_no_class_is_left(
 
 
 async def _check_queues(store: TimedStore, jobs: dict[str, Job], waiting: dict[str, Job]) -> None:
-    assert await members(store, store.keys.requirements) == {
-        requirement_of(job) for job in waiting.values()
-    }
+    assert await store.read_hash(store.keys.requirements) == places_of(waiting)
     for requirement in {requirement_of(job) for job in jobs.values()}:
         for priority in (0, 1, 2):
             queued = {
@@ -247,6 +248,16 @@ def live_of(node: Node) -> int:
 
 def requirement_of(job: Job) -> str:
     return f"{job.source}:{job.target}:{','.join(job.features)}"
+
+
+def places_of(waiting: dict[str, Job]) -> dict[str, str]:
+    """The place of the next job of each requirement."""
+    places: dict[str, str] = {}
+    for job in waiting.values():
+        place = f"{job.priority}:{job.tag:016d}:{job.member[:16]}"
+        requirement = requirement_of(job)
+        places[requirement] = min(place, places.get(requirement, place))
+    return places
 
 
 def serves(node: Node, requirement: str) -> bool:

@@ -47,8 +47,8 @@ local found = { nodes = {}, leases = {}, classes = {}, free_nodes = {}, sessions
   group_view = cell.group_view,
   is_backpressure_active = cell.is_backpressure_active,
   keeps_audio = cell.keeps_audio, pairs = cell.pairs,
-  dispatcher_lease = cell.dispatcher_lease, waiting_requirements = cell.waiting_requirements,
-  watched_requirements = cell.watched_requirements, tenant_counts = cell.tenant_counts,
+  dispatcher_lease = cell.dispatcher_lease, places = cell.places,
+  waiting_heads = cell.waiting_heads, tenant_counts = cell.tenant_counts,
   outboxes = cell.outboxes, outcomes = cell.outcomes, count = cell.stable + cell.live,
   live = cell.live }
 for name, s in pairs(cell.sessions) do
@@ -106,7 +106,7 @@ WRITERS = {
 }  # fmt: skip
 """The modules that write live state and update the cache, by the key of the state."""
 COUNTED = (
-    "nodes", "classes", "pairs", "waiting_requirements", "tenant_counts", "sessions", "outboxes",
+    "nodes", "classes", "pairs", "places", "waiting_heads", "tenant_counts", "sessions", "outboxes",
     "outcomes", "affinity",
 )  # fmt: skip
 
@@ -235,11 +235,13 @@ async def evidence(store: TimedStore, class_id: str, free: dict[str, int]) -> di
 
 
 async def assert_requirements_stored(redis: Client, store: TimedStore, cached: Any) -> None:
-    waiting = await members(store, store.keys.requirements)
-    for requirement, waits in dict(cached["waiting_requirements"]).items():
-        assert waits == (requirement in waiting)
-    for class_id, awaited in dict(cached["watched_requirements"]).items():
-        assert list(await zset(store, store.keys.requirements_of(class_id)))[:64] == list(awaited)
+    places = await store.read_hash(store.keys.requirements)
+    for requirement, place in dict(cached["places"]).items():
+        assert (place or None) == places.get(requirement)
+    for class_id, waiting in dict(cached["waiting_heads"]).items():
+        stored = list(await zset(store, store.keys.requirements_of(class_id)))
+        assert len(stored) == waiting["count"]
+        assert list(waiting.get("first", stored[:2])) == stored[:2]
     backlog = await store.read_hash(store.keys.tenant_queued)
     for tenant, count in dict(cached["tenant_counts"]).items():
         assert int(backlog.get(tenant, 0)) == count

@@ -11,27 +11,27 @@ from tests.scripts.added_scripts import add_script
 from tests.scripts.calls import call
 from tests.scripts.jobs_of import speak
 
-COMPARE = """#!lua flags=no-writes
+PLACES = """#!lua flags=no-writes
 -- include: queue
-local jobs, order = {}, {}
+local places = {}
 for at = 2, #ARGV, 3 do
-  jobs[#jobs + 1] = { priority = tonumber(ARGV[at]), tag = tonumber(ARGV[at + 1]),
-    member = ARGV[at + 2] }
+  places[#places + 1] = queue.place_of({ priority = tonumber(ARGV[at]),
+    tag = tonumber(ARGV[at + 1]), member = ARGV[at + 2] })
 end
-for _, a in ipairs(jobs) do
-  for _, b in ipairs(jobs) do order[#order + 1] = queue.precedes(a, b) and 1 or 0 end
-end
-return order
+return places
 """
 
 
 async def test_rule_18_jobs_are_ordered_by_priority_then_tag_then_entry(
     store: TimedStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    add_script(monkeypatch, "compare", COMPARE)
-    jobs = list(product((0, 1), (5, 7), ("1:a", "2:a")))
-    order = await call(store, "compare", *[str(value) for job in jobs for value in job])
-    assert order == [int(a < b) for a, b in product(jobs, repeat=2)]
+    add_script(monkeypatch, "places", PLACES)
+    members = [f"{entry:016d}:a" for entry in (9, 10)]
+    jobs = list(product((0, 1, 2), (5, 70, 2**53 - 1), members))
+    places = await call(store, "places", *[str(value) for job in jobs for value in job])
+    assert places == sorted(places)
+    assert len({*places}) == len(jobs)
+    assert places[0] == b"0:0000000000000005:0000000000000009"
 
 
 async def test_rule_18_a_tenant_without_waiting_jobs_has_no_count(store: TimedStore) -> None:

@@ -4,6 +4,7 @@ slot.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -36,6 +37,14 @@ from tests.scripts.jobs_of import (
 async def entries_left(store: TimedStore) -> list[dict[bytes, bytes]]:
     entries = await store.read_range(store.keys.dispatch, "-", "+", 100)
     return [fields_of(fields) for _, fields in entries]
+
+
+async def calls_of(redis: Client) -> Counter[str]:
+    """How many reads, and writes of sorted sets, the server has run, those of scripts included."""
+    stats = await redis.info("commandstats")
+    names = ("get", "hget", "hmget", "hgetall", "smembers", "zadd", "zcard", "zrange", "zrem")
+    calls = {name: stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in names}
+    return Counter(calls)
 
 
 @pytest.mark.parametrize(
@@ -227,24 +236,46 @@ async def test_rule_18_a_node_without_a_free_slot_looks_at_nothing(store: TimedS
     await check(store)
 
 
-async def test_rule_18_64_requirements_are_compared_and_move_to_the_end(store: TimedStore) -> None:
-    """70 requirements wait. The only interactive job is of the last one: the second slot is its."""
+async def test_rule_18_the_best_job_of_any_number_of_requirements_is_next(
+    store: TimedStore,
+) -> None:
+    """70 requirements wait. The only interactive job is of the last one: the first slot is its."""
     targets = [f"a{chr(97 + i % 26)}{chr(97 + i // 26)}" for i in range(35)]
     pairs = sorted((source, target) for source in ("de", "en") for target in targets)
     for i, (source, target) in enumerate(pairs):
         await speak(store, f"s{i}", source=source, targets=[target], count=2, priority=int(i < 69))
         await store.dispatch()
     node = await store.join(sources=["de", "en"], targets=targets, slots=1)
-    requirements = store.keys.requirements_of((await last(store, "NodeRegistered")).cls)
-    assert (await last(store, "JobDispatched")).compared == 64
-    assert await order_of_dispatch(store) == ["s0/0"]
-    names = [f"{source}:{target}:" for source, target in pairs]
-    assert list(await zset(store, requirements))[:6] == names[64:]
-    assert set(list(await zset(store, requirements))[6:]) == set(names[:64])
-    await finish_one(store, node)
-    assert (await order_of_dispatch(store))[1:] == ["s69/0"]
-    assert len(await zset(store, requirements)) == 70
-    await finish_one(store, node)
+    assert (await last(store, "JobDispatched")).compared == 70
+    await check(store)
+    for _ in range(3):
+        await finish_one(store, node)
+    assert await order_of_dispatch(store) == ["s69/0", "s69/1", "s0/0", "s0/1"]
+    assert [each.data.compared for each in await logged(store, "JobDispatched")] == [70, 70, 69, 69]
+    await check(store)
+
+
+async def test_rule_18_a_fill_reads_no_more_if_more_requirements_wait(
+    store: TimedStore, redis: Client
+) -> None:
+    """The commands of a result with its fill, with 50 and with 200 waiting requirements."""
+    commands: list[Counter[str]] = []
+    targets = [f"a{chr(97 + i % 26)}{chr(97 + i // 26)}" for i in range(50)]
+    for name, sources in (("few", ["aa"]), ("many", ["ba", "bb", "bc", "bd"])):
+        pairs = [(source, target) for source in sources for target in targets]
+        count = len(pairs)
+        node = await store.join(name, sources=sources, targets=targets, slots=1)
+        await speak(store, f"{name}-busy", source=sources[0], targets=targets[:1])
+        await store.dispatch()
+        for i, (source, target) in enumerate(pairs):
+            await speak(store, f"{name}{i}", source=source, targets=[target])
+        await store.dispatch()
+        (message,) = await assigned(store, node)
+        before = await calls_of(redis)
+        await store.answer(node, message)
+        commands.append(await calls_of(redis) - before)
+        assert (await last(store, "JobDispatched")).compared == count
+    assert commands[0] == commands[1]
     await check(store)
 
 

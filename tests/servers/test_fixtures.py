@@ -69,7 +69,7 @@ def _build(keys: Keys, name: str) -> str:
 
 def test_name_or_type_that_is_not_in_the_table_is_not_known() -> None:
     keys = Keys("c0")
-    assert is_known(keys.requirements, "set")
+    assert is_known(keys.requirements, "hash")
     assert is_known(keys.waiting(0, "en:es:"), "zset")
     assert not is_known(keys.requirements, "zset")
     assert not is_known(f"{keys.requirements}:", "zset")

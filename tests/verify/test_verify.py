@@ -312,6 +312,26 @@ async def _lost_place(busy: BusyCell, redis: Any) -> None:
     assert await redis.zrem(key, job["member"]) == 1
 
 
+async def _lost_head(busy: BusyCell, redis: Any) -> None:
+    assert await redis.hdel(busy.store.keys.requirements, "en:es:") == 1
+
+
+async def _forged_head(busy: BusyCell, redis: Any) -> None:
+    place = f"0:{0:016d}:{0:016d}"
+    await redis.hset(busy.store.keys.requirements, "en:es:", place)
+
+
+async def _lost_head_of_a_class(busy: BusyCell, redis: Any) -> None:
+    node = await busy.store.read_hash(busy.store.keys.node("n1"))
+    assert await redis.delete(busy.store.keys.requirements_of(node["class"])) == 1
+
+
+async def _forged_head_of_a_class(busy: BusyCell, redis: Any) -> None:
+    node = await busy.store.read_hash(busy.store.keys.node("n1"))
+    item = f"0:{0:016d}:{0:016d}:en:es:"
+    await redis.zadd(busy.store.keys.requirements_of(node["class"]), {item: 0})
+
+
 async def _lost_playback(busy: BusyCell, redis: Any) -> None:
     await redis.delete(busy.store.keys.playing("s1"))
 
@@ -421,6 +441,10 @@ STORED: list[tuple[str, Corruption]] = [
     ("I7", _unknown_session),
     ("I7", _lost_job),
     ("I7", _lost_place),
+    ("I7", _lost_head),
+    ("I7", _forged_head),
+    ("I7", _lost_head_of_a_class),
+    ("I7", _forged_head_of_a_class),
     ("I7", _lost_playback),
     ("I7", _lost_out_of_order_outcome),
     ("I7", _lost_outcome),

@@ -127,35 +127,19 @@ local function dispatch(job, choice, cause)
       .. '"}', 'b', context)
 end
 
--- The first two of the heads of several requirements, and how many heads were compared.
-local function best_two(heads)
-  local best, second, compared = nil, nil, 0
-  for _, head in pairs(heads) do
-    compared = compared + 1
-    if not best or queue.precedes(head, best) then
-      best, second = head, best
-    elseif not second or queue.precedes(head, second) then
-      second = head
-    end
-  end
-  return best, second, compared
+-- Whether jobs wait for the nodes of this class.
+local function has_waiting(class)
+  return classes.waiting(class)[1] ~= nil
 end
 
--- Fill the free slots of a node: the heads of the first 64 waiting requirements of its class are
--- compared and the best job takes a slot, for at most 8 slots. If free slots and waiting jobs are
--- left, one `fill` entry in the dispatch queue continues. Returns how many jobs were dispatched.
+-- Fill the free slots of a node: the best job of all waiting requirements of its class takes a
+-- slot, for at most 8 slots. If free slots and waiting jobs are left, one `fill` entry in the
+-- dispatch queue continues. Returns how many jobs were dispatched.
 function assign.fill(node, cause)
-  if not nodes.has_slot(node) then return 0 end
-  local requirements = classes.requirements(node.class)
-  if #requirements == 0 then return 0 end
-  local free, filled, heads = node.slots - nodes.lease_count(node), 0, {}
-  for _, requirement in ipairs(requirements) do
-    heads[requirement] = queue.head(requirement)
-    -- A call failed after the last job had left the queue: a fill must not look again and again.
-    if not heads[requirement] then classes.unwatch(node.class, requirement) end
-  end
+  if not nodes.has_slot(node) or not has_waiting(node.class) then return 0 end
+  local free, filled = node.slots - nodes.lease_count(node), 0
   while free > 0 and filled < assign.fills_max do
-    local best, second, compared = best_two(heads)
+    local best, second, compared = queue.first_heads(node.class)
     if not best then break end
     local job = jobs.load(string.sub(best.member, 18))
     if job and job.status == 'queued' then
@@ -168,13 +152,9 @@ function assign.fill(node, cause)
     else
       queue.drop(best)
     end
-    heads[best.requirement] = queue.head(best.requirement)
     filled = filled + 1
   end
-  for _, requirement in ipairs(requirements) do
-    if heads[requirement] then classes.rotate(node.class, requirement) end
-  end
-  if free > 0 and #classes.requirements(node.class) > 0 then
+  if free > 0 and has_waiting(node.class) then
     dispatch_entry.append_fill(node.name)
   end
   return filled
@@ -198,7 +178,7 @@ function assign.place(job, cause, freed)
   end
   local choice = choose(job, requirement)
   if choice.node and not (freed and choice.node.name == freed.name
-    and #classes.requirements(freed.class) > 0) then
+    and has_waiting(freed.class)) then
     dispatch(job, choice, cause)
     return nil
   end

@@ -6,13 +6,13 @@
 -- include: events
 -- include: keys
 -- include: numbers
+-- include: reply
 -- include: strings
 -- include: write
 -- `whole_node` among the suspended features suspends the nodes of the class for every job.
 local classes = { pending_class = nil, pending_node = nil, pending_load = nil, pending_listed = nil,
   whole_node = '*' }
 local first_free_max, first_free_last = 8, '7'
-local requirements_last = '63'
 local as_text = numbers.text
 
 -- The load of one node that is not written to the sorted set of its class yet. `pending_listed`:
@@ -46,8 +46,7 @@ local free_nodes = cache.register('free_nodes', 'live', function()
   return { nodes = nil, count = nil, evidence = nil }
 end)
 
--- The ids of the classes of a language pair; the result of `matching` by requirement; the first
--- requirements with waiting jobs that a class serves.
+-- The ids of the classes of a language pair; the result of `matching` by requirement.
 local ids_of_pair = cache.register('pairs', 'stable', function(pair)
   local source, target = string.match(pair, '^(.*):(.*)$')
   local ids = redis.call('SMEMBERS', keys.of('pair', source, target))
@@ -55,8 +54,17 @@ local ids_of_pair = cache.register('pairs', 'stable', function(pair)
   return ids
 end)
 local matches = cache.register('matches', 'stable', function() return nil end)
-local watched = cache.register('watched_requirements', 'live', function(id)
-  return redis.call('ZRANGE', keys.of('requirements', id), '0', requirements_last)
+
+-- The requirements with waiting jobs that a class serves, in the order of their next jobs: `first`
+-- lists the first two, nil after a change; `count` is the number of all.
+local function read_first(id)
+  return redis.call('ZRANGE', keys.of('requirements', id), '0', '1')
+end
+
+local waiting = cache.register('waiting_heads', 'live', function(id)
+  local first = read_first(id)
+  return { first = first,
+    count = first[2] and redis.call('ZCARD', keys.of('requirements', id)) or #first }
 end)
 
 -- The class alone, in the form of a result of `matching`.
@@ -204,6 +212,11 @@ local function is_suspended(class, features)
   return false
 end
 
+-- Whether the nodes of the class can take a job with these features now.
+local function serves(class, features)
+  return contains_all(class.features, features) and not is_suspended(class, features)
+end
+
 local function find_matching(requirement)
   local source, target, features = string.match(requirement, '^(.-):(.-):(.*)$')
   features = strings.split(features)
@@ -262,7 +275,7 @@ function classes.others_can_serve(node)
 end
 
 -- A node joins. `declared` has its sources, targets, features and suspended features as joined
--- text. A new class is added to each of its language pairs (at most 1,024) and watches the
+-- text. A new class is added to each of its language pairs (at most 1,024) and gets the waiting
 -- requirements that it serves.
 function classes.join(id, node, declared)
   if cache.write_stable('SADD', keys.of('members', id), node) == 1
@@ -282,41 +295,61 @@ function classes.join(id, node, declared)
   classes.evict(id)
 end
 
--- Of the requirements with waiting jobs that this class serves, the 64 whose last comparison is
--- oldest.
-function classes.requirements(id)
-  return watched.read_through(id)
+-- The first two of the waiting requirements that the class serves, in the order of their next jobs
+-- (module `queue` has the form), and the number of all.
+function classes.waiting(id)
+  local heads = waiting.read_through(id)
+  heads.first = heads.first or read_first(id)
+  return heads.first, heads.count
 end
 
--- The class compares this requirement last from now on.
-function classes.rotate(id, requirement)
-  local list = watched.peek(id)
-  if list and #list == 1 and list[1] == requirement then return end
-  watched.evict(id)
-  local turn = write('HINCRBY', keys.counters, 'looked', 1)
-  write('ZADD', keys.of('requirements', id), string.format('%d', turn), requirement)
+-- The next job of a requirement has changed from `old` to `head`; nil stands for none.
+function classes.set_head(id, old, head)
+  local items, heads, change = keys.of('requirements', id), waiting.peek(id), 0
+  if old then change = -write('ZREM', items, old) end
+  if head then change = change + write('ZADD', items, '0', head) end
+  if not heads then return end
+  heads.count, heads.first = heads.count + change, nil
+  if heads.count == 0 then heads.first = {} end
+  if heads.count == 1 and head then heads.first = { head } end
 end
 
--- No job with this requirement waits any more.
-function classes.unwatch(id, requirement)
-  watched.evict(id)
-  write('ZREM', keys.of('requirements', id), requirement)
-end
-
--- A new class watches every requirement with waiting jobs that it serves. Bound: the waiting
+-- A class gets the next job of every waiting requirement that it serves. Bound: the waiting
 -- requirements of the cell.
 function classes.watch(id, sources, targets)
-  local class = definitions.read_through(id)
-  local waiting = redis.call('SMEMBERS', keys.requirements)
-  table.sort(waiting)
-  for _, requirement in ipairs(waiting) do
+  local class, items = definitions.read_through(id), keys.of('requirements', id)
+  waiting.evict(id)
+  for requirement, place in pairs(reply.by_name(redis.call('HGETALL', keys.requirements))) do
     local source, target, features = string.match(requirement, '^(.-):(.-):(.*)$')
-    features = strings.split(features)
-    if sources[source] and targets[target] and contains_all(class.features, features)
-      and not is_suspended(class, features) then
-      classes.rotate(id, requirement)
+    if sources[source] and targets[target] and serves(class, strings.split(features)) then
+      write('ZADD', items, '0', place .. ':' .. requirement)
     end
   end
+end
+
+-- For repairs: build the waiting requirements of a class again from its stored definition. Bound:
+-- the waiting requirements of the cell.
+function classes.rebuild_waiting(id)
+  classes.evict(id)
+  ids_of_pair.evict_all()
+  waiting.evict(id)
+  write('DEL', keys.of('requirements', id))
+  local stored = redis.call('HMGET', keys.of('class', id), 'sources', 'targets')
+  if stored[1] then
+    classes.watch(id, strings.set_of(stored[1]), strings.set_of(stored[2]))
+  end
+end
+
+-- For `verify`, without the cache: the ids of the classes that serve a requirement now.
+function classes.stored_serving(source, target, features)
+  local ids = {}
+  for _, id in ipairs(redis.call('SMEMBERS', keys.of('pair', source, target))) do
+    local stored = redis.call('HMGET', keys.of('class', id), 'features', 'suspended')
+    local class = { features = strings.set_of(stored[1] or ''),
+      suspended = strings.set_of(stored[2] or '') }
+    if serves(class, strings.split(features)) then ids[#ids + 1] = id end
+  end
+  return ids
 end
 
 -- A node leaves. A class without members is removed.
@@ -333,7 +366,7 @@ function classes.leave(id, node)
     end
     write('SREM', keys.classes, id)
     cache.write_stable('DEL', keys.of('class', id), keys.of('requirements', id))
-    watched.evict(id)
+    waiting.evict(id)
     ids_of_pair.evict_all()
   end
   classes.evict(id)

@@ -1,6 +1,12 @@
 -- queue: jobs that wait for a slot. Order: priority, then start-time fair queuing between tenants
 -- with integer tags, then age (rule 18, fair waiting). There is one sorted set for each (priority,
 -- requirement). Counters that the call has changed are written at commit.
+--
+-- Heads. The head of a requirement is its next job. Its place is the text
+-- `<priority>:<tag, 16 digits>:<entry, 16 digits>`, so places sort like the jobs. The hash
+-- `requirements` has the place of each head, and each class that serves the requirement has
+-- `<place>:<requirement>` in a sorted set. So the best job of all requirements of a class is found
+-- without reading the others: the work of a fill does not depend on how many requirements wait.
 -- include: cache
 -- include: call
 -- include: classes
@@ -11,12 +17,14 @@
 -- include: numbers
 -- include: reply
 -- include: settings
+-- include: strings
 -- include: timers
 -- include: write
 local queue = { sets = {}, finish = {}, changes = {}, virtual = nil, entry = nil,
   has_new_counters = nil, undispatched = nil }
 local first_max, first_last = 16, '15'
 local as_text = numbers.text
+local place_length, corrected_max = 35, 8
 
 local function reset()
   queue.sets, queue.finish, queue.changes = {}, {}, {}
@@ -25,9 +33,9 @@ end
 
 call.on_reset(reset)
 
--- Whether jobs with a requirement wait; how many jobs of a tenant wait.
-local waiting_requirements = cache.register('waiting_requirements', 'live', function(requirement)
-  return redis.call('SISMEMBER', keys.requirements, requirement) == 1
+-- The place of the head of a requirement, false if no job waits; how many jobs of a tenant wait.
+local places = cache.register('places', 'live', function(requirement)
+  return redis.call('HGET', keys.requirements, requirement)
 end)
 local tenant_counts = cache.register('tenant_counts', 'live', function(tenant)
   return tonumber(redis.call('HGET', keys.tenant_queued, tenant)) or 0
@@ -38,7 +46,7 @@ function queue.requirement_of(job)
 end
 
 function queue.has_waiting(requirement)
-  return waiting_requirements.read_through(requirement)
+  return places.read_through(requirement) ~= false
 end
 
 -- The outcomes of the utterances in the dispatch queue, by tenant.
@@ -115,25 +123,25 @@ local function remove_from_set(priority, requirement, member)
   return count == 1
 end
 
--- The next job of a requirement, or nil: { priority, tag, tag_text, member, requirement }.
-function queue.head(requirement)
-  for priority = 0, 2 do
-    local set = set_of(priority, requirement)
-    local first = heads_of(set)
-    local member, tag = first[set.at], first[set.at + 1]
-    if member then
-      return { priority = priority, tag = tonumber(tag), tag_text = tag, member = member,
-        requirement = requirement }
-    end
-  end
-  return nil
+-- The next job of a requirement at one priority, or nil: { priority, tag, tag_text, member,
+-- requirement }.
+local function head_at(priority, requirement)
+  local set = set_of(priority, requirement)
+  local first = heads_of(set)
+  local member, tag = first[set.at], first[set.at + 1]
+  return member and { priority = priority, tag = tonumber(tag), tag_text = tag, member = member,
+    requirement = requirement }
 end
 
--- Order of waiting jobs: priority, tag, then the entry count with which a member begins.
-function queue.precedes(a, b)
-  if a.priority ~= b.priority then return a.priority < b.priority end
-  if a.tag ~= b.tag then return a.tag < b.tag end
-  return a.member < b.member
+-- The next job of a requirement, or nil.
+function queue.head(requirement)
+  return head_at(0, requirement) or head_at(1, requirement) or head_at(2, requirement)
+end
+
+-- The place of a job in the order of waiting jobs: priority, tag, then the entry count with which a
+-- member begins.
+function queue.place_of(job)
+  return string.format('%d:%016d:', job.priority, job.tag) .. string.sub(job.member, 1, 16)
 end
 
 local function read_counters()
@@ -162,20 +170,113 @@ function queue.reason(is_declared)
   return is_declared and 'NO_AVAILABLE_NODE' or 'NO_POOL_FOR_LANG_PAIR'
 end
 
--- The classes that can serve the job watch its requirement.
-local function watch(requirement)
-  write('SADD', keys.requirements, requirement)
-  waiting_requirements.put(requirement, true)
+-- Store the place of the head of a requirement, nil if no job waits. The hash is written last:
+-- after a failed write the next change stores the place again. Bound: the classes that serve it.
+local function set_head(requirement, place)
+  local old = places.read_through(requirement)
+  if (place or false) == old then return end
+  local old_head = old and old .. ':' .. requirement
+  local head = place and place .. ':' .. requirement
   for _, class in ipairs((classes.matching(requirement))) do
-    classes.rotate(class.id, requirement)
+    classes.set_head(class.id, old_head, head)
   end
+  if place then
+    write('HSET', keys.requirements, requirement, place)
+  else
+    write('HDEL', keys.requirements, requirement)
+  end
+  places.put(requirement, place or false)
+end
+
+-- The job has entered the queue of the requirement, or has moved forward in it.
+local function raise_head(requirement, job)
+  local old, place = places.read_through(requirement), queue.place_of(job)
+  if not old or strings.precedes(place, old) then set_head(requirement, place) end
+end
+
+-- A job may have left the queue of the requirement.
+function queue.update_head(requirement)
+  local head = queue.head(requirement)
+  set_head(requirement, head and queue.place_of(head))
+end
+
+-- For repairs: store the head of the requirement again, whatever is stored.
+function queue.rebuild_head(requirement)
+  places.evict(requirement)
+  set_head(requirement, nil)
+  queue.update_head(requirement)
+end
+
+-- For repairs: store the heads of all requirements again, and the waiting requirements of a class.
+-- Bound: the waiting requirements of the cell.
+function queue.rebuild_waiting(class)
+  for _, requirement in ipairs(redis.call('HKEYS', keys.requirements)) do
+    queue.rebuild_head(requirement)
+  end
+  classes.rebuild_waiting(class)
+end
+
+-- For `verify`, without the cache: what is wrong with the stored place of the head of a
+-- requirement; nil for a right one. Bound: the classes of the language pair.
+function queue.head_fault(source, target, features)
+  local requirement = source .. ':' .. target .. ':' .. features
+  local head, stored = queue.head(requirement), redis.call('HGET', keys.requirements, requirement)
+  local place = head and queue.place_of(head) or false
+  if stored ~= place then
+    return 'the next job has the place ' .. tostring(place) .. ', stored is ' .. tostring(stored)
+  end
+  if not place then return nil end
+  for _, class in ipairs(classes.stored_serving(source, target, features)) do
+    if not redis.call('ZSCORE', keys.of('requirements', class), place .. ':' .. requirement) then
+      return 'class ' .. class .. ' does not have the place ' .. place
+    end
+  end
+  return nil
+end
+
+-- For `verify`, without the cache: an item of a class that names no head; nil if there is none.
+-- Bound: the first 100 items.
+function queue.wrong_item(class)
+  for _, item in ipairs(redis.call('ZRANGE', keys.of('requirements', class), '0', '99')) do
+    local requirement = string.sub(item, place_length + 2)
+    local head = queue.head(requirement)
+    if not head or string.sub(item, 1, place_length) ~= queue.place_of(head) then return item end
+  end
+  return nil
+end
+
+-- The head of an item of a class, `<place>:<requirement>`. If the item is wrong, because an earlier
+-- call has failed, the item is corrected and the result is nil.
+local function head_of_item(class, item)
+  local place, requirement = string.sub(item, 1, place_length), string.sub(item, place_length + 2)
+  local head = head_at(tonumber(string.sub(item, 1, 1)), requirement)
+  if head and place == queue.place_of(head) and place == places.read_through(requirement) then
+    return head
+  end
+  queue.update_head(requirement)
+  head = queue.head(requirement)
+  classes.set_head(class, item, head and queue.place_of(head) .. ':' .. requirement)
+  return nil
+end
+
+-- The next two jobs of all requirements that the class serves, and how many requirements wait. A
+-- call corrects at most 8 wrong items; then the jobs are nil.
+function queue.first_heads(class)
+  local items, count = classes.waiting(class)
+  for _ = 1, corrected_max do
+    local best = items[1] and head_of_item(class, items[1])
+    local second = best and items[2] and head_of_item(class, items[2])
+    if (best or not items[1]) and (second or not items[2]) then return best, second, count end
+    items, count = classes.waiting(class)
+  end
+  return nil, nil, count
 end
 
 local function enqueue(job, requirement, reason, cause, tag, deadline)
   jobs.set_queued(job, tag, deadline)
   add_to_set(job.priority, requirement, tag, job.member)
   queue.changes[job.tenant] = (queue.changes[job.tenant] or 0) + 1
-  if not queue.has_waiting(requirement) then watch(requirement) end
+  raise_head(requirement, job)
   events.JobQueued(job, reason, cause, tag, deadline)
 end
 
@@ -207,18 +308,9 @@ function queue.promote(job)
   job.priority = 0
   local tag = as_text[job.tag]
   add_to_set(0, requirement, tag, job.member)
+  raise_head(requirement, job)
   jobs.set_queued(job, tag, job.deadline)
   events.JobPromoted(job)
-end
-
--- The classes that can serve the requirement no longer watch it if no job waits.
-local function unwatch_if_empty(requirement)
-  if queue.head(requirement) then return end
-  write('SREM', keys.requirements, requirement)
-  waiting_requirements.put(requirement, false)
-  for _, class in ipairs((classes.matching(requirement))) do
-    classes.unwatch(class.id, requirement)
-  end
 end
 
 -- Remove a head whose job does not wait: a call failed before it had stored the job.
@@ -227,7 +319,7 @@ function queue.drop(head)
     local tenant = string.match(head.member, '^%d+:([^:]+):')
     queue.changes[tenant] = (queue.changes[tenant] or 0) - 1
   end
-  unwatch_if_empty(head.requirement)
+  queue.update_head(head.requirement)
 end
 
 -- Remove the job from the queue. The caller cancels its timers when it has ended or dispatched the
@@ -237,7 +329,7 @@ function queue.remove(job)
   if remove_from_set(job.priority, requirement, job.member) then
     queue.changes[job.tenant] = (queue.changes[job.tenant] or 0) - 1
   end
-  unwatch_if_empty(requirement)
+  if queue.place_of(job) == places.read_through(requirement) then queue.update_head(requirement) end
 end
 
 -- The job waits no longer.
