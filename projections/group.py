@@ -31,6 +31,8 @@ from eventsched.schema.keys import name_of
 JOIN_MS = 2_000
 PARTS_MAX = 8
 CHARACTERS_MAX = 800
+TARGETS_MAX = 64
+"""Targets of a session to which a playback can add another one. Results can add more."""
 
 
 class Part(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):
@@ -165,7 +167,8 @@ def _playback_started(view: SessionGroups, event: Event, data: PlaybackStarted) 
         return view
     group = view.targets.get(data.target, _EMPTY)
     playback = _playback(event, data)
-    if playback in group.playbacks:
+    is_new = data.target not in view.targets
+    if playback in group.playbacks or is_new and len(view.targets) >= TARGETS_MAX:
         return view
     return _with_group(view, data.target, replace(group, playbacks=(*group.playbacks, playback)))
 

@@ -1,6 +1,7 @@
 #!lua flags=allow-oom
 -- mark_playback: synthesised speech begins or ends to play at the listener of this session (rule 5,
--- no pause during playback).
+-- no pause during playback). A playback starts only for a result that the session can have received:
+-- one of its own, or of a session of its tenant in its room.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 --   absent_key      es1:{cell}:absent      no key: never exists
@@ -12,7 +13,7 @@
 --   target          language
 --   utterance       number
 --   started         0 | 1
--- Reply: ok | duplicate
+-- Reply: ok | duplicate   also for a result whose speaker has been retired: without effect
 -- Refusals: SESSION_UNKNOWN, SESSION_SUPERSEDED, SESSION_CLOSED, INVALID_MESSAGE
 -- Events: PlaybackStarted, PlaybackEnded
 -- Bound: constant
@@ -21,6 +22,18 @@
 -- include: sessions
 -- include: validate
 local open_max = 64
+
+-- Whether the session `s` can have received a result of the speaker: the utterance is finalized, and
+-- the target has had a delivery number.
+local function can_have_received(s, speaker, utterance_no)
+  if speaker.name ~= s.name
+    and (s.room == '' or speaker.room ~= s.room or speaker.tenant ~= s.tenant) then
+    return false
+  end
+  return utterance_no < speaker.utterance
+    and redis.call('HEXISTS', keys.of('session', speaker.name), 'a:' .. target) == 1
+end
+
 local s, epoch = sessions.get(name), validate.int(epoch_arg, 0, 1e9)
 local number = validate.int(utterance, 0, 1e12)
 if not epoch then return validate.invalid('epoch', 'a whole number') end
@@ -36,6 +49,11 @@ local field = origin .. '/' .. target .. '/' .. string.format('%d', number)
 local playing = keys.of('playing', name)
 local is_open = redis.call('HEXISTS', playing, field) == 1
 if is_open == (started == '1') then return 'duplicate' end
+local speaker = sessions.get(keys.name(origin))
+if started == '1' and (not speaker or speaker.status == 'retired') then return 'duplicate' end
+if started == '1' and not can_have_received(s, speaker, number) then
+  return validate.invalid('playback', 'a result that this session can have received')
+end
 if started == '1' and redis.call('HLEN', playing) >= open_max then
   return validate.invalid('playback', '64 open at once')
 end

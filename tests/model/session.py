@@ -470,6 +470,19 @@ def keep_alive(w: World, items: Sequence[tuple[str, int, str]]) -> list[Refused 
     return replies
 
 
+def can_have_received(listener: Session, speaker: Session, target: str, utterance: int) -> bool:
+    """Whether a result of the speaker can have reached the listener's outbox."""
+    shares_room = bool(listener.room) and (listener.room, listener.tenant) == (
+        speaker.room,
+        speaker.tenant,
+    )
+    return (
+        (speaker.session == listener.session or shares_room)
+        and utterance < speaker.utterance
+        and target in speaker.allocated
+    )
+
+
 def mark_playback(
     w: World,
     session: str,
@@ -489,6 +502,12 @@ def mark_playback(
     mark = f"{origin}/{target}/{utterance}"
     if (mark in view.playbacks) == started:
         return "duplicate"
+    if started:
+        speaker = w.sessions.get(name_of(origin))
+        if speaker is None:  # retired
+            return "duplicate"
+        if not can_have_received(view, speaker, target, utterance):
+            raise invalid("playback")
     if started and len(view.playbacks) >= PLAYBACKS_MAX:
         raise invalid("playback")
     w.session_states[name].seen_ms = w.now

@@ -319,3 +319,13 @@ def test_a_group_without_its_context_cannot_be_decoded(log: GroupLog) -> None:
     log.delivered(1_000, 0)
     with pytest.raises(msgspec.MsgspecError):
         Groups().decode({"v": log.stored["s1"]["v"]})
+
+
+def test_rule_27_playbacks_add_no_more_than_64_targets(log: GroupLog) -> None:
+    languages = [f"a{chr(97 + number // 26)}{chr(97 + number % 26)}" for number in range(70)]
+    for language in languages:
+        log.starts(1_000, 0, target=language)
+        log.ends(1_100, 0, target=language)
+    assert [*log.view.targets] == languages[:64]
+    log.delivered(2_000, 0, target=languages[-1])
+    assert log.group(languages[-1]).next_index == 1

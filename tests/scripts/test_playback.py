@@ -12,7 +12,7 @@ from eventsched.errors import InvalidMessage, SessionClosedError
 from eventsched.store.client import Client
 from eventsched.store.session_commands import SessionGrant
 from tests.fixtures_store import TimedStore
-from tests.scripts.calls import call, code_of, contents, events, finalized
+from tests.scripts.calls import call, code_of, contents, events
 
 
 async def mark(
@@ -25,6 +25,25 @@ async def mark(
     )  # fmt: skip
 
 
+async def opened(store: TimedStore, utterances: int = 1) -> SessionGrant:
+    """A session in a room with the session `origin`, which has finalized so many utterances."""
+    room = store.keys.full("r1")
+    session = await store.open(room=room, listen_language="es")
+    origin = await store.open("origin", room=room, targets=[])
+    for seq in range(utterances):
+        await store.say(origin, seq, end_of_utterance=True)
+    return session
+
+
+async def cuts(store: TimedStore) -> list[tuple[int, int, str, int]]:
+    """(utterance, turn, reason, padding) of each finalized utterance of the session."""
+    return [
+        (event.data.utterance, event.data.turn, event.data.reason, event.data.padding_ms)
+        for event in await events(store, "UtteranceFinalized")
+        if event.session == store.keys.full("s1")
+    ]
+
+
 async def ends(store: TimedStore) -> list[tuple[int, int, str]]:
     return [
         (event.ms, event.data.utterance, event.data.reason)
@@ -33,30 +52,30 @@ async def ends(store: TimedStore) -> list[tuple[int, int, str]]:
 
 
 async def test_rule_5_no_pause_cuts_while_sound_plays(store: TimedStore) -> None:
-    session = await store.open()
+    session = await opened(store)
     await store.say(session, 0)
     await mark(store, session, started=True)
     store.tick(10_000)
     await store.timers()
     assert (await store.say(session, 1)).finalized == ()
-    assert await finalized(store) == []
+    assert await cuts(store) == []
 
 
 async def test_rule_5_after_the_end_a_past_pause_cuts(store: TimedStore) -> None:
-    session = await store.open()
+    session = await opened(store)
     await store.say(session, 0)
     await mark(store, session, started=True)
     store.tick(10_000)
     await store.timers()
     await mark(store, session, started=False)
     await store.timers()
-    assert await finalized(store) == [(0, 0, "pause", 220)]
+    assert await cuts(store) == [(0, 0, "pause", 220)]
 
 
 async def test_rule_5_after_the_end_a_pause_is_measured_from_the_last_chunk(
     store: TimedStore,
 ) -> None:
-    session = await store.open()
+    session = await opened(store)
     await store.say(session, 0)
     await mark(store, session, started=True)
     store.tick(4_000)
@@ -66,14 +85,14 @@ async def test_rule_5_after_the_end_a_pause_is_measured_from_the_last_chunk(
     await mark(store, session, started=False)
     store.tick(1_999)
     await store.timers()
-    assert await finalized(store) == []
+    assert await cuts(store) == []
     store.tick(1)
     await store.timers()
-    assert await finalized(store) == [(0, 0, "pause", 220)]
+    assert await cuts(store) == [(0, 0, "pause", 220)]
 
 
 async def test_rule_5_a_chunk_after_the_end_finds_the_pause(store: TimedStore) -> None:
-    session = await store.open()
+    session = await opened(store)
     await store.say(session, 0)
     await mark(store, session, started=True)
     store.tick(5_000)
@@ -82,7 +101,7 @@ async def test_rule_5_a_chunk_after_the_end_finds_the_pause(store: TimedStore) -
 
 
 async def test_rule_5_other_reasons_cut_all_the_same(store: TimedStore) -> None:
-    session = await store.open()
+    session = await opened(store)
     await mark(store, session, started=True)
     assert (await store.say(session, 0, end_of_utterance=True)).finalized == (0,)
     await store.say(session, 1)
@@ -92,7 +111,7 @@ async def test_rule_5_other_reasons_cut_all_the_same(store: TimedStore) -> None:
 
 
 async def test_rule_5_every_open_playback_has_to_end(store: TimedStore) -> None:
-    session = await store.open()
+    session = await opened(store, 2)
     await store.say(session, 0)
     await mark(store, session, 0, started=True)
     await mark(store, session, 1, started=True)
@@ -100,14 +119,14 @@ async def test_rule_5_every_open_playback_has_to_end(store: TimedStore) -> None:
     await store.timers()
     await mark(store, session, 0, started=False)
     await store.timers()
-    assert await finalized(store) == []
+    assert await cuts(store) == []
     await mark(store, session, 1, started=False)
     await store.timers()
-    assert await finalized(store) == [(0, 0, "pause", 220)]
+    assert await cuts(store) == [(0, 0, "pause", 220)]
 
 
 async def test_rule_5_a_deadline_ends_a_playback_without_an_end(store: TimedStore) -> None:
-    session = await store.open()
+    session = await opened(store)
     begun = store.at_ms
     await mark(store, session, started=True)
     (event,) = await events(store, "PlaybackStarted")
@@ -120,11 +139,11 @@ async def test_rule_5_a_deadline_ends_a_playback_without_an_end(store: TimedStor
     store.tick(1)
     await store.timers()
     assert await ends(store) == [(begun + 30_000, 0, "deadline")]
-    assert await finalized(store) == [(0, 0, "pause", 220)]
+    assert await cuts(store) == [(0, 0, "pause", 220)]
 
 
 async def test_rule_5_the_deadline_of_an_ended_playback_does_nothing(store: TimedStore) -> None:
-    session = await store.open()
+    session = await opened(store)
     await mark(store, session, started=True)
     store.tick(20_000)
     await mark(store, session, started=False)
@@ -139,27 +158,33 @@ async def test_rule_5_the_deadline_of_an_ended_playback_does_nothing(store: Time
 
 
 async def test_an_ended_playback_of_a_silent_session_leaves_no_timer(store: TimedStore) -> None:
-    session = await store.open()
+    session = await opened(store)
     for started in (True, False):
         await mark(store, session, started=started)
+    idle = [store.keys.full("origin"), session.session]
     timers = await store.transport.command(
         "ZRANGE", store.keys.timers, 0, -1, key=store.keys.timers
     )
-    assert timers == [f"idle|{session.session}".encode()]
+    assert {timer for timer in timers if not timer.startswith(b"pause|")} == {
+        f"idle|{full}".encode() for full in idle
+    }
+    assert f"pause|{session.session}".encode() not in timers
 
 
 async def test_rule_5_only_at_the_session_that_listens(store: TimedStore) -> None:
-    listen_language, origin = await store.open(), await store.open("origin")
-    await store.say(listen_language, 0)
-    await store.say(origin, 0)
-    await mark(store, listen_language, started=True)
+    session = await opened(store)
+    other = await store.open("other", room=store.keys.full("r1"), targets=[])
+    await store.say(session, 0)
+    await store.say(other, 0)
+    await mark(store, session, started=True)
     store.tick(3_000)
     await store.timers()
-    assert [e.session for e in await events(store, "UtteranceFinalized")] == [origin.session]
+    (_, cut) = await events(store, "UtteranceFinalized")
+    assert cut.session == other.session
 
 
 async def test_a_repeated_playback_mark_is_a_duplicate(store: TimedStore, redis: Client) -> None:
-    session = await store.open()
+    session = await opened(store)
     assert await mark(store, session, started=False) == "duplicate"
     assert await mark(store, session, started=True) == "ok"
     before = await contents(redis, store)
@@ -171,16 +196,17 @@ async def test_a_repeated_playback_mark_is_a_duplicate(store: TimedStore, redis:
 
 
 async def test_racing_marks_have_one_effect(store: TimedStore) -> None:
-    session = await store.open()
+    session = await opened(store)
+    before = len(await store.types())
     for started in (True, False):
         calls = (mark(store, session, started=started) for _ in range(10))
         replies = await asyncio.gather(*calls)
         assert sorted(replies) == ["duplicate"] * 9 + ["ok"]
-    assert await store.types() == ["SessionOpened", "PlaybackStarted", "PlaybackEnded"]
+    assert (await store.types())[before:] == ["PlaybackStarted", "PlaybackEnded"]
 
 
 async def test_sixty_four_playbacks_are_open_at_most(store: TimedStore, redis: Client) -> None:
-    session = await store.open()
+    session = await opened(store, 65)
     for utterance in range(64):
         await mark(store, session, utterance, started=True)
     before = await contents(redis, store)
@@ -201,7 +227,7 @@ async def test_sixty_four_playbacks_are_open_at_most(store: TimedStore, redis: C
 async def test_mark_refuses_what_is_malformed(
     store: TimedStore, redis: Client, place: int, value: str | int
 ) -> None:
-    await store.open()
+    await store.say(await store.open(), 0, end_of_utterance=True)
     args: list[str | int] = [1, store.keys.full("s1"), "es", 0, 1]
     args[place] = value
     field = ("epoch", "origin", "target", "utterance", "started")[place]
@@ -215,7 +241,7 @@ async def test_mark_refuses_what_is_malformed(
 async def test_a_closing_session_takes_no_mark_and_its_playbacks_end_with_it(
     store: TimedStore,
 ) -> None:
-    session = await store.open()
+    session = await opened(store, 2)
     await mark(store, session, 0, started=True)
     await mark(store, session, 1, started=True)
     await store.say(session, 0)
@@ -233,8 +259,66 @@ async def test_a_closing_session_takes_no_mark_and_its_playbacks_end_with_it(
 
 
 async def test_playbacks_of_a_session_that_owes_nothing_end_as_closed(store: TimedStore) -> None:
-    session = await store.open()
+    session = await opened(store, 8)
     await mark(store, session, 7, started=True)
     await store.close_session(session.session, 1)
     assert await ends(store) == [(store.at_ms, 7, "closed")]
     assert (await store.types())[-2:] == ["PlaybackEnded", "SessionClosed"]
+
+
+# --- whose results ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("tenant", "room", "target", "utterance"),
+    [
+        ("acme", "r1", "fr", 0),  # a language that no utterance was finalized with
+        ("acme", "r1", "es", 1),  # an utterance that is not finalized
+        ("acme", "r2", "es", 0),  # another room
+        ("acme", "", "es", 0),  # no room
+        ("evil", "", "es", 0),
+        ("evil", "r1", "es", 0),  # another tenant
+    ],
+)
+async def test_rule_5_a_result_that_the_session_cannot_have_received_is_not_marked(
+    store: TimedStore, redis: Client, tenant: str, room: str, target: str, utterance: int
+) -> None:
+    await opened(store)
+    full = store.keys.full(room) if room else ""
+    other = await store.open("other", tenant=tenant, room=full, targets=["fr"])
+    before = await contents(redis, store)
+    args: list[str | int] = [store.keys.full("origin"), target, utterance]
+    refusal = await code_of(store, "mark_playback", "other", other.epoch, *args, 1)
+    assert refusal.startswith("INVALID_MESSAGE playback:")
+    assert await call(store, "mark_playback", "other", other.epoch, *args, 0) == b"duplicate"
+    assert await contents(redis, store) == before
+
+
+async def test_rule_5_a_session_marks_its_own_result(store: TimedStore) -> None:
+    session = await store.open(targets=["es", "fr"])
+    await store.say(session, 0, end_of_utterance=True)
+    args: list[str | int] = [session.session, "fr", 0]
+    assert await call(store, "mark_playback", "s1", 1, *args, 1) == b"ok"
+    refusal = await code_of(store, "mark_playback", "s1", 1, session.session, "it", 0, 1)
+    assert refusal.startswith("INVALID_MESSAGE playback:")
+
+
+async def test_rule_5_a_mark_of_a_speaker_that_is_gone_is_harmless(
+    store: TimedStore, redis: Client
+) -> None:
+    """The speaker has closed: its results may play. It has been retired: the mark does nothing."""
+    session = await opened(store)
+    origin = store.keys.full("origin")
+    await store.close_session(origin, 1)
+    assert await mark(store, session, started=True) == "ok"
+    store.tick(30_000)
+    await store.timers()
+    for _ in range(121):
+        await store.keep_alive([(session.session, session.epoch, "")])
+        store.tick(30_000)
+        await store.timers()
+    assert "SessionRetired" in await store.types()
+    before = await contents(redis, store)
+    assert await mark(store, session, started=True) == "duplicate"
+    assert await mark(store, session, started=False) == "duplicate"
+    assert await contents(redis, store) == before
