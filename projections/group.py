@@ -168,7 +168,7 @@ def _playback_started(view: SessionGroups, event: Event, data: PlaybackStarted) 
     group = view.targets.get(data.target, _EMPTY)
     playback = _playback(event, data)
     is_new = data.target not in view.targets
-    if playback in group.playbacks or is_new and len(view.targets) >= TARGETS_MAX:
+    if playback in group.playbacks or (is_new and len(view.targets) >= TARGETS_MAX):
         return view
     return _with_group(view, data.target, replace(group, playbacks=(*group.playbacks, playback)))
 

@@ -397,8 +397,8 @@ class Session:
             result: The result that plays, as the session received it.
 
         Raises:
-            InvalidMessage: `result` is another outcome, or this session cannot have received it: the
-                result is neither its own nor of a session in its room.
+            InvalidMessage: `result` is another outcome, or this session cannot have received it: it
+                is neither the session's own nor of a session in its room.
             SessionClosedError: The session is closing or closed.
             SessionSuperseded: Another producer has resumed the session.
             SessionUnknown: The records of the session are deleted.
