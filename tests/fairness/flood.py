@@ -21,6 +21,10 @@ from eventsched.store.session_commands import Chunk, SessionGrant
 from tests.fixtures_store import TimedStore
 
 STEP_MS = 100
+SESSIONS = 4
+"""Sessions of the flooding tenant at least: one has at most 1,024 open outcomes."""
+FINALIZES_MAX = 8
+"""Utterances that one call finalizes (rule 33, limits)."""
 EVERY_MS = 5_000
 """An ordinary tenant finalizes one utterance in so long."""
 TIMES = 1_000
@@ -66,7 +70,8 @@ class Play:
 
     def __init__(self, store: TimedStore, requirements: int = 1) -> None:
         self.store = store
-        self.flood = [f"{FLOODING.name}-{number}" for number in range(requirements)]
+        self.flood = [f"{FLOODING.name}-{number}" for number in range(max(requirements, SESSIONS))]
+        self.requirements = requirements
         self.turn = 0
         self.sessions: dict[str, SessionGrant] = {}
         self.said: dict[str, int] = {}
@@ -79,7 +84,8 @@ class Play:
         await self._phase(CALM_MS, 0)
         flood_ms = self.store.at_ms
         for number, name in enumerate(self.flood):
-            subset = [each for bit, each in enumerate(FEATURES) if number >> bit & 1]
+            requirement = number % self.requirements
+            subset = [each for bit, each in enumerate(FEATURES) if requirement >> bit & 1]
             await self._open(name, FLOODING, subset)
         await self._phase(FLOOD_MS, TIMES)
         return _measured(await self.store.log(), flood_ms)
@@ -106,28 +112,31 @@ class Play:
 
     async def _flood(self, count: int) -> None:
         """So many utterances, of one session after the other."""
-        each = count if len(self.flood) == 1 else 1
+        each = count // SESSIONS if self.requirements == 1 else 1
         for _ in range(count // each):
             await self._say(self.flood[self.turn % len(self.flood)], each)
             self.turn += 1
 
     async def _say(self, name: str, count: int) -> None:
         """So many utterances of 100 ms."""
-        grant, first = self.sessions[name], self.said[name]
-        await self.store.append_audio(
-            [
-                Chunk(
-                    session=grant.session,
-                    epoch=grant.epoch,
-                    seq=seq,
-                    ms=100,
-                    payload=bytes(320),
-                    end_of_utterance=True,
-                )
-                for seq in range(first, first + count)
-            ]
-        )
-        self.said[name] += count
+        grant, end = self.sessions[name], self.said[name] + count
+        while self.said[name] < end:
+            first = self.said[name]
+            batch = range(first, min(end, first + FINALIZES_MAX))
+            await self.store.append_audio(
+                [
+                    Chunk(
+                        session=grant.session,
+                        epoch=grant.epoch,
+                        seq=seq,
+                        ms=100,
+                        payload=bytes(320),
+                        end_of_utterance=True,
+                    )
+                    for seq in batch
+                ]
+            )
+            self.said[name] = batch.stop
 
     async def _work(self) -> None:
         """What is due happens, the node ends what it has done long enough, work is given out."""

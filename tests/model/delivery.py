@@ -107,7 +107,10 @@ def send(w: World, name: str, target: str, number: int, ending: Ending, reason: 
 
 def hold(w: World, name: str, target: str, number: int, ending: Ending) -> None:
     w.held.setdefault(name, {})[target, number] = ending
-    watch_gap(w, name, target)
+    longest = longest_ready(w, name, target)
+    assert longest is not None
+    due_ms = longest[1] + w.settings.delivery_gap_timeout_ms
+    w.set_timer_sooner(due_ms, "gap", f"{w.keys.full(name)}|{target}")
 
 
 def longest_ready(w: World, name: str, target: str) -> tuple[int, int] | None:

@@ -332,8 +332,8 @@ FAULTS = (
     Fault(
         "a gap is not filled with stored chunks",
         "resend",
-        "chunks = [chunk for chunk in (*self._stored, *batch) if chunk.seq >= expected]",
-        "chunks = [chunk for chunk in batch if chunk.seq >= expected]",
+        "chunks = (chunk for chunk in chain(self._stored, batch) if chunk.seq >= expected)",
+        "chunks = (chunk for chunk in batch if chunk.seq >= expected)",
         (BUFFER, SESSION),
     ),
     Fault(

@@ -248,6 +248,18 @@ async def test_rule_25_a_close_in_the_middle_of_such_steps_keeps_the_order(
 async def test_rule_25_racing_results_are_delivered_in_order(store: TimedStore) -> None:
     node, session, messages = await assigned(store, 30)
     await asyncio.gather(*(store.answer(node, message) for message in reversed(messages)))
+    await store.timers()  # a call delivers at most 16 held results, and a timer the others
+    assert await outcomes_in_outbox(store, session) == [(number, "result") for number in range(30)]
+
+
+async def test_rule_25_a_result_that_comes_later_does_not_delay_those_that_are_ready(
+    store: TimedStore,
+) -> None:
+    node, session, messages = await assigned(store, 30)
+    *others, last = messages[1:]
+    for message in [*others, messages[0], last]:  # the first delivers 17 of them
+        await store.answer(node, message)
+    await store.timers()
     assert await outcomes_in_outbox(store, session) == [(number, "result") for number in range(30)]
 
 

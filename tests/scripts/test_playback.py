@@ -27,7 +27,7 @@ async def mark(
 
 async def opened(store: TimedStore, utterances: int = 1) -> SessionGrant:
     """A session in a room with the session `origin`, which has finalized so many utterances."""
-    room = store.keys.full("r1")
+    room = store.keys.full("acme/r1")
     session = await store.open(room=room, listen_language="es")
     origin = await store.open("origin", room=room, targets=[])
     for seq in range(utterances):
@@ -173,7 +173,7 @@ async def test_an_ended_playback_of_a_silent_session_leaves_no_timer(store: Time
 
 async def test_rule_5_only_at_the_session_that_listens(store: TimedStore) -> None:
     session = await opened(store)
-    other = await store.open("other", room=store.keys.full("r1"), targets=[])
+    other = await store.open("other", room=store.keys.full("acme/r1"), targets=[])
     await store.say(session, 0)
     await store.say(other, 0)
     await mark(store, session, started=True)
@@ -284,7 +284,7 @@ async def test_rule_5_a_result_that_the_session_cannot_have_received_is_not_mark
     store: TimedStore, redis: Client, tenant: str, room: str, target: str, utterance: int
 ) -> None:
     await opened(store)
-    full = store.keys.full(room) if room else ""
+    full = store.keys.full(f"{tenant}/{room}") if room else ""
     other = await store.open("other", tenant=tenant, room=full, targets=["fr"])
     before = await contents(redis, store)
     args: list[str | int] = [store.keys.full("origin"), target, utterance]

@@ -33,7 +33,7 @@ end
 
 -- The caller writes the field at commit, together with other fields of the session.
 function affinity.defer_write(name)
-  affinity.deferred[name] = ''
+  affinity.deferred[name] = affinity.deferred[name] or ''
 end
 
 function affinity.set(name, node, turn)

@@ -349,14 +349,15 @@ local function load_held(session, target, number)
 end
 
 -- Set the gap timer by the ending that has been held for longest, or cancel the timer. The field
--- `w:<target>` of the session exists while endings of the target are held.
-local function update_gap_timer(session, target)
+-- `w:<target>` of the session exists while endings of the target are held. `set` is timers.set, or
+-- timers.set_earlier if endings were added: a timer that is due to deliver the rest stays.
+local function update_gap_timer(session, target, set)
   local longest = redis.call('ZRANGE', keys.of('out_of_order_at', session, target), 0, 0,
     'WITHSCORES')
   local id = keys.full(session) .. '|' .. target
   local speaker = speaker_of(session, target)
   if longest[1] then
-    timers.set(tonumber(longest[2]) + settings.delivery_gap_timeout_ms, 'gap', id)
+    set(tonumber(longest[2]) + settings.delivery_gap_timeout_ms, 'gap', id)
     write('HSET', keys.of('session', session), 'w:' .. target, '1')
   else
     timers.cancel('gap', id)
@@ -378,7 +379,7 @@ function delivery.drain_ready(session, target)
     deliver(session, target, number, outcome, ending, speaker_of(session, target), true)
     number, delivery.drained = number + 1, delivery.drained + 1
   end
-  update_gap_timer(session, target)
+  update_gap_timer(session, target, timers.set)
   if has_more then timers.set(clock.now(), 'gap', keys.full(session) .. '|' .. target) end
   return has_more
 end
@@ -392,7 +393,7 @@ function delivery.hold(session, target, number, ending)
   if audio ~= '' then write('HSET', held, field .. '/audio', audio) end
   write('ZADD', keys.of('out_of_order_at', session, target), 'NX', clock.text(),
     string.format('%d', number))
-  update_gap_timer(session, target)
+  update_gap_timer(session, target, timers.set_earlier)
 end
 
 -- A held ending without body and audio, or nil.
