@@ -11,12 +11,12 @@
 --   owner           text                   the caller: unique for each process
 --   lease_ms        ms                     0 releases the set
 --   group           name                   consumer group; empty for a revision, which has none
---   then per projection: name, version
+--   then per projection, at most 64: name, version
 -- Reply: [acquired, epoch, live revision per projection], [standby, ms until the lease until_ms] or
 --   [version, projection, its live revision]: code of another version folds the projection
 -- Refusals: INVALID_MESSAGE
 -- Events: none
--- Bound: the projections of the set
+-- Bound: the projections of the set, at most 64
 -- include: cache
 -- include: call
 -- include: clock

@@ -7,7 +7,8 @@
 --   absent_key      es1:{cell}:absent      no key: never exists
 -- ARGV
 --   now_arg         ms                     used in a cell with a manual clock only
---   then per chunk, at most 32: session (name), epoch, seq, ms, end_of_utterance (0|1), payload,
+--   then per chunk, at most 32: session (name), epoch, seq, ms, end_of_utterance (0|1),
+--     payload (at most 1,048,576 B; a chunk takes less: CHUNK_TOO_LARGE),
 --     confirmed (id of an outbox entry, or empty)
 -- Reply: per chunk `ok|duplicate utterance finalized…`, `refused CODE key=value`, or `later
 --   next_seq`: the call has finalized so much that another call has to store this chunk and those

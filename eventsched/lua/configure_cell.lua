@@ -8,7 +8,7 @@
 --   now_arg         ms                     starting time of a manual clock, else empty
 --   mode            server | manual        clock of a new cell
 --   overwrite       0 | 1                  1: replace the settings of a cell that exists
---   settings_json   JSON                   object of name -> integer
+--   settings_json   JSON                   object of name -> integer, at most 16,384 B
 -- Reply: created | changed | kept
 -- Refusals: INVALID_MESSAGE
 -- Events: none (settings and clock are ephemeral state)

@@ -11,16 +11,23 @@
 --   epoch           number                 of the caller's lease: no other process rebuilds
 --   lease_ms        ms                     for so long the lease lasts from now on
 --   cursor          end of the last step; 0 to begin
---   then per projection: name
+--   then per projection, at most 64: name
 -- Reply: [fenced] or [count, cursor of the next step (0: done), number of records deleted]
--- Refusals: none
+-- Refusals: INVALID_MESSAGE
 -- Events: none
--- Bound: 256 keys scanned
+-- Bound: 256 keys scanned; the projections given, at most 64
 -- include: clock
 -- include: keys
+-- include: validate
 -- include: write
 local scanned_max = 256
 
+if not validate.int(lease_ms, 0, 3600000) then
+  return validate.invalid('lease_ms', '0 to 3600000 ms')
+end
+if #cursor > 20 or not string.match(cursor, '^%d+$') then
+  return validate.invalid('cursor', 'a whole number')
+end
 local active = keys.of('lease', revision_set)
 if redis.call('HGET', active, 'epoch') ~= epoch then return { 'fenced' } end
 write('HSET', active, 'until', string.format('%d', clock.now() + tonumber(lease_ms)))

@@ -9,7 +9,7 @@
 -- ARGV
 --   now_arg         ms                     used in a cell with a manual clock only
 -- Reply: [fired, next_ms, now_ms]   next_ms: when the next is due, or -1
--- Refusals: none
+-- Refusals: INVALID_MESSAGE
 -- Events: any but those of opening, resuming, registering and results
 -- Bound: 16 timers; 16 leases of 256 or 256 keys each; 8 outcomes that end and 16 that were held; 8
 --   finalizes or 64 outcomes; 8 jobs of utterances that end, each with 8 fills

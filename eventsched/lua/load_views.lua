@@ -7,7 +7,7 @@
 --   now_arg         ms                     not used
 --   projection      name
 --   revision        <version>.<revision>
---   then per record, at most 256: entity (its id)
+--   then per record, at most 256: entity (its id, at most 1,024 B)
 -- Reply: per record its fields and values in a list, which is empty for a missing record
 -- Refusals: INVALID_MESSAGE
 -- Events: none

@@ -12,7 +12,7 @@
 --   tenant          name
 --   source          language
 --   targets         languages, joined by comma, sorted
---   features        names, joined by comma, sorted (the session's features)
+--   features        names, joined by comma, sorted: the session's features, at most 1,039 B
 --   features_hash   16 hex digits or none
 --   encoding        pcm16 | opus
 --   sample_rate     Hz

@@ -10,12 +10,12 @@
 --   set             name                   of the live set
 --   revision_set    name                   of the revision
 --   epoch           number                 of the caller's lease on the revision
---   then per projection: name, live (the live revision that the caller expects), revision (the new
---     revision)
+--   then per projection, at most 64: name, live (the live revision that the caller expects),
+--     revision (the new revision)
 -- Reply: [switched], [behind, the live checkpoint], [fenced] or [rebuilt, projection]
--- Refusals: none
+-- Refusals: INVALID_MESSAGE
 -- Events: none
--- Bound: the projections given
+-- Bound: the projections given, at most 64
 -- include: cache
 -- include: keys
 if redis.call('HGET', keys.of('lease', revision_set), 'epoch') ~= epoch then return { 'fenced' } end

@@ -8,7 +8,7 @@
 --   now_arg         ms                     used in a cell with a manual clock only
 -- Reply: [now, entries added so far, entries left, first id or empty, last id or empty,
 --   archived to or empty, key of the archive or empty, archive_entries_max, archive_window_ms]
--- Refusals: none
+-- Refusals: INVALID_MESSAGE
 -- Events: none
 -- Bound: one stream
 -- include: clock

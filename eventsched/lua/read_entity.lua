@@ -7,13 +7,13 @@
 -- ARGV
 --   now_arg         ms                     not used
 --   kind            session | job | node
---   then per entity: name (in the cell, or its job key), epochs (of a node: earlier registrations
---     whose leases are read as well, joined by comma; else empty)
+--   then per entity, at most 4096: name (in the cell, or its job key), epochs (of a node: earlier
+--     registrations whose leases are read as well, joined by comma, at most 65,536 B; else empty)
 -- Reply: JSON: {last, entities: [{…} per entity]}; a missing entity is {}
--- Refusals: none
+-- Refusals: INVALID_MESSAGE
 -- Events: none
--- Bound: the entities given; a session's open outcomes, a node's leases, the first 100 waiting
---   requirements of its class
+-- Bound: the entities given, at most 4096; a session's open outcomes, a node's leases, the first
+--   100 waiting requirements of its class
 local epochs_back, lost_reasons = 2, { 'node_lost', 'superseded', 'drained' }
 -- include: jobs
 -- include: keys

@@ -11,7 +11,7 @@
 --   after           entry id               0-0 to begin
 -- Reply: [id, number, …]   number: field `d` of an audio chunk, field `i` of an outbox entry; after
 --   a space the id of the log entry of a result
--- Refusals: none
+-- Refusals: INVALID_MESSAGE
 -- Events: none
 -- Bound: 128 entries
 -- include: keys

@@ -7,11 +7,11 @@
 --   now_arg         ms                     not used
 --   set             name
 --   projection      name
---   then per record: entity (its id)
+--   then per record, at most 4096: entity (its id, at most 1,024 B)
 -- Reply: [checkpoint, live revision or empty, per record its fields and values in a list]
--- Refusals: none
+-- Refusals: INVALID_MESSAGE
 -- Events: none
--- Bound: the arguments
+-- Bound: the records given, at most 4096
 -- include: keys
 local live = redis.call('GET', keys.of('active_revision', projection)) or ''
 local views = { redis.call('GET', keys.of('checkpoint', set)) or '0-0', live }

@@ -10,7 +10,8 @@
 --   node            node name
 --   epoch_arg       number
 --   then per result, at most 16: job_key, attempt, status (ok|no_speech|failed), code,
---     retryable (0|1), feature, body, audio, audio_sha256
+--     retryable (0|1), feature, body (at most 1,048,576 B; a text takes less),
+--     audio (at most 1,048,576 B; sound takes less), audio_sha256
 -- Reply: per result `ok` or `refused CODE key=value`
 -- Refusals: JOB_UNKNOWN, NODE_MISMATCH, ATTEMPT_MISMATCH, LEASE_LOST, DUPLICATE_RESULT,
 --   INVALID_MESSAGE

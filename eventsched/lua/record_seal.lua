@@ -12,7 +12,7 @@
 --   of              text                   which archive: fingerprint of its public key
 --   passed          number                 entries that the log ever had up to `to`
 --   audio           0 | 1                  1: chunks stay until they are archived, too
---   then per session: name, last_chunk (id up to which the archive holds its audio)
+--   then per session, at most 250: name, last_chunk (id up to which the archive holds its audio)
 -- Reply: recorded, fenced (another process archives), moved (the archive is not at `from`) or other
 --   (the cell has another archive)
 -- Refusals: INVALID_MESSAGE

@@ -8,9 +8,9 @@
 --   now_arg         ms                     used in a cell with a manual clock only
 --   name            node name
 --   token           name                   of the process; the same again gets the same reply
---   sources         languages, joined by comma, sorted
---   targets         languages, joined by comma, sorted
---   features        names, joined by comma, sorted
+--   sources         languages, joined by comma, sorted, at most 1,024 B
+--   targets         languages, joined by comma, sorted, at most 1,024 B
+--   features        names, joined by comma, sorted, at most 1,039 B
 --   slots           1 to 256
 --   version         text
 -- Reply: [epoch, inbox_from, heartbeat_ms]

@@ -13,10 +13,10 @@
 --                   cancel: the job has ended, and its attempt has not
 --                   requeue: the attempt holds a slot that its node does not have
 --                   fail: the job cannot succeed: its audio is lost, or it has no outcome
---   reason          text                   of the attempt's end
---   code            text or empty          of the attempt's end, or of the failure
---   what            text                   of the event, as the next three
---   gives_up        text or empty
+--   reason          text, at most 1,000 B  of the attempt's end
+--   code            text, at most 1,000 B  of the attempt's end, or of the failure; or empty
+--   what            text, at most 1,000 B  of the event, as the next three
+--   gives_up        text, at most 1,000 B  or empty
 --   why             text, 1 to 500 B
 --   by              text, 1 to 200 B
 -- Reply: repaired, or moved (a later entry concerns the job: compute the change again)

@@ -10,9 +10,9 @@
 --   session         full id or empty       of the event, as the next two
 --   job             job key or empty
 --   node            full id or empty
---   where_arg       text                   of the event, as the next five
---   what            text
---   gives_up        text or empty
+--   where_arg       text, at most 1,000 B  of the event, as the next five
+--   what            text, at most 1,000 B
+--   gives_up        text, at most 1,000 B  or empty
 --   accepts         log id or empty
 --   why             text, 1 to 500 B
 --   by              text, 1 to 200 B
@@ -51,27 +51,38 @@ local function next_argument()
   place = place + 1
   return ARGV[place]
 end
+local is_whole = true
+local function next_count()
+  local count = validate.int(next_argument(), 0, #ARGV)
+  is_whole = is_whole and count ~= nil
+  return count or 0
+end
 local function next_list(count)
   local list = {}
   for i = 1, count do list[i] = next_argument() end
+  is_whole = is_whole and #list == count
   return list
 end
 
 if not entry_ids.is_valid(at) then return validate.invalid('at', 'an entry id') end
 local refusal = repair.refusal(why, by, where_arg, what, gives_up)
 if refusal then return refusal end
-local subjects = next_list(tonumber(next_argument()))
+local subjects, guards, writes = next_list(next_count()), {}, {}
+for i = 1, next_count() do guards[i] = next_list(3) end
+for i = 1, next_count() do
+  writes[i] = next_list(next_count())
+  if not commands[writes[i][1]] then return validate.invalid('command', 'a command of a repair') end
+  is_whole = is_whole and #writes[i] > 1
+end
+if not is_whole or place ~= #ARGV then
+  return validate.invalid('sections', 'whole, with their counts')
+end
 local has_moved = repair.has_moved(at, subjects)
-for _ = 1, tonumber(next_argument()) do
-  local key, field, value = next_argument(), next_argument(), next_argument()
+for _, guard in ipairs(guards) do
+  local key, field, value = unpack(guard)
   if (redis.call('HGET', keys.prefix .. key, field) or '') ~= value then has_moved = true end
 end
 if has_moved then return 'moved' end
-local writes = {}
-for i = 1, tonumber(next_argument()) do
-  writes[i] = next_list(tonumber(next_argument()))
-  if not commands[writes[i][1]] then return validate.invalid('command', 'a command of a repair') end
-end
 
 -- The event comes first: no change is without one. If a write fails, the next repair completes it.
 events.CellRepaired({ session = session, job = job, node = node, where = where_arg, what = what,

@@ -25,13 +25,53 @@
 --   the items. No item has more than a thousand arguments, because `unpack` takes no more.
 -- Reply: saved, fenced (another process holds the set), moved (the checkpoint is not `from`) or
 --   rebuilt (a revision was promoted: fold again)
--- Refusals: none
+-- Refusals: INVALID_MESSAGE
 -- Events: none (events that could not be folded become dead letters)
 -- Bound: the arguments
 -- include: clock
+-- include: entry_ids
 -- include: keys
+-- include: validate
 -- include: write
 
+local items_max, length_max = 1e6, 1000
+-- Whether the sections are whole: each count is a number, and no argument is missing or left over.
+local function are_sections_whole()
+  local place = sections_at
+  local function count()
+    place = place + 1
+    return validate.int(ARGV[place - 1], 0, items_max)
+  end
+  local function skip_runs(fits)
+    local runs = count()
+    for _ = 1, runs or 0 do
+      local items, length = count(), count()
+      if not items or not length or length > length_max or not fits(length) then return false end
+      place = place + items * length
+    end
+    return runs ~= nil
+  end
+  local revisions = count()
+  place = place + 2 * (revisions or 0)
+  for _ = 1, revisions or 0 do
+    local drops = count()
+    place = place + (drops or 0)
+    if not drops or not skip_runs(function(length) return length >= 3 and length % 2 == 1 end) then
+      return false
+    end
+  end
+  if not revisions or not skip_runs(function(length) return length >= 2 end) then return false end
+  local dead = count()
+  return dead ~= nil and place + 4 * dead == #ARGV + 1
+end
+
+if not validate.int(lease_ms, 0, 3600000) then
+  return validate.invalid('lease_ms', '0 to 3600000 ms')
+end
+if not validate.int(count, 0, items_max) then return validate.invalid('count', 'a whole number') end
+if not entry_ids.is_valid(from) then return validate.invalid('from', 'an entry id') end
+if not entry_ids.is_valid(to) then return validate.invalid('to', 'an entry id') end
+if not are_sections_whole() then return validate.invalid('sections', 'whole, with their counts') end
 local at = sections_at - 1
 local function next_argument()
   at = at + 1

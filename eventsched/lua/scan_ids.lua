@@ -8,7 +8,7 @@
 --   kind            as in eventsched/schema/keys.py; with parts of the id, joined by colon
 --   cursor          end of the last step; 0 to begin
 -- Reply: [cursor of the next step (0: done), ids]
--- Refusals: none
+-- Refusals: INVALID_MESSAGE
 -- Events: none
 -- Bound: 512 keys scanned
 -- include: keys

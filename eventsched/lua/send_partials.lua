@@ -8,7 +8,7 @@
 --   now_arg         ms                     used in a cell with a manual clock only
 --   node            node name
 --   epoch_arg       number
---   then per partial, at most 32: job_key, attempt, body
+--   then per partial, at most 32: job_key, attempt, body (at most 1,048,576 B; a text takes less)
 -- Reply: per partial `ok` or `refused CODE key=value`
 -- Refusals: JOB_UNKNOWN, NODE_MISMATCH, ATTEMPT_MISMATCH, LEASE_LOST, DUPLICATE_RESULT,
 --   INVALID_MESSAGE

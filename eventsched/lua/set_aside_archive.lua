@@ -14,7 +14,8 @@
 --   first           log id                 of their first entry
 --   last            log id                 of their last entry
 --   head            64 hex digits          root of the tree over all segments up to these
---   roots           64 hex digits each     of the first 64 of these segments, joined by comma
+--   roots           text, at most 4,159 B  64 hex digits of each of the first 64 of these segments,
+--                                          joined by comma
 --   why             text                   1 to 500 B
 --   by              text                   1 to 200 B: who sets the segments aside
 -- Reply: ok, duplicate (the event is in the log) or fenced (another process archives)

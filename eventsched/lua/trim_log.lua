@@ -8,7 +8,7 @@
 -- ARGV
 --   now_arg         ms                     used in a cell with a manual clock only
 -- Reply: [entries trimmed, 1 if there may be more, id before which all may go]
--- Refusals: none
+-- Refusals: INVALID_MESSAGE
 -- Events: StreamTrimmed
 -- Bound: 10,000 entries; the groups of the log
 -- include: clock

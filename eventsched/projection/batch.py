@@ -27,6 +27,8 @@ from eventsched.store.transport import Entry
 
 ENTRIES_PER_TURN = 100
 """Entries folded before the event loop gets a turn, in which it receives the next read."""
+REASON_MAX = 4_096
+"""Characters of a reason that a dead letter has."""
 TRIES_MAX = 3
 """Tries of an entry that cannot be folded before it becomes a dead letter."""
 LOADED_PER_RENEWAL = 512
@@ -157,4 +159,5 @@ class BatchProcessor:
             "tries": 1 if failure.is_permanent else self._tries_max,
         }
         event_type = failure.event.type if failure.event else ""
-        return DeadLetter(failure.id, event_type, msgspec.json.encode(context), failure.reason)
+        reason = failure.reason[:REASON_MAX]
+        return DeadLetter(failure.id, event_type, msgspec.json.encode(context), reason)

@@ -2,7 +2,7 @@
 
 Owns: reading lua/ from the package; resolving `-- include: name` (each module once, before its
 first user, in its own function, so that it exports only what it returns); one function per script
-with its arguments by name; names that contain a hash of the code.
+with its arguments by name and their limits; names that contain a hash of the code.
 Must not: do I/O with Redis.
 Read next: lua/README.md, transport.py (loads the library), docs/adr/0002-function-library.md.
 
@@ -13,6 +13,7 @@ the state of the modules at each call.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import re
 from collections.abc import Iterable
@@ -36,6 +37,19 @@ local redis, cjson, string, table, math = redis, cjson, string, table, math
 local ipairs, pairs, tonumber, tostring, type = ipairs, pairs, tonumber, tostring, type
 local error, pcall, unpack, next = error, pcall, unpack, next
 local setmetatable, rawget = setmetatable, rawget
+
+-- The refusal of the first argument that is longer than its limit. After the first `named`
+-- arguments, the names and limits of an item repeat.
+local function oversized(args, named, names, limits)
+  local width = #names - named
+  for i = 1, #args do
+    local at = i <= named and i or named + 1 + (i - named - 1) % width
+    if #args[i] > limits[at] then
+      return redis.error_reply('INVALID_MESSAGE field=' .. names[at] .. ' limit=at most '
+        .. limits[at] .. ' B')
+    end
+  end
+end
 {includes}local scripts = {{ begin = call.begin, fail = call.fail }}
 
 -- A script may return a function, which computes the reply after the commit.
@@ -63,16 +77,23 @@ local function enter(script, keys, args)
   error(reply, 0)
 end
 {entrances}"""
+ARGUMENT_BYTES_MAX = 255
+"""Limit of an argument whose header names no other one."""
+SECTION_BYTES_MAX = 16_777_216
+"""Limit of each argument of the sections of a script."""
 _KEYS = "the log and the key `absent` of a cell"
-_ARGUMENT = re.compile(r"^--   (\w+) +\S.*$", re.MULTILINE)
-_ITEMS = re.compile(r"^--   then per (\w+)(?:, at most (\d+))?: (.*(?:\n--     .*)*)", re.MULTILINE)
-_NOTE = re.compile(r"\([^()]*\)|\n-- +")
+_ARGUMENT = re.compile(r"^--   (\w+) +(\S.*)$", re.MULTILINE)
+_ITEMS = re.compile(r"^--   then per (\w+), at most (\d+): (.*(?:\n--     .*)*)", re.MULTILINE)
+_FIELD = re.compile(r"(\w+)(?: \(([^()]*)\))?(?:, |$)")
+_NEXT_LINE = re.compile(r"\n-- +")
+_LIMIT = re.compile(r"\b(?:at most|to) ([\d,]+) B\b")
 _MODULE = """
 local {name} = (function()
 {body}end)()
 """
 _BODY = """
 do
+{limits}
 {reader}
 function scripts.{script}(KEYS, ARGV)
 {arguments}
@@ -93,6 +114,15 @@ end"""
 _COUNT = "local {item}_count = (#ARGV - {named}) / {width}"
 _REFUSAL = """if {item}_count % 1 ~= 0 or {item}_count > {most} then
   return redis.error_reply('INVALID_MESSAGE field={item}s limit={limit}')
+end"""
+_INCOMPLETE = """if #ARGV < {named} then
+  return redis.error_reply('INVALID_MESSAGE field=arguments limit={named} or more')
+end"""
+_LIMITS = "local argument_names, argument_limits = {{ {names} }}, {{ {limits} }}"
+_OVERSIZED = "return oversized(ARGV, {named}, argument_names, argument_limits)"
+_NAMED_LIMITS = f"if {{too_long}} then {_OVERSIZED} end"
+_ITEM_LIMITS = f"""for at = {{first}}, #ARGV, {{width}} do
+  if {{too_long}} then {_OVERSIZED} end
 end"""
 _ENTRANCE = """
 redis.register_function{{ function_name = '{function}', flags = {{ {flags} }},
@@ -128,25 +158,34 @@ class Arguments:
     The body has each of `named` as a local. For the items that follow it has `<item>_count` and
     the iterator `each_<item>(ARGV)`, whose items have named fields; more than `items_max` items
     are refused. For sections, which the body reads itself, `sections_at` is the index of the first.
+    Each argument has a limit: it is refused, with the whole call, before the body runs.
     """
 
-    named: tuple[str, ...]
+    named: dict[str, int]
+    """Name -> most bytes."""
     item: str = ""
-    fields: tuple[str, ...] = ()
-    items_max: int | None = None
+    fields: dict[str, int] = dataclasses.field(default_factory=dict)
+    """Name -> most bytes."""
+    items_max: int = 0
     has_sections: bool = False
 
     @classmethod
     def of(cls, text: str) -> Arguments:
         """Parse the header of a script."""
         listed = text.partition("\n-- ARGV\n")[2].partition("\n-- Reply")[0]
-        named = tuple(_ARGUMENT.findall(listed.partition("--   then ")[0]))
+        rows = _ARGUMENT.findall(listed.partition("--   then ")[0])
+        named = {name: _bytes_max(row) for name, row in rows}
         items = _ITEMS.search(listed)
         if items is None:
-            return cls(named, has_sections="--   then sections" in listed)
-        item, items_max, fields = items.groups()
-        words = (word.strip() for word in _NOTE.sub("", fields).split(","))
-        return cls(named, item, tuple(words), int(items_max) if items_max else None)
+            has_sections = "--   then sections" in listed
+            if "--   then " in listed and not has_sections:
+                raise IncludeError("a header does not say how many items a script takes at most")
+            return cls(named, has_sections=has_sections)
+        item, items_max, text = items.groups()
+        fields = {
+            name: _bytes_max(note) for name, note in _FIELD.findall(_NEXT_LINE.sub(" ", text))
+        }
+        return cls(named, item, fields, int(items_max))
 
     @property
     def locals(self) -> frozenset[str]:
@@ -176,12 +215,46 @@ class Arguments:
         values = {"item": self.item, "named": len(self.named), "width": len(self.fields)}
         if self.item:
             lines.append(_COUNT.format(**values))
-        if self.has_sections:
-            lines.append(f"local sections_at = {len(self.named) + 1}")
-        if self.items_max is not None:
             limit = f"up to {self.items_max}, of {len(self.fields)} arguments each"
             lines.append(_REFUSAL.format(**values, most=self.items_max, limit=limit))
-        return "\n".join(lines)
+        if self.has_sections:
+            lines.append(f"local sections_at = {len(self.named) + 1}")
+        return "\n".join([*lines, *self._checks_in_lua()])
+
+    def limits_in_lua(self) -> str:
+        """Lua source of the names and limits that a refusal shows."""
+        arguments = [*self.named.items(), *self._repeated().items()]
+        names = ", ".join(f"'{name}'" for name, _ in arguments)
+        return _LIMITS.format(names=names, limits=", ".join(str(most) for _, most in arguments))
+
+    def _checks_in_lua(self) -> list[str]:
+        """Lua source that refuses a call with an argument that is missing or too long."""
+        count, repeated = len(self.named), self._repeated()
+        checks = []
+        if self.named:
+            checks.append(_INCOMPLETE.format(named=count))
+            too_long = " or ".join(f"#{name} > {most}" for name, most in self.named.items())
+            checks.append(_NAMED_LIMITS.format(too_long=too_long, named=count))
+        if repeated:
+            too_long = " or ".join(
+                f"#ARGV[at + {no}] > {most}" for no, most in enumerate(repeated.values())
+            )
+            checks.append(
+                _ITEM_LIMITS.format(
+                    first=count + 1, width=len(repeated), too_long=too_long, named=count
+                )
+            )
+        return checks
+
+    def _repeated(self) -> dict[str, int]:
+        """The arguments that follow the named ones, again and again."""
+        return {"sections": SECTION_BYTES_MAX} if self.has_sections else self.fields
+
+
+def _bytes_max(row: str) -> int:
+    """The limit that a row of a header names, as in `text, at most 1,024 B`."""
+    limit = _LIMIT.search(row)
+    return int(limit[1].replace(",", "")) if limit else ARGUMENT_BYTES_MAX
 
 
 def names() -> list[str]:
@@ -257,6 +330,7 @@ def _script(name: str, text: str) -> str:
     arguments = Arguments.of(text)
     return _BODY.format(
         script=name,
+        limits=arguments.limits_in_lua(),
         reader=arguments.reader(),
         arguments=arguments.locals_in_lua(),
         body=_INCLUDE.sub("", text.partition("\n")[2]),

@@ -74,7 +74,7 @@ HEADED = """#!lua
 --   now_arg   ms        not used
 --   name      name
 --   then per chunk, at most 2: session (name, in full), seq,
---     payload (any bytes)
+--     payload (any bytes, at most 4,096 B)
 -- Reply: none
 return { name, chunk_count }
 """
@@ -83,7 +83,7 @@ return { name, chunk_count }
 def test_arguments_are_locals_and_items_have_fields(lua: dict[str, str]) -> None:
     arguments = lua_library.Arguments.of(HEADED)
     assert arguments == lua_library.Arguments(
-        ("now_arg", "name"), "chunk", ("session", "seq", "payload"), 2
+        {"now_arg": 255, "name": 255}, "chunk", {"session": 255, "seq": 255, "payload": 4_096}, 2
     )
     lua["s.lua"] = HEADED
     source = lua_library.library_of(["s"]).source

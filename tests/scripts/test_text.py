@@ -79,7 +79,7 @@ async def test_rule_33_an_open_refuses_a_trace_context_of_another_form(
 ) -> None:
     before = await contents(redis, store)
     near = [TRACE[1:], TRACE + b"0", TRACE.upper(), TRACE.replace(b"-", b"0"), TRACE[:-1] + b"\n"]
-    near += [TRACE.replace(b"-b7", b"b7-"), TRACE.replace(b"00-", b"0-0"), b"x" * 1_000_000]
+    near += [TRACE.replace(b"-b7", b"b7-"), TRACE.replace(b"00-", b"0-0"), b"x" * 255]
     for odd in [*NOT_TEXT, *ODD_TEXT, *near]:
         assert await code_of(store, "open_session", *_opening("s1", odd)) == (
             "INVALID_MESSAGE tp: a W3C traceparent or empty"
@@ -130,7 +130,7 @@ async def test_rule_33_a_registration_refuses_a_token_that_is_no_name(
 ) -> None:
     before = await contents(redis, store)
     others = [text for text in ODD_TEXT if text != b"1e3"]
-    for odd in [*NOT_TEXT, *others, b"", b"x" * 65, b"x" * 1_000_000]:
+    for odd in [*NOT_TEXT, *others, b"", b"x" * 65, b"x" * 255]:
         refused = await code_of(store, "register_node", *_registration("n1", token=odd))
         assert refused == "INVALID_MESSAGE token: a name"
     assert await contents(redis, store) == before
