@@ -23,6 +23,7 @@
     ├── KeyMissing                the key of an encrypted session is not in the key store
     ├── KeyStoreError             no key store is named, or it cannot be used
     ├── DecryptionError           ciphertext does not decrypt
+    ├── UnreadableRecord          a stored record of a read model cannot be read: rebuild it
     ├── ArchiveError              a folder, file, key or proof of the archive is not valid
     └── MissingDependencyError    a required package is not installed
 
@@ -107,6 +108,18 @@ def require_packages(*packages: str, extra: str = "archive") -> None:
     for package in packages:
         if find_spec(package) is None:
             raise MissingDependencyError.of(package, extra)
+
+
+class UnreadableRecord(EventschedError):
+    """Raised when the stored record of a read model cannot be read; the message names both."""
+
+    @classmethod
+    def of(cls, projection: str, entity: str, reason: object) -> UnreadableRecord:
+        """Return the error for the record of an entity."""
+        return cls(
+            f"the record of {entity!r} in the read model {projection} cannot be read: {reason}; "
+            f"`eventsched rebuild {projection}` folds it from the log again"
+        )
 
 
 class ArchiveError(EventschedError):

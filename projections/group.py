@@ -27,6 +27,7 @@ from eventsched.schema.events import (
     SessionRetired,
 )
 from eventsched.schema.keys import name_of
+from eventsched.schema.nesting import check_msgpack
 
 JOIN_MS = 2_000
 PARTS_MAX = 8
@@ -271,9 +272,9 @@ class Groups:
         return fields
 
     def decode(self, fields: Mapping[str, bytes]) -> SessionGroups:
-        view = _decode(fields.get("v", b""))
+        view = _decode(check_msgpack(fields.get("v", b"")))
         targets = {}
         for target, group in view.targets.items():
-            context = _decode_context(fields.get(f"context:{target}", b""))
+            context = _decode_context(check_msgpack(fields.get(f"context:{target}", b"")))
             targets[target] = replace(group, parts=_parts(group, context))
         return replace(view, targets=targets)

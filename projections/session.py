@@ -39,6 +39,7 @@ from eventsched.schema.events import (
     UtteranceFinalized,
 )
 from eventsched.schema.keys import name_of
+from eventsched.schema.nesting import check_msgpack
 
 RECENT_MAX = 16
 Status: TypeAlias = Literal["open", "closing", "closed"]
@@ -360,7 +361,11 @@ class Sessions:
         return fields
 
     def decode(self, fields: Mapping[str, bytes]) -> Session:
-        recent = [_decode_utterance(value) for name, value in fields.items() if name[0] == "u"]
+        recent = [
+            _decode_utterance(check_msgpack(value))
+            for name, value in fields.items()
+            if name[0] == "u"
+        ]
         recent.sort(key=attrgetter("utterance"))
-        view = _decode(fields.get("v", b""))
+        view = _decode(check_msgpack(fields.get("v", b"")))
         return replace(view, recent=_recent(tuple(recent), view.utterance))

@@ -22,6 +22,7 @@ import msgspec
 from eventsched.archive import merkle
 from eventsched.archive.signing import SigningKey, from_base64, is_signed
 from eventsched.errors import ArchiveError
+from eventsched.schema.nesting import check_json
 
 FORMAT = 1
 CHAIN_START = bytes(32)
@@ -193,7 +194,7 @@ def encode(value: msgspec.Struct) -> bytes:
 def decode(data: bytes, kind: type[S], where: str) -> S:
     """Decode a line of JSON. Raises ArchiveError for any encoding other than ours."""
     try:
-        value = msgspec.json.decode(data, type=kind)
+        value = msgspec.json.decode(check_json(data), type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ArchiveError(f"{where} cannot be read: {error}") from error
     if encode(value) + b"\n" != data:

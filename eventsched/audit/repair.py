@@ -35,7 +35,7 @@ from eventsched.history.log import EntryFilter, History
 from eventsched.projection.fold import decode_event
 from eventsched.projection.protocol import ProjectionSet
 from eventsched.projection.store import ProjectionStore
-from eventsched.schema.events import Event
+from eventsched.schema.events import AudioChunkAppended, Event
 from eventsched.schema.ids import START, id_before
 from eventsched.schema.keys import job_key, name_of, session_of_job
 from eventsched.schema.settings import Settings
@@ -257,11 +257,11 @@ class Plan(Verifier):
     async def _read_chunks(self, name: str) -> list[StoredChunk]:
         key, chunks, after = self._store.keys.audio(name), [], START
         while entries := await self._store.read_range(key, f"({after}", "+", READ_MAX):
-            for entry_id, flat in entries:
-                fields = fields_of(flat)
-                data = msgspec.json.decode(fields[b"d"])
-                size = len(fields[b"b"])
-                chunks.append(StoredChunk(entry_id, data["seq"], data["ms"], size))
+            for entry in entries:
+                event = decode_event(entry)
+                if isinstance(event, Event) and isinstance(event.data, AudioChunkAppended):
+                    seq, ms = event.data.seq, event.data.ms
+                    chunks.append(StoredChunk(event.id, seq, ms, len(event.body)))
             after = entries[-1][0]
         return chunks
 

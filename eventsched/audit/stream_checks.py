@@ -13,12 +13,15 @@ import msgspec
 
 from eventsched.audit.invariants import Violation
 from eventsched.projection.store import ProjectionStore
+from eventsched.schema.events import AudioChunkAppended
 from eventsched.schema.ids import AFTER_ALL, START, ms_of, parse_id
 from eventsched.schema.keys import name_of
+from eventsched.schema.nesting import check_json
 from eventsched.store.replies import fields_of
 from projections.session import Session
 
 READ_MAX = 500
+_CHUNK = msgspec.json.Decoder(AudioChunkAppended)
 
 
 class Chunks(msgspec.Struct, frozen=True):
@@ -178,10 +181,16 @@ class StreamChecks:
 
 
 def _number(kind: str, field: bytes) -> int:
-    """The number of an entry, from the field that `read_entry_numbers` returns."""
-    if kind == "audio":
-        return int(msgspec.json.decode(field)["seq"])
-    return int(field.partition(b":")[0])
+    """The number of an entry, from the field that `read_entry_numbers` returns; -1 if it has none.
+
+    A program other than the scripts has written an entry without a number.
+    """
+    try:
+        if kind == "audio":
+            return _CHUNK.decode(check_json(field)).seq
+        return int(field.partition(b":")[0])
+    except (msgspec.DecodeError, ValueError):
+        return -1
 
 
 def _total(field: bytes) -> int:

@@ -25,6 +25,7 @@ from eventsched.audit.state_diff import (
     utterances_without_job,
 )
 from eventsched.audit.stream_checks import Chunks, Outbox, StreamChecks
+from eventsched.errors import UnreadableRecord
 from eventsched.history.log import History
 from eventsched.projection.fold import FailedEvent, ProjectionState, decode_event
 from eventsched.projection.protocol import ProjectionSet
@@ -482,8 +483,8 @@ def _record_differences(
             yield Violation("I6", where, f"the fold has {folded}, the live view has {live}")
         return
     try:
-        live_view = part.decode(stored)
-    except msgspec.MsgspecError as error:
+        live_view = part.decode(entity, stored)
+    except UnreadableRecord as error:
         yield Violation("I6", where, f"unreadable: {error}")
         return
     if live_view != part.views[entity]:

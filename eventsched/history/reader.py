@@ -22,7 +22,7 @@ from eventsched.history.position import LogPosition
 from eventsched.history.source import HistorySource, session_of_job
 from eventsched.projection.fold import FailedEvent, Folding, decode_event, sessions_of
 from eventsched.projection.installed import missing_read_model
-from eventsched.projection.protocol import HasParts, Projection, record_codec
+from eventsched.projection.protocol import HasParts, Projection, decode_record, record_codec
 from eventsched.projection.store import ProjectionStore, is_made_by
 from eventsched.schema import keys
 from eventsched.schema.events import Event, SessionOpened, UtteranceFinalized
@@ -368,7 +368,8 @@ async def _read_active(
 ) -> tuple[Any, str] | None:
     """The stored record and the id that changed it; None if another version made the revision.
 
-    If a rebuild changes the active revision between the two reads, they are repeated.
+    If a rebuild changes the active revision between the two reads, they are repeated. Raises
+    UnreadableRecord.
     """
     revision = await store.active_revision(projection.name)
     for _ in range(REVISIONS_MAX):
@@ -376,7 +377,8 @@ async def _read_active(
             return None
         (fields,) = await store.load(projection.name, revision, [record])
         if fields:
-            return record_codec(projection).decode(fields), fields["at"].decode()
+            view = decode_record(projection, record_codec(projection), record, fields)
+            return view, fields["at"].decode()
         before, revision = revision, await store.active_revision(projection.name)
         if revision == before:
             return None

@@ -394,10 +394,16 @@ def context_of(
 ) -> list[tuple[str, str | None]]:
     """The context in the body of an assignment, without parts that cannot be decrypted or read.
 
-    In an encrypted session a part that is not encrypted is left out as well.
+    In an encrypted session a part that is not encrypted is left out as well. A body that cannot be
+    decoded is no context.
     """
+    try:
+        parts = _CONTEXT.decode(check_msgpack(body)) if body else []
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        log.error("context not readable", error=str(error))
+        return []
     texts: list[tuple[str, str | None]] = []
-    for part in _CONTEXT.decode(check_msgpack(body)) if body else ():
+    for part in parts:
         if not part.encrypted and cipher is None:
             texts.append((part.source_text, part.text))
         elif not part.encrypted and cipher is not None:

@@ -16,7 +16,12 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from eventsched.projection.protocol import Projection, ProjectionSet, record_codec
+from eventsched.projection.protocol import (
+    Projection,
+    ProjectionSet,
+    decode_record,
+    record_codec,
+)
 from eventsched.projection.store import Changes, Put
 from eventsched.schema.codec import UndecodableEvent, UnreadableText, decode
 from eventsched.schema.events import Event
@@ -88,8 +93,11 @@ class ProjectionState:
         self._codec = record_codec(projection)
 
     def load(self, entity: str, fields: Mapping[str, bytes]) -> None:
-        """Put the stored record of an entity into memory; no fields: it has none."""
-        self.views[entity] = self._codec.decode(fields) if fields else None
+        """Put the stored record of an entity into memory; no fields: it has none.
+
+        Raises UnreadableRecord.
+        """
+        self.views[entity] = self.decode(entity, fields) if fields else None
         self._set_size(entity, ENTITY_BYTES + sum(map(len, fields.values())))
 
     def _set_size(self, entity: str, size: int) -> None:
@@ -176,9 +184,9 @@ class ProjectionState:
         view = self.views.get(entity)
         return None if view is None else self._codec.encode(view, None)
 
-    def decode(self, fields: Mapping[str, bytes]) -> Any:
-        """The record that these fields store. Raises msgspec.MsgspecError."""
-        return self._codec.decode(fields)
+    def decode(self, entity: str, fields: Mapping[str, bytes]) -> Any:
+        """The record of the entity that these fields store. Raises UnreadableRecord."""
+        return decode_record(self.projection, self._codec, entity, fields)
 
     def writes(self) -> Changes:
         """The records to write and to drop.

@@ -13,7 +13,9 @@ from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
+from eventsched.errors import UnreadableRecord
 from eventsched.schema.events import Event
+from eventsched.schema.nesting import check_msgpack
 
 Step = Callable[[Any, Event, Any], Any]
 """`step(view, event, data) -> view`: how one event type changes a record."""
@@ -99,7 +101,17 @@ class WholeRecordCodec:
         return {"v": self._encode(view)}
 
     def decode(self, fields: Mapping[str, bytes]) -> Any:
-        return self._decode(fields.get("v", b""))
+        return self._decode(check_msgpack(fields.get("v", b"")))
+
+
+def decode_record(
+    projection: Projection, codec: RecordCodec, entity: str, fields: Mapping[str, bytes]
+) -> Any:
+    """Return the record that these fields store. Raises UnreadableRecord."""
+    try:
+        return codec.decode(fields)
+    except (msgspec.MsgspecError, ValueError, LookupError, RecursionError) as error:
+        raise UnreadableRecord.of(projection.name, entity, error) from error
 
 
 def record_codec(projection: Projection) -> RecordCodec:

@@ -18,7 +18,7 @@ import anyio
 import structlog
 
 import eventsched
-from eventsched.errors import EventschedError
+from eventsched.errors import EventschedError, UnreadableRecord
 from eventsched.escaping import escape_controls
 from eventsched.store.transport import Transport
 
@@ -93,7 +93,10 @@ class Supervisor:
             self._pause_s, self._logged, self._silent_s = PAUSE_S_MIN, "", 0.0
 
     def _log(self, error: Exception) -> None:
-        """Log the error with its traceback, the same error at most once a minute."""
+        """Log the error with its traceback, the same error at most once a minute.
+
+        An unreadable record is no defect of the code, so its line has no traceback.
+        """
         if self.error == self._logged and self._silent_s < LOG_S:
             return
         self._logged, self._silent_s = self.error, 0.0
@@ -103,7 +106,7 @@ class Supervisor:
             cell=self._cell,
             error=self.error,
             retry_s=self._pause_s,
-            exc_info=error,
+            exc_info=None if isinstance(error, UnreadableRecord) else error,
         )
 
 

@@ -109,7 +109,7 @@ def read_announcement(folder: Path) -> Announcement | None:
     try:
         fields = json.loads(read_private(folder / watchdog.ANNOUNCEMENT, _ANNOUNCEMENT_BYTES_MAX))
         return Announcement(str(fields["url"]), int(fields["pid"]))
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
+from eventsched.archive import manifest
+from eventsched.archive.codec import decode_entry
+from eventsched.errors import ArchiveError, UnreadableRecord
 from eventsched.node.job import context_of
+from eventsched.projection.fold import ProjectionState
 from eventsched.schema import codec
 from eventsched.schema.events import SCHEMA_VERSION
 from eventsched.schema.nesting import NESTING_MAX, check_json, check_msgpack
+from eventsched.server.launch import read_announcement
+from eventsched.server.watchdog import ANNOUNCEMENT
+from projections.group import Groups
+from projections.job import Jobs
+from projections.node import Nodes
+from projections.session import Sessions
 
 LEAVES = st.one_of(
     st.none(), st.booleans(), st.integers(-(2**63), 2**64 - 1), st.floats(allow_nan=False),
@@ -92,6 +104,39 @@ def test_an_event_with_deep_data_is_undecodable() -> None:
         codec.decode("1-0", fields)
 
 
-def test_a_deep_context_is_unreadable() -> None:
-    with pytest.raises(msgspec.DecodeError, match="nested beyond 32 levels"):
-        context_of(b"\x91\x96" + b"\xa0" * 5 + DEEP_MSGPACK, None, "es")
+def nested(levels: int) -> bytes:
+    """MessagePack of this number of levels, the inner ones in a field that no type has."""
+    return b"\x81\xa1x" + b"\x91" * (levels - 2) + b"\x90"
+
+
+@pytest.mark.parametrize("levels", [NESTING_MAX + 1, 2_000, 100_000])
+@pytest.mark.parametrize("projection", [Sessions(), Jobs(), Nodes(), Groups()])
+def test_a_record_of_a_read_model_is_unreadable(projection: Any, levels: int) -> None:
+    part = ProjectionState(projection, "1.1")
+    with pytest.raises(UnreadableRecord, match=rf"eventsched rebuild {projection.name}"):
+        part.load("e1", {"v": b"\x91" + nested(levels), "at": b"1-0"})
+
+
+@pytest.mark.parametrize("levels", [NESTING_MAX + 1, 2_000, 100_000])
+def test_rows_and_records_of_an_archive_are_unreadable(levels: int) -> None:
+    with pytest.raises(ValueError, match="no stored entry"):
+        decode_entry(b"\x91" * levels + b"\xc0")
+    with pytest.raises(ArchiveError, match="cannot be read"):
+        manifest.decode(b"[" * levels + b"]" * levels + b"\n", manifest.Record, "record 1")
+
+
+@pytest.mark.parametrize("levels", [NESTING_MAX + 1, 2_000])
+def test_a_context_is_left_out_and_logged(levels: int) -> None:
+    with capture_logs() as lines:
+        assert context_of(b"\x91" + nested(levels), None, "es") == []
+    assert [line["event"] for line in lines] == ["context not readable"]
+
+
+@pytest.mark.parametrize("levels", [NESTING_MAX + 1, 2_000])
+def test_the_announcement_of_a_server_is_unreadable(tmp_path: Path, levels: int) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir(mode=0o700)
+    file = folder / ANNOUNCEMENT
+    file.write_bytes(b'{"x":' + b"[" * levels + b"]" * levels + b"}")
+    file.chmod(0o600)
+    assert read_announcement(folder) is None

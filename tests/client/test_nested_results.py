@@ -1,0 +1,101 @@
+"""A node's result, or a stored record, that is nested too deep stops no reader but its own."""
+
+from __future__ import annotations
+
+import anyio
+import pytest
+from structlog.testing import capture_logs
+
+import eventsched
+import projections
+from eventsched.audit.verify import Verifier
+from eventsched.client.client import Client
+from eventsched.client.results import encode_result
+from eventsched.errors import UnreadableRecord
+from eventsched.projection.store import ProjectionStore
+from eventsched.roles.projector import Projector
+from eventsched.roles.supervisor import error_line
+from eventsched.schema.nesting import NESTING_MAX
+from tests.fixtures_store import TimedStore
+from tests.outcomes import next_of, next_result
+from tests.systems import SECOND, WITHIN_S
+
+CHUNK = SECOND[:3_200]
+GOOD = encode_result(eventsched.Result(text="hola"), None, 0, "es")[0]
+
+
+def nested(depth: int) -> bytes:
+    """A text with a field that nobody knows, of this number of levels."""
+    return b"\x81\xa1x" + b"\x91" * (depth - 2) + b"\x90"
+
+
+def views_of(store: TimedStore) -> ProjectionStore:
+    return ProjectionStore(store.transport, store.cell, now_ms=lambda: store.at_ms)
+
+
+async def fold(store: TimedStore) -> None:
+    projector = Projector(views_of(store), projections.core)
+    while (await projector.step()).state != "idle":
+        pass
+    await projector.release()
+
+
+@pytest.mark.parametrize("depth", [NESTING_MAX + 1, 2_000])
+async def test_a_result_that_is_nested_too_deep_is_unreadable_and_stops_nobody(
+    client: Client, store: TimedStore, depth: int
+) -> None:
+    async with client.session("acme", "en", ["es"]) as session:
+        session.detach()
+        await session.append(CHUNK, end_of_utterance=True)
+        await session.append(CHUNK, end_of_utterance=True)
+        node = await store.join()
+        await store.dispatch()
+        first, second = await store.inbox(node)
+        await store.send_partials(node.node, node.epoch, [(first["j"], 1, nested(depth))])
+        await store.answer(node, first, body=nested(depth))
+        await store.answer(node, second, body=GOOD)
+        with anyio.fail_after(WITHIN_S), capture_logs() as lines:
+            results = session.results(partials=True)
+            assert (await next_of(eventsched.Partial, results)).is_unreadable
+            received = [await next_result(results), await next_result(results)]
+    assert [(each.text, each.is_unreadable) for each in received] == [(None, True), ("hola", False)]
+    assert {line["event"] for line in lines} == {"text not readable"}
+    await fold(store)
+    dead = await store.read_range(store.keys.dead_letters, "-", "+", 10)
+    assert len(dead) == 1, "the group view skips the event that has no readable text"
+    report = await Verifier(views_of(store), projections.core).run()
+    assert report.violations == []
+
+
+async def test_a_result_of_32_levels_is_read(client: Client, store: TimedStore) -> None:
+    async with client.session("acme", "en", ["es"]) as session:
+        session.detach()
+        await session.append(CHUNK, end_of_utterance=True)
+        node = await store.join()
+        await store.dispatch()
+        (message,) = await store.inbox(node)
+        await store.answer(node, message, body=nested(NESTING_MAX))
+        with anyio.fail_after(WITHIN_S):
+            assert not (await next_result(session.results())).is_unreadable
+
+
+async def test_a_record_that_is_nested_too_deep_is_named_with_its_remedy(
+    client: Client, store: TimedStore
+) -> None:
+    async with client.session("acme", "en", ["es"]) as session:
+        session.detach()
+    await fold(store)
+    name = session.id.partition(".")[2]
+    key = store.keys.view("session", "2.1", name)
+    assert await store.read_hash(key)
+    await store.transport.command("HSET", key, "v", nested(2_000), key=key)
+    report = await Verifier(views_of(store), projections.core).run()
+    assert [(each.invariant, each.where) for each in report.violations] == [
+        ("I6", f"view:session:{name}")
+    ]
+    async with client.session("acme", "en", ["es"]) as other:
+        other.detach()
+    await store.resume_session(session.id, session.resume_secret, "again")
+    with pytest.raises(UnreadableRecord) as unreadable:
+        await fold(store)
+    assert "eventsched rebuild session" in error_line(unreadable.value)
