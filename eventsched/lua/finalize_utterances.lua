@@ -44,6 +44,7 @@ local function take(finalize)
   return 'ok ' .. numbers.text[s.utterance] .. ' ' .. numbers.text[utterance]
 end
 
+-- In each call:
 local replies = {}
 for i, finalize in each_finalize(ARGV) do replies[i] = take(finalize) end
 return replies

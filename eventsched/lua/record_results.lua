@@ -37,9 +37,6 @@
 -- include: validate
 -- include: write
 local body_max, code_max, audio_max, unreadable_max = 65536, 64, 512000, 3
-local epoch = validate.int(epoch_arg, 0, 1e9)
-if not epoch then return validate.invalid('epoch', 'a whole number') end
-if not validate.is_name(node) then return validate.invalid('node', 'a name') end
 
 local function ending_of(job, result, log_id)
   return { kind = result.status == 'ok' and 'result' or 'no_speech',
@@ -51,7 +48,8 @@ end
 -- filled.
 local function record(job, result)
   jobs.set_ended(job, result.status, result.code)
-  local id = call.or_else(jobs.restore, events.ResultRecorded, job, node, epoch, result)
+  local id = call.or_else(jobs.restore, events.ResultRecorded, job, job.node, job.epoch,
+    result)
   local freed = nodes.release_slot(job)
   delivery.publish(job.name, job.target, job.delivery_no, ending_of(job, result, id))
   if freed then assign.fill(freed, 'log/' .. id) end
@@ -63,7 +61,8 @@ local function replace(job, result)
   local held = delivery.find_held(job.name, job.target, job.delivery_no)
   if not held or held.kind ~= 'no_speech' or result.status ~= 'ok' then return false end
   jobs.set_ended(job, 'ok', result.code)
-  local id = call.or_else(jobs.restore, events.ResultReplaced, job, node, epoch, result)
+  local id = call.or_else(jobs.restore, events.ResultReplaced, job, job.node, job.epoch,
+    result)
   delivery.hold(job.name, job.target, job.delivery_no, ending_of(job, result, id))
   return true
 end
@@ -71,12 +70,12 @@ end
 -- The node is not chosen for a while, for this feature or for any job (rule 14, suspended nodes).
 -- `subject` is a feature or `nodes.whole`, `reason` the code of the report. Returns whether the
 -- node is suspended: the last node that can serve a requirement is never suspended for every job.
-local function suspend(subject, reason)
-  local registration = nodes.get(node)
-  if not nodes.is_current(registration, epoch) then return false end
+local function suspend(job, subject, reason)
+  local registration = nodes.get(job.node)
+  if not nodes.is_current(registration, job.epoch) then return false end
   if subject == nodes.whole and not classes.others_can_serve(registration) then return false end
   local until_ms = clock.now() + settings.suspend_ms
-  timers.set(until_ms, 'suspension', node .. '|' .. subject)
+  timers.set(until_ms, 'suspension', job.node .. '|' .. subject)
   if not strings.set_of(registration.suspended)[subject] then
     local suspended = strings.split(registration.suspended)
     suspended[#suspended + 1] = subject
@@ -98,14 +97,14 @@ end
 -- third such result within the time of a suspension suspends the node, or a later one once other
 -- nodes can serve its requirements.
 local function fail_unreadable(job)
-  local node_key, now = keys.of('node', node), clock.now()
+  local node_key, now = keys.of('node', job.node), clock.now()
   local stored = redis.call('HGET', node_key, 'unreadable') or ''
   local count, since = string.match(stored, '^(%d+)|(%d+)$')
   if not count or now - tonumber(since) > settings.suspend_ms then
     count, since = 0, clock.text()
   end
   count = tonumber(count) + 1
-  if count >= unreadable_max and suspend(nodes.whole, 'RESULT_UNREADABLE') then
+  if count >= unreadable_max and suspend(job, nodes.whole, 'RESULT_UNREADABLE') then
     write('HDEL', node_key, 'unreadable')
   else
     write('HSET', node_key, 'unreadable', count .. '|' .. since)
@@ -120,7 +119,7 @@ local function fail(job, result)
     if not strings.set_of(job.features)[result.feature] then
       return 'INVALID_MESSAGE field=feature limit=one of the job\'s features'
     end
-    suspend(result.feature, result.code)
+    suspend(job, result.feature, result.code)
     attempts.redispatch(job, 'suspended', result.code, '')
   elseif result.retryable == '1' then
     attempts.redispatch(job, 'failed', result.code, '')
@@ -162,7 +161,7 @@ local function check(result, attempt)
 end
 
 -- Why the result is refused, or nil.
-local function take(result)
+local function take(node, epoch, result)
   local job, attempt = jobs.load_header(result.job_key), validate.int(result.attempt, 1, 1e6)
   if not job then return 'JOB_UNKNOWN' end
   local refusal = check(result, attempt)
@@ -184,9 +183,13 @@ local function take(result)
   return nil
 end
 
+-- In each call:
+local epoch = validate.int(epoch_arg, 0, 1e9)
+if not epoch then return validate.invalid('epoch', 'a whole number') end
+if not validate.is_name(node) then return validate.invalid('node', 'a name') end
 local replies = {}
 for i, result in each_result(ARGV) do
-  local refusal = take(result)
+  local refusal = take(node, epoch, result)
   replies[i] = refusal and 'refused ' .. refusal or 'ok'
 end
 local registration = nodes.get(node)

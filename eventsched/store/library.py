@@ -28,6 +28,9 @@ _FIRST = re.compile(r"#!lua(?: flags=([\w,-]+))?\n")
 ROOTS = ("call", "clock", "cache", "events")
 """Modules of every library: the entry function calls `call` and `clock`, the clock needs the
 others."""
+IN_EACH_CALL = "\n-- In each call:\n"
+"""Divides a script. The functions before this line are created once; the code after it runs in each
+call."""
 CREATES = "configure_cell"
 """The script that creates a cell; every other one refuses a cell that is not configured."""
 _LIBRARY = """#!lua name=eventsched_{release}
@@ -95,6 +98,7 @@ _BODY = """
 do
 {limits}
 {reader}
+{functions}
 function scripts.{script}(KEYS, ARGV)
 {arguments}
 {body}end
@@ -328,12 +332,15 @@ def _flags(name: str, text: str) -> str:
 
 def _script(name: str, text: str) -> str:
     arguments = Arguments.of(text)
+    code = _INCLUDE.sub("", text.partition("\n")[2])
+    functions, _, body = code.rpartition(IN_EACH_CALL)
     return _BODY.format(
         script=name,
         limits=arguments.limits_in_lua(),
         reader=arguments.reader(),
+        functions=functions,
         arguments=arguments.locals_in_lua(),
-        body=_INCLUDE.sub("", text.partition("\n")[2]),
+        body=body,
     )
 
 

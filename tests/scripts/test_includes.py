@@ -67,6 +67,14 @@ def test_a_file_includes_exactly_the_modules_that_it_uses(path: str) -> None:
     assert sorted(used) == included(path)
 
 
+def test_functions_that_are_created_once_use_no_argument_of_a_call() -> None:
+    divided = [path for path in FILES if lua_library.IN_EACH_CALL in read(path)]
+    assert divided
+    for path in divided:
+        functions = code(path).partition(lua_library.IN_EACH_CALL)[0]
+        assert not free_names(functions) & lua_library.Arguments.of(read(path)).locals, path
+
+
 @pytest.mark.parametrize("path", FILES)
 def test_an_include_is_a_line_of_its_own(path: str) -> None:
     """The loader reads whole lines only; an indented include would be a comment."""

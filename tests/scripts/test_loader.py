@@ -68,6 +68,14 @@ def test_a_module_is_a_function_of_its_own(lua: dict[str, str]) -> None:
     assert "local a = (function()\nlocal own = 1\nreturn own\nend)()\n" in source
 
 
+def test_functions_before_the_line_of_a_call_are_created_once(lua: dict[str, str]) -> None:
+    lua["s.lua"] = "#!lua\nlocal function one() return 1 end\n-- In each call:\nreturn one()\n"
+    source = lua_library.library_of(["s"]).source
+    functions, _, body = source.partition("function scripts.s(KEYS, ARGV)\n")
+    assert "local function one() return 1 end" in functions
+    assert body.strip().startswith("return one()")
+
+
 HEADED = """#!lua
 -- s: does nothing.
 -- ARGV

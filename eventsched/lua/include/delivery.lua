@@ -22,6 +22,7 @@
 local delivery = { ended_in = {}, finalized = 0, opened = 0, ended = 0, drained = 0,
   unfinished = nil }
 local as_text, as_number = numbers.text, numbers.value
+local none = {}
 local drained_max, ended_max, opened_max, finalized_max = 16, 8, 64, 8
 
 call.on_reset(function() delivery.ended_in = {} end)
@@ -98,13 +99,10 @@ function delivery.oldest_chunk(session)
   return cached.read_through(session).first
 end
 
--- Whether the outcome of this utterance, whose first chunk has the id `first`, is open. The chunk
--- tells the utterance from that of an earlier session with the same name. All arguments are text.
-function delivery.is_open(session, target, number, utterance, first)
+-- The id of the first chunk of the utterance whose outcome is open; nil without an open outcome.
+function delivery.first_chunk(session, target, number)
   local stored = find_stored(session, target .. '/' .. number)
-  if not stored then return false end
-  local begins = utterance .. '|' .. first .. '|'
-  return string.sub(stored, 1, #begins) == begins
+  return stored and string.match(stored, '|([^|]*)|')
 end
 
 function delivery.has_ended(session)
@@ -234,19 +232,27 @@ function delivery.targets(session)
   return list
 end
 
+local function clear_oldest(open)
+  open.utterance, open.left, open.first = nil, 0, ''
+end
+
+-- Count an outcome, as it is stored, if its utterance is the oldest so far.
+local function count_if_oldest(open, stored)
+  local utterance, first = string.match(stored, '^(%d+)|([^|]*)|')
+  if utterance == open.utterance then
+    open.left = open.left + 1
+  elseif not open.utterance or as_number[utterance] < as_number[open.utterance] then
+    open.utterance, open.left, open.first = utterance, 1, first
+  end
+end
+
 -- Set the oldest of these outcomes, each as it is stored. Returns their number.
 local function set_oldest(open, outcomes)
-  local oldest, count = nil, 0
-  open.utterance, open.left, open.first = nil, 0, ''
+  local count = 0
+  clear_oldest(open)
   for _, stored in pairs(outcomes) do
     count = count + 1
-    local text, first = string.match(stored, '^(%d+)|([^|]*)|')
-    local utterance = tonumber(text)
-    if not oldest or utterance < oldest then
-      oldest, open.utterance, open.left, open.first = utterance, text, 1, first
-    elseif utterance == oldest then
-      open.left = open.left + 1
-    end
+    count_if_oldest(open, stored)
   end
   return count
 end
@@ -259,22 +265,26 @@ end
 -- the next number of a target; of the target `ended` this is `next_number`. Bound: the targets; all
 -- open outcomes if a number has no outcome.
 local function find_oldest(session, open, ended, next_number)
-  local list, missing = {}, {}
-  if open.count > 0 then
-    for target in pairs(targets_of(session, open)) do
-      local number = target == ended and next_number or speaker_of(session, target).next_no[target]
-      local stored = find_stored(session, target .. '/' .. as_text[number])
-      if stored then list[#list + 1] = stored else missing['a:' .. target] = number end
-    end
-    for field, number in pairs(missing) do
-      local allocated = redis.call('HGET', keys.of('session', session), field) or '0'
-      if tonumber(allocated) > number then
-        list = read_all(session)
-        break
-      end
+  clear_oldest(open)
+  if open.count == 0 then return end
+  local missing
+  for target in pairs(targets_of(session, open)) do
+    local number = target == ended and next_number or speaker_of(session, target).next_no[target]
+    local stored = find_stored(session, target .. '/' .. as_text[number])
+    if stored then
+      count_if_oldest(open, stored)
+    else
+      missing = missing or {}
+      missing['a:' .. target] = number
     end
   end
-  set_oldest(open, list)
+  for field, number in pairs(missing or none) do
+    local allocated = redis.call('HGET', keys.of('session', session), field) or '0'
+    if tonumber(allocated) > number then
+      set_oldest(open, read_all(session))
+      return
+    end
+  end
 end
 
 -- The event of the ending is appended, so the outcome is open no more.

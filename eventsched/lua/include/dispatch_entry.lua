@@ -67,11 +67,10 @@ function dispatch_entry.decode(d)
   return entry
 end
 
--- The id of the first chunk of the utterance. The field is searched as plain text: a pattern would
--- be tried at each byte before it.
-function dispatch_entry.first_chunk(entry)
-  local _, at = string.find(entry.rest, 'first":"', 1, true)
-  return at and string.match(entry.rest, '^[%d-]+', at + 1) or ''
+-- Whether the utterance begins with the chunk with the id `first`. The field is searched as plain
+-- text: a pattern would be tried at each byte before it.
+function dispatch_entry.begins_with(entry, first)
+  return string.find(entry.rest, 'first":"' .. first .. '"', 1, true) ~= nil
 end
 
 -- The line that `decode` reads.

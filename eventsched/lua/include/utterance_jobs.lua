@@ -8,11 +8,17 @@
 -- include: write
 local utterance_jobs = {}
 
+-- Whether the outcome of the target is open. The first chunk tells the utterance from that of an
+-- earlier session with the same name. This call has opened the outcomes of a new utterance.
+local function is_open(entry, item)
+  if entry.is_new then return true end
+  local first = delivery.first_chunk(entry.name, item.target, item.delivery_no)
+  return first ~= nil and dispatch_entry.begins_with(entry, first)
+end
+
 -- The jobs of `entry` (as `dispatch_entry` decodes it) that have no record and whose outcome is
--- open (rules 10, job identity; 25, ordered delivery), and the number of its other targets. The
--- outcomes of a new utterance are open: this call has opened them.
+-- open (rules 10, job identity; 25, ordered delivery), and the number of its other targets.
 function utterance_jobs.missing(entry)
-  local first = not entry.is_new and dispatch_entry.first_chunk(entry)
   local list, obsolete = {}, 0
   -- Most utterances have one target. A target that is named twice gets one job.
   local listed = entry.targets[2] and {}
@@ -20,9 +26,8 @@ function utterance_jobs.missing(entry)
     local key = entry.tenant .. ':' .. entry.session .. ':' .. entry.utterance .. ':translation:'
       .. item.target .. ':' .. entry.features_hash
     local record = keys.of('job', key)
-    local is_open = entry.is_new
-      or delivery.is_open(entry.name, item.target, item.delivery_no, entry.utterance, first)
-    if is_open and not (listed and listed[key]) and redis.call('EXISTS', record) == 0 then
+    if is_open(entry, item) and not (listed and listed[key])
+      and redis.call('EXISTS', record) == 0 then
       if listed then listed[key] = true end
       list[#list + 1] = jobs.create(key, record, entry, item.target, item.delivery_no)
     else
