@@ -75,9 +75,9 @@ def _refuse(self: LocalServer) -> None:
 def pytest_report_header(config: pytest.Config) -> list[str]:
     choice = config.stash[_CHOICE]
     sources = dict.fromkeys(kind.removesuffix("-cluster") for kind in choice.kinds)
-    told = [f"{source} is {server_kinds.what_is(source)}" for source in sources]
-    told += [f"no {source}: {why}" for source, why in choice.missing.items()]
-    return [f"servers: {', '.join(choice.kinds) or server_kinds.NONE} ({'; '.join(told)})"]
+    parts = [f"{source} is {server_kinds.what_is(source)}" for source in sources]
+    parts += [f"no {source}: {why}" for source, why in choice.missing.items()]
+    return [f"servers: {', '.join(choice.kinds) or server_kinds.NONE} ({'; '.join(parts)})"]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -15,9 +15,9 @@ from eventsched.store.cell import Store
 ORDER = ("status", "attempt", "node", "epoch", "dispatched", "deadline", "place", "outcome", "core")
 
 
-def parts_of(key: str, kept: bytes) -> dict[str, str]:
+def parts_of(key: str, record: bytes) -> dict[str, str]:
     """Each part by its name; those that say nothing are empty, or not there."""
-    parts = dict(zip(ORDER, kept.decode().split("|", 8), strict=True))
+    parts = dict(zip(ORDER, record.decode().split("|", 8), strict=True))
     if place := parts.pop("place"):
         parts["priority"], parts["tag"], entry = place.split(",")
         parts["member"] = f"{entry}:{key}"
@@ -27,10 +27,10 @@ def parts_of(key: str, kept: bytes) -> dict[str, str]:
 async def job_record(store: Store, key: str) -> dict[str, str]:
     """As it is stored, with the `code` in its core; none of a job that is not there."""
     place = store.keys.job(key)
-    kept = await store.transport.command("GET", place, key=place)
-    if kept is None:
+    record = await store.transport.command("GET", place, key=place)
+    if record is None:
         return {}
-    parts = parts_of(key, kept)
+    parts = parts_of(key, record)
     return parts | {"code": msgspec.json.decode(parts["core"]).get("code", "")}
 
 

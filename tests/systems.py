@@ -74,8 +74,8 @@ async def serving(es: Client, *nodes: eventsched.Node) -> AsyncIterator[None]:
 
 async def is_registered(es: Client, full_id: str) -> bool:
     store = es.store_of(full_id)
-    kept = await store.read_hash(store.keys.node(eventsched.schema.keys.name_of(full_id)))
-    return kept.get("status") == "alive"
+    fields = await store.read_hash(store.keys.node(eventsched.schema.keys.name_of(full_id)))
+    return fields.get("status") == "alive"
 
 
 async def until(

@@ -41,7 +41,7 @@ async def lose_tail(archived: Archived) -> list[Record]:
     await archived.talk("s1", 5)
     await archived.project()
     await archived.seal()
-    kept = len(records(archived))
+    record_count = len(records(archived))
     saved = await dump(archived)
     archived.store.tick(100)
     await archived.talk("s1", 5)
@@ -50,8 +50,8 @@ async def lose_tail(archived: Archived) -> list[Record]:
     await restore(archived, saved)
     archived.seqs["s1"] -= 10
     archived.store.tick(60_000)
-    tail = records(archived)[kept:]
-    assert kept >= 2
+    tail = records(archived)[record_count:]
+    assert record_count >= 2
     assert len(tail) >= 2
     return tail
 

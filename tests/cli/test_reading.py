@@ -78,18 +78,18 @@ async def test_what_cannot_be_read_is_shown_as_such_in_its_place(
     await redis.xadd(store.keys.log, dict.fromkeys(FIELDS, "") | later, f"{store.at_ms}-*")
     await store.open("s2")
 
-    async def told() -> list[str]:
+    async def event_texts() -> list[str]:
         return [
             one.type if isinstance(one, Event) else one.reason
             async for one in reader.history(EventFilter(session=session))
         ]
 
-    before = await told()
+    before = await event_texts()
     assert before == [
         "SessionOpened", "UtteranceFinalized", "JobQueued", "unknown type MoonRisen",
     ]  # fmt: skip
     await fold(store)
-    assert await told() == before
+    assert await event_texts() == before
     assert (await reader.state("session", session)).view.utterance == 1
 
 
@@ -188,7 +188,7 @@ async def test_what_is_not_there_is_not_found(store: TimedStore, redis: Client) 
         await reader.state("session", "elsewhere9.nobody")
 
 
-async def told(reader: Reader, **wanted: Any) -> list[str]:
+async def event_texts(reader: Reader, **wanted: Any) -> list[str]:
     """Type and utterance of each event that is found."""
     return [
         f"{one.type} u{getattr(one.data, 'utterance', '')}".removesuffix(" u")
@@ -209,10 +209,12 @@ async def test_history_of_a_job_has_its_utterance_and_no_other(
     expected = [
         "UtteranceFinalized u0", "JobDispatched u0", "ResultRecorded u0", "ResultDelivered u0",
     ]  # fmt: skip
-    assert await told(reader, job=key) == expected
-    assert await told(reader, job=await reader.job_key(f"{session.session}:0:es")) == expected
+    assert await event_texts(reader, job=key) == expected
+    assert (
+        await event_texts(reader, job=await reader.job_key(f"{session.session}:0:es")) == expected
+    )
     with pytest.raises(NotFound, match="no job"):
-        await told(reader, job=f"acme:{session.session}:9:translation:es:none")
+        await event_texts(reader, job=f"acme:{session.session}:9:translation:es:none")
 
 
 async def test_history_of_a_node_and_of_everything_by_type_tenant_and_range(
@@ -225,18 +227,20 @@ async def test_history_of_a_node_and_of_everything_by_type_tenant_and_range(
     store.tick(1_000)
     await speak(store, "s2", tenant="tiny", targets=["fr"])
     await store.dispatch()
-    assert await told(reader, node=node.node) == ["NodeRegistered", "JobDispatched u0"]
-    assert len(await told(reader)) == len(await store.log())
-    assert await told(reader, tenant="tiny") == [
+    assert await event_texts(reader, node=node.node) == ["NodeRegistered", "JobDispatched u0"]
+    assert len(await event_texts(reader)) == len(await store.log())
+    assert await event_texts(reader, tenant="tiny") == [
         "SessionOpened", "UtteranceFinalized u0", "JobDispatched u0",
     ]  # fmt: skip
-    assert await told(reader, types=frozenset({"SessionOpened"}), tenant="acme") == [
+    assert await event_texts(reader, types=frozenset({"SessionOpened"}), tenant="acme") == [
         "SessionOpened"
     ]
     late = parse_position(f"{store.at_ms}-0", "since")
-    assert await told(reader, since=late, types=frozenset({"SessionOpened"})) == ["SessionOpened"]
-    assert await told(reader, until=late, types=frozenset({"JobDispatched"})) == []
-    assert await told(reader, since=late, tenant="acme") == ["JobDispatched u0"]
+    assert await event_texts(reader, since=late, types=frozenset({"SessionOpened"})) == [
+        "SessionOpened"
+    ]
+    assert await event_texts(reader, until=late, types=frozenset({"JobDispatched"})) == []
+    assert await event_texts(reader, since=late, tenant="acme") == ["JobDispatched u0"]
 
 
 async def test_an_empty_range_of_something_that_exists_is_empty_not_unknown(
@@ -246,10 +250,10 @@ async def test_an_empty_range_of_something_that_exists_is_empty_not_unknown(
     node = await store.join()
     session = await speak(store, "s1")
     early = parse_position("1-0", "until")
-    assert await told(reader, session=session.session, until=early) == []
-    assert await told(reader, node=node.node, until=early) == []
+    assert await event_texts(reader, session=session.session, until=early) == []
+    assert await event_texts(reader, node=node.node, until=early) == []
     with pytest.raises(NotFound, match="no session"):
-        await told(reader, session=store.keys.full("nobody"), until=early)
+        await event_texts(reader, session=store.keys.full("nobody"), until=early)
 
 
 async def test_following_tells_what_comes_and_nothing_twice(
@@ -318,7 +322,7 @@ class BareInner(Inner, frozen=True, omit_defaults=True, array_like=True):
     {"name": "a"}, {"name": "", "count": 7}, {"name": "a", "words": ("x", "y"), "by": {"z": 1}},
 ])  # fmt: skip
 def test_records_that_are_stored_without_names_are_shown_with_them(inner: dict[str, Any]) -> None:
-    def told(kind: type[Inner]) -> Outer:
+    def record_of(kind: type[Inner]) -> Outer:
         return Outer(None, (kind(**inner), kind("b")), {"k": kind(**inner)})
 
-    assert msgspec.json.encode(named(told(BareInner))) == msgspec.json.encode(told(Inner))
+    assert msgspec.json.encode(named(record_of(BareInner))) == msgspec.json.encode(record_of(Inner))

@@ -53,7 +53,7 @@ async def test_rule_31_a_restart_keeps_jobs_slots_order_and_texts(
         third = (await store.inbox(node))[-1]
         for message in (third, first):
             await store.answer(node, message)
-        heard = [one["delivery_no"] for one in await store.out(session) if one["t"] == "result"]
-        assert heard == [0, 1, 2]
+        numbers = [one["delivery_no"] for one in await store.out(session) if one["t"] == "result"]
+        assert numbers == [0, 1, 2]
         types = await store.types()
         assert [types.count(one) for one in ("JobDispatched", "ResultRecorded")] == [3, 3]

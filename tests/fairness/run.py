@@ -46,12 +46,12 @@ def table(waits: Sequence[Waits]) -> Table:
         made.add_column(name, justify="right")
     for one in waits:
         numbers = (one.jobs, one.failed, one.median_ms, one.max_ms)
-        told = [f"{number:,}" for number in numbers]
-        made.add_row(one.phase, one.tenant, PRIORITIES[one.priority], *told)
+        cells = [f"{number:,}" for number in numbers]
+        made.add_row(one.phase, one.tenant, PRIORITIES[one.priority], *cells)
     return made
 
 
-def told(waits: Sequence[Waits]) -> str:
+def table_text(waits: Sequence[Waits]) -> str:
     """The table as text."""
     console = Console(width=100, color_system=None, force_terminal=False)
     with console.capture() as captured:
@@ -68,7 +68,7 @@ def main(
     """Print the waiting times of each tenant, in calm and while one floods."""
     with tempfile.TemporaryDirectory() as folder, LocalServer(Path(folder)) as server:
         waits = asyncio.run(played(server.url, "fair", requirements))
-    typer.echo(msgspec.json.format(msgspec.json.encode(waits)) if json else told(waits))
+    typer.echo(msgspec.json.format(msgspec.json.encode(waits)) if json else table_text(waits))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from eventsched.schema.settings import Settings
 from tests.fairness.flood import FLOODING, JOB_MS, MANY, STEP_MS, TENANTS, Waits
-from tests.fairness.run import played, told
+from tests.fairness.run import played, table_text
 from tests.server_kinds import Server
 
 DOCS = Path(__file__).parents[2] / "docs/fairness.md"
@@ -17,7 +17,7 @@ async def test_a_thousandfold_flood_holds_nobody_up_beyond_half_the_waiting_time
     server: Server, cell: str
 ) -> None:
     waits = await played(server.url, cell)
-    assert told(waits) in DOCS.read_text()
+    assert table_text(waits) in DOCS.read_text()
     assert_bounded(waits)
 
 
@@ -26,7 +26,7 @@ async def test_a_flood_of_many_requirements_holds_nobody_up_any_longer(
 ) -> None:
     """1,500 sessions of the flood, each with another set of features."""
     waits = await played(server.url, cell, MANY)
-    assert told(waits) in DOCS.read_text()
+    assert table_text(waits) in DOCS.read_text()
     assert_bounded(waits)
 
 

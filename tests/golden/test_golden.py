@@ -158,10 +158,10 @@ def test_every_type_is_there_with_all_its_fields_and_with_the_least() -> None:
 
 def test_a_field_that_is_not_there_would_be_missed() -> None:
     """The comparison can fail: a changed default, a renamed field, another value."""
-    told = all_of(events.SessionClosed(missing=2))
-    assert says(told, {"missing": 2})
-    assert not says(told, {"missing": 0})
-    assert not says(told, {"lost": 2})
+    fields = all_of(events.SessionClosed(missing=2))
+    assert says(fields, {"missing": 2})
+    assert not says(fields, {"missing": 0})
+    assert not says(fields, {"lost": 2})
     assert not says({"targets": [1]}, {"targets": [1, 2]})
 
 

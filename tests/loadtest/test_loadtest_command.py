@@ -34,17 +34,17 @@ def _trace(url: str, *more: str) -> dict[str, Any]:
         capture_output=True, text=True, timeout=100, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    told: dict[str, Any] = json.loads(done.stdout)
-    return told
+    report: dict[str, Any] = json.loads(done.stdout)
+    return report
 
 
-def _is_as_expected(told: dict[str, Any]) -> None:
+def _is_as_expected(report: dict[str, Any]) -> None:
     # mia 3 utterances, leo 1 and two that overlap, ida one of 11.3 s: two pieces.
     # mia hears en, leo es, ida en: the others of mia hear two languages, of leo one, of ida two.
-    assert (told["sessions"], told["utterances"]) == (3, 7)
-    assert told["jobs"] == told["jobs_expected"] == told["results"] == 3 * 2 + 2 * 1 + 2 * 2
+    assert (report["sessions"], report["utterances"]) == (3, 7)
+    assert report["jobs"] == report["jobs_expected"] == report["results"] == 3 * 2 + 2 * 1 + 2 * 2
     wrong = ("failed", "expired", "missing", "lost", "duplicates", "out_of_order", "truncated")
-    assert [told[name] for name in wrong] == [0] * len(wrong)
+    assert [report[name] for name in wrong] == [0] * len(wrong)
 
 
 def test_a_replay_comes_out_as_the_file_says(server: Server, cell: str) -> None:

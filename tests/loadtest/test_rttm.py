@@ -132,8 +132,8 @@ def test_lines_that_are_not_used_are_counted_by_their_type(tmp_path: Path) -> No
     assert found.unused == {
         "SPKR-INFO": 2, "NOSCORE": 1, "SPEAKER of 0 s": 1, "x": 1, "y" * 20: 1,
     }  # fmt: skip
-    told = "6 of 7 lines not used: 2 SPKR-INFO, 1 NOSCORE, 1 SPEAKER of 0 s, 2 others"
-    assert found.describe_unused() == told
+    text = "6 of 7 lines not used: 2 SPKR-INFO, 1 NOSCORE, 1 SPEAKER of 0 s, 2 others"
+    assert found.describe_unused() == text
 
 
 def test_a_file_whose_lines_are_all_used_has_nothing_to_say(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ class Bench:
         self._check_that_the_copy_runs()
 
     def _check_that_the_copy_runs(self) -> None:
-        told = subprocess.run(
+        output = subprocess.run(
             [sys.executable, "-c", WHERE],
             cwd=self.folder,
             env=self._environment(),
@@ -60,7 +60,9 @@ class Bench:
             text=True,
             check=True,
         )
-        assert all(path.startswith(str(self.folder)) for path in told.stdout.split()), told.stdout
+        assert all(path.startswith(str(self.folder)) for path in output.stdout.split()), (
+            output.stdout
+        )
 
     def try_out(self, mutant: Mutant, tests: Sequence[str], limit_s: float) -> Run:
         """How the tests fare with the mutant in place; afterwards the copy is as it was."""

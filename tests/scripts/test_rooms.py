@@ -117,10 +117,10 @@ async def test_rule_12_a_room_is_named_within_its_tenant(store: TimedStore) -> N
     await store.dispatch()
     for message in await store.inbox(node):
         await store.answer(node, message)
-    heard = {name: {entry["session"] for entry in await store.out(session)}
+    senders = {name: {entry["session"] for entry in await store.out(session)}
              for name, session in (("ann", ann), ("ben", ben), ("mallory", mallory))}  # fmt: skip
     full = store.keys.full
-    assert heard == {"ann": {full("ben")}, "ben": {full("ann")}, "mallory": {full("mallory")}}
+    assert senders == {"ann": {full("ben")}, "ben": {full("ann")}, "mallory": {full("mallory")}}
     rooms = {event.session: event.data.room for event in await events(store, "RoomJoined")}
     assert set(rooms.values()) == {full("acme/r1"), full("globex/r1")}
     await store.close_session(mallory.session, 1)

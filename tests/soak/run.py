@@ -34,8 +34,8 @@ SETTINGS = {
 VOICE = SAMPLES.parent.parent / "demo" / "speech" / "voices" / "anna.wav"
 SPEED = "40"
 ADDED = """
-local told = redis.call('XINFO', 'STREAM', KEYS[1])
-for i = 1, #told, 2 do if told[i] == 'entries-added' then return told[i + 1] end end
+local info = redis.call('XINFO', 'STREAM', KEYS[1])
+for i = 1, #info, 2 do if info[i] == 'entries-added' then return info[i + 1] end end
 """
 RUN_S_MAX = 180
 COMMAND_S_MAX = 30
@@ -76,8 +76,10 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_good(self) -> bool:
-        told = self.raised and self.refused and self.lifted and self.verified and self.untouched
-        return told and not self.deleted and self.slope_bytes <= SLOPE_BYTES_MAX
+        is_complete = (
+            self.raised and self.refused and self.lifted and self.verified and self.untouched
+        )
+        return is_complete and not self.deleted and self.slope_bytes <= SLOPE_BYTES_MAX
 
 
 class Soak:
@@ -125,11 +127,11 @@ class Soak:
         return ["--archive", str(self.archive)]
 
     def sample(self) -> Sample:
-        told = self.server.call("INFO", "memory")
+        memory = self.server.call("INFO", "memory")
         length = int(self.server.call("XLEN", KEYS.log))
         return Sample(
             at_s=round(time.monotonic() - self._begins, 1),
-            used_bytes=int(told["used_memory"]),
+            used_bytes=int(memory["used_memory"]),
             log=length,
             archived_to=self.server.call("HGET", KEYS.archive, "to") or "",
             gone=int(self.server.call("EVAL", ADDED, 1, KEYS.log)) - length,

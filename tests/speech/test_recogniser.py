@@ -84,7 +84,7 @@ def test_recordings_end_with_their_last_utterance() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "heard", "accuracy"),
+    ("spoken", "recognised", "accuracy"),
     [
         ("a b c d", "a b c d", 1.0),
         ("a b c d", "a x c d", 0.75),
@@ -96,6 +96,6 @@ def test_recordings_end_with_their_last_utterance() -> None:
     ],
 )
 def test_word_accuracy_counts_substituted_lost_and_extra_words(
-    said: str, heard: str, accuracy: float
+    spoken: str, recognised: str, accuracy: float
 ) -> None:
-    assert word_accuracy(said, heard) == accuracy
+    assert word_accuracy(spoken, recognised) == accuracy

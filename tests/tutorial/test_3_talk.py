@@ -27,11 +27,11 @@ async def test_sessions_of_a_room_hear_each_other(url: str) -> None:
             es.session("acme", "es", room="lobby", listen_language="es") as ben,
         ):
             await ann.append(SILENCE, end_of_utterance=True)
-            heard = await next_result(ben.results())
-            assert (heard.session, heard.text) == (ann.id, "en to es")
+            result = await next_result(ben.results())
+            assert (result.session, result.text) == (ann.id, "en to es")
             await ben.append(SILENCE, end_of_utterance=True)
-            heard = await next_result(ann.results())
-            assert (heard.session, heard.text) == (ben.id, "es to en")
+            result = await next_result(ann.results())
+            assert (result.session, result.text) == (ben.id, "es to en")
         node.drain()
 
 

@@ -25,7 +25,7 @@ async def running(attempts: Attempts) -> AsyncIterator[None]:
         tasks.cancel_scope.cancel()
 
 
-class Told:
+class Recorder:
     """What attempts did, in order."""
 
     def __init__(self) -> None:
@@ -55,80 +55,80 @@ class Told:
 
 
 async def test_none_outlives_the_end_and_each_lets_go_in_peace() -> None:
-    attempts, told = Attempts(), Told()
+    attempts, recorder = Attempts(), Recorder()
     async with running(attempts):
-        attempts.start(KEY, 1, told.work)
-        attempts.start(f"{KEY}2", 1, told.tell)
+        attempts.start(KEY, 1, recorder.work)
+        attempts.start(f"{KEY}2", 1, recorder.tell)
         await anyio.wait_all_tasks_blocked()
-    assert told.words == ["began 1", "not told", "let go 1"]
+    assert recorder.words == ["began 1", "not told", "let go 1"]
     assert len(attempts) == 0
 
 
 async def test_a_handler_that_is_cancelled_before_it_begins_ends_at_its_first_wait() -> None:
-    attempts, told = Attempts(), Told()
+    attempts, recorder = Attempts(), Recorder()
     async with running(attempts):
-        attempts.start(KEY, 1, told.work)
+        attempts.start(KEY, 1, recorder.work)
         assert attempts.cancel(KEY, 1)
-        await until("the attempt has let go", lambda: "let go 1" in told.words)
-        assert told.words == ["began 1", "let go 1"]
+        await until("the attempt has let go", lambda: "let go 1" in recorder.words)
+        assert recorder.words == ["began 1", "let go 1"]
 
 
 async def test_the_later_attempt_of_a_job_counts() -> None:
-    attempts, told = Attempts(), Told()
+    attempts, recorder = Attempts(), Recorder()
     async with running(attempts):
-        attempts.start(KEY, 1, told.work)
-        await until("the first began", lambda: "began 1" in told.words)
-        attempts.start(KEY, 2, told.work)
+        attempts.start(KEY, 1, recorder.work)
+        await until("the first began", lambda: "began 1" in recorder.words)
+        attempts.start(KEY, 2, recorder.work)
         assert attempts.numbers() == [(KEY, 2)]
         assert not attempts.cancel(KEY, 1)
-        await until("the first has let go", lambda: "let go 1" in told.words)
-        assert told.words == ["began 1", "began 2", "let go 1"]
+        await until("the first has let go", lambda: "let go 1" in recorder.words)
+        assert recorder.words == ["began 1", "began 2", "let go 1"]
         assert attempts.numbers() == [(KEY, 2)]
     assert attempts.numbers() == []
 
 
 async def test_an_error_of_one_is_raised_and_ends_the_others() -> None:
-    attempts, told = Attempts(), Told()
+    attempts, recorder = Attempts(), Recorder()
 
     async def broken(_: Attempt) -> None:
         raise RuntimeError("a mistake here")
 
-    attempts.start(KEY, 1, told.work)
+    attempts.start(KEY, 1, recorder.work)
     attempts.start(f"{KEY}2", 1, broken)
     with pytest.raises(RuntimeError, match="a mistake here"):
         await attempts.run()
-    assert told.words == ["began 1", "let go 1"]
+    assert recorder.words == ["began 1", "let go 1"]
 
 
 async def test_nothing_begins_while_it_ends() -> None:
     """A reader goes on until it is cancelled, too: what it brings then is not taken in hand."""
-    attempts, told = Attempts(), Told()
+    attempts, recorder = Attempts(), Recorder()
 
     async def bring() -> None:
         for number in range(2, 9):
-            attempts.start(f"{KEY}{number}", number, told.work)
+            attempts.start(f"{KEY}{number}", number, recorder.work)
             await anyio.lowlevel.checkpoint()
 
     async def broken(_: Attempt) -> None:
         raise RuntimeError("a mistake here")
 
     async with anyio.create_task_group() as tasks:
-        attempts.start(KEY, 1, told.work)
-        await until("the first began", lambda: "began 1" in told.words)
+        attempts.start(KEY, 1, recorder.work)
+        await until("the first began", lambda: "began 1" in recorder.words)
         attempts.start(f"{KEY}0", 1, broken)
         tasks.start_soon(bring)
         with pytest.raises(RuntimeError, match="a mistake here"):
             await attempts.run()
-    begun = [word for word in told.words if word.startswith("began")]
+    begun = [word for word in recorder.words if word.startswith("began")]
     assert begun[0] == "began 1"
     assert len(begun) < 8
-    assert sum(word.startswith("let go") for word in told.words) == len(begun)
+    assert sum(word.startswith("let go") for word in recorder.words) == len(begun)
     assert len(attempts) == 0
 
 
 async def test_a_handler_that_ends_in_spite_of_its_cancel_learns_that_nobody_hears() -> None:
     """What tells results may be over by then: told, it would be an error of the end."""
-    attempts, began, heard = Attempts(), list[int](), list[bool]()
+    attempts, began, abandoned = Attempts(), list[int](), list[bool]()
 
     async def stubborn(attempt: Attempt) -> None:
         with attempt.scope, anyio.CancelScope(shield=True):
@@ -137,11 +137,11 @@ async def test_a_handler_that_ends_in_spite_of_its_cancel_learns_that_nobody_hea
             if attempt.number == 2:
                 await until("the cancel comes", lambda: attempt.scope.cancel_called)
         attempt.has_ended = True
-        heard.append(attempt.is_abandoned)
+        abandoned.append(attempt.is_abandoned)
 
     async with running(attempts):
         attempts.start(KEY, 1, stubborn)
-        await until("the first has ended", lambda: heard == [False])
+        await until("the first has ended", lambda: abandoned == [False])
         attempts.start(KEY, 2, stubborn)
         await until("the second began", lambda: began == [1, 2])
-    assert heard == [False, True]
+    assert abandoned == [False, True]

@@ -32,9 +32,9 @@ def test_nothing_hidden_is_left_and_nothing_else_is_changed(text: str) -> None:
     assert escape_controls(shown) == shown
     assert shown.encode().decode() == shown
     pieces = re.split(r"\\x[0-9a-f]{2}|\\u[0-9a-f]{4}", shown)
-    kept = "".join(one for one in text if one not in hidden_in(text))
+    visible = "".join(one for one in text if one not in hidden_in(text))
     if "\\" not in text:
-        assert "".join(pieces) == kept
+        assert "".join(pieces) == visible
 
 
 @pytest.mark.parametrize(

@@ -20,10 +20,10 @@ COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 @pytest.fixture(autouse=True)
 def _as_it_was() -> Iterator[None]:
-    kept = structlog.get_config()
+    configuration = structlog.get_config()
     structlog.reset_defaults()
     yield
-    structlog.configure(**kept)
+    structlog.configure(**configuration)
 
 
 @pytest.mark.parametrize(

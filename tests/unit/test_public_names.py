@@ -28,7 +28,7 @@ def test_each_public_name_has_one_home_and_can_be_imported() -> None:
 def test_importing_eventsched_loads_neither_projections_nor_what_only_files_need() -> None:
     parts = ("projections", "eventsched.client", "miniaudio", "numpy", "soxr")
     seen = f"import sys, eventsched; print(*[name in sys.modules for name in {parts}])"
-    told = subprocess.run(
+    output = subprocess.run(
         [sys.executable, "-c", seen], capture_output=True, text=True, check=True, timeout=30
     )
-    assert told.stdout.split() == ["False"] * len(parts)
+    assert output.stdout.split() == ["False"] * len(parts)
