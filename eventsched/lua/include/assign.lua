@@ -88,12 +88,12 @@ local function choose(job, requirement)
   if last_name ~= '' then
     local last_node = nodes.get(last_name)
     local rejection = rejection_of(last_node, job, matching)
-    choice.affinity = events.affinity(last_name, rejection)
     if rejection == '' then
-      choice.node = last_node
+      choice.affinity, choice.node = last_node.affinity, last_node
       choice.rule = last_turn == job.turn and 'turn' or 'session'
       return choice
     end
+    choice.affinity = events.affinity(last_name, rejection)
   end
   choice.node = least_loaded(matching, job.avoid)
   choice.rule = choice.node and choice.node.name == job.avoid and 'last' or 'load'

@@ -87,14 +87,18 @@ local function write_load()
   else
     changed = write('ZREM', free, node)
   end
+  classes.pending_class = nil
   local is_listed = classes.pending_listed
-  clear_load()
   if is_listed == nil then return end
   local was_listed = (changed == 1) == (load == nil)
   if was_listed ~= is_listed then free_nodes.evict(id) end
 end
 
-call.on_commit(write_load)
+call.on_commit(function()
+  if not classes.pending_node then return end
+  write_load()
+  clear_load()
+end)
 
 -- The least loaded nodes with a free slot: at least the first two, if the class has two. The second
 -- result is the number of nodes of the class with a free slot.

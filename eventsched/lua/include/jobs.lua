@@ -25,7 +25,7 @@ local body_pattern = '^,"tenant":"([^"]+)","turn":(%d+),"source":"([^"]+)","ms":
 -- the core without its last brace.
 function jobs.create(key, record, entry, target, delivery_no)
   return {
-    key = key, record = record, attempt = 1, name = entry.name, is_new = true,
+    key = key, record = record, attempt = 1, name = entry.name,
     session = entry.session, utterance = entry.utterance,
     target = target, delivery_no = delivery_no, tp = entry.tp, tenant = entry.tenant,
     turn = entry.turn, source = entry.source, features = entry.features, ms = entry.ms,

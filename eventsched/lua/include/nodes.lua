@@ -24,11 +24,13 @@ local lazy = { __index = function(node, field)
   return rawget(node, field)
 end }
 
--- `epoch` is text. `leases` is the key of the leases.
+-- `epoch` is text. `leases` is the key of the leases. `affinity` is the evidence for a session that
+-- gets its last node again.
 local function new(name, status, epoch, class, slots)
   return setmetatable({ name = name, full = keys.full(name), status = status,
     epoch = tonumber(epoch), epoch_text = epoch, class = class, slots = tonumber(slots),
-    inbox = keys.of('inbox', name), leases = keys.of('leases', name, epoch) }, lazy)
+    inbox = keys.of('inbox', name), leases = keys.of('leases', name, epoch),
+    affinity = events.affinity(name, '') }, lazy)
 end
 
 local registrations = cache.register('nodes', 'stable', function(name)
