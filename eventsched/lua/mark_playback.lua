@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- mark_playback: synthesised speech begins or ends to play at the listener of this session (rule 5,
--- no pause during playback). A playback starts only for a result that the session can have received:
--- one of its own, or of a session of its tenant in its room.
+-- no pause during playback). A playback starts only for a result that the session can have
+-- received: one of its own, or of a session of its tenant in its room.
 -- KEYS
 --   log_key         es1:{cell}:log         stream
 --   absent_key      es1:{cell}:absent      no key: never exists
@@ -23,8 +23,8 @@
 -- include: validate
 local open_max = 64
 
--- Whether the session `s` can have received a result of the speaker: the utterance is finalized, and
--- the target has had a delivery number.
+-- Whether the session `s` can have received a result of the speaker: the utterance is finalized,
+-- and the target has had a delivery number.
 local function can_have_received(s, speaker, utterance_no)
   if speaker.name ~= s.name
     and (s.room == '' or speaker.room ~= s.room or speaker.tenant ~= s.tenant) then
