@@ -23,6 +23,7 @@ MINIMAL = re.compile(r"^(ACL SETUSER minimal +).*$", re.MULTILINE)
 GRANTS = (
     "asking",
     "auth",
+    "command",
     "hello",
     "ping",
     "select",

@@ -12,6 +12,8 @@ folder, not in it, and auditors store the public key or a checkpoint elsewhere.
 from __future__ import annotations
 
 import os
+import shlex
+import stat
 from base64 import b64decode, b64encode
 from contextlib import suppress
 from hashlib import sha256
@@ -19,12 +21,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eventsched.errors import ArchiveError, require_packages
-from eventsched.private_files import make_private_folder, private_file
+from eventsched.private_files import (
+    make_private_folder,
+    open_private,
+    private_file,
+    warn_if_exchangeable,
+)
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 KEY_BYTES = 32
+_PEM_BYTES_MAX = 16_384
 PUBLIC_PREFIX = "eventsched archive ed25519 "
 """The file of a public key is one line: this prefix and the key in base64."""
 PUBLIC_FILE_BYTES_MAX = 1_024
@@ -43,10 +51,16 @@ class SigningKey:
 
     @classmethod
     def read(cls, path: Path) -> SigningKey:
-        """Read a private key. Raises ArchiveError if there is none, or of another kind."""
+        """Read a private key.
+
+        Raises ArchiveError if there is none, if it is of another kind, or if the file is a link,
+        belongs to another user or is open to others.
+        """
         serialization = _serialization()
+        warn_if_exchangeable(path, "private key")
         try:
-            key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+            pem = _read_owned(path)
+            key = serialization.load_pem_private_key(pem, password=None)
         except OSError as error:
             raise ArchiveError(f"cannot read the key {path}: {error.strerror}") from error
         except (ValueError, TypeError) as error:
@@ -101,6 +115,18 @@ class SigningKey:
     def sign(self, data: bytes) -> bytes:
         """The signature of these bytes; the same bytes and key always give the same signature."""
         return self._key.sign(data)
+
+
+def _read_owned(path: Path) -> bytes:
+    """The content of a file that is this user's alone. Raises OSError, ArchiveError."""
+    with open(open_private(path, os.O_RDONLY), "rb") as file:
+        mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+        if mode & (stat.S_IRWXG | stat.S_IRWXO):
+            raise ArchiveError(
+                f"the key {path} is open to others (mode {mode:o}): check that it is yours, then "
+                f"chmod 600 {shlex.quote(str(path))}"
+            )
+        return file.read(_PEM_BYTES_MAX)
 
 
 def is_signed(public: bytes, data: bytes, signature: bytes) -> bool:

@@ -35,6 +35,7 @@ from eventsched.errors import (
     ServerUnavailable,
     SessionSuperseded,
     SessionUnknown,
+    UnexpectedReply,
 )
 from eventsched.logs import warn_on_stderr
 from eventsched.schema import keys
@@ -60,8 +61,7 @@ if TYPE_CHECKING:
     from eventsched.encryption.cipher import SessionCipher
 
 FORMATS = ("pcm16", "opus")
-SECRET_BYTES = 16
-"""Random bytes of a resume secret."""
+SECRET_BITS = 128
 RESEND_MS_MAX = 60_000
 RESEND_BYTES_MAX = 16 * 1024 * 1024
 CANCELLED_CLOSE_S = 5.0
@@ -146,6 +146,20 @@ class _Request(msgspec.Struct, frozen=True, kw_only=True):
     priority: int
     traceparent: str
     key: str
+
+
+def _new_secret(*, is_encrypted: bool) -> str:
+    """A new resume secret. Its last bit tells whether the session is encrypted.
+
+    The server cannot change that bit, unlike the record of the session (docs/adr/0016).
+    """
+    number = secrets.randbits(SECRET_BITS - 1) << 1 | is_encrypted
+    return f"{number:0{SECRET_BITS // 4}x}"
+
+
+def _is_of_encrypted(secret: str) -> bool:
+    """Whether the secret is of an encrypted session."""
+    return int(secret, 16) % 2 == 1
 
 
 class Client:
@@ -269,8 +283,8 @@ class Client:
                 the one of this session.
             SessionClosedError: The session is closing or closed.
             KeyMissing: The session is encrypted and its key is not in the key store.
-            DecryptionError: The server says that the session is not encrypted, although the key
-                store has its key.
+            KeyStoreError: The session is encrypted, and no key store is named or there is none.
+            DecryptionError: The session is not encrypted, although the key store has a key of it.
             ServerUnavailable: The server is away.
         """
         return self._during(
@@ -288,7 +302,7 @@ class Client:
 
     async def _open(self, full_id: str, request: _Request, key: Key | None) -> Session:
         channel, token = self._channel_of(full_id), self.new_name()
-        secret = secrets.token_hex(SECRET_BYTES)
+        secret = _new_secret(is_encrypted=key is not None)
         cipher = make_cipher(full_id, key) if key else None
         # A repeated call with the same token gets the same reply: a lost reply does no harm.
         grant = await Backoff(channel.store.transport).call(
@@ -322,15 +336,16 @@ class Client:
         # without a key if the key store has one: the server does not decide what is encrypted. With
         # a wrong secret only the server answers: the session is unknown.
         is_owner = record.get("secret_sha1") == hash_secret(secret)
-        key_id = record.get("key") if is_owner else ""
-        cipher = await load_cipher(self.keys, session_id, key_id) if key_id else None
+        key_id = record.get("key", "") if is_owner else ""
+        is_encrypted = bool(key_id) or (is_owner and _is_of_encrypted(secret))
+        cipher = await load_cipher(self.keys, session_id, key_id) if is_encrypted else None
         if is_owner and cipher is None:
             await check_plain(self.keys, session_id)
         grant = await Backoff(store.transport).call(
             lambda: store.resume_session(session_id, secret, token)
         )
         if not is_owner:  # the server has changed the record
-            await check_plain(self.keys, session_id)
+            raise UnexpectedReply(f"{session_id}: the server resumed the session of another secret")
         return self._register(
             channel,
             grant,

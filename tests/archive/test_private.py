@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from eventsched.archive.signing import SigningKey
+from eventsched.errors import ArchiveError
 from tests.archive.archives import Archived
 from tests.fixtures_store import TimedStore
 
@@ -29,3 +31,30 @@ async def test_folders_files_and_key_are_private(store: TimedStore, tmp_path: Pa
     names = {path.suffix for path in created}
     assert {".pub", ".key", ".json", ".parquet"} <= names
     assert {path: path.stat().st_mode & 0o077 for path in created} == dict.fromkeys(created, 0)
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o660, 0o604])
+def test_a_signing_key_that_is_open_to_others_is_refused(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "archive.key"
+    SigningKey.generate().write(path)
+    path.chmod(mode)
+    with pytest.raises(ArchiveError, match=f"is open to others .mode {mode:o}.*chmod 600"):
+        SigningKey.read(path)
+
+
+def test_a_signing_key_that_is_a_link_is_refused(tmp_path: Path) -> None:
+    SigningKey.generate().write(tmp_path / "real.key")
+    (tmp_path / "archive.key").symlink_to(tmp_path / "real.key")
+    with pytest.raises(ArchiveError, match="cannot read the key"):
+        SigningKey.read(tmp_path / "archive.key")
+
+
+def test_a_signing_key_of_another_user_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "archive.key"
+    if os.geteuid() == 0:
+        SigningKey.generate().write(path)
+        os.chown(path, 65_533, -1)
+    else:
+        path = Path("/etc/passwd")
+    with pytest.raises(ArchiveError, match="not a regular file of this user"):
+        SigningKey.read(path)

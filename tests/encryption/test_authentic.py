@@ -7,6 +7,7 @@ handler, or a listener as if a node with the key had sent it.
 from __future__ import annotations
 
 from collections import defaultdict
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -97,10 +98,31 @@ async def test_a_session_with_a_key_is_not_resumed_as_a_plain_session(
             session.detach()
         key = store.keys.session(name_of(session.id))
         await redis.execute_command("HSET", key, "key", "")
-        with pytest.raises(DecryptionError, match="not encrypted, although the session has a key"):
-            async with es.resume(session.id, session.resume_secret):
+        async with es.resume(session.id, session.resume_secret) as resumed:
+            await resumed.append(CHUNK)
+            ((_, fields),) = await store.read_range(
+                store.keys.audio(name_of(session.id)), "-", "+", 10
+            )
+            assert len(CHUNK) < max(map(len, fields))
+            assert all(CHUNK not in field for field in fields)
+            resumed.detach()
+
+
+@pytest.mark.parametrize("has_store", [False, True])
+async def test_a_producer_without_the_key_store_resumes_no_encrypted_session(
+    store: TimedStore, redis: Client, key_store: KeyFolder, tmp_path: Path, has_store: bool
+) -> None:
+    """The server says that the session is not encrypted. The secret says that it is."""
+    async with client_of(store, key_store) as es, es.session(**ASKED, encrypt=True) as session:
+        session.detach()
+    key = store.keys.session(name_of(session.id))
+    await redis.execute_command("HSET", key, "key", "")
+    missing = KeyFolder(tmp_path / "not-mounted") if has_store else None
+    async with client_of(store, missing) as other:
+        with pytest.raises(eventsched.KeyStoreError):
+            async with other.resume(session.id, session.resume_secret):
                 raise AssertionError("resumed")
-        assert (await store.read_hash(key))["epoch"] == "1", "the producer has not lost the session"
+    assert (await store.read_hash(key))["epoch"] == "1", "the producer has not lost the session"
 
 
 async def test_a_plain_result_of_another_speaker_with_a_key_is_left_out(
