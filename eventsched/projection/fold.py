@@ -34,8 +34,10 @@ ENTITY_BYTES = 1_024
 """What a record takes in memory beyond its size as it is stored, as an estimate."""
 RECORD_BYTES_MAX = 1024 * 1024
 """Size of a record as it is stored. An event that makes a record larger becomes a dead letter."""
-MEASURED_MIN = RECORD_BYTES_MAX // 16
-"""Above this estimate the size of a record is measured at each event that changes the record."""
+UNDERESTIMATE_MAX = 16
+"""A record is at most this many times as large as its estimate."""
+MEASURED_MIN = RECORD_BYTES_MAX // UNDERESTIMATE_MAX
+"""Above this estimate the size of a record is measured."""
 EVENT_BYTES = 256
 """An event makes a record larger by this much and its text, as an estimate until it is stored."""
 LARGE_MIN = 256
@@ -83,6 +85,9 @@ class ProjectionState:
         self.bytes = 0
         """Size of the records in memory, as an estimate."""
         self._sizes: dict[str, int] = {}
+        self._measure_at: dict[str, int] = {}
+        """Entity -> the estimate above which its large record is measured again. So a large record
+        is not encoded for each event, and none passes RECORD_BYTES_MAX unnoticed."""
         self.changed: dict[str, str] = {}
         """Entity -> id of the last event that changed its record since `clear_changes`."""
         self._saved: dict[str, Any] = {}
@@ -144,7 +149,7 @@ class ProjectionState:
             after = apply(before, event)
             if after is not before:
                 size = sizes.get(entity, ENTITY_BYTES) + growth
-                if size > MEASURED_MIN and after is not None:
+                if size > self._measure_at.get(entity, MEASURED_MIN) and after is not None:
                     size = self._measured(entity, after)
                 changes.append((self, entity, after, size))
         return changes
@@ -155,7 +160,9 @@ class ProjectionState:
         if size > RECORD_BYTES_MAX:
             name = f"{self.projection.name} {entity}"
             raise RecordTooLarge(f"record {name} has {size:,} B, at most {RECORD_BYTES_MAX:,} B")
-        return ENTITY_BYTES + size
+        size += ENTITY_BYTES
+        self._measure_at[entity] = size + max(0, RECORD_BYTES_MAX - size) // UNDERESTIMATE_MAX
+        return size
 
     def apply(self, entity: str, after: Any, size: int, event_id: str) -> None:
         """Replace the record of an entity; None drops it."""
@@ -175,6 +182,7 @@ class ProjectionState:
             self.views.pop(entity, None)
             self.changed.pop(entity, None)
             self.bytes -= self._sizes.pop(entity)
+            self._measure_at.pop(entity, None)
         else:
             self._saved[entity] = self._dropped[entity] = self.views[entity] = None
             self.changed[entity] = event_id
@@ -231,6 +239,7 @@ class ProjectionState:
             if entity in self.changed:
                 del self.changed[entity], self._saved[entity]
             self.bytes -= self._sizes.pop(entity, 0)
+            self._measure_at.pop(entity, None)
             del self.views[entity]
         self.is_all_loaded = False
         return Changes(self.projection.name, self.revision, puts, drops)

@@ -59,6 +59,7 @@ PADDING_MS: dict[Reason, int] = {
 }
 CHUNK_BYTES_MAX = 65_536
 MEMBERS_MAX = 32
+TARGETS_MAX = 64
 OUTCOMES_MAX = 1_024
 HEX_16 = re.compile("[0-9a-f]{16}")
 HEX_40 = re.compile("[0-9a-f]{40}")
@@ -379,7 +380,12 @@ def targets_of(w: World, view: Session) -> dict[str, list[str]]:
     for member, listen_language in members(w, view.room).items() if view.room else ():
         if member != view.session and listen_language:
             recipients.setdefault(listen_language, []).append(member)
-    return recipients or {target: [] for target in view.targets}
+    known = set(view.allocated)
+    places = max(0, TARGETS_MAX - len(known))
+    beyond = set(sorted(recipients.keys() - known)[places:])
+    if recipients:
+        return {target: to for target, to in recipients.items() if target not in beyond}
+    return {target: [] for target in view.targets}
 
 
 def finalize(w: World, name: str, reason: Reason) -> int:

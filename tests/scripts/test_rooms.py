@@ -258,3 +258,21 @@ async def test_a_speaker_without_targets_opens_no_outcome_until_a_member_listens
     assert await store.dispatch() == 1
     chunks = await store.read_range(store.keys.audio("speaker"), "-", "+", 10)
     assert len(chunks) == 1
+
+
+async def test_rule_33_a_session_has_at_most_64_targets_in_its_life(store: TimedStore) -> None:
+    """Members come and go with new languages: the 65th is not a target of the speaker."""
+    languages = [first + second for first in "abcde" for second in "abcdefghijklmn"]
+    speaker = await enter(store, "speaker", "")
+    for round_no in range(3):
+        batch = languages[22 * round_no : 22 * (round_no + 1)]
+        members = [await enter(store, f"{name}{round_no}", name) for name in batch]
+        await store.say(speaker, round_no, end_of_utterance=True)
+        for member in members:
+            await store.close_session(member.session, member.epoch)
+    targets = [sorted(each) for each in await recipients_of(store)]
+    assert targets == [languages[:22], languages[22:44], languages[44:64]]
+    await enter(store, "again", languages[0])
+    await enter(store, "late", languages[69])
+    await store.say(speaker, 3, end_of_utterance=True)
+    assert (await recipients_of(store))[-1] == {languages[0]: ["again"]}

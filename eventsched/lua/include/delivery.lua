@@ -222,6 +222,13 @@ local function targets_of(session, open)
   return open.targets
 end
 
+-- How many targets of a session have delivery numbers.
+function delivery.target_count(session)
+  local count = 0
+  for _ in pairs(targets_of(session, cached.read_through(session))) do count = count + 1 end
+  return count
+end
+
 -- The targets of a session that have delivery numbers, in order.
 function delivery.targets(session)
   local list = {}

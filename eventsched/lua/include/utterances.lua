@@ -17,6 +17,7 @@
 -- include: timers
 local utterances = {}
 local as_text = numbers.text
+local targets_max = 64
 local padding_ms =
   { pause = '220', max_duration = '220', final = '280', max_bytes = '0', close = '220' }
 
@@ -50,19 +51,30 @@ local function recipients_of(s)
   return order, by_target
 end
 
+-- Whether the session may have a further target. A target is one for ever, since its delivery
+-- numbers go on, and members of a room may come and go with ever new languages.
+local function has_place(s, new_count)
+  return s.room == '' or delivery.target_count(s.name) + new_count < targets_max
+end
+
 -- Each target gets its next delivery number and an open outcome. `sessions` stores the numbers at
 -- commit: a call that fails before the event uses no number. Returns the targets as { target,
 -- delivery_no }, the outcomes as `delivery.open_outcomes` takes them, and the items of the event.
 local function open_outcomes(s)
   local order, by_target = recipients_of(s)
   local targets, outcomes, items = {}, {}, {}
-  local stored = as_text[s.utterance] .. '|' .. s.buf_first .. '|'
-  for i, target in ipairs(order) do
-    local number = as_text[sessions.next_number(s, target)]
-    local to = by_target[target] and table.concat(by_target[target], ',') or ''
-    targets[i] = { target = target, delivery_no = number }
-    items[i] = events.target(target, number, to)
-    outcomes[2 * i - 1], outcomes[2 * i] = target .. '/' .. number, stored .. to
+  local stored, count, new_count = as_text[s.utterance] .. '|' .. s.buf_first .. '|', 0, 0
+  for _, target in ipairs(order) do
+    local next_number = sessions.next_number(s, target)
+    local is_new = next_number == 0
+    if not is_new or has_place(s, new_count) then
+      count, new_count = count + 1, new_count + (is_new and 1 or 0)
+      local number = as_text[next_number]
+      local to = by_target[target] and table.concat(by_target[target], ',') or ''
+      targets[count] = { target = target, delivery_no = number }
+      items[count] = events.target(target, number, to)
+      outcomes[2 * count - 1], outcomes[2 * count] = target .. '/' .. number, stored .. to
+    end
   end
   if targets[1] then delivery.open_outcomes(s.name, outcomes) end
   return targets, outcomes, table.concat(items, ',')
