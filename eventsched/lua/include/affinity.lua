@@ -31,7 +31,8 @@ function affinity.evict(name)
   cached.evict(name)
 end
 
--- The caller writes the field at commit, together with other fields of the session.
+-- The caller writes the field at commit, together with other fields of the session. A value of an
+-- earlier job of the call stays.
 function affinity.defer_write(name)
   affinity.deferred[name] = affinity.deferred[name] or ''
 end
