@@ -11,6 +11,7 @@ import pytest
 
 from eventsched.errors import ServerAway
 from eventsched.schema.events import Event
+from eventsched.store.client import Client
 from eventsched.store.session_commands import Chunk, SessionGrant
 from tests.fixtures_store import TimedStore
 from tests.scripts.calls import word_of
@@ -270,3 +271,27 @@ async def test_rule_18_what_a_call_queues_itself_counts_for_its_next_chunk(
     assert [word_of(reply) for reply in replies] == ["ok"] * 3 + ["BACKPRESSURE"]
     assert len(await logged(store, "JobQueued")) == 3
     await check(store)
+
+
+async def test_the_node_of_a_session_is_stored_if_a_later_job_of_the_call_waits(
+    store: TimedStore, redis: Client
+) -> None:
+    await store.join("n1", slots=1)
+    await store.dispatch_jobs(60_000)
+    session = await store.open("s1")
+    chunks = [
+        Chunk(
+            session=session.session,
+            epoch=1,
+            seq=seq,
+            ms=100,
+            payload=bytes(3200),
+            end_of_utterance=True,
+        )
+        for seq in range(2)
+    ]
+    await store.append_audio(chunks)
+    assert [event.type for event in await store.log("JobDispatched", "JobQueued")] == [
+        "JobDispatched", "JobQueued",
+    ]  # fmt: skip
+    assert await redis.hget(store.keys.session("s1"), "used") == b"n1|0"
