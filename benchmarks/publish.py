@@ -18,6 +18,7 @@ import typer
 
 from benchmarks.compare import OURS
 from benchmarks.micro.figures import Report, Spread
+from benchmarks.micro.growth import ROWS, Growth
 from benchmarks.micro.program import told_spread
 from benchmarks.results import Results
 from benchmarks.run import RESULTS
@@ -66,6 +67,9 @@ Every figure is the median over rounds, with the lowest and the highest in brack
 comparison take turns within each round. A round in which more than 5 % of the machine's CPU was
 stolen by others is measured again. Redis CPU is what the server itself says (INFO), per item; so
 are commands, script calls and bytes."""
+GROWTH = """\
+Each cost is measured at three sizes within one run. An exponent of 0 is a constant cost, 1 a linear
+one. A run fails if an exponent is above the last column, or if the ratio below is above 2."""
 RULES = """\
 Each has one producer process and one worker process with a handler that does nothing. Jobs are
 enqueued before the worker starts; their clock runs from the first handler's start to the last
@@ -210,12 +214,27 @@ def _section(report: Report) -> str:
     if report.bench in PLOTTED:
         file, what = PLOTTED[report.bench]
         parts.append(f"![{what}](benchmarks/{file})")
-    parts.append(_table(report.parts))
+    parts.append(_growth(report) if report.bench == Growth.name else _table(report.parts))
     for name, points in report.curves.items():
         parts.append(_table({f"{point.x:,} {name}": point.figures for point in points}))
     ratios = [f"- {name}: {told_spread(spread)}" for name, spread in report.ratios.items()]
     parts.append("\n".join(ratios))
     return "\n\n".join(part for part in parts if part)
+
+
+def _growth(report: Report) -> str:
+    """A row for each cost: the sizes, the costs before it was bounded and now, the exponent."""
+    lines = [
+        "| cost | unit | at | before | now | exponent | at most |",
+        "|---|---|---|---|---|---:|---:|",
+    ]
+    for row in ROWS:
+        figures = report.parts[row.name]
+        sizes = " / ".join(f"{size:,}" for size in row.sizes)
+        costs = " / ".join(told_spread(figures[f"at {size:,}"]) for size in row.sizes)
+        cells = [row.name, row.unit, sizes, row.before, costs, told_spread(figures["exponent"])]
+        lines.append(f"| {' | '.join(cells)} | {row.exponent_max:g} |")
+    return f"{GROWTH}\n\n" + "\n".join(lines)
 
 
 def _setting(value: object) -> str:

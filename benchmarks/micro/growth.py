@@ -11,14 +11,20 @@ from math import log
 from typing import ClassVar
 
 from benchmarks.micro.figures import BenchFailed, Figures, Report, Round
+from benchmarks.micro.growth_clients import CLIENT_ROWS
+from benchmarks.micro.growth_flood import flood_ratio
 from benchmarks.micro.growth_row import Row
 from benchmarks.micro.growth_sessions import SESSION_ROWS
+from benchmarks.micro.growth_views import VIEW_ROWS
 from benchmarks.micro.measure import in_rounds
 from benchmarks.micro.stage import Bench, Stage
 
-ROWS: tuple[Row, ...] = (*SESSION_ROWS,)
+ROWS: tuple[Row, ...] = (*SESSION_ROWS, *VIEW_ROWS, *CLIENT_ROWS)
 REPEATS = 3
 """Measurements of a size in a round. The lowest counts: other processes only add to it."""
+FLOOD, FLOOD_MAX = "append beside the flood of another tenant / alone, p99_ms", 2.0
+APPENDS, TURNS = 300, 5
+"""Appends beside the flood and alone in each turn."""
 COST_MIN = 1e-3
 """A cost below this is no cost: noise of the smallest sizes is no growth."""
 
@@ -39,7 +45,10 @@ class Growth(Bench, frozen=True, kw_only=True):
 
     async def run(self, stage: Stage) -> Report:
         async def measure_round() -> Round:
-            return Round({row.name: await self._figures(stage, row) for row in ROWS})
+            parts = {row.name: await self._figures(stage, row) for row in ROWS}
+            appends = max(10, APPENDS * self.percent // 100)
+            turns = TURNS if self.percent >= 100 else 1
+            return Round(parts, {FLOOD: await flood_ratio(stage, appends, turns)})
 
         rounds = await in_rounds(1, measure_round, stage.on_progress, warm_up=False)
         too_steep = [
@@ -47,6 +56,8 @@ class Growth(Bench, frozen=True, kw_only=True):
             for row in ROWS
             if (exponent := rounds.parts[row.name]["exponent"].median) > row.exponent_max
         ]
+        if (ratio := rounds.ratios[FLOOD].median) > FLOOD_MAX:
+            too_steep.append(f"{FLOOD}: {ratio:.2f} instead of {FLOOD_MAX:g}")
         if too_steep and self.percent >= 100:
             raise BenchFailed("the cost grows too fast; " + "; ".join(too_steep))
         return stage.report_of(self, rounds, curves={})

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from redis.asyncio import Redis
 
@@ -15,8 +16,7 @@ from benchmarks.micro.stage import Stage
 
 LONG = 0.9
 """The share of calls that are shorter than a long one. The longest of many is mostly noise."""
-READINGS = 20
-"""Readings of the CPU time in a row, to know what a reading costs."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Row:
     measure: Callable[[Stage, int], Awaitable[float]]
     """Returns the cost at a size."""
     before: str = ""
-    """What the row showed before its cost was bounded; empty if it always was."""
+    """The costs at the same sizes before the cost was bounded; empty if it always was."""
 
 
 async def cpu_us(redis: Redis) -> float:
@@ -47,11 +47,37 @@ async def cpu_of_long_call(redis: Redis, call: Callable[[], Awaitable[bool]]) ->
 
     It is called until it returns False.
     """
-    before = await cpu_us(redis)
-    own = min([-(before - (before := await cpu_us(redis))) for _ in range(READINGS)])
-    costs, has_more = [], True
+    costs, has_more = Costs(redis), True
     while has_more:
-        before = await cpu_us(redis)
-        has_more = await call()
-        costs.append(max(await cpu_us(redis) - before - own, 0.0))
-    return sorted(costs)[int(len(costs) * LONG)]
+        has_more = await costs.measure(call())
+    return costs.of_long_call()
+
+
+class Costs:
+    """The CPU time of the server for each of several calls."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self._costs: list[float] = []
+
+    async def measure(self, call: Awaitable[T]) -> T:
+        """Await the call and note its cost."""
+        before = await cpu_us(self._redis)
+        result = await call
+        self._costs.append(await cpu_us(self._redis) - before)
+        return result
+
+    def of_long_call(self) -> float:
+        """The cost that a share LONG of the calls does not exceed."""
+        return sorted(self._costs)[int(len(self._costs) * LONG)]
+
+
+async def calls_of(redis: Redis, command: str) -> int:
+    """How often the server has executed a command, also for functions."""
+    statistics = (await redis.info("commandstats")).get(f"cmdstat_{command}", {})
+    return int(statistics.get("calls", 0))
+
+
+async def net_in_bytes(redis: Redis) -> int:
+    """How many bytes the server has received."""
+    return int((await redis.info("stats"))["total_net_input_bytes"])

@@ -121,21 +121,26 @@ SESSION_ROWS = (
     Row(
         "finalize, by open outcomes of the session", "us of the server",
         (16, 128, 960), 0.25, finalize_beside,
+        before="330 / 480 / 1,400",
     ),
     Row(
         "finalize without the cache, by open outcomes", "us of the server",
         (16, 128, 960), 0.25, finalize_without_cache,
+        before="290 / 470 / 3,600",
     ),
     Row(
         "long call of a close, by open outcomes", "us of the server",
         (32, 160, 960), 0.3, long_closing_call,
+        before="3,000 / 6,400 / 10,200",
     ),
     Row(
         "one append in a room of 32, by utterances", "us of the server",
         (8, 16, 32), 0.3, append_in_a_room,
+        before="7,700 / 18,300 / 48,300",
     ),
     Row(
         "long dispatch in a room of 32, by utterances", "us of the server",
         (4, 16, 32), 0.3, long_dispatch_in_a_room,
+        before="7,000 / 16,800 / 31,100",
     ),
 )  # fmt: skip

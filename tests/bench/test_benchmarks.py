@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.micro import sessions
-from benchmarks.micro.growth import ROWS, exponent
+from benchmarks.micro.growth import FLOOD, ROWS, exponent
 from benchmarks.micro.program import main
 from benchmarks.micro.sessions import Sessions, passes
 from benchmarks.micro.stage import open_stage
@@ -35,6 +35,7 @@ CURVES = {"dispatch": {"nodes": [16, 64, 200, 500, 1_000], "pairs": [1, 10, 100]
 
 RATIOS = {
     "append": {"append / xadd pipelined, rate_per_s"},
+    "growth": {FLOOD},
     "dispatch": {"1,000 nodes / 16, redis_cpu_us", "100 pairs / 1, redis_cpu_us"},
     "project": {"rebuild / xrange, rate_per_s"},
 }
