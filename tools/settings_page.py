@@ -21,6 +21,7 @@ UNITS = {
     "KeepMs": "ms",
     "RetentionMs": "ms",
     "Bytes": "bytes",
+    "OutboxBytes": "bytes",
     "Entries": "entries",
     "SegmentEntries": "entries",
     "Jobs": "jobs",

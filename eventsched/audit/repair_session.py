@@ -178,6 +178,8 @@ class SessionRepair:
             empty = ("used", "targets", "features", "room", "listen_language", "key", "tokens")
             changed |= {field: "" for field in empty if field not in changed}
             changed["tp"] = self._facts.traceparent
+            if self._view.status == "closed":
+                changed["retire_at"] = str(self._due_ms("retire"))
         if not self._hash or "utterance" in changed or self._misses_chunks():
             changed["buffer"] = self._buffer()
         cleared = {field: "" for field in extra if field == "used"}

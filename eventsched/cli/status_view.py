@@ -53,6 +53,10 @@ def _cell(cell: CellStatus) -> list[RenderableType]:
     if cell.dead_letters:
         count = plural(cell.dead_letters, "dead letter")
         head.append(f"  {count}, newest: {cell.newest_dead_letter}", "red")
+    for outbox in cell.outboxes:
+        if outbox.is_refused:
+            unread = size(outbox.unread_bytes)
+            head.append(f"  tenant {outbox.tenant} is refused: {unread} unread", "bold red")
     if cell.stalled_timers:
         head.append(f"  {plural(cell.stalled_timers, 'stalled timer')}", "red")
     parts = [_roles(cell), "", _consumers(cell.consumers), "", _nodes(cell.classes)]

@@ -453,7 +453,7 @@ class Session:
         """Close the session: no more audio, and buffered audio becomes the last utterance.
 
         The call waits until every outcome of the session has ended. Results that were not taken
-        yet can still be taken afterwards.
+        yet can still be taken afterwards, for the time of the setting `outbox_retention_ms`.
 
         Returns:
             False if the session was not closed within the setting `close_wait_ms` and 5 s.

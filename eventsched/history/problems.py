@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from eventsched.formatting import duration, plural
+from eventsched.formatting import duration, plural, size
 from eventsched.history.roles import RoleStatus
 from eventsched.history.status import CellStatus, ConsumerStatus, SystemStatus
 from eventsched.store.lag import ARCHIVE
@@ -35,6 +35,10 @@ def _of_cell(cell: CellStatus) -> Iterator[str]:
     if cell.dead_letters:
         count = plural(cell.dead_letters, "dead letter")
         yield f"{count}, newest: {cell.newest_dead_letter}"
+    for outbox in cell.outboxes:
+        if outbox.is_refused:
+            unread = size(outbox.unread_bytes)
+            yield f"tenant {outbox.tenant} is refused: {unread} of results wait to be read"
     for consumer in cell.consumers:
         if _is_late(consumer):
             yield f"{consumer.consumer} is {duration(consumer.oldest_ms)} late"

@@ -14,11 +14,15 @@ from eventsched.history.roles import RoleStatus, read_roles
 from eventsched.projection.installed import NotEnabled, enabled_names, not_enabled
 from eventsched.projection.store import ProjectionStore
 from eventsched.schema.ids import ms_of
+from eventsched.schema.settings import Settings
 from eventsched.store.cell import Store
 from eventsched.store.connection import Connection
 from eventsched.store.lag import ARCHIVE, ConsumerLag
 from eventsched.store.replies import fields_of
 
+UNREAD_BYTES_MAX = Settings().tenant_outbox_bytes_max
+TENANTS_MAX = 5
+"""Tenants whose unread results are shown."""
 SCAN_MAX = 2_000
 """Waiting jobs of one requirement and priority that are read to find the oldest."""
 
@@ -74,6 +78,15 @@ class ClassStatus(msgspec.Struct, frozen=True, kw_only=True):
     nodes: list[NodeStatus]
 
 
+class TenantOutbox(msgspec.Struct, frozen=True, kw_only=True):
+    """The results of a tenant that wait to be read."""
+
+    tenant: str
+    unread_bytes: int
+    is_refused: bool
+    """Whether the tenant has so many that it is refused."""
+
+
 class CellStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The status of one cell. Its reads are not atomic, so counts may differ by a few."""
 
@@ -93,6 +106,8 @@ class CellStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Reason of the newest dead letter."""
     stalled_timers: int
     """Number of timers whose last call had no effect and that are called again after a pause."""
+    outboxes: list[TenantOutbox]
+    """The tenants with the most bytes of results that wait to be read, at most five."""
 
 
 class SystemStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -169,6 +184,7 @@ class _CellReader:
             classes=classes,
             dead_letters=await self._command("XLEN", self._keys.dead_letters),
             newest_dead_letter=_field(newest[0][1], b"reason") if newest else "",
+            outboxes=await self._outboxes(settings),
             stalled_timers=await self._command("ZCARD", self._keys.stalled_timers),
         )
 
@@ -204,6 +220,19 @@ class _CellReader:
             oldest_ms=self._age(next_entries[0][0]) if next_entries else 0,
             is_running=int(lease.get("until", "0")) > self._now_ms,
         )
+
+    async def _outboxes(self, settings: dict[str, str]) -> list[TenantOutbox]:
+        unread = await self._store.read_hash(self._keys.tenant_outbox)
+        bytes_max = int(settings.get("tenant_outbox_bytes_max", UNREAD_BYTES_MAX))
+        most = sorted(unread, key=lambda tenant: (-int(unread[tenant]), tenant))[:TENANTS_MAX]
+        return [
+            TenantOutbox(
+                tenant=tenant,
+                unread_bytes=int(unread[tenant]),
+                is_refused=int(unread[tenant]) >= bytes_max,
+            )
+            for tenant in most
+        ]
 
     async def _waiting(self, requirement: str, classes: list[ClassStatus]) -> WaitingJobs:
         source, target, joined = requirement.split(":", 2)

@@ -59,7 +59,7 @@ local function check(s, chunk, epoch, seq, ms)
   if #chunk.payload == 0 and not is_final then
     return 'INVALID_MESSAGE field=payload limit=only a final chunk may be empty'
   end
-  return backpressure.refusal(s.tenant) or outcomes_refusal(s, chunk, ms)
+  return outcomes_refusal(s, chunk, ms)
 end
 
 -- Whether another call has to store the chunk. The first finalizes of a call always have room.
@@ -83,8 +83,11 @@ local function append(chunk)
   if not is_duplicate and must_wait(s, chunk, ms) then
     return 'later ' .. string.format('%d', s.next_seq)
   end
+  -- What the listener has read is freed first: it may be what the tenant has too much of.
   outbox.confirm(chunk.session, chunk.confirmed)
   if is_duplicate then return 'duplicate ' .. numbers.text[s.utterance] end
+  refusal = backpressure.refusal(s.tenant)
+  if refusal then return 'refused ' .. refusal end
   local finalized = utterances.append(s, seq, ms, chunk.end_of_utterance == '1', chunk.payload)
   return 'ok ' .. numbers.text[s.utterance] .. finalized
 end

@@ -14,7 +14,8 @@ S  ephemeral state: it may be lost.
     audio:<session>         stream D  AudioChunkAppended with payload
     inbox:<node>            stream D  assignments and cancels of one node
     outbox:<session>        stream S  results and partials for the session's listeners; bounded
-    session:<session>       hash   D  + S fields buffer, w:*, out_*, confirmed, archived
+    session:<session>       hash   D  + S fields buffer, w:*, out_*, confirmed, archived,
+                                     retire_at
     outcomes:<session>      hash   D  `<target>/<delivery_no>` -> utterance|first chunk|recipients
     out_of_order:<session>  hash   D  results after a gap: same fields, and `…/body`, `…/audio`
     out_of_order_at:<session>:<target> zset D  delivery numbers after a gap, by ready time
@@ -34,6 +35,7 @@ S  ephemeral state: it may be lost.
     waiting:<p>:<requirement> zset D  waiting jobs, by tag
     tenant_queued           hash   D  tenant -> waiting jobs
     tenant_undispatched     hash   D  tenant -> outcomes of utterances in the dispatch queue
+    tenant_outbox           hash   S  tenant -> bytes of results that wait to be read
     tenant_finish_tag       zset   D  tenant -> F of fair queuing; values below V are dropped
     counters                hash   D  entry count, virtual time, classes, trimmed; backpressure
                                    set_aside: the last segments that were set aside
@@ -192,6 +194,10 @@ class Keys:
     @property
     def requirements(self) -> str:
         return self._key("requirements")
+
+    @property
+    def tenant_outbox(self) -> str:
+        return self._key("tenant_outbox")
 
     @property
     def tenant_queued(self) -> str:

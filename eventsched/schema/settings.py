@@ -20,6 +20,7 @@ from eventsched.errors import InvalidMessage
 
 Ms = Annotated[int, msgspec.Meta(ge=1, le=86_400_000)]
 Bytes = Annotated[int, msgspec.Meta(ge=1, le=100_000_000)]
+OutboxBytes = Annotated[int, msgspec.Meta(ge=1, le=1_000_000_000_000)]
 Entries = Annotated[int, msgspec.Meta(ge=1, le=10_000_000)]
 SegmentEntries = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 Jobs = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
@@ -75,6 +76,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     session_retention_ms: Ms = 3_600_000
     """The records of a closed session are deleted after this time; its events stay (rule 10, job
     identity)."""
+    outbox_retention_ms: Ms = 300_000
+    """The results in the outbox of a closed session are deleted after this time; a listener that
+    arrives later receives Truncated (rule 6, two-step close)."""
     lease_base_ms: Ms = 30_000
     """The part of a lease's duration that does not depend on the audio (rule 19, lease
     duration)."""
@@ -84,6 +88,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     tenant_queue_max: Jobs = 10_000
     """A tenant with this many waiting jobs in a cell is refused with BACKPRESSURE (rule 18, fair
     waiting). Outcomes of utterances in the dispatch queue count as waiting jobs."""
+    tenant_outbox_bytes_max: OutboxBytes = 268_435_456
+    """A tenant with so many bytes of results and synthesised speech that wait to be read in a cell
+    is refused with BACKPRESSURE (rule 33, limits)."""
     memory_percent_max: Percent = 80
     """Backpressure starts when the server uses this percentage of its maxmemory, if it has one."""
     projection_lag_max: Entries = 50_000

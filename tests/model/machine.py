@@ -42,6 +42,7 @@ SETTINGS = Settings(
     node_lost_ms=15_000,
     suspend_ms=12_000,
     session_retention_ms=40_000,
+    outbox_retention_ms=7_000,
     lease_base_ms=14_000,
     tenant_queue_max=12,
 )
@@ -59,6 +60,7 @@ OTHER: dict[str, int] = {
     "node_lost_ms": 11_000,
     "suspend_ms": 7_000,
     "session_retention_ms": 25_000,
+    "outbox_retention_ms": 30_000,
     "lease_base_ms": 20_000,
     "lease_factor_thousandths": 900,
     "tenant_queue_max": 8,

@@ -249,6 +249,9 @@ def _take(w: World, chunk: Chunk, postponed: set[str]) -> Receipt | Postponed:
     delivery.confirm(w, name, chunk.confirmed)
     if chunk.seq < state.next_seq:
         return Receipt("duplicate", view.utterance)
+    why = backpressure(w, view.tenant)
+    if why is not None:  # what the chunk confirms is freed all the same
+        raise why
     finalized = _append(w, name, chunk)
     return Receipt("ok", w.sessions[name].utterance, tuple(finalized))
 
@@ -292,9 +295,6 @@ def _check_chunk(w: World, view: Session, state: SessionState, chunk: Chunk) -> 
         raise invalid("ms")
     if not chunk.payload and not chunk.end_of_utterance:
         raise invalid("payload")
-    why = backpressure(w, view.tenant)
-    if why is not None:
-        raise why
     owed = len(view.open_outcomes) + _owed(w, name_of(chunk.session), chunk)[1]
     if len(view.open_outcomes) >= OUTCOMES_MAX or owed > OUTCOMES_MAX:
         fields = {"cause": "session_outcomes", "retry_after_ms": "1000"}
@@ -601,5 +601,8 @@ def _end(w: World, name: str) -> None:
         end_playback(w, name, mark, "closed")
     log_id = w.emit(SessionClosed(missing=w.session_states[name].given_up), session=full)
     w.drop_timer("close", full)
-    w.set_timer(w.now + w.settings.session_retention_ms, "retire", full)
+    state = w.session_states[name]
+    state.retire_ms = w.now + w.settings.session_retention_ms
+    free_ms = w.now + w.settings.outbox_retention_ms
+    w.set_timer(min(free_ms, state.retire_ms), "retire", full)
     delivery.tell(w, name, "state", {"state": "closed", "log": log_id})

@@ -131,6 +131,7 @@ def _session(w: World, name: str, state: SessionState) -> Content:
         "out_no": state.out_no,
         "out_bytes": state.out_bytes,
         "confirmed": state.confirmed,
+        "retire_at": state.retire_ms,
         "missing": state.given_up,
     }
     fields |= {f"a:{target}": number for target, number in view.allocated.items()}

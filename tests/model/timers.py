@@ -215,6 +215,12 @@ def _retire(w: World, full: str) -> None:
     view = w.sessions.get(name)
     if view is None or view.status != "closed":
         return
+    retire_ms = w.session_states[name].retire_ms
+    outbox = w.streams.get(w.keys.outbox(name), [])
+    w.streams[w.keys.outbox(name)] = outbox[-1:]
+    if w.now < retire_ms:
+        w.set_timer(retire_ms, "retire", full)
+        return
     data = SessionRetired(
         tenant=view.tenant,
         features_hash=view.features_hash,

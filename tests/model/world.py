@@ -56,6 +56,8 @@ class SessionState:
     out_no: int = 0
     out_bytes: int = 0
     confirmed: str = ""
+    retire_ms: int = 0
+    """When the closed session is retired; its outbox is freed before."""
     given_up: int = 0
     """Outcomes that the end of the close wait has ended."""
 

@@ -49,6 +49,7 @@ local found = { nodes = {}, leases = {}, classes = {}, free_nodes = {}, sessions
   keeps_audio = cell.keeps_audio, pairs = cell.pairs,
   dispatcher_lease = cell.dispatcher_lease, places = cell.places,
   waiting_heads = cell.waiting_heads, tenant_counts = cell.tenant_counts,
+  tenant_outbox = cell.tenant_outbox,
   outboxes = cell.outboxes, outcomes = cell.outcomes, count = cell.stable + cell.live,
   live = cell.live }
 for name, s in pairs(cell.sessions) do
@@ -99,6 +100,7 @@ WRITERS = {
     r"keys\.requirements": {"queue"},
     r"keys\.of\('requirements'": {"classes"},
     r"keys\.tenant_queued": {"queue"},
+    r"keys\.tenant_outbox": {"outbox"},
     r"key, |session, |keys\.of\('session'": {
         "sessions", "closing", "delivery", "outbox", "affinity", "open_session",
         "resume_session", "record_seal", "outcome_timers", "retire_timer",
@@ -106,8 +108,8 @@ WRITERS = {
 }  # fmt: skip
 """The modules that write live state and update the cache, by the key of the state."""
 COUNTED = (
-    "nodes", "classes", "pairs", "places", "waiting_heads", "tenant_counts", "sessions", "outboxes",
-    "outcomes", "affinity",
+    "nodes", "classes", "pairs", "places", "waiting_heads", "tenant_counts", "tenant_outbox",
+    "sessions", "outboxes", "outcomes", "affinity",
 )  # fmt: skip
 
 
@@ -192,6 +194,7 @@ async def assert_sessions_stored(redis: Client, store: TimedStore, cached: Any) 
         stored = sessions[name]
         assert box["is_open"] == (stored["status"] in ("open", "closing"))
         expected = [box[counter] for counter in ("number", "total", "low")]
+        assert int(stored.get("out_counted", 0)) == box["counted"]
         assert [int(stored[counter]) for counter in ("out_no", "out_bytes", "out_low")] == expected
         for target, number in dict(box["next_no"]).items():
             assert int(stored.get(f"d:{target}", 0)) == number
@@ -245,6 +248,9 @@ async def assert_requirements_stored(redis: Client, store: TimedStore, cached: A
     backlog = await store.read_hash(store.keys.tenant_queued)
     for tenant, count in dict(cached["tenant_counts"]).items():
         assert int(backlog.get(tenant, 0)) == count
+    unread = await store.read_hash(store.keys.tenant_outbox)
+    for tenant, count in dict(cached["tenant_outbox"]).items():
+        assert int(unread.get(tenant, 0)) == count
     if "dispatcher_lease" in cached:
         counters = await store.read_hash(store.keys.counters)
         assert int(counters.get("dispatcher", 0)) == cached["dispatcher_lease"]

@@ -1,6 +1,7 @@
--- backpressure: whether the cell, or a tenant, accepts more (rule 18, fair waiting).
+-- backpressure: whether the cell, or a tenant, accepts more (rules 18, fair waiting; 33, limits).
 -- include: cache
 -- include: keys
+-- include: outbox
 -- include: queue
 -- include: settings
 local backpressure = {}
@@ -19,6 +20,9 @@ function backpressure.refusal(tenant)
   if backpressure.is_active() then return 'BACKPRESSURE retry_after_ms=1000' end
   if queue.tenant_count(tenant) >= settings.tenant_queue_max then
     return 'BACKPRESSURE retry_after_ms=' .. string.format('%d', settings.queue_timeout_ms / 2)
+  end
+  if outbox.tenant_bytes(tenant) >= settings.tenant_outbox_bytes_max then
+    return 'BACKPRESSURE retry_after_ms=1000 cause=tenant_outbox tenant=' .. tenant
   end
   return nil
 end

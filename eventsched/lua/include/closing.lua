@@ -45,8 +45,11 @@ local function finish(s)
   local session = keys.of('session', s.name)
   playback.finish_all(s)
   local missing = tonumber(redis.call('HGET', session, 'missing')) or 0
-  timers.set(clock.now() + settings.session_retention_ms, 'retire', s.full)
-  write('HSET', session, 'status', 'closed')
+  -- The first call of the timer frees the outbox, the second one retires the session.
+  local retire_ms = clock.now() + settings.session_retention_ms
+  local free_ms = clock.now() + settings.outbox_retention_ms
+  timers.set(math.min(free_ms, retire_ms), 'retire', s.full)
+  write('HSET', session, 'status', 'closed', 'retire_at', string.format('%d', retire_ms))
   s.status = 'closed'
   local id = call.or_else(function()
     write('HSET', session, 'status', 'closing')

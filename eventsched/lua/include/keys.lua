@@ -5,8 +5,8 @@
 local keys = {}
 local single_keys = {
   'dispatch', 'dead_letters', 'timers', 'clock', 'settings', 'counters', 'classes', 'requirements',
-  'tenant_queued', 'tenant_undispatched', 'tenant_finish_tag', 'archive', 'erased', 'presence',
-  'stalled_timers',
+  'tenant_queued', 'tenant_undispatched', 'tenant_finish_tag', 'tenant_outbox', 'archive', 'erased',
+  'presence', 'stalled_timers',
 }
 
 call.on_begin(function()

@@ -1,7 +1,11 @@
 -- outbox: the stream from which the listeners of a session read results, partial results and the
 -- state of the session. Entries are numbered without holes; the stream is bounded by entries and by
 -- bytes. Counters in the session record: `out_no` is the number of entries so far, `out_bytes` the
--- payload bytes so far, `out_low` the payload bytes before the oldest entry.
+-- payload bytes so far, `out_low` the payload bytes before the oldest entry that is not confirmed.
+--
+-- Unread bytes of a tenant. The hash `tenant_outbox` has the payload bytes that wait to be read, by
+-- tenant of the listening sessions. A session is counted in steps of 16 KiB, so that small results
+-- cost no write: `out_counted` has the bytes of the session that are counted.
 -- include: cache
 -- include: call
 -- include: clock
@@ -9,23 +13,44 @@
 -- include: keys
 -- include: numbers
 -- include: write
-local outbox = {}
+local outbox = { changes = {} }
 local as_text, as_number = numbers.text, numbers.value
-local entries_max, bytes_max = '1000', 16 * 1024 * 1024
+local entries_max, bytes_max, count_step = 1000, 16 * 1024 * 1024, 16 * 1024
+
+call.on_reset(function() outbox.changes = {} end)
+
+local tenant_bytes = cache.register('tenant_outbox', 'live', function(tenant)
+  return tonumber(redis.call('HGET', keys.tenant_outbox, tenant)) or 0
+end)
+
+-- The payload bytes that wait to be read in the outboxes of a tenant.
+function outbox.tenant_bytes(tenant)
+  return tenant_bytes.read_through(tenant) + (outbox.changes[tenant] or 0)
+end
+
+-- Write the bytes by tenant. Bound: the tenants of this call.
+call.on_commit(function()
+  for tenant, change in pairs(outbox.changes) do
+    local bytes = math.max(write('HINCRBY', keys.tenant_outbox, tenant, as_text[change]), 0)
+    outbox.changes[tenant] = nil
+    tenant_bytes.put(tenant, bytes)
+    if bytes == 0 then write('HDEL', keys.tenant_outbox, tenant) end
+  end
+end)
 
 -- `next_no` and `has_held`, by target, belong to the module `delivery`: the next delivery number
 -- and whether later numbers are held.
-local function new(name, is_open, number, total, low)
-  return { name = name, is_open = is_open, number = number, total = total, low = low, next_no = {},
-    has_held = {} }
+local function new(name, is_open, number, total, low, tenant, counted)
+  return { name = name, is_open = is_open, number = number, total = total, low = low,
+    tenant = tenant, counted = counted, next_no = {}, has_held = {} }
 end
 
 local cached = cache.register('outboxes', 'live', function(name)
   local stored = redis.call('HMGET', keys.of('session', name), 'status', 'out_no', 'out_bytes',
-    'out_low')
+    'out_low', 'tenant', 'out_counted')
   if not stored[1] then return nil end
   return new(name, stored[1] == 'open' or stored[1] == 'closing', as_number[stored[2]],
-    as_number[stored[3]], as_number[stored[4]])
+    as_number[stored[3]], as_number[stored[4]], stored[5], as_number[stored[6] or '0'])
 end)
 
 -- The outbox of a session by its name. The outbox of a session that has closed or does not exist is
@@ -47,28 +72,53 @@ local function remove_entry(box, id)
   write('XDEL', keys.of('outbox', box.name), id)
 end
 
+-- The payload bytes up to the entry, and before it.
+local function bytes_of(entry)
+  local fields = entry[2]
+  local ends = tonumber(string.match(fields[4], ':(%d+)$'))
+  return ends, ends - #fields[8] - #fields[10]
+end
+
+-- The tenant has this many unread bytes in this outbox.
+local function set_counted(box, bytes)
+  write('HSET', keys.of('session', box.name), 'out_low', as_text[box.low],
+    'out_counted', as_text[bytes])
+  outbox.changes[box.tenant] = (outbox.changes[box.tenant] or 0) + bytes - box.counted
+  box.counted = bytes
+end
+
+-- Count the unread bytes. MAXLEN may have removed entries; `low` does not know these.
+local function count(box)
+  if box.number > entries_max then
+    local oldest = redis.call('XRANGE', keys.of('outbox', box.name), '-', '+', 'COUNT', '1')[1]
+    local _, begins = bytes_of(oldest)
+    box.low = math.max(box.low, begins)
+  end
+  set_counted(box, box.total - box.low)
+end
+
 -- Append one entry; `d` is JSON. More fields of the session, as name and value, may be written
 -- together with the counters.
 function outbox.append(box, kind, d, body, audio, ...)
   local stream, low = keys.of('outbox', box.name), box.low
   local total = box.total + #body + #audio
   local number_text, total_text = as_text[box.number + 1], as_text[total]
-  local id = write('XADD', stream, 'MAXLEN', entries_max, clock.entry_id(), 't', kind,
+  local id = write('XADD', stream, 'MAXLEN', as_text[entries_max], clock.entry_id(), 't', kind,
     'i', number_text .. ':' .. total_text, 'd', d, 'b', body, 'a', audio)
   -- `low` is at most the position of the oldest entry: entries that were confirmed, or that MAXLEN
   -- removed, did not update `low`. So read the oldest entry before an entry is removed for its
   -- bytes.
   while total - low > bytes_max do
     local first_two = redis.call('XRANGE', stream, '-', '+', 'COUNT', 2)
-    local oldest = first_two[1][2]
-    local ends = tonumber(string.match(oldest[4], ':(%d+)$'))
-    low = ends - #oldest[8] - #oldest[10]
+    local ends
+    ends, low = bytes_of(first_two[1])
     if total - low <= bytes_max or not first_two[2] then break end
     write('XTRIM', stream, 'MINID', first_two[2][1])
     low = ends
   end
   call.or_else(remove_entry, store_counters, box, id, number_text, total_text, low, ...)
   box.number, box.total, box.low = box.number + 1, total, low
+  if math.abs(total - low - box.counted) >= count_step then count(box) end
 end
 
 -- Report the state of a session, a table, to its listeners.
@@ -85,6 +135,23 @@ function outbox.confirm(name, id)
   if confirmed and not entry_ids.precedes(confirmed, id) then return end
   write('XTRIM', keys.of('outbox', name), 'MINID', id)
   write('HSET', session, 'confirmed', id)
+  local box = outbox.get(name)
+  if box.counted == 0 then return end
+  local oldest = redis.call('XRANGE', keys.of('outbox', name), '-', '+', 'COUNT', '1')[1]
+  local ends, begins = box.total, nil
+  if oldest then ends, begins = bytes_of(oldest) end
+  box.low = math.max(box.low, oldest and oldest[1] ~= id and begins or ends)
+  set_counted(box, box.total - box.low)
+end
+
+-- The session has closed, and its listener has had time to read: only the last entry stays, which
+-- reports the end of the session.
+function outbox.free(name)
+  local box = outbox.get(name)
+  write('XTRIM', keys.of('outbox', name), 'MAXLEN', '1')
+  if not box.counted or box.counted == 0 then return end
+  box.low = box.total
+  set_counted(box, 0)
 end
 
 -- Whether `id` is empty or an entry id that the server accepts. After this check `confirm` cannot

@@ -1,10 +1,12 @@
--- retire_timer: a closed session is retired after its retention (rule 10, job identity): the event
--- SessionRetired is appended first, then the keys are deleted, 256 a call.
+-- retire_timer: the outbox of a closed session is freed after `outbox_retention_ms`, and the
+-- session is retired after `session_retention_ms` (rule 10, job identity): the event SessionRetired
+-- is appended first, then the keys are deleted, 256 a call.
 -- include: archive
 -- include: call
 -- include: clock
 -- include: events
 -- include: keys
+-- include: outbox
 -- include: sessions
 -- include: settings
 -- include: timers
@@ -46,6 +48,9 @@ function retire_timer.retire(full)
   if not s or (s.status ~= 'closed' and s.status ~= 'retired') then return end
   local session = keys.of('session', name)
   if s.status ~= 'retired' then
+    local retire_ms = tonumber(redis.call('HGET', session, 'retire_at')) or 0
+    outbox.free(name)
+    if clock.now() < retire_ms then return timers.set(retire_ms, 'retire', full) end
     if archive.keeps_audio() and not archive.holds_before(settings.session_retention_ms) then
       return timers.set(clock.now() + audio_wait_ms, 'retire', full)
     end

@@ -1,0 +1,160 @@
+"""Results that wait to be read, by tenant: counted, bounded, and freed after the session's close
+(rules 6, two-step close; 33, limits).
+"""
+
+from __future__ import annotations
+
+from hashlib import sha256
+
+import pytest
+
+from eventsched.errors import Backpressure
+from eventsched.history.problems import problems_of
+from eventsched.history.status import TenantOutbox, read_status
+from eventsched.store.client import Client, check_server
+from eventsched.store.connection import Connection
+from eventsched.store.node_commands import NodeGrant
+from eventsched.store.session_commands import Chunk, Receipt, SessionGrant
+from tests.fixtures_store import TimedStore
+from tests.scripts.jobs_of import assigned
+
+SPEECH = bytes(100_000)
+BOUND = {"tenant_outbox_bytes_max": 250_000}
+
+
+async def unread(store: TimedStore) -> dict[str, int]:
+    stored = await store.read_hash(store.keys.tenant_outbox)
+    return {tenant: int(count) for tenant, count in stored.items()}
+
+
+async def answer_utterance(
+    store: TimedStore, node: NodeGrant, session: SessionGrant, seq: int
+) -> None:
+    """One utterance of the session, and its result with 100,000 B of speech."""
+    await store.say(session, seq, end_of_utterance=True)
+    await store.dispatch()
+    message = (await assigned(store, node))[-1]
+    await store.answer(
+        node, message, body=b"", audio=SPEECH, audio_sha256=sha256(SPEECH).hexdigest()
+    )
+
+
+async def unread_session(store: TimedStore, count: int) -> tuple[NodeGrant, SessionGrant]:
+    """A session of `acme` whose listener has read none of its results."""
+    node, session = await store.join(slots=8), await store.open()
+    for seq in range(count):
+        await answer_utterance(store, node, session, seq)
+    return node, session
+
+
+async def entry_ids(store: TimedStore, session: SessionGrant) -> list[str]:
+    key = store.keys.outbox(session.session.partition(".")[2])
+    return [entry_id for entry_id, _ in await store.read_range(key, "-", "+", 10_000)]
+
+
+async def test_rule_33_a_tenant_with_too_many_unread_results_is_refused_alone(
+    store: TimedStore,
+) -> None:
+    await store.configure_cell(BOUND, overwrite=True)
+    node, session = await unread_session(store, 2)
+    assert await unread(store) == {"acme": 200_000}
+    await answer_utterance(store, node, session, 2)
+    for attempt in (store.open("more"), store.say(session, 3)):
+        with pytest.raises(Backpressure) as refused:
+            await attempt
+        assert refused.value.fields == {
+            "retry_after_ms": "1000", "cause": "tenant_outbox", "tenant": "acme",
+        }  # fmt: skip
+    other = await store.open("other", tenant="other")
+    await answer_utterance(store, node, other, 0)
+    assert await unread(store) == {"acme": 300_000, "other": 100_000}
+
+
+@pytest.mark.parametrize("by", ["append", "keepalive"])
+async def test_rule_33_a_tenant_that_reads_is_served_again(store: TimedStore, by: str) -> None:
+    """What the listener has read is freed before the tenant of the chunk is checked."""
+    await store.configure_cell(BOUND, overwrite=True)
+    _, session = await unread_session(store, 3)
+    position = (await entry_ids(store, session))[1]
+    chunk = Chunk(
+        session=session.session, epoch=1, seq=3, ms=100, payload=bytes(3_200), confirmed=position
+    )
+    if by == "keepalive":
+        assert await store.keep_alive([(session.session, 1, position)]) == [None]
+        chunk = Chunk(session=session.session, epoch=1, seq=3, ms=100, payload=bytes(3_200))
+    (receipt,) = await store.append_audio([chunk])
+    assert isinstance(receipt, Receipt)
+    assert await unread(store) == {"acme": 100_000}
+    position = (await entry_ids(store, session))[-1]
+    await store.keep_alive([(session.session, 1, position)])
+    assert await unread(store) == {}
+
+
+async def test_rule_33_entries_beyond_the_1000_of_an_outbox_are_not_counted(
+    store: TimedStore,
+) -> None:
+    node, session = await store.join(), await store.open()
+    await store.say(session, 0, end_of_utterance=True)
+    await store.dispatch()
+    (message,) = await assigned(store, node)
+    partial = (message["j"], 1, b"\x80" + bytes(999))
+    for _ in range(40):
+        assert await store.send_partials(node.node, node.epoch, [partial] * 32) == [None] * 32
+    (count,) = (await unread(store)).values()
+    assert abs(count - 1_000_000) <= 16 * 1024
+
+
+async def test_rule_33_small_results_are_counted_in_steps(store: TimedStore) -> None:
+    node, session = await store.join(), await store.open()
+    await store.say(session, 0, end_of_utterance=True)
+    await store.dispatch()
+    (message,) = await assigned(store, node)
+    for size, counted in ((8_000, {}), (8_000, {}), (384, {"acme": 16_384})):
+        await store.send_partials(node.node, node.epoch, [(message["j"], 1, bytes(size))])
+        assert await unread(store) == counted
+
+
+async def test_rule_6_the_outbox_of_a_closed_session_is_freed(store: TimedStore) -> None:
+    """After `outbox_retention_ms` only the end of the session is left; its records stay."""
+    _, session = await unread_session(store, 3)
+    await store.close_session(session.session, 1)
+    closed_ms = store.at_ms
+    store.tick(299_999)
+    await store.timers()
+    assert await unread(store) == {"acme": 300_000}
+    store.tick(1)
+    await store.timers()
+    assert await unread(store) == {}
+    (end,) = await store.out(session)
+    assert (end["t"], end["state"]) == ("state", "closed")
+    assert "SessionRetired" not in await store.types()
+    store.tick(closed_ms + 3_600_000 - store.at_ms - 1)
+    await store.timers()
+    assert "SessionRetired" not in await store.types()
+    store.tick(1)
+    await store.timers()
+    assert "SessionRetired" in await store.types()
+    assert await entry_ids(store, session) == []
+
+
+async def test_a_session_that_is_retired_before_its_outbox_is_freed_leaves_no_count(
+    store: TimedStore,
+) -> None:
+    await store.configure_cell({"session_retention_ms": 1_000}, overwrite=True)
+    _, session = await unread_session(store, 1)
+    await store.close_session(session.session, 1)
+    store.tick(1_000)
+    await store.timers()
+    assert "SessionRetired" in await store.types()
+    assert await unread(store) == {}
+
+
+async def test_status_names_the_tenant_that_is_refused(store: TimedStore, redis: Client) -> None:
+    await store.configure_cell(BOUND, overwrite=True)
+    await unread_session(store, 3)
+    facts = await check_server(redis)
+    connection = Connection("", facts, store.transport, {store.cell: store})  # type: ignore[arg-type]
+    status = await read_status(connection)
+    (cell,) = status.cells
+    assert cell.outboxes == [TenantOutbox(tenant="acme", unread_bytes=300_000, is_refused=True)]
+    assert any("tenant acme is refused" in line for line in problems_of(status))
