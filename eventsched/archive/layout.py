@@ -22,6 +22,8 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
+import stat
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -293,9 +295,11 @@ class ArchiveFolder:
         """
         key_path = key_path or path.with_name(f"{path.resolve().name}.key")
         if (path / PUBLIC).is_file():
+            _check_owner(path)
             return _with_key(cls.open(path), key_path)
         if path.exists() and not _may_become_archive(path):
             raise ArchiveError(f"{path} is no archive and not empty: choose another folder")
+        _check_owner(path)
         key = SigningKey.read_or_create(key_path)
         make_private_folder(path)
         _create(path / PUBLIC, public_line(key.public))
@@ -311,6 +315,23 @@ class ArchiveFolder:
     def cell(self, name: str) -> CellFolder:
         """The folder of a cell; it may not exist yet."""
         return self._cells.setdefault(name, CellFolder(self.path / name, public=self.public))
+
+
+def _check_owner(path: Path) -> None:
+    """Raise ArchiveError if another user owns the folder or may write to it."""
+    if not path.exists():
+        return
+    status = path.stat()
+    if status.st_uid != os.geteuid():
+        raise ArchiveError(
+            f"{path} belongs to user {status.st_uid}, not to the current user {os.geteuid()}: "
+            "choose a folder of your own, or run as its owner"
+        )
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise ArchiveError(
+            f"others may write to {path} (mode {stat.S_IMODE(status.st_mode):o}): check that its "
+            f"files are yours, then chmod go-w {shlex.quote(str(path))}"
+        )
 
 
 def _may_become_archive(path: Path) -> bool:

@@ -34,7 +34,7 @@
 -- include: validate
 -- include: write
 local commands = {
-  DEL = function(full_key, ...) write('DEL', full_key, ...) end,
+  DEL = function(full_key) write('DEL', full_key) end,
   HDEL = function(full_key, ...) write('HDEL', full_key, ...) end,
   HSET = function(full_key, ...) write('HSET', full_key, ...) end,
   SADD = function(full_key, ...) write('SADD', full_key, ...) end,
@@ -72,7 +72,7 @@ for i = 1, next_count() do guards[i] = next_list(3) end
 for i = 1, next_count() do
   writes[i] = next_list(next_count())
   if not commands[writes[i][1]] then return validate.invalid('command', 'a command of a repair') end
-  is_whole = is_whole and #writes[i] > 1
+  is_whole = is_whole and #writes[i] > 1 and (writes[i][1] ~= 'DEL' or #writes[i] == 2)
 end
 if not is_whole or place ~= #ARGV then
   return validate.invalid('sections', 'whole, with their counts')

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from eventsched.archive.layout import ArchiveFolder
 from eventsched.archive.signing import SigningKey
 from eventsched.errors import ArchiveError
 from tests.archive.archives import Archived
@@ -58,3 +59,17 @@ def test_a_signing_key_of_another_user_is_refused(tmp_path: Path) -> None:
         path = Path("/etc/passwd")
     with pytest.raises(ArchiveError, match="not a regular file of this user"):
         SigningKey.read(path)
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o777])
+def test_an_archive_that_others_may_write_to_is_refused(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "archive"
+    path.mkdir()
+    path.chmod(mode)
+    with pytest.raises(ArchiveError, match=f"others may write to .* .mode {mode:o}.*chmod go-w"):
+        ArchiveFolder.open_or_create(path, None)
+    path.chmod(0o700)
+    ArchiveFolder.open_or_create(path, None)
+    path.chmod(mode)
+    with pytest.raises(ArchiveError, match="others may write to"):
+        ArchiveFolder.open_or_create(path, None)

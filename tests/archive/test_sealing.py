@@ -383,6 +383,7 @@ def test_a_key_of_another_archive_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArchiveError, match="cannot read the key"):
         ArchiveFolder.open_or_create(tmp_path / "a", None)
     (tmp_path / "a.key").write_text("nonsense")
+    (tmp_path / "a.key").chmod(0o600)
     with pytest.raises(ArchiveError, match="no Ed25519 private key"):
         ArchiveFolder.open_or_create(tmp_path / "a", None)
     assert {k: v for k, v in sums(tmp_path).items() if k != "a.key"} == {

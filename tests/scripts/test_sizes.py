@@ -133,6 +133,9 @@ async def test_sections_that_are_not_whole_are_refused_before_anything_is_writte
             wrong = [*args[:at], count, *args[at + 1 :]]
             with pytest.raises(InvalidMessage):
                 await call(store, script, wrong)
+    if script == "repair_state":  # a second key of DEL would have no prefix of the cell
+        with pytest.raises(InvalidMessage):
+            await call(store, script, [*args[:-3], "3", "DEL", "counters", "elsewhere"])
     first = COUNTS[script][0]
     for wrong in [*(args[:count] for count in range(first, len(args))), [*args, "0"]]:
         with pytest.raises(InvalidMessage):
