@@ -54,7 +54,9 @@ class Fleet:
         await until(self._is_registered, "the node is registered")
 
     async def until_delivered(self) -> None:
-        """Wait until the dispatch queue is empty, no job waits and no slot is in use."""
+        """Wait until the dispatch queue is empty, no job waits, no slot is in use, and no result is
+        held.
+        """
         await until(self._is_done, "all jobs are delivered")
 
     async def until_folded(self) -> None:
@@ -71,7 +73,18 @@ class Fleet:
             await command("XLEN", keys.dispatch, key=keys.dispatch)
             or await command("HLEN", keys.requirements, key=keys.requirements)
             or await command("ZCARD", leases, key=leases)
+            or await self._has_held_results()
         )
+
+    async def _has_held_results(self) -> bool:
+        """Whether a timer waits to deliver results that come after others."""
+        cursor, key = 0, self._store.keys.timers
+        while True:
+            cursor, found = await self._store.transport.command(
+                "ZSCAN", key, cursor, "MATCH", "gap|*", "COUNT", 1_000, key=key
+            )
+            if found or not int(cursor):
+                return bool(found)
 
     async def _is_folded(self) -> bool:
         key = self._store.keys.checkpoint("core")

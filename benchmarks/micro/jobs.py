@@ -49,7 +49,8 @@ class Jobs(Bench, frozen=True, kw_only=True):
                 await _project(fleet, part)
                 await fleet.node()
                 async with metering(stage.redis, fleet.pids) as cost:
-                    cost.watch(await fleet.roles("dispatcher"))  # without the CPU of its start
+                    # Without the CPU of its start. The timer role delivers what one call may not.
+                    cost.watch(await fleet.roles("dispatcher", "timer"))
                     await fleet.until_delivered()
                     if part != NO_VIEWS:
                         await fleet.until_folded()

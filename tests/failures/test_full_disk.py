@@ -58,7 +58,7 @@ async def test_an_archiver_without_disk_space_is_failing_until_there_is_space(
             assert roles.process.poll() is None
             assert "cannot write to" in roles.output
             limit_files(roles, resource.RLIM_INFINITY)
-            await until("the log is archived", lambda: is_archived(store, last), within_s=60)
+            await until("the log is archived", lambda: is_archived(store, last), within_s=180)
             await until("nothing fails", lambda: is_running(server.url), within_s=60)
         assert roles.end() == 0
 

@@ -64,7 +64,12 @@ def _build(keys: Keys, name: str) -> str:
     if isinstance(builder, str):
         return builder
     wanted = inspect.signature(builder).parameters.values()
-    return str(builder(*(1 if "int" in str(one.annotation) else "x.y" for one in wanted)))
+    texts = {"room": "acme/x"}
+    return str(
+        builder(
+            *(1 if "int" in str(one.annotation) else texts.get(one.name, "x.y") for one in wanted)
+        )
+    )
 
 
 def test_name_or_type_that_is_not_in_the_table_is_not_known() -> None:
