@@ -81,20 +81,11 @@ async def long_log(store: TimedStore, redis: Any) -> TimedStore:
     return store
 
 
-async def records(store: TimedStore) -> list[str]:
-    """The keys of the job records."""
-    revision = await views_of(store).active_revision("job")
-    pattern = store.keys.view("job", revision or "", "*")
-    cursor, names = "0", list[str]()
-    while True:
-        key = store.keys.log
-        reply = await store.transport.command(
-            "SCAN", cursor, "MATCH", pattern, "COUNT", 5_000, key=key
-        )
-        names += [name.decode() for name in reply[1]]
-        cursor = reply[0].decode() if isinstance(reply[0], bytes) else str(reply[0])
-        if cursor == "0":
-            return names
+async def records(store: TimedStore) -> set[str]:
+    """The job keys that have a record."""
+    views = views_of(store)
+    revision = await views.active_revision("job")
+    return {job async for jobs in views.scan(f"view:job:{revision}") for job in jobs}
 
 
 async def test_two_projectors_do_not_fence_each_other_during_a_large_retirement(
