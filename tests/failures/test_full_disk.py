@@ -41,6 +41,7 @@ async def test_an_archiver_without_disk_space_is_failing_until_there_is_space(
         roles = fleet.start(
             "eventsched.cli", "--url", server.url, "run", "dispatcher", "archiver",
             "--archive", str(archive), "--set", "archive_entries_max=10",
+            "--set", "archive_window_ms=1000",
         )  # fmt: skip
         await roles.wait_for("ready: ")
         limit_files(roles, FILE_BYTES_MAX)
@@ -58,7 +59,7 @@ async def test_an_archiver_without_disk_space_is_failing_until_there_is_space(
             assert roles.process.poll() is None
             assert "cannot write to" in roles.output
             limit_files(roles, resource.RLIM_INFINITY)
-            await until("the log is archived", lambda: is_archived(store, last), within_s=180)
+            await until("the log is archived", lambda: is_archived(store, last), within_s=60)
             await until("nothing fails", lambda: is_running(server.url), within_s=60)
         assert roles.end() == 0
 
