@@ -33,7 +33,7 @@ JOIN_MS = 2_000
 PARTS_MAX = 8
 CHARACTERS_MAX = 800
 TARGETS_MAX = 64
-"""Targets of a session to which a playback can add another one. Results can add more."""
+"""Targets of a session, as the scripts bound them: a playback adds none beyond."""
 
 
 class Part(msgspec.Struct, frozen=True, omit_defaults=True, array_like=True):

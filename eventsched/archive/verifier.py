@@ -250,7 +250,7 @@ class Verifier:
     def _checkpoints(self, records: dict[str, list[Record]]) -> Iterator[Problem]:
         """Check that no segment of the checkpoint was removed, sealed again or set aside.
 
-        A note about segments that were set aside proves nothing: whoever can write to the folder
+        A note about segments that were set aside proves nothing: a user who can write to the folder
         can write one. Only the auditor can find out whether it is true.
         """
         set_aside = {record.head: folder for folder, tail in self._tails for record in tail}

@@ -62,6 +62,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("pcm16", "opus")
 SECRET_BITS = 128
+"""Bits of a resume secret: 127 random bits, and one that tells whether the session is encrypted."""
 RESEND_MS_MAX = 60_000
 RESEND_BYTES_MAX = 16 * 1024 * 1024
 CANCELLED_CLOSE_S = 5.0

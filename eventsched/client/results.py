@@ -189,7 +189,7 @@ async def read_outcome(
 
     A text that cannot be decrypted or read is left out, and the outcome says so: an exception here
     would keep the listener from all later outcomes. So is a text that is not encrypted although its
-    session has a key, or although the listener's session is encrypted: whoever can write to the
+    session has a key, or although the listener's session is encrypted: a user who can write to the
     server can name any speaker.
 
     Args:

@@ -17,8 +17,8 @@
 --   INVALID_MESSAGE
 -- Events: ResultRecorded, ResultReplaced, ResultRefused, ResultDelivered, AttemptEnded, JobFailed,
 --   JobDispatched, JobQueued, NodeSuspended, NodeDrained, SessionClosed
--- Bound: the results given, at most 16; 64 deliveries, 8 fills, the session's open outcomes and the
---   1,024 language pairs of the node each
+-- Bound: the results given, at most 16, and 16 held ones; 8 fills, the session's open outcomes and
+--   the 1,024 language pairs of the node each
 -- include: assign
 -- include: attempts
 -- include: call

@@ -23,7 +23,7 @@
 -- Refusals: INVALID_MESSAGE
 -- Events: CellRepaired, AttemptEnded, JobDispatched, JobQueued, JobFailed, ResultDelivered,
 --   NodeDrained, SessionClosed
--- Bound: 64 deliveries, 8 fills and the session's open outcomes
+-- Bound: one delivery and 16 held ones, 8 fills and the session's open outcomes
 -- include: assign
 -- include: attempts
 -- include: entry_ids

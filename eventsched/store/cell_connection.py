@@ -50,13 +50,15 @@ class CellConnection:
             CellUnknown: The cell is not configured.
         """
         stored = await self.read_hash(self.keys.settings)
-        if (
-            not stored
-            and await self.transport.command("GET", self.keys.clock, key=self.keys.clock) is None
-        ):
+        if not stored and await self._has_no_clock():
             raise CellUnknown.of(self.cell)
         fields = {name: text for name, text in stored.items() if name in Settings.__struct_fields__}
         return msgspec.convert(fields, Settings, strict=False)
+
+    async def _has_no_clock(self) -> bool:
+        """Whether the cell is not configured: each configured cell stores its clock."""
+        clock = self.keys.clock
+        return await self.transport.command("GET", clock, key=clock) is None
 
     async def read_hash(self, key: str) -> dict[str, str]:
         """The fields of a hash as text; empty if the key does not exist."""

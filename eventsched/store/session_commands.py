@@ -76,7 +76,7 @@ class Postponed(msgspec.Struct, frozen=True):
 def hash_secret(secret: str) -> str:
     """What a session stores of its resume secret: the SHA-1, which a function can compute.
 
-    SHA-1 suffices, because the secret is 128 random bits (docs/adr/0016-resume-secret.md).
+    SHA-1 suffices, because the secret has 127 random bits (docs/adr/0016-resume-secret.md).
     """
     return hashlib.sha1(secret.encode(), usedforsecurity=False).hexdigest()
 

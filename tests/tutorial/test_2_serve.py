@@ -79,7 +79,7 @@ async def test_a_job_may_send_partials_and_end_without_speech(url: str) -> None:
     async def translate(job: eventsched.Job) -> eventsched.Result:
         if job.utterance:
             raise eventsched.NoSpeechError  # only noise; `return eventsched.NoSpeech()` does too
-        await job.partial("ho")  # at once, to whoever asked for partials
+        await job.partial("ho")  # at once, to each listener that asked for partials
         await job.extend(60)  # more time than the lease gives
         return eventsched.Result(text="hola")
 
