@@ -12,10 +12,10 @@ def in_process(job: eventsched.BlockingJob) -> eventsched.Result:
     try:
         job.partial("never")
     except RuntimeError as error:
-        said = str(error)
+        error_text = str(error)
     else:
-        said = "it was sent"
-    return eventsched.Result(text=f"{os.getpid()} {len(job.audio())}", source_text=said)
+        error_text = "it was sent"
+    return eventsched.Result(text=f"{os.getpid()} {len(job.audio())}", source_text=error_text)
 
 
 def for_ever(job: eventsched.BlockingJob) -> eventsched.Result:

@@ -1,6 +1,6 @@
 """What a handler may do without harm to its node: exits, cancellations, groups, odd callables.
 
-Each job's lease is moved by nobody: an attempt that is not told at once would never end.
+No clock moves the leases: an attempt that is not cancelled at once would never end.
 """
 
 from __future__ import annotations
@@ -194,8 +194,8 @@ async def test_a_cancellation_that_comes_late_does_not_keep_a_result_back(
 
     async with serving(client, node_of(handler)):
         await say(client, store)
-        said: ResultRecorded = await recorded(store)
-    assert (said.status, said.attempt) == ("ok", 1)
+        event: ResultRecorded = await recorded(store)
+    assert (event.status, event.attempt) == ("ok", 1)
 
 
 async def test_exits_are_contained_only_while_a_node_serves_and_only_in_handlers(
@@ -279,8 +279,8 @@ async def test_no_text_from_a_task_group_ends_the_job_well(
 
     async with serving(client, node_of(handler)):
         await say(client, store)
-        said: ResultRecorded = await recorded(store)
-    assert (said.status, said.code, said.attempt) == ("no_speech", "ASR_EMPTY", 1)
+        event: ResultRecorded = await recorded(store)
+    assert (event.status, event.code, event.attempt) == ("no_speech", "ASR_EMPTY", 1)
 
 
 # --- callables of every kind ------------------------------------------------------------------
@@ -361,8 +361,8 @@ async def test_what_a_handler_returns_is_awaited_if_it_can_be(
     async with serving(client, node_of(handler)):
         for count in (1, 2):
             await say(client, store)
-            said: ResultRecorded = await recorded(store, count=count)
-            assert (said.status, said.attempt) == ("ok", 1)
+            event: ResultRecorded = await recorded(store, count=count)
+            assert (event.status, event.attempt) == ("ok", 1)
     assert not [line for line in lines if line["log_level"] in ("error", "warning")]
 
 

@@ -217,8 +217,8 @@ async def test_rules_22_and_24_what_ends_a_job_well(
 
     async with serving(client, node_of(handler)):
         await say(client, store)
-        said: ResultRecorded = await recorded(store)
-    assert (said.status, said.code) == (status, code)
+        event: ResultRecorded = await recorded(store)
+    assert (event.status, event.code) == (status, code)
 
 
 async def test_rule_22_synthesised_audio_is_named_by_length_and_digest(
@@ -231,9 +231,9 @@ async def test_rule_22_synthesised_audio_is_named_by_length_and_digest(
         await session.append(SECOND, end_of_utterance=True)
         await store.dispatch()
         assert (await next_result(session.results())).audio == b"abc"
-    said: ResultRecorded = await recorded(store)
-    assert said.audio_bytes == 3
-    assert said.audio_sha256.startswith("ba7816bf")
+    event: ResultRecorded = await recorded(store)
+    assert event.audio_bytes == 3
+    assert event.audio_sha256.startswith("ba7816bf")
 
 
 async def test_a_failure_that_is_final_fails_the_job(client: Client, store: TimedStore) -> None:
@@ -395,8 +395,8 @@ async def test_rule_20_a_handler_that_overruns_its_lease_is_stopped(
     async with serving(client, stuck_node(stuck)):
         await overrun(client, store, stuck)
         stuck.go_on.set()
-        said: ResultRecorded = await recorded(store)
-    assert (said.attempt, said.epoch) == (2, 1)
+        event: ResultRecorded = await recorded(store)
+    assert (event.attempt, event.epoch) == (2, 1)
     assert not await store.log("ResultRefused")
 
 
@@ -414,9 +414,9 @@ async def test_a_cancel_of_an_earlier_attempt_leaves_the_later_one_alone(
         await say(client, store)
         await until("the entry behind it", lambda: stuck.started == 3)
         stuck.go_on.set()
-        said: ResultRecorded = await recorded(store, count=2)
+        event: ResultRecorded = await recorded(store, count=2)
     assert stuck.cancelled == 1
-    assert said.status == "ok"
+    assert event.status == "ok"
 
 
 async def test_an_attempt_that_the_cancel_missed_is_stopped_by_the_heartbeat(
@@ -467,7 +467,7 @@ async def test_a_thread_that_was_given_up_is_told(client: Client, store: TimedSt
                 cancellation_seen.set()
                 return eventsched.Result()
             threading.Event().wait(0.005)
-        raise AssertionError("nobody said so")
+        raise AssertionError("no line has the message")
 
     async with serving(client, node_of(handler, slots=1)):
         await say(client, store)
@@ -516,8 +516,8 @@ async def test_rule_13_a_lost_node_registers_again_and_drops_what_it_held(
         await until("dropped", lambda: stuck.cancelled == 1)
         await until("the second attempt", lambda: stuck.started == 2)
         stuck.go_on.set()
-        said: ResultRecorded = await recorded(store)
-    assert (said.attempt, said.epoch) == (2, 2)
+        event: ResultRecorded = await recorded(store)
+    assert (event.attempt, event.epoch) == (2, 2)
     assert not await store.log("ResultRefused")
 
 
@@ -606,11 +606,11 @@ async def test_rule_13_what_is_not_finished_in_time_is_handed_back(
         await until("handed back", lambda: other.started == 1)
         await until("gone", lambda: has(store, "NodeDrained"))
         other.go_on.set()
-        said: ResultRecorded = await recorded(store)
+        event: ResultRecorded = await recorded(store)
         tasks.cancel_scope.cancel()
     ended = (await store.log("AttemptEnded"))[0].data
     assert getattr(ended, "reason", "") == "drained"
-    assert said.attempt == 2
+    assert event.attempt == 2
     assert stuck.cancelled == 1
 
 

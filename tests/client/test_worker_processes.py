@@ -62,7 +62,7 @@ def is_alive(pid: int) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("handler", "says"),
+    ("handler", "message"),
     [
         (handlers.exits, "SystemExit('no model')"),
         (handlers.is_interrupted, "KeyboardInterrupt()"),
@@ -77,12 +77,12 @@ def is_alive(pid: int) -> bool:
         (handlers.closes_all_descriptors, "ended by "),
     ],
 )
-async def test_whatever_happens_in_a_process_is_one_line_and_the_node_serves_on(
+async def test_a_failure_of_a_process_is_one_line_and_the_node_serves_on(
     client: Client,
     store: TimedStore,
     lines: list[Any],
     handler: Callable[[BlockingJob], Any],
-    says: str,
+    message: str,
 ) -> None:
     before = children()
     async with serving(client, in_process(handler)):
@@ -90,11 +90,11 @@ async def test_whatever_happens_in_a_process_is_one_line_and_the_node_serves_on(
         failed: JobFailed = await recorded(store, "JobFailed")
         assert (failed.code, failed.attempt) == ("HANDLER_ERROR", 4)
     assert children() <= before
-    told = [line for line in lines if line["log_level"] in ("warning", "error")]
-    assert [line["attempt"] for line in told] == [1, 2, 3, 4]
-    for line in told:
+    warnings = [line for line in lines if line["log_level"] in ("warning", "error")]
+    assert [line["attempt"] for line in warnings] == [1, 2, 3, 4]
+    for line in warnings:
         assert (line["event"], line["session"]) == ("handler failed", session)
-        assert says in line["error"]
+        assert message in line["error"]
 
 
 async def test_the_traceback_of_a_process_is_in_the_line(
@@ -111,8 +111,8 @@ async def test_the_traceback_of_a_process_is_in_the_line(
 async def test_a_group_of_outcomes_counts_as_its_first(client: Client, store: TimedStore) -> None:
     async with serving(client, in_process(handlers.raises_a_group)):
         await say(client, store)
-        said: ResultRecorded = await recorded(store)
-    assert (said.status, said.code, said.attempt) == ("no_speech", "BLANK", 1)
+        event: ResultRecorded = await recorded(store)
+    assert (event.status, event.code, event.attempt) == ("no_speech", "BLANK", 1)
 
 
 @pytest.mark.parametrize("handler", [handlers.is_asynchronous, handlers.forks])
@@ -120,8 +120,8 @@ async def test_what_a_handler_may_do(client: Client, store: TimedStore, handler:
     async with serving(client, in_process(handler)):
         for count in (1, 2):
             await say(client, store)
-            said: ResultRecorded = await recorded(store, count=count)
-            assert (said.status, said.attempt) == ("ok", 1)
+            event: ResultRecorded = await recorded(store, count=count)
+            assert (event.status, event.attempt) == ("ok", 1)
 
 
 # --- descriptors and log lines ----------------------------------------------------------------
@@ -213,13 +213,13 @@ async def test_a_process_that_dies_without_a_job_is_reported_and_replaced(
 async def test_a_cancelled_job_s_process_ends_with_the_programs_it_has_started(
     client: Client, store: TimedStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    told = tmp_path / "pids"
-    monkeypatch.setenv("FOR_EVER_PID", str(told))
+    pids = tmp_path / "pids"
+    monkeypatch.setenv("FOR_EVER_PID", str(pids))
     await never_silent(store)
     async with serving(client, in_process(handlers.holds_another_program, slots=1)):
         await say(client, store)
-        await until("started", lambda: told.exists() and len(told.read_text().split()) == 2)
-        worker, other = map(int, told.read_text().split())
+        await until("started", lambda: pids.exists() and len(pids.read_text().split()) == 2)
+        worker, other = map(int, pids.read_text().split())
         assert is_alive(other)
         store.tick(31_000)
         await store.timers()
@@ -251,9 +251,9 @@ async def test_a_process_that_still_loads_is_kept_when_its_job_is_cancelled(
         await store.timers()
         await until("the second attempt", lambda: has(store, "JobDispatched", 3))
         gate.unlink()
-        said: ResultRecorded = await recorded(store, count=2)
+        event: ResultRecorded = await recorded(store, count=2)
         loaded = len(loads.read_text().split())  # noqa: ASYNC240 - a small file
-    assert (said.attempt, loaded) == (2, 2)
+    assert (event.attempt, loaded) == (2, 2)
 
 
 # --- what no process can load -----------------------------------------------------------------
@@ -279,7 +279,7 @@ def local_function() -> Any:
 
 
 @pytest.mark.parametrize(
-    ("handler", "says"),
+    ("handler", "message"),
     [
         (async_handler, "use def instead of async def"),
         (functools.partial(async_handler), "use def instead of async def"),
@@ -290,8 +290,10 @@ def local_function() -> Any:
         (Unpicklable(), "no way"),
     ],
 )
-def test_what_no_process_can_load_is_refused_where_it_is_declared(handler: Any, says: str) -> None:
-    with pytest.raises(eventsched.InvalidMessage, match=says):
+def test_what_no_process_can_load_is_refused_where_it_is_declared(
+    handler: Any, message: str
+) -> None:
+    with pytest.raises(eventsched.InvalidMessage, match=message):
         in_process(handler)
 
 
@@ -345,12 +347,12 @@ async def main():
 def test_a_program_s_own_handler_is_loaded_also_without_standard_descriptors(
     tmp_path: Path, closed: str
 ) -> None:
-    script, told = tmp_path / "serve.py", tmp_path / "told"
+    script, output = tmp_path / "serve.py", tmp_path / "output"
     script.write_text(PROGRAM + "\nif __name__ == '__main__':\n    anyio.run(main)\n")
-    command = f"exec {sys.executable} {script} {told} {closed}"
+    command = f"exec {sys.executable} {script} {output} {closed}"
     done = subprocess.run(["sh", "-c", command], timeout=60, check=False, capture_output=True)
     assert done.returncode == 0, done.stderr.decode()
-    assert told.read_text().endswith("True")
+    assert output.read_text().endswith("True")
 
 
 def test_a_program_that_would_start_its_node_in_each_worker_is_told_the_remedy(
@@ -359,7 +361,7 @@ def test_a_program_that_would_start_its_node_in_each_worker_is_told_the_remedy(
     script = tmp_path / "serve.py"
     script.write_text(PROGRAM + "\nanyio.run(main)\n")
     done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path / "told")],
+        [sys.executable, str(script), str(tmp_path / "output")],
         timeout=60,
         check=False,
         capture_output=True,

@@ -74,7 +74,7 @@ class Play:
         self.requirements = requirements
         self.turn = 0
         self.sessions: dict[str, SessionGrant] = {}
-        self.said: dict[str, int] = {}
+        self.next_seq: dict[str, int] = {}
         self.node: NodeGrant
 
     async def run(self) -> list[Waits]:
@@ -95,7 +95,7 @@ class Play:
             name, tenant=tenant.name, priority=tenant.priority, features=features,
             features_hash=features_hash(features),
         )  # fmt: skip
-        self.sessions[name], self.said[name] = grant, 0
+        self.sessions[name], self.next_seq[name] = grant, 0
 
     async def _phase(self, ms: int, times: int) -> None:
         for at_ms in range(0, ms, STEP_MS):
@@ -119,9 +119,9 @@ class Play:
 
     async def _say(self, name: str, count: int) -> None:
         """So many utterances of 100 ms."""
-        grant, end = self.sessions[name], self.said[name] + count
-        while self.said[name] < end:
-            first = self.said[name]
+        grant, end = self.sessions[name], self.next_seq[name] + count
+        while self.next_seq[name] < end:
+            first = self.next_seq[name]
             batch = range(first, min(end, first + FINALIZES_MAX))
             await self.store.append_audio(
                 [
@@ -136,7 +136,7 @@ class Play:
                     for seq in batch
                 ]
             )
-            self.said[name] = batch.stop
+            self.next_seq[name] = batch.stop
 
     async def _work(self) -> None:
         """What is due happens, the node ends what it has done long enough, work is given out."""

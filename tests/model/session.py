@@ -272,7 +272,7 @@ def _reasons(w: World, name: str, chunk: Chunk) -> tuple[bool, list[Reason]]:
     return is_paused, [reason for reason, does in holds.items() if does and size]
 
 
-def _owed(w: World, name: str, chunk: Chunk) -> tuple[int, int]:
+def _to_open(w: World, name: str, chunk: Chunk) -> tuple[int, int]:
     """How many utterances the chunk finalizes, and how many outcomes that opens."""
     is_paused, reasons = _reasons(w, name, chunk)
     count = is_paused + bool(reasons)
@@ -280,7 +280,7 @@ def _owed(w: World, name: str, chunk: Chunk) -> tuple[int, int]:
 
 
 def _has_room(w: World, name: str, chunk: Chunk) -> bool:
-    finalizes, outcomes = _owed(w, name, chunk)
+    finalizes, outcomes = _to_open(w, name, chunk)
     if not w.finalized:
         return True
     return w.finalized + finalizes <= FINALIZED_MAX and w.opened + outcomes <= OPENED_MAX
@@ -295,8 +295,8 @@ def _check_chunk(w: World, view: Session, state: SessionState, chunk: Chunk) -> 
         raise invalid("ms")
     if not chunk.payload and not chunk.end_of_utterance:
         raise invalid("payload")
-    owed = len(view.open_outcomes) + _owed(w, name_of(chunk.session), chunk)[1]
-    if len(view.open_outcomes) >= OUTCOMES_MAX or owed > OUTCOMES_MAX:
+    count = len(view.open_outcomes) + _to_open(w, name_of(chunk.session), chunk)[1]
+    if len(view.open_outcomes) >= OUTCOMES_MAX or count > OUTCOMES_MAX:
         fields = {"cause": "session_outcomes", "retry_after_ms": "1000"}
         raise Refused("BACKPRESSURE", fields)
 

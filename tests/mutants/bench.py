@@ -32,7 +32,7 @@ class Run:
     code: int
     seconds: float
     failed: str
-    said: str
+    output: str
 
 
 class Bench:
@@ -82,10 +82,10 @@ class Bench:
 
     def run(self, tests: Sequence[str], limit_s: float) -> Run:
         """pytest on these files until the first failure, or until the time is over."""
-        asked = ["-x", "-q", "--no-header", "--tb=no", "-p", "no:cacheprovider", *tests]
+        arguments = ["-x", "-q", "--no-header", "--tb=no", "-p", "no:cacheprovider", *tests]
         began = time.monotonic()
         process = subprocess.Popen(
-            [sys.executable, "-m", "pytest", *asked],
+            [sys.executable, "-m", "pytest", *arguments],
             cwd=self.folder,
             env=self._environment(),
             stdout=subprocess.PIPE,
@@ -94,21 +94,21 @@ class Bench:
             start_new_session=True,
         )
         try:
-            said, _ = process.communicate(timeout=limit_s)
+            output, _ = process.communicate(timeout=limit_s)
             code = process.returncode
         except subprocess.TimeoutExpired:
             # the servers that its tests started end by themselves: their users are gone
             os.killpg(process.pid, signal.SIGKILL)
-            said, _ = process.communicate()
+            output, _ = process.communicate()
             code = OUT_OF_TIME
-        return Run(code, time.monotonic() - began, _failed(said), said)
+        return Run(code, time.monotonic() - began, _failed(output), output)
 
     def _environment(self) -> dict[str, str]:
         return os.environ | {"EVENTSCHED_TEST_SERVERS": "embedded", "PYTHONPATH": str(self.folder)}
 
 
-def _failed(said: str) -> str:
-    for line in said.splitlines():
+def _failed(output: str) -> str:
+    for line in output.splitlines():
         if line.startswith(("FAILED ", "ERROR ")):
             return line.split()[1]
     return ""

@@ -179,7 +179,7 @@ FAULTS = (
         (PROJECTOR,),
     ),
     Fault(
-        "records that changed are kept as changed for ever",
+        "records that changed are saved again for ever",
         "clear_changes",
         "self.changed.clear()",
         "pass",
@@ -361,7 +361,7 @@ FAULTS = (
         ),
     ),
     Fault(
-        "a reader that was overtaken is not told",
+        "a reader that was overtaken gets no error",
         "_enqueue",
         "if entry.number != self._expected:",
         "if entry.number < self._expected:",
@@ -412,7 +412,7 @@ FAULTS = (
         (f"{NODE}::test_rule_13_a_superseded_node_stops_with_a_clear_error",),
     ),
     Fault(
-        "a handler that fails costs nothing and is never told",
+        "a handler that fails takes no attempt and is not logged",
         "handler_error",
         "return result_of(job, JobError(HANDLER_ERROR, retryable=True))",
         "raise error",

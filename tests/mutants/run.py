@@ -46,7 +46,7 @@ End: TypeAlias = Literal["caught", "out of time", "survived"]
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of one mutant."""
+    """The result of one mutant."""
 
     place: str
     kind: str
@@ -56,7 +56,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     by: str = ""
     """The test that failed."""
     reason: str = ""
-    """Why nobody notices, if somebody has said so."""
+    """Why no test notices it; empty without a reason."""
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -149,7 +149,7 @@ class Trial:
         finally:
             self._free.put(bench)
         if run.code:
-            raise SystemExit(f"unmutated, {test} ends with {run.code}:\n{run.said}")
+            raise SystemExit(f"unmutated, {test} ends with {run.code}:\n{run.output}")
         self.unmutated[test] = run.seconds
 
     def judge(self, mutant: Mutant) -> Verdict:

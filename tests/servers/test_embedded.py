@@ -148,9 +148,9 @@ def test_data_folder_of_any_name_gets_the_configured_server(data: Path, name: st
     with using(data=data / name) as url:
         settings = {name: setting(url, name) for name in ("dir", "port", "appendonly")}
         assert settings == {"dir": str(data / name), "port": "0", "appendonly": "yes"}
-        assert ask(url, "SET", "kept", "yes")
+        assert ask(url, "SET", "saved", "yes")
     with using(data=data / name) as url:
-        assert ask(url, "GET", "kept") == "yes"
+        assert ask(url, "GET", "saved") == "yes"
 
 
 def test_data_folder_whose_name_is_no_text_gets_a_server(data: Path) -> None:
@@ -198,12 +198,12 @@ def test_place_of_short_paths_that_is_not_private_is_not_used(
 
 def test_data_survive_the_end_of_their_server(data: Path) -> None:
     with using(data=data) as url:
-        ask(url, "SET", "kept", "yes")
+        ask(url, "SET", "saved", "yes")
         first = read_announcement(data)
         assert first
     assert_gone_in_time(data, first.pid)
     with using(data=data) as url:
-        assert ask(url, "GET", "kept") == "yes"
+        assert ask(url, "GET", "saved") == "yes"
 
 
 def test_data_stay_with_the_program_that_wrote_them(

@@ -65,7 +65,7 @@ async def test_results_are_heard_in_the_order_of_speech(url: str) -> None:
         async with es.session("acme", "en", ["es"]) as session:
             for _ in range(3):
                 await session.append(SILENCE, end_of_utterance=True)
-            await session.close()  # waits until everything owed has been delivered
+            await session.close()  # waits until every outcome has been delivered
             results = session.results()
             assert [(await next_result(results)).text for _ in range(3)] == ["0", "1", "2"]
             assert [outcome async for outcome in results] == []  # the session has ended

@@ -13,8 +13,8 @@ from eventsched.node.attempts import Attempt, Attempts
 from tests.systems import until
 
 KEY = "acme:c0.s1:0:translation:es:none"
-LET_GO_TURNS = 5
-"""How many turns of the event loop a handler takes to let go of what it holds."""
+CLEANUP_TURNS = 5
+"""How many turns of the event loop a handler takes to end."""
 
 
 @asynccontextmanager
@@ -32,16 +32,16 @@ class Recorder:
         self.words: list[str] = []
 
     async def work(self, attempt: Attempt) -> None:
-        """A handler that never ends by itself, and lets go of something slowly."""
+        """A handler that never ends by itself, and cleans up slowly."""
         with attempt.scope:
             try:
                 self.words.append(f"began {attempt.number}")
                 await anyio.sleep_forever()
             finally:
                 with anyio.CancelScope(shield=True):
-                    for _ in range(LET_GO_TURNS):
+                    for _ in range(CLEANUP_TURNS):
                         await anyio.lowlevel.checkpoint()
-                self.words.append(f"let go {attempt.number}")
+                self.words.append(f"ended {attempt.number}")
         attempt.has_ended = True
 
     async def tell(self, attempt: Attempt) -> None:
@@ -50,17 +50,17 @@ class Recorder:
         try:
             await anyio.sleep_forever()
         except anyio.get_cancelled_exc_class():
-            self.words.append("not told")
+            self.words.append("not reported")
             raise
 
 
-async def test_none_outlives_the_end_and_each_lets_go_in_peace() -> None:
+async def test_no_attempt_outlives_the_end_and_each_cleans_up() -> None:
     attempts, recorder = Attempts(), Recorder()
     async with running(attempts):
         attempts.start(KEY, 1, recorder.work)
         attempts.start(f"{KEY}2", 1, recorder.tell)
         await anyio.wait_all_tasks_blocked()
-    assert recorder.words == ["began 1", "not told", "let go 1"]
+    assert recorder.words == ["began 1", "not reported", "ended 1"]
     assert len(attempts) == 0
 
 
@@ -69,8 +69,8 @@ async def test_a_handler_that_is_cancelled_before_it_begins_ends_at_its_first_wa
     async with running(attempts):
         attempts.start(KEY, 1, recorder.work)
         assert attempts.cancel(KEY, 1)
-        await until("the attempt has let go", lambda: "let go 1" in recorder.words)
-        assert recorder.words == ["began 1", "let go 1"]
+        await until("the attempt has ended", lambda: "ended 1" in recorder.words)
+        assert recorder.words == ["began 1", "ended 1"]
 
 
 async def test_the_later_attempt_of_a_job_counts() -> None:
@@ -81,8 +81,8 @@ async def test_the_later_attempt_of_a_job_counts() -> None:
         attempts.start(KEY, 2, recorder.work)
         assert attempts.numbers() == [(KEY, 2)]
         assert not attempts.cancel(KEY, 1)
-        await until("the first has let go", lambda: "let go 1" in recorder.words)
-        assert recorder.words == ["began 1", "began 2", "let go 1"]
+        await until("the first has ended", lambda: "ended 1" in recorder.words)
+        assert recorder.words == ["began 1", "began 2", "ended 1"]
         assert attempts.numbers() == [(KEY, 2)]
     assert attempts.numbers() == []
 
@@ -97,11 +97,11 @@ async def test_an_error_of_one_is_raised_and_ends_the_others() -> None:
     attempts.start(f"{KEY}2", 1, broken)
     with pytest.raises(RuntimeError, match="a mistake here"):
         await attempts.run()
-    assert recorder.words == ["began 1", "let go 1"]
+    assert recorder.words == ["began 1", "ended 1"]
 
 
 async def test_nothing_begins_while_it_ends() -> None:
-    """A reader goes on until it is cancelled, too: what it brings then is not taken in hand."""
+    """A reader brings jobs until it is cancelled; a job that comes too late does not begin."""
     attempts, recorder = Attempts(), Recorder()
 
     async def bring() -> None:
@@ -122,12 +122,12 @@ async def test_nothing_begins_while_it_ends() -> None:
     begun = [word for word in recorder.words if word.startswith("began")]
     assert begun[0] == "began 1"
     assert len(begun) < 8
-    assert sum(word.startswith("let go") for word in recorder.words) == len(begun)
+    assert sum(word.startswith("ended") for word in recorder.words) == len(begun)
     assert len(attempts) == 0
 
 
-async def test_a_handler_that_ends_in_spite_of_its_cancel_learns_that_nobody_hears() -> None:
-    """What tells results may be over by then: told, it would be an error of the end."""
+async def test_a_handler_that_ends_in_spite_of_its_cancel_learns_that_it_is_abandoned() -> None:
+    """The task that reports results may have ended by then, so a report would raise an error."""
     attempts, began, abandoned = Attempts(), list[int](), list[bool]()
 
     async def stubborn(attempt: Attempt) -> None:

@@ -36,8 +36,8 @@ def test_a_stream_that_was_replaced_and_closed_is_not_written_to(
         configure()
     first.close()
     with contextlib.redirect_stderr(io.StringIO()) as second:
-        structlog.get_logger("eventsched").warning("told", session="c0.s")
-    assert "told" in second.getvalue()
+        structlog.get_logger("eventsched").warning("logged", session="c0.s")
+    assert "logged" in second.getvalue()
 
 
 EVENT = f"event {NASTY}"
@@ -85,7 +85,7 @@ def test_other_peoples_text_cannot_steer_the_terminal(configure: Callable[[], No
 def test_log_lines_for_programs_are_exact() -> None:
     with contextlib.redirect_stderr(io.StringIO()) as pipe:
         configure_logs(0, quiet=False, is_service=False)
-        structlog.get_logger("eventsched").warning("told", session=NASTY)
+        structlog.get_logger("eventsched").warning("logged", session=NASTY)
     assert json.loads(pipe.getvalue())["session"] == NASTY
 
 
@@ -98,7 +98,7 @@ def test_a_traceback_shows_code_and_no_values_of_variables(
 ) -> None:
     with contextlib.redirect_stderr(stderr()) as written:
         configure()
-        said = "1234 5678".replace(" ", "")  # noqa: F841 - a traceback with values would show it
+        secret = "1234 5678".replace(" ", "")  # noqa: F841 - a traceback with values would show it
         try:
             raise ZeroDivisionError("no model")
         except ZeroDivisionError:

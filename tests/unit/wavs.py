@@ -63,8 +63,8 @@ def fmt_body(
 
 def chunk(name: bytes, body: bytes, *, endian: str = "<", size: int | None = None) -> bytes:
     """A chunk of a file; `size`: what its header says, whatever it holds."""
-    said = len(body) if size is None else size
-    return name + struct.pack(f"{endian}I", said) + body + bytes(len(body) % 2)
+    declared = len(body) if size is None else size
+    return name + struct.pack(f"{endian}I", declared) + body + bytes(len(body) % 2)
 
 
 def wav_of(
