@@ -34,6 +34,7 @@ from eventsched.schema.events import (
     UtteranceFinalized,
 )
 from eventsched.schema.ids import START, parse_id
+from eventsched.schema.keys import session_of_job
 from tests.chaos import speech
 from tests.chaos.producer import ReceivedOutcome, Record, Spoken
 from tests.simulation.actors import Observations
@@ -82,11 +83,12 @@ def judge(
         truncated=sum(spoken.truncated for spoken in record.sessions.values()),
         events=dict(Counter(event.type for event in log)),
     )
+    partial = _sessions_opened_until(log, partial_until)
     judged.violations += [
         violation
         for violation in broken_in_log(log, _observations(record))
         if not _is_of_entry_until(violation, partial_until)
-        and not violation.startswith(tuple(_sessions_opened_until(log, partial_until)))
+        and _session_of(violation) not in partial
     ]
     judged.violations += _ends(log)
     older = _sessions_opened_until(log, since)
@@ -115,6 +117,12 @@ def _is_of_entry_until(violation: str, entry_id: str) -> bool:
     """Whether the violation is of an entry of the log up to this one."""
     match = _OF_ENTRY.match(violation)
     return match is not None and parse_id(match[1]) <= parse_id(entry_id)
+
+
+def _session_of(violation: str) -> str:
+    """The session that the violation is about; it begins with the session or with a job key."""
+    subject = violation.partition(": ")[0]
+    return session_of_job(subject) if ":" in subject else subject
 
 
 def _ends(log: Sequence[Event]) -> list[str]:
